@@ -1,0 +1,3 @@
+//! What people see: progress, plots, TensorBoard events.
+
+pub mod progress;

@@ -1,0 +1,71 @@
+//! Progress of long work on standard error: a bar on a terminal, plain lines at intervals elsewhere.
+
+use std::cell::Cell;
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// Seconds between plain lines where standard error is no terminal.
+const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Progress of one piece of work, such as reading a file or an epoch.
+pub struct Progress {
+    label: String,
+    unit: &'static str,
+    bar: ProgressBar,
+    started: Instant,
+    last_line: Cell<Instant>,
+}
+
+impl Progress {
+    /// Starts at zero of `total` units (`None` where the end is not known).
+    pub fn new(label: impl Into<String>, total: Option<u64>, unit: &'static str) -> Self {
+        let label = label.into();
+        let bar = match total {
+            Some(total) => ProgressBar::new(total),
+            None => ProgressBar::new_spinner(),
+        };
+        if std::io::stderr().is_terminal() {
+            let template = match total {
+                Some(_) => "{prefix:>12} {bar:32} {human_pos}/{human_len} {msg} {eta}",
+                None => "{prefix:>12} {spinner} {human_pos} {msg} {elapsed}",
+            };
+            bar.set_style(ProgressStyle::with_template(template).expect("a valid template"));
+            bar.set_prefix(label.clone());
+        } else {
+            bar.set_draw_target(ProgressDrawTarget::hidden());
+        }
+        Progress { label, unit, bar, started: Instant::now(), last_line: Cell::new(Instant::now()) }
+    }
+
+    /// `amount` more units are done.
+    pub fn advance(&self, amount: u64) {
+        self.bar.inc(amount);
+        if self.bar.is_hidden() && self.last_line.get().elapsed() >= PLAIN_INTERVAL {
+            self.last_line.set(Instant::now());
+            self.line("");
+        }
+    }
+
+    /// Shows `text` beside the bar, such as the current loss.
+    pub fn message(&self, text: impl Into<String>) {
+        self.bar.set_message(text.into());
+    }
+
+    /// Ends; elsewhere than on a terminal one plain line says how long it took.
+    pub fn finish(self) {
+        if self.bar.is_hidden() {
+            self.line(&format!(" in {:.1} s", self.started.elapsed().as_secs_f64()));
+        }
+        self.bar.finish_and_clear();
+    }
+
+    fn line(&self, suffix: &str) {
+        let done = self.bar.position();
+        let of = self.bar.length().map_or(String::new(), |total| format!("/{total}"));
+        let message = self.bar.message();
+        let message = if message.is_empty() { message } else { format!(", {message}") };
+        eprintln!("{}: {done}{of} {}{message}{suffix}", self.label, self.unit);
+    }
+}
