@@ -2,8 +2,13 @@
 
 #![deny(missing_docs)]
 
+pub mod backend;
+pub mod batch;
 pub mod data;
 pub mod error;
+pub mod loss;
+pub mod model;
+pub mod optimizer;
 pub mod report;
 
 pub use error::{Error, Result};

@@ -1,0 +1,343 @@
+//! batch_norm: statistics, relu(norm(z)) and their backward, in fused passes over chunks of rows.
+//!
+//! A pass splits the rows into chunks of a fixed size; each chunk reduces its columns on its own and the chunks'
+//! results are merged in their order in `f64`, so that the bits do not depend on the number of threads.
+//!
+//! Every pass decides a ReLU by the same expression, `(z - mean) * scale + bias > 0` with `scale = rstd * weight`:
+//! forward, backward and the masks for checking agree to the bit.
+
+use rayon::prelude::*;
+
+use crate::backend::{NORM_EPSILON, NORM_MOMENTUM};
+
+/// Rows per chunk: enough to amortise a merge, few enough that their running sums stay accurate in `f32`.
+pub const CHUNK_ROWS: usize = 64;
+
+/// Normalisation by column: `norm(z) = (z - mean) scale + bias`.
+#[derive(Debug, Default)]
+pub struct Columns {
+    /// `[C]`.
+    pub mean: Vec<f32>,
+    /// `[C]`: rstd * weight.
+    pub scale: Vec<f32>,
+    /// `[C]`.
+    pub bias: Vec<f32>,
+}
+
+impl Columns {
+    /// Takes over a block's statistics and parameters.
+    pub fn set(&mut self, mean: &[f32], rstd: &[f32], weight: &[f32], bias: &[f32]) {
+        self.mean.clear();
+        self.mean.extend_from_slice(mean);
+        self.scale.clear();
+        self.scale.extend(rstd.iter().zip(weight).map(|(r, w)| r * w));
+        self.bias.clear();
+        self.bias.extend_from_slice(bias);
+    }
+
+    /// The columns `start..start + count`.
+    pub fn part(&self, start: usize, count: usize) -> ColumnsPart<'_> {
+        let range = start..start + count;
+        ColumnsPart {
+            mean: &self.mean[range.clone()],
+            scale: &self.scale[range.clone()],
+            bias: &self.bias[range],
+        }
+    }
+
+    /// All columns.
+    pub fn all(&self) -> ColumnsPart<'_> {
+        self.part(0, self.mean.len())
+    }
+}
+
+/// Some columns of [`Columns`].
+#[derive(Clone, Copy, Debug)]
+pub struct ColumnsPart<'a> {
+    mean: &'a [f32],
+    scale: &'a [f32],
+    bias: &'a [f32],
+}
+
+impl ColumnsPart<'_> {
+    /// `y = relu(norm(z))` of one row.
+    #[inline(always)]
+    pub fn relu(&self, z: &[f32], y: &mut [f32]) {
+        let n = y.len();
+        let (mean, scale, bias, z) = (&self.mean[..n], &self.scale[..n], &self.bias[..n], &z[..n]);
+        for c in 0..n {
+            y[c] = relu((z[c] - mean[c]) * scale[c] + bias[c]);
+        }
+    }
+
+    /// `sum += relu(norm(z))` of one row.
+    #[inline(always)]
+    pub fn add_relu(&self, z: &[f32], sum: &mut [f32]) {
+        let n = sum.len();
+        let (mean, scale, bias, z) = (&self.mean[..n], &self.scale[..n], &self.bias[..n], &z[..n]);
+        for c in 0..n {
+            sum[c] += relu((z[c] - mean[c]) * scale[c] + bias[c]);
+        }
+    }
+
+    /// Adds one row to the backward sums: `sum += d`, `product += d (z - mean)`, with `d = factor d_y` where the
+    /// ReLU passed.
+    #[inline(always)]
+    pub fn add_backward_sums(
+        &self,
+        z: &[f32],
+        d_y: &[f32],
+        factor: f32,
+        sum: &mut [f32],
+        product: &mut [f32],
+    ) {
+        let n = sum.len();
+        let (mean, scale, bias) = (&self.mean[..n], &self.scale[..n], &self.bias[..n]);
+        let (z, d_y, product) = (&z[..n], &d_y[..n], &mut product[..n]);
+        for c in 0..n {
+            let centred = z[c] - mean[c];
+            let d = if centred * scale[c] + bias[c] > 0.0 { factor * d_y[c] } else { 0.0 };
+            sum[c] += d;
+            product[c] += d * centred;
+        }
+    }
+
+    /// One row of `d_z = scale d - constant - (z - mean) slope`, with d as in
+    /// [`ColumnsPart::add_backward_sums`].
+    #[inline(always)]
+    pub fn backward(&self, z: &[f32], d_y: &[f32], factor: f32, terms: TermsPart<'_>, d_z: &mut [f32]) {
+        let n = d_z.len();
+        let (mean, scale, bias) = (&self.mean[..n], &self.scale[..n], &self.bias[..n]);
+        let (constant, slope, z, d_y) = (&terms.constant[..n], &terms.slope[..n], &z[..n], &d_y[..n]);
+        for c in 0..n {
+            let centred = z[c] - mean[c];
+            let d = if centred * scale[c] + bias[c] > 0.0 { factor * d_y[c] } else { 0.0 };
+            d_z[c] = scale[c] * d - constant[c] - centred * slope[c];
+        }
+    }
+
+    /// [`ColumnsPart::backward`] of a row of d_y that it overwrites.
+    #[inline(always)]
+    pub fn backward_in_place(&self, z: &[f32], terms: TermsPart<'_>, d: &mut [f32]) {
+        let n = d.len();
+        let (mean, scale, bias) = (&self.mean[..n], &self.scale[..n], &self.bias[..n]);
+        let (constant, slope, z) = (&terms.constant[..n], &terms.slope[..n], &z[..n]);
+        for c in 0..n {
+            let centred = z[c] - mean[c];
+            let passed = if centred * scale[c] + bias[c] > 0.0 { d[c] } else { 0.0 };
+            d[c] = scale[c] * passed - constant[c] - centred * slope[c];
+        }
+    }
+
+    /// 1 where the ReLU passes z.
+    pub fn mask(&self, z: &[f32]) -> impl Iterator<Item = u8> {
+        z.iter().enumerate().map(|(c, z)| u8::from((z - self.mean[c]) * self.scale[c] + self.bias[c] > 0.0))
+    }
+}
+
+/// max(y, 0), keeping NaN.
+#[inline(always)]
+fn relu(y: f32) -> f32 {
+    if y <= 0.0 { 0.0 } else { y }
+}
+
+/// What batch norm's backward subtracts, by column.
+#[derive(Debug, Default)]
+pub struct Terms {
+    constant: Vec<f32>,
+    slope: Vec<f32>,
+}
+
+/// Some columns of [`Terms`].
+#[derive(Clone, Copy, Debug)]
+pub struct TermsPart<'a> {
+    constant: &'a [f32],
+    slope: &'a [f32],
+}
+
+impl Terms {
+    /// The columns `start..start + count`.
+    pub fn part(&self, start: usize, count: usize) -> TermsPart<'_> {
+        TermsPart { constant: &self.constant[start..start + count], slope: &self.slope[start..start + count] }
+    }
+}
+
+/// Two sums per column and chunk: `[chunks][2][C]`.
+#[derive(Debug, Default)]
+pub struct Partials {
+    values: Vec<f32>,
+    merged: Vec<[f64; 2]>,
+}
+
+impl Partials {
+    /// Room for `rows` rows of `columns` columns, zeroed, chunk by chunk.
+    fn chunks(&mut self, rows: usize, columns: usize) -> rayon::slice::ChunksMut<'_, f32> {
+        self.values.clear();
+        self.values.resize(rows.div_ceil(CHUNK_ROWS) * 2 * columns, 0.0);
+        self.values.par_chunks_mut(2 * columns)
+    }
+
+    /// Reduces `z [R, C]` to mean and rstd, after `prepare` has filled each chunk of rows: it gets the chunk's first
+    /// row and the rows. Moves the running statistics.
+    pub fn statistics(
+        &mut self,
+        z: &mut [f32],
+        statistics: Statistics<'_>,
+        prepare: impl Fn(usize, &mut [f32]) + Sync,
+    ) {
+        let columns = statistics.mean.len();
+        let rows = z.len() / columns;
+        self.chunks(rows, columns).zip(z.par_chunks_mut(CHUNK_ROWS * columns)).enumerate().for_each(
+            |(chunk, (partial, z))| {
+                prepare(chunk * CHUNK_ROWS, z);
+                let (mean, deviation) = partial.split_at_mut(columns);
+                chunk_statistics(z, mean, deviation);
+            },
+        );
+        self.merge_statistics(rows, statistics);
+    }
+
+    /// Merges the chunks' means and squared deviations (Chan et al.): `M2 = sum M2_i + sum n_i (mean_i - mean)^2`.
+    fn merge_statistics(&mut self, rows: usize, to: Statistics<'_>) {
+        let columns = to.mean.len();
+        let count = rows.max(1) as f64;
+        let chunk_rows = |chunk: usize| CHUNK_ROWS.min(rows - chunk * CHUNK_ROWS) as f64;
+        self.merged.clear();
+        self.merged.resize(columns, [0.0; 2]);
+        for (chunk, partial) in self.values.chunks_exact(2 * columns).enumerate() {
+            for (merged, &mean) in self.merged.iter_mut().zip(partial) {
+                merged[0] += chunk_rows(chunk) * f64::from(mean) / count;
+            }
+        }
+        for (chunk, partial) in self.values.chunks_exact(2 * columns).enumerate() {
+            let (means, deviations) = partial.split_at(columns);
+            for ((merged, &mean), &deviation) in self.merged.iter_mut().zip(means).zip(deviations) {
+                let offset = f64::from(mean) - merged[0];
+                merged[1] += f64::from(deviation) + chunk_rows(chunk) * offset * offset;
+            }
+        }
+        let unbiased = rows as f64 / (rows as f64 - 1.0).max(1.0);
+        for (c, &[mean, deviation]) in self.merged.iter().enumerate() {
+            let variance = deviation / count;
+            to.mean[c] = mean as f32;
+            to.rstd[c] = (1.0 / (variance + NORM_EPSILON).sqrt()) as f32;
+            if rows > 0 {
+                let toward = |running: f32, seen: f64| {
+                    (f64::from(running) + NORM_MOMENTUM * (seen - f64::from(running))) as f32
+                };
+                to.running_mean[c] = toward(to.running_mean[c], mean);
+                to.running_var[c] = toward(to.running_var[c], variance * unbiased);
+            }
+        }
+    }
+
+    /// The backward sums over `rows` rows: `add` adds a chunk of rows to its sums of d and of d (z - mean). Gives the
+    /// parameters' gradients and what to subtract.
+    pub fn backward_sums(
+        &mut self,
+        rows: usize,
+        columns: &Columns,
+        rstd: &[f32],
+        to: BackwardSums<'_>,
+        add: impl Fn(usize, &mut [f32], &mut [f32]) + Sync,
+    ) {
+        let width = rstd.len();
+        self.chunks(rows, width).enumerate().for_each(|(chunk, partial)| {
+            let (sum, product) = partial.split_at_mut(width);
+            add(chunk * CHUNK_ROWS, sum, product);
+        });
+        self.merge_backward(rows, columns, rstd, to);
+    }
+
+    /// [`Partials::backward_sums`] where the gradients' rows are first made, in place.
+    pub fn backward_sums_of(
+        &mut self,
+        d_y: &mut [f32],
+        columns: &Columns,
+        rstd: &[f32],
+        to: BackwardSums<'_>,
+        make_and_add: impl Fn(usize, &mut [f32], &mut [f32], &mut [f32]) + Sync,
+    ) {
+        let width = rstd.len();
+        let rows = d_y.len() / width;
+        self.chunks(rows, width).zip(d_y.par_chunks_mut(CHUNK_ROWS * width)).enumerate().for_each(
+            |(chunk, (partial, d_y))| {
+                let (sum, product) = partial.split_at_mut(width);
+                make_and_add(chunk * CHUNK_ROWS, d_y, sum, product);
+            },
+        );
+        self.merge_backward(rows, columns, rstd, to);
+    }
+
+    fn merge_backward(&mut self, rows: usize, columns: &Columns, rstd: &[f32], to: BackwardSums<'_>) {
+        let width = rstd.len();
+        self.merged.clear();
+        self.merged.resize(width, [0.0; 2]);
+        for partial in self.values.chunks_exact(2 * width) {
+            let (sums, products) = partial.split_at(width);
+            for ((merged, &sum), &product) in self.merged.iter_mut().zip(sums).zip(products) {
+                merged[0] += f64::from(sum);
+                merged[1] += f64::from(product);
+            }
+        }
+        to.terms.constant.clear();
+        to.terms.slope.clear();
+        let count = rows.max(1) as f64;
+        for (c, &[sum, product]) in self.merged.iter().enumerate() {
+            let (rstd, scale) = (f64::from(rstd[c]), f64::from(columns.scale[c]));
+            to.d_bias[c] = sum as f32;
+            to.d_weight[c] = (product * rstd) as f32;
+            to.terms.constant.push((scale * sum / count) as f32);
+            to.terms.slope.push((scale * rstd * rstd * product / count) as f32);
+        }
+    }
+}
+
+/// Where a block's statistics go.
+pub struct Statistics<'a> {
+    /// `[C]`.
+    pub mean: &'a mut [f32],
+    /// `[C]`.
+    pub rstd: &'a mut [f32],
+    /// `[C]`.
+    pub running_mean: &'a mut [f32],
+    /// `[C]`.
+    pub running_var: &'a mut [f32],
+}
+
+/// Where the backward sums go.
+pub struct BackwardSums<'a> {
+    /// `[C]`.
+    pub d_weight: &'a mut [f32],
+    /// `[C]`.
+    pub d_bias: &'a mut [f32],
+    /// What to subtract.
+    pub terms: &'a mut Terms,
+}
+
+/// Means and squared deviations of a chunk's columns, in one pass: sums are taken around the first row, which keeps
+/// them free of cancellation.
+fn chunk_statistics(z: &[f32], mean: &mut [f32], deviation: &mut [f32]) {
+    let columns = mean.len();
+    let rows = (z.len() / columns) as f32;
+    let (first, rest) = z.split_at(columns);
+    for row in rest.chunks_exact(columns) {
+        add_around(row, first, mean, deviation);
+    }
+    for ((mean, deviation), &first) in mean.iter_mut().zip(deviation).zip(first) {
+        let offset = *mean / rows;
+        *deviation = (*deviation - *mean * offset).max(0.0);
+        *mean = first + offset;
+    }
+}
+
+#[inline(always)]
+fn add_around(row: &[f32], around: &[f32], sum: &mut [f32], squares: &mut [f32]) {
+    let n = sum.len();
+    let (row, around, squares) = (&row[..n], &around[..n], &mut squares[..n]);
+    for c in 0..n {
+        let offset = row[c] - around[c];
+        sum[c] += offset;
+        squares[c] += offset * offset;
+    }
+}

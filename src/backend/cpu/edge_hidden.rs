@@ -1,0 +1,277 @@
+//! edge_hidden: the layer's first product, split by operand, and its backward.
+//!
+//! ```text
+//! z[e] = P_s[s(e)] + e W_e^T + P_o[o(e)],   P_s = x W_s^T,  P_o = x W_o^T
+//!
+//! S_s[n] = sum of d_z[e] over edges with subject n,   S_o[n] likewise
+//! d_x = S_s W_s + S_o W_o,   d_W_s = S_s^T x,   d_W_o = S_o^T x,   d_e = d_z W_e,   d_W_e = d_z^T e
+//! ```
+//!
+//! In layer 0, x and e are rows of the embedding tables, so P, S and the products run over the batch's distinct
+//! types: n stands for an object type, e W_e^T is one row per predicate type, and d_z is first summed by it.
+
+use faer::{MatMut, MatRef};
+use rayon::prelude::*;
+
+use super::matmul::{Accum, matmul, matrix, matrix_mut};
+use super::{Cpu, at_least};
+use crate::backend::{LayerInput, LayerInputGradient, Mode};
+use crate::batch::graph_batch::{GraphBatch, OBJECT_ROLE, Occurrences};
+use crate::model::activations::BlockActivations;
+use crate::model::parameters::{BlockKind, Parameters};
+
+/// Memory of these stages.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    /// `[n, 2 H]`: P_s and P_o side by side, or S_s and S_o.
+    nodes: Vec<f32>,
+    /// `[u, H]`: the predicate types' part of z, or of d_z (layer 0).
+    edges: Vec<f32>,
+    /// `[n, D]`: the rows of the object table that occur (layer 0), then their gradients.
+    object_rows: Vec<f32>,
+    /// `[u, D]`: the same for predicates.
+    predicate_rows: Vec<f32>,
+}
+
+/// The weight's three parts, `[H, D]` each.
+struct Split<T> {
+    subject: T,
+    edge: T,
+    object: T,
+}
+
+fn split_weight(weight: &[f32], hidden: usize, width: usize) -> Split<MatRef<'_, f32>> {
+    let weight = matrix(weight, hidden, 3 * width);
+    Split {
+        subject: weight.subcols(0, width),
+        edge: weight.subcols(width, width),
+        object: weight.subcols(2 * width, width),
+    }
+}
+
+fn split_weight_mut(weight: &mut [f32], hidden: usize, width: usize) -> Split<MatMut<'_, f32>> {
+    let (subject, rest) = matrix_mut(weight, hidden, 3 * width).split_at_col_mut(width);
+    let (edge, object) = rest.split_at_col_mut(width);
+    Split { subject, edge, object }
+}
+
+/// The rows of `table [V, D]` that occur.
+fn occurring_rows<'a>(table: &[f32], width: usize, of: &Occurrences, rows: &'a mut Vec<f32>) -> &'a [f32] {
+    rows.clear();
+    for &t in &of.types {
+        rows.extend_from_slice(&table[t as usize * width..][..width]);
+    }
+    rows
+}
+
+#[inline(always)]
+fn add(to: &mut [f32], row: &[f32]) {
+    for (to, value) in to.iter_mut().zip(row) {
+        *to += value;
+    }
+}
+
+impl Cpu {
+    /// z and its statistics, into `block`.
+    pub(super) fn edge_hidden_forward(
+        &mut self,
+        layer: usize,
+        mode: Mode,
+        parameters: &mut Parameters<Vec<f32>>,
+        batch: &GraphBatch,
+        input: LayerInput<'_, Vec<f32>>,
+        block: &mut BlockActivations<Vec<f32>>,
+    ) {
+        let Parameters { layout: all, values, running_mean, running_var } = parameters;
+        let (width, hidden, edges) = (all.config.state_width, all.config.hidden_width, batch.size().edges);
+        let layout = all.block(layer, BlockKind::EdgeHidden);
+        let weight = split_weight(&values[layout.weight.clone()], hidden, width);
+        let z = &mut block.linear[..edges * hidden];
+        // Moved out so that the closure below can read it while `self` keeps the statistics.
+        let mut scratch = std::mem::take(&mut self.edge_hidden);
+
+        let (nodes, node_rows) = match input {
+            LayerInput::Embeddings => {
+                let table = &values[all.object_embedding.clone()];
+                let of = &batch.object_occurrences;
+                (occurring_rows(table, width, of, &mut scratch.object_rows), of.types.len())
+            }
+            LayerInput::States { nodes, .. } => (nodes.as_slice(), batch.size().nodes),
+        };
+        let x = matrix(nodes, node_rows, width);
+        let projected = at_least(&mut scratch.nodes, node_rows * 2 * hidden);
+        let (p_subject, p_object) = matrix_mut(projected, node_rows, 2 * hidden).split_at_col_mut(hidden);
+        matmul(p_subject, Accum::Replace, x, weight.subject.transpose());
+        matmul(p_object, Accum::Replace, x, weight.object.transpose());
+        let projected = &*projected;
+
+        let add_ends = |z: &mut [f32], subject: u32, object: u32| {
+            add(z, &projected[subject as usize * 2 * hidden..][..hidden]);
+            add(z, &projected[object as usize * 2 * hidden + hidden..][..hidden]);
+        };
+        let (mean, rstd) = (&mut block.mean, &mut block.rstd);
+        match input {
+            LayerInput::Embeddings => {
+                let table = &values[all.predicate_embedding.clone()];
+                let (of, slots) = (&batch.predicate_occurrences, &batch.object_occurrences.slot);
+                let rows = occurring_rows(table, width, of, &mut scratch.predicate_rows);
+                let p_edge = at_least(&mut scratch.edges, of.types.len() * hidden);
+                matmul(
+                    matrix_mut(p_edge, of.types.len(), hidden),
+                    Accum::Replace,
+                    matrix(rows, of.types.len(), width),
+                    weight.edge.transpose(),
+                );
+                let p_edge = &*p_edge;
+                self.statistics(mode, layout, running_mean, running_var, z, mean, rstd, |first, z| {
+                    for (edge, z) in (first..).zip(z.chunks_exact_mut(hidden)) {
+                        z.copy_from_slice(&p_edge[of.slot[edge] as usize * hidden..][..hidden]);
+                        let slot = |node: u32| slots[node as usize];
+                        add_ends(z, slot(batch.edge_subject[edge]), slot(batch.edge_object[edge]));
+                    }
+                });
+            }
+            LayerInput::States { edges: e, .. } => {
+                let product = matrix_mut(z, edges, hidden);
+                matmul(product, Accum::Replace, matrix(e, edges, width), weight.edge.transpose());
+                self.statistics(mode, layout, running_mean, running_var, z, mean, rstd, |first, z| {
+                    for (edge, z) in (first..).zip(z.chunks_exact_mut(hidden)) {
+                        add_ends(z, batch.edge_subject[edge], batch.edge_object[edge]);
+                    }
+                });
+            }
+        }
+        self.edge_hidden = scratch;
+    }
+}
+
+impl Scratch {
+    /// Of `d_z [E, H]`: the weight's gradient and the input's.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn backward(
+        &mut self,
+        layer: usize,
+        parameters: &Parameters<Vec<f32>>,
+        batch: &GraphBatch,
+        input: LayerInput<'_, Vec<f32>>,
+        d_z: &[f32],
+        d_input: LayerInputGradient<'_, Vec<f32>>,
+        gradients: &mut [f32],
+    ) {
+        let all = &parameters.layout;
+        let (width, hidden, size) = (all.config.state_width, all.config.hidden_width, batch.size());
+        let layout = all.block(layer, BlockKind::EdgeHidden);
+        let weight = split_weight(&parameters.values[layout.weight.clone()], hidden, width);
+        let add_messages = |node: usize, sums: &mut [f32]| {
+            let (subject, object) = sums.split_at_mut(hidden);
+            for (edge, role) in batch.incidence.messages(node) {
+                add(
+                    if role == OBJECT_ROLE { &mut *object } else { &mut *subject },
+                    &d_z[edge * hidden..][..hidden],
+                );
+            }
+        };
+        match (input, d_input) {
+            (
+                LayerInput::States { nodes, edges },
+                LayerInputGradient::States { nodes: d_nodes, edges: d_edges },
+            ) => {
+                let sums = at_least(&mut self.nodes, size.nodes * 2 * hidden);
+                sums.par_chunks_mut(2 * hidden).enumerate().for_each(|(node, sums)| {
+                    sums.fill(0.0);
+                    add_messages(node, sums);
+                });
+                let d_weight = split_weight_mut(&mut gradients[layout.weight.clone()], hidden, width);
+                products(sums, size.nodes, nodes, &weight, d_weight.subject, d_weight.object, d_nodes);
+                let d_z = matrix(d_z, size.edges, hidden);
+                matmul(d_weight.edge, Accum::Replace, d_z.transpose(), matrix(edges, size.edges, width));
+                matmul(matrix_mut(d_edges, size.edges, width), Accum::Replace, d_z, weight.edge);
+            }
+            (LayerInput::Embeddings, LayerInputGradient::Embeddings) => {
+                let (objects, predicates) = (&batch.object_occurrences, &batch.predicate_occurrences);
+                let (object_count, predicate_count) = (objects.types.len(), predicates.types.len());
+                let sums = at_least(&mut self.nodes, object_count * 2 * hidden);
+                sums.par_chunks_mut(2 * hidden).enumerate().for_each(|(slot, sums)| {
+                    sums.fill(0.0);
+                    objects.rows(slot).iter().for_each(|&node| add_messages(node as usize, sums));
+                });
+                let edge_sums = at_least(&mut self.edges, predicate_count * hidden);
+                edge_sums.par_chunks_mut(hidden).enumerate().for_each(|(slot, sum)| {
+                    sum.fill(0.0);
+                    for &edge in predicates.rows(slot) {
+                        add(sum, &d_z[edge as usize * hidden..][..hidden]);
+                    }
+                });
+                let (tables, blocks) = gradients.split_at_mut(all.predicate_embedding.end);
+                let d_weight =
+                    &mut blocks[layout.weight.start - tables.len()..layout.weight.end - tables.len()];
+                let d_weight = split_weight_mut(d_weight, hidden, width);
+                let values = &parameters.values;
+                // The rows serve the weight's gradient before their own takes their place in a second buffer.
+                occurring_rows(&values[all.object_embedding.clone()], width, objects, &mut self.object_rows);
+                let mut d_objects = vec![0.0; object_count * width];
+                products(
+                    sums,
+                    object_count,
+                    &self.object_rows,
+                    &weight,
+                    d_weight.subject,
+                    d_weight.object,
+                    &mut d_objects,
+                );
+                occurring_rows(
+                    &values[all.predicate_embedding.clone()],
+                    width,
+                    predicates,
+                    &mut self.predicate_rows,
+                );
+                let edge_sums = matrix(edge_sums, predicate_count, hidden);
+                let rows = matrix(&self.predicate_rows, predicate_count, width);
+                matmul(d_weight.edge, Accum::Replace, edge_sums.transpose(), rows);
+                matmul(
+                    matrix_mut(&mut self.predicate_rows, predicate_count, width),
+                    Accum::Replace,
+                    edge_sums,
+                    weight.edge,
+                );
+                tables.fill(0.0);
+                scatter(&d_objects, width, objects, &mut tables[all.object_embedding.clone()]);
+                scatter(
+                    &self.predicate_rows,
+                    width,
+                    predicates,
+                    &mut tables[all.predicate_embedding.clone()],
+                );
+            }
+            _ => unreachable!("a layer's input and its gradient are of one kind"),
+        }
+    }
+}
+
+/// The products of S_s and S_o, side by side in `sums [n, 2 H]`, with the weights and with `x [n, D]`.
+fn products(
+    sums: &[f32],
+    rows: usize,
+    x: &[f32],
+    weight: &Split<MatRef<'_, f32>>,
+    d_weight_subject: MatMut<'_, f32>,
+    d_weight_object: MatMut<'_, f32>,
+    d_x: &mut [f32],
+) {
+    let (hidden, width) = weight.subject.shape();
+    let sums = matrix(sums, rows, 2 * hidden);
+    let (s_subject, s_object) = (sums.subcols(0, hidden), sums.subcols(hidden, hidden));
+    let x = matrix(x, rows, width);
+    matmul(d_weight_subject, Accum::Replace, s_subject.transpose(), x);
+    matmul(d_weight_object, Accum::Replace, s_object.transpose(), x);
+    let mut d_x = matrix_mut(d_x, rows, width);
+    matmul(d_x.as_mut(), Accum::Replace, s_subject, weight.subject);
+    matmul(d_x, Accum::Add, s_object, weight.object);
+}
+
+/// Writes the rows of the types that occur to their places in `table`.
+fn scatter(rows: &[f32], width: usize, of: &Occurrences, table: &mut [f32]) {
+    for (row, &t) in rows.chunks_exact(width).zip(&of.types) {
+        table[t as usize * width..][..width].copy_from_slice(row);
+    }
+}

@@ -1,0 +1,122 @@
+//! edge_pool: batch norm and ReLU of the heads, read in place, and the mean of the messages that reach each node.
+
+use rayon::prelude::*;
+
+use super::batch_norm::CHUNK_ROWS;
+use super::{Cpu, backward_sums};
+use crate::batch::graph_batch::{GraphBatch, OBJECT_ROLE};
+use crate::model::activations::BlockActivations;
+use crate::model::parameters::{BlockKind, Parameters};
+
+/// Nodes per task: their messages are some hundred rows.
+const CHUNK_NODES: usize = 16;
+
+impl Cpu {
+    /// The pooled messages and the new edge states.
+    pub(super) fn edge_pool_forward(
+        &mut self,
+        layer: usize,
+        parameters: &Parameters<Vec<f32>>,
+        batch: &GraphBatch,
+        heads: &BlockActivations<Vec<f32>>,
+        pooled: &mut [f32],
+        edge_state: &mut [f32],
+    ) {
+        let config = parameters.layout.config;
+        let layout = parameters.layout.block(layer, BlockKind::EdgeHeads);
+        let (hidden, state, width) = (config.hidden_width, config.edge_state_width(layer), layout.outputs);
+        self.set_columns(layout, &parameters.values, heads);
+        let to_subject = self.columns.part(0, hidden);
+        let to_edge = self.columns.part(hidden, state);
+        let to_object = self.columns.part(hidden + state, hidden);
+        let (z, size) = (&heads.linear, batch.size());
+
+        let nodes = pooled[..size.nodes * hidden].par_chunks_mut(CHUNK_NODES * hidden).enumerate();
+        nodes.for_each(|(chunk, pooled)| {
+            for (node, pooled) in (chunk * CHUNK_NODES..).zip(pooled.chunks_exact_mut(hidden)) {
+                pooled.fill(0.0);
+                for (edge, role) in batch.incidence.messages(node) {
+                    let row = &z[edge * width..][..width];
+                    match role {
+                        OBJECT_ROLE => to_object.add_relu(&row[hidden + state..], pooled),
+                        _ => to_subject.add_relu(row, pooled),
+                    }
+                }
+                let count = batch.incidence.degree(node).max(1) as f32;
+                pooled.iter_mut().for_each(|value| *value /= count);
+            }
+        });
+        if state > 0 {
+            let edges = edge_state[..size.edges * state].par_chunks_mut(CHUNK_ROWS * state).enumerate();
+            edges.for_each(|(chunk, states)| {
+                for (edge, state_row) in (chunk * CHUNK_ROWS..).zip(states.chunks_exact_mut(state)) {
+                    to_edge.relu(&z[edge * width + hidden..], state_row);
+                }
+            });
+        }
+    }
+
+    /// The gradient by the heads' linear outputs: the messages' gradients are gathered from their nodes, twice, rather
+    /// than stored between the two passes of batch norm's backward.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn edge_pool_backward_heads(
+        &mut self,
+        layer: usize,
+        parameters: &Parameters<Vec<f32>>,
+        batch: &GraphBatch,
+        heads: &BlockActivations<Vec<f32>>,
+        d_pooled: &[f32],
+        d_edge_state: &[f32],
+        d_heads: &mut [f32],
+        gradients: &mut [f32],
+    ) {
+        let config = parameters.layout.config;
+        let layout = parameters.layout.block(layer, BlockKind::EdgeHeads);
+        let (hidden, state, width) = (config.hidden_width, config.edge_state_width(layer), layout.outputs);
+        self.set_columns(layout, &parameters.values, heads);
+        let edges = batch.size().edges;
+        let z = &heads.linear[..edges * width];
+        // The three parts of a row: first column, columns, and where an edge's gradient lies with its factor.
+        let end = |node: u32| {
+            let node = node as usize;
+            (&d_pooled[node * hidden..][..hidden], 1.0 / batch.incidence.degree(node) as f32)
+        };
+        let parts = |edge: usize| {
+            [
+                (0, hidden, end(batch.edge_subject[edge])),
+                (hidden, state, (&d_edge_state[edge * state..][..state], 1.0)),
+                (hidden + state, hidden, end(batch.edge_object[edge])),
+            ]
+        };
+
+        let columns = &self.columns;
+        let to = backward_sums(layout, gradients, &mut self.terms);
+        self.partials.backward_sums(edges, columns, &heads.rstd, to, |first, sum, product| {
+            let rows = first..(first + CHUNK_ROWS).min(edges);
+            for (edge, z) in rows.clone().zip(z[rows.start * width..].chunks_exact(width)) {
+                for (start, count, (d_y, factor)) in parts(edge) {
+                    let (z, range) = (&z[start..], start..start + count);
+                    let (sum, product) = (&mut sum[range.clone()], &mut product[range]);
+                    columns.part(start, count).add_backward_sums(z, d_y, factor, sum, product);
+                }
+            }
+        });
+        let terms = &self.terms;
+        let chunks = d_heads[..edges * width].par_chunks_mut(CHUNK_ROWS * width);
+        chunks.zip(z.par_chunks(CHUNK_ROWS * width)).enumerate().for_each(|(chunk, (d_heads, z))| {
+            let rows = d_heads.chunks_exact_mut(width).zip(z.chunks_exact(width));
+            for (edge, (d_row, z)) in (chunk * CHUNK_ROWS..).zip(rows) {
+                for (start, count, (d_y, factor)) in parts(edge) {
+                    let d_row = &mut d_row[start..start + count];
+                    columns.part(start, count).backward(
+                        &z[start..],
+                        d_y,
+                        factor,
+                        terms.part(start, count),
+                        d_row,
+                    );
+                }
+            }
+        });
+    }
+}

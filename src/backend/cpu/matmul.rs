@@ -1,0 +1,26 @@
+//! Matrix products: rayon splits the rows of the result, `faer` multiplies each part on one thread.
+//!
+//! How the rows are split does not enter the order of any sum, so the result's bits do not depend on the number of
+//! threads.
+
+pub use faer::Accum;
+use faer::{MatMut, MatRef, Par};
+use rayon::prelude::*;
+
+/// A dense row-major `[rows, columns]` matrix in the first values of `values`.
+pub fn matrix(values: &[f32], rows: usize, columns: usize) -> MatRef<'_, f32> {
+    MatRef::from_row_major_slice(&values[..rows * columns], rows, columns)
+}
+
+/// [`matrix`], to be written.
+pub fn matrix_mut(values: &mut [f32], rows: usize, columns: usize) -> MatMut<'_, f32> {
+    MatMut::from_row_major_slice_mut(&mut values[..rows * columns], rows, columns)
+}
+
+/// `c = a b`, or `c += a b`; a transposed operand is a transposed view.
+pub fn matmul(c: MatMut<'_, f32>, accumulate: Accum, a: MatRef<'_, f32>, b: MatRef<'_, f32>) {
+    let parts = rayon::current_num_threads().min(c.nrows().max(1));
+    c.par_row_partition_mut(parts).zip(a.par_row_partition(parts)).for_each(|(c, a)| {
+        faer::linalg::matmul::matmul(c, accumulate, a, b, 1.0, Par::Seq);
+    });
+}

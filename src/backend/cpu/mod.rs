@@ -1,0 +1,460 @@
+//! The CPU backend: products by a GEMM crate, everything between them in fused passes on all threads.
+//!
+//! What it saves over the formulas as written: the first product of a layer is split by operand
+//! (`concat(x[s], e, x[o]) W^T = (x W_s^T)[s] + e W_e^T + (x W_o^T)[o]`), so that node states are projected once per
+//! node rather than twice per edge, and in layer 0 once per distinct type; its backward sums the edges' gradients by
+//! node (or type) first. Nothing is concatenated; the heads' outputs are never stored after batch norm.
+
+mod batch_norm;
+mod edge_hidden;
+mod edge_pool;
+mod matmul;
+mod node;
+mod readout_loss;
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use crate::backend::{Backend, LayerInput, LayerInputGradient, Mode};
+use crate::batch::graph_batch::GraphBatch;
+use crate::error::Result;
+use crate::loss::Loss;
+use crate::model::activations::{BlockActivations, LayerActivations};
+use crate::model::parameters::{BlockKind, BlockLayout, Parameters};
+use crate::optimizer::{AdamStep, Moments};
+
+use batch_norm::{BackwardSums, CHUNK_ROWS, Columns, Partials, Statistics, Terms};
+use matmul::{Accum, matmul, matrix, matrix_mut};
+
+/// The CPU backend. Its fields are scratch memory, kept between stages.
+#[derive(Debug, Default)]
+pub struct Cpu {
+    columns: Columns,
+    terms: Terms,
+    partials: Partials,
+    edge_hidden: edge_hidden::Scratch,
+    /// `[N, D]`: the gradient by the node output's linear layer.
+    d_node_output: Vec<f32>,
+    readout: readout_loss::Scratch,
+}
+
+/// Values per task of a pass over a flat array.
+const FLAT_CHUNK: usize = 1 << 16;
+
+impl Cpu {
+    /// A CPU backend on rayon's threads.
+    pub fn new() -> Self {
+        Cpu::default()
+    }
+
+    /// The statistics of `z [R, C]`, which `prepare` completes chunk by chunk, into `mean` and `rstd`.
+    #[allow(clippy::too_many_arguments)]
+    fn statistics(
+        &mut self,
+        mode: Mode,
+        layout: &BlockLayout,
+        running_mean: &mut [f32],
+        running_var: &mut [f32],
+        z: &mut [f32],
+        mean: &mut [f32],
+        rstd: &mut [f32],
+        prepare: impl Fn(usize, &mut [f32]) + Sync,
+    ) {
+        let running_mean = &mut running_mean[layout.running.clone()];
+        let running_var = &mut running_var[layout.running.clone()];
+        match mode {
+            Mode::Train => {
+                let to = Statistics { mean, rstd, running_mean, running_var };
+                self.partials.statistics(z, to, prepare);
+            }
+            Mode::Evaluate => {
+                crate::backend::reference::batch_norm::running_statistics(
+                    running_mean,
+                    running_var,
+                    mean,
+                    rstd,
+                );
+                let rows = z.par_chunks_mut(CHUNK_ROWS * layout.outputs).enumerate();
+                rows.for_each(|(chunk, z)| prepare(chunk * CHUNK_ROWS, z));
+            }
+        }
+    }
+
+    /// `z = x W^T` and its statistics, into `block`.
+    fn linear_with_statistics(
+        &mut self,
+        mode: Mode,
+        layout: &BlockLayout,
+        values: &[f32],
+        running: (&mut [f32], &mut [f32]),
+        x: &[f32],
+        rows: usize,
+        block: &mut BlockActivations<Vec<f32>>,
+    ) {
+        let weight = matrix(&values[layout.weight.clone()], layout.outputs, layout.inputs);
+        let z = &mut block.linear[..rows * layout.outputs];
+        matmul(
+            matrix_mut(z, rows, layout.outputs),
+            Accum::Replace,
+            matrix(x, rows, layout.inputs),
+            weight.transpose(),
+        );
+        self.statistics(mode, layout, running.0, running.1, z, &mut block.mean, &mut block.rstd, |_, _| {});
+    }
+
+    /// `output = relu(norm(z))`.
+    fn relu_norm(
+        &mut self,
+        layout: &BlockLayout,
+        values: &[f32],
+        rows: usize,
+        block: &BlockActivations<Vec<f32>>,
+        output: &mut [f32],
+    ) {
+        self.set_columns(layout, values, block);
+        let (columns, width) = (self.columns.all(), layout.outputs);
+        let z = block.linear[..rows * width].par_chunks(CHUNK_ROWS * width);
+        output[..rows * width].par_chunks_mut(CHUNK_ROWS * width).zip(z).for_each(|(output, z)| {
+            for (y, z) in output.chunks_exact_mut(width).zip(z.chunks_exact(width)) {
+                columns.relu(z, y);
+            }
+        });
+    }
+
+    /// The block's normalisation becomes the current one.
+    fn set_columns(&mut self, layout: &BlockLayout, values: &[f32], block: &BlockActivations<Vec<f32>>) {
+        let (weight, bias) = (&values[layout.norm_weight.clone()], &values[layout.norm_bias.clone()]);
+        self.columns.set(&block.mean, &block.rstd, weight, bias);
+    }
+
+    /// Backward of relu(norm(z)): `d [R, C]`, by its output, becomes the gradient by z.
+    fn norm_backward(
+        &mut self,
+        layout: &BlockLayout,
+        values: &[f32],
+        block: &BlockActivations<Vec<f32>>,
+        d: &mut [f32],
+        gradients: &mut [f32],
+    ) {
+        let width = layout.outputs;
+        let rows = d.len() / width;
+        let z = &block.linear[..d.len()];
+        self.set_columns(layout, values, block);
+        let columns = self.columns.all();
+        let to = backward_sums(layout, gradients, &mut self.terms);
+        self.partials.backward_sums(rows, &self.columns, &block.rstd, to, |first, sum, product| {
+            let chunk = first * width..((first + CHUNK_ROWS) * width).min(d.len());
+            for (z, d) in z[chunk.clone()].chunks_exact(width).zip(d[chunk].chunks_exact(width)) {
+                columns.add_backward_sums(z, d, 1.0, sum, product);
+            }
+        });
+        let terms = self.terms.part(0, width);
+        d.par_chunks_mut(CHUNK_ROWS * width).zip(z.par_chunks(CHUNK_ROWS * width)).for_each(|(d, z)| {
+            for (d, z) in d.chunks_exact_mut(width).zip(z.chunks_exact(width)) {
+                columns.backward_in_place(z, terms, d);
+            }
+        });
+    }
+}
+
+/// Where a block's backward sums go.
+fn backward_sums<'a>(
+    layout: &BlockLayout,
+    gradients: &'a mut [f32],
+    terms: &'a mut Terms,
+) -> BackwardSums<'a> {
+    debug_assert_eq!(layout.norm_weight.end, layout.norm_bias.start);
+    let both = &mut gradients[layout.norm_weight.start..layout.norm_bias.end];
+    let (d_weight, d_bias) = both.split_at_mut(layout.outputs);
+    BackwardSums { d_weight, d_bias, terms }
+}
+
+/// Backward of `z = x W^T`: `d_weight = d_z^T x` and `d_x = d_z W`.
+fn linear_backward(
+    layout: &BlockLayout,
+    values: &[f32],
+    d_z: &[f32],
+    x: &[f32],
+    rows: usize,
+    d_x: &mut [f32],
+    gradients: &mut [f32],
+) {
+    let (inputs, outputs) = (layout.inputs, layout.outputs);
+    let d_z = matrix(d_z, rows, outputs);
+    let d_weight = matrix_mut(&mut gradients[layout.weight.clone()], outputs, inputs);
+    matmul(d_weight, Accum::Replace, d_z.transpose(), matrix(x, rows, inputs));
+    let weight = matrix(&values[layout.weight.clone()], outputs, inputs);
+    matmul(matrix_mut(d_x, rows, inputs), Accum::Replace, d_z, weight);
+}
+
+/// Grows `scratch` to at least `len` values; what they are does not matter.
+fn at_least(scratch: &mut Vec<f32>, len: usize) -> &mut [f32] {
+    if scratch.len() < len {
+        scratch.resize(len, 0.0);
+    }
+    &mut scratch[..len]
+}
+
+impl Backend for Cpu {
+    type Buffer = Vec<f32>;
+    type Batch = GraphBatch;
+
+    fn allocate(&self, len: usize) -> Result<Vec<f32>> {
+        Ok(vec![0.0; len])
+    }
+
+    fn upload(&mut self, values: &[f32], buffer: &mut Vec<f32>, at: usize) -> Result<()> {
+        buffer[at..at + values.len()].copy_from_slice(values);
+        Ok(())
+    }
+
+    fn download(&mut self, buffer: &Vec<f32>, range: Range<usize>) -> Result<Vec<f32>> {
+        Ok(buffer[range].to_vec())
+    }
+
+    fn new_batch(&self) -> Result<GraphBatch> {
+        Ok(GraphBatch::default())
+    }
+
+    fn load_batch(&mut self, from: &GraphBatch, to: &mut GraphBatch) -> Result<()> {
+        to.clone_from(from);
+        Ok(())
+    }
+
+    fn edge_hidden(
+        &mut self,
+        layer: usize,
+        mode: Mode,
+        parameters: &mut Parameters<Vec<f32>>,
+        batch: &GraphBatch,
+        input: LayerInput<'_, Vec<f32>>,
+        block: &mut BlockActivations<Vec<f32>>,
+        output: &mut Vec<f32>,
+    ) -> Result<()> {
+        self.edge_hidden_forward(layer, mode, parameters, batch, input, block);
+        let layout = parameters.layout.block(layer, BlockKind::EdgeHidden);
+        self.relu_norm(layout, &parameters.values, batch.size().edges, block, output);
+        Ok(())
+    }
+
+    fn edge_heads(
+        &mut self,
+        layer: usize,
+        mode: Mode,
+        parameters: &mut Parameters<Vec<f32>>,
+        batch: &GraphBatch,
+        hidden: &Vec<f32>,
+        block: &mut BlockActivations<Vec<f32>>,
+    ) -> Result<()> {
+        let Parameters { layout, values, running_mean, running_var } = parameters;
+        let layout = layout.block(layer, BlockKind::EdgeHeads);
+        let rows = batch.size().edges;
+        self.linear_with_statistics(mode, layout, values, (running_mean, running_var), hidden, rows, block);
+        Ok(())
+    }
+
+    fn edge_pool(
+        &mut self,
+        layer: usize,
+        parameters: &Parameters<Vec<f32>>,
+        batch: &GraphBatch,
+        heads: &BlockActivations<Vec<f32>>,
+        pooled: &mut Vec<f32>,
+        edge_state: &mut Vec<f32>,
+    ) -> Result<()> {
+        self.edge_pool_forward(layer, parameters, batch, heads, pooled, edge_state);
+        Ok(())
+    }
+
+    fn node_hidden(
+        &mut self,
+        layer: usize,
+        mode: Mode,
+        parameters: &mut Parameters<Vec<f32>>,
+        batch: &GraphBatch,
+        pooled: &Vec<f32>,
+        block: &mut BlockActivations<Vec<f32>>,
+        output: &mut Vec<f32>,
+    ) -> Result<()> {
+        let Parameters { layout, values, running_mean, running_var } = parameters;
+        let layout = layout.block(layer, BlockKind::NodeHidden);
+        let rows = batch.size().nodes;
+        self.linear_with_statistics(mode, layout, values, (running_mean, running_var), pooled, rows, block);
+        self.relu_norm(layout, values, rows, block, output);
+        Ok(())
+    }
+
+    fn node_output(
+        &mut self,
+        layer: usize,
+        mode: Mode,
+        parameters: &mut Parameters<Vec<f32>>,
+        batch: &GraphBatch,
+        hidden: &Vec<f32>,
+        block: &mut BlockActivations<Vec<f32>>,
+        node_state: &mut Vec<f32>,
+    ) -> Result<()> {
+        let Parameters { layout, values, running_mean, running_var } = parameters;
+        let layout = layout.block(layer, BlockKind::NodeOutput);
+        let rows = batch.size().nodes;
+        self.linear_with_statistics(mode, layout, values, (running_mean, running_var), hidden, rows, block);
+        self.l2_normalise(layout, values, rows, block, node_state);
+        Ok(())
+    }
+
+    fn readout(
+        &mut self,
+        batch: &GraphBatch,
+        width: usize,
+        node_state: &Vec<f32>,
+        embedding: &mut Vec<f32>,
+    ) -> Result<()> {
+        self.readout.embed(batch, width, node_state, embedding);
+        Ok(())
+    }
+
+    fn readout_loss(
+        &mut self,
+        loss: &Loss,
+        batch: &GraphBatch,
+        width: usize,
+        node_state: &Vec<f32>,
+        embedding: &mut Vec<f32>,
+        losses: &mut Vec<f32>,
+        d_node_state: &mut Vec<f32>,
+    ) -> Result<()> {
+        self.readout.embed(batch, width, node_state, embedding);
+        self.readout.losses(loss, batch, width, embedding, losses);
+        self.readout.backward(batch, width, embedding, d_node_state);
+        Ok(())
+    }
+
+    fn node_output_backward(
+        &mut self,
+        layer: usize,
+        parameters: &Parameters<Vec<f32>>,
+        batch: &GraphBatch,
+        saved: &LayerActivations<Vec<f32>>,
+        d_node_state: &Vec<f32>,
+        d_node_hidden: &mut Vec<f32>,
+        gradients: &mut Vec<f32>,
+    ) -> Result<()> {
+        let layout = parameters.layout.block(layer, BlockKind::NodeOutput);
+        let rows = batch.size().nodes;
+        self.l2_normalise_backward(layout, &parameters.values, rows, saved, d_node_state, gradients);
+        let x = &saved.node_hidden_output;
+        linear_backward(layout, &parameters.values, &self.d_node_output, x, rows, d_node_hidden, gradients);
+        Ok(())
+    }
+
+    fn node_hidden_backward(
+        &mut self,
+        layer: usize,
+        parameters: &Parameters<Vec<f32>>,
+        batch: &GraphBatch,
+        saved: &LayerActivations<Vec<f32>>,
+        d_node_hidden: &mut Vec<f32>,
+        d_pooled: &mut Vec<f32>,
+        gradients: &mut Vec<f32>,
+    ) -> Result<()> {
+        let layout = parameters.layout.block(layer, BlockKind::NodeHidden);
+        let rows = batch.size().nodes;
+        let d = &mut d_node_hidden[..rows * layout.outputs];
+        self.norm_backward(layout, &parameters.values, &saved.node_hidden, d, gradients);
+        linear_backward(layout, &parameters.values, d, &saved.pooled, rows, d_pooled, gradients);
+        Ok(())
+    }
+
+    fn edge_pool_backward(
+        &mut self,
+        layer: usize,
+        parameters: &Parameters<Vec<f32>>,
+        batch: &GraphBatch,
+        saved: &LayerActivations<Vec<f32>>,
+        d_pooled: &Vec<f32>,
+        d_edge_state: &Vec<f32>,
+        d_edge_heads: &mut Vec<f32>,
+        gradients: &mut Vec<f32>,
+    ) -> Result<()> {
+        self.edge_pool_backward_heads(
+            layer,
+            parameters,
+            batch,
+            &saved.edge_heads,
+            d_pooled,
+            d_edge_state,
+            d_edge_heads,
+            gradients,
+        );
+        Ok(())
+    }
+
+    fn edge_heads_backward(
+        &mut self,
+        layer: usize,
+        parameters: &Parameters<Vec<f32>>,
+        batch: &GraphBatch,
+        saved: &LayerActivations<Vec<f32>>,
+        d_edge_heads: &Vec<f32>,
+        d_edge_hidden: &mut Vec<f32>,
+        gradients: &mut Vec<f32>,
+    ) -> Result<()> {
+        let layout = parameters.layout.block(layer, BlockKind::EdgeHeads);
+        let (rows, x) = (batch.size().edges, &saved.edge_hidden_output);
+        linear_backward(layout, &parameters.values, d_edge_heads, x, rows, d_edge_hidden, gradients);
+        Ok(())
+    }
+
+    fn edge_hidden_backward(
+        &mut self,
+        layer: usize,
+        parameters: &Parameters<Vec<f32>>,
+        batch: &GraphBatch,
+        saved: &LayerActivations<Vec<f32>>,
+        input: LayerInput<'_, Vec<f32>>,
+        d_edge_hidden: &mut Vec<f32>,
+        d_input: LayerInputGradient<'_, Vec<f32>>,
+        gradients: &mut Vec<f32>,
+    ) -> Result<()> {
+        let layout = parameters.layout.block(layer, BlockKind::EdgeHidden);
+        let d = &mut d_edge_hidden[..batch.size().edges * layout.outputs];
+        self.norm_backward(layout, &parameters.values, &saved.edge_hidden, d, gradients);
+        self.edge_hidden.backward(layer, parameters, batch, input, d, d_input, gradients);
+        Ok(())
+    }
+
+    fn adam_step(
+        &mut self,
+        adam: &AdamStep,
+        parameters: &mut Parameters<Vec<f32>>,
+        gradients: &Vec<f32>,
+        moments: &mut Moments<Vec<f32>>,
+    ) -> Result<()> {
+        parameters
+            .values
+            .par_chunks_mut(FLAT_CHUNK)
+            .zip(gradients.par_chunks(FLAT_CHUNK))
+            .zip(moments.first.par_chunks_mut(FLAT_CHUNK))
+            .zip(moments.second.par_chunks_mut(FLAT_CHUNK))
+            .for_each(|(((values, gradients), first), second)| {
+                crate::backend::reference::adam::adam_step(adam, values, gradients, first, second);
+            });
+        Ok(())
+    }
+
+    fn relu_mask(
+        &mut self,
+        layer: usize,
+        kind: BlockKind,
+        rows: usize,
+        parameters: &Parameters<Vec<f32>>,
+        block: &BlockActivations<Vec<f32>>,
+    ) -> Result<Vec<u8>> {
+        let layout = parameters.layout.block(layer, kind);
+        self.set_columns(layout, &parameters.values, block);
+        let columns = self.columns.all();
+        let rows = block.linear[..rows * layout.outputs].chunks_exact(layout.outputs);
+        Ok(rows.flat_map(|z| columns.mask(z)).collect())
+    }
+}

@@ -1,0 +1,95 @@
+//! node_output: batch norm, ReLU and l2 normalisation in one pass per row, and their backward.
+
+use rayon::prelude::*;
+
+use super::batch_norm::CHUNK_ROWS;
+use super::{Cpu, at_least, backward_sums};
+use crate::backend::L2_EPSILON;
+use crate::model::activations::{BlockActivations, LayerActivations};
+use crate::model::parameters::BlockLayout;
+
+impl Cpu {
+    /// `node_state = l2_normalise(relu(norm(z)))`.
+    pub(super) fn l2_normalise(
+        &mut self,
+        layout: &BlockLayout,
+        values: &[f32],
+        rows: usize,
+        block: &BlockActivations<Vec<f32>>,
+        node_state: &mut [f32],
+    ) {
+        self.set_columns(layout, values, block);
+        let (columns, width) = (self.columns.all(), layout.outputs);
+        let z = block.linear[..rows * width].par_chunks(CHUNK_ROWS * width);
+        node_state[..rows * width].par_chunks_mut(CHUNK_ROWS * width).zip(z).for_each(|(state, z)| {
+            for (y, z) in state.chunks_exact_mut(width).zip(z.chunks_exact(width)) {
+                columns.relu(z, y);
+                let scale = 1.0 / length(y).max(L2_EPSILON as f32);
+                y.iter_mut().for_each(|value| *value *= scale);
+            }
+        });
+    }
+
+    /// The gradient by z, into `self.d_node_output`, and those of the norm's parameters.
+    pub(super) fn l2_normalise_backward(
+        &mut self,
+        layout: &BlockLayout,
+        values: &[f32],
+        rows: usize,
+        saved: &LayerActivations<Vec<f32>>,
+        d_node_state: &[f32],
+        gradients: &mut [f32],
+    ) {
+        let block = &saved.node_output;
+        self.set_columns(layout, values, block);
+        let width = layout.outputs;
+        let (columns, z) = (self.columns.all(), &block.linear[..rows * width]);
+        let d = at_least(&mut self.d_node_output, rows * width);
+        let to = backward_sums(layout, gradients, &mut self.terms);
+        self.partials.backward_sums_of(d, &self.columns, &block.rstd, to, |first, d, sum, product| {
+            let rows = (first..).zip(d.chunks_exact_mut(width)).zip(z[first * width..].chunks_exact(width));
+            for ((row, d), z) in rows {
+                let (state, d_state) = (&saved.node_state[row * width..], &d_node_state[row * width..]);
+                // y, only for its length: the state is y / |y|.
+                columns.relu(z, d);
+                let norm = length(d);
+                let (scale, along) = if norm < L2_EPSILON as f32 {
+                    (1.0 / L2_EPSILON as f32, 0.0)
+                } else {
+                    (1.0 / norm, dot(&state[..width], &d_state[..width]))
+                };
+                for c in 0..width {
+                    d[c] = (d_state[c] - state[c] * along) * scale;
+                }
+                columns.add_backward_sums(z, d, 1.0, sum, product);
+            }
+        });
+        let terms = self.terms.part(0, width);
+        d.par_chunks_mut(CHUNK_ROWS * width).zip(z.par_chunks(CHUNK_ROWS * width)).for_each(|(d, z)| {
+            for (d, z) in d.chunks_exact_mut(width).zip(z.chunks_exact(width)) {
+                columns.backward_in_place(z, terms, d);
+            }
+        });
+    }
+}
+
+/// The inner product, in `LANES` partial sums.
+#[inline(always)]
+pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
+    const LANES: usize = 16;
+    let mut sums = [0.0f32; LANES];
+    let (a, b) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    let tail: f32 = a.remainder().iter().zip(b.remainder()).map(|(x, y)| x * y).sum();
+    for (x, y) in a.zip(b) {
+        for lane in 0..LANES {
+            sums[lane] += x[lane] * y[lane];
+        }
+    }
+    sums.iter().sum::<f32>() + tail
+}
+
+/// The Euclidean norm.
+#[inline(always)]
+pub(super) fn length(row: &[f32]) -> f32 {
+    dot(row, row).sqrt()
+}

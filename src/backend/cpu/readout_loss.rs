@@ -1,0 +1,98 @@
+//! readout_loss: graph means, their normalisation, the triples' losses and the way back to the nodes.
+//!
+//! Some 50 rows per step: one thread does it while the nodes' rows are still in its cache.
+
+use super::node::{dot, length};
+use crate::backend::L2_EPSILON;
+use crate::batch::graph_batch::GraphBatch;
+use crate::loss::Loss;
+
+/// Memory of these stages.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    /// `[G]`: the length of each graph's mean node state.
+    norms: Vec<f32>,
+    /// `[G, D]`: by the embeddings, then by the means, over the graph's nodes.
+    d_embedding: Vec<f32>,
+}
+
+impl Scratch {
+    /// `embedding [G, D] = l2_normalise(mean of the graph's node states)`.
+    pub(super) fn embed(
+        &mut self,
+        batch: &GraphBatch,
+        width: usize,
+        node_state: &[f32],
+        embedding: &mut [f32],
+    ) {
+        self.norms.clear();
+        for (nodes, mean) in batch.graph_offsets.windows(2).zip(embedding.chunks_exact_mut(width)) {
+            let nodes = nodes[0] as usize..nodes[1] as usize;
+            mean.fill(0.0);
+            for row in node_state[nodes.start * width..nodes.end * width].chunks_exact(width) {
+                mean.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
+            }
+            let count = nodes.len() as f32;
+            mean.iter_mut().for_each(|value| *value /= count);
+            let norm = length(mean);
+            let scale = 1.0 / norm.max(L2_EPSILON as f32);
+            mean.iter_mut().for_each(|value| *value *= scale);
+            self.norms.push(norm);
+        }
+    }
+
+    /// The losses `[B]`, and the gradient of their mean by the embeddings, kept here.
+    pub(super) fn losses(
+        &mut self,
+        loss: &Loss,
+        batch: &GraphBatch,
+        width: usize,
+        embedding: &[f32],
+        losses: &mut [f32],
+    ) {
+        let triples = batch.similarity_positive.len();
+        let row = |graph: usize| &embedding[graph * width..][..width];
+        self.d_embedding.resize(3 * triples * width, 0.0);
+        let (d_anchors, rest) = self.d_embedding.split_at_mut(triples * width);
+        let (d_positives, d_negatives) = rest.split_at_mut(triples * width);
+        for triple in 0..triples {
+            let (anchor, positive, negative) =
+                (row(triple), row(triples + triple), row(2 * triples + triple));
+            let (value, slope) = loss.of_triple(
+                dot(anchor, positive),
+                dot(anchor, negative),
+                batch.similarity_positive[triple],
+                batch.similarity_negative[triple],
+            );
+            losses[triple] = value;
+            let slope = slope / triples as f32;
+            for c in 0..width {
+                d_anchors[triple * width + c] = slope * (positive[c] - negative[c]);
+                d_positives[triple * width + c] = slope * anchor[c];
+                d_negatives[triple * width + c] = -slope * anchor[c];
+            }
+        }
+    }
+
+    /// `d_node_state [N, D]` of the gradient that [`Scratch::losses`] kept.
+    pub(super) fn backward(
+        &mut self,
+        batch: &GraphBatch,
+        width: usize,
+        embedding: &[f32],
+        d_node_state: &mut [f32],
+    ) {
+        let graphs = batch.graph_offsets.windows(2).zip(self.d_embedding.chunks_exact_mut(width));
+        for (graph, (nodes, d)) in graphs.enumerate() {
+            let nodes = nodes[0] as usize..nodes[1] as usize;
+            let f = &embedding[graph * width..][..width];
+            let norm = self.norms[graph];
+            let along = if norm < L2_EPSILON as f32 { 0.0 } else { dot(f, d) };
+            let scale = 1.0 / (norm.max(L2_EPSILON as f32) * nodes.len() as f32);
+            d.iter_mut().zip(f).for_each(|(d, f)| *d = (*d - f * along) * scale);
+            for row in d_node_state[nodes.start * width..nodes.end * width].chunks_exact_mut(width) {
+                row.copy_from_slice(d);
+            }
+        }
+    }
+}

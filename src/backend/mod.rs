@@ -1,0 +1,260 @@
+//! The seam between the model and where it computes.
+//!
+//! A [`Backend`] offers the stages of a training step, each as much as one fused kernel can do, over buffers of
+//! its own; it is no tensor library. The model's forward and backward are written once above it
+//! ([`crate::model`]). Two backends run on the CPU: [`reference`], plain loops in the order of the formulas, which
+//! every test compares with, and [`cpu`], which people run.
+//!
+//! One rule for gradients holds for all stages: they are written, never added to what a buffer held before.
+
+pub mod cpu;
+pub mod device;
+pub mod reference;
+
+use std::ops::Range;
+
+use crate::batch::graph_batch::GraphBatch;
+use crate::error::Result;
+use crate::loss::Loss;
+use crate::model::activations::{BlockActivations, LayerActivations};
+use crate::model::parameters::{BlockKind, Parameters};
+use crate::optimizer::{AdamStep, Moments};
+
+/// Added to the variance (model.md, "Forward").
+pub const NORM_EPSILON: f64 = 1e-5;
+/// Weight of the batch in the running statistics.
+pub const NORM_MOMENTUM: f64 = 0.1;
+/// Least divisor of an l2 normalisation.
+pub const L2_EPSILON: f64 = 1e-12;
+
+/// Which statistics batch norm uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// The batch's, which also move the running ones.
+    Train,
+    /// The running ones.
+    Evaluate,
+}
+
+/// What a layer reads.
+#[derive(Debug)]
+pub enum LayerInput<'a, T> {
+    /// Layer 0: `x = object_embedding[node_object]`, `e = predicate_embedding[edge_predicate]`.
+    Embeddings,
+    /// Later layers: the states that the layer before made.
+    States {
+        /// `[N, D]`.
+        nodes: &'a T,
+        /// `[E, D]`.
+        edges: &'a T,
+    },
+}
+
+/// Where the gradient of a layer's input goes.
+#[derive(Debug)]
+pub enum LayerInputGradient<'a, T> {
+    /// Layer 0: into the gradients of the embedding tables.
+    Embeddings,
+    /// Later layers.
+    States {
+        /// `[N, D]`.
+        nodes: &'a mut T,
+        /// `[E, D]`.
+        edges: &'a mut T,
+    },
+}
+
+/// The stages of a step. `R` is a block's rows: edges or nodes.
+///
+/// Stages run in the order in which they are called. `gradients` and `moments` share the layout of
+/// `parameters.values`. A stage works on the first rows of its buffers, as many as the batch has.
+pub trait Backend: Sized {
+    /// A flat array of numbers where the backend computes.
+    type Buffer;
+    /// A batch where the backend computes.
+    type Batch;
+
+    /// A buffer of `len` zeros.
+    fn allocate(&self, len: usize) -> Result<Self::Buffer>;
+    /// Copies `values` to `buffer[at..at + values.len()]`.
+    fn upload(&mut self, values: &[f32], buffer: &mut Self::Buffer, at: usize) -> Result<()>;
+    /// Copies `buffer[range]` to the host, waiting for the stages before.
+    fn download(&mut self, buffer: &Self::Buffer, range: Range<usize>) -> Result<Vec<f32>>;
+    /// An empty batch.
+    fn new_batch(&self) -> Result<Self::Batch>;
+    /// Takes over `from`, which is indexed.
+    fn load_batch(&mut self, from: &GraphBatch, to: &mut Self::Batch) -> Result<()>;
+
+    /// `[E, H]`: linear(concat(x\[subject\], e, x\[object\])), its statistics, and relu(norm(.)).
+    #[allow(clippy::too_many_arguments)]
+    fn edge_hidden(
+        &mut self,
+        layer: usize,
+        mode: Mode,
+        parameters: &mut Parameters<Self::Buffer>,
+        batch: &Self::Batch,
+        input: LayerInput<'_, Self::Buffer>,
+        block: &mut BlockActivations<Self::Buffer>,
+        output: &mut Self::Buffer,
+    ) -> Result<()>;
+
+    /// `[E, H + D + H]`: the heads' linear layers on `hidden`, and their statistics.
+    fn edge_heads(
+        &mut self,
+        layer: usize,
+        mode: Mode,
+        parameters: &mut Parameters<Self::Buffer>,
+        batch: &Self::Batch,
+        hidden: &Self::Buffer,
+        block: &mut BlockActivations<Self::Buffer>,
+    ) -> Result<()>;
+
+    /// `pooled [N, H]`: the mean of the messages relu(norm(heads)) that reach each node, 0 where none does;
+    /// `edge_state [E, D]`: the new edge states, but for the last layer.
+    fn edge_pool(
+        &mut self,
+        layer: usize,
+        parameters: &Parameters<Self::Buffer>,
+        batch: &Self::Batch,
+        heads: &BlockActivations<Self::Buffer>,
+        pooled: &mut Self::Buffer,
+        edge_state: &mut Self::Buffer,
+    ) -> Result<()>;
+
+    /// `[N, H]`: linear(pooled), its statistics, and relu(norm(.)).
+    #[allow(clippy::too_many_arguments)]
+    fn node_hidden(
+        &mut self,
+        layer: usize,
+        mode: Mode,
+        parameters: &mut Parameters<Self::Buffer>,
+        batch: &Self::Batch,
+        pooled: &Self::Buffer,
+        block: &mut BlockActivations<Self::Buffer>,
+        output: &mut Self::Buffer,
+    ) -> Result<()>;
+
+    /// `[N, D]`: linear(hidden), its statistics, and the node states l2_normalise(relu(norm(.))).
+    #[allow(clippy::too_many_arguments)]
+    fn node_output(
+        &mut self,
+        layer: usize,
+        mode: Mode,
+        parameters: &mut Parameters<Self::Buffer>,
+        batch: &Self::Batch,
+        hidden: &Self::Buffer,
+        block: &mut BlockActivations<Self::Buffer>,
+        node_state: &mut Self::Buffer,
+    ) -> Result<()>;
+
+    /// `embedding [G, D]`: l2_normalise(mean of the graph's node states).
+    fn readout(
+        &mut self,
+        batch: &Self::Batch,
+        width: usize,
+        node_state: &Self::Buffer,
+        embedding: &mut Self::Buffer,
+    ) -> Result<()>;
+
+    /// [`Backend::readout`], then the loss of each triple into `losses [B]` and the gradient of their mean by
+    /// `node_state` into `d_node_state [N, D]`.
+    #[allow(clippy::too_many_arguments)]
+    fn readout_loss(
+        &mut self,
+        loss: &Loss,
+        batch: &Self::Batch,
+        width: usize,
+        node_state: &Self::Buffer,
+        embedding: &mut Self::Buffer,
+        losses: &mut Self::Buffer,
+        d_node_state: &mut Self::Buffer,
+    ) -> Result<()>;
+
+    /// Backward of [`Backend::node_output`]: `d_node_state` to `d_node_hidden`, by `node_hidden_output`.
+    #[allow(clippy::too_many_arguments)]
+    fn node_output_backward(
+        &mut self,
+        layer: usize,
+        parameters: &Parameters<Self::Buffer>,
+        batch: &Self::Batch,
+        saved: &LayerActivations<Self::Buffer>,
+        d_node_state: &Self::Buffer,
+        d_node_hidden: &mut Self::Buffer,
+        gradients: &mut Self::Buffer,
+    ) -> Result<()>;
+
+    /// Backward of [`Backend::node_hidden`]: `d_node_hidden` (overwritten) to `d_pooled`.
+    #[allow(clippy::too_many_arguments)]
+    fn node_hidden_backward(
+        &mut self,
+        layer: usize,
+        parameters: &Parameters<Self::Buffer>,
+        batch: &Self::Batch,
+        saved: &LayerActivations<Self::Buffer>,
+        d_node_hidden: &mut Self::Buffer,
+        d_pooled: &mut Self::Buffer,
+        gradients: &mut Self::Buffer,
+    ) -> Result<()>;
+
+    /// Backward of [`Backend::edge_pool`] and of the heads' batch norm: `d_pooled` and `d_edge_state` (not read
+    /// in the last layer) to `d_edge_heads`, by the heads' linear outputs.
+    #[allow(clippy::too_many_arguments)]
+    fn edge_pool_backward(
+        &mut self,
+        layer: usize,
+        parameters: &Parameters<Self::Buffer>,
+        batch: &Self::Batch,
+        saved: &LayerActivations<Self::Buffer>,
+        d_pooled: &Self::Buffer,
+        d_edge_state: &Self::Buffer,
+        d_edge_heads: &mut Self::Buffer,
+        gradients: &mut Self::Buffer,
+    ) -> Result<()>;
+
+    /// Backward of [`Backend::edge_heads`]' linear layers: `d_edge_heads` to `d_edge_hidden`, by
+    /// `edge_hidden_output`.
+    #[allow(clippy::too_many_arguments)]
+    fn edge_heads_backward(
+        &mut self,
+        layer: usize,
+        parameters: &Parameters<Self::Buffer>,
+        batch: &Self::Batch,
+        saved: &LayerActivations<Self::Buffer>,
+        d_edge_heads: &Self::Buffer,
+        d_edge_hidden: &mut Self::Buffer,
+        gradients: &mut Self::Buffer,
+    ) -> Result<()>;
+
+    /// Backward of [`Backend::edge_hidden`]: `d_edge_hidden` (overwritten) to the layer's input.
+    #[allow(clippy::too_many_arguments)]
+    fn edge_hidden_backward(
+        &mut self,
+        layer: usize,
+        parameters: &Parameters<Self::Buffer>,
+        batch: &Self::Batch,
+        saved: &LayerActivations<Self::Buffer>,
+        input: LayerInput<'_, Self::Buffer>,
+        d_edge_hidden: &mut Self::Buffer,
+        d_input: LayerInputGradient<'_, Self::Buffer>,
+        gradients: &mut Self::Buffer,
+    ) -> Result<()>;
+
+    /// One Adam step over all parameters.
+    fn adam_step(
+        &mut self,
+        adam: &AdamStep,
+        parameters: &mut Parameters<Self::Buffer>,
+        gradients: &Self::Buffer,
+        moments: &mut Moments<Self::Buffer>,
+    ) -> Result<()>;
+
+    /// `[rows, C]`, 1 where the block's ReLU passed its input: the decisions that the forward pass took.
+    fn relu_mask(
+        &mut self,
+        layer: usize,
+        kind: BlockKind,
+        rows: usize,
+        parameters: &Parameters<Self::Buffer>,
+        block: &BlockActivations<Self::Buffer>,
+    ) -> Result<Vec<u8>>;
+}

@@ -1,0 +1,78 @@
+//! readout_loss: graph embeddings `f = l2_normalise(mean of the graph's node states)`, and the loss of triples.
+
+use num_traits::Float;
+
+use crate::backend::reference::l2_normalise::{l2_normalise, l2_normalise_backward};
+use crate::batch::graph_batch::GraphBatch;
+use crate::loss::Loss;
+
+/// The mean node state of every graph, `[G, D]`.
+fn graph_mean<F: Float>(batch: &GraphBatch, node_state: &[F], width: usize) -> Vec<F> {
+    let mut mean = Vec::new();
+    for nodes in batch.graph_offsets.windows(2) {
+        let count = F::from(nodes[1] - nodes[0]).expect("a float");
+        let rows = &node_state[nodes[0] as usize * width..nodes[1] as usize * width];
+        for c in 0..width {
+            let sum = rows.chunks_exact(width).fold(F::zero(), |sum, row| sum + row[c]);
+            mean.push(sum / count);
+        }
+    }
+    mean
+}
+
+/// The embeddings, `[G, D]`.
+pub fn readout<F: Float>(batch: &GraphBatch, node_state: &[F], width: usize) -> Vec<F> {
+    let mut embedding = graph_mean(batch, node_state, width);
+    l2_normalise(&mut embedding, width);
+    embedding
+}
+
+/// The embeddings' backward: `d_node_state [N, D]` of `d_embedding [G, D]`.
+pub fn readout_backward<F: Float>(
+    batch: &GraphBatch,
+    node_state: &[F],
+    d_embedding: &[F],
+    width: usize,
+) -> Vec<F> {
+    let d_mean = l2_normalise_backward(&graph_mean(batch, node_state, width), d_embedding, width);
+    let mut d_node_state = Vec::with_capacity(node_state.len());
+    for &graph in &batch.node_graph {
+        let nodes = batch.graph_offsets[graph as usize + 1] - batch.graph_offsets[graph as usize];
+        let count = F::from(nodes).expect("a float");
+        d_node_state.extend(d_mean[graph as usize * width..][..width].iter().map(|&d| d / count));
+    }
+    d_node_state
+}
+
+/// The losses `[B]` of the triples whose embeddings are `[anchors | positives | negatives]`, and the gradient
+/// `[3 B, D]` of their mean.
+pub fn triple_losses<F: Float>(
+    loss: &Loss,
+    batch: &GraphBatch,
+    embedding: &[F],
+    width: usize,
+) -> (Vec<F>, Vec<F>) {
+    let triples = batch.similarity_positive.len();
+    let count = F::from(triples).expect("a float");
+    let row = |graph: usize| &embedding[graph * width..][..width];
+    let dot = |a: &[F], b: &[F]| a.iter().zip(b).fold(F::zero(), |sum, (&x, &y)| sum + x * y);
+    let mut losses = Vec::with_capacity(triples);
+    let mut d_embedding = vec![F::zero(); 3 * triples * width];
+    for triple in 0..triples {
+        let (anchor, positive, negative) = (row(triple), row(triples + triple), row(2 * triples + triple));
+        let (value, slope) = loss.of_triple(
+            dot(anchor, positive),
+            dot(anchor, negative),
+            F::from(batch.similarity_positive[triple]).expect("a float"),
+            F::from(batch.similarity_negative[triple]).expect("a float"),
+        );
+        losses.push(value);
+        let slope = slope / count;
+        for c in 0..width {
+            d_embedding[triple * width + c] = slope * (positive[c] - negative[c]);
+            d_embedding[(triples + triple) * width + c] = slope * anchor[c];
+            d_embedding[(2 * triples + triple) * width + c] = -slope * anchor[c];
+        }
+    }
+    (losses, d_embedding)
+}

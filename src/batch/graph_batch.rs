@@ -1,0 +1,232 @@
+//! Many scene graphs as one: what a step reads.
+//!
+//! The graphs are concatenated; node indices become batch-wide. Beside the arrays of model.md ("Scene graph")
+//! a batch carries three inverse lists, all built by counting, so that every sum of a step is a gather in a
+//! fixed order and no backend needs an atomic addition:
+//!
+//! - [`Incidence`]: node -> the messages that reach it (forward: pooling; backward: gradients of gathers);
+//! - `object_occurrences`: object type -> its nodes, and `predicate_occurrences`: predicate type -> its edges
+//!   (layer 0 works on the distinct types; the embedding tables' gradients are sums over these lists).
+
+use std::ops::Range;
+
+use crate::data::scene_graph::SceneGraph;
+
+/// Bit 0 of an entry of [`Incidence`]: the message for the edge's object rather than its subject.
+pub const OBJECT_ROLE: u32 = 1;
+
+/// A batch of graphs; `G` graphs, `N` nodes, `E` edges, `B` triples (`G = 3 B`, anchors, then positives, then
+/// negatives) or none.
+#[derive(Clone, Debug, Default)]
+pub struct GraphBatch {
+    /// `[G + 1] -> node`: the nodes of graph g are `graph_offsets[g]..graph_offsets[g + 1]`.
+    pub graph_offsets: Vec<u32>,
+    /// `[N] -> object type`.
+    pub node_object: Vec<u32>,
+    /// `[N] -> graph`.
+    pub node_graph: Vec<u32>,
+    /// `[E] -> node`.
+    pub edge_subject: Vec<u32>,
+    /// `[E] -> predicate type`.
+    pub edge_predicate: Vec<u32>,
+    /// `[E] -> node`.
+    pub edge_object: Vec<u32>,
+    /// Node -> messages.
+    pub incidence: Incidence,
+    /// Object type -> nodes.
+    pub object_occurrences: Occurrences,
+    /// Predicate type -> edges.
+    pub predicate_occurrences: Occurrences,
+    /// `[B]`: s of anchor and positive; empty where only embeddings are wanted.
+    pub similarity_positive: Vec<f32>,
+    /// `[B]`: s of anchor and negative.
+    pub similarity_negative: Vec<f32>,
+}
+
+/// The messages that reach each node, in compressed rows.
+#[derive(Clone, Debug, Default)]
+pub struct Incidence {
+    /// `[N + 1] -> entry`.
+    pub offsets: Vec<u32>,
+    /// `[2 E]`: `2 edge + role`, ascending within a node; role 0 is the edge's subject, [`OBJECT_ROLE`] its object.
+    pub entries: Vec<u32>,
+}
+
+/// The distinct types of a batch's rows (nodes or edges), and the rows of each.
+#[derive(Clone, Debug, Default)]
+pub struct Occurrences {
+    /// `[U]`: the types that occur, ascending.
+    pub types: Vec<u32>,
+    /// `[rows] -> index into types`.
+    pub slot: Vec<u32>,
+    /// `[U + 1] -> entry`.
+    pub offsets: Vec<u32>,
+    /// `[rows]`: rows by type, ascending within a type.
+    pub entries: Vec<u32>,
+    /// `[types of the vocabulary]`: where the counting puts each type's slot.
+    slot_of_type: Vec<u32>,
+}
+
+/// Numbers of graphs, nodes and edges: of a batch, or the most that buffers must hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BatchSize {
+    /// Graphs.
+    pub graphs: usize,
+    /// Nodes.
+    pub nodes: usize,
+    /// Edges.
+    pub edges: usize,
+}
+
+impl BatchSize {
+    /// The size that no batch of `graphs` of these graphs exceeds.
+    pub fn bound<'a>(all: impl Iterator<Item = SceneGraph<'a>>, graphs: usize) -> Self {
+        let (mut nodes, mut edges) = (0, 0);
+        for graph in all {
+            nodes = nodes.max(graph.node_count());
+            edges = edges.max(graph.edge_count());
+        }
+        BatchSize { graphs, nodes: nodes * graphs, edges: edges * graphs }
+    }
+
+    /// Whether a batch of this size fits into buffers of size `capacity`.
+    pub fn fits(&self, capacity: BatchSize) -> bool {
+        self.graphs <= capacity.graphs && self.nodes <= capacity.nodes && self.edges <= capacity.edges
+    }
+}
+
+impl GraphBatch {
+    /// Empties it, keeping the memory.
+    pub fn clear(&mut self) {
+        self.graph_offsets.clear();
+        self.graph_offsets.push(0);
+        self.node_object.clear();
+        self.node_graph.clear();
+        self.edge_subject.clear();
+        self.edge_predicate.clear();
+        self.edge_object.clear();
+        self.similarity_positive.clear();
+        self.similarity_negative.clear();
+    }
+
+    /// Appends a graph.
+    pub fn push_graph(&mut self, graph: SceneGraph<'_>) {
+        let graph_index = self.graph_offsets.len() as u32 - 1;
+        let first_node = self.node_object.len() as u32;
+        self.node_object.extend_from_slice(graph.node_object);
+        self.node_graph.extend(graph.node_object.iter().map(|_| graph_index));
+        self.edge_subject.extend(graph.edge_subject.iter().map(|node| first_node + node));
+        self.edge_predicate.extend_from_slice(graph.edge_predicate);
+        self.edge_object.extend(graph.edge_object.iter().map(|node| first_node + node));
+        self.graph_offsets.push(self.node_object.len() as u32);
+    }
+
+    /// Builds the inverse lists, after the last graph.
+    pub fn index(&mut self, object_types: usize, predicate_types: usize) {
+        self.incidence.build(self.node_object.len(), &self.edge_subject, &self.edge_object);
+        self.object_occurrences.build(&self.node_object, object_types);
+        self.predicate_occurrences.build(&self.edge_predicate, predicate_types);
+    }
+
+    /// The batch of `graphs`, indexed.
+    pub fn of_graphs<'a>(
+        graphs: impl Iterator<Item = SceneGraph<'a>>,
+        object_types: usize,
+        predicate_types: usize,
+    ) -> Self {
+        let mut batch = GraphBatch::default();
+        batch.clear();
+        graphs.for_each(|graph| batch.push_graph(graph));
+        batch.index(object_types, predicate_types);
+        batch
+    }
+
+    /// Its numbers of graphs, nodes and edges.
+    pub fn size(&self) -> BatchSize {
+        BatchSize {
+            graphs: self.graph_offsets.len() - 1,
+            nodes: self.node_object.len(),
+            edges: self.edge_subject.len(),
+        }
+    }
+}
+
+impl Incidence {
+    fn build(&mut self, nodes: usize, edge_subject: &[u32], edge_object: &[u32]) {
+        let ends = || edge_subject.iter().zip(edge_object).flat_map(|(&subject, &object)| [subject, object]);
+        count_rows(ends(), nodes, &mut self.offsets, &mut self.entries);
+    }
+
+    /// The messages for `node`, as `(edge, role)`.
+    pub fn messages(&self, node: usize) -> impl Iterator<Item = (usize, u32)> + '_ {
+        self.entries[self.range(node)].iter().map(|entry| ((entry >> 1) as usize, entry & OBJECT_ROLE))
+    }
+
+    /// The number of messages that reach `node`; a self loop counts twice.
+    pub fn degree(&self, node: usize) -> usize {
+        self.range(node).len()
+    }
+
+    fn range(&self, node: usize) -> Range<usize> {
+        self.offsets[node] as usize..self.offsets[node + 1] as usize
+    }
+}
+
+impl Occurrences {
+    fn build(&mut self, row_types: &[u32], type_count: usize) {
+        const ABSENT: u32 = u32::MAX;
+        self.slot_of_type.clear();
+        self.slot_of_type.resize(type_count, ABSENT);
+        for &t in row_types {
+            self.slot_of_type[t as usize] = 0;
+        }
+        self.types.clear();
+        for (t, slot) in self.slot_of_type.iter_mut().enumerate() {
+            if *slot != ABSENT {
+                *slot = self.types.len() as u32;
+                self.types.push(t as u32);
+            }
+        }
+        self.slot.clear();
+        self.slot.extend(row_types.iter().map(|&t| self.slot_of_type[t as usize]));
+        count_rows(self.slot.iter().copied(), self.types.len(), &mut self.offsets, &mut self.entries);
+    }
+
+    /// The rows (nodes or edges) of the type in `slot`.
+    pub fn rows(&self, slot: usize) -> &[u32] {
+        &self.entries[self.offsets[slot] as usize..self.offsets[slot + 1] as usize]
+    }
+}
+
+/// Sorts the positions of `keys` (each below `rows`) by key, stably, by counting:
+/// `entries[offsets[k]..offsets[k + 1]]` are the positions of key k, ascending.
+fn count_rows(
+    keys: impl Iterator<Item = u32> + Clone,
+    rows: usize,
+    offsets: &mut Vec<u32>,
+    entries: &mut Vec<u32>,
+) {
+    offsets.clear();
+    offsets.resize(rows + 1, 0);
+    let mut total = 0;
+    for key in keys.clone() {
+        offsets[key as usize] += 1;
+        total += 1;
+    }
+    let mut start = 0;
+    for offset in offsets.iter_mut() {
+        let count = *offset;
+        *offset = start;
+        start += count;
+    }
+    entries.clear();
+    entries.resize(total, 0);
+    for (position, key) in (0u32..).zip(keys) {
+        let cursor = &mut offsets[key as usize];
+        entries[*cursor as usize] = position;
+        *cursor += 1;
+    }
+    // Each start has moved to its row's end, which is the next row's start.
+    offsets.copy_within(0..rows, 1);
+    offsets[0] = 0;
+}

@@ -1,0 +1,379 @@
+//! The network: forward and backward, written once above any [`Backend`].
+//!
+//! A layer reads node states x and edge states e and makes new ones (paper, "Model"; model.md, "Forward"):
+//!
+//! ```text
+//! edge_hidden   hidden = block(concat(x[subject], e, x[object]))
+//! edge_heads    message to the subject, new edge state, message to the object = block(hidden) each
+//! edge_pool     pooled[w] = mean of the messages that reach node w
+//! node_hidden   block(pooled)
+//! node_output   x' = l2_normalise(block(.))
+//! readout       f = l2_normalise(mean of the graph's node states)
+//! ```
+
+pub mod activations;
+pub mod config;
+pub mod parameters;
+pub mod tensors;
+
+use crate::backend::{Backend, LayerInput, LayerInputGradient, Mode};
+use crate::batch::graph_batch::{BatchSize, GraphBatch};
+use crate::error::{Error, Result};
+use crate::loss::Loss;
+use crate::model::activations::{ActivationGradients, Activations, BlockActivations, LayerActivations};
+use crate::model::config::ModelConfig;
+use crate::model::parameters::{BlockKind, Layout, Parameters, Storage};
+use crate::model::tensors::{NamedTensors, Tensor, TensorFile};
+use crate::optimizer::{Adam, Moments};
+
+/// The network on a backend, with room for batches up to a capacity.
+pub struct Model<B: Backend> {
+    backend: B,
+    parameters: Parameters<B::Buffer>,
+    activations: Activations<B::Buffer>,
+    batch: B::Batch,
+    batch_size: BatchSize,
+    capacity: BatchSize,
+}
+
+/// What training needs beside the model.
+pub struct TrainingState<B: Backend> {
+    gradients: B::Buffer,
+    moments: Moments<B::Buffer>,
+    activation_gradients: ActivationGradients<B::Buffer>,
+    losses: B::Buffer,
+    triples: usize,
+    /// Optimizer steps done.
+    pub steps: u64,
+}
+
+impl<B: Backend> Model<B> {
+    /// A model with these tensors (every one that its layout names), for batches up to `capacity`.
+    pub fn new(
+        mut backend: B,
+        config: ModelConfig,
+        tensors: &NamedTensors,
+        capacity: BatchSize,
+    ) -> Result<Self> {
+        let layout = Layout::new(config);
+        let mut parameters = Parameters {
+            values: backend.allocate(layout.parameter_count)?,
+            running_mean: backend.allocate(layout.running_count)?,
+            running_var: backend.allocate(layout.running_count)?,
+            layout,
+        };
+        for tensor in parameters.layout.tensors() {
+            let buffer = match tensor.storage {
+                Storage::Parameters => &mut parameters.values,
+                Storage::RunningMean => &mut parameters.running_mean,
+                Storage::RunningVar => &mut parameters.running_var,
+            };
+            backend.upload(&tensors[&tensor.name].values, buffer, tensor.range.start)?;
+        }
+        let activations = Activations::allocate(&backend, config, capacity)?;
+        let batch = backend.new_batch()?;
+        Ok(Model { backend, parameters, activations, batch, batch_size: BatchSize::default(), capacity })
+    }
+
+    /// Its sizes.
+    pub fn config(&self) -> ModelConfig {
+        self.parameters.layout.config
+    }
+
+    /// What the next passes read. The batch must fit the capacity.
+    pub fn load_batch(&mut self, batch: &GraphBatch) -> Result<()> {
+        let size = batch.size();
+        assert!(size.fits(self.capacity), "a batch of {size:?} in buffers for {:?}", self.capacity);
+        self.batch_size = size;
+        self.backend.load_batch(batch, &mut self.batch)
+    }
+
+    /// The embeddings `[G, D]` of a batch's graphs, with the running statistics.
+    pub fn embed(&mut self, batch: &GraphBatch) -> Result<Vec<f32>> {
+        self.load_batch(batch)?;
+        self.forward(Mode::Evaluate)?;
+        let width = self.config().state_width;
+        let last = self.activations.layers.last().expect("a layer");
+        self.backend.readout(&self.batch, width, &last.node_state, &mut self.activations.embedding)?;
+        self.embedding()
+    }
+
+    /// One training step on the loaded batch.
+    pub fn train_step(&mut self, loss: &Loss, adam: &Adam, state: &mut TrainingState<B>) -> Result<()> {
+        self.forward_backward(loss, state)?;
+        self.update(adam, state)
+    }
+
+    /// The losses of the loaded batch and their gradients.
+    pub fn forward_backward(&mut self, loss: &Loss, state: &mut TrainingState<B>) -> Result<()> {
+        self.forward(Mode::Train)?;
+        self.loss(loss, state)?;
+        self.backward(state)
+    }
+
+    /// One optimizer step along the gradients.
+    pub fn update(&mut self, adam: &Adam, state: &mut TrainingState<B>) -> Result<()> {
+        state.steps += 1;
+        let step = adam.at_step(state.steps);
+        self.backend.adam_step(&step, &mut self.parameters, &state.gradients, &mut state.moments)
+    }
+
+    fn forward(&mut self, mode: Mode) -> Result<()> {
+        let Model { backend, parameters, activations, batch, .. } = self;
+        for layer in 0..parameters.layout.config.layers {
+            let (before, from_here) = activations.layers.split_at_mut(layer);
+            let a = &mut from_here[0];
+            let input = layer_input(before);
+            backend.edge_hidden(
+                layer,
+                mode,
+                parameters,
+                batch,
+                input,
+                &mut a.edge_hidden,
+                &mut a.edge_hidden_output,
+            )?;
+            backend.edge_heads(layer, mode, parameters, batch, &a.edge_hidden_output, &mut a.edge_heads)?;
+            backend.edge_pool(layer, parameters, batch, &a.edge_heads, &mut a.pooled, &mut a.edge_state)?;
+            backend.node_hidden(
+                layer,
+                mode,
+                parameters,
+                batch,
+                &a.pooled,
+                &mut a.node_hidden,
+                &mut a.node_hidden_output,
+            )?;
+            backend.node_output(
+                layer,
+                mode,
+                parameters,
+                batch,
+                &a.node_hidden_output,
+                &mut a.node_output,
+                &mut a.node_state,
+            )?;
+        }
+        Ok(())
+    }
+
+    /// The losses, and their gradient by the last node states.
+    fn loss(&mut self, loss: &Loss, state: &mut TrainingState<B>) -> Result<()> {
+        state.triples = self.batch_size.graphs / 3;
+        let width = self.config().state_width;
+        let last = self.activations.layers.last().expect("a layer");
+        self.backend.readout_loss(
+            loss,
+            &self.batch,
+            width,
+            &last.node_state,
+            &mut self.activations.embedding,
+            &mut state.losses,
+            &mut state.activation_gradients.d_node_state,
+        )
+    }
+
+    /// The forward pass upside down.
+    fn backward(&mut self, state: &mut TrainingState<B>) -> Result<()> {
+        let Model { backend, parameters, activations, batch, .. } = self;
+        let TrainingState { gradients, activation_gradients: d, .. } = state;
+        for layer in (0..parameters.layout.config.layers).rev() {
+            let (before, from_here) = activations.layers.split_at_mut(layer);
+            let a = &from_here[0];
+            backend.node_output_backward(
+                layer,
+                parameters,
+                batch,
+                a,
+                &d.d_node_state,
+                &mut d.d_node_hidden,
+                gradients,
+            )?;
+            backend.node_hidden_backward(
+                layer,
+                parameters,
+                batch,
+                a,
+                &mut d.d_node_hidden,
+                &mut d.d_pooled,
+                gradients,
+            )?;
+            backend.edge_pool_backward(
+                layer,
+                parameters,
+                batch,
+                a,
+                &d.d_pooled,
+                &d.d_edge_state,
+                &mut d.d_edge_heads,
+                gradients,
+            )?;
+            backend.edge_heads_backward(
+                layer,
+                parameters,
+                batch,
+                a,
+                &d.d_edge_heads,
+                &mut d.d_edge_hidden,
+                gradients,
+            )?;
+            let d_input = match layer {
+                0 => LayerInputGradient::Embeddings,
+                _ => LayerInputGradient::States { nodes: &mut d.d_node_state, edges: &mut d.d_edge_state },
+            };
+            backend.edge_hidden_backward(
+                layer,
+                parameters,
+                batch,
+                a,
+                layer_input(before),
+                &mut d.d_edge_hidden,
+                d_input,
+                gradients,
+            )?;
+        }
+        Ok(())
+    }
+
+    /// The loaded batch's embeddings `[G, D]`, as the last pass left them.
+    pub fn embedding(&mut self) -> Result<Vec<f32>> {
+        let values = self.batch_size.graphs * self.config().state_width;
+        self.backend.download(&self.activations.embedding, 0..values)
+    }
+
+    /// The mean loss of the last step; waits for it.
+    pub fn mean_loss(&mut self, state: &TrainingState<B>) -> Result<f32> {
+        let losses = self.backend.download(&state.losses, 0..state.triples)?;
+        Ok((losses.iter().map(|&loss| f64::from(loss)).sum::<f64>() / losses.len() as f64) as f32)
+    }
+
+    /// Parameters and running statistics by name.
+    pub fn tensors(&mut self) -> Result<NamedTensors> {
+        let Model { backend, parameters, .. } = self;
+        let mut tensors = NamedTensors::new();
+        for layout in parameters.layout.tensors() {
+            let buffer = match layout.storage {
+                Storage::Parameters => &parameters.values,
+                Storage::RunningMean => &parameters.running_mean,
+                Storage::RunningVar => &parameters.running_var,
+            };
+            let values = backend.download(buffer, layout.range)?;
+            tensors.insert(layout.name, Tensor { shape: layout.shape, values });
+        }
+        Ok(tensors)
+    }
+
+    /// The last step's gradients by the names of their parameters.
+    pub fn gradients(&mut self, state: &TrainingState<B>) -> Result<NamedTensors> {
+        self.learnt(&state.gradients)
+    }
+
+    /// Adam's moments, first and second, by the names of their parameters.
+    pub fn moments(&mut self, state: &TrainingState<B>) -> Result<(NamedTensors, NamedTensors)> {
+        Ok((self.learnt(&state.moments.first)?, self.learnt(&state.moments.second)?))
+    }
+
+    /// A flat array in the parameters' layout, by name.
+    fn learnt(&mut self, buffer: &B::Buffer) -> Result<NamedTensors> {
+        let layouts = self.parameters.layout.tensors().into_iter();
+        layouts
+            .filter(|layout| layout.storage == Storage::Parameters)
+            .map(|layout| {
+                let values = self.backend.download(buffer, layout.range)?;
+                Ok((layout.name, Tensor { shape: layout.shape, values }))
+            })
+            .collect()
+    }
+
+    /// Which ReLUs passed their input in the last forward pass: `(block, columns, [rows, columns] of 0 and 1)`.
+    pub fn relu_masks(&mut self) -> Result<Vec<(String, usize, Vec<u8>)>> {
+        let BatchSize { nodes, edges, .. } = self.batch_size;
+        let mut masks = Vec::new();
+        for (name, layer, kind, columns) in self.parameters.layout.named_blocks() {
+            let rows = match kind {
+                BlockKind::EdgeHidden | BlockKind::EdgeHeads => edges,
+                BlockKind::NodeHidden | BlockKind::NodeOutput => nodes,
+            };
+            let block = block_activations(&self.activations.layers[layer], kind);
+            let mask = self.backend.relu_mask(layer, kind, rows, &self.parameters, block)?;
+            let width = self.parameters.layout.block(layer, kind).outputs;
+            let part = mask.chunks_exact(width).flat_map(|row| &row[columns.clone()]).copied().collect();
+            masks.push((name, columns.len(), part));
+        }
+        Ok(masks)
+    }
+}
+
+impl<B: Backend> TrainingState<B> {
+    /// Zero moments, for training `model`.
+    pub fn new(model: &Model<B>) -> Result<Self> {
+        let backend = &model.backend;
+        let parameters = model.parameters.layout.parameter_count;
+        Ok(TrainingState {
+            gradients: backend.allocate(parameters)?,
+            moments: Moments { first: backend.allocate(parameters)?, second: backend.allocate(parameters)? },
+            activation_gradients: ActivationGradients::allocate(backend, model.config(), model.capacity)?,
+            losses: backend.allocate(model.capacity.graphs / 3)?,
+            triples: 0,
+            steps: 0,
+        })
+    }
+
+    /// Continues after `steps` steps with these moments.
+    pub fn restore(
+        &mut self,
+        model: &mut Model<B>,
+        steps: u64,
+        first: &NamedTensors,
+        second: &NamedTensors,
+    ) -> Result<()> {
+        self.steps = steps;
+        let layouts = model.parameters.layout.tensors().into_iter();
+        for layout in layouts.filter(|layout| layout.storage == Storage::Parameters) {
+            let start = layout.range.start;
+            model.backend.upload(&first[&layout.name].values, &mut self.moments.first, start)?;
+            model.backend.upload(&second[&layout.name].values, &mut self.moments.second, start)?;
+        }
+        Ok(())
+    }
+}
+
+/// What the layer after `before` reads.
+fn layer_input<T>(before: &[LayerActivations<T>]) -> LayerInput<'_, T> {
+    match before.last() {
+        None => LayerInput::Embeddings,
+        Some(previous) => LayerInput::States { nodes: &previous.node_state, edges: &previous.edge_state },
+    }
+}
+
+fn block_activations<T>(layer: &LayerActivations<T>, kind: BlockKind) -> &BlockActivations<T> {
+    match kind {
+        BlockKind::EdgeHidden => &layer.edge_hidden,
+        BlockKind::EdgeHeads => &layer.edge_heads,
+        BlockKind::NodeHidden => &layer.node_hidden,
+        BlockKind::NodeOutput => &layer.node_output,
+    }
+}
+
+/// Every tensor that a model of these sizes needs, from `file`, where their names begin with `prefix`; shapes are
+/// checked, and so is that all values are finite.
+pub fn read_tensors(file: &TensorFile, prefix: &str, config: ModelConfig) -> Result<NamedTensors> {
+    let layouts = Layout::new(config).tensors().into_iter();
+    layouts
+        .map(|layout| Ok((layout.name.clone(), finite_tensor(file, prefix, &layout.name, &layout.shape)?)))
+        .collect()
+}
+
+/// One tensor, checked as [`read_tensors`] does.
+pub fn finite_tensor(file: &TensorFile, prefix: &str, name: &str, shape: &[usize]) -> Result<Tensor> {
+    let name = format!("{prefix}{name}");
+    let tensor = file.tensor_of_shape(&name, shape)?;
+    match tensor.values.iter().position(|value| !value.is_finite()) {
+        None => Ok(tensor),
+        Some(at) => Err(not_finite(file, &name, at, tensor.values[at])),
+    }
+}
+
+fn not_finite(file: &TensorFile, name: &str, at: usize, value: f32) -> Error {
+    file.invalid(format!("tensor {name}, value {at}"), format!("is {value}"), "use an earlier checkpoint")
+}

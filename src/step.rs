@@ -1,0 +1,312 @@
+//! One training step of given inputs, written out whole: how anyone checks the backward pass against autograd.
+//!
+//! The input holds `param.<name>` (model.md, "Parameter names") and `batch.{node_object, node_graph, edge_subject,
+//! edge_predicate, edge_object, similarity_positive, similarity_negative}`, and the configuration as JSON in the
+//! metadata under `config`. Nodes and edges may come in any order. The output holds the input and
+//!
+//! ```text
+//! embedding [G, D], loss [1]   of the forward pass with batch statistics
+//! grad.<name>                  the loss's gradient by each parameter
+//! next.<name>                  parameters after one Adam step from zero moments, and running statistics
+//! mask.<block> [rows, C] u8    which ReLUs passed their input; rows in the input's order
+//! ```
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::backend::Backend;
+use crate::backend::device::{BackendTask, Device, Precision};
+use crate::batch::graph_batch::GraphBatch;
+use crate::error::Result;
+use crate::loss::{Loss, LossKind};
+use crate::model::config::ModelConfig;
+use crate::model::tensors::{NamedTensors, TensorData, TensorFile, to_safetensors};
+use crate::model::{Model, TrainingState, read_tensors};
+use crate::optimizer::Adam;
+use crate::report::atomic_file::write_atomically;
+
+/// The configuration in a step file's metadata.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct StepConfig {
+    layers: usize,
+    state_dim: usize,
+    hidden_dim: usize,
+    loss: LossKind,
+    temperature: f64,
+    margin: f64,
+    learning_rate: f64,
+    #[serde(default = "first_step")]
+    step: u64,
+    /// Which tolerances suit the results; those of the reference in double precision are single precision's.
+    #[serde(default = "single_precision")]
+    precision: String,
+}
+
+fn first_step() -> u64 {
+    1
+}
+
+fn single_precision() -> String {
+    "fp32".to_string()
+}
+
+/// The results of one step.
+pub struct StepResult {
+    /// `[G, D]`.
+    pub embedding: Vec<f32>,
+    /// The mean over the triples.
+    pub loss: f32,
+    /// By parameter.
+    pub gradients: NamedTensors,
+    /// Parameters and running statistics after the step.
+    pub next: NamedTensors,
+    /// `(block, columns, [rows, columns])`, rows in the batch's order.
+    pub masks: Vec<(String, usize, Vec<u8>)>,
+}
+
+/// One training step from zero moments.
+pub struct StepTask<'a> {
+    /// The network's sizes.
+    pub config: ModelConfig,
+    /// Parameters and running statistics.
+    pub tensors: &'a NamedTensors,
+    /// The batch, indexed.
+    pub batch: &'a GraphBatch,
+    /// The loss.
+    pub loss: Loss,
+    /// The optimizer.
+    pub adam: Adam,
+}
+
+impl BackendTask for StepTask<'_> {
+    type Output = StepResult;
+
+    fn run<B: Backend>(self, backend: B) -> Result<StepResult> {
+        let mut model = Model::new(backend, self.config, self.tensors, self.batch.size())?;
+        let mut state = TrainingState::new(&model)?;
+        model.load_batch(self.batch)?;
+        model.forward_backward(&self.loss, &mut state)?;
+        // Before the update: the masks follow from the parameters that the forward pass used.
+        let masks = model.relu_masks()?;
+        model.update(&self.adam, &mut state)?;
+        Ok(StepResult {
+            embedding: model.embedding()?,
+            loss: model.mean_loss(&state)?,
+            gradients: model.gradients(&state)?,
+            next: model.tensors()?,
+            masks,
+        })
+    }
+}
+
+/// Reads `input`, runs its step on `device` and writes `output`.
+pub fn run_step_file(input: &Path, output: &Path, device: Device, precision: Precision) -> Result<f32> {
+    let file = TensorFile::read(input)?;
+    let step: StepConfig = file.metadata("config")?;
+    if step.step != 1 {
+        return Err(file.invalid(
+            "metadata \"config\"",
+            format!("asks for step {}", step.step),
+            "only the first step, from zero moments, can be run alone",
+        ));
+    }
+    let config = model_config(&file, &step)?;
+    let tensors = read_tensors(&file, "param.", config)?;
+    reject_unknown_parameters(&file, &tensors)?;
+    let inputs = BatchInputs::read(&file, config)?;
+    let (batch, order) = inputs.batch(&file, config)?;
+    let task = StepTask {
+        config,
+        tensors: &tensors,
+        batch: &batch,
+        loss: Loss { kind: step.loss, temperature: step.temperature, margin: step.margin },
+        adam: Adam::new(step.learning_rate),
+    };
+    let result = device.run(precision, task)?;
+
+    let mut dump: Vec<(String, Vec<usize>, TensorData)> = Vec::new();
+    for (prefix, tensors) in [("param.", tensors), ("grad.", result.gradients), ("next.", result.next)] {
+        dump.extend(tensors.into_iter().map(|(name, tensor)| {
+            (format!("{prefix}{name}"), tensor.shape, TensorData::F32(tensor.values))
+        }));
+    }
+    for (name, columns, mask) in result.masks {
+        let rows = mask.len() / columns;
+        let order = if name.contains(".edge.") { &order.edges } else { &order.nodes };
+        let mask = in_input_order(&mask, columns, order);
+        dump.push((format!("mask.{name}"), vec![rows, columns], TensorData::U8(mask)));
+    }
+    let graphs = batch.size().graphs;
+    dump.push(("embedding".into(), vec![graphs, config.state_width], TensorData::F32(result.embedding)));
+    dump.push(("loss".into(), vec![1], TensorData::F32(vec![result.loss])));
+    dump.extend(inputs.into_tensors());
+    let config = serde_json::to_string(&step).expect("plain fields");
+    let bytes = to_safetensors(&dump, HashMap::from([("config".to_string(), config)]));
+    write_atomically(output, |writer| writer.write_all(&bytes))?;
+    Ok(result.loss)
+}
+
+/// The sizes: vocabulary from the embedding tables' shapes, the rest from the metadata.
+fn model_config(file: &TensorFile, step: &StepConfig) -> Result<ModelConfig> {
+    let rows = |name: &str| -> Result<usize> {
+        Ok(file.tensor(name)?.shape.first().copied().unwrap_or_default())
+    };
+    if step.layers == 0 || step.state_dim == 0 || step.hidden_dim == 0 {
+        let remedy = "give at least one layer and positive widths";
+        return Err(file.invalid("metadata \"config\"", "has a size of 0", remedy));
+    }
+    Ok(ModelConfig {
+        object_types: rows("param.object_embedding.weight")?,
+        predicate_types: rows("param.predicate_embedding.weight")?,
+        layers: step.layers,
+        state_width: step.state_dim,
+        hidden_width: step.hidden_dim,
+    })
+}
+
+fn reject_unknown_parameters(file: &TensorFile, known: &NamedTensors) -> Result<()> {
+    let names = file.names();
+    let unknown = names.iter().find(|name| name.strip_prefix("param.").is_some_and(|n| !known.contains_key(n)));
+    match unknown {
+        None => Ok(()),
+        Some(name) => Err(file.invalid(
+            format!("tensor {name}"),
+            "is no parameter of this model",
+            "remove it, or correct the sizes in the configuration",
+        )),
+    }
+}
+
+/// The batch as the file holds it.
+struct BatchInputs {
+    node_object: Vec<u32>,
+    node_graph: Vec<u32>,
+    edge_subject: Vec<u32>,
+    edge_predicate: Vec<u32>,
+    edge_object: Vec<u32>,
+    similarity_positive: Vec<f32>,
+    similarity_negative: Vec<f32>,
+}
+
+/// The input's rows in the batch's order.
+struct InputOrder {
+    nodes: Vec<u32>,
+    edges: Vec<u32>,
+}
+
+impl BatchInputs {
+    fn read(file: &TensorFile, config: ModelConfig) -> Result<Self> {
+        let similarity_positive = file.tensor("batch.similarity_positive")?.values;
+        let triples = similarity_positive.len();
+        let node_object = file.indices("batch.node_object", config.object_types)?;
+        let nodes = node_object.len();
+        let edge_subject = file.indices("batch.edge_subject", nodes)?;
+        let inputs = BatchInputs {
+            node_graph: file.indices("batch.node_graph", 3 * triples)?,
+            edge_predicate: file.indices("batch.edge_predicate", config.predicate_types)?,
+            edge_object: file.indices("batch.edge_object", nodes)?,
+            similarity_negative: file.tensor("batch.similarity_negative")?.values,
+            similarity_positive,
+            node_object,
+            edge_subject,
+        };
+        let edges = inputs.edge_subject.len();
+        for (name, len, expected) in [
+            ("node_graph", inputs.node_graph.len(), nodes),
+            ("edge_predicate", inputs.edge_predicate.len(), edges),
+            ("edge_object", inputs.edge_object.len(), edges),
+            ("similarity_negative", inputs.similarity_negative.len(), triples),
+        ] {
+            if len != expected {
+                return Err(file.invalid(
+                    format!("tensor batch.{name}"),
+                    format!("has {len} values where {expected} belong"),
+                    "give one value per node, edge or triple",
+                ));
+            }
+        }
+        if triples == 0 {
+            return Err(file.invalid("tensor batch.similarity_positive", "is empty", "give at least one triple"));
+        }
+        Ok(inputs)
+    }
+
+    /// The batch with nodes and edges sorted by graph, and the order that this made.
+    fn batch(&self, file: &TensorFile, config: ModelConfig) -> Result<(GraphBatch, InputOrder)> {
+        let graphs = 3 * self.similarity_positive.len();
+        let mut nodes: Vec<u32> = (0..self.node_object.len() as u32).collect();
+        nodes.sort_by_key(|&node| self.node_graph[node as usize]);
+        let edge_graph = |edge: u32| self.node_graph[self.edge_subject[edge as usize] as usize];
+        let mut edges: Vec<u32> = (0..self.edge_subject.len() as u32).collect();
+        edges.sort_by_key(|&edge| edge_graph(edge));
+        if let Some(&edge) = edges
+            .iter()
+            .find(|&&edge| edge_graph(edge) != self.node_graph[self.edge_object[edge as usize] as usize])
+        {
+            return Err(file.invalid(
+                format!("batch edge {edge}"),
+                "joins nodes of two graphs",
+                "an edge's subject and object must be of one graph",
+            ));
+        }
+        let mut place = vec![0u32; nodes.len()];
+        for (row, &node) in (0u32..).zip(&nodes) {
+            place[node as usize] = row;
+        }
+        let by = |order: &[u32], values: &[u32]| order.iter().map(|&i| values[i as usize]).collect::<Vec<_>>();
+        let placed = |values: &[u32]| edges.iter().map(|&e| place[values[e as usize] as usize]).collect();
+        let node_graph = by(&nodes, &self.node_graph);
+        let mut graph_offsets = vec![0u32; graphs + 1];
+        node_graph.iter().for_each(|&graph| graph_offsets[graph as usize + 1] += 1);
+        if let Some(graph) = graph_offsets[1..].iter().position(|&count| count == 0) {
+            return Err(file.invalid(
+                format!("batch graph {graph}"),
+                "has no node",
+                "every graph of a triple needs at least its image node",
+            ));
+        }
+        for graph in 0..graphs {
+            graph_offsets[graph + 1] += graph_offsets[graph];
+        }
+        let mut batch = GraphBatch {
+            graph_offsets,
+            node_object: by(&nodes, &self.node_object),
+            node_graph,
+            edge_subject: placed(&self.edge_subject),
+            edge_predicate: by(&edges, &self.edge_predicate),
+            edge_object: placed(&self.edge_object),
+            similarity_positive: self.similarity_positive.clone(),
+            similarity_negative: self.similarity_negative.clone(),
+            ..Default::default()
+        };
+        batch.index(config.object_types, config.predicate_types);
+        Ok((batch, InputOrder { nodes, edges }))
+    }
+
+    fn into_tensors(self) -> Vec<(String, Vec<usize>, TensorData)> {
+        let indices = |values: Vec<u32>| TensorData::I32(values.into_iter().map(|value| value as i32).collect());
+        let tensor = |name: &str, len, data| (format!("batch.{name}"), vec![len], data);
+        let (nodes, edges) = (self.node_object.len(), self.edge_subject.len());
+        let triples = self.similarity_positive.len();
+        vec![
+            tensor("node_object", nodes, indices(self.node_object)),
+            tensor("node_graph", nodes, indices(self.node_graph)),
+            tensor("edge_subject", edges, indices(self.edge_subject)),
+            tensor("edge_predicate", edges, indices(self.edge_predicate)),
+            tensor("edge_object", edges, indices(self.edge_object)),
+            tensor("similarity_positive", triples, TensorData::F32(self.similarity_positive)),
+            tensor("similarity_negative", triples, TensorData::F32(self.similarity_negative)),
+        ]
+    }
+}
+
+/// Rows of `[rows, columns]` moved back to the input's order: row i of `values` is the input's row `order[i]`.
+fn in_input_order(values: &[u8], columns: usize, order: &[u32]) -> Vec<u8> {
+    let mut ordered = vec![0; values.len()];
+    for (row, &to) in values.chunks_exact(columns).zip(order) {
+        ordered[to as usize * columns..][..columns].copy_from_slice(row);
+    }
+    ordered
+}
