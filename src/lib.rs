@@ -2,6 +2,7 @@
 
 #![deny(missing_docs)]
 
+pub mod batch;
 pub mod data;
 pub mod error;
 pub mod report;
