@@ -10,5 +10,6 @@ pub mod loss;
 pub mod model;
 pub mod optimizer;
 pub mod report;
+pub mod step;
 
 pub use error::{Error, Result};

@@ -128,9 +128,11 @@ pub fn run_step_file(input: &Path, output: &Path, device: Device, precision: Pre
 
     let mut dump: Vec<(String, Vec<usize>, TensorData)> = Vec::new();
     for (prefix, tensors) in [("param.", tensors), ("grad.", result.gradients), ("next.", result.next)] {
-        dump.extend(tensors.into_iter().map(|(name, tensor)| {
-            (format!("{prefix}{name}"), tensor.shape, TensorData::F32(tensor.values))
-        }));
+        dump.extend(
+            tensors.into_iter().map(|(name, tensor)| {
+                (format!("{prefix}{name}"), tensor.shape, TensorData::F32(tensor.values))
+            }),
+        );
     }
     for (name, columns, mask) in result.masks {
         let rows = mask.len() / columns;
@@ -150,9 +152,8 @@ pub fn run_step_file(input: &Path, output: &Path, device: Device, precision: Pre
 
 /// The sizes: vocabulary from the embedding tables' shapes, the rest from the metadata.
 fn model_config(file: &TensorFile, step: &StepConfig) -> Result<ModelConfig> {
-    let rows = |name: &str| -> Result<usize> {
-        Ok(file.tensor(name)?.shape.first().copied().unwrap_or_default())
-    };
+    let rows =
+        |name: &str| -> Result<usize> { Ok(file.tensor(name)?.shape.first().copied().unwrap_or_default()) };
     if step.layers == 0 || step.state_dim == 0 || step.hidden_dim == 0 {
         let remedy = "give at least one layer and positive widths";
         return Err(file.invalid("metadata \"config\"", "has a size of 0", remedy));
@@ -168,7 +169,8 @@ fn model_config(file: &TensorFile, step: &StepConfig) -> Result<ModelConfig> {
 
 fn reject_unknown_parameters(file: &TensorFile, known: &NamedTensors) -> Result<()> {
     let names = file.names();
-    let unknown = names.iter().find(|name| name.strip_prefix("param.").is_some_and(|n| !known.contains_key(n)));
+    let unknown =
+        names.iter().find(|name| name.strip_prefix("param.").is_some_and(|n| !known.contains_key(n)));
     match unknown {
         None => Ok(()),
         Some(name) => Err(file.invalid(
@@ -228,7 +230,11 @@ impl BatchInputs {
             }
         }
         if triples == 0 {
-            return Err(file.invalid("tensor batch.similarity_positive", "is empty", "give at least one triple"));
+            return Err(file.invalid(
+                "tensor batch.similarity_positive",
+                "is empty",
+                "give at least one triple",
+            ));
         }
         Ok(inputs)
     }
@@ -255,7 +261,8 @@ impl BatchInputs {
         for (row, &node) in (0u32..).zip(&nodes) {
             place[node as usize] = row;
         }
-        let by = |order: &[u32], values: &[u32]| order.iter().map(|&i| values[i as usize]).collect::<Vec<_>>();
+        let by =
+            |order: &[u32], values: &[u32]| order.iter().map(|&i| values[i as usize]).collect::<Vec<_>>();
         let placed = |values: &[u32]| edges.iter().map(|&e| place[values[e as usize] as usize]).collect();
         let node_graph = by(&nodes, &self.node_graph);
         let mut graph_offsets = vec![0u32; graphs + 1];
@@ -286,7 +293,8 @@ impl BatchInputs {
     }
 
     fn into_tensors(self) -> Vec<(String, Vec<usize>, TensorData)> {
-        let indices = |values: Vec<u32>| TensorData::I32(values.into_iter().map(|value| value as i32).collect());
+        let indices =
+            |values: Vec<u32>| TensorData::I32(values.into_iter().map(|value| value as i32).collect());
         let tensor = |name: &str, len, data| (format!("batch.{name}"), vec![len], data);
         let (nodes, edges) = (self.node_object.len(), self.edge_subject.len());
         let triples = self.similarity_positive.len();

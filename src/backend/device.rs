@@ -59,13 +59,10 @@ impl Device {
             (Device::Cpu, Precision::Fp32) => task.run(Cpu::new()),
             (Device::Reference, Precision::Fp32) => task.run(Reference::<f32>::new()),
             (Device::Reference, Precision::Fp64) => task.run(Reference::<f64>::new()),
-            (Device::Auto | Device::Cpu, Precision::Fp64) => unavailable(
-                "computes in fp32 only",
-                "use --precision fp32, or --device reference for fp64",
-            ),
-            (Device::Cuda(_), _) => {
-                unavailable("there is no CUDA backend in this build", "use --device cpu")
+            (Device::Auto | Device::Cpu, Precision::Fp64) => {
+                unavailable("computes in fp32 only", "use --precision fp32, or --device reference for fp64")
             }
+            (Device::Cuda(_), _) => unavailable("there is no CUDA backend in this build", "use --device cpu"),
         }
     }
 }

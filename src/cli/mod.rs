@@ -1,7 +1,10 @@
 //! The command line: one file per command, each holding its arguments and what it prints.
 
-use clap::{Parser, Subcommand};
+mod step;
+
+use clap::{Args, Parser, Subcommand};
 use scenerank::Result;
+use scenerank::backend::device::{Device, Precision};
 
 #[derive(Parser)]
 #[command(name = "scenerank", version, about, propagate_version = true)]
@@ -14,12 +17,27 @@ pub struct Cli {
 }
 
 #[derive(Subcommand)]
-enum Command {}
+enum Command {
+    Step(step::StepArguments),
+}
+
+/// Where and how to compute.
+#[derive(Args, Clone, Copy)]
+pub struct DeviceArguments {
+    /// auto, cpu, reference, cuda or cuda:INDEX.
+    #[arg(long, default_value_t)]
+    device: Device,
+    /// Number format of the computation.
+    #[arg(long, value_enum, default_value_t)]
+    precision: Precision,
+}
 
 impl Cli {
     pub fn run(self) -> Result<()> {
         start_log(self.verbose);
-        match self.command {}
+        match self.command {
+            Command::Step(arguments) => arguments.run(),
+        }
     }
 }
 

@@ -1,0 +1,143 @@
+//! Every image's most and least similar other image: argmax and argmin of s_A, ties to the lowest index.
+//!
+//! With caption vectors this is a product of N x N x width (605 GFLOP for 31,750 images of width 300), done in
+//! blocks that are searched and forgotten. The product's sums run in another order than [`Similarity::get`], so
+//! it only proposes: whatever lies within rounding error of the best is decided by `get`.
+//!
+//! ```text
+//! for y in ascending order:
+//!     if product[x, y] > best - margin and get(x, y) > best { best = get(x, y), at y }
+//! ```
+
+use std::ops::Range;
+
+use faer::linalg::matmul::matmul;
+use faer::{Accum, MatMut, MatRef, Par};
+use rayon::prelude::*;
+
+use crate::data::similarity::Similarity;
+
+/// Anchors per block of the product, one task each.
+const BLOCK_ROWS: usize = 128;
+/// Columns per block: with the rows above 512 KiB of products, which stay in the second-level cache.
+const BLOCK_COLUMNS: usize = 1024;
+
+/// The images of an `extreme` triple.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Extremes {
+    /// argmax of s_A.
+    pub(super) positive: u32,
+    /// argmin of s_A; where all similarities are equal, the lowest index but the positive's.
+    pub(super) negative: u32,
+}
+
+/// The extremes of every image of `images`, in their order; at least three images.
+pub(super) fn extremes(similarity: Similarity<'_>, images: &Range<usize>) -> Vec<Extremes> {
+    match similarity {
+        Similarity::Factored { vectors, width } => {
+            factored(similarity, &vectors[images.start * width..images.end * width], width, images)
+        }
+        Similarity::MatrixF32 { .. } | Similarity::MatrixF16 { .. } => images
+            .clone()
+            .into_par_iter()
+            .map(|anchor| {
+                let mut search = Search::new(similarity, anchor);
+                images.clone().filter(|&image| image != anchor).for_each(|image| search.consider(image));
+                search.finish(images)
+            })
+            .collect(),
+    }
+}
+
+/// By blocks of the product of the images' caption vectors, `[images, width]`.
+fn factored(
+    similarity: Similarity<'_>,
+    vectors: &[f32],
+    width: usize,
+    images: &Range<usize>,
+) -> Vec<Extremes> {
+    let count = images.len();
+    let all = MatRef::from_row_major_slice(vectors, count, width);
+    // |two orders of one sum of `width` products - each other| <= 2 width eps |m_X| |m_Y|.
+    let largest_square =
+        vectors.chunks_exact(width).map(|m| m.iter().map(|v| v * v).sum()).fold(0.0, f32::max);
+    let margin = 2.0 * width as f32 * f32::EPSILON * largest_square;
+
+    let block_of_anchors = |first: usize| {
+        let rows = BLOCK_ROWS.min(count - first);
+        let mut searches: Vec<Search> =
+            (0..rows).map(|row| Search::new(similarity, images.start + first + row)).collect();
+        let mut product = vec![0.0f32; rows * BLOCK_COLUMNS.min(count)];
+        for left in (0..count).step_by(BLOCK_COLUMNS) {
+            let columns = BLOCK_COLUMNS.min(count - left);
+            let product = &mut product[..rows * columns];
+            matmul(
+                MatMut::from_row_major_slice_mut(product, rows, columns),
+                Accum::Replace,
+                all.subrows(first, rows),
+                all.subrows(left, columns).transpose(),
+                1.0,
+                Par::Seq,
+            );
+            for (search, row) in searches.iter_mut().zip(product.chunks_exact(columns)) {
+                search.consider_block(images.start + left, row, margin);
+            }
+        }
+        searches.into_iter().map(|search| search.finish(images)).collect::<Vec<_>>()
+    };
+    (0..count.div_ceil(BLOCK_ROWS))
+        .into_par_iter()
+        .flat_map_iter(|block| block_of_anchors(block * BLOCK_ROWS))
+        .collect()
+}
+
+/// The extremes of one anchor's row among the images seen so far, in ascending order.
+struct Search<'a> {
+    similarity: Similarity<'a>,
+    anchor: usize,
+    largest: f32,
+    largest_at: usize,
+    smallest: f32,
+    smallest_at: usize,
+}
+
+impl<'a> Search<'a> {
+    fn new(similarity: Similarity<'a>, anchor: usize) -> Self {
+        let (largest, smallest) = (f32::NEG_INFINITY, f32::INFINITY);
+        Search { similarity, anchor, largest, largest_at: anchor, smallest, smallest_at: anchor }
+    }
+
+    /// Strict comparisons, so that the lowest index wins a tie.
+    fn consider(&mut self, image: usize) {
+        let s = self.similarity.get(self.anchor, image);
+        if s > self.largest {
+            (self.largest, self.largest_at) = (s, image);
+        }
+        if s < self.smallest {
+            (self.smallest, self.smallest_at) = (s, image);
+        }
+    }
+
+    /// Considers those of the images from `first` on whose approximate similarity is within `margin` of a best.
+    fn consider_block(&mut self, first: usize, products: &[f32], margin: f32) {
+        for (image, &product) in (first..).zip(products) {
+            // Similarities are clamped to [0, 1]: nothing beats a best that is there already.
+            let maybe_largest = product > self.largest - margin && self.largest < 1.0;
+            let maybe_smallest = product < self.smallest + margin && self.smallest > 0.0;
+            if (maybe_largest || maybe_smallest) && image != self.anchor {
+                self.consider(image);
+            }
+        }
+    }
+
+    fn finish(self, images: &Range<usize>) -> Extremes {
+        let positive = self.largest_at;
+        // One image is both only where all are equal.
+        let negative = if self.smallest_at == positive {
+            images.clone().find(|&image| image != self.anchor && image != positive).expect("three images")
+        } else {
+            self.smallest_at
+        };
+        Extremes { positive: positive as u32, negative: negative as u32 }
+    }
+}

@@ -1,0 +1,33 @@
+use std::path::PathBuf;
+
+use clap::Args;
+use scenerank::Result;
+
+/// Run one training step of a dump's inputs and write everything it computes.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  scenerank step in.safetensors out.safetensors
+  scenerank step in.safetensors out.safetensors --device reference --precision fp64")]
+pub struct StepArguments {
+    /// Inputs: param.*, batch.* and the configuration in the metadata.
+    input: PathBuf,
+    /// Where to write inputs, embedding, loss, grad.*, next.* and mask.*.
+    output: PathBuf,
+    #[command(flatten)]
+    device: super::DeviceArguments,
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl StepArguments {
+    pub fn run(self) -> Result<()> {
+        let super::DeviceArguments { device, precision } = self.device;
+        let loss = scenerank::step::run_step_file(&self.input, &self.output, device, precision)?;
+        match self.json {
+            true => println!("{}", serde_json::json!({ "loss": loss, "output": self.output })),
+            false => println!("loss {loss:.6}; wrote {}", self.output.display()),
+        }
+        Ok(())
+    }
+}
