@@ -1,0 +1,197 @@
+//! Scalars for TensorBoard: an event file of protobuf messages in TFRecord frames.
+//!
+//! ```text
+//! frame  length u64 | masked crc32c(length) u32 | message | masked crc32c(message) u32      (little-endian)
+//! mask   rotate_right(crc, 15) + 0xa282ead8
+//! ```
+//!
+//! The first message states the version `brain.Event:2`, every other one holds a scalar. The messages are the
+//! parts of TensorFlow's `event.proto` and `summary.proto` that scalars need.
+
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use prost::Message;
+
+use crate::{Error, Result};
+
+#[derive(Clone, PartialEq, Message)]
+struct Event {
+    /// Seconds since 1970.
+    #[prost(double, tag = "1")]
+    wall_time: f64,
+    #[prost(int64, tag = "2")]
+    step: i64,
+    #[prost(string, optional, tag = "3")]
+    file_version: Option<String>,
+    #[prost(message, optional, tag = "5")]
+    summary: Option<Summary>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Summary {
+    #[prost(message, repeated, tag = "1")]
+    value: Vec<Value>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Value {
+    #[prost(string, tag = "1")]
+    tag: String,
+    /// Optional, as in TensorFlow's `oneof`: a zero is then written too.
+    #[prost(float, optional, tag = "2")]
+    simple_value: Option<f32>,
+}
+
+/// A new event file in a folder of logs.
+pub struct EventWriter {
+    path: PathBuf,
+    file: BufWriter<File>,
+}
+
+impl EventWriter {
+    /// Creates `folder` if need be and an event file in it. Earlier event files there stay: TensorBoard shows all
+    /// of them as one run.
+    pub fn create(folder: impl AsRef<Path>) -> Result<Self> {
+        let folder = folder.as_ref();
+        fs::create_dir_all(folder).map_err(Error::file("create", folder))?;
+        let (path, file) = create_new(folder)?;
+        let mut writer = EventWriter { path, file: BufWriter::new(file) };
+        let version = Some("brain.Event:2".to_owned());
+        writer.write(Event { wall_time: wall_time(), file_version: version, ..Default::default() })?;
+        // A run that has not logged anything yet is already visible.
+        writer.flush()?;
+        Ok(writer)
+    }
+
+    /// Where the events go.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Appends a value of the curve `tag`, such as `loss/training`.
+    pub fn scalar(&mut self, tag: &str, step: u64, value: f32) -> Result<()> {
+        let value = Value { tag: tag.to_owned(), simple_value: Some(value) };
+        let summary = Some(Summary { value: vec![value] });
+        self.write(Event { wall_time: wall_time(), step: step as i64, summary, ..Default::default() })
+    }
+
+    /// Hands everything to the operating system, so that a running TensorBoard sees it.
+    pub fn flush(&mut self) -> Result<()> {
+        self.file.flush().map_err(Error::file("write", &self.path))
+    }
+
+    fn write(&mut self, event: Event) -> Result<()> {
+        write_frame(&mut self.file, &event.encode_to_vec()).map_err(Error::file("write", &self.path))
+    }
+}
+
+/// `events.out.tfevents.<seconds>.scenerank.<number>`: TensorBoard looks for the first three words and orders the
+/// files of a folder by name. The number tells files of one second apart.
+fn create_new(folder: &Path) -> Result<(PathBuf, File)> {
+    let seconds = wall_time() as u64;
+    let mut number = 0;
+    loop {
+        let path = folder.join(format!("events.out.tfevents.{seconds:010}.scenerank.{number}"));
+        match File::create_new(&path) {
+            Ok(file) => return Ok((path, file)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => number += 1,
+            Err(error) => return Err(Error::file("create", &path)(error)),
+        }
+    }
+}
+
+/// Seconds since 1970; 0 on a machine whose clock is before that.
+fn wall_time() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}
+
+fn write_frame(writer: &mut impl Write, message: &[u8]) -> io::Result<()> {
+    let length = (message.len() as u64).to_le_bytes();
+    writer.write_all(&length)?;
+    writer.write_all(&masked_crc32c(&length).to_le_bytes())?;
+    writer.write_all(message)?;
+    writer.write_all(&masked_crc32c(message).to_le_bytes())
+}
+
+/// The mask keeps a checksum from being computed over bytes that hold their own checksum.
+fn masked_crc32c(bytes: &[u8]) -> u32 {
+    crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read_events(path: &Path) -> Vec<Event> {
+        let bytes = fs::read(path).unwrap();
+        let mut rest = bytes.as_slice();
+        let mut take = |count: usize| {
+            let (taken, left) = rest.split_at_checked(count)?;
+            rest = left;
+            Some(taken)
+        };
+        let mut events = Vec::new();
+        while let Some(length) = take(8) {
+            assert_eq!(take(4).unwrap(), masked_crc32c(length).to_le_bytes());
+            let message = take(u64::from_le_bytes(length.try_into().unwrap()) as usize).unwrap();
+            assert_eq!(take(4).unwrap(), masked_crc32c(message).to_le_bytes());
+            events.push(Event::decode(message).unwrap());
+        }
+        events
+    }
+
+    #[test]
+    fn scalars_can_be_read_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let logs = folder.path().join("new/logs");
+        let mut writer = EventWriter::create(&logs).unwrap();
+        let scalars =
+            [("loss/training", 0, 0.0), ("loss/training", 16, -1.5), ("tau", 1 << 40, f32::INFINITY)];
+        for (tag, step, value) in scalars {
+            writer.scalar(tag, step, value).unwrap();
+        }
+        writer.flush().unwrap();
+
+        let events = read_events(writer.path());
+        assert_eq!(events.len(), 1 + scalars.len());
+        assert_eq!(events[0].file_version.as_deref(), Some("brain.Event:2"));
+        assert_eq!(events[0].summary, None);
+        for (event, (tag, step, value)) in events[1..].iter().zip(scalars) {
+            assert_eq!((event.step, event.file_version.clone()), (step as i64, None));
+            let value = Value { tag: tag.to_owned(), simple_value: Some(value) };
+            assert_eq!(event.summary, Some(Summary { value: vec![value] }));
+            assert!(event.wall_time >= events[0].wall_time && event.wall_time > 1e9);
+        }
+    }
+
+    #[test]
+    fn two_writers_of_one_second_have_two_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let writers: Vec<EventWriter> = (0..3).map(|_| EventWriter::create(folder.path()).unwrap()).collect();
+        assert!(writers.windows(2).all(|pair| pair[0].path() != pair[1].path()));
+    }
+
+    #[test]
+    fn a_file_in_place_of_the_folder_is_named() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let error = EventWriter::create(file.path()).err().unwrap();
+        assert!(error.to_string().starts_with(&format!("{}: cannot create", file.path().display())));
+    }
+
+    /// What the `RecordWriter` of the Python package `tensorboard` writes.
+    #[test]
+    fn known_frames() {
+        let known: [(&[u8], &[u8]); 2] = [
+            (b"", b"\0\0\0\0\0\0\0\0\x29\x03\x98\x07\xd8\xea\x82\xa2"),
+            (b"scenerank", b"\x09\0\0\0\0\0\0\0\x37\xf9\x71\x39scenerank\x03\xdd\x4c\x60"),
+        ];
+        for (message, expected) in known {
+            let mut frame = Vec::new();
+            write_frame(&mut frame, message).unwrap();
+            assert_eq!(frame, expected);
+        }
+    }
+}
