@@ -186,7 +186,7 @@ mod tests {
     fn known_frames() {
         let known: [(&[u8], &[u8]); 2] = [
             (b"", b"\0\0\0\0\0\0\0\0\x29\x03\x98\x07\xd8\xea\x82\xa2"),
-            (b"scenerank", b"\x09\0\0\0\0\0\0\0\x37\xf9\x71\x39scenerank\x6b\x03\xdd\x4c"),
+            (b"scenerank", b"\x09\0\0\0\0\0\0\0\x37\xf9\x71\x39scenerank\x03\xdd\x4c\x60"),
         ];
         for (message, expected) in known {
             let mut frame = Vec::new();
