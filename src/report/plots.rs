@@ -25,6 +25,8 @@ const PALETTE: [RGBColor; 7] = [
 const FONT: &str = "sans-serif";
 const GRID: RGBColor = RGBColor(225, 225, 225);
 const PANEL: (u32, u32) = (560, 440);
+/// Of shares: a little above 1, so that a perfect line does not hide in the frame.
+const SHARES: Range<f64> = 0.0..1.02;
 /// Lines with at most this many points mark each of them.
 const MARKED: usize = 25;
 
@@ -80,7 +82,17 @@ pub fn recall_plot(path: &Path, curves: &[RecallCurve]) -> Result<()> {
         })
         .collect();
     let title = "Retrieval with incomplete queries";
-    draw(path, &[Panel { title, x_name: "k", y_name: "Recall@k", y: Some(0.0..1.0), lines }])
+    draw(
+        path,
+        &[Panel {
+            title,
+            x_name: "k",
+            y_name: "Recall@k",
+            y: Some(SHARES),
+            legend: SeriesLabelPosition::LowerRight,
+            lines,
+        }],
+    )
 }
 
 /// The numbers of [`recall_plot`]: `model,k,recall`.
@@ -104,7 +116,8 @@ pub fn noise_plot(path: &Path, curves: &[NoiseCurve]) -> Result<()> {
         title,
         x_name: "removed edges M",
         y_name: title,
-        y: Some(0.0..1.0),
+        y: Some(SHARES),
+        legend: SeriesLabelPosition::LowerLeft,
         lines: curves
             .iter()
             .map(|curve| Line {
@@ -140,11 +153,12 @@ pub fn noise_csv(path: &Path, curves: &[NoiseCurve]) -> Result<()> {
 
 /// Training loss and validation tau by epoch, as an SVG file of two panels.
 pub fn training_plot(path: &Path, curves: &[TrainingCurve]) -> Result<()> {
-    let panel = |title, y_name, points: fn(&TrainingCurve) -> &[(f64, f64)]| Panel {
+    let panel = |title, y_name, legend, points: fn(&TrainingCurve) -> &[(f64, f64)]| Panel {
         title,
         x_name: "epoch",
         y_name,
         y: None,
+        legend,
         lines: curves
             .iter()
             .map(|curve| Line { label: &curve.label, points: points(curve).to_vec() })
@@ -153,8 +167,10 @@ pub fn training_plot(path: &Path, curves: &[TrainingCurve]) -> Result<()> {
     draw(
         path,
         &[
-            panel("Training loss", "loss", |curve| &curve.loss),
-            panel("Validation, row-wise", "Kendall tau-b", |curve| &curve.validation_kendall),
+            panel("Training loss", "loss", SeriesLabelPosition::UpperRight, |curve| &curve.loss),
+            panel("Validation, row-wise", "Kendall tau-b", SeriesLabelPosition::LowerRight, |curve| {
+                &curve.validation_kendall
+            }),
         ],
     )
 }
@@ -170,6 +186,8 @@ struct Panel<'a> {
     y_name: &'a str,
     /// The range to show; by the data if `None`.
     y: Option<Range<f64>>,
+    /// The corner where the curves are not.
+    legend: SeriesLabelPosition,
     lines: Vec<Line<'a>>,
 }
 
@@ -206,6 +224,8 @@ fn draw_panel<B: DrawingBackend>(area: &DrawingArea<B, Shift>, panel: &Panel<'_>
     let mut chart = ChartBuilder::on(area)
         .caption(panel.title, (FONT, 20))
         .margin(14)
+        // Half of the last label on the x axis.
+        .margin_right(24)
         .x_label_area_size(48)
         .y_label_area_size(64)
         .build_cartesian_2d(x, y)?;
@@ -237,7 +257,7 @@ fn draw_panel<B: DrawingBackend>(area: &DrawingArea<B, Shift>, panel: &Panel<'_>
     if panel.lines.len() > 1 {
         chart
             .configure_series_labels()
-            .position(SeriesLabelPosition::LowerRight)
+            .position(panel.legend.clone())
             .background_style(WHITE.mix(0.85))
             .border_style(GRID)
             .label_font((FONT, 15))
