@@ -215,9 +215,9 @@ fn agreement_is_the_same_for_every_form_of_the_similarity_and_inside_a_larger_da
 
     // All pairs read the upper triangle alone.
     let mut upper = matrix.clone();
-    for at in 0..all * all {
+    for (at, s) in upper.iter_mut().enumerate() {
         if at % all < at / all {
-            upper[at] = 0.5;
+            *s = 0.5;
         }
     }
     let upper = Similarity::MatrixF32 { values: &upper, images: all };
