@@ -2,12 +2,15 @@
 
 #![deny(missing_docs)]
 
+pub mod atomic_file;
 pub mod backend;
 pub mod batch;
 pub mod data;
 pub mod error;
+pub mod evaluation;
 pub mod loss;
 pub mod model;
+pub mod npy;
 pub mod optimizer;
 pub mod report;
 pub mod step;

@@ -25,7 +25,7 @@ use crate::model::config::ModelConfig;
 use crate::model::tensors::{NamedTensors, TensorData, TensorFile, to_safetensors};
 use crate::model::{Model, TrainingState, read_tensors};
 use crate::optimizer::Adam;
-use crate::report::atomic_file::write_atomically;
+use crate::atomic_file::write_atomically;
 
 /// The configuration in a step file's metadata.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -1,5 +1,7 @@
-//! What people see: progress, plots, TensorBoard events.
+//! What people see: progress, tables, plots, TensorBoard events.
 
-pub mod atomic_file;
+pub mod csv;
+pub mod plots;
 pub mod progress;
+pub mod table;
 pub mod tensorboard;

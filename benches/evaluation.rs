@@ -1,0 +1,48 @@
+//! Agreement at 1,000 images and at the 4,537 of the paper's test set (10.3 million pairs), on all threads.
+//!
+//! `row_kendall` is what validation computes each epoch; `agreement` is everything: all three correlations by row
+//! and over all pairs, inner products included; `all_pairs_kendall` is the one large tau-b alone.
+
+use std::hint::black_box;
+use std::time::Duration;
+
+use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use scenerank::data::similarity::Similarity;
+use scenerank::evaluation::kendall::Kendall;
+use scenerank::evaluation::{Embeddings, agreement, normal_features, row_kendall};
+
+const WIDTH: usize = 300;
+
+fn evaluation(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("evaluation");
+    group.sample_size(10).measurement_time(Duration::from_secs(10)).warm_up_time(Duration::from_secs(1));
+    for images in [1_000usize, 4_537] {
+        let values = normal_features(images, WIDTH, 1);
+        let embeddings = Embeddings::new(&values, WIDTH).expect("finite rows");
+        // One common direction, as caption vectors have, keeps similarities inside 0..1.
+        let mut captions = normal_features(images, WIDTH, 2);
+        for row in captions.chunks_exact_mut(WIDTH) {
+            row[0] += 1.0;
+            let norm = row.iter().map(|v| v * v).sum::<f32>().sqrt();
+            row.iter_mut().for_each(|v| *v /= norm);
+        }
+        let similarity = Similarity::Factored { vectors: &captions, width: WIDTH };
+        group.bench_function(BenchmarkId::new("row_kendall", images), |bencher| {
+            bencher.iter(|| row_kendall(black_box(embeddings), similarity, 0..images))
+        });
+        group.bench_function(BenchmarkId::new("agreement", images), |bencher| {
+            bencher.iter(|| agreement(black_box(embeddings), similarity, 0..images, None))
+        });
+        let pairs = images * (images - 1) / 2;
+        let x: Vec<f64> = normal_features(1, pairs, 3).into_iter().map(f64::from).collect();
+        let y: Vec<f64> = normal_features(1, pairs, 4).into_iter().map(f64::from).collect();
+        let mut kendall = Kendall::parallel();
+        group.bench_function(BenchmarkId::new("all_pairs_kendall", images), |bencher| {
+            bencher.iter(|| kendall.tau(black_box(&x), &y))
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, evaluation);
+criterion_main!(benches);

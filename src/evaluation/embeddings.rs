@@ -1,0 +1,56 @@
+//! A view of image embeddings, one row per image.
+
+use crate::{Error, Result};
+
+/// `[images, width]`, row-major; every value is finite.
+#[derive(Clone, Copy, Debug)]
+pub struct Embeddings<'a> {
+    values: &'a [f32],
+    width: usize,
+}
+
+impl<'a> Embeddings<'a> {
+    /// Checks the shape and that every value is finite: one pass over the values.
+    pub fn new(values: &'a [f32], width: usize) -> Result<Self> {
+        if width == 0 || !values.len().is_multiple_of(width) {
+            return Err(Error::argument(
+                "embeddings",
+                format!("{} values are no rows of {width}", values.len()),
+                "give as many values as images times the width",
+            ));
+        }
+        if let Some(at) = values.iter().position(|value| !value.is_finite()) {
+            return Err(Error::argument(
+                "embeddings",
+                format!("row {}, column {} is {}", at / width, at % width, values[at]),
+                "every value must be finite; check the model or file they come from",
+            ));
+        }
+        Ok(Embeddings { values, width })
+    }
+
+    /// Images.
+    pub fn len(&self) -> usize {
+        self.values.len() / self.width
+    }
+
+    /// Whether there is no image.
+    pub fn is_empty(&self) -> bool {
+        self.values.is_empty()
+    }
+
+    /// Values per image.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// All values, row after row.
+    pub fn values(&self) -> &'a [f32] {
+        self.values
+    }
+
+    /// One image's embedding.
+    pub fn row(&self, image: usize) -> &'a [f32] {
+        &self.values[image * self.width..][..self.width]
+    }
+}

@@ -1,0 +1,24 @@
+//! How good embeddings are: agreement with caption similarity, and retrieval with incomplete queries
+//! (model.md, "Evaluation").
+//!
+//! Every number here is a function of its inputs alone: work is cut into blocks whose size does not depend on the
+//! number of threads, and sums run in a fixed order.
+
+pub mod agreement;
+pub mod embeddings;
+pub mod incomplete_query;
+mod inner_products;
+pub mod kendall;
+pub mod nearest;
+pub mod normal_features;
+mod order;
+pub mod pearson;
+pub mod retrieval;
+pub mod spearman;
+
+pub use agreement::{Agreement, Correlations, UndefinedRows, agreement, row_kendall};
+pub use embeddings::Embeddings;
+pub use incomplete_query::{QueryEdges, incomplete_query};
+pub use nearest::nearest;
+pub use normal_features::normal_features;
+pub use retrieval::{RetrievalMetrics, ranks};

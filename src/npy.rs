@@ -1,0 +1,130 @@
+//! Embeddings in and out of NumPy's `.npy` files: two dimensions, one row per image.
+
+use std::fs::File;
+use std::io::{BufReader, Seek};
+use std::path::Path;
+
+use half::f16;
+use npyz::{Deserialize, NpyFile, Order, WriterBuilder};
+
+use crate::atomic_file::write_atomically;
+use crate::{Error, Result};
+
+/// A matrix read from a file; every value is finite.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NpyMatrix {
+    /// `[rows, width]`, row-major.
+    pub values: Vec<f32>,
+    /// Rows.
+    pub rows: usize,
+    /// Columns.
+    pub width: usize,
+}
+
+/// Reads a two-dimensional array of half, single or double precision, in either order of storage.
+pub fn read_npy(path: &Path) -> Result<NpyMatrix> {
+    let file = File::open(path).map_err(Error::file("read", path))?;
+    let file_bytes = file.metadata().map_err(Error::file("read", path))?.len();
+    let mut npy = NpyFile::new(BufReader::new(file)).map_err(|error| {
+        Error::invalid(path, "header", error.to_string(), "give a .npy file as numpy.save writes it")
+    })?;
+
+    let &[rows, width] = npy.shape() else {
+        return Err(Error::invalid(
+            path,
+            "header",
+            format!("an array of {} dimensions, where two are read", npy.shape().len()),
+            "save an array of one row per image, such as x.reshape(len(x), -1)",
+        ));
+    };
+    if rows == 0 || width == 0 {
+        return Err(Error::invalid(
+            path,
+            "header",
+            format!("an array of shape {rows} x {width} holds nothing"),
+            "save one row per image",
+        ));
+    }
+    let order = npy.order();
+    let dtype = npy.dtype().descr();
+    // The descriptor ends in the kind and the bytes of a value, as in '<f4'.
+    let bytes_per_value = match dtype.trim_matches('\'').trim_start_matches(['<', '>', '=', '|']) {
+        "f2" => 2,
+        "f4" => 4,
+        "f8" => 8,
+        _ => {
+            return Err(Error::invalid(
+                path,
+                "header",
+                format!("values of type {dtype}"),
+                "save half, single or double precision, such as x.astype('float32')",
+            ));
+        }
+    };
+    let wanted = rows.checked_mul(width).and_then(|values| values.checked_mul(bytes_per_value));
+    npy = {
+        let header = npy.header().clone();
+        let mut reader = npy.into_inner();
+        let data_bytes =
+            file_bytes.saturating_sub(reader.stream_position().map_err(Error::file("read", path))?);
+        if wanted != Some(data_bytes) {
+            return Err(Error::invalid(
+                path,
+                "data",
+                format!(
+                    "{rows} x {width} values of {bytes_per_value} bytes announced, the file holds {data_bytes} bytes"
+                ),
+                "the file is cut short or was not written by numpy.save; write it again",
+            ));
+        }
+        NpyFile::with_header(header, reader)
+    };
+    let (rows, width) = (rows as usize, width as usize);
+    let stored = match bytes_per_value {
+        2 => read_values::<f16>(npy, path, |value| f64::from(value.to_f32()))?,
+        4 => read_values::<f32>(npy, path, f64::from)?,
+        _ => read_values::<f64>(npy, path, |value| value)?,
+    };
+    let values = match order {
+        Order::C => stored,
+        Order::Fortran => (0..rows * width).map(|i| stored[i % width * rows + i / width]).collect(),
+    };
+    if let Some(at) = values.iter().position(|value| !value.is_finite()) {
+        return Err(Error::invalid(
+            path,
+            format!("row {}, column {}", at / width, at % width),
+            format!("the value is {} in single precision", values[at]),
+            "every value must be finite; check how the file was made",
+        ));
+    }
+    Ok(NpyMatrix { values, rows, width })
+}
+
+fn read_values<T: Deserialize>(
+    npy: NpyFile<BufReader<File>>,
+    path: &Path,
+    widen: impl Fn(T) -> f64,
+) -> Result<Vec<f32>> {
+    let values = npy.data::<T>().map_err(|error| {
+        Error::invalid(path, "header", error.to_string(), "write the file with numpy.save")
+    })?;
+    values
+        .map(|value| value.map(|value| widen(value) as f32))
+        .collect::<std::io::Result<_>>()
+        .map_err(Error::file("read", path))
+}
+
+/// Writes `[rows, width]` values in single precision; the file appears whole or not at all.
+pub fn write_npy(path: &Path, values: &[f32], width: usize) -> Result<()> {
+    assert!(width > 0 && values.len().is_multiple_of(width), "npy: whole rows of {width}");
+    write_atomically(path, |file| {
+        let mut npy = npyz::WriteOptions::new()
+            .default_dtype()
+            .shape(&[(values.len() / width) as u64, width as u64])
+            .writer(&mut *file)
+            .begin_nd()?;
+        npy.extend(values.iter().copied())?;
+        npy.finish()?;
+        file.flush()
+    })
+}

@@ -1,0 +1,66 @@
+//! Matrices in and out of `.npy` files, and what is said of files that hold something else.
+
+use std::path::Path;
+
+use half::f16;
+use npyz::{AutoSerialize, Order, WriterBuilder};
+use scenerank::npy::{NpyMatrix, read_npy, write_npy};
+
+fn save<T: AutoSerialize>(path: &Path, values: Vec<T>, shape: &[u64], order: Order) {
+    let file = std::fs::File::create(path).unwrap();
+    let mut npy =
+        npyz::WriteOptions::new().default_dtype().shape(shape).order(order).writer(file).begin_nd().unwrap();
+    npy.extend(values).unwrap();
+    npy.finish().unwrap();
+}
+
+#[test]
+fn every_precision_and_order_reads_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.npy");
+    let values = vec![1.0f32, 2.0, 3.0, -4.0, 0.5, 6.0];
+    let want = NpyMatrix { values: values.clone(), rows: 2, width: 3 };
+    write_npy(&path, &values, 3).unwrap();
+    assert_eq!(read_npy(&path).unwrap(), want);
+    save(&path, values.iter().map(|&v| f16::from_f32(v)).collect(), &[2, 3], Order::C);
+    assert_eq!(read_npy(&path).unwrap(), want);
+    save(&path, values.iter().map(|&v| f64::from(v)).collect(), &[2, 3], Order::C);
+    assert_eq!(read_npy(&path).unwrap(), want);
+    save(&path, vec![1.0f32, -4.0, 2.0, 0.5, 3.0, 6.0], &[2, 3], Order::Fortran);
+    assert_eq!(read_npy(&path).unwrap(), want);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file is left");
+}
+
+#[test]
+fn what_cannot_be_read_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.npy");
+    let error = || {
+        let message = read_npy(&path).unwrap_err().to_string();
+        assert!(message.starts_with(path.to_str().unwrap()), "{message}");
+        message
+    };
+    let assert_says = |message: String, words: &str| assert!(message.contains(words), "{message}");
+    assert_says(error(), "check the path");
+    std::fs::write(&path, "no array").unwrap();
+    assert_says(error(), "numpy.save");
+    std::fs::write(&path, "").unwrap();
+    assert_says(error(), "numpy.save");
+    save(&path, vec![1.0f32, 2.0], &[2], Order::C);
+    assert_says(error(), "1 dimensions, where two");
+    save(&path, vec![1i32, 2], &[1, 2], Order::C);
+    assert_says(error(), "values of type '<i4'");
+    save::<f32>(&path, vec![], &[0, 3], Order::C);
+    assert_says(error(), "0 x 3");
+    save(&path, vec![1.0f32, 2.0, 3.0, f32::NAN], &[2, 2], Order::C);
+    assert_says(error(), "row 1, column 1: the value is NaN");
+    save(&path, vec![1.0f64, 1e300], &[2, 1], Order::C);
+    assert_says(error(), "row 1, column 0: the value is inf in single precision");
+
+    write_npy(&path, &[1.0; 12], 4).unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &bytes[..bytes.len() - 5]).unwrap();
+    assert_says(error(), "3 x 4 values of 4 bytes announced, the file holds 43 bytes");
+    std::fs::write(&path, &bytes[..30]).unwrap();
+    assert_says(error(), "header");
+}
