@@ -5,5 +5,6 @@
 pub mod data;
 pub mod error;
 pub mod report;
+pub mod synth;
 
 pub use error::{Error, Result};

@@ -1,5 +1,7 @@
 //! The command line: one file per command, each holding its arguments and what it prints.
 
+mod synth;
+
 use clap::{Parser, Subcommand};
 use scenerank::Result;
 
@@ -14,12 +16,16 @@ pub struct Cli {
 }
 
 #[derive(Subcommand)]
-enum Command {}
+enum Command {
+    Synth(synth::SynthArguments),
+}
 
 impl Cli {
     pub fn run(self) -> Result<()> {
         start_log(self.verbose);
-        match self.command {}
+        match self.command {
+            Command::Synth(arguments) => arguments.run(),
+        }
     }
 }
 
