@@ -17,7 +17,7 @@ const TELL_ACTIVITY_RATE: f64 = 0.8;
 /// Share of nouns replaced by a synonym, where there is one.
 const SYNONYM_RATE: f64 = 0.3;
 /// Share of nouns with an adjective.
-const ADJECTIVE_RATE: f64 = 0.2;
+const ADJECTIVE_RATE: f64 = 0.3;
 /// Share of nouns in the plural, where they have one.
 const PLURAL_RATE: f64 = 0.1;
 

@@ -17,6 +17,10 @@ pub const WITHOUT_COCO_RATE: f64 = 0.01;
 pub const SHARED_COCO_RATE: f64 = 0.005;
 /// Share of images in which nothing particular happens.
 pub const QUIET_RATE: f64 = 0.12;
+/// Share of activities with a second actor of the same type.
+pub const COMPANY_RATE: f64 = 0.4;
+/// Share of other relationships whose predicate is one that is usual in this superclass of scenes.
+pub const HABIT_RATE: f64 = 0.6;
 /// Share of names and predicates that the annotator wrote in upper case.
 pub const UPPER_CASE_RATE: f64 = 0.02;
 /// Share of objects with a name so rare that no filter keeps it.
@@ -27,11 +31,11 @@ pub const SECOND_NAME_RATE: f64 = 0.01;
 pub const DUPLICATE_RATE: f64 = 0.02;
 
 /// Objects per image: a normal distribution, so that a few images have more than 40 or fewer than 3.
-const OBJECTS_MEAN: f64 = 21.6;
+const OBJECTS_MEAN: f64 = 22.0;
 const OBJECTS_DEVIATION: f64 = 8.0;
 const OBJECTS_MAX: f64 = 70.0;
 /// Relationships per image: log-normal, long to the right.
-const RELATIONSHIPS_MEDIAN: f64 = 13.4;
+const RELATIONSHIPS_MEDIAN: f64 = 13.7;
 const RELATIONSHIPS_LOG_DEVIATION: f64 = 0.74;
 const RELATIONSHIPS_MAX: f64 = 90.0;
 /// How far the number of relationships follows the number of objects (a correlation of logarithms).
@@ -234,6 +238,10 @@ impl Annotator {
             let ends = [depiction.subject, activity.object, activity.place].map(|kind| self.add(kind));
             self.triples.push((ends[0], activity.verb.clone(), ends[1]));
             self.triples.push((ends[0], activity.preposition.clone(), ends[2]));
+            if self.rng.random_bool(COMPANY_RATE) {
+                let companion = self.add(depiction.subject);
+                self.triples.push((companion, activity.verb.clone(), ends[1]));
+            }
         }
         for &kind in &depiction.in_view[0][..SALIENT] {
             self.add(kind);
@@ -246,11 +254,12 @@ impl Annotator {
         self.triples.retain(|&(subject, _, object)| subject.max(object) < object_count);
         self.triples.truncate(relationship_count);
         // Not every draw finds a predicate that fits; a bound keeps graphs of one object from looping.
+        let habits = depiction.scene().superclass;
         for _ in 0..20 * relationship_count {
             if self.triples.len() >= relationship_count {
                 break;
             }
-            self.relate_any();
+            self.relate_any(habits);
         }
         if !self.triples.is_empty() && self.rng.random_bool(DUPLICATE_RATE) {
             self.triples.push(self.triples[0].clone());
@@ -327,8 +336,9 @@ impl Annotator {
         self.objects.len() - 1
     }
 
-    /// Tries one pair; pairs of which the tables know nothing are mostly passed over.
-    fn relate_any(&mut self) {
+    /// Tries one pair; pairs of which the tables know nothing are mostly passed over. What is usual between a
+    /// pair of categories differs by the scene's superclass, `habits`.
+    fn relate_any(&mut self, habits: usize) {
         let model = SceneModel::get();
         let [subject, object] = [(); 2].map(|()| self.rng.random_range(0..self.objects.len()));
         let (Some(from), Some(to)) = (self.objects[subject].category, self.objects[object].category) else {
@@ -342,7 +352,9 @@ impl Annotator {
             _ if self.rng.random_bool(0.1) => model.any_predicates(),
             _ => return,
         };
-        let predicate = zipf(&mut self.rng, predicates);
+        let usual = if self.rng.random_bool(HABIT_RATE) { habits % predicates.len() } else { 0 };
+        let rank = weighted(&mut self.rng, (0..predicates.len()).map(rank_weight));
+        let predicate = predicates[(usual + rank) % predicates.len()].clone();
         let triple = (subject, predicate, object);
         if !self.triples.contains(&triple) {
             self.triples.push(triple);

@@ -22,18 +22,18 @@ use super::image::plural;
 use super::scene_model::SceneModel;
 
 /// Length of the common part of a word with a topic.
-const COMMON: f32 = 0.42;
+const COMMON: f32 = 0.15;
 /// Length of the topic part, where all uses of the word are in one scene.
-const TOPIC: f32 = 0.75;
+const TOPIC: f32 = 0.62;
 /// Length of the category part.
-const CATEGORY: f32 = 0.3;
+const CATEGORY: f32 = 0.2;
 /// Length of a word's own part.
-const OWN: f32 = 0.55;
+const OWN: f32 = 0.6;
 /// Length of the common part of a word without a topic, and of its own part.
-const FUNCTION_COMMON: f32 = 0.8;
-const FUNCTION_OWN: f32 = 0.3;
+const FUNCTION_COMMON: f32 = 0.37;
+const FUNCTION_OWN: f32 = 0.25;
 /// Share of a synonym's vector that is the vector of the word it stands for.
-const SYNONYM: f32 = 0.85;
+const SYNONYM: f32 = 0.75;
 /// A random direction of length near 1 that depends on `label` alone.
 pub(super) fn seeded_normal(label: &str, width: usize) -> Vec<f32> {
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(xxh3_64(label.as_bytes()));
@@ -117,7 +117,7 @@ impl Lexicon {
             let superclass = &model.superclasses[scene.superclass];
             let setting = seeded_normal(if superclass.outdoor { "outdoor" } else { "indoor" }, width);
             let family = seeded_normal(&format!("superclass {}", superclass.name), width);
-            let family = mix(width, &[(0.5, &setting), (0.85, &family)]);
+            let family = mix(width, &[(0.4, &setting), (0.9, &family)]);
             let own = seeded_normal(&format!("scene {}", scene.name), width);
             let topic = mix(width, &[(0.6, &family), (0.8, &own)]);
             self.add_topic(&scene.name, &topic);
