@@ -16,7 +16,7 @@ pub const CAPTIONS_PER_IMAGE: usize = 5;
 const TELL_ACTIVITY_RATE: f64 = 0.8;
 /// Share of nouns replaced by a synonym, where there is one.
 const SYNONYM_RATE: f64 = 0.3;
-/// Share of nouns with an adjective.
+/// Share of nouns with an adjective; persons have none, because a random one would be a remark on them.
 const ADJECTIVE_RATE: f64 = 0.3;
 /// Share of nouns in the plural, where they have one.
 const PLURAL_RATE: f64 = 0.1;
@@ -142,7 +142,8 @@ fn salient(rng: &mut Xoshiro256PlusPlus, depiction: &Depiction) -> String {
 
 /// "a dog", "the small puppy", "two dogs".
 fn noun_phrase(rng: &mut impl Rng, kind: usize) -> String {
-    let object = &SceneModel::get().objects[kind];
+    let model = SceneModel::get();
+    let object = &model.objects[kind];
     if rng.random_bool(PLURAL_RATE)
         && let Some(plural) = plural(kind)
     {
@@ -152,7 +153,7 @@ fn noun_phrase(rng: &mut impl Rng, kind: usize) -> String {
     if !object.synonyms.is_empty() && rng.random_bool(SYNONYM_RATE) {
         noun = zipf(rng, &object.synonyms);
     }
-    if rng.random_bool(ADJECTIVE_RATE) {
+    if rng.random_bool(ADJECTIVE_RATE) && !model.persons.contains(&kind) {
         noun = format!("{} {noun}", zipf(rng, &ADJECTIVES));
     }
     with_article(if rng.random_bool(0.75) { "a" } else { "the" }, &noun)

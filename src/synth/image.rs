@@ -317,7 +317,7 @@ impl Annotator {
         }
     }
 
-    /// Two types that have nothing to do with each other, such as "violin igloo".
+    /// Two types that have nothing to do with each other, such as "violin carrot".
     fn add_rarity(&mut self) {
         let objects = &SceneModel::get().objects;
         let [first, second] =

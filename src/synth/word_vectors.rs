@@ -22,15 +22,15 @@ use super::image::plural;
 use super::scene_model::SceneModel;
 
 /// Length of the common part of a word with a topic.
-const COMMON: f32 = 0.15;
+const COMMON: f32 = 0.16;
 /// Length of the topic part, where all uses of the word are in one scene.
-const TOPIC: f32 = 0.62;
+const TOPIC: f32 = 0.6;
 /// Length of the category part.
 const CATEGORY: f32 = 0.2;
 /// Length of a word's own part.
 const OWN: f32 = 0.6;
 /// Length of the common part of a word without a topic, and of its own part.
-const FUNCTION_COMMON: f32 = 0.37;
+const FUNCTION_COMMON: f32 = 0.38;
 const FUNCTION_OWN: f32 = 0.25;
 /// Share of a synonym's vector that is the vector of the word it stands for.
 const SYNONYM: f32 = 0.75;
