@@ -35,8 +35,8 @@ const OBJECTS_MEAN: f64 = 22.0;
 const OBJECTS_DEVIATION: f64 = 8.0;
 const OBJECTS_MAX: f64 = 70.0;
 /// Relationships per image: log-normal, long to the right.
-const RELATIONSHIPS_MEDIAN: f64 = 13.7;
-const RELATIONSHIPS_LOG_DEVIATION: f64 = 0.74;
+const RELATIONSHIPS_MEDIAN: f64 = 13.0;
+const RELATIONSHIPS_LOG_DEVIATION: f64 = 0.73;
 const RELATIONSHIPS_MAX: f64 = 90.0;
 /// How far the number of relationships follows the number of objects (a correlation of logarithms).
 const RICHNESS: f64 = 0.5;
