@@ -14,5 +14,6 @@ pub mod npy;
 pub mod optimizer;
 pub mod report;
 pub mod step;
+pub mod synth;
 
 pub use error::{Error, Result};

@@ -1,6 +1,9 @@
 //! The command line: one file per command, each holding its arguments and what it prints.
 
+mod inspect;
+mod prepare;
 mod step;
+mod synth;
 
 use clap::{Args, Parser, Subcommand};
 use scenerank::Result;
@@ -18,6 +21,9 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Synth(synth::SynthArguments),
+    Prepare(prepare::PrepareArguments),
+    Inspect(inspect::InspectArguments),
     Step(step::StepArguments),
 }
 
@@ -36,6 +42,9 @@ impl Cli {
     pub fn run(self) -> Result<()> {
         start_log(self.verbose);
         match self.command {
+            Command::Synth(arguments) => arguments.run(),
+            Command::Prepare(arguments) => arguments.run(),
+            Command::Inspect(arguments) => arguments.run(),
             Command::Step(arguments) => arguments.run(),
         }
     }
