@@ -1,5 +1,8 @@
 //! The command line: one file per command, each holding its arguments and what it prints.
 
+mod inspect;
+mod prepare;
+
 use clap::{Parser, Subcommand};
 use scenerank::Result;
 
@@ -14,12 +17,18 @@ pub struct Cli {
 }
 
 #[derive(Subcommand)]
-enum Command {}
+enum Command {
+    Prepare(prepare::PrepareArguments),
+    Inspect(inspect::InspectArguments),
+}
 
 impl Cli {
     pub fn run(self) -> Result<()> {
         start_log(self.verbose);
-        match self.command {}
+        match self.command {
+            Command::Prepare(arguments) => arguments.run(),
+            Command::Inspect(arguments) => arguments.run(),
+        }
     }
 }
 
