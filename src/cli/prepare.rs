@@ -7,7 +7,6 @@ use scenerank::Result;
 use scenerank::data::prepare::{Preparation, prepare};
 use scenerank::data::selection::{CountOver, Filter, GraphSource, Sources};
 use scenerank::data::split::SplitRatio;
-use scenerank::data::stages::STAGES_HEADING;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -111,7 +110,7 @@ impl PrepareArguments {
         if self.json {
             println!("{:#}", serde_json::to_value(&stages).expect("counts can be written as JSON"));
         } else {
-            print!("{STAGES_HEADING}\n{stages}");
+            print!("{stages}");
         }
         Ok(())
     }

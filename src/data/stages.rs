@@ -112,6 +112,11 @@ impl Stages {
 
 impl fmt::Display for Stages {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{:<28}{:>9}{:>11}{:>15}{:>11}{:>15}",
+            "", "images", "objects", "relationships", "obj./image", "rel./image"
+        )?;
         let mut counts = |label: &str, counts: &Counts| {
             let Counts { images, objects, relationships } = counts;
             let (per_image, edges_per_image) = (counts.mean_objects(), counts.mean_relationships());
@@ -181,7 +186,3 @@ impl fmt::Display for Stages {
         Ok(())
     }
 }
-
-/// Heading of the table that [`Stages`] prints.
-pub const STAGES_HEADING: &str =
-    "                               images    objects  relationships  per image  rel. per image";
