@@ -55,7 +55,8 @@ pub struct PrepareArguments {
     /// The same for predicate types alone.
     #[arg(long, value_name = "COUNT")]
     min_predicate_occurrences: Option<u64>,
-    /// Count occurrences over the whole graph file, or over its images that have captions.
+    /// Count occurrences over the whole graph file, or over its images that have captions. The paper does not
+    /// say which; the whole file keeps more types. Duplicate relationships are counted.
     #[arg(long, value_enum, default_value_t)]
     count_over: CountOver,
     /// Keep images with at least this many objects of kept types.

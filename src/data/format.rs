@@ -17,7 +17,6 @@ use std::path::{Path, PathBuf};
 
 use bytemuck::{Pod, Zeroable};
 use memmap2::Mmap;
-use rayon::prelude::*;
 use tempfile::NamedTempFile;
 use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
 
@@ -267,13 +266,13 @@ impl Container {
             let problem = format!("the sections end at byte {end}, the file at {}", map.len());
             return Err(invalid("section table", problem, REMEDY));
         }
-        sections.par_iter().zip(&entries).try_for_each(|(entry, (name, _, range))| {
-            if xxh3_64(&map[range.clone()]) == entry.checksum {
-                return Ok(());
+        // One thread reads at the speed of memory, far above a disk's.
+        for (entry, (name, _, range)) in sections.iter().zip(&entries) {
+            if xxh3_64(&map[range.clone()]) != entry.checksum {
+                let problem = "damaged: its checksum does not match".to_string();
+                return Err(invalid(&format!("section {name}"), problem, REMEDY));
             }
-            let problem = "damaged: its checksum does not match".to_string();
-            Err(invalid(&format!("section {name}"), problem, REMEDY))
-        })?;
+        }
         let checksum = header.checksum;
         Ok(Container { path: path.to_path_buf(), map, checksum, entries })
     }

@@ -41,6 +41,9 @@ impl GraphSource {
 }
 
 /// Which images are counted to decide how often a type occurs.
+///
+/// The paper does not say. The whole file is the default: the vocabulary then does not depend on which caption
+/// files are at hand, and never has fewer types.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum CountOver {

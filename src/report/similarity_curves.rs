@@ -40,17 +40,18 @@ fn save(path: &Path, plot: impl FnOnce(&mut String) -> Drawn) -> Result<()> {
 
 fn draw_curves(svg: &mut String, similarity: Similarity<'_>, seed: u64) -> Drawn {
     let images = similarity.len();
+    let anchors = ANCHORS.min(images);
     let area = SVGBackend::with_string(svg, SIZE).into_drawing_area();
     area.fill(&WHITE)?;
     let mut chart = ChartBuilder::on(&area)
         .margin(12)
-        .caption("Sorted similarities to 20 anchors", ("sans-serif", 20))
+        .caption(format!("Sorted similarities to {anchors} anchors"), ("sans-serif", 20))
         .x_label_area_size(40)
         .y_label_area_size(50)
         .build_cartesian_2d(0.0..1.0f64, 0.0..1.0f64)?;
-    chart.configure_mesh().x_desc("share of the images X").y_desc("s_AX").draw()?;
+    chart.configure_mesh().light_line_style(WHITE).x_desc("share of the images X").y_desc("s_AX").draw()?;
     let mut random = StdRng::seed_from_u64(seed);
-    for (number, anchor) in index::sample(&mut random, images, ANCHORS.min(images)).into_iter().enumerate() {
+    for (number, anchor) in index::sample(&mut random, images, anchors).into_iter().enumerate() {
         let mut row: Vec<f32> =
             (0..images).filter(|&image| image != anchor).map(|image| similarity.get(anchor, image)).collect();
         row.sort_by(f32::total_cmp);
@@ -84,7 +85,12 @@ fn draw_differences(svg: &mut String, similarity: Similarity<'_>, seed: u64) -> 
         .x_label_area_size(40)
         .y_label_area_size(60)
         .build_cartesian_2d(0.0..f64::from(widest), 0.0..highest * 1.05)?;
-    chart.configure_mesh().x_desc("|s_AX - s_AY|").y_desc("relative frequency").draw()?;
+    chart
+        .configure_mesh()
+        .light_line_style(WHITE)
+        .x_desc("|s_AX - s_AY|")
+        .y_desc("relative frequency")
+        .draw()?;
     chart.draw_series(shares.iter().enumerate().map(|(bin, &share)| {
         let corners = [(bin as f64 * bin_width, 0.0), ((bin + 1) as f64 * bin_width, share)];
         Rectangle::new(corners, BLUE.mix(0.6).filled())

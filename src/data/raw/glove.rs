@@ -71,8 +71,8 @@ impl WordVectors {
             return Err(format!("more than the {width} numbers of the first line"));
         }
         self.lines += 1;
-        // Only words of letters and digits are ever asked for.
-        let ([word], true) = (word, word[0].is_ascii()) else { return Ok(()) };
+        // A word with spaces is never asked for.
+        let [word] = word else { return Ok(()) };
         let word = String::from_utf8_lossy(word);
         if !wanted.contains(word.as_ref()) || self.vectors.contains_key(word.as_ref()) {
             return Ok(());
