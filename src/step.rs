@@ -16,6 +16,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::atomic_file::write_atomically;
 use crate::backend::Backend;
 use crate::backend::device::{BackendTask, Device, Precision};
 use crate::batch::graph_batch::GraphBatch;
@@ -25,7 +26,6 @@ use crate::model::config::ModelConfig;
 use crate::model::tensors::{NamedTensors, TensorData, TensorFile, to_safetensors};
 use crate::model::{Model, TrainingState, read_tensors};
 use crate::optimizer::Adam;
-use crate::atomic_file::write_atomically;
 
 /// The configuration in a step file's metadata.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -1,4 +1,18 @@
 //! Raw public files in, one memory-mapped data file out, and typed views of it.
 
+pub mod contents;
+pub mod dataset;
+pub mod format;
+pub mod prepare;
+pub mod raw;
 pub mod scene_graph;
+pub mod selection;
 pub mod similarity;
+pub mod similarity_matrix;
+pub mod split;
+pub mod stages;
+pub mod statistics;
+pub mod words;
+
+pub use dataset::Dataset;
+pub use split::Split;

@@ -3,5 +3,6 @@
 pub mod csv;
 pub mod plots;
 pub mod progress;
+pub mod similarity_curves;
 pub mod table;
 pub mod tensorboard;

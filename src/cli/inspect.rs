@@ -1,0 +1,172 @@
+//! `scenerank inspect`: what a data file holds.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use scenerank::data::statistics::{QUANTILES, Statistics, statistics};
+use scenerank::data::{Dataset, Split};
+use scenerank::report::similarity_curves;
+use scenerank::{Error, Result};
+use serde_json::{Value, json};
+
+const EXAMPLES: &str = "\
+Examples:
+  scenerank inspect vg.data
+  scenerank inspect vg.data --image 2405110
+  scenerank inspect vg.data --plots figures
+  scenerank inspect vg.data --json --vocabulary > vg.json";
+
+/// Show the statistics of a data file beside the paper's, one of its images, or all of its facts as JSON.
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub struct InspectArguments {
+    /// A data file that `prepare` wrote.
+    data: PathBuf,
+    /// Print the scene graph and the captions of the image with this Visual Genome id.
+    #[arg(long, value_name = "ID")]
+    image: Option<u64>,
+    /// Draw the paper's figure 2 into this folder: similarity_curves.svg and similarity_differences.svg. Nothing is
+    /// drawn without it.
+    #[arg(long, value_name = "DIR")]
+    plots: Option<PathBuf>,
+    /// List all types with their occurrences in the raw graph file.
+    #[arg(long)]
+    vocabulary: bool,
+    /// Print everything as JSON, with the fingerprint and what each stage of preparing left.
+    #[arg(long)]
+    json: bool,
+    /// Decides the anchors of the plot and the sampled similarities.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+impl InspectArguments {
+    pub fn run(self) -> Result<()> {
+        let data = Dataset::open(&self.data)?;
+        let image = self.image.map(|id| find_image(&data, id)).transpose()?;
+        if let Some(folder) = &self.plots {
+            for path in similarity_curves::draw(data.similarity(), self.seed, folder)? {
+                eprintln!("wrote {}", path.display());
+            }
+        }
+        if self.json {
+            println!("{:#}", self.facts(&data, image));
+            return Ok(());
+        }
+        match image {
+            Some(image) => print_image(&data, image),
+            None => print_statistics(&data, &statistics(&data, self.seed)),
+        }
+        if self.vocabulary {
+            print_vocabulary(&data);
+        }
+        Ok(())
+    }
+
+    fn facts(&self, data: &Dataset, image: Option<usize>) -> Value {
+        let mut facts = json!({
+            "fingerprint": format!("{:016x}", data.fingerprint()),
+            "statistics": statistics(data, self.seed),
+            "prepared": data.metadata(),
+        });
+        if let Some(image) = image {
+            facts["image"] = json!({
+                "image_id": data.image_id(image),
+                "coco_id": data.coco_id(image),
+                "split": split_of(data, image),
+                "objects": objects(data, image),
+                "relationships": relationships(data, image),
+                "captions": data.captions(image).collect::<Vec<_>>(),
+            });
+        }
+        if self.vocabulary {
+            let objects = (0..data.object_count()).map(|t| {
+                json!({ "name": data.object_name(t), "occurrences": data.object_occurrences(t),
+                        "known": data.object_known(t) })
+            });
+            let predicates = (0..data.predicate_count()).map(|t| {
+                json!({ "name": data.predicate_name(t), "occurrences": data.predicate_occurrences(t),
+                        "known": data.predicate_known(t) })
+            });
+            let (objects, predicates): (Vec<Value>, Vec<Value>) = (objects.collect(), predicates.collect());
+            facts["vocabulary"] = json!({ "objects": objects, "predicates": predicates });
+        }
+        facts
+    }
+}
+
+fn find_image(data: &Dataset, id: u64) -> Result<usize> {
+    data.find_image(id).ok_or_else(|| {
+        let example = data.image_id(0);
+        let problem = format!("{} has no image {id}", data.path().display());
+        Error::argument(
+            "--image",
+            problem,
+            format!("use the Visual Genome id of one it has, such as {example}"),
+        )
+    })
+}
+
+fn split_of(data: &Dataset, image: usize) -> Split {
+    Split::PARTS.into_iter().find(|&split| data.split(split).contains(&image)).unwrap_or(Split::All)
+}
+
+/// Names of the annotated objects, the image node left out.
+fn objects(data: &Dataset, image: usize) -> Vec<&str> {
+    let graph = data.graph(image);
+    let objects = graph.node_count() - 1;
+    graph.node_object[..objects].iter().map(|&object| data.object_name(object as usize)).collect()
+}
+
+/// The annotated relationships as `man - throwing -> frisbee`.
+fn relationships(data: &Dataset, image: usize) -> Vec<String> {
+    let graph = data.graph(image);
+    let name = |node: u32| data.object_name(graph.node_object[node as usize] as usize);
+    (0..graph.edge_count() + 1 - graph.node_count())
+        .map(|edge| {
+            let predicate = data.predicate_name(graph.edge_predicate[edge] as usize);
+            format!("{} - {predicate} -> {}", name(graph.edge_subject[edge]), name(graph.edge_object[edge]))
+        })
+        .collect()
+}
+
+fn print_image(data: &Dataset, image: usize) {
+    let (image_id, coco_id) = (data.image_id(image), data.coco_id(image));
+    println!("image {image_id} (COCO {coco_id}), {}", split_of(data, image));
+    println!("objects: {}", objects(data, image).join(", "));
+    println!("relationships:");
+    relationships(data, image).iter().for_each(|relationship| println!("  {relationship}"));
+    println!("captions:");
+    data.captions(image).for_each(|caption| println!("  {caption}"));
+}
+
+/// The paper's column has the figures that it gives; `-` where it gives none.
+fn print_statistics(data: &Dataset, found: &Statistics) {
+    let row = |label: &str, here: String, paper: &str| println!("{label:<36}{here:>12}{paper:>12}");
+    row("", "this data".into(), "paper");
+    row("images", found.images.to_string(), "45358");
+    row("  train", found.train.to_string(), "-");
+    row("  validation", found.validation.to_string(), "-");
+    row("  test", found.test.to_string(), "4537");
+    row("object types", found.object_types.to_string(), "2416");
+    row("predicate types", found.predicate_types.to_string(), "478");
+    row("objects per image, mean", format!("{:.2}", found.mean_objects), "21");
+    row("relationships per image, mean", format!("{:.2}", found.mean_relationships), "15");
+    row("relationships, median", found.median_relationships.to_string(), "12");
+    row("relationships, third quartile", found.third_quartile_relationships.to_string(), "20");
+    row("captions", found.captions.to_string(), "-");
+    for (q, value) in QUANTILES.iter().zip(found.similarity_quantiles) {
+        row(&format!("similarity, quantile {q}"), format!("{value:.4}"), "-");
+    }
+    row("|s_AX - s_AY|, 99th percentile", format!("{:.4}", found.difference_99th_percentile), "0.16");
+    println!("fingerprint {:016x}", data.fingerprint());
+}
+
+fn print_vocabulary(data: &Dataset) {
+    println!("object types, occurrences in the graph file:");
+    (0..data.object_count())
+        .for_each(|t| println!("{:>9}  {}", data.object_occurrences(t), data.object_name(t)));
+    println!("predicate types, occurrences in the graph file:");
+    (0..data.predicate_count())
+        .for_each(|t| println!("{:>9}  {}", data.predicate_occurrences(t), data.predicate_name(t)));
+}

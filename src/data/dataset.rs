@@ -1,0 +1,374 @@
+//! A prepared data file: graphs, captions, supervision and vocabulary as views of mapped memory.
+//!
+//! Images are indexed 0.., those of train first, then validation, then test, by ascending image id within each.
+
+use std::collections::HashMap;
+use std::ops::Range;
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::contents::{IMAGE, IN_IMAGE};
+use super::format::{Container, Section};
+use super::scene_graph::SceneGraph;
+use super::similarity::Similarity;
+use super::split::Split;
+use crate::{Error, Result};
+
+/// An open data file. Views are checked once, when it is opened, and cost nothing afterwards.
+#[derive(Debug)]
+pub struct Dataset {
+    file: Container,
+    metadata: Value,
+    splits: [Range<usize>; 3],
+    word_width: usize,
+    image_id: Section<u64>,
+    coco_id: Section<u64>,
+    node_offsets: Section<u64>,
+    edge_offsets: Section<u64>,
+    node_object: Section<u32>,
+    edge_subject: Section<u32>,
+    edge_predicate: Section<u32>,
+    edge_object: Section<u32>,
+    caption_offsets: Section<u64>,
+    captions: Texts,
+    caption_vectors: Section<f32>,
+    objects: Types,
+    predicates: Types,
+}
+
+/// Strings laid end to end.
+#[derive(Debug)]
+struct Texts {
+    offsets: Section<u64>,
+    text: Section<u8>,
+}
+
+/// Object or predicate types.
+#[derive(Debug)]
+struct Types {
+    names: Texts,
+    occurrences: Section<u64>,
+    known: Section<u8>,
+    vectors: Section<f32>,
+    by_name: HashMap<Box<str>, u32>,
+}
+
+impl Dataset {
+    /// Opens and checks the data file at `path`: one pass over its bytes.
+    pub fn open(path: impl AsRef<Path>) -> Result<Dataset> {
+        let file = Container::open(path)?;
+        let check = Check { file: &file };
+        let image_id = file.section("image_id")?;
+        let images = file.slice::<u64>(&image_id).len();
+        let metadata = file.section("metadata")?;
+        let metadata = serde_json::from_slice(file.slice::<u8>(&metadata))
+            .map_err(|error| check.invalid("metadata", error.to_string()))?;
+
+        let split_offsets = file.section::<u64>("split_offsets")?;
+        check.offsets("split_offsets", &split_offsets, 3, images)?;
+        let bounds: Vec<usize> = file.slice(&split_offsets).iter().map(|&bound| bound as usize).collect();
+        let splits = [bounds[0]..bounds[1], bounds[1]..bounds[2], bounds[2]..bounds[3]];
+        for split in &splits {
+            let ids = &file.slice(&image_id)[split.clone()];
+            check.that("image_id", ids.is_sorted_by(|a, b| a < b), "image ids are not ascending")?;
+        }
+
+        let caption_vectors: Section<f32> = file.section("caption_vectors")?;
+        let values = file.slice(&caption_vectors);
+        let word_width = values.len().checked_div(images).unwrap_or(0);
+        let problem = "no images, or caption vectors of no fixed width";
+        check.that("caption_vectors", word_width > 0 && values.len() == word_width * images, problem)?;
+        check.that("caption_vectors", values.iter().all(|v| v.is_finite()), "a value is not finite")?;
+
+        let caption_offsets = file.section("caption_offsets")?;
+        let captions = check.texts("caption")?;
+        let caption_count = file.slice(&captions.offsets).len() - 1;
+        check.offsets("caption_offsets", &caption_offsets, images, caption_count)?;
+
+        let dataset = Dataset {
+            metadata,
+            splits,
+            word_width,
+            image_id,
+            coco_id: file.section("coco_id")?,
+            node_offsets: file.section("node_offsets")?,
+            edge_offsets: file.section("edge_offsets")?,
+            node_object: file.section("node_object")?,
+            edge_subject: file.section("edge_subject")?,
+            edge_predicate: file.section("edge_predicate")?,
+            edge_object: file.section("edge_object")?,
+            caption_offsets,
+            captions,
+            caption_vectors,
+            objects: check.types("object", word_width, IMAGE)?,
+            predicates: check.types("predicate", word_width, IN_IMAGE)?,
+            file,
+        };
+        dataset.check_graphs()?;
+        Ok(dataset)
+    }
+
+    /// Index ranges, and the image node and `in image` edges where every reader expects them.
+    fn check_graphs(&self) -> Result<()> {
+        let check = Check { file: &self.file };
+        let images = self.image_count();
+        let nodes = self.file.slice(&self.node_object).len();
+        let edges = self.file.slice(&self.edge_subject).len();
+        check.that("coco_id", self.file.slice(&self.coco_id).len() == images, "not one entry per image")?;
+        check.offsets("node_offsets", &self.node_offsets, images, nodes)?;
+        check.offsets("edge_offsets", &self.edge_offsets, images, edges)?;
+        for (name, section) in [("edge_predicate", &self.edge_predicate), ("edge_object", &self.edge_object)]
+        {
+            check.that(name, self.file.slice(section).len() == edges, "not one entry per edge")?;
+        }
+        let (image_type, in_image) = (self.object_count() as u32 - 1, self.predicate_count() as u32 - 1);
+        for image in 0..images {
+            let graph = self.graph(image);
+            let place = || format!("graph of image {}", self.image_id(image));
+            let below = |values: &[u32], limit: usize| values.iter().all(|&value| (value as usize) < limit);
+            let in_range = below(graph.node_object, self.object_count())
+                && below(graph.edge_predicate, self.predicate_count())
+                && below(graph.edge_subject, graph.node_count())
+                && below(graph.edge_object, graph.node_count());
+            if !in_range {
+                return Err(check.invalid(place(), "a type or node is out of range".into()));
+            }
+            let objects = graph.node_count().saturating_sub(1);
+            let relationships = graph.edge_count().checked_sub(objects);
+            let augmented = graph.node_object.last() == Some(&image_type)
+                && graph.node_object.iter().filter(|&&object| object == image_type).count() == 1
+                && relationships.is_some_and(|first| {
+                    (first..graph.edge_count()).zip(0u32..).all(|(edge, node)| {
+                        graph.edge_subject[edge] == node
+                            && graph.edge_predicate[edge] == in_image
+                            && graph.edge_object[edge] as usize == objects
+                    }) && !graph.edge_predicate[..first].contains(&in_image)
+                });
+            if !augmented {
+                return Err(check.invalid(place(), "its image node or `in image` edges are missing".into()));
+            }
+        }
+        Ok(())
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        self.file.path()
+    }
+
+    /// Identifies the content: a checksum over the checksums of all sections.
+    pub fn fingerprint(&self) -> u64 {
+        self.file.checksum()
+    }
+
+    /// How the data was prepared: `options`, `sources` and `stages`, where `prepare` wrote the file.
+    pub fn metadata(&self) -> &Value {
+        &self.metadata
+    }
+
+    /// Images of all splits.
+    pub fn image_count(&self) -> usize {
+        self.file.slice(&self.image_id).len()
+    }
+
+    /// The images of `split`.
+    pub fn split(&self, split: Split) -> Range<usize> {
+        match split {
+            Split::Train => self.splits[0].clone(),
+            Split::Validation => self.splits[1].clone(),
+            Split::Test => self.splits[2].clone(),
+            Split::All => 0..self.image_count(),
+        }
+    }
+
+    /// Visual Genome id.
+    pub fn image_id(&self, image: usize) -> u64 {
+        self.file.slice(&self.image_id)[image]
+    }
+
+    /// COCO id; two images may share one.
+    pub fn coco_id(&self, image: usize) -> u64 {
+        self.file.slice(&self.coco_id)[image]
+    }
+
+    /// The image with this Visual Genome id.
+    pub fn find_image(&self, image_id: u64) -> Option<usize> {
+        let ids = self.file.slice(&self.image_id);
+        self.splits
+            .iter()
+            .find_map(|split| Some(split.start + ids[split.clone()].binary_search(&image_id).ok()?))
+    }
+
+    /// The augmented scene graph, with node indices local to it.
+    pub fn graph(&self, image: usize) -> SceneGraph<'_> {
+        let nodes = range(self.file.slice(&self.node_offsets), image);
+        let edges = range(self.file.slice(&self.edge_offsets), image);
+        SceneGraph {
+            node_object: &self.file.slice(&self.node_object)[nodes],
+            edge_subject: &self.file.slice(&self.edge_subject)[edges.clone()],
+            edge_predicate: &self.file.slice(&self.edge_predicate)[edges.clone()],
+            edge_object: &self.file.slice(&self.edge_object)[edges],
+        }
+    }
+
+    /// The captions as written.
+    pub fn captions(&self, image: usize) -> impl Iterator<Item = &str> {
+        range(self.file.slice(&self.caption_offsets), image).map(|caption| self.text(&self.captions, caption))
+    }
+
+    /// `[images, word_width]`, the mean of the unit vectors of each image's captions.
+    pub fn caption_vectors(&self) -> &[f32] {
+        self.file.slice(&self.caption_vectors)
+    }
+
+    /// Width of the word vectors.
+    pub fn word_width(&self) -> usize {
+        self.word_width
+    }
+
+    /// The caption similarities of all images.
+    pub fn similarity(&self) -> Similarity<'_> {
+        Similarity::Factored { vectors: self.caption_vectors(), width: self.word_width }
+    }
+
+    /// Object types, `image` (the last) included.
+    pub fn object_count(&self) -> usize {
+        self.file.slice(&self.objects.known).len()
+    }
+
+    /// Predicate types, `in image` (the last) included.
+    pub fn predicate_count(&self) -> usize {
+        self.file.slice(&self.predicates.known).len()
+    }
+
+    /// Name of an object type.
+    pub fn object_name(&self, object: usize) -> &str {
+        self.text(&self.objects.names, object)
+    }
+
+    /// Name of a predicate type.
+    pub fn predicate_name(&self, predicate: usize) -> &str {
+        self.text(&self.predicates.names, predicate)
+    }
+
+    /// The object type of this name, an annotated one before the image node's own.
+    pub fn find_object(&self, name: &str) -> Option<u32> {
+        self.objects.by_name.get(name).copied()
+    }
+
+    /// The predicate type of this name, an annotated one before that of the edges to the image node.
+    pub fn find_predicate(&self, name: &str) -> Option<u32> {
+        self.predicates.by_name.get(name).copied()
+    }
+
+    /// `[object types, word_width]`, mean word vector of each name; zeros where no word is known.
+    pub fn object_vectors(&self) -> &[f32] {
+        self.file.slice(&self.objects.vectors)
+    }
+
+    /// `[predicate types, word_width]`, likewise.
+    pub fn predicate_vectors(&self) -> &[f32] {
+        self.file.slice(&self.predicates.vectors)
+    }
+
+    /// Whether any word of the object type's name has a word vector.
+    pub fn object_known(&self, object: usize) -> bool {
+        self.file.slice(&self.objects.known)[object] != 0
+    }
+
+    /// Whether any word of the predicate type's name has a word vector.
+    pub fn predicate_known(&self, predicate: usize) -> bool {
+        self.file.slice(&self.predicates.known)[predicate] != 0
+    }
+
+    /// How often the object type was counted in the raw file; 0 for `image`.
+    pub fn object_occurrences(&self, object: usize) -> u64 {
+        self.file.slice(&self.objects.occurrences)[object]
+    }
+
+    /// How often the predicate type was counted in the raw file; 0 for `in image`.
+    pub fn predicate_occurrences(&self, predicate: usize) -> u64 {
+        self.file.slice(&self.predicates.occurrences)[predicate]
+    }
+
+    fn text(&self, texts: &Texts, index: usize) -> &str {
+        let bytes = &self.file.slice(&texts.text)[range(self.file.slice(&texts.offsets), index)];
+        std::str::from_utf8(bytes).expect("texts are checked when the file is opened")
+    }
+}
+
+fn range(offsets: &[u64], index: usize) -> Range<usize> {
+    offsets[index] as usize..offsets[index + 1] as usize
+}
+
+/// The checks of a file whose bytes are intact but may not fit together.
+struct Check<'a> {
+    file: &'a Container,
+}
+
+impl Check<'_> {
+    fn invalid(&self, place: impl Into<String>, problem: String) -> Error {
+        Error::invalid(self.file.path(), place, problem, "prepare it again")
+    }
+
+    fn that(&self, section: &str, holds: bool, problem: &str) -> Result<()> {
+        if holds { Ok(()) } else { Err(self.invalid(format!("section {section}"), problem.into())) }
+    }
+
+    /// `parts + 1` ascending offsets from 0 to `total`.
+    fn offsets(&self, name: &str, section: &Section<u64>, parts: usize, total: usize) -> Result<()> {
+        let offsets = self.file.slice(section);
+        let holds = offsets.len() == parts + 1
+            && offsets[0] == 0
+            && offsets[parts] == total as u64
+            && offsets.is_sorted();
+        self.that(name, holds, &format!("not {parts} ascending ranges of 0..{total}"))
+    }
+
+    fn texts(&self, name: &str) -> Result<Texts> {
+        let (offsets_name, text_name) = (format!("{name}_text_offsets"), format!("{name}_text"));
+        let texts =
+            Texts { offsets: self.file.section(&offsets_name)?, text: self.file.section(&text_name)? };
+        let (offsets, bytes) = (self.file.slice(&texts.offsets), self.file.slice(&texts.text));
+        self.offsets(&offsets_name, &texts.offsets, offsets.len().saturating_sub(1), bytes.len())?;
+        let text = std::str::from_utf8(bytes).ok();
+        let holds = text.is_some_and(|text| offsets.iter().all(|&at| text.is_char_boundary(at as usize)));
+        self.that(&text_name, holds, "not UTF-8")?;
+        Ok(texts)
+    }
+
+    fn types(&self, kind: &str, width: usize, last_name: &str) -> Result<Types> {
+        let names = self.texts(&format!("{kind}_name"))?;
+        let offsets = self.file.slice(&names.offsets);
+        let count = offsets.len() - 1;
+        let mut types = Types {
+            occurrences: self.file.section(&format!("{kind}_occurrences"))?,
+            known: self.file.section(&format!("{kind}_known"))?,
+            vectors: self.file.section(&format!("{kind}_vectors"))?,
+            by_name: HashMap::with_capacity(count),
+            names,
+        };
+        let lengths = (self.file.slice(&types.occurrences).len(), self.file.slice(&types.known).len());
+        let place = format!("{kind}_known");
+        self.that(&place, lengths == (count, count) && count > 0, "not one entry per type")?;
+        let vectors = self.file.slice(&types.vectors);
+        let holds = vectors.len() == count * width && vectors.iter().all(|value| value.is_finite());
+        self.that(&format!("{kind}_vectors"), holds, "not one finite vector per type")?;
+
+        let text = self.file.slice(&types.names.text);
+        for index in 0..count {
+            let name = String::from_utf8_lossy(&text[range(offsets, index)]).into_owned();
+            let last = index + 1 == count;
+            let (place, problem) = (format!("{kind}_name_text"), "the last type is not the image's");
+            self.that(&place, !last || name == last_name, problem)?;
+            // The last type may repeat an annotated type's name, which then keeps it.
+            if types.by_name.contains_key(name.as_str()) {
+                self.that(&place, last, &format!("two types are called `{name}`"))?;
+                continue;
+            }
+            types.by_name.insert(name.into(), index as u32);
+        }
+        Ok(types)
+    }
+}

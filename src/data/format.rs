@@ -1,0 +1,308 @@
+//! The container of a data file: named, typed, checksummed arrays that are mapped and used in place.
+//!
+//! ```text
+//! 0     header, 64 bytes: magic, version, section count, file length, checksum of the first 4096 bytes
+//! 64    section table, 63 entries of 64 bytes: name, offset, byte length, element type, checksum
+//! 4096  the sections in the order of the table, each at the next multiple of 64, zeros between them
+//! ```
+//!
+//! Numbers are little-endian and checksums are XXH3-64. A file is written beside its target and renamed
+//! at the end, so a failed write leaves nothing behind and an older file in place. Reading checks every byte of
+//! the file once, in [`Container::open`]; afterwards the typed views are trusted and cost nothing.
+
+use std::fs::File;
+use std::io::{Seek, SeekFrom, Write};
+use std::marker::PhantomData;
+use std::path::{Path, PathBuf};
+
+use bytemuck::{Pod, Zeroable};
+use memmap2::Mmap;
+use tempfile::NamedTempFile;
+use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
+
+use crate::{Error, Result};
+
+#[cfg(target_endian = "big")]
+compile_error!("data files are little-endian and used in place, so a little-endian machine is required");
+
+/// The first eight bytes of every data file.
+pub const MAGIC: [u8; 8] = *b"scenerk\0";
+/// The layout that this program writes and reads.
+pub const VERSION: u32 = 1;
+/// Sections that fit in the table.
+pub const MAX_SECTIONS: usize = 63;
+/// Every section begins at a multiple of this: a cache line, and enough for any vector load.
+pub const ALIGNMENT: u64 = 64;
+
+const FRONT_BYTES: usize = 64 * (1 + MAX_SECTIONS);
+const NAME_BYTES: usize = 32;
+const REMEDY: &str = "prepare it again";
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Header {
+    magic: [u8; 8],
+    version: u32,
+    section_count: u32,
+    file_length: u64,
+    /// Over the first 4096 bytes with this field zero.
+    checksum: u64,
+    reserved: [u64; 4],
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Entry {
+    name: [u8; NAME_BYTES],
+    offset: u64,
+    length: u64,
+    element: u32,
+    reserved: u32,
+    checksum: u64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Front {
+    header: Header,
+    table: [Entry; MAX_SECTIONS],
+}
+
+const _: () = assert!(size_of::<Front>() == FRONT_BYTES);
+
+impl Front {
+    fn checksum(&self) -> u64 {
+        let mut front = *self;
+        front.header.checksum = 0;
+        xxh3_64(bytemuck::bytes_of(&front))
+    }
+}
+
+impl Entry {
+    fn name(&self) -> String {
+        let end = self.name.iter().position(|&byte| byte == 0).unwrap_or(NAME_BYTES);
+        String::from_utf8_lossy(&self.name[..end]).into_owned()
+    }
+}
+
+/// A type that a section can hold.
+pub trait Element: Pod {
+    /// Its number in the section table.
+    const TAG: u32;
+}
+
+impl Element for u8 {
+    const TAG: u32 = 1;
+}
+impl Element for u32 {
+    const TAG: u32 = 2;
+}
+impl Element for u64 {
+    const TAG: u32 = 3;
+}
+impl Element for f32 {
+    const TAG: u32 = 4;
+}
+
+/// Writes a container section by section; nothing is at the target before [`Writer::finish`].
+pub struct Writer {
+    target: PathBuf,
+    file: NamedTempFile,
+    front: Front,
+    position: u64,
+}
+
+impl Writer {
+    /// Starts a file that will stand at `target`.
+    pub fn create(target: impl AsRef<Path>) -> Result<Self> {
+        let target = target.as_ref().to_path_buf();
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(".scenerank-");
+        // A temporary file is private by default; the finished one gets the permissions of any new file.
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+        let mut file = builder.tempfile_in(folder(&target)).map_err(Error::file("create", &target))?;
+        file.write_all(&[0; FRONT_BYTES]).map_err(Error::file("write", &target))?;
+        Ok(Writer { target, file, front: Front::zeroed(), position: FRONT_BYTES as u64 })
+    }
+
+    /// Appends the section `name`, the concatenation of `chunks`, which may be made on the way.
+    pub fn section<T: Element, C: AsRef<[T]>>(
+        &mut self,
+        name: &str,
+        chunks: impl IntoIterator<Item = C>,
+    ) -> Result<()> {
+        let index = self.front.header.section_count as usize;
+        assert!(index < MAX_SECTIONS && name.len() <= NAME_BYTES, "section {name} does not fit the table");
+        let padding = self.position.next_multiple_of(ALIGNMENT) - self.position;
+        let offset = self.position + padding;
+        let mut length = 0;
+        let mut hash = Xxh3Default::new();
+        let mut buffered = std::io::BufWriter::with_capacity(1 << 20, self.file.as_file_mut());
+        let mut append = |bytes: &[u8]| buffered.write_all(bytes).map_err(Error::file("write", &self.target));
+        append(&[0; ALIGNMENT as usize][..padding as usize])?;
+        for chunk in chunks {
+            let bytes: &[u8] = bytemuck::cast_slice(chunk.as_ref());
+            hash.update(bytes);
+            append(bytes)?;
+            length += bytes.len() as u64;
+        }
+        buffered.flush().map_err(Error::file("write", &self.target))?;
+        drop(buffered);
+
+        let entry = &mut self.front.table[index];
+        entry.name[..name.len()].copy_from_slice(name.as_bytes());
+        (entry.offset, entry.length, entry.element) = (offset, length, T::TAG);
+        entry.checksum = hash.digest();
+        self.front.header.section_count += 1;
+        self.position = offset + length;
+        Ok(())
+    }
+
+    /// Completes the file and moves it to its target, replacing what was there.
+    pub fn finish(mut self) -> Result<()> {
+        let header = &mut self.front.header;
+        (header.magic, header.version, header.file_length) = (MAGIC, VERSION, self.position);
+        self.front.header.checksum = self.front.checksum();
+        let file = self.file.as_file_mut();
+        file.seek(SeekFrom::Start(0))
+            .and_then(|_| file.write_all(bytemuck::bytes_of(&self.front)))
+            .and_then(|()| file.sync_all())
+            .map_err(Error::file("write", &self.target))?;
+        let folder = folder(&self.target);
+        self.file.persist(&self.target).map_err(|error| Error::file("write", &self.target)(error.error))?;
+        // Makes the rename itself durable. Some file systems cannot sync a folder, and the data is safe already.
+        if let Ok(folder) = File::open(folder) {
+            folder.sync_all().ok();
+        }
+        Ok(())
+    }
+}
+
+/// The folder of `target`, where its temporary file must be so that renaming does not copy.
+fn folder(target: &Path) -> PathBuf {
+    match target.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder.to_path_buf(),
+        _ => PathBuf::from("."),
+    }
+}
+
+/// A checked, mapped container.
+#[derive(Debug)]
+pub struct Container {
+    path: PathBuf,
+    map: Mmap,
+    checksum: u64,
+    entries: Vec<(String, u32, std::ops::Range<usize>)>,
+}
+
+/// Where a section's elements lie; resolved by [`Container::slice`].
+#[derive(Debug)]
+pub struct Section<T> {
+    bytes: std::ops::Range<usize>,
+    element: PhantomData<T>,
+}
+
+impl Container {
+    /// Maps `path` and checks all of it: magic, version, lengths, alignment, padding, checksums.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let invalid =
+            |place: &str, problem: String, remedy: &str| Error::invalid(path, place, problem, remedy);
+        let file = File::open(path).map_err(Error::file("read", path))?;
+        let metadata = file.metadata().map_err(Error::file("read", path))?;
+        if !metadata.is_file() {
+            return Err(invalid("path", "not a file".into(), "name the data file that `prepare` wrote"));
+        }
+        // SAFETY: data files are only ever replaced by renaming, never changed in place, so the mapped bytes
+        // stay as they are while this map lives.
+        let map = unsafe { Mmap::map(&file) }.map_err(Error::file("map", path))?;
+        let magic = &map[..map.len().min(MAGIC.len())];
+        if magic != MAGIC {
+            let problem = "not a scenerank data file".to_string();
+            return Err(invalid("header", problem, "name a file that `scenerank prepare` wrote"));
+        }
+        if map.len() < FRONT_BYTES {
+            let problem = format!("truncated: {} bytes, and the header alone has {FRONT_BYTES}", map.len());
+            return Err(invalid("header", problem, REMEDY));
+        }
+        let front: &Front = bytemuck::from_bytes(&map[..FRONT_BYTES]);
+        let header = &front.header;
+        if header.version != VERSION {
+            let problem =
+                format!("format version {}, this program reads version {VERSION}", { header.version });
+            return Err(invalid("header", problem, "prepare it again with this version of the program"));
+        }
+        if header.checksum != front.checksum() {
+            let problem = "damaged: the checksum of header and section table does not match".to_string();
+            return Err(invalid("header", problem, REMEDY));
+        }
+        if header.file_length != map.len() as u64 {
+            let kind = if header.file_length > map.len() as u64 { "truncated" } else { "too long" };
+            let problem = format!("{kind}: {} bytes expected, {} found", header.file_length, map.len());
+            return Err(invalid("file length", problem, REMEDY));
+        }
+        let sections = front.table.get(..header.section_count as usize).ok_or_else(|| {
+            invalid("header", format!("{} sections do not fit the table", header.section_count), REMEDY)
+        })?;
+
+        let mut entries = Vec::with_capacity(sections.len());
+        let mut end = FRONT_BYTES as u64;
+        for entry in sections {
+            let place = format!("section {}", entry.name());
+            let start = end.next_multiple_of(ALIGNMENT);
+            let stop = start.checked_add(entry.length).filter(|&stop| stop <= map.len() as u64);
+            let (true, Some(stop)) = (entry.offset == start, stop) else {
+                let problem = format!("{} bytes at {} do not fit the file", entry.length, entry.offset);
+                return Err(invalid(&place, problem, REMEDY));
+            };
+            if map[end as usize..start as usize].iter().any(|&byte| byte != 0) {
+                return Err(invalid(&place, "damaged: bytes before it are not zero".into(), REMEDY));
+            }
+            entries.push((entry.name(), entry.element, start as usize..stop as usize));
+            end = stop;
+        }
+        if end != map.len() as u64 {
+            let problem = format!("the sections end at byte {end}, the file at {}", map.len());
+            return Err(invalid("section table", problem, REMEDY));
+        }
+        // One thread reads at the speed of memory, far above a disk's.
+        for (entry, (name, _, range)) in sections.iter().zip(&entries) {
+            if xxh3_64(&map[range.clone()]) != entry.checksum {
+                let problem = "damaged: its checksum does not match".to_string();
+                return Err(invalid(&format!("section {name}"), problem, REMEDY));
+            }
+        }
+        let checksum = header.checksum;
+        Ok(Container { path: path.to_path_buf(), map, checksum, entries })
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Checksum of header and section table, which holds the checksums of all sections.
+    pub fn checksum(&self) -> u64 {
+        self.checksum
+    }
+
+    /// Finds the section `name`, which must hold elements of type `T`.
+    pub fn section<T: Element>(&self, name: &str) -> Result<Section<T>> {
+        let invalid = |problem| Error::invalid(&self.path, format!("section {name}"), problem, REMEDY);
+        let (_, element, bytes) = self
+            .entries
+            .iter()
+            .find(|entry| entry.0 == name)
+            .ok_or_else(|| invalid("missing".to_string()))?;
+        if *element != T::TAG || bytes.len() % size_of::<T>() != 0 {
+            return Err(invalid(format!("does not hold {}", std::any::type_name::<T>())));
+        }
+        Ok(Section { bytes: bytes.clone(), element: PhantomData })
+    }
+
+    /// The elements of a section of this container.
+    pub fn slice<T: Element>(&self, section: &Section<T>) -> &[T] {
+        bytemuck::cast_slice(&self.map[section.bytes.clone()])
+    }
+}

@@ -1,0 +1,153 @@
+//! Raw files to one data file: join and filter ([`select`]), caption vectors, split, write.
+//!
+//! A caption's vector is the mean of the vectors of its known words, l2-normalised; an image's is the mean of its
+//! captions' (model.md, "Supervision"). A caption without a known word has the zero vector.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+use serde_json::json;
+
+use super::contents::{DatasetContents, IMAGE, IN_IMAGE, ImageContents, TypeContents};
+use super::raw::glove::WordVectors;
+use super::scene_graph::SceneGraphBuf;
+use super::selection::{Filter, GraphSource, KeptType, Selection, Sources, select};
+use super::split::{SplitRatio, shuffle};
+use super::stages::Stages;
+use super::words::words;
+use crate::{Error, Result};
+
+/// An anchor needs two other images to be compared with.
+const MIN_TRAIN_IMAGES: usize = 3;
+
+/// Everything that decides what the data file will hold.
+#[derive(Clone, Debug)]
+pub struct Preparation {
+    /// Graphs and captions.
+    pub sources: Sources,
+    /// Word vectors in GloVe's text format.
+    pub glove: PathBuf,
+    /// Which types and images stay.
+    pub filter: Filter,
+    /// Shares of train, validation and test.
+    pub split: SplitRatio,
+    /// Decides which image goes to which split.
+    pub seed: u64,
+}
+
+/// Prepares the data file `out` and returns what each stage left.
+pub fn prepare(preparation: &Preparation, out: impl AsRef<Path>) -> Result<Stages> {
+    let Selection { objects, predicates, images, mut captions, mut stages } =
+        select(&preparation.sources, &preparation.filter)?;
+    let coco_ids: HashSet<u64> = images.iter().map(|image| image.coco_id).collect();
+    captions.retain(|coco_id, _| coco_ids.contains(coco_id));
+    let names = objects.iter().chain(&predicates).map(|kept| kept.name.as_str()).chain([IMAGE, IN_IMAGE]);
+    let wanted: HashSet<String> =
+        captions.values().flatten().map(String::as_str).chain(names).flat_map(words).collect();
+    let glove = WordVectors::read(&preparation.glove, &wanted)?;
+    stages.words = wanted.len() as u64;
+    stages.words_known = glove.found() as u64;
+    stages.word_width = glove.width() as u64;
+
+    let (image_type, in_image) = (objects.len() as u32, predicates.len() as u32);
+    let embedded: Vec<(ImageContents, usize)> = images
+        .into_par_iter()
+        .map(|image| {
+            let captions = captions[&image.coco_id].clone();
+            let (caption_vector, unknown) = caption_vector(&captions, &glove);
+            let graph = SceneGraphBuf::augmented(&image.objects, &image.relationships, image_type, in_image);
+            let (image_id, coco_id) = (image.image_id, image.coco_id);
+            (ImageContents { image_id, coco_id, captions, caption_vector, graph }, unknown)
+        })
+        .collect();
+    let mut kept = Vec::with_capacity(embedded.len());
+    for (image, unknown) in embedded {
+        stages.captions += image.captions.len() as u64;
+        stages.captions_without_known_word += unknown as u64;
+        if unknown == image.captions.len() {
+            stages.images_without_known_word += 1;
+            continue;
+        }
+        let objects = image.graph.node_object.len() - 1;
+        stages.kept.add(objects, image.graph.edge_subject.len() - objects);
+        kept.push(image);
+    }
+
+    shuffle(&mut kept, preparation.seed, |image| image.image_id);
+    let counts = preparation.split.counts(kept.len());
+    stages.splits = counts.map(|count| count as u64);
+    if counts[0] < MIN_TRAIN_IMAGES {
+        let problem = format!(
+            "{} images for train, at least {MIN_TRAIN_IMAGES} are needed: {}; {} of those have no caption with a \
+             known word",
+            counts[0],
+            stages.summary(),
+            stages.images_without_known_word
+        );
+        let remedy = "lower --min-occurrences, or raise train's share in --split";
+        return Err(Error::invalid(preparation.sources.graphs.path(), "split", problem, remedy));
+    }
+    let test = kept.split_off(counts[0] + counts[1]);
+    let validation = kept.split_off(counts[0]);
+    let mut contents = DatasetContents {
+        word_width: glove.width(),
+        objects: types(&objects, IMAGE, &glove),
+        predicates: types(&predicates, IN_IMAGE, &glove),
+        images: [kept, validation, test],
+        metadata: metadata(preparation, &stages),
+    };
+    contents.write(out)?;
+    Ok(stages)
+}
+
+/// The mean of the captions' unit vectors, and how many captions have no known word.
+fn caption_vector(captions: &[String], glove: &WordVectors) -> (Vec<f32>, usize) {
+    let mut mean = vec![0.0f32; glove.width()];
+    let mut unknown = 0;
+    for caption in captions {
+        let Some(vector) = glove.mean(words(caption)) else {
+            unknown += 1;
+            continue;
+        };
+        let norm = vector.iter().map(|value| value * value).sum::<f32>().sqrt().max(1e-12);
+        let scale = 1.0 / (norm * captions.len() as f32);
+        mean.iter_mut().zip(&vector).for_each(|(total, value)| *total += value * scale);
+    }
+    (mean, unknown)
+}
+
+/// The kept types and, last, the one of the image node or its edges.
+fn types(kept: &[KeptType], last: &str, glove: &WordVectors) -> Vec<TypeContents> {
+    let last = KeptType { name: last.to_string(), occurrences: 0 };
+    kept.iter()
+        .chain([&last])
+        .map(|kept| TypeContents {
+            name: kept.name.clone(),
+            vector: glove.mean(words(&kept.name)),
+            occurrences: kept.occurrences,
+        })
+        .collect()
+}
+
+/// File names come without folders: where a file lies is no property of the data.
+fn metadata(preparation: &Preparation, stages: &Stages) -> serde_json::Value {
+    let name = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let sources = &preparation.sources;
+    let graphs = match &sources.graphs {
+        GraphSource::SceneGraphs(path) => vec![name(path)],
+        GraphSource::ObjectsAndRelationships(objects, relationships) => {
+            vec![name(objects), name(relationships)]
+        }
+    };
+    json!({
+        "options": { "filter": preparation.filter, "split": preparation.split, "seed": preparation.seed },
+        "sources": {
+            "graphs": graphs,
+            "image_data": name(&sources.image_data),
+            "captions": sources.captions.iter().map(name).collect::<Vec<_>>(),
+            "glove": name(&preparation.glove),
+        },
+        "stages": stages,
+    })
+}

@@ -1,0 +1,51 @@
+//! COCO's caption files: `{annotations: [{id, image_id, caption}], ..}`.
+
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use super::json_stream::{Shape, records};
+use super::raw_file::RawFile;
+use crate::Result;
+
+#[derive(Deserialize)]
+struct AnnotationRecord {
+    id: u64,
+    image_id: u64,
+    caption: String,
+}
+
+/// Captions of the wanted images.
+#[derive(Debug, Default)]
+pub struct Captions {
+    /// Captions by COCO id, in the order of the files.
+    pub by_image: HashMap<u64, Vec<String>>,
+    /// Captions in all files.
+    pub read: u64,
+    /// Captions of wanted images left out because an earlier one has the same annotation id, as where the
+    /// files of two releases are given.
+    pub repeated: u64,
+}
+
+/// Reads the captions of the images for which `wanted` holds from all files.
+pub fn read(paths: &[PathBuf], wanted: impl Fn(u64) -> bool) -> Result<Captions> {
+    let mut captions = Captions::default();
+    let mut seen = HashSet::new();
+    for path in paths {
+        records(RawFile::open(path)?, Shape::Field("annotations"), |_, record: AnnotationRecord| {
+            captions.read += 1;
+            if !wanted(record.image_id) {
+                return Ok(());
+            }
+            if !seen.insert(record.id) {
+                captions.repeated += 1;
+                return Ok(());
+            }
+            let caption = record.caption.trim().to_string();
+            captions.by_image.entry(record.image_id).or_default().push(caption);
+            Ok(())
+        })?;
+    }
+    Ok(captions)
+}

@@ -1,0 +1,128 @@
+//! GloVe's text format: one word and its vector a line, with or without a word2vec header `count width`.
+
+use std::collections::{HashMap, HashSet};
+use std::io::BufRead;
+use std::path::Path;
+
+use super::raw_file::{RawFile, read_error};
+use crate::{Error, Result};
+
+/// Vectors of the words that were asked for.
+#[derive(Debug)]
+pub struct WordVectors {
+    width: usize,
+    vectors: HashMap<String, Vec<f32>>,
+    lines: u64,
+}
+
+impl WordVectors {
+    /// Reads `path`, keeping the vectors of `wanted` words only.
+    ///
+    /// The first line sets the width. A word may contain spaces: the last `width` fields are the numbers. Of a
+    /// word that comes twice the first vector counts.
+    pub fn read(path: &Path, wanted: &HashSet<String>) -> Result<Self> {
+        let mut file = RawFile::open(path)?;
+        let mut words = WordVectors { width: 0, vectors: HashMap::new(), lines: 0 };
+        let mut line = Vec::new();
+        for number in 1u64.. {
+            line.clear();
+            let count =
+                file.content().read_until(b'\n', &mut line).map_err(|error| read_error(path, &error))?;
+            if count == 0 {
+                break;
+            }
+            words
+                .add(&line, wanted)
+                .map_err(|problem| Error::invalid(path, format!("line {number}"), problem, REMEDY))?;
+        }
+        if words.lines == 0 {
+            return Err(Error::invalid(path, "file", "no word vectors", REMEDY));
+        }
+        Ok(words)
+    }
+
+    fn add(&mut self, line: &[u8], wanted: &HashSet<String>) -> std::result::Result<(), String> {
+        let fields: Vec<&[u8]> =
+            line.split(u8::is_ascii_whitespace).filter(|field| !field.is_empty()).collect();
+        if fields.is_empty() {
+            return Ok(());
+        }
+        if self.width == 0 {
+            if let [count, width] = fields[..]
+                && let (Some(_), Some(width)) = (parse::<u64>(count), parse::<usize>(width))
+            {
+                self.width = width;
+                return Ok(());
+            }
+            self.width = fields.len() - 1;
+        }
+        let width = self.width;
+        if width == 0 {
+            return Err("a word without numbers".into());
+        }
+        if fields.len() < width + 1 {
+            return Err(format!("{} numbers, where the first line has {width}", fields.len() - 1));
+        }
+        let (word, numbers) = fields.split_at(fields.len() - width);
+        // A word of several fields whose last one reads as a number is a vector that is too long.
+        if let [_, .., last] = word
+            && parse::<f32>(last).is_some_and(f32::is_finite)
+        {
+            return Err(format!("more than the {width} numbers of the first line"));
+        }
+        self.lines += 1;
+        // A word with spaces is never asked for.
+        let [word] = word else { return Ok(()) };
+        let word = String::from_utf8_lossy(word);
+        if !wanted.contains(word.as_ref()) || self.vectors.contains_key(word.as_ref()) {
+            return Ok(());
+        }
+        let mut vector = Vec::with_capacity(width);
+        for field in numbers {
+            let value = parse::<f32>(field).filter(|value| value.is_finite());
+            let text = String::from_utf8_lossy(field);
+            vector.push(value.ok_or_else(|| format!("`{text}` is not a finite number"))?);
+        }
+        self.vectors.insert(word.into_owned(), vector);
+        Ok(())
+    }
+
+    /// Numbers per vector.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Words of the file.
+    pub fn file_words(&self) -> u64 {
+        self.lines
+    }
+
+    /// Words that were asked for and found.
+    pub fn found(&self) -> usize {
+        self.vectors.len()
+    }
+
+    /// The vector of `word`.
+    pub fn get(&self, word: &str) -> Option<&[f32]> {
+        self.vectors.get(word).map(Vec::as_slice)
+    }
+
+    /// Mean vector of the known words among `words`; `None` where none is known.
+    pub fn mean(&self, words: impl Iterator<Item = String>) -> Option<Vec<f32>> {
+        let mut sum = vec![0.0f32; self.width];
+        let mut count = 0;
+        for word in words {
+            if let Some(vector) = self.get(&word) {
+                sum.iter_mut().zip(vector).for_each(|(total, value)| *total += value);
+                count += 1;
+            }
+        }
+        (count > 0).then(|| sum.iter().map(|total| total / count as f32).collect())
+    }
+}
+
+const REMEDY: &str = "use a GloVe text file, one word and its vector a line";
+
+fn parse<T: std::str::FromStr>(field: &[u8]) -> Option<T> {
+    std::str::from_utf8(field).ok()?.parse().ok()
+}

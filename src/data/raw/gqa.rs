@@ -1,0 +1,53 @@
+//! GQA's graphs: a map from image id to `{objects: {id: {name, relations: [{name, object}]}}}`.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use super::json_stream::{Shape, records};
+use super::raw_file::RawFile;
+use super::raw_graphs::{RawGraphs, RawRelationship};
+use crate::{Error, Result};
+
+#[derive(Deserialize)]
+struct GraphRecord {
+    objects: BTreeMap<String, ObjectRecord>,
+}
+
+#[derive(Deserialize)]
+struct ObjectRecord {
+    name: String,
+    #[serde(default)]
+    relations: Vec<RelationRecord>,
+}
+
+#[derive(Deserialize)]
+struct RelationRecord {
+    name: String,
+    object: String,
+}
+
+/// Reads a GQA graph file; the objects of an image come in the order of their ids' text.
+pub(super) fn read(file: RawFile, skip_absent_objects: bool) -> Result<RawGraphs> {
+    let path = file.path().to_path_buf();
+    let mut graphs = RawGraphs::default();
+    records(file, Shape::Map, |key, record: GraphRecord| {
+        let image_id = key.parse().map_err(|_| {
+            let problem = "not a Visual Genome image id";
+            Error::invalid(&path, format!("image `{key}`"), problem, "use GQA's own scene graph files")
+        })?;
+        let mut relationships = Vec::new();
+        let mut objects = Vec::with_capacity(record.objects.len());
+        for (id, object) in record.objects {
+            relationships.extend(object.relations.into_iter().map(|relation| RawRelationship {
+                subject: id.clone(),
+                predicate: relation.name,
+                object: relation.object,
+            }));
+            objects.push((id, object.name));
+        }
+        let (image, local) = graphs.add_image(&path, image_id, objects)?;
+        graphs.set_relationships(&path, image, &local, relationships, skip_absent_objects)
+    })?;
+    Ok(graphs)
+}

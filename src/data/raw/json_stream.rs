@@ -1,0 +1,124 @@
+//! Records of a large JSON document, one at a time, so that the document is never held.
+
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::de::{
+    DeserializeOwned, DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor,
+};
+
+use super::raw_file::{RawFile, read_error};
+use crate::{Error, Result};
+
+/// Where the records of a document are.
+#[derive(Clone, Copy)]
+pub enum Shape {
+    /// The elements of the top-level array.
+    Array,
+    /// The elements of the array in this field of the top-level map.
+    Field(&'static str),
+    /// The values of the top-level map.
+    Map,
+}
+
+/// Calls `each` with every record of `file`, and with its key where the records are a map's values (`""`
+/// otherwise). Errors name line, column and record.
+pub fn records<T: DeserializeOwned>(
+    mut file: RawFile,
+    shape: Shape,
+    each: impl FnMut(String, T) -> Result<()>,
+) -> Result<()> {
+    let path = file.path().to_path_buf();
+    let mut walk = Walk { shape, each, count: 0, stopped: None, record: PhantomData };
+    let mut reader = serde_json::Deserializer::from_reader(file.content());
+    let result = match shape {
+        Shape::Array => reader.deserialize_seq(&mut walk),
+        Shape::Field(_) | Shape::Map => reader.deserialize_map(&mut walk),
+    };
+    // The end is part of the document: only there is a gzip stream's checksum compared.
+    let Err(error) = result.and_then(|()| reader.end()) else { return Ok(()) };
+    if let Some(stopped) = walk.stopped {
+        return Err(stopped);
+    }
+    let (line, column, count) = (error.line(), error.column(), walk.count);
+    let place = format!("line {line}, column {column}, after {count} records");
+    let text = error.to_string();
+    let problem = text.strip_suffix(&format!(" at line {line} column {column}")).unwrap_or(&text);
+    let (problem, remedy) = match error.classify() {
+        serde_json::error::Category::Io => return Err(read_error(&path, &error.into())),
+        serde_json::error::Category::Eof => (format!("truncated: {problem}"), "download it again"),
+        serde_json::error::Category::Syntax => (format!("not JSON: {problem}"), "download it again"),
+        serde_json::error::Category::Data => (
+            format!("not of the expected schema: {problem}"),
+            "check that it is the file which the option asks for",
+        ),
+    };
+    Err(Error::invalid(path, place, problem, remedy))
+}
+
+/// Walks to the records and hands them out.
+struct Walk<T, F> {
+    shape: Shape,
+    each: F,
+    count: usize,
+    /// Why `each` stopped; serde's own error can only carry text.
+    stopped: Option<Error>,
+    record: PhantomData<T>,
+}
+
+impl<T, F: FnMut(String, T) -> Result<()>> Walk<T, F> {
+    fn hand_out<E: serde::de::Error>(&mut self, key: String, record: T) -> std::result::Result<(), E> {
+        self.count += 1;
+        (self.each)(key, record).map_err(|error| {
+            self.stopped = Some(error);
+            E::custom("stopped")
+        })
+    }
+}
+
+impl<'de, T: DeserializeOwned, F: FnMut(String, T) -> Result<()>> Visitor<'de> for &mut Walk<T, F> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.shape {
+            Shape::Array => f.write_str("a list of records"),
+            Shape::Field(field) => write!(f, "a map whose field `{field}` is a list of records"),
+            Shape::Map => f.write_str("a map of records"),
+        }
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> std::result::Result<(), A::Error> {
+        while let Some(record) = elements.next_element()? {
+            self.hand_out(String::new(), record)?;
+        }
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> std::result::Result<(), A::Error> {
+        let Shape::Field(field) = self.shape else {
+            while let Some((key, record)) = entries.next_entry()? {
+                self.hand_out(key, record)?;
+            }
+            return Ok(());
+        };
+        let mut found = false;
+        while let Some(key) = entries.next_key::<String>()? {
+            if key == field {
+                found = true;
+                entries.next_value_seed(&mut *self)?;
+            } else {
+                entries.next_value::<IgnoredAny>()?;
+            }
+        }
+        if found { Ok(()) } else { Err(A::Error::missing_field(field)) }
+    }
+}
+
+/// The array in a field.
+impl<'de, T: DeserializeOwned, F: FnMut(String, T) -> Result<()>> DeserializeSeed<'de> for &mut Walk<T, F> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> std::result::Result<(), D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}

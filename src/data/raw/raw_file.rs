@@ -1,0 +1,96 @@
+//! A raw file, unpacked while it is read.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use flate2::read::MultiGzDecoder;
+
+use crate::report::progress::Progress;
+use crate::{Error, Result};
+
+const BUFFER_BYTES: usize = 1 << 18;
+const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
+
+/// An open raw file; the gzip magic bytes, not the name, decide whether it is unpacked.
+pub struct RawFile {
+    path: PathBuf,
+    content: BufReader<Box<dyn Read>>,
+}
+
+/// Reads on and reports how far.
+struct Counted {
+    file: BufReader<File>,
+    progress: Option<Progress>,
+}
+
+impl Read for Counted {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read(buffer)?;
+        if let Some(progress) = &self.progress {
+            progress.advance(count as u64);
+        }
+        Ok(count)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        if let Some(progress) = self.progress.take() {
+            progress.finish();
+        }
+    }
+}
+
+impl RawFile {
+    /// Opens `path` and shows progress until it is dropped.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref().to_path_buf();
+        let file = File::open(&path).map_err(Error::file("read", &path))?;
+        let bytes = file.metadata().map_err(Error::file("read", &path))?.len();
+        let mut file = BufReader::with_capacity(BUFFER_BYTES, file);
+        let gzip = file.fill_buf().map_err(Error::file("read", &path))?.starts_with(&GZIP_MAGIC);
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let counted = Counted { file, progress: Some(Progress::new(name, Some(bytes), "bytes")) };
+        let content: Box<dyn Read> =
+            if gzip { Box::new(MultiGzDecoder::new(BufReader::new(counted))) } else { Box::new(counted) };
+        Ok(RawFile { path, content: BufReader::with_capacity(BUFFER_BYTES, content) })
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The unpacked content.
+    pub fn content(&mut self) -> &mut impl BufRead {
+        &mut self.content
+    }
+
+    /// The first character that is no white space, left unread.
+    pub fn first_character(&mut self) -> Result<Option<u8>> {
+        loop {
+            let buffer = self.content.fill_buf().map_err(|error| read_error(&self.path, &error))?;
+            if buffer.is_empty() {
+                return Ok(None);
+            }
+            match buffer.iter().position(|byte| !byte.is_ascii_whitespace()) {
+                Some(at) => return Ok(Some(buffer[at])),
+                None => {
+                    let length = buffer.len();
+                    self.content.consume(length);
+                }
+            }
+        }
+    }
+}
+
+/// What reading failed with: a cut or damaged gzip stream, or the system's refusal.
+pub fn read_error(path: &Path, error: &io::Error) -> Error {
+    let problem = match error.kind() {
+        io::ErrorKind::UnexpectedEof => "truncated: the compressed data ends early".to_string(),
+        io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData => format!("damaged: {error}"),
+        _ => return Error::file("read", path)(io::Error::new(error.kind(), error.to_string())),
+    };
+    Error::invalid(path, "gzip stream", problem, "download it again")
+}

@@ -1,0 +1,170 @@
+//! Scene graphs of all formats in one compact form: interned names, flat arrays, local node indices.
+
+use std::collections::HashMap;
+use std::fmt::Display;
+use std::hash::Hash;
+use std::ops::Range;
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::{Error, Result};
+
+/// The graphs of a raw file: about 4 bytes per object and 12 per relationship.
+#[derive(Debug, Default)]
+pub struct RawGraphs {
+    /// Names of objects; the first is empty and stands for "no name".
+    pub object_names: Names,
+    /// Predicates; the first is empty and stands for "no predicate".
+    pub predicates: Names,
+    /// Images in the order of the file.
+    pub images: Vec<RawImage>,
+    /// `-> object_names`, of all images.
+    pub objects: Vec<u32>,
+    /// Subject (local object), `-> predicates`, object (local object), of all images.
+    pub relationships: Vec<[u32; 3]>,
+    /// What was odd in the file.
+    pub oddities: Oddities,
+    index: HashMap<u64, usize>,
+}
+
+/// An image's parts of the flat arrays.
+#[derive(Clone, Debug)]
+pub struct RawImage {
+    /// Visual Genome id.
+    pub image_id: u64,
+    /// Its part of [`RawGraphs::objects`].
+    pub objects: Range<usize>,
+    /// Its part of [`RawGraphs::relationships`].
+    pub relationships: Range<usize>,
+}
+
+/// Peculiarities of a raw file that are no errors.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Oddities {
+    /// Objects without a name; they are of no type.
+    pub objects_without_name: u64,
+    /// Objects whose id an earlier object of the image has; the first one counts.
+    pub repeated_objects: u64,
+    /// Relationships without a predicate; they are of no type.
+    pub relationships_without_predicate: u64,
+    /// Relationships dropped because an end is not among the image's objects.
+    pub relationships_without_object: u64,
+}
+
+/// Distinct names, lower-cased and trimmed, numbered in the order in which they came.
+#[derive(Debug)]
+pub struct Names {
+    texts: Vec<String>,
+    index: HashMap<String, u32>,
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        Names { texts: vec![String::new()], index: HashMap::from([(String::new(), 0)]) }
+    }
+}
+
+impl Names {
+    fn intern(&mut self, name: &str) -> u32 {
+        let name = name.trim().to_lowercase();
+        if let Some(&id) = self.index.get(&name) {
+            return id;
+        }
+        let id = self.texts.len() as u32;
+        self.texts.push(name.clone());
+        self.index.insert(name, id);
+        id
+    }
+
+    /// Distinct names, the empty one included.
+    pub fn count(&self) -> usize {
+        self.texts.len()
+    }
+
+    /// The name with this number.
+    pub fn text(&self, id: usize) -> &str {
+        &self.texts[id]
+    }
+}
+
+/// A relationship as a file gives it.
+pub(super) struct RawRelationship<K> {
+    pub subject: K,
+    pub predicate: String,
+    pub object: K,
+}
+
+impl RawGraphs {
+    /// The image with this id.
+    pub(super) fn find(&self, image_id: u64) -> Option<usize> {
+        self.index.get(&image_id).copied()
+    }
+
+    /// Adds an image with its objects; returns its index and where each object id stands in it.
+    pub(super) fn add_image<K: Eq + Hash>(
+        &mut self,
+        path: &Path,
+        image_id: u64,
+        objects: impl IntoIterator<Item = (K, String)>,
+    ) -> Result<(usize, HashMap<K, u32>)> {
+        let image = self.images.len();
+        if self.index.insert(image_id, image).is_some() {
+            let problem = "it appears twice in the file";
+            return Err(Error::invalid(path, format!("image {image_id}"), problem, "remove one of the two"));
+        }
+        let start = self.objects.len();
+        let mut local = HashMap::new();
+        for (id, name) in objects {
+            let node = (self.objects.len() - start) as u32;
+            if local.contains_key(&id) {
+                self.oddities.repeated_objects += 1;
+                continue;
+            }
+            local.insert(id, node);
+            let name = self.object_names.intern(&name);
+            self.oddities.objects_without_name += u64::from(name == 0);
+            self.objects.push(name);
+        }
+        let relationships = self.relationships.len();
+        self.images.push(RawImage {
+            image_id,
+            objects: start..self.objects.len(),
+            relationships: relationships..relationships,
+        });
+        Ok((image, local))
+    }
+
+    /// Sets the relationships of `image`. One with an end that is not in `local` is an error, or dropped and
+    /// counted where `skip_absent_objects`.
+    pub(super) fn set_relationships<K: Eq + Hash + Display>(
+        &mut self,
+        path: &Path,
+        image: usize,
+        local: &HashMap<K, u32>,
+        relationships: impl IntoIterator<Item = RawRelationship<K>>,
+        skip_absent_objects: bool,
+    ) -> Result<()> {
+        let start = self.relationships.len();
+        for (number, RawRelationship { subject, predicate, object }) in relationships.into_iter().enumerate()
+        {
+            let (Some(&subject_node), Some(&object_node)) = (local.get(&subject), local.get(&object)) else {
+                if skip_absent_objects {
+                    self.oddities.relationships_without_object += 1;
+                    continue;
+                }
+                let (end, id) =
+                    if local.contains_key(&subject) { ("object", object) } else { ("subject", subject) };
+                let place = format!("image {}, relationship {}", self.images[image].image_id, number + 1);
+                let problem = format!("its {end}, object {id}, is not among the image's objects");
+                let remedy = "correct it, or drop such relationships with --skip-absent-objects";
+                return Err(Error::invalid(path, place, problem, remedy));
+            };
+            let predicate = self.predicates.intern(&predicate);
+            self.oddities.relationships_without_predicate += u64::from(predicate == 0);
+            self.relationships.push([subject_node, predicate, object_node]);
+        }
+        self.images[image].relationships = start..self.relationships.len();
+        Ok(())
+    }
+}

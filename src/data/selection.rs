@@ -1,0 +1,265 @@
+//! The first half of preparing: join graphs with captions, count types, filter types and images.
+
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::raw::coco_captions::{self, Captions};
+use super::raw::raw_graphs::{Names, RawGraphs, RawImage};
+use super::raw::{image_data, visual_genome};
+use super::stages::Stages;
+use crate::{Error, Result};
+
+/// The raw files with graphs and captions.
+#[derive(Clone, Debug)]
+pub struct Sources {
+    /// Scene graphs.
+    pub graphs: GraphSource,
+    /// Visual Genome's `image_data.json`.
+    pub image_data: PathBuf,
+    /// COCO caption files.
+    pub captions: Vec<PathBuf>,
+}
+
+/// Where scene graphs come from.
+#[derive(Clone, Debug)]
+pub enum GraphSource {
+    /// Visual Genome's `scene_graphs.json`, or a GQA scene graph file.
+    SceneGraphs(PathBuf),
+    /// Visual Genome's `objects.json` and `relationships.json`.
+    ObjectsAndRelationships(PathBuf, PathBuf),
+}
+
+impl GraphSource {
+    /// The file that lists the images.
+    pub fn path(&self) -> &PathBuf {
+        match self {
+            GraphSource::SceneGraphs(path) | GraphSource::ObjectsAndRelationships(path, _) => path,
+        }
+    }
+}
+
+/// Which images are counted to decide how often a type occurs.
+///
+/// The paper does not say. The whole file is the default: the vocabulary then does not depend on which caption
+/// files are at hand, and never has fewer types.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum CountOver {
+    /// Every image of the graph file.
+    #[default]
+    File,
+    /// The images that have captions.
+    Joined,
+}
+
+/// Which types and images stay.
+#[derive(Clone, Debug, Serialize)]
+pub struct Filter {
+    /// An object type is kept if it occurs at least this often.
+    pub min_object_occurrences: u64,
+    /// A predicate type is kept if it occurs at least this often; duplicate relationships count.
+    pub min_predicate_occurrences: u64,
+    /// Where occurrences are counted.
+    pub count_over: CountOver,
+    /// An image stays if at least this many of its objects are of kept types,
+    pub min_objects: usize,
+    /// and at most this many,
+    pub max_objects: usize,
+    /// and at least this many relationships have a kept predicate and kept ends.
+    pub min_relationships: usize,
+    /// Drop relationships that name an absent object, instead of refusing the file.
+    pub skip_absent_objects: bool,
+}
+
+impl Default for Filter {
+    /// The paper's.
+    fn default() -> Self {
+        Filter {
+            min_object_occurrences: 25,
+            min_predicate_occurrences: 25,
+            count_over: CountOver::File,
+            min_objects: 3,
+            max_objects: 40,
+            min_relationships: 1,
+            skip_absent_objects: false,
+        }
+    }
+}
+
+/// What join and filter leave.
+#[derive(Debug)]
+pub struct Selection {
+    /// Object types, the most frequent first.
+    pub objects: Vec<KeptType>,
+    /// Predicate types, the most frequent first.
+    pub predicates: Vec<KeptType>,
+    /// Images, in the order of the graph file.
+    pub images: Vec<KeptImage>,
+    /// Captions by COCO id.
+    pub captions: HashMap<u64, Vec<String>>,
+    /// Counts up to here.
+    pub stages: Stages,
+}
+
+/// A type that occurs often enough.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptType {
+    /// Its name, lower-cased.
+    pub name: String,
+    /// How often it was counted.
+    pub occurrences: u64,
+}
+
+/// An image that stays, not yet augmented.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptImage {
+    /// Visual Genome id.
+    pub image_id: u64,
+    /// COCO id.
+    pub coco_id: u64,
+    /// `[objects] -> object type`.
+    pub objects: Vec<u32>,
+    /// Subject (`-> objects`), predicate type, object (`-> objects`); no duplicates.
+    pub relationships: Vec<(u32, u32, u32)>,
+}
+
+/// Reads graphs and captions, joins and filters them.
+pub fn select(sources: &Sources, filter: &Filter) -> Result<Selection> {
+    let raw = match &sources.graphs {
+        GraphSource::SceneGraphs(path) => visual_genome::read_scene_graphs(path, filter.skip_absent_objects)?,
+        GraphSource::ObjectsAndRelationships(objects, relationships) => {
+            visual_genome::read_objects_and_relationships(objects, relationships, filter.skip_absent_objects)?
+        }
+    };
+    let mut stages = Stages { oddities: raw.oddities, ..Default::default() };
+    // Name 0 stands for "none".
+    stages.object_names = raw.object_names.count() as u64 - 1;
+    stages.predicate_names = raw.predicates.count() as u64 - 1;
+    raw.images.iter().for_each(|image| stages.graph_file.add(image.objects.len(), image.relationships.len()));
+
+    let coco_ids = image_data::read(&sources.image_data)?;
+    let coco_ids: Vec<Option<u64>> =
+        raw.images.iter().map(|image| coco_ids.get(&image.image_id).copied()).collect();
+    stages.with_coco_id = coco_ids.iter().flatten().count() as u64;
+    let wanted: HashSet<u64> = coco_ids.iter().flatten().copied().collect();
+    let Captions { by_image: captions, read, repeated } =
+        coco_captions::read(&sources.captions, |coco_id| wanted.contains(&coco_id))?;
+    (stages.captions_read, stages.captions_repeated) = (read, repeated);
+    let coco_ids: Vec<Option<u64>> =
+        coco_ids.into_iter().map(|id| id.filter(|id| captions.contains_key(id))).collect();
+    let joined = |image: usize| coco_ids[image].is_some();
+    for (_, image) in raw.images.iter().enumerate().filter(|&(index, _)| joined(index)) {
+        stages.joined.add(image.objects.len(), image.relationships.len());
+    }
+    if stages.joined.images == 0 {
+        return Err(nothing_joined(sources, &stages));
+    }
+
+    let counted = |image: usize| filter.count_over == CountOver::File || joined(image);
+    let (mut object_counts, mut predicate_counts) =
+        (vec![0u64; raw.object_names.count()], vec![0u64; raw.predicates.count()]);
+    for (_, image) in raw.images.iter().enumerate().filter(|&(index, _)| counted(index)) {
+        raw.objects[image.objects.clone()].iter().for_each(|&name| object_counts[name as usize] += 1);
+        let relationships = &raw.relationships[image.relationships.clone()];
+        relationships.iter().for_each(|&[_, predicate, _]| predicate_counts[predicate as usize] += 1);
+    }
+    let (objects, object_types) =
+        keep_types(&raw.object_names, &object_counts, filter.min_object_occurrences);
+    let (predicates, predicate_types) =
+        keep_types(&raw.predicates, &predicate_counts, filter.min_predicate_occurrences);
+    (stages.object_types, stages.predicate_types) = (objects.len() as u64, predicates.len() as u64);
+
+    let mut images = Vec::new();
+    for (image, coco_id) in raw.images.iter().zip(&coco_ids) {
+        let reduced = reduce(&raw, image, &object_types, &predicate_types);
+        let (object_count, relationship_count) = (reduced.objects.len(), reduced.relationships.len());
+        let dropped = if object_count < filter.min_objects {
+            Some(&mut stages.too_few_objects)
+        } else if object_count > filter.max_objects {
+            Some(&mut stages.too_many_objects)
+        } else if relationship_count < filter.min_relationships {
+            Some(&mut stages.too_few_relationships)
+        } else {
+            None
+        };
+        match (dropped, coco_id) {
+            (Some(dropped), Some(_)) => *dropped += 1,
+            (Some(_), None) => {}
+            (None, coco_id) => {
+                stages.filtered_graph_file.add(object_count, relationship_count);
+                if let &Some(coco_id) = coco_id {
+                    stages.filtered.add(object_count, relationship_count);
+                    stages.duplicate_relationships += reduced.duplicates;
+                    let Reduced { objects, relationships, .. } = reduced;
+                    images.push(KeptImage { image_id: image.image_id, coco_id, objects, relationships });
+                }
+            }
+        }
+    }
+    if images.is_empty() {
+        let problem = format!("no image is left: {}", stages.summary());
+        let remedy = "lower --min-occurrences, or widen --min-objects, --max-objects or --min-relationships";
+        return Err(Error::invalid(sources.graphs.path(), "filter", problem, remedy));
+    }
+    Ok(Selection { objects, predicates, images, captions, stages })
+}
+
+fn nothing_joined(sources: &Sources, stages: &Stages) -> Error {
+    let captions: Vec<String> = sources.captions.iter().map(|path| path.display().to_string()).collect();
+    let problem = format!(
+        "no image has captions: of its {} images {} have a COCO id in {}, and none of those a caption in {}",
+        stages.graph_file.images,
+        stages.with_coco_id,
+        sources.image_data.display(),
+        captions.join(", ")
+    );
+    Error::invalid(sources.graphs.path(), "join", problem, "give the files that belong together")
+}
+
+/// The types that occur at least `minimum` times, and the type of each name. Frequent ones come first, names
+/// decide between equals, so that the order of the raw file does not matter.
+fn keep_types(names: &Names, counts: &[u64], minimum: u64) -> (Vec<KeptType>, Vec<Option<u32>>) {
+    let mut kept: Vec<usize> = (1..names.count()).filter(|&name| counts[name] >= minimum.max(1)).collect();
+    kept.sort_by_key(|&name| (std::cmp::Reverse(counts[name]), names.text(name)));
+    let mut type_of = vec![None; names.count()];
+    kept.iter().zip(0u32..).for_each(|(&name, index)| type_of[name] = Some(index));
+    let describe = |&name: &usize| KeptType { name: names.text(name).to_string(), occurrences: counts[name] };
+    (kept.iter().map(describe).collect(), type_of)
+}
+
+/// A graph of kept types.
+struct Reduced {
+    objects: Vec<u32>,
+    relationships: Vec<(u32, u32, u32)>,
+    duplicates: u64,
+}
+
+fn reduce(
+    raw: &RawGraphs,
+    image: &RawImage,
+    object_types: &[Option<u32>],
+    predicate_types: &[Option<u32>],
+) -> Reduced {
+    let mut reduced = Reduced { objects: Vec::new(), relationships: Vec::new(), duplicates: 0 };
+    let nodes: Vec<Option<u32>> = raw.objects[image.objects.clone()]
+        .iter()
+        .map(|&name| {
+            let object_type = object_types[name as usize]?;
+            reduced.objects.push(object_type);
+            Some(reduced.objects.len() as u32 - 1)
+        })
+        .collect();
+    let mut seen = HashSet::new();
+    for &[subject, predicate, object] in &raw.relationships[image.relationships.clone()] {
+        let kept = (nodes[subject as usize], predicate_types[predicate as usize], nodes[object as usize]);
+        let (Some(subject), Some(predicate), Some(object)) = kept else { continue };
+        if seen.insert((subject, predicate, object)) {
+            reduced.relationships.push((subject, predicate, object));
+        } else {
+            reduced.duplicates += 1;
+        }
+    }
+    reduced
+}

@@ -1,0 +1,91 @@
+//! A user's own similarity matrix: a NumPy `.npy` file, memory-mapped.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use half::f16;
+use memmap2::Mmap;
+use npyz::{NpyHeader, Order};
+use rayon::prelude::*;
+
+use super::similarity::Similarity;
+use crate::{Error, Result};
+
+const REMEDY: &str = "save a square array with numpy.save, one row and column per image of the data file, as little-endian float16 \
+     or float32 in C order";
+
+/// A mapped `[images, images]` matrix whose row X holds s_X; rows follow the image order of the data file.
+#[derive(Debug)]
+pub struct SimilarityMatrix {
+    map: Mmap,
+    start: usize,
+    images: usize,
+    half: bool,
+}
+
+impl SimilarityMatrix {
+    /// Maps the matrix at `path` for a dataset of `images` images.
+    ///
+    /// Checks the header, the length, and in one parallel pass over the file that no entry is NaN. Entries
+    /// outside [0, 1] are allowed; they are clamped when read.
+    pub fn open(path: impl AsRef<Path>, images: usize) -> Result<Self> {
+        let path: PathBuf = path.as_ref().to_path_buf();
+        let invalid = |place: &str, problem: String| Error::invalid(&path, place, problem, REMEDY);
+        let file = File::open(&path).map_err(Error::file("read", &path))?;
+        let metadata = file.metadata().map_err(Error::file("read", &path))?;
+        if !metadata.is_file() {
+            return Err(invalid("path", "not a file".into()));
+        }
+        // SAFETY: the user must not change the file during a run, as the documentation of the option says; every
+        // bit pattern is a valid float.
+        let map = unsafe { Mmap::map(&file) }.map_err(Error::file("map", &path))?;
+        let mut rest = &map[..];
+        let header = NpyHeader::from_reader(&mut rest)
+            .map_err(|error| invalid("header", format!("not a .npy file: {error}")))?;
+        let start = map.len() - rest.len();
+
+        let dtype = header.dtype();
+        let half = match dtype.descr().as_str() {
+            "'<f2'" => true,
+            "'<f4'" => false,
+            other => return Err(invalid("dtype", format!("{other}, expected '<f2' or '<f4'"))),
+        };
+        if header.shape() != [images as u64; 2] {
+            let problem = format!("{:?}, expected [{images}, {images}]", header.shape());
+            return Err(invalid("shape", problem));
+        }
+        if header.order() != Order::C {
+            return Err(invalid("order", "Fortran order, expected C order".into()));
+        }
+        let bytes = images * images * if half { 2 } else { 4 };
+        if rest.len() != bytes {
+            let kind = if rest.len() < bytes { "truncated" } else { "too long" };
+            return Err(invalid("data", format!("{kind}: {bytes} bytes expected, {} found", rest.len())));
+        }
+        // numpy pads its header so that the data is aligned; other writers may not.
+        if start % 4 != 0 {
+            return Err(invalid("header", format!("the data begins at byte {start}, no multiple of 4")));
+        }
+        let matrix = SimilarityMatrix { map, start, images, half };
+        let nan = match matrix.view() {
+            Similarity::MatrixF16 { values, .. } => values.par_iter().position_first(|value| value.is_nan()),
+            Similarity::MatrixF32 { values, .. } => values.par_iter().position_first(|value| value.is_nan()),
+            Similarity::Factored { .. } => None,
+        };
+        match nan {
+            Some(at) => Err(invalid(&format!("row {}, column {}", at / images, at % images), "NaN".into())),
+            None => Ok(matrix),
+        }
+    }
+
+    /// The similarities.
+    pub fn view(&self) -> Similarity<'_> {
+        let bytes = &self.map[self.start..];
+        let images = self.images;
+        if self.half {
+            Similarity::MatrixF16 { values: bytemuck::cast_slice::<u8, f16>(bytes), images }
+        } else {
+            Similarity::MatrixF32 { values: bytemuck::cast_slice::<u8, f32>(bytes), images }
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! What every stage of preparing left.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::raw::raw_graphs::Oddities;
+
+/// Counts of every stage, in order.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Stages {
+    /// The graph file as it is.
+    pub graph_file: Counts,
+    /// Distinct object names in it, lower-cased.
+    pub object_names: u64,
+    /// Distinct predicates in it, lower-cased.
+    pub predicate_names: u64,
+    /// Peculiarities of it.
+    #[serde(flatten)]
+    pub oddities: Oddities,
+    /// Images that have a COCO id.
+    pub with_coco_id: u64,
+    /// Of those, images that have captions.
+    pub joined: Counts,
+    /// Object types that occur often enough, `image` not included.
+    pub object_types: u64,
+    /// Predicate types that occur often enough, `in image` not included.
+    pub predicate_types: u64,
+    /// What the filter would leave of the graph file without the join.
+    pub filtered_graph_file: Counts,
+    /// Joined images dropped because too few of their objects are of a kept type.
+    pub too_few_objects: u64,
+    /// Joined images dropped because too many are.
+    pub too_many_objects: u64,
+    /// Joined images dropped because too few relationships are left.
+    pub too_few_relationships: u64,
+    /// Joined images that the filter leaves.
+    pub filtered: Counts,
+    /// Exact duplicates of relationships that were dropped in them.
+    pub duplicate_relationships: u64,
+    /// Captions in the caption files.
+    pub captions_read: u64,
+    /// Captions left out because their annotation id came before.
+    pub captions_repeated: u64,
+    /// Captions of the filtered images.
+    pub captions: u64,
+    /// Of those, captions without any known word; their vector is zero.
+    pub captions_without_known_word: u64,
+    /// Filtered images dropped because no caption has a known word.
+    pub images_without_known_word: u64,
+    /// Width of the word vectors.
+    pub word_width: u64,
+    /// Distinct words of captions and names.
+    pub words: u64,
+    /// Of those, words that have a vector.
+    pub words_known: u64,
+    /// What the data file holds.
+    pub kept: Counts,
+    /// Images of train, validation and test.
+    pub splits: [u64; 3],
+}
+
+/// Images, and their objects and relationships.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Counts {
+    /// Images.
+    pub images: u64,
+    /// Objects, without image nodes.
+    pub objects: u64,
+    /// Relationships, without `in image` edges.
+    pub relationships: u64,
+}
+
+impl Counts {
+    /// One more image.
+    pub fn add(&mut self, objects: usize, relationships: usize) {
+        self.images += 1;
+        self.objects += objects as u64;
+        self.relationships += relationships as u64;
+    }
+
+    /// Objects per image.
+    pub fn mean_objects(&self) -> f64 {
+        self.objects as f64 / self.images.max(1) as f64
+    }
+
+    /// Relationships per image.
+    pub fn mean_relationships(&self) -> f64 {
+        self.relationships as f64 / self.images.max(1) as f64
+    }
+}
+
+impl Stages {
+    /// The stages up to the filter in one sentence, for errors.
+    pub fn summary(&self) -> String {
+        format!(
+            "{} images in the graph file, {} with a COCO id, {} with captions; {} object and {} predicate types \
+             kept; of the images with captions {} have too few objects, {} too many, {} too few relationships, \
+             and {} are left",
+            self.graph_file.images,
+            self.with_coco_id,
+            self.joined.images,
+            self.object_types,
+            self.predicate_types,
+            self.too_few_objects,
+            self.too_many_objects,
+            self.too_few_relationships,
+            self.filtered.images,
+        )
+    }
+}
+
+impl fmt::Display for Stages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "{:<28}{:>9}{:>11}{:>15}{:>11}{:>15}",
+            "", "images", "objects", "relationships", "obj./image", "rel./image"
+        )?;
+        let mut counts = |label: &str, counts: &Counts| {
+            let Counts { images, objects, relationships } = counts;
+            let (per_image, edges_per_image) = (counts.mean_objects(), counts.mean_relationships());
+            writeln!(
+                f,
+                "{label:<28}{images:>9}{objects:>11}{relationships:>15}{per_image:>11.2}{edges_per_image:>15.2}"
+            )
+        };
+        counts("graph file", &self.graph_file)?;
+        counts("  joined with captions", &self.joined)?;
+        counts("  filtered without join", &self.filtered_graph_file)?;
+        counts("joined and filtered", &self.filtered)?;
+        counts("written", &self.kept)?;
+        let [train, validation, test] = self.splits;
+        let oddities = &self.oddities;
+        let lines = [
+            ("images with a COCO id", self.with_coco_id.to_string()),
+            (
+                "types before the filter",
+                format!("{} objects, {} predicates", self.object_names, self.predicate_names),
+            ),
+            ("types kept", format!("{} objects, {} predicates", self.object_types, self.predicate_types)),
+            (
+                "joined images dropped",
+                format!(
+                    "{} too few objects, {} too many, {} too few relationships, {} no known word",
+                    self.too_few_objects,
+                    self.too_many_objects,
+                    self.too_few_relationships,
+                    self.images_without_known_word
+                ),
+            ),
+            ("relationships dropped", format!("{} duplicates", self.duplicate_relationships)),
+            (
+                "oddities of the graph file",
+                format!(
+                    "{} objects without name, {} repeated objects, {} relationships without predicate, {} without \
+                     an object",
+                    oddities.objects_without_name,
+                    oddities.repeated_objects,
+                    oddities.relationships_without_predicate,
+                    oddities.relationships_without_object
+                ),
+            ),
+            (
+                "captions",
+                format!(
+                    "{} read, {} repeated, {} of filtered images, {} without known word",
+                    self.captions_read,
+                    self.captions_repeated,
+                    self.captions,
+                    self.captions_without_known_word
+                ),
+            ),
+            (
+                "words",
+                format!(
+                    "{} of {} known, vectors of {} numbers",
+                    self.words_known, self.words, self.word_width
+                ),
+            ),
+            ("split", format!("{train} train, {validation} validation, {test} test")),
+        ];
+        for (label, text) in lines {
+            writeln!(f, "{label:<28}{text}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,8 @@
+//! Words of captions and names, as the word vectors know them.
+
+/// The words of `text`: its runs of ASCII letters and digits, in lower case.
+pub fn words(text: &str) -> impl Iterator<Item = String> + '_ {
+    text.split(|c: char| !c.is_ascii_alphanumeric())
+        .filter(|word| !word.is_empty())
+        .map(str::to_ascii_lowercase)
+}

@@ -1,0 +1,236 @@
+//! The data file itself: what is written is read, and nothing damaged is.
+
+use std::io::{Seek, SeekFrom, Write};
+
+use proptest::prelude::*;
+use scenerank::data::contents::{DatasetContents, IMAGE, IN_IMAGE, ImageContents, TypeContents};
+use scenerank::data::format::{ALIGNMENT, Container, MAX_SECTIONS, Writer};
+use scenerank::data::scene_graph::SceneGraphBuf;
+use scenerank::data::{Dataset, Split};
+use tempfile::TempDir;
+
+fn contents() -> DatasetContents {
+    let image = |image_id: u64| ImageContents {
+        image_id,
+        coco_id: image_id + 100,
+        captions: vec![format!("caption of {image_id}"), "é".into()],
+        caption_vector: vec![image_id as f32 / 10.0, 0.5],
+        graph: SceneGraphBuf::augmented(&[0, 1, 0], &[(0, 0, 1), (2, 0, 2)], 2, 1),
+    };
+    DatasetContents {
+        word_width: 2,
+        objects: vec![
+            TypeContents::new("image", Some(vec![1.0, 2.0])),
+            TypeContents::new("dog", None),
+            TypeContents::new(IMAGE, Some(vec![3.0, 4.0])),
+        ],
+        predicates: vec![TypeContents::new("on", Some(vec![5.0, 6.0])), TypeContents::new(IN_IMAGE, None)],
+        images: [vec![image(9), image(2), image(5)], vec![], vec![image(1)]],
+        metadata: serde_json::json!({ "made": "by hand" }),
+    }
+}
+
+fn write(contents: &mut DatasetContents) -> (TempDir, std::path::PathBuf) {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("small.data");
+    contents.write(&path).unwrap();
+    (folder, path)
+}
+
+#[test]
+fn what_is_written_is_read() {
+    let (_folder, path) = write(&mut contents());
+    let data = Dataset::open(&path).unwrap();
+    assert_eq!(data.path(), path);
+    assert_eq!([0, 1, 2, 3].map(|image| data.image_id(image)), [2, 5, 9, 1]);
+    assert_eq!(
+        [Split::Train, Split::Validation, Split::Test].map(|split| data.split(split)),
+        [0..3, 3..3, 3..4]
+    );
+    assert_eq!((data.find_image(1), data.find_image(9), data.find_image(3)), (Some(3), Some(2), None));
+    assert_eq!(data.captions(1).collect::<Vec<_>>(), ["caption of 5", "é"]);
+    assert_eq!(data.caption_vectors(), [0.2, 0.5, 0.5, 0.5, 0.9, 0.5, 0.1, 0.5]);
+    assert_eq!(data.graph(2), contents().images[0][0].graph.view());
+    assert_eq!(data.object_vectors(), [1., 2., 0., 0., 3., 4.]);
+    assert_eq!([data.object_known(0), data.object_known(1), data.predicate_known(1)], [true, false, false]);
+    // An annotated object called `image` keeps its own type beside the image node's.
+    assert_eq!((data.find_object("image"), data.object_name(2)), (Some(0), "image"));
+    assert_eq!(data.metadata()["made"], "by hand");
+    let similarity = data.similarity();
+    assert_eq!((similarity.len(), similarity.get(0, 3)), (4, 0.27));
+}
+
+#[test]
+fn fingerprint_follows_the_content() {
+    let fingerprint = |contents: &mut DatasetContents| {
+        let (_folder, path) = write(contents);
+        Dataset::open(path).unwrap().fingerprint()
+    };
+    let mut other = contents();
+    other.images[0][1].caption_vector[0] += 1e-6;
+    assert_eq!(fingerprint(&mut contents()), fingerprint(&mut contents()));
+    assert_ne!(fingerprint(&mut contents()), fingerprint(&mut other));
+}
+
+/// Every single byte: header, table, sections and the zeros between them.
+#[test]
+fn a_flipped_byte_is_found_wherever_it_is() {
+    let (folder, path) = write(&mut contents());
+    let whole = std::fs::read(&path).unwrap();
+    let damaged = folder.path().join("damaged.data");
+    std::fs::write(&damaged, &whole).unwrap();
+    let mut file = std::fs::OpenOptions::new().write(true).open(&damaged).unwrap();
+    let mut put = |at: usize, byte: u8| {
+        file.seek(SeekFrom::Start(at as u64)).unwrap();
+        file.write_all(&[byte]).unwrap();
+    };
+    let mut problems = std::collections::BTreeSet::new();
+    for (at, &byte) in whole.iter().enumerate() {
+        put(at, byte ^ 0x20);
+        let error = Container::open(&damaged).unwrap_err().to_string();
+        assert!(error.contains("damaged.data: ") && error.contains("; "), "{error}");
+        problems.insert(error.split(": ").nth(1).unwrap().to_string());
+        put(at, byte);
+    }
+    Container::open(&damaged).unwrap();
+    for place in [
+        "header",
+        "section metadata",
+        "section edge_subject",
+        "section caption_vectors",
+        "section predicate_vectors",
+    ] {
+        assert!(problems.contains(place), "{place} is not in {problems:?}");
+    }
+}
+
+#[test]
+fn header_errors_are_told_apart() {
+    let (folder, path) = write(&mut contents());
+    let whole = std::fs::read(&path).unwrap();
+    let damaged = folder.path().join("damaged.data");
+    let mut version = whole.clone();
+    version[8] = 99;
+    let cases = [
+        (version, "format version 99, this program reads version 1; prepare it again with this version"),
+        (whole[..whole.len() - 1].to_vec(), "truncated"),
+        (whole[..1000].to_vec(), "truncated: 1000 bytes"),
+        ([whole.clone(), vec![0]].concat(), "too long"),
+        (b"PK\x03\x04 something else".to_vec(), "not a scenerank data file"),
+        (Vec::new(), "not a scenerank data file"),
+    ];
+    for (bytes, problem) in cases {
+        std::fs::write(&damaged, bytes).unwrap();
+        let error = Dataset::open(&damaged).unwrap_err().to_string();
+        assert!(error.contains(problem) && error.contains("damaged.data"), "`{problem}` is not in: {error}");
+        let assert =
+            assert_cmd::Command::cargo_bin("scenerank").unwrap().arg("inspect").arg(&damaged).assert();
+        assert.code(2);
+    }
+}
+
+/// Files whose bytes are intact but whose content contradicts itself.
+#[test]
+fn contradictions_are_found() {
+    type Change = fn(&mut DatasetContents);
+    let cases: [(Change, &str); 8] = [
+        (|c| c.images[0][0].graph.node_object[0] = 3, "graph of image 9: a type or node is out of range"),
+        (|c| c.images[0][0].graph.edge_predicate[0] = 7, "graph of image 9: a type or node"),
+        (|c| c.images[0][0].graph.edge_subject[0] = 4, "graph of image 9: a type or node"),
+        (|c| c.images[0][0].graph.edge_object[4] = 0, "graph of image 9: its image node"),
+        (|c| c.images[0][0].graph.edge_object.truncate(4), "section edge_object: not one entry per edge"),
+        (|c| c.images[0][0].caption_vector[1] = f32::NAN, "section caption_vectors: a value is not finite"),
+        (|c| c.images[0][0].image_id = 2, "section image_id: image ids are not ascending"),
+        (|c| c.objects[1].name = "image".into(), "two types are called `image`"),
+    ];
+    for (change, problem) in cases {
+        let mut wrong = contents();
+        change(&mut wrong);
+        let (_folder, path) = write(&mut wrong);
+        let error = Dataset::open(path).unwrap_err().to_string();
+        assert!(
+            error.contains(problem) && error.contains("prepare it again"),
+            "`{problem}` is not in: {error}"
+        );
+    }
+}
+
+#[test]
+fn an_unfinished_file_leaves_nothing_and_keeps_the_old_one() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("old.data");
+    std::fs::write(&path, "old").unwrap();
+    let mut writer = Writer::create(&path).unwrap();
+    writer.section("numbers", [[1u32, 2, 3]]).unwrap();
+    drop(writer);
+    assert_eq!(std::fs::read(&path).unwrap(), b"old");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn sections_are_typed_and_named() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("typed.data");
+    let mut writer = Writer::create(&path).unwrap();
+    writer.section("numbers", [[1u32, 2, 3]]).unwrap();
+    writer.finish().unwrap();
+    let file = Container::open(&path).unwrap();
+    assert!(
+        file.section::<f32>("numbers")
+            .unwrap_err()
+            .to_string()
+            .contains("section numbers: does not hold f32")
+    );
+    assert!(file.section::<u32>("letters").unwrap_err().to_string().contains("section letters: missing"));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    /// Any sections in any chunks come back as they were, each aligned.
+    #[test]
+    fn sections_round_trip(sections in prop::collection::vec(
+        prop::collection::vec(prop::collection::vec(any::<u32>(), 0..40), 0..5), 0..MAX_SECTIONS + 1)
+    ) {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("any.data");
+        let mut writer = Writer::create(&path).unwrap();
+        for (index, chunks) in sections.iter().enumerate() {
+            match index % 3 {
+                0 => writer.section::<u32, _>(&format!("section {index}"), chunks).unwrap(),
+                1 => {
+                    let bytes = chunks.iter().map(|chunk| chunk.iter().map(|&v| v as u8).collect::<Vec<u8>>());
+                    writer.section(&format!("section {index}"), bytes).unwrap()
+                }
+                _ => {
+                    let wide = chunks.iter().map(|chunk| chunk.iter().map(|&v| u64::from(v)).collect::<Vec<u64>>());
+                    writer.section(&format!("section {index}"), wide).unwrap()
+                }
+            }
+        }
+        writer.finish().unwrap();
+        let file = Container::open(&path).unwrap();
+        for (index, chunks) in sections.iter().enumerate() {
+            let name = format!("section {index}");
+            let want = chunks.concat();
+            let address = match index % 3 {
+                0 => {
+                    let section = file.section::<u32>(&name).unwrap();
+                    prop_assert_eq!(file.slice(&section), &want);
+                    file.slice(&section).as_ptr() as usize
+                }
+                1 => {
+                    let section = file.section::<u8>(&name).unwrap();
+                    prop_assert!(file.slice(&section).iter().copied().eq(want.iter().map(|&v| v as u8)));
+                    file.slice(&section).as_ptr() as usize
+                }
+                _ => {
+                    let section = file.section::<u64>(&name).unwrap();
+                    prop_assert!(file.slice(&section).iter().copied().eq(want.iter().map(|&v| u64::from(v))));
+                    file.slice(&section).as_ptr() as usize
+                }
+            };
+            prop_assert!(want.is_empty() || address % ALIGNMENT as usize == 0);
+        }
+    }
+}
