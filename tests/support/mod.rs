@@ -70,10 +70,9 @@ pub fn random_batch(config: ModelConfig, shape: BatchShape, seed: u64) -> GraphB
         let types: Vec<u32> = (0..objects).map(|_| rng.random_range(0..image)).collect();
         let relationships: Vec<_> = (0..rng.random_range(shape.relationships / 2..=shape.relationships))
             .map(|_| {
-                let mut node = || rng.random_range(0..objects as u32);
-                (node(), 0, node())
+                let (subject, object) = (rng.random_range(0..objects), rng.random_range(0..objects));
+                (subject as u32, rng.random_range(0..in_image), object as u32)
             })
-            .map(|(s, _, o)| (s, rng.random_range(0..in_image), o))
             .collect();
         let mut graph = SceneGraphBuf::augmented(&types, &relationships, image, in_image);
         if shape.oddities {
