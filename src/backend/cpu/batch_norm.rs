@@ -8,6 +8,7 @@
 
 use rayon::prelude::*;
 
+use super::rows::vectorised;
 use crate::backend::{NORM_EPSILON, NORM_MOMENTUM};
 
 /// Rows per chunk: enough to amortise a merge, few enough that their running sums stay accurate in `f32`.
@@ -61,28 +62,38 @@ pub struct ColumnsPart<'a> {
 
 impl ColumnsPart<'_> {
     /// `y = relu(norm(z))` of one row.
-    #[inline(always)]
+    #[inline]
     pub fn relu(&self, z: &[f32], y: &mut [f32]) {
-        let n = y.len();
-        let (mean, scale, bias, z) = (&self.mean[..n], &self.scale[..n], &self.bias[..n], &z[..n]);
-        for c in 0..n {
-            y[c] = relu((z[c] - mean[c]) * scale[c] + bias[c]);
-        }
+        vectorised(
+            #[inline(always)]
+            || {
+                let n = y.len();
+                let (mean, scale, bias, z) = (&self.mean[..n], &self.scale[..n], &self.bias[..n], &z[..n]);
+                for c in 0..n {
+                    y[c] = relu((z[c] - mean[c]) * scale[c] + bias[c]);
+                }
+            },
+        );
     }
 
     /// `sum += relu(norm(z))` of one row.
-    #[inline(always)]
+    #[inline]
     pub fn add_relu(&self, z: &[f32], sum: &mut [f32]) {
-        let n = sum.len();
-        let (mean, scale, bias, z) = (&self.mean[..n], &self.scale[..n], &self.bias[..n], &z[..n]);
-        for c in 0..n {
-            sum[c] += relu((z[c] - mean[c]) * scale[c] + bias[c]);
-        }
+        vectorised(
+            #[inline(always)]
+            || {
+                let n = sum.len();
+                let (mean, scale, bias, z) = (&self.mean[..n], &self.scale[..n], &self.bias[..n], &z[..n]);
+                for c in 0..n {
+                    sum[c] += relu((z[c] - mean[c]) * scale[c] + bias[c]);
+                }
+            },
+        );
     }
 
     /// Adds one row to the backward sums: `sum += d`, `product += d (z - mean)`, with `d = factor d_y` where the
     /// ReLU passed.
-    #[inline(always)]
+    #[inline]
     pub fn add_backward_sums(
         &self,
         z: &[f32],
@@ -91,42 +102,60 @@ impl ColumnsPart<'_> {
         sum: &mut [f32],
         product: &mut [f32],
     ) {
-        let n = sum.len();
-        let (mean, scale, bias) = (&self.mean[..n], &self.scale[..n], &self.bias[..n]);
-        let (z, d_y, product) = (&z[..n], &d_y[..n], &mut product[..n]);
-        for c in 0..n {
-            let centred = z[c] - mean[c];
-            let d = if centred * scale[c] + bias[c] > 0.0 { factor * d_y[c] } else { 0.0 };
-            sum[c] += d;
-            product[c] += d * centred;
-        }
+        vectorised(
+            #[inline(always)]
+            || {
+                let n = sum.len();
+                let (mean, scale, bias) = (&self.mean[..n], &self.scale[..n], &self.bias[..n]);
+                let (z, d_y, product) = (&z[..n], &d_y[..n], &mut product[..n]);
+                for c in 0..n {
+                    let centred = z[c] - mean[c];
+                    let d_y = factor * d_y[c];
+                    let d = if centred * scale[c] + bias[c] > 0.0 { d_y } else { 0.0 };
+                    sum[c] += d;
+                    product[c] += d * centred;
+                }
+            },
+        );
     }
 
     /// One row of `d_z = scale d - constant - (z - mean) slope`, with d as in
     /// [`ColumnsPart::add_backward_sums`].
-    #[inline(always)]
+    #[inline]
     pub fn backward(&self, z: &[f32], d_y: &[f32], factor: f32, terms: TermsPart<'_>, d_z: &mut [f32]) {
-        let n = d_z.len();
-        let (mean, scale, bias) = (&self.mean[..n], &self.scale[..n], &self.bias[..n]);
-        let (constant, slope, z, d_y) = (&terms.constant[..n], &terms.slope[..n], &z[..n], &d_y[..n]);
-        for c in 0..n {
-            let centred = z[c] - mean[c];
-            let d = if centred * scale[c] + bias[c] > 0.0 { factor * d_y[c] } else { 0.0 };
-            d_z[c] = scale[c] * d - constant[c] - centred * slope[c];
-        }
+        vectorised(
+            #[inline(always)]
+            || {
+                let n = d_z.len();
+                let (mean, scale, bias) = (&self.mean[..n], &self.scale[..n], &self.bias[..n]);
+                let (constant, slope, z, d_y) = (&terms.constant[..n], &terms.slope[..n], &z[..n], &d_y[..n]);
+                for c in 0..n {
+                    let centred = z[c] - mean[c];
+                    let d_y = factor * d_y[c];
+                    let d = if centred * scale[c] + bias[c] > 0.0 { d_y } else { 0.0 };
+                    d_z[c] = scale[c] * d - constant[c] - centred * slope[c];
+                }
+            },
+        );
     }
 
     /// [`ColumnsPart::backward`] of a row of d_y that it overwrites.
-    #[inline(always)]
+    #[inline]
     pub fn backward_in_place(&self, z: &[f32], terms: TermsPart<'_>, d: &mut [f32]) {
-        let n = d.len();
-        let (mean, scale, bias) = (&self.mean[..n], &self.scale[..n], &self.bias[..n]);
-        let (constant, slope, z) = (&terms.constant[..n], &terms.slope[..n], &z[..n]);
-        for c in 0..n {
-            let centred = z[c] - mean[c];
-            let passed = if centred * scale[c] + bias[c] > 0.0 { d[c] } else { 0.0 };
-            d[c] = scale[c] * passed - constant[c] - centred * slope[c];
-        }
+        vectorised(
+            #[inline(always)]
+            || {
+                let n = d.len();
+                let (mean, scale, bias) = (&self.mean[..n], &self.scale[..n], &self.bias[..n]);
+                let (constant, slope, z) = (&terms.constant[..n], &terms.slope[..n], &z[..n]);
+                for c in 0..n {
+                    let centred = z[c] - mean[c];
+                    let d_y = d[c];
+                    let passed = if centred * scale[c] + bias[c] > 0.0 { d_y } else { 0.0 };
+                    d[c] = scale[c] * passed - constant[c] - centred * slope[c];
+                }
+            },
+        );
     }
 
     /// 1 where the ReLU passes z.
@@ -331,13 +360,18 @@ fn chunk_statistics(z: &[f32], mean: &mut [f32], deviation: &mut [f32]) {
     }
 }
 
-#[inline(always)]
+#[inline]
 fn add_around(row: &[f32], around: &[f32], sum: &mut [f32], squares: &mut [f32]) {
-    let n = sum.len();
-    let (row, around, squares) = (&row[..n], &around[..n], &mut squares[..n]);
-    for c in 0..n {
-        let offset = row[c] - around[c];
-        sum[c] += offset;
-        squares[c] += offset * offset;
-    }
+    vectorised(
+        #[inline(always)]
+        || {
+            let n = sum.len();
+            let (row, around, squares) = (&row[..n], &around[..n], &mut squares[..n]);
+            for c in 0..n {
+                let offset = row[c] - around[c];
+                sum[c] += offset;
+                squares[c] += offset * offset;
+            }
+        },
+    );
 }

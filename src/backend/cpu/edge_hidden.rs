@@ -14,6 +14,7 @@ use faer::{MatMut, MatRef};
 use rayon::prelude::*;
 
 use super::matmul::{Accum, matmul, matrix, matrix_mut};
+use super::rows::add;
 use super::{Cpu, at_least};
 use crate::backend::{LayerInput, LayerInputGradient, Mode};
 use crate::batch::graph_batch::{GraphBatch, OBJECT_ROLE, Occurrences};
@@ -62,13 +63,6 @@ fn occurring_rows<'a>(table: &[f32], width: usize, of: &Occurrences, rows: &'a m
         rows.extend_from_slice(&table[t as usize * width..][..width]);
     }
     rows
-}
-
-#[inline(always)]
-fn add(to: &mut [f32], row: &[f32]) {
-    for (to, value) in to.iter_mut().zip(row) {
-        *to += value;
-    }
 }
 
 impl Cpu {

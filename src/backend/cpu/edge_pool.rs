@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use super::batch_norm::CHUNK_ROWS;
+use super::rows::scale;
 use super::{Cpu, backward_sums};
 use crate::batch::graph_batch::{GraphBatch, OBJECT_ROLE};
 use crate::model::activations::BlockActivations;
@@ -42,8 +43,7 @@ impl Cpu {
                         _ => to_subject.add_relu(row, pooled),
                     }
                 }
-                let count = batch.incidence.degree(node).max(1) as f32;
-                pooled.iter_mut().for_each(|value| *value /= count);
+                scale(pooled, 1.0 / batch.incidence.degree(node).max(1) as f32);
             }
         });
         if state > 0 {

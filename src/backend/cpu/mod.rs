@@ -11,6 +11,7 @@ mod edge_pool;
 mod matmul;
 mod node;
 mod readout_loss;
+mod rows;
 
 use std::ops::Range;
 
@@ -26,6 +27,7 @@ use crate::optimizer::{AdamStep, Moments};
 
 use batch_norm::{BackwardSums, CHUNK_ROWS, Columns, Partials, Statistics, Terms};
 use matmul::{Accum, matmul, matrix, matrix_mut};
+use rows::vectorised;
 
 /// The CPU backend. Its fields are scratch memory, kept between stages.
 #[derive(Debug, Default)]
@@ -194,6 +196,23 @@ fn at_least(scratch: &mut Vec<f32>, len: usize) -> &mut [f32] {
         scratch.resize(len, 0.0);
     }
     &mut scratch[..len]
+}
+
+/// One Adam step, with the factors rounded to single precision once.
+fn adam_chunk(adam: &AdamStep, values: &mut [f32], gradients: &[f32], first: &mut [f32], second: &mut [f32]) {
+    let (beta1, beta2) = (adam.beta1 as f32, adam.beta2 as f32);
+    let (rate, epsilon) = (adam.rate as f32, adam.epsilon as f32);
+    let correction = adam.second_moment_correction as f32;
+    vectorised(
+        #[inline(always)]
+        || {
+            for (((p, g), m), v) in values.iter_mut().zip(gradients).zip(first).zip(second) {
+                *m = beta1 * *m + (1.0 - beta1) * g;
+                *v = beta2 * *v + (1.0 - beta2) * g * g;
+                *p -= rate * *m / ((*v * correction).sqrt() + epsilon);
+            }
+        },
+    );
 }
 
 impl Backend for Cpu {
@@ -438,7 +457,7 @@ impl Backend for Cpu {
             .zip(moments.first.par_chunks_mut(FLAT_CHUNK))
             .zip(moments.second.par_chunks_mut(FLAT_CHUNK))
             .for_each(|(((values, gradients), first), second)| {
-                crate::backend::reference::adam::adam_step(adam, values, gradients, first, second);
+                adam_chunk(adam, values, gradients, first, second);
             });
         Ok(())
     }

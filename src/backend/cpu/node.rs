@@ -3,6 +3,7 @@
 use rayon::prelude::*;
 
 use super::batch_norm::CHUNK_ROWS;
+use super::rows::{dot, length, scale, vectorised};
 use super::{Cpu, at_least, backward_sums};
 use crate::backend::L2_EPSILON;
 use crate::model::activations::{BlockActivations, LayerActivations};
@@ -24,8 +25,7 @@ impl Cpu {
         node_state[..rows * width].par_chunks_mut(CHUNK_ROWS * width).zip(z).for_each(|(state, z)| {
             for (y, z) in state.chunks_exact_mut(width).zip(z.chunks_exact(width)) {
                 columns.relu(z, y);
-                let scale = 1.0 / length(y).max(L2_EPSILON as f32);
-                y.iter_mut().for_each(|value| *value *= scale);
+                scale(y, 1.0 / length(y).max(L2_EPSILON as f32));
             }
         });
     }
@@ -53,14 +53,19 @@ impl Cpu {
                 // y, only for its length: the state is y / |y|.
                 columns.relu(z, d);
                 let norm = length(d);
-                let (scale, along) = if norm < L2_EPSILON as f32 {
+                let (factor, along) = if norm < L2_EPSILON as f32 {
                     (1.0 / L2_EPSILON as f32, 0.0)
                 } else {
                     (1.0 / norm, dot(&state[..width], &d_state[..width]))
                 };
-                for c in 0..width {
-                    d[c] = (d_state[c] - state[c] * along) * scale;
-                }
+                vectorised(
+                    #[inline(always)]
+                    || {
+                        for ((d, state), d_state) in d.iter_mut().zip(state).zip(d_state) {
+                            *d = (d_state - state * along) * factor;
+                        }
+                    },
+                );
                 columns.add_backward_sums(z, d, 1.0, sum, product);
             }
         });
@@ -71,25 +76,4 @@ impl Cpu {
             }
         });
     }
-}
-
-/// The inner product, in `LANES` partial sums.
-#[inline(always)]
-pub(super) fn dot(a: &[f32], b: &[f32]) -> f32 {
-    const LANES: usize = 16;
-    let mut sums = [0.0f32; LANES];
-    let (a, b) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    let tail: f32 = a.remainder().iter().zip(b.remainder()).map(|(x, y)| x * y).sum();
-    for (x, y) in a.zip(b) {
-        for lane in 0..LANES {
-            sums[lane] += x[lane] * y[lane];
-        }
-    }
-    sums.iter().sum::<f32>() + tail
-}
-
-/// The Euclidean norm.
-#[inline(always)]
-pub(super) fn length(row: &[f32]) -> f32 {
-    dot(row, row).sqrt()
 }

@@ -2,7 +2,7 @@
 //!
 //! Some 50 rows per step: one thread does it while the nodes' rows are still in its cache.
 
-use super::node::{dot, length};
+use super::rows::{add, dot, length, scale};
 use crate::backend::L2_EPSILON;
 use crate::batch::graph_batch::GraphBatch;
 use crate::loss::Loss;
@@ -30,13 +30,12 @@ impl Scratch {
             let nodes = nodes[0] as usize..nodes[1] as usize;
             mean.fill(0.0);
             for row in node_state[nodes.start * width..nodes.end * width].chunks_exact(width) {
-                mean.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
+                add(mean, row);
             }
             let count = nodes.len() as f32;
             mean.iter_mut().for_each(|value| *value /= count);
             let norm = length(mean);
-            let scale = 1.0 / norm.max(L2_EPSILON as f32);
-            mean.iter_mut().for_each(|value| *value *= scale);
+            scale(mean, 1.0 / norm.max(L2_EPSILON as f32));
             self.norms.push(norm);
         }
     }
@@ -88,8 +87,8 @@ impl Scratch {
             let f = &embedding[graph * width..][..width];
             let norm = self.norms[graph];
             let along = if norm < L2_EPSILON as f32 { 0.0 } else { dot(f, d) };
-            let scale = 1.0 / (norm.max(L2_EPSILON as f32) * nodes.len() as f32);
-            d.iter_mut().zip(f).for_each(|(d, f)| *d = (*d - f * along) * scale);
+            let factor = 1.0 / (norm.max(L2_EPSILON as f32) * nodes.len() as f32);
+            d.iter_mut().zip(f).for_each(|(d, f)| *d = (*d - f * along) * factor);
             for row in d_node_state[nodes.start * width..nodes.end * width].chunks_exact_mut(width) {
                 row.copy_from_slice(d);
             }
