@@ -5,6 +5,8 @@
 pub mod atomic_file;
 pub mod backend;
 pub mod batch;
+pub mod checkpoint;
+pub mod config;
 pub mod data;
 pub mod error;
 pub mod evaluation;
@@ -13,7 +15,9 @@ pub mod model;
 pub mod npy;
 pub mod optimizer;
 pub mod report;
+pub mod run;
 pub mod step;
 pub mod synth;
+pub mod train;
 
 pub use error::{Error, Result};

@@ -1,9 +1,17 @@
 //! The command line: one file per command, each holding its arguments and what it prints.
 
+mod completions;
+mod demo;
+mod embed;
+mod evaluate;
 mod inspect;
 mod prepare;
+mod retrieve;
+mod run_arguments;
+mod search;
 mod step;
 mod synth;
+mod train;
 
 use clap::{Args, Parser, Subcommand};
 use scenerank::Result;
@@ -21,10 +29,17 @@ pub struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Demo(demo::DemoArguments),
     Synth(synth::SynthArguments),
     Prepare(prepare::PrepareArguments),
     Inspect(inspect::InspectArguments),
+    Train(Box<train::TrainArguments>),
+    Evaluate(evaluate::EvaluateArguments),
+    Retrieve(retrieve::RetrieveArguments),
+    Embed(embed::EmbedArguments),
+    Search(search::SearchArguments),
     Step(step::StepArguments),
+    Completions(completions::CompletionsArguments),
 }
 
 /// Where and how to compute.
@@ -42,10 +57,17 @@ impl Cli {
     pub fn run(self) -> Result<()> {
         start_log(self.verbose);
         match self.command {
+            Command::Demo(arguments) => arguments.run(),
             Command::Synth(arguments) => arguments.run(),
             Command::Prepare(arguments) => arguments.run(),
             Command::Inspect(arguments) => arguments.run(),
+            Command::Train(arguments) => arguments.run(),
+            Command::Evaluate(arguments) => arguments.run(),
+            Command::Retrieve(arguments) => arguments.run(),
+            Command::Embed(arguments) => arguments.run(),
+            Command::Search(arguments) => arguments.run(),
             Command::Step(arguments) => arguments.run(),
+            Command::Completions(arguments) => arguments.run(),
         }
     }
 }

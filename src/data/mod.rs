@@ -4,6 +4,7 @@ pub mod contents;
 pub mod dataset;
 pub mod format;
 pub mod prepare;
+pub mod query_graph;
 pub mod raw;
 pub mod scene_graph;
 pub mod selection;

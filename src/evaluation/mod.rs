@@ -5,11 +5,13 @@
 //! number of threads, and sums run in a fixed order.
 
 pub mod agreement;
+pub mod embed;
 pub mod embeddings;
 pub mod incomplete_query;
 mod inner_products;
 pub mod kendall;
 pub mod nearest;
+pub mod noise;
 pub mod normal_features;
 mod order;
 pub mod pearson;

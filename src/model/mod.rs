@@ -80,6 +80,11 @@ impl<B: Backend> Model<B> {
         self.parameters.layout.config
     }
 
+    /// The largest batch that it has room for.
+    pub fn capacity(&self) -> BatchSize {
+        self.capacity
+    }
+
     /// What the next passes read. The batch must fit the capacity.
     pub fn load_batch(&mut self, batch: &GraphBatch) -> Result<()> {
         let size = batch.size();

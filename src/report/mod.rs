@@ -3,6 +3,7 @@
 pub mod csv;
 pub mod plots;
 pub mod progress;
+pub mod run_log;
 pub mod similarity_curves;
 pub mod table;
 pub mod tensorboard;

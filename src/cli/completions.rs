@@ -1,0 +1,21 @@
+//! `scenerank completions`.
+
+use clap::{Args, CommandFactory};
+use clap_complete::Shell;
+use scenerank::Result;
+
+/// Print a shell's completion script.
+#[derive(Args)]
+#[command(after_help = "Example:
+  scenerank completions bash > ~/.local/share/bash-completion/completions/scenerank")]
+pub struct CompletionsArguments {
+    /// The shell.
+    shell: Shell,
+}
+
+impl CompletionsArguments {
+    pub fn run(self) -> Result<()> {
+        clap_complete::generate(self.shell, &mut super::Cli::command(), "scenerank", &mut std::io::stdout());
+        Ok(())
+    }
+}

@@ -1,0 +1,142 @@
+//! `scenerank demo`.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use clap::Args;
+use scenerank::checkpoint::LAST;
+use scenerank::config::TrainConfig;
+use scenerank::data::prepare::{Preparation, prepare};
+use scenerank::data::selection::{CountOver, Filter, GraphSource, Sources};
+use scenerank::data::split::SplitRatio;
+use scenerank::data::{Dataset, Split};
+use scenerank::evaluation::QueryEdges;
+use scenerank::npy::write_npy;
+use scenerank::run::{Run, Which};
+use scenerank::synth::{SynthConfig, write_collection};
+use scenerank::train::train;
+use scenerank::{Error, Result};
+
+use super::DeviceArguments;
+use super::evaluate::evaluate;
+use super::retrieve::retrieve;
+use super::train::plot_training;
+
+/// Run everything once on a small synthetic collection: make, prepare, train, evaluate, retrieve.
+///
+/// Leaves OUT/raw (the collection in the public schemas), OUT/data (the data file) and OUT/run (checkpoints, metrics,
+/// embeddings, plots).
+#[derive(Args)]
+#[command(after_help = "Examples:
+  scenerank demo
+  scenerank demo --out /tmp/demo --images 3000 --epochs 20")]
+pub struct DemoArguments {
+    /// Where everything goes.
+    #[arg(long, value_name = "DIR", default_value = "scenerank-demo")]
+    out: PathBuf,
+    /// Images of the collection.
+    #[arg(long, default_value_t = 1200)]
+    images: u64,
+    /// Passes over the training images.
+    #[arg(long, default_value_t = 8)]
+    epochs: usize,
+    /// Of the collection, the split, the parameters and all drawing.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    #[command(flatten)]
+    device: DeviceArguments,
+    /// Print the results as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// The demo's network is smaller than the paper's, so that two cores train it in about a minute.
+fn config(arguments: &DemoArguments) -> TrainConfig {
+    TrainConfig {
+        layers: 3,
+        state_width: 128,
+        hidden_width: 192,
+        learning_rate: 5e-4,
+        epochs: arguments.epochs,
+        seed: arguments.seed,
+        device: arguments.device.device,
+        precision: arguments.device.precision,
+        ..Default::default()
+    }
+}
+
+impl DemoArguments {
+    pub fn run(self) -> Result<()> {
+        let (raw, data, run) = (self.out.join("raw"), self.out.join("data"), self.out.join("run"));
+        if run.join(LAST).exists() {
+            return Err(Error::invalid(
+                &self.out,
+                "folder",
+                "already holds a demo",
+                "remove it, or choose another folder with --out",
+            ));
+        }
+        let stages = make_data(&raw, &data, &self)?;
+        let dataset = Dataset::open(&data)?;
+        train(&dataset, config(&self), &run, None, &AtomicBool::new(false))?;
+        plot_training(&run)?;
+
+        let DeviceArguments { device, precision } = self.device;
+        let trained = Run::open(&run, Which::Best, None, device, precision)?;
+        let evaluation = evaluate(&trained, Split::Test, None, self.seed)?;
+        let retrieval = retrieve(&trained, Split::Test, 12, 1..21, QueryEdges::Augmented, self.seed)?;
+        retrieval.write_curves(&run)?;
+        write_npy(&run.join("embeddings.npy"), &trained.embed_split(Split::All)?, trained.width())?;
+        if self.json {
+            let results =
+                serde_json::json!({ "prepare": stages, "evaluate": evaluation, "retrieve": retrieval });
+            println!("{results:#}");
+        } else {
+            print!("{}\n{}\n", evaluation.table(), retrieval.table());
+            print_next(&self.out);
+        }
+        Ok(())
+    }
+}
+
+fn make_data(raw: &Path, data: &Path, arguments: &DemoArguments) -> Result<serde_json::Value> {
+    let config =
+        SynthConfig { images: arguments.images, seed: arguments.seed, force: true, ..Default::default() };
+    let files = write_collection(raw, &config)?;
+    let preparation = Preparation {
+        sources: Sources {
+            graphs: GraphSource::SceneGraphs(files.scene_graphs),
+            image_data: files.image_data,
+            captions: vec![files.captions],
+        },
+        glove: files.glove,
+        filter: Filter {
+            min_object_occurrences: 25,
+            min_predicate_occurrences: 25,
+            count_over: CountOver::default(),
+            min_objects: 3,
+            max_objects: 40,
+            min_relationships: 1,
+            skip_absent_objects: false,
+        },
+        split: SplitRatio::default(),
+        seed: arguments.seed,
+    };
+    let stages = prepare(&preparation, data)?;
+    Ok(serde_json::to_value(&stages).expect("counts can be written as JSON"))
+}
+
+fn print_next(out: &Path) {
+    let out = out.display();
+    println!("{out}/run holds checkpoints, metrics.jsonl, embeddings.npy and plots. Try:");
+    println!("  scenerank inspect {out}/data");
+    println!("  echo '[[\"man\", \"throwing\", \"frisbee\"]]' > query.json");
+    println!("  scenerank search {out}/run --graph query.json");
+    println!("With real data (Visual Genome, COCO captions, GloVe):");
+    println!("  scenerank prepare --scene-graphs scene_graphs.json --image-data image_data.json \\");
+    println!(
+        "      --captions captions_train2014.json captions_val2014.json --glove glove.6B.300d.txt --out vg.data"
+    );
+    println!("  scenerank train vg.data --out runs/paper");
+    println!("  scenerank evaluate runs/paper");
+}

@@ -1,0 +1,158 @@
+//! `scenerank evaluate`.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use scenerank::data::Split;
+use scenerank::evaluation::{Agreement, Embeddings, agreement, normal_features};
+use scenerank::npy::read_npy;
+use scenerank::report::progress::Progress;
+use scenerank::report::table::Table;
+use scenerank::run::Run;
+use scenerank::{Error, Result};
+use serde::Serialize;
+
+use super::run_arguments::RunArguments;
+
+const EXAMPLES: &str = "\
+Examples:
+  scenerank evaluate runs/paper
+  scenerank evaluate runs/paper --embeddings resnet152.npy --json";
+
+/// Measure how embeddings agree with caption similarity (the paper's Table 2).
+///
+/// Rows: the run's model, a file of features if one is given, the network before training, and normal features.
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub struct EvaluateArguments {
+    #[command(flatten)]
+    run: RunArguments,
+    /// Which images.
+    #[arg(long, value_enum, default_value_t = Split::Test)]
+    split: Split,
+    /// Features of the same images, such as a classifier's: a .npy file with one row per image of the split, or of the
+    /// whole data.
+    #[arg(long, value_name = "NPY")]
+    embeddings: Option<PathBuf>,
+    /// Of the normal features.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Print as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+pub struct Evaluation {
+    pub split: Split,
+    pub images: usize,
+    pub rows: Vec<EvaluationRow>,
+}
+
+#[derive(Serialize)]
+pub struct EvaluationRow {
+    pub name: String,
+    #[serde(flatten)]
+    pub agreement: Agreement,
+}
+
+impl EvaluateArguments {
+    pub fn run(self) -> Result<()> {
+        let run = self.run.open()?;
+        let evaluation = evaluate(&run, self.split, self.embeddings.as_deref(), self.seed)?;
+        if self.json {
+            println!("{}", serde_json::to_string_pretty(&evaluation).expect("plain fields"));
+        } else {
+            print!("{}", evaluation.table());
+        }
+        Ok(())
+    }
+}
+
+/// The rows of the table.
+pub fn evaluate(run: &Run, split: Split, features: Option<&Path>, seed: u64) -> Result<Evaluation> {
+    let images = run.dataset.split(split);
+    if images.len() < 3 {
+        return Err(Error::argument(
+            "--split",
+            format!("{split} has {} images, too few for a rank correlation", images.len()),
+            "choose another split or prepare more images",
+        ));
+    }
+    let width = run.width();
+    let mut rows = Vec::new();
+    let mut add = |name: &str, values: &[f32], width: usize| -> Result<()> {
+        let progress = Progress::new(name, Some(images.len() as u64), "rows");
+        let embeddings = Embeddings::new(values, width)?;
+        let agreement = agreement(embeddings, run.similarity(), images.clone(), Some(progress))?;
+        rows.push(EvaluationRow { name: name.into(), agreement });
+        Ok(())
+    };
+    let train = &run.checkpoint.config.train;
+    add(
+        &format!("{} + {}", value_name(&train.loss), value_name(&train.sampling)),
+        &run.embed_split(split)?,
+        width,
+    )?;
+    if let Some(path) = features {
+        let matrix = read_npy(path)?;
+        let values = rows_of_split(path, &matrix.values, matrix.rows, matrix.width, run, split)?;
+        add(&path.display().to_string(), values, matrix.width)?;
+    }
+    add("untrained network", &run.embed_split_untrained(split)?, width)?;
+    add("normal features", &normal_features(images.len(), width, seed), width)?;
+    Ok(Evaluation { split, images: images.len(), rows })
+}
+
+/// A value's name on the command line.
+fn value_name(value: &impl clap::ValueEnum) -> String {
+    value.to_possible_value().map_or(String::new(), |value| value.get_name().to_string())
+}
+
+/// The rows of a file that belong to the split's images.
+fn rows_of_split<'a>(
+    path: &Path,
+    values: &'a [f32],
+    rows: usize,
+    width: usize,
+    run: &Run,
+    split: Split,
+) -> Result<&'a [f32]> {
+    let images = run.dataset.split(split);
+    if rows == images.len() {
+        Ok(values)
+    } else if rows == run.dataset.image_count() {
+        Ok(&values[images.start * width..images.end * width])
+    } else {
+        Err(Error::invalid(
+            path,
+            "shape",
+            format!(
+                "{rows} rows, where the split has {} images and the data {}",
+                images.len(),
+                run.dataset.image_count()
+            ),
+            "give one row per image, in the order of `scenerank embed --ids`",
+        ))
+    }
+}
+
+impl Evaluation {
+    /// As the paper's Table 2.
+    pub fn table(&self) -> Table {
+        let mut table = Table::new([
+            format!("{} {} images", self.images, self.split),
+            "row tau".into(),
+            "rho".into(),
+            "r".into(),
+            "all tau".into(),
+            "rho".into(),
+            "r".into(),
+        ]);
+        for EvaluationRow { name, agreement: Agreement { per_image, all_pairs, .. } } in &self.rows {
+            let numbers = [per_image, all_pairs].into_iter().flat_map(|c| [c.kendall, c.spearman, c.pearson]);
+            table.push(std::iter::once(name.clone()).chain(numbers.map(|value| format!("{value:.3}"))));
+        }
+        table
+    }
+}

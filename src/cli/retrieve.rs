@@ -1,0 +1,147 @@
+//! `scenerank retrieve`.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use scenerank::data::Split;
+use scenerank::evaluation::QueryEdges;
+use scenerank::evaluation::noise::{NoiseLevel, noise_level};
+use scenerank::npy::write_npy;
+use scenerank::report::plots::{
+    NoiseCurve, NoisePoint, RecallCurve, noise_csv, noise_plot, recall_csv, recall_plot,
+};
+use scenerank::report::table::Table;
+use scenerank::run::Run;
+use scenerank::{Error, Result};
+use serde::Serialize;
+
+use super::run_arguments::RunArguments;
+
+const EXAMPLES: &str = "\
+Examples:
+  scenerank retrieve runs/paper
+  scenerank retrieve runs/paper --sweep 20 --edges relationships --json";
+
+/// Retrieve images by incomplete scene graphs (the paper's Table 3 and Figure 4).
+///
+/// Each image's graph loses random edges and the objects they isolate, and queries the whole split by cosine. Writes
+/// recall@k at --noise (recall.csv, recall.svg), and with --sweep the metrics by noise (noise.csv, noise.svg).
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub struct RetrieveArguments {
+    #[command(flatten)]
+    run: RunArguments,
+    /// Edges removed from each query, M.
+    #[arg(long, default_value_t = 12)]
+    noise: usize,
+    /// Measure M = 1 to this as well.
+    #[arg(long, value_name = "M")]
+    sweep: Option<usize>,
+    /// Which edges are drawn from: all, or relationships alone.
+    #[arg(long, value_enum, default_value_t)]
+    edges: QueryEdges,
+    /// Which images.
+    #[arg(long, value_enum, default_value_t = Split::Test)]
+    split: Split,
+    /// Of the edges that are removed.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Where CSV and SVG files go [default: the run's folder].
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Write the embeddings of the queries at --noise to this .npy file.
+    #[arg(long, value_name = "NPY")]
+    queries: Option<PathBuf>,
+    /// Print as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+pub struct Retrieval {
+    split: Split,
+    images: usize,
+    edges: QueryEdges,
+    /// The level asked for first, then the sweep's.
+    pub levels: Vec<NoiseLevel>,
+}
+
+impl RetrieveArguments {
+    pub fn run(self) -> Result<()> {
+        let run = self.run.open()?;
+        let sweep = self.sweep.map_or(0..0, |most| 1..most + 1);
+        let retrieval = retrieve(&run, self.split, self.noise, sweep, self.edges, self.seed)?;
+        let out = self.out.as_deref().unwrap_or(&self.run.run);
+        std::fs::create_dir_all(out).map_err(Error::file("create", out))?;
+        retrieval.write_curves(out)?;
+        if let Some(path) = &self.queries {
+            write_npy(path, &retrieval.levels[0].queries, run.width())?;
+        }
+        if self.json {
+            println!("{}", serde_json::to_string_pretty(&retrieval).expect("plain fields"));
+        } else {
+            print!("{}", retrieval.table());
+        }
+        Ok(())
+    }
+}
+
+/// The noise asked for, and the levels of a sweep.
+pub fn retrieve(
+    run: &Run,
+    split: Split,
+    noise: usize,
+    sweep: std::ops::Range<usize>,
+    edges: QueryEdges,
+    seed: u64,
+) -> Result<Retrieval> {
+    let images = run.dataset.split(split).len();
+    if images == 0 {
+        let remedy = "choose another split or prepare more images";
+        return Err(Error::argument("--split", format!("{split} has no images"), remedy));
+    }
+    let index = run.embed_split(split)?;
+    let levels = std::iter::once(noise).chain(sweep);
+    let levels =
+        levels.map(|removed| noise_level(run, split, &index, removed, edges, seed)).collect::<Result<_>>()?;
+    Ok(Retrieval { split, images, edges, levels })
+}
+
+impl Retrieval {
+    /// Recall@k of the first level; the metrics by noise if there was a sweep.
+    pub fn write_curves(&self, out: &std::path::Path) -> Result<()> {
+        let (first, sweep) = self.levels.split_first().expect("one level at least");
+        let label = || "model".to_string();
+        let recall = [RecallCurve { label: label(), recall: first.metrics.recall.clone() }];
+        recall_csv(&out.join("recall.csv"), &recall)?;
+        recall_plot(&out.join("recall.svg"), &recall)?;
+        if sweep.is_empty() {
+            return Ok(());
+        }
+        let point = |level: &NoiseLevel| NoisePoint {
+            removed: level.removed,
+            mrr: level.metrics.mrr,
+            recall_at_1: level.metrics.recall_at_1,
+            recall_at_5: level.metrics.recall_at_5,
+        };
+        let noise = [NoiseCurve { label: label(), points: sweep.iter().map(point).collect() }];
+        noise_csv(&out.join("noise.csv"), &noise)?;
+        noise_plot(&out.join("noise.svg"), &noise)
+    }
+
+    /// As the paper's Table 3.
+    pub fn table(&self) -> Table {
+        let mut table = Table::new([
+            format!("edges removed ({} {} images)", self.images, self.split).as_str(),
+            "MRR",
+            "R@1",
+            "R@5",
+        ]);
+        for NoiseLevel { removed, metrics, .. } in &self.levels {
+            let numbers =
+                [metrics.mrr, metrics.recall_at_1, metrics.recall_at_5].map(|value| format!("{value:.3}"));
+            table.push(std::iter::once(removed.to_string()).chain(numbers));
+        }
+        table
+    }
+}

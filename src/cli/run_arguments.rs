@@ -1,0 +1,30 @@
+//! Arguments of the commands that use a trained run.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use scenerank::Result;
+use scenerank::run::{Run, Which};
+
+use super::DeviceArguments;
+
+#[derive(Args)]
+pub struct RunArguments {
+    /// The folder of a run.
+    pub run: PathBuf,
+    /// Which of its checkpoints.
+    #[arg(long, value_enum, default_value_t)]
+    checkpoint: Which,
+    /// The run's data, if it has moved since.
+    #[arg(long, value_name = "DATA")]
+    data: Option<PathBuf>,
+    #[command(flatten)]
+    device: DeviceArguments,
+}
+
+impl RunArguments {
+    pub fn open(&self) -> Result<Run> {
+        let DeviceArguments { device, precision } = self.device;
+        Run::open(&self.run, self.checkpoint, self.data.as_deref(), device, precision)
+    }
+}

@@ -1,0 +1,143 @@
+//! `scenerank train`.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use clap::Args;
+use scenerank::checkpoint::{self, LAST};
+use scenerank::config::{TrainConfig, TrainOptions};
+use scenerank::data::Dataset;
+use scenerank::report::plots::{TrainingCurve, training_plot};
+use scenerank::report::run_log::{METRICS, Record, read_records};
+use scenerank::train::{TrainOutcome, train};
+use scenerank::{Error, Result};
+
+const EXAMPLES: &str = "\
+Examples:
+  scenerank train vg.data --out runs/paper
+  scenerank train vg.data --out runs/triplet --loss triplet --sampling random --epochs 20
+  scenerank train vg.data --out runs/mine --config mine.toml --learning-rate 3e-4
+  scenerank train vg.data --out runs/paper --resume
+
+Ctrl-C finishes the step and saves; --resume continues as if nothing had happened.";
+
+/// Exit code after Ctrl-C, as shells have it.
+const INTERRUPTED: i32 = 130;
+
+/// Train a model. The defaults are the paper's.
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub struct TrainArguments {
+    /// A data file that `prepare` wrote.
+    data: PathBuf,
+    /// The run's folder: checkpoints, metrics.jsonl, TensorBoard events, training.svg.
+    #[arg(long, value_name = "RUN")]
+    out: PathBuf,
+    /// Options from a TOML file, under the names of the command line; the command line wins.
+    #[arg(long, value_name = "TOML")]
+    config: Option<PathBuf>,
+    /// Continue the run in --out from its last checkpoint, with its options; --epochs may be raised.
+    #[arg(long, conflicts_with = "config")]
+    resume: bool,
+    #[command(flatten)]
+    options: TrainOptions,
+    /// Print the outcome as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl TrainArguments {
+    pub fn run(self) -> Result<()> {
+        let last = self.out.join(LAST);
+        let (config, resume, data) = if self.resume {
+            let checkpoint = checkpoint::load(&last)?;
+            let before = &checkpoint.config.train;
+            let config = self.options.resolve(before)?;
+            only_what_may_change(before, &config)?;
+            let data = checkpoint::open_data(&checkpoint.config, Some(&self.data))?;
+            (config, Some(checkpoint), data)
+        } else {
+            if last.exists() {
+                return Err(Error::invalid(
+                    &self.out,
+                    "run folder",
+                    "already holds a run",
+                    "continue it with --resume, or choose another folder",
+                ));
+            }
+            let from_file = self.config.as_deref().map(TrainOptions::read).transpose()?.unwrap_or_default();
+            (self.options.or(from_file).resolve(&TrainConfig::default())?, None, Dataset::open(&self.data)?)
+        };
+        let stop = stop_on_ctrl_c()?;
+        let outcome = train(&data, config, &self.out, resume, &stop)?;
+        plot_training(&self.out)?;
+        if self.json {
+            println!("{}", serde_json::to_string(&outcome).expect("plain fields"));
+        } else {
+            print_outcome(&self, &outcome);
+        }
+        if outcome.interrupted {
+            std::process::exit(INTERRUPTED);
+        }
+        Ok(())
+    }
+}
+
+/// A continued run must remain the run it was.
+fn only_what_may_change(before: &TrainConfig, after: &TrainConfig) -> Result<()> {
+    let TrainConfig { epochs, device, .. } = *after;
+    if (TrainConfig { epochs, device, ..before.clone() }) == *after {
+        return Ok(());
+    }
+    Err(Error::argument(
+        "--resume",
+        "an option differs from the run's own",
+        "only --epochs and --device may change; train a new run for the rest",
+    ))
+}
+
+/// A flag that the first Ctrl-C (or termination signal) raises; a second one ends the program.
+fn stop_on_ctrl_c() -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let raised = Arc::clone(&stop);
+    ctrlc::set_handler(move || {
+        if raised.swap(true, Ordering::Relaxed) {
+            std::process::exit(INTERRUPTED);
+        }
+        eprintln!("finishing the step and saving; Ctrl-C again quits at once");
+    })
+    .map_err(|error| Error::argument("Ctrl-C", error.to_string(), "run one training per process"))?;
+    Ok(stop)
+}
+
+/// `training.svg` from the run's records.
+pub fn plot_training(run: &std::path::Path) -> Result<()> {
+    let mut curve = TrainingCurve {
+        label: run.file_name().map_or("run".into(), |name| name.to_string_lossy().into_owned()),
+        loss: Vec::new(),
+        validation_kendall: Vec::new(),
+    };
+    for record in read_records(&run.join(METRICS))? {
+        if let Record::Epoch { epoch, loss, validation_kendall, .. } = record {
+            curve.loss.push((epoch as f64, loss));
+            curve.validation_kendall.extend(validation_kendall.map(|tau| (epoch as f64, tau)));
+        }
+    }
+    training_plot(&run.join("training.svg"), &[curve])
+}
+
+fn print_outcome(arguments: &TrainArguments, outcome: &TrainOutcome) {
+    let run = arguments.out.display();
+    println!("{run}: {} epochs, {} steps", outcome.epochs, outcome.steps);
+    if let Some((epoch, tau)) = outcome.best {
+        println!("best: epoch {epoch}, validation Kendall tau {tau:.4}");
+    }
+    match outcome.interrupted {
+        true => println!(
+            "stopped; continue with: scenerank train {} --out {run} --resume",
+            arguments.data.display()
+        ),
+        false => println!("next: scenerank evaluate {run}"),
+    }
+}

@@ -1,0 +1,69 @@
+//! Embeddings of many scene graphs by a trained model.
+
+use crate::backend::Backend;
+use crate::backend::device::{BackendTask, Device, Precision};
+use crate::batch::graph_batch::{BatchSize, GraphBatch};
+use crate::data::scene_graph::SceneGraph;
+use crate::error::Result;
+use crate::model::Model;
+use crate::model::config::ModelConfig;
+use crate::model::tensors::NamedTensors;
+use crate::report::progress::Progress;
+
+/// Graphs per batch: enough rows for a product to run at full speed, few enough that a layer stays in the cache.
+const BATCH_GRAPHS: usize = 64;
+
+/// The embeddings `[graphs, D]` of `graphs`, in batches as large as `model` has room for.
+pub fn embed_with<'a, B: Backend>(
+    model: &mut Model<B>,
+    graphs: impl Iterator<Item = SceneGraph<'a>>,
+    mut embedded: impl FnMut(usize),
+) -> Result<Vec<f32>> {
+    let (config, most) = (model.config(), model.capacity().graphs);
+    let mut embeddings = Vec::new();
+    let mut graphs = graphs.peekable();
+    let mut batch = GraphBatch::default();
+    while graphs.peek().is_some() {
+        batch.clear();
+        let mut count = 0;
+        for graph in graphs.by_ref().take(most) {
+            batch.push_graph(graph);
+            count += 1;
+        }
+        batch.index(config.object_types, config.predicate_types);
+        embeddings.extend(model.embed(&batch)?);
+        embedded(count);
+    }
+    Ok(embeddings)
+}
+
+/// The embeddings `[graphs, D]` of `graphs` by the model with these parameters.
+pub fn embed_graphs(
+    device: Device,
+    precision: Precision,
+    config: ModelConfig,
+    tensors: &NamedTensors,
+    graphs: &[SceneGraph<'_>],
+) -> Result<Vec<f32>> {
+    device.run(precision, EmbedTask { config, tensors, graphs })
+}
+
+struct EmbedTask<'a> {
+    config: ModelConfig,
+    tensors: &'a NamedTensors,
+    graphs: &'a [SceneGraph<'a>],
+}
+
+impl BackendTask for EmbedTask<'_> {
+    type Output = Vec<f32>;
+
+    fn run<B: Backend>(self, backend: B) -> Result<Vec<f32>> {
+        let graphs = self.graphs.iter().copied();
+        let capacity = BatchSize::bound(graphs.clone(), BATCH_GRAPHS.min(self.graphs.len()));
+        let mut model = Model::new(backend, self.config, self.tensors, capacity)?;
+        let progress = Progress::new("embed", Some(self.graphs.len() as u64), "graphs");
+        let embeddings = embed_with(&mut model, graphs, |count| progress.advance(count as u64))?;
+        progress.finish();
+        Ok(embeddings)
+    }
+}

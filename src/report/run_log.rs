@@ -1,0 +1,130 @@
+//! A run's records: `metrics.jsonl`, one JSON object per line, and TensorBoard events of the same numbers.
+//!
+//! ```json
+//! {"kind":"step","epoch":1,"step":50,"loss":0.69,"seconds":12.1}
+//! {"kind":"epoch","epoch":1,"step":89,"loss":0.68,"validation_kendall":0.21,"skipped_anchors":0,"seconds":31.5}
+//! ```
+//!
+//! Epochs and steps count from 1; a step's loss is the mean over its triples, an epoch's over all its triples.
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::atomic_file::write_atomically;
+use crate::error::{Error, Result};
+use crate::report::tensorboard::EventWriter;
+
+/// The records' file name.
+pub const METRICS: &str = "metrics.jsonl";
+
+/// One line of `metrics.jsonl`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Record {
+    /// A step, now and then.
+    Step {
+        /// Epoch.
+        epoch: usize,
+        /// Optimizer step of the run.
+        step: u64,
+        /// Mean loss of the step's triples.
+        loss: f32,
+        /// Since the command was started.
+        seconds: f64,
+    },
+    /// The end of an epoch.
+    Epoch {
+        /// Epoch.
+        epoch: usize,
+        /// Optimizer steps of the run so far.
+        step: u64,
+        /// Mean loss of the epoch's triples.
+        loss: f64,
+        /// Row-wise Kendall tau of the validation images; none where there are fewer than 3.
+        validation_kendall: Option<f64>,
+        /// Anchors that no triple could be drawn for.
+        skipped_anchors: u64,
+        /// Since the command was started.
+        seconds: f64,
+    },
+}
+
+impl Record {
+    fn step(&self) -> u64 {
+        match self {
+            Record::Step { step, .. } | Record::Epoch { step, .. } => *step,
+        }
+    }
+}
+
+/// Appends records to a run's files.
+pub struct RunLog {
+    path: PathBuf,
+    file: File,
+    events: EventWriter,
+}
+
+impl RunLog {
+    /// Opens the records of the run in `folder`, keeping those up to `steps`: later ones were written after the
+    /// checkpoint that training continues from.
+    pub fn open(folder: &Path, steps: u64) -> Result<Self> {
+        let path = folder.join(METRICS);
+        if path.exists() {
+            let kept: Vec<Record> =
+                read_records(&path)?.into_iter().filter(|record| record.step() <= steps).collect();
+            write_atomically(&path, |writer| {
+                kept.iter().try_for_each(|record| write_record(writer, record))
+            })?;
+        }
+        let file =
+            OpenOptions::new().create(true).append(true).open(&path).map_err(Error::file("write", &path))?;
+        Ok(RunLog { file, events: EventWriter::create(folder)?, path })
+    }
+
+    /// Appends a record.
+    pub fn write(&mut self, record: &Record) -> Result<()> {
+        write_record(&mut self.file, record).map_err(Error::file("write", &self.path))?;
+        match *record {
+            Record::Step { step, loss, .. } => self.events.scalar("loss/step", step, loss),
+            Record::Epoch { step, loss, validation_kendall, .. } => {
+                self.events.scalar("loss/epoch", step, loss as f32)?;
+                if let Some(tau) = validation_kendall {
+                    self.events.scalar("validation/kendall", step, tau as f32)?;
+                }
+                self.events.flush()
+            }
+        }
+    }
+}
+
+fn write_record(writer: &mut dyn Write, record: &Record) -> std::io::Result<()> {
+    let line = serde_json::to_string(record).expect("plain fields");
+    writeln!(writer, "{line}")
+}
+
+/// All records of a run. A last line that was cut off while it was written is left out.
+pub fn read_records(path: &Path) -> Result<Vec<Record>> {
+    let file = File::open(path).map_err(Error::file("read", path))?;
+    let lines: Vec<String> =
+        BufReader::new(file).lines().collect::<std::io::Result<_>>().map_err(Error::file("read", path))?;
+    let mut records = Vec::with_capacity(lines.len());
+    for (index, line) in lines.iter().enumerate() {
+        match serde_json::from_str(line) {
+            Ok(record) => records.push(record),
+            Err(_) if index + 1 == lines.len() => {}
+            Err(error) => {
+                let place = format!("line {}", index + 1);
+                return Err(Error::invalid(
+                    path,
+                    place,
+                    format!("is no record ({error})"),
+                    "remove the line",
+                ));
+            }
+        }
+    }
+    Ok(records)
+}

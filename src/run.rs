@@ -1,0 +1,108 @@
+//! A trained run, opened for use: its model's parameters and its data.
+
+use std::path::{Path, PathBuf};
+
+use crate::backend::device::{Device, Precision};
+use crate::checkpoint::{self, BEST, Checkpoint, LAST, RunConfig};
+use crate::data::scene_graph::SceneGraph;
+use crate::data::similarity::Similarity;
+use crate::data::similarity_matrix::SimilarityMatrix;
+use crate::data::{Dataset, Split};
+use crate::error::{Error, Result};
+use crate::evaluation::embed::embed_graphs;
+use crate::model::tensors::NamedTensors;
+use crate::train::first_parameters;
+
+/// Which of a run's checkpoints.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Which {
+    /// Of the epoch with the best validation.
+    #[default]
+    Best,
+    /// As training left it.
+    Last,
+}
+
+/// A run folder's checkpoint and data.
+pub struct Run {
+    /// The checkpoint.
+    pub checkpoint: Checkpoint,
+    /// The data that it was trained on.
+    pub dataset: Dataset,
+    matrix: Option<SimilarityMatrix>,
+    device: Device,
+    precision: Precision,
+}
+
+impl Run {
+    /// Opens the run in `folder`; `data` says where its data lies now, if not where the run found it.
+    pub fn open(
+        folder: &Path,
+        which: Which,
+        data: Option<&Path>,
+        device: Device,
+        precision: Precision,
+    ) -> Result<Self> {
+        let path = checkpoint_path(folder, which)?;
+        let checkpoint = checkpoint::load(&path)?;
+        let dataset = checkpoint::open_data(&checkpoint.config, data)?;
+        let matrix = checkpoint.config.train.similarity.as_deref();
+        let matrix = matrix.map(|path| SimilarityMatrix::open(path, dataset.image_count())).transpose()?;
+        Ok(Run { checkpoint, dataset, matrix, device, precision })
+    }
+
+    /// The similarities that supervised it.
+    pub fn similarity(&self) -> Similarity<'_> {
+        self.matrix.as_ref().map_or(self.dataset.similarity(), SimilarityMatrix::view)
+    }
+
+    /// Width of its embeddings.
+    pub fn width(&self) -> usize {
+        self.checkpoint.config.model.state_width
+    }
+
+    /// The embeddings of graphs, `[graphs, D]`.
+    pub fn embed(&self, graphs: &[SceneGraph<'_>]) -> Result<Vec<f32>> {
+        self.embed_by(&self.checkpoint.tensors, graphs)
+    }
+
+    /// The embeddings of a split's images, `[images, D]`.
+    pub fn embed_split(&self, split: Split) -> Result<Vec<f32>> {
+        self.embed(&self.graphs(split))
+    }
+
+    /// The same by the network as it was before training.
+    pub fn embed_split_untrained(&self, split: Split) -> Result<Vec<f32>> {
+        let RunConfig { model, train, .. } = &self.checkpoint.config;
+        let tensors = first_parameters(&self.dataset, *model, train.seed);
+        self.embed_by(&tensors, &self.graphs(split))
+    }
+
+    /// The scene graphs of a split.
+    pub fn graphs(&self, split: Split) -> Vec<SceneGraph<'_>> {
+        self.dataset.split(split).map(|image| self.dataset.graph(image)).collect()
+    }
+
+    fn embed_by(&self, tensors: &NamedTensors, graphs: &[SceneGraph<'_>]) -> Result<Vec<f32>> {
+        embed_graphs(self.device, self.precision, self.checkpoint.config.model, tensors, graphs)
+    }
+}
+
+fn checkpoint_path(folder: &Path, which: Which) -> Result<PathBuf> {
+    let (wanted, other) = match which {
+        Which::Best => (folder.join(BEST), folder.join(LAST)),
+        Which::Last => (folder.join(LAST), folder.join(BEST)),
+    };
+    if wanted.exists() {
+        return Ok(wanted);
+    }
+    Err(match other.exists() {
+        true => Error::invalid(
+            folder,
+            "checkpoint",
+            format!("{} is missing", wanted.display()),
+            "finish an epoch, or use --checkpoint last",
+        ),
+        false => Error::invalid(folder, "run folder", "holds no checkpoint", "train a run into it first"),
+    })
+}

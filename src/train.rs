@@ -1,0 +1,274 @@
+//! The training loop.
+//!
+//! An epoch takes every training image as an anchor once, in an order of its own, `batch_size` at a time: triples
+//! are drawn, their graphs become a batch, the model takes a step. After each epoch the validation images are
+//! embedded; the epoch with the best row-wise Kendall tau is kept. All that is drawn follows from the seed, the epoch
+//! and the anchor, so a position in an epoch is all that a checkpoint needs to know of the random streams.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use rayon::prelude::*;
+use serde::Serialize;
+
+use crate::backend::Backend;
+use crate::backend::device::BackendTask;
+use crate::batch::graph_batch::{BatchSize, GraphBatch};
+use crate::batch::triples::{Triple, TripleSampler};
+use crate::checkpoint::{self, BEST, Checkpoint, LAST, RunConfig, TrainProgress};
+use crate::config::TrainConfig;
+use crate::data::similarity::Similarity;
+use crate::data::similarity_matrix::SimilarityMatrix;
+use crate::data::{Dataset, Split};
+use crate::error::{Error, Result};
+use crate::evaluation::embed::embed_with;
+use crate::evaluation::{Embeddings, row_kendall};
+use crate::model::config::ModelConfig;
+use crate::model::parameters::{TypeVectors, initial_parameters};
+use crate::model::tensors::NamedTensors;
+use crate::model::{Model, TrainingState};
+use crate::report::progress::Progress;
+use crate::report::run_log::{Record, RunLog};
+
+/// Steps between two records of the loss.
+const RECORD_STEPS: u64 = 10;
+/// A split below this has no rank correlation.
+const LEAST_VALIDATION_IMAGES: usize = 3;
+
+/// How a training run ended.
+#[derive(Clone, Debug, Serialize)]
+pub struct TrainOutcome {
+    /// Epochs finished, of this run's configuration.
+    pub epochs: usize,
+    /// Optimizer steps.
+    pub steps: u64,
+    /// Epochs finished when the validation was best, and its row-wise Kendall tau.
+    pub best: Option<(usize, f64)>,
+    /// Whether it was asked to stop before the last epoch.
+    pub interrupted: bool,
+}
+
+/// Trains on `dataset` in the folder `run`, from the start or from `resume`, until the last epoch or until `stop`.
+pub fn train(
+    dataset: &Dataset,
+    config: TrainConfig,
+    run: &Path,
+    resume: Option<Checkpoint>,
+    stop: &AtomicBool,
+) -> Result<TrainOutcome> {
+    let matrix = config.similarity.as_deref().map(|path| SimilarityMatrix::open(path, dataset.image_count()));
+    let matrix = matrix.transpose()?;
+    let similarity = matrix.as_ref().map_or(dataset.similarity(), SimilarityMatrix::view);
+    let (device, precision) = (config.device, config.precision);
+    let sampler = TripleSampler::new(similarity, dataset.split(Split::Train), config.sampling, config.seed)?;
+    let config = RunConfig::new(config, dataset)?;
+    std::fs::create_dir_all(run).map_err(Error::file("create", run))?;
+    device.run(precision, Training { dataset, similarity, sampler, config, run, resume, stop })
+}
+
+struct Training<'a> {
+    dataset: &'a Dataset,
+    similarity: Similarity<'a>,
+    sampler: TripleSampler<'a>,
+    config: RunConfig,
+    run: &'a Path,
+    resume: Option<Checkpoint>,
+    stop: &'a AtomicBool,
+}
+
+impl BackendTask for Training<'_> {
+    type Output = TrainOutcome;
+
+    fn run<B: Backend>(mut self, backend: B) -> Result<TrainOutcome> {
+        let started = Instant::now();
+        let resume = self.resume.take();
+        let fresh = resume.is_none();
+        let (mut model, mut state, mut progress) = self.start(backend, resume)?;
+        let mut log = RunLog::open(self.run, progress.steps)?;
+        if fresh {
+            self.save_last(&mut model, &state, &progress)?;
+        }
+        let train = &self.config.train;
+        let (loss, adam) = (train.loss(), train.adam());
+        let mut batch = GraphBatch::default();
+        while progress.epoch < train.epochs {
+            let order = self.sampler.anchor_order(progress.epoch as u32);
+            let bar = Progress::new(
+                format!("epoch {}/{}", progress.epoch + 1, train.epochs),
+                Some(order.len() as u64),
+                "anchors",
+            );
+            bar.advance(progress.position as u64);
+            for anchors in order[progress.position..].chunks(train.batch_size) {
+                let triples = self.draw(progress.epoch as u32, anchors);
+                progress.position += anchors.len();
+                progress.skipped += (anchors.len() - triples.len()) as u64;
+                bar.advance(anchors.len() as u64);
+                if !triples.is_empty() {
+                    self.fill(&triples, &mut batch);
+                    model.load_batch(&batch)?;
+                    model.train_step(&loss, &adam, &mut state)?;
+                    progress.steps = state.steps;
+                    let value = model.mean_loss(&state)?;
+                    self.check_finite(value, &progress)?;
+                    progress.loss_sum += f64::from(value) * triples.len() as f64;
+                    progress.triples += triples.len() as u64;
+                    if progress.steps.is_multiple_of(RECORD_STEPS) {
+                        bar.message(format!("loss {value:.4}"));
+                        log.write(&Record::Step {
+                            epoch: progress.epoch + 1,
+                            step: progress.steps,
+                            loss: value,
+                            seconds: started.elapsed().as_secs_f64(),
+                        })?;
+                    }
+                }
+                if self.stop.load(Ordering::Relaxed) {
+                    bar.finish();
+                    self.save_last(&mut model, &state, &progress)?;
+                    return Ok(outcome(&progress, true));
+                }
+            }
+            bar.finish();
+            let tau = self.validate(&mut model)?;
+            let record = Record::Epoch {
+                epoch: progress.epoch + 1,
+                step: progress.steps,
+                loss: progress.loss_sum / progress.triples.max(1) as f64,
+                validation_kendall: tau,
+                skipped_anchors: progress.skipped,
+                seconds: started.elapsed().as_secs_f64(),
+            };
+            report(&record);
+            log.write(&record)?;
+            let better = match (tau, progress.best) {
+                (Some(tau), Some((_, best))) => tau > best,
+                _ => true,
+            };
+            progress = TrainProgress {
+                epoch: progress.epoch + 1,
+                steps: progress.steps,
+                best: if better { tau.map(|tau| (progress.epoch + 1, tau)) } else { progress.best },
+                ..Default::default()
+            };
+            if better {
+                let tensors = model.tensors()?;
+                checkpoint::save(&self.run.join(BEST), &self.config, &progress, tensors, None)?;
+            }
+            self.save_last(&mut model, &state, &progress)?;
+        }
+        Ok(outcome(&progress, false))
+    }
+}
+
+impl Training<'_> {
+    /// The model and where it stands: the checkpoint's, or the first parameters.
+    fn start<B: Backend>(
+        &self,
+        backend: B,
+        resume: Option<Checkpoint>,
+    ) -> Result<(Model<B>, TrainingState<B>, TrainProgress)> {
+        let dataset = self.dataset;
+        let graphs = (0..dataset.image_count()).map(|image| dataset.graph(image));
+        let capacity = BatchSize::bound(graphs, 3 * self.config.train.batch_size);
+        let Some(checkpoint) = resume else {
+            let tensors = first_parameters(dataset, self.config.model, self.config.train.seed);
+            let model = Model::new(backend, self.config.model, &tensors, capacity)?;
+            let state = TrainingState::new(&model)?;
+            return Ok((model, state, TrainProgress::default()));
+        };
+        let mut model = Model::new(backend, self.config.model, &checkpoint.tensors, capacity)?;
+        let mut state = TrainingState::new(&model)?;
+        let (first, second) = checkpoint.moments.ok_or_else(|| {
+            let remedy = format!("continue from {LAST}");
+            Error::invalid(self.run.join(LAST), "tensors", "holds no optimizer moments", remedy)
+        })?;
+        state.restore(&mut model, checkpoint.progress.steps, &first, &second)?;
+        Ok((model, state, checkpoint.progress))
+    }
+
+    /// The anchors' triples; an anchor without one is left out.
+    fn draw(&self, epoch: u32, anchors: &[u32]) -> Vec<Triple> {
+        anchors.par_iter().filter_map(|&anchor| self.sampler.draw(epoch, anchor)).collect()
+    }
+
+    /// The triples' graphs as a batch: anchors, then positives, then negatives.
+    fn fill(&self, triples: &[Triple], batch: &mut GraphBatch) {
+        batch.clear();
+        let roles: [fn(&Triple) -> u32; 3] = [|t| t.anchor, |t| t.positive, |t| t.negative];
+        for role in roles {
+            triples.iter().for_each(|triple| batch.push_graph(self.dataset.graph(role(triple) as usize)));
+        }
+        batch.similarity_positive.extend(triples.iter().map(|triple| triple.similarity_positive));
+        batch.similarity_negative.extend(triples.iter().map(|triple| triple.similarity_negative));
+        batch.index(self.config.model.object_types, self.config.model.predicate_types);
+    }
+
+    /// The validation images' row-wise Kendall tau; none where there are too few.
+    fn validate<B: Backend>(&self, model: &mut Model<B>) -> Result<Option<f64>> {
+        let images = self.dataset.split(Split::Validation);
+        if images.len() < LEAST_VALIDATION_IMAGES {
+            return Ok(None);
+        }
+        let bar = Progress::new("validation", Some(images.len() as u64), "images");
+        let graphs = images.clone().map(|image| self.dataset.graph(image));
+        let embeddings = embed_with(model, graphs, |count| bar.advance(count as u64))?;
+        let embeddings = Embeddings::new(&embeddings, self.config.model.state_width)?;
+        let tau = row_kendall(embeddings, self.similarity, images)?;
+        bar.finish();
+        Ok(Some(tau))
+    }
+
+    /// Leaves the last checkpoint as it is when the loss is not a number: what it holds was still good.
+    fn check_finite(&self, loss: f32, progress: &TrainProgress) -> Result<()> {
+        if loss.is_finite() {
+            return Ok(());
+        }
+        Err(Error::Diverged {
+            loss,
+            epoch: progress.epoch + 1,
+            step: progress.steps,
+            checkpoint: self.last(),
+        })
+    }
+
+    fn last(&self) -> PathBuf {
+        self.run.join(LAST)
+    }
+
+    fn save_last<B: Backend>(
+        &self,
+        model: &mut Model<B>,
+        state: &TrainingState<B>,
+        progress: &TrainProgress,
+    ) -> Result<()> {
+        let tensors = model.tensors()?;
+        let moments = model.moments(state)?;
+        checkpoint::save(&self.last(), &self.config, progress, tensors, Some(moments))
+    }
+}
+
+/// The parameters that training on `dataset` starts from.
+pub fn first_parameters(dataset: &Dataset, model: ModelConfig, seed: u64) -> NamedTensors {
+    let vectors = |vectors, known| TypeVectors { vectors, width: dataset.word_width(), known };
+    initial_parameters(
+        model,
+        vectors(dataset.object_vectors(), &|t| dataset.object_known(t)),
+        vectors(dataset.predicate_vectors(), &|t| dataset.predicate_known(t)),
+        seed,
+    )
+}
+
+fn outcome(progress: &TrainProgress, interrupted: bool) -> TrainOutcome {
+    TrainOutcome { epochs: progress.epoch, steps: progress.steps, best: progress.best, interrupted }
+}
+
+fn report(record: &Record) {
+    if let Record::Epoch { epoch, step, loss, validation_kendall, seconds, .. } = record {
+        let tau = validation_kendall.map_or("none".to_string(), |tau| format!("{tau:.4}"));
+        tracing::info!(
+            "epoch {epoch}: step {step}, loss {loss:.4}, validation Kendall tau {tau}, {seconds:.0} s"
+        );
+    }
+}
