@@ -13,6 +13,8 @@ mod step;
 mod synth;
 mod train;
 
+use std::io::IsTerminal;
+
 use clap::{Args, Parser, Subcommand};
 use scenerank::Result;
 use scenerank::backend::device::{Device, Precision};
@@ -79,6 +81,7 @@ fn start_log(verbose: u8) {
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .without_time()
         .with_writer(std::io::stderr)

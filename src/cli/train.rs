@@ -1,6 +1,6 @@
 //! `scenerank train`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -75,7 +75,7 @@ impl TrainArguments {
         if self.json {
             println!("{}", serde_json::to_string(&outcome).expect("plain fields"));
         } else {
-            print_outcome(&self, &outcome);
+            print_outcome(&self.data, &self.out, &outcome);
         }
         if outcome.interrupted {
             std::process::exit(INTERRUPTED);
@@ -112,7 +112,7 @@ fn stop_on_ctrl_c() -> Result<Arc<AtomicBool>> {
 }
 
 /// `training.svg` from the run's records.
-pub fn plot_training(run: &std::path::Path) -> Result<()> {
+pub fn plot_training(run: &Path) -> Result<()> {
     let mut curve = TrainingCurve {
         label: run.file_name().map_or("run".into(), |name| name.to_string_lossy().into_owned()),
         loss: Vec::new(),
@@ -127,17 +127,14 @@ pub fn plot_training(run: &std::path::Path) -> Result<()> {
     training_plot(&run.join("training.svg"), &[curve])
 }
 
-fn print_outcome(arguments: &TrainArguments, outcome: &TrainOutcome) {
-    let run = arguments.out.display();
+fn print_outcome(data: &Path, run: &Path, outcome: &TrainOutcome) {
+    let (data, run) = (data.display(), run.display());
     println!("{run}: {} epochs, {} steps", outcome.epochs, outcome.steps);
     if let Some((epoch, tau)) = outcome.best {
         println!("best: epoch {epoch}, validation Kendall tau {tau:.4}");
     }
     match outcome.interrupted {
-        true => println!(
-            "stopped; continue with: scenerank train {} --out {run} --resume",
-            arguments.data.display()
-        ),
+        true => println!("stopped; continue with: scenerank train {} --out {run} --resume", data),
         false => println!("next: scenerank evaluate {run}"),
     }
 }

@@ -8,6 +8,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// Seconds between plain lines where standard error is no terminal.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
+/// Shorter work is not worth a line there.
+const WORTH_A_LINE: Duration = Duration::from_secs(2);
 
 /// Progress of one piece of work, such as reading a file or an epoch.
 pub struct Progress {
@@ -53,9 +55,9 @@ impl Progress {
         self.bar.set_message(text.into());
     }
 
-    /// Ends; elsewhere than on a terminal one plain line says how long it took.
+    /// Ends; elsewhere than on a terminal one plain line says how long it took, if it took long.
     pub fn finish(self) {
-        if self.bar.is_hidden() {
+        if self.bar.is_hidden() && self.started.elapsed() >= WORTH_A_LINE {
             self.line(&format!(" in {:.1} s", self.started.elapsed().as_secs_f64()));
         }
         self.bar.finish_and_clear();
