@@ -1,4 +1,24 @@
 //! Image embeddings from scene graphs, learnt from relative caption similarity.
+//!
+//! A graph convolutional network maps an image's scene graph (objects, and relationships between them) to a unit
+//! vector. It is supervised by nothing but triples of images: an anchor whose captions resemble those of a positive
+//! more than those of a negative (Maheshwari, Chaudhry and Vinay: *Scene Graph Embeddings Using Relative Similarity
+//! Supervision*, AAAI 2021). Forward and backward are written by hand.
+//!
+//! A batch's way through the rooms, which is also the order in which they may use each other:
+//!
+//! ```text
+//! synth, data    raw public files -> one memory-mapped data file -> scene graphs, similarities
+//! batch          triples drawn (random, extreme, probability, reject), graphs concatenated -> GraphBatch
+//! model          parameters and their layout; forward and backward, once, above the backend seam
+//! backend        the stages of a step: reference/ (plain loops), cpu/ (fused passes, GEMM)
+//! loss           ranking, triplet, InfoNCE: value and slope of a triple
+//! optimizer      Adam
+//! config, checkpoint, train, run     a training run, and a trained one opened for use
+//! evaluation     Kendall, Spearman, Pearson; retrieval with incomplete queries; nearest images
+//! report         progress, metrics, TensorBoard events, tables, plots
+//! step           one step of given inputs, dumped whole, to be checked against autograd
+//! ```
 
 #![deny(missing_docs)]
 
