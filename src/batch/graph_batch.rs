@@ -17,7 +17,7 @@ pub const OBJECT_ROLE: u32 = 1;
 
 /// A batch of graphs; `G` graphs, `N` nodes, `E` edges, `B` triples (`G = 3 B`, anchors, then positives, then
 /// negatives) or none.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct GraphBatch {
     /// `[G + 1] -> node`: the nodes of graph g are `graph_offsets[g]..graph_offsets[g + 1]`.
     pub graph_offsets: Vec<u32>,
@@ -44,7 +44,7 @@ pub struct GraphBatch {
 }
 
 /// The messages that reach each node, in compressed rows.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Incidence {
     /// `[N + 1] -> entry`.
     pub offsets: Vec<u32>,
@@ -53,7 +53,7 @@ pub struct Incidence {
 }
 
 /// The distinct types of a batch's rows (nodes or edges), and the rows of each.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Occurrences {
     /// `[U]`: the types that occur, ascending.
     pub types: Vec<u32>,
@@ -150,6 +150,38 @@ impl GraphBatch {
         }
     }
 }
+
+// Cloned by hand because the derived `clone_from` would allocate anew, and backends take over a batch every step.
+
+macro_rules! clone_fields {
+    ($type:ty { $($field:ident),* }) => {
+        impl Clone for $type {
+            fn clone(&self) -> Self {
+                Self { $($field: self.$field.clone()),* }
+            }
+
+            fn clone_from(&mut self, from: &Self) {
+                $(self.$field.clone_from(&from.$field);)*
+            }
+        }
+    };
+}
+
+clone_fields!(GraphBatch {
+    graph_offsets,
+    node_object,
+    node_graph,
+    edge_subject,
+    edge_predicate,
+    edge_object,
+    incidence,
+    object_occurrences,
+    predicate_occurrences,
+    similarity_positive,
+    similarity_negative
+});
+clone_fields!(Incidence { offsets, entries });
+clone_fields!(Occurrences { types, slot, offsets, entries, slot_of_type });
 
 impl Incidence {
     fn build(&mut self, nodes: usize, edge_subject: &[u32], edge_object: &[u32]) {

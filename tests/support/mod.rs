@@ -1,12 +1,15 @@
 //! Random batches and the comparison that every test uses.
 #![allow(dead_code)] // each test binary uses its part
 
+use std::collections::BTreeMap;
+
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use scenerank::backend::Backend;
 use scenerank::batch::graph_batch::GraphBatch;
 use scenerank::data::scene_graph::SceneGraphBuf;
 use scenerank::model::config::ModelConfig;
-use scenerank::model::parameters::{Layout, Storage, TypeVectors, initial_parameters};
+use scenerank::model::parameters::{Layout, Parameters, Storage, TypeVectors, initial_parameters};
 use scenerank::model::tensors::NamedTensors;
 
 /// The paper's sizes.
@@ -17,6 +20,9 @@ pub const PAPER: ModelConfig =
 pub const SMALL: ModelConfig =
     ModelConfig { object_types: 23, predicate_types: 9, layers: 3, state_width: 13, hidden_width: 19 };
 
+/// The distance from 1 to the next number in single precision: twice the most that one rounding is off by.
+pub const EPS: f64 = f32::EPSILON as f64;
+
 /// How far two numbers may differ: `|got - want| <= absolute + relative * scale`, where the scale is the largest
 /// magnitude wanted.
 #[derive(Clone, Copy, Debug)]
@@ -25,27 +31,112 @@ pub struct Tolerance {
     pub relative: f64,
 }
 
-/// Panics where a value is not within tolerance (NaN never is), naming the worst place.
+impl Tolerance {
+    pub fn absolute(absolute: f64) -> Self {
+        Tolerance { absolute, relative: 0.0 }
+    }
+
+    pub fn relative(relative: f64) -> Self {
+        Tolerance { absolute: 0.0, relative }
+    }
+}
+
+/// Panics where a value is not within tolerance (NaN never is), naming the worst place; gives the part of the
+/// tolerance that was used.
 #[track_caller]
-pub fn assert_close(name: &str, got: &[f32], want: &[f32], tolerance: Tolerance) {
+pub fn assert_close<T: Copy + Into<f64>>(name: &str, got: &[T], want: &[T], tolerance: Tolerance) -> f64 {
     assert_eq!(got.len(), want.len(), "{name}: length");
-    let scale = want.iter().fold(0.0f64, |m, v| m.max(f64::from(v.abs())));
+    let scale = want.iter().fold(0.0f64, |m, &v| m.max(v.into().abs()));
     let limit = tolerance.absolute + tolerance.relative * scale;
-    let differences = got.iter().zip(want).map(|(g, w)| (f64::from(*g) - f64::from(*w)).abs());
     let mut worst = (0, 0.0f64);
-    for (at, difference) in differences.enumerate() {
-        if !(difference <= worst.1) {
+    for (at, (&g, &w)) in got.iter().zip(want).enumerate() {
+        let difference = (g.into() - w.into()).abs();
+        let difference = if difference.is_nan() { f64::INFINITY } else { difference };
+        if difference > worst.1 {
             worst = (at, difference);
         }
     }
+    let (at, difference) = worst;
+    if difference == 0.0 {
+        return 0.0;
+    }
+    let used = difference / limit;
     assert!(
-        worst.1 <= limit,
-        "{name}[{}]: {} where {} is expected: off by {:.3e}, limit {limit:.3e}",
-        worst.0,
-        got[worst.0],
-        want[worst.0],
-        worst.1
+        used <= 1.0,
+        "{name}[{at}] of {}: {} where {} is expected: off by {difference:.3e}, {used:.3} of the limit {limit:.3e}",
+        got.len(),
+        got[at].into(),
+        want[at].into(),
     );
+    used
+}
+
+/// The largest magnitude, 0 of nothing.
+pub fn largest<T: Copy + Into<f64>>(values: &[T]) -> f64 {
+    values.iter().fold(0.0, |m, &v| m.max(v.into().abs()))
+}
+
+/// `|got - want| / |want|` in Euclidean norms; infinite where something is not finite, 0 where nothing differs.
+pub fn relative_error<T: Copy + Into<f64>>(got: &[T], want: &[T]) -> f64 {
+    assert_eq!(got.len(), want.len(), "length");
+    let squares = |terms: &mut dyn Iterator<Item = f64>| terms.map(|v| v * v).sum::<f64>();
+    let difference = squares(&mut got.iter().zip(want).map(|(&g, &w)| g.into() - w.into())).sqrt();
+    match difference {
+        0.0 => 0.0,
+        d if d.is_finite() => d / squares(&mut want.iter().map(|&w| w.into())).sqrt(),
+        _ => f64::INFINITY,
+    }
+}
+
+/// The most that was used of each quantity's tolerance, and where; printed in the end, so that a run with
+/// `--nocapture` shows how tight the tolerances are.
+#[derive(Default)]
+pub struct Margins(BTreeMap<String, (f64, String)>);
+
+impl Margins {
+    /// [`assert_close`] of one quantity in one case, recorded.
+    #[track_caller]
+    pub fn assert_close<T: Copy + Into<f64>>(
+        &mut self,
+        quantity: &str,
+        case: &str,
+        got: &[T],
+        want: &[T],
+        tolerance: Tolerance,
+    ) {
+        let used = assert_close(&format!("{case}: {quantity}"), got, want, tolerance);
+        self.record(quantity, case, used);
+    }
+
+    /// [`relative_error`] of one quantity in one case, which must not pass `limit`, recorded.
+    #[track_caller]
+    pub fn assert_norm_close<T: Copy + Into<f64>>(
+        &mut self,
+        quantity: &str,
+        case: &str,
+        got: &[T],
+        want: &[T],
+        limit: f64,
+    ) {
+        let error = relative_error(got, want);
+        assert!(error <= limit, "{case}: {quantity}: relative error {error:.3e}, limit {limit:.1e}");
+        self.record(quantity, case, error / limit);
+    }
+
+    fn record(&mut self, quantity: &str, case: &str, used: f64) {
+        let worst = self.0.entry(quantity.to_string()).or_default();
+        if worst.1.is_empty() || used > worst.0 {
+            *worst = (used, case.to_string());
+        }
+    }
+}
+
+impl Drop for Margins {
+    fn drop(&mut self) {
+        for (quantity, (used, case)) in &self.0 {
+            println!("{used:6.3} of the tolerance of {quantity} used ({case})");
+        }
+    }
 }
 
 /// A batch's graphs by their sizes, and oddities.
@@ -99,6 +190,41 @@ pub fn random_batch(config: ModelConfig, shape: BatchShape, seed: u64) -> GraphB
     batch
 }
 
+/// A batch of one triple, or none where `nodes < 3` (then it is one graph), with exactly these numbers of nodes and
+/// edges: ends are drawn at random, so that small graphs have self loops, duplicates and parallel edges, and those of
+/// few edges have nodes without any. The last graph has one node.
+pub fn sized_batch(config: ModelConfig, nodes: usize, edges: usize, seed: u64) -> GraphBatch {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let sizes = if nodes < 3 { vec![nodes] } else { vec![nodes / 2, nodes - nodes / 2 - 1, 1] };
+    let mut left = edges;
+    let last_with_edges = sizes.len().min(2) - 1;
+    let graphs: Vec<SceneGraphBuf> = sizes
+        .iter()
+        .enumerate()
+        .map(|(index, &size)| {
+            let objects = (0..size).map(|_| rng.random_range(0..config.object_types as u32)).collect();
+            let mut graph = SceneGraphBuf { node_object: objects, ..Default::default() };
+            let count = match index.cmp(&last_with_edges) {
+                std::cmp::Ordering::Less => edges / 2,
+                std::cmp::Ordering::Equal => left,
+                std::cmp::Ordering::Greater => 0,
+            };
+            left -= count;
+            for _ in 0..count {
+                let mut end = || rng.random_range(0..size as u32);
+                let (subject, object) = (end(), end());
+                graph.push_edge(subject, rng.random_range(0..config.predicate_types as u32), object);
+            }
+            graph
+        })
+        .collect();
+    let views = graphs.iter().map(SceneGraphBuf::view);
+    let mut batch = GraphBatch::of_graphs(views, config.object_types, config.predicate_types);
+    batch.similarity_positive = vec![0.9; sizes.len() / 3];
+    batch.similarity_negative = vec![0.4; sizes.len() / 3];
+    batch
+}
+
 /// A batch of the paper's mean sizes: 22 nodes and 36 edges per graph.
 pub fn paper_batch(triples: usize) -> GraphBatch {
     let mut rng = StdRng::seed_from_u64(7);
@@ -145,4 +271,29 @@ pub fn random_parameters(config: ModelConfig, affine: bool, seed: u64) -> NamedT
         }
     }
     tensors
+}
+
+/// Parameters on a backend.
+pub fn parameters_on<B: Backend>(
+    backend: &mut B,
+    config: ModelConfig,
+    tensors: &NamedTensors,
+) -> Parameters<B::Buffer> {
+    let layout = Layout::new(config);
+    let buffer = |len| backend.allocate(len).expect("a buffer");
+    let mut parameters = Parameters {
+        values: buffer(layout.parameter_count),
+        running_mean: buffer(layout.running_count),
+        running_var: buffer(layout.running_count),
+        layout,
+    };
+    for tensor in parameters.layout.tensors() {
+        let to = match tensor.storage {
+            Storage::Parameters => &mut parameters.values,
+            Storage::RunningMean => &mut parameters.running_mean,
+            Storage::RunningVar => &mut parameters.running_var,
+        };
+        backend.upload(&tensors[&tensor.name].values, to, tensor.range.start).expect("an upload");
+    }
+    parameters
 }

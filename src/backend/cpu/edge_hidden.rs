@@ -28,9 +28,11 @@ pub(super) struct Scratch {
     nodes: Vec<f32>,
     /// `[u, H]`: the predicate types' part of z, or of d_z (layer 0).
     edges: Vec<f32>,
-    /// `[n, D]`: the rows of the object table that occur (layer 0), then their gradients.
+    /// `[n, D]`: the rows of the object table that occur (layer 0).
     object_rows: Vec<f32>,
-    /// `[u, D]`: the same for predicates.
+    /// `[n, D]`: their gradients.
+    d_object_rows: Vec<f32>,
+    /// `[u, D]`: the rows of the predicate table that occur, then their gradients.
     predicate_rows: Vec<f32>,
 }
 
@@ -201,9 +203,8 @@ impl Scratch {
                     &mut blocks[layout.weight.start - tables.len()..layout.weight.end - tables.len()];
                 let d_weight = split_weight_mut(d_weight, hidden, width);
                 let values = &parameters.values;
-                // The rows serve the weight's gradient before their own takes their place in a second buffer.
                 occurring_rows(&values[all.object_embedding.clone()], width, objects, &mut self.object_rows);
-                let mut d_objects = vec![0.0; object_count * width];
+                let d_objects = at_least(&mut self.d_object_rows, object_count * width);
                 products(
                     sums,
                     object_count,
@@ -211,7 +212,7 @@ impl Scratch {
                     &weight,
                     d_weight.subject,
                     d_weight.object,
-                    &mut d_objects,
+                    d_objects,
                 );
                 occurring_rows(
                     &values[all.predicate_embedding.clone()],
@@ -229,7 +230,7 @@ impl Scratch {
                     weight.edge,
                 );
                 tables.fill(0.0);
-                scatter(&d_objects, width, objects, &mut tables[all.object_embedding.clone()]);
+                scatter(d_objects, width, objects, &mut tables[all.object_embedding.clone()]);
                 scatter(
                     &self.predicate_rows,
                     width,

@@ -1,7 +1,8 @@
 //! Matrix products: rayon splits the rows of the result, `faer` multiplies each part on one thread.
 //!
 //! How the rows are split does not enter the order of any sum, so the result's bits do not depend on the number of
-//! threads.
+//! threads: but for a single row, which `faer` multiplies as a vector, in another order. No part is that small unless the
+//! whole product is.
 
 pub use faer::Accum;
 use faer::{MatMut, MatRef, Par};
@@ -17,9 +18,12 @@ pub fn matrix_mut(values: &mut [f32], rows: usize, columns: usize) -> MatMut<'_,
     MatMut::from_row_major_slice_mut(&mut values[..rows * columns], rows, columns)
 }
 
+/// Rows of a part, at least: more than one for the bits' sake; below a few a thread costs more than it saves.
+const PART_ROWS: usize = 8;
+
 /// `c = a b`, or `c += a b`; a transposed operand is a transposed view.
 pub fn matmul(c: MatMut<'_, f32>, accumulate: Accum, a: MatRef<'_, f32>, b: MatRef<'_, f32>) {
-    let parts = rayon::current_num_threads().min(c.nrows().max(1));
+    let parts = rayon::current_num_threads().min(c.nrows() / PART_ROWS).max(1);
     c.par_row_partition_mut(parts).zip(a.par_row_partition(parts)).for_each(|(c, a)| {
         faer::linalg::matmul::matmul(c, accumulate, a, b, 1.0, Par::Seq);
     });

@@ -84,6 +84,7 @@ impl Cpu {
     }
 
     /// `z = x W^T` and its statistics, into `block`.
+    #[allow(clippy::too_many_arguments)]
     fn linear_with_statistics(
         &mut self,
         mode: Mode,

@@ -1,0 +1,87 @@
+//! A step allocates nothing once its buffers have their sizes.
+//!
+//! The allocator counts what all threads allocate while a step runs, and shows where the first few came from. The steps
+//! run inside a pool of threads: from outside, rayon's queue of incoming jobs takes a block of 1.5 kB for some sixty
+//! jobs.
+
+mod support;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::backtrace::Backtrace;
+use std::cell::Cell;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+
+use scenerank::backend::cpu::Cpu;
+use scenerank::loss::{Loss, LossKind};
+use scenerank::model::config::ModelConfig;
+use scenerank::model::{Model, TrainingState};
+use scenerank::optimizer::Adam;
+
+use support::{BatchShape, SMALL, random_batch, random_parameters};
+
+static COUNTING: AtomicBool = AtomicBool::new(false);
+static ALLOCATIONS: AtomicUsize = AtomicUsize::new(0);
+static BYTES: AtomicUsize = AtomicUsize::new(0);
+
+thread_local! {
+    /// Taking a backtrace allocates.
+    static INSIDE: Cell<bool> = const { Cell::new(false) };
+}
+
+struct Counter;
+
+// SAFETY: every call goes to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counter {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if COUNTING.load(Relaxed) && !INSIDE.replace(true) {
+            BYTES.fetch_add(layout.size(), Relaxed);
+            if ALLOCATIONS.fetch_add(1, Relaxed) < 8 {
+                println!("{} bytes from\n{}", layout.size(), Backtrace::force_capture());
+            }
+            INSIDE.set(false);
+        }
+        // SAFETY: as this function's own contract.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: as this function's own contract; `alloc` handed out the system's pointers.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static COUNTER: Counter = Counter;
+
+#[test]
+fn a_step_allocates_nothing_after_the_first() {
+    rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap().install(count_allocations);
+}
+
+fn count_allocations() {
+    let wide = ModelConfig { state_width: 300, hidden_width: 512, layers: 2, ..SMALL };
+    for config in [SMALL, wide] {
+        let shape = BatchShape { triples: 4, objects: 20, relationships: 15, oddities: true };
+        let batch = random_batch(config, shape, 1);
+        let mut model =
+            Model::new(Cpu::new(), config, &random_parameters(config, false, 1), batch.size()).unwrap();
+        let mut state = TrainingState::new(&model).unwrap();
+        let adam = Adam::new(1e-4);
+        let loss = Loss { kind: LossKind::Ranking, temperature: 1.0, margin: 0.5 };
+        let mut step = || {
+            model.load_batch(&batch).unwrap();
+            model.train_step(&loss, &adam, &mut state).unwrap();
+        };
+        // The product's library keeps its packing buffers per thread, so each thread needs its first product.
+        for _ in 0..3 {
+            step();
+        }
+        ALLOCATIONS.store(0, Relaxed);
+        BYTES.store(0, Relaxed);
+        COUNTING.store(true, Relaxed);
+        step();
+        COUNTING.store(false, Relaxed);
+        let (count, bytes) = (ALLOCATIONS.load(Relaxed), BYTES.load(Relaxed));
+        assert_eq!(count, 0, "widths {}, {}: {bytes} bytes", config.state_width, config.hidden_width);
+    }
+}
