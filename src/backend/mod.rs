@@ -7,6 +7,9 @@
 //!
 //! One rule for gradients holds for all stages: they are written, never added to what a buffer held before.
 
+// A stage names every buffer that it reads and every one that it writes.
+#![allow(clippy::too_many_arguments)]
+
 pub mod cpu;
 pub mod device;
 pub mod reference;
@@ -86,7 +89,6 @@ pub trait Backend: Sized {
     fn load_batch(&mut self, from: &GraphBatch, to: &mut Self::Batch) -> Result<()>;
 
     /// `[E, H]`: linear(concat(x\[subject\], e, x\[object\])), its statistics, and relu(norm(.)).
-    #[allow(clippy::too_many_arguments)]
     fn edge_hidden(
         &mut self,
         layer: usize,
@@ -122,7 +124,6 @@ pub trait Backend: Sized {
     ) -> Result<()>;
 
     /// `[N, H]`: linear(pooled), its statistics, and relu(norm(.)).
-    #[allow(clippy::too_many_arguments)]
     fn node_hidden(
         &mut self,
         layer: usize,
@@ -135,7 +136,6 @@ pub trait Backend: Sized {
     ) -> Result<()>;
 
     /// `[N, D]`: linear(hidden), its statistics, and the node states l2_normalise(relu(norm(.))).
-    #[allow(clippy::too_many_arguments)]
     fn node_output(
         &mut self,
         layer: usize,
@@ -158,7 +158,6 @@ pub trait Backend: Sized {
 
     /// [`Backend::readout`], then the loss of each triple into `losses [B]` and the gradient of their mean by
     /// `node_state` into `d_node_state [N, D]`.
-    #[allow(clippy::too_many_arguments)]
     fn readout_loss(
         &mut self,
         loss: &Loss,
@@ -171,7 +170,6 @@ pub trait Backend: Sized {
     ) -> Result<()>;
 
     /// Backward of [`Backend::node_output`]: `d_node_state` to `d_node_hidden`, by `node_hidden_output`.
-    #[allow(clippy::too_many_arguments)]
     fn node_output_backward(
         &mut self,
         layer: usize,
@@ -184,7 +182,6 @@ pub trait Backend: Sized {
     ) -> Result<()>;
 
     /// Backward of [`Backend::node_hidden`]: `d_node_hidden` (overwritten) to `d_pooled`.
-    #[allow(clippy::too_many_arguments)]
     fn node_hidden_backward(
         &mut self,
         layer: usize,
@@ -198,7 +195,6 @@ pub trait Backend: Sized {
 
     /// Backward of [`Backend::edge_pool`] and of the heads' batch norm: `d_pooled` and `d_edge_state` (not read
     /// in the last layer) to `d_edge_heads`, by the heads' linear outputs.
-    #[allow(clippy::too_many_arguments)]
     fn edge_pool_backward(
         &mut self,
         layer: usize,
@@ -213,7 +209,6 @@ pub trait Backend: Sized {
 
     /// Backward of [`Backend::edge_heads`]' linear layers: `d_edge_heads` to `d_edge_hidden`, by
     /// `edge_hidden_output`.
-    #[allow(clippy::too_many_arguments)]
     fn edge_heads_backward(
         &mut self,
         layer: usize,
@@ -226,7 +221,6 @@ pub trait Backend: Sized {
     ) -> Result<()>;
 
     /// Backward of [`Backend::edge_hidden`]: `d_edge_hidden` (overwritten) to the layer's input.
-    #[allow(clippy::too_many_arguments)]
     fn edge_hidden_backward(
         &mut self,
         layer: usize,

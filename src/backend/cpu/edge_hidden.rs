@@ -143,7 +143,6 @@ impl Cpu {
 
 impl Scratch {
     /// Of `d_z [E, H]`: the weight's gradient and the input's.
-    #[allow(clippy::too_many_arguments)]
     pub(super) fn backward(
         &mut self,
         layer: usize,

@@ -58,7 +58,6 @@ impl Cpu {
 
     /// The gradient by the heads' linear outputs: the messages' gradients are gathered from their nodes, twice, rather
     /// than stored between the two passes of batch norm's backward.
-    #[allow(clippy::too_many_arguments)]
     pub(super) fn edge_pool_backward_heads(
         &mut self,
         layer: usize,

@@ -51,7 +51,6 @@ impl Cpu {
     }
 
     /// The statistics of `z [R, C]`, which `prepare` completes chunk by chunk, into `mean` and `rstd`.
-    #[allow(clippy::too_many_arguments)]
     fn statistics(
         &mut self,
         mode: Mode,
@@ -84,7 +83,6 @@ impl Cpu {
     }
 
     /// `z = x W^T` and its statistics, into `block`.
-    #[allow(clippy::too_many_arguments)]
     fn linear_with_statistics(
         &mut self,
         mode: Mode,
