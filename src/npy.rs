@@ -13,6 +13,9 @@ use crate::{Error, Result};
 /// numpy itself reads no longer header unless told to.
 const MOST_HEADER_BYTES: usize = 10_000;
 
+/// Enough for any array of plain numbers.
+const MOST_BRACKETS: usize = 4;
+
 /// A matrix read from a file; every value is finite.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NpyMatrix {
@@ -119,6 +122,10 @@ pub(crate) fn read_header(mut reader: impl Read) -> io::Result<NpyHeader> {
     let start = bytes.len();
     bytes.resize(start + length, 0);
     reader.read_exact(&mut bytes[start..])?;
+    // An array of numbers has two: of the dictionary and of the shape. npyz takes twice as long for every nested one.
+    if bytes[start..].iter().filter(|byte| b"([{".contains(byte)).count() > MOST_BRACKETS {
+        return Err(io::Error::other("a header with too many brackets"));
+    }
     match shape_is_possible(&String::from_utf8_lossy(&bytes[start..])) {
         true => NpyHeader::from_reader(bytes.as_slice()),
         false => Err(io::Error::other("a shape that no file can hold")),

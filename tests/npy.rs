@@ -90,6 +90,10 @@ fn a_shape_beyond_any_file_is_refused() {
         let error = SimilarityMatrix::open(&path, 4).unwrap_err().to_string();
         assert!(error.contains("x.npy: header: ") || error.contains("shape: "), "{shape}: {error}");
     }
+    let mut nested = b"\x93NUMPY\x01\x00\x10\x27".to_vec();
+    nested.resize(nested.len() + 10_000, b'[');
+    std::fs::write(&path, nested).unwrap();
+    assert!(read_npy(&path).unwrap_err().to_string().contains("too many brackets"));
     // A length of the header that the file does not have, in both versions of the format.
     for bytes in
         [&b"\x93NUMPY\x01\x00\xff\xff{"[..], b"\x93NUMPY\x02\x00\xff\xff\xff\xff{", b"\x93NUMPY\x01\x00\xff"]
