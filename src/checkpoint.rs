@@ -84,6 +84,20 @@ impl RunConfig {
             fingerprint: fingerprint(dataset),
         })
     }
+
+    /// What is wrong with a configuration that was read.
+    fn check(&self) -> std::result::Result<(), String> {
+        self.train.check().map_err(|error| error.to_string())?;
+        let ModelConfig { object_types, predicate_types, .. } = self.model;
+        let types = 1..=u32::MAX as usize;
+        if !(types.contains(&object_types) && types.contains(&predicate_types)) {
+            return Err(format!("has {object_types} object types and {predicate_types} predicate types"));
+        }
+        if self.model != self.train.model(object_types, predicate_types) {
+            return Err("its model has other layers or widths than its training".into());
+        }
+        Ok(())
+    }
 }
 
 fn fingerprint(dataset: &Dataset) -> String {
@@ -120,6 +134,9 @@ pub fn save(
 pub fn load(path: &Path) -> Result<Checkpoint> {
     let file = TensorFile::read(path)?;
     let config: RunConfig = file.metadata("config")?;
+    config.check().map_err(|problem| {
+        file.invalid("metadata \"config\"", problem, "the file is damaged; use another checkpoint")
+    })?;
     let progress = file.metadata("progress")?;
     let tensors = read_tensors(&file, "", config.model)?;
     let has_moments = file.names().iter().any(|name| name.starts_with(FIRST_MOMENT));

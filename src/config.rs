@@ -12,6 +12,10 @@ use crate::loss::{Loss, LossKind};
 use crate::model::config::ModelConfig;
 use crate::optimizer::Adam;
 
+/// Far beyond any use; a slip of the keyboard should not ask for all memory.
+const MOST_LAYERS: usize = 100;
+const MOST_WIDTH: usize = 1 << 14;
+
 /// Training options; what is not given has the paper's value. The same names serve the command line and TOML files.
 #[derive(Args, Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
@@ -100,7 +104,7 @@ impl TrainOptions {
         let path = path.as_ref();
         let text = std::fs::read_to_string(path).map_err(Error::file("read", path))?;
         toml::from_str(&text).map_err(|error| {
-            let line = error.span().map_or(1, |span| text[..span.start].lines().count().max(1));
+            let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
             let remedy = "use the names of the command line without dashes in front, such as batch-size = 16";
             Error::invalid(path, format!("line {line}"), error.message(), remedy)
         })
@@ -145,7 +149,11 @@ impl TrainOptions {
             similarity: self.similarity.or_else(|| base.similarity.clone()),
         };
         config.check()?;
-        Ok(config)
+        let similarity = config.similarity.as_deref().map(|path| {
+            // Whole, so that the run's checkpoints find it from any folder.
+            std::path::absolute(path).map_err(Error::file("read", path))
+        });
+        Ok(TrainConfig { similarity: similarity.transpose()?, ..config })
     }
 }
 
@@ -171,15 +179,19 @@ impl Default for TrainConfig {
 }
 
 impl TrainConfig {
-    fn check(&self) -> Result<()> {
-        for (name, size) in [
-            ("--layers", self.layers),
-            ("--state-width", self.state_width),
-            ("--hidden-width", self.hidden_width),
-            ("--batch-size", self.batch_size),
+    /// Whether every value can be used.
+    pub fn check(&self) -> Result<()> {
+        for (name, size, most) in [
+            ("--layers", self.layers, MOST_LAYERS),
+            ("--state-width", self.state_width, MOST_WIDTH),
+            ("--hidden-width", self.hidden_width, MOST_WIDTH),
+            ("--batch-size", self.batch_size, usize::MAX),
         ] {
             if size == 0 {
                 return Err(Error::argument(name, "is 0", "give a positive number"));
+            }
+            if size > most {
+                return Err(Error::argument(name, format!("is {size}"), format!("give at most {most}")));
             }
         }
         for (name, value) in [("--temperature", self.temperature), ("--learning-rate", self.learning_rate)] {

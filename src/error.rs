@@ -53,8 +53,10 @@ pub enum Error {
     },
     /// Training left the finite numbers.
     Diverged {
-        /// The loss that was seen.
-        loss: f32,
+        /// What did: the loss, or a tensor.
+        quantity: String,
+        /// Its value.
+        value: f32,
         /// Epoch, counted from 1.
         epoch: usize,
         /// Optimizer step since the start of the run, counted from 1.
@@ -112,10 +114,10 @@ impl fmt::Display for Error {
             Error::Device { device, problem, remedy } => {
                 write!(f, "device {device}: {problem}; {remedy}")
             }
-            Error::Diverged { loss, epoch, step, checkpoint } => write!(
+            Error::Diverged { quantity, value, epoch, step, checkpoint } => write!(
                 f,
-                "the loss became {loss} in epoch {epoch}, step {step}; the last good checkpoint is {}: \
-                 resume from it with a lower --learning-rate",
+                "{quantity} became {value} in epoch {epoch}, step {step}; the last good checkpoint is {}: \
+                 continue from it with --resume and a lower --learning-rate",
                 checkpoint.display()
             ),
         }

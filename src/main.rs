@@ -1,15 +1,25 @@
-//! The `scenerank` command. Exit codes: 0 done, 2 bad input (one line on standard error says what and where).
+//! The `scenerank` command. Exit codes: 0 done, 2 bad input (one line on standard error says what and where), 130
+//! stopped by Ctrl-C.
 
 mod cli;
 
-use clap::Parser;
+use std::io::Write;
+use std::process::exit;
 
-fn main() -> std::process::ExitCode {
-    match cli::Cli::parse().run() {
-        Ok(()) => std::process::ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            std::process::ExitCode::from(2)
-        }
+use clap::Parser;
+use scenerank::Error;
+
+/// The exit code of every error.
+const FAILED: i32 = 2;
+
+fn main() {
+    if let Err(error) = cli::Cli::parse().run() {
+        exit(fail(&error));
     }
+}
+
+/// Says what went wrong; the exit code. Nobody may be listening.
+fn fail(error: &Error) -> i32 {
+    let _ = writeln!(std::io::stderr(), "error: {error}");
+    FAILED
 }

@@ -1,14 +1,20 @@
 //! Embeddings in and out of NumPy's `.npy` files: two dimensions, one row per image.
 
 use std::fs::File;
-use std::io::{BufReader, Seek};
+use std::io::{self, BufReader, Read, Seek};
 use std::path::Path;
 
 use half::f16;
-use npyz::{Deserialize, NpyFile, Order, WriterBuilder};
+use npyz::{Deserialize, NpyFile, NpyHeader, Order, WriterBuilder};
 
 use crate::atomic_file::write_atomically;
 use crate::{Error, Result};
+
+/// numpy itself reads no longer header unless told to.
+const MOST_HEADER_BYTES: usize = 10_000;
+
+/// Enough for any array of plain numbers.
+const MOST_BRACKETS: usize = 4;
 
 /// A matrix read from a file; every value is finite.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,15 +31,16 @@ pub struct NpyMatrix {
 pub fn read_npy(path: &Path) -> Result<NpyMatrix> {
     let file = File::open(path).map_err(Error::file("read", path))?;
     let file_bytes = file.metadata().map_err(Error::file("read", path))?.len();
-    let mut npy = NpyFile::new(BufReader::new(file)).map_err(|error| {
+    let mut reader = BufReader::new(file);
+    let header = read_header(&mut reader).map_err(|error| {
         Error::invalid(path, "header", error.to_string(), "give a .npy file as numpy.save writes it")
     })?;
 
-    let &[rows, width] = npy.shape() else {
+    let &[rows, width] = header.shape() else {
         return Err(Error::invalid(
             path,
             "header",
-            format!("an array of {} dimensions, where two are read", npy.shape().len()),
+            format!("an array of {} dimensions, where two are read", header.shape().len()),
             "save an array of one row per image, such as x.reshape(len(x), -1)",
         ));
     };
@@ -45,8 +52,8 @@ pub fn read_npy(path: &Path) -> Result<NpyMatrix> {
             "save one row per image",
         ));
     }
-    let order = npy.order();
-    let dtype = npy.dtype().descr();
+    let order = header.order();
+    let dtype = header.dtype().descr();
     // The descriptor ends in the kind and the bytes of a value, as in '<f4'.
     let bytes_per_value = match dtype.trim_matches('\'').trim_start_matches(['<', '>', '=', '|']) {
         "f2" => 2,
@@ -62,23 +69,18 @@ pub fn read_npy(path: &Path) -> Result<NpyMatrix> {
         }
     };
     let wanted = rows.checked_mul(width).and_then(|values| values.checked_mul(bytes_per_value));
-    npy = {
-        let header = npy.header().clone();
-        let mut reader = npy.into_inner();
-        let data_bytes =
-            file_bytes.saturating_sub(reader.stream_position().map_err(Error::file("read", path))?);
-        if wanted != Some(data_bytes) {
-            return Err(Error::invalid(
-                path,
-                "data",
-                format!(
-                    "{rows} x {width} values of {bytes_per_value} bytes announced, the file holds {data_bytes} bytes"
-                ),
-                "the file is cut short or was not written by numpy.save; write it again",
-            ));
-        }
-        NpyFile::with_header(header, reader)
-    };
+    let data_bytes = file_bytes.saturating_sub(reader.stream_position().map_err(Error::file("read", path))?);
+    if wanted != Some(data_bytes) {
+        return Err(Error::invalid(
+            path,
+            "data",
+            format!(
+                "{rows} x {width} values of {bytes_per_value} bytes announced, the file holds {data_bytes} bytes"
+            ),
+            "the file is cut short or was not written by numpy.save; write it again",
+        ));
+    }
+    let npy = NpyFile::with_header(header, reader);
     let (rows, width) = (rows as usize, width as usize);
     let stored = match bytes_per_value {
         2 => read_values::<f16>(npy, path, |value| f64::from(value.to_f32()))?,
@@ -98,6 +100,47 @@ pub fn read_npy(path: &Path) -> Result<NpyMatrix> {
         ));
     }
     Ok(NpyMatrix { values, rows, width })
+}
+
+/// Reads the header of a `.npy` file.
+///
+/// npyz multiplies the sizes of the shape without a check, so a shape that no file can hold is refused before it sees
+/// the header.
+pub(crate) fn read_header(mut reader: impl Read) -> io::Result<NpyHeader> {
+    // The magic string, two bytes of version, and the header's length: two bytes in version 1, four since.
+    let mut bytes = vec![0; 10];
+    reader.read_exact(&mut bytes)?;
+    let mut length = usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
+    if bytes[6] > 1 {
+        bytes.resize(12, 0);
+        reader.read_exact(&mut bytes[10..])?;
+        length |= usize::from(u16::from_le_bytes([bytes[10], bytes[11]])) << 16;
+    }
+    if length > MOST_HEADER_BYTES {
+        return Err(io::Error::other(format!("a header of {length} bytes")));
+    }
+    let start = bytes.len();
+    bytes.resize(start + length, 0);
+    reader.read_exact(&mut bytes[start..])?;
+    // An array of numbers has two: of the dictionary and of the shape. npyz takes twice as long for every nested one.
+    if bytes[start..].iter().filter(|byte| b"([{".contains(byte)).count() > MOST_BRACKETS {
+        return Err(io::Error::other("a header with too many brackets"));
+    }
+    match shape_is_possible(&String::from_utf8_lossy(&bytes[start..])) {
+        true => NpyHeader::from_reader(bytes.as_slice()),
+        false => Err(io::Error::other("a shape that no file can hold")),
+    }
+}
+
+/// Whether the sizes of the `shape` in a header, zeros aside, have a product. Other faults of it are npyz's to name.
+fn shape_is_possible(header: &str) -> bool {
+    let shape = header.split_once("shape").and_then(|(_, rest)| rest.split_once('(')?.1.split_once(')'));
+    let Some((sizes, _)) = shape else { return true };
+    let sizes = sizes.split(',').filter(|size| !size.trim().is_empty());
+    let product = sizes
+        .map(|size| size.trim().trim_end_matches('L').parse::<u64>().ok())
+        .try_fold(1u64, |product, size| product.checked_mul(size?.max(1)));
+    product.is_some()
 }
 
 fn read_values<T: Deserialize>(

@@ -67,6 +67,9 @@ pub fn train(
     device.run(precision, Training { dataset, similarity, sampler, config, run, resume, stop })
 }
 
+/// Adam's first and second.
+type Moments = (NamedTensors, NamedTensors);
+
 struct Training<'a> {
     dataset: &'a Dataset,
     similarity: Similarity<'a>,
@@ -85,9 +88,10 @@ impl BackendTask for Training<'_> {
         let resume = self.resume.take();
         let fresh = resume.is_none();
         let (mut model, mut state, mut progress) = self.start(backend, resume)?;
-        let mut log = RunLog::open(self.run, progress.steps)?;
+        let mut log = RunLog::open(self.run, progress.epoch, progress.steps)?;
         if fresh {
-            self.save_last(&mut model, &state, &progress)?;
+            let (tensors, moments) = self.tensors(&mut model, &state, &progress)?;
+            self.save_last(&progress, tensors, moments)?;
         }
         let train = &self.config.train;
         let (loss, adam) = (train.loss(), train.adam());
@@ -111,7 +115,7 @@ impl BackendTask for Training<'_> {
                     model.train_step(&loss, &adam, &mut state)?;
                     progress.steps = state.steps;
                     let value = model.mean_loss(&state)?;
-                    self.check_finite(value, &progress)?;
+                    self.check_finite("the loss", [&value], &progress)?;
                     progress.loss_sum += f64::from(value) * triples.len() as f64;
                     progress.triples += triples.len() as u64;
                     if progress.steps.is_multiple_of(RECORD_STEPS) {
@@ -126,12 +130,14 @@ impl BackendTask for Training<'_> {
                 }
                 if self.stop.load(Ordering::Relaxed) {
                     bar.finish();
-                    self.save_last(&mut model, &state, &progress)?;
+                    let (tensors, moments) = self.tensors(&mut model, &state, &progress)?;
+                    self.save_last(&progress, tensors, moments)?;
                     return Ok(outcome(&progress, true));
                 }
             }
             bar.finish();
-            let tau = self.validate(&mut model)?;
+            let (tensors, moments) = self.tensors(&mut model, &state, &progress)?;
+            let tau = self.validate(&mut model, &progress)?;
             let record = Record::Epoch {
                 epoch: progress.epoch + 1,
                 step: progress.steps,
@@ -153,10 +159,9 @@ impl BackendTask for Training<'_> {
                 ..Default::default()
             };
             if better {
-                let tensors = model.tensors()?;
-                checkpoint::save(&self.run.join(BEST), &self.config, &progress, tensors, None)?;
+                checkpoint::save(&self.run.join(BEST), &self.config, &progress, tensors.clone(), None)?;
             }
-            self.save_last(&mut model, &state, &progress)?;
+            self.save_last(&progress, tensors, moments)?;
         }
         Ok(outcome(&progress, false))
     }
@@ -171,7 +176,8 @@ impl Training<'_> {
     ) -> Result<(Model<B>, TrainingState<B>, TrainProgress)> {
         let dataset = self.dataset;
         let graphs = (0..dataset.image_count()).map(|image| dataset.graph(image));
-        let capacity = BatchSize::bound(graphs, 3 * self.config.train.batch_size);
+        let most_triples = self.config.train.batch_size.min(dataset.split(Split::Train).len());
+        let capacity = BatchSize::bound(graphs, 3 * most_triples);
         let Some(checkpoint) = resume else {
             let tensors = first_parameters(dataset, self.config.model, self.config.train.seed);
             let model = Model::new(backend, self.config.model, &tensors, capacity)?;
@@ -206,7 +212,7 @@ impl Training<'_> {
     }
 
     /// The validation images' row-wise Kendall tau; none where there are too few.
-    fn validate<B: Backend>(&self, model: &mut Model<B>) -> Result<Option<f64>> {
+    fn validate<B: Backend>(&self, model: &mut Model<B>, progress: &TrainProgress) -> Result<Option<f64>> {
         let images = self.dataset.split(Split::Validation);
         if images.len() < LEAST_VALIDATION_IMAGES {
             return Ok(None);
@@ -214,37 +220,57 @@ impl Training<'_> {
         let bar = Progress::new("validation", Some(images.len() as u64), "images");
         let graphs = images.clone().map(|image| self.dataset.graph(image));
         let embeddings = embed_with(model, graphs, |count| bar.advance(count as u64))?;
+        self.check_finite("an embedding", &embeddings, progress)?;
         let embeddings = Embeddings::new(&embeddings, self.config.model.state_width)?;
         let tau = row_kendall(embeddings, self.similarity, images)?;
         bar.finish();
         Ok(Some(tau))
     }
 
-    /// Leaves the last checkpoint as it is when the loss is not a number: what it holds was still good.
-    fn check_finite(&self, loss: f32, progress: &TrainProgress) -> Result<()> {
-        if loss.is_finite() {
-            return Ok(());
+    /// Ends the run where a value is not finite. The last checkpoint stays as it is: what it holds was still good.
+    fn check_finite<'v>(
+        &self,
+        quantity: &str,
+        values: impl IntoIterator<Item = &'v f32>,
+        progress: &TrainProgress,
+    ) -> Result<()> {
+        match values.into_iter().find(|value| !value.is_finite()) {
+            None => Ok(()),
+            Some(&value) => Err(Error::Diverged {
+                quantity: quantity.into(),
+                value,
+                epoch: progress.epoch + 1,
+                step: progress.steps,
+                checkpoint: self.last(),
+            }),
         }
-        Err(Error::Diverged {
-            loss,
-            epoch: progress.epoch + 1,
-            step: progress.steps,
-            checkpoint: self.last(),
-        })
     }
 
     fn last(&self) -> PathBuf {
         self.run.join(LAST)
     }
 
-    fn save_last<B: Backend>(
+    /// What a checkpoint holds, all of it finite: a ReLU turns NaN into 0, so the loss alone does not show that
+    /// training has left the numbers.
+    fn tensors<B: Backend>(
         &self,
         model: &mut Model<B>,
         state: &TrainingState<B>,
         progress: &TrainProgress,
-    ) -> Result<()> {
+    ) -> Result<(NamedTensors, Moments)> {
         let tensors = model.tensors()?;
-        let moments = model.moments(state)?;
+        let (first, second) = model.moments(state)?;
+        for (moment, tensors) in
+            [("", &tensors), ("first moment of ", &first), ("second moment of ", &second)]
+        {
+            for (name, tensor) in tensors {
+                self.check_finite(&format!("{moment}{name}"), &tensor.values, progress)?;
+            }
+        }
+        Ok((tensors, (first, second)))
+    }
+
+    fn save_last(&self, progress: &TrainProgress, tensors: NamedTensors, moments: Moments) -> Result<()> {
         checkpoint::save(&self.last(), &self.config, progress, tensors, Some(moments))
     }
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use half::f16;
 use npyz::{AutoSerialize, Order, WriterBuilder};
+use scenerank::data::similarity_matrix::SimilarityMatrix;
 use scenerank::npy::{NpyMatrix, read_npy, write_npy};
 
 fn save<T: AutoSerialize>(path: &Path, values: Vec<T>, shape: &[u64], order: Order) {
@@ -63,4 +64,42 @@ fn what_cannot_be_read_is_named() {
     assert_says(error(), "3 x 4 values of 4 bytes announced, the file holds 43 bytes");
     std::fs::write(&path, &bytes[..30]).unwrap();
     assert_says(error(), "header");
+}
+
+/// A header can announce any shape; the product of its sizes must not be taken at its word.
+#[test]
+fn a_shape_beyond_any_file_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.npy");
+    for shape in [
+        "(4294967296, 4294967296)",
+        "(18446744073709551615, 2)",
+        "(0, 18446744073709551615, 18446744073709551615)",
+        "(99999999999999999999999, 1)",
+        "(9223372036854775807L, 4L)",
+        "(-1, 4)",
+        "(4294967295, 4294967295)",
+    ] {
+        let header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n");
+        let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+        bytes.extend((header.len() as u16).to_le_bytes());
+        bytes.extend(header.bytes());
+        std::fs::write(&path, bytes).unwrap();
+        let error = read_npy(&path).unwrap_err().to_string();
+        assert!(error.contains("x.npy: header: ") || error.contains("announced"), "{shape}: {error}");
+        let error = SimilarityMatrix::open(&path, 4).unwrap_err().to_string();
+        assert!(error.contains("x.npy: header: ") || error.contains("shape: "), "{shape}: {error}");
+    }
+    let mut nested = b"\x93NUMPY\x01\x00\x10\x27".to_vec();
+    nested.resize(nested.len() + 10_000, b'[');
+    std::fs::write(&path, nested).unwrap();
+    assert!(read_npy(&path).unwrap_err().to_string().contains("too many brackets"));
+    // A length of the header that the file does not have, in both versions of the format.
+    for bytes in
+        [&b"\x93NUMPY\x01\x00\xff\xff{"[..], b"\x93NUMPY\x02\x00\xff\xff\xff\xff{", b"\x93NUMPY\x01\x00\xff"]
+    {
+        std::fs::write(&path, bytes).unwrap();
+        assert!(read_npy(&path).unwrap_err().to_string().contains("x.npy: header: "));
+        assert!(SimilarityMatrix::open(&path, 4).unwrap_err().to_string().contains("x.npy: header: "));
+    }
 }

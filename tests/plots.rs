@@ -6,7 +6,7 @@ use scenerank::report::plots::{
     NoiseCurve, NoisePoint, RecallCurve, TrainingCurve, noise_csv, noise_plot, recall_csv, recall_plot,
     training_plot,
 };
-use scenerank::report::table::Table;
+use scenerank::report::table::plain_table;
 
 fn recall_curves() -> Vec<RecallCurve> {
     [("ranking, probability", 0.82), ("InfoNCE, reject & random", 0.5), ("triplet <random>", 0.6)]
@@ -87,11 +87,11 @@ fn plots_without_points_or_with_odd_ones_are_drawn() {
 
 #[test]
 fn tables_align() {
-    let mut table = Table::new(["loss", "tau", "images"]);
-    table.push(["ranking", "0.391", "4537"]);
-    table.push(["σ", "-0.1"]);
+    let mut table = plain_table(["loss", "tau", "images"]);
+    table.add_row(["ranking", "0.391", "4537"]);
+    table.add_row(["σ", "-0.1"]);
     assert_eq!(
         table.to_string(),
-        "loss       tau  images\n-------  -----  ------\nranking  0.391    4537\nσ         -0.1\n"
+        "loss       tau  images\n----------------------\nranking  0.391    4537\nσ         -0.1        "
     );
 }

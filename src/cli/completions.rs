@@ -15,7 +15,9 @@ pub struct CompletionsArguments {
 
 impl CompletionsArguments {
     pub fn run(self) -> Result<()> {
-        clap_complete::generate(self.shell, &mut super::Cli::command(), "scenerank", &mut std::io::stdout());
+        let mut script = Vec::new();
+        clap_complete::generate(self.shell, &mut super::Cli::command(), "scenerank", &mut script);
+        print!("{}", String::from_utf8_lossy(&script));
         Ok(())
     }
 }

@@ -92,7 +92,7 @@ impl DemoArguments {
                 serde_json::json!({ "prepare": stages, "evaluate": evaluation, "retrieve": retrieval });
             println!("{results:#}");
         } else {
-            print!("{}\n{}\n", evaluation.table(), retrieval.table());
+            println!("{}\n\n{}\n", evaluation.table(), retrieval.table());
             print_next(&self.out);
         }
         Ok(())

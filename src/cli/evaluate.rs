@@ -7,7 +7,7 @@ use scenerank::data::Split;
 use scenerank::evaluation::{Agreement, Embeddings, agreement, normal_features};
 use scenerank::npy::read_npy;
 use scenerank::report::progress::Progress;
-use scenerank::report::table::Table;
+use scenerank::report::table::{Table, plain_table};
 use scenerank::run::Run;
 use scenerank::{Error, Result};
 use serde::Serialize;
@@ -63,7 +63,7 @@ impl EvaluateArguments {
         if self.json {
             println!("{}", serde_json::to_string_pretty(&evaluation).expect("plain fields"));
         } else {
-            print!("{}", evaluation.table());
+            println!("{}", evaluation.table());
         }
         Ok(())
     }
@@ -140,7 +140,7 @@ fn rows_of_split<'a>(
 impl Evaluation {
     /// As the paper's Table 2.
     pub fn table(&self) -> Table {
-        let mut table = Table::new([
+        let mut table = plain_table([
             format!("{} {} images", self.images, self.split),
             "row tau".into(),
             "rho".into(),
@@ -151,7 +151,7 @@ impl Evaluation {
         ]);
         for EvaluationRow { name, agreement: Agreement { per_image, all_pairs, .. } } in &self.rows {
             let numbers = [per_image, all_pairs].into_iter().flat_map(|c| [c.kendall, c.spearman, c.pearson]);
-            table.push(std::iter::once(name.clone()).chain(numbers.map(|value| format!("{value:.3}"))));
+            table.add_row(std::iter::once(name.clone()).chain(numbers.map(|value| format!("{value:.3}"))));
         }
         table
     }

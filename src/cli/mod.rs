@@ -1,5 +1,15 @@
 //! The command line: one file per command, each holding its arguments and what it prints.
 
+/// `print!` as all commands mean it: see [`output`].
+macro_rules! print {
+    ($($words:tt)*) => { crate::cli::output(format_args!($($words)*)) };
+}
+
+/// `println!` likewise.
+macro_rules! println {
+    ($($words:tt)*) => { crate::cli::output(format_args!("{}\n", format_args!($($words)*))) };
+}
+
 mod completions;
 mod demo;
 mod embed;
@@ -13,11 +23,12 @@ mod step;
 mod synth;
 mod train;
 
-use std::io::IsTerminal;
+use std::fmt;
+use std::io::{self, IsTerminal, Write};
 
 use clap::{Args, Parser, Subcommand};
-use scenerank::Result;
 use scenerank::backend::device::{Device, Precision};
+use scenerank::{Error, Result};
 
 #[derive(Parser)]
 #[command(name = "scenerank", version, about, propagate_version = true)]
@@ -74,6 +85,17 @@ impl Cli {
     }
 }
 
+/// Writes to standard output. A reader that has seen enough, such as `head`, ends the program quietly; anything else
+/// that goes wrong there, such as a full disk, is an error. The standard library's `print!` panics at both.
+fn output(words: fmt::Arguments<'_>) {
+    let mut output = io::stdout();
+    match output.write_fmt(words).and_then(|()| output.flush()) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
+        Err(error) => std::process::exit(crate::fail(&Error::file("write", "standard output")(error))),
+    }
+}
+
 /// Log lines go to standard error, so that `--json` on standard output stays clean.
 fn start_log(verbose: u8) {
     let default = ["scenerank=info", "scenerank=debug", "scenerank=trace"][usize::from(verbose.min(2))];
@@ -85,5 +107,7 @@ fn start_log(verbose: u8) {
         .with_target(false)
         .without_time()
         .with_writer(std::io::stderr)
+        // It would say that standard error cannot be written on standard error, and panic.
+        .log_internal_errors(false)
         .init();
 }

@@ -10,7 +10,7 @@ use scenerank::npy::write_npy;
 use scenerank::report::plots::{
     NoiseCurve, NoisePoint, RecallCurve, noise_csv, noise_plot, recall_csv, recall_plot,
 };
-use scenerank::report::table::Table;
+use scenerank::report::table::{Table, plain_table};
 use scenerank::run::Run;
 use scenerank::{Error, Result};
 use serde::Serialize;
@@ -35,8 +35,8 @@ pub struct RetrieveArguments {
     #[arg(long, default_value_t = 12)]
     noise: usize,
     /// Measure M = 1 to this as well.
-    #[arg(long, value_name = "M")]
-    sweep: Option<usize>,
+    #[arg(long, value_name = "M", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    sweep: Option<u16>,
     /// Which edges are drawn from: all, or relationships alone.
     #[arg(long, value_enum, default_value_t)]
     edges: QueryEdges,
@@ -69,7 +69,7 @@ pub struct Retrieval {
 impl RetrieveArguments {
     pub fn run(self) -> Result<()> {
         let run = self.run.open()?;
-        let sweep = self.sweep.map_or(0..0, |most| 1..most + 1);
+        let sweep = self.sweep.map_or(0..0, |most| 1..usize::from(most) + 1);
         let retrieval = retrieve(&run, self.split, self.noise, sweep, self.edges, self.seed)?;
         let out = self.out.as_deref().unwrap_or(&self.run.run);
         std::fs::create_dir_all(out).map_err(Error::file("create", out))?;
@@ -80,7 +80,7 @@ impl RetrieveArguments {
         if self.json {
             println!("{}", serde_json::to_string_pretty(&retrieval).expect("plain fields"));
         } else {
-            print!("{}", retrieval.table());
+            println!("{}", retrieval.table());
         }
         Ok(())
     }
@@ -131,7 +131,7 @@ impl Retrieval {
 
     /// As the paper's Table 3.
     pub fn table(&self) -> Table {
-        let mut table = Table::new([
+        let mut table = plain_table([
             format!("edges removed ({} {} images)", self.images, self.split).as_str(),
             "MRR",
             "R@1",
@@ -140,7 +140,7 @@ impl Retrieval {
         for NoiseLevel { removed, metrics, .. } in &self.levels {
             let numbers =
                 [metrics.mrr, metrics.recall_at_1, metrics.recall_at_5].map(|value| format!("{value:.3}"));
-            table.push(std::iter::once(removed.to_string()).chain(numbers));
+            table.add_row(std::iter::once(removed.to_string()).chain(numbers));
         }
         table
     }

@@ -31,8 +31,8 @@ pub struct SearchArguments {
     #[arg(long, value_name = "JSON")]
     graph: Option<PathBuf>,
     /// How many images.
-    #[arg(short, long, default_value_t = 8)]
-    k: usize,
+    #[arg(short, long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
+    k: u32,
     /// Which images to search.
     #[arg(long, value_enum, default_value_t = Split::All)]
     split: Split,
@@ -75,12 +75,13 @@ impl SearchArguments {
         let index = self.index(&run)?;
         let width = run.width();
         // One more, since the query image finds itself.
-        let k = self.k + usize::from(query_image.is_some());
+        let wanted = self.k as usize;
+        let k = wanted + usize::from(query_image.is_some());
         let found: Vec<Found> = nearest(Embeddings::new(&query, width)?, Embeddings::new(&index, width)?, k)?
             .into_iter()
             .map(|(row, cosine)| (images.start + row, cosine))
             .filter(|(image, _)| Some(*image) != query_image)
-            .take(self.k)
+            .take(wanted)
             .map(|(image, cosine)| Found {
                 image_id: dataset.image_id(image),
                 coco_id: dataset.coco_id(image),

@@ -1,5 +1,6 @@
 //! `scenerank train`.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -37,7 +38,8 @@ pub struct TrainArguments {
     /// Options from a TOML file, under the names of the command line; the command line wins.
     #[arg(long, value_name = "TOML")]
     config: Option<PathBuf>,
-    /// Continue the run in --out from its last checkpoint, with its options; --epochs may be raised.
+    /// Continue the run in --out from its last checkpoint, with its options; --epochs, --learning-rate and --device may
+    /// change.
     #[arg(long, conflicts_with = "config")]
     resume: bool,
     #[command(flatten)]
@@ -86,14 +88,14 @@ impl TrainArguments {
 
 /// A continued run must remain the run it was.
 fn only_what_may_change(before: &TrainConfig, after: &TrainConfig) -> Result<()> {
-    let TrainConfig { epochs, device, .. } = *after;
-    if (TrainConfig { epochs, device, ..before.clone() }) == *after {
+    let TrainConfig { epochs, device, learning_rate, .. } = *after;
+    if (TrainConfig { epochs, device, learning_rate, ..before.clone() }) == *after {
         return Ok(());
     }
     Err(Error::argument(
         "--resume",
         "an option differs from the run's own",
-        "only --epochs and --device may change; train a new run for the rest",
+        "only --epochs, --learning-rate and --device may change; train a new run for the rest",
     ))
 }
 
@@ -105,7 +107,8 @@ fn stop_on_ctrl_c() -> Result<Arc<AtomicBool>> {
         if raised.swap(true, Ordering::Relaxed) {
             std::process::exit(INTERRUPTED);
         }
-        eprintln!("finishing the step and saving; Ctrl-C again quits at once");
+        // Ctrl-C has ended `tee` as well, if there was one; the step must be finished all the same.
+        let _ = writeln!(std::io::stderr(), "finishing the step and saving; Ctrl-C again quits at once");
     })
     .map_err(|error| Error::argument("Ctrl-C", error.to_string(), "run one training per process"))?;
     Ok(stop)

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 
 use half::f16;
 use memmap2::Mmap;
-use npyz::{NpyHeader, Order};
+use npyz::Order;
 use rayon::prelude::*;
 
 use super::similarity::Similarity;
+use crate::npy::read_header;
 use crate::{Error, Result};
 
 const REMEDY: &str = "save a square array with numpy.save, one row and column per image of the data file, as little-endian float16 \
@@ -40,8 +41,8 @@ impl SimilarityMatrix {
         // bit pattern is a valid float.
         let map = unsafe { Mmap::map(&file) }.map_err(Error::file("map", &path))?;
         let mut rest = &map[..];
-        let header = NpyHeader::from_reader(&mut rest)
-            .map_err(|error| invalid("header", format!("not a .npy file: {error}")))?;
+        let header =
+            read_header(&mut rest).map_err(|error| invalid("header", format!("not a .npy file: {error}")))?;
         let start = map.len() - rest.len();
 
         let dtype = header.dtype();

@@ -1,6 +1,5 @@
 //! What people see: progress, tables, plots, TensorBoard events.
 
-pub mod csv;
 pub mod plots;
 pub mod progress;
 pub mod run_log;

@@ -8,7 +8,8 @@ use std::path::Path;
 use plotters::coord::Shift;
 use plotters::prelude::*;
 
-use super::csv::write_csv;
+use serde::Serialize;
+
 use crate::atomic_file::write_atomically;
 use crate::{Error, Result};
 
@@ -97,17 +98,10 @@ pub fn recall_plot(path: &Path, curves: &[RecallCurve]) -> Result<()> {
 
 /// The numbers of [`recall_plot`]: `model,k,recall`.
 pub fn recall_csv(path: &Path, curves: &[RecallCurve]) -> Result<()> {
-    let rows: Vec<_> = curves
+    let rows = curves
         .iter()
-        .flat_map(|curve| {
-            curve
-                .recall
-                .iter()
-                .zip(1..)
-                .map(|(recall, k): (_, u32)| vec![curve.label.clone(), k.to_string(), recall.to_string()])
-        })
-        .collect();
-    write_csv(path, &["model", "k", "recall"], &rows)
+        .flat_map(|curve| curve.recall.iter().zip(1u32..).map(|(recall, k)| (&curve.label, k, recall)));
+    write_csv(path, &["model", "k", "recall"], rows)
 }
 
 /// Figure 4b: MRR, recall@1 and recall@5 over the number of removed edges, as an SVG file of three panels.
@@ -138,17 +132,25 @@ pub fn noise_plot(path: &Path, curves: &[NoiseCurve]) -> Result<()> {
 
 /// The numbers of [`noise_plot`]: `model,removed,mrr,recall_at_1,recall_at_5`.
 pub fn noise_csv(path: &Path, curves: &[NoiseCurve]) -> Result<()> {
-    let rows: Vec<_> = curves
-        .iter()
-        .flat_map(|curve| {
-            curve.points.iter().map(|point| {
-                let mut row = vec![curve.label.clone(), point.removed.to_string()];
-                row.extend([point.mrr, point.recall_at_1, point.recall_at_5].map(|value| value.to_string()));
-                row
-            })
-        })
-        .collect();
-    write_csv(path, &["model", "removed", "mrr", "recall_at_1", "recall_at_5"], &rows)
+    let rows = curves.iter().flat_map(|curve| {
+        let point = |point: &NoisePoint| {
+            (curve.label.clone(), point.removed, point.mrr, point.recall_at_1, point.recall_at_5)
+        };
+        curve.points.iter().map(point)
+    });
+    write_csv(path, &["model", "removed", "mrr", "recall_at_1", "recall_at_5"], rows)
+}
+
+/// The numbers behind a plot as comma-separated values.
+fn write_csv(path: &Path, header: &[&str], rows: impl Iterator<Item = impl Serialize>) -> Result<()> {
+    write_atomically(path, |file| {
+        let mut csv = csv::Writer::from_writer(file);
+        csv.write_record(header)?;
+        for row in rows {
+            csv.serialize(row)?;
+        }
+        csv.flush()
+    })
 }
 
 /// Training loss and validation tau by epoch, as an SVG file of two panels.

@@ -1,7 +1,7 @@
 //! Progress of long work on standard error: a bar on a terminal, plain lines at intervals elsewhere.
 
 use std::cell::Cell;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -68,6 +68,7 @@ impl Progress {
         let of = self.bar.length().map_or(String::new(), |total| format!("/{total}"));
         let message = self.bar.message();
         let message = if message.is_empty() { message } else { format!(", {message}") };
-        eprintln!("{}: {done}{of} {}{message}{suffix}", self.label, self.unit);
+        // Work goes on where nobody reads standard error any more.
+        let _ = writeln!(std::io::stderr(), "{}: {done}{of} {}{message}{suffix}", self.label, self.unit);
     }
 }

@@ -53,9 +53,12 @@ pub enum Record {
 }
 
 impl Record {
-    fn step(&self) -> u64 {
-        match self {
-            Record::Step { step, .. } | Record::Epoch { step, .. } => *step,
+    /// Whether it was written before a run had finished this many epochs and steps.
+    fn within(&self, epochs: usize, steps: u64) -> bool {
+        match *self {
+            Record::Step { step, .. } => step <= steps,
+            // A run that was stopped at an epoch's last step has yet to write that epoch's record.
+            Record::Epoch { epoch, .. } => epoch <= epochs,
         }
     }
 }
@@ -68,13 +71,13 @@ pub struct RunLog {
 }
 
 impl RunLog {
-    /// Opens the records of the run in `folder`, keeping those up to `steps`: later ones were written after the
-    /// checkpoint that training continues from.
-    pub fn open(folder: &Path, steps: u64) -> Result<Self> {
+    /// Opens the records of the run in `folder`, keeping those of the first `epochs` and `steps`: later ones were
+    /// written after the checkpoint that training continues from.
+    pub fn open(folder: &Path, epochs: usize, steps: u64) -> Result<Self> {
         let path = folder.join(METRICS);
         if path.exists() {
             let kept: Vec<Record> =
-                read_records(&path)?.into_iter().filter(|record| record.step() <= steps).collect();
+                read_records(&path)?.into_iter().filter(|record| record.within(epochs, steps)).collect();
             write_atomically(&path, |writer| {
                 kept.iter().try_for_each(|record| write_record(writer, record))
             })?;

@@ -1,48 +1,20 @@
-//! A plain-text table with aligned columns, for results on a terminal or in a log.
+//! Plain-text tables for results on a terminal or in a log.
 
-use std::fmt;
+pub use comfy_table::Table;
+use comfy_table::{CellAlignment, TableComponent};
 
-/// Prints with its first column to the left and the others, numbers, to the right.
-#[derive(Clone, Debug)]
-pub struct Table {
-    rows: Vec<Vec<String>>,
-}
-
-impl Table {
-    /// A table with these column names.
-    pub fn new<T: Into<String>>(header: impl IntoIterator<Item = T>) -> Self {
-        Table { rows: vec![header.into_iter().map(Into::into).collect()] }
-    }
-
-    /// Appends a row; missing cells stay empty.
-    pub fn push<T: Into<String>>(&mut self, cells: impl IntoIterator<Item = T>) {
-        self.rows.push(cells.into_iter().map(Into::into).collect());
-    }
-}
-
-impl fmt::Display for Table {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
-        let cell = |row: &'_ [String], column: usize| row.get(column).cloned().unwrap_or_default();
-        let widths: Vec<usize> = (0..columns)
-            .map(|column| self.rows.iter().map(|row| cell(row, column).chars().count()).max().unwrap_or(0))
-            .collect();
-        for (line, row) in self.rows.iter().enumerate() {
-            let cells: Vec<String> = (0..columns)
-                .map(|column| {
-                    let (text, width) = (cell(row, column), widths[column]);
-                    if column == 0 { format!("{text:<width$}") } else { format!("{text:>width$}") }
-                })
-                .collect();
-            writeln!(f, "{}", cells.join("  ").trim_end())?;
-            if line == 0 {
-                writeln!(
-                    f,
-                    "{}",
-                    widths.iter().map(|&width| "-".repeat(width)).collect::<Vec<_>>().join("  ")
-                )?;
-            }
+/// A table with these column names: the first column to the left, the others, numbers, to the right.
+pub fn plain_table<T: Into<comfy_table::Cell>>(header: impl IntoIterator<Item = T>) -> Table {
+    let mut table = Table::new();
+    let header: Vec<comfy_table::Cell> = header.into_iter().map(Into::into).collect();
+    table.load_preset(comfy_table::presets::NOTHING).set_style(TableComponent::HeaderLines, '-');
+    table.set_header(header);
+    for (index, column) in table.column_iter_mut().enumerate() {
+        // Two spaces between columns, none outside.
+        column.set_padding((if index == 0 { 0 } else { 2 }, 0));
+        if index > 0 {
+            column.set_cell_alignment(CellAlignment::Right);
         }
-        Ok(())
     }
+    table
 }
