@@ -7,7 +7,7 @@ use clap::Args;
 use scenerank::checkpoint::LAST;
 use scenerank::config::TrainConfig;
 use scenerank::data::prepare::{Preparation, prepare};
-use scenerank::data::selection::{CountOver, Filter, GraphSource, Sources};
+use scenerank::data::selection::{Filter, GraphSource, Sources};
 use scenerank::data::split::SplitRatio;
 use scenerank::data::{Dataset, Split};
 use scenerank::evaluation::QueryEdges;
@@ -110,15 +110,7 @@ fn make_data(raw: &Path, data: &Path, arguments: &DemoArguments) -> Result<serde
             captions: vec![files.captions],
         },
         glove: files.glove,
-        filter: Filter {
-            min_object_occurrences: 25,
-            min_predicate_occurrences: 25,
-            count_over: CountOver::default(),
-            min_objects: 3,
-            max_objects: 40,
-            min_relationships: 1,
-            skip_absent_objects: false,
-        },
+        filter: Filter::default(),
         split: SplitRatio::default(),
         seed: arguments.seed,
     };

@@ -223,6 +223,7 @@ fn draw_panel<B: DrawingBackend>(area: &DrawingArea<B, Shift>, panel: &Panel<'_>
     let points: Vec<(f64, f64)> = panel.lines.iter().flat_map(finite).collect();
     let x = range(points.iter().map(|point| point.0), 0.0);
     let y = panel.y.clone().unwrap_or_else(|| range(points.iter().map(|point| point.1), 0.05));
+    let (x_decimals, y_decimals) = (tick_decimals(&x), tick_decimals(&y));
     let mut chart = ChartBuilder::on(area)
         .caption(panel.title, (FONT, 20))
         .margin(14)
@@ -238,8 +239,8 @@ fn draw_panel<B: DrawingBackend>(area: &DrawingArea<B, Shift>, panel: &Panel<'_>
         .axis_style(BLACK.mix(0.6))
         .x_labels(8)
         .y_labels(8)
-        .x_label_formatter(&|value| tick(*value))
-        .y_label_formatter(&|value| tick(*value))
+        .x_label_formatter(&|value| tick(*value, x_decimals))
+        .y_label_formatter(&|value| tick(*value, y_decimals))
         .label_style((FONT, 15))
         .axis_desc_style((FONT, 17))
         .x_desc(panel.x_name)
@@ -281,9 +282,14 @@ fn range(values: impl Iterator<Item = f64> + Clone, margin: f64) -> Range<f64> {
     low - extent..high + extent
 }
 
+/// Decimals that tell an axis' ticks apart.
+fn tick_decimals(axis: &Range<f64>) -> usize {
+    (2.0 - (axis.end - axis.start).log10()).ceil().clamp(0.0, 12.0) as usize
+}
+
 /// A tick's value without trailing zeros.
-fn tick(value: f64) -> String {
-    let text = format!("{value:.4}");
-    let text = text.trim_end_matches('0').trim_end_matches('.');
+fn tick(value: f64, decimals: usize) -> String {
+    let text = format!("{value:.decimals$}");
+    let text = if decimals > 0 { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
     if text == "-0" { "0".to_owned() } else { text.to_owned() }
 }
