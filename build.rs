@@ -1,0 +1,296 @@
+//! Compiles the kernels: as C++ against the emulator, where there is a C++ compiler, and as fat binaries for GPUs,
+//! where there is nvcc. Without either the crate builds all the same, and one line says what is off.
+//!
+//! Read from the environment: `SCENERANK_SANITIZE=1` (the emulated kernels with AddressSanitizer and UBSan; see
+//! `scripts/sanitize.sh`), `SCENERANK_CUDA_ARCHS` (such as `80,90a`: machine code for these, PTX for the first),
+//! `SCENERANK_DENY_SPILLS=1` (a kernel that spills registers ends the build), and where nvcc may be: `NVCC`,
+//! `CUDA_HOME`, `CUDA_PATH`, `PATH`, `VIRTUAL_ENV`.
+
+use std::collections::hash_map::DefaultHasher;
+use std::env;
+use std::fmt::Write as _;
+use std::fs;
+use std::hash::{Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Compute capabilities by default: A100, H100 and H200, B200, RTX 50; older and newer ones in between run the first
+/// one's code or PTX.
+const DEFAULT_ARCHS: &str = "80,90a,100,120";
+
+fn main() {
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    let kernels = kernel_files();
+    println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed=kernels");
+    println!("cargo:rustc-check-cfg=cfg(emulator)");
+    build_emulator(&kernels, &out);
+    build_fat_binaries(&kernels, &out);
+}
+
+/// `kernels/*.cu`, sorted.
+fn kernel_files() -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = fs::read_dir("kernels")
+        .expect("the folder kernels")
+        .map(|entry| entry.expect("an entry of kernels").path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "cu"))
+        .collect();
+    files.sort();
+    files
+}
+
+fn stem(file: &Path) -> &str {
+    file.file_stem().and_then(|stem| stem.to_str()).expect("a kernel file's name in ASCII")
+}
+
+// ---- emulator ------------------------------------------------------------------------------------------------------
+
+/// Runtime and kernels as one static library; sets `cfg(emulator)`.
+fn build_emulator(kernels: &[PathBuf], out: &Path) {
+    println!("cargo:rerun-if-env-changed=CXX");
+    println!("cargo:rerun-if-env-changed=SCENERANK_SANITIZE");
+    let mut build = cc::Build::new();
+    // The kernels' speed decides the tests' time, so they are optimised in every profile. Contraction into fused
+    // multiply-adds would make results depend on the machine. The runtime needs nothing of the C++ library.
+    build.cpp(true).std("c++17").opt_level(3).include("kernels").cpp_link_stdlib(None);
+    for flag in [
+        "-fno-exceptions",
+        "-fno-rtti",
+        "-ffp-contract=off",
+        "-Wall",
+        "-Wextra",
+        "-Wno-unused-parameter",
+        "-Wno-unknown-pragmas",
+    ] {
+        build.flag(flag);
+    }
+    if asked("SCENERANK_SANITIZE") {
+        build.flag("-fsanitize=address,undefined").flag("-fno-sanitize-recover=undefined").flag("-g");
+        // Zones between the static shared arrays, which lie in a section of their own: where the compiler can.
+        build.flag_if_supported("-fsanitize-sections=emulator_shared");
+        for library in ["asan", "ubsan"] {
+            println!("cargo:rustc-link-lib=dylib={library}");
+        }
+    }
+    let compiles = build.try_get_compiler().is_ok_and(|compiler| {
+        Command::new(compiler.path()).arg("--version").output().is_ok_and(|output| output.status.success())
+    });
+    if !compiles {
+        println!(
+            "cargo:warning=the emulated device is off: no C++ compiler was found; install g++ or clang++ (or set \
+             CXX) and build again"
+        );
+        return;
+    }
+    let tables = out.join("emulator_tables.cpp");
+    let mut text = String::from("#include \"emulator/emulator.h\"\n");
+    for file in kernels {
+        let _ = writeln!(text, "extern \"C\" const emulator::Kernel emulator_kernels_{}[];", stem(file));
+    }
+    text.push_str("const emulator::Kernel *const emulator_tables[] = {");
+    for file in kernels {
+        let _ = write!(text, "emulator_kernels_{}, ", stem(file));
+    }
+    text.push_str("nullptr};\n");
+    write_if_changed(&tables, &text);
+    build.file(&tables).file("kernels/emulator/emulator.cpp").file("kernels/emulator/fiber.cpp");
+    // A compiler that knows the ending .cu would take it for CUDA, and others would not compile it.
+    build.flag("-x").flag("c++").files(kernels);
+    build.compile("scenerank_emulator");
+    println!("cargo:rustc-cfg=emulator");
+}
+
+// ---- fat binaries --------------------------------------------------------------------------------------------------
+
+/// One fat binary per kernel file, embedded by `fat_binaries.rs`: `[(file, bytes)]`, empty without nvcc.
+fn build_fat_binaries(kernels: &[PathBuf], out: &Path) {
+    for name in [
+        "NVCC",
+        "CUDA_HOME",
+        "CUDA_PATH",
+        "PATH",
+        "VIRTUAL_ENV",
+        "SCENERANK_CUDA_ARCHS",
+        "SCENERANK_DENY_SPILLS",
+    ] {
+        println!("cargo:rerun-if-env-changed={name}");
+    }
+    let list = out.join("fat_binaries.rs");
+    let Some(nvcc) = find_nvcc() else {
+        write_if_changed(&list, "[]");
+        println!(
+            "cargo:warning=CUDA is off: no nvcc in NVCC, CUDA_HOME, CUDA_PATH, PATH, /usr/local/cuda or the active \
+             venv; install the CUDA toolkit (12.8 or later) and build again"
+        );
+        return;
+    };
+    let archs = env::var("SCENERANK_CUDA_ARCHS").unwrap_or_else(|_| DEFAULT_ARCHS.to_string());
+    let compiler = Nvcc { flags: nvcc_flags(&archs), inputs: shared_inputs(&nvcc), path: nvcc, out };
+
+    // A few at a time: each nvcc runs one process after another.
+    let jobs = env::var("NUM_JOBS").ok().and_then(|jobs| jobs.parse().ok()).unwrap_or(1usize).clamp(1, 8);
+    let (next, logs) = (AtomicUsize::new(0), Mutex::new(vec![String::new(); kernels.len()]));
+    std::thread::scope(|scope| {
+        for _ in 0..jobs.min(kernels.len()) {
+            scope.spawn(|| {
+                while let Some((i, file)) = {
+                    let i = next.fetch_add(1, Ordering::Relaxed);
+                    kernels.get(i).map(|file| (i, file))
+                } {
+                    let log = compiler.compile(file);
+                    logs.lock().expect("no thread panics with it")[i] = log;
+                }
+            });
+        }
+    });
+    let logs = logs.into_inner().expect("no thread panics with it").concat();
+
+    let mut text = String::from("[\n");
+    for file in kernels {
+        let binary = out.join(format!("{}.fatbin", stem(file)));
+        let _ = writeln!(text, "    ({:?}, include_bytes!({:?}).as_slice()),", stem(file), binary);
+    }
+    text.push(']');
+    write_if_changed(&list, &text);
+    report_resources(&logs, out);
+}
+
+struct Nvcc<'a> {
+    path: PathBuf,
+    flags: Vec<String>,
+    /// Hash of what every file's code depends on: headers, nvcc's version.
+    inputs: u64,
+    out: &'a Path,
+}
+
+impl Nvcc<'_> {
+    /// Compiles one file unless neither it nor anything it depends on has changed; gives ptxas's log.
+    fn compile(&self, file: &Path) -> String {
+        let mut hasher = DefaultHasher::new();
+        (self.inputs, &self.flags, read(file)).hash(&mut hasher);
+        let stamp = format!("{:016x}\n", hasher.finish());
+        let binary = self.out.join(format!("{}.fatbin", stem(file)));
+        let log = self.out.join(format!("{}.ptxas", stem(file)));
+        if binary.exists() && fs::read_to_string(&log).is_ok_and(|log| log.starts_with(&stamp)) {
+            return read(&log);
+        }
+        let output = Command::new(&self.path)
+            .args(&self.flags)
+            .arg("-o")
+            .arg(&binary)
+            .arg(file)
+            .output()
+            .unwrap_or_else(|error| panic!("{}: cannot run: {error}", self.path.display()));
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        if !output.status.success() {
+            panic!("{}: {}\n{said}", file.display(), String::from_utf8_lossy(&output.stdout));
+        }
+        let text = stamp + &said;
+        fs::write(&log, &text).unwrap_or_else(|error| panic!("{}: {error}", log.display()));
+        text
+    }
+}
+
+fn nvcc_flags(archs: &str) -> Vec<String> {
+    let mut flags: Vec<String> =
+        ["-fatbin", "-std=c++17", "-O3", "-lineinfo", "-Xptxas=-v", "-Ikernels"].map(String::from).to_vec();
+    let archs: Vec<&str> = archs.split(',').map(str::trim).filter(|arch| !arch.is_empty()).collect();
+    if archs.is_empty() {
+        panic!("SCENERANK_CUDA_ARCHS names no architecture; give some such as {DEFAULT_ARCHS}");
+    }
+    for arch in &archs {
+        flags.push(format!("-gencode=arch=compute_{arch},code=sm_{arch}"));
+    }
+    let first = archs[0];
+    flags.push(format!("-gencode=arch=compute_{first},code=compute_{first}"));
+    flags
+}
+
+fn shared_inputs(nvcc: &Path) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    let version =
+        Command::new(nvcc).arg("--version").output().map(|output| output.stdout).unwrap_or_default();
+    version.hash(&mut hasher);
+    let mut headers: Vec<PathBuf> = fs::read_dir("kernels")
+        .expect("the folder kernels")
+        .map(|entry| entry.expect("an entry of kernels").path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "cuh"))
+        .collect();
+    headers.sort();
+    for header in headers {
+        read(&header).hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
+fn find_nvcc() -> Option<PathBuf> {
+    let variable = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let mut places: Vec<PathBuf> = variable("NVCC").into_iter().collect();
+    places
+        .extend(["CUDA_HOME", "CUDA_PATH"].iter().filter_map(|name| Some(variable(name)?.join("bin/nvcc"))));
+    places
+        .extend(env::split_paths(&env::var_os("PATH").unwrap_or_default()).map(|folder| folder.join("nvcc")));
+    places.push("/usr/local/cuda/bin/nvcc".into());
+    let libraries = variable("VIRTUAL_ENV").and_then(|venv| fs::read_dir(venv.join("lib")).ok());
+    for python in libraries.into_iter().flatten().flatten() {
+        places.push(python.path().join("site-packages/nvidia/cu13/bin/nvcc"));
+    }
+    places.into_iter().find(|place| place.is_file())
+}
+
+/// Registers, shared memory, stack and spills of every kernel and architecture, from ptxas's logs, into
+/// `kernel_resources.csv`, here and in the profile's folder.
+fn report_resources(logs: &str, out: &Path) {
+    let mut table = String::from("kernel,architecture,registers,shared_bytes,stack_bytes,spill_bytes\n");
+    let (mut kernel, mut arch, mut stack, mut spilt) = (String::new(), String::new(), 0u64, 0u64);
+    let mut spilling = Vec::new();
+    for line in logs.lines() {
+        let number_before = |what: &str| {
+            let before = line.find(what).map(|at| line[..at].trim_end())?;
+            before.rsplit(|c: char| !c.is_ascii_digit()).next()?.parse::<u64>().ok()
+        };
+        if let Some(rest) = line.split("Compiling entry function '").nth(1) {
+            let mut names = rest.split('\'');
+            kernel = names.next().unwrap_or_default().to_string();
+            arch = names.nth(1).unwrap_or_default().to_string();
+        } else if line.contains("bytes stack frame") {
+            stack = number_before("bytes stack frame").unwrap_or(0);
+            spilt = number_before("bytes spill stores").unwrap_or(0)
+                + number_before("bytes spill loads").unwrap_or(0);
+        } else if let Some(registers) = number_before("registers") {
+            let shared = number_before("bytes smem").unwrap_or(0);
+            let _ = writeln!(table, "{kernel},{arch},{registers},{shared},{stack},{spilt}");
+            if spilt > 0 {
+                spilling.push(format!("{kernel} on {arch}: {spilt} bytes"));
+            }
+        }
+    }
+    write_if_changed(&out.join("kernel_resources.csv"), &table);
+    // target/<profile>/build/<package>/out
+    let copy = out.ancestors().nth(3).expect("a folder of cargo's").join("kernel_resources.csv");
+    write_if_changed(&copy, &table);
+    println!("registers and spills of every kernel: {}", copy.display());
+    if !spilling.is_empty() && asked("SCENERANK_DENY_SPILLS") {
+        panic!("kernels spill registers:\n{}", spilling.join("\n"));
+    }
+}
+
+/// Whether a variable is set to 1.
+fn asked(name: &str) -> bool {
+    env::var(name).is_ok_and(|value| value == "1")
+}
+
+// ---- files ---------------------------------------------------------------------------------------------------------
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Leaves an equal file alone, so that what depends on it is not built again.
+fn write_if_changed(path: &Path, text: &str) {
+    if !fs::read_to_string(path).is_ok_and(|old| old == text) {
+        fs::write(path, text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    }
+}

@@ -1,0 +1,382 @@
+// The emulator's runtime: blocks one after another, a block's threads as fibers (see emulator.h).
+//
+//   run every ready thread until it waits or returns; then let go those whose meeting is complete:
+//   a barrier when all threads of the block wait at it, a shuffle when all lanes that it names do;
+//   where nothing can be let go and not all have returned, some thread never comes: an error.
+
+#include "emulator.h"
+#include "fiber.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+namespace emulator {
+
+Position position;
+void *dynamic_shared;
+
+namespace {
+
+constexpr int MAX_THREADS = 1024;
+constexpr int WARP = 32;
+constexpr int MAX_WARPS = MAX_THREADS / WARP;
+
+enum class State : uint8_t { ready, at_barrier, at_warp, returned };
+enum class Meeting : uint8_t { barrier, shuffle, ballot };
+
+struct Thread {
+    Fiber fiber;
+    uint3 index;
+    State state;
+    Meeting meeting; // at_warp: of which kind
+    int line;        // where it waits
+    unsigned mask;   // at_warp: the lanes that it names
+    uint64_t given;  // what it gives to a shuffle or ballot
+};
+
+struct Warp {
+    // What the lanes gave to the meeting that was completed last: they read it after they go on.
+    uint64_t given[WARP];
+    unsigned votes;
+};
+
+struct Launch {
+    const Kernel *kernel;
+    void **arguments;
+    int thread_count;
+    char *message;
+    size_t message_bytes;
+    bool failed;
+    uint64_t random;
+};
+
+Thread threads[MAX_THREADS];
+Warp warps[MAX_WARPS];
+int running; // the index of the running thread
+int waiting_in_warps, returned;
+Launch launch;
+
+// Keeps the first problem only: what follows it is its consequence.
+__attribute__((format(printf, 1, 2))) void fail(const char *format, ...) {
+    if (launch.failed) {
+        return;
+    }
+    launch.failed = true;
+    int written = snprintf(launch.message, launch.message_bytes, "%s: ", launch.kernel->name);
+    if (written >= 0 && size_t(written) < launch.message_bytes) {
+        va_list values;
+        va_start(values, format);
+        vsnprintf(launch.message + written, launch.message_bytes - written, format, values);
+        va_end(values);
+    }
+}
+
+const char *place(const Thread &thread, char *text, size_t bytes) {
+    uint3 b = position.block, t = thread.index;
+    snprintf(text, bytes, "block (%u, %u, %u), thread (%u, %u, %u)", b.x, b.y, b.z, t.x, t.y, t.z);
+    return text;
+}
+
+const char *waiting_at(const Thread &thread, char *text, size_t bytes) {
+    const char *what = thread.state == State::at_barrier  ? "__syncthreads"
+                       : thread.meeting == Meeting::shuffle ? "a shuffle"
+                       : thread.meeting == Meeting::ballot  ? "a vote"
+                                                            : "__syncwarp";
+    if (thread.state == State::returned) {
+        snprintf(text, bytes, "has returned");
+    } else {
+        snprintf(text, bytes, "waits at %s, line %d", what, thread.line);
+    }
+    return text;
+}
+
+// ---- order ------------------------------------------------------------------------------------------------------
+
+// splitmix64
+uint64_t next_random() {
+    uint64_t z = launch.random += 0x9e3779b97f4a7c15u;
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+}
+
+// A permutation of 0..count by i -> (i * step + start) mod count, step prime to count: shuffled when there is a seed.
+struct Order {
+    uint64_t count, step, start;
+};
+
+uint64_t greatest_common_divisor(uint64_t a, uint64_t b) { return b == 0 ? a : greatest_common_divisor(b, a % b); }
+
+Order next_order(uint64_t count) {
+    if (launch.random == 0 || count == 1) {
+        return {count, 1, 0};
+    }
+    uint64_t step = next_random() % count;
+    while (greatest_common_divisor(step, count) != 1) {
+        step = (step + 1) % count;
+    }
+    return {count, step, next_random() % count};
+}
+
+uint64_t at(const Order &order, uint64_t i) {
+    return uint64_t((unsigned __int128)(i)*order.step % order.count + order.start) % order.count;
+}
+
+// ---- threads ----------------------------------------------------------------------------------------------------
+
+void wait(State state, int line) {
+    Thread &thread = threads[running];
+    thread.state = state;
+    thread.line = line;
+    leave_fiber(thread.fiber);
+}
+
+void wait_in_warp(Meeting meeting, unsigned mask, uint64_t given, int line) {
+    Thread &thread = threads[running];
+    thread.meeting = meeting;
+    thread.mask = mask;
+    thread.given = given;
+    if ((mask >> lane() & 1) == 0) {
+        char text[96];
+        fail("line %d: %s is not in the mask %#x that it names", line, place(thread, text, sizeof text), mask);
+    }
+    waiting_in_warps++;
+    wait(State::at_warp, line);
+}
+
+void thread_main() {
+    launch.kernel->call(launch.arguments);
+    returned++;
+    wait(State::returned, 0);
+}
+
+// ---- meetings ---------------------------------------------------------------------------------------------------
+
+// Lets go the lanes of every complete meeting of a warp; whether there was one.
+bool release_warp(int warp) {
+    int first = warp * WARP, lanes = launch.thread_count - first < WARP ? launch.thread_count - first : WARP;
+    bool released = false;
+    for (int own = 0; own < lanes; own++) {
+        const Thread &thread = threads[first + own];
+        if (thread.state != State::at_warp) {
+            continue;
+        }
+        // A partial last warp: the lanes that do not exist cannot come, and need not.
+        unsigned mask = thread.mask & (lanes == WARP ? 0xffffffffu : (1u << lanes) - 1);
+        bool complete = true;
+        for (int other = 0; other < lanes && complete; other++) {
+            const Thread &t = threads[first + other];
+            complete = (mask >> other & 1) == 0 ||
+                       (t.state == State::at_warp && t.meeting == thread.meeting && t.mask == thread.mask);
+        }
+        if (!complete) {
+            continue;
+        }
+        unsigned votes = 0;
+        for (int other = 0; other < lanes; other++) {
+            if (mask >> other & 1) {
+                Thread &t = threads[first + other];
+                warps[warp].given[other] = t.given;
+                votes |= unsigned(t.given != 0) << other;
+                t.state = State::ready;
+                waiting_in_warps--;
+            }
+        }
+        warps[warp].votes = votes;
+        released = true;
+        break; // a second meeting of the same warp waits, so that this one's votes are read first
+    }
+    return released;
+}
+
+// All threads wait at one barrier: lets them go.
+bool release_barrier() {
+    for (int i = 0; i < launch.thread_count; i++) {
+        if (threads[i].state != State::at_barrier || threads[i].line != threads[0].line) {
+            return false;
+        }
+    }
+    for (int i = 0; i < launch.thread_count; i++) {
+        threads[i].state = State::ready;
+    }
+    return true;
+}
+
+// Nothing can go on: names a thread that waits and one that does not come.
+void report_stuck() {
+    int waiting = 0;
+    while (threads[waiting].state == State::returned) {
+        waiting++;
+    }
+    const Thread &one = threads[waiting];
+    int missing = -1;
+    for (int i = 0; i < launch.thread_count && missing < 0; i++) {
+        const Thread &t = threads[i];
+        bool same_meeting = t.state == one.state && t.line == one.line;
+        bool named = one.state == State::at_barrier || (i / WARP == waiting / WARP && (one.mask >> i % WARP & 1));
+        missing = named && !same_meeting ? i : -1;
+    }
+    char first[96], second[96], at_first[64], at_second[64];
+    place(one, first, sizeof first);
+    waiting_at(one, at_first, sizeof at_first);
+    if (missing < 0) {
+        fail("%s %s with lanes that name other masks", first, at_first);
+        return;
+    }
+    place(threads[missing], second, sizeof second);
+    waiting_at(threads[missing], at_second, sizeof at_second);
+    fail("%s %s, which %s never reaches: it %s", first, at_first, second, at_second);
+}
+
+// ---- blocks -----------------------------------------------------------------------------------------------------
+
+extern "C" {
+// The ends of the section of static shared arrays, from the linker; null where no kernel has one.
+extern char __start_emulator_shared[] __attribute__((weak));
+extern char __stop_emulator_shared[] __attribute__((weak));
+}
+
+// A quiet NaN in every float. Plain stores without instrumentation: the section includes AddressSanitizer's zones.
+__attribute__((no_sanitize("address"))) void poison(volatile char *from, size_t bytes) {
+    const uint32_t nan = 0x7fc0dead;
+    for (size_t i = 0; i + 4 <= bytes; i += 4) {
+        *reinterpret_cast<volatile uint32_t *>(from + i) = nan;
+    }
+}
+
+void run_block(size_t dynamic_bytes) {
+    if (__start_emulator_shared != nullptr) {
+        poison(__start_emulator_shared, __stop_emulator_shared - __start_emulator_shared);
+    }
+    poison(static_cast<char *>(dynamic_shared), dynamic_bytes);
+    int count = launch.thread_count;
+    waiting_in_warps = returned = 0;
+    for (int i = 0; i < count; i++) {
+        unsigned x = position.block_size.x, y = position.block_size.y;
+        threads[i].index = {i % x, i / x % y, i / (x * y)};
+        threads[i].state = State::ready;
+        start_fiber(threads[i].fiber, i, thread_main);
+    }
+    while (returned < count) {
+        Order order = next_order(count);
+        for (int i = 0; i < count; i++) {
+            int thread = order.step == 1 && order.start == 0 ? i : int(at(order, i));
+            if (threads[thread].state == State::ready) {
+                running = thread;
+                position.thread = threads[thread].index;
+                enter_fiber(threads[thread].fiber);
+                if (launch.failed) {
+                    return;
+                }
+            }
+        }
+        bool released = false;
+        for (int warp = 0; warp * WARP < count && waiting_in_warps > 0; warp++) {
+            released |= release_warp(warp);
+        }
+        if (!released && returned < count && !release_barrier()) {
+            report_stuck();
+            return;
+        }
+    }
+}
+
+bool check_launch(const uint32_t grid[3], const uint32_t block[3], size_t shared, const size_t *bytes, size_t count) {
+    // The limits of the oldest architecture that the kernels are compiled for.
+    constexpr size_t MAX_SHARED_BYTES = 163 << 10;
+    const Kernel &kernel = *launch.kernel;
+    bool grid_fits = grid[0] > 0 && grid[0] < 1u << 31;
+    bool block_fits = block[2] <= 64 && size_t(block[0]) * block[1] * block[2] <= MAX_THREADS;
+    for (int i = 0; i < 3; i++) {
+        grid_fits &= grid[i] > 0 && (i == 0 || grid[i] <= 65535);
+        block_fits &= block[i] > 0;
+    }
+    if (!grid_fits) {
+        fail("a grid of (%u, %u, %u) blocks cannot be launched", grid[0], grid[1], grid[2]);
+    } else if (!block_fits) {
+        fail("a block of (%u, %u, %u) threads cannot be launched", block[0], block[1], block[2]);
+    } else if (shared > MAX_SHARED_BYTES) {
+        fail("%zu bytes of dynamic shared memory cannot be launched", shared);
+    } else if (count != size_t(kernel.parameter_count)) {
+        fail("takes %d arguments and was given %zu", kernel.parameter_count, count);
+    }
+    for (size_t i = 0; i < count && !launch.failed; i++) {
+        if (bytes[i] != kernel.parameter_bytes[i]) {
+            fail("argument %zu has %zu bytes where the parameter has %d", i, bytes[i], kernel.parameter_bytes[i]);
+        }
+    }
+    return !launch.failed;
+}
+
+} // namespace
+
+// ---- what kernels call ------------------------------------------------------------------------------------------
+
+int lane() { return running % WARP; }
+
+void barrier(int line) { wait(State::at_barrier, line); }
+
+void warp_barrier(unsigned mask, int line) { wait_in_warp(Meeting::barrier, mask, 0, line); }
+
+uint64_t shuffle(unsigned mask, uint64_t value, int source, int line) {
+    if (source < 0 || source >= WARP || (mask >> source & 1) == 0) {
+        char text[96];
+        fail("line %d: %s reads lane %d, which the mask %#x does not name", line,
+             place(threads[running], text, sizeof text), source, mask);
+        source = lane();
+    }
+    wait_in_warp(Meeting::shuffle, mask, value, line);
+    return warps[running / WARP].given[source];
+}
+
+unsigned ballot(unsigned mask, bool predicate, int line) {
+    wait_in_warp(Meeting::ballot, mask, predicate, line);
+    return warps[running / WARP].votes & mask;
+}
+
+} // namespace emulator
+
+using namespace emulator;
+
+const Kernel *emulator_find(const char *name) {
+    for (const Kernel *const *table = emulator_tables; *table != nullptr; table++) {
+        for (const Kernel *kernel = *table; kernel->name != nullptr; kernel++) {
+            if (strcmp(kernel->name, name) == 0) {
+                return kernel;
+            }
+        }
+    }
+    return nullptr;
+}
+
+int emulator_launch(const Kernel *kernel, const uint32_t grid[3], const uint32_t block[3], size_t dynamic_shared_bytes,
+                    void **arguments, const size_t *argument_bytes, size_t argument_count, uint64_t seed,
+                    char *message, size_t message_bytes) {
+    launch = {kernel, arguments, 0, message, message_bytes, false, seed};
+    dynamic_shared = nullptr;
+    if (!check_launch(grid, block, dynamic_shared_bytes, argument_bytes, argument_count)) {
+        return 1;
+    }
+    launch.thread_count = int(block[0] * block[1] * block[2]);
+    position.block_size = {block[0], block[1], block[2]};
+    position.grid_size = {grid[0], grid[1], grid[2]};
+    // Allocated for each launch at its exact size, so that AddressSanitizer sees its end.
+    size_t room = (dynamic_shared_bytes + 15) / 16 * 16;
+    if (!reserve_stacks(launch.thread_count) ||
+        (room > 0 && (dynamic_shared = aligned_alloc(16, room)) == nullptr)) {
+        fail("no memory for %d threads and %zu bytes of shared memory", launch.thread_count, dynamic_shared_bytes);
+        return 1;
+    }
+    uint64_t plane = uint64_t(grid[0]) * grid[1];
+    Order order = next_order(plane * grid[2]);
+    for (uint64_t i = 0; i < order.count && !launch.failed; i++) {
+        uint64_t b = at(order, i);
+        position.block = {unsigned(b % grid[0]), unsigned(b / grid[0] % grid[1]), unsigned(b / plane)};
+        run_block(dynamic_shared_bytes);
+    }
+    if (room > 0) {
+        free(dynamic_shared);
+    }
+    return launch.failed ? 1 : 0;
+}

@@ -1,0 +1,205 @@
+// The part of CUDA C++ that the kernels use, for a C++ compiler: the same sources run without a GPU.
+//
+// A block's threads are fibers: each runs on a stack of its own until it waits for others (a barrier, a shuffle) or
+// returns. Blocks run one after another. What a GPU hides is found here:
+//   - shared memory holds NaN when a block starts;
+//   - a barrier that some thread never reaches, or a shuffle that a named lane never reaches, ends the launch with an
+//     error that names kernel, block and thread;
+//   - with a seed, blocks, and threads between two waits, run in a shuffled order: a race changes the answer;
+//   - built with AddressSanitizer, an access outside of a buffer or of shared memory is reported.
+//
+// One launch runs at a time: the caller holds a lock.
+#pragma once
+
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+// ---- declarations -----------------------------------------------------------------------------------------------
+
+#define __global__
+#define __device__
+#define __host__
+#define __constant__ static const
+#define __forceinline__ inline __attribute__((always_inline))
+#define __launch_bounds__(...)
+#define __align__(n) __attribute__((aligned(n)))
+// All static shared arrays lie in one section, so that the runtime can fill them with NaN.
+#define __shared__ static __attribute__((section("emulator_shared")))
+
+struct uint3 {
+    unsigned x, y, z;
+};
+struct dim3 {
+    unsigned x, y, z;
+};
+struct alignas(8) float2 {
+    float x, y;
+};
+struct alignas(16) float4 {
+    float x, y, z, w;
+};
+inline float2 make_float2(float x, float y) { return {x, y}; }
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+
+namespace emulator {
+
+struct Position {
+    uint3 thread;
+    uint3 block;
+    dim3 block_size;
+    dim3 grid_size;
+};
+
+// The running thread's place; the runtime keeps it while it switches between fibers.
+extern Position position;
+extern void *dynamic_shared;
+
+// The threads' meeting points; `line` is that of the call in the kernel's source.
+void barrier(int line);
+void warp_barrier(unsigned mask, int line);
+// Gives `value` to the lanes of `mask` and takes that of lane `source`.
+uint64_t shuffle(unsigned mask, uint64_t value, int source, int line);
+// The lanes of `mask` whose `predicate` holds.
+unsigned ballot(unsigned mask, bool predicate, int line);
+int lane();
+
+template <typename T> T shuffle_value(unsigned mask, T value, int source, int line) {
+    static_assert(sizeof(T) <= sizeof(uint64_t), "a shuffle moves up to 8 bytes");
+    uint64_t bits = 0;
+    memcpy(&bits, &value, sizeof(T));
+    bits = shuffle(mask, bits, source, line);
+    memcpy(&value, &bits, sizeof(T));
+    return value;
+}
+
+// A lane within groups of `width`; a source beyond the group is the lane itself.
+inline int source_down(int delta, int width) {
+    int own = lane();
+    return own % width + delta < width ? own + delta : own;
+}
+inline int source_up(int delta, int width) {
+    int own = lane();
+    return own % width >= delta ? own - delta : own;
+}
+inline int source_xor(int bits, int width) {
+    int own = lane(), other = own ^ bits;
+    return other / width <= own / width ? other : own;
+}
+inline int source_index(int index, int width) {
+    int own = lane();
+    return own / width * width + index % width;
+}
+
+} // namespace emulator
+
+#define threadIdx (emulator::position.thread)
+#define blockIdx (emulator::position.block)
+#define blockDim (emulator::position.block_size)
+#define gridDim (emulator::position.grid_size)
+#define warpSize 32
+
+// ---- meeting points ---------------------------------------------------------------------------------------------
+
+#define __syncthreads() emulator::barrier(__LINE__)
+#define EMULATOR_FIRST(first, ...) first
+#define EMULATOR_SECOND(first, second, ...) second
+// A shuffle's optional width.
+#define EMULATOR_WIDTH(...) EMULATOR_SECOND(__VA_ARGS__, 32, )
+#define EMULATOR_SHUFFLE(source, mask, value, ...)                                                                    \
+    emulator::shuffle_value(mask, value, emulator::source(EMULATOR_FIRST(__VA_ARGS__, ), EMULATOR_WIDTH(__VA_ARGS__)), \
+                            __LINE__)
+#define __shfl_sync(...) EMULATOR_SHUFFLE(source_index, __VA_ARGS__)
+#define __shfl_down_sync(...) EMULATOR_SHUFFLE(source_down, __VA_ARGS__)
+#define __shfl_up_sync(...) EMULATOR_SHUFFLE(source_up, __VA_ARGS__)
+#define __shfl_xor_sync(...) EMULATOR_SHUFFLE(source_xor, __VA_ARGS__)
+#define __ballot_sync(mask, predicate) emulator::ballot(mask, (predicate) != 0, __LINE__)
+#define __any_sync(mask, predicate) (__ballot_sync(mask, predicate) != 0)
+#define __all_sync(mask, predicate) (__ballot_sync(mask, predicate) == (mask))
+#define __syncwarp(...) emulator::warp_barrier(0xffffffffu __VA_OPT__(&(__VA_ARGS__)), __LINE__)
+
+// ---- memory and arithmetic --------------------------------------------------------------------------------------
+
+// One thread runs at a time and never stops inside one of these.
+float atomicAdd(float *, float) = delete; // sums of floats have a fixed order
+template <typename T> T atomicAdd(T *address, T value) {
+    T before = *address;
+    *address = before + value;
+    return before;
+}
+template <typename T> T atomicExch(T *address, T value) {
+    T before = *address;
+    *address = value;
+    return before;
+}
+template <typename T> T atomicMax(T *address, T value) {
+    T before = *address;
+    *address = before < value ? value : before;
+    return before;
+}
+inline void __threadfence() {}
+inline void __threadfence_block() {}
+
+template <typename T> T __ldg(const T *address) { return *address; }
+inline float __fadd_rn(float a, float b) { return a + b; }
+inline float __fmul_rn(float a, float b) { return a * b; }
+inline float __fdiv_rn(float a, float b) { return a / b; }
+inline float __fsqrt_rn(float a) { return sqrtf(a); }
+inline float rsqrtf(float a) { return 1.0f / sqrtf(a); }
+inline double rsqrt(double a) { return 1.0 / sqrt(a); }
+template <typename T> T min(T a, T b) { return b < a ? b : a; }
+template <typename T> T max(T a, T b) { return a < b ? b : a; }
+
+// ---- launch -----------------------------------------------------------------------------------------------------
+
+namespace emulator {
+
+constexpr int MAX_PARAMETERS = 32;
+
+// A kernel as the runtime sees it: how to call it with an array of pointers to its arguments.
+struct Kernel {
+    const char *name;
+    void (*call)(void **arguments);
+    int parameter_count;
+    unsigned char parameter_bytes[MAX_PARAMETERS];
+};
+
+template <auto function> struct Call;
+template <typename... Parameter, void (*function)(Parameter...)> struct Call<function> {
+    template <size_t... I> struct Indices {};
+    template <size_t n, size_t... I> struct Count : Count<n - 1, n - 1, I...> {};
+    template <size_t... I> struct Count<0, I...> {
+        using Type = Indices<I...>;
+    };
+    template <size_t... I> static void unpack(void **arguments, Indices<I...>) {
+        function(*static_cast<Parameter *>(arguments[I])...);
+    }
+    static void call(void **arguments) { unpack(arguments, typename Count<sizeof...(Parameter)>::Type()); }
+    static constexpr Kernel kernel(const char *name) {
+        static_assert(sizeof...(Parameter) <= MAX_PARAMETERS, "more parameters than the table has room for");
+        return {name, call, int(sizeof...(Parameter)), {sizeof(Parameter)...}};
+    }
+};
+
+} // namespace emulator
+
+#define EMULATED_KERNEL(function) emulator::Call<&function>::kernel(#function)
+// At the end of kernels/<file>.cu: the kernels that it offers.
+#define EMULATED_KERNELS(file, ...)                                                                                   \
+    extern "C" const emulator::Kernel emulator_kernels_##file[] = {__VA_ARGS__, {}};
+
+extern "C" {
+
+// The tables of all kernel files, ended by null: written by who links them.
+extern const emulator::Kernel *const emulator_tables[];
+
+// The kernel of this name, or null.
+const emulator::Kernel *emulator_find(const char *name);
+
+// Runs `kernel`. `argument_bytes` are the sizes of what `arguments` point to, checked against the parameters. A `seed`
+// other than 0 shuffles the order of blocks and threads. Returns 0, or 1 with the reason in `message`.
+int emulator_launch(const emulator::Kernel *kernel, const uint32_t grid[3], const uint32_t block[3],
+                    size_t dynamic_shared_bytes, void **arguments, const size_t *argument_bytes, size_t argument_count,
+                    uint64_t seed, char *message, size_t message_bytes);
+}

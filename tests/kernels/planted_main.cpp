@@ -1,0 +1,47 @@
+// Runs one kernel of planted.cu on 3 blocks of 256 threads: planted_main KERNEL SEED. Prints its output, one line a
+// value, or `error: ` and the emulator's message.
+
+#include "emulator/emulator.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+extern "C" const emulator::Kernel emulator_kernels_planted[];
+const emulator::Kernel *const emulator_tables[] = {emulator_kernels_planted, nullptr};
+
+int main(int argument_count, char **arguments) {
+    if (argument_count != 3) {
+        return 2;
+    }
+    const uint32_t grid[3] = {3, 1, 1}, block[3] = {256, 1, 1};
+    const int values = int(grid[0] * block[0]);
+    bool one_per_block = strcmp(arguments[1], "planted_out_of_bounds") == 0;
+    int outputs = one_per_block ? int(grid[0]) : values;
+    float *out = static_cast<float *>(malloc(sizeof(float) * outputs));
+    float *in = static_cast<float *>(malloc(sizeof(float) * values));
+    for (int i = 0; i < outputs; i++) {
+        out[i] = NAN;
+    }
+    for (int i = 0; i < values; i++) {
+        in[i] = float(i % 256);
+    }
+    void *parameters[2] = {&out, &in};
+    const size_t bytes[2] = {sizeof(out), sizeof(in)};
+    char message[512] = "";
+    const emulator::Kernel *kernel = emulator_find(arguments[1]);
+    if (kernel == nullptr) {
+        return 2;
+    }
+    uint64_t seed = strtoull(arguments[2], nullptr, 10);
+    int failed = emulator_launch(kernel, grid, block, 0, parameters, bytes, 2, seed, message, sizeof message);
+    if (failed) {
+        printf("error: %s\n", message);
+    } else {
+        for (int i = 0; i < outputs; i++) {
+            printf("%g\n", out[i]);
+        }
+    }
+    free(in);
+    free(out);
+    return 0;
+}
