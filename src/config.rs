@@ -56,7 +56,7 @@ pub struct TrainOptions {
     /// Number format of the computation [default: fp32].
     #[arg(long, value_enum)]
     pub precision: Option<Precision>,
-    /// auto, cpu, reference, cuda or cuda:INDEX [default: auto].
+    /// auto, cpu, reference, emulated, cuda or cuda:INDEX [default: auto].
     #[arg(long)]
     pub device: Option<Device>,
     /// Similarities of your own instead of the captions': a .npy file, [images, images] in the data's order, f16 or f32.

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
+use crate::backend::cuda::Cuda;
+use crate::backend::cuda::device::Device as KernelDevice;
 use crate::backend::reference::Reference;
 use crate::error::{Error, Result};
 
@@ -21,6 +23,8 @@ pub enum Device {
     Cpu,
     /// Plain loops, for checking; slow.
     Reference,
+    /// The GPU's kernels on the CPU, for checking them; slow.
+    Emulated,
     /// An NVIDIA GPU by its index.
     Cuda(usize),
 }
@@ -52,17 +56,21 @@ impl Device {
             Err(Error::Device { device: self.to_string(), problem: problem.into(), remedy: remedy.into() })
         };
         match (self, precision) {
-            (Device::Auto, Precision::Fp32) => {
-                tracing::debug!("device auto: computing on the CPU (no CUDA backend in this build)");
-                task.run(Cpu::new())
-            }
+            (Device::Auto, Precision::Fp32) => match KernelDevice::gpu(0) {
+                Ok(gpu) => task.run(Cuda::new(gpu)?),
+                Err(reason) => {
+                    tracing::debug!("device auto: computing on the CPU ({reason})");
+                    task.run(Cpu::new())
+                }
+            },
             (Device::Cpu, Precision::Fp32) => task.run(Cpu::new()),
             (Device::Reference, Precision::Fp32) => task.run(Reference::<f32>::new()),
             (Device::Reference, Precision::Fp64) => task.run(Reference::<f64>::new()),
-            (Device::Auto | Device::Cpu, Precision::Fp64) => {
+            (Device::Emulated, Precision::Fp32) => task.run(Cuda::new(KernelDevice::emulated(None)?)?),
+            (Device::Cuda(index), Precision::Fp32) => task.run(Cuda::new(KernelDevice::gpu(index)?)?),
+            (Device::Auto | Device::Cpu | Device::Emulated | Device::Cuda(_), Precision::Fp64) => {
                 unavailable("computes in fp32 only", "use --precision fp32, or --device reference for fp64")
             }
-            (Device::Cuda(_), _) => unavailable("there is no CUDA backend in this build", "use --device cpu"),
         }
     }
 }
@@ -73,6 +81,7 @@ impl fmt::Display for Device {
             Device::Auto => write!(f, "auto"),
             Device::Cpu => write!(f, "cpu"),
             Device::Reference => write!(f, "reference"),
+            Device::Emulated => write!(f, "emulated"),
             Device::Cuda(index) => write!(f, "cuda:{index}"),
         }
     }
@@ -86,11 +95,14 @@ impl FromStr for Device {
             "auto" => Ok(Device::Auto),
             "cpu" => Ok(Device::Cpu),
             "reference" => Ok(Device::Reference),
+            "emulated" => Ok(Device::Emulated),
             "cuda" => Ok(Device::Cuda(0)),
             _ => {
                 let index = name.strip_prefix("cuda:").and_then(|index| index.parse().ok());
                 index.map(Device::Cuda).ok_or_else(|| {
-                    format!("no device is called {name:?}; use auto, cpu, reference, cuda or cuda:INDEX")
+                    format!(
+                        "no device is called {name:?}; use auto, cpu, reference, emulated, cuda or cuda:INDEX"
+                    )
                 })
             }
         }

@@ -1,0 +1,63 @@
+// What several kernel files share. The same sources compile with nvcc and, against the emulator, with a C++ compiler.
+#pragma once
+
+#ifdef __CUDACC__
+// The emulator's tables of kernels (see emulator/emulator.h): nothing on a GPU, where the driver finds them by name.
+#define EMULATED_KERNELS(file, ...)
+#else
+#include "emulator/emulator.h"
+#endif
+
+constexpr unsigned FULL_WARP = 0xffffffffu;
+constexpr int WARP_LANES = 32;
+
+// The least divisor of an l2 normalisation, and what batch norm adds to a variance.
+constexpr float L2_EPSILON = 1e-12f;
+constexpr double NORM_EPSILON = 1e-5;
+constexpr double NORM_MOMENTUM = 0.1;
+
+// Batch norm's columns as every kernel takes them: norm(z) = (z - mean) (rstd weight) + bias.
+struct NormColumn {
+    float mean, scale, bias;
+};
+
+__device__ __forceinline__ NormColumn norm_column(const float *mean, const float *rstd, const float *weight,
+                                                  const float *bias, int column) {
+    return {mean[column], __fmul_rn(rstd[column], weight[column]), bias[column]};
+}
+
+// norm(z). Roundings are spelt out: where the ReLU's decision is taken again (backward, masks) it must come out alike,
+// and the compiler may not contract one of the places into a fused multiply-add.
+__device__ __forceinline__ float norm_value(NormColumn norm, float z) {
+    return __fadd_rn(__fmul_rn(z - norm.mean, norm.scale), norm.bias);
+}
+
+// relu(norm(z)); NaN stays NaN.
+__device__ __forceinline__ float relu_norm(NormColumn norm, float z) {
+    float y = norm_value(norm, z);
+    return y <= 0.0f ? 0.0f : y;
+}
+
+// The sum over a warp, in every lane, always in one order.
+__device__ __forceinline__ float warp_sum(float value) {
+    for (int bit = WARP_LANES / 2; bit > 0; bit /= 2) {
+        value += __shfl_xor_sync(FULL_WARP, value, bit);
+    }
+    return value;
+}
+
+// The sum over a block of whole warps, in every thread, always in one order. `partial` is shared, a value per warp.
+__device__ __forceinline__ float block_sum(float value, float *partial) {
+    value = warp_sum(value);
+    int warps = blockDim.x / WARP_LANES;
+    __syncthreads(); // an earlier sum's values may still be being read
+    if (threadIdx.x % WARP_LANES == 0) {
+        partial[threadIdx.x / WARP_LANES] = value;
+    }
+    __syncthreads();
+    float sum = 0.0f;
+    for (int warp = 0; warp < warps; warp++) {
+        sum += partial[warp];
+    }
+    return sum;
+}

@@ -1,0 +1,272 @@
+//! batch_norm: statistics, relu(norm(z)) and their backward (`kernels/batch_norm.cu`).
+
+use super::buffer::{Buffer, Slice, SliceMut};
+use super::device::{Device, Grid, check_len, dimension};
+use crate::error::Result;
+
+pub(super) const KERNELS: &[&str] = &[
+    "batch_norm_partial_statistics",
+    "batch_norm_merge_statistics",
+    "batch_norm_running_statistics",
+    "batch_norm_relu",
+    "batch_norm_mask",
+    "batch_norm_backward_partials",
+    "batch_norm_backward_merge",
+    "batch_norm_backward",
+];
+
+/// As in the kernel: columns and rows of a block, rows of a chunk.
+const STRIP: usize = 32;
+const ROW_LANES: u32 = 8;
+const CHUNK_ROWS: usize = 64;
+const MERGE_THREADS: u32 = 128;
+const THREADS: u32 = 256;
+
+/// A block's normalisation, by column.
+#[derive(Clone, Copy, Debug)]
+pub struct Norm<'a> {
+    /// `[C]`.
+    pub mean: Slice<'a, f32>,
+    /// `[C]`.
+    pub rstd: Slice<'a, f32>,
+    /// `[C]`.
+    pub weight: Slice<'a, f32>,
+    /// `[C]`.
+    pub bias: Slice<'a, f32>,
+}
+
+impl<'a> Norm<'a> {
+    /// Some of its columns.
+    #[track_caller]
+    pub fn columns(self, start: usize, count: usize) -> Self {
+        let part = |slice: Slice<'a, f32>| slice.slice(start..start + count);
+        Norm {
+            mean: part(self.mean),
+            rstd: part(self.rstd),
+            weight: part(self.weight),
+            bias: part(self.bias),
+        }
+    }
+
+    #[track_caller]
+    pub(super) fn check(&self, columns: usize) {
+        for (name, slice) in
+            [("mean", self.mean), ("rstd", self.rstd), ("norm.weight", self.weight), ("norm.bias", self.bias)]
+        {
+            check_len(name, slice.len(), columns);
+        }
+    }
+}
+
+/// Where statistics go.
+#[derive(Debug)]
+pub struct Statistics<'a> {
+    /// `[C]`.
+    pub mean: SliceMut<'a, f32>,
+    /// `[C]`.
+    pub rstd: SliceMut<'a, f32>,
+}
+
+/// Memory of the sums over rows.
+pub struct Sums {
+    /// `[chunks, 2, C]`.
+    partials: Buffer<f32>,
+    /// `[2, C]`: what backward subtracts.
+    terms: Buffer<f32>,
+}
+
+impl Sums {
+    /// None yet.
+    pub fn new(device: &Device) -> Result<Self> {
+        Ok(Sums { partials: device.allocate(0)?, terms: device.allocate(0)? })
+    }
+}
+
+fn strips(rows: usize, columns: usize) -> Grid {
+    let blocks = [columns.div_ceil(STRIP), rows.div_ceil(CHUNK_ROWS), 1].map(dimension);
+    Grid { blocks, threads: [STRIP as u32, ROW_LANES, 1] }
+}
+
+/// The statistics of `z [R, C]`; moves the running ones.
+pub fn batch_norm_statistics(
+    device: &Device,
+    to: &mut Statistics<'_>,
+    running_mean: &mut SliceMut<'_, f32>,
+    running_var: &mut SliceMut<'_, f32>,
+    z: Slice<'_, f32>,
+    rows: usize,
+    sums: &mut Sums,
+) -> Result<()> {
+    let columns = to.mean.len();
+    check_len("batch_norm: z", z.len(), rows * columns);
+    check_len("batch_norm: rstd", to.rstd.len(), columns);
+    check_len("batch_norm: running_mean", running_mean.len(), columns);
+    check_len("batch_norm: running_var", running_var.len(), columns);
+    device.reserve(&mut sums.partials, rows.div_ceil(CHUNK_ROWS) * 2 * columns)?;
+    let mut partials = sums.partials.slice_mut(0..sums.partials.len());
+    if rows > 0 {
+        let arguments = [(&mut partials).into(), z.into(), rows.into(), columns.into()];
+        // SAFETY: as in kernels/batch_norm.cu; lengths were checked; partials has 2 C values for each chunk.
+        unsafe { device.launch("batch_norm_partial_statistics", strips(rows, columns), &arguments) }?;
+    }
+    let arguments = [
+        (&mut to.mean).into(),
+        (&mut to.rstd).into(),
+        running_mean.into(),
+        running_var.into(),
+        partials.as_slice().into(),
+        rows.into(),
+        columns.into(),
+    ];
+    // SAFETY: as in kernels/batch_norm.cu; lengths were checked; all that is written is borrowed mutably.
+    unsafe { device.launch("batch_norm_merge_statistics", Grid::cover(columns, MERGE_THREADS), &arguments) }
+}
+
+/// The running statistics into `to`.
+pub fn batch_norm_running_statistics(
+    device: &Device,
+    to: &mut Statistics<'_>,
+    running_mean: Slice<'_, f32>,
+    running_var: Slice<'_, f32>,
+) -> Result<()> {
+    let columns = to.mean.len();
+    check_len("batch_norm: rstd", to.rstd.len(), columns);
+    check_len("batch_norm: running_mean", running_mean.len(), columns);
+    check_len("batch_norm: running_var", running_var.len(), columns);
+    let arguments = [
+        (&mut to.mean).into(),
+        (&mut to.rstd).into(),
+        running_mean.into(),
+        running_var.into(),
+        columns.into(),
+    ];
+    // SAFETY: as in kernels/batch_norm.cu; lengths were checked; `to` is borrowed mutably.
+    unsafe { device.launch("batch_norm_running_statistics", Grid::cover(columns, MERGE_THREADS), &arguments) }
+}
+
+/// `y [R, C] = relu(norm(z))`, of rows of z `z_stride` apart.
+pub fn batch_norm_relu(
+    device: &Device,
+    y: &mut SliceMut<'_, f32>,
+    z: Slice<'_, f32>,
+    norm: Norm<'_>,
+    z_stride: usize,
+    rows: usize,
+) -> Result<()> {
+    let columns = norm.mean.len();
+    if rows * columns == 0 {
+        return Ok(());
+    }
+    norm.check(columns);
+    check_len("batch_norm_relu: y", y.len(), rows * columns);
+    check_len("batch_norm_relu: z", z.len(), (rows - 1) * z_stride + columns);
+    let arguments = [
+        y.into(),
+        z.into(),
+        norm.mean.into(),
+        norm.rstd.into(),
+        norm.weight.into(),
+        norm.bias.into(),
+        z_stride.into(),
+        rows.into(),
+        columns.into(),
+    ];
+    // SAFETY: as in kernels/batch_norm.cu; lengths were checked; y is borrowed mutably.
+    unsafe { device.launch("batch_norm_relu", Grid::cover(rows * columns, THREADS), &arguments) }
+}
+
+/// `mask [R, C]`: 1 where the ReLU passes norm(z).
+pub fn batch_norm_mask(
+    device: &Device,
+    mask: &mut SliceMut<'_, u8>,
+    z: Slice<'_, f32>,
+    norm: Norm<'_>,
+    rows: usize,
+) -> Result<()> {
+    let columns = norm.mean.len();
+    if rows * columns == 0 {
+        return Ok(());
+    }
+    norm.check(columns);
+    check_len("batch_norm_mask: mask", mask.len(), rows * columns);
+    check_len("batch_norm_mask: z", z.len(), rows * columns);
+    let arguments = [
+        mask.into(),
+        z.into(),
+        norm.mean.into(),
+        norm.rstd.into(),
+        norm.weight.into(),
+        norm.bias.into(),
+        rows.into(),
+        columns.into(),
+    ];
+    // SAFETY: as in kernels/batch_norm.cu; lengths were checked; mask is borrowed mutably.
+    unsafe { device.launch("batch_norm_mask", Grid::cover(rows * columns, THREADS), &arguments) }
+}
+
+/// Backward of relu(norm(z)): `d [R, C]`, by its output, becomes the gradient by z; `d_weight` and `d_bias` `[C]` are
+/// written.
+pub fn batch_norm_backward(
+    device: &Device,
+    d: &mut SliceMut<'_, f32>,
+    d_weight: &mut SliceMut<'_, f32>,
+    d_bias: &mut SliceMut<'_, f32>,
+    z: Slice<'_, f32>,
+    norm: Norm<'_>,
+    rows: usize,
+    sums: &mut Sums,
+) -> Result<()> {
+    let columns = norm.mean.len();
+    norm.check(columns);
+    check_len("batch_norm_backward: d", d.len(), rows * columns);
+    check_len("batch_norm_backward: z", z.len(), rows * columns);
+    check_len("batch_norm_backward: d_weight", d_weight.len(), columns);
+    check_len("batch_norm_backward: d_bias", d_bias.len(), columns);
+    device.reserve(&mut sums.partials, rows.div_ceil(CHUNK_ROWS) * 2 * columns)?;
+    device.reserve(&mut sums.terms, 2 * columns)?;
+    let mut partials = sums.partials.slice_mut(0..sums.partials.len());
+    let mut terms = sums.terms.slice_mut(0..2 * columns);
+    if rows > 0 {
+        let arguments = [
+            (&mut partials).into(),
+            d.as_slice().into(),
+            z.into(),
+            norm.mean.into(),
+            norm.rstd.into(),
+            norm.weight.into(),
+            norm.bias.into(),
+            rows.into(),
+            columns.into(),
+        ];
+        // SAFETY: as in kernels/batch_norm.cu; lengths were checked; partials has 2 C values for each chunk.
+        unsafe { device.launch("batch_norm_backward_partials", strips(rows, columns), &arguments) }?;
+    }
+    let arguments = [
+        d_weight.into(),
+        d_bias.into(),
+        (&mut terms).into(),
+        partials.as_slice().into(),
+        norm.rstd.into(),
+        norm.weight.into(),
+        rows.into(),
+        columns.into(),
+    ];
+    // SAFETY: as in kernels/batch_norm.cu; lengths were checked; all that is written is borrowed mutably.
+    unsafe { device.launch("batch_norm_backward_merge", Grid::cover(columns, MERGE_THREADS), &arguments) }?;
+    if rows == 0 {
+        return Ok(());
+    }
+    let arguments = [
+        d.into(),
+        z.into(),
+        norm.mean.into(),
+        norm.rstd.into(),
+        norm.weight.into(),
+        norm.bias.into(),
+        terms.as_slice().into(),
+        rows.into(),
+        columns.into(),
+    ];
+    // SAFETY: as in kernels/batch_norm.cu; lengths were checked; d is borrowed mutably.
+    unsafe { device.launch("batch_norm_backward", Grid::cover(rows * columns, THREADS), &arguments) }
+}

@@ -1,0 +1,192 @@
+//! Where the kernels run: a GPU, or the emulator.
+//!
+//! A launch takes the same way on both: a kernel by its name, a grid, and pointers to the arguments. All functions are
+//! looked up when the device opens, so that a missing kernel fails at the start and not at step 900. There is one
+//! stream; launches and copies take effect in the order of the calls.
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use super::buffer::{Buffer, Element, Memory, Slice, SliceMut};
+use super::emulator::Emulator;
+use super::gpu::Gpu;
+use crate::error::Result;
+
+/// A device on which kernels run.
+pub struct Device {
+    kind: Kind,
+}
+
+pub(super) enum Kind {
+    Gpu(Gpu),
+    Emulated(Emulator),
+}
+
+/// An argument of a kernel, with the width of its parameter.
+#[derive(Clone, Copy, Debug)]
+pub enum Argument {
+    /// A pointer.
+    Address(u64),
+    /// `int`.
+    Int(i32),
+    /// `long long`.
+    Long(i64),
+    /// `float`.
+    Float(f32),
+}
+
+/// How many blocks, and threads in each.
+#[derive(Clone, Copy, Debug)]
+pub struct Grid {
+    /// Blocks by dimension.
+    pub blocks: [u32; 3],
+    /// Threads by dimension.
+    pub threads: [u32; 3],
+}
+
+impl Grid {
+    /// `blocks` blocks of `threads` threads, in one dimension.
+    pub fn rows(blocks: usize, threads: u32) -> Self {
+        Grid { blocks: [dimension(blocks), 1, 1], threads: [threads, 1, 1] }
+    }
+
+    /// At least `count` threads, in blocks of `threads`.
+    pub fn cover(count: usize, threads: u32) -> Self {
+        Grid::rows(count.div_ceil(threads as usize), threads)
+    }
+}
+
+/// A number of blocks as the driver takes it.
+pub(super) fn dimension(blocks: usize) -> u32 {
+    u32::try_from(blocks).expect("a grid of fewer than 2^32 blocks")
+}
+
+impl Device {
+    /// The GPU with this index.
+    pub fn gpu(index: usize) -> Result<Self> {
+        Ok(Device { kind: Kind::Gpu(Gpu::open(index)?) })
+    }
+
+    /// The emulator; a `seed` shuffles the order of blocks and of threads between barriers, which must change nothing.
+    pub fn emulated(seed: Option<u64>) -> Result<Self> {
+        Ok(Device { kind: Kind::Emulated(Emulator::open(seed)?) })
+    }
+
+    /// A buffer of `len` zeros.
+    pub fn allocate<T: Element>(&self, len: usize) -> Result<Buffer<T>> {
+        let mut buffer = self.allocate_unwritten(len)?;
+        self.zero(buffer.slice_mut(0..len))?;
+        Ok(buffer)
+    }
+
+    /// A buffer that a kernel must write before another reads it; on the emulator it holds NaN.
+    pub fn allocate_unwritten<T: Element>(&self, len: usize) -> Result<Buffer<T>> {
+        match &self.kind {
+            Kind::Gpu(gpu) => gpu.allocate(len),
+            Kind::Emulated(_) => Ok(Buffer::on_host(len)),
+        }
+    }
+
+    /// Grows `buffer` to at least `len` values, whatever they are: a buffer soon has the size of the largest batch.
+    pub fn reserve<T: Element>(&self, buffer: &mut Buffer<T>, len: usize) -> Result<()> {
+        if buffer.len() < len {
+            *buffer = self.allocate_unwritten(len)?;
+        }
+        Ok(())
+    }
+
+    /// Zeros.
+    pub fn zero<T: Element>(&self, mut slice: SliceMut<'_, T>) -> Result<()> {
+        if slice.is_empty() {
+            return Ok(());
+        }
+        match &self.kind {
+            Kind::Gpu(gpu) => gpu.zero(slice.address(), slice.len() * size_of::<T>()),
+            Kind::Emulated(_) => {
+                slice.on_host().fill(T::zeroed());
+                Ok(())
+            }
+        }
+    }
+
+    /// Copies `values` to the start of `slice`.
+    pub fn upload<T: Element>(&self, values: &[T], mut slice: SliceMut<'_, T>) -> Result<()> {
+        assert!(values.len() <= slice.len(), "{} values into {}", values.len(), slice.len());
+        if values.is_empty() {
+            return Ok(());
+        }
+        match &self.kind {
+            Kind::Gpu(gpu) => gpu.upload(values, slice.address()),
+            Kind::Emulated(_) => {
+                slice.on_host()[..values.len()].copy_from_slice(values);
+                Ok(())
+            }
+        }
+    }
+
+    /// Copies `buffer[range]` to the host, waiting for the launches before.
+    pub fn download<T: Element>(&self, buffer: &Buffer<T>, range: Range<usize>) -> Result<Vec<T>> {
+        let slice = buffer.slice(range);
+        if slice.is_empty() {
+            return Ok(Vec::new());
+        }
+        match (&self.kind, &buffer.memory) {
+            (Kind::Gpu(gpu), Memory::Gpu(_)) => gpu.download(slice.address(), slice.len()),
+            (Kind::Emulated(_), Memory::Host(_)) => Ok(slice.on_host().to_vec()),
+            _ => panic!("a buffer of another device"),
+        }
+    }
+
+    /// Runs `kernel` after what was called before.
+    ///
+    /// # Safety
+    /// The arguments must be those of the kernel in its source: their order, widths, and lengths of what pointers
+    /// point to; and no other reference may lead to what it writes.
+    pub(super) unsafe fn launch(
+        &self,
+        kernel: &'static str,
+        grid: Grid,
+        arguments: &[Argument],
+    ) -> Result<()> {
+        match &self.kind {
+            // SAFETY: as the caller promises.
+            Kind::Gpu(gpu) => unsafe { gpu.launch(kernel, grid, arguments) },
+            // SAFETY: as the caller promises; the emulator checks number and widths.
+            Kind::Emulated(emulator) => unsafe { emulator.launch(kernel, grid, arguments) },
+        }
+    }
+}
+
+/// A kernel's functions by name, for either kind of device.
+pub(super) type Functions<F> = HashMap<&'static str, F>;
+
+impl<T> From<Slice<'_, T>> for Argument {
+    fn from(slice: Slice<'_, T>) -> Self {
+        Argument::Address(slice.address())
+    }
+}
+
+impl<T> From<&mut SliceMut<'_, T>> for Argument {
+    fn from(slice: &mut SliceMut<'_, T>) -> Self {
+        Argument::Address(slice.address())
+    }
+}
+
+impl From<usize> for Argument {
+    /// A size or index, as `int`.
+    fn from(value: usize) -> Self {
+        Argument::Int(i32::try_from(value).expect("sizes below 2^31"))
+    }
+}
+
+impl From<f32> for Argument {
+    fn from(value: f32) -> Self {
+        Argument::Float(value)
+    }
+}
+
+/// Panics unless the launcher was given `len` values under this name, as many as the kernel reads or writes.
+#[track_caller]
+pub(super) fn check_len(name: &str, len: usize, wanted: usize) {
+    assert!(len >= wanted, "{name}: {wanted} values are needed, the slice holds {len}");
+}

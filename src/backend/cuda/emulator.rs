@@ -1,0 +1,136 @@
+//! The kernels compiled as C++ against the emulator (`kernels/emulator/emulator.h`), launched like a GPU's.
+
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::sync::{Mutex, PoisonError};
+
+use super::device::{Argument, Functions, Grid};
+use crate::error::{Error, Result};
+
+/// The emulator: its functions, and the seed of the order in which threads run.
+pub(super) struct Emulator {
+    functions: Functions<Function>,
+    /// 0: in order.
+    seed: u64,
+}
+
+/// A kernel in one of the emulator's tables, which live as long as the program.
+#[derive(Clone, Copy)]
+struct Function(*const c_void);
+
+// SAFETY: it points to a constant.
+unsafe impl Send for Function {}
+// SAFETY: likewise.
+unsafe impl Sync for Function {}
+
+/// One launch at a time: the emulator's state, shared memory included, is global.
+static LAUNCH: Mutex<()> = Mutex::new(());
+
+#[cfg(emulator)]
+unsafe extern "C" {
+    fn emulator_find(name: *const c_char) -> *const c_void;
+    fn emulator_launch(
+        kernel: *const c_void,
+        grid: *const u32,
+        block: *const u32,
+        dynamic_shared_bytes: usize,
+        arguments: *mut *mut c_void,
+        argument_bytes: *const usize,
+        argument_count: usize,
+        seed: u64,
+        message: *mut c_char,
+        message_bytes: usize,
+    ) -> c_int;
+}
+
+/// Without a C++ compiler there are no tables, and [`Emulator::open`] fails before anything else.
+#[cfg(not(emulator))]
+mod absent {
+    use super::{c_char, c_int, c_void};
+
+    pub(super) unsafe fn emulator_find(_: *const c_char) -> *const c_void {
+        std::ptr::null()
+    }
+
+    pub(super) unsafe fn emulator_launch(
+        _: *const c_void,
+        _: *const u32,
+        _: *const u32,
+        _: usize,
+        _: *mut *mut c_void,
+        _: *const usize,
+        _: usize,
+        _: u64,
+        _: *mut c_char,
+        _: usize,
+    ) -> c_int {
+        1
+    }
+}
+#[cfg(not(emulator))]
+use absent::{emulator_find, emulator_launch};
+
+impl Emulator {
+    pub(super) fn open(seed: Option<u64>) -> Result<Self> {
+        if !cfg!(emulator) {
+            return Err(Error::Device {
+                device: "emulated".into(),
+                problem: "this build found no C++ compiler for its kernels".into(),
+                remedy: "install g++ or clang++ and build again, or use --device cpu".into(),
+            });
+        }
+        let mut functions = Functions::new();
+        for name in super::FILES.iter().flat_map(|(_, kernels)| *kernels) {
+            let c_name = CString::new(*name).expect("a name without a zero");
+            // SAFETY: the name is a C string.
+            let function = unsafe { emulator_find(c_name.as_ptr()) };
+            assert!(!function.is_null(), "the kernel {name} is in no table of the emulator's");
+            functions.insert(*name, Function(function));
+        }
+        Ok(Emulator { functions, seed: seed.map_or(0, |seed| seed.max(1)) })
+    }
+
+    /// # Safety
+    /// As for [`super::Device::launch`].
+    pub(super) unsafe fn launch(&self, kernel: &str, grid: Grid, arguments: &[Argument]) -> Result<()> {
+        let mut pointers: Vec<*mut c_void> = Vec::with_capacity(arguments.len());
+        let mut bytes = Vec::with_capacity(arguments.len());
+        for argument in arguments {
+            let (pointer, size): (*const c_void, usize) = match argument {
+                Argument::Address(value) => (std::ptr::from_ref(value).cast(), 8),
+                Argument::Int(value) => (std::ptr::from_ref(value).cast(), 4),
+                Argument::Long(value) => (std::ptr::from_ref(value).cast(), 8),
+                Argument::Float(value) => (std::ptr::from_ref(value).cast(), 4),
+            };
+            pointers.push(pointer.cast_mut());
+            bytes.push(size);
+        }
+        let mut message: [c_char; 512] = [0; 512];
+        let _one = LAUNCH.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: the function came from `emulator_find`; the arguments are the caller's promise; grid and block are
+        // three numbers each; the message has room.
+        let failed = unsafe {
+            emulator_launch(
+                self.functions[kernel].0,
+                grid.blocks.as_ptr(),
+                grid.threads.as_ptr(),
+                0,
+                pointers.as_mut_ptr(),
+                bytes.as_ptr(),
+                pointers.len(),
+                self.seed,
+                message.as_mut_ptr(),
+                message.len(),
+            )
+        };
+        if failed == 0 {
+            return Ok(());
+        }
+        // SAFETY: the emulator ends its message with a zero.
+        let problem = unsafe { CStr::from_ptr(message.as_ptr()) }.to_string_lossy().into_owned();
+        Err(Error::Device {
+            device: "emulated".into(),
+            problem,
+            remedy: "this is a bug of the kernel or its launcher".into(),
+        })
+    }
+}

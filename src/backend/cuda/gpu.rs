@@ -1,0 +1,181 @@
+//! A GPU through the CUDA driver, which is loaded when a device opens: nothing of CUDA is needed before.
+
+use std::ffi::c_void;
+use std::sync::Arc;
+
+use cudarc::driver::{CudaContext, CudaFunction, CudaStream, DevicePtr, DriverError, result, sys};
+use cudarc::nvrtc::Ptx;
+
+use super::buffer::{Buffer, Element};
+use super::device::{Argument, Functions, Grid};
+use crate::error::{Error, Result};
+
+/// Each kernel file's fat binary; empty where the build found no nvcc.
+static FAT_BINARIES: &[(&str, &[u8])] = &include!(concat!(env!("OUT_DIR"), "/fat_binaries.rs"));
+
+/// The least compute capability that the kernels are written for: asynchronous copies and bf16 begin there.
+const LEAST_CAPABILITY: (i32, i32) = (8, 0);
+
+/// An open GPU.
+pub(super) struct Gpu {
+    context: Arc<CudaContext>,
+    stream: Arc<CudaStream>,
+    functions: Functions<CudaFunction>,
+}
+
+fn problem(index: usize, problem: impl Into<String>, remedy: &str) -> Error {
+    Error::Device { device: format!("cuda:{index}"), problem: problem.into(), remedy: remedy.into() }
+}
+
+/// The driver's name and words for a code.
+fn words(error: DriverError) -> String {
+    let text = |text: std::result::Result<&std::ffi::CStr, DriverError>| {
+        text.map_or_else(|_| format!("code {}", error.0 as u32), |text| text.to_string_lossy().into_owned())
+    };
+    format!("{} ({})", text(error.error_name()), text(error.error_string()))
+}
+
+impl Gpu {
+    pub(super) fn open(index: usize) -> Result<Self> {
+        if FAT_BINARIES.is_empty() {
+            return Err(problem(
+                index,
+                "this build found no nvcc for its kernels",
+                "install the CUDA toolkit (12.8 or later) and build again, or use --device cpu",
+            ));
+        }
+        // SAFETY: it tries to load libraries, the driver's, and runs nothing of ours.
+        if !unsafe { sys::is_culib_present() } {
+            return Err(problem(
+                index,
+                "no NVIDIA driver is installed (libcuda is not found)",
+                "install the driver, or use --device cpu",
+            ));
+        }
+        let failed = |operation: &'static str, remedy: &'static str| {
+            move |error: DriverError| problem(index, format!("{operation}: {}", words(error)), remedy)
+        };
+        let driver = "check the driver with nvidia-smi, or use --device cpu";
+        result::init().map_err(failed("start the driver", driver))?;
+        let count = CudaContext::device_count().map_err(failed("count the GPUs", driver))?;
+        if index >= count as usize {
+            return Err(problem(
+                index,
+                format!("the driver sees {count} GPUs"),
+                "use a lower index, check CUDA_VISIBLE_DEVICES, or use --device cpu",
+            ));
+        }
+        let context = CudaContext::new(index).map_err(failed("open", driver))?;
+        let capability = context.compute_capability().map_err(failed("ask for its capability", driver))?;
+        if capability < LEAST_CAPABILITY {
+            return Err(problem(
+                index,
+                format!("has compute capability {}.{}, and 8.0 is needed", capability.0, capability.1),
+                "use an Ampere or later GPU, or --device cpu",
+            ));
+        }
+        // SAFETY: there is one stream, so nothing needs events to wait for another.
+        unsafe { context.disable_event_tracking() };
+        let stream = context.new_stream().map_err(failed("make a stream", driver))?;
+        let mut functions = Functions::new();
+        for (file, kernels) in &super::FILES {
+            let binary =
+                FAT_BINARIES.iter().find(|(name, _)| name == file).map(|(_, binary)| binary.to_vec());
+            let binary = binary.unwrap_or_else(|| panic!("no fat binary of kernels/{file}.cu"));
+            let module = context.load_module(Ptx::from_binary(binary)).map_err(failed(
+                "load the kernels",
+                "update the driver, or set SCENERANK_CUDA_ARCHS to this GPU's architecture and build again",
+            ))?;
+            for name in *kernels {
+                let function = module.load_function(name).map_err(failed(name, "build again"))?;
+                functions.insert(*name, function);
+            }
+        }
+        Ok(Gpu { context, stream, functions })
+    }
+
+    fn failed<'a>(&'a self, operation: &'a str) -> impl Fn(DriverError) -> Error + 'a {
+        move |error| {
+            let remedy = "run again; if it stays, check the GPU with nvidia-smi and compute-sanitizer";
+            problem(self.context.ordinal(), format!("{operation}: {}", words(error)), remedy)
+        }
+    }
+
+    pub(super) fn allocate<T: Element>(&self, len: usize) -> Result<Buffer<T>> {
+        // A pointer must be valid even where there is nothing to read.
+        // SAFETY: callers write before they read, which is what "unwritten" says.
+        let slice = unsafe { self.stream.alloc::<T>(len.max(1)) }.map_err(|error| {
+            let free = self.context.mem_get_info().map_or(0, |(free, _)| free >> 20);
+            problem(
+                self.context.ordinal(),
+                format!(
+                    "{} MiB more do not fit, {free} MiB are free: {}",
+                    (len * size_of::<T>()) >> 20,
+                    words(error)
+                ),
+                "use a smaller --batch-size, or a GPU with more memory",
+            )
+        })?;
+        let address = slice.device_ptr(&self.stream).0;
+        Ok(Buffer::on_gpu(slice, address, len))
+    }
+
+    pub(super) fn zero(&self, address: u64, bytes: usize) -> Result<()> {
+        self.bind()?;
+        // SAFETY: the address and length are those of a live buffer's part.
+        unsafe { result::memset_d8_async(address, 0, bytes, self.stream.cu_stream()) }
+            .map_err(self.failed("zero"))
+    }
+
+    pub(super) fn upload<T: Element>(&self, values: &[T], address: u64) -> Result<()> {
+        self.bind()?;
+        // SAFETY: the address is that of a live buffer's part of at least this length; from pageable memory the call
+        // returns after it has read the values.
+        unsafe { result::memcpy_htod_async(address, values, self.stream.cu_stream()) }
+            .map_err(self.failed("upload"))
+    }
+
+    pub(super) fn download<T: Element>(&self, address: u64, len: usize) -> Result<Vec<T>> {
+        self.bind()?;
+        let mut values = vec![T::zeroed(); len];
+        // SAFETY: the address is that of a live buffer's part of this length; the values outlive the copy, which is
+        // waited for.
+        unsafe { result::memcpy_dtoh_async(&mut values, address, self.stream.cu_stream()) }
+            .map_err(self.failed("download"))?;
+        self.stream.synchronize().map_err(self.failed("wait"))?;
+        Ok(values)
+    }
+
+    fn bind(&self) -> Result<()> {
+        self.context.bind_to_thread().map_err(self.failed("bind"))
+    }
+
+    /// # Safety
+    /// As for [`super::Device::launch`].
+    pub(super) unsafe fn launch(&self, kernel: &str, grid: Grid, arguments: &[Argument]) -> Result<()> {
+        self.bind()?;
+        let pointer = |argument: &Argument| -> *mut c_void {
+            let pointer: *const c_void = match argument {
+                Argument::Address(value) => std::ptr::from_ref(value).cast(),
+                Argument::Int(value) => std::ptr::from_ref(value).cast(),
+                Argument::Long(value) => std::ptr::from_ref(value).cast(),
+                Argument::Float(value) => std::ptr::from_ref(value).cast(),
+            };
+            pointer.cast_mut()
+        };
+        let mut pointers: Vec<*mut c_void> = arguments.iter().map(pointer).collect();
+        let ([x, y, z], [tx, ty, tz]) = (grid.blocks, grid.threads);
+        // SAFETY: the arguments are the caller's promise; they outlive the call, which copies them.
+        unsafe {
+            result::launch_kernel(
+                self.functions[kernel].cu_function(),
+                (x, y, z),
+                (tx, ty, tz),
+                0,
+                self.stream.cu_stream(),
+                &mut pointers,
+            )
+        }
+        .map_err(|error| self.failed(&format!("{kernel}: launch"))(error))
+    }
+}

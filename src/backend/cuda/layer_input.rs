@@ -1,0 +1,268 @@
+//! A layer's first product, split by operand, and its backward, on either kind of input: states of nodes and edges, or
+//! in layer 0 the rows of the embedding tables that occur.
+//!
+//! ```text
+//! z[e] = P_s[s(e)] + e W_e^T + P_o[o(e)],   P_s = x W_s^T,  P_o = x W_o^T
+//! S_s[n] = sum of d_z[e] over edges with subject n,   S_o[n] likewise
+//! d_x = S_s W_s + S_o W_o,   d_W_s = S_s^T x,   d_W_o = S_o^T x,   d_e = d_z W_e,   d_W_e = d_z^T e
+//! ```
+
+use super::batch::Batch;
+use super::buffer::{Buffer, Slice};
+use super::device::Device;
+use super::edge_hidden::{edge_hidden_add, edge_hidden_lookup, edge_hidden_sum_edges, edge_hidden_sum_ends};
+use super::embedding::{embedding_backward, embedding_forward};
+use super::linear::{
+    Matrix, MatrixMut, Output, linear_backward_input, linear_backward_weight, linear_forward,
+};
+use crate::backend::{LayerInput, LayerInputGradient};
+use crate::error::Result;
+use crate::model::parameters::{BlockKind, Parameters};
+
+/// Memory of these stages.
+pub(super) struct Scratch {
+    /// `[n, 2 H]`: P_s and P_o side by side, or S_s and S_o.
+    nodes: Buffer<f32>,
+    /// `[u, H]`: the predicate types' part of z, or of d_z (layer 0).
+    edges: Buffer<f32>,
+    /// `[n, D]`: the rows of the object table that occur (layer 0).
+    object_rows: Buffer<f32>,
+    /// `[u, D]`: the same for predicates.
+    predicate_rows: Buffer<f32>,
+    /// `[n, D]` or `[u, D]`: gradients of such rows.
+    d_rows: Buffer<f32>,
+}
+
+/// The weight's three parts, `[H, D]` each: their first columns.
+struct Parts {
+    subject: usize,
+    edge: usize,
+    object: usize,
+}
+
+fn parts(width: usize) -> Parts {
+    Parts { subject: 0, edge: width, object: 2 * width }
+}
+
+impl Scratch {
+    pub(super) fn new(device: &Device) -> Result<Self> {
+        Ok(Scratch {
+            nodes: device.allocate(0)?,
+            edges: device.allocate(0)?,
+            object_rows: device.allocate(0)?,
+            predicate_rows: device.allocate(0)?,
+            d_rows: device.allocate(0)?,
+        })
+    }
+
+    /// `z [E, H]`.
+    pub(super) fn forward(
+        &mut self,
+        device: &Device,
+        layer: usize,
+        parameters: &Parameters<Buffer<f32>>,
+        batch: &Batch,
+        input: LayerInput<'_, Buffer<f32>>,
+        z: &mut Buffer<f32>,
+    ) -> Result<()> {
+        let all = &parameters.layout;
+        let (width, hidden) = (all.config.state_width, all.config.hidden_width);
+        let layout = all.block(layer, BlockKind::EdgeHidden);
+        let weight = Matrix::new(parameters.values.slice(layout.weight.clone()), hidden, 3 * width);
+        let of = parts(width);
+        let edges = batch.size.edges;
+        match input {
+            LayerInput::States { nodes: x, edges: e } => {
+                let x = Matrix::new(x.slice(0..x.len()), batch.size.nodes, width);
+                self.project(device, x, batch.size.nodes, weight, hidden, width)?;
+                let mut z = z.slice_mut(0..edges * hidden);
+                let whole = edges * hidden;
+                let mut product = MatrixMut::new(z.slice_mut(0..whole), edges, hidden);
+                let e = Matrix::new(e.slice(0..e.len()), edges, width);
+                linear_forward(device, &mut product, e, weight.columns(of.edge, width), Output::Replace)?;
+                let projected = self.nodes.slice(0..batch.size.nodes * 2 * hidden);
+                edge_hidden_add(device, &mut z, projected, batch.nodes(), hidden)
+            }
+            LayerInput::Embeddings => {
+                let (objects, predicates) = (batch.object_types().len(), batch.predicate_types().len());
+                self.gather_rows(device, parameters, batch)?;
+                let rows = std::mem::replace(&mut self.object_rows, device.allocate(0)?);
+                let x = Matrix::new(rows.slice(0..rows.len()), objects, width);
+                self.project(device, x, objects, weight, hidden, width)?;
+                self.object_rows = rows;
+                device.reserve(&mut self.edges, predicates * hidden)?;
+                let edge_part = self.edges.slice_mut(0..predicates * hidden);
+                linear_forward(
+                    device,
+                    &mut MatrixMut::new(edge_part, predicates, hidden),
+                    Matrix::new(self.predicate_rows.slice(0..predicates * width), predicates, width),
+                    weight.columns(of.edge, width),
+                    Output::Replace,
+                )?;
+                edge_hidden_lookup(
+                    device,
+                    &mut z.slice_mut(0..edges * hidden),
+                    self.edges.slice(0..predicates * hidden),
+                    self.nodes.slice(0..objects * 2 * hidden),
+                    batch.edge_predicate_slot(),
+                    batch.node_types(),
+                    hidden,
+                )
+            }
+        }
+    }
+
+    /// P_s and P_o of `x [n, D]`.
+    fn project(
+        &mut self,
+        device: &Device,
+        x: Matrix<'_>,
+        rows: usize,
+        weight: Matrix<'_>,
+        hidden: usize,
+        width: usize,
+    ) -> Result<()> {
+        let of = parts(width);
+        device.reserve(&mut self.nodes, rows * 2 * hidden)?;
+        let mut projected = MatrixMut::new(self.nodes.slice_mut(0..rows * 2 * hidden), rows, 2 * hidden);
+        for (start, weight_start) in [(0, of.subject), (hidden, of.object)] {
+            let weight = weight.columns(weight_start, width);
+            linear_forward(device, &mut projected.columns(start, hidden), x, weight, Output::Replace)?;
+        }
+        Ok(())
+    }
+
+    /// The rows of both tables that occur.
+    fn gather_rows(
+        &mut self,
+        device: &Device,
+        parameters: &Parameters<Buffer<f32>>,
+        batch: &Batch,
+    ) -> Result<()> {
+        let all = &parameters.layout;
+        let width = all.config.state_width;
+        for (rows, table, types) in [
+            (&mut self.object_rows, &all.object_embedding, batch.object_types()),
+            (&mut self.predicate_rows, &all.predicate_embedding, batch.predicate_types()),
+        ] {
+            device.reserve(rows, types.len() * width)?;
+            let mut rows = rows.slice_mut(0..types.len() * width);
+            embedding_forward(device, &mut rows, parameters.values.slice(table.clone()), types, width)?;
+        }
+        Ok(())
+    }
+
+    /// Of `d_z [E, H]`: the weight's gradient and the input's. `sum_parts` is memory for sums over rows.
+    pub(super) fn backward(
+        &mut self,
+        device: &Device,
+        layer: usize,
+        parameters: &Parameters<Buffer<f32>>,
+        batch: &Batch,
+        input: LayerInput<'_, Buffer<f32>>,
+        d_z: Slice<'_, f32>,
+        d_input: LayerInputGradient<'_, Buffer<f32>>,
+        gradients: &mut Buffer<f32>,
+        sum_parts: &mut Buffer<f32>,
+    ) -> Result<()> {
+        let all = &parameters.layout;
+        let (width, hidden, size) = (all.config.state_width, all.config.hidden_width, batch.size);
+        let layout = all.block(layer, BlockKind::EdgeHidden);
+        let weight = Matrix::new(parameters.values.slice(layout.weight.clone()), hidden, 3 * width);
+        let of = parts(width);
+        match (input, d_input) {
+            (
+                LayerInput::States { nodes, edges },
+                LayerInputGradient::States { nodes: d_nodes, edges: d_edges },
+            ) => {
+                device.reserve(&mut self.nodes, size.nodes * 2 * hidden)?;
+                let mut sums = self.nodes.slice_mut(0..size.nodes * 2 * hidden);
+                edge_hidden_sum_ends(device, &mut sums, d_z, batch.incidence(), hidden)?;
+                let sums = Matrix::new(sums.as_slice(), size.nodes, 2 * hidden);
+                let x = Matrix::new(nodes.slice(0..nodes.len()), size.nodes, width);
+                let e = Matrix::new(edges.slice(0..edges.len()), size.edges, width);
+                let d_z = Matrix::new(d_z, size.edges, hidden);
+                let mut d_weight =
+                    MatrixMut::new(gradients.slice_mut(layout.weight.clone()), hidden, 3 * width);
+                weight_gradients(device, &mut d_weight, sums, x, d_z, e, sum_parts)?;
+                let whole = d_nodes.len();
+                let mut d_x = MatrixMut::new(d_nodes.slice_mut(0..whole), size.nodes, width);
+                input_gradient(device, &mut d_x, sums, weight)?;
+                let whole = d_edges.len();
+                let mut d_e = MatrixMut::new(d_edges.slice_mut(0..whole), size.edges, width);
+                linear_backward_input(device, &mut d_e, d_z, weight.columns(of.edge, width), Output::Replace)
+            }
+            (LayerInput::Embeddings, LayerInputGradient::Embeddings) => {
+                let (objects, predicates) = (batch.object_types(), batch.predicate_types());
+                let (object_count, predicate_count) = (objects.len(), predicates.len());
+                self.gather_rows(device, parameters, batch)?;
+                device.reserve(&mut self.nodes, object_count * 2 * hidden)?;
+                device.reserve(&mut self.edges, predicate_count * hidden)?;
+                let mut sums = self.nodes.slice_mut(0..object_count * 2 * hidden);
+                edge_hidden_sum_ends(device, &mut sums, d_z, batch.object_incidence(), hidden)?;
+                let mut edge_sums = self.edges.slice_mut(0..predicate_count * hidden);
+                edge_hidden_sum_edges(device, &mut edge_sums, d_z, batch.predicate_edges(), hidden)?;
+                let sums = Matrix::new(sums.as_slice(), object_count, 2 * hidden);
+                let edge_sums = Matrix::new(edge_sums.as_slice(), predicate_count, hidden);
+                let x = Matrix::new(self.object_rows.slice(0..object_count * width), object_count, width);
+                let e_rows = self.predicate_rows.slice(0..predicate_count * width);
+                let e = Matrix::new(e_rows, predicate_count, width);
+                let mut d_weight =
+                    MatrixMut::new(gradients.slice_mut(layout.weight.clone()), hidden, 3 * width);
+                weight_gradients(device, &mut d_weight, sums, x, edge_sums, e, sum_parts)?;
+
+                device.reserve(&mut self.d_rows, object_count.max(predicate_count) * width)?;
+                let d_rows = self.d_rows.slice_mut(0..object_count * width);
+                input_gradient(device, &mut MatrixMut::new(d_rows, object_count, width), sums, weight)?;
+                let table = gradients.slice_mut(all.object_embedding.clone());
+                let d_rows = self.d_rows.slice(0..object_count * width);
+                embedding_backward(device, table, d_rows, objects, width)?;
+
+                let d_rows = self.d_rows.slice_mut(0..predicate_count * width);
+                let mut d_e = MatrixMut::new(d_rows, predicate_count, width);
+                let weight = weight.columns(of.edge, width);
+                linear_backward_input(device, &mut d_e, edge_sums, weight, Output::Replace)?;
+                let table = gradients.slice_mut(all.predicate_embedding.clone());
+                let d_rows = self.d_rows.slice(0..predicate_count * width);
+                embedding_backward(device, table, d_rows, predicates, width)
+            }
+            _ => unreachable!("a layer's input and its gradient are of one kind"),
+        }
+    }
+}
+
+/// d_W of S_s and S_o, side by side in `sums [n, 2 H]`, with `x [n, D]`, and of `d_z` with `e`.
+fn weight_gradients(
+    device: &Device,
+    d_weight: &mut MatrixMut<'_>,
+    sums: Matrix<'_>,
+    x: Matrix<'_>,
+    d_z: Matrix<'_>,
+    e: Matrix<'_>,
+    sum_parts: &mut Buffer<f32>,
+) -> Result<()> {
+    let (hidden, width) = (d_z.column_count(), x.column_count());
+    let of = parts(width);
+    for (start, d, rows) in [
+        (of.subject, sums.columns(0, hidden), x),
+        (of.object, sums.columns(hidden, hidden), x),
+        (of.edge, d_z, e),
+    ] {
+        linear_backward_weight(device, &mut d_weight.columns(start, width), d, rows, sum_parts)?;
+    }
+    Ok(())
+}
+
+/// `d_x [n, D] = S_s W_s + S_o W_o`.
+fn input_gradient(
+    device: &Device,
+    d_x: &mut MatrixMut<'_>,
+    sums: Matrix<'_>,
+    weight: Matrix<'_>,
+) -> Result<()> {
+    let (hidden, width) = (sums.column_count() / 2, weight.column_count() / 3);
+    let of = parts(width);
+    let (s_subject, s_object) = (sums.columns(0, hidden), sums.columns(hidden, hidden));
+    linear_backward_input(device, d_x, s_subject, weight.columns(of.subject, width), Output::Replace)?;
+    linear_backward_input(device, d_x, s_object, weight.columns(of.object, width), Output::Add)
+}

@@ -1,0 +1,89 @@
+//! readout_loss: graph embeddings, and the triples' losses with their gradient (`kernels/readout_loss.cu`).
+
+use super::buffer::{Slice, SliceMut};
+use super::device::{Argument, Device, Grid, check_len};
+use crate::error::Result;
+use crate::loss::{Loss, LossKind};
+
+pub(super) const KERNELS: &[&str] = &["readout", "readout_loss"];
+
+/// As in the kernel.
+const THREADS: u32 = 128;
+
+/// `embedding [G, D]` and `mean_norm [G]`, the length of each graph's mean node state; no graph is empty.
+pub fn readout(
+    device: &Device,
+    embedding: &mut SliceMut<'_, f32>,
+    mean_norm: &mut SliceMut<'_, f32>,
+    node_state: Slice<'_, f32>,
+    graph_offsets: Slice<'_, i32>,
+    width: usize,
+) -> Result<()> {
+    let graphs = graph_offsets.len() - 1;
+    check_len("readout: embedding", embedding.len(), graphs * width);
+    check_len("readout: mean_norm", mean_norm.len(), graphs);
+    if graphs == 0 {
+        return Ok(());
+    }
+    let arguments =
+        [embedding.into(), mean_norm.into(), node_state.into(), graph_offsets.into(), width.into()];
+    // SAFETY: as in kernels/readout_loss.cu; lengths were checked; what is written is borrowed mutably.
+    unsafe { device.launch("readout", Grid::rows(graphs, THREADS), &arguments) }
+}
+
+/// What the loss reads: the graphs are anchors, then positives, then negatives.
+#[derive(Clone, Copy, Debug)]
+pub struct Triples<'a> {
+    /// `[G, D]`.
+    pub embedding: Slice<'a, f32>,
+    /// `[G]`.
+    pub mean_norm: Slice<'a, f32>,
+    /// `[G + 1] -> node`.
+    pub graph_offsets: Slice<'a, i32>,
+    /// `[B]`.
+    pub similarity_positive: Slice<'a, f32>,
+    /// `[B]`.
+    pub similarity_negative: Slice<'a, f32>,
+}
+
+/// `losses [B]`, and `d_node_state [N, D]` of their mean.
+pub fn readout_loss(
+    device: &Device,
+    losses: &mut SliceMut<'_, f32>,
+    d_node_state: &mut SliceMut<'_, f32>,
+    of: Triples<'_>,
+    width: usize,
+    loss: &Loss,
+) -> Result<()> {
+    let triples = of.similarity_positive.len();
+    check_len("readout_loss: losses", losses.len(), triples);
+    check_len("readout_loss: similarity_negative", of.similarity_negative.len(), triples);
+    check_len("readout_loss: embedding", of.embedding.len(), 3 * triples * width);
+    check_len("readout_loss: mean_norm", of.mean_norm.len(), 3 * triples);
+    assert_eq!(of.graph_offsets.len(), 3 * triples + 1, "readout_loss: graphs of whole triples");
+    if triples == 0 {
+        return Ok(());
+    }
+    // As the kernel's enum.
+    let kind = match loss.kind {
+        LossKind::Ranking => 0,
+        LossKind::Triplet => 1,
+        LossKind::InfoNce => 2,
+    };
+    let arguments = [
+        losses.into(),
+        d_node_state.into(),
+        of.embedding.into(),
+        of.mean_norm.into(),
+        of.graph_offsets.into(),
+        of.similarity_positive.into(),
+        of.similarity_negative.into(),
+        triples.into(),
+        width.into(),
+        Argument::Int(kind),
+        (loss.temperature as f32).into(),
+        (loss.margin as f32).into(),
+    ];
+    // SAFETY: as in kernels/readout_loss.cu; lengths were checked; what is written is borrowed mutably.
+    unsafe { device.launch("readout_loss", Grid::rows(triples, THREADS), &arguments) }
+}
