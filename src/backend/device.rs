@@ -59,7 +59,7 @@ impl Device {
             (Device::Auto, Precision::Fp32) => match KernelDevice::gpu(0) {
                 Ok(gpu) => task.run(Cuda::new(gpu)?),
                 Err(reason) => {
-                    tracing::debug!("device auto: computing on the CPU ({reason})");
+                    tracing::info!("device auto: computing on the CPU ({reason})");
                     task.run(Cpu::new())
                 }
             },

@@ -58,7 +58,7 @@ enum Command {
 /// Where and how to compute.
 #[derive(Args, Clone, Copy)]
 pub struct DeviceArguments {
-    /// auto, cpu, reference, cuda or cuda:INDEX.
+    /// auto, cpu, reference, emulated, cuda or cuda:INDEX.
     #[arg(long, default_value_t)]
     device: Device,
     /// Number format of the computation.
