@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Once;
 
 use serde::{Deserialize, Serialize};
 
@@ -59,7 +60,8 @@ impl Device {
             (Device::Auto, Precision::Fp32) => match KernelDevice::gpu(0) {
                 Ok(gpu) => task.run(Cuda::new(gpu)?),
                 Err(reason) => {
-                    tracing::info!("device auto: computing on the CPU ({reason})");
+                    static SAID: Once = Once::new();
+                    SAID.call_once(|| tracing::info!("device auto: computing on the CPU ({reason})"));
                     task.run(Cpu::new())
                 }
             },
