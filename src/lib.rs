@@ -11,7 +11,7 @@
 //! synth, data    raw public files -> one memory-mapped data file -> scene graphs, similarities
 //! batch          triples drawn (random, extreme, probability, reject), graphs concatenated -> GraphBatch
 //! model          parameters and their layout; forward and backward, once, above the backend seam
-//! backend        the stages of a step: reference/ (plain loops), cpu/ (fused passes, GEMM), cuda/ (our kernels)
+//! backend        the stages of a step: reference/ (plain loops), cpu/ (fused passes, GEMM), cuda/ (kernels), cuda/ (our kernels)
 //! loss           ranking, triplet, InfoNCE: value and slope of a triple
 //! optimizer      Adam
 //! config, checkpoint, train, run     a training run, and a trained one opened for use

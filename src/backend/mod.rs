@@ -3,8 +3,7 @@
 //! A [`Backend`] offers the stages of a training step, each as much as one fused kernel can do, over buffers of
 //! its own; it is no tensor library. The model's forward and backward are written once above it
 //! ([`crate::model`]). Two backends run on the CPU: [`mod@reference`], plain loops in the order of the formulas, which
-//! every test compares with, and [`mod@cpu`], which people run. [`mod@cuda`]
-//! launches our kernels, on a GPU or emulated.
+//! every test compares with, and [`mod@cpu`], which people run. [`mod@cuda`] launches the kernels, on a GPU or emulated.
 //!
 //! One rule for gradients holds for all stages: they are written, never added to what a buffer held before.
 
