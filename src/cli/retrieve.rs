@@ -101,9 +101,12 @@ pub fn retrieve(
         return Err(Error::argument("--split", format!("{split} has no images"), remedy));
     }
     let index = run.embed_split(split)?;
-    let levels = std::iter::once(noise).chain(sweep);
-    let levels =
-        levels.map(|removed| noise_level(run, split, &index, removed, edges, seed)).collect::<Result<_>>()?;
+    let level = |removed| noise_level(run, split, &index, removed, edges, seed);
+    let mut levels = vec![level(noise)?];
+    for removed in sweep {
+        // A level does not depend on the others, so the one asked for serves the sweep too.
+        levels.push(if removed == noise { levels[0].clone() } else { level(removed)? });
+    }
     Ok(Retrieval { split, images, edges, levels })
 }
 
