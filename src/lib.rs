@@ -18,6 +18,7 @@
 //! evaluation     Kendall, Spearman, Pearson; retrieval with incomplete queries; nearest images
 //! report         progress, metrics, TensorBoard events, tables, plots
 //! step           one step of given inputs, dumped whole, to be checked against autograd
+//! bench          every kernel and a step: right first, then how fast, beside what the device reaches at most
 //! ```
 
 #![deny(missing_docs)]
@@ -25,6 +26,7 @@
 pub mod atomic_file;
 pub mod backend;
 pub mod batch;
+pub mod bench;
 pub mod checkpoint;
 pub mod config;
 pub mod data;

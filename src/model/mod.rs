@@ -123,7 +123,7 @@ impl<B: Backend> Model<B> {
         self.backend.adam_step(&step, &mut self.parameters, &state.gradients, &mut state.moments)
     }
 
-    fn forward(&mut self, mode: Mode) -> Result<()> {
+    pub(crate) fn forward(&mut self, mode: Mode) -> Result<()> {
         let Model { backend, parameters, activations, batch, .. } = self;
         for layer in 0..parameters.layout.config.layers {
             let (before, from_here) = activations.layers.split_at_mut(layer);
@@ -163,7 +163,7 @@ impl<B: Backend> Model<B> {
     }
 
     /// The losses, and their gradient by the last node states.
-    fn loss(&mut self, loss: &Loss, state: &mut TrainingState<B>) -> Result<()> {
+    pub(crate) fn loss(&mut self, loss: &Loss, state: &mut TrainingState<B>) -> Result<()> {
         state.triples = self.batch_size.graphs / 3;
         let width = self.config().state_width;
         let last = self.activations.layers.last().expect("a layer");
@@ -179,7 +179,7 @@ impl<B: Backend> Model<B> {
     }
 
     /// The forward pass upside down.
-    fn backward(&mut self, state: &mut TrainingState<B>) -> Result<()> {
+    pub(crate) fn backward(&mut self, state: &mut TrainingState<B>) -> Result<()> {
         let Model { backend, parameters, activations, batch, .. } = self;
         let TrainingState { gradients, activation_gradients: d, .. } = state;
         for layer in (0..parameters.layout.config.layers).rev() {

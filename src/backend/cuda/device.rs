@@ -14,7 +14,7 @@ use crate::error::Result;
 
 /// A device on which kernels run.
 pub struct Device {
-    kind: Kind,
+    pub(super) kind: Kind,
 }
 
 pub(super) enum Kind {

@@ -18,8 +18,8 @@ const LEAST_CAPABILITY: (i32, i32) = (8, 0);
 
 /// An open GPU.
 pub(super) struct Gpu {
-    context: Arc<CudaContext>,
-    stream: Arc<CudaStream>,
+    pub(super) context: Arc<CudaContext>,
+    pub(super) stream: Arc<CudaStream>,
     functions: Functions<CudaFunction>,
 }
 
@@ -94,7 +94,7 @@ impl Gpu {
         Ok(Gpu { context, stream, functions })
     }
 
-    fn failed<'a>(&'a self, operation: &'a str) -> impl Fn(DriverError) -> Error + 'a {
+    pub(super) fn failed<'a>(&'a self, operation: &'a str) -> impl Fn(DriverError) -> Error + 'a {
         move |error| {
             let remedy = "run again; if it stays, check the GPU with nvidia-smi and compute-sanitizer";
             problem(self.context.ordinal(), format!("{operation}: {}", words(error)), remedy)
@@ -146,7 +146,7 @@ impl Gpu {
         Ok(values)
     }
 
-    fn bind(&self) -> Result<()> {
+    pub(super) fn bind(&self) -> Result<()> {
         self.context.bind_to_thread().map_err(self.failed("bind"))
     }
 

@@ -8,15 +8,18 @@ pub mod adam;
 mod batch;
 pub mod batch_norm;
 pub mod buffer;
+pub mod ceilings;
 pub mod device;
 pub mod edge_hidden;
 pub mod edge_pool;
 pub mod embedding;
 mod emulator;
+pub mod event;
 mod gpu;
 pub mod l2_normalise;
 mod layer_input;
 pub mod linear;
+pub mod properties;
 pub mod readout_loss;
 
 use std::ops::Range;
@@ -36,9 +39,10 @@ use device::Device;
 use linear::{Matrix, MatrixMut, Output};
 
 /// The kernel files and what they offer: loaded when a device opens.
-const FILES: [(&str, &[&str]); 8] = [
+const FILES: [(&str, &[&str]); 9] = [
     ("adam", adam::KERNELS),
     ("batch_norm", batch_norm::KERNELS),
+    ("ceilings", ceilings::KERNELS),
     ("edge_hidden", edge_hidden::KERNELS),
     ("edge_pool", edge_pool::KERNELS),
     ("embedding", embedding::KERNELS),
