@@ -50,13 +50,13 @@ impl Ceilings {
 
 /// The most of what `work` counts that the device does in a millisecond.
 fn best_rate(device: &Device, mut work: impl FnMut() -> Result<f64>) -> Result<f64> {
-    let (mut start, mut end) = (device.event()?, device.event()?);
+    let mut stopwatch = device.stopwatch()?;
     let mut best = 0.0f64;
     for _ in 0..REPEATS {
-        device.record(&mut start)?;
+        device.start(&mut stopwatch)?;
         let count = work()?;
-        device.record(&mut end)?;
-        best = best.max(count / device.milliseconds(&start, &end)?);
+        device.stop(&mut stopwatch)?;
+        best = best.max(count / device.elapsed_ms(&stopwatch)?);
     }
     Ok(best)
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! copies of the case's arrays, together twice the L2 cache, so that none is there when its turn comes again
 //! until the budget is used up:
-//!     copy a large array, and meanwhile, for as many launches as that hides: record, launch, record
+//!     copy a large array, and meanwhile, for as many launches as that hides: event, launch, event
 //!     wait, and read the events
 //! ```
 //! A launch takes the host a few microseconds, more than a small kernel runs. The large copy gives the host a lead: the
@@ -16,8 +16,8 @@ use serde::Serialize;
 use crate::backend::cuda::buffer::Buffer;
 use crate::backend::cuda::ceilings::copy;
 use crate::backend::cuda::device::Device;
-use crate::backend::cuda::event::Event;
 use crate::backend::cuda::properties::Properties;
+use crate::backend::cuda::stopwatch::Stopwatch;
 use crate::bench::case::{Arrays, Prepared};
 use crate::error::Result;
 
@@ -98,31 +98,30 @@ impl<'a> Timer<'a> {
             (0..count).map(|_| Arrays::upload(device, &prepared.host)).collect::<Result<Vec<_>>>()?;
 
         // Warm-up, in which launchers also grow their scratch memory.
-        let (mut start, mut end) = (device.event()?, device.event()?);
-        device.record(&mut start)?;
+        let mut stopwatch = device.stopwatch()?;
+        device.start(&mut stopwatch)?;
         for arrays in &mut copies {
             (prepared.launch)(device, arrays)?;
         }
-        device.record(&mut end)?;
-        let estimate = device.milliseconds(&start, &end)? / count as f64;
+        device.stop(&mut stopwatch)?;
+        let estimate = device.elapsed_ms(&stopwatch)? / count as f64;
 
         let in_budget = budget.as_secs_f64() * 1e3 / estimate.max(1e-6);
         let round = (in_budget as usize).clamp(1, ROUND);
-        let mut events: Vec<(Event, Event)> =
-            (0..round).map(|_| Ok((device.event()?, device.event()?))).collect::<Result<_>>()?;
+        let mut stopwatches = (0..round).map(|_| device.stopwatch()).collect::<Result<Vec<Stopwatch>>>()?;
         let (mut samples, started) = (Vec::new(), Instant::now());
         let mut turn = (0..count).cycle();
         while samples.len() < LEAST || (samples.len() < MOST && started.elapsed() < *budget) {
             if let Some(lead) = lead {
                 lead.take(device)?;
             }
-            for ((start, end), copy) in events.iter_mut().zip(&mut turn) {
-                device.record(start)?;
+            for (stopwatch, copy) in stopwatches.iter_mut().zip(&mut turn) {
+                device.start(stopwatch)?;
                 (prepared.launch)(device, &mut copies[copy])?;
-                device.record(end)?;
+                device.stop(stopwatch)?;
             }
-            for (start, end) in &events {
-                samples.push(device.milliseconds(start, end)?);
+            for stopwatch in &stopwatches {
+                samples.push(device.elapsed_ms(stopwatch)?);
             }
         }
         Ok((Times::of(samples), wanted == count && *l2_bytes > 0))

@@ -37,14 +37,16 @@ pub fn copy(device: &Device, to: &mut SliceMut<'_, f32>, from: Slice<'_, f32>) -
     if from.is_empty() {
         return Ok(());
     }
-    match &device.kind {
+    match device.kind() {
         Kind::Gpu(gpu) => {
-            gpu.bind()?;
+            gpu.context().bind_to_thread().map_err(gpu.failed("bind"))?;
             let bytes = from.len() * size_of::<f32>();
             // SAFETY: both are parts of live buffers with room for these bytes, and `to` is borrowed mutably, so that
             // they do not overlap.
-            unsafe { result::memcpy_dtod_async(to.address(), from.address(), bytes, gpu.stream.cu_stream()) }
-                .map_err(gpu.failed("copy"))
+            unsafe {
+                result::memcpy_dtod_async(to.address(), from.address(), bytes, gpu.stream().cu_stream())
+            }
+            .map_err(gpu.failed("copy"))
         }
         Kind::Emulated(_) => {
             to.on_host()[..from.len()].copy_from_slice(from.on_host());

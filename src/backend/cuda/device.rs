@@ -14,7 +14,7 @@ use crate::error::Result;
 
 /// A device on which kernels run.
 pub struct Device {
-    pub(super) kind: Kind,
+    kind: Kind,
 }
 
 pub(super) enum Kind {
@@ -93,6 +93,10 @@ impl Device {
             *buffer = self.allocate_unwritten(len)?;
         }
         Ok(())
+    }
+
+    pub(super) fn kind(&self) -> &Kind {
+        &self.kind
     }
 
     /// Zeros.

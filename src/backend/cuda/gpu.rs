@@ -18,8 +18,8 @@ const LEAST_CAPABILITY: (i32, i32) = (8, 0);
 
 /// An open GPU.
 pub(super) struct Gpu {
-    pub(super) context: Arc<CudaContext>,
-    pub(super) stream: Arc<CudaStream>,
+    context: Arc<CudaContext>,
+    stream: Arc<CudaStream>,
     functions: Functions<CudaFunction>,
 }
 
@@ -101,6 +101,15 @@ impl Gpu {
         }
     }
 
+    pub(super) fn context(&self) -> &Arc<CudaContext> {
+        &self.context
+    }
+
+    /// Of all launches.
+    pub(super) fn stream(&self) -> &CudaStream {
+        &self.stream
+    }
+
     pub(super) fn allocate<T: Element>(&self, len: usize) -> Result<Buffer<T>> {
         // A pointer must be valid even where there is nothing to read.
         // SAFETY: callers write before they read, which is what "unwritten" says.
@@ -146,7 +155,7 @@ impl Gpu {
         Ok(values)
     }
 
-    pub(super) fn bind(&self) -> Result<()> {
+    fn bind(&self) -> Result<()> {
         self.context.bind_to_thread().map_err(self.failed("bind"))
     }
 

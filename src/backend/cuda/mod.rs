@@ -14,14 +14,16 @@ pub mod edge_hidden;
 pub mod edge_pool;
 pub mod embedding;
 mod emulator;
-pub mod event;
 mod gpu;
 pub mod l2_normalise;
 mod layer_input;
 pub mod linear;
+mod nvtx;
 pub mod properties;
 pub mod readout_loss;
+pub mod stopwatch;
 
+use std::fmt;
 use std::ops::Range;
 
 use crate::backend::{Backend, LayerInput, LayerInputGradient, Mode};
@@ -230,6 +232,10 @@ fn norm<'a>(
 impl Backend for Cuda {
     type Buffer = Buffer<f32>;
     type Batch = Batch;
+
+    fn range(&self, name: fmt::Arguments<'_>) -> crate::backend::range::Range {
+        nvtx::range(name)
+    }
 
     fn allocate(&self, len: usize) -> Result<Buffer<f32>> {
         self.device.allocate(len)

@@ -21,15 +21,15 @@ pub struct Properties {
 impl Device {
     /// Its properties.
     pub fn properties(&self) -> Result<Properties> {
-        match &self.kind {
+        match self.kind() {
             Kind::Gpu(gpu) => {
                 let failed = || gpu.failed("ask for its properties");
-                let attribute = |attribute| gpu.context.attribute(attribute).map_err(failed());
+                let attribute = |attribute| gpu.context().attribute(attribute).map_err(failed());
                 let multiprocessors =
                     attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
                 let l2_bytes = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)?;
                 Ok(Properties {
-                    name: gpu.context.name().map_err(failed())?,
+                    name: gpu.context().name().map_err(failed())?,
                     gpu: true,
                     multiprocessors: multiprocessors as usize,
                     l2_bytes: l2_bytes as usize,
