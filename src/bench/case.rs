@@ -124,6 +124,7 @@ impl Arrays {
     }
 
     /// All inputs, all lists of indices, all outputs, and scratch memory.
+    #[allow(clippy::type_complexity)] // taken apart where it is given
     pub fn parts<const I: usize, const X: usize, const O: usize>(
         &mut self,
     ) -> ([Slice<'_, f32>; I], [Slice<'_, i32>; X], [SliceMut<'_, f32>; O], &mut Scratch) {

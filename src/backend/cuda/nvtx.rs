@@ -129,9 +129,9 @@ static TABLES: OnceLock<Tables> = OnceLock::new();
 fn tables() -> &'static Tables {
     TABLES.get_or_init(|| {
         let mut tables = Tables([[ptr::null(); MOST_FUNCTIONS + 2]; 6]);
-        for (module, count) in FUNCTIONS.into_iter().enumerate() {
-            for function in 0..count {
-                tables.0[module][function + 1] = &SLOTS[module][function];
+        for ((table, slots), count) in tables.0.iter_mut().zip(&SLOTS).zip(FUNCTIONS) {
+            for (entry, slot) in table[1..=count].iter_mut().zip(slots) {
+                *entry = slot;
             }
         }
         tables
