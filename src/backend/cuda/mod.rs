@@ -33,10 +33,10 @@ use batch::Batch;
 use batch_norm::{Norm, Statistics, Sums};
 use buffer::{Buffer, Slice};
 use device::Device;
-use linear::{Matrix, MatrixMut, Output};
+use linear::{Format, Matrix, MatrixMut, Output};
 
 /// The kernel files and what they offer: loaded when a device opens.
-const FILES: [(&str, &[&str]); 8] = [
+const FILES: [(&str, &[&str]); 11] = [
     ("adam", adam::KERNELS),
     ("batch_norm", batch_norm::KERNELS),
     ("edge_hidden", edge_hidden::KERNELS),
@@ -44,12 +44,16 @@ const FILES: [(&str, &[&str]); 8] = [
     ("embedding", embedding::KERNELS),
     ("l2_normalise", l2_normalise::KERNELS),
     ("linear", linear::KERNELS),
+    ("linear_bf16", linear::BF16_KERNELS),
+    ("linear_bf16x3", linear::BF16X3_KERNELS),
+    ("linear_tf32", linear::TF32_KERNELS),
     ("readout_loss", readout_loss::KERNELS),
 ];
 
 /// The CUDA backend. Its buffers are scratch memory, grown to the largest batch and kept.
 pub struct Cuda {
     device: Device,
+    format: Format,
     sums: Sums,
     layer_input: layer_input::Scratch,
     /// Parts of a weight's gradient.
@@ -61,11 +65,12 @@ pub struct Cuda {
 }
 
 impl Cuda {
-    /// On this device.
-    pub fn new(device: Device) -> Result<Self> {
+    /// On this device, with the operands of products in this format. All else is in single precision.
+    pub fn new(device: Device, format: Format) -> Result<Self> {
         Ok(Cuda {
+            format,
             sums: Sums::new(&device)?,
-            layer_input: layer_input::Scratch::new(&device)?,
+            layer_input: layer_input::Scratch::new(&device, format)?,
             sum_parts: device.allocate(0)?,
             d_node_output: device.allocate(0)?,
             mean_norm: device.allocate(0)?,
@@ -123,6 +128,7 @@ impl Cuda {
         let (inputs, outputs) = (layout.inputs, layout.outputs);
         linear::linear_forward(
             &self.device,
+            self.format,
             &mut MatrixMut::new(block.linear.slice_mut(0..rows * outputs), rows, outputs),
             Matrix::new(x.slice(0..rows * inputs), rows, inputs),
             Matrix::new(parameters.values.slice(layout.weight.clone()), outputs, inputs),
@@ -154,6 +160,7 @@ impl Cuda {
     /// Backward of `z = x W^T`: `d_weight = d_z^T x` and `d_x = d_z W`.
     fn linear_backward(
         device: &Device,
+        format: Format,
         layout: &BlockLayout,
         values: &Buffer<f32>,
         d_z: Slice<'_, f32>,
@@ -167,6 +174,7 @@ impl Cuda {
         let d_z = Matrix::new(d_z, rows, outputs);
         linear::linear_backward_weight(
             device,
+            format,
             &mut MatrixMut::new(gradients.slice_mut(layout.weight.clone()), outputs, inputs),
             d_z,
             Matrix::new(x.slice(0..rows * inputs), rows, inputs),
@@ -174,6 +182,7 @@ impl Cuda {
         )?;
         linear::linear_backward_input(
             device,
+            format,
             &mut MatrixMut::new(d_x.slice_mut(0..rows * inputs), rows, inputs),
             d_z,
             Matrix::new(values.slice(layout.weight.clone()), outputs, inputs),
@@ -403,7 +412,7 @@ impl Backend for Cuda {
         let layout = parameters.layout.block(layer, BlockKind::NodeOutput);
         let (nodes, values) = (batch.size.nodes, &parameters.values);
         let count = nodes * layout.outputs;
-        let Cuda { device, sums, sum_parts, d_node_output: d, .. } = self;
+        let Cuda { device, format, sums, sum_parts, d_node_output: d, .. } = self;
         device.reserve(d, count)?;
         l2_normalise::l2_normalise_backward(
             device,
@@ -416,7 +425,18 @@ impl Backend for Cuda {
         )?;
         Cuda::norm_backward(device, layout, values, &saved.node_output, d, nodes, gradients, sums)?;
         let (d_z, x) = (d.slice(0..count), &saved.node_hidden_output);
-        Cuda::linear_backward(device, layout, values, d_z, x, nodes, d_node_hidden, gradients, sum_parts)
+        Cuda::linear_backward(
+            device,
+            *format,
+            layout,
+            values,
+            d_z,
+            x,
+            nodes,
+            d_node_hidden,
+            gradients,
+            sum_parts,
+        )
     }
 
     fn node_hidden_backward(
@@ -431,10 +451,10 @@ impl Backend for Cuda {
     ) -> Result<()> {
         let layout = parameters.layout.block(layer, BlockKind::NodeHidden);
         let (nodes, values, d) = (batch.size.nodes, &parameters.values, d_node_hidden);
-        let Cuda { device, sums, sum_parts, .. } = self;
+        let Cuda { device, format, sums, sum_parts, .. } = self;
         Cuda::norm_backward(device, layout, values, &saved.node_hidden, d, nodes, gradients, sums)?;
         let (d_z, x) = (d.slice(0..nodes * layout.outputs), &saved.pooled);
-        Cuda::linear_backward(device, layout, values, d_z, x, nodes, d_pooled, gradients, sum_parts)
+        Cuda::linear_backward(device, *format, layout, values, d_z, x, nodes, d_pooled, gradients, sum_parts)
     }
 
     fn edge_pool_backward(
@@ -479,8 +499,19 @@ impl Backend for Cuda {
         let layout = parameters.layout.block(layer, BlockKind::EdgeHeads);
         let (edges, values, x) = (batch.size.edges, &parameters.values, &saved.edge_hidden_output);
         let d_z = d_edge_heads.slice(0..edges * layout.outputs);
-        let Cuda { device, sum_parts, .. } = self;
-        Cuda::linear_backward(device, layout, values, d_z, x, edges, d_edge_hidden, gradients, sum_parts)
+        let Cuda { device, format, sum_parts, .. } = self;
+        Cuda::linear_backward(
+            device,
+            *format,
+            layout,
+            values,
+            d_z,
+            x,
+            edges,
+            d_edge_hidden,
+            gradients,
+            sum_parts,
+        )
     }
 
     fn edge_hidden_backward(
