@@ -50,6 +50,11 @@ impl<'a> Matrix<'a> {
         Matrix { values, rows, columns, stride: columns }
     }
 
+    /// Number of rows.
+    pub fn row_count(&self) -> usize {
+        self.rows
+    }
+
     /// Number of columns.
     pub fn column_count(&self) -> usize {
         self.columns
@@ -160,6 +165,20 @@ pub fn linear_backward_input(
     unsafe { device.launch("linear_backward_input", tiles(d_x.rows, d_x.columns, 1), &arguments) }
 }
 
+/// Into how many parts a weight's gradient is split at most: so many that they fill a GPU, each of enough rows.
+fn most_parts(outputs: usize, inputs: usize, rows: usize) -> usize {
+    let tile_count = outputs.div_ceil(TILE) * inputs.div_ceil(TILE);
+    (ENOUGH_BLOCKS / tile_count).clamp(1, rows.div_ceil(LEAST_PART_ROWS).max(1))
+}
+
+/// The most values that [`linear_backward_weight`] keeps in `parts` for up to `rows` rows.
+pub(super) fn parts_len(outputs: usize, inputs: usize, rows: usize) -> usize {
+    match most_parts(outputs, inputs, rows) {
+        1 => 0,
+        parts => parts * outputs * inputs,
+    }
+}
+
 /// `d_weight [O, I] = d_y [R, O]^T x [R, I]`; `parts` is memory for the parts of the sum over rows.
 pub fn linear_backward_weight(
     device: &Device,
@@ -170,9 +189,7 @@ pub fn linear_backward_weight(
 ) -> Result<()> {
     let (outputs, inputs, rows) = (d_weight.rows, d_weight.columns, d_y.rows);
     assert_eq!((rows, outputs, inputs), (x.rows, d_y.columns, x.columns), "linear_backward_weight: shapes");
-    let tile_count = outputs.div_ceil(TILE) * inputs.div_ceil(TILE);
-    let most = rows.div_ceil(LEAST_PART_ROWS).max(1);
-    let rows_per_part = rows.div_ceil((ENOUGH_BLOCKS / tile_count).clamp(1, most)).max(1);
+    let rows_per_part = rows.div_ceil(most_parts(outputs, inputs, rows)).max(1);
     let part_count = rows.div_ceil(rows_per_part).max(1);
     let split = part_count > 1;
     if split {
