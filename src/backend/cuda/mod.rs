@@ -18,15 +18,17 @@ pub mod l2_normalise;
 mod layer_input;
 pub mod linear;
 pub mod readout_loss;
+mod streams;
 
 use std::ops::Range;
 
 use crate::backend::{Backend, LayerInput, LayerInputGradient, Mode};
-use crate::batch::graph_batch::GraphBatch;
+use crate::batch::graph_batch::{BatchSize, GraphBatch};
 use crate::error::Result;
 use crate::loss::Loss;
 use crate::model::activations::{BlockActivations, LayerActivations};
-use crate::model::parameters::{BlockKind, BlockLayout, Parameters};
+use crate::model::config::ModelConfig;
+use crate::model::parameters::{BlockKind, BlockLayout, Layout, Parameters};
 use crate::optimizer::{AdamStep, Moments};
 
 use batch::Batch;
@@ -50,7 +52,7 @@ const FILES: [(&str, &[&str]); 11] = [
     ("readout_loss", readout_loss::KERNELS),
 ];
 
-/// The CUDA backend. Its buffers are scratch memory, grown to the largest batch and kept.
+/// The CUDA backend. Its buffers are memory of the stages, planned for the largest batch.
 pub struct Cuda {
     device: Device,
     format: Format,
@@ -248,8 +250,25 @@ impl Backend for Cuda {
         self.device.download(buffer, range)
     }
 
-    fn new_batch(&self) -> Result<Batch> {
-        Batch::new(&self.device)
+    fn plan(&mut self, config: ModelConfig, capacity: BatchSize) -> Result<Batch> {
+        let BatchSize { graphs, nodes, edges } = capacity;
+        let Cuda { device, format, sums, layer_input, sum_parts, d_node_output, mean_norm } = self;
+        let layout = Layout::new(config);
+        for (layer, kind) in (0..config.layers).flat_map(|layer| BlockKind::ALL.map(|kind| (layer, kind))) {
+            let block = layout.block(layer, kind);
+            let (rows, inputs) = match kind {
+                // Its product is split by operand: node states, edge states, node states.
+                BlockKind::EdgeHidden => (nodes.max(edges), config.state_width),
+                BlockKind::EdgeHeads => (edges, block.inputs),
+                BlockKind::NodeHidden | BlockKind::NodeOutput => (nodes, block.inputs),
+            };
+            sums.reserve(device, rows, block.outputs)?;
+            device.reserve(sum_parts, linear::parts_len(*format, block.outputs, inputs, rows))?;
+        }
+        layer_input.plan(device, config, capacity)?;
+        device.reserve(d_node_output, nodes * config.state_width)?;
+        device.reserve(mean_norm, graphs)?;
+        Batch::new(device, config, capacity)
     }
 
     fn load_batch(&mut self, from: &GraphBatch, to: &mut Batch) -> Result<()> {
@@ -359,7 +378,6 @@ impl Backend for Cuda {
         embedding: &mut Buffer<f32>,
     ) -> Result<()> {
         let graphs = batch.size.graphs;
-        self.device.reserve(&mut self.mean_norm, graphs)?;
         readout_loss::readout(
             &self.device,
             &mut embedding.slice_mut(0..graphs * width),
@@ -378,6 +396,7 @@ impl Backend for Cuda {
         node_state: &Buffer<f32>,
         embedding: &mut Buffer<f32>,
         losses: &mut Buffer<f32>,
+        at: usize,
         d_node_state: &mut Buffer<f32>,
     ) -> Result<()> {
         self.readout(batch, width, node_state, embedding)?;
@@ -391,7 +410,7 @@ impl Backend for Cuda {
         };
         readout_loss::readout_loss(
             &self.device,
-            &mut losses.slice_mut(0..batch.triples),
+            &mut losses.slice_mut(at..at + batch.triples),
             &mut d_node_state.slice_mut(0..batch.size.nodes * width),
             triples,
             width,
@@ -413,7 +432,6 @@ impl Backend for Cuda {
         let (nodes, values) = (batch.size.nodes, &parameters.values);
         let count = nodes * layout.outputs;
         let Cuda { device, format, sums, sum_parts, d_node_output: d, .. } = self;
-        device.reserve(d, count)?;
         l2_normalise::l2_normalise_backward(
             device,
             &mut d.slice_mut(0..count),

@@ -16,10 +16,11 @@ use std::ops::Range;
 use num_traits::Float;
 
 use crate::backend::{Backend, LayerInput, LayerInputGradient, Mode};
-use crate::batch::graph_batch::GraphBatch;
+use crate::batch::graph_batch::{BatchSize, GraphBatch};
 use crate::error::Result;
 use crate::loss::Loss;
 use crate::model::activations::{BlockActivations, LayerActivations};
+use crate::model::config::ModelConfig;
 use crate::model::parameters::{BlockKind, BlockLayout, Parameters};
 use crate::optimizer::{AdamStep, Moments};
 
@@ -164,7 +165,7 @@ impl<F: Float> Backend for Reference<F> {
         Ok(buffer[range].iter().map(|value| value.to_f32().expect("a float")).collect())
     }
 
-    fn new_batch(&self) -> Result<GraphBatch> {
+    fn plan(&mut self, _: ModelConfig, _: BatchSize) -> Result<GraphBatch> {
         Ok(GraphBatch::default())
     }
 
@@ -286,11 +287,12 @@ impl<F: Float> Backend for Reference<F> {
         node_state: &Vec<F>,
         embedding: &mut Vec<F>,
         losses: &mut Vec<F>,
+        at: usize,
         d_node_state: &mut Vec<F>,
     ) -> Result<()> {
         self.readout(batch, width, node_state, embedding)?;
         let (values, d_embedding) = readout_loss::triple_losses(loss, batch, embedding, width);
-        write(losses, &values);
+        write(&mut losses[at..], &values);
         write(d_node_state, &readout_loss::readout_backward(batch, node_state, &d_embedding, width));
         Ok(())
     }
