@@ -246,6 +246,17 @@ pub trait Backend: Sized {
         moments: &mut Moments<Self::Buffer>,
     ) -> Result<()>;
 
+    /// The `k` rows, or all, of `embeddings [rows, D]` with the greatest inner products with `query [D]`, and these: best
+    /// first, ties to the lower index. All values are finite.
+    fn top_k(
+        &mut self,
+        query: &Self::Buffer,
+        embeddings: &Self::Buffer,
+        rows: usize,
+        width: usize,
+        k: usize,
+    ) -> Result<Vec<(usize, f32)>>;
+
     /// `[rows, C]`, 1 where the block's ReLU passed its input: the decisions that the forward pass took.
     fn relu_mask(
         &mut self,

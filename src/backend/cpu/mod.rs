@@ -12,6 +12,7 @@ mod matmul;
 mod node;
 mod readout_loss;
 mod rows;
+pub mod top_k;
 
 use std::ops::Range;
 
@@ -461,6 +462,17 @@ impl Backend for Cpu {
                 adam_chunk(adam, values, gradients, first, second);
             });
         Ok(())
+    }
+
+    fn top_k(
+        &mut self,
+        query: &Vec<f32>,
+        embeddings: &Vec<f32>,
+        rows: usize,
+        width: usize,
+        k: usize,
+    ) -> Result<Vec<(usize, f32)>> {
+        Ok(top_k::top_k(&query[..width], &embeddings[..rows * width], k))
     }
 
     fn relu_mask(

@@ -19,6 +19,7 @@ mod layer_input;
 pub mod linear;
 pub mod readout_loss;
 mod streams;
+pub mod top_k;
 
 use std::ops::Range;
 
@@ -38,7 +39,7 @@ use device::Device;
 use linear::{Format, Matrix, MatrixMut, Output};
 
 /// The kernel files and what they offer: loaded when a device opens.
-const FILES: [(&str, &[&str]); 11] = [
+const FILES: &[(&str, &[&str])] = &[
     ("adam", adam::KERNELS),
     ("batch_norm", batch_norm::KERNELS),
     ("edge_hidden", edge_hidden::KERNELS),
@@ -50,6 +51,7 @@ const FILES: [(&str, &[&str]); 11] = [
     ("linear_bf16x3", linear::BF16X3_KERNELS),
     ("linear_tf32", linear::TF32_KERNELS),
     ("readout_loss", readout_loss::KERNELS),
+    ("top_k", top_k::KERNELS),
 ];
 
 /// The CUDA backend. Its buffers are memory of the stages, planned for the largest batch.
@@ -567,6 +569,44 @@ impl Backend for Cuda {
             gradients.slice(0..count),
             adam,
         )
+    }
+
+    fn top_k(
+        &mut self,
+        query: &Buffer<f32>,
+        embeddings: &Buffer<f32>,
+        rows: usize,
+        width: usize,
+        k: usize,
+    ) -> Result<Vec<(usize, f32)>> {
+        let k = k.min(rows);
+        let pass = k.clamp(1, top_k::MAX_K);
+        let mut scores = self.device.allocate_unwritten::<f32>(pass)?;
+        let mut indices = self.device.allocate_unwritten::<i32>(pass)?;
+        let mut bound = self.device.allocate_unwritten::<u64>(1)?;
+        let mut lists = self.device.allocate_unwritten::<u64>(top_k::lists_len(1, rows, pass))?;
+        self.device.upload(&[top_k::UNBOUNDED], bound.slice_mut(0..1))?;
+        let of = top_k::Search {
+            queries: query.slice(0..width),
+            embeddings: embeddings.slice(0..rows * width),
+            rows,
+            width,
+        };
+        let mut best = Vec::with_capacity(k);
+        // Each pass goes on where the one before ended.
+        while best.len() < k {
+            let count = pass.min(k - best.len());
+            let mut found = top_k::Found {
+                scores: scores.slice_mut(0..count),
+                indices: indices.slice_mut(0..count),
+                bound: bound.slice_mut(0..1),
+            };
+            let len = lists.len();
+            top_k::top_k(&self.device, &mut found, &mut lists.slice_mut(0..len), of, count)?;
+            let rows = self.device.download(&indices, 0..count)?.into_iter().map(|row| row as usize);
+            best.extend(rows.zip(self.device.download(&scores, 0..count)?));
+        }
+        Ok(best)
     }
 
     fn relu_mask(

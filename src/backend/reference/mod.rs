@@ -9,6 +9,7 @@ pub mod edge_pool;
 pub mod l2_normalise;
 pub mod linear;
 pub mod readout_loss;
+pub mod top_k;
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -429,6 +430,20 @@ impl<F: Float> Backend for Reference<F> {
     ) -> Result<()> {
         adam::adam_step(adam, &mut parameters.values, gradients, &mut moments.first, &mut moments.second);
         Ok(())
+    }
+
+    fn top_k(
+        &mut self,
+        query: &Vec<F>,
+        embeddings: &Vec<F>,
+        rows: usize,
+        width: usize,
+        k: usize,
+    ) -> Result<Vec<(usize, f32)>> {
+        let wide =
+            |values: &[F]| -> Vec<f64> { values.iter().map(|v| v.to_f64().expect("a float")).collect() };
+        let best = top_k::top_k(&wide(&query[..width]), &wide(&embeddings[..rows * width]), k);
+        Ok(best.into_iter().map(|(row, score)| (row, score as f32)).collect())
     }
 
     fn relu_mask(
