@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use scenerank::backend::cuda::device::Device;
+use scenerank::backend::cuda::linear::Format;
 use scenerank::bench::case::Arrays;
 use scenerank::bench::cases;
 use scenerank::bench::check::largest_error;
@@ -15,7 +16,7 @@ fn kernels(criterion: &mut Criterion) {
         Ok(device) => device,
         Err(error) => return println!("skipped: {error}"),
     };
-    for case in cases::all(&Sizes::new(SMALL, 1)) {
+    for case in cases::all(&Sizes::new(SMALL, 1), Format::Fp32) {
         let mut group = criterion.benchmark_group(case.kernel);
         group
             .sample_size(10)

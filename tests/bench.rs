@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use program::{refuse, run_json};
 use scenerank::backend::cuda::device::Device as KernelDevice;
+use scenerank::backend::cuda::linear::Format;
 use scenerank::backend::device::{Device, Precision};
 use scenerank::bench::case::{Case, Cost};
 use scenerank::bench::sizes::{PAPER, SMALL, Sizes};
@@ -64,7 +65,7 @@ fn every_launcher_has_a_case() {
     let launchers = launchers(&folder);
     assert!(launchers.len() >= 20, "{launchers:?}");
     let with_case: BTreeSet<String> =
-        cases::all(&Sizes::new(SMALL, 1)).iter().map(|case| case.kernel.to_string()).collect();
+        cases::all(&Sizes::new(SMALL, 1), Format::Fp32).iter().map(|case| case.kernel.to_string()).collect();
     assert_eq!(launchers, with_case, "launchers, and those with a case");
 }
 
@@ -97,10 +98,11 @@ fn the_emulator_runs_every_case_once_and_all_are_right() {
         }
     }
     for batch_size in [1, 2] {
-        let wanted: BTreeSet<(String, u64, String)> = cases::all(&Sizes::new(SMALL, batch_size as usize))
-            .into_iter()
-            .map(|case| (case.kernel.to_string(), batch_size, case.shape))
-            .collect();
+        let wanted: BTreeSet<(String, u64, String)> =
+            cases::all(&Sizes::new(SMALL, batch_size as usize), Format::Fp32)
+                .into_iter()
+                .map(|case| (case.kernel.to_string(), batch_size, case.shape))
+                .collect();
         let of_batch: BTreeSet<_> =
             seen.iter().filter(|(name, b, _)| *b == batch_size && name != "step").cloned().collect();
         assert_eq!(of_batch, wanted);
@@ -119,6 +121,32 @@ fn the_cpu_has_the_step() {
     assert_eq!(entries[0]["batch_size"], 4);
     assert!(entries[0]["ms"].as_f64().unwrap() > 0.0);
     assert_eq!(report["model"]["state-width"], SMALL.state_width);
+}
+
+#[test]
+fn products_are_right_in_every_format_within_their_tolerance() {
+    if !emulator() {
+        return;
+    }
+    let mut of_fp32 = 0.0;
+    for (precision, operands) in [
+        (Precision::Fp32, 0.0),
+        (Precision::Bf16x3, 2f64.powi(-17)),
+        (Precision::Tf32, 2f64.powi(-11)),
+        (Precision::Bf16, 2f64.powi(-8)),
+    ] {
+        let report =
+            run(&BenchOptions { precision, ..options(Device::Emulated, &["linear", "step"]) }).unwrap();
+        assert_eq!(report.exit_code(), 0, "{precision}: {}", report.table());
+        let errors = report.kernels.iter().filter_map(|entry| entry.error);
+        let largest = errors.fold(0.0, f64::max);
+        if precision == Precision::Fp32 {
+            of_fp32 = largest;
+        } else {
+            // The kernels of this format ran, and no others.
+            assert!(largest > 2.0 * of_fp32 && largest > 0.1 * operands, "{precision}: {largest:.1e}");
+        }
+    }
 }
 
 #[test]
@@ -153,7 +181,8 @@ fn bad_input_is_named_with_what_there_is() {
         ],
     );
     refuse(["bench", "--device", "cpu", "--kernel", "linear"], &["--kernel", "--device emulated"]);
-    refuse(["bench", "--device", "emulated", "--precision", "fp64"], &["emulated", "fp32"]);
+    refuse(["bench", "--device", "emulated", "--precision", "fp64"], &["emulated", "fp64", "--precision"]);
+    refuse(["bench", "--device", "cpu", "--precision", "bf16"], &["cpu", "bf16", "--precision"]);
 }
 
 #[test]
@@ -162,8 +191,8 @@ fn a_wrong_kernel_is_not_timed_and_the_exit_code_says_so() {
         return;
     }
     // Twice the tolerance, one value among thousands.
-    let perturbed = |sizes: &Sizes| -> Vec<Case> {
-        let mut cases = cases::all(sizes);
+    let perturbed = |sizes: &Sizes, format: Format| -> Vec<Case> {
+        let mut cases = cases::all(sizes, format);
         for case in cases.iter_mut().filter(|case| case.kernel == "l2_normalise_forward") {
             let (prepare, off) =
                 (std::mem::replace(&mut case.prepare, Box::new(|| panic!())), case.tolerance);
@@ -193,8 +222,8 @@ fn a_wrong_kernel_is_not_timed_and_the_exit_code_says_so() {
     assert_eq!(of("l2_normalise_backward")["ok"], true);
     assert!(report.table().to_string().contains("WRONG"));
 
-    let unwritten = |sizes: &Sizes| -> Vec<Case> {
-        let mut cases = cases::all(sizes);
+    let unwritten = |sizes: &Sizes, format: Format| -> Vec<Case> {
+        let mut cases = cases::all(sizes, format);
         for case in cases.iter_mut().filter(|case| case.kernel == "adam_step") {
             let prepare = std::mem::replace(&mut case.prepare, Box::new(|| panic!()));
             case.prepare = Box::new(move || {
@@ -216,7 +245,7 @@ fn a_wrong_kernel_is_not_timed_and_the_exit_code_says_so() {
 
 #[test]
 fn costs_are_what_the_formulas_say() {
-    let cases = cases::all(&Sizes::new(PAPER, 16));
+    let cases = cases::all(&Sizes::new(PAPER, 16), Format::Fp32);
     let of = |kernel: &str, shape: &str| {
         let mut found = cases.iter().filter(|case| case.kernel == kernel && case.shape.starts_with(shape));
         let case = found.next().unwrap_or_else(|| panic!("{kernel} {shape}"));

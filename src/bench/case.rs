@@ -5,6 +5,8 @@ use std::array;
 use crate::backend::cuda::batch_norm::Sums;
 use crate::backend::cuda::buffer::{Buffer, Element, Slice, SliceMut};
 use crate::backend::cuda::device::Device;
+use crate::backend::cuda::linear::Format;
+use crate::backend::cuda::top_k::UNBOUNDED;
 use crate::error::Result;
 
 /// What a launch needs at least, from its formula: each input read once, each output written once.
@@ -31,6 +33,8 @@ pub struct Case {
     pub shape: String,
     /// What it needs at least.
     pub cost: Cost,
+    /// What computes it: the format of a product's operands, and single precision for all else.
+    pub format: Format,
     /// The largest [`error`](crate::bench::check::largest_error) of a right kernel.
     pub tolerance: f64,
     /// Draws its values; large, so only when its turn comes.
@@ -49,7 +53,7 @@ pub struct Prepared {
 
 /// Calls a launcher.
 pub type Launch = Box<dyn Fn(&Device, &mut Arrays) -> Result<()>>;
-/// Gives the outputs that a launcher must give, the mask last.
+/// Gives the outputs that a launcher must give, those of other types last.
 pub type Expected = Box<dyn Fn(&Host) -> Vec<Vec<f64>>>;
 
 /// A case's arrays on the host.
@@ -61,8 +65,21 @@ pub struct Host {
     pub indices: Vec<Vec<i32>>,
     /// What is written: NaN, or the values that the kernel adds to or moves.
     pub outputs: Vec<Vec<f32>>,
-    /// Length of a written mask.
+    /// Lengths of arrays of other types.
+    pub others: OtherLengths,
+}
+
+/// How many values of other types a launcher writes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OtherLengths {
+    /// Of a mask.
     pub mask: usize,
+    /// Rows that were found.
+    pub found: usize,
+    /// Bounds of a search, which begin unbounded and are moved.
+    pub bounds: usize,
+    /// Scratch memory of a search.
+    pub keys: usize,
 }
 
 /// `count` values that a kernel must write.
@@ -74,7 +91,8 @@ impl Host {
     /// Bytes of one copy on a device.
     pub fn bytes(&self) -> usize {
         let floats = self.inputs.iter().chain(&self.outputs).map(Vec::len).sum::<usize>();
-        4 * (floats + self.indices.iter().map(Vec::len).sum::<usize>()) + self.mask
+        let OtherLengths { mask, found, bounds, keys } = self.others;
+        4 * (floats + self.indices.iter().map(Vec::len).sum::<usize>() + found) + 8 * (bounds + keys) + mask
     }
 
     /// All inputs in double precision.
@@ -99,16 +117,23 @@ pub struct Arrays {
     inputs: Vec<Buffer<f32>>,
     indices: Vec<Buffer<i32>>,
     outputs: Vec<Buffer<f32>>,
-    mask: Buffer<u8>,
-    scratch: Scratch,
+    others: Others,
 }
 
-/// Memory that launchers grow as they need it.
-pub struct Scratch {
+/// Arrays of other types, and memory that launchers grow as they need it.
+pub struct Others {
     /// Of batch norm's sums.
     pub sums: Sums,
     /// Of the parts of a weight's gradient.
     pub parts: Buffer<f32>,
+    /// A written mask.
+    pub mask: Buffer<u8>,
+    /// Written indices of rows.
+    pub found: Buffer<i32>,
+    /// Bounds of a search.
+    pub bounds: Buffer<u64>,
+    /// Memory of a search.
+    pub keys: Buffer<u64>,
 }
 
 impl Arrays {
@@ -118,47 +143,46 @@ impl Arrays {
             inputs: host.inputs.iter().map(|values| to_device(device, values)).collect::<Result<_>>()?,
             indices: host.indices.iter().map(|values| to_device(device, values)).collect::<Result<_>>()?,
             outputs: host.outputs.iter().map(|values| to_device(device, values)).collect::<Result<_>>()?,
-            mask: to_device(device, &vec![u8::MAX; host.mask])?,
-            scratch: Scratch { sums: Sums::new(device)?, parts: device.allocate(0)? },
+            others: Others {
+                sums: Sums::new(device)?,
+                parts: device.allocate(0)?,
+                mask: to_device(device, &vec![u8::MAX; host.others.mask])?,
+                found: to_device(device, &vec![i32::MIN; host.others.found])?,
+                bounds: to_device(device, &vec![UNBOUNDED; host.others.bounds])?,
+                keys: device.allocate_unwritten(host.others.keys)?,
+            },
         })
     }
 
-    /// All inputs, all lists of indices, all outputs, and scratch memory.
+    /// All inputs, all lists of indices, all outputs, and the rest.
     #[allow(clippy::type_complexity)] // taken apart where it is given
     pub fn parts<const I: usize, const X: usize, const O: usize>(
         &mut self,
-    ) -> ([Slice<'_, f32>; I], [Slice<'_, i32>; X], [SliceMut<'_, f32>; O], &mut Scratch) {
-        let Arrays { inputs, indices, outputs, scratch, .. } = self;
+    ) -> ([Slice<'_, f32>; I], [Slice<'_, i32>; X], [SliceMut<'_, f32>; O], &mut Others) {
+        let Arrays { inputs, indices, outputs, others } = self;
         assert_eq!((inputs.len(), indices.len(), outputs.len()), (I, X, O), "inputs, indices, outputs");
         let mut outputs = outputs.iter_mut();
         (
             array::from_fn(|i| all(&inputs[i])),
             array::from_fn(|i| all(&indices[i])),
-            array::from_fn(|_| {
-                let output = outputs.next().expect("as many as counted");
-                let len = output.len();
-                output.slice_mut(0..len)
-            }),
-            scratch,
+            array::from_fn(|_| all_mut(outputs.next().expect("as many as counted"))),
+            others,
         )
     }
 
-    /// All inputs, and the mask.
-    pub fn parts_with_mask<const I: usize>(&mut self) -> ([Slice<'_, f32>; I], SliceMut<'_, u8>) {
-        let Arrays { inputs, mask, .. } = self;
-        let len = mask.len();
-        (array::from_fn(|i| all(&inputs[i])), mask.slice_mut(0..len))
-    }
-
-    /// What was written, the mask last if there is one.
+    /// What was written: the outputs, and the mask and rows found, if there are any.
     pub fn written(&self, device: &Device) -> Result<Vec<Vec<f32>>> {
         let mut written = Vec::new();
         for output in &self.outputs {
             written.push(device.download(output, 0..output.len())?);
         }
-        if !self.mask.is_empty() {
-            let mask = device.download(&self.mask, 0..self.mask.len())?;
-            written.push(mask.into_iter().map(f32::from).collect());
+        let Others { mask, found, .. } = &self.others;
+        if !mask.is_empty() {
+            written.push(device.download(mask, 0..mask.len())?.into_iter().map(f32::from).collect());
+        }
+        if !found.is_empty() {
+            // Rows lie far below 2^24, where floats are exact.
+            written.push(device.download(found, 0..found.len())?.into_iter().map(|row| row as f32).collect());
         }
         Ok(written)
     }
@@ -170,6 +194,13 @@ fn to_device<T: Element>(device: &Device, values: &[T]) -> Result<Buffer<T>> {
     Ok(buffer)
 }
 
+/// The whole of a buffer.
 fn all<T>(buffer: &Buffer<T>) -> Slice<'_, T> {
     buffer.slice(0..buffer.len())
+}
+
+/// The whole of a buffer, to write.
+pub fn all_mut<T>(buffer: &mut Buffer<T>) -> SliceMut<'_, T> {
+    let len = buffer.len();
+    buffer.slice_mut(0..len)
 }

@@ -2,8 +2,9 @@
 
 use serde::Serialize;
 
-use crate::backend::cuda::ceilings::ceiling_fma;
+use crate::backend::cuda::ceilings::{MmaFormat, ceiling_fma, ceiling_mma};
 use crate::backend::cuda::device::Device;
+use crate::backend::cuda::linear::Format;
 use crate::backend::cuda::properties::Properties;
 use crate::bench::case::Cost;
 use crate::bench::timing::Timer;
@@ -13,8 +14,9 @@ use crate::error::Result;
 const REPEATS: usize = 20;
 /// Threads of a multiprocessor: all that fit.
 const THREADS: usize = 2048;
-/// Multiply-adds of a chain: some 5 ms on an H200.
-const STEPS: usize = 1 << 16;
+/// Steps of a chain: some 5 ms of an H200, by its datasheet.
+const FMA_STEPS: usize = 1 << 16;
+const MMA_STEPS: usize = 1 << 14;
 
 /// The device's measured ceilings.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -23,6 +25,10 @@ pub struct Ceilings {
     pub copy_gb_per_s: f64,
     /// Fused multiply-adds in single precision, in registers alone.
     pub fp32_tflop_per_s: f64,
+    /// Tensor-core products by `mma.sync`, in registers alone.
+    pub tf32_tflop_per_s: f64,
+    /// Likewise.
+    pub bf16_tflop_per_s: f64,
 }
 
 impl Ceilings {
@@ -34,17 +40,34 @@ impl Ceilings {
         let bytes_per_ms = best_rate(device, || lead.take(device).map(|bytes| bytes as f64))?;
         let mut sums = device.allocate::<f32>(properties.multiprocessors * THREADS)?;
         let threads = sums.len();
-        let flops_per_ms = best_rate(device, || {
-            ceiling_fma(device, &mut sums.slice_mut(0..threads), 0.5, 1.0, STEPS).map(|flops| flops as f64)
+        let mut sums = sums.slice_mut(0..threads);
+        let fp32 = best_rate(device, || {
+            ceiling_fma(device, &mut sums, 0.9, 1.1, FMA_STEPS).map(|flops| flops as f64)
         })?;
-        Ok(Some(Ceilings { copy_gb_per_s: bytes_per_ms / 1e6, fp32_tflop_per_s: flops_per_ms / 1e9 }))
+        let mut mma = |format| {
+            best_rate(device, || {
+                ceiling_mma(device, format, &mut sums, 0.9, 1.1, MMA_STEPS).map(|flops| flops as f64)
+            })
+        };
+        Ok(Some(Ceilings {
+            copy_gb_per_s: bytes_per_ms / 1e6,
+            fp32_tflop_per_s: fp32 / 1e9,
+            tf32_tflop_per_s: mma(MmaFormat::Tf32)? / 1e9,
+            bf16_tflop_per_s: mma(MmaFormat::Bf16)? / 1e9,
+        }))
     }
 
     /// Milliseconds that work of this cost takes at least: its bytes at the rate of a copy, or its operations at that of
-    /// multiply-adds.
-    pub fn floor_ms(&self, cost: Cost) -> f64 {
-        (cost.bytes as f64 / (self.copy_gb_per_s * 1e6))
-            .max(cost.flops as f64 / (self.fp32_tflop_per_s * 1e9))
+    /// the format.
+    pub fn floor_ms(&self, cost: Cost, format: Format) -> f64 {
+        let tflop_per_s = match format {
+            Format::Fp32 => self.fp32_tflop_per_s,
+            Format::Tf32 => self.tf32_tflop_per_s,
+            Format::Bf16 => self.bf16_tflop_per_s,
+            // Three products for each.
+            Format::Bf16x3 => self.bf16_tflop_per_s / 3.0,
+        };
+        (cost.bytes as f64 / (self.copy_gb_per_s * 1e6)).max(cost.flops as f64 / (tflop_per_s * 1e9))
     }
 }
 
@@ -67,8 +90,19 @@ mod tests {
 
     #[test]
     fn the_floor_is_the_longer_of_both() {
-        let ceilings = Ceilings { copy_gb_per_s: 4000.0, fp32_tflop_per_s: 50.0 };
-        assert_eq!(ceilings.floor_ms(Cost { bytes: 4_000_000_000, flops: 1_000_000 }), 1.0);
-        assert_eq!(ceilings.floor_ms(Cost { bytes: 4_000, flops: 100_000_000_000 }), 2.0);
+        let ceilings = Ceilings {
+            copy_gb_per_s: 4000.0,
+            fp32_tflop_per_s: 50.0,
+            tf32_tflop_per_s: 200.0,
+            bf16_tflop_per_s: 400.0,
+        };
+        let bytes = Cost { bytes: 4_000_000_000, flops: 1_000_000 };
+        assert_eq!(ceilings.floor_ms(bytes, Format::Fp32), 1.0);
+        let flops = Cost { bytes: 4_000, flops: 1_200_000_000_000 };
+        for (format, ms) in
+            [(Format::Fp32, 24.0), (Format::Tf32, 6.0), (Format::Bf16, 3.0), (Format::Bf16x3, 9.0)]
+        {
+            assert!((ceilings.floor_ms(flops, format) - ms).abs() < 1e-12, "{format:?}");
+        }
     }
 }

@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use crate::backend::Backend;
 use crate::backend::cuda::device::Device as KernelDevice;
+use crate::backend::cuda::linear::Format;
 use crate::backend::cuda::properties::Properties;
 use crate::backend::device::{BackendTask, Device, Precision};
 use crate::error::{Error, Result};
@@ -63,7 +64,7 @@ pub fn run(options: &BenchOptions) -> Result<Report> {
 }
 
 /// [`run`] with cases of the caller's.
-pub fn run_cases(options: &BenchOptions, cases: impl Fn(&Sizes) -> Vec<Case>) -> Result<Report> {
+pub fn run_cases(options: &BenchOptions, cases: impl Fn(&Sizes, Format) -> Vec<Case>) -> Result<Report> {
     options.device.run(options.precision, Probe)?;
     let (device, kernels) = open(options.device)?;
     check_names(options, kernels.is_some(), &cases)?;
@@ -83,13 +84,15 @@ pub fn run_cases(options: &BenchOptions, cases: impl Fn(&Sizes) -> Vec<Case>) ->
         ceilings: None,
         kernels: Vec::new(),
     };
-    if let (Some(kernels), Some(properties)) = (&kernels, &properties) {
+    if let (Some(kernels), Some(properties), Some(format)) =
+        (&kernels, &properties, options.precision.format())
+    {
         let mut bench = Bench::new(kernels, properties, options.budget)?;
         report.ceilings = bench.ceilings;
         for &batch_size in &options.batch_sizes {
             let sizes = Sizes::new(options.model, batch_size);
             let chosen: Vec<Case> =
-                cases(&sizes).into_iter().filter(|case| options.wants(case.kernel)).collect();
+                cases(&sizes, format).into_iter().filter(|case| options.wants(case.kernel)).collect();
             let progress =
                 Progress::new(format!("batch of {batch_size}"), Some(chosen.len() as u64), "kernels");
             for case in chosen {
@@ -136,10 +139,10 @@ fn open(device: Device) -> Result<(Device, Option<KernelDevice>)> {
 fn check_names(
     options: &BenchOptions,
     has_kernels: bool,
-    cases: &impl Fn(&Sizes) -> Vec<Case>,
+    cases: &impl Fn(&Sizes, Format) -> Vec<Case>,
 ) -> Result<()> {
     let mut known: Vec<&str> = Vec::new();
-    for case in cases(&Sizes::new(options.model, 1)) {
+    for case in cases(&Sizes::new(options.model, 1), Format::Fp32) {
         if !known.contains(&case.kernel) {
             known.push(case.kernel);
         }
@@ -203,7 +206,7 @@ impl<'a> Bench<'a> {
         let ok = error <= case.tolerance;
         let timed = if ok { Some(self.timer.launch(&prepared)?) } else { None };
         let ms = timed.map(|(times, _)| times.ms);
-        let floor_ms = self.ceilings.map(|ceilings| ceilings.floor_ms(case.cost));
+        let floor_ms = self.ceilings.map(|ceilings| ceilings.floor_ms(case.cost, case.format));
         Ok(Entry {
             name: case.kernel.into(),
             batch_size,

@@ -2,6 +2,7 @@
 
 use super::roundings;
 use crate::backend::cuda::adam::adam_step;
+use crate::backend::cuda::linear::Format;
 use crate::backend::reference::adam as reference;
 use crate::bench::case::{Case, Cost, Host, Prepared};
 use crate::bench::sizes::Sizes;
@@ -17,6 +18,7 @@ pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
         // Reads four arrays and writes three; moments 3 + 4, root and quotient 6.
         cost: Cost::of(7 * count, 13 * count),
         // At most four roundings of operands and six of results, one after another.
+        format: Format::Fp32,
         tolerance: roundings(10),
         prepare: Box::new(move || {
             let mut values = Values::new();

@@ -5,8 +5,9 @@ use crate::backend::cuda::batch_norm::{
     Statistics, batch_norm_backward, batch_norm_mask, batch_norm_relu, batch_norm_running_statistics,
     batch_norm_statistics,
 };
+use crate::backend::cuda::linear::Format;
 use crate::backend::reference::batch_norm as reference;
-use crate::bench::case::{Case, Cost, Host, Prepared, unwritten};
+use crate::bench::case::{Case, Cost, Host, OtherLengths, Prepared, all_mut, unwritten};
 use crate::bench::sizes::Sizes;
 use crate::bench::values::Values;
 
@@ -32,6 +33,7 @@ fn statistics(rows: usize, columns: usize) -> Case {
         // Reads z and the running statistics, writes four rows; a sum, a difference, a square and its sum per value.
         cost: Cost::of(rows * columns + 6 * columns, 4 * rows * columns),
         // A lane's eight rows and eight lanes, then in double precision; difference, square, root and quotient.
+        format: Format::Fp32,
         tolerance: roundings(8 + 8 + 6),
         prepare: Box::new(move || {
             let mut values = Values::new();
@@ -47,9 +49,9 @@ fn statistics(rows: usize, columns: usize) -> Case {
                     ..Default::default()
                 },
                 launch: Box::new(move |device, arrays| {
-                    let ([z], [], [mean, rstd, mut running_mean, mut running_var], scratch) = arrays.parts();
+                    let ([z], [], [mean, rstd, mut running_mean, mut running_var], others) = arrays.parts();
                     let mut to = Statistics { mean, rstd };
-                    let sums = &mut scratch.sums;
+                    let sums = &mut others.sums;
                     batch_norm_statistics(device, &mut to, &mut running_mean, &mut running_var, z, rows, sums)
                 }),
                 expected: Box::new(move |host| {
@@ -74,6 +76,7 @@ fn running_statistics(columns: usize) -> Case {
         kernel: "batch_norm_running_statistics",
         shape: format!("[{columns}]"),
         cost: Cost::of(4 * columns, 3 * columns),
+        format: Format::Fp32,
         tolerance: roundings(3),
         prepare: Box::new(move || {
             let mut values = Values::new();
@@ -111,6 +114,7 @@ fn relu(rows: usize, columns: usize, width: usize, start: usize) -> Case {
         // Reads z, writes y; norm 3, ReLU 1.
         cost: Cost::of(2 * rows * columns + 4 * columns, 4 * rows * columns),
         // Difference, two products, sum, and the scale's own.
+        format: Format::Fp32,
         tolerance: roundings(5),
         prepare: Box::new(move || {
             let mut values = Values::new();
@@ -140,6 +144,7 @@ fn mask(rows: usize, columns: usize) -> Case {
         shape: format!("[{rows}, {columns}]"),
         // Reads z, writes bytes; norm 3, a comparison.
         cost: Cost { bytes: (5 * rows * columns + 16 * columns) as u64, flops: 4 * (rows * columns) as u64 },
+        format: Format::Fp32,
         tolerance: 0.0,
         prepare: Box::new(move || {
             let mut values = Values::new();
@@ -147,10 +152,20 @@ fn mask(rows: usize, columns: usize) -> Case {
             let mut inputs = vec![z];
             inputs.extend(of);
             Prepared {
-                host: Host { inputs, mask: rows * columns, ..Default::default() },
+                host: Host {
+                    inputs,
+                    others: OtherLengths { mask: rows * columns, ..Default::default() },
+                    ..Default::default()
+                },
                 launch: Box::new(move |device, arrays| {
-                    let ([z, mean, rstd, weight, bias], mut mask) = arrays.parts_with_mask();
-                    batch_norm_mask(device, &mut mask, z, norm([mean, rstd, weight, bias]), rows)
+                    let ([z, mean, rstd, weight, bias], [], [], others) = arrays.parts();
+                    batch_norm_mask(
+                        device,
+                        &mut all_mut(&mut others.mask),
+                        z,
+                        norm([mean, rstd, weight, bias]),
+                        rows,
+                    )
                 }),
                 expected: Box::new(move |host| {
                     let [z, mean, rstd, weight, bias] = host.wide_inputs();
@@ -170,6 +185,7 @@ fn backward(rows: usize, columns: usize) -> Case {
         // counted, too. Norm and ReLU 4 each time, two sums 4, the gradient 6.
         cost: Cost::of(5 * rows * columns + 6 * columns, 18 * rows * columns),
         // A lane's eight rows and eight lanes of products, then in double precision; some eight operations after it.
+        format: Format::Fp32,
         tolerance: roundings(8 + 8 + 8),
         prepare: Box::new(move || {
             let mut values = Values::new();
@@ -183,9 +199,9 @@ fn backward(rows: usize, columns: usize) -> Case {
                     ..Default::default()
                 },
                 launch: Box::new(move |device, arrays| {
-                    let ([z, mean, rstd, weight, bias], [], [mut d, mut d_weight, mut d_bias], scratch) =
+                    let ([z, mean, rstd, weight, bias], [], [mut d, mut d_weight, mut d_bias], others) =
                         arrays.parts();
-                    let (norm, sums) = (norm([mean, rstd, weight, bias]), &mut scratch.sums);
+                    let (norm, sums) = (norm([mean, rstd, weight, bias]), &mut others.sums);
                     batch_norm_backward(device, &mut d, &mut d_weight, &mut d_bias, z, norm, rows, sums)
                 }),
                 expected: Box::new(move |host| {

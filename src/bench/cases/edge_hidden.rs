@@ -6,6 +6,7 @@ use super::{indices, roundings};
 use crate::backend::cuda::edge_hidden::{
     Ends, Lists, edge_hidden_add, edge_hidden_lookup, edge_hidden_sum_edges, edge_hidden_sum_ends,
 };
+use crate::backend::cuda::linear::Format;
 use crate::batch::graph_batch::GraphBatch;
 use crate::bench::case::{Case, Cost, Host, Prepared, unwritten};
 use crate::bench::sizes::Sizes;
@@ -24,6 +25,7 @@ fn add(batch: &Rc<GraphBatch>, hidden: usize) -> Case {
         shape: format!("[{edges}, {hidden}], [{nodes}, {}]", 2 * hidden),
         // Reads z, each node's two rows and the ends, writes z; two sums.
         cost: Cost::of(2 * edges * hidden + 2 * nodes * hidden + 2 * edges, 2 * edges * hidden),
+        format: Format::Fp32,
         tolerance: roundings(2),
         prepare: Box::new(move || {
             let batch = batch.clone();
@@ -62,6 +64,7 @@ fn lookup(batch: &Rc<GraphBatch>, hidden: usize) -> Case {
             2 * objects * hidden + predicates * hidden + 3 * edges + edges * hidden,
             2 * edges * hidden,
         ),
+        format: Format::Fp32,
         tolerance: roundings(2),
         prepare: Box::new(move || {
             let batch = batch.clone();
@@ -119,6 +122,7 @@ fn sum_ends(batch: &Rc<GraphBatch>, hidden: usize) -> Case {
         shape: format!("[{edges}, {hidden}] -> [{nodes}, {}]", 2 * hidden),
         // Reads d_z once for both ends and the lists, writes the sums; a sum for each end.
         cost: Cost::of(edges * hidden + (nodes + 1) + 2 * edges + 2 * nodes * hidden, 2 * edges * hidden),
+        format: Format::Fp32,
         tolerance: roundings(degree),
         prepare: Box::new(move || {
             let batch = batch.clone();
@@ -158,6 +162,7 @@ fn sum_edges(batch: &Rc<GraphBatch>, hidden: usize) -> Case {
         shape: format!("[{edges}, {hidden}] -> [{predicates}, {hidden}]"),
         // Reads d_z and the lists, writes the sums.
         cost: Cost::of(edges * hidden + (predicates + 1) + edges + predicates * hidden, edges * hidden),
+        format: Format::Fp32,
         tolerance: roundings(most),
         prepare: Box::new(move || {
             let batch = batch.clone();

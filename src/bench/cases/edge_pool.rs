@@ -3,6 +3,7 @@
 use super::{indices, norm, norm_values, reference_norm, roundings};
 use crate::backend::cuda::edge_hidden::{Ends, Lists};
 use crate::backend::cuda::edge_pool::{edge_pool_backward, edge_pool_forward};
+use crate::backend::cuda::linear::Format;
 use crate::backend::reference::edge_pool as reference;
 use crate::bench::case::{Case, Cost, Host, Prepared, unwritten};
 use crate::bench::sizes::Sizes;
@@ -24,6 +25,7 @@ pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
                 5 * 2 * edges * hidden + nodes * hidden,
             ),
             // Batch norm's four, and a sum over the 21 edges of an image node, and more where an object has them.
+            format: Format::Fp32,
             tolerance: roundings(40),
             prepare: Box::new(move || {
                 let batch = forward_batch.clone();
@@ -62,6 +64,7 @@ pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
                 2 * edges * hidden,
             ),
             // A quotient, of a count that is exact.
+            format: Format::Fp32,
             tolerance: roundings(2),
             prepare: Box::new(move || {
                 let batch = backward_batch.clone();

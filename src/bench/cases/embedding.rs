@@ -1,6 +1,7 @@
 //! embedding: the rows of the object table that occur in the batch.
 
 use crate::backend::cuda::embedding::{embedding_backward, embedding_forward};
+use crate::backend::cuda::linear::Format;
 use crate::backend::reference::edge_gather as reference;
 use crate::bench::case::{Case, Cost, Host, Prepared, unwritten};
 use crate::bench::sizes::Sizes;
@@ -18,6 +19,7 @@ pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
             shape: shape.clone(),
             // Reads the types and their rows, writes the rows.
             cost: Cost::of(rows + 2 * rows * width, 0),
+            format: Format::Fp32,
             tolerance: 0.0,
             prepare: Box::new(move || {
                 let types = forward_types.clone();
@@ -45,6 +47,7 @@ pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
             // Reads the types and their rows, writes the whole table; the rows of types that occur are written twice,
             // but need not be.
             cost: Cost::of(rows + rows * width + table * width, 0),
+            format: Format::Fp32,
             tolerance: 0.0,
             prepare: Box::new(move || {
                 let types = backward_types.clone();

@@ -2,6 +2,7 @@
 
 use super::{norm, norm_values, reference_norm, roundings};
 use crate::backend::cuda::l2_normalise::{l2_normalise_backward, l2_normalise_forward};
+use crate::backend::cuda::linear::Format;
 use crate::backend::reference::l2_normalise as reference;
 use crate::bench::case::{Case, Cost, Host, Prepared, unwritten};
 use crate::bench::sizes::Sizes;
@@ -19,6 +20,7 @@ pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
             shape: shape.clone(),
             // Reads z and writes x; norm 3, ReLU 1, square and sum 2, quotient 1.
             cost: Cost::of(2 * count + 4 * columns, 7 * count),
+            format: Format::Fp32,
             tolerance,
             prepare: Box::new(move || {
                 let mut values = Values::new();
@@ -44,6 +46,7 @@ pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
             shape,
             // Reads d_x, x and z, writes d_y; norm 3, ReLU 1, two dot products 4, difference and quotient 3.
             cost: Cost::of(4 * count + 4 * columns, 11 * count),
+            format: Format::Fp32,
             tolerance,
             prepare: Box::new(move || {
                 let mut values = Values::new();

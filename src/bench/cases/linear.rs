@@ -3,9 +3,9 @@
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 
-use super::roundings;
+use super::ROUNDING;
 use crate::backend::cuda::linear::{
-    Matrix, MatrixMut, Output, linear_backward_input, linear_backward_weight, linear_forward,
+    Format, Matrix, MatrixMut, Output, linear_backward_input, linear_backward_weight, linear_forward,
 };
 use crate::bench::case::{Case, Cost, Expected, Host, Launch, Prepared, unwritten};
 use crate::bench::sizes::Sizes;
@@ -18,25 +18,27 @@ struct Product {
     rows: usize,
     inputs: usize,
     outputs: usize,
+    format: Format,
 }
 
-pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
+pub(super) fn cases(sizes: &Sizes, format: Format) -> Vec<Case> {
     let (nodes, edges, config) = (sizes.nodes(), sizes.edges(), sizes.config);
     let (state, hidden, heads) = (config.state_width, config.hidden_width, config.heads_width(0));
     [
-        Product { what: "nodes of edge.hidden", rows: nodes, inputs: state, outputs: hidden },
-        Product { what: "edges of edge.hidden", rows: edges, inputs: state, outputs: hidden },
-        Product { what: "heads", rows: edges, inputs: hidden, outputs: heads },
-        Product { what: "node.hidden", rows: nodes, inputs: hidden, outputs: hidden },
-        Product { what: "node.output", rows: nodes, inputs: hidden, outputs: state },
+        ("nodes of edge.hidden", nodes, state, hidden),
+        ("edges of edge.hidden", edges, state, hidden),
+        ("heads", edges, hidden, heads),
+        ("node.hidden", nodes, hidden, hidden),
+        ("node.output", nodes, hidden, state),
     ]
     .into_iter()
+    .map(|(what, rows, inputs, outputs)| Product { what, rows, inputs, outputs, format })
     .flat_map(|product| [forward(product), backward_input(product), backward_weight(product)])
     .collect()
 }
 
 impl Product {
-    /// `result` and two operands; `terms` products are added up in each value, and rounded twice.
+    /// `result` and two operands; `terms` products are added up in each value.
     fn case(
         self,
         kernel: &'static str,
@@ -44,12 +46,13 @@ impl Product {
         [left, right, result]: [usize; 3],
         functions: impl Fn() -> (Launch, Expected) + 'static,
     ) -> Case {
-        let Product { what, rows, inputs, outputs } = self;
+        let Product { what, rows, inputs, outputs, format } = self;
         Case {
             kernel,
             shape: format!("[{rows}, {inputs}] -> {outputs}, {what}"),
             cost: Cost::of(left + right + result, 2 * rows * inputs * outputs),
-            tolerance: roundings(2 * terms),
+            format,
+            tolerance: tolerance(format, terms),
             prepare: Box::new(move || {
                 let mut values = Values::new();
                 let host = Host {
@@ -64,15 +67,32 @@ impl Product {
     }
 }
 
+/// The error of sums of this many products of numbers in -1..1, of the largest of them.
+///
+/// Partial sums grow as the root of their length and a rounding may go either way, so those of n additions add up to
+/// about sqrt(n) / 2 of the largest sum's: 2 sqrt(n) leaves room for the worst of millions of sums, and for tensor cores,
+/// which may truncate where they add. A product's operands are off by u each, mostly less, and either way: sums by
+/// about 0.6 u, of which 2 u is the worst.
+fn tolerance(format: Format, terms: usize) -> f64 {
+    let operands = match format {
+        Format::Fp32 => 0.0,
+        Format::Tf32 => 2.0 * 2f64.powi(-11),
+        Format::Bf16 => 2.0 * 2f64.powi(-8),
+        // Rests of 2^-17 each, and the product of two low halves that is left out.
+        Format::Bf16x3 => 2.0 * 2f64.powi(-17) + 2f64.powi(-16),
+    };
+    operands + 2.0 * (terms as f64).sqrt() * ROUNDING
+}
+
 /// `y = x W^T`.
 fn forward(product: Product) -> Case {
-    let Product { rows, inputs, outputs, .. } = product;
+    let Product { rows, inputs, outputs, format, .. } = product;
     let counts = [rows * inputs, outputs * inputs, rows * outputs];
     product.case("linear_forward", inputs, counts, move || {
         let launch: Launch = Box::new(move |device, arrays| {
             let ([x, weight], [], [y], _) = arrays.parts();
             let (x, weight) = (Matrix::new(x, rows, inputs), Matrix::new(weight, outputs, inputs));
-            linear_forward(device, &mut MatrixMut::new(y, rows, outputs), x, weight, Output::Replace)
+            linear_forward(device, format, &mut MatrixMut::new(y, rows, outputs), x, weight, Output::Replace)
         });
         let expected: Expected = Box::new(move |host| {
             let [x, weight] = host.wide_inputs();
@@ -85,14 +105,14 @@ fn forward(product: Product) -> Case {
 
 /// `d_x = d_y W`.
 fn backward_input(product: Product) -> Case {
-    let Product { rows, inputs, outputs, .. } = product;
+    let Product { rows, inputs, outputs, format, .. } = product;
     let counts = [rows * outputs, outputs * inputs, rows * inputs];
     product.case("linear_backward_input", outputs, counts, move || {
         let launch: Launch = Box::new(move |device, arrays| {
             let ([d_y, weight], [], [d_x], _) = arrays.parts();
             let (d_y, weight) = (Matrix::new(d_y, rows, outputs), Matrix::new(weight, outputs, inputs));
             let mut d_x = MatrixMut::new(d_x, rows, inputs);
-            linear_backward_input(device, &mut d_x, d_y, weight, Output::Replace)
+            linear_backward_input(device, format, &mut d_x, d_y, weight, Output::Replace)
         });
         let expected: Expected = Box::new(move |host| {
             let [d_y, weight] = host.wide_inputs();
@@ -104,14 +124,14 @@ fn backward_input(product: Product) -> Case {
 
 /// `d_W = d_y^T x`.
 fn backward_weight(product: Product) -> Case {
-    let Product { rows, inputs, outputs, .. } = product;
+    let Product { rows, inputs, outputs, format, .. } = product;
     let counts = [rows * outputs, rows * inputs, outputs * inputs];
     product.case("linear_backward_weight", rows, counts, move || {
         let launch: Launch = Box::new(move |device, arrays| {
-            let ([d_y, x], [], [d_weight], scratch) = arrays.parts();
+            let ([d_y, x], [], [d_weight], others) = arrays.parts();
             let (d_y, x) = (Matrix::new(d_y, rows, outputs), Matrix::new(x, rows, inputs));
             let mut d_weight = MatrixMut::new(d_weight, outputs, inputs);
-            linear_backward_weight(device, &mut d_weight, d_y, x, &mut scratch.parts)
+            linear_backward_weight(device, format, &mut d_weight, d_y, x, &mut others.parts)
         });
         let expected: Expected = Box::new(move |host| {
             let [d_y, x] = host.wide_inputs();

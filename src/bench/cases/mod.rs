@@ -9,18 +9,19 @@ mod embedding;
 mod l2_normalise;
 mod linear;
 mod readout_loss;
+mod top_k;
 
 use crate::backend::cuda::batch_norm::Norm;
 use crate::backend::cuda::buffer::Slice;
+use crate::backend::cuda::linear::Format;
 use crate::backend::reference::batch_norm as reference;
 use crate::bench::case::Case;
 use crate::bench::sizes::Sizes;
 use crate::bench::values::Values;
 
-/// The cases of all launchers at these sizes.
-pub fn all(sizes: &Sizes) -> Vec<Case> {
-    [
-        linear::cases,
+/// The cases of all launchers at these sizes, with operands of products in this format.
+pub fn all(sizes: &Sizes, format: Format) -> Vec<Case> {
+    let others = [
         batch_norm::cases,
         edge_hidden::cases,
         edge_pool::cases,
@@ -28,10 +29,11 @@ pub fn all(sizes: &Sizes) -> Vec<Case> {
         l2_normalise::cases,
         readout_loss::cases,
         adam::cases,
-    ]
-    .into_iter()
-    .flat_map(|cases| cases(sizes))
-    .collect()
+        top_k::cases,
+    ];
+    let mut cases = linear::cases(sizes, format);
+    cases.extend(others.into_iter().flat_map(|cases| cases(sizes)));
+    cases
 }
 
 /// Half the distance from 1 to the next number in single precision: the most that one rounding is off by.

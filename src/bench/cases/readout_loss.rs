@@ -1,6 +1,7 @@
 //! readout_loss: embeddings of the batch's graphs, and the ranking loss of its triples.
 
 use super::{indices, roundings};
+use crate::backend::cuda::linear::Format;
 use crate::backend::cuda::readout_loss::{Triples, readout, readout_loss};
 use crate::backend::reference::readout_loss as reference;
 use crate::batch::graph_batch::GraphBatch;
@@ -27,6 +28,7 @@ pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
                 nodes * width + 4 * graphs * width,
             ),
             // A sum over 22 nodes, a mean, a sum over the row by lane and warp, a root and a quotient.
+            format: Format::Fp32,
             tolerance: roundings(22 + width.div_ceil(128) + 12),
             prepare: Box::new(move || {
                 let batch = readout_batch.clone();
@@ -60,6 +62,7 @@ pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
             ),
             // Embeddings and lengths are rounded; two dot products by lane and warp, some ten operations of the loss
             // and the way back. The slope is a difference of a sigmoid and its target, which may be a tenth of either.
+            format: Format::Fp32,
             tolerance: 10.0 * roundings(2 * (width.div_ceil(128) + 8) + 20),
             prepare: Box::new(move || {
                 let batch = loss_batch.clone();
