@@ -9,7 +9,7 @@ if [[ ! -e "$library" ]]; then
     echo "skipped: ${CXX:-g++} has no AddressSanitizer library"
     exit 0
 fi
-tests=(adam batch_norm edge_hidden edge_pool embedding l2_normalise linear readout_loss cuda_step)
+tests=(adam batch_norm edge_hidden edge_pool embedding l2_normalise linear readout_loss top_k cuda_step cuda_runtime)
 export SCENERANK_SANITIZE=1
 # Built before the sanitizer is loaded into everything: compilers leak on purpose and would be stopped for it.
 cargo test --no-run "${tests[@]/#/--test=}"
