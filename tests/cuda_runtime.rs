@@ -12,6 +12,7 @@ use scenerank::backend::Backend;
 use scenerank::backend::cpu::Cpu;
 use scenerank::backend::cuda::Cuda;
 use scenerank::backend::cuda::device::{Calls, Device};
+use scenerank::backend::cuda::linear::Format;
 use scenerank::backend::reference::Reference;
 use scenerank::batch::graph_batch::{BatchSize, GraphBatch};
 use scenerank::checkpoint::{self, LAST};
@@ -33,7 +34,7 @@ fn emulated() -> Option<(Cuda, Arc<Calls>)> {
     match Device::emulated(None) {
         Ok(device) => {
             let calls = device.calls();
-            Some((Cuda::new(device).expect("an empty backend"), calls))
+            Some((Cuda::new(device, Format::Fp32).expect("an empty backend"), calls))
         }
         Err(error) => {
             println!("skipped: {error}");

@@ -123,7 +123,7 @@ impl Gpu {
         let stream = context.new_stream().map_err(failed("make a stream", driver))?;
         let copies = context.new_stream().map_err(failed("make a stream", driver))?;
         let mut functions = Functions::new();
-        for (file, kernels) in &super::FILES {
+        for (file, kernels) in super::FILES {
             let binary =
                 FAT_BINARIES.iter().find(|(name, _)| name == file).map(|(_, binary)| binary.to_vec());
             let binary = binary.unwrap_or_else(|| panic!("no fat binary of kernels/{file}.cu"));

@@ -36,10 +36,10 @@ use batch::Batch;
 use batch_norm::{Norm, Statistics, Sums};
 use buffer::{Buffer, Slice};
 use device::Device;
-use linear::{Matrix, MatrixMut, Output};
+use linear::{Format, Matrix, MatrixMut, Output};
 
 /// The kernel files and what they offer: loaded when a device opens.
-const FILES: [(&str, &[&str]); 9] = [
+const FILES: &[(&str, &[&str])] = &[
     ("adam", adam::KERNELS),
     ("batch_norm", batch_norm::KERNELS),
     ("edge_hidden", edge_hidden::KERNELS),
@@ -47,6 +47,9 @@ const FILES: [(&str, &[&str]); 9] = [
     ("embedding", embedding::KERNELS),
     ("l2_normalise", l2_normalise::KERNELS),
     ("linear", linear::KERNELS),
+    ("linear_bf16", linear::BF16_KERNELS),
+    ("linear_bf16x3", linear::BF16X3_KERNELS),
+    ("linear_tf32", linear::TF32_KERNELS),
     ("readout_loss", readout_loss::KERNELS),
     ("top_k", top_k::KERNELS),
 ];
@@ -54,6 +57,7 @@ const FILES: [(&str, &[&str]); 9] = [
 /// The CUDA backend. Its buffers are memory of the stages, planned for the largest batch.
 pub struct Cuda {
     device: Device,
+    format: Format,
     sums: Sums,
     layer_input: layer_input::Scratch,
     /// Parts of a weight's gradient.
@@ -65,11 +69,12 @@ pub struct Cuda {
 }
 
 impl Cuda {
-    /// On this device.
-    pub fn new(device: Device) -> Result<Self> {
+    /// On this device, with the operands of products in this format. All else is in single precision.
+    pub fn new(device: Device, format: Format) -> Result<Self> {
         Ok(Cuda {
+            format,
             sums: Sums::new(&device)?,
-            layer_input: layer_input::Scratch::new(&device)?,
+            layer_input: layer_input::Scratch::new(&device, format)?,
             sum_parts: device.allocate(0)?,
             d_node_output: device.allocate(0)?,
             mean_norm: device.allocate(0)?,
@@ -127,6 +132,7 @@ impl Cuda {
         let (inputs, outputs) = (layout.inputs, layout.outputs);
         linear::linear_forward(
             &self.device,
+            self.format,
             &mut MatrixMut::new(block.linear.slice_mut(0..rows * outputs), rows, outputs),
             Matrix::new(x.slice(0..rows * inputs), rows, inputs),
             Matrix::new(parameters.values.slice(layout.weight.clone()), outputs, inputs),
@@ -158,6 +164,7 @@ impl Cuda {
     /// Backward of `z = x W^T`: `d_weight = d_z^T x` and `d_x = d_z W`.
     fn linear_backward(
         device: &Device,
+        format: Format,
         layout: &BlockLayout,
         values: &Buffer<f32>,
         d_z: Slice<'_, f32>,
@@ -171,6 +178,7 @@ impl Cuda {
         let d_z = Matrix::new(d_z, rows, outputs);
         linear::linear_backward_weight(
             device,
+            format,
             &mut MatrixMut::new(gradients.slice_mut(layout.weight.clone()), outputs, inputs),
             d_z,
             Matrix::new(x.slice(0..rows * inputs), rows, inputs),
@@ -178,6 +186,7 @@ impl Cuda {
         )?;
         linear::linear_backward_input(
             device,
+            format,
             &mut MatrixMut::new(d_x.slice_mut(0..rows * inputs), rows, inputs),
             d_z,
             Matrix::new(values.slice(layout.weight.clone()), outputs, inputs),
@@ -245,7 +254,7 @@ impl Backend for Cuda {
 
     fn plan(&mut self, config: ModelConfig, capacity: BatchSize) -> Result<Batch> {
         let BatchSize { graphs, nodes, edges } = capacity;
-        let Cuda { device, sums, layer_input, sum_parts, d_node_output, mean_norm } = self;
+        let Cuda { device, format, sums, layer_input, sum_parts, d_node_output, mean_norm } = self;
         let layout = Layout::new(config);
         for (layer, kind) in (0..config.layers).flat_map(|layer| BlockKind::ALL.map(|kind| (layer, kind))) {
             let block = layout.block(layer, kind);
@@ -256,7 +265,7 @@ impl Backend for Cuda {
                 BlockKind::NodeHidden | BlockKind::NodeOutput => (nodes, block.inputs),
             };
             sums.reserve(device, rows, block.outputs)?;
-            device.reserve(sum_parts, linear::parts_len(block.outputs, inputs, rows))?;
+            device.reserve(sum_parts, linear::parts_len(*format, block.outputs, inputs, rows))?;
         }
         layer_input.plan(device, config, capacity)?;
         device.reserve(d_node_output, nodes * config.state_width)?;
@@ -424,7 +433,7 @@ impl Backend for Cuda {
         let layout = parameters.layout.block(layer, BlockKind::NodeOutput);
         let (nodes, values) = (batch.size.nodes, &parameters.values);
         let count = nodes * layout.outputs;
-        let Cuda { device, sums, sum_parts, d_node_output: d, .. } = self;
+        let Cuda { device, format, sums, sum_parts, d_node_output: d, .. } = self;
         l2_normalise::l2_normalise_backward(
             device,
             &mut d.slice_mut(0..count),
@@ -436,7 +445,18 @@ impl Backend for Cuda {
         )?;
         Cuda::norm_backward(device, layout, values, &saved.node_output, d, nodes, gradients, sums)?;
         let (d_z, x) = (d.slice(0..count), &saved.node_hidden_output);
-        Cuda::linear_backward(device, layout, values, d_z, x, nodes, d_node_hidden, gradients, sum_parts)
+        Cuda::linear_backward(
+            device,
+            *format,
+            layout,
+            values,
+            d_z,
+            x,
+            nodes,
+            d_node_hidden,
+            gradients,
+            sum_parts,
+        )
     }
 
     fn node_hidden_backward(
@@ -451,10 +471,10 @@ impl Backend for Cuda {
     ) -> Result<()> {
         let layout = parameters.layout.block(layer, BlockKind::NodeHidden);
         let (nodes, values, d) = (batch.size.nodes, &parameters.values, d_node_hidden);
-        let Cuda { device, sums, sum_parts, .. } = self;
+        let Cuda { device, format, sums, sum_parts, .. } = self;
         Cuda::norm_backward(device, layout, values, &saved.node_hidden, d, nodes, gradients, sums)?;
         let (d_z, x) = (d.slice(0..nodes * layout.outputs), &saved.pooled);
-        Cuda::linear_backward(device, layout, values, d_z, x, nodes, d_pooled, gradients, sum_parts)
+        Cuda::linear_backward(device, *format, layout, values, d_z, x, nodes, d_pooled, gradients, sum_parts)
     }
 
     fn edge_pool_backward(
@@ -499,8 +519,19 @@ impl Backend for Cuda {
         let layout = parameters.layout.block(layer, BlockKind::EdgeHeads);
         let (edges, values, x) = (batch.size.edges, &parameters.values, &saved.edge_hidden_output);
         let d_z = d_edge_heads.slice(0..edges * layout.outputs);
-        let Cuda { device, sum_parts, .. } = self;
-        Cuda::linear_backward(device, layout, values, d_z, x, edges, d_edge_hidden, gradients, sum_parts)
+        let Cuda { device, format, sum_parts, .. } = self;
+        Cuda::linear_backward(
+            device,
+            *format,
+            layout,
+            values,
+            d_z,
+            x,
+            edges,
+            d_edge_hidden,
+            gradients,
+            sum_parts,
+        )
     }
 
     fn edge_hidden_backward(
