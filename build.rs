@@ -95,7 +95,10 @@ fn build_emulator(kernels: &[PathBuf], out: &Path) {
     }
     text.push_str("nullptr};\n");
     write_if_changed(&tables, &text);
-    build.file(&tables).file("kernels/emulator/emulator.cpp").file("kernels/emulator/fiber.cpp");
+    build.file(&tables);
+    for file in ["emulator", "fiber", "tensor_core"] {
+        build.file(format!("kernels/emulator/{file}.cpp"));
+    }
     // A compiler that knows the ending .cu would take it for CUDA, and others would not compile it.
     build.flag("-x").flag("c++").files(kernels);
     build.compile("scenerank_emulator");
