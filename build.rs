@@ -121,6 +121,11 @@ fn build_fat_binaries(kernels: &[PathBuf], out: &Path) {
         println!("cargo:rerun-if-env-changed={name}");
     }
     let list = out.join("fat_binaries.rs");
+    if asked("SCENERANK_SANITIZE") {
+        // Such a build is for the emulator alone.
+        write_if_changed(&list, "[]");
+        return;
+    }
     let Some(nvcc) = find_nvcc() else {
         write_if_changed(&list, "[]");
         println!(

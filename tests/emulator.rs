@@ -84,6 +84,14 @@ fn a_race_changes_the_answer() {
 }
 
 #[test]
+fn a_race_between_blocks_changes_the_answer() {
+    let Some(in_order) = planted("planted_block_race", 0) else { return };
+    assert_eq!(in_order[0], "2", "the last of three blocks");
+    let shuffled: Vec<_> = (1..10).filter_map(|seed| planted("planted_block_race", seed)).collect();
+    assert!(shuffled.iter().any(|lines| lines[0] != "2"));
+}
+
+#[test]
 fn shared_memory_starts_as_nan() {
     let Some(lines) = planted("planted_unwritten_shared", 0) else { return };
     assert_eq!((lines[254].as_str(), lines[255].as_str()), ("255", "nan"));
@@ -166,9 +174,11 @@ fn a_product_that_a_lane_takes_elsewhere_is_an_error() {
 }
 
 #[test]
-fn sanitizers_see_writes_out_of_bounds() {
+fn sanitizers_see_what_lies_out_of_bounds_or_askew() {
     let program = match build("planted_sanitized", &SANITIZERS) {
         Ok(program) => program,
+        // A sanitized run exists to see this.
+        Err(error) if std::env::var_os("SCENERANK_SANITIZE").is_some() => panic!("{error}"),
         Err(error) => return println!("skipped: no sanitizer runtime: {error}"),
     };
     let right = run(&program, "block_sum", 5);
@@ -182,4 +192,6 @@ fn sanitizers_see_writes_out_of_bounds() {
     assert!(error.contains("heap-buffer-overflow") && error.contains("planted_out_of_bounds"), "{error}");
     let error = error_of("planted_shared_out_of_bounds");
     assert!(error.contains("index 255 out of bounds"), "{error}");
+    let error = error_of("planted_misaligned");
+    assert!(error.contains("planted.cu") && error.contains("misaligned address"), "{error}");
 }

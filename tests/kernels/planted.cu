@@ -40,6 +40,13 @@ extern "C" __global__ void planted_race(float *__restrict__ out, const float *__
     }
 }
 
+// Every block writes the same value: the last one wins.
+extern "C" __global__ void planted_block_race(float *__restrict__ out, const float *__restrict__ in) {
+    if (threadIdx.x == 0) {
+        out[0] = in[blockIdx.x];
+    }
+}
+
 // A barrier that the last thread returns before.
 extern "C" __global__ void planted_divergent_barrier(float *__restrict__ out, const float *__restrict__ in) {
     if (threadIdx.x == blockDim.x - 1) {
@@ -89,6 +96,11 @@ extern "C" __global__ void planted_shared_out_of_bounds(float *__restrict__ out,
     values[threadIdx.x] = in[threadIdx.x];
     __syncthreads();
     out[blockIdx.x] = values[0];
+}
+
+// Reads four floats at once from an address that is no multiple of 16.
+extern "C" __global__ void planted_misaligned(float *__restrict__ out, const float *__restrict__ in) {
+    out[threadIdx.x] = reinterpret_cast<const float4 *>(in + 1)->x;
 }
 
 // A block's ticket, votes and every shuffle: out[b] = 1 where all is as it must be.
@@ -302,6 +314,7 @@ extern "C" __global__ void planted_divergent_mma(float *__restrict__ out, const 
 }
 
 EMULATED_KERNELS(planted, EMULATED_KERNEL(block_sum), EMULATED_KERNEL(planted_race),
+                 EMULATED_KERNEL(planted_block_race), EMULATED_KERNEL(planted_misaligned),
                  EMULATED_KERNEL(planted_divergent_barrier), EMULATED_KERNEL(planted_two_barriers),
                  EMULATED_KERNEL(planted_divergent_shuffle), EMULATED_KERNEL(planted_unwritten_shared),
                  EMULATED_KERNEL(planted_out_of_bounds), EMULATED_KERNEL(planted_shared_out_of_bounds),

@@ -10,6 +10,7 @@ use cudarc::driver::{CudaSlice, DeviceRepr, ValidAsZeroBits};
 pub trait Element: bytemuck::Pod + DeviceRepr + ValidAsZeroBits {}
 impl Element for f32 {}
 impl Element for i32 {}
+impl Element for u64 {}
 impl Element for u8 {}
 
 /// An array in a device's memory.
@@ -124,6 +125,13 @@ impl<'a, T> Slice<'a, T> {
     pub(super) fn on_host(&self) -> &'a [T] {
         // SAFETY: the address and length are those of a live buffer's part, for 'a; no launch runs meanwhile.
         unsafe { std::slice::from_raw_parts(self.address as *const T, self.len) }
+    }
+}
+
+impl<'a> Slice<'a, i32> {
+    /// The same memory, where it holds the bits of floats.
+    pub(super) fn bits_as_floats(self) -> Slice<'a, f32> {
+        Slice { address: self.address, len: self.len, lifetime: PhantomData }
     }
 }
 

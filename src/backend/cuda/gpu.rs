@@ -3,11 +3,12 @@
 use std::ffi::c_void;
 use std::sync::Arc;
 
-use cudarc::driver::{CudaContext, CudaFunction, CudaStream, DevicePtr, DriverError, result, sys};
+use cudarc::driver::{CudaContext, CudaEvent, CudaFunction, CudaStream, DevicePtr, DriverError, result, sys};
 use cudarc::nvrtc::Ptx;
 
 use super::buffer::{Buffer, Element};
 use super::device::{Argument, Functions, Grid};
+use super::streams::{Event, Pinned, Stream};
 use crate::error::{Error, Result};
 
 /// Each kernel file's fat binary; empty where the build found no nvcc.
@@ -20,6 +21,8 @@ const LEAST_CAPABILITY: (i32, i32) = (8, 0);
 pub(super) struct Gpu {
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
+    /// Of batches; work on it is ordered with the other's by events alone.
+    copies: Arc<CudaStream>,
     functions: Functions<CudaFunction>,
 }
 
@@ -74,11 +77,12 @@ impl Gpu {
                 "use an Ampere or later GPU, or --device cpu",
             ));
         }
-        // SAFETY: there is one stream, so nothing needs events to wait for another.
+        // SAFETY: all memory is used on one stream, but for batches, whose events are our own.
         unsafe { context.disable_event_tracking() };
         let stream = context.new_stream().map_err(failed("make a stream", driver))?;
+        let copies = context.new_stream().map_err(failed("make a stream", driver))?;
         let mut functions = Functions::new();
-        for (file, kernels) in &super::FILES {
+        for (file, kernels) in super::FILES {
             let binary =
                 FAT_BINARIES.iter().find(|(name, _)| name == file).map(|(_, binary)| binary.to_vec());
             let binary = binary.unwrap_or_else(|| panic!("no fat binary of kernels/{file}.cu"));
@@ -91,10 +95,10 @@ impl Gpu {
                 functions.insert(*name, function);
             }
         }
-        Ok(Gpu { context, stream, functions })
+        Ok(Gpu { context, stream, copies, functions })
     }
 
-    fn failed<'a>(&'a self, operation: &'a str) -> impl Fn(DriverError) -> Error + 'a {
+    pub(super) fn failed<'a>(&'a self, operation: &'a str) -> impl Fn(DriverError) -> Error + 'a {
         move |error| {
             let remedy = "run again; if it stays, check the GPU with nvidia-smi and compute-sanitizer";
             problem(self.context.ordinal(), format!("{operation}: {}", words(error)), remedy)
@@ -148,6 +152,49 @@ impl Gpu {
 
     fn bind(&self) -> Result<()> {
         self.context.bind_to_thread().map_err(self.failed("bind"))
+    }
+
+    pub(super) fn pinned(&self, len: usize) -> Result<Pinned> {
+        // SAFETY: any bits are numbers; of what is copied all was packed before.
+        let slice = unsafe { self.context.alloc_pinned(len.max(1)) };
+        slice.map(Pinned::Gpu).map_err(|error| {
+            problem(
+                self.context.ordinal(),
+                format!("{} MiB of page-locked memory: {}", (4 * len) >> 20, words(error)),
+                "use a smaller --batch-size, or free memory of the host",
+            )
+        })
+    }
+
+    pub(super) fn event(&self) -> Result<Event> {
+        // The host sleeps while it waits: it is a step ahead, and other threads want its core.
+        let sleeping = sys::CUevent_flags::CU_EVENT_BLOCKING_SYNC;
+        self.context.new_event(Some(sleeping)).map(Event::Gpu).map_err(self.failed("make an event"))
+    }
+
+    pub(super) fn record(&self, event: &CudaEvent, stream: Stream) -> Result<()> {
+        let stream = match stream {
+            Stream::Compute => &self.stream,
+            Stream::Copies => &self.copies,
+        };
+        event.record(stream).map_err(self.failed("record an event"))
+    }
+
+    pub(super) fn wait(&self, event: &CudaEvent) -> Result<()> {
+        self.stream.wait(event).map_err(self.failed("wait for an event"))
+    }
+
+    /// # Safety
+    /// As for [`super::Device::copy`].
+    pub(super) unsafe fn copy(&self, source: *const i32, len: usize, address: u64) -> Result<()> {
+        self.bind()?;
+        // SAFETY: the source is page-locked memory of this length, the address that of a live buffer's part, and both
+        // stay, as the caller promises.
+        unsafe {
+            let values = std::slice::from_raw_parts(source, len);
+            result::memcpy_htod_async(address, values, self.copies.cu_stream())
+        }
+        .map_err(self.failed("copy a batch"))
     }
 
     /// # Safety

@@ -142,6 +142,11 @@ impl<'a> Matrix<'a> {
         Matrix { values, rows, columns, stride: columns }
     }
 
+    /// Number of rows.
+    pub fn row_count(&self) -> usize {
+        self.rows
+    }
+
     /// Number of columns.
     pub fn column_count(&self) -> usize {
         self.columns
@@ -252,6 +257,20 @@ pub fn linear_backward_input(
     unsafe { device.launch(kernel, grid, &arguments) }
 }
 
+/// Into how many parts a weight's gradient is split at most: so many that their tiles fill a GPU, each of enough rows.
+fn most_parts(tile: Tile, outputs: usize, inputs: usize, rows: usize) -> usize {
+    (ENOUGH_BLOCKS / tile.count(outputs, inputs)).clamp(1, rows.div_ceil(LEAST_PART_ROWS).max(1))
+}
+
+/// The most values that [`linear_backward_weight`] keeps in `parts` for up to `rows` rows.
+pub(super) fn parts_len(format: Format, outputs: usize, inputs: usize, rows: usize) -> usize {
+    let most = [Tile::Small, format.tile(true)].map(|tile| most_parts(tile, outputs, inputs, rows));
+    match most[0].max(most[1]) {
+        1 => 0,
+        parts => parts * outputs * inputs,
+    }
+}
+
 /// `d_weight [O, I] = d_y [R, O]^T x [R, I]`; `parts` is memory for the parts of the sum over rows.
 pub fn linear_backward_weight(
     device: &Device,
@@ -263,11 +282,9 @@ pub fn linear_backward_weight(
 ) -> Result<()> {
     let (outputs, inputs, rows) = (d_weight.rows, d_weight.columns, d_y.rows);
     assert_eq!((rows, outputs, inputs), (x.rows, d_y.columns, x.columns), "linear_backward_weight: shapes");
-    // So many parts as make enough blocks.
-    let parts_of = |tile: Tile| (ENOUGH_BLOCKS / tile.count(outputs, inputs)).max(1);
-    let tile = format.tile(rows >= LEAST_LARGE_PART_ROWS * parts_of(Tile::Large));
-    let most = rows.div_ceil(LEAST_PART_ROWS).max(1);
-    let rows_per_part = rows.div_ceil(parts_of(tile).min(most)).max(1);
+    let many_rows = LEAST_LARGE_PART_ROWS * most_parts(Tile::Large, outputs, inputs, usize::MAX);
+    let tile = format.tile(rows >= many_rows);
+    let rows_per_part = rows.div_ceil(most_parts(tile, outputs, inputs, rows)).max(1);
     let part_count = rows.div_ceil(rows_per_part).max(1);
     let split = part_count > 1;
     if split {

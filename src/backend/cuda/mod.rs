@@ -18,15 +18,18 @@ pub mod l2_normalise;
 mod layer_input;
 pub mod linear;
 pub mod readout_loss;
+mod streams;
+pub mod top_k;
 
 use std::ops::Range;
 
 use crate::backend::{Backend, LayerInput, LayerInputGradient, Mode};
-use crate::batch::graph_batch::GraphBatch;
+use crate::batch::graph_batch::{BatchSize, GraphBatch};
 use crate::error::Result;
 use crate::loss::Loss;
 use crate::model::activations::{BlockActivations, LayerActivations};
-use crate::model::parameters::{BlockKind, BlockLayout, Parameters};
+use crate::model::config::ModelConfig;
+use crate::model::parameters::{BlockKind, BlockLayout, Layout, Parameters};
 use crate::optimizer::{AdamStep, Moments};
 
 use batch::Batch;
@@ -36,7 +39,7 @@ use device::Device;
 use linear::{Format, Matrix, MatrixMut, Output};
 
 /// The kernel files and what they offer: loaded when a device opens.
-const FILES: [(&str, &[&str]); 11] = [
+const FILES: &[(&str, &[&str])] = &[
     ("adam", adam::KERNELS),
     ("batch_norm", batch_norm::KERNELS),
     ("edge_hidden", edge_hidden::KERNELS),
@@ -48,9 +51,10 @@ const FILES: [(&str, &[&str]); 11] = [
     ("linear_bf16x3", linear::BF16X3_KERNELS),
     ("linear_tf32", linear::TF32_KERNELS),
     ("readout_loss", readout_loss::KERNELS),
+    ("top_k", top_k::KERNELS),
 ];
 
-/// The CUDA backend. Its buffers are scratch memory, grown to the largest batch and kept.
+/// The CUDA backend. Its buffers are memory of the stages, planned for the largest batch.
 pub struct Cuda {
     device: Device,
     format: Format,
@@ -248,8 +252,25 @@ impl Backend for Cuda {
         self.device.download(buffer, range)
     }
 
-    fn new_batch(&self) -> Result<Batch> {
-        Batch::new(&self.device)
+    fn plan(&mut self, config: ModelConfig, capacity: BatchSize) -> Result<Batch> {
+        let BatchSize { graphs, nodes, edges } = capacity;
+        let Cuda { device, format, sums, layer_input, sum_parts, d_node_output, mean_norm } = self;
+        let layout = Layout::new(config);
+        for (layer, kind) in (0..config.layers).flat_map(|layer| BlockKind::ALL.map(|kind| (layer, kind))) {
+            let block = layout.block(layer, kind);
+            let (rows, inputs) = match kind {
+                // Its product is split by operand: node states, edge states, node states.
+                BlockKind::EdgeHidden => (nodes.max(edges), config.state_width),
+                BlockKind::EdgeHeads => (edges, block.inputs),
+                BlockKind::NodeHidden | BlockKind::NodeOutput => (nodes, block.inputs),
+            };
+            sums.reserve(device, rows, block.outputs)?;
+            device.reserve(sum_parts, linear::parts_len(*format, block.outputs, inputs, rows))?;
+        }
+        layer_input.plan(device, config, capacity)?;
+        device.reserve(d_node_output, nodes * config.state_width)?;
+        device.reserve(mean_norm, graphs)?;
+        Batch::new(device, config, capacity)
     }
 
     fn load_batch(&mut self, from: &GraphBatch, to: &mut Batch) -> Result<()> {
@@ -359,7 +380,6 @@ impl Backend for Cuda {
         embedding: &mut Buffer<f32>,
     ) -> Result<()> {
         let graphs = batch.size.graphs;
-        self.device.reserve(&mut self.mean_norm, graphs)?;
         readout_loss::readout(
             &self.device,
             &mut embedding.slice_mut(0..graphs * width),
@@ -378,6 +398,7 @@ impl Backend for Cuda {
         node_state: &Buffer<f32>,
         embedding: &mut Buffer<f32>,
         losses: &mut Buffer<f32>,
+        at: usize,
         d_node_state: &mut Buffer<f32>,
     ) -> Result<()> {
         self.readout(batch, width, node_state, embedding)?;
@@ -391,7 +412,7 @@ impl Backend for Cuda {
         };
         readout_loss::readout_loss(
             &self.device,
-            &mut losses.slice_mut(0..batch.triples),
+            &mut losses.slice_mut(at..at + batch.triples),
             &mut d_node_state.slice_mut(0..batch.size.nodes * width),
             triples,
             width,
@@ -413,7 +434,6 @@ impl Backend for Cuda {
         let (nodes, values) = (batch.size.nodes, &parameters.values);
         let count = nodes * layout.outputs;
         let Cuda { device, format, sums, sum_parts, d_node_output: d, .. } = self;
-        device.reserve(d, count)?;
         l2_normalise::l2_normalise_backward(
             device,
             &mut d.slice_mut(0..count),
@@ -549,6 +569,44 @@ impl Backend for Cuda {
             gradients.slice(0..count),
             adam,
         )
+    }
+
+    fn top_k(
+        &mut self,
+        query: &Buffer<f32>,
+        embeddings: &Buffer<f32>,
+        rows: usize,
+        width: usize,
+        k: usize,
+    ) -> Result<Vec<(usize, f32)>> {
+        let k = k.min(rows);
+        let pass = k.clamp(1, top_k::MAX_K);
+        let mut scores = self.device.allocate_unwritten::<f32>(pass)?;
+        let mut indices = self.device.allocate_unwritten::<i32>(pass)?;
+        let mut bound = self.device.allocate_unwritten::<u64>(1)?;
+        let mut lists = self.device.allocate_unwritten::<u64>(top_k::lists_len(1, rows, pass))?;
+        self.device.upload(&[top_k::UNBOUNDED], bound.slice_mut(0..1))?;
+        let of = top_k::Search {
+            queries: query.slice(0..width),
+            embeddings: embeddings.slice(0..rows * width),
+            rows,
+            width,
+        };
+        let mut best = Vec::with_capacity(k);
+        // Each pass goes on where the one before ended.
+        while best.len() < k {
+            let count = pass.min(k - best.len());
+            let mut found = top_k::Found {
+                scores: scores.slice_mut(0..count),
+                indices: indices.slice_mut(0..count),
+                bound: bound.slice_mut(0..1),
+            };
+            let len = lists.len();
+            top_k::top_k(&self.device, &mut found, &mut lists.slice_mut(0..len), of, count)?;
+            let rows = self.device.download(&indices, 0..count)?.into_iter().map(|row| row as usize);
+            best.extend(rows.zip(self.device.download(&scores, 0..count)?));
+        }
+        Ok(best)
     }
 
     fn relu_mask(
