@@ -17,6 +17,7 @@ mod embed;
 mod evaluate;
 mod inspect;
 mod prepare;
+mod reproduce;
 mod retrieve;
 mod run_arguments;
 mod search;
@@ -50,6 +51,7 @@ enum Command {
     Train(Box<train::TrainArguments>),
     Evaluate(evaluate::EvaluateArguments),
     Retrieve(retrieve::RetrieveArguments),
+    Reproduce(Box<reproduce::ReproduceArguments>),
     Embed(embed::EmbedArguments),
     Search(search::SearchArguments),
     Step(step::StepArguments),
@@ -79,6 +81,7 @@ impl Cli {
             Command::Train(arguments) => arguments.run(),
             Command::Evaluate(arguments) => arguments.run(),
             Command::Retrieve(arguments) => arguments.run(),
+            Command::Reproduce(arguments) => arguments.run(),
             Command::Embed(arguments) => arguments.run(),
             Command::Search(arguments) => arguments.run(),
             Command::Step(arguments) => arguments.run(),
