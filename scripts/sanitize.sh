@@ -10,7 +10,7 @@ if [[ ! -e "$library" ]]; then
     echo "${CXX:-g++} has no AddressSanitizer library: install the one of its version (such as libasan8)" >&2
     exit 1
 fi
-tests=(adam batch_norm edge_hidden edge_pool embedding l2_normalise linear readout_loss top_k cuda_step)
+tests=(adam batch_norm ceilings edge_hidden edge_pool embedding l2_normalise linear readout_loss top_k cuda_step)
 export SCENERANK_SANITIZE=1 PROPTEST_CASES="${PROPTEST_CASES:-20}" CARGO_TARGET_DIR=target/sanitize
 # The kernels are optimised all the same; what is in Rust here only prepares and compares, and builds twice as fast so.
 export CARGO_PROFILE_DEV_OPT_LEVEL=0 CARGO_PROFILE_DEV_DEBUG=none CARGO_INCREMENTAL=0
