@@ -148,7 +148,7 @@ impl Batch {
         self.current = 1 - self.current;
         let slot = &mut self.slots[self.current];
         device.host_wait(&slot.read)?;
-        let mut packer = Packer { to: device.pinned_values(&mut slot.host)?, end: 0 };
+        let mut packer = Packer { to: slot.host.values(), end: 0 };
         self.lists = Ranges::pack(&mut packer, from);
         let len = packer.end;
         self.size = from.size();

@@ -10,13 +10,11 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use cudarc::driver::DriverError;
-
 use super::buffer::{Buffer, Element, Memory, Slice, SliceMut};
 use super::emulator::Emulator;
 use super::gpu::Gpu;
 use super::streams::{Event, Pinned, Stream};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// A device on which kernels run.
 pub struct Device {
@@ -120,6 +118,10 @@ impl Device {
         Ok(())
     }
 
+    pub(super) fn kind(&self) -> &Kind {
+        &self.kind
+    }
+
     /// Zeros.
     pub fn zero<T: Element>(&self, mut slice: SliceMut<'_, T>) -> Result<()> {
         if slice.is_empty() {
@@ -192,7 +194,7 @@ impl Device {
         self.calls.allocations.fetch_add(1, Ordering::Relaxed);
         match &self.kind {
             Kind::Gpu(gpu) => gpu.pinned(len),
-            Kind::Emulated(_) => Ok(Pinned::Emulated(vec![-1; len].into())),
+            Kind::Emulated(_) => Ok(Pinned::emulated(len)),
         }
     }
 
@@ -231,12 +233,10 @@ impl Device {
     /// The host waits for `event`.
     pub(super) fn host_wait(&self, event: &Event) -> Result<()> {
         self.calls.host_waits.fetch_add(1, Ordering::Relaxed);
-        event.synchronize().map_err(|error| self.driver_error("wait", error))
-    }
-
-    /// To be written when no copy reads it.
-    pub(super) fn pinned_values<'a>(&self, pinned: &'a mut Pinned) -> Result<&'a mut [i32]> {
-        pinned.values().map_err(|error| self.driver_error("page-locked memory", error))
+        event.synchronize().map_err(|error| match &self.kind {
+            Kind::Gpu(gpu) => gpu.failed("wait for an event")(error),
+            Kind::Emulated(_) => unreachable!("the emulator has no driver"),
+        })
     }
 
     /// Copies the first `len` numbers on the copies' stream.
@@ -245,20 +245,12 @@ impl Device {
     /// Until the host has waited for the copy both sides must stay; until a stream has, nothing may write `from` or read
     /// `to`.
     pub(super) unsafe fn copy(&self, from: &Pinned, len: usize, to: SliceMut<'_, i32>) -> Result<()> {
-        assert!(len <= to.len(), "{len} numbers into {}", to.len());
-        let source = from.address().map_err(|error| self.driver_error("page-locked memory", error))?;
+        assert!(len <= from.len() && len <= to.len(), "{len} numbers of {} into {}", from.len(), to.len());
         match &self.kind {
             // SAFETY: as the caller promises.
-            Kind::Gpu(gpu) => unsafe { gpu.copy(source, len, to.address()) },
+            Kind::Gpu(gpu) => unsafe { gpu.copy(from.address(), len, to.address()) },
             // SAFETY: as the caller promises.
-            Kind::Emulated(emulator) => unsafe { emulator.copy(source, len, to.address()) },
-        }
-    }
-
-    fn driver_error(&self, operation: &str, error: DriverError) -> Error {
-        match &self.kind {
-            Kind::Gpu(gpu) => gpu.failed(operation)(error),
-            Kind::Emulated(_) => unreachable!("the emulator has no driver"),
+            Kind::Emulated(emulator) => unsafe { emulator.copy(from.address(), len, to.address()) },
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::ffi::c_void;
 use std::sync::Arc;
 
+use cudarc::driver::sys::CUresult;
 use cudarc::driver::{CudaContext, CudaEvent, CudaFunction, CudaStream, DevicePtr, DriverError, result, sys};
 use cudarc::nvrtc::Ptx;
 
@@ -16,6 +17,9 @@ static FAT_BINARIES: &[(&str, &[u8])] = &include!(concat!(env!("OUT_DIR"), "/fat
 
 /// The least compute capability that the kernels are written for: asynchronous copies and bf16 begin there.
 const LEAST_CAPABILITY: (i32, i32) = (8, 0);
+
+/// The least driver, by the CUDA that it knows (1000 major + 10 minor): all functions that are called are there.
+const LEAST_DRIVER: i32 = 12_000;
 
 /// An open GPU.
 pub(super) struct Gpu {
@@ -38,15 +42,20 @@ fn words(error: DriverError) -> String {
     format!("{} ({})", text(error.error_name()), text(error.error_string()))
 }
 
+/// The CUDA that the driver knows, as [`LEAST_DRIVER`].
+fn driver_version() -> std::result::Result<i32, DriverError> {
+    let mut version = 0;
+    // SAFETY: it writes the number.
+    unsafe { sys::cuDriverGetVersion(&mut version) }.result()?;
+    Ok(version)
+}
+
+fn version_words(version: i32) -> String {
+    format!("{}.{}", version / 1000, version % 1000 / 10)
+}
+
 impl Gpu {
     pub(super) fn open(index: usize) -> Result<Self> {
-        if FAT_BINARIES.is_empty() {
-            return Err(problem(
-                index,
-                "this build found no nvcc for its kernels",
-                "install the CUDA toolkit (12.8 or later) and build again, or use --device cpu",
-            ));
-        }
         // SAFETY: it tries to load libraries, the driver's, and runs nothing of ours.
         if !unsafe { sys::is_culib_present() } {
             return Err(problem(
@@ -59,16 +68,48 @@ impl Gpu {
             move |error: DriverError| problem(index, format!("{operation}: {}", words(error)), remedy)
         };
         let driver = "check the driver with nvidia-smi, or use --device cpu";
-        result::init().map_err(failed("start the driver", driver))?;
+        let update = "update the driver, or use --device cpu";
+        let other = "use another GPU, check CUDA_VISIBLE_DEVICES, or use --device cpu";
+        result::init().map_err(|error| match error.0 {
+            CUresult::CUDA_ERROR_NO_DEVICE => problem(index, "the driver sees no GPU", other),
+            CUresult::CUDA_ERROR_STUB_LIBRARY => {
+                let remedy = "take the toolkit's lib/stubs out of LD_LIBRARY_PATH, or use --device cpu";
+                failed("start the driver", remedy)(error)
+            }
+            CUresult::CUDA_ERROR_SYSTEM_DRIVER_MISMATCH
+            | CUresult::CUDA_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE => {
+                failed("start the driver", update)(error)
+            }
+            _ => failed("start the driver", driver)(error),
+        })?;
+        let version = driver_version().map_err(failed("ask for the driver's version", driver))?;
+        let known = format!("the driver knows CUDA {}", version_words(version));
+        if version < LEAST_DRIVER {
+            let problem_words = format!("{known}, and {} is needed", version_words(LEAST_DRIVER));
+            return Err(problem(index, problem_words, update));
+        }
         let count = CudaContext::device_count().map_err(failed("count the GPUs", driver))?;
         if index >= count as usize {
+            let seen = match count {
+                0 => "no GPU".to_string(),
+                1 => "1 GPU, cuda:0".to_string(),
+                _ => format!("{count} GPUs, cuda:0 to cuda:{}", count - 1),
+            };
+            return Err(problem(index, format!("the driver sees {seen}"), other));
+        }
+        if FAT_BINARIES.is_empty() {
             return Err(problem(
                 index,
-                format!("the driver sees {count} GPUs"),
-                "use a lower index, check CUDA_VISIBLE_DEVICES, or use --device cpu",
+                "this build found no nvcc for its kernels",
+                "install the CUDA toolkit (12.8 or later) and build again, or use --device cpu",
             ));
         }
-        let context = CudaContext::new(index).map_err(failed("open", driver))?;
+        let context = CudaContext::new(index).map_err(|error| match error.0 {
+            CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
+                failed("open", "see in nvidia-smi who uses its memory, or use --device cpu")(error)
+            }
+            _ => failed("open", driver)(error),
+        })?;
         let capability = context.compute_capability().map_err(failed("ask for its capability", driver))?;
         if capability < LEAST_CAPABILITY {
             return Err(problem(
@@ -86,10 +127,10 @@ impl Gpu {
             let binary =
                 FAT_BINARIES.iter().find(|(name, _)| name == file).map(|(_, binary)| binary.to_vec());
             let binary = binary.unwrap_or_else(|| panic!("no fat binary of kernels/{file}.cu"));
-            let module = context.load_module(Ptx::from_binary(binary)).map_err(failed(
-                "load the kernels",
-                "update the driver, or set SCENERANK_CUDA_ARCHS to this GPU's architecture and build again",
-            ))?;
+            let module = context.load_module(Ptx::from_binary(binary)).map_err(|error| {
+                let remedy = "update the driver, or set SCENERANK_CUDA_ARCHS to this GPU's architecture and build again";
+                problem(index, format!("load the kernels: {}; {known}", words(error)), remedy)
+            })?;
             for name in *kernels {
                 let function = module.load_function(name).map_err(failed(name, "build again"))?;
                 functions.insert(*name, function);
@@ -105,6 +146,15 @@ impl Gpu {
         }
     }
 
+    pub(super) fn context(&self) -> &Arc<CudaContext> {
+        &self.context
+    }
+
+    /// Of all launches.
+    pub(super) fn stream(&self) -> &CudaStream {
+        &self.stream
+    }
+
     pub(super) fn allocate<T: Element>(&self, len: usize) -> Result<Buffer<T>> {
         // A pointer must be valid even where there is nothing to read.
         // SAFETY: callers write before they read, which is what "unwritten" says.
@@ -114,10 +164,10 @@ impl Gpu {
                 self.context.ordinal(),
                 format!(
                     "{} MiB more do not fit, {free} MiB are free: {}",
-                    (len * size_of::<T>()) >> 20,
+                    (len * size_of::<T>()).div_ceil(1 << 20).max(1),
                     words(error)
                 ),
-                "use a smaller --batch-size, or a GPU with more memory",
+                "use a smaller --batch-size, see in nvidia-smi who else uses its memory, or use --device cpu",
             )
         })?;
         let address = slice.device_ptr(&self.stream).0;
@@ -157,7 +207,7 @@ impl Gpu {
     pub(super) fn pinned(&self, len: usize) -> Result<Pinned> {
         // SAFETY: any bits are numbers; of what is copied all was packed before.
         let slice = unsafe { self.context.alloc_pinned(len.max(1)) };
-        slice.map(Pinned::Gpu).map_err(|error| {
+        slice.and_then(Pinned::on_gpu).map_err(|error| {
             problem(
                 self.context.ordinal(),
                 format!("{} MiB of page-locked memory: {}", (4 * len) >> 20, words(error)),

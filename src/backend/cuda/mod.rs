@@ -8,6 +8,7 @@ pub mod adam;
 mod batch;
 pub mod batch_norm;
 pub mod buffer;
+pub mod ceilings;
 pub mod device;
 pub mod edge_hidden;
 pub mod edge_pool;
@@ -17,10 +18,14 @@ mod gpu;
 pub mod l2_normalise;
 mod layer_input;
 pub mod linear;
+mod nvtx;
+pub mod properties;
 pub mod readout_loss;
+pub mod stopwatch;
 mod streams;
 pub mod top_k;
 
+use std::fmt;
 use std::ops::Range;
 
 use crate::backend::{Backend, LayerInput, LayerInputGradient, Mode};
@@ -42,6 +47,7 @@ use linear::{Format, Matrix, MatrixMut, Output};
 const FILES: &[(&str, &[&str])] = &[
     ("adam", adam::KERNELS),
     ("batch_norm", batch_norm::KERNELS),
+    ("ceilings", ceilings::KERNELS),
     ("edge_hidden", edge_hidden::KERNELS),
     ("edge_pool", edge_pool::KERNELS),
     ("embedding", embedding::KERNELS),
@@ -239,6 +245,10 @@ fn norm<'a>(
 impl Backend for Cuda {
     type Buffer = Buffer<f32>;
     type Batch = Batch;
+
+    fn range(&self, name: fmt::Arguments<'_>) -> crate::backend::range::Range {
+        nvtx::range(name)
+    }
 
     fn allocate(&self, len: usize) -> Result<Buffer<f32>> {
         self.device.allocate(len)
@@ -579,34 +589,8 @@ impl Backend for Cuda {
         width: usize,
         k: usize,
     ) -> Result<Vec<(usize, f32)>> {
-        let k = k.min(rows);
-        let pass = k.clamp(1, top_k::MAX_K);
-        let mut scores = self.device.allocate_unwritten::<f32>(pass)?;
-        let mut indices = self.device.allocate_unwritten::<i32>(pass)?;
-        let mut bound = self.device.allocate_unwritten::<u64>(1)?;
-        let mut lists = self.device.allocate_unwritten::<u64>(top_k::lists_len(1, rows, pass))?;
-        self.device.upload(&[top_k::UNBOUNDED], bound.slice_mut(0..1))?;
-        let of = top_k::Search {
-            queries: query.slice(0..width),
-            embeddings: embeddings.slice(0..rows * width),
-            rows,
-            width,
-        };
-        let mut best = Vec::with_capacity(k);
-        // Each pass goes on where the one before ended.
-        while best.len() < k {
-            let count = pass.min(k - best.len());
-            let mut found = top_k::Found {
-                scores: scores.slice_mut(0..count),
-                indices: indices.slice_mut(0..count),
-                bound: bound.slice_mut(0..1),
-            };
-            let len = lists.len();
-            top_k::top_k(&self.device, &mut found, &mut lists.slice_mut(0..len), of, count)?;
-            let rows = self.device.download(&indices, 0..count)?.into_iter().map(|row| row as usize);
-            best.extend(rows.zip(self.device.download(&scores, 0..count)?));
-        }
-        Ok(best)
+        let (queries, embeddings) = (query.slice(0..width), embeddings.slice(0..rows * width));
+        top_k::top_k_of_one(&self.device, top_k::Search { queries, embeddings, rows, width }, k)
     }
 
     fn relu_mask(

@@ -6,10 +6,12 @@
 //! launch counts as running until the host has waited for it, so that a copy may not overwrite what it reads.
 
 use std::collections::{HashMap, VecDeque};
+use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::{CudaEvent, DriverError, PinnedHostSlice};
 
+use super::buffer::HostMemory;
 use super::device::Argument;
 
 /// Where an event is recorded.
@@ -41,25 +43,48 @@ impl Event {
 }
 
 /// Memory of the host that a GPU reads by itself, since its pages stay where they are.
-pub(super) enum Pinned {
-    Gpu(PinnedHostSlice<i32>),
-    Emulated(Box<[i32]>),
+pub(super) struct Pinned {
+    address: NonNull<i32>,
+    len: usize,
+    /// What keeps it.
+    _memory: PinnedMemory,
 }
 
+enum PinnedMemory {
+    /// The slice frees it.
+    Gpu(#[allow(dead_code)] PinnedHostSlice<i32>),
+    Emulated(#[allow(dead_code)] HostMemory<i32>),
+}
+
+// SAFETY: it owns its memory, as a box does.
+unsafe impl Send for Pinned {}
+// SAFETY: likewise.
+unsafe impl Sync for Pinned {}
+
 impl Pinned {
-    /// To be written when no copy reads it.
-    pub(super) fn values(&mut self) -> Result<&mut [i32], DriverError> {
-        match self {
-            Pinned::Gpu(slice) => slice.as_mut_slice(),
-            Pinned::Emulated(values) => Ok(values),
-        }
+    pub(super) fn on_gpu(slice: PinnedHostSlice<i32>) -> Result<Self, DriverError> {
+        let address = NonNull::new(slice.as_ptr()?.cast_mut()).expect("memory that was allocated");
+        Ok(Pinned { address, len: slice.len(), _memory: PinnedMemory::Gpu(slice) })
     }
 
-    pub(super) fn address(&self) -> Result<*const i32, DriverError> {
-        match self {
-            Pinned::Gpu(slice) => slice.as_ptr(),
-            Pinned::Emulated(values) => Ok(values.as_ptr()),
-        }
+    pub(super) fn emulated(len: usize) -> Self {
+        let memory = HostMemory::unwritten(len);
+        Pinned { address: memory.address(), len, _memory: PinnedMemory::Emulated(memory) }
+    }
+
+    /// To be written when no copy reads it.
+    pub(super) fn values(&mut self) -> &mut [i32] {
+        // SAFETY: the memory is of this length and lives as long as self, which is borrowed mutably; a GPU may read it
+        // meanwhile only if the caller has not waited.
+        unsafe { std::slice::from_raw_parts_mut(self.address.as_ptr(), self.len) }
+    }
+
+    pub(super) fn address(&self) -> *const i32 {
+        self.address.as_ptr()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.len
     }
 }
 
@@ -200,7 +225,7 @@ mod tests {
                 }
             };
             let mut host = device.pinned(3).unwrap();
-            host.values().unwrap().copy_from_slice(&TYPES);
+            host.values().copy_from_slice(&TYPES);
             let mut table = device.allocate(3).unwrap();
             device.upload(&[0.5f32, 1.5, 2.5], table.slice_mut(0..3)).unwrap();
             Some(Case {
@@ -250,7 +275,7 @@ mod tests {
     fn what_is_staged_too_early_is_lost() {
         let Some(mut case) = Case::new() else { return };
         case.copy().unwrap();
-        case.host.values().unwrap().fill(7);
+        case.host.values().fill(7);
         case.device.wait(&case.copied).unwrap();
         assert_eq!(case.types(), [7; 3]);
     }

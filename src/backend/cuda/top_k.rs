@@ -88,3 +88,28 @@ pub fn top_k(
     // borrowed mutably.
     unsafe { device.launch("top_k_merge", Grid::rows(queries, TILE as u32), &arguments) }
 }
+
+/// The `k` rows, or all, of the one query, with their scores: as many passes as it takes.
+pub(super) fn top_k_of_one(device: &Device, of: Search<'_>, k: usize) -> Result<Vec<(usize, f32)>> {
+    let k = k.min(of.rows);
+    let most = k.clamp(1, MAX_K);
+    let mut scores = device.allocate_unwritten::<f32>(most)?;
+    let mut indices = device.allocate_unwritten::<i32>(most)?;
+    let mut bound = device.allocate_unwritten::<u64>(1)?;
+    device.upload(&[UNBOUNDED], bound.slice_mut(0..1))?;
+    let len = lists_len(1, of.rows, most);
+    let mut lists = device.allocate_unwritten::<u64>(len)?;
+    let mut best = Vec::with_capacity(k);
+    while best.len() < k {
+        let count = most.min(k - best.len());
+        let mut found = Found {
+            scores: scores.slice_mut(0..count),
+            indices: indices.slice_mut(0..count),
+            bound: bound.slice_mut(0..1),
+        };
+        top_k(device, &mut found, &mut lists.slice_mut(0..len), of, count)?;
+        let rows = device.download(&indices, 0..count)?.into_iter().map(|row| row as usize);
+        best.extend(rows.zip(device.download(&scores, 0..count)?));
+    }
+    Ok(best)
+}
