@@ -332,7 +332,7 @@ fn finished_runs_are_skipped_and_stopped_ones_go_on() {
     let other = |more: &[&str], parts: &[&str]| refuse(work.arguments("parts", more), parts);
     let remedy = "choose another --out";
     other(
-        &["--epochs", "3", "--subset", "150"],
+        &["--epochs", "3", "--subset", "140"],
         &["made with epochs = 2, now it is 3", remedy, "seed1: run"],
     );
     other(&["--epochs", "2", "--subset", "130"], &["made on other data (or on another --subset)", remedy]);

@@ -10,8 +10,9 @@ use std::io;
 
 use askama::Template;
 
-/// The canvas' width in pixels; its height follows from the scene.
+/// The canvas' width in pixels, at most and at least; its height follows from the scene.
 const WIDTH: f64 = 380.0;
+const LEAST_WIDTH: f64 = 250.0;
 const MARGIN: f64 = 6.0;
 /// Of a node's box.
 const HEIGHT: f64 = 20.0;
@@ -104,6 +105,10 @@ pub fn draw(scene: Scene<'_>) -> io::Result<Drawing> {
     }
     let bottom = place_parts(&mut boxes, scene.relationships);
     let height = rows_below(&mut boxes, bottom);
+    let right = boxes.iter().map(|node| node.left() + node.width).fold(0.0, f64::max) + MARGIN;
+    let width = right.clamp(LEAST_WIDTH, WIDTH);
+    // A small scene stands in the middle.
+    boxes.iter_mut().for_each(|node| node.x += (width - right).max(0.0) / 2.0);
     let arrows = scene
         .relationships
         .iter()
@@ -120,7 +125,7 @@ pub fn draw(scene: Scene<'_>) -> io::Result<Drawing> {
         })
         .collect();
     let elements = Elements { boxes, arrows }.render().map_err(io::Error::other)?;
-    Ok(Drawing { width: WIDTH, height, elements })
+    Ok(Drawing { width, height, elements })
 }
 
 /// A connected part: its rows of boxes, from the top, with the width that each box takes.
@@ -175,12 +180,12 @@ fn parts(boxes: &[Box<'_>], relationships: &[(usize, String, usize)]) -> Vec<Par
         neighbours[subject].push(object);
         neighbours[object].push(subject);
     }
-    // A box takes the width of its name or of the longest label at one of its arrows.
+    // A box takes the width of its name or that at which the labels of its arrows pass those of its neighbours'.
     let slot = |index: usize| {
         let labels = relationships
             .iter()
             .filter(|(subject, _, object)| *subject == index || *object == index)
-            .map(|(_, predicate, _)| predicate.chars().count() as f64 * LABEL_LETTER);
+            .map(|(_, predicate, _)| predicate.chars().count() as f64 * LABEL_LETTER / LABEL_PLACE);
         (labels.fold(boxes[index].width, f64::max) + GAP).min(WIDTH - 2.0 * MARGIN)
     };
     let mut busiest: Vec<usize> = (0..boxes.len()).filter(|&index| boxes[index].connected).collect();
