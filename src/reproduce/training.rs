@@ -120,7 +120,8 @@ pub(super) fn train_all(
     tracing::info!("{} of {} runs to be made, {jobs} at a time", queue.len(), plan.runs.len());
     let threads = rayon::current_num_threads();
     let queue = Mutex::new(queue);
-    let (halt, done) = (AtomicBool::new(false), AtomicBool::new(false));
+    let time_is_up = || deadline.is_some_and(|at| Instant::now() >= at);
+    let (halt, done) = (AtomicBool::new(time_is_up()), AtomicBool::new(false));
     let (halt, queue, done) = (&halt, &queue, &done);
     let results: Vec<(usize, Result<Trained>)> = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..jobs)
@@ -132,7 +133,7 @@ pub(super) fn train_all(
             .collect();
         scope.spawn(move || {
             while !done.load(Ordering::Relaxed) {
-                if stop.load(Ordering::Relaxed) || deadline.is_some_and(|at| Instant::now() >= at) {
+                if stop.load(Ordering::Relaxed) || time_is_up() {
                     halt.store(true, Ordering::Relaxed);
                 }
                 std::thread::sleep(WATCH_INTERVAL);
