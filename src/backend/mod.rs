@@ -55,6 +55,15 @@ pub enum LayerInput<'a, T> {
     },
 }
 
+/// A hidden block that another reads.
+#[derive(Debug)]
+pub struct Hidden<'a, T> {
+    /// What it saved.
+    pub block: &'a BlockActivations<T>,
+    /// relu(norm(.)) of it; empty where the backend recomputes it.
+    pub output: &'a T,
+}
+
 /// Where the gradient of a layer's input goes.
 #[derive(Debug)]
 pub enum LayerInputGradient<'a, T> {
@@ -78,6 +87,9 @@ pub trait Backend: Sized {
     type Buffer;
     /// A batch where the backend computes.
     type Batch;
+    /// Whether the activated hidden blocks are recomputed where they are read: `edge_hidden_output` and
+    /// `node_hidden_output` are empty then, and their stages do not write them.
+    const RECOMPUTES_HIDDEN: bool = false;
 
     /// A buffer of `len` zeros.
     fn allocate(&self, len: usize) -> Result<Self::Buffer>;
@@ -110,7 +122,7 @@ pub trait Backend: Sized {
         mode: Mode,
         parameters: &mut Parameters<Self::Buffer>,
         batch: &Self::Batch,
-        hidden: &Self::Buffer,
+        hidden: Hidden<'_, Self::Buffer>,
         block: &mut BlockActivations<Self::Buffer>,
     ) -> Result<()>;
 
@@ -145,7 +157,7 @@ pub trait Backend: Sized {
         mode: Mode,
         parameters: &mut Parameters<Self::Buffer>,
         batch: &Self::Batch,
-        hidden: &Self::Buffer,
+        hidden: Hidden<'_, Self::Buffer>,
         block: &mut BlockActivations<Self::Buffer>,
         node_state: &mut Self::Buffer,
     ) -> Result<()>;
