@@ -17,7 +17,9 @@
 //! config, checkpoint, train, run     a training run, and a trained one opened for use
 //! evaluation     Kendall, Spearman, Pearson; retrieval with incomplete queries; nearest images
 //! report         progress, metrics, TensorBoard events, tables, plots
+//! reproduce      the paper's models and our baselines, trained and measured, beside the paper's numbers
 //! step           one step of given inputs, dumped whole, to be checked against autograd
+//! bench          every kernel and a step: right first, then how fast, beside what the device reaches at most
 //! ```
 
 #![deny(missing_docs)]
@@ -25,6 +27,7 @@
 pub mod atomic_file;
 pub mod backend;
 pub mod batch;
+pub mod bench;
 pub mod checkpoint;
 pub mod config;
 pub mod data;
@@ -35,6 +38,7 @@ pub mod model;
 pub mod npy;
 pub mod optimizer;
 pub mod report;
+pub mod reproduce;
 pub mod run;
 pub mod step;
 pub mod synth;

@@ -6,7 +6,7 @@ use crate::backend::device::{Device, Precision};
 use crate::checkpoint::{self, BEST, Checkpoint, LAST, RunConfig};
 use crate::data::scene_graph::SceneGraph;
 use crate::data::similarity::Similarity;
-use crate::data::similarity_matrix::SimilarityMatrix;
+use crate::data::supervision::Supervision;
 use crate::data::{Dataset, Split};
 use crate::error::{Error, Result};
 use crate::evaluation::embed::embed_graphs;
@@ -30,7 +30,7 @@ pub struct Run {
     pub checkpoint: Checkpoint,
     /// The data that it was trained on.
     pub dataset: Dataset,
-    matrix: Option<SimilarityMatrix>,
+    supervision: Supervision,
     device: Device,
     precision: Precision,
 }
@@ -47,14 +47,15 @@ impl Run {
         let path = checkpoint_path(folder, which)?;
         let checkpoint = checkpoint::load(&path)?;
         let dataset = checkpoint::open_data(&checkpoint.config, data)?;
-        let matrix = checkpoint.config.train.similarity.as_deref();
-        let matrix = matrix.map(|path| SimilarityMatrix::open(path, dataset.image_count())).transpose()?;
-        Ok(Run { checkpoint, dataset, matrix, device, precision })
+        let train = &checkpoint.config.train;
+        let (matrix, vectors) = (train.similarity.as_deref(), train.caption_vectors.as_deref());
+        let supervision = Supervision::open(matrix, vectors, &dataset)?;
+        Ok(Run { checkpoint, dataset, supervision, device, precision })
     }
 
     /// The similarities that supervised it.
     pub fn similarity(&self) -> Similarity<'_> {
-        self.matrix.as_ref().map_or(self.dataset.similarity(), SimilarityMatrix::view)
+        self.supervision.view(&self.dataset)
     }
 
     /// Width of its embeddings.

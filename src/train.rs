@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use rayon::prelude::*;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::backend::Backend;
 use crate::backend::device::BackendTask;
@@ -19,7 +19,7 @@ use crate::batch::triples::{Triple, TripleSampler};
 use crate::checkpoint::{self, BEST, Checkpoint, LAST, RunConfig, TrainProgress};
 use crate::config::TrainConfig;
 use crate::data::similarity::Similarity;
-use crate::data::similarity_matrix::SimilarityMatrix;
+use crate::data::supervision::Supervision;
 use crate::data::{Dataset, Split};
 use crate::error::{Error, Result};
 use crate::evaluation::embed::embed_with;
@@ -37,7 +37,7 @@ const RECORD_STEPS: u64 = LOSS_STEPS as u64;
 const LEAST_VALIDATION_IMAGES: usize = 3;
 
 /// How a training run ended.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainOutcome {
     /// Epochs finished, of this run's configuration.
     pub epochs: usize,
@@ -82,9 +82,9 @@ fn prepare(
     start: impl FnOnce(Training) -> Result<TrainOutcome>,
 ) -> Result<TrainOutcome> {
     let started = Instant::now();
-    let matrix = config.similarity.as_deref().map(|path| SimilarityMatrix::open(path, dataset.image_count()));
-    let matrix = matrix.transpose()?;
-    let similarity = matrix.as_ref().map_or(dataset.similarity(), SimilarityMatrix::view);
+    let supervision =
+        Supervision::open(config.similarity.as_deref(), config.caption_vectors.as_deref(), dataset)?;
+    let similarity = supervision.view(dataset);
     let sampler = TripleSampler::new(similarity, dataset.split(Split::Train), config.sampling, config.seed)?;
     let config = RunConfig::new(config, dataset)?;
     std::fs::create_dir_all(run).map_err(Error::file("create", run))?;

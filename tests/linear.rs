@@ -5,6 +5,8 @@
 
 mod kernel_support;
 
+use kernel_support::calculus::{central_differences, weighted_sum};
+use kernel_support::cases::{check, rows, seeds};
 use kernel_support::{ROWS, Values, devices, poisoned, to_device, to_host, wide};
 use scenerank::backend::cuda::buffer::Buffer;
 use scenerank::backend::cuda::device::Device;
@@ -148,20 +150,54 @@ impl Case {
 #[test]
 fn all_three_products_agree_with_the_reference() {
     let devices = devices();
-    let mut random = Values::new(99);
-    let fixed = ROWS.iter().flat_map(|&rows| WIDTHS.map(|(inputs, outputs)| (rows, inputs, outputs)));
-    let drawn: Vec<_> = (0..12)
-        .map(|_| {
-            let sizes = random.indices(3, 200);
-            (sizes[0] as usize, 1 + sizes[1] as usize, 1 + sizes[2] as usize)
-        })
-        .collect();
-    for (seed, (rows, inputs, outputs)) in (0..).zip(fixed.chain(drawn)) {
+    let sizes = ROWS.iter().flat_map(|&rows| WIDTHS.map(|(inputs, outputs)| (rows, inputs, outputs)));
+    for (seed, (rows, inputs, outputs)) in (0..).zip(sizes) {
         let case = Case::new(rows, inputs, outputs, seed);
         for product in PRODUCTS {
             case.check(product, &devices, &FORMATS);
         }
     }
+}
+
+#[test]
+fn products_of_any_sizes_agree_with_the_reference() {
+    let devices = devices();
+    check(20, (rows(), 1..=200usize, 1..=200usize, seeds()), |(rows, inputs, outputs, seed)| {
+        let case = Case::new(rows, inputs, outputs, seed);
+        for product in PRODUCTS {
+            case.check(product, &devices, &FORMATS);
+        }
+    });
+}
+
+#[test]
+fn the_backward_products_agree_with_finite_differences() {
+    let devices = devices();
+    check(50, (1..=4usize, 1..=4usize, 1..=4usize, seeds()), |(rows, inputs, outputs, seed)| {
+        let case = Case::new(rows, inputs, outputs, seed);
+        let [x, weight, d_y] = [&case.x, &case.weight, &case.d_y].map(|values| wide(values));
+        let loss =
+            |x: &[f64], weight: &[f64]| weighted_sum(&d_y, &reference::linear(x, weight, inputs, outputs));
+        let d_x = central_differences(&x, |x| loss(x, &weight));
+        let d_weight = central_differences(&weight, |weight| loss(&x, weight));
+        for (product, want, terms) in
+            [(Product::BackwardInput, d_x, outputs), (Product::BackwardWeight, d_weight, rows)]
+        {
+            let magnitude = case.reference(product, magnitudes);
+            for format in FORMATS {
+                // The differences are off by less than 1e-8.
+                let limits: Vec<f64> = magnitude.iter().map(|m| m + 1e-8 / error(format, terms)).collect();
+                let (got, _) = case.compute(product, &devices[0], format);
+                assert_near(
+                    &format!("{product:?} in {format:?}"),
+                    &got,
+                    &want,
+                    &limits,
+                    error(format, terms),
+                );
+            }
+        }
+    });
 }
 
 #[test]

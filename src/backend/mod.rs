@@ -13,8 +13,10 @@
 pub mod cpu;
 pub mod cuda;
 pub mod device;
+pub mod range;
 pub mod reference;
 
+use std::fmt;
 use std::ops::Range;
 
 use crate::batch::graph_batch::{BatchSize, GraphBatch};
@@ -78,6 +80,12 @@ pub trait Backend: Sized {
     type Buffer;
     /// A batch where the backend computes.
     type Batch;
+
+    /// Begins a range of this name on a profiler's timeline, where the backend tells one; it ends when what is given is
+    /// dropped. Ranges nest.
+    fn range(&self, _name: fmt::Arguments<'_>) -> range::Range {
+        range::Range::none()
+    }
 
     /// A buffer of `len` zeros.
     fn allocate(&self, len: usize) -> Result<Self::Buffer>;

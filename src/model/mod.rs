@@ -95,6 +95,7 @@ impl<B: Backend> Model<B> {
         let size = batch.size();
         assert!(size.fits(self.capacity), "a batch of {size:?} in buffers for {:?}", self.capacity);
         self.batch_size = size;
+        let _range = self.backend.range(format_args!("load_batch"));
         self.backend.load_batch(batch, &mut self.batch)
     }
 
@@ -125,12 +126,15 @@ impl<B: Backend> Model<B> {
     pub fn update(&mut self, adam: &Adam, state: &mut TrainingState<B>) -> Result<()> {
         state.steps += 1;
         let step = adam.at_step(state.steps);
+        let _range = self.backend.range(format_args!("update"));
         self.backend.adam_step(&step, &mut self.parameters, &state.gradients, &mut state.moments)
     }
 
-    fn forward(&mut self, mode: Mode) -> Result<()> {
+    pub(crate) fn forward(&mut self, mode: Mode) -> Result<()> {
         let Model { backend, parameters, activations, batch, .. } = self;
+        let _range = backend.range(format_args!("forward"));
         for layer in 0..parameters.layout.config.layers {
+            let _range = backend.range(format_args!("forward, layer {layer}"));
             let (before, from_here) = activations.layers.split_at_mut(layer);
             let a = &mut from_here[0];
             let input = layer_input(before);
@@ -168,7 +172,7 @@ impl<B: Backend> Model<B> {
     }
 
     /// The losses, and their gradient by the last node states.
-    fn loss(&mut self, loss: &Loss, state: &mut TrainingState<B>) -> Result<()> {
+    pub(crate) fn loss(&mut self, loss: &Loss, state: &mut TrainingState<B>) -> Result<()> {
         if state.loss_triples.len() == LOSS_STEPS {
             // Nobody reads them.
             state.loss_triples.clear();
@@ -177,6 +181,7 @@ impl<B: Backend> Model<B> {
         state.loss_triples.push(self.batch_size.graphs / 3);
         let width = self.config().state_width;
         let last = self.activations.layers.last().expect("a layer");
+        let _range = self.backend.range(format_args!("loss"));
         self.backend.readout_loss(
             loss,
             &self.batch,
@@ -190,10 +195,12 @@ impl<B: Backend> Model<B> {
     }
 
     /// The forward pass upside down.
-    fn backward(&mut self, state: &mut TrainingState<B>) -> Result<()> {
+    pub(crate) fn backward(&mut self, state: &mut TrainingState<B>) -> Result<()> {
         let Model { backend, parameters, activations, batch, .. } = self;
         let TrainingState { gradients, activation_gradients: d, .. } = state;
+        let _range = backend.range(format_args!("backward"));
         for layer in (0..parameters.layout.config.layers).rev() {
+            let _range = backend.range(format_args!("backward, layer {layer}"));
             let (before, from_here) = activations.layers.split_at_mut(layer);
             let a = &from_here[0];
             backend.node_output_backward(

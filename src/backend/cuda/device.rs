@@ -118,6 +118,10 @@ impl Device {
         Ok(())
     }
 
+    pub(super) fn kind(&self) -> &Kind {
+        &self.kind
+    }
+
     /// Zeros.
     pub fn zero<T: Element>(&self, mut slice: SliceMut<'_, T>) -> Result<()> {
         if slice.is_empty() {

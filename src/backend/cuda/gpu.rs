@@ -146,6 +146,15 @@ impl Gpu {
         }
     }
 
+    pub(super) fn context(&self) -> &Arc<CudaContext> {
+        &self.context
+    }
+
+    /// Of all launches.
+    pub(super) fn stream(&self) -> &CudaStream {
+        &self.stream
+    }
+
     pub(super) fn allocate<T: Element>(&self, len: usize) -> Result<Buffer<T>> {
         // A pointer must be valid even where there is nothing to read.
         // SAFETY: callers write before they read, which is what "unwritten" says.

@@ -8,6 +8,7 @@ pub mod adam;
 mod batch;
 pub mod batch_norm;
 pub mod buffer;
+pub mod ceilings;
 pub mod device;
 pub mod edge_hidden;
 pub mod edge_pool;
@@ -17,10 +18,14 @@ mod gpu;
 pub mod l2_normalise;
 mod layer_input;
 pub mod linear;
+mod nvtx;
+pub mod properties;
 pub mod readout_loss;
+pub mod stopwatch;
 mod streams;
 pub mod top_k;
 
+use std::fmt;
 use std::ops::Range;
 
 use crate::backend::{Backend, LayerInput, LayerInputGradient, Mode};
@@ -42,6 +47,7 @@ use linear::{Format, Matrix, MatrixMut, Output};
 const FILES: &[(&str, &[&str])] = &[
     ("adam", adam::KERNELS),
     ("batch_norm", batch_norm::KERNELS),
+    ("ceilings", ceilings::KERNELS),
     ("edge_hidden", edge_hidden::KERNELS),
     ("edge_pool", edge_pool::KERNELS),
     ("embedding", embedding::KERNELS),
@@ -239,6 +245,10 @@ fn norm<'a>(
 impl Backend for Cuda {
     type Buffer = Buffer<f32>;
     type Batch = Batch;
+
+    fn range(&self, name: fmt::Arguments<'_>) -> crate::backend::range::Range {
+        nvtx::range(name)
+    }
 
     fn allocate(&self, len: usize) -> Result<Buffer<f32>> {
         self.device.allocate(len)
