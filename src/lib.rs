@@ -19,6 +19,7 @@
 //! report         progress, metrics, TensorBoard events, tables, plots
 //! reproduce      the paper's models and our baselines, trained and measured, beside the paper's numbers
 //! step           one step of given inputs, dumped whole, to be checked against autograd
+//! bench          every kernel and a step: right first, then how fast, beside what the device reaches at most
 //! ```
 
 #![deny(missing_docs)]
@@ -26,6 +27,7 @@
 pub mod atomic_file;
 pub mod backend;
 pub mod batch;
+pub mod bench;
 pub mod checkpoint;
 pub mod config;
 pub mod data;

@@ -10,6 +10,7 @@ use crate::data::supervision::Supervision;
 use crate::data::{Dataset, Split};
 use crate::error::{Error, Result};
 use crate::evaluation::embed::embed_graphs;
+use crate::evaluation::{Embeddings, nearest};
 use crate::model::tensors::NamedTensors;
 use crate::train::first_parameters;
 
@@ -77,6 +78,12 @@ impl Run {
         let RunConfig { model, train, .. } = &self.checkpoint.config;
         let tensors = first_parameters(&self.dataset, *model, train.seed);
         self.embed_by(&tensors, &self.graphs(split))
+    }
+
+    /// The `k` rows of `index [images, D]` nearest to `query [D]`, and their cosines.
+    pub fn nearest(&self, query: &[f32], index: &[f32], k: usize) -> Result<Vec<(usize, f32)>> {
+        let rows = |values| Embeddings::new(values, self.width());
+        nearest(self.device, self.precision, rows(query)?, rows(index)?, k)
     }
 
     /// The scene graphs of a split.

@@ -10,6 +10,7 @@ macro_rules! println {
     ($($words:tt)*) => { crate::cli::output(format_args!("{}\n", format_args!($($words)*))) };
 }
 
+mod bench;
 mod completions;
 mod demo;
 mod embed;
@@ -54,6 +55,7 @@ enum Command {
     Embed(embed::EmbedArguments),
     Search(search::SearchArguments),
     Step(step::StepArguments),
+    Bench(bench::BenchArguments),
     Completions(completions::CompletionsArguments),
 }
 
@@ -83,6 +85,7 @@ impl Cli {
             Command::Embed(arguments) => arguments.run(),
             Command::Search(arguments) => arguments.run(),
             Command::Step(arguments) => arguments.run(),
+            Command::Bench(arguments) => arguments.run(),
             Command::Completions(arguments) => arguments.run(),
         }
     }

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use clap::Args;
 use scenerank::data::Split;
 use scenerank::data::query_graph::read_query_graph;
-use scenerank::evaluation::{Embeddings, nearest};
 use scenerank::npy::read_npy;
 use scenerank::run::Run;
 use scenerank::{Error, Result};
@@ -73,11 +72,11 @@ impl SearchArguments {
         };
         let images = dataset.split(self.split);
         let index = self.index(&run)?;
-        let width = run.width();
         // One more, since the query image finds itself.
         let wanted = self.k as usize;
         let k = wanted + usize::from(query_image.is_some());
-        let found: Vec<Found> = nearest(Embeddings::new(&query, width)?, Embeddings::new(&index, width)?, k)?
+        let found: Vec<Found> = run
+            .nearest(&query, &index, k)?
             .into_iter()
             .map(|(row, cosine)| (images.start + row, cosine))
             .filter(|(image, _)| Some(*image) != query_image)

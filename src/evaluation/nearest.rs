@@ -1,43 +1,19 @@
-//! The k nearest images of one query by inner product, exactly: every image is compared.
-//!
-//! Each block of images keeps its own k best in a heap whose top is the worst of them, so most images cost one dot
-//! product and one comparison. Cost: one pass over the embeddings, so the memory's bandwidth.
-
-use std::cmp::{Ordering, Reverse};
-use std::collections::BinaryHeap;
-
-use rayon::prelude::*;
+//! The k nearest images of one query by inner product: every image is compared (`top_k` of each backend).
 
 use super::Embeddings;
+use crate::backend::Backend;
+use crate::backend::device::{BackendTask, Device, Precision};
 use crate::{Error, Result};
 
-/// Images per task.
-const BLOCK: usize = 1024;
-
-/// An image with its score; the greater score is greater, among equals the lower index.
-#[derive(Clone, Copy, PartialEq)]
-struct Scored {
-    score: f64,
-    index: usize,
-}
-
-impl Eq for Scored {}
-
-impl Ord for Scored {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.score.total_cmp(&other.score).then(other.index.cmp(&self.index))
-    }
-}
-
-impl PartialOrd for Scored {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
 /// The `k` images (or all, if fewer) with the greatest inner product with `query`, best first, ties by the lower
-/// index; with their inner products, which are summed in double precision.
-pub fn nearest(query: Embeddings<'_>, embeddings: Embeddings<'_>, k: usize) -> Result<Vec<(usize, f32)>> {
+/// index; with their inner products. The CPU sums them in double precision, other devices in their own.
+pub fn nearest(
+    device: Device,
+    precision: Precision,
+    query: Embeddings<'_>,
+    embeddings: Embeddings<'_>,
+    k: usize,
+) -> Result<Vec<(usize, f32)>> {
     if query.len() != 1 || query.width() != embeddings.width() {
         return Err(Error::argument(
             "query",
@@ -50,50 +26,25 @@ pub fn nearest(query: Embeddings<'_>, embeddings: Embeddings<'_>, k: usize) -> R
             "embed the query with the model that embedded the images",
         ));
     }
-    let width = embeddings.width();
-    let mut best: Vec<Scored> = embeddings
-        .values()
-        .par_chunks(BLOCK * width)
-        .enumerate()
-        .flat_map_iter(|(block, rows)| best_of_block(query.values(), rows, block * BLOCK, k))
-        .map(|Reverse(scored)| scored)
-        .collect();
-    best.sort_unstable_by_key(|&scored| Reverse(scored));
-    best.truncate(k);
-    Ok(best.into_iter().map(|scored| (scored.index, scored.score as f32)).collect())
+    device.run(precision, Nearest { query, embeddings, k })
 }
 
-fn best_of_block(query: &[f32], rows: &[f32], start: usize, k: usize) -> BinaryHeap<Reverse<Scored>> {
-    let mut heap = BinaryHeap::new();
-    for (row, index) in rows.chunks_exact(query.len()).zip(start..) {
-        // + 0.0 turns -0 into 0, which total_cmp would put above it.
-        let scored = Scored { score: dot(query, row) + 0.0, index };
-        if heap.len() < k {
-            heap.push(Reverse(scored));
-        } else if let Some(mut worst) = heap.peek_mut()
-            && scored > worst.0
-        {
-            *worst = Reverse(scored);
-        }
-    }
-    heap
+struct Nearest<'a> {
+    query: Embeddings<'a>,
+    embeddings: Embeddings<'a>,
+    k: usize,
 }
 
-/// Inner product with eight partial sums, so that it vectorises and its order is fixed.
-fn dot(a: &[f32], b: &[f32]) -> f64 {
-    const LANES: usize = 8;
-    let mut sums = [0.0f64; LANES];
-    let (a_chunks, b_chunks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    let tail: f64 = a_chunks
-        .remainder()
-        .iter()
-        .zip(b_chunks.remainder())
-        .map(|(&x, &y)| f64::from(x) * f64::from(y))
-        .sum();
-    for (x, y) in a_chunks.zip(b_chunks) {
-        for lane in 0..LANES {
-            sums[lane] += f64::from(x[lane]) * f64::from(y[lane]);
-        }
+impl BackendTask for Nearest<'_> {
+    type Output = Vec<(usize, f32)>;
+
+    fn run<B: Backend>(self, mut backend: B) -> Result<Self::Output> {
+        let mut upload = |embeddings: Embeddings<'_>| -> Result<B::Buffer> {
+            let mut buffer = backend.allocate(embeddings.values().len())?;
+            backend.upload(embeddings.values(), &mut buffer, 0)?;
+            Ok(buffer)
+        };
+        let (query, embeddings) = (upload(self.query)?, upload(self.embeddings)?);
+        backend.top_k(&query, &embeddings, self.embeddings.len(), self.embeddings.width(), self.k)
     }
-    sums.iter().sum::<f64>() + tail
 }
