@@ -151,7 +151,7 @@ fn row_width(row: &[(usize, f64)]) -> f64 {
 fn place_parts(boxes: &mut [Box<'_>], relationships: &[(usize, String, usize)]) -> f64 {
     let mut parts = parts(boxes, relationships);
     // High ones first, so that the parts of a shelf are about as high.
-    parts.sort_by(|a, b| b.rows.len().cmp(&a.rows.len()));
+    parts.sort_by_key(|part| std::cmp::Reverse(part.rows.len()));
     // Above the boxes there is room for a loop's label.
     let (mut x, mut top, mut bottom) = (MARGIN, 2.0 * MARGIN, MARGIN);
     for part in &parts {

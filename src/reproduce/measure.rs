@@ -50,11 +50,15 @@ pub(super) struct Sweep {
     pub relationships: Vec<NoisePoint>,
 }
 
-/// A way to embed images: its name, its width, and for one that can embed any graph, how.
+/// `[graphs, width]` of graphs.
+type Embed<'a> = dyn Fn(&[SceneGraph<'_>]) -> Result<Vec<f32>> + 'a;
+
+/// A way to embed any scene graph.
 pub(super) struct Method<'a> {
     pub name: String,
+    /// Values per image.
     pub width: usize,
-    pub embed: Box<dyn Fn(&[SceneGraph<'_>]) -> Result<Vec<f32>> + 'a>,
+    pub embed: Box<Embed<'a>>,
 }
 
 impl Method<'_> {

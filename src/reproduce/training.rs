@@ -207,7 +207,7 @@ fn make(
     let folder = folder(&reproduction.out, run);
     std::fs::create_dir_all(&folder).map_err(Error::file("create", &folder))?;
     let settings = toml::to_string(&run.config).expect("plain fields");
-    write_atomically(&folder.join(CONFIG), |file| file.write_all(settings.as_bytes()))?;
+    write_atomically(folder.join(CONFIG), |file| file.write_all(settings.as_bytes()))?;
     let last = folder.join(LAST);
     let resume = if last.exists() { Some(checkpoint::load(&last)?) } else { None };
     let outcome = train(dataset, run.config.clone(), &folder, resume, halt)?;
@@ -222,7 +222,7 @@ fn make(
         outcome,
     };
     let json = serde_json::to_string_pretty(&result).expect("plain fields");
-    write_atomically(&folder.join(RESULT), |file| file.write_all(json.as_bytes()))?;
+    write_atomically(folder.join(RESULT), |file| file.write_all(json.as_bytes()))?;
     let tau = result.measurement.agreement.per_image.kendall;
     tracing::info!("done: row-wise Kendall tau {tau:.4} on the test images");
     Ok(Trained::Finished(Box::new(result)))
