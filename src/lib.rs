@@ -17,11 +17,13 @@
 //! config, checkpoint, train, run     a training run, and a trained one opened for use
 //! evaluation     Kendall, Spearman, Pearson; retrieval with incomplete queries; nearest images
 //! report         progress, metrics, TensorBoard events, tables, plots
+//! explore        a trained run as a local web page
 //! step           one step of given inputs, dumped whole, to be checked against autograd
 //! ```
 
 #![deny(missing_docs)]
 
+pub mod arrow;
 pub mod atomic_file;
 pub mod backend;
 pub mod batch;
@@ -30,6 +32,7 @@ pub mod config;
 pub mod data;
 pub mod error;
 pub mod evaluation;
+pub mod explore;
 pub mod loss;
 pub mod model;
 pub mod npy;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::backend::device::{Device, Precision};
+use crate::backend::device::{BackendTask, Device, Precision};
 use crate::checkpoint::{self, BEST, Checkpoint, LAST, RunConfig};
 use crate::data::scene_graph::SceneGraph;
 use crate::data::similarity::Similarity;
@@ -76,6 +76,11 @@ impl Run {
         let RunConfig { model, train, .. } = &self.checkpoint.config;
         let tensors = first_parameters(&self.dataset, *model, train.seed);
         self.embed_by(&tensors, &self.graphs(split))
+    }
+
+    /// Runs `task` on the device that the run was opened for.
+    pub fn compute<T: BackendTask>(&self, task: T) -> Result<T::Output> {
+        self.device.run(self.precision, task)
     }
 
     /// The scene graphs of a split.

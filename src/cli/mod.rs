@@ -14,6 +14,7 @@ mod completions;
 mod demo;
 mod embed;
 mod evaluate;
+mod explore;
 mod inspect;
 mod prepare;
 mod retrieve;
@@ -51,6 +52,7 @@ enum Command {
     Retrieve(retrieve::RetrieveArguments),
     Embed(embed::EmbedArguments),
     Search(search::SearchArguments),
+    Explore(explore::ExploreArguments),
     Step(step::StepArguments),
     Completions(completions::CompletionsArguments),
 }
@@ -79,6 +81,7 @@ impl Cli {
             Command::Retrieve(arguments) => arguments.run(),
             Command::Embed(arguments) => arguments.run(),
             Command::Search(arguments) => arguments.run(),
+            Command::Explore(arguments) => arguments.run(),
             Command::Step(arguments) => arguments.run(),
             Command::Completions(arguments) => arguments.run(),
         }

@@ -7,6 +7,7 @@
 pub mod agreement;
 pub mod embed;
 pub mod embeddings;
+pub mod embeddings_file;
 pub mod incomplete_query;
 mod inner_products;
 pub mod kendall;
@@ -17,10 +18,13 @@ mod order;
 pub mod pearson;
 pub mod retrieval;
 pub mod spearman;
+pub mod stored_rows;
 
 pub use agreement::{Agreement, Correlations, UndefinedRows, agreement, row_kendall};
 pub use embeddings::Embeddings;
+pub use embeddings_file::EmbeddingsFile;
 pub use incomplete_query::{QueryEdges, incomplete_query};
 pub use nearest::nearest;
 pub use normal_features::normal_features;
 pub use retrieval::{RetrievalMetrics, ranks};
+pub use stored_rows::rank;

@@ -9,10 +9,8 @@ use std::collections::BinaryHeap;
 use rayon::prelude::*;
 
 use super::Embeddings;
-use crate::{Error, Result};
-
-/// Images per task.
-const BLOCK: usize = 1024;
+use super::stored_rows::{ROWS_PER_TASK, StoredRows};
+use crate::Result;
 
 /// An image with its score; the greater score is greater, among equals the lower index.
 #[derive(Clone, Copy, PartialEq)]
@@ -37,25 +35,16 @@ impl PartialOrd for Scored {
 
 /// The `k` images (or all, if fewer) with the greatest inner product with `query`, best first, ties by the lower
 /// index; with their inner products, which are summed in double precision.
-pub fn nearest(query: Embeddings<'_>, embeddings: Embeddings<'_>, k: usize) -> Result<Vec<(usize, f32)>> {
-    if query.len() != 1 || query.width() != embeddings.width() {
-        return Err(Error::argument(
-            "query",
-            format!(
-                "{} rows of {} values, where one row of {} is compared",
-                query.len(),
-                query.width(),
-                embeddings.width()
-            ),
-            "embed the query with the model that embedded the images",
-        ));
-    }
-    let width = embeddings.width();
-    let mut best: Vec<Scored> = embeddings
-        .values()
-        .par_chunks(BLOCK * width)
-        .enumerate()
-        .flat_map_iter(|(block, rows)| best_of_block(query.values(), rows, block * BLOCK, k))
+pub fn nearest<'a>(
+    query: Embeddings<'_>,
+    rows: impl Into<StoredRows<'a>>,
+    k: usize,
+) -> Result<Vec<(usize, f32)>> {
+    let rows = rows.into();
+    rows.check_query(query)?;
+    let mut best: Vec<Scored> = (0..rows.len().div_ceil(ROWS_PER_TASK))
+        .into_par_iter()
+        .flat_map_iter(|task| best_of_task(query.values(), rows, task * ROWS_PER_TASK, k))
         .map(|Reverse(scored)| scored)
         .collect();
     best.sort_unstable_by_key(|&scored| Reverse(scored));
@@ -63,11 +52,10 @@ pub fn nearest(query: Embeddings<'_>, embeddings: Embeddings<'_>, k: usize) -> R
     Ok(best.into_iter().map(|scored| (scored.index, scored.score as f32)).collect())
 }
 
-fn best_of_block(query: &[f32], rows: &[f32], start: usize, k: usize) -> BinaryHeap<Reverse<Scored>> {
+fn best_of_task(query: &[f32], rows: StoredRows<'_>, start: usize, k: usize) -> BinaryHeap<Reverse<Scored>> {
     let mut heap = BinaryHeap::new();
-    for (row, index) in rows.chunks_exact(query.len()).zip(start..) {
-        // + 0.0 turns -0 into 0, which total_cmp would put above it.
-        let scored = Scored { score: dot(query, row) + 0.0, index };
+    rows.scores(query, start..rows.len().min(start + ROWS_PER_TASK), |index, score| {
+        let scored = Scored { score, index };
         if heap.len() < k {
             heap.push(Reverse(scored));
         } else if let Some(mut worst) = heap.peek_mut()
@@ -75,25 +63,6 @@ fn best_of_block(query: &[f32], rows: &[f32], start: usize, k: usize) -> BinaryH
         {
             *worst = Reverse(scored);
         }
-    }
+    });
     heap
-}
-
-/// Inner product with eight partial sums, so that it vectorises and its order is fixed.
-fn dot(a: &[f32], b: &[f32]) -> f64 {
-    const LANES: usize = 8;
-    let mut sums = [0.0f64; LANES];
-    let (a_chunks, b_chunks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    let tail: f64 = a_chunks
-        .remainder()
-        .iter()
-        .zip(b_chunks.remainder())
-        .map(|(&x, &y)| f64::from(x) * f64::from(y))
-        .sum();
-    for (x, y) in a_chunks.zip(b_chunks) {
-        for lane in 0..LANES {
-            sums[lane] += f64::from(x[lane]) * f64::from(y[lane]);
-        }
-    }
-    sums.iter().sum::<f64>() + tail
 }
