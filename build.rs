@@ -95,7 +95,10 @@ fn build_emulator(kernels: &[PathBuf], out: &Path) {
     }
     text.push_str("nullptr};\n");
     write_if_changed(&tables, &text);
-    build.file(&tables).file("kernels/emulator/emulator.cpp").file("kernels/emulator/fiber.cpp");
+    build.file(&tables);
+    for file in ["emulator", "fiber", "tensor_core"] {
+        build.file(format!("kernels/emulator/{file}.cpp"));
+    }
     // A compiler that knows the ending .cu would take it for CUDA, and others would not compile it.
     build.flag("-x").flag("c++").files(kernels);
     build.compile("scenerank_emulator");
@@ -118,6 +121,11 @@ fn build_fat_binaries(kernels: &[PathBuf], out: &Path) {
         println!("cargo:rerun-if-env-changed={name}");
     }
     let list = out.join("fat_binaries.rs");
+    if asked("SCENERANK_SANITIZE") {
+        // Such a build is for the emulator alone.
+        write_if_changed(&list, "[]");
+        return;
+    }
     let Some(nvcc) = find_nvcc() else {
         write_if_changed(&list, "[]");
         println!(

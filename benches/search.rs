@@ -6,7 +6,7 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use scenerank::evaluation::{Embeddings, EmbeddingsFile, nearest, normal_features};
+use scenerank::evaluation::{Embeddings, EmbeddingsFile, nearest_stored, normal_features};
 use scenerank::npy::{write_npy, write_npy_half};
 
 const ROWS: usize = 1_000_000;
@@ -29,7 +29,7 @@ fn search(criterion: &mut Criterion) {
         });
         let file = EmbeddingsFile::open(&path).expect("a good file");
         group.bench_function(BenchmarkId::new("nearest", name), |bencher| {
-            bencher.iter(|| nearest(black_box(query), file.rows(), 10).expect("one width"))
+            bencher.iter(|| nearest_stored(black_box(query), file.rows(), 10).expect("one width"))
         });
     }
     group.finish();

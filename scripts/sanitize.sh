@@ -1,21 +1,31 @@
 #!/usr/bin/env bash
-# Runs the tests of the emulated kernels under AddressSanitizer and UBSan. Needs g++ and its sanitizer libraries; an
-# ordinary build afterwards builds the crate again.
+# Runs the tests of the emulated kernels under AddressSanitizer and UBSan, and the emulator's own tests, whose planted
+# errors must be found. Needs g++ (or CXX) with its sanitizer libraries. Builds into target/sanitize, so that the ordinary
+# build stays as it is; PROPTEST_CASES is the number of cases of each property (20).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 library="$("${CXX:-g++}" -print-file-name=libasan.so)"
 if [[ ! -e "$library" ]]; then
-    echo "skipped: ${CXX:-g++} has no AddressSanitizer library"
-    exit 0
+    echo "${CXX:-g++} has no AddressSanitizer library: install the one of its version (such as libasan8)" >&2
+    exit 1
 fi
-tests=(adam batch_norm edge_hidden edge_pool embedding l2_normalise linear readout_loss cuda_step)
-export SCENERANK_SANITIZE=1
+tests=(adam batch_norm edge_hidden edge_pool embedding l2_normalise linear readout_loss top_k cuda_step)
+export SCENERANK_SANITIZE=1 PROPTEST_CASES="${PROPTEST_CASES:-20}" CARGO_TARGET_DIR=target/sanitize
+# The kernels are optimised all the same; what is in Rust here only prepares and compares, and builds twice as fast so.
+export CARGO_PROFILE_DEV_OPT_LEVEL=0 CARGO_PROFILE_DEV_DEBUG=none CARGO_INCREMENTAL=0
 # Built before the sanitizer is loaded into everything: compilers leak on purpose and would be stopped for it.
-cargo test --no-run "${tests[@]/#/--test=}"
-cargo test --no-run --message-format=json "${tests[@]/#/--test=}" 2>/dev/null |
-    sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' |
-    while read -r program; do
+built="$(cargo test --no-run --message-format=json "${tests[@]/#/--test=}" --test=emulator)"
+mapfile -t programs < <(sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' <<<"$built")
+if ((${#programs[@]} != ${#tests[@]} + 1)); then
+    echo "${#programs[@]} test programs were built, not $((${#tests[@]} + 1)): ${programs[*]}" >&2
+    exit 1
+fi
+for program in "${programs[@]}"; do
+    if [[ "$program" == */emulator-* ]]; then
+        "$program" # builds its own programs with the sanitizers
+    else
         # The fibers' stacks come and go, and Rust's test harness keeps some memory until the end.
         LD_PRELOAD="$library" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 "$program"
-    done
+    fi
+done

@@ -62,6 +62,10 @@ pub struct TrainOptions {
     /// Similarities of your own instead of the captions': a .npy file, [images, images] in the data's order, f16 or f32.
     #[arg(long, value_name = "NPY")]
     pub similarity: Option<PathBuf>,
+    /// Another sentence encoder's caption vectors instead of GloVe's: a .npy file, [images, d] in the data's order, each
+    /// row the mean of its captions' unit vectors.
+    #[arg(long, value_name = "NPY", conflicts_with = "similarity")]
+    pub caption_vectors: Option<PathBuf>,
 }
 
 /// The configuration of a training run; the defaults are the paper's.
@@ -96,6 +100,8 @@ pub struct TrainConfig {
     pub device: Device,
     /// A user's own similarities.
     pub similarity: Option<PathBuf>,
+    /// Another encoder's caption vectors.
+    pub caption_vectors: Option<PathBuf>,
 }
 
 impl TrainOptions {
@@ -127,6 +133,7 @@ impl TrainOptions {
             precision: self.precision.or(other.precision),
             device: self.device.or(other.device),
             similarity: self.similarity.or(other.similarity),
+            caption_vectors: self.caption_vectors.or(other.caption_vectors),
         }
     }
 
@@ -147,13 +154,16 @@ impl TrainOptions {
             precision: self.precision.unwrap_or(base.precision),
             device: self.device.unwrap_or(base.device),
             similarity: self.similarity.or_else(|| base.similarity.clone()),
+            caption_vectors: self.caption_vectors.or_else(|| base.caption_vectors.clone()),
         };
         config.check()?;
-        let similarity = config.similarity.as_deref().map(|path| {
-            // Whole, so that the run's checkpoints find it from any folder.
-            std::path::absolute(path).map_err(Error::file("read", path))
-        });
-        Ok(TrainConfig { similarity: similarity.transpose()?, ..config })
+        // Whole, so that the run's checkpoints find them from any folder.
+        let whole = |path: &PathBuf| std::path::absolute(path).map_err(Error::file("read", path));
+        Ok(TrainConfig {
+            similarity: config.similarity.as_ref().map(whole).transpose()?,
+            caption_vectors: config.caption_vectors.as_ref().map(whole).transpose()?,
+            ..config
+        })
     }
 }
 
@@ -174,6 +184,7 @@ impl Default for TrainConfig {
             precision: Precision::Fp32,
             device: Device::Auto,
             similarity: None,
+            caption_vectors: None,
         }
     }
 }

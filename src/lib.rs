@@ -18,7 +18,9 @@
 //! evaluation     Kendall, Spearman, Pearson; retrieval with incomplete queries; nearest images
 //! report         progress, metrics, TensorBoard events, tables, plots
 //! explore        a trained run as a local web page
+//! reproduce      the paper's models and our baselines, trained and measured, beside the paper's numbers
 //! step           one step of given inputs, dumped whole, to be checked against autograd
+//! bench          every kernel and a step: right first, then how fast, beside what the device reaches at most
 //! ```
 
 #![deny(missing_docs)]
@@ -27,6 +29,7 @@ pub mod arrow;
 pub mod atomic_file;
 pub mod backend;
 pub mod batch;
+pub mod bench;
 pub mod checkpoint;
 pub mod config;
 pub mod data;
@@ -38,6 +41,7 @@ pub mod model;
 pub mod npy;
 pub mod optimizer;
 pub mod report;
+pub mod reproduce;
 pub mod run;
 pub mod step;
 pub mod synth;

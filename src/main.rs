@@ -1,5 +1,5 @@
-//! The `scenerank` command. Exit codes: 0 done, 2 bad input (one line on standard error says what and where), 130
-//! stopped by Ctrl-C.
+//! The `scenerank` command. Exit codes: 0 done, 1 `bench` found a kernel that is wrong, 2 bad input (one line on
+//! standard error says what and where), 130 stopped by Ctrl-C.
 
 mod cli;
 

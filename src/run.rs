@@ -2,14 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::backend::cpu::stored_rows::StoredRows;
 use crate::backend::device::{BackendTask, Device, Precision};
 use crate::checkpoint::{self, BEST, Checkpoint, LAST, RunConfig};
 use crate::data::scene_graph::SceneGraph;
 use crate::data::similarity::Similarity;
-use crate::data::similarity_matrix::SimilarityMatrix;
+use crate::data::supervision::Supervision;
 use crate::data::{Dataset, Split};
 use crate::error::{Error, Result};
 use crate::evaluation::embed::embed_graphs;
+use crate::evaluation::{Embeddings, nearest, nearest_stored};
 use crate::model::tensors::NamedTensors;
 use crate::train::first_parameters;
 
@@ -29,7 +31,7 @@ pub struct Run {
     pub checkpoint: Checkpoint,
     /// The data that it was trained on.
     pub dataset: Dataset,
-    matrix: Option<SimilarityMatrix>,
+    supervision: Supervision,
     device: Device,
     precision: Precision,
 }
@@ -46,14 +48,15 @@ impl Run {
         let path = checkpoint_path(folder, which)?;
         let checkpoint = checkpoint::load(&path)?;
         let dataset = checkpoint::open_data(&checkpoint.config, data)?;
-        let matrix = checkpoint.config.train.similarity.as_deref();
-        let matrix = matrix.map(|path| SimilarityMatrix::open(path, dataset.image_count())).transpose()?;
-        Ok(Run { checkpoint, dataset, matrix, device, precision })
+        let train = &checkpoint.config.train;
+        let (matrix, vectors) = (train.similarity.as_deref(), train.caption_vectors.as_deref());
+        let supervision = Supervision::open(matrix, vectors, &dataset)?;
+        Ok(Run { checkpoint, dataset, supervision, device, precision })
     }
 
     /// The similarities that supervised it.
     pub fn similarity(&self) -> Similarity<'_> {
-        self.matrix.as_ref().map_or(self.dataset.similarity(), SimilarityMatrix::view)
+        self.supervision.view(&self.dataset)
     }
 
     /// Width of its embeddings.
@@ -81,6 +84,21 @@ impl Run {
     /// Runs `task` on the device that the run was opened for.
     pub fn compute<T: BackendTask>(&self, task: T) -> Result<T::Output> {
         self.device.run(self.precision, task)
+    }
+
+    /// The `k` rows of `index [images, D]` nearest to `query [D]`, and their cosines.
+    pub fn nearest(&self, query: &[f32], index: &[f32], k: usize) -> Result<Vec<(usize, f32)>> {
+        let rows = |values| Embeddings::new(values, self.width());
+        nearest(self.device, self.precision, rows(query)?, rows(index)?, k)
+    }
+
+    /// The same of rows as they are stored. Where the device was not named they are compared on the CPU: to read them
+    /// once is quicker than to bring them to another device.
+    pub fn nearest_stored(&self, query: &[f32], rows: StoredRows<'_>, k: usize) -> Result<Vec<(usize, f32)>> {
+        match self.device {
+            Device::Auto | Device::Cpu => nearest_stored(Embeddings::new(query, self.width())?, rows, k),
+            _ => self.nearest(query, &rows.to_single(), k),
+        }
     }
 
     /// The scene graphs of a split.

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use rayon::prelude::*;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::backend::Backend;
 use crate::backend::device::BackendTask;
@@ -19,7 +19,7 @@ use crate::batch::triples::{Triple, TripleSampler};
 use crate::checkpoint::{self, BEST, Checkpoint, LAST, RunConfig, TrainProgress};
 use crate::config::TrainConfig;
 use crate::data::similarity::Similarity;
-use crate::data::similarity_matrix::SimilarityMatrix;
+use crate::data::supervision::Supervision;
 use crate::data::{Dataset, Split};
 use crate::error::{Error, Result};
 use crate::evaluation::embed::embed_with;
@@ -27,17 +27,17 @@ use crate::evaluation::{Embeddings, row_kendall};
 use crate::model::config::ModelConfig;
 use crate::model::parameters::{TypeVectors, initial_parameters};
 use crate::model::tensors::NamedTensors;
-use crate::model::{Model, TrainingState};
+use crate::model::{LOSS_STEPS, Model, TrainingState};
 use crate::report::progress::Progress;
 use crate::report::run_log::{Record, RunLog};
 
-/// Steps between two records of the loss.
-const RECORD_STEPS: u64 = 10;
+/// Steps between two records of the loss; in between nothing is read back, and the host runs ahead of the device.
+const RECORD_STEPS: u64 = LOSS_STEPS as u64;
 /// A split below this has no rank correlation.
 const LEAST_VALIDATION_IMAGES: usize = 3;
 
 /// How a training run ended.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainOutcome {
     /// Epochs finished, of this run's configuration.
     pub epochs: usize,
@@ -57,14 +57,38 @@ pub fn train(
     resume: Option<Checkpoint>,
     stop: &AtomicBool,
 ) -> Result<TrainOutcome> {
-    let matrix = config.similarity.as_deref().map(|path| SimilarityMatrix::open(path, dataset.image_count()));
-    let matrix = matrix.transpose()?;
-    let similarity = matrix.as_ref().map_or(dataset.similarity(), SimilarityMatrix::view);
     let (device, precision) = (config.device, config.precision);
+    prepare(dataset, config, run, resume, stop, |training| device.run(precision, training))
+}
+
+/// The same on this backend, whatever device the configuration names.
+pub fn train_on<B: Backend>(
+    backend: B,
+    dataset: &Dataset,
+    config: TrainConfig,
+    run: &Path,
+    resume: Option<Checkpoint>,
+    stop: &AtomicBool,
+) -> Result<TrainOutcome> {
+    prepare(dataset, config, run, resume, stop, |training| training.run(backend))
+}
+
+fn prepare(
+    dataset: &Dataset,
+    config: TrainConfig,
+    run: &Path,
+    resume: Option<Checkpoint>,
+    stop: &AtomicBool,
+    start: impl FnOnce(Training) -> Result<TrainOutcome>,
+) -> Result<TrainOutcome> {
+    let started = Instant::now();
+    let supervision =
+        Supervision::open(config.similarity.as_deref(), config.caption_vectors.as_deref(), dataset)?;
+    let similarity = supervision.view(dataset);
     let sampler = TripleSampler::new(similarity, dataset.split(Split::Train), config.sampling, config.seed)?;
     let config = RunConfig::new(config, dataset)?;
     std::fs::create_dir_all(run).map_err(Error::file("create", run))?;
-    device.run(precision, Training { dataset, similarity, sampler, config, run, resume, stop })
+    start(Training { dataset, similarity, sampler, config, run, resume, stop, started })
 }
 
 /// Adam's first and second.
@@ -78,13 +102,13 @@ struct Training<'a> {
     run: &'a Path,
     resume: Option<Checkpoint>,
     stop: &'a AtomicBool,
+    started: Instant,
 }
 
 impl BackendTask for Training<'_> {
     type Output = TrainOutcome;
 
     fn run<B: Backend>(mut self, backend: B) -> Result<TrainOutcome> {
-        let started = Instant::now();
         let resume = self.resume.take();
         let fresh = resume.is_none();
         let (mut model, mut state, mut progress) = self.start(backend, resume)?;
@@ -113,29 +137,21 @@ impl BackendTask for Training<'_> {
                     self.fill(&triples, &mut batch);
                     model.load_batch(&batch)?;
                     model.train_step(&loss, &adam, &mut state)?;
-                    progress.steps = state.steps;
-                    let value = model.mean_loss(&state)?;
-                    self.check_finite("the loss", [&value], &progress)?;
-                    progress.loss_sum += f64::from(value) * triples.len() as f64;
-                    progress.triples += triples.len() as u64;
-                    if progress.steps.is_multiple_of(RECORD_STEPS) {
-                        bar.message(format!("loss {value:.4}"));
-                        log.write(&Record::Step {
-                            epoch: progress.epoch + 1,
-                            step: progress.steps,
-                            loss: value,
-                            seconds: started.elapsed().as_secs_f64(),
-                        })?;
+                    if state.steps.is_multiple_of(RECORD_STEPS) {
+                        let last = self.record(&mut model, &mut state, &mut progress, &mut log)?;
+                        bar.message(last.map_or(String::new(), |loss| format!("loss {loss:.4}")));
                     }
                 }
                 if self.stop.load(Ordering::Relaxed) {
                     bar.finish();
+                    self.record(&mut model, &mut state, &mut progress, &mut log)?;
                     let (tensors, moments) = self.tensors(&mut model, &state, &progress)?;
                     self.save_last(&progress, tensors, moments)?;
                     return Ok(outcome(&progress, true));
                 }
             }
             bar.finish();
+            self.record(&mut model, &mut state, &mut progress, &mut log)?;
             let (tensors, moments) = self.tensors(&mut model, &state, &progress)?;
             let tau = self.validate(&mut model, &progress)?;
             let record = Record::Epoch {
@@ -144,7 +160,7 @@ impl BackendTask for Training<'_> {
                 loss: progress.loss_sum / progress.triples.max(1) as f64,
                 validation_kendall: tau,
                 skipped_anchors: progress.skipped,
-                seconds: started.elapsed().as_secs_f64(),
+                seconds: self.started.elapsed().as_secs_f64(),
             };
             report(&record);
             log.write(&record)?;
@@ -209,6 +225,34 @@ impl Training<'_> {
         batch.similarity_positive.extend(triples.iter().map(|triple| triple.similarity_positive));
         batch.similarity_negative.extend(triples.iter().map(|triple| triple.similarity_negative));
         batch.index(self.config.model.object_types, self.config.model.predicate_types);
+    }
+
+    /// Counts the losses of the steps since the last call into `progress`; the last step's loss.
+    fn record<B: Backend>(
+        &self,
+        model: &mut Model<B>,
+        state: &mut TrainingState<B>,
+        progress: &mut TrainProgress,
+        log: &mut RunLog,
+    ) -> Result<Option<f32>> {
+        let mut last = None;
+        for (loss, triples) in model.take_losses(state)? {
+            progress.steps += 1;
+            self.check_finite("the loss", [&loss], progress)?;
+            progress.loss_sum += f64::from(loss) * triples as f64;
+            progress.triples += triples as u64;
+            if progress.steps.is_multiple_of(RECORD_STEPS) {
+                log.write(&Record::Step {
+                    epoch: progress.epoch + 1,
+                    step: progress.steps,
+                    loss,
+                    seconds: self.started.elapsed().as_secs_f64(),
+                })?;
+            }
+            last = Some(loss);
+        }
+        debug_assert_eq!(progress.steps, state.steps);
+        Ok(last)
     }
 
     /// The validation images' row-wise Kendall tau; none where there are too few.

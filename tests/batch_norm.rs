@@ -1,146 +1,199 @@
-//! batch_norm: the kernels against the reference in double precision.
+//! batch_norm: the kernels against the reference in double precision, and their gradient against finite differences.
 
 mod kernel_support;
 
-use kernel_support::{ROWS, Values, assert_within, devices, poisoned, to_device, to_host, wide};
+use kernel_support::calculus::{central_differences, weighted_sum};
+use kernel_support::cases::{check, columns, rows, seeds};
+use kernel_support::{
+    Values, all, all_mut, assert_within, poisoned, same_bits, scale, to_device, to_host, wide,
+};
 use scenerank::backend::cuda::batch_norm::{
     Norm, Statistics, Sums, batch_norm_backward, batch_norm_mask, batch_norm_relu,
     batch_norm_running_statistics, batch_norm_statistics,
 };
 use scenerank::backend::cuda::buffer::Buffer;
+use scenerank::backend::cuda::device::Device;
 use scenerank::backend::reference::batch_norm as reference;
-
-const COLUMNS: [usize; 4] = [1, 13, 32, 67];
 
 /// Results of about 1, through some ten roundings and a sum whose chunks have 64 rows.
 const LIMIT: f64 = 4e-6;
 
-fn all(buffer: &Buffer<f32>) -> scenerank::backend::cuda::buffer::Slice<'_, f32> {
-    buffer.slice(0..buffer.len())
-}
-
-fn all_mut(buffer: &mut Buffer<f32>) -> scenerank::backend::cuda::buffer::SliceMut<'_, f32> {
-    let len = buffer.len();
-    buffer.slice_mut(0..len)
+/// mean, rstd and both running statistics of `z`, by the kernels.
+fn statistics(device: &Device, z: &[f32], rows: usize, running: [&[f32]; 2]) -> [Buffer<f32>; 4] {
+    let columns = running[0].len();
+    let [mut mean, mut rstd] = [(); 2].map(|()| poisoned(device, columns));
+    let [mut running_mean, mut running_var] = running.map(|values| to_device(device, values));
+    batch_norm_statistics(
+        device,
+        &mut Statistics { mean: all_mut(&mut mean), rstd: all_mut(&mut rstd) },
+        &mut all_mut(&mut running_mean),
+        &mut all_mut(&mut running_var),
+        all(&to_device(device, z)),
+        rows,
+        &mut Sums::new(device).expect("memory"),
+    )
+    .expect("launches");
+    [mean, rstd, running_mean, running_var]
 }
 
 #[test]
 fn statistics_agree_with_the_reference() {
-    for device in devices() {
-        for (case, (rows, columns)) in
-            ROWS.iter().flat_map(|&rows| COLUMNS.map(|columns| (rows, columns))).enumerate()
+    check(200, (rows(), columns(), seeds()), |(rows, columns, seed)| {
+        let mut values = Values::new(seed);
+        // Far from zero, where a plain sum of squares would cancel.
+        let z: Vec<f32> = values.signed(rows * columns).iter().map(|z| 100.0 + z).collect();
+        let (running_mean, running_var) = (values.signed(columns), values.positive(columns));
+        let got = same_bits(seed, |device| {
+            statistics(device, &z, rows, [&running_mean, &running_var]).map(|buffer| to_host(device, &buffer))
+        });
+        let mut want = [vec![0.0; columns], vec![0.0; columns], wide(&running_mean), wide(&running_var)];
+        let [mean, rstd, running_mean, running_var] = &mut want;
+        reference::train_statistics(&wide(&z), mean, rstd, running_mean, running_var);
+        for ((name, got), want) in ["mean", "rstd", "running_mean", "running_var"].iter().zip(got).zip(&want)
         {
-            let mut values = Values::new(case as u64);
-            // Far from zero, where a plain sum of squares would cancel.
-            let z: Vec<f32> = values.signed(rows * columns).iter().map(|z| 100.0 + z).collect();
-            let (running_mean, running_var) = (values.signed(columns), values.positive(columns));
-            let mut sums = Sums::new(&device).expect("memory");
-            let (mut mean, mut rstd) = (poisoned(&device, columns), poisoned(&device, columns));
-            let mut running_mean_there = to_device(&device, &running_mean);
-            let mut running_var_there = to_device(&device, &running_var);
-            batch_norm_statistics(
-                &device,
-                &mut Statistics { mean: all_mut(&mut mean), rstd: all_mut(&mut rstd) },
-                &mut all_mut(&mut running_mean_there),
-                &mut all_mut(&mut running_var_there),
-                all(&to_device(&device, &z)),
-                rows,
-                &mut sums,
-            )
-            .expect("launches");
-            let mut want = [vec![0.0; columns], vec![0.0; columns], wide(&running_mean), wide(&running_var)];
-            let [want_mean, want_rstd, want_running_mean, want_running_var] = &mut want;
-            reference::train_statistics(&wide(&z), want_mean, want_rstd, want_running_mean, want_running_var);
-            let scale = |values: &[f64]| values.iter().fold(1.0, |most: f64, v| most.max(v.abs()));
-            let got = [mean, rstd, running_mean_there, running_var_there];
-            for ((name, got), want) in
-                ["mean", "rstd", "running_mean", "running_var"].iter().zip(got).zip(&want)
-            {
-                let limit = LIMIT * scale(want);
-                assert_within(&format!("{name} [{rows}, {columns}]"), &to_host(&device, &got), want, limit);
-            }
+            assert_within(name, &got, want, LIMIT * scale(want));
         }
-    }
+    });
 }
 
 #[test]
 fn running_statistics_take_the_batchs_place() {
-    for device in devices() {
-        let mut values = Values::new(1);
-        let (running_mean, running_var) = (values.signed(67), values.positive(67));
-        let (mut mean, mut rstd) = (poisoned(&device, 67), poisoned(&device, 67));
-        batch_norm_running_statistics(
-            &device,
-            &mut Statistics { mean: all_mut(&mut mean), rstd: all_mut(&mut rstd) },
-            all(&to_device(&device, &running_mean)),
-            all(&to_device(&device, &running_var)),
-        )
-        .expect("a launch");
-        let (mut want_mean, mut want_rstd) = (vec![0.0; 67], vec![0.0; 67]);
+    check(50, (columns(), seeds()), |(columns, seed)| {
+        let mut values = Values::new(seed);
+        let (running_mean, running_var) = (values.signed(columns), values.positive(columns));
+        let [mean, rstd] = same_bits(seed, |device| {
+            let [mut mean, mut rstd] = [(); 2].map(|()| poisoned(device, columns));
+            batch_norm_running_statistics(
+                device,
+                &mut Statistics { mean: all_mut(&mut mean), rstd: all_mut(&mut rstd) },
+                all(&to_device(device, &running_mean)),
+                all(&to_device(device, &running_var)),
+            )
+            .expect("a launch");
+            [mean, rstd].map(|buffer| to_host(device, &buffer))
+        });
+        let (mut want_mean, mut want_rstd) = (vec![0.0; columns], vec![0.0; columns]);
         let (running_mean, running_var) = (wide(&running_mean), wide(&running_var));
         reference::running_statistics(&running_mean, &running_var, &mut want_mean, &mut want_rstd);
-        assert_within("mean", &to_host(&device, &mean), &want_mean, 0.0);
-        assert_within("rstd", &to_host(&device, &rstd), &want_rstd, LIMIT);
+        assert_within("mean", &mean, &want_mean, 0.0);
+        assert_within("rstd", &rstd, &want_rstd, LIMIT);
+    });
+}
+
+/// y, mask (as 0 and 1), d_z, d_weight and d_bias by the kernels.
+fn forward_and_backward(
+    device: &Device,
+    z: &[f32],
+    d_y: &[f32],
+    rows: usize,
+    norm: Norm<'_>,
+) -> [Vec<f32>; 5] {
+    let columns = norm.mean.len();
+    let z = to_device(device, z);
+    let mut y = poisoned(device, z.len());
+    batch_norm_relu(device, &mut all_mut(&mut y), all(&z), norm, columns, rows).expect("a launch");
+    let mut mask = device.allocate_unwritten::<u8>(z.len()).expect("memory");
+    batch_norm_mask(device, &mut all_mut(&mut mask), all(&z), norm, rows).expect("a launch");
+    let mask = device.download(&mask, 0..z.len()).expect("a download");
+    let mut d = to_device(device, d_y);
+    let [mut d_weight, mut d_bias] = [(); 2].map(|()| poisoned(device, columns));
+    batch_norm_backward(
+        device,
+        &mut all_mut(&mut d),
+        &mut all_mut(&mut d_weight),
+        &mut all_mut(&mut d_bias),
+        all(&z),
+        norm,
+        rows,
+        &mut Sums::new(device).expect("memory"),
+    )
+    .expect("launches");
+    let [y, d, d_weight, d_bias] = [y, d, d_weight, d_bias].map(|buffer| to_host(device, &buffer));
+    [y, mask.into_iter().map(f32::from).collect(), d, d_weight, d_bias]
+}
+
+/// Moves each z whose norm(z) is next to zero, where a ReLU may fall to either side, and the derivative jumps. Scales
+/// are at least 1/4, so norm(z) moves by 2.5e-3.
+fn away_from_zero(z: &mut [f32], norm: reference::Norm<'_, f64>) {
+    let columns = norm.mean.len();
+    for (i, z) in z.iter_mut().enumerate() {
+        if norm.apply(f64::from(*z), i % columns).abs() < 1e-4 {
+            *z += 0.01;
+        }
     }
 }
 
 #[test]
 fn forward_mask_and_backward_agree_with_the_reference() {
-    for device in devices() {
-        for (case, (rows, columns)) in
-            ROWS.iter().flat_map(|&rows| COLUMNS.map(|columns| (rows, columns))).enumerate()
-        {
-            let name = |what: &str| format!("{what} [{rows}, {columns}]");
-            let mut values = Values::new(case as u64);
-            let (z, d_y) = (values.signed(rows * columns), values.signed(rows * columns));
-            let (mean, rstd) = (values.signed(columns), values.positive(columns));
-            let (weight, bias) = (values.signed(columns), values.signed(columns));
-            let there = [&mean, &rstd, &weight, &bias].map(|v| to_device(&device, v));
-            let norm = Norm {
-                mean: all(&there[0]),
-                rstd: all(&there[1]),
-                weight: all(&there[2]),
-                bias: all(&there[3]),
-            };
-            let z_there = to_device(&device, &z);
-            let of = [&mean, &rstd, &weight, &bias].map(|v| wide(v));
-            let wanted = reference::Norm { mean: &of[0], rstd: &of[1], weight: &of[2], bias: &of[3] };
+    check(200, (rows(), columns(), seeds()), |(rows, columns, seed)| {
+        let mut values = Values::new(seed);
+        let (mut z, d_y) = (values.signed(rows * columns), values.signed(rows * columns));
+        let (mean, rstd) = (values.signed(columns), values.positive(columns));
+        let (weight, bias) = (values.scales(columns), values.signed(columns));
+        let of = [&mean, &rstd, &weight, &bias].map(|v| wide(v));
+        let wanted = reference::Norm { mean: &of[0], rstd: &of[1], weight: &of[2], bias: &of[3] };
+        away_from_zero(&mut z, wanted);
+        let [y, mask, d_z, d_weight, d_bias] = same_bits(seed, |device| {
+            let there = [&mean, &rstd, &weight, &bias].map(|v| to_device(device, v));
+            let [mean, rstd, weight, bias] = there.each_ref().map(all);
+            forward_and_backward(device, &z, &d_y, rows, Norm { mean, rstd, weight, bias })
+        });
+        // norm(z) reaches 9.
+        assert_within("y", &y, &wanted.relu_rows(&wide(&z)), 2.0 * LIMIT);
+        let passed: Vec<f32> = y.iter().map(|&y| if y > 0.0 { 1.0 } else { 0.0 }).collect();
+        assert_eq!(mask, passed, "mask");
+        let mut want = [wide(&d_y), vec![f64::NAN; columns], vec![f64::NAN; columns]];
+        let [want_z, want_weight, want_bias] = &mut want;
+        reference::batch_norm_backward(&wide(&z), wanted, want_z, want_weight, want_bias);
+        // xhat and scale reach 4.
+        assert_within("d_z", &d_z, want_z, 16.0 * LIMIT);
+        let limit = LIMIT * (4.0 + rows as f64 / 16.0);
+        assert_within("d_weight", &d_weight, want_weight, limit);
+        assert_within("d_bias", &d_bias, want_bias, limit);
+    });
+}
 
-            let mut y = poisoned(&device, rows * columns);
-            batch_norm_relu(&device, &mut all_mut(&mut y), all(&z_there), norm, columns, rows)
-                .expect("a launch");
-            let y = to_host(&device, &y);
-            assert_within(&name("y"), &y, &wanted.relu_rows(&wide(&z)), LIMIT);
-
-            let mut mask = device.allocate_unwritten::<u8>(rows * columns).expect("memory");
-            batch_norm_mask(&device, &mut mask.slice_mut(0..rows * columns), all(&z_there), norm, rows)
-                .expect("a launch");
-            let mask = device.download(&mask, 0..rows * columns).expect("a download");
-            let passed: Vec<u8> = y.iter().map(|&y| u8::from(y > 0.0)).collect();
-            assert_eq!(mask, passed, "{}", name("mask"));
-
-            let mut sums = Sums::new(&device).expect("memory");
-            let mut d = to_device(&device, &d_y);
-            let (mut d_weight, mut d_bias) = (poisoned(&device, columns), poisoned(&device, columns));
-            batch_norm_backward(
-                &device,
-                &mut all_mut(&mut d),
-                &mut all_mut(&mut d_weight),
-                &mut all_mut(&mut d_bias),
-                all(&z_there),
-                norm,
-                rows,
-                &mut sums,
-            )
-            .expect("launches");
-            let (mut want, mut want_weight, mut want_bias) =
-                (wide(&d_y), vec![f64::NAN; columns], vec![f64::NAN; columns]);
-            reference::batch_norm_backward(&wide(&z), wanted, &mut want, &mut want_weight, &mut want_bias);
-            // xhat and scale reach 4.
-            assert_within(&name("d_z"), &to_host(&device, &d), &want, 16.0 * LIMIT);
-            let limit = LIMIT * (4.0 + rows as f64 / 16.0);
-            assert_within(&name("d_weight"), &to_host(&device, &d_weight), &want_weight, limit);
-            assert_within(&name("d_bias"), &to_host(&device, &d_bias), &want_bias, limit);
+#[test]
+fn the_backward_agrees_with_finite_differences() {
+    check(200, (2..=7usize, 1..=3usize, seeds()), |(rows, columns, seed)| {
+        let mut values = Values::new(seed);
+        let (mut z, d_y) = (values.signed(rows * columns), values.signed(rows * columns));
+        // Rows apart, so that the variance is no smaller than 1 and rstd's derivatives stay of the order of 1.
+        for (row, z) in z.chunks_exact_mut(columns).enumerate() {
+            z.iter_mut().for_each(|z| *z += 4.0 * row as f32);
         }
-    }
+        let (weight, bias) = (values.scales(columns), values.signed(columns));
+        // The whole of batch norm in double precision: its statistics move with z.
+        let forward =
+            |z: &[f64], weight: &[f64], bias: &[f64], use_norm: &mut dyn FnMut(reference::Norm<'_, f64>)| {
+                let [mut mean, mut rstd, mut unused, mut unused_too] = [(); 4].map(|()| vec![0.0; columns]);
+                reference::train_statistics(z, &mut mean, &mut rstd, &mut unused, &mut unused_too);
+                use_norm(reference::Norm { weight, bias, mean: &mean, rstd: &rstd });
+            };
+        let (wide_weight, wide_bias, wide_d_y) = (wide(&weight), wide(&bias), wide(&d_y));
+        forward(&wide(&z), &wide_weight, &wide_bias, &mut |norm| away_from_zero(&mut z, norm));
+        let wide_z = wide(&z);
+        let loss = |z: &[f64], weight: &[f64], bias: &[f64]| {
+            let mut loss = 0.0;
+            forward(z, weight, bias, &mut |norm| loss = weighted_sum(&wide_d_y, &norm.relu_rows(z)));
+            loss
+        };
+        let [d_z, d_weight, d_bias] = same_bits(seed, |device| {
+            let zeros = vec![0.0; columns];
+            let [mean, rstd, ..] = statistics(device, &z, rows, [&zeros, &zeros]);
+            let there = [&weight, &bias].map(|v| to_device(device, v));
+            let [weight, bias] = there.each_ref().map(all);
+            let norm = Norm { mean: all(&mean), rstd: all(&rstd), weight, bias };
+            let [_, _, d_z, d_weight, d_bias] = forward_and_backward(device, &z, &d_y, rows, norm);
+            [d_z, d_weight, d_bias]
+        });
+        // At most seven rows of terms below 4, of z up to 25.
+        let limit = 2.0 * LIMIT;
+        let want = central_differences(&wide_z, |z| loss(z, &wide_weight, &wide_bias));
+        assert_within("d_z", &d_z, &want, limit);
+        let want = central_differences(&wide_weight, |weight| loss(&wide_z, weight, &wide_bias));
+        assert_within("d_weight", &d_weight, &want, limit);
+        let want = central_differences(&wide_bias, |bias| loss(&wide_z, &wide_weight, bias));
+        assert_within("d_bias", &d_bias, &want, limit);
+    });
 }

@@ -1,101 +1,166 @@
-//! edge_hidden: the kernels against plain loops in double precision.
+//! edge_hidden: the kernels against plain loops in double precision, and their sums against finite differences.
 
 mod kernel_support;
 
-use kernel_support::{Values, assert_within, devices, indices_to_device, poisoned, to_device, to_host, wide};
+use kernel_support::calculus::{central_differences, weighted_sum};
+use kernel_support::cases::{Edge, Graphs, TYPES, check, columns, graphs, no_device, seeds, small_graphs};
+use kernel_support::{
+    Values, all, all_mut, assert_within, indices_to_device, poisoned, same_bits, to_device, to_host, wide,
+};
 use scenerank::backend::cuda::edge_hidden::{
     Ends, Lists, edge_hidden_add, edge_hidden_lookup, edge_hidden_sum_edges, edge_hidden_sum_ends,
 };
+use scenerank::batch::graph_batch::GraphBatch;
 
-/// Rows n, edges, H. One row takes all ends of 600 edges.
-const CASES: [(usize, usize, usize); 6] =
-    [(1, 0, 5), (1, 600, 3), (2, 1, 1), (7, 31, 130), (40, 33, 19), (33, 513, 64)];
-
-/// The positions of `keys` by key, compressed.
-fn lists(keys: &[u32], rows: usize) -> (Vec<u32>, Vec<u32>) {
-    let (mut offsets, mut entries) = (vec![0], Vec::new());
-    for row in 0..rows as u32 {
-        entries.extend((0u32..).zip(keys).filter(|(_, key)| **key == row).map(|(position, _)| position));
-        offsets.push(entries.len() as u32);
-    }
-    (offsets, entries)
+/// What the kernels read: predicates are all types, used or not.
+struct Inputs {
+    batch: GraphBatch,
+    hidden: usize,
+    /// `[N, 2 H]`.
+    projected: Vec<f32>,
+    /// `[TYPES, H]`.
+    edge_projected: Vec<f32>,
+    /// `[E, H]`: what `add` adds to, and the gradient that is summed.
+    z: Vec<f32>,
 }
 
-#[test]
-fn sums_and_their_backward_agree_with_plain_loops() {
-    for device in devices() {
-        for (case, (rows, edges, hidden)) in CASES.into_iter().enumerate() {
-            let name = |what: &str| format!("{what}, {rows} rows, {edges} edges, width {hidden}");
-            let mut values = Values::new(case as u64);
-            let (subject, object) = (values.indices(edges, rows), values.indices(edges, rows));
-            let edge_row = values.indices(edges, rows);
-            let [subject_there, object_there, edge_row_there] =
-                [&subject, &object, &edge_row].map(|v| indices_to_device(&device, v));
-            let ends = Ends { subject: subject_there.slice(0..edges), object: object_there.slice(0..edges) };
-            let (projected, edge_projected) =
-                (values.signed(rows * 2 * hidden), values.signed(rows * hidden));
-            let z = values.signed(edges * hidden);
-            let (projected_there, edge_there) =
-                (to_device(&device, &projected), to_device(&device, &edge_projected));
-            let from = |e: usize, c: usize| {
-                f64::from(projected[subject[e] as usize * 2 * hidden + c])
-                    + f64::from(projected[object[e] as usize * 2 * hidden + hidden + c])
-            };
-            let cells = || (0..edges).flat_map(|e| (0..hidden).map(move |c| (e, c)));
-            // Three numbers below 1.
-            let limit = 5e-7;
+impl Inputs {
+    fn new(graphs: &Graphs, hidden: usize, seed: u64) -> Self {
+        let (batch, mut values) = (graphs.batch(), Values::new(seed));
+        let (nodes, edges) = (batch.node_object.len(), batch.edge_subject.len());
+        let projected = values.signed(nodes * 2 * hidden);
+        let edge_projected = values.signed(TYPES * hidden);
+        Inputs { z: values.signed(edges * hidden), batch, hidden, projected, edge_projected }
+    }
 
-            let mut added = to_device(&device, &z);
-            let mut target = added.slice_mut(0..edges * hidden);
-            let projected_part = projected_there.slice(0..rows * 2 * hidden);
-            edge_hidden_add(&device, &mut target, projected_part, ends, hidden).expect("a launch");
-            let want: Vec<f64> = cells().map(|(e, c)| f64::from(z[e * hidden + c]) + from(e, c)).collect();
-            assert_within(&name("added"), &to_host(&device, &added), &want, limit);
+    /// `projected[subject, ..H] + projected[object, H..]`, `[E, H]`.
+    fn of_ends(&self, projected: &[f64]) -> Vec<f64> {
+        let (batch, hidden) = (&self.batch, self.hidden);
+        let ends = batch.edge_subject.iter().zip(&batch.edge_object);
+        ends.flat_map(|(&s, &o)| {
+            (0..hidden).map(move |c| {
+                projected[s as usize * 2 * hidden + c] + projected[o as usize * 2 * hidden + hidden + c]
+            })
+        })
+        .collect()
+    }
 
-            let mut looked_up = poisoned(&device, edges * hidden);
+    /// `edge_projected[predicate]`, `[E, H]`.
+    fn of_edges(&self, edge_projected: &[f64]) -> Vec<f64> {
+        let row = |&p: &u32| &edge_projected[p as usize * self.hidden..][..self.hidden];
+        self.batch.edge_predicate.iter().flat_map(row).copied().collect()
+    }
+
+    /// Edges by predicate, every type a row: offsets and entries.
+    fn by_predicate(&self) -> [Vec<u32>; 2] {
+        let (mut offsets, mut entries) = (vec![0], Vec::new());
+        for row in 0..TYPES as u32 {
+            let keys = (0u32..).zip(&self.batch.edge_predicate);
+            entries.extend(keys.filter(|(_, key)| **key == row).map(|(edge, _)| edge));
+            offsets.push(entries.len() as u32);
+        }
+        [offsets, entries]
+    }
+
+    /// z with both ends added; the edge's row and both ends; sums of z by end; sums of z by predicate.
+    fn kernels(&self, order: u64) -> [Vec<f32>; 4] {
+        let (batch, hidden) = (&self.batch, self.hidden);
+        same_bits(order, |device| {
+            let [subject, object, edge_row] =
+                [&batch.edge_subject, &batch.edge_object, &batch.edge_predicate]
+                    .map(|indices| indices_to_device(device, indices));
+            let ends = Ends { subject: all(&subject), object: all(&object) };
+            let [projected, edge_projected, z] =
+                [&self.projected, &self.edge_projected, &self.z].map(|values| to_device(device, values));
+
+            let mut added = to_device(device, &self.z);
+            edge_hidden_add(device, &mut all_mut(&mut added), all(&projected), ends, hidden)
+                .expect("a launch");
+            let mut looked_up = poisoned(device, self.z.len());
             edge_hidden_lookup(
-                &device,
-                &mut looked_up.slice_mut(0..edges * hidden),
-                edge_there.slice(0..rows * hidden),
-                projected_part,
-                edge_row_there.slice(0..edges),
+                device,
+                &mut all_mut(&mut looked_up),
+                all(&edge_projected),
+                all(&projected),
+                all(&edge_row),
                 ends,
                 hidden,
             )
             .expect("a launch");
-            let of_edge = |e: usize, c: usize| f64::from(edge_projected[edge_row[e] as usize * hidden + c]);
-            let want: Vec<f64> = cells().map(|(e, c)| of_edge(e, c) + from(e, c)).collect();
-            assert_within(&name("looked up"), &to_host(&device, &looked_up), &want, limit);
 
-            let d_z = to_device(&device, &z);
-            let both: Vec<u32> = subject.iter().zip(&object).flat_map(|(&s, &o)| [s, o]).collect();
-            let mut want_ends = vec![0.0; rows * 2 * hidden];
-            let mut want_edges = vec![0.0; rows * hidden];
-            let wide_z = wide(&z);
-            for (e, c) in cells() {
-                want_ends[subject[e] as usize * 2 * hidden + c] += wide_z[e * hidden + c];
-                want_ends[object[e] as usize * 2 * hidden + hidden + c] += wide_z[e * hidden + c];
-                want_edges[edge_row[e] as usize * hidden + c] += wide_z[e * hidden + c];
-            }
-            // Up to `edges` numbers below 1, one after another.
-            let limit = 5e-7 + 1e-7 * edges as f64;
-            for (what, keys, columns, want) in
-                [("ends", &both, 2 * hidden, &want_ends), ("edges", &edge_row, hidden, &want_edges)]
-            {
-                let (offsets, entries) = lists(keys, rows);
-                let (offsets, entries) =
-                    (indices_to_device(&device, &offsets), indices_to_device(&device, &entries));
-                let by_row =
-                    Lists { offsets: offsets.slice(0..rows + 1), entries: entries.slice(0..entries.len()) };
-                let mut sums = poisoned(&device, rows * columns);
-                let (target, d_z) = (&mut sums.slice_mut(0..rows * columns), d_z.slice(0..edges * hidden));
-                match what {
-                    "ends" => edge_hidden_sum_ends(&device, target, d_z, by_row, hidden),
-                    _ => edge_hidden_sum_edges(&device, target, d_z, by_row, hidden),
-                }
+            let [offsets, entries] = [&batch.incidence.offsets, &batch.incidence.entries]
+                .map(|indices| indices_to_device(device, indices));
+            let by_node = Lists { offsets: all(&offsets), entries: all(&entries) };
+            let mut by_end = poisoned(device, self.projected.len());
+            edge_hidden_sum_ends(device, &mut all_mut(&mut by_end), all(&z), by_node, hidden)
                 .expect("a launch");
-                assert_within(&name(what), &to_host(&device, &sums), want, limit);
-            }
+            let [offsets, entries] = self.by_predicate().map(|indices| indices_to_device(device, &indices));
+            let by_predicate = Lists { offsets: all(&offsets), entries: all(&entries) };
+            let mut by_edge = poisoned(device, self.edge_projected.len());
+            edge_hidden_sum_edges(device, &mut all_mut(&mut by_edge), all(&z), by_predicate, hidden)
+                .expect("a launch");
+            [added, looked_up, by_end, by_edge].map(|buffer| to_host(device, &buffer))
+        })
+    }
+}
+
+/// Sums of up to `edges` numbers below 1, one after another.
+fn sum_limit(edges: usize) -> f64 {
+    5e-7 + 1e-7 * edges as f64
+}
+
+fn agrees_with_plain_loops((graphs, hidden, seed): (Graphs, usize, u64)) {
+    let inputs = Inputs::new(&graphs, hidden, seed);
+    let batch = &inputs.batch;
+    let [added, looked_up, by_end, by_edge] = inputs.kernels(seed);
+    let (wide_z, of_ends) = (wide(&inputs.z), inputs.of_ends(&wide(&inputs.projected)));
+    let sum = |one: &[f64]| -> Vec<f64> { one.iter().zip(&of_ends).map(|(one, ends)| one + ends).collect() };
+    // Three numbers below 1.
+    assert_within("added", &added, &sum(&wide_z), 5e-7);
+    assert_within("looked up", &looked_up, &sum(&inputs.of_edges(&wide(&inputs.edge_projected))), 5e-7);
+
+    let mut want_ends = vec![0.0; by_end.len()];
+    let mut want_edges = vec![0.0; by_edge.len()];
+    for (edge, row) in wide_z.chunks_exact(hidden).enumerate() {
+        let (s, o, p) = (batch.edge_subject[edge], batch.edge_object[edge], batch.edge_predicate[edge]);
+        for (c, value) in row.iter().enumerate() {
+            want_ends[s as usize * 2 * hidden + c] += value;
+            want_ends[o as usize * 2 * hidden + hidden + c] += value;
+            want_edges[p as usize * hidden + c] += value;
         }
     }
+    let limit = sum_limit(batch.edge_subject.len());
+    assert_within("sums by end", &by_end, &want_ends, limit);
+    assert_within("sums by predicate", &by_edge, &want_edges, limit);
+}
+
+#[test]
+fn sums_and_their_backward_agree_with_plain_loops() {
+    check(100, (graphs(), columns(), seeds()), agrees_with_plain_loops);
+}
+
+#[test]
+fn one_node_takes_all_ends_of_600_edges() {
+    if no_device() {
+        return;
+    }
+    let edge = Edge { subject: 0, predicate: 2, object: 0, copies: 600 };
+    agrees_with_plain_loops((Graphs { sizes: vec![1], edges: vec![edge] }, 130, 1));
+}
+
+#[test]
+fn the_backward_agrees_with_finite_differences() {
+    check(200, (small_graphs(), 1..=3usize, seeds()), |(graphs, hidden, seed)| {
+        let inputs = Inputs::new(&graphs, hidden, seed);
+        let [_, _, by_end, by_edge] = inputs.kernels(seed);
+        let (d_z, limit) = (wide(&inputs.z), sum_limit(inputs.batch.edge_subject.len()));
+        let want = central_differences(&wide(&inputs.projected), |projected| {
+            weighted_sum(&d_z, &inputs.of_ends(projected))
+        });
+        assert_within("sums by end", &by_end, &want, limit);
+        let want = central_differences(&wide(&inputs.edge_projected), |edge_projected| {
+            weighted_sum(&d_z, &inputs.of_edges(edge_projected))
+        });
+        assert_within("sums by predicate", &by_edge, &want, limit);
+    });
 }

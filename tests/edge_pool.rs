@@ -1,9 +1,14 @@
-//! edge_pool: the kernels against the reference in double precision, over graphs with nodes of degree 0 and 1,000,
-//! self loops and parallel edges.
+//! edge_pool: the kernels against the reference in double precision, and their gradient against finite differences.
 
 mod kernel_support;
 
-use kernel_support::{Values, assert_within, devices, indices_to_device, poisoned, to_device, to_host, wide};
+use kernel_support::calculus::{central_differences, weighted_sum};
+use kernel_support::cases::{Edge, Graphs, check, columns, graphs, no_device, seeds, small_graphs};
+use kernel_support::{
+    Values, all, all_mut, assert_within, indices_to_device, poisoned, same_bits, to_device, to_host, wide,
+};
+use proptest::prelude::*;
+use proptest::sample::select;
 use scenerank::backend::cuda::batch_norm::Norm;
 use scenerank::backend::cuda::edge_hidden::{Ends, Lists};
 use scenerank::backend::cuda::edge_pool::{edge_pool_backward, edge_pool_forward};
@@ -11,95 +16,115 @@ use scenerank::backend::reference::batch_norm as reference_norm;
 use scenerank::backend::reference::edge_pool as reference;
 use scenerank::batch::graph_batch::GraphBatch;
 
-/// `nodes` nodes and `edges` random edges; with `hub`, a node of degree 1,000. The last node has none.
-pub fn batch(nodes: usize, edges: usize, hub: bool, seed: u64) -> GraphBatch {
-    let mut values = Values::new(seed);
-    let connected = (nodes - 1).max(1);
-    let (mut subject, mut object) = (values.indices(edges, connected), values.indices(edges, connected));
-    for i in (0..edges).step_by(7) {
-        object[i] = subject[i];
-    }
-    if edges > 1 {
-        (subject[1], object[1]) = (subject[0], object[0]);
-    }
-    if hub {
-        subject.extend(values.indices(1000, connected));
-        object.extend(vec![0; 1000]);
-    }
-    let mut batch = GraphBatch {
-        graph_offsets: vec![0, nodes as u32],
-        node_object: vec![0; nodes],
-        node_graph: vec![0; nodes],
-        edge_predicate: vec![0; subject.len()],
-        edge_subject: subject,
-        edge_object: object,
-        ..Default::default()
-    };
-    batch.index(1, 1);
-    batch
+/// What the kernels read.
+struct Inputs {
+    batch: GraphBatch,
+    hidden: usize,
+    /// The heads' columns: 2 H + D.
+    width: usize,
+    z: Vec<f32>,
+    /// mean, rstd, weight, bias.
+    norm: [Vec<f32>; 4],
+    d_pooled: Vec<f32>,
+    d_state: Vec<f32>,
 }
 
-const CASES: [(usize, usize, bool); 5] =
-    [(1, 0, false), (2, 1, false), (5, 33, false), (33, 300, false), (40, 20, true)];
-/// H and D; D = 0 in the last layer.
-const WIDTHS: [(usize, usize); 3] = [(1, 0), (19, 13), (130, 5)];
+impl Inputs {
+    fn new(graphs: &Graphs, hidden: usize, state: usize, seed: u64) -> Self {
+        let (batch, mut values) = (graphs.batch(), Values::new(seed));
+        let (nodes, edges, width) = (batch.node_object.len(), batch.edge_subject.len(), 2 * hidden + state);
+        let z = values.signed(edges * width);
+        let norm = [values.signed(width), values.positive(width), values.signed(width), values.signed(width)];
+        let (d_pooled, d_state) = (values.signed(nodes * hidden), values.signed(edges * state));
+        Inputs { batch, hidden, width, z, norm, d_pooled, d_state }
+    }
+
+    /// pooled and d_heads.
+    fn kernels(&self, order: u64) -> [Vec<f32>; 2] {
+        let (batch, hidden, width) = (&self.batch, self.hidden, self.width);
+        same_bits(order, |device| {
+            let there = self.norm.each_ref().map(|values| to_device(device, values));
+            let [mean, rstd, weight, bias] = there.each_ref().map(all);
+            let norm = Norm { mean, rstd, weight, bias };
+            let [z, d_pooled, d_state] =
+                [&self.z, &self.d_pooled, &self.d_state].map(|values| to_device(device, values));
+            let incidence = [&batch.incidence.offsets, &batch.incidence.entries];
+            let [offsets, entries] = incidence.map(|indices| indices_to_device(device, indices));
+            let incidence = Lists { offsets: all(&offsets), entries: all(&entries) };
+            let [subject, object] =
+                [&batch.edge_subject, &batch.edge_object].map(|indices| indices_to_device(device, indices));
+            let ends = Ends { subject: all(&subject), object: all(&object) };
+
+            let mut pooled = poisoned(device, self.d_pooled.len());
+            edge_pool_forward(device, &mut all_mut(&mut pooled), all(&z), norm, incidence, hidden)
+                .expect("a launch");
+            let mut d_heads = poisoned(device, self.z.len());
+            let target = &mut all_mut(&mut d_heads);
+            edge_pool_backward(device, target, all(&d_pooled), all(&d_state), ends, incidence, width, hidden)
+                .expect("a launch");
+            [pooled, d_heads].map(|buffer| to_host(device, &buffer))
+        })
+    }
+
+    /// Where the messages to the object begin.
+    fn object_start(&self) -> usize {
+        self.width - self.hidden
+    }
+}
+
+fn agrees_with_the_reference((graphs, hidden, state, seed): (Graphs, usize, usize, u64)) {
+    let inputs = Inputs::new(&graphs, hidden, state, seed);
+    let [pooled, d_heads] = inputs.kernels(seed);
+    let of = inputs.norm.each_ref().map(|values| wide(values));
+    let norm = reference_norm::Norm { mean: &of[0], rstd: &of[1], weight: &of[2], bias: &of[3] };
+    let messages = norm.relu_rows(&wide(&inputs.z));
+    let (batch, width) = (&inputs.batch, inputs.width);
+    let want = reference::edge_pool(batch, &messages, width, hidden, inputs.object_start());
+    // Messages below 6; a sum of 1,000 is off by some 30 roundings of its size, its mean likewise.
+    assert_within("pooled", &pooled, &want, 2e-5);
+    let (d_pooled, d_state) = (wide(&inputs.d_pooled), wide(&inputs.d_state));
+    let want =
+        reference::edge_pool_backward(batch, &d_pooled, &d_state, width, hidden, inputs.object_start());
+    // One division.
+    assert_within("d_heads", &d_heads, &want, 1e-7);
+}
 
 #[test]
 fn forward_and_backward_agree_with_the_reference() {
-    for device in devices() {
-        for (case, ((nodes, edges, hub), (hidden, state))) in
-            CASES.iter().flat_map(|&case| WIDTHS.map(|widths| (case, widths))).enumerate()
-        {
-            let batch = batch(nodes, edges, hub, case as u64);
-            let edges = batch.edge_subject.len();
-            let name =
-                |what: &str| format!("{what}, {nodes} nodes, {edges} edges, widths {hidden} and {state}");
-            let mut values = Values::new(case as u64);
-            let width = 2 * hidden + state;
-            let (z, mean, rstd) =
-                (values.signed(edges * width), values.signed(width), values.positive(width));
-            let (weight, bias) = (values.signed(width), values.signed(width));
-            let there = [&z, &mean, &rstd, &weight, &bias].map(|v| to_device(&device, v));
-            let [z_there, mean_there, rstd_there, weight_there, bias_there] =
-                [0, 1, 2, 3, 4].map(|i: usize| there[i].slice(0..there[i].len()));
-            let norm = Norm { mean: mean_there, rstd: rstd_there, weight: weight_there, bias: bias_there };
-            let offsets = indices_to_device(&device, &batch.incidence.offsets);
-            let entries = indices_to_device(&device, &batch.incidence.entries);
-            let incidence =
-                Lists { offsets: offsets.slice(0..offsets.len()), entries: entries.slice(0..entries.len()) };
+    // D = 0 in the last layer.
+    let states = prop_oneof![Just(0usize), 1..=40usize, select(vec![128usize, 300])];
+    check(100, (graphs(), columns(), states, seeds()), agrees_with_the_reference);
+}
 
-            let mut pooled = poisoned(&device, nodes * hidden);
-            let mut target = pooled.slice_mut(0..nodes * hidden);
-            edge_pool_forward(&device, &mut target, z_there, norm, incidence, hidden).expect("a launch");
-            let of = [&mean, &rstd, &weight, &bias].map(|v| wide(v));
-            let norm = reference_norm::Norm { mean: &of[0], rstd: &of[1], weight: &of[2], bias: &of[3] };
-            let messages = norm.relu_rows(&wide(&z));
-            let want = reference::edge_pool(&batch, &messages, width, hidden, hidden + state);
-            // Messages below 6; a sum of 1,000 is off by some 30 roundings of its size, its mean likewise.
-            assert_within(&name("pooled"), &to_host(&device, &pooled), &want, 2e-5);
-
-            let (d_pooled, d_state) = (values.signed(nodes * hidden), values.signed(edges * state));
-            let (d_pooled_there, d_state_there) =
-                (to_device(&device, &d_pooled), to_device(&device, &d_state));
-            let subject = indices_to_device(&device, &batch.edge_subject);
-            let object = indices_to_device(&device, &batch.edge_object);
-            let mut d_heads = poisoned(&device, edges * width);
-            edge_pool_backward(
-                &device,
-                &mut d_heads.slice_mut(0..edges * width),
-                d_pooled_there.slice(0..nodes * hidden),
-                d_state_there.slice(0..edges * state),
-                Ends { subject: subject.slice(0..edges), object: object.slice(0..edges) },
-                incidence,
-                width,
-                hidden,
-            )
-            .expect("a launch");
-            let (d_pooled, d_state) = (wide(&d_pooled), wide(&d_state));
-            let want =
-                reference::edge_pool_backward(&batch, &d_pooled, &d_state, width, hidden, hidden + state);
-            // One division.
-            assert_within(&name("d_heads"), &to_host(&device, &d_heads), &want, 1e-7);
-        }
+#[test]
+fn a_node_of_degree_1000_among_others() {
+    if no_device() {
+        return;
     }
+    let mut edges: Vec<Edge> =
+        (0..40).map(|subject| Edge { subject, predicate: 0, object: 0, copies: 25 }).collect();
+    // A self loop counts twice; node 40 has no edge.
+    edges[0].copies = 24;
+    let graphs = Graphs { sizes: vec![41], edges };
+    assert_eq!(graphs.batch().incidence.degree(0), 24 + 999);
+    agrees_with_the_reference((graphs, 130, 5, 1));
+}
+
+#[test]
+fn the_backward_agrees_with_finite_differences() {
+    check(200, (small_graphs(), 1..=3usize, 0..=2usize, seeds()), |(graphs, hidden, state, seed)| {
+        let inputs = Inputs::new(&graphs, hidden, state, seed);
+        let [_, d_heads] = inputs.kernels(seed);
+        let (batch, width) = (&inputs.batch, inputs.width);
+        let (d_pooled, d_state) = (wide(&inputs.d_pooled), wide(&inputs.d_state));
+        // By the heads' outputs: pooled takes the messages, the edge's new state is the columns between.
+        let want = central_differences(&wide(&inputs.z), |heads| {
+            let pooled = reference::edge_pool(batch, heads, width, hidden, inputs.object_start());
+            let state: Vec<f64> =
+                heads.chunks_exact(width).flat_map(|row| &row[hidden..hidden + state]).copied().collect();
+            weighted_sum(&d_pooled, &pooled) + weighted_sum(&d_state, &state)
+        });
+        // One division; the differences are off by less than 1e-8.
+        assert_within("d_heads", &d_heads, &want, 1.1e-7);
+    });
 }

@@ -22,7 +22,10 @@ fn build(name: &str, flags: &[&str]) -> Result<PathBuf, String> {
         .arg(root.join("kernels"))
         .args(flags)
         .args(["tests/kernels/planted.cu", "tests/kernels/planted_main.cpp"].map(|file| root.join(file)))
-        .args(["emulator.cpp", "fiber.cpp"].map(|file| root.join("kernels/emulator").join(file)))
+        .args(
+            ["emulator.cpp", "fiber.cpp", "tensor_core.cpp"]
+                .map(|file| root.join("kernels/emulator").join(file)),
+        )
         .arg("-o")
         .arg(&program)
         .output()
@@ -81,6 +84,14 @@ fn a_race_changes_the_answer() {
 }
 
 #[test]
+fn a_race_between_blocks_changes_the_answer() {
+    let Some(in_order) = planted("planted_block_race", 0) else { return };
+    assert_eq!(in_order[0], "2", "the last of three blocks");
+    let shuffled: Vec<_> = (1..10).filter_map(|seed| planted("planted_block_race", seed)).collect();
+    assert!(shuffled.iter().any(|lines| lines[0] != "2"));
+}
+
+#[test]
 fn shared_memory_starts_as_nan() {
     let Some(lines) = planted("planted_unwritten_shared", 0) else { return };
     assert_eq!((lines[254].as_str(), lines[255].as_str()), ("255", "nan"));
@@ -113,9 +124,61 @@ fn a_shuffle_that_a_lane_never_reaches_is_an_error() {
 }
 
 #[test]
-fn sanitizers_see_writes_out_of_bounds() {
+fn tensor_core_fragments_copies_and_roundings_are_right_in_any_order() {
+    for (kernel, seed) in ["fragments", "loaded_fragments", "roundings", "copies"]
+        .into_iter()
+        .flat_map(|kernel| (0..5).map(move |seed| (kernel, seed)))
+    {
+        let Some(lines) = planted(kernel, seed) else { return };
+        assert_eq!(lines[..3], ["1", "1", "1"], "{kernel}, seed {seed}");
+    }
+}
+
+#[test]
+fn a_copy_that_is_not_waited_for_is_read_as_nan() {
+    for seed in 0..5 {
+        let Some(lines) = planted("planted_missing_wait", seed) else { return };
+        assert!(lines[..256].iter().all(|line| line == "nan" || line == "-nan"), "seed {seed}: {lines:?}");
+    }
+}
+
+#[test]
+fn a_copy_without_a_barrier_changes_the_answer() {
+    let Some(in_order) = planted("planted_missing_barrier", 0) else { return };
+    assert!(in_order[..256].iter().any(|line| line.ends_with("nan")), "{in_order:?}");
+    assert!(
+        (1..6).all(|seed| planted("planted_missing_barrier", seed).is_some_and(|lines| lines != in_order))
+    );
+}
+
+#[test]
+fn addresses_that_copies_and_loads_do_not_take_are_errors() {
+    for (kernel, parts) in [
+        ("planted_misaligned_copy", ["cp.async of 16 bytes", "thread (77, 0, 0)", "not aligned"]),
+        ("planted_copy_elsewhere", ["cp.async of 4 bytes", "thread (0, 0, 0)", "not in shared memory"]),
+        ("planted_misaligned_load", ["ldmatrix: ", "thread (1, 0, 0)", "not aligned"]),
+    ] {
+        let Some(lines) = planted(kernel, 0) else { return };
+        assert!(lines[0].starts_with(&format!("error: {kernel}: line ")), "{}", lines[0]);
+        for part in parts {
+            assert!(lines[0].contains(part), "{part:?} in {}", lines[0]);
+        }
+    }
+}
+
+#[test]
+fn a_product_that_a_lane_takes_elsewhere_is_an_error() {
+    let Some(lines) = planted("planted_divergent_mma", 0) else { return };
+    assert!(lines[0].contains("waits at an mma"), "{}", lines[0]);
+    assert!(lines[0].contains("thread (16, 0, 0) never reaches"), "{}", lines[0]);
+}
+
+#[test]
+fn sanitizers_see_what_lies_out_of_bounds_or_askew() {
     let program = match build("planted_sanitized", &SANITIZERS) {
         Ok(program) => program,
+        // A sanitized run exists to see this.
+        Err(error) if std::env::var_os("SCENERANK_SANITIZE").is_some() => panic!("{error}"),
         Err(error) => return println!("skipped: no sanitizer runtime: {error}"),
     };
     let right = run(&program, "block_sum", 5);
@@ -129,4 +192,6 @@ fn sanitizers_see_writes_out_of_bounds() {
     assert!(error.contains("heap-buffer-overflow") && error.contains("planted_out_of_bounds"), "{error}");
     let error = error_of("planted_shared_out_of_bounds");
     assert!(error.contains("index 255 out of bounds"), "{error}");
+    let error = error_of("planted_misaligned");
+    assert!(error.contains("planted.cu") && error.contains("misaligned address"), "{error}");
 }

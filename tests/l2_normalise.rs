@@ -1,64 +1,74 @@
-//! l2_normalise: the kernels against the reference in double precision.
+//! l2_normalise: the kernels against the reference in double precision, and their gradient against finite differences.
 
 mod kernel_support;
 
-use kernel_support::{ROWS, Values, assert_within, devices, poisoned, to_device, to_host, wide};
+use kernel_support::calculus::{central_differences, weighted_sum};
+use kernel_support::cases::{check, columns, rows, seeds};
+use kernel_support::{Values, all, all_mut, assert_within, poisoned, same_bits, to_device, to_host, wide};
 use scenerank::backend::cuda::batch_norm::Norm;
 use scenerank::backend::cuda::l2_normalise::{l2_normalise_backward, l2_normalise_forward};
 use scenerank::backend::reference::batch_norm as reference_norm;
 use scenerank::backend::reference::l2_normalise as reference;
 
+/// x and d_y; `norm` is mean, rstd, weight, bias.
+fn kernels(z: &[f32], d_x: &[f32], norm: &[Vec<f32>; 4], rows: usize, order: u64) -> [Vec<f32>; 2] {
+    same_bits(order, |device| {
+        let there = norm.each_ref().map(|values| to_device(device, values));
+        let [mean, rstd, weight, bias] = there.each_ref().map(all);
+        let norm = Norm { mean, rstd, weight, bias };
+        let [z, d_x] = [z, d_x].map(|values| to_device(device, values));
+        let mut x = poisoned(device, z.len());
+        l2_normalise_forward(device, &mut all_mut(&mut x), all(&z), norm, rows).expect("a launch");
+        let mut d_y = poisoned(device, z.len());
+        l2_normalise_backward(device, &mut all_mut(&mut d_y), all(&d_x), all(&x), all(&z), norm, rows)
+            .expect("a launch");
+        [x, d_y].map(|buffer| to_host(device, &buffer))
+    })
+}
+
 #[test]
 fn forward_and_backward_agree_with_the_reference() {
-    for device in devices() {
-        for (case, (rows, columns)) in
-            ROWS.iter().flat_map(|&rows| [1, 13, 129, 300].map(|columns| (rows, columns))).enumerate()
-        {
-            let name = |what: &str| format!("{what} [{rows}, {columns}]");
-            let mut values = Values::new(case as u64);
-            let (mut z, d_x) = (values.signed(rows * columns), values.signed(rows * columns));
-            let (mean, rstd) = (values.signed(columns), values.positive(columns));
-            let (weight, mut bias) = (values.positive(columns), values.positive(columns));
-            // Positive where every ReLU passes, so that no row but the first is near zero; in the first none passes.
-            bias.iter_mut().zip(&mean).for_each(|(bias, _)| *bias += 8.0);
-            if rows > 0 {
-                z[..columns].fill(-100.0);
-            }
-            let there = [&mean, &rstd, &weight, &bias].map(|v| to_device(&device, v));
-            let [mean_there, rstd_there, weight_there, bias_there] =
-                [0, 1, 2, 3].map(|i: usize| there[i].slice(0..columns));
-            let norm = Norm { mean: mean_there, rstd: rstd_there, weight: weight_there, bias: bias_there };
-            let (z_there, d_x_there) = (to_device(&device, &z), to_device(&device, &d_x));
-
-            let mut x = poisoned(&device, rows * columns);
-            let z_part = z_there.slice(0..rows * columns);
-            l2_normalise_forward(&device, &mut x.slice_mut(0..rows * columns), z_part, norm, rows)
-                .expect("a launch");
-            let of = [&mean, &rstd, &weight, &bias].map(|v| wide(v));
-            let wanted = reference_norm::Norm { mean: &of[0], rstd: &of[1], weight: &of[2], bias: &of[3] };
-            let y = wanted.relu_rows(&wide(&z));
-            let mut want = y.clone();
-            reference::l2_normalise(&mut want, columns);
-            // Components of a unit vector, a few roundings each.
-            assert_within(&name("x"), &to_host(&device, &x), &want, 1e-6);
-
-            let mut d_y = poisoned(&device, rows * columns);
-            l2_normalise_backward(
-                &device,
-                &mut d_y.slice_mut(0..rows * columns),
-                d_x_there.slice(0..rows * columns),
-                x.slice(0..rows * columns),
-                z_part,
-                norm,
-                rows,
-            )
-            .expect("a launch");
-            let want = reference::l2_normalise_backward(&y, &wide(&d_x), columns);
-            let got = to_host(&device, &d_y);
-            // The first row is 0, so its gradient is d_x / eps, some 1e12.
-            let split = columns.min(rows * columns);
-            assert_within(&name("d_y of 0"), &got[..split], &want[..split], 1e6);
-            assert_within(&name("d_y"), &got[split..], &want[split..], 1e-6);
+    check(100, (rows(), columns(), seeds()), |(rows, columns, seed)| {
+        let mut values = Values::new(seed);
+        let (mut z, d_x) = (values.signed(rows * columns), values.signed(rows * columns));
+        let (mean, rstd, weight) =
+            (values.signed(columns), values.positive(columns), values.positive(columns));
+        // Positive where every ReLU passes, so that no row but the first is near zero; in the first none passes.
+        let bias = values.positive(columns).iter().map(|bias| bias + 8.0).collect();
+        if rows > 0 {
+            z[..columns].fill(-100.0);
         }
-    }
+        let norm = [mean, rstd, weight, bias];
+        let [x, d_y] = kernels(&z, &d_x, &norm, rows, seed);
+        let of = norm.each_ref().map(|v| wide(v));
+        let wanted = reference_norm::Norm { mean: &of[0], rstd: &of[1], weight: &of[2], bias: &of[3] };
+        let y = wanted.relu_rows(&wide(&z));
+        let mut want = y.clone();
+        reference::l2_normalise(&mut want, columns);
+        // Components of a unit vector, a few roundings each.
+        assert_within("x", &x, &want, 1e-6);
+        let want = reference::l2_normalise_backward(&y, &wide(&d_x), columns);
+        // The first row is 0, so its gradient is d_x / eps, some 1e12.
+        let split = columns.min(rows * columns);
+        assert_within("d_y of 0", &d_y[..split], &want[..split], 1e6);
+        assert_within("d_y", &d_y[split..], &want[split..], 1e-6);
+    });
+}
+
+#[test]
+fn the_backward_agrees_with_finite_differences() {
+    check(200, (1..=4usize, 1..=5usize, seeds()), |(rows, columns, seed)| {
+        let mut values = Values::new(seed);
+        // norm(z) = z, and every ReLU passes: y = z, of a length of at least 1/2.
+        let (y, d_x) = (values.positive(rows * columns), values.signed(rows * columns));
+        let norm = [0.0, 1.0, 1.0, 0.0].map(|value| vec![value; columns]);
+        let [_, d_y] = kernels(&y, &d_x, &norm, rows, seed);
+        let want = central_differences(&wide(&y), |y| {
+            let mut x = y.to_vec();
+            reference::l2_normalise(&mut x, columns);
+            weighted_sum(&wide(&d_x), &x)
+        });
+        // d_x and x (x . d_x), both up to sqrt(5), over a length of at least 1/2: some ten roundings of 4.
+        assert_within("d_y", &d_y, &want, 2e-6);
+    });
 }

@@ -1,19 +1,34 @@
-//! readout_loss: the kernels against the reference in double precision.
+//! readout_loss: the kernels against the reference in double precision, and their gradient against finite differences.
 
 mod kernel_support;
 
-use kernel_support::{Values, assert_within, devices, indices_to_device, poisoned, to_device, to_host, wide};
+use kernel_support::calculus::central_differences;
+use kernel_support::cases::{check, columns, seeds};
+use kernel_support::{
+    ROUNDING, Values, all, all_mut, assert_within, indices_to_device, poisoned, same_bits, to_device,
+    to_host, wide,
+};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
 use scenerank::backend::cuda::readout_loss::{Triples, readout, readout_loss};
 use scenerank::backend::reference::readout_loss as reference;
 use scenerank::batch::graph_batch::GraphBatch;
 use scenerank::loss::{Loss, LossKind};
 
-/// Triples of graphs of 1 to 5 nodes, the first of 300.
-fn batch(triples: usize, values: &mut Values) -> GraphBatch {
+const KINDS: [LossKind; 3] = [LossKind::Ranking, LossKind::Triplet, LossKind::InfoNce];
+
+fn loss() -> impl Strategy<Value = Loss> {
+    select(KINDS.to_vec()).prop_map(|kind| Loss { kind, temperature: 0.7, margin: 0.4 })
+}
+
+/// Graphs of `sizes` nodes, anchors, positives and negatives one after another: three of each triple's.
+fn batch(sizes: &[[usize; 3]], values: &mut Values) -> GraphBatch {
+    let triples = sizes.len();
     let mut batch = GraphBatch { graph_offsets: vec![0], ..Default::default() };
-    for (graph, size) in (0u32..).zip(values.indices(3 * triples, 5)) {
-        let size = if graph == 0 { 300 } else { size + 1 };
-        batch.node_graph.extend(vec![graph; size as usize]);
+    for graph in 0..3 * triples {
+        let size = sizes[graph % triples][graph / triples];
+        batch.node_graph.extend(vec![graph as u32; size]);
         batch.graph_offsets.push(batch.node_graph.len() as u32);
     }
     batch.node_object = vec![0; batch.node_graph.len()];
@@ -26,67 +41,123 @@ fn batch(triples: usize, values: &mut Values) -> GraphBatch {
     batch
 }
 
-#[test]
-fn embeddings_losses_and_gradients_agree_with_the_reference() {
-    for device in devices() {
-        for (case, (triples, width)) in [0, 1, 3, 16]
-            .iter()
-            .flat_map(|&triples| [1, 31, 129, 300].map(|width| (triples, width)))
-            .enumerate()
-        {
-            let mut values = Values::new(case as u64);
-            let batch = batch(triples, &mut values);
-            let (nodes, graphs) = (batch.node_graph.len(), 3 * triples);
-            let node_state = values.signed(nodes * width);
-            let node_state_there = to_device(&device, &node_state);
-            let offsets = indices_to_device(&device, &batch.graph_offsets);
-            let graph_offsets = offsets.slice(0..graphs + 1);
-            let (mut embedding, mut mean_norm) =
-                (poisoned(&device, graphs * width), poisoned(&device, graphs));
-            readout(
-                &device,
-                &mut embedding.slice_mut(0..graphs * width),
-                &mut mean_norm.slice_mut(0..graphs),
-                node_state_there.slice(0..nodes * width),
-                graph_offsets,
-                width,
-            )
+/// embedding, mean_norm, losses, d_node_state.
+fn kernels(batch: &GraphBatch, node_state: &[f32], width: usize, loss: &Loss, order: u64) -> [Vec<f32>; 4] {
+    same_bits(order, |device| {
+        let (graphs, triples) = (batch.graph_offsets.len() - 1, batch.similarity_positive.len());
+        let node_state = to_device(device, node_state);
+        let offsets = indices_to_device(device, &batch.graph_offsets);
+        let (mut embedding, mut mean_norm) = (poisoned(device, graphs * width), poisoned(device, graphs));
+        readout(
+            device,
+            &mut all_mut(&mut embedding),
+            &mut all_mut(&mut mean_norm),
+            all(&node_state),
+            all(&offsets),
+            width,
+        )
+        .expect("a launch");
+        let [positive, negative] =
+            [&batch.similarity_positive, &batch.similarity_negative].map(|values| to_device(device, values));
+        let of = Triples {
+            embedding: all(&embedding),
+            mean_norm: all(&mean_norm),
+            graph_offsets: all(&offsets),
+            similarity_positive: all(&positive),
+            similarity_negative: all(&negative),
+        };
+        let (mut losses, mut d) = (poisoned(device, triples), poisoned(device, node_state.len()));
+        readout_loss(device, &mut all_mut(&mut losses), &mut all_mut(&mut d), of, width, loss)
             .expect("a launch");
-            let wide_state = wide(&node_state);
-            let f = reference::readout(&batch, &wide_state, width);
-            let name = |what: &str| format!("{what}, {triples} triples, width {width}");
-            // The mean of 300 numbers may be small against them, and normalisation scales it up; one column is 1 or -1.
-            assert_within(&name("embedding"), &to_host(&device, &embedding), &f, 2e-5);
+        [embedding, mean_norm, losses, d].map(|buffer| to_host(device, &buffer))
+    })
+}
 
-            let (positive, negative) = (
-                to_device(&device, &batch.similarity_positive),
-                to_device(&device, &batch.similarity_negative),
-            );
-            for kind in [LossKind::Ranking, LossKind::Triplet, LossKind::InfoNce] {
-                let loss = Loss { kind, temperature: 0.7, margin: 0.4 };
-                let (mut losses, mut d) = (poisoned(&device, triples), poisoned(&device, nodes * width));
-                let of = Triples {
-                    embedding: embedding.slice(0..graphs * width),
-                    mean_norm: mean_norm.slice(0..graphs),
-                    graph_offsets,
-                    similarity_positive: positive.slice(0..triples),
-                    similarity_negative: negative.slice(0..triples),
-                };
-                readout_loss(
-                    &device,
-                    &mut losses.slice_mut(0..triples),
-                    &mut d.slice_mut(0..nodes * width),
-                    of,
-                    width,
-                    &loss,
-                )
-                .expect("a launch");
-                let (want, d_embedding) = reference::triple_losses(&loss, &batch, &f, width);
-                assert_within(&name("losses"), &to_host(&device, &losses), &want, 1e-4);
-                let want = reference::readout_backward(&batch, &wide_state, &d_embedding, width);
-                let largest = want.iter().fold(0.0, |most: f64, d| most.max(d.abs()));
-                assert_within(&name("d_node_state"), &to_host(&device, &d), &want, 1e-5 + 1e-4 * largest);
-            }
+/// How far the results may be off, from how short the mean node states are.
+struct Limits {
+    embedding: f64,
+    loss: f64,
+    d_node_state: f64,
+}
+
+impl Limits {
+    /// `shortest`: of the means, below 1 a component. A component of a mean of n numbers below 1 is off by about one
+    /// rounding (its sum by sqrt(n) roundings of sqrt(n)), a length by a few; both are divided by the length. A dot
+    /// product of unit vectors adds `width` errors weighed by components, whose magnitudes sum to at most sqrt(width),
+    /// twice; loss and slope move with it, over the temperature 0.7. The gradient, a few such terms of up to 3, is
+    /// divided by the length again.
+    fn new(shortest: f64, width: usize) -> Self {
+        let embedding = 8.0 * ROUNDING * (1.0 + 1.0 / shortest);
+        let product = 2.0 * (width as f64).sqrt() * embedding;
+        Limits {
+            embedding,
+            loss: product / 0.7 + 8.0 * ROUNDING,
+            d_node_state: 4.0 * (product + embedding) / shortest.min(1.0),
         }
     }
+}
+
+fn agrees_with_the_reference((sizes, width, loss, seed): (Vec<[usize; 3]>, usize, Loss, u64)) {
+    let mut values = Values::new(seed);
+    let batch = batch(&sizes, &mut values);
+    let node_state = values.signed(batch.node_graph.len() * width);
+    let [embedding, mean_norm, losses, d] = kernels(&batch, &node_state, width, &loss, seed);
+    let limits = Limits::new(mean_norm.iter().fold(1.0, |least: f64, &n| least.min(n.into())), width);
+    let wide_state = wide(&node_state);
+    let f = reference::readout(&batch, &wide_state, width);
+    assert_within("embedding", &embedding, &f, limits.embedding);
+    let (want, d_embedding) = reference::triple_losses(&loss, &batch, &f, width);
+    assert_within("losses", &losses, &want, limits.loss);
+    let want = reference::readout_backward(&batch, &wide_state, &d_embedding, width);
+    assert_within("d_node_state", &d, &want, limits.d_node_state);
+}
+
+#[test]
+fn embeddings_losses_and_gradients_agree_with_the_reference() {
+    let size = || prop_oneof![6 => 1..=5usize, 1 => Just(300usize)];
+    let sizes =
+        prop_oneof![6 => vec([size(), size(), size()], 0..=4), 1 => vec([1..=5usize, 1..=5, 1..=5], 16)];
+    check(200, (sizes, columns(), loss(), seeds()), agrees_with_the_reference);
+}
+
+#[test]
+fn a_graph_without_nodes_has_no_embedding_and_changes_no_other() {
+    check(8, (loss(), seeds()), |(loss, seed)| {
+        let mut values = Values::new(seed);
+        let batch = batch(&[[2, 0, 3], [1, 4, 2]], &mut values);
+        let node_state = values.signed(12 * 33);
+        let [embedding, _, losses, _] = kernels(&batch, &node_state, 33, &loss, seed);
+        // The mean of nothing is 0 / 0, as in the reference.
+        let f = reference::readout(&batch, &wide(&node_state), 33);
+        for (graph, (got, want)) in embedding.chunks_exact(33).zip(f.chunks_exact(33)).enumerate() {
+            match graph {
+                2 => assert!(got.iter().all(|value| value.is_nan()) && want.iter().all(|v| v.is_nan())),
+                _ => assert_within("embedding", got, want, 1e-5),
+            }
+        }
+        assert!(losses[0].is_nan() && losses[1].is_finite(), "{losses:?}");
+    });
+}
+
+#[test]
+fn the_backward_agrees_with_finite_differences() {
+    let sizes = vec([1..=3usize, 1..=3, 1..=3], 1..=2);
+    check(200, (sizes, 2..=4usize, loss(), seeds()), |(sizes, width, loss, seed)| {
+        // Cosines of the positive states below lie in 0.47..1 (by Polya and Szego's inequality): no triple is at the
+        // triplet loss's hinge, which has no derivative.
+        let loss = Loss { margin: 0.6, ..loss };
+        let mut values = Values::new(seed);
+        let batch = batch(&sizes, &mut values);
+        // Positive states: their mean is no shorter than 1/2.
+        let node_state = values.positive(batch.node_graph.len() * width);
+        let wide_state = wide(&node_state);
+        let losses_of = |node_state: &[f64]| {
+            reference::triple_losses(&loss, &batch, &reference::readout(&batch, node_state, width), width).0
+        };
+        let [_, _, _, d] = kernels(&batch, &node_state, width, &loss, seed);
+        let want = central_differences(&wide_state, |node_state| {
+            losses_of(node_state).iter().sum::<f64>() / sizes.len() as f64
+        });
+        assert_within("d_node_state", &d, &want, Limits::new(0.5, width).d_node_state);
+    });
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use half::f16;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use scenerank::evaluation::{Embeddings, EmbeddingsFile, nearest, normal_features, rank, ranks};
+use scenerank::evaluation::{Embeddings, EmbeddingsFile, nearest_stored, normal_features, rank, ranks};
 use scenerank::npy::{write_npy, write_npy_half};
 use tempfile::TempDir;
 
@@ -40,7 +40,7 @@ fn ties_go_to_the_lower_index() {
         for half in [false, true] {
             let file = open(&folder, half, &values, width);
             for k in [1, 2, 10, rows, rows + 5] {
-                let got = nearest(query, file.rows(), k).unwrap();
+                let got = nearest_stored(query, file.rows(), k).unwrap();
                 let want: Vec<(usize, f32)> =
                     want.iter().take(k).map(|&(row, score)| (row, score as f32)).collect();
                 assert_eq!(got, want, "{rows} x {width}, half {half}, k {k}");
@@ -65,7 +65,7 @@ fn random_rows_in_either_precision() {
     let rounded: Vec<f32> = values.iter().map(|&value| f16::from_f32(value).to_f32()).collect();
     for (half, stored) in [(false, &values), (true, &rounded)] {
         let file = open(&folder, half, &values, width);
-        let got = nearest(Embeddings::new(&query, width).unwrap(), file.rows(), 50).unwrap();
+        let got = nearest_stored(Embeddings::new(&query, width).unwrap(), file.rows(), 50).unwrap();
         let want = brute_force(&query, stored);
         for ((row, score), (want_row, want_score)) in got.iter().zip(&want) {
             // Sums of 300 products of unit rows: some 300 roundings of 2^-53 in double precision, 2^-24 once at the
@@ -118,7 +118,7 @@ fn what_cannot_be_searched_is_refused() {
     let file = open(&folder, true, &[0.5; 12], 4);
     let query = [1.0; 3];
     let query = Embeddings::new(&query, 3).unwrap();
-    assert!(nearest(query, file.rows(), 1).unwrap_err().to_string().contains("1 rows of 3 values"));
+    assert!(nearest_stored(query, file.rows(), 1).unwrap_err().to_string().contains("1 rows of 3 values"));
     let query = [1.0; 4];
     let query = Embeddings::new(&query, 4).unwrap();
     assert!(rank(query, file.rows(), 3).unwrap_err().to_string().contains("is row 3, there are 3"));
@@ -138,6 +138,6 @@ fn other_files_are_read() {
     std::fs::write(&path, bytes).unwrap();
     let file = EmbeddingsFile::open(&path).unwrap();
     let query = Embeddings::new(&[1.0, 0.0, 0.0], 3).unwrap();
-    assert_eq!(nearest(query, file.rows(), 2).unwrap(), [(1, 4.0), (0, 1.0)]);
+    assert_eq!(nearest_stored(query, file.rows(), 2).unwrap(), [(1, 4.0), (0, 1.0)]);
     assert_eq!((file.rows().len(), file.rows().width(), file.rows().is_empty()), (2, 3, false));
 }

@@ -426,7 +426,7 @@ fn runs_that_cannot_be_trained_or_continued() {
     let parts = ["device cuda:99: ", "--device cpu"];
     refuse(fixture.arguments("new", &["--device", "cuda:99"]), &parts);
     refuse(fixture.arguments("new", &["--device", "tpu"]), &["no device is called \"tpu\""]);
-    let parts = ["device cpu: computes in fp32 only", "--precision fp32"];
+    let parts = ["device cpu: does not compute in fp64", "--precision fp32"];
     refuse(fixture.arguments("new", &["--device", "cpu", "--precision", "fp64"]), &parts);
     for (option, value) in [
         ("--layers", "0"),

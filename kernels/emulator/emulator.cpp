@@ -6,6 +6,7 @@
 
 #include "emulator.h"
 #include "fiber.h"
+#include "runtime.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -18,12 +19,10 @@ void *dynamic_shared;
 
 namespace {
 
-constexpr int MAX_THREADS = 1024;
-constexpr int WARP = 32;
 constexpr int MAX_WARPS = MAX_THREADS / WARP;
 
 enum class State : uint8_t { ready, at_barrier, at_warp, returned };
-enum class Meeting : uint8_t { barrier, shuffle, ballot };
+enum class Meeting : uint8_t { barrier, shuffle, ballot, collective };
 
 struct Thread {
     Fiber fiber;
@@ -32,7 +31,8 @@ struct Thread {
     Meeting meeting; // at_warp: of which kind
     int line;        // where it waits
     unsigned mask;   // at_warp: the lanes that it names
-    uint64_t given;  // what it gives to a shuffle or ballot
+    uint64_t given;  // what it gives to a shuffle or ballot; the address of its operands in a collective
+    const Collective *collective;
 };
 
 struct Warp {
@@ -49,6 +49,7 @@ struct Launch {
     size_t message_bytes;
     bool failed;
     uint64_t random;
+    size_t dynamic_bytes;
 };
 
 Thread threads[MAX_THREADS];
@@ -82,6 +83,7 @@ const char *waiting_at(const Thread &thread, char *text, size_t bytes) {
     const char *what = thread.state == State::at_barrier  ? "__syncthreads"
                        : thread.meeting == Meeting::shuffle ? "a shuffle"
                        : thread.meeting == Meeting::ballot  ? "a vote"
+                       : thread.meeting == Meeting::collective ? thread.collective->name
                                                             : "__syncwarp";
     if (thread.state == State::returned) {
         snprintf(text, bytes, "has returned");
@@ -169,9 +171,19 @@ bool release_warp(int warp) {
             const Thread &t = threads[first + other];
             complete = (mask >> other & 1) == 0 ||
                        (t.state == State::at_warp && t.meeting == thread.meeting && t.mask == thread.mask);
+            // One instruction of the whole warp: the same one, at the same place.
+            complete &= thread.meeting != Meeting::collective ||
+                        (t.collective == thread.collective && t.line == thread.line);
         }
         if (!complete) {
             continue;
+        }
+        if (thread.meeting == Meeting::collective) {
+            void *operands[WARP];
+            for (int other = 0; other < WARP; other++) {
+                operands[other] = reinterpret_cast<void *>(threads[first + other].given);
+            }
+            thread.collective->run(operands);
         }
         unsigned votes = 0;
         for (int other = 0; other < lanes; other++) {
@@ -237,11 +249,15 @@ extern char __start_emulator_shared[] __attribute__((weak));
 extern char __stop_emulator_shared[] __attribute__((weak));
 }
 
-// A quiet NaN in every float. Plain stores without instrumentation: the section includes AddressSanitizer's zones.
+// A quiet NaN in every float, and in every bf16. Plain stores without instrumentation, and no call of memset: the
+// section includes AddressSanitizer's zones.
 __attribute__((no_sanitize("address"))) void poison(volatile char *from, size_t bytes) {
-    const uint32_t nan = 0x7fc0dead;
-    for (size_t i = 0; i + 4 <= bytes; i += 4) {
-        *reinterpret_cast<volatile uint32_t *>(from + i) = nan;
+    size_t i = 0;
+    for (; i + 8 <= bytes; i += 8) {
+        *reinterpret_cast<volatile uint64_t *>(from + i) = 0x7fc17fc17fc17fc1;
+    }
+    for (; i + 4 <= bytes; i += 4) {
+        *reinterpret_cast<volatile uint32_t *>(from + i) = 0x7fc17fc1;
     }
 }
 
@@ -251,6 +267,7 @@ void run_block(size_t dynamic_bytes) {
     }
     poison(static_cast<char *>(dynamic_shared), dynamic_bytes);
     int count = launch.thread_count;
+    forget_copies(count);
     waiting_in_warps = returned = 0;
     for (int i = 0; i < count; i++) {
         unsigned x = position.block_size.x, y = position.block_size.y;
@@ -335,6 +352,34 @@ unsigned ballot(unsigned mask, bool predicate, int line) {
     return warps[running / WARP].votes & mask;
 }
 
+void collective(const Collective &kind, void *operands, int line) {
+    if (running / WARP * WARP + WARP > launch.thread_count) {
+        report(line, "%s in a warp of fewer than 32 threads", kind.name);
+        return;
+    }
+    threads[running].collective = &kind;
+    wait_in_warp(Meeting::collective, 0xffffffffu, reinterpret_cast<uint64_t>(operands), line);
+}
+
+// ---- what tensor_core.cpp calls ---------------------------------------------------------------------------------
+
+int running_thread() { return running; }
+
+void report(int line, const char *format, ...) {
+    char problem[256], text[96];
+    va_list values;
+    va_start(values, format);
+    vsnprintf(problem, sizeof problem, format, values);
+    va_end(values);
+    fail("line %d: %s: %s", line, place(threads[running], text, sizeof text), problem);
+}
+
+bool in_shared_memory(const void *address, size_t bytes) {
+    const char *from = static_cast<const char *>(address), *dynamic = static_cast<const char *>(dynamic_shared);
+    bool is_static = from >= __start_emulator_shared && from + bytes <= __stop_emulator_shared;
+    return is_static || (dynamic != nullptr && from >= dynamic && from + bytes <= dynamic + launch.dynamic_bytes);
+}
+
 } // namespace emulator
 
 using namespace emulator;
@@ -353,7 +398,7 @@ const Kernel *emulator_find(const char *name) {
 int emulator_launch(const Kernel *kernel, const uint32_t grid[3], const uint32_t block[3], size_t dynamic_shared_bytes,
                     void **arguments, const size_t *argument_bytes, size_t argument_count, uint64_t seed,
                     char *message, size_t message_bytes) {
-    launch = {kernel, arguments, 0, message, message_bytes, false, seed};
+    launch = {kernel, arguments, 0, message, message_bytes, false, seed, dynamic_shared_bytes};
     dynamic_shared = nullptr;
     if (!check_launch(grid, block, dynamic_shared_bytes, argument_bytes, argument_count)) {
         return 1;

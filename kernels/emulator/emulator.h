@@ -6,6 +6,7 @@
 //   - a barrier that some thread never reaches, or a shuffle that a named lane never reaches, ends the launch with an
 //     error that names kernel, block and thread;
 //   - with a seed, blocks, and threads between two waits, run in a shuffled order: a race changes the answer;
+//   - an asynchronous copy is performed only when it is waited for, and until then its target holds NaN;
 //   - built with AddressSanitizer, an access outside of a buffer or of shared memory is reported.
 //
 // One launch runs at a time: the caller holds a lock.
@@ -142,6 +143,16 @@ inline void __threadfence() {}
 inline void __threadfence_block() {}
 
 template <typename T> T __ldg(const T *address) { return *address; }
+inline float __uint_as_float(unsigned bits) {
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+inline unsigned __float_as_uint(float value) {
+    unsigned bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fmul_rn(float a, float b) { return a * b; }
 inline float __fdiv_rn(float a, float b) { return a / b; }

@@ -13,14 +13,17 @@
 pub mod cpu;
 pub mod cuda;
 pub mod device;
+pub mod range;
 pub mod reference;
 
+use std::fmt;
 use std::ops::Range;
 
-use crate::batch::graph_batch::GraphBatch;
+use crate::batch::graph_batch::{BatchSize, GraphBatch};
 use crate::error::Result;
 use crate::loss::Loss;
 use crate::model::activations::{BlockActivations, LayerActivations};
+use crate::model::config::ModelConfig;
 use crate::model::parameters::{BlockKind, Parameters};
 use crate::optimizer::{AdamStep, Moments};
 
@@ -78,15 +81,22 @@ pub trait Backend: Sized {
     /// A batch where the backend computes.
     type Batch;
 
+    /// Begins a range of this name on a profiler's timeline, where the backend tells one; it ends when what is given is
+    /// dropped. Ranges nest.
+    fn range(&self, _name: fmt::Arguments<'_>) -> range::Range {
+        range::Range::none()
+    }
+
     /// A buffer of `len` zeros.
     fn allocate(&self, len: usize) -> Result<Self::Buffer>;
     /// Copies `values` to `buffer[at..at + values.len()]`.
     fn upload(&mut self, values: &[f32], buffer: &mut Self::Buffer, at: usize) -> Result<()>;
     /// Copies `buffer[range]` to the host, waiting for the stages before.
     fn download(&mut self, buffer: &Self::Buffer, range: Range<usize>) -> Result<Vec<f32>>;
-    /// An empty batch.
-    fn new_batch(&self) -> Result<Self::Batch>;
-    /// Takes over `from`, which is indexed.
+    /// Room for batches up to `capacity` of a network of these sizes: the batch's own, and all that stages need beside
+    /// the buffers they are given. After this no stage allocates.
+    fn plan(&mut self, config: ModelConfig, capacity: BatchSize) -> Result<Self::Batch>;
+    /// Takes over `from`, which is indexed, for the stages that follow; those before may still be running.
     fn load_batch(&mut self, from: &GraphBatch, to: &mut Self::Batch) -> Result<()>;
 
     /// `[E, H]`: linear(concat(x\[subject\], e, x\[object\])), its statistics, and relu(norm(.)).
@@ -157,7 +167,7 @@ pub trait Backend: Sized {
         embedding: &mut Self::Buffer,
     ) -> Result<()>;
 
-    /// [`Backend::readout`], then the loss of each triple into `losses [B]` and the gradient of their mean by
+    /// [`Backend::readout`], then the loss of each triple into `losses[at..at + B]` and the gradient of their mean by
     /// `node_state` into `d_node_state [N, D]`.
     fn readout_loss(
         &mut self,
@@ -167,6 +177,7 @@ pub trait Backend: Sized {
         node_state: &Self::Buffer,
         embedding: &mut Self::Buffer,
         losses: &mut Self::Buffer,
+        at: usize,
         d_node_state: &mut Self::Buffer,
     ) -> Result<()>;
 
@@ -242,6 +253,17 @@ pub trait Backend: Sized {
         gradients: &Self::Buffer,
         moments: &mut Moments<Self::Buffer>,
     ) -> Result<()>;
+
+    /// The `k` rows, or all, of `embeddings [rows, D]` with the greatest inner products with `query [D]`, and these: best
+    /// first, ties to the lower index. All values are finite.
+    fn top_k(
+        &mut self,
+        query: &Self::Buffer,
+        embeddings: &Self::Buffer,
+        rows: usize,
+        width: usize,
+        k: usize,
+    ) -> Result<Vec<(usize, f32)>>;
 
     /// `[rows, C]`, 1 where the block's ReLU passed its input: the decisions that the forward pass took.
     fn relu_mask(

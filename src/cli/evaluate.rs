@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use scenerank::data::Split;
+use scenerank::evaluation::features::read_features;
 use scenerank::evaluation::{Agreement, Embeddings, agreement, normal_features};
-use scenerank::npy::read_npy;
 use scenerank::report::progress::Progress;
 use scenerank::report::table::{Table, plain_table};
 use scenerank::run::Run;
@@ -95,9 +95,8 @@ pub fn evaluate(run: &Run, split: Split, features: Option<&Path>, seed: u64) -> 
         width,
     )?;
     if let Some(path) = features {
-        let matrix = read_npy(path)?;
-        let values = rows_of_split(path, &matrix.values, matrix.rows, matrix.width, run, split)?;
-        add(&path.display().to_string(), values, matrix.width)?;
+        let features = read_features(path, &run.dataset, split)?;
+        add(&path.display().to_string(), &features.values, features.width)?;
     }
     add("untrained network", &run.embed_split_untrained(split)?, width)?;
     add("normal features", &normal_features(images.len(), width, seed), width)?;
@@ -107,34 +106,6 @@ pub fn evaluate(run: &Run, split: Split, features: Option<&Path>, seed: u64) -> 
 /// A value's name on the command line.
 fn value_name(value: &impl clap::ValueEnum) -> String {
     value.to_possible_value().map_or(String::new(), |value| value.get_name().to_string())
-}
-
-/// The rows of a file that belong to the split's images.
-fn rows_of_split<'a>(
-    path: &Path,
-    values: &'a [f32],
-    rows: usize,
-    width: usize,
-    run: &Run,
-    split: Split,
-) -> Result<&'a [f32]> {
-    let images = run.dataset.split(split);
-    if rows == images.len() {
-        Ok(values)
-    } else if rows == run.dataset.image_count() {
-        Ok(&values[images.start * width..images.end * width])
-    } else {
-        Err(Error::invalid(
-            path,
-            "shape",
-            format!(
-                "{rows} rows, where the split has {} images and the data {}",
-                images.len(),
-                run.dataset.image_count()
-            ),
-            "give one row per image, in the order of `scenerank embed --ids`",
-        ))
-    }
 }
 
 impl Evaluation {

@@ -10,6 +10,7 @@ macro_rules! println {
     ($($words:tt)*) => { crate::cli::output(format_args!("{}\n", format_args!($($words)*))) };
 }
 
+mod bench;
 mod completions;
 mod demo;
 mod embed;
@@ -17,6 +18,7 @@ mod evaluate;
 mod explore;
 mod inspect;
 mod prepare;
+mod reproduce;
 mod retrieve;
 mod run_arguments;
 mod search;
@@ -50,10 +52,12 @@ enum Command {
     Train(Box<train::TrainArguments>),
     Evaluate(evaluate::EvaluateArguments),
     Retrieve(retrieve::RetrieveArguments),
+    Reproduce(Box<reproduce::ReproduceArguments>),
     Embed(embed::EmbedArguments),
     Search(search::SearchArguments),
     Explore(explore::ExploreArguments),
     Step(step::StepArguments),
+    Bench(bench::BenchArguments),
     Completions(completions::CompletionsArguments),
 }
 
@@ -79,10 +83,12 @@ impl Cli {
             Command::Train(arguments) => arguments.run(),
             Command::Evaluate(arguments) => arguments.run(),
             Command::Retrieve(arguments) => arguments.run(),
+            Command::Reproduce(arguments) => arguments.run(),
             Command::Embed(arguments) => arguments.run(),
             Command::Search(arguments) => arguments.run(),
             Command::Explore(arguments) => arguments.run(),
             Command::Step(arguments) => arguments.run(),
+            Command::Bench(arguments) => arguments.run(),
             Command::Completions(arguments) => arguments.run(),
         }
     }

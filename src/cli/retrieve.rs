@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 use scenerank::data::Split;
-use scenerank::evaluation::QueryEdges;
-use scenerank::evaluation::noise::{NoiseLevel, noise_level};
+use scenerank::evaluation::noise::{NoiseLevel, QueryNoise, noise_level};
+use scenerank::evaluation::{Embeddings, QueryEdges};
 use scenerank::npy::write_npy;
 use scenerank::report::plots::{
     NoiseCurve, NoisePoint, RecallCurve, noise_csv, noise_plot, recall_csv, recall_plot,
@@ -101,7 +101,11 @@ pub fn retrieve(
         return Err(Error::argument("--split", format!("{split} has no images"), remedy));
     }
     let index = run.embed_split(split)?;
-    let level = |removed| noise_level(run, split, &index, removed, edges, seed);
+    let index = Embeddings::new(&index, run.width())?;
+    let level = |removed| {
+        let noise = QueryNoise { split, removed, edges, seed };
+        noise_level(&run.dataset, index, noise, |graphs| run.embed(graphs))
+    };
     let mut levels = vec![level(noise)?];
     for removed in sweep {
         // A level does not depend on the others, so the one asked for serves the sweep too.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use scenerank::data::Split;
 use scenerank::data::query_graph::read_query_graph;
-use scenerank::evaluation::{Embeddings, EmbeddingsFile, nearest};
+use scenerank::evaluation::EmbeddingsFile;
 use scenerank::npy::write_npy;
 use scenerank::run::Run;
 use scenerank::{Error, Result};
@@ -94,19 +94,18 @@ impl SearchArguments {
             (None, Some(image)) => run.embed(&[dataset.graph(image)])?,
             (None, None) => unreachable!("the argument parser requires one of the two"),
         };
-        let width = run.width();
         if let Some(path) = &self.query_out {
-            write_npy(path, &query, width)?;
+            write_npy(path, &query, run.width())?;
         }
         let Index { rows, ids } = self.index(&run)?;
-        let rows = match &rows {
-            Rows::Computed(values) => Embeddings::new(values, width)?.into(),
-            Rows::File(file) => file.rows(),
-        };
         // More by the query image's own rows: it finds itself.
         let wanted = self.k as usize;
         let k = wanted + ids.iter().filter(|&&id| Some(id) == self.image).count();
-        let found: Vec<Found> = nearest(Embeddings::new(&query, width)?, rows, k)?
+        let nearest = match &rows {
+            Rows::Computed(values) => run.nearest(&query, values, k)?,
+            Rows::File(file) => run.nearest_stored(&query, file.rows(), k)?,
+        };
+        let found: Vec<Found> = nearest
             .into_iter()
             .filter(|&(row, _)| Some(ids[row]) != self.image)
             .take(wanted)

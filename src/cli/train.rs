@@ -10,7 +10,6 @@ use scenerank::checkpoint::{self, LAST};
 use scenerank::config::{TrainConfig, TrainOptions};
 use scenerank::data::Dataset;
 use scenerank::report::plots::{TrainingCurve, training_plot};
-use scenerank::report::run_log::{METRICS, Record, read_records};
 use scenerank::train::{TrainOutcome, train};
 use scenerank::{Error, Result};
 
@@ -24,7 +23,7 @@ Examples:
 Ctrl-C finishes the step and saves; --resume continues as if nothing had happened.";
 
 /// Exit code after Ctrl-C, as shells have it.
-const INTERRUPTED: i32 = 130;
+pub const INTERRUPTED: i32 = 130;
 
 /// Train a model. The defaults are the paper's.
 #[derive(Args)]
@@ -100,7 +99,7 @@ fn only_what_may_change(before: &TrainConfig, after: &TrainConfig) -> Result<()>
 }
 
 /// A flag that the first Ctrl-C (or termination signal) raises; a second one ends the program.
-fn stop_on_ctrl_c() -> Result<Arc<AtomicBool>> {
+pub fn stop_on_ctrl_c() -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let raised = Arc::clone(&stop);
     ctrlc::set_handler(move || {
@@ -116,18 +115,8 @@ fn stop_on_ctrl_c() -> Result<Arc<AtomicBool>> {
 
 /// `training.svg` from the run's records.
 pub fn plot_training(run: &Path) -> Result<()> {
-    let mut curve = TrainingCurve {
-        label: run.file_name().map_or("run".into(), |name| name.to_string_lossy().into_owned()),
-        loss: Vec::new(),
-        validation_kendall: Vec::new(),
-    };
-    for record in read_records(&run.join(METRICS))? {
-        if let Record::Epoch { epoch, loss, validation_kendall, .. } = record {
-            curve.loss.push((epoch as f64, loss));
-            curve.validation_kendall.extend(validation_kendall.map(|tau| (epoch as f64, tau)));
-        }
-    }
-    training_plot(&run.join("training.svg"), &[curve])
+    let label = run.file_name().map_or("run".into(), |name| name.to_string_lossy().into_owned());
+    training_plot(&run.join("training.svg"), &[TrainingCurve::read(run, label)?])
 }
 
 fn print_outcome(data: &Path, run: &Path, outcome: &TrainOutcome) {

@@ -13,6 +13,8 @@ pub mod similarity_matrix;
 pub mod split;
 pub mod stages;
 pub mod statistics;
+pub mod subset;
+pub mod supervision;
 pub mod words;
 
 pub use dataset::Dataset;

@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::sync::Mutex;
 
 use rayon::prelude::*;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Embeddings;
 use super::inner_products::{PaddedRows, ROW_BLOCK};
@@ -21,7 +21,7 @@ use crate::report::progress::Progress;
 use crate::{Error, Result};
 
 /// The three correlations of scores with similarities.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Correlations {
     /// Kendall's tau-b.
     pub kendall: f64,
@@ -32,7 +32,7 @@ pub struct Correlations {
 }
 
 /// Images whose row has no correlation, because its scores or its similarities are all equal.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UndefinedRows {
     /// Rows without Kendall's tau-b.
     pub kendall: usize,
@@ -43,7 +43,7 @@ pub struct UndefinedRows {
 }
 
 /// Agreement at the paper's two levels.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Agreement {
     /// Images compared.
     pub images: usize,

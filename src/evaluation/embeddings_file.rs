@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::stored_rows::StoredRows;
+use crate::backend::cpu::stored_rows::StoredRows;
 use crate::npy::{MappedMatrix, StoredValues, map_npy, read_npy};
 use crate::{Error, Result};
 

@@ -4,13 +4,13 @@
 //! first M of it. So the edges removed for M are among those removed for M + 1, and a sweep over M degrades one and
 //! the same query step by step.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::data::scene_graph::{SceneGraph, SceneGraphBuf};
 
 /// Which edges are drawn from, and when an object counts as isolated (model.md, "Evaluation").
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum QueryEdges {
     /// All edges, `in image` included. A node is dropped once no edge touches it, and the image node is a node: where

@@ -1,68 +1,92 @@
-//! The k nearest images of one query by inner product, exactly: every image is compared.
-//!
-//! Each block of images keeps its own k best in a heap whose top is the worst of them, so most images cost one dot
-//! product and one comparison. Cost: one pass over the embeddings, so the memory's bandwidth.
-
-use std::cmp::{Ordering, Reverse};
-use std::collections::BinaryHeap;
+//! The k nearest images of one query by inner product: every image is compared (`top_k` of each backend); and an image's
+//! rank.
 
 use rayon::prelude::*;
 
 use super::Embeddings;
-use super::stored_rows::{ROWS_PER_TASK, StoredRows};
-use crate::Result;
-
-/// An image with its score; the greater score is greater, among equals the lower index.
-#[derive(Clone, Copy, PartialEq)]
-struct Scored {
-    score: f64,
-    index: usize,
-}
-
-impl Eq for Scored {}
-
-impl Ord for Scored {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.score.total_cmp(&other.score).then(other.index.cmp(&self.index))
-    }
-}
-
-impl PartialOrd for Scored {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
+use crate::backend::Backend;
+use crate::backend::cpu::stored_rows::StoredRows;
+use crate::backend::cpu::top_k::top_k_stored;
+use crate::backend::device::{BackendTask, Device, Precision};
+use crate::{Error, Result};
 
 /// The `k` images (or all, if fewer) with the greatest inner product with `query`, best first, ties by the lower
-/// index; with their inner products, which are summed in double precision.
-pub fn nearest<'a>(
+/// index; with their inner products. The CPU sums them in double precision, other devices in their own.
+pub fn nearest(
+    device: Device,
+    precision: Precision,
+    query: Embeddings<'_>,
+    embeddings: Embeddings<'_>,
+    k: usize,
+) -> Result<Vec<(usize, f32)>> {
+    check_query(query, embeddings.width())?;
+    device.run(precision, Nearest { query, embeddings, k })
+}
+
+/// The same of rows as they are stored, on the CPU: exact for the stored values.
+pub fn nearest_stored<'a>(
     query: Embeddings<'_>,
     rows: impl Into<StoredRows<'a>>,
     k: usize,
 ) -> Result<Vec<(usize, f32)>> {
     let rows = rows.into();
-    rows.check_query(query)?;
-    let mut best: Vec<Scored> = (0..rows.len().div_ceil(ROWS_PER_TASK))
-        .into_par_iter()
-        .flat_map_iter(|task| best_of_task(query.values(), rows, task * ROWS_PER_TASK, k))
-        .map(|Reverse(scored)| scored)
-        .collect();
-    best.sort_unstable_by_key(|&scored| Reverse(scored));
-    best.truncate(k);
-    Ok(best.into_iter().map(|scored| (scored.index, scored.score as f32)).collect())
+    check_query(query, rows.width())?;
+    Ok(top_k_stored(query.values(), rows, k))
 }
 
-fn best_of_task(query: &[f32], rows: StoredRows<'_>, start: usize, k: usize) -> BinaryHeap<Reverse<Scored>> {
-    let mut heap = BinaryHeap::new();
-    rows.scores(query, start..rows.len().min(start + ROWS_PER_TASK), |index, score| {
-        let scored = Scored { score, index };
-        if heap.len() < k {
-            heap.push(Reverse(scored));
-        } else if let Some(mut worst) = heap.peek_mut()
-            && scored > worst.0
-        {
-            *worst = Reverse(scored);
-        }
+/// The rank, from 1, of row `target` among `rows` by inner product with `query`, one row, and that inner product; on the
+/// CPU. Rows that score the same rank before it, as in [`ranks`](super::ranks).
+pub fn rank<'a>(
+    query: Embeddings<'_>,
+    rows: impl Into<StoredRows<'a>>,
+    target: usize,
+) -> Result<(usize, f32)> {
+    let rows = rows.into();
+    check_query(query, rows.width())?;
+    if target >= rows.len() {
+        return Err(Error::argument(
+            "target",
+            format!("is row {target}, there are {}", rows.len()),
+            "a target is the row of an indexed image, from 0",
+        ));
+    }
+    let mut own = 0.0;
+    rows.scores(query.values(), target..target + 1, |_, score| own = score);
+    let rank = rows.tasks().map(|task| {
+        let mut count = 0;
+        rows.scores(query.values(), task, |_, score| count += usize::from(score >= own));
+        count
     });
-    heap
+    Ok((rank.sum(), own as f32))
+}
+
+fn check_query(query: Embeddings<'_>, width: usize) -> Result<()> {
+    if query.len() == 1 && query.width() == width {
+        return Ok(());
+    }
+    Err(Error::argument(
+        "query",
+        format!("{} rows of {} values, where one row of {width} is compared", query.len(), query.width()),
+        "embed the query with the model that embedded the images",
+    ))
+}
+
+struct Nearest<'a> {
+    query: Embeddings<'a>,
+    embeddings: Embeddings<'a>,
+    k: usize,
+}
+
+impl BackendTask for Nearest<'_> {
+    type Output = Vec<(usize, f32)>;
+
+    fn run<B: Backend>(self, mut backend: B) -> Result<Self::Output> {
+        let mut upload = |embeddings: Embeddings<'_>| -> Result<B::Buffer> {
+            let mut buffer = backend.allocate(embeddings.values().len())?;
+            backend.upload(embeddings.values(), &mut buffer, 0)?;
+            Ok(buffer)
+        };
+        let (query, embeddings) = (upload(self.query)?, upload(self.embeddings)?);
+        backend.top_k(&query, &embeddings, self.embeddings.len(), self.embeddings.width(), self.k)
+    }
 }

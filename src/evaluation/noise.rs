@@ -3,10 +3,22 @@
 use serde::Serialize;
 
 use super::{Embeddings, QueryEdges, RetrievalMetrics, incomplete_query, ranks};
-use crate::data::scene_graph::SceneGraphBuf;
+use crate::data::scene_graph::{SceneGraph, SceneGraphBuf};
 use crate::data::{Dataset, Split};
 use crate::error::Result;
-use crate::run::Run;
+
+/// What happens to the graphs of a split before they are queries.
+#[derive(Clone, Copy, Debug)]
+pub struct QueryNoise {
+    /// Which images.
+    pub split: Split,
+    /// Edges removed from each query, M.
+    pub removed: usize,
+    /// Which edges are drawn from.
+    pub edges: QueryEdges,
+    /// Of the edges that are removed.
+    pub seed: u64,
+}
 
 /// The queries of one level of noise, and how well they found their images.
 #[derive(Clone, Debug, Serialize)]
@@ -21,37 +33,30 @@ pub struct NoiseLevel {
     pub queries: Vec<f32>,
 }
 
-/// Every image's graph without `remove` edges.
-pub fn incomplete_queries(
-    dataset: &Dataset,
-    split: Split,
-    remove: usize,
-    edges: QueryEdges,
-    seed: u64,
-) -> Vec<SceneGraphBuf> {
+/// Every image's graph, incomplete.
+pub fn incomplete_queries(dataset: &Dataset, noise: QueryNoise) -> Vec<SceneGraphBuf> {
+    let QueryNoise { split, removed, edges, seed } = noise;
     let in_image = dataset.predicate_count() as u32 - 1;
     dataset
         .split(split)
         .map(|image| {
-            incomplete_query(dataset.graph(image), remove, edges, in_image, seed, dataset.image_id(image))
+            incomplete_query(dataset.graph(image), removed, edges, in_image, seed, dataset.image_id(image))
         })
         .collect()
 }
 
-/// Ranks each image of `split` for its own incomplete query among `index [images, D]`, the split's embeddings.
+/// Ranks each image of the split for its own incomplete query, which `embed` turns into a row, among `index [images,
+/// D]`, the split's embeddings by the same method.
 pub fn noise_level(
-    run: &Run,
-    split: Split,
-    index: &[f32],
-    remove: usize,
-    edges: QueryEdges,
-    seed: u64,
+    dataset: &Dataset,
+    index: Embeddings<'_>,
+    noise: QueryNoise,
+    embed: impl Fn(&[SceneGraph<'_>]) -> Result<Vec<f32>>,
 ) -> Result<NoiseLevel> {
-    let graphs = incomplete_queries(&run.dataset, split, remove, edges, seed);
+    let graphs = incomplete_queries(dataset, noise);
     let views: Vec<_> = graphs.iter().map(SceneGraphBuf::view).collect();
-    let queries = run.embed(&views)?;
+    let queries = embed(&views)?;
     let targets: Vec<u32> = (0..graphs.len() as u32).collect();
-    let width = run.width();
-    let ranks = ranks(Embeddings::new(&queries, width)?, Embeddings::new(index, width)?, &targets)?;
-    Ok(NoiseLevel { removed: remove, metrics: RetrievalMetrics::new(&ranks), queries })
+    let ranks = ranks(Embeddings::new(&queries, index.width())?, index, &targets)?;
+    Ok(NoiseLevel { removed: noise.removed, metrics: RetrievalMetrics::new(&ranks), queries })
 }

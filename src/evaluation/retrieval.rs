@@ -1,7 +1,7 @@
 //! Retrieval: at which rank does a query find its own image, and what follows from the ranks.
 
 use rayon::prelude::*;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Embeddings;
 use super::inner_products::{PaddedRows, ROW_BLOCK};
@@ -58,7 +58,7 @@ pub fn ranks(queries: Embeddings<'_>, index: Embeddings<'_>, targets: &[u32]) ->
 }
 
 /// What a list of ranks amounts to.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RetrievalMetrics {
     /// Mean reciprocal rank.
     pub mrr: f64,

@@ -15,7 +15,7 @@ use crate::data::query_graph::{QueryGraph, QueryProblem, Statement};
 use crate::data::scene_graph::SceneGraphBuf;
 use crate::data::{Dataset, Split};
 use crate::error::Error;
-use crate::evaluation::{Embeddings, QueryEdges, incomplete_query, nearest, rank};
+use crate::evaluation::{Embeddings, QueryEdges, incomplete_query, nearest_stored, rank};
 
 /// Images that a search among the captions lists.
 const MOST_LISTED: usize = 24;
@@ -277,7 +277,7 @@ fn results(
     };
     let relationships: HashSet<_> = named.relationships.iter().map(|r| typed(named, r)).collect();
     let objects: HashSet<u32> = named.objects.iter().copied().collect();
-    let found = nearest(query, embeddings, k)?.into_iter().zip(1..).map(|((row, cosine), rank)| {
+    let found = nearest_stored(query, embeddings, k)?.into_iter().zip(1..).map(|((row, cosine), rank)| {
         let image = images.start + row;
         let (own, _) = QueryGraph::naming(dataset.graph(image), dataset);
         let mut shared = own.clone();

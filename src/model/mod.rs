@@ -26,6 +26,9 @@ use crate::model::parameters::{BlockKind, Layout, Parameters, Storage};
 use crate::model::tensors::{NamedTensors, Tensor, TensorFile};
 use crate::optimizer::{Adam, Moments};
 
+/// Steps whose losses stay where they are computed until somebody reads them, so that a step waits for nothing.
+pub const LOSS_STEPS: usize = 10;
+
 /// The network on a backend, with room for batches up to a capacity.
 pub struct Model<B: Backend> {
     backend: B,
@@ -41,8 +44,10 @@ pub struct TrainingState<B: Backend> {
     gradients: B::Buffer,
     moments: Moments<B::Buffer>,
     activation_gradients: ActivationGradients<B::Buffer>,
+    /// `[LOSS_STEPS, most triples]`: the losses of the last steps, a row each.
     losses: B::Buffer,
-    triples: usize,
+    /// Triples of the steps whose losses lie there.
+    loss_triples: Vec<usize>,
     /// Optimizer steps done.
     pub steps: u64,
 }
@@ -71,7 +76,7 @@ impl<B: Backend> Model<B> {
             backend.upload(&tensors[&tensor.name].values, buffer, tensor.range.start)?;
         }
         let activations = Activations::allocate(&backend, config, capacity)?;
-        let batch = backend.new_batch()?;
+        let batch = backend.plan(config, capacity)?;
         Ok(Model { backend, parameters, activations, batch, batch_size: BatchSize::default(), capacity })
     }
 
@@ -90,6 +95,7 @@ impl<B: Backend> Model<B> {
         let size = batch.size();
         assert!(size.fits(self.capacity), "a batch of {size:?} in buffers for {:?}", self.capacity);
         self.batch_size = size;
+        let _range = self.backend.range(format_args!("load_batch"));
         self.backend.load_batch(batch, &mut self.batch)
     }
 
@@ -120,12 +126,15 @@ impl<B: Backend> Model<B> {
     pub fn update(&mut self, adam: &Adam, state: &mut TrainingState<B>) -> Result<()> {
         state.steps += 1;
         let step = adam.at_step(state.steps);
+        let _range = self.backend.range(format_args!("update"));
         self.backend.adam_step(&step, &mut self.parameters, &state.gradients, &mut state.moments)
     }
 
-    fn forward(&mut self, mode: Mode) -> Result<()> {
+    pub(crate) fn forward(&mut self, mode: Mode) -> Result<()> {
         let Model { backend, parameters, activations, batch, .. } = self;
+        let _range = backend.range(format_args!("forward"));
         for layer in 0..parameters.layout.config.layers {
+            let _range = backend.range(format_args!("forward, layer {layer}"));
             let (before, from_here) = activations.layers.split_at_mut(layer);
             let a = &mut from_here[0];
             let input = layer_input(before);
@@ -163,10 +172,16 @@ impl<B: Backend> Model<B> {
     }
 
     /// The losses, and their gradient by the last node states.
-    fn loss(&mut self, loss: &Loss, state: &mut TrainingState<B>) -> Result<()> {
-        state.triples = self.batch_size.graphs / 3;
+    pub(crate) fn loss(&mut self, loss: &Loss, state: &mut TrainingState<B>) -> Result<()> {
+        if state.loss_triples.len() == LOSS_STEPS {
+            // Nobody reads them.
+            state.loss_triples.clear();
+        }
+        let at = state.loss_triples.len() * self.most_triples();
+        state.loss_triples.push(self.batch_size.graphs / 3);
         let width = self.config().state_width;
         let last = self.activations.layers.last().expect("a layer");
+        let _range = self.backend.range(format_args!("loss"));
         self.backend.readout_loss(
             loss,
             &self.batch,
@@ -174,15 +189,18 @@ impl<B: Backend> Model<B> {
             &last.node_state,
             &mut self.activations.embedding,
             &mut state.losses,
+            at,
             &mut state.activation_gradients.d_node_state,
         )
     }
 
     /// The forward pass upside down.
-    fn backward(&mut self, state: &mut TrainingState<B>) -> Result<()> {
+    pub(crate) fn backward(&mut self, state: &mut TrainingState<B>) -> Result<()> {
         let Model { backend, parameters, activations, batch, .. } = self;
         let TrainingState { gradients, activation_gradients: d, .. } = state;
+        let _range = backend.range(format_args!("backward"));
         for layer in (0..parameters.layout.config.layers).rev() {
+            let _range = backend.range(format_args!("backward, layer {layer}"));
             let (before, from_here) = activations.layers.split_at_mut(layer);
             let a = &from_here[0];
             backend.node_output_backward(
@@ -248,8 +266,23 @@ impl<B: Backend> Model<B> {
 
     /// The mean loss of the last step; waits for it.
     pub fn mean_loss(&mut self, state: &TrainingState<B>) -> Result<f32> {
-        let losses = self.backend.download(&state.losses, 0..state.triples)?;
-        Ok((losses.iter().map(|&loss| f64::from(loss)).sum::<f64>() / losses.len() as f64) as f32)
+        let (&triples, before) = state.loss_triples.split_last().expect("a step whose loss was not taken");
+        let at = before.len() * self.most_triples();
+        Ok(mean(&self.backend.download(&state.losses, at..at + triples)?))
+    }
+
+    /// The mean loss and the triples of each step since the last call, in order; waits for them. Only the last
+    /// [`LOSS_STEPS`] steps' losses are kept: call this at least as often.
+    pub fn take_losses(&mut self, state: &mut TrainingState<B>) -> Result<Vec<(f32, usize)>> {
+        let most = self.most_triples();
+        let losses = self.backend.download(&state.losses, 0..state.loss_triples.len() * most)?;
+        let of_step = |(step, triples): (usize, usize)| (mean(&losses[step * most..][..triples]), triples);
+        Ok(state.loss_triples.drain(..).enumerate().map(of_step).collect())
+    }
+
+    /// Of a batch.
+    fn most_triples(&self) -> usize {
+        self.capacity.graphs / 3
     }
 
     /// Parameters and running statistics by name.
@@ -318,8 +351,8 @@ impl<B: Backend> TrainingState<B> {
             gradients: backend.allocate(parameters)?,
             moments: Moments { first: backend.allocate(parameters)?, second: backend.allocate(parameters)? },
             activation_gradients: ActivationGradients::allocate(backend, model.config(), model.capacity)?,
-            losses: backend.allocate(model.capacity.graphs / 3)?,
-            triples: 0,
+            losses: backend.allocate(LOSS_STEPS * model.most_triples())?,
+            loss_triples: Vec::with_capacity(LOSS_STEPS),
             steps: 0,
         })
     }
@@ -341,6 +374,11 @@ impl<B: Backend> TrainingState<B> {
         }
         Ok(())
     }
+}
+
+/// Summed in order.
+fn mean(losses: &[f32]) -> f32 {
+    (losses.iter().map(|&loss| f64::from(loss)).sum::<f64>() / losses.len() as f64) as f32
 }
 
 /// What the layer after `before` reads.

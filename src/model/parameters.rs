@@ -25,8 +25,11 @@ pub enum BlockKind {
     NodeOutput,
 }
 
-const KINDS: [BlockKind; 4] =
-    [BlockKind::EdgeHidden, BlockKind::EdgeHeads, BlockKind::NodeHidden, BlockKind::NodeOutput];
+impl BlockKind {
+    /// All, in the order of the forward pass.
+    pub const ALL: [BlockKind; 4] =
+        [BlockKind::EdgeHidden, BlockKind::EdgeHeads, BlockKind::NodeHidden, BlockKind::NodeOutput];
+}
 
 /// Where one block's tensors lie.
 #[derive(Clone, Debug)]
@@ -108,7 +111,7 @@ impl Layout {
         let predicate_embedding = parameters.take(config.predicate_types * state);
         let blocks = (0..config.layers)
             .map(|layer| {
-                KINDS.map(|kind| {
+                BlockKind::ALL.map(|kind| {
                     let (inputs, outputs) = match kind {
                         BlockKind::EdgeHidden => (3 * state, hidden),
                         BlockKind::EdgeHeads => (hidden, config.heads_width(layer)),

@@ -1,8 +1,10 @@
 //! What people see: progress, tables, plots, TensorBoard events.
 
+pub mod panels;
 pub mod plots;
 pub mod progress;
 pub mod run_log;
+pub mod scene_drawing;
 pub mod similarity_curves;
 pub mod table;
 pub mod tensorboard;

@@ -1,15 +1,32 @@
 //! Progress of long work on standard error: a bar on a terminal, plain lines at intervals elsewhere.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io::{IsTerminal, Write};
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// Seconds between plain lines where standard error is no terminal.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
 /// Shorter work is not worth a line there.
 const WORTH_A_LINE: Duration = Duration::from_secs(2);
+
+/// All bars of the program, one below the other, where several are at work.
+static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
+
+thread_local! {
+    /// What this thread's work belongs to.
+    static OWNER: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+/// Does `work`, whose progress (of what it starts on this thread) begins with the name of `owner`.
+pub fn owned_by<T>(owner: &str, work: impl FnOnce() -> T) -> T {
+    let before = OWNER.replace(format!("{owner}: "));
+    let done = work();
+    OWNER.set(before);
+    done
+}
 
 /// Progress of one piece of work, such as reading a file or an epoch.
 pub struct Progress {
@@ -23,7 +40,7 @@ pub struct Progress {
 impl Progress {
     /// Starts at zero of `total` units (`None` where the end is not known).
     pub fn new(label: impl Into<String>, total: Option<u64>, unit: &'static str) -> Self {
-        let label = label.into();
+        let label = OWNER.with_borrow(|owner| format!("{owner}{}", label.into()));
         let bar = match total {
             Some(total) => ProgressBar::new(total),
             None => ProgressBar::new_spinner(),
@@ -35,6 +52,7 @@ impl Progress {
             };
             bar.set_style(ProgressStyle::with_template(template).expect("a valid template"));
             bar.set_prefix(label.clone());
+            BARS.add(bar.clone());
         } else {
             bar.set_draw_target(ProgressDrawTarget::hidden());
         }

@@ -19,7 +19,7 @@ pub struct Output {
 
 impl<B: Backend> On<B> {
     pub fn new(mut backend: B, config: ModelConfig, batch: &GraphBatch, tensors: &NamedTensors) -> Self {
-        let mut to = backend.new_batch().unwrap();
+        let mut to = backend.plan(config, batch.size()).unwrap();
         backend.load_batch(batch, &mut to).unwrap();
         let parameters = parameters_on(&mut backend, config, tensors);
         On { backend, batch: to, parameters }
@@ -190,7 +190,7 @@ pub fn readout_loss<B: Backend>(on: &mut On<B>, case: &Case, loss: &Loss) -> Vec
     let states = on.input(&case.saved.node_state);
     let (embeddings, nodes) = (case.size.graphs * width, case.size.nodes * width);
     let (mut embedding, mut losses, mut d) = (on.output(embeddings), on.output(triples), on.output(nodes));
-    on.backend.readout_loss(loss, &on.batch, width, &states, &mut embedding, &mut losses, &mut d).unwrap();
+    on.backend.readout_loss(loss, &on.batch, width, &states, &mut embedding, &mut losses, 0, &mut d).unwrap();
     vec![
         on.read("embedding", &embedding, embeddings),
         on.read("losses", &losses, triples),

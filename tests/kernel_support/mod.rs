@@ -1,20 +1,34 @@
-//! What the tests of single kernels share: the device, random values, outputs that begin as NaN, and tolerances.
+//! What the tests of single kernels share: the device, random values, outputs that begin as NaN, and tolerances;
+//! [`cases`] draws shapes, [`calculus`] differentiates the reference.
 //!
 //! They run on the emulator, or with `SCENERANK_TEST_DEVICE=cuda` on a GPU, where a missing one fails them.
 #![allow(dead_code)] // each test binary uses its part
 
+pub mod calculus;
+pub mod cases;
+
+use std::sync::OnceLock;
+
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use scenerank::backend::cuda::buffer::{Buffer, Element};
+use scenerank::backend::cuda::buffer::{Buffer, Element, Slice, SliceMut};
 use scenerank::backend::cuda::device::Device;
 
 /// Row counts at the edges of warps, tiles and chunks.
 pub const ROWS: [usize; 8] = [0, 1, 31, 32, 33, 65, 300, 513];
 
+/// Half the distance from 1 to the next number in single precision: the most that one rounding is off by, relatively.
+pub const ROUNDING: f64 = f32::EPSILON as f64 / 2.0;
+
+/// Whether the tests run on a GPU.
+fn on_gpu() -> bool {
+    std::env::var("SCENERANK_TEST_DEVICE").is_ok_and(|device| device == "cuda")
+}
+
 /// The devices to test: in order and, on the emulator, in two shuffled orders; none (said so) where none can be built.
 pub fn devices() -> Vec<Device> {
-    if std::env::var("SCENERANK_TEST_DEVICE").is_ok_and(|device| device == "cuda") {
-        return vec![Device::gpu(0).expect("a GPU, which SCENERANK_TEST_DEVICE asks for")];
+    if on_gpu() {
+        return vec![open_gpu()];
     }
     match Device::emulated(None) {
         Ok(device) => {
@@ -29,6 +43,34 @@ pub fn devices() -> Vec<Device> {
             Vec::new()
         }
     }
+}
+
+fn open_gpu() -> Device {
+    Device::gpu(0).expect("a GPU, which SCENERANK_TEST_DEVICE asks for")
+}
+
+/// What `launches` wrote. They run twice and, on the emulator, once more in the order of threads and blocks that `order`
+/// gives: the bits must be the same each time.
+#[track_caller]
+pub fn same_bits<const N: usize>(order: u64, launches: impl Fn(&Device) -> [Vec<f32>; N]) -> [Vec<f32>; N] {
+    static GPU: OnceLock<Device> = OnceLock::new();
+    let emulated = |seed| Device::emulated(seed).expect("an emulator, which was there before");
+    let [first, again, shuffled] = if on_gpu() {
+        let gpu = GPU.get_or_init(open_gpu);
+        [launches(gpu), launches(gpu), launches(gpu)]
+    } else {
+        let in_order = emulated(None);
+        [launches(&in_order), launches(&in_order), launches(&emulated(Some(order)))]
+    };
+    for (other, what) in [(again, "a second run"), (shuffled, "another order of threads and blocks")] {
+        for (output, (one, two)) in first.iter().zip(&other).enumerate() {
+            assert_eq!(one.len(), two.len(), "output {output}: length");
+            if let Some(at) = (0..one.len()).find(|&i| one[i].to_bits() != two[i].to_bits()) {
+                panic!("output {output}, value {at}: {} became {} in {what}", one[at], two[at]);
+            }
+        }
+    }
+    first
 }
 
 /// Random numbers of a test case.
@@ -49,10 +91,28 @@ impl Values {
         (0..count).map(|_| self.0.random_range(0.5..2.0)).collect()
     }
 
+    /// Of a magnitude in 0.5..2 and either sign.
+    pub fn scales(&mut self, count: usize) -> Vec<f32> {
+        let mut scales = self.positive(count);
+        scales.iter_mut().filter(|_| self.0.random()).for_each(|scale| *scale = -*scale);
+        scales
+    }
+
     /// Indices below `end`.
     pub fn indices(&mut self, count: usize, end: usize) -> Vec<u32> {
         (0..count).map(|_| self.0.random_range(0..end as u32)).collect()
     }
+}
+
+/// All of a buffer.
+pub fn all<T>(buffer: &Buffer<T>) -> Slice<'_, T> {
+    buffer.slice(0..buffer.len())
+}
+
+/// All of a buffer, to write.
+pub fn all_mut<T>(buffer: &mut Buffer<T>) -> SliceMut<'_, T> {
+    let len = buffer.len();
+    buffer.slice_mut(0..len)
 }
 
 /// `values` on the device.
@@ -72,7 +132,7 @@ pub fn poisoned(device: &Device, count: usize) -> Buffer<f32> {
     to_device(device, &vec![f32::NAN; count])
 }
 
-/// All of a buffer.
+/// All of a buffer's values.
 pub fn to_host(device: &Device, buffer: &Buffer<f32>) -> Vec<f32> {
     device.download(buffer, 0..buffer.len()).expect("a download")
 }
@@ -80,6 +140,11 @@ pub fn to_host(device: &Device, buffer: &Buffer<f32>) -> Vec<f32> {
 /// In double precision.
 pub fn wide(values: &[f32]) -> Vec<f64> {
     values.iter().map(|&value| f64::from(value)).collect()
+}
+
+/// The largest magnitude, at least 1.
+pub fn scale(values: &[f64]) -> f64 {
+    values.iter().fold(1.0, |most: f64, value| most.max(value.abs()))
 }
 
 /// Panics where `|got - want| <= limit` fails (NaN does), naming the worst place. `limit` is absolute: each test says

@@ -1,6 +1,7 @@
 // planted: kernels for the emulator's own tests; some are wrong on purpose.
 
 #include "emulator/emulator.h"
+#include "tensor_core.cuh"
 
 // out[b] = sum of in[b * blockDim.x ..], by a tree in shared memory and shuffles in the last warp.
 extern "C" __global__ void block_sum(float *__restrict__ out, const float *__restrict__ in) {
@@ -36,6 +37,13 @@ extern "C" __global__ void planted_race(float *__restrict__ out, const float *__
     }
     if (t == 0) {
         out[blockIdx.x] = partial[0];
+    }
+}
+
+// Every block writes the same value: the last one wins.
+extern "C" __global__ void planted_block_race(float *__restrict__ out, const float *__restrict__ in) {
+    if (threadIdx.x == 0) {
+        out[0] = in[blockIdx.x];
     }
 }
 
@@ -90,6 +98,11 @@ extern "C" __global__ void planted_shared_out_of_bounds(float *__restrict__ out,
     out[blockIdx.x] = values[0];
 }
 
+// Reads four floats at once from an address that is no multiple of 16.
+extern "C" __global__ void planted_misaligned(float *__restrict__ out, const float *__restrict__ in) {
+    out[threadIdx.x] = reinterpret_cast<const float4 *>(in + 1)->x;
+}
+
 // A block's ticket, votes and every shuffle: out[b] = 1 where all is as it must be.
 extern "C" __global__ void warp_functions(float *__restrict__ out, const float *__restrict__ in) {
     int t = threadIdx.x, lane = t % 32;
@@ -116,8 +129,197 @@ extern "C" __global__ void warp_functions(float *__restrict__ out, const float *
     }
 }
 
+// ---- tensor cores -----------------------------------------------------------------------------------------------
+
+// Small integers, which every format holds, no two rows or columns alike.
+static float value_a(int row, int inner) { return float((row * 7 + inner * 5) % 23 - 11); }
+static float value_b(int inner, int column) { return float((inner * 3 + column * 11) % 19 - 9); }
+
+// Whether a lane's d [16, 8] is a [16, inner] b [inner, 8].
+static bool is_product(const float (&d)[4], int inner) {
+    int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    bool right = true;
+    for (int i = 0; i < 4; i++) {
+        float want = 0.0f;
+        for (int k = 0; k < inner; k++) {
+            want += value_a(g + i / 2 * 8, k) * value_b(k, 2 * t + i % 2);
+        }
+        right &= d[i] == want;
+    }
+    return right;
+}
+
+// Fragments written by hand as the table of tensor_core.cuh has them: out[b] = 1 where the products are right.
+extern "C" __global__ void fragments(float *__restrict__ out, const float *__restrict__ in) {
+    int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    unsigned a[4], b[2];
+    for (int i = 0; i < 4; i++) {
+        int row = g + i % 2 * 8, inner = 2 * t + i / 2 * 8;
+        a[i] = pack_bf16(value_a(row, inner), value_a(row, inner + 1));
+    }
+    for (int i = 0; i < 2; i++) {
+        b[i] = pack_bf16(value_b(2 * t + i * 8, g), value_b(2 * t + i * 8 + 1, g));
+    }
+    float d[4] = {};
+    mma_bf16(d, a, b);
+    bool right = is_product(d, 16);
+    for (int i = 0; i < 4; i++) {
+        a[i] = to_tf32(value_a(g + i % 2 * 8, t + i / 2 * 4));
+    }
+    for (int i = 0; i < 2; i++) {
+        b[i] = to_tf32(value_b(t + i * 4, g));
+    }
+    float e[4] = {};
+    mma_tf32(e, a, b);
+    right &= is_product(e, 8);
+    bool all = __all_sync(0xffffffffu, right);
+    if (threadIdx.x == 0) {
+        out[blockIdx.x] = all && in[0] == in[0] ? 1.0f : 0.0f;
+    }
+}
+
+// The same products from shared memory by copies and ldmatrix: a row by row, b once with its inner dimension last and
+// once, transposed, with it first.
+extern "C" __global__ void loaded_fragments(float *__restrict__ out, const float *__restrict__ in) {
+    __shared__ __align__(16) unsigned short a[16][24], b_last[8][24], b_first[16][24];
+    int t = threadIdx.x, lane = t % 32;
+    for (int i = t; i < 16 * 16; i += int(blockDim.x)) {
+        a[i / 16][i % 16] = static_cast<unsigned short>(pack_bf16(value_a(i / 16, i % 16), 0.0f));
+        if (i % 16 < 8) {
+            unsigned short value = static_cast<unsigned short>(pack_bf16(value_b(i / 16, i % 16), 0.0f));
+            b_last[i % 16][i / 16] = b_first[i / 16][i % 16] = value;
+        }
+        b_first[i / 16][8 + i % 8] = 0;
+    }
+    __syncthreads();
+    unsigned left[4], last[4], first[4];
+    load_matrix_x4(left, &a[lane % 16][lane / 16 * 8]);
+    load_matrix_x4(last, &b_last[lane % 8][lane / 8 % 2 * 8]);
+    load_matrix_x4_transposed(first, &b_first[lane % 16][lane / 16 * 8]);
+    float d[4] = {}, e[4] = {}, zero[4] = {};
+    mma_bf16(d, left, {last[0], last[1]});
+    mma_bf16(e, left, {first[0], first[1]});
+    mma_bf16(zero, left, {first[2], first[3]});
+    bool right = is_product(d, 16) && is_product(e, 16) && zero[0] == 0.0f && zero[3] == 0.0f;
+    bool all = __all_sync(0xffffffffu, right);
+    if (t == 0) {
+        out[blockIdx.x] = all && in[0] == in[0] ? 1.0f : 0.0f;
+    }
+}
+
+// Roundings to the formats: out[b] = 1 where ties, signs and what is beyond come out as they must.
+extern "C" __global__ void roundings(float *__restrict__ out, const float *__restrict__ in) {
+    float ulp_bf16 = 1.0f / 128, ulp_tf32 = 1.0f / 1024;
+    bool right = low_bf16(pack_bf16(1.0f + ulp_bf16 / 2, 0.0f)) == 1.0f; // a tie, to even
+    right &= high_bf16(pack_bf16(0.0f, 1.0f + 1.5f * ulp_bf16)) == 1.0f + 2 * ulp_bf16;
+    right &= low_bf16(pack_bf16(-1.0f - 0.51f * ulp_bf16, 0.0f)) == -1.0f - ulp_bf16;
+    right &= low_bf16(pack_bf16(3.4e38f, 0.0f)) == INFINITY && low_bf16(pack_bf16(-INFINITY, 0.0f)) == -INFINITY;
+    right &= isnan(low_bf16(pack_bf16(NAN, 0.0f))) && isnan(high_bf16(pack_bf16(0.0f, __uint_as_float(0x7fffffffu))));
+    right &= __uint_as_float(to_tf32(1.0f + ulp_tf32 / 2)) == 1.0f + ulp_tf32; // a tie, away from zero
+    right &= __uint_as_float(to_tf32(-1.0f - ulp_tf32 / 2)) == -1.0f - ulp_tf32;
+    right &= __uint_as_float(to_tf32(1.0f + 0.49f * ulp_tf32)) == 1.0f;
+    right &= __uint_as_float(to_tf32(-INFINITY)) == -INFINITY && isnan(__uint_as_float(to_tf32(NAN)));
+    if (threadIdx.x == 0) {
+        out[blockIdx.x] = right && in[0] == in[0] ? 1.0f : 0.0f;
+    }
+}
+
+// Copies in two groups, of which the first is waited for: out[b] = 1 where its values, and zeros beyond the valid
+// bytes, are there.
+extern "C" __global__ void copies(float *__restrict__ out, const float *__restrict__ in) {
+    __shared__ __align__(16) float first[256][4], second[256];
+    int t = threadIdx.x;
+    copy_async<16>(first[t], &in[t / 4 * 4], 12);
+    commit_copies();
+    copy_async<4>(&second[t], &in[t], 4);
+    commit_copies();
+    wait_copies<1>();
+    __syncthreads();
+    const float *there = first[(t + 1) % 256];
+    bool right = there[2] == float((t + 1) % 256 / 4 * 4 + 2) && there[3] == 0.0f && isnan(second[t]);
+    wait_copies<0>();
+    right &= second[t] == float(t);
+    __shared__ unsigned count;
+    if (t == 0) {
+        count = 0;
+    }
+    __syncthreads();
+    atomicAdd(&count, unsigned(right));
+    __syncthreads();
+    if (t == 0) {
+        out[blockIdx.x] = count == blockDim.x ? 1.0f : 0.0f;
+    }
+}
+
+// A wait for one group too few.
+extern "C" __global__ void planted_missing_wait(float *__restrict__ out, const float *__restrict__ in) {
+    __shared__ __align__(16) float stages[2][256];
+    int t = threadIdx.x;
+    for (int stage = 0; stage < 2; stage++) {
+        copy_async<4>(&stages[stage][t], &in[t], 4);
+        commit_copies();
+    }
+    wait_copies<1>();
+    __syncthreads();
+    out[t] = stages[1][t];
+}
+
+// A wait, but no barrier before what another thread copied is read.
+extern "C" __global__ void planted_missing_barrier(float *__restrict__ out, const float *__restrict__ in) {
+    __shared__ float values[256];
+    int t = threadIdx.x;
+    copy_async<4>(&values[t], &in[t], 4);
+    commit_copies();
+    wait_copies<0>();
+    out[t] = values[255 - t];
+}
+
+// 16 bytes to an address that is a multiple of 4 only.
+extern "C" __global__ void planted_misaligned_copy(float *__restrict__ out, const float *__restrict__ in) {
+    __shared__ __align__(16) float values[1024 + 4];
+    int t = threadIdx.x;
+    copy_async<16>(&values[4 * t + (t == 77)], &in[t / 4 * 4], 16);
+    commit_copies();
+    wait_copies<0>();
+    out[t] = values[4 * t];
+}
+
+// A copy to an array of the thread's own.
+extern "C" __global__ void planted_copy_elsewhere(float *__restrict__ out, const float *__restrict__ in) {
+    float value;
+    copy_async<4>(&value, &in[threadIdx.x], 4);
+    commit_copies();
+    wait_copies<0>();
+    out[threadIdx.x] = value;
+}
+
+// A row of ldmatrix that begins at no multiple of 16 bytes.
+extern "C" __global__ void planted_misaligned_load(float *__restrict__ out, const float *__restrict__ in) {
+    __shared__ __align__(16) unsigned short values[32][9];
+    unsigned to[4];
+    load_matrix_x4(to, values[threadIdx.x % 32]);
+    out[threadIdx.x] = in[0] + float(to[0]);
+}
+
+// A product that half of the warp takes at one place, half at another.
+extern "C" __global__ void planted_divergent_mma(float *__restrict__ out, const float *__restrict__ in) {
+    float d[4] = {};
+    const unsigned a[4] = {}, b[2] = {};
+    if (threadIdx.x % 32 < 16) {
+        mma_bf16(d, a, b);
+    } else {
+        mma_bf16(d, a, b);
+    }
+    out[threadIdx.x] = in[0] + d[0];
+}
+
 EMULATED_KERNELS(planted, EMULATED_KERNEL(block_sum), EMULATED_KERNEL(planted_race),
+                 EMULATED_KERNEL(planted_block_race), EMULATED_KERNEL(planted_misaligned),
                  EMULATED_KERNEL(planted_divergent_barrier), EMULATED_KERNEL(planted_two_barriers),
                  EMULATED_KERNEL(planted_divergent_shuffle), EMULATED_KERNEL(planted_unwritten_shared),
                  EMULATED_KERNEL(planted_out_of_bounds), EMULATED_KERNEL(planted_shared_out_of_bounds),
-                 EMULATED_KERNEL(warp_functions))
+                 EMULATED_KERNEL(warp_functions), EMULATED_KERNEL(fragments), EMULATED_KERNEL(loaded_fragments),
+                 EMULATED_KERNEL(roundings), EMULATED_KERNEL(copies), EMULATED_KERNEL(planted_missing_wait),
+                 EMULATED_KERNEL(planted_missing_barrier), EMULATED_KERNEL(planted_misaligned_copy),
+                 EMULATED_KERNEL(planted_copy_elsewhere), EMULATED_KERNEL(planted_misaligned_load),
+                 EMULATED_KERNEL(planted_divergent_mma))

@@ -12,16 +12,19 @@ mod matmul;
 mod node;
 mod readout_loss;
 mod rows;
+pub mod stored_rows;
+pub mod top_k;
 
 use std::ops::Range;
 
 use rayon::prelude::*;
 
 use crate::backend::{Backend, LayerInput, LayerInputGradient, Mode};
-use crate::batch::graph_batch::GraphBatch;
+use crate::batch::graph_batch::{BatchSize, GraphBatch};
 use crate::error::Result;
 use crate::loss::Loss;
 use crate::model::activations::{BlockActivations, LayerActivations};
+use crate::model::config::ModelConfig;
 use crate::model::parameters::{BlockKind, BlockLayout, Parameters};
 use crate::optimizer::{AdamStep, Moments};
 
@@ -231,7 +234,7 @@ impl Backend for Cpu {
         Ok(buffer[range].to_vec())
     }
 
-    fn new_batch(&self) -> Result<GraphBatch> {
+    fn plan(&mut self, _: ModelConfig, _: BatchSize) -> Result<GraphBatch> {
         Ok(GraphBatch::default())
     }
 
@@ -340,10 +343,11 @@ impl Backend for Cpu {
         node_state: &Vec<f32>,
         embedding: &mut Vec<f32>,
         losses: &mut Vec<f32>,
+        at: usize,
         d_node_state: &mut Vec<f32>,
     ) -> Result<()> {
         self.readout.embed(batch, width, node_state, embedding);
-        self.readout.losses(loss, batch, width, embedding, losses);
+        self.readout.losses(loss, batch, width, embedding, &mut losses[at..]);
         self.readout.backward(batch, width, embedding, d_node_state);
         Ok(())
     }
@@ -459,6 +463,17 @@ impl Backend for Cpu {
                 adam_chunk(adam, values, gradients, first, second);
             });
         Ok(())
+    }
+
+    fn top_k(
+        &mut self,
+        query: &Vec<f32>,
+        embeddings: &Vec<f32>,
+        rows: usize,
+        width: usize,
+        k: usize,
+    ) -> Result<Vec<(usize, f32)>> {
+        Ok(top_k::top_k(&query[..width], &embeddings[..rows * width], k))
     }
 
     fn relu_mask(

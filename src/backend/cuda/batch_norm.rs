@@ -80,6 +80,12 @@ impl Sums {
     pub fn new(device: &Device) -> Result<Self> {
         Ok(Sums { partials: device.allocate(0)?, terms: device.allocate(0)? })
     }
+
+    /// Room for sums over up to `rows` rows of `columns` columns, if there is not yet.
+    pub(super) fn reserve(&mut self, device: &Device, rows: usize, columns: usize) -> Result<()> {
+        device.reserve(&mut self.partials, rows.div_ceil(CHUNK_ROWS) * 2 * columns)?;
+        device.reserve(&mut self.terms, 2 * columns)
+    }
 }
 
 fn strips(rows: usize, columns: usize) -> Grid {
@@ -102,7 +108,7 @@ pub fn batch_norm_statistics(
     check_len("batch_norm: rstd", to.rstd.len(), columns);
     check_len("batch_norm: running_mean", running_mean.len(), columns);
     check_len("batch_norm: running_var", running_var.len(), columns);
-    device.reserve(&mut sums.partials, rows.div_ceil(CHUNK_ROWS) * 2 * columns)?;
+    sums.reserve(device, rows, columns)?;
     let mut partials = sums.partials.slice_mut(0..sums.partials.len());
     if rows > 0 {
         let arguments = [(&mut partials).into(), z.into(), rows.into(), columns.into()];
@@ -222,8 +228,7 @@ pub fn batch_norm_backward(
     check_len("batch_norm_backward: z", z.len(), rows * columns);
     check_len("batch_norm_backward: d_weight", d_weight.len(), columns);
     check_len("batch_norm_backward: d_bias", d_bias.len(), columns);
-    device.reserve(&mut sums.partials, rows.div_ceil(CHUNK_ROWS) * 2 * columns)?;
-    device.reserve(&mut sums.terms, 2 * columns)?;
+    sums.reserve(device, rows, columns)?;
     let mut partials = sums.partials.slice_mut(0..sums.partials.len());
     let mut terms = sums.terms.slice_mut(0..2 * columns);
     if rows > 0 {

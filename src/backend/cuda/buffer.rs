@@ -10,6 +10,7 @@ use cudarc::driver::{CudaSlice, DeviceRepr, ValidAsZeroBits};
 pub trait Element: bytemuck::Pod + DeviceRepr + ValidAsZeroBits {}
 impl Element for f32 {}
 impl Element for i32 {}
+impl Element for u64 {}
 impl Element for u8 {}
 
 /// An array in a device's memory.
@@ -35,6 +36,19 @@ unsafe impl<T: Send> Send for HostMemory<T> {}
 // SAFETY: likewise.
 unsafe impl<T: Sync> Sync for HostMemory<T> {}
 
+impl<T: Element> HostMemory<T> {
+    /// All bits set: NaN in a float, -1 in an index.
+    pub(super) fn unwritten(len: usize) -> Self {
+        let mut values: Box<[T]> = bytemuck::zeroed_slice_box(len);
+        bytemuck::cast_slice_mut::<T, u8>(&mut values).fill(0xff);
+        HostMemory(NonNull::from(Box::leak(values)))
+    }
+
+    pub(super) fn address(&self) -> NonNull<T> {
+        self.0.cast()
+    }
+}
+
 impl<T> Drop for HostMemory<T> {
     fn drop(&mut self) {
         // SAFETY: the pointer came from a box, and is dropped once.
@@ -47,12 +61,10 @@ impl<T: Element> Buffer<T> {
         Buffer { memory: Memory::Gpu(slice), address, len }
     }
 
-    /// All bits set: NaN in a float, -1 in an index.
     pub(super) fn on_host(len: usize) -> Self {
-        let mut values: Box<[T]> = bytemuck::zeroed_slice_box(len);
-        bytemuck::cast_slice_mut::<T, u8>(&mut values).fill(0xff);
-        let memory = NonNull::from(Box::leak(values));
-        Buffer { memory: Memory::Host(HostMemory(memory)), address: memory.cast::<T>().as_ptr() as u64, len }
+        let memory = HostMemory::unwritten(len);
+        let address = memory.address().as_ptr() as u64;
+        Buffer { memory: Memory::Host(memory), address, len }
     }
 }
 
@@ -124,6 +136,13 @@ impl<'a, T> Slice<'a, T> {
     pub(super) fn on_host(&self) -> &'a [T] {
         // SAFETY: the address and length are those of a live buffer's part, for 'a; no launch runs meanwhile.
         unsafe { std::slice::from_raw_parts(self.address as *const T, self.len) }
+    }
+}
+
+impl<'a> Slice<'a, i32> {
+    /// The same memory, where it holds the bits of floats.
+    pub(super) fn bits_as_floats(self) -> Slice<'a, f32> {
+        Slice { address: self.address, len: self.len, lifetime: PhantomData }
     }
 }
 

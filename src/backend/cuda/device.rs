@@ -1,20 +1,36 @@
 //! Where the kernels run: a GPU, or the emulator.
 //!
 //! A launch takes the same way on both: a kernel by its name, a grid, and pointers to the arguments. All functions are
-//! looked up when the device opens, so that a missing kernel fails at the start and not at step 900. There is one
-//! stream; launches and copies take effect in the order of the calls.
+//! looked up when the device opens, so that a missing kernel fails at the start and not at step 900. Launches and
+//! copies take effect in the order of the calls, but for those of batches, which go on a stream of their own
+//! (`streams.rs`).
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::buffer::{Buffer, Element, Memory, Slice, SliceMut};
 use super::emulator::Emulator;
 use super::gpu::Gpu;
+use super::streams::{Event, Pinned, Stream};
 use crate::error::Result;
 
 /// A device on which kernels run.
 pub struct Device {
     kind: Kind,
+    calls: Arc<Calls>,
+}
+
+/// How often a device was asked for what a step must do without.
+#[derive(Debug, Default)]
+pub struct Calls {
+    /// Buffers and page-locked arrays allocated.
+    pub allocations: AtomicU64,
+    /// Values read back, for which the host waits.
+    pub downloads: AtomicU64,
+    /// Waits of the host for an event, which is over already unless the host is a step ahead.
+    pub host_waits: AtomicU64,
 }
 
 pub(super) enum Kind {
@@ -64,12 +80,17 @@ pub(super) fn dimension(blocks: usize) -> u32 {
 impl Device {
     /// The GPU with this index.
     pub fn gpu(index: usize) -> Result<Self> {
-        Ok(Device { kind: Kind::Gpu(Gpu::open(index)?) })
+        Ok(Device { kind: Kind::Gpu(Gpu::open(index)?), calls: Arc::default() })
     }
 
     /// The emulator; a `seed` shuffles the order of blocks and of threads between barriers, which must change nothing.
     pub fn emulated(seed: Option<u64>) -> Result<Self> {
-        Ok(Device { kind: Kind::Emulated(Emulator::open(seed)?) })
+        Ok(Device { kind: Kind::Emulated(Emulator::open(seed)?), calls: Arc::default() })
+    }
+
+    /// Counts on while the device is used.
+    pub fn calls(&self) -> Arc<Calls> {
+        self.calls.clone()
     }
 
     /// A buffer of `len` zeros.
@@ -81,18 +102,24 @@ impl Device {
 
     /// A buffer that a kernel must write before another reads it; on the emulator it holds NaN.
     pub fn allocate_unwritten<T: Element>(&self, len: usize) -> Result<Buffer<T>> {
+        self.calls.allocations.fetch_add(1, Ordering::Relaxed);
         match &self.kind {
             Kind::Gpu(gpu) => gpu.allocate(len),
             Kind::Emulated(_) => Ok(Buffer::on_host(len)),
         }
     }
 
-    /// Grows `buffer` to at least `len` values, whatever they are: a buffer soon has the size of the largest batch.
+    /// Grows `buffer` to at least `len` values, whatever they are. Within a step buffers have been planned, and this does
+    /// nothing.
     pub fn reserve<T: Element>(&self, buffer: &mut Buffer<T>, len: usize) -> Result<()> {
         if buffer.len() < len {
             *buffer = self.allocate_unwritten(len)?;
         }
         Ok(())
+    }
+
+    pub(super) fn kind(&self) -> &Kind {
+        &self.kind
     }
 
     /// Zeros.
@@ -130,9 +157,13 @@ impl Device {
         if slice.is_empty() {
             return Ok(Vec::new());
         }
+        self.calls.downloads.fetch_add(1, Ordering::Relaxed);
         match (&self.kind, &buffer.memory) {
             (Kind::Gpu(gpu), Memory::Gpu(_)) => gpu.download(slice.address(), slice.len()),
-            (Kind::Emulated(_), Memory::Host(_)) => Ok(slice.on_host().to_vec()),
+            (Kind::Emulated(emulator), Memory::Host(_)) => {
+                emulator.finish();
+                Ok(slice.on_host().to_vec())
+            }
             _ => panic!("a buffer of another device"),
         }
     }
@@ -153,6 +184,73 @@ impl Device {
             Kind::Gpu(gpu) => unsafe { gpu.launch(kernel, grid, arguments) },
             // SAFETY: as the caller promises; the emulator checks number and widths.
             Kind::Emulated(emulator) => unsafe { emulator.launch(kernel, grid, arguments) },
+        }
+    }
+}
+
+impl Device {
+    /// Page-locked memory for `len` numbers.
+    pub(super) fn pinned(&self, len: usize) -> Result<Pinned> {
+        self.calls.allocations.fetch_add(1, Ordering::Relaxed);
+        match &self.kind {
+            Kind::Gpu(gpu) => gpu.pinned(len),
+            Kind::Emulated(_) => Ok(Pinned::emulated(len)),
+        }
+    }
+
+    /// An event that is yet to be recorded.
+    pub(super) fn event(&self) -> Result<Event> {
+        match &self.kind {
+            Kind::Gpu(gpu) => gpu.event(),
+            Kind::Emulated(emulator) => Ok(emulator.event()),
+        }
+    }
+
+    /// Puts `event` behind all that was called on `stream`.
+    pub(super) fn record(&self, event: &mut Event, stream: Stream) -> Result<()> {
+        match (&self.kind, event) {
+            (Kind::Gpu(gpu), Event::Gpu(event)) => gpu.record(event, stream),
+            (Kind::Emulated(_), Event::Emulated { streams, mark }) => {
+                *mark = streams.lock().record(stream);
+                Ok(())
+            }
+            _ => panic!("an event of another device"),
+        }
+    }
+
+    /// Launches after this wait for `event`; the host does not.
+    pub(super) fn wait(&self, event: &Event) -> Result<()> {
+        match (&self.kind, event) {
+            (Kind::Gpu(gpu), Event::Gpu(event)) => gpu.wait(event),
+            (Kind::Emulated(_), Event::Emulated { streams, mark }) => {
+                streams.lock().wait(*mark);
+                Ok(())
+            }
+            _ => panic!("an event of another device"),
+        }
+    }
+
+    /// The host waits for `event`.
+    pub(super) fn host_wait(&self, event: &Event) -> Result<()> {
+        self.calls.host_waits.fetch_add(1, Ordering::Relaxed);
+        event.synchronize().map_err(|error| match &self.kind {
+            Kind::Gpu(gpu) => gpu.failed("wait for an event")(error),
+            Kind::Emulated(_) => unreachable!("the emulator has no driver"),
+        })
+    }
+
+    /// Copies the first `len` numbers on the copies' stream.
+    ///
+    /// # Safety
+    /// Until the host has waited for the copy both sides must stay; until a stream has, nothing may write `from` or read
+    /// `to`.
+    pub(super) unsafe fn copy(&self, from: &Pinned, len: usize, to: SliceMut<'_, i32>) -> Result<()> {
+        assert!(len <= from.len() && len <= to.len(), "{len} numbers of {} into {}", from.len(), to.len());
+        match &self.kind {
+            // SAFETY: as the caller promises.
+            Kind::Gpu(gpu) => unsafe { gpu.copy(from.address(), len, to.address()) },
+            // SAFETY: as the caller promises.
+            Kind::Emulated(emulator) => unsafe { emulator.copy(from.address(), len, to.address()) },
         }
     }
 }

@@ -4,6 +4,7 @@ use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::sync::{Mutex, PoisonError};
 
 use super::device::{Argument, Functions, Grid};
+use super::streams::{Event, Mark, SharedStreams, Stream};
 use crate::error::{Error, Result};
 
 /// The emulator: its functions, and the seed of the order in which threads run.
@@ -11,6 +12,7 @@ pub(super) struct Emulator {
     functions: Functions<Function>,
     /// 0: in order.
     seed: u64,
+    streams: SharedStreams,
 }
 
 /// A kernel in one of the emulator's tables, which live as long as the program.
@@ -86,7 +88,26 @@ impl Emulator {
             assert!(!function.is_null(), "the kernel {name} is in no table of the emulator's");
             functions.insert(*name, Function(function));
         }
-        Ok(Emulator { functions, seed: seed.map_or(0, |seed| seed.max(1)) })
+        let seed = seed.map_or(0, |seed| seed.max(1));
+        Ok(Emulator { functions, seed, streams: SharedStreams::default() })
+    }
+
+    pub(super) fn event(&self) -> Event {
+        Event::Emulated { streams: self.streams.clone(), mark: Mark::Copies(0) }
+    }
+
+    /// The host waits for all launches.
+    pub(super) fn finish(&self) {
+        let mut streams = self.streams.lock();
+        let mark = streams.record(Stream::Compute);
+        streams.host_wait(mark);
+    }
+
+    /// # Safety
+    /// As for [`super::Device::copy`].
+    pub(super) unsafe fn copy(&self, source: *const i32, len: usize, address: u64) -> Result<()> {
+        // SAFETY: as the caller promises.
+        unsafe { self.streams.lock().copy(source, len, address) }.map_err(bug)
     }
 
     /// # Safety
@@ -104,6 +125,7 @@ impl Emulator {
             pointers.push(pointer.cast_mut());
             bytes.push(size);
         }
+        self.streams.lock().launch(arguments);
         let mut message: [c_char; 512] = [0; 512];
         let _one = LAUNCH.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: the function came from `emulator_find`; the arguments are the caller's promise; grid and block are
@@ -127,10 +149,11 @@ impl Emulator {
         }
         // SAFETY: the emulator ends its message with a zero.
         let problem = unsafe { CStr::from_ptr(message.as_ptr()) }.to_string_lossy().into_owned();
-        Err(Error::Device {
-            device: "emulated".into(),
-            problem,
-            remedy: "this is a bug of the kernel or its launcher".into(),
-        })
+        Err(bug(problem))
     }
+}
+
+fn bug(problem: String) -> Error {
+    let remedy = "this is a bug of the kernel or its launcher".to_string();
+    Error::Device { device: "emulated".into(), problem, remedy }
 }

@@ -3,11 +3,13 @@
 use std::ffi::c_void;
 use std::sync::Arc;
 
-use cudarc::driver::{CudaContext, CudaFunction, CudaStream, DevicePtr, DriverError, result, sys};
+use cudarc::driver::sys::CUresult;
+use cudarc::driver::{CudaContext, CudaEvent, CudaFunction, CudaStream, DevicePtr, DriverError, result, sys};
 use cudarc::nvrtc::Ptx;
 
 use super::buffer::{Buffer, Element};
 use super::device::{Argument, Functions, Grid};
+use super::streams::{Event, Pinned, Stream};
 use crate::error::{Error, Result};
 
 /// Each kernel file's fat binary; empty where the build found no nvcc.
@@ -16,10 +18,15 @@ static FAT_BINARIES: &[(&str, &[u8])] = &include!(concat!(env!("OUT_DIR"), "/fat
 /// The least compute capability that the kernels are written for: asynchronous copies and bf16 begin there.
 const LEAST_CAPABILITY: (i32, i32) = (8, 0);
 
+/// The least driver, by the CUDA that it knows (1000 major + 10 minor): all functions that are called are there.
+const LEAST_DRIVER: i32 = 12_000;
+
 /// An open GPU.
 pub(super) struct Gpu {
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
+    /// Of batches; work on it is ordered with the other's by events alone.
+    copies: Arc<CudaStream>,
     functions: Functions<CudaFunction>,
 }
 
@@ -35,15 +42,20 @@ fn words(error: DriverError) -> String {
     format!("{} ({})", text(error.error_name()), text(error.error_string()))
 }
 
+/// The CUDA that the driver knows, as [`LEAST_DRIVER`].
+fn driver_version() -> std::result::Result<i32, DriverError> {
+    let mut version = 0;
+    // SAFETY: it writes the number.
+    unsafe { sys::cuDriverGetVersion(&mut version) }.result()?;
+    Ok(version)
+}
+
+fn version_words(version: i32) -> String {
+    format!("{}.{}", version / 1000, version % 1000 / 10)
+}
+
 impl Gpu {
     pub(super) fn open(index: usize) -> Result<Self> {
-        if FAT_BINARIES.is_empty() {
-            return Err(problem(
-                index,
-                "this build found no nvcc for its kernels",
-                "install the CUDA toolkit (12.8 or later) and build again, or use --device cpu",
-            ));
-        }
         // SAFETY: it tries to load libraries, the driver's, and runs nothing of ours.
         if !unsafe { sys::is_culib_present() } {
             return Err(problem(
@@ -56,16 +68,48 @@ impl Gpu {
             move |error: DriverError| problem(index, format!("{operation}: {}", words(error)), remedy)
         };
         let driver = "check the driver with nvidia-smi, or use --device cpu";
-        result::init().map_err(failed("start the driver", driver))?;
+        let update = "update the driver, or use --device cpu";
+        let other = "use another GPU, check CUDA_VISIBLE_DEVICES, or use --device cpu";
+        result::init().map_err(|error| match error.0 {
+            CUresult::CUDA_ERROR_NO_DEVICE => problem(index, "the driver sees no GPU", other),
+            CUresult::CUDA_ERROR_STUB_LIBRARY => {
+                let remedy = "take the toolkit's lib/stubs out of LD_LIBRARY_PATH, or use --device cpu";
+                failed("start the driver", remedy)(error)
+            }
+            CUresult::CUDA_ERROR_SYSTEM_DRIVER_MISMATCH
+            | CUresult::CUDA_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE => {
+                failed("start the driver", update)(error)
+            }
+            _ => failed("start the driver", driver)(error),
+        })?;
+        let version = driver_version().map_err(failed("ask for the driver's version", driver))?;
+        let known = format!("the driver knows CUDA {}", version_words(version));
+        if version < LEAST_DRIVER {
+            let problem_words = format!("{known}, and {} is needed", version_words(LEAST_DRIVER));
+            return Err(problem(index, problem_words, update));
+        }
         let count = CudaContext::device_count().map_err(failed("count the GPUs", driver))?;
         if index >= count as usize {
+            let seen = match count {
+                0 => "no GPU".to_string(),
+                1 => "1 GPU, cuda:0".to_string(),
+                _ => format!("{count} GPUs, cuda:0 to cuda:{}", count - 1),
+            };
+            return Err(problem(index, format!("the driver sees {seen}"), other));
+        }
+        if FAT_BINARIES.is_empty() {
             return Err(problem(
                 index,
-                format!("the driver sees {count} GPUs"),
-                "use a lower index, check CUDA_VISIBLE_DEVICES, or use --device cpu",
+                "this build found no nvcc for its kernels",
+                "install the CUDA toolkit (12.8 or later) and build again, or use --device cpu",
             ));
         }
-        let context = CudaContext::new(index).map_err(failed("open", driver))?;
+        let context = CudaContext::new(index).map_err(|error| match error.0 {
+            CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
+                failed("open", "see in nvidia-smi who uses its memory, or use --device cpu")(error)
+            }
+            _ => failed("open", driver)(error),
+        })?;
         let capability = context.compute_capability().map_err(failed("ask for its capability", driver))?;
         if capability < LEAST_CAPABILITY {
             return Err(problem(
@@ -74,31 +118,41 @@ impl Gpu {
                 "use an Ampere or later GPU, or --device cpu",
             ));
         }
-        // SAFETY: there is one stream, so nothing needs events to wait for another.
+        // SAFETY: all memory is used on one stream, but for batches, whose events are our own.
         unsafe { context.disable_event_tracking() };
         let stream = context.new_stream().map_err(failed("make a stream", driver))?;
+        let copies = context.new_stream().map_err(failed("make a stream", driver))?;
         let mut functions = Functions::new();
-        for (file, kernels) in &super::FILES {
+        for (file, kernels) in super::FILES {
             let binary =
                 FAT_BINARIES.iter().find(|(name, _)| name == file).map(|(_, binary)| binary.to_vec());
             let binary = binary.unwrap_or_else(|| panic!("no fat binary of kernels/{file}.cu"));
-            let module = context.load_module(Ptx::from_binary(binary)).map_err(failed(
-                "load the kernels",
-                "update the driver, or set SCENERANK_CUDA_ARCHS to this GPU's architecture and build again",
-            ))?;
+            let module = context.load_module(Ptx::from_binary(binary)).map_err(|error| {
+                let remedy = "update the driver, or set SCENERANK_CUDA_ARCHS to this GPU's architecture and build again";
+                problem(index, format!("load the kernels: {}; {known}", words(error)), remedy)
+            })?;
             for name in *kernels {
                 let function = module.load_function(name).map_err(failed(name, "build again"))?;
                 functions.insert(*name, function);
             }
         }
-        Ok(Gpu { context, stream, functions })
+        Ok(Gpu { context, stream, copies, functions })
     }
 
-    fn failed<'a>(&'a self, operation: &'a str) -> impl Fn(DriverError) -> Error + 'a {
+    pub(super) fn failed<'a>(&'a self, operation: &'a str) -> impl Fn(DriverError) -> Error + 'a {
         move |error| {
             let remedy = "run again; if it stays, check the GPU with nvidia-smi and compute-sanitizer";
             problem(self.context.ordinal(), format!("{operation}: {}", words(error)), remedy)
         }
+    }
+
+    pub(super) fn context(&self) -> &Arc<CudaContext> {
+        &self.context
+    }
+
+    /// Of all launches.
+    pub(super) fn stream(&self) -> &CudaStream {
+        &self.stream
     }
 
     pub(super) fn allocate<T: Element>(&self, len: usize) -> Result<Buffer<T>> {
@@ -110,10 +164,10 @@ impl Gpu {
                 self.context.ordinal(),
                 format!(
                     "{} MiB more do not fit, {free} MiB are free: {}",
-                    (len * size_of::<T>()) >> 20,
+                    (len * size_of::<T>()).div_ceil(1 << 20).max(1),
                     words(error)
                 ),
-                "use a smaller --batch-size, or a GPU with more memory",
+                "use a smaller --batch-size, see in nvidia-smi who else uses its memory, or use --device cpu",
             )
         })?;
         let address = slice.device_ptr(&self.stream).0;
@@ -148,6 +202,49 @@ impl Gpu {
 
     fn bind(&self) -> Result<()> {
         self.context.bind_to_thread().map_err(self.failed("bind"))
+    }
+
+    pub(super) fn pinned(&self, len: usize) -> Result<Pinned> {
+        // SAFETY: any bits are numbers; of what is copied all was packed before.
+        let slice = unsafe { self.context.alloc_pinned(len.max(1)) };
+        slice.and_then(Pinned::on_gpu).map_err(|error| {
+            problem(
+                self.context.ordinal(),
+                format!("{} MiB of page-locked memory: {}", (4 * len) >> 20, words(error)),
+                "use a smaller --batch-size, or free memory of the host",
+            )
+        })
+    }
+
+    pub(super) fn event(&self) -> Result<Event> {
+        // The host sleeps while it waits: it is a step ahead, and other threads want its core.
+        let sleeping = sys::CUevent_flags::CU_EVENT_BLOCKING_SYNC;
+        self.context.new_event(Some(sleeping)).map(Event::Gpu).map_err(self.failed("make an event"))
+    }
+
+    pub(super) fn record(&self, event: &CudaEvent, stream: Stream) -> Result<()> {
+        let stream = match stream {
+            Stream::Compute => &self.stream,
+            Stream::Copies => &self.copies,
+        };
+        event.record(stream).map_err(self.failed("record an event"))
+    }
+
+    pub(super) fn wait(&self, event: &CudaEvent) -> Result<()> {
+        self.stream.wait(event).map_err(self.failed("wait for an event"))
+    }
+
+    /// # Safety
+    /// As for [`super::Device::copy`].
+    pub(super) unsafe fn copy(&self, source: *const i32, len: usize, address: u64) -> Result<()> {
+        self.bind()?;
+        // SAFETY: the source is page-locked memory of this length, the address that of a live buffer's part, and both
+        // stay, as the caller promises.
+        unsafe {
+            let values = std::slice::from_raw_parts(source, len);
+            result::memcpy_htod_async(address, values, self.copies.cu_stream())
+        }
+        .map_err(self.failed("copy a batch"))
     }
 
     /// # Safety

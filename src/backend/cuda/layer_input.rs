@@ -7,20 +7,23 @@
 //! d_x = S_s W_s + S_o W_o,   d_W_s = S_s^T x,   d_W_o = S_o^T x,   d_e = d_z W_e,   d_W_e = d_z^T e
 //! ```
 
-use super::batch::Batch;
+use super::batch::{Batch, most_types};
 use super::buffer::{Buffer, Slice};
 use super::device::Device;
 use super::edge_hidden::{edge_hidden_add, edge_hidden_lookup, edge_hidden_sum_edges, edge_hidden_sum_ends};
 use super::embedding::{embedding_backward, embedding_forward};
 use super::linear::{
-    Matrix, MatrixMut, Output, linear_backward_input, linear_backward_weight, linear_forward,
+    Format, Matrix, MatrixMut, Output, linear_backward_input, linear_backward_weight, linear_forward,
 };
 use crate::backend::{LayerInput, LayerInputGradient};
+use crate::batch::graph_batch::BatchSize;
 use crate::error::Result;
+use crate::model::config::ModelConfig;
 use crate::model::parameters::{BlockKind, Parameters};
 
 /// Memory of these stages.
 pub(super) struct Scratch {
+    format: Format,
     /// `[n, 2 H]`: P_s and P_o side by side, or S_s and S_o.
     nodes: Buffer<f32>,
     /// `[u, H]`: the predicate types' part of z, or of d_z (layer 0).
@@ -45,14 +48,27 @@ fn parts(width: usize) -> Parts {
 }
 
 impl Scratch {
-    pub(super) fn new(device: &Device) -> Result<Self> {
+    /// None yet.
+    pub(super) fn new(device: &Device, format: Format) -> Result<Self> {
         Ok(Scratch {
+            format,
             nodes: device.allocate(0)?,
             edges: device.allocate(0)?,
             object_rows: device.allocate(0)?,
             predicate_rows: device.allocate(0)?,
             d_rows: device.allocate(0)?,
         })
+    }
+
+    /// Room for batches up to `capacity`.
+    pub(super) fn plan(&mut self, device: &Device, config: ModelConfig, capacity: BatchSize) -> Result<()> {
+        let (objects, predicates) = most_types(config, capacity);
+        let (width, hidden) = (config.state_width, config.hidden_width);
+        device.reserve(&mut self.nodes, capacity.nodes * 2 * hidden)?;
+        device.reserve(&mut self.edges, predicates * hidden)?;
+        device.reserve(&mut self.object_rows, objects * width)?;
+        device.reserve(&mut self.predicate_rows, predicates * width)?;
+        device.reserve(&mut self.d_rows, objects.max(predicates) * width)
     }
 
     /// `z [E, H]`.
@@ -74,26 +90,31 @@ impl Scratch {
         match input {
             LayerInput::States { nodes: x, edges: e } => {
                 let x = Matrix::new(x.slice(0..x.len()), batch.size.nodes, width);
-                self.project(device, x, batch.size.nodes, weight, hidden, width)?;
+                project(device, self.format, &mut self.nodes, x, batch.size.nodes, weight)?;
                 let mut z = z.slice_mut(0..edges * hidden);
                 let whole = edges * hidden;
                 let mut product = MatrixMut::new(z.slice_mut(0..whole), edges, hidden);
                 let e = Matrix::new(e.slice(0..e.len()), edges, width);
-                linear_forward(device, &mut product, e, weight.columns(of.edge, width), Output::Replace)?;
+                linear_forward(
+                    device,
+                    self.format,
+                    &mut product,
+                    e,
+                    weight.columns(of.edge, width),
+                    Output::Replace,
+                )?;
                 let projected = self.nodes.slice(0..batch.size.nodes * 2 * hidden);
                 edge_hidden_add(device, &mut z, projected, batch.nodes(), hidden)
             }
             LayerInput::Embeddings => {
                 let (objects, predicates) = (batch.object_types().len(), batch.predicate_types().len());
                 self.gather_rows(device, parameters, batch)?;
-                let rows = std::mem::replace(&mut self.object_rows, device.allocate(0)?);
-                let x = Matrix::new(rows.slice(0..rows.len()), objects, width);
-                self.project(device, x, objects, weight, hidden, width)?;
-                self.object_rows = rows;
-                device.reserve(&mut self.edges, predicates * hidden)?;
+                let x = Matrix::new(self.object_rows.slice(0..objects * width), objects, width);
+                project(device, self.format, &mut self.nodes, x, objects, weight)?;
                 let edge_part = self.edges.slice_mut(0..predicates * hidden);
                 linear_forward(
                     device,
+                    self.format,
                     &mut MatrixMut::new(edge_part, predicates, hidden),
                     Matrix::new(self.predicate_rows.slice(0..predicates * width), predicates, width),
                     weight.columns(of.edge, width),
@@ -112,26 +133,6 @@ impl Scratch {
         }
     }
 
-    /// P_s and P_o of `x [n, D]`.
-    fn project(
-        &mut self,
-        device: &Device,
-        x: Matrix<'_>,
-        rows: usize,
-        weight: Matrix<'_>,
-        hidden: usize,
-        width: usize,
-    ) -> Result<()> {
-        let of = parts(width);
-        device.reserve(&mut self.nodes, rows * 2 * hidden)?;
-        let mut projected = MatrixMut::new(self.nodes.slice_mut(0..rows * 2 * hidden), rows, 2 * hidden);
-        for (start, weight_start) in [(0, of.subject), (hidden, of.object)] {
-            let weight = weight.columns(weight_start, width);
-            linear_forward(device, &mut projected.columns(start, hidden), x, weight, Output::Replace)?;
-        }
-        Ok(())
-    }
-
     /// The rows of both tables that occur.
     fn gather_rows(
         &mut self,
@@ -145,7 +146,6 @@ impl Scratch {
             (&mut self.object_rows, &all.object_embedding, batch.object_types()),
             (&mut self.predicate_rows, &all.predicate_embedding, batch.predicate_types()),
         ] {
-            device.reserve(rows, types.len() * width)?;
             let mut rows = rows.slice_mut(0..types.len() * width);
             embedding_forward(device, &mut rows, parameters.values.slice(table.clone()), types, width)?;
         }
@@ -175,7 +175,6 @@ impl Scratch {
                 LayerInput::States { nodes, edges },
                 LayerInputGradient::States { nodes: d_nodes, edges: d_edges },
             ) => {
-                device.reserve(&mut self.nodes, size.nodes * 2 * hidden)?;
                 let mut sums = self.nodes.slice_mut(0..size.nodes * 2 * hidden);
                 edge_hidden_sum_ends(device, &mut sums, d_z, batch.incidence(), hidden)?;
                 let sums = Matrix::new(sums.as_slice(), size.nodes, 2 * hidden);
@@ -184,20 +183,25 @@ impl Scratch {
                 let d_z = Matrix::new(d_z, size.edges, hidden);
                 let mut d_weight =
                     MatrixMut::new(gradients.slice_mut(layout.weight.clone()), hidden, 3 * width);
-                weight_gradients(device, &mut d_weight, sums, x, d_z, e, sum_parts)?;
+                weight_gradients(device, self.format, &mut d_weight, sums, x, d_z, e, sum_parts)?;
                 let whole = d_nodes.len();
                 let mut d_x = MatrixMut::new(d_nodes.slice_mut(0..whole), size.nodes, width);
-                input_gradient(device, &mut d_x, sums, weight)?;
+                input_gradient(device, self.format, &mut d_x, sums, weight)?;
                 let whole = d_edges.len();
                 let mut d_e = MatrixMut::new(d_edges.slice_mut(0..whole), size.edges, width);
-                linear_backward_input(device, &mut d_e, d_z, weight.columns(of.edge, width), Output::Replace)
+                linear_backward_input(
+                    device,
+                    self.format,
+                    &mut d_e,
+                    d_z,
+                    weight.columns(of.edge, width),
+                    Output::Replace,
+                )
             }
             (LayerInput::Embeddings, LayerInputGradient::Embeddings) => {
                 let (objects, predicates) = (batch.object_types(), batch.predicate_types());
                 let (object_count, predicate_count) = (objects.len(), predicates.len());
                 self.gather_rows(device, parameters, batch)?;
-                device.reserve(&mut self.nodes, object_count * 2 * hidden)?;
-                device.reserve(&mut self.edges, predicate_count * hidden)?;
                 let mut sums = self.nodes.slice_mut(0..object_count * 2 * hidden);
                 edge_hidden_sum_ends(device, &mut sums, d_z, batch.object_incidence(), hidden)?;
                 let mut edge_sums = self.edges.slice_mut(0..predicate_count * hidden);
@@ -209,11 +213,16 @@ impl Scratch {
                 let e = Matrix::new(e_rows, predicate_count, width);
                 let mut d_weight =
                     MatrixMut::new(gradients.slice_mut(layout.weight.clone()), hidden, 3 * width);
-                weight_gradients(device, &mut d_weight, sums, x, edge_sums, e, sum_parts)?;
+                weight_gradients(device, self.format, &mut d_weight, sums, x, edge_sums, e, sum_parts)?;
 
-                device.reserve(&mut self.d_rows, object_count.max(predicate_count) * width)?;
                 let d_rows = self.d_rows.slice_mut(0..object_count * width);
-                input_gradient(device, &mut MatrixMut::new(d_rows, object_count, width), sums, weight)?;
+                input_gradient(
+                    device,
+                    self.format,
+                    &mut MatrixMut::new(d_rows, object_count, width),
+                    sums,
+                    weight,
+                )?;
                 let table = gradients.slice_mut(all.object_embedding.clone());
                 let d_rows = self.d_rows.slice(0..object_count * width);
                 embedding_backward(device, table, d_rows, objects, width)?;
@@ -221,7 +230,7 @@ impl Scratch {
                 let d_rows = self.d_rows.slice_mut(0..predicate_count * width);
                 let mut d_e = MatrixMut::new(d_rows, predicate_count, width);
                 let weight = weight.columns(of.edge, width);
-                linear_backward_input(device, &mut d_e, edge_sums, weight, Output::Replace)?;
+                linear_backward_input(device, self.format, &mut d_e, edge_sums, weight, Output::Replace)?;
                 let table = gradients.slice_mut(all.predicate_embedding.clone());
                 let d_rows = self.d_rows.slice(0..predicate_count * width);
                 embedding_backward(device, table, d_rows, predicates, width)
@@ -231,9 +240,29 @@ impl Scratch {
     }
 }
 
+/// `projected [n, 2 H]`: P_s and P_o of `x [n, D]`.
+fn project(
+    device: &Device,
+    format: Format,
+    projected: &mut Buffer<f32>,
+    x: Matrix<'_>,
+    rows: usize,
+    weight: Matrix<'_>,
+) -> Result<()> {
+    let (hidden, width) = (weight.row_count(), x.column_count());
+    let of = parts(width);
+    let mut projected = MatrixMut::new(projected.slice_mut(0..rows * 2 * hidden), rows, 2 * hidden);
+    for (start, weight_start) in [(0, of.subject), (hidden, of.object)] {
+        let weight = weight.columns(weight_start, width);
+        linear_forward(device, format, &mut projected.columns(start, hidden), x, weight, Output::Replace)?;
+    }
+    Ok(())
+}
+
 /// d_W of S_s and S_o, side by side in `sums [n, 2 H]`, with `x [n, D]`, and of `d_z` with `e`.
 fn weight_gradients(
     device: &Device,
+    format: Format,
     d_weight: &mut MatrixMut<'_>,
     sums: Matrix<'_>,
     x: Matrix<'_>,
@@ -248,7 +277,7 @@ fn weight_gradients(
         (of.object, sums.columns(hidden, hidden), x),
         (of.edge, d_z, e),
     ] {
-        linear_backward_weight(device, &mut d_weight.columns(start, width), d, rows, sum_parts)?;
+        linear_backward_weight(device, format, &mut d_weight.columns(start, width), d, rows, sum_parts)?;
     }
     Ok(())
 }
@@ -256,6 +285,7 @@ fn weight_gradients(
 /// `d_x [n, D] = S_s W_s + S_o W_o`.
 fn input_gradient(
     device: &Device,
+    format: Format,
     d_x: &mut MatrixMut<'_>,
     sums: Matrix<'_>,
     weight: Matrix<'_>,
@@ -263,6 +293,13 @@ fn input_gradient(
     let (hidden, width) = (sums.column_count() / 2, weight.column_count() / 3);
     let of = parts(width);
     let (s_subject, s_object) = (sums.columns(0, hidden), sums.columns(hidden, hidden));
-    linear_backward_input(device, d_x, s_subject, weight.columns(of.subject, width), Output::Replace)?;
-    linear_backward_input(device, d_x, s_object, weight.columns(of.object, width), Output::Add)
+    linear_backward_input(
+        device,
+        format,
+        d_x,
+        s_subject,
+        weight.columns(of.subject, width),
+        Output::Replace,
+    )?;
+    linear_backward_input(device, format, d_x, s_object, weight.columns(of.object, width), Output::Add)
 }

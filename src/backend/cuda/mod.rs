@@ -8,6 +8,7 @@ pub mod adam;
 mod batch;
 pub mod batch_norm;
 pub mod buffer;
+pub mod ceilings;
 pub mod device;
 pub mod edge_hidden;
 pub mod edge_pool;
@@ -17,39 +18,52 @@ mod gpu;
 pub mod l2_normalise;
 mod layer_input;
 pub mod linear;
+mod nvtx;
+pub mod properties;
 pub mod readout_loss;
+pub mod stopwatch;
+mod streams;
+pub mod top_k;
 
+use std::fmt;
 use std::ops::Range;
 
 use crate::backend::{Backend, LayerInput, LayerInputGradient, Mode};
-use crate::batch::graph_batch::GraphBatch;
+use crate::batch::graph_batch::{BatchSize, GraphBatch};
 use crate::error::Result;
 use crate::loss::Loss;
 use crate::model::activations::{BlockActivations, LayerActivations};
-use crate::model::parameters::{BlockKind, BlockLayout, Parameters};
+use crate::model::config::ModelConfig;
+use crate::model::parameters::{BlockKind, BlockLayout, Layout, Parameters};
 use crate::optimizer::{AdamStep, Moments};
 
 use batch::Batch;
 use batch_norm::{Norm, Statistics, Sums};
 use buffer::{Buffer, Slice};
 use device::Device;
-use linear::{Matrix, MatrixMut, Output};
+use linear::{Format, Matrix, MatrixMut, Output};
 
 /// The kernel files and what they offer: loaded when a device opens.
-const FILES: [(&str, &[&str]); 8] = [
+const FILES: &[(&str, &[&str])] = &[
     ("adam", adam::KERNELS),
     ("batch_norm", batch_norm::KERNELS),
+    ("ceilings", ceilings::KERNELS),
     ("edge_hidden", edge_hidden::KERNELS),
     ("edge_pool", edge_pool::KERNELS),
     ("embedding", embedding::KERNELS),
     ("l2_normalise", l2_normalise::KERNELS),
     ("linear", linear::KERNELS),
+    ("linear_bf16", linear::BF16_KERNELS),
+    ("linear_bf16x3", linear::BF16X3_KERNELS),
+    ("linear_tf32", linear::TF32_KERNELS),
     ("readout_loss", readout_loss::KERNELS),
+    ("top_k", top_k::KERNELS),
 ];
 
-/// The CUDA backend. Its buffers are scratch memory, grown to the largest batch and kept.
+/// The CUDA backend. Its buffers are memory of the stages, planned for the largest batch.
 pub struct Cuda {
     device: Device,
+    format: Format,
     sums: Sums,
     layer_input: layer_input::Scratch,
     /// Parts of a weight's gradient.
@@ -61,11 +75,12 @@ pub struct Cuda {
 }
 
 impl Cuda {
-    /// On this device.
-    pub fn new(device: Device) -> Result<Self> {
+    /// On this device, with the operands of products in this format. All else is in single precision.
+    pub fn new(device: Device, format: Format) -> Result<Self> {
         Ok(Cuda {
+            format,
             sums: Sums::new(&device)?,
-            layer_input: layer_input::Scratch::new(&device)?,
+            layer_input: layer_input::Scratch::new(&device, format)?,
             sum_parts: device.allocate(0)?,
             d_node_output: device.allocate(0)?,
             mean_norm: device.allocate(0)?,
@@ -123,6 +138,7 @@ impl Cuda {
         let (inputs, outputs) = (layout.inputs, layout.outputs);
         linear::linear_forward(
             &self.device,
+            self.format,
             &mut MatrixMut::new(block.linear.slice_mut(0..rows * outputs), rows, outputs),
             Matrix::new(x.slice(0..rows * inputs), rows, inputs),
             Matrix::new(parameters.values.slice(layout.weight.clone()), outputs, inputs),
@@ -154,6 +170,7 @@ impl Cuda {
     /// Backward of `z = x W^T`: `d_weight = d_z^T x` and `d_x = d_z W`.
     fn linear_backward(
         device: &Device,
+        format: Format,
         layout: &BlockLayout,
         values: &Buffer<f32>,
         d_z: Slice<'_, f32>,
@@ -167,6 +184,7 @@ impl Cuda {
         let d_z = Matrix::new(d_z, rows, outputs);
         linear::linear_backward_weight(
             device,
+            format,
             &mut MatrixMut::new(gradients.slice_mut(layout.weight.clone()), outputs, inputs),
             d_z,
             Matrix::new(x.slice(0..rows * inputs), rows, inputs),
@@ -174,6 +192,7 @@ impl Cuda {
         )?;
         linear::linear_backward_input(
             device,
+            format,
             &mut MatrixMut::new(d_x.slice_mut(0..rows * inputs), rows, inputs),
             d_z,
             Matrix::new(values.slice(layout.weight.clone()), outputs, inputs),
@@ -227,6 +246,10 @@ impl Backend for Cuda {
     type Buffer = Buffer<f32>;
     type Batch = Batch;
 
+    fn range(&self, name: fmt::Arguments<'_>) -> crate::backend::range::Range {
+        nvtx::range(name)
+    }
+
     fn allocate(&self, len: usize) -> Result<Buffer<f32>> {
         self.device.allocate(len)
     }
@@ -239,8 +262,25 @@ impl Backend for Cuda {
         self.device.download(buffer, range)
     }
 
-    fn new_batch(&self) -> Result<Batch> {
-        Batch::new(&self.device)
+    fn plan(&mut self, config: ModelConfig, capacity: BatchSize) -> Result<Batch> {
+        let BatchSize { graphs, nodes, edges } = capacity;
+        let Cuda { device, format, sums, layer_input, sum_parts, d_node_output, mean_norm } = self;
+        let layout = Layout::new(config);
+        for (layer, kind) in (0..config.layers).flat_map(|layer| BlockKind::ALL.map(|kind| (layer, kind))) {
+            let block = layout.block(layer, kind);
+            let (rows, inputs) = match kind {
+                // Its product is split by operand: node states, edge states, node states.
+                BlockKind::EdgeHidden => (nodes.max(edges), config.state_width),
+                BlockKind::EdgeHeads => (edges, block.inputs),
+                BlockKind::NodeHidden | BlockKind::NodeOutput => (nodes, block.inputs),
+            };
+            sums.reserve(device, rows, block.outputs)?;
+            device.reserve(sum_parts, linear::parts_len(*format, block.outputs, inputs, rows))?;
+        }
+        layer_input.plan(device, config, capacity)?;
+        device.reserve(d_node_output, nodes * config.state_width)?;
+        device.reserve(mean_norm, graphs)?;
+        Batch::new(device, config, capacity)
     }
 
     fn load_batch(&mut self, from: &GraphBatch, to: &mut Batch) -> Result<()> {
@@ -350,7 +390,6 @@ impl Backend for Cuda {
         embedding: &mut Buffer<f32>,
     ) -> Result<()> {
         let graphs = batch.size.graphs;
-        self.device.reserve(&mut self.mean_norm, graphs)?;
         readout_loss::readout(
             &self.device,
             &mut embedding.slice_mut(0..graphs * width),
@@ -369,6 +408,7 @@ impl Backend for Cuda {
         node_state: &Buffer<f32>,
         embedding: &mut Buffer<f32>,
         losses: &mut Buffer<f32>,
+        at: usize,
         d_node_state: &mut Buffer<f32>,
     ) -> Result<()> {
         self.readout(batch, width, node_state, embedding)?;
@@ -382,7 +422,7 @@ impl Backend for Cuda {
         };
         readout_loss::readout_loss(
             &self.device,
-            &mut losses.slice_mut(0..batch.triples),
+            &mut losses.slice_mut(at..at + batch.triples),
             &mut d_node_state.slice_mut(0..batch.size.nodes * width),
             triples,
             width,
@@ -403,8 +443,7 @@ impl Backend for Cuda {
         let layout = parameters.layout.block(layer, BlockKind::NodeOutput);
         let (nodes, values) = (batch.size.nodes, &parameters.values);
         let count = nodes * layout.outputs;
-        let Cuda { device, sums, sum_parts, d_node_output: d, .. } = self;
-        device.reserve(d, count)?;
+        let Cuda { device, format, sums, sum_parts, d_node_output: d, .. } = self;
         l2_normalise::l2_normalise_backward(
             device,
             &mut d.slice_mut(0..count),
@@ -416,7 +455,18 @@ impl Backend for Cuda {
         )?;
         Cuda::norm_backward(device, layout, values, &saved.node_output, d, nodes, gradients, sums)?;
         let (d_z, x) = (d.slice(0..count), &saved.node_hidden_output);
-        Cuda::linear_backward(device, layout, values, d_z, x, nodes, d_node_hidden, gradients, sum_parts)
+        Cuda::linear_backward(
+            device,
+            *format,
+            layout,
+            values,
+            d_z,
+            x,
+            nodes,
+            d_node_hidden,
+            gradients,
+            sum_parts,
+        )
     }
 
     fn node_hidden_backward(
@@ -431,10 +481,10 @@ impl Backend for Cuda {
     ) -> Result<()> {
         let layout = parameters.layout.block(layer, BlockKind::NodeHidden);
         let (nodes, values, d) = (batch.size.nodes, &parameters.values, d_node_hidden);
-        let Cuda { device, sums, sum_parts, .. } = self;
+        let Cuda { device, format, sums, sum_parts, .. } = self;
         Cuda::norm_backward(device, layout, values, &saved.node_hidden, d, nodes, gradients, sums)?;
         let (d_z, x) = (d.slice(0..nodes * layout.outputs), &saved.pooled);
-        Cuda::linear_backward(device, layout, values, d_z, x, nodes, d_pooled, gradients, sum_parts)
+        Cuda::linear_backward(device, *format, layout, values, d_z, x, nodes, d_pooled, gradients, sum_parts)
     }
 
     fn edge_pool_backward(
@@ -479,8 +529,19 @@ impl Backend for Cuda {
         let layout = parameters.layout.block(layer, BlockKind::EdgeHeads);
         let (edges, values, x) = (batch.size.edges, &parameters.values, &saved.edge_hidden_output);
         let d_z = d_edge_heads.slice(0..edges * layout.outputs);
-        let Cuda { device, sum_parts, .. } = self;
-        Cuda::linear_backward(device, layout, values, d_z, x, edges, d_edge_hidden, gradients, sum_parts)
+        let Cuda { device, format, sum_parts, .. } = self;
+        Cuda::linear_backward(
+            device,
+            *format,
+            layout,
+            values,
+            d_z,
+            x,
+            edges,
+            d_edge_hidden,
+            gradients,
+            sum_parts,
+        )
     }
 
     fn edge_hidden_backward(
@@ -518,6 +579,18 @@ impl Backend for Cuda {
             gradients.slice(0..count),
             adam,
         )
+    }
+
+    fn top_k(
+        &mut self,
+        query: &Buffer<f32>,
+        embeddings: &Buffer<f32>,
+        rows: usize,
+        width: usize,
+        k: usize,
+    ) -> Result<Vec<(usize, f32)>> {
+        let (queries, embeddings) = (query.slice(0..width), embeddings.slice(0..rows * width));
+        top_k::top_k_of_one(&self.device, top_k::Search { queries, embeddings, rows, width }, k)
     }
 
     fn relu_mask(

@@ -9,6 +9,7 @@ pub mod edge_pool;
 pub mod l2_normalise;
 pub mod linear;
 pub mod readout_loss;
+pub mod top_k;
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -16,10 +17,11 @@ use std::ops::Range;
 use num_traits::Float;
 
 use crate::backend::{Backend, LayerInput, LayerInputGradient, Mode};
-use crate::batch::graph_batch::GraphBatch;
+use crate::batch::graph_batch::{BatchSize, GraphBatch};
 use crate::error::Result;
 use crate::loss::Loss;
 use crate::model::activations::{BlockActivations, LayerActivations};
+use crate::model::config::ModelConfig;
 use crate::model::parameters::{BlockKind, BlockLayout, Parameters};
 use crate::optimizer::{AdamStep, Moments};
 
@@ -164,7 +166,7 @@ impl<F: Float> Backend for Reference<F> {
         Ok(buffer[range].iter().map(|value| value.to_f32().expect("a float")).collect())
     }
 
-    fn new_batch(&self) -> Result<GraphBatch> {
+    fn plan(&mut self, _: ModelConfig, _: BatchSize) -> Result<GraphBatch> {
         Ok(GraphBatch::default())
     }
 
@@ -286,11 +288,12 @@ impl<F: Float> Backend for Reference<F> {
         node_state: &Vec<F>,
         embedding: &mut Vec<F>,
         losses: &mut Vec<F>,
+        at: usize,
         d_node_state: &mut Vec<F>,
     ) -> Result<()> {
         self.readout(batch, width, node_state, embedding)?;
         let (values, d_embedding) = readout_loss::triple_losses(loss, batch, embedding, width);
-        write(losses, &values);
+        write(&mut losses[at..], &values);
         write(d_node_state, &readout_loss::readout_backward(batch, node_state, &d_embedding, width));
         Ok(())
     }
@@ -427,6 +430,20 @@ impl<F: Float> Backend for Reference<F> {
     ) -> Result<()> {
         adam::adam_step(adam, &mut parameters.values, gradients, &mut moments.first, &mut moments.second);
         Ok(())
+    }
+
+    fn top_k(
+        &mut self,
+        query: &Vec<F>,
+        embeddings: &Vec<F>,
+        rows: usize,
+        width: usize,
+        k: usize,
+    ) -> Result<Vec<(usize, f32)>> {
+        let wide =
+            |values: &[F]| -> Vec<f64> { values.iter().map(|v| v.to_f64().expect("a float")).collect() };
+        let best = top_k::top_k(&wide(&query[..width]), &wide(&embeddings[..rows * width]), k);
+        Ok(best.into_iter().map(|(row, score)| (row, score as f32)).collect())
     }
 
     fn relu_mask(

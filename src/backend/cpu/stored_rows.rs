@@ -3,17 +3,17 @@
 //! Products of two f32 values (f16 values are some of those) are exact in f64, and every row's are summed in the same
 //! order on every machine: equal rows score the same to the last bit, wherever they lie.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
-use super::Embeddings;
+use super::rows::vectorised;
 use crate::npy::StoredValues;
-use crate::{Error, Result};
 
 /// Rows per task: some 100 µs of work.
-pub(super) const ROWS_PER_TASK: usize = 1024;
+const ROWS_PER_TASK: usize = 1024;
 
 /// Partial sums of an inner product: two of the widest vector registers, four of most.
 const SUMS: usize = 16;
@@ -23,12 +23,6 @@ const SUMS: usize = 16;
 pub struct StoredRows<'a> {
     values: StoredValues<'a>,
     width: usize,
-}
-
-impl<'a> From<Embeddings<'a>> for StoredRows<'a> {
-    fn from(embeddings: Embeddings<'a>) -> Self {
-        StoredRows { values: StoredValues::Single(embeddings.values()), width: embeddings.width() }
-    }
 }
 
 impl<'a> StoredRows<'a> {
@@ -53,30 +47,27 @@ impl<'a> StoredRows<'a> {
         self.width
     }
 
-    /// That `query` is one row of as many values.
-    pub(super) fn check_query(&self, query: Embeddings<'_>) -> Result<()> {
-        if query.len() == 1 && query.width() == self.width {
-            return Ok(());
+    /// Its values in single precision, without a copy where they are.
+    pub(crate) fn to_single(self) -> Cow<'a, [f32]> {
+        match self.values {
+            StoredValues::Single(values) => Cow::Borrowed(values),
+            StoredValues::Half(values) => Cow::Owned(values.to_f32_vec()),
         }
-        Err(Error::argument(
-            "query",
-            format!(
-                "{} rows of {} values, where one row of {} is compared",
-                query.len(),
-                query.width(),
-                self.width
-            ),
-            "embed the query with the model that embedded the images",
-        ))
+    }
+
+    /// All rows in parts, to be scored on all threads.
+    pub(crate) fn tasks(self) -> impl IndexedParallelIterator<Item = Range<usize>> {
+        let tasks = (0..self.len().div_ceil(ROWS_PER_TASK)).into_par_iter();
+        tasks.map(move |task| task * ROWS_PER_TASK..self.len().min((task + 1) * ROWS_PER_TASK))
     }
 
     /// Gives `each` the index and the inner product with `query [width]` of every one of `rows`, in order.
-    pub(super) fn scores(&self, query: &[f32], rows: Range<usize>, mut each: impl FnMut(usize, f64)) {
+    pub(crate) fn scores(&self, query: &[f32], rows: Range<usize>, mut each: impl FnMut(usize, f64)) {
         let values = rows.start * self.width..rows.end * self.width;
         let indices = rows.start..;
         // + 0.0 turns -0 into 0, which total_cmp would put above it.
         match self.values {
-            StoredValues::Single(stored) => pulp::Arch::new().dispatch(
+            StoredValues::Single(stored) => vectorised(
                 #[inline(always)]
                 || {
                     for (row, index) in stored[values].chunks_exact(self.width).zip(indices) {
@@ -86,7 +77,7 @@ impl<'a> StoredRows<'a> {
             ),
             StoredValues::Half(stored) => {
                 let mut widened = vec![0.0f32; self.width];
-                pulp::Arch::new().dispatch(
+                vectorised(
                     #[inline(always)]
                     || {
                         for (row, index) in stored[values].chunks_exact(self.width).zip(indices) {
@@ -98,39 +89,6 @@ impl<'a> StoredRows<'a> {
             }
         }
     }
-}
-
-/// The rank, from 1, of row `target` among `rows` by inner product with `query`, one row; rows that score the same rank
-/// before it, as in [`ranks`](super::ranks).
-pub fn rank<'a>(
-    query: Embeddings<'_>,
-    rows: impl Into<StoredRows<'a>>,
-    target: usize,
-) -> Result<(usize, f32)> {
-    let rows = rows.into();
-    rows.check_query(query)?;
-    if target >= rows.len() {
-        return Err(Error::argument(
-            "target",
-            format!("is row {target}, there are {}", rows.len()),
-            "a target is the row of an indexed image, from 0",
-        ));
-    }
-    let mut own = 0.0;
-    rows.scores(query.values(), target..target + 1, |_, score| own = score);
-    let tasks = rows.len().div_ceil(ROWS_PER_TASK);
-    let rank = (0..tasks)
-        .into_par_iter()
-        .map(|task| {
-            let mut count = 0;
-            let start = task * ROWS_PER_TASK;
-            rows.scores(query.values(), start..rows.len().min(start + ROWS_PER_TASK), |_, score| {
-                count += usize::from(score >= own);
-            });
-            count
-        })
-        .sum();
-    Ok((rank, own as f32))
 }
 
 /// Inner product with a fixed number of partial sums, so that it vectorises and its order is fixed.

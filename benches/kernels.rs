@@ -1,0 +1,37 @@
+//! Every kernel's cases (`scenerank::bench::cases`) on the emulator, at a size that takes milliseconds: what CI can say of
+//! their cost. A case whose result is wrong ends the bench. On a GPU `scenerank bench` times them.
+
+use std::time::Duration;
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use scenerank::backend::cuda::device::Device;
+use scenerank::backend::cuda::linear::Format;
+use scenerank::bench::case::Arrays;
+use scenerank::bench::cases;
+use scenerank::bench::check::largest_error;
+use scenerank::bench::sizes::{SMALL, Sizes};
+
+fn kernels(criterion: &mut Criterion) {
+    let device = match Device::emulated(None) {
+        Ok(device) => device,
+        Err(error) => return println!("skipped: {error}"),
+    };
+    for case in cases::all(&Sizes::new(SMALL, 1), Format::Fp32) {
+        let mut group = criterion.benchmark_group(case.kernel);
+        group
+            .sample_size(10)
+            .warm_up_time(Duration::from_millis(20))
+            .measurement_time(Duration::from_millis(100));
+        group.bench_function(&case.shape, |bencher| {
+            let prepared = (case.prepare)();
+            let error = largest_error(&device, &prepared).expect("a launch");
+            assert!(error <= case.tolerance, "{} {}: error {error:.1e}", case.kernel, case.shape);
+            let mut arrays = Arrays::upload(&device, &prepared.host).expect("memory");
+            bencher.iter(|| (prepared.launch)(&device, &mut arrays).expect("a launch"));
+        });
+        group.finish();
+    }
+}
+
+criterion_group!(benches, kernels);
+criterion_main!(benches);

@@ -1,0 +1,191 @@
+// Tensor-core instructions and asynchronous copies (see tensor_core.h).
+
+#include "tensor_core.h"
+#include "emulator.h"
+#include "runtime.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+namespace emulator {
+namespace {
+
+// ---- products ---------------------------------------------------------------------------------------------------
+
+struct Product {
+    float *d;
+    const uint32_t *a, *b;
+};
+
+float bf16(uint32_t pair, int half) { return __uint_as_float(half == 0 ? pair << 16 : pair & 0xffff0000u); }
+
+// The tensor cores do not see the low 13 bits: an operand that was not rounded is truncated.
+float tf32(uint32_t bits) { return __uint_as_float(bits & 0xffffe000u); }
+
+// d [16, 8] += a [16, inner] b [inner, 8]; lane 4 g + t holds d[g][2t], d[g][2t+1], d[g+8][2t], d[g+8][2t+1].
+template <int inner>
+void multiply(void *const operands[WARP], const float (&a)[16][inner], const float (&b)[inner][8]) {
+    for (int lane = 0; lane < WARP; lane++) {
+        float *d = static_cast<const Product *>(operands[lane])->d;
+        for (int i = 0; i < 4; i++) {
+            int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
+            float sum = d[i];
+            for (int k = 0; k < inner; k++) {
+                sum += a[row][k] * b[k][column];
+            }
+            d[i] = sum;
+        }
+    }
+}
+
+void run_mma_bf16(void *const operands[WARP]) {
+    float a[16][16], b[16][8];
+    for (int lane = 0; lane < WARP; lane++) {
+        const Product &p = *static_cast<const Product *>(operands[lane]);
+        int g = lane / 4, t = lane % 4;
+        for (int half = 0; half < 2; half++) {
+            for (int i = 0; i < 4; i++) {
+                a[g + i % 2 * 8][t * 2 + half + i / 2 * 8] = bf16(p.a[i], half);
+            }
+            for (int i = 0; i < 2; i++) {
+                b[t * 2 + half + i * 8][g] = bf16(p.b[i], half);
+            }
+        }
+    }
+    multiply(operands, a, b);
+}
+
+void run_mma_tf32(void *const operands[WARP]) {
+    float a[16][8], b[8][8];
+    for (int lane = 0; lane < WARP; lane++) {
+        const Product &p = *static_cast<const Product *>(operands[lane]);
+        int g = lane / 4, t = lane % 4;
+        for (int i = 0; i < 4; i++) {
+            a[g + i % 2 * 8][t + i / 2 * 4] = tf32(p.a[i]);
+        }
+        for (int i = 0; i < 2; i++) {
+            b[t + i * 4][g] = tf32(p.b[i]);
+        }
+    }
+    multiply(operands, a, b);
+}
+
+const Collective MMA_BF16 = {"an mma", run_mma_bf16}, MMA_TF32 = {"an mma", run_mma_tf32};
+
+// ---- loads of matrices ------------------------------------------------------------------------------------------
+
+struct Load {
+    uint32_t *to;
+    int count;
+    const void *row;
+};
+
+// Lane 8 m + r gives the address of row r of matrix m. Lane 4 g + t takes of each matrix, 8 x 8 of 16 bits, the
+// values [g][2t] and [g][2t+1], or of its transpose.
+template <bool transposed> void run_load(void *const operands[WARP]) {
+    int count = static_cast<const Load *>(operands[0])->count;
+    for (int matrix = 0; matrix < count; matrix++) {
+        uint16_t values[8][8];
+        for (int row = 0; row < 8; row++) {
+            memcpy(values[row], static_cast<const Load *>(operands[matrix * 8 + row])->row, sizeof values[row]);
+        }
+        for (int lane = 0; lane < WARP; lane++) {
+            int g = lane / 4, t = lane % 4;
+            uint32_t low = transposed ? values[2 * t][g] : values[g][2 * t];
+            uint32_t high = transposed ? values[2 * t + 1][g] : values[g][2 * t + 1];
+            static_cast<const Load *>(operands[lane])->to[matrix] = low | high << 16;
+        }
+    }
+}
+
+const Collective LOAD = {"an ldmatrix", run_load<false>}, LOAD_TRANSPOSED = {"an ldmatrix", run_load<true>};
+
+// ---- copies -----------------------------------------------------------------------------------------------------
+
+struct Copy {
+    void *to;
+    const void *from;
+    int bytes, valid_bytes;
+    int group;
+};
+
+// A thread's copies under way, in the order in which it issued them.
+struct Copies {
+    Copy *list;
+    int count, room;
+    int groups; // committed
+};
+
+Copies copies[MAX_THREADS];
+
+// What does not fit an instruction's addresses, or null.
+const char *flaw(const void *shared, const void *global, size_t alignment, size_t bytes) {
+    if (reinterpret_cast<uintptr_t>(shared) % alignment != 0 || reinterpret_cast<uintptr_t>(global) % alignment != 0) {
+        return "is not aligned";
+    }
+    return in_shared_memory(shared, bytes) ? nullptr : "is not in shared memory";
+}
+
+} // namespace
+
+void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], int line) {
+    Product product = {d, a, b};
+    collective(MMA_BF16, &product, line);
+}
+
+void mma_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], int line) {
+    Product product = {d, a, b};
+    collective(MMA_TF32, &product, line);
+}
+
+void load_matrices(uint32_t *to, int count, bool transposed, const void *row, int line) {
+    // The lanes beyond give no address.
+    bool gives_address = running_thread() % WARP < count * 8;
+    const char *problem = gives_address ? flaw(row, nullptr, 16, 16) : nullptr;
+    if (problem != nullptr) {
+        report(line, "ldmatrix: the row's address %p %s", row, problem);
+        return;
+    }
+    Load load = {to, count, row};
+    collective(transposed ? LOAD_TRANSPOSED : LOAD, &load, line);
+}
+
+void copy_async(void *to, const void *from, int bytes, int valid_bytes, int line) {
+    const char *problem = flaw(to, from, size_t(bytes), size_t(bytes));
+    if (problem != nullptr) {
+        report(line, "cp.async of %d bytes from %p to %p: one of them %s", bytes, from, to, problem);
+        return;
+    }
+    Copies &own = copies[running_thread()];
+    if (own.count == own.room) {
+        own.room = own.room == 0 ? 64 : 2 * own.room;
+        own.list = static_cast<Copy *>(realloc(own.list, sizeof(Copy) * own.room));
+        if (own.list == nullptr) {
+            abort();
+        }
+    }
+    memset(to, 0xff, size_t(bytes)); // NaN as f32 and as bf16
+    own.list[own.count++] = {to, from, bytes, valid_bytes, own.groups};
+}
+
+void commit_copies() { copies[running_thread()].groups++; }
+
+void wait_copies(int groups_under_way) {
+    Copies &own = copies[running_thread()];
+    int performed = 0;
+    for (; performed < own.count && own.list[performed].group < own.groups - groups_under_way; performed++) {
+        const Copy &copy = own.list[performed];
+        memcpy(copy.to, copy.from, size_t(copy.valid_bytes));
+        memset(static_cast<char *>(copy.to) + copy.valid_bytes, 0, size_t(copy.bytes - copy.valid_bytes));
+    }
+    own.count -= performed;
+    memmove(own.list, own.list + performed, sizeof(Copy) * own.count);
+}
+
+void forget_copies(int thread_count) {
+    for (int i = 0; i < thread_count; i++) {
+        copies[i].count = copies[i].groups = 0;
+    }
+}
+
+} // namespace emulator

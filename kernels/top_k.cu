@@ -1,0 +1,123 @@
+// top_k: the rows that have the greatest inner products with a query, best first.
+//   score[q, i] = <queries[q], embeddings[i]>; ties go to the lower index, NaN comes after all numbers
+// in   queries [Q, D]; embeddings [n, D]; bound [Q]
+// out  lists [Q, parts, k]: each part's best;  scores, indices [Q, k]: the best of all below `bound`, NaN and -1 where
+//      rows run out; bound [Q]: the last one's key, so that another pass goes on from there
+// grid top_k_parts: one block per query and TILE rows, a warp for 32 of them; top_k_merge: one block per query
+// cost reads 4 n D bytes per query, 2 n D flops: bandwidth, the L2's from the second query on; nothing of [Q, n] is
+//      written but 8 k n / TILE bytes of lists. Sorting TILE keys takes 36 barriers.
+//
+// A score and its row are one 64-bit key, greater where the score is greater or, among equals, the row lower: so keys
+// are distinct, and the order is the same however the work is cut. Sums run by lane, then over lanes: bit-reproducible.
+
+#include "common.cuh"
+
+typedef unsigned long long Key;
+
+// Rows of a part, keys that are sorted at once, threads of a block.
+constexpr int TILE = 256;
+// Rows whose values a warp loads side by side, so that loads overlap.
+constexpr int ROWS_AT_ONCE = 4;
+
+// Below that of any row.
+constexpr Key NO_KEY = 0;
+
+__device__ __forceinline__ Key key_of(float score, int row) {
+    float positive_zero = score + 0.0f; // -0 counts as 0
+    unsigned bits;
+    memcpy(&bits, &positive_zero, sizeof(bits));
+    // Numbers of either sign, ascending; NaN has 1, below that of -infinity.
+    unsigned ordered = score != score ? 1u : bits >> 31 ? ~bits : bits | 0x80000000u;
+    return Key(ordered) << 32 | (0xffffffffu - unsigned(row));
+}
+
+// NaN of NO_KEY.
+__device__ __forceinline__ float score_of(Key key) {
+    unsigned ordered = unsigned(key >> 32);
+    unsigned bits = ordered >> 31 ? ordered & 0x7fffffffu : ~ordered;
+    float score;
+    memcpy(&score, &bits, sizeof(score));
+    return score;
+}
+
+// -1 of NO_KEY.
+__device__ __forceinline__ int row_of(Key key) { return int(0xffffffffu - unsigned(key)); }
+
+// TILE keys in shared memory, descending: a bitonic network, one key per thread.
+__device__ __forceinline__ void sort_descending(Key *keys) {
+    int i = threadIdx.x;
+    for (int size = 2; size <= TILE; size *= 2) {
+        for (int stride = size / 2; stride > 0; stride /= 2) {
+            __syncthreads();
+            int other = i ^ stride;
+            if (other > i) {
+                bool descending = (i & size) == 0;
+                Key a = keys[i], b = keys[other];
+                if ((a < b) == descending) {
+                    keys[i] = b;
+                    keys[other] = a;
+                }
+            }
+        }
+    }
+    __syncthreads();
+}
+
+extern "C" __global__ void __launch_bounds__(TILE)
+top_k_parts(Key *__restrict__ lists, const Key *__restrict__ bound, const float *__restrict__ queries,
+            const float *__restrict__ embeddings, int parts, int rows, int width, int k) {
+    __shared__ Key keys[TILE];
+    int part = blockIdx.x % parts, query = blockIdx.x / parts;
+    int lane = threadIdx.x % WARP_LANES, first = part * TILE + threadIdx.x - lane;
+    const float *q = queries + size_t(query) * width;
+    float own = 0.0f;
+    for (int r = 0; r < WARP_LANES && first + r < rows; r += ROWS_AT_ONCE) {
+        float sum[ROWS_AT_ONCE] = {};
+        for (int c = lane; c < width; c += WARP_LANES) {
+#pragma unroll
+            for (int at = 0; at < ROWS_AT_ONCE; at++) {
+                int row = min(first + r + at, rows - 1); // the last rows again, where there are no more
+                sum[at] += q[c] * embeddings[size_t(row) * width + c];
+            }
+        }
+#pragma unroll
+        for (int at = 0; at < ROWS_AT_ONCE; at++) {
+            float score = warp_sum(sum[at]);
+            own = lane == r + at ? score : own;
+        }
+    }
+    int row = first + lane;
+    Key key = row < rows ? key_of(own, row) : NO_KEY;
+    keys[threadIdx.x] = key < bound[query] ? key : NO_KEY;
+    sort_descending(keys);
+    int t = threadIdx.x;
+    if (t < k) {
+        lists[size_t(blockIdx.x) * k + t] = keys[t];
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(TILE)
+top_k_merge(float *__restrict__ scores, int *__restrict__ indices, Key *__restrict__ bound,
+            const Key *__restrict__ lists, long long candidates, int k) {
+    __shared__ Key keys[TILE];
+    int t = threadIdx.x, query = blockIdx.x;
+    const Key *from = lists + query * candidates;
+    keys[t] = NO_KEY;
+    // The best so far stay in front; the rest of the tile takes new ones.
+    for (long long start = 0; start < candidates; start += TILE - k) {
+        if (t >= k) {
+            long long at = start + t - k;
+            keys[t] = at < candidates ? from[at] : NO_KEY;
+        }
+        sort_descending(keys);
+    }
+    if (t < k) {
+        scores[size_t(query) * k + t] = score_of(keys[t]);
+        indices[size_t(query) * k + t] = row_of(keys[t]);
+    }
+    if (t == k - 1) {
+        bound[query] = keys[t];
+    }
+}
+
+EMULATED_KERNELS(top_k, EMULATED_KERNEL(top_k_parts), EMULATED_KERNEL(top_k_merge))

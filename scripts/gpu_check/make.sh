@@ -1,0 +1,75 @@
+#!/usr/bin/env bash
+# Packs the GPU check: one archive that needs neither Rust nor network where it runs (see README.md beside this file).
+#
+#   scripts/gpu_check/make.sh [--without-gpu-code]     -> target/gpu_check/scenerank-gpu-check.tar.gz
+#
+# Needs Rust, a C++ compiler and nvcc; takes the PyTorch oracle from ../shared/peer where it lies beside the checkout.
+# --without-gpu-code: for trying the bundle out with `run.sh --device emulated` where there is no nvcc.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+readonly MOST_BYTES=$((64 << 20))
+
+gpu_code=yes
+case "${1:-}" in
+    "") ;;
+    --without-gpu-code) gpu_code=no ;;
+    *)
+        echo "usage: $0 [--without-gpu-code]" >&2
+        exit 2
+        ;;
+esac
+
+# All tests of kernels, whatever their number, and the whole step.
+mapfile -t tests < <(grep -l '^mod kernel_support;' tests/*.rs | xargs -n 1 basename -s .rs)
+tests+=(cuda_step)
+
+cargo build --release --bin scenerank
+built="$(cargo test --no-run --message-format=json "${tests[@]/#/--test=}")"
+
+resources=target/release/kernel_resources.csv
+if [[ "$gpu_code" == yes ]] && ! grep -q ',sm_' "$resources" 2>/dev/null; then
+    echo "no GPU code was built: set CUDA_HOME or NVCC, or give --without-gpu-code" >&2
+    exit 1
+fi
+
+name=scenerank-gpu-check
+bundle="target/gpu_check/$name"
+rm -rf "$bundle"
+mkdir -p "$bundle/bin" "$bundle/tests"
+cp scripts/gpu_check/run.sh scripts/gpu_check/README.md "$bundle/"
+cp target/release/scenerank "$bundle/bin/"
+for test in "${tests[@]}"; do
+    program="$(sed -n "s|.*\"executable\":\"\([^\"]*/$test-[0-9a-f]*\)\".*|\1|p" <<<"$built")"
+    if [[ ! -x "$program" ]]; then
+        echo "the test $test was not built" >&2
+        exit 1
+    fi
+    cp "$program" "$bundle/tests/$test"
+done
+strip "$bundle/bin/scenerank" "$bundle"/tests/*
+if [[ -d ../shared/peer ]]; then
+    mkdir "$bundle/peer"
+    cp ../shared/peer/*.py ../shared/peer/README.md "$bundle/peer/"
+else
+    echo "../shared/peer is not there: the bundle has no oracle and no race"
+fi
+
+# What was built, and what it needs.
+glibc="$(objdump -T "$bundle/bin/scenerank" "$bundle"/tests/* | grep -o 'GLIBC_[0-9.]*' | sort -Vu | tail -1)"
+{
+    echo "commit $(git rev-parse HEAD)$([[ -z "$(git status --porcelain)" ]] || echo ', with changes')"
+    echo "built $(date -u +%Y-%m-%dT%H:%MZ) with $(rustc --version)"
+    echo "kernels for $(cut -d, -f2 "$resources" 2>/dev/null | grep -o 'sm_[0-9a-z]*' | sort -Vu | paste -sd' ')"
+    echo "needs $(uname -m) Linux with ${glibc/_/ } or later"
+} >"$bundle/built.txt"
+[[ ! -e "$resources" ]] || cp "$resources" "$bundle/"
+
+archive="$bundle.tar.gz"
+tar -C target/gpu_check -c "$name" | gzip -9 >"$archive"
+bytes="$(stat -c %s "$archive")"
+if ((bytes > MOST_BYTES)); then
+    echo "$archive: $bytes bytes, more than $MOST_BYTES" >&2
+    exit 1
+fi
+cat "$bundle/built.txt"
+echo "$archive: $((bytes >> 20)) MiB"

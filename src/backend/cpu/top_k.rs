@@ -1,0 +1,63 @@
+//! top_k: the rows that have the greatest inner products with a query, exactly: every row is compared.
+//!
+//! Each block of rows keeps its own k best in a heap whose top is the worst of them, so most rows cost one dot product
+//! and one comparison. Cost: one pass over the rows, so the memory's bandwidth.
+
+use std::cmp::{Ordering, Reverse};
+use std::collections::BinaryHeap;
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use super::stored_rows::StoredRows;
+use crate::npy::StoredValues;
+
+/// A row with its score; the greater score is greater, among equals the lower index.
+#[derive(Clone, Copy, PartialEq)]
+struct Scored {
+    score: f64,
+    index: usize,
+}
+
+impl Eq for Scored {}
+
+impl Ord for Scored {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.score.total_cmp(&other.score).then(other.index.cmp(&self.index))
+    }
+}
+
+impl PartialOrd for Scored {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// The `k` rows (or all, if fewer) of `embeddings [n, D]` with the greatest inner product with `query [D]`, best first,
+/// ties by the lower index; with their inner products, which are summed in double precision. All values are finite.
+pub fn top_k(query: &[f32], embeddings: &[f32], k: usize) -> Vec<(usize, f32)> {
+    top_k_stored(query, StoredRows::checked(StoredValues::Single(embeddings), query.len()), k)
+}
+
+/// The same of rows as they are stored.
+pub fn top_k_stored(query: &[f32], rows: StoredRows<'_>, k: usize) -> Vec<(usize, f32)> {
+    let best_of_task = |task: Range<usize>| {
+        let mut heap = BinaryHeap::new();
+        rows.scores(query, task, |index, score| {
+            let scored = Scored { score, index };
+            if heap.len() < k {
+                heap.push(Reverse(scored));
+            } else if let Some(mut worst) = heap.peek_mut()
+                && scored > worst.0
+            {
+                *worst = Reverse(scored);
+            }
+        });
+        heap
+    };
+    let mut best: Vec<Scored> =
+        rows.tasks().flat_map_iter(best_of_task).map(|Reverse(scored)| scored).collect();
+    best.sort_unstable_by_key(|&scored| Reverse(scored));
+    best.truncate(k);
+    best.into_iter().map(|scored| (scored.index, scored.score as f32)).collect()
+}

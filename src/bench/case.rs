@@ -1,0 +1,206 @@
+//! A case: one launcher at one shape, with what it costs, how to run it, and what it must give.
+
+use std::array;
+
+use crate::backend::cuda::batch_norm::Sums;
+use crate::backend::cuda::buffer::{Buffer, Element, Slice, SliceMut};
+use crate::backend::cuda::device::Device;
+use crate::backend::cuda::linear::Format;
+use crate::backend::cuda::top_k::UNBOUNDED;
+use crate::error::Result;
+
+/// What a launch needs at least, from its formula: each input read once, each output written once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cost {
+    /// Bytes read and written.
+    pub bytes: u64,
+    /// Floating-point operations; a multiply-add is two.
+    pub flops: u64,
+}
+
+impl Cost {
+    /// Of counts of values of four bytes, and operations.
+    pub fn of(values: usize, flops: usize) -> Self {
+        Cost { bytes: 4 * values as u64, flops: flops as u64 }
+    }
+}
+
+/// One launcher at one shape.
+pub struct Case {
+    /// The launcher's name.
+    pub kernel: &'static str,
+    /// Sizes, and what they are in the model.
+    pub shape: String,
+    /// What it needs at least.
+    pub cost: Cost,
+    /// What computes it: the format of a product's operands, and single precision for all else.
+    pub format: Format,
+    /// The largest [`error`](crate::bench::check::largest_error) of a right kernel.
+    pub tolerance: f64,
+    /// Draws its values; large, so only when its turn comes.
+    pub prepare: Box<dyn Fn() -> Prepared>,
+}
+
+/// A case's values and functions.
+pub struct Prepared {
+    /// What the launcher reads and writes.
+    pub host: Host,
+    /// Calls the launcher.
+    pub launch: Launch,
+    /// What each output must be, by the reference in double precision.
+    pub expected: Expected,
+}
+
+/// Calls a launcher.
+pub type Launch = Box<dyn Fn(&Device, &mut Arrays) -> Result<()>>;
+/// Gives the outputs that a launcher must give, those of other types last.
+pub type Expected = Box<dyn Fn(&Host) -> Vec<Vec<f64>>>;
+
+/// A case's arrays on the host.
+#[derive(Clone, Debug, Default)]
+pub struct Host {
+    /// What is read.
+    pub inputs: Vec<Vec<f32>>,
+    /// Lists of indices.
+    pub indices: Vec<Vec<i32>>,
+    /// What is written: NaN, or the values that the kernel adds to or moves.
+    pub outputs: Vec<Vec<f32>>,
+    /// Lengths of arrays of other types.
+    pub others: OtherLengths,
+}
+
+/// How many values of other types a launcher writes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OtherLengths {
+    /// Of a mask.
+    pub mask: usize,
+    /// Rows that were found.
+    pub found: usize,
+    /// Bounds of a search, which begin unbounded and are moved.
+    pub bounds: usize,
+    /// Scratch memory of a search.
+    pub keys: usize,
+}
+
+/// `count` values that a kernel must write.
+pub fn unwritten(count: usize) -> Vec<f32> {
+    vec![f32::NAN; count]
+}
+
+impl Host {
+    /// Bytes of one copy on a device.
+    pub fn bytes(&self) -> usize {
+        let floats = self.inputs.iter().chain(&self.outputs).map(Vec::len).sum::<usize>();
+        let OtherLengths { mask, found, bounds, keys } = self.others;
+        4 * (floats + self.indices.iter().map(Vec::len).sum::<usize>() + found) + 8 * (bounds + keys) + mask
+    }
+
+    /// All inputs in double precision.
+    pub fn wide_inputs<const I: usize>(&self) -> [Vec<f64>; I] {
+        assert_eq!(self.inputs.len(), I, "inputs");
+        array::from_fn(|i| wide(&self.inputs[i]))
+    }
+
+    /// All outputs in double precision, as they are before.
+    pub fn wide_outputs<const O: usize>(&self) -> [Vec<f64>; O] {
+        assert_eq!(self.outputs.len(), O, "outputs");
+        array::from_fn(|i| wide(&self.outputs[i]))
+    }
+}
+
+fn wide(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|&value| f64::from(value)).collect()
+}
+
+/// One copy of a case's arrays on a device.
+pub struct Arrays {
+    inputs: Vec<Buffer<f32>>,
+    indices: Vec<Buffer<i32>>,
+    outputs: Vec<Buffer<f32>>,
+    others: Others,
+}
+
+/// Arrays of other types, and memory that launchers grow as they need it.
+pub struct Others {
+    /// Of batch norm's sums.
+    pub sums: Sums,
+    /// Of the parts of a weight's gradient.
+    pub parts: Buffer<f32>,
+    /// A written mask.
+    pub mask: Buffer<u8>,
+    /// Written indices of rows.
+    pub found: Buffer<i32>,
+    /// Bounds of a search.
+    pub bounds: Buffer<u64>,
+    /// Memory of a search.
+    pub keys: Buffer<u64>,
+}
+
+impl Arrays {
+    /// A copy of `host` on the device.
+    pub fn upload(device: &Device, host: &Host) -> Result<Self> {
+        Ok(Arrays {
+            inputs: host.inputs.iter().map(|values| to_device(device, values)).collect::<Result<_>>()?,
+            indices: host.indices.iter().map(|values| to_device(device, values)).collect::<Result<_>>()?,
+            outputs: host.outputs.iter().map(|values| to_device(device, values)).collect::<Result<_>>()?,
+            others: Others {
+                sums: Sums::new(device)?,
+                parts: device.allocate(0)?,
+                mask: to_device(device, &vec![u8::MAX; host.others.mask])?,
+                found: to_device(device, &vec![i32::MIN; host.others.found])?,
+                bounds: to_device(device, &vec![UNBOUNDED; host.others.bounds])?,
+                keys: device.allocate_unwritten(host.others.keys)?,
+            },
+        })
+    }
+
+    /// All inputs, all lists of indices, all outputs, and the rest.
+    #[allow(clippy::type_complexity)] // taken apart where it is given
+    pub fn parts<const I: usize, const X: usize, const O: usize>(
+        &mut self,
+    ) -> ([Slice<'_, f32>; I], [Slice<'_, i32>; X], [SliceMut<'_, f32>; O], &mut Others) {
+        let Arrays { inputs, indices, outputs, others } = self;
+        assert_eq!((inputs.len(), indices.len(), outputs.len()), (I, X, O), "inputs, indices, outputs");
+        let mut outputs = outputs.iter_mut();
+        (
+            array::from_fn(|i| all(&inputs[i])),
+            array::from_fn(|i| all(&indices[i])),
+            array::from_fn(|_| all_mut(outputs.next().expect("as many as counted"))),
+            others,
+        )
+    }
+
+    /// What was written: the outputs, and the mask and rows found, if there are any.
+    pub fn written(&self, device: &Device) -> Result<Vec<Vec<f32>>> {
+        let mut written = Vec::new();
+        for output in &self.outputs {
+            written.push(device.download(output, 0..output.len())?);
+        }
+        let Others { mask, found, .. } = &self.others;
+        if !mask.is_empty() {
+            written.push(device.download(mask, 0..mask.len())?.into_iter().map(f32::from).collect());
+        }
+        if !found.is_empty() {
+            // Rows lie far below 2^24, where floats are exact.
+            written.push(device.download(found, 0..found.len())?.into_iter().map(|row| row as f32).collect());
+        }
+        Ok(written)
+    }
+}
+
+fn to_device<T: Element>(device: &Device, values: &[T]) -> Result<Buffer<T>> {
+    let mut buffer = device.allocate_unwritten(values.len())?;
+    device.upload(values, buffer.slice_mut(0..values.len()))?;
+    Ok(buffer)
+}
+
+/// The whole of a buffer.
+fn all<T>(buffer: &Buffer<T>) -> Slice<'_, T> {
+    buffer.slice(0..buffer.len())
+}
+
+/// The whole of a buffer, to write.
+pub fn all_mut<T>(buffer: &mut Buffer<T>) -> SliceMut<'_, T> {
+    let len = buffer.len();
+    buffer.slice_mut(0..len)
+}

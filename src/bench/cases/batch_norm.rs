@@ -1,0 +1,234 @@
+//! batch_norm: at the widest block, the heads; ReLU also on a part of its columns.
+
+use super::{norm, norm_values, reference_norm, roundings};
+use crate::backend::cuda::batch_norm::{
+    Statistics, batch_norm_backward, batch_norm_mask, batch_norm_relu, batch_norm_running_statistics,
+    batch_norm_statistics,
+};
+use crate::backend::cuda::linear::Format;
+use crate::backend::reference::batch_norm as reference;
+use crate::bench::case::{Case, Cost, Host, OtherLengths, Prepared, all_mut, unwritten};
+use crate::bench::sizes::Sizes;
+use crate::bench::values::Values;
+
+pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
+    let (nodes, edges, config) = (sizes.nodes(), sizes.edges(), sizes.config);
+    let (heads, hidden) = (config.heads_width(0), config.hidden_width);
+    vec![
+        statistics(edges, heads),
+        statistics(nodes, hidden),
+        running_statistics(heads),
+        relu(nodes, hidden, hidden, 0),
+        relu(edges, config.state_width, heads, hidden),
+        mask(edges, heads),
+        backward(edges, heads),
+        backward(nodes, hidden),
+    ]
+}
+
+fn statistics(rows: usize, columns: usize) -> Case {
+    Case {
+        kernel: "batch_norm_statistics",
+        shape: format!("[{rows}, {columns}]"),
+        // Reads z and the running statistics, writes four rows; a sum, a difference, a square and its sum per value.
+        cost: Cost::of(rows * columns + 6 * columns, 4 * rows * columns),
+        // A lane's eight rows and eight lanes, then in double precision; difference, square, root and quotient.
+        format: Format::Fp32,
+        tolerance: roundings(8 + 8 + 6),
+        prepare: Box::new(move || {
+            let mut values = Values::new();
+            Prepared {
+                host: Host {
+                    inputs: vec![values.positive(rows * columns)],
+                    outputs: vec![
+                        unwritten(columns),
+                        unwritten(columns),
+                        values.signed(columns),
+                        values.positive(columns),
+                    ],
+                    ..Default::default()
+                },
+                launch: Box::new(move |device, arrays| {
+                    let ([z], [], [mean, rstd, mut running_mean, mut running_var], others) = arrays.parts();
+                    let mut to = Statistics { mean, rstd };
+                    let sums = &mut others.sums;
+                    batch_norm_statistics(device, &mut to, &mut running_mean, &mut running_var, z, rows, sums)
+                }),
+                expected: Box::new(move |host| {
+                    let [z] = host.wide_inputs();
+                    let [mut mean, mut rstd, mut running_mean, mut running_var] = host.wide_outputs();
+                    reference::train_statistics(
+                        &z,
+                        &mut mean,
+                        &mut rstd,
+                        &mut running_mean,
+                        &mut running_var,
+                    );
+                    vec![mean, rstd, running_mean, running_var]
+                }),
+            }
+        }),
+    }
+}
+
+fn running_statistics(columns: usize) -> Case {
+    Case {
+        kernel: "batch_norm_running_statistics",
+        shape: format!("[{columns}]"),
+        cost: Cost::of(4 * columns, 3 * columns),
+        format: Format::Fp32,
+        tolerance: roundings(3),
+        prepare: Box::new(move || {
+            let mut values = Values::new();
+            Prepared {
+                host: Host {
+                    inputs: vec![values.signed(columns), values.positive(columns)],
+                    outputs: vec![unwritten(columns), unwritten(columns)],
+                    ..Default::default()
+                },
+                launch: Box::new(move |device, arrays| {
+                    let ([running_mean, running_var], [], [mean, rstd], _) = arrays.parts();
+                    let mut to = Statistics { mean, rstd };
+                    batch_norm_running_statistics(device, &mut to, running_mean, running_var)
+                }),
+                expected: Box::new(move |host| {
+                    let [running_mean, running_var] = host.wide_inputs();
+                    let [mut mean, mut rstd] = host.wide_outputs();
+                    reference::running_statistics(&running_mean, &running_var, &mut mean, &mut rstd);
+                    vec![mean, rstd]
+                }),
+            }
+        }),
+    }
+}
+
+/// Of the columns `start..start + columns` of z `[rows, width]`.
+fn relu(rows: usize, columns: usize, width: usize, start: usize) -> Case {
+    Case {
+        kernel: "batch_norm_relu",
+        shape: if columns == width {
+            format!("[{rows}, {columns}]")
+        } else {
+            format!("[{rows}, {columns} of {width}]")
+        },
+        // Reads z, writes y; norm 3, ReLU 1.
+        cost: Cost::of(2 * rows * columns + 4 * columns, 4 * rows * columns),
+        // Difference, two products, sum, and the scale's own.
+        format: Format::Fp32,
+        tolerance: roundings(5),
+        prepare: Box::new(move || {
+            let mut values = Values::new();
+            let mut inputs = vec![values.signed(rows * width)];
+            inputs.extend(norm_values(&mut values, columns));
+            Prepared {
+                host: Host { inputs, outputs: vec![unwritten(rows * columns)], ..Default::default() },
+                launch: Box::new(move |device, arrays| {
+                    let ([z, mean, rstd, weight, bias], [], [mut y], _) = arrays.parts();
+                    let z = z.slice(start..z.len());
+                    batch_norm_relu(device, &mut y, z, norm([mean, rstd, weight, bias]), width, rows)
+                }),
+                expected: Box::new(move |host| {
+                    let [z, mean, rstd, weight, bias] = host.wide_inputs();
+                    let part = |row: &[f64]| row[start..start + columns].to_vec();
+                    let z: Vec<f64> = z.chunks_exact(width).flat_map(part).collect();
+                    vec![reference_norm(&[mean, rstd, weight, bias]).relu_rows(&z)]
+                }),
+            }
+        }),
+    }
+}
+
+fn mask(rows: usize, columns: usize) -> Case {
+    Case {
+        kernel: "batch_norm_mask",
+        shape: format!("[{rows}, {columns}]"),
+        // Reads z, writes bytes; norm 3, a comparison.
+        cost: Cost { bytes: (5 * rows * columns + 16 * columns) as u64, flops: 4 * (rows * columns) as u64 },
+        format: Format::Fp32,
+        tolerance: 0.0,
+        prepare: Box::new(move || {
+            let mut values = Values::new();
+            let (z, of) = decided_inputs(&mut values, rows, columns);
+            let mut inputs = vec![z];
+            inputs.extend(of);
+            Prepared {
+                host: Host {
+                    inputs,
+                    others: OtherLengths { mask: rows * columns, ..Default::default() },
+                    ..Default::default()
+                },
+                launch: Box::new(move |device, arrays| {
+                    let ([z, mean, rstd, weight, bias], [], [], others) = arrays.parts();
+                    batch_norm_mask(
+                        device,
+                        &mut all_mut(&mut others.mask),
+                        z,
+                        norm([mean, rstd, weight, bias]),
+                        rows,
+                    )
+                }),
+                expected: Box::new(move |host| {
+                    let [z, mean, rstd, weight, bias] = host.wide_inputs();
+                    let y = reference_norm(&[mean, rstd, weight, bias]).relu_rows(&z);
+                    vec![y.into_iter().map(|y| f64::from(u8::from(y > 0.0))).collect()]
+                }),
+            }
+        }),
+    }
+}
+
+fn backward(rows: usize, columns: usize) -> Case {
+    Case {
+        kernel: "batch_norm_backward",
+        shape: format!("[{rows}, {columns}]"),
+        // Reads d and z for the sums, then again, since the sums must be complete, and writes d: that second reading is
+        // counted, too. Norm and ReLU 4 each time, two sums 4, the gradient 6.
+        cost: Cost::of(5 * rows * columns + 6 * columns, 18 * rows * columns),
+        // A lane's eight rows and eight lanes of products, then in double precision; some eight operations after it.
+        format: Format::Fp32,
+        tolerance: roundings(8 + 8 + 8),
+        prepare: Box::new(move || {
+            let mut values = Values::new();
+            let (z, of) = decided_inputs(&mut values, rows, columns);
+            let mut inputs = vec![z];
+            inputs.extend(of);
+            Prepared {
+                host: Host {
+                    inputs,
+                    outputs: vec![values.signed(rows * columns), unwritten(columns), unwritten(columns)],
+                    ..Default::default()
+                },
+                launch: Box::new(move |device, arrays| {
+                    let ([z, mean, rstd, weight, bias], [], [mut d, mut d_weight, mut d_bias], others) =
+                        arrays.parts();
+                    let (norm, sums) = (norm([mean, rstd, weight, bias]), &mut others.sums);
+                    batch_norm_backward(device, &mut d, &mut d_weight, &mut d_bias, z, norm, rows, sums)
+                }),
+                expected: Box::new(move |host| {
+                    let [z, mean, rstd, weight, bias] = host.wide_inputs();
+                    let [mut d, mut d_weight, mut d_bias] = host.wide_outputs();
+                    let of = [mean, rstd, weight, bias];
+                    let norm = reference_norm(&of);
+                    reference::batch_norm_backward(&z, norm, &mut d, &mut d_weight, &mut d_bias);
+                    vec![d, d_weight, d_bias]
+                }),
+            }
+        }),
+    }
+}
+
+/// z and a normalisation for which no norm(z) is so near 0 that roundings would decide what the ReLU passes.
+fn decided_inputs(values: &mut Values, rows: usize, columns: usize) -> (Vec<f32>, [Vec<f32>; 4]) {
+    let of = norm_values(values, columns);
+    let [mean, rstd, weight, bias] = &of;
+    let mut z = values.signed(rows * columns);
+    for row in z.chunks_exact_mut(columns) {
+        for (c, z) in row.iter_mut().enumerate() {
+            let scale = rstd[c] * weight[c];
+            if ((*z - mean[c]) * scale + bias[c]).abs() < 1e-3 {
+                *z = mean[c] + (0.5 - bias[c]) / scale;
+            }
+        }
+    }
+    (z, of)
+}

@@ -1,0 +1,198 @@
+//! edge_hidden: the parts of an edge's first product, by node, and by type as in layer 0.
+
+use std::rc::Rc;
+
+use super::{indices, roundings};
+use crate::backend::cuda::edge_hidden::{
+    Ends, Lists, edge_hidden_add, edge_hidden_lookup, edge_hidden_sum_edges, edge_hidden_sum_ends,
+};
+use crate::backend::cuda::linear::Format;
+use crate::batch::graph_batch::GraphBatch;
+use crate::bench::case::{Case, Cost, Host, Prepared, unwritten};
+use crate::bench::sizes::Sizes;
+use crate::bench::values::Values;
+
+pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
+    let (batch, hidden) = (&sizes.batch, sizes.config.hidden_width);
+    vec![add(batch, hidden), lookup(batch, hidden), sum_ends(batch, hidden), sum_edges(batch, hidden)]
+}
+
+fn add(batch: &Rc<GraphBatch>, hidden: usize) -> Case {
+    let batch = batch.clone();
+    let (nodes, edges) = (batch.size().nodes, batch.size().edges);
+    Case {
+        kernel: "edge_hidden_add",
+        shape: format!("[{edges}, {hidden}], [{nodes}, {}]", 2 * hidden),
+        // Reads z, each node's two rows and the ends, writes z; two sums.
+        cost: Cost::of(2 * edges * hidden + 2 * nodes * hidden + 2 * edges, 2 * edges * hidden),
+        format: Format::Fp32,
+        tolerance: roundings(2),
+        prepare: Box::new(move || {
+            let batch = batch.clone();
+            let mut values = Values::new();
+            Prepared {
+                host: Host {
+                    inputs: vec![values.signed(2 * nodes * hidden)],
+                    indices: vec![indices(&batch.edge_subject), indices(&batch.edge_object)],
+                    outputs: vec![values.signed(edges * hidden)],
+                    ..Default::default()
+                },
+                launch: Box::new(move |device, arrays| {
+                    let ([projected], [subject, object], [mut z], _) = arrays.parts();
+                    edge_hidden_add(device, &mut z, projected, Ends { subject, object }, hidden)
+                }),
+                expected: Box::new(move |host| {
+                    let ([projected], [mut z]) = (host.wide_inputs(), host.wide_outputs());
+                    add_ends(&mut z, &projected, &batch.edge_subject, &batch.edge_object, hidden);
+                    vec![z]
+                }),
+            }
+        }),
+    }
+}
+
+fn lookup(batch: &Rc<GraphBatch>, hidden: usize) -> Case {
+    let batch = batch.clone();
+    let edges = batch.size().edges;
+    let (objects, predicates) =
+        (batch.object_occurrences.types.len(), batch.predicate_occurrences.types.len());
+    Case {
+        kernel: "edge_hidden_lookup",
+        shape: format!("[{edges}, {hidden}], {objects} and {predicates} types"),
+        // Reads each type's rows and the edges' types, writes z; two sums.
+        cost: Cost::of(
+            2 * objects * hidden + predicates * hidden + 3 * edges + edges * hidden,
+            2 * edges * hidden,
+        ),
+        format: Format::Fp32,
+        tolerance: roundings(2),
+        prepare: Box::new(move || {
+            let batch = batch.clone();
+            let mut values = Values::new();
+            let type_of = |nodes: &[u32]| -> Vec<u32> {
+                nodes.iter().map(|&node| batch.object_occurrences.slot[node as usize]).collect()
+            };
+            let (subject_type, object_type) = (type_of(&batch.edge_subject), type_of(&batch.edge_object));
+            Prepared {
+                host: Host {
+                    inputs: vec![values.signed(predicates * hidden), values.signed(2 * objects * hidden)],
+                    indices: vec![
+                        indices(&batch.predicate_occurrences.slot),
+                        indices(&subject_type),
+                        indices(&object_type),
+                    ],
+                    outputs: vec![unwritten(edges * hidden)],
+                    ..Default::default()
+                },
+                launch: Box::new(move |device, arrays| {
+                    let ([edge_projected, projected], [edge_row, subject, object], [mut z], _) =
+                        arrays.parts();
+                    let ends = Ends { subject, object };
+                    edge_hidden_lookup(device, &mut z, edge_projected, projected, edge_row, ends, hidden)
+                }),
+                expected: Box::new(move |host| {
+                    let [edge_projected, projected] = host.wide_inputs();
+                    let row = |&u: &u32| edge_projected[u as usize * hidden..][..hidden].iter().copied();
+                    let mut z: Vec<f64> = batch.predicate_occurrences.slot.iter().flat_map(row).collect();
+                    add_ends(&mut z, &projected, &subject_type, &object_type, hidden);
+                    vec![z]
+                }),
+            }
+        }),
+    }
+}
+
+/// `z[e] += projected[subject(e), ..H] + projected[object(e), H..]`.
+fn add_ends(z: &mut [f64], projected: &[f64], subject: &[u32], object: &[u32], hidden: usize) {
+    for (edge, row) in z.chunks_exact_mut(hidden).enumerate() {
+        let from_subject = &projected[subject[edge] as usize * 2 * hidden..][..hidden];
+        let from_object = &projected[object[edge] as usize * 2 * hidden + hidden..][..hidden];
+        for ((z, s), o) in row.iter_mut().zip(from_subject).zip(from_object) {
+            *z += s + o;
+        }
+    }
+}
+
+fn sum_ends(batch: &Rc<GraphBatch>, hidden: usize) -> Case {
+    let batch = batch.clone();
+    let (nodes, edges) = (batch.size().nodes, batch.size().edges);
+    let degree = (0..nodes).map(|node| batch.incidence.degree(node)).max().unwrap_or(0);
+    Case {
+        kernel: "edge_hidden_sum_ends",
+        shape: format!("[{edges}, {hidden}] -> [{nodes}, {}]", 2 * hidden),
+        // Reads d_z once for both ends and the lists, writes the sums; a sum for each end.
+        cost: Cost::of(edges * hidden + (nodes + 1) + 2 * edges + 2 * nodes * hidden, 2 * edges * hidden),
+        format: Format::Fp32,
+        tolerance: roundings(degree),
+        prepare: Box::new(move || {
+            let batch = batch.clone();
+            Prepared {
+                host: Host {
+                    inputs: vec![Values::new().signed(edges * hidden)],
+                    indices: vec![indices(&batch.incidence.offsets), indices(&batch.incidence.entries)],
+                    outputs: vec![unwritten(2 * nodes * hidden)],
+                    ..Default::default()
+                },
+                launch: Box::new(move |device, arrays| {
+                    let ([d_z], [offsets, entries], [mut sums], _) = arrays.parts();
+                    edge_hidden_sum_ends(device, &mut sums, d_z, Lists { offsets, entries }, hidden)
+                }),
+                expected: Box::new(move |host| {
+                    let [d_z] = host.wide_inputs();
+                    let mut sums = vec![0.0; 2 * nodes * hidden];
+                    for (edge, d) in d_z.chunks_exact(hidden).enumerate() {
+                        let (subject, object) = (batch.edge_subject[edge], batch.edge_object[edge]);
+                        add_row(&mut sums, 2 * subject as usize, d);
+                        add_row(&mut sums, 2 * object as usize + 1, d);
+                    }
+                    vec![sums]
+                }),
+            }
+        }),
+    }
+}
+
+fn sum_edges(batch: &Rc<GraphBatch>, hidden: usize) -> Case {
+    let batch = batch.clone();
+    let edges = batch.size().edges;
+    let predicates = batch.predicate_occurrences.types.len();
+    let most = (0..predicates).map(|slot| batch.predicate_occurrences.rows(slot).len()).max().unwrap_or(0);
+    Case {
+        kernel: "edge_hidden_sum_edges",
+        shape: format!("[{edges}, {hidden}] -> [{predicates}, {hidden}]"),
+        // Reads d_z and the lists, writes the sums.
+        cost: Cost::of(edges * hidden + (predicates + 1) + edges + predicates * hidden, edges * hidden),
+        format: Format::Fp32,
+        tolerance: roundings(most),
+        prepare: Box::new(move || {
+            let batch = batch.clone();
+            let occurrences = &batch.predicate_occurrences;
+            Prepared {
+                host: Host {
+                    inputs: vec![Values::new().signed(edges * hidden)],
+                    indices: vec![indices(&occurrences.offsets), indices(&occurrences.entries)],
+                    outputs: vec![unwritten(predicates * hidden)],
+                    ..Default::default()
+                },
+                launch: Box::new(move |device, arrays| {
+                    let ([d_z], [offsets, entries], [mut sums], _) = arrays.parts();
+                    edge_hidden_sum_edges(device, &mut sums, d_z, Lists { offsets, entries }, hidden)
+                }),
+                expected: Box::new(move |host| {
+                    let [d_z] = host.wide_inputs();
+                    let mut sums = vec![0.0; predicates * hidden];
+                    for (d, &slot) in d_z.chunks_exact(hidden).zip(&batch.predicate_occurrences.slot) {
+                        add_row(&mut sums, slot as usize, d);
+                    }
+                    vec![sums]
+                }),
+            }
+        }),
+    }
+}
+
+fn add_row(matrix: &mut [f64], row: usize, values: &[f64]) {
+    for (to, value) in matrix[row * values.len()..].iter_mut().zip(values) {
+        *to += value;
+    }
+}

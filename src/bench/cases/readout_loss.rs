@@ -1,0 +1,128 @@
+//! readout_loss: embeddings of the batch's graphs, and the ranking loss of its triples.
+
+use super::{indices, roundings};
+use crate::backend::cuda::linear::Format;
+use crate::backend::cuda::readout_loss::{Triples, readout, readout_loss};
+use crate::backend::reference::readout_loss as reference;
+use crate::batch::graph_batch::GraphBatch;
+use crate::bench::case::{Case, Cost, Host, Prepared, unwritten};
+use crate::bench::sizes::Sizes;
+use crate::bench::values::Values;
+use crate::loss::{Loss, LossKind};
+
+const LOSS: Loss = Loss { kind: LossKind::Ranking, temperature: 1.0, margin: 0.5 };
+
+pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
+    let (triples, graphs, nodes) = (sizes.triples(), sizes.graphs(), sizes.nodes());
+    let width = sizes.config.state_width;
+    let shape = format!("[{nodes}, {width}], {graphs} graphs");
+    let (readout_batch, loss_batch) = (sizes.batch.clone(), sizes.batch.clone());
+    vec![
+        Case {
+            kernel: "readout",
+            shape: shape.clone(),
+            // Reads the node states, writes embeddings and lengths; a sum for each value of a node's, mean, square, sum
+            // and quotient for each of a graph's.
+            cost: Cost::of(
+                nodes * width + graphs * width + graphs + graphs + 1,
+                nodes * width + 4 * graphs * width,
+            ),
+            // A sum over 22 nodes, a mean, a sum over the row by lane and warp, a root and a quotient.
+            format: Format::Fp32,
+            tolerance: roundings(22 + width.div_ceil(128) + 12),
+            prepare: Box::new(move || {
+                let batch = readout_batch.clone();
+                Prepared {
+                    host: Host {
+                        inputs: vec![node_states(nodes * width)],
+                        indices: vec![indices(&batch.graph_offsets)],
+                        outputs: vec![unwritten(graphs * width), unwritten(graphs)],
+                        ..Default::default()
+                    },
+                    launch: Box::new(move |device, arrays| {
+                        let ([node_state], [offsets], [mut embedding, mut mean_norm], _) = arrays.parts();
+                        readout(device, &mut embedding, &mut mean_norm, node_state, offsets, width)
+                    }),
+                    expected: Box::new(move |host| {
+                        let [node_state] = host.wide_inputs();
+                        let embedding = reference::readout(&batch, &node_state, width);
+                        vec![embedding, mean_norms(&batch, &node_state, width)]
+                    }),
+                }
+            }),
+        },
+        Case {
+            kernel: "readout_loss",
+            shape,
+            // Reads embeddings, lengths and similarities, writes losses and the nodes' gradients; per triple two dot
+            // products, and per graph a difference, a dot product and three operations more.
+            cost: Cost::of(
+                graphs * width + 2 * graphs + 1 + 3 * triples + nodes * width,
+                2 * 2 * triples * width + 6 * graphs * width,
+            ),
+            // Embeddings and lengths are rounded; two dot products by lane and warp, some ten operations of the loss
+            // and the way back. The slope is a difference of a sigmoid and its target, which may be a tenth of either.
+            format: Format::Fp32,
+            tolerance: 10.0 * roundings(2 * (width.div_ceil(128) + 8) + 20),
+            prepare: Box::new(move || {
+                let batch = loss_batch.clone();
+                let node_state = node_states(nodes * width);
+                let wide: Vec<f64> = node_state.iter().map(|&value| f64::from(value)).collect();
+                let narrow = |values: Vec<f64>| values.into_iter().map(|value| value as f32).collect();
+                Prepared {
+                    host: Host {
+                        inputs: vec![
+                            narrow(reference::readout(&batch, &wide, width)),
+                            narrow(mean_norms(&batch, &wide, width)),
+                            batch.similarity_positive.clone(),
+                            batch.similarity_negative.clone(),
+                        ],
+                        indices: vec![indices(&batch.graph_offsets)],
+                        outputs: vec![unwritten(triples), unwritten(nodes * width)],
+                        ..Default::default()
+                    },
+                    launch: Box::new(move |device, arrays| {
+                        let (
+                            [embedding, mean_norm, similarity_positive, similarity_negative],
+                            [graph_offsets],
+                            [mut losses, mut d_node_state],
+                            _,
+                        ) = arrays.parts();
+                        let of = Triples {
+                            embedding,
+                            mean_norm,
+                            graph_offsets,
+                            similarity_positive,
+                            similarity_negative,
+                        };
+                        readout_loss(device, &mut losses, &mut d_node_state, of, width, &LOSS)
+                    }),
+                    expected: Box::new(move |_| {
+                        let embedding = reference::readout(&batch, &wide, width);
+                        let (losses, d_embedding) =
+                            reference::triple_losses(&LOSS, &batch, &embedding, width);
+                        vec![losses, reference::readout_backward(&batch, &wide, &d_embedding, width)]
+                    }),
+                }
+            }),
+        },
+    ]
+}
+
+/// Node states at or above 0, as they are: their mean is not small against them.
+fn node_states(count: usize) -> Vec<f32> {
+    Values::new().positive(count)
+}
+
+/// The length of each graph's mean node state.
+fn mean_norms(batch: &GraphBatch, node_state: &[f64], width: usize) -> Vec<f64> {
+    let graphs = batch.graph_offsets.windows(2);
+    graphs
+        .map(|nodes| {
+            let rows = &node_state[nodes[0] as usize * width..nodes[1] as usize * width];
+            let mean =
+                |c: usize| rows.iter().skip(c).step_by(width).sum::<f64>() / f64::from(nodes[1] - nodes[0]);
+            (0..width).map(|c| mean(c) * mean(c)).sum::<f64>().sqrt()
+        })
+        .collect()
+}

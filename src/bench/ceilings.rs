@@ -1,0 +1,108 @@
+//! What the device reaches at most, measured in the same run, so that shares need no datasheet.
+
+use serde::Serialize;
+
+use crate::backend::cuda::ceilings::{MmaFormat, ceiling_fma, ceiling_mma};
+use crate::backend::cuda::device::Device;
+use crate::backend::cuda::linear::Format;
+use crate::backend::cuda::properties::Properties;
+use crate::bench::case::Cost;
+use crate::bench::timing::Timer;
+use crate::error::Result;
+
+/// The best of so many counts, the first of which find clocks that are still rising.
+const REPEATS: usize = 20;
+/// Threads of a multiprocessor: all that fit.
+const THREADS: usize = 2048;
+/// Steps of a chain: some 5 ms of an H200, by its datasheet.
+const FMA_STEPS: usize = 1 << 16;
+const MMA_STEPS: usize = 1 << 14;
+
+/// The device's measured ceilings.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Ceilings {
+    /// Bytes read and written by a copy within the device's memory.
+    pub copy_gb_per_s: f64,
+    /// Fused multiply-adds in single precision, in registers alone.
+    pub fp32_tflop_per_s: f64,
+    /// Tensor-core products by `mma.sync`, in registers alone.
+    pub tf32_tflop_per_s: f64,
+    /// Likewise.
+    pub bf16_tflop_per_s: f64,
+}
+
+impl Ceilings {
+    /// Measures them on a GPU; elsewhere they would say nothing.
+    pub fn measure(device: &Device, properties: &Properties, timer: &mut Timer<'_>) -> Result<Option<Self>> {
+        let Some(lead) = timer.lead() else {
+            return Ok(None);
+        };
+        let bytes_per_ms = best_rate(device, || lead.take(device).map(|bytes| bytes as f64))?;
+        let mut sums = device.allocate::<f32>(properties.multiprocessors * THREADS)?;
+        let threads = sums.len();
+        let mut sums = sums.slice_mut(0..threads);
+        let fp32 = best_rate(device, || {
+            ceiling_fma(device, &mut sums, 0.9, 1.1, FMA_STEPS).map(|flops| flops as f64)
+        })?;
+        let mut mma = |format| {
+            best_rate(device, || {
+                ceiling_mma(device, format, &mut sums, 0.9, 1.1, MMA_STEPS).map(|flops| flops as f64)
+            })
+        };
+        Ok(Some(Ceilings {
+            copy_gb_per_s: bytes_per_ms / 1e6,
+            fp32_tflop_per_s: fp32 / 1e9,
+            tf32_tflop_per_s: mma(MmaFormat::Tf32)? / 1e9,
+            bf16_tflop_per_s: mma(MmaFormat::Bf16)? / 1e9,
+        }))
+    }
+
+    /// Milliseconds that work of this cost takes at least: its bytes at the rate of a copy, or its operations at that of
+    /// the format.
+    pub fn floor_ms(&self, cost: Cost, format: Format) -> f64 {
+        let tflop_per_s = match format {
+            Format::Fp32 => self.fp32_tflop_per_s,
+            Format::Tf32 => self.tf32_tflop_per_s,
+            Format::Bf16 => self.bf16_tflop_per_s,
+            // Three products for each.
+            Format::Bf16x3 => self.bf16_tflop_per_s / 3.0,
+        };
+        (cost.bytes as f64 / (self.copy_gb_per_s * 1e6)).max(cost.flops as f64 / (tflop_per_s * 1e9))
+    }
+}
+
+/// The most of what `work` counts that the device does in a millisecond.
+fn best_rate(device: &Device, mut work: impl FnMut() -> Result<f64>) -> Result<f64> {
+    let mut stopwatch = device.stopwatch()?;
+    let mut best = 0.0f64;
+    for _ in 0..REPEATS {
+        device.start(&mut stopwatch)?;
+        let count = work()?;
+        device.stop(&mut stopwatch)?;
+        best = best.max(count / device.elapsed_ms(&stopwatch)?);
+    }
+    Ok(best)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_floor_is_the_longer_of_both() {
+        let ceilings = Ceilings {
+            copy_gb_per_s: 4000.0,
+            fp32_tflop_per_s: 50.0,
+            tf32_tflop_per_s: 200.0,
+            bf16_tflop_per_s: 400.0,
+        };
+        let bytes = Cost { bytes: 4_000_000_000, flops: 1_000_000 };
+        assert_eq!(ceilings.floor_ms(bytes, Format::Fp32), 1.0);
+        let flops = Cost { bytes: 4_000, flops: 1_200_000_000_000 };
+        for (format, ms) in
+            [(Format::Fp32, 24.0), (Format::Tf32, 6.0), (Format::Bf16, 3.0), (Format::Bf16x3, 9.0)]
+        {
+            assert!((ceilings.floor_ms(flops, format) - ms).abs() < 1e-12, "{format:?}");
+        }
+    }
+}

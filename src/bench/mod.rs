@@ -1,0 +1,252 @@
+//! How fast every kernel and a whole step are, beside what the device reaches at most.
+//!
+//! For each launcher at each of the model's shapes, in this order: its error against the reference in double precision
+//! (a wrong kernel is not timed); its time ([`timing`]); what its formula says it reads, writes and computes
+//! ([`case::Cost`]) over that time; and the least time at the ceilings that were measured before ([`ceilings`]).
+//! The command `bench` and the benches in `benches/kernels.rs` share the cases ([`cases`]).
+
+pub mod case;
+pub mod cases;
+pub mod ceilings;
+pub mod check;
+pub mod report;
+pub mod sizes;
+pub mod step;
+pub mod timing;
+pub mod values;
+
+use std::time::Duration;
+
+use crate::backend::Backend;
+use crate::backend::cuda::device::Device as KernelDevice;
+use crate::backend::cuda::linear::Format;
+use crate::backend::cuda::properties::Properties;
+use crate::backend::device::{BackendTask, Device, Precision};
+use crate::error::{Error, Result};
+use crate::model::config::ModelConfig;
+use crate::report::progress::Progress;
+
+use case::Case;
+use ceilings::Ceilings;
+use report::{Entry, EntryTimes, Report};
+use sizes::Sizes;
+use step::{StepTask, StepTimes, step_flops};
+use timing::Timer;
+
+/// The name of the whole step among the kernels.
+pub const STEP: &str = "step";
+
+/// What to run.
+#[derive(Clone, Debug)]
+pub struct BenchOptions {
+    /// Where.
+    pub device: Device,
+    /// In which number format.
+    pub precision: Precision,
+    /// The network.
+    pub model: ModelConfig,
+    /// Triples of a batch; each has its entries.
+    pub batch_sizes: Vec<usize>,
+    /// Launchers, kernel files, or `step`; all where empty.
+    pub kernels: Vec<String>,
+    /// About how long a kernel is timed, and a step eight times as long.
+    pub budget: Duration,
+}
+
+/// A step is timed whole and in phases, and takes longer than a kernel.
+const STEP_BUDGETS: u32 = 8;
+/// Steps between two waits on a GPU.
+const STEPS_PER_WAIT: usize = 10;
+
+/// Runs it.
+pub fn run(options: &BenchOptions) -> Result<Report> {
+    run_cases(options, cases::all)
+}
+
+/// [`run`] with cases of the caller's.
+pub fn run_cases(options: &BenchOptions, cases: impl Fn(&Sizes, Format) -> Vec<Case>) -> Result<Report> {
+    options.device.run(options.precision, Probe)?;
+    let (device, kernels) = open(options.device)?;
+    check_names(options, kernels.is_some(), &cases)?;
+    let properties = kernels.as_ref().map(KernelDevice::properties).transpose()?;
+    let mut report = Report {
+        version: env!("CARGO_PKG_VERSION"),
+        device: device.to_string(),
+        device_name: properties.as_ref().map_or_else(
+            || format!("{} threads", rayon::current_num_threads()),
+            |properties| properties.name.clone(),
+        ),
+        timing: if properties.as_ref().is_some_and(|p| p.gpu) { "cuda events" } else { "wall clock" },
+        precision: options.precision,
+        model: options.model,
+        l2_bytes: properties.as_ref().filter(|p| p.gpu).map(|p| p.l2_bytes),
+        multiprocessors: properties.as_ref().filter(|p| p.gpu).map(|p| p.multiprocessors),
+        ceilings: None,
+        kernels: Vec::new(),
+    };
+    if let (Some(kernels), Some(properties), Some(format)) =
+        (&kernels, &properties, options.precision.format())
+    {
+        let mut bench = Bench::new(kernels, properties, options.budget)?;
+        report.ceilings = bench.ceilings;
+        for &batch_size in &options.batch_sizes {
+            let sizes = Sizes::new(options.model, batch_size);
+            let chosen: Vec<Case> =
+                cases(&sizes, format).into_iter().filter(|case| options.wants(case.kernel)).collect();
+            let progress =
+                Progress::new(format!("batch of {batch_size}"), Some(chosen.len() as u64), "kernels");
+            for case in chosen {
+                progress.message(case.kernel);
+                report.kernels.push(bench.entry(&case, batch_size)?);
+                progress.advance(1);
+            }
+            progress.finish();
+        }
+    }
+    if options.wants(STEP) {
+        for &batch_size in &options.batch_sizes {
+            let sizes = Sizes::new(options.model, batch_size);
+            report.kernels.push(step_entry(options, device, &sizes, batch_size)?);
+        }
+    }
+    Ok(report)
+}
+
+impl BenchOptions {
+    fn wants(&self, kernel: &str) -> bool {
+        self.kernels.is_empty() || self.kernels.iter().any(|name| names(name, kernel))
+    }
+}
+
+/// Whether `name` is the kernel's or that of its file, such as `linear` of `linear_forward`.
+fn names(name: &str, kernel: &str) -> bool {
+    kernel.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
+}
+
+/// Opens a device for kernels, if it has any; what `auto` means.
+fn open(device: Device) -> Result<(Device, Option<KernelDevice>)> {
+    Ok(match device {
+        Device::Auto => match KernelDevice::gpu(0) {
+            Ok(gpu) => (Device::Cuda(0), Some(gpu)),
+            Err(_) => (Device::Cpu, None),
+        },
+        Device::Cuda(index) => (device, Some(KernelDevice::gpu(index)?)),
+        Device::Emulated => (device, Some(KernelDevice::emulated(None)?)),
+        Device::Cpu | Device::Reference => (device, None),
+    })
+}
+
+fn check_names(
+    options: &BenchOptions,
+    has_kernels: bool,
+    cases: &impl Fn(&Sizes, Format) -> Vec<Case>,
+) -> Result<()> {
+    let mut known: Vec<&str> = Vec::new();
+    for case in cases(&Sizes::new(options.model, 1), Format::Fp32) {
+        if !known.contains(&case.kernel) {
+            known.push(case.kernel);
+        }
+    }
+    known.push(STEP);
+    for name in &options.kernels {
+        if !known.iter().any(|kernel| names(name, kernel)) {
+            let closest = known.iter().max_by(|a, b| {
+                let likeness = |kernel: &str| strsim::jaro_winkler(name, kernel);
+                likeness(a).total_cmp(&likeness(b))
+            });
+            return Err(Error::argument(
+                "--kernel",
+                format!("no kernel is called {name:?}"),
+                format!(
+                    "did you mean {}? There are {}",
+                    closest.expect("the step at least"),
+                    known.join(", ")
+                ),
+            ));
+        }
+        if !has_kernels && !names(name, STEP) {
+            return Err(Error::argument(
+                "--kernel",
+                format!("{name} runs on a GPU or the emulator"),
+                "use --device cuda or --device emulated, or --kernel step",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Opens the device in the options' precision, so that what cannot be used is said before work begins.
+struct Probe;
+
+impl BackendTask for Probe {
+    type Output = ();
+
+    fn run<B: Backend>(self, _: B) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// A device with its ceilings.
+struct Bench<'a> {
+    device: &'a KernelDevice,
+    timer: Timer<'a>,
+    ceilings: Option<Ceilings>,
+}
+
+impl<'a> Bench<'a> {
+    fn new(device: &'a KernelDevice, properties: &Properties, budget: Duration) -> Result<Self> {
+        let mut timer = Timer::new(device, properties, budget)?;
+        let ceilings = Ceilings::measure(device, properties, &mut timer)?;
+        Ok(Bench { device, timer, ceilings })
+    }
+
+    fn entry(&mut self, case: &Case, batch_size: usize) -> Result<Entry> {
+        let prepared = (case.prepare)();
+        let error = check::largest_error(self.device, &prepared)?;
+        let ok = error <= case.tolerance;
+        let timed = if ok { Some(self.timer.launch(&prepared)?) } else { None };
+        let ms = timed.map(|(times, _)| times.ms);
+        let floor_ms = self.ceilings.map(|ceilings| ceilings.floor_ms(case.cost, case.format));
+        Ok(Entry {
+            name: case.kernel.into(),
+            batch_size,
+            shape: case.shape.clone(),
+            bytes: Some(case.cost.bytes),
+            flops: Some(case.cost.flops),
+            error: Some(error).filter(|error| error.is_finite()),
+            tolerance: Some(case.tolerance),
+            ok,
+            times: timed.map_or_else(EntryTimes::default, |(times, _)| times.into()),
+            cold: timed.map(|(_, cold)| cold).filter(|_| self.ceilings.is_some()),
+            gb_per_s: ms.map(|ms| case.cost.bytes as f64 / ms / 1e6),
+            tflop_per_s: ms.map(|ms| case.cost.flops as f64 / ms / 1e9),
+            share: floor_ms.zip(ms).map(|(floor, ms)| floor / ms),
+            floor_ms,
+            phases: None,
+        })
+    }
+}
+
+fn step_entry(options: &BenchOptions, device: Device, sizes: &Sizes, batch_size: usize) -> Result<Entry> {
+    let steps_per_wait = if matches!(device, Device::Cuda(_)) { STEPS_PER_WAIT } else { 1 };
+    let task = StepTask { sizes, budget: options.budget * STEP_BUDGETS, steps_per_wait };
+    let StepTimes { step, phases, finite } = device.run(options.precision, task)?;
+    let flops = step_flops(sizes);
+    Ok(Entry {
+        name: STEP.into(),
+        batch_size,
+        shape: format!("{} layers, {} nodes, {} edges", options.model.layers, sizes.nodes(), sizes.edges()),
+        bytes: None,
+        flops: Some(flops),
+        error: None,
+        tolerance: None,
+        ok: finite,
+        times: step.into(),
+        cold: None,
+        gb_per_s: None,
+        tflop_per_s: Some(flops as f64 / step.ms / 1e9),
+        share: None,
+        floor_ms: None,
+        phases: Some(phases),
+    })
+}

@@ -1,0 +1,97 @@
+//! The shapes of a bench: a network's sizes and a batch of graphs of the paper's averages.
+
+use std::rc::Rc;
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use crate::batch::graph_batch::GraphBatch;
+use crate::data::scene_graph::SceneGraphBuf;
+use crate::model::config::ModelConfig;
+
+/// The paper's network.
+pub const PAPER: ModelConfig =
+    ModelConfig { object_types: 2417, predicate_types: 479, layers: 5, state_width: 300, hidden_width: 512 };
+
+/// A network that the emulator and the plain loops finish soon; widths are no multiples of a tile.
+pub const SMALL: ModelConfig =
+    ModelConfig { object_types: 121, predicate_types: 31, layers: 3, state_width: 44, hidden_width: 68 };
+
+/// Objects of a graph on average, its image node aside (paper, "Data").
+const OBJECTS: usize = 21;
+/// Relationships of a graph on average, edges `in image` aside.
+const RELATIONSHIPS: usize = 15;
+
+/// A network and a batch for it.
+pub struct Sizes {
+    /// The network.
+    pub config: ModelConfig,
+    /// The batch.
+    pub batch: Rc<GraphBatch>,
+}
+
+impl Sizes {
+    /// `triples` triples of graphs for this network.
+    pub fn new(config: ModelConfig, triples: usize) -> Self {
+        Sizes { config, batch: Rc::new(average_batch(config, triples)) }
+    }
+
+    /// B.
+    pub fn triples(&self) -> usize {
+        self.batch.similarity_positive.len()
+    }
+
+    /// G = 3 B.
+    pub fn graphs(&self) -> usize {
+        3 * self.triples()
+    }
+
+    /// N = 66 B.
+    pub fn nodes(&self) -> usize {
+        self.batch.node_object.len()
+    }
+
+    /// E = 108 B.
+    pub fn edges(&self) -> usize {
+        self.batch.edge_subject.len()
+    }
+}
+
+/// Triples of random graphs of the paper's mean size: 22 nodes and 36 edges each. Types are drawn with a density of
+/// one over their rank, so that few types are most of what occurs.
+pub fn average_batch(config: ModelConfig, triples: usize) -> GraphBatch {
+    let mut rng = StdRng::seed_from_u64(7);
+    let (image, in_image) = (config.object_types as u32 - 1, config.predicate_types as u32 - 1);
+    let graphs: Vec<SceneGraphBuf> = (0..3 * triples)
+        .map(|_| {
+            let objects: Vec<u32> = (0..OBJECTS).map(|_| draw_type(&mut rng, image)).collect();
+            let relationships: Vec<_> = (0..RELATIONSHIPS)
+                .map(|_| {
+                    let predicate = draw_type(&mut rng, in_image);
+                    (rng.random_range(0..OBJECTS as u32), predicate, rng.random_range(0..OBJECTS as u32))
+                })
+                .collect();
+            SceneGraphBuf::augmented(&objects, &relationships, image, in_image)
+        })
+        .collect();
+    let views = graphs.iter().map(SceneGraphBuf::view);
+    let mut batch = GraphBatch::of_graphs(views, config.object_types, config.predicate_types);
+    batch.similarity_positive = (0..triples).map(|_| rng.random_range(0.5..1.0)).collect();
+    batch.similarity_negative = (0..triples).map(|_| rng.random_range(0.2..0.8)).collect();
+    batch
+}
+
+fn draw_type(rng: &mut StdRng, end: u32) -> u32 {
+    (f64::from(end).powf(rng.random::<f64>()) as u32).min(end) - 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{PAPER, Sizes};
+
+    #[test]
+    fn a_batch_has_the_averages_of_the_paper() {
+        let sizes = Sizes::new(PAPER, 16);
+        assert_eq!((sizes.graphs(), sizes.nodes(), sizes.edges()), (48, 1056, 1728));
+    }
+}

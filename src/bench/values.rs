@@ -1,0 +1,36 @@
+//! Values of cases, from a fixed seed.
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+/// Draws the values of a case.
+pub struct Values(StdRng);
+
+impl Values {
+    /// The same each time.
+    pub fn new() -> Self {
+        Values(StdRng::seed_from_u64(1))
+    }
+
+    /// Uniform in -1..1.
+    pub fn signed(&mut self, count: usize) -> Vec<f32> {
+        self.uniform(count, -1.0, 1.0)
+    }
+
+    /// Uniform in 0.5..2.
+    pub fn positive(&mut self, count: usize) -> Vec<f32> {
+        self.uniform(count, 0.5, 2.0)
+    }
+
+    /// Drawn in double precision, so that all bits vary: single-precision draws are multiples of one number, whose sums
+    /// would be exact.
+    fn uniform(&mut self, count: usize, low: f64, high: f64) -> Vec<f32> {
+        (0..count).map(|_| self.0.random_range(low..high) as f32).collect()
+    }
+}
+
+impl Default for Values {
+    fn default() -> Self {
+        Values::new()
+    }
+}

@@ -1,0 +1,79 @@
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use scenerank::Result;
+use scenerank::backend::device::Device;
+use scenerank::bench::sizes::{PAPER, SMALL};
+use scenerank::bench::{BenchOptions, run};
+
+/// Check and time every kernel and a whole step, beside what the device reaches at most.
+///
+/// A kernel's error against the reference comes first: a wrong one is said to be wrong and not timed, and the exit code
+/// is 1. Times on a GPU are CUDA events; on other devices they are the host's clock, which on the emulator says nothing
+/// about a GPU. Devices without kernels time the step alone.
+#[derive(Args)]
+#[command(after_help = "Examples:
+  scenerank bench --device cuda --batch-size 16 256 --json > bench.json
+  scenerank bench --device emulated --kernel linear
+  scenerank bench --device cpu --kernel step")]
+pub struct BenchArguments {
+    #[command(flatten)]
+    device: super::DeviceArguments,
+    /// A kernel, all kernels of a file (such as linear), or step; may be given again.
+    #[arg(long = "kernel", value_name = "NAME")]
+    kernels: Vec<String>,
+    /// Triples of a batch, of 22 nodes and 36 edges per graph [default: 16 at the paper's size, 2 at the small one].
+    #[arg(long = "batch-size", value_name = "B", num_args = 1.., value_parser = clap::value_parser!(u16).range(1..))]
+    batch_sizes: Vec<u16>,
+    /// The network [default: small on emulated and reference, else the paper's].
+    #[arg(long, value_enum)]
+    size: Option<Size>,
+    /// About how long to time each kernel; a step eight times as long [default: 10 on emulated, else 200].
+    #[arg(long, value_name = "MILLISECONDS", value_parser = clap::value_parser!(u32).range(1..=600_000))]
+    budget: Option<u32>,
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Size {
+    /// 5 layers, 300 and 512 wide.
+    Paper,
+    /// 3 layers, 44 and 68 wide.
+    Small,
+}
+
+impl BenchArguments {
+    pub fn run(self) -> Result<()> {
+        let super::DeviceArguments { device, precision } = self.device;
+        let slow = matches!(device, Device::Emulated | Device::Reference);
+        let size = self.size.unwrap_or(if slow { Size::Small } else { Size::Paper });
+        let (model, batch_size) = match size {
+            Size::Paper => (PAPER, 16),
+            Size::Small => (SMALL, 2),
+        };
+        let batch_sizes = match self.batch_sizes.is_empty() {
+            true => vec![batch_size],
+            false => self.batch_sizes.into_iter().map(usize::from).collect(),
+        };
+        let budget = self.budget.unwrap_or(if slow { 10 } else { 200 });
+        let report = run(&BenchOptions {
+            device,
+            precision,
+            model,
+            batch_sizes,
+            kernels: self.kernels,
+            budget: Duration::from_millis(budget.into()),
+        })?;
+        if self.json {
+            println!("{}", serde_json::to_string_pretty(&report).expect("plain fields"));
+        } else {
+            println!("{}\n{}", report.table(), report.caption());
+        }
+        match report.exit_code() {
+            0 => Ok(()),
+            code => std::process::exit(code),
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Where a run's similarities come from: the captions, or what the user gives instead of them.
+
+use std::path::Path;
+
+use super::Dataset;
+use super::similarity::Similarity;
+use super::similarity_matrix::SimilarityMatrix;
+use crate::npy::{NpyMatrix, read_npy};
+use crate::{Error, Result};
+
+/// The supervision of a run.
+pub enum Supervision {
+    /// The data's own: GloVe means of the captions.
+    Captions,
+    /// A similarity for every two images.
+    Matrix(SimilarityMatrix),
+    /// Another encoder's vectors, `[images, d]`; similarities are their inner products.
+    Vectors(NpyMatrix),
+}
+
+/// How far above 1 a norm may be by rounding, in half precision too.
+const NORM_SLACK: f32 = 1e-2;
+
+impl Supervision {
+    /// Opens a matrix `[images, images]` or vectors `[images, d]` from a `.npy` file, where one is given.
+    pub fn open(matrix: Option<&Path>, vectors: Option<&Path>, dataset: &Dataset) -> Result<Self> {
+        match (matrix, vectors) {
+            (Some(_), Some(_)) => Err(Error::argument(
+                "--caption-vectors",
+                "is given together with --similarity",
+                "give one of them: either is all of the supervision",
+            )),
+            (Some(path), None) => {
+                Ok(Supervision::Matrix(SimilarityMatrix::open(path, dataset.image_count())?))
+            }
+            (None, Some(path)) => Ok(Supervision::Vectors(read_caption_vectors(path, dataset)?)),
+            (None, None) => Ok(Supervision::Captions),
+        }
+    }
+
+    /// The similarities of all images of `dataset`.
+    pub fn view<'a>(&'a self, dataset: &'a Dataset) -> Similarity<'a> {
+        match self {
+            Supervision::Captions => dataset.similarity(),
+            Supervision::Matrix(matrix) => matrix.view(),
+            Supervision::Vectors(vectors) => {
+                Similarity::Factored { vectors: &vectors.values, width: vectors.width }
+            }
+        }
+    }
+}
+
+/// Reads one vector per image of `dataset`. An image's vector is the mean of its captions' unit vectors, so no row may be
+/// longer than 1: beyond, similarities would be cut off at 1.
+pub fn read_caption_vectors(path: &Path, dataset: &Dataset) -> Result<NpyMatrix> {
+    let vectors = read_npy(path)?;
+    if vectors.rows != dataset.image_count() || vectors.width == 0 {
+        return Err(Error::invalid(
+            path,
+            "shape",
+            format!(
+                "[{}, {}], where the data has {} images",
+                vectors.rows,
+                vectors.width,
+                dataset.image_count()
+            ),
+            "give one row per image of the data file, in the order of `scenerank embed --ids`",
+        ));
+    }
+    let norm = |row: &[f32]| row.iter().map(|value| value * value).sum::<f32>().sqrt();
+    let too_long = vectors.values.chunks_exact(vectors.width).map(norm).enumerate();
+    if let Some((row, norm)) = too_long.into_iter().find(|&(_, norm)| !(norm <= 1.0 + NORM_SLACK)) {
+        return Err(Error::invalid(
+            path,
+            format!("row {row}"),
+            format!("has the norm {norm}"),
+            "divide each caption's vector by its norm and give each image the mean of its captions'",
+        ));
+    }
+    Ok(vectors)
+}

@@ -1,0 +1,50 @@
+//! Embeddings on a sheet of paper: their first two principal components.
+//!
+//! ```text
+//! C = sum_X (f_X - mean)(f_X - mean)^T / images,   C v = lambda v,   lambda_1 >= lambda_2 >= ...
+//! X -> (<f_X - mean, v_1>, <f_X - mean, v_2>)
+//! ```
+
+use faer::{Mat, Side};
+
+use super::Embeddings;
+
+/// Images in the plane of the largest variance.
+pub struct Projection {
+    /// `[images]`, along the first and the second component.
+    pub points: Vec<(f64, f64)>,
+    /// The share of the variance along each.
+    pub explained: (f64, f64),
+}
+
+/// Projects `embeddings`; `None` where there are fewer than two images or columns, or all images are one point.
+pub fn principal_plane(embeddings: Embeddings<'_>) -> Option<Projection> {
+    let (images, width) = (embeddings.len(), embeddings.width());
+    if images < 2 || width < 2 {
+        return None;
+    }
+    let value = |image: usize, column: usize| f64::from(embeddings.row(image)[column]);
+    let mean: Vec<f64> = (0..width)
+        .map(|column| (0..images).map(|image| value(image, column)).sum::<f64>() / images as f64)
+        .collect();
+    let centred = Mat::from_fn(images, width, |image, column| value(image, column) - mean[column]);
+    let covariance: Mat<f64> = faer::Scale(1.0 / images as f64) * (centred.transpose() * &centred);
+    let total: f64 = (0..width).map(|column| covariance[(column, column)]).sum();
+    if total <= 0.0 {
+        return None;
+    }
+    // Eigenvalues ascend.
+    let eigen = covariance.self_adjoint_eigen(Side::Lower).ok()?;
+    let axis = |from_last: usize| {
+        let column = eigen.U().col(width - 1 - from_last);
+        // Either direction is an eigenvector; that whose largest part is positive is the same on every machine.
+        let largest = column.iter().fold(0.0f64, |most, &v| if v.abs() > most.abs() { v } else { most });
+        faer::Scale(largest.signum()) * (&centred * column)
+    };
+    let (first, second) = (axis(0), axis(1));
+    let share = |from_last: usize| eigen.S()[width - 1 - from_last].max(0.0) / total;
+    Some(Projection {
+        points: (0..images).map(|image| (first[image], second[image])).collect(),
+        explained: (share(0), share(1)),
+    })
+}

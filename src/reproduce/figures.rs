@@ -1,0 +1,312 @@
+//! The paper's Figures 2 and 4, the course of training, and the test images on a plane.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::Reproduction;
+use super::material::Material;
+use super::measure::{Method, NOISE, Sweep, bag_of_objects};
+use super::paper::Paper;
+use super::plan::{LOSSES, Model, PROPOSED, Plan, model_name, word};
+use super::training::{RunResult, Trained, folder, method_of};
+use crate::atomic_file::write_atomically;
+use crate::data::statistics::{quantile, sample};
+use crate::data::{Dataset, Split};
+use crate::error::{Error, Result};
+use crate::evaluation::projection::principal_plane;
+use crate::evaluation::{Embeddings, RetrievalMetrics};
+use crate::report::panels::{self, Corner, Panel, Series, Shape};
+use crate::report::plots::{
+    NoiseCurve, RecallCurve, TrainingCurve, noise_panels, recall_panel, training_panels,
+};
+use crate::report::similarity_curves;
+use crate::run::{Run, Which};
+
+/// Of the anchors and samples of Figure 2.
+const SIMILARITY_SEED: u64 = 0;
+/// The file with a run's noise sweep.
+const SWEEP: &str = "sweep.json";
+/// Object types that get a colour of their own in the projection.
+const COLOURED_TYPES: usize = 6;
+/// A type that more images than this share have tells nothing of where an image lies.
+const COMMON: f64 = 0.3;
+
+/// Panels with a caption.
+#[derive(Clone, Debug, Serialize)]
+pub struct Figure {
+    /// Its place in the page and its file's name.
+    pub id: String,
+    /// Above it.
+    pub title: String,
+    /// Below it.
+    pub caption: String,
+    /// Panels side by side.
+    #[serde(skip)]
+    pub columns: usize,
+    /// What is drawn.
+    pub panels: Vec<Panel>,
+    /// Drawn, with a mark at each point.
+    #[serde(skip)]
+    pub svg: String,
+}
+
+/// A finished run, opened.
+pub(super) struct ChosenRun {
+    pub name: String,
+    pub run: Run,
+}
+
+/// The runs that figures show.
+pub(super) struct Chosen {
+    /// Of each loss the strategy with the best MRR: what the paper's Figure 4 shows.
+    by_loss: Vec<(ChosenRun, RunResult, Sweep)>,
+    /// The paper's model, or if it is missing the one with the best row-wise tau.
+    pub best: Option<ChosenRun>,
+    training: Vec<(Model, TrainingCurve)>,
+}
+
+impl Chosen {
+    /// Opens them, and measures what the figures need of them.
+    pub fn new(plan: &Plan, trained: &[Trained], reproduction: &Reproduction) -> Result<Self> {
+        let first = |model: &Model| model.runs.iter().copied().find(|&run| trained[run].result().is_some());
+        let open = |model: &Model, run: usize| -> Result<ChosenRun> {
+            let (folder, base) = (folder(&reproduction.out, &plan.runs[run]), &reproduction.base);
+            Ok(ChosenRun {
+                name: model_name(model.loss, model.sampling),
+                run: Run::open(&folder, Which::Best, None, base.device, base.precision)?,
+            })
+        };
+        // The finished model for which `value` is greatest.
+        let best_of = |models: &mut dyn Iterator<Item = &Model>, value: fn(&RunResult) -> f64| {
+            models
+                .filter_map(|model| {
+                    let run = first(model)?;
+                    Some((value(trained[run].result()?), model.clone(), run))
+                })
+                .max_by(|a, b| a.0.total_cmp(&b.0))
+                .map(|(_, model, run)| (model, run))
+        };
+        let mrr = |result: &RunResult| {
+            result.measurement.retrieval.as_ref().map_or(0.0, |retrieval| retrieval.augmented.mrr)
+        };
+        let mut by_loss = Vec::new();
+        for loss in LOSSES {
+            let mut models = plan.models.iter().filter(|model| model.loss == loss);
+            let Some((model, run)) = best_of(&mut models, mrr) else { continue };
+            let Some(result) = trained[run].result() else { continue };
+            let chosen = open(&model, run)?;
+            let sweep = sweep(&chosen, &folder(&reproduction.out, &plan.runs[run]))?;
+            by_loss.push((chosen, result.clone(), sweep));
+        }
+        let proposed =
+            best_of(&mut plan.models.iter().filter(|model| (model.loss, model.sampling) == PROPOSED), mrr);
+        let best = proposed.or_else(|| {
+            best_of(&mut plan.models.iter(), |result| result.measurement.agreement.per_image.kendall)
+        });
+        let mut training = Vec::new();
+        for model in &plan.models {
+            if let Some(run) = first(model) {
+                let folder = folder(&reproduction.out, &plan.runs[run]);
+                training.push((model.clone(), TrainingCurve::read(&folder, word(&model.sampling))?));
+            }
+        }
+        Ok(Chosen { by_loss, best: best.map(|(model, run)| open(&model, run)).transpose()?, training })
+    }
+}
+
+/// A run's sweep over levels of noise, measured once.
+fn sweep(chosen: &ChosenRun, folder: &Path) -> Result<Sweep> {
+    let path = folder.join(SWEEP);
+    if path.exists() {
+        let text = std::fs::read_to_string(&path).map_err(Error::file("read", &path))?;
+        return serde_json::from_str(&text).map_err(|error| {
+            let place = format!("line {}", error.line());
+            Error::invalid(&path, place, error.to_string(), "remove the file: it is measured again")
+        });
+    }
+    let sweep = method_of(&chosen.run, chosen.name.clone()).sweep(&chosen.run.dataset)?;
+    let json = serde_json::to_string_pretty(&sweep).expect("plain fields");
+    write_atomically(&path, |file| file.write_all(json.as_bytes()))?;
+    Ok(sweep)
+}
+
+/// All figures, not yet drawn.
+pub(super) fn figures(chosen: &Chosen, material: &Material) -> Result<Vec<Figure>> {
+    let dataset = &material.dataset;
+    let mut figures = vec![similarities(dataset)];
+    let bag = bag_of_objects(dataset);
+    let (bag_levels, bag_sweep) = (bag.measure(dataset)?.retrieval, bag.sweep(dataset)?);
+    let mut recall = [Vec::new(), Vec::new()];
+    let mut noise = [Vec::new(), Vec::new()];
+    let mut add = |name: &str, levels: [&RetrievalMetrics; 2], sweep: &Sweep| {
+        for (curves, level) in recall.iter_mut().zip(levels) {
+            curves.push(RecallCurve { label: name.into(), recall: level.recall.clone() });
+        }
+        for (curves, points) in noise.iter_mut().zip([&sweep.augmented, &sweep.relationships]) {
+            curves.push(NoiseCurve { label: name.into(), points: points.clone() });
+        }
+    };
+    for (chosen, result, sweep) in &chosen.by_loss {
+        if let Some(retrieval) = &result.measurement.retrieval {
+            add(&chosen.name, [&retrieval.augmented, &retrieval.relationships], sweep);
+        }
+    }
+    if let Some(retrieval) = &bag_levels {
+        add(Method::BAG_OF_OBJECTS, [&retrieval.augmented, &retrieval.relationships], &bag_sweep);
+    }
+    let readings = ["all edges", "relationships"];
+    let titled = |title: &str, reading: &str| format!("{title}, {reading}");
+    figures.push(Figure {
+        id: "figure-4a".into(),
+        title: format!("Figure 4a: recall@k with {NOISE} edges removed"),
+        caption: "For each loss the strategy with the best MRR, and the bag of objects; edges removed from all edges (left) \
+                  and from the relationships alone (right)."
+            .into(),
+        columns: 2,
+        panels: readings
+            .iter()
+            .zip(&recall)
+            .map(|(reading, curves)| recall_panel(titled("Recall@k", reading), curves))
+            .collect(),
+        svg: String::new(),
+    });
+    figures.push(Figure {
+        id: "figure-4b".into(),
+        title: "Figure 4b: retrieval as more edges are removed".into(),
+        caption: "The same models; 1 to 20 edges removed from all edges (above) and from the relationships alone (below)."
+            .into(),
+        columns: 3,
+        panels: readings
+            .iter()
+            .zip(&noise)
+            .flat_map(|(reading, curves)| {
+                let panels = noise_panels(curves).into_iter();
+                panels.map(move |panel| Panel { title: titled(&panel.title, reading), ..panel })
+            })
+            .collect(),
+        svg: String::new(),
+    });
+    figures.push(training(&chosen.training));
+    if let Some(best) = &chosen.best {
+        figures.extend(projection(best)?);
+    }
+    Ok(figures)
+}
+
+/// Draws them.
+pub(super) fn draw(figures: &mut [Figure]) -> Result<()> {
+    for (index, figure) in figures.iter_mut().enumerate() {
+        let pointer = format!("/figures/{index}/panels");
+        figure.svg = panels::svg(&figure.panels, figure.columns, Some(&pointer))
+            .map_err(Error::file("draw", &figure.id))?;
+    }
+    Ok(())
+}
+
+fn similarities(dataset: &Dataset) -> Figure {
+    let similarity = dataset.similarity();
+    let (_, mut differences) = sample(similarity, SIMILARITY_SEED);
+    differences.sort_by(f32::total_cmp);
+    let percentile = quantile(&differences, 0.99);
+    let paper = Paper::get().figure_2.difference_99th_percentile;
+    Figure {
+        id: "figure-2".into(),
+        title: "Figure 2: how similar captions are".into(),
+        caption: format!(
+            "Left: similarities to 20 anchors, sorted. Right: differences of two similarities to one anchor; 99 of 100 are \
+             below {percentile:.3} (paper: {paper})."
+        ),
+        columns: 2,
+        panels: vec![
+            similarity_curves::curves(similarity, SIMILARITY_SEED),
+            similarity_curves::differences(similarity, SIMILARITY_SEED),
+        ],
+        svg: String::new(),
+    }
+}
+
+fn training(curves: &[(Model, TrainingCurve)]) -> Figure {
+    let panels = LOSSES.iter().flat_map(|loss| {
+        let of_loss: Vec<TrainingCurve> =
+            curves.iter().filter(|(model, _)| model.loss == *loss).map(|(_, curve)| curve.clone()).collect();
+        training_panels(&format!(", {}", word(loss)), &of_loss)
+    });
+    Figure {
+        id: "training".into(),
+        title: "The course of training".into(),
+        caption: "A row per loss: the mean loss of an epoch's triples, and agreement with the captions on the validation \
+                  images; the first seed's runs. Losses of different kinds, and of one kind on different triples, do not \
+                  compare."
+            .into(),
+        columns: 2,
+        panels: panels.collect(),
+        svg: String::new(),
+    }
+}
+
+fn projection(best: &ChosenRun) -> Result<Option<Figure>> {
+    let dataset = &best.run.dataset;
+    let values = best.run.embed_split(Split::Test)?;
+    let Some(plane) = principal_plane(Embeddings::new(&values, best.run.width())?) else { return Ok(None) };
+    let coloured = telling_types(dataset);
+    let mut series: Vec<Series> = coloured
+        .iter()
+        .map(|&object| Series::new(format!("with {}", dataset.object_name(object as usize)), []))
+        .collect();
+    series.push(Series::new("others", []));
+    for (image, &point) in dataset.split(Split::Test).zip(&plane.points) {
+        let graph = dataset.graph(image);
+        let of = coloured.iter().position(|object| graph.node_object.contains(object));
+        let series = &mut series[of.unwrap_or(coloured.len())];
+        series.points.push(point);
+        let caption = dataset.captions(image).next().unwrap_or_default().trim();
+        series.notes.push(format!("image {}: {caption}", dataset.image_id(image)));
+    }
+    series.retain(|series| !series.points.is_empty());
+    let (first, second) = plane.explained;
+    let percent = |share: f64| format!("{:.0} %", 100.0 * share);
+    Ok(Some(Figure {
+        id: "projection".into(),
+        title: "The test images on a plane".into(),
+        caption: format!(
+            "The first two principal components of the embeddings of {}: {} and {} of their variance. Colours: frequent \
+             objects, the rarer one where an image has several.",
+            best.name,
+            percent(first),
+            percent(second)
+        ),
+        columns: 1,
+        panels: vec![Panel {
+            title: format!("Test images, {}", best.name),
+            x_name: "first component".into(),
+            y_name: "second component".into(),
+            shape: Shape::Points,
+            y: None,
+            legend: Corner::LowerRight,
+            series,
+        }],
+        svg: String::new(),
+    }))
+}
+
+/// Object types that many test images have, but not most: the rarest first.
+fn telling_types(dataset: &Dataset) -> Vec<u32> {
+    let images = dataset.split(Split::Test);
+    let mut images_with = vec![0usize; dataset.object_count()];
+    for image in images.clone() {
+        let graph = dataset.graph(image);
+        let mut types = graph.node_object.to_vec();
+        types.sort_unstable();
+        types.dedup();
+        types.iter().for_each(|&object| images_with[object as usize] += 1);
+    }
+    let most = (COMMON * images.len() as f64) as usize;
+    let mut types: Vec<u32> = (0..images_with.len() as u32)
+        .filter(|&object| (2..=most).contains(&images_with[object as usize]))
+        .collect();
+    types.sort_by_key(|&object| std::cmp::Reverse(images_with[object as usize]));
+    types.truncate(COLOURED_TYPES);
+    types.reverse();
+    types
+}

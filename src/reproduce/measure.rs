@@ -1,0 +1,182 @@
+//! Measuring: agreement with the captions (Table 2), retrieval by incomplete queries (Table 3, Figure 4), of a trained
+//! model or of anything else that embeds images.
+
+use serde::{Deserialize, Serialize};
+
+use super::Reproduction;
+use super::material::Material;
+use crate::data::scene_graph::SceneGraph;
+use crate::data::{Dataset, Split};
+use crate::error::Result;
+use crate::evaluation::embed::embed_graphs;
+use crate::evaluation::noise::{QueryNoise, noise_level};
+use crate::evaluation::{
+    Agreement, BagOfObjects, Embeddings, QueryEdges, RetrievalMetrics, agreement, mean_name_vectors,
+    normal_features,
+};
+use crate::report::plots::NoisePoint;
+use crate::report::progress::Progress;
+use crate::train::first_parameters;
+
+/// Edges removed for Table 3 and Figure 4a.
+pub(super) const NOISE: usize = 12;
+/// Most edges removed for Figure 4b.
+pub(super) const MOST_NOISE: usize = 20;
+/// Of the edges that are removed, for every method the same.
+const QUERY_SEED: u64 = 1;
+
+/// What the tables hold of a method.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Measurement {
+    /// Table 2.
+    pub agreement: Agreement,
+    /// Table 3; none where the method cannot embed a query.
+    pub retrieval: Option<Retrieval>,
+}
+
+/// Table 3 in both readings of "edges".
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Retrieval {
+    /// From all edges.
+    pub augmented: RetrievalMetrics,
+    /// From relationships.
+    pub relationships: RetrievalMetrics,
+}
+
+/// Figure 4b in both readings of "edges".
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Sweep {
+    pub augmented: Vec<NoisePoint>,
+    pub relationships: Vec<NoisePoint>,
+}
+
+/// A way to embed images: its name, its width, and for one that can embed any graph, how.
+pub(super) struct Method<'a> {
+    pub name: String,
+    pub width: usize,
+    pub embed: Box<dyn Fn(&[SceneGraph<'_>]) -> Result<Vec<f32>> + 'a>,
+}
+
+impl Method<'_> {
+    /// The test images' embeddings.
+    pub fn index(&self, dataset: &Dataset) -> Result<Vec<f32>> {
+        let graphs: Vec<_> = dataset.split(Split::Test).map(|image| dataset.graph(image)).collect();
+        (self.embed)(&graphs)
+    }
+
+    /// Both tables' numbers.
+    pub fn measure(&self, dataset: &Dataset) -> Result<Measurement> {
+        let index = self.index(dataset)?;
+        let at = |edges| self.level(dataset, &index, NOISE, edges);
+        Ok(Measurement {
+            agreement: agreement_of(dataset, &index, self.width)?,
+            retrieval: Some(Retrieval {
+                augmented: at(QueryEdges::Augmented)?,
+                relationships: at(QueryEdges::Relationships)?,
+            }),
+        })
+    }
+
+    /// Figure 4b's numbers.
+    pub fn sweep(&self, dataset: &Dataset) -> Result<Sweep> {
+        let index = self.index(dataset)?;
+        let progress = Progress::new(format!("{}, noise", self.name), Some(2 * MOST_NOISE as u64), "levels");
+        let points = |edges| {
+            (1..=MOST_NOISE)
+                .map(|removed| {
+                    let metrics = self.level(dataset, &index, removed, edges)?;
+                    progress.advance(1);
+                    let RetrievalMetrics { mrr, recall_at_1, recall_at_5, .. } = metrics;
+                    Ok(NoisePoint { removed, mrr, recall_at_1, recall_at_5 })
+                })
+                .collect::<Result<Vec<_>>>()
+        };
+        let sweep = Sweep {
+            augmented: points(QueryEdges::Augmented)?,
+            relationships: points(QueryEdges::Relationships)?,
+        };
+        progress.finish();
+        Ok(sweep)
+    }
+
+    fn level(
+        &self,
+        dataset: &Dataset,
+        index: &[f32],
+        removed: usize,
+        edges: QueryEdges,
+    ) -> Result<RetrievalMetrics> {
+        let noise = QueryNoise { split: Split::Test, removed, edges, seed: QUERY_SEED };
+        Ok(noise_level(dataset, Embeddings::new(index, self.width)?, noise, &self.embed)?.metrics)
+    }
+}
+
+/// Table 2's numbers of the test images' embeddings.
+fn agreement_of(dataset: &Dataset, values: &[f32], width: usize) -> Result<Agreement> {
+    let embeddings = Embeddings::new(values, width)?;
+    agreement(embeddings, dataset.similarity(), dataset.split(Split::Test), None)
+}
+
+/// The bag of objects, its weights counted on the training images.
+pub(super) fn bag_of_objects(dataset: &Dataset) -> Method<'_> {
+    let bag = BagOfObjects::fit(dataset, dataset.split(Split::Train));
+    Method {
+        name: Method::BAG_OF_OBJECTS.into(),
+        width: bag.width(),
+        embed: Box::new(move |graphs| Ok(bag.embed(graphs))),
+    }
+}
+
+/// The rows of the tables that nothing was trained for, with one measurement or one per seed.
+pub(super) struct Untrained {
+    pub name: String,
+    pub measurements: Vec<Measurement>,
+}
+
+/// Measures the baselines.
+pub(super) fn measure_methods(material: &Material, reproduction: &Reproduction) -> Result<Vec<Untrained>> {
+    let dataset = &material.dataset;
+    let name_vectors = Method {
+        name: Method::NAME_VECTORS.into(),
+        width: dataset.word_width(),
+        embed: Box::new(|graphs| Ok(mean_name_vectors(dataset, graphs))),
+    };
+    let mut rows = Vec::new();
+    for method in [bag_of_objects(dataset), name_vectors] {
+        let measurements = vec![method.measure(dataset)?];
+        rows.push(Untrained { name: method.name, measurements });
+    }
+    let base = &reproduction.base;
+    let model = base.model(dataset.object_count(), dataset.predicate_count());
+    let by_seed = |measure: &dyn Fn(u64) -> Result<Measurement>| {
+        (1..=reproduction.seeds).map(measure).collect::<Result<Vec<_>>>()
+    };
+    let untrained = by_seed(&|seed| {
+        let tensors = first_parameters(dataset, model, seed);
+        let method = Method {
+            name: Method::UNTRAINED.into(),
+            width: model.state_width,
+            embed: Box::new(|graphs| embed_graphs(base.device, base.precision, model, &tensors, graphs)),
+        };
+        method.measure(dataset)
+    })?;
+    rows.push(Untrained { name: Method::UNTRAINED.into(), measurements: untrained });
+    let images = dataset.split(Split::Test).len();
+    let normal = by_seed(&|seed| {
+        let values = normal_features(images, model.state_width, seed);
+        Ok(Measurement { agreement: agreement_of(dataset, &values, model.state_width)?, retrieval: None })
+    })?;
+    rows.push(Untrained { name: Method::NORMAL.into(), measurements: normal });
+    Ok(rows)
+}
+
+/// Agreement of the features that the user gave.
+pub(super) fn measure_features(material: &Material) -> Result<Option<Measurement>> {
+    let features = material.features.as_ref();
+    features
+        .map(|features| {
+            let agreement = agreement_of(&material.dataset, &features.values, features.width)?;
+            Ok(Measurement { agreement, retrieval: None })
+        })
+        .transpose()
+}

@@ -1,0 +1,113 @@
+//! The report as a page and as Markdown. Templates lie in `src/report/page`; everything that they insert is escaped, but
+//! for SVG and tables, which other templates made.
+
+use askama::Template;
+
+use super::report::{Report, RunSummary, settings_line};
+use super::tables::Table;
+use crate::error::{Error, Result};
+
+/// Columns of the table of runs: the name, then [`RunSummary::numbers`].
+const RUN_COLUMNS: [&str; 10] = [
+    "run",
+    "seed",
+    "epochs",
+    "best epoch",
+    "validation τ",
+    "test τ, per image",
+    "τ, all pairs",
+    "MRR, all edges",
+    "MRR, relationships",
+    "undefined rows",
+];
+
+#[derive(Template)]
+#[template(path = "report.html")]
+struct Page<'a> {
+    report: &'a Report,
+    tables: Vec<TableView<'a>>,
+    settings: String,
+    run_columns: [&'static str; 10],
+    /// Whether there is any.
+    photographs: bool,
+}
+
+#[derive(Template)]
+#[template(path = "table.html")]
+struct TableView<'a> {
+    table: &'a Table,
+    /// Its place in the JSON.
+    pointer: String,
+    /// Whether the paper has such a table.
+    has_paper: bool,
+}
+
+impl TableView<'_> {
+    /// Of a cell in the JSON.
+    fn place(&self, row: &usize, column: &usize) -> String {
+        format!("{}/rows/{row}/cells/{column}", self.pointer)
+    }
+}
+
+#[derive(Template)]
+#[template(path = "report.md", escape = "none")]
+struct MarkdownPage<'a> {
+    report: &'a Report,
+    settings: String,
+}
+
+/// The page.
+pub(super) fn html<'a>(report: &'a Report) -> Result<String> {
+    let view = |(pointer, table): (String, &'a Table)| {
+        let has_paper = table.rows.iter().any(|row| row.cells.iter().any(|cell| cell.paper.is_some()));
+        TableView { table, pointer, has_paper }
+    };
+    let page = Page {
+        report,
+        tables: report.tables().into_iter().map(view).collect(),
+        settings: settings_line(&report.about.settings),
+        run_columns: RUN_COLUMNS,
+        photographs: report.gallery.scenes.iter().any(|scene| scene.photograph.is_some()),
+    };
+    page.render().map_err(|error| Error::file("write", "report.html")(std::io::Error::other(error)))
+}
+
+/// The tables, and the figures by their files.
+pub(super) fn markdown(report: &Report) -> Result<String> {
+    let page = MarkdownPage { report, settings: settings_line(&report.about.settings) };
+    page.render().map_err(|error| Error::file("write", "report.md")(std::io::Error::other(error)))
+}
+
+impl RunSummary {
+    /// Their names in the JSON, and whether they are fractions.
+    fn numbers(&self) -> [(&'static str, Option<f64>, bool); 9] {
+        let count = |count: usize| Some(count as f64);
+        [
+            ("seed", Some(self.seed as f64), false),
+            ("epochs", count(self.epochs), false),
+            ("best_epoch", self.best_epoch.map(|epoch| epoch as f64), false),
+            ("validation_kendall", self.validation_kendall, true),
+            ("kendall", Some(self.kendall), true),
+            ("kendall_all_pairs", Some(self.kendall_all_pairs), true),
+            ("mrr", self.mrr, true),
+            ("mrr_relationships", self.mrr_relationships, true),
+            ("undefined_rows", count(self.undefined_rows), false),
+        ]
+    }
+}
+
+/// Filters of the templates.
+mod filters {
+    /// What Markdown would read as its own signs, as plain characters.
+    #[askama::filter_fn]
+    pub fn markdown(text: impl std::fmt::Display, _: &dyn askama::Values) -> askama::Result<String> {
+        let mut escaped = String::new();
+        for letter in text.to_string().chars() {
+            if matches!(letter, '\\' | '|' | '*' | '_' | '`' | '<' | '>' | '[' | ']' | '#') {
+                escaped.push('\\');
+            }
+            escaped.push(letter);
+        }
+        Ok(escaped)
+    }
+}

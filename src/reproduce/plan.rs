@@ -1,0 +1,180 @@
+//! Which runs are to be made, in which order, and which row of which table each belongs to.
+
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use serde::Serialize;
+
+use crate::batch::triples::Sampling;
+use crate::config::TrainConfig;
+use crate::loss::LossKind;
+
+/// The losses in the order of the paper's tables.
+pub const LOSSES: [LossKind; 3] = [LossKind::Triplet, LossKind::InfoNce, LossKind::Ranking];
+/// The strategies in the order of the paper's tables.
+pub const STRATEGIES: [Sampling; 4] =
+    [Sampling::Random, Sampling::Extreme, Sampling::Probability, Sampling::Reject];
+/// The paper's model: what ablations start from.
+pub const PROPOSED: (LossKind, Sampling) = (LossKind::Ranking, Sampling::Probability);
+
+/// Runs are made in this order, so that what a budget leaves out matters least.
+const LOSSES_BY_WEIGHT: [LossKind; 3] = [LossKind::Ranking, LossKind::Triplet, LossKind::InfoNce];
+const STRATEGIES_BY_WEIGHT: [Sampling; 4] =
+    [Sampling::Probability, Sampling::Random, Sampling::Reject, Sampling::Extreme];
+
+/// What may be varied, one thing at a time, in the paper's model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ablation {
+    /// 1 to 5 graph convolution layers.
+    Layers,
+    /// nu = 0.1, 0.3, 1, 3.
+    Temperature,
+    /// 4, 16, 64 triples a step.
+    BatchSize,
+}
+
+const LAYERS: [usize; 5] = [1, 2, 3, 4, 5];
+const TEMPERATURES: [f64; 4] = [0.1, 0.3, 1.0, 3.0];
+const BATCH_SIZES: [usize; 3] = [4, 16, 64];
+
+/// A run to be made.
+#[derive(Clone, Debug)]
+pub struct PlannedRun {
+    /// Its folder's name.
+    pub name: String,
+    /// Its settings.
+    pub config: TrainConfig,
+}
+
+/// One of the 12 models.
+#[derive(Clone, Debug)]
+pub struct Model {
+    /// Its loss.
+    pub loss: LossKind,
+    /// Its strategy.
+    pub sampling: Sampling,
+    /// One run per seed, indices of [`Plan::runs`].
+    pub runs: Vec<usize>,
+}
+
+/// A row of the ablation table.
+#[derive(Clone, Debug)]
+pub struct Variant {
+    /// What is varied.
+    pub what: &'static str,
+    /// Its value in this row.
+    pub value: String,
+    /// One run per seed, indices of [`Plan::runs`].
+    pub runs: Vec<usize>,
+}
+
+/// All runs.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// In the order in which they are made.
+    pub runs: Vec<PlannedRun>,
+    /// In the order of the paper's tables.
+    pub models: Vec<Model>,
+    /// Where something is varied.
+    pub variants: Vec<Variant>,
+}
+
+impl Plan {
+    /// `seeds` runs of each model, the first seed of all before the second of any; then the ablations likewise.
+    pub fn new(
+        base: &TrainConfig,
+        seeds: u64,
+        ablations: &[Ablation],
+        caption_vectors: Option<PathBuf>,
+    ) -> Self {
+        let mut plan = Plan { runs: Vec::new(), models: Vec::new(), variants: Vec::new() };
+        for (loss, sampling) in pairs(&LOSSES, &STRATEGIES) {
+            plan.models.push(Model { loss, sampling, runs: Vec::new() });
+        }
+        let of = |loss, sampling, seed| TrainConfig { loss, sampling, seed, ..base.clone() };
+        for seed in 1..=seeds {
+            for (loss, sampling) in pairs(&LOSSES_BY_WEIGHT, &STRATEGIES_BY_WEIGHT) {
+                let name = format!("{}-{}-seed{seed}", word(&loss), word(&sampling));
+                let run = plan.add(name, of(loss, sampling, seed));
+                let model =
+                    plan.models.iter_mut().find(|model| (model.loss, model.sampling) == (loss, sampling));
+                model.expect("all pairs are there").runs.push(run);
+            }
+        }
+        let mut settings = Vec::new();
+        for ablation in ablations {
+            settings.extend(ablation.settings(base));
+        }
+        if let Some(path) = caption_vectors {
+            let config = TrainConfig { caption_vectors: Some(path), ..base.clone() };
+            settings.push(("similarity", "GloVe captions".into(), "glove-captions".into(), base.clone()));
+            settings.push(("similarity", "given caption vectors".into(), "caption-vectors".into(), config));
+        }
+        let (loss, sampling) = PROPOSED;
+        for seed in 1..=seeds {
+            for (row, (what, value, name, config)) in settings.iter().enumerate() {
+                let config = TrainConfig { loss, sampling, seed, ..config.clone() };
+                let run = plan.add(format!("{name}-seed{seed}"), config);
+                if seed == 1 {
+                    plan.variants.push(Variant { what, value: value.clone(), runs: Vec::new() });
+                }
+                plan.variants[row].runs.push(run);
+            }
+        }
+        plan
+    }
+
+    /// The run of these settings, which is made once however often it is asked for.
+    fn add(&mut self, name: String, config: TrainConfig) -> usize {
+        self.runs.iter().position(|run| run.config == config).unwrap_or_else(|| {
+            self.runs.push(PlannedRun { name, config });
+            self.runs.len() - 1
+        })
+    }
+}
+
+/// What is varied, its value, the folder's name, the settings.
+type Setting = (&'static str, String, String, TrainConfig);
+
+impl Ablation {
+    fn settings(self, base: &TrainConfig) -> Vec<Setting> {
+        match self {
+            Ablation::Layers => LAYERS
+                .map(|layers| {
+                    let config = TrainConfig { layers, ..base.clone() };
+                    ("layers", layers.to_string(), format!("layers{layers}"), config)
+                })
+                .into(),
+            Ablation::Temperature => TEMPERATURES
+                .map(|temperature| {
+                    let config = TrainConfig { temperature, ..base.clone() };
+                    ("temperature", temperature.to_string(), format!("temperature{temperature}"), config)
+                })
+                .into(),
+            Ablation::BatchSize => BATCH_SIZES
+                .map(|batch_size| {
+                    let config = TrainConfig { batch_size, ..base.clone() };
+                    ("batch size", batch_size.to_string(), format!("batch{batch_size}"), config)
+                })
+                .into(),
+        }
+    }
+}
+
+fn pairs<const M: usize, const N: usize>(
+    losses: &'static [LossKind; M],
+    strategies: &'static [Sampling; N],
+) -> impl Iterator<Item = (LossKind, Sampling)> {
+    losses.iter().flat_map(|&loss| strategies.iter().map(move |&sampling| (loss, sampling)))
+}
+
+/// A value's name on the command line.
+pub fn word(value: &impl ValueEnum) -> String {
+    value.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned())
+}
+
+/// A model's name in tables and legends.
+pub fn model_name(loss: LossKind, sampling: Sampling) -> String {
+    format!("{} + {}", word(&loss), word(&sampling))
+}

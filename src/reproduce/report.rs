@@ -1,0 +1,229 @@
+//! The report as one value: what `report.json` holds, and what everything else is written from.
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::expectations::Expectation;
+use super::figures::Figure;
+use super::gallery::Gallery;
+use super::page;
+use super::plan::{Plan, word};
+pub use super::tables::Table;
+use super::training::{MissingRun, Trained};
+use crate::atomic_file::write_atomically;
+use crate::config::TrainConfig;
+use crate::data::{Dataset, Split};
+use crate::error::{Error, Result};
+use crate::evaluation::Agreement;
+use crate::report::plots::write_csv;
+
+/// Everything that was found.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// How it came about.
+    pub about: About,
+    /// Runs without a result.
+    pub missing: Vec<MissingRun>,
+    /// The paper's ordering, and whether it is so here.
+    pub expectations: Vec<Expectation>,
+    /// Agreement with the captions.
+    pub table_2: Table,
+    /// Retrieval, from all edges and from relationships.
+    pub table_3: [Table; 2],
+    /// What was varied.
+    pub ablations: Option<Table>,
+    /// Every finished run.
+    pub runs: Vec<RunSummary>,
+    /// What is drawn.
+    pub figures: Vec<Figure>,
+    /// Queries and their neighbours.
+    pub gallery: Gallery,
+}
+
+/// How a report came about.
+#[derive(Clone, Debug, Serialize)]
+pub struct About {
+    /// Of the page.
+    pub title: String,
+    /// Of the program.
+    pub version: String,
+    /// As it was typed.
+    pub command: String,
+    /// When the report was written.
+    pub date: String,
+    /// Of this command; runs that were finished before are not in it.
+    pub seconds: f64,
+    /// Of the CPU.
+    pub threads: usize,
+    /// Runs of each model.
+    pub seeds: u64,
+    /// What all runs share.
+    pub settings: TrainConfig,
+    /// What they were made of.
+    pub data: DataCounts,
+}
+
+/// Sizes of the data.
+#[derive(Clone, Debug, Serialize)]
+pub struct DataCounts {
+    /// The file's name.
+    pub file: String,
+    /// Of the content.
+    pub fingerprint: String,
+    /// Whether it is a subset of the file that was given.
+    pub subset: bool,
+    /// Images of each split.
+    pub train: usize,
+    /// Images that choose the epoch.
+    pub validation: usize,
+    /// Images that are measured.
+    pub test: usize,
+    /// Without `image`.
+    pub object_types: usize,
+    /// Without `in image`.
+    pub predicate_types: usize,
+}
+
+/// One finished run.
+#[derive(Clone, Debug, Serialize)]
+pub struct RunSummary {
+    /// Its folder's name.
+    pub name: String,
+    /// Its seed.
+    pub seed: u64,
+    /// Epochs trained.
+    pub epochs: usize,
+    /// The epoch that was measured.
+    pub best_epoch: Option<usize>,
+    /// Row-wise tau of the validation images then.
+    pub validation_kendall: Option<f64>,
+    /// Row-wise tau of the test images.
+    pub kendall: f64,
+    /// Tau over all pairs of the test images.
+    pub kendall_all_pairs: f64,
+    /// Mean reciprocal rank at 12 removed, from all edges.
+    pub mrr: Option<f64>,
+    /// The same, from relationships alone.
+    pub mrr_relationships: Option<f64>,
+    /// Rows of the similarity matrix without a correlation, which count as 0.
+    pub undefined_rows: usize,
+}
+
+impl DataCounts {
+    pub(super) fn of(dataset: &Dataset, subset: bool) -> Self {
+        let images = |split| dataset.split(split).len();
+        let file = dataset.path().file_name().unwrap_or_default();
+        DataCounts {
+            file: file.to_string_lossy().into_owned(),
+            fingerprint: format!("{:016x}", dataset.fingerprint()),
+            subset,
+            train: images(Split::Train),
+            validation: images(Split::Validation),
+            test: images(Split::Test),
+            object_types: dataset.object_count() - 1,
+            predicate_types: dataset.predicate_count() - 1,
+        }
+    }
+}
+
+pub(super) fn run_summaries(plan: &Plan, trained: &[Trained]) -> Vec<RunSummary> {
+    let summary = |(run, trained): (&super::plan::PlannedRun, &Trained)| {
+        let result = trained.result()?;
+        let Agreement { per_image, all_pairs, undefined_rows, .. } = result.measurement.agreement;
+        let retrieval = result.measurement.retrieval.as_ref();
+        Some(RunSummary {
+            name: run.name.clone(),
+            seed: run.config.seed,
+            epochs: result.outcome.epochs,
+            best_epoch: result.outcome.best.map(|(epoch, _)| epoch),
+            validation_kendall: result.outcome.best.map(|(_, tau)| tau),
+            kendall: per_image.kendall,
+            kendall_all_pairs: all_pairs.kendall,
+            mrr: retrieval.map(|retrieval| retrieval.augmented.mrr),
+            mrr_relationships: retrieval.map(|retrieval| retrieval.relationships.mrr),
+            undefined_rows: undefined_rows.kendall,
+        })
+    };
+    plan.runs.iter().zip(trained).filter_map(summary).collect()
+}
+
+impl Report {
+    /// All tables, in the order of the page, with their places in the JSON.
+    pub fn tables(&self) -> Vec<(String, &Table)> {
+        let mut tables = vec![("/table_2".to_owned(), &self.table_2)];
+        tables.extend((0..).zip(&self.table_3).map(|(index, table)| (format!("/table_3/{index}"), table)));
+        tables.extend(self.ablations.iter().map(|table| ("/ablations".to_owned(), table)));
+        tables
+    }
+
+    /// Writes `report.json`, `report.html`, `report.md`, a CSV per table and an SVG and a CSV per figure.
+    pub(super) fn write(&self, out: &Path) -> Result<()> {
+        let figures = out.join("figures");
+        std::fs::create_dir_all(&figures).map_err(Error::file("create", &figures))?;
+        let json = serde_json::to_string_pretty(self).expect("plain fields");
+        let mut files = vec![
+            (out.join("report.json"), json),
+            (out.join("report.html"), page::html(self)?),
+            (out.join("report.md"), page::markdown(self)?),
+        ];
+        for figure in &self.figures {
+            files.push((figures.join(format!("{}.svg", figure.id)), figure.svg.clone()));
+            let points = figure.panels.iter().flat_map(|panel| {
+                panel.series.iter().flat_map(move |series| {
+                    series.points.iter().map(move |point| (&panel.title, &series.label, point.0, point.1))
+                })
+            });
+            write_csv(&figures.join(format!("{}.csv", figure.id)), &["panel", "series", "x", "y"], points)?;
+        }
+        for (_, table) in self.tables() {
+            table.write_csv(&out.join(format!("{}.csv", table.id)))?;
+        }
+        for (path, text) in files {
+            write_atomically(&path, |file| file.write_all(text.as_bytes()))?;
+        }
+        Ok(())
+    }
+}
+
+impl Table {
+    /// One line per number.
+    fn write_csv(&self, path: &Path) -> Result<()> {
+        let groups = self.groups.iter().flat_map(|(group, columns)| vec![group; *columns]);
+        let columns: Vec<(&String, &String)> = groups.zip(&self.metrics).collect();
+        let lines = self.rows.iter().flat_map(|row| {
+            row.cells.iter().zip(&columns).map(move |(cell, (group, metric))| {
+                let ours = cell.ours.as_ref();
+                (
+                    &row.name,
+                    group,
+                    metric,
+                    ours.map(|ours| ours.mean),
+                    ours.and_then(|ours| ours.spread),
+                    ours.map_or(0, |ours| ours.values.len()),
+                    cell.paper,
+                    cell.difference,
+                )
+            })
+        });
+        let header = ["row", "group", "metric", "ours", "spread", "runs", "paper", "difference"];
+        write_csv(path, &header, lines)
+    }
+}
+
+/// Loss and strategy as words, for the settings' line of a report.
+pub(super) fn settings_line(settings: &TrainConfig) -> String {
+    format!(
+        "{} epochs, {} layers of {} and {}, batches of {}, learning rate {}, temperature {}, margin {}, {} on device {}",
+        settings.epochs,
+        settings.layers,
+        settings.state_width,
+        settings.hidden_width,
+        settings.batch_size,
+        settings.learning_rate,
+        settings.temperature,
+        settings.margin,
+        word(&settings.precision),
+        settings.device,
+    )
+}

@@ -1,0 +1,281 @@
+//! The runs: each in a folder of its own under REPORT/runs, skipped if finished, continued if interrupted, several at a
+//! time, until all are done or the time is spent.
+//!
+//! A run's bits do not depend on the number of threads, so neither do they on how many runs share the processor.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rayon::ThreadPoolBuilder;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::Reproduction;
+use super::measure::{Measurement, Method};
+use super::plan::{Plan, PlannedRun};
+use crate::atomic_file::write_atomically;
+use crate::backend::cuda::device::Device as KernelDevice;
+use crate::backend::device::Device;
+use crate::checkpoint::{self, LAST, RunConfig};
+use crate::config::TrainConfig;
+use crate::data::Dataset;
+use crate::error::{Error, Result};
+use crate::report::progress::owned_by;
+use crate::run::{Run, Which};
+use crate::train::{TrainOutcome, train};
+
+/// The file that a finished run has.
+const RESULT: &str = "result.json";
+/// The file with a run's settings, under the names of the command line.
+const CONFIG: &str = "config.toml";
+/// How often it is looked whether time is up; a signal can raise a flag and nothing else.
+const WATCH_INTERVAL: Duration = Duration::from_millis(50);
+
+/// What a finished run leaves.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RunResult {
+    /// What it was made with.
+    pub config: RunConfig,
+    /// How training went.
+    pub outcome: TrainOutcome,
+    /// Of the epoch with the best validation.
+    pub measurement: Measurement,
+}
+
+/// How a run stands at the end.
+#[derive(Clone, Debug)]
+pub(super) enum Trained {
+    /// Trained and measured.
+    Finished(Box<RunResult>),
+    /// Stopped after so many epochs, or not begun.
+    Unfinished { epochs: usize },
+    /// Left the finite numbers; the words of the error.
+    Diverged(String),
+}
+
+impl Trained {
+    /// The result, if there is one.
+    pub fn result(&self) -> Option<&RunResult> {
+        match self {
+            Trained::Finished(result) => Some(result),
+            Trained::Unfinished { .. } | Trained::Diverged(_) => None,
+        }
+    }
+}
+
+/// A run that the tables lack.
+#[derive(Clone, Debug, Serialize)]
+pub struct MissingRun {
+    /// Its folder's name.
+    pub name: String,
+    /// Epochs that it has.
+    pub epochs: usize,
+    /// Epochs that it should have.
+    pub of: usize,
+    /// Why it ended, where it ended by itself.
+    pub reason: Option<String>,
+}
+
+/// The runs of the plan that have no result.
+pub(super) fn missing(plan: &Plan, trained: &[Trained]) -> Vec<MissingRun> {
+    let runs = plan.runs.iter().zip(trained);
+    runs.filter_map(|(run, trained)| {
+        let (epochs, reason) = match trained {
+            Trained::Finished(_) => return None,
+            Trained::Unfinished { epochs } => (*epochs, None),
+            Trained::Diverged(words) => (0, Some(words.clone())),
+        };
+        Some(MissingRun { name: run.name.clone(), epochs, of: run.config.epochs, reason })
+    })
+    .collect()
+}
+
+/// The folder of a run.
+pub(super) fn folder(out: &Path, run: &PlannedRun) -> PathBuf {
+    out.join("runs").join(&run.name)
+}
+
+/// Makes all runs of the plan that are not made yet; one entry per run.
+pub(super) fn train_all(
+    reproduction: &Reproduction,
+    dataset: &Dataset,
+    plan: &Plan,
+    stop: &AtomicBool,
+) -> Result<Vec<Trained>> {
+    let deadline = reproduction.budget.map(|budget| Instant::now() + budget);
+    // Every folder is looked at before hours are spent on the first.
+    let mut trained = Vec::with_capacity(plan.runs.len());
+    let mut queue = VecDeque::new();
+    for (index, run) in plan.runs.iter().enumerate() {
+        let found = find(&folder(&reproduction.out, run), &RunConfig::new(run.config.clone(), dataset)?)?;
+        if !matches!(found, Trained::Finished(_)) {
+            queue.push_back(index);
+        }
+        trained.push(found);
+    }
+    let jobs = job_count(reproduction).min(queue.len());
+    tracing::info!("{} of {} runs to be made, {jobs} at a time", queue.len(), plan.runs.len());
+    let threads = rayon::current_num_threads();
+    let queue = Mutex::new(queue);
+    let (halt, done) = (AtomicBool::new(false), AtomicBool::new(false));
+    let (halt, queue, done) = (&halt, &queue, &done);
+    let results: Vec<(usize, Result<Trained>)> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..jobs)
+            .map(|job| {
+                // All threads are used, where they do not divide.
+                let threads = (threads * (job + 1) / jobs - threads * job / jobs).max(1);
+                scope.spawn(move || work(reproduction, dataset, plan, threads, queue, halt))
+            })
+            .collect();
+        scope.spawn(move || {
+            while !done.load(Ordering::Relaxed) {
+                if stop.load(Ordering::Relaxed) || deadline.is_some_and(|at| Instant::now() >= at) {
+                    halt.store(true, Ordering::Relaxed);
+                }
+                std::thread::sleep(WATCH_INTERVAL);
+            }
+        });
+        let joined: Vec<_> = workers.into_iter().map(|worker| worker.join()).collect();
+        done.store(true, Ordering::Relaxed);
+        joined.into_iter().flat_map(|made| made.expect("a worker returns its errors")).collect()
+    });
+    for (index, result) in results {
+        trained[index] = result?;
+    }
+    Ok(trained)
+}
+
+/// Runs at a time.
+///
+/// On a CPU one thread per run makes more steps in all than all threads on one run: the parts of a step that do not
+/// divide, and the waiting at each of its products, fall away. A GPU is one run's.
+fn job_count(reproduction: &Reproduction) -> usize {
+    let on_gpu = match reproduction.base.device {
+        Device::Auto => KernelDevice::gpu(0).is_ok(),
+        Device::Cuda(_) => true,
+        Device::Cpu | Device::Reference | Device::Emulated => false,
+    };
+    reproduction.jobs.unwrap_or(if on_gpu { 1 } else { rayon::current_num_threads() })
+}
+
+/// Makes runs from the queue on `threads` threads until it is empty or `halt` is raised. An error ends the others too,
+/// but for a run that diverged: that is a finding about this run.
+fn work(
+    reproduction: &Reproduction,
+    dataset: &Dataset,
+    plan: &Plan,
+    threads: usize,
+    queue: &Mutex<VecDeque<usize>>,
+    halt: &AtomicBool,
+) -> Vec<(usize, Result<Trained>)> {
+    let pool = ThreadPoolBuilder::new().num_threads(threads).build().expect("threads can be started");
+    let mut made = Vec::new();
+    while !halt.load(Ordering::Relaxed) {
+        let next = queue.lock().expect("no worker panics with the queue").pop_front();
+        let Some(index) = next else { break };
+        let run = &plan.runs[index];
+        let result = pool.install(|| {
+            let _span = tracing::info_span!("run", name = %run.name).entered();
+            owned_by(&run.name, || make(reproduction, dataset, run, halt))
+        });
+        let result = match result {
+            Err(error @ Error::Diverged { .. }) => {
+                tracing::warn!("{}: {error}", run.name);
+                Ok(Trained::Diverged(error.to_string()))
+            }
+            other => other,
+        };
+        if result.is_err() {
+            halt.store(true, Ordering::Relaxed);
+        }
+        made.push((index, result));
+    }
+    made
+}
+
+/// Trains one run, from where it stands, and measures it.
+fn make(
+    reproduction: &Reproduction,
+    dataset: &Dataset,
+    run: &PlannedRun,
+    halt: &AtomicBool,
+) -> Result<Trained> {
+    let folder = folder(&reproduction.out, run);
+    std::fs::create_dir_all(&folder).map_err(Error::file("create", &folder))?;
+    let settings = toml::to_string(&run.config).expect("plain fields");
+    write_atomically(&folder.join(CONFIG), |file| file.write_all(settings.as_bytes()))?;
+    let last = folder.join(LAST);
+    let resume = if last.exists() { Some(checkpoint::load(&last)?) } else { None };
+    let outcome = train(dataset, run.config.clone(), &folder, resume, halt)?;
+    if outcome.interrupted {
+        return Ok(Trained::Unfinished { epochs: outcome.epochs });
+    }
+    let TrainConfig { device, precision, .. } = run.config;
+    let opened = Run::open(&folder, Which::Best, Some(dataset.path()), device, precision)?;
+    let result = RunResult {
+        config: RunConfig::new(run.config.clone(), dataset)?,
+        measurement: method_of(&opened, run.name.clone()).measure(dataset)?,
+        outcome,
+    };
+    let json = serde_json::to_string_pretty(&result).expect("plain fields");
+    write_atomically(&folder.join(RESULT), |file| file.write_all(json.as_bytes()))?;
+    let tau = result.measurement.agreement.per_image.kendall;
+    tracing::info!("done: row-wise Kendall tau {tau:.4} on the test images");
+    Ok(Trained::Finished(Box::new(result)))
+}
+
+/// A trained model as a way to embed.
+pub(super) fn method_of(run: &Run, name: String) -> Method<'_> {
+    Method { name, width: run.width(), embed: Box::new(|graphs| run.embed(graphs)) }
+}
+
+/// How the run in `folder` stands; an error if it was made with other settings or on other data.
+fn find(folder: &Path, planned: &RunConfig) -> Result<Trained> {
+    let (result, last) = (folder.join(RESULT), folder.join(LAST));
+    if result.exists() {
+        let text = std::fs::read_to_string(&result).map_err(Error::file("read", &result))?;
+        let found: RunResult = serde_json::from_str(&text).map_err(|error| {
+            let place = format!("line {}", error.line());
+            Error::invalid(&result, place, error.to_string(), "remove the file: the run is measured again")
+        })?;
+        same_settings(folder, &found.config, planned)?;
+        return Ok(Trained::Finished(Box::new(found)));
+    }
+    if last.exists() {
+        let found = checkpoint::load(&last)?;
+        same_settings(folder, &found.config, planned)?;
+        return Ok(Trained::Unfinished { epochs: found.progress.epoch });
+    }
+    Ok(Trained::Unfinished { epochs: 0 })
+}
+
+/// A run goes on as the run it was; only where it computes and where its data lies may change.
+fn same_settings(folder: &Path, before: &RunConfig, now: &RunConfig) -> Result<()> {
+    let mut before = before.clone();
+    before.train.device = now.train.device;
+    before.data.clone_from(&now.data);
+    if before == *now {
+        return Ok(());
+    }
+    let remedy =
+        "give the settings and the data that it was made with, choose another --out, or remove the folder";
+    let difference = match before.fingerprint == now.fingerprint {
+        true => first_difference(&before, now),
+        false => "was made on other data (or on another --subset)".into(),
+    };
+    Err(Error::invalid(folder, "run", difference, remedy))
+}
+
+fn first_difference(before: &RunConfig, now: &RunConfig) -> String {
+    let values = |config: &RunConfig| serde_json::to_value(&config.train).expect("plain fields");
+    let (before, now) = (values(before), values(now));
+    let fields = before.as_object().into_iter().flatten();
+    let differing = fields.map(|(name, value)| (name, value, now.get(name).unwrap_or(&Value::Null)));
+    match differing.into_iter().find(|(_, before, now)| before != now) {
+        Some((name, before, now)) => format!("was made with {name} = {before}, now it is {now}"),
+        None => "was made with a network of other sizes".into(),
+    }
+}

@@ -1,0 +1,205 @@
+//! What is said of a GPU that cannot be used, and in which order the driver is called for a step, by a driver that is
+//! a stub (`tests/stub_driver/libcuda.c`). Without a C compiler these tests say that they are skipped.
+
+mod program;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use program::{SMALL_NETWORK, scenerank, small_data};
+use tempfile::TempDir;
+
+/// The folder of the stub driver, built once; None (said so) without a C compiler.
+fn stub() -> Option<&'static Path> {
+    static FOLDER: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let folder = FOLDER.get_or_init(|| {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("stub_driver");
+        std::fs::create_dir_all(&folder).unwrap();
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stub_driver/libcuda.c");
+        let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".to_string());
+        let output = Command::new(&compiler)
+            .args(["-shared", "-fPIC", "-O1", "-o"])
+            .args([folder.join("libcuda.so"), source])
+            .output();
+        match output {
+            Ok(output) => {
+                assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+                Some(folder)
+            }
+            Err(error) => {
+                println!("skipped: no C compiler {compiler}: {error}");
+                None
+            }
+        }
+    });
+    folder.as_deref()
+}
+
+/// The data file that runs begin with.
+struct Fixture {
+    folder: TempDir,
+    data: String,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let folder = TempDir::new().unwrap();
+        let data = small_data(folder.path(), 1).display().to_string();
+        Fixture { folder, data }
+    }
+
+    /// `train` on a device with this driver in place of the system's.
+    fn train(&self, device: &str, driver: &Path, settings: &[(&str, &str)]) -> assert_cmd::Command {
+        let mut command = scenerank();
+        let run = self.folder.path().join("run");
+        let _ = std::fs::remove_dir_all(&run);
+        command.args(["train", &self.data, "--epochs", "1", "--device", device, "--out"]).arg(run);
+        command.args(SMALL_NETWORK).env("LD_LIBRARY_PATH", driver).envs(settings.iter().copied());
+        command
+    }
+
+    /// The one error line of a device that cannot be used.
+    fn refusal(&self, device: &str, driver: &Path, settings: &[(&str, &str)]) -> String {
+        let assert = self.train(device, driver, settings).assert().code(2);
+        let text = String::from_utf8(assert.get_output().stderr.clone()).unwrap();
+        assert!(!text.contains("panicked"), "{text}");
+        let errors: Vec<&str> = text.lines().filter(|line| line.starts_with("error: ")).collect();
+        assert_eq!(errors.len(), 1, "{text}");
+        errors[0].to_string()
+    }
+}
+
+const NO_KERNELS: &str = "this build found no nvcc";
+
+#[test]
+fn a_driver_that_cannot_be_used_is_named_with_a_remedy() {
+    let Some(stub) = stub() else { return };
+    let fixture = Fixture::new();
+    for (device, settings, parts) in [
+        (
+            "cuda",
+            &[("STUB_INIT", "100")][..],
+            &["device cuda:0: the driver sees no GPU", "CUDA_VISIBLE_DEVICES"][..],
+        ),
+        ("cuda", &[("STUB_COUNT", "0")], &["device cuda:0: the driver sees no GPU", "--device cpu"]),
+        ("cuda", &[("STUB_INIT", "803")], &["start the driver: ", "update the driver"]),
+        ("cuda", &[("STUB_INIT", "34")], &["start the driver: ", "lib/stubs"]),
+        ("cuda", &[("STUB_INIT", "999")], &["start the driver: ", "nvidia-smi"]),
+        ("cuda", &[("STUB_VERSION", "11080")], &["CUDA 11.8, and 12.0 is needed", "update the driver"]),
+        ("cuda:1", &[], &["device cuda:1: the driver sees 1 GPU, cuda:0", "use another GPU"]),
+        ("cuda:7", &[("STUB_COUNT", "4")], &["device cuda:7: the driver sees 4 GPUs, cuda:0 to cuda:3"]),
+    ] {
+        let error = fixture.refusal(device, stub, settings);
+        assert!(parts.iter().all(|part| error.contains(part)), "{parts:?} in {error}");
+    }
+    // What comes after needs kernels to load.
+    for (settings, parts) in [
+        (("STUB_RETAIN", "2"), &["open: CUDA_ERROR_OUT_OF_MEMORY", "who uses its memory"][..]),
+        (("STUB_CAPABILITY", "7"), &["has compute capability 7.0, and 8.0 is needed", "--device cpu"]),
+        (("STUB_LOAD", "209"), &["load the kernels: ", "CUDA 13.0", "SCENERANK_CUDA_ARCHS"]),
+        (("STUB_MEMORY_MIB", "0"), &["1 MiB more do not fit, 3 MiB are free", "--batch-size"]),
+        (("STUB_HOST_ALLOC", "2"), &["MiB of page-locked memory: CUDA_ERROR_OUT_OF_MEMORY", "--batch-size"]),
+    ] {
+        let error = fixture.refusal("cuda", stub, &[settings]);
+        if error.contains(NO_KERNELS) {
+            println!("skipped: {NO_KERNELS} for its kernels");
+            assert!(error.contains("install the CUDA toolkit"), "{error}");
+            return;
+        }
+        assert!(parts.iter().all(|part| error.contains(part)), "{parts:?} in {error}");
+    }
+}
+
+/// Where the machine has no driver, for that of the system would be found.
+#[test]
+fn a_missing_driver_is_named_with_a_remedy() {
+    let fixture = Fixture::new();
+    let error = fixture.refusal("cuda:99", fixture.folder.path(), &[]);
+    match error.contains("no NVIDIA driver is installed") {
+        true => assert!(error.contains("install the driver, or use --device cpu"), "{error}"),
+        false => println!("skipped: this machine has a driver: {error}"),
+    }
+}
+
+#[test]
+fn auto_takes_the_cpu_and_says_why() {
+    let Some(stub) = stub() else { return };
+    let fixture = Fixture::new();
+    let assert = fixture.train("auto", stub, &[("STUB_INIT", "100")]).assert().success();
+    let text = String::from_utf8(assert.get_output().stderr.clone()).unwrap();
+    let said: Vec<&str> = text.lines().filter(|line| line.contains("device auto")).collect();
+    assert_eq!(said.len(), 1, "{text}");
+    assert!(said[0].contains("computing on the CPU") && said[0].contains("the driver sees no GPU"), "{text}");
+}
+
+/// A call of the driver's: what, of which stream or event, and for which other.
+type Call = (String, i32, i32);
+
+/// The calls of a run on the stub; None (said so) where there are no kernels to launch.
+fn calls(fixture: &Fixture, stub: &Path) -> Option<Vec<Call>> {
+    let log = fixture.folder.path().join("calls");
+    let output = fixture.train("cuda", stub, &[("STUB_LOG", log.to_str().unwrap())]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    if text.contains(NO_KERNELS) {
+        println!("skipped: {NO_KERNELS} for its kernels");
+        return None;
+    }
+    assert!(output.status.success(), "{text}");
+    let call = |line: &str| {
+        let mut words = line.split(' ');
+        let (name, mut number) =
+            (words.next().unwrap().to_string(), || words.next().unwrap().parse().unwrap());
+        (name, number(), number())
+    };
+    Some(std::fs::read_to_string(log).unwrap().lines().map(call).collect())
+}
+
+/// What the host does while it trains: it packs a batch, copies it on a stream of its own and launches, and waits for
+/// nothing but the step before the last.
+#[test]
+fn steps_are_launched_ahead_of_the_gpu() {
+    let Some(stub) = stub() else { return };
+    let fixture = Fixture::new();
+    let Some(calls) = calls(&fixture, stub) else { return };
+    let positions = |wanted: &dyn Fn(&Call) -> bool| -> Vec<usize> {
+        (0..calls.len()).filter(|&at| wanted(&calls[at])).collect()
+    };
+    let steps = positions(&|call| call.0 == "adam_step");
+    assert_eq!(steps.len(), 13, "101 anchors, 8 a step");
+    let compute = calls[steps[0]].1;
+
+    // Between two steps nothing is read back, waited for or allocated, but that the tenth step's losses are recorded.
+    for (step, pair) in (1..).zip(steps.windows(2)) {
+        let between = &calls[pair[0]..pair[1]];
+        let count = |name: &str| between.iter().filter(|call| call.0 == name).count();
+        let recorded = usize::from(step % 10 == 0);
+        let reads = (count("download"), count("stream_synchronize"), count("allocate"));
+        assert_eq!(reads, (recorded, recorded, 0), "after step {step}");
+        assert_eq!(count("host_waits"), 1, "after step {step}");
+        let copies: Vec<i32> = between.iter().filter(|call| call.0 == "upload").map(|call| call.1).collect();
+        assert!(copies.len() == 1 && copies[0] != compute, "after step {step}: {copies:?}");
+    }
+
+    let uploads = positions(&|call| call.0 == "upload" && call.1 != compute);
+    let mut slots = Vec::new();
+    for (batch, &at) in uploads.iter().enumerate() {
+        // The compute stream waits for the copy.
+        let [ready, waits] = [1, 2].map(|after| calls[at + after].clone());
+        assert_eq!(ready, ("record".to_string(), ready.1, calls[at].1), "batch {batch}");
+        assert_eq!(waits, ("stream_waits".to_string(), compute, ready.1), "batch {batch}");
+        // The host has waited for the step before the last: for an event behind all its launches and before those of
+        // the last.
+        let slot = &calls[at - 1];
+        assert_eq!(slot.0, "host_waits", "batch {batch}");
+        if batch >= 2 {
+            let recorded = (0..at).rfind(|&at| calls[at] == ("record".to_string(), slot.1, compute)).unwrap();
+            let last_launch = (0..uploads[batch - 1])
+                .rfind(|&at| calls[at].1 == compute && !["record", "stream_waits"].contains(&&*calls[at].0))
+                .unwrap();
+            assert!((last_launch..uploads[batch - 1]).contains(&recorded), "batch {batch}");
+        }
+        slots.push(slot.1);
+    }
+    assert!(slots[0] != slots[1] && slots.windows(3).all(|three| three[0] == three[2]), "{slots:?}");
+}

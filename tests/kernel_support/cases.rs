@@ -1,0 +1,160 @@
+//! Random cases: shapes and graphs drawn by proptest, which shrinks a failing one.
+//!
+//! A case is small to print: sizes, edges, and the seed of its numbers. Cases are the same in every run; with
+//! `PROPTEST_RNG_SEED` others, with `PROPTEST_CASES` more or fewer (the sanitizers take fewer).
+
+use std::fmt;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::{Index, select};
+use proptest::test_runner::{RngSeed, TestError, TestRunner};
+use scenerank::backend::cuda::device::Device;
+use scenerank::batch::graph_batch::GraphBatch;
+
+/// Whether there is no device to test, which is said.
+pub fn no_device() -> bool {
+    match Device::emulated(None) {
+        Err(error) if !super::on_gpu() => {
+            println!("skipped: {error}");
+            true
+        }
+        _ => false,
+    }
+}
+
+/// Runs `test` on `cases` cases; panics with the smallest that fails. Says so where there is no device.
+#[track_caller]
+pub fn check<S: Strategy>(cases: u32, strategy: S, test: impl Fn(S::Value)) {
+    if no_device() {
+        return;
+    }
+    let mut config =
+        ProptestConfig { failure_persistence: None, max_shrink_iters: 2000, ..ProptestConfig::default() };
+    if std::env::var_os("PROPTEST_CASES").is_none() {
+        config.cases = cases;
+    }
+    if matches!(config.rng_seed, RngSeed::Random) {
+        config.rng_seed = RngSeed::Fixed(0);
+    }
+    let outcome = TestRunner::new(config).run(&strategy, |case| {
+        test(case);
+        Ok(())
+    });
+    match outcome {
+        Ok(()) => {}
+        Err(TestError::Fail(reason, case)) => panic!("{reason}\nsmallest failing case: {case:?}"),
+        Err(TestError::Abort(reason)) => panic!("no cases: {reason}"),
+    }
+}
+
+/// Row counts: small ones, and those at the edges of warps, tiles and chunks.
+pub fn rows() -> impl Strategy<Value = usize> {
+    prop_oneof![3 => 0..=80usize, 2 => select(super::ROWS.to_vec())]
+}
+
+/// Column counts, at least one: odd ones, those at the edges of warps and blocks, the model's 300.
+pub fn columns() -> impl Strategy<Value = usize> {
+    prop_oneof![3 => 1..=70usize, 2 => select(vec![1, 31, 32, 33, 64, 65, 127, 128, 129, 257, 300])]
+}
+
+/// Seeds of a case's numbers and of the order of threads.
+pub fn seeds() -> impl Strategy<Value = u64> {
+    0..1u64 << 32
+}
+
+/// Graphs of a batch, edges by graph.
+#[derive(Clone)]
+pub struct Graphs {
+    /// Nodes of each graph; some graphs have none.
+    pub sizes: Vec<usize>,
+    pub edges: Vec<Edge>,
+}
+
+/// One edge, some times over. Node indices are batch-wide.
+#[derive(Clone, Copy)]
+pub struct Edge {
+    pub subject: u32,
+    pub predicate: u32,
+    pub object: u32,
+    pub copies: usize,
+}
+
+/// Object and predicate types of [`Graphs`].
+pub const TYPES: usize = 7;
+
+impl fmt::Debug for Graphs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "graphs of {:?} nodes, edges [", self.sizes)?;
+        for (i, edge) in self.edges.iter().enumerate() {
+            let comma = if i == 0 { "" } else { ", " };
+            write!(f, "{comma}{} -{}-> {}", edge.subject, edge.predicate, edge.object)?;
+            if edge.copies > 1 {
+                write!(f, " ({} times)", edge.copies)?;
+            }
+        }
+        write!(f, "]")
+    }
+}
+
+impl Graphs {
+    /// As a batch with its inverse lists; similarities are left out.
+    pub fn batch(&self) -> GraphBatch {
+        let mut batch = GraphBatch { graph_offsets: vec![0], ..Default::default() };
+        for (graph, &size) in (0u32..).zip(&self.sizes) {
+            batch.node_graph.extend(vec![graph; size]);
+            batch.graph_offsets.push(batch.node_graph.len() as u32);
+        }
+        batch.node_object = (0..batch.node_graph.len() as u32).map(|node| node * 5 % TYPES as u32).collect();
+        for edge in &self.edges {
+            batch.edge_subject.extend(vec![edge.subject; edge.copies]);
+            batch.edge_predicate.extend(vec![edge.predicate; edge.copies]);
+            batch.edge_object.extend(vec![edge.object; edge.copies]);
+        }
+        batch.index(TYPES, TYPES);
+        batch
+    }
+}
+
+/// Up to six graphs of up to nine nodes, among them empty ones and single nodes, and up to 40 distinct edges, among them
+/// self loops, duplicates and a thousand times the same; nodes without edges come by themselves.
+pub fn graphs() -> impl Strategy<Value = Graphs> {
+    let copies = prop_oneof![40 => Just(1usize), 4 => Just(2usize), 1 => Just(1000usize)];
+    edges(prop_oneof![5 => 1..=9usize, 1 => Just(1usize), 1 => Just(0usize)], 6, copies, 40)
+}
+
+/// Two graphs of up to three nodes, up to six edges: for differences, whose number is that of the inputs.
+pub fn small_graphs() -> impl Strategy<Value = Graphs> {
+    edges(1..=3usize, 2, 1..=2usize, 6)
+}
+
+fn edges(
+    size: impl Strategy<Value = usize>,
+    most_graphs: usize,
+    copies: impl Strategy<Value = usize>,
+    most_edges: usize,
+) -> impl Strategy<Value = Graphs> {
+    // Each index picks from what turns out to be there: a graph that is not empty, then two of its nodes.
+    let edge = (any::<Index>(), any::<Index>(), any::<Index>(), 0..TYPES as u32, copies);
+    (vec(size, 0..=most_graphs), vec(edge, 0..=most_edges)).prop_map(|(sizes, edges)| {
+        let mut ranges: Vec<(u32, usize)> = Vec::new();
+        let mut first = 0;
+        for &size in &sizes {
+            if size > 0 {
+                ranges.push((first, size));
+            }
+            first += size as u32;
+        }
+        let edges = edges.into_iter().filter(|_| !ranges.is_empty());
+        let mut edges: Vec<Edge> = edges
+            .map(|(graph, subject, object, predicate, copies)| {
+                let (first, size) = *graph.get(&ranges);
+                let node = |index: Index| first + index.index(size) as u32;
+                Edge { subject: node(subject), predicate, object: node(object), copies }
+            })
+            .collect();
+        // A graph's edges are contiguous, and its nodes ascend with it.
+        edges.sort_by_key(|edge| ranges.partition_point(|&(first, _)| first <= edge.subject));
+        Graphs { sizes, edges }
+    })
+}

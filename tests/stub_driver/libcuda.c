@@ -1,0 +1,149 @@
+// A CUDA driver without a GPU: memory is the host's, copies take place at once, kernels do nothing. Variables of the
+// environment set what a call answers; with STUB_LOG every call that a step makes is a line of that file.
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef int Result;
+typedef unsigned long long Address;
+
+static int number(const char *name, int otherwise) {
+    const char *text = getenv(name);
+    return text == NULL ? otherwise : atoi(text);
+}
+
+// A stream or event is a number that is never 0.
+static size_t handles = 0;
+
+static Result make(void **handle) {
+    *handle = (void *)(++handles << 4);
+    return 0;
+}
+
+static int name(const void *handle) { return (int)((size_t)handle >> 4); }
+
+static void say(const char *call, int first, int second) {
+    const char *path = getenv("STUB_LOG");
+    FILE *file = path == NULL ? NULL : fopen(path, "a");
+    if (file != NULL) {
+        fprintf(file, "%s %d %d\n", call, first, second);
+        fclose(file);
+    }
+}
+
+Result cuInit(unsigned flags) { return number("STUB_INIT", 0); }
+Result cuDriverGetVersion(int *version) {
+    *version = number("STUB_VERSION", 13000);
+    return 0;
+}
+Result cuGetErrorName(Result error, const char **text) {
+    *text = error == 2 ? "CUDA_ERROR_OUT_OF_MEMORY" : "CUDA_ERROR_OF_THE_STUB";
+    return 0;
+}
+Result cuGetErrorString(Result error, const char **text) {
+    *text = "as it was told";
+    return 0;
+}
+Result cuDeviceGetCount(int *count) {
+    *count = number("STUB_COUNT", 1);
+    return 0;
+}
+Result cuDeviceGet(int *device, int ordinal) {
+    *device = ordinal;
+    return 0;
+}
+Result cuDeviceGetAttribute(int *value, int attribute, int device) {
+    // 75 and 76 are the compute capability.
+    *value = attribute == 75 ? number("STUB_CAPABILITY", 9) : attribute == 76 ? 0 : 1;
+    return 0;
+}
+Result cuDevicePrimaryCtxRetain(void **context, int device) {
+    *context = &handles;
+    return number("STUB_RETAIN", 0);
+}
+Result cuDevicePrimaryCtxRelease_v2(int device) { return 0; }
+Result cuCtxGetCurrent(void **context) {
+    *context = &handles;
+    return 0;
+}
+Result cuCtxSetCurrent(void *context) { return 0; }
+Result cuCtxSynchronize(void) { return 0; }
+
+Result cuStreamCreate(void **stream, unsigned flags) { return make(stream); }
+Result cuStreamDestroy_v2(void *stream) { return 0; }
+Result cuStreamSynchronize(void *stream) {
+    say("stream_synchronize", name(stream), 0);
+    return 0;
+}
+Result cuStreamWaitEvent(void *stream, void *event, unsigned flags) {
+    say("stream_waits", name(stream), name(event));
+    return 0;
+}
+Result cuEventCreate(void **event, unsigned flags) { return make(event); }
+Result cuEventDestroy_v2(void *event) { return 0; }
+Result cuEventRecord(void *event, void *stream) {
+    say("record", name(event), name(stream));
+    return 0;
+}
+Result cuEventSynchronize(void *event) {
+    say("host_waits", name(event), 0);
+    return 0;
+}
+
+Result cuModuleLoadData(void **module, const void *image) {
+    *module = &handles;
+    return number("STUB_LOAD", 0);
+}
+Result cuModuleUnload(void *module) { return 0; }
+Result cuModuleGetFunction(void **function, void *module, const char *kernel) {
+    *function = strdup(kernel);
+    return 0;
+}
+Result cuLaunchKernel(void *function, unsigned x, unsigned y, unsigned z, unsigned tx, unsigned ty, unsigned tz,
+                      unsigned shared, void *stream, void **parameters, void **extra) {
+    say(function, name(stream), 0);
+    return 0;
+}
+
+Result cuMemGetInfo_v2(size_t *available, size_t *total) {
+    *available = (size_t)3 << 20;
+    *total = (size_t)1 << 30;
+    return 0;
+}
+Result cuMemAllocAsync(Address *address, size_t bytes, void *stream) {
+    static size_t allocated = 0;
+    allocated += bytes;
+    if (allocated > (size_t)number("STUB_MEMORY_MIB", 1 << 14) << 20) {
+        return 2;
+    }
+    say("allocate", name(stream), (int)bytes);
+    *address = (Address)malloc(bytes);
+    return 0;
+}
+Result cuMemFreeAsync(Address address, void *stream) {
+    free((void *)address);
+    return 0;
+}
+Result cuMemHostAlloc(void **address, size_t bytes, unsigned flags) {
+    *address = malloc(bytes);
+    return number("STUB_HOST_ALLOC", 0);
+}
+Result cuMemFreeHost(void *address) {
+    free(address);
+    return 0;
+}
+Result cuMemsetD8Async(Address address, unsigned char value, size_t count, void *stream) {
+    memset((void *)address, value, count);
+    return 0;
+}
+Result cuMemcpyHtoDAsync_v2(Address to, const void *from, size_t bytes, void *stream) {
+    memcpy((void *)to, from, bytes);
+    say("upload", name(stream), 0);
+    return 0;
+}
+Result cuMemcpyDtoHAsync_v2(void *to, Address from, size_t bytes, void *stream) {
+    memcpy(to, (void *)from, bytes);
+    say("download", name(stream), 0);
+    return 0;
+}
