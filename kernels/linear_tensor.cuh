@@ -9,14 +9,14 @@
 //
 // Two tiles. 64 x 64 while tiles are few: at 16 triples [1056, 300] x [300, 512] are 136 of them for 132
 // multiprocessors, of 128 x 128 only 36. 128 x 128 once these fill the GPU: half the traffic per product.
-// Both take 40,960 bytes of shared memory: 4 or 2 stages of 16 inner values. Registers are bounded to 128 a thread, so
-// that 4 or 2 blocks share a multiprocessor and one's copies hide behind another's products.
+// Both take 40,960 bytes of shared memory: 4 or 2 stages of 16 inner values. Registers are bounded to 128 a thread, or
+// 255 where operands have two parts, so that 4 or 2 blocks, or half as many, share a multiprocessor and one's copies
+// hide behind another's products.
 
 #include "matmul.cuh"
 
 using Tile64 = Shape<64, 64, 16, 4, 2, 2>;
 using Tile128 = Shape<128, 128, 16, 2, 2, 4>;
-constexpr int REGISTER_THREADS = 512;
 constexpr int TILE_BYTES = 40960;
 
 __shared__ __align__(16) float tile_memory[TILE_BYTES / sizeof(float)];
@@ -36,21 +36,21 @@ __device__ __forceinline__ void linear_product(float *__restrict__ out, int out_
 }
 
 #define LINEAR_KERNELS(format, Precision, tile)                                                                       \
-    extern "C" __global__ void __launch_bounds__(Tile##tile::threads, REGISTER_THREADS / Tile##tile::threads)         \
+    extern "C" __global__ void __launch_bounds__(Tile##tile::threads, Precision::threads / Tile##tile::threads)       \
     linear_forward_##format##_##tile(float *__restrict__ y, const float *__restrict__ x,                              \
                                      const float *__restrict__ weight, int y_stride, int x_stride, int weight_stride, \
                                      int rows, int outputs, int inputs, int accumulate) {                             \
         linear_product<Tile##tile, Precision, INNER_LAST, INNER_LAST>(                                                \
             y, y_stride, {x, x_stride}, {weight, weight_stride}, rows, outputs, 0, inputs, accumulate);               \
     }                                                                                                                 \
-    extern "C" __global__ void __launch_bounds__(Tile##tile::threads, REGISTER_THREADS / Tile##tile::threads)         \
+    extern "C" __global__ void __launch_bounds__(Tile##tile::threads, Precision::threads / Tile##tile::threads)       \
     linear_backward_input_##format##_##tile(float *__restrict__ d_x, const float *__restrict__ d_y,                   \
                                             const float *__restrict__ weight, int d_x_stride, int d_y_stride,         \
                                             int weight_stride, int rows, int inputs, int outputs, int accumulate) {   \
         linear_product<Tile##tile, Precision, INNER_LAST, INNER_FIRST>(                                               \
             d_x, d_x_stride, {d_y, d_y_stride}, {weight, weight_stride}, rows, inputs, 0, outputs, accumulate);       \
     }                                                                                                                 \
-    extern "C" __global__ void __launch_bounds__(Tile##tile::threads, REGISTER_THREADS / Tile##tile::threads)         \
+    extern "C" __global__ void __launch_bounds__(Tile##tile::threads, Precision::threads / Tile##tile::threads)       \
     linear_backward_weight_##format##_##tile(float *__restrict__ partials, const float *__restrict__ d_y,             \
                                              const float *__restrict__ x, int partial_stride, int d_y_stride,         \
                                              int x_stride, int outputs, int inputs, int rows, int rows_per_part,      \

@@ -45,9 +45,11 @@ typedef float Fragment[2][4];
 
 // ---- number formats ---------------------------------------------------------------------------------------------
 
-// A fragment as operand, and d [16, 8] += a b, for b's columns 8 i..8 i + 8.
+// A fragment as operand, and d [16, 8] += a b, for b's columns 8 i..8 i + 8. `threads`: as many share a multiprocessor's
+// 65,536 registers.
 
 struct Bf16 {
+    static constexpr int threads = 512;
     struct Factor {
         unsigned pair[2][2];
     };
@@ -69,6 +71,7 @@ struct Bf16 {
 
 // x = high + low + rest, both bf16, |rest| <= 2^-17 |x|; the product of the two lows is left out.
 struct Bf16x3 {
+    static constexpr int threads = 256;
     struct Factor {
         Bf16::Factor high, low;
     };
@@ -96,6 +99,7 @@ struct Bf16x3 {
 };
 
 struct Tf32 {
+    static constexpr int threads = 512;
     struct Factor {
         unsigned value[2][4];
     };

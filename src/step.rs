@@ -39,7 +39,8 @@ struct StepConfig {
     learning_rate: f64,
     #[serde(default = "first_step")]
     step: u64,
-    /// Which tolerances suit the results; those of the reference in double precision are single precision's.
+    /// Which of two kinds of tolerances suit the results: `fp32`, also for double precision and bf16x3, or `bf16`, also
+    /// for tf32.
     #[serde(default = "single_precision")]
     precision: String,
 }
@@ -104,7 +105,7 @@ impl BackendTask for StepTask<'_> {
 /// Reads `input`, runs its step on `device` and writes `output`.
 pub fn run_step_file(input: &Path, output: &Path, device: Device, precision: Precision) -> Result<f32> {
     let file = TensorFile::read(input)?;
-    let step: StepConfig = file.metadata("config")?;
+    let mut step: StepConfig = file.metadata("config")?;
     if step.step != 1 {
         return Err(file.invalid(
             "metadata \"config\"",
@@ -125,6 +126,11 @@ pub fn run_step_file(input: &Path, output: &Path, device: Device, precision: Pre
         adam: Adam::new(step.learning_rate),
     };
     let result = device.run(precision, task)?;
+
+    step.precision = match precision {
+        Precision::Fp32 | Precision::Fp64 | Precision::Bf16x3 => single_precision(),
+        Precision::Tf32 | Precision::Bf16 => "bf16".to_string(),
+    };
 
     let mut dump: Vec<(String, Vec<usize>, TensorData)> = Vec::new();
     for (prefix, tensors) in [("param.", tensors), ("grad.", result.gradients), ("next.", result.next)] {

@@ -4,7 +4,7 @@ mod program;
 
 use std::path::Path;
 
-use program::{SMALL_NETWORK, refuse, run, run_json, small_data};
+use program::{SMALL_NETWORK, run, run_json, small_data};
 use scenerank::data::{Dataset, Split};
 use scenerank::npy::read_npy;
 use serde_json::Value;
