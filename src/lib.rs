@@ -17,6 +17,7 @@
 //! config, checkpoint, train, run     a training run, and a trained one opened for use
 //! evaluation     Kendall, Spearman, Pearson; retrieval with incomplete queries; nearest images
 //! report         progress, metrics, TensorBoard events, tables, plots
+//! explore        a trained run as a local web page
 //! reproduce      the paper's models and our baselines, trained and measured, beside the paper's numbers
 //! step           one step of given inputs, dumped whole, to be checked against autograd
 //! bench          every kernel and a step: right first, then how fast, beside what the device reaches at most
@@ -24,6 +25,7 @@
 
 #![deny(missing_docs)]
 
+pub mod arrow;
 pub mod atomic_file;
 pub mod backend;
 pub mod batch;
@@ -33,6 +35,7 @@ pub mod config;
 pub mod data;
 pub mod error;
 pub mod evaluation;
+pub mod explore;
 pub mod loss;
 pub mod model;
 pub mod npy;

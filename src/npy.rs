@@ -5,7 +5,9 @@ use std::io::{self, BufReader, Read, Seek};
 use std::path::Path;
 
 use half::f16;
-use npyz::{Deserialize, NpyFile, NpyHeader, Order, WriterBuilder};
+use memmap2::Mmap;
+use npyz::{AutoSerialize, Deserialize, NpyFile, NpyHeader, Order, WriterBuilder};
+use rayon::prelude::*;
 
 use crate::atomic_file::write_atomically;
 use crate::{Error, Result};
@@ -27,8 +29,59 @@ pub struct NpyMatrix {
     pub width: usize,
 }
 
-/// Reads a two-dimensional array of half, single or double precision, in either order of storage.
-pub fn read_npy(path: &Path) -> Result<NpyMatrix> {
+/// Values as they are stored.
+#[derive(Clone, Copy, Debug)]
+pub enum StoredValues<'a> {
+    /// In single precision.
+    Single(&'a [f32]),
+    /// In half precision.
+    Half(&'a [f16]),
+}
+
+impl StoredValues<'_> {
+    /// Values of all rows.
+    pub fn len(&self) -> usize {
+        match self {
+            StoredValues::Single(values) => values.len(),
+            StoredValues::Half(values) => values.len(),
+        }
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The first value that is not finite, with its place; one pass on all threads.
+    pub fn find_not_finite(&self) -> Option<(usize, f32)> {
+        const VALUES_PER_TASK: usize = 1 << 18;
+        fn find<T: Copy + Sync>(values: &[T], finite: impl Fn(T) -> bool + Sync) -> Option<usize> {
+            let task = |(task, values): (usize, &[T])| {
+                // Without a branch, so that it vectorises; the place is looked for where there is one to find.
+                let all = values.iter().fold(true, |all, &value| all & finite(value));
+                let start = task * VALUES_PER_TASK;
+                (!all).then(|| start + values.iter().position(|&value| !finite(value)).unwrap_or(0))
+            };
+            values.par_chunks(VALUES_PER_TASK).enumerate().find_map_first(task)
+        }
+        match self {
+            StoredValues::Single(values) => find(values, f32::is_finite).map(|at| (at, values[at])),
+            StoredValues::Half(values) => find(values, f16::is_finite).map(|at| (at, values[at].to_f32())),
+        }
+    }
+}
+
+/// A two-dimensional array of numbers whose header was read and agrees with the file's length.
+struct MatrixFile {
+    header: NpyHeader,
+    /// At the first value.
+    reader: BufReader<File>,
+    rows: usize,
+    width: usize,
+    bytes_per_value: u64,
+}
+
+fn open_matrix(path: &Path) -> Result<MatrixFile> {
     let file = File::open(path).map_err(Error::file("read", path))?;
     let file_bytes = file.metadata().map_err(Error::file("read", path))?.len();
     let mut reader = BufReader::new(file);
@@ -52,7 +105,6 @@ pub fn read_npy(path: &Path) -> Result<NpyMatrix> {
             "save one row per image",
         ));
     }
-    let order = header.order();
     let dtype = header.dtype().descr();
     // The descriptor ends in the kind and the bytes of a value, as in '<f4'.
     let bytes_per_value = match dtype.trim_matches('\'').trim_start_matches(['<', '>', '=', '|']) {
@@ -80,8 +132,58 @@ pub fn read_npy(path: &Path) -> Result<NpyMatrix> {
             "the file is cut short or was not written by numpy.save; write it again",
         ));
     }
+    Ok(MatrixFile { header, reader, rows: rows as usize, width: width as usize, bytes_per_value })
+}
+
+/// Rows of a file that lie in it as they lie in memory: half or single precision, row after row.
+pub(crate) struct MappedMatrix {
+    map: Mmap,
+    /// Of the first value.
+    offset: usize,
+    rows: usize,
+    width: usize,
+    half: bool,
+}
+
+/// Maps a file that [`read_npy`] reads; none if its values must be converted. Nothing is checked of the values.
+pub(crate) fn map_npy(path: &Path) -> Result<Option<MappedMatrix>> {
+    let MatrixFile { header, mut reader, rows, width, bytes_per_value } = open_matrix(path)?;
+    let offset = reader.stream_position().map_err(Error::file("read", path))? as usize;
+    let dtype = header.dtype().descr();
+    let native = if cfg!(target_endian = "little") { '<' } else { '>' };
+    let plain = header.order() == Order::C
+        && dtype.trim_matches('\'').starts_with(native)
+        && offset.is_multiple_of(size_of::<f32>());
+    if !plain || bytes_per_value > 4 {
+        return Ok(None);
+    }
+    // SAFETY: the file must not be cut short or changed while it is mapped, as for every mapped file of this program.
+    let map = unsafe { Mmap::map(reader.get_ref()) }.map_err(Error::file("map", path))?;
+    Ok(Some(MappedMatrix { map, offset, rows, width, half: bytes_per_value == 2 }))
+}
+
+impl MappedMatrix {
+    /// Its values, `[rows, width]`.
+    pub(crate) fn values(&self) -> StoredValues<'_> {
+        let bytes_per_value = if self.half { 2 } else { 4 };
+        let bytes = &self.map[self.offset..][..self.rows * self.width * bytes_per_value];
+        match self.half {
+            false => StoredValues::Single(bytemuck::cast_slice(bytes)),
+            true => StoredValues::Half(bytemuck::cast_slice(bytes)),
+        }
+    }
+
+    /// Columns.
+    pub(crate) fn width(&self) -> usize {
+        self.width
+    }
+}
+
+/// Reads a two-dimensional array of half, single or double precision, in either order of storage.
+pub fn read_npy(path: &Path) -> Result<NpyMatrix> {
+    let MatrixFile { header, reader, rows, width, bytes_per_value } = open_matrix(path)?;
+    let order = header.order();
     let npy = NpyFile::with_header(header, reader);
-    let (rows, width) = (rows as usize, width as usize);
     let stored = match bytes_per_value {
         2 => read_values::<f16>(npy, path, |value| f64::from(value.to_f32()))?,
         4 => read_values::<f32>(npy, path, f64::from)?,
@@ -159,6 +261,20 @@ fn read_values<T: Deserialize>(
 
 /// Writes `[rows, width]` values in single precision; the file appears whole or not at all.
 pub fn write_npy(path: &Path, values: &[f32], width: usize) -> Result<()> {
+    write_values(path, values, width, |value| value)
+}
+
+/// The same, rounded to half precision: half the bytes.
+pub fn write_npy_half(path: &Path, values: &[f32], width: usize) -> Result<()> {
+    write_values(path, values, width, f16::from_f32)
+}
+
+fn write_values<T: AutoSerialize>(
+    path: &Path,
+    values: &[f32],
+    width: usize,
+    convert: impl Fn(f32) -> T,
+) -> Result<()> {
     assert!(width > 0 && values.len().is_multiple_of(width), "npy: whole rows of {width}");
     write_atomically(path, |file| {
         let mut npy = npyz::WriteOptions::new()
@@ -166,7 +282,7 @@ pub fn write_npy(path: &Path, values: &[f32], width: usize) -> Result<()> {
             .shape(&[(values.len() / width) as u64, width as u64])
             .writer(&mut *file)
             .begin_nd()?;
-        npy.extend(values.iter().copied())?;
+        npy.extend(values.iter().map(|&value| convert(value)))?;
         npy.finish()?;
         file.flush()
     })

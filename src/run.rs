@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::backend::device::{Device, Precision};
+use crate::backend::cpu::stored_rows::StoredRows;
+use crate::backend::device::{BackendTask, Device, Precision};
 use crate::checkpoint::{self, BEST, Checkpoint, LAST, RunConfig};
 use crate::data::scene_graph::SceneGraph;
 use crate::data::similarity::Similarity;
@@ -10,7 +11,7 @@ use crate::data::supervision::Supervision;
 use crate::data::{Dataset, Split};
 use crate::error::{Error, Result};
 use crate::evaluation::embed::embed_graphs;
-use crate::evaluation::{Embeddings, nearest};
+use crate::evaluation::{Embeddings, nearest, nearest_stored};
 use crate::model::tensors::NamedTensors;
 use crate::train::first_parameters;
 
@@ -80,10 +81,24 @@ impl Run {
         self.embed_by(&tensors, &self.graphs(split))
     }
 
+    /// Runs `task` on the device that the run was opened for.
+    pub fn compute<T: BackendTask>(&self, task: T) -> Result<T::Output> {
+        self.device.run(self.precision, task)
+    }
+
     /// The `k` rows of `index [images, D]` nearest to `query [D]`, and their cosines.
     pub fn nearest(&self, query: &[f32], index: &[f32], k: usize) -> Result<Vec<(usize, f32)>> {
         let rows = |values| Embeddings::new(values, self.width());
         nearest(self.device, self.precision, rows(query)?, rows(index)?, k)
+    }
+
+    /// The same of rows as they are stored. Where the device was not named they are compared on the CPU: to read them
+    /// once is quicker than to bring them to another device.
+    pub fn nearest_stored(&self, query: &[f32], rows: StoredRows<'_>, k: usize) -> Result<Vec<(usize, f32)>> {
+        match self.device {
+            Device::Auto | Device::Cpu => nearest_stored(Embeddings::new(query, self.width())?, rows, k),
+            _ => self.nearest(query, &rows.to_single(), k),
+        }
     }
 
     /// The scene graphs of a split.

@@ -2,28 +2,46 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use scenerank::Result;
+use scenerank::arrow::write_arrow;
 use scenerank::atomic_file::write_atomically;
 use scenerank::data::Split;
-use scenerank::npy::write_npy;
+use scenerank::npy::{write_npy, write_npy_half};
+use scenerank::run::Run;
 
 use super::run_arguments::RunArguments;
 
 const EXAMPLES: &str = "\
 Examples:
   scenerank embed runs/paper --out all.npy --ids all.txt
-  scenerank embed runs/paper --split test --out test.npy --caption-vectors captions.npy";
+  scenerank embed runs/paper --split test --out test.npy --caption-vectors captions.npy
+  scenerank embed runs/paper --out all.arrow --format arrow";
 
-/// Write the embeddings of images as a .npy file, one row of unit length per image.
+/// How embeddings are written.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum Format {
+    /// A .npy file, [images, width], in single precision.
+    #[default]
+    Npy,
+    /// The same in half precision: half the bytes, what `search` reads fastest.
+    NpyF16,
+    /// An Arrow IPC file (Feather 2): image_id (u64), split (string), embedding (fixed-size list of f32).
+    Arrow,
+}
+
+/// Write the embeddings of images, one row of unit length per image.
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub struct EmbedArguments {
     #[command(flatten)]
     run: RunArguments,
-    /// The .npy file to write: [images, width], f32.
-    #[arg(long, value_name = "NPY")]
+    /// The file to write.
+    #[arg(long, value_name = "FILE")]
     out: PathBuf,
+    /// In which format.
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
     /// Which images.
     #[arg(long, value_enum, default_value_t = Split::All)]
     split: Split,
@@ -43,7 +61,7 @@ impl EmbedArguments {
         let run = self.run.open()?;
         let (dataset, width) = (&run.dataset, run.width());
         let images = dataset.split(self.split);
-        write_npy(&self.out, &run.embed_split(self.split)?, width)?;
+        self.write(&run, &run.embed_split(self.split)?)?;
         if let Some(path) = &self.ids {
             write_atomically(path, |writer| {
                 images.clone().try_for_each(|image| writeln!(writer, "{}", dataset.image_id(image)))
@@ -63,5 +81,24 @@ impl EmbedArguments {
             false => println!("{}: {} images of {width} values", self.out.display(), images.len()),
         }
         Ok(())
+    }
+
+    fn write(&self, run: &Run, values: &[f32]) -> Result<()> {
+        let (dataset, width) = (&run.dataset, run.width());
+        match self.format {
+            Format::Npy => write_npy(&self.out, values, width),
+            Format::NpyF16 => write_npy_half(&self.out, values, width),
+            Format::Arrow => {
+                let images = dataset.split(self.split);
+                let ids: Vec<u64> = images.clone().map(|image| dataset.image_id(image)).collect();
+                let parts = [Split::Train, Split::Validation, Split::Test];
+                let names = parts.map(|part| (part.to_string(), dataset.split(part)));
+                let splits: Vec<&str> = images
+                    .map(|image| names.iter().find(|(_, part)| part.contains(&image)))
+                    .map(|part| part.expect("an image is of one split").0.as_str())
+                    .collect();
+                write_arrow(&self.out, &ids, &splits, values, width)
+            }
+        }
     }
 }

@@ -15,6 +15,7 @@ mod completions;
 mod demo;
 mod embed;
 mod evaluate;
+mod explore;
 mod inspect;
 mod prepare;
 mod reproduce;
@@ -54,6 +55,7 @@ enum Command {
     Reproduce(Box<reproduce::ReproduceArguments>),
     Embed(embed::EmbedArguments),
     Search(search::SearchArguments),
+    Explore(explore::ExploreArguments),
     Step(step::StepArguments),
     Bench(bench::BenchArguments),
     Completions(completions::CompletionsArguments),
@@ -84,6 +86,7 @@ impl Cli {
             Command::Reproduce(arguments) => arguments.run(),
             Command::Embed(arguments) => arguments.run(),
             Command::Search(arguments) => arguments.run(),
+            Command::Explore(arguments) => arguments.run(),
             Command::Step(arguments) => arguments.run(),
             Command::Bench(arguments) => arguments.run(),
             Command::Completions(arguments) => arguments.run(),

@@ -1,11 +1,12 @@
 //! `scenerank search`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use scenerank::data::Split;
 use scenerank::data::query_graph::read_query_graph;
-use scenerank::npy::read_npy;
+use scenerank::evaluation::EmbeddingsFile;
+use scenerank::npy::write_npy;
 use scenerank::run::Run;
 use scenerank::{Error, Result};
 use serde::Serialize;
@@ -15,7 +16,9 @@ use super::run_arguments::RunArguments;
 const EXAMPLES: &str = r#"Examples:
   scenerank search runs/paper --image 2317468 -k 8
   echo '[["man", "throwing", "frisbee"]]' > query.json
-  scenerank search runs/paper --graph query.json --split all"#;
+  scenerank search runs/paper --graph query.json --split all
+  scenerank embed runs/paper --out all.npy --format npy-f16
+  scenerank search runs/paper --graph query.json --embeddings all.npy"#;
 
 /// Find the images nearest to an image or to a scene graph.
 #[derive(Args)]
@@ -35,9 +38,17 @@ pub struct SearchArguments {
     /// Which images to search.
     #[arg(long, value_enum, default_value_t = Split::All)]
     split: Split,
-    /// The embeddings of those images, as `embed` wrote them with the same --split; saves computing them.
+    /// The embeddings of those images, as `embed` wrote them with the same --split; saves computing them. The file is
+    /// memory-mapped, so a million images need no memory; half precision (`embed --format npy-f16`) is fastest.
     #[arg(long, value_name = "NPY")]
     embeddings: Option<PathBuf>,
+    /// The images of --embeddings where they are not those of --split, such as another collection embedded by this
+    /// model: their ids, one a line, as `embed --ids` wrote them.
+    #[arg(long, value_name = "TXT", requires = "embeddings", conflicts_with = "split")]
+    ids: Option<PathBuf>,
+    /// Write the query's embedding to this .npy file, [1, width], for another engine to search with.
+    #[arg(long, value_name = "NPY")]
+    query_out: Option<PathBuf>,
     /// Print as JSON.
     #[arg(long)]
     json: bool,
@@ -46,11 +57,24 @@ pub struct SearchArguments {
 #[derive(Serialize)]
 struct Found<'a> {
     image_id: u64,
-    coco_id: u64,
+    /// None, and no captions, for an image that the run's data does not have.
+    coco_id: Option<u64>,
     cosine: f32,
     /// With the query image; none for a graph.
     caption_similarity: Option<f32>,
     captions: Vec<&'a str>,
+}
+
+/// What is searched.
+struct Index {
+    rows: Rows,
+    /// The image of each row.
+    ids: Vec<u64>,
+}
+
+enum Rows {
+    Computed(Vec<f32>),
+    File(EmbeddingsFile),
 }
 
 impl SearchArguments {
@@ -70,23 +94,31 @@ impl SearchArguments {
             (None, Some(image)) => run.embed(&[dataset.graph(image)])?,
             (None, None) => unreachable!("the argument parser requires one of the two"),
         };
-        let images = dataset.split(self.split);
-        let index = self.index(&run)?;
-        // One more, since the query image finds itself.
+        if let Some(path) = &self.query_out {
+            write_npy(path, &query, run.width())?;
+        }
+        let Index { rows, ids } = self.index(&run)?;
+        // More by the query image's own rows: it finds itself.
         let wanted = self.k as usize;
-        let k = wanted + usize::from(query_image.is_some());
-        let found: Vec<Found> = run
-            .nearest(&query, &index, k)?
+        let k = wanted + ids.iter().filter(|&&id| Some(id) == self.image).count();
+        let nearest = match &rows {
+            Rows::Computed(values) => run.nearest(&query, values, k)?,
+            Rows::File(file) => run.nearest_stored(&query, file.rows(), k)?,
+        };
+        let found: Vec<Found> = nearest
             .into_iter()
-            .map(|(row, cosine)| (images.start + row, cosine))
-            .filter(|(image, _)| Some(*image) != query_image)
+            .filter(|&(row, _)| Some(ids[row]) != self.image)
             .take(wanted)
-            .map(|(image, cosine)| Found {
-                image_id: dataset.image_id(image),
-                coco_id: dataset.coco_id(image),
-                cosine,
-                caption_similarity: query_image.map(|query| run.similarity().get(query, image)),
-                captions: dataset.captions(image).collect(),
+            .map(|(row, cosine)| {
+                let image = dataset.find_image(ids[row]);
+                Found {
+                    image_id: ids[row],
+                    coco_id: image.map(|image| dataset.coco_id(image)),
+                    cosine,
+                    caption_similarity: query_image
+                        .and_then(|query| Some(run.similarity().get(query, image?))),
+                    captions: image.map_or(Vec::new(), |image| dataset.captions(image).collect()),
+                }
             })
             .collect();
         if self.json {
@@ -97,29 +129,48 @@ impl SearchArguments {
         Ok(())
     }
 
-    fn index(&self, run: &Run) -> Result<Vec<f32>> {
-        let Some(path) = &self.embeddings else { return run.embed_split(self.split) };
-        let matrix = read_npy(path)?;
-        let expected = (run.dataset.split(self.split).len(), run.width());
-        if (matrix.rows, matrix.width) != expected {
+    fn index(&self, run: &Run) -> Result<Index> {
+        let ids = match &self.ids {
+            Some(path) => read_ids(path)?,
+            None => run.dataset.split(self.split).map(|image| run.dataset.image_id(image)).collect(),
+        };
+        let Some(path) = &self.embeddings else {
+            return Ok(Index { rows: Rows::Computed(run.embed_split(self.split)?), ids });
+        };
+        let file = EmbeddingsFile::open(path)?;
+        let (shape, expected) = ((file.rows().len(), file.rows().width()), (ids.len(), run.width()));
+        if shape != expected {
             return Err(Error::invalid(
                 path,
                 "shape",
-                format!("[{}, {}], expected {expected:?}", matrix.rows, matrix.width),
-                "write it with `scenerank embed` and the same --split",
+                format!("[{}, {}], expected {expected:?}", shape.0, shape.1),
+                match self.ids {
+                    Some(_) => "give the ids that `scenerank embed --ids` wrote with it",
+                    None => "write it with `scenerank embed` and the same --split, or give its --ids",
+                },
             ));
         }
-        Ok(matrix.values)
+        Ok(Index { rows: Rows::File(file), ids })
     }
+}
+
+/// One id a line.
+fn read_ids(path: &Path) -> Result<Vec<u64>> {
+    let text = std::fs::read_to_string(path).map_err(Error::file("read", path))?;
+    let ids = text.lines().zip(1..).map(|(line, number)| {
+        line.trim().parse().map_err(|_| {
+            let place = format!("line {number}");
+            Error::invalid(path, place, format!("{line:?} is no image id"), "write one whole number a line")
+        })
+    });
+    ids.collect()
 }
 
 fn print(rank: usize, found: &Found) {
     let similarity =
         found.caption_similarity.map_or(String::new(), |s| format!(", caption similarity {s:.3}"));
-    println!(
-        "{rank}. image {} (coco {}): cosine {:.4}{similarity}",
-        found.image_id, found.coco_id, found.cosine
-    );
+    let coco = found.coco_id.map_or(String::new(), |id| format!(" (coco {id})"));
+    println!("{rank}. image {}{coco}: cosine {:.4}{similarity}", found.image_id, found.cosine);
     for caption in &found.captions {
         println!("     {}", caption.trim());
     }

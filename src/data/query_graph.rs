@@ -7,18 +7,228 @@
 //! ```
 //!
 //! One name is one object; `#` and a number tell objects of one type apart. A list of a single name, `["tree"]`, is an
-//! object without a relationship.
+//! object without a relationship. Objects are numbered as they are first mentioned; a statement that is made twice
+//! counts once, as in the data.
 
+use std::fmt;
 use std::path::Path;
 
 use crate::data::Dataset;
-use crate::data::scene_graph::SceneGraphBuf;
+use crate::data::scene_graph::{SceneGraph, SceneGraphBuf};
 use crate::error::{Error, Result};
+
+/// One name, an object, or three: subject, predicate, object.
+pub type Statement = Vec<String>;
+
+/// A graph by names, with the types that a data file gives them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct QueryGraph {
+    /// `[objects]`: names, lower-cased, `#` and number included.
+    pub names: Vec<String>,
+    /// `[objects] -> object type`.
+    pub objects: Vec<u32>,
+    /// Subject (`-> objects`), predicate type, object (`-> objects`).
+    pub relationships: Vec<(u32, u32, u32)>,
+}
+
+/// What is wrong with a list of statements.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueryProblem {
+    /// The statement, from 0; none where it is the list.
+    pub statement: Option<usize>,
+    /// What is wrong.
+    pub problem: String,
+    /// What to do.
+    pub remedy: String,
+    /// Names of the vocabulary that are closest to an unknown one.
+    pub suggestions: Vec<String>,
+}
+
+impl QueryProblem {
+    fn new(statement: Option<usize>, problem: impl Into<String>, remedy: impl Into<String>) -> Self {
+        QueryProblem { statement, problem: problem.into(), remedy: remedy.into(), suggestions: Vec::new() }
+    }
+
+    /// An unknown name, with the closest known ones.
+    fn unknown<'a>(statement: usize, kind: &str, name: &str, known: impl Iterator<Item = &'a str>) -> Self {
+        const SUGGESTIONS: usize = 5;
+        let mut scored: Vec<(f64, &str)> =
+            known.map(|other| (strsim::jaro_winkler(name, other), other)).collect();
+        scored.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(b.1)));
+        let suggestions: Vec<String> =
+            scored.iter().take(SUGGESTIONS).map(|(_, other)| other.to_string()).collect();
+        QueryProblem {
+            statement: Some(statement),
+            problem: format!("the data has no {kind} {name:?}"),
+            remedy: format!("use a name of its vocabulary, such as {}", suggestions.join(", ")),
+            suggestions,
+        }
+    }
+
+    /// Where it is, in words.
+    pub fn place(&self) -> String {
+        self.statement.map_or("list".into(), |index| format!("statement {}", index + 1))
+    }
+}
+
+impl fmt::Display for QueryProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}; {}", self.place(), self.problem, self.remedy)
+    }
+}
+
+impl QueryGraph {
+    /// The graph that `statements` describe, in the types of `dataset`.
+    pub fn new(statements: &[Statement], dataset: &Dataset) -> std::result::Result<Self, QueryProblem> {
+        let mut graph = QueryGraph::default();
+        for (index, statement) in statements.iter().enumerate() {
+            match statement.as_slice() {
+                [object] => {
+                    graph.node(index, object, dataset)?;
+                }
+                [subject, predicate, object] => {
+                    let name = predicate.trim().to_lowercase();
+                    let predicate = dataset.find_predicate(&name).ok_or_else(|| {
+                        let known = (0..dataset.predicate_count()).map(|t| dataset.predicate_name(t));
+                        QueryProblem::unknown(index, "predicate", &name, known)
+                    })?;
+                    let subject = graph.node(index, subject, dataset)?;
+                    let relationship = (subject, predicate, graph.node(index, object, dataset)?);
+                    if !graph.relationships.contains(&relationship) {
+                        graph.relationships.push(relationship);
+                    }
+                }
+                other => {
+                    return Err(QueryProblem::new(
+                        Some(index),
+                        format!("has {} names", other.len()),
+                        "write subject, predicate and object, or a single object",
+                    ));
+                }
+            }
+        }
+        match graph.names.is_empty() {
+            true => Err(QueryProblem::new(None, "is empty", "name at least one object")),
+            false => Ok(graph),
+        }
+    }
+
+    fn node(
+        &mut self,
+        statement: usize,
+        name: &str,
+        dataset: &Dataset,
+    ) -> std::result::Result<u32, QueryProblem> {
+        let name = name.trim().to_lowercase();
+        if let Some(node) = self.names.iter().position(|known| *known == name) {
+            return Ok(node as u32);
+        }
+        let type_name = name.split('#').next().unwrap_or_default().trim();
+        let object = dataset.find_object(&name).or_else(|| dataset.find_object(type_name));
+        let object = object.ok_or_else(|| {
+            let known = (0..dataset.object_count()).map(|t| dataset.object_name(t));
+            QueryProblem::unknown(statement, "object", type_name, known)
+        })?;
+        self.names.push(name);
+        self.objects.push(object);
+        Ok(self.names.len() as u32 - 1)
+    }
+
+    /// It, augmented.
+    pub fn augmented(&self, dataset: &Dataset) -> SceneGraphBuf {
+        let (image, in_image) = image_types(dataset);
+        SceneGraphBuf::augmented(&self.objects, &self.relationships, image, in_image)
+    }
+
+    /// It, augmented but for the `in image` edges of the objects called `without`; nodes that no edge touches any
+    /// more are left out, as [`incomplete_query`](crate::evaluation::incomplete_query) leaves them out of its
+    /// augmented queries.
+    pub fn partly_augmented(
+        &self,
+        without: &[String],
+        dataset: &Dataset,
+    ) -> std::result::Result<SceneGraphBuf, QueryProblem> {
+        let mut in_image = vec![true; self.objects.len()];
+        for name in without {
+            let name = name.trim().to_lowercase();
+            let node = self.names.iter().position(|known| *known == name).ok_or_else(|| {
+                let problem =
+                    format!("no statement names the object {name:?} that is to be without its edge");
+                QueryProblem::new(None, problem, "name objects of the graph")
+            })?;
+            in_image[node] = false;
+        }
+        let related = |node: u32| self.relationships.iter().any(|&(s, _, o)| s == node || o == node);
+        let (image_type, in_image_type) = image_types(dataset);
+        let mut graph = SceneGraphBuf::default();
+        let mut place = vec![0; self.objects.len()];
+        for (node, &object) in (0u32..).zip(&self.objects) {
+            if in_image[node as usize] || related(node) {
+                place[node as usize] = graph.node_object.len() as u32;
+                graph.node_object.push(object);
+            }
+        }
+        for &(subject, predicate, object) in &self.relationships {
+            graph.push_edge(place[subject as usize], predicate, place[object as usize]);
+        }
+        if in_image.contains(&true) {
+            let image = graph.node_object.len() as u32;
+            graph.node_object.push(image_type);
+            for (node, _) in in_image.iter().enumerate().filter(|&(_, &kept)| kept) {
+                graph.push_edge(place[node], in_image_type, image);
+            }
+        }
+        match graph.edge_subject.is_empty() {
+            true => Err(QueryProblem::new(None, "has no edge left", "keep one edge at least")),
+            false => Ok(graph),
+        }
+    }
+
+    /// The names of a graph of `dataset`, augmented wholly or partly, and the objects that lack their `in image` edge:
+    /// what [`partly_augmented`](Self::partly_augmented) makes the same graph of.
+    pub fn naming(graph: SceneGraph<'_>, dataset: &Dataset) -> (Self, Vec<String>) {
+        let (image, in_image) = image_types(dataset);
+        let mut named = QueryGraph::default();
+        for &object in graph.node_object.iter().filter(|&&object| object != image) {
+            let earlier = named.objects.iter().filter(|&&other| other == object).count();
+            let name = dataset.object_name(object as usize);
+            named.names.push(if earlier == 0 { name.into() } else { format!("{name}#{}", earlier + 1) });
+            named.objects.push(object);
+        }
+        let mut without = vec![true; named.objects.len()];
+        for edge in 0..graph.edge_count() {
+            let (subject, predicate, object) =
+                (graph.edge_subject[edge], graph.edge_predicate[edge], graph.edge_object[edge]);
+            match predicate == in_image {
+                true => without[subject as usize] = false,
+                false => named.relationships.push((subject, predicate, object)),
+            }
+        }
+        let without = named.names.iter().zip(without).filter(|(_, without)| *without);
+        let without = without.map(|(name, _)| name.clone()).collect();
+        (named, without)
+    }
+
+    /// Statements that describe it: its objects in their order, then its relationships.
+    pub fn statements(&self, dataset: &Dataset) -> Vec<Statement> {
+        let objects = self.names.iter().map(|name| vec![name.clone()]);
+        let relationships = self.relationships.iter().map(|&(subject, predicate, object)| {
+            let name = |node: u32| self.names[node as usize].clone();
+            vec![name(subject), dataset.predicate_name(predicate as usize).to_string(), name(object)]
+        });
+        objects.chain(relationships).collect()
+    }
+}
+
+/// The types of the image node and of its edges: the last.
+fn image_types(dataset: &Dataset) -> (u32, u32) {
+    (dataset.object_count() as u32 - 1, dataset.predicate_count() as u32 - 1)
+}
 
 /// Reads the query graph in `path`, with the types of `dataset`, augmented.
 pub fn read_query_graph(path: &Path, dataset: &Dataset) -> Result<SceneGraphBuf> {
     let text = std::fs::read_to_string(path).map_err(Error::file("read", path))?;
-    let statements: Vec<Vec<String>> = serde_json::from_str(&text).map_err(|error| {
+    let statements: Vec<Statement> = serde_json::from_str(&text).map_err(|error| {
         let place = format!("line {}, column {}", error.line(), error.column());
         Error::invalid(
             path,
@@ -27,76 +237,7 @@ pub fn read_query_graph(path: &Path, dataset: &Dataset) -> Result<SceneGraphBuf>
             r#"write a list such as [["man", "throwing", "frisbee"]]"#,
         )
     })?;
-    let mut nodes: Vec<(String, u32)> = Vec::new();
-    let mut relationships = Vec::new();
-    for (index, statement) in statements.iter().enumerate() {
-        let place = || format!("statement {}", index + 1);
-        let mut node = |name: &str| -> Result<u32> {
-            let name = name.trim().to_lowercase();
-            if let Some(node) = nodes.iter().position(|(known, _)| *known == name) {
-                return Ok(node as u32);
-            }
-            let type_name = name.split('#').next().unwrap_or_default().trim();
-            let object = dataset
-                .find_object(type_name)
-                .ok_or_else(|| unknown(path, place(), "object", type_name, names_of_objects(dataset)))?;
-            nodes.push((name, object));
-            Ok(nodes.len() as u32 - 1)
-        };
-        match statement.as_slice() {
-            [object] => {
-                node(object)?;
-            }
-            [subject, predicate, object] => {
-                let name = predicate.trim().to_lowercase();
-                let predicate = dataset.find_predicate(&name).ok_or_else(|| {
-                    unknown(path, place(), "predicate", &name, names_of_predicates(dataset))
-                })?;
-                relationships.push((node(subject)?, predicate, node(object)?));
-            }
-            other => {
-                return Err(Error::invalid(
-                    path,
-                    place(),
-                    format!("has {} names", other.len()),
-                    "write subject, predicate and object, or a single object",
-                ));
-            }
-        }
-    }
-    if nodes.is_empty() {
-        return Err(Error::invalid(path, "list", "is empty", "name at least one object"));
-    }
-    let objects: Vec<u32> = nodes.into_iter().map(|(_, object)| object).collect();
-    let (image, in_image) = (dataset.object_count() as u32 - 1, dataset.predicate_count() as u32 - 1);
-    Ok(SceneGraphBuf::augmented(&objects, &relationships, image, in_image))
-}
-
-fn names_of_objects(dataset: &Dataset) -> impl Iterator<Item = &str> {
-    (0..dataset.object_count()).map(|t| dataset.object_name(t))
-}
-
-fn names_of_predicates(dataset: &Dataset) -> impl Iterator<Item = &str> {
-    (0..dataset.predicate_count()).map(|t| dataset.predicate_name(t))
-}
-
-/// An error that names the closest known names.
-fn unknown<'a>(
-    path: &Path,
-    place: String,
-    kind: &str,
-    name: &str,
-    known: impl Iterator<Item = &'a str>,
-) -> Error {
-    const SUGGESTIONS: usize = 5;
-    let mut scored: Vec<(f64, &str)> =
-        known.map(|other| (strsim::jaro_winkler(name, other), other)).collect();
-    scored.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(b.1)));
-    let closest: Vec<&str> = scored.iter().take(SUGGESTIONS).map(|(_, other)| *other).collect();
-    Error::invalid(
-        path,
-        place,
-        format!("the data has no {kind} {name:?}"),
-        format!("use a name of its vocabulary, such as {}", closest.join(", ")),
-    )
+    let graph = QueryGraph::new(&statements, dataset)
+        .map_err(|wrong| Error::invalid(path, wrong.place(), wrong.problem, wrong.remedy))?;
+    Ok(graph.augmented(dataset))
 }

@@ -42,6 +42,17 @@ impl SceneGraph<'_> {
     }
 }
 
+impl From<SceneGraph<'_>> for SceneGraphBuf {
+    fn from(graph: SceneGraph<'_>) -> Self {
+        SceneGraphBuf {
+            node_object: graph.node_object.to_vec(),
+            edge_subject: graph.edge_subject.to_vec(),
+            edge_predicate: graph.edge_predicate.to_vec(),
+            edge_object: graph.edge_object.to_vec(),
+        }
+    }
+}
+
 impl SceneGraphBuf {
     /// Borrows it.
     pub fn view(&self) -> SceneGraph<'_> {

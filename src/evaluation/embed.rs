@@ -11,7 +11,7 @@ use crate::model::tensors::NamedTensors;
 use crate::report::progress::Progress;
 
 /// Graphs per batch: enough rows for a product to run at full speed, few enough that a layer stays in the cache.
-const BATCH_GRAPHS: usize = 64;
+pub const BATCH_GRAPHS: usize = 64;
 
 /// The embeddings `[graphs, D]` of `graphs`, in batches as large as `model` has room for.
 pub fn embed_with<'a, B: Backend>(

@@ -1,5 +1,7 @@
 //! A view of image embeddings, one row per image.
 
+use crate::backend::cpu::stored_rows::StoredRows;
+use crate::npy::StoredValues;
 use crate::{Error, Result};
 
 /// `[images, width]`, row-major; every value is finite.
@@ -7,6 +9,12 @@ use crate::{Error, Result};
 pub struct Embeddings<'a> {
     values: &'a [f32],
     width: usize,
+}
+
+impl<'a> From<Embeddings<'a>> for StoredRows<'a> {
+    fn from(embeddings: Embeddings<'a>) -> Self {
+        StoredRows::checked(StoredValues::Single(embeddings.values), embeddings.width)
+    }
 }
 
 impl<'a> Embeddings<'a> {

@@ -1,7 +1,12 @@
-//! The k nearest images of one query by inner product: every image is compared (`top_k` of each backend).
+//! The k nearest images of one query by inner product: every image is compared (`top_k` of each backend); and an image's
+//! rank.
+
+use rayon::prelude::*;
 
 use super::Embeddings;
 use crate::backend::Backend;
+use crate::backend::cpu::stored_rows::StoredRows;
+use crate::backend::cpu::top_k::top_k_stored;
 use crate::backend::device::{BackendTask, Device, Precision};
 use crate::{Error, Result};
 
@@ -14,19 +19,56 @@ pub fn nearest(
     embeddings: Embeddings<'_>,
     k: usize,
 ) -> Result<Vec<(usize, f32)>> {
-    if query.len() != 1 || query.width() != embeddings.width() {
+    check_query(query, embeddings.width())?;
+    device.run(precision, Nearest { query, embeddings, k })
+}
+
+/// The same of rows as they are stored, on the CPU: exact for the stored values.
+pub fn nearest_stored<'a>(
+    query: Embeddings<'_>,
+    rows: impl Into<StoredRows<'a>>,
+    k: usize,
+) -> Result<Vec<(usize, f32)>> {
+    let rows = rows.into();
+    check_query(query, rows.width())?;
+    Ok(top_k_stored(query.values(), rows, k))
+}
+
+/// The rank, from 1, of row `target` among `rows` by inner product with `query`, one row, and that inner product; on the
+/// CPU. Rows that score the same rank before it, as in [`ranks`](super::ranks).
+pub fn rank<'a>(
+    query: Embeddings<'_>,
+    rows: impl Into<StoredRows<'a>>,
+    target: usize,
+) -> Result<(usize, f32)> {
+    let rows = rows.into();
+    check_query(query, rows.width())?;
+    if target >= rows.len() {
         return Err(Error::argument(
-            "query",
-            format!(
-                "{} rows of {} values, where one row of {} is compared",
-                query.len(),
-                query.width(),
-                embeddings.width()
-            ),
-            "embed the query with the model that embedded the images",
+            "target",
+            format!("is row {target}, there are {}", rows.len()),
+            "a target is the row of an indexed image, from 0",
         ));
     }
-    device.run(precision, Nearest { query, embeddings, k })
+    let mut own = 0.0;
+    rows.scores(query.values(), target..target + 1, |_, score| own = score);
+    let rank = rows.tasks().map(|task| {
+        let mut count = 0;
+        rows.scores(query.values(), task, |_, score| count += usize::from(score >= own));
+        count
+    });
+    Ok((rank.sum(), own as f32))
+}
+
+fn check_query(query: Embeddings<'_>, width: usize) -> Result<()> {
+    if query.len() == 1 && query.width() == width {
+        return Ok(());
+    }
+    Err(Error::argument(
+        "query",
+        format!("{} rows of {} values, where one row of {width} is compared", query.len(), query.width()),
+        "embed the query with the model that embedded the images",
+    ))
 }
 
 struct Nearest<'a> {

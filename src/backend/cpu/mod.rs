@@ -12,6 +12,7 @@ mod matmul;
 mod node;
 mod readout_loss;
 mod rows;
+pub mod stored_rows;
 pub mod top_k;
 
 use std::ops::Range;

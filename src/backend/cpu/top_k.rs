@@ -5,11 +5,12 @@
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
+use std::ops::Range;
 
 use rayon::prelude::*;
 
-/// Rows per task.
-const BLOCK: usize = 1024;
+use super::stored_rows::StoredRows;
+use crate::npy::StoredValues;
 
 /// A row with its score; the greater score is greater, among equals the lower index.
 #[derive(Clone, Copy, PartialEq)]
@@ -35,48 +36,28 @@ impl PartialOrd for Scored {
 /// The `k` rows (or all, if fewer) of `embeddings [n, D]` with the greatest inner product with `query [D]`, best first,
 /// ties by the lower index; with their inner products, which are summed in double precision. All values are finite.
 pub fn top_k(query: &[f32], embeddings: &[f32], k: usize) -> Vec<(usize, f32)> {
-    let mut best: Vec<Scored> = embeddings
-        .par_chunks(BLOCK * query.len())
-        .enumerate()
-        .flat_map_iter(|(block, rows)| best_of_block(query, rows, block * BLOCK, k))
-        .map(|Reverse(scored)| scored)
-        .collect();
+    top_k_stored(query, StoredRows::checked(StoredValues::Single(embeddings), query.len()), k)
+}
+
+/// The same of rows as they are stored.
+pub fn top_k_stored(query: &[f32], rows: StoredRows<'_>, k: usize) -> Vec<(usize, f32)> {
+    let best_of_task = |task: Range<usize>| {
+        let mut heap = BinaryHeap::new();
+        rows.scores(query, task, |index, score| {
+            let scored = Scored { score, index };
+            if heap.len() < k {
+                heap.push(Reverse(scored));
+            } else if let Some(mut worst) = heap.peek_mut()
+                && scored > worst.0
+            {
+                *worst = Reverse(scored);
+            }
+        });
+        heap
+    };
+    let mut best: Vec<Scored> =
+        rows.tasks().flat_map_iter(best_of_task).map(|Reverse(scored)| scored).collect();
     best.sort_unstable_by_key(|&scored| Reverse(scored));
     best.truncate(k);
     best.into_iter().map(|scored| (scored.index, scored.score as f32)).collect()
-}
-
-fn best_of_block(query: &[f32], rows: &[f32], start: usize, k: usize) -> BinaryHeap<Reverse<Scored>> {
-    let mut heap = BinaryHeap::new();
-    for (row, index) in rows.chunks_exact(query.len()).zip(start..) {
-        // + 0.0 turns -0 into 0, which total_cmp would put above it.
-        let scored = Scored { score: dot(query, row) + 0.0, index };
-        if heap.len() < k {
-            heap.push(Reverse(scored));
-        } else if let Some(mut worst) = heap.peek_mut()
-            && scored > worst.0
-        {
-            *worst = Reverse(scored);
-        }
-    }
-    heap
-}
-
-/// Inner product with eight partial sums, so that it vectorises and its order is fixed.
-fn dot(a: &[f32], b: &[f32]) -> f64 {
-    const LANES: usize = 8;
-    let mut sums = [0.0f64; LANES];
-    let (a_chunks, b_chunks) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    let tail: f64 = a_chunks
-        .remainder()
-        .iter()
-        .zip(b_chunks.remainder())
-        .map(|(&x, &y)| f64::from(x) * f64::from(y))
-        .sum();
-    for (x, y) in a_chunks.zip(b_chunks) {
-        for lane in 0..LANES {
-            sums[lane] += f64::from(x[lane]) * f64::from(y[lane]);
-        }
-    }
-    sums.iter().sum::<f64>() + tail
 }

@@ -1,0 +1,59 @@
+//! Embeddings that stay in their file: mapped, so that a million of them need no memory of their own.
+
+use std::path::Path;
+
+use crate::backend::cpu::stored_rows::StoredRows;
+use crate::npy::{MappedMatrix, StoredValues, map_npy, read_npy};
+use crate::{Error, Result};
+
+/// The rows of a `.npy` file.
+pub struct EmbeddingsFile {
+    rows: Rows,
+}
+
+enum Rows {
+    /// As they lie in the file.
+    Mapped(MappedMatrix),
+    /// Converted: double precision, another order of bytes or of storage.
+    Read { values: Vec<f32>, width: usize },
+}
+
+impl EmbeddingsFile {
+    /// Opens a two-dimensional array. One of half or single precision, row after row, as `embed` writes it, is
+    /// mapped; others are read and converted to single precision. Every value must be finite: one pass over the file,
+    /// on all threads.
+    pub fn open(path: &Path) -> Result<Self> {
+        let rows = match map_npy(path)? {
+            Some(matrix) => Rows::Mapped(matrix),
+            None => {
+                let matrix = read_npy(path)?;
+                Rows::Read { values: matrix.values, width: matrix.width }
+            }
+        };
+        let (values, width) = rows.stored();
+        if let Some((at, value)) = values.find_not_finite() {
+            return Err(Error::invalid(
+                path,
+                format!("row {}, column {}", at / width, at % width),
+                format!("the value is {value}"),
+                "every value must be finite; check how the file was made",
+            ));
+        }
+        Ok(EmbeddingsFile { rows })
+    }
+
+    /// Its rows.
+    pub fn rows(&self) -> StoredRows<'_> {
+        let (values, width) = self.rows.stored();
+        StoredRows::checked(values, width)
+    }
+}
+
+impl Rows {
+    fn stored(&self) -> (StoredValues<'_>, usize) {
+        match self {
+            Rows::Read { values, width } => (StoredValues::Single(values), *width),
+            Rows::Mapped(matrix) => (matrix.values(), matrix.width()),
+        }
+    }
+}

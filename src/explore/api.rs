@@ -1,0 +1,322 @@
+//! The answers of the JSON API, which the module above describes.
+
+use std::collections::HashSet;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use clap::ValueEnum;
+use hyper::StatusCode;
+use rand::RngExt;
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+
+use super::{Collection, Event, MOST_OBJECTS, MOST_STATEMENTS};
+use crate::data::query_graph::{QueryGraph, QueryProblem, Statement};
+use crate::data::scene_graph::SceneGraphBuf;
+use crate::data::{Dataset, Split};
+use crate::error::Error;
+use crate::evaluation::{Embeddings, QueryEdges, incomplete_query, nearest_stored, rank};
+
+/// Images that a search among the captions lists.
+const MOST_LISTED: usize = 24;
+/// Results of a search.
+const MOST_RESULTS: usize = 100;
+
+type Answer<T> = std::result::Result<T, Refusal>;
+
+/// Why a request is not answered.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Refusal {
+    #[serde(skip)]
+    pub status: StatusCode,
+    /// The methods that would be.
+    #[serde(skip)]
+    pub allow: Option<&'static str>,
+    error: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    statement: Option<usize>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    suggestions: Vec<String>,
+}
+
+impl Refusal {
+    pub(super) fn new(status: StatusCode, error: impl Into<String>) -> Self {
+        Refusal { status, error: error.into(), ..Default::default() }
+    }
+
+    fn not_found(error: impl Into<String>) -> Self {
+        Refusal::new(StatusCode::NOT_FOUND, error)
+    }
+
+    fn bad(error: impl Into<String>) -> Self {
+        Refusal::new(StatusCode::BAD_REQUEST, error)
+    }
+}
+
+impl From<QueryProblem> for Refusal {
+    fn from(problem: QueryProblem) -> Self {
+        Refusal {
+            statement: problem.statement,
+            suggestions: problem.suggestions.clone(),
+            ..Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, problem.to_string())
+        }
+    }
+}
+
+impl From<Error> for Refusal {
+    /// The request was fine.
+    fn from(error: Error) -> Self {
+        Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
+    }
+}
+
+/// Work that takes some milliseconds, on a thread of its own: connections are served meanwhile.
+pub(super) async fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Answer<T> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
+}
+
+#[derive(Serialize)]
+pub(super) struct Vocabulary {
+    split: Split,
+    images: usize,
+    objects: Vec<String>,
+    predicates: Vec<String>,
+}
+
+/// The names that a query may use, without those of the image node and its edges.
+pub(super) fn vocabulary(collection: &Collection) -> Vocabulary {
+    let dataset = &collection.run.dataset;
+    let objects = (0..dataset.object_count() - 1).map(|t| dataset.object_name(t).into());
+    let predicates = (0..dataset.predicate_count() - 1).map(|t| dataset.predicate_name(t).into());
+    Vocabulary {
+        split: collection.split,
+        images: collection.images.len(),
+        objects: objects.collect(),
+        predicates: predicates.collect(),
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct Image {
+    image_id: u64,
+    coco_id: u64,
+    captions: Vec<String>,
+    graph: Vec<Statement>,
+    without_in_image: Vec<String>,
+}
+
+/// The image with this id; `options` may remove edges.
+pub(super) fn image(collection: &Collection, id: &str, options: &str) -> Answer<Image> {
+    let id = number("an image id", id)?;
+    let image = find(collection, id)?;
+    let (mut remove, mut edges, mut seed) = (0, QueryEdges::default(), 1);
+    for (name, value) in form_urlencoded::parse(options.as_bytes()) {
+        match &*name {
+            "remove" => remove = number("remove", &value)?,
+            "seed" => seed = number("seed", &value)?,
+            "edges" => {
+                let wrong = |_| Refusal::bad(format!("edges: {value:?}; use augmented or relationships"));
+                edges = QueryEdges::from_str(&value, false).map_err(wrong)?;
+            }
+            _ => return Err(Refusal::bad(format!("there is no option {name:?}; use remove, edges or seed"))),
+        }
+    }
+    let dataset = &collection.run.dataset;
+    let in_image = dataset.predicate_count() as u32 - 1;
+    let whole = dataset.graph(image);
+    let graph = match remove {
+        0 => SceneGraphBuf::from(whole),
+        _ => incomplete_query(whole, remove, edges, in_image, seed, id),
+    };
+    let (named, without_in_image) = QueryGraph::naming(graph.view(), dataset);
+    Ok(Image {
+        image_id: id,
+        coco_id: dataset.coco_id(image),
+        captions: captions(dataset, image),
+        graph: named.statements(dataset),
+        without_in_image,
+    })
+}
+
+#[derive(Serialize)]
+pub(super) struct Listing {
+    images: Vec<Listed>,
+}
+
+#[derive(Serialize)]
+struct Listed {
+    image_id: u64,
+    caption: String,
+}
+
+/// The first images with a caption that has all the words in it, each at the beginning of one of its own.
+pub(super) fn images(collection: &Collection, options: &str) -> Answer<Listing> {
+    let mut wanted = Vec::new();
+    for (name, value) in form_urlencoded::parse(options.as_bytes()) {
+        match &*name {
+            "caption" => wanted.extend(value.split_whitespace().map(str::to_lowercase)),
+            _ => return Err(Refusal::bad(format!("there is no option {name:?}; use caption"))),
+        }
+    }
+    let dataset = &collection.run.dataset;
+    let matches = |caption: &&str| {
+        let words: Vec<String> = crate::data::words::words(caption).collect();
+        wanted.iter().all(|start| words.iter().any(|word| word.starts_with(start)))
+    };
+    let listed = collection.images.clone().filter_map(|image| {
+        let caption = dataset.captions(image).find(matches)?.trim().to_string();
+        Some(Listed { image_id: dataset.image_id(image), caption })
+    });
+    Ok(Listing { images: listed.take(MOST_LISTED).collect() })
+}
+
+/// An image, drawn uniformly.
+pub(super) fn random(collection: &Collection) -> serde_json::Value {
+    let image = rand::rng().random_range(collection.images.clone());
+    serde_json::json!({ "image_id": collection.run.dataset.image_id(image) })
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Search {
+    graph: Vec<Statement>,
+    #[serde(default)]
+    without_in_image: Vec<String>,
+    #[serde(default)]
+    target: Option<u64>,
+    #[serde(default = "default_results")]
+    k: usize,
+}
+
+fn default_results() -> usize {
+    12
+}
+
+#[derive(Serialize)]
+pub(super) struct Results {
+    images: usize,
+    target: Option<Target>,
+    results: Vec<Found>,
+}
+
+#[derive(Serialize)]
+struct Target {
+    image_id: u64,
+    rank: usize,
+    cosine: f32,
+}
+
+#[derive(Serialize)]
+struct Found {
+    rank: usize,
+    image_id: u64,
+    coco_id: u64,
+    cosine: f32,
+    caption_similarity: Option<f32>,
+    captions: Vec<String>,
+    graph: Vec<Statement>,
+    shared: Shared,
+}
+
+#[derive(Serialize)]
+struct Shared {
+    relationships: Vec<Statement>,
+    objects: Vec<String>,
+}
+
+/// The images nearest to the graph that `body` describes.
+pub(super) async fn search(collection: Arc<Collection>, body: &[u8]) -> Answer<Results> {
+    let request: Search = serde_json::from_slice(body).map_err(|error| {
+        Refusal::bad(format!(
+            "{error}; send a graph such as {{\"graph\": [[\"man\", \"wearing\", \"hat\"]]}}"
+        ))
+    })?;
+    if request.graph.len() > MOST_STATEMENTS {
+        let count = request.graph.len();
+        return Err(Refusal::bad(format!("{count} statements; a query has at most {MOST_STATEMENTS}")));
+    }
+    if !(1..=MOST_RESULTS).contains(&request.k) {
+        return Err(Refusal::bad(format!("k is {}; ask for 1 to {MOST_RESULTS} images", request.k)));
+    }
+    let target = request.target.map(|id| find(&collection, id)).transpose()?;
+    let dataset = &collection.run.dataset;
+    let named = QueryGraph::new(&request.graph, dataset)?;
+    if named.objects.len() > MOST_OBJECTS {
+        let count = named.objects.len();
+        return Err(Refusal::bad(format!("{count} objects; a query has at most {MOST_OBJECTS}")));
+    }
+    let graph = named.partly_augmented(&request.without_in_image, dataset)?;
+
+    let gone = || Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the program is ending");
+    let (reply, embedded) = oneshot::channel();
+    collection.embed.send(Event::Embed(graph, reply)).map_err(|_| gone())?;
+    let query = embedded.await.map_err(|_| gone())??;
+    beside(move || results(&collection, &named, &query, target, request.k)).await?
+}
+
+fn results(
+    collection: &Collection,
+    named: &QueryGraph,
+    query: &[f32],
+    target: Option<usize>,
+    k: usize,
+) -> Answer<Results> {
+    let Collection { run, images, embeddings, .. } = collection;
+    let (dataset, width) = (&run.dataset, run.width());
+    let (query, embeddings) = (Embeddings::new(query, width)?, Embeddings::new(embeddings, width)?);
+    let target_rank = match target {
+        None => None,
+        Some(target) => {
+            let (rank, cosine) = rank(query, embeddings, target - images.start)?;
+            Some(Target { image_id: dataset.image_id(target), rank, cosine })
+        }
+    };
+    let typed = |graph: &QueryGraph, &(subject, predicate, object): &(u32, u32, u32)| {
+        (graph.objects[subject as usize], predicate, graph.objects[object as usize])
+    };
+    let relationships: HashSet<_> = named.relationships.iter().map(|r| typed(named, r)).collect();
+    let objects: HashSet<u32> = named.objects.iter().copied().collect();
+    let found = nearest_stored(query, embeddings, k)?.into_iter().zip(1..).map(|((row, cosine), rank)| {
+        let image = images.start + row;
+        let (own, _) = QueryGraph::naming(dataset.graph(image), dataset);
+        let mut shared = own.clone();
+        shared.relationships.retain(|relationship| relationships.contains(&typed(&own, relationship)));
+        let shared_objects = own.names.iter().zip(&own.objects);
+        let shared_objects = shared_objects.filter(|(_, object)| objects.contains(object));
+        Found {
+            rank,
+            image_id: dataset.image_id(image),
+            coco_id: dataset.coco_id(image),
+            cosine,
+            caption_similarity: target.map(|target| run.similarity().get(target, image)),
+            captions: captions(dataset, image),
+            graph: own.statements(dataset),
+            shared: Shared {
+                relationships: shared.statements(dataset).split_off(own.names.len()),
+                objects: shared_objects.map(|(name, _)| name.clone()).collect(),
+            },
+        }
+    });
+    Ok(Results { images: images.len(), target: target_rank, results: found.collect() })
+}
+
+/// The image of the split with this id.
+fn find(collection: &Collection, id: u64) -> Answer<usize> {
+    let Collection { run, split, images, .. } = collection;
+    match run.dataset.find_image(id) {
+        Some(image) if images.contains(&image) => Ok(image),
+        Some(_) => Err(Refusal::not_found(format!(
+            "image {id} is not of the {split} images; start `scenerank explore` with --split all to find it"
+        ))),
+        None => Err(Refusal::not_found(format!("the data has no image {id}; look for one by its caption"))),
+    }
+}
+
+fn captions(dataset: &Dataset, image: usize) -> Vec<String> {
+    dataset.captions(image).map(|caption| caption.trim().to_string()).collect()
+}
+
+fn number<T: FromStr>(what: &str, text: &str) -> Answer<T> {
+    text.parse().map_err(|_| Refusal::bad(format!("{what}: {text:?} is no whole number from 0")))
+}

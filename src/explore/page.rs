@@ -1,0 +1,29 @@
+//! The page's files, each under the path at which it is served. Nothing else is.
+
+/// A file of the page.
+pub struct PageFile {
+    /// Its path, as requested.
+    pub path: &'static str,
+    /// Its media type.
+    pub media_type: &'static str,
+    /// Its bytes.
+    pub content: &'static str,
+}
+
+macro_rules! page_file {
+    ($path:literal, $media_type:literal, $file:literal) => {
+        PageFile { path: $path, media_type: $media_type, content: include_str!(concat!("page/", $file)) }
+    };
+}
+
+/// All of them.
+pub const PAGE: [PageFile; 8] = [
+    page_file!("/", "text/html; charset=utf-8", "page.html"),
+    page_file!("/page.css", "text/css; charset=utf-8", "page.css"),
+    page_file!("/page.js", "text/javascript; charset=utf-8", "page.js"),
+    page_file!("/query.js", "text/javascript; charset=utf-8", "query.js"),
+    page_file!("/completion.js", "text/javascript; charset=utf-8", "completion.js"),
+    page_file!("/layout.js", "text/javascript; charset=utf-8", "layout.js"),
+    page_file!("/drawing.js", "text/javascript; charset=utf-8", "drawing.js"),
+    page_file!("/results.js", "text/javascript; charset=utf-8", "results.js"),
+];

@@ -1,0 +1,253 @@
+// The page: what is typed or clicked becomes a state, the state an address and a search, its answer the results.
+
+import { complete } from "./completion.js";
+import { draw } from "./drawing.js";
+import { graphOf, hashOf, lineOf, normal, parse, stateOf, textOf, withoutObject, withoutRelationship } from "./query.js";
+import { card, make } from "./results.js";
+
+const TYPING_PAUSE = 150; // ms
+const RESULTS = 12;
+const MOST_RESULTS = 96;
+
+const $ = id => document.getElementById(id);
+const field = $("text");
+const earlier = new Map(); // where the bodies of the query's drawing are
+let state = { text: "", target: null, without: [] };
+let vocabulary = { objects: [], predicates: [] };
+let known = { objects: new Set(), predicates: new Set() };
+let wanted = RESULTS;
+let lastRank = null; // {target, rank}
+let seed = 1;
+let asking = null; // the search under way
+let asked = null; // what the last search was for
+
+async function ask(path, options) {
+  const response = await fetch(path, options);
+  const answer = await response.json();
+  if (!response.ok) throw Object.assign(new Error(answer.error), answer);
+  return answer;
+}
+
+const isKnown = (name, isPredicate) =>
+  isPredicate ? known.predicates.has(name) : known.objects.has(name) || known.objects.has(name.split("#")[0].trim());
+
+/** The line that is being typed, if any. */
+function typedLine() {
+  if (document.activeElement !== field) return -1;
+  return field.value.slice(0, field.selectionEnd).split("\n").length - 1;
+}
+
+const statementsNow = () => parse(state.text, -1, isKnown).statements.map(({ names }) => names);
+
+/** Shows `next`; as a new entry of the browser's history unless it merely continues the last one. */
+function go(next, { replace = false } = {}) {
+  state = next;
+  const address = hashOf(state);
+  if (replace) history.replaceState(null, "", address);
+  else if (address !== location.hash) history.pushState(null, "", address);
+  if (field.value !== state.text) field.value = state.text;
+  wanted = RESULTS;
+  search();
+}
+
+async function search() {
+  const { statements, problem } = parse(state.text, typedLine(), isKnown);
+  // Nothing is drawn anew that is the same: it may be about to be clicked.
+  const question = JSON.stringify([statements, problem, state.target, state.without, wanted]);
+  if (question === asked) return;
+  asked = question;
+  asking?.abort();
+  asking = new AbortController();
+  const { signal } = asking;
+  const names = statements.map(statement => statement.names);
+  drawQuery(names);
+  say(problem ? `Line ${problem.line + 1}: ${problem.error}.` : "");
+  $("target").hidden = state.target === null;
+  if (!names.length) {
+    $("found").replaceChildren();
+    $("results-help").textContent = "Type a graph, or begin from an image.";
+    $("more").hidden = true;
+    $("rank").textContent = state.target === null ? "" : `Image ${state.target}; the query is empty.`;
+    return;
+  }
+  const objects = graphOf(names).objects;
+  const body = {
+    graph: names,
+    without_in_image: state.without.filter(name => objects.includes(name)),
+    target: state.target,
+    k: wanted,
+  };
+  $("results").setAttribute("aria-busy", true);
+  try {
+    const headers = { "Content-Type": "application/json" };
+    show(await ask("/api/search", { method: "POST", headers, body: JSON.stringify(body), signal }));
+    $("results").classList.remove("stale");
+  } catch (error) {
+    if (error.name === "AbortError") return;
+    $("results").classList.add("stale");
+    complain(error, statements);
+  }
+  $("results").setAttribute("aria-busy", false);
+}
+
+function say(words) {
+  $("message").textContent = words;
+}
+
+/** What the server could not answer; for an unknown name, with names to put in its place. */
+function complain(error, statements) {
+  const statement = statements[error.statement];
+  if (!statement) {
+    $("rank").textContent = "";
+    return say(error.message);
+  }
+  say(error.message.replace(/^statement \d+/, `Line ${statement.line + 1}`));
+  const wrong = statement.names.findIndex((name, at) => !isKnown(name, at === 1));
+  if (wrong < 0 || !error.suggestions) return;
+  const put = name => {
+    const lines = state.text.split("\n");
+    lines[statement.line] = lineOf(statement.names.map((own, at) => (at === wrong ? name : own)));
+    go({ ...state, text: lines.join("\n") });
+  };
+  const buttons = error.suggestions.map(name => {
+    const button = make("button", { type: "button", textContent: name });
+    button.addEventListener("click", () => put(name));
+    return button;
+  });
+  // The buttons say the rest of the sentence.
+  say(`${$("message").textContent.split(";")[0]}. Closest:`);
+  $("message").append(make("div", {}, buttons));
+}
+
+function show({ images, target, results }) {
+  $("results-help").textContent = `${results.length} of ${images} images, by cosine; what they share with the query stands out.`;
+  $("found").replaceChildren(...results.map(found => card(found, state.target)));
+  $("more").hidden = results.length >= Math.min(images, MOST_RESULTS);
+  if (!target) return;
+  const rank = $("rank");
+  rank.replaceChildren("Image ", String(target.image_id), " has rank ", make("strong", { textContent: target.rank }), ` of ${images}`);
+  if (lastRank?.target === target.image_id && lastRank.rank !== target.rank) rank.append(`, before ${lastRank.rank}`);
+  rank.append(`; cosine ${target.cosine.toFixed(4)}`);
+  lastRank = { target: target.image_id, rank: target.rank };
+}
+
+/** The query's graph, to be clicked away. */
+function drawQuery(statements) {
+  const { objects, relationships, lone } = graphOf(statements);
+  const drop = () => $("drop").checked;
+  const change = next => go({ ...state, text: textOf(next) });
+  $("drawn").hidden = !objects.length;
+  const alone = new Set(state.without);
+  const focused = document.activeElement?.closest("#drawing, #lone")?.id;
+  $("drawing").replaceChildren(
+    ...(relationships.length
+      ? [draw(relationships, {
+          alone,
+          earlier,
+          onEdge: relationship => change(withoutRelationship(statementsNow(), relationship, drop())),
+          onObject: name => change(withoutObject(statementsNow(), name, drop())),
+        })]
+      : []),
+  );
+  $("lone").replaceChildren(...lone.map(name => {
+    const button = make("button", { type: "button", textContent: name, title: `delete ${name}` });
+    button.classList.toggle("alone", alone.has(name));
+    button.setAttribute("aria-label", `delete ${name}`);
+    button.addEventListener("click", () => change(withoutObject(statementsNow(), name, drop())));
+    return make("li", {}, [button]);
+  }));
+  $("in-image").querySelector("ul").replaceChildren(...objects.map(name => {
+    const box = make("input", { type: "checkbox", checked: !alone.has(name) });
+    box.addEventListener("change", () => {
+      const without = state.without.filter(other => other !== name);
+      go({ ...state, without: box.checked ? without : [...without, name] });
+    });
+    return make("li", {}, [make("label", { className: "check" }, [box, name])]);
+  }));
+  // Who deletes by the keyboard goes on where something was.
+  if (focused) $(focused).querySelector("[role=button], button")?.focus();
+}
+
+/** Makes an image's graph the query, `options` removing edges. */
+async function pick(id, options = "") {
+  try {
+    const image = await ask(`/api/image/${encodeURIComponent(id)}${options}`);
+    $("pick-list").hidden = true;
+    $("pick-words").value = "";
+    go({ text: textOf(image.graph), target: image.image_id, without: image.without_in_image });
+    $("target-caption").textContent = image.captions[0] ?? "";
+  } catch (error) {
+    say(error.message);
+  }
+}
+
+/** The state of the address, as opened, shared or gone back to. */
+async function showAddress() {
+  const next = stateOf(location.hash);
+  state = next;
+  field.value = next.text;
+  wanted = RESULTS;
+  $("target-caption").textContent = "";
+  search();
+  if (next.target === null) return;
+  try {
+    const { captions } = await ask(`/api/image/${next.target}`);
+    if (state.target === next.target) $("target-caption").textContent = captions[0] ?? "";
+  } catch {
+    // The search says what is wrong with it.
+  }
+}
+
+async function list(words) {
+  const { images } = await ask(`/api/images?${new URLSearchParams({ caption: words })}`);
+  const items = images.map(({ image_id, caption }) => {
+    const button = make("button", { type: "button" }, [make("small", { textContent: `${image_id} ` }), caption]);
+    button.addEventListener("click", () => pick(image_id));
+    return make("li", {}, [button]);
+  });
+  $("pick-list").replaceChildren(...(items.length ? items : [make("li", { textContent: "No caption has all of these words." })]));
+  $("pick-list").hidden = false;
+}
+
+function listen() {
+  let pause;
+  field.addEventListener("input", () => {
+    clearTimeout(pause);
+    pause = setTimeout(() => go({ ...state, text: field.value }, { replace: true }), TYPING_PAUSE);
+  });
+  // Leaving the line ends its being typed: only then are its names wrong. A click that left it comes first.
+  field.addEventListener("blur", () => setTimeout(() => go({ ...state, text: field.value }, { replace: true }), TYPING_PAUSE));
+  complete(field, $("completions"), vocabulary, () => go({ ...state, text: field.value }, { replace: true }));
+  $("pick").addEventListener("submit", event => {
+    event.preventDefault();
+    const words = $("pick-words").value.trim();
+    if (/^\d+$/.test(words)) pick(words);
+    else list(words).catch(error => say(error.message));
+  });
+  $("random").addEventListener("click", () => {
+    ask("/api/random").then(({ image_id }) => pick(image_id), error => say(error.message));
+  });
+  $("whole").addEventListener("click", () => pick(state.target));
+  $("forget").addEventListener("click", () => go({ ...state, target: null }));
+  $("remove").addEventListener("submit", event => {
+    event.preventDefault();
+    const options = { remove: $("remove-count").value, edges: $("remove-edges").value, seed: seed++ };
+    pick(state.target, `?${new URLSearchParams(options)}`);
+  });
+  $("more").addEventListener("click", () => {
+    wanted = Math.min(wanted + RESULTS, MOST_RESULTS);
+    search();
+  });
+  window.addEventListener("hashchange", showAddress);
+}
+
+try {
+  vocabulary = await ask("/api/vocabulary");
+  known = { objects: new Set(vocabulary.objects.map(normal)), predicates: new Set(vocabulary.predicates.map(normal)) };
+  $("collection").textContent = `${vocabulary.images} ${vocabulary.split} images, ${vocabulary.objects.length} object and ` +
+    `${vocabulary.predicates.length} predicate types`;
+  listen();
+  showAddress();
+} catch (error) {
+  say(`The server does not answer: ${error.message}`);
+}

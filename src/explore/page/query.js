@@ -1,0 +1,107 @@
+// The query as text, as statements and as an address; the text is what counts, the rest follows from it.
+//
+//   man - throwing -> frisbee     a relationship
+//   tree                          an object without one
+//
+// A state is {text, target, without}: `target` the id of the image that the query began from, or null; `without` the
+// names of the objects whose edge to the image node is deleted.
+
+const LINE = /^(.*?)\s-\s*(.*?)\s*(?:->\s*(.*))?$/;
+
+export const normal = name => name.trim().toLowerCase();
+
+/** The names of a line: none, one, or three, of which the last two may be empty while they are being typed. */
+export function namesOfLine(line) {
+  const text = line.replaceAll("→", "->").replaceAll("–", "-");
+  if (!text.trim()) return [];
+  const match = LINE.exec(text.trimStart());
+  if (!match) return [normal(text)];
+  const [, subject, predicate, object] = match;
+  if (!predicate && !object) return [normal(subject)];
+  return [normal(subject), normal(predicate), normal(object ?? "")];
+}
+
+export const lineOf = names => (names.length === 1 ? names[0] : `${names[0]} - ${names[1]} -> ${names[2]}`);
+
+/**
+ * The statements of a text, each with its line. The line that is being typed counts as far as it goes: its subject
+ * alone while the rest is no relationship yet, nothing while that is no known name either. Another unfinished line is
+ * the `problem`.
+ */
+export function parse(text, typedLine, isKnown) {
+  const statements = [];
+  let problem = null;
+  text.split("\n").forEach((line, index) => {
+    let names = namesOfLine(line);
+    if (!names.length) return;
+    if (index === typedLine) {
+      if (!names.every((name, at) => isKnown(name, at === 1))) names = names.slice(0, 1);
+      if (!isKnown(names[0], false)) return;
+    } else if (names.some(name => !name)) {
+      problem ??= { line: index, error: "write subject - predicate -> object, or a name alone" };
+      return;
+    }
+    statements.push({ line: index, names });
+  });
+  return { statements: statements.filter(unseen()), problem };
+}
+
+function unseen() {
+  const seen = new Set();
+  return ({ names }) => {
+    const key = names.join("\n");
+    return !seen.has(key) && seen.add(key);
+  };
+}
+
+/** Objects in the order of their first mention, relationships, and the objects that are in none. */
+export function graphOf(statements) {
+  const objects = [...new Set(statements.flatMap(names => (names.length === 1 ? names : [names[0], names[2]])))];
+  const relationships = statements.filter(names => names.length === 3);
+  const related = new Set(relationships.flatMap(([subject, , object]) => [subject, object]));
+  return { objects, relationships, lone: objects.filter(name => !related.has(name)) };
+}
+
+/** Text of statements, without the lone mention of objects that a relationship mentions too. */
+export function textOf(statements) {
+  const { relationships, lone } = graphOf(statements);
+  return [...relationships, ...lone.map(name => [name])].map(lineOf).join("\n");
+}
+
+/** Without one relationship; its objects stay, or go if nothing else relates them and `drop` is set. */
+export function withoutRelationship(statements, relationship, drop) {
+  const key = lineOf(relationship);
+  const rest = statements.filter(names => lineOf(names) !== key);
+  const ends = [relationship[0], relationship[2]];
+  if (!drop) return [...rest, ...ends.map(name => [name])];
+  const { lone } = graphOf([...rest, ...ends.map(name => [name])]);
+  return rest.filter(names => names.length === 3 || !(ends.includes(names[0]) && lone.includes(names[0])));
+}
+
+/** Without one object and its relationships; the objects at their other ends stay, or go likewise. */
+export function withoutObject(statements, object, drop) {
+  const touches = names => names.length === 3 && (names[0] === object || names[2] === object);
+  let rest = statements.filter(names => !(names.length === 1 && names[0] === object));
+  for (const relationship of rest.filter(touches)) rest = withoutRelationship(rest, relationship, drop);
+  return rest.filter(names => !(names.length === 1 && names[0] === object));
+}
+
+/** The address's fragment of a state, so that it can be shared. */
+export function hashOf({ text, target, without }) {
+  const parts = new URLSearchParams();
+  if (text.trim()) parts.set("q", text);
+  if (target !== null) parts.set("image", target);
+  for (const name of without) parts.append("without", name);
+  return `#${parts}`;
+}
+
+/** The state of an address's fragment. */
+export function stateOf(hash) {
+  const parts = new URLSearchParams(hash.replace(/^#/, ""));
+  const target = parts.get("image");
+  return {
+    text: parts.get("q") ?? "",
+    target: target !== null && /^\d{1,15}$/.test(target) ? Number(target) : null,
+    without: parts.getAll("without"),
+  };
+}
