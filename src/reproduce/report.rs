@@ -67,7 +67,7 @@ pub struct About {
 /// Sizes of the data.
 #[derive(Clone, Debug, Serialize)]
 pub struct DataCounts {
-    /// The file's name.
+    /// The name of the file that was given.
     pub file: String,
     /// Of the content.
     pub fingerprint: String,
@@ -111,9 +111,9 @@ pub struct RunSummary {
 }
 
 impl DataCounts {
-    pub(super) fn of(dataset: &Dataset, subset: bool) -> Self {
+    pub(super) fn of(dataset: &Dataset, given: &Path, subset: bool) -> Self {
         let images = |split| dataset.split(split).len();
-        let file = dataset.path().file_name().unwrap_or_default();
+        let file = given.file_name().unwrap_or_default();
         DataCounts {
             file: file.to_string_lossy().into_owned(),
             fingerprint: format!("{:016x}", dataset.fingerprint()),
