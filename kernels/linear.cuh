@@ -204,6 +204,8 @@ __device__ __forceinline__ void backward_weight(float *out, Operand<NoNorm> d_y,
 // ---- kernels ----------------------------------------------------------------------------------------------------
 
 #define LINEAR_KERNEL(name, Core) extern "C" __global__ void __launch_bounds__(Core::Shape::threads, Core::blocks) name
+#define LINEAR_NORM_KERNEL(name, Core)                                                                                \
+    extern "C" __global__ void __launch_bounds__(Core::Shape::threads, Core::norm_blocks) name
 
 #define LINEAR_KERNELS(suffix, Core)                                                                                  \
     LINEAR_KERNEL(linear_forward_##suffix, Core)                                                                      \
@@ -213,7 +215,7 @@ __device__ __forceinline__ void backward_weight(float *out, Operand<NoNorm> d_y,
         forward<Core>(y, operand(x, x_stride, NoNorm{}), {weight, weight_stride, weight_split, weight_jump, {}},      \
                       partials, y_stride, rows, outputs, inputs, Alone{});                                            \
     }                                                                                                                 \
-    LINEAR_KERNEL(linear_forward_norm_##suffix, Core)                                                                 \
+    LINEAR_NORM_KERNEL(linear_forward_norm_##suffix, Core)                                                            \
     (float *__restrict__ y, const float *__restrict__ x, const float *__restrict__ mean,                              \
      const float *__restrict__ rstd, const float *__restrict__ norm_weight, const float *__restrict__ norm_bias,      \
      const float *__restrict__ weight, float *__restrict__ partials, int y_stride, int x_stride,                      \
@@ -253,7 +255,7 @@ __device__ __forceinline__ void backward_weight(float *out, Operand<NoNorm> d_y,
         backward_weight<Core>(out, operand(d_y, d_y_stride, NoNorm{}), operand(x, x_stride, NoNorm{}), out_stride,    \
                               out_split, out_jump, outputs, inputs, rows, rows_per_part, part_stride);                \
     }                                                                                                                 \
-    LINEAR_KERNEL(linear_backward_weight_norm_##suffix, Core)                                                         \
+    LINEAR_NORM_KERNEL(linear_backward_weight_norm_##suffix, Core)                                                    \
     (float *__restrict__ out, const float *__restrict__ d_y, const float *__restrict__ x,                             \
      const float *__restrict__ mean, const float *__restrict__ rstd, const float *__restrict__ norm_weight,           \
      const float *__restrict__ norm_bias, int out_stride, int d_y_stride, int x_stride, int outputs, int inputs,      \

@@ -206,6 +206,8 @@ __device__ __forceinline__ void activate(Fragment &values, const NormArrays &nor
 template <class Shape_, class Format> struct TensorCore {
     using Shape = Shape_;
     static constexpr int blocks = Format::threads / Shape::threads; // on a multiprocessor
+    // With batch norm's columns in registers too: the larger tile needs more than 128 of them.
+    static constexpr int norm_blocks = Shape::threads > 128 ? 1 : blocks;
     // Of the tile's chunks in shared memory: two values at once from lanes 4 g + t meet all banks.
     static constexpr int tile_stride = Shape::columns + 8;
 
