@@ -250,8 +250,9 @@ bench() { # NAME ARGUMENTS...: the JSON goes to NAME.json
     local name="$1"
     shift
     wanted "$name" || return 0
-    stage "$name" 1800 '^$' passes "$scenerank" bench --device "$device" --json "$@"
-    sed 1d "$out/logs/$name.log" >"$out/$name.json"
+    # shellcheck disable=SC2016 # the inner shell expands them
+    stage "$name" 1800 '^$' passes bash -c 'exec "${@:2}" >"$1"' bash "$out/$name.json" \
+        "$scenerank" bench --device "$device" --json "$@"
     figures[-1]="$(awk '
         /"name":/ { split($0, part, "\""); name = part[4] }
         /"batch_size":/ { triples = $2 + 0 }
