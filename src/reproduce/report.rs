@@ -16,6 +16,7 @@ use crate::config::TrainConfig;
 use crate::data::{Dataset, Split};
 use crate::error::{Error, Result};
 use crate::evaluation::Agreement;
+use crate::report::panels;
 use crate::report::plots::write_csv;
 
 /// Everything that was found.
@@ -168,7 +169,11 @@ impl Report {
             (out.join("report.md"), page::markdown(self)?),
         ];
         for figure in &self.figures {
-            files.push((figures.join(format!("{}.svg", figure.id)), figure.svg.clone()));
+            let path = figures.join(format!("{}.svg", figure.id));
+            // Without the marks, which only the page can read out.
+            let svg =
+                panels::svg(&figure.panels, figure.columns, None).map_err(Error::file("draw", &path))?;
+            files.push((path, svg));
             let points = figure.panels.iter().flat_map(|panel| {
                 panel.series.iter().flat_map(move |series| {
                     series.points.iter().map(move |point| (&panel.title, &series.label, point.0, point.1))

@@ -151,8 +151,7 @@ pub(super) fn train_all(
 
 /// Runs at a time.
 ///
-/// On a CPU one thread per run makes more steps in all than all threads on one run: the parts of a step that do not
-/// divide, and the waiting at each of its products, fall away. A GPU is one run's.
+/// On a CPU one thread per run: the parts of a step that do not divide then keep no thread waiting. A GPU is one run's.
 fn job_count(reproduction: &Reproduction) -> usize {
     let on_gpu = match reproduction.base.device {
         Device::Auto => KernelDevice::gpu(0).is_ok(),
