@@ -160,7 +160,14 @@ fn a_kernel_a_file_and_the_step_can_be_chosen() {
     assert_eq!(names(&["adam_step", "step"]), set(&["adam_step", "step"]));
     assert_eq!(
         names(&["linear", "edge_pool_forward"]),
-        set(&["linear_forward", "linear_backward_input", "linear_backward_weight", "edge_pool_forward"])
+        set(&[
+            "linear_forward",
+            "linear_forward_gather",
+            "linear_backward_input",
+            "linear_backward_input_sums",
+            "linear_backward_weight",
+            "edge_pool_forward"
+        ])
     );
 }
 

@@ -2,7 +2,7 @@
 
 use std::array;
 
-use crate::backend::cuda::batch_norm::Sums;
+use crate::backend::cuda::batch_norm::{CHUNK_ROWS, Sums};
 use crate::backend::cuda::buffer::{Buffer, Element, Slice, SliceMut};
 use crate::backend::cuda::device::Device;
 use crate::backend::cuda::linear::Format;
@@ -67,6 +67,19 @@ pub struct Host {
     pub outputs: Vec<Vec<f32>>,
     /// Lengths of arrays of other types.
     pub others: OtherLengths,
+    /// Sums over chunks of rows.
+    pub sums: Option<ChunkSums>,
+}
+
+/// Two values of each chunk of 64 rows and each column.
+#[derive(Clone, Debug)]
+pub struct ChunkSums {
+    /// Rows that they are of.
+    pub rows: usize,
+    /// Columns.
+    pub columns: usize,
+    /// `[rows / 64, 2, columns]` that the launcher reads, or none: then it writes them.
+    pub given: Option<Vec<f32>>,
 }
 
 /// How many values of other types a launcher writes.
@@ -92,7 +105,10 @@ impl Host {
     pub fn bytes(&self) -> usize {
         let floats = self.inputs.iter().chain(&self.outputs).map(Vec::len).sum::<usize>();
         let OtherLengths { mask, found, bounds, keys } = self.others;
-        4 * (floats + self.indices.iter().map(Vec::len).sum::<usize>() + found) + 8 * (bounds + keys) + mask
+        let sums = self.sums.as_ref().map_or(0, |of| of.rows.div_ceil(CHUNK_ROWS) * 2 * of.columns);
+        4 * (floats + sums + self.indices.iter().map(Vec::len).sum::<usize>() + found)
+            + 8 * (bounds + keys)
+            + mask
     }
 
     /// All inputs in double precision.
@@ -118,6 +134,8 @@ pub struct Arrays {
     indices: Vec<Buffer<i32>>,
     outputs: Vec<Buffer<f32>>,
     others: Others,
+    /// Rows and columns of the sums that are written.
+    written_sums: Option<(usize, usize)>,
 }
 
 /// Arrays of other types, and memory that launchers grow as they need it.
@@ -139,18 +157,27 @@ pub struct Others {
 impl Arrays {
     /// A copy of `host` on the device.
     pub fn upload(device: &Device, host: &Host) -> Result<Self> {
+        let mut sums = Sums::new(device)?;
+        let mut written_sums = None;
+        if let Some(ChunkSums { rows, columns, given }) = &host.sums {
+            let partials = sums.partials(device, *rows, *columns)?;
+            let unknown = unwritten(partials.len());
+            device.upload(given.as_ref().unwrap_or(&unknown), partials)?;
+            written_sums = given.is_none().then_some((*rows, *columns));
+        }
         Ok(Arrays {
             inputs: host.inputs.iter().map(|values| to_device(device, values)).collect::<Result<_>>()?,
             indices: host.indices.iter().map(|values| to_device(device, values)).collect::<Result<_>>()?,
             outputs: host.outputs.iter().map(|values| to_device(device, values)).collect::<Result<_>>()?,
             others: Others {
-                sums: Sums::new(device)?,
+                sums,
                 parts: device.allocate(0)?,
                 mask: to_device(device, &vec![u8::MAX; host.others.mask])?,
                 found: to_device(device, &vec![i32::MIN; host.others.found])?,
                 bounds: to_device(device, &vec![UNBOUNDED; host.others.bounds])?,
                 keys: device.allocate_unwritten(host.others.keys)?,
             },
+            written_sums,
         })
     }
 
@@ -159,7 +186,7 @@ impl Arrays {
     pub fn parts<const I: usize, const X: usize, const O: usize>(
         &mut self,
     ) -> ([Slice<'_, f32>; I], [Slice<'_, i32>; X], [SliceMut<'_, f32>; O], &mut Others) {
-        let Arrays { inputs, indices, outputs, others } = self;
+        let Arrays { inputs, indices, outputs, others, .. } = self;
         assert_eq!((inputs.len(), indices.len(), outputs.len()), (I, X, O), "inputs, indices, outputs");
         let mut outputs = outputs.iter_mut();
         (
@@ -170,7 +197,7 @@ impl Arrays {
         )
     }
 
-    /// What was written: the outputs, and the mask and rows found, if there are any.
+    /// What was written: the outputs, and the mask, rows found and sums, if there are any.
     pub fn written(&self, device: &Device) -> Result<Vec<Vec<f32>>> {
         let mut written = Vec::new();
         for output in &self.outputs {
@@ -183,6 +210,9 @@ impl Arrays {
         if !found.is_empty() {
             // Rows lie far below 2^24, where floats are exact.
             written.push(device.download(found, 0..found.len())?.into_iter().map(|row| row as f32).collect());
+        }
+        if let Some((rows, columns)) = self.written_sums {
+            written.push(self.others.sums.download(device, rows, columns)?);
         }
         Ok(written)
     }

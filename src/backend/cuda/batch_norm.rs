@@ -15,10 +15,11 @@ pub(super) const KERNELS: &[&str] = &[
     "batch_norm_backward",
 ];
 
-/// As in the kernel: columns and rows of a block, rows of a chunk.
+/// As in the kernel: columns and rows of a block.
 const STRIP: usize = 32;
 const ROW_LANES: u32 = 8;
-const CHUNK_ROWS: usize = 64;
+/// Rows that [`Sums`] are of.
+pub const CHUNK_ROWS: usize = 64;
 const MERGE_THREADS: u32 = 128;
 const THREADS: u32 = 256;
 
@@ -86,18 +87,16 @@ impl Sums {
         device.reserve(&mut self.partials, rows.div_ceil(CHUNK_ROWS) * 2 * columns)?;
         device.reserve(&mut self.terms, 2 * columns)
     }
-}
 
-impl Sums {
     /// `[R / 64, 2, C]`: two values of each 64 rows and column.
-    pub(super) fn partials(
-        &mut self,
-        device: &Device,
-        rows: usize,
-        columns: usize,
-    ) -> Result<SliceMut<'_, f32>> {
+    pub fn partials(&mut self, device: &Device, rows: usize, columns: usize) -> Result<SliceMut<'_, f32>> {
         self.reserve(device, rows, columns)?;
         Ok(self.partials.slice_mut(0..rows.div_ceil(CHUNK_ROWS) * 2 * columns))
+    }
+
+    /// The same, read back.
+    pub fn download(&self, device: &Device, rows: usize, columns: usize) -> Result<Vec<f32>> {
+        device.download(&self.partials, 0..rows.div_ceil(CHUNK_ROWS) * 2 * columns)
     }
 }
 

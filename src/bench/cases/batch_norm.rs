@@ -2,12 +2,13 @@
 
 use super::{norm, norm_values, reference_norm, roundings};
 use crate::backend::cuda::batch_norm::{
-    Statistics, batch_norm_backward, batch_norm_mask, batch_norm_relu, batch_norm_running_statistics,
-    batch_norm_statistics,
+    CHUNK_ROWS, Statistics, batch_norm_backward, batch_norm_backward_merge, batch_norm_mask,
+    batch_norm_merge_statistics, batch_norm_partial_statistics, batch_norm_relu,
+    batch_norm_running_statistics, batch_norm_statistics,
 };
 use crate::backend::cuda::linear::Format;
 use crate::backend::reference::batch_norm as reference;
-use crate::bench::case::{Case, Cost, Host, OtherLengths, Prepared, all_mut, unwritten};
+use crate::bench::case::{Case, ChunkSums, Cost, Host, OtherLengths, Prepared, all_mut, unwritten};
 use crate::bench::sizes::Sizes;
 use crate::bench::values::Values;
 
@@ -17,12 +18,15 @@ pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
     vec![
         statistics(edges, heads),
         statistics(nodes, hidden),
+        partial_statistics(edges, hidden),
+        merge_statistics(edges, heads),
         running_statistics(heads),
         relu(nodes, hidden, hidden, 0),
         relu(edges, config.state_width, heads, hidden),
         mask(edges, heads),
         backward(edges, heads),
         backward(nodes, hidden),
+        backward_merge(edges, hidden),
     ]
 }
 
@@ -69,6 +73,108 @@ fn statistics(rows: usize, columns: usize) -> Case {
             }
         }),
     }
+}
+
+/// Of each chunk of 64 rows.
+fn partial_statistics(rows: usize, columns: usize) -> Case {
+    Case {
+        kernel: "batch_norm_partial_statistics",
+        shape: format!("[{rows}, {columns}]"),
+        // Reads z, writes two values for each chunk and column; a difference, a square and two sums per value.
+        cost: Cost::of(rows * columns + rows.div_ceil(CHUNK_ROWS) * 2 * columns, 4 * rows * columns),
+        // A lane's eight rows and eight lanes, and what subtracting the sum's own square magnifies of them.
+        format: Format::Fp32,
+        tolerance: roundings(4 * (8 + 8)),
+        prepare: Box::new(move || Prepared {
+            host: Host {
+                inputs: vec![Values::new().positive(rows * columns)],
+                sums: Some(ChunkSums { rows, columns, given: None }),
+                ..Default::default()
+            },
+            launch: Box::new(move |device, arrays| {
+                let ([z], [], [], others) = arrays.parts();
+                batch_norm_partial_statistics(device, z, rows, columns, &mut others.sums)
+            }),
+            expected: Box::new(move |host| {
+                let [z] = host.wide_inputs();
+                vec![chunk_statistics(&z, columns)]
+            }),
+        }),
+    }
+}
+
+/// Of all rows, from those of their chunks.
+fn merge_statistics(rows: usize, columns: usize) -> Case {
+    let chunks = rows.div_ceil(CHUNK_ROWS);
+    Case {
+        kernel: "batch_norm_merge_statistics",
+        shape: format!("[{rows}, {columns}], {chunks} chunks"),
+        // Reads two values for each chunk and column and the running statistics, writes four rows; seven operations for
+        // each chunk and column.
+        cost: Cost::of(2 * chunks * columns + 6 * columns, 7 * chunks * columns),
+        // The chunks' values and what is made of them are rounded once, running ones twice; sums are in double precision.
+        format: Format::Fp32,
+        tolerance: roundings(4),
+        prepare: Box::new(move || {
+            let mut values = Values::new();
+            let z: Vec<f64> = values.positive(rows * columns).into_iter().map(f64::from).collect();
+            let given = chunk_statistics(&z, columns).into_iter().map(|value| value as f32).collect();
+            Prepared {
+                host: Host {
+                    outputs: vec![
+                        unwritten(columns),
+                        unwritten(columns),
+                        values.signed(columns),
+                        values.positive(columns),
+                    ],
+                    sums: Some(ChunkSums { rows, columns, given: Some(given) }),
+                    ..Default::default()
+                },
+                launch: Box::new(move |device, arrays| {
+                    let ([], [], [mean, rstd, mut running_mean, mut running_var], others) = arrays.parts();
+                    let (mut to, sums) = (Statistics { mean, rstd }, &mut others.sums);
+                    let (mean, var) = (&mut running_mean, &mut running_var);
+                    batch_norm_merge_statistics(device, &mut to, mean, var, rows, sums)
+                }),
+                expected: Box::new(move |host| {
+                    let [mut mean, mut rstd, mut running_mean, mut running_var] = host.wide_outputs();
+                    let (running_mean, running_var) = (&mut running_mean, &mut running_var);
+                    reference::train_statistics(&z, &mut mean, &mut rstd, running_mean, running_var);
+                    vec![mean, rstd, running_mean.clone(), running_var.clone()]
+                }),
+            }
+        }),
+    }
+}
+
+/// Mean and sum of squared deviations from it of each chunk of 64 rows: `[rows / 64, 2, columns]`.
+pub(super) fn chunk_statistics(z: &[f64], columns: usize) -> Vec<f64> {
+    let of_chunk = |chunk: &[f64]| -> [Vec<f64>; 2] {
+        let count = (chunk.len() / columns) as f64;
+        let column = |c: usize| chunk.iter().skip(c).step_by(columns);
+        let mean: Vec<f64> = (0..columns).map(|c| column(c).sum::<f64>() / count).collect();
+        let deviation = (0..columns).map(|c| column(c).map(|z| (z - mean[c]).powi(2)).sum()).collect();
+        [mean, deviation]
+    };
+    z.chunks(CHUNK_ROWS * columns).flat_map(of_chunk).flatten().collect()
+}
+
+/// Sums of d and of d (z - mean) over each chunk of 64 rows, d being 0 where the ReLU stopped norm(z).
+pub(super) fn chunk_gradient_sums(d: &[f64], z: &[f64], norm: reference::Norm<'_, f64>) -> Vec<f64> {
+    let columns = norm.mean.len();
+    let of_chunk = |(d, z): (&[f64], &[f64])| -> [Vec<f64>; 2] {
+        let mut sums = [vec![0.0; columns], vec![0.0; columns]];
+        for (i, (&d, &z)) in d.iter().zip(z).enumerate() {
+            let c = i % columns;
+            if norm.apply(z, c) > 0.0 {
+                sums[0][c] += d;
+                sums[1][c] += d * (z - norm.mean[c]);
+            }
+        }
+        sums
+    };
+    let rows = CHUNK_ROWS * columns;
+    d.chunks(rows).zip(z.chunks(rows)).flat_map(of_chunk).flatten().collect()
 }
 
 fn running_statistics(columns: usize) -> Case {
@@ -204,21 +310,69 @@ fn backward(rows: usize, columns: usize) -> Case {
                     let (norm, sums) = (norm([mean, rstd, weight, bias]), &mut others.sums);
                     batch_norm_backward(device, &mut d, &mut d_weight, &mut d_bias, z, norm, rows, sums)
                 }),
-                expected: Box::new(move |host| {
-                    let [z, mean, rstd, weight, bias] = host.wide_inputs();
-                    let [mut d, mut d_weight, mut d_bias] = host.wide_outputs();
-                    let of = [mean, rstd, weight, bias];
-                    let norm = reference_norm(&of);
-                    reference::batch_norm_backward(&z, norm, &mut d, &mut d_weight, &mut d_bias);
-                    vec![d, d_weight, d_bias]
-                }),
+                expected: Box::new(backward_expected),
             }
         }),
     }
 }
 
+/// What follows the sums over chunks.
+fn backward_merge(rows: usize, columns: usize) -> Case {
+    let chunks = rows.div_ceil(CHUNK_ROWS);
+    Case {
+        kernel: "batch_norm_backward_merge",
+        shape: format!("[{rows}, {columns}], {chunks} chunks"),
+        // Reads the sums, d and z, writes d, d_weight and d_bias. Two sums for each chunk and column; norm and ReLU 4, the
+        // gradient 6.
+        cost: Cost::of(
+            2 * chunks * columns + 3 * rows * columns + 6 * columns,
+            2 * chunks * columns + 10 * rows * columns,
+        ),
+        format: Format::Fp32,
+        tolerance: roundings(8 + 8),
+        prepare: Box::new(move || {
+            let mut values = Values::new();
+            let (z, of) = decided_inputs(&mut values, rows, columns);
+            let d = values.signed(rows * columns);
+            let wide = |values: &[f32]| values.iter().map(|&value| f64::from(value)).collect::<Vec<f64>>();
+            let given =
+                chunk_gradient_sums(&wide(&d), &wide(&z), reference_norm(&of.each_ref().map(|v| wide(v))));
+            let mut inputs = vec![z];
+            inputs.extend(of);
+            Prepared {
+                host: Host {
+                    inputs,
+                    outputs: vec![d, unwritten(columns), unwritten(columns)],
+                    sums: Some(ChunkSums {
+                        rows,
+                        columns,
+                        given: Some(given.into_iter().map(|value| value as f32).collect()),
+                    }),
+                    ..Default::default()
+                },
+                launch: Box::new(move |device, arrays| {
+                    let ([z, mean, rstd, weight, bias], [], [mut d, mut d_weight, mut d_bias], others) =
+                        arrays.parts();
+                    let (norm, sums) = (norm([mean, rstd, weight, bias]), &mut others.sums);
+                    batch_norm_backward_merge(device, &mut d, &mut d_weight, &mut d_bias, z, norm, rows, sums)
+                }),
+                expected: Box::new(backward_expected),
+            }
+        }),
+    }
+}
+
+/// d_z, d_weight and d_bias of z and its norm (the inputs) and d (the first output).
+fn backward_expected(host: &Host) -> Vec<Vec<f64>> {
+    let [z, mean, rstd, weight, bias] = host.wide_inputs();
+    let [mut d, mut d_weight, mut d_bias] = host.wide_outputs();
+    let of = [mean, rstd, weight, bias];
+    reference::batch_norm_backward(&z, reference_norm(&of), &mut d, &mut d_weight, &mut d_bias);
+    vec![d, d_weight, d_bias]
+}
+
 /// z and a normalisation for which no norm(z) is so near 0 that roundings would decide what the ReLU passes.
-fn decided_inputs(values: &mut Values, rows: usize, columns: usize) -> (Vec<f32>, [Vec<f32>; 4]) {
+pub(super) fn decided_inputs(values: &mut Values, rows: usize, columns: usize) -> (Vec<f32>, [Vec<f32>; 4]) {
     let of = norm_values(values, columns);
     let [mean, rstd, weight, bias] = &of;
     let mut z = values.signed(rows * columns);

@@ -1,13 +1,19 @@
-//! linear: the products of a layer, each with its two gradients.
+//! linear: the products of a layer, each with its two gradients, plain and with what is fused with them.
+
+use std::rc::Rc;
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 
-use super::ROUNDING;
+use super::batch_norm::{chunk_gradient_sums, chunk_statistics, decided_inputs};
+use super::{ROUNDING, indices, norm, reference_norm, roundings};
+use crate::backend::cuda::edge_hidden::Ends;
 use crate::backend::cuda::linear::{
-    Format, Input, Matrix, MatrixMut, linear_backward_input, linear_backward_weight, linear_forward,
+    Format, Input, Matrix, MatrixMut, linear_backward_input, linear_backward_input_sums,
+    linear_backward_weight, linear_forward, linear_forward_gather,
 };
-use crate::bench::case::{Case, Cost, Expected, Host, Launch, Prepared, unwritten};
+use crate::batch::graph_batch::GraphBatch;
+use crate::bench::case::{Case, ChunkSums, Cost, Expected, Host, Launch, Prepared, unwritten};
 use crate::bench::sizes::Sizes;
 use crate::bench::values::Values;
 
@@ -24,7 +30,7 @@ struct Product {
 pub(super) fn cases(sizes: &Sizes, format: Format) -> Vec<Case> {
     let (nodes, edges, config) = (sizes.nodes(), sizes.edges(), sizes.config);
     let (state, hidden, heads) = (config.state_width, config.hidden_width, config.heads_width(0));
-    [
+    let plain = [
         ("nodes of edge.hidden", nodes, state, hidden),
         ("edges of edge.hidden", edges, state, hidden),
         ("heads", edges, hidden, heads),
@@ -33,8 +39,16 @@ pub(super) fn cases(sizes: &Sizes, format: Format) -> Vec<Case> {
     ]
     .into_iter()
     .map(|(what, rows, inputs, outputs)| Product { what, rows, inputs, outputs, format })
-    .flat_map(|product| [forward(product), backward_input(product), backward_weight(product)])
-    .collect()
+    .flat_map(|product| [forward(product), backward_input(product), backward_weight(product)]);
+    let edge_hidden = Product { what: "edge.hidden", rows: edges, inputs: state, outputs: hidden, format };
+    let heads = Product { what: "heads", rows: edges, inputs: hidden, outputs: heads, format };
+    let fused = [
+        forward_gather(edge_hidden, &sizes.batch),
+        forward_activated(heads),
+        backward_input_sums(heads),
+        backward_weight_activated(heads),
+    ];
+    plain.chain(fused).collect()
 }
 
 impl Product {
@@ -108,6 +122,203 @@ fn forward(product: Product) -> Case {
         });
         (launch, expected)
     })
+}
+
+/// What sums of 64 values add to a product's tolerance; errors of the values themselves go either way.
+fn with_sums(tolerance: f64) -> f64 {
+    tolerance + roundings(64)
+}
+
+/// z = e W^T, and the rows of both ends added; the statistics of each 64 rows.
+fn forward_gather(product: Product, batch: &Rc<GraphBatch>) -> Case {
+    let Product { what, rows, inputs, outputs, format } = product;
+    let (batch, nodes) = (batch.clone(), batch.size().nodes);
+    let operands = rows * inputs + outputs * inputs + 2 * nodes * outputs + 2 * rows;
+    Case {
+        kernel: "linear_forward_gather",
+        shape: format!("[{rows}, {inputs}] -> {outputs} + [{nodes}, {}], {what}", 2 * outputs),
+        // Reads e, W, each node's two rows and the ends, writes z; two sums beside the product.
+        cost: Cost::of(operands + rows * outputs, 2 * rows * inputs * outputs + 2 * rows * outputs),
+        format,
+        tolerance: with_sums(tolerance(format, inputs + 2)),
+        prepare: Box::new(move || {
+            let batch = batch.clone();
+            let mut values = Values::new();
+            Prepared {
+                host: Host {
+                    inputs: vec![
+                        values.signed(rows * inputs),
+                        values.signed(outputs * inputs),
+                        values.signed(2 * nodes * outputs),
+                    ],
+                    indices: vec![indices(&batch.edge_subject), indices(&batch.edge_object)],
+                    outputs: vec![unwritten(rows * outputs)],
+                    sums: Some(ChunkSums { rows, columns: outputs, given: None }),
+                    ..Default::default()
+                },
+                launch: Box::new(move |device, arrays| {
+                    let ([e, weight, projected], [subject, object], [z], others) = arrays.parts();
+                    let (e, weight) = (Matrix::new(e, rows, inputs), Matrix::new(weight, outputs, inputs));
+                    let (mut z, ends) = (MatrixMut::new(z, rows, outputs), Ends { subject, object });
+                    let sums = Some(&mut others.sums);
+                    linear_forward_gather(device, format, &mut z, e, weight, projected, ends, sums)
+                }),
+                expected: Box::new(move |host| {
+                    let [e, weight, projected] = host.wide_inputs();
+                    let (e, weight) = (matrix(&e, rows, inputs), matrix(&weight, outputs, inputs));
+                    let mut z = product_of(e, weight.transpose());
+                    for (edge, row) in z.chunks_exact_mut(outputs).enumerate() {
+                        let subject = 2 * batch.edge_subject[edge] as usize * outputs;
+                        let object = (2 * batch.edge_object[edge] as usize + 1) * outputs;
+                        for (c, z) in row.iter_mut().enumerate() {
+                            *z += projected[subject + c] + projected[object + c];
+                        }
+                    }
+                    let sums = chunk_statistics(&z, outputs);
+                    vec![z, sums]
+                }),
+            }
+        }),
+    }
+}
+
+/// y = relu(norm(z)) W^T; the statistics of each 64 rows of y.
+fn forward_activated(product: Product) -> Case {
+    let Product { what, rows, inputs, outputs, format } = product;
+    Case {
+        kernel: "linear_forward",
+        shape: format!("relu(norm([{rows}, {inputs}])) -> {outputs}, {what}"),
+        // Reads z, its norm and W, writes y; norm and ReLU 4 beside the product.
+        cost: Cost::of(
+            rows * inputs + 4 * inputs + outputs * inputs + rows * outputs,
+            2 * rows * inputs * outputs + 4 * rows * inputs,
+        ),
+        format,
+        tolerance: with_sums(tolerance(format, inputs)),
+        prepare: Box::new(move || {
+            let mut values = Values::new();
+            let (z, of) = decided_inputs(&mut values, rows, inputs);
+            let [mean, rstd, weight, bias] = of;
+            Prepared {
+                host: Host {
+                    inputs: vec![z, mean, rstd, weight, bias, values.signed(outputs * inputs)],
+                    outputs: vec![unwritten(rows * outputs)],
+                    sums: Some(ChunkSums { rows, columns: outputs, given: None }),
+                    ..Default::default()
+                },
+                launch: Box::new(move |device, arrays| {
+                    let ([z, mean, rstd, norm_weight, bias, weight], [], [y], others) = arrays.parts();
+                    let x =
+                        Input::Activated(Matrix::new(z, rows, inputs), norm([mean, rstd, norm_weight, bias]));
+                    let weight = Matrix::new(weight, outputs, inputs);
+                    let (mut y, sums) = (MatrixMut::new(y, rows, outputs), Some(&mut others.sums));
+                    linear_forward(device, format, &mut y, x, weight, sums)
+                }),
+                expected: Box::new(move |host| {
+                    let [z, mean, rstd, norm_weight, bias, weight] = host.wide_inputs();
+                    let x = reference_norm(&[mean, rstd, norm_weight, bias]).relu_rows(&z);
+                    let weight = matrix(&weight, outputs, inputs);
+                    let y = product_of(matrix(&x, rows, inputs), weight.transpose());
+                    let sums = chunk_statistics(&y, outputs);
+                    vec![y, sums]
+                }),
+            }
+        }),
+    }
+}
+
+/// d_x = d_y W, of x = relu(norm(z)); what batch norm's backward begins with, of each 64 rows.
+fn backward_input_sums(product: Product) -> Case {
+    let Product { what, rows, inputs, outputs, format } = product;
+    Case {
+        kernel: "linear_backward_input_sums",
+        shape: format!("[{rows}, {inputs}] -> {outputs}, {what}"),
+        // Reads d_y, W, z and its norm, writes d_x; norm and ReLU 4 and two sums 4 beside the product.
+        cost: Cost::of(
+            rows * outputs + outputs * inputs + 2 * rows * inputs + 4 * inputs,
+            2 * rows * inputs * outputs + 8 * rows * inputs,
+        ),
+        format,
+        tolerance: with_sums(tolerance(format, outputs)),
+        prepare: Box::new(move || {
+            let mut values = Values::new();
+            let (z, of) = decided_inputs(&mut values, rows, inputs);
+            let [mean, rstd, weight, bias] = of;
+            let (d_y, product_weight) = (values.signed(rows * outputs), values.signed(outputs * inputs));
+            Prepared {
+                host: Host {
+                    inputs: vec![z, mean, rstd, weight, bias, d_y, product_weight],
+                    outputs: vec![unwritten(rows * inputs)],
+                    sums: Some(ChunkSums { rows, columns: inputs, given: None }),
+                    ..Default::default()
+                },
+                launch: Box::new(move |device, arrays| {
+                    let ([z, mean, rstd, norm_weight, bias, d_y, weight], [], [d_x], others) = arrays.parts();
+                    let (d_y, weight) =
+                        (Matrix::new(d_y, rows, outputs), Matrix::new(weight, outputs, inputs));
+                    let (mut d_x, z) = (MatrixMut::new(d_x, rows, inputs), Matrix::new(z, rows, inputs));
+                    let norm = norm([mean, rstd, norm_weight, bias]);
+                    linear_backward_input_sums(
+                        device,
+                        format,
+                        &mut d_x,
+                        d_y,
+                        weight,
+                        z,
+                        norm,
+                        &mut others.sums,
+                    )
+                }),
+                expected: Box::new(move |host| {
+                    let [z, mean, rstd, norm_weight, bias, d_y, weight] = host.wide_inputs();
+                    let d_x = product_of(matrix(&d_y, rows, outputs), matrix(&weight, outputs, inputs));
+                    let of = [mean, rstd, norm_weight, bias];
+                    let sums = chunk_gradient_sums(&d_x, &z, reference_norm(&of));
+                    vec![d_x, sums]
+                }),
+            }
+        }),
+    }
+}
+
+/// d_W = d_y^T x, of x = relu(norm(z)).
+fn backward_weight_activated(product: Product) -> Case {
+    let Product { what, rows, inputs, outputs, format } = product;
+    Case {
+        kernel: "linear_backward_weight",
+        shape: format!("relu(norm([{rows}, {inputs}])) -> {outputs}, {what}"),
+        // Reads d_y, z and its norm, writes d_W; norm and ReLU 4 beside the product.
+        cost: Cost::of(
+            rows * outputs + rows * inputs + 4 * inputs + outputs * inputs,
+            2 * rows * inputs * outputs + 4 * rows * inputs,
+        ),
+        format,
+        tolerance: tolerance(format, rows),
+        prepare: Box::new(move || {
+            let mut values = Values::new();
+            let (z, of) = decided_inputs(&mut values, rows, inputs);
+            let [mean, rstd, weight, bias] = of;
+            Prepared {
+                host: Host {
+                    inputs: vec![z, mean, rstd, weight, bias, values.signed(rows * outputs)],
+                    outputs: vec![unwritten(outputs * inputs)],
+                    ..Default::default()
+                },
+                launch: Box::new(move |device, arrays| {
+                    let ([z, mean, rstd, weight, bias, d_y], [], [d_weight], others) = arrays.parts();
+                    let x = Input::Activated(Matrix::new(z, rows, inputs), norm([mean, rstd, weight, bias]));
+                    let (mut to, d_y) =
+                        (MatrixMut::new(d_weight, outputs, inputs), Matrix::new(d_y, rows, outputs));
+                    linear_backward_weight(device, format, &mut to, d_y, x, &mut others.parts)
+                }),
+                expected: Box::new(move |host| {
+                    let [z, mean, rstd, weight, bias, d_y] = host.wide_inputs();
+                    let x = reference_norm(&[mean, rstd, weight, bias]).relu_rows(&z);
+                    vec![product_of(matrix(&d_y, rows, outputs).transpose(), matrix(&x, rows, inputs))]
+                }),
+            }
+        }),
+    }
 }
 
 /// `d_x = d_y W`.
