@@ -1,5 +1,5 @@
 // linear_bf16: operands rounded to bf16.
 
-#include "linear_tensor.cuh"
+#include "linear.cuh"
 
 LINEAR_FORMAT(bf16, Bf16)

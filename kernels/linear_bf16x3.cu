@@ -1,5 +1,5 @@
 // linear_bf16x3: operands split in two bf16, three products.
 
-#include "linear_tensor.cuh"
+#include "linear.cuh"
 
 LINEAR_FORMAT(bf16x3, Bf16x3)

@@ -1,5 +1,5 @@
 // linear_tf32: operands rounded to tf32.
 
-#include "linear_tensor.cuh"
+#include "linear.cuh"
 
 LINEAR_FORMAT(tf32, Tf32)

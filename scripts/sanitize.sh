@@ -10,22 +10,19 @@ if [[ ! -e "$library" ]]; then
     echo "${CXX:-g++} has no AddressSanitizer library: install the one of its version (such as libasan8)" >&2
     exit 1
 fi
-tests=(adam batch_norm edge_hidden edge_pool embedding l2_normalise linear readout_loss top_k cuda_step)
+# All tests of kernels, and the whole step.
+mapfile -t tests < <(grep -l '^mod kernel_support;' tests/*.rs | xargs -n 1 basename -s .rs)
+tests+=(cuda_step)
 export SCENERANK_SANITIZE=1 PROPTEST_CASES="${PROPTEST_CASES:-20}" CARGO_TARGET_DIR=target/sanitize
 # The kernels are optimised all the same; what is in Rust here only prepares and compares, and builds twice as fast so.
 export CARGO_PROFILE_DEV_OPT_LEVEL=0 CARGO_PROFILE_DEV_DEBUG=none CARGO_INCREMENTAL=0
 # Built before the sanitizer is loaded into everything: compilers leak on purpose and would be stopped for it.
 built="$(cargo test --no-run --message-format=json "${tests[@]/#/--test=}" --test=emulator)"
-mapfile -t programs < <(sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' <<<"$built")
-if ((${#programs[@]} != ${#tests[@]} + 1)); then
-    echo "${#programs[@]} test programs were built, not $((${#tests[@]} + 1)): ${programs[*]}" >&2
-    exit 1
-fi
-for program in "${programs[@]}"; do
-    if [[ "$program" == */emulator-* ]]; then
-        "$program" # builds its own programs with the sanitizers
-    else
-        # The fibers' stacks come and go, and Rust's test harness keeps some memory until the end.
-        LD_PRELOAD="$library" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 "$program"
-    fi
+program() { # of a test, as cargo named it
+    sed -n "s|.*\"executable\":\"\([^\"]*/$1-[0-9a-f]*\)\".*|\1|p" <<<"$built"
+}
+"$(program emulator)" # builds programs of its own with the sanitizers
+for test in "${tests[@]}"; do
+    # The fibers' stacks come and go, and Rust's test harness keeps some memory until the end.
+    LD_PRELOAD="$library" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 "$(program "$test")"
 done

@@ -16,7 +16,8 @@ fn chains_have_as_many_steps_as_are_counted() {
         let want: Vec<f32> =
             (0..threads).map(|thread| (0..8).fold(0.0, |sum, i| sum + chain(thread % 256 + i))).collect();
         // Fused multiply-adds in a fixed order: the same bits.
-        assert_eq!(to_host(&device, &sums), want);
+        let got = to_host(&device, &sums);
+        assert!(got == want, "{:?} and so on, where {:?} is expected", &got[..3], &want[..3]);
         assert_eq!(flops, 512 * 8 * 37 * 2);
     }
 }

@@ -30,11 +30,11 @@ use tempfile::TempDir;
 const RANKING: Loss = Loss { kind: LossKind::Ranking, temperature: 1.0, margin: 0.5 };
 
 /// A backend on the emulator and what it is asked for; None (said so) where it cannot be built.
-fn emulated() -> Option<(Cuda, Arc<Calls>)> {
+fn emulated(format: Format) -> Option<(Cuda, Arc<Calls>)> {
     match Device::emulated(None) {
         Ok(device) => {
             let calls = device.calls();
-            Some((Cuda::new(device, Format::Fp32).expect("an empty backend"), calls))
+            Some((Cuda::new(device, format).expect("an empty backend"), calls))
         }
         Err(error) => {
             println!("skipped: {error}");
@@ -67,9 +67,10 @@ fn capacity(batches: &[GraphBatch]) -> BatchSize {
 #[test]
 fn steps_allocate_nothing_and_read_nothing_back() {
     let (batches, capacity) = batches();
-    // The wide one splits its weight gradients into parts, whose memory depends on the number of rows.
-    for config in [SMALL, ModelConfig { layers: 2, state_width: 70, hidden_width: 130, ..SMALL }] {
-        let Some((backend, calls)) = emulated() else { return };
+    // The wide one splits its weight gradients into parts, whose memory depends on the number of rows and the format.
+    let wide = ModelConfig { layers: 2, state_width: 70, hidden_width: 130, ..SMALL };
+    for (config, format) in [(SMALL, Format::Fp32), (wide, Format::Fp32), (wide, Format::Tf32)] {
+        let Some((backend, calls)) = emulated(format) else { return };
         let tensors = random_parameters(config, false, 1);
         let mut model = Model::new(backend, config, &tensors, capacity).unwrap();
         let mut state = TrainingState::new(&model).unwrap();
@@ -77,7 +78,7 @@ fn steps_allocate_nothing_and_read_nothing_back() {
         assert!(planned > 0);
         let mut losses = Vec::new();
         // Smallest first: memory that grew would show.
-        let order = [2, 0, 4, 1, 3].iter().cycle().take(2 * LOSS_STEPS);
+        let order = [2, 0, 4, 1, 3].iter().cycle().take(LOSS_STEPS);
         for (step, &batch) in (1..).zip(order) {
             let before = calls.downloads.load(Relaxed);
             model.load_batch(&batches[batch]).unwrap();
@@ -90,7 +91,7 @@ fn steps_allocate_nothing_and_read_nothing_back() {
         }
         assert_eq!(calls.allocations.load(Relaxed), planned, "no step allocates");
         let triples: Vec<usize> = losses.iter().map(|&(_, triples)| triples).collect();
-        let want = [1, 2, 5, 5, 4].iter().cycle().take(2 * LOSS_STEPS);
+        let want = [1, 2, 5, 5, 4].iter().cycle().take(LOSS_STEPS);
         assert!(triples.iter().eq(want), "{triples:?}");
         assert!(losses.iter().all(|(loss, _)| loss.is_finite()), "{losses:?}");
         let embedding = model.embed(&batches[1]).unwrap();
@@ -104,7 +105,8 @@ fn losses_taken_together_are_those_taken_one_by_one() {
     let (batches, capacity) = batches();
     let losses = |together: bool| -> Option<Vec<(f32, usize)>> {
         let mut model =
-            Model::new(emulated()?.0, SMALL, &random_parameters(SMALL, false, 1), capacity).unwrap();
+            Model::new(emulated(Format::Fp32)?.0, SMALL, &random_parameters(SMALL, false, 1), capacity)
+                .unwrap();
         let mut state = TrainingState::new(&model).unwrap();
         let mut losses = Vec::new();
         for step in 0..LOSS_STEPS {
@@ -136,7 +138,7 @@ fn training_reads_back_records_and_checkpoints_alone() {
         epochs: 2,
         ..Default::default()
     };
-    let Some((backend, calls)) = emulated() else { return };
+    let Some((backend, calls)) = emulated(Format::Fp32) else { return };
     let run = folder.path().join("run");
     let outcome = train_on(backend, &dataset, config, &run, None, &AtomicBool::new(false)).unwrap();
     let steps_of_epoch = dataset.split(Split::Train).len().div_ceil(8) as u64;
@@ -182,7 +184,7 @@ fn losses<B: Backend>(backend: B, steps: usize) -> Vec<f32> {
 #[test]
 fn hundreds_of_steps_go_as_in_double_precision() {
     const STEPS: usize = 220;
-    let Some((backend, _)) = emulated() else { return };
+    let Some((backend, _)) = emulated(Format::Fp32) else { return };
     let (got, cpu) = (losses(backend, STEPS), losses(Cpu::new(), STEPS));
     let want = losses(Reference::<f64>::new(), STEPS);
     let mean = |losses: &[f32]| losses.iter().sum::<f32>() / losses.len() as f32;
@@ -196,6 +198,6 @@ fn hundreds_of_steps_go_as_in_double_precision() {
             println!("{name}, steps {steps:?}: {:.1e} off at most", used * limit);
         }
     }
-    let again = losses(emulated().expect("as before").0, 20);
+    let again = losses(emulated(Format::Fp32).expect("as before").0, 20);
     assert!(got[..20].iter().map(|loss| loss.to_bits()).eq(again.iter().map(|loss| loss.to_bits())));
 }

@@ -1,4 +1,4 @@
-//! The CUDA backend's whole step on the emulator: against the reference in double precision.
+//! The CUDA backend's whole step, on the emulator or a GPU: against the reference in double precision.
 
 mod support;
 
@@ -18,9 +18,16 @@ const SHAPE: BatchShape = BatchShape { triples: 5, objects: 9, relationships: 12
 const FORMATS: [Format; 4] = [Format::Fp32, Format::Tf32, Format::Bf16, Format::Bf16x3];
 const KINDS: [LossKind; 3] = [LossKind::Ranking, LossKind::Triplet, LossKind::InfoNce];
 
-/// A backend on the emulator, threads in the order of this seed; None (said so) where it cannot be built.
-fn emulated(seed: Option<u64>, format: Format) -> Option<Cuda> {
-    match Device::emulated(seed) {
+/// A backend on the emulator, threads in the order of this seed, or with `SCENERANK_TEST_DEVICE=cuda` on a GPU, which
+/// must be there; None (said so) where the emulator cannot be built.
+fn backend(seed: Option<u64>, format: Format) -> Option<Cuda> {
+    let device = match std::env::var("SCENERANK_TEST_DEVICE") {
+        Ok(device) if device == "cuda" => {
+            Ok(Device::gpu(0).expect("a GPU, which SCENERANK_TEST_DEVICE asks for"))
+        }
+        _ => Device::emulated(seed),
+    };
+    match device {
         Ok(device) => Some(Cuda::new(device, format).expect("an empty backend")),
         Err(error) => {
             println!("skipped: {error}");
@@ -61,8 +68,8 @@ fn a_step_agrees_with_the_reference() {
     for (seed, kind) in (0..6).flat_map(|seed| KINDS.map(|kind| (seed, kind))) {
         let batch = random_batch(SMALL, SHAPE, seed);
         let want = step(Reference::<f64>::new(), &batch, kind);
-        let Some(backend) = emulated(Some(seed), Format::Fp32) else { return };
-        let got = step(backend, &batch, kind);
+        let Some(cuda) = backend(Some(seed), Format::Fp32) else { return };
+        let got = step(cuda, &batch, kind);
         if got.masks != want.masks {
             // A ReLU next to zero fell to the other side, which moves every gradient below it.
             continue;
@@ -88,7 +95,7 @@ fn the_order_of_threads_and_blocks_changes_no_bit() {
     for format in FORMATS {
         let steps: Vec<Step> = [None, Some(1), Some(2)]
             .into_iter()
-            .filter_map(|seed| Some(step(emulated(seed, format)?, &batch, LossKind::Ranking)))
+            .filter_map(|seed| Some(step(backend(seed, format)?, &batch, LossKind::Ranking)))
             .collect();
         for pair in steps.windows(2) {
             assert_eq!(pair[0].embedding, pair[1].embedding, "{format:?}");
@@ -108,8 +115,8 @@ fn formats_reach_the_products_of_a_step() {
         |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>().sqrt();
     let mut distances = Vec::new();
     for format in [Format::Fp32, Format::Bf16x3, Format::Tf32, Format::Bf16] {
-        let Some(backend) = emulated(None, format) else { return };
-        let got = step(backend, &batch, LossKind::Ranking);
+        let Some(cuda) = backend(None, format) else { return };
+        let got = step(cuda, &batch, LossKind::Ranking);
         let pairs = got.embedding.iter().zip(&want.embedding);
         let off = length(&mut pairs.map(|(got, want)| f64::from(got - want)));
         distances.push(off / length(&mut want.embedding.iter().map(|&value| f64::from(value))));
@@ -126,8 +133,8 @@ fn formats_reach_the_products_of_a_step() {
 fn evaluation_agrees_with_the_reference() {
     let tensors = random_parameters(SMALL, true, 7);
     let batch = random_batch(SMALL, SHAPE, 8);
-    let Some(backend) = emulated(None, Format::Fp32) else { return };
-    let got = Model::new(backend, SMALL, &tensors, batch.size()).expect("a model").embed(&batch);
+    let Some(cuda) = backend(None, Format::Fp32) else { return };
+    let got = Model::new(cuda, SMALL, &tensors, batch.size()).expect("a model").embed(&batch);
     let reference = Reference::<f64>::new();
     let want = Model::new(reference, SMALL, &tensors, batch.size()).expect("a model").embed(&batch);
     let tolerance = Tolerance { absolute: 2e-6, relative: 2e-5 };

@@ -8,7 +8,7 @@ use kernel_support::{
     Values, all, all_mut, assert_within, indices_to_device, poisoned, same_bits, to_device, to_host, wide,
 };
 use scenerank::backend::cuda::edge_hidden::{
-    Ends, Lists, edge_hidden_add, edge_hidden_lookup, edge_hidden_sum_edges, edge_hidden_sum_ends,
+    Ends, Lists, edge_hidden_lookup, edge_hidden_sum_edges, edge_hidden_sum_ends,
 };
 use scenerank::batch::graph_batch::GraphBatch;
 
@@ -20,7 +20,7 @@ struct Inputs {
     projected: Vec<f32>,
     /// `[TYPES, H]`.
     edge_projected: Vec<f32>,
-    /// `[E, H]`: what `add` adds to, and the gradient that is summed.
+    /// `[E, H]`: the gradient that is summed.
     z: Vec<f32>,
 }
 
@@ -62,8 +62,8 @@ impl Inputs {
         [offsets, entries]
     }
 
-    /// z with both ends added; the edge's row and both ends; sums of z by end; sums of z by predicate.
-    fn kernels(&self, order: u64) -> [Vec<f32>; 4] {
+    /// The edge's row and both ends; sums of z by end; sums of z by predicate.
+    fn kernels(&self, order: u64) -> [Vec<f32>; 3] {
         let (batch, hidden) = (&self.batch, self.hidden);
         same_bits(order, |device| {
             let [subject, object, edge_row] =
@@ -73,9 +73,6 @@ impl Inputs {
             let [projected, edge_projected, z] =
                 [&self.projected, &self.edge_projected, &self.z].map(|values| to_device(device, values));
 
-            let mut added = to_device(device, &self.z);
-            edge_hidden_add(device, &mut all_mut(&mut added), all(&projected), ends, hidden)
-                .expect("a launch");
             let mut looked_up = poisoned(device, self.z.len());
             edge_hidden_lookup(
                 device,
@@ -99,7 +96,7 @@ impl Inputs {
             let mut by_edge = poisoned(device, self.edge_projected.len());
             edge_hidden_sum_edges(device, &mut all_mut(&mut by_edge), all(&z), by_predicate, hidden)
                 .expect("a launch");
-            [added, looked_up, by_end, by_edge].map(|buffer| to_host(device, &buffer))
+            [looked_up, by_end, by_edge].map(|buffer| to_host(device, &buffer))
         })
     }
 }
@@ -112,11 +109,10 @@ fn sum_limit(edges: usize) -> f64 {
 fn agrees_with_plain_loops((graphs, hidden, seed): (Graphs, usize, u64)) {
     let inputs = Inputs::new(&graphs, hidden, seed);
     let batch = &inputs.batch;
-    let [added, looked_up, by_end, by_edge] = inputs.kernels(seed);
+    let [looked_up, by_end, by_edge] = inputs.kernels(seed);
     let (wide_z, of_ends) = (wide(&inputs.z), inputs.of_ends(&wide(&inputs.projected)));
     let sum = |one: &[f64]| -> Vec<f64> { one.iter().zip(&of_ends).map(|(one, ends)| one + ends).collect() };
     // Three numbers below 1.
-    assert_within("added", &added, &sum(&wide_z), 5e-7);
     assert_within("looked up", &looked_up, &sum(&inputs.of_edges(&wide(&inputs.edge_projected))), 5e-7);
 
     let mut want_ends = vec![0.0; by_end.len()];
@@ -152,7 +148,7 @@ fn one_node_takes_all_ends_of_600_edges() {
 fn the_backward_agrees_with_finite_differences() {
     check(200, (small_graphs(), 1..=3usize, seeds()), |(graphs, hidden, seed)| {
         let inputs = Inputs::new(&graphs, hidden, seed);
-        let [_, _, by_end, by_edge] = inputs.kernels(seed);
+        let [_, by_end, by_edge] = inputs.kernels(seed);
         let (d_z, limit) = (wide(&inputs.z), sum_limit(inputs.batch.edge_subject.len()));
         let want = central_differences(&wide(&inputs.projected), |projected| {
             weighted_sum(&d_z, &inputs.of_ends(projected))

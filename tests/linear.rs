@@ -5,11 +5,20 @@
 
 mod kernel_support;
 
-use kernel_support::{ROWS, Values, devices, poisoned, to_device, to_host, wide};
+use kernel_support::calculus::{central_differences, weighted_sum};
+use kernel_support::cases::{check, rows, seeds};
+use kernel_support::{
+    ROWS, Values, all, all_mut, devices, indices_to_device, poisoned, to_device, to_host, wide,
+};
+use scenerank::backend::cuda::batch_norm::{
+    Norm, Statistics, Sums, batch_norm_backward_merge, batch_norm_merge_statistics,
+};
 use scenerank::backend::cuda::buffer::Buffer;
 use scenerank::backend::cuda::device::Device;
+use scenerank::backend::cuda::edge_hidden::Ends;
 use scenerank::backend::cuda::linear::{
-    Format, Matrix, MatrixMut, Output, linear_backward_input, linear_backward_weight, linear_forward,
+    Format, Input, Matrix, MatrixMut, linear_backward_input, linear_backward_input_sums,
+    linear_backward_weight, linear_forward, linear_forward_gather,
 };
 use scenerank::backend::reference::linear as reference;
 
@@ -62,14 +71,30 @@ fn magnitudes(values: &[f64]) -> Vec<f64> {
     values.iter().map(|value| value.abs()).collect()
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Product {
     Forward,
+    ForwardActivated,
+    ForwardGather,
     BackwardInput,
+    BackwardInputSums,
     BackwardWeight,
+    BackwardWeightActivated,
 }
+use Product::*;
 
-const PRODUCTS: [Product; 3] = [Product::Forward, Product::BackwardInput, Product::BackwardWeight];
+const PRODUCTS: [Product; 7] = [
+    Forward,
+    ForwardActivated,
+    ForwardGather,
+    BackwardInput,
+    BackwardInputSums,
+    BackwardWeight,
+    BackwardWeightActivated,
+];
+
+/// Nodes that edges gather from.
+const NODES: usize = 9;
 
 /// A layer's random values.
 struct Case {
@@ -79,23 +104,67 @@ struct Case {
     x: Vec<f32>,
     weight: Vec<f32>,
     d_y: Vec<f32>,
+    /// Mean, rstd, weight, bias of the inputs' batch norm.
+    norm: [Vec<f32>; 4],
+    projected: Vec<f32>,
+    ends: [Vec<u32>; 2],
+}
+
+/// What a product writes, and what the sums of its columns give: mean and rstd, or d_weight and d_bias.
+#[derive(PartialEq)]
+struct Outcome {
+    values: Vec<f32>,
+    columns: [Vec<f32>; 2],
 }
 
 impl Case {
     fn new(rows: usize, inputs: usize, outputs: usize, seed: u64) -> Self {
         let mut values = Values::new(seed);
         let (x, weight) = (values.signed(rows * inputs), values.signed(outputs * inputs));
-        Case { rows, inputs, outputs, x, weight, d_y: values.signed(rows * outputs) }
+        let norm =
+            [values.signed(inputs), values.positive(inputs), values.signed(inputs), values.signed(inputs)];
+        let projected = values.signed(NODES * 2 * outputs);
+        let ends = [0; 2].map(|_| values.indices(rows, NODES));
+        Case { rows, inputs, outputs, x, weight, d_y: values.signed(rows * outputs), norm, projected, ends }
     }
 
-    /// What the reference makes of values that `of` was applied to.
-    fn reference(&self, product: Product, of: impl Fn(&[f64]) -> Vec<f64>) -> Vec<f64> {
+    /// norm(x) as the kernels round it, by value.
+    fn normed(&self) -> Vec<f32> {
+        let [mean, rstd, weight, bias] = &self.norm;
+        let value = |(i, x): (usize, &f32)| {
+            let c = i % self.inputs;
+            (x - mean[c]) * (rstd[c] * weight[c]) + bias[c]
+        };
+        self.x.iter().enumerate().map(value).collect()
+    }
+
+    /// What the reference makes of the operands, or of their absolute values.
+    fn reference(&self, product: Product, absolute: bool) -> Vec<f64> {
         let Case { inputs, outputs, .. } = *self;
-        let [x, weight, d_y] = [&self.x, &self.weight, &self.d_y].map(|values| of(&wide(values)));
+        let of = |values: &[f32]| if absolute { magnitudes(&wide(values)) } else { wide(values) };
+        let (weight, d_y) = (of(&self.weight), of(&self.d_y));
+        let x = match product {
+            ForwardActivated | BackwardWeightActivated => {
+                of(&self.normed().iter().map(|&y| y.max(0.0)).collect::<Vec<_>>())
+            }
+            _ => of(&self.x),
+        };
         match product {
-            Product::Forward => reference::linear(&x, &weight, inputs, outputs),
-            Product::BackwardInput => reference::linear_backward_input(&d_y, &weight, inputs, outputs),
-            Product::BackwardWeight => {
+            Forward | ForwardActivated => reference::linear(&x, &weight, inputs, outputs),
+            ForwardGather => {
+                let (projected, [subject, object]) = (of(&self.projected), &self.ends);
+                let mut y = reference::linear(&x, &weight, inputs, outputs);
+                for (i, y) in y.iter_mut().enumerate() {
+                    let (row, column) = (i / outputs, i % outputs);
+                    *y += projected[subject[row] as usize * 2 * outputs + column];
+                    *y += projected[object[row] as usize * 2 * outputs + outputs + column];
+                }
+                y
+            }
+            BackwardInput | BackwardInputSums => {
+                reference::linear_backward_input(&d_y, &weight, inputs, outputs)
+            }
+            BackwardWeight | BackwardWeightActivated => {
                 let mut d_weight = vec![f64::NAN; outputs * inputs];
                 reference::linear_backward_weight(&d_y, &x, inputs, outputs, &mut d_weight);
                 d_weight
@@ -104,59 +173,134 @@ impl Case {
     }
 
     /// The product on the device, and how many values the buffer for parts has then.
-    fn compute(&self, product: Product, device: &Device, format: Format) -> (Vec<f32>, usize) {
+    fn compute(&self, product: Product, device: &Device, format: Format) -> (Outcome, usize) {
         let Case { rows, inputs, outputs, .. } = *self;
         let [x, weight, d_y] = [&self.x, &self.weight, &self.d_y].map(|values| to_device(device, values));
+        let norm = [0, 1, 2, 3].map(|i| to_device(device, &self.norm[i]));
+        let [mean, rstd, norm_weight, bias] = norm.each_ref().map(|buffer| all(buffer));
+        let norm = Norm { mean, rstd, weight: norm_weight, bias };
         let (x, weight) = (matrix(&x, rows, inputs), matrix(&weight, outputs, inputs));
         let d_y = matrix(&d_y, rows, outputs);
-        let (rows, columns) = match product {
-            Product::Forward => (rows, outputs),
-            Product::BackwardInput => (rows, inputs),
-            Product::BackwardWeight => (outputs, inputs),
+        let (height, width) = match product {
+            Forward | ForwardActivated | ForwardGather => (rows, outputs),
+            BackwardInput | BackwardInputSums => (rows, inputs),
+            BackwardWeight | BackwardWeightActivated => (outputs, inputs),
         };
-        let (mut out, mut parts) = (poisoned(device, rows * columns), poisoned(device, 0));
-        let to = &mut matrix_mut(&mut out, rows, columns);
+        let (mut out, mut parts) = (poisoned(device, height * width), poisoned(device, 0));
+        let mut sums = Sums::new(device).expect("memory");
+        let to = &mut matrix_mut(&mut out, height, width);
+        let activated = Input::Activated(x, norm);
         match product {
-            Product::Forward => linear_forward(device, format, to, x, weight, Output::Replace),
-            Product::BackwardInput => linear_backward_input(device, format, to, d_y, weight, Output::Replace),
-            Product::BackwardWeight => linear_backward_weight(device, format, to, d_y, x, &mut parts),
+            Forward => linear_forward(device, format, to, Input::Values(x), weight, Some(&mut sums)),
+            ForwardActivated => linear_forward(device, format, to, activated, weight, Some(&mut sums)),
+            ForwardGather => {
+                let projected = to_device(device, &self.projected);
+                let [subject, object] = self.ends.each_ref().map(|ends| indices_to_device(device, ends));
+                let ends = Ends { subject: all(&subject), object: all(&object) };
+                let (projected, sums) = (all(&projected), Some(&mut sums));
+                linear_forward_gather(device, format, to, x, weight, projected, ends, sums)
+            }
+            BackwardInput => linear_backward_input(device, format, to, d_y, weight),
+            BackwardInputSums => {
+                linear_backward_input_sums(device, format, to, d_y, weight, x, norm, &mut sums)
+            }
+            BackwardWeight => linear_backward_weight(device, format, to, d_y, Input::Values(x), &mut parts),
+            BackwardWeightActivated => linear_backward_weight(device, format, to, d_y, activated, &mut parts),
         }
         .expect("a launch");
-        (to_host(device, &out), parts.len())
+        let values = to_host(device, &out);
+
+        let mut columns = [0; 2].map(|_| poisoned(device, width));
+        let [first, second] = &mut columns;
+        let columns = match product {
+            Forward | ForwardActivated | ForwardGather => {
+                let mut to = Statistics { mean: all_mut(first), rstd: all_mut(second) };
+                let mut running = [0; 2].map(|_| to_device(device, &vec![0.0; width]));
+                let [mean, var] = &mut running;
+                let (mean, var) = (&mut all_mut(mean), &mut all_mut(var));
+                batch_norm_merge_statistics(device, &mut to, mean, var, rows, &mut sums).expect("a launch");
+                columns.map(|buffer| to_host(device, &buffer))
+            }
+            BackwardInputSums => {
+                let (d_weight, d_bias) = (&mut all_mut(first), &mut all_mut(second));
+                let (d, z) = (&mut all_mut(&mut out), x.values());
+                batch_norm_backward_merge(device, d, d_weight, d_bias, z, norm, rows, &mut sums)
+                    .expect("a launch");
+                columns.map(|buffer| to_host(device, &buffer))
+            }
+            BackwardInput | BackwardWeight | BackwardWeightActivated => Default::default(),
+        };
+        (Outcome { values, columns }, parts.len())
+    }
+
+    /// The columns' sums against those of the values that were written, which is what they are sums of.
+    fn check_columns(&self, product: Product, name: &str, outcome: &Outcome) {
+        let (rows, [first, second]) = (self.rows, &outcome.columns);
+        let (values, normed) = (wide(&outcome.values), self.normed());
+        for column in 0..first.len() {
+            let of = |row: usize| values[row * first.len() + column];
+            let count = rows.max(1) as f64;
+            if product == BackwardInputSums {
+                let (mean, rstd) = (f64::from(self.norm[0][column]), f64::from(self.norm[1][column]));
+                let (mut d_bias, mut d_weight, mut most) = (0.0, 0.0, 0.0);
+                for row in 0..rows {
+                    let at = row * self.inputs + column;
+                    let d = if normed[at] > 0.0 { of(row) } else { 0.0 };
+                    let xhat = (f64::from(self.x[at]) - mean) * rstd;
+                    (d_bias, d_weight) = (d_bias + d, d_weight + d * xhat);
+                    most += d.abs() * (1.0 + xhat.abs());
+                }
+                // 64 roundings within a chunk, which double precision merges.
+                let limit = most * f64::from(f32::EPSILON) * 70.0;
+                for (got, want) in [(first[column], d_weight), (second[column], d_bias)] {
+                    assert!(
+                        (f64::from(got) - want).abs() <= limit,
+                        "{name}, column {column}: {got}, not {want}"
+                    );
+                }
+            } else {
+                let mean = (0..rows).map(of).sum::<f64>() / count;
+                let variance = (0..rows).map(|row| (of(row) - mean).powi(2)).sum::<f64>() / count;
+                let most = (0..rows).fold(0.0, |most: f64, row| most.max(of(row).abs()));
+                let rstd = 1.0 / (variance + 1e-5).sqrt();
+                // Sums around a chunk's first value: their 64 roundings are of offsets from it, of up to 2 `most`.
+                let eps = f64::from(f32::EPSILON);
+                assert!(
+                    (f64::from(first[column]) - mean).abs() <= 70.0 * eps * most,
+                    "{name}: mean {column}"
+                );
+                let limit = rstd * (2.0 * eps + 0.5 * 70.0 * eps * 4.0 * most * most * rstd * rstd);
+                assert!((f64::from(second[column]) - rstd).abs() <= limit, "{name}: rstd {column}");
+            }
+        }
     }
 
     /// The product on every device in every format: within its bound, and with the same bits everywhere.
     fn check(&self, product: Product, devices: &[Device], formats: &[Format]) {
-        let want = self.reference(product, <[f64]>::to_vec);
-        let magnitude = self.reference(product, magnitudes);
+        let (want, magnitude) = (self.reference(product, false), self.reference(product, true));
         let Case { rows, inputs, outputs, .. } = *self;
         let terms = match product {
-            Product::Forward => inputs,
-            Product::BackwardInput => outputs,
-            Product::BackwardWeight => rows,
+            Forward | ForwardActivated => inputs,
+            ForwardGather => inputs + 2,
+            BackwardInput | BackwardInputSums => outputs,
+            BackwardWeight | BackwardWeightActivated => rows,
         };
         for &format in formats {
             let name = format!("{product:?} in {format:?} [{rows}, {inputs} -> {outputs}]");
             let mut seen = devices.iter().map(|device| self.compute(product, device, format).0);
             let Some(first) = seen.next() else { return };
-            assert_near(&name, &first, &want, &magnitude, error(format, terms));
+            assert_near(&name, &first.values, &want, &magnitude, error(format, terms));
+            self.check_columns(product, &name, &first);
             assert!(seen.all(|other| other == first), "{name}: orders of threads change the bits");
         }
     }
 }
 
 #[test]
-fn all_three_products_agree_with_the_reference() {
+fn all_products_agree_with_the_reference() {
     let devices = devices();
-    let mut random = Values::new(99);
-    let fixed = ROWS.iter().flat_map(|&rows| WIDTHS.map(|(inputs, outputs)| (rows, inputs, outputs)));
-    let drawn: Vec<_> = (0..12)
-        .map(|_| {
-            let sizes = random.indices(3, 200);
-            (sizes[0] as usize, 1 + sizes[1] as usize, 1 + sizes[2] as usize)
-        })
-        .collect();
-    for (seed, (rows, inputs, outputs)) in (0..).zip(fixed.chain(drawn)) {
+    let sizes = ROWS.iter().flat_map(|&rows| WIDTHS.map(|(inputs, outputs)| (rows, inputs, outputs)));
+    for (seed, (rows, inputs, outputs)) in (0..).zip(sizes) {
         let case = Case::new(rows, inputs, outputs, seed);
         for product in PRODUCTS {
             case.check(product, &devices, &FORMATS);
@@ -165,14 +309,60 @@ fn all_three_products_agree_with_the_reference() {
 }
 
 #[test]
+fn products_of_any_sizes_agree_with_the_reference() {
+    let devices = devices();
+    check(20, (rows(), 1..=200usize, 1..=200usize, seeds()), |(rows, inputs, outputs, seed)| {
+        let case = Case::new(rows, inputs, outputs, seed);
+        for product in PRODUCTS {
+            case.check(product, &devices, &FORMATS);
+        }
+    });
+}
+
+#[test]
+fn the_backward_products_agree_with_finite_differences() {
+    let devices = devices();
+    check(50, (1..=4usize, 1..=4usize, 1..=4usize, seeds()), |(rows, inputs, outputs, seed)| {
+        let case = Case::new(rows, inputs, outputs, seed);
+        let [x, weight, d_y] = [&case.x, &case.weight, &case.d_y].map(|values| wide(values));
+        let loss =
+            |x: &[f64], weight: &[f64]| weighted_sum(&d_y, &reference::linear(x, weight, inputs, outputs));
+        let d_x = central_differences(&x, |x| loss(x, &weight));
+        let d_weight = central_differences(&weight, |weight| loss(&x, weight));
+        for (product, want, terms) in
+            [(Product::BackwardInput, d_x, outputs), (Product::BackwardWeight, d_weight, rows)]
+        {
+            let magnitude = case.reference(product, true);
+            for format in FORMATS {
+                // The differences are off by less than 1e-8.
+                let limits: Vec<f64> = magnitude.iter().map(|m| m + 1e-8 / error(format, terms)).collect();
+                let (got, _) = case.compute(product, &devices[0], format);
+                assert_near(
+                    &format!("{product:?} in {format:?}"),
+                    &got.values,
+                    &want,
+                    &limits,
+                    error(format, terms),
+                );
+            }
+        }
+    });
+}
+
+#[test]
 fn products_of_many_tiles_agree_with_the_reference() {
     // 33 x 8 tiles of 128 x 128, from where on they are taken; the last ones are partial.
     let (many, several) = (4219, 1021);
     let devices: Vec<Device> = devices().into_iter().take(1).collect();
     let formats = [Format::Tf32, Format::Bf16, Format::Bf16x3];
-    Case::new(many, 21, several, 5).check(Product::Forward, &devices, &formats);
-    Case::new(many, several, 21, 6).check(Product::BackwardInput, &devices, &formats);
-    Case::new(257, several, many, 7).check(Product::BackwardWeight, &devices, &formats);
+    for product in [Forward, ForwardActivated, ForwardGather] {
+        Case::new(many, 21, several, 5).check(product, &devices, &formats);
+    }
+    for product in [BackwardInput, BackwardInputSums] {
+        Case::new(many, several, 21, 6).check(product, &devices, &formats);
+    }
+    Case::new(257, several, many, 7).check(BackwardWeight, &devices, &formats);
+    Case::new(257, several, many, 7).check(BackwardWeightActivated, &devices, &formats[1..2]);
 }
 
 /// Products of one term each have no error but that of their operands: the largest of many comes near its bound. So a
@@ -193,8 +383,8 @@ fn every_format_has_its_own_precision() {
             let mut y = poisoned(&device, rows * outputs);
             let mut target = matrix_mut(&mut y, rows, outputs);
             let (x_there, weight_there) = (matrix(&x_there, rows, 1), matrix(&weight_there, outputs, 1));
-            linear_forward(&device, format, &mut target, x_there, weight_there, Output::Replace)
-                .expect("a launch");
+            let x_there = Input::Values(x_there);
+            linear_forward(&device, format, &mut target, x_there, weight_there, None).expect("a launch");
             let got = to_host(&device, &y);
             let worst = (0..rows * outputs).fold(0.0, |worst: f64, i| {
                 let want = f64::from(x[i / outputs]) * f64::from(weight[i % outputs]);
@@ -206,44 +396,63 @@ fn every_format_has_its_own_precision() {
     }
 }
 
+/// Two parts of a wider weight, one above the other, and beside what is written nothing changes.
 #[test]
-fn parts_of_wider_matrices_are_read_written_and_added_to() {
-    // The second at multiples of 16 bytes, where copies are wide.
-    for (rows, width, hidden) in [(70, 21, 34), (70, 20, 36)] {
-        let mut values = Values::new(1);
-        let (x, weight) = (values.signed(rows * width), values.signed(hidden * 3 * width));
-        let before = values.signed(rows * 2 * hidden);
-        let part_of_weight: Vec<f64> =
-            weight.chunks_exact(3 * width).flat_map(|row| wide(&row[2 * width..])).collect();
-        let product = reference::linear(&wide(&x), &part_of_weight, width, hidden);
-        let magnitude =
-            reference::linear(&magnitudes(&wide(&x)), &magnitudes(&part_of_weight), width, hidden);
+fn parts_of_wider_matrices_are_read_and_written() {
+    // The second at multiples of 16 bytes, where copies are wide; the last with its split inside a tile and beyond it.
+    for (rows, width, hidden) in [(70, 21, 34), (70, 20, 36), (300, 8, 70)] {
+        let (values, wider) = (&mut Values::new(1), 3 * width);
+        let (x, d_y) = (values.signed(rows * width), values.signed(rows * 2 * hidden));
+        let weight = values.signed(hidden * wider);
+        // [2 H, D]: the first and the last of three parts.
+        let part =
+            |start: usize| weight.chunks_exact(wider).flat_map(move |row| row[start..][..width].to_vec());
+        let stacked: Vec<f32> = part(0).chain(part(2 * width)).collect();
+        let case = Case { x, weight: stacked, d_y, ..Case::new(rows, width, 2 * hidden, 3) };
         for (device, format) in devices().iter().flat_map(|device| FORMATS.map(|format| (device, format))) {
-            let (x_there, weight_there) = (to_device(device, &x), to_device(device, &weight));
-            let x_there = matrix(&x_there, rows, width);
-            let part = matrix(&weight_there, hidden, 3 * width).columns(2 * width, width);
-            let mut y = to_device(device, &before);
-            let mut target = matrix_mut(&mut y, rows, 2 * hidden);
-            let mut target = target.columns(hidden, hidden);
-            linear_forward(device, format, &mut target, x_there, part, Output::Add).expect("a launch");
-            let got = to_host(device, &y);
-            let of = |values: &[f32], column: usize| -> Vec<f32> {
-                values.chunks_exact(2 * hidden).flat_map(|row| row[column..][..hidden].to_vec()).collect()
+            let [x, weight_there, d_y] =
+                [&case.x, &weight, &case.d_y].map(|values| to_device(device, values));
+            let (x, d_y) = (matrix(&x, rows, width), matrix(&d_y, rows, 2 * hidden));
+            let weight_there = matrix(&weight_there, hidden, wider).stacked(0, 2 * width, width);
+            let check = |product: Product, got: &[f32], terms: usize| {
+                let (want, magnitude) = (case.reference(product, false), case.reference(product, true));
+                assert_near(
+                    &format!("{product:?} in {format:?}"),
+                    got,
+                    &want,
+                    &magnitude,
+                    error(format, terms),
+                );
             };
-            assert_eq!(of(&got, 0), of(&before, 0), "columns beside the part");
-            let added = of(&before, hidden);
-            let sums = |to: &[f64], from: Vec<f64>| -> Vec<f64> {
-                to.iter().zip(from).map(|(to, from)| to + from).collect()
+            // Into the last columns of a wider matrix.
+            let mut y = to_device(device, &vec![7.0; rows * (2 * hidden + 5)]);
+            let mut target = matrix_mut(&mut y, rows, 2 * hidden + 5);
+            let x_values = Input::Values(x);
+            linear_forward(device, format, &mut target.columns(5, 2 * hidden), x_values, weight_there, None)
+                .expect("a launch");
+            let y = to_host(device, &y);
+            let columns = |from: std::ops::Range<usize>| -> Vec<f32> {
+                y.chunks_exact(2 * hidden + 5).flat_map(|row| row[from.clone()].to_vec()).collect()
             };
-            let want = sums(&product, wide(&added));
-            let magnitude = sums(&magnitude, magnitudes(&wide(&added)));
-            assert_near(
-                &format!("{format:?} y"),
-                &of(&got, hidden),
-                &want,
-                &magnitude,
-                error(format, width + 1),
-            );
+            check(Forward, &columns(5..2 * hidden + 5), width);
+            assert!(columns(0..5).iter().all(|&value| value == 7.0), "columns beside the part");
+
+            let mut d_x = poisoned(device, rows * width);
+            let mut target = matrix_mut(&mut d_x, rows, width);
+            linear_backward_input(device, format, &mut target, d_y, weight_there).expect("a launch");
+            check(BackwardInput, &to_host(device, &d_x), 2 * hidden);
+
+            let (mut d_weight, mut parts) =
+                (to_device(device, &vec![7.0; hidden * wider]), poisoned(device, 0));
+            let mut target = matrix_mut(&mut d_weight, hidden, wider);
+            let mut target = target.stacked(0, 2 * width, width);
+            linear_backward_weight(device, format, &mut target, d_y, x_values, &mut parts).expect("a launch");
+            let d_weight = to_host(device, &d_weight);
+            let part = |start: usize| -> Vec<f32> {
+                d_weight.chunks_exact(wider).flat_map(|row| row[start..][..width].to_vec()).collect()
+            };
+            check(BackwardWeight, &[part(0), part(2 * width)].concat(), rows);
+            assert!(part(width).iter().all(|&value| value == 7.0), "the part between");
         }
     }
 }
@@ -253,8 +462,8 @@ fn a_gradient_in_many_parts_has_the_same_bits_each_time() {
     let case = Case::new(2000, 40, 30, 2);
     let devices = devices();
     for device in devices.iter().take(1) {
-        let (_, parts) = case.compute(Product::BackwardWeight, device, Format::Bf16);
+        let (_, parts) = case.compute(BackwardWeight, device, Format::Bf16);
         assert!(parts > 40 * 30, "so many rows are split");
     }
-    case.check(Product::BackwardWeight, &devices, &FORMATS);
+    case.check(BackwardWeight, &devices, &FORMATS);
 }

@@ -93,8 +93,9 @@ fn unit_vectors_come_in_order_but_for_rounding() {
                 }
                 all
             };
-            let (queries, mut embeddings) = (unit(2), unit(rows));
-            // Duplicates, near and far.
+            let (mut queries, mut embeddings) = (unit(2), unit(rows));
+            // Duplicates, near and far, the best of the first query.
+            queries[..width].copy_from_slice(&embeddings[..width]);
             embeddings.copy_within(0..width, width);
             embeddings.copy_within(0..width, (rows - 1) * width);
             let got = passes(&device, &queries, &embeddings, width, &[k]).remove(0);

@@ -57,6 +57,15 @@ pub enum LayerInput<'a, T> {
     },
 }
 
+/// A hidden block that another reads.
+#[derive(Debug)]
+pub struct Hidden<'a, T> {
+    /// What it saved.
+    pub block: &'a BlockActivations<T>,
+    /// relu(norm(.)) of it; empty where the backend recomputes it.
+    pub output: &'a T,
+}
+
 /// Where the gradient of a layer's input goes.
 #[derive(Debug)]
 pub enum LayerInputGradient<'a, T> {
@@ -80,6 +89,9 @@ pub trait Backend: Sized {
     type Buffer;
     /// A batch where the backend computes.
     type Batch;
+    /// Whether the activated hidden blocks are recomputed where they are read: `edge_hidden_output` and
+    /// `node_hidden_output` are empty then, and their stages do not write them.
+    const RECOMPUTES_HIDDEN: bool = false;
 
     /// Begins a range of this name on a profiler's timeline, where the backend tells one; it ends when what is given is
     /// dropped. Ranges nest.
@@ -118,7 +130,7 @@ pub trait Backend: Sized {
         mode: Mode,
         parameters: &mut Parameters<Self::Buffer>,
         batch: &Self::Batch,
-        hidden: &Self::Buffer,
+        hidden: Hidden<'_, Self::Buffer>,
         block: &mut BlockActivations<Self::Buffer>,
     ) -> Result<()>;
 
@@ -153,7 +165,7 @@ pub trait Backend: Sized {
         mode: Mode,
         parameters: &mut Parameters<Self::Buffer>,
         batch: &Self::Batch,
-        hidden: &Self::Buffer,
+        hidden: Hidden<'_, Self::Buffer>,
         block: &mut BlockActivations<Self::Buffer>,
         node_state: &mut Self::Buffer,
     ) -> Result<()>;

@@ -28,7 +28,7 @@ pub struct BenchArguments {
     /// The network [default: small on emulated and reference, else the paper's].
     #[arg(long, value_enum)]
     size: Option<Size>,
-    /// About how long to time each kernel; a step eight times as long [default: 10 on emulated, else 200].
+    /// About how long to time each kernel; a step eight times as long [default: 10 on emulated and reference, else 200].
     #[arg(long, value_name = "MILLISECONDS", value_parser = clap::value_parser!(u32).range(1..=600_000))]
     budget: Option<u32>,
     /// Print the result as JSON.

@@ -68,8 +68,8 @@ pub fn read_caption_vectors(path: &Path, dataset: &Dataset) -> Result<NpyMatrix>
         ));
     }
     let norm = |row: &[f32]| row.iter().map(|value| value * value).sum::<f32>().sqrt();
-    let too_long = vectors.values.chunks_exact(vectors.width).map(norm).enumerate();
-    if let Some((row, norm)) = too_long.into_iter().find(|&(_, norm)| !(norm <= 1.0 + NORM_SLACK)) {
+    let mut norms = vectors.values.chunks_exact(vectors.width).map(norm).enumerate();
+    if let Some((row, norm)) = norms.find(|&(_, norm)| norm.is_nan() || norm > 1.0 + NORM_SLACK) {
         return Err(Error::invalid(
             path,
             format!("row {row}"),

@@ -23,7 +23,7 @@ pub struct BlockActivations<T> {
 pub struct LayerActivations<T> {
     /// `[E, H]`.
     pub edge_hidden: BlockActivations<T>,
-    /// `[E, H]`: relu(norm(edge_hidden)), for backends that do not recompute it where it is read.
+    /// `[E, H]`: relu(norm(edge_hidden)), empty for backends that recompute it where it is read.
     pub edge_hidden_output: T,
     /// `[E, H + D + H]`: messages to the subject, new edge states, messages to the object.
     pub edge_heads: BlockActivations<T>,
@@ -83,16 +83,17 @@ impl<T> Activations<T> {
                 rstd: backend.allocate(columns)?,
             })
         };
+        let outputs = |rows: usize| if B::RECOMPUTES_HIDDEN { 0 } else { rows * hidden };
         let layers = (0..config.layers)
             .map(|layer| {
                 Ok(LayerActivations {
                     edge_hidden: block(edges, hidden)?,
-                    edge_hidden_output: backend.allocate(edges * hidden)?,
+                    edge_hidden_output: backend.allocate(outputs(edges))?,
                     edge_heads: block(edges, config.heads_width(layer))?,
                     edge_state: backend.allocate(edges * config.edge_state_width(layer))?,
                     pooled: backend.allocate(nodes * hidden)?,
                     node_hidden: block(nodes, hidden)?,
-                    node_hidden_output: backend.allocate(nodes * hidden)?,
+                    node_hidden_output: backend.allocate(outputs(nodes))?,
                     node_output: block(nodes, state)?,
                     node_state: backend.allocate(nodes * state)?,
                 })

@@ -16,7 +16,7 @@ pub mod config;
 pub mod parameters;
 pub mod tensors;
 
-use crate::backend::{Backend, LayerInput, LayerInputGradient, Mode};
+use crate::backend::{Backend, Hidden, LayerInput, LayerInputGradient, Mode};
 use crate::batch::graph_batch::{BatchSize, GraphBatch};
 use crate::error::{Error, Result};
 use crate::loss::Loss;
@@ -147,7 +147,8 @@ impl<B: Backend> Model<B> {
                 &mut a.edge_hidden,
                 &mut a.edge_hidden_output,
             )?;
-            backend.edge_heads(layer, mode, parameters, batch, &a.edge_hidden_output, &mut a.edge_heads)?;
+            let hidden = Hidden { block: &a.edge_hidden, output: &a.edge_hidden_output };
+            backend.edge_heads(layer, mode, parameters, batch, hidden, &mut a.edge_heads)?;
             backend.edge_pool(layer, parameters, batch, &a.edge_heads, &mut a.pooled, &mut a.edge_state)?;
             backend.node_hidden(
                 layer,
@@ -163,7 +164,7 @@ impl<B: Backend> Model<B> {
                 mode,
                 parameters,
                 batch,
-                &a.node_hidden_output,
+                Hidden { block: &a.node_hidden, output: &a.node_hidden_output },
                 &mut a.node_output,
                 &mut a.node_state,
             )?;

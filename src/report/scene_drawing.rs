@@ -1,27 +1,36 @@
 //! A scene graph drawn as nodes and arrows, small enough for a gallery.
 //!
-//! The objects that relationships touch are laid out by forces (Fruchterman and Reingold 1991: all nodes repel each other,
-//! the ends of an arrow attract each other), in a fixed number of steps from a fixed start, so that a graph always looks
-//! the same; then boxes that overlap are pushed apart. Objects without a relationship stand in rows below.
+//! Each connected part is laid out in layers: the object with the most relationships on top, below it those that it is
+//! related to, below them theirs, so that most arrows lead from one row to the next and their labels stand between the
+//! rows. A row that is too wide goes on in another one. Parts stand beside each other while there is room. Objects
+//! without a relationship stand in rows below.
 
+use std::collections::VecDeque;
 use std::io;
 
 use askama::Template;
 
-/// The canvas' width in pixels; its height follows from the scene.
+/// The canvas' width in pixels, at most and at least; its height follows from the scene.
 const WIDTH: f64 = 380.0;
+const LEAST_WIDTH: f64 = 250.0;
 const MARGIN: f64 = 6.0;
 /// Of a node's box.
 const HEIGHT: f64 = 20.0;
+/// From one layer to the next: room for a box and for an arrow with its label.
+const LAYER: f64 = 54.0;
 /// Width of a letter at the font size in use, on average, and of a box' padding.
 const LETTER: f64 = 6.3;
+const LABEL_LETTER: f64 = 5.4;
 const PADDING: f64 = 14.0;
 /// Between boxes.
-const GAP: f64 = 5.0;
+const GAP: f64 = 6.0;
+/// Between connected parts.
+const PART_GAP: f64 = 16.0;
 /// A longer name ends in an ellipsis; the whole one is in its title.
 const LONGEST: usize = 22;
-const FORCE_STEPS: usize = 300;
-const APART_STEPS: usize = 120;
+/// Where on an arrow between two layers its label stands, from the upper to the lower end: arrows part on their way down,
+/// so that labels have most room there.
+const LABEL_PLACE: f64 = 0.62;
 
 /// A scene without its image node.
 #[derive(Clone, Copy, Debug)]
@@ -68,7 +77,16 @@ struct Arrow<'a> {
     y: f64,
 }
 
-impl Box<'_> {
+impl<'a> Box<'a> {
+    fn new(name: &'a str) -> Self {
+        let text = match name.chars().count() > LONGEST {
+            true => name.chars().take(LONGEST - 1).chain(['…']).collect(),
+            false => name.to_owned(),
+        };
+        let width = text.chars().count() as f64 * LETTER + PADDING;
+        Box { name, text, x: 0.0, y: 0.0, width, connected: false }
+    }
+
     fn left(&self) -> f64 {
         self.x - self.width / 2.0
     }
@@ -85,12 +103,12 @@ pub fn draw(scene: Scene<'_>) -> io::Result<Drawing> {
         boxes[subject].connected = true;
         boxes[object].connected = true;
     }
-    let connected: Vec<usize> = (0..boxes.len()).filter(|&index| boxes[index].connected).collect();
-    let height = 40.0 + 30.0 * connected.len() as f64;
-    attract_and_repel(&mut boxes, &connected, scene.relationships, height);
-    push_apart(&mut boxes, &connected, height);
-    let bottom = trim(&mut boxes, &connected);
+    let bottom = place_parts(&mut boxes, scene.relationships);
     let height = rows_below(&mut boxes, bottom);
+    let right = boxes.iter().map(|node| node.left() + node.width).fold(0.0, f64::max) + MARGIN;
+    let width = right.clamp(LEAST_WIDTH, WIDTH);
+    // A small scene stands in the middle.
+    boxes.iter_mut().for_each(|node| node.x += (width - right).max(0.0) / 2.0);
     let arrows = scene
         .relationships
         .iter()
@@ -100,110 +118,116 @@ pub fn draw(scene: Scene<'_>) -> io::Result<Drawing> {
                 .iter()
                 .filter(|(s, _, o)| (s, o) == (subject, object) || (s, o) == (object, subject))
                 .count();
-            arrow(&boxes[*subject], &boxes[*object], predicate, parallel)
+            match subject == object {
+                true => loop_arrow(&boxes[*subject], predicate, parallel),
+                false => arrow(&boxes[*subject], &boxes[*object], predicate, parallel),
+            }
         })
         .collect();
     let elements = Elements { boxes, arrows }.render().map_err(io::Error::other)?;
-    Ok(Drawing { width: WIDTH, height, elements })
+    Ok(Drawing { width, height, elements })
 }
 
-impl<'a> Box<'a> {
-    fn new(name: &'a str) -> Self {
-        let text = match name.chars().count() > LONGEST {
-            true => name.chars().take(LONGEST - 1).chain(['…']).collect(),
-            false => name.to_owned(),
-        };
-        let width = text.chars().count() as f64 * LETTER + PADDING;
-        Box { name, text, x: 0.0, y: 0.0, width, connected: false }
+/// A connected part: its rows of boxes, from the top, with the width that each box takes.
+struct Part {
+    rows: Vec<Vec<(usize, f64)>>,
+}
+
+impl Part {
+    fn width(&self) -> f64 {
+        self.rows.iter().map(|row| row_width(row)).fold(0.0, f64::max)
+    }
+
+    fn height(&self) -> f64 {
+        (self.rows.len() as f64 - 1.0) * LAYER + HEIGHT
     }
 }
 
-/// Moves the connected boxes by forces, in a canvas of this height.
-fn attract_and_repel(
-    boxes: &mut [Box<'_>],
-    connected: &[usize],
-    relationships: &[(usize, String, usize)],
-    height: f64,
-) {
-    let count = connected.len().max(1) as f64;
-    // An ellipse to start from, none of whose points lie on one line.
-    for (place, &index) in connected.iter().enumerate() {
-        let angle = std::f64::consts::TAU * (place as f64 + 0.3) / count;
-        boxes[index].x = WIDTH / 2.0 + WIDTH / 3.0 * angle.cos();
-        boxes[index].y = height / 2.0 + height / 3.0 * angle.sin();
-    }
-    // The distance at which two connected nodes rest.
-    let rest = (0.5 * WIDTH * height / count).sqrt();
-    for step in 0..FORCE_STEPS {
-        let longest = 0.1 * WIDTH * (1.0 - step as f64 / FORCE_STEPS as f64);
-        let mut forces = vec![(0.0, 0.0); boxes.len()];
-        for &a in connected {
-            for &b in connected.iter().filter(|&&b| b != a) {
-                let (dx, dy) = (boxes[a].x - boxes[b].x, boxes[a].y - boxes[b].y);
-                let distance = dx.hypot(dy).max(1.0);
-                let force = rest * rest / (distance * distance);
-                forces[a].0 += dx * force;
-                // Boxes are wider than high.
-                forces[a].1 += dy * force * 0.6;
+fn row_width(row: &[(usize, f64)]) -> f64 {
+    row.iter().map(|(_, slot)| slot).sum()
+}
+
+/// Places the connected boxes; gives where they end.
+fn place_parts(boxes: &mut [Box<'_>], relationships: &[(usize, String, usize)]) -> f64 {
+    let mut parts = parts(boxes, relationships);
+    // High ones first, so that the parts of a shelf are about as high.
+    parts.sort_by_key(|part| std::cmp::Reverse(part.rows.len()));
+    // Above the boxes there is room for a loop's label.
+    let (mut x, mut top, mut bottom) = (MARGIN, 2.0 * MARGIN, MARGIN);
+    for part in &parts {
+        if x > MARGIN && x + part.width() > WIDTH - MARGIN {
+            (x, top) = (MARGIN, bottom + PART_GAP);
+        }
+        let middle = x + part.width() / 2.0;
+        for (layer, row) in part.rows.iter().enumerate() {
+            let mut left = middle - row_width(row) / 2.0;
+            for &(index, slot) in row {
+                boxes[index].x = left + slot / 2.0;
+                boxes[index].y = top + HEIGHT / 2.0 + layer as f64 * LAYER;
+                left += slot;
             }
         }
-        for &(a, _, b) in relationships.iter().filter(|(a, _, b)| a != b) {
-            let (dx, dy) = (boxes[a].x - boxes[b].x, boxes[a].y - boxes[b].y);
-            let force = dx.hypot(dy) / rest;
-            (forces[a].0, forces[a].1) = (forces[a].0 - dx * force, forces[a].1 - dy * force);
-            (forces[b].0, forces[b].1) = (forces[b].0 + dx * force, forces[b].1 + dy * force);
-        }
-        for &index in connected {
-            let (fx, fy) = forces[index];
-            let length = fx.hypot(fy).max(1e-9);
-            let scale = length.min(longest) / length;
-            boxes[index].x += fx * scale;
-            boxes[index].y += fy * scale;
-            keep_inside(&mut boxes[index], height);
-        }
-    }
-}
-
-fn keep_inside(node: &mut Box<'_>, height: f64) {
-    let half = node.width / 2.0 + MARGIN;
-    node.x = node.x.clamp(half, (WIDTH - half).max(half));
-    node.y = node.y.clamp(HEIGHT / 2.0 + MARGIN, height - HEIGHT / 2.0 - MARGIN);
-}
-
-/// Moves overlapping boxes away from each other, along the shorter way; room for an arrow's label between them.
-fn push_apart(boxes: &mut [Box<'_>], connected: &[usize], height: f64) {
-    for _ in 0..APART_STEPS {
-        for (place, &a) in connected.iter().enumerate() {
-            for &b in &connected[place + 1..] {
-                let (dx, dy) = (boxes[b].x - boxes[a].x, boxes[b].y - boxes[a].y);
-                let overlap_x = (boxes[a].width + boxes[b].width) / 2.0 + GAP - dx.abs();
-                let overlap_y = HEIGHT + 3.0 * GAP - dy.abs();
-                if overlap_x <= 0.0 || overlap_y <= 0.0 {
-                    continue;
-                }
-                if overlap_x < overlap_y {
-                    let shift = overlap_x / 2.0 * if dx < 0.0 { -1.0 } else { 1.0 };
-                    (boxes[a].x, boxes[b].x) = (boxes[a].x - shift, boxes[b].x + shift);
-                } else {
-                    let shift = overlap_y / 2.0 * if dy < 0.0 { -1.0 } else { 1.0 };
-                    (boxes[a].y, boxes[b].y) = (boxes[a].y - shift, boxes[b].y + shift);
-                }
-                keep_inside(&mut boxes[a], height);
-                keep_inside(&mut boxes[b], height);
-            }
-        }
-    }
-}
-
-/// Moves the connected boxes to the canvas' top; gives where they end.
-fn trim(boxes: &mut [Box<'_>], connected: &[usize]) -> f64 {
-    let top = connected.iter().map(|&index| boxes[index].top()).fold(f64::INFINITY, f64::min);
-    let mut bottom = MARGIN;
-    for &index in connected {
-        boxes[index].y += MARGIN - top;
-        bottom = bottom.max(boxes[index].top() + HEIGHT);
+        bottom = bottom.max(top + part.height());
+        x += part.width() + PART_GAP;
     }
     bottom
+}
+
+/// The connected parts, each in layers by the distance from its busiest object.
+fn parts(boxes: &[Box<'_>], relationships: &[(usize, String, usize)]) -> Vec<Part> {
+    let mut neighbours: Vec<Vec<usize>> = vec![Vec::new(); boxes.len()];
+    for &(subject, _, object) in relationships {
+        neighbours[subject].push(object);
+        neighbours[object].push(subject);
+    }
+    // A box takes the width of its name or that at which the labels of its arrows pass those of its neighbours'.
+    let slot = |index: usize| {
+        let labels = relationships
+            .iter()
+            .filter(|(subject, _, object)| *subject == index || *object == index)
+            .map(|(_, predicate, _)| predicate.chars().count() as f64 * LABEL_LETTER / LABEL_PLACE);
+        (labels.fold(boxes[index].width, f64::max) + GAP).min(WIDTH - 2.0 * MARGIN)
+    };
+    let mut busiest: Vec<usize> = (0..boxes.len()).filter(|&index| boxes[index].connected).collect();
+    busiest.sort_by_key(|&index| std::cmp::Reverse(neighbours[index].len()));
+    let mut seen = vec![false; boxes.len()];
+    let mut parts = Vec::new();
+    for root in busiest {
+        if seen[root] {
+            continue;
+        }
+        seen[root] = true;
+        let mut layers: Vec<Vec<(usize, f64)>> = Vec::new();
+        let mut queue = VecDeque::from([(root, 0)]);
+        while let Some((index, layer)) = queue.pop_front() {
+            if layers.len() == layer {
+                layers.push(Vec::new());
+            }
+            layers[layer].push((index, slot(index)));
+            for &next in &neighbours[index] {
+                if !seen[next] {
+                    seen[next] = true;
+                    queue.push_back((next, layer + 1));
+                }
+            }
+        }
+        parts.push(Part { rows: layers.into_iter().flat_map(wrap).collect() });
+    }
+    parts
+}
+
+/// A layer in as many rows as the canvas' width asks for.
+fn wrap(layer: Vec<(usize, f64)>) -> Vec<Vec<(usize, f64)>> {
+    let mut rows: Vec<Vec<(usize, f64)>> = vec![Vec::new()];
+    for entry in layer {
+        let row = rows.last_mut().expect("one row at least");
+        if !row.is_empty() && row_width(row) + entry.1 > WIDTH - 2.0 * MARGIN {
+            rows.push(vec![entry]);
+        } else {
+            row.push(entry);
+        }
+    }
+    rows
 }
 
 /// Sets the other boxes in rows from `top` on; gives the canvas' height.
@@ -222,27 +246,38 @@ fn rows_below(boxes: &mut [Box<'_>], top: f64) -> f64 {
     bottom
 }
 
+fn loop_arrow<'a>(node: &Box<'_>, predicate: &'a str, parallel: usize) -> Arrow<'a> {
+    let (x, y) = (node.x + 12.0 * parallel as f64, node.top());
+    Arrow { path: format!("M{:.1} {y:.1}c-12 -16 20 -16 8 0", x - 4.0), predicate, x, y: y - 3.0 }
+}
+
 fn arrow<'a>(from: &Box<'_>, to: &Box<'_>, predicate: &'a str, parallel: usize) -> Arrow<'a> {
-    if std::ptr::eq(from, to) {
-        let (x, y) = (from.x, from.top());
-        let path = format!("M{:.1} {y:.1}c-14 -18 14 -18 8 0", x - 4.0 - 8.0 * parallel as f64);
-        return Arrow { path, predicate, x, y: y - 10.0 };
-    }
     let (dx, dy) = (to.x - from.x, to.y - from.y);
     let length = dx.hypot(dy).max(1.0);
-    let bend = 10.0 * (parallel as f64 + 1.0) * if parallel.is_multiple_of(2) { 1.0 } else { -1.0 };
-    let middle = ((from.x + to.x) / 2.0 - dy / length * bend, (from.y + to.y) / 2.0 + dx / length * bend);
-    let start = edge_of(from, middle);
-    let end = edge_of(to, middle);
+    // Arrows of one pair bend to either side; one along a row bends around what stands between its ends.
+    let along = if dy == 0.0 { LAYER * 0.55 } else { 0.0 };
+    let side = if parallel.is_multiple_of(2) { 1.0 } else { -1.0 };
+    let bend = side * (18.0 * parallel as f64 + along);
+    let middle =
+        ((from.x + to.x) / 2.0 - dy / length * bend, (from.y + to.y) / 2.0 + dx.abs() / length * bend);
+    let (start, end) = (edge_of(from, middle), edge_of(to, middle));
+    // Of the quadratic curve.
+    let place = match dy {
+        down if down > 0.0 => LABEL_PLACE,
+        up if up < 0.0 => 1.0 - LABEL_PLACE,
+        _ => 0.5,
+    };
+    let at = |start: f64, middle: f64, end: f64| {
+        (1.0 - place).powi(2) * start + 2.0 * place * (1.0 - place) * middle + place.powi(2) * end
+    };
     Arrow {
         path: format!(
             "M{:.1} {:.1}Q{:.1} {:.1} {:.1} {:.1}",
             start.0, start.1, middle.0, middle.1, end.0, end.1
         ),
         predicate,
-        // The middle of the curve.
-        x: 0.25 * start.0 + 0.5 * middle.0 + 0.25 * end.0,
-        y: 0.25 * start.1 + 0.5 * middle.1 + 0.25 * end.1 + 3.0,
+        x: at(start.0, middle.0, end.0),
+        y: at(start.1, middle.1, end.1) + 3.0,
     }
 }
 
@@ -253,4 +288,57 @@ fn edge_of(node: &Box<'_>, point: (f64, f64)) -> (f64, f64) {
     let y = (HEIGHT / 2.0 + 1.0) / dy.abs().max(1e-9);
     let scale = x.min(y).min(1.0);
     (node.x + dx * scale, node.y + dy * scale)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn boxes_of(objects: &[&str], relationships: &[(usize, &str, usize)]) -> (Drawing, Vec<(f64, f64, f64)>) {
+        let objects: Vec<String> = objects.iter().map(|name| name.to_string()).collect();
+        let relationships: Vec<_> = relationships.iter().map(|&(s, p, o)| (s, p.to_string(), o)).collect();
+        let drawing = draw(Scene { objects: &objects, relationships: &relationships }).unwrap();
+        let attribute = |line: &str, name: &str| -> f64 {
+            let from = line.find(&format!(" {name}=\"")).unwrap() + name.len() + 3;
+            line[from..].split('"').next().unwrap().parse().unwrap()
+        };
+        let rects = drawing.elements.split('<').filter(|element| element.starts_with("rect"));
+        let boxes = rects.map(|r| (attribute(r, "x"), attribute(r, "y"), attribute(r, "width"))).collect();
+        (drawing, boxes)
+    }
+
+    #[test]
+    fn boxes_lie_on_the_canvas_and_apart() {
+        let many: Vec<String> = (0..40).map(|index| format!("thing number {index}")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        let star: Vec<(usize, &str, usize)> = (1..30).map(|index| (0, "in front of", index)).collect();
+        let chain: Vec<(usize, &str, usize)> = (1..30).map(|index| (index, "on", index - 1)).collect();
+        let ring = [(0, "a", 1), (1, "b", 2), (2, "c", 0), (0, "d", 1), (3, "e", 3), (4, "f", 5)];
+        for relationships in [&star[..], &chain, &ring, &[]] {
+            let (drawing, boxes) = boxes_of(&many, relationships);
+            assert_eq!(boxes.len(), many.len());
+            assert_eq!(drawing.elements.matches("<path").count(), relationships.len());
+            for (place, &(x, y, width)) in boxes.iter().enumerate() {
+                assert!(x >= 0.0 && x + width <= drawing.width, "{x} {width}");
+                assert!(y >= 0.0 && y + HEIGHT <= drawing.height, "{y} of {}", drawing.height);
+                for &(other_x, other_y, other_width) in &boxes[..place] {
+                    let apart_x = x >= other_x + other_width || other_x >= x + width;
+                    assert!(apart_x || (y - other_y).abs() >= HEIGHT, "{place}: {x} {y}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn names_are_escaped_and_long_ones_cut() {
+        let (drawing, _) =
+            boxes_of(&["a <b> & \"c\"", "a name of more than twenty letters"], &[(0, "<&>", 1)]);
+        assert!(
+            !drawing.elements.contains("<b>") && !drawing.elements.contains("<&>"),
+            "{}",
+            drawing.elements
+        );
+        assert!(drawing.elements.contains("<title>a name of more than twenty letters</title>"));
+        assert_eq!(draw(Scene { objects: &[], relationships: &[] }).unwrap().elements.trim(), "");
+    }
 }

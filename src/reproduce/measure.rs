@@ -50,14 +50,24 @@ pub(super) struct Sweep {
     pub relationships: Vec<NoisePoint>,
 }
 
-/// A way to embed images: its name, its width, and for one that can embed any graph, how.
+/// `[graphs, width]` of graphs.
+type Embed<'a> = dyn Fn(&[SceneGraph<'_>]) -> Result<Vec<f32>> + 'a;
+
+/// A way to embed any scene graph.
 pub(super) struct Method<'a> {
     pub name: String,
+    /// Values per image.
     pub width: usize,
-    pub embed: Box<dyn Fn(&[SceneGraph<'_>]) -> Result<Vec<f32>> + 'a>,
+    pub embed: Box<Embed<'a>>,
 }
 
 impl Method<'_> {
+    /// Names of the baselines, as in tables and legends.
+    pub const BAG_OF_OBJECTS: &'static str = "bag of objects";
+    pub const NAME_VECTORS: &'static str = "mean of GloVe vectors of object names";
+    pub const UNTRAINED: &'static str = "untrained network";
+    pub const NORMAL: &'static str = "normal features";
+
     /// The test images' embeddings.
     pub fn index(&self, dataset: &Dataset) -> Result<Vec<f32>> {
         let graphs: Vec<_> = dataset.split(Split::Test).map(|image| dataset.graph(image)).collect();
@@ -134,7 +144,7 @@ pub(super) struct Untrained {
 }
 
 /// Measures the baselines.
-pub(super) fn measure_methods(material: &Material, reproduction: &Reproduction) -> Result<Vec<Untrained>> {
+pub(super) fn measure_baselines(material: &Material, reproduction: &Reproduction) -> Result<Vec<Untrained>> {
     let dataset = &material.dataset;
     let name_vectors = Method {
         name: Method::NAME_VECTORS.into(),

@@ -28,7 +28,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use self::material::Material;
-use self::measure::{Method, measure_methods};
+use self::measure::measure_baselines;
 use self::plan::{Ablation, Plan};
 use self::report::{About, DataCounts, Report};
 use self::training::train_all;
@@ -97,9 +97,9 @@ pub fn reproduce(reproduction: &Reproduction, stop: &AtomicBool) -> Result<Optio
     if stop.load(Ordering::Relaxed) {
         return Ok(None);
     }
-    let methods = measure_methods(&material, reproduction)?;
-    let table_2 = tables::agreement_table(&plan, &trained, &methods, &material)?;
-    let table_3 = tables::retrieval_tables(&plan, &trained, &methods);
+    let baselines = measure_baselines(&material, reproduction)?;
+    let table_2 = tables::agreement_table(&plan, &trained, &baselines, &material)?;
+    let table_3 = tables::retrieval_tables(&plan, &trained, &baselines);
     let chosen = figures::Chosen::new(&plan, &trained, reproduction)?;
     let mut figures = figures::figures(&chosen, &material)?;
     figures::draw(&mut figures)?;
@@ -114,7 +114,7 @@ pub fn reproduce(reproduction: &Reproduction, stop: &AtomicBool) -> Result<Optio
             threads: rayon::current_num_threads(),
             seeds: reproduction.seeds,
             settings: reproduction.base.clone(),
-            data: DataCounts::of(&material.dataset, reproduction.subset.is_some()),
+            data: DataCounts::of(&material.dataset, &reproduction.data, reproduction.subset.is_some()),
         },
         missing: training::missing(&plan, &trained),
         expectations: expectations::expectations(&table_2, &table_3),
@@ -127,12 +127,4 @@ pub fn reproduce(reproduction: &Reproduction, stop: &AtomicBool) -> Result<Optio
     };
     report.write(&reproduction.out)?;
     Ok(Some(report))
-}
-
-impl Method<'_> {
-    /// Names of the baselines, as in tables and legends.
-    const BAG_OF_OBJECTS: &'static str = "bag of objects";
-    const NAME_VECTORS: &'static str = "mean of GloVe vectors of object names";
-    const UNTRAINED: &'static str = "untrained network";
-    const NORMAL: &'static str = "normal features";
 }

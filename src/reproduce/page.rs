@@ -3,8 +3,9 @@
 
 use askama::Template;
 
+use super::plan::{PROPOSED, model_name};
 use super::report::{Report, RunSummary, settings_line};
-use super::tables::Table;
+use super::tables::{Cell, Table};
 use crate::error::{Error, Result};
 
 /// Columns of the table of runs: the name, then [`RunSummary::numbers`].
@@ -25,11 +26,20 @@ const RUN_COLUMNS: [&str; 10] = [
 #[template(path = "report.html")]
 struct Page<'a> {
     report: &'a Report,
+    headlines: Vec<Headline<'a>>,
     tables: Vec<TableView<'a>>,
     settings: String,
     run_columns: [&'static str; 10],
     /// Whether there is any.
     photographs: bool,
+}
+
+/// The paper's model in the first column of a table.
+struct Headline<'a> {
+    title: String,
+    cell: &'a Cell,
+    /// Of the cell in the JSON.
+    place: String,
 }
 
 #[derive(Template)]
@@ -62,8 +72,21 @@ pub(super) fn html<'a>(report: &'a Report) -> Result<String> {
         let has_paper = table.rows.iter().any(|row| row.cells.iter().any(|cell| cell.paper.is_some()));
         TableView { table, pointer, has_paper }
     };
+    let (loss, sampling) = PROPOSED;
+    let proposed = model_name(loss, sampling);
+    let headline = |(pointer, table): (String, &'a Table)| {
+        let row = table.rows.iter().position(|row| row.name == proposed)?;
+        let (metric, group) = (table.metrics.first()?, &table.groups.first()?.0);
+        let detail = if table.id == "table-2" { group } else { &table.title };
+        Some(Headline {
+            title: format!("{metric} of {proposed}: {detail}"),
+            cell: table.rows[row].cells.first()?,
+            place: format!("{pointer}/rows/{row}/cells/0"),
+        })
+    };
     let page = Page {
         report,
+        headlines: report.tables().into_iter().filter_map(headline).collect(),
         tables: report.tables().into_iter().map(view).collect(),
         settings: settings_line(&report.about.settings),
         run_columns: RUN_COLUMNS,

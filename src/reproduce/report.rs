@@ -16,6 +16,7 @@ use crate::config::TrainConfig;
 use crate::data::{Dataset, Split};
 use crate::error::{Error, Result};
 use crate::evaluation::Agreement;
+use crate::report::panels;
 use crate::report::plots::write_csv;
 
 /// Everything that was found.
@@ -67,7 +68,7 @@ pub struct About {
 /// Sizes of the data.
 #[derive(Clone, Debug, Serialize)]
 pub struct DataCounts {
-    /// The file's name.
+    /// The name of the file that was given.
     pub file: String,
     /// Of the content.
     pub fingerprint: String,
@@ -111,9 +112,9 @@ pub struct RunSummary {
 }
 
 impl DataCounts {
-    pub(super) fn of(dataset: &Dataset, subset: bool) -> Self {
+    pub(super) fn of(dataset: &Dataset, given: &Path, subset: bool) -> Self {
         let images = |split| dataset.split(split).len();
-        let file = dataset.path().file_name().unwrap_or_default();
+        let file = given.file_name().unwrap_or_default();
         DataCounts {
             file: file.to_string_lossy().into_owned(),
             fingerprint: format!("{:016x}", dataset.fingerprint()),
@@ -168,7 +169,11 @@ impl Report {
             (out.join("report.md"), page::markdown(self)?),
         ];
         for figure in &self.figures {
-            files.push((figures.join(format!("{}.svg", figure.id)), figure.svg.clone()));
+            let path = figures.join(format!("{}.svg", figure.id));
+            // Without the marks, which only the page can read out.
+            let svg =
+                panels::svg(&figure.panels, figure.columns, None).map_err(Error::file("draw", &path))?;
+            files.push((path, svg));
             let points = figure.panels.iter().flat_map(|panel| {
                 panel.series.iter().flat_map(move |series| {
                     series.points.iter().map(move |point| (&panel.title, &series.label, point.0, point.1))

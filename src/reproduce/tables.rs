@@ -171,7 +171,8 @@ pub(super) fn agreement_table(
     let mut table = Table {
         id: "table-2".into(),
         title: "Table 2: agreement with caption similarity".into(),
-        note: "Correlation of the embeddings' inner products with the similarity of the captions, over the test images."
+        note: "Correlation of the embeddings' inner products with the similarity of the captions, over the test images. The mean \
+               of GloVe vectors is close to what it is compared with: caption similarity is made of such vectors."
             .into(),
         groups: vec![("per image (row-wise)".into(), 3), ("all pairs".into(), 3)],
         metrics: ["Kendall τ", "Spearman ρ", "Pearson r"].repeat(2).into_iter().map(String::from).collect(),

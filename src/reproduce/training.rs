@@ -120,7 +120,8 @@ pub(super) fn train_all(
     tracing::info!("{} of {} runs to be made, {jobs} at a time", queue.len(), plan.runs.len());
     let threads = rayon::current_num_threads();
     let queue = Mutex::new(queue);
-    let (halt, done) = (AtomicBool::new(false), AtomicBool::new(false));
+    let time_is_up = || deadline.is_some_and(|at| Instant::now() >= at);
+    let (halt, done) = (AtomicBool::new(time_is_up()), AtomicBool::new(false));
     let (halt, queue, done) = (&halt, &queue, &done);
     let results: Vec<(usize, Result<Trained>)> = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..jobs)
@@ -132,7 +133,7 @@ pub(super) fn train_all(
             .collect();
         scope.spawn(move || {
             while !done.load(Ordering::Relaxed) {
-                if stop.load(Ordering::Relaxed) || deadline.is_some_and(|at| Instant::now() >= at) {
+                if stop.load(Ordering::Relaxed) || time_is_up() {
                     halt.store(true, Ordering::Relaxed);
                 }
                 std::thread::sleep(WATCH_INTERVAL);
@@ -150,8 +151,7 @@ pub(super) fn train_all(
 
 /// Runs at a time.
 ///
-/// On a CPU one thread per run makes more steps in all than all threads on one run: the parts of a step that do not
-/// divide, and the waiting at each of its products, fall away. A GPU is one run's.
+/// On a CPU one thread per run: the parts of a step that do not divide then keep no thread waiting. A GPU is one run's.
 fn job_count(reproduction: &Reproduction) -> usize {
     let on_gpu = match reproduction.base.device {
         Device::Auto => KernelDevice::gpu(0).is_ok(),
@@ -206,7 +206,7 @@ fn make(
     let folder = folder(&reproduction.out, run);
     std::fs::create_dir_all(&folder).map_err(Error::file("create", &folder))?;
     let settings = toml::to_string(&run.config).expect("plain fields");
-    write_atomically(&folder.join(CONFIG), |file| file.write_all(settings.as_bytes()))?;
+    write_atomically(folder.join(CONFIG), |file| file.write_all(settings.as_bytes()))?;
     let last = folder.join(LAST);
     let resume = if last.exists() { Some(checkpoint::load(&last)?) } else { None };
     let outcome = train(dataset, run.config.clone(), &folder, resume, halt)?;
@@ -221,7 +221,7 @@ fn make(
         outcome,
     };
     let json = serde_json::to_string_pretty(&result).expect("plain fields");
-    write_atomically(&folder.join(RESULT), |file| file.write_all(json.as_bytes()))?;
+    write_atomically(folder.join(RESULT), |file| file.write_all(json.as_bytes()))?;
     let tau = result.measurement.agreement.per_image.kendall;
     tracing::info!("done: row-wise Kendall tau {tau:.4} on the test images");
     Ok(Trained::Finished(Box::new(result)))

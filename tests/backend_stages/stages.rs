@@ -139,9 +139,11 @@ pub fn edge_hidden<B: Backend>(on: &mut On<B>, case: &Case, mode: Mode) -> Vec<O
 
 pub fn edge_heads<B: Backend>(on: &mut On<B>, case: &Case, mode: Mode) -> Vec<Output> {
     let (rows, columns) = (case.size.edges, case.config.heads_width(case.layer));
-    let hidden = on.input(&case.saved.edge_hidden_output);
+    let (saved, output) =
+        (on.upload_block(&case.saved.edge_hidden), on.input(&case.saved.edge_hidden_output));
+    let hidden = Hidden { block: &saved, output: &output };
     let mut block = on.output_block(rows, columns);
-    on.backend.edge_heads(case.layer, mode, &mut on.parameters, &on.batch, &hidden, &mut block).unwrap();
+    on.backend.edge_heads(case.layer, mode, &mut on.parameters, &on.batch, hidden, &mut block).unwrap();
     on.read_block(&block, rows, columns)
 }
 
@@ -168,10 +170,12 @@ pub fn node_hidden<B: Backend>(on: &mut On<B>, case: &Case, mode: Mode) -> Vec<O
 
 pub fn node_output<B: Backend>(on: &mut On<B>, case: &Case, mode: Mode) -> Vec<Output> {
     let (rows, columns) = (case.size.nodes, case.config.state_width);
-    let hidden = on.input(&case.saved.node_hidden_output);
+    let (saved, output) =
+        (on.upload_block(&case.saved.node_hidden), on.input(&case.saved.node_hidden_output));
+    let hidden = Hidden { block: &saved, output: &output };
     let (mut block, mut state) = (on.output_block(rows, columns), on.output(rows * columns));
     on.backend
-        .node_output(case.layer, mode, &mut on.parameters, &on.batch, &hidden, &mut block, &mut state)
+        .node_output(case.layer, mode, &mut on.parameters, &on.batch, hidden, &mut block, &mut state)
         .unwrap();
     let mut outputs = on.read_block(&block, rows, columns);
     outputs.push(on.read("node_state", &state, rows * columns));

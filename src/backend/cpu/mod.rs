@@ -19,7 +19,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::backend::{Backend, LayerInput, LayerInputGradient, Mode};
+use crate::backend::{Backend, Hidden, LayerInput, LayerInputGradient, Mode};
 use crate::batch::graph_batch::{BatchSize, GraphBatch};
 use crate::error::Result;
 use crate::loss::Loss;
@@ -265,13 +265,21 @@ impl Backend for Cpu {
         mode: Mode,
         parameters: &mut Parameters<Vec<f32>>,
         batch: &GraphBatch,
-        hidden: &Vec<f32>,
+        hidden: Hidden<'_, Vec<f32>>,
         block: &mut BlockActivations<Vec<f32>>,
     ) -> Result<()> {
         let Parameters { layout, values, running_mean, running_var } = parameters;
         let layout = layout.block(layer, BlockKind::EdgeHeads);
         let rows = batch.size().edges;
-        self.linear_with_statistics(mode, layout, values, (running_mean, running_var), hidden, rows, block);
+        self.linear_with_statistics(
+            mode,
+            layout,
+            values,
+            (running_mean, running_var),
+            hidden.output,
+            rows,
+            block,
+        );
         Ok(())
     }
 
@@ -312,14 +320,22 @@ impl Backend for Cpu {
         mode: Mode,
         parameters: &mut Parameters<Vec<f32>>,
         batch: &GraphBatch,
-        hidden: &Vec<f32>,
+        hidden: Hidden<'_, Vec<f32>>,
         block: &mut BlockActivations<Vec<f32>>,
         node_state: &mut Vec<f32>,
     ) -> Result<()> {
         let Parameters { layout, values, running_mean, running_var } = parameters;
         let layout = layout.block(layer, BlockKind::NodeOutput);
         let rows = batch.size().nodes;
-        self.linear_with_statistics(mode, layout, values, (running_mean, running_var), hidden, rows, block);
+        self.linear_with_statistics(
+            mode,
+            layout,
+            values,
+            (running_mean, running_var),
+            hidden.output,
+            rows,
+            block,
+        );
         self.l2_normalise(layout, values, rows, block, node_state);
         Ok(())
     }

@@ -88,12 +88,25 @@ impl Sums {
     }
 }
 
+impl Sums {
+    /// `[R / 64, 2, C]`: two values of each 64 rows and column.
+    pub(super) fn partials(
+        &mut self,
+        device: &Device,
+        rows: usize,
+        columns: usize,
+    ) -> Result<SliceMut<'_, f32>> {
+        self.reserve(device, rows, columns)?;
+        Ok(self.partials.slice_mut(0..rows.div_ceil(CHUNK_ROWS) * 2 * columns))
+    }
+}
+
 fn strips(rows: usize, columns: usize) -> Grid {
     let blocks = [columns.div_ceil(STRIP), rows.div_ceil(CHUNK_ROWS), 1].map(dimension);
     Grid { blocks, threads: [STRIP as u32, ROW_LANES, 1] }
 }
 
-/// The statistics of `z [R, C]`; moves the running ones.
+/// The statistics of `z [R, C]`, in a pass over it; moves the running ones.
 pub fn batch_norm_statistics(
     device: &Device,
     to: &mut Statistics<'_>,
@@ -105,16 +118,42 @@ pub fn batch_norm_statistics(
 ) -> Result<()> {
     let columns = to.mean.len();
     check_len("batch_norm: z", z.len(), rows * columns);
+    batch_norm_partial_statistics(device, z, rows, columns, sums)?;
+    batch_norm_merge_statistics(device, to, running_mean, running_var, rows, sums)
+}
+
+/// Each chunk's statistics of `z [R, C]` into `sums`.
+pub fn batch_norm_partial_statistics(
+    device: &Device,
+    z: Slice<'_, f32>,
+    rows: usize,
+    columns: usize,
+    sums: &mut Sums,
+) -> Result<()> {
+    check_len("batch_norm: z", z.len(), rows * columns);
+    let mut partials = sums.partials(device, rows, columns)?;
+    if rows == 0 {
+        return Ok(());
+    }
+    let arguments = [(&mut partials).into(), z.into(), rows.into(), columns.into()];
+    // SAFETY: as in kernels/batch_norm.cu; lengths were checked; partials has 2 C values for each chunk.
+    unsafe { device.launch("batch_norm_partial_statistics", strips(rows, columns), &arguments) }
+}
+
+/// The statistics of R rows, of which `sums` has each chunk's; moves the running ones.
+pub fn batch_norm_merge_statistics(
+    device: &Device,
+    to: &mut Statistics<'_>,
+    running_mean: &mut SliceMut<'_, f32>,
+    running_var: &mut SliceMut<'_, f32>,
+    rows: usize,
+    sums: &mut Sums,
+) -> Result<()> {
+    let columns = to.mean.len();
     check_len("batch_norm: rstd", to.rstd.len(), columns);
     check_len("batch_norm: running_mean", running_mean.len(), columns);
     check_len("batch_norm: running_var", running_var.len(), columns);
-    sums.reserve(device, rows, columns)?;
-    let mut partials = sums.partials.slice_mut(0..sums.partials.len());
-    if rows > 0 {
-        let arguments = [(&mut partials).into(), z.into(), rows.into(), columns.into()];
-        // SAFETY: as in kernels/batch_norm.cu; lengths were checked; partials has 2 C values for each chunk.
-        unsafe { device.launch("batch_norm_partial_statistics", strips(rows, columns), &arguments) }?;
-    }
+    let partials = sums.partials(device, rows, columns)?;
     let arguments = [
         (&mut to.mean).into(),
         (&mut to.rstd).into(),
@@ -226,11 +265,7 @@ pub fn batch_norm_backward(
     norm.check(columns);
     check_len("batch_norm_backward: d", d.len(), rows * columns);
     check_len("batch_norm_backward: z", z.len(), rows * columns);
-    check_len("batch_norm_backward: d_weight", d_weight.len(), columns);
-    check_len("batch_norm_backward: d_bias", d_bias.len(), columns);
-    sums.reserve(device, rows, columns)?;
-    let mut partials = sums.partials.slice_mut(0..sums.partials.len());
-    let mut terms = sums.terms.slice_mut(0..2 * columns);
+    let mut partials = sums.partials(device, rows, columns)?;
     if rows > 0 {
         let arguments = [
             (&mut partials).into(),
@@ -246,11 +281,34 @@ pub fn batch_norm_backward(
         // SAFETY: as in kernels/batch_norm.cu; lengths were checked; partials has 2 C values for each chunk.
         unsafe { device.launch("batch_norm_backward_partials", strips(rows, columns), &arguments) }?;
     }
+    batch_norm_backward_merge(device, d, d_weight, d_bias, z, norm, rows, sums)
+}
+
+/// [`batch_norm_backward`] where `sums` has each chunk's sums of d and of d (z - mean).
+pub fn batch_norm_backward_merge(
+    device: &Device,
+    d: &mut SliceMut<'_, f32>,
+    d_weight: &mut SliceMut<'_, f32>,
+    d_bias: &mut SliceMut<'_, f32>,
+    z: Slice<'_, f32>,
+    norm: Norm<'_>,
+    rows: usize,
+    sums: &mut Sums,
+) -> Result<()> {
+    let columns = norm.mean.len();
+    norm.check(columns);
+    check_len("batch_norm_backward: d", d.len(), rows * columns);
+    check_len("batch_norm_backward: z", z.len(), rows * columns);
+    check_len("batch_norm_backward: d_weight", d_weight.len(), columns);
+    check_len("batch_norm_backward: d_bias", d_bias.len(), columns);
+    sums.reserve(device, rows, columns)?;
+    let partials = sums.partials.slice(0..sums.partials.len());
+    let mut terms = sums.terms.slice_mut(0..2 * columns);
     let arguments = [
         d_weight.into(),
         d_bias.into(),
         (&mut terms).into(),
-        partials.as_slice().into(),
+        partials.into(),
         norm.rstd.into(),
         norm.weight.into(),
         rows.into(),

@@ -5,8 +5,7 @@ use super::buffer::{Slice, SliceMut};
 use super::device::{Device, Grid, check_len};
 use crate::error::Result;
 
-pub(super) const KERNELS: &[&str] =
-    &["edge_hidden_add", "edge_hidden_lookup", "edge_hidden_sum_ends", "edge_hidden_sum_edges"];
+pub(super) const KERNELS: &[&str] = &["edge_hidden_lookup", "edge_hidden_sum_ends", "edge_hidden_sum_edges"];
 
 const THREADS: u32 = 128;
 
@@ -33,25 +32,6 @@ impl Lists<'_> {
     pub fn rows(&self) -> usize {
         self.offsets.len() - 1
     }
-}
-
-/// `z [E, H] += projected[subject, ..H] + projected[object, H..]`.
-pub fn edge_hidden_add(
-    device: &Device,
-    z: &mut SliceMut<'_, f32>,
-    projected: Slice<'_, f32>,
-    ends: Ends<'_>,
-    hidden: usize,
-) -> Result<()> {
-    let edges = ends.subject.len();
-    check_len("edge_hidden_add: z", z.len(), edges * hidden);
-    check_len("edge_hidden_add: object", ends.object.len(), edges);
-    if edges == 0 {
-        return Ok(());
-    }
-    let arguments = [z.into(), projected.into(), ends.subject.into(), ends.object.into(), hidden.into()];
-    // SAFETY: as in kernels/edge_hidden.cu; lengths were checked; z is borrowed mutably.
-    unsafe { device.launch("edge_hidden_add", Grid::rows(edges, THREADS), &arguments) }
 }
 
 /// `z [E, H] = edge_projected[edge_row] + projected[subject, ..H] + projected[object, H..]`.

@@ -8,12 +8,14 @@
 //! ```
 
 use super::batch::{Batch, most_types};
+use super::batch_norm::{Sums, batch_norm_partial_statistics};
 use super::buffer::{Buffer, Slice};
 use super::device::Device;
-use super::edge_hidden::{edge_hidden_add, edge_hidden_lookup, edge_hidden_sum_edges, edge_hidden_sum_ends};
+use super::edge_hidden::{edge_hidden_lookup, edge_hidden_sum_edges, edge_hidden_sum_ends};
 use super::embedding::{embedding_backward, embedding_forward};
 use super::linear::{
-    Format, Matrix, MatrixMut, Output, linear_backward_input, linear_backward_weight, linear_forward,
+    Format, Input, Matrix, MatrixMut, linear_backward_input, linear_backward_weight, linear_forward,
+    linear_forward_gather,
 };
 use crate::backend::{LayerInput, LayerInputGradient};
 use crate::batch::graph_batch::BatchSize;
@@ -71,7 +73,7 @@ impl Scratch {
         device.reserve(&mut self.d_rows, objects.max(predicates) * width)
     }
 
-    /// `z [E, H]`.
+    /// `z [E, H]`, and into `sums` what its statistics follow from.
     pub(super) fn forward(
         &mut self,
         device: &Device,
@@ -80,6 +82,7 @@ impl Scratch {
         batch: &Batch,
         input: LayerInput<'_, Buffer<f32>>,
         z: &mut Buffer<f32>,
+        sums: Option<&mut Sums>,
     ) -> Result<()> {
         let all = &parameters.layout;
         let (width, hidden) = (all.config.state_width, all.config.hidden_width);
@@ -91,20 +94,16 @@ impl Scratch {
             LayerInput::States { nodes: x, edges: e } => {
                 let x = Matrix::new(x.slice(0..x.len()), batch.size.nodes, width);
                 project(device, self.format, &mut self.nodes, x, batch.size.nodes, weight)?;
-                let mut z = z.slice_mut(0..edges * hidden);
-                let whole = edges * hidden;
-                let mut product = MatrixMut::new(z.slice_mut(0..whole), edges, hidden);
-                let e = Matrix::new(e.slice(0..e.len()), edges, width);
-                linear_forward(
+                linear_forward_gather(
                     device,
                     self.format,
-                    &mut product,
-                    e,
+                    &mut MatrixMut::new(z.slice_mut(0..edges * hidden), edges, hidden),
+                    Matrix::new(e.slice(0..e.len()), edges, width),
                     weight.columns(of.edge, width),
-                    Output::Replace,
-                )?;
-                let projected = self.nodes.slice(0..batch.size.nodes * 2 * hidden);
-                edge_hidden_add(device, &mut z, projected, batch.nodes(), hidden)
+                    self.nodes.slice(0..batch.size.nodes * 2 * hidden),
+                    batch.nodes(),
+                    sums,
+                )
             }
             LayerInput::Embeddings => {
                 let (objects, predicates) = (batch.object_types().len(), batch.predicate_types().len());
@@ -116,9 +115,13 @@ impl Scratch {
                     device,
                     self.format,
                     &mut MatrixMut::new(edge_part, predicates, hidden),
-                    Matrix::new(self.predicate_rows.slice(0..predicates * width), predicates, width),
+                    Input::Values(Matrix::new(
+                        self.predicate_rows.slice(0..predicates * width),
+                        predicates,
+                        width,
+                    )),
                     weight.columns(of.edge, width),
-                    Output::Replace,
+                    None,
                 )?;
                 edge_hidden_lookup(
                     device,
@@ -128,7 +131,13 @@ impl Scratch {
                     batch.edge_predicate_slot(),
                     batch.node_types(),
                     hidden,
-                )
+                )?;
+                match sums {
+                    Some(sums) => {
+                        batch_norm_partial_statistics(device, z.slice(0..edges * hidden), edges, hidden, sums)
+                    }
+                    None => Ok(()),
+                }
             }
         }
     }
@@ -189,14 +198,7 @@ impl Scratch {
                 input_gradient(device, self.format, &mut d_x, sums, weight)?;
                 let whole = d_edges.len();
                 let mut d_e = MatrixMut::new(d_edges.slice_mut(0..whole), size.edges, width);
-                linear_backward_input(
-                    device,
-                    self.format,
-                    &mut d_e,
-                    d_z,
-                    weight.columns(of.edge, width),
-                    Output::Replace,
-                )
+                linear_backward_input(device, self.format, &mut d_e, d_z, weight.columns(of.edge, width))
             }
             (LayerInput::Embeddings, LayerInputGradient::Embeddings) => {
                 let (objects, predicates) = (batch.object_types(), batch.predicate_types());
@@ -230,7 +232,7 @@ impl Scratch {
                 let d_rows = self.d_rows.slice_mut(0..predicate_count * width);
                 let mut d_e = MatrixMut::new(d_rows, predicate_count, width);
                 let weight = weight.columns(of.edge, width);
-                linear_backward_input(device, self.format, &mut d_e, edge_sums, weight, Output::Replace)?;
+                linear_backward_input(device, self.format, &mut d_e, edge_sums, weight)?;
                 let table = gradients.slice_mut(all.predicate_embedding.clone());
                 let d_rows = self.d_rows.slice(0..predicate_count * width);
                 embedding_backward(device, table, d_rows, predicates, width)
@@ -240,7 +242,7 @@ impl Scratch {
     }
 }
 
-/// `projected [n, 2 H]`: P_s and P_o of `x [n, D]`.
+/// `projected [n, 2 H]`: P_s and P_o of `x [n, D]`, by W_s above W_o.
 fn project(
     device: &Device,
     format: Format,
@@ -252,11 +254,8 @@ fn project(
     let (hidden, width) = (weight.row_count(), x.column_count());
     let of = parts(width);
     let mut projected = MatrixMut::new(projected.slice_mut(0..rows * 2 * hidden), rows, 2 * hidden);
-    for (start, weight_start) in [(0, of.subject), (hidden, of.object)] {
-        let weight = weight.columns(weight_start, width);
-        linear_forward(device, format, &mut projected.columns(start, hidden), x, weight, Output::Replace)?;
-    }
-    Ok(())
+    let weight = weight.stacked(of.subject, of.object, width);
+    linear_forward(device, format, &mut projected, Input::Values(x), weight, None)
 }
 
 /// d_W of S_s and S_o, side by side in `sums [n, 2 H]`, with `x [n, D]`, and of `d_z` with `e`.
@@ -270,16 +269,12 @@ fn weight_gradients(
     e: Matrix<'_>,
     sum_parts: &mut Buffer<f32>,
 ) -> Result<()> {
-    let (hidden, width) = (d_z.column_count(), x.column_count());
+    let width = x.column_count();
     let of = parts(width);
-    for (start, d, rows) in [
-        (of.subject, sums.columns(0, hidden), x),
-        (of.object, sums.columns(hidden, hidden), x),
-        (of.edge, d_z, e),
-    ] {
-        linear_backward_weight(device, format, &mut d_weight.columns(start, width), d, rows, sum_parts)?;
-    }
-    Ok(())
+    let mut ends = d_weight.stacked(of.subject, of.object, width);
+    linear_backward_weight(device, format, &mut ends, sums, Input::Values(x), sum_parts)?;
+    let mut edge = d_weight.columns(of.edge, width);
+    linear_backward_weight(device, format, &mut edge, d_z, Input::Values(e), sum_parts)
 }
 
 /// `d_x [n, D] = S_s W_s + S_o W_o`.
@@ -290,16 +285,7 @@ fn input_gradient(
     sums: Matrix<'_>,
     weight: Matrix<'_>,
 ) -> Result<()> {
-    let (hidden, width) = (sums.column_count() / 2, weight.column_count() / 3);
-    let of = parts(width);
-    let (s_subject, s_object) = (sums.columns(0, hidden), sums.columns(hidden, hidden));
-    linear_backward_input(
-        device,
-        format,
-        d_x,
-        s_subject,
-        weight.columns(of.subject, width),
-        Output::Replace,
-    )?;
-    linear_backward_input(device, format, d_x, s_object, weight.columns(of.object, width), Output::Add)
+    let of = parts(weight.column_count() / 3);
+    let weight = weight.stacked(of.subject, of.object, weight.column_count() / 3);
+    linear_backward_input(device, format, d_x, sums, weight)
 }

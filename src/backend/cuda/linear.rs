@@ -1,29 +1,30 @@
-//! linear: the products of a linear layer (`kernels/linear.cu`, and on the tensor cores `kernels/linear_tensor.cuh`).
+//! linear: the products of a linear layer and what is fused with them (`kernels/linear.cuh`).
 
+use super::batch_norm::{Norm, Sums};
 use super::buffer::{Buffer, Slice, SliceMut};
 use super::device::{Argument, Device, Grid, check_len, dimension};
+use super::edge_hidden::Ends;
 use crate::error::Result;
 
-/// The kernels in single precision, and what adds up the parts of any format.
-pub(super) const KERNELS: &[&str] =
-    &["linear_forward", "linear_backward_input", "linear_backward_weight", "linear_sum_parts"];
-
-/// Those of a format on the tensor cores (`kernels/linear_tensor.cuh`): of each product, by tile.
-macro_rules! tensor_kernels {
-    ($constant:ident, $format:literal) => {
+/// The products' kernels in a format: one for each tile, in the order of [`Product`]; and others of the file.
+macro_rules! kernels {
+    ($constant:ident, $format:literal, [$($tile:literal),*], [$($other:literal),*]) => {
         pub(super) const $constant: &[&str] = &[
-            concat!("linear_forward_", $format, "_64"),
-            concat!("linear_forward_", $format, "_128"),
-            concat!("linear_backward_input_", $format, "_64"),
-            concat!("linear_backward_input_", $format, "_128"),
-            concat!("linear_backward_weight_", $format, "_64"),
-            concat!("linear_backward_weight_", $format, "_128"),
+            $(concat!("linear_forward_", $format, $tile),)*
+            $(concat!("linear_forward_norm_", $format, $tile),)*
+            $(concat!("linear_forward_gather_", $format, $tile),)*
+            $(concat!("linear_backward_input_", $format, $tile),)*
+            $(concat!("linear_backward_input_sums_", $format, $tile),)*
+            $(concat!("linear_backward_weight_", $format, $tile),)*
+            $(concat!("linear_backward_weight_norm_", $format, $tile),)*
+            $($other),*
         ];
     };
 }
-tensor_kernels!(BF16_KERNELS, "bf16");
-tensor_kernels!(BF16X3_KERNELS, "bf16x3");
-tensor_kernels!(TF32_KERNELS, "tf32");
+kernels!(FP32_KERNELS, "fp32", ["_64"], ["linear_sum_parts"]);
+kernels!(BF16_KERNELS, "bf16", ["_64", "_128"], []);
+kernels!(BF16X3_KERNELS, "bf16x3", ["_64", "_128"], []);
+kernels!(TF32_KERNELS, "tf32", ["_64", "_128"], []);
 
 /// Blocks that fill a large GPU twice: a weight's gradient is split into parts until it has about as many, and the
 /// larger tile is taken where it makes as many.
@@ -48,9 +49,13 @@ pub enum Format {
 
 #[derive(Clone, Copy)]
 enum Product {
-    Forward = 0,
-    BackwardInput = 2,
-    BackwardWeight = 4,
+    Forward,
+    ForwardNorm,
+    ForwardGather,
+    BackwardInput,
+    BackwardInputSums,
+    BackwardWeight,
+    BackwardWeightNorm,
 }
 
 /// A block's tile: 64 x 64 or 128 x 128.
@@ -68,7 +73,7 @@ impl Tile {
         }
     }
 
-    /// As in `kernels/linear_tensor.cuh`.
+    /// Of a core on the tensor cores, as in `kernels/linear.cuh`.
     fn threads(self) -> u32 {
         match self {
             Tile::Small => 128,
@@ -88,6 +93,12 @@ impl Format {
         if wanted && self != Format::Fp32 { Tile::Large } else { Tile::Small }
     }
 
+    /// The tile of a product of so many rows and columns, and its kernel and grid.
+    fn launch(self, product: Product, rows: usize, columns: usize) -> (&'static str, Grid) {
+        let tile = self.tile(Tile::Large.count(rows, columns) >= ENOUGH_BLOCKS);
+        self.kernel(product, tile, [rows, columns, 1])
+    }
+
     /// A product's kernel, and the grid of one block for each tile of `rows` x `columns`, times `parts`.
     fn kernel(
         self,
@@ -95,12 +106,14 @@ impl Format {
         tile: Tile,
         [rows, columns, parts]: [usize; 3],
     ) -> (&'static str, Grid) {
-        let of_tile = |kernels: &[&'static str]| kernels[product as usize + usize::from(tile == Tile::Large)];
+        let of_tile = |kernels: &[&'static str]| {
+            (kernels[2 * product as usize + usize::from(tile == Tile::Large)], tile.threads())
+        };
         let (name, threads) = match self {
-            Format::Fp32 => (KERNELS[product as usize / 2], 256),
-            Format::Tf32 => (of_tile(TF32_KERNELS), tile.threads()),
-            Format::Bf16 => (of_tile(BF16_KERNELS), tile.threads()),
-            Format::Bf16x3 => (of_tile(BF16X3_KERNELS), tile.threads()),
+            Format::Fp32 => (FP32_KERNELS[product as usize], 256),
+            Format::Tf32 => of_tile(TF32_KERNELS),
+            Format::Bf16 => of_tile(BF16_KERNELS),
+            Format::Bf16x3 => of_tile(BF16X3_KERNELS),
         };
         let blocks = [columns.div_ceil(tile.size()), rows.div_ceil(tile.size()), parts].map(dimension);
         (name, Grid { blocks, threads: [threads, 1, 1] })
@@ -113,7 +126,7 @@ pub struct Matrix<'a> {
     values: Slice<'a, f32>,
     rows: usize,
     columns: usize,
-    stride: usize,
+    lines: Lines,
 }
 
 /// A matrix to write.
@@ -122,16 +135,31 @@ pub struct MatrixMut<'a> {
     values: SliceMut<'a, f32>,
     rows: usize,
     columns: usize,
-    stride: usize,
+    lines: Lines,
 }
 
-/// Whether a product takes the place of what was there, or is added to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Output {
-    /// Written.
-    Replace,
-    /// Added.
-    Add,
+/// Where rows begin: `stride` apart, those from `split` on `jump` values further.
+#[derive(Clone, Copy, Debug)]
+struct Lines {
+    stride: usize,
+    split: usize,
+    jump: i64,
+}
+
+impl Lines {
+    fn new(stride: usize) -> Self {
+        Lines { stride, split: i32::MAX as usize, jump: 0 }
+    }
+
+    /// Of the columns from `first` on of `rows` rows, and below them of the same rows' columns from `second` on.
+    fn stacked(self, rows: usize, first: usize, second: usize) -> Self {
+        let jump = second as i64 - first as i64 - (rows * self.stride) as i64;
+        Lines { stride: self.stride, split: rows, jump }
+    }
+
+    fn is_split(self) -> bool {
+        self.jump != 0
+    }
 }
 
 impl<'a> Matrix<'a> {
@@ -139,7 +167,12 @@ impl<'a> Matrix<'a> {
     #[track_caller]
     pub fn new(values: Slice<'a, f32>, rows: usize, columns: usize) -> Self {
         check_len("a matrix", values.len(), rows * columns);
-        Matrix { values, rows, columns, stride: columns }
+        Matrix { values, rows, columns, lines: Lines::new(columns) }
+    }
+
+    /// All of it and what lies between its rows.
+    pub fn values(&self) -> Slice<'a, f32> {
+        self.values
     }
 
     /// Number of rows.
@@ -155,12 +188,17 @@ impl<'a> Matrix<'a> {
     /// The columns `start..start + count`.
     #[track_caller]
     pub fn columns(self, start: usize, count: usize) -> Self {
-        assert!(start + count <= self.columns, "columns {start} and {count} more of {}", self.columns);
-        Matrix {
-            values: self.values.slice(start.min(self.values.len())..self.values.len()),
-            columns: count,
-            ..self
-        }
+        check_columns(start, count, self.columns);
+        let values = self.values.slice(start.min(self.values.len())..self.values.len());
+        Matrix { values, columns: count, ..self }
+    }
+
+    /// The columns `first..first + count` above the columns `second..second + count`: twice the rows.
+    #[track_caller]
+    pub fn stacked(self, first: usize, second: usize, count: usize) -> Self {
+        check_columns(second, count, self.columns);
+        let lines = self.lines.stacked(self.rows, first, second);
+        Matrix { rows: 2 * self.rows, lines, ..self.columns(first, count) }
     }
 }
 
@@ -169,60 +207,152 @@ impl<'a> MatrixMut<'a> {
     #[track_caller]
     pub fn new(values: SliceMut<'a, f32>, rows: usize, columns: usize) -> Self {
         check_len("a matrix", values.len(), rows * columns);
-        MatrixMut { values, rows, columns, stride: columns }
+        MatrixMut { values, rows, columns, lines: Lines::new(columns) }
     }
 
     /// The columns `start..start + count`.
     #[track_caller]
     pub fn columns(&mut self, start: usize, count: usize) -> MatrixMut<'_> {
-        assert!(start + count <= self.columns, "columns {start} and {count} more of {}", self.columns);
-        let len = self.values.len();
-        MatrixMut {
-            values: self.values.slice_mut(start.min(len)..len),
-            rows: self.rows,
-            columns: count,
-            stride: self.stride,
+        check_columns(start, count, self.columns);
+        let (len, rows, lines) = (self.values.len(), self.rows, self.lines);
+        MatrixMut { values: self.values.slice_mut(start.min(len)..len), rows, columns: count, lines }
+    }
+
+    /// As [`Matrix::stacked`].
+    #[track_caller]
+    pub fn stacked(&mut self, first: usize, second: usize, count: usize) -> MatrixMut<'_> {
+        check_columns(second, count, self.columns);
+        let (rows, lines) = (2 * self.rows, self.lines.stacked(self.rows, first, second));
+        MatrixMut { rows, lines, ..self.columns(first, count) }
+    }
+}
+
+#[track_caller]
+fn check_columns(start: usize, count: usize, columns: usize) {
+    assert!(start + count <= columns, "columns {start} and {count} more of {columns}");
+}
+
+/// What a product reads of a layer's input.
+#[derive(Clone, Copy, Debug)]
+pub enum Input<'a> {
+    /// The values.
+    Values(Matrix<'a>),
+    /// relu(norm(values)).
+    Activated(Matrix<'a>, Norm<'a>),
+}
+
+impl<'a> Input<'a> {
+    #[track_caller]
+    fn check(self) -> Matrix<'a> {
+        match self {
+            Input::Values(x) => x,
+            Input::Activated(x, norm) => {
+                norm.check(x.columns);
+                x
+            }
         }
     }
 }
 
-fn accumulate(output: Output) -> Argument {
-    Argument::Int(i32::from(output == Output::Add))
+/// A kernel's arguments.
+#[derive(Default)]
+struct Arguments(Vec<Argument>);
+
+impl Arguments {
+    fn add(mut self, argument: impl Into<Argument>) -> Self {
+        self.0.push(argument.into());
+        self
+    }
+
+    fn add_norm(self, norm: Norm<'_>) -> Self {
+        self.add(norm.mean).add(norm.rstd).add(norm.weight).add(norm.bias)
+    }
+
+    fn add_values(self, x: Input<'_>) -> Self {
+        match x {
+            Input::Values(x) => self.add(x.values),
+            Input::Activated(x, norm) => self.add(x.values).add_norm(norm),
+        }
+    }
+
+    fn add_lines(self, lines: Lines) -> Self {
+        self.add(lines.stride).add(lines.split).add(Argument::Long(lines.jump))
+    }
+
+    /// Room for a column's sums over chunks of rows; null where none are wanted.
+    fn add_sums(self, device: &Device, sums: Option<&mut Sums>, rows: usize, columns: usize) -> Result<Self> {
+        Ok(match sums {
+            Some(sums) => self.add(&mut sums.partials(device, rows, columns)?),
+            None => self.add(Argument::Address(0)),
+        })
+    }
 }
 
-/// `y [R, O] = x [R, I] weight [O, I]^T`.
+/// `y [R, O] = x [R, I] weight [O, I]^T`; into `sums` what the statistics of y follow from.
 pub fn linear_forward(
+    device: &Device,
+    format: Format,
+    y: &mut MatrixMut<'_>,
+    x: Input<'_>,
+    weight: Matrix<'_>,
+    sums: Option<&mut Sums>,
+) -> Result<()> {
+    let x_matrix = x.check();
+    let shapes = (y.rows, y.columns, x_matrix.columns);
+    assert_eq!(shapes, (x_matrix.rows, weight.rows, weight.columns), "linear_forward: shapes");
+    assert!(
+        !y.lines.is_split() && !x_matrix.lines.is_split(),
+        "linear_forward: only the weight may be split"
+    );
+    if y.rows == 0 {
+        return Ok(());
+    }
+    let arguments = Arguments::default().add(&mut y.values).add_values(x).add(weight.values);
+    let arguments = arguments.add_sums(device, sums, y.rows, y.columns)?;
+    let arguments = arguments.add(y.lines.stride).add(x_matrix.lines.stride);
+    let (product, arguments) = match x {
+        Input::Values(_) => (Product::Forward, arguments.add_lines(weight.lines)),
+        Input::Activated(..) => {
+            assert!(!weight.lines.is_split(), "linear_forward: a split weight of an activated input");
+            (Product::ForwardNorm, arguments.add(weight.lines.stride))
+        }
+    };
+    let arguments = arguments.add(y.rows).add(y.columns).add(x_matrix.columns);
+    let (kernel, grid) = format.launch(product, y.rows, y.columns);
+    // SAFETY: as in kernels/linear.cuh; a matrix's slice holds its rows, a norm's its columns, and the sums have room;
+    // what is written is borrowed mutably.
+    unsafe { device.launch(kernel, grid, &arguments.0) }
+}
+
+/// `y [E, H] = x weight^T + projected[subject, ..H] + projected[object, H..]`; `sums` as for [`linear_forward`].
+pub fn linear_forward_gather(
     device: &Device,
     format: Format,
     y: &mut MatrixMut<'_>,
     x: Matrix<'_>,
     weight: Matrix<'_>,
-    output: Output,
+    projected: Slice<'_, f32>,
+    ends: Ends<'_>,
+    sums: Option<&mut Sums>,
 ) -> Result<()> {
-    assert_eq!(
-        (y.rows, y.columns, x.columns),
-        (x.rows, weight.rows, weight.columns),
-        "linear_forward: shapes"
-    );
+    let shapes = (y.rows, y.columns, x.columns);
+    assert_eq!(shapes, (x.rows, weight.rows, weight.columns), "linear_forward_gather: shapes");
+    let split = [y.lines, x.lines, weight.lines].iter().any(|lines| lines.is_split());
+    assert!(!split, "linear_forward_gather: no matrix may be split");
+    check_len("linear_forward_gather: subject", ends.subject.len(), y.rows);
+    check_len("linear_forward_gather: object", ends.object.len(), y.rows);
     if y.rows == 0 {
         return Ok(());
     }
-    let arguments = [
-        (&mut y.values).into(),
-        x.values.into(),
-        weight.values.into(),
-        y.stride.into(),
-        x.stride.into(),
-        weight.stride.into(),
-        y.rows.into(),
-        y.columns.into(),
-        x.columns.into(),
-        accumulate(output),
-    ];
-    let tile = format.tile(Tile::Large.count(y.rows, y.columns) >= ENOUGH_BLOCKS);
-    let (kernel, grid) = format.kernel(Product::Forward, tile, [y.rows, y.columns, 1]);
-    // SAFETY: as in the kernel's file; a matrix's slice holds its rows; y is borrowed mutably and alone written.
-    unsafe { device.launch(kernel, grid, &arguments) }
+    let arguments = Arguments::default().add(&mut y.values).add(x.values).add(weight.values);
+    let arguments = arguments.add(projected).add(ends.subject).add(ends.object);
+    let arguments = arguments.add_sums(device, sums, y.rows, y.columns)?;
+    let arguments = arguments.add(y.lines.stride).add(x.lines.stride).add(weight.lines.stride);
+    let arguments = arguments.add(y.rows).add(y.columns).add(x.columns);
+    let (kernel, grid) = format.launch(Product::ForwardGather, y.rows, y.columns);
+    // SAFETY: as in kernels/linear.cuh; a matrix's slice holds its rows, the ends are rows of `projected`, and the sums
+    // have room; what is written is borrowed mutably.
+    unsafe { device.launch(kernel, grid, &arguments.0) }
 }
 
 /// `d_x [R, I] = d_y [R, O] weight [O, I]`.
@@ -232,29 +362,53 @@ pub fn linear_backward_input(
     d_x: &mut MatrixMut<'_>,
     d_y: Matrix<'_>,
     weight: Matrix<'_>,
-    output: Output,
 ) -> Result<()> {
     let shapes = (d_x.rows, d_x.columns, d_y.columns);
     assert_eq!(shapes, (d_y.rows, weight.columns, weight.rows), "linear_backward_input: shapes");
+    assert!(
+        !d_x.lines.is_split() && !d_y.lines.is_split(),
+        "linear_backward_input: only the weight may be split"
+    );
     if d_x.rows == 0 {
         return Ok(());
     }
-    let arguments = [
-        (&mut d_x.values).into(),
-        d_y.values.into(),
-        weight.values.into(),
-        d_x.stride.into(),
-        d_y.stride.into(),
-        weight.stride.into(),
-        d_x.rows.into(),
-        d_x.columns.into(),
-        d_y.columns.into(),
-        accumulate(output),
-    ];
-    let tile = format.tile(Tile::Large.count(d_x.rows, d_x.columns) >= ENOUGH_BLOCKS);
-    let (kernel, grid) = format.kernel(Product::BackwardInput, tile, [d_x.rows, d_x.columns, 1]);
-    // SAFETY: as in the kernel's file; a matrix's slice holds its rows; d_x is borrowed mutably and alone written.
-    unsafe { device.launch(kernel, grid, &arguments) }
+    let arguments = Arguments::default().add(&mut d_x.values).add(d_y.values).add(weight.values);
+    let arguments = arguments.add(d_x.lines.stride).add(d_y.lines.stride).add_lines(weight.lines);
+    let arguments = arguments.add(d_x.rows).add(d_x.columns).add(d_y.columns);
+    let (kernel, grid) = format.launch(Product::BackwardInput, d_x.rows, d_x.columns);
+    // SAFETY: as in kernels/linear.cuh; a matrix's slice holds its rows; d_x is borrowed mutably and alone written.
+    unsafe { device.launch(kernel, grid, &arguments.0) }
+}
+
+/// [`linear_backward_input`] where x was relu(norm(z)); into `sums` what batch norm's backward begins with.
+pub fn linear_backward_input_sums(
+    device: &Device,
+    format: Format,
+    d_x: &mut MatrixMut<'_>,
+    d_y: Matrix<'_>,
+    weight: Matrix<'_>,
+    z: Matrix<'_>,
+    norm: Norm<'_>,
+    sums: &mut Sums,
+) -> Result<()> {
+    let shapes = (d_x.rows, d_x.columns, d_y.columns);
+    assert_eq!(shapes, (d_y.rows, weight.columns, weight.rows), "linear_backward_input_sums: shapes");
+    assert_eq!((z.rows, z.columns), (d_x.rows, d_x.columns), "linear_backward_input_sums: z");
+    let split = [d_x.lines, d_y.lines, weight.lines, z.lines].iter().any(|lines| lines.is_split());
+    assert!(!split, "linear_backward_input_sums: no matrix may be split");
+    norm.check(d_x.columns);
+    if d_x.rows == 0 {
+        return Ok(());
+    }
+    let arguments = Arguments::default().add(&mut d_x.values);
+    let arguments = arguments.add_sums(device, Some(sums), d_x.rows, d_x.columns)?;
+    let arguments = arguments.add(d_y.values).add(weight.values).add(z.values).add_norm(norm);
+    let arguments = arguments.add(d_x.lines.stride).add(d_y.lines.stride).add(weight.lines.stride);
+    let arguments = arguments.add(z.lines.stride).add(d_x.rows).add(d_x.columns).add(d_y.columns);
+    let (kernel, grid) = format.launch(Product::BackwardInputSums, d_x.rows, d_x.columns);
+    // SAFETY: as in kernels/linear.cuh; a matrix's slice holds its rows, a norm's its columns, and the sums have room;
+    // what is written is borrowed mutably.
+    unsafe { device.launch(kernel, grid, &arguments.0) }
 }
 
 /// Into how many parts a weight's gradient is split at most: so many that their tiles fill a GPU, each of enough rows.
@@ -277,11 +431,20 @@ pub fn linear_backward_weight(
     format: Format,
     d_weight: &mut MatrixMut<'_>,
     d_y: Matrix<'_>,
-    x: Matrix<'_>,
+    x: Input<'_>,
     parts: &mut Buffer<f32>,
 ) -> Result<()> {
+    let x_matrix = x.check();
     let (outputs, inputs, rows) = (d_weight.rows, d_weight.columns, d_y.rows);
-    assert_eq!((rows, outputs, inputs), (x.rows, d_y.columns, x.columns), "linear_backward_weight: shapes");
+    assert_eq!(
+        (rows, outputs, inputs),
+        (x_matrix.rows, d_y.columns, x_matrix.columns),
+        "linear_backward_weight: shapes"
+    );
+    assert!(
+        !d_y.lines.is_split() && !x_matrix.lines.is_split(),
+        "linear_backward_weight: only d_weight may be split"
+    );
     let many_rows = LEAST_LARGE_PART_ROWS * most_parts(Tile::Large, outputs, inputs, usize::MAX);
     let tile = format.tile(rows >= many_rows);
     let rows_per_part = rows.div_ceil(most_parts(tile, outputs, inputs, rows)).max(1);
@@ -291,38 +454,30 @@ pub fn linear_backward_weight(
         device.reserve(parts, part_count * outputs * inputs)?;
     }
     let mut in_parts = parts.slice_mut(0..if split { part_count * outputs * inputs } else { 0 });
-    let (target, stride): (Argument, usize) = match split {
-        true => ((&mut in_parts).into(), inputs),
-        false => ((&mut d_weight.values).into(), d_weight.stride),
+    let arguments = match split {
+        true => Arguments::default().add(&mut in_parts),
+        false => Arguments::default().add(&mut d_weight.values),
     };
-    let arguments = [
-        target,
-        d_y.values.into(),
-        x.values.into(),
-        stride.into(),
-        d_y.stride.into(),
-        x.stride.into(),
-        outputs.into(),
-        inputs.into(),
-        rows.into(),
-        rows_per_part.into(),
-        Argument::Long((outputs * inputs) as i64),
-    ];
-    let (kernel, grid) = format.kernel(Product::BackwardWeight, tile, [outputs, inputs, part_count]);
-    // SAFETY: as in the kernel's file; a matrix's slice holds its rows; the parts have room for part_count matrices;
+    let lines = if split { Lines::new(inputs) } else { d_weight.lines };
+    let arguments = arguments.add(d_y.values).add_values(x);
+    let (product, arguments) = match x {
+        Input::Values(_) => (Product::BackwardWeight, arguments.add_lines(lines)),
+        Input::Activated(..) => {
+            assert!(!lines.is_split(), "linear_backward_weight: a split d_weight of an activated input");
+            (Product::BackwardWeightNorm, arguments.add(lines.stride))
+        }
+    };
+    let arguments = arguments.add(d_y.lines.stride).add(x_matrix.lines.stride).add(outputs).add(inputs);
+    let arguments = arguments.add(rows).add(rows_per_part).add(Argument::Long((outputs * inputs) as i64));
+    let (kernel, grid) = format.kernel(product, tile, [outputs, inputs, part_count]);
+    // SAFETY: as in kernels/linear.cuh; a matrix's slice holds its rows, a norm's its columns; the parts have room for part_count matrices;
     // what is written is borrowed mutably.
-    unsafe { device.launch(kernel, grid, &arguments) }?;
+    unsafe { device.launch(kernel, grid, &arguments.0) }?;
     if !split {
         return Ok(());
     }
-    let arguments = [
-        (&mut d_weight.values).into(),
-        in_parts.as_slice().into(),
-        d_weight.stride.into(),
-        outputs.into(),
-        inputs.into(),
-        part_count.into(),
-    ];
-    // SAFETY: as in kernels/linear.cu; the launch before wrote part_count matrices; d_weight is borrowed mutably.
-    unsafe { device.launch("linear_sum_parts", Grid::cover(outputs * inputs, 256), &arguments) }
+    let arguments = Arguments::default().add(&mut d_weight.values).add(in_parts.as_slice());
+    let arguments = arguments.add_lines(d_weight.lines).add(outputs).add(inputs).add(part_count);
+    // SAFETY: as in kernels/linear_fp32.cu; the launch before wrote part_count matrices; d_weight is borrowed mutably.
+    unsafe { device.launch("linear_sum_parts", Grid::cover(outputs * inputs, 256), &arguments.0) }
 }

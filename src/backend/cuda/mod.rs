@@ -7,6 +7,7 @@
 pub mod adam;
 mod batch;
 pub mod batch_norm;
+mod block;
 pub mod buffer;
 pub mod ceilings;
 pub mod device;
@@ -28,20 +29,21 @@ pub mod top_k;
 use std::fmt;
 use std::ops::Range;
 
-use crate::backend::{Backend, LayerInput, LayerInputGradient, Mode};
+use crate::backend::{Backend, Hidden, LayerInput, LayerInputGradient, Mode};
 use crate::batch::graph_batch::{BatchSize, GraphBatch};
 use crate::error::Result;
 use crate::loss::Loss;
 use crate::model::activations::{BlockActivations, LayerActivations};
 use crate::model::config::ModelConfig;
-use crate::model::parameters::{BlockKind, BlockLayout, Layout, Parameters};
+use crate::model::parameters::{BlockKind, Layout, Parameters};
 use crate::optimizer::{AdamStep, Moments};
 
 use batch::Batch;
-use batch_norm::{Norm, Statistics, Sums};
-use buffer::{Buffer, Slice};
+use batch_norm::Sums;
+use block::{BackwardSums, Before, Blocks, norm};
+use buffer::Buffer;
 use device::Device;
-use linear::{Format, Matrix, MatrixMut, Output};
+use linear::Format;
 
 /// The kernel files and what they offer: loaded when a device opens.
 const FILES: &[(&str, &[&str])] = &[
@@ -52,9 +54,9 @@ const FILES: &[(&str, &[&str])] = &[
     ("edge_pool", edge_pool::KERNELS),
     ("embedding", embedding::KERNELS),
     ("l2_normalise", l2_normalise::KERNELS),
-    ("linear", linear::KERNELS),
     ("linear_bf16", linear::BF16_KERNELS),
     ("linear_bf16x3", linear::BF16X3_KERNELS),
+    ("linear_fp32", linear::FP32_KERNELS),
     ("linear_tf32", linear::TF32_KERNELS),
     ("readout_loss", readout_loss::KERNELS),
     ("top_k", top_k::KERNELS),
@@ -88,163 +90,16 @@ impl Cuda {
         })
     }
 
-    /// The statistics of `block.linear`'s first `rows` rows, or the running ones, into `block`.
-    fn statistics(
-        &mut self,
-        mode: Mode,
-        layer: usize,
-        kind: BlockKind,
-        parameters: &mut Parameters<Buffer<f32>>,
-        rows: usize,
-        block: &mut BlockActivations<Buffer<f32>>,
-    ) -> Result<()> {
-        let layout = parameters.layout.block(layer, kind);
-        let mut to = Statistics {
-            mean: block.mean.slice_mut(0..layout.outputs),
-            rstd: block.rstd.slice_mut(0..layout.outputs),
-        };
-        let running = layout.running.clone();
-        match mode {
-            Mode::Train => batch_norm::batch_norm_statistics(
-                &self.device,
-                &mut to,
-                &mut parameters.running_mean.slice_mut(running.clone()),
-                &mut parameters.running_var.slice_mut(running),
-                block.linear.slice(0..rows * layout.outputs),
-                rows,
-                &mut self.sums,
-            ),
-            Mode::Evaluate => batch_norm::batch_norm_running_statistics(
-                &self.device,
-                &mut to,
-                parameters.running_mean.slice(running.clone()),
-                parameters.running_var.slice(running),
-            ),
-        }
-    }
-
-    /// `z = x W^T` and its statistics, into `block`.
-    fn linear_with_statistics(
-        &mut self,
-        mode: Mode,
-        layer: usize,
-        kind: BlockKind,
-        parameters: &mut Parameters<Buffer<f32>>,
-        x: &Buffer<f32>,
-        rows: usize,
-        block: &mut BlockActivations<Buffer<f32>>,
-    ) -> Result<()> {
-        let layout = parameters.layout.block(layer, kind);
-        let (inputs, outputs) = (layout.inputs, layout.outputs);
-        linear::linear_forward(
-            &self.device,
-            self.format,
-            &mut MatrixMut::new(block.linear.slice_mut(0..rows * outputs), rows, outputs),
-            Matrix::new(x.slice(0..rows * inputs), rows, inputs),
-            Matrix::new(parameters.values.slice(layout.weight.clone()), outputs, inputs),
-            Output::Replace,
-        )?;
-        self.statistics(mode, layer, kind, parameters, rows, block)
-    }
-
-    /// `output = relu(norm(z))`.
-    fn relu_norm(
-        &mut self,
-        layout: &BlockLayout,
-        values: &Buffer<f32>,
-        rows: usize,
-        block: &BlockActivations<Buffer<f32>>,
-        output: &mut Buffer<f32>,
-    ) -> Result<()> {
-        let count = rows * layout.outputs;
-        batch_norm::batch_norm_relu(
-            &self.device,
-            &mut output.slice_mut(0..count),
-            block.linear.slice(0..count),
-            norm(layout, values, block),
-            layout.outputs,
-            rows,
-        )
-    }
-
-    /// Backward of `z = x W^T`: `d_weight = d_z^T x` and `d_x = d_z W`.
-    fn linear_backward(
-        device: &Device,
-        format: Format,
-        layout: &BlockLayout,
-        values: &Buffer<f32>,
-        d_z: Slice<'_, f32>,
-        x: &Buffer<f32>,
-        rows: usize,
-        d_x: &mut Buffer<f32>,
-        gradients: &mut Buffer<f32>,
-        sum_parts: &mut Buffer<f32>,
-    ) -> Result<()> {
-        let (inputs, outputs) = (layout.inputs, layout.outputs);
-        let d_z = Matrix::new(d_z, rows, outputs);
-        linear::linear_backward_weight(
-            device,
-            format,
-            &mut MatrixMut::new(gradients.slice_mut(layout.weight.clone()), outputs, inputs),
-            d_z,
-            Matrix::new(x.slice(0..rows * inputs), rows, inputs),
-            sum_parts,
-        )?;
-        linear::linear_backward_input(
-            device,
-            format,
-            &mut MatrixMut::new(d_x.slice_mut(0..rows * inputs), rows, inputs),
-            d_z,
-            Matrix::new(values.slice(layout.weight.clone()), outputs, inputs),
-            Output::Replace,
-        )
-    }
-
-    /// Backward of relu(norm(z)): the first `rows` rows of `d`, by its output, become the gradient by z.
-    fn norm_backward(
-        device: &Device,
-        layout: &BlockLayout,
-        values: &Buffer<f32>,
-        block: &BlockActivations<Buffer<f32>>,
-        d: &mut Buffer<f32>,
-        rows: usize,
-        gradients: &mut Buffer<f32>,
-        sums: &mut Sums,
-    ) -> Result<()> {
-        let count = rows * layout.outputs;
-        debug_assert_eq!(layout.norm_weight.end, layout.norm_bias.start);
-        let both = gradients.slice_mut(layout.norm_weight.start..layout.norm_bias.end);
-        let (mut d_weight, mut d_bias) = both.split_at(layout.outputs);
-        batch_norm::batch_norm_backward(
-            device,
-            &mut d.slice_mut(0..count),
-            &mut d_weight,
-            &mut d_bias,
-            block.linear.slice(0..count),
-            norm(layout, values, block),
-            rows,
-            sums,
-        )
-    }
-}
-
-/// A block's normalisation.
-fn norm<'a>(
-    layout: &BlockLayout,
-    values: &'a Buffer<f32>,
-    block: &'a BlockActivations<Buffer<f32>>,
-) -> Norm<'a> {
-    Norm {
-        mean: block.mean.slice(0..layout.outputs),
-        rstd: block.rstd.slice(0..layout.outputs),
-        weight: values.slice(layout.norm_weight.clone()),
-        bias: values.slice(layout.norm_bias.clone()),
+    fn blocks(&mut self) -> Blocks<'_> {
+        let Cuda { device, format, sums, sum_parts, .. } = self;
+        Blocks { device, format: *format, sums, sum_parts }
     }
 }
 
 impl Backend for Cuda {
     type Buffer = Buffer<f32>;
     type Batch = Batch;
+    const RECOMPUTES_HIDDEN: bool = true;
 
     fn range(&self, name: fmt::Arguments<'_>) -> crate::backend::range::Range {
         nvtx::range(name)
@@ -277,6 +132,9 @@ impl Backend for Cuda {
             sums.reserve(device, rows, block.outputs)?;
             device.reserve(sum_parts, linear::parts_len(*format, block.outputs, inputs, rows))?;
         }
+        // The gradient of two thirds of the first weight, in one product.
+        let ends = linear::parts_len(*format, 2 * config.hidden_width, config.state_width, nodes);
+        device.reserve(sum_parts, ends)?;
         layer_input.plan(device, config, capacity)?;
         device.reserve(d_node_output, nodes * config.state_width)?;
         device.reserve(mean_norm, graphs)?;
@@ -295,12 +153,13 @@ impl Backend for Cuda {
         batch: &Batch,
         input: LayerInput<'_, Buffer<f32>>,
         block: &mut BlockActivations<Buffer<f32>>,
-        output: &mut Buffer<f32>,
+        _output: &mut Buffer<f32>,
     ) -> Result<()> {
         let (kind, edges) = (BlockKind::EdgeHidden, batch.size.edges);
-        self.layer_input.forward(&self.device, layer, parameters, batch, input, &mut block.linear)?;
-        self.statistics(mode, layer, kind, parameters, edges, block)?;
-        self.relu_norm(parameters.layout.block(layer, kind), &parameters.values, edges, block, output)
+        let Cuda { device, sums, layer_input, .. } = self;
+        let sums = (mode == Mode::Train).then_some(sums);
+        layer_input.forward(device, layer, parameters, batch, input, &mut block.linear, sums)?;
+        self.blocks().statistics(mode, (layer, kind), parameters, edges, block)
     }
 
     fn edge_heads(
@@ -309,11 +168,12 @@ impl Backend for Cuda {
         mode: Mode,
         parameters: &mut Parameters<Buffer<f32>>,
         batch: &Batch,
-        hidden: &Buffer<f32>,
+        hidden: Hidden<'_, Buffer<f32>>,
         block: &mut BlockActivations<Buffer<f32>>,
     ) -> Result<()> {
         let (kind, edges) = (BlockKind::EdgeHeads, batch.size.edges);
-        self.linear_with_statistics(mode, layer, kind, parameters, hidden, edges, block)
+        let x = Before::Block(BlockKind::EdgeHidden, hidden.block);
+        self.blocks().forward(mode, (layer, kind), parameters, x, edges, block)
     }
 
     fn edge_pool(
@@ -352,11 +212,10 @@ impl Backend for Cuda {
         batch: &Batch,
         pooled: &Buffer<f32>,
         block: &mut BlockActivations<Buffer<f32>>,
-        output: &mut Buffer<f32>,
+        _output: &mut Buffer<f32>,
     ) -> Result<()> {
-        let (kind, nodes) = (BlockKind::NodeHidden, batch.size.nodes);
-        self.linear_with_statistics(mode, layer, kind, parameters, pooled, nodes, block)?;
-        self.relu_norm(parameters.layout.block(layer, kind), &parameters.values, nodes, block, output)
+        let (kind, nodes, x) = (BlockKind::NodeHidden, batch.size.nodes, Before::Values(pooled));
+        self.blocks().forward(mode, (layer, kind), parameters, x, nodes, block)
     }
 
     fn node_output(
@@ -365,12 +224,13 @@ impl Backend for Cuda {
         mode: Mode,
         parameters: &mut Parameters<Buffer<f32>>,
         batch: &Batch,
-        hidden: &Buffer<f32>,
+        hidden: Hidden<'_, Buffer<f32>>,
         block: &mut BlockActivations<Buffer<f32>>,
         node_state: &mut Buffer<f32>,
     ) -> Result<()> {
         let (kind, nodes) = (BlockKind::NodeOutput, batch.size.nodes);
-        self.linear_with_statistics(mode, layer, kind, parameters, hidden, nodes, block)?;
+        let x = Before::Block(BlockKind::NodeHidden, hidden.block);
+        self.blocks().forward(mode, (layer, kind), parameters, x, nodes, block)?;
         let layout = parameters.layout.block(layer, kind);
         let count = nodes * layout.outputs;
         l2_normalise::l2_normalise_forward(
@@ -440,9 +300,9 @@ impl Backend for Cuda {
         d_node_hidden: &mut Buffer<f32>,
         gradients: &mut Buffer<f32>,
     ) -> Result<()> {
-        let layout = parameters.layout.block(layer, BlockKind::NodeOutput);
-        let (nodes, values) = (batch.size.nodes, &parameters.values);
-        let count = nodes * layout.outputs;
+        let kind = BlockKind::NodeOutput;
+        let layout = parameters.layout.block(layer, kind);
+        let (nodes, count) = (batch.size.nodes, batch.size.nodes * layout.outputs);
         let Cuda { device, format, sums, sum_parts, d_node_output: d, .. } = self;
         l2_normalise::l2_normalise_backward(
             device,
@@ -450,25 +310,17 @@ impl Backend for Cuda {
             d_node_state.slice(0..count),
             saved.node_state.slice(0..count),
             saved.node_output.linear.slice(0..count),
-            norm(layout, values, &saved.node_output),
+            norm(layout, &parameters.values, &saved.node_output),
             nodes,
         )?;
-        Cuda::norm_backward(device, layout, values, &saved.node_output, d, nodes, gradients, sums)?;
-        let (d_z, x) = (d.slice(0..count), &saved.node_hidden_output);
-        Cuda::linear_backward(
-            device,
-            *format,
-            layout,
-            values,
-            d_z,
-            x,
-            nodes,
-            d_node_hidden,
-            gradients,
-            sum_parts,
-        )
+        let mut blocks = Blocks { device, format: *format, sums, sum_parts };
+        let (place, block, made) = ((layer, kind), &saved.node_output, BackwardSums::Made);
+        blocks.norm_backward(place, parameters, block, d, nodes, gradients, made)?;
+        let (d_z, x) = (d.slice(0..count), Before::Block(BlockKind::NodeHidden, &saved.node_hidden));
+        blocks.linear_backward(place, parameters, d_z, x, nodes, d_node_hidden, gradients)
     }
 
+    /// Right after [`Cuda::node_output_backward`], whose product has left sums for it.
     fn node_hidden_backward(
         &mut self,
         layer: usize,
@@ -479,12 +331,19 @@ impl Backend for Cuda {
         d_pooled: &mut Buffer<f32>,
         gradients: &mut Buffer<f32>,
     ) -> Result<()> {
-        let layout = parameters.layout.block(layer, BlockKind::NodeHidden);
-        let (nodes, values, d) = (batch.size.nodes, &parameters.values, d_node_hidden);
-        let Cuda { device, format, sums, sum_parts, .. } = self;
-        Cuda::norm_backward(device, layout, values, &saved.node_hidden, d, nodes, gradients, sums)?;
-        let (d_z, x) = (d.slice(0..nodes * layout.outputs), &saved.pooled);
-        Cuda::linear_backward(device, *format, layout, values, d_z, x, nodes, d_pooled, gradients, sum_parts)
+        let (place, nodes, d) = ((layer, BlockKind::NodeHidden), batch.size.nodes, d_node_hidden);
+        let (mut blocks, given) = (self.blocks(), BackwardSums::Given);
+        blocks.norm_backward(place, parameters, &saved.node_hidden, d, nodes, gradients, given)?;
+        let d_z = d.slice(0..nodes * parameters.layout.config.hidden_width);
+        blocks.linear_backward(
+            place,
+            parameters,
+            d_z,
+            Before::Values(&saved.pooled),
+            nodes,
+            d_pooled,
+            gradients,
+        )
     }
 
     fn edge_pool_backward(
@@ -501,9 +360,8 @@ impl Backend for Cuda {
         let config = parameters.layout.config;
         let layout = parameters.layout.block(layer, BlockKind::EdgeHeads);
         let (edges, width) = (batch.size.edges, layout.outputs);
-        let Cuda { device, sums, .. } = self;
         edge_pool::edge_pool_backward(
-            device,
+            &self.device,
             &mut d_edge_heads.slice_mut(0..edges * width),
             d_pooled.slice(0..batch.size.nodes * config.hidden_width),
             d_edge_state.slice(0..edges * config.edge_state_width(layer)),
@@ -512,8 +370,8 @@ impl Backend for Cuda {
             width,
             config.hidden_width,
         )?;
-        let values = &parameters.values;
-        Cuda::norm_backward(device, layout, values, &saved.edge_heads, d_edge_heads, edges, gradients, sums)
+        let (place, block, made) = ((layer, BlockKind::EdgeHeads), &saved.edge_heads, BackwardSums::Made);
+        self.blocks().norm_backward(place, parameters, block, d_edge_heads, edges, gradients, made)
     }
 
     fn edge_heads_backward(
@@ -526,24 +384,13 @@ impl Backend for Cuda {
         d_edge_hidden: &mut Buffer<f32>,
         gradients: &mut Buffer<f32>,
     ) -> Result<()> {
-        let layout = parameters.layout.block(layer, BlockKind::EdgeHeads);
-        let (edges, values, x) = (batch.size.edges, &parameters.values, &saved.edge_hidden_output);
-        let d_z = d_edge_heads.slice(0..edges * layout.outputs);
-        let Cuda { device, format, sum_parts, .. } = self;
-        Cuda::linear_backward(
-            device,
-            *format,
-            layout,
-            values,
-            d_z,
-            x,
-            edges,
-            d_edge_hidden,
-            gradients,
-            sum_parts,
-        )
+        let (place, edges) = ((layer, BlockKind::EdgeHeads), batch.size.edges);
+        let d_z = d_edge_heads.slice(0..edges * parameters.layout.config.heads_width(layer));
+        let x = Before::Block(BlockKind::EdgeHidden, &saved.edge_hidden);
+        self.blocks().linear_backward(place, parameters, d_z, x, edges, d_edge_hidden, gradients)
     }
 
+    /// Right after [`Cuda::edge_heads_backward`], whose product has left sums for it.
     fn edge_hidden_backward(
         &mut self,
         layer: usize,
@@ -555,11 +402,11 @@ impl Backend for Cuda {
         d_input: LayerInputGradient<'_, Buffer<f32>>,
         gradients: &mut Buffer<f32>,
     ) -> Result<()> {
-        let layout = parameters.layout.block(layer, BlockKind::EdgeHidden);
-        let (edges, values, d) = (batch.size.edges, &parameters.values, d_edge_hidden);
-        let Cuda { device, sums, layer_input, sum_parts, .. } = self;
-        Cuda::norm_backward(device, layout, values, &saved.edge_hidden, d, edges, gradients, sums)?;
-        let d_z = d.slice(0..edges * layout.outputs);
+        let (place, edges, d) = ((layer, BlockKind::EdgeHidden), batch.size.edges, d_edge_hidden);
+        let (mut blocks, given) = (self.blocks(), BackwardSums::Given);
+        blocks.norm_backward(place, parameters, &saved.edge_hidden, d, edges, gradients, given)?;
+        let d_z = d.slice(0..edges * parameters.layout.config.hidden_width);
+        let Cuda { device, layer_input, sum_parts, .. } = self;
         layer_input.backward(device, layer, parameters, batch, input, d_z, d_input, gradients, sum_parts)
     }
 

@@ -16,7 +16,7 @@ use std::ops::Range;
 
 use num_traits::Float;
 
-use crate::backend::{Backend, LayerInput, LayerInputGradient, Mode};
+use crate::backend::{Backend, Hidden, LayerInput, LayerInputGradient, Mode};
 use crate::batch::graph_batch::{BatchSize, GraphBatch};
 use crate::error::Result;
 use crate::loss::Loss;
@@ -201,10 +201,10 @@ impl<F: Float> Backend for Reference<F> {
         mode: Mode,
         parameters: &mut Parameters<Vec<F>>,
         batch: &GraphBatch,
-        hidden: &Vec<F>,
+        hidden: Hidden<'_, Vec<F>>,
         block: &mut BlockActivations<Vec<F>>,
     ) -> Result<()> {
-        let x = &hidden[..batch.size().edges * parameters.layout.config.hidden_width];
+        let x = &hidden.output[..batch.size().edges * parameters.layout.config.hidden_width];
         linear_with_statistics(mode, parameters, layer, BlockKind::EdgeHeads, x, block);
         Ok(())
     }
@@ -254,14 +254,21 @@ impl<F: Float> Backend for Reference<F> {
         mode: Mode,
         parameters: &mut Parameters<Vec<F>>,
         batch: &GraphBatch,
-        hidden: &Vec<F>,
+        hidden: Hidden<'_, Vec<F>>,
         block: &mut BlockActivations<Vec<F>>,
         node_state: &mut Vec<F>,
     ) -> Result<()> {
         let kind = BlockKind::NodeOutput;
         let config = parameters.layout.config;
         let nodes = batch.size().nodes;
-        linear_with_statistics(mode, parameters, layer, kind, &hidden[..nodes * config.hidden_width], block);
+        linear_with_statistics(
+            mode,
+            parameters,
+            layer,
+            kind,
+            &hidden.output[..nodes * config.hidden_width],
+            block,
+        );
         let layout = parameters.layout.block(layer, kind);
         let mut y = norm(parameters, layout, block).relu_rows(&block.linear[..nodes * config.state_width]);
         l2_normalise::l2_normalise(&mut y, config.state_width);

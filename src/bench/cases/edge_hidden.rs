@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use super::{indices, roundings};
 use crate::backend::cuda::edge_hidden::{
-    Ends, Lists, edge_hidden_add, edge_hidden_lookup, edge_hidden_sum_edges, edge_hidden_sum_ends,
+    Ends, Lists, edge_hidden_lookup, edge_hidden_sum_edges, edge_hidden_sum_ends,
 };
 use crate::backend::cuda::linear::Format;
 use crate::batch::graph_batch::GraphBatch;
@@ -14,41 +14,7 @@ use crate::bench::values::Values;
 
 pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
     let (batch, hidden) = (&sizes.batch, sizes.config.hidden_width);
-    vec![add(batch, hidden), lookup(batch, hidden), sum_ends(batch, hidden), sum_edges(batch, hidden)]
-}
-
-fn add(batch: &Rc<GraphBatch>, hidden: usize) -> Case {
-    let batch = batch.clone();
-    let (nodes, edges) = (batch.size().nodes, batch.size().edges);
-    Case {
-        kernel: "edge_hidden_add",
-        shape: format!("[{edges}, {hidden}], [{nodes}, {}]", 2 * hidden),
-        // Reads z, each node's two rows and the ends, writes z; two sums.
-        cost: Cost::of(2 * edges * hidden + 2 * nodes * hidden + 2 * edges, 2 * edges * hidden),
-        format: Format::Fp32,
-        tolerance: roundings(2),
-        prepare: Box::new(move || {
-            let batch = batch.clone();
-            let mut values = Values::new();
-            Prepared {
-                host: Host {
-                    inputs: vec![values.signed(2 * nodes * hidden)],
-                    indices: vec![indices(&batch.edge_subject), indices(&batch.edge_object)],
-                    outputs: vec![values.signed(edges * hidden)],
-                    ..Default::default()
-                },
-                launch: Box::new(move |device, arrays| {
-                    let ([projected], [subject, object], [mut z], _) = arrays.parts();
-                    edge_hidden_add(device, &mut z, projected, Ends { subject, object }, hidden)
-                }),
-                expected: Box::new(move |host| {
-                    let ([projected], [mut z]) = (host.wide_inputs(), host.wide_outputs());
-                    add_ends(&mut z, &projected, &batch.edge_subject, &batch.edge_object, hidden);
-                    vec![z]
-                }),
-            }
-        }),
-    }
+    vec![lookup(batch, hidden), sum_ends(batch, hidden), sum_edges(batch, hidden)]
 }
 
 fn lookup(batch: &Rc<GraphBatch>, hidden: usize) -> Case {

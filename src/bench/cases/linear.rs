@@ -5,7 +5,7 @@ use faer::{Accum, MatMut, MatRef, Par};
 
 use super::ROUNDING;
 use crate::backend::cuda::linear::{
-    Format, Matrix, MatrixMut, Output, linear_backward_input, linear_backward_weight, linear_forward,
+    Format, Input, Matrix, MatrixMut, linear_backward_input, linear_backward_weight, linear_forward,
 };
 use crate::bench::case::{Case, Cost, Expected, Host, Launch, Prepared, unwritten};
 use crate::bench::sizes::Sizes;
@@ -92,7 +92,14 @@ fn forward(product: Product) -> Case {
         let launch: Launch = Box::new(move |device, arrays| {
             let ([x, weight], [], [y], _) = arrays.parts();
             let (x, weight) = (Matrix::new(x, rows, inputs), Matrix::new(weight, outputs, inputs));
-            linear_forward(device, format, &mut MatrixMut::new(y, rows, outputs), x, weight, Output::Replace)
+            linear_forward(
+                device,
+                format,
+                &mut MatrixMut::new(y, rows, outputs),
+                Input::Values(x),
+                weight,
+                None,
+            )
         });
         let expected: Expected = Box::new(move |host| {
             let [x, weight] = host.wide_inputs();
@@ -112,7 +119,7 @@ fn backward_input(product: Product) -> Case {
             let ([d_y, weight], [], [d_x], _) = arrays.parts();
             let (d_y, weight) = (Matrix::new(d_y, rows, outputs), Matrix::new(weight, outputs, inputs));
             let mut d_x = MatrixMut::new(d_x, rows, inputs);
-            linear_backward_input(device, format, &mut d_x, d_y, weight, Output::Replace)
+            linear_backward_input(device, format, &mut d_x, d_y, weight)
         });
         let expected: Expected = Box::new(move |host| {
             let [d_y, weight] = host.wide_inputs();
@@ -131,7 +138,7 @@ fn backward_weight(product: Product) -> Case {
             let ([d_y, x], [], [d_weight], others) = arrays.parts();
             let (d_y, x) = (Matrix::new(d_y, rows, outputs), Matrix::new(x, rows, inputs));
             let mut d_weight = MatrixMut::new(d_weight, outputs, inputs);
-            linear_backward_weight(device, format, &mut d_weight, d_y, x, &mut others.parts)
+            linear_backward_weight(device, format, &mut d_weight, d_y, Input::Values(x), &mut others.parts)
         });
         let expected: Expected = Box::new(move |host| {
             let [d_y, x] = host.wide_inputs();

@@ -1,0 +1,76 @@
+// matmul_fma: a block's tile of a product in single precision, without tensor cores.
+//
+// 256 threads make 64 x 64; they walk the inner dimension in steps of 16, through shared memory, where both operands
+// lie inner dimension first; a thread makes 4 x 4 values. Sums in the order of the inner dimension: bit-reproducible.
+#pragma once
+
+#include "matmul.cuh"
+
+struct FmaCore {
+    struct Shape {
+        static constexpr int rows = 64, columns = 64, threads = 256;
+    };
+    static constexpr int blocks = 4; // on a multiprocessor: 64 registers a thread hold its values without spills
+    static constexpr int norm_blocks = blocks;
+    static constexpr int STEP = 16, PER_THREAD = 4;
+    // Padded, so that storing a column meets different banks, and a multiple of 4, so that four values load at once.
+    static constexpr int stride = Shape::rows + 4;
+    static constexpr int tile_stride = Shape::columns + 8;
+
+    static __device__ __forceinline__ float activated(const NoNorm &, int, float value) { return value; }
+    static __device__ __forceinline__ float activated(const NormArrays &norm, int column, float value) {
+        return relu_norm(norm.column(column), value);
+    }
+
+    // Rows first_row.. and inner steps first_inner.. of an operand, zeros beyond its end.
+    template <Order order, class Norm>
+    static __device__ __forceinline__ void load(float *to, const Operand<Norm> &from, int rows, int first_row,
+                                                int inner_end, int first_inner) {
+        for (int i = threadIdx.x; i < Shape::rows * STEP; i += Shape::threads) {
+            // Neighbouring threads read neighbouring values.
+            int row = order == INNER_LAST ? i / STEP : i % Shape::rows;
+            int step = order == INNER_LAST ? i % STEP : i / Shape::rows;
+            bool inside = first_row + row < rows && first_inner + step < inner_end;
+            int line = order == INNER_LAST ? first_row + row : first_inner + step;
+            int column = order == INNER_LAST ? first_inner + step : first_row + row;
+            to[step * stride + row] = inside ? activated(from.norm, column, from.line(line)[column]) : 0.0f;
+        }
+    }
+
+    // As TensorCore::multiply.
+    template <Order order_a, Order order_b, class NormA, class NormB, class Finish>
+    static __device__ __forceinline__ void multiply(float *memory, Operand<NormA> a, Operand<NormB> b, Place place,
+                                                    Finish finish) {
+        float *tile_a = memory, *tile_b = memory + STEP * stride;
+        int row = threadIdx.x / (Shape::columns / PER_THREAD) * PER_THREAD;
+        int column = threadIdx.x % (Shape::columns / PER_THREAD) * PER_THREAD;
+        float sum[PER_THREAD][PER_THREAD] = {};
+        for (int at = place.first_inner; at < place.inner_end; at += STEP) {
+            load<order_a>(tile_a, a, place.rows, place.first_row, place.inner_end, at);
+            load<order_b>(tile_b, b, place.columns, place.first_column, place.inner_end, at);
+            __syncthreads();
+#pragma unroll
+            for (int step = 0; step < STEP; step++) {
+                float4 left = *reinterpret_cast<const float4 *>(&tile_a[step * stride + row]);
+                float4 right = *reinterpret_cast<const float4 *>(&tile_b[step * stride + column]);
+                float l[PER_THREAD] = {left.x, left.y, left.z, left.w};
+                float r[PER_THREAD] = {right.x, right.y, right.z, right.w};
+#pragma unroll
+                for (int i = 0; i < PER_THREAD; i++) {
+#pragma unroll
+                    for (int j = 0; j < PER_THREAD; j++) {
+                        sum[i][j] += l[i] * r[j];
+                    }
+                }
+            }
+            __syncthreads(); // the next step overwrites the tiles
+        }
+#pragma unroll
+        for (int i = 0; i < PER_THREAD; i++) {
+            *reinterpret_cast<float4 *>(&memory[(row + i) * tile_stride + column]) =
+                make_float4(sum[i][0], sum[i][1], sum[i][2], sum[i][3]);
+        }
+        __syncthreads();
+        finish(0);
+    }
+};
