@@ -282,7 +282,7 @@ fn bad_requests(served: &Served, dataset: &Dataset) {
     refused(served.post(&" ".repeat(70_000)), 413, "at most 65536 bytes");
     let head = "POST /api/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n";
     let announced = format!("{head}Content-Length: 18446744073709551615\r\n\r\n");
-    assert!([400, 413].contains(&served.send(announced.as_bytes()).0));
+    assert!((400..500).contains(&served.send(announced.as_bytes()).0));
     let chunk = format!("10000\r\n{}\r\n", " ".repeat(0x10000));
     let sent = format!("{head}Transfer-Encoding: chunked\r\n\r\n{chunk}{chunk}0\r\n\r\n");
     assert_eq!(served.send(sent.as_bytes()).0, 413);

@@ -43,12 +43,15 @@ def load(client, table, shards):
 
 
 def nearest(client, query, k, split):
-    own_split = models.FieldCondition(key="split", match=models.MatchValue(value=split))
+    query_filter = None
+    if split:
+        own_split = models.FieldCondition(key="split", match=models.MatchValue(value=split))
+        query_filter = models.Filter(must=[own_split])
     found = client.query_points(
         COLLECTION,
         query=query.tolist(),
         limit=k,
-        query_filter=models.Filter(must=[own_split]) if split else None,
+        query_filter=query_filter,
         # Every point is compared, as `scenerank search` does; without it the index answers, faster and approximately.
         search_params=models.SearchParams(exact=True),
     )

@@ -24,7 +24,7 @@ enum Format {
     /// A .npy file, [images, width], in single precision.
     #[default]
     Npy,
-    /// The same in half precision: half the bytes, what `search` reads fastest.
+    /// The same in half precision: half the bytes.
     NpyF16,
     /// An Arrow IPC file (Feather 2): image_id (u64), split (string), embedding (fixed-size list of f32).
     Arrow,

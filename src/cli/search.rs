@@ -39,7 +39,7 @@ pub struct SearchArguments {
     #[arg(long, value_enum, default_value_t = Split::All)]
     split: Split,
     /// The embeddings of those images, as `embed` wrote them with the same --split; saves computing them. The file is
-    /// memory-mapped, so a million images need no memory; half precision (`embed --format npy-f16`) is fastest.
+    /// memory-mapped, so a million images need no memory of their own.
     #[arg(long, value_name = "NPY")]
     embeddings: Option<PathBuf>,
     /// The images of --embeddings where they are not those of --split, such as another collection embedded by this

@@ -141,7 +141,7 @@ impl QueryGraph {
     }
 
     /// It, augmented but for the `in image` edges of the objects called `without`; nodes that no edge touches any
-    /// more are left out, as [`incomplete_query`](crate::evaluation::incomplete_query) leaves them out of its
+    /// more are left out, as [`incomplete_query`](crate::evaluation::incomplete_query()) leaves them out of its
     /// augmented queries.
     pub fn partly_augmented(
         &self,
