@@ -361,8 +361,16 @@ fn products_of_many_tiles_agree_with_the_reference() {
     for product in [BackwardInput, BackwardInputSums] {
         Case::new(many, several, 21, 6).check(product, &devices, &formats);
     }
-    Case::new(257, several, many, 7).check(BackwardWeight, &devices, &formats);
-    Case::new(257, several, many, 7).check(BackwardWeightActivated, &devices, &formats[1..2]);
+}
+
+/// The same number of tiles of a weight's gradient, of just as many rows as they are taken from; long under sanitizers,
+/// which leave it out.
+#[test]
+fn weight_gradients_of_many_tiles_agree_with_the_reference() {
+    let devices: Vec<Device> = devices().into_iter().take(1).collect();
+    let case = Case::new(257, 1021, 4219, 7);
+    case.check(BackwardWeight, &devices, &[Format::Tf32, Format::Bf16, Format::Bf16x3]);
+    case.check(BackwardWeightActivated, &devices, &[Format::Bf16]);
 }
 
 /// Products of one term each have no error but that of their operands: the largest of many comes near its bound. So a
