@@ -17,7 +17,12 @@ npm ci --prefix scripts/report_page --silent --no-fund --no-audit
 out=target/report_page
 rm -rf "$out"
 mkdir -p "$out"
-scenerank() { cargo run --quiet -- "$@"; }
+# The program that is there; SCENERANK names one that is built already.
+if [[ -z "${SCENERANK:-}" ]]; then
+    cargo build --quiet
+    SCENERANK=target/debug/scenerank
+fi
+scenerank() { "$SCENERANK" "$@"; }
 scenerank synth "$out/raw" --images 600 >/dev/null
 scenerank prepare --scene-graphs "$out/raw/scene_graphs.json" --image-data "$out/raw/image_data.json" \
     --captions "$out/raw/captions.json" --glove "$out/raw/glove.txt" --out "$out/data" >/dev/null
