@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Packs the GPU check: one archive that needs neither Rust nor network where it runs (see README.md beside this file).
 #
-#   scripts/gpu_check/make.sh [--without-gpu-code]     -> target/gpu_check/scenerank-gpu-check.tar.gz
+#   scripts/gpu_check/make.sh [--without-gpu-code]     -> target/gpu_check/scenerank-gpu-check.tar.zst
 #
-# Needs Rust, a C++ compiler and nvcc; takes the PyTorch oracle from ../shared/peer where it lies beside the checkout.
+# Needs Rust, a C++ compiler, nvcc and zstd; takes the PyTorch oracle from ../shared/peer where it lies beside the checkout.
 # --without-gpu-code: for trying the bundle out with `run.sh --device emulated` where there is no nvcc.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -64,8 +64,9 @@ glibc="$(objdump -T "$bundle/bin/scenerank" "$bundle"/tests/* | grep -o 'GLIBC_[
 } >"$bundle/built.txt"
 [[ ! -e "$resources" ]] || cp "$resources" "$bundle/"
 
-archive="$bundle.tar.gz"
-tar -C target/gpu_check -c "$name" | gzip -9 >"$archive"
+archive="$bundle.tar.zst"
+# Every program holds the same kernels: a long window finds them again.
+tar -C target/gpu_check -c "$name" | zstd -q -T0 -9 --long=27 -f -o "$archive"
 bytes="$(stat -c %s "$archive")"
 if ((bytes > MOST_BYTES)); then
     echo "$archive: $bytes bytes, more than $MOST_BYTES" >&2
