@@ -18,7 +18,8 @@ use scenerank::step::{StepResult, StepTask};
 
 use scenerank::backend::device::BackendTask;
 use support::{
-    BatchShape, EPS, Margins, SMALL, Tolerance, random_batch, random_parameters, relative_error, sized_batch,
+    BatchShape, EPS, Margins, SMALL, Tolerance, capacity, random_batch, random_parameters, relative_error,
+    sized_batch,
 };
 
 const LOSSES: [LossKind; 3] = [LossKind::Ranking, LossKind::Triplet, LossKind::InfoNce];
@@ -157,14 +158,6 @@ impl<B: Backend> Run<B> {
 
 fn batches(config: ModelConfig, count: u64) -> Vec<GraphBatch> {
     (0..count).map(|seed| random_batch(config, shape(3 + seed as usize % 3), seed)).collect()
-}
-
-fn capacity(batches: &[GraphBatch]) -> BatchSize {
-    batches.iter().map(GraphBatch::size).fold(BatchSize::default(), |most, size| BatchSize {
-        graphs: most.graphs.max(size.graphs),
-        nodes: most.nodes.max(size.nodes),
-        edges: most.edges.max(size.edges),
-    })
 }
 
 /// Parameters after several steps: Adam divides by the gradient's own size, so that an entry whose gradient is nearly

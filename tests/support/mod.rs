@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use scenerank::backend::Backend;
-use scenerank::batch::graph_batch::GraphBatch;
+use scenerank::batch::graph_batch::{BatchSize, GraphBatch};
 use scenerank::data::scene_graph::SceneGraphBuf;
 use scenerank::model::config::ModelConfig;
 use scenerank::model::parameters::{Layout, Parameters, Storage, TypeVectors, initial_parameters};
@@ -248,6 +248,15 @@ pub fn paper_batch(triples: usize) -> GraphBatch {
     batch.similarity_positive = vec![0.8; triples];
     batch.similarity_negative = vec![0.6; triples];
     batch
+}
+
+/// The least capacity that all of these fit.
+pub fn capacity(batches: &[GraphBatch]) -> BatchSize {
+    batches.iter().map(GraphBatch::size).fold(BatchSize::default(), |most, size| BatchSize {
+        graphs: most.graphs.max(size.graphs),
+        nodes: most.nodes.max(size.nodes),
+        edges: most.edges.max(size.edges),
+    })
 }
 
 /// Initial parameters; with `affine`, batch norm's weights, biases and running statistics are moved off their

@@ -1,7 +1,7 @@
 //! batch_norm: statistics, relu(norm(z)) and their backward (`kernels/batch_norm.cu`).
 
 use super::buffer::{Buffer, Slice, SliceMut};
-use super::device::{Device, Grid, check_len, dimension};
+use super::device::{Arguments, Device, Grid, check_len, dimension};
 use crate::error::Result;
 
 pub(super) const KERNELS: &[&str] = &[
@@ -56,6 +56,13 @@ impl<'a> Norm<'a> {
         {
             check_len(name, slice.len(), columns);
         }
+    }
+}
+
+impl Arguments {
+    /// The four columns of a normalisation, in the order in which every kernel takes them.
+    pub(super) fn add_norm(self, norm: Norm<'_>) -> Self {
+        self.add(norm.mean).add(norm.rstd).add(norm.weight).add(norm.bias)
     }
 }
 
@@ -204,17 +211,7 @@ pub fn batch_norm_relu(
     norm.check(columns);
     check_len("batch_norm_relu: y", y.len(), rows * columns);
     check_len("batch_norm_relu: z", z.len(), (rows - 1) * z_stride + columns);
-    let arguments = [
-        y.into(),
-        z.into(),
-        norm.mean.into(),
-        norm.rstd.into(),
-        norm.weight.into(),
-        norm.bias.into(),
-        z_stride.into(),
-        rows.into(),
-        columns.into(),
-    ];
+    let arguments = Arguments::default().add(y).add(z).add_norm(norm).add(z_stride).add(rows).add(columns);
     // SAFETY: as in kernels/batch_norm.cu; lengths were checked; y is borrowed mutably.
     unsafe { device.launch("batch_norm_relu", Grid::cover(rows * columns, THREADS), &arguments) }
 }
@@ -234,16 +231,7 @@ pub fn batch_norm_mask(
     norm.check(columns);
     check_len("batch_norm_mask: mask", mask.len(), rows * columns);
     check_len("batch_norm_mask: z", z.len(), rows * columns);
-    let arguments = [
-        mask.into(),
-        z.into(),
-        norm.mean.into(),
-        norm.rstd.into(),
-        norm.weight.into(),
-        norm.bias.into(),
-        rows.into(),
-        columns.into(),
-    ];
+    let arguments = Arguments::default().add(mask).add(z).add_norm(norm).add(rows).add(columns);
     // SAFETY: as in kernels/batch_norm.cu; lengths were checked; mask is borrowed mutably.
     unsafe { device.launch("batch_norm_mask", Grid::cover(rows * columns, THREADS), &arguments) }
 }
@@ -266,17 +254,13 @@ pub fn batch_norm_backward(
     check_len("batch_norm_backward: z", z.len(), rows * columns);
     let mut partials = sums.partials(device, rows, columns)?;
     if rows > 0 {
-        let arguments = [
-            (&mut partials).into(),
-            d.as_slice().into(),
-            z.into(),
-            norm.mean.into(),
-            norm.rstd.into(),
-            norm.weight.into(),
-            norm.bias.into(),
-            rows.into(),
-            columns.into(),
-        ];
+        let arguments = Arguments::default()
+            .add(&mut partials)
+            .add(d.as_slice())
+            .add(z)
+            .add_norm(norm)
+            .add(rows)
+            .add(columns);
         // SAFETY: as in kernels/batch_norm.cu; lengths were checked; partials has 2 C values for each chunk.
         unsafe { device.launch("batch_norm_backward_partials", strips(rows, columns), &arguments) }?;
     }
@@ -318,17 +302,8 @@ pub fn batch_norm_backward_merge(
     if rows == 0 {
         return Ok(());
     }
-    let arguments = [
-        d.into(),
-        z.into(),
-        norm.mean.into(),
-        norm.rstd.into(),
-        norm.weight.into(),
-        norm.bias.into(),
-        terms.as_slice().into(),
-        rows.into(),
-        columns.into(),
-    ];
+    let arguments =
+        Arguments::default().add(d).add(z).add_norm(norm).add(terms.as_slice()).add(rows).add(columns);
     // SAFETY: as in kernels/batch_norm.cu; lengths were checked; d is borrowed mutably.
     unsafe { device.launch("batch_norm_backward", Grid::cover(rows * columns, THREADS), &arguments) }
 }

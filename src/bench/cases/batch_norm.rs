@@ -254,12 +254,9 @@ fn mask(rows: usize, columns: usize) -> Case {
         tolerance: 0.0,
         prepare: Box::new(move || {
             let mut values = Values::new();
-            let (z, of) = decided_inputs(&mut values, rows, columns);
-            let mut inputs = vec![z];
-            inputs.extend(of);
             Prepared {
                 host: Host {
-                    inputs,
+                    inputs: decided_inputs(&mut values, rows, columns),
                     others: OtherLengths { mask: rows * columns, ..Default::default() },
                     ..Default::default()
                 },
@@ -295,12 +292,9 @@ fn backward(rows: usize, columns: usize) -> Case {
         tolerance: roundings(8 + 8 + 8),
         prepare: Box::new(move || {
             let mut values = Values::new();
-            let (z, of) = decided_inputs(&mut values, rows, columns);
-            let mut inputs = vec![z];
-            inputs.extend(of);
             Prepared {
                 host: Host {
-                    inputs,
+                    inputs: decided_inputs(&mut values, rows, columns),
                     outputs: vec![values.signed(rows * columns), unwritten(columns), unwritten(columns)],
                     ..Default::default()
                 },
@@ -332,24 +326,17 @@ fn backward_merge(rows: usize, columns: usize) -> Case {
         tolerance: roundings(8 + 8),
         prepare: Box::new(move || {
             let mut values = Values::new();
-            let (z, of) = decided_inputs(&mut values, rows, columns);
-            let d = values.signed(rows * columns);
-            let wide = |values: &[f32]| values.iter().map(|&value| f64::from(value)).collect::<Vec<f64>>();
-            let given =
-                chunk_gradient_sums(&wide(&d), &wide(&z), reference_norm(&of.each_ref().map(|v| wide(v))));
-            let mut inputs = vec![z];
-            inputs.extend(of);
+            let mut host = Host {
+                inputs: decided_inputs(&mut values, rows, columns),
+                outputs: vec![values.signed(rows * columns), unwritten(columns), unwritten(columns)],
+                ..Default::default()
+            };
+            let ([z, mean, rstd, weight, bias], [d, _, _]) = (host.wide_inputs(), host.wide_outputs());
+            let sums = chunk_gradient_sums(&d, &z, reference_norm(&[mean, rstd, weight, bias]));
+            let given = Some(sums.into_iter().map(|value| value as f32).collect());
+            host.sums = Some(ChunkSums { rows, columns, given });
             Prepared {
-                host: Host {
-                    inputs,
-                    outputs: vec![d, unwritten(columns), unwritten(columns)],
-                    sums: Some(ChunkSums {
-                        rows,
-                        columns,
-                        given: Some(given.into_iter().map(|value| value as f32).collect()),
-                    }),
-                    ..Default::default()
-                },
+                host,
                 launch: Box::new(move |device, arrays| {
                     let ([z, mean, rstd, weight, bias], [], [mut d, mut d_weight, mut d_bias], others) =
                         arrays.parts();
@@ -371,10 +358,9 @@ fn backward_expected(host: &Host) -> Vec<Vec<f64>> {
     vec![d, d_weight, d_bias]
 }
 
-/// z and a normalisation for which no norm(z) is so near 0 that roundings would decide what the ReLU passes.
-pub(super) fn decided_inputs(values: &mut Values, rows: usize, columns: usize) -> (Vec<f32>, [Vec<f32>; 4]) {
-    let of = norm_values(values, columns);
-    let [mean, rstd, weight, bias] = &of;
+/// z, mean, rstd, weight and bias for which no norm(z) is so near 0 that roundings would decide what the ReLU passes.
+pub(super) fn decided_inputs(values: &mut Values, rows: usize, columns: usize) -> Vec<Vec<f32>> {
+    let [mean, rstd, weight, bias] = norm_values(values, columns);
     let mut z = values.signed(rows * columns);
     for row in z.chunks_exact_mut(columns) {
         for (c, z) in row.iter_mut().enumerate() {
@@ -384,5 +370,5 @@ pub(super) fn decided_inputs(values: &mut Values, rows: usize, columns: usize) -
             }
         }
     }
-    (z, of)
+    vec![z, mean, rstd, weight, bias]
 }
