@@ -364,8 +364,14 @@ impl Dump {
     }
 }
 
-const TINY: ModelConfig =
-    ModelConfig { object_types: 9, predicate_types: 5, layers: 3, state_width: 7, hidden_width: 11 };
+const TINY: ModelConfig = ModelConfig {
+    object_types: 9,
+    predicate_types: 5,
+    layers: 3,
+    state_width: 7,
+    hidden_width: 11,
+    ..ModelConfig::PAPER
+};
 
 /// The order of nodes and edges is no part of the input's meaning.
 #[test]

@@ -25,8 +25,14 @@ use support::{
 const LOSSES: [LossKind; 3] = [LossKind::Ranking, LossKind::Triplet, LossKind::InfoNce];
 
 /// Widths of the paper, where products take their blocked paths, and a small vocabulary.
-const WIDE: ModelConfig =
-    ModelConfig { object_types: 60, predicate_types: 20, layers: 2, state_width: 300, hidden_width: 512 };
+const WIDE: ModelConfig = ModelConfig {
+    object_types: 60,
+    predicate_types: 20,
+    layers: 2,
+    state_width: 300,
+    hidden_width: 512,
+    ..SMALL
+};
 
 const RANKING: Loss = Loss { kind: LossKind::Ranking, temperature: 1.0, margin: 0.5 };
 
@@ -332,8 +338,14 @@ fn in_evaluation_a_graph_does_not_see_its_neighbours() {
 /// that are easy to know: in layer 0 of a batch of two edges.
 #[test]
 fn running_statistics_take_a_tenth_of_the_batchs_and_the_unbiased_variance() {
-    let config =
-        ModelConfig { object_types: 3, predicate_types: 2, layers: 1, state_width: 2, hidden_width: 3 };
+    let config = ModelConfig {
+        object_types: 3,
+        predicate_types: 2,
+        layers: 1,
+        state_width: 2,
+        hidden_width: 3,
+        ..SMALL
+    };
     let graph = SceneGraphBuf {
         node_object: vec![0, 1],
         edge_subject: vec![0, 1, 0],

@@ -8,6 +8,7 @@ pub(super) const KERNELS: &[&str] = &[
     "batch_norm_partial_statistics",
     "batch_norm_merge_statistics",
     "batch_norm_running_statistics",
+    "batch_norm_no_statistics",
     "batch_norm_relu",
     "batch_norm_mask",
     "batch_norm_backward_partials",
@@ -195,6 +196,15 @@ pub fn batch_norm_running_statistics(
     unsafe { device.launch("batch_norm_running_statistics", Grid::cover(columns, MERGE_THREADS), &arguments) }
 }
 
+/// Without batch norm: 0 and 1 into `to`.
+pub fn batch_norm_no_statistics(device: &Device, to: &mut Statistics<'_>) -> Result<()> {
+    let columns = to.mean.len();
+    check_len("batch_norm: rstd", to.rstd.len(), columns);
+    let arguments = [(&mut to.mean).into(), (&mut to.rstd).into(), columns.into()];
+    // SAFETY: as in kernels/batch_norm.cu; lengths were checked; `to` is borrowed mutably.
+    unsafe { device.launch("batch_norm_no_statistics", Grid::cover(columns, MERGE_THREADS), &arguments) }
+}
+
 /// `y [R, C] = relu(norm(z))`, of rows of z `z_stride` apart.
 pub fn batch_norm_relu(
     device: &Device,
@@ -237,7 +247,7 @@ pub fn batch_norm_mask(
 }
 
 /// Backward of relu(norm(z)): `d [R, C]`, by its output, becomes the gradient by z; `d_weight` and `d_bias` `[C]` are
-/// written.
+/// written. `batch_statistics` says whether mean and rstd are the batch's, and so move with z, or constants.
 pub fn batch_norm_backward(
     device: &Device,
     d: &mut SliceMut<'_, f32>,
@@ -245,6 +255,7 @@ pub fn batch_norm_backward(
     d_bias: &mut SliceMut<'_, f32>,
     z: Slice<'_, f32>,
     norm: Norm<'_>,
+    batch_statistics: bool,
     rows: usize,
     sums: &mut Sums,
 ) -> Result<()> {
@@ -264,7 +275,7 @@ pub fn batch_norm_backward(
         // SAFETY: as in kernels/batch_norm.cu; lengths were checked; partials has 2 C values for each chunk.
         unsafe { device.launch("batch_norm_backward_partials", strips(rows, columns), &arguments) }?;
     }
-    batch_norm_backward_merge(device, d, d_weight, d_bias, z, norm, rows, sums)
+    batch_norm_backward_merge(device, d, d_weight, d_bias, z, norm, batch_statistics, rows, sums)
 }
 
 /// [`batch_norm_backward`] where `sums` has each chunk's sums of d and of d (z - mean).
@@ -275,6 +286,7 @@ pub fn batch_norm_backward_merge(
     d_bias: &mut SliceMut<'_, f32>,
     z: Slice<'_, f32>,
     norm: Norm<'_>,
+    batch_statistics: bool,
     rows: usize,
     sums: &mut Sums,
 ) -> Result<()> {
@@ -294,6 +306,7 @@ pub fn batch_norm_backward_merge(
         partials.into(),
         norm.rstd.into(),
         norm.weight.into(),
+        usize::from(batch_statistics).into(),
         rows.into(),
         columns.into(),
     ];

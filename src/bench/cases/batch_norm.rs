@@ -3,7 +3,7 @@
 use super::{norm, norm_values, reference_norm, roundings};
 use crate::backend::cuda::batch_norm::{
     CHUNK_ROWS, Statistics, batch_norm_backward, batch_norm_backward_merge, batch_norm_mask,
-    batch_norm_merge_statistics, batch_norm_partial_statistics, batch_norm_relu,
+    batch_norm_merge_statistics, batch_norm_no_statistics, batch_norm_partial_statistics, batch_norm_relu,
     batch_norm_running_statistics, batch_norm_statistics,
 };
 use crate::backend::cuda::linear::Format;
@@ -21,6 +21,7 @@ pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
         partial_statistics(edges, hidden),
         merge_statistics(edges, heads),
         running_statistics(heads),
+        no_statistics(heads),
         relu(nodes, hidden, hidden, 0),
         relu(edges, config.state_width, heads, hidden),
         mask(edges, heads),
@@ -208,6 +209,28 @@ fn running_statistics(columns: usize) -> Case {
     }
 }
 
+fn no_statistics(columns: usize) -> Case {
+    Case {
+        kernel: "batch_norm_no_statistics",
+        shape: format!("[{columns}]"),
+        cost: Cost::of(2 * columns, 0),
+        format: Format::Fp32,
+        tolerance: 0.0,
+        prepare: Box::new(move || Prepared {
+            host: Host { outputs: vec![unwritten(columns), unwritten(columns)], ..Default::default() },
+            launch: Box::new(move |device, arrays| {
+                let ([], [], [mean, rstd], _) = arrays.parts();
+                batch_norm_no_statistics(device, &mut Statistics { mean, rstd })
+            }),
+            expected: Box::new(move |host| {
+                let [mut mean, mut rstd] = host.wide_outputs();
+                reference::no_statistics(&mut mean, &mut rstd);
+                vec![mean, rstd]
+            }),
+        }),
+    }
+}
+
 /// Of the columns `start..start + columns` of z `[rows, width]`.
 fn relu(rows: usize, columns: usize, width: usize, start: usize) -> Case {
     Case {
@@ -302,7 +325,7 @@ fn backward(rows: usize, columns: usize) -> Case {
                     let ([z, mean, rstd, weight, bias], [], [mut d, mut d_weight, mut d_bias], others) =
                         arrays.parts();
                     let (norm, sums) = (norm([mean, rstd, weight, bias]), &mut others.sums);
-                    batch_norm_backward(device, &mut d, &mut d_weight, &mut d_bias, z, norm, rows, sums)
+                    batch_norm_backward(device, &mut d, &mut d_weight, &mut d_bias, z, norm, true, rows, sums)
                 }),
                 expected: Box::new(backward_expected),
             }
@@ -341,7 +364,17 @@ fn backward_merge(rows: usize, columns: usize) -> Case {
                     let ([z, mean, rstd, weight, bias], [], [mut d, mut d_weight, mut d_bias], others) =
                         arrays.parts();
                     let (norm, sums) = (norm([mean, rstd, weight, bias]), &mut others.sums);
-                    batch_norm_backward_merge(device, &mut d, &mut d_weight, &mut d_bias, z, norm, rows, sums)
+                    batch_norm_backward_merge(
+                        device,
+                        &mut d,
+                        &mut d_weight,
+                        &mut d_bias,
+                        z,
+                        norm,
+                        true,
+                        rows,
+                        sums,
+                    )
                 }),
                 expected: Box::new(backward_expected),
             }
@@ -354,7 +387,7 @@ fn backward_expected(host: &Host) -> Vec<Vec<f64>> {
     let [z, mean, rstd, weight, bias] = host.wide_inputs();
     let [mut d, mut d_weight, mut d_bias] = host.wide_outputs();
     let of = [mean, rstd, weight, bias];
-    reference::batch_norm_backward(&z, reference_norm(&of), &mut d, &mut d_weight, &mut d_bias);
+    reference::batch_norm_backward(&z, reference_norm(&of), true, &mut d, &mut d_weight, &mut d_bias);
     vec![d, d_weight, d_bias]
 }
 
