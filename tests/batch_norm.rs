@@ -161,14 +161,7 @@ fn forward_mask_and_backward_agree_with_the_reference() {
         assert_eq!(mask, passed, "mask");
         let mut want = [wide(&d_y), vec![f64::NAN; columns], vec![f64::NAN; columns]];
         let [want_z, want_weight, want_bias] = &mut want;
-        reference::batch_norm_backward(
-            &wide(&z),
-            wanted,
-            batch_statistics,
-            want_z,
-            want_weight,
-            want_bias,
-        );
+        reference::batch_norm_backward(&wide(&z), wanted, batch_statistics, want_z, want_weight, want_bias);
         // xhat and scale reach 4.
         assert_within("d_z", &d_z, want_z, 16.0 * LIMIT);
         let limit = LIMIT * (4.0 + rows as f64 / 16.0);

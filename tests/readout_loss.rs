@@ -163,23 +163,27 @@ fn a_graph_without_nodes_has_no_embedding_and_changes_no_other() {
 #[test]
 fn the_backward_agrees_with_finite_differences() {
     let sizes = vec([1..=3usize, 1..=3, 1..=3], 1..=2);
-    check(200, (sizes, 2..=4usize, any::<bool>(), loss(), seeds()), |(sizes, width, image_node, loss, seed)| {
-        // Cosines of the positive states below lie in 0.47..1 (by Polya and Szego's inequality): no triple is at the
-        // triplet loss's hinge, which has no derivative.
-        let loss = Loss { margin: 0.6, ..loss };
-        let mut values = Values::new(seed);
-        let batch = batch(&sizes, &mut values);
-        // Positive states: their mean is no shorter than 1/2.
-        let node_state = values.positive(batch.node_graph.len() * width);
-        let wide_state = wide(&node_state);
-        let losses_of = |node_state: &[f64]| {
-            let f = reference::readout(&batch, node_state, width, image_node);
-            reference::triple_losses(&loss, &batch, &f, width).0
-        };
-        let [_, _, _, d] = kernels(&batch, &node_state, width, image_node, &loss, seed);
-        let want = central_differences(&wide_state, |node_state| {
-            losses_of(node_state).iter().sum::<f64>() / sizes.len() as f64
-        });
-        assert_within("d_node_state", &d, &want, Limits::new(0.5, width).d_node_state);
-    });
+    check(
+        200,
+        (sizes, 2..=4usize, any::<bool>(), loss(), seeds()),
+        |(sizes, width, image_node, loss, seed)| {
+            // Cosines of the positive states below lie in 0.47..1 (by Polya and Szego's inequality): no triple is at the
+            // triplet loss's hinge, which has no derivative.
+            let loss = Loss { margin: 0.6, ..loss };
+            let mut values = Values::new(seed);
+            let batch = batch(&sizes, &mut values);
+            // Positive states: their mean is no shorter than 1/2.
+            let node_state = values.positive(batch.node_graph.len() * width);
+            let wide_state = wide(&node_state);
+            let losses_of = |node_state: &[f64]| {
+                let f = reference::readout(&batch, node_state, width, image_node);
+                reference::triple_losses(&loss, &batch, &f, width).0
+            };
+            let [_, _, _, d] = kernels(&batch, &node_state, width, image_node, &loss, seed);
+            let want = central_differences(&wide_state, |node_state| {
+                losses_of(node_state).iter().sum::<f64>() / sizes.len() as f64
+            });
+            assert_within("d_node_state", &d, &want, Limits::new(0.5, width).d_node_state);
+        },
+    );
 }
