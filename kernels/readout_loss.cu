@@ -92,8 +92,9 @@ __device__ __forceinline__ void graph_backward(float *__restrict__ d_node_state,
 extern "C" __global__ void __launch_bounds__(THREADS)
 readout_loss(float *__restrict__ losses, float *__restrict__ d_node_state, const float *__restrict__ embedding,
              const float *__restrict__ mean_norm, const int *__restrict__ graph_offsets,
-             const int *__restrict__ mean_ends, const float *__restrict__ similarity_positive, const float *__restrict__ similarity_negative,
-             int triples, int width, int kind, float temperature, float margin) {
+             const int *__restrict__ mean_ends, const float *__restrict__ similarity_positive,
+             const float *__restrict__ similarity_negative, int triples, int width, int kind, float temperature,
+             float margin) {
     __shared__ float partial[THREADS / WARP_LANES];
     int triple = blockIdx.x; // its graphs: triple, triples + triple, 2 triples + triple
     const float *anchor = embedding + size_t(triple) * width;

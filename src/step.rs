@@ -259,8 +259,7 @@ impl BatchInputs {
     fn batch(&self, file: &TensorFile, config: ModelConfig) -> Result<(GraphBatch, InputOrder)> {
         let graphs = 3 * self.similarity_positive.len();
         let mut nodes: Vec<u32> = (0..self.node_object.len() as u32).collect();
-        let image = config.object_types as u32 - 1;
-        let is_image = |node: u32| self.node_object[node as usize] == image;
+        let is_image = |node: u32| self.node_object[node as usize] as usize + 1 == config.object_types;
         nodes.sort_by_key(|&node| (self.node_graph[node as usize], is_image(node)));
         let edge_graph = |edge: u32| self.node_graph[self.edge_subject[edge as usize] as usize];
         let mut edges: Vec<u32> = (0..self.edge_subject.len() as u32).collect();

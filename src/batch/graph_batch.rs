@@ -125,11 +125,11 @@ impl GraphBatch {
 
     /// Builds the inverse lists and the ends of the graphs' objects, after the last graph.
     pub fn index(&mut self, object_types: usize, predicate_types: usize) {
-        let image = object_types as u32 - 1;
+        let is_image = |node: u32| self.node_object[node as usize] as usize + 1 == object_types;
         self.object_ends.clear();
         self.object_ends.extend(self.graph_offsets.windows(2).map(|nodes| match nodes[1] - nodes[0] {
             0 | 1 => nodes[1],
-            _ => nodes[1] - u32::from(self.node_object[nodes[1] as usize - 1] == image),
+            _ => nodes[1] - u32::from(is_image(nodes[1] - 1)),
         }));
         self.incidence.build(self.node_object.len(), &self.edge_subject, &self.edge_object);
         self.object_occurrences.build(&self.node_object, object_types);
