@@ -62,9 +62,9 @@ pub struct Agreement {
 /// embeddings belongs to image `images.start + i`. A GPU or the emulator correlates the rows; all else is computed on
 /// all threads of the CPU.
 ///
-/// Exact. Cost for n images: n^2 (width + word vectors' width) multiply-adds and O(n^2 log n)
-/// comparisons. Memory: 48 bytes per pair (0.5 GB for 4,537 images, 10 GB for 20,000), besides
-/// both factors in double precision and 64 rows of scores and similarities per thread.
+/// Exact. Cost for n images: n^2 (width + word vectors' width) multiply-adds and O(n^2 log n) comparisons; the kernels
+/// compare n^3 times. Memory: 48 bytes per pair (0.5 GB for 4,537 images, 10 GB for 20,000), besides both factors in
+/// double precision and 64 rows of scores and similarities per thread; on the device 64 MiB or two rows, and the factors.
 pub fn agreement(
     device: Device,
     precision: Precision,
