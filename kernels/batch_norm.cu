@@ -2,6 +2,7 @@
 //   norm(z) = (z - mean) rstd weight + bias,  rstd = 1 / sqrt(variance + eps)
 // backward, with d = d_y where the ReLU passed and 0 elsewhere:
 //   d_bias = sum d,  d_weight = sum d xhat,  d_z = weight rstd (d - d_bias / R - xhat d_weight / R)
+// without batch norm the statistics are the constants 0 and 1, and d_z = weight d
 // in   z [R, C] dense; relu reads a part of the columns of a wider z
 // out  mean, rstd, running statistics [C]; y [R, C]; d_z in the place of d_y; d_weight, d_bias [C] written
 // grid sums: x strips of 32 columns, y chunks of CHUNK_ROWS rows, 8 rows at a time; each chunk gives two values per
@@ -98,6 +99,16 @@ batch_norm_running_statistics(float *__restrict__ mean, float *__restrict__ rstd
     }
 }
 
+// Without batch norm: the statistics that change nothing.
+extern "C" __global__ void __launch_bounds__(MERGE_THREADS)
+batch_norm_no_statistics(float *__restrict__ mean, float *__restrict__ rstd, int columns) {
+    int column = blockIdx.x * MERGE_THREADS + threadIdx.x;
+    if (column < columns) {
+        mean[column] = 0.0f;
+        rstd[column] = 1.0f;
+    }
+}
+
 // y [R, C] = relu(norm(z)), z with a row stride; a thread per value.
 extern "C" __global__ void __launch_bounds__(256)
 batch_norm_relu(float *__restrict__ y, const float *__restrict__ z, const float *__restrict__ mean,
@@ -149,11 +160,12 @@ batch_norm_backward_partials(float *__restrict__ partials, const float *__restri
     }
 }
 
-// d_weight, d_bias, and what the backward subtracts: d_z = scale d - constant - (z - mean) slope; terms [2, C].
+// d_weight, d_bias, and what the backward subtracts: d_z = scale d - constant - (z - mean) slope; terms [2, C], zeros
+// where the statistics are not the batch's but constants.
 extern "C" __global__ void __launch_bounds__(MERGE_THREADS)
 batch_norm_backward_merge(float *__restrict__ d_weight, float *__restrict__ d_bias, float *__restrict__ terms,
                           const float *__restrict__ partials, const float *__restrict__ rstd,
-                          const float *__restrict__ weight, int rows, int columns) {
+                          const float *__restrict__ weight, int batch_statistics, int rows, int columns) {
     int column = blockIdx.x * MERGE_THREADS + threadIdx.x;
     if (column >= columns) {
         return;
@@ -168,8 +180,8 @@ batch_norm_backward_merge(float *__restrict__ d_weight, float *__restrict__ d_bi
     double r = rstd[column], scale = r * weight[column], count = max(rows, 1);
     d_bias[column] = float(sum);
     d_weight[column] = float(product * r);
-    terms[column] = float(scale * sum / count);
-    terms[columns + column] = float(scale * r * r * product / count);
+    terms[column] = batch_statistics ? float(scale * sum / count) : 0.0f;
+    terms[columns + column] = batch_statistics ? float(scale * r * r * product / count) : 0.0f;
 }
 
 // d [R, C]: d_y becomes d_z; a thread per value.
@@ -188,6 +200,6 @@ batch_norm_backward(float *__restrict__ d, const float *__restrict__ z, const fl
 
 EMULATED_KERNELS(batch_norm, EMULATED_KERNEL(batch_norm_partial_statistics),
                  EMULATED_KERNEL(batch_norm_merge_statistics), EMULATED_KERNEL(batch_norm_running_statistics),
-                 EMULATED_KERNEL(batch_norm_relu), EMULATED_KERNEL(batch_norm_mask),
-                 EMULATED_KERNEL(batch_norm_backward_partials), EMULATED_KERNEL(batch_norm_backward_merge),
-                 EMULATED_KERNEL(batch_norm_backward))
+                 EMULATED_KERNEL(batch_norm_no_statistics), EMULATED_KERNEL(batch_norm_relu),
+                 EMULATED_KERNEL(batch_norm_mask), EMULATED_KERNEL(batch_norm_backward_partials),
+                 EMULATED_KERNEL(batch_norm_backward_merge), EMULATED_KERNEL(batch_norm_backward))

@@ -7,8 +7,9 @@ use kernel_support::cases::{check, columns, rows, seeds};
 use kernel_support::{
     Values, all, all_mut, assert_within, poisoned, same_bits, scale, to_device, to_host, wide,
 };
+use proptest::prelude::any;
 use scenerank::backend::cuda::batch_norm::{
-    Norm, Statistics, Sums, batch_norm_backward, batch_norm_mask, batch_norm_relu,
+    Norm, Statistics, Sums, batch_norm_backward, batch_norm_mask, batch_norm_no_statistics, batch_norm_relu,
     batch_norm_running_statistics, batch_norm_statistics,
 };
 use scenerank::backend::cuda::buffer::Buffer;
@@ -80,6 +81,19 @@ fn running_statistics_take_the_batchs_place() {
     });
 }
 
+#[test]
+fn no_statistics_are_0_and_1() {
+    check(50, (columns(), seeds()), |(columns, seed)| {
+        let [mean, rstd] = same_bits(seed, |device| {
+            let [mut mean, mut rstd] = [(); 2].map(|()| poisoned(device, columns));
+            let mut to = Statistics { mean: all_mut(&mut mean), rstd: all_mut(&mut rstd) };
+            batch_norm_no_statistics(device, &mut to).expect("a launch");
+            [mean, rstd].map(|buffer| to_host(device, &buffer))
+        });
+        assert_eq!((mean, rstd), (vec![0.0; columns], vec![1.0; columns]));
+    });
+}
+
 /// y, mask (as 0 and 1), d_z, d_weight and d_bias by the kernels.
 fn forward_and_backward(
     device: &Device,
@@ -87,6 +101,7 @@ fn forward_and_backward(
     d_y: &[f32],
     rows: usize,
     norm: Norm<'_>,
+    batch_statistics: bool,
 ) -> [Vec<f32>; 5] {
     let columns = norm.mean.len();
     let z = to_device(device, z);
@@ -104,6 +119,7 @@ fn forward_and_backward(
         &mut all_mut(&mut d_bias),
         all(&z),
         norm,
+        batch_statistics,
         rows,
         &mut Sums::new(device).expect("memory"),
     )
@@ -125,7 +141,7 @@ fn away_from_zero(z: &mut [f32], norm: reference::Norm<'_, f64>) {
 
 #[test]
 fn forward_mask_and_backward_agree_with_the_reference() {
-    check(200, (rows(), columns(), seeds()), |(rows, columns, seed)| {
+    check(200, (rows(), columns(), any::<bool>(), seeds()), |(rows, columns, batch_statistics, seed)| {
         let mut values = Values::new(seed);
         let (mut z, d_y) = (values.signed(rows * columns), values.signed(rows * columns));
         let (mean, rstd) = (values.signed(columns), values.positive(columns));
@@ -136,7 +152,8 @@ fn forward_mask_and_backward_agree_with_the_reference() {
         let [y, mask, d_z, d_weight, d_bias] = same_bits(seed, |device| {
             let there = [&mean, &rstd, &weight, &bias].map(|v| to_device(device, v));
             let [mean, rstd, weight, bias] = there.each_ref().map(all);
-            forward_and_backward(device, &z, &d_y, rows, Norm { mean, rstd, weight, bias })
+            let norm = Norm { mean, rstd, weight, bias };
+            forward_and_backward(device, &z, &d_y, rows, norm, batch_statistics)
         });
         // norm(z) reaches 9.
         assert_within("y", &y, &wanted.relu_rows(&wide(&z)), 2.0 * LIMIT);
@@ -144,7 +161,7 @@ fn forward_mask_and_backward_agree_with_the_reference() {
         assert_eq!(mask, passed, "mask");
         let mut want = [wide(&d_y), vec![f64::NAN; columns], vec![f64::NAN; columns]];
         let [want_z, want_weight, want_bias] = &mut want;
-        reference::batch_norm_backward(&wide(&z), wanted, want_z, want_weight, want_bias);
+        reference::batch_norm_backward(&wide(&z), wanted, batch_statistics, want_z, want_weight, want_bias);
         // xhat and scale reach 4.
         assert_within("d_z", &d_z, want_z, 16.0 * LIMIT);
         let limit = LIMIT * (4.0 + rows as f64 / 16.0);
@@ -184,7 +201,7 @@ fn the_backward_agrees_with_finite_differences() {
             let there = [&weight, &bias].map(|v| to_device(device, v));
             let [weight, bias] = there.each_ref().map(all);
             let norm = Norm { mean: all(&mean), rstd: all(&rstd), weight, bias };
-            let [_, _, d_z, d_weight, d_bias] = forward_and_backward(device, &z, &d_y, rows, norm);
+            let [_, _, d_z, d_weight, d_bias] = forward_and_backward(device, &z, &d_y, rows, norm, true);
             [d_z, d_weight, d_bias]
         });
         // At most seven rows of terms below 4, of z up to 25.

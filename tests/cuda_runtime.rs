@@ -24,7 +24,7 @@ use scenerank::model::parameters::{Layout, Storage};
 use scenerank::model::{LOSS_STEPS, Model, TrainingState};
 use scenerank::optimizer::Adam;
 use scenerank::train::train_on;
-use support::{BatchShape, SMALL, Tolerance, assert_close, random_batch, random_parameters};
+use support::{BatchShape, SMALL, Tolerance, assert_close, capacity, random_batch, random_parameters};
 use tempfile::TempDir;
 
 const RANKING: Loss = Loss { kind: LossKind::Ranking, temperature: 1.0, margin: 0.5 };
@@ -54,14 +54,6 @@ fn batches() -> (Vec<GraphBatch>, BatchSize) {
         .collect();
     let capacity = capacity(&batches);
     (batches, capacity)
-}
-
-fn capacity(batches: &[GraphBatch]) -> BatchSize {
-    batches.iter().map(GraphBatch::size).fold(BatchSize::default(), |most, size| BatchSize {
-        graphs: most.graphs.max(size.graphs),
-        nodes: most.nodes.max(size.nodes),
-        edges: most.edges.max(size.edges),
-    })
 }
 
 #[test]

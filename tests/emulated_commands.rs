@@ -16,7 +16,7 @@ use scenerank::model::config::ModelConfig;
 use scenerank::model::tensors::{TensorData, TensorFile, to_safetensors};
 use scenerank::npy::read_npy;
 use serde_json::Value;
-use support::{BatchShape, SMALL, random_batch, random_parameters, relative_error};
+use support::{BatchShape, SMALL, random_batch, random_parameters, relative_error, switched_off};
 use tempfile::TempDir;
 
 const DEVICES: [&str; 2] = ["emulated", "cpu"];
@@ -195,6 +195,8 @@ fn write_step(path: &Path, config: ModelConfig) {
     }
     let config = serde_json::json!({
         "layers": config.layers, "state_dim": config.state_width, "hidden_dim": config.hidden_width,
+        "batch_norm": config.batch_norm, "l2_norm": config.l2_norm,
+        "image_node_in_mean": config.image_node_in_mean,
         "loss": "ranking", "temperature": 1.0, "margin": 0.5, "learning_rate": 1e-3,
     });
     let metadata = [("config".to_string(), config.to_string())].into();
@@ -209,7 +211,13 @@ fn step_gives_the_loss_and_gradients_of_the_cpu() {
     }
     let folder = TempDir::new().unwrap();
     let input = folder.path().join("in");
-    write_step(&input, SMALL);
+    for config in [SMALL, switched_off(SMALL)[3]] {
+        write_step(&input, config);
+        compare_steps(&folder, &input);
+    }
+}
+
+fn compare_steps(folder: &TempDir, input: &Path) {
     let [got, want] = DEVICES.map(|device| {
         let out = folder.path().join(device);
         run([

@@ -224,7 +224,7 @@ impl Case {
             BackwardInputSums => {
                 let (d_weight, d_bias) = (&mut all_mut(first), &mut all_mut(second));
                 let (d, z) = (&mut all_mut(&mut out), x.values());
-                batch_norm_backward_merge(device, d, d_weight, d_bias, z, norm, rows, &mut sums)
+                batch_norm_backward_merge(device, d, d_weight, d_bias, z, norm, true, rows, &mut sums)
                     .expect("a launch");
                 columns.map(|buffer| to_host(device, &buffer))
             }

@@ -22,7 +22,8 @@ fn loss() -> impl Strategy<Value = Loss> {
     select(KINDS.to_vec()).prop_map(|kind| Loss { kind, temperature: 0.7, margin: 0.4 })
 }
 
-/// Graphs of `sizes` nodes, anchors, positives and negatives one after another: three of each triple's.
+/// Graphs of `sizes` nodes, anchors, positives and negatives one after another: three of each triple's. Every third
+/// graph's last node is no image node.
 fn batch(sizes: &[[usize; 3]], values: &mut Values) -> GraphBatch {
     let triples = sizes.len();
     let mut batch = GraphBatch { graph_offsets: vec![0], ..Default::default() };
@@ -32,6 +33,12 @@ fn batch(sizes: &[[usize; 3]], values: &mut Values) -> GraphBatch {
         batch.graph_offsets.push(batch.node_graph.len() as u32);
     }
     batch.node_object = vec![0; batch.node_graph.len()];
+    for (graph, nodes) in batch.graph_offsets.windows(2).enumerate() {
+        if nodes[1] > nodes[0] && graph % 3 < 2 {
+            batch.node_object[nodes[1] as usize - 1] = 1;
+        }
+    }
+    batch.index(2, 1);
     batch.similarity_positive = values.positive(triples);
     batch.similarity_negative = values.positive(triples);
     if triples > 1 {
@@ -42,11 +49,21 @@ fn batch(sizes: &[[usize; 3]], values: &mut Values) -> GraphBatch {
 }
 
 /// embedding, mean_norm, losses, d_node_state.
-fn kernels(batch: &GraphBatch, node_state: &[f32], width: usize, loss: &Loss, order: u64) -> [Vec<f32>; 4] {
+fn kernels(
+    batch: &GraphBatch,
+    node_state: &[f32],
+    width: usize,
+    image_node_in_mean: bool,
+    loss: &Loss,
+    order: u64,
+) -> [Vec<f32>; 4] {
     same_bits(order, |device| {
         let (graphs, triples) = (batch.graph_offsets.len() - 1, batch.similarity_positive.len());
         let node_state = to_device(device, node_state);
         let offsets = indices_to_device(device, &batch.graph_offsets);
+        let ends: Vec<u32> =
+            (0..graphs).map(|graph| batch.mean_nodes(graph, image_node_in_mean).end as u32).collect();
+        let ends = indices_to_device(device, &ends);
         let (mut embedding, mut mean_norm) = (poisoned(device, graphs * width), poisoned(device, graphs));
         readout(
             device,
@@ -54,6 +71,7 @@ fn kernels(batch: &GraphBatch, node_state: &[f32], width: usize, loss: &Loss, or
             &mut all_mut(&mut mean_norm),
             all(&node_state),
             all(&offsets),
+            all(&ends),
             width,
         )
         .expect("a launch");
@@ -63,6 +81,7 @@ fn kernels(batch: &GraphBatch, node_state: &[f32], width: usize, loss: &Loss, or
             embedding: all(&embedding),
             mean_norm: all(&mean_norm),
             graph_offsets: all(&offsets),
+            mean_ends: all(&ends),
             similarity_positive: all(&positive),
             similarity_negative: all(&negative),
         };
@@ -97,18 +116,20 @@ impl Limits {
     }
 }
 
-fn agrees_with_the_reference((sizes, width, loss, seed): (Vec<[usize; 3]>, usize, Loss, u64)) {
+fn agrees_with_the_reference(
+    (sizes, width, image_node, loss, seed): (Vec<[usize; 3]>, usize, bool, Loss, u64),
+) {
     let mut values = Values::new(seed);
     let batch = batch(&sizes, &mut values);
     let node_state = values.signed(batch.node_graph.len() * width);
-    let [embedding, mean_norm, losses, d] = kernels(&batch, &node_state, width, &loss, seed);
+    let [embedding, mean_norm, losses, d] = kernels(&batch, &node_state, width, image_node, &loss, seed);
     let limits = Limits::new(mean_norm.iter().fold(1.0, |least: f64, &n| least.min(n.into())), width);
     let wide_state = wide(&node_state);
-    let f = reference::readout(&batch, &wide_state, width);
+    let f = reference::readout(&batch, &wide_state, width, image_node);
     assert_within("embedding", &embedding, &f, limits.embedding);
     let (want, d_embedding) = reference::triple_losses(&loss, &batch, &f, width);
     assert_within("losses", &losses, &want, limits.loss);
-    let want = reference::readout_backward(&batch, &wide_state, &d_embedding, width);
+    let want = reference::readout_backward(&batch, &wide_state, &d_embedding, width, image_node);
     assert_within("d_node_state", &d, &want, limits.d_node_state);
 }
 
@@ -117,18 +138,18 @@ fn embeddings_losses_and_gradients_agree_with_the_reference() {
     let size = || prop_oneof![6 => 1..=5usize, 1 => Just(300usize)];
     let sizes =
         prop_oneof![6 => vec([size(), size(), size()], 0..=4), 1 => vec([1..=5usize, 1..=5, 1..=5], 16)];
-    check(200, (sizes, columns(), loss(), seeds()), agrees_with_the_reference);
+    check(200, (sizes, columns(), any::<bool>(), loss(), seeds()), agrees_with_the_reference);
 }
 
 #[test]
 fn a_graph_without_nodes_has_no_embedding_and_changes_no_other() {
-    check(8, (loss(), seeds()), |(loss, seed)| {
+    check(8, (any::<bool>(), loss(), seeds()), |(image_node, loss, seed)| {
         let mut values = Values::new(seed);
         let batch = batch(&[[2, 0, 3], [1, 4, 2]], &mut values);
         let node_state = values.signed(12 * 33);
-        let [embedding, _, losses, _] = kernels(&batch, &node_state, 33, &loss, seed);
+        let [embedding, _, losses, _] = kernels(&batch, &node_state, 33, image_node, &loss, seed);
         // The mean of nothing is 0 / 0, as in the reference.
-        let f = reference::readout(&batch, &wide(&node_state), 33);
+        let f = reference::readout(&batch, &wide(&node_state), 33, image_node);
         for (graph, (got, want)) in embedding.chunks_exact(33).zip(f.chunks_exact(33)).enumerate() {
             match graph {
                 2 => assert!(got.iter().all(|value| value.is_nan()) && want.iter().all(|v| v.is_nan())),
@@ -142,22 +163,27 @@ fn a_graph_without_nodes_has_no_embedding_and_changes_no_other() {
 #[test]
 fn the_backward_agrees_with_finite_differences() {
     let sizes = vec([1..=3usize, 1..=3, 1..=3], 1..=2);
-    check(200, (sizes, 2..=4usize, loss(), seeds()), |(sizes, width, loss, seed)| {
-        // Cosines of the positive states below lie in 0.47..1 (by Polya and Szego's inequality): no triple is at the
-        // triplet loss's hinge, which has no derivative.
-        let loss = Loss { margin: 0.6, ..loss };
-        let mut values = Values::new(seed);
-        let batch = batch(&sizes, &mut values);
-        // Positive states: their mean is no shorter than 1/2.
-        let node_state = values.positive(batch.node_graph.len() * width);
-        let wide_state = wide(&node_state);
-        let losses_of = |node_state: &[f64]| {
-            reference::triple_losses(&loss, &batch, &reference::readout(&batch, node_state, width), width).0
-        };
-        let [_, _, _, d] = kernels(&batch, &node_state, width, &loss, seed);
-        let want = central_differences(&wide_state, |node_state| {
-            losses_of(node_state).iter().sum::<f64>() / sizes.len() as f64
-        });
-        assert_within("d_node_state", &d, &want, Limits::new(0.5, width).d_node_state);
-    });
+    check(
+        200,
+        (sizes, 2..=4usize, any::<bool>(), loss(), seeds()),
+        |(sizes, width, image_node, loss, seed)| {
+            // Cosines of the positive states below lie in 0.47..1 (by Polya and Szego's inequality): no triple is at the
+            // triplet loss's hinge, which has no derivative.
+            let loss = Loss { margin: 0.6, ..loss };
+            let mut values = Values::new(seed);
+            let batch = batch(&sizes, &mut values);
+            // Positive states: their mean is no shorter than 1/2.
+            let node_state = values.positive(batch.node_graph.len() * width);
+            let wide_state = wide(&node_state);
+            let losses_of = |node_state: &[f64]| {
+                let f = reference::readout(&batch, node_state, width, image_node);
+                reference::triple_losses(&loss, &batch, &f, width).0
+            };
+            let [_, _, _, d] = kernels(&batch, &node_state, width, image_node, &loss, seed);
+            let want = central_differences(&wide_state, |node_state| {
+                losses_of(node_state).iter().sum::<f64>() / sizes.len() as f64
+            });
+            assert_within("d_node_state", &d, &want, Limits::new(0.5, width).d_node_state);
+        },
+    );
 }

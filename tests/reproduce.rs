@@ -106,7 +106,7 @@ fn a_report_is_whole_and_its_page_says_what_its_json_says() {
             "--seeds",
             "2",
             "--ablations",
-            "layers,temperature",
+            "layers,temperature,l2-norm,batch-norm,image-node",
             "--features",
             &work.text("features.npy"),
             "--caption-vectors",
@@ -165,13 +165,18 @@ fn a_report_is_whole_and_its_page_says_what_its_json_says() {
     // The setting that the paper's model has is no run of its own.
     let names: Vec<&str> =
         rows(&report["ablations"]).iter().map(|row| row["name"].as_str().unwrap()).collect();
-    assert_eq!(names.len(), 5 + 4 + 2, "{names:?}");
+    assert_eq!(names.len(), 5 + 4 + 3 * 2 + 2, "{names:?}");
     let same = row(&report["ablations"], "layers = 2");
     assert_eq!(same["cells"][0]["ours"]["mean"], proposed["cells"][0]["ours"]["mean"]);
+    for switch in ["l2 norm of node states", "batch norm", "image node in the mean"] {
+        let [on, off] = ["on", "off"].map(|value| row(&report["ablations"], &format!("{switch} = {value}")));
+        assert_eq!(on["cells"], same["cells"], "{switch}");
+        assert_ne!(off["cells"][0]["ours"]["mean"], on["cells"][0]["ours"]["mean"], "{switch}");
+    }
     let vectors = row(&report["ablations"], "similarity = given caption vectors");
     assert_ne!(vectors["cells"][0]["ours"]["mean"], proposed["cells"][0]["ours"]["mean"]);
     let runs = report["runs"].as_array().unwrap();
-    assert_eq!(runs.len(), 2 * (12 + 4 + 3 + 1));
+    assert_eq!(runs.len(), 2 * (12 + 4 + 3 + 3 + 1));
     assert_eq!(report["missing"].as_array().unwrap().len(), 0);
     assert!(report["expectations"].as_array().unwrap().iter().all(|claim| claim["holds"].is_boolean()));
 

@@ -38,7 +38,8 @@ pub const NORM_MOMENTUM: f64 = 0.1;
 /// Least divisor of an l2 normalisation.
 pub const L2_EPSILON: f64 = 1e-12;
 
-/// Which statistics batch norm uses.
+/// Which statistics batch norm uses; none where [`ModelConfig::batch_norm`] is off: then the mean is 0, rstd is 1, and
+/// the running ones stay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// The batch's, which also move the running ones.
@@ -162,7 +163,8 @@ pub trait Backend: Sized {
         output: &mut Self::Buffer,
     ) -> Result<()>;
 
-    /// `[N, D]`: linear(hidden), its statistics, and the node states l2_normalise(relu(norm(.))).
+    /// `[N, D]`: linear(hidden), its statistics, and the node states l2_normalise(relu(norm(.))), or without the
+    /// normalisation of rows where [`ModelConfig::l2_norm`] is off.
     fn node_output(
         &mut self,
         layer: usize,
@@ -174,11 +176,12 @@ pub trait Backend: Sized {
         node_state: &mut Self::Buffer,
     ) -> Result<()>;
 
-    /// `embedding [G, D]`: l2_normalise(mean of the graph's node states).
+    /// `embedding [G, D]`: l2_normalise(mean of the graph's node states), over the nodes that
+    /// [`GraphBatch::mean_nodes`] gives.
     fn readout(
         &mut self,
+        config: ModelConfig,
         batch: &Self::Batch,
-        width: usize,
         node_state: &Self::Buffer,
         embedding: &mut Self::Buffer,
     ) -> Result<()>;
@@ -187,9 +190,9 @@ pub trait Backend: Sized {
     /// `node_state` into `d_node_state [N, D]`.
     fn readout_loss(
         &mut self,
+        config: ModelConfig,
         loss: &Loss,
         batch: &Self::Batch,
-        width: usize,
         node_state: &Self::Buffer,
         embedding: &mut Self::Buffer,
         losses: &mut Self::Buffer,
@@ -197,14 +200,15 @@ pub trait Backend: Sized {
         d_node_state: &mut Self::Buffer,
     ) -> Result<()>;
 
-    /// Backward of [`Backend::node_output`]: `d_node_state` to `d_node_hidden`, by `node_hidden_output`.
+    /// Backward of [`Backend::node_output`]: `d_node_state` (may be overwritten) to `d_node_hidden`, by
+    /// `node_hidden_output`.
     fn node_output_backward(
         &mut self,
         layer: usize,
         parameters: &Parameters<Self::Buffer>,
         batch: &Self::Batch,
         saved: &LayerActivations<Self::Buffer>,
-        d_node_state: &Self::Buffer,
+        d_node_state: &mut Self::Buffer,
         d_node_hidden: &mut Self::Buffer,
         gradients: &mut Self::Buffer,
     ) -> Result<()>;

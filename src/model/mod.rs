@@ -10,6 +10,8 @@
 //! node_output   x' = l2_normalise(block(.))
 //! readout       f = l2_normalise(mean of the graph's node states)
 //! ```
+//!
+//! [`ModelConfig`] switches off the norm of blocks, that of x', and the image node's part in the mean.
 
 pub mod activations;
 pub mod config;
@@ -108,9 +110,9 @@ impl<B: Backend> Model<B> {
     pub fn embed(&mut self, batch: &GraphBatch) -> Result<Vec<f32>> {
         self.load_batch(batch)?;
         self.forward(Mode::Evaluate)?;
-        let width = self.config().state_width;
+        let config = self.config();
         let last = self.activations.layers.last().expect("a layer");
-        self.backend.readout(&self.batch, width, &last.node_state, &mut self.activations.embedding)?;
+        self.backend.readout(config, &self.batch, &last.node_state, &mut self.activations.embedding)?;
         self.embedding()
     }
 
@@ -185,13 +187,13 @@ impl<B: Backend> Model<B> {
         }
         let at = state.loss_triples.len() * self.most_triples();
         state.loss_triples.push(self.batch_size.graphs / 3);
-        let width = self.config().state_width;
+        let config = self.config();
         let last = self.activations.layers.last().expect("a layer");
         let _range = self.backend.range(format_args!("loss"));
         self.backend.readout_loss(
+            config,
             loss,
             &self.batch,
-            width,
             &last.node_state,
             &mut self.activations.embedding,
             &mut state.losses,
@@ -214,7 +216,7 @@ impl<B: Backend> Model<B> {
                 parameters,
                 batch,
                 a,
-                &d.d_node_state,
+                &mut d.d_node_state,
                 &mut d.d_node_hidden,
                 gradients,
             )?;

@@ -12,11 +12,10 @@ use super::figures::ChosenRun;
 use super::material::Material;
 use super::measure::{Method, bag_of_objects};
 use super::training::method_of;
-use crate::backend::device::{Device, Precision};
 use crate::data::split::shuffle;
 use crate::data::{Dataset, Split};
 use crate::error::{Error, Result};
-use crate::evaluation::{Embeddings, nearest};
+use crate::evaluation::{Embeddings, nearest_stored};
 use crate::report::scene_drawing::{self, Drawing, Scene};
 
 const QUERIES: usize = 6;
@@ -129,7 +128,7 @@ pub(super) fn gallery(
             let query = Embeddings::new(&index[row * method.width..][..method.width], method.width)?;
             // One more, for the query finds itself.
             let index = Embeddings::new(index, method.width)?;
-            let found = nearest(Device::Cpu, Precision::Fp32, query, index, NEIGHBOURS + 1)?;
+            let found = nearest_stored(query, index, NEIGHBOURS + 1)?;
             let found = found.into_iter().filter(|&(other, _)| other != row).take(NEIGHBOURS);
             let images = found.map(|(other, score)| (images.start + other, f64::from(score)));
             Ok(Neighbours { method: method.name.clone(), images: shown(dataset, images, captions) })

@@ -276,6 +276,6 @@ fn first_difference(before: &RunConfig, now: &RunConfig) -> String {
     let differing = fields.map(|(name, value)| (name, value, now.get(name).unwrap_or(&Value::Null)));
     match differing.into_iter().find(|(_, before, now)| before != now) {
         Some((name, before, now)) => format!("was made with {name} = {before}, now it is {now}"),
-        None => "was made with a network of other sizes".into(),
+        None => "was made with a network of other sizes or switches".into(),
     }
 }

@@ -6,19 +6,34 @@ use std::collections::BTreeMap;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use scenerank::backend::Backend;
-use scenerank::batch::graph_batch::GraphBatch;
+use scenerank::batch::graph_batch::{BatchSize, GraphBatch};
 use scenerank::data::scene_graph::SceneGraphBuf;
 use scenerank::model::config::ModelConfig;
 use scenerank::model::parameters::{Layout, Parameters, Storage, TypeVectors, initial_parameters};
 use scenerank::model::tensors::NamedTensors;
 
 /// The paper's sizes.
-pub const PAPER: ModelConfig =
-    ModelConfig { object_types: 2417, predicate_types: 479, layers: 5, state_width: 300, hidden_width: 512 };
+pub const PAPER: ModelConfig = ModelConfig::PAPER;
 
 /// A small network with widths that are no multiple of anything.
-pub const SMALL: ModelConfig =
-    ModelConfig { object_types: 23, predicate_types: 9, layers: 3, state_width: 13, hidden_width: 19 };
+pub const SMALL: ModelConfig = ModelConfig {
+    object_types: 23,
+    predicate_types: 9,
+    layers: 3,
+    state_width: 13,
+    hidden_width: 19,
+    ..PAPER
+};
+
+/// The network without each of what the paper's has on, then without all of it.
+pub fn switched_off(config: ModelConfig) -> [ModelConfig; 4] {
+    [
+        ModelConfig { batch_norm: false, ..config },
+        ModelConfig { l2_norm: false, ..config },
+        ModelConfig { image_node_in_mean: false, ..config },
+        ModelConfig { batch_norm: false, l2_norm: false, image_node_in_mean: false, ..config },
+    ]
+}
 
 /// The distance from 1 to the next number in single precision: twice the most that one rounding is off by.
 pub const EPS: f64 = f32::EPSILON as f64;
@@ -248,6 +263,15 @@ pub fn paper_batch(triples: usize) -> GraphBatch {
     batch.similarity_positive = vec![0.8; triples];
     batch.similarity_negative = vec![0.6; triples];
     batch
+}
+
+/// The least capacity that all of these fit.
+pub fn capacity(batches: &[GraphBatch]) -> BatchSize {
+    batches.iter().map(GraphBatch::size).fold(BatchSize::default(), |most, size| BatchSize {
+        graphs: most.graphs.max(size.graphs),
+        nodes: most.nodes.max(size.nodes),
+        edges: most.edges.max(size.edges),
+    })
 }
 
 /// Initial parameters; with `affine`, batch norm's weights, biases and running statistics are moved off their

@@ -21,6 +21,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use crate::backend::reference::batch_norm::{no_statistics, running_statistics};
 use crate::backend::{Backend, Hidden, LayerInput, LayerInputGradient, Mode};
 use crate::batch::graph_batch::{BatchSize, GraphBatch};
 use crate::error::Result;
@@ -70,21 +71,15 @@ impl Cpu {
         let running_mean = &mut running_mean[layout.running.clone()];
         let running_var = &mut running_var[layout.running.clone()];
         match mode {
-            Mode::Train => {
+            Mode::Train if layout.batch_norm => {
                 let to = Statistics { mean, rstd, running_mean, running_var };
-                self.partials.statistics(z, to, prepare);
+                return self.partials.statistics(z, to, prepare);
             }
-            Mode::Evaluate => {
-                crate::backend::reference::batch_norm::running_statistics(
-                    running_mean,
-                    running_var,
-                    mean,
-                    rstd,
-                );
-                let rows = z.par_chunks_mut(CHUNK_ROWS * layout.outputs).enumerate();
-                rows.for_each(|(chunk, z)| prepare(chunk * CHUNK_ROWS, z));
-            }
+            Mode::Evaluate if layout.batch_norm => running_statistics(running_mean, running_var, mean, rstd),
+            Mode::Train | Mode::Evaluate => no_statistics(mean, rstd),
         }
+        let rows = z.par_chunks_mut(CHUNK_ROWS * layout.outputs).enumerate();
+        rows.for_each(|(chunk, z)| prepare(chunk * CHUNK_ROWS, z));
     }
 
     /// `z = x W^T` and its statistics, into `block`.
@@ -173,7 +168,7 @@ fn backward_sums<'a>(
     debug_assert_eq!(layout.norm_weight.end, layout.norm_bias.start);
     let both = &mut gradients[layout.norm_weight.start..layout.norm_bias.end];
     let (d_weight, d_bias) = both.split_at_mut(layout.outputs);
-    BackwardSums { d_weight, d_bias, terms }
+    BackwardSums { d_weight, d_bias, terms, batch_statistics: layout.batch_norm }
 }
 
 /// Backward of `z = x W^T`: `d_weight = d_z^T x` and `d_x = d_z W`.
@@ -326,8 +321,8 @@ impl Backend for Cpu {
         block: &mut BlockActivations<Vec<f32>>,
         node_state: &mut Vec<f32>,
     ) -> Result<()> {
-        let Parameters { layout, values, running_mean, running_var } = parameters;
-        let layout = layout.block(layer, BlockKind::NodeOutput);
+        let Parameters { layout: all, values, running_mean, running_var } = parameters;
+        let layout = all.block(layer, BlockKind::NodeOutput);
         let rows = batch.size().nodes;
         self.linear_with_statistics(
             mode,
@@ -338,35 +333,38 @@ impl Backend for Cpu {
             rows,
             block,
         );
-        self.l2_normalise(layout, values, rows, block, node_state);
+        match all.config.l2_norm {
+            true => self.l2_normalise(layout, values, rows, block, node_state),
+            false => self.relu_norm(layout, values, rows, block, node_state),
+        }
         Ok(())
     }
 
     fn readout(
         &mut self,
+        config: ModelConfig,
         batch: &GraphBatch,
-        width: usize,
         node_state: &Vec<f32>,
         embedding: &mut Vec<f32>,
     ) -> Result<()> {
-        self.readout.embed(batch, width, node_state, embedding);
+        self.readout.embed(config, batch, node_state, embedding);
         Ok(())
     }
 
     fn readout_loss(
         &mut self,
+        config: ModelConfig,
         loss: &Loss,
         batch: &GraphBatch,
-        width: usize,
         node_state: &Vec<f32>,
         embedding: &mut Vec<f32>,
         losses: &mut Vec<f32>,
         at: usize,
         d_node_state: &mut Vec<f32>,
     ) -> Result<()> {
-        self.readout.embed(batch, width, node_state, embedding);
-        self.readout.losses(loss, batch, width, embedding, &mut losses[at..]);
-        self.readout.backward(batch, width, embedding, d_node_state);
+        self.readout.embed(config, batch, node_state, embedding);
+        self.readout.losses(loss, batch, config.state_width, embedding, &mut losses[at..]);
+        self.readout.backward(config, batch, embedding, d_node_state);
         Ok(())
     }
 
@@ -376,15 +374,21 @@ impl Backend for Cpu {
         parameters: &Parameters<Vec<f32>>,
         batch: &GraphBatch,
         saved: &LayerActivations<Vec<f32>>,
-        d_node_state: &Vec<f32>,
+        d_node_state: &mut Vec<f32>,
         d_node_hidden: &mut Vec<f32>,
         gradients: &mut Vec<f32>,
     ) -> Result<()> {
         let layout = parameters.layout.block(layer, BlockKind::NodeOutput);
-        let rows = batch.size().nodes;
-        self.l2_normalise_backward(layout, &parameters.values, rows, saved, d_node_state, gradients);
-        let x = &saved.node_hidden_output;
-        linear_backward(layout, &parameters.values, &self.d_node_output, x, rows, d_node_hidden, gradients);
+        let (values, rows) = (&parameters.values, batch.size().nodes);
+        let d_z = if parameters.layout.config.l2_norm {
+            self.l2_normalise_backward(layout, values, rows, saved, d_node_state, gradients);
+            self.d_node_output.as_slice()
+        } else {
+            let d = &mut d_node_state[..rows * layout.outputs];
+            self.norm_backward(layout, values, &saved.node_output, d, gradients);
+            &*d
+        };
+        linear_backward(layout, values, d_z, &saved.node_hidden_output, rows, d_node_hidden, gradients);
         Ok(())
     }
 

@@ -54,6 +54,7 @@ impl Drop for Slot {
 #[derive(Debug, Default)]
 struct Ranges {
     graph_offsets: Range<usize>,
+    object_ends: Range<usize>,
     edge_subject: Range<usize>,
     edge_object: Range<usize>,
     node_offsets: Range<usize>,
@@ -83,9 +84,10 @@ fn most_numbers(config: ModelConfig, capacity: BatchSize) -> usize {
     let BatchSize { graphs, nodes, edges } = capacity;
     let (objects, predicates) = most_types(config, capacity);
     let offsets = [graphs, nodes, objects, predicates].map(|rows| rows + 1).iter().sum::<usize>();
-    // Ends and their types, messages by node and by type, predicates' edges and slots.
+    // Beside the ends of graphs' objects: ends of edges and their types, messages by node and by type, predicates' edges
+    // and slots.
     let by_edge = (4 + 4 + 2) * edges;
-    offsets + by_edge + objects + predicates + 2 * (graphs / 3)
+    offsets + graphs + by_edge + objects + predicates + 2 * (graphs / 3)
 }
 
 /// Writes lists one after another and remembers where.
@@ -165,6 +167,14 @@ impl Batch {
         self.list(&self.lists.graph_offsets)
     }
 
+    /// `[G] -> node`: as [`GraphBatch::mean_nodes`] has the ends.
+    pub(super) fn mean_ends(&self, image_node_in_mean: bool) -> Slice<'_, i32> {
+        match image_node_in_mean {
+            true => self.graph_offsets().slice(1..self.size.graphs + 1),
+            false => self.list(&self.lists.object_ends),
+        }
+    }
+
     /// The nodes of each edge.
     pub(super) fn nodes(&self) -> Ends<'_> {
         Ends { subject: self.list(&self.lists.edge_subject), object: self.list(&self.lists.edge_object) }
@@ -242,6 +252,7 @@ impl Ranges {
         let slot_of_node = |&node: &u32| objects.slot[node as usize];
         Ranges {
             graph_offsets: packer.push(from.graph_offsets.iter().copied()),
+            object_ends: packer.push(from.object_ends.iter().copied()),
             edge_subject: packer.push(from.edge_subject.iter().copied()),
             edge_object: packer.push(from.edge_object.iter().copied()),
             node_offsets: packer.push(from.incidence.offsets.iter().copied()),

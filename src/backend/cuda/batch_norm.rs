@@ -1,13 +1,14 @@
 //! batch_norm: statistics, relu(norm(z)) and their backward (`kernels/batch_norm.cu`).
 
 use super::buffer::{Buffer, Slice, SliceMut};
-use super::device::{Device, Grid, check_len, dimension};
+use super::device::{Arguments, Device, Grid, check_len, dimension};
 use crate::error::Result;
 
 pub(super) const KERNELS: &[&str] = &[
     "batch_norm_partial_statistics",
     "batch_norm_merge_statistics",
     "batch_norm_running_statistics",
+    "batch_norm_no_statistics",
     "batch_norm_relu",
     "batch_norm_mask",
     "batch_norm_backward_partials",
@@ -56,6 +57,13 @@ impl<'a> Norm<'a> {
         {
             check_len(name, slice.len(), columns);
         }
+    }
+}
+
+impl Arguments {
+    /// The four columns of a normalisation, in the order in which every kernel takes them.
+    pub(super) fn add_norm(self, norm: Norm<'_>) -> Self {
+        self.add(norm.mean).add(norm.rstd).add(norm.weight).add(norm.bias)
     }
 }
 
@@ -188,6 +196,15 @@ pub fn batch_norm_running_statistics(
     unsafe { device.launch("batch_norm_running_statistics", Grid::cover(columns, MERGE_THREADS), &arguments) }
 }
 
+/// Without batch norm: 0 and 1 into `to`.
+pub fn batch_norm_no_statistics(device: &Device, to: &mut Statistics<'_>) -> Result<()> {
+    let columns = to.mean.len();
+    check_len("batch_norm: rstd", to.rstd.len(), columns);
+    let arguments = [(&mut to.mean).into(), (&mut to.rstd).into(), columns.into()];
+    // SAFETY: as in kernels/batch_norm.cu; lengths were checked; `to` is borrowed mutably.
+    unsafe { device.launch("batch_norm_no_statistics", Grid::cover(columns, MERGE_THREADS), &arguments) }
+}
+
 /// `y [R, C] = relu(norm(z))`, of rows of z `z_stride` apart.
 pub fn batch_norm_relu(
     device: &Device,
@@ -204,17 +221,7 @@ pub fn batch_norm_relu(
     norm.check(columns);
     check_len("batch_norm_relu: y", y.len(), rows * columns);
     check_len("batch_norm_relu: z", z.len(), (rows - 1) * z_stride + columns);
-    let arguments = [
-        y.into(),
-        z.into(),
-        norm.mean.into(),
-        norm.rstd.into(),
-        norm.weight.into(),
-        norm.bias.into(),
-        z_stride.into(),
-        rows.into(),
-        columns.into(),
-    ];
+    let arguments = Arguments::default().add(y).add(z).add_norm(norm).add(z_stride).add(rows).add(columns);
     // SAFETY: as in kernels/batch_norm.cu; lengths were checked; y is borrowed mutably.
     unsafe { device.launch("batch_norm_relu", Grid::cover(rows * columns, THREADS), &arguments) }
 }
@@ -234,22 +241,13 @@ pub fn batch_norm_mask(
     norm.check(columns);
     check_len("batch_norm_mask: mask", mask.len(), rows * columns);
     check_len("batch_norm_mask: z", z.len(), rows * columns);
-    let arguments = [
-        mask.into(),
-        z.into(),
-        norm.mean.into(),
-        norm.rstd.into(),
-        norm.weight.into(),
-        norm.bias.into(),
-        rows.into(),
-        columns.into(),
-    ];
+    let arguments = Arguments::default().add(mask).add(z).add_norm(norm).add(rows).add(columns);
     // SAFETY: as in kernels/batch_norm.cu; lengths were checked; mask is borrowed mutably.
     unsafe { device.launch("batch_norm_mask", Grid::cover(rows * columns, THREADS), &arguments) }
 }
 
 /// Backward of relu(norm(z)): `d [R, C]`, by its output, becomes the gradient by z; `d_weight` and `d_bias` `[C]` are
-/// written.
+/// written. `batch_statistics` says whether mean and rstd are the batch's, and so move with z, or constants.
 pub fn batch_norm_backward(
     device: &Device,
     d: &mut SliceMut<'_, f32>,
@@ -257,6 +255,7 @@ pub fn batch_norm_backward(
     d_bias: &mut SliceMut<'_, f32>,
     z: Slice<'_, f32>,
     norm: Norm<'_>,
+    batch_statistics: bool,
     rows: usize,
     sums: &mut Sums,
 ) -> Result<()> {
@@ -266,21 +265,17 @@ pub fn batch_norm_backward(
     check_len("batch_norm_backward: z", z.len(), rows * columns);
     let mut partials = sums.partials(device, rows, columns)?;
     if rows > 0 {
-        let arguments = [
-            (&mut partials).into(),
-            d.as_slice().into(),
-            z.into(),
-            norm.mean.into(),
-            norm.rstd.into(),
-            norm.weight.into(),
-            norm.bias.into(),
-            rows.into(),
-            columns.into(),
-        ];
+        let arguments = Arguments::default()
+            .add(&mut partials)
+            .add(d.as_slice())
+            .add(z)
+            .add_norm(norm)
+            .add(rows)
+            .add(columns);
         // SAFETY: as in kernels/batch_norm.cu; lengths were checked; partials has 2 C values for each chunk.
         unsafe { device.launch("batch_norm_backward_partials", strips(rows, columns), &arguments) }?;
     }
-    batch_norm_backward_merge(device, d, d_weight, d_bias, z, norm, rows, sums)
+    batch_norm_backward_merge(device, d, d_weight, d_bias, z, norm, batch_statistics, rows, sums)
 }
 
 /// [`batch_norm_backward`] where `sums` has each chunk's sums of d and of d (z - mean).
@@ -291,6 +286,7 @@ pub fn batch_norm_backward_merge(
     d_bias: &mut SliceMut<'_, f32>,
     z: Slice<'_, f32>,
     norm: Norm<'_>,
+    batch_statistics: bool,
     rows: usize,
     sums: &mut Sums,
 ) -> Result<()> {
@@ -310,6 +306,7 @@ pub fn batch_norm_backward_merge(
         partials.into(),
         norm.rstd.into(),
         norm.weight.into(),
+        usize::from(batch_statistics).into(),
         rows.into(),
         columns.into(),
     ];
@@ -318,17 +315,8 @@ pub fn batch_norm_backward_merge(
     if rows == 0 {
         return Ok(());
     }
-    let arguments = [
-        d.into(),
-        z.into(),
-        norm.mean.into(),
-        norm.rstd.into(),
-        norm.weight.into(),
-        norm.bias.into(),
-        terms.as_slice().into(),
-        rows.into(),
-        columns.into(),
-    ];
+    let arguments =
+        Arguments::default().add(d).add(z).add_norm(norm).add(terms.as_slice()).add(rows).add(columns);
     // SAFETY: as in kernels/batch_norm.cu; lengths were checked; d is borrowed mutably.
     unsafe { device.launch("batch_norm_backward", Grid::cover(rows * columns, THREADS), &arguments) }
 }

@@ -78,7 +78,8 @@ fn input<'a>(
 }
 
 impl Blocks<'_> {
-    /// The statistics of the block's first `rows` rows, whose sums the product has left, or the running ones.
+    /// The statistics of the block's first `rows` rows, whose sums the product has left, or the running ones; none
+    /// without batch norm.
     pub(super) fn statistics(
         &mut self,
         mode: Mode,
@@ -94,6 +95,7 @@ impl Blocks<'_> {
         };
         let running = layout.running.clone();
         match mode {
+            _ if !layout.batch_norm => batch_norm::batch_norm_no_statistics(self.device, &mut to),
             Mode::Train => batch_norm::batch_norm_merge_statistics(
                 self.device,
                 &mut to,
@@ -129,7 +131,7 @@ impl Blocks<'_> {
             &mut MatrixMut::new(block.linear.slice_mut(0..rows * outputs), rows, outputs),
             input(x, layer, parameters, rows, inputs),
             Matrix::new(parameters.values.slice(layout.weight.clone()), outputs, inputs),
-            (mode == Mode::Train).then_some(&mut *self.sums),
+            (mode == Mode::Train && layout.batch_norm).then_some(&mut *self.sums),
         )?;
         self.statistics(mode, (layer, kind), parameters, rows, block)
     }
@@ -189,6 +191,7 @@ impl Blocks<'_> {
             &mut d_bias,
             block.linear.slice(0..count),
             norm(layout, &parameters.values, block),
+            layout.batch_norm,
             rows,
             self.sums,
         )

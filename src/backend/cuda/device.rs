@@ -6,7 +6,7 @@
 //! (`streams.rs`).
 
 use std::collections::HashMap;
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -49,6 +49,38 @@ pub enum Argument {
     Long(i64),
     /// `float`.
     Float(f32),
+}
+
+/// The most parameters of a kernel, as in the emulator.
+const MOST_ARGUMENTS: usize = 32;
+
+/// The arguments of a launch, in the order of the kernel's parameters; a slice of them. Not on the heap: a step launches
+/// some hundred kernels.
+pub(super) struct Arguments {
+    list: [Argument; MOST_ARGUMENTS],
+    count: usize,
+}
+
+impl Default for Arguments {
+    fn default() -> Self {
+        Arguments { list: [Argument::Int(0); MOST_ARGUMENTS], count: 0 }
+    }
+}
+
+impl Arguments {
+    pub(super) fn add(mut self, argument: impl Into<Argument>) -> Self {
+        self.list[self.count] = argument.into();
+        self.count += 1;
+        self
+    }
+}
+
+impl Deref for Arguments {
+    type Target = [Argument];
+
+    fn deref(&self) -> &[Argument] {
+        &self.list[..self.count]
+    }
 }
 
 /// How many blocks, and threads in each.

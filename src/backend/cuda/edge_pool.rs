@@ -2,7 +2,7 @@
 
 use super::batch_norm::Norm;
 use super::buffer::{Slice, SliceMut};
-use super::device::{Device, Grid, check_len};
+use super::device::{Arguments, Device, Grid, check_len};
 use super::edge_hidden::{Ends, Lists};
 use crate::error::Result;
 
@@ -26,18 +26,14 @@ pub fn edge_pool_forward(
     if incidence.rows() == 0 {
         return Ok(());
     }
-    let arguments = [
-        pooled.into(),
-        z.into(),
-        norm.mean.into(),
-        norm.rstd.into(),
-        norm.weight.into(),
-        norm.bias.into(),
-        incidence.offsets.into(),
-        incidence.entries.into(),
-        width.into(),
-        hidden.into(),
-    ];
+    let arguments = Arguments::default()
+        .add(pooled)
+        .add(z)
+        .add_norm(norm)
+        .add(incidence.offsets)
+        .add(incidence.entries)
+        .add(width)
+        .add(hidden);
     // SAFETY: as in kernels/edge_pool.cu; lengths were checked; pooled is borrowed mutably.
     unsafe { device.launch("edge_pool_forward", Grid::rows(incidence.rows(), THREADS), &arguments) }
 }

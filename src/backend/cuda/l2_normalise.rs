@@ -2,7 +2,7 @@
 
 use super::batch_norm::Norm;
 use super::buffer::{Slice, SliceMut};
-use super::device::{Device, Grid, check_len};
+use super::device::{Arguments, Device, Grid, check_len};
 use crate::error::Result;
 
 pub(super) const KERNELS: &[&str] = &["l2_normalise_forward", "l2_normalise_backward"];
@@ -25,15 +25,7 @@ pub fn l2_normalise_forward(
     if rows == 0 {
         return Ok(());
     }
-    let arguments = [
-        x.into(),
-        z.into(),
-        norm.mean.into(),
-        norm.rstd.into(),
-        norm.weight.into(),
-        norm.bias.into(),
-        columns.into(),
-    ];
+    let arguments = Arguments::default().add(x).add(z).add_norm(norm).add(columns);
     // SAFETY: as in kernels/l2_normalise.cu; lengths were checked; x is borrowed mutably.
     unsafe { device.launch("l2_normalise_forward", Grid::rows(rows, THREADS), &arguments) }
 }
@@ -57,17 +49,7 @@ pub fn l2_normalise_backward(
     if rows == 0 {
         return Ok(());
     }
-    let arguments = [
-        d_y.into(),
-        d_x.into(),
-        x.into(),
-        z.into(),
-        norm.mean.into(),
-        norm.rstd.into(),
-        norm.weight.into(),
-        norm.bias.into(),
-        columns.into(),
-    ];
+    let arguments = Arguments::default().add(d_y).add(d_x).add(x).add(z).add_norm(norm).add(columns);
     // SAFETY: as in kernels/l2_normalise.cu; lengths were checked; d_y is borrowed mutably.
     unsafe { device.launch("l2_normalise_backward", Grid::rows(rows, THREADS), &arguments) }
 }

@@ -2,7 +2,7 @@
 
 use super::batch_norm::{Norm, Sums};
 use super::buffer::{Buffer, Slice, SliceMut};
-use super::device::{Argument, Device, Grid, check_len, dimension};
+use super::device::{Argument, Arguments, Device, Grid, check_len, dimension};
 use super::edge_hidden::Ends;
 use crate::error::Result;
 
@@ -254,20 +254,7 @@ impl<'a> Input<'a> {
     }
 }
 
-/// A kernel's arguments.
-#[derive(Default)]
-struct Arguments(Vec<Argument>);
-
 impl Arguments {
-    fn add(mut self, argument: impl Into<Argument>) -> Self {
-        self.0.push(argument.into());
-        self
-    }
-
-    fn add_norm(self, norm: Norm<'_>) -> Self {
-        self.add(norm.mean).add(norm.rstd).add(norm.weight).add(norm.bias)
-    }
-
     fn add_values(self, x: Input<'_>) -> Self {
         match x {
             Input::Values(x) => self.add(x.values),
@@ -321,7 +308,7 @@ pub fn linear_forward(
     let (kernel, grid) = format.launch(product, y.rows, y.columns);
     // SAFETY: as in kernels/linear.cuh; a matrix's slice holds its rows, a norm's its columns, and the sums have room;
     // what is written is borrowed mutably.
-    unsafe { device.launch(kernel, grid, &arguments.0) }
+    unsafe { device.launch(kernel, grid, &arguments) }
 }
 
 /// `y [E, H] = x weight^T + projected[subject, ..H] + projected[object, H..]`; `sums` as for [`linear_forward`].
@@ -352,7 +339,7 @@ pub fn linear_forward_gather(
     let (kernel, grid) = format.launch(Product::ForwardGather, y.rows, y.columns);
     // SAFETY: as in kernels/linear.cuh; a matrix's slice holds its rows, the ends are rows of `projected`, and the sums
     // have room; what is written is borrowed mutably.
-    unsafe { device.launch(kernel, grid, &arguments.0) }
+    unsafe { device.launch(kernel, grid, &arguments) }
 }
 
 /// `d_x [R, I] = d_y [R, O] weight [O, I]`.
@@ -377,7 +364,7 @@ pub fn linear_backward_input(
     let arguments = arguments.add(d_x.rows).add(d_x.columns).add(d_y.columns);
     let (kernel, grid) = format.launch(Product::BackwardInput, d_x.rows, d_x.columns);
     // SAFETY: as in kernels/linear.cuh; a matrix's slice holds its rows; d_x is borrowed mutably and alone written.
-    unsafe { device.launch(kernel, grid, &arguments.0) }
+    unsafe { device.launch(kernel, grid, &arguments) }
 }
 
 /// [`linear_backward_input`] where x was relu(norm(z)); into `sums` what batch norm's backward begins with.
@@ -408,7 +395,7 @@ pub fn linear_backward_input_sums(
     let (kernel, grid) = format.launch(Product::BackwardInputSums, d_x.rows, d_x.columns);
     // SAFETY: as in kernels/linear.cuh; a matrix's slice holds its rows, a norm's its columns, and the sums have room;
     // what is written is borrowed mutably.
-    unsafe { device.launch(kernel, grid, &arguments.0) }
+    unsafe { device.launch(kernel, grid, &arguments) }
 }
 
 /// Into how many parts a weight's gradient is split at most: so many that their tiles fill a GPU, each of enough rows.
@@ -470,14 +457,14 @@ pub fn linear_backward_weight(
     let arguments = arguments.add(d_y.lines.stride).add(x_matrix.lines.stride).add(outputs).add(inputs);
     let arguments = arguments.add(rows).add(rows_per_part).add(Argument::Long((outputs * inputs) as i64));
     let (kernel, grid) = format.kernel(product, tile, [outputs, inputs, part_count]);
-    // SAFETY: as in kernels/linear.cuh; a matrix's slice holds its rows, a norm's its columns; the parts have room for part_count matrices;
-    // what is written is borrowed mutably.
-    unsafe { device.launch(kernel, grid, &arguments.0) }?;
+    // SAFETY: as in kernels/linear.cuh; a matrix's slice holds its rows, a norm's its columns; the parts have room for
+    // part_count matrices; what is written is borrowed mutably.
+    unsafe { device.launch(kernel, grid, &arguments) }?;
     if !split {
         return Ok(());
     }
     let arguments = Arguments::default().add(&mut d_weight.values).add(in_parts.as_slice());
     let arguments = arguments.add_lines(d_weight.lines).add(outputs).add(inputs).add(part_count);
     // SAFETY: as in kernels/linear_fp32.cu; the launch before wrote part_count matrices; d_weight is borrowed mutably.
-    unsafe { device.launch("linear_sum_parts", Grid::cover(outputs * inputs, 256), &arguments.0) }
+    unsafe { device.launch("linear_sum_parts", Grid::cover(outputs * inputs, 256), &arguments) }
 }

@@ -165,7 +165,7 @@ impl Backend for Cuda {
     ) -> Result<()> {
         let (kind, edges) = (BlockKind::EdgeHidden, batch.size.edges);
         let Cuda { device, sums, layer_input, .. } = self;
-        let sums = (mode == Mode::Train).then_some(sums);
+        let sums = (mode == Mode::Train && parameters.layout.config.batch_norm).then_some(sums);
         layer_input.forward(device, layer, parameters, batch, input, &mut block.linear, sums)?;
         self.blocks().statistics(mode, (layer, kind), parameters, edges, block)
     }
@@ -241,50 +241,51 @@ impl Backend for Cuda {
         self.blocks().forward(mode, (layer, kind), parameters, x, nodes, block)?;
         let layout = parameters.layout.block(layer, kind);
         let count = nodes * layout.outputs;
-        l2_normalise::l2_normalise_forward(
-            &self.device,
-            &mut node_state.slice_mut(0..count),
-            block.linear.slice(0..count),
-            norm(layout, &parameters.values, block),
-            nodes,
-        )
+        let (mut x, z) = (node_state.slice_mut(0..count), block.linear.slice(0..count));
+        let norm = norm(layout, &parameters.values, block);
+        match parameters.layout.config.l2_norm {
+            true => l2_normalise::l2_normalise_forward(&self.device, &mut x, z, norm, nodes),
+            false => batch_norm::batch_norm_relu(&self.device, &mut x, z, norm, layout.outputs, nodes),
+        }
     }
 
     fn readout(
         &mut self,
+        config: ModelConfig,
         batch: &Batch,
-        width: usize,
         node_state: &Buffer<f32>,
         embedding: &mut Buffer<f32>,
     ) -> Result<()> {
-        let graphs = batch.size.graphs;
+        let (graphs, width) = (batch.size.graphs, config.state_width);
         readout_loss::readout(
             &self.device,
             &mut embedding.slice_mut(0..graphs * width),
             &mut self.mean_norm.slice_mut(0..graphs),
             node_state.slice(0..batch.size.nodes * width),
             batch.graph_offsets(),
+            batch.mean_ends(config.image_node_in_mean),
             width,
         )
     }
 
     fn readout_loss(
         &mut self,
+        config: ModelConfig,
         loss: &Loss,
         batch: &Batch,
-        width: usize,
         node_state: &Buffer<f32>,
         embedding: &mut Buffer<f32>,
         losses: &mut Buffer<f32>,
         at: usize,
         d_node_state: &mut Buffer<f32>,
     ) -> Result<()> {
-        self.readout(batch, width, node_state, embedding)?;
-        let graphs = batch.size.graphs;
+        self.readout(config, batch, node_state, embedding)?;
+        let (graphs, width) = (batch.size.graphs, config.state_width);
         let triples = readout_loss::Triples {
             embedding: embedding.slice(0..graphs * width),
             mean_norm: self.mean_norm.slice(0..graphs),
             graph_offsets: batch.graph_offsets(),
+            mean_ends: batch.mean_ends(config.image_node_in_mean),
             similarity_positive: batch.similarity_positive(),
             similarity_negative: batch.similarity_negative(),
         };
@@ -304,23 +305,28 @@ impl Backend for Cuda {
         parameters: &Parameters<Buffer<f32>>,
         batch: &Batch,
         saved: &LayerActivations<Buffer<f32>>,
-        d_node_state: &Buffer<f32>,
+        d_node_state: &mut Buffer<f32>,
         d_node_hidden: &mut Buffer<f32>,
         gradients: &mut Buffer<f32>,
     ) -> Result<()> {
         let kind = BlockKind::NodeOutput;
         let layout = parameters.layout.block(layer, kind);
         let (nodes, count) = (batch.size.nodes, batch.size.nodes * layout.outputs);
-        let Cuda { device, format, sums, sum_parts, d_node_output: d, .. } = self;
-        l2_normalise::l2_normalise_backward(
-            device,
-            &mut d.slice_mut(0..count),
-            d_node_state.slice(0..count),
-            saved.node_state.slice(0..count),
-            saved.node_output.linear.slice(0..count),
-            norm(layout, &parameters.values, &saved.node_output),
-            nodes,
-        )?;
+        let Cuda { device, format, sums, sum_parts, d_node_output, .. } = self;
+        let d = if parameters.layout.config.l2_norm {
+            l2_normalise::l2_normalise_backward(
+                device,
+                &mut d_node_output.slice_mut(0..count),
+                d_node_state.slice(0..count),
+                saved.node_state.slice(0..count),
+                saved.node_output.linear.slice(0..count),
+                norm(layout, &parameters.values, &saved.node_output),
+                nodes,
+            )?;
+            d_node_output
+        } else {
+            d_node_state
+        };
         let mut blocks = Blocks { device, format: *format, sums, sum_parts };
         let (place, block, made) = ((layer, kind), &saved.node_output, BackwardSums::Made);
         blocks.norm_backward(place, parameters, block, d, nodes, gradients, made)?;

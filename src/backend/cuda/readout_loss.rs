@@ -1,7 +1,7 @@
 //! readout_loss: graph embeddings, and the triples' losses with their gradient (`kernels/readout_loss.cu`).
 
 use super::buffer::{Slice, SliceMut};
-use super::device::{Argument, Device, Grid, check_len};
+use super::device::{Argument, Arguments, Device, Grid, check_len};
 use crate::error::Result;
 use crate::loss::{Loss, LossKind};
 
@@ -10,23 +10,31 @@ pub(super) const KERNELS: &[&str] = &["readout", "readout_loss"];
 /// As in the kernel.
 const THREADS: u32 = 128;
 
-/// `embedding [G, D]` and `mean_norm [G]`, the length of each graph's mean node state; no graph is empty.
+/// `embedding [G, D]` and `mean_norm [G]`, the length of each graph's mean node state, over the nodes from its offset to
+/// its end in `mean_ends`; no mean is of nothing.
 pub fn readout(
     device: &Device,
     embedding: &mut SliceMut<'_, f32>,
     mean_norm: &mut SliceMut<'_, f32>,
     node_state: Slice<'_, f32>,
     graph_offsets: Slice<'_, i32>,
+    mean_ends: Slice<'_, i32>,
     width: usize,
 ) -> Result<()> {
     let graphs = graph_offsets.len() - 1;
+    check_len("readout: mean_ends", mean_ends.len(), graphs);
     check_len("readout: embedding", embedding.len(), graphs * width);
     check_len("readout: mean_norm", mean_norm.len(), graphs);
     if graphs == 0 {
         return Ok(());
     }
-    let arguments =
-        [embedding.into(), mean_norm.into(), node_state.into(), graph_offsets.into(), width.into()];
+    let arguments = Arguments::default()
+        .add(embedding)
+        .add(mean_norm)
+        .add(node_state)
+        .add(graph_offsets)
+        .add(mean_ends)
+        .add(width);
     // SAFETY: as in kernels/readout_loss.cu; lengths were checked; what is written is borrowed mutably.
     unsafe { device.launch("readout", Grid::rows(graphs, THREADS), &arguments) }
 }
@@ -40,6 +48,8 @@ pub struct Triples<'a> {
     pub mean_norm: Slice<'a, f32>,
     /// `[G + 1] -> node`.
     pub graph_offsets: Slice<'a, i32>,
+    /// `[G] -> node`.
+    pub mean_ends: Slice<'a, i32>,
     /// `[B]`.
     pub similarity_positive: Slice<'a, f32>,
     /// `[B]`.
@@ -61,6 +71,7 @@ pub fn readout_loss(
     check_len("readout_loss: embedding", of.embedding.len(), 3 * triples * width);
     check_len("readout_loss: mean_norm", of.mean_norm.len(), 3 * triples);
     assert_eq!(of.graph_offsets.len(), 3 * triples + 1, "readout_loss: graphs of whole triples");
+    check_len("readout_loss: mean_ends", of.mean_ends.len(), 3 * triples);
     if triples == 0 {
         return Ok(());
     }
@@ -76,6 +87,7 @@ pub fn readout_loss(
         of.embedding.into(),
         of.mean_norm.into(),
         of.graph_offsets.into(),
+        of.mean_ends.into(),
         of.similarity_positive.into(),
         of.similarity_negative.into(),
         triples.into(),

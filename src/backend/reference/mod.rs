@@ -45,7 +45,7 @@ fn wide<F: Float>(values: &[F]) -> Vec<f64> {
     values.iter().map(|value| value.to_f64().expect("a float")).collect()
 }
 
-/// The statistics that batch norm uses in this mode, into `block`.
+/// The statistics that the block uses in this mode, into `block`.
 fn statistics<F: Float>(
     mode: Mode,
     parameters: &mut Parameters<Vec<F>>,
@@ -54,16 +54,14 @@ fn statistics<F: Float>(
     z: &[F],
     block: &mut BlockActivations<Vec<F>>,
 ) {
-    let range = parameters.layout.block(layer, kind).running.clone();
-    let running_mean = &mut parameters.running_mean[range.clone()];
-    let running_var = &mut parameters.running_var[range];
+    let layout = parameters.layout.block(layer, kind);
+    let running_mean = &mut parameters.running_mean[layout.running.clone()];
+    let running_var = &mut parameters.running_var[layout.running.clone()];
+    let (mean, rstd) = (&mut block.mean, &mut block.rstd);
     match mode {
-        Mode::Train => {
-            batch_norm::train_statistics(z, &mut block.mean, &mut block.rstd, running_mean, running_var);
-        }
-        Mode::Evaluate => {
-            batch_norm::running_statistics(running_mean, running_var, &mut block.mean, &mut block.rstd);
-        }
+        _ if !layout.batch_norm => batch_norm::no_statistics(mean, rstd),
+        Mode::Train => batch_norm::train_statistics(z, mean, rstd, running_mean, running_var),
+        Mode::Evaluate => batch_norm::running_statistics(running_mean, running_var, mean, rstd),
     }
 }
 
@@ -108,7 +106,8 @@ fn norm_backward<F: Float>(
     let mut d_weight = vec![F::zero(); layout.outputs];
     let mut d_bias = vec![F::zero(); layout.outputs];
     let z = &block.linear[..d_y.len()];
-    batch_norm::batch_norm_backward(z, norm(parameters, layout, block), d_y, &mut d_weight, &mut d_bias);
+    let norm = norm(parameters, layout, block);
+    batch_norm::batch_norm_backward(z, norm, layout.batch_norm, d_y, &mut d_weight, &mut d_bias);
     gradients[layout.norm_weight.clone()].copy_from_slice(&d_weight);
     gradients[layout.norm_bias.clone()].copy_from_slice(&d_bias);
 }
@@ -278,37 +277,42 @@ impl<F: Float> Backend for Reference<F> {
         );
         let layout = parameters.layout.block(layer, kind);
         let mut y = norm(parameters, layout, block).relu_rows(&block.linear[..nodes * config.state_width]);
-        l2_normalise::l2_normalise(&mut y, config.state_width);
+        if config.l2_norm {
+            l2_normalise::l2_normalise(&mut y, config.state_width);
+        }
         write(node_state, &y);
         Ok(())
     }
 
     fn readout(
         &mut self,
+        config: ModelConfig,
         batch: &GraphBatch,
-        width: usize,
         node_state: &Vec<F>,
         embedding: &mut Vec<F>,
     ) -> Result<()> {
-        write(embedding, &readout_loss::readout(batch, node_state, width));
+        let (width, image_node_in_mean) = (config.state_width, config.image_node_in_mean);
+        write(embedding, &readout_loss::readout(batch, node_state, width, image_node_in_mean));
         Ok(())
     }
 
     fn readout_loss(
         &mut self,
+        config: ModelConfig,
         loss: &Loss,
         batch: &GraphBatch,
-        width: usize,
         node_state: &Vec<F>,
         embedding: &mut Vec<F>,
         losses: &mut Vec<F>,
         at: usize,
         d_node_state: &mut Vec<F>,
     ) -> Result<()> {
-        self.readout(batch, width, node_state, embedding)?;
+        self.readout(config, batch, node_state, embedding)?;
+        let (width, image_node_in_mean) = (config.state_width, config.image_node_in_mean);
         let (values, d_embedding) = readout_loss::triple_losses(loss, batch, embedding, width);
         write(&mut losses[at..], &values);
-        write(d_node_state, &readout_loss::readout_backward(batch, node_state, &d_embedding, width));
+        let d = readout_loss::readout_backward(batch, node_state, &d_embedding, width, image_node_in_mean);
+        write(d_node_state, &d);
         Ok(())
     }
 
@@ -318,7 +322,7 @@ impl<F: Float> Backend for Reference<F> {
         parameters: &Parameters<Vec<F>>,
         batch: &GraphBatch,
         saved: &LayerActivations<Vec<F>>,
-        d_node_state: &Vec<F>,
+        d_node_state: &mut Vec<F>,
         d_node_hidden: &mut Vec<F>,
         gradients: &mut Vec<F>,
     ) -> Result<()> {
@@ -326,8 +330,12 @@ impl<F: Float> Backend for Reference<F> {
         let layout = parameters.layout.block(layer, kind);
         let nodes = batch.size().nodes;
         let values = nodes * layout.outputs;
-        let y = norm(parameters, layout, &saved.node_output).relu_rows(&saved.node_output.linear[..values]);
-        let mut d = l2_normalise::l2_normalise_backward(&y, &d_node_state[..values], layout.outputs);
+        let mut d = d_node_state[..values].to_vec();
+        if parameters.layout.config.l2_norm {
+            let z = &saved.node_output.linear[..values];
+            let y = norm(parameters, layout, &saved.node_output).relu_rows(z);
+            d = l2_normalise::l2_normalise_backward(&y, &d, layout.outputs);
+        }
         norm_backward(parameters, layer, kind, &saved.node_output, &mut d, gradients);
         let x = &saved.node_hidden_output[..nodes * layout.inputs];
         write(d_node_hidden, &linear_backward(parameters, layer, kind, &d, x, gradients));

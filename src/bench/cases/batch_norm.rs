@@ -3,7 +3,7 @@
 use super::{norm, norm_values, reference_norm, roundings};
 use crate::backend::cuda::batch_norm::{
     CHUNK_ROWS, Statistics, batch_norm_backward, batch_norm_backward_merge, batch_norm_mask,
-    batch_norm_merge_statistics, batch_norm_partial_statistics, batch_norm_relu,
+    batch_norm_merge_statistics, batch_norm_no_statistics, batch_norm_partial_statistics, batch_norm_relu,
     batch_norm_running_statistics, batch_norm_statistics,
 };
 use crate::backend::cuda::linear::Format;
@@ -21,6 +21,7 @@ pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
         partial_statistics(edges, hidden),
         merge_statistics(edges, heads),
         running_statistics(heads),
+        no_statistics(heads),
         relu(nodes, hidden, hidden, 0),
         relu(edges, config.state_width, heads, hidden),
         mask(edges, heads),
@@ -208,6 +209,28 @@ fn running_statistics(columns: usize) -> Case {
     }
 }
 
+fn no_statistics(columns: usize) -> Case {
+    Case {
+        kernel: "batch_norm_no_statistics",
+        shape: format!("[{columns}]"),
+        cost: Cost::of(2 * columns, 0),
+        format: Format::Fp32,
+        tolerance: 0.0,
+        prepare: Box::new(move || Prepared {
+            host: Host { outputs: vec![unwritten(columns), unwritten(columns)], ..Default::default() },
+            launch: Box::new(move |device, arrays| {
+                let ([], [], [mean, rstd], _) = arrays.parts();
+                batch_norm_no_statistics(device, &mut Statistics { mean, rstd })
+            }),
+            expected: Box::new(move |host| {
+                let [mut mean, mut rstd] = host.wide_outputs();
+                reference::no_statistics(&mut mean, &mut rstd);
+                vec![mean, rstd]
+            }),
+        }),
+    }
+}
+
 /// Of the columns `start..start + columns` of z `[rows, width]`.
 fn relu(rows: usize, columns: usize, width: usize, start: usize) -> Case {
     Case {
@@ -254,12 +277,9 @@ fn mask(rows: usize, columns: usize) -> Case {
         tolerance: 0.0,
         prepare: Box::new(move || {
             let mut values = Values::new();
-            let (z, of) = decided_inputs(&mut values, rows, columns);
-            let mut inputs = vec![z];
-            inputs.extend(of);
             Prepared {
                 host: Host {
-                    inputs,
+                    inputs: decided_inputs(&mut values, rows, columns),
                     others: OtherLengths { mask: rows * columns, ..Default::default() },
                     ..Default::default()
                 },
@@ -295,12 +315,9 @@ fn backward(rows: usize, columns: usize) -> Case {
         tolerance: roundings(8 + 8 + 8),
         prepare: Box::new(move || {
             let mut values = Values::new();
-            let (z, of) = decided_inputs(&mut values, rows, columns);
-            let mut inputs = vec![z];
-            inputs.extend(of);
             Prepared {
                 host: Host {
-                    inputs,
+                    inputs: decided_inputs(&mut values, rows, columns),
                     outputs: vec![values.signed(rows * columns), unwritten(columns), unwritten(columns)],
                     ..Default::default()
                 },
@@ -308,7 +325,7 @@ fn backward(rows: usize, columns: usize) -> Case {
                     let ([z, mean, rstd, weight, bias], [], [mut d, mut d_weight, mut d_bias], others) =
                         arrays.parts();
                     let (norm, sums) = (norm([mean, rstd, weight, bias]), &mut others.sums);
-                    batch_norm_backward(device, &mut d, &mut d_weight, &mut d_bias, z, norm, rows, sums)
+                    batch_norm_backward(device, &mut d, &mut d_weight, &mut d_bias, z, norm, true, rows, sums)
                 }),
                 expected: Box::new(backward_expected),
             }
@@ -332,29 +349,32 @@ fn backward_merge(rows: usize, columns: usize) -> Case {
         tolerance: roundings(8 + 8),
         prepare: Box::new(move || {
             let mut values = Values::new();
-            let (z, of) = decided_inputs(&mut values, rows, columns);
-            let d = values.signed(rows * columns);
-            let wide = |values: &[f32]| values.iter().map(|&value| f64::from(value)).collect::<Vec<f64>>();
-            let given =
-                chunk_gradient_sums(&wide(&d), &wide(&z), reference_norm(&of.each_ref().map(|v| wide(v))));
-            let mut inputs = vec![z];
-            inputs.extend(of);
+            let mut host = Host {
+                inputs: decided_inputs(&mut values, rows, columns),
+                outputs: vec![values.signed(rows * columns), unwritten(columns), unwritten(columns)],
+                ..Default::default()
+            };
+            let ([z, mean, rstd, weight, bias], [d, _, _]) = (host.wide_inputs(), host.wide_outputs());
+            let sums = chunk_gradient_sums(&d, &z, reference_norm(&[mean, rstd, weight, bias]));
+            let given = Some(sums.into_iter().map(|value| value as f32).collect());
+            host.sums = Some(ChunkSums { rows, columns, given });
             Prepared {
-                host: Host {
-                    inputs,
-                    outputs: vec![d, unwritten(columns), unwritten(columns)],
-                    sums: Some(ChunkSums {
-                        rows,
-                        columns,
-                        given: Some(given.into_iter().map(|value| value as f32).collect()),
-                    }),
-                    ..Default::default()
-                },
+                host,
                 launch: Box::new(move |device, arrays| {
                     let ([z, mean, rstd, weight, bias], [], [mut d, mut d_weight, mut d_bias], others) =
                         arrays.parts();
                     let (norm, sums) = (norm([mean, rstd, weight, bias]), &mut others.sums);
-                    batch_norm_backward_merge(device, &mut d, &mut d_weight, &mut d_bias, z, norm, rows, sums)
+                    batch_norm_backward_merge(
+                        device,
+                        &mut d,
+                        &mut d_weight,
+                        &mut d_bias,
+                        z,
+                        norm,
+                        true,
+                        rows,
+                        sums,
+                    )
                 }),
                 expected: Box::new(backward_expected),
             }
@@ -367,14 +387,13 @@ fn backward_expected(host: &Host) -> Vec<Vec<f64>> {
     let [z, mean, rstd, weight, bias] = host.wide_inputs();
     let [mut d, mut d_weight, mut d_bias] = host.wide_outputs();
     let of = [mean, rstd, weight, bias];
-    reference::batch_norm_backward(&z, reference_norm(&of), &mut d, &mut d_weight, &mut d_bias);
+    reference::batch_norm_backward(&z, reference_norm(&of), true, &mut d, &mut d_weight, &mut d_bias);
     vec![d, d_weight, d_bias]
 }
 
-/// z and a normalisation for which no norm(z) is so near 0 that roundings would decide what the ReLU passes.
-pub(super) fn decided_inputs(values: &mut Values, rows: usize, columns: usize) -> (Vec<f32>, [Vec<f32>; 4]) {
-    let of = norm_values(values, columns);
-    let [mean, rstd, weight, bias] = &of;
+/// z, mean, rstd, weight and bias for which no norm(z) is so near 0 that roundings would decide what the ReLU passes.
+pub(super) fn decided_inputs(values: &mut Values, rows: usize, columns: usize) -> Vec<Vec<f32>> {
+    let [mean, rstd, weight, bias] = norm_values(values, columns);
     let mut z = values.signed(rows * columns);
     for row in z.chunks_exact_mut(columns) {
         for (c, z) in row.iter_mut().enumerate() {
@@ -384,5 +403,5 @@ pub(super) fn decided_inputs(values: &mut Values, rows: usize, columns: usize) -
             }
         }
     }
-    (z, of)
+    vec![z, mean, rstd, weight, bias]
 }

@@ -197,11 +197,11 @@ fn forward_activated(product: Product) -> Case {
         tolerance: with_sums(tolerance(format, inputs)),
         prepare: Box::new(move || {
             let mut values = Values::new();
-            let (z, of) = decided_inputs(&mut values, rows, inputs);
-            let [mean, rstd, weight, bias] = of;
+            let mut read = decided_inputs(&mut values, rows, inputs);
+            read.push(values.signed(outputs * inputs));
             Prepared {
                 host: Host {
-                    inputs: vec![z, mean, rstd, weight, bias, values.signed(outputs * inputs)],
+                    inputs: read,
                     outputs: vec![unwritten(rows * outputs)],
                     sums: Some(ChunkSums { rows, columns: outputs, given: None }),
                     ..Default::default()
@@ -242,12 +242,11 @@ fn backward_input_sums(product: Product) -> Case {
         tolerance: with_sums(tolerance(format, outputs)),
         prepare: Box::new(move || {
             let mut values = Values::new();
-            let (z, of) = decided_inputs(&mut values, rows, inputs);
-            let [mean, rstd, weight, bias] = of;
-            let (d_y, product_weight) = (values.signed(rows * outputs), values.signed(outputs * inputs));
+            let mut read = decided_inputs(&mut values, rows, inputs);
+            read.extend([values.signed(rows * outputs), values.signed(outputs * inputs)]);
             Prepared {
                 host: Host {
-                    inputs: vec![z, mean, rstd, weight, bias, d_y, product_weight],
+                    inputs: read,
                     outputs: vec![unwritten(rows * inputs)],
                     sums: Some(ChunkSums { rows, columns: inputs, given: None }),
                     ..Default::default()
@@ -296,14 +295,10 @@ fn backward_weight_activated(product: Product) -> Case {
         tolerance: tolerance(format, rows),
         prepare: Box::new(move || {
             let mut values = Values::new();
-            let (z, of) = decided_inputs(&mut values, rows, inputs);
-            let [mean, rstd, weight, bias] = of;
+            let mut read = decided_inputs(&mut values, rows, inputs);
+            read.push(values.signed(rows * outputs));
             Prepared {
-                host: Host {
-                    inputs: vec![z, mean, rstd, weight, bias, values.signed(rows * outputs)],
-                    outputs: vec![unwritten(outputs * inputs)],
-                    ..Default::default()
-                },
+                host: Host { inputs: read, outputs: vec![unwritten(outputs * inputs)], ..Default::default() },
                 launch: Box::new(move |device, arrays| {
                     let ([z, mean, rstd, weight, bias, d_y], [], [d_weight], others) = arrays.parts();
                     let x = Input::Activated(Matrix::new(z, rows, inputs), norm([mean, rstd, weight, bias]));
