@@ -214,9 +214,9 @@ impl BackendTask for CorrelateRows<'_> {
     }
 }
 
-/// Calls, on all threads of the CPU, `visit(state, row, scores, similarities, output)` for every row, without its diagonal entry (so entries
-/// `row..` belong to later images), and `done` with the number of rows after each block. `outputs` has one entry per
-/// row; `state` makes one thread's working memory.
+/// Calls, on all threads of the CPU, `visit(state, row, scores, similarities, output)` for every row, without its
+/// diagonal entry (so entries `row..` belong to later images), and `done` with the number of rows after each block.
+/// `outputs` has one entry per row; `state` makes one thread's working memory.
 fn correlate_rows<T: Send, S>(
     embeddings: Embeddings<'_>,
     similarity: Similarity<'_>,
