@@ -39,7 +39,7 @@ __device__ __forceinline__ float relu_norm(NormColumn norm, float z) {
 }
 
 // The sum over a warp, in every lane, always in one order.
-__device__ __forceinline__ float warp_sum(float value) {
+template <class T> __device__ __forceinline__ T warp_sum(T value) {
     for (int bit = WARP_LANES / 2; bit > 0; bit /= 2) {
         value += __shfl_xor_sync(FULL_WARP, value, bit);
     }
@@ -47,7 +47,7 @@ __device__ __forceinline__ float warp_sum(float value) {
 }
 
 // The sum over a block of whole warps, in every thread, always in one order. `partial` is shared, a value per warp.
-__device__ __forceinline__ float block_sum(float value, float *partial) {
+template <class T> __device__ __forceinline__ T block_sum(T value, T *partial) {
     value = warp_sum(value);
     int warps = blockDim.x / WARP_LANES;
     __syncthreads(); // an earlier sum's values may still be being read
@@ -55,7 +55,7 @@ __device__ __forceinline__ float block_sum(float value, float *partial) {
         partial[threadIdx.x / WARP_LANES] = value;
     }
     __syncthreads();
-    float sum = 0.0f;
+    T sum = 0;
     for (int warp = 0; warp < warps; warp++) {
         sum += partial[warp];
     }

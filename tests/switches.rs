@@ -6,6 +6,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use program::{SMALL_NETWORK, run_json, small_data};
+use scenerank::backend::cpu::Cpu;
 use scenerank::backend::device::{Device, Precision};
 use scenerank::checkpoint::{self, BEST, Checkpoint, LAST};
 use scenerank::config::TrainConfig;
@@ -84,7 +85,8 @@ fn a_run_is_used_as_it_was_trained() {
         // three next to a tie may swap, 1.6e-4 each.
         let embeddings = work.embed(name);
         let rows = Embeddings::new(&embeddings, 12).unwrap();
-        let tau = row_kendall(rows, dataset.similarity(), dataset.split(Split::Validation)).unwrap();
+        let images = dataset.split(Split::Validation);
+        let tau = row_kendall(&mut Cpu::new(), rows, dataset.similarity(), images).unwrap();
         let validated = outcome["best"][1].as_f64().unwrap();
         assert!((tau - validated).abs() < 5e-4, "{name}: {tau}, in training {validated}");
         work.evaluate(name);

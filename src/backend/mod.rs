@@ -15,17 +15,21 @@ pub mod cuda;
 pub mod device;
 pub mod range;
 pub mod reference;
+pub mod row_sums;
 
 use std::fmt;
 use std::ops::Range;
 
 use crate::batch::graph_batch::{BatchSize, GraphBatch};
+use crate::data::similarity::Similarity;
 use crate::error::Result;
 use crate::loss::Loss;
 use crate::model::activations::{BlockActivations, LayerActivations};
 use crate::model::config::ModelConfig;
 use crate::model::parameters::{BlockKind, Parameters};
 use crate::optimizer::{AdamStep, Moments};
+
+use row_sums::RowSums;
 
 /// Added to the variance (model.md, "Forward").
 pub const NORM_EPSILON: f64 = 1e-5;
@@ -280,6 +284,33 @@ pub trait Backend: Sized {
         width: usize,
         k: usize,
     ) -> Result<Vec<(usize, f32)>>;
+
+    /// The rank, from 1, of row `truth[q]` of `index [rows, D]` by inner product with row q of `queries [Q, D]`, for each of
+    /// the Q. Rows that score the same as the true one rank before it. All values are finite; sums are in double precision,
+    /// in one order for all rows, so that equal rows tie.
+    fn cosine_ranks(
+        &mut self,
+        queries: &Self::Buffer,
+        index: &Self::Buffer,
+        rows: usize,
+        width: usize,
+        truth: &[u32],
+    ) -> Result<Vec<u32>>;
+
+    /// Of each row of the inner products of `embeddings [n, D]` with each other, and the same row of the similarities of
+    /// `images`, n of them, without its entry with itself: what its rank correlations follow from. `done` is told how
+    /// many rows, again and again. None where the backend has nothing quicker than the CPU's pass over all pairs, which
+    /// correlates the rows that it meets (`evaluation/agreement.rs`).
+    fn row_correlations(
+        &mut self,
+        _embeddings: &Self::Buffer,
+        _width: usize,
+        _similarity: Similarity<'_>,
+        _images: Range<usize>,
+        _done: &dyn Fn(usize),
+    ) -> Result<Option<Vec<RowSums>>> {
+        Ok(None)
+    }
 
     /// `[rows, C]`, 1 where the block's ReLU passed its input: the decisions that the forward pass took.
     fn relu_mask(

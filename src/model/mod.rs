@@ -92,6 +92,11 @@ impl<B: Backend> Model<B> {
         self.capacity
     }
 
+    /// Where it computes.
+    pub fn backend(&mut self) -> &mut B {
+        &mut self.backend
+    }
+
     /// What the next passes read. The batch must fit the capacity.
     pub fn load_batch(&mut self, batch: &GraphBatch) -> Result<()> {
         let size = batch.size();

@@ -229,7 +229,7 @@ fn make(
 
 /// A trained model as a way to embed.
 pub(super) fn method_of(run: &Run, name: String) -> Method<'_> {
-    Method { name, width: run.width(), embed: Box::new(|graphs| run.embed(graphs)) }
+    Method { name, width: run.width(), place: run.place(), embed: Box::new(|graphs| run.embed(graphs)) }
 }
 
 /// How the run in `folder` stands; an error if it was made with other settings or on other data.

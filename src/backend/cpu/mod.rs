@@ -6,8 +6,10 @@
 //! node (or type) first. Nothing is concatenated; the heads' outputs are never stored after batch norm.
 
 mod batch_norm;
+pub mod cosine_ranks;
 mod edge_hidden;
 mod edge_pool;
+pub(crate) mod inner_products;
 mod matmul;
 mod node;
 mod readout_loss;
@@ -494,6 +496,18 @@ impl Backend for Cpu {
         k: usize,
     ) -> Result<Vec<(usize, f32)>> {
         Ok(top_k::top_k(&query[..width], &embeddings[..rows * width], k))
+    }
+
+    fn cosine_ranks(
+        &mut self,
+        queries: &Vec<f32>,
+        index: &Vec<f32>,
+        rows: usize,
+        width: usize,
+        truth: &[u32],
+    ) -> Result<Vec<u32>> {
+        let queries = &queries[..truth.len() * width];
+        Ok(cosine_ranks::cosine_ranks(queries, &index[..rows * width], width, truth))
     }
 
     fn relu_mask(

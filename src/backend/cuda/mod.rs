@@ -10,18 +10,21 @@ pub mod batch_norm;
 mod block;
 pub mod buffer;
 pub mod ceilings;
+pub mod cosine_ranks;
 pub mod device;
 pub mod edge_hidden;
 pub mod edge_pool;
 pub mod embedding;
 mod emulator;
 mod gpu;
+pub mod inner_products;
 pub mod l2_normalise;
 mod layer_input;
 pub mod linear;
 mod nvtx;
 pub mod properties;
 pub mod readout_loss;
+pub mod row_correlations;
 pub mod stopwatch;
 mod streams;
 pub mod top_k;
@@ -29,8 +32,10 @@ pub mod top_k;
 use std::fmt;
 use std::ops::Range;
 
+use crate::backend::row_sums::RowSums;
 use crate::backend::{Backend, Hidden, LayerInput, LayerInputGradient, Mode};
 use crate::batch::graph_batch::{BatchSize, GraphBatch};
+use crate::data::similarity::Similarity;
 use crate::error::Result;
 use crate::loss::Loss;
 use crate::model::activations::{BlockActivations, LayerActivations};
@@ -50,15 +55,18 @@ const FILES: &[(&str, &[&str])] = &[
     ("adam", adam::KERNELS),
     ("batch_norm", batch_norm::KERNELS),
     ("ceilings", ceilings::KERNELS),
+    ("cosine_ranks", cosine_ranks::KERNELS),
     ("edge_hidden", edge_hidden::KERNELS),
     ("edge_pool", edge_pool::KERNELS),
     ("embedding", embedding::KERNELS),
+    ("inner_products", inner_products::KERNELS),
     ("l2_normalise", l2_normalise::KERNELS),
     ("linear_bf16", linear::BF16_KERNELS),
     ("linear_bf16x3", linear::BF16X3_KERNELS),
     ("linear_fp32", linear::FP32_KERNELS),
     ("linear_tf32", linear::TF32_KERNELS),
     ("readout_loss", readout_loss::KERNELS),
+    ("row_correlations", row_correlations::KERNELS),
     ("top_k", top_k::KERNELS),
 ];
 
@@ -444,6 +452,29 @@ impl Backend for Cuda {
     ) -> Result<Vec<(usize, f32)>> {
         let (queries, embeddings) = (query.slice(0..width), embeddings.slice(0..rows * width));
         top_k::top_k_of_one(&self.device, top_k::Search { queries, embeddings, rows, width }, k)
+    }
+
+    fn cosine_ranks(
+        &mut self,
+        queries: &Buffer<f32>,
+        index: &Buffer<f32>,
+        rows: usize,
+        width: usize,
+        truth: &[u32],
+    ) -> Result<Vec<u32>> {
+        let (queries, index) = (queries.slice(0..truth.len() * width), index.slice(0..rows * width));
+        cosine_ranks::ranks_of_rows(&self.device, queries, index, rows, width, truth)
+    }
+
+    fn row_correlations(
+        &mut self,
+        embeddings: &Buffer<f32>,
+        width: usize,
+        similarity: Similarity<'_>,
+        images: Range<usize>,
+        done: &dyn Fn(usize),
+    ) -> Result<Option<Vec<RowSums>>> {
+        row_correlations::all_rows(&self.device, embeddings, width, similarity, images, done).map(Some)
     }
 
     fn relu_mask(

@@ -4,11 +4,13 @@
 
 pub mod adam;
 pub mod batch_norm;
+pub mod cosine_ranks;
 pub mod edge_gather;
 pub mod edge_pool;
 pub mod l2_normalise;
 pub mod linear;
 pub mod readout_loss;
+pub mod row_correlations;
 pub mod top_k;
 
 use std::marker::PhantomData;
@@ -36,6 +38,11 @@ impl<F> Reference<F> {
     pub fn new() -> Self {
         Reference(PhantomData)
     }
+}
+
+/// In double precision.
+fn wide<F: Float>(values: &[F]) -> Vec<f64> {
+    values.iter().map(|value| value.to_f64().expect("a float")).collect()
 }
 
 /// The statistics that the block uses in this mode, into `block`.
@@ -455,10 +462,20 @@ impl<F: Float> Backend for Reference<F> {
         width: usize,
         k: usize,
     ) -> Result<Vec<(usize, f32)>> {
-        let wide =
-            |values: &[F]| -> Vec<f64> { values.iter().map(|v| v.to_f64().expect("a float")).collect() };
         let best = top_k::top_k(&wide(&query[..width]), &wide(&embeddings[..rows * width]), k);
         Ok(best.into_iter().map(|(row, score)| (row, score as f32)).collect())
+    }
+
+    fn cosine_ranks(
+        &mut self,
+        queries: &Vec<F>,
+        index: &Vec<F>,
+        rows: usize,
+        width: usize,
+        truth: &[u32],
+    ) -> Result<Vec<u32>> {
+        let (queries, index) = (wide(&queries[..truth.len() * width]), wide(&index[..rows * width]));
+        Ok(cosine_ranks::cosine_ranks(&queries, &index, width, truth))
     }
 
     fn relu_mask(

@@ -3,12 +3,15 @@
 
 mod adam;
 mod batch_norm;
+mod cosine_ranks;
 mod edge_hidden;
 mod edge_pool;
 mod embedding;
+mod inner_products;
 mod l2_normalise;
 mod linear;
 mod readout_loss;
+mod row_correlations;
 mod top_k;
 
 use crate::backend::cuda::batch_norm::Norm;
@@ -16,7 +19,7 @@ use crate::backend::cuda::buffer::Slice;
 use crate::backend::cuda::linear::Format;
 use crate::backend::reference::batch_norm as reference;
 use crate::bench::case::Case;
-use crate::bench::sizes::Sizes;
+use crate::bench::sizes::{PAPER, Sizes};
 use crate::bench::values::Values;
 
 /// The cases of all launchers at these sizes, with operands of products in this format.
@@ -30,10 +33,18 @@ pub fn all(sizes: &Sizes, format: Format) -> Vec<Case> {
         readout_loss::cases,
         adam::cases,
         top_k::cases,
+        cosine_ranks::cases,
+        inner_products::cases,
+        row_correlations::cases,
     ];
     let mut cases = linear::cases(sizes, format);
     cases.extend(others.into_iter().flat_map(|cases| cases(sizes)));
     cases
+}
+
+/// The paper's test images, and fewer for a smaller network.
+fn test_images(sizes: &Sizes) -> usize {
+    if sizes.config.state_width < PAPER.state_width { 200 } else { 4_537 }
 }
 
 /// Half the distance from 1 to the next number in single precision: the most that one rounding is off by.
