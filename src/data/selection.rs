@@ -5,10 +5,10 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::raw::coco_captions::{self, Captions};
-use super::raw::raw_graphs::{Names, RawGraphs, RawImage};
 use super::object_box::{Corners, ImageSize, NO_CORNERS, ObjectBox};
+use super::raw::coco_captions::{self, Captions};
 use super::raw::image_data::Address;
+use super::raw::raw_graphs::{Names, RawGraphs, RawImage};
 use super::raw::{image_data, visual_genome};
 use super::stages::{Pictures, Stages};
 use crate::{Error, Result};
@@ -148,11 +148,8 @@ pub fn select(sources: &Sources, filter: &Filter) -> Result<Selection> {
     raw.images.iter().for_each(|image| stages.graph_file.add(image.objects.len(), image.relationships.len()));
 
     let image_data = image_data::read(&sources.image_data)?;
-    let coco_ids: Vec<Option<u64>> = raw
-        .images
-        .iter()
-        .map(|image| Some(image_data.get(&image.image_id)?.coco_id))
-        .collect();
+    let coco_ids: Vec<Option<u64>> =
+        raw.images.iter().map(|image| Some(image_data.get(&image.image_id)?.coco_id)).collect();
     stages.with_coco_id = coco_ids.iter().flatten().count() as u64;
     let wanted: HashSet<u64> = coco_ids.iter().flatten().copied().collect();
     let Captions { by_image: captions, read, repeated } =
@@ -300,7 +297,8 @@ fn reduce(
     object_types: &[Option<u32>],
     predicate_types: &[Option<u32>],
 ) -> Reduced {
-    let mut reduced = Reduced { objects: Vec::new(), corners: Vec::new(), relationships: Vec::new(), duplicates: 0 };
+    let mut reduced =
+        Reduced { objects: Vec::new(), corners: Vec::new(), relationships: Vec::new(), duplicates: 0 };
     let nodes: Vec<Option<u32>> = raw.objects[image.objects.clone()]
         .iter()
         .zip(&raw.boxes[image.objects.clone()])

@@ -134,7 +134,9 @@ pub(super) fn draw(scene: Scene<'_>, frame: Frame<'_>) -> io::Result<Drawing> {
         height: f64::from(frame.size.height) * scale,
     };
     let mut objects: Vec<Object<'_>> = (0..scene.objects.len())
-        .map(|index| Object::new(index, &scene.objects[index], frame.boxes.get(index).copied().flatten(), scale))
+        .map(|index| {
+            Object::new(index, &scene.objects[index], frame.boxes.get(index).copied().flatten(), scale)
+        })
         .collect();
     let rows_end = rows_below(&mut objects, picture.y + picture.height);
     place_names(&mut objects, &picture);
@@ -210,22 +212,22 @@ fn places(area: &Area, label: &Area, frame: &Area) -> impl Iterator<Item = Area>
     let slack = (area.width - label.width).max(0.0);
     let steps = (slack / STEP) as usize;
     let along = (0..=steps).map(|step| area.x + step as f64 * STEP).collect::<Vec<f64>>();
-    let rows = [
-        area.y,
-        area.y - label.height,
-        area.y + area.height - label.height,
-        area.y + area.height,
-    ];
+    let rows = [area.y, area.y - label.height, area.y + area.height - label.height, area.y + area.height];
     let inside = (1..((area.height / STEP) as usize).max(1)).map(|step| area.y + step as f64 * STEP);
     let mut around: Vec<(f64, f64)> = Vec::new();
     let (right, down) = ((frame.width / STEP) as usize, (frame.height / STEP) as usize);
     for row in 0..=down {
-        around.extend((0..=right).map(|column| (frame.x + column as f64 * STEP, frame.y + row as f64 * STEP)));
+        around
+            .extend((0..=right).map(|column| (frame.x + column as f64 * STEP, frame.y + row as f64 * STEP)));
     }
-    let (x, y) = (area.x + area.width / 2.0 - label.width / 2.0, area.y + area.height / 2.0 - label.height / 2.0);
+    let (x, y) =
+        (area.x + area.width / 2.0 - label.width / 2.0, area.y + area.height / 2.0 - label.height / 2.0);
     around.sort_by(|a, b| (a.0 - x).hypot(a.1 - y).total_cmp(&(b.0 - x).hypot(b.1 - y)));
-    let near: Vec<(f64, f64)> =
-        rows.into_iter().chain(inside).flat_map(|y| along.iter().map(move |&x| (x, y)).collect::<Vec<_>>()).collect();
+    let near: Vec<(f64, f64)> = rows
+        .into_iter()
+        .chain(inside)
+        .flat_map(|y| along.iter().map(move |&x| (x, y)).collect::<Vec<_>>())
+        .collect();
     let (label, frame) = (*label, *frame);
     near.into_iter().chain(around).map(move |(x, y)| Area { x, y, ..label }.moved_into(&frame))
 }
@@ -238,9 +240,8 @@ fn arrows<'a>(
     let mut taken: Vec<Area> = objects.iter().map(|object| object.label).collect();
     let mut arrows = Vec::with_capacity(relationships.len());
     for (place, (subject, predicate, object)) in relationships.iter().enumerate() {
-        let same_pair = |(s, _, o): &&(usize, String, usize)| {
-            (s, o) == (subject, object) || (s, o) == (object, subject)
-        };
+        let same_pair =
+            |(s, _, o): &&(usize, String, usize)| (s, o) == (subject, object) || (s, o) == (object, subject);
         let parallel = relationships[..place].iter().filter(same_pair).count();
         let curve = match subject == object {
             true => Curve::around(&objects[*subject].area, parallel),
@@ -253,9 +254,8 @@ fn arrows<'a>(
             width,
             height: PREDICATE_HEIGHT,
         };
-        let free = |at: &Area| {
-            *at == at.moved_into(frame) && taken.iter().all(|other| at.overlap(other) == 0.0)
-        };
+        let free =
+            |at: &Area| *at == at.moved_into(frame) && taken.iter().all(|other| at.overlap(other) == 0.0);
         let found = PREDICATE_PLACES.map(|part| ground(curve.at(part))).into_iter().find(free);
         taken.extend(found);
         arrows.push(Arrow {
@@ -307,9 +307,6 @@ impl Curve {
 
     fn path(&self) -> String {
         let Curve { start, middle, end } = self;
-        format!(
-            "M{:.1} {:.1}Q{:.1} {:.1} {:.1} {:.1}",
-            start.0, start.1, middle.0, middle.1, end.0, end.1
-        )
+        format!("M{:.1} {:.1}Q{:.1} {:.1} {:.1} {:.1}", start.0, start.1, middle.0, middle.1, end.0, end.1)
     }
 }

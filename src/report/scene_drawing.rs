@@ -353,6 +353,9 @@ mod tests {
             drawing.elements
         );
         assert!(drawing.elements.contains("<title>a name of more than twenty letters</title>"));
-        assert_eq!(draw(Scene { objects: &[], relationships: &[], frame: None }).unwrap().elements.trim(), "");
+        assert_eq!(
+            draw(Scene { objects: &[], relationships: &[], frame: None }).unwrap().elements.trim(),
+            ""
+        );
     }
 }

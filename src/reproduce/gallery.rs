@@ -227,14 +227,15 @@ fn scene(dataset: &Dataset, image: usize, reproduction: &Reproduction) -> Result
     let frame = size.map(|size| Frame { size, boxes: &boxes });
     let drawing = scene_drawing::draw(Scene { objects: &objects, relationships: &relationships, frame })
         .map_err(Error::file("draw", format!("image {id}")))?;
-    let photograph = match reproduction.photographs.as_deref().and_then(|folder| find_photograph(folder, id, coco)) {
-        None => None,
-        Some(path) => {
-            let bytes = std::fs::read(&path).map_err(Error::file("read", &path))?;
-            let kind = if path.extension().is_some_and(|kind| kind == "png") { "png" } else { "jpeg" };
-            Some(format!("data:image/{kind};base64,{}", BASE64_STANDARD.encode(bytes)))
-        }
-    };
+    let photograph =
+        match reproduction.photographs.as_deref().and_then(|folder| find_photograph(folder, id, coco)) {
+            None => None,
+            Some(path) => {
+                let bytes = std::fs::read(&path).map_err(Error::file("read", &path))?;
+                let kind = if path.extension().is_some_and(|kind| kind == "png") { "png" } else { "jpeg" };
+                Some(format!("data:image/{kind};base64,{}", BASE64_STANDARD.encode(bytes)))
+            }
+        };
     let linked = reproduction.link_photographs && photograph.is_none();
     let photograph_url = dataset.url(image).filter(|_| linked).map(str::to_owned);
     let captions = dataset.captions(image).map(str::to_owned).collect();

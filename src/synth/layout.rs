@@ -163,59 +163,66 @@ fn alone(object: &Object, width: f64, height: f64) -> Place {
 /// `own` moved to where `relation` to `anchor` puts it, smaller where there is no room.
 fn beside(relation: Relation, own: Place, anchor: Place, draws: [f64; 4], frame: (f64, f64)) -> Place {
     let [across, down, ..] = draws;
-    let Place { mut x, mut y, mut w, mut h } = own;
+    let (mut w, mut h) = (own.w, own.h);
     let within = |near: f64, far: f64, length: f64, share: f64| near + (far - near - length) * share;
     let (right, bottom) = (anchor.x + anchor.w, anchor.y + anchor.h);
-    match relation {
+    let (x, y) = match relation {
         Relation::Within => {
             (w, h) = (w.min(anchor.w * 0.6), h.min(anchor.h * 0.6));
-            (x, y) = (within(anchor.x, right, w, across), within(anchor.y, bottom, h, down));
+            (within(anchor.x, right, w, across), within(anchor.y, bottom, h, down))
         }
         Relation::Around => {
             (w, h) = (w.max(anchor.w * 1.4).min(frame.0), h.max(anchor.h * 1.4).min(frame.1));
-            (x, y) = (within(anchor.x, right, w, across), within(anchor.y, bottom, h, down));
+            (within(anchor.x, right, w, across), within(anchor.y, bottom, h, down))
         }
         Relation::On => {
             // On the ground one stands within it, on a table on its edge.
             let stands_in = anchor.w > 0.8 * frame.0;
-            let base = if stands_in { anchor.y + anchor.h * (0.25 + 0.6 * down) } else { anchor.y + anchor.h * SINK };
+            let base = if stands_in {
+                anchor.y + anchor.h * (0.25 + 0.6 * down)
+            } else {
+                anchor.y + anchor.h * SINK
+            };
             h = h.min(base.max(LEAST));
             if !stands_in {
                 w = w.min(anchor.w * 1.1);
             }
-            (x, y) = (within(anchor.x, right, w, across), base - h);
+            (within(anchor.x, right, w, across), base - h)
         }
         Relation::Above => {
             h = h.min(anchor.y.max(LEAST));
-            (x, y) = (within(anchor.x, right, w, across), (anchor.y - h) * (0.6 + 0.4 * down));
+            (within(anchor.x, right, w, across), (anchor.y - h) * (0.6 + 0.4 * down))
         }
         Relation::Below => {
             let room = (frame.1 - anchor.y - anchor.h * SINK).max(LEAST);
             h = h.min(room);
-            (x, y) = (within(anchor.x, right, w, across), anchor.y + anchor.h * (1.0 - SINK));
+            (within(anchor.x, right, w, across), anchor.y + anchor.h * (1.0 - SINK))
         }
         Relation::LeftOf => {
             w = w.min(anchor.x.max(LEAST));
-            (x, y) = ((anchor.x - w) * (0.5 + 0.5 * across), bottom - h);
+            ((anchor.x - w) * (0.5 + 0.5 * across), bottom - h)
         }
         Relation::RightOf => {
             w = w.min((frame.0 - right).max(LEAST));
-            (x, y) = (right + (frame.0 - right - w).max(0.0) * 0.5 * across, bottom - h);
+            (right + (frame.0 - right - w).max(0.0) * 0.5 * across, bottom - h)
         }
         Relation::Holding => {
             let hand = if across < 0.5 { anchor.x } else { right };
-            (x, y) = (hand - w / 2.0, anchor.y + anchor.h * (0.3 + 0.2 * down) - h / 2.0);
+            (hand - w / 2.0, anchor.y + anchor.h * (0.3 + 0.2 * down) - h / 2.0)
         }
         Relation::Behind | Relation::InFront => {
             let sink = if relation == Relation::Behind { -0.15 } else { 0.15 };
             let side = if across < 0.5 { -0.45 } else { 0.45 };
-            (x, y) = (anchor.x + anchor.w / 2.0 - w / 2.0 + side * (anchor.w + w) / 2.0, bottom - h + sink * h.min(anchor.h));
+            (
+                anchor.x + anchor.w / 2.0 - w / 2.0 + side * (anchor.w + w) / 2.0,
+                bottom - h + sink * h.min(anchor.h),
+            )
         }
         Relation::Near => {
             let left = if anchor.x > w { across < 0.5 } else { across < 0.2 };
-            x = if left { anchor.x - w * 1.02 } else { right + w * 0.02 };
-            y = bottom - h * (0.9 + 0.2 * down);
+            let x = if left { anchor.x - w * 1.02 } else { right + w * 0.02 };
+            (x, bottom - h * (0.9 + 0.2 * down))
         }
-    }
+    };
     Place { x, y, w, h }
 }

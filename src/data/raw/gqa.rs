@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::json_stream::{Shape, records};
-use super::raw_file::RawFile;
 use super::raw_box::RawBox;
+use super::raw_file::RawFile;
 use super::raw_graphs::{RawGraphs, RawObject, RawRelationship};
 use crate::data::object_box::ImageSize;
 use crate::{Error, Result};

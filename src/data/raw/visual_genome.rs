@@ -11,8 +11,8 @@ use serde::Deserialize;
 
 use super::gqa;
 use super::json_stream::{Shape, records};
-use super::raw_file::RawFile;
 use super::raw_box::RawBox;
+use super::raw_file::RawFile;
 use super::raw_graphs::{RawGraphs, RawObject, RawRelationship};
 use crate::{Error, Result};
 
