@@ -72,7 +72,8 @@ fn every_launcher_has_a_case() {
 /// The formulas need no device; the least time is the longer of bytes and operations at the ceilings.
 #[test]
 fn a_roofline_runs_nothing() {
-    let report = run_json(["bench", "--roofline", "--precision", "bf16", "--batch-size", "1", "16", "--json"]);
+    let report =
+        run_json(["bench", "--roofline", "--precision", "bf16", "--batch-size", "1", "16", "--json"]);
     assert_eq!((&report["device"], &report["timing"]), (&"none".into(), &"nothing ran".into()));
     let entries = report["kernels"].as_array().unwrap();
     let cases = cases::all(&Sizes::new(PAPER, 16), Format::Bf16);
