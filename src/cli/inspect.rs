@@ -1,6 +1,5 @@
 //! `scenerank inspect`: what a data file holds.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
