@@ -281,7 +281,7 @@ fn inspect_shows_what_the_data_holds() {
     assert_eq!(images.len(), dataset.image_count());
     for (image, line) in images.iter().enumerate() {
         assert_eq!(line["image_id"], dataset.image_id(image));
-        assert_eq!(line["captions"], dataset.captions(image).collect::<Vec<_>>().into());
+        assert_eq!(line["captions"], json!(dataset.captions(image).collect::<Vec<_>>()));
     }
 }
 
