@@ -25,7 +25,7 @@ use crate::loss::Loss;
 use crate::model::activations::{BlockActivations, LayerActivations};
 use crate::model::config::ModelConfig;
 use crate::model::parameters::{BlockKind, Parameters};
-use crate::optimizer::{AdamStep, Moments};
+use crate::optimizer::{Adam, Moments};
 
 /// Added to the variance (model.md, "Forward").
 pub const NORM_EPSILON: f64 = 1e-5;
@@ -89,6 +89,8 @@ pub trait Backend: Sized {
     type Buffer;
     /// A batch where the backend computes.
     type Batch;
+    /// How many optimizer steps are done, where the stages of a step read it and move it on.
+    type Steps;
     /// Whether the activated hidden blocks are recomputed where they are read: `edge_hidden_output` and
     /// `node_hidden_output` are empty then, and their stages do not write them.
     const RECOMPUTES_HIDDEN: bool = false;
@@ -105,6 +107,10 @@ pub trait Backend: Sized {
     fn upload(&mut self, values: &[f32], buffer: &mut Self::Buffer, at: usize) -> Result<()>;
     /// Copies `buffer[range]` to the host, waiting for the stages before.
     fn download(&mut self, buffer: &Self::Buffer, range: Range<usize>) -> Result<Vec<f32>>;
+    /// No steps done.
+    fn steps(&self) -> Result<Self::Steps>;
+    /// So many steps done.
+    fn set_steps(&mut self, steps: &mut Self::Steps, done: u64) -> Result<()>;
     /// Room for batches up to `capacity` of a network of these sizes: the batch's own, and all that stages need beside
     /// the buffers they are given. After this no stage allocates.
     fn plan(&mut self, config: ModelConfig, capacity: BatchSize) -> Result<Self::Batch>;
@@ -179,8 +185,8 @@ pub trait Backend: Sized {
         embedding: &mut Self::Buffer,
     ) -> Result<()>;
 
-    /// [`Backend::readout`], then the loss of each triple into `losses[at..at + B]` and the gradient of their mean by
-    /// `node_state` into `d_node_state [N, D]`.
+    /// [`Backend::readout`], then the loss of each triple into the row of `losses [LOSS_STEPS, most triples]` that is this
+    /// step's turn ([`crate::model::LOSS_STEPS`]), and the gradient of their mean by `node_state` into `d_node_state [N, D]`.
     fn readout_loss(
         &mut self,
         loss: &Loss,
@@ -189,7 +195,7 @@ pub trait Backend: Sized {
         node_state: &Self::Buffer,
         embedding: &mut Self::Buffer,
         losses: &mut Self::Buffer,
-        at: usize,
+        steps: &Self::Steps,
         d_node_state: &mut Self::Buffer,
     ) -> Result<()>;
 
@@ -257,13 +263,14 @@ pub trait Backend: Sized {
         gradients: &mut Self::Buffer,
     ) -> Result<()>;
 
-    /// One Adam step over all parameters.
+    /// One Adam step over all parameters, which is counted.
     fn adam_step(
         &mut self,
-        adam: &AdamStep,
+        adam: &Adam,
         parameters: &mut Parameters<Self::Buffer>,
         gradients: &Self::Buffer,
         moments: &mut Moments<Self::Buffer>,
+        steps: &mut Self::Steps,
     ) -> Result<()>;
 
     /// The `k` rows, or all, of `embeddings [rows, D]` with the greatest inner products with `query [D]`, and these: best

@@ -2,6 +2,7 @@
 
 use std::array;
 
+use crate::backend::cuda::adam::Steps;
 use crate::backend::cuda::batch_norm::{CHUNK_ROWS, Sums};
 use crate::backend::cuda::buffer::{Buffer, Element, Slice, SliceMut};
 use crate::backend::cuda::device::Device;
@@ -152,12 +153,19 @@ pub struct Others {
     pub bounds: Buffer<u64>,
     /// Memory of a search.
     pub keys: Buffer<u64>,
+    /// The optimizer's steps: [`STEPS_DONE`].
+    pub steps: Steps,
 }
+
+/// Optimizer steps that are done when a case begins.
+pub const STEPS_DONE: u64 = 9;
 
 impl Arrays {
     /// A copy of `host` on the device.
     pub fn upload(device: &Device, host: &Host) -> Result<Self> {
         let mut sums = Sums::new(device)?;
+        let mut steps = Steps::new(device)?;
+        steps.set(device, STEPS_DONE)?;
         let mut written_sums = None;
         if let Some(ChunkSums { rows, columns, given }) = &host.sums {
             let partials = sums.partials(device, *rows, *columns)?;
@@ -176,6 +184,7 @@ impl Arrays {
                 found: to_device(device, &vec![i32::MIN; host.others.found])?,
                 bounds: to_device(device, &vec![UNBOUNDED; host.others.bounds])?,
                 keys: device.allocate_unwritten(host.others.keys)?,
+                steps,
             },
             written_sums,
         })

@@ -49,6 +49,8 @@ pub enum Argument {
     Long(i64),
     /// `float`.
     Float(f32),
+    /// `double`.
+    Double(f64),
 }
 
 /// The most parameters of a kernel, as in the emulator.

@@ -121,6 +121,7 @@ impl Emulator {
                 Argument::Int(value) => (std::ptr::from_ref(value).cast(), 4),
                 Argument::Long(value) => (std::ptr::from_ref(value).cast(), 8),
                 Argument::Float(value) => (std::ptr::from_ref(value).cast(), 4),
+                Argument::Double(value) => (std::ptr::from_ref(value).cast(), 8),
             };
             pointers.push(pointer.cast_mut());
             bytes.push(size);

@@ -257,6 +257,7 @@ impl Gpu {
                 Argument::Int(value) => std::ptr::from_ref(value).cast(),
                 Argument::Long(value) => std::ptr::from_ref(value).cast(),
                 Argument::Float(value) => std::ptr::from_ref(value).cast(),
+                Argument::Double(value) => std::ptr::from_ref(value).cast(),
             };
             pointer.cast_mut()
         };
