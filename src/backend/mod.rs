@@ -91,6 +91,8 @@ pub trait Backend: Sized {
     type Batch;
     /// How many optimizer steps are done, where the stages of a step read it and move it on.
     type Steps;
+    /// A step that was captured wherever a batch may lie; nothing for a backend that captures none.
+    type Graphs: Default;
     /// Whether the activated hidden blocks are recomputed where they are read: `edge_hidden_output` and
     /// `node_hidden_output` are empty then, and their stages do not write them.
     const RECOMPUTES_HIDDEN: bool = false;
@@ -116,6 +118,25 @@ pub trait Backend: Sized {
     fn plan(&mut self, config: ModelConfig, capacity: BatchSize) -> Result<Self::Batch>;
     /// Takes over `from`, which is indexed, for the stages that follow; those before may still be running.
     fn load_batch(&mut self, from: &GraphBatch, to: &mut Self::Batch) -> Result<()>;
+
+    /// Where the backend can capture: until [`Backend::end_capture`] stages are recorded, for every batch that will lie where
+    /// `batch` lies now, and not done. Elsewhere they are done as ever.
+    fn begin_capture(&mut self, _batch: &mut Self::Batch) -> Result<()> {
+        Ok(())
+    }
+
+    /// Keeps what was recorded since [`Backend::begin_capture`].
+    fn end_capture(&mut self, _batch: &mut Self::Batch, _graphs: &mut Self::Graphs) -> Result<()> {
+        Ok(())
+    }
+
+    /// Does the stages that were recorded for where `batch` lies; false where there are none.
+    ///
+    /// # Safety
+    /// The buffers that the stages were given must be there still.
+    unsafe fn replay(&mut self, _batch: &Self::Batch, _graphs: &Self::Graphs) -> Result<bool> {
+        Ok(false)
+    }
 
     /// `[E, H]`: linear(concat(x\[subject\], e, x\[object\])), its statistics, and relu(norm(.)).
     fn edge_hidden(

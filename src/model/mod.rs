@@ -17,6 +17,7 @@ pub mod parameters;
 pub mod tensors;
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::backend::{Backend, Hidden, LayerInput, LayerInputGradient, Mode};
 use crate::batch::graph_batch::{BatchSize, GraphBatch};
@@ -45,6 +46,8 @@ pub struct Model<B: Backend> {
     batch: B::Batch,
     batch_size: BatchSize,
     capacity: BatchSize,
+    /// Tells models apart.
+    identity: Arc<()>,
 }
 
 /// What training needs beside the model.
@@ -62,6 +65,11 @@ pub struct TrainingState<B: Backend> {
     losses_taken: u64,
     /// As many as `steps`, where the backend counts them.
     counter: B::Steps,
+    /// The step, captured, and what it was captured with.
+    graphs: B::Graphs,
+    captured: Option<(Loss, Adam)>,
+    /// The identity of the model that it is for.
+    model: Arc<()>,
     /// Optimizer steps done.
     pub steps: u64,
 }
@@ -91,7 +99,8 @@ impl<B: Backend> Model<B> {
         }
         let activations = Activations::allocate(&backend, config, capacity)?;
         let batch = backend.plan(config, capacity)?;
-        Ok(Model { backend, parameters, activations, batch, batch_size: BatchSize::default(), capacity })
+        let (batch_size, identity) = (BatchSize::default(), Arc::new(()));
+        Ok(Model { backend, parameters, activations, batch, batch_size, capacity, identity })
     }
 
     /// Its sizes.
@@ -123,10 +132,48 @@ impl<B: Backend> Model<B> {
         self.embedding()
     }
 
-    /// One training step on the loaded batch.
+    /// One training step on the loaded batch. A backend that can capture records its stages the first time, and from then
+    /// on does them in one call.
     pub fn train_step(&mut self, loss: &Loss, adam: &Adam, state: &mut TrainingState<B>) -> Result<()> {
-        self.forward_backward(loss, state)?;
-        self.update(adam, state)
+        assert!(Arc::ptr_eq(&self.identity, &state.model), "a training state of another model");
+        if state.captured != Some((*loss, *adam)) {
+            state.graphs = B::Graphs::default();
+            state.captured = Some((*loss, *adam));
+        }
+        if !self.replay(state)? {
+            let captured = self.capture(loss, adam, state);
+            if captured.is_err() {
+                state.captured = None;
+            }
+            captured?;
+            self.replay(state)?;
+        }
+        state.expect_losses(self.batch_size.graphs / 3);
+        state.steps += 1;
+        Ok(())
+    }
+
+    /// Does the step that was captured where the loaded batch lies; false where there is none.
+    fn replay(&mut self, state: &TrainingState<B>) -> Result<bool> {
+        // SAFETY: the stages were given this model's buffers and this state's, as `train_step` has checked; both keep them
+        // and take no others.
+        unsafe { self.backend.replay(&self.batch, &state.graphs) }
+    }
+
+    /// The stages of a step, between the calls that record them where the backend can, and do them otherwise.
+    fn capture(&mut self, loss: &Loss, adam: &Adam, state: &mut TrainingState<B>) -> Result<()> {
+        let _range = self.backend.range(format_args!("capture"));
+        self.backend.begin_capture(&mut self.batch)?;
+        let stages = self.stages(loss, adam, state);
+        let ended = self.backend.end_capture(&mut self.batch, &mut state.graphs);
+        stages.and(ended)
+    }
+
+    fn stages(&mut self, loss: &Loss, adam: &Adam, state: &mut TrainingState<B>) -> Result<()> {
+        self.forward(Mode::Train)?;
+        self.readout_loss(loss, state)?;
+        self.backward(state)?;
+        self.adam_step(adam, state)
     }
 
     /// The losses of the loaded batch and their gradients.
@@ -138,7 +185,12 @@ impl<B: Backend> Model<B> {
 
     /// One optimizer step along the gradients.
     pub fn update(&mut self, adam: &Adam, state: &mut TrainingState<B>) -> Result<()> {
+        self.adam_step(adam, state)?;
         state.steps += 1;
+        Ok(())
+    }
+
+    fn adam_step(&mut self, adam: &Adam, state: &mut TrainingState<B>) -> Result<()> {
         let _range = self.backend.range(format_args!("update"));
         let TrainingState { gradients, moments, counter, .. } = state;
         self.backend.adam_step(adam, &mut self.parameters, gradients, moments, counter)
@@ -188,8 +240,11 @@ impl<B: Backend> Model<B> {
 
     /// The losses, and their gradient by the last node states.
     pub(crate) fn loss(&mut self, loss: &Loss, state: &mut TrainingState<B>) -> Result<()> {
-        state.last_loss = (state.steps % LOSS_STEPS as u64) as usize;
-        state.loss_triples[state.last_loss] = self.batch_size.graphs / 3;
+        state.expect_losses(self.batch_size.graphs / 3);
+        self.readout_loss(loss, state)
+    }
+
+    fn readout_loss(&mut self, loss: &Loss, state: &mut TrainingState<B>) -> Result<()> {
         let width = self.config().state_width;
         let last = self.activations.layers.last().expect("a layer");
         let _range = self.backend.range(format_args!("loss"));
@@ -375,8 +430,17 @@ impl<B: Backend> TrainingState<B> {
             last_loss: 0,
             losses_taken: 0,
             counter: backend.steps()?,
+            graphs: B::Graphs::default(),
+            captured: None,
+            model: model.identity.clone(),
             steps: 0,
         })
+    }
+
+    /// The losses of so many triples are those of this step.
+    fn expect_losses(&mut self, triples: usize) {
+        self.last_loss = (self.steps % LOSS_STEPS as u64) as usize;
+        self.loss_triples[self.last_loss] = triples;
     }
 
     /// Continues after `steps` steps with these moments.

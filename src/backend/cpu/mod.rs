@@ -222,6 +222,7 @@ impl Backend for Cpu {
     type Buffer = Vec<f32>;
     type Batch = GraphBatch;
     type Steps = u64;
+    type Graphs = ();
 
     fn allocate(&self, len: usize) -> Result<Vec<f32>> {
         Ok(vec![0.0; len])

@@ -33,8 +33,11 @@ use crate::model::config::ModelConfig;
 /// A batch where the kernels read it.
 pub struct Batch {
     places: Places,
-    /// What grids are for: the numbers of the batch that was loaded last.
-    grids: Counts,
+    most: Counts,
+    /// Of the batch that was loaded last.
+    counts: Counts,
+    /// Whether grids are for the most that there may be, rather than for that batch.
+    for_most: bool,
     slots: [Slot; 2],
     /// The slot of that batch.
     current: usize,
@@ -233,11 +236,14 @@ impl Slot {
 impl Batch {
     /// An empty batch with room for batches up to `capacity`.
     pub(super) fn new(device: &Device, config: ModelConfig, capacity: BatchSize) -> Result<Self> {
-        let places = Places::new(Counts::most(config, capacity));
+        let most = Counts::most(config, capacity);
+        let places = Places::new(most);
         let len = places.end;
         Ok(Batch {
             places,
-            grids: Counts::most(config, BatchSize::default()),
+            most,
+            counts: Counts::most(config, BatchSize::default()),
+            for_most: false,
             slots: [Slot::new(device, len)?, Slot::new(device, len)?],
             current: 0,
         })
@@ -250,8 +256,23 @@ impl Batch {
         let slot = &mut self.slots[self.current];
         device.host_wait(&slot.read)?;
         self.places.pack(slot.host.values(), from);
-        self.grids = Counts::of(from);
+        self.counts = Counts::of(from);
         slot.upload(device)
+    }
+
+    /// Where the batch that was loaded last lies: slot 0 or 1.
+    pub(super) fn slot(&self) -> usize {
+        self.current
+    }
+
+    /// Launches after this are for any batch in this slot, or for the one that lies there.
+    pub(super) fn launch_for_most(&mut self, for_most: bool) {
+        self.for_most = for_most;
+    }
+
+    /// What grids are for.
+    fn grids(&self) -> Counts {
+        if self.for_most { self.most } else { self.counts }
     }
 
     fn list(&self, place: usize, len: usize) -> Slice<'_, i32> {
@@ -260,7 +281,7 @@ impl Batch {
 
     /// Of the header's number at `index`.
     fn rows(&self, index: usize) -> Rows<'_> {
-        Rows { count: self.list(index, 1), bound: self.grids.header()[index] }
+        Rows { count: self.list(index, 1), bound: self.grids().header()[index] }
     }
 
     /// G.
@@ -295,11 +316,11 @@ impl Batch {
 
     /// `[G + 1] -> node`.
     pub(super) fn graph_offsets(&self) -> Slice<'_, i32> {
-        self.list(self.places.graph_offsets, self.grids.graphs + 1)
+        self.list(self.places.graph_offsets, self.grids().graphs + 1)
     }
 
     fn ends(&self, subject: usize, object: usize) -> Ends<'_> {
-        let edges = self.grids.edges;
+        let edges = self.grids().edges;
         Ends { edges: self.edges(), subject: self.list(subject, edges), object: self.list(object, edges) }
     }
 
@@ -321,43 +342,43 @@ impl Batch {
     /// Node -> `2 edge + role`.
     pub(super) fn incidence(&self) -> Lists<'_> {
         let Places { node_offsets, node_entries, .. } = self.places;
-        self.lists(self.nodes(), node_offsets, node_entries, 2 * self.grids.edges)
+        self.lists(self.nodes(), node_offsets, node_entries, 2 * self.grids().edges)
     }
 
     /// The object types that occur, ascending.
     pub(super) fn object_types(&self) -> Slice<'_, i32> {
-        self.list(self.places.object_types, self.grids.objects)
+        self.list(self.places.object_types, self.grids().objects)
     }
 
     /// Object type that occurs -> `2 edge + role` of its nodes.
     pub(super) fn object_incidence(&self) -> Lists<'_> {
         let Places { object_offsets, object_entries, .. } = self.places;
-        self.lists(self.objects(), object_offsets, object_entries, 2 * self.grids.edges)
+        self.lists(self.objects(), object_offsets, object_entries, 2 * self.grids().edges)
     }
 
     /// The predicate types that occur, ascending.
     pub(super) fn predicate_types(&self) -> Slice<'_, i32> {
-        self.list(self.places.predicate_types, self.grids.predicates)
+        self.list(self.places.predicate_types, self.grids().predicates)
     }
 
     /// `[E]` -> predicate type that occurs.
     pub(super) fn edge_predicates(&self) -> Slice<'_, i32> {
-        self.list(self.places.edge_predicate_slot, self.grids.edges)
+        self.list(self.places.edge_predicate_slot, self.grids().edges)
     }
 
     /// Predicate type that occurs -> edges.
     pub(super) fn predicate_edges(&self) -> Lists<'_> {
         let Places { predicate_offsets, predicate_entries, .. } = self.places;
-        self.lists(self.predicates(), predicate_offsets, predicate_entries, self.grids.edges)
+        self.lists(self.predicates(), predicate_offsets, predicate_entries, self.grids().edges)
     }
 
     /// `[B]`.
     pub(super) fn similarity_positive(&self) -> Slice<'_, f32> {
-        self.list(self.places.similarity_positive, self.grids.triples).bits_as_floats()
+        self.list(self.places.similarity_positive, self.grids().triples).bits_as_floats()
     }
 
     /// `[B]`.
     pub(super) fn similarity_negative(&self) -> Slice<'_, f32> {
-        self.list(self.places.similarity_negative, self.grids.triples).bits_as_floats()
+        self.list(self.places.similarity_negative, self.grids().triples).bits_as_floats()
     }
 }

@@ -3,6 +3,9 @@
 //! `kernels/<name>.cu` is launched by `<name>.rs` here, one safe function per stage or kernel; this module puts them
 //! together as the stages of a step. As on the CPU, a layer's first product is split by operand, and layer 0 works on
 //! the types that occur (`layer_input.rs`).
+//!
+//! A training step is captured once for each slot that a batch may lie in ([`graph`]) and replayed from then on: what
+//! differs between two batches lies in the device's memory ([`rows`], `batch.rs`).
 
 pub mod adam;
 mod batch;
@@ -16,6 +19,7 @@ pub mod edge_pool;
 pub mod embedding;
 mod emulator;
 mod gpu;
+pub mod graph;
 pub mod l2_normalise;
 mod layer_input;
 pub mod linear;
@@ -46,6 +50,7 @@ use batch_norm::Sums;
 use block::{BackwardSums, Before, Blocks, norm};
 use buffer::Buffer;
 use device::Device;
+use graph::Graph;
 use linear::Format;
 use readout_loss::LossRows;
 
@@ -80,6 +85,9 @@ pub struct Cuda {
     mean_norm: Buffer<f32>,
 }
 
+/// The captured step for each slot of a batch.
+pub type Graphs = [Option<Graph>; 2];
+
 impl Cuda {
     /// On this device, with the operands of products in this format. All else is in single precision.
     pub fn new(device: Device, format: Format) -> Result<Self> {
@@ -104,6 +112,7 @@ impl Backend for Cuda {
     type Buffer = Buffer<f32>;
     type Batch = Batch;
     type Steps = Steps;
+    type Graphs = Graphs;
     const RECOMPUTES_HIDDEN: bool = true;
 
     fn range(&self, name: fmt::Arguments<'_>) -> crate::backend::range::Range {
@@ -152,6 +161,27 @@ impl Backend for Cuda {
         device.reserve(d_node_output, nodes * config.state_width)?;
         device.reserve(mean_norm, graphs)?;
         Batch::new(device, config, capacity)
+    }
+
+    fn begin_capture(&mut self, batch: &mut Batch) -> Result<()> {
+        self.device.begin_capture()?;
+        batch.launch_for_most(true);
+        Ok(())
+    }
+
+    fn end_capture(&mut self, batch: &mut Batch, graphs: &mut Graphs) -> Result<()> {
+        batch.launch_for_most(false);
+        graphs[batch.slot()] = Some(self.device.end_capture()?);
+        Ok(())
+    }
+
+    unsafe fn replay(&mut self, batch: &Batch, graphs: &Graphs) -> Result<bool> {
+        let Some(graph) = &graphs[batch.slot()] else { return Ok(false) };
+        let _range = nvtx::range(format_args!("step"));
+        // SAFETY: as the caller promises; beside its buffers the stages were given the batch's slot, which stays with the
+        // batch, and this backend's own, which were planned and grow no more.
+        unsafe { self.device.replay(graph) }?;
+        Ok(true)
     }
 
     fn load_batch(&mut self, from: &GraphBatch, to: &mut Batch) -> Result<()> {

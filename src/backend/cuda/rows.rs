@@ -8,7 +8,8 @@ use super::device::Argument;
 pub struct Rows<'a> {
     /// `[1]`: how many there are; blocks beyond them leave at once.
     pub count: Slice<'a, i32>,
-    /// No fewer: the grid is for so many, and buffers have room for them. Results do not depend on it.
+    /// No fewer, which launchers trust: the grid is for so many, and buffers have room for them. Results do not depend on
+    /// it.
     pub bound: usize,
 }
 

@@ -152,6 +152,7 @@ impl<F: Float> Backend for Reference<F> {
     type Buffer = Vec<F>;
     type Batch = GraphBatch;
     type Steps = u64;
+    type Graphs = ();
 
     fn allocate(&self, len: usize) -> Result<Vec<F>> {
         Ok(vec![F::zero(); len])
