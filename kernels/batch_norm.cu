@@ -5,6 +5,7 @@
 // without batch norm the statistics are the constants 0 and 1, and d_z = weight d
 // in   z [R, C] dense; relu reads a part of the columns of a wider z
 // out  mean, rstd, running statistics [C]; y [R, C]; d_z in the place of d_y; d_weight, d_bias [C] written
+// rows R lie in device memory (common.cuh)
 // grid sums: x strips of 32 columns, y chunks of CHUNK_ROWS rows, 8 rows at a time; each chunk gives two values per
 //      column, and one thread per column merges the chunks in their order in double precision: bit-reproducible
 // cost each pass over z or d_y reads or writes 4 R C bytes: bandwidth
@@ -33,9 +34,13 @@ __device__ __forceinline__ float2 chunk_sum(float2 own, float2 (*partial)[STRIP]
 // partials [chunks, 2, C]: each chunk's mean and sum of squared deviations from it. The sums are taken around the
 // chunk's first row, which keeps them free of cancellation.
 extern "C" __global__ void __launch_bounds__(STRIP *ROW_LANES)
-batch_norm_partial_statistics(float *__restrict__ partials, const float *__restrict__ z, int rows, int columns) {
+batch_norm_partial_statistics(float *__restrict__ partials, const float *__restrict__ z,
+                              const int *__restrict__ row_count, int columns) {
     __shared__ float2 partial[ROW_LANES][STRIP];
-    int column = blockIdx.x * STRIP + threadIdx.x, first = blockIdx.y * CHUNK_ROWS;
+    int column = blockIdx.x * STRIP + threadIdx.x, first = blockIdx.y * CHUNK_ROWS, rows = *row_count;
+    if (first >= rows) {
+        return;
+    }
     int count = min(CHUNK_ROWS, rows - first);
     float2 own = make_float2(0.0f, 0.0f);
     float around = column < columns ? z[size_t(first) * columns + column] : 0.0f;
@@ -60,9 +65,9 @@ batch_norm_partial_statistics(float *__restrict__ partials, const float *__restr
 // a row nothing moves; with a single one the running variance takes the biased variance, 0.
 extern "C" __global__ void __launch_bounds__(MERGE_THREADS)
 batch_norm_merge_statistics(float *__restrict__ mean, float *__restrict__ rstd, float *__restrict__ running_mean,
-                            float *__restrict__ running_var, const float *__restrict__ partials, int rows,
-                            int columns) {
-    int column = blockIdx.x * MERGE_THREADS + threadIdx.x;
+                            float *__restrict__ running_var, const float *__restrict__ partials,
+                            const int *__restrict__ row_count, int columns) {
+    int column = blockIdx.x * MERGE_THREADS + threadIdx.x, rows = *row_count;
     if (column >= columns) {
         return;
     }
@@ -113,9 +118,9 @@ batch_norm_no_statistics(float *__restrict__ mean, float *__restrict__ rstd, int
 extern "C" __global__ void __launch_bounds__(256)
 batch_norm_relu(float *__restrict__ y, const float *__restrict__ z, const float *__restrict__ mean,
                 const float *__restrict__ rstd, const float *__restrict__ weight, const float *__restrict__ bias,
-                int z_stride, int rows, int columns) {
+                int z_stride, const int *__restrict__ row_count, int columns) {
     size_t i = size_t(blockIdx.x) * blockDim.x + threadIdx.x;
-    if (i < size_t(rows) * columns) {
+    if (i < size_t(*row_count) * columns) {
         int column = i % columns;
         NormColumn norm = norm_column(mean, rstd, weight, bias, column);
         y[i] = relu_norm(norm, z[i / columns * z_stride + column]);
@@ -137,10 +142,13 @@ batch_norm_mask(unsigned char *__restrict__ mask, const float *__restrict__ z, c
 extern "C" __global__ void __launch_bounds__(STRIP *ROW_LANES)
 batch_norm_backward_partials(float *__restrict__ partials, const float *__restrict__ d_y, const float *__restrict__ z,
                              const float *__restrict__ mean, const float *__restrict__ rstd,
-                             const float *__restrict__ weight, const float *__restrict__ bias, int rows,
-                             int columns) {
+                             const float *__restrict__ weight, const float *__restrict__ bias,
+                             const int *__restrict__ row_count, int columns) {
     __shared__ float2 partial[ROW_LANES][STRIP];
-    int column = blockIdx.x * STRIP + threadIdx.x, first = blockIdx.y * CHUNK_ROWS;
+    int column = blockIdx.x * STRIP + threadIdx.x, first = blockIdx.y * CHUNK_ROWS, rows = *row_count;
+    if (first >= rows) {
+        return;
+    }
     int count = min(CHUNK_ROWS, rows - first);
     float2 own = make_float2(0.0f, 0.0f);
     if (column < columns) {
@@ -165,8 +173,9 @@ batch_norm_backward_partials(float *__restrict__ partials, const float *__restri
 extern "C" __global__ void __launch_bounds__(MERGE_THREADS)
 batch_norm_backward_merge(float *__restrict__ d_weight, float *__restrict__ d_bias, float *__restrict__ terms,
                           const float *__restrict__ partials, const float *__restrict__ rstd,
-                          const float *__restrict__ weight, int batch_statistics, int rows, int columns) {
-    int column = blockIdx.x * MERGE_THREADS + threadIdx.x;
+                          const float *__restrict__ weight, int batch_statistics, const int *__restrict__ row_count,
+                          int columns) {
+    int column = blockIdx.x * MERGE_THREADS + threadIdx.x, rows = *row_count;
     if (column >= columns) {
         return;
     }
@@ -188,9 +197,9 @@ batch_norm_backward_merge(float *__restrict__ d_weight, float *__restrict__ d_bi
 extern "C" __global__ void __launch_bounds__(256)
 batch_norm_backward(float *__restrict__ d, const float *__restrict__ z, const float *__restrict__ mean,
                     const float *__restrict__ rstd, const float *__restrict__ weight, const float *__restrict__ bias,
-                    const float *__restrict__ terms, int rows, int columns) {
+                    const float *__restrict__ terms, const int *__restrict__ row_count, int columns) {
     size_t i = size_t(blockIdx.x) * blockDim.x + threadIdx.x;
-    if (i < size_t(rows) * columns) {
+    if (i < size_t(*row_count) * columns) {
         int column = i % columns;
         NormColumn norm = norm_column(mean, rstd, weight, bias, column);
         float passed = norm_value(norm, z[i]) > 0.0f ? d[i] : 0.0f;

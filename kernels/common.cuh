@@ -11,6 +11,11 @@
 constexpr unsigned FULL_WARP = 0xffffffffu;
 constexpr int WARP_LANES = 32;
 
+// How many rows there are (nodes, edges, types that occur, graphs, triples) lies in the device's memory: a kernel of a
+// training step takes `const int *row_count` where another would take `int rows`, so that one captured launch serves
+// batches of every size. Its grid is for a bound; blocks beyond the rows leave at once, before any barrier, and no sum
+// depends on the bound.
+
 // The least divisor of an l2 normalisation, and what batch norm adds to a variance.
 constexpr float L2_EPSILON = 1e-12f;
 constexpr double NORM_EPSILON = 1e-5;

@@ -2,10 +2,12 @@
 //   f[g] = l2_normalise(mean of the graph's node states)
 //   per triple (A, P, N): loss and slope of it by fA.fP - fA.fN (src/loss/mod.rs has the formulas)
 //   d_fA = slope (fP - fN) / B,  d_fP = slope fA / B,  d_fN = -slope fA / B,  back through normalisation and mean
-// in   node_state [N, D]; graph_offsets [G + 1]; mean_ends [G]; similarity_positive, similarity_negative [B]
+// in   node_state [N, D]; graph_offsets [G + 1]; mean_ends [G]; similarity_positive, similarity_negative [B]; steps [1]
 //      the mean runs over the nodes graph_offsets[g]..mean_ends[g]: all of the graph's, or all but its image node
-// out  readout: embedding [G, D], mean_norm [G];  readout_loss: losses [B], d_node_state [N, D], written
-// grid readout: one block per graph; readout_loss: one block per triple, whose three graphs are its own
+// out  readout: embedding [G, D], mean_norm [G];  readout_loss: losses [loss_rows, most_triples], of which the row
+//      steps % loss_rows, and d_node_state [N, D], written
+// grid readout: one block per graph; readout_loss: one block per triple, whose three graphs are its own; G and B lie in
+//      device memory (common.cuh)
 // cost reads and writes 4 N D bytes; launch-bound at 16 triples
 // Sums run over the graph's nodes in order, then by warp and over warps: bit-reproducible.
 
@@ -15,9 +17,14 @@ constexpr int THREADS = 128;
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 readout(float *__restrict__ embedding, float *__restrict__ mean_norm, const float *__restrict__ node_state,
-        const int *__restrict__ graph_offsets, const int *__restrict__ mean_ends, int width) {
+        const int *__restrict__ graph_offsets, const int *__restrict__ mean_ends,
+        const int *__restrict__ graph_count, int width) {
     __shared__ float partial[THREADS / WARP_LANES];
-    int graph = blockIdx.x, first = graph_offsets[graph], end = mean_ends[graph];
+    int graph = blockIdx.x;
+    if (graph >= *graph_count) {
+        return;
+    }
+    int first = graph_offsets[graph], end = mean_ends[graph];
     float *to = embedding + size_t(graph) * width;
     float squares = 0.0f;
     for (int c = threadIdx.x; c < width; c += THREADS) {
@@ -93,10 +100,14 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 readout_loss(float *__restrict__ losses, float *__restrict__ d_node_state, const float *__restrict__ embedding,
              const float *__restrict__ mean_norm, const int *__restrict__ graph_offsets,
              const int *__restrict__ mean_ends, const float *__restrict__ similarity_positive,
-             const float *__restrict__ similarity_negative, int triples, int width, int kind, float temperature,
-             float margin) {
+             const float *__restrict__ similarity_negative, const int *__restrict__ triple_count,
+             const unsigned long long *__restrict__ steps, int loss_rows, int most_triples, int width, int kind,
+             float temperature, float margin) {
     __shared__ float partial[THREADS / WARP_LANES];
-    int triple = blockIdx.x; // its graphs: triple, triples + triple, 2 triples + triple
+    int triples = *triple_count, triple = blockIdx.x; // its graphs: triple, triples + triple, 2 triples + triple
+    if (triple >= triples) {
+        return;
+    }
     const float *anchor = embedding + size_t(triple) * width;
     const float *positive = embedding + size_t(triples + triple) * width;
     const float *negative = embedding + size_t(2 * triples + triple) * width;
@@ -109,7 +120,7 @@ readout_loss(float *__restrict__ losses, float *__restrict__ d_node_state, const
     float2 loss = loss_and_slope(kind, toward, away, similarity_positive[triple], similarity_negative[triple],
                                  temperature, margin);
     if (threadIdx.x == 0) {
-        losses[triple] = loss.x;
+        losses[*steps % loss_rows * most_triples + triple] = loss.x;
     }
     float slope = loss.y / triples;
     for (int role = 0; role < 3; role++) {

@@ -5,7 +5,8 @@ mod kernel_support;
 use kernel_support::calculus::{central_differences, weighted_sum};
 use kernel_support::cases::{check, columns, rows, seeds};
 use kernel_support::{
-    Values, all, all_mut, assert_within, poisoned, same_bits, scale, to_device, to_host, wide,
+    Counted, Values, all, all_mut, assert_within, poisoned, same_bits, scale, to_device, to_host,
+    to_host_within, wide, with_room,
 };
 use proptest::prelude::any;
 use scenerank::backend::cuda::batch_norm::{
@@ -20,7 +21,13 @@ use scenerank::backend::reference::batch_norm as reference;
 const LIMIT: f64 = 4e-6;
 
 /// mean, rstd and both running statistics of `z`, by the kernels.
-fn statistics(device: &Device, z: &[f32], rows: usize, running: [&[f32]; 2]) -> [Buffer<f32>; 4] {
+fn statistics(
+    device: &Device,
+    z: &[f32],
+    rows: usize,
+    spare: usize,
+    running: [&[f32]; 2],
+) -> [Buffer<f32>; 4] {
     let columns = running[0].len();
     let [mut mean, mut rstd] = [(); 2].map(|()| poisoned(device, columns));
     let [mut running_mean, mut running_var] = running.map(|values| to_device(device, values));
@@ -29,8 +36,8 @@ fn statistics(device: &Device, z: &[f32], rows: usize, running: [&[f32]; 2]) -> 
         &mut Statistics { mean: all_mut(&mut mean), rstd: all_mut(&mut rstd) },
         &mut all_mut(&mut running_mean),
         &mut all_mut(&mut running_var),
-        all(&to_device(device, z)),
-        rows,
+        all(&with_room(device, z, spare * columns)),
+        Counted::new(device, rows, spare).rows(),
         &mut Sums::new(device).expect("memory"),
     )
     .expect("launches");
@@ -44,8 +51,9 @@ fn statistics_agree_with_the_reference() {
         // Far from zero, where a plain sum of squares would cancel.
         let z: Vec<f32> = values.signed(rows * columns).iter().map(|z| 100.0 + z).collect();
         let (running_mean, running_var) = (values.signed(columns), values.positive(columns));
-        let got = same_bits(seed, |device| {
-            statistics(device, &z, rows, [&running_mean, &running_var]).map(|buffer| to_host(device, &buffer))
+        let got = same_bits(seed, |device, spare| {
+            statistics(device, &z, rows, spare, [&running_mean, &running_var])
+                .map(|buffer| to_host(device, &buffer))
         });
         let mut want = [vec![0.0; columns], vec![0.0; columns], wide(&running_mean), wide(&running_var)];
         let [mean, rstd, running_mean, running_var] = &mut want;
@@ -62,7 +70,7 @@ fn running_statistics_take_the_batchs_place() {
     check(50, (columns(), seeds()), |(columns, seed)| {
         let mut values = Values::new(seed);
         let (running_mean, running_var) = (values.signed(columns), values.positive(columns));
-        let [mean, rstd] = same_bits(seed, |device| {
+        let [mean, rstd] = same_bits(seed, |device, _| {
             let [mut mean, mut rstd] = [(); 2].map(|()| poisoned(device, columns));
             batch_norm_running_statistics(
                 device,
@@ -84,7 +92,7 @@ fn running_statistics_take_the_batchs_place() {
 #[test]
 fn no_statistics_are_0_and_1() {
     check(50, (columns(), seeds()), |(columns, seed)| {
-        let [mean, rstd] = same_bits(seed, |device| {
+        let [mean, rstd] = same_bits(seed, |device, _| {
             let [mut mean, mut rstd] = [(); 2].map(|()| poisoned(device, columns));
             let mut to = Statistics { mean: all_mut(&mut mean), rstd: all_mut(&mut rstd) };
             batch_norm_no_statistics(device, &mut to).expect("a launch");
@@ -100,17 +108,20 @@ fn forward_and_backward(
     z: &[f32],
     d_y: &[f32],
     rows: usize,
+    spare: usize,
     norm: Norm<'_>,
     batch_statistics: bool,
 ) -> [Vec<f32>; 5] {
     let columns = norm.mean.len();
-    let z = to_device(device, z);
+    let (count, room) = (rows * columns, spare * columns);
+    let counted = Counted::new(device, rows, spare);
+    let z = with_room(device, z, room);
     let mut y = poisoned(device, z.len());
-    batch_norm_relu(device, &mut all_mut(&mut y), all(&z), norm, columns, rows).expect("a launch");
-    let mut mask = device.allocate_unwritten::<u8>(z.len()).expect("memory");
+    batch_norm_relu(device, &mut all_mut(&mut y), all(&z), norm, columns, counted.rows()).expect("a launch");
+    let mut mask = device.allocate_unwritten::<u8>(count).expect("memory");
     batch_norm_mask(device, &mut all_mut(&mut mask), all(&z), norm, rows).expect("a launch");
-    let mask = device.download(&mask, 0..z.len()).expect("a download");
-    let mut d = to_device(device, d_y);
+    let mask = device.download(&mask, 0..count).expect("a download");
+    let mut d = with_room(device, d_y, room);
     let [mut d_weight, mut d_bias] = [(); 2].map(|()| poisoned(device, columns));
     batch_norm_backward(
         device,
@@ -120,11 +131,12 @@ fn forward_and_backward(
         all(&z),
         norm,
         batch_statistics,
-        rows,
+        counted.rows(),
         &mut Sums::new(device).expect("memory"),
     )
     .expect("launches");
-    let [y, d, d_weight, d_bias] = [y, d, d_weight, d_bias].map(|buffer| to_host(device, &buffer));
+    let [y, d] = [y, d].map(|buffer| to_host_within(device, &buffer, count));
+    let [d_weight, d_bias] = [d_weight, d_bias].map(|buffer| to_host(device, &buffer));
     [y, mask.into_iter().map(f32::from).collect(), d, d_weight, d_bias]
 }
 
@@ -149,11 +161,11 @@ fn forward_mask_and_backward_agree_with_the_reference() {
         let of = [&mean, &rstd, &weight, &bias].map(|v| wide(v));
         let wanted = reference::Norm { mean: &of[0], rstd: &of[1], weight: &of[2], bias: &of[3] };
         away_from_zero(&mut z, wanted);
-        let [y, mask, d_z, d_weight, d_bias] = same_bits(seed, |device| {
+        let [y, mask, d_z, d_weight, d_bias] = same_bits(seed, |device, spare| {
             let there = [&mean, &rstd, &weight, &bias].map(|v| to_device(device, v));
             let [mean, rstd, weight, bias] = there.each_ref().map(all);
             let norm = Norm { mean, rstd, weight, bias };
-            forward_and_backward(device, &z, &d_y, rows, norm, batch_statistics)
+            forward_and_backward(device, &z, &d_y, rows, spare, norm, batch_statistics)
         });
         // norm(z) reaches 9.
         assert_within("y", &y, &wanted.relu_rows(&wide(&z)), 2.0 * LIMIT);
@@ -195,13 +207,14 @@ fn the_backward_agrees_with_finite_differences() {
             forward(z, weight, bias, &mut |norm| loss = weighted_sum(&wide_d_y, &norm.relu_rows(z)));
             loss
         };
-        let [d_z, d_weight, d_bias] = same_bits(seed, |device| {
+        let [d_z, d_weight, d_bias] = same_bits(seed, |device, spare| {
             let zeros = vec![0.0; columns];
-            let [mean, rstd, ..] = statistics(device, &z, rows, [&zeros, &zeros]);
+            let [mean, rstd, ..] = statistics(device, &z, rows, spare, [&zeros, &zeros]);
             let there = [&weight, &bias].map(|v| to_device(device, v));
             let [weight, bias] = there.each_ref().map(all);
             let norm = Norm { mean: all(&mean), rstd: all(&rstd), weight, bias };
-            let [_, _, d_z, d_weight, d_bias] = forward_and_backward(device, &z, &d_y, rows, norm, true);
+            let [_, _, d_z, d_weight, d_bias] =
+                forward_and_backward(device, &z, &d_y, rows, spare, norm, true);
             [d_z, d_weight, d_bias]
         });
         // At most seven rows of terms below 4, of z up to 25.

@@ -28,7 +28,7 @@ fn ranks(device: &Device, queries: &[f32], index: &[f32], width: usize, truth: &
 
 /// Ranks as `same_bits` compares them; they lie far below 2^24, where floats are exact.
 fn ranks_in_all_orders(order: u64, queries: &[f32], index: &[f32], width: usize, truth: &[u32]) -> Vec<u32> {
-    let [ranks] = same_bits(order, |device| {
+    let [ranks] = same_bits(order, |device, _| {
         [ranks(device, queries, index, width, truth).into_iter().map(|rank| rank as f32).collect()]
     });
     ranks.into_iter().map(|rank| rank as u32).collect()

@@ -36,7 +36,7 @@ fn strips_equal_sums_in_order() {
     });
     check(40, shapes, |(rows, width, first, count, seed)| {
         let values = Values::new(seed).signed(rows * width);
-        let [got] = same_bits(seed, |device| {
+        let [got] = same_bits(seed, |device, _| {
             [bytemuck::pod_collect_to_vec::<f64, f32>(&strip(device, &values, width, first, count))]
         });
         let got: Vec<f64> = bytemuck::pod_collect_to_vec(&got);

@@ -5,13 +5,13 @@ mod kernel_support;
 use kernel_support::calculus::central_differences;
 use kernel_support::cases::{check, columns, seeds};
 use kernel_support::{
-    ROUNDING, Values, all, all_mut, assert_within, indices_to_device, poisoned, same_bits, to_device,
-    to_host, wide,
+    Counted, ROUNDING, Values, all, all_mut, assert_within, indices_with_room, poisoned, same_bits,
+    to_device, to_host, to_host_within, wide, with_room,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
-use scenerank::backend::cuda::readout_loss::{Triples, readout, readout_loss};
+use scenerank::backend::cuda::readout_loss::{LossRows, Triples, readout, readout_loss};
 use scenerank::backend::reference::readout_loss as reference;
 use scenerank::batch::graph_batch::GraphBatch;
 use scenerank::loss::{Loss, LossKind};
@@ -57,14 +57,18 @@ fn kernels(
     loss: &Loss,
     order: u64,
 ) -> [Vec<f32>; 4] {
-    same_bits(order, |device| {
+    same_bits(order, |device, spare| {
         let (graphs, triples) = (batch.graph_offsets.len() - 1, batch.similarity_positive.len());
-        let node_state = to_device(device, node_state);
-        let offsets = indices_to_device(device, &batch.graph_offsets);
+        let count = node_state.len();
+        let counted =
+            [(graphs, 3 * spare), (triples, spare)].map(|(rows, spare)| Counted::new(device, rows, spare));
+        let node_state = with_room(device, node_state, spare * width);
+        let offsets = indices_with_room(device, &batch.graph_offsets, 3 * spare);
         let ends: Vec<u32> =
             (0..graphs).map(|graph| batch.mean_nodes(graph, image_node_in_mean).end as u32).collect();
-        let ends = indices_to_device(device, &ends);
-        let (mut embedding, mut mean_norm) = (poisoned(device, graphs * width), poisoned(device, graphs));
+        let ends = indices_with_room(device, &ends, 3 * spare);
+        let room = graphs + 3 * spare;
+        let (mut embedding, mut mean_norm) = (poisoned(device, room * width), poisoned(device, room));
         readout(
             device,
             &mut all_mut(&mut embedding),
@@ -72,12 +76,14 @@ fn kernels(
             all(&node_state),
             all(&offsets),
             all(&ends),
+            counted[0].rows(),
             width,
         )
         .expect("a launch");
-        let [positive, negative] =
-            [&batch.similarity_positive, &batch.similarity_negative].map(|values| to_device(device, values));
+        let [positive, negative] = [&batch.similarity_positive, &batch.similarity_negative]
+            .map(|values| with_room(device, values, spare));
         let of = Triples {
+            count: counted[1].rows(),
             embedding: all(&embedding),
             mean_norm: all(&mean_norm),
             graph_offsets: all(&offsets),
@@ -85,10 +91,18 @@ fn kernels(
             similarity_positive: all(&positive),
             similarity_negative: all(&negative),
         };
-        let (mut losses, mut d) = (poisoned(device, triples), poisoned(device, node_state.len()));
-        readout_loss(device, &mut all_mut(&mut losses), &mut all_mut(&mut d), of, width, loss)
-            .expect("a launch");
-        [embedding, mean_norm, losses, d].map(|buffer| to_host(device, &buffer))
+        // The losses of step 12 in the third of five rows.
+        let (steps, most_triples) = (to_device(device, &[12u64]), triples + spare);
+        let (mut losses, mut d) = (poisoned(device, 5 * most_triples), poisoned(device, node_state.len()));
+        let mut rows = LossRows { values: all_mut(&mut losses), rows: 5, steps: all(&steps) };
+        readout_loss(device, &mut rows, &mut all_mut(&mut d), of, width, loss).expect("a launch");
+        let losses = to_host(device, &losses);
+        let (before, from) = losses.split_at(2 * most_triples);
+        let (losses, after) = from.split_at(triples);
+        assert!(before.iter().chain(after).all(|value| value.is_nan()), "rows of other steps");
+        let [embedding, mean_norm, d] = [(embedding, graphs * width), (mean_norm, graphs), (d, count)]
+            .map(|(b, len)| to_host_within(device, &b, len));
+        [embedding, mean_norm, losses.to_vec(), d]
     })
 }
 

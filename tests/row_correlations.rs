@@ -95,7 +95,7 @@ fn counts_are_the_references_and_sums_within_rounding() {
     check(60, (shapes, kind(), kind(), seeds()), |((columns, first, rows), of_x, of_y, seed)| {
         let mut values = Values::new(seed);
         let (x, y) = (draw(&mut values, of_x, rows * columns), draw(&mut values, of_y, rows * columns));
-        let [counts, moments] = same_bits(seed, |device| {
+        let [counts, moments] = same_bits(seed, |device, _| {
             let (counts, moments) = sums(device, &x, &y, columns, first);
             [bytemuck::pod_collect_to_vec(&counts), bytemuck::pod_collect_to_vec(&moments)]
         });

@@ -27,7 +27,7 @@ use crate::loss::Loss;
 use crate::model::activations::{BlockActivations, LayerActivations};
 use crate::model::config::ModelConfig;
 use crate::model::parameters::{BlockKind, Parameters};
-use crate::optimizer::{AdamStep, Moments};
+use crate::optimizer::{Adam, Moments};
 
 use row_sums::RowSums;
 
@@ -94,6 +94,10 @@ pub trait Backend: Sized {
     type Buffer;
     /// A batch where the backend computes.
     type Batch;
+    /// How many optimizer steps are done, where the stages of a step read it and move it on.
+    type Steps;
+    /// A step that was captured wherever a batch may lie; nothing for a backend that captures none.
+    type Graphs: Default;
     /// Whether the activated hidden blocks are recomputed where they are read: `edge_hidden_output` and
     /// `node_hidden_output` are empty then, and their stages do not write them.
     const RECOMPUTES_HIDDEN: bool = false;
@@ -110,11 +114,34 @@ pub trait Backend: Sized {
     fn upload(&mut self, values: &[f32], buffer: &mut Self::Buffer, at: usize) -> Result<()>;
     /// Copies `buffer[range]` to the host, waiting for the stages before.
     fn download(&mut self, buffer: &Self::Buffer, range: Range<usize>) -> Result<Vec<f32>>;
+    /// No steps done.
+    fn steps(&self) -> Result<Self::Steps>;
+    /// So many steps done.
+    fn set_steps(&mut self, steps: &mut Self::Steps, done: u64) -> Result<()>;
     /// Room for batches up to `capacity` of a network of these sizes: the batch's own, and all that stages need beside
     /// the buffers they are given. After this no stage allocates.
     fn plan(&mut self, config: ModelConfig, capacity: BatchSize) -> Result<Self::Batch>;
     /// Takes over `from`, which is indexed, for the stages that follow; those before may still be running.
     fn load_batch(&mut self, from: &GraphBatch, to: &mut Self::Batch) -> Result<()>;
+
+    /// Where the backend can capture: until [`Backend::end_capture`] stages are recorded, for every batch that will lie where
+    /// `batch` lies now, and not done. Elsewhere they are done as ever.
+    fn begin_capture(&mut self, _batch: &mut Self::Batch) -> Result<()> {
+        Ok(())
+    }
+
+    /// Keeps what was recorded since [`Backend::begin_capture`].
+    fn end_capture(&mut self, _batch: &mut Self::Batch, _graphs: &mut Self::Graphs) -> Result<()> {
+        Ok(())
+    }
+
+    /// Does the stages that were recorded for where `batch` lies; false where there are none.
+    ///
+    /// # Safety
+    /// The buffers that the stages were given must be there still.
+    unsafe fn replay(&mut self, _batch: &Self::Batch, _graphs: &Self::Graphs) -> Result<bool> {
+        Ok(false)
+    }
 
     /// `[E, H]`: linear(concat(x\[subject\], e, x\[object\])), its statistics, and relu(norm(.)).
     fn edge_hidden(
@@ -186,8 +213,8 @@ pub trait Backend: Sized {
         embedding: &mut Self::Buffer,
     ) -> Result<()>;
 
-    /// [`Backend::readout`], then the loss of each triple into `losses[at..at + B]` and the gradient of their mean by
-    /// `node_state` into `d_node_state [N, D]`.
+    /// [`Backend::readout`], then the loss of each triple into the row of `losses [LOSS_STEPS, most triples]` that is this
+    /// step's turn ([`crate::model::LOSS_STEPS`]), and the gradient of their mean by `node_state` into `d_node_state [N, D]`.
     fn readout_loss(
         &mut self,
         config: ModelConfig,
@@ -196,7 +223,7 @@ pub trait Backend: Sized {
         node_state: &Self::Buffer,
         embedding: &mut Self::Buffer,
         losses: &mut Self::Buffer,
-        at: usize,
+        steps: &Self::Steps,
         d_node_state: &mut Self::Buffer,
     ) -> Result<()>;
 
@@ -265,13 +292,14 @@ pub trait Backend: Sized {
         gradients: &mut Self::Buffer,
     ) -> Result<()>;
 
-    /// One Adam step over all parameters.
+    /// One Adam step over all parameters, which is counted.
     fn adam_step(
         &mut self,
-        adam: &AdamStep,
+        adam: &Adam,
         parameters: &mut Parameters<Self::Buffer>,
         gradients: &Self::Buffer,
         moments: &mut Moments<Self::Buffer>,
+        steps: &mut Self::Steps,
     ) -> Result<()>;
 
     /// The `k` rows, or all, of `embeddings [rows, D]` with the greatest inner products with `query [D]`, and these: best

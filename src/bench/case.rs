@@ -2,6 +2,7 @@
 
 use std::array;
 
+use crate::backend::cuda::adam::Steps;
 use crate::backend::cuda::batch_norm::{CHUNK_ROWS, Sums};
 use crate::backend::cuda::buffer::{Buffer, Element, Slice, SliceMut};
 use crate::backend::cuda::device::Device;
@@ -165,12 +166,19 @@ pub struct Others {
     pub counts: Buffer<i64>,
     /// Written in double precision.
     pub wide_sums: Buffer<f64>,
+    /// The optimizer's steps: [`STEPS_DONE`].
+    pub steps: Steps,
 }
+
+/// Optimizer steps that are done when a case begins.
+pub const STEPS_DONE: u64 = 9;
 
 impl Arrays {
     /// A copy of `host` on the device.
     pub fn upload(device: &Device, host: &Host) -> Result<Self> {
         let mut sums = Sums::new(device)?;
+        let mut steps = Steps::new(device)?;
+        steps.set(device, STEPS_DONE)?;
         let mut written_sums = None;
         if let Some(ChunkSums { rows, columns, given }) = &host.sums {
             let partials = sums.partials(device, *rows, *columns)?;
@@ -196,6 +204,7 @@ impl Arrays {
                 keys: device.allocate_unwritten(host.others.keys)?,
                 counts: to_device(device, &vec![i64::MIN; host.others.counts])?,
                 wide_sums: to_device(device, &vec![f64::NAN; host.others.sums])?,
+                steps,
             },
             written_sums,
         })

@@ -25,6 +25,7 @@ use scenerank::backend::{Backend, Hidden, L2_EPSILON, LayerInput, LayerInputGrad
 use scenerank::batch::graph_batch::{BatchSize, GraphBatch};
 use scenerank::data::scene_graph::SceneGraphBuf;
 use scenerank::loss::{Loss, LossKind};
+use scenerank::model::LOSS_STEPS;
 use scenerank::model::activations::{BlockActivations, LayerActivations};
 use scenerank::model::config::ModelConfig;
 use scenerank::model::parameters::{BlockKind, BlockLayout, Layout, Parameters};
@@ -224,7 +225,9 @@ fn adam_step_equals_the_reference() {
             let count = given[0].len();
             let [gradients, first, second] = given.map(|values| on.exactly(values));
             let mut moments = Moments { first, second };
-            on.backend.adam_step(&adam.at_step(t), &mut on.parameters, &gradients, &mut moments).unwrap();
+            let mut steps = on.backend.steps().unwrap();
+            on.backend.set_steps(&mut steps, t - 1).unwrap();
+            on.backend.adam_step(adam, &mut on.parameters, &gradients, &mut moments, &mut steps).unwrap();
             [&on.parameters.values, &moments.first, &moments.second]
                 .map(|buffer| on.backend.download(buffer, 0..count).unwrap())
         }

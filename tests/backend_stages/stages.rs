@@ -193,9 +193,11 @@ pub fn readout_loss<B: Backend>(on: &mut On<B>, case: &Case, loss: &Loss) -> Vec
     let (width, triples) = (case.config.state_width, case.batch.similarity_positive.len());
     let states = on.input(&case.saved.node_state);
     let (embeddings, nodes) = (case.size.graphs * width, case.size.nodes * width);
-    let (mut embedding, mut losses, mut d) = (on.output(embeddings), on.output(triples), on.output(nodes));
+    let (mut embedding, mut losses, mut d) =
+        (on.output(embeddings), on.output(LOSS_STEPS * triples), on.output(nodes));
+    let steps = on.backend.steps().unwrap();
     on.backend
-        .readout_loss(case.config, loss, &on.batch, &states, &mut embedding, &mut losses, 0, &mut d)
+        .readout_loss(case.config, loss, &on.batch, &states, &mut embedding, &mut losses, &steps, &mut d)
         .unwrap();
     vec![
         on.read("embedding", &embedding, embeddings),

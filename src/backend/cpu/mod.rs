@@ -28,8 +28,9 @@ use crate::error::Result;
 use crate::loss::Loss;
 use crate::model::activations::{BlockActivations, LayerActivations};
 use crate::model::config::ModelConfig;
+use crate::model::loss_row;
 use crate::model::parameters::{BlockKind, BlockLayout, Parameters};
-use crate::optimizer::{AdamStep, Moments};
+use crate::optimizer::{Adam, AdamStep, Moments};
 
 use batch_norm::{BackwardSums, CHUNK_ROWS, Columns, Partials, Statistics, Terms};
 use matmul::{Accum, matmul, matrix, matrix_mut};
@@ -217,6 +218,8 @@ fn adam_chunk(adam: &AdamStep, values: &mut [f32], gradients: &[f32], first: &mu
 impl Backend for Cpu {
     type Buffer = Vec<f32>;
     type Batch = GraphBatch;
+    type Steps = u64;
+    type Graphs = ();
 
     fn allocate(&self, len: usize) -> Result<Vec<f32>> {
         Ok(vec![0.0; len])
@@ -229,6 +232,15 @@ impl Backend for Cpu {
 
     fn download(&mut self, buffer: &Vec<f32>, range: Range<usize>) -> Result<Vec<f32>> {
         Ok(buffer[range].to_vec())
+    }
+
+    fn steps(&self) -> Result<u64> {
+        Ok(0)
+    }
+
+    fn set_steps(&mut self, steps: &mut u64, done: u64) -> Result<()> {
+        *steps = done;
+        Ok(())
     }
 
     fn plan(&mut self, _: ModelConfig, _: BatchSize) -> Result<GraphBatch> {
@@ -359,10 +371,11 @@ impl Backend for Cpu {
         node_state: &Vec<f32>,
         embedding: &mut Vec<f32>,
         losses: &mut Vec<f32>,
-        at: usize,
+        &steps: &u64,
         d_node_state: &mut Vec<f32>,
     ) -> Result<()> {
         self.readout.embed(config, batch, node_state, embedding);
+        let at = loss_row(losses.len(), steps).start;
         self.readout.losses(loss, batch, config.state_width, embedding, &mut losses[at..]);
         self.readout.backward(config, batch, embedding, d_node_state);
         Ok(())
@@ -470,11 +483,14 @@ impl Backend for Cpu {
 
     fn adam_step(
         &mut self,
-        adam: &AdamStep,
+        adam: &Adam,
         parameters: &mut Parameters<Vec<f32>>,
         gradients: &Vec<f32>,
         moments: &mut Moments<Vec<f32>>,
+        steps: &mut u64,
     ) -> Result<()> {
+        *steps += 1;
+        let step = &adam.at_step(*steps);
         parameters
             .values
             .par_chunks_mut(FLAT_CHUNK)
@@ -482,7 +498,7 @@ impl Backend for Cpu {
             .zip(moments.first.par_chunks_mut(FLAT_CHUNK))
             .zip(moments.second.par_chunks_mut(FLAT_CHUNK))
             .for_each(|(((values, gradients), first), second)| {
-                adam_chunk(adam, values, gradients, first, second);
+                adam_chunk(step, values, gradients, first, second);
             });
         Ok(())
     }

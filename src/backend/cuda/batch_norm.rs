@@ -2,6 +2,7 @@
 
 use super::buffer::{Buffer, Slice, SliceMut};
 use super::device::{Arguments, Device, Grid, check_len, dimension};
+use super::rows::Rows;
 use crate::error::Result;
 
 pub(super) const KERNELS: &[&str] = &[
@@ -120,11 +121,11 @@ pub fn batch_norm_statistics(
     running_mean: &mut SliceMut<'_, f32>,
     running_var: &mut SliceMut<'_, f32>,
     z: Slice<'_, f32>,
-    rows: usize,
+    rows: Rows<'_>,
     sums: &mut Sums,
 ) -> Result<()> {
     let columns = to.mean.len();
-    check_len("batch_norm: z", z.len(), rows * columns);
+    check_len("batch_norm: z", z.len(), rows.bound * columns);
     batch_norm_partial_statistics(device, z, rows, columns, sums)?;
     batch_norm_merge_statistics(device, to, running_mean, running_var, rows, sums)
 }
@@ -133,18 +134,18 @@ pub fn batch_norm_statistics(
 pub fn batch_norm_partial_statistics(
     device: &Device,
     z: Slice<'_, f32>,
-    rows: usize,
+    rows: Rows<'_>,
     columns: usize,
     sums: &mut Sums,
 ) -> Result<()> {
-    check_len("batch_norm: z", z.len(), rows * columns);
-    let mut partials = sums.partials(device, rows, columns)?;
-    if rows == 0 {
+    check_len("batch_norm: z", z.len(), rows.bound * columns);
+    let mut partials = sums.partials(device, rows.bound, columns)?;
+    if rows.bound == 0 {
         return Ok(());
     }
     let arguments = [(&mut partials).into(), z.into(), rows.into(), columns.into()];
     // SAFETY: as in kernels/batch_norm.cu; lengths were checked; partials has 2 C values for each chunk.
-    unsafe { device.launch("batch_norm_partial_statistics", strips(rows, columns), &arguments) }
+    unsafe { device.launch("batch_norm_partial_statistics", strips(rows.bound, columns), &arguments) }
 }
 
 /// The statistics of R rows, of which `sums` has each chunk's; moves the running ones.
@@ -153,14 +154,14 @@ pub fn batch_norm_merge_statistics(
     to: &mut Statistics<'_>,
     running_mean: &mut SliceMut<'_, f32>,
     running_var: &mut SliceMut<'_, f32>,
-    rows: usize,
+    rows: Rows<'_>,
     sums: &mut Sums,
 ) -> Result<()> {
     let columns = to.mean.len();
     check_len("batch_norm: rstd", to.rstd.len(), columns);
     check_len("batch_norm: running_mean", running_mean.len(), columns);
     check_len("batch_norm: running_var", running_var.len(), columns);
-    let partials = sums.partials(device, rows, columns)?;
+    let partials = sums.partials(device, rows.bound, columns)?;
     let arguments = [
         (&mut to.mean).into(),
         (&mut to.rstd).into(),
@@ -212,18 +213,18 @@ pub fn batch_norm_relu(
     z: Slice<'_, f32>,
     norm: Norm<'_>,
     z_stride: usize,
-    rows: usize,
+    rows: Rows<'_>,
 ) -> Result<()> {
     let columns = norm.mean.len();
-    if rows * columns == 0 {
+    if rows.bound * columns == 0 {
         return Ok(());
     }
     norm.check(columns);
-    check_len("batch_norm_relu: y", y.len(), rows * columns);
-    check_len("batch_norm_relu: z", z.len(), (rows - 1) * z_stride + columns);
+    check_len("batch_norm_relu: y", y.len(), rows.bound * columns);
+    check_len("batch_norm_relu: z", z.len(), (rows.bound - 1) * z_stride + columns);
     let arguments = Arguments::default().add(y).add(z).add_norm(norm).add(z_stride).add(rows).add(columns);
     // SAFETY: as in kernels/batch_norm.cu; lengths were checked; y is borrowed mutably.
-    unsafe { device.launch("batch_norm_relu", Grid::cover(rows * columns, THREADS), &arguments) }
+    unsafe { device.launch("batch_norm_relu", Grid::cover(rows.bound * columns, THREADS), &arguments) }
 }
 
 /// `mask [R, C]`: 1 where the ReLU passes norm(z).
@@ -256,15 +257,15 @@ pub fn batch_norm_backward(
     z: Slice<'_, f32>,
     norm: Norm<'_>,
     batch_statistics: bool,
-    rows: usize,
+    rows: Rows<'_>,
     sums: &mut Sums,
 ) -> Result<()> {
     let columns = norm.mean.len();
     norm.check(columns);
-    check_len("batch_norm_backward: d", d.len(), rows * columns);
-    check_len("batch_norm_backward: z", z.len(), rows * columns);
-    let mut partials = sums.partials(device, rows, columns)?;
-    if rows > 0 {
+    check_len("batch_norm_backward: d", d.len(), rows.bound * columns);
+    check_len("batch_norm_backward: z", z.len(), rows.bound * columns);
+    let mut partials = sums.partials(device, rows.bound, columns)?;
+    if rows.bound > 0 {
         let arguments = Arguments::default()
             .add(&mut partials)
             .add(d.as_slice())
@@ -273,7 +274,7 @@ pub fn batch_norm_backward(
             .add(rows)
             .add(columns);
         // SAFETY: as in kernels/batch_norm.cu; lengths were checked; partials has 2 C values for each chunk.
-        unsafe { device.launch("batch_norm_backward_partials", strips(rows, columns), &arguments) }?;
+        unsafe { device.launch("batch_norm_backward_partials", strips(rows.bound, columns), &arguments) }?;
     }
     batch_norm_backward_merge(device, d, d_weight, d_bias, z, norm, batch_statistics, rows, sums)
 }
@@ -287,16 +288,16 @@ pub fn batch_norm_backward_merge(
     z: Slice<'_, f32>,
     norm: Norm<'_>,
     batch_statistics: bool,
-    rows: usize,
+    rows: Rows<'_>,
     sums: &mut Sums,
 ) -> Result<()> {
     let columns = norm.mean.len();
     norm.check(columns);
-    check_len("batch_norm_backward: d", d.len(), rows * columns);
-    check_len("batch_norm_backward: z", z.len(), rows * columns);
+    check_len("batch_norm_backward: d", d.len(), rows.bound * columns);
+    check_len("batch_norm_backward: z", z.len(), rows.bound * columns);
     check_len("batch_norm_backward: d_weight", d_weight.len(), columns);
     check_len("batch_norm_backward: d_bias", d_bias.len(), columns);
-    sums.reserve(device, rows, columns)?;
+    sums.reserve(device, rows.bound, columns)?;
     let partials = sums.partials.slice(0..sums.partials.len());
     let mut terms = sums.terms.slice_mut(0..2 * columns);
     let arguments = [
@@ -312,11 +313,11 @@ pub fn batch_norm_backward_merge(
     ];
     // SAFETY: as in kernels/batch_norm.cu; lengths were checked; all that is written is borrowed mutably.
     unsafe { device.launch("batch_norm_backward_merge", Grid::cover(columns, MERGE_THREADS), &arguments) }?;
-    if rows == 0 {
+    if rows.bound == 0 {
         return Ok(());
     }
     let arguments =
         Arguments::default().add(d).add(z).add_norm(norm).add(terms.as_slice()).add(rows).add(columns);
     // SAFETY: as in kernels/batch_norm.cu; lengths were checked; d is borrowed mutably.
-    unsafe { device.launch("batch_norm_backward", Grid::cover(rows * columns, THREADS), &arguments) }
+    unsafe { device.launch("batch_norm_backward", Grid::cover(rows.bound * columns, THREADS), &arguments) }
 }

@@ -24,8 +24,9 @@ use crate::error::Result;
 use crate::loss::Loss;
 use crate::model::activations::{BlockActivations, LayerActivations};
 use crate::model::config::ModelConfig;
+use crate::model::loss_row;
 use crate::model::parameters::{BlockKind, BlockLayout, Parameters};
-use crate::optimizer::{AdamStep, Moments};
+use crate::optimizer::{Adam, Moments};
 
 use batch_norm::Norm;
 
@@ -156,6 +157,8 @@ fn layer_input<F: Float>(
 impl<F: Float> Backend for Reference<F> {
     type Buffer = Vec<F>;
     type Batch = GraphBatch;
+    type Steps = u64;
+    type Graphs = ();
 
     fn allocate(&self, len: usize) -> Result<Vec<F>> {
         Ok(vec![F::zero(); len])
@@ -170,6 +173,15 @@ impl<F: Float> Backend for Reference<F> {
 
     fn download(&mut self, buffer: &Vec<F>, range: Range<usize>) -> Result<Vec<f32>> {
         Ok(buffer[range].iter().map(|value| value.to_f32().expect("a float")).collect())
+    }
+
+    fn steps(&self) -> Result<u64> {
+        Ok(0)
+    }
+
+    fn set_steps(&mut self, steps: &mut u64, done: u64) -> Result<()> {
+        *steps = done;
+        Ok(())
     }
 
     fn plan(&mut self, _: ModelConfig, _: BatchSize) -> Result<GraphBatch> {
@@ -304,12 +316,13 @@ impl<F: Float> Backend for Reference<F> {
         node_state: &Vec<F>,
         embedding: &mut Vec<F>,
         losses: &mut Vec<F>,
-        at: usize,
+        &steps: &u64,
         d_node_state: &mut Vec<F>,
     ) -> Result<()> {
         self.readout(config, batch, node_state, embedding)?;
         let (width, image_node_in_mean) = (config.state_width, config.image_node_in_mean);
         let (values, d_embedding) = readout_loss::triple_losses(loss, batch, embedding, width);
+        let at = loss_row(losses.len(), steps).start;
         write(&mut losses[at..], &values);
         let d = readout_loss::readout_backward(batch, node_state, &d_embedding, width, image_node_in_mean);
         write(d_node_state, &d);
@@ -445,12 +458,15 @@ impl<F: Float> Backend for Reference<F> {
 
     fn adam_step(
         &mut self,
-        adam: &AdamStep,
+        adam: &Adam,
         parameters: &mut Parameters<Vec<F>>,
         gradients: &Vec<F>,
         moments: &mut Moments<Vec<F>>,
+        steps: &mut u64,
     ) -> Result<()> {
-        adam::adam_step(adam, &mut parameters.values, gradients, &mut moments.first, &mut moments.second);
+        *steps += 1;
+        let step = &adam.at_step(*steps);
+        adam::adam_step(step, &mut parameters.values, gradients, &mut moments.first, &mut moments.second);
         Ok(())
     }
 

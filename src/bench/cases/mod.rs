@@ -17,6 +17,7 @@ mod top_k;
 use crate::backend::cuda::batch_norm::Norm;
 use crate::backend::cuda::buffer::Slice;
 use crate::backend::cuda::linear::Format;
+use crate::backend::cuda::rows::Rows;
 use crate::backend::reference::batch_norm as reference;
 use crate::bench::case::Case;
 use crate::bench::sizes::{PAPER, Sizes};
@@ -54,6 +55,16 @@ const ROUNDING: f64 = f32::EPSILON as f64 / 2.0;
 /// partly cancel, four times their square root.
 fn roundings(count: usize) -> f64 {
     ROUNDING * (count as f64).min(4.0 * (count as f64).sqrt())
+}
+
+/// So many rows, as a list of indices for [`counted`].
+fn count(rows: usize) -> Vec<i32> {
+    vec![rows as i32]
+}
+
+/// The rows of a [`count`], with a grid for just as many.
+fn counted(count: Slice<'_, i32>, bound: usize) -> Rows<'_> {
+    Rows { count, bound }
 }
 
 fn indices(values: &[u32]) -> Vec<i32> {

@@ -1,8 +1,8 @@
 //! readout_loss: embeddings of the batch's graphs, and the ranking loss of its triples.
 
-use super::{indices, roundings};
+use super::{count, counted, indices, roundings};
 use crate::backend::cuda::linear::Format;
-use crate::backend::cuda::readout_loss::{Triples, readout, readout_loss};
+use crate::backend::cuda::readout_loss::{LossRows, Triples, readout, readout_loss};
 use crate::backend::reference::readout_loss as reference;
 use crate::batch::graph_batch::GraphBatch;
 use crate::bench::case::{Case, Cost, Host, Prepared, unwritten};
@@ -37,14 +37,20 @@ pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
                 Prepared {
                     host: Host {
                         inputs: vec![node_states(nodes * width)],
-                        indices: vec![indices(&batch.graph_offsets), indices(&batch.graph_offsets[1..])],
+                        indices: vec![
+                            indices(&batch.graph_offsets),
+                            indices(&batch.graph_offsets[1..]),
+                            count(graphs),
+                        ],
                         outputs: vec![unwritten(graphs * width), unwritten(graphs)],
                         ..Default::default()
                     },
                     launch: Box::new(move |device, arrays| {
-                        let ([node_state], [offsets, ends], [mut embedding, mut mean_norm], _) =
+                        let ([node_state], [offsets, ends, count], [mut embedding, mut mean_norm], _) =
                             arrays.parts();
-                        readout(device, &mut embedding, &mut mean_norm, node_state, offsets, ends, width)
+                        let graphs = counted(count, graphs);
+                        let (embedding, mean_norm) = (&mut embedding, &mut mean_norm);
+                        readout(device, embedding, mean_norm, node_state, offsets, ends, graphs, width)
                     }),
                     expected: Box::new(move |host| {
                         let [node_state] = host.wide_inputs();
@@ -80,18 +86,23 @@ pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
                             batch.similarity_positive.clone(),
                             batch.similarity_negative.clone(),
                         ],
-                        indices: vec![indices(&batch.graph_offsets), indices(&batch.graph_offsets[1..])],
+                        indices: vec![
+                            indices(&batch.graph_offsets),
+                            indices(&batch.graph_offsets[1..]),
+                            count(triples),
+                        ],
                         outputs: vec![unwritten(triples), unwritten(nodes * width)],
                         ..Default::default()
                     },
                     launch: Box::new(move |device, arrays| {
                         let (
                             [embedding, mean_norm, similarity_positive, similarity_negative],
-                            [graph_offsets, mean_ends],
-                            [mut losses, mut d_node_state],
-                            _,
+                            [graph_offsets, mean_ends, count],
+                            [values, mut d_node_state],
+                            others,
                         ) = arrays.parts();
                         let of = Triples {
+                            count: counted(count, triples),
                             embedding,
                             mean_norm,
                             graph_offsets,
@@ -99,6 +110,7 @@ pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
                             similarity_positive,
                             similarity_negative,
                         };
+                        let mut losses = LossRows { values, rows: 1, steps: others.steps.done() };
                         readout_loss(device, &mut losses, &mut d_node_state, of, width, &LOSS)
                     }),
                     expected: Box::new(move |_| {
