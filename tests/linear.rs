@@ -367,7 +367,11 @@ fn the_tile_that_a_bound_chooses_changes_no_bit() {
                 let (small, small_parts) = case.compute(product, device, format, 0);
                 let (large, large_parts) = case.compute(product, device, format, spare);
                 assert!(small == large, "{product:?} in {format:?}");
-                assert_eq!(large_parts > small_parts, !product.is_forward(), "{product:?}: room for more parts");
+                assert_eq!(
+                    large_parts > small_parts,
+                    !product.is_forward(),
+                    "{product:?}: room for more parts"
+                );
             }
         }
     };

@@ -234,7 +234,9 @@ pub fn batch_norm_running_statistics(
         columns.into(),
     ];
     // SAFETY: as in kernels/batch_norm.cu; lengths were checked; `to` is borrowed mutably.
-    unsafe { device.launch("batch_norm_running_statistics", Grid::cover(columns, COLUMN_THREADS), &arguments) }
+    unsafe {
+        device.launch("batch_norm_running_statistics", Grid::cover(columns, COLUMN_THREADS), &arguments)
+    }
 }
 
 /// Without batch norm: 0 and 1 into `to`.

@@ -161,8 +161,7 @@ impl Blocks<'_> {
                 let before = parameters.layout.block(layer, before);
                 let of_norm = [before.norm_weight.clone(), before.norm_bias.clone()];
                 let [weight, bias] = of_norm;
-                let [weight, bias, d_weight] =
-                    gradients.slices_mut([weight, bias, layout.weight.clone()]);
+                let [weight, bias, d_weight] = gradients.slices_mut([weight, bias, layout.weight.clone()]);
                 let sums = &mut *self.sums;
                 let batch_statistics = before.batch_norm;
                 (Some(NormGradient { weight, bias, batch_statistics, sums }), d_weight)

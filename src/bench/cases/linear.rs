@@ -42,11 +42,8 @@ pub(super) fn cases(sizes: &Sizes, format: Format) -> Vec<Case> {
     .flat_map(|product| [forward(product), backward(product)]);
     let edge_hidden = Product { what: "edge.hidden", rows: edges, inputs: state, outputs: hidden, format };
     let heads = Product { what: "heads", rows: edges, inputs: hidden, outputs: heads, format };
-    let fused = [
-        forward_gather(edge_hidden, &sizes.batch),
-        forward_activated(heads),
-        backward_activated(heads),
-    ];
+    let fused =
+        [forward_gather(edge_hidden, &sizes.batch), forward_activated(heads), backward_activated(heads)];
     plain.chain(fused).collect()
 }
 
