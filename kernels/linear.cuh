@@ -16,38 +16,53 @@
 //      part by part. R lies in device memory (common.cuh), and the parts of a sum over R follow from it alone
 // sums in the order of the inner dimension, columns' sums and parts in the order of rows: bit-reproducible
 // cost 2 R I O flops each, on the tensor cores but for fp32, times 3 for bf16x3; a tile of n x n reads 2 n values of 4
-//      bytes per n^2 multiply-adds: 32 (n = 64) or 64 (n = 128) flops a byte from L2
+//      bytes, or 2 of bf16, per n^2 multiply-adds: 32 (n = 64) or 64 (n = 128) flops a byte from L2, or twice as many
 //
 // Two tiles. 64 x 64 while tiles are few: at 16 triples [1056, 300] x [300, 512] are 136 of them for 132
 // multiprocessors, of 128 x 128 only 36. 128 x 128 once these fill the GPU: half the traffic per product.
-// Both take 40,960 bytes of shared memory: 4 or 2 stages of 16 inner values. Registers are bounded to 128 a thread, or
-// 255 where operands have two parts, so that 4 or 2 blocks, or half as many, share a multiprocessor and one's copies
-// hide behind another's products.
+// Registers are bounded so that 512 threads of bf16, or at least 256 of what has operands in parts, share a
+// multiprocessor, and one block's copies hide behind another's products.
 #pragma once
 
 #include "column_sums.cuh"
 #include "matmul_fma.cuh"
 #include "matmul_tensor.cuh"
 
-template <class Format> using Tile64 = TensorCore<Shape<64, 64, 16, 4, 2, 2>, Format>;
-template <class Format> using Tile128 = TensorCore<Shape<128, 128, 16, 2, 2, 4>, Format>;
-
-constexpr int TILE_BYTES = 40960;
-__shared__ __align__(16) float tile_memory[TILE_BYTES / sizeof(float)];
+// Four stages but for the larger tile of 32-bit values, in at most the 48 KiB that a kernel may declare.
+template <class Value> struct Tiles {
+    using Small = Shape<64, 64, 16, 4, 2, 2>;
+    using Large = Shape<128, 128, 16, 2, 2, 4>;
+};
+template <> struct Tiles<bf16> {
+    using Small = Shape<64, 64, 32, 4, 2, 2>;
+    using Large = Shape<128, 128, 16, 4, 2, 4>;
+};
+template <class Format> using Tile64 = TensorCore<typename Tiles<typename Format::Value>::Small, Format>;
+template <class Format> using Tile128 = TensorCore<typename Tiles<typename Format::Value>::Large, Format>;
 
 // ---- sums of a column over a chunk ------------------------------------------------------------------------------
 
 // Nothing.
-struct NoSums {};
+struct NoSums {
+    ColumnMemory memory = {};
+    __device__ __forceinline__ bool wanted() const { return false; }
+    struct Column {
+        __device__ __forceinline__ void begin(const NoSums &, int) {}
+        __device__ __forceinline__ void add(int, float) {}
+        __device__ __forceinline__ float2 result() const { return make_float2(0.0f, 0.0f); }
+    };
+    static __device__ __forceinline__ float2 join(float2 first, int, float2, int) { return first; }
+};
 
 // Mean and sum of squared deviations from it (M2), taken around the first value: free of cancellation.
 struct Statistics {
     ColumnMemory memory;
     StatisticsMerge merge;
+    __device__ __forceinline__ bool wanted() const { return memory.partials != nullptr; }
     struct Column {
-        float around = 0.0f, sum = 0.0f, squares = 0.0f;
-        int count = 0;
-        __device__ __forceinline__ Column(const Statistics &, int) {}
+        float around, sum, squares;
+        int count;
+        __device__ __forceinline__ void begin(const Statistics &, int) {}
         __device__ __forceinline__ void add(int, float value) {
             around = count == 0 ? value : around;
             float offset = value - around;
@@ -71,21 +86,25 @@ struct Statistics {
 };
 
 // Of the backward pass of relu(norm(z)), given the gradient by its output: sums of d and of d (z - mean).
-struct BackwardSums {
+template <class T> struct BackwardSums {
     ColumnMemory memory;
     BackwardMerge merge;
-    const float *__restrict__ z;
+    const T *__restrict__ z;
     int stride;
     NormArrays norm;
+    __device__ __forceinline__ bool wanted() const { return memory.partials != nullptr; }
     struct Column {
         NormColumn norm;
-        const float *__restrict__ z;
+        const T *z;
         int stride;
-        float sum = 0.0f, product = 0.0f;
-        __device__ __forceinline__ Column(const BackwardSums &of, int column)
-            : norm(of.norm.column(column)), z(of.z + column), stride(of.stride) {}
+        float sum, product;
+        __device__ __forceinline__ void begin(const BackwardSums &of, int column) {
+            norm = of.norm.column(column);
+            z = of.z + column;
+            stride = of.stride;
+        }
         __device__ __forceinline__ void add(int row, float value) {
-            float at = z[size_t(row) * stride];
+            float at = widen(z[size_t(row) * stride]);
             float d = norm_value(norm, at) > 0.0f ? value : 0.0f;
             sum += d;
             product += d * (at - norm.mean);
@@ -97,56 +116,105 @@ struct BackwardSums {
     }
 };
 
-// A chunk of the tile, in shared memory: value(row, column, product) stores each and gives what was stored. A thread
-// takes every rows_at_once-th row of its column.
-template <class Core, class Value>
-__device__ __forceinline__ void finish_chunk(float *memory, const Place &place, int chunk, Value value, const NoSums &) {
-    constexpr int columns = Core::Shape::columns, rows_at_once = Core::Shape::threads / columns;
-    int column = place.first_column + threadIdx.x % columns, first_row = place.first_row + chunk;
-    if (column < place.columns) {
-        for (int row = threadIdx.x / columns; row < min(CHUNK_ROWS, place.rows - first_row); row += rows_at_once) {
-            value(first_row + row, column, memory[row * Core::tile_stride + threadIdx.x % columns]);
-        }
+// What a thread does with a chunk of the tile, in shared memory: it takes `each` columns, as many as 4 bytes hold, of
+// every rows_at_once-th row.
+template <class Core, class T> struct ChunkThread {
+    static constexpr int each = 4 / int(sizeof(T)), across = Core::Shape::columns / each;
+    static constexpr int rows_at_once = Core::Shape::threads / across;
+    int in_tile = int(threadIdx.x) % across * each, lane = int(threadIdx.x) / across;
+};
+
+// A matrix to write, lines as in Operand.
+template <class T> struct Output {
+    T *__restrict__ values;
+    int stride, split;
+    long long jump;
+
+    __device__ __forceinline__ T *line(int index) const {
+        return values + size_t(index) * stride + (index >= split ? jump : 0);
+    }
+};
+
+constexpr int NO_SPLIT = 0x7fffffff;
+
+// Of neighbouring columns, and what they are when they are read back. Lines of bf16 begin at multiples of 16 bytes.
+__device__ __forceinline__ void store_columns(float *to, float (&values)[1], bool) { *to = values[0]; }
+__device__ __forceinline__ void store_columns(bf16 *to, float (&values)[2], bool both) {
+    unsigned pair = pack_bf16(values[0], values[1]);
+    values[0] = low_bf16(pair);
+    values[1] = high_bf16(pair);
+    if (both) {
+        *reinterpret_cast<unsigned *>(to) = pair;
+    } else {
+        to->bits = static_cast<unsigned short>(pair);
     }
 }
 
-// The same, and the columns' two values of what was stored.
-template <class Core, class Value, class Sums>
-__device__ __forceinline__ void finish_chunk(float *memory, const Place &place, int chunk, Value value,
+// A chunk of the tile: `add(row, column, product)` of each is stored, and of what was stored the columns' two values are
+// left for the merge.
+template <class Core, class T, class Add, class Sums>
+__device__ __forceinline__ void finish_chunk(float *memory, const Output<T> &out, const Place &place, int chunk, Add add,
                                              const Sums &sums) {
-    constexpr int columns = Core::Shape::columns, rows_at_once = Core::Shape::threads / columns;
-    if (sums.memory.partials == nullptr) {
-        finish_chunk<Core>(memory, place, chunk, value, NoSums{});
-        return;
-    }
-    int column = place.first_column + threadIdx.x % columns, lane = threadIdx.x / columns;
-    int first_row = place.first_row + chunk, count = min(CHUNK_ROWS, place.rows - first_row);
+    using Thread = ChunkThread<Core, T>;
+    constexpr int each = Thread::each, rows_at_once = Thread::rows_at_once;
+    Thread thread;
+    int column = place.first_column + thread.in_tile, first_row = place.first_row + chunk;
+    int count = min(CHUNK_ROWS, place.rows - first_row);
     if (count <= 0) {
         return; // the whole block
     }
-    float2 own = make_float2(0.0f, 0.0f);
+    float2 own[each] = {};
     if (column < place.columns) {
-        typename Sums::Column of_column(sums, column);
-        for (int row = lane; row < count; row += rows_at_once) {
-            float product = memory[row * Core::tile_stride + threadIdx.x % columns];
-            of_column.add(first_row + row, value(first_row + row, column, product));
+        typename Sums::Column of_column[each] = {};
+#pragma unroll
+        for (int i = 0; i < each; i++) {
+            of_column[i].begin(sums, min(column + i, place.columns - 1));
         }
-        own = of_column.result();
+        for (int row = thread.lane; row < count; row += rows_at_once) {
+            float values[each];
+#pragma unroll
+            for (int i = 0; i < each; i++) {
+                float product = memory[row * Core::tile_stride + thread.in_tile + i];
+                values[i] = column + i < place.columns ? add(first_row + row, column + i, product) : 0.0f;
+            }
+            store_columns(out.line(first_row + row) + column, values, column + each <= place.columns);
+#pragma unroll
+            for (int i = 0; i < each; i++) {
+                of_column[i].add(first_row + row, values[i]);
+            }
+        }
+#pragma unroll
+        for (int i = 0; i < each; i++) {
+            own[i] = of_column[i].result();
+        }
+    }
+    if (!sums.wanted()) {
+        return; // the whole block
     }
     __syncthreads(); // the chunk was read
     float2 *of_lanes = reinterpret_cast<float2 *>(memory);
-    of_lanes[threadIdx.x] = own;
+#pragma unroll
+    for (int i = 0; i < each; i++) {
+        of_lanes[thread.lane * Core::Shape::columns + thread.in_tile + i] = own[i];
+    }
     __syncthreads();
-    if (lane == 0 && column < place.columns) {
-        int rows = (count + rows_at_once - 1) / rows_at_once;
-        for (int other = 1; other < rows_at_once; other++) {
-            int of_other = (count - other + rows_at_once - 1) / rows_at_once;
-            own = Sums::join(own, rows, of_lanes[other * columns + threadIdx.x], of_other);
-            rows += of_other;
+    if (thread.lane > 0) {
+        return;
+    }
+#pragma unroll
+    for (int i = 0; i < each; i++) {
+        if (column + i < place.columns) {
+            float2 all = own[i];
+            int rows = (count + rows_at_once - 1) / rows_at_once;
+            for (int other = 1; other < rows_at_once; other++) {
+                int of_other = max(count - other + rows_at_once - 1, 0) / rows_at_once;
+                all = Sums::join(all, rows, of_lanes[other * Core::Shape::columns + thread.in_tile + i], of_other);
+                rows += of_other;
+            }
+            float *to = sums.memory.chunk(first_row / CHUNK_ROWS, place.columns) + column + i;
+            to[0] = all.x;
+            to[place.columns] = all.y;
         }
-        float *to = sums.memory.chunk(first_row / CHUNK_ROWS, place.columns);
-        to[column] = own.x;
-        to[place.columns + column] = own.y;
     }
 }
 
@@ -156,7 +224,7 @@ template <class Core> __device__ __forceinline__ void finish_sums(float *, const
 template <class Core, class Sums>
 __device__ __forceinline__ void finish_sums(float *memory, const Place &place, const Sums &sums) {
     constexpr int columns = Core::Shape::columns, lanes = Core::Shape::threads / columns;
-    if (sums.memory.partials == nullptr) {
+    if (!sums.wanted()) {
         return;
     }
     __syncthreads(); // the last chunk's lanes were read
@@ -170,58 +238,43 @@ __device__ __forceinline__ void finish_sums(float *memory, const Place &place, c
 
 // ---- the products -----------------------------------------------------------------------------------------------
 
-// A matrix to write, lines as in Operand.
-struct Output {
-    float *__restrict__ values;
-    int stride, split;
-    long long jump;
-
-    __device__ __forceinline__ float *line(int index) const {
-        return values + size_t(index) * stride + (index >= split ? jump : 0);
-    }
-};
-
-constexpr int NO_SPLIT = 0x7fffffff;
-
-// The block's tile of out; `add(row, column)` is added to each value.
-template <class Core, Order order_a, Order order_b, class NormA, class NormB, class Add, class Sums>
-__device__ __forceinline__ void product(Output out, Operand<NormA> a, Operand<NormB> b, Place place, Add add,
-                                        const Sums &sums) {
-    auto value = [=](int row, int column, float product) {
-        float sum = add(row, column, product);
-        out.line(row)[column] = sum;
-        return sum;
-    };
-    Core::template multiply<order_a, order_b>(tile_memory, a, b, place, [&](int chunk) {
-        finish_chunk<Core>(tile_memory, place, chunk, value, sums);
+// The block's tile of out; `add` gives what is stored of a product.
+template <class Core, Order order_a, Order order_b, class T, class A, class B, class Add, class Sums>
+__device__ __forceinline__ void product(float *memory, const Output<T> &out, const A &a, const B &b, const Place &place,
+                                        Add add, const Sums &sums) {
+    Core::template multiply<order_a, order_b>(memory, a, b, place, [&](int chunk) {
+        finish_chunk<Core>(memory, out, place, chunk, add, sums);
     });
-    finish_sums<Core>(tile_memory, place, sums);
+    finish_sums<Core>(memory, place, sums);
 }
 
 struct Alone {
     __device__ __forceinline__ float operator()(int, int, float product) const { return product; }
 };
 
-struct Gathered {
-    const float *__restrict__ projected;
+template <class T> struct Gathered {
+    const T *__restrict__ projected;
+    int stride;
     const int *__restrict__ subject, *__restrict__ object;
     int width;
     __device__ __forceinline__ float operator()(int row, int column, float product) const {
-        const float *of_subject = projected + size_t(subject[row]) * 2 * width;
-        const float *of_object = projected + size_t(object[row]) * 2 * width + width;
-        return product + (of_subject[column] + of_object[column]);
+        const T *of_subject = projected + size_t(subject[row]) * stride;
+        const T *of_object = projected + size_t(object[row]) * stride + width;
+        return product + (widen(of_subject[column]) + widen(of_object[column]));
     }
 };
 
 // Whether a block whose rows begin there has anything to do: without rows one of each strip, for the columns' sums.
 __device__ __forceinline__ bool has_rows(int first_row, int rows) { return first_row < rows || first_row == 0; }
 
-template <class Core, class Norm, class Add>
-__device__ __forceinline__ void forward(float *y, Operand<Norm> x, Operand<NoNorm> weight, const Statistics &statistics,
-                                        int y_stride, int rows, int outputs, int inputs, Add add) {
+template <class Core, class Value, class Norm, class Add>
+__device__ __forceinline__ void forward(float *memory, Value *y, Operand<Value, Norm> x, Operand<Value, NoNorm> weight,
+                                        const Statistics &statistics, int y_stride, int rows, int outputs, int inputs,
+                                        Add add) {
     Place place = {rows, outputs, int(blockIdx.y) * Core::Shape::rows, int(blockIdx.x) * Core::Shape::columns, 0, inputs};
     if (has_rows(place.first_row, rows)) { // or the whole block leaves
-        product<Core, INNER_LAST, INNER_LAST>({y, y_stride, NO_SPLIT, 0}, x, weight, place, add, statistics);
+        Output<Value> out = {y, y_stride, NO_SPLIT, 0};
+        product<Core, INNER_LAST, INNER_LAST>(memory, out, x, weight, place, add, statistics);
     }
 }
 
@@ -245,7 +298,7 @@ __device__ __forceinline__ RowParts row_parts(int rows, int inputs, int most_par
 
 // A weight's gradient: its parts [parts, O, I], added up by the last block of a tile.
 struct WeightGradient {
-    Output out;
+    Output<float> out;
     float *__restrict__ parts;
     int *__restrict__ tickets; // by tile
     int most_parts, most_large_parts;
@@ -272,16 +325,18 @@ __device__ __forceinline__ void add_parts(const WeightGradient &d_weight, const 
     }
 }
 
-template <class Core, class Norm, class Sums>
-__device__ __forceinline__ void backward(float *d_x, int d_x_stride, const WeightGradient &d_weight,
-                                         Operand<NoNorm> d_y, Operand<Norm> x, Operand<NoNorm> weight, int rows,
-                                         int inputs, int outputs, int input_blocks, const Sums &sums) {
+template <class Core, class Value, class Norm, class Sums>
+__device__ __forceinline__ void backward(float *memory, Value *d_x, int d_x_stride, const WeightGradient &d_weight,
+                                         Operand<Value, NoNorm> d_y, Operand<Value, Norm> x,
+                                         Operand<Value, NoNorm> weight, int rows, int inputs, int outputs,
+                                         int input_blocks, const Sums &sums) {
     constexpr int tile_rows = Core::Shape::rows, tile_columns = Core::Shape::columns;
     int tiles_across = (inputs + tile_columns - 1) / tile_columns, block = blockIdx.x;
     if (block < input_blocks) {
         Place place = {rows, inputs, block / tiles_across * tile_rows, block % tiles_across * tile_columns, 0, outputs};
         if (has_rows(place.first_row, rows)) { // or the whole block leaves
-            product<Core, INNER_LAST, INNER_FIRST>({d_x, d_x_stride, NO_SPLIT, 0}, d_y, weight, place, Alone{}, sums);
+            Output<Value> out = {d_x, d_x_stride, NO_SPLIT, 0};
+            product<Core, INNER_LAST, INNER_FIRST>(memory, out, d_y, weight, place, Alone{}, sums);
         }
         return;
     }
@@ -294,14 +349,14 @@ __device__ __forceinline__ void backward(float *d_x, int d_x_stride, const Weigh
     int first = part * parts.rows_each, first_row = tile / tiles_across * tile_rows;
     Place place = {outputs, inputs, first_row, tile % tiles_across * tile_columns, first,
                    min(first + parts.rows_each, rows)};
-    Output out = d_weight.out;
+    Output<float> out = d_weight.out;
     if (parts.count > 1) {
         out = {d_weight.parts + size_t(part) * outputs * inputs, inputs, NO_SPLIT, 0};
     }
-    product<Core, INNER_FIRST, INNER_FIRST>(out, d_y, x, place, Alone{}, NoSums{});
+    product<Core, INNER_FIRST, INNER_FIRST>(memory, out, d_y, x, place, Alone{}, NoSums{});
     if (parts.count > 1) {
         __syncthreads(); // the tile was read
-        int *flag = reinterpret_cast<int *>(tile_memory);
+        int *flag = reinterpret_cast<int *>(memory);
         if (last_to_come(&d_weight.tickets[tile], 1, parts.count, threadIdx.x == 0, flag)) {
             add_parts<Core>(d_weight, place, parts.count);
         }
@@ -310,17 +365,93 @@ __device__ __forceinline__ void backward(float *d_x, int d_x_stride, const Weigh
 
 // ---- kernels ----------------------------------------------------------------------------------------------------
 
-#define LINEAR_KERNEL(name, Core)                                                                                         extern "C" __global__ void __launch_bounds__(Core::Shape::threads, Core::norm_blocks) name
+#define LINEAR_KERNEL(name, Core) extern "C" __global__ void __launch_bounds__(Core::Shape::threads, Core::blocks) name
+#define LINEAR_MEMORY(Core) __shared__ __align__(16) float memory[Core::memory_floats]
 
-#define STATISTICS_PARAMETERS                                                                                             float *__restrict__ partials, double *__restrict__ groups, int *__restrict__ tickets, float *__restrict__ y_mean,         float *__restrict__ y_rstd, float *__restrict__ running_mean, float *__restrict__ running_var
+#define IN(type, name) const type *__restrict__ name
+#define OUT(type, name) type *__restrict__ name
+#define STATISTICS_PARAMETERS                                                                                          \
+    OUT(float, partials), OUT(double, groups), OUT(int, tickets), OUT(float, y_mean), OUT(float, y_rstd),              \
+        OUT(float, running_mean), OUT(float, running_var)
 #define STATISTICS Statistics{{partials, groups, tickets}, {y_mean, y_rstd, running_mean, running_var}}
-#define NORM_PARAMETERS                                                                                                   const float *__restrict__ mean, const float *__restrict__ rstd, const float *__restrict__ norm_weight,                    const float *__restrict__ norm_bias
+#define NORM_PARAMETERS IN(float, mean), IN(float, rstd), IN(float, norm_weight), IN(float, norm_bias)
 #define NORM NormArrays{mean, rstd, norm_weight, norm_bias}
-#define GATHER_PARAMETERS                                                                                                 const float *__restrict__ projected, const int *__restrict__ subject, const int *__restrict__ object
+#define NORM_GRADIENT_PARAMETERS                                                                                       \
+    OUT(float, partials), OUT(double, groups), OUT(int, tickets), OUT(float, d_norm_weight), OUT(float, d_norm_bias),  \
+        OUT(float, terms), int batch_statistics
+#define GATHER_PARAMETERS(Value) IN(Value, projected), int projected_stride, IN(int, subject), IN(int, object)
+#define GATHERED Gathered<Value>{projected, projected_stride, subject, object, outputs}
+#define WEIGHT_GRADIENT_PARAMETERS OUT(float, d_weight), OUT(float, parts), OUT(int, part_tickets)
+#define SIZES IN(int, row_count), int outputs, int inputs
+#define BACKWARD_SIZES IN(int, row_count), int inputs, int outputs, int most_parts, int most_large_parts, int input_blocks
 
-#define LINEAR_KERNELS(suffix, Core)                                                                                      LINEAR_KERNEL(linear_forward_##suffix, Core)                                                                          (float *__restrict__ y, const float *__restrict__ x, const float *__restrict__ weight, STATISTICS_PARAMETERS,          int y_stride, int x_stride, int weight_stride, int weight_split, long long weight_jump,                               const int *__restrict__ row_count, int outputs, int inputs) {                                                            forward<Core>(y, operand(x, x_stride, NoNorm{}), {weight, weight_stride, weight_split, weight_jump, {}},                            STATISTICS, y_stride, *row_count, outputs, inputs, Alone{});                                        }                                                                                                                     LINEAR_KERNEL(linear_forward_norm_##suffix, Core)                                                                     (float *__restrict__ y, const float *__restrict__ x, NORM_PARAMETERS, const float *__restrict__ weight,                STATISTICS_PARAMETERS, int y_stride, int x_stride, int weight_stride, const int *__restrict__ row_count,              int outputs, int inputs) {                                                                                               forward<Core>(y, operand(x, x_stride, NORM), operand(weight, weight_stride, NoNorm{}), STATISTICS, y_stride,                        *row_count, outputs, inputs, Alone{});                                                              }                                                                                                                     LINEAR_KERNEL(linear_forward_gather_##suffix, Core)                                                                   (float *__restrict__ y, const float *__restrict__ x, const float *__restrict__ weight, GATHER_PARAMETERS,              STATISTICS_PARAMETERS, int y_stride, int x_stride, int weight_stride, const int *__restrict__ row_count,              int outputs, int inputs) {                                                                                               forward<Core>(y, operand(x, x_stride, NoNorm{}), operand(weight, weight_stride, NoNorm{}), STATISTICS,                              y_stride, *row_count, outputs, inputs, Gathered{projected, subject, object, outputs});              }                                                                                                                     LINEAR_KERNEL(linear_forward_gather_norm_##suffix, Core)                                                              (float *__restrict__ y, const float *__restrict__ x, NORM_PARAMETERS, const float *__restrict__ weight,                GATHER_PARAMETERS, STATISTICS_PARAMETERS, int y_stride, int x_stride, int weight_stride,                              const int *__restrict__ row_count, int outputs, int inputs) {                                                            forward<Core>(y, operand(x, x_stride, NORM), operand(weight, weight_stride, NoNorm{}), STATISTICS, y_stride,                        *row_count, outputs, inputs, Gathered{projected, subject, object, outputs});                        }                                                                                                                     LINEAR_KERNEL(linear_backward_##suffix, Core)                                                                         (float *__restrict__ d_x, float *__restrict__ d_weight, float *__restrict__ parts, int *__restrict__ part_tickets,     const float *__restrict__ d_y, const float *__restrict__ x, const float *__restrict__ weight, int d_x_stride,         int d_weight_stride, int d_weight_split, long long d_weight_jump, int d_y_stride, int x_stride,                       int weight_stride, int weight_split, long long weight_jump, const int *__restrict__ row_count, int inputs,            int outputs, int most_parts, int most_large_parts, int input_blocks) {                                                   backward<Core>(d_x, d_x_stride,                                                                                                      {{d_weight, d_weight_stride, d_weight_split, d_weight_jump}, parts, part_tickets, most_parts,                          most_large_parts},                                                                                                   operand(d_y, d_y_stride, NoNorm{}), operand(x, x_stride, NoNorm{}),                                                   {weight, weight_stride, weight_split, weight_jump, {}}, *row_count, inputs, outputs,                                  input_blocks, NoSums{});                                                                           }                                                                                                                     LINEAR_KERNEL(linear_backward_norm_##suffix, Core)                                                                    (float *__restrict__ d_x, float *__restrict__ d_weight, float *__restrict__ parts, int *__restrict__ part_tickets,     const float *__restrict__ d_y, const float *__restrict__ z, NORM_PARAMETERS, const float *__restrict__ weight,        float *__restrict__ partials, double *__restrict__ groups, int *__restrict__ tickets,                                 float *__restrict__ d_norm_weight, float *__restrict__ d_norm_bias, float *__restrict__ terms,                        int batch_statistics, int d_x_stride, int d_weight_stride, int d_y_stride, int z_stride, int weight_stride,           const int *__restrict__ row_count, int inputs, int outputs, int most_parts, int most_large_parts,                     int input_blocks) {                                                                                                      backward<Core>(d_x, d_x_stride,                                                                                                      {{d_weight, d_weight_stride, NO_SPLIT, 0}, parts, part_tickets, most_parts, most_large_parts},                        operand(d_y, d_y_stride, NoNorm{}), operand(z, z_stride, NORM),                                                       operand(weight, weight_stride, NoNorm{}), *row_count, inputs, outputs, input_blocks,                                  BackwardSums{{partials, groups, tickets},                                                                                          {d_norm_weight, d_norm_bias, terms, rstd, norm_weight, batch_statistics},                                             z,                                                                                                                    z_stride,                                                                                                             NORM});                                                                               }
+#define LINEAR_KERNELS(suffix, Core)                                                                                   \
+    LINEAR_KERNEL(linear_forward_##suffix, Core)                                                                       \
+    (OUT(Core::Value, y), IN(Core::Value, x), IN(Core::Value, weight), STATISTICS_PARAMETERS, int y_stride,            \
+     int x_stride, int weight_stride, int weight_split, long long weight_jump, SIZES) {                                \
+        LINEAR_MEMORY(Core);                                                                                           \
+        forward<Core>(memory, y, operand(x, x_stride, NoNorm{}),                                                       \
+                      {weight, weight_stride, weight_split, weight_jump, {}}, STATISTICS, y_stride, *row_count,        \
+                      outputs, inputs, Alone{});                                                                       \
+    }                                                                                                                  \
+    LINEAR_KERNEL(linear_forward_norm_##suffix, Core)                                                                  \
+    (OUT(Core::Value, y), IN(Core::Value, x), NORM_PARAMETERS, IN(Core::Value, weight), STATISTICS_PARAMETERS,         \
+     int y_stride, int x_stride, int weight_stride, SIZES) {                                                           \
+        LINEAR_MEMORY(Core);                                                                                           \
+        forward<Core>(memory, y, operand(x, x_stride, NORM), operand(weight, weight_stride, NoNorm{}), STATISTICS,     \
+                      y_stride, *row_count, outputs, inputs, Alone{});                                                 \
+    }                                                                                                                  \
+    LINEAR_KERNEL(linear_forward_gather_##suffix, Core)                                                                \
+    (OUT(Core::Value, y), IN(Core::Value, x), IN(Core::Value, weight), GATHER_PARAMETERS(Core::Value),                 \
+     STATISTICS_PARAMETERS, int y_stride, int x_stride, int weight_stride, SIZES) {                                    \
+        using Value = Core::Value;                                                                                     \
+        LINEAR_MEMORY(Core);                                                                                           \
+        forward<Core>(memory, y, operand(x, x_stride, NoNorm{}), operand(weight, weight_stride, NoNorm{}), STATISTICS, \
+                      y_stride, *row_count, outputs, inputs, GATHERED);                                                \
+    }                                                                                                                  \
+    LINEAR_KERNEL(linear_forward_gather_norm_##suffix, Core)                                                           \
+    (OUT(Core::Value, y), IN(Core::Value, x), NORM_PARAMETERS, IN(Core::Value, weight),                                \
+     GATHER_PARAMETERS(Core::Value), STATISTICS_PARAMETERS, int y_stride, int x_stride, int weight_stride, SIZES) {    \
+        using Value = Core::Value;                                                                                     \
+        LINEAR_MEMORY(Core);                                                                                           \
+        forward<Core>(memory, y, operand(x, x_stride, NORM), operand(weight, weight_stride, NoNorm{}), STATISTICS,     \
+                      y_stride, *row_count, outputs, inputs, GATHERED);                                                \
+    }                                                                                                                  \
+    LINEAR_KERNEL(linear_backward_##suffix, Core)                                                                      \
+    (OUT(Core::Value, d_x), WEIGHT_GRADIENT_PARAMETERS, IN(Core::Value, d_y), IN(Core::Value, x),                      \
+     IN(Core::Value, weight), int d_x_stride, int d_weight_stride, int d_weight_split, long long d_weight_jump,        \
+     int d_y_stride, int x_stride, int weight_stride, int weight_split, long long weight_jump, BACKWARD_SIZES) {       \
+        LINEAR_MEMORY(Core);                                                                                           \
+        backward<Core>(memory, d_x, d_x_stride,                                                                        \
+                       {{d_weight, d_weight_stride, d_weight_split, d_weight_jump}, parts, part_tickets, most_parts,   \
+                        most_large_parts},                                                                             \
+                       operand(d_y, d_y_stride, NoNorm{}), operand(x, x_stride, NoNorm{}),                             \
+                       {weight, weight_stride, weight_split, weight_jump, {}}, *row_count, inputs, outputs,            \
+                       input_blocks, NoSums{});                                                                        \
+    }                                                                                                                  \
+    LINEAR_KERNEL(linear_backward_norm_##suffix, Core)                                                                 \
+    (OUT(Core::Value, d_x), WEIGHT_GRADIENT_PARAMETERS, IN(Core::Value, d_y), IN(Core::Value, z), NORM_PARAMETERS,     \
+     IN(Core::Value, weight), NORM_GRADIENT_PARAMETERS, int d_x_stride, int d_weight_stride, int d_y_stride,           \
+     int z_stride, int weight_stride, BACKWARD_SIZES) {                                                                \
+        LINEAR_MEMORY(Core);                                                                                           \
+        BackwardSums<Core::Value> sums = {{partials, groups, tickets},                                                 \
+                                          {d_norm_weight, d_norm_bias, terms, rstd, norm_weight, batch_statistics},    \
+                                          z,                                                                           \
+                                          z_stride,                                                                    \
+                                          NORM};                                                                       \
+        backward<Core>(memory, d_x, d_x_stride,                                                                        \
+                       {{d_weight, d_weight_stride, NO_SPLIT, 0}, parts, part_tickets, most_parts, most_large_parts},  \
+                       operand(d_y, d_y_stride, NoNorm{}), operand(z, z_stride, NORM),                                 \
+                       operand(weight, weight_stride, NoNorm{}), *row_count, inputs, outputs, input_blocks, sums);     \
+    }
 
-#define EMULATED_LINEAR(suffix)                                                                                           EMULATED_KERNEL(linear_forward_##suffix), EMULATED_KERNEL(linear_forward_norm_##suffix),                                  EMULATED_KERNEL(linear_forward_gather_##suffix), EMULATED_KERNEL(linear_forward_gather_norm_##suffix),                EMULATED_KERNEL(linear_backward_##suffix), EMULATED_KERNEL(linear_backward_norm_##suffix)
+#define EMULATED_LINEAR(suffix)                                                                                        \
+    EMULATED_KERNEL(linear_forward_##suffix), EMULATED_KERNEL(linear_forward_norm_##suffix),                           \
+        EMULATED_KERNEL(linear_forward_gather_##suffix), EMULATED_KERNEL(linear_forward_gather_norm_##suffix),         \
+        EMULATED_KERNEL(linear_backward_##suffix), EMULATED_KERNEL(linear_backward_norm_##suffix)
 
 // All kernels of a format on the tensor cores.
-#define LINEAR_FORMAT(format, Format)                                                                                     LINEAR_KERNELS(format##_64, Tile64<Format>)                                                                           LINEAR_KERNELS(format##_128, Tile128<Format>)                                                                         EMULATED_KERNELS(linear_##format, EMULATED_LINEAR(format##_64), EMULATED_LINEAR(format##_128))
+#define LINEAR_FORMAT(format, Format)                                                                                  \
+    LINEAR_KERNELS(format##_64, Tile64<Format>)                                                                        \
+    LINEAR_KERNELS(format##_128, Tile128<Format>)                                                                      \
+    EMULATED_KERNELS(linear_##format, EMULATED_LINEAR(format##_64), EMULATED_LINEAR(format##_128))
