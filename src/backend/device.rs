@@ -99,11 +99,11 @@ impl Device {
             (Device::Reference, Precision::Fp32, _) => task.run(Reference::<f32>::new()),
             (Device::Cpu, Precision::Fp32, _) => task.run(Cpu::new()),
             (Device::Emulated, _, Some(format)) => {
-                task.run(Cuda::new(KernelDevice::emulated(None)?, format)?)
+                task.run(Cuda::<f32>::new(KernelDevice::emulated(None)?, format)?)
             }
-            (Device::Cuda(index), _, Some(format)) => task.run(Cuda::new(KernelDevice::gpu(index)?, format)?),
+            (Device::Cuda(index), _, Some(format)) => task.run(Cuda::<f32>::new(KernelDevice::gpu(index)?, format)?),
             (Device::Auto, _, Some(format)) => match KernelDevice::gpu(0) {
-                Ok(gpu) => task.run(Cuda::new(gpu, format)?),
+                Ok(gpu) => task.run(Cuda::<f32>::new(gpu, format)?),
                 Err(reason) if precision == Precision::Fp32 => {
                     static SAID: Once = Once::new();
                     SAID.call_once(|| tracing::info!("device auto: computing on the CPU ({reason})"));

@@ -3,18 +3,19 @@
 use super::buffer::{Buffer, Slice, SliceMut};
 use super::device::{Arguments, Device, Grid, check_len, dimension};
 use super::rows::Rows;
+use super::stored::{StoredElement, stored_kernel, stored_kernels};
 use crate::error::Result;
 
-pub(super) const KERNELS: &[&str] = &[
+pub(super) const KERNELS: &[&str] = stored_kernels![
     "batch_norm_partial_statistics",
-    "batch_norm_merge_statistics",
-    "batch_norm_running_statistics",
-    "batch_norm_no_statistics",
     "batch_norm_relu",
     "batch_norm_mask",
     "batch_norm_backward_partials",
-    "batch_norm_backward_merge",
-    "batch_norm_backward",
+    "batch_norm_backward";
+    "batch_norm_merge_statistics",
+    "batch_norm_running_statistics",
+    "batch_norm_no_statistics",
+    "batch_norm_backward_merge"
 ];
 
 /// As in the kernel: columns and rows of a block.
@@ -24,6 +25,8 @@ const ROW_LANES: u32 = 8;
 pub const CHUNK_ROWS: usize = 64;
 const MERGE_THREADS: u32 = 128;
 const THREADS: u32 = 256;
+/// Columns of a thread.
+const COLUMNS_EACH: usize = 4;
 
 /// A block's normalisation, by column.
 #[derive(Clone, Copy, Debug)]
@@ -114,38 +117,48 @@ fn strips(rows: usize, columns: usize) -> Grid {
     Grid { blocks, threads: [STRIP as u32, ROW_LANES, 1] }
 }
 
+/// A thread for four columns of each row.
+fn by_fours(rows: usize, columns: usize) -> Grid {
+    let threads = rows * columns.div_ceil(COLUMNS_EACH);
+    assert!(u32::try_from(threads).is_ok(), "kernels count their threads in 32 bits");
+    Grid::cover(threads, THREADS)
+}
+
 /// The statistics of `z [R, C]`, in a pass over it; moves the running ones.
-pub fn batch_norm_statistics(
+pub fn batch_norm_statistics<T: StoredElement>(
     device: &Device,
     to: &mut Statistics<'_>,
     running_mean: &mut SliceMut<'_, f32>,
     running_var: &mut SliceMut<'_, f32>,
-    z: Slice<'_, f32>,
+    z: Slice<'_, T>,
     rows: Rows<'_>,
     sums: &mut Sums,
 ) -> Result<()> {
     let columns = to.mean.len();
-    check_len("batch_norm: z", z.len(), rows.bound * columns);
+    check_len("batch_norm: z", z.len(), rows.bound * T::stride(columns));
     batch_norm_partial_statistics(device, z, rows, columns, sums)?;
     batch_norm_merge_statistics(device, to, running_mean, running_var, rows, sums)
 }
 
 /// Each chunk's statistics of `z [R, C]` into `sums`.
-pub fn batch_norm_partial_statistics(
+pub fn batch_norm_partial_statistics<T: StoredElement>(
     device: &Device,
-    z: Slice<'_, f32>,
+    z: Slice<'_, T>,
     rows: Rows<'_>,
     columns: usize,
     sums: &mut Sums,
 ) -> Result<()> {
-    check_len("batch_norm: z", z.len(), rows.bound * columns);
+    check_len("batch_norm: z", z.len(), rows.bound * T::stride(columns));
     let mut partials = sums.partials(device, rows.bound, columns)?;
     if rows.bound == 0 {
         return Ok(());
     }
-    let arguments = [(&mut partials).into(), z.into(), rows.into(), columns.into()];
+    let stride = T::stride(columns);
+    let arguments = [(&mut partials).into(), z.into(), stride.into(), rows.into(), columns.into()];
+    let (kernel, grid) =
+        (stored_kernel!("batch_norm_partial_statistics", T), strips(rows.bound, columns));
     // SAFETY: as in kernels/batch_norm.cu; lengths were checked; partials has 2 C values for each chunk.
-    unsafe { device.launch("batch_norm_partial_statistics", strips(rows.bound, columns), &arguments) }
+    unsafe { device.launch(kernel, grid, &arguments) }
 }
 
 /// The statistics of R rows, of which `sums` has each chunk's; moves the running ones.
@@ -207,10 +220,10 @@ pub fn batch_norm_no_statistics(device: &Device, to: &mut Statistics<'_>) -> Res
 }
 
 /// `y [R, C] = relu(norm(z))`, of rows of z `z_stride` apart.
-pub fn batch_norm_relu(
+pub fn batch_norm_relu<T: StoredElement>(
     device: &Device,
-    y: &mut SliceMut<'_, f32>,
-    z: Slice<'_, f32>,
+    y: &mut SliceMut<'_, T>,
+    z: Slice<'_, T>,
     norm: Norm<'_>,
     z_stride: usize,
     rows: Rows<'_>,
@@ -220,18 +233,19 @@ pub fn batch_norm_relu(
         return Ok(());
     }
     norm.check(columns);
-    check_len("batch_norm_relu: y", y.len(), rows.bound * columns);
+    check_len("batch_norm_relu: y", y.len(), rows.bound * T::stride(columns));
     check_len("batch_norm_relu: z", z.len(), (rows.bound - 1) * z_stride + columns);
-    let arguments = Arguments::default().add(y).add(z).add_norm(norm).add(z_stride).add(rows).add(columns);
+    let arguments = Arguments::default().add(y).add(z).add_norm(norm).add(T::stride(columns)).add(z_stride);
+    let arguments = arguments.add(rows).add(columns);
     // SAFETY: as in kernels/batch_norm.cu; lengths were checked; y is borrowed mutably.
-    unsafe { device.launch("batch_norm_relu", Grid::cover(rows.bound * columns, THREADS), &arguments) }
+    unsafe { device.launch(stored_kernel!("batch_norm_relu", T), by_fours(rows.bound, columns), &arguments) }
 }
 
 /// `mask [R, C]`: 1 where the ReLU passes norm(z).
-pub fn batch_norm_mask(
+pub fn batch_norm_mask<T: StoredElement>(
     device: &Device,
     mask: &mut SliceMut<'_, u8>,
-    z: Slice<'_, f32>,
+    z: Slice<'_, T>,
     norm: Norm<'_>,
     rows: usize,
 ) -> Result<()> {
@@ -241,20 +255,22 @@ pub fn batch_norm_mask(
     }
     norm.check(columns);
     check_len("batch_norm_mask: mask", mask.len(), rows * columns);
-    check_len("batch_norm_mask: z", z.len(), rows * columns);
-    let arguments = Arguments::default().add(mask).add(z).add_norm(norm).add(rows).add(columns);
+    check_len("batch_norm_mask: z", z.len(), rows * T::stride(columns));
+    let arguments = Arguments::default().add(mask).add(z).add_norm(norm);
+    let arguments = arguments.add(T::stride(columns)).add(rows).add(columns);
+    let grid = Grid::cover(rows * columns, THREADS);
     // SAFETY: as in kernels/batch_norm.cu; lengths were checked; mask is borrowed mutably.
-    unsafe { device.launch("batch_norm_mask", Grid::cover(rows * columns, THREADS), &arguments) }
+    unsafe { device.launch(stored_kernel!("batch_norm_mask", T), grid, &arguments) }
 }
 
 /// Backward of relu(norm(z)): `d [R, C]`, by its output, becomes the gradient by z; `d_weight` and `d_bias` `[C]` are
 /// written. `batch_statistics` says whether mean and rstd are the batch's, and so move with z, or constants.
-pub fn batch_norm_backward(
+pub fn batch_norm_backward<T: StoredElement>(
     device: &Device,
-    d: &mut SliceMut<'_, f32>,
+    d: &mut SliceMut<'_, T>,
     d_weight: &mut SliceMut<'_, f32>,
     d_bias: &mut SliceMut<'_, f32>,
-    z: Slice<'_, f32>,
+    z: Slice<'_, T>,
     norm: Norm<'_>,
     batch_statistics: bool,
     rows: Rows<'_>,
@@ -262,8 +278,8 @@ pub fn batch_norm_backward(
 ) -> Result<()> {
     let columns = norm.mean.len();
     norm.check(columns);
-    check_len("batch_norm_backward: d", d.len(), rows.bound * columns);
-    check_len("batch_norm_backward: z", z.len(), rows.bound * columns);
+    check_len("batch_norm_backward: d", d.len(), rows.bound * T::stride(columns));
+    check_len("batch_norm_backward: z", z.len(), rows.bound * T::stride(columns));
     let mut partials = sums.partials(device, rows.bound, columns)?;
     if rows.bound > 0 {
         let arguments = Arguments::default()
@@ -271,21 +287,24 @@ pub fn batch_norm_backward(
             .add(d.as_slice())
             .add(z)
             .add_norm(norm)
+            .add(T::stride(columns))
             .add(rows)
             .add(columns);
+        let (kernel, grid) =
+            (stored_kernel!("batch_norm_backward_partials", T), strips(rows.bound, columns));
         // SAFETY: as in kernels/batch_norm.cu; lengths were checked; partials has 2 C values for each chunk.
-        unsafe { device.launch("batch_norm_backward_partials", strips(rows.bound, columns), &arguments) }?;
+        unsafe { device.launch(kernel, grid, &arguments) }?;
     }
     batch_norm_backward_merge(device, d, d_weight, d_bias, z, norm, batch_statistics, rows, sums)
 }
 
 /// [`batch_norm_backward`] where `sums` has each chunk's sums of d and of d (z - mean).
-pub fn batch_norm_backward_merge(
+pub fn batch_norm_backward_merge<T: StoredElement>(
     device: &Device,
-    d: &mut SliceMut<'_, f32>,
+    d: &mut SliceMut<'_, T>,
     d_weight: &mut SliceMut<'_, f32>,
     d_bias: &mut SliceMut<'_, f32>,
-    z: Slice<'_, f32>,
+    z: Slice<'_, T>,
     norm: Norm<'_>,
     batch_statistics: bool,
     rows: Rows<'_>,
@@ -293,8 +312,8 @@ pub fn batch_norm_backward_merge(
 ) -> Result<()> {
     let columns = norm.mean.len();
     norm.check(columns);
-    check_len("batch_norm_backward: d", d.len(), rows.bound * columns);
-    check_len("batch_norm_backward: z", z.len(), rows.bound * columns);
+    check_len("batch_norm_backward: d", d.len(), rows.bound * T::stride(columns));
+    check_len("batch_norm_backward: z", z.len(), rows.bound * T::stride(columns));
     check_len("batch_norm_backward: d_weight", d_weight.len(), columns);
     check_len("batch_norm_backward: d_bias", d_bias.len(), columns);
     sums.reserve(device, rows.bound, columns)?;
@@ -316,8 +335,9 @@ pub fn batch_norm_backward_merge(
     if rows.bound == 0 {
         return Ok(());
     }
-    let arguments =
-        Arguments::default().add(d).add(z).add_norm(norm).add(terms.as_slice()).add(rows).add(columns);
+    let arguments = Arguments::default().add(d).add(z).add_norm(norm).add(terms.as_slice());
+    let arguments = arguments.add(T::stride(columns)).add(rows).add(columns);
+    let (kernel, grid) = (stored_kernel!("batch_norm_backward", T), by_fours(rows.bound, columns));
     // SAFETY: as in kernels/batch_norm.cu; lengths were checked; d is borrowed mutably.
-    unsafe { device.launch("batch_norm_backward", Grid::cover(rows.bound * columns, THREADS), &arguments) }
+    unsafe { device.launch(kernel, grid, &arguments) }
 }

@@ -18,6 +18,7 @@ use super::linear::{
     linear_forward_gather,
 };
 use super::rows::Rows;
+use super::stored::StoredElement;
 use crate::backend::{LayerInput, LayerInputGradient};
 use crate::batch::graph_batch::BatchSize;
 use crate::error::Result;
@@ -25,18 +26,18 @@ use crate::model::config::ModelConfig;
 use crate::model::parameters::{BlockKind, Parameters};
 
 /// Memory of these stages.
-pub(super) struct Scratch {
+pub(super) struct Scratch<T> {
     format: Format,
     /// `[n, 2 H]`: P_s and P_o side by side, or S_s and S_o.
-    nodes: Buffer<f32>,
+    nodes: Buffer<T>,
     /// `[u, H]`: the predicate types' part of z, or of d_z (layer 0).
-    edges: Buffer<f32>,
+    edges: Buffer<T>,
     /// `[n, D]`: the rows of the object table that occur (layer 0).
-    object_rows: Buffer<f32>,
+    object_rows: Buffer<T>,
     /// `[u, D]`: the same for predicates.
-    predicate_rows: Buffer<f32>,
+    predicate_rows: Buffer<T>,
     /// `[n, D]` or `[u, D]`: gradients of such rows.
-    d_rows: Buffer<f32>,
+    d_rows: Buffer<T>,
 }
 
 /// The weight's three parts, `[H, D]` each: their first columns.
@@ -50,7 +51,7 @@ fn parts(width: usize) -> Parts {
     Parts { subject: 0, edge: width, object: 2 * width }
 }
 
-impl Scratch {
+impl<T: StoredElement> Scratch<T> {
     /// None yet.
     pub(super) fn new(device: &Device, format: Format) -> Result<Self> {
         Ok(Scratch {
@@ -67,12 +68,35 @@ impl Scratch {
     pub(super) fn plan(&mut self, device: &Device, config: ModelConfig, capacity: BatchSize) -> Result<()> {
         let (objects, predicates) = most_types(config, capacity);
         let (width, hidden) = (config.state_width, config.hidden_width);
-        device.reserve(&mut self.nodes, capacity.nodes * 2 * hidden)?;
-        device.reserve(&mut self.edges, predicates * hidden)?;
-        device.reserve(&mut self.object_rows, objects * width)?;
-        device.reserve(&mut self.predicate_rows, predicates * width)?;
-        device.reserve(&mut self.d_rows, objects.max(predicates) * width)
+        device.reserve(&mut self.nodes, capacity.nodes * T::stride(2 * hidden))?;
+        device.reserve(&mut self.edges, predicates * T::stride(hidden))?;
+        device.reserve(&mut self.object_rows, objects * T::stride(width))?;
+        device.reserve(&mut self.predicate_rows, predicates * T::stride(width))?;
+        device.reserve(&mut self.d_rows, objects.max(predicates) * T::stride(width))
     }
+
+    /// The rows of both tables that occur.
+    fn gather_rows(
+        &mut self,
+        device: &Device,
+        parameters: &Parameters<Buffer<f32>>,
+        batch: &Batch,
+    ) -> Result<()> {
+        let all = &parameters.layout;
+        let width = all.config.state_width;
+        for (to, table, types, rows) in [
+            (&mut self.object_rows, &all.object_embedding, batch.object_types(), batch.objects()),
+            (&mut self.predicate_rows, &all.predicate_embedding, batch.predicate_types(), batch.predicates()),
+        ] {
+            let mut to = to.rows_mut(rows.bound, width);
+            let table = parameters.values.slice(table.clone());
+            embedding_forward(device, &mut to, table, types, rows, width)?;
+        }
+        Ok(())
+    }
+}
+
+impl Scratch<f32> {
 
     /// `z [E, H]`, and into `sums` what its statistics follow from.
     pub(super) fn forward(
@@ -99,10 +123,10 @@ impl Scratch {
                 linear_forward_gather(
                     device,
                     self.format,
-                    &mut MatrixMut::new(z.slice_mut(0..edges * hidden), edges, hidden),
+                    &mut MatrixMut::new(z.rows_mut(edges, hidden), edges, hidden),
                     Matrix::new(e.slice(0..e.len()), edges, width),
                     weight.columns(of.edge, width),
-                    self.nodes.slice(0..nodes.bound * 2 * hidden),
+                    self.nodes.rows(nodes.bound, 2 * hidden),
                     batch.edge_nodes(),
                     sums,
                 )
@@ -111,16 +135,16 @@ impl Scratch {
                 let (object_rows, predicate_rows) = (batch.objects(), batch.predicates());
                 let (objects, predicates) = (object_rows.bound, predicate_rows.bound);
                 self.gather_rows(device, parameters, batch)?;
-                let x = Matrix::new(self.object_rows.slice(0..objects * width), objects, width);
+                let x = Matrix::new(self.object_rows.rows(objects, width), objects, width);
                 project(device, self.format, &mut self.nodes, x, object_rows, weight)?;
-                let edge_part = self.edges.slice_mut(0..predicates * hidden);
+                let edge_part = self.edges.rows_mut(predicates, hidden);
                 linear_forward(
                     device,
                     self.format,
                     predicate_rows,
                     &mut MatrixMut::new(edge_part, predicates, hidden),
                     Input::Values(Matrix::new(
-                        self.predicate_rows.slice(0..predicates * width),
+                        self.predicate_rows.rows(predicates, width),
                         predicates,
                         width,
                     )),
@@ -129,41 +153,21 @@ impl Scratch {
                 )?;
                 edge_hidden_lookup(
                     device,
-                    &mut z.slice_mut(0..edges * hidden),
-                    self.edges.slice(0..predicates * hidden),
-                    self.nodes.slice(0..objects * 2 * hidden),
+                    &mut z.rows_mut(edges, hidden),
+                    self.edges.rows(predicates, hidden),
+                    self.nodes.rows(objects, 2 * hidden),
                     batch.edge_predicates(),
                     batch.edge_objects(),
                     hidden,
                 )?;
                 match sums {
                     Some(sums) => {
-                        batch_norm_partial_statistics(device, z.slice(0..edges * hidden), rows, hidden, sums)
+                        batch_norm_partial_statistics(device, z.rows(edges, hidden), rows, hidden, sums)
                     }
                     None => Ok(()),
                 }
             }
         }
-    }
-
-    /// The rows of both tables that occur.
-    fn gather_rows(
-        &mut self,
-        device: &Device,
-        parameters: &Parameters<Buffer<f32>>,
-        batch: &Batch,
-    ) -> Result<()> {
-        let all = &parameters.layout;
-        let width = all.config.state_width;
-        for (to, table, types, rows) in [
-            (&mut self.object_rows, &all.object_embedding, batch.object_types(), batch.objects()),
-            (&mut self.predicate_rows, &all.predicate_embedding, batch.predicate_types(), batch.predicates()),
-        ] {
-            let mut to = to.slice_mut(0..rows.bound * width);
-            let table = parameters.values.slice(table.clone());
-            embedding_forward(device, &mut to, table, types, rows, width)?;
-        }
-        Ok(())
     }
 
     /// Of `d_z [E, H]`: the weight's gradient and the input's. `sum_parts` is memory for sums over rows.
@@ -190,7 +194,7 @@ impl Scratch {
                 LayerInputGradient::States { nodes: d_nodes, edges: d_edges },
             ) => {
                 let (node_rows, edge_rows) = (batch.nodes(), batch.edges());
-                let mut sums = self.nodes.slice_mut(0..node_rows.bound * 2 * hidden);
+                let mut sums = self.nodes.rows_mut(node_rows.bound, 2 * hidden);
                 edge_hidden_sum_ends(device, &mut sums, d_z, batch.incidence(), hidden)?;
                 let sums = Matrix::new(sums.as_slice(), node_rows.bound, 2 * hidden);
                 let x = Matrix::new(nodes.slice(0..nodes.len()), node_rows.bound, width);
@@ -213,21 +217,21 @@ impl Scratch {
                 let (object_rows, predicate_rows) = (batch.objects(), batch.predicates());
                 let (object_count, predicate_count) = (object_rows.bound, predicate_rows.bound);
                 self.gather_rows(device, parameters, batch)?;
-                let mut sums = self.nodes.slice_mut(0..object_count * 2 * hidden);
+                let mut sums = self.nodes.rows_mut(object_count, 2 * hidden);
                 edge_hidden_sum_ends(device, &mut sums, d_z, batch.object_incidence(), hidden)?;
-                let mut edge_sums = self.edges.slice_mut(0..predicate_count * hidden);
+                let mut edge_sums = self.edges.rows_mut(predicate_count, hidden);
                 edge_hidden_sum_edges(device, &mut edge_sums, d_z, batch.predicate_edges(), hidden)?;
                 let sums = Matrix::new(sums.as_slice(), object_count, 2 * hidden);
                 let edge_sums = Matrix::new(edge_sums.as_slice(), predicate_count, hidden);
-                let x = Matrix::new(self.object_rows.slice(0..object_count * width), object_count, width);
-                let e_rows = self.predicate_rows.slice(0..predicate_count * width);
+                let x = Matrix::new(self.object_rows.rows(object_count, width), object_count, width);
+                let e_rows = self.predicate_rows.rows(predicate_count, width);
                 let e = Matrix::new(e_rows, predicate_count, width);
                 let mut d_weight =
                     MatrixMut::new(gradients.slice_mut(layout.weight.clone()), hidden, 3 * width);
                 let (ends, edge) = ((object_rows, sums, x), (predicate_rows, edge_sums, e));
                 weight_gradients(device, self.format, &mut d_weight, ends, edge, sum_parts)?;
 
-                let d_rows = self.d_rows.slice_mut(0..object_count * width);
+                let d_rows = self.d_rows.rows_mut(object_count, width);
                 input_gradient(
                     device,
                     self.format,
@@ -237,15 +241,15 @@ impl Scratch {
                     weight,
                 )?;
                 let table = gradients.slice_mut(all.object_embedding.clone());
-                let d_rows = self.d_rows.slice(0..object_count * width);
+                let d_rows = self.d_rows.rows(object_count, width);
                 embedding_backward(device, table, d_rows, objects, object_rows, width)?;
 
-                let d_rows = self.d_rows.slice_mut(0..predicate_count * width);
+                let d_rows = self.d_rows.rows_mut(predicate_count, width);
                 let mut d_e = MatrixMut::new(d_rows, predicate_count, width);
                 let weight = weight.columns(of.edge, width);
                 linear_backward_input(device, self.format, predicate_rows, &mut d_e, edge_sums, weight)?;
                 let table = gradients.slice_mut(all.predicate_embedding.clone());
-                let d_rows = self.d_rows.slice(0..predicate_count * width);
+                let d_rows = self.d_rows.rows(predicate_count, width);
                 embedding_backward(device, table, d_rows, predicates, predicate_rows, width)
             }
             _ => unreachable!("a layer's input and its gradient are of one kind"),
@@ -264,7 +268,7 @@ fn project(
 ) -> Result<()> {
     let (hidden, width) = (weight.row_count(), x.column_count());
     let of = parts(width);
-    let projected = projected.slice_mut(0..rows.bound * 2 * hidden);
+    let projected = projected.rows_mut(rows.bound, 2 * hidden);
     let mut projected = MatrixMut::new(projected, rows.bound, 2 * hidden);
     let weight = weight.stacked(of.subject, of.object, width);
     linear_forward(device, format, rows, &mut projected, Input::Values(x), weight, None)

@@ -31,8 +31,10 @@ pub mod readout_loss;
 pub mod row_correlations;
 pub mod rows;
 pub mod stopwatch;
+pub mod stored;
 mod streams;
 pub mod top_k;
+pub mod weight_copy;
 
 use std::fmt;
 use std::ops::Range;
@@ -58,6 +60,8 @@ use device::Device;
 use graph::Graph;
 use linear::Format;
 use readout_loss::LossRows;
+use stored::StoredElement;
+use weight_copy::WeightCopy;
 
 /// The kernel files and what they offer: loaded when a device opens.
 const FILES: &[(&str, &[&str])] = &[
@@ -79,25 +83,27 @@ const FILES: &[(&str, &[&str])] = &[
     ("top_k", top_k::KERNELS),
 ];
 
-/// The CUDA backend. Its buffers are memory of the stages, planned for the largest batch.
-pub struct Cuda {
+/// The CUDA backend, which stores activations in `T`. Its buffers are memory of the stages, planned for the largest batch.
+pub struct Cuda<T> {
     device: Device,
     format: Format,
     sums: Sums,
-    layer_input: layer_input::Scratch,
+    layer_input: layer_input::Scratch<T>,
     /// Parts of a weight's gradient.
     sum_parts: Buffer<f32>,
     /// `[N, D]`: the gradient by the node output's linear layer.
-    d_node_output: Buffer<f32>,
+    d_node_output: Buffer<T>,
     /// `[G]`: the length of each graph's mean node state.
     mean_norm: Buffer<f32>,
+    /// The weights as products read them, where these are not the parameters themselves.
+    weight_copy: Option<WeightCopy>,
 }
 
 /// The captured step for each slot of a batch.
 pub type Graphs = [Option<Graph>; 2];
 
-impl Cuda {
-    /// On this device, with the operands of products in this format. All else is in single precision.
+impl<T: StoredElement> Cuda<T> {
+    /// On this device, with the operands of products in this format.
     pub fn new(device: Device, format: Format) -> Result<Self> {
         Ok(Cuda {
             format,
@@ -106,6 +112,7 @@ impl Cuda {
             sum_parts: device.allocate(0)?,
             d_node_output: device.allocate(0)?,
             mean_norm: device.allocate(0)?,
+            weight_copy: None,
             device,
         })
     }
@@ -116,8 +123,9 @@ impl Cuda {
     }
 }
 
-impl Backend for Cuda {
+impl Backend for Cuda<f32> {
     type Buffer = Buffer<f32>;
+    type Stored = Buffer<f32>;
     type Batch = Batch;
     type Steps = Steps;
     type Graphs = Graphs;
@@ -129,6 +137,15 @@ impl Backend for Cuda {
 
     fn allocate(&self, len: usize) -> Result<Buffer<f32>> {
         self.device.allocate(len)
+    }
+
+    fn allocate_stored(&self, rows: usize, columns: usize) -> Result<Self::Stored> {
+        self.device.allocate(rows * f32::stride(columns))
+    }
+
+    fn download_stored(&mut self, matrix: &Self::Stored, rows: usize, columns: usize) -> Result<Vec<f32>> {
+        let stored = self.device.download(matrix, 0..rows * f32::stride(columns))?;
+        Ok(f32::dense(&stored, columns))
     }
 
     fn upload(&mut self, values: &[f32], buffer: &mut Buffer<f32>, at: usize) -> Result<()> {
@@ -149,7 +166,7 @@ impl Backend for Cuda {
 
     fn plan(&mut self, config: ModelConfig, capacity: BatchSize) -> Result<Batch> {
         let BatchSize { graphs, nodes, edges } = capacity;
-        let Cuda { device, format, sums, layer_input, sum_parts, d_node_output, mean_norm } = self;
+        let Cuda { device, format, sums, layer_input, sum_parts, d_node_output, mean_norm, .. } = self;
         let layout = Layout::new(config);
         for (layer, kind) in (0..config.layers).flat_map(|layer| BlockKind::ALL.map(|kind| (layer, kind))) {
             let block = layout.block(layer, kind);
@@ -166,7 +183,7 @@ impl Backend for Cuda {
         let ends = linear::parts_len(*format, 2 * config.hidden_width, config.state_width, nodes);
         device.reserve(sum_parts, ends)?;
         layer_input.plan(device, config, capacity)?;
-        device.reserve(d_node_output, nodes * config.state_width)?;
+        device.reserve(d_node_output, nodes * f32::stride(config.state_width))?;
         device.reserve(mean_norm, graphs)?;
         Batch::new(device, config, capacity)
     }
@@ -190,6 +207,17 @@ impl Backend for Cuda {
         // batch, and this backend's own, which were planned and grow no more.
         unsafe { self.device.replay(graph) }?;
         Ok(true)
+    }
+
+    fn parameters_loaded(&mut self, parameters: &Parameters<Buffer<f32>>) -> Result<()> {
+        if !f32::PRODUCTS_READ_COPY {
+            return Ok(());
+        }
+        let layout = &parameters.layout;
+        let mut copy = WeightCopy::new(&self.device, layout)?;
+        adam::weight_copy(&self.device, &mut copy, parameters.values.slice(0..layout.parameter_count))?;
+        self.weight_copy = Some(copy);
+        Ok(())
     }
 
     fn load_batch(&mut self, from: &GraphBatch, to: &mut Batch) -> Result<()> {
@@ -241,16 +269,16 @@ impl Backend for Cuda {
         let (hidden, state, width) = (config.hidden_width, config.edge_state_width(layer), layout.outputs);
         let (nodes, edges) = (batch.nodes(), batch.edges());
         let norm = norm(layout, &parameters.values, heads);
-        let z = heads.linear.slice(0..edges.bound * width);
-        let mut pooled = pooled.slice_mut(0..nodes.bound * hidden);
+        let z = heads.linear.rows(edges.bound, width);
+        let mut pooled = pooled.rows_mut(nodes.bound, hidden);
         edge_pool::edge_pool_forward(&self.device, &mut pooled, z, norm, batch.incidence(), hidden)?;
         let z_state = z.slice(hidden.min(z.len())..z.len());
         batch_norm::batch_norm_relu(
             &self.device,
-            &mut edge_state.slice_mut(0..edges.bound * state),
+            &mut edge_state.rows_mut(edges.bound, state),
             z_state,
             norm.columns(hidden, state),
-            width,
+            f32::stride(width),
             edges,
         )
     }
@@ -283,12 +311,12 @@ impl Backend for Cuda {
         let x = Before::Block(BlockKind::NodeHidden, hidden.block);
         self.blocks().forward(mode, (layer, kind), parameters, x, nodes, block)?;
         let layout = parameters.layout.block(layer, kind);
-        let count = nodes.bound * layout.outputs;
-        let (mut x, z) = (node_state.slice_mut(0..count), block.linear.slice(0..count));
+        let (rows, columns) = (nodes.bound, layout.outputs);
+        let (mut x, z) = (node_state.rows_mut(rows, columns), block.linear.rows(rows, columns));
         let norm = norm(layout, &parameters.values, block);
         match parameters.layout.config.l2_norm {
             true => l2_normalise::l2_normalise_forward(&self.device, &mut x, z, norm, nodes),
-            false => batch_norm::batch_norm_relu(&self.device, &mut x, z, norm, layout.outputs, nodes),
+            false => batch_norm::batch_norm_relu(&self.device, &mut x, z, norm, f32::stride(columns), nodes),
         }
     }
 
@@ -304,7 +332,7 @@ impl Backend for Cuda {
             &self.device,
             &mut embedding.slice_mut(0..graphs.bound * width),
             &mut self.mean_norm.slice_mut(0..graphs.bound),
-            node_state.slice(0..batch.nodes().bound * width),
+            node_state.rows(batch.nodes().bound, width),
             batch.graph_offsets(),
             batch.mean_ends(config.image_node_in_mean),
             graphs,
@@ -339,7 +367,7 @@ impl Backend for Cuda {
         readout_loss::readout_loss(
             &self.device,
             &mut losses,
-            &mut d_node_state.slice_mut(0..batch.nodes().bound * width),
+            &mut d_node_state.rows_mut(batch.nodes().bound, width),
             triples,
             width,
             loss,
@@ -358,15 +386,14 @@ impl Backend for Cuda {
     ) -> Result<()> {
         let kind = BlockKind::NodeOutput;
         let layout = parameters.layout.block(layer, kind);
-        let (nodes, count) = (batch.nodes(), batch.nodes().bound * layout.outputs);
+        let (nodes, rows, columns) = (batch.nodes(), batch.nodes().bound, layout.outputs);
         let Cuda { device, format, sums, sum_parts, d_node_output, .. } = self;
         let d = if parameters.layout.config.l2_norm {
             l2_normalise::l2_normalise_backward(
                 device,
-                &mut d_node_output.slice_mut(0..count),
-                d_node_state.slice(0..count),
-                saved.node_state.slice(0..count),
-                saved.node_output.linear.slice(0..count),
+                &mut d_node_output.rows_mut(rows, columns),
+                d_node_state.rows(rows, columns),
+                saved.node_output.linear.rows(rows, columns),
                 norm(layout, &parameters.values, &saved.node_output),
                 nodes,
             )?;
@@ -377,7 +404,7 @@ impl Backend for Cuda {
         let mut blocks = Blocks { device, format: *format, sums, sum_parts };
         let (place, block, made) = ((layer, kind), &saved.node_output, BackwardSums::Made);
         blocks.norm_backward(place, parameters, block, d, nodes, gradients, made)?;
-        let (d_z, x) = (d.slice(0..count), Before::Block(BlockKind::NodeHidden, &saved.node_hidden));
+        let (d_z, x) = (d.rows(rows, columns), Before::Block(BlockKind::NodeHidden, &saved.node_hidden));
         blocks.linear_backward(place, parameters, d_z, x, nodes, d_node_hidden, gradients)
     }
 
@@ -395,7 +422,7 @@ impl Backend for Cuda {
         let (place, nodes, d) = ((layer, BlockKind::NodeHidden), batch.nodes(), d_node_hidden);
         let (mut blocks, given) = (self.blocks(), BackwardSums::Given);
         blocks.norm_backward(place, parameters, &saved.node_hidden, d, nodes, gradients, given)?;
-        let d_z = d.slice(0..nodes.bound * parameters.layout.config.hidden_width);
+        let d_z = d.rows(nodes.bound, parameters.layout.config.hidden_width);
         blocks.linear_backward(
             place,
             parameters,
@@ -423,9 +450,9 @@ impl Backend for Cuda {
         let (edges, width) = (batch.edges(), layout.outputs);
         edge_pool::edge_pool_backward(
             &self.device,
-            &mut d_edge_heads.slice_mut(0..edges.bound * width),
-            d_pooled.slice(0..batch.nodes().bound * config.hidden_width),
-            d_edge_state.slice(0..edges.bound * config.edge_state_width(layer)),
+            &mut d_edge_heads.rows_mut(edges.bound, width),
+            d_pooled.rows(batch.nodes().bound, config.hidden_width),
+            d_edge_state.rows(edges.bound, config.edge_state_width(layer)),
             batch.edge_nodes(),
             batch.incidence(),
             width,
@@ -446,7 +473,7 @@ impl Backend for Cuda {
         gradients: &mut Buffer<f32>,
     ) -> Result<()> {
         let (place, edges) = ((layer, BlockKind::EdgeHeads), batch.edges());
-        let d_z = d_edge_heads.slice(0..edges.bound * parameters.layout.config.heads_width(layer));
+        let d_z = d_edge_heads.rows(edges.bound, parameters.layout.config.heads_width(layer));
         let x = Before::Block(BlockKind::EdgeHidden, &saved.edge_hidden);
         self.blocks().linear_backward(place, parameters, d_z, x, edges, d_edge_hidden, gradients)
     }
@@ -466,7 +493,7 @@ impl Backend for Cuda {
         let (place, edges, d) = ((layer, BlockKind::EdgeHidden), batch.edges(), d_edge_hidden);
         let (mut blocks, given) = (self.blocks(), BackwardSums::Given);
         blocks.norm_backward(place, parameters, &saved.edge_hidden, d, edges, gradients, given)?;
-        let d_z = d.slice(0..edges.bound * parameters.layout.config.hidden_width);
+        let d_z = d.rows(edges.bound, parameters.layout.config.hidden_width);
         let Cuda { device, layer_input, sum_parts, .. } = self;
         layer_input.backward(device, layer, parameters, batch, input, d_z, d_input, gradients, sum_parts)
     }
@@ -488,6 +515,7 @@ impl Backend for Cuda {
             gradients.slice(0..count),
             adam,
             steps,
+            self.weight_copy.as_mut(),
         )
     }
 
@@ -540,7 +568,7 @@ impl Backend for Cuda {
         batch_norm::batch_norm_mask(
             &self.device,
             &mut mask.slice_mut(0..count),
-            block.linear.slice(0..count),
+            block.linear.rows(rows, layout.outputs),
             norm(layout, &parameters.values, block),
             rows,
         )?;

@@ -35,7 +35,7 @@ pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
                 launch: Box::new(move |device, arrays| {
                     let ([gradients], [], [mut values, mut first, mut second], others) = arrays.parts();
                     let steps = &mut others.steps;
-                    adam_step(device, &mut values, &mut first, &mut second, gradients, &adam, steps)
+                    adam_step(device, &mut values, &mut first, &mut second, gradients, &adam, steps, None)
                 }),
                 expected: Box::new(move |host| {
                     let [gradients] = host.wide_inputs();
