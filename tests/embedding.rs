@@ -2,6 +2,7 @@
 
 mod kernel_support;
 
+use half::bf16;
 use kernel_support::calculus::{central_differences, weighted_sum};
 use kernel_support::cases::{check, columns, seeds};
 use kernel_support::stored::{rounded, stored, stored_to_host, unwritten};
@@ -9,7 +10,6 @@ use kernel_support::{
     Counted, Values, all, all_mut, assert_within, indices_with_room, poisoned, same_bits, to_device, to_host,
     wide,
 };
-use half::bf16;
 use proptest::prelude::*;
 use proptest::sample::subsequence;
 use scenerank::backend::cuda::embedding::{embedding_backward, embedding_forward};

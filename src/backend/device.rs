@@ -101,7 +101,9 @@ impl Device {
             (Device::Emulated, _, Some(format)) => {
                 task.run(Cuda::<f32>::new(KernelDevice::emulated(None)?, format)?)
             }
-            (Device::Cuda(index), _, Some(format)) => task.run(Cuda::<f32>::new(KernelDevice::gpu(index)?, format)?),
+            (Device::Cuda(index), _, Some(format)) => {
+                task.run(Cuda::<f32>::new(KernelDevice::gpu(index)?, format)?)
+            }
             (Device::Auto, _, Some(format)) => match KernelDevice::gpu(0) {
                 Ok(gpu) => task.run(Cuda::<f32>::new(gpu, format)?),
                 Err(reason) if precision == Precision::Fp32 => {

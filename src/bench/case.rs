@@ -2,13 +2,17 @@
 
 use std::array;
 
+use half::bf16;
+
 use crate::backend::cuda::adam::Steps;
 use crate::backend::cuda::batch_norm::{CHUNK_ROWS, Sums};
 use crate::backend::cuda::buffer::{Buffer, Element, Slice, SliceMut};
 use crate::backend::cuda::device::Device;
 use crate::backend::cuda::linear::Format;
 use crate::backend::cuda::top_k::UNBOUNDED;
+use crate::backend::cuda::weight_copy::WeightCopy;
 use crate::error::Result;
+use crate::model::parameters::Layout;
 
 /// What a launch needs at least, from its formula: each input read once, each output written once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +76,8 @@ pub struct Host {
     pub others: OtherLengths,
     /// Sums over chunks of rows.
     pub sums: Option<ChunkSums>,
+    /// The parameters whose weights are copied in bf16.
+    pub copied: Option<Layout>,
 }
 
 /// Two values of each chunk of 64 rows and each column.
@@ -168,6 +174,8 @@ pub struct Others {
     pub wide_sums: Buffer<f64>,
     /// The optimizer's steps: [`STEPS_DONE`].
     pub steps: Steps,
+    /// The weights' copy.
+    pub copy: Option<WeightCopy>,
 }
 
 /// Optimizer steps that are done when a case begins.
@@ -205,6 +213,7 @@ impl Arrays {
                 counts: to_device(device, &vec![i64::MIN; host.others.counts])?,
                 wide_sums: to_device(device, &vec![f64::NAN; host.others.sums])?,
                 steps,
+                copy: host.copied.as_ref().map(|layout| WeightCopy::new(device, layout)).transpose()?,
             },
             written_sums,
         })
@@ -226,14 +235,17 @@ impl Arrays {
         )
     }
 
-    /// What was written: the outputs, and the mask, rows found, integers, double precision and sums over chunks, if there
+    /// What was written: the outputs, and the weights' copy, mask, rows found, integers, double precision and sums over chunks, if there
     /// are any; rounded to single precision.
     pub fn written(&self, device: &Device) -> Result<Vec<Vec<f32>>> {
         let mut written = Vec::new();
         for output in &self.outputs {
             written.push(device.download(output, 0..output.len())?);
         }
-        let Others { mask, found, counts, wide_sums, .. } = &self.others;
+        let Others { mask, found, counts, wide_sums, copy, .. } = &self.others;
+        if let Some(copy) = copy {
+            written.push(copy.download(device)?.into_iter().map(bf16::to_f32).collect());
+        }
         if !mask.is_empty() {
             written.push(device.download(mask, 0..mask.len())?.into_iter().map(f32::from).collect());
         }

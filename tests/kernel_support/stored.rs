@@ -14,12 +14,7 @@ pub fn rounded<T: StoredElement>(values: Vec<f32>) -> Vec<f32> {
 }
 
 /// `values [R, columns]`, which T holds exactly, and room for `spare` rows more.
-pub fn stored<T: StoredElement>(
-    device: &Device,
-    values: &[f32],
-    columns: usize,
-    spare: usize,
-) -> Buffer<T> {
+pub fn stored<T: StoredElement>(device: &Device, values: &[f32], columns: usize, spare: usize) -> Buffer<T> {
     let rows = values.len().checked_div(columns).unwrap_or(0);
     let stride = T::stride(columns);
     let mut padded = vec![T::narrow(f32::NAN); (rows + spare) * stride];

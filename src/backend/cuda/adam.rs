@@ -90,8 +90,7 @@ pub fn weight_copy(device: &Device, copy: &mut WeightCopy, values: Slice<'_, f32
         return Ok(());
     }
     let (mut to, segments, segment_count) = copy.parts();
-    let arguments =
-        [(&mut to).into(), values.into(), segments.into(), segment_count.into(), count.into()];
+    let arguments = [(&mut to).into(), values.into(), segments.into(), segment_count.into(), count.into()];
     // SAFETY: as in kernels/adam.cu; the segments lie within both arrays; the copy is borrowed mutably.
     unsafe { device.launch("weight_copy", Grid::cover(count.div_ceil(VALUES_EACH), THREADS), &arguments) }
 }

@@ -155,8 +155,7 @@ pub fn batch_norm_partial_statistics<T: StoredElement>(
     }
     let stride = T::stride(columns);
     let arguments = [(&mut partials).into(), z.into(), stride.into(), rows.into(), columns.into()];
-    let (kernel, grid) =
-        (stored_kernel!("batch_norm_partial_statistics", T), strips(rows.bound, columns));
+    let (kernel, grid) = (stored_kernel!("batch_norm_partial_statistics", T), strips(rows.bound, columns));
     // SAFETY: as in kernels/batch_norm.cu; lengths were checked; partials has 2 C values for each chunk.
     unsafe { device.launch(kernel, grid, &arguments) }
 }
@@ -290,8 +289,7 @@ pub fn batch_norm_backward<T: StoredElement>(
             .add(T::stride(columns))
             .add(rows)
             .add(columns);
-        let (kernel, grid) =
-            (stored_kernel!("batch_norm_backward_partials", T), strips(rows.bound, columns));
+        let (kernel, grid) = (stored_kernel!("batch_norm_backward_partials", T), strips(rows.bound, columns));
         // SAFETY: as in kernels/batch_norm.cu; lengths were checked; partials has 2 C values for each chunk.
         unsafe { device.launch(kernel, grid, &arguments) }?;
     }

@@ -7,7 +7,7 @@ use super::rows::Rows;
 use super::stored::{StoredElement, stored_kernel, stored_kernels};
 use crate::error::Result;
 
-pub(super) const KERNELS: &[&str] = 
+pub(super) const KERNELS: &[&str] =
     stored_kernels!["edge_hidden_lookup", "edge_hidden_sum_ends", "edge_hidden_sum_edges"];
 
 const THREADS: u32 = 128;
@@ -98,8 +98,7 @@ pub fn edge_hidden_sum_ends<T: StoredElement>(
         return Ok(());
     }
     let arguments = Arguments::default().add(sums).add(d_z).add(by_row.offsets).add(by_row.entries);
-    let arguments =
-        arguments.add(by_row.rows).add(hidden).add(T::stride(hidden)).add(T::stride(2 * hidden));
+    let arguments = arguments.add(by_row.rows).add(hidden).add(T::stride(hidden)).add(T::stride(2 * hidden));
     let (kernel, grid) = (stored_kernel!("edge_hidden_sum_ends", T), Grid::rows(by_row.rows.bound, THREADS));
     // SAFETY: as in kernels/edge_hidden.cu; lengths were checked; sums is borrowed mutably.
     unsafe { device.launch(kernel, grid, &arguments) }

@@ -27,7 +27,9 @@ pub fn embedding_forward<T: StoredElement>(
     let arguments =
         [to.into(), table.into(), types.into(), rows.into(), width.into(), T::stride(width).into()];
     // SAFETY: as in kernels/embedding.cu; a batch's types lie below the vocabulary's size; `to` is borrowed mutably.
-    unsafe { device.launch(stored_kernel!("embedding_forward", T), Grid::rows(rows.bound, THREADS), &arguments) }
+    unsafe {
+        device.launch(stored_kernel!("embedding_forward", T), Grid::rows(rows.bound, THREADS), &arguments)
+    }
 }
 
 /// `d_table [V, D]`, written whole: `d_rows [U, D]` at the rows `types [U]`, each named once, and zeros elsewhere.
@@ -50,5 +52,7 @@ pub fn embedding_backward<T: StoredElement>(
     let arguments =
         [(&mut d_table).into(), d_rows.into(), types.into(), rows.into(), width.into(), stride.into()];
     // SAFETY: as in kernels/embedding.cu; a batch's types lie below the vocabulary's size; d_table is borrowed mutably.
-    unsafe { device.launch(stored_kernel!("embedding_backward", T), Grid::rows(rows.bound, THREADS), &arguments) }
+    unsafe {
+        device.launch(stored_kernel!("embedding_backward", T), Grid::rows(rows.bound, THREADS), &arguments)
+    }
 }

@@ -30,7 +30,9 @@ pub fn l2_normalise_forward<T: StoredElement>(
     }
     let arguments = Arguments::default().add(x).add(z).add_norm(norm).add(rows).add(columns).add(stride);
     // SAFETY: as in kernels/l2_normalise.cu; lengths were checked; x is borrowed mutably.
-    unsafe { device.launch(stored_kernel!("l2_normalise_forward", T), Grid::rows(rows.bound, THREADS), &arguments) }
+    unsafe {
+        device.launch(stored_kernel!("l2_normalise_forward", T), Grid::rows(rows.bound, THREADS), &arguments)
+    }
 }
 
 /// `d_y [R, C]` of `d_x [R, C]`, with z as forward had it.
@@ -54,5 +56,7 @@ pub fn l2_normalise_backward<T: StoredElement>(
     let arguments =
         Arguments::default().add(d_y).add(d_x).add(z).add_norm(norm).add(rows).add(columns).add(stride);
     // SAFETY: as in kernels/l2_normalise.cu; lengths were checked; d_y is borrowed mutably.
-    unsafe { device.launch(stored_kernel!("l2_normalise_backward", T), Grid::rows(rows.bound, THREADS), &arguments) }
+    unsafe {
+        device.launch(stored_kernel!("l2_normalise_backward", T), Grid::rows(rows.bound, THREADS), &arguments)
+    }
 }

@@ -97,7 +97,6 @@ impl<T: StoredElement> Scratch<T> {
 }
 
 impl Scratch<f32> {
-
     /// `z [E, H]`, and into `sums` what its statistics follow from.
     pub(super) fn forward(
         &mut self,

@@ -65,9 +65,8 @@ impl WeightCopy {
             segments.extend(numbers.map(|number| i32::try_from(number).expect("fewer than 2^31 parameters")));
             copied
         };
-        let places: Vec<[CopiedWeight; 4]> = (0..layout.config.layers)
-            .map(|layer| BlockKind::ALL.map(|kind| place(layer, kind)))
-            .collect();
+        let places: Vec<[CopiedWeight; 4]> =
+            (0..layout.config.layers).map(|layer| BlockKind::ALL.map(|kind| place(layer, kind))).collect();
         let mut on_device = device.allocate_unwritten(segments.len())?;
         device.upload(&segments, on_device.slice_mut(0..segments.len()))?;
         Ok(WeightCopy {
