@@ -95,7 +95,9 @@ fn configs() -> impl Strategy<Value = ModelConfig> {
 fn expected_copy(layout: &Layout, copy: &WeightCopy, values: &[f32]) -> Vec<u16> {
     let mut expected = vec![None; copy.values().len()];
     let mut put = |of: CopiedWeight, row: usize, column: usize, value: f32| {
-        assert!(of.start % 8 == 0 && of.stride % 8 == 0 && row < of.rows && column < of.columns);
+        assert!(
+            of.start.is_multiple_of(8) && of.stride.is_multiple_of(8) && row < of.rows && column < of.columns
+        );
         let place = &mut expected[of.start + row * of.stride + column];
         assert!(place.replace(bf16::from_f32(value).to_bits()).is_none(), "two values in one place");
     };
