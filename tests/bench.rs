@@ -37,7 +37,7 @@ fn options(device: Device, kernels: &[&str]) -> BenchOptions {
     }
 }
 
-/// The functions of `src/backend/cuda` that begin `pub fn NAME(device: &Device`, but for those that measure ceilings.
+/// The functions of `src/backend/cuda` that begin `pub fn NAME(device: &Device` or `pub fn NAME<TYPES>(device: &Device`, but for those that measure ceilings.
 fn launchers(folder: &Path) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for entry in fs::read_dir(folder).expect("the launchers' folder") {
@@ -49,6 +49,7 @@ fn launchers(folder: &Path) -> BTreeSet<String> {
         for part in text.split("\npub fn ").skip(1) {
             let (name, rest) = part.split_once('(').expect("arguments");
             if rest.trim_start().starts_with("device: &Device") {
+                let name = name.split('<').next().expect("a name before its types");
                 found.insert(name.to_string());
             }
         }

@@ -2,13 +2,17 @@
 
 use std::array;
 
+use half::bf16;
+
 use crate::backend::cuda::adam::Steps;
 use crate::backend::cuda::batch_norm::Sums;
 use crate::backend::cuda::buffer::{Buffer, Element, Slice, SliceMut};
 use crate::backend::cuda::device::Device;
 use crate::backend::cuda::linear::{Format, WeightParts};
 use crate::backend::cuda::top_k::UNBOUNDED;
+use crate::backend::cuda::weight_copy::WeightCopy;
 use crate::error::Result;
+use crate::model::parameters::Layout;
 
 /// What a launch needs at least, from its formula: each input read once, each output written once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +74,8 @@ pub struct Host {
     pub outputs: Vec<Vec<f32>>,
     /// Lengths of arrays of other types.
     pub others: OtherLengths,
+    /// The parameters whose weights are copied in bf16.
+    pub copied: Option<Layout>,
 }
 
 /// How many values of other types a launcher writes.
@@ -152,6 +158,8 @@ pub struct Others {
     pub wide_sums: Buffer<f64>,
     /// The optimizer's steps: [`STEPS_DONE`].
     pub steps: Steps,
+    /// The weights' copy.
+    pub copy: Option<WeightCopy>,
 }
 
 /// Optimizer steps that are done when a case begins.
@@ -181,6 +189,7 @@ impl Arrays {
                 counts: to_device(device, &vec![i64::MIN; host.others.counts])?,
                 wide_sums: to_device(device, &vec![f64::NAN; host.others.sums])?,
                 steps,
+                copy: host.copied.as_ref().map(|layout| WeightCopy::new(device, layout)).transpose()?,
             },
         })
     }
@@ -201,14 +210,17 @@ impl Arrays {
         )
     }
 
-    /// What was written: the outputs, and the mask, rows found, integers and double precision, if there are any;
-    /// rounded to single precision.
+    /// What was written: the outputs, and the weights' copy, mask, rows found, integers and double precision, if there
+    /// are any; rounded to single precision.
     pub fn written(&self, device: &Device) -> Result<Vec<Vec<f32>>> {
         let mut written = Vec::new();
         for output in &self.outputs {
             written.push(device.download(output, 0..output.len())?);
         }
-        let Others { mask, found, counts, wide_sums, .. } = &self.others;
+        let Others { mask, found, counts, wide_sums, copy, .. } = &self.others;
+        if let Some(copy) = copy {
+            written.push(copy.download(device)?.into_iter().map(bf16::to_f32).collect());
+        }
         if !mask.is_empty() {
             written.push(device.download(mask, 0..mask.len())?.into_iter().map(f32::from).collect());
         }

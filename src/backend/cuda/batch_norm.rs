@@ -3,16 +3,17 @@
 use super::buffer::{Buffer, Slice, SliceMut};
 use super::device::{Argument, Arguments, Device, Grid, check_len, dimension};
 use super::rows::Rows;
+use super::stored::{StoredElement, stored_kernel, stored_kernels};
 use crate::error::Result;
 
-pub(super) const KERNELS: &[&str] = &[
+pub(super) const KERNELS: &[&str] = stored_kernels![
     "batch_norm_statistics",
-    "batch_norm_running_statistics",
-    "batch_norm_no_statistics",
     "batch_norm_relu",
     "batch_norm_mask",
     "batch_norm_backward_sums",
-    "batch_norm_backward",
+    "batch_norm_backward";
+    "batch_norm_running_statistics",
+    "batch_norm_no_statistics"
 ];
 
 /// As in the kernel: columns and rows of a block.
@@ -20,6 +21,8 @@ const STRIP: usize = 32;
 const ROW_LANES: u32 = 8;
 const COLUMN_THREADS: u32 = 128;
 const THREADS: u32 = 256;
+/// Columns of a thread.
+const COLUMNS_EACH: usize = 4;
 
 /// As in `kernels/column_sums.cuh`: rows of a chunk, chunks of a group.
 pub const CHUNK_ROWS: usize = 64;
@@ -199,20 +202,28 @@ fn strips(rows: usize, columns: usize) -> Grid {
     Grid { blocks, threads: [STRIP as u32, ROW_LANES, 1] }
 }
 
+/// A thread for four columns of each row.
+fn by_fours(rows: usize, columns: usize) -> Grid {
+    let threads = rows * columns.div_ceil(COLUMNS_EACH);
+    assert!(u32::try_from(threads).is_ok(), "kernels count their threads in 32 bits");
+    Grid::cover(threads, THREADS)
+}
+
 /// The statistics of `z [R, C]`, in a pass over it; moves the running ones.
-pub fn batch_norm_statistics(
+pub fn batch_norm_statistics<T: StoredElement>(
     device: &Device,
     statistics: BatchStatistics<'_>,
-    z: Slice<'_, f32>,
+    z: Slice<'_, T>,
     rows: Rows<'_>,
 ) -> Result<()> {
     let columns = statistics.to.mean.len();
-    check_len("batch_norm: z", z.len(), rows.bound * columns);
+    check_len("batch_norm: z", z.len(), rows.bound * T::stride(columns));
     let arguments = Arguments::default().add_statistics(device, Some(statistics), rows.bound, columns)?;
-    let arguments = arguments.add(z).add(rows).add(columns);
+    let arguments = arguments.add(z).add(T::stride(columns)).add(rows).add(columns);
+    let (kernel, grid) = (stored_kernel!("batch_norm_statistics", T), strips(rows.bound, columns));
     // SAFETY: as in kernels/batch_norm.cu; lengths were checked, the sums have room; all that is written is borrowed
     // mutably.
-    unsafe { device.launch("batch_norm_statistics", strips(rows.bound, columns), &arguments) }
+    unsafe { device.launch(kernel, grid, &arguments) }
 }
 
 /// The running statistics into `to`.
@@ -249,10 +260,10 @@ pub fn batch_norm_no_statistics(device: &Device, to: &mut Statistics<'_>) -> Res
 }
 
 /// `y [R, C] = relu(norm(z))`, of rows of z `z_stride` apart.
-pub fn batch_norm_relu(
+pub fn batch_norm_relu<T: StoredElement>(
     device: &Device,
-    y: &mut SliceMut<'_, f32>,
-    z: Slice<'_, f32>,
+    y: &mut SliceMut<'_, T>,
+    z: Slice<'_, T>,
     norm: Norm<'_>,
     z_stride: usize,
     rows: Rows<'_>,
@@ -262,18 +273,19 @@ pub fn batch_norm_relu(
         return Ok(());
     }
     norm.check(columns);
-    check_len("batch_norm_relu: y", y.len(), rows.bound * columns);
+    check_len("batch_norm_relu: y", y.len(), rows.bound * T::stride(columns));
     check_len("batch_norm_relu: z", z.len(), (rows.bound - 1) * z_stride + columns);
-    let arguments = Arguments::default().add(y).add(z).add_norm(norm).add(z_stride).add(rows).add(columns);
+    let arguments = Arguments::default().add(y).add(z).add_norm(norm).add(T::stride(columns)).add(z_stride);
+    let arguments = arguments.add(rows).add(columns);
     // SAFETY: as in kernels/batch_norm.cu; lengths were checked; y is borrowed mutably.
-    unsafe { device.launch("batch_norm_relu", Grid::cover(rows.bound * columns, THREADS), &arguments) }
+    unsafe { device.launch(stored_kernel!("batch_norm_relu", T), by_fours(rows.bound, columns), &arguments) }
 }
 
 /// `mask [R, C]`: 1 where the ReLU passes norm(z).
-pub fn batch_norm_mask(
+pub fn batch_norm_mask<T: StoredElement>(
     device: &Device,
     mask: &mut SliceMut<'_, u8>,
-    z: Slice<'_, f32>,
+    z: Slice<'_, T>,
     norm: Norm<'_>,
     rows: usize,
 ) -> Result<()> {
@@ -283,52 +295,57 @@ pub fn batch_norm_mask(
     }
     norm.check(columns);
     check_len("batch_norm_mask: mask", mask.len(), rows * columns);
-    check_len("batch_norm_mask: z", z.len(), rows * columns);
-    let arguments = Arguments::default().add(mask).add(z).add_norm(norm).add(rows).add(columns);
+    check_len("batch_norm_mask: z", z.len(), rows * T::stride(columns));
+    let arguments = Arguments::default().add(mask).add(z).add_norm(norm);
+    let arguments = arguments.add(T::stride(columns)).add(rows).add(columns);
+    let grid = Grid::cover(rows * columns, THREADS);
     // SAFETY: as in kernels/batch_norm.cu; lengths were checked; mask is borrowed mutably.
-    unsafe { device.launch("batch_norm_mask", Grid::cover(rows * columns, THREADS), &arguments) }
+    unsafe { device.launch(stored_kernel!("batch_norm_mask", T), grid, &arguments) }
 }
 
 /// The first part of the backward of relu(norm(z)), given the gradient `d [R, C]` by its output: the gradients of weight
 /// and bias, and what the second part subtracts, in a pass over d and z.
-pub fn batch_norm_backward_sums(
+pub fn batch_norm_backward_sums<T: StoredElement>(
     device: &Device,
     gradient: NormGradient<'_>,
-    d: Slice<'_, f32>,
-    z: Slice<'_, f32>,
+    d: Slice<'_, T>,
+    z: Slice<'_, T>,
     norm: Norm<'_>,
     rows: Rows<'_>,
 ) -> Result<()> {
     let columns = norm.mean.len();
     norm.check(columns);
-    check_len("batch_norm_backward: d", d.len(), rows.bound * columns);
-    check_len("batch_norm_backward: z", z.len(), rows.bound * columns);
+    check_len("batch_norm_backward: d", d.len(), rows.bound * T::stride(columns));
+    check_len("batch_norm_backward: z", z.len(), rows.bound * T::stride(columns));
     let arguments = Arguments::default().add_norm_gradient(device, Some(gradient), rows.bound, columns)?;
-    let arguments = arguments.add(d).add(z).add_norm(norm).add(rows).add(columns);
+    let arguments = arguments.add(d).add(z).add_norm(norm).add(T::stride(columns)).add(rows).add(columns);
+    let (kernel, grid) = (stored_kernel!("batch_norm_backward_sums", T), strips(rows.bound, columns));
     // SAFETY: as in kernels/batch_norm.cu; lengths were checked, the sums have room; all that is written is borrowed
     // mutably.
-    unsafe { device.launch("batch_norm_backward_sums", strips(rows.bound, columns), &arguments) }
+    unsafe { device.launch(kernel, grid, &arguments) }
 }
 
 /// The second part: `d [R, C]`, by the output, becomes the gradient by z. `sums` has what is subtracted, by the pass
 /// above or by the product that made d.
-pub fn batch_norm_backward(
+pub fn batch_norm_backward<T: StoredElement>(
     device: &Device,
-    d: &mut SliceMut<'_, f32>,
-    z: Slice<'_, f32>,
+    d: &mut SliceMut<'_, T>,
+    z: Slice<'_, T>,
     norm: Norm<'_>,
     rows: Rows<'_>,
     sums: &Sums,
 ) -> Result<()> {
     let columns = norm.mean.len();
     norm.check(columns);
-    check_len("batch_norm_backward: d", d.len(), rows.bound * columns);
-    check_len("batch_norm_backward: z", z.len(), rows.bound * columns);
+    check_len("batch_norm_backward: d", d.len(), rows.bound * T::stride(columns));
+    check_len("batch_norm_backward: z", z.len(), rows.bound * T::stride(columns));
     if rows.bound == 0 {
         return Ok(());
     }
     let terms = sums.terms.slice(0..2 * columns);
-    let arguments = Arguments::default().add(d).add(z).add_norm(norm).add(terms).add(rows).add(columns);
+    let arguments = Arguments::default().add(d).add(z).add_norm(norm).add(terms);
+    let arguments = arguments.add(T::stride(columns)).add(rows).add(columns);
+    let (kernel, grid) = (stored_kernel!("batch_norm_backward", T), by_fours(rows.bound, columns));
     // SAFETY: as in kernels/batch_norm.cu; lengths were checked; d is borrowed mutably.
-    unsafe { device.launch("batch_norm_backward", Grid::cover(rows.bound * columns, THREADS), &arguments) }
+    unsafe { device.launch(kernel, grid, &arguments) }
 }

@@ -10,21 +10,26 @@ use super::linear::{
     Format, Input, LinearGradients, Matrix, MatrixMut, WeightParts, linear_backward, linear_forward,
 };
 use super::rows::Rows;
+use super::stored::StoredElement;
+use super::weight_copy::{WeightCopy, Weights};
 use crate::backend::Mode;
 use crate::error::Result;
 use crate::model::activations::BlockActivations;
-use crate::model::parameters::{BlockKind, BlockLayout, Layout, Parameters};
+use crate::model::parameters::{BlockKind, BlockLayout, Parameters};
 
 /// Which block.
 pub(super) type Place = (usize, BlockKind);
 
+/// A block's activations as they are stored.
+pub(super) type Activations<T> = BlockActivations<Buffer<T>, Buffer<f32>>;
+
 /// What a linear layer reads.
 #[derive(Clone, Copy)]
-pub(super) enum Before<'a> {
+pub(super) enum Before<'a, T> {
     /// Values.
-    Values(&'a Buffer<f32>),
+    Values(&'a Buffer<T>),
     /// relu(norm(.)) of a block of the same layer.
-    Block(BlockKind, &'a BlockActivations<Buffer<f32>>),
+    Block(BlockKind, &'a Activations<T>),
 }
 
 /// The device and the memory of these steps.
@@ -33,13 +38,14 @@ pub(super) struct Blocks<'a> {
     pub(super) format: Format,
     pub(super) sums: &'a mut Sums,
     pub(super) weight_parts: &'a mut WeightParts,
+    pub(super) weight_copy: Option<&'a WeightCopy>,
 }
 
 /// A block's normalisation.
-pub(super) fn norm<'a>(
+pub(super) fn norm<'a, T>(
     layout: &BlockLayout,
     values: &'a Buffer<f32>,
-    block: &'a BlockActivations<Buffer<f32>>,
+    block: &'a Activations<T>,
 ) -> Norm<'a> {
     Norm {
         mean: block.mean.slice(0..layout.outputs),
@@ -50,20 +56,19 @@ pub(super) fn norm<'a>(
 }
 
 /// `rows` rows of what `x` stands for.
-fn input<'a>(
-    x: Before<'a>,
+fn input<'a, T: StoredElement>(
+    x: Before<'a, T>,
     layer: usize,
-    layout: &Layout,
-    values: &'a Buffer<f32>,
+    weights: Weights<'a>,
     rows: Rows<'_>,
     columns: usize,
-) -> Input<'a> {
-    let rows = rows.bound;
-    let matrix = |buffer: &'a Buffer<f32>| Matrix::new(buffer.slice(0..rows * columns), rows, columns);
+) -> Input<'a, T> {
+    let matrix = |buffer: &'a Buffer<T>| Matrix::new(buffer.rows(rows.bound, columns), rows.bound, columns);
     match x {
         Before::Values(x) => Input::Values(matrix(x)),
         Before::Block(kind, block) => {
-            Input::Activated(matrix(&block.linear), norm(layout.block(layer, kind), values, block))
+            let layout = weights.layout.block(layer, kind);
+            Input::Activated(matrix(&block.linear), norm(layout, weights.values, block))
         }
     }
 }
@@ -89,12 +94,12 @@ pub(super) fn batch_statistics<'a>(
 }
 
 /// A block's statistics where they don't come of its rows: the running ones, or those that change nothing.
-pub(super) fn constant_statistics(
+pub(super) fn constant_statistics<T>(
     device: &Device,
     mode: Mode,
     layout: &BlockLayout,
     parameters: &Parameters<Buffer<f32>>,
-    block: &mut BlockActivations<Buffer<f32>>,
+    block: &mut Activations<T>,
 ) -> Result<()> {
     let mut to = Statistics {
         mean: block.mean.slice_mut(0..layout.outputs),
@@ -115,26 +120,27 @@ pub(super) fn constant_statistics(
 
 impl Blocks<'_> {
     /// `z = x W^T` and its statistics, into `block`.
-    pub(super) fn forward(
+    pub(super) fn forward<T: StoredElement>(
         &mut self,
         mode: Mode,
         (layer, kind): Place,
         parameters: &mut Parameters<Buffer<f32>>,
-        x: Before<'_>,
+        x: Before<'_, T>,
         rows: Rows<'_>,
-        block: &mut BlockActivations<Buffer<f32>>,
+        block: &mut Activations<T>,
     ) -> Result<()> {
         let Parameters { layout: all, values, running_mean, running_var } = parameters;
         let layout = all.block(layer, kind);
         let (inputs, outputs) = (layout.inputs, layout.outputs);
+        let weights = Weights { layout: all, values, copy: self.weight_copy };
         let BlockActivations { linear, mean, rstd } = block;
         linear_forward(
             self.device,
             self.format,
             rows,
-            &mut MatrixMut::new(linear.slice_mut(0..rows.bound * outputs), rows.bound, outputs),
-            input(x, layer, all, values, rows, inputs),
-            Matrix::new(values.slice(layout.weight.clone()), outputs, inputs),
+            &mut MatrixMut::new(linear.rows_mut(rows.bound, outputs), rows.bound, outputs),
+            input(x, layer, weights, rows, inputs),
+            weights.of(layer, kind),
             batch_statistics(mode, layout, running_mean, running_var, mean, rstd, self.sums),
         )?;
         let layout = parameters.layout.block(layer, kind);
@@ -143,14 +149,14 @@ impl Blocks<'_> {
 
     /// Backward of `z = x W^T`: `d_weight = d_z^T x` and `d_x = d_z W`. Where x is a block's, the first part of its batch
     /// norm's backward too: the second one, [`Blocks::norm_backward`], must be next.
-    pub(super) fn linear_backward(
+    pub(super) fn linear_backward<T: StoredElement>(
         &mut self,
         (layer, kind): Place,
         parameters: &Parameters<Buffer<f32>>,
-        d_z: Slice<'_, f32>,
-        x: Before<'_>,
+        d_z: Slice<'_, T>,
+        x: Before<'_, T>,
         rows: Rows<'_>,
-        d_x: &mut Buffer<f32>,
+        d_x: &mut Buffer<T>,
         gradients: &mut Buffer<f32>,
     ) -> Result<()> {
         let layout = parameters.layout.block(layer, kind);
@@ -167,60 +173,60 @@ impl Blocks<'_> {
                 (Some(NormGradient { weight, bias, batch_statistics, sums }), d_weight)
             }
         };
+        let Parameters { layout: all, values, .. } = parameters;
+        let weights = Weights { layout: all, values, copy: self.weight_copy };
         linear_backward(
             self.device,
             self.format,
             rows,
             LinearGradients {
-                x: &mut MatrixMut::new(d_x.slice_mut(0..rows.bound * inputs), rows.bound, inputs),
+                x: &mut MatrixMut::new(d_x.rows_mut(rows.bound, inputs), rows.bound, inputs),
                 weight: &mut MatrixMut::new(d_weight, outputs, inputs),
                 norm: d_norm,
             },
             Matrix::new(d_z, rows.bound, outputs),
-            input(x, layer, &parameters.layout, &parameters.values, rows, inputs),
-            Matrix::new(parameters.values.slice(layout.weight.clone()), outputs, inputs),
+            input(x, layer, weights, rows, inputs),
+            weights.of(layer, kind),
             self.weight_parts,
         )
     }
 
     /// The first part of the backward of relu(norm(z)) where no product has made it, given the gradient `d` by the output.
-    pub(super) fn norm_backward_sums(
+    pub(super) fn norm_backward_sums<T: StoredElement>(
         &mut self,
         (layer, kind): Place,
         parameters: &Parameters<Buffer<f32>>,
-        block: &BlockActivations<Buffer<f32>>,
-        d: &Buffer<f32>,
+        block: &Activations<T>,
+        d: &Buffer<T>,
         rows: Rows<'_>,
         gradients: &mut Buffer<f32>,
     ) -> Result<()> {
         let layout = parameters.layout.block(layer, kind);
-        let count = rows.bound * layout.outputs;
         let [weight, bias] = gradients.slices_mut([layout.norm_weight.clone(), layout.norm_bias.clone()]);
         batch_norm::batch_norm_backward_sums(
             self.device,
             NormGradient { weight, bias, batch_statistics: layout.batch_norm, sums: self.sums },
-            d.slice(0..count),
-            block.linear.slice(0..count),
+            d.rows(rows.bound, layout.outputs),
+            block.linear.rows(rows.bound, layout.outputs),
             norm(layout, &parameters.values, block),
             rows,
         )
     }
 
     /// The second part: the first `rows` rows of `d`, by the output, become the gradient by z.
-    pub(super) fn norm_backward(
+    pub(super) fn norm_backward<T: StoredElement>(
         &mut self,
         (layer, kind): Place,
         parameters: &Parameters<Buffer<f32>>,
-        block: &BlockActivations<Buffer<f32>>,
-        d: &mut Buffer<f32>,
+        block: &Activations<T>,
+        d: &mut Buffer<T>,
         rows: Rows<'_>,
     ) -> Result<()> {
         let layout = parameters.layout.block(layer, kind);
-        let count = rows.bound * layout.outputs;
         batch_norm::batch_norm_backward(
             self.device,
-            &mut d.slice_mut(0..count),
-            block.linear.slice(0..count),
+            &mut d.rows_mut(rows.bound, layout.outputs),
+            block.linear.rows(rows.bound, layout.outputs),
             norm(layout, &parameters.values, block),
             rows,
             self.sums,

@@ -5,11 +5,13 @@ use std::ops::Range;
 use std::ptr::NonNull;
 
 use cudarc::driver::{CudaSlice, DeviceRepr, ValidAsZeroBits};
+use half::bf16;
 
 /// What arrays hold.
 pub trait Element: bytemuck::Pod + DeviceRepr + ValidAsZeroBits {}
 impl Element for f32 {}
 impl Element for f64 {}
+impl Element for bf16 {}
 impl Element for i32 {}
 impl Element for i64 {}
 impl Element for u64 {}

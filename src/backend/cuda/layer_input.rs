@@ -18,28 +18,30 @@ use super::linear::{
     linear_forward_gather,
 };
 use super::rows::Rows;
+use super::stored::StoredElement;
+use super::weight_copy::Weights;
 use crate::backend::{LayerInput, LayerInputGradient};
 use crate::batch::graph_batch::BatchSize;
 use crate::error::Result;
 use crate::model::config::ModelConfig;
-use crate::model::parameters::{BlockKind, Layout, Parameters};
+use crate::model::parameters::{BlockKind, Layout};
 
 /// Memory of these stages.
-pub(super) struct Scratch {
+pub(super) struct Scratch<T> {
     format: Format,
     /// `[n, 2 H]`: P_s and P_o side by side, or S_s and S_o.
-    nodes: Buffer<f32>,
+    nodes: Buffer<T>,
     /// `[u, H]`: the predicate types' part of z, or of d_z (layer 0).
-    edges: Buffer<f32>,
+    edges: Buffer<T>,
     /// `[n, D]`: the rows of the object table that occur (layer 0).
-    object_rows: Buffer<f32>,
+    object_rows: Buffer<T>,
     /// `[u, D]`: the same for predicates.
-    predicate_rows: Buffer<f32>,
+    predicate_rows: Buffer<T>,
     /// `[n, D]` or `[u, D]`: gradients of such rows.
-    d_rows: Buffer<f32>,
+    d_rows: Buffer<T>,
 }
 
-/// The weight's three parts, `[H, D]` each: their first columns.
+/// The weight's three parts, `[H, D]` each: their first columns, where rows of D lie `width` apart.
 struct Parts {
     subject: usize,
     edge: usize,
@@ -50,7 +52,7 @@ fn parts(width: usize) -> Parts {
     Parts { subject: 0, edge: width, object: 2 * width }
 }
 
-impl Scratch {
+impl<T: StoredElement> Scratch<T> {
     /// None yet.
     pub(super) fn new(device: &Device, format: Format) -> Result<Self> {
         Ok(Scratch {
@@ -67,41 +69,41 @@ impl Scratch {
     pub(super) fn plan(&mut self, device: &Device, config: ModelConfig, capacity: BatchSize) -> Result<()> {
         let (objects, predicates) = most_types(config, capacity);
         let (width, hidden) = (config.state_width, config.hidden_width);
-        device.reserve(&mut self.nodes, capacity.nodes * 2 * hidden)?;
-        device.reserve(&mut self.edges, predicates * hidden)?;
-        device.reserve(&mut self.object_rows, objects * width)?;
-        device.reserve(&mut self.predicate_rows, predicates * width)?;
-        device.reserve(&mut self.d_rows, objects.max(predicates) * width)
+        device.reserve(&mut self.nodes, capacity.nodes * T::stride(2 * hidden))?;
+        device.reserve(&mut self.edges, predicates * T::stride(hidden))?;
+        device.reserve(&mut self.object_rows, objects * T::stride(width))?;
+        device.reserve(&mut self.predicate_rows, predicates * T::stride(width))?;
+        device.reserve(&mut self.d_rows, objects.max(predicates) * T::stride(width))
     }
 
-    /// `z [E, H]` and its statistics, by the parameters' `values`.
+    /// `z [E, H]` and its statistics, by the parameters' values.
     pub(super) fn forward(
         &mut self,
         device: &Device,
         layer: usize,
-        (all, values): (&Layout, &Buffer<f32>),
+        weights: Weights<'_>,
         batch: &Batch,
-        input: LayerInput<'_, Buffer<f32>>,
-        z: &mut Buffer<f32>,
+        input: LayerInput<'_, Buffer<T>>,
+        z: &mut Buffer<T>,
         statistics: Option<BatchStatistics<'_>>,
     ) -> Result<()> {
+        let Weights { layout: all, values, .. } = weights;
         let (width, hidden) = (all.config.state_width, all.config.hidden_width);
-        let layout = all.block(layer, BlockKind::EdgeHidden);
-        let weight = Matrix::new(values.slice(layout.weight.clone()), hidden, 3 * width);
-        let of = parts(width);
+        let weight = weights.of(layer, BlockKind::EdgeHidden);
+        let of = parts(T::stride(width));
         let (rows, edges) = (batch.edges(), batch.edges().bound);
         match input {
             LayerInput::States { nodes: x, edges: e } => {
                 let nodes = batch.nodes();
-                let x = Matrix::new(x.slice(0..x.len()), nodes.bound, width);
+                let x = Matrix::new(x.rows(nodes.bound, width), nodes.bound, width);
                 project(device, self.format, &mut self.nodes, x, nodes, weight)?;
                 linear_forward_gather(
                     device,
                     self.format,
-                    &mut MatrixMut::new(z.slice_mut(0..edges * hidden), edges, hidden),
-                    Input::Values(Matrix::new(e.slice(0..e.len()), edges, width)),
+                    &mut MatrixMut::new(z.rows_mut(edges, hidden), edges, hidden),
+                    Input::Values(Matrix::new(e.rows(edges, width), edges, width)),
                     weight.columns(of.edge, width),
-                    self.nodes.slice(0..nodes.bound * 2 * hidden),
+                    self.nodes.rows(nodes.bound, 2 * hidden),
                     batch.edge_nodes(),
                     statistics,
                 )
@@ -110,16 +112,16 @@ impl Scratch {
                 let (object_rows, predicate_rows) = (batch.objects(), batch.predicates());
                 let (objects, predicates) = (object_rows.bound, predicate_rows.bound);
                 self.gather_rows(device, (all, values), batch)?;
-                let x = Matrix::new(self.object_rows.slice(0..objects * width), objects, width);
+                let x = Matrix::new(self.object_rows.rows(objects, width), objects, width);
                 project(device, self.format, &mut self.nodes, x, object_rows, weight)?;
-                let edge_part = self.edges.slice_mut(0..predicates * hidden);
+                let edge_part = self.edges.rows_mut(predicates, hidden);
                 linear_forward(
                     device,
                     self.format,
                     predicate_rows,
                     &mut MatrixMut::new(edge_part, predicates, hidden),
                     Input::Values(Matrix::new(
-                        self.predicate_rows.slice(0..predicates * width),
+                        self.predicate_rows.rows(predicates, width),
                         predicates,
                         width,
                     )),
@@ -128,16 +130,16 @@ impl Scratch {
                 )?;
                 edge_hidden_lookup(
                     device,
-                    &mut z.slice_mut(0..edges * hidden),
-                    self.edges.slice(0..predicates * hidden),
-                    self.nodes.slice(0..objects * 2 * hidden),
+                    &mut z.rows_mut(edges, hidden),
+                    self.edges.rows(predicates, hidden),
+                    self.nodes.rows(objects, 2 * hidden),
                     batch.edge_predicates(),
                     batch.edge_objects(),
                     hidden,
                 )?;
                 match statistics {
                     Some(statistics) => {
-                        batch_norm_statistics(device, statistics, z.slice(0..edges * hidden), rows)
+                        batch_norm_statistics(device, statistics, z.rows(edges, hidden), rows)
                     }
                     None => Ok(()),
                 }
@@ -157,9 +159,8 @@ impl Scratch {
             (&mut self.object_rows, &all.object_embedding, batch.object_types(), batch.objects()),
             (&mut self.predicate_rows, &all.predicate_embedding, batch.predicate_types(), batch.predicates()),
         ] {
-            let mut to = to.slice_mut(0..rows.bound * width);
-            let table = values.slice(table.clone());
-            embedding_forward(device, &mut to, table, types, rows, width)?;
+            let mut to = to.rows_mut(rows.bound, width);
+            embedding_forward(device, &mut to, values.slice(table.clone()), types, rows, width)?;
         }
         Ok(())
     }
@@ -170,58 +171,58 @@ impl Scratch {
         &mut self,
         device: &Device,
         layer: usize,
-        parameters: &Parameters<Buffer<f32>>,
+        weights: Weights<'_>,
         batch: &Batch,
-        input: LayerInput<'_, Buffer<f32>>,
-        d_z: Slice<'_, f32>,
-        d_input: LayerInputGradient<'_, Buffer<f32>>,
+        input: LayerInput<'_, Buffer<T>>,
+        d_z: Slice<'_, T>,
+        d_input: LayerInputGradient<'_, Buffer<T>>,
         gradients: &mut Buffer<f32>,
         weight_parts: &mut WeightParts,
     ) -> Result<()> {
-        let all = &parameters.layout;
+        let all = weights.layout;
         let (width, hidden) = (all.config.state_width, all.config.hidden_width);
         let layout = all.block(layer, BlockKind::EdgeHidden);
-        let weight = Matrix::new(parameters.values.slice(layout.weight.clone()), hidden, 3 * width);
-        let mut product = Products { device, format: self.format, weight, weight_parts };
+        let weight = weights.of(layer, BlockKind::EdgeHidden);
+        let mut product = Products { device, format: self.format, weight, width, weight_parts };
         match (input, d_input) {
             (
                 LayerInput::States { nodes, edges },
                 LayerInputGradient::States { nodes: d_nodes, edges: d_edges },
             ) => {
                 let (node_rows, edge_rows) = (batch.nodes(), batch.edges());
-                let mut sums = self.nodes.slice_mut(0..node_rows.bound * 2 * hidden);
+                let mut sums = self.nodes.rows_mut(node_rows.bound, 2 * hidden);
                 edge_hidden_sum_ends(device, &mut sums, d_z, batch.incidence(), hidden)?;
                 let mut d_weight =
                     MatrixMut::new(gradients.slice_mut(layout.weight.clone()), hidden, 3 * width);
-                let (x, d_x) = (nodes.slice(0..nodes.len()), d_nodes);
+                let (x, d_x) = (nodes.rows(node_rows.bound, width), d_nodes);
                 product.of_ends(node_rows, d_x, &mut d_weight, sums.as_slice(), x)?;
-                let e = edges.slice(0..edges.len());
+                let e = edges.rows(edge_rows.bound, width);
                 product.of_edges(edge_rows, d_edges, &mut d_weight, d_z, e)
             }
             (LayerInput::Embeddings, LayerInputGradient::Embeddings) => {
                 let (objects, predicates) = (batch.object_types(), batch.predicate_types());
                 let (object_rows, predicate_rows) = (batch.objects(), batch.predicates());
                 let (object_count, predicate_count) = (object_rows.bound, predicate_rows.bound);
-                let mut sums = self.nodes.slice_mut(0..object_count * 2 * hidden);
+                let mut sums = self.nodes.rows_mut(object_count, 2 * hidden);
                 edge_hidden_sum_ends(device, &mut sums, d_z, batch.object_incidence(), hidden)?;
-                let mut edge_sums = self.edges.slice_mut(0..predicate_count * hidden);
+                let mut edge_sums = self.edges.rows_mut(predicate_count, hidden);
                 edge_hidden_sum_edges(device, &mut edge_sums, d_z, batch.predicate_edges(), hidden)?;
 
                 let mut d_weight =
                     MatrixMut::new(gradients.slice_mut(layout.weight.clone()), hidden, 3 * width);
-                let x = self.object_rows.slice(0..object_count * width);
+                let x = self.object_rows.rows(object_count, width);
                 product.of_ends(object_rows, &mut self.d_rows, &mut d_weight, sums.as_slice(), x)?;
                 let table = gradients.slice_mut(all.object_embedding.clone());
-                let d_rows = self.d_rows.slice(0..object_count * width);
+                let d_rows = self.d_rows.rows(object_count, width);
                 embedding_backward(device, table, d_rows, objects, object_rows, width)?;
 
                 let mut d_weight =
                     MatrixMut::new(gradients.slice_mut(layout.weight.clone()), hidden, 3 * width);
-                let e = self.predicate_rows.slice(0..predicate_count * width);
+                let e = self.predicate_rows.rows(predicate_count, width);
                 let d_z = edge_sums.as_slice();
                 product.of_edges(predicate_rows, &mut self.d_rows, &mut d_weight, d_z, e)?;
                 let table = gradients.slice_mut(all.predicate_embedding.clone());
-                let d_rows = self.d_rows.slice(0..predicate_count * width);
+                let d_rows = self.d_rows.rows(predicate_count, width);
                 embedding_backward(device, table, d_rows, predicates, predicate_rows, width)
             }
             _ => unreachable!("a layer's input and its gradient are of one kind"),
@@ -229,31 +230,32 @@ impl Scratch {
     }
 }
 
-/// The backward's products, with the whole weight `[H, 3 D]`.
-struct Products<'a> {
+/// The backward's products, with the whole weight: its parts `[H, D]` side by side, rows as they are stored.
+struct Products<'a, T> {
     device: &'a Device,
     format: Format,
-    weight: Matrix<'a>,
+    weight: Matrix<'a, T>,
+    /// D.
+    width: usize,
     weight_parts: &'a mut WeightParts,
 }
 
-impl Products<'_> {
+impl<T: StoredElement> Products<'_, T> {
     /// Of S_s and S_o, side by side in `sums [n, 2 H]`: `d_x [n, D] = S_s W_s + S_o W_o`, and with `x [n, D]` the gradients
     /// of W_s and W_o.
     fn of_ends(
         &mut self,
         rows: Rows<'_>,
-        d_x: &mut Buffer<f32>,
-        d_weight: &mut MatrixMut<'_>,
-        sums: Slice<'_, f32>,
-        x: Slice<'_, f32>,
+        d_x: &mut Buffer<T>,
+        d_weight: &mut MatrixMut<'_, f32>,
+        sums: Slice<'_, T>,
+        x: Slice<'_, T>,
     ) -> Result<()> {
-        let (hidden, width) = (self.weight.row_count(), self.weight.column_count() / 3);
-        let of = parts(width);
-        let d_x = d_x.slice_mut(0..rows.bound * width);
+        let (hidden, width) = (self.weight.row_count(), self.width);
+        let (of, of_gradient) = (parts(T::stride(width)), parts(width));
         let to = LinearGradients {
-            x: &mut MatrixMut::new(d_x, rows.bound, width),
-            weight: &mut d_weight.stacked(of.subject, of.object, width),
+            x: &mut MatrixMut::new(d_x.rows_mut(rows.bound, width), rows.bound, width),
+            weight: &mut d_weight.stacked(of_gradient.subject, of_gradient.object, width),
             norm: None,
         };
         let sums = Matrix::new(sums, rows.bound, 2 * hidden);
@@ -266,17 +268,16 @@ impl Products<'_> {
     fn of_edges(
         &mut self,
         rows: Rows<'_>,
-        d_e: &mut Buffer<f32>,
-        d_weight: &mut MatrixMut<'_>,
-        d_z: Slice<'_, f32>,
-        e: Slice<'_, f32>,
+        d_e: &mut Buffer<T>,
+        d_weight: &mut MatrixMut<'_, f32>,
+        d_z: Slice<'_, T>,
+        e: Slice<'_, T>,
     ) -> Result<()> {
-        let (hidden, width) = (self.weight.row_count(), self.weight.column_count() / 3);
-        let of = parts(width);
-        let d_e = d_e.slice_mut(0..rows.bound * width);
+        let (hidden, width) = (self.weight.row_count(), self.width);
+        let (of, of_gradient) = (parts(T::stride(width)), parts(width));
         let to = LinearGradients {
-            x: &mut MatrixMut::new(d_e, rows.bound, width),
-            weight: &mut d_weight.columns(of.edge, width),
+            x: &mut MatrixMut::new(d_e.rows_mut(rows.bound, width), rows.bound, width),
+            weight: &mut d_weight.columns(of_gradient.edge, width),
             norm: None,
         };
         let d_z = Matrix::new(d_z, rows.bound, hidden);
@@ -287,17 +288,17 @@ impl Products<'_> {
 }
 
 /// `projected [n, 2 H]`: P_s and P_o of `x [n, D]`, by W_s above W_o.
-fn project(
+fn project<T: StoredElement>(
     device: &Device,
     format: Format,
-    projected: &mut Buffer<f32>,
-    x: Matrix<'_>,
+    projected: &mut Buffer<T>,
+    x: Matrix<'_, T>,
     rows: Rows<'_>,
-    weight: Matrix<'_>,
+    weight: Matrix<'_, T>,
 ) -> Result<()> {
     let (hidden, width) = (weight.row_count(), x.column_count());
-    let of = parts(width);
-    let projected = projected.slice_mut(0..rows.bound * 2 * hidden);
+    let of = parts(T::stride(width));
+    let projected = projected.rows_mut(rows.bound, 2 * hidden);
     let mut projected = MatrixMut::new(projected, rows.bound, 2 * hidden);
     let weight = weight.stacked(of.subject, of.object, width);
     linear_forward(device, format, rows, &mut projected, Input::Values(x), weight, None)

@@ -5,6 +5,7 @@ use super::buffer::{Buffer, Slice, SliceMut};
 use super::device::{Argument, Arguments, Device, Grid, check_len, dimension};
 use super::edge_hidden::Ends;
 use super::rows::Rows;
+use super::stored::StoredElement;
 use crate::error::Result;
 
 /// The products' kernels in a format: one for each tile, in the order of [`Product`].
@@ -38,7 +39,7 @@ pub enum Format {
     Fp32,
     /// Rounded to tf32: 11 significand bits.
     Tf32,
-    /// Rounded to bf16: 8 significand bits.
+    /// Stored in bf16: 8 significand bits.
     Bf16,
     /// The sum of two bf16, some 16 significand bits.
     Bf16x3,
@@ -84,6 +85,13 @@ impl Tile {
 }
 
 impl Format {
+    /// This format, whose operands are stored as `T`: bf16 as such, all others in single precision.
+    #[track_caller]
+    fn of<T: StoredElement>(self) -> Self {
+        assert_eq!(self == Format::Bf16, T::PRODUCTS_READ_COPY, "{self:?}: operands stored in another type");
+        self
+    }
+
     /// The larger tile where `wanted` says so; plain products have one size only.
     fn tile(self, wanted: bool) -> Tile {
         if wanted && self != Format::Fp32 { Tile::Large } else { Tile::Small }
@@ -114,8 +122,8 @@ impl Format {
 
 /// A matrix to read: rows of `columns` values, `stride` apart.
 #[derive(Clone, Copy, Debug)]
-pub struct Matrix<'a> {
-    values: Slice<'a, f32>,
+pub struct Matrix<'a, T> {
+    values: Slice<'a, T>,
     rows: usize,
     columns: usize,
     lines: Lines,
@@ -123,8 +131,8 @@ pub struct Matrix<'a> {
 
 /// A matrix to write.
 #[derive(Debug)]
-pub struct MatrixMut<'a> {
-    values: SliceMut<'a, f32>,
+pub struct MatrixMut<'a, T> {
+    values: SliceMut<'a, T>,
     rows: usize,
     columns: usize,
     lines: Lines,
@@ -154,12 +162,12 @@ impl Lines {
     }
 }
 
-impl<'a> Matrix<'a> {
-    /// The first `rows` rows of a dense matrix.
+impl<'a, T: StoredElement> Matrix<'a, T> {
+    /// The first `rows` rows of a stored matrix.
     #[track_caller]
-    pub fn new(values: Slice<'a, f32>, rows: usize, columns: usize) -> Self {
-        check_len("a matrix", values.len(), rows * columns);
-        Matrix { values, rows, columns, lines: Lines::new(columns) }
+    pub fn new(values: Slice<'a, T>, rows: usize, columns: usize) -> Self {
+        check_len("a matrix", values.len(), rows * T::stride(columns));
+        Matrix { values, rows, columns, lines: Lines::new(T::stride(columns)) }
     }
 
     /// Number of rows.
@@ -175,7 +183,7 @@ impl<'a> Matrix<'a> {
     /// The columns `start..start + count`.
     #[track_caller]
     pub fn columns(self, start: usize, count: usize) -> Self {
-        check_columns(start, count, self.columns);
+        check_columns::<T>(start, count, self.columns);
         let values = self.values.slice(start.min(self.values.len())..self.values.len());
         Matrix { values, columns: count, ..self }
     }
@@ -183,54 +191,59 @@ impl<'a> Matrix<'a> {
     /// The columns `first..first + count` above the columns `second..second + count`: twice the rows.
     #[track_caller]
     pub fn stacked(self, first: usize, second: usize, count: usize) -> Self {
-        check_columns(second, count, self.columns);
+        check_columns::<T>(second, count, self.columns);
         let lines = self.lines.stacked(self.rows, first, second);
         Matrix { rows: 2 * self.rows, lines, ..self.columns(first, count) }
     }
 }
 
-impl<'a> MatrixMut<'a> {
-    /// The first `rows` rows of a dense matrix.
+impl<'a, T: StoredElement> MatrixMut<'a, T> {
+    /// The first `rows` rows of a stored matrix.
     #[track_caller]
-    pub fn new(values: SliceMut<'a, f32>, rows: usize, columns: usize) -> Self {
-        check_len("a matrix", values.len(), rows * columns);
-        MatrixMut { values, rows, columns, lines: Lines::new(columns) }
+    pub fn new(values: SliceMut<'a, T>, rows: usize, columns: usize) -> Self {
+        check_len("a matrix", values.len(), rows * T::stride(columns));
+        MatrixMut { values, rows, columns, lines: Lines::new(T::stride(columns)) }
     }
 
     /// The columns `start..start + count`.
     #[track_caller]
-    pub fn columns(&mut self, start: usize, count: usize) -> MatrixMut<'_> {
-        check_columns(start, count, self.columns);
+    pub fn columns(&mut self, start: usize, count: usize) -> MatrixMut<'_, T> {
+        check_columns::<T>(start, count, self.columns);
         let (len, rows, lines) = (self.values.len(), self.rows, self.lines);
         MatrixMut { values: self.values.slice_mut(start.min(len)..len), rows, columns: count, lines }
     }
 
     /// As [`Matrix::stacked`].
     #[track_caller]
-    pub fn stacked(&mut self, first: usize, second: usize, count: usize) -> MatrixMut<'_> {
-        check_columns(second, count, self.columns);
+    pub fn stacked(&mut self, first: usize, second: usize, count: usize) -> MatrixMut<'_, T> {
+        check_columns::<T>(second, count, self.columns);
         let (rows, lines) = (2 * self.rows, self.lines.stacked(self.rows, first, second));
         MatrixMut { rows, lines, ..self.columns(first, count) }
     }
 }
 
+/// Panics unless there are such columns, and they begin where rows may.
 #[track_caller]
-fn check_columns(start: usize, count: usize, columns: usize) {
+fn check_columns<T: StoredElement>(start: usize, count: usize, columns: usize) {
     assert!(start + count <= columns, "columns {start} and {count} more of {columns}");
+    assert!(
+        start.is_multiple_of(T::ROW_MULTIPLE),
+        "column {start} of rows that are copied 16 bytes at a time"
+    );
 }
 
 /// What a product reads of a layer's input.
 #[derive(Clone, Copy, Debug)]
-pub enum Input<'a> {
+pub enum Input<'a, T> {
     /// The values.
-    Values(Matrix<'a>),
+    Values(Matrix<'a, T>),
     /// relu(norm(values)).
-    Activated(Matrix<'a>, Norm<'a>),
+    Activated(Matrix<'a, T>, Norm<'a>),
 }
 
-impl<'a> Input<'a> {
+impl<'a, T: StoredElement> Input<'a, T> {
     #[track_caller]
-    fn check(self) -> Matrix<'a> {
+    fn check(self) -> Matrix<'a, T> {
         match self {
             Input::Values(x) => x,
             Input::Activated(x, norm) => {
@@ -242,7 +255,7 @@ impl<'a> Input<'a> {
 }
 
 impl Arguments {
-    fn add_values(self, x: Input<'_>) -> Self {
+    fn add_values<T>(self, x: Input<'_, T>) -> Self {
         match x {
             Input::Values(x) => self.add(x.values),
             Input::Activated(x, norm) => self.add(x.values).add_norm(norm),
@@ -255,13 +268,13 @@ impl Arguments {
 }
 
 /// `y [R, O] = x [R, I] weight [O, I]^T`, and its statistics. `rows` are R, here and below.
-pub fn linear_forward(
+pub fn linear_forward<T: StoredElement>(
     device: &Device,
     format: Format,
     rows: Rows<'_>,
-    y: &mut MatrixMut<'_>,
-    x: Input<'_>,
-    weight: Matrix<'_>,
+    y: &mut MatrixMut<'_, T>,
+    x: Input<'_, T>,
+    weight: Matrix<'_, T>,
     statistics: Option<BatchStatistics<'_>>,
 ) -> Result<()> {
     let x_matrix = x.check();
@@ -283,20 +296,20 @@ pub fn linear_forward(
         }
     };
     let arguments = arguments.add(rows).add(y.columns).add(x_matrix.columns);
-    let (kernel, grid) = format.forward(product, y.rows, y.columns);
+    let (kernel, grid) = format.of::<T>().forward(product, y.rows, y.columns);
     // SAFETY: as in kernels/linear.cuh; a matrix's slice holds its rows, a norm's its columns, and the sums have room;
     // what is written is borrowed mutably.
     unsafe { device.launch(kernel, grid, &arguments) }
 }
 
 /// `y [E, H] = x weight^T + projected[subject, ..H] + projected[object, H..]`, and its statistics.
-pub fn linear_forward_gather(
+pub fn linear_forward_gather<T: StoredElement>(
     device: &Device,
     format: Format,
-    y: &mut MatrixMut<'_>,
-    x: Input<'_>,
-    weight: Matrix<'_>,
-    projected: Slice<'_, f32>,
+    y: &mut MatrixMut<'_, T>,
+    x: Input<'_, T>,
+    weight: Matrix<'_, T>,
+    projected: Slice<'_, T>,
     ends: Ends<'_>,
     statistics: Option<BatchStatistics<'_>>,
 ) -> Result<()> {
@@ -308,7 +321,7 @@ pub fn linear_forward_gather(
     assert!(!split, "linear_forward_gather: no matrix may be split");
     ends.check();
     let arguments = Arguments::default().add(&mut y.values).add_values(x).add(weight.values);
-    let arguments = arguments.add(projected).add(ends.subject).add(ends.object);
+    let arguments = arguments.add(projected).add(T::stride(2 * y.columns)).add(ends.subject).add(ends.object);
     let arguments = arguments.add_statistics(device, statistics, y.rows, y.columns)?;
     let arguments = arguments.add(y.lines.stride).add(x_matrix.lines.stride).add(weight.lines.stride);
     let arguments = arguments.add(rows).add(y.columns).add(x_matrix.columns);
@@ -316,7 +329,7 @@ pub fn linear_forward_gather(
         Input::Values(_) => Product::ForwardGather,
         Input::Activated(..) => Product::ForwardGatherNorm,
     };
-    let (kernel, grid) = format.forward(product, y.rows, y.columns);
+    let (kernel, grid) = format.of::<T>().forward(product, y.rows, y.columns);
     // SAFETY: as in kernels/linear.cuh; a matrix's slice holds its rows, a norm's its columns, the ends are rows of
     // `projected`, and the sums have room; what is written is borrowed mutably.
     unsafe { device.launch(kernel, grid, &arguments) }
@@ -405,25 +418,25 @@ impl WeightParts {
 }
 
 /// What the backward of a linear layer writes.
-pub struct LinearGradients<'a, 'b> {
+pub struct LinearGradients<'a, 'b, T> {
     /// `[R, I]`.
-    pub x: &'a mut MatrixMut<'b>,
+    pub x: &'a mut MatrixMut<'b, T>,
     /// `[O, I]`.
-    pub weight: &'a mut MatrixMut<'b>,
+    pub weight: &'a mut MatrixMut<'b, f32>,
     /// Of the norm of an activated x, where they are wanted.
     pub norm: Option<NormGradient<'a>>,
 }
 
 /// `d_x [R, I] = d_y [R, O] weight [O, I]` and `d_weight [O, I] = d_y [R, O]^T x [R, I]`; of an activated x the sums of its
 /// norm's backward. `parts` is memory for the parts of the sum over rows.
-pub fn linear_backward(
+pub fn linear_backward<T: StoredElement>(
     device: &Device,
     format: Format,
     rows: Rows<'_>,
-    to: LinearGradients<'_, '_>,
-    d_y: Matrix<'_>,
-    x: Input<'_>,
-    weight: Matrix<'_>,
+    to: LinearGradients<'_, '_, T>,
+    d_y: Matrix<'_, T>,
+    x: Input<'_, T>,
+    weight: Matrix<'_, T>,
     parts: &mut WeightParts,
 ) -> Result<()> {
     let x_matrix = x.check();
@@ -460,7 +473,7 @@ pub fn linear_backward(
     let input_blocks = tile.count(rows.bound.max(1), inputs);
     let blocks = input_blocks + tile.count(outputs, inputs) * of.up_to(rows.bound);
     let arguments = arguments.add(rows).add(inputs).add(outputs).add(of.most).add(of.most_large);
-    let (kernel, threads) = format.kernel(product, tile);
+    let (kernel, threads) = format.of::<T>().kernel(product, tile);
     // SAFETY: as in kernels/linear.cuh; a matrix's slice holds its rows, a norm's its columns, the sums have room, and no
     // number of rows up to the bound makes more parts than there is room for; what is written is borrowed mutably.
     unsafe { device.launch(kernel, Grid::rows(blocks, threads), &arguments.add(input_blocks)) }
