@@ -7,12 +7,14 @@ mod support;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+use half::bf16;
 use program::small_data;
 use scenerank::backend::Backend;
 use scenerank::backend::cpu::Cpu;
 use scenerank::backend::cuda::Cuda;
 use scenerank::backend::cuda::device::{Calls, Device};
 use scenerank::backend::cuda::linear::Format;
+use scenerank::backend::cuda::stored::StoredElement;
 use scenerank::backend::reference::Reference;
 use scenerank::batch::graph_batch::{BatchSize, GraphBatch};
 use scenerank::checkpoint::{self, LAST};
@@ -31,7 +33,7 @@ use tempfile::TempDir;
 const RANKING: Loss = Loss { kind: LossKind::Ranking, temperature: 1.0, margin: 0.5 };
 
 /// A backend on the emulator and what it is asked for; None (said so) where it cannot be built.
-fn emulated(format: Format) -> Option<(Cuda<f32>, Arc<Calls>)> {
+fn emulated<T: StoredElement>(format: Format) -> Option<(Cuda<T>, Arc<Calls>)> {
     match Device::emulated(None) {
         Ok(device) => {
             let calls = device.calls();
@@ -63,7 +65,7 @@ fn steps_allocate_nothing_and_read_nothing_back() {
     // The wide one splits its weight gradients into parts, whose memory depends on the number of rows and the format.
     let wide = ModelConfig { layers: 2, state_width: 70, hidden_width: 130, ..SMALL };
     for (config, format) in [(SMALL, Format::Fp32), (wide, Format::Fp32), (wide, Format::Tf32)] {
-        let Some((backend, calls)) = emulated(format) else { return };
+        let Some((backend, calls)) = emulated::<f32>(format) else { return };
         let tensors = random_parameters(config, false, 1);
         let mut model = Model::new(backend, config, &tensors, capacity).unwrap();
         let mut state = TrainingState::new(&model).unwrap();
@@ -97,9 +99,13 @@ fn steps_allocate_nothing_and_read_nothing_back() {
 fn losses_taken_together_are_those_taken_one_by_one() {
     let (batches, capacity) = batches();
     let losses = |together: bool| -> Option<Vec<(f32, usize)>> {
-        let mut model =
-            Model::new(emulated(Format::Fp32)?.0, SMALL, &random_parameters(SMALL, false, 1), capacity)
-                .unwrap();
+        let mut model = Model::new(
+            emulated::<f32>(Format::Fp32)?.0,
+            SMALL,
+            &random_parameters(SMALL, false, 1),
+            capacity,
+        )
+        .unwrap();
         let mut state = TrainingState::new(&model).unwrap();
         let mut losses = Vec::new();
         for step in 0..LOSS_STEPS {
@@ -131,7 +137,7 @@ fn training_reads_back_records_and_checkpoints_alone() {
         epochs: 2,
         ..Default::default()
     };
-    let Some((backend, calls)) = emulated(Format::Fp32) else { return };
+    let Some((backend, calls)) = emulated::<f32>(Format::Fp32) else { return };
     let run = folder.path().join("run");
     let outcome = train_on(backend, &dataset, config, &run, None, &AtomicBool::new(false)).unwrap();
     let steps_of_epoch = dataset.split(Split::Train).len().div_ceil(8) as u64;
@@ -179,16 +185,29 @@ fn run(
     count: usize,
     resumed: Option<usize>,
 ) -> Option<Left> {
+    match format {
+        Format::Bf16 => run_as::<bf16>(config, format, steps, count, resumed),
+        _ => run_as::<f32>(config, format, steps, count, resumed),
+    }
+}
+
+fn run_as<T: StoredElement>(
+    config: ModelConfig,
+    format: Format,
+    steps: Steps,
+    count: usize,
+    resumed: Option<usize>,
+) -> Option<Left> {
     let (batches, capacity) = batches();
     let (loss, adam) = (RANKING, Adam::new(1e-3));
     let mut model =
-        Model::new(emulated(format)?.0, config, &random_parameters(config, false, 1), capacity).unwrap();
+        Model::new(emulated::<T>(format)?.0, config, &random_parameters(config, false, 1), capacity).unwrap();
     let mut state = TrainingState::new(&model).unwrap();
     let mut losses = Vec::new();
     for step in 0..count {
         if resumed == Some(step) {
             let (tensors, (first, second)) = (model.tensors().unwrap(), model.moments(&state).unwrap());
-            model = Model::new(emulated(format)?.0, config, &tensors, capacity).unwrap();
+            model = Model::new(emulated::<T>(format)?.0, config, &tensors, capacity).unwrap();
             let done = state.steps;
             state = TrainingState::new(&model).unwrap();
             state.restore(&mut model, done, &first, &second).unwrap();
@@ -245,9 +264,13 @@ fn captured_steps_that_are_resumed_leave_the_same_bits() {
 fn a_step_with_another_loss_or_rate_is_another() {
     let (batches, capacity) = batches();
     let run = |captured: bool| -> Option<Vec<u32>> {
-        let mut model =
-            Model::new(emulated(Format::Fp32)?.0, SMALL, &random_parameters(SMALL, false, 1), capacity)
-                .unwrap();
+        let mut model = Model::new(
+            emulated::<f32>(Format::Fp32)?.0,
+            SMALL,
+            &random_parameters(SMALL, false, 1),
+            capacity,
+        )
+        .unwrap();
         let mut state = TrainingState::new(&model).unwrap();
         let other = Loss { kind: LossKind::InfoNce, ..RANKING };
         for (step, (loss, rate)) in
@@ -323,7 +346,7 @@ fn losses<B: Backend>(backend: B, steps: usize) -> Vec<f32> {
 #[test]
 fn hundreds_of_steps_go_as_in_double_precision() {
     const STEPS: usize = 220;
-    let Some((backend, _)) = emulated(Format::Fp32) else { return };
+    let Some((backend, _)) = emulated::<f32>(Format::Fp32) else { return };
     let (got, cpu) = (losses(backend, STEPS), losses(Cpu::new(), STEPS));
     let want = losses(Reference::<f64>::new(), STEPS);
     let mean = |losses: &[f32]| losses.iter().sum::<f32>() / losses.len() as f32;
@@ -337,6 +360,6 @@ fn hundreds_of_steps_go_as_in_double_precision() {
             println!("{name}, steps {steps:?}: {:.1e} off at most", used * limit);
         }
     }
-    let again = losses(emulated(Format::Fp32).expect("as before").0, 20);
+    let again = losses(emulated::<f32>(Format::Fp32).expect("as before").0, 20);
     assert!(got[..20].iter().map(|loss| loss.to_bits()).eq(again.iter().map(|loss| loss.to_bits())));
 }

@@ -2,10 +2,12 @@
 
 mod support;
 
+use half::bf16;
 use scenerank::backend::Backend;
 use scenerank::backend::cuda::Cuda;
 use scenerank::backend::cuda::device::Device;
 use scenerank::backend::cuda::linear::Format;
+use scenerank::backend::cuda::stored::StoredElement;
 use scenerank::backend::reference::Reference;
 use scenerank::batch::graph_batch::GraphBatch;
 use scenerank::loss::{Loss, LossKind};
@@ -21,7 +23,7 @@ const KINDS: [LossKind; 3] = [LossKind::Ranking, LossKind::Triplet, LossKind::In
 
 /// A backend on the emulator, threads in the order of this seed, or with `SCENERANK_TEST_DEVICE=cuda` on a GPU, which
 /// must be there; None (said so) where the emulator cannot be built.
-fn backend(seed: Option<u64>, format: Format) -> Option<Cuda<f32>> {
+fn backend<T: StoredElement>(seed: Option<u64>, format: Format) -> Option<Cuda<T>> {
     let device = match std::env::var("SCENERANK_TEST_DEVICE") {
         Ok(device) if device == "cuda" => {
             Ok(Device::gpu(0).expect("a GPU, which SCENERANK_TEST_DEVICE asks for"))
@@ -68,12 +70,20 @@ fn step_of<B: Backend>(config: ModelConfig, backend: B, batch: &GraphBatch, kind
     }
 }
 
+/// By the kernels of a format, which stores activations in its own type.
+fn step_in(format: Format, seed: Option<u64>, batch: &GraphBatch) -> Option<Step> {
+    Some(match format {
+        Format::Bf16 => step(backend::<bf16>(seed, format)?, batch, LossKind::Ranking),
+        _ => step(backend::<f32>(seed, format)?, batch, LossKind::Ranking),
+    })
+}
+
 #[test]
 fn a_step_agrees_with_the_reference() {
     for (seed, kind) in (0..6).flat_map(|seed| KINDS.map(|kind| (seed, kind))) {
         let batch = random_batch(SMALL, SHAPE, seed);
         let want = step(Reference::<f64>::new(), &batch, kind);
-        let Some(cuda) = backend(Some(seed), Format::Fp32) else { return };
+        let Some(cuda) = backend::<f32>(Some(seed), Format::Fp32) else { return };
         compare(&step(cuda, &batch, kind), &want);
     }
 }
@@ -85,7 +95,7 @@ fn a_step_of_a_network_with_something_switched_off_agrees_with_the_reference() {
         for seed in 0..4 {
             let batch = random_batch(config, SHAPE, seed);
             let want = step_of(config, Reference::<f64>::new(), &batch, LossKind::Ranking);
-            let Some(cuda) = backend(Some(seed), Format::Fp32) else { return };
+            let Some(cuda) = backend::<f32>(Some(seed), Format::Fp32) else { return };
             let got = step_of(config, cuda, &batch, LossKind::Ranking);
             compared += usize::from(compare(&got, &want));
             let before = random_parameters(config, true, 3);
@@ -93,7 +103,7 @@ fn a_step_of_a_network_with_something_switched_off_agrees_with_the_reference() {
                 assert_eq!(got.next[name] == *tensor, !config.batch_norm, "{name}");
             }
             // Without batch statistics training and evaluation are one function, to the bit.
-            let cuda = backend(None, Format::Fp32).expect("a device, as before");
+            let cuda = backend::<f32>(None, Format::Fp32).expect("a device, as before");
             let mut model = Model::new(cuda, config, &before, batch.size()).expect("a model");
             let evaluated = model.embed(&batch).expect("embeddings");
             assert_eq!(evaluated == got.embedding, !config.batch_norm, "{config:?}, seed {seed}");
@@ -127,10 +137,8 @@ fn compare(got: &Step, want: &Step) -> bool {
 fn the_order_of_threads_and_blocks_changes_no_bit() {
     let batch = random_batch(SMALL, SHAPE, 11);
     for format in FORMATS {
-        let steps: Vec<Step> = [None, Some(1), Some(2)]
-            .into_iter()
-            .filter_map(|seed| Some(step(backend(seed, format)?, &batch, LossKind::Ranking)))
-            .collect();
+        let steps: Vec<Step> =
+            [None, Some(1), Some(2)].into_iter().filter_map(|seed| step_in(format, seed, &batch)).collect();
         for pair in steps.windows(2) {
             assert_eq!(pair[0].embedding, pair[1].embedding, "{format:?}");
             assert!(pair[0].gradients == pair[1].gradients, "{format:?}: gradients");
@@ -149,14 +157,13 @@ fn formats_reach_the_products_of_a_step() {
         |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>().sqrt();
     let mut distances = Vec::new();
     for format in [Format::Fp32, Format::Bf16x3, Format::Tf32, Format::Bf16] {
-        let Some(cuda) = backend(None, format) else { return };
-        let got = step(cuda, &batch, LossKind::Ranking);
+        let Some(got) = step_in(format, None, &batch) else { return };
         let pairs = got.embedding.iter().zip(&want.embedding);
         let off = length(&mut pairs.map(|(got, want)| f64::from(got - want)));
         distances.push(off / length(&mut want.embedding.iter().map(|&value| f64::from(value))));
     }
     println!("distances of fp32, bf16x3, tf32, bf16: {distances:?}");
-    // bf16's operands have 8 significand bits, tf32's 11, those of bf16x3 16 and fp32's 24.
+    // bf16 has 8 significand bits, and all that is stored in it, tf32's operands 11, those of bf16x3 16 and fp32's 24.
     for (pair, factor) in distances.windows(2).zip([4.0, 4.0, 3.0]) {
         assert!(pair[1] > factor * pair[0], "{distances:?}");
     }
@@ -167,7 +174,7 @@ fn formats_reach_the_products_of_a_step() {
 fn evaluation_agrees_with_the_reference() {
     let tensors = random_parameters(SMALL, true, 7);
     let batch = random_batch(SMALL, SHAPE, 8);
-    let Some(cuda) = backend(None, Format::Fp32) else { return };
+    let Some(cuda) = backend::<f32>(None, Format::Fp32) else { return };
     let got = Model::new(cuda, SMALL, &tensors, batch.size()).expect("a model").embed(&batch);
     let reference = Reference::<f64>::new();
     let want = Model::new(reference, SMALL, &tensors, batch.size()).expect("a model").embed(&batch);
