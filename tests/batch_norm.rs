@@ -4,15 +4,16 @@ mod kernel_support;
 
 use half::bf16;
 use kernel_support::calculus::{central_differences, weighted_sum};
-use kernel_support::cases::{check, columns, rows, seeds};
+use kernel_support::cases::{check, columns, no_device, rows, seeds};
 use kernel_support::stored::{assert_stored_within, rounded, stored, stored_to_host, unwritten};
 use kernel_support::{
     Counted, Values, all, all_mut, assert_within, poisoned, same_bits, scale, to_device, to_host, wide,
 };
 use proptest::prelude::any;
 use scenerank::backend::cuda::batch_norm::{
-    Norm, Statistics, Sums, batch_norm_backward, batch_norm_mask, batch_norm_no_statistics, batch_norm_relu,
-    batch_norm_running_statistics, batch_norm_statistics,
+    BatchStatistics, Norm, NormGradient, Statistics, Sums, batch_norm_backward, batch_norm_backward_sums,
+    batch_norm_mask, batch_norm_no_statistics, batch_norm_relu, batch_norm_running_statistics,
+    batch_norm_statistics,
 };
 use scenerank::backend::cuda::buffer::Buffer;
 use scenerank::backend::cuda::device::Device;
@@ -35,12 +36,14 @@ fn statistics<T: StoredElement>(
     let [mut running_mean, mut running_var] = running.map(|values| to_device(device, values));
     batch_norm_statistics(
         device,
-        &mut Statistics { mean: all_mut(&mut mean), rstd: all_mut(&mut rstd) },
-        &mut all_mut(&mut running_mean),
-        &mut all_mut(&mut running_var),
+        BatchStatistics {
+            to: Statistics { mean: all_mut(&mut mean), rstd: all_mut(&mut rstd) },
+            running_mean: all_mut(&mut running_mean),
+            running_var: all_mut(&mut running_var),
+            sums: &mut Sums::new(device).expect("memory"),
+        },
         all(&stored::<T>(device, z, columns, spare)),
         Counted::new(device, rows, spare).rows(),
-        &mut Sums::new(device).expect("memory"),
     )
     .expect("launches");
     [mean, rstd, running_mean, running_var]
@@ -70,6 +73,18 @@ fn statistics_agree_with_the_reference() {
         statistics_agree::<f32>(rows, columns, seed);
         statistics_agree::<bf16>(rows, columns, seed);
     });
+}
+
+/// Groups of 32 chunks of 64 rows, and what is left of them.
+#[test]
+fn statistics_of_several_groups_agree_with_the_reference() {
+    if no_device() {
+        return;
+    }
+    for rows in [2047, 2048, 2049, 4096, 6500] {
+        statistics_agree::<f32>(rows, 35, rows as u64);
+        statistics_agree::<bf16>(rows, 35, rows as u64);
+    }
 }
 
 #[test]
@@ -131,18 +146,11 @@ fn forward_and_backward<T: StoredElement>(
     let mask = device.download(&mask, 0..count).expect("a download");
     let mut d = stored::<T>(device, d_y, columns, spare);
     let [mut d_weight, mut d_bias] = [(); 2].map(|()| poisoned(device, columns));
-    batch_norm_backward(
-        device,
-        &mut all_mut(&mut d),
-        &mut all_mut(&mut d_weight),
-        &mut all_mut(&mut d_bias),
-        all(&z),
-        norm,
-        batch_statistics,
-        counted.rows(),
-        &mut Sums::new(device).expect("memory"),
-    )
-    .expect("launches");
+    let sums = &mut Sums::new(device).expect("memory");
+    let (weight, bias) = (all_mut(&mut d_weight), all_mut(&mut d_bias));
+    let gradient = NormGradient { weight, bias, batch_statistics, sums: &mut *sums };
+    batch_norm_backward_sums(device, gradient, all(&d), all(&z), norm, counted.rows()).expect("a launch");
+    batch_norm_backward(device, &mut all_mut(&mut d), all(&z), norm, counted.rows(), sums).expect("a launch");
     let [y, d] = [y, d].map(|buffer| stored_to_host(device, &buffer, rows, columns));
     let [d_weight, d_bias] = [d_weight, d_bias].map(|buffer| to_host(device, &buffer));
     [y, mask.into_iter().map(f32::from).collect(), d, d_weight, d_bias]
