@@ -53,7 +53,7 @@ use crate::optimizer::{Adam, Moments};
 
 use adam::Steps;
 use batch::Batch;
-use batch_norm::Sums;
+use batch_norm::{NormGradient, Sums};
 use block::{Before, Blocks, batch_statistics, constant_statistics, norm};
 use buffer::Buffer;
 use device::Device;
@@ -450,20 +450,21 @@ impl Backend for Cuda<f32> {
     ) -> Result<()> {
         let config = parameters.layout.config;
         let layout = parameters.layout.block(layer, BlockKind::EdgeHeads);
-        let (edges, width) = (batch.edges(), layout.outputs);
-        edge_pool::edge_pool_backward(
-            &self.device,
-            &mut d_edge_heads.rows_mut(edges.bound, width),
-            d_pooled.rows(batch.nodes().bound, config.hidden_width),
-            d_edge_state.rows(edges.bound, config.edge_state_width(layer)),
-            batch.edge_nodes(),
-            batch.incidence(),
-            width,
-            config.hidden_width,
-        )?;
-        let (place, block, mut blocks) = ((layer, BlockKind::EdgeHeads), &saved.edge_heads, self.blocks());
-        blocks.norm_backward_sums(place, parameters, block, d_edge_heads, edges, gradients)?;
-        blocks.norm_backward(place, parameters, block, d_edge_heads, edges)
+        let (edges, width, heads) = (batch.edges(), layout.outputs, &saved.edge_heads);
+        let of = edge_pool::HeadsGradient {
+            d_pooled: d_pooled.rows(batch.nodes().bound, config.hidden_width),
+            d_edge_state: d_edge_state.rows(edges.bound, config.edge_state_width(layer)),
+            nodes: batch.edge_nodes(),
+            incidence: batch.incidence(),
+            hidden: config.hidden_width,
+        };
+        let (z, norm) = (heads.linear.rows(edges.bound, width), norm(layout, &parameters.values, heads));
+        let [weight, bias] = gradients.slices_mut([layout.norm_weight.clone(), layout.norm_bias.clone()]);
+        let (batch_statistics, sums) = (layout.batch_norm, &mut self.sums);
+        let gradient = NormGradient { weight, bias, batch_statistics, sums };
+        edge_pool::edge_pool_backward_sums(&self.device, gradient, of, z, norm)?;
+        let mut d_z = d_edge_heads.rows_mut(edges.bound, width);
+        edge_pool::edge_pool_backward(&self.device, &mut d_z, of, z, norm, &self.sums)
     }
 
     fn edge_heads_backward(
