@@ -390,10 +390,15 @@ impl Backend for Cuda<f32> {
         let layout = parameters.layout.block(layer, kind);
         let (nodes, rows, columns) = (batch.nodes(), batch.nodes().bound, layout.outputs);
         let Cuda { device, format, sums, weight_parts, d_node_output, .. } = self;
+        let (place, block) = ((layer, kind), &saved.node_output);
+        let mut blocks = Blocks { device, format: *format, sums, weight_parts };
         let d = if parameters.layout.config.l2_norm {
+            let [weight, bias] = gradients.slices_mut([layout.norm_weight.clone(), layout.norm_bias.clone()]);
+            let (batch_statistics, sums) = (layout.batch_norm, &mut *blocks.sums);
             l2_normalise::l2_normalise_backward(
                 device,
                 &mut d_node_output.rows_mut(rows, columns),
+                NormGradient { weight, bias, batch_statistics, sums },
                 d_node_state.rows(rows, columns),
                 saved.node_output.linear.rows(rows, columns),
                 norm(layout, &parameters.values, &saved.node_output),
@@ -401,11 +406,9 @@ impl Backend for Cuda<f32> {
             )?;
             d_node_output
         } else {
+            blocks.norm_backward_sums(place, parameters, block, d_node_state, nodes, gradients)?;
             d_node_state
         };
-        let mut blocks = Blocks { device, format: *format, sums, weight_parts };
-        let (place, block) = ((layer, kind), &saved.node_output);
-        blocks.norm_backward_sums(place, parameters, block, d, nodes, gradients)?;
         blocks.norm_backward(place, parameters, block, d, nodes)?;
         let (d_z, x) = (d.rows(rows, columns), Before::Block(BlockKind::NodeHidden, &saved.node_hidden));
         blocks.linear_backward(place, parameters, d_z, x, nodes, d_node_hidden, gradients)
