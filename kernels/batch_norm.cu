@@ -7,54 +7,20 @@
 // out  mean, rstd, running statistics [C]; y [R, C]; d_z in the place of d_y; d_weight, d_bias [C] written
 // z, y and d are of T, rows at the strides that are given (stored.cuh); R lies in device memory (common.cuh)
 // grid sums: x strips of 32 columns, y chunks of 64 rows, 8 rows at a time; the strip's last block merges the chunks
-//      (column_sums.cuh): bit-reproducible
+//      (strip_sums.cuh): bit-reproducible
 // cost each pass over z or d_y reads or writes T R C bytes: bandwidth
 
-#include "column_sums.cuh"
-#include "stored.cuh"
+#include "strip_sums.cuh"
 
-constexpr int STRIP = 32;     // columns of a block
-constexpr int ROW_LANES = 8;  // rows that a block reads at once
-constexpr int SUM_BLOCKS = 4; // on a multiprocessor, at least: registers for double precision without spills
 constexpr int COLUMN_THREADS = 128;
 constexpr int THREADS = 256; // of kernels that work value by value
-
-// Shared memory of the sums.
-union SumMemory {
-    float2 chunk[ROW_LANES][STRIP];
-    Pair merged[ROW_LANES * STRIP];
-};
-
-// A chunk's two sums, over its rows in a fixed order; in the threads of the first row lane.
-__device__ __forceinline__ float2 chunk_sum(float2 own, float2 (*partial)[STRIP]) {
-    partial[threadIdx.y][threadIdx.x] = own;
-    __syncthreads();
-    float2 sum = make_float2(0.0f, 0.0f);
-    if (threadIdx.y == 0) {
-        for (int lane = 0; lane < ROW_LANES; lane++) {
-            sum.x += partial[lane][threadIdx.x].x;
-            sum.y += partial[lane][threadIdx.x].y;
-        }
-    }
-    return sum;
-}
-
-// The block's chunk is written.
-template <class Merge>
-__device__ __forceinline__ void finish_strip(const ColumnMemory &of, const Merge &merge, int rows, int columns,
-                                             SumMemory &memory) {
-    __syncthreads(); // the chunk's sums were read
-    StripThread thread = {int(blockIdx.x), int(gridDim.x), int(blockIdx.x * STRIP + threadIdx.x), int(threadIdx.x),
-                          int(threadIdx.y)};
-    finish_columns<ROW_LANES, STRIP>(of, merge, thread, rows, columns, blockIdx.y, 1, memory.merged);
-}
 
 // Of each chunk its mean and the sum of squared deviations from it, taken around the chunk's first row, which keeps them
 // free of cancellation.
 template <class T>
-__device__ __forceinline__ void batch_norm_statistics(SumMemory &memory, const ColumnMemory &of,
-                                                      const StatisticsMerge &merge, const T *__restrict__ z,
+__device__ __forceinline__ void batch_norm_statistics(ColumnMemory of, StatisticsMerge merge, const T *__restrict__ z,
                                                       int stride, int rows, int columns) {
+    __shared__ SumMemory memory;
     int column = blockIdx.x * STRIP + threadIdx.x, first = blockIdx.y * CHUNK_ROWS;
     if (first >= rows && first > 0) {
         return; // the whole block; without rows the first ones stay
@@ -144,33 +110,11 @@ __device__ __forceinline__ void batch_norm_mask(unsigned char *__restrict__ mask
 
 // Of each chunk its sums of d and of d (z - mean).
 template <class T>
-__device__ __forceinline__ void batch_norm_backward_sums(SumMemory &memory, const ColumnMemory &of,
-                                                         const BackwardMerge &merge, const T *__restrict__ d_y,
-                                                         const T *__restrict__ z, NormRows norm, int stride, int rows,
-                                                         int columns) {
-    int column = blockIdx.x * STRIP + threadIdx.x, first = blockIdx.y * CHUNK_ROWS;
-    if (first >= rows && first > 0) {
-        return; // the whole block; without rows the first ones stay
-    }
-    int count = min(CHUNK_ROWS, rows - first);
-    float2 own = make_float2(0.0f, 0.0f);
-    if (column < columns) {
-        NormColumn norms = norm_column(norm.mean, norm.rstd, norm.weight, norm.bias, column);
-        for (int row = threadIdx.y; row < count; row += ROW_LANES) {
-            size_t at = size_t(first + row) * stride + column;
-            float value = widen(z[at]);
-            float d = norm_value(norms, value) > 0.0f ? widen(d_y[at]) : 0.0f;
-            own.x += d;
-            own.y += d * (value - norms.mean);
-        }
-    }
-    float2 sum = chunk_sum(own, memory.chunk);
-    if (threadIdx.y == 0 && column < columns && count > 0) {
-        float *to = of.chunk(blockIdx.y, columns);
-        to[column] = sum.x;
-        to[columns + column] = sum.y;
-    }
-    finish_strip(of, merge, rows, columns, memory);
+__device__ __forceinline__ void batch_norm_backward_sums(ColumnMemory of, BackwardMerge merge,
+                                                         const T *__restrict__ d_y, const T *__restrict__ z,
+                                                         NormRows norm, int stride, int rows, int columns) {
+    auto gradient = [=](int row, int column) { return widen(d_y[size_t(row) * stride + column]); };
+    backward_strip(of, merge, gradient, z, norm, stride, rows, columns);
 }
 
 // d [R, C]: d_y becomes d_z.
@@ -196,15 +140,14 @@ __device__ __forceinline__ void batch_norm_backward(T *__restrict__ d, const T *
 }
 
 #define BATCH_NORM_KERNELS(T, suffix)                                                                                 \
-    extern "C" __global__ void __launch_bounds__(STRIP *ROW_LANES, SUM_BLOCKS) batch_norm_statistics_##suffix(         \
-        float *__restrict__ partials, double *__restrict__ groups, int *__restrict__ tickets,                          \
-        float *__restrict__ mean, float *__restrict__ rstd, float *__restrict__ running_mean,                          \
-        float *__restrict__ running_var, const T *__restrict__ z, int stride, const int *__restrict__ row_count,       \
-        int columns) {                                                                                                 \
-        __shared__ SumMemory memory;                                                                                   \
-        batch_norm_statistics(memory, {partials, groups, tickets}, {mean, rstd, running_mean, running_var}, z,         \
-                              stride, *row_count, columns);                                                            \
-    }                                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(STRIP *ROW_LANES, SUM_BLOCKS) batch_norm_statistics_##suffix(        \
+        float *__restrict__ partials, double *__restrict__ groups, int *__restrict__ tickets,                         \
+        float *__restrict__ mean, float *__restrict__ rstd, float *__restrict__ running_mean,                         \
+        float *__restrict__ running_var, const T *__restrict__ z, int stride, const int *__restrict__ row_count,      \
+        int columns) {                                                                                                \
+        batch_norm_statistics({partials, groups, tickets}, {mean, rstd, running_mean, running_var}, z, stride,        \
+                              *row_count, columns);                                                                   \
+    }                                                                                                                 \
     extern "C" __global__ void __launch_bounds__(THREADS) batch_norm_relu_##suffix(                                   \
         T *__restrict__ y, const T *__restrict__ z, const float *__restrict__ mean, const float *__restrict__ rstd,   \
         const float *__restrict__ weight, const float *__restrict__ bias, int y_stride, int z_stride,                 \
@@ -217,17 +160,16 @@ __device__ __forceinline__ void batch_norm_backward(T *__restrict__ d, const T *
         int rows, int columns) {                                                                                      \
         batch_norm_mask(mask, z, {mean, rstd, weight, bias}, stride, rows, columns);                                  \
     }                                                                                                                 \
-    extern "C" __global__ void __launch_bounds__(STRIP *ROW_LANES, SUM_BLOCKS) batch_norm_backward_sums_##suffix(      \
-        float *__restrict__ partials, double *__restrict__ groups, int *__restrict__ tickets,                          \
-        float *__restrict__ d_weight, float *__restrict__ d_bias, float *__restrict__ terms, int batch_statistics,     \
-        const T *__restrict__ d_y, const T *__restrict__ z, const float *__restrict__ mean,                            \
-        const float *__restrict__ rstd, const float *__restrict__ weight, const float *__restrict__ bias,              \
-        int stride, const int *__restrict__ row_count, int columns) {                                                  \
-        __shared__ SumMemory memory;                                                                                   \
-        batch_norm_backward_sums(memory, {partials, groups, tickets},                                                  \
-                                 {d_weight, d_bias, terms, rstd, weight, batch_statistics}, d_y, z,                    \
-                                 {mean, rstd, weight, bias}, stride, *row_count, columns);                             \
-    }                                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(STRIP *ROW_LANES, SUM_BLOCKS) batch_norm_backward_sums_##suffix(     \
+        float *__restrict__ partials, double *__restrict__ groups, int *__restrict__ tickets,                         \
+        float *__restrict__ d_weight, float *__restrict__ d_bias, float *__restrict__ terms, int batch_statistics,    \
+        const T *__restrict__ d_y, const T *__restrict__ z, const float *__restrict__ mean,                           \
+        const float *__restrict__ rstd, const float *__restrict__ weight, const float *__restrict__ bias,             \
+        int stride, const int *__restrict__ row_count, int columns) {                                                 \
+        batch_norm_backward_sums({partials, groups, tickets},                                                         \
+                                 {d_weight, d_bias, terms, rstd, weight, batch_statistics}, d_y, z,                   \
+                                 {mean, rstd, weight, bias}, stride, *row_count, columns);                            \
+    }                                                                                                                 \
     extern "C" __global__ void __launch_bounds__(THREADS) batch_norm_backward_##suffix(                               \
         T *__restrict__ d, const T *__restrict__ z, const float *__restrict__ mean, const float *__restrict__ rstd,   \
         const float *__restrict__ weight, const float *__restrict__ bias, const float *__restrict__ terms,            \

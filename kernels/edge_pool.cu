@@ -7,10 +7,13 @@
 // grid one block per node, N of them in device memory (common.cuh), threads stride over H, four columns each; sums in
 //      the order of `entries`: bit-reproducible
 // cost reads 2 T E H and writes T N H bytes: bandwidth
-// backward: edge_pool_backward, a gather: d_heads [E, W] of d_pooled [N, H] and d_edge_state [E, D], before the ReLU
-//   and batch norm; one block per edge
+// backward, with that of batch norm and the ReLU: d_heads [E, W], the gradient by the heads' outputs, is gathered from
+//   d_pooled [N, H] and d_edge_state [E, D] where it is needed, and never stored
+//   edge_pool_backward_sums  d_weight, d_bias and terms of batch norm (batch_norm.cu); strips (strip_sums.cuh)
+//   edge_pool_backward       d_z [E, W]; one block per edge, threads as above
+//   cost each reads T E (W + D) + T N H bytes, the second writes T E W: bandwidth
 
-#include "stored.cuh"
+#include "strip_sums.cuh"
 
 constexpr int THREADS = 128;
 
@@ -50,37 +53,67 @@ __device__ __forceinline__ void edge_pool_forward(T *__restrict__ pooled, const 
     }
 }
 
-// To the columns `to` of an edge's messages, of its node's row.
+// The gradient by the heads' outputs, gathered.
+template <class T> struct HeadsGradient {
+    const T *__restrict__ d_pooled, *__restrict__ d_edge_state;
+    const int *__restrict__ subject, *__restrict__ object, *__restrict__ offsets;
+    int width, hidden;
+    Strides strides;
+
+    // Where a message's node was given its gradient, and the count that it is divided by.
+    __device__ __forceinline__ const T *node_row(int node) const { return d_pooled + size_t(node) * strides.pooled; }
+    __device__ __forceinline__ float count(int node) const { return offsets[node + 1] - offsets[node]; }
+    __device__ __forceinline__ const T *edge_row(int edge) const {
+        return d_edge_state + size_t(edge) * strides.state;
+    }
+
+    __device__ __forceinline__ float operator()(int edge, int column) const {
+        int object_start = width - hidden;
+        if (column >= hidden && column < object_start) {
+            return widen(edge_row(edge)[column - hidden]);
+        }
+        bool to_object = column >= object_start;
+        int node = to_object ? object[edge] : subject[edge];
+        return widen(node_row(node)[to_object ? column - object_start : column]) / count(node);
+    }
+};
+
+// Columns of an edge's row, of a gradient by the output that is `d_y` over `count`; pointers begin at the first of them.
 template <class T>
-__device__ __forceinline__ void message_gradient(T *__restrict__ to, const T *__restrict__ d_pooled, float count,
-                                                 int hidden) {
-    for (int c = threadIdx.x * COLUMNS_EACH; c < hidden; c += THREADS * COLUMNS_EACH) {
-        Four d = load_four(d_pooled, c, hidden);
+__device__ __forceinline__ void part_backward(T *__restrict__ d_z, const T *__restrict__ z, NormRows norm,
+                                              const float *__restrict__ constant, const float *__restrict__ slope,
+                                              const T *__restrict__ d_y, float count, int columns) {
+    for (int c = threadIdx.x * COLUMNS_EACH; c < columns; c += THREADS * COLUMNS_EACH) {
+        NormFour norms = load_norm(norm, c, columns);
+        Four values = load_four(z, c, columns), d = load_four(d_y, c, columns);
+        Four less = load_four(constant, c, columns), tilt = load_four(slope, c, columns);
 #pragma unroll
         for (int i = 0; i < COLUMNS_EACH; i++) {
-            d[i] /= count;
+            float passed = norm_value(norms[i], values[i]) > 0.0f ? d[i] / count : 0.0f;
+            d[i] = norms.scale[i] * passed - less[i] - (values[i] - norms.mean[i]) * tilt[i];
         }
-        store_four(to, c, hidden, d);
+        store_four(d_z, c, columns, d);
     }
 }
 
 template <class T>
-__device__ __forceinline__ void edge_pool_backward(T *__restrict__ d_heads, const T *__restrict__ d_pooled,
-                                                   const T *__restrict__ d_edge_state,
-                                                   const int *__restrict__ subject, const int *__restrict__ object,
-                                                   const int *__restrict__ offsets, int edge_count, int width,
-                                                   int hidden, Strides strides) {
+__device__ __forceinline__ void edge_pool_backward(T *__restrict__ d_z, HeadsGradient<T> d_heads,
+                                                   const T *__restrict__ z, NormRows norm,
+                                                   const float *__restrict__ terms, int edge_count) {
     int edge = blockIdx.x;
     if (edge >= edge_count) {
         return;
     }
-    int s = subject[edge], o = object[edge], state = width - 2 * hidden;
-    T *row = d_heads + size_t(edge) * strides.heads;
-    message_gradient(row, d_pooled + size_t(s) * strides.pooled, offsets[s + 1] - offsets[s], hidden);
-    message_gradient(row + hidden + state, d_pooled + size_t(o) * strides.pooled, offsets[o + 1] - offsets[o], hidden);
-    for (int c = threadIdx.x * COLUMNS_EACH; c < state; c += THREADS * COLUMNS_EACH) {
-        store_four(row + hidden, c, state, load_four(d_edge_state + size_t(edge) * strides.state, c, state));
-    }
+    int width = d_heads.width, hidden = d_heads.hidden, object_start = width - hidden;
+    size_t row = size_t(edge) * d_heads.strides.heads;
+    auto part = [=](int first, const T *d_y, float count, int columns) {
+        part_backward(d_z + row + first, z + row + first, norm.from(first), terms + first, terms + width + first, d_y,
+                      count, columns);
+    };
+    int subject = d_heads.subject[edge], object = d_heads.object[edge];
+    part(0, d_heads.node_row(subject), d_heads.count(subject), hidden);
+    part(hidden, d_heads.edge_row(edge), 1.0f, object_start - hidden);
+    part(object_start, d_heads.node_row(object), d_heads.count(object), hidden);
 }
 
 #define EDGE_POOL_KERNELS(T, suffix)                                                                                  \
@@ -92,14 +125,31 @@ __device__ __forceinline__ void edge_pool_backward(T *__restrict__ d_heads, cons
         edge_pool_forward(pooled, z, {mean, rstd, weight, bias}, offsets, entries, *node_count, width, hidden,        \
                           {z_stride, pooled_stride, 0});                                                              \
     }                                                                                                                 \
+    extern "C" __global__ void __launch_bounds__(STRIP *ROW_LANES, SUM_BLOCKS) edge_pool_backward_sums_##suffix(      \
+        float *__restrict__ partials, double *__restrict__ groups, int *__restrict__ tickets,                         \
+        float *__restrict__ d_weight, float *__restrict__ d_bias, float *__restrict__ terms, int batch_statistics,    \
+        const T *__restrict__ d_pooled, const T *__restrict__ d_edge_state, const int *__restrict__ subject,          \
+        const int *__restrict__ object, const int *__restrict__ offsets, const T *__restrict__ z,                     \
+        const float *__restrict__ mean, const float *__restrict__ rstd, const float *__restrict__ weight,             \
+        const float *__restrict__ bias, const int *__restrict__ edge_count, int width, int hidden, int heads_stride,  \
+        int pooled_stride, int state_stride) {                                                                        \
+        HeadsGradient<T> d_heads = {d_pooled, d_edge_state, subject, object, offsets, width, hidden,                  \
+                                    {heads_stride, pooled_stride, state_stride}};                                     \
+        backward_strip({partials, groups, tickets}, {d_weight, d_bias, terms, rstd, weight, batch_statistics},        \
+                       d_heads, z, {mean, rstd, weight, bias}, heads_stride, *edge_count, width);                     \
+    }                                                                                                                 \
     extern "C" __global__ void __launch_bounds__(THREADS) edge_pool_backward_##suffix(                                \
-        T *__restrict__ d_heads, const T *__restrict__ d_pooled, const T *__restrict__ d_edge_state,                  \
-        const int *__restrict__ subject, const int *__restrict__ object, const int *__restrict__ offsets,             \
+        T *__restrict__ d_z, const float *__restrict__ terms, const T *__restrict__ d_pooled,                         \
+        const T *__restrict__ d_edge_state, const int *__restrict__ subject, const int *__restrict__ object,          \
+        const int *__restrict__ offsets, const T *__restrict__ z, const float *__restrict__ mean,                     \
+        const float *__restrict__ rstd, const float *__restrict__ weight, const float *__restrict__ bias,             \
         const int *__restrict__ edge_count, int width, int hidden, int heads_stride, int pooled_stride,               \
         int state_stride) {                                                                                           \
-        edge_pool_backward(d_heads, d_pooled, d_edge_state, subject, object, offsets, *edge_count, width, hidden,     \
-                           {heads_stride, pooled_stride, state_stride});                                              \
+        HeadsGradient<T> d_heads = {d_pooled, d_edge_state, subject, object, offsets, width, hidden,                  \
+                                    {heads_stride, pooled_stride, state_stride}};                                     \
+        edge_pool_backward(d_z, d_heads, z, {mean, rstd, weight, bias}, terms, *edge_count);                          \
     }
 
 STORED_KERNELS(EDGE_POOL_KERNELS)
-EMULATED_KERNELS(edge_pool, EMULATED_STORED_KERNEL(edge_pool_forward), EMULATED_STORED_KERNEL(edge_pool_backward))
+EMULATED_KERNELS(edge_pool, EMULATED_STORED_KERNEL(edge_pool_forward), EMULATED_STORED_KERNEL(edge_pool_backward_sums),
+                 EMULATED_STORED_KERNEL(edge_pool_backward))

@@ -1,15 +1,20 @@
 // l2_normalise: rows x = y / max(|y|, eps) of y = relu(norm(z)), computed where z is read.
 // backward: d_y = (d_x - x (x . d_x)) / |y|, and d_x / eps where |y| < eps; x comes from z again, not from memory
 // in   z [R, C]; mean, rstd, weight, bias [C]; backward: d_x [R, C]; all [R, C] of T, `stride` apart (stored.cuh)
-// out  x [R, C]; d_y [R, C], before the ReLU and batch norm
-// grid one block per row, R of them in device memory (common.cuh), threads stride over C, four columns each; sums by
-//      warp, then over warps, in a fixed order: bit-reproducible
-// cost forward reads T R C (again from the cache) and writes T R C bytes; backward 2 T R C (again from the cache) and
-//      T R C
+// out  x [R, C]; d_y [R, C], before the ReLU and batch norm, and of its columns what batch norm's backward begins with:
+//      d_weight, d_bias and terms (batch_norm.cu)
+// grid forward: one block per row, R of them in device memory (common.cuh), threads stride over C, four columns each;
+//      backward: x strips of 128 columns, y chunks of 64 rows, 8 rows at a time; the strip's last block merges the
+//      chunks (column_sums.cuh); sums by warp, then over warps, in a fixed order: bit-reproducible
+// cost forward reads T R C (again from the cache) and writes T R C bytes; backward reads 2 T R C, once more for each
+//      strip (from the cache), and writes T R C
 
-#include "stored.cuh"
+#include "strip_sums.cuh"
 
-constexpr int THREADS = 128;
+constexpr int THREADS = 128; // forward
+// Columns of a block of the backward, four to a lane of a warp, and its threads: a warp for each row lane.
+constexpr int WIDE_STRIP = WARP_LANES * COLUMNS_EACH;
+constexpr int BACKWARD_THREADS = WARP_LANES * ROW_LANES;
 
 // relu(norm(z)) of four columns of the row.
 template <class T>
@@ -52,37 +57,82 @@ __device__ __forceinline__ void l2_normalise_forward(T *__restrict__ x, const T 
     }
 }
 
+// A block takes a strip of a chunk's columns; the lengths of the chunk's rows it finds itself, which reads them whole.
 template <class T>
-__device__ __forceinline__ void l2_normalise_backward(T *__restrict__ d_y, const T *__restrict__ d_x,
-                                                      const T *__restrict__ z, NormRows norm, int rows, int columns,
-                                                      int stride) {
-    __shared__ float partial[THREADS / WARP_LANES];
-    int row = blockIdx.x;
-    if (row >= rows) {
-        return;
+__device__ __forceinline__ void l2_normalise_backward(T *__restrict__ d_y, ColumnMemory of, BackwardMerge merge,
+                                                      const T *__restrict__ d_x, const T *__restrict__ z,
+                                                      NormRows norm, int rows, int columns, int stride) {
+    __shared__ union {
+        float2 chunk[ROW_LANES][WIDE_STRIP];
+        Pair merged[BACKWARD_THREADS];
+    } memory;
+    __shared__ float2 of_rows[CHUNK_ROWS]; // divisor, and x . d_x over it
+    int first = blockIdx.y * CHUNK_ROWS, count = min(CHUNK_ROWS, rows - first);
+    if (first >= rows && first > 0) {
+        return; // the whole block; without rows the first ones stay
     }
-    const T *of_x = d_x + size_t(row) * stride, *of_z = z + size_t(row) * stride;
-    float squares = 0.0f, dot = 0.0f;
-    for (int c = threadIdx.x * COLUMNS_EACH; c < columns; c += THREADS * COLUMNS_EACH) {
-        Four y = activated(of_z, norm, c, columns), d = load_four(of_x, c, columns);
+    int lane = threadIdx.x % WARP_LANES, warp = threadIdx.x / WARP_LANES;
+    const T *of_x = d_x + size_t(first) * stride, *of_z = z + size_t(first) * stride;
+    for (int row = warp; row < count; row += ROW_LANES) {
+        float squares = 0.0f, dot = 0.0f;
+        for (int c = lane * COLUMNS_EACH; c < columns; c += WIDE_STRIP) {
+            Four y = activated(of_z + size_t(row) * stride, norm, c, columns);
+            Four d = load_four(of_x + size_t(row) * stride, c, columns);
 #pragma unroll
-        for (int i = 0; i < COLUMNS_EACH; i++) {
-            squares += y[i] * y[i];
-            dot += y[i] * d[i];
+            for (int i = 0; i < COLUMNS_EACH; i++) {
+                squares += y[i] * y[i];
+                dot += y[i] * d[i];
+            }
+        }
+        float length = sqrtf(warp_sum(squares)), product = warp_sum(dot);
+        bool clamped = length < L2_EPSILON;
+        float divisor = clamped ? L2_EPSILON : length;
+        if (lane == 0) {
+            of_rows[row] = make_float2(divisor, clamped ? 0.0f : product / divisor / divisor);
         }
     }
-    float length = sqrtf(block_sum(squares, partial));
-    bool clamped = length < L2_EPSILON;
-    float divisor = clamped ? L2_EPSILON : length;
-    float along = clamped ? 0.0f : block_sum(dot, partial) / divisor; // x . d_x; all threads take one way
-    for (int c = threadIdx.x * COLUMNS_EACH; c < columns; c += THREADS * COLUMNS_EACH) {
-        Four y = activated(of_z, norm, c, columns), d = load_four(of_x, c, columns);
+    __syncthreads();
+    int column = blockIdx.x * WIDE_STRIP + lane * COLUMNS_EACH;
+    Four sums = {}, products = {};
+    if (column < columns) {
+        NormFour norms = load_norm(norm, column, columns);
+        for (int row = warp; row < count; row += ROW_LANES) {
+            float2 of_row = of_rows[row];
+            Four values = load_four(of_z + size_t(row) * stride, column, columns);
+            Four d = load_four(of_x + size_t(row) * stride, column, columns);
 #pragma unroll
-        for (int i = 0; i < COLUMNS_EACH; i++) {
-            d[i] = (d[i] - y[i] / divisor * along) / divisor;
+            for (int i = 0; i < COLUMNS_EACH; i++) {
+                float y = relu_norm(norms[i], values[i]);
+                d[i] = (d[i] - y * of_row.y) / of_row.x;
+                // Of what is stored.
+                float passed = norm_value(norms[i], values[i]) > 0.0f ? rounded<T>(d[i]) : 0.0f;
+                sums[i] += passed;
+                products[i] += passed * (values[i] - norms.mean[i]);
+            }
+            store_four(d_y + size_t(first + row) * stride, column, columns, d);
         }
-        store_four(d_y + size_t(row) * stride, c, columns, d);
     }
+#pragma unroll
+    for (int i = 0; i < COLUMNS_EACH; i++) {
+        memory.chunk[warp][lane * COLUMNS_EACH + i] = make_float2(sums[i], products[i]);
+    }
+    __syncthreads();
+    int in_strip = threadIdx.x % WIDE_STRIP;
+    StripThread thread = {int(blockIdx.x), int(gridDim.x), int(blockIdx.x * WIDE_STRIP) + in_strip, in_strip,
+                          int(threadIdx.x / WIDE_STRIP)};
+    if (thread.lane == 0 && thread.column < columns && count > 0) {
+        float2 sum = make_float2(0.0f, 0.0f);
+        for (int other = 0; other < ROW_LANES; other++) {
+            sum.x += memory.chunk[other][in_strip].x;
+            sum.y += memory.chunk[other][in_strip].y;
+        }
+        float *to = of.chunk(blockIdx.y, columns);
+        to[thread.column] = sum.x;
+        to[columns + thread.column] = sum.y;
+    }
+    __syncthreads(); // the chunk's sums were read
+    finish_columns<BACKWARD_THREADS / WIDE_STRIP, WIDE_STRIP>(of, merge, thread, rows, columns, blockIdx.y, 1,
+                                                              memory.merged);
 }
 
 #define L2_NORMALISE_KERNELS(T, suffix)                                                                               \
@@ -92,11 +142,15 @@ __device__ __forceinline__ void l2_normalise_backward(T *__restrict__ d_y, const
         int columns, int stride) {                                                                                    \
         l2_normalise_forward(x, z, {mean, rstd, weight, bias}, *row_count, columns, stride);                          \
     }                                                                                                                 \
-    extern "C" __global__ void __launch_bounds__(THREADS) l2_normalise_backward_##suffix(                             \
-        T *__restrict__ d_y, const T *__restrict__ d_x, const T *__restrict__ z, const float *__restrict__ mean,      \
+    extern "C" __global__ void __launch_bounds__(BACKWARD_THREADS, SUM_BLOCKS) l2_normalise_backward_##suffix(        \
+        T *__restrict__ d_y, float *__restrict__ partials, double *__restrict__ groups, int *__restrict__ tickets,    \
+        float *__restrict__ d_weight, float *__restrict__ d_bias, float *__restrict__ terms, int batch_statistics,    \
+        const T *__restrict__ d_x, const T *__restrict__ z, const float *__restrict__ mean,                           \
         const float *__restrict__ rstd, const float *__restrict__ weight, const float *__restrict__ bias,             \
         const int *__restrict__ row_count, int columns, int stride) {                                                 \
-        l2_normalise_backward(d_y, d_x, z, {mean, rstd, weight, bias}, *row_count, columns, stride);                  \
+        l2_normalise_backward(d_y, {partials, groups, tickets},                                                       \
+                              {d_weight, d_bias, terms, rstd, weight, batch_statistics}, d_x, z,                      \
+                              {mean, rstd, weight, bias}, *row_count, columns, stride);                               \
     }
 
 STORED_KERNELS(L2_NORMALISE_KERNELS)

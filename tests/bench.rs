@@ -280,7 +280,8 @@ fn costs_are_what_the_formulas_say() {
     assert_eq!(of("linear_backward", "[1728, 512] -> 1324"), gradients);
     // 8,513,240 parameters (performance.md): 28 bytes each.
     assert_eq!(of("adam_step", "[8513240]"), Cost { bytes: 238_370_720, flops: 110_672_120 });
-    // d_edge_state [1,728, 300], d_pooled [1,056, 512], 2 * 1,728 ends and 1,057 offsets read, d_heads [1,728, 1,324]
-    // written: 518,400 + 540,672 + 3,456 + 1,057 + 2,287,872 values. Quotients: 2 * 1,728 * 512.
-    assert_eq!(of("edge_pool_backward", "[1728, 1324]"), Cost { bytes: 13_405_828, flops: 1_769_472 });
+    // Twice d_pooled [1,056, 512], d_edge_state [1,728, 300], z [1,728, 1,324], 2 * 1,728 ends, 1,057 offsets and 4 * 1,324
+    // values of batch norm: 3,356,753 values; 4 * 1,324 of sums, d_z [1,728, 1,324] written. Quotients: twice 2 * 1,728 * 512; 18
+    // operations for each of 1,728 * 1,324.
+    assert_eq!(of("edge_pool_backward", "[1728, 1324]"), Cost { bytes: 36_026_696, flops: 44_720_640 });
 }

@@ -7,13 +7,16 @@ use kernel_support::calculus::{central_differences, weighted_sum};
 use kernel_support::cases::{Edge, Graphs, check, columns, graphs, no_device, seeds, small_graphs};
 use kernel_support::stored::{assert_stored_within, rounded, stored, stored_to_host, unwritten};
 use kernel_support::{
-    Counted, Values, all, all_mut, assert_within, indices_with_room, same_bits, to_device, wide,
+    Counted, Values, all, all_mut, assert_within, indices_with_room, poisoned, same_bits, to_device, to_host,
+    wide,
 };
 use proptest::prelude::*;
 use proptest::sample::select;
-use scenerank::backend::cuda::batch_norm::Norm;
+use scenerank::backend::cuda::batch_norm::{Norm, NormGradient, Sums};
 use scenerank::backend::cuda::edge_hidden::{Ends, Lists};
-use scenerank::backend::cuda::edge_pool::{edge_pool_backward, edge_pool_forward};
+use scenerank::backend::cuda::edge_pool::{
+    HeadsGradient, edge_pool_backward, edge_pool_backward_sums, edge_pool_forward,
+};
 use scenerank::backend::cuda::stored::StoredElement;
 use scenerank::backend::reference::batch_norm as reference_norm;
 use scenerank::backend::reference::edge_pool as reference;
@@ -36,15 +39,24 @@ impl Inputs {
     fn new<T: StoredElement>(graphs: &Graphs, hidden: usize, state: usize, seed: u64) -> Self {
         let (batch, mut values) = (graphs.batch(), Values::new(seed));
         let (nodes, edges, width) = (batch.node_object.len(), batch.edge_subject.len(), 2 * hidden + state);
-        let z = rounded::<T>(values.signed(edges * width));
-        let norm = [values.signed(width), values.positive(width), values.signed(width), values.signed(width)];
+        let mut z = values.signed(edges * width);
+        let norm = [values.signed(width), values.positive(width), values.scales(width), values.signed(width)];
+        // No norm(z) is next to zero, where a ReLU may fall to either side: scales are at least 1/4, so it moves by 2.5e-3,
+        // and where z is then rounded to bf16 by 1.5e-3 at least.
+        for (i, z) in z.iter_mut().enumerate() {
+            let [mean, rstd, weight, bias] = norm.each_ref().map(|column| column[i % width]);
+            if ((*z - mean) * (rstd * weight) + bias).abs() < 1e-4 {
+                *z += 0.01;
+            }
+        }
+        let z = rounded::<T>(z);
         let [d_pooled, d_state] =
             [nodes * hidden, edges * state].map(|count| rounded::<T>(values.signed(count)));
         Inputs { batch, hidden, width, z, norm, d_pooled, d_state }
     }
 
-    /// pooled and d_heads.
-    fn kernels<T: StoredElement>(&self, order: u64) -> [Vec<f32>; 2] {
+    /// pooled, d_z, d_weight and d_bias.
+    fn kernels<T: StoredElement>(&self, batch_statistics: bool, order: u64) -> [Vec<f32>; 4] {
         let (batch, hidden, width) = (&self.batch, self.hidden, self.width);
         same_bits(order, |device, spare| {
             let [nodes, edges] = [batch.node_object.len(), batch.edge_subject.len()]
@@ -66,12 +78,23 @@ impl Inputs {
             let mut pooled = unwritten::<T>(device, node_count + spare, hidden);
             edge_pool_forward(device, &mut all_mut(&mut pooled), all(&z), norm, incidence, hidden)
                 .expect("a launch");
-            let mut d_heads = unwritten::<T>(device, edge_count + spare, width);
-            let target = &mut all_mut(&mut d_heads);
-            edge_pool_backward(device, target, all(&d_pooled), all(&d_state), ends, incidence, width, hidden)
-                .expect("a launch");
-            [(pooled, node_count, hidden), (d_heads, edge_count, width)]
-                .map(|(buffer, rows, columns)| stored_to_host(device, &buffer, rows, columns))
+            let of = HeadsGradient {
+                d_pooled: all(&d_pooled),
+                d_edge_state: all(&d_state),
+                nodes: ends,
+                incidence,
+                hidden,
+            };
+            let [mut d_weight, mut d_bias] = [(); 2].map(|()| poisoned(device, width));
+            let (weight, bias) = (all_mut(&mut d_weight), all_mut(&mut d_bias));
+            let sums = &mut Sums::new(device).expect("memory");
+            let gradient = NormGradient { weight, bias, batch_statistics, sums: &mut *sums };
+            edge_pool_backward_sums(device, gradient, of, all(&z), norm).expect("a launch");
+            let mut d_z = unwritten::<T>(device, edge_count + spare, width);
+            edge_pool_backward(device, &mut all_mut(&mut d_z), of, all(&z), norm, sums).expect("a launch");
+            let [pooled, d_z] = [(pooled, node_count, hidden), (d_z, edge_count, width)]
+                .map(|(buffer, rows, columns)| stored_to_host(device, &buffer, rows, columns));
+            [pooled, d_z, to_host(device, &d_weight), to_host(device, &d_bias)]
         })
     }
 
@@ -81,6 +104,9 @@ impl Inputs {
     }
 }
 
+/// Results of about 1, through some ten roundings and a sum whose chunks have 64 rows.
+const NORM_LIMIT: f64 = 4e-6;
+
 fn agrees_with_the_reference((graphs, hidden, state, seed): (Graphs, usize, usize, u64)) {
     agrees_in::<f32>(&graphs, hidden, state, seed);
     agrees_in::<bf16>(&graphs, hidden, state, seed);
@@ -88,7 +114,8 @@ fn agrees_with_the_reference((graphs, hidden, state, seed): (Graphs, usize, usiz
 
 fn agrees_in<T: StoredElement>(graphs: &Graphs, hidden: usize, state: usize, seed: u64) {
     let inputs = Inputs::new::<T>(graphs, hidden, state, seed);
-    let [pooled, d_heads] = inputs.kernels::<T>(seed);
+    let batch_statistics = seed % 4 > 0;
+    let [pooled, d_z, d_weight, d_bias] = inputs.kernels::<T>(batch_statistics, seed);
     let of = inputs.norm.each_ref().map(|values| wide(values));
     let norm = reference_norm::Norm { mean: &of[0], rstd: &of[1], weight: &of[2], bias: &of[3] };
     let messages = norm.relu_rows(&wide(&inputs.z));
@@ -97,10 +124,16 @@ fn agrees_in<T: StoredElement>(graphs: &Graphs, hidden: usize, state: usize, see
     // Messages below 6; a sum of 1,000 is off by some 30 roundings of its size, its mean likewise.
     assert_stored_within::<T>("pooled", &pooled, &want, 2e-5);
     let (d_pooled, d_state) = (wide(&inputs.d_pooled), wide(&inputs.d_state));
-    let want =
+    let mut d =
         reference::edge_pool_backward(batch, &d_pooled, &d_state, width, hidden, inputs.object_start());
-    // One division.
-    assert_stored_within::<T>("d_heads", &d_heads, &want, 1e-7);
+    let [mut want_weight, mut want_bias] = [(); 2].map(|()| vec![f64::NAN; width]);
+    let z = wide(&inputs.z);
+    reference_norm::batch_norm_backward(&z, norm, batch_statistics, &mut d, &mut want_weight, &mut want_bias);
+    // As in batch_norm's own tests: xhat and scale reach 4, chunks have 64 rows.
+    assert_stored_within::<T>("d_z", &d_z, &d, 16.0 * NORM_LIMIT);
+    let limit = NORM_LIMIT * (4.0 + batch.edge_subject.len() as f64 / 16.0);
+    assert_within("d_weight", &d_weight, &want_weight, limit);
+    assert_within("d_bias", &d_bias, &want_bias, limit);
 }
 
 #[test]
@@ -128,17 +161,21 @@ fn a_node_of_degree_1000_among_others() {
 fn the_backward_agrees_with_finite_differences() {
     check(200, (small_graphs(), 1..=3usize, 0..=2usize, seeds()), |(graphs, hidden, state, seed)| {
         let inputs = Inputs::new::<f32>(&graphs, hidden, state, seed);
-        let [_, d_heads] = inputs.kernels::<f32>(seed);
+        // Mean and rstd are constants here.
+        let [_, d_z, ..] = inputs.kernels::<f32>(false, seed);
         let (batch, width) = (&inputs.batch, inputs.width);
         let (d_pooled, d_state) = (wide(&inputs.d_pooled), wide(&inputs.d_state));
-        // By the heads' outputs: pooled takes the messages, the edge's new state is the columns between.
-        let want = central_differences(&wide(&inputs.z), |heads| {
-            let pooled = reference::edge_pool(batch, heads, width, hidden, inputs.object_start());
+        let of = inputs.norm.each_ref().map(|values| wide(values));
+        let norm = reference_norm::Norm { mean: &of[0], rstd: &of[1], weight: &of[2], bias: &of[3] };
+        // Pooled takes the messages, the edge's new state is the columns between.
+        let want = central_differences(&wide(&inputs.z), |z| {
+            let heads = norm.relu_rows(z);
+            let pooled = reference::edge_pool(batch, &heads, width, hidden, inputs.object_start());
             let state: Vec<f64> =
                 heads.chunks_exact(width).flat_map(|row| &row[hidden..hidden + state]).copied().collect();
             weighted_sum(&d_pooled, &pooled) + weighted_sum(&d_state, &state)
         });
-        // One division; the differences are off by less than 1e-8.
-        assert_within("d_heads", &d_heads, &want, 1.1e-7);
+        // A quotient below 1 times a scale below 4, a few roundings; the differences are off by less than 1e-7.
+        assert_within("d_z", &d_z, &want, 1.5e-6);
     });
 }

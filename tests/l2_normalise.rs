@@ -6,21 +6,23 @@ use half::bf16;
 use kernel_support::calculus::{central_differences, weighted_sum};
 use kernel_support::cases::{check, columns, rows, seeds};
 use kernel_support::stored::{assert_stored_within, rounded, stored, stored_to_host, unwritten};
-use kernel_support::{Counted, Values, all, all_mut, assert_within, same_bits, to_device, wide};
-use scenerank::backend::cuda::batch_norm::Norm;
+use kernel_support::{
+    Counted, Values, all, all_mut, assert_within, poisoned, same_bits, to_device, to_host, wide,
+};
+use scenerank::backend::cuda::batch_norm::{Norm, NormGradient, Sums};
 use scenerank::backend::cuda::l2_normalise::{l2_normalise_backward, l2_normalise_forward};
 use scenerank::backend::cuda::stored::StoredElement;
 use scenerank::backend::reference::batch_norm as reference_norm;
 use scenerank::backend::reference::l2_normalise as reference;
 
-/// x and d_y; `norm` is mean, rstd, weight, bias.
+/// x, d_y, d_weight and d_bias; `norm` is mean, rstd, weight, bias.
 fn kernels<T: StoredElement>(
     z: &[f32],
     d_x: &[f32],
     norm: &[Vec<f32>; 4],
     rows: usize,
     order: u64,
-) -> [Vec<f32>; 2] {
+) -> [Vec<f32>; 4] {
     same_bits(order, |device, spare| {
         let columns = norm[0].len();
         let counted = Counted::new(device, rows, spare);
@@ -31,9 +33,14 @@ fn kernels<T: StoredElement>(
         let [mut x, mut d_y] = [(); 2].map(|()| unwritten::<T>(device, rows + spare, columns));
         let of = counted.rows();
         l2_normalise_forward(device, &mut all_mut(&mut x), all(&z), norm, of).expect("a launch");
-        l2_normalise_backward(device, &mut all_mut(&mut d_y), all(&d_x), all(&z), norm, of)
-            .expect("a launch");
-        [x, d_y].map(|buffer| stored_to_host(device, &buffer, rows, columns))
+        let [mut d_weight, mut d_bias] = [(); 2].map(|()| poisoned(device, columns));
+        let (weight, bias) = (all_mut(&mut d_weight), all_mut(&mut d_bias));
+        let sums = &mut Sums::new(device).expect("memory");
+        let gradient = NormGradient { weight, bias, batch_statistics: true, sums };
+        let to = &mut all_mut(&mut d_y);
+        l2_normalise_backward(device, to, gradient, all(&d_x), all(&z), norm, of).expect("a launch");
+        let [x, d_y] = [x, d_y].map(|buffer| stored_to_host(device, &buffer, rows, columns));
+        [x, d_y, to_host(device, &d_weight), to_host(device, &d_bias)]
     })
 }
 
@@ -47,7 +54,7 @@ fn agree_with_the_reference<T: StoredElement>(rows: usize, columns: usize, seed:
         z[..columns].fill(-100.0);
     }
     let norm = [mean, rstd, weight, bias];
-    let [x, d_y] = kernels::<T>(&z, &d_x, &norm, rows, seed);
+    let [x, d_y, d_weight, d_bias] = kernels::<T>(&z, &d_x, &norm, rows, seed);
     let of = norm.each_ref().map(|v| wide(v));
     let wanted = reference_norm::Norm { mean: &of[0], rstd: &of[1], weight: &of[2], bias: &of[3] };
     let y = wanted.relu_rows(&wide(&z));
@@ -60,6 +67,17 @@ fn agree_with_the_reference<T: StoredElement>(rows: usize, columns: usize, seed:
     let split = columns.min(rows * columns);
     assert_stored_within::<T>("d_y of 0", &d_y[..split], &want[..split], 1e6);
     assert_stored_within::<T>("d_y", &d_y[split..], &want[split..], 1e-6);
+    // Of the d_y that were stored, but for the first row's, which no ReLU passed: up to 1/8 each, xhat up to 4, in chunks of
+    // 64 rows.
+    let (mut want_weight, mut want_bias) = (vec![0.0; columns], vec![0.0; columns]);
+    for (i, &d) in d_y.iter().enumerate().skip(columns) {
+        let c = i % columns;
+        want_bias[c] += f64::from(d);
+        want_weight[c] += f64::from(d) * (f64::from(z[i]) - of[0][c]) * of[1][c];
+    }
+    let limit = 1e-6 * (4.0 + rows as f64 / 16.0);
+    assert_within("d_weight", &d_weight, &want_weight, limit);
+    assert_within("d_bias", &d_bias, &want_bias, limit);
 }
 
 #[test]
@@ -77,7 +95,7 @@ fn the_backward_agrees_with_finite_differences() {
         // norm(z) = z, and every ReLU passes: y = z, of a length of at least 1/2.
         let (y, d_x) = (values.positive(rows * columns), values.signed(rows * columns));
         let norm = [0.0, 1.0, 1.0, 0.0].map(|value| vec![value; columns]);
-        let [_, d_y] = kernels::<f32>(&y, &d_x, &norm, rows, seed);
+        let [_, d_y, ..] = kernels::<f32>(&y, &d_x, &norm, rows, seed);
         let want = central_differences(&wide(&y), |y| {
             let mut x = y.to_vec();
             reference::l2_normalise(&mut x, columns);

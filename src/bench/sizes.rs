@@ -25,6 +25,7 @@ const OBJECTS: usize = 21;
 const RELATIONSHIPS: usize = 15;
 
 /// A network and a batch for it.
+#[derive(Clone)]
 pub struct Sizes {
     /// The network.
     pub config: ModelConfig,

@@ -128,6 +128,11 @@ impl Sums {
         })
     }
 
+    /// `[2, C]`: what backward subtracts, as the first part of a norm's backward left it.
+    pub(super) fn terms(&self, columns: usize) -> Slice<'_, f32> {
+        self.terms.slice(0..2 * columns)
+    }
+
     /// Room for sums over up to `rows` rows of `columns` columns, if there is not yet.
     pub(super) fn reserve(&mut self, device: &Device, rows: usize, columns: usize) -> Result<()> {
         let chunks = rows.div_ceil(CHUNK_ROWS);
@@ -197,7 +202,7 @@ impl Arguments {
 }
 
 /// At least one block for each strip, for what there is without rows.
-fn strips(rows: usize, columns: usize) -> Grid {
+pub(super) fn strips(rows: usize, columns: usize) -> Grid {
     let blocks = [columns.div_ceil(STRIP), rows.div_ceil(CHUNK_ROWS).max(1), 1].map(dimension);
     Grid { blocks, threads: [STRIP as u32, ROW_LANES, 1] }
 }
@@ -342,7 +347,7 @@ pub fn batch_norm_backward<T: StoredElement>(
     if rows.bound == 0 {
         return Ok(());
     }
-    let terms = sums.terms.slice(0..2 * columns);
+    let terms = sums.terms(columns);
     let arguments = Arguments::default().add(d).add(z).add_norm(norm).add(terms);
     let arguments = arguments.add(T::stride(columns)).add(rows).add(columns);
     let (kernel, grid) = (stored_kernel!("batch_norm_backward", T), by_fours(rows.bound, columns));

@@ -53,7 +53,7 @@ use crate::optimizer::{Adam, Moments};
 
 use adam::Steps;
 use batch::Batch;
-use batch_norm::Sums;
+use batch_norm::{NormGradient, Sums};
 use block::{Activations, Before, Blocks, batch_statistics, constant_statistics, norm};
 use buffer::Buffer;
 use device::Device;
@@ -391,10 +391,15 @@ impl<T: StoredElement> Backend for Cuda<T> {
         let layout = parameters.layout.block(layer, kind);
         let (nodes, rows, columns) = (batch.nodes(), batch.nodes().bound, layout.outputs);
         let Cuda { device, format, sums, weight_parts, weight_copy, d_node_output, .. } = self;
+        let (place, block, weight_copy) = ((layer, kind), &saved.node_output, weight_copy.as_ref());
+        let mut blocks = Blocks { device, format: *format, sums, weight_parts, weight_copy };
         let d = if parameters.layout.config.l2_norm {
+            let [weight, bias] = gradients.slices_mut([layout.norm_weight.clone(), layout.norm_bias.clone()]);
+            let (batch_statistics, sums) = (layout.batch_norm, &mut *blocks.sums);
             l2_normalise::l2_normalise_backward(
                 device,
                 &mut d_node_output.rows_mut(rows, columns),
+                NormGradient { weight, bias, batch_statistics, sums },
                 d_node_state.rows(rows, columns),
                 saved.node_output.linear.rows(rows, columns),
                 norm(layout, &parameters.values, &saved.node_output),
@@ -402,12 +407,9 @@ impl<T: StoredElement> Backend for Cuda<T> {
             )?;
             d_node_output
         } else {
+            blocks.norm_backward_sums(place, parameters, block, d_node_state, nodes, gradients)?;
             d_node_state
         };
-        let weight_copy = weight_copy.as_ref();
-        let mut blocks = Blocks { device, format: *format, sums, weight_parts, weight_copy };
-        let (place, block) = ((layer, kind), &saved.node_output);
-        blocks.norm_backward_sums(place, parameters, block, d, nodes, gradients)?;
         blocks.norm_backward(place, parameters, block, d, nodes)?;
         let (d_z, x) = (d.rows(rows, columns), Before::Block(BlockKind::NodeHidden, &saved.node_hidden));
         blocks.linear_backward(place, parameters, d_z, x, nodes, d_node_hidden, gradients)
@@ -452,20 +454,21 @@ impl<T: StoredElement> Backend for Cuda<T> {
     ) -> Result<()> {
         let config = parameters.layout.config;
         let layout = parameters.layout.block(layer, BlockKind::EdgeHeads);
-        let (edges, width) = (batch.edges(), layout.outputs);
-        edge_pool::edge_pool_backward(
-            &self.device,
-            &mut d_edge_heads.rows_mut(edges.bound, width),
-            d_pooled.rows(batch.nodes().bound, config.hidden_width),
-            d_edge_state.rows(edges.bound, config.edge_state_width(layer)),
-            batch.edge_nodes(),
-            batch.incidence(),
-            width,
-            config.hidden_width,
-        )?;
-        let (place, block, mut blocks) = ((layer, BlockKind::EdgeHeads), &saved.edge_heads, self.blocks());
-        blocks.norm_backward_sums(place, parameters, block, d_edge_heads, edges, gradients)?;
-        blocks.norm_backward(place, parameters, block, d_edge_heads, edges)
+        let (edges, width, heads) = (batch.edges(), layout.outputs, &saved.edge_heads);
+        let of = edge_pool::HeadsGradient {
+            d_pooled: d_pooled.rows(batch.nodes().bound, config.hidden_width),
+            d_edge_state: d_edge_state.rows(edges.bound, config.edge_state_width(layer)),
+            nodes: batch.edge_nodes(),
+            incidence: batch.incidence(),
+            hidden: config.hidden_width,
+        };
+        let (z, norm) = (heads.linear.rows(edges.bound, width), norm(layout, &parameters.values, heads));
+        let [weight, bias] = gradients.slices_mut([layout.norm_weight.clone(), layout.norm_bias.clone()]);
+        let (batch_statistics, sums) = (layout.batch_norm, &mut self.sums);
+        let gradient = NormGradient { weight, bias, batch_statistics, sums };
+        edge_pool::edge_pool_backward_sums(&self.device, gradient, of, z, norm)?;
+        let mut d_z = d_edge_heads.rows_mut(edges.bound, width);
+        edge_pool::edge_pool_backward(&self.device, &mut d_z, of, z, norm, &self.sums)
     }
 
     fn edge_heads_backward(

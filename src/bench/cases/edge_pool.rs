@@ -1,9 +1,15 @@
 //! edge_pool: the messages of a layer's edges to its nodes.
 
+use super::batch_norm::{decided_inputs, norm_gradient};
 use super::{count, counted, indices, norm, norm_values, reference_norm, roundings};
+use crate::backend::cuda::batch_norm::Norm;
+use crate::backend::cuda::buffer::Slice;
 use crate::backend::cuda::edge_hidden::{Ends, Lists};
-use crate::backend::cuda::edge_pool::{edge_pool_backward, edge_pool_forward};
+use crate::backend::cuda::edge_pool::{
+    HeadsGradient, edge_pool_backward, edge_pool_backward_sums, edge_pool_forward,
+};
 use crate::backend::cuda::linear::Format;
+use crate::backend::reference::batch_norm::batch_norm_backward;
 use crate::backend::reference::edge_pool as reference;
 use crate::bench::case::{Case, Cost, Host, Prepared, unwritten};
 use crate::bench::sizes::Sizes;
@@ -13,11 +19,11 @@ pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
     let (nodes, edges, config) = (sizes.nodes(), sizes.edges(), sizes.config);
     let (hidden, state, width) = (config.hidden_width, config.state_width, config.heads_width(0));
     let shape = format!("[{edges}, {width}] and [{nodes}, {hidden}]");
-    let (forward_batch, backward_batch) = (sizes.batch.clone(), sizes.batch.clone());
+    let forward_batch = sizes.batch.clone();
     vec![
         Case {
             kernel: "edge_pool_forward",
-            shape: shape.clone(),
+            shape,
             // Reads the two messages of each edge and the lists, writes the nodes' means; norm 3, ReLU 1, sum 1 for each
             // value of a message, a quotient for each of a mean.
             cost: Cost::of(
@@ -58,62 +64,113 @@ pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
                 }
             }),
         },
-        Case {
-            kernel: "edge_pool_backward",
-            shape,
-            // Reads each node's gradient once, the edge states' and the lists, writes d_heads; a quotient for each value
-            // of a message.
-            cost: Cost::of(
-                nodes * hidden + edges * state + 2 * edges + (nodes + 1) + edges * width,
-                2 * edges * hidden,
-            ),
-            // A quotient, of a count that is exact.
-            format: Format::Fp32,
-            tolerance: roundings(2),
-            prepare: Box::new(move || {
-                let batch = backward_batch.clone();
-                let mut values = Values::new();
-                Prepared {
-                    host: Host {
-                        inputs: vec![values.signed(nodes * hidden), values.signed(edges * state)],
-                        indices: vec![
-                            indices(&batch.edge_subject),
-                            indices(&batch.edge_object),
-                            indices(&batch.incidence.offsets),
-                            indices(&batch.incidence.entries),
-                            count(nodes),
-                            count(edges),
-                        ],
-                        outputs: vec![unwritten(edges * width)],
-                        ..Default::default()
-                    },
-                    launch: Box::new(move |device, arrays| {
-                        let ([d_pooled, d_edge_state], lists, [mut d_heads], _) = arrays.parts();
-                        let [subject, object, offsets, entries, node_count, edge_count] = lists;
-                        edge_pool_backward(
-                            device,
-                            &mut d_heads,
-                            d_pooled,
-                            d_edge_state,
-                            Ends { edges: counted(edge_count, edges), subject, object },
-                            Lists { rows: counted(node_count, nodes), offsets, entries },
-                            width,
-                            hidden,
-                        )
-                    }),
-                    expected: Box::new(move |host| {
-                        let [d_pooled, d_edge_state] = host.wide_inputs();
-                        vec![reference::edge_pool_backward(
-                            &batch,
-                            &d_pooled,
-                            &d_edge_state,
-                            width,
-                            hidden,
-                            hidden + state,
-                        )]
-                    }),
-                }
-            }),
-        },
+        backward_sums(sizes),
+        backward(sizes),
     ]
+}
+
+/// Reads each node's gradient once, the edge states', z and the lists, and norm; a quotient for each value of a message.
+fn gradient_cost(sizes: &Sizes) -> (usize, usize) {
+    let (nodes, edges, config) = (sizes.nodes(), sizes.edges(), sizes.config);
+    let (hidden, state, width) = (config.hidden_width, config.state_width, config.heads_width(0));
+    let values = nodes * hidden + edges * (state + width) + 2 * edges + (nodes + 1) + 4 * width;
+    (values, 2 * edges * hidden)
+}
+
+/// d_pooled, d_edge_state, z and its norm; subject, object, offsets and entries, and both counts.
+fn gradient_host(sizes: &Sizes) -> Host {
+    let (nodes, edges, config) = (sizes.nodes(), sizes.edges(), sizes.config);
+    let mut values = Values::new();
+    let mut inputs =
+        vec![values.signed(nodes * config.hidden_width), values.signed(edges * config.state_width)];
+    inputs.extend(decided_inputs(&mut values, edges, config.heads_width(0)));
+    let batch = &sizes.batch;
+    let lists = [&batch.edge_subject, &batch.edge_object, &batch.incidence.offsets, &batch.incidence.entries];
+    let mut lists: Vec<Vec<i32>> = lists.map(|list| indices(list)).to_vec();
+    lists.extend([count(nodes), count(edges)]);
+    Host { inputs, indices: lists, ..Default::default() }
+}
+
+/// d_z, d_weight and d_bias.
+fn gradient_expected(sizes: &Sizes, host: &Host) -> [Vec<f64>; 3] {
+    let (hidden, state) = (sizes.config.hidden_width, sizes.config.state_width);
+    let width = 2 * hidden + state;
+    let [d_pooled, d_edge_state, z, mean, rstd, weight, bias] = host.wide_inputs();
+    let (batch, start) = (&sizes.batch, hidden + state);
+    let mut d = reference::edge_pool_backward(batch, &d_pooled, &d_edge_state, width, hidden, start);
+    let [mut d_weight, mut d_bias] = [(); 2].map(|()| vec![f64::NAN; width]);
+    let of = [mean, rstd, weight, bias];
+    batch_norm_backward(&z, reference_norm(&of), true, &mut d, &mut d_weight, &mut d_bias);
+    [d, d_weight, d_bias]
+}
+
+/// What both launchers take, of a case's inputs and lists.
+fn gathered<'a>(
+    sizes: &Sizes,
+    [d_pooled, d_edge_state, z, mean, rstd, weight, bias]: [Slice<'a, f32>; 7],
+    [subject, object, offsets, entries, node_count, edge_count]: [Slice<'a, i32>; 6],
+) -> (HeadsGradient<'a, f32>, Slice<'a, f32>, Norm<'a>) {
+    let nodes = Ends { edges: counted(edge_count, sizes.edges()), subject, object };
+    let incidence = Lists { rows: counted(node_count, sizes.nodes()), offsets, entries };
+    let hidden = sizes.config.hidden_width;
+    let of = HeadsGradient { d_pooled, d_edge_state, nodes, incidence, hidden };
+    (of, z, norm([mean, rstd, weight, bias]))
+}
+
+fn backward_sums(sizes: &Sizes) -> Case {
+    let (edges, width) = (sizes.edges(), sizes.config.heads_width(0));
+    let (values, flops) = gradient_cost(sizes);
+    let sizes = sizes.clone();
+    Case {
+        kernel: "edge_pool_backward_sums",
+        shape: format!("[{edges}, {width}]"),
+        // Writes d_weight and d_bias; norm and ReLU 4, two sums 4.
+        cost: Cost::of(values + 2 * width, flops + 8 * edges * width),
+        // A quotient, then as batch norm's sums.
+        format: Format::Fp32,
+        tolerance: roundings(2 + 8 + 8 + 4),
+        prepare: Box::new(move || {
+            let (launched, expected) = (sizes.clone(), sizes.clone());
+            Prepared {
+                host: Host { outputs: vec![unwritten(width), unwritten(width)], ..gradient_host(&sizes) },
+                launch: Box::new(move |device, arrays| {
+                    let (inputs, lists, to, others) = arrays.parts();
+                    let (of, z, norm) = gathered(&launched, inputs, lists);
+                    edge_pool_backward_sums(device, norm_gradient(to, &mut others.sums), of, z, norm)
+                }),
+                expected: Box::new(move |host| gradient_expected(&expected, host)[1..].to_vec()),
+            }
+        }),
+    }
+}
+
+/// After the sums, which are made here too.
+fn backward(sizes: &Sizes) -> Case {
+    let (edges, width) = (sizes.edges(), sizes.config.heads_width(0));
+    let (values, flops) = gradient_cost(sizes);
+    let sizes = sizes.clone();
+    Case {
+        kernel: "edge_pool_backward",
+        shape: format!("[{edges}, {width}]"),
+        // Both passes: each reads all, since the sums must be complete; the second reads the sums and writes d_z. Norm and
+        // ReLU 4 each time, two sums 4, the gradient 6.
+        cost: Cost::of(2 * values + 4 * width + edges * width, 2 * flops + 18 * edges * width),
+        format: Format::Fp32,
+        tolerance: roundings(2 + 8 + 8 + 8),
+        prepare: Box::new(move || {
+            let (launched, expected) = (sizes.clone(), sizes.clone());
+            let outputs = vec![unwritten(edges * width), unwritten(width), unwritten(width)];
+            Prepared {
+                host: Host { outputs, ..gradient_host(&sizes) },
+                launch: Box::new(move |device, arrays| {
+                    let (inputs, lists, [mut d_z, weight, bias], others) = arrays.parts();
+                    let (of, z, norm) = gathered(&launched, inputs, lists);
+                    let to = norm_gradient([weight, bias], &mut others.sums);
+                    edge_pool_backward_sums(device, to, of, z, norm)?;
+                    edge_pool_backward(device, &mut d_z, of, z, norm, &others.sums)
+                }),
+                expected: Box::new(move |host| gradient_expected(&expected, host).to_vec()),
+            }
+        }),
+    }
 }

@@ -1,8 +1,10 @@
 //! l2_normalise: the node states that a layer gives.
 
+use super::batch_norm::{decided_inputs, norm_gradient};
 use super::{count, counted, norm, norm_values, reference_norm, roundings};
 use crate::backend::cuda::l2_normalise::{l2_normalise_backward, l2_normalise_forward};
 use crate::backend::cuda::linear::Format;
+use crate::backend::reference::batch_norm::batch_norm_backward;
 use crate::backend::reference::l2_normalise as reference;
 use crate::bench::case::{Case, Cost, Host, Prepared, unwritten};
 use crate::bench::sizes::Sizes;
@@ -55,32 +57,43 @@ pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
         Case {
             kernel: "l2_normalise_backward",
             shape,
-            // Reads d_x and z, writes d_y; norm 3, ReLU 1, two dot products 4, difference and quotients 4.
-            cost: Cost::of(3 * values_count + 4 * columns, 12 * values_count),
+            // Reads d_x and z, writes d_y, d_weight and d_bias; norm 3, ReLU 1, two dot products 4, difference and quotient 3,
+            // two sums 4.
+            cost: Cost::of(3 * values_count + 6 * columns, 15 * values_count),
             format: Format::Fp32,
             tolerance,
             prepare: Box::new(move || {
                 let mut values = Values::new();
-                let (d_x, z) = (values.signed(values_count), values.signed(values_count));
-                let of = norm_values(&mut values, columns);
-                let mut inputs = vec![d_x, z];
-                inputs.extend(of);
+                let mut inputs = vec![values.signed(values_count)];
+                inputs.extend(decided_inputs(&mut values, nodes, columns));
                 Prepared {
                     host: Host {
                         inputs,
                         indices: vec![count(nodes)],
-                        outputs: vec![unwritten(values_count)],
+                        outputs: vec![unwritten(values_count), unwritten(columns), unwritten(columns)],
                         ..Default::default()
                     },
                     launch: Box::new(move |device, arrays| {
-                        let ([d_x, z, mean, rstd, weight, bias], [count], [mut d_y], _) = arrays.parts();
+                        let (
+                            [d_x, z, mean, rstd, weight, bias],
+                            [count],
+                            [mut d_y, d_weight, d_bias],
+                            others,
+                        ) = arrays.parts();
+                        let to = norm_gradient([d_weight, d_bias], &mut others.sums);
                         let norm = norm([mean, rstd, weight, bias]);
-                        l2_normalise_backward(device, &mut d_y, d_x, z, norm, counted(count, nodes))
+                        l2_normalise_backward(device, &mut d_y, to, d_x, z, norm, counted(count, nodes))
                     }),
                     expected: Box::new(move |host| {
                         let [d_x, z, mean, rstd, weight, bias] = host.wide_inputs();
-                        let y = reference_norm(&[mean, rstd, weight, bias]).relu_rows(&z);
-                        vec![reference::l2_normalise_backward(&y, &d_x, columns)]
+                        let of = [mean, rstd, weight, bias];
+                        let y = reference_norm(&of).relu_rows(&z);
+                        let d_y = reference::l2_normalise_backward(&y, &d_x, columns);
+                        let (mut d_z, mut d_weight, mut d_bias) =
+                            (d_y.clone(), vec![f64::NAN; columns], vec![f64::NAN; columns]);
+                        let (weight, bias) = (&mut d_weight, &mut d_bias);
+                        batch_norm_backward(&z, reference_norm(&of), true, &mut d_z, weight, bias);
+                        vec![d_y, d_weight, d_bias]
                     }),
                 }
             }),
