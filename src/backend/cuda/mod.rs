@@ -11,11 +11,13 @@ mod block;
 pub mod buffer;
 pub mod ceilings;
 pub mod device;
+pub mod draw_triples;
 pub mod edge_hidden;
 pub mod edge_pool;
 pub mod embedding;
 mod emulator;
 mod gpu;
+pub mod graph_batch;
 pub mod l2_normalise;
 mod layer_input;
 pub mod linear;
@@ -50,9 +52,11 @@ const FILES: &[(&str, &[&str])] = &[
     ("adam", adam::KERNELS),
     ("batch_norm", batch_norm::KERNELS),
     ("ceilings", ceilings::KERNELS),
+    ("draw_triples", draw_triples::KERNELS),
     ("edge_hidden", edge_hidden::KERNELS),
     ("edge_pool", edge_pool::KERNELS),
     ("embedding", embedding::KERNELS),
+    ("graph_batch", graph_batch::KERNELS),
     ("l2_normalise", l2_normalise::KERNELS),
     ("linear_bf16", linear::BF16_KERNELS),
     ("linear_bf16x3", linear::BF16X3_KERNELS),
