@@ -7,6 +7,8 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use scenerank::backend::cpu::Cpu;
+use scenerank::backend::device::{Device, Precision};
 use scenerank::data::similarity::Similarity;
 use scenerank::evaluation::kendall::Kendall;
 use scenerank::evaluation::{Embeddings, agreement, normal_features, row_kendall};
@@ -28,10 +30,11 @@ fn evaluation(criterion: &mut Criterion) {
         }
         let similarity = Similarity::Factored { vectors: &captions, width: WIDTH };
         group.bench_function(BenchmarkId::new("row_kendall", images), |bencher| {
-            bencher.iter(|| row_kendall(black_box(embeddings), similarity, 0..images))
+            bencher.iter(|| row_kendall(&mut Cpu::new(), black_box(embeddings), similarity, 0..images))
         });
         group.bench_function(BenchmarkId::new("agreement", images), |bencher| {
-            bencher.iter(|| agreement(black_box(embeddings), similarity, 0..images, None))
+            let embeddings = black_box(embeddings);
+            bencher.iter(|| agreement(Device::Cpu, Precision::Fp32, embeddings, similarity, 0..images, None))
         });
         let pairs = images * (images - 1) / 2;
         let x: Vec<f64> = normal_features(1, pairs, 3).into_iter().map(f64::from).collect();

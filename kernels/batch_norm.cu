@@ -2,8 +2,10 @@
 //   norm(z) = (z - mean) rstd weight + bias,  rstd = 1 / sqrt(variance + eps)
 // backward, with d = d_y where the ReLU passed and 0 elsewhere:
 //   d_bias = sum d,  d_weight = sum d xhat,  d_z = weight rstd (d - d_bias / R - xhat d_weight / R)
+// without batch norm the statistics are the constants 0 and 1, and d_z = weight d
 // in   z [R, C] dense; relu reads a part of the columns of a wider z
 // out  mean, rstd, running statistics [C]; y [R, C]; d_z in the place of d_y; d_weight, d_bias [C] written
+// rows R lie in device memory (common.cuh)
 // grid sums: x strips of 32 columns, y chunks of CHUNK_ROWS rows, 8 rows at a time; each chunk gives two values per
 //      column, and one thread per column merges the chunks in their order in double precision: bit-reproducible
 // cost each pass over z or d_y reads or writes 4 R C bytes: bandwidth
@@ -32,9 +34,13 @@ __device__ __forceinline__ float2 chunk_sum(float2 own, float2 (*partial)[STRIP]
 // partials [chunks, 2, C]: each chunk's mean and sum of squared deviations from it. The sums are taken around the
 // chunk's first row, which keeps them free of cancellation.
 extern "C" __global__ void __launch_bounds__(STRIP *ROW_LANES)
-batch_norm_partial_statistics(float *__restrict__ partials, const float *__restrict__ z, int rows, int columns) {
+batch_norm_partial_statistics(float *__restrict__ partials, const float *__restrict__ z,
+                              const int *__restrict__ row_count, int columns) {
     __shared__ float2 partial[ROW_LANES][STRIP];
-    int column = blockIdx.x * STRIP + threadIdx.x, first = blockIdx.y * CHUNK_ROWS;
+    int column = blockIdx.x * STRIP + threadIdx.x, first = blockIdx.y * CHUNK_ROWS, rows = *row_count;
+    if (first >= rows) {
+        return;
+    }
     int count = min(CHUNK_ROWS, rows - first);
     float2 own = make_float2(0.0f, 0.0f);
     float around = column < columns ? z[size_t(first) * columns + column] : 0.0f;
@@ -59,9 +65,9 @@ batch_norm_partial_statistics(float *__restrict__ partials, const float *__restr
 // a row nothing moves; with a single one the running variance takes the biased variance, 0.
 extern "C" __global__ void __launch_bounds__(MERGE_THREADS)
 batch_norm_merge_statistics(float *__restrict__ mean, float *__restrict__ rstd, float *__restrict__ running_mean,
-                            float *__restrict__ running_var, const float *__restrict__ partials, int rows,
-                            int columns) {
-    int column = blockIdx.x * MERGE_THREADS + threadIdx.x;
+                            float *__restrict__ running_var, const float *__restrict__ partials,
+                            const int *__restrict__ row_count, int columns) {
+    int column = blockIdx.x * MERGE_THREADS + threadIdx.x, rows = *row_count;
     if (column >= columns) {
         return;
     }
@@ -98,13 +104,23 @@ batch_norm_running_statistics(float *__restrict__ mean, float *__restrict__ rstd
     }
 }
 
+// Without batch norm: the statistics that change nothing.
+extern "C" __global__ void __launch_bounds__(MERGE_THREADS)
+batch_norm_no_statistics(float *__restrict__ mean, float *__restrict__ rstd, int columns) {
+    int column = blockIdx.x * MERGE_THREADS + threadIdx.x;
+    if (column < columns) {
+        mean[column] = 0.0f;
+        rstd[column] = 1.0f;
+    }
+}
+
 // y [R, C] = relu(norm(z)), z with a row stride; a thread per value.
 extern "C" __global__ void __launch_bounds__(256)
 batch_norm_relu(float *__restrict__ y, const float *__restrict__ z, const float *__restrict__ mean,
                 const float *__restrict__ rstd, const float *__restrict__ weight, const float *__restrict__ bias,
-                int z_stride, int rows, int columns) {
+                int z_stride, const int *__restrict__ row_count, int columns) {
     size_t i = size_t(blockIdx.x) * blockDim.x + threadIdx.x;
-    if (i < size_t(rows) * columns) {
+    if (i < size_t(*row_count) * columns) {
         int column = i % columns;
         NormColumn norm = norm_column(mean, rstd, weight, bias, column);
         y[i] = relu_norm(norm, z[i / columns * z_stride + column]);
@@ -126,10 +142,13 @@ batch_norm_mask(unsigned char *__restrict__ mask, const float *__restrict__ z, c
 extern "C" __global__ void __launch_bounds__(STRIP *ROW_LANES)
 batch_norm_backward_partials(float *__restrict__ partials, const float *__restrict__ d_y, const float *__restrict__ z,
                              const float *__restrict__ mean, const float *__restrict__ rstd,
-                             const float *__restrict__ weight, const float *__restrict__ bias, int rows,
-                             int columns) {
+                             const float *__restrict__ weight, const float *__restrict__ bias,
+                             const int *__restrict__ row_count, int columns) {
     __shared__ float2 partial[ROW_LANES][STRIP];
-    int column = blockIdx.x * STRIP + threadIdx.x, first = blockIdx.y * CHUNK_ROWS;
+    int column = blockIdx.x * STRIP + threadIdx.x, first = blockIdx.y * CHUNK_ROWS, rows = *row_count;
+    if (first >= rows) {
+        return;
+    }
     int count = min(CHUNK_ROWS, rows - first);
     float2 own = make_float2(0.0f, 0.0f);
     if (column < columns) {
@@ -149,12 +168,14 @@ batch_norm_backward_partials(float *__restrict__ partials, const float *__restri
     }
 }
 
-// d_weight, d_bias, and what the backward subtracts: d_z = scale d - constant - (z - mean) slope; terms [2, C].
+// d_weight, d_bias, and what the backward subtracts: d_z = scale d - constant - (z - mean) slope; terms [2, C], zeros
+// where the statistics are not the batch's but constants.
 extern "C" __global__ void __launch_bounds__(MERGE_THREADS)
 batch_norm_backward_merge(float *__restrict__ d_weight, float *__restrict__ d_bias, float *__restrict__ terms,
                           const float *__restrict__ partials, const float *__restrict__ rstd,
-                          const float *__restrict__ weight, int rows, int columns) {
-    int column = blockIdx.x * MERGE_THREADS + threadIdx.x;
+                          const float *__restrict__ weight, int batch_statistics, const int *__restrict__ row_count,
+                          int columns) {
+    int column = blockIdx.x * MERGE_THREADS + threadIdx.x, rows = *row_count;
     if (column >= columns) {
         return;
     }
@@ -168,17 +189,17 @@ batch_norm_backward_merge(float *__restrict__ d_weight, float *__restrict__ d_bi
     double r = rstd[column], scale = r * weight[column], count = max(rows, 1);
     d_bias[column] = float(sum);
     d_weight[column] = float(product * r);
-    terms[column] = float(scale * sum / count);
-    terms[columns + column] = float(scale * r * r * product / count);
+    terms[column] = batch_statistics ? float(scale * sum / count) : 0.0f;
+    terms[columns + column] = batch_statistics ? float(scale * r * r * product / count) : 0.0f;
 }
 
 // d [R, C]: d_y becomes d_z; a thread per value.
 extern "C" __global__ void __launch_bounds__(256)
 batch_norm_backward(float *__restrict__ d, const float *__restrict__ z, const float *__restrict__ mean,
                     const float *__restrict__ rstd, const float *__restrict__ weight, const float *__restrict__ bias,
-                    const float *__restrict__ terms, int rows, int columns) {
+                    const float *__restrict__ terms, const int *__restrict__ row_count, int columns) {
     size_t i = size_t(blockIdx.x) * blockDim.x + threadIdx.x;
-    if (i < size_t(rows) * columns) {
+    if (i < size_t(*row_count) * columns) {
         int column = i % columns;
         NormColumn norm = norm_column(mean, rstd, weight, bias, column);
         float passed = norm_value(norm, z[i]) > 0.0f ? d[i] : 0.0f;
@@ -188,6 +209,6 @@ batch_norm_backward(float *__restrict__ d, const float *__restrict__ z, const fl
 
 EMULATED_KERNELS(batch_norm, EMULATED_KERNEL(batch_norm_partial_statistics),
                  EMULATED_KERNEL(batch_norm_merge_statistics), EMULATED_KERNEL(batch_norm_running_statistics),
-                 EMULATED_KERNEL(batch_norm_relu), EMULATED_KERNEL(batch_norm_mask),
-                 EMULATED_KERNEL(batch_norm_backward_partials), EMULATED_KERNEL(batch_norm_backward_merge),
-                 EMULATED_KERNEL(batch_norm_backward))
+                 EMULATED_KERNEL(batch_norm_no_statistics), EMULATED_KERNEL(batch_norm_relu),
+                 EMULATED_KERNEL(batch_norm_mask), EMULATED_KERNEL(batch_norm_backward_partials),
+                 EMULATED_KERNEL(batch_norm_backward_merge), EMULATED_KERNEL(batch_norm_backward))

@@ -11,6 +11,11 @@
 constexpr unsigned FULL_WARP = 0xffffffffu;
 constexpr int WARP_LANES = 32;
 
+// How many rows there are (nodes, edges, types that occur, graphs, triples) lies in the device's memory: a kernel of a
+// training step takes `const int *row_count` where another would take `int rows`, so that one captured launch serves
+// batches of every size. Its grid is for a bound; blocks beyond the rows leave at once, before any barrier, and no sum
+// depends on the bound.
+
 // The least divisor of an l2 normalisation, and what batch norm adds to a variance.
 constexpr float L2_EPSILON = 1e-12f;
 constexpr double NORM_EPSILON = 1e-5;
@@ -39,7 +44,7 @@ __device__ __forceinline__ float relu_norm(NormColumn norm, float z) {
 }
 
 // The sum over a warp, in every lane, always in one order.
-__device__ __forceinline__ float warp_sum(float value) {
+template <class T> __device__ __forceinline__ T warp_sum(T value) {
     for (int bit = WARP_LANES / 2; bit > 0; bit /= 2) {
         value += __shfl_xor_sync(FULL_WARP, value, bit);
     }
@@ -47,7 +52,7 @@ __device__ __forceinline__ float warp_sum(float value) {
 }
 
 // The sum over a block of whole warps, in every thread, always in one order. `partial` is shared, a value per warp.
-__device__ __forceinline__ float block_sum(float value, float *partial) {
+template <class T> __device__ __forceinline__ T block_sum(T value, T *partial) {
     value = warp_sum(value);
     int warps = blockDim.x / WARP_LANES;
     __syncthreads(); // an earlier sum's values may still be being read
@@ -55,7 +60,7 @@ __device__ __forceinline__ float block_sum(float value, float *partial) {
         partial[threadIdx.x / WARP_LANES] = value;
     }
     __syncthreads();
-    float sum = 0.0f;
+    T sum = 0;
     for (int warp = 0; warp < warps; warp++) {
         sum += partial[warp];
     }

@@ -7,7 +7,7 @@
 // in   projected = P [n, 2H]; subject, object [E] -> n; edge_projected [u, H], edge_row [E] -> u;
 //      offsets [n + 1], entries (2 e + role) or (e)
 // out  z [E, H], sums [n, 2H] or [u, H], written
-// grid one block per row of the output, threads stride over H; sums in the order of `entries`: bit-reproducible
+// grid one block per row of the output, E, n or u of them in device memory (common.cuh), threads stride over H; sums in the order of `entries`: bit-reproducible
 // cost reads 12 E H and writes 4 E H bytes; sums read 8 E H and write 8 n H bytes: bandwidth
 
 #include "common.cuh"
@@ -15,8 +15,12 @@
 extern "C" __global__ void __launch_bounds__(128)
 edge_hidden_lookup(float *__restrict__ z, const float *__restrict__ edge_projected,
                    const float *__restrict__ projected, const int *__restrict__ edge_row,
-                   const int *__restrict__ subject, const int *__restrict__ object, int hidden) {
+                   const int *__restrict__ subject, const int *__restrict__ object,
+                   const int *__restrict__ edge_count, int hidden) {
     size_t edge = blockIdx.x;
+    if (edge >= size_t(*edge_count)) {
+        return;
+    }
     const float *of_edge = edge_projected + size_t(edge_row[edge]) * hidden;
     const float *of_subject = projected + size_t(subject[edge]) * 2 * hidden;
     const float *of_object = projected + size_t(object[edge]) * 2 * hidden + hidden;
@@ -28,8 +32,11 @@ edge_hidden_lookup(float *__restrict__ z, const float *__restrict__ edge_project
 // By node, or by object type.
 extern "C" __global__ void __launch_bounds__(128)
 edge_hidden_sum_ends(float *__restrict__ sums, const float *__restrict__ d_z, const int *__restrict__ offsets,
-                     const int *__restrict__ entries, int hidden) {
+                     const int *__restrict__ entries, const int *__restrict__ row_count, int hidden) {
     size_t n = blockIdx.x;
+    if (n >= size_t(*row_count)) {
+        return;
+    }
     for (int c = threadIdx.x; c < hidden; c += blockDim.x) {
         float as_subject = 0.0f, as_object = 0.0f;
         for (int i = offsets[n]; i < offsets[n + 1]; i++) {
@@ -49,8 +56,11 @@ edge_hidden_sum_ends(float *__restrict__ sums, const float *__restrict__ d_z, co
 // By predicate type.
 extern "C" __global__ void __launch_bounds__(128)
 edge_hidden_sum_edges(float *__restrict__ sums, const float *__restrict__ d_z, const int *__restrict__ offsets,
-                      const int *__restrict__ entries, int hidden) {
+                      const int *__restrict__ entries, const int *__restrict__ row_count, int hidden) {
     size_t u = blockIdx.x;
+    if (u >= size_t(*row_count)) {
+        return;
+    }
     for (int c = threadIdx.x; c < hidden; c += blockDim.x) {
         float sum = 0.0f;
         for (int i = offsets[u]; i < offsets[u + 1]; i++) {

@@ -3,7 +3,7 @@
 // in   z [E, W]: messages to the subject in the first H columns, to the object in the last H, W = H + D + H;
 //      mean, rstd, weight, bias [W]; offsets [N + 1], entries [2E] (2 e + role; role 0 subject, 1 object)
 // out  pooled [N, H]
-// grid one block per node, threads stride over H; sums in the order of `entries`: bit-reproducible
+// grid one block per node, N of them in device memory (common.cuh), threads stride over H; sums in the order of `entries`: bit-reproducible
 // cost reads 8 E H and writes 4 N H bytes: bandwidth
 // backward: edge_pool_backward, a gather: d_heads [E, W] of d_pooled [N, H] and d_edge_state [E, D], before the ReLU
 //   and batch norm; one block per edge
@@ -13,8 +13,12 @@
 extern "C" __global__ void __launch_bounds__(128)
 edge_pool_forward(float *__restrict__ pooled, const float *__restrict__ z, const float *__restrict__ mean,
                   const float *__restrict__ rstd, const float *__restrict__ weight, const float *__restrict__ bias,
-                  const int *__restrict__ offsets, const int *__restrict__ entries, int width, int hidden) {
+                  const int *__restrict__ offsets, const int *__restrict__ entries,
+                  const int *__restrict__ node_count, int width, int hidden) {
     size_t node = blockIdx.x;
+    if (node >= size_t(*node_count)) {
+        return;
+    }
     int first = offsets[node], end = offsets[node + 1], object_start = width - hidden;
     for (int c = threadIdx.x; c < hidden; c += blockDim.x) {
         NormColumn to_subject = norm_column(mean, rstd, weight, bias, c);
@@ -31,8 +35,12 @@ edge_pool_forward(float *__restrict__ pooled, const float *__restrict__ z, const
 extern "C" __global__ void __launch_bounds__(128)
 edge_pool_backward(float *__restrict__ d_heads, const float *__restrict__ d_pooled,
                    const float *__restrict__ d_edge_state, const int *__restrict__ subject,
-                   const int *__restrict__ object, const int *__restrict__ offsets, int width, int hidden) {
+                   const int *__restrict__ object, const int *__restrict__ offsets,
+                   const int *__restrict__ edge_count, int width, int hidden) {
     size_t edge = blockIdx.x;
+    if (edge >= size_t(*edge_count)) {
+        return;
+    }
     int s = subject[edge], o = object[edge], state = width - 2 * hidden;
     float subject_count = offsets[s + 1] - offsets[s], object_count = offsets[o + 1] - offsets[o];
     float *row = d_heads + edge * width;

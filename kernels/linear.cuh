@@ -13,7 +13,8 @@
 // out  written. partials [R / 64, 2, columns], or null: of each 64 rows and column of y the mean and the sum of squared
 //      deviations from it; or of d = d_x where the ReLU passed, and 0 elsewhere, the sums of d and of d (z - mean): what
 //      batch_norm.cu merges
-// grid x tiles of columns, y tiles of rows; linear_backward_weight: z parts, each into its own [O, I] of `out`
+// grid x tiles of columns, y tiles of rows; linear_backward_weight: z parts, each into its own [O, I] of `out`. R lies in
+//      device memory (common.cuh), and the parts of a sum over R follow from it alone
 // sums in the order of the inner dimension, columns' sums in the order of rows: bit-reproducible
 // cost 2 R I O flops each, on the tensor cores but for fp32, times 3 for bf16x3; a tile of n x n reads 2 n values of 4
 //      bytes per n^2 multiply-adds: 32 (n = 64) or 64 (n = 128) flops a byte from L2
@@ -179,24 +180,51 @@ constexpr int NO_SPLIT = 0x7fffffff;
 template <class Core, class Norm, class Add>
 __device__ __forceinline__ void forward(float *y, Operand<Norm> x, Operand<NoNorm> weight, float *partials,
                                         int y_stride, int rows, int outputs, int inputs, Add add) {
-    product<Core, INNER_LAST, INNER_LAST>(y, y_stride, NO_SPLIT, 0, x, weight,
-                                          tile_place<Core>(rows, outputs, 0, inputs), add, Statistics{partials});
+    Place place = tile_place<Core>(rows, outputs, 0, inputs);
+    if (place.first_row >= rows) {
+        return; // the whole block
+    }
+    product<Core, INNER_LAST, INNER_LAST>(y, y_stride, NO_SPLIT, 0, x, weight, place, add, Statistics{partials});
 }
 
 template <class Core, class Sums>
 __device__ __forceinline__ void backward_input(float *d_x, Operand<NoNorm> d_y, Operand<NoNorm> weight, int d_x_stride,
                                                int rows, int inputs, int outputs, Sums sums) {
-    product<Core, INNER_LAST, INNER_FIRST>(d_x, d_x_stride, NO_SPLIT, 0, d_y, weight,
-                                           tile_place<Core>(rows, inputs, 0, outputs), Alone{}, sums);
+    Place place = tile_place<Core>(rows, inputs, 0, outputs);
+    if (place.first_row >= rows) {
+        return; // the whole block
+    }
+    product<Core, INNER_LAST, INNER_FIRST>(d_x, d_x_stride, NO_SPLIT, 0, d_y, weight, place, Alone{}, sums);
 }
 
-// Part z takes the rows z * rows_per_part.. and writes its [O, I] at out + z * part_stride.
+// The launcher has these numbers and this rule too.
+constexpr int LEAST_PART_ROWS = 128, LEAST_LARGE_PART_ROWS = 256;
+
+// The parts of a sum over rows, at least one: `most_parts` as far as each gets enough rows; `most_large_parts`, which
+// suit the larger tile, once each gets enough for that (0: never). The tile that runs is chosen by the grid's bound and
+// changes nothing here, so bits follow from the number of rows.
+struct RowParts {
+    int count, rows_each;
+};
+
+__device__ __forceinline__ RowParts row_parts(int rows, int most_parts, int most_large_parts) {
+    bool large = most_large_parts > 0 && rows >= LEAST_LARGE_PART_ROWS * most_large_parts;
+    int most = large ? most_large_parts : min(most_parts, (rows + LEAST_PART_ROWS - 1) / LEAST_PART_ROWS);
+    int each = max((rows + most - 1) / max(most, 1), 1);
+    return {max((rows + each - 1) / each, 1), each};
+}
+
+// Part z takes the rows z * rows_each.. and writes its [O, I] at out + z * part_stride.
 template <class Core, class Norm>
 __device__ __forceinline__ void backward_weight(float *out, Operand<NoNorm> d_y, Operand<Norm> x, int out_stride,
                                                 int out_split, long long out_jump, int outputs, int inputs, int rows,
-                                                int rows_per_part, long long part_stride) {
-    int first = blockIdx.z * rows_per_part;
-    Place place = tile_place<Core>(outputs, inputs, first, min(first + rows_per_part, rows));
+                                                int most_parts, int most_large_parts, long long part_stride) {
+    RowParts parts = row_parts(rows, most_parts, most_large_parts);
+    if (int(blockIdx.z) >= parts.count) {
+        return; // the whole block
+    }
+    int first = blockIdx.z * parts.rows_each;
+    Place place = tile_place<Core>(outputs, inputs, first, min(first + parts.rows_each, rows));
     product<Core, INNER_FIRST, INNER_FIRST>(out + blockIdx.z * part_stride, out_stride, out_split, out_jump, d_y, x,
                                             place, Alone{}, NoSums{});
 }
@@ -211,58 +239,62 @@ __device__ __forceinline__ void backward_weight(float *out, Operand<NoNorm> d_y,
     LINEAR_KERNEL(linear_forward_##suffix, Core)                                                                      \
     (float *__restrict__ y, const float *__restrict__ x, const float *__restrict__ weight,                            \
      float *__restrict__ partials, int y_stride, int x_stride, int weight_stride, int weight_split,                   \
-     long long weight_jump, int rows, int outputs, int inputs) {                                                      \
+     long long weight_jump, const int *__restrict__ row_count, int outputs, int inputs) {                             \
         forward<Core>(y, operand(x, x_stride, NoNorm{}), {weight, weight_stride, weight_split, weight_jump, {}},      \
-                      partials, y_stride, rows, outputs, inputs, Alone{});                                            \
+                      partials, y_stride, *row_count, outputs, inputs, Alone{});                                      \
     }                                                                                                                 \
     LINEAR_NORM_KERNEL(linear_forward_norm_##suffix, Core)                                                            \
     (float *__restrict__ y, const float *__restrict__ x, const float *__restrict__ mean,                              \
      const float *__restrict__ rstd, const float *__restrict__ norm_weight, const float *__restrict__ norm_bias,      \
      const float *__restrict__ weight, float *__restrict__ partials, int y_stride, int x_stride,                      \
-     int weight_stride, int rows, int outputs, int inputs) {                                                          \
+     int weight_stride, const int *__restrict__ row_count, int outputs, int inputs) {                                 \
         forward<Core>(y, operand(x, x_stride, NormArrays{mean, rstd, norm_weight, norm_bias}),                        \
-                      operand(weight, weight_stride, NoNorm{}), partials, y_stride, rows, outputs, inputs, Alone{});  \
+                      operand(weight, weight_stride, NoNorm{}), partials, y_stride, *row_count, outputs, inputs,      \
+                      Alone{});                                                                                       \
     }                                                                                                                 \
     LINEAR_KERNEL(linear_forward_gather_##suffix, Core)                                                               \
     (float *__restrict__ y, const float *__restrict__ x, const float *__restrict__ weight,                            \
      const float *__restrict__ projected, const int *__restrict__ subject, const int *__restrict__ object,            \
-     float *__restrict__ partials, int y_stride, int x_stride, int weight_stride, int rows, int outputs,              \
-     int inputs) {                                                                                                    \
+     float *__restrict__ partials, int y_stride, int x_stride, int weight_stride,                                     \
+     const int *__restrict__ row_count, int outputs, int inputs) {                                                    \
         forward<Core>(y, operand(x, x_stride, NoNorm{}), operand(weight, weight_stride, NoNorm{}), partials,          \
-                      y_stride, rows, outputs, inputs, Gathered{projected, subject, object, outputs});                \
+                      y_stride, *row_count, outputs, inputs, Gathered{projected, subject, object, outputs});          \
     }                                                                                                                 \
     LINEAR_KERNEL(linear_backward_input_##suffix, Core)                                                               \
     (float *__restrict__ d_x, const float *__restrict__ d_y, const float *__restrict__ weight, int d_x_stride,        \
-     int d_y_stride, int weight_stride, int weight_split, long long weight_jump, int rows, int inputs,                \
-     int outputs) {                                                                                                   \
+     int d_y_stride, int weight_stride, int weight_split, long long weight_jump,                                      \
+     const int *__restrict__ row_count, int inputs, int outputs) {                                                    \
         backward_input<Core>(d_x, operand(d_y, d_y_stride, NoNorm{}),                                                 \
-                             {weight, weight_stride, weight_split, weight_jump, {}}, d_x_stride, rows, inputs,        \
-                             outputs, NoSums{});                                                                      \
+                             {weight, weight_stride, weight_split, weight_jump, {}}, d_x_stride, *row_count,          \
+                             inputs, outputs, NoSums{});                                                              \
     }                                                                                                                 \
     LINEAR_KERNEL(linear_backward_input_sums_##suffix, Core)                                                          \
     (float *__restrict__ d_x, float *__restrict__ partials, const float *__restrict__ d_y,                            \
      const float *__restrict__ weight, const float *__restrict__ z, const float *__restrict__ mean,                   \
      const float *__restrict__ rstd, const float *__restrict__ norm_weight, const float *__restrict__ norm_bias,      \
-     int d_x_stride, int d_y_stride, int weight_stride, int z_stride, int rows, int inputs, int outputs) {            \
+     int d_x_stride, int d_y_stride, int weight_stride, int z_stride, const int *__restrict__ row_count,              \
+     int inputs, int outputs) {                                                                                       \
         backward_input<Core>(d_x, operand(d_y, d_y_stride, NoNorm{}), operand(weight, weight_stride, NoNorm{}),       \
-                             d_x_stride, rows, inputs, outputs,                                                       \
+                             d_x_stride, *row_count, inputs, outputs,                                                 \
                              BackwardSums{partials, z, z_stride, {mean, rstd, norm_weight, norm_bias}});              \
     }                                                                                                                 \
     LINEAR_KERNEL(linear_backward_weight_##suffix, Core)                                                              \
     (float *__restrict__ out, const float *__restrict__ d_y, const float *__restrict__ x, int out_stride,             \
-     int out_split, long long out_jump, int d_y_stride, int x_stride, int outputs, int inputs, int rows,              \
-     int rows_per_part, long long part_stride) {                                                                      \
+     int out_split, long long out_jump, int d_y_stride, int x_stride, int outputs, int inputs,                        \
+     const int *__restrict__ row_count, int most_parts, int most_large_parts, long long part_stride) {                \
         backward_weight<Core>(out, operand(d_y, d_y_stride, NoNorm{}), operand(x, x_stride, NoNorm{}), out_stride,    \
-                              out_split, out_jump, outputs, inputs, rows, rows_per_part, part_stride);                \
+                              out_split, out_jump, outputs, inputs, *row_count, most_parts, most_large_parts,         \
+                              part_stride);                                                                           \
     }                                                                                                                 \
     LINEAR_NORM_KERNEL(linear_backward_weight_norm_##suffix, Core)                                                    \
     (float *__restrict__ out, const float *__restrict__ d_y, const float *__restrict__ x,                             \
      const float *__restrict__ mean, const float *__restrict__ rstd, const float *__restrict__ norm_weight,           \
      const float *__restrict__ norm_bias, int out_stride, int d_y_stride, int x_stride, int outputs, int inputs,      \
-     int rows, int rows_per_part, long long part_stride) {                                                            \
+     const int *__restrict__ row_count, int most_parts, int most_large_parts, long long part_stride) {                \
         backward_weight<Core>(out, operand(d_y, d_y_stride, NoNorm{}),                                                \
                               operand(x, x_stride, NormArrays{mean, rstd, norm_weight, norm_bias}), out_stride,       \
-                              NO_SPLIT, 0, outputs, inputs, rows, rows_per_part, part_stride);                        \
+                              NO_SPLIT, 0, outputs, inputs, *row_count, most_parts, most_large_parts,                 \
+                              part_stride);                                                                           \
     }
 
 #define EMULATED_LINEAR(suffix)                                                                                       \

@@ -126,12 +126,12 @@ __device__ __forceinline__ void begin_copies(float *to, const Operand<Norm> &fro
     constexpr int per_line = Stage::line / width;
     int first_line = order == INNER_LAST ? first_outer : first_inner;
     int first = order == INNER_LAST ? first_inner : first_outer;
-    int line_end = order == INNER_LAST ? outer_end : inner_end;
+    int remaining = order == INNER_LAST ? outer_end - first_outer : inner_end - first_inner;
     int end = order == INNER_LAST ? inner_end : outer_end;
 #pragma unroll
     for (int i = threadIdx.x; i < Stage::lines * per_line; i += threads) {
         int line = i / per_line, at = i % per_line * width;
-        int valid = first_line + line < line_end ? min(max(end - first - at, 0), width) : 0;
+        int valid = line < remaining ? min(max(end - first - at, 0), width) : 0;
         const float *address = valid > 0 ? from.line(first_line + line) + first + at : from.values;
         copy_async<bytes>(&to[line * Stage::stride + at], address, valid * int(sizeof(float)));
     }

@@ -27,13 +27,13 @@ pub const LAST: &str = "last.safetensors";
 const FIRST_MOMENT: &str = "adam.first_moment.";
 const SECOND_MOMENT: &str = "adam.second_moment.";
 
-/// What a run is: its configuration, the network's sizes and the data.
+/// What a run is: its configuration, the network and the data.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct RunConfig {
     /// The training configuration.
     pub train: TrainConfig,
-    /// The network's sizes.
+    /// The network's sizes and switches.
     pub model: ModelConfig,
     /// The data file.
     pub data: PathBuf,
@@ -94,7 +94,7 @@ impl RunConfig {
             return Err(format!("has {object_types} object types and {predicate_types} predicate types"));
         }
         if self.model != self.train.model(object_types, predicate_types) {
-            return Err("its model has other layers or widths than its training".into());
+            return Err("its model has other layers, widths or switches than its training".into());
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use crate::backend::device::{Device, Precision};
 use crate::batch::triples::Sampling;
 use crate::error::{Error, Result};
 use crate::loss::{Loss, LossKind};
-use crate::model::config::ModelConfig;
+use crate::model::config::{ModelConfig, on};
 use crate::optimizer::Adam;
 
 /// Far beyond any use; a slip of the keyboard should not ask for all memory.
@@ -41,6 +41,15 @@ pub struct TrainOptions {
     /// Width of hidden layers and messages [default: 512].
     #[arg(long)]
     pub hidden_width: Option<usize>,
+    /// Whether blocks normalise their columns; else only scale and shift them [default: true].
+    #[arg(long, value_name = "BOOL")]
+    pub batch_norm: Option<bool>,
+    /// Whether node states are l2-normalised between layers; embeddings always are [default: true].
+    #[arg(long, value_name = "BOOL")]
+    pub l2_norm: Option<bool>,
+    /// Whether a graph's embedding is the mean of its image node, too, or of its objects alone [default: true].
+    #[arg(long, value_name = "BOOL")]
+    pub image_node_in_mean: Option<bool>,
     /// Triples per step [default: 16].
     #[arg(long)]
     pub batch_size: Option<usize>,
@@ -86,6 +95,15 @@ pub struct TrainConfig {
     pub state_width: usize,
     /// H.
     pub hidden_width: usize,
+    /// [`ModelConfig::batch_norm`].
+    #[serde(default = "on")]
+    pub batch_norm: bool,
+    /// [`ModelConfig::l2_norm`].
+    #[serde(default = "on")]
+    pub l2_norm: bool,
+    /// [`ModelConfig::image_node_in_mean`].
+    #[serde(default = "on")]
+    pub image_node_in_mean: bool,
     /// B.
     pub batch_size: usize,
     /// Adam's.
@@ -126,6 +144,9 @@ impl TrainOptions {
             layers: self.layers.or(other.layers),
             state_width: self.state_width.or(other.state_width),
             hidden_width: self.hidden_width.or(other.hidden_width),
+            batch_norm: self.batch_norm.or(other.batch_norm),
+            l2_norm: self.l2_norm.or(other.l2_norm),
+            image_node_in_mean: self.image_node_in_mean.or(other.image_node_in_mean),
             batch_size: self.batch_size.or(other.batch_size),
             learning_rate: self.learning_rate.or(other.learning_rate),
             epochs: self.epochs.or(other.epochs),
@@ -147,6 +168,9 @@ impl TrainOptions {
             layers: self.layers.unwrap_or(base.layers),
             state_width: self.state_width.unwrap_or(base.state_width),
             hidden_width: self.hidden_width.unwrap_or(base.hidden_width),
+            batch_norm: self.batch_norm.unwrap_or(base.batch_norm),
+            l2_norm: self.l2_norm.unwrap_or(base.l2_norm),
+            image_node_in_mean: self.image_node_in_mean.unwrap_or(base.image_node_in_mean),
             batch_size: self.batch_size.unwrap_or(base.batch_size),
             learning_rate: self.learning_rate.unwrap_or(base.learning_rate),
             epochs: self.epochs.unwrap_or(base.epochs),
@@ -177,6 +201,9 @@ impl Default for TrainConfig {
             layers: 5,
             state_width: 300,
             hidden_width: 512,
+            batch_norm: true,
+            l2_norm: true,
+            image_node_in_mean: true,
             batch_size: 16,
             learning_rate: 1e-4,
             epochs: 100,
@@ -216,7 +243,7 @@ impl TrainConfig {
         Ok(())
     }
 
-    /// The network's sizes with this vocabulary.
+    /// The network with this vocabulary.
     pub fn model(&self, object_types: usize, predicate_types: usize) -> ModelConfig {
         ModelConfig {
             object_types,
@@ -224,6 +251,9 @@ impl TrainConfig {
             layers: self.layers,
             state_width: self.state_width,
             hidden_width: self.hidden_width,
+            batch_norm: self.batch_norm,
+            l2_norm: self.l2_norm,
+            image_node_in_mean: self.image_node_in_mean,
         }
     }
 

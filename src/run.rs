@@ -86,6 +86,11 @@ impl Run {
         self.device.run(self.precision, task)
     }
 
+    /// Where and how precisely it computes.
+    pub fn place(&self) -> (Device, Precision) {
+        (self.device, self.precision)
+    }
+
     /// The `k` rows of `index [images, D]` nearest to `query [D]`, and their cosines.
     pub fn nearest(&self, query: &[f32], index: &[f32], k: usize) -> Result<Vec<(usize, f32)>> {
         let rows = |values| Embeddings::new(values, self.width());

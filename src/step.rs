@@ -2,7 +2,8 @@
 //!
 //! The input holds `param.<name>` (model.md, "Parameter names") and `batch.{node_object, node_graph, edge_subject,
 //! edge_predicate, edge_object, similarity_positive, similarity_negative}`, and the configuration as JSON in the
-//! metadata under `config`. Nodes and edges may come in any order. The output holds the input and
+//! metadata under `config`. Nodes and edges may come in any order; a graph's image node is one of the last object type.
+//! The output holds the input and
 //!
 //! ```text
 //! embedding [G, D], loss [1]   of the forward pass with batch statistics
@@ -22,7 +23,7 @@ use crate::backend::device::{BackendTask, Device, Precision};
 use crate::batch::graph_batch::GraphBatch;
 use crate::error::Result;
 use crate::loss::{Loss, LossKind};
-use crate::model::config::ModelConfig;
+use crate::model::config::{ModelConfig, on};
 use crate::model::tensors::{NamedTensors, TensorData, TensorFile, to_safetensors};
 use crate::model::{Model, TrainingState, read_tensors};
 use crate::optimizer::Adam;
@@ -33,6 +34,12 @@ struct StepConfig {
     layers: usize,
     state_dim: usize,
     hidden_dim: usize,
+    #[serde(default = "on")]
+    batch_norm: bool,
+    #[serde(default = "on")]
+    l2_norm: bool,
+    #[serde(default = "on")]
+    image_node_in_mean: bool,
     loss: LossKind,
     temperature: f64,
     margin: f64,
@@ -69,7 +76,7 @@ pub struct StepResult {
 
 /// One training step from zero moments.
 pub struct StepTask<'a> {
-    /// The network's sizes.
+    /// The network's sizes and switches.
     pub config: ModelConfig,
     /// Parameters and running statistics.
     pub tensors: &'a NamedTensors,
@@ -156,7 +163,7 @@ pub fn run_step_file(input: &Path, output: &Path, device: Device, precision: Pre
     Ok(result.loss)
 }
 
-/// The sizes: vocabulary from the embedding tables' shapes, the rest from the metadata.
+/// The network: vocabulary from the embedding tables' shapes, the rest from the metadata.
 fn model_config(file: &TensorFile, step: &StepConfig) -> Result<ModelConfig> {
     let rows =
         |name: &str| -> Result<usize> { Ok(file.tensor(name)?.shape.first().copied().unwrap_or_default()) };
@@ -170,6 +177,9 @@ fn model_config(file: &TensorFile, step: &StepConfig) -> Result<ModelConfig> {
         layers: step.layers,
         state_width: step.state_dim,
         hidden_width: step.hidden_dim,
+        batch_norm: step.batch_norm,
+        l2_norm: step.l2_norm,
+        image_node_in_mean: step.image_node_in_mean,
     })
 }
 
@@ -245,11 +255,12 @@ impl BatchInputs {
         Ok(inputs)
     }
 
-    /// The batch with nodes and edges sorted by graph, and the order that this made.
+    /// The batch with nodes and edges sorted by graph, the image node last, and the order that this made.
     fn batch(&self, file: &TensorFile, config: ModelConfig) -> Result<(GraphBatch, InputOrder)> {
         let graphs = 3 * self.similarity_positive.len();
         let mut nodes: Vec<u32> = (0..self.node_object.len() as u32).collect();
-        nodes.sort_by_key(|&node| self.node_graph[node as usize]);
+        let is_image = |node: u32| self.node_object[node as usize] as usize + 1 == config.object_types;
+        nodes.sort_by_key(|&node| (self.node_graph[node as usize], is_image(node)));
         let edge_graph = |edge: u32| self.node_graph[self.edge_subject[edge as usize] as usize];
         let mut edges: Vec<u32> = (0..self.edge_subject.len() as u32).collect();
         edges.sort_by_key(|&edge| edge_graph(edge));

@@ -266,7 +266,7 @@ impl Training<'_> {
         let embeddings = embed_with(model, graphs, |count| bar.advance(count as u64))?;
         self.check_finite("an embedding", &embeddings, progress)?;
         let embeddings = Embeddings::new(&embeddings, self.config.model.state_width)?;
-        let tau = row_kendall(embeddings, self.similarity, images)?;
+        let tau = row_kendall(model.backend(), embeddings, self.similarity, images)?;
         bar.finish();
         Ok(Some(tau))
     }

@@ -20,6 +20,7 @@ fn dataset(train: &[&[u32]], validation: &[&[u32]], test: &[&[u32]]) -> (TempDir
                 captions: vec![format!("caption {id}")],
                 caption_vector: vec![id as f32 / 1000.0, 0.5],
                 graph: SceneGraphBuf::augmented(objects, &[(0, 0, 1)], 3, 1),
+                ..Default::default()
             }
         };
         split.iter().map(image).collect()

@@ -5,10 +5,12 @@ mod kernel_support;
 use kernel_support::calculus::{central_differences, weighted_sum};
 use kernel_support::cases::{check, columns, rows, seeds};
 use kernel_support::{
-    Values, all, all_mut, assert_within, poisoned, same_bits, scale, to_device, to_host, wide,
+    Counted, Values, all, all_mut, assert_within, poisoned, same_bits, scale, to_device, to_host,
+    to_host_within, wide, with_room,
 };
+use proptest::prelude::any;
 use scenerank::backend::cuda::batch_norm::{
-    Norm, Statistics, Sums, batch_norm_backward, batch_norm_mask, batch_norm_relu,
+    Norm, Statistics, Sums, batch_norm_backward, batch_norm_mask, batch_norm_no_statistics, batch_norm_relu,
     batch_norm_running_statistics, batch_norm_statistics,
 };
 use scenerank::backend::cuda::buffer::Buffer;
@@ -19,7 +21,13 @@ use scenerank::backend::reference::batch_norm as reference;
 const LIMIT: f64 = 4e-6;
 
 /// mean, rstd and both running statistics of `z`, by the kernels.
-fn statistics(device: &Device, z: &[f32], rows: usize, running: [&[f32]; 2]) -> [Buffer<f32>; 4] {
+fn statistics(
+    device: &Device,
+    z: &[f32],
+    rows: usize,
+    spare: usize,
+    running: [&[f32]; 2],
+) -> [Buffer<f32>; 4] {
     let columns = running[0].len();
     let [mut mean, mut rstd] = [(); 2].map(|()| poisoned(device, columns));
     let [mut running_mean, mut running_var] = running.map(|values| to_device(device, values));
@@ -28,8 +36,8 @@ fn statistics(device: &Device, z: &[f32], rows: usize, running: [&[f32]; 2]) -> 
         &mut Statistics { mean: all_mut(&mut mean), rstd: all_mut(&mut rstd) },
         &mut all_mut(&mut running_mean),
         &mut all_mut(&mut running_var),
-        all(&to_device(device, z)),
-        rows,
+        all(&with_room(device, z, spare * columns)),
+        Counted::new(device, rows, spare).rows(),
         &mut Sums::new(device).expect("memory"),
     )
     .expect("launches");
@@ -43,8 +51,9 @@ fn statistics_agree_with_the_reference() {
         // Far from zero, where a plain sum of squares would cancel.
         let z: Vec<f32> = values.signed(rows * columns).iter().map(|z| 100.0 + z).collect();
         let (running_mean, running_var) = (values.signed(columns), values.positive(columns));
-        let got = same_bits(seed, |device| {
-            statistics(device, &z, rows, [&running_mean, &running_var]).map(|buffer| to_host(device, &buffer))
+        let got = same_bits(seed, |device, spare| {
+            statistics(device, &z, rows, spare, [&running_mean, &running_var])
+                .map(|buffer| to_host(device, &buffer))
         });
         let mut want = [vec![0.0; columns], vec![0.0; columns], wide(&running_mean), wide(&running_var)];
         let [mean, rstd, running_mean, running_var] = &mut want;
@@ -61,7 +70,7 @@ fn running_statistics_take_the_batchs_place() {
     check(50, (columns(), seeds()), |(columns, seed)| {
         let mut values = Values::new(seed);
         let (running_mean, running_var) = (values.signed(columns), values.positive(columns));
-        let [mean, rstd] = same_bits(seed, |device| {
+        let [mean, rstd] = same_bits(seed, |device, _| {
             let [mut mean, mut rstd] = [(); 2].map(|()| poisoned(device, columns));
             batch_norm_running_statistics(
                 device,
@@ -80,22 +89,39 @@ fn running_statistics_take_the_batchs_place() {
     });
 }
 
+#[test]
+fn no_statistics_are_0_and_1() {
+    check(50, (columns(), seeds()), |(columns, seed)| {
+        let [mean, rstd] = same_bits(seed, |device, _| {
+            let [mut mean, mut rstd] = [(); 2].map(|()| poisoned(device, columns));
+            let mut to = Statistics { mean: all_mut(&mut mean), rstd: all_mut(&mut rstd) };
+            batch_norm_no_statistics(device, &mut to).expect("a launch");
+            [mean, rstd].map(|buffer| to_host(device, &buffer))
+        });
+        assert_eq!((mean, rstd), (vec![0.0; columns], vec![1.0; columns]));
+    });
+}
+
 /// y, mask (as 0 and 1), d_z, d_weight and d_bias by the kernels.
 fn forward_and_backward(
     device: &Device,
     z: &[f32],
     d_y: &[f32],
     rows: usize,
+    spare: usize,
     norm: Norm<'_>,
+    batch_statistics: bool,
 ) -> [Vec<f32>; 5] {
     let columns = norm.mean.len();
-    let z = to_device(device, z);
+    let (count, room) = (rows * columns, spare * columns);
+    let counted = Counted::new(device, rows, spare);
+    let z = with_room(device, z, room);
     let mut y = poisoned(device, z.len());
-    batch_norm_relu(device, &mut all_mut(&mut y), all(&z), norm, columns, rows).expect("a launch");
-    let mut mask = device.allocate_unwritten::<u8>(z.len()).expect("memory");
+    batch_norm_relu(device, &mut all_mut(&mut y), all(&z), norm, columns, counted.rows()).expect("a launch");
+    let mut mask = device.allocate_unwritten::<u8>(count).expect("memory");
     batch_norm_mask(device, &mut all_mut(&mut mask), all(&z), norm, rows).expect("a launch");
-    let mask = device.download(&mask, 0..z.len()).expect("a download");
-    let mut d = to_device(device, d_y);
+    let mask = device.download(&mask, 0..count).expect("a download");
+    let mut d = with_room(device, d_y, room);
     let [mut d_weight, mut d_bias] = [(); 2].map(|()| poisoned(device, columns));
     batch_norm_backward(
         device,
@@ -104,11 +130,13 @@ fn forward_and_backward(
         &mut all_mut(&mut d_bias),
         all(&z),
         norm,
-        rows,
+        batch_statistics,
+        counted.rows(),
         &mut Sums::new(device).expect("memory"),
     )
     .expect("launches");
-    let [y, d, d_weight, d_bias] = [y, d, d_weight, d_bias].map(|buffer| to_host(device, &buffer));
+    let [y, d] = [y, d].map(|buffer| to_host_within(device, &buffer, count));
+    let [d_weight, d_bias] = [d_weight, d_bias].map(|buffer| to_host(device, &buffer));
     [y, mask.into_iter().map(f32::from).collect(), d, d_weight, d_bias]
 }
 
@@ -125,7 +153,7 @@ fn away_from_zero(z: &mut [f32], norm: reference::Norm<'_, f64>) {
 
 #[test]
 fn forward_mask_and_backward_agree_with_the_reference() {
-    check(200, (rows(), columns(), seeds()), |(rows, columns, seed)| {
+    check(200, (rows(), columns(), any::<bool>(), seeds()), |(rows, columns, batch_statistics, seed)| {
         let mut values = Values::new(seed);
         let (mut z, d_y) = (values.signed(rows * columns), values.signed(rows * columns));
         let (mean, rstd) = (values.signed(columns), values.positive(columns));
@@ -133,10 +161,11 @@ fn forward_mask_and_backward_agree_with_the_reference() {
         let of = [&mean, &rstd, &weight, &bias].map(|v| wide(v));
         let wanted = reference::Norm { mean: &of[0], rstd: &of[1], weight: &of[2], bias: &of[3] };
         away_from_zero(&mut z, wanted);
-        let [y, mask, d_z, d_weight, d_bias] = same_bits(seed, |device| {
+        let [y, mask, d_z, d_weight, d_bias] = same_bits(seed, |device, spare| {
             let there = [&mean, &rstd, &weight, &bias].map(|v| to_device(device, v));
             let [mean, rstd, weight, bias] = there.each_ref().map(all);
-            forward_and_backward(device, &z, &d_y, rows, Norm { mean, rstd, weight, bias })
+            let norm = Norm { mean, rstd, weight, bias };
+            forward_and_backward(device, &z, &d_y, rows, spare, norm, batch_statistics)
         });
         // norm(z) reaches 9.
         assert_within("y", &y, &wanted.relu_rows(&wide(&z)), 2.0 * LIMIT);
@@ -144,7 +173,7 @@ fn forward_mask_and_backward_agree_with_the_reference() {
         assert_eq!(mask, passed, "mask");
         let mut want = [wide(&d_y), vec![f64::NAN; columns], vec![f64::NAN; columns]];
         let [want_z, want_weight, want_bias] = &mut want;
-        reference::batch_norm_backward(&wide(&z), wanted, want_z, want_weight, want_bias);
+        reference::batch_norm_backward(&wide(&z), wanted, batch_statistics, want_z, want_weight, want_bias);
         // xhat and scale reach 4.
         assert_within("d_z", &d_z, want_z, 16.0 * LIMIT);
         let limit = LIMIT * (4.0 + rows as f64 / 16.0);
@@ -178,13 +207,14 @@ fn the_backward_agrees_with_finite_differences() {
             forward(z, weight, bias, &mut |norm| loss = weighted_sum(&wide_d_y, &norm.relu_rows(z)));
             loss
         };
-        let [d_z, d_weight, d_bias] = same_bits(seed, |device| {
+        let [d_z, d_weight, d_bias] = same_bits(seed, |device, spare| {
             let zeros = vec![0.0; columns];
-            let [mean, rstd, ..] = statistics(device, &z, rows, [&zeros, &zeros]);
+            let [mean, rstd, ..] = statistics(device, &z, rows, spare, [&zeros, &zeros]);
             let there = [&weight, &bias].map(|v| to_device(device, v));
             let [weight, bias] = there.each_ref().map(all);
             let norm = Norm { mean: all(&mean), rstd: all(&rstd), weight, bias };
-            let [_, _, d_z, d_weight, d_bias] = forward_and_backward(device, &z, &d_y, rows, norm);
+            let [_, _, d_z, d_weight, d_bias] =
+                forward_and_backward(device, &z, &d_y, rows, spare, norm, true);
             [d_z, d_weight, d_bias]
         });
         // At most seven rows of terms below 4, of z up to 25.

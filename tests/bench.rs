@@ -69,6 +69,26 @@ fn every_launcher_has_a_case() {
     assert_eq!(launchers, with_case, "launchers, and those with a case");
 }
 
+/// The formulas need no device; the least time is the longer of bytes and operations at the ceilings.
+#[test]
+fn a_roofline_runs_nothing() {
+    let report =
+        run_json(["bench", "--roofline", "--precision", "bf16", "--batch-size", "1", "16", "--json"]);
+    assert_eq!((&report["device"], &report["timing"]), (&"none".into(), &"nothing ran".into()));
+    let entries = report["kernels"].as_array().unwrap();
+    let cases = cases::all(&Sizes::new(PAPER, 16), Format::Bf16);
+    assert_eq!(entries.len(), 2 * cases.len());
+    for (entry, case) in entries[cases.len()..].iter().zip(&cases) {
+        assert_eq!((&entry["name"], &entry["batch_size"]), (&case.kernel.into(), &16.into()));
+        let bytes_ms = case.cost.bytes as f64 / 4.3e9;
+        let rate = if case.format == Format::Fp32 { 67e9 } else { 490e9 };
+        let floor = bytes_ms.max(case.cost.flops as f64 / rate);
+        assert!((entry["floor_ms"].as_f64().unwrap() - floor).abs() <= 1e-9 * floor, "{entry}");
+        assert!(entry["ms"].is_null() && entry["error"].is_null() && entry["ok"] == true, "{entry}");
+    }
+    refuse(["bench", "--roofline", "--precision", "fp64"], &["--precision"]);
+}
+
 #[test]
 fn the_emulator_runs_every_case_once_and_all_are_right() {
     if !emulator() {

@@ -274,6 +274,15 @@ fn inspect_shows_what_the_data_holds() {
     let figures = demo.text("figures");
     run(["inspect", &data, "--plots", &figures]);
     assert!(names(Path::new(&figures)).contains("similarity_curves.svg"));
+    let captions = demo.text("captions.jsonl");
+    run(["inspect", &data, "--captions", &captions]);
+    let lines = fs::read_to_string(&captions).unwrap();
+    let images: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(images.len(), dataset.image_count());
+    for (image, line) in images.iter().enumerate() {
+        assert_eq!(line["image_id"], dataset.image_id(image));
+        assert_eq!(line["captions"], json!(dataset.captions(image).collect::<Vec<_>>()));
+    }
 }
 
 #[test]

@@ -21,6 +21,7 @@ use scenerank::data::{Dataset, Split};
 use scenerank::loss::{Loss, LossKind};
 use scenerank::model::config::ModelConfig;
 use scenerank::model::parameters::{Layout, Storage};
+use scenerank::model::tensors::NamedTensors;
 use scenerank::model::{LOSS_STEPS, Model, TrainingState};
 use scenerank::optimizer::Adam;
 use scenerank::train::train_on;
@@ -141,13 +142,159 @@ fn training_reads_back_records_and_checkpoints_alone() {
     let tensors = layout.tensors();
     let learnt = tensors.iter().filter(|tensor| tensor.storage == Storage::Parameters).count();
     let saved = 3 * (tensors.len() + 2 * learnt) as u64;
-    // Validation embeds as many graphs at once as a step has.
-    let validated = 2 * dataset.split(Split::Validation).len().div_ceil(3 * 8) as u64;
+    // Validation embeds as many graphs at once as a step has, and brings back two lists of its rows' sums.
+    let validated = 2 * (dataset.split(Split::Validation).len().div_ceil(3 * 8) + 2) as u64;
     // Every tenth step, and the end of an epoch unless that is one.
     let every = LOSS_STEPS as u64;
     let ends = (1..=2u64).filter(|epoch| !(epoch * steps_of_epoch).is_multiple_of(every)).count() as u64;
     let records = outcome.steps / every + ends;
     assert_eq!(calls.downloads.load(Relaxed), saved + validated + records);
+}
+
+/// How a run takes its steps.
+#[derive(Clone, Copy, PartialEq)]
+enum Steps {
+    /// Captured and replayed.
+    Captured,
+    /// Stage by stage, by grids for just the batch.
+    ByStage,
+}
+
+/// All that a run leaves, as bits: the loss of each step, parameters and statistics, both moments.
+#[derive(PartialEq)]
+struct Left {
+    losses: Vec<u32>,
+    tensors: [Vec<u32>; 3],
+}
+
+fn bits(tensors: &NamedTensors) -> Vec<u32> {
+    tensors.values().flat_map(|tensor| &tensor.values).map(|value| value.to_bits()).collect()
+}
+
+/// Some steps of a model, on batches of many sizes in turns; `resumed` begins anew at that step from what was saved there.
+fn run(
+    config: ModelConfig,
+    format: Format,
+    steps: Steps,
+    count: usize,
+    resumed: Option<usize>,
+) -> Option<Left> {
+    let (batches, capacity) = batches();
+    let (loss, adam) = (RANKING, Adam::new(1e-3));
+    let mut model =
+        Model::new(emulated(format)?.0, config, &random_parameters(config, false, 1), capacity).unwrap();
+    let mut state = TrainingState::new(&model).unwrap();
+    let mut losses = Vec::new();
+    for step in 0..count {
+        if resumed == Some(step) {
+            let (tensors, (first, second)) = (model.tensors().unwrap(), model.moments(&state).unwrap());
+            model = Model::new(emulated(format)?.0, config, &tensors, capacity).unwrap();
+            let done = state.steps;
+            state = TrainingState::new(&model).unwrap();
+            state.restore(&mut model, done, &first, &second).unwrap();
+        }
+        // 5 batches of different sizes in two slots: each comes into both.
+        model.load_batch(&batches[step * 3 % 5]).unwrap();
+        match steps {
+            Steps::Captured => model.train_step(&loss, &adam, &mut state).unwrap(),
+            Steps::ByStage => {
+                model.forward_backward(&loss, &mut state).unwrap();
+                model.update(&adam, &mut state).unwrap();
+            }
+        }
+        losses.push(model.mean_loss(&state).unwrap().to_bits());
+        if step % 7 == 0 {
+            // Something else on the same buffers between two steps.
+            model.embed(&batches[(step + 1) % 5]).unwrap();
+        }
+    }
+    let (first, second) = model.moments(&state).unwrap();
+    let tensors = [&model.tensors().unwrap(), &first, &second].map(bits);
+    Some(Left { losses, tensors })
+}
+
+/// A captured step is for the largest batch and serves the others: that changes no bit.
+#[test]
+fn captured_steps_leave_the_bits_of_steps_stage_by_stage() {
+    let wide = ModelConfig { layers: 2, state_width: 70, hidden_width: 130, ..SMALL };
+    for (config, format, count) in [
+        (SMALL, Format::Fp32, 30),
+        (SMALL, Format::Bf16, 30),
+        (wide, Format::Fp32, 4),
+        (wide, Format::Tf32, 4),
+    ] {
+        let Some(captured) = run(config, format, Steps::Captured, count, None) else { return };
+        let by_stage = run(config, format, Steps::ByStage, count, None).expect("as before");
+        assert_eq!(captured.losses, by_stage.losses, "{format:?}: losses");
+        assert!(captured == by_stage, "{format:?}: parameters and moments");
+    }
+}
+
+#[test]
+fn captured_steps_that_are_resumed_leave_the_same_bits() {
+    let Some(whole) = run(SMALL, Format::Fp32, Steps::Captured, 17, None) else { return };
+    // Within a turn of the losses' rows and at its end.
+    for at in [3, 10, 14] {
+        let resumed = run(SMALL, Format::Fp32, Steps::Captured, 17, Some(at)).expect("as before");
+        assert!(whole == resumed, "resumed after {at} steps");
+    }
+}
+
+/// What a step was captured with is part of it.
+#[test]
+fn a_step_with_another_loss_or_rate_is_another() {
+    let (batches, capacity) = batches();
+    let run = |captured: bool| -> Option<Vec<u32>> {
+        let mut model =
+            Model::new(emulated(Format::Fp32)?.0, SMALL, &random_parameters(SMALL, false, 1), capacity)
+                .unwrap();
+        let mut state = TrainingState::new(&model).unwrap();
+        let other = Loss { kind: LossKind::InfoNce, ..RANKING };
+        for (step, (loss, rate)) in
+            [(RANKING, 1e-3), (RANKING, 1e-3), (RANKING, 1e-3), (other, 1e-3), (other, 1e-2), (RANKING, 1e-3)]
+                .into_iter()
+                .enumerate()
+        {
+            model.load_batch(&batches[step % 5]).unwrap();
+            match captured {
+                true => model.train_step(&loss, &Adam::new(rate), &mut state).unwrap(),
+                false => {
+                    model.forward_backward(&loss, &mut state).unwrap();
+                    model.update(&Adam::new(rate), &mut state).unwrap();
+                }
+            }
+        }
+        Some(bits(&model.tensors().unwrap()))
+    };
+    assert_eq!(run(true), run(false));
+}
+
+#[test]
+#[should_panic(expected = "a training state of another model")]
+fn a_state_trains_its_own_model_alone() {
+    let (batches, capacity) = batches();
+    let tensors = random_parameters(SMALL, false, 1);
+    let mut models = [0; 2].map(|_| Model::new(Cpu::new(), SMALL, &tensors, capacity).unwrap());
+    let mut state = TrainingState::new(&models[0]).unwrap();
+    models[1].load_batch(&batches[0]).unwrap();
+    let _ = models[1].train_step(&RANKING, &Adam::new(1e-3), &mut state);
+}
+
+/// Losses that nobody takes make room for later ones.
+#[test]
+fn the_last_losses_are_kept() {
+    let (batches, capacity) = batches();
+    let mut model = Model::new(Cpu::new(), SMALL, &random_parameters(SMALL, false, 1), capacity).unwrap();
+    let mut state = TrainingState::new(&model).unwrap();
+    let mut losses = Vec::new();
+    for step in 0..2 * LOSS_STEPS + 3 {
+        let batch = &batches[step % 5];
+        model.load_batch(batch).unwrap();
+        model.train_step(&RANKING, &Adam::new(1e-3), &mut state).unwrap();
+        losses.push((model.mean_loss(&state).unwrap(), batch.similarity_positive.len()));
+    }
+    assert_eq!(model.take_losses(&mut state).unwrap(), losses[LOSS_STEPS + 3..]);
+    assert_eq!(model.take_losses(&mut state).unwrap(), []);
 }
 
 /// The loss of each step of a small network, over and over the same four batches.

@@ -9,10 +9,11 @@ use scenerank::backend::cuda::linear::Format;
 use scenerank::backend::reference::Reference;
 use scenerank::batch::graph_batch::GraphBatch;
 use scenerank::loss::{Loss, LossKind};
+use scenerank::model::config::ModelConfig;
 use scenerank::model::tensors::NamedTensors;
 use scenerank::model::{Model, TrainingState};
 use scenerank::optimizer::Adam;
-use support::{BatchShape, SMALL, Tolerance, assert_close, random_batch, random_parameters};
+use support::{BatchShape, SMALL, Tolerance, assert_close, random_batch, random_parameters, switched_off};
 
 const SHAPE: BatchShape = BatchShape { triples: 5, objects: 9, relationships: 12, oddities: true };
 const FORMATS: [Format; 4] = [Format::Fp32, Format::Tf32, Format::Bf16, Format::Bf16x3];
@@ -45,8 +46,12 @@ struct Step {
 }
 
 fn step<B: Backend>(backend: B, batch: &GraphBatch, kind: LossKind) -> Step {
-    let tensors = random_parameters(SMALL, true, 3);
-    let mut model = Model::new(backend, SMALL, &tensors, batch.size()).expect("a model");
+    step_of(SMALL, backend, batch, kind)
+}
+
+fn step_of<B: Backend>(config: ModelConfig, backend: B, batch: &GraphBatch, kind: LossKind) -> Step {
+    let tensors = random_parameters(config, true, 3);
+    let mut model = Model::new(backend, config, &tensors, batch.size()).expect("a model");
     let mut state = TrainingState::new(&model).expect("a state");
     let loss = Loss { kind, temperature: 0.8, margin: 0.5 };
     model.load_batch(batch).expect("a batch");
@@ -69,24 +74,53 @@ fn a_step_agrees_with_the_reference() {
         let batch = random_batch(SMALL, SHAPE, seed);
         let want = step(Reference::<f64>::new(), &batch, kind);
         let Some(cuda) = backend(Some(seed), Format::Fp32) else { return };
-        let got = step(cuda, &batch, kind);
-        if got.masks != want.masks {
-            // A ReLU next to zero fell to the other side, which moves every gradient below it.
-            continue;
-        }
-        // Some hundred roundings one after another, each of 6e-8, relative to the largest value of a tensor.
-        let tolerance = Tolerance { absolute: 1e-6, relative: 2e-5 };
-        assert_close("loss", &[got.loss], &[want.loss], tolerance);
-        assert_close("embedding", &got.embedding, &want.embedding, tolerance);
-        for (name, wanted) in &want.gradients {
-            // Batch norm's backward subtracts sums of like size, in small batches nearly all of a gradient.
-            let tolerance = Tolerance { absolute: 2e-6, relative: 2e-4 };
-            assert_close(name, &got.gradients[name].values, &wanted.values, tolerance);
-        }
-        for (name, wanted) in want.next.iter().filter(|(name, _)| name.contains("running")) {
-            assert_close(name, &got.next[name].values, &wanted.values, tolerance);
-        }
+        compare(&step(cuda, &batch, kind), &want);
     }
+}
+
+#[test]
+fn a_step_of_a_network_with_something_switched_off_agrees_with_the_reference() {
+    for config in switched_off(SMALL) {
+        let mut compared = 0;
+        for seed in 0..4 {
+            let batch = random_batch(config, SHAPE, seed);
+            let want = step_of(config, Reference::<f64>::new(), &batch, LossKind::Ranking);
+            let Some(cuda) = backend(Some(seed), Format::Fp32) else { return };
+            let got = step_of(config, cuda, &batch, LossKind::Ranking);
+            compared += usize::from(compare(&got, &want));
+            let before = random_parameters(config, true, 3);
+            for (name, tensor) in before.iter().filter(|(name, _)| name.contains("running")) {
+                assert_eq!(got.next[name] == *tensor, !config.batch_norm, "{name}");
+            }
+            // Without batch statistics training and evaluation are one function, to the bit.
+            let cuda = backend(None, Format::Fp32).expect("a device, as before");
+            let mut model = Model::new(cuda, config, &before, batch.size()).expect("a model");
+            let evaluated = model.embed(&batch).expect("embeddings");
+            assert_eq!(evaluated == got.embedding, !config.batch_norm, "{config:?}, seed {seed}");
+        }
+        assert!(compared >= 3, "{config:?}: masks agreed in {compared} of 4 steps only");
+    }
+}
+
+/// Compares a step's results where both took the same decision at every ReLU. Gives whether.
+fn compare(got: &Step, want: &Step) -> bool {
+    if got.masks != want.masks {
+        // A ReLU next to zero fell to the other side, which moves every gradient below it.
+        return false;
+    }
+    // Some hundred roundings one after another, each of 6e-8, relative to the largest value of a tensor.
+    let tolerance = Tolerance { absolute: 1e-6, relative: 2e-5 };
+    assert_close("loss", &[got.loss], &[want.loss], tolerance);
+    assert_close("embedding", &got.embedding, &want.embedding, tolerance);
+    for (name, wanted) in &want.gradients {
+        // Batch norm's backward subtracts sums of like size, in small batches nearly all of a gradient.
+        let tolerance = Tolerance { absolute: 2e-6, relative: 2e-4 };
+        assert_close(name, &got.gradients[name].values, &wanted.values, tolerance);
+    }
+    for (name, wanted) in want.next.iter().filter(|(name, _)| name.contains("running")) {
+        assert_close(name, &got.next[name].values, &wanted.values, tolerance);
+    }
+    true
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::io::{Seek, SeekFrom, Write};
 use proptest::prelude::*;
 use scenerank::data::contents::{DatasetContents, IMAGE, IN_IMAGE, ImageContents, TypeContents};
 use scenerank::data::format::{ALIGNMENT, Container, MAX_SECTIONS, Writer};
+use scenerank::data::object_box::{ImageSize, ObjectBox};
 use scenerank::data::scene_graph::SceneGraphBuf;
 use scenerank::data::{Dataset, Split};
 use tempfile::TempDir;
@@ -16,6 +17,16 @@ fn contents() -> DatasetContents {
         captions: vec![format!("caption of {image_id}"), "é".into()],
         caption_vector: vec![image_id as f32 / 10.0, 0.5],
         graph: SceneGraphBuf::augmented(&[0, 1, 0], &[(0, 0, 1), (2, 0, 2)], 2, 1),
+        size: (image_id != 5).then_some(ImageSize { width: 20, height: 10 + image_id as u16 }),
+        boxes: match image_id {
+            5 => Vec::new(),
+            _ => vec![
+                ObjectBox { x: image_id as u16, y: 0, width: 2, height: 10 },
+                ObjectBox::NONE,
+                ObjectBox { x: 0, y: 3, width: 20, height: 4 },
+            ],
+        },
+        url: if image_id == 9 { String::new() } else { format!("http://a.b/{image_id}") },
     };
     DatasetContents {
         word_width: 2,
@@ -56,8 +67,36 @@ fn what_is_written_is_read() {
     // An annotated object called `image` keeps its own type beside the image node's.
     assert_eq!((data.find_object("image"), data.object_name(2)), (Some(0), "image"));
     assert_eq!(data.metadata()["made"], "by hand");
+    for (image, id) in [2u16, 5, 9, 1].into_iter().enumerate() {
+        let known = id != 5;
+        let size = known.then_some(ImageSize { width: 20, height: 10 + id });
+        assert_eq!(data.image_size(image), size, "{id}");
+        let first = known.then_some(ObjectBox { x: id, y: 0, width: 2, height: 10 });
+        let last = known.then_some(ObjectBox { x: 0, y: 3, width: 20, height: 4 });
+        assert_eq!(data.boxes(image).collect::<Vec<_>>(), [first, None, last], "{id}");
+        assert_eq!(data.url(image).map(str::to_owned), (id != 9).then(|| format!("http://a.b/{id}")));
+    }
     let similarity = data.similarity();
     assert_eq!((similarity.len(), similarity.get(0, 3)), (4, 0.27));
+}
+
+/// As files were before there were any.
+#[test]
+fn sections_of_pictures_may_be_missing() {
+    let mut without = contents();
+    for image in without.images.iter_mut().flatten() {
+        (image.size, image.boxes, image.url) = (None, Vec::new(), String::new());
+    }
+    let (_folder, path) = write(&mut without);
+    let file = Container::open(&path).unwrap();
+    for name in ["image_size", "object_box"] {
+        assert!(file.optional_section::<u16>(name).unwrap().is_none(), "{name}");
+    }
+    let data = Dataset::open(&path).unwrap();
+    assert_eq!(data.graph(2), contents().images[0][0].graph.view());
+    for image in 0..data.image_count() {
+        assert_eq!((data.image_size(image), data.boxes(image).count(), data.url(image)), (None, 0, None));
+    }
 }
 
 #[test]
@@ -98,6 +137,9 @@ fn a_flipped_byte_is_found_wherever_it_is() {
         "section metadata",
         "section edge_subject",
         "section caption_vectors",
+        "section image_size",
+        "section object_box",
+        "section url_text",
         "section predicate_vectors",
     ] {
         assert!(problems.contains(place), "{place} is not in {problems:?}");
@@ -133,7 +175,7 @@ fn header_errors_are_told_apart() {
 #[test]
 fn contradictions_are_found() {
     type Change = fn(&mut DatasetContents);
-    let cases: [(Change, &str); 8] = [
+    let cases: [(Change, &str); 14] = [
         (|c| c.images[0][0].graph.node_object[0] = 3, "graph of image 9: a type or node is out of range"),
         (|c| c.images[0][0].graph.edge_predicate[0] = 7, "graph of image 9: a type or node"),
         (|c| c.images[0][0].graph.edge_subject[0] = 4, "graph of image 9: a type or node"),
@@ -142,6 +184,15 @@ fn contradictions_are_found() {
         (|c| c.images[0][0].caption_vector[1] = f32::NAN, "section caption_vectors: a value is not finite"),
         (|c| c.images[0][0].image_id = 2, "section image_id: image ids are not ascending"),
         (|c| c.objects[1].name = "image".into(), "two types are called `image`"),
+        (|c| c.images[0][0].boxes[0].x = 19, "boxes of image 9: a box is not within the image"),
+        (|c| c.images[0][0].boxes[0].height = 0, "boxes of image 9: a box is not within the image"),
+        (|c| c.images[0][0].size = None, "boxes of image 9: a box is not within the image"),
+        (|c| c.images[0][0].boxes.truncate(2), "section object_box: not a box per object"),
+        (
+            |c| c.images[0][0].size = Some(ImageSize { width: 0, height: 3 }),
+            "section image_size: not a width",
+        ),
+        (|c| c.images[0][0].url = "data:x".into(), "section url_text: an address is not of http or https"),
     ];
     for (change, problem) in cases {
         let mut wrong = contents();

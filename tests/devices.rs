@@ -155,6 +155,9 @@ fn calls(fixture: &Fixture, stub: &Path) -> Option<Vec<Call>> {
     Some(std::fs::read_to_string(log).unwrap().lines().map(call).collect())
 }
 
+/// The driver's mode of a capture that forbids no call.
+const RELAXED: i32 = 2;
+
 /// What the host does while it trains: it packs a batch, copies it on a stream of its own and launches, and waits for
 /// nothing but the step before the last.
 #[test]
@@ -165,9 +168,33 @@ fn steps_are_launched_ahead_of_the_gpu() {
     let positions = |wanted: &dyn Fn(&Call) -> bool| -> Vec<usize> {
         (0..calls.len()).filter(|&at| wanted(&calls[at])).collect()
     };
-    let steps = positions(&|call| call.0 == "adam_step");
+    let steps = positions(&|call| call.0 == "launch_graph");
     assert_eq!(steps.len(), 13, "101 anchors, 8 a step");
     let compute = calls[steps[0]].1;
+
+    // The step is captured once for each of the two slots, before it runs there first, and every kernel of it is called
+    // then alone; the slots' graphs take turns.
+    let captures = positions(&|call| call.0 == "begin_capture");
+    let updates = positions(&|call| call.0 == "adam_step");
+    assert_eq!((captures.len(), updates.len()), (2, 2));
+    let mut graphs = Vec::new();
+    for (slot, &begin) in captures.iter().enumerate() {
+        assert_eq!(calls[begin], ("begin_capture".to_string(), compute, RELAXED), "slot {slot}");
+        let end = updates[slot] + 1;
+        let captured = &calls[begin + 1..end];
+        assert!(captured.len() > 50 && captured.iter().all(|call| call.1 == compute), "slot {slot}");
+        let forbidden =
+            ["allocate", "upload", "download", "host_waits", "stream_waits", "record", "launch_graph"];
+        assert!(captured.iter().all(|call| !forbidden.contains(&&*call.0)), "slot {slot}: {captured:?}");
+        let [ended, instantiated, launched] = [0, 1, 2].map(|after| calls[end + after].clone());
+        assert_eq!(ended, ("end_capture".to_string(), compute, ended.2), "slot {slot}");
+        assert_eq!(instantiated, ("instantiate".to_string(), instantiated.1, ended.2), "slot {slot}");
+        assert_eq!(launched, ("launch_graph".to_string(), compute, instantiated.1), "slot {slot}");
+        assert_eq!(end + 2, steps[slot], "slot {slot}");
+        graphs.push(instantiated.1);
+    }
+    let turns = steps.iter().map(|&at| calls[at].2);
+    assert!(turns.eq(graphs.iter().copied().cycle().take(13)), "{graphs:?}");
 
     // Between two steps nothing is read back, waited for or allocated, but that the tenth step's losses are recorded.
     for (step, pair) in (1..).zip(steps.windows(2)) {

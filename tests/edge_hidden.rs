@@ -5,7 +5,8 @@ mod kernel_support;
 use kernel_support::calculus::{central_differences, weighted_sum};
 use kernel_support::cases::{Edge, Graphs, TYPES, check, columns, graphs, no_device, seeds, small_graphs};
 use kernel_support::{
-    Values, all, all_mut, assert_within, indices_to_device, poisoned, same_bits, to_device, to_host, wide,
+    Counted, Values, all, all_mut, assert_within, indices_with_room, poisoned, same_bits, to_device,
+    to_host_within, wide, with_room,
 };
 use scenerank::backend::cuda::edge_hidden::{
     Ends, Lists, edge_hidden_lookup, edge_hidden_sum_edges, edge_hidden_sum_ends,
@@ -65,15 +66,19 @@ impl Inputs {
     /// The edge's row and both ends; sums of z by end; sums of z by predicate.
     fn kernels(&self, order: u64) -> [Vec<f32>; 3] {
         let (batch, hidden) = (&self.batch, self.hidden);
-        same_bits(order, |device| {
+        same_bits(order, |device, spare| {
+            let room = spare * hidden;
+            let [nodes, edges, predicates] = [batch.node_object.len(), batch.edge_subject.len(), TYPES]
+                .map(|rows| Counted::new(device, rows, spare));
             let [subject, object, edge_row] =
                 [&batch.edge_subject, &batch.edge_object, &batch.edge_predicate]
-                    .map(|indices| indices_to_device(device, indices));
-            let ends = Ends { subject: all(&subject), object: all(&object) };
-            let [projected, edge_projected, z] =
-                [&self.projected, &self.edge_projected, &self.z].map(|values| to_device(device, values));
+                    .map(|indices| indices_with_room(device, indices, spare));
+            let ends = Ends { edges: edges.rows(), subject: all(&subject), object: all(&object) };
+            let [projected, edge_projected] =
+                [&self.projected, &self.edge_projected].map(|values| to_device(device, values));
+            let z = with_room(device, &self.z, room);
 
-            let mut looked_up = poisoned(device, self.z.len());
+            let mut looked_up = poisoned(device, self.z.len() + room);
             edge_hidden_lookup(
                 device,
                 &mut all_mut(&mut looked_up),
@@ -86,17 +91,20 @@ impl Inputs {
             .expect("a launch");
 
             let [offsets, entries] = [&batch.incidence.offsets, &batch.incidence.entries]
-                .map(|indices| indices_to_device(device, indices));
-            let by_node = Lists { offsets: all(&offsets), entries: all(&entries) };
-            let mut by_end = poisoned(device, self.projected.len());
+                .map(|indices| indices_with_room(device, indices, spare));
+            let by_node = Lists { rows: nodes.rows(), offsets: all(&offsets), entries: all(&entries) };
+            let mut by_end = poisoned(device, self.projected.len() + 2 * room);
             edge_hidden_sum_ends(device, &mut all_mut(&mut by_end), all(&z), by_node, hidden)
                 .expect("a launch");
-            let [offsets, entries] = self.by_predicate().map(|indices| indices_to_device(device, &indices));
-            let by_predicate = Lists { offsets: all(&offsets), entries: all(&entries) };
-            let mut by_edge = poisoned(device, self.edge_projected.len());
+            let [offsets, entries] =
+                self.by_predicate().map(|indices| indices_with_room(device, &indices, spare));
+            let by_predicate =
+                Lists { rows: predicates.rows(), offsets: all(&offsets), entries: all(&entries) };
+            let mut by_edge = poisoned(device, self.edge_projected.len() + room);
             edge_hidden_sum_edges(device, &mut all_mut(&mut by_edge), all(&z), by_predicate, hidden)
                 .expect("a launch");
-            [looked_up, by_end, by_edge].map(|buffer| to_host(device, &buffer))
+            [(looked_up, &self.z), (by_end, &self.projected), (by_edge, &self.edge_projected)]
+                .map(|(buffer, like)| to_host_within(device, &buffer, like.len()))
         })
     }
 }

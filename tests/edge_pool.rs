@@ -5,7 +5,8 @@ mod kernel_support;
 use kernel_support::calculus::{central_differences, weighted_sum};
 use kernel_support::cases::{Edge, Graphs, check, columns, graphs, no_device, seeds, small_graphs};
 use kernel_support::{
-    Values, all, all_mut, assert_within, indices_to_device, poisoned, same_bits, to_device, to_host, wide,
+    Counted, Values, all, all_mut, assert_within, indices_with_room, poisoned, same_bits, to_device,
+    to_host_within, wide, with_room,
 };
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -42,27 +43,31 @@ impl Inputs {
     /// pooled and d_heads.
     fn kernels(&self, order: u64) -> [Vec<f32>; 2] {
         let (batch, hidden, width) = (&self.batch, self.hidden, self.width);
-        same_bits(order, |device| {
+        same_bits(order, |device, spare| {
+            let [nodes, edges] = [batch.node_object.len(), batch.edge_subject.len()]
+                .map(|rows| Counted::new(device, rows, spare));
             let there = self.norm.each_ref().map(|values| to_device(device, values));
             let [mean, rstd, weight, bias] = there.each_ref().map(all);
             let norm = Norm { mean, rstd, weight, bias };
-            let [z, d_pooled, d_state] =
-                [&self.z, &self.d_pooled, &self.d_state].map(|values| to_device(device, values));
+            let state = width - 2 * hidden;
+            let [z, d_pooled, d_state] = [(&self.z, width), (&self.d_pooled, hidden), (&self.d_state, state)]
+                .map(|(values, columns)| with_room(device, values, spare * columns));
             let incidence = [&batch.incidence.offsets, &batch.incidence.entries];
-            let [offsets, entries] = incidence.map(|indices| indices_to_device(device, indices));
-            let incidence = Lists { offsets: all(&offsets), entries: all(&entries) };
-            let [subject, object] =
-                [&batch.edge_subject, &batch.edge_object].map(|indices| indices_to_device(device, indices));
-            let ends = Ends { subject: all(&subject), object: all(&object) };
+            let [offsets, entries] = incidence.map(|indices| indices_with_room(device, indices, spare));
+            let incidence = Lists { rows: nodes.rows(), offsets: all(&offsets), entries: all(&entries) };
+            let [subject, object] = [&batch.edge_subject, &batch.edge_object]
+                .map(|indices| indices_with_room(device, indices, spare));
+            let ends = Ends { edges: edges.rows(), subject: all(&subject), object: all(&object) };
 
-            let mut pooled = poisoned(device, self.d_pooled.len());
+            let mut pooled = poisoned(device, d_pooled.len());
             edge_pool_forward(device, &mut all_mut(&mut pooled), all(&z), norm, incidence, hidden)
                 .expect("a launch");
-            let mut d_heads = poisoned(device, self.z.len());
+            let mut d_heads = poisoned(device, z.len());
             let target = &mut all_mut(&mut d_heads);
             edge_pool_backward(device, target, all(&d_pooled), all(&d_state), ends, incidence, width, hidden)
                 .expect("a launch");
-            [pooled, d_heads].map(|buffer| to_host(device, &buffer))
+            [(pooled, &self.d_pooled), (d_heads, &self.z)]
+                .map(|(buffer, like)| to_host_within(device, &buffer, like.len()))
         })
     }
 

@@ -5,7 +5,8 @@ mod kernel_support;
 use kernel_support::calculus::{central_differences, weighted_sum};
 use kernel_support::cases::{check, columns, seeds};
 use kernel_support::{
-    Values, all, all_mut, assert_within, indices_to_device, poisoned, same_bits, to_device, to_host, wide,
+    Counted, Values, all, all_mut, assert_within, indices_with_room, poisoned, same_bits, to_device, to_host,
+    to_host_within, wide, with_room,
 };
 use proptest::prelude::*;
 use proptest::sample::subsequence;
@@ -24,16 +25,25 @@ fn occurring(rows: std::ops::RangeInclusive<usize>) -> impl Strategy<Value = (us
 fn kernels(rows: usize, types: &[u32], width: usize, seed: u64) -> [Vec<f32>; 4] {
     let mut values = Values::new(seed);
     let (table, d_rows) = (values.signed(rows * width), values.signed(types.len() * width));
-    let [gathered, d_table] = same_bits(seed, |device| {
-        let types = indices_to_device(device, types);
-        let mut gathered = poisoned(device, d_rows.len());
+    let gathered_len = types.len() * width;
+    let [gathered, d_table] = same_bits(seed, |device, spare| {
+        let counted = Counted::new(device, types.len(), spare);
+        let types = indices_with_room(device, types, spare);
+        let mut gathered = poisoned(device, d_rows.len() + spare * width);
         let mut d_table = poisoned(device, table.len());
-        let (table, d_rows) = (to_device(device, &table), to_device(device, &d_rows));
-        embedding_forward(device, &mut all_mut(&mut gathered), all(&table), all(&types), width)
+        let (table, d_rows) = (to_device(device, &table), with_room(device, &d_rows, spare * width));
+        embedding_forward(
+            device,
+            &mut all_mut(&mut gathered),
+            all(&table),
+            all(&types),
+            counted.rows(),
+            width,
+        )
+        .expect("a launch");
+        embedding_backward(device, all_mut(&mut d_table), all(&d_rows), all(&types), counted.rows(), width)
             .expect("a launch");
-        embedding_backward(device, all_mut(&mut d_table), all(&d_rows), all(&types), width)
-            .expect("a launch");
-        [gathered, d_table].map(|buffer| to_host(device, &buffer))
+        [to_host_within(device, &gathered, gathered_len), to_host(device, &d_table)]
     });
     [table, d_rows, gathered, d_table]
 }

@@ -9,12 +9,14 @@ use std::path::Path;
 
 use program::{SMALL_NETWORK, run, run_json, small_data};
 use scenerank::backend::cuda::device::Device;
+use scenerank::backend::device::{Device as ComputeDevice, Precision};
 use scenerank::data::{Dataset, Split};
+use scenerank::evaluation::{Embeddings, RetrievalMetrics, ranks};
 use scenerank::model::config::ModelConfig;
 use scenerank::model::tensors::{TensorData, TensorFile, to_safetensors};
 use scenerank::npy::read_npy;
 use serde_json::Value;
-use support::{BatchShape, SMALL, random_batch, random_parameters, relative_error};
+use support::{BatchShape, SMALL, random_batch, random_parameters, relative_error, switched_off};
 use tempfile::TempDir;
 
 const DEVICES: [&str; 2] = ["emulated", "cpu"];
@@ -86,9 +88,19 @@ fn embed_evaluate_retrieve_and_search() {
         assert_close("embedding", f64::from(*got), f64::from(*want), 2e-5);
     }
 
-    let [got, want] = fixture.both("evaluate", &[]);
+    let features = fixture.text("cpu.npy");
+    let [got, want] = fixture.both("evaluate", &["--embeddings", &features]);
+    assert_eq!(got["rows"].as_array().unwrap().len(), 4);
     for (got, want) in got["rows"].as_array().unwrap().iter().zip(want["rows"].as_array().unwrap()) {
         assert_eq!(got["name"], want["name"]);
+        if got["name"] == features.as_str() || got["name"] == "normal features" {
+            // The same embeddings on both: the kernels count the same pairs.
+            for kind in ["kendall", "spearman"] {
+                assert_eq!(got["per_image"][kind], want["per_image"][kind], "{} {kind}", got["name"]);
+            }
+            let [got, want] = [got, want].map(|row| number(&row["per_image"]["pearson"]));
+            assert_close("pearson", got, want, 1e-13);
+        }
         for over in ["per_image", "all_pairs"] {
             // A pair of cosines that agree to 1e-5 may change places: each moves tau by 4 / (n (n - 1)) of its row.
             for (kind, limit) in [("kendall", 0.05), ("spearman", 0.05), ("pearson", 1e-4)] {
@@ -107,6 +119,19 @@ fn embed_evaluate_retrieve_and_search() {
             assert_close(metric, number(&got[metric]), number(&want[metric]), 1.01 / test as f64);
         }
     }
+
+    // The ranks of the queries that the emulator embedded, by the CPU.
+    let (index, queries) = (fixture.text("index.npy"), fixture.text("queries.npy"));
+    run(["embed", &fixture.run, "--out", &index, "--split", "test", "--device", "emulated"]);
+    let more = ["--noise", "12", "--queries", &queries, "--out", &curves, "--device", "emulated", "--json"];
+    let got = run_json([&["retrieve", &fixture.run], &more[..]].concat());
+    let [index, queries] = [index, queries].map(|path| read_npy(Path::new(&path)).unwrap());
+    let [index, queries] = [&index, &queries].map(|of| Embeddings::new(&of.values, of.width).unwrap());
+    let targets: Vec<u32> = (0..test as u32).collect();
+    let want = ranks(ComputeDevice::Cpu, Precision::Fp32, queries, index, &targets).unwrap();
+    let want = RetrievalMetrics::new(&want);
+    assert_eq!(number(&got["levels"][0]["mrr"]), want.mrr);
+    assert_eq!(number(&got["levels"][0]["recall_at_5"]), want.recall_at_5);
 
     let image = fixture.dataset.image_id(0).to_string();
     for k in ["5", "1000"] {
@@ -170,6 +195,8 @@ fn write_step(path: &Path, config: ModelConfig) {
     }
     let config = serde_json::json!({
         "layers": config.layers, "state_dim": config.state_width, "hidden_dim": config.hidden_width,
+        "batch_norm": config.batch_norm, "l2_norm": config.l2_norm,
+        "image_node_in_mean": config.image_node_in_mean,
         "loss": "ranking", "temperature": 1.0, "margin": 0.5, "learning_rate": 1e-3,
     });
     let metadata = [("config".to_string(), config.to_string())].into();
@@ -184,7 +211,13 @@ fn step_gives_the_loss_and_gradients_of_the_cpu() {
     }
     let folder = TempDir::new().unwrap();
     let input = folder.path().join("in");
-    write_step(&input, SMALL);
+    for config in [SMALL, switched_off(SMALL)[3]] {
+        write_step(&input, config);
+        compare_steps(&folder, &input);
+    }
+}
+
+fn compare_steps(folder: &TempDir, input: &Path) {
     let [got, want] = DEVICES.map(|device| {
         let out = folder.path().join(device);
         run([

@@ -1,6 +1,7 @@
 //! Rank correlations, agreement, retrieval and nearest images against definitions written out, against numbers that
 //! SciPy computed, and, where a Python with SciPy is given, against SciPy itself.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -8,15 +9,46 @@ use half::f16;
 use proptest::prelude::*;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
+use scenerank::Result;
+use scenerank::backend::cpu::Cpu;
+use scenerank::backend::cuda::device::Device as KernelDevice;
 use scenerank::backend::device::{Device, Precision};
 use scenerank::data::similarity::Similarity;
 use scenerank::evaluation::kendall::Kendall;
 use scenerank::evaluation::pearson::pearson;
 use scenerank::evaluation::spearman::Spearman;
-use scenerank::evaluation::{
-    Agreement, Embeddings, RetrievalMetrics, agreement, nearest, normal_features, ranks, row_kendall,
-};
+use scenerank::evaluation::{self, Agreement, Embeddings, RetrievalMetrics, nearest, normal_features};
 use scenerank::npy::write_npy;
+
+/// The devices that rank by code of their own; without the emulator, which is said, where it cannot be built.
+fn devices() -> Vec<Device> {
+    match KernelDevice::emulated(None) {
+        Ok(_) => vec![Device::Cpu, Device::Reference, Device::Emulated],
+        Err(error) => {
+            println!("without the emulator: {error}");
+            vec![Device::Cpu, Device::Reference]
+        }
+    }
+}
+
+/// On the CPU.
+fn agreement(
+    embeddings: Embeddings<'_>,
+    similarity: Similarity<'_>,
+    images: Range<usize>,
+) -> Result<Agreement> {
+    evaluation::agreement(Device::Cpu, Precision::Fp32, embeddings, similarity, images, None)
+}
+
+/// On the CPU.
+fn ranks(queries: Embeddings<'_>, index: Embeddings<'_>, targets: &[u32]) -> Result<Vec<u32>> {
+    evaluation::ranks(Device::Cpu, Precision::Fp32, queries, index, targets)
+}
+
+/// On the CPU.
+fn row_kendall(embeddings: Embeddings<'_>, similarity: Similarity<'_>, images: Range<usize>) -> Result<f64> {
+    evaluation::row_kendall(&mut Cpu::new(), embeddings, similarity, images)
+}
 
 fn close(name: &str, got: f64, want: f64, limit: f64) {
     // Written so that NaN fails.
@@ -179,7 +211,7 @@ fn agreement_equals_scipy_for_known_images() {
     let (embeddings, captions) = exact_images();
     let embeddings = Embeddings::new(&embeddings, 5).unwrap();
     let similarity = Similarity::Factored { vectors: &captions, width: 4 };
-    let got = agreement(embeddings, similarity, 0..IMAGES, None).unwrap();
+    let got = agreement(embeddings, similarity, 0..IMAGES).unwrap();
     // SciPy's, over the same vectors.
     let per_image = [0.00898006142096462, 0.015038651909523774, 0.013467281938196827];
     let all_pairs = [-0.017052448044359583, -0.023364318168557094, -0.01806499065341589];
@@ -193,8 +225,8 @@ fn agreement_equals_scipy_for_known_images() {
 fn agreement_is_the_same_for_every_form_of_the_similarity_and_inside_a_larger_dataset() {
     let (embeddings, captions) = exact_images();
     let embeddings = Embeddings::new(&embeddings, 5).unwrap();
-    let want = agreement(embeddings, Similarity::Factored { vectors: &captions, width: 4 }, 0..IMAGES, None)
-        .unwrap();
+    let want =
+        agreement(embeddings, Similarity::Factored { vectors: &captions, width: 4 }, 0..IMAGES).unwrap();
 
     // Ten foreign images before, three after.
     let (before, after) = (10, 3);
@@ -204,15 +236,15 @@ fn agreement_is_the_same_for_every_form_of_the_similarity_and_inside_a_larger_da
     vectors.extend(integers(after * 4, 2, 4));
     let similarity = Similarity::Factored { vectors: &vectors, width: 4 };
     let range = before..before + IMAGES;
-    assert_eq!(agreement(embeddings, similarity, range.clone(), None).unwrap(), want);
+    assert_eq!(agreement(embeddings, similarity, range.clone()).unwrap(), want);
 
     // Multiples of 1/64 below 1 are exact in half precision too.
     let matrix: Vec<f32> = (0..all * all).map(|at| similarity.get(at / all, at % all)).collect();
     let half: Vec<f16> = matrix.iter().map(|&s| f16::from_f32(s)).collect();
     let single = Similarity::MatrixF32 { values: &matrix, images: all };
-    assert_eq!(agreement(embeddings, single, range.clone(), None).unwrap(), want);
+    assert_eq!(agreement(embeddings, single, range.clone()).unwrap(), want);
     let half = Similarity::MatrixF16 { values: &half, images: all };
-    assert_eq!(agreement(embeddings, half, range.clone(), None).unwrap(), want);
+    assert_eq!(agreement(embeddings, half, range.clone()).unwrap(), want);
 
     // All pairs read the upper triangle alone.
     let mut upper = matrix.clone();
@@ -222,7 +254,7 @@ fn agreement_is_the_same_for_every_form_of_the_similarity_and_inside_a_larger_da
         }
     }
     let upper = Similarity::MatrixF32 { values: &upper, images: all };
-    let got = agreement(embeddings, upper, range, None).unwrap();
+    let got = agreement(embeddings, upper, range).unwrap();
     assert_eq!(got.all_pairs, want.all_pairs);
     assert_ne!(got.per_image, want.per_image);
 }
@@ -236,7 +268,7 @@ fn agreement_gives_the_same_bits_on_one_thread_and_many() {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
             let similarity = Similarity::Factored { vectors: &captions, width: 30 };
-            agreement(Embeddings::new(&embeddings, 33).unwrap(), similarity, 0..images, None).unwrap()
+            agreement(Embeddings::new(&embeddings, 33).unwrap(), similarity, 0..images).unwrap()
         })
     };
     let one = run(1);
@@ -248,14 +280,78 @@ fn agreement_gives_the_same_bits_on_one_thread_and_many() {
 fn perfect_reversed_and_constant_embeddings() {
     let (_, captions) = exact_images();
     let similarity = Similarity::Factored { vectors: &captions, width: 4 };
-    let perfect = agreement(Embeddings::new(&captions, 4).unwrap(), similarity, 0..IMAGES, None).unwrap();
+    let perfect = agreement(Embeddings::new(&captions, 4).unwrap(), similarity, 0..IMAGES).unwrap();
     assert_agreement(&perfect, [1.0; 3], [1.0; 3], 1e-12);
 
     let constant = vec![0.3; IMAGES * 7];
-    let constant = agreement(Embeddings::new(&constant, 7).unwrap(), similarity, 0..IMAGES, None).unwrap();
+    let constant = agreement(Embeddings::new(&constant, 7).unwrap(), similarity, 0..IMAGES).unwrap();
     assert_agreement(&constant, [0.0; 3], [0.0; 3], 0.0);
     assert_eq!(constant.undefined_rows.kendall, IMAGES);
     assert_eq!(constant.undefined_rows.pearson, IMAGES);
+}
+
+/// What `device` makes of rows, beside the CPU: the same counts, so the same bits, and sums that differ by rounding.
+#[test]
+fn every_device_correlates_rows_as_the_cpu_does() {
+    let (exact, exact_captions) = exact_images();
+    let constant = vec![0.3; IMAGES * 5];
+    // More rows than a tile of products, and similarities that are clamped at either end.
+    let (many, many_captions) = (normal_features(150, 7, 1), normal_features(150, 3, 2));
+    let longer: Vec<f32> = many_captions.iter().map(|value| 2.0 * value).collect();
+    for device in devices() {
+        for (values, width, captions, captions_width) in [
+            (&exact, 5, &exact_captions, 4),
+            (&constant, 5, &exact_captions, 4),
+            (&many, 7, &longer, 3),
+            (&exact[..10].to_vec(), 5, &exact_captions[..8].to_vec(), 4),
+        ] {
+            let embeddings = Embeddings::new(values, width).unwrap();
+            let images = embeddings.len();
+            // Five foreign images before, three after.
+            let (before, after) = (integers(5 * captions_width, 1, 4), integers(3 * captions_width, 2, 4));
+            let vectors: Vec<f32> = before.chain(captions.iter().copied()).chain(after).collect();
+            let factored = Similarity::Factored { vectors: &vectors, width: captions_width };
+            let matrix: Vec<f32> = (0..factored.len() * factored.len())
+                .map(|at| 1.5 * factored.get(at / factored.len(), at % factored.len()) - 0.2)
+                .collect();
+            let half: Vec<f16> = matrix.iter().map(|&s| f16::from_f32(s)).collect();
+            for similarity in [
+                factored,
+                Similarity::MatrixF32 { values: &matrix, images: factored.len() },
+                Similarity::MatrixF16 { values: &half, images: factored.len() },
+            ] {
+                let range = 5..5 + images;
+                let want = agreement(embeddings, similarity, range.clone()).unwrap();
+                let on = (device, Precision::Fp32);
+                let got = evaluation::agreement(on.0, on.1, embeddings, similarity, range, None).unwrap();
+                assert_eq!(got.undefined_rows, want.undefined_rows, "{device}");
+                assert_eq!(got.all_pairs, want.all_pairs, "{device}");
+                assert_eq!(got.per_image.kendall, want.per_image.kendall, "{device}");
+                assert_eq!(got.per_image.spearman, want.per_image.spearman, "{device}");
+                close("pearson", got.per_image.pearson, want.per_image.pearson, 1e-13);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_device_refuses_a_similarity_that_is_no_number() {
+    let embeddings = Embeddings::new(&[1.0, 2.0, 3.0], 1).unwrap();
+    let matrix = [f32::NAN, 0.5, 0.5, 1.0, f32::NAN, f32::NAN, 0.0, 0.0, f32::NAN];
+    let similarity = Similarity::MatrixF32 { values: &matrix, images: 3 };
+    for device in devices() {
+        let result = evaluation::agreement(device, Precision::Fp32, embeddings, similarity, 0..3, None);
+        let error = result.unwrap_err().to_string();
+        assert!(error.contains("images 1 and 2 is NaN"), "{device}: {error}");
+        for (at, images) in [(0, "0 and 1"), (2, "0 and 1"), (5, "0 and 2")] {
+            let mut vectors = [0.5f32; 6];
+            vectors[at] = f32::NAN;
+            let similarity = Similarity::Factored { vectors: &vectors, width: 2 };
+            let result = evaluation::agreement(device, Precision::Fp32, embeddings, similarity, 0..3, None);
+            let error = result.unwrap_err().to_string();
+            assert!(error.contains(&format!("images {images} is NaN")), "{device}: {error}");
+        }
+    }
 }
 
 #[test]
@@ -264,7 +360,7 @@ fn agreement_refuses_what_it_cannot_compare() {
     let similarity = Similarity::Factored { vectors: &vectors, width: 4 };
     let error = |values: &[f32], width, images| {
         Embeddings::new(values, width)
-            .and_then(|embeddings| agreement(embeddings, similarity, images, None))
+            .and_then(|embeddings| agreement(embeddings, similarity, images))
             .unwrap_err()
             .to_string()
     };
@@ -291,6 +387,10 @@ fn ranks_and_metrics_equal_scipy_reference_with_ties_against_the_query() {
     let targets: Vec<u32> = (0..IMAGES as u32).collect();
     let (queries, index) = (Embeddings::new(&queries, 5).unwrap(), Embeddings::new(&index, 5).unwrap());
     let ranks = ranks(queries, index, &targets).unwrap();
+    for device in devices() {
+        let on_device = evaluation::ranks(device, Precision::Fp32, queries, index, &targets).unwrap();
+        assert_eq!(on_device, ranks, "{device}");
+    }
     for (query, &rank) in ranks.iter().enumerate() {
         let score =
             |image: usize| queries.row(query).iter().zip(index.row(image)).map(|(a, b)| a * b).sum::<f32>();
@@ -312,7 +412,9 @@ fn identical_images_all_rank_last_and_other_targets_are_found() {
     let same = vec![0.1f32; 65 * 300];
     let same = Embeddings::new(&same, 300).unwrap();
     let targets: Vec<u32> = (0..65).rev().collect();
-    assert_eq!(ranks(same, same, &targets).unwrap(), [65; 65]);
+    for device in devices() {
+        assert_eq!(evaluation::ranks(device, Precision::Fp32, same, same, &targets).unwrap(), [65; 65]);
+    }
 
     let basis = Embeddings::new(&[1.0, 0.0, 0.0, 1.0], 2).unwrap();
     assert_eq!(ranks(basis, basis, &[1, 1]).unwrap(), [2, 1]);
@@ -415,16 +517,21 @@ fn agreement_and_retrieval_equal_the_scipy_reference() {
 
         let index = Embeddings::new(&embeddings, width).unwrap();
         let similarity = Similarity::Factored { vectors: &captions, width: captions_width };
-        let got = agreement(index, similarity, 0..images, None).unwrap();
-        println!("{images} images: {got:?}\n  scipy: {:?} {:?}", three("per_image"), three("all_pairs"));
-        assert_agreement(&got, three("per_image"), three("all_pairs"), 1e-6);
-        assert_eq!(got.undefined_rows.kendall as f64, number("/correlations/undefined_rows/kendall"));
-
         let targets: Vec<u32> = (0..images as u32).collect();
         let queries = Embeddings::new(&queries, width).unwrap();
-        let metrics = RetrievalMetrics::new(&ranks(queries, index, &targets).unwrap());
-        close("mrr", metrics.mrr, number("/retrieval/worst/mrr"), 1e-6);
-        close("recall@1", metrics.recall_at_1, number("/retrieval/worst/r@1"), 1e-6);
-        close("recall@5", metrics.recall_at_5, number("/retrieval/worst/r@5"), 1e-6);
+        println!("{images} images, scipy: {:?} {:?}", three("per_image"), three("all_pairs"));
+        for device in devices() {
+            let got =
+                evaluation::agreement(device, Precision::Fp32, index, similarity, 0..images, None).unwrap();
+            println!("{device}: {got:?}");
+            assert_agreement(&got, three("per_image"), three("all_pairs"), 1e-6);
+            assert_eq!(got.undefined_rows.kendall as f64, number("/correlations/undefined_rows/kendall"));
+
+            let ranks = evaluation::ranks(device, Precision::Fp32, queries, index, &targets).unwrap();
+            let metrics = RetrievalMetrics::new(&ranks);
+            close("mrr", metrics.mrr, number("/retrieval/worst/mrr"), 1e-6);
+            close("recall@1", metrics.recall_at_1, number("/retrieval/worst/r@1"), 1e-6);
+            close("recall@5", metrics.recall_at_5, number("/retrieval/worst/r@5"), 1e-6);
+        }
     }
 }

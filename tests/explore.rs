@@ -140,6 +140,20 @@ fn the_same_as_search(served: &Served, dataset: &Dataset) {
             assert_eq!(got["captions"].as_array().unwrap().len(), want["captions"].as_array().unwrap().len());
         }
         shared_is_what_both_have(&graph, &got["results"]);
+        boxes_are_drawn(dataset, &got["results"]);
+    }
+}
+
+/// Each box once, under its object's place in the graph.
+fn boxes_are_drawn(dataset: &Dataset, results: &Value) {
+    for found in results.as_array().unwrap() {
+        let image = dataset.find_image(found["image_id"].as_u64().unwrap()).unwrap();
+        let elements = found["drawing"]["elements"].as_str().unwrap();
+        assert_eq!(elements.matches("<rect class=\"box ").count(), dataset.boxes(image).flatten().count());
+        for object in 0..dataset.graph(image).node_count() - 1 {
+            assert!(elements.contains(&format!("data-object=\"{object}\"")), "{object}: {elements}");
+        }
+        assert!(found["url"].is_null(), "{found}");
     }
 }
 

@@ -20,7 +20,10 @@ use scenerank::model::parameters::{BlockKind, Parameters, Storage};
 use scenerank::model::{Model, TrainingState};
 use scenerank::optimizer::Adam;
 
-use support::{BatchShape, Margins, SMALL, Tolerance, largest, random_batch, random_parameters, sized_batch};
+use support::{
+    BatchShape, Margins, SMALL, Tolerance, largest, random_batch, random_parameters, sized_batch,
+    switched_off,
+};
 
 const LOSSES: [LossKind; 3] = [LossKind::Ranking, LossKind::Triplet, LossKind::InfoNce];
 
@@ -55,7 +58,10 @@ fn forward(
         let z = linear(x, &values[block.weight.clone()], block.inputs, columns);
         let (mut mean, mut rstd) = (vec![0.0; columns], vec![0.0; columns]);
         let mut running = (vec![0.0; columns], vec![0.0; columns]);
-        batch_norm::train_statistics(&z, &mut mean, &mut rstd, &mut running.0, &mut running.1);
+        match config.batch_norm {
+            true => batch_norm::train_statistics(&z, &mut mean, &mut rstd, &mut running.0, &mut running.1),
+            false => rstd.fill(1.0),
+        }
         let (weight, bias) = (&values[block.norm_weight.clone()], &values[block.norm_bias.clone()]);
         let y = Norm { weight, bias, mean: &mean, rstd: &rstd }.relu_rows(&z);
         decisions.extend(y.iter().map(|&y| y > 0.0));
@@ -75,9 +81,12 @@ fn forward(
             .collect();
         let hidden = block(layer, BlockKind::NodeHidden, &pooled);
         nodes = block(layer, BlockKind::NodeOutput, &hidden);
-        l2_normalise(&mut nodes, width);
+        if config.l2_norm {
+            l2_normalise(&mut nodes, width);
+        }
     }
-    let (losses, _) = triple_losses(loss, batch, &readout(batch, &nodes, width), width);
+    let embedding = readout(batch, &nodes, width, config.image_node_in_mean);
+    let (losses, _) = triple_losses(loss, batch, &embedding, width);
     decisions.extend(losses.iter().map(|&loss| loss > 0.0));
     Forward { loss: losses.iter().sum::<f64>() / losses.len() as f64, decisions }
 }
@@ -137,8 +146,14 @@ fn check_network(config: ModelConfig, batch: &GraphBatch, loss: &Loss, seed: u64
 #[test]
 fn gradients_are_the_slopes_of_the_loss() {
     let mut margins = Margins::default();
-    let tiny =
-        ModelConfig { object_types: 5, predicate_types: 3, layers: 1, state_width: 3, hidden_width: 4 };
+    let tiny = ModelConfig {
+        object_types: 5,
+        predicate_types: 3,
+        layers: 1,
+        state_width: 3,
+        hidden_width: 4,
+        ..SMALL
+    };
     for kind in LOSSES {
         for layers in 1..=3 {
             for (sizes, seed) in [(SMALL, 1), (SMALL, 2), (tiny, 3), (tiny, 4)] {
@@ -166,6 +181,21 @@ fn gradients_are_the_slopes_without_any_edge_or_with_parallel_ones() {
     for (nodes, edges) in [(7, 0), (7, 1), (5, 30)] {
         let config = ModelConfig { layers: 2, ..SMALL };
         check_network(config, &sized_batch(config, nodes, edges, 5), &loss, 6, &mut margins);
+    }
+}
+
+#[test]
+fn gradients_are_the_slopes_of_networks_with_something_switched_off() {
+    let mut margins = Margins::default();
+    for (seed, kind) in (30..).zip(LOSSES) {
+        for layers in 1..=3 {
+            for config in switched_off(ModelConfig { layers, ..SMALL }) {
+                // Few graphs, so that few of their ReLUs lie next to a kink by chance.
+                let shape = BatchShape { triples: 1, objects: 4, relationships: 3, oddities: true };
+                let loss = Loss { kind, temperature: 0.7, margin: 0.05 };
+                check_network(config, &random_batch(config, shape, seed), &loss, seed, &mut margins);
+            }
+        }
     }
 }
 
@@ -223,10 +253,20 @@ fn batch_norm_backward_is_the_slope() {
         let norm = Norm { weight: &weight, bias: &bias, mean: &mean, rstd: &rstd };
         let mut d_z = d_y.clone();
         let (mut d_weight, mut d_bias) = (vec![f64::NAN; columns], vec![f64::NAN; columns]);
-        batch_norm_backward(&z, norm, &mut d_z, &mut d_weight, &mut d_bias);
+        batch_norm_backward(&z, norm, true, &mut d_z, &mut d_weight, &mut d_bias);
         check_slopes("batch norm by z", &mut margins, &z, &d_z, |z| value(z, &weight, &bias).0);
         check_slopes("by weight", &mut margins, &weight, &d_weight, |weight| value(&z, weight, &bias).0);
         check_slopes("by bias", &mut margins, &bias, &d_bias, |bias| value(&z, &weight, bias).0);
+
+        // The same statistics as constants.
+        let held = |z: &[f64], weight: &[f64], bias: &[f64]| {
+            dot(&Norm { weight, bias, mean: &mean, rstd: &rstd }.relu_rows(z), &d_y)
+        };
+        let mut d_z = d_y.clone();
+        batch_norm_backward(&z, norm, false, &mut d_z, &mut d_weight, &mut d_bias);
+        check_slopes("constants by z", &mut margins, &z, &d_z, |z| held(z, &weight, &bias));
+        check_slopes("constants by weight", &mut margins, &weight, &d_weight, |w| held(&z, w, &bias));
+        check_slopes("constants by bias", &mut margins, &bias, &d_bias, |bias| held(&z, &weight, bias));
     }
 }
 
@@ -315,11 +355,13 @@ fn readout_and_losses_backward_are_the_slopes() {
     let mut rng = StdRng::seed_from_u64(1);
     let nodes = uniform(&mut rng, batch.size().nodes * width);
     let d_embedding = uniform(&mut rng, 3 * triples * width);
-    let d_nodes = readout_backward(&batch, &nodes, &d_embedding, width);
-    let value = |nodes: &[f64]| dot(&readout(&batch, nodes, width), &d_embedding);
-    check_slopes("readout", &mut margins, &nodes, &d_nodes, value);
+    for image_node_in_mean in [true, false] {
+        let d_nodes = readout_backward(&batch, &nodes, &d_embedding, width, image_node_in_mean);
+        let value = |nodes: &[f64]| dot(&readout(&batch, nodes, width, image_node_in_mean), &d_embedding);
+        check_slopes("readout", &mut margins, &nodes, &d_nodes, value);
+    }
 
-    let embedding = readout(&batch, &nodes, width);
+    let embedding = readout(&batch, &nodes, width, true);
     for kind in LOSSES {
         let loss = Loss { kind, temperature: 0.7, margin: 0.0 };
         let (losses, d) = triple_losses(&loss, &batch, &embedding, width);

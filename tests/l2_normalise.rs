@@ -4,7 +4,10 @@ mod kernel_support;
 
 use kernel_support::calculus::{central_differences, weighted_sum};
 use kernel_support::cases::{check, columns, rows, seeds};
-use kernel_support::{Values, all, all_mut, assert_within, poisoned, same_bits, to_device, to_host, wide};
+use kernel_support::{
+    Counted, Values, all, all_mut, assert_within, poisoned, same_bits, to_device, to_host_within, wide,
+    with_room,
+};
 use scenerank::backend::cuda::batch_norm::Norm;
 use scenerank::backend::cuda::l2_normalise::{l2_normalise_backward, l2_normalise_forward};
 use scenerank::backend::reference::batch_norm as reference_norm;
@@ -12,17 +15,28 @@ use scenerank::backend::reference::l2_normalise as reference;
 
 /// x and d_y; `norm` is mean, rstd, weight, bias.
 fn kernels(z: &[f32], d_x: &[f32], norm: &[Vec<f32>; 4], rows: usize, order: u64) -> [Vec<f32>; 2] {
-    same_bits(order, |device| {
+    same_bits(order, |device, spare| {
+        let columns = norm[0].len();
+        let (count, room) = (rows * columns, spare * columns);
+        let counted = Counted::new(device, rows, spare);
         let there = norm.each_ref().map(|values| to_device(device, values));
         let [mean, rstd, weight, bias] = there.each_ref().map(all);
         let norm = Norm { mean, rstd, weight, bias };
-        let [z, d_x] = [z, d_x].map(|values| to_device(device, values));
-        let mut x = poisoned(device, z.len());
-        l2_normalise_forward(device, &mut all_mut(&mut x), all(&z), norm, rows).expect("a launch");
-        let mut d_y = poisoned(device, z.len());
-        l2_normalise_backward(device, &mut all_mut(&mut d_y), all(&d_x), all(&x), all(&z), norm, rows)
-            .expect("a launch");
-        [x, d_y].map(|buffer| to_host(device, &buffer))
+        let [z, d_x] = [z, d_x].map(|values| with_room(device, values, room));
+        let mut x = poisoned(device, count + room);
+        l2_normalise_forward(device, &mut all_mut(&mut x), all(&z), norm, counted.rows()).expect("a launch");
+        let mut d_y = poisoned(device, count + room);
+        l2_normalise_backward(
+            device,
+            &mut all_mut(&mut d_y),
+            all(&d_x),
+            all(&x),
+            all(&z),
+            norm,
+            counted.rows(),
+        )
+        .expect("a launch");
+        [x, d_y].map(|buffer| to_host_within(device, &buffer, count))
     })
 }
 

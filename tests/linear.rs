@@ -8,7 +8,8 @@ mod kernel_support;
 use kernel_support::calculus::{central_differences, weighted_sum};
 use kernel_support::cases::{check, rows, seeds};
 use kernel_support::{
-    ROWS, Values, all, all_mut, devices, indices_to_device, poisoned, to_device, to_host, wide,
+    Counted, ROWS, Values, all, all_mut, devices, indices_with_room, poisoned, spare, to_device, to_host,
+    to_host_within, wide, with_room,
 };
 use scenerank::backend::cuda::batch_norm::{
     Norm, Statistics, Sums, batch_norm_backward_merge, batch_norm_merge_statistics,
@@ -172,43 +173,52 @@ impl Case {
         }
     }
 
-    /// The product on the device, and how many values the buffer for parts has then.
-    fn compute(&self, product: Product, device: &Device, format: Format) -> (Outcome, usize) {
+    /// The product on the device, by a grid for `spare` rows more, and how many values the buffer for parts has then.
+    fn compute(&self, product: Product, device: &Device, format: Format, spare: usize) -> (Outcome, usize) {
         let Case { rows, inputs, outputs, .. } = *self;
-        let [x, weight, d_y] = [&self.x, &self.weight, &self.d_y].map(|values| to_device(device, values));
+        let (counted, bound) = (Counted::new(device, rows, spare), rows + spare);
+        let [x, d_y] = [(&self.x, inputs), (&self.d_y, outputs)]
+            .map(|(v, columns)| with_room(device, v, spare * columns));
+        let weight = to_device(device, &self.weight);
         let norm = [0, 1, 2, 3].map(|i| to_device(device, &self.norm[i]));
         let [mean, rstd, norm_weight, bias] = norm.each_ref().map(|buffer| all(buffer));
         let norm = Norm { mean, rstd, weight: norm_weight, bias };
-        let (x, weight) = (matrix(&x, rows, inputs), matrix(&weight, outputs, inputs));
-        let d_y = matrix(&d_y, rows, outputs);
-        let (height, width) = match product {
-            Forward | ForwardActivated | ForwardGather => (rows, outputs),
-            BackwardInput | BackwardInputSums => (rows, inputs),
-            BackwardWeight | BackwardWeightActivated => (outputs, inputs),
+        let (x, weight) = (matrix(&x, bound, inputs), matrix(&weight, outputs, inputs));
+        let d_y = matrix(&d_y, bound, outputs);
+        let (height, room, width) = match product {
+            Forward | ForwardActivated | ForwardGather => (rows, spare, outputs),
+            BackwardInput | BackwardInputSums => (rows, spare, inputs),
+            BackwardWeight | BackwardWeightActivated => (outputs, 0, inputs),
         };
-        let (mut out, mut parts) = (poisoned(device, height * width), poisoned(device, 0));
+        let (mut out, mut parts) = (poisoned(device, (height + room) * width), poisoned(device, 0));
+        let of = counted.rows();
         let mut sums = Sums::new(device).expect("memory");
-        let to = &mut matrix_mut(&mut out, height, width);
+        let to = &mut matrix_mut(&mut out, height + room, width);
         let activated = Input::Activated(x, norm);
         match product {
-            Forward => linear_forward(device, format, to, Input::Values(x), weight, Some(&mut sums)),
-            ForwardActivated => linear_forward(device, format, to, activated, weight, Some(&mut sums)),
+            Forward => linear_forward(device, format, of, to, Input::Values(x), weight, Some(&mut sums)),
+            ForwardActivated => linear_forward(device, format, of, to, activated, weight, Some(&mut sums)),
             ForwardGather => {
                 let projected = to_device(device, &self.projected);
-                let [subject, object] = self.ends.each_ref().map(|ends| indices_to_device(device, ends));
-                let ends = Ends { subject: all(&subject), object: all(&object) };
+                let [subject, object] =
+                    self.ends.each_ref().map(|ends| indices_with_room(device, ends, spare));
+                let ends = Ends { edges: of, subject: all(&subject), object: all(&object) };
                 let (projected, sums) = (all(&projected), Some(&mut sums));
                 linear_forward_gather(device, format, to, x, weight, projected, ends, sums)
             }
-            BackwardInput => linear_backward_input(device, format, to, d_y, weight),
+            BackwardInput => linear_backward_input(device, format, of, to, d_y, weight),
             BackwardInputSums => {
-                linear_backward_input_sums(device, format, to, d_y, weight, x, norm, &mut sums)
+                linear_backward_input_sums(device, format, of, to, d_y, weight, x, norm, &mut sums)
             }
-            BackwardWeight => linear_backward_weight(device, format, to, d_y, Input::Values(x), &mut parts),
-            BackwardWeightActivated => linear_backward_weight(device, format, to, d_y, activated, &mut parts),
+            BackwardWeight => {
+                linear_backward_weight(device, format, of, to, d_y, Input::Values(x), &mut parts)
+            }
+            BackwardWeightActivated => {
+                linear_backward_weight(device, format, of, to, d_y, activated, &mut parts)
+            }
         }
         .expect("a launch");
-        let values = to_host(device, &out);
+        let values = to_host_within(device, &out, height * width);
 
         let mut columns = [0; 2].map(|_| poisoned(device, width));
         let [first, second] = &mut columns;
@@ -218,13 +228,13 @@ impl Case {
                 let mut running = [0; 2].map(|_| to_device(device, &vec![0.0; width]));
                 let [mean, var] = &mut running;
                 let (mean, var) = (&mut all_mut(mean), &mut all_mut(var));
-                batch_norm_merge_statistics(device, &mut to, mean, var, rows, &mut sums).expect("a launch");
+                batch_norm_merge_statistics(device, &mut to, mean, var, of, &mut sums).expect("a launch");
                 columns.map(|buffer| to_host(device, &buffer))
             }
             BackwardInputSums => {
                 let (d_weight, d_bias) = (&mut all_mut(first), &mut all_mut(second));
                 let (d, z) = (&mut all_mut(&mut out), x.values());
-                batch_norm_backward_merge(device, d, d_weight, d_bias, z, norm, rows, &mut sums)
+                batch_norm_backward_merge(device, d, d_weight, d_bias, z, norm, true, of, &mut sums)
                     .expect("a launch");
                 columns.map(|buffer| to_host(device, &buffer))
             }
@@ -275,7 +285,8 @@ impl Case {
         }
     }
 
-    /// The product on every device in every format: within its bound, and with the same bits everywhere.
+    /// The product on every device in every format: within its bound, and with the same bits everywhere, whatever number
+    /// of rows the grid is for.
     fn check(&self, product: Product, devices: &[Device], formats: &[Format]) {
         let (want, magnitude) = (self.reference(product, false), self.reference(product, true));
         let Case { rows, inputs, outputs, .. } = *self;
@@ -287,11 +298,17 @@ impl Case {
         };
         for &format in formats {
             let name = format!("{product:?} in {format:?} [{rows}, {inputs} -> {outputs}]");
-            let mut seen = devices.iter().map(|device| self.compute(product, device, format).0);
+            let mut seen = devices.iter().enumerate().map(|(i, device)| {
+                let spare = if i == 0 { 0 } else { spare((i + rows + inputs + outputs) as u64) };
+                self.compute(product, device, format, spare).0
+            });
             let Some(first) = seen.next() else { return };
             assert_near(&name, &first.values, &want, &magnitude, error(format, terms));
             self.check_columns(product, &name, &first);
-            assert!(seen.all(|other| other == first), "{name}: orders of threads change the bits");
+            assert!(
+                seen.all(|other| other == first),
+                "{name}: orders of threads, or larger grids, change the bits"
+            );
         }
     }
 }
@@ -336,7 +353,7 @@ fn the_backward_products_agree_with_finite_differences() {
             for format in FORMATS {
                 // The differences are off by less than 1e-8.
                 let limits: Vec<f64> = magnitude.iter().map(|m| m + 1e-8 / error(format, terms)).collect();
-                let (got, _) = case.compute(product, &devices[0], format);
+                let (got, _) = case.compute(product, &devices[0], format, 0);
                 assert_near(
                     &format!("{product:?} in {format:?}"),
                     &got.values,
@@ -373,6 +390,32 @@ fn weight_gradients_of_many_tiles_agree_with_the_reference() {
     case.check(BackwardWeightActivated, &devices, &[Format::Bf16]);
 }
 
+/// A grid for so many rows that it takes the larger tile, where there are few.
+#[test]
+fn the_tile_that_a_bound_chooses_changes_no_bit() {
+    let same = |case: Case, product: Product, spare: usize| {
+        for device in devices().iter().take(1) {
+            for format in [Format::Tf32, Format::Bf16, Format::Bf16x3] {
+                let (small, small_parts) = case.compute(product, device, format, 0);
+                let (large, large_parts) = case.compute(product, device, format, spare);
+                assert!(small == large, "{product:?} in {format:?}");
+                let weight = matches!(product, BackwardWeight | BackwardWeightActivated);
+                assert_eq!(large_parts > small_parts, weight, "{product:?}: room for more parts");
+            }
+        }
+    };
+    for product in [Forward, ForwardActivated, ForwardGather] {
+        same(Case::new(70, 21, 1021, 8), product, 4149);
+    }
+    for product in [BackwardInput, BackwardInputSums] {
+        same(Case::new(70, 1021, 21, 9), product, 4149);
+    }
+    for product in [BackwardWeight, BackwardWeightActivated] {
+        // Nine of the larger tiles, 29 parts of at least 256 rows each.
+        same(Case::new(300, 260, 270, 10), product, 7200);
+    }
+}
+
 /// Products of one term each have no error but that of their operands: the largest of many comes near its bound. So a
 /// format that computed in another's place would be seen.
 #[test]
@@ -389,10 +432,12 @@ fn every_format_has_its_own_precision() {
             (Format::Bf16, 2f64.powi(-8)),
         ] {
             let mut y = poisoned(&device, rows * outputs);
+            let counted = Counted::new(&device, rows, 0);
             let mut target = matrix_mut(&mut y, rows, outputs);
             let (x_there, weight_there) = (matrix(&x_there, rows, 1), matrix(&weight_there, outputs, 1));
             let x_there = Input::Values(x_there);
-            linear_forward(&device, format, &mut target, x_there, weight_there, None).expect("a launch");
+            linear_forward(&device, format, counted.rows(), &mut target, x_there, weight_there, None)
+                .expect("a launch");
             let got = to_host(&device, &y);
             let worst = (0..rows * outputs).fold(0.0, |worst: f64, i| {
                 let want = f64::from(x[i / outputs]) * f64::from(weight[i % outputs]);
@@ -420,6 +465,8 @@ fn parts_of_wider_matrices_are_read_and_written() {
         for (device, format) in devices().iter().flat_map(|device| FORMATS.map(|format| (device, format))) {
             let [x, weight_there, d_y] =
                 [&case.x, &weight, &case.d_y].map(|values| to_device(device, values));
+            let counted = Counted::new(device, rows, 0);
+            let of = counted.rows();
             let (x, d_y) = (matrix(&x, rows, width), matrix(&d_y, rows, 2 * hidden));
             let weight_there = matrix(&weight_there, hidden, wider).stacked(0, 2 * width, width);
             let check = |product: Product, got: &[f32], terms: usize| {
@@ -436,8 +483,8 @@ fn parts_of_wider_matrices_are_read_and_written() {
             let mut y = to_device(device, &vec![7.0; rows * (2 * hidden + 5)]);
             let mut target = matrix_mut(&mut y, rows, 2 * hidden + 5);
             let x_values = Input::Values(x);
-            linear_forward(device, format, &mut target.columns(5, 2 * hidden), x_values, weight_there, None)
-                .expect("a launch");
+            let mut columns = target.columns(5, 2 * hidden);
+            linear_forward(device, format, of, &mut columns, x_values, weight_there, None).expect("a launch");
             let y = to_host(device, &y);
             let columns = |from: std::ops::Range<usize>| -> Vec<f32> {
                 y.chunks_exact(2 * hidden + 5).flat_map(|row| row[from.clone()].to_vec()).collect()
@@ -447,14 +494,15 @@ fn parts_of_wider_matrices_are_read_and_written() {
 
             let mut d_x = poisoned(device, rows * width);
             let mut target = matrix_mut(&mut d_x, rows, width);
-            linear_backward_input(device, format, &mut target, d_y, weight_there).expect("a launch");
+            linear_backward_input(device, format, of, &mut target, d_y, weight_there).expect("a launch");
             check(BackwardInput, &to_host(device, &d_x), 2 * hidden);
 
             let (mut d_weight, mut parts) =
                 (to_device(device, &vec![7.0; hidden * wider]), poisoned(device, 0));
             let mut target = matrix_mut(&mut d_weight, hidden, wider);
             let mut target = target.stacked(0, 2 * width, width);
-            linear_backward_weight(device, format, &mut target, d_y, x_values, &mut parts).expect("a launch");
+            linear_backward_weight(device, format, of, &mut target, d_y, x_values, &mut parts)
+                .expect("a launch");
             let d_weight = to_host(device, &d_weight);
             let part = |start: usize| -> Vec<f32> {
                 d_weight.chunks_exact(wider).flat_map(|row| row[start..][..width].to_vec()).collect()
@@ -470,7 +518,7 @@ fn a_gradient_in_many_parts_has_the_same_bits_each_time() {
     let case = Case::new(2000, 40, 30, 2);
     let devices = devices();
     for device in devices.iter().take(1) {
-        let (_, parts) = case.compute(BackwardWeight, device, Format::Bf16);
+        let (_, parts) = case.compute(BackwardWeight, device, Format::Bf16, 0);
         assert!(parts > 40 * 30, "so many rows are split");
     }
     case.check(BackwardWeight, &devices, &FORMATS);

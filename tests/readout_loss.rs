@@ -5,13 +5,13 @@ mod kernel_support;
 use kernel_support::calculus::central_differences;
 use kernel_support::cases::{check, columns, seeds};
 use kernel_support::{
-    ROUNDING, Values, all, all_mut, assert_within, indices_to_device, poisoned, same_bits, to_device,
-    to_host, wide,
+    Counted, ROUNDING, Values, all, all_mut, assert_within, indices_with_room, poisoned, same_bits,
+    to_device, to_host, to_host_within, wide, with_room,
 };
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
-use scenerank::backend::cuda::readout_loss::{Triples, readout, readout_loss};
+use scenerank::backend::cuda::readout_loss::{LossRows, Triples, readout, readout_loss};
 use scenerank::backend::reference::readout_loss as reference;
 use scenerank::batch::graph_batch::GraphBatch;
 use scenerank::loss::{Loss, LossKind};
@@ -22,7 +22,8 @@ fn loss() -> impl Strategy<Value = Loss> {
     select(KINDS.to_vec()).prop_map(|kind| Loss { kind, temperature: 0.7, margin: 0.4 })
 }
 
-/// Graphs of `sizes` nodes, anchors, positives and negatives one after another: three of each triple's.
+/// Graphs of `sizes` nodes, anchors, positives and negatives one after another: three of each triple's. Every third
+/// graph's last node is no image node.
 fn batch(sizes: &[[usize; 3]], values: &mut Values) -> GraphBatch {
     let triples = sizes.len();
     let mut batch = GraphBatch { graph_offsets: vec![0], ..Default::default() };
@@ -32,6 +33,12 @@ fn batch(sizes: &[[usize; 3]], values: &mut Values) -> GraphBatch {
         batch.graph_offsets.push(batch.node_graph.len() as u32);
     }
     batch.node_object = vec![0; batch.node_graph.len()];
+    for (graph, nodes) in batch.graph_offsets.windows(2).enumerate() {
+        if nodes[1] > nodes[0] && graph % 3 < 2 {
+            batch.node_object[nodes[1] as usize - 1] = 1;
+        }
+    }
+    batch.index(2, 1);
     batch.similarity_positive = values.positive(triples);
     batch.similarity_negative = values.positive(triples);
     if triples > 1 {
@@ -42,34 +49,60 @@ fn batch(sizes: &[[usize; 3]], values: &mut Values) -> GraphBatch {
 }
 
 /// embedding, mean_norm, losses, d_node_state.
-fn kernels(batch: &GraphBatch, node_state: &[f32], width: usize, loss: &Loss, order: u64) -> [Vec<f32>; 4] {
-    same_bits(order, |device| {
+fn kernels(
+    batch: &GraphBatch,
+    node_state: &[f32],
+    width: usize,
+    image_node_in_mean: bool,
+    loss: &Loss,
+    order: u64,
+) -> [Vec<f32>; 4] {
+    same_bits(order, |device, spare| {
         let (graphs, triples) = (batch.graph_offsets.len() - 1, batch.similarity_positive.len());
-        let node_state = to_device(device, node_state);
-        let offsets = indices_to_device(device, &batch.graph_offsets);
-        let (mut embedding, mut mean_norm) = (poisoned(device, graphs * width), poisoned(device, graphs));
+        let count = node_state.len();
+        let counted =
+            [(graphs, 3 * spare), (triples, spare)].map(|(rows, spare)| Counted::new(device, rows, spare));
+        let node_state = with_room(device, node_state, spare * width);
+        let offsets = indices_with_room(device, &batch.graph_offsets, 3 * spare);
+        let ends: Vec<u32> =
+            (0..graphs).map(|graph| batch.mean_nodes(graph, image_node_in_mean).end as u32).collect();
+        let ends = indices_with_room(device, &ends, 3 * spare);
+        let room = graphs + 3 * spare;
+        let (mut embedding, mut mean_norm) = (poisoned(device, room * width), poisoned(device, room));
         readout(
             device,
             &mut all_mut(&mut embedding),
             &mut all_mut(&mut mean_norm),
             all(&node_state),
             all(&offsets),
+            all(&ends),
+            counted[0].rows(),
             width,
         )
         .expect("a launch");
-        let [positive, negative] =
-            [&batch.similarity_positive, &batch.similarity_negative].map(|values| to_device(device, values));
+        let [positive, negative] = [&batch.similarity_positive, &batch.similarity_negative]
+            .map(|values| with_room(device, values, spare));
         let of = Triples {
+            count: counted[1].rows(),
             embedding: all(&embedding),
             mean_norm: all(&mean_norm),
             graph_offsets: all(&offsets),
+            mean_ends: all(&ends),
             similarity_positive: all(&positive),
             similarity_negative: all(&negative),
         };
-        let (mut losses, mut d) = (poisoned(device, triples), poisoned(device, node_state.len()));
-        readout_loss(device, &mut all_mut(&mut losses), &mut all_mut(&mut d), of, width, loss)
-            .expect("a launch");
-        [embedding, mean_norm, losses, d].map(|buffer| to_host(device, &buffer))
+        // The losses of step 12 in the third of five rows.
+        let (steps, most_triples) = (to_device(device, &[12u64]), triples + spare);
+        let (mut losses, mut d) = (poisoned(device, 5 * most_triples), poisoned(device, node_state.len()));
+        let mut rows = LossRows { values: all_mut(&mut losses), rows: 5, steps: all(&steps) };
+        readout_loss(device, &mut rows, &mut all_mut(&mut d), of, width, loss).expect("a launch");
+        let losses = to_host(device, &losses);
+        let (before, from) = losses.split_at(2 * most_triples);
+        let (losses, after) = from.split_at(triples);
+        assert!(before.iter().chain(after).all(|value| value.is_nan()), "rows of other steps");
+        let [embedding, mean_norm, d] = [(embedding, graphs * width), (mean_norm, graphs), (d, count)]
+            .map(|(b, len)| to_host_within(device, &b, len));
+        [embedding, mean_norm, losses.to_vec(), d]
     })
 }
 
@@ -97,18 +130,20 @@ impl Limits {
     }
 }
 
-fn agrees_with_the_reference((sizes, width, loss, seed): (Vec<[usize; 3]>, usize, Loss, u64)) {
+fn agrees_with_the_reference(
+    (sizes, width, image_node, loss, seed): (Vec<[usize; 3]>, usize, bool, Loss, u64),
+) {
     let mut values = Values::new(seed);
     let batch = batch(&sizes, &mut values);
     let node_state = values.signed(batch.node_graph.len() * width);
-    let [embedding, mean_norm, losses, d] = kernels(&batch, &node_state, width, &loss, seed);
+    let [embedding, mean_norm, losses, d] = kernels(&batch, &node_state, width, image_node, &loss, seed);
     let limits = Limits::new(mean_norm.iter().fold(1.0, |least: f64, &n| least.min(n.into())), width);
     let wide_state = wide(&node_state);
-    let f = reference::readout(&batch, &wide_state, width);
+    let f = reference::readout(&batch, &wide_state, width, image_node);
     assert_within("embedding", &embedding, &f, limits.embedding);
     let (want, d_embedding) = reference::triple_losses(&loss, &batch, &f, width);
     assert_within("losses", &losses, &want, limits.loss);
-    let want = reference::readout_backward(&batch, &wide_state, &d_embedding, width);
+    let want = reference::readout_backward(&batch, &wide_state, &d_embedding, width, image_node);
     assert_within("d_node_state", &d, &want, limits.d_node_state);
 }
 
@@ -117,18 +152,18 @@ fn embeddings_losses_and_gradients_agree_with_the_reference() {
     let size = || prop_oneof![6 => 1..=5usize, 1 => Just(300usize)];
     let sizes =
         prop_oneof![6 => vec([size(), size(), size()], 0..=4), 1 => vec([1..=5usize, 1..=5, 1..=5], 16)];
-    check(200, (sizes, columns(), loss(), seeds()), agrees_with_the_reference);
+    check(200, (sizes, columns(), any::<bool>(), loss(), seeds()), agrees_with_the_reference);
 }
 
 #[test]
 fn a_graph_without_nodes_has_no_embedding_and_changes_no_other() {
-    check(8, (loss(), seeds()), |(loss, seed)| {
+    check(8, (any::<bool>(), loss(), seeds()), |(image_node, loss, seed)| {
         let mut values = Values::new(seed);
         let batch = batch(&[[2, 0, 3], [1, 4, 2]], &mut values);
         let node_state = values.signed(12 * 33);
-        let [embedding, _, losses, _] = kernels(&batch, &node_state, 33, &loss, seed);
+        let [embedding, _, losses, _] = kernels(&batch, &node_state, 33, image_node, &loss, seed);
         // The mean of nothing is 0 / 0, as in the reference.
-        let f = reference::readout(&batch, &wide(&node_state), 33);
+        let f = reference::readout(&batch, &wide(&node_state), 33, image_node);
         for (graph, (got, want)) in embedding.chunks_exact(33).zip(f.chunks_exact(33)).enumerate() {
             match graph {
                 2 => assert!(got.iter().all(|value| value.is_nan()) && want.iter().all(|v| v.is_nan())),
@@ -142,22 +177,27 @@ fn a_graph_without_nodes_has_no_embedding_and_changes_no_other() {
 #[test]
 fn the_backward_agrees_with_finite_differences() {
     let sizes = vec([1..=3usize, 1..=3, 1..=3], 1..=2);
-    check(200, (sizes, 2..=4usize, loss(), seeds()), |(sizes, width, loss, seed)| {
-        // Cosines of the positive states below lie in 0.47..1 (by Polya and Szego's inequality): no triple is at the
-        // triplet loss's hinge, which has no derivative.
-        let loss = Loss { margin: 0.6, ..loss };
-        let mut values = Values::new(seed);
-        let batch = batch(&sizes, &mut values);
-        // Positive states: their mean is no shorter than 1/2.
-        let node_state = values.positive(batch.node_graph.len() * width);
-        let wide_state = wide(&node_state);
-        let losses_of = |node_state: &[f64]| {
-            reference::triple_losses(&loss, &batch, &reference::readout(&batch, node_state, width), width).0
-        };
-        let [_, _, _, d] = kernels(&batch, &node_state, width, &loss, seed);
-        let want = central_differences(&wide_state, |node_state| {
-            losses_of(node_state).iter().sum::<f64>() / sizes.len() as f64
-        });
-        assert_within("d_node_state", &d, &want, Limits::new(0.5, width).d_node_state);
-    });
+    check(
+        200,
+        (sizes, 2..=4usize, any::<bool>(), loss(), seeds()),
+        |(sizes, width, image_node, loss, seed)| {
+            // Cosines of the positive states below lie in 0.47..1 (by Polya and Szego's inequality): no triple is at the
+            // triplet loss's hinge, which has no derivative.
+            let loss = Loss { margin: 0.6, ..loss };
+            let mut values = Values::new(seed);
+            let batch = batch(&sizes, &mut values);
+            // Positive states: their mean is no shorter than 1/2.
+            let node_state = values.positive(batch.node_graph.len() * width);
+            let wide_state = wide(&node_state);
+            let losses_of = |node_state: &[f64]| {
+                let f = reference::readout(&batch, node_state, width, image_node);
+                reference::triple_losses(&loss, &batch, &f, width).0
+            };
+            let [_, _, _, d] = kernels(&batch, &node_state, width, image_node, &loss, seed);
+            let want = central_differences(&wide_state, |node_state| {
+                losses_of(node_state).iter().sum::<f64>() / sizes.len() as f64
+            });
+            assert_within("d_node_state", &d, &want, Limits::new(0.5, width).d_node_state);
+        },
+    );
 }

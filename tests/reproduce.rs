@@ -106,7 +106,7 @@ fn a_report_is_whole_and_its_page_says_what_its_json_says() {
             "--seeds",
             "2",
             "--ablations",
-            "layers,temperature",
+            "layers,temperature,l2-norm,batch-norm,image-node",
             "--features",
             &work.text("features.npy"),
             "--caption-vectors",
@@ -165,13 +165,18 @@ fn a_report_is_whole_and_its_page_says_what_its_json_says() {
     // The setting that the paper's model has is no run of its own.
     let names: Vec<&str> =
         rows(&report["ablations"]).iter().map(|row| row["name"].as_str().unwrap()).collect();
-    assert_eq!(names.len(), 5 + 4 + 2, "{names:?}");
+    assert_eq!(names.len(), 5 + 4 + 3 * 2 + 2, "{names:?}");
     let same = row(&report["ablations"], "layers = 2");
     assert_eq!(same["cells"][0]["ours"]["mean"], proposed["cells"][0]["ours"]["mean"]);
+    for switch in ["l2 norm of node states", "batch norm", "image node in the mean"] {
+        let [on, off] = ["on", "off"].map(|value| row(&report["ablations"], &format!("{switch} = {value}")));
+        assert_eq!(on["cells"], same["cells"], "{switch}");
+        assert_ne!(off["cells"][0]["ours"]["mean"], on["cells"][0]["ours"]["mean"], "{switch}");
+    }
     let vectors = row(&report["ablations"], "similarity = given caption vectors");
     assert_ne!(vectors["cells"][0]["ours"]["mean"], proposed["cells"][0]["ours"]["mean"]);
     let runs = report["runs"].as_array().unwrap();
-    assert_eq!(runs.len(), 2 * (12 + 4 + 3 + 1));
+    assert_eq!(runs.len(), 2 * (12 + 4 + 3 + 3 + 1));
     assert_eq!(report["missing"].as_array().unwrap().len(), 0);
     assert!(report["expectations"].as_array().unwrap().iter().all(|claim| claim["holds"].is_boolean()));
 
@@ -185,6 +190,7 @@ fn a_report_is_whole_and_its_page_says_what_its_json_says() {
         assert!(fs::metadata(work.path("report").join(&file)).unwrap().len() > 100, "{file}");
     }
     check_page(&work.path("report"), &report);
+    check_boxes(&work.path("report"), &report, &dataset);
     check_csv(&work.path("report/table-2.csv"), &report["table_2"]);
 }
 
@@ -271,6 +277,93 @@ fn check_page(folder: &Path, report: &Value) {
     assert!(!sources.is_empty());
     assert!(sources.iter().all(|source| source.starts_with("data:image/jpeg;base64,")));
     assert_eq!(page.select(&all("link, iframe, object, script[src]")).count(), 0);
+}
+
+/// The JSON has the data's boxes, and the page draws each.
+fn check_boxes(folder: &Path, report: &Value, dataset: &Dataset) {
+    let page = Html::parse_document(&fs::read_to_string(folder.join("report.html")).unwrap());
+    let scenes = report["gallery"]["scenes"].as_array().unwrap();
+    assert!(scenes.len() > 6);
+    for scene in scenes {
+        let id = scene["image"].as_u64().unwrap();
+        let image = dataset.find_image(id).unwrap();
+        let boxes: Vec<_> = dataset.boxes(image).collect();
+        assert_eq!(scene["boxes"], serde_json::to_value(&boxes).unwrap(), "image {id}");
+        assert_eq!(scene["size"], serde_json::to_value(dataset.image_size(image)).unwrap(), "image {id}");
+        let selector = Selector::parse(&format!("#drawing-{id} rect.box")).unwrap();
+        assert_eq!(page.select(&selector).count(), boxes.iter().flatten().count(), "image {id}");
+        assert!(scene["photograph_url"].is_null());
+    }
+}
+
+/// Addresses are on the page only where they are asked for, escaped, with the drawing behind them; `--images` comes first.
+#[test]
+fn photographs_are_linked_if_asked_for() {
+    let folder = TempDir::new().unwrap();
+    let data = small_data(folder.path(), 1);
+    let mut work = Workplace { folder, data };
+    let settings = ["--epochs", "1", "--budget", "0s", "--link-photographs"];
+    refuse(
+        work.arguments("without", &settings),
+        &["--link-photographs: ", "has no address", "image_data.json"],
+    );
+
+    let raw = work.path("raw1");
+    let mut images: Value = serde_json::from_slice(&fs::read(raw.join("image_data.json")).unwrap()).unwrap();
+    for image in images.as_array_mut().unwrap() {
+        image["url"] = format!("https://example.org/{}.jpg?a=1&b=2", image["image_id"]).into();
+    }
+    fs::write(raw.join("image_data.json"), images.to_string()).unwrap();
+    work.data = work.path("linked.data");
+    let path = |name: &str| raw.join(name).display().to_string();
+    program::run([
+        "prepare",
+        "--scene-graphs",
+        &path("scene_graphs.json"),
+        "--image-data",
+        &path("image_data.json"),
+        "--captions",
+        &path("captions.json"),
+        "--glove",
+        &path("glove.txt"),
+        "--min-occurrences",
+        "15",
+        "--out",
+        &work.text("linked.data"),
+    ]);
+    let dataset = Dataset::open(&work.data).unwrap();
+    let with_file = dataset.image_id(dataset.split(Split::Test).start);
+    fs::create_dir(work.path("photographs")).unwrap();
+    fs::write(work.path("photographs").join(format!("{with_file}.jpg")), b"\xff\xd8\xff\xd9").unwrap();
+
+    let sources = |out: &str, more: &[&str]| {
+        let (_, report) = work.reproduce(out, more);
+        let page = Html::parse_document(&fs::read_to_string(work.path(out).join("report.html")).unwrap());
+        let linked = Selector::parse("img").unwrap();
+        let sources: Vec<(String, bool)> = page
+            .select(&linked)
+            .map(|image| {
+                let falls_back = image.value().attr("onerror") == Some("this.remove()");
+                (image.value().attr("src").unwrap().to_owned(), falls_back)
+            })
+            .collect();
+        (report, sources)
+    };
+    let (_, without) = sources("plain", &settings[..4]);
+    assert_eq!(without, []);
+    let (report, linked) =
+        sources("linked", &[&settings[..], &["--images", &work.text("photographs")]].concat());
+    for scene in report["gallery"]["scenes"].as_array().unwrap() {
+        let id = scene["image"].as_u64().unwrap();
+        let url = format!("https://example.org/{id}.jpg?a=1&b=2");
+        if id == with_file {
+            assert!(scene["photograph_url"].is_null() && linked.iter().all(|(source, _)| *source != url));
+        } else {
+            assert_eq!(scene["photograph_url"], url);
+            assert!(linked.contains(&(url, true)), "image {id}");
+        }
+    }
+    assert!(linked.iter().any(|(source, _)| source.starts_with("data:image/jpeg;base64,")));
 }
 
 /// The CSV's lines, one per cell, have the table's numbers.

@@ -5,6 +5,7 @@ use std::path::Path;
 use half::f16;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use scenerank::backend::device::{Device, Precision};
 use scenerank::evaluation::{Embeddings, EmbeddingsFile, nearest_stored, normal_features, rank, ranks};
 use scenerank::npy::{write_npy, write_npy_half};
 use tempfile::TempDir;
@@ -79,7 +80,14 @@ fn random_rows_in_either_precision() {
         let query = Embeddings::new(&query, width).unwrap();
         let target = got[10].0;
         assert_eq!(rank(query, file.rows(), target).unwrap().0, 11);
-        let all = ranks(query, Embeddings::new(stored, width).unwrap(), &[target as u32]).unwrap();
+        let all = ranks(
+            Device::Cpu,
+            Precision::Fp32,
+            query,
+            Embeddings::new(stored, width).unwrap(),
+            &[target as u32],
+        )
+        .unwrap();
         assert_eq!(all, [11]);
     }
     // A file in half precision is half as large.

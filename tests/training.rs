@@ -383,6 +383,8 @@ fn checkpoints_that_cannot_be_used() {
     resume(&["metadata \"config\"", "layers"]);
     save(&|checkpoint| checkpoint.config.model.predicate_types = usize::MAX);
     resume(&["metadata \"config\"", "types"]);
+    save(&|checkpoint| checkpoint.config.model.l2_norm = false);
+    resume(&["metadata \"config\"", "switches"]);
 
     for bytes in [&b""[..], b"not tensors", &good[..20], &good[..good.len() - 7]] {
         fs::write(&last, bytes).unwrap();
@@ -415,7 +417,7 @@ fn runs_that_cannot_be_trained_or_continued() {
         &["data2: fingerprint: is ", "trained on data of", "--data"],
     );
     refuse(["evaluate", &fixture.text("run"), "--data", &other], &["data2: fingerprint"]);
-    for option in [["--batch-size", "4"], ["--seed", "3"], ["--loss", "triplet"]] {
+    for option in [["--batch-size", "4"], ["--seed", "3"], ["--loss", "triplet"], ["--batch-norm", "false"]] {
         let parts = ["--resume: an option differs from the run's own"];
         refuse(fixture.arguments("run", &[&["--resume"], &option[..]].concat()), &parts);
     }
@@ -442,6 +444,7 @@ fn runs_that_cannot_be_trained_or_continued() {
         ("--temperature", "nan"),
         ("--learning-rate", "inf"),
         ("--margin", "nan"),
+        ("--batch-norm", "off"),
     ] {
         let data = fixture.data.display().to_string();
         let argument = format!("{option}={value}");
@@ -460,6 +463,7 @@ fn options_from_a_file() {
         ("loss = \"rankings\"\n", ["line 1: unknown variant `rankings`", "ranking"]),
         ("device = \"tpu\"\n", ["line 1: no device is called \"tpu\"", "cpu"]),
         ("epochs = 1\nepochs = 2\n", ["line 2", "duplicate key"]),
+        ("l2-norm = \"off\"\n", ["line 1: invalid type: string \"off\"", "a boolean"]),
         ("epochs 1\n", ["line 1", "mine.toml"]),
         ("epochs = -1\n", ["line 1", "mine.toml"]),
     ] {

@@ -19,14 +19,20 @@ use scenerank::step::{StepResult, StepTask};
 use scenerank::backend::device::BackendTask;
 use support::{
     BatchShape, EPS, Margins, SMALL, Tolerance, capacity, random_batch, random_parameters, relative_error,
-    sized_batch,
+    sized_batch, switched_off,
 };
 
 const LOSSES: [LossKind; 3] = [LossKind::Ranking, LossKind::Triplet, LossKind::InfoNce];
 
 /// Widths of the paper, where products take their blocked paths, and a small vocabulary.
-const WIDE: ModelConfig =
-    ModelConfig { object_types: 60, predicate_types: 20, layers: 2, state_width: 300, hidden_width: 512 };
+const WIDE: ModelConfig = ModelConfig {
+    object_types: 60,
+    predicate_types: 20,
+    layers: 2,
+    state_width: 300,
+    hidden_width: 512,
+    ..SMALL
+};
 
 const RANKING: Loss = Loss { kind: LossKind::Ranking, temperature: 1.0, margin: 0.5 };
 
@@ -120,6 +126,104 @@ fn steps_of_batches_without_edges_equal_the_reference() {
         margins.assert_norm_close("embeddings", &case, &got.embedding, &want.embedding, 1e-5);
         assert!(got.gradients.values().all(|t| t.values.iter().all(|v| v.is_finite())), "{case}");
         assert!(got.next.values().all(|t| t.values.iter().all(|v| v.is_finite())), "{case}");
+    }
+}
+
+#[test]
+fn a_step_of_a_network_with_something_switched_off_equals_the_reference() {
+    let (mut margins, mut exact) = (Margins::default(), 0);
+    for config in switched_off(SMALL) {
+        for seed in 1..5 {
+            let batch = random_batch(config, shape(4), seed);
+            let tensors = random_parameters(config, true, seed);
+            let case = format!("{config:?}, seed {seed}");
+            let want = step(Reference::<f64>::new(), config, &tensors, &batch, RANKING);
+            let got = step(Cpu::new(), config, &tensors, &batch, RANKING);
+            exact += usize::from(compare_steps(&case, &got, &want, &mut margins));
+            for (name, before) in tensors.iter().filter(|(name, _)| name.contains("running")) {
+                assert_eq!(want.next[name] == *before, !config.batch_norm, "{case}: {name}");
+            }
+        }
+    }
+    assert!(exact >= 12, "masks agreed in {exact} of 16 cases only");
+}
+
+/// The embeddings that a step computes, with batch statistics if there are any.
+fn train_embeddings<B: Backend>(
+    backend: B,
+    config: ModelConfig,
+    tensors: &NamedTensors,
+    batch: &GraphBatch,
+) -> Vec<f32> {
+    step(backend, config, tensors, batch, RANKING).embedding
+}
+
+#[test]
+fn without_batch_norm_a_graph_does_not_see_its_neighbours_in_training_either() {
+    let (image, in_image) = (SMALL.object_types as u32 - 1, SMALL.predicate_types as u32 - 1);
+    let graphs: Vec<SceneGraphBuf> = (0..6)
+        .map(|i| {
+            SceneGraphBuf::augmented(&[i, 2 * i, 3], &[(0, i, 1), (1, 2, 0), (2, i, 2)], image, in_image)
+        })
+        .collect();
+    let of = |graphs: &[&SceneGraphBuf]| {
+        let views = graphs.iter().map(|graph| graph.view());
+        let mut batch = GraphBatch::of_graphs(views, SMALL.object_types, SMALL.predicate_types);
+        batch.similarity_positive = vec![0.9; graphs.len() / 3];
+        batch.similarity_negative = vec![0.2; graphs.len() / 3];
+        batch
+    };
+    let [a, b, c, d, e, f] = [0, 1, 2, 3, 4, 5].map(|i| &graphs[i]);
+    // Three graphs alone, and the same with three others between.
+    let (alone, together) = (of(&[a, b, c]), of(&[a, d, b, e, c, f]));
+    for batch_norm in [false, true] {
+        let config = ModelConfig { batch_norm, ..SMALL };
+        let tensors = random_parameters(config, true, 1);
+        let both = |batch: &GraphBatch| train_embeddings(Reference::<f32>::new(), config, &tensors, batch);
+        let every_second = |all: Vec<f32>| -> Vec<f32> {
+            all.chunks_exact(config.state_width).step_by(2).flatten().copied().collect()
+        };
+        assert_eq!(both(&alone) == every_second(both(&together)), !batch_norm, "the reference");
+        // Products of other numbers of rows may sum in another order: some roundings, which batch norm would hide.
+        let cpu = |batch: &GraphBatch| train_embeddings(Cpu::new(), config, &tensors, batch);
+        let error = relative_error(&cpu(&alone), &every_second(cpu(&together)));
+        assert!(if batch_norm { error > 1e-2 } else { error < 1e-6 }, "batch norm {batch_norm}: {error:e}");
+        // The same function in training and evaluation, to the bit.
+        let mut model = Model::new(Cpu::new(), config, &tensors, together.size()).unwrap();
+        assert_eq!(model.embed(&together).unwrap() == cpu(&together), !batch_norm, "in evaluation");
+    }
+}
+
+/// By hand, from any node states: the mean of the rows without the image node's, at unit length.
+#[test]
+fn the_image_node_can_be_left_out_of_the_mean() {
+    let (image, in_image) = (SMALL.object_types as u32 - 1, SMALL.predicate_types as u32 - 1);
+    let whole = SceneGraphBuf::augmented(&[4, 7, 1], &[(0, 2, 1)], image, in_image);
+    let only_image = SceneGraphBuf::augmented(&[], &[], image, in_image);
+    // As a query that lost its edges to the image node.
+    let mut without_image = SceneGraphBuf { node_object: vec![5, 6], ..Default::default() };
+    without_image.push_edge(0, 1, 1);
+    let graphs = [&whole, &only_image, &without_image].map(SceneGraphBuf::view);
+    let batch = GraphBatch::of_graphs(graphs.into_iter(), SMALL.object_types, SMALL.predicate_types);
+    let width = SMALL.state_width;
+    let mut rng = StdRng::seed_from_u64(1);
+    let states: Vec<f32> = (0..7 * width).map(|_| rng.random_range(-1.0..1.0)).collect();
+    for (image_node_in_mean, rows) in [(true, [0..4, 4..5, 5..7]), (false, [0..3, 4..5, 5..7])] {
+        let want = rows.into_iter().flat_map(|rows| {
+            let states = &states[rows.start * width..rows.end * width];
+            let mean = |c| states.iter().skip(c).step_by(width).sum::<f32>() / rows.len() as f32;
+            let mean: Vec<f32> = (0..width).map(mean).collect();
+            let length = mean.iter().map(|value| value * value).sum::<f32>().sqrt();
+            mean.into_iter().map(move |value| value / length).collect::<Vec<_>>()
+        });
+        let want: Vec<f32> = want.collect();
+        let config = ModelConfig { image_node_in_mean, ..SMALL };
+        let mut got = vec![f32::NAN; want.len()];
+        Cpu::new().readout(config, &batch, &states, &mut got).unwrap();
+        // Components of unit vectors, a few roundings each.
+        support::assert_close("cpu", &got, &want, Tolerance::absolute(4.0 * EPS));
+        Reference::<f32>::new().readout(config, &batch, &states, &mut got).unwrap();
+        support::assert_close("reference", &got, &want, Tolerance::absolute(4.0 * EPS));
     }
 }
 
@@ -332,8 +436,14 @@ fn in_evaluation_a_graph_does_not_see_its_neighbours() {
 /// that are easy to know: in layer 0 of a batch of two edges.
 #[test]
 fn running_statistics_take_a_tenth_of_the_batchs_and_the_unbiased_variance() {
-    let config =
-        ModelConfig { object_types: 3, predicate_types: 2, layers: 1, state_width: 2, hidden_width: 3 };
+    let config = ModelConfig {
+        object_types: 3,
+        predicate_types: 2,
+        layers: 1,
+        state_width: 2,
+        hidden_width: 3,
+        ..SMALL
+    };
     let graph = SceneGraphBuf {
         node_object: vec![0, 1],
         edge_subject: vec![0, 1, 0],

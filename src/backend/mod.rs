@@ -15,17 +15,21 @@ pub mod cuda;
 pub mod device;
 pub mod range;
 pub mod reference;
+pub mod row_sums;
 
 use std::fmt;
 use std::ops::Range;
 
 use crate::batch::graph_batch::{BatchSize, GraphBatch};
+use crate::data::similarity::Similarity;
 use crate::error::Result;
 use crate::loss::Loss;
 use crate::model::activations::{BlockActivations, LayerActivations};
 use crate::model::config::ModelConfig;
 use crate::model::parameters::{BlockKind, Parameters};
-use crate::optimizer::{AdamStep, Moments};
+use crate::optimizer::{Adam, Moments};
+
+use row_sums::RowSums;
 
 /// Added to the variance (model.md, "Forward").
 pub const NORM_EPSILON: f64 = 1e-5;
@@ -34,7 +38,8 @@ pub const NORM_MOMENTUM: f64 = 0.1;
 /// Least divisor of an l2 normalisation.
 pub const L2_EPSILON: f64 = 1e-12;
 
-/// Which statistics batch norm uses.
+/// Which statistics batch norm uses; none where [`ModelConfig::batch_norm`] is off: then the mean is 0, rstd is 1, and
+/// the running ones stay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// The batch's, which also move the running ones.
@@ -89,6 +94,10 @@ pub trait Backend: Sized {
     type Buffer;
     /// A batch where the backend computes.
     type Batch;
+    /// How many optimizer steps are done, where the stages of a step read it and move it on.
+    type Steps;
+    /// A step that was captured wherever a batch may lie; nothing for a backend that captures none.
+    type Graphs: Default;
     /// Whether the activated hidden blocks are recomputed where they are read: `edge_hidden_output` and
     /// `node_hidden_output` are empty then, and their stages do not write them.
     const RECOMPUTES_HIDDEN: bool = false;
@@ -105,11 +114,34 @@ pub trait Backend: Sized {
     fn upload(&mut self, values: &[f32], buffer: &mut Self::Buffer, at: usize) -> Result<()>;
     /// Copies `buffer[range]` to the host, waiting for the stages before.
     fn download(&mut self, buffer: &Self::Buffer, range: Range<usize>) -> Result<Vec<f32>>;
+    /// No steps done.
+    fn steps(&self) -> Result<Self::Steps>;
+    /// So many steps done.
+    fn set_steps(&mut self, steps: &mut Self::Steps, done: u64) -> Result<()>;
     /// Room for batches up to `capacity` of a network of these sizes: the batch's own, and all that stages need beside
     /// the buffers they are given. After this no stage allocates.
     fn plan(&mut self, config: ModelConfig, capacity: BatchSize) -> Result<Self::Batch>;
     /// Takes over `from`, which is indexed, for the stages that follow; those before may still be running.
     fn load_batch(&mut self, from: &GraphBatch, to: &mut Self::Batch) -> Result<()>;
+
+    /// Where the backend can capture: until [`Backend::end_capture`] stages are recorded, for every batch that will lie where
+    /// `batch` lies now, and not done. Elsewhere they are done as ever.
+    fn begin_capture(&mut self, _batch: &mut Self::Batch) -> Result<()> {
+        Ok(())
+    }
+
+    /// Keeps what was recorded since [`Backend::begin_capture`].
+    fn end_capture(&mut self, _batch: &mut Self::Batch, _graphs: &mut Self::Graphs) -> Result<()> {
+        Ok(())
+    }
+
+    /// Does the stages that were recorded for where `batch` lies; false where there are none.
+    ///
+    /// # Safety
+    /// The buffers that the stages were given must be there still.
+    unsafe fn replay(&mut self, _batch: &Self::Batch, _graphs: &Self::Graphs) -> Result<bool> {
+        Ok(false)
+    }
 
     /// `[E, H]`: linear(concat(x\[subject\], e, x\[object\])), its statistics, and relu(norm(.)).
     fn edge_hidden(
@@ -158,7 +190,8 @@ pub trait Backend: Sized {
         output: &mut Self::Buffer,
     ) -> Result<()>;
 
-    /// `[N, D]`: linear(hidden), its statistics, and the node states l2_normalise(relu(norm(.))).
+    /// `[N, D]`: linear(hidden), its statistics, and the node states l2_normalise(relu(norm(.))), or without the
+    /// normalisation of rows where [`ModelConfig::l2_norm`] is off.
     fn node_output(
         &mut self,
         layer: usize,
@@ -170,37 +203,39 @@ pub trait Backend: Sized {
         node_state: &mut Self::Buffer,
     ) -> Result<()>;
 
-    /// `embedding [G, D]`: l2_normalise(mean of the graph's node states).
+    /// `embedding [G, D]`: l2_normalise(mean of the graph's node states), over the nodes that
+    /// [`GraphBatch::mean_nodes`] gives.
     fn readout(
         &mut self,
+        config: ModelConfig,
         batch: &Self::Batch,
-        width: usize,
         node_state: &Self::Buffer,
         embedding: &mut Self::Buffer,
     ) -> Result<()>;
 
-    /// [`Backend::readout`], then the loss of each triple into `losses[at..at + B]` and the gradient of their mean by
-    /// `node_state` into `d_node_state [N, D]`.
+    /// [`Backend::readout`], then the loss of each triple into the row of `losses [LOSS_STEPS, most triples]` that is this
+    /// step's turn ([`crate::model::LOSS_STEPS`]), and the gradient of their mean by `node_state` into `d_node_state [N, D]`.
     fn readout_loss(
         &mut self,
+        config: ModelConfig,
         loss: &Loss,
         batch: &Self::Batch,
-        width: usize,
         node_state: &Self::Buffer,
         embedding: &mut Self::Buffer,
         losses: &mut Self::Buffer,
-        at: usize,
+        steps: &Self::Steps,
         d_node_state: &mut Self::Buffer,
     ) -> Result<()>;
 
-    /// Backward of [`Backend::node_output`]: `d_node_state` to `d_node_hidden`, by `node_hidden_output`.
+    /// Backward of [`Backend::node_output`]: `d_node_state` (may be overwritten) to `d_node_hidden`, by
+    /// `node_hidden_output`.
     fn node_output_backward(
         &mut self,
         layer: usize,
         parameters: &Parameters<Self::Buffer>,
         batch: &Self::Batch,
         saved: &LayerActivations<Self::Buffer>,
-        d_node_state: &Self::Buffer,
+        d_node_state: &mut Self::Buffer,
         d_node_hidden: &mut Self::Buffer,
         gradients: &mut Self::Buffer,
     ) -> Result<()>;
@@ -257,13 +292,14 @@ pub trait Backend: Sized {
         gradients: &mut Self::Buffer,
     ) -> Result<()>;
 
-    /// One Adam step over all parameters.
+    /// One Adam step over all parameters, which is counted.
     fn adam_step(
         &mut self,
-        adam: &AdamStep,
+        adam: &Adam,
         parameters: &mut Parameters<Self::Buffer>,
         gradients: &Self::Buffer,
         moments: &mut Moments<Self::Buffer>,
+        steps: &mut Self::Steps,
     ) -> Result<()>;
 
     /// The `k` rows, or all, of `embeddings [rows, D]` with the greatest inner products with `query [D]`, and these: best
@@ -276,6 +312,33 @@ pub trait Backend: Sized {
         width: usize,
         k: usize,
     ) -> Result<Vec<(usize, f32)>>;
+
+    /// The rank, from 1, of row `truth[q]` of `index [rows, D]` by inner product with row q of `queries [Q, D]`, for each of
+    /// the Q. Rows that score the same as the true one rank before it. All values are finite; sums are in double precision,
+    /// in one order for all rows, so that equal rows tie.
+    fn cosine_ranks(
+        &mut self,
+        queries: &Self::Buffer,
+        index: &Self::Buffer,
+        rows: usize,
+        width: usize,
+        truth: &[u32],
+    ) -> Result<Vec<u32>>;
+
+    /// Of each row of the inner products of `embeddings [n, D]` with each other, and the same row of the similarities of
+    /// `images`, n of them, without its entry with itself: what its rank correlations follow from. `done` is told how
+    /// many rows, again and again. None where the backend has nothing quicker than the CPU's pass over all pairs, which
+    /// correlates the rows that it meets (`evaluation/agreement.rs`).
+    fn row_correlations(
+        &mut self,
+        _embeddings: &Self::Buffer,
+        _width: usize,
+        _similarity: Similarity<'_>,
+        _images: Range<usize>,
+        _done: &dyn Fn(usize),
+    ) -> Result<Option<Vec<RowSums>>> {
+        Ok(None)
+    }
 
     /// `[rows, C]`, 1 where the block's ReLU passed its input: the decisions that the forward pass took.
     fn relu_mask(

@@ -21,6 +21,8 @@ pub const OBJECT_ROLE: u32 = 1;
 pub struct GraphBatch {
     /// `[G + 1] -> node`: the nodes of graph g are `graph_offsets[g]..graph_offsets[g + 1]`.
     pub graph_offsets: Vec<u32>,
+    /// `[G] -> node`: where the nodes of graph g end that are not its image node; see [`GraphBatch::mean_nodes`].
+    pub object_ends: Vec<u32>,
     /// `[N] -> object type`.
     pub node_object: Vec<u32>,
     /// `[N] -> graph`.
@@ -121,8 +123,14 @@ impl GraphBatch {
         self.graph_offsets.push(self.node_object.len() as u32);
     }
 
-    /// Builds the inverse lists, after the last graph.
+    /// Builds the inverse lists and the ends of the graphs' objects, after the last graph.
     pub fn index(&mut self, object_types: usize, predicate_types: usize) {
+        let is_image = |node: u32| self.node_object[node as usize] as usize + 1 == object_types;
+        self.object_ends.clear();
+        self.object_ends.extend(self.graph_offsets.windows(2).map(|nodes| match nodes[1] - nodes[0] {
+            0 | 1 => nodes[1],
+            _ => nodes[1] - u32::from(is_image(nodes[1] - 1)),
+        }));
         self.incidence.build(self.node_object.len(), &self.edge_subject, &self.edge_object);
         self.object_occurrences.build(&self.node_object, object_types);
         self.predicate_occurrences.build(&self.edge_predicate, predicate_types);
@@ -139,6 +147,19 @@ impl GraphBatch {
         graphs.for_each(|graph| batch.push_graph(graph));
         batch.index(object_types, predicate_types);
         batch
+    }
+
+    /// The nodes whose mean is the embedding of `graph`: all, or all but its image node.
+    ///
+    /// The image node is the graph's last, if that has the last object type: a query that lost all edges to its image
+    /// node has none, and then nothing is left out. Nor is it where it is the graph's only node: there is no mean of
+    /// nothing.
+    pub fn mean_nodes(&self, graph: usize, image_node_in_mean: bool) -> Range<usize> {
+        let end = match image_node_in_mean {
+            true => self.graph_offsets[graph + 1],
+            false => self.object_ends[graph],
+        };
+        self.graph_offsets[graph] as usize..end as usize
     }
 
     /// Its numbers of graphs, nodes and edges.
@@ -169,6 +190,7 @@ macro_rules! clone_fields {
 
 clone_fields!(GraphBatch {
     graph_offsets,
+    object_ends,
     node_object,
     node_graph,
     edge_subject,

@@ -2,6 +2,7 @@
 
 use std::array;
 
+use crate::backend::cuda::adam::Steps;
 use crate::backend::cuda::batch_norm::{CHUNK_ROWS, Sums};
 use crate::backend::cuda::buffer::{Buffer, Element, Slice, SliceMut};
 use crate::backend::cuda::device::Device;
@@ -63,6 +64,8 @@ pub struct Host {
     pub inputs: Vec<Vec<f32>>,
     /// Lists of indices.
     pub indices: Vec<Vec<i32>>,
+    /// What is read in double precision.
+    pub doubles: Vec<Vec<f64>>,
     /// What is written: NaN, or the values that the kernel adds to or moves.
     pub outputs: Vec<Vec<f32>>,
     /// Lengths of arrays of other types.
@@ -93,6 +96,10 @@ pub struct OtherLengths {
     pub bounds: usize,
     /// Scratch memory of a search.
     pub keys: usize,
+    /// Integers of 64 bits.
+    pub counts: usize,
+    /// In double precision.
+    pub sums: usize,
 }
 
 /// `count` values that a kernel must write.
@@ -104,10 +111,11 @@ impl Host {
     /// Bytes of one copy on a device.
     pub fn bytes(&self) -> usize {
         let floats = self.inputs.iter().chain(&self.outputs).map(Vec::len).sum::<usize>();
-        let OtherLengths { mask, found, bounds, keys } = self.others;
+        let OtherLengths { mask, found, bounds, keys, counts, sums: wide_sums } = self.others;
+        let doubles = self.doubles.iter().map(Vec::len).sum::<usize>() + wide_sums;
         let sums = self.sums.as_ref().map_or(0, |of| of.rows.div_ceil(CHUNK_ROWS) * 2 * of.columns);
         4 * (floats + sums + self.indices.iter().map(Vec::len).sum::<usize>() + found)
-            + 8 * (bounds + keys)
+            + 8 * (bounds + keys + counts + doubles)
             + mask
     }
 
@@ -140,6 +148,8 @@ pub struct Arrays {
 
 /// Arrays of other types, and memory that launchers grow as they need it.
 pub struct Others {
+    /// What is read in double precision.
+    pub doubles: Vec<Buffer<f64>>,
     /// Of batch norm's sums.
     pub sums: Sums,
     /// Of the parts of a weight's gradient.
@@ -152,12 +162,23 @@ pub struct Others {
     pub bounds: Buffer<u64>,
     /// Memory of a search.
     pub keys: Buffer<u64>,
+    /// Written integers of 64 bits.
+    pub counts: Buffer<i64>,
+    /// Written in double precision.
+    pub wide_sums: Buffer<f64>,
+    /// The optimizer's steps: [`STEPS_DONE`].
+    pub steps: Steps,
 }
+
+/// Optimizer steps that are done when a case begins.
+pub const STEPS_DONE: u64 = 9;
 
 impl Arrays {
     /// A copy of `host` on the device.
     pub fn upload(device: &Device, host: &Host) -> Result<Self> {
         let mut sums = Sums::new(device)?;
+        let mut steps = Steps::new(device)?;
+        steps.set(device, STEPS_DONE)?;
         let mut written_sums = None;
         if let Some(ChunkSums { rows, columns, given }) = &host.sums {
             let partials = sums.partials(device, *rows, *columns)?;
@@ -170,12 +191,20 @@ impl Arrays {
             indices: host.indices.iter().map(|values| to_device(device, values)).collect::<Result<_>>()?,
             outputs: host.outputs.iter().map(|values| to_device(device, values)).collect::<Result<_>>()?,
             others: Others {
+                doubles: host
+                    .doubles
+                    .iter()
+                    .map(|values| to_device(device, values))
+                    .collect::<Result<_>>()?,
                 sums,
                 parts: device.allocate(0)?,
                 mask: to_device(device, &vec![u8::MAX; host.others.mask])?,
                 found: to_device(device, &vec![i32::MIN; host.others.found])?,
                 bounds: to_device(device, &vec![UNBOUNDED; host.others.bounds])?,
                 keys: device.allocate_unwritten(host.others.keys)?,
+                counts: to_device(device, &vec![i64::MIN; host.others.counts])?,
+                wide_sums: to_device(device, &vec![f64::NAN; host.others.sums])?,
+                steps,
             },
             written_sums,
         })
@@ -197,19 +226,28 @@ impl Arrays {
         )
     }
 
-    /// What was written: the outputs, and the mask, rows found and sums, if there are any.
+    /// What was written: the outputs, and the mask, rows found, integers, double precision and sums over chunks, if there
+    /// are any; rounded to single precision.
     pub fn written(&self, device: &Device) -> Result<Vec<Vec<f32>>> {
         let mut written = Vec::new();
         for output in &self.outputs {
             written.push(device.download(output, 0..output.len())?);
         }
-        let Others { mask, found, .. } = &self.others;
+        let Others { mask, found, counts, wide_sums, .. } = &self.others;
         if !mask.is_empty() {
             written.push(device.download(mask, 0..mask.len())?.into_iter().map(f32::from).collect());
         }
         if !found.is_empty() {
             // Rows lie far below 2^24, where floats are exact.
             written.push(device.download(found, 0..found.len())?.into_iter().map(|row| row as f32).collect());
+        }
+        if !counts.is_empty() {
+            let counts = device.download(counts, 0..counts.len())?;
+            written.push(counts.into_iter().map(|count| count as f32).collect());
+        }
+        if !wide_sums.is_empty() {
+            let sums = device.download(wide_sums, 0..wide_sums.len())?;
+            written.push(sums.into_iter().map(|sum| sum as f32).collect());
         }
         if let Some((rows, columns)) = self.written_sums {
             written.push(self.others.sums.download(device, rows, columns)?);
@@ -225,7 +263,7 @@ fn to_device<T: Element>(device: &Device, values: &[T]) -> Result<Buffer<T>> {
 }
 
 /// The whole of a buffer.
-fn all<T>(buffer: &Buffer<T>) -> Slice<'_, T> {
+pub fn all<T>(buffer: &Buffer<T>) -> Slice<'_, T> {
     buffer.slice(0..buffer.len())
 }
 

@@ -32,6 +32,15 @@ pub struct Ceilings {
 }
 
 impl Ceilings {
+    /// An H200's as the kernels' plan takes them: the copy as published measurements have it, single precision by the
+    /// datasheet, and 62 % of the rates published for `wgmma` as what `mma.sync` reaches, which is a guess.
+    pub const H200_PLAN: Ceilings = Ceilings {
+        copy_gb_per_s: 4300.0,
+        fp32_tflop_per_s: 67.0,
+        tf32_tflop_per_s: 245.0,
+        bf16_tflop_per_s: 490.0,
+    };
+
     /// Measures them on a GPU; elsewhere they would say nothing.
     pub fn measure(device: &Device, properties: &Properties, timer: &mut Timer<'_>) -> Result<Option<Self>> {
         let Some(lead) = timer.lead() else {

@@ -112,6 +112,35 @@ pub fn run_cases(options: &BenchOptions, cases: impl Fn(&Sizes, Format) -> Vec<C
     Ok(report)
 }
 
+/// What every kernel must move and compute, and its least time at these ceilings, by the formulas alone: nothing runs,
+/// and no device is needed.
+pub fn roofline(options: &BenchOptions, ceilings: Ceilings) -> Result<Report> {
+    check_names(options, true, &cases::all)?;
+    let Some(format) = options.precision.format() else {
+        let remedy = "use --precision fp32, tf32, bf16 or bf16x3";
+        return Err(Error::argument("--precision", "no kernel computes in it", remedy));
+    };
+    let of_batch = |&batch_size: &usize| {
+        let cases = cases::all(&Sizes::new(options.model, batch_size), format).into_iter();
+        cases
+            .filter(|case| options.wants(case.kernel))
+            .map(|case| Entry::of(&case, batch_size, Some(&ceilings)))
+            .collect::<Vec<Entry>>()
+    };
+    Ok(Report {
+        version: env!("CARGO_PKG_VERSION"),
+        device: "none".into(),
+        device_name: "formulas alone".into(),
+        timing: "nothing ran",
+        precision: options.precision,
+        model: options.model,
+        l2_bytes: None,
+        multiprocessors: None,
+        ceilings: Some(ceilings),
+        kernels: options.batch_sizes.iter().flat_map(of_batch).collect(),
+    })
+}
+
 impl BenchOptions {
     fn wants(&self, kernel: &str) -> bool {
         self.kernels.is_empty() || self.kernels.iter().any(|name| names(name, kernel))
@@ -206,24 +235,40 @@ impl<'a> Bench<'a> {
         let ok = error <= case.tolerance;
         let timed = if ok { Some(self.timer.launch(&prepared)?) } else { None };
         let ms = timed.map(|(times, _)| times.ms);
-        let floor_ms = self.ceilings.map(|ceilings| ceilings.floor_ms(case.cost, case.format));
+        let entry = Entry::of(case, batch_size, self.ceilings.as_ref());
         Ok(Entry {
-            name: case.kernel.into(),
-            batch_size,
-            shape: case.shape.clone(),
-            bytes: Some(case.cost.bytes),
-            flops: Some(case.cost.flops),
             error: Some(error).filter(|error| error.is_finite()),
-            tolerance: Some(case.tolerance),
             ok,
             times: timed.map_or_else(EntryTimes::default, |(times, _)| times.into()),
             cold: timed.map(|(_, cold)| cold).filter(|_| self.ceilings.is_some()),
             gb_per_s: ms.map(|ms| case.cost.bytes as f64 / ms / 1e6),
             tflop_per_s: ms.map(|ms| case.cost.flops as f64 / ms / 1e9),
-            share: floor_ms.zip(ms).map(|(floor, ms)| floor / ms),
-            floor_ms,
-            phases: None,
+            share: entry.floor_ms.zip(ms).map(|(floor, ms)| floor / ms),
+            ..entry
         })
+    }
+}
+
+impl Entry {
+    /// What the formulas say of a case, which has not run.
+    fn of(case: &Case, batch_size: usize, ceilings: Option<&Ceilings>) -> Self {
+        Entry {
+            name: case.kernel.into(),
+            batch_size,
+            shape: case.shape.clone(),
+            bytes: Some(case.cost.bytes),
+            flops: Some(case.cost.flops),
+            error: None,
+            tolerance: Some(case.tolerance),
+            ok: true,
+            times: EntryTimes::default(),
+            cold: None,
+            gb_per_s: None,
+            tflop_per_s: None,
+            share: None,
+            floor_ms: ceilings.map(|ceilings| ceilings.floor_ms(case.cost, case.format)),
+            phases: None,
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use crate::report::table::{Table, plain_table};
 pub struct Report {
     /// Of this program.
     pub version: &'static str,
-    /// `cpu`, `reference`, `emulated`, `cuda:0`.
+    /// `cpu`, `reference`, `emulated`, `cuda:0`, or `none` of a roofline.
     pub device: String,
     /// As the driver calls it.
     pub device_name: String,
@@ -28,7 +28,7 @@ pub struct Report {
     pub l2_bytes: Option<usize>,
     /// Streaming multiprocessors, where there are any.
     pub multiprocessors: Option<usize>,
-    /// What the device reaches at most; on a GPU only.
+    /// What the device reaches at most: measured on a GPU, assumed in a roofline.
     pub ceilings: Option<Ceilings>,
     /// Kernels by shape, and the step.
     pub kernels: Vec<Entry>,
@@ -62,9 +62,9 @@ pub struct Entry {
     pub gb_per_s: Option<f64>,
     /// Achieved.
     pub tflop_per_s: Option<f64>,
-    /// The least time at the measured ceilings, of the time taken.
+    /// The least time at the ceilings, of the time taken.
     pub share: Option<f64>,
-    /// The least time at the measured ceilings.
+    /// The least time at the ceilings.
     pub floor_ms: Option<f64>,
     /// Of a step.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -141,7 +141,7 @@ impl Report {
         let mut words = format!("{} ({}), {}", self.device, self.device_name, self.timing);
         match &self.ceilings {
             Some(ceilings) => words.push_str(&format!(
-                "; measured ceilings: copy {:.0} GB/s, fp32 {:.1}, tf32 {:.1}, bf16 {:.1} TFLOP/s",
+                "; ceilings: copy {:.0} GB/s, fp32 {:.1}, tf32 {:.1}, bf16 {:.1} TFLOP/s",
                 ceilings.copy_gb_per_s,
                 ceilings.fp32_tflop_per_s,
                 ceilings.tf32_tflop_per_s,

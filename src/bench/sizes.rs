@@ -10,12 +10,17 @@ use crate::data::scene_graph::SceneGraphBuf;
 use crate::model::config::ModelConfig;
 
 /// The paper's network.
-pub const PAPER: ModelConfig =
-    ModelConfig { object_types: 2417, predicate_types: 479, layers: 5, state_width: 300, hidden_width: 512 };
+pub const PAPER: ModelConfig = ModelConfig::PAPER;
 
 /// A network that the emulator and the plain loops finish soon; widths are no multiples of a tile.
-pub const SMALL: ModelConfig =
-    ModelConfig { object_types: 121, predicate_types: 31, layers: 3, state_width: 44, hidden_width: 68 };
+pub const SMALL: ModelConfig = ModelConfig {
+    object_types: 121,
+    predicate_types: 31,
+    layers: 3,
+    state_width: 44,
+    hidden_width: 68,
+    ..ModelConfig::PAPER
+};
 
 /// Objects of a graph on average, its image node aside (paper, "Data").
 const OBJECTS: usize = 21;

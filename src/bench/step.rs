@@ -33,9 +33,9 @@ pub struct StepTask<'a> {
 
 /// What was seen.
 pub struct StepTimes {
-    /// Of a step on a loaded batch.
+    /// Of a step on a loaded batch, as training takes it: captured and replayed where the backend can.
     pub step: Times,
-    /// Its parts, each waited for.
+    /// Its parts, called stage by stage and each waited for.
     pub phases: Phases,
     /// Whether the loss is a number.
     pub finite: bool,

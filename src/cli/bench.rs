@@ -3,8 +3,9 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use scenerank::Result;
 use scenerank::backend::device::Device;
+use scenerank::bench::ceilings::Ceilings;
 use scenerank::bench::sizes::{PAPER, SMALL};
-use scenerank::bench::{BenchOptions, run};
+use scenerank::bench::{BenchOptions, roofline, run};
 
 /// Check and time every kernel and a whole step, beside what the device reaches at most.
 ///
@@ -15,7 +16,8 @@ use scenerank::bench::{BenchOptions, run};
 #[command(after_help = "Examples:
   scenerank bench --device cuda --batch-size 16 256 --json > bench.json
   scenerank bench --device emulated --kernel linear
-  scenerank bench --device cpu --kernel step")]
+  scenerank bench --device cpu --kernel step
+  scenerank bench --roofline --precision bf16 --batch-size 16 1024")]
 pub struct BenchArguments {
     #[command(flatten)]
     device: super::DeviceArguments,
@@ -31,6 +33,9 @@ pub struct BenchArguments {
     /// About how long to time each kernel; a step eight times as long [default: 10 on emulated and reference, else 200].
     #[arg(long, value_name = "MILLISECONDS", value_parser = clap::value_parser!(u32).range(1..=600_000))]
     budget: Option<u32>,
+    /// Run nothing: print what each kernel must move and compute, and its least time at an H200's ceilings.
+    #[arg(long, conflicts_with = "budget")]
+    roofline: bool,
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
@@ -47,7 +52,7 @@ enum Size {
 impl BenchArguments {
     pub fn run(self) -> Result<()> {
         let super::DeviceArguments { device, precision } = self.device;
-        let slow = matches!(device, Device::Emulated | Device::Reference);
+        let slow = matches!(device, Device::Emulated | Device::Reference) && !self.roofline;
         let size = self.size.unwrap_or(if slow { Size::Small } else { Size::Paper });
         let (model, batch_size) = match size {
             Size::Paper => (PAPER, 16),
@@ -58,14 +63,18 @@ impl BenchArguments {
             false => self.batch_sizes.into_iter().map(usize::from).collect(),
         };
         let budget = self.budget.unwrap_or(if slow { 10 } else { 200 });
-        let report = run(&BenchOptions {
+        let options = BenchOptions {
             device,
             precision,
             model,
             batch_sizes,
             kernels: self.kernels,
             budget: Duration::from_millis(budget.into()),
-        })?;
+        };
+        let report = match self.roofline {
+            true => roofline(&options, Ceilings::H200_PLAN)?,
+            false => run(&options)?,
+        };
         if self.json {
             println!("{}", serde_json::to_string_pretty(&report).expect("plain fields"));
         } else {

@@ -84,7 +84,9 @@ pub fn evaluate(run: &Run, split: Split, features: Option<&Path>, seed: u64) -> 
     let mut add = |name: &str, values: &[f32], width: usize| -> Result<()> {
         let progress = Progress::new(name, Some(images.len() as u64), "rows");
         let embeddings = Embeddings::new(values, width)?;
-        let agreement = agreement(embeddings, run.similarity(), images.clone(), Some(progress))?;
+        let (device, precision) = run.place();
+        let agreement =
+            agreement(device, precision, embeddings, run.similarity(), images.clone(), Some(progress))?;
         rows.push(EvaluationRow { name: name.into(), agreement });
         Ok(())
     };

@@ -1,8 +1,9 @@
 //! `scenerank inspect`: what a data file holds.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
+use scenerank::atomic_file::write_atomically;
 use scenerank::data::statistics::{QUANTILES, Statistics, statistics};
 use scenerank::data::{Dataset, Split};
 use scenerank::report::similarity_curves;
@@ -14,6 +15,7 @@ Examples:
   scenerank inspect vg.data
   scenerank inspect vg.data --image 2405110
   scenerank inspect vg.data --plots figures
+  scenerank inspect vg.data --captions captions.jsonl
   scenerank inspect vg.data --json --vocabulary > vg.json";
 
 /// Show the statistics of a data file beside the paper's, one of its images, or all of its facts as JSON.
@@ -29,6 +31,10 @@ pub struct InspectArguments {
     /// drawn without it.
     #[arg(long, value_name = "DIR")]
     plots: Option<PathBuf>,
+    /// Write every image's captions to this file, in the data's order, a line of JSON each: what another sentence encoder
+    /// reads to make a file for `train --caption-vectors`.
+    #[arg(long, value_name = "JSONL")]
+    captions: Option<PathBuf>,
     /// List all types with their occurrences in the raw graph file.
     #[arg(long)]
     vocabulary: bool,
@@ -48,6 +54,9 @@ impl InspectArguments {
             for path in similarity_curves::draw(data.similarity(), self.seed, folder)? {
                 eprintln!("wrote {}", path.display());
             }
+        }
+        if let Some(path) = &self.captions {
+            write_captions(&data, path)?;
         }
         if self.json {
             println!("{:#}", self.facts(&data, image));
@@ -93,6 +102,19 @@ impl InspectArguments {
         }
         facts
     }
+}
+
+fn write_captions(data: &Dataset, path: &Path) -> Result<()> {
+    write_atomically(path, |writer| {
+        (0..data.image_count()).try_for_each(|image| {
+            let line = json!({
+                "image_id": data.image_id(image),
+                "split": split_of(data, image),
+                "captions": data.captions(image).collect::<Vec<_>>(),
+            });
+            writeln!(writer, "{line}")
+        })
+    })
 }
 
 fn find_image(data: &Dataset, id: u64) -> Result<usize> {

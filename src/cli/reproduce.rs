@@ -64,6 +64,10 @@ pub struct ReproduceArguments {
     /// Photographs for the gallery, named by Visual Genome or COCO ids, such as 2405110.jpg.
     #[arg(long, value_name = "DIR")]
     images: Option<PathBuf>,
+    /// Let the gallery show the photographs from the addresses that the data has; the page then needs a network for
+    /// them, and shows the drawing where one does not load. --images comes first.
+    #[arg(long)]
+    link_photographs: bool,
     /// Graph convolution layers [default: 5].
     #[arg(long)]
     layers: Option<usize>,
@@ -111,6 +115,7 @@ impl ReproduceArguments {
             features: self.features,
             caption_vectors: self.caption_vectors,
             photographs: self.images,
+            link_photographs: self.link_photographs,
             command: command_line(std::env::args().skip(1)),
         };
         let stop = stop_on_ctrl_c()?;

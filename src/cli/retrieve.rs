@@ -104,7 +104,8 @@ pub fn retrieve(
     let index = Embeddings::new(&index, run.width())?;
     let level = |removed| {
         let noise = QueryNoise { split, removed, edges, seed };
-        noise_level(&run.dataset, index, noise, |graphs| run.embed(graphs))
+        let (device, precision) = run.place();
+        noise_level(device, precision, &run.dataset, index, noise, |graphs| run.embed(graphs))
     };
     let mut levels = vec![level(noise)?];
     for removed in sweep {

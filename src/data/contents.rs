@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::format::{Element, Writer};
+use super::object_box::{ImageSize, ObjectBox};
 use super::scene_graph::SceneGraphBuf;
 use crate::Result;
 
@@ -54,6 +55,12 @@ pub struct ImageContents {
     pub caption_vector: Vec<f32>,
     /// Its augmented graph.
     pub graph: SceneGraphBuf,
+    /// Its size, where it is known.
+    pub size: Option<ImageSize>,
+    /// `[objects]`, or empty where no object has a box; [`ObjectBox::NONE`] for one that has none.
+    pub boxes: Vec<ObjectBox>,
+    /// Address of the photograph; empty where none is known.
+    pub url: String,
 }
 
 impl TypeContents {
@@ -102,10 +109,32 @@ impl DatasetContents {
             images.iter().flat_map(|image| &image.captions).map(String::as_str).collect();
         texts(&mut writer, "caption", &captions)?;
         writer.section::<f32, _>("caption_vectors", images.iter().map(|image| &image.caption_vector))?;
+        pictures(&mut writer, &images)?;
         types(&mut writer, "object", &self.objects, width)?;
         types(&mut writer, "predicate", &self.predicates, width)?;
         writer.finish()
     }
+}
+
+/// The optional sections, where there is anything to be in them.
+fn pictures(writer: &mut Writer, images: &[&ImageContents]) -> Result<()> {
+    if images.iter().any(|image| image.size.is_some()) {
+        let sizes = images.iter().map(|image| image.size.map_or([0; 2], |size| [size.width, size.height]));
+        writer.section::<u16, _>("image_size", sizes)?;
+    }
+    if images.iter().any(|image| !image.boxes.is_empty()) {
+        let objects = |image: &ImageContents| image.graph.node_object.len() - 1;
+        let boxes = images.iter().map(|image| match image.boxes.is_empty() {
+            true => vec![0; ObjectBox::NUMBERS * objects(image)],
+            false => bytemuck::cast_slice(&image.boxes).to_vec(),
+        });
+        writer.section::<u16, _>("object_box", boxes)?;
+    }
+    if images.iter().any(|image| !image.url.is_empty()) {
+        let urls: Vec<&str> = images.iter().map(|image| image.url.as_str()).collect();
+        texts(writer, "url", &urls)?;
+    }
+    Ok(())
 }
 
 fn types(writer: &mut Writer, kind: &str, types: &[TypeContents], width: usize) -> Result<()> {

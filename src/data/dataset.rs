@@ -10,9 +10,11 @@ use serde_json::Value;
 
 use super::contents::{IMAGE, IN_IMAGE};
 use super::format::{Container, Section};
+use super::object_box::{ImageSize, ObjectBox};
 use super::scene_graph::SceneGraph;
 use super::similarity::Similarity;
 use super::split::Split;
+use super::web_address::is_web_address;
 use crate::{Error, Result};
 
 /// An open data file. Views are checked once, when it is opened, and cost nothing afterwards.
@@ -33,6 +35,9 @@ pub struct Dataset {
     caption_offsets: Section<u64>,
     captions: Texts,
     caption_vectors: Section<f32>,
+    image_size: Option<Section<u16>>,
+    object_box: Option<Section<u16>>,
+    urls: Option<Texts>,
     objects: Types,
     predicates: Types,
 }
@@ -101,12 +106,48 @@ impl Dataset {
             caption_offsets,
             captions,
             caption_vectors,
+            image_size: file.optional_section("image_size")?,
+            object_box: file.optional_section("object_box")?,
+            urls: check.optional_texts("url")?,
             objects: check.types("object", word_width, IMAGE)?,
             predicates: check.types("predicate", word_width, IN_IMAGE)?,
             file,
         };
         dataset.check_graphs()?;
+        dataset.check_pictures()?;
         Ok(dataset)
+    }
+
+    /// Sizes, boxes within them, and addresses that a page may name. Graphs are checked before.
+    fn check_pictures(&self) -> Result<()> {
+        let check = Check { file: &self.file };
+        let images = self.image_count();
+        if let Some(sizes) = &self.image_size {
+            let sizes = self.file.slice(sizes);
+            let holds = sizes.len() == 2 * images
+                && sizes.chunks_exact(2).all(|size| (size[0] == 0) == (size[1] == 0));
+            check.that("image_size", holds, "not a width and a height per image")?;
+        }
+        if let Some(boxes) = &self.object_box {
+            let numbers = self.file.slice(boxes).len();
+            let objects = self.file.slice(&self.node_object).len() - images;
+            check.that("object_box", numbers == ObjectBox::NUMBERS * objects, "not a box per object")?;
+            for image in 0..images {
+                let size = self.image_size(image);
+                let fits = |object: &ObjectBox| size.is_some_and(|size| object.fits(size));
+                if !self.boxes(image).flatten().all(|object| fits(&object)) {
+                    let place = format!("boxes of image {}", self.image_id(image));
+                    return Err(check.invalid(place, "a box is not within the image".into()));
+                }
+            }
+        }
+        if let Some(urls) = &self.urls {
+            let count = self.file.slice(&urls.offsets).len() - 1;
+            check.that("url_text_offsets", count == images, "not one entry per image")?;
+            let holds = (0..images).filter_map(|image| self.url(image)).all(is_web_address);
+            check.that("url_text", holds, "an address is not of http or https")?;
+        }
+        Ok(())
     }
 
     /// Index ranges, and the image node and `in image` edges where every reader expects them.
@@ -212,6 +253,30 @@ impl Dataset {
         }
     }
 
+    /// The image's size in pixels, where the raw files have it.
+    pub fn image_size(&self, image: usize) -> Option<ImageSize> {
+        let numbers = &self.file.slice(self.image_size.as_ref()?)[2 * image..][..2];
+        (numbers[0] > 0).then_some(ImageSize { width: numbers[0], height: numbers[1] })
+    }
+
+    /// The box of each object, the image node left out; nothing at all where the file has no boxes.
+    pub fn boxes(&self, image: usize) -> impl Iterator<Item = Option<ObjectBox>> {
+        let nodes = range(self.file.slice(&self.node_offsets), image);
+        // Every image before has one node without a box.
+        let objects = nodes.start - image..nodes.end - image - 1;
+        let boxes = self.object_box.as_ref().map_or(&[][..], |section| {
+            let boxes: &[ObjectBox] = bytemuck::cast_slice(self.file.slice(section));
+            &boxes[objects]
+        });
+        boxes.iter().map(|&found| (found != ObjectBox::NONE).then_some(found))
+    }
+
+    /// The address of the photograph, of http or https, where the raw files have one.
+    pub fn url(&self, image: usize) -> Option<&str> {
+        let url = self.text(self.urls.as_ref()?, image);
+        (!url.is_empty()).then_some(url)
+    }
+
     /// The captions as written.
     pub fn captions(&self, image: usize) -> impl Iterator<Item = &str> {
         range(self.file.slice(&self.caption_offsets), image).map(|caption| self.text(&self.captions, caption))
@@ -292,6 +357,24 @@ impl Dataset {
         self.file.slice(&self.predicates.occurrences)[predicate]
     }
 
+    /// Names of a graph's objects, the image node left out.
+    pub fn object_names(&self, graph: SceneGraph<'_>) -> Vec<String> {
+        let objects = &graph.node_object[..graph.node_count() - 1];
+        objects.iter().map(|&object| self.object_name(object as usize).to_owned()).collect()
+    }
+
+    /// An image's relationships, its `in image` edges left out: subject and object (`-> objects`), and the predicate's
+    /// name between them.
+    pub fn relationships(&self, graph: SceneGraph<'_>) -> Vec<(usize, String, usize)> {
+        // The `in image` edges, one per object, come last.
+        (0..graph.edge_count() + 1 - graph.node_count())
+            .map(|edge| {
+                let predicate = self.predicate_name(graph.edge_predicate[edge] as usize).to_owned();
+                (graph.edge_subject[edge] as usize, predicate, graph.edge_object[edge] as usize)
+            })
+            .collect()
+    }
+
     fn text(&self, texts: &Texts, index: usize) -> &str {
         let bytes = &self.file.slice(&texts.text)[range(self.file.slice(&texts.offsets), index)];
         std::str::from_utf8(bytes).expect("texts are checked when the file is opened")
@@ -336,6 +419,11 @@ impl Check<'_> {
         let holds = text.is_some_and(|text| offsets.iter().all(|&at| text.is_char_boundary(at as usize)));
         self.that(&text_name, holds, "not UTF-8")?;
         Ok(texts)
+    }
+
+    fn optional_texts(&self, name: &str) -> Result<Option<Texts>> {
+        let there = self.file.optional_section::<u8>(&format!("{name}_text"))?;
+        there.map(|_| self.texts(name)).transpose()
     }
 
     fn types(&self, kind: &str, width: usize, last_name: &str) -> Result<Types> {

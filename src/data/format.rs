@@ -9,6 +9,12 @@
 //! Numbers are little-endian and checksums are XXH3-64. A file is written beside its target and renamed
 //! at the end, so a failed write leaves nothing behind and an older file in place. Reading checks every byte of
 //! the file once, in [`Container::open`]; afterwards the typed views are trusted and cost nothing.
+//!
+//! Some sections are optional: a reader finds them by name and does without those that are missing. So the version stays
+//! where such a section is new: this program opens the files that were written before it, and an older program those that
+//! have it. Optional are `image_size` (width and height per image), `object_box` (x, y, width, height per object, image
+//! nodes left out), `url_text_offsets` and `url_text` (an address per image); where nothing is known of one image or
+//! object, zeros or an empty text stand in its place.
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
@@ -102,6 +108,9 @@ impl Element for u64 {
 }
 impl Element for f32 {
     const TAG: u32 = 4;
+}
+impl Element for u16 {
+    const TAG: u32 = 5;
 }
 
 /// Writes a container section by section; nothing is at the target before [`Writer::finish`].
@@ -299,6 +308,14 @@ impl Container {
             return Err(invalid(format!("does not hold {}", std::any::type_name::<T>())));
         }
         Ok(Section { bytes: bytes.clone(), element: PhantomData })
+    }
+
+    /// The same of an optional section.
+    pub fn optional_section<T: Element>(&self, name: &str) -> Result<Option<Section<T>>> {
+        match self.entries.iter().any(|entry| entry.0 == name) {
+            true => self.section(name).map(Some),
+            false => Ok(None),
+        }
     }
 
     /// The elements of a section of this container.

@@ -3,6 +3,7 @@
 pub mod contents;
 pub mod dataset;
 pub mod format;
+pub mod object_box;
 pub mod prepare;
 pub mod query_graph;
 pub mod raw;
@@ -15,6 +16,7 @@ pub mod stages;
 pub mod statistics;
 pub mod subset;
 pub mod supervision;
+pub mod web_address;
 pub mod words;
 
 pub use dataset::Dataset;

@@ -12,7 +12,7 @@ use serde_json::json;
 use super::contents::{DatasetContents, IMAGE, IN_IMAGE, ImageContents, TypeContents};
 use super::raw::glove::WordVectors;
 use super::scene_graph::SceneGraphBuf;
-use super::selection::{Filter, GraphSource, KeptType, Selection, Sources, select};
+use super::selection::{Filter, GraphSource, KeptImage, KeptType, Selection, Sources, select};
 use super::split::{SplitRatio, shuffle};
 use super::stages::Stages;
 use super::words::words;
@@ -57,8 +57,8 @@ pub fn prepare(preparation: &Preparation, out: impl AsRef<Path>) -> Result<Stage
             let captions = captions[&image.coco_id].clone();
             let (caption_vector, unknown) = caption_vector(&captions, &glove);
             let graph = SceneGraphBuf::augmented(&image.objects, &image.relationships, image_type, in_image);
-            let (image_id, coco_id) = (image.image_id, image.coco_id);
-            (ImageContents { image_id, coco_id, captions, caption_vector, graph }, unknown)
+            let KeptImage { image_id, coco_id, size, boxes, url, .. } = image;
+            (ImageContents { image_id, coco_id, captions, caption_vector, graph, size, boxes, url }, unknown)
         })
         .collect();
     let mut kept = Vec::with_capacity(embedded.len());

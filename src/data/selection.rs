@@ -5,10 +5,12 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::object_box::{Corners, ImageSize, NO_CORNERS, ObjectBox};
 use super::raw::coco_captions::{self, Captions};
+use super::raw::image_data::Address;
 use super::raw::raw_graphs::{Names, RawGraphs, RawImage};
 use super::raw::{image_data, visual_genome};
-use super::stages::Stages;
+use super::stages::{Pictures, Stages};
 use crate::{Error, Result};
 
 /// The raw files with graphs and captions.
@@ -119,6 +121,12 @@ pub struct KeptImage {
     pub image_id: u64,
     /// COCO id.
     pub coco_id: u64,
+    /// Its size, where it is known.
+    pub size: Option<ImageSize>,
+    /// `[objects]`, or empty where none has a box.
+    pub boxes: Vec<ObjectBox>,
+    /// Address of the photograph, or empty.
+    pub url: String,
     /// `[objects] -> object type`.
     pub objects: Vec<u32>,
     /// Subject (`-> objects`), predicate type, object (`-> objects`); no duplicates.
@@ -139,9 +147,9 @@ pub fn select(sources: &Sources, filter: &Filter) -> Result<Selection> {
     stages.predicate_names = raw.predicates.count() as u64 - 1;
     raw.images.iter().for_each(|image| stages.graph_file.add(image.objects.len(), image.relationships.len()));
 
-    let coco_ids = image_data::read(&sources.image_data)?;
+    let image_data = image_data::read(&sources.image_data)?;
     let coco_ids: Vec<Option<u64>> =
-        raw.images.iter().map(|image| coco_ids.get(&image.image_id).copied()).collect();
+        raw.images.iter().map(|image| Some(image_data.get(&image.image_id)?.coco_id)).collect();
     stages.with_coco_id = coco_ids.iter().flatten().count() as u64;
     let wanted: HashSet<u64> = coco_ids.iter().flatten().copied().collect();
     let Captions { by_image: captions, read, repeated } =
@@ -192,8 +200,13 @@ pub fn select(sources: &Sources, filter: &Filter) -> Result<Selection> {
                 if let &Some(coco_id) = coco_id {
                     stages.filtered.add(object_count, relationship_count);
                     stages.duplicate_relationships += reduced.duplicates;
-                    let Reduced { objects, relationships, .. } = reduced;
-                    images.push(KeptImage { image_id: image.image_id, coco_id, objects, relationships });
+                    let image_id = image.image_id;
+                    let found = image_data.get(&image_id);
+                    let size = image.size.or_else(|| found.and_then(|found| found.size));
+                    let Reduced { objects, relationships, corners, .. } = reduced;
+                    let boxes = boxes_within(&corners, size, &mut stages.pictures);
+                    let url = address(found.and_then(|found| found.url.as_ref()), &mut stages.pictures);
+                    images.push(KeptImage { image_id, coco_id, size, boxes, url, objects, relationships });
                 }
             }
         }
@@ -229,9 +242,51 @@ fn keep_types(names: &Names, counts: &[u64], minimum: u64) -> (Vec<KeptType>, Ve
     (kept.iter().map(describe).collect(), type_of)
 }
 
+/// The boxes of an image's objects, cut at its border, counted; empty where there is none.
+fn boxes_within(corners: &[Corners], size: Option<ImageSize>, counts: &mut Pictures) -> Vec<ObjectBox> {
+    let annotated = corners.iter().filter(|&&corners| corners != NO_CORNERS).count() as u64;
+    let Some(size) = size else {
+        counts.boxes_without_image_size += annotated;
+        return Vec::new();
+    };
+    counts.images_with_size += 1;
+    if annotated == 0 {
+        return Vec::new();
+    }
+    let mut within = |&corners: &Corners| {
+        if corners == NO_CORNERS {
+            return ObjectBox::NONE;
+        }
+        let Some(kept) = ObjectBox::within(corners, size) else {
+            counts.boxes_outside += 1;
+            return ObjectBox::NONE;
+        };
+        counts.boxes += 1;
+        counts.boxes_cut += u64::from(kept.corners() != corners);
+        kept
+    };
+    corners.iter().map(&mut within).collect()
+}
+
+fn address(found: Option<&Address>, counts: &mut Pictures) -> String {
+    match found {
+        None => String::new(),
+        Some(Address::Web(url)) => {
+            counts.urls += 1;
+            url.to_string()
+        }
+        Some(Address::Other) => {
+            counts.urls_refused += 1;
+            String::new()
+        }
+    }
+}
+
 /// A graph of kept types.
 struct Reduced {
     objects: Vec<u32>,
+    /// `[objects]`
+    corners: Vec<Corners>,
     relationships: Vec<(u32, u32, u32)>,
     duplicates: u64,
 }
@@ -242,11 +297,14 @@ fn reduce(
     object_types: &[Option<u32>],
     predicate_types: &[Option<u32>],
 ) -> Reduced {
-    let mut reduced = Reduced { objects: Vec::new(), relationships: Vec::new(), duplicates: 0 };
+    let mut reduced =
+        Reduced { objects: Vec::new(), corners: Vec::new(), relationships: Vec::new(), duplicates: 0 };
     let nodes: Vec<Option<u32>> = raw.objects[image.objects.clone()]
         .iter()
-        .map(|&name| {
+        .zip(&raw.boxes[image.objects.clone()])
+        .map(|(&name, &corners)| {
             let object_type = object_types[name as usize]?;
+            reduced.corners.push(corners);
             reduced.objects.push(object_type);
             Some(reduced.objects.len() as u32 - 1)
         })

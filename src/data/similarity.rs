@@ -6,6 +6,8 @@
 
 use half::f16;
 
+use crate::Error;
+
 /// Pairwise similarities of the images of a dataset, by their index in it.
 #[derive(Clone, Copy, Debug)]
 pub enum Similarity<'a> {
@@ -71,4 +73,13 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
         }
     }
     sums.iter().sum::<f32>() + tail
+}
+
+/// That the similarity of two images is no number.
+pub fn not_a_number(x: usize, y: usize) -> Error {
+    Error::argument(
+        "similarity",
+        format!("s of images {x} and {y} is NaN"),
+        "every similarity must be a number; check the file it comes from",
+    )
 }

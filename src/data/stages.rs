@@ -38,6 +38,9 @@ pub struct Stages {
     pub filtered: Counts,
     /// Exact duplicates of relationships that were dropped in them.
     pub duplicate_relationships: u64,
+    /// Boxes and addresses of photographs of the filtered images.
+    #[serde(flatten)]
+    pub pictures: Pictures,
     /// Captions in the caption files.
     pub captions_read: u64,
     /// Captions left out because their annotation id came before.
@@ -58,6 +61,25 @@ pub struct Stages {
     pub kept: Counts,
     /// Images of train, validation and test.
     pub splits: [u64; 3],
+}
+
+/// What is known of the photographs of the images that the filter leaves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Pictures {
+    /// Images of which the size is known.
+    pub images_with_size: u64,
+    /// Boxes kept, of objects of kept types.
+    pub boxes: u64,
+    /// Of those, boxes that passed the image's border and end there now.
+    pub boxes_cut: u64,
+    /// Boxes dropped because nothing of them is within the image.
+    pub boxes_outside: u64,
+    /// Boxes dropped because their image's size is not known.
+    pub boxes_without_image_size: u64,
+    /// Addresses kept.
+    pub urls: u64,
+    /// Addresses dropped because they are not of http or https.
+    pub urls_refused: u64,
 }
 
 /// Images, and their objects and relationships.
@@ -131,7 +153,7 @@ impl fmt::Display for Stages {
         counts("joined and filtered", &self.filtered)?;
         counts("written", &self.kept)?;
         let [train, validation, test] = self.splits;
-        let oddities = &self.oddities;
+        let (oddities, pictures) = (&self.oddities, &self.pictures);
         let lines = [
             ("images with a COCO id", self.with_coco_id.to_string()),
             (
@@ -160,6 +182,23 @@ impl fmt::Display for Stages {
                     oddities.relationships_without_predicate,
                     oddities.relationships_without_object
                 ),
+            ),
+            (
+                "boxes of filtered images",
+                format!(
+                    "{} kept, {} of them cut at the border; {} outside, {} in images of unknown size; in the graph \
+                     file {} objects without a box, {} boxes without area",
+                    pictures.boxes,
+                    pictures.boxes_cut,
+                    pictures.boxes_outside,
+                    pictures.boxes_without_image_size,
+                    oddities.objects_without_box,
+                    oddities.boxes_without_area
+                ),
+            ),
+            (
+                "addresses of photographs",
+                format!("{} kept, {} not of http or https", pictures.urls, pictures.urls_refused),
             ),
             (
                 "captions",

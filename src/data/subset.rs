@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::json;
 
 use super::contents::{DatasetContents, ImageContents, TypeContents};
+use super::object_box::ObjectBox;
 use super::scene_graph::SceneGraphBuf;
 use super::split::shuffle;
 use super::{Dataset, Split};
@@ -79,5 +80,8 @@ fn contents(dataset: &Dataset, image: usize) -> ImageContents {
             edge_predicate: graph.edge_predicate.to_vec(),
             edge_object: graph.edge_object.to_vec(),
         },
+        size: dataset.image_size(image),
+        boxes: dataset.boxes(image).map(|found| found.unwrap_or(ObjectBox::NONE)).collect(),
+        url: dataset.url(image).unwrap_or_default().to_owned(),
     }
 }

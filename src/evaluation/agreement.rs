@@ -3,7 +3,7 @@
 //!
 //! Scores <f_X, f_Y> and similarities s_XY are computed in double precision, 64 rows at a time, each block on one
 //! thread; its rows are correlated while they are in the cache, and the part above the diagonal is kept for the
-//! correlations over all pairs.
+//! correlations over all pairs. Where the device has kernels that correlate rows, they do, and the CPU keeps the pairs.
 
 use std::ops::Range;
 use std::sync::Mutex;
@@ -12,11 +12,14 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::Embeddings;
-use super::inner_products::{PaddedRows, ROW_BLOCK};
-use super::kendall::Kendall;
-use super::pearson::pearson;
-use super::spearman::Spearman;
-use crate::data::similarity::Similarity;
+use super::kendall::{Kendall, pair_count, tau_b};
+use super::pearson::{pearson, r_of_sums};
+use super::spearman::{Spearman, rho_of_sums};
+use crate::backend::Backend;
+use crate::backend::cpu::inner_products::{PaddedRows, ROW_BLOCK};
+use crate::backend::device::{BackendTask, Device, Precision};
+use crate::backend::row_sums::RowSums;
+use crate::data::similarity::{Similarity, not_a_number};
 use crate::report::progress::Progress;
 use crate::{Error, Result};
 
@@ -56,12 +59,15 @@ pub struct Agreement {
 }
 
 /// Agreement of `embeddings` with `similarity` over `images`, a range of the similarity's images; row i of the
-/// embeddings belongs to image `images.start + i`.
+/// embeddings belongs to image `images.start + i`. A GPU or the emulator correlates the rows; all else is computed on
+/// all threads of the CPU.
 ///
-/// Exact, on all threads. Cost for n images: n^2 (width + word vectors' width) multiply-adds and O(n^2 log n)
-/// comparisons. Memory: 48 bytes per pair (0.5 GB for 4,537 images, 10 GB for 20,000), besides
-/// both factors in double precision and 64 rows of scores and similarities per thread.
+/// Exact. Cost for n images: n^2 (width + word vectors' width) multiply-adds and O(n^2 log n) comparisons; the kernels
+/// compare n^3 times. Memory: 48 bytes per pair (0.5 GB for 4,537 images, 10 GB for 20,000), besides both factors in
+/// double precision and 64 rows of scores and similarities per thread; on the device 64 MiB or two rows, and the factors.
 pub fn agreement(
+    device: Device,
+    precision: Precision,
     embeddings: Embeddings<'_>,
     similarity: Similarity<'_>,
     images: Range<usize>,
@@ -74,6 +80,18 @@ pub fn agreement(
         correlations: [Option<f64>; 3],
     }
 
+    check(embeddings, similarity, &images)?;
+    let progress = Mutex::new(progress);
+    let advance = |rows: usize| {
+        if let Ok(guard) = progress.lock()
+            && let Some(progress) = guard.as_ref()
+        {
+            progress.advance(rows as u64);
+        }
+    };
+    let task = CorrelateRows { embeddings, similarity, images: images.clone(), done: &advance };
+    let by_kernels = device.run(precision, task)?;
+
     let n = embeddings.len();
     let pairs = n * n.saturating_sub(1) / 2;
     let (mut scores, mut similarities) = (vec![0.0; pairs], vec![0.0; pairs]);
@@ -85,7 +103,6 @@ pub fn agreement(
             correlations: [None; 3],
         })
         .collect();
-    let progress = Mutex::new(progress);
     correlate_rows(
         embeddings,
         similarity,
@@ -95,18 +112,24 @@ pub fn agreement(
         |(kendall, spearman), row, x, y, kept| {
             kept.scores.copy_from_slice(&x[row..]);
             kept.similarities.copy_from_slice(&y[row..]);
-            kept.correlations = [kendall.tau(x, y), spearman.rho(x, y), pearson(x, y)];
+            if by_kernels.is_none() {
+                kept.correlations = [kendall.tau(x, y), spearman.rho(x, y), pearson(x, y)];
+            }
         },
         |rows| {
-            if let Ok(guard) = progress.lock()
-                && let Some(progress) = guard.as_ref()
-            {
-                progress.advance(rows as u64);
+            if by_kernels.is_none() {
+                advance(rows);
             }
         },
     )?;
-    let by_row: Vec<[Option<f64>; 3]> = rows.into_iter().map(|row| row.correlations).collect();
-    let mean = |which: usize| by_row.iter().map(|row| row[which].unwrap_or(0.0)).sum::<f64>() / n as f64;
+    let by_row: Vec<[Option<f64>; 3]> = match by_kernels {
+        Some(rows) => rows.iter().map(correlations).collect(),
+        None => rows.into_iter().map(|row| row.correlations).collect(),
+    };
+    let mean = |which: usize| {
+        let of_rows: Vec<_> = by_row.iter().map(|row| row[which]).collect();
+        mean_of_defined(&of_rows)
+    };
     let undefined = |which: usize| by_row.iter().filter(|row| row[which].is_none()).count();
     let result = Agreement {
         images: n,
@@ -129,13 +152,22 @@ pub fn agreement(
 }
 
 /// `agreement(..).per_image.kendall` alone, which selects the best epoch: without the other correlations and without
-/// memory for all pairs.
-pub fn row_kendall(
+/// memory for all pairs. By the backend's kernels, where it has some, else on all threads of the CPU.
+pub fn row_kendall<B: Backend>(
+    backend: &mut B,
     embeddings: Embeddings<'_>,
     similarity: Similarity<'_>,
     images: Range<usize>,
 ) -> Result<f64> {
+    check(embeddings, similarity, &images)?;
+    let on_device = embeddings.upload(backend)?;
+    let by_kernels =
+        backend.row_correlations(&on_device, embeddings.width(), similarity, images.clone(), &|_| {})?;
     let mut taus = vec![None; embeddings.len()];
+    if let Some(rows) = by_kernels {
+        taus = rows.iter().map(|row| correlations(row)[0]).collect();
+        return Ok(mean_of_defined(&taus));
+    }
     correlate_rows(
         embeddings,
         similarity,
@@ -145,12 +177,46 @@ pub fn row_kendall(
         |kendall, _, x, y, tau| *tau = kendall.tau(x, y),
         |_| {},
     )?;
-    Ok(taus.iter().map(|tau| tau.unwrap_or(0.0)).sum::<f64>() / taus.len() as f64)
+    Ok(mean_of_defined(&taus))
 }
 
-/// Calls `visit(state, row, scores, similarities, output)` for every row, without its diagonal entry (so entries
-/// `row..` belong to later images), and `done` with the number of rows after each block. `outputs` has one entry per
-/// row; `state` makes one thread's working memory.
+/// The mean, to which what is undefined counts as 0.
+fn mean_of_defined(values: &[Option<f64>]) -> f64 {
+    values.iter().map(|value| value.unwrap_or(0.0)).sum::<f64>() / values.len() as f64
+}
+
+/// Kendall's tau-b, Spearman's rho and Pearson's r of a row.
+fn correlations(of: &RowSums) -> [Option<f64>; 3] {
+    let all = pair_count(of.entries);
+    let constant = of.tied_x == all || of.tied_y == all;
+    [
+        tau_b(of.entries, of.concordant_minus_discordant.into(), of.tied_x, of.tied_y),
+        rho_of_sums(of.rank_products.map(i128::from)),
+        if constant { None } else { r_of_sums(of.deviation_products) },
+    ]
+}
+
+/// The rows by the backend's kernels, if it has some.
+struct CorrelateRows<'a> {
+    embeddings: Embeddings<'a>,
+    similarity: Similarity<'a>,
+    images: Range<usize>,
+    done: &'a dyn Fn(usize),
+}
+
+impl BackendTask for CorrelateRows<'_> {
+    type Output = Option<Vec<RowSums>>;
+
+    fn run<B: Backend>(self, mut backend: B) -> Result<Self::Output> {
+        let CorrelateRows { embeddings, similarity, images, done } = self;
+        let on_device = embeddings.upload(&mut backend)?;
+        backend.row_correlations(&on_device, embeddings.width(), similarity, images, done)
+    }
+}
+
+/// Calls, on all threads of the CPU, `visit(state, row, scores, similarities, output)` for every row, without its
+/// diagonal entry (so entries `row..` belong to later images), and `done` with the number of rows after each block.
+/// `outputs` has one entry per row; `state` makes one thread's working memory.
 fn correlate_rows<T: Send, S>(
     embeddings: Embeddings<'_>,
     similarity: Similarity<'_>,
@@ -160,7 +226,6 @@ fn correlate_rows<T: Send, S>(
     visit: impl Fn(&mut S, usize, &[f64], &[f64], &mut T) + Sync + Send,
     done: impl Fn(usize) + Sync + Send,
 ) -> Result<()> {
-    check(embeddings, similarity, &images)?;
     let n = embeddings.len();
     let factors = PaddedRows::new(embeddings.values(), embeddings.width());
     let similarities = SimilarityRows::new(similarity, images.clone());
@@ -175,11 +240,7 @@ fn correlate_rows<T: Send, S>(
                 without(&supervision[i * stride..][..n], row, y);
                 if let Some(column) = y.iter().position(|s| s.is_nan()) {
                     let column = if column < row { column } else { column + 1 };
-                    return Err(Error::argument(
-                        "similarity",
-                        format!("s of images {} and {} is NaN", images.start + row, images.start + column),
-                        "every similarity must be a number; check the file it comes from",
-                    ));
+                    return Err(not_a_number(images.start + row, images.start + column));
                 }
                 visit(state, row, x, y, output);
             }

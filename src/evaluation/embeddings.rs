@@ -1,5 +1,6 @@
 //! A view of image embeddings, one row per image.
 
+use crate::backend::Backend;
 use crate::backend::cpu::stored_rows::StoredRows;
 use crate::npy::StoredValues;
 use crate::{Error, Result};
@@ -55,6 +56,13 @@ impl<'a> Embeddings<'a> {
     /// All values, row after row.
     pub fn values(&self) -> &'a [f32] {
         self.values
+    }
+
+    /// A copy where `backend` computes.
+    pub(super) fn upload<B: Backend>(&self, backend: &mut B) -> Result<B::Buffer> {
+        let mut buffer = backend.allocate(self.values.len())?;
+        backend.upload(self.values, &mut buffer, 0)?;
+        Ok(buffer)
     }
 
     /// One image's embedding.

@@ -69,25 +69,29 @@ impl Kendall {
         };
         let tied_y = tied_pairs(self.y.iter().copied());
 
-        let all = pair_count(n as u64);
-        if tied_x == all || tied_y == all {
-            return None;
-        }
         // In u64 all sums stay below 2^64 for n < 2^32; the difference is signed.
-        let concordant_minus_discordant = i128::from(all + tied_both)
+        let concordant_minus_discordant = i128::from(pair_count(n as u64) + tied_both)
             - i128::from(tied_x)
             - i128::from(tied_y)
             - 2 * i128::from(discordant);
-        let tau = concordant_minus_discordant as f64
-            / ((all - tied_x) as f64).sqrt()
-            / ((all - tied_y) as f64).sqrt();
-        // Rounding may leave a perfect agreement a last bit above one.
-        Some(tau.clamp(-1.0, 1.0))
+        tau_b(n as u64, concordant_minus_discordant, tied_x, tied_y)
     }
 }
 
+/// tau-b of `n` observations by the counts of their pairs; `None` where it is undefined.
+pub(super) fn tau_b(n: u64, concordant_minus_discordant: i128, tied_x: u64, tied_y: u64) -> Option<f64> {
+    let all = pair_count(n);
+    if tied_x == all || tied_y == all {
+        return None;
+    }
+    let tau =
+        concordant_minus_discordant as f64 / ((all - tied_x) as f64).sqrt() / ((all - tied_y) as f64).sqrt();
+    // Rounding may leave a perfect agreement a last bit above one.
+    Some(tau.clamp(-1.0, 1.0))
+}
+
 /// Pairs among `n` things.
-fn pair_count(n: u64) -> u64 {
+pub(super) fn pair_count(n: u64) -> u64 {
     n * n.saturating_sub(1) / 2
 }
 

@@ -11,7 +11,6 @@ pub mod embeddings;
 pub mod embeddings_file;
 pub mod features;
 pub mod incomplete_query;
-mod inner_products;
 pub mod kendall;
 pub mod name_vectors;
 pub mod nearest;

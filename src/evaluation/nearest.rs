@@ -81,12 +81,7 @@ impl BackendTask for Nearest<'_> {
     type Output = Vec<(usize, f32)>;
 
     fn run<B: Backend>(self, mut backend: B) -> Result<Self::Output> {
-        let mut upload = |embeddings: Embeddings<'_>| -> Result<B::Buffer> {
-            let mut buffer = backend.allocate(embeddings.values().len())?;
-            backend.upload(embeddings.values(), &mut buffer, 0)?;
-            Ok(buffer)
-        };
-        let (query, embeddings) = (upload(self.query)?, upload(self.embeddings)?);
+        let (query, embeddings) = (self.query.upload(&mut backend)?, self.embeddings.upload(&mut backend)?);
         backend.top_k(&query, &embeddings, self.embeddings.len(), self.embeddings.width(), self.k)
     }
 }

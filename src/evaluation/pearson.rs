@@ -27,6 +27,11 @@ pub fn pearson(x: &[f64], y: &[f64]) -> Option<f64> {
         sum_yy += yy;
         sum_xy += xy;
     }
+    r_of_sums([sum_xx, sum_yy, sum_xy])
+}
+
+/// r by the sums of products of the deviations, of sides that are not constant.
+pub(super) fn r_of_sums([sum_xx, sum_yy, sum_xy]: [f64; 3]) -> Option<f64> {
     // The roots are taken apart because the product of the sums may underflow. A side that varies only below the
     // square root of the smallest double counts as constant.
     let r = sum_xy / sum_xx.sqrt() / sum_yy.sqrt();

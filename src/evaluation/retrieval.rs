@@ -1,22 +1,27 @@
 //! Retrieval: at which rank does a query find its own image, and what follows from the ranks.
 
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::Embeddings;
-use super::inner_products::{PaddedRows, ROW_BLOCK};
+use crate::backend::Backend;
+use crate::backend::device::{BackendTask, Device, Precision};
 use crate::{Error, Result};
 
 /// recall@k is reported for k = 1..=RECALL_DEPTH (paper, Figure 4a).
 pub const RECALL_DEPTH: usize = 100;
 
 /// The rank, from 1, of image `targets[q]` among all of `index` when query q ranks them by inner product; with
-/// normalised rows, by cosine.
+/// normalised rows, by cosine. Computed on `device`, with sums in double precision on all of them.
 ///
 /// Images that score the same as the target rank before it, so constant embeddings look as bad as they are. Cost:
-/// queries x images x width multiply-adds in double precision, on all threads; memory: both sides in double
-/// precision and 64 rows of scores per thread.
-pub fn ranks(queries: Embeddings<'_>, index: Embeddings<'_>, targets: &[u32]) -> Result<Vec<u32>> {
+/// queries x images x width multiply-adds.
+pub fn ranks(
+    device: Device,
+    precision: Precision,
+    queries: Embeddings<'_>,
+    index: Embeddings<'_>,
+    targets: &[u32],
+) -> Result<Vec<u32>> {
     if queries.width() != index.width() {
         return Err(Error::argument(
             "queries",
@@ -38,23 +43,22 @@ pub fn ranks(queries: Embeddings<'_>, index: Embeddings<'_>, targets: &[u32]) ->
             "a target is the row of an indexed image, from 0",
         ));
     }
-    let left = PaddedRows::new(queries.values(), queries.width());
-    let right = PaddedRows::new(index.values(), index.width());
-    let mut ranks = vec![0u32; targets.len()];
-    ranks.par_chunks_mut(ROW_BLOCK).zip(targets.par_chunks(ROW_BLOCK)).enumerate().for_each_init(
-        Vec::new,
-        |scores, (block, (ranks, targets))| {
-            left.times(block, &right, scores);
-            for ((rank, &target), row) in
-                ranks.iter_mut().zip(targets).zip(scores.chunks_exact(right.padded_len()))
-            {
-                let row = &row[..right.len()];
-                let own = row[target as usize];
-                *rank = row.iter().filter(|&&score| score >= own).count() as u32;
-            }
-        },
-    );
-    Ok(ranks)
+    device.run(precision, Ranks { queries, index, targets })
+}
+
+struct Ranks<'a> {
+    queries: Embeddings<'a>,
+    index: Embeddings<'a>,
+    targets: &'a [u32],
+}
+
+impl BackendTask for Ranks<'_> {
+    type Output = Vec<u32>;
+
+    fn run<B: Backend>(self, mut backend: B) -> Result<Self::Output> {
+        let (queries, index) = (self.queries.upload(&mut backend)?, self.index.upload(&mut backend)?);
+        backend.cosine_ranks(&queries, &index, self.index.len(), self.index.width(), self.targets)
+    }
 }
 
 /// What a list of ranks amounts to.

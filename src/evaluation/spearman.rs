@@ -56,11 +56,7 @@ impl Spearman {
             sum_uv += v * tie.iter().map(|&pair| i128::from(second(pair) as i64)).sum::<i128>();
         });
 
-        if sum_uu == 0 || sum_vv == 0 {
-            return None;
-        }
-        let rho = sum_uv as f64 / (sum_uu as f64).sqrt() / (sum_vv as f64).sqrt();
-        Some(rho.clamp(-1.0, 1.0))
+        rho_of_sums([sum_uu, sum_vv, sum_uv])
     }
 
     fn sort(&mut self) {
@@ -70,6 +66,15 @@ impl Spearman {
             self.pairs.sort_unstable();
         }
     }
+}
+
+/// rho by the sums of u u, v v and u v; `None` where it is undefined.
+pub(super) fn rho_of_sums([sum_uu, sum_vv, sum_uv]: [i128; 3]) -> Option<f64> {
+    if sum_uu == 0 || sum_vv == 0 {
+        return None;
+    }
+    let rho = sum_uv as f64 / (sum_uu as f64).sqrt() / (sum_vv as f64).sqrt();
+    Some(rho.clamp(-1.0, 1.0))
 }
 
 /// Twice the mean of the ranks start + 1 ..= end, less n + 1.

@@ -16,6 +16,8 @@ use crate::data::scene_graph::SceneGraphBuf;
 use crate::data::{Dataset, Split};
 use crate::error::Error;
 use crate::evaluation::{Embeddings, QueryEdges, incomplete_query, nearest_stored, rank};
+use crate::report::scene_boxes::Frame;
+use crate::report::scene_drawing::{self, Drawing, Scene};
 
 /// Images that a search among the captions lists.
 const MOST_LISTED: usize = 24;
@@ -216,6 +218,8 @@ struct Found {
     caption_similarity: Option<f32>,
     captions: Vec<String>,
     graph: Vec<Statement>,
+    drawing: Option<Drawing>,
+    url: Option<String>,
     shared: Shared,
 }
 
@@ -284,7 +288,7 @@ fn results(
         shared.relationships.retain(|relationship| relationships.contains(&typed(&own, relationship)));
         let shared_objects = own.names.iter().zip(&own.objects);
         let shared_objects = shared_objects.filter(|(_, object)| objects.contains(object));
-        Found {
+        Ok(Found {
             rank,
             image_id: dataset.image_id(image),
             coco_id: dataset.coco_id(image),
@@ -292,13 +296,29 @@ fn results(
             caption_similarity: target.map(|target| run.similarity().get(target, image)),
             captions: captions(dataset, image),
             graph: own.statements(dataset),
+            drawing: drawing(dataset, image)?,
+            url: dataset.url(image).map(str::to_owned),
             shared: Shared {
                 relationships: shared.statements(dataset).split_off(own.names.len()),
                 objects: shared_objects.map(|(name, _)| name.clone()).collect(),
             },
-        }
+        })
     });
-    Ok(Results { images: images.len(), target: target_rank, results: found.collect() })
+    Ok(Results { images: images.len(), target: target_rank, results: found.collect::<Answer<_>>()? })
+}
+
+/// An image's boxes, drawn; none where the data has none of it.
+fn drawing(dataset: &Dataset, image: usize) -> Answer<Option<Drawing>> {
+    let Some(size) = dataset.image_size(image) else { return Ok(None) };
+    let boxes: Vec<_> = dataset.boxes(image).collect();
+    if boxes.iter().all(Option::is_none) {
+        return Ok(None);
+    }
+    let graph = dataset.graph(image);
+    let (objects, relationships) = (dataset.object_names(graph), dataset.relationships(graph));
+    let frame = Some(Frame { size, boxes: &boxes });
+    let drawn = scene_drawing::draw(Scene { objects: &objects, relationships: &relationships, frame });
+    Ok(Some(drawn.map_err(Error::file("draw", format!("image {}", dataset.image_id(image))))?))
 }
 
 /// The image of the split with this id.

@@ -27,9 +27,12 @@
 //! {"images": 390, "target": {"image_id": 2317468, "rank": 1, "cosine": 0.97},
 //!  "results": [{"rank": 1, "image_id": 2317468, "coco_id": 5, "cosine": 0.97, "caption_similarity": 1.0,
 //!               "captions": ["..."], "graph": [["man"], ["frisbee"], ["man", "throwing", "frisbee"]],
+//!               "drawing": {"width": 402, "height": 302, "elements": "<rect .../>"}, "url": "https://...",
 //!               "shared": {"relationships": [["man", "throwing", "frisbee"]], "objects": ["man", "frisbee"]}}]}
 //! ```
 //!
+//! `drawing` is what stands inside an `<svg>` of the image's boxes, each element of an object with its place among the
+//! graph's objects in `data-object`; null where the data has no boxes of it. `url` is the photograph's address, or null.
 //! `caption_similarity` is that with the target's captions, null where there is no target; the target's rank counts
 //! images that score the same before it. What cannot be answered has a status of 4xx and
 //! `{"error": "a sentence", "statement": 0, "suggestions": ["name"]}`, the last two only of a graph with an unknown name.

@@ -12,9 +12,9 @@ use crate::model::config::ModelConfig;
 pub struct BlockActivations<T> {
     /// `[R, C]`: the linear layer's output, before batch norm.
     pub linear: T,
-    /// `[C]`: the mean that batch norm subtracts: of the batch in training, the running one in evaluation.
+    /// `[C]`: the mean that batch norm subtracts: of the batch in training, the running one in evaluation, 0 without.
     pub mean: T,
-    /// `[C]`: 1 / sqrt(variance + eps), likewise.
+    /// `[C]`: 1 / sqrt(variance + eps), likewise; 1 without.
     pub rstd: T,
 }
 
@@ -37,7 +37,7 @@ pub struct LayerActivations<T> {
     pub node_hidden_output: T,
     /// `[N, D]`.
     pub node_output: BlockActivations<T>,
-    /// `[N, D]`: the new node states, rows of unit length.
+    /// `[N, D]`: the new node states, rows of unit length where they are normalised.
     pub node_state: T,
 }
 

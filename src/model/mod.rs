@@ -10,11 +10,16 @@
 //! node_output   x' = l2_normalise(block(.))
 //! readout       f = l2_normalise(mean of the graph's node states)
 //! ```
+//!
+//! [`ModelConfig`] switches off the norm of blocks, that of x', and the image node's part in the mean.
 
 pub mod activations;
 pub mod config;
 pub mod parameters;
 pub mod tensors;
+
+use std::ops::Range;
+use std::sync::Arc;
 
 use crate::backend::{Backend, Hidden, LayerInput, LayerInputGradient, Mode};
 use crate::batch::graph_batch::{BatchSize, GraphBatch};
@@ -29,6 +34,12 @@ use crate::optimizer::{Adam, Moments};
 /// Steps whose losses stay where they are computed until somebody reads them, so that a step waits for nothing.
 pub const LOSS_STEPS: usize = 10;
 
+/// Where, in `len` = `[LOSS_STEPS, most triples]` losses, those of the step after `steps` lie: steps take turns.
+pub(crate) fn loss_row(len: usize, steps: u64) -> Range<usize> {
+    let (row, most_triples) = ((steps % LOSS_STEPS as u64) as usize, len / LOSS_STEPS);
+    row * most_triples..(row + 1) * most_triples
+}
+
 /// The network on a backend, with room for batches up to a capacity.
 pub struct Model<B: Backend> {
     backend: B,
@@ -37,6 +48,8 @@ pub struct Model<B: Backend> {
     batch: B::Batch,
     batch_size: BatchSize,
     capacity: BatchSize,
+    /// Tells models apart.
+    identity: Arc<()>,
 }
 
 /// What training needs beside the model.
@@ -44,10 +57,21 @@ pub struct TrainingState<B: Backend> {
     gradients: B::Buffer,
     moments: Moments<B::Buffer>,
     activation_gradients: ActivationGradients<B::Buffer>,
-    /// `[LOSS_STEPS, most triples]`: the losses of the last steps, a row each.
+    /// `[LOSS_STEPS, most triples]`: the losses of the last steps, a row each in turns.
     losses: B::Buffer,
-    /// Triples of the steps whose losses lie there.
-    loss_triples: Vec<usize>,
+    /// Of each row.
+    loss_triples: [usize; LOSS_STEPS],
+    /// The row that was written last.
+    last_loss: usize,
+    /// Of so many steps the losses were taken, or are no longer there.
+    losses_taken: u64,
+    /// As many as `steps`, where the backend counts them.
+    counter: B::Steps,
+    /// The step, captured, and what it was captured with.
+    graphs: B::Graphs,
+    captured: Option<(Loss, Adam)>,
+    /// The identity of the model that it is for.
+    model: Arc<()>,
     /// Optimizer steps done.
     pub steps: u64,
 }
@@ -77,7 +101,8 @@ impl<B: Backend> Model<B> {
         }
         let activations = Activations::allocate(&backend, config, capacity)?;
         let batch = backend.plan(config, capacity)?;
-        Ok(Model { backend, parameters, activations, batch, batch_size: BatchSize::default(), capacity })
+        let (batch_size, identity) = (BatchSize::default(), Arc::new(()));
+        Ok(Model { backend, parameters, activations, batch, batch_size, capacity, identity })
     }
 
     /// Its sizes.
@@ -88,6 +113,11 @@ impl<B: Backend> Model<B> {
     /// The largest batch that it has room for.
     pub fn capacity(&self) -> BatchSize {
         self.capacity
+    }
+
+    /// Where it computes.
+    pub fn backend(&mut self) -> &mut B {
+        &mut self.backend
     }
 
     /// What the next passes read. The batch must fit the capacity.
@@ -103,16 +133,54 @@ impl<B: Backend> Model<B> {
     pub fn embed(&mut self, batch: &GraphBatch) -> Result<Vec<f32>> {
         self.load_batch(batch)?;
         self.forward(Mode::Evaluate)?;
-        let width = self.config().state_width;
+        let config = self.config();
         let last = self.activations.layers.last().expect("a layer");
-        self.backend.readout(&self.batch, width, &last.node_state, &mut self.activations.embedding)?;
+        self.backend.readout(config, &self.batch, &last.node_state, &mut self.activations.embedding)?;
         self.embedding()
     }
 
-    /// One training step on the loaded batch.
+    /// One training step on the loaded batch. A backend that can capture records its stages the first time, and from then
+    /// on does them in one call.
     pub fn train_step(&mut self, loss: &Loss, adam: &Adam, state: &mut TrainingState<B>) -> Result<()> {
-        self.forward_backward(loss, state)?;
-        self.update(adam, state)
+        assert!(Arc::ptr_eq(&self.identity, &state.model), "a training state of another model");
+        if state.captured != Some((*loss, *adam)) {
+            state.graphs = B::Graphs::default();
+            state.captured = Some((*loss, *adam));
+        }
+        if !self.replay(state)? {
+            let captured = self.capture(loss, adam, state);
+            if captured.is_err() {
+                state.captured = None;
+            }
+            captured?;
+            self.replay(state)?;
+        }
+        state.expect_losses(self.batch_size.graphs / 3);
+        state.steps += 1;
+        Ok(())
+    }
+
+    /// Does the step that was captured where the loaded batch lies; false where there is none.
+    fn replay(&mut self, state: &TrainingState<B>) -> Result<bool> {
+        // SAFETY: the stages were given this model's buffers and this state's, as `train_step` has checked; both keep them
+        // and take no others.
+        unsafe { self.backend.replay(&self.batch, &state.graphs) }
+    }
+
+    /// The stages of a step, between the calls that record them where the backend can, and do them otherwise.
+    fn capture(&mut self, loss: &Loss, adam: &Adam, state: &mut TrainingState<B>) -> Result<()> {
+        let _range = self.backend.range(format_args!("capture"));
+        self.backend.begin_capture(&mut self.batch)?;
+        let stages = self.stages(loss, adam, state);
+        let ended = self.backend.end_capture(&mut self.batch, &mut state.graphs);
+        stages.and(ended)
+    }
+
+    fn stages(&mut self, loss: &Loss, adam: &Adam, state: &mut TrainingState<B>) -> Result<()> {
+        self.forward(Mode::Train)?;
+        self.readout_loss(loss, state)?;
+        self.backward(state)?;
+        self.adam_step(adam, state)
     }
 
     /// The losses of the loaded batch and their gradients.
@@ -124,10 +192,15 @@ impl<B: Backend> Model<B> {
 
     /// One optimizer step along the gradients.
     pub fn update(&mut self, adam: &Adam, state: &mut TrainingState<B>) -> Result<()> {
+        self.adam_step(adam, state)?;
         state.steps += 1;
-        let step = adam.at_step(state.steps);
+        Ok(())
+    }
+
+    fn adam_step(&mut self, adam: &Adam, state: &mut TrainingState<B>) -> Result<()> {
         let _range = self.backend.range(format_args!("update"));
-        self.backend.adam_step(&step, &mut self.parameters, &state.gradients, &mut state.moments)
+        let TrainingState { gradients, moments, counter, .. } = state;
+        self.backend.adam_step(adam, &mut self.parameters, gradients, moments, counter)
     }
 
     pub(crate) fn forward(&mut self, mode: Mode) -> Result<()> {
@@ -174,23 +247,22 @@ impl<B: Backend> Model<B> {
 
     /// The losses, and their gradient by the last node states.
     pub(crate) fn loss(&mut self, loss: &Loss, state: &mut TrainingState<B>) -> Result<()> {
-        if state.loss_triples.len() == LOSS_STEPS {
-            // Nobody reads them.
-            state.loss_triples.clear();
-        }
-        let at = state.loss_triples.len() * self.most_triples();
-        state.loss_triples.push(self.batch_size.graphs / 3);
-        let width = self.config().state_width;
+        state.expect_losses(self.batch_size.graphs / 3);
+        self.readout_loss(loss, state)
+    }
+
+    fn readout_loss(&mut self, loss: &Loss, state: &mut TrainingState<B>) -> Result<()> {
+        let config = self.config();
         let last = self.activations.layers.last().expect("a layer");
         let _range = self.backend.range(format_args!("loss"));
         self.backend.readout_loss(
+            config,
             loss,
             &self.batch,
-            width,
             &last.node_state,
             &mut self.activations.embedding,
             &mut state.losses,
-            at,
+            &state.counter,
             &mut state.activation_gradients.d_node_state,
         )
     }
@@ -209,7 +281,7 @@ impl<B: Backend> Model<B> {
                 parameters,
                 batch,
                 a,
-                &d.d_node_state,
+                &mut d.d_node_state,
                 &mut d.d_node_hidden,
                 gradients,
             )?;
@@ -267,18 +339,26 @@ impl<B: Backend> Model<B> {
 
     /// The mean loss of the last step; waits for it.
     pub fn mean_loss(&mut self, state: &TrainingState<B>) -> Result<f32> {
-        let (&triples, before) = state.loss_triples.split_last().expect("a step whose loss was not taken");
-        let at = before.len() * self.most_triples();
+        let at = state.last_loss * self.most_triples();
+        let triples = state.loss_triples[state.last_loss];
         Ok(mean(&self.backend.download(&state.losses, at..at + triples)?))
     }
 
     /// The mean loss and the triples of each step since the last call, in order; waits for them. Only the last
     /// [`LOSS_STEPS`] steps' losses are kept: call this at least as often.
     pub fn take_losses(&mut self, state: &mut TrainingState<B>) -> Result<Vec<(f32, usize)>> {
-        let most = self.most_triples();
-        let losses = self.backend.download(&state.losses, 0..state.loss_triples.len() * most)?;
-        let of_step = |(step, triples): (usize, usize)| (mean(&losses[step * most..][..triples]), triples);
-        Ok(state.loss_triples.drain(..).enumerate().map(of_step).collect())
+        let len = LOSS_STEPS * self.most_triples();
+        let first = state.losses_taken.max(state.steps.saturating_sub(LOSS_STEPS as u64));
+        state.losses_taken = state.steps;
+        if first == state.steps {
+            return Ok(Vec::new());
+        }
+        let losses = self.backend.download(&state.losses, 0..len)?;
+        let of_step = |step: u64| {
+            let triples = state.loss_triples[(step % LOSS_STEPS as u64) as usize];
+            (mean(&losses[loss_row(len, step)][..triples]), triples)
+        };
+        Ok((first..state.steps).map(of_step).collect())
     }
 
     /// Of a batch.
@@ -353,9 +433,21 @@ impl<B: Backend> TrainingState<B> {
             moments: Moments { first: backend.allocate(parameters)?, second: backend.allocate(parameters)? },
             activation_gradients: ActivationGradients::allocate(backend, model.config(), model.capacity)?,
             losses: backend.allocate(LOSS_STEPS * model.most_triples())?,
-            loss_triples: Vec::with_capacity(LOSS_STEPS),
+            loss_triples: [0; LOSS_STEPS],
+            last_loss: 0,
+            losses_taken: 0,
+            counter: backend.steps()?,
+            graphs: B::Graphs::default(),
+            captured: None,
+            model: model.identity.clone(),
             steps: 0,
         })
+    }
+
+    /// The losses of so many triples are those of this step.
+    fn expect_losses(&mut self, triples: usize) {
+        self.last_loss = (self.steps % LOSS_STEPS as u64) as usize;
+        self.loss_triples[self.last_loss] = triples;
     }
 
     /// Continues after `steps` steps with these moments.
@@ -367,6 +459,8 @@ impl<B: Backend> TrainingState<B> {
         second: &NamedTensors,
     ) -> Result<()> {
         self.steps = steps;
+        self.losses_taken = steps;
+        model.backend.set_steps(&mut self.counter, steps)?;
         let layouts = model.parameters.layout.tensors().into_iter();
         for layout in layouts.filter(|layout| layout.storage == Storage::Parameters) {
             let start = layout.range.start;

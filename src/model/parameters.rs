@@ -46,6 +46,8 @@ pub struct BlockLayout {
     pub norm_bias: Range<usize>,
     /// `[outputs]` in the flat running means and variances.
     pub running: Range<usize>,
+    /// Whether its columns are normalised; if not, their mean and rstd are 0 and 1 in every mode.
+    pub batch_norm: bool,
 }
 
 /// Which flat array a tensor lies in.
@@ -125,6 +127,7 @@ impl Layout {
                         norm_weight: parameters.take(outputs),
                         norm_bias: parameters.take(outputs),
                         running: running.take(outputs),
+                        batch_norm: config.batch_norm,
                     }
                 })
             })
@@ -279,22 +282,14 @@ impl Cursor {
 mod tests {
     use super::*;
 
-    const PAPER: ModelConfig = ModelConfig {
-        object_types: 2417,
-        predicate_types: 479,
-        layers: 5,
-        state_width: 300,
-        hidden_width: 512,
-    };
-
     #[test]
     fn the_papers_model_has_8_513_240_parameters() {
-        assert_eq!(Layout::new(PAPER).parameter_count, 8_513_240);
+        assert_eq!(Layout::new(ModelConfig::PAPER).parameter_count, 8_513_240);
     }
 
     #[test]
     fn tensors_tile_the_flat_arrays() {
-        let layout = Layout::new(ModelConfig { layers: 3, ..PAPER });
+        let layout = Layout::new(ModelConfig { layers: 3, ..ModelConfig::PAPER });
         for (storage, total) in [
             (Storage::Parameters, layout.parameter_count),
             (Storage::RunningMean, layout.running_count),

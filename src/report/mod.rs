@@ -4,6 +4,7 @@ pub mod panels;
 pub mod plots;
 pub mod progress;
 pub mod run_log;
+pub mod scene_boxes;
 pub mod scene_drawing;
 pub mod similarity_curves;
 pub mod table;

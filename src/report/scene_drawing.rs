@@ -1,4 +1,5 @@
-//! A scene graph drawn as nodes and arrows, small enough for a gallery.
+//! A scene drawn, small enough for a gallery: as its boxes where it has any ([`scene_boxes`]), otherwise as the nodes and
+//! arrows of its graph.
 //!
 //! Each connected part is laid out in layers: the object with the most relationships on top, below it those that it is
 //! related to, below them theirs, so that most arrows lead from one row to the next and their labels stand between the
@@ -9,6 +10,9 @@ use std::collections::VecDeque;
 use std::io;
 
 use askama::Template;
+use serde::Serialize;
+
+use super::scene_boxes::{self, Frame};
 
 /// The canvas' width in pixels, at most and at least; its height follows from the scene.
 const WIDTH: f64 = 380.0;
@@ -39,16 +43,19 @@ pub struct Scene<'a> {
     pub objects: &'a [String],
     /// Subject, predicate's name, object; ends are indices of `objects`.
     pub relationships: &'a [(usize, String, usize)],
+    /// Where they were seen, if that is known.
+    pub frame: Option<Frame<'a>>,
 }
 
 /// A scene as SVG.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Drawing {
     /// Pixels.
     pub width: f64,
     /// Pixels.
     pub height: f64,
-    /// The elements inside `<svg>`; classes `node`, `alone`, `name`, `arrow`, `predicate` leave colours to the page.
+    /// The elements inside `<svg>`; classes `node`, `alone`, `name`, `arrow`, `predicate`, and of boxes `frame`,
+    /// `box`, `ground`, `tone-0` to `tone-5`, leave colours to the page.
     pub elements: String,
 }
 
@@ -98,6 +105,13 @@ impl<'a> Box<'a> {
 
 /// Draws the scene.
 pub fn draw(scene: Scene<'_>) -> io::Result<Drawing> {
+    match scene.frame.filter(|frame| frame.boxes.iter().any(Option::is_some)) {
+        Some(frame) => scene_boxes::draw(scene, frame),
+        None => draw_graph(scene),
+    }
+}
+
+fn draw_graph(scene: Scene<'_>) -> io::Result<Drawing> {
     let mut boxes: Vec<Box<'_>> = scene.objects.iter().map(|name| Box::new(name)).collect();
     for &(subject, _, object) in scene.relationships {
         boxes[subject].connected = true;
@@ -297,7 +311,7 @@ mod tests {
     fn boxes_of(objects: &[&str], relationships: &[(usize, &str, usize)]) -> (Drawing, Vec<(f64, f64, f64)>) {
         let objects: Vec<String> = objects.iter().map(|name| name.to_string()).collect();
         let relationships: Vec<_> = relationships.iter().map(|&(s, p, o)| (s, p.to_string(), o)).collect();
-        let drawing = draw(Scene { objects: &objects, relationships: &relationships }).unwrap();
+        let drawing = draw(Scene { objects: &objects, relationships: &relationships, frame: None }).unwrap();
         let attribute = |line: &str, name: &str| -> f64 {
             let from = line.find(&format!(" {name}=\"")).unwrap() + name.len() + 3;
             line[from..].split('"').next().unwrap().parse().unwrap()
@@ -339,6 +353,9 @@ mod tests {
             drawing.elements
         );
         assert!(drawing.elements.contains("<title>a name of more than twenty letters</title>"));
-        assert_eq!(draw(Scene { objects: &[], relationships: &[] }).unwrap().elements.trim(), "");
+        assert_eq!(
+            draw(Scene { objects: &[], relationships: &[], frame: None }).unwrap().elements.trim(),
+            ""
+        );
     }
 }

@@ -12,10 +12,12 @@ use super::figures::ChosenRun;
 use super::material::Material;
 use super::measure::{Method, bag_of_objects};
 use super::training::method_of;
+use crate::data::object_box::{ImageSize, ObjectBox};
 use crate::data::split::shuffle;
 use crate::data::{Dataset, Split};
 use crate::error::{Error, Result};
 use crate::evaluation::{Embeddings, nearest_stored};
+use crate::report::scene_boxes::Frame;
 use crate::report::scene_drawing::{self, Drawing, Scene};
 
 const QUERIES: usize = 6;
@@ -73,9 +75,15 @@ pub struct SceneEntry {
     pub objects: Vec<String>,
     /// Subject (an index of `objects`), predicate, object.
     pub relationships: Vec<(usize, String, usize)>,
+    /// The image's size, where the data has it.
+    pub size: Option<ImageSize>,
+    /// `[objects]` in pixels, or empty where the data has no boxes.
+    pub boxes: Vec<Option<ObjectBox>>,
     /// As written.
     pub captions: Vec<String>,
-    /// The graph, drawn.
+    /// The address of the photograph, where addresses were asked for and the photograph is not in the page.
+    pub photograph_url: Option<String>,
+    /// Its boxes or its graph, drawn.
     #[serde(skip)]
     pub drawing: Drawing,
     /// The photograph as a data URL, where there is one.
@@ -152,7 +160,7 @@ pub(super) fn gallery(
             if let Some(image) = dataset.find_image(id)
                 && !scenes.contains_key(&id)
             {
-                scenes.insert(id, scene(dataset, image, reproduction.photographs.as_deref())?);
+                scenes.insert(id, scene(dataset, image, reproduction)?);
             }
         }
     }
@@ -166,6 +174,16 @@ pub(super) fn gallery(
             "--images",
             format!("{} has no photograph of the {} images shown", folder.display(), scenes.len()),
             format!("give a folder of files such as {example}.jpg, named by Visual Genome or COCO ids"),
+        ));
+    }
+    if reproduction.link_photographs
+        && !scenes.is_empty()
+        && scenes.iter().all(|scene| scene.photograph_url.is_none() && scene.photograph.is_none())
+    {
+        return Err(Error::argument(
+            "--link-photographs",
+            format!("{} has no address of the {} images shown", dataset.path().display(), scenes.len()),
+            "prepare it again with an image_data.json that has `url`s, or leave the option out",
         ));
     }
     Ok(Gallery { queries, scenes })
@@ -199,33 +217,39 @@ fn query_images(dataset: &Dataset) -> Vec<usize> {
     images
 }
 
-fn scene(dataset: &Dataset, image: usize, photographs: Option<&Path>) -> Result<SceneEntry> {
+fn scene(dataset: &Dataset, image: usize, reproduction: &Reproduction) -> Result<SceneEntry> {
     let graph = dataset.graph(image);
-    let count = graph.node_count() - 1;
-    let objects: Vec<String> = graph.node_object[..count]
-        .iter()
-        .map(|&object| dataset.object_name(object as usize).to_owned())
-        .collect();
-    // The `in image` edges come last.
-    let relationships: Vec<(usize, String, usize)> = (0..graph.edge_count() - count)
-        .map(|edge| {
-            let predicate = dataset.predicate_name(graph.edge_predicate[edge] as usize).to_owned();
-            (graph.edge_subject[edge] as usize, predicate, graph.edge_object[edge] as usize)
-        })
-        .collect();
+    let objects = dataset.object_names(graph);
+    let relationships = dataset.relationships(graph);
     let (id, coco) = (dataset.image_id(image), dataset.coco_id(image));
-    let drawing = scene_drawing::draw(Scene { objects: &objects, relationships: &relationships })
+    let (size, boxes) = (dataset.image_size(image), dataset.boxes(image).collect::<Vec<_>>());
+    let frame = size.map(|size| Frame { size, boxes: &boxes });
+    let drawing = scene_drawing::draw(Scene { objects: &objects, relationships: &relationships, frame })
         .map_err(Error::file("draw", format!("image {id}")))?;
-    let photograph = match photographs.and_then(|folder| find_photograph(folder, id, coco)) {
-        None => None,
-        Some(path) => {
-            let bytes = std::fs::read(&path).map_err(Error::file("read", &path))?;
-            let kind = if path.extension().is_some_and(|kind| kind == "png") { "png" } else { "jpeg" };
-            Some(format!("data:image/{kind};base64,{}", BASE64_STANDARD.encode(bytes)))
-        }
-    };
+    let photograph =
+        match reproduction.photographs.as_deref().and_then(|folder| find_photograph(folder, id, coco)) {
+            None => None,
+            Some(path) => {
+                let bytes = std::fs::read(&path).map_err(Error::file("read", &path))?;
+                let kind = if path.extension().is_some_and(|kind| kind == "png") { "png" } else { "jpeg" };
+                Some(format!("data:image/{kind};base64,{}", BASE64_STANDARD.encode(bytes)))
+            }
+        };
+    let linked = reproduction.link_photographs && photograph.is_none();
+    let photograph_url = dataset.url(image).filter(|_| linked).map(str::to_owned);
     let captions = dataset.captions(image).map(str::to_owned).collect();
-    Ok(SceneEntry { image: id, coco, objects, relationships, captions, drawing, photograph })
+    Ok(SceneEntry {
+        image: id,
+        coco,
+        objects,
+        relationships,
+        size,
+        boxes,
+        captions,
+        photograph_url,
+        drawing,
+        photograph,
+    })
 }
 
 /// Visual Genome's and COCO's names for an image's file.

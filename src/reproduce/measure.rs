@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Reproduction;
 use super::material::Material;
+use crate::backend::device::{Device, Precision};
 use crate::data::scene_graph::SceneGraph;
 use crate::data::{Dataset, Split};
 use crate::error::Result;
@@ -53,11 +54,18 @@ pub(super) struct Sweep {
 /// `[graphs, width]` of graphs.
 type Embed<'a> = dyn Fn(&[SceneGraph<'_>]) -> Result<Vec<f32>> + 'a;
 
+/// Where something is computed, and how precisely.
+pub(super) type Place = (Device, Precision);
+/// Of what no device is asked for.
+const ON_CPU: Place = (Device::Cpu, Precision::Fp32);
+
 /// A way to embed any scene graph.
 pub(super) struct Method<'a> {
     pub name: String,
     /// Values per image.
     pub width: usize,
+    /// Where its embeddings are compared: where they are made.
+    pub place: Place,
     pub embed: Box<Embed<'a>>,
 }
 
@@ -79,7 +87,7 @@ impl Method<'_> {
         let index = self.index(dataset)?;
         let at = |edges| self.level(dataset, &index, NOISE, edges);
         Ok(Measurement {
-            agreement: agreement_of(dataset, &index, self.width)?,
+            agreement: agreement_of(dataset, self.place, &index, self.width)?,
             retrieval: Some(Retrieval {
                 augmented: at(QueryEdges::Augmented)?,
                 relationships: at(QueryEdges::Relationships)?,
@@ -117,14 +125,20 @@ impl Method<'_> {
         edges: QueryEdges,
     ) -> Result<RetrievalMetrics> {
         let noise = QueryNoise { split: Split::Test, removed, edges, seed: QUERY_SEED };
-        Ok(noise_level(dataset, Embeddings::new(index, self.width)?, noise, &self.embed)?.metrics)
+        let ((device, precision), index) = (self.place, Embeddings::new(index, self.width)?);
+        Ok(noise_level(device, precision, dataset, index, noise, &self.embed)?.metrics)
     }
 }
 
 /// Table 2's numbers of the test images' embeddings.
-fn agreement_of(dataset: &Dataset, values: &[f32], width: usize) -> Result<Agreement> {
+fn agreement_of(
+    dataset: &Dataset,
+    (device, precision): Place,
+    values: &[f32],
+    width: usize,
+) -> Result<Agreement> {
     let embeddings = Embeddings::new(values, width)?;
-    agreement(embeddings, dataset.similarity(), dataset.split(Split::Test), None)
+    agreement(device, precision, embeddings, dataset.similarity(), dataset.split(Split::Test), None)
 }
 
 /// The bag of objects, its weights counted on the training images.
@@ -133,6 +147,7 @@ pub(super) fn bag_of_objects(dataset: &Dataset) -> Method<'_> {
     Method {
         name: Method::BAG_OF_OBJECTS.into(),
         width: bag.width(),
+        place: ON_CPU,
         embed: Box::new(move |graphs| Ok(bag.embed(graphs))),
     }
 }
@@ -149,6 +164,7 @@ pub(super) fn measure_baselines(material: &Material, reproduction: &Reproduction
     let name_vectors = Method {
         name: Method::NAME_VECTORS.into(),
         width: dataset.word_width(),
+        place: ON_CPU,
         embed: Box::new(|graphs| Ok(mean_name_vectors(dataset, graphs))),
     };
     let mut rows = Vec::new();
@@ -166,6 +182,7 @@ pub(super) fn measure_baselines(material: &Material, reproduction: &Reproduction
         let method = Method {
             name: Method::UNTRAINED.into(),
             width: model.state_width,
+            place: (base.device, base.precision),
             embed: Box::new(|graphs| embed_graphs(base.device, base.precision, model, &tensors, graphs)),
         };
         method.measure(dataset)
@@ -174,7 +191,8 @@ pub(super) fn measure_baselines(material: &Material, reproduction: &Reproduction
     let images = dataset.split(Split::Test).len();
     let normal = by_seed(&|seed| {
         let values = normal_features(images, model.state_width, seed);
-        Ok(Measurement { agreement: agreement_of(dataset, &values, model.state_width)?, retrieval: None })
+        let agreement = agreement_of(dataset, ON_CPU, &values, model.state_width)?;
+        Ok(Measurement { agreement, retrieval: None })
     })?;
     rows.push(Untrained { name: Method::NORMAL.into(), measurements: normal });
     Ok(rows)
@@ -185,7 +203,7 @@ pub(super) fn measure_features(material: &Material) -> Result<Option<Measurement
     let features = material.features.as_ref();
     features
         .map(|features| {
-            let agreement = agreement_of(&material.dataset, &features.values, features.width)?;
+            let agreement = agreement_of(&material.dataset, ON_CPU, &features.values, features.width)?;
             Ok(Measurement { agreement, retrieval: None })
         })
         .transpose()

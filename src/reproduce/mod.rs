@@ -60,6 +60,8 @@ pub struct Reproduction {
     pub caption_vectors: Option<PathBuf>,
     /// Photographs for the gallery.
     pub photographs: Option<PathBuf>,
+    /// Whether the page names the addresses of photographs that the data has, for images that `photographs` lacks.
+    pub link_photographs: bool,
     /// How all this was asked for, to be printed in the report.
     pub command: String,
 }

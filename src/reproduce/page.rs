@@ -32,6 +32,8 @@ struct Page<'a> {
     run_columns: [&'static str; 10],
     /// Whether there is any.
     photographs: bool,
+    /// Whether any scene is drawn by its boxes.
+    boxes: bool,
 }
 
 /// The paper's model in the first column of a table.
@@ -90,7 +92,12 @@ pub(super) fn html<'a>(report: &'a Report) -> Result<String> {
         tables: report.tables().into_iter().map(view).collect(),
         settings: settings_line(&report.about.settings),
         run_columns: RUN_COLUMNS,
-        photographs: report.gallery.scenes.iter().any(|scene| scene.photograph.is_some()),
+        photographs: report
+            .gallery
+            .scenes
+            .iter()
+            .any(|scene| scene.photograph.is_some() || scene.photograph_url.is_some()),
+        boxes: report.gallery.scenes.iter().any(|scene| scene.boxes.iter().any(Option::is_some)),
     };
     page.render().map_err(|error| Error::file("write", "report.html")(std::io::Error::other(error)))
 }

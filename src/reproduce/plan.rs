@@ -32,11 +32,19 @@ pub enum Ablation {
     Temperature,
     /// 4, 16, 64 triples a step.
     BatchSize,
+    /// Node states l2-normalised between layers, or not.
+    L2Norm,
+    /// Columns normalised in every block, or not.
+    BatchNorm,
+    /// The image node in a graph's mean, or not.
+    ImageNode,
 }
 
 const LAYERS: [usize; 5] = [1, 2, 3, 4, 5];
 const TEMPERATURES: [f64; 4] = [0.1, 0.3, 1.0, 3.0];
 const BATCH_SIZES: [usize; 3] = [4, 16, 64];
+/// A switch's settings and their names, the paper's first.
+const SWITCH: [(bool, &str); 2] = [(true, "on"), (false, "off")];
 
 /// A run to be made.
 #[derive(Clone, Debug)]
@@ -158,8 +166,22 @@ impl Ablation {
                     ("batch size", batch_size.to_string(), format!("batch{batch_size}"), config)
                 })
                 .into(),
+            Ablation::L2Norm => {
+                switch("l2 norm of node states", "l2-norm", |l2_norm| TrainConfig { l2_norm, ..base.clone() })
+            }
+            Ablation::BatchNorm => {
+                switch("batch norm", "batch-norm", |batch_norm| TrainConfig { batch_norm, ..base.clone() })
+            }
+            Ablation::ImageNode => switch("image node in the mean", "image-node", |image_node_in_mean| {
+                TrainConfig { image_node_in_mean, ..base.clone() }
+            }),
         }
     }
+}
+
+/// Both settings of `what`; folders are named `word-on` and `word-off`.
+fn switch(what: &'static str, word: &str, config: impl Fn(bool) -> TrainConfig) -> Vec<Setting> {
+    SWITCH.map(|(on, value)| (what, value.into(), format!("{word}-{value}"), config(on))).into()
 }
 
 fn pairs<const M: usize, const N: usize>(

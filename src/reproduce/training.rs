@@ -229,7 +229,7 @@ fn make(
 
 /// A trained model as a way to embed.
 pub(super) fn method_of(run: &Run, name: String) -> Method<'_> {
-    Method { name, width: run.width(), embed: Box::new(|graphs| run.embed(graphs)) }
+    Method { name, width: run.width(), place: run.place(), embed: Box::new(|graphs| run.embed(graphs)) }
 }
 
 /// How the run in `folder` stands; an error if it was made with other settings or on other data.
@@ -276,6 +276,6 @@ fn first_difference(before: &RunConfig, now: &RunConfig) -> String {
     let differing = fields.map(|(name, value)| (name, value, now.get(name).unwrap_or(&Value::Null)));
     match differing.into_iter().find(|(_, before, now)| before != now) {
         Some((name, before, now)) => format!("was made with {name} = {before}, now it is {now}"),
-        None => "was made with a network of other sizes".into(),
+        None => "was made with a network of other sizes or switches".into(),
     }
 }

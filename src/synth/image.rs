@@ -9,6 +9,7 @@ use rand::{Rng, RngExt, SeedableRng};
 use rand_distr::StandardNormal;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use super::layout;
 use super::scene_model::{Activity, Scene, SceneModel};
 
 /// Share of images without a COCO id, and so without captions.
@@ -173,13 +174,16 @@ impl Depiction {
 #[derive(Debug, serde::Serialize)]
 pub struct Object {
     object_id: u64,
-    names: Vec<String>,
-    x: u32,
-    y: u32,
-    w: u32,
-    h: u32,
+    pub(super) names: Vec<String>,
+    pub(super) x: u32,
+    pub(super) y: u32,
+    pub(super) w: u32,
+    pub(super) h: u32,
     #[serde(skip)]
-    category: Option<usize>,
+    pub(super) category: Option<usize>,
+    /// What decides its box: across, down, width, height, each from 0 to 1.
+    #[serde(skip)]
+    pub(super) draws: [f64; 4],
 }
 
 /// A directed, named pair of objects, as in Visual Genome.
@@ -330,9 +334,17 @@ impl Annotator {
             names[0] = names[0].to_uppercase();
         }
         let (width, height) = self.size;
+        // As numbers of pixels, of which the graph's later draws depend: a collection keeps its graphs.
         let (w, h) = (self.rng.random_range(8..=width / 2), self.rng.random_range(8..=height / 2));
         let (x, y) = (self.rng.random_range(0..=width - w), self.rng.random_range(0..=height - h));
-        self.objects.push(Object { object_id: 0, names, x, y, w, h, category });
+        let share = |value: u32, least: u32, most: u32| f64::from(value - least) / f64::from(most - least);
+        let draws = [
+            share(x, 0, width - w),
+            share(y, 0, height - h),
+            share(w, 8, width / 2),
+            share(h, 8, height / 2),
+        ];
+        self.objects.push(Object { object_id: 0, names, x, y, w, h, category, draws });
         self.objects.len() - 1
     }
 
@@ -362,6 +374,7 @@ impl Annotator {
     }
 
     fn finish(mut self, image_id: u64) -> AnnotatedGraph {
+        layout::place(&mut self.objects, &self.triples, self.size);
         let first = image_id * IDS_PER_IMAGE;
         for (object, id) in self.objects.iter_mut().zip(first..) {
             object.object_id = id;

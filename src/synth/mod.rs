@@ -4,6 +4,7 @@
 //! ```text
 //! scene_model   the world: scenes, their objects and activities, predicates      (tables -> SceneModel)
 //! image         (seed, index) -> Depiction -> AnnotatedGraph
+//! layout        where the objects of an image are, by their relationships
 //! captions      Depiction -> five captions                                       a second, partial view
 //! word_vectors  words of the same scene or meaning are near each other
 //! writer        all of it to disk
@@ -17,6 +18,7 @@
 
 pub mod captions;
 pub mod image;
+mod layout;
 pub mod scene_model;
 pub mod word_vectors;
 mod writer;

@@ -78,7 +78,7 @@ impl Case {
         let outputs = node_output(&mut on, &case, Mode::Train);
         case.saved.node_output = case.off_the_kinks(BlockKind::NodeOutput, &outputs);
         case.saved.node_state = case.relu(BlockKind::NodeOutput, &case.saved.node_output);
-        for row in case.saved.node_state.chunks_exact_mut(width) {
+        for row in case.saved.node_state.chunks_exact_mut(width).filter(|_| config.l2_norm) {
             let norm = row.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt().max(1e-12);
             row.iter_mut().for_each(|v| *v = (f64::from(*v) / norm) as f32);
         }

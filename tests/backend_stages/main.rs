@@ -25,6 +25,7 @@ use scenerank::backend::{Backend, Hidden, L2_EPSILON, LayerInput, LayerInputGrad
 use scenerank::batch::graph_batch::{BatchSize, GraphBatch};
 use scenerank::data::scene_graph::SceneGraphBuf;
 use scenerank::loss::{Loss, LossKind};
+use scenerank::model::LOSS_STEPS;
 use scenerank::model::activations::{BlockActivations, LayerActivations};
 use scenerank::model::config::ModelConfig;
 use scenerank::model::parameters::{BlockKind, BlockLayout, Layout, Parameters};
@@ -33,7 +34,7 @@ use scenerank::optimizer::{Adam, Moments};
 
 use support::{
     BatchShape, EPS, Margins, SMALL, Tolerance, largest, parameters_on, random_batch, random_parameters,
-    sized_batch,
+    sized_batch, switched_off,
 };
 
 /// Values beyond what a batch needs in every buffer; no multiple of a row.
@@ -104,9 +105,27 @@ fn stages_on_random_batches() {
             layers: 3,
             state_width: rng.random_range(1..24),
             hidden_width: rng.random_range(1..40),
+            ..SMALL
         };
         let batch = random_batch(config, shape, seed);
         check(&Case::new("random", config, rng.random_range(0..3), batch, seed), &mut margins);
+    }
+}
+
+/// Rows that no norm keeps at a size, graphs of the image node alone, and graphs whose last node is none.
+#[test]
+fn stages_of_networks_with_something_switched_off() {
+    let mut margins = Margins::default();
+    for config in switched_off(SMALL) {
+        for seed in 0..4 {
+            let shape = BatchShape { triples: 2, objects: 9, relationships: 10, oddities: true };
+            for layer in 0..config.layers {
+                let batch = random_batch(config, shape, seed);
+                check(&Case::new("switched off", config, layer, batch, seed), &mut margins);
+                let batch = sized_batch(config, 65, 129, seed);
+                check(&Case::new("switched off, sized", config, layer, batch, seed), &mut margins);
+            }
+        }
     }
 }
 
@@ -206,7 +225,9 @@ fn adam_step_equals_the_reference() {
             let count = given[0].len();
             let [gradients, first, second] = given.map(|values| on.exactly(values));
             let mut moments = Moments { first, second };
-            on.backend.adam_step(&adam.at_step(t), &mut on.parameters, &gradients, &mut moments).unwrap();
+            let mut steps = on.backend.steps().unwrap();
+            on.backend.set_steps(&mut steps, t - 1).unwrap();
+            on.backend.adam_step(adam, &mut on.parameters, &gradients, &mut moments, &mut steps).unwrap();
             [&on.parameters.values, &moments.first, &moments.second]
                 .map(|buffer| on.backend.download(buffer, 0..count).unwrap())
         }

@@ -183,9 +183,9 @@ pub fn node_output<B: Backend>(on: &mut On<B>, case: &Case, mode: Mode) -> Vec<O
 }
 
 pub fn readout<B: Backend>(on: &mut On<B>, case: &Case) -> Vec<Output> {
-    let (width, len) = (case.config.state_width, case.size.graphs * case.config.state_width);
+    let len = case.size.graphs * case.config.state_width;
     let (states, mut embedding) = (on.input(&case.saved.node_state), on.output(len));
-    on.backend.readout(&on.batch, width, &states, &mut embedding).unwrap();
+    on.backend.readout(case.config, &on.batch, &states, &mut embedding).unwrap();
     vec![on.read("embedding", &embedding, len)]
 }
 
@@ -193,8 +193,12 @@ pub fn readout_loss<B: Backend>(on: &mut On<B>, case: &Case, loss: &Loss) -> Vec
     let (width, triples) = (case.config.state_width, case.batch.similarity_positive.len());
     let states = on.input(&case.saved.node_state);
     let (embeddings, nodes) = (case.size.graphs * width, case.size.nodes * width);
-    let (mut embedding, mut losses, mut d) = (on.output(embeddings), on.output(triples), on.output(nodes));
-    on.backend.readout_loss(loss, &on.batch, width, &states, &mut embedding, &mut losses, 0, &mut d).unwrap();
+    let (mut embedding, mut losses, mut d) =
+        (on.output(embeddings), on.output(LOSS_STEPS * triples), on.output(nodes));
+    let steps = on.backend.steps().unwrap();
+    on.backend
+        .readout_loss(case.config, loss, &on.batch, &states, &mut embedding, &mut losses, &steps, &mut d)
+        .unwrap();
     vec![
         on.read("embedding", &embedding, embeddings),
         on.read("losses", &losses, triples),
@@ -213,14 +217,14 @@ pub fn norm_and_weight(block: &BlockLayout) -> [(&'static str, Range<usize>); 3]
 pub fn node_output_backward<B: Backend>(on: &mut On<B>, case: &Case, d_state: &[f32]) -> Vec<Output> {
     let saved = on.upload_saved(&case.saved);
     let len = case.size.nodes * case.config.hidden_width;
-    let (d_state, mut d_hidden, mut gradients) = (on.input(d_state), on.output(len), on.gradients());
+    let (mut d_state, mut d_hidden, mut gradients) = (on.input(d_state), on.output(len), on.gradients());
     on.backend
         .node_output_backward(
             case.layer,
             &on.parameters,
             &on.batch,
             &saved,
-            &d_state,
+            &mut d_state,
             &mut d_hidden,
             &mut gradients,
         )

@@ -13,6 +13,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use scenerank::backend::cuda::buffer::{Buffer, Element, Slice, SliceMut};
 use scenerank::backend::cuda::device::Device;
+use scenerank::backend::cuda::rows::Rows;
 
 /// Row counts at the edges of warps, tiles and chunks.
 pub const ROWS: [usize; 8] = [0, 1, 31, 32, 33, 65, 300, 513];
@@ -21,7 +22,7 @@ pub const ROWS: [usize; 8] = [0, 1, 31, 32, 33, 65, 300, 513];
 pub const ROUNDING: f64 = f32::EPSILON as f64 / 2.0;
 
 /// Whether the tests run on a GPU.
-fn on_gpu() -> bool {
+pub fn on_gpu() -> bool {
     std::env::var("SCENERANK_TEST_DEVICE").is_ok_and(|device| device == "cuda")
 }
 
@@ -49,20 +50,25 @@ fn open_gpu() -> Device {
     Device::gpu(0).expect("a GPU, which SCENERANK_TEST_DEVICE asks for")
 }
 
-/// What `launches` wrote. They run twice and, on the emulator, once more in the order of threads and blocks that `order`
-/// gives: the bits must be the same each time.
+/// What `launches` wrote. They run twice and once more with a grid for more rows than there are (the second argument) and,
+/// on the emulator, in the order of threads and blocks that `order` gives: the bits must be the same each time.
 #[track_caller]
-pub fn same_bits<const N: usize>(order: u64, launches: impl Fn(&Device) -> [Vec<f32>; N]) -> [Vec<f32>; N] {
+pub fn same_bits<const N: usize>(
+    order: u64,
+    launches: impl Fn(&Device, usize) -> [Vec<f32>; N],
+) -> [Vec<f32>; N] {
     static GPU: OnceLock<Device> = OnceLock::new();
     let emulated = |seed| Device::emulated(seed).expect("an emulator, which was there before");
     let [first, again, shuffled] = if on_gpu() {
         let gpu = GPU.get_or_init(open_gpu);
-        [launches(gpu), launches(gpu), launches(gpu)]
+        [launches(gpu, 0), launches(gpu, 0), launches(gpu, spare(order))]
     } else {
         let in_order = emulated(None);
-        [launches(&in_order), launches(&in_order), launches(&emulated(Some(order)))]
+        [launches(&in_order, 0), launches(&in_order, 0), launches(&emulated(Some(order)), spare(order))]
     };
-    for (other, what) in [(again, "a second run"), (shuffled, "another order of threads and blocks")] {
+    for (other, what) in
+        [(again, "a second run"), (shuffled, "another order of threads and blocks, with a larger grid")]
+    {
         for (output, (one, two)) in first.iter().zip(&other).enumerate() {
             assert_eq!(one.len(), two.len(), "output {output}: length");
             if let Some(at) = (0..one.len()).find(|&i| one[i].to_bits() != two[i].to_bits()) {
@@ -71,6 +77,40 @@ pub fn same_bits<const N: usize>(order: u64, launches: impl Fn(&Device) -> [Vec<
         }
     }
     first
+}
+
+/// Rows for which a grid has room beyond those that there are, by a case's seed: none, some, more than a tile.
+pub fn spare(seed: u64) -> usize {
+    [1, 0, 64, 7, 130, 63, 200, 31][seed as usize % 8]
+}
+
+/// A number of rows on the device, and room for `spare` more.
+pub struct Counted {
+    count: Buffer<i32>,
+    bound: usize,
+}
+
+impl Counted {
+    pub fn new(device: &Device, rows: usize, spare: usize) -> Self {
+        Counted { count: to_device(device, &[rows as i32]), bound: rows + spare }
+    }
+
+    pub fn rows(&self) -> Rows<'_> {
+        Rows { count: all(&self.count), bound: self.bound }
+    }
+}
+
+/// `values`, and NaN for `spare` more: no kernel may use them.
+pub fn with_room(device: &Device, values: &[f32], spare: usize) -> Buffer<f32> {
+    let mut roomy = values.to_vec();
+    roomy.resize(values.len() + spare, f32::NAN);
+    to_device(device, &roomy)
+}
+
+/// Indices, and -1 for `spare` more.
+pub fn indices_with_room(device: &Device, values: &[u32], spare: usize) -> Buffer<i32> {
+    let spare = std::iter::repeat_n(-1, spare);
+    to_device(device, &values.iter().map(|&value| value as i32).chain(spare).collect::<Vec<_>>())
 }
 
 /// Random numbers of a test case.
@@ -135,6 +175,18 @@ pub fn poisoned(device: &Device, count: usize) -> Buffer<f32> {
 /// All of a buffer's values.
 pub fn to_host(device: &Device, buffer: &Buffer<f32>) -> Vec<f32> {
     device.download(buffer, 0..buffer.len()).expect("a download")
+}
+
+/// A buffer's first `count` values; beyond them nothing was written over the NaN of [`poisoned`] or [`with_room`].
+#[track_caller]
+pub fn to_host_within(device: &Device, buffer: &Buffer<f32>, count: usize) -> Vec<f32> {
+    let mut values = to_host(device, buffer);
+    let untouched = |value: &f32| value.to_bits() == f32::NAN.to_bits();
+    if let Some(at) = values[count..].iter().position(|value| !untouched(value)) {
+        panic!("value {} was written, beyond the {count} that there are: {}", count + at, values[count + at]);
+    }
+    values.truncate(count);
+    values
 }
 
 /// In double precision.

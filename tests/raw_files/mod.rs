@@ -1,4 +1,5 @@
 //! A small set of raw files in a temporary folder, whose outcome is computed by hand in `prepare.rs`.
+#![allow(dead_code)] // each test binary uses its part
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

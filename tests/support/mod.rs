@@ -13,12 +13,27 @@ use scenerank::model::parameters::{Layout, Parameters, Storage, TypeVectors, ini
 use scenerank::model::tensors::NamedTensors;
 
 /// The paper's sizes.
-pub const PAPER: ModelConfig =
-    ModelConfig { object_types: 2417, predicate_types: 479, layers: 5, state_width: 300, hidden_width: 512 };
+pub const PAPER: ModelConfig = ModelConfig::PAPER;
 
 /// A small network with widths that are no multiple of anything.
-pub const SMALL: ModelConfig =
-    ModelConfig { object_types: 23, predicate_types: 9, layers: 3, state_width: 13, hidden_width: 19 };
+pub const SMALL: ModelConfig = ModelConfig {
+    object_types: 23,
+    predicate_types: 9,
+    layers: 3,
+    state_width: 13,
+    hidden_width: 19,
+    ..PAPER
+};
+
+/// The network without each of what the paper's has on, then without all of it.
+pub fn switched_off(config: ModelConfig) -> [ModelConfig; 4] {
+    [
+        ModelConfig { batch_norm: false, ..config },
+        ModelConfig { l2_norm: false, ..config },
+        ModelConfig { image_node_in_mean: false, ..config },
+        ModelConfig { batch_norm: false, l2_norm: false, image_node_in_mean: false, ..config },
+    ]
+}
 
 /// The distance from 1 to the next number in single precision: twice the most that one rounding is off by.
 pub const EPS: f64 = f32::EPSILON as f64;

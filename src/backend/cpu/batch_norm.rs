@@ -316,9 +316,13 @@ impl Partials {
             let (rstd, scale) = (f64::from(rstd[c]), f64::from(columns.scale[c]));
             to.d_bias[c] = sum as f32;
             to.d_weight[c] = (product * rstd) as f32;
-            to.terms.constant.push((scale * sum / count) as f32);
-            to.terms.slope.push((scale * rstd * rstd * product / count) as f32);
+            if to.batch_statistics {
+                to.terms.constant.push((scale * sum / count) as f32);
+                to.terms.slope.push((scale * rstd * rstd * product / count) as f32);
+            }
         }
+        to.terms.constant.resize(width, 0.0);
+        to.terms.slope.resize(width, 0.0);
     }
 }
 
@@ -340,8 +344,10 @@ pub struct BackwardSums<'a> {
     pub d_weight: &'a mut [f32],
     /// `[C]`.
     pub d_bias: &'a mut [f32],
-    /// What to subtract.
+    /// What to subtract: zeros where the statistics are constants.
     pub terms: &'a mut Terms,
+    /// Whether they are the batch's own, and so move with z.
+    pub batch_statistics: bool,
 }
 
 /// Means and squared deviations of a chunk's columns, in one pass: sums are taken around the first row, which keeps

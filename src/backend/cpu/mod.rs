@@ -6,8 +6,10 @@
 //! node (or type) first. Nothing is concatenated; the heads' outputs are never stored after batch norm.
 
 mod batch_norm;
+pub mod cosine_ranks;
 mod edge_hidden;
 mod edge_pool;
+pub(crate) mod inner_products;
 mod matmul;
 mod node;
 mod readout_loss;
@@ -19,14 +21,16 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use crate::backend::reference::batch_norm::{no_statistics, running_statistics};
 use crate::backend::{Backend, Hidden, LayerInput, LayerInputGradient, Mode};
 use crate::batch::graph_batch::{BatchSize, GraphBatch};
 use crate::error::Result;
 use crate::loss::Loss;
 use crate::model::activations::{BlockActivations, LayerActivations};
 use crate::model::config::ModelConfig;
+use crate::model::loss_row;
 use crate::model::parameters::{BlockKind, BlockLayout, Parameters};
-use crate::optimizer::{AdamStep, Moments};
+use crate::optimizer::{Adam, AdamStep, Moments};
 
 use batch_norm::{BackwardSums, CHUNK_ROWS, Columns, Partials, Statistics, Terms};
 use matmul::{Accum, matmul, matrix, matrix_mut};
@@ -68,21 +72,15 @@ impl Cpu {
         let running_mean = &mut running_mean[layout.running.clone()];
         let running_var = &mut running_var[layout.running.clone()];
         match mode {
-            Mode::Train => {
+            Mode::Train if layout.batch_norm => {
                 let to = Statistics { mean, rstd, running_mean, running_var };
-                self.partials.statistics(z, to, prepare);
+                return self.partials.statistics(z, to, prepare);
             }
-            Mode::Evaluate => {
-                crate::backend::reference::batch_norm::running_statistics(
-                    running_mean,
-                    running_var,
-                    mean,
-                    rstd,
-                );
-                let rows = z.par_chunks_mut(CHUNK_ROWS * layout.outputs).enumerate();
-                rows.for_each(|(chunk, z)| prepare(chunk * CHUNK_ROWS, z));
-            }
+            Mode::Evaluate if layout.batch_norm => running_statistics(running_mean, running_var, mean, rstd),
+            Mode::Train | Mode::Evaluate => no_statistics(mean, rstd),
         }
+        let rows = z.par_chunks_mut(CHUNK_ROWS * layout.outputs).enumerate();
+        rows.for_each(|(chunk, z)| prepare(chunk * CHUNK_ROWS, z));
     }
 
     /// `z = x W^T` and its statistics, into `block`.
@@ -171,7 +169,7 @@ fn backward_sums<'a>(
     debug_assert_eq!(layout.norm_weight.end, layout.norm_bias.start);
     let both = &mut gradients[layout.norm_weight.start..layout.norm_bias.end];
     let (d_weight, d_bias) = both.split_at_mut(layout.outputs);
-    BackwardSums { d_weight, d_bias, terms }
+    BackwardSums { d_weight, d_bias, terms, batch_statistics: layout.batch_norm }
 }
 
 /// Backward of `z = x W^T`: `d_weight = d_z^T x` and `d_x = d_z W`.
@@ -220,6 +218,8 @@ fn adam_chunk(adam: &AdamStep, values: &mut [f32], gradients: &[f32], first: &mu
 impl Backend for Cpu {
     type Buffer = Vec<f32>;
     type Batch = GraphBatch;
+    type Steps = u64;
+    type Graphs = ();
 
     fn allocate(&self, len: usize) -> Result<Vec<f32>> {
         Ok(vec![0.0; len])
@@ -232,6 +232,15 @@ impl Backend for Cpu {
 
     fn download(&mut self, buffer: &Vec<f32>, range: Range<usize>) -> Result<Vec<f32>> {
         Ok(buffer[range].to_vec())
+    }
+
+    fn steps(&self) -> Result<u64> {
+        Ok(0)
+    }
+
+    fn set_steps(&mut self, steps: &mut u64, done: u64) -> Result<()> {
+        *steps = done;
+        Ok(())
     }
 
     fn plan(&mut self, _: ModelConfig, _: BatchSize) -> Result<GraphBatch> {
@@ -324,8 +333,8 @@ impl Backend for Cpu {
         block: &mut BlockActivations<Vec<f32>>,
         node_state: &mut Vec<f32>,
     ) -> Result<()> {
-        let Parameters { layout, values, running_mean, running_var } = parameters;
-        let layout = layout.block(layer, BlockKind::NodeOutput);
+        let Parameters { layout: all, values, running_mean, running_var } = parameters;
+        let layout = all.block(layer, BlockKind::NodeOutput);
         let rows = batch.size().nodes;
         self.linear_with_statistics(
             mode,
@@ -336,35 +345,39 @@ impl Backend for Cpu {
             rows,
             block,
         );
-        self.l2_normalise(layout, values, rows, block, node_state);
+        match all.config.l2_norm {
+            true => self.l2_normalise(layout, values, rows, block, node_state),
+            false => self.relu_norm(layout, values, rows, block, node_state),
+        }
         Ok(())
     }
 
     fn readout(
         &mut self,
+        config: ModelConfig,
         batch: &GraphBatch,
-        width: usize,
         node_state: &Vec<f32>,
         embedding: &mut Vec<f32>,
     ) -> Result<()> {
-        self.readout.embed(batch, width, node_state, embedding);
+        self.readout.embed(config, batch, node_state, embedding);
         Ok(())
     }
 
     fn readout_loss(
         &mut self,
+        config: ModelConfig,
         loss: &Loss,
         batch: &GraphBatch,
-        width: usize,
         node_state: &Vec<f32>,
         embedding: &mut Vec<f32>,
         losses: &mut Vec<f32>,
-        at: usize,
+        &steps: &u64,
         d_node_state: &mut Vec<f32>,
     ) -> Result<()> {
-        self.readout.embed(batch, width, node_state, embedding);
-        self.readout.losses(loss, batch, width, embedding, &mut losses[at..]);
-        self.readout.backward(batch, width, embedding, d_node_state);
+        self.readout.embed(config, batch, node_state, embedding);
+        let at = loss_row(losses.len(), steps).start;
+        self.readout.losses(loss, batch, config.state_width, embedding, &mut losses[at..]);
+        self.readout.backward(config, batch, embedding, d_node_state);
         Ok(())
     }
 
@@ -374,15 +387,21 @@ impl Backend for Cpu {
         parameters: &Parameters<Vec<f32>>,
         batch: &GraphBatch,
         saved: &LayerActivations<Vec<f32>>,
-        d_node_state: &Vec<f32>,
+        d_node_state: &mut Vec<f32>,
         d_node_hidden: &mut Vec<f32>,
         gradients: &mut Vec<f32>,
     ) -> Result<()> {
         let layout = parameters.layout.block(layer, BlockKind::NodeOutput);
-        let rows = batch.size().nodes;
-        self.l2_normalise_backward(layout, &parameters.values, rows, saved, d_node_state, gradients);
-        let x = &saved.node_hidden_output;
-        linear_backward(layout, &parameters.values, &self.d_node_output, x, rows, d_node_hidden, gradients);
+        let (values, rows) = (&parameters.values, batch.size().nodes);
+        let d_z = if parameters.layout.config.l2_norm {
+            self.l2_normalise_backward(layout, values, rows, saved, d_node_state, gradients);
+            self.d_node_output.as_slice()
+        } else {
+            let d = &mut d_node_state[..rows * layout.outputs];
+            self.norm_backward(layout, values, &saved.node_output, d, gradients);
+            &*d
+        };
+        linear_backward(layout, values, d_z, &saved.node_hidden_output, rows, d_node_hidden, gradients);
         Ok(())
     }
 
@@ -464,11 +483,14 @@ impl Backend for Cpu {
 
     fn adam_step(
         &mut self,
-        adam: &AdamStep,
+        adam: &Adam,
         parameters: &mut Parameters<Vec<f32>>,
         gradients: &Vec<f32>,
         moments: &mut Moments<Vec<f32>>,
+        steps: &mut u64,
     ) -> Result<()> {
+        *steps += 1;
+        let step = &adam.at_step(*steps);
         parameters
             .values
             .par_chunks_mut(FLAT_CHUNK)
@@ -476,7 +498,7 @@ impl Backend for Cpu {
             .zip(moments.first.par_chunks_mut(FLAT_CHUNK))
             .zip(moments.second.par_chunks_mut(FLAT_CHUNK))
             .for_each(|(((values, gradients), first), second)| {
-                adam_chunk(adam, values, gradients, first, second);
+                adam_chunk(step, values, gradients, first, second);
             });
         Ok(())
     }
@@ -490,6 +512,18 @@ impl Backend for Cpu {
         k: usize,
     ) -> Result<Vec<(usize, f32)>> {
         Ok(top_k::top_k(&query[..width], &embeddings[..rows * width], k))
+    }
+
+    fn cosine_ranks(
+        &mut self,
+        queries: &Vec<f32>,
+        index: &Vec<f32>,
+        rows: usize,
+        width: usize,
+        truth: &[u32],
+    ) -> Result<Vec<u32>> {
+        let queries = &queries[..truth.len() * width];
+        Ok(cosine_ranks::cosine_ranks(queries, &index[..rows * width], width, truth))
     }
 
     fn relu_mask(

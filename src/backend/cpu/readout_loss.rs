@@ -6,6 +6,7 @@ use super::rows::{add, dot, length, scale};
 use crate::backend::L2_EPSILON;
 use crate::batch::graph_batch::GraphBatch;
 use crate::loss::Loss;
+use crate::model::config::ModelConfig;
 
 /// Memory of these stages.
 #[derive(Debug, Default)]
@@ -20,14 +21,15 @@ impl Scratch {
     /// `embedding [G, D] = l2_normalise(mean of the graph's node states)`.
     pub(super) fn embed(
         &mut self,
+        config: ModelConfig,
         batch: &GraphBatch,
-        width: usize,
         node_state: &[f32],
         embedding: &mut [f32],
     ) {
+        let width = config.state_width;
         self.norms.clear();
-        for (nodes, mean) in batch.graph_offsets.windows(2).zip(embedding.chunks_exact_mut(width)) {
-            let nodes = nodes[0] as usize..nodes[1] as usize;
+        for (graph, mean) in (0..batch.size().graphs).zip(embedding.chunks_exact_mut(width)) {
+            let nodes = batch.mean_nodes(graph, config.image_node_in_mean);
             mean.fill(0.0);
             for row in node_state[nodes.start * width..nodes.end * width].chunks_exact(width) {
                 add(mean, row);
@@ -76,14 +78,15 @@ impl Scratch {
     /// `d_node_state [N, D]` of the gradient that [`Scratch::losses`] kept.
     pub(super) fn backward(
         &mut self,
+        config: ModelConfig,
         batch: &GraphBatch,
-        width: usize,
         embedding: &[f32],
         d_node_state: &mut [f32],
     ) {
-        let graphs = batch.graph_offsets.windows(2).zip(self.d_embedding.chunks_exact_mut(width));
-        for (graph, (nodes, d)) in graphs.enumerate() {
-            let nodes = nodes[0] as usize..nodes[1] as usize;
+        let width = config.state_width;
+        for (graph, d) in (0..batch.size().graphs).zip(self.d_embedding.chunks_exact_mut(width)) {
+            let nodes = batch.mean_nodes(graph, config.image_node_in_mean);
+            let end = batch.graph_offsets[graph + 1] as usize;
             let f = &embedding[graph * width..][..width];
             let norm = self.norms[graph];
             let along = if norm < L2_EPSILON as f32 { 0.0 } else { dot(f, d) };
@@ -92,6 +95,7 @@ impl Scratch {
             for row in d_node_state[nodes.start * width..nodes.end * width].chunks_exact_mut(width) {
                 row.copy_from_slice(d);
             }
+            d_node_state[nodes.end * width..end * width].fill(0.0);
         }
     }
 }

@@ -12,12 +12,19 @@
 //! ready     recorded after a copy; the compute stream waits for it before the batch's step
 //! read      recorded after a step; the host waits for it before it packs the slot's next batch
 //! ```
-
-use std::ops::Range;
+//!
+//! A slot's array begins with a header of six numbers, and every list lies at a place that follows from the capacity
+//! alone, so that kernels find both wherever a batch of any size was written:
+//!
+//! ```text
+//! header   graphs G, nodes N, edges E, object types that occur U, predicate types that occur V, triples B
+//! lists    one after another, in the order of Places, each with room for the most of its kind
+//! ```
 
 use super::buffer::{Buffer, Slice};
 use super::device::Device;
 use super::edge_hidden::{Ends, Lists};
+use super::rows::Rows;
 use super::streams::{Event, Pinned, Stream};
 use crate::batch::graph_batch::{BatchSize, GraphBatch};
 use crate::error::Result;
@@ -25,11 +32,14 @@ use crate::model::config::ModelConfig;
 
 /// A batch where the kernels read it.
 pub struct Batch {
-    pub(super) size: BatchSize,
-    pub(super) triples: usize,
-    lists: Ranges,
+    places: Places,
+    most: Counts,
+    /// Of the batch that was loaded last.
+    counts: Counts,
+    /// Whether grids are for the most that there may be, rather than for that batch.
+    for_most: bool,
     slots: [Slot; 2],
-    /// The slot of the batch that was loaded last.
+    /// The slot of that batch.
     current: usize,
 }
 
@@ -50,27 +60,38 @@ impl Drop for Slot {
     }
 }
 
-/// Where each list lies in a slot.
-#[derive(Debug, Default)]
-struct Ranges {
-    graph_offsets: Range<usize>,
-    edge_subject: Range<usize>,
-    edge_object: Range<usize>,
-    node_offsets: Range<usize>,
-    node_entries: Range<usize>,
-    object_types: Range<usize>,
-    object_offsets: Range<usize>,
-    object_entries: Range<usize>,
-    edge_subject_slot: Range<usize>,
-    edge_object_slot: Range<usize>,
-    predicate_types: Range<usize>,
-    predicate_offsets: Range<usize>,
-    predicate_entries: Range<usize>,
-    edge_predicate_slot: Range<usize>,
-    /// The bits of floats.
-    similarity_positive: Range<usize>,
-    /// Likewise.
-    similarity_negative: Range<usize>,
+/// The numbers of a batch, or the most that there may be: those of the header, in its order.
+#[derive(Clone, Copy)]
+struct Counts {
+    graphs: usize,
+    nodes: usize,
+    edges: usize,
+    objects: usize,
+    predicates: usize,
+    triples: usize,
+}
+
+/// Numbers in the header.
+const HEADER: usize = 6;
+
+impl Counts {
+    fn of(batch: &GraphBatch) -> Self {
+        let BatchSize { graphs, nodes, edges } = batch.size();
+        let objects = batch.object_occurrences.types.len();
+        let predicates = batch.predicate_occurrences.types.len();
+        Counts { graphs, nodes, edges, objects, predicates, triples: batch.similarity_positive.len() }
+    }
+
+    fn most(config: ModelConfig, capacity: BatchSize) -> Self {
+        let BatchSize { graphs, nodes, edges } = capacity;
+        let (objects, predicates) = most_types(config, capacity);
+        Counts { graphs, nodes, edges, objects, predicates, triples: graphs / 3 }
+    }
+
+    fn header(self) -> [usize; HEADER] {
+        let Counts { graphs, nodes, edges, objects, predicates, triples } = self;
+        [graphs, nodes, edges, objects, predicates, triples]
+    }
 }
 
 /// The most object and predicate types that occur in a batch.
@@ -78,31 +99,117 @@ pub(super) fn most_types(config: ModelConfig, capacity: BatchSize) -> (usize, us
     (config.object_types.min(capacity.nodes), config.predicate_types.min(capacity.edges))
 }
 
-/// The most numbers that a batch packs.
-fn most_numbers(config: ModelConfig, capacity: BatchSize) -> usize {
-    let BatchSize { graphs, nodes, edges } = capacity;
-    let (objects, predicates) = most_types(config, capacity);
-    let offsets = [graphs, nodes, objects, predicates].map(|rows| rows + 1).iter().sum::<usize>();
-    // Ends and their types, messages by node and by type, predicates' edges and slots.
-    let by_edge = (4 + 4 + 2) * edges;
-    offsets + by_edge + objects + predicates + 2 * (graphs / 3)
-}
-
-/// Writes lists one after another and remembers where.
-struct Packer<'a> {
-    to: &'a mut [i32],
+/// Where each list begins in a slot.
+struct Places {
+    /// `[G + 1] -> node`.
+    graph_offsets: usize,
+    /// `[G] -> node`: where each graph's objects end.
+    object_ends: usize,
+    /// `[E] -> node`.
+    edge_subject: usize,
+    /// `[E] -> node`.
+    edge_object: usize,
+    /// `[N + 1] -> node_entries`.
+    node_offsets: usize,
+    /// `[2 E] -> 2 edge + role`, by node.
+    node_entries: usize,
+    /// `[U]`: the object types that occur, ascending.
+    object_types: usize,
+    /// `[U + 1] -> object_entries`.
+    object_offsets: usize,
+    /// `[2 E] -> 2 edge + role`, by object type, and by node within one.
+    object_entries: usize,
+    /// `[E] -> object_types`: of the edge's subject.
+    edge_subject_slot: usize,
+    /// `[E] -> object_types`: of the edge's object.
+    edge_object_slot: usize,
+    /// `[V]`: the predicate types that occur, ascending.
+    predicate_types: usize,
+    /// `[V + 1] -> predicate_entries`.
+    predicate_offsets: usize,
+    /// `[E] -> edge`, by predicate type.
+    predicate_entries: usize,
+    /// `[E] -> predicate_types`.
+    edge_predicate_slot: usize,
+    /// `[B]`: the bits of floats.
+    similarity_positive: usize,
+    /// `[B]`: likewise.
+    similarity_negative: usize,
+    /// Of the last list.
     end: usize,
 }
 
-impl Packer<'_> {
-    fn push(&mut self, values: impl IntoIterator<Item = u32>) -> Range<usize> {
-        let start = self.end;
-        for value in values {
-            // Indices of a batch lie far below 2^31; the bits of floats stay what they are.
-            self.to[self.end] = value as i32;
-            self.end += 1;
+impl Places {
+    fn new(most: Counts) -> Self {
+        let Counts { graphs, nodes, edges, objects, predicates, triples } = most;
+        let mut end = HEADER;
+        let mut place = |len: usize| {
+            end += len;
+            end - len
+        };
+        Places {
+            graph_offsets: place(graphs + 1),
+            object_ends: place(graphs),
+            edge_subject: place(edges),
+            edge_object: place(edges),
+            node_offsets: place(nodes + 1),
+            node_entries: place(2 * edges),
+            object_types: place(objects),
+            object_offsets: place(objects + 1),
+            object_entries: place(2 * edges),
+            edge_subject_slot: place(edges),
+            edge_object_slot: place(edges),
+            predicate_types: place(predicates),
+            predicate_offsets: place(predicates + 1),
+            predicate_entries: place(edges),
+            edge_predicate_slot: place(edges),
+            similarity_positive: place(triples),
+            similarity_negative: place(triples),
+            end: place(0),
         }
-        start..self.end
+    }
+
+    /// Writes header and lists of `from`.
+    fn pack(&self, to: &mut [i32], from: &GraphBatch) {
+        let (objects, predicates) = (&from.object_occurrences, &from.predicate_occurrences);
+        // The messages of an object type's nodes, node by node: layer 0 sums over them without summing by node first.
+        let slots = 0..objects.types.len();
+        let mut end = 0;
+        let type_ends = slots.clone().map(|slot| {
+            end += objects.rows(slot).iter().map(|&n| from.incidence.degree(n as usize) as u32).sum::<u32>();
+            end
+        });
+        let object_entries = slots
+            .flat_map(|slot| objects.rows(slot))
+            .flat_map(|&node| from.incidence.messages(node as usize))
+            .map(|(edge, role)| 2 * edge as u32 + role);
+        let slot_of_node = |&node: &u32| objects.slot[node as usize];
+        put(to, 0, Counts::of(from).header().map(|count| count as u32));
+        put(to, self.graph_offsets, from.graph_offsets.iter().copied());
+        put(to, self.object_ends, from.object_ends.iter().copied());
+        put(to, self.edge_subject, from.edge_subject.iter().copied());
+        put(to, self.edge_object, from.edge_object.iter().copied());
+        put(to, self.node_offsets, from.incidence.offsets.iter().copied());
+        put(to, self.node_entries, from.incidence.entries.iter().copied());
+        put(to, self.object_types, objects.types.iter().copied());
+        put(to, self.object_offsets, std::iter::once(0).chain(type_ends));
+        put(to, self.object_entries, object_entries);
+        put(to, self.edge_subject_slot, from.edge_subject.iter().map(slot_of_node));
+        put(to, self.edge_object_slot, from.edge_object.iter().map(slot_of_node));
+        put(to, self.predicate_types, predicates.types.iter().copied());
+        put(to, self.predicate_offsets, predicates.offsets.iter().copied());
+        put(to, self.predicate_entries, predicates.entries.iter().copied());
+        put(to, self.edge_predicate_slot, predicates.slot.iter().copied());
+        put(to, self.similarity_positive, from.similarity_positive.iter().map(|s| s.to_bits()));
+        put(to, self.similarity_negative, from.similarity_negative.iter().map(|s| s.to_bits()));
+    }
+}
+
+/// Indices of a batch lie far below 2^31; the bits of floats stay what they are.
+fn put(to: &mut [i32], at: usize, values: impl IntoIterator<Item = u32>) {
+    let mut to = to[at..].iter_mut();
+    for value in values {
+        *to.next().expect("a batch that fits the capacity") = value as i32;
     }
 }
 
@@ -119,8 +226,9 @@ impl Slot {
         Ok(slot)
     }
 
-    /// Brings the first `len` numbers over, for launches after this.
-    fn upload(&mut self, device: &Device, len: usize) -> Result<()> {
+    /// Brings header and lists over, for launches after this.
+    fn upload(&mut self, device: &Device) -> Result<()> {
+        let len = self.host.len();
         // SAFETY: the slot keeps both until it is dropped, which waits for `ready`; it packs only after it has waited
         // for `read`, which comes after `ready`; and it lends its array only as the kernels' input.
         unsafe { device.copy(&self.host, len, self.device.slice_mut(0..len)) }?;
@@ -132,11 +240,14 @@ impl Slot {
 impl Batch {
     /// An empty batch with room for batches up to `capacity`.
     pub(super) fn new(device: &Device, config: ModelConfig, capacity: BatchSize) -> Result<Self> {
-        let len = most_numbers(config, capacity);
+        let most = Counts::most(config, capacity);
+        let places = Places::new(most);
+        let len = places.end;
         Ok(Batch {
-            size: BatchSize::default(),
-            triples: 0,
-            lists: Ranges::default(),
+            places,
+            most,
+            counts: Counts::most(config, BatchSize::default()),
+            for_most: false,
             slots: [Slot::new(device, len)?, Slot::new(device, len)?],
             current: 0,
         })
@@ -148,115 +259,138 @@ impl Batch {
         self.current = 1 - self.current;
         let slot = &mut self.slots[self.current];
         device.host_wait(&slot.read)?;
-        let mut packer = Packer { to: slot.host.values(), end: 0 };
-        self.lists = Ranges::pack(&mut packer, from);
-        let len = packer.end;
-        self.size = from.size();
-        self.triples = from.similarity_positive.len();
-        slot.upload(device, len)
+        self.places.pack(slot.host.values(), from);
+        self.counts = Counts::of(from);
+        slot.upload(device)
     }
 
-    fn list(&self, range: &Range<usize>) -> Slice<'_, i32> {
-        self.slots[self.current].device.slice(range.clone())
+    /// Where the batch that was loaded last lies: slot 0 or 1.
+    pub(super) fn slot(&self) -> usize {
+        self.current
+    }
+
+    /// Launches after this are for any batch in this slot, or for the one that lies there.
+    pub(super) fn launch_for_most(&mut self, for_most: bool) {
+        self.for_most = for_most;
+    }
+
+    /// What grids are for.
+    fn grids(&self) -> Counts {
+        if self.for_most { self.most } else { self.counts }
+    }
+
+    fn list(&self, place: usize, len: usize) -> Slice<'_, i32> {
+        self.slots[self.current].device.slice(place..place + len)
+    }
+
+    /// Of the header's number at `index`.
+    fn rows(&self, index: usize) -> Rows<'_> {
+        Rows { count: self.list(index, 1), bound: self.grids().header()[index] }
+    }
+
+    /// G.
+    pub(super) fn graphs(&self) -> Rows<'_> {
+        self.rows(0)
+    }
+
+    /// N.
+    pub(super) fn nodes(&self) -> Rows<'_> {
+        self.rows(1)
+    }
+
+    /// E.
+    pub(super) fn edges(&self) -> Rows<'_> {
+        self.rows(2)
+    }
+
+    /// U: object types that occur.
+    pub(super) fn objects(&self) -> Rows<'_> {
+        self.rows(3)
+    }
+
+    /// V: predicate types that occur.
+    pub(super) fn predicates(&self) -> Rows<'_> {
+        self.rows(4)
+    }
+
+    /// B.
+    pub(super) fn triples(&self) -> Rows<'_> {
+        self.rows(5)
     }
 
     /// `[G + 1] -> node`.
     pub(super) fn graph_offsets(&self) -> Slice<'_, i32> {
-        self.list(&self.lists.graph_offsets)
+        self.list(self.places.graph_offsets, self.grids().graphs + 1)
+    }
+
+    fn ends(&self, subject: usize, object: usize) -> Ends<'_> {
+        let edges = self.grids().edges;
+        Ends { edges: self.edges(), subject: self.list(subject, edges), object: self.list(object, edges) }
+    }
+
+    /// `[G] -> node`: as [`GraphBatch::mean_nodes`] has the ends.
+    pub(super) fn mean_ends(&self, image_node_in_mean: bool) -> Slice<'_, i32> {
+        match image_node_in_mean {
+            true => self.list(self.places.graph_offsets + 1, self.grids().graphs),
+            false => self.list(self.places.object_ends, self.grids().graphs),
+        }
     }
 
     /// The nodes of each edge.
-    pub(super) fn nodes(&self) -> Ends<'_> {
-        Ends { subject: self.list(&self.lists.edge_subject), object: self.list(&self.lists.edge_object) }
+    pub(super) fn edge_nodes(&self) -> Ends<'_> {
+        self.ends(self.places.edge_subject, self.places.edge_object)
     }
 
     /// The object types of each edge's nodes, as indices into the types that occur.
-    pub(super) fn node_types(&self) -> Ends<'_> {
-        Ends {
-            subject: self.list(&self.lists.edge_subject_slot),
-            object: self.list(&self.lists.edge_object_slot),
-        }
+    pub(super) fn edge_objects(&self) -> Ends<'_> {
+        self.ends(self.places.edge_subject_slot, self.places.edge_object_slot)
+    }
+
+    fn lists<'a>(&'a self, rows: Rows<'a>, offsets: usize, entries: usize, entry_count: usize) -> Lists<'a> {
+        let offsets = self.list(offsets, rows.bound + 1);
+        Lists { rows, offsets, entries: self.list(entries, entry_count) }
     }
 
     /// Node -> `2 edge + role`.
     pub(super) fn incidence(&self) -> Lists<'_> {
-        Lists { offsets: self.list(&self.lists.node_offsets), entries: self.list(&self.lists.node_entries) }
+        let Places { node_offsets, node_entries, .. } = self.places;
+        self.lists(self.nodes(), node_offsets, node_entries, 2 * self.grids().edges)
     }
 
     /// The object types that occur, ascending.
     pub(super) fn object_types(&self) -> Slice<'_, i32> {
-        self.list(&self.lists.object_types)
+        self.list(self.places.object_types, self.grids().objects)
     }
 
     /// Object type that occurs -> `2 edge + role` of its nodes.
     pub(super) fn object_incidence(&self) -> Lists<'_> {
-        Lists {
-            offsets: self.list(&self.lists.object_offsets),
-            entries: self.list(&self.lists.object_entries),
-        }
+        let Places { object_offsets, object_entries, .. } = self.places;
+        self.lists(self.objects(), object_offsets, object_entries, 2 * self.grids().edges)
     }
 
     /// The predicate types that occur, ascending.
     pub(super) fn predicate_types(&self) -> Slice<'_, i32> {
-        self.list(&self.lists.predicate_types)
+        self.list(self.places.predicate_types, self.grids().predicates)
     }
 
     /// `[E]` -> predicate type that occurs.
-    pub(super) fn edge_predicate_slot(&self) -> Slice<'_, i32> {
-        self.list(&self.lists.edge_predicate_slot)
+    pub(super) fn edge_predicates(&self) -> Slice<'_, i32> {
+        self.list(self.places.edge_predicate_slot, self.grids().edges)
     }
 
     /// Predicate type that occurs -> edges.
     pub(super) fn predicate_edges(&self) -> Lists<'_> {
-        Lists {
-            offsets: self.list(&self.lists.predicate_offsets),
-            entries: self.list(&self.lists.predicate_entries),
-        }
+        let Places { predicate_offsets, predicate_entries, .. } = self.places;
+        self.lists(self.predicates(), predicate_offsets, predicate_entries, self.grids().edges)
     }
 
     /// `[B]`.
     pub(super) fn similarity_positive(&self) -> Slice<'_, f32> {
-        self.list(&self.lists.similarity_positive).bits_as_floats()
+        self.list(self.places.similarity_positive, self.grids().triples).bits_as_floats()
     }
 
     /// `[B]`.
     pub(super) fn similarity_negative(&self) -> Slice<'_, f32> {
-        self.list(&self.lists.similarity_negative).bits_as_floats()
-    }
-}
-
-impl Ranges {
-    fn pack(packer: &mut Packer<'_>, from: &GraphBatch) -> Self {
-        let (objects, predicates) = (&from.object_occurrences, &from.predicate_occurrences);
-        // The messages of an object type's nodes, node by node: layer 0 sums over them without summing by node first.
-        let slots = 0..objects.types.len();
-        let mut end = 0;
-        let object_ends = slots.clone().map(|slot| {
-            end += objects.rows(slot).iter().map(|&n| from.incidence.degree(n as usize) as u32).sum::<u32>();
-            end
-        });
-        let object_entries = slots
-            .flat_map(|slot| objects.rows(slot))
-            .flat_map(|&node| from.incidence.messages(node as usize))
-            .map(|(edge, role)| 2 * edge as u32 + role);
-        let slot_of_node = |&node: &u32| objects.slot[node as usize];
-        Ranges {
-            graph_offsets: packer.push(from.graph_offsets.iter().copied()),
-            edge_subject: packer.push(from.edge_subject.iter().copied()),
-            edge_object: packer.push(from.edge_object.iter().copied()),
-            node_offsets: packer.push(from.incidence.offsets.iter().copied()),
-            node_entries: packer.push(from.incidence.entries.iter().copied()),
-            object_types: packer.push(objects.types.iter().copied()),
-            object_offsets: packer.push(std::iter::once(0).chain(object_ends)),
-            object_entries: packer.push(object_entries),
-            edge_subject_slot: packer.push(from.edge_subject.iter().map(slot_of_node)),
-            edge_object_slot: packer.push(from.edge_object.iter().map(slot_of_node)),
-            predicate_types: packer.push(predicates.types.iter().copied()),
-            predicate_offsets: packer.push(predicates.offsets.iter().copied()),
-            predicate_entries: packer.push(predicates.entries.iter().copied()),
-            edge_predicate_slot: packer.push(predicates.slot.iter().copied()),
-            similarity_positive: packer.push(from.similarity_positive.iter().map(|s| s.to_bits())),
-            similarity_negative: packer.push(from.similarity_negative.iter().map(|s| s.to_bits())),
-        }
+        self.list(self.places.similarity_negative, self.grids().triples).bits_as_floats()
     }
 }

@@ -2,12 +2,14 @@
 
 use super::buffer::{Buffer, Slice, SliceMut};
 use super::device::{Arguments, Device, Grid, check_len, dimension};
+use super::rows::Rows;
 use crate::error::Result;
 
 pub(super) const KERNELS: &[&str] = &[
     "batch_norm_partial_statistics",
     "batch_norm_merge_statistics",
     "batch_norm_running_statistics",
+    "batch_norm_no_statistics",
     "batch_norm_relu",
     "batch_norm_mask",
     "batch_norm_backward_partials",
@@ -119,11 +121,11 @@ pub fn batch_norm_statistics(
     running_mean: &mut SliceMut<'_, f32>,
     running_var: &mut SliceMut<'_, f32>,
     z: Slice<'_, f32>,
-    rows: usize,
+    rows: Rows<'_>,
     sums: &mut Sums,
 ) -> Result<()> {
     let columns = to.mean.len();
-    check_len("batch_norm: z", z.len(), rows * columns);
+    check_len("batch_norm: z", z.len(), rows.bound * columns);
     batch_norm_partial_statistics(device, z, rows, columns, sums)?;
     batch_norm_merge_statistics(device, to, running_mean, running_var, rows, sums)
 }
@@ -132,18 +134,18 @@ pub fn batch_norm_statistics(
 pub fn batch_norm_partial_statistics(
     device: &Device,
     z: Slice<'_, f32>,
-    rows: usize,
+    rows: Rows<'_>,
     columns: usize,
     sums: &mut Sums,
 ) -> Result<()> {
-    check_len("batch_norm: z", z.len(), rows * columns);
-    let mut partials = sums.partials(device, rows, columns)?;
-    if rows == 0 {
+    check_len("batch_norm: z", z.len(), rows.bound * columns);
+    let mut partials = sums.partials(device, rows.bound, columns)?;
+    if rows.bound == 0 {
         return Ok(());
     }
     let arguments = [(&mut partials).into(), z.into(), rows.into(), columns.into()];
     // SAFETY: as in kernels/batch_norm.cu; lengths were checked; partials has 2 C values for each chunk.
-    unsafe { device.launch("batch_norm_partial_statistics", strips(rows, columns), &arguments) }
+    unsafe { device.launch("batch_norm_partial_statistics", strips(rows.bound, columns), &arguments) }
 }
 
 /// The statistics of R rows, of which `sums` has each chunk's; moves the running ones.
@@ -152,14 +154,14 @@ pub fn batch_norm_merge_statistics(
     to: &mut Statistics<'_>,
     running_mean: &mut SliceMut<'_, f32>,
     running_var: &mut SliceMut<'_, f32>,
-    rows: usize,
+    rows: Rows<'_>,
     sums: &mut Sums,
 ) -> Result<()> {
     let columns = to.mean.len();
     check_len("batch_norm: rstd", to.rstd.len(), columns);
     check_len("batch_norm: running_mean", running_mean.len(), columns);
     check_len("batch_norm: running_var", running_var.len(), columns);
-    let partials = sums.partials(device, rows, columns)?;
+    let partials = sums.partials(device, rows.bound, columns)?;
     let arguments = [
         (&mut to.mean).into(),
         (&mut to.rstd).into(),
@@ -195,6 +197,15 @@ pub fn batch_norm_running_statistics(
     unsafe { device.launch("batch_norm_running_statistics", Grid::cover(columns, MERGE_THREADS), &arguments) }
 }
 
+/// Without batch norm: 0 and 1 into `to`.
+pub fn batch_norm_no_statistics(device: &Device, to: &mut Statistics<'_>) -> Result<()> {
+    let columns = to.mean.len();
+    check_len("batch_norm: rstd", to.rstd.len(), columns);
+    let arguments = [(&mut to.mean).into(), (&mut to.rstd).into(), columns.into()];
+    // SAFETY: as in kernels/batch_norm.cu; lengths were checked; `to` is borrowed mutably.
+    unsafe { device.launch("batch_norm_no_statistics", Grid::cover(columns, MERGE_THREADS), &arguments) }
+}
+
 /// `y [R, C] = relu(norm(z))`, of rows of z `z_stride` apart.
 pub fn batch_norm_relu(
     device: &Device,
@@ -202,18 +213,18 @@ pub fn batch_norm_relu(
     z: Slice<'_, f32>,
     norm: Norm<'_>,
     z_stride: usize,
-    rows: usize,
+    rows: Rows<'_>,
 ) -> Result<()> {
     let columns = norm.mean.len();
-    if rows * columns == 0 {
+    if rows.bound * columns == 0 {
         return Ok(());
     }
     norm.check(columns);
-    check_len("batch_norm_relu: y", y.len(), rows * columns);
-    check_len("batch_norm_relu: z", z.len(), (rows - 1) * z_stride + columns);
+    check_len("batch_norm_relu: y", y.len(), rows.bound * columns);
+    check_len("batch_norm_relu: z", z.len(), (rows.bound - 1) * z_stride + columns);
     let arguments = Arguments::default().add(y).add(z).add_norm(norm).add(z_stride).add(rows).add(columns);
     // SAFETY: as in kernels/batch_norm.cu; lengths were checked; y is borrowed mutably.
-    unsafe { device.launch("batch_norm_relu", Grid::cover(rows * columns, THREADS), &arguments) }
+    unsafe { device.launch("batch_norm_relu", Grid::cover(rows.bound * columns, THREADS), &arguments) }
 }
 
 /// `mask [R, C]`: 1 where the ReLU passes norm(z).
@@ -237,7 +248,7 @@ pub fn batch_norm_mask(
 }
 
 /// Backward of relu(norm(z)): `d [R, C]`, by its output, becomes the gradient by z; `d_weight` and `d_bias` `[C]` are
-/// written.
+/// written. `batch_statistics` says whether mean and rstd are the batch's, and so move with z, or constants.
 pub fn batch_norm_backward(
     device: &Device,
     d: &mut SliceMut<'_, f32>,
@@ -245,15 +256,16 @@ pub fn batch_norm_backward(
     d_bias: &mut SliceMut<'_, f32>,
     z: Slice<'_, f32>,
     norm: Norm<'_>,
-    rows: usize,
+    batch_statistics: bool,
+    rows: Rows<'_>,
     sums: &mut Sums,
 ) -> Result<()> {
     let columns = norm.mean.len();
     norm.check(columns);
-    check_len("batch_norm_backward: d", d.len(), rows * columns);
-    check_len("batch_norm_backward: z", z.len(), rows * columns);
-    let mut partials = sums.partials(device, rows, columns)?;
-    if rows > 0 {
+    check_len("batch_norm_backward: d", d.len(), rows.bound * columns);
+    check_len("batch_norm_backward: z", z.len(), rows.bound * columns);
+    let mut partials = sums.partials(device, rows.bound, columns)?;
+    if rows.bound > 0 {
         let arguments = Arguments::default()
             .add(&mut partials)
             .add(d.as_slice())
@@ -262,9 +274,9 @@ pub fn batch_norm_backward(
             .add(rows)
             .add(columns);
         // SAFETY: as in kernels/batch_norm.cu; lengths were checked; partials has 2 C values for each chunk.
-        unsafe { device.launch("batch_norm_backward_partials", strips(rows, columns), &arguments) }?;
+        unsafe { device.launch("batch_norm_backward_partials", strips(rows.bound, columns), &arguments) }?;
     }
-    batch_norm_backward_merge(device, d, d_weight, d_bias, z, norm, rows, sums)
+    batch_norm_backward_merge(device, d, d_weight, d_bias, z, norm, batch_statistics, rows, sums)
 }
 
 /// [`batch_norm_backward`] where `sums` has each chunk's sums of d and of d (z - mean).
@@ -275,16 +287,17 @@ pub fn batch_norm_backward_merge(
     d_bias: &mut SliceMut<'_, f32>,
     z: Slice<'_, f32>,
     norm: Norm<'_>,
-    rows: usize,
+    batch_statistics: bool,
+    rows: Rows<'_>,
     sums: &mut Sums,
 ) -> Result<()> {
     let columns = norm.mean.len();
     norm.check(columns);
-    check_len("batch_norm_backward: d", d.len(), rows * columns);
-    check_len("batch_norm_backward: z", z.len(), rows * columns);
+    check_len("batch_norm_backward: d", d.len(), rows.bound * columns);
+    check_len("batch_norm_backward: z", z.len(), rows.bound * columns);
     check_len("batch_norm_backward: d_weight", d_weight.len(), columns);
     check_len("batch_norm_backward: d_bias", d_bias.len(), columns);
-    sums.reserve(device, rows, columns)?;
+    sums.reserve(device, rows.bound, columns)?;
     let partials = sums.partials.slice(0..sums.partials.len());
     let mut terms = sums.terms.slice_mut(0..2 * columns);
     let arguments = [
@@ -294,16 +307,17 @@ pub fn batch_norm_backward_merge(
         partials.into(),
         norm.rstd.into(),
         norm.weight.into(),
+        usize::from(batch_statistics).into(),
         rows.into(),
         columns.into(),
     ];
     // SAFETY: as in kernels/batch_norm.cu; lengths were checked; all that is written is borrowed mutably.
     unsafe { device.launch("batch_norm_backward_merge", Grid::cover(columns, MERGE_THREADS), &arguments) }?;
-    if rows == 0 {
+    if rows.bound == 0 {
         return Ok(());
     }
     let arguments =
         Arguments::default().add(d).add(z).add_norm(norm).add(terms.as_slice()).add(rows).add(columns);
     // SAFETY: as in kernels/batch_norm.cu; lengths were checked; d is borrowed mutably.
-    unsafe { device.launch("batch_norm_backward", Grid::cover(rows * columns, THREADS), &arguments) }
+    unsafe { device.launch("batch_norm_backward", Grid::cover(rows.bound * columns, THREADS), &arguments) }
 }

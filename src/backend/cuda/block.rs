@@ -10,6 +10,7 @@ use super::linear::{
     Format, Input, Matrix, MatrixMut, linear_backward_input, linear_backward_input_sums,
     linear_backward_weight, linear_forward,
 };
+use super::rows::Rows;
 use crate::backend::Mode;
 use crate::error::Result;
 use crate::model::activations::BlockActivations;
@@ -64,9 +65,10 @@ fn input<'a>(
     x: Before<'a>,
     layer: usize,
     parameters: &'a Parameters<Buffer<f32>>,
-    rows: usize,
+    rows: Rows<'_>,
     columns: usize,
 ) -> Input<'a> {
+    let rows = rows.bound;
     let matrix = |buffer: &'a Buffer<f32>| Matrix::new(buffer.slice(0..rows * columns), rows, columns);
     match x {
         Before::Values(values) => Input::Values(matrix(values)),
@@ -78,13 +80,14 @@ fn input<'a>(
 }
 
 impl Blocks<'_> {
-    /// The statistics of the block's first `rows` rows, whose sums the product has left, or the running ones.
+    /// The statistics of the block's first `rows` rows, whose sums the product has left, or the running ones; none
+    /// without batch norm.
     pub(super) fn statistics(
         &mut self,
         mode: Mode,
         (layer, kind): Place,
         parameters: &mut Parameters<Buffer<f32>>,
-        rows: usize,
+        rows: Rows<'_>,
         block: &mut BlockActivations<Buffer<f32>>,
     ) -> Result<()> {
         let layout = parameters.layout.block(layer, kind);
@@ -94,6 +97,7 @@ impl Blocks<'_> {
         };
         let running = layout.running.clone();
         match mode {
+            _ if !layout.batch_norm => batch_norm::batch_norm_no_statistics(self.device, &mut to),
             Mode::Train => batch_norm::batch_norm_merge_statistics(
                 self.device,
                 &mut to,
@@ -118,7 +122,7 @@ impl Blocks<'_> {
         (layer, kind): Place,
         parameters: &mut Parameters<Buffer<f32>>,
         x: Before<'_>,
-        rows: usize,
+        rows: Rows<'_>,
         block: &mut BlockActivations<Buffer<f32>>,
     ) -> Result<()> {
         let layout = parameters.layout.block(layer, kind);
@@ -126,10 +130,11 @@ impl Blocks<'_> {
         linear_forward(
             self.device,
             self.format,
-            &mut MatrixMut::new(block.linear.slice_mut(0..rows * outputs), rows, outputs),
+            rows,
+            &mut MatrixMut::new(block.linear.slice_mut(0..rows.bound * outputs), rows.bound, outputs),
             input(x, layer, parameters, rows, inputs),
             Matrix::new(parameters.values.slice(layout.weight.clone()), outputs, inputs),
-            (mode == Mode::Train).then_some(&mut *self.sums),
+            (mode == Mode::Train && layout.batch_norm).then_some(&mut *self.sums),
         )?;
         self.statistics(mode, (layer, kind), parameters, rows, block)
     }
@@ -142,22 +147,22 @@ impl Blocks<'_> {
         parameters: &Parameters<Buffer<f32>>,
         d_z: Slice<'_, f32>,
         x: Before<'_>,
-        rows: usize,
+        rows: Rows<'_>,
         d_x: &mut Buffer<f32>,
         gradients: &mut Buffer<f32>,
     ) -> Result<()> {
         let layout = parameters.layout.block(layer, kind);
         let (inputs, outputs) = (layout.inputs, layout.outputs);
         let (device, format) = (self.device, self.format);
-        let (d_z, x) = (Matrix::new(d_z, rows, outputs), input(x, layer, parameters, rows, inputs));
+        let (d_z, x) = (Matrix::new(d_z, rows.bound, outputs), input(x, layer, parameters, rows, inputs));
         let mut d_weight = MatrixMut::new(gradients.slice_mut(layout.weight.clone()), outputs, inputs);
-        linear_backward_weight(device, format, &mut d_weight, d_z, x, self.sum_parts)?;
-        let mut d_x = MatrixMut::new(d_x.slice_mut(0..rows * inputs), rows, inputs);
+        linear_backward_weight(device, format, rows, &mut d_weight, d_z, x, self.sum_parts)?;
+        let mut d_x = MatrixMut::new(d_x.slice_mut(0..rows.bound * inputs), rows.bound, inputs);
         let weight = Matrix::new(parameters.values.slice(layout.weight.clone()), outputs, inputs);
         match x {
-            Input::Values(_) => linear_backward_input(device, format, &mut d_x, d_z, weight),
+            Input::Values(_) => linear_backward_input(device, format, rows, &mut d_x, d_z, weight),
             Input::Activated(z, norm) => {
-                linear_backward_input_sums(device, format, &mut d_x, d_z, weight, z, norm, self.sums)
+                linear_backward_input_sums(device, format, rows, &mut d_x, d_z, weight, z, norm, self.sums)
             }
         }
     }
@@ -169,12 +174,12 @@ impl Blocks<'_> {
         parameters: &Parameters<Buffer<f32>>,
         block: &BlockActivations<Buffer<f32>>,
         d: &mut Buffer<f32>,
-        rows: usize,
+        rows: Rows<'_>,
         gradients: &mut Buffer<f32>,
         sums: BackwardSums,
     ) -> Result<()> {
         let layout = parameters.layout.block(layer, kind);
-        let count = rows * layout.outputs;
+        let count = rows.bound * layout.outputs;
         debug_assert_eq!(layout.norm_weight.end, layout.norm_bias.start);
         let both = gradients.slice_mut(layout.norm_weight.start..layout.norm_bias.end);
         let (mut d_weight, mut d_bias) = both.split_at(layout.outputs);
@@ -189,6 +194,7 @@ impl Blocks<'_> {
             &mut d_bias,
             block.linear.slice(0..count),
             norm(layout, &parameters.values, block),
+            layout.batch_norm,
             rows,
             self.sums,
         )

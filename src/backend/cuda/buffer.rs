@@ -9,7 +9,9 @@ use cudarc::driver::{CudaSlice, DeviceRepr, ValidAsZeroBits};
 /// What arrays hold.
 pub trait Element: bytemuck::Pod + DeviceRepr + ValidAsZeroBits {}
 impl Element for f32 {}
+impl Element for f64 {}
 impl Element for i32 {}
+impl Element for i64 {}
 impl Element for u64 {}
 impl Element for u8 {}
 

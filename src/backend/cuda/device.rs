@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::ops::{Deref, Range};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::buffer::{Buffer, Element, Memory, Slice, SliceMut};
 use super::emulator::Emulator;
@@ -20,6 +20,8 @@ use crate::error::Result;
 pub struct Device {
     kind: Kind,
     calls: Arc<Calls>,
+    /// Whether launches are being recorded (`graph.rs`).
+    pub(super) capturing: AtomicBool,
 }
 
 /// How often a device was asked for what a step must do without.
@@ -49,6 +51,8 @@ pub enum Argument {
     Long(i64),
     /// `float`.
     Float(f32),
+    /// `double`.
+    Double(f64),
 }
 
 /// The most parameters of a kernel, as in the emulator.
@@ -112,12 +116,20 @@ pub(super) fn dimension(blocks: usize) -> u32 {
 impl Device {
     /// The GPU with this index.
     pub fn gpu(index: usize) -> Result<Self> {
-        Ok(Device { kind: Kind::Gpu(Gpu::open(index)?), calls: Arc::default() })
+        Ok(Device {
+            kind: Kind::Gpu(Gpu::open(index)?),
+            calls: Arc::default(),
+            capturing: AtomicBool::new(false),
+        })
     }
 
     /// The emulator; a `seed` shuffles the order of blocks and of threads between barriers, which must change nothing.
     pub fn emulated(seed: Option<u64>) -> Result<Self> {
-        Ok(Device { kind: Kind::Emulated(Emulator::open(seed)?), calls: Arc::default() })
+        Ok(Device {
+            kind: Kind::Emulated(Emulator::open(seed)?),
+            calls: Arc::default(),
+            capturing: AtomicBool::new(false),
+        })
     }
 
     /// Counts on while the device is used.
@@ -134,6 +146,7 @@ impl Device {
 
     /// A buffer that a kernel must write before another reads it; on the emulator it holds NaN.
     pub fn allocate_unwritten<T: Element>(&self, len: usize) -> Result<Buffer<T>> {
+        self.assert_not_capturing("memory");
         self.calls.allocations.fetch_add(1, Ordering::Relaxed);
         match &self.kind {
             Kind::Gpu(gpu) => gpu.allocate(len),
@@ -155,22 +168,23 @@ impl Device {
     }
 
     /// Zeros.
-    pub fn zero<T: Element>(&self, mut slice: SliceMut<'_, T>) -> Result<()> {
+    pub fn zero<T: Element>(&self, slice: SliceMut<'_, T>) -> Result<()> {
         if slice.is_empty() {
             return Ok(());
         }
         match &self.kind {
             Kind::Gpu(gpu) => gpu.zero(slice.address(), slice.len() * size_of::<T>()),
-            Kind::Emulated(_) => {
-                slice.on_host().fill(T::zeroed());
-                Ok(())
-            }
+            // SAFETY: the address and length are those of a live buffer's part, borrowed mutably.
+            Kind::Emulated(emulator) => unsafe {
+                emulator.zero(slice.address(), slice.len() * size_of::<T>())
+            },
         }
     }
 
     /// Copies `values` to the start of `slice`.
     pub fn upload<T: Element>(&self, values: &[T], mut slice: SliceMut<'_, T>) -> Result<()> {
         assert!(values.len() <= slice.len(), "{} values into {}", values.len(), slice.len());
+        self.assert_not_capturing("an upload");
         if values.is_empty() {
             return Ok(());
         }
@@ -189,6 +203,7 @@ impl Device {
         if slice.is_empty() {
             return Ok(Vec::new());
         }
+        self.assert_not_capturing("a download");
         self.calls.downloads.fetch_add(1, Ordering::Relaxed);
         match (&self.kind, &buffer.memory) {
             (Kind::Gpu(gpu), Memory::Gpu(_)) => gpu.download(slice.address(), slice.len()),
@@ -264,6 +279,7 @@ impl Device {
 
     /// The host waits for `event`.
     pub(super) fn host_wait(&self, event: &Event) -> Result<()> {
+        self.assert_not_capturing("a wait of the host");
         self.calls.host_waits.fetch_add(1, Ordering::Relaxed);
         event.synchronize().map_err(|error| match &self.kind {
             Kind::Gpu(gpu) => gpu.failed("wait for an event")(error),

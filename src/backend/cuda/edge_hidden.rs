@@ -3,6 +3,7 @@
 
 use super::buffer::{Slice, SliceMut};
 use super::device::{Device, Grid, check_len};
+use super::rows::Rows;
 use crate::error::Result;
 
 pub(super) const KERNELS: &[&str] = &["edge_hidden_lookup", "edge_hidden_sum_ends", "edge_hidden_sum_edges"];
@@ -12,6 +13,8 @@ const THREADS: u32 = 128;
 /// The rows of `projected [n, 2 H]` that an edge reads: nodes, or types that occur.
 #[derive(Clone, Copy, Debug)]
 pub struct Ends<'a> {
+    /// E.
+    pub edges: Rows<'a>,
     /// `[E] -> n`.
     pub subject: Slice<'a, i32>,
     /// `[E] -> n`.
@@ -21,16 +24,26 @@ pub struct Ends<'a> {
 /// Lists of edges (or of edges with roles) by row, compressed: the batch's own, so that indices lie in range.
 #[derive(Clone, Copy, Debug)]
 pub struct Lists<'a> {
+    /// n.
+    pub rows: Rows<'a>,
     /// `[n + 1] -> entry`.
     pub offsets: Slice<'a, i32>,
     /// The entries.
     pub entries: Slice<'a, i32>,
 }
 
+impl Ends<'_> {
+    #[track_caller]
+    pub(super) fn check(&self) {
+        check_len("subject", self.subject.len(), self.edges.bound);
+        check_len("object", self.object.len(), self.edges.bound);
+    }
+}
+
 impl Lists<'_> {
-    /// Number of lists.
-    pub fn rows(&self) -> usize {
-        self.offsets.len() - 1
+    #[track_caller]
+    pub(super) fn check(&self) {
+        check_len("offsets", self.offsets.len(), self.rows.bound + 1);
     }
 }
 
@@ -44,9 +57,9 @@ pub fn edge_hidden_lookup(
     ends: Ends<'_>,
     hidden: usize,
 ) -> Result<()> {
-    let edges = ends.subject.len();
+    let edges = ends.edges.bound;
+    ends.check();
     check_len("edge_hidden_lookup: z", z.len(), edges * hidden);
-    check_len("edge_hidden_lookup: object", ends.object.len(), edges);
     check_len("edge_hidden_lookup: edge_row", edge_row.len(), edges);
     if edges == 0 {
         return Ok(());
@@ -58,6 +71,7 @@ pub fn edge_hidden_lookup(
         edge_row.into(),
         ends.subject.into(),
         ends.object.into(),
+        ends.edges.into(),
         hidden.into(),
     ];
     // SAFETY: as in kernels/edge_hidden.cu; lengths were checked; z is borrowed mutably.
@@ -73,7 +87,7 @@ pub fn edge_hidden_sum_ends(
     by_row: Lists<'_>,
     hidden: usize,
 ) -> Result<()> {
-    check_len("edge_hidden_sum_ends: sums", sums.len(), by_row.rows() * 2 * hidden);
+    check_len("edge_hidden_sum_ends: sums", sums.len(), by_row.rows.bound * 2 * hidden);
     check_len("edge_hidden_sum_ends: d_z", d_z.len(), by_row.entries.len() / 2 * hidden);
     launch_sums(device, "edge_hidden_sum_ends", sums, d_z, by_row, hidden)
 }
@@ -86,7 +100,7 @@ pub fn edge_hidden_sum_edges(
     by_row: Lists<'_>,
     hidden: usize,
 ) -> Result<()> {
-    check_len("edge_hidden_sum_edges: sums", sums.len(), by_row.rows() * hidden);
+    check_len("edge_hidden_sum_edges: sums", sums.len(), by_row.rows.bound * hidden);
     check_len("edge_hidden_sum_edges: d_z", d_z.len(), by_row.entries.len() * hidden);
     launch_sums(device, "edge_hidden_sum_edges", sums, d_z, by_row, hidden)
 }
@@ -99,10 +113,18 @@ fn launch_sums(
     by_row: Lists<'_>,
     hidden: usize,
 ) -> Result<()> {
-    if by_row.rows() == 0 {
+    by_row.check();
+    if by_row.rows.bound == 0 {
         return Ok(());
     }
-    let arguments = [sums.into(), d_z.into(), by_row.offsets.into(), by_row.entries.into(), hidden.into()];
+    let arguments = [
+        sums.into(),
+        d_z.into(),
+        by_row.offsets.into(),
+        by_row.entries.into(),
+        by_row.rows.into(),
+        hidden.into(),
+    ];
     // SAFETY: as in kernels/edge_hidden.cu, alike for both; the callers checked lengths; sums is borrowed mutably.
-    unsafe { device.launch(kernel, Grid::rows(by_row.rows(), THREADS), &arguments) }
+    unsafe { device.launch(kernel, Grid::rows(by_row.rows.bound, THREADS), &arguments) }
 }

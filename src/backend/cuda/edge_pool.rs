@@ -21,9 +21,10 @@ pub fn edge_pool_forward(
 ) -> Result<()> {
     let width = norm.mean.len();
     norm.check(width);
-    check_len("edge_pool_forward: pooled", pooled.len(), incidence.rows() * hidden);
+    incidence.check();
+    check_len("edge_pool_forward: pooled", pooled.len(), incidence.rows.bound * hidden);
     check_len("edge_pool_forward: z", z.len(), incidence.entries.len() / 2 * width);
-    if incidence.rows() == 0 {
+    if incidence.rows.bound == 0 {
         return Ok(());
     }
     let arguments = Arguments::default()
@@ -32,10 +33,11 @@ pub fn edge_pool_forward(
         .add_norm(norm)
         .add(incidence.offsets)
         .add(incidence.entries)
+        .add(incidence.rows)
         .add(width)
         .add(hidden);
     // SAFETY: as in kernels/edge_pool.cu; lengths were checked; pooled is borrowed mutably.
-    unsafe { device.launch("edge_pool_forward", Grid::rows(incidence.rows(), THREADS), &arguments) }
+    unsafe { device.launch("edge_pool_forward", Grid::rows(incidence.rows.bound, THREADS), &arguments) }
 }
 
 /// `d_heads [E, W]`, by the heads' outputs, of `d_pooled [N, H]` and `d_edge_state [E, W - 2 H]`.
@@ -49,11 +51,12 @@ pub fn edge_pool_backward(
     width: usize,
     hidden: usize,
 ) -> Result<()> {
-    let edges = nodes.subject.len();
+    let edges = nodes.edges.bound;
+    nodes.check();
+    incidence.check();
     check_len("edge_pool_backward: d_heads", d_heads.len(), edges * width);
-    check_len("edge_pool_backward: d_pooled", d_pooled.len(), incidence.rows() * hidden);
+    check_len("edge_pool_backward: d_pooled", d_pooled.len(), incidence.rows.bound * hidden);
     check_len("edge_pool_backward: d_edge_state", d_edge_state.len(), edges * (width - 2 * hidden));
-    check_len("edge_pool_backward: object", nodes.object.len(), edges);
     if edges == 0 {
         return Ok(());
     }
@@ -64,6 +67,7 @@ pub fn edge_pool_backward(
         nodes.subject.into(),
         nodes.object.into(),
         incidence.offsets.into(),
+        nodes.edges.into(),
         width.into(),
         hidden.into(),
     ];

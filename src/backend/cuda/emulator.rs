@@ -1,9 +1,10 @@
 //! The kernels compiled as C++ against the emulator (`kernels/emulator/emulator.h`), launched like a GPU's.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::device::{Argument, Functions, Grid};
+use super::graph::Work;
 use super::streams::{Event, Mark, SharedStreams, Stream};
 use crate::error::{Error, Result};
 
@@ -13,6 +14,8 @@ pub(super) struct Emulator {
     /// 0: in order.
     seed: u64,
     streams: SharedStreams,
+    /// What is recorded while a graph is captured.
+    recording: Mutex<Option<Vec<Work>>>,
 }
 
 /// A kernel in one of the emulator's tables, which live as long as the program.
@@ -89,7 +92,7 @@ impl Emulator {
             functions.insert(*name, Function(function));
         }
         let seed = seed.map_or(0, |seed| seed.max(1));
-        Ok(Emulator { functions, seed, streams: SharedStreams::default() })
+        Ok(Emulator { functions, seed, streams: SharedStreams::default(), recording: Mutex::default() })
     }
 
     pub(super) fn event(&self) -> Event {
@@ -110,9 +113,56 @@ impl Emulator {
         unsafe { self.streams.lock().copy(source, len, address) }.map_err(bug)
     }
 
+    fn recording(&self) -> MutexGuard<'_, Option<Vec<Work>>> {
+        self.recording.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn begin_capture(&self) {
+        *self.recording() = Some(Vec::new());
+    }
+
+    pub(super) fn end_capture(&self) -> Vec<Work> {
+        self.recording().take().expect("a capture that began")
+    }
+
+    /// # Safety
+    /// As for [`super::Device::replay`].
+    pub(super) unsafe fn replay(&self, work: &[Work]) -> Result<()> {
+        for work in work {
+            match work {
+                // SAFETY: as the caller promises.
+                Work::Launch { kernel, grid, arguments } => unsafe { self.launch(kernel, *grid, arguments) }?,
+                // SAFETY: likewise.
+                Work::Zero { address, bytes } => unsafe { self.zero(*address, *bytes) }?,
+            }
+        }
+        Ok(())
+    }
+
+    /// # Safety
+    /// The bytes must be those of a buffer, and no reference may lead to them when this is done.
+    pub(super) unsafe fn zero(&self, address: u64, bytes: usize) -> Result<()> {
+        if let Some(recorded) = &mut *self.recording() {
+            recorded.push(Work::Zero { address, bytes });
+            return Ok(());
+        }
+        // SAFETY: as the caller promises.
+        unsafe { std::ptr::write_bytes(address as *mut u8, 0, bytes) };
+        Ok(())
+    }
+
     /// # Safety
     /// As for [`super::Device::launch`].
-    pub(super) unsafe fn launch(&self, kernel: &str, grid: Grid, arguments: &[Argument]) -> Result<()> {
+    pub(super) unsafe fn launch(
+        &self,
+        kernel: &'static str,
+        grid: Grid,
+        arguments: &[Argument],
+    ) -> Result<()> {
+        if let Some(recorded) = &mut *self.recording() {
+            recorded.push(Work::Launch { kernel, grid, arguments: arguments.to_vec() });
+            return Ok(());
+        }
         let mut pointers: Vec<*mut c_void> = Vec::with_capacity(arguments.len());
         let mut bytes = Vec::with_capacity(arguments.len());
         for argument in arguments {
@@ -121,6 +171,7 @@ impl Emulator {
                 Argument::Int(value) => (std::ptr::from_ref(value).cast(), 4),
                 Argument::Long(value) => (std::ptr::from_ref(value).cast(), 8),
                 Argument::Float(value) => (std::ptr::from_ref(value).cast(), 4),
+                Argument::Double(value) => (std::ptr::from_ref(value).cast(), 8),
             };
             pointers.push(pointer.cast_mut());
             bytes.push(size);

@@ -4,7 +4,9 @@ use std::ffi::c_void;
 use std::sync::Arc;
 
 use cudarc::driver::sys::CUresult;
-use cudarc::driver::{CudaContext, CudaEvent, CudaFunction, CudaStream, DevicePtr, DriverError, result, sys};
+use cudarc::driver::{
+    CudaContext, CudaEvent, CudaFunction, CudaGraph, CudaStream, DevicePtr, DriverError, result, sys,
+};
 use cudarc::nvrtc::Ptx;
 
 use super::buffer::{Buffer, Element};
@@ -200,6 +202,25 @@ impl Gpu {
         Ok(values)
     }
 
+    /// Relaxed, because the driver may load a kernel only now that it is first called, and other threads may go on calling
+    /// the driver; what a capture cannot hold, [`super::Device`] refuses by itself.
+    pub(super) fn begin_capture(&self) -> Result<()> {
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+        self.stream.begin_capture(mode).map_err(self.failed("begin to capture a graph"))
+    }
+
+    /// The graph, ready to run.
+    pub(super) fn end_capture(&self) -> Result<CudaGraph> {
+        let graph = self.stream.end_capture(sys::CUgraphInstantiate_flags(0));
+        Ok(graph
+            .map_err(self.failed("capture a graph"))?
+            .expect("a graph, unless the capture was broken off"))
+    }
+
+    pub(super) fn replay(&self, graph: &CudaGraph) -> Result<()> {
+        graph.launch().map_err(self.failed("launch a graph"))
+    }
+
     fn bind(&self) -> Result<()> {
         self.context.bind_to_thread().map_err(self.failed("bind"))
     }
@@ -257,6 +278,7 @@ impl Gpu {
                 Argument::Int(value) => std::ptr::from_ref(value).cast(),
                 Argument::Long(value) => std::ptr::from_ref(value).cast(),
                 Argument::Float(value) => std::ptr::from_ref(value).cast(),
+                Argument::Double(value) => std::ptr::from_ref(value).cast(),
             };
             pointer.cast_mut()
         };

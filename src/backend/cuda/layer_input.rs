@@ -17,6 +17,7 @@ use super::linear::{
     Format, Input, Matrix, MatrixMut, linear_backward_input, linear_backward_weight, linear_forward,
     linear_forward_gather,
 };
+use super::rows::Rows;
 use crate::backend::{LayerInput, LayerInputGradient};
 use crate::batch::graph_batch::BatchSize;
 use crate::error::Result;
@@ -89,31 +90,34 @@ impl Scratch {
         let layout = all.block(layer, BlockKind::EdgeHidden);
         let weight = Matrix::new(parameters.values.slice(layout.weight.clone()), hidden, 3 * width);
         let of = parts(width);
-        let edges = batch.size.edges;
+        let (rows, edges) = (batch.edges(), batch.edges().bound);
         match input {
             LayerInput::States { nodes: x, edges: e } => {
-                let x = Matrix::new(x.slice(0..x.len()), batch.size.nodes, width);
-                project(device, self.format, &mut self.nodes, x, batch.size.nodes, weight)?;
+                let nodes = batch.nodes();
+                let x = Matrix::new(x.slice(0..x.len()), nodes.bound, width);
+                project(device, self.format, &mut self.nodes, x, nodes, weight)?;
                 linear_forward_gather(
                     device,
                     self.format,
                     &mut MatrixMut::new(z.slice_mut(0..edges * hidden), edges, hidden),
                     Matrix::new(e.slice(0..e.len()), edges, width),
                     weight.columns(of.edge, width),
-                    self.nodes.slice(0..batch.size.nodes * 2 * hidden),
-                    batch.nodes(),
+                    self.nodes.slice(0..nodes.bound * 2 * hidden),
+                    batch.edge_nodes(),
                     sums,
                 )
             }
             LayerInput::Embeddings => {
-                let (objects, predicates) = (batch.object_types().len(), batch.predicate_types().len());
+                let (object_rows, predicate_rows) = (batch.objects(), batch.predicates());
+                let (objects, predicates) = (object_rows.bound, predicate_rows.bound);
                 self.gather_rows(device, parameters, batch)?;
                 let x = Matrix::new(self.object_rows.slice(0..objects * width), objects, width);
-                project(device, self.format, &mut self.nodes, x, objects, weight)?;
+                project(device, self.format, &mut self.nodes, x, object_rows, weight)?;
                 let edge_part = self.edges.slice_mut(0..predicates * hidden);
                 linear_forward(
                     device,
                     self.format,
+                    predicate_rows,
                     &mut MatrixMut::new(edge_part, predicates, hidden),
                     Input::Values(Matrix::new(
                         self.predicate_rows.slice(0..predicates * width),
@@ -128,13 +132,13 @@ impl Scratch {
                     &mut z.slice_mut(0..edges * hidden),
                     self.edges.slice(0..predicates * hidden),
                     self.nodes.slice(0..objects * 2 * hidden),
-                    batch.edge_predicate_slot(),
-                    batch.node_types(),
+                    batch.edge_predicates(),
+                    batch.edge_objects(),
                     hidden,
                 )?;
                 match sums {
                     Some(sums) => {
-                        batch_norm_partial_statistics(device, z.slice(0..edges * hidden), edges, hidden, sums)
+                        batch_norm_partial_statistics(device, z.slice(0..edges * hidden), rows, hidden, sums)
                     }
                     None => Ok(()),
                 }
@@ -151,12 +155,13 @@ impl Scratch {
     ) -> Result<()> {
         let all = &parameters.layout;
         let width = all.config.state_width;
-        for (rows, table, types) in [
-            (&mut self.object_rows, &all.object_embedding, batch.object_types()),
-            (&mut self.predicate_rows, &all.predicate_embedding, batch.predicate_types()),
+        for (to, table, types, rows) in [
+            (&mut self.object_rows, &all.object_embedding, batch.object_types(), batch.objects()),
+            (&mut self.predicate_rows, &all.predicate_embedding, batch.predicate_types(), batch.predicates()),
         ] {
-            let mut rows = rows.slice_mut(0..types.len() * width);
-            embedding_forward(device, &mut rows, parameters.values.slice(table.clone()), types, width)?;
+            let mut to = to.slice_mut(0..rows.bound * width);
+            let table = parameters.values.slice(table.clone());
+            embedding_forward(device, &mut to, table, types, rows, width)?;
         }
         Ok(())
     }
@@ -175,7 +180,7 @@ impl Scratch {
         sum_parts: &mut Buffer<f32>,
     ) -> Result<()> {
         let all = &parameters.layout;
-        let (width, hidden, size) = (all.config.state_width, all.config.hidden_width, batch.size);
+        let (width, hidden) = (all.config.state_width, all.config.hidden_width);
         let layout = all.block(layer, BlockKind::EdgeHidden);
         let weight = Matrix::new(parameters.values.slice(layout.weight.clone()), hidden, 3 * width);
         let of = parts(width);
@@ -184,25 +189,29 @@ impl Scratch {
                 LayerInput::States { nodes, edges },
                 LayerInputGradient::States { nodes: d_nodes, edges: d_edges },
             ) => {
-                let mut sums = self.nodes.slice_mut(0..size.nodes * 2 * hidden);
+                let (node_rows, edge_rows) = (batch.nodes(), batch.edges());
+                let mut sums = self.nodes.slice_mut(0..node_rows.bound * 2 * hidden);
                 edge_hidden_sum_ends(device, &mut sums, d_z, batch.incidence(), hidden)?;
-                let sums = Matrix::new(sums.as_slice(), size.nodes, 2 * hidden);
-                let x = Matrix::new(nodes.slice(0..nodes.len()), size.nodes, width);
-                let e = Matrix::new(edges.slice(0..edges.len()), size.edges, width);
-                let d_z = Matrix::new(d_z, size.edges, hidden);
+                let sums = Matrix::new(sums.as_slice(), node_rows.bound, 2 * hidden);
+                let x = Matrix::new(nodes.slice(0..nodes.len()), node_rows.bound, width);
+                let e = Matrix::new(edges.slice(0..edges.len()), edge_rows.bound, width);
+                let d_z = Matrix::new(d_z, edge_rows.bound, hidden);
                 let mut d_weight =
                     MatrixMut::new(gradients.slice_mut(layout.weight.clone()), hidden, 3 * width);
-                weight_gradients(device, self.format, &mut d_weight, sums, x, d_z, e, sum_parts)?;
+                let (ends, edge) = ((node_rows, sums, x), (edge_rows, d_z, e));
+                weight_gradients(device, self.format, &mut d_weight, ends, edge, sum_parts)?;
                 let whole = d_nodes.len();
-                let mut d_x = MatrixMut::new(d_nodes.slice_mut(0..whole), size.nodes, width);
-                input_gradient(device, self.format, &mut d_x, sums, weight)?;
+                let mut d_x = MatrixMut::new(d_nodes.slice_mut(0..whole), node_rows.bound, width);
+                input_gradient(device, self.format, node_rows, &mut d_x, sums, weight)?;
                 let whole = d_edges.len();
-                let mut d_e = MatrixMut::new(d_edges.slice_mut(0..whole), size.edges, width);
-                linear_backward_input(device, self.format, &mut d_e, d_z, weight.columns(of.edge, width))
+                let mut d_e = MatrixMut::new(d_edges.slice_mut(0..whole), edge_rows.bound, width);
+                let weight = weight.columns(of.edge, width);
+                linear_backward_input(device, self.format, edge_rows, &mut d_e, d_z, weight)
             }
             (LayerInput::Embeddings, LayerInputGradient::Embeddings) => {
                 let (objects, predicates) = (batch.object_types(), batch.predicate_types());
-                let (object_count, predicate_count) = (objects.len(), predicates.len());
+                let (object_rows, predicate_rows) = (batch.objects(), batch.predicates());
+                let (object_count, predicate_count) = (object_rows.bound, predicate_rows.bound);
                 self.gather_rows(device, parameters, batch)?;
                 let mut sums = self.nodes.slice_mut(0..object_count * 2 * hidden);
                 edge_hidden_sum_ends(device, &mut sums, d_z, batch.object_incidence(), hidden)?;
@@ -215,27 +224,29 @@ impl Scratch {
                 let e = Matrix::new(e_rows, predicate_count, width);
                 let mut d_weight =
                     MatrixMut::new(gradients.slice_mut(layout.weight.clone()), hidden, 3 * width);
-                weight_gradients(device, self.format, &mut d_weight, sums, x, edge_sums, e, sum_parts)?;
+                let (ends, edge) = ((object_rows, sums, x), (predicate_rows, edge_sums, e));
+                weight_gradients(device, self.format, &mut d_weight, ends, edge, sum_parts)?;
 
                 let d_rows = self.d_rows.slice_mut(0..object_count * width);
                 input_gradient(
                     device,
                     self.format,
+                    object_rows,
                     &mut MatrixMut::new(d_rows, object_count, width),
                     sums,
                     weight,
                 )?;
                 let table = gradients.slice_mut(all.object_embedding.clone());
                 let d_rows = self.d_rows.slice(0..object_count * width);
-                embedding_backward(device, table, d_rows, objects, width)?;
+                embedding_backward(device, table, d_rows, objects, object_rows, width)?;
 
                 let d_rows = self.d_rows.slice_mut(0..predicate_count * width);
                 let mut d_e = MatrixMut::new(d_rows, predicate_count, width);
                 let weight = weight.columns(of.edge, width);
-                linear_backward_input(device, self.format, &mut d_e, edge_sums, weight)?;
+                linear_backward_input(device, self.format, predicate_rows, &mut d_e, edge_sums, weight)?;
                 let table = gradients.slice_mut(all.predicate_embedding.clone());
                 let d_rows = self.d_rows.slice(0..predicate_count * width);
-                embedding_backward(device, table, d_rows, predicates, width)
+                embedding_backward(device, table, d_rows, predicates, predicate_rows, width)
             }
             _ => unreachable!("a layer's input and its gradient are of one kind"),
         }
@@ -248,44 +259,44 @@ fn project(
     format: Format,
     projected: &mut Buffer<f32>,
     x: Matrix<'_>,
-    rows: usize,
+    rows: Rows<'_>,
     weight: Matrix<'_>,
 ) -> Result<()> {
     let (hidden, width) = (weight.row_count(), x.column_count());
     let of = parts(width);
-    let mut projected = MatrixMut::new(projected.slice_mut(0..rows * 2 * hidden), rows, 2 * hidden);
+    let projected = projected.slice_mut(0..rows.bound * 2 * hidden);
+    let mut projected = MatrixMut::new(projected, rows.bound, 2 * hidden);
     let weight = weight.stacked(of.subject, of.object, width);
-    linear_forward(device, format, &mut projected, Input::Values(x), weight, None)
+    linear_forward(device, format, rows, &mut projected, Input::Values(x), weight, None)
 }
 
-/// d_W of S_s and S_o, side by side in `sums [n, 2 H]`, with `x [n, D]`, and of `d_z` with `e`.
+/// d_W of S_s and S_o, side by side in `sums [n, 2 H]`, with `x [n, D]`, and of `d_z` with `e`; both with their rows.
 fn weight_gradients(
     device: &Device,
     format: Format,
     d_weight: &mut MatrixMut<'_>,
-    sums: Matrix<'_>,
-    x: Matrix<'_>,
-    d_z: Matrix<'_>,
-    e: Matrix<'_>,
+    (ends_rows, sums, x): (Rows<'_>, Matrix<'_>, Matrix<'_>),
+    (edge_rows, d_z, e): (Rows<'_>, Matrix<'_>, Matrix<'_>),
     sum_parts: &mut Buffer<f32>,
 ) -> Result<()> {
     let width = x.column_count();
     let of = parts(width);
     let mut ends = d_weight.stacked(of.subject, of.object, width);
-    linear_backward_weight(device, format, &mut ends, sums, Input::Values(x), sum_parts)?;
+    linear_backward_weight(device, format, ends_rows, &mut ends, sums, Input::Values(x), sum_parts)?;
     let mut edge = d_weight.columns(of.edge, width);
-    linear_backward_weight(device, format, &mut edge, d_z, Input::Values(e), sum_parts)
+    linear_backward_weight(device, format, edge_rows, &mut edge, d_z, Input::Values(e), sum_parts)
 }
 
 /// `d_x [n, D] = S_s W_s + S_o W_o`.
 fn input_gradient(
     device: &Device,
     format: Format,
+    rows: Rows<'_>,
     d_x: &mut MatrixMut<'_>,
     sums: Matrix<'_>,
     weight: Matrix<'_>,
 ) -> Result<()> {
     let of = parts(weight.column_count() / 3);
     let weight = weight.stacked(of.subject, of.object, weight.column_count() / 3);
-    linear_backward_input(device, format, d_x, sums, weight)
+    linear_backward_input(device, format, rows, d_x, sums, weight)
 }

@@ -4,6 +4,7 @@ use super::batch_norm::{Norm, Sums};
 use super::buffer::{Buffer, Slice, SliceMut};
 use super::device::{Argument, Arguments, Device, Grid, check_len, dimension};
 use super::edge_hidden::Ends;
+use super::rows::Rows;
 use crate::error::Result;
 
 /// The products' kernels in a format: one for each tile, in the order of [`Product`]; and others of the file.
@@ -29,9 +30,9 @@ kernels!(TF32_KERNELS, "tf32", ["_64", "_128"], []);
 /// Blocks that fill a large GPU twice: a weight's gradient is split into parts until it has about as many, and the
 /// larger tile is taken where it makes as many.
 const ENOUGH_BLOCKS: usize = 264;
-/// Least rows of a part, so that its product outweighs adding it up.
+/// Least rows of a part, so that its product outweighs adding it up; as in `kernels/linear.cuh`.
 const LEAST_PART_ROWS: usize = 128;
-/// Least rows of a part of the larger tile: its few blocks must be long ones.
+/// Least rows of a part of the larger tile, whose few blocks must be long ones; as there.
 const LEAST_LARGE_PART_ROWS: usize = 256;
 
 /// How products are computed: the format of their operands. Sums are in single precision in every one.
@@ -275,23 +276,25 @@ impl Arguments {
     }
 }
 
-/// `y [R, O] = x [R, I] weight [O, I]^T`; into `sums` what the statistics of y follow from.
+/// `y [R, O] = x [R, I] weight [O, I]^T`; into `sums` what the statistics of y follow from. `rows` are R, here and below.
 pub fn linear_forward(
     device: &Device,
     format: Format,
+    rows: Rows<'_>,
     y: &mut MatrixMut<'_>,
     x: Input<'_>,
     weight: Matrix<'_>,
     sums: Option<&mut Sums>,
 ) -> Result<()> {
     let x_matrix = x.check();
-    let shapes = (y.rows, y.columns, x_matrix.columns);
-    assert_eq!(shapes, (x_matrix.rows, weight.rows, weight.columns), "linear_forward: shapes");
+    check_rows("linear_forward", rows, [y.rows, x_matrix.rows]);
+    let shapes = (y.columns, x_matrix.columns);
+    assert_eq!(shapes, (weight.rows, weight.columns), "linear_forward: shapes");
     assert!(
         !y.lines.is_split() && !x_matrix.lines.is_split(),
         "linear_forward: only the weight may be split"
     );
-    if y.rows == 0 {
+    if rows.bound == 0 {
         return Ok(());
     }
     let arguments = Arguments::default().add(&mut y.values).add_values(x).add(weight.values);
@@ -304,7 +307,7 @@ pub fn linear_forward(
             (Product::ForwardNorm, arguments.add(weight.lines.stride))
         }
     };
-    let arguments = arguments.add(y.rows).add(y.columns).add(x_matrix.columns);
+    let arguments = arguments.add(rows).add(y.columns).add(x_matrix.columns);
     let (kernel, grid) = format.launch(product, y.rows, y.columns);
     // SAFETY: as in kernels/linear.cuh; a matrix's slice holds its rows, a norm's its columns, and the sums have room;
     // what is written is borrowed mutably.
@@ -322,20 +325,21 @@ pub fn linear_forward_gather(
     ends: Ends<'_>,
     sums: Option<&mut Sums>,
 ) -> Result<()> {
-    let shapes = (y.rows, y.columns, x.columns);
-    assert_eq!(shapes, (x.rows, weight.rows, weight.columns), "linear_forward_gather: shapes");
+    let rows = ends.edges;
+    check_rows("linear_forward_gather", rows, [y.rows, x.rows]);
+    let shapes = (y.columns, x.columns);
+    assert_eq!(shapes, (weight.rows, weight.columns), "linear_forward_gather: shapes");
     let split = [y.lines, x.lines, weight.lines].iter().any(|lines| lines.is_split());
     assert!(!split, "linear_forward_gather: no matrix may be split");
-    check_len("linear_forward_gather: subject", ends.subject.len(), y.rows);
-    check_len("linear_forward_gather: object", ends.object.len(), y.rows);
-    if y.rows == 0 {
+    ends.check();
+    if rows.bound == 0 {
         return Ok(());
     }
     let arguments = Arguments::default().add(&mut y.values).add(x.values).add(weight.values);
     let arguments = arguments.add(projected).add(ends.subject).add(ends.object);
     let arguments = arguments.add_sums(device, sums, y.rows, y.columns)?;
     let arguments = arguments.add(y.lines.stride).add(x.lines.stride).add(weight.lines.stride);
-    let arguments = arguments.add(y.rows).add(y.columns).add(x.columns);
+    let arguments = arguments.add(rows).add(y.columns).add(x.columns);
     let (kernel, grid) = format.launch(Product::ForwardGather, y.rows, y.columns);
     // SAFETY: as in kernels/linear.cuh; a matrix's slice holds its rows, the ends are rows of `projected`, and the sums
     // have room; what is written is borrowed mutably.
@@ -346,22 +350,24 @@ pub fn linear_forward_gather(
 pub fn linear_backward_input(
     device: &Device,
     format: Format,
+    rows: Rows<'_>,
     d_x: &mut MatrixMut<'_>,
     d_y: Matrix<'_>,
     weight: Matrix<'_>,
 ) -> Result<()> {
-    let shapes = (d_x.rows, d_x.columns, d_y.columns);
-    assert_eq!(shapes, (d_y.rows, weight.columns, weight.rows), "linear_backward_input: shapes");
+    check_rows("linear_backward_input", rows, [d_x.rows, d_y.rows]);
+    let shapes = (d_x.columns, d_y.columns);
+    assert_eq!(shapes, (weight.columns, weight.rows), "linear_backward_input: shapes");
     assert!(
         !d_x.lines.is_split() && !d_y.lines.is_split(),
         "linear_backward_input: only the weight may be split"
     );
-    if d_x.rows == 0 {
+    if rows.bound == 0 {
         return Ok(());
     }
     let arguments = Arguments::default().add(&mut d_x.values).add(d_y.values).add(weight.values);
     let arguments = arguments.add(d_x.lines.stride).add(d_y.lines.stride).add_lines(weight.lines);
-    let arguments = arguments.add(d_x.rows).add(d_x.columns).add(d_y.columns);
+    let arguments = arguments.add(rows).add(d_x.columns).add(d_y.columns);
     let (kernel, grid) = format.launch(Product::BackwardInput, d_x.rows, d_x.columns);
     // SAFETY: as in kernels/linear.cuh; a matrix's slice holds its rows; d_x is borrowed mutably and alone written.
     unsafe { device.launch(kernel, grid, &arguments) }
@@ -371,6 +377,7 @@ pub fn linear_backward_input(
 pub fn linear_backward_input_sums(
     device: &Device,
     format: Format,
+    rows: Rows<'_>,
     d_x: &mut MatrixMut<'_>,
     d_y: Matrix<'_>,
     weight: Matrix<'_>,
@@ -378,35 +385,66 @@ pub fn linear_backward_input_sums(
     norm: Norm<'_>,
     sums: &mut Sums,
 ) -> Result<()> {
-    let shapes = (d_x.rows, d_x.columns, d_y.columns);
-    assert_eq!(shapes, (d_y.rows, weight.columns, weight.rows), "linear_backward_input_sums: shapes");
-    assert_eq!((z.rows, z.columns), (d_x.rows, d_x.columns), "linear_backward_input_sums: z");
+    check_rows("linear_backward_input_sums", rows, [d_x.rows, d_y.rows, z.rows]);
+    let shapes = (d_x.columns, d_y.columns, z.columns);
+    let wanted = (weight.columns, weight.rows, d_x.columns);
+    assert_eq!(shapes, wanted, "linear_backward_input_sums: shapes");
     let split = [d_x.lines, d_y.lines, weight.lines, z.lines].iter().any(|lines| lines.is_split());
     assert!(!split, "linear_backward_input_sums: no matrix may be split");
     norm.check(d_x.columns);
-    if d_x.rows == 0 {
+    if rows.bound == 0 {
         return Ok(());
     }
     let arguments = Arguments::default().add(&mut d_x.values);
     let arguments = arguments.add_sums(device, Some(sums), d_x.rows, d_x.columns)?;
     let arguments = arguments.add(d_y.values).add(weight.values).add(z.values).add_norm(norm);
     let arguments = arguments.add(d_x.lines.stride).add(d_y.lines.stride).add(weight.lines.stride);
-    let arguments = arguments.add(z.lines.stride).add(d_x.rows).add(d_x.columns).add(d_y.columns);
+    let arguments = arguments.add(z.lines.stride).add(rows).add(d_x.columns).add(d_y.columns);
     let (kernel, grid) = format.launch(Product::BackwardInputSums, d_x.rows, d_x.columns);
     // SAFETY: as in kernels/linear.cuh; a matrix's slice holds its rows, a norm's its columns, and the sums have room;
     // what is written is borrowed mutably.
     unsafe { device.launch(kernel, grid, &arguments) }
 }
 
-/// Into how many parts a weight's gradient is split at most: so many that their tiles fill a GPU, each of enough rows.
-fn most_parts(tile: Tile, outputs: usize, inputs: usize, rows: usize) -> usize {
-    (ENOUGH_BLOCKS / tile.count(outputs, inputs)).clamp(1, rows.div_ceil(LEAST_PART_ROWS).max(1))
+/// Panics unless matrices have as many rows as the grid is for.
+#[track_caller]
+fn check_rows<const N: usize>(name: &str, rows: Rows<'_>, of: [usize; N]) {
+    assert_eq!(of, [rows.bound; N], "{name}: rows of matrices");
+}
+
+/// Into how many parts a weight's gradient is split, a sum over rows each: as many as make their tiles fill a GPU, if each
+/// gets enough rows. The kernels find the parts from the number of rows alone (`row_parts` in `kernels/linear.cuh`), so
+/// that neither the tile nor the grid's bound changes a bit.
+#[derive(Clone, Copy)]
+struct Parts {
+    /// For the smaller tile.
+    most: usize,
+    /// For the larger one, once each gets enough rows; 0 where the format has none.
+    most_large: usize,
+}
+
+impl Parts {
+    fn new(format: Format, outputs: usize, inputs: usize) -> Self {
+        let most = |tile: Tile| (ENOUGH_BLOCKS / tile.count(outputs, inputs)).max(1);
+        let most_large = if format.tile(true) == Tile::Large { most(Tile::Large) } else { 0 };
+        Parts { most: most(Tile::Small), most_large }
+    }
+
+    /// Whether so many rows are enough for the larger tile.
+    fn are_large(self, rows: usize) -> bool {
+        self.most_large > 0 && rows >= LEAST_LARGE_PART_ROWS * self.most_large
+    }
+
+    /// The most of any number of rows up to `bound`.
+    fn up_to(self, bound: usize) -> usize {
+        let small = self.most.min(bound.div_ceil(LEAST_PART_ROWS)).max(1);
+        if self.are_large(bound) { small.max(self.most_large) } else { small }
+    }
 }
 
 /// The most values that [`linear_backward_weight`] keeps in `parts` for up to `rows` rows.
 pub(super) fn parts_len(format: Format, outputs: usize, inputs: usize, rows: usize) -> usize {
-    let most = [Tile::Small, format.tile(true)].map(|tile| most_parts(tile, outputs, inputs, rows));
-    match most[0].max(most[1]) {
+    match Parts::new(format, outputs, inputs).up_to(rows) {
         1 => 0,
         parts => parts * outputs * inputs,
     }
@@ -416,36 +454,31 @@ pub(super) fn parts_len(format: Format, outputs: usize, inputs: usize, rows: usi
 pub fn linear_backward_weight(
     device: &Device,
     format: Format,
+    rows: Rows<'_>,
     d_weight: &mut MatrixMut<'_>,
     d_y: Matrix<'_>,
     x: Input<'_>,
     parts: &mut Buffer<f32>,
 ) -> Result<()> {
     let x_matrix = x.check();
-    let (outputs, inputs, rows) = (d_weight.rows, d_weight.columns, d_y.rows);
-    assert_eq!(
-        (rows, outputs, inputs),
-        (x_matrix.rows, d_y.columns, x_matrix.columns),
-        "linear_backward_weight: shapes"
-    );
+    let (outputs, inputs) = (d_weight.rows, d_weight.columns);
+    check_rows("linear_backward_weight", rows, [d_y.rows, x_matrix.rows]);
+    assert_eq!((outputs, inputs), (d_y.columns, x_matrix.columns), "linear_backward_weight: shapes");
     assert!(
         !d_y.lines.is_split() && !x_matrix.lines.is_split(),
         "linear_backward_weight: only d_weight may be split"
     );
-    let many_rows = LEAST_LARGE_PART_ROWS * most_parts(Tile::Large, outputs, inputs, usize::MAX);
-    let tile = format.tile(rows >= many_rows);
-    let rows_per_part = rows.div_ceil(most_parts(tile, outputs, inputs, rows)).max(1);
-    let part_count = rows.div_ceil(rows_per_part).max(1);
-    let split = part_count > 1;
-    if split {
-        device.reserve(parts, part_count * outputs * inputs)?;
-    }
-    let mut in_parts = parts.slice_mut(0..if split { part_count * outputs * inputs } else { 0 });
-    let arguments = match split {
-        true => Arguments::default().add(&mut in_parts),
+    let of = Parts::new(format, outputs, inputs);
+    let (tile, most) = (format.tile(of.are_large(rows.bound)), of.up_to(rows.bound));
+    let in_parts = most > 1;
+    let len = if in_parts { most * outputs * inputs } else { 0 };
+    device.reserve(parts, len)?;
+    let mut part_values = parts.slice_mut(0..len);
+    let arguments = match in_parts {
+        true => Arguments::default().add(&mut part_values),
         false => Arguments::default().add(&mut d_weight.values),
     };
-    let lines = if split { Lines::new(inputs) } else { d_weight.lines };
+    let lines = if in_parts { Lines::new(inputs) } else { d_weight.lines };
     let arguments = arguments.add(d_y.values).add_values(x);
     let (product, arguments) = match x {
         Input::Values(_) => (Product::BackwardWeight, arguments.add_lines(lines)),
@@ -455,16 +488,19 @@ pub fn linear_backward_weight(
         }
     };
     let arguments = arguments.add(d_y.lines.stride).add(x_matrix.lines.stride).add(outputs).add(inputs);
-    let arguments = arguments.add(rows).add(rows_per_part).add(Argument::Long((outputs * inputs) as i64));
-    let (kernel, grid) = format.kernel(product, tile, [outputs, inputs, part_count]);
-    // SAFETY: as in kernels/linear.cuh; a matrix's slice holds its rows, a norm's its columns; the parts have room for
-    // part_count matrices; what is written is borrowed mutably.
+    let arguments = arguments.add(rows).add(of.most).add(of.most_large);
+    let arguments = arguments.add(Argument::Long((outputs * inputs) as i64));
+    let (kernel, grid) = format.kernel(product, tile, [outputs, inputs, most]);
+    // SAFETY: as in kernels/linear.cuh; a matrix's slice holds its rows, a norm's its columns; no number of rows up to the
+    // bound makes more parts than there is room for; what is written is borrowed mutably.
     unsafe { device.launch(kernel, grid, &arguments) }?;
-    if !split {
+    if !in_parts {
         return Ok(());
     }
-    let arguments = Arguments::default().add(&mut d_weight.values).add(in_parts.as_slice());
-    let arguments = arguments.add_lines(d_weight.lines).add(outputs).add(inputs).add(part_count);
-    // SAFETY: as in kernels/linear_fp32.cu; the launch before wrote part_count matrices; d_weight is borrowed mutably.
+    let arguments = Arguments::default().add(&mut d_weight.values).add(part_values.as_slice());
+    let arguments = arguments.add_lines(d_weight.lines).add(outputs).add(inputs);
+    let arguments = arguments.add(rows).add(of.most).add(of.most_large);
+    // SAFETY: as in kernels/linear_fp32.cu; the launch before wrote as many parts as this adds up; d_weight is borrowed
+    // mutably.
     unsafe { device.launch("linear_sum_parts", Grid::cover(outputs * inputs, 256), &arguments) }
 }

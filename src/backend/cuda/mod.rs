@@ -3,6 +3,9 @@
 //! `kernels/<name>.cu` is launched by `<name>.rs` here, one safe function per stage or kernel; this module puts them
 //! together as the stages of a step. As on the CPU, a layer's first product is split by operand, and layer 0 works on
 //! the types that occur (`layer_input.rs`).
+//!
+//! A training step is captured once for each slot that a batch may lie in ([`graph`]) and replayed from then on: what
+//! differs between two batches lies in the device's memory ([`rows`], `batch.rs`).
 
 pub mod adam;
 mod batch;
@@ -10,6 +13,7 @@ pub mod batch_norm;
 mod block;
 pub mod buffer;
 pub mod ceilings;
+pub mod cosine_ranks;
 pub mod device;
 pub mod draw_triples;
 pub mod edge_hidden;
@@ -17,13 +21,17 @@ pub mod edge_pool;
 pub mod embedding;
 mod emulator;
 mod gpu;
+pub mod graph;
 pub mod graph_batch;
+pub mod inner_products;
 pub mod l2_normalise;
 mod layer_input;
 pub mod linear;
 mod nvtx;
 pub mod properties;
 pub mod readout_loss;
+pub mod row_correlations;
+pub mod rows;
 pub mod stopwatch;
 mod streams;
 pub mod top_k;
@@ -31,38 +39,47 @@ pub mod top_k;
 use std::fmt;
 use std::ops::Range;
 
+use crate::backend::row_sums::RowSums;
 use crate::backend::{Backend, Hidden, LayerInput, LayerInputGradient, Mode};
 use crate::batch::graph_batch::{BatchSize, GraphBatch};
+use crate::data::similarity::Similarity;
 use crate::error::Result;
 use crate::loss::Loss;
+use crate::model::LOSS_STEPS;
 use crate::model::activations::{BlockActivations, LayerActivations};
 use crate::model::config::ModelConfig;
 use crate::model::parameters::{BlockKind, Layout, Parameters};
-use crate::optimizer::{AdamStep, Moments};
+use crate::optimizer::{Adam, Moments};
 
+use adam::Steps;
 use batch::Batch;
 use batch_norm::Sums;
 use block::{BackwardSums, Before, Blocks, norm};
 use buffer::Buffer;
 use device::Device;
+use graph::Graph;
 use linear::Format;
+use readout_loss::LossRows;
 
 /// The kernel files and what they offer: loaded when a device opens.
 const FILES: &[(&str, &[&str])] = &[
     ("adam", adam::KERNELS),
     ("batch_norm", batch_norm::KERNELS),
     ("ceilings", ceilings::KERNELS),
+    ("cosine_ranks", cosine_ranks::KERNELS),
     ("draw_triples", draw_triples::KERNELS),
     ("edge_hidden", edge_hidden::KERNELS),
     ("edge_pool", edge_pool::KERNELS),
     ("embedding", embedding::KERNELS),
     ("graph_batch", graph_batch::KERNELS),
+    ("inner_products", inner_products::KERNELS),
     ("l2_normalise", l2_normalise::KERNELS),
     ("linear_bf16", linear::BF16_KERNELS),
     ("linear_bf16x3", linear::BF16X3_KERNELS),
     ("linear_fp32", linear::FP32_KERNELS),
     ("linear_tf32", linear::TF32_KERNELS),
     ("readout_loss", readout_loss::KERNELS),
+    ("row_correlations", row_correlations::KERNELS),
     ("top_k", top_k::KERNELS),
 ];
 
@@ -79,6 +96,9 @@ pub struct Cuda {
     /// `[G]`: the length of each graph's mean node state.
     mean_norm: Buffer<f32>,
 }
+
+/// The captured step for each slot of a batch.
+pub type Graphs = [Option<Graph>; 2];
 
 impl Cuda {
     /// On this device, with the operands of products in this format. All else is in single precision.
@@ -103,6 +123,8 @@ impl Cuda {
 impl Backend for Cuda {
     type Buffer = Buffer<f32>;
     type Batch = Batch;
+    type Steps = Steps;
+    type Graphs = Graphs;
     const RECOMPUTES_HIDDEN: bool = true;
 
     fn range(&self, name: fmt::Arguments<'_>) -> crate::backend::range::Range {
@@ -119,6 +141,14 @@ impl Backend for Cuda {
 
     fn download(&mut self, buffer: &Buffer<f32>, range: Range<usize>) -> Result<Vec<f32>> {
         self.device.download(buffer, range)
+    }
+
+    fn steps(&self) -> Result<Steps> {
+        Steps::new(&self.device)
+    }
+
+    fn set_steps(&mut self, steps: &mut Steps, done: u64) -> Result<()> {
+        steps.set(&self.device, done)
     }
 
     fn plan(&mut self, config: ModelConfig, capacity: BatchSize) -> Result<Batch> {
@@ -145,6 +175,27 @@ impl Backend for Cuda {
         Batch::new(device, config, capacity)
     }
 
+    fn begin_capture(&mut self, batch: &mut Batch) -> Result<()> {
+        self.device.begin_capture()?;
+        batch.launch_for_most(true);
+        Ok(())
+    }
+
+    fn end_capture(&mut self, batch: &mut Batch, graphs: &mut Graphs) -> Result<()> {
+        batch.launch_for_most(false);
+        graphs[batch.slot()] = Some(self.device.end_capture()?);
+        Ok(())
+    }
+
+    unsafe fn replay(&mut self, batch: &Batch, graphs: &Graphs) -> Result<bool> {
+        let Some(graph) = &graphs[batch.slot()] else { return Ok(false) };
+        let _range = nvtx::range(format_args!("step"));
+        // SAFETY: as the caller promises; beside its buffers the stages were given the batch's slot, which stays with the
+        // batch, and this backend's own, which were planned and grow no more.
+        unsafe { self.device.replay(graph) }?;
+        Ok(true)
+    }
+
     fn load_batch(&mut self, from: &GraphBatch, to: &mut Batch) -> Result<()> {
         to.load(&self.device, from)
     }
@@ -159,9 +210,9 @@ impl Backend for Cuda {
         block: &mut BlockActivations<Buffer<f32>>,
         _output: &mut Buffer<f32>,
     ) -> Result<()> {
-        let (kind, edges) = (BlockKind::EdgeHidden, batch.size.edges);
+        let (kind, edges) = (BlockKind::EdgeHidden, batch.edges());
         let Cuda { device, sums, layer_input, .. } = self;
-        let sums = (mode == Mode::Train).then_some(sums);
+        let sums = (mode == Mode::Train && parameters.layout.config.batch_norm).then_some(sums);
         layer_input.forward(device, layer, parameters, batch, input, &mut block.linear, sums)?;
         self.blocks().statistics(mode, (layer, kind), parameters, edges, block)
     }
@@ -175,7 +226,7 @@ impl Backend for Cuda {
         hidden: Hidden<'_, Buffer<f32>>,
         block: &mut BlockActivations<Buffer<f32>>,
     ) -> Result<()> {
-        let (kind, edges) = (BlockKind::EdgeHeads, batch.size.edges);
+        let (kind, edges) = (BlockKind::EdgeHeads, batch.edges());
         let x = Before::Block(BlockKind::EdgeHidden, hidden.block);
         self.blocks().forward(mode, (layer, kind), parameters, x, edges, block)
     }
@@ -192,15 +243,15 @@ impl Backend for Cuda {
         let config = parameters.layout.config;
         let layout = parameters.layout.block(layer, BlockKind::EdgeHeads);
         let (hidden, state, width) = (config.hidden_width, config.edge_state_width(layer), layout.outputs);
-        let (nodes, edges) = (batch.size.nodes, batch.size.edges);
+        let (nodes, edges) = (batch.nodes(), batch.edges());
         let norm = norm(layout, &parameters.values, heads);
-        let z = heads.linear.slice(0..edges * width);
-        let mut pooled = pooled.slice_mut(0..nodes * hidden);
+        let z = heads.linear.slice(0..edges.bound * width);
+        let mut pooled = pooled.slice_mut(0..nodes.bound * hidden);
         edge_pool::edge_pool_forward(&self.device, &mut pooled, z, norm, batch.incidence(), hidden)?;
         let z_state = z.slice(hidden.min(z.len())..z.len());
         batch_norm::batch_norm_relu(
             &self.device,
-            &mut edge_state.slice_mut(0..edges * state),
+            &mut edge_state.slice_mut(0..edges.bound * state),
             z_state,
             norm.columns(hidden, state),
             width,
@@ -218,7 +269,7 @@ impl Backend for Cuda {
         block: &mut BlockActivations<Buffer<f32>>,
         _output: &mut Buffer<f32>,
     ) -> Result<()> {
-        let (kind, nodes, x) = (BlockKind::NodeHidden, batch.size.nodes, Before::Values(pooled));
+        let (kind, nodes, x) = (BlockKind::NodeHidden, batch.nodes(), Before::Values(pooled));
         self.blocks().forward(mode, (layer, kind), parameters, x, nodes, block)
     }
 
@@ -232,62 +283,67 @@ impl Backend for Cuda {
         block: &mut BlockActivations<Buffer<f32>>,
         node_state: &mut Buffer<f32>,
     ) -> Result<()> {
-        let (kind, nodes) = (BlockKind::NodeOutput, batch.size.nodes);
+        let (kind, nodes) = (BlockKind::NodeOutput, batch.nodes());
         let x = Before::Block(BlockKind::NodeHidden, hidden.block);
         self.blocks().forward(mode, (layer, kind), parameters, x, nodes, block)?;
         let layout = parameters.layout.block(layer, kind);
-        let count = nodes * layout.outputs;
-        l2_normalise::l2_normalise_forward(
-            &self.device,
-            &mut node_state.slice_mut(0..count),
-            block.linear.slice(0..count),
-            norm(layout, &parameters.values, block),
-            nodes,
-        )
+        let count = nodes.bound * layout.outputs;
+        let (mut x, z) = (node_state.slice_mut(0..count), block.linear.slice(0..count));
+        let norm = norm(layout, &parameters.values, block);
+        match parameters.layout.config.l2_norm {
+            true => l2_normalise::l2_normalise_forward(&self.device, &mut x, z, norm, nodes),
+            false => batch_norm::batch_norm_relu(&self.device, &mut x, z, norm, layout.outputs, nodes),
+        }
     }
 
     fn readout(
         &mut self,
+        config: ModelConfig,
         batch: &Batch,
-        width: usize,
         node_state: &Buffer<f32>,
         embedding: &mut Buffer<f32>,
     ) -> Result<()> {
-        let graphs = batch.size.graphs;
+        let (graphs, width) = (batch.graphs(), config.state_width);
         readout_loss::readout(
             &self.device,
-            &mut embedding.slice_mut(0..graphs * width),
-            &mut self.mean_norm.slice_mut(0..graphs),
-            node_state.slice(0..batch.size.nodes * width),
+            &mut embedding.slice_mut(0..graphs.bound * width),
+            &mut self.mean_norm.slice_mut(0..graphs.bound),
+            node_state.slice(0..batch.nodes().bound * width),
             batch.graph_offsets(),
+            batch.mean_ends(config.image_node_in_mean),
+            graphs,
             width,
         )
     }
 
     fn readout_loss(
         &mut self,
+        config: ModelConfig,
         loss: &Loss,
         batch: &Batch,
-        width: usize,
         node_state: &Buffer<f32>,
         embedding: &mut Buffer<f32>,
         losses: &mut Buffer<f32>,
-        at: usize,
+        steps: &Steps,
         d_node_state: &mut Buffer<f32>,
     ) -> Result<()> {
-        self.readout(batch, width, node_state, embedding)?;
-        let graphs = batch.size.graphs;
+        self.readout(config, batch, node_state, embedding)?;
+        let (len, width) = (losses.len(), config.state_width);
+        let mut losses = LossRows { values: losses.slice_mut(0..len), rows: LOSS_STEPS, steps: steps.done() };
+        let graphs = batch.graphs();
         let triples = readout_loss::Triples {
-            embedding: embedding.slice(0..graphs * width),
-            mean_norm: self.mean_norm.slice(0..graphs),
+            count: batch.triples(),
+            embedding: embedding.slice(0..graphs.bound * width),
+            mean_norm: self.mean_norm.slice(0..graphs.bound),
             graph_offsets: batch.graph_offsets(),
+            mean_ends: batch.mean_ends(config.image_node_in_mean),
             similarity_positive: batch.similarity_positive(),
             similarity_negative: batch.similarity_negative(),
         };
         readout_loss::readout_loss(
             &self.device,
-            &mut losses.slice_mut(at..at + batch.triples),
-            &mut d_node_state.slice_mut(0..batch.size.nodes * width),
+            &mut losses,
+            &mut d_node_state.slice_mut(0..batch.nodes().bound * width),
             triples,
             width,
             loss,
@@ -300,23 +356,28 @@ impl Backend for Cuda {
         parameters: &Parameters<Buffer<f32>>,
         batch: &Batch,
         saved: &LayerActivations<Buffer<f32>>,
-        d_node_state: &Buffer<f32>,
+        d_node_state: &mut Buffer<f32>,
         d_node_hidden: &mut Buffer<f32>,
         gradients: &mut Buffer<f32>,
     ) -> Result<()> {
         let kind = BlockKind::NodeOutput;
         let layout = parameters.layout.block(layer, kind);
-        let (nodes, count) = (batch.size.nodes, batch.size.nodes * layout.outputs);
-        let Cuda { device, format, sums, sum_parts, d_node_output: d, .. } = self;
-        l2_normalise::l2_normalise_backward(
-            device,
-            &mut d.slice_mut(0..count),
-            d_node_state.slice(0..count),
-            saved.node_state.slice(0..count),
-            saved.node_output.linear.slice(0..count),
-            norm(layout, &parameters.values, &saved.node_output),
-            nodes,
-        )?;
+        let (nodes, count) = (batch.nodes(), batch.nodes().bound * layout.outputs);
+        let Cuda { device, format, sums, sum_parts, d_node_output, .. } = self;
+        let d = if parameters.layout.config.l2_norm {
+            l2_normalise::l2_normalise_backward(
+                device,
+                &mut d_node_output.slice_mut(0..count),
+                d_node_state.slice(0..count),
+                saved.node_state.slice(0..count),
+                saved.node_output.linear.slice(0..count),
+                norm(layout, &parameters.values, &saved.node_output),
+                nodes,
+            )?;
+            d_node_output
+        } else {
+            d_node_state
+        };
         let mut blocks = Blocks { device, format: *format, sums, sum_parts };
         let (place, block, made) = ((layer, kind), &saved.node_output, BackwardSums::Made);
         blocks.norm_backward(place, parameters, block, d, nodes, gradients, made)?;
@@ -335,10 +396,10 @@ impl Backend for Cuda {
         d_pooled: &mut Buffer<f32>,
         gradients: &mut Buffer<f32>,
     ) -> Result<()> {
-        let (place, nodes, d) = ((layer, BlockKind::NodeHidden), batch.size.nodes, d_node_hidden);
+        let (place, nodes, d) = ((layer, BlockKind::NodeHidden), batch.nodes(), d_node_hidden);
         let (mut blocks, given) = (self.blocks(), BackwardSums::Given);
         blocks.norm_backward(place, parameters, &saved.node_hidden, d, nodes, gradients, given)?;
-        let d_z = d.slice(0..nodes * parameters.layout.config.hidden_width);
+        let d_z = d.slice(0..nodes.bound * parameters.layout.config.hidden_width);
         blocks.linear_backward(
             place,
             parameters,
@@ -363,13 +424,13 @@ impl Backend for Cuda {
     ) -> Result<()> {
         let config = parameters.layout.config;
         let layout = parameters.layout.block(layer, BlockKind::EdgeHeads);
-        let (edges, width) = (batch.size.edges, layout.outputs);
+        let (edges, width) = (batch.edges(), layout.outputs);
         edge_pool::edge_pool_backward(
             &self.device,
-            &mut d_edge_heads.slice_mut(0..edges * width),
-            d_pooled.slice(0..batch.size.nodes * config.hidden_width),
-            d_edge_state.slice(0..edges * config.edge_state_width(layer)),
-            batch.nodes(),
+            &mut d_edge_heads.slice_mut(0..edges.bound * width),
+            d_pooled.slice(0..batch.nodes().bound * config.hidden_width),
+            d_edge_state.slice(0..edges.bound * config.edge_state_width(layer)),
+            batch.edge_nodes(),
             batch.incidence(),
             width,
             config.hidden_width,
@@ -388,8 +449,8 @@ impl Backend for Cuda {
         d_edge_hidden: &mut Buffer<f32>,
         gradients: &mut Buffer<f32>,
     ) -> Result<()> {
-        let (place, edges) = ((layer, BlockKind::EdgeHeads), batch.size.edges);
-        let d_z = d_edge_heads.slice(0..edges * parameters.layout.config.heads_width(layer));
+        let (place, edges) = ((layer, BlockKind::EdgeHeads), batch.edges());
+        let d_z = d_edge_heads.slice(0..edges.bound * parameters.layout.config.heads_width(layer));
         let x = Before::Block(BlockKind::EdgeHidden, &saved.edge_hidden);
         self.blocks().linear_backward(place, parameters, d_z, x, edges, d_edge_hidden, gradients)
     }
@@ -406,20 +467,21 @@ impl Backend for Cuda {
         d_input: LayerInputGradient<'_, Buffer<f32>>,
         gradients: &mut Buffer<f32>,
     ) -> Result<()> {
-        let (place, edges, d) = ((layer, BlockKind::EdgeHidden), batch.size.edges, d_edge_hidden);
+        let (place, edges, d) = ((layer, BlockKind::EdgeHidden), batch.edges(), d_edge_hidden);
         let (mut blocks, given) = (self.blocks(), BackwardSums::Given);
         blocks.norm_backward(place, parameters, &saved.edge_hidden, d, edges, gradients, given)?;
-        let d_z = d.slice(0..edges * parameters.layout.config.hidden_width);
+        let d_z = d.slice(0..edges.bound * parameters.layout.config.hidden_width);
         let Cuda { device, layer_input, sum_parts, .. } = self;
         layer_input.backward(device, layer, parameters, batch, input, d_z, d_input, gradients, sum_parts)
     }
 
     fn adam_step(
         &mut self,
-        adam: &AdamStep,
+        adam: &Adam,
         parameters: &mut Parameters<Buffer<f32>>,
         gradients: &Buffer<f32>,
         moments: &mut Moments<Buffer<f32>>,
+        steps: &mut Steps,
     ) -> Result<()> {
         let count = parameters.layout.parameter_count;
         adam::adam_step(
@@ -429,6 +491,7 @@ impl Backend for Cuda {
             &mut moments.second.slice_mut(0..count),
             gradients.slice(0..count),
             adam,
+            steps,
         )
     }
 
@@ -442,6 +505,29 @@ impl Backend for Cuda {
     ) -> Result<Vec<(usize, f32)>> {
         let (queries, embeddings) = (query.slice(0..width), embeddings.slice(0..rows * width));
         top_k::top_k_of_one(&self.device, top_k::Search { queries, embeddings, rows, width }, k)
+    }
+
+    fn cosine_ranks(
+        &mut self,
+        queries: &Buffer<f32>,
+        index: &Buffer<f32>,
+        rows: usize,
+        width: usize,
+        truth: &[u32],
+    ) -> Result<Vec<u32>> {
+        let (queries, index) = (queries.slice(0..truth.len() * width), index.slice(0..rows * width));
+        cosine_ranks::ranks_of_rows(&self.device, queries, index, rows, width, truth)
+    }
+
+    fn row_correlations(
+        &mut self,
+        embeddings: &Buffer<f32>,
+        width: usize,
+        similarity: Similarity<'_>,
+        images: Range<usize>,
+        done: &dyn Fn(usize),
+    ) -> Result<Option<Vec<RowSums>>> {
+        row_correlations::all_rows(&self.device, embeddings, width, similarity, images, done).map(Some)
     }
 
     fn relu_mask(

@@ -199,6 +199,7 @@ mod tests {
     use super::super::buffer::Buffer;
     use super::super::device::Device;
     use super::super::embedding::embedding_forward;
+    use super::super::rows::Rows;
     use super::*;
 
     /// Types in page-locked memory on their way to the device, and a table that a kernel looks them up in.
@@ -206,6 +207,7 @@ mod tests {
         device: Device,
         host: Pinned,
         types: Buffer<i32>,
+        count: Buffer<i32>,
         table: Buffer<f32>,
         rows: Buffer<f32>,
         copied: Event,
@@ -226,11 +228,14 @@ mod tests {
             };
             let mut host = device.pinned(3).unwrap();
             host.values().copy_from_slice(&TYPES);
+            let mut count = device.allocate(1).unwrap();
+            device.upload(&[3], count.slice_mut(0..1)).unwrap();
             let mut table = device.allocate(3).unwrap();
             device.upload(&[0.5f32, 1.5, 2.5], table.slice_mut(0..3)).unwrap();
             Some(Case {
                 host,
                 types: device.allocate(3).unwrap(),
+                count,
                 rows: device.allocate(3).unwrap(),
                 table,
                 copied: device.event().unwrap(),
@@ -251,7 +256,8 @@ mod tests {
 
         fn launch(&mut self) {
             let (table, types) = (self.table.slice(0..3), self.types.slice(0..3));
-            embedding_forward(&self.device, &mut self.rows.slice_mut(0..3), table, types, 1).unwrap();
+            let count = Rows { count: self.count.slice(0..1), bound: 3 };
+            embedding_forward(&self.device, &mut self.rows.slice_mut(0..3), table, types, count, 1).unwrap();
         }
     }
 
@@ -300,7 +306,8 @@ mod tests {
         case.device.wait(&case.copied).unwrap();
         let other = case.device.allocate::<i32>(3).unwrap();
         let (table, types) = (case.table.slice(0..3), other.slice(0..3));
-        embedding_forward(&case.device, &mut case.rows.slice_mut(0..3), table, types, 1).unwrap();
+        let count = Rows { count: case.count.slice(0..1), bound: 3 };
+        embedding_forward(&case.device, &mut case.rows.slice_mut(0..3), table, types, count, 1).unwrap();
         case.copy().unwrap();
     }
 }

@@ -68,6 +68,12 @@ pub fn train_statistics<F: Float>(
     }
 }
 
+/// Without batch norm: the statistics that change nothing.
+pub fn no_statistics<F: Float>(mean: &mut [F], rstd: &mut [F]) {
+    mean.fill(F::zero());
+    rstd.fill(F::one());
+}
+
 /// The running statistics into `mean` and `rstd`.
 pub fn running_statistics<F: Float>(running_mean: &[F], running_var: &[F], mean: &mut [F], rstd: &mut [F]) {
     let epsilon = F::from(NORM_EPSILON).expect("a float");
@@ -77,13 +83,15 @@ pub fn running_statistics<F: Float>(running_mean: &[F], running_var: &[F], mean:
     }
 }
 
-/// Backward of relu(norm(z)) with batch statistics: `d_y [R, C]`, by its output, becomes `d_z`.
+/// Backward of relu(norm(z)): `d_y [R, C]`, by its output, becomes `d_z`.
 ///
-/// With `d = d_y` where the ReLU passed and 0 elsewhere: `d_bias = sum d`, `d_weight = sum d xhat`,
-/// `d_z = weight rstd (d - d_bias / R - xhat d_weight / R)`.
+/// With `d = d_y` where the ReLU passed and 0 elsewhere: `d_bias = sum d`, `d_weight = sum d xhat`. Where the statistics are
+/// the batch's own, they move with z: `d_z = weight rstd (d - d_bias / R - xhat d_weight / R)`; where they are constants,
+/// `d_z = weight rstd d`.
 pub fn batch_norm_backward<F: Float>(
     z: &[F],
     norm: Norm<'_, F>,
+    batch_statistics: bool,
     d_y: &mut [F],
     d_weight: &mut [F],
     d_bias: &mut [F],
@@ -99,9 +107,13 @@ pub fn batch_norm_backward<F: Float>(
             sum = sum + d_y[i];
             sum_xhat = sum_xhat + d_y[i] * (z[i] - norm.mean[c]) * norm.rstd[c];
         }
+        let (mean_d, mean_d_xhat) = match batch_statistics {
+            true => (sum / rows, sum_xhat / rows),
+            false => (F::zero(), F::zero()),
+        };
         for i in (c..z.len()).step_by(columns) {
             let xhat = (z[i] - norm.mean[c]) * norm.rstd[c];
-            d_y[i] = norm.weight[c] * norm.rstd[c] * (d_y[i] - sum / rows - xhat * sum_xhat / rows);
+            d_y[i] = norm.weight[c] * norm.rstd[c] * (d_y[i] - mean_d - xhat * mean_d_xhat);
         }
         d_weight[c] = sum_xhat;
         d_bias[c] = sum;

@@ -4,11 +4,13 @@
 
 pub mod adam;
 pub mod batch_norm;
+pub mod cosine_ranks;
 pub mod edge_gather;
 pub mod edge_pool;
 pub mod l2_normalise;
 pub mod linear;
 pub mod readout_loss;
+pub mod row_correlations;
 pub mod top_k;
 
 use std::marker::PhantomData;
@@ -22,8 +24,9 @@ use crate::error::Result;
 use crate::loss::Loss;
 use crate::model::activations::{BlockActivations, LayerActivations};
 use crate::model::config::ModelConfig;
+use crate::model::loss_row;
 use crate::model::parameters::{BlockKind, BlockLayout, Parameters};
-use crate::optimizer::{AdamStep, Moments};
+use crate::optimizer::{Adam, Moments};
 
 use batch_norm::Norm;
 
@@ -38,7 +41,12 @@ impl<F> Reference<F> {
     }
 }
 
-/// The statistics that batch norm uses in this mode, into `block`.
+/// In double precision.
+fn wide<F: Float>(values: &[F]) -> Vec<f64> {
+    values.iter().map(|value| value.to_f64().expect("a float")).collect()
+}
+
+/// The statistics that the block uses in this mode, into `block`.
 fn statistics<F: Float>(
     mode: Mode,
     parameters: &mut Parameters<Vec<F>>,
@@ -47,16 +55,14 @@ fn statistics<F: Float>(
     z: &[F],
     block: &mut BlockActivations<Vec<F>>,
 ) {
-    let range = parameters.layout.block(layer, kind).running.clone();
-    let running_mean = &mut parameters.running_mean[range.clone()];
-    let running_var = &mut parameters.running_var[range];
+    let layout = parameters.layout.block(layer, kind);
+    let running_mean = &mut parameters.running_mean[layout.running.clone()];
+    let running_var = &mut parameters.running_var[layout.running.clone()];
+    let (mean, rstd) = (&mut block.mean, &mut block.rstd);
     match mode {
-        Mode::Train => {
-            batch_norm::train_statistics(z, &mut block.mean, &mut block.rstd, running_mean, running_var);
-        }
-        Mode::Evaluate => {
-            batch_norm::running_statistics(running_mean, running_var, &mut block.mean, &mut block.rstd);
-        }
+        _ if !layout.batch_norm => batch_norm::no_statistics(mean, rstd),
+        Mode::Train => batch_norm::train_statistics(z, mean, rstd, running_mean, running_var),
+        Mode::Evaluate => batch_norm::running_statistics(running_mean, running_var, mean, rstd),
     }
 }
 
@@ -101,7 +107,8 @@ fn norm_backward<F: Float>(
     let mut d_weight = vec![F::zero(); layout.outputs];
     let mut d_bias = vec![F::zero(); layout.outputs];
     let z = &block.linear[..d_y.len()];
-    batch_norm::batch_norm_backward(z, norm(parameters, layout, block), d_y, &mut d_weight, &mut d_bias);
+    let norm = norm(parameters, layout, block);
+    batch_norm::batch_norm_backward(z, norm, layout.batch_norm, d_y, &mut d_weight, &mut d_bias);
     gradients[layout.norm_weight.clone()].copy_from_slice(&d_weight);
     gradients[layout.norm_bias.clone()].copy_from_slice(&d_bias);
 }
@@ -150,6 +157,8 @@ fn layer_input<F: Float>(
 impl<F: Float> Backend for Reference<F> {
     type Buffer = Vec<F>;
     type Batch = GraphBatch;
+    type Steps = u64;
+    type Graphs = ();
 
     fn allocate(&self, len: usize) -> Result<Vec<F>> {
         Ok(vec![F::zero(); len])
@@ -164,6 +173,15 @@ impl<F: Float> Backend for Reference<F> {
 
     fn download(&mut self, buffer: &Vec<F>, range: Range<usize>) -> Result<Vec<f32>> {
         Ok(buffer[range].iter().map(|value| value.to_f32().expect("a float")).collect())
+    }
+
+    fn steps(&self) -> Result<u64> {
+        Ok(0)
+    }
+
+    fn set_steps(&mut self, steps: &mut u64, done: u64) -> Result<()> {
+        *steps = done;
+        Ok(())
     }
 
     fn plan(&mut self, _: ModelConfig, _: BatchSize) -> Result<GraphBatch> {
@@ -271,37 +289,43 @@ impl<F: Float> Backend for Reference<F> {
         );
         let layout = parameters.layout.block(layer, kind);
         let mut y = norm(parameters, layout, block).relu_rows(&block.linear[..nodes * config.state_width]);
-        l2_normalise::l2_normalise(&mut y, config.state_width);
+        if config.l2_norm {
+            l2_normalise::l2_normalise(&mut y, config.state_width);
+        }
         write(node_state, &y);
         Ok(())
     }
 
     fn readout(
         &mut self,
+        config: ModelConfig,
         batch: &GraphBatch,
-        width: usize,
         node_state: &Vec<F>,
         embedding: &mut Vec<F>,
     ) -> Result<()> {
-        write(embedding, &readout_loss::readout(batch, node_state, width));
+        let (width, image_node_in_mean) = (config.state_width, config.image_node_in_mean);
+        write(embedding, &readout_loss::readout(batch, node_state, width, image_node_in_mean));
         Ok(())
     }
 
     fn readout_loss(
         &mut self,
+        config: ModelConfig,
         loss: &Loss,
         batch: &GraphBatch,
-        width: usize,
         node_state: &Vec<F>,
         embedding: &mut Vec<F>,
         losses: &mut Vec<F>,
-        at: usize,
+        &steps: &u64,
         d_node_state: &mut Vec<F>,
     ) -> Result<()> {
-        self.readout(batch, width, node_state, embedding)?;
+        self.readout(config, batch, node_state, embedding)?;
+        let (width, image_node_in_mean) = (config.state_width, config.image_node_in_mean);
         let (values, d_embedding) = readout_loss::triple_losses(loss, batch, embedding, width);
+        let at = loss_row(losses.len(), steps).start;
         write(&mut losses[at..], &values);
-        write(d_node_state, &readout_loss::readout_backward(batch, node_state, &d_embedding, width));
+        let d = readout_loss::readout_backward(batch, node_state, &d_embedding, width, image_node_in_mean);
+        write(d_node_state, &d);
         Ok(())
     }
 
@@ -311,7 +335,7 @@ impl<F: Float> Backend for Reference<F> {
         parameters: &Parameters<Vec<F>>,
         batch: &GraphBatch,
         saved: &LayerActivations<Vec<F>>,
-        d_node_state: &Vec<F>,
+        d_node_state: &mut Vec<F>,
         d_node_hidden: &mut Vec<F>,
         gradients: &mut Vec<F>,
     ) -> Result<()> {
@@ -319,8 +343,12 @@ impl<F: Float> Backend for Reference<F> {
         let layout = parameters.layout.block(layer, kind);
         let nodes = batch.size().nodes;
         let values = nodes * layout.outputs;
-        let y = norm(parameters, layout, &saved.node_output).relu_rows(&saved.node_output.linear[..values]);
-        let mut d = l2_normalise::l2_normalise_backward(&y, &d_node_state[..values], layout.outputs);
+        let mut d = d_node_state[..values].to_vec();
+        if parameters.layout.config.l2_norm {
+            let z = &saved.node_output.linear[..values];
+            let y = norm(parameters, layout, &saved.node_output).relu_rows(z);
+            d = l2_normalise::l2_normalise_backward(&y, &d, layout.outputs);
+        }
         norm_backward(parameters, layer, kind, &saved.node_output, &mut d, gradients);
         let x = &saved.node_hidden_output[..nodes * layout.inputs];
         write(d_node_hidden, &linear_backward(parameters, layer, kind, &d, x, gradients));
@@ -430,12 +458,15 @@ impl<F: Float> Backend for Reference<F> {
 
     fn adam_step(
         &mut self,
-        adam: &AdamStep,
+        adam: &Adam,
         parameters: &mut Parameters<Vec<F>>,
         gradients: &Vec<F>,
         moments: &mut Moments<Vec<F>>,
+        steps: &mut u64,
     ) -> Result<()> {
-        adam::adam_step(adam, &mut parameters.values, gradients, &mut moments.first, &mut moments.second);
+        *steps += 1;
+        let step = &adam.at_step(*steps);
+        adam::adam_step(step, &mut parameters.values, gradients, &mut moments.first, &mut moments.second);
         Ok(())
     }
 
@@ -447,10 +478,20 @@ impl<F: Float> Backend for Reference<F> {
         width: usize,
         k: usize,
     ) -> Result<Vec<(usize, f32)>> {
-        let wide =
-            |values: &[F]| -> Vec<f64> { values.iter().map(|v| v.to_f64().expect("a float")).collect() };
         let best = top_k::top_k(&wide(&query[..width]), &wide(&embeddings[..rows * width]), k);
         Ok(best.into_iter().map(|(row, score)| (row, score as f32)).collect())
+    }
+
+    fn cosine_ranks(
+        &mut self,
+        queries: &Vec<F>,
+        index: &Vec<F>,
+        rows: usize,
+        width: usize,
+        truth: &[u32],
+    ) -> Result<Vec<u32>> {
+        let (queries, index) = (wide(&queries[..truth.len() * width]), wide(&index[..rows * width]));
+        Ok(cosine_ranks::cosine_ranks(&queries, &index, width, truth))
     }
 
     fn relu_mask(

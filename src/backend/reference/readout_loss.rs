@@ -6,12 +6,18 @@ use crate::backend::reference::l2_normalise::{l2_normalise, l2_normalise_backwar
 use crate::batch::graph_batch::GraphBatch;
 use crate::loss::Loss;
 
-/// The mean node state of every graph, `[G, D]`.
-fn graph_mean<F: Float>(batch: &GraphBatch, node_state: &[F], width: usize) -> Vec<F> {
+/// The mean node state of every graph, `[G, D]`, over [`GraphBatch::mean_nodes`].
+fn graph_mean<F: Float>(
+    batch: &GraphBatch,
+    node_state: &[F],
+    width: usize,
+    image_node_in_mean: bool,
+) -> Vec<F> {
     let mut mean = Vec::new();
-    for nodes in batch.graph_offsets.windows(2) {
-        let count = F::from(nodes[1] - nodes[0]).expect("a float");
-        let rows = &node_state[nodes[0] as usize * width..nodes[1] as usize * width];
+    for graph in 0..batch.graph_offsets.len() - 1 {
+        let nodes = batch.mean_nodes(graph, image_node_in_mean);
+        let count = F::from(nodes.len()).expect("a float");
+        let rows = &node_state[nodes.start * width..nodes.end * width];
         for c in 0..width {
             let sum = rows.chunks_exact(width).fold(F::zero(), |sum, row| sum + row[c]);
             mean.push(sum / count);
@@ -21,8 +27,13 @@ fn graph_mean<F: Float>(batch: &GraphBatch, node_state: &[F], width: usize) -> V
 }
 
 /// The embeddings, `[G, D]`.
-pub fn readout<F: Float>(batch: &GraphBatch, node_state: &[F], width: usize) -> Vec<F> {
-    let mut embedding = graph_mean(batch, node_state, width);
+pub fn readout<F: Float>(
+    batch: &GraphBatch,
+    node_state: &[F],
+    width: usize,
+    image_node_in_mean: bool,
+) -> Vec<F> {
+    let mut embedding = graph_mean(batch, node_state, width, image_node_in_mean);
     l2_normalise(&mut embedding, width);
     embedding
 }
@@ -33,13 +44,17 @@ pub fn readout_backward<F: Float>(
     node_state: &[F],
     d_embedding: &[F],
     width: usize,
+    image_node_in_mean: bool,
 ) -> Vec<F> {
-    let d_mean = l2_normalise_backward(&graph_mean(batch, node_state, width), d_embedding, width);
-    let mut d_node_state = Vec::with_capacity(node_state.len());
-    for &graph in &batch.node_graph {
-        let nodes = batch.graph_offsets[graph as usize + 1] - batch.graph_offsets[graph as usize];
-        let count = F::from(nodes).expect("a float");
-        d_node_state.extend(d_mean[graph as usize * width..][..width].iter().map(|&d| d / count));
+    let mean = graph_mean(batch, node_state, width, image_node_in_mean);
+    let d_mean = l2_normalise_backward(&mean, d_embedding, width);
+    let mut d_node_state = vec![F::zero(); batch.node_object.len() * width];
+    for graph in 0..batch.graph_offsets.len() - 1 {
+        let nodes = batch.mean_nodes(graph, image_node_in_mean);
+        let count = F::from(nodes.len()).expect("a float");
+        for row in d_node_state[nodes.start * width..nodes.end * width].chunks_exact_mut(width) {
+            row.iter_mut().zip(&d_mean[graph * width..]).for_each(|(to, &d)| *to = d / count);
+        }
     }
     d_node_state
 }

@@ -4,7 +4,7 @@ use super::roundings;
 use crate::backend::cuda::adam::adam_step;
 use crate::backend::cuda::linear::Format;
 use crate::backend::reference::adam as reference;
-use crate::bench::case::{Case, Cost, Host, Prepared};
+use crate::bench::case::{Case, Cost, Host, Prepared, STEPS_DONE};
 use crate::bench::sizes::Sizes;
 use crate::bench::values::Values;
 use crate::model::parameters::Layout;
@@ -25,7 +25,7 @@ pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
             let (parameters, gradients) = (values.signed(count), values.signed(count));
             // The second moment lies above the square of the first, as training leaves them.
             let (first, second) = (values.signed(count), values.positive(count));
-            let step = Adam::new(1e-3).at_step(10);
+            let adam = Adam::new(1e-3);
             Prepared {
                 host: Host {
                     inputs: vec![gradients],
@@ -33,12 +33,14 @@ pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
                     ..Default::default()
                 },
                 launch: Box::new(move |device, arrays| {
-                    let ([gradients], [], [mut values, mut first, mut second], _) = arrays.parts();
-                    adam_step(device, &mut values, &mut first, &mut second, gradients, &step)
+                    let ([gradients], [], [mut values, mut first, mut second], others) = arrays.parts();
+                    let steps = &mut others.steps;
+                    adam_step(device, &mut values, &mut first, &mut second, gradients, &adam, steps)
                 }),
                 expected: Box::new(move |host| {
                     let [gradients] = host.wide_inputs();
                     let [mut values, mut first, mut second] = host.wide_outputs();
+                    let step = adam.at_step(STEPS_DONE + 1);
                     reference::adam_step(&step, &mut values, &gradients, &mut first, &mut second);
                     vec![values, first, second]
                 }),

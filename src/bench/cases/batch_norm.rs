@@ -1,9 +1,9 @@
 //! batch_norm: at the widest block, the heads; ReLU also on a part of its columns.
 
-use super::{norm, norm_values, reference_norm, roundings};
+use super::{count, counted, norm, norm_values, reference_norm, roundings};
 use crate::backend::cuda::batch_norm::{
     CHUNK_ROWS, Statistics, batch_norm_backward, batch_norm_backward_merge, batch_norm_mask,
-    batch_norm_merge_statistics, batch_norm_partial_statistics, batch_norm_relu,
+    batch_norm_merge_statistics, batch_norm_no_statistics, batch_norm_partial_statistics, batch_norm_relu,
     batch_norm_running_statistics, batch_norm_statistics,
 };
 use crate::backend::cuda::linear::Format;
@@ -21,6 +21,7 @@ pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
         partial_statistics(edges, hidden),
         merge_statistics(edges, heads),
         running_statistics(heads),
+        no_statistics(heads),
         relu(nodes, hidden, hidden, 0),
         relu(edges, config.state_width, heads, hidden),
         mask(edges, heads),
@@ -44,6 +45,7 @@ fn statistics(rows: usize, columns: usize) -> Case {
             Prepared {
                 host: Host {
                     inputs: vec![values.positive(rows * columns)],
+                    indices: vec![count(rows)],
                     outputs: vec![
                         unwritten(columns),
                         unwritten(columns),
@@ -53,10 +55,11 @@ fn statistics(rows: usize, columns: usize) -> Case {
                     ..Default::default()
                 },
                 launch: Box::new(move |device, arrays| {
-                    let ([z], [], [mean, rstd, mut running_mean, mut running_var], others) = arrays.parts();
-                    let mut to = Statistics { mean, rstd };
-                    let sums = &mut others.sums;
-                    batch_norm_statistics(device, &mut to, &mut running_mean, &mut running_var, z, rows, sums)
+                    let ([z], [count], [mean, rstd, mut running_mean, mut running_var], others) =
+                        arrays.parts();
+                    let (mut to, sums) = (Statistics { mean, rstd }, &mut others.sums);
+                    let (mean, var, of) = (&mut running_mean, &mut running_var, counted(count, rows));
+                    batch_norm_statistics(device, &mut to, mean, var, z, of, sums)
                 }),
                 expected: Box::new(move |host| {
                     let [z] = host.wide_inputs();
@@ -88,12 +91,13 @@ fn partial_statistics(rows: usize, columns: usize) -> Case {
         prepare: Box::new(move || Prepared {
             host: Host {
                 inputs: vec![Values::new().positive(rows * columns)],
+                indices: vec![count(rows)],
                 sums: Some(ChunkSums { rows, columns, given: None }),
                 ..Default::default()
             },
             launch: Box::new(move |device, arrays| {
-                let ([z], [], [], others) = arrays.parts();
-                batch_norm_partial_statistics(device, z, rows, columns, &mut others.sums)
+                let ([z], [count], [], others) = arrays.parts();
+                batch_norm_partial_statistics(device, z, counted(count, rows), columns, &mut others.sums)
             }),
             expected: Box::new(move |host| {
                 let [z] = host.wide_inputs();
@@ -121,6 +125,7 @@ fn merge_statistics(rows: usize, columns: usize) -> Case {
             let given = chunk_statistics(&z, columns).into_iter().map(|value| value as f32).collect();
             Prepared {
                 host: Host {
+                    indices: vec![count(rows)],
                     outputs: vec![
                         unwritten(columns),
                         unwritten(columns),
@@ -131,10 +136,11 @@ fn merge_statistics(rows: usize, columns: usize) -> Case {
                     ..Default::default()
                 },
                 launch: Box::new(move |device, arrays| {
-                    let ([], [], [mean, rstd, mut running_mean, mut running_var], others) = arrays.parts();
+                    let ([], [count], [mean, rstd, mut running_mean, mut running_var], others) =
+                        arrays.parts();
                     let (mut to, sums) = (Statistics { mean, rstd }, &mut others.sums);
-                    let (mean, var) = (&mut running_mean, &mut running_var);
-                    batch_norm_merge_statistics(device, &mut to, mean, var, rows, sums)
+                    let (mean, var, of) = (&mut running_mean, &mut running_var, counted(count, rows));
+                    batch_norm_merge_statistics(device, &mut to, mean, var, of, sums)
                 }),
                 expected: Box::new(move |host| {
                     let [mut mean, mut rstd, mut running_mean, mut running_var] = host.wide_outputs();
@@ -208,6 +214,28 @@ fn running_statistics(columns: usize) -> Case {
     }
 }
 
+fn no_statistics(columns: usize) -> Case {
+    Case {
+        kernel: "batch_norm_no_statistics",
+        shape: format!("[{columns}]"),
+        cost: Cost::of(2 * columns, 0),
+        format: Format::Fp32,
+        tolerance: 0.0,
+        prepare: Box::new(move || Prepared {
+            host: Host { outputs: vec![unwritten(columns), unwritten(columns)], ..Default::default() },
+            launch: Box::new(move |device, arrays| {
+                let ([], [], [mean, rstd], _) = arrays.parts();
+                batch_norm_no_statistics(device, &mut Statistics { mean, rstd })
+            }),
+            expected: Box::new(move |host| {
+                let [mut mean, mut rstd] = host.wide_outputs();
+                reference::no_statistics(&mut mean, &mut rstd);
+                vec![mean, rstd]
+            }),
+        }),
+    }
+}
+
 /// Of the columns `start..start + columns` of z `[rows, width]`.
 fn relu(rows: usize, columns: usize, width: usize, start: usize) -> Case {
     Case {
@@ -227,11 +255,16 @@ fn relu(rows: usize, columns: usize, width: usize, start: usize) -> Case {
             let mut inputs = vec![values.signed(rows * width)];
             inputs.extend(norm_values(&mut values, columns));
             Prepared {
-                host: Host { inputs, outputs: vec![unwritten(rows * columns)], ..Default::default() },
+                host: Host {
+                    inputs,
+                    indices: vec![count(rows)],
+                    outputs: vec![unwritten(rows * columns)],
+                    ..Default::default()
+                },
                 launch: Box::new(move |device, arrays| {
-                    let ([z, mean, rstd, weight, bias], [], [mut y], _) = arrays.parts();
-                    let z = z.slice(start..z.len());
-                    batch_norm_relu(device, &mut y, z, norm([mean, rstd, weight, bias]), width, rows)
+                    let ([z, mean, rstd, weight, bias], [count], [mut y], _) = arrays.parts();
+                    let (z, norm) = (z.slice(start..z.len()), norm([mean, rstd, weight, bias]));
+                    batch_norm_relu(device, &mut y, z, norm, width, counted(count, rows))
                 }),
                 expected: Box::new(move |host| {
                     let [z, mean, rstd, weight, bias] = host.wide_inputs();
@@ -295,14 +328,16 @@ fn backward(rows: usize, columns: usize) -> Case {
             Prepared {
                 host: Host {
                     inputs: decided_inputs(&mut values, rows, columns),
+                    indices: vec![count(rows)],
                     outputs: vec![values.signed(rows * columns), unwritten(columns), unwritten(columns)],
                     ..Default::default()
                 },
                 launch: Box::new(move |device, arrays| {
-                    let ([z, mean, rstd, weight, bias], [], [mut d, mut d_weight, mut d_bias], others) =
+                    let ([z, mean, rstd, weight, bias], [count], [mut d, mut d_weight, mut d_bias], others) =
                         arrays.parts();
-                    let (norm, sums) = (norm([mean, rstd, weight, bias]), &mut others.sums);
-                    batch_norm_backward(device, &mut d, &mut d_weight, &mut d_bias, z, norm, rows, sums)
+                    let (norm, of) = (norm([mean, rstd, weight, bias]), counted(count, rows));
+                    let sums = &mut others.sums;
+                    batch_norm_backward(device, &mut d, &mut d_weight, &mut d_bias, z, norm, true, of, sums)
                 }),
                 expected: Box::new(backward_expected),
             }
@@ -328,6 +363,7 @@ fn backward_merge(rows: usize, columns: usize) -> Case {
             let mut values = Values::new();
             let mut host = Host {
                 inputs: decided_inputs(&mut values, rows, columns),
+                indices: vec![count(rows)],
                 outputs: vec![values.signed(rows * columns), unwritten(columns), unwritten(columns)],
                 ..Default::default()
             };
@@ -338,10 +374,21 @@ fn backward_merge(rows: usize, columns: usize) -> Case {
             Prepared {
                 host,
                 launch: Box::new(move |device, arrays| {
-                    let ([z, mean, rstd, weight, bias], [], [mut d, mut d_weight, mut d_bias], others) =
+                    let ([z, mean, rstd, weight, bias], [count], [mut d, mut d_weight, mut d_bias], others) =
                         arrays.parts();
-                    let (norm, sums) = (norm([mean, rstd, weight, bias]), &mut others.sums);
-                    batch_norm_backward_merge(device, &mut d, &mut d_weight, &mut d_bias, z, norm, rows, sums)
+                    let (norm, of) = (norm([mean, rstd, weight, bias]), counted(count, rows));
+                    let sums = &mut others.sums;
+                    batch_norm_backward_merge(
+                        device,
+                        &mut d,
+                        &mut d_weight,
+                        &mut d_bias,
+                        z,
+                        norm,
+                        true,
+                        of,
+                        sums,
+                    )
                 }),
                 expected: Box::new(backward_expected),
             }
@@ -354,7 +401,7 @@ fn backward_expected(host: &Host) -> Vec<Vec<f64>> {
     let [z, mean, rstd, weight, bias] = host.wide_inputs();
     let [mut d, mut d_weight, mut d_bias] = host.wide_outputs();
     let of = [mean, rstd, weight, bias];
-    reference::batch_norm_backward(&z, reference_norm(&of), &mut d, &mut d_weight, &mut d_bias);
+    reference::batch_norm_backward(&z, reference_norm(&of), true, &mut d, &mut d_weight, &mut d_bias);
     vec![d, d_weight, d_bias]
 }
 

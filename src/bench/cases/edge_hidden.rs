@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::{indices, roundings};
+use super::{count, counted, indices, roundings};
 use crate::backend::cuda::edge_hidden::{
     Ends, Lists, edge_hidden_lookup, edge_hidden_sum_edges, edge_hidden_sum_ends,
 };
@@ -46,14 +46,15 @@ fn lookup(batch: &Rc<GraphBatch>, hidden: usize) -> Case {
                         indices(&batch.predicate_occurrences.slot),
                         indices(&subject_type),
                         indices(&object_type),
+                        count(edges),
                     ],
                     outputs: vec![unwritten(edges * hidden)],
                     ..Default::default()
                 },
                 launch: Box::new(move |device, arrays| {
-                    let ([edge_projected, projected], [edge_row, subject, object], [mut z], _) =
+                    let ([edge_projected, projected], [edge_row, subject, object, count], [mut z], _) =
                         arrays.parts();
-                    let ends = Ends { subject, object };
+                    let ends = Ends { edges: counted(count, edges), subject, object };
                     edge_hidden_lookup(device, &mut z, edge_projected, projected, edge_row, ends, hidden)
                 }),
                 expected: Box::new(move |host| {
@@ -95,13 +96,18 @@ fn sum_ends(batch: &Rc<GraphBatch>, hidden: usize) -> Case {
             Prepared {
                 host: Host {
                     inputs: vec![Values::new().signed(edges * hidden)],
-                    indices: vec![indices(&batch.incidence.offsets), indices(&batch.incidence.entries)],
+                    indices: vec![
+                        indices(&batch.incidence.offsets),
+                        indices(&batch.incidence.entries),
+                        count(nodes),
+                    ],
                     outputs: vec![unwritten(2 * nodes * hidden)],
                     ..Default::default()
                 },
                 launch: Box::new(move |device, arrays| {
-                    let ([d_z], [offsets, entries], [mut sums], _) = arrays.parts();
-                    edge_hidden_sum_ends(device, &mut sums, d_z, Lists { offsets, entries }, hidden)
+                    let ([d_z], [offsets, entries, count], [mut sums], _) = arrays.parts();
+                    let by_row = Lists { rows: counted(count, nodes), offsets, entries };
+                    edge_hidden_sum_ends(device, &mut sums, d_z, by_row, hidden)
                 }),
                 expected: Box::new(move |host| {
                     let [d_z] = host.wide_inputs();
@@ -136,13 +142,18 @@ fn sum_edges(batch: &Rc<GraphBatch>, hidden: usize) -> Case {
             Prepared {
                 host: Host {
                     inputs: vec![Values::new().signed(edges * hidden)],
-                    indices: vec![indices(&occurrences.offsets), indices(&occurrences.entries)],
+                    indices: vec![
+                        indices(&occurrences.offsets),
+                        indices(&occurrences.entries),
+                        count(predicates),
+                    ],
                     outputs: vec![unwritten(predicates * hidden)],
                     ..Default::default()
                 },
                 launch: Box::new(move |device, arrays| {
-                    let ([d_z], [offsets, entries], [mut sums], _) = arrays.parts();
-                    edge_hidden_sum_edges(device, &mut sums, d_z, Lists { offsets, entries }, hidden)
+                    let ([d_z], [offsets, entries, count], [mut sums], _) = arrays.parts();
+                    let by_row = Lists { rows: counted(count, predicates), offsets, entries };
+                    edge_hidden_sum_edges(device, &mut sums, d_z, by_row, hidden)
                 }),
                 expected: Box::new(move |host| {
                     let [d_z] = host.wide_inputs();

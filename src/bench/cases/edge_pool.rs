@@ -1,6 +1,6 @@
 //! edge_pool: the messages of a layer's edges to its nodes.
 
-use super::{indices, norm, norm_values, reference_norm, roundings};
+use super::{count, counted, indices, norm, norm_values, reference_norm, roundings};
 use crate::backend::cuda::edge_hidden::{Ends, Lists};
 use crate::backend::cuda::edge_pool::{edge_pool_backward, edge_pool_forward};
 use crate::backend::cuda::linear::Format;
@@ -35,15 +35,19 @@ pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
                 Prepared {
                     host: Host {
                         inputs,
-                        indices: vec![indices(&batch.incidence.offsets), indices(&batch.incidence.entries)],
+                        indices: vec![
+                            indices(&batch.incidence.offsets),
+                            indices(&batch.incidence.entries),
+                            count(nodes),
+                        ],
                         outputs: vec![unwritten(nodes * hidden)],
                         ..Default::default()
                     },
                     launch: Box::new(move |device, arrays| {
-                        let ([z, mean, rstd, weight, bias], [offsets, entries], [mut pooled], _) =
+                        let ([z, mean, rstd, weight, bias], [offsets, entries, count], [mut pooled], _) =
                             arrays.parts();
                         let norm = norm([mean, rstd, weight, bias]);
-                        let incidence = Lists { offsets, entries };
+                        let incidence = Lists { rows: counted(count, nodes), offsets, entries };
                         edge_pool_forward(device, &mut pooled, z, norm, incidence, hidden)
                     }),
                     expected: Box::new(move |host| {
@@ -77,20 +81,22 @@ pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
                             indices(&batch.edge_object),
                             indices(&batch.incidence.offsets),
                             indices(&batch.incidence.entries),
+                            count(nodes),
+                            count(edges),
                         ],
                         outputs: vec![unwritten(edges * width)],
                         ..Default::default()
                     },
                     launch: Box::new(move |device, arrays| {
-                        let ([d_pooled, d_edge_state], [subject, object, offsets, entries], [mut d_heads], _) =
-                            arrays.parts();
+                        let ([d_pooled, d_edge_state], lists, [mut d_heads], _) = arrays.parts();
+                        let [subject, object, offsets, entries, node_count, edge_count] = lists;
                         edge_pool_backward(
                             device,
                             &mut d_heads,
                             d_pooled,
                             d_edge_state,
-                            Ends { subject, object },
-                            Lists { offsets, entries },
+                            Ends { edges: counted(edge_count, edges), subject, object },
+                            Lists { rows: counted(node_count, nodes), offsets, entries },
                             width,
                             hidden,
                         )

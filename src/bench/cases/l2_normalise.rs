@@ -1,6 +1,6 @@
 //! l2_normalise: the node states that a layer gives.
 
-use super::{norm, norm_values, reference_norm, roundings};
+use super::{count, counted, norm, norm_values, reference_norm, roundings};
 use crate::backend::cuda::l2_normalise::{l2_normalise_backward, l2_normalise_forward};
 use crate::backend::cuda::linear::Format;
 use crate::backend::reference::l2_normalise as reference;
@@ -9,9 +9,9 @@ use crate::bench::sizes::Sizes;
 use crate::bench::values::Values;
 
 pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
-    let (rows, columns) = (sizes.nodes(), sizes.config.state_width);
-    let count = rows * columns;
-    let shape = format!("[{rows}, {columns}]");
+    let (nodes, columns) = (sizes.nodes(), sizes.config.state_width);
+    let values_count = nodes * columns;
+    let shape = format!("[{nodes}, {columns}]");
     // A row's sum, by lane and then by warp, its root, a quotient, and batch norm's four.
     let tolerance = roundings(columns.div_ceil(128) + 20);
     vec![
@@ -19,18 +19,29 @@ pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
             kernel: "l2_normalise_forward",
             shape: shape.clone(),
             // Reads z and writes x; norm 3, ReLU 1, square and sum 2, quotient 1.
-            cost: Cost::of(2 * count + 4 * columns, 7 * count),
+            cost: Cost::of(2 * values_count + 4 * columns, 7 * values_count),
             format: Format::Fp32,
             tolerance,
             prepare: Box::new(move || {
                 let mut values = Values::new();
-                let mut inputs = vec![values.signed(count)];
+                let mut inputs = vec![values.signed(values_count)];
                 inputs.extend(norm_values(&mut values, columns));
                 Prepared {
-                    host: Host { inputs, outputs: vec![unwritten(count)], ..Default::default() },
+                    host: Host {
+                        inputs,
+                        indices: vec![count(nodes)],
+                        outputs: vec![unwritten(values_count)],
+                        ..Default::default()
+                    },
                     launch: Box::new(move |device, arrays| {
-                        let ([z, mean, rstd, weight, bias], [], [mut x], _) = arrays.parts();
-                        l2_normalise_forward(device, &mut x, z, norm([mean, rstd, weight, bias]), rows)
+                        let ([z, mean, rstd, weight, bias], [count], [mut x], _) = arrays.parts();
+                        l2_normalise_forward(
+                            device,
+                            &mut x,
+                            z,
+                            norm([mean, rstd, weight, bias]),
+                            counted(count, nodes),
+                        )
                     }),
                     expected: Box::new(move |host| {
                         let [z, mean, rstd, weight, bias] = host.wide_inputs();
@@ -45,12 +56,12 @@ pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
             kernel: "l2_normalise_backward",
             shape,
             // Reads d_x, x and z, writes d_y; norm 3, ReLU 1, two dot products 4, difference and quotient 3.
-            cost: Cost::of(4 * count + 4 * columns, 11 * count),
+            cost: Cost::of(4 * values_count + 4 * columns, 11 * values_count),
             format: Format::Fp32,
             tolerance,
             prepare: Box::new(move || {
                 let mut values = Values::new();
-                let (d_x, z) = (values.signed(count), values.signed(count));
+                let (d_x, z) = (values.signed(values_count), values.signed(values_count));
                 let of = norm_values(&mut values, columns);
                 // x as forward leaves it.
                 let wide = of.each_ref().map(|v| v.iter().map(|&v| f64::from(v)).collect::<Vec<_>>());
@@ -61,11 +72,16 @@ pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
                 let mut inputs = vec![d_x, x, z];
                 inputs.extend(of);
                 Prepared {
-                    host: Host { inputs, outputs: vec![unwritten(count)], ..Default::default() },
+                    host: Host {
+                        inputs,
+                        indices: vec![count(nodes)],
+                        outputs: vec![unwritten(values_count)],
+                        ..Default::default()
+                    },
                     launch: Box::new(move |device, arrays| {
-                        let ([d_x, x, z, mean, rstd, weight, bias], [], [mut d_y], _) = arrays.parts();
+                        let ([d_x, x, z, mean, rstd, weight, bias], [count], [mut d_y], _) = arrays.parts();
                         let norm = norm([mean, rstd, weight, bias]);
-                        l2_normalise_backward(device, &mut d_y, d_x, x, z, norm, rows)
+                        l2_normalise_backward(device, &mut d_y, d_x, x, z, norm, counted(count, nodes))
                     }),
                     expected: Box::new(move |host| {
                         let [d_x, _, z, mean, rstd, weight, bias] = host.wide_inputs();

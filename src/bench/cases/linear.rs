@@ -6,7 +6,7 @@ use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 
 use super::batch_norm::{chunk_gradient_sums, chunk_statistics, decided_inputs};
-use super::{ROUNDING, indices, norm, reference_norm, roundings};
+use super::{ROUNDING, count, counted, indices, norm, reference_norm, roundings};
 use crate::backend::cuda::edge_hidden::Ends;
 use crate::backend::cuda::linear::{
     Format, Input, Matrix, MatrixMut, linear_backward_input, linear_backward_input_sums,
@@ -71,6 +71,7 @@ impl Product {
                 let mut values = Values::new();
                 let host = Host {
                     inputs: vec![values.signed(left), values.signed(right)],
+                    indices: vec![count(rows)],
                     outputs: vec![unwritten(result)],
                     ..Default::default()
                 };
@@ -104,11 +105,12 @@ fn forward(product: Product) -> Case {
     let counts = [rows * inputs, outputs * inputs, rows * outputs];
     product.case("linear_forward", inputs, counts, move || {
         let launch: Launch = Box::new(move |device, arrays| {
-            let ([x, weight], [], [y], _) = arrays.parts();
+            let ([x, weight], [count], [y], _) = arrays.parts();
             let (x, weight) = (Matrix::new(x, rows, inputs), Matrix::new(weight, outputs, inputs));
             linear_forward(
                 device,
                 format,
+                counted(count, rows),
                 &mut MatrixMut::new(y, rows, outputs),
                 Input::Values(x),
                 weight,
@@ -151,15 +153,16 @@ fn forward_gather(product: Product, batch: &Rc<GraphBatch>) -> Case {
                         values.signed(outputs * inputs),
                         values.signed(2 * nodes * outputs),
                     ],
-                    indices: vec![indices(&batch.edge_subject), indices(&batch.edge_object)],
+                    indices: vec![indices(&batch.edge_subject), indices(&batch.edge_object), count(rows)],
                     outputs: vec![unwritten(rows * outputs)],
                     sums: Some(ChunkSums { rows, columns: outputs, given: None }),
                     ..Default::default()
                 },
                 launch: Box::new(move |device, arrays| {
-                    let ([e, weight, projected], [subject, object], [z], others) = arrays.parts();
+                    let ([e, weight, projected], [subject, object, count], [z], others) = arrays.parts();
                     let (e, weight) = (Matrix::new(e, rows, inputs), Matrix::new(weight, outputs, inputs));
-                    let (mut z, ends) = (MatrixMut::new(z, rows, outputs), Ends { subject, object });
+                    let mut z = MatrixMut::new(z, rows, outputs);
+                    let ends = Ends { edges: counted(count, rows), subject, object };
                     let sums = Some(&mut others.sums);
                     linear_forward_gather(device, format, &mut z, e, weight, projected, ends, sums)
                 }),
@@ -202,17 +205,18 @@ fn forward_activated(product: Product) -> Case {
             Prepared {
                 host: Host {
                     inputs: read,
+                    indices: vec![count(rows)],
                     outputs: vec![unwritten(rows * outputs)],
                     sums: Some(ChunkSums { rows, columns: outputs, given: None }),
                     ..Default::default()
                 },
                 launch: Box::new(move |device, arrays| {
-                    let ([z, mean, rstd, norm_weight, bias, weight], [], [y], others) = arrays.parts();
+                    let ([z, mean, rstd, norm_weight, bias, weight], [count], [y], others) = arrays.parts();
                     let x =
                         Input::Activated(Matrix::new(z, rows, inputs), norm([mean, rstd, norm_weight, bias]));
                     let weight = Matrix::new(weight, outputs, inputs);
                     let (mut y, sums) = (MatrixMut::new(y, rows, outputs), Some(&mut others.sums));
-                    linear_forward(device, format, &mut y, x, weight, sums)
+                    linear_forward(device, format, counted(count, rows), &mut y, x, weight, sums)
                 }),
                 expected: Box::new(move |host| {
                     let [z, mean, rstd, norm_weight, bias, weight] = host.wide_inputs();
@@ -247,12 +251,14 @@ fn backward_input_sums(product: Product) -> Case {
             Prepared {
                 host: Host {
                     inputs: read,
+                    indices: vec![count(rows)],
                     outputs: vec![unwritten(rows * inputs)],
                     sums: Some(ChunkSums { rows, columns: inputs, given: None }),
                     ..Default::default()
                 },
                 launch: Box::new(move |device, arrays| {
-                    let ([z, mean, rstd, norm_weight, bias, d_y, weight], [], [d_x], others) = arrays.parts();
+                    let ([z, mean, rstd, norm_weight, bias, d_y, weight], [count], [d_x], others) =
+                        arrays.parts();
                     let (d_y, weight) =
                         (Matrix::new(d_y, rows, outputs), Matrix::new(weight, outputs, inputs));
                     let (mut d_x, z) = (MatrixMut::new(d_x, rows, inputs), Matrix::new(z, rows, inputs));
@@ -260,6 +266,7 @@ fn backward_input_sums(product: Product) -> Case {
                     linear_backward_input_sums(
                         device,
                         format,
+                        counted(count, rows),
                         &mut d_x,
                         d_y,
                         weight,
@@ -298,13 +305,19 @@ fn backward_weight_activated(product: Product) -> Case {
             let mut read = decided_inputs(&mut values, rows, inputs);
             read.push(values.signed(rows * outputs));
             Prepared {
-                host: Host { inputs: read, outputs: vec![unwritten(outputs * inputs)], ..Default::default() },
+                host: Host {
+                    inputs: read,
+                    indices: vec![count(rows)],
+                    outputs: vec![unwritten(outputs * inputs)],
+                    ..Default::default()
+                },
                 launch: Box::new(move |device, arrays| {
-                    let ([z, mean, rstd, weight, bias, d_y], [], [d_weight], others) = arrays.parts();
+                    let ([z, mean, rstd, weight, bias, d_y], [count], [d_weight], others) = arrays.parts();
                     let x = Input::Activated(Matrix::new(z, rows, inputs), norm([mean, rstd, weight, bias]));
                     let (mut to, d_y) =
                         (MatrixMut::new(d_weight, outputs, inputs), Matrix::new(d_y, rows, outputs));
-                    linear_backward_weight(device, format, &mut to, d_y, x, &mut others.parts)
+                    let of = counted(count, rows);
+                    linear_backward_weight(device, format, of, &mut to, d_y, x, &mut others.parts)
                 }),
                 expected: Box::new(move |host| {
                     let [z, mean, rstd, weight, bias, d_y] = host.wide_inputs();
@@ -322,10 +335,10 @@ fn backward_input(product: Product) -> Case {
     let counts = [rows * outputs, outputs * inputs, rows * inputs];
     product.case("linear_backward_input", outputs, counts, move || {
         let launch: Launch = Box::new(move |device, arrays| {
-            let ([d_y, weight], [], [d_x], _) = arrays.parts();
+            let ([d_y, weight], [count], [d_x], _) = arrays.parts();
             let (d_y, weight) = (Matrix::new(d_y, rows, outputs), Matrix::new(weight, outputs, inputs));
             let mut d_x = MatrixMut::new(d_x, rows, inputs);
-            linear_backward_input(device, format, &mut d_x, d_y, weight)
+            linear_backward_input(device, format, counted(count, rows), &mut d_x, d_y, weight)
         });
         let expected: Expected = Box::new(move |host| {
             let [d_y, weight] = host.wide_inputs();
@@ -341,10 +354,11 @@ fn backward_weight(product: Product) -> Case {
     let counts = [rows * outputs, rows * inputs, outputs * inputs];
     product.case("linear_backward_weight", rows, counts, move || {
         let launch: Launch = Box::new(move |device, arrays| {
-            let ([d_y, x], [], [d_weight], others) = arrays.parts();
+            let ([d_y, x], [count], [d_weight], others) = arrays.parts();
             let (d_y, x) = (Matrix::new(d_y, rows, outputs), Matrix::new(x, rows, inputs));
             let mut d_weight = MatrixMut::new(d_weight, outputs, inputs);
-            linear_backward_weight(device, format, &mut d_weight, d_y, Input::Values(x), &mut others.parts)
+            let (of, x) = (counted(count, rows), Input::Values(x));
+            linear_backward_weight(device, format, of, &mut d_weight, d_y, x, &mut others.parts)
         });
         let expected: Expected = Box::new(move |host| {
             let [d_y, x] = host.wide_inputs();

@@ -1,8 +1,8 @@
 //! readout_loss: embeddings of the batch's graphs, and the ranking loss of its triples.
 
-use super::{indices, roundings};
+use super::{count, counted, indices, roundings};
 use crate::backend::cuda::linear::Format;
-use crate::backend::cuda::readout_loss::{Triples, readout, readout_loss};
+use crate::backend::cuda::readout_loss::{LossRows, Triples, readout, readout_loss};
 use crate::backend::reference::readout_loss as reference;
 use crate::batch::graph_batch::GraphBatch;
 use crate::bench::case::{Case, Cost, Host, Prepared, unwritten};
@@ -11,6 +11,8 @@ use crate::bench::values::Values;
 use crate::loss::{Loss, LossKind};
 
 const LOSS: Loss = Loss { kind: LossKind::Ranking, temperature: 1.0, margin: 0.5 };
+/// The paper's mean, whose ends are the graphs'.
+const IMAGE_NODE_IN_MEAN: bool = true;
 
 pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
     let (triples, graphs, nodes) = (sizes.triples(), sizes.graphs(), sizes.nodes());
@@ -24,7 +26,7 @@ pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
             // Reads the node states, writes embeddings and lengths; a sum for each value of a node's, mean, square, sum
             // and quotient for each of a graph's.
             cost: Cost::of(
-                nodes * width + graphs * width + graphs + graphs + 1,
+                nodes * width + graphs * width + graphs + 2 * graphs + 1,
                 nodes * width + 4 * graphs * width,
             ),
             // A sum over 22 nodes, a mean, a sum over the row by lane and warp, a root and a quotient.
@@ -35,17 +37,24 @@ pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
                 Prepared {
                     host: Host {
                         inputs: vec![node_states(nodes * width)],
-                        indices: vec![indices(&batch.graph_offsets)],
+                        indices: vec![
+                            indices(&batch.graph_offsets),
+                            indices(&batch.graph_offsets[1..]),
+                            count(graphs),
+                        ],
                         outputs: vec![unwritten(graphs * width), unwritten(graphs)],
                         ..Default::default()
                     },
                     launch: Box::new(move |device, arrays| {
-                        let ([node_state], [offsets], [mut embedding, mut mean_norm], _) = arrays.parts();
-                        readout(device, &mut embedding, &mut mean_norm, node_state, offsets, width)
+                        let ([node_state], [offsets, ends, count], [mut embedding, mut mean_norm], _) =
+                            arrays.parts();
+                        let graphs = counted(count, graphs);
+                        let (embedding, mean_norm) = (&mut embedding, &mut mean_norm);
+                        readout(device, embedding, mean_norm, node_state, offsets, ends, graphs, width)
                     }),
                     expected: Box::new(move |host| {
                         let [node_state] = host.wide_inputs();
-                        let embedding = reference::readout(&batch, &node_state, width);
+                        let embedding = reference::readout(&batch, &node_state, width, IMAGE_NODE_IN_MEAN);
                         vec![embedding, mean_norms(&batch, &node_state, width)]
                     }),
                 }
@@ -57,7 +66,7 @@ pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
             // Reads embeddings, lengths and similarities, writes losses and the nodes' gradients; per triple two dot
             // products, and per graph a difference, a dot product and three operations more.
             cost: Cost::of(
-                graphs * width + 2 * graphs + 1 + 3 * triples + nodes * width,
+                graphs * width + 3 * graphs + 1 + 3 * triples + nodes * width,
                 2 * 2 * triples * width + 6 * graphs * width,
             ),
             // Embeddings and lengths are rounded; two dot products by lane and warp, some ten operations of the loss
@@ -72,36 +81,50 @@ pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
                 Prepared {
                     host: Host {
                         inputs: vec![
-                            narrow(reference::readout(&batch, &wide, width)),
+                            narrow(reference::readout(&batch, &wide, width, IMAGE_NODE_IN_MEAN)),
                             narrow(mean_norms(&batch, &wide, width)),
                             batch.similarity_positive.clone(),
                             batch.similarity_negative.clone(),
                         ],
-                        indices: vec![indices(&batch.graph_offsets)],
+                        indices: vec![
+                            indices(&batch.graph_offsets),
+                            indices(&batch.graph_offsets[1..]),
+                            count(triples),
+                        ],
                         outputs: vec![unwritten(triples), unwritten(nodes * width)],
                         ..Default::default()
                     },
                     launch: Box::new(move |device, arrays| {
                         let (
                             [embedding, mean_norm, similarity_positive, similarity_negative],
-                            [graph_offsets],
-                            [mut losses, mut d_node_state],
-                            _,
+                            [graph_offsets, mean_ends, count],
+                            [values, mut d_node_state],
+                            others,
                         ) = arrays.parts();
                         let of = Triples {
+                            count: counted(count, triples),
                             embedding,
                             mean_norm,
                             graph_offsets,
+                            mean_ends,
                             similarity_positive,
                             similarity_negative,
                         };
+                        let mut losses = LossRows { values, rows: 1, steps: others.steps.done() };
                         readout_loss(device, &mut losses, &mut d_node_state, of, width, &LOSS)
                     }),
                     expected: Box::new(move |_| {
-                        let embedding = reference::readout(&batch, &wide, width);
+                        let embedding = reference::readout(&batch, &wide, width, IMAGE_NODE_IN_MEAN);
                         let (losses, d_embedding) =
                             reference::triple_losses(&LOSS, &batch, &embedding, width);
-                        vec![losses, reference::readout_backward(&batch, &wide, &d_embedding, width)]
+                        let d = reference::readout_backward(
+                            &batch,
+                            &wide,
+                            &d_embedding,
+                            width,
+                            IMAGE_NODE_IN_MEAN,
+                        );
+                        vec![losses, d]
                     }),
                 }
             }),

@@ -1,16 +1,21 @@
-//! GQA's graphs: a map from image id to `{objects: {id: {name, relations: [{name, object}]}}}`.
+//! GQA's graphs: a map from image id to
+//! `{width, height, objects: {id: {name, x, y, w, h, relations: [{name, object}]}}}`.
 
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
 use super::json_stream::{Shape, records};
+use super::raw_box::RawBox;
 use super::raw_file::RawFile;
-use super::raw_graphs::{RawGraphs, RawRelationship};
+use super::raw_graphs::{RawGraphs, RawObject, RawRelationship};
+use crate::data::object_box::ImageSize;
 use crate::{Error, Result};
 
 #[derive(Deserialize)]
 struct GraphRecord {
+    width: Option<f64>,
+    height: Option<f64>,
     objects: BTreeMap<String, ObjectRecord>,
 }
 
@@ -19,6 +24,10 @@ struct ObjectRecord {
     name: String,
     #[serde(default)]
     relations: Vec<RelationRecord>,
+    x: Option<f64>,
+    y: Option<f64>,
+    w: Option<f64>,
+    h: Option<f64>,
 }
 
 #[derive(Deserialize)]
@@ -36,6 +45,7 @@ pub(super) fn read(file: RawFile, skip_absent_objects: bool) -> Result<RawGraphs
             let problem = "not a Visual Genome image id";
             Error::invalid(&path, format!("image `{key}`"), problem, "use GQA's own scene graph files")
         })?;
+        let size = ImageSize::new(record.width, record.height);
         let mut relationships = Vec::new();
         let mut objects = Vec::with_capacity(record.objects.len());
         for (id, object) in record.objects {
@@ -44,9 +54,10 @@ pub(super) fn read(file: RawFile, skip_absent_objects: bool) -> Result<RawGraphs
                 predicate: relation.name,
                 object: relation.object,
             }));
-            objects.push((id, object.name));
+            let ObjectRecord { name, x, y, w, h, .. } = object;
+            objects.push(RawObject { id, name, place: RawBox { x, y, w, h } });
         }
-        let (image, local) = graphs.add_image(&path, image_id, objects)?;
+        let (image, local) = graphs.add_image(&path, image_id, size, objects)?;
         graphs.set_relationships(&path, image, &local, relationships, skip_absent_objects)
     })?;
     Ok(graphs)

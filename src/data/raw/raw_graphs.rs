@@ -8,9 +8,11 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::raw_box::RawBox;
+use crate::data::object_box::{Corners, ImageSize};
 use crate::{Error, Result};
 
-/// The graphs of a raw file: about 4 bytes per object and 12 per relationship.
+/// The graphs of a raw file: about 12 bytes per object, 8 of them its box, and 12 per relationship.
 #[derive(Debug, Default)]
 pub struct RawGraphs {
     /// Names of objects; the first is empty and stands for "no name".
@@ -21,6 +23,8 @@ pub struct RawGraphs {
     pub images: Vec<RawImage>,
     /// `-> object_names`, of all images.
     pub objects: Vec<u32>,
+    /// The box of each; [`NO_CORNERS`](crate::data::object_box::NO_CORNERS) where it has none.
+    pub boxes: Vec<Corners>,
     /// Subject (local object), `-> predicates`, object (local object), of all images.
     pub relationships: Vec<[u32; 3]>,
     /// What was odd in the file.
@@ -33,6 +37,8 @@ pub struct RawGraphs {
 pub struct RawImage {
     /// Visual Genome id.
     pub image_id: u64,
+    /// Its size, where the graph file has it, as GQA's do.
+    pub size: Option<ImageSize>,
     /// Its part of [`RawGraphs::objects`].
     pub objects: Range<usize>,
     /// Its part of [`RawGraphs::relationships`].
@@ -44,6 +50,10 @@ pub struct RawImage {
 pub struct Oddities {
     /// Objects without a name; they are of no type.
     pub objects_without_name: u64,
+    /// Objects of which `x`, `y`, `w` or `h` is missing.
+    pub objects_without_box: u64,
+    /// Boxes of no width or no height; their objects are without a box.
+    pub boxes_without_area: u64,
     /// Objects whose id an earlier object of the image has; the first one counts.
     pub repeated_objects: u64,
     /// Relationships without a predicate; they are of no type.
@@ -88,6 +98,13 @@ impl Names {
     }
 }
 
+/// An object as a file gives it.
+pub(super) struct RawObject<K> {
+    pub id: K,
+    pub name: String,
+    pub place: RawBox,
+}
+
 /// A relationship as a file gives it.
 pub(super) struct RawRelationship<K> {
     pub subject: K,
@@ -106,7 +123,8 @@ impl RawGraphs {
         &mut self,
         path: &Path,
         image_id: u64,
-        objects: impl IntoIterator<Item = (K, String)>,
+        size: Option<ImageSize>,
+        objects: impl IntoIterator<Item = RawObject<K>>,
     ) -> Result<(usize, HashMap<K, u32>)> {
         let image = self.images.len();
         if self.index.insert(image_id, image).is_some() {
@@ -115,7 +133,7 @@ impl RawGraphs {
         }
         let start = self.objects.len();
         let mut local = HashMap::new();
-        for (id, name) in objects {
+        for RawObject { id, name, place } in objects {
             let node = (self.objects.len() - start) as u32;
             if local.contains_key(&id) {
                 self.oddities.repeated_objects += 1;
@@ -125,10 +143,12 @@ impl RawGraphs {
             let name = self.object_names.intern(&name);
             self.oddities.objects_without_name += u64::from(name == 0);
             self.objects.push(name);
+            self.boxes.push(place.corners(&mut self.oddities));
         }
         let relationships = self.relationships.len();
         self.images.push(RawImage {
             image_id,
+            size,
             objects: start..self.objects.len(),
             relationships: relationships..relationships,
         });

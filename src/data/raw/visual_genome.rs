@@ -2,7 +2,7 @@
 //!
 //! Objects carry their names as `names: [..]`, of which the first counts, or as `name`. Relationships name their
 //! ends by `subject_id` and `object_id`, or hold them as `subject: {object_id, ..}` and `object: {..}`. Objects that
-//! the annotators merged answer to their `merged_object_ids` too.
+//! the annotators merged answer to their `merged_object_ids` too. Boxes are `x`, `y`, `w`, `h`.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -11,8 +11,9 @@ use serde::Deserialize;
 
 use super::gqa;
 use super::json_stream::{Shape, records};
+use super::raw_box::RawBox;
 use super::raw_file::RawFile;
-use super::raw_graphs::{RawGraphs, RawRelationship};
+use super::raw_graphs::{RawGraphs, RawObject, RawRelationship};
 use crate::{Error, Result};
 
 #[derive(Deserialize)]
@@ -43,6 +44,10 @@ struct ObjectRecord {
     name: String,
     #[serde(default)]
     merged_object_ids: Vec<u64>,
+    x: Option<f64>,
+    y: Option<f64>,
+    w: Option<f64>,
+    h: Option<f64>,
 }
 
 #[derive(Deserialize)]
@@ -79,8 +84,10 @@ impl TryFrom<RelationshipFields> for RelationshipRecord {
 }
 
 impl ObjectRecord {
-    fn into_named(self) -> (u64, String) {
-        (self.object_id, self.names.into_iter().next().unwrap_or(self.name))
+    fn into_raw(self) -> RawObject<u64> {
+        let ObjectRecord { object_id: id, x, y, w, h, .. } = self;
+        let name = self.names.into_iter().next().unwrap_or(self.name);
+        RawObject { id, name, place: RawBox { x, y, w, h } }
     }
 }
 
@@ -93,8 +100,8 @@ pub fn read_scene_graphs(path: &Path, skip_absent_objects: bool) -> Result<RawGr
     let mut graphs = RawGraphs::default();
     records(file, Shape::Array, |_, record: SceneGraphRecord| {
         let merged = merged_ids(&record.objects);
-        let objects = record.objects.into_iter().map(ObjectRecord::into_named);
-        let (image, mut local) = graphs.add_image(path, record.image_id, objects)?;
+        let objects = record.objects.into_iter().map(ObjectRecord::into_raw);
+        let (image, mut local) = graphs.add_image(path, record.image_id, None, objects)?;
         add_merged(&mut local, &merged);
         let relationships = record.relationships.into_iter().map(|relationship| relationship.0);
         graphs.set_relationships(path, image, &local, relationships, skip_absent_objects)
@@ -114,8 +121,8 @@ pub fn read_objects_and_relationships(
     let mut ranges = Vec::new();
     records(RawFile::open(objects_path)?, Shape::Array, |_, record: ObjectsRecord| {
         let merged = merged_ids(&record.objects);
-        let objects = record.objects.into_iter().map(ObjectRecord::into_named);
-        let (_, mut local) = graphs.add_image(objects_path, record.image_id, objects)?;
+        let objects = record.objects.into_iter().map(ObjectRecord::into_raw);
+        let (_, mut local) = graphs.add_image(objects_path, record.image_id, None, objects)?;
         add_merged(&mut local, &merged);
         let start = ids.len();
         ids.extend(local);

@@ -33,8 +33,8 @@ export function card(found, target) {
     ]),
     make("div", { className: "bar" }, [bar]),
     ...(own ? [make("p", { className: "own-mark", textContent: "The query's own image" })] : []),
-    ...(relationships.length ? [drawing(found, relationships, sharedObjects)] : []),
-    make("ul", { className: "chips" }, lone.map(name =>
+    ...(found.drawing ? [picture(found, sharedObjects)] : relationships.length ? [drawing(found, relationships, sharedObjects)] : []),
+    make("ul", { className: "chips" }, (found.drawing ? [] : lone).map(name =>
       make("li", { textContent: name, className: sharedObjects.has(name) ? "shared" : "" }))),
     make("p", { className: shared.objects.length ? "shares" : "help", textContent: shares(shared) }),
     make("blockquote", {}, [
@@ -44,8 +44,21 @@ export function card(found, target) {
     ...(found.caption_similarity === null || own ? [] : [
       make("p", { className: "help", textContent: `caption similarity ${found.caption_similarity.toFixed(3)}` }),
     ]),
+    ...(found.url ? [make("a", { className: "help", href: found.url, rel: "noreferrer", target: "_blank", textContent: "Photograph" })] : []),
     ...(own ? [] : [make("a", { className: "as-query", href: link, textContent: "Use this as the query" })]),
   ]);
+}
+
+/** The image's boxes, as the server draws them; what it shares with the query stands out. */
+function picture({ image_id, drawing, graph }, sharedObjects) {
+  const holder = make("template");
+  const { width, height, elements } = drawing;
+  holder.innerHTML = `<svg class="scene" viewBox="0 0 ${width} ${height}" role="img" aria-label="boxes of image ${image_id}">${elements}</svg>`;
+  const names = graph.filter(names => names.length === 1).map(([name]) => name);
+  for (const part of holder.content.querySelectorAll("[data-object]")) {
+    part.classList.toggle("shared", sharedObjects.has(names[part.dataset.object]));
+  }
+  return holder.content.firstChild;
 }
 
 function drawing({ image_id, shared }, relationships, sharedObjects) {

@@ -9,10 +9,10 @@ use faer::{Accum, MatMut, MatRef, Par};
 
 /// Rows per block: enough to amortise the reading of the other side, few enough that a block of products of 5,000
 /// images (2.5 MB) stays in the cache.
-pub(super) const ROW_BLOCK: usize = 64;
+pub(crate) const ROW_BLOCK: usize = 64;
 
 /// f64 copy of f32 rows, with zero rows after the last up to a multiple of [`ROW_BLOCK`].
-pub(super) struct PaddedRows {
+pub(crate) struct PaddedRows {
     /// `[padded_len, width]`
     values: Vec<f64>,
     len: usize,
@@ -21,7 +21,7 @@ pub(super) struct PaddedRows {
 
 impl PaddedRows {
     /// Copies `[rows, width]` values.
-    pub(super) fn new(values: &[f32], width: usize) -> Self {
+    pub(crate) fn new(values: &[f32], width: usize) -> Self {
         let len = values.len() / width;
         let mut copy = Vec::with_capacity(len.next_multiple_of(ROW_BLOCK) * width);
         copy.extend(values.iter().map(|&value| f64::from(value)));
@@ -30,18 +30,18 @@ impl PaddedRows {
     }
 
     /// Rows without the padding.
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.len
     }
 
     /// Rows with the padding: the distance of a product to that of the next left row.
-    pub(super) fn padded_len(&self) -> usize {
+    pub(crate) fn padded_len(&self) -> usize {
         self.values.len() / self.width
     }
 
     /// `products[l, r] = <self[block * ROW_BLOCK + l], right[r]>`, `[ROW_BLOCK, right.padded_len()]`, on the calling
     /// thread. `products` is resized.
-    pub(super) fn times(&self, block: usize, right: &PaddedRows, products: &mut Vec<f64>) {
+    pub(crate) fn times(&self, block: usize, right: &PaddedRows, products: &mut Vec<f64>) {
         assert_eq!(self.width, right.width, "inner products: both sides have one width");
         let columns = right.padded_len();
         products.resize(ROW_BLOCK * columns, 0.0);

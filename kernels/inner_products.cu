@@ -1,0 +1,33 @@
+// inner_products: a strip of the inner products of all rows with each other, in double precision.
+//   products[r, c] = <values[first_row + r], values[c]>
+// in   values [n, D]
+// out  products [R, n]
+// grid one block per tile of 64 x 64, those of one row of tiles after each other; sums in the order of the inner
+//      dimension, so bit-reproducible and symmetric (inner_products.cuh)
+// cost reads 4 n D, writes 8 R n bytes; 2 R n D flops in double precision: arithmetic
+
+#include "inner_products.cuh"
+
+extern "C" __global__ void __launch_bounds__(InnerTile::THREADS)
+inner_products(double *__restrict__ products, const float *__restrict__ values, int first_row, int strip_rows, int rows,
+               int width) {
+    __shared__ double memory[InnerTile::MEMORY];
+    int tiles = (rows + InnerTile::SIDE - 1) / InnerTile::SIDE;
+    int row0 = blockIdx.x / tiles * InnerTile::SIDE, column0 = blockIdx.x % tiles * InnerTile::SIDE;
+    auto left_row = [=](int at) { return row0 + at < strip_rows ? first_row + row0 + at : -1; };
+    auto right_row = [=](int at) { return column0 + at < rows ? column0 + at : -1; };
+    double product[InnerTile::EACH][InnerTile::EACH];
+    InnerTile::multiply(product, memory, values, left_row, values, right_row, width);
+#pragma unroll
+    for (int i = 0; i < InnerTile::EACH; i++) {
+#pragma unroll
+        for (int j = 0; j < InnerTile::EACH; j++) {
+            int row = row0 + InnerTile::row() + i, column = column0 + InnerTile::column() + InnerTile::APART * j;
+            if (row < strip_rows && column < rows) {
+                products[size_t(row) * rows + column] = product[i][j];
+            }
+        }
+    }
+}
+
+EMULATED_KERNELS(inner_products, EMULATED_KERNEL(inner_products))

@@ -1,0 +1,95 @@
+// inner_products: a tile of the inner products of some rows with others, in double precision.
+//   product[l, r] = <left[l], right[r]>
+// Products of two f32 are exact in double precision, so only the order of summation rounds (and a fused multiply-add
+// gives the same bits as two instructions). That order is the one of the inner dimension, by one thread for each
+// product: equal rows give equal products wherever they lie, to the last bit, and ties stay ties.
+//
+// 256 threads make 64 x 64 products; they walk the inner dimension in steps of 16, through shared memory, where both
+// sides lie inner dimension first; a thread makes 4 neighbouring rows by 4 columns that are 16 apart, so that a warp
+// reads 16 neighbouring columns at once and each row as one broadcast. Double precision runs at half the rate of single
+// on data centre GPUs and at a 64th on others.
+#pragma once
+
+#include "common.cuh"
+
+struct InnerTile {
+    static constexpr int SIDE = 64, THREADS = 256, STEP = 16, EACH = 4, APART = SIDE / EACH;
+    // Padded, so that a warp's stores of two rows by 16 steps spread over the banks.
+    static constexpr int LINE = SIDE + 2;
+    // Doubles of shared memory: one step of both sides.
+    static constexpr int MEMORY = 2 * STEP * LINE;
+
+    // The tile's rows and columns that this thread makes: row() + i, column() + APART * j.
+    static __device__ __forceinline__ int row() { return threadIdx.x / APART * EACH; }
+    static __device__ __forceinline__ int column() { return threadIdx.x % APART; }
+
+    // One step of SIDE rows; `row_at` gives the row at each place, or -1 for zeros.
+    template <class RowAt>
+    static __device__ __forceinline__ void load(double *to, const float *__restrict__ values, RowAt row_at, int width,
+                                                int first) {
+        for (int i = threadIdx.x; i < SIDE * STEP; i += THREADS) {
+            int at = i / STEP, step = i % STEP, row = row_at(at); // neighbouring threads read neighbouring values
+            bool inside = row >= 0 && first + step < width;
+            to[step * LINE + at] = inside ? double(values[size_t(row) * width + first + step]) : 0.0;
+        }
+    }
+
+    // This thread's products of the rows that `left_row` and `right_row` give.
+    template <class LeftRow, class RightRow>
+    static __device__ __forceinline__ void multiply(double (&product)[EACH][EACH], double *memory,
+                                                    const float *__restrict__ left, LeftRow left_row,
+                                                    const float *__restrict__ right, RightRow right_row, int width) {
+        double *tile_left = memory, *tile_right = memory + STEP * LINE;
+#pragma unroll
+        for (int i = 0; i < EACH; i++) {
+#pragma unroll
+            for (int j = 0; j < EACH; j++) {
+                product[i][j] = 0.0;
+            }
+        }
+        for (int first = 0; first < width; first += STEP) {
+            load(tile_left, left, left_row, width, first);
+            load(tile_right, right, right_row, width, first);
+            __syncthreads();
+#pragma unroll
+            for (int step = 0; step < STEP; step++) {
+                double l[EACH], r[EACH];
+#pragma unroll
+                for (int i = 0; i < EACH; i++) {
+                    l[i] = tile_left[step * LINE + row() + i];
+                    r[i] = tile_right[step * LINE + column() + APART * i];
+                }
+#pragma unroll
+                for (int i = 0; i < EACH; i++) {
+#pragma unroll
+                    for (int j = 0; j < EACH; j++) {
+                        product[i][j] += l[i] * r[j];
+                    }
+                }
+            }
+            __syncthreads(); // the next step overwrites the tiles
+        }
+    }
+
+    // The products of SIDE pairs of rows, each with the bits that `multiply` gives it; thread t < SIDE has the t-th.
+    template <class LeftRow, class RightRow>
+    static __device__ __forceinline__ double multiply_pairs(double *memory, const float *__restrict__ left,
+                                                            LeftRow left_row, const float *__restrict__ right,
+                                                            RightRow right_row, int width) {
+        double *tile_left = memory, *tile_right = memory + STEP * LINE;
+        double product = 0.0;
+        for (int first = 0; first < width; first += STEP) {
+            load(tile_left, left, left_row, width, first);
+            load(tile_right, right, right_row, width, first);
+            __syncthreads();
+            if (threadIdx.x < SIDE) {
+#pragma unroll
+                for (int step = 0; step < STEP; step++) {
+                    product += tile_left[step * LINE + threadIdx.x] * tile_right[step * LINE + threadIdx.x];
+                }
+            }
+            __syncthreads();
+        }
+        return product;
+    }
+};

@@ -1,0 +1,132 @@
+//! Work that is recorded once and done again and again: a CUDA graph, and on the emulator a list.
+//!
+//! While a device captures, launches and zeros are recorded in the place of being done, with the grids and addresses that
+//! they were called with. So what may differ from one time to the next must lie in the device's memory: numbers of rows
+//! ([`super::rows`]), the step's number ([`super::adam::Steps`]). What a graph cannot hold (memory, copies from and to the
+//! host, waits of the host) panics meanwhile.
+
+use std::sync::atomic::Ordering;
+
+use cudarc::driver::CudaGraph;
+
+use super::device::{Argument, Device, Grid, Kind};
+use crate::error::Result;
+
+/// What was recorded.
+pub struct Graph(pub(super) Recorded);
+
+pub(super) enum Recorded {
+    Gpu(CudaGraph),
+    Emulated(Vec<Work>),
+}
+
+/// What the emulator records.
+pub(super) enum Work {
+    Launch { kernel: &'static str, grid: Grid, arguments: Vec<Argument> },
+    Zero { address: u64, bytes: usize },
+}
+
+impl Device {
+    /// Begins to record, until [`Device::end_capture`].
+    pub fn begin_capture(&self) -> Result<()> {
+        assert!(!self.capturing.load(Ordering::Relaxed), "a capture within another");
+        match self.kind() {
+            Kind::Gpu(gpu) => gpu.begin_capture()?,
+            Kind::Emulated(emulator) => emulator.begin_capture(),
+        }
+        self.capturing.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// What was recorded since [`Device::begin_capture`].
+    pub fn end_capture(&self) -> Result<Graph> {
+        assert!(self.capturing.swap(false, Ordering::Relaxed), "the end of a capture that did not begin");
+        Ok(Graph(match self.kind() {
+            Kind::Gpu(gpu) => Recorded::Gpu(gpu.end_capture()?),
+            Kind::Emulated(emulator) => Recorded::Emulated(emulator.end_capture()),
+        }))
+    }
+
+    /// Does what was recorded, after what was called before.
+    ///
+    /// # Safety
+    /// All memory that the recorded launches were given must be there still, and no reference may lead to what they write.
+    pub unsafe fn replay(&self, graph: &Graph) -> Result<()> {
+        self.assert_not_capturing("a replay");
+        match (self.kind(), &graph.0) {
+            (Kind::Gpu(gpu), Recorded::Gpu(graph)) => gpu.replay(graph),
+            // SAFETY: as the caller promises.
+            (Kind::Emulated(emulator), Recorded::Emulated(work)) => unsafe { emulator.replay(work) },
+            _ => panic!("a graph of another device"),
+        }
+    }
+
+    /// Panics where this would be recorded.
+    #[track_caller]
+    pub(super) fn assert_not_capturing(&self, what: &str) {
+        assert!(!self.capturing.load(Ordering::Relaxed), "{what} while a graph is captured");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::buffer::Buffer;
+    use super::super::embedding::embedding_backward;
+    use super::super::rows::Rows;
+    use super::*;
+
+    /// A table's gradient: zeros and a launch. None, said so, where the emulator cannot be built.
+    fn captured() -> Option<(Device, Graph, [Buffer<i32>; 2], [Buffer<f32>; 2])> {
+        let device = match Device::emulated(None) {
+            Ok(device) => device,
+            Err(error) => {
+                println!("skipped: {error}");
+                return None;
+            }
+        };
+        let (mut types, mut count) = (device.allocate(3).unwrap(), device.allocate(1).unwrap());
+        let (mut table, mut rows) = (device.allocate(4).unwrap(), device.allocate(3).unwrap());
+        device.upload(&[2, 0, 3], types.slice_mut(0..3)).unwrap();
+        device.upload(&[2], count.slice_mut(0..1)).unwrap();
+        device.upload(&[7.0f32; 4], table.slice_mut(0..4)).unwrap();
+        device.upload(&[0.5f32, 1.5, 2.5], rows.slice_mut(0..3)).unwrap();
+        device.begin_capture().unwrap();
+        let of = Rows { count: count.slice(0..1), bound: 3 };
+        embedding_backward(&device, table.slice_mut(0..4), rows.slice(0..3), types.slice(0..3), of, 1)
+            .unwrap();
+        let graph = device.end_capture().unwrap();
+        Some((device, graph, [types, count], [table, rows]))
+    }
+
+    #[test]
+    fn what_is_recorded_is_done_when_it_is_replayed_with_what_lies_there_then() {
+        let Some((device, graph, [_types, mut count], [table, mut rows])) = captured() else { return };
+        assert_eq!(device.download(&table, 0..4).unwrap(), [7.0; 4], "nothing was done yet");
+        // SAFETY: the buffers are those that the launch was given.
+        unsafe { device.replay(&graph) }.unwrap();
+        assert_eq!(device.download(&table, 0..4).unwrap(), [1.5, 0.0, 0.5, 0.0]);
+        device.upload(&[3], count.slice_mut(0..1)).unwrap();
+        device.upload(&[4.5f32], rows.slice_mut(0..1)).unwrap();
+        // SAFETY: likewise.
+        unsafe { device.replay(&graph) }.unwrap();
+        assert_eq!(device.download(&table, 0..4).unwrap(), [1.5, 0.0, 4.5, 2.5]);
+    }
+
+    #[test]
+    #[should_panic(expected = "memory while a graph is captured")]
+    fn a_capture_takes_no_memory() {
+        let Some((device, ..)) = captured() else { panic!("memory while a graph is captured: skipped") };
+        device.begin_capture().unwrap();
+        let _ = device.allocate::<f32>(1);
+    }
+
+    #[test]
+    #[should_panic(expected = "a download while a graph is captured")]
+    fn a_capture_reads_nothing_back() {
+        let Some((device, _, _, [table, _])) = captured() else {
+            panic!("a download while a graph is captured: skipped")
+        };
+        device.begin_capture().unwrap();
+        let _ = device.download(&table, 0..4);
+    }
+}

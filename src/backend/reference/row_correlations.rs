@@ -1,0 +1,49 @@
+//! row_correlations: what a row's rank correlations follow from, every entry compared with every other.
+
+use crate::backend::row_sums::RowSums;
+
+/// Of row `diagonal` of the scores and of the similarities, without its entry with itself.
+pub fn row_sums(scores: &[f64], similarities: &[f64], diagonal: usize) -> RowSums {
+    let pairs: Vec<(f64, f64)> = scores
+        .iter()
+        .zip(similarities)
+        .enumerate()
+        .filter(|&(column, _)| column != diagonal)
+        .map(|(_, (&x, &y))| (x, y.clamp(0.0, 1.0)))
+        .collect();
+    let n = pairs.len();
+    let mut of = RowSums {
+        entries: n as u64,
+        concordant_minus_discordant: 0,
+        tied_x: 0,
+        tied_y: 0,
+        rank_products: [0; 3],
+        deviation_products: [0.0; 3],
+    };
+    for (i, a) in pairs.iter().enumerate() {
+        for b in &pairs[..i] {
+            of.concordant_minus_discordant += order(a.0, b.0) * order(a.1, b.1);
+            of.tied_x += u64::from(a.0 == b.0);
+            of.tied_y += u64::from(a.1 == b.1);
+        }
+        let u: i64 = pairs.iter().map(|b| order(a.0, b.0)).sum();
+        let v: i64 = pairs.iter().map(|b| order(a.1, b.1)).sum();
+        of.rank_products = add(of.rank_products, [u * u, v * v, u * v]);
+    }
+    let mean_x = pairs.iter().map(|pair| pair.0).sum::<f64>() / n as f64;
+    let mean_y = pairs.iter().map(|pair| pair.1).sum::<f64>() / n as f64;
+    for (x, y) in pairs {
+        let (dx, dy) = (x - mean_x, y - mean_y);
+        of.deviation_products = add(of.deviation_products, [dx * dx, dy * dy, dx * dy]);
+    }
+    of
+}
+
+/// 1 where a is the greater, -1 where b is, 0 where they are equal.
+fn order(a: f64, b: f64) -> i64 {
+    i64::from(a > b) - i64::from(a < b)
+}
+
+fn add<T: std::ops::Add<Output = T> + Copy>(sums: [T; 3], terms: [T; 3]) -> [T; 3] {
+    std::array::from_fn(|i| sums[i] + terms[i])
+}
