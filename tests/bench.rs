@@ -12,8 +12,9 @@ use scenerank::backend::cuda::device::Device as KernelDevice;
 use scenerank::backend::cuda::linear::Format;
 use scenerank::backend::device::{Device, Precision};
 use scenerank::bench::case::{Case, Cost};
-use scenerank::bench::sizes::{PAPER, SMALL, Sizes};
+use scenerank::bench::sizes::{SMALL, Sizes};
 use scenerank::bench::{BenchOptions, cases, run, run_cases};
+use scenerank::model::config::ModelConfig;
 use serde_json::Value;
 
 /// Whether the emulator is there; says so where not.
@@ -76,7 +77,7 @@ fn a_roofline_runs_nothing() {
         run_json(["bench", "--roofline", "--precision", "bf16", "--batch-size", "1", "16", "--json"]);
     assert_eq!((&report["device"], &report["timing"]), (&"none".into(), &"nothing ran".into()));
     let entries = report["kernels"].as_array().unwrap();
-    let cases = cases::all(&Sizes::new(PAPER, 16), Format::Bf16);
+    let cases = cases::all(&Sizes::new(ModelConfig::PAPER, 16), Format::Bf16);
     assert_eq!(entries.len(), 2 * cases.len());
     for (entry, case) in entries[cases.len()..].iter().zip(&cases) {
         assert_eq!((&entry["name"], &entry["batch_size"]), (&case.kernel.into(), &16.into()));
@@ -269,7 +270,7 @@ fn a_wrong_kernel_is_not_timed_and_the_exit_code_says_so() {
 
 #[test]
 fn costs_are_what_the_formulas_say() {
-    let cases = cases::all(&Sizes::new(PAPER, 16), Format::Fp32);
+    let cases = cases::all(&Sizes::new(ModelConfig::PAPER, 16), Format::Fp32);
     let of = |kernel: &str, shape: &str| {
         let mut found = cases.iter().filter(|case| case.kernel == kernel && case.shape.starts_with(shape));
         let case = found.next().unwrap_or_else(|| panic!("{kernel} {shape}"));

@@ -5,9 +5,9 @@ mod program;
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use program::{SMALL_NETWORK, refuse, run_json, scenerank, small_data};
+use program::{SMALL_NETWORK, Workplace, refuse, run_json, scenerank, small_data};
 use scenerank::batch::triples::Sampling;
 use scenerank::data::{Dataset, Split};
 use scenerank::loss::LossKind;
@@ -18,27 +18,7 @@ use scraper::{Html, Selector};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// A folder with a small data file, and how to reproduce on it.
-struct Workplace {
-    folder: TempDir,
-    data: PathBuf,
-}
-
 impl Workplace {
-    fn new() -> Self {
-        let folder = TempDir::new().unwrap();
-        let data = small_data(folder.path(), 1);
-        Workplace { folder, data }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn text(&self, name: &str) -> String {
-        self.path(name).display().to_string()
-    }
-
     fn arguments(&self, out: &str, more: &[&str]) -> Vec<String> {
         let data = self.data.display().to_string();
         let mut words = vec!["reproduce".to_owned(), data, "--out".into(), self.text(out)];

@@ -3,9 +3,8 @@
 mod program;
 
 use std::fs;
-use std::path::PathBuf;
 
-use program::{SMALL_NETWORK, run_json, small_data};
+use program::{SMALL_NETWORK, Workplace, run_json};
 use scenerank::backend::cpu::Cpu;
 use scenerank::backend::device::{Device, Precision};
 use scenerank::checkpoint::{self, BEST, Checkpoint, LAST};
@@ -16,27 +15,11 @@ use scenerank::model::config::ModelConfig;
 use scenerank::model::tensors::{NamedTensors, Tensor, TensorData, TensorFile, to_safetensors};
 use scenerank::run::{Run, Which};
 use serde_json::Value;
-use tempfile::TempDir;
-
-/// A folder with a small data file.
-struct Workplace {
-    folder: TempDir,
-    data: PathBuf,
-}
 
 impl Workplace {
-    fn new() -> Self {
-        let folder = TempDir::new().unwrap();
-        Workplace { data: small_data(folder.path(), 1), folder }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
     /// Trains the small network into the folder `name`; the outcome.
     fn train(&self, name: &str, more: &[&str]) -> Value {
-        let (data, out) = (self.data.display().to_string(), self.path(name).display().to_string());
+        let (data, out) = (self.data.display().to_string(), self.text(name));
         let arguments = ["train", &data, "--out", &out, "--learning-rate", "1e-3", "--json"];
         run_json([&arguments[..], &SMALL_NETWORK, more].concat())
     }
@@ -46,7 +29,7 @@ impl Workplace {
     }
 
     fn evaluate(&self, name: &str) -> Value {
-        run_json(["evaluate", &self.path(name).display().to_string(), "--json"])
+        run_json(["evaluate", &self.text(name), "--json"])
     }
 
     /// The validation images by the run's best checkpoint.

@@ -4,12 +4,11 @@ mod program;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
 use half::f16;
 use npyz::WriterBuilder;
-use program::{SMALL_NETWORK, refuse, run, run_json, scenerank, small_data};
+use program::{SMALL_NETWORK, Workplace, refuse, run, run_json, scenerank, small_data};
 use scenerank::checkpoint::{self, BEST, Checkpoint, LAST};
 use scenerank::config::TrainConfig;
 use scenerank::data::{Dataset, Split};
@@ -18,27 +17,8 @@ use scenerank::npy::write_npy;
 use scenerank::report::run_log::METRICS;
 use scenerank::train::{TrainOutcome, train};
 use serde_json::Value;
-use tempfile::TempDir;
 
-struct Fixture {
-    folder: TempDir,
-    data: PathBuf,
-}
-
-impl Fixture {
-    fn new() -> Self {
-        let folder = TempDir::new().unwrap();
-        Fixture { data: small_data(folder.path(), 1), folder }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn text(&self, name: &str) -> String {
-        self.path(name).display().to_string()
-    }
-
+impl Workplace {
     fn write(&self, name: &str, text: impl AsRef<[u8]>) -> String {
         fs::write(self.path(name), text).unwrap();
         self.text(name)
@@ -121,7 +101,7 @@ fn bits(checkpoint: &Checkpoint) -> BTreeMap<String, Vec<u32>> {
 
 #[test]
 fn a_run_stopped_after_every_step_is_the_run_that_was_not_stopped() {
-    let fixture = Fixture::new();
+    let fixture = Workplace::new();
     let whole = fixture.train("whole", 3, false, false);
     assert_eq!((whole.epochs, whole.interrupted), (3, false));
     assert!(whole.best.is_some());
@@ -147,7 +127,7 @@ fn a_run_stopped_after_every_step_is_the_run_that_was_not_stopped() {
 
 #[test]
 fn records_after_the_checkpoint_are_dropped() {
-    let fixture = Fixture::new();
+    let fixture = Workplace::new();
     let steps = fixture.train("whole", 2, false, false).steps;
     fixture.train("killed", 1, false, false);
     // As a killed process leaves it: records of steps that no checkpoint holds, the last one torn.
@@ -175,7 +155,7 @@ fn records_after_the_checkpoint_are_dropped() {
 
 #[test]
 fn the_seed_decides_every_bit_on_any_number_of_threads() {
-    let fixture = Fixture::new();
+    let fixture = Workplace::new();
     let train = |name: &str, threads: &str, more: &[&str]| {
         let arguments = fixture.arguments(name, &[&["--epochs", "2"], more].concat());
         scenerank().args(arguments).env("RAYON_NUM_THREADS", threads).assert().success();
@@ -199,7 +179,7 @@ mod signals {
     /// Long enough to be met in the middle.
     const EPOCHS: &str = "40";
 
-    fn event_files(fixture: &Fixture, run: &str) -> usize {
+    fn event_files(fixture: &Workplace, run: &str) -> usize {
         let Ok(entries) = fs::read_dir(fixture.path(run)) else { return 0 };
         entries
             .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().contains("tfevents"))
@@ -207,7 +187,7 @@ mod signals {
     }
 
     /// Starts or continues a run and waits until it trains: until it has begun a file of events.
-    fn start(fixture: &Fixture, run: &str, stderr: Stdio) -> Child {
+    fn start(fixture: &Workplace, run: &str, stderr: Stdio) -> Child {
         let more: &[&str] =
             if fixture.path(run).join(LAST).exists() { &["--resume"] } else { &["--epochs", EPOCHS] };
         let before = event_files(fixture, run);
@@ -234,7 +214,7 @@ mod signals {
     }
 
     /// Stops a run by signals at many places until it ends by itself; how it ended each time.
-    fn ends(fixture: &Fixture, run: &str, name: &str) -> Vec<ExitStatus> {
+    fn ends(fixture: &Workplace, run: &str, name: &str) -> Vec<ExitStatus> {
         let mut ends = Vec::new();
         for attempt in 0.. {
             let mut child = start(fixture, run, Stdio::null());
@@ -255,7 +235,7 @@ mod signals {
 
     #[test]
     fn ctrl_c_saves_and_the_run_continues() {
-        let fixture = Fixture::new();
+        let fixture = Workplace::new();
         run(fixture.arguments("whole", &["--epochs", EPOCHS]));
         let ends = ends(&fixture, "stopped", "-INT");
         let (success, stopped) = ends.split_last().unwrap();
@@ -267,7 +247,7 @@ mod signals {
 
     #[test]
     fn a_killed_run_continues_from_its_checkpoint() {
-        let fixture = Fixture::new();
+        let fixture = Workplace::new();
         run(fixture.arguments("whole", &["--epochs", EPOCHS]));
         let ends = ends(&fixture, "killed", "-KILL");
         assert!(ends.len() > 1, "it was never killed");
@@ -277,7 +257,7 @@ mod signals {
     /// As in `scenerank train ... 2>&1 | tee log`, where Ctrl-C ends `tee` first.
     #[test]
     fn a_run_whose_log_is_no_longer_read_still_saves() {
-        let fixture = Fixture::new();
+        let fixture = Workplace::new();
         let mut child = start(&fixture, "run", Stdio::piped());
         drop(child.stderr.take());
         std::thread::sleep(Duration::from_millis(50));
@@ -291,7 +271,7 @@ mod signals {
     /// The system refuses to write files of more than a few blocks, as a full disk would.
     #[test]
     fn a_checkpoint_that_cannot_be_written_leaves_the_old_one() {
-        let fixture = Fixture::new();
+        let fixture = Workplace::new();
         run(fixture.arguments("run", &["--epochs", "1"]));
         let last = fixture.path("run").join(LAST);
         let before = fs::read(&last).unwrap();
@@ -315,7 +295,7 @@ mod signals {
 
 #[test]
 fn a_diverging_run_keeps_its_last_good_checkpoint() {
-    let fixture = Fixture::new();
+    let fixture = Workplace::new();
     for rate in ["1e38", "1e300"] {
         let name = format!("wild{rate}");
         let last = fixture.path(&name).join(LAST).display().to_string();
@@ -342,7 +322,7 @@ fn a_diverging_run_keeps_its_last_good_checkpoint() {
 
 #[test]
 fn checkpoints_that_cannot_be_used() {
-    let fixture = Fixture::new();
+    let fixture = Workplace::new();
     run(fixture.arguments("run", &["--epochs", "1"]));
     let last = fixture.path("run").join(LAST);
     let good = fs::read(&last).unwrap();
@@ -398,7 +378,7 @@ fn checkpoints_that_cannot_be_used() {
     resume_of_nothing(&fixture);
 }
 
-fn resume_of_nothing(fixture: &Fixture) {
+fn resume_of_nothing(fixture: &Workplace) {
     refuse(fixture.arguments("nothing", &["--resume"]), &["last.safetensors: cannot read", "check the path"]);
     refuse(["evaluate", &fixture.text("nothing")], &["run folder: holds no checkpoint", "train a run"]);
     refuse(["evaluate", &fixture.text("run"), "--checkpoint", "last"], &["last.safetensors is missing"]);
@@ -406,7 +386,7 @@ fn resume_of_nothing(fixture: &Fixture) {
 
 #[test]
 fn runs_that_cannot_be_trained_or_continued() {
-    let fixture = Fixture::new();
+    let fixture = Workplace::new();
     run(fixture.arguments("run", &["--epochs", "1"]));
     let parts = ["run: run folder: already holds a run", "--resume"];
     refuse(fixture.arguments("run", &[]), &parts);
@@ -456,7 +436,7 @@ fn runs_that_cannot_be_trained_or_continued() {
 
 #[test]
 fn options_from_a_file() {
-    let fixture = Fixture::new();
+    let fixture = Workplace::new();
     for (text, parts) in [
         ("epochs = 1\nbatchsize = 4\n", ["line 2: unknown field `batchsize`", "batch-size"]),
         ("epochs = 1\n\nbatch-size = \"many\"\n", ["line 3: invalid type", "batch-size = 16"]),
@@ -486,7 +466,7 @@ fn options_from_a_file() {
 
 #[test]
 fn similarities_of_the_users_own() {
-    let fixture = Fixture::new();
+    let fixture = Workplace::new();
     let dataset = Dataset::open(&fixture.data).unwrap();
     let images = dataset.image_count();
     // Not symmetric, and of no vectors.

@@ -9,9 +9,6 @@ use crate::batch::graph_batch::GraphBatch;
 use crate::data::scene_graph::SceneGraphBuf;
 use crate::model::config::ModelConfig;
 
-/// The paper's network.
-pub const PAPER: ModelConfig = ModelConfig::PAPER;
-
 /// A network that the emulator and the plain loops finish soon; widths are no multiples of a tile.
 pub const SMALL: ModelConfig = ModelConfig {
     object_types: 121,
@@ -92,11 +89,11 @@ fn draw_type(rng: &mut StdRng, end: u32) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use super::{PAPER, Sizes};
+    use super::{ModelConfig, Sizes};
 
     #[test]
     fn a_batch_has_the_averages_of_the_paper() {
-        let sizes = Sizes::new(PAPER, 16);
+        let sizes = Sizes::new(ModelConfig::PAPER, 16);
         assert_eq!((sizes.graphs(), sizes.nodes(), sizes.edges()), (48, 1056, 1728));
     }
 }

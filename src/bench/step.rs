@@ -140,11 +140,12 @@ pub fn step_flops(sizes: &Sizes) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::step_flops;
-    use crate::bench::sizes::{PAPER, Sizes};
+    use crate::bench::sizes::Sizes;
+    use crate::model::config::ModelConfig;
 
     #[test]
     fn a_step_of_sixteen_triples_costs_what_was_counted() {
-        let sizes = Sizes::new(PAPER, 16);
+        let sizes = Sizes::new(ModelConfig::PAPER, 16);
         let types = &sizes.batch.object_occurrences.types;
         let predicates = &sizes.batch.predicate_occurrences.types;
         // 64.4 GFLOP with layer 0 on nodes and edges, by hand; less what the types save.

@@ -4,8 +4,9 @@ use clap::{Args, ValueEnum};
 use scenerank::Result;
 use scenerank::backend::device::Device;
 use scenerank::bench::ceilings::Ceilings;
-use scenerank::bench::sizes::{PAPER, SMALL};
+use scenerank::bench::sizes::SMALL;
 use scenerank::bench::{BenchOptions, roofline, run};
+use scenerank::model::config::ModelConfig;
 
 /// Check and time every kernel and a whole step, beside what the device reaches at most.
 ///
@@ -55,7 +56,7 @@ impl BenchArguments {
         let slow = matches!(device, Device::Emulated | Device::Reference) && !self.roofline;
         let size = self.size.unwrap_or(if slow { Size::Small } else { Size::Paper });
         let (model, batch_size) = match size {
-            Size::Paper => (PAPER, 16),
+            Size::Paper => (ModelConfig::PAPER, 16),
             Size::Small => (SMALL, 2),
         };
         let batch_sizes = match self.batch_sizes.is_empty() {

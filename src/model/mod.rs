@@ -115,8 +115,8 @@ impl<B: Backend> Model<B> {
         self.capacity
     }
 
-    /// Where it computes.
-    pub fn backend(&mut self) -> &mut B {
+    /// Where it computes. Not for other crates: a captured step holds the addresses of this very backend's memory.
+    pub(crate) fn backend(&mut self) -> &mut B {
         &mut self.backend
     }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use scenerank::data::prepare::{Preparation, prepare};
 use scenerank::data::selection::{Filter, GraphSource, Sources};
 use scenerank::synth::{SynthConfig, write_collection};
+use tempfile::TempDir;
 
 /// A network that takes a millisecond a step.
 pub const SMALL_NETWORK: [&str; 8] =
@@ -58,4 +59,25 @@ pub fn small_data(folder: &Path, seed: u64) -> PathBuf {
     let data = folder.join(format!("data{seed}"));
     prepare(&preparation, &data).unwrap();
     data
+}
+
+/// A folder with a small data file, for runs. Tests add what they do there.
+pub struct Workplace {
+    pub folder: TempDir,
+    pub data: PathBuf,
+}
+
+impl Workplace {
+    pub fn new() -> Self {
+        let folder = TempDir::new().unwrap();
+        Workplace { data: small_data(folder.path(), 1), folder }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn text(&self, name: &str) -> String {
+        self.path(name).display().to_string()
+    }
 }

@@ -75,8 +75,18 @@ mod tests {
     use super::super::rows::Rows;
     use super::*;
 
+    /// A graph, and the buffers that it reads and writes.
+    struct Captured {
+        device: Device,
+        graph: Graph,
+        _types: Buffer<i32>,
+        count: Buffer<i32>,
+        table: Buffer<f32>,
+        rows: Buffer<f32>,
+    }
+
     /// A table's gradient: zeros and a launch. None, said so, where the emulator cannot be built.
-    fn captured() -> Option<(Device, Graph, [Buffer<i32>; 2], [Buffer<f32>; 2])> {
+    fn captured() -> Option<Captured> {
         let device = match Device::emulated(None) {
             Ok(device) => device,
             Err(error) => {
@@ -95,12 +105,12 @@ mod tests {
         embedding_backward(&device, table.slice_mut(0..4), rows.slice(0..3), types.slice(0..3), of, 1)
             .unwrap();
         let graph = device.end_capture().unwrap();
-        Some((device, graph, [types, count], [table, rows]))
+        Some(Captured { device, graph, _types: types, count, table, rows })
     }
 
     #[test]
     fn what_is_recorded_is_done_when_it_is_replayed_with_what_lies_there_then() {
-        let Some((device, graph, [_types, mut count], [table, mut rows])) = captured() else { return };
+        let Some(Captured { device, graph, _types, mut count, table, mut rows }) = captured() else { return };
         assert_eq!(device.download(&table, 0..4).unwrap(), [7.0; 4], "nothing was done yet");
         // SAFETY: the buffers are those that the launch was given.
         unsafe { device.replay(&graph) }.unwrap();
@@ -115,7 +125,9 @@ mod tests {
     #[test]
     #[should_panic(expected = "memory while a graph is captured")]
     fn a_capture_takes_no_memory() {
-        let Some((device, ..)) = captured() else { panic!("memory while a graph is captured: skipped") };
+        let Some(Captured { device, .. }) = captured() else {
+            panic!("memory while a graph is captured: skipped")
+        };
         device.begin_capture().unwrap();
         let _ = device.allocate::<f32>(1);
     }
@@ -123,7 +135,7 @@ mod tests {
     #[test]
     #[should_panic(expected = "a download while a graph is captured")]
     fn a_capture_reads_nothing_back() {
-        let Some((device, _, _, [table, _])) = captured() else {
+        let Some(Captured { device, table, .. }) = captured() else {
             panic!("a download while a graph is captured: skipped")
         };
         device.begin_capture().unwrap();

@@ -20,8 +20,9 @@ use crate::backend::cuda::linear::Format;
 use crate::backend::cuda::rows::Rows;
 use crate::backend::reference::batch_norm as reference;
 use crate::bench::case::Case;
-use crate::bench::sizes::{PAPER, Sizes};
+use crate::bench::sizes::Sizes;
 use crate::bench::values::Values;
+use crate::model::config::ModelConfig;
 
 /// The cases of all launchers at these sizes, with operands of products in this format.
 pub fn all(sizes: &Sizes, format: Format) -> Vec<Case> {
@@ -45,7 +46,7 @@ pub fn all(sizes: &Sizes, format: Format) -> Vec<Case> {
 
 /// The paper's test images, and fewer for a smaller network.
 fn test_images(sizes: &Sizes) -> usize {
-    if sizes.config.state_width < PAPER.state_width { 200 } else { 4_537 }
+    if sizes.config.state_width < ModelConfig::PAPER.state_width { 200 } else { 4_537 }
 }
 
 /// Half the distance from 1 to the next number in single precision: the most that one rounding is off by.

@@ -5,8 +5,9 @@ use crate::backend::cuda::linear::Format;
 use crate::backend::cuda::top_k::{Found, Search, lists_len, top_k};
 use crate::backend::reference::top_k as reference;
 use crate::bench::case::{Case, Cost, Host, OtherLengths, Prepared, all_mut, unwritten};
-use crate::bench::sizes::{PAPER, Sizes};
+use crate::bench::sizes::Sizes;
 use crate::bench::values::Values;
+use crate::model::config::ModelConfig;
 
 const K: usize = 8;
 /// Each has a column of its own.
@@ -17,7 +18,7 @@ const FEW_ROWS: usize = 1_000;
 
 pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
     let width = sizes.config.state_width;
-    let rows = if width < PAPER.state_width { FEW_ROWS } else { ROWS };
+    let rows = if width < ModelConfig::PAPER.state_width { FEW_ROWS } else { ROWS };
     vec![Case {
         kernel: "top_k",
         shape: format!("[{QUERIES}, {width}] in [{rows}, {width}], {K} best"),
