@@ -2,14 +2,16 @@
 //   src/batch/graph_batch.rs builds. A collection is itself a batch, of all images: a graph's nodes and edges are a range
 //   of it, and so are its lists of messages, so that concatenating graphs is copying with shifted indices. Six launches:
 //     graph_batch_places    which graphs, and where each begins       one block
-//     graph_batch_graphs    edges, and node -> messages               a block per graph
+//     graph_batch_graphs    ends, edges, and node -> messages         a block per graph
 //     graph_batch_count     rows and entries of each type             a warp for 4 types, objects and predicates
 //     graph_batch_number    the types that occur, numbered            one block each for objects and predicates
 //     graph_batch_fill      type -> messages of its nodes, or edges   a warp for 4 types
 //     graph_batch_slots     the numbers of each edge's types          a thread per edge
 //   Sizes are known to the device alone: counts [6] = graphs, nodes, edges, object types, predicate types that occur,
 //   triples. Grids may cover more rows than there are.
-// in   the epoch's triples [A] (negative positions: none); position [1]: the place of the step's first, moved on
+// in   a collection; the epoch's triples [A] (a negative positive: none); position [1]: where the step's anchors begin,
+//      moved behind them. A batch without a triple is no step: it is passed over. Behind the last there are no graphs.
+// out  counts and lists where they lie in a slot (src/backend/cuda/batch.rs)
 // cost bytes of the lists; counting and filling read all types of rows once per 32 types, from the L2 cache
 // No sums of floats: all integers, in one order.
 
@@ -56,12 +58,15 @@ graph_batch_places(int *__restrict__ counts, int *__restrict__ graph_image, int 
                    const int *__restrict__ node_offsets, const int *__restrict__ edge_offsets, int anchor_count,
                    int batch_size) {
     __shared__ int partial[THREADS / WARP_LANES];
-    int first = *position, end = min(first + batch_size, anchor_count);
-    int triples = 0;
-    for (int start = first; start < end; start += THREADS) {
-        int at = start + threadIdx.x, total;
-        block_scan(at < end && positives[at] >= 0, total, partial);
-        triples += total;
+    int first = *position, end = first, triples = 0;
+    while (triples == 0 && end < anchor_count) {
+        first = end;
+        end = min(first + batch_size, anchor_count);
+        for (int start = first; start < end; start += THREADS) {
+            int at = start + threadIdx.x, total;
+            block_scan(at < end && positives[at] >= 0, total, partial);
+            triples += total;
+        }
     }
     for (int start = first, before = 0; start < end; start += THREADS) {
         int at = start + threadIdx.x, total;
@@ -104,11 +109,12 @@ graph_batch_places(int *__restrict__ counts, int *__restrict__ graph_image, int 
 }
 
 extern "C" __global__ void __launch_bounds__(128)
-graph_batch_graphs(int *__restrict__ node_object, int *__restrict__ edge_predicate, int *__restrict__ edge_subject,
-                   int *__restrict__ edge_object, int *__restrict__ message_offsets, int *__restrict__ messages,
-                   const int *__restrict__ counts, const int *__restrict__ graph_image,
+graph_batch_graphs(int *__restrict__ object_ends, int *__restrict__ node_object, int *__restrict__ edge_predicate,
+                   int *__restrict__ edge_subject, int *__restrict__ edge_object, int *__restrict__ message_offsets,
+                   int *__restrict__ messages, const int *__restrict__ counts, const int *__restrict__ graph_image,
                    const int *__restrict__ graph_nodes, const int *__restrict__ graph_edges,
                    const int *__restrict__ node_offsets, const int *__restrict__ edge_offsets,
+                   const int *__restrict__ all_object_ends,
                    const int *__restrict__ all_node_object, const int *__restrict__ all_edge_predicate,
                    const int *__restrict__ all_edge_subject, const int *__restrict__ all_edge_object,
                    const int *__restrict__ all_message_offsets, const int *__restrict__ all_messages) {
@@ -124,6 +130,9 @@ graph_batch_graphs(int *__restrict__ node_object, int *__restrict__ edge_predica
     int from_node = node_offsets[image], nodes = node_offsets[image + 1] - from_node, to_node = graph_nodes[graph];
     int from_edge = edge_offsets[image], edges = edge_offsets[image + 1] - from_edge, to_edge = graph_edges[graph];
     int node_shift = to_node - from_node, message_shift = 2 * (to_edge - from_edge);
+    if (threadIdx.x == 0) {
+        object_ends[graph] = all_object_ends[image] + node_shift;
+    }
     for (int n = threadIdx.x; n < nodes; n += blockDim.x) {
         node_object[to_node + n] = all_node_object[from_node + n];
         message_offsets[to_node + n] = all_message_offsets[from_node + n] + message_shift;

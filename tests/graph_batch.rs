@@ -1,4 +1,4 @@
-//! graph_batch: the batch that the kernels assemble is the one that the CPU concatenates, list by list.
+//! graph_batch: the slot that the kernels fill is the one that the host packs, number by number.
 
 mod kernel_support;
 
@@ -6,15 +6,16 @@ use kernel_support::cases::{check, seeds};
 use kernel_support::{Values, all, all_mut, devices, to_device};
 use proptest::collection::vec;
 use proptest::prelude::*;
-use scenerank::backend::cuda::buffer::{Buffer, SliceMut};
+use scenerank::backend::cuda::batch::Places;
 use scenerank::backend::cuda::device::Device;
 use scenerank::backend::cuda::graph_batch::{
-    BatchLists, COUNTS, Collection, EpochTriples, Scratch, assemble_graph_batch,
+    Collection, CollectionPlaces, EpochTriples, assemble_graph_batch,
 };
 use scenerank::batch::graph_batch::{BatchSize, GraphBatch};
-use scenerank::data::scene_graph::SceneGraphBuf;
+use scenerank::data::scene_graph::{SceneGraph, SceneGraphBuf};
+use scenerank::model::config::ModelConfig;
 
-/// Scene graphs with an image node each, and their vocabulary.
+/// Scene graphs with an image node each, but for some, and their vocabulary.
 #[derive(Clone, Debug)]
 struct Images {
     graphs: Vec<SceneGraphBuf>,
@@ -42,7 +43,12 @@ fn images() -> impl Strategy<Value = Images> {
                         })
                         .collect();
                     let (image, in_image) = (object_types as u32 - 1, predicate_types as u32 - 1);
-                    SceneGraphBuf::augmented(&types, &relationships, image, in_image)
+                    let mut graph = SceneGraphBuf::augmented(&types, &relationships, image, in_image);
+                    if objects == 5 {
+                        graph = SceneGraphBuf { node_object: types, ..Default::default() };
+                        relationships.into_iter().for_each(|(s, p, o)| graph.push_edge(s, p, o));
+                    }
+                    graph
                 })
                 .collect();
             Images { graphs, object_types, predicate_types }
@@ -50,159 +56,86 @@ fn images() -> impl Strategy<Value = Images> {
     )
 }
 
-/// An epoch: anchor, positive, negative; an anchor without a triple has -1 twice.
-type Epoch = Vec<(i32, i32, i32, f32, f32)>;
-
-/// What a batch of these triples must hold, by the names of the lists; the bits of floats.
-fn expected(images: &Images, epoch: &[(i32, i32, i32, f32, f32)]) -> Vec<(&'static str, Vec<i32>)> {
-    let there: Vec<_> = epoch.iter().filter(|triple| triple.1 >= 0).collect();
-    let role = |image: fn(&(i32, i32, i32, f32, f32)) -> i32| {
-        there.iter().map(move |triple| images.graphs[image(triple) as usize].view())
-    };
-    let graphs = role(|t| t.0).chain(role(|t| t.1)).chain(role(|t| t.2));
-    let batch = GraphBatch::of_graphs(graphs, images.object_types, images.predicate_types);
-    let BatchSize { graphs, nodes, edges } = batch.size();
-    let (objects, predicates) = (&batch.object_occurrences, &batch.predicate_occurrences);
-    let mut object_offsets = vec![0];
-    let mut object_entries = Vec::new();
-    for slot in 0..objects.types.len() {
-        for &node in objects.rows(slot) {
-            let messages = batch.incidence.messages(node as usize);
-            object_entries.extend(messages.map(|(edge, role)| 2 * edge as u32 + role));
-        }
-        object_offsets.push(object_entries.len() as u32);
-    }
-    let slots = |nodes: &[u32]| nodes.iter().map(|&node| objects.slot[node as usize]).collect::<Vec<u32>>();
-    let counts = [graphs, nodes, edges, objects.types.len(), predicates.types.len(), there.len()];
-    let bits = |of: fn(&(i32, i32, i32, f32, f32)) -> f32| {
-        there.iter().map(|triple| of(triple).to_bits()).collect::<Vec<u32>>()
-    };
-    let lists: Vec<(&'static str, Vec<u32>)> = vec![
-        ("counts", counts.map(|count| count as u32).to_vec()),
-        ("graph_offsets", batch.graph_offsets.clone()),
-        ("edge_subject", batch.edge_subject.clone()),
-        ("edge_object", batch.edge_object.clone()),
-        ("message_offsets", batch.incidence.offsets.clone()),
-        ("messages", batch.incidence.entries.clone()),
-        ("object_types", objects.types.clone()),
-        ("object_offsets", object_offsets),
-        ("object_entries", object_entries),
-        ("edge_subject_slot", slots(&batch.edge_subject)),
-        ("edge_object_slot", slots(&batch.edge_object)),
-        ("predicate_types", predicates.types.clone()),
-        ("predicate_offsets", predicates.offsets.clone()),
-        ("predicate_entries", predicates.entries.clone()),
-        ("edge_predicate_slot", predicates.slot.clone()),
-        ("similarity_positive", bits(|t| t.3)),
-        ("similarity_negative", bits(|t| t.4)),
-    ];
-    lists.into_iter().map(|(name, list)| (name, list.into_iter().map(|v| v as i32).collect())).collect()
-}
+/// Anchor, positive, negative and both similarities; an anchor without a triple has -1 twice.
+type Triple = (i32, i32, i32, f32, f32);
 
 /// In every cell that no kernel writes.
 const UNTOUCHED: i32 = -77;
 
-/// The lists of every batch of the epoch, each as long as its memory, and the position after it.
-fn assembled(
-    device: &Device,
-    images: &Images,
-    epoch: &Epoch,
-    batch_size: usize,
-) -> Vec<(Vec<(&'static str, Vec<i32>)>, i32)> {
-    let views = || images.graphs.iter().map(SceneGraphBuf::view);
-    let collection = Collection::new(device, views(), images.object_types, images.predicate_types)
-        .expect("memory for the collection");
-    let capacity = BatchSize::bound(views(), 3 * batch_size);
-    let mut scratch = Scratch::new(device, &collection, capacity).expect("scratch memory");
-    let column = |of: fn(&(i32, i32, i32, f32, f32)) -> i32| {
-        to_device(device, &epoch.iter().map(of).collect::<Vec<i32>>())
-    };
-    let [anchors, positive, negative] = [column(|t| t.0), column(|t| t.1), column(|t| t.2)];
-    let floats = |of: fn(&(i32, i32, i32, f32, f32)) -> f32| {
-        to_device(device, &epoch.iter().map(of).collect::<Vec<f32>>())
-    };
-    let [similarity_positive, similarity_negative] = [floats(|t| t.3), floats(|t| t.4)];
-    let mut position = to_device(device, &[0]);
-    let BatchSize { graphs, nodes, edges } = capacity;
-    let (objects, predicates) = (images.object_types.min(nodes), images.predicate_types.min(edges));
-    let lengths = [
-        ("counts", COUNTS),
-        ("graph_offsets", graphs + 1),
-        ("edge_subject", edges),
-        ("edge_object", edges),
-        ("message_offsets", nodes + 1),
-        ("messages", 2 * edges),
-        ("object_types", objects),
-        ("object_offsets", objects + 1),
-        ("object_entries", 2 * edges),
-        ("edge_subject_slot", edges),
-        ("edge_object_slot", edges),
-        ("predicate_types", predicates),
-        ("predicate_offsets", predicates + 1),
-        ("predicate_entries", edges),
-        ("edge_predicate_slot", edges),
-    ];
-    let mut batches = Vec::new();
-    for _ in 0..epoch.len().div_ceil(batch_size) {
-        let mut memory = lengths.map(|(_, len)| to_device(device, &vec![UNTOUCHED; len]));
-        let untouched = f32::from_bits(UNTOUCHED as u32);
-        let mut similarities = [(); 2].map(|()| to_device(device, &vec![untouched; batch_size]));
-        {
-            let mut parts = memory.iter_mut().map(all_mut);
-            let mut next = || -> SliceMut<'_, i32> { parts.next().expect("as many as lists") };
-            let [one, two] = &mut similarities;
-            let mut lists = BatchLists {
-                counts: next(),
-                graph_offsets: next(),
-                edge_subject: next(),
-                edge_object: next(),
-                message_offsets: next(),
-                messages: next(),
-                object_types: next(),
-                object_offsets: next(),
-                object_entries: next(),
-                edge_subject_slot: next(),
-                edge_object_slot: next(),
-                predicate_types: next(),
-                predicate_offsets: next(),
-                predicate_entries: next(),
-                edge_predicate_slot: next(),
-                similarity_positive: all_mut(one),
-                similarity_negative: all_mut(two),
-            };
-            let triples = EpochTriples {
-                anchors: all(&anchors),
-                positive: all(&positive),
-                negative: all(&negative),
-                similarity_positive: all(&similarity_positive),
-                similarity_negative: all(&similarity_negative),
-            };
-            let position = &mut all_mut(&mut position);
+impl Images {
+    fn views(&self) -> impl Iterator<Item = SceneGraph<'_>> {
+        self.graphs.iter().map(SceneGraphBuf::view)
+    }
+
+    /// Of a slot for so many triples.
+    fn places(&self, batch_size: usize) -> Places {
+        let config = ModelConfig {
+            object_types: self.object_types,
+            predicate_types: self.predicate_types,
+            ..ModelConfig::PAPER
+        };
+        Places::new(config, BatchSize::bound(self.views(), 3 * batch_size))
+    }
+
+    /// The slot that the host packs of these anchors' triples.
+    fn packed(&self, triples: &[Triple], batch_size: usize) -> Vec<i32> {
+        let there: Vec<_> = triples.iter().filter(|triple| triple.1 >= 0).collect();
+        let role = |image: fn(&Triple) -> i32| {
+            there.iter().map(move |triple| self.graphs[image(triple) as usize].view())
+        };
+        let graphs = role(|t| t.0).chain(role(|t| t.1)).chain(role(|t| t.2));
+        let mut batch = GraphBatch::of_graphs(graphs, self.object_types, self.predicate_types);
+        batch.similarity_positive = there.iter().map(|triple| triple.3).collect();
+        batch.similarity_negative = there.iter().map(|triple| triple.4).collect();
+        let places = self.places(batch_size);
+        let mut slot = vec![UNTOUCHED; places.slot_len()];
+        places.pack(&mut slot, &batch);
+        slot
+    }
+
+    /// The slots that the kernels fill, one after another until no anchor is left, each with the position after it.
+    fn assembled(&self, device: &Device, epoch: &[Triple], batch_size: usize) -> Vec<(Vec<i32>, i32)> {
+        let (array, collection) =
+            CollectionPlaces::pack(self.views(), self.object_types, self.predicate_types);
+        let array = to_device(device, &array);
+        let column = |of: fn(&Triple) -> i32| to_device(device, &epoch.iter().map(of).collect::<Vec<i32>>());
+        let [anchors, positive, negative] = [column(|t| t.0), column(|t| t.1), column(|t| t.2)];
+        let floats = |of: fn(&Triple) -> f32| to_device(device, &epoch.iter().map(of).collect::<Vec<f32>>());
+        let [similarity_positive, similarity_negative] = [floats(|t| t.3), floats(|t| t.4)];
+        let places = self.places(batch_size);
+        let mut scratch = to_device(device, &vec![UNTOUCHED; collection.scratch_len(&places)]);
+        let mut position = to_device(device, &[0]);
+        let mut slots = Vec::new();
+        loop {
+            let mut slot = to_device(device, &vec![UNTOUCHED; places.slot_len()]);
             assemble_graph_batch(
                 device,
-                &mut lists,
-                &mut scratch,
-                position,
-                triples,
-                &collection,
-                batch_size,
+                &mut all_mut(&mut slot),
+                &places,
+                &mut all_mut(&mut scratch),
+                &mut all_mut(&mut position),
+                EpochTriples {
+                    anchors: all(&anchors),
+                    positive: all(&positive),
+                    negative: all(&negative),
+                    similarity_positive: all(&similarity_positive),
+                    similarity_negative: all(&similarity_negative),
+                },
+                Collection { array: all(&array), places: &collection },
             )
             .expect("launches");
+            let slot = device.download(&slot, 0..places.slot_len()).expect("a download");
+            let done = device.download(&position, 0..1).expect("a download")[0];
+            slots.push((slot, done));
+            if done as usize >= epoch.len() {
+                return slots;
+            }
         }
-        let download = |buffer: &Buffer<i32>| device.download(buffer, 0..buffer.len()).expect("a download");
-        let mut lists: Vec<(&'static str, Vec<i32>)> =
-            lengths.iter().zip(&memory).map(|(&(name, _), buffer)| (name, download(buffer))).collect();
-        for (name, buffer) in ["similarity_positive", "similarity_negative"].into_iter().zip(&similarities) {
-            let values = kernel_support::to_host(device, buffer);
-            lists.push((name, values.into_iter().map(|value| value.to_bits() as i32).collect()));
-        }
-        batches.push((lists, download(&position)[0]));
     }
-    batches
 }
 
 /// Three different images per anchor; where `skipped` says so, none.
-fn epoch(images: usize, anchors: usize, skipped: &[bool], seed: u64) -> Epoch {
+fn epoch(images: usize, anchors: usize, skipped: &[bool], seed: u64) -> Vec<Triple> {
     let mut values = Values::new(seed);
     let similarities = values.signed(2 * anchors);
     let picks = values.indices(3 * anchors, images);
@@ -215,19 +148,27 @@ fn epoch(images: usize, anchors: usize, skipped: &[bool], seed: u64) -> Epoch {
         .collect()
 }
 
-fn assert_batches_agree(images: &Images, epoch: &Epoch, batch_size: usize) {
+/// Batches without a triple are passed over; behind the last that has any comes an empty one.
+fn assert_batches_agree(images: &Images, epoch: &[Triple], batch_size: usize) {
+    let mut want = Vec::new();
+    for (step, triples) in epoch.chunks(batch_size).enumerate() {
+        let last = (step + 1) * batch_size >= epoch.len();
+        if last || triples.iter().any(|triple| triple.1 >= 0) {
+            let done = (step * batch_size + triples.len()) as i32;
+            want.push((images.packed(triples, batch_size), done));
+        }
+    }
+    if epoch.is_empty() {
+        want.push((images.packed(&[], batch_size), 0));
+    }
     for device in devices() {
-        let got = assembled(&device, images, epoch, batch_size);
-        for (step, ((lists, position), triples)) in got.into_iter().zip(epoch.chunks(batch_size)).enumerate()
-        {
-            assert_eq!(position as usize, (step * batch_size + batch_size).min(epoch.len()), "position");
-            for ((name, list), (_, want)) in lists.into_iter().zip(expected(images, triples)) {
-                let (written, beyond) = list.split_at(want.len());
-                assert_eq!(written, want, "step {step}: {name}");
-                assert!(
-                    beyond.iter().all(|&v| v == UNTOUCHED),
-                    "step {step}: {name} is written beyond its end"
-                );
+        let got = images.assembled(&device, epoch, batch_size);
+        assert_eq!(got.len(), want.len(), "batches");
+        for (step, (got, want)) in got.iter().zip(&want).enumerate() {
+            assert_eq!(got.1, want.1, "step {step}: position");
+            if let Some(at) = (0..want.0.len()).find(|&at| got.0[at] != want.0[at]) {
+                let places = images.places(batch_size);
+                panic!("step {step}: number {at} is {}, not {}; {places:?}", got.0[at], want.0[at]);
             }
         }
     }

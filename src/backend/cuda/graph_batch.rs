@@ -1,8 +1,9 @@
 //! graph_batch: a step's batch, put together from a collection of graphs on the device (`kernels/graph_batch.cu`).
 
-use super::buffer::{Buffer, Slice, SliceMut};
-use super::device::{Argument, Device, Grid, check_len, dimension};
-use crate::batch::graph_batch::{BatchSize, GraphBatch};
+use super::batch::Places;
+use super::buffer::{Slice, SliceMut};
+use super::device::{Argument, Arguments, Device, Grid, check_len, dimension};
+use crate::batch::graph_batch::GraphBatch;
 use crate::data::scene_graph::SceneGraph;
 use crate::error::Result;
 
@@ -21,62 +22,79 @@ const THREADS_OF_A_GRAPH: u32 = 128;
 /// Types that a block counts.
 const TYPES_PER_BLOCK: usize = 32;
 
-/// Numbers of [`BatchLists::counts`]: graphs, nodes, edges, object and predicate types that occur, triples.
-pub const COUNTS: usize = 6;
-
-/// Graphs that stay on the device, numbered as images: one batch of all of them, without its lists by type.
-pub struct Collection {
+/// Where the lists of a collection lie in its array: graphs numbered as images, as one batch of all of them without its
+/// lists by type.
+#[derive(Debug)]
+pub struct CollectionPlaces {
     /// `[images + 1] -> node`.
-    node_offsets: Buffer<i32>,
+    node_offsets: usize,
     /// `[images + 1] -> edge`.
-    edge_offsets: Buffer<i32>,
+    edge_offsets: usize,
+    /// `[images] -> node`: where each graph's objects end.
+    object_ends: usize,
     /// `[nodes] -> object type`.
-    node_object: Buffer<i32>,
+    node_object: usize,
     /// `[edges] -> predicate type`.
-    edge_predicate: Buffer<i32>,
+    edge_predicate: usize,
     /// `[edges] -> node`.
-    edge_subject: Buffer<i32>,
+    edge_subject: usize,
     /// `[edges] -> node`.
-    edge_object: Buffer<i32>,
+    edge_object: usize,
     /// `[nodes + 1] -> message`.
-    message_offsets: Buffer<i32>,
+    message_offsets: usize,
     /// `[2 edges]`: `2 edge + role`.
-    messages: Buffer<i32>,
+    messages: usize,
     object_types: usize,
     predicate_types: usize,
 }
 
-impl Collection {
-    /// Brings all these graphs to the device.
-    pub fn new<'a>(
-        device: &Device,
+impl CollectionPlaces {
+    /// The array of these graphs, and the places in it.
+    pub fn pack<'a>(
         graphs: impl Iterator<Item = SceneGraph<'a>>,
         object_types: usize,
         predicate_types: usize,
-    ) -> Result<Self> {
+    ) -> (Vec<i32>, Self) {
         let mut edge_offsets = vec![0];
         let graphs = graphs.inspect(|graph| {
             edge_offsets.push(edge_offsets[edge_offsets.len() - 1] + graph.edge_count() as u32);
         });
         let all = GraphBatch::of_graphs(graphs, object_types, predicate_types);
-        let upload = |values: &[u32]| -> Result<Buffer<i32>> {
-            let mut buffer = device.allocate_unwritten(values.len())?;
-            device.upload(bytemuck::cast_slice(values), buffer.slice_mut(0..values.len()))?;
-            Ok(buffer)
+        assert!(i32::try_from(2 * all.edge_subject.len()).is_ok(), "a collection of fewer than 2^30 edges");
+        let mut array: Vec<i32> = Vec::new();
+        let mut place = |list: &[u32]| {
+            array.extend_from_slice(bytemuck::cast_slice(list));
+            array.len() - list.len()
         };
-        Ok(Collection {
-            node_offsets: upload(&all.graph_offsets)?,
-            edge_offsets: upload(&edge_offsets)?,
-            node_object: upload(&all.node_object)?,
-            edge_predicate: upload(&all.edge_predicate)?,
-            edge_subject: upload(&all.edge_subject)?,
-            edge_object: upload(&all.edge_object)?,
-            message_offsets: upload(&all.incidence.offsets)?,
-            messages: upload(&all.incidence.entries)?,
+        let places = CollectionPlaces {
+            node_offsets: place(&all.graph_offsets),
+            edge_offsets: place(&edge_offsets),
+            object_ends: place(&all.object_ends),
+            node_object: place(&all.node_object),
+            edge_predicate: place(&all.edge_predicate),
+            edge_subject: place(&all.edge_subject),
+            edge_object: place(&all.edge_object),
+            message_offsets: place(&all.incidence.offsets),
+            messages: place(&all.incidence.entries),
             object_types,
             predicate_types,
-        })
+        };
+        (array, places)
     }
+
+    /// Numbers of memory that putting together a batch needs beside its slot.
+    pub fn scratch_len(&self, slot: &Places) -> usize {
+        ScratchPlaces::new(self, slot).end
+    }
+}
+
+/// Graphs on the device.
+#[derive(Clone, Copy, Debug)]
+pub struct Collection<'a> {
+    /// Their lists.
+    pub array: Slice<'a, i32>,
+    /// Where each lies.
+    pub places: &'a CollectionPlaces,
 }
 
 /// An epoch's triples on the device, in the order of their steps.
@@ -94,115 +112,67 @@ pub struct EpochTriples<'a> {
     pub similarity_negative: Slice<'a, f32>,
 }
 
-/// A batch's lists, each with room for the largest batch; as in [`GraphBatch`], and see there.
-#[derive(Debug)]
-pub struct BatchLists<'a> {
-    /// `[COUNTS]`.
-    pub counts: SliceMut<'a, i32>,
-    /// `[G + 1] -> node`.
-    pub graph_offsets: SliceMut<'a, i32>,
-    /// `[E] -> node`.
-    pub edge_subject: SliceMut<'a, i32>,
-    /// `[E] -> node`.
-    pub edge_object: SliceMut<'a, i32>,
-    /// `[N + 1] -> message`.
-    pub message_offsets: SliceMut<'a, i32>,
-    /// `[2 E]`: `2 edge + role` by node.
-    pub messages: SliceMut<'a, i32>,
-    /// `[U]`: the object types that occur, ascending.
-    pub object_types: SliceMut<'a, i32>,
-    /// `[U + 1] -> message`.
-    pub object_offsets: SliceMut<'a, i32>,
-    /// `[2 E]`: `2 edge + role` by object type, node by node.
-    pub object_entries: SliceMut<'a, i32>,
-    /// `[E] -> object type that occurs`, of the subject.
-    pub edge_subject_slot: SliceMut<'a, i32>,
-    /// `[E] -> object type that occurs`, of the object.
-    pub edge_object_slot: SliceMut<'a, i32>,
-    /// `[U]`: the predicate types that occur, ascending.
-    pub predicate_types: SliceMut<'a, i32>,
-    /// `[U + 1] -> edge`.
-    pub predicate_offsets: SliceMut<'a, i32>,
-    /// `[E]`: edges by predicate type.
-    pub predicate_entries: SliceMut<'a, i32>,
-    /// `[E] -> predicate type that occurs`.
-    pub edge_predicate_slot: SliceMut<'a, i32>,
-    /// `[B]`.
-    pub similarity_positive: SliceMut<'a, f32>,
-    /// `[B]`.
-    pub similarity_negative: SliceMut<'a, f32>,
-}
-
-/// Memory of the assembly.
-pub struct Scratch {
-    capacity: BatchSize,
+/// Where the kernels keep what they tell each other.
+struct ScratchPlaces {
     /// `[G] -> image`.
-    graph_image: Buffer<i32>,
+    graph_image: usize,
     /// `[G + 1] -> edge`.
-    graph_edges: Buffer<i32>,
+    graph_edges: usize,
     /// `[N] -> object type`.
-    node_object: Buffer<i32>,
+    node_object: usize,
     /// `[E] -> predicate type`.
-    edge_predicate: Buffer<i32>,
+    edge_predicate: usize,
     /// `[object types + predicate types]`: rows of each type in the batch.
-    type_rows: Buffer<i32>,
+    type_rows: usize,
     /// The same of entries.
-    type_entries: Buffer<i32>,
+    type_entries: usize,
     /// The same: each type's number among those that occur, or -1.
-    slot_of_type: Buffer<i32>,
+    slot_of_type: usize,
+    end: usize,
 }
 
-impl Scratch {
-    /// For batches up to `capacity` of the collection's graphs.
-    pub fn new(device: &Device, of: &Collection, capacity: BatchSize) -> Result<Self> {
-        let types = of.object_types + of.predicate_types;
-        Ok(Scratch {
-            capacity,
-            graph_image: device.allocate_unwritten(capacity.graphs)?,
-            graph_edges: device.allocate_unwritten(capacity.graphs + 1)?,
-            node_object: device.allocate_unwritten(capacity.nodes)?,
-            edge_predicate: device.allocate_unwritten(capacity.edges)?,
-            type_rows: device.allocate_unwritten(types)?,
-            type_entries: device.allocate_unwritten(types)?,
-            slot_of_type: device.allocate_unwritten(types)?,
-        })
+impl ScratchPlaces {
+    fn new(of: &CollectionPlaces, slot: &Places) -> Self {
+        let (most, types) = (slot.most, of.object_types + of.predicate_types);
+        let mut end = 0;
+        let mut place = |len: usize| {
+            end += len;
+            end - len
+        };
+        ScratchPlaces {
+            graph_image: place(most.graphs),
+            graph_edges: place(most.graphs + 1),
+            node_object: place(most.nodes),
+            edge_predicate: place(most.edges),
+            type_rows: place(types),
+            type_entries: place(types),
+            slot_of_type: place(types),
+            end: place(0),
+        }
     }
 }
 
-/// The batch of the next `batch_size` anchors from `position` on, which moves behind them: at the epoch's end fewer.
+/// The batch of the next anchors from `position [1]` on, as many as the slot has room for triples, which moves behind
+/// them: at the epoch's end fewer. Where none of them has a triple, that of those after them.
 ///
-/// Images must be those of the collection, and batches must fit the capacity that `scratch` was made for.
+/// Images must be those of the collection, and a batch of any of them must fit the slot.
 pub fn assemble_graph_batch(
     device: &Device,
-    lists: &mut BatchLists<'_>,
-    scratch: &mut Scratch,
+    slot: &mut SliceMut<'_, i32>,
+    places: &Places,
+    scratch: &mut SliceMut<'_, i32>,
     position: &mut SliceMut<'_, i32>,
     triples: EpochTriples<'_>,
-    of: &Collection,
-    batch_size: usize,
+    of: Collection<'_>,
 ) -> Result<()> {
-    let BatchSize { graphs, nodes, edges } = scratch.capacity;
-    let (objects, predicates) = (of.object_types.min(nodes), of.predicate_types.min(edges));
-    let anchors = triples.anchors.len();
+    let (anchors, batch_size, edges) = (triples.anchors.len(), places.most.triples, places.most.edges);
+    let (object_types, predicate_types) = (of.places.object_types, of.places.predicate_types);
+    let at = ScratchPlaces::new(of.places, places);
     for (name, len, wanted) in [
-        ("counts", lists.counts.len(), COUNTS),
-        ("graph_offsets", lists.graph_offsets.len(), graphs + 1),
-        ("edge_subject", lists.edge_subject.len(), edges),
-        ("edge_object", lists.edge_object.len(), edges),
-        ("message_offsets", lists.message_offsets.len(), nodes + 1),
-        ("messages", lists.messages.len(), 2 * edges),
-        ("object_types", lists.object_types.len(), objects),
-        ("object_offsets", lists.object_offsets.len(), objects + 1),
-        ("object_entries", lists.object_entries.len(), 2 * edges),
-        ("edge_subject_slot", lists.edge_subject_slot.len(), edges),
-        ("edge_object_slot", lists.edge_object_slot.len(), edges),
-        ("predicate_types", lists.predicate_types.len(), predicates),
-        ("predicate_offsets", lists.predicate_offsets.len(), predicates + 1),
-        ("predicate_entries", lists.predicate_entries.len(), edges),
-        ("edge_predicate_slot", lists.edge_predicate_slot.len(), edges),
-        ("similarity_positive", lists.similarity_positive.len(), batch_size),
-        ("similarity_negative", lists.similarity_negative.len(), batch_size),
-        ("graphs", graphs, 3 * batch_size),
+        ("slot", slot.len(), places.slot_len()),
+        ("room for object types", places.most.objects, object_types.min(places.most.nodes)),
+        ("room for predicate types", places.most.predicates, predicate_types.min(edges)),
+        ("scratch", scratch.len(), at.end),
         ("position", position.len(), 1),
         ("positives", triples.positive.len(), anchors),
         ("negatives", triples.negative.len(), anchors),
@@ -211,105 +181,111 @@ pub fn assemble_graph_batch(
     ] {
         check_len(name, len, wanted);
     }
-    let launch = |kernel, grid, arguments: &[_]| {
-        // SAFETY: as in kernels/graph_batch.cu; lengths were checked, and indices lie in range, as the caller promises;
-        // what a kernel writes is borrowed mutably, and none of it is read under another name.
-        unsafe { device.launch(kernel, grid, arguments) }
+    let launch = |kernel, grid, arguments: Arguments| {
+        // SAFETY: as in kernels/graph_batch.cu; arrays are long enough for the lists at their places, and indices lie in
+        // range, as the caller promises; slot, scratch and position are borrowed mutably.
+        unsafe { device.launch(kernel, grid, &arguments) }
     };
-    let whole = |buffer: &Buffer<i32>| Argument::from(buffer.slice(0..buffer.len()));
-    let arguments = [
-        (&mut lists.counts).into(),
-        whole(&scratch.graph_image),
-        (&mut lists.graph_offsets).into(),
-        whole(&scratch.graph_edges),
-        (&mut lists.similarity_positive).into(),
-        (&mut lists.similarity_negative).into(),
-        position.into(),
-        triples.anchors.into(),
-        triples.positive.into(),
-        triples.negative.into(),
-        triples.similarity_positive.into(),
-        triples.similarity_negative.into(),
-        whole(&of.node_offsets),
-        whole(&of.edge_offsets),
-        anchors.into(),
-        batch_size.into(),
-    ];
-    launch("graph_batch_places", Grid::rows(1, THREADS), &arguments)?;
-    let arguments = [
-        whole(&scratch.node_object),
-        whole(&scratch.edge_predicate),
-        (&mut lists.edge_subject).into(),
-        (&mut lists.edge_object).into(),
-        (&mut lists.message_offsets).into(),
-        (&mut lists.messages).into(),
-        lists.counts.as_slice().into(),
-        whole(&scratch.graph_image),
-        lists.graph_offsets.as_slice().into(),
-        whole(&scratch.graph_edges),
-        whole(&of.node_offsets),
-        whole(&of.edge_offsets),
-        whole(&of.node_object),
-        whole(&of.edge_predicate),
-        whole(&of.edge_subject),
-        whole(&of.edge_object),
-        whole(&of.message_offsets),
-        whole(&of.messages),
-    ];
+    let part = |of: Slice<'_, i32>, place: usize| Argument::from(of.slice(place..of.len()));
+    let list = |place: usize| part(slot.as_slice(), place);
+    let own = |place: usize| part(scratch.as_slice(), place);
+    let all = |place: usize| part(of.array, place);
+    let counts = list(0);
+
+    let arguments = Arguments::default()
+        .add(counts)
+        .add(own(at.graph_image))
+        .add(list(places.graph_offsets))
+        .add(own(at.graph_edges))
+        .add(list(places.similarity_positive))
+        .add(list(places.similarity_negative))
+        .add(position)
+        .add(triples.anchors)
+        .add(triples.positive)
+        .add(triples.negative)
+        .add(triples.similarity_positive)
+        .add(triples.similarity_negative)
+        .add(all(of.places.node_offsets))
+        .add(all(of.places.edge_offsets))
+        .add(anchors)
+        .add(batch_size);
+    launch("graph_batch_places", Grid::rows(1, THREADS), arguments)?;
+
+    let arguments = Arguments::default()
+        .add(list(places.object_ends))
+        .add(own(at.node_object))
+        .add(own(at.edge_predicate))
+        .add(list(places.edge_subject))
+        .add(list(places.edge_object))
+        .add(list(places.node_offsets))
+        .add(list(places.node_entries))
+        .add(counts)
+        .add(own(at.graph_image))
+        .add(list(places.graph_offsets))
+        .add(own(at.graph_edges))
+        .add(all(of.places.node_offsets))
+        .add(all(of.places.edge_offsets))
+        .add(all(of.places.object_ends))
+        .add(all(of.places.node_object))
+        .add(all(of.places.edge_predicate))
+        .add(all(of.places.edge_subject))
+        .add(all(of.places.edge_object))
+        .add(all(of.places.message_offsets))
+        .add(all(of.places.messages));
     // One block more, which ends the list of messages.
-    launch("graph_batch_graphs", Grid::rows(3 * batch_size + 1, THREADS_OF_A_GRAPH), &arguments)?;
-    let blocks = of.object_types.max(of.predicate_types).div_ceil(TYPES_PER_BLOCK);
+    launch("graph_batch_graphs", Grid::rows(3 * batch_size + 1, THREADS_OF_A_GRAPH), arguments)?;
+
+    let blocks = object_types.max(predicate_types).div_ceil(TYPES_PER_BLOCK);
     let by_type = Grid { blocks: [dimension(blocks), 2, 1], threads: [THREADS, 1, 1] };
-    let arguments = [
-        whole(&scratch.type_rows),
-        whole(&scratch.type_entries),
-        lists.counts.as_slice().into(),
-        whole(&scratch.node_object),
-        whole(&scratch.edge_predicate),
-        lists.message_offsets.as_slice().into(),
-        of.object_types.into(),
-        of.predicate_types.into(),
-    ];
-    launch("graph_batch_count", by_type, &arguments)?;
-    let arguments = [
-        (&mut lists.counts).into(),
-        (&mut lists.object_types).into(),
-        (&mut lists.object_offsets).into(),
-        (&mut lists.predicate_types).into(),
-        (&mut lists.predicate_offsets).into(),
-        whole(&scratch.slot_of_type),
-        whole(&scratch.type_rows),
-        whole(&scratch.type_entries),
-        of.object_types.into(),
-        of.predicate_types.into(),
-    ];
-    launch("graph_batch_number", Grid::rows(2, THREADS), &arguments)?;
-    let arguments = [
-        (&mut lists.object_entries).into(),
-        (&mut lists.predicate_entries).into(),
-        lists.object_offsets.as_slice().into(),
-        lists.predicate_offsets.as_slice().into(),
-        whole(&scratch.slot_of_type),
-        lists.counts.as_slice().into(),
-        whole(&scratch.node_object),
-        whole(&scratch.edge_predicate),
-        lists.message_offsets.as_slice().into(),
-        lists.messages.as_slice().into(),
-        of.object_types.into(),
-        of.predicate_types.into(),
-    ];
-    launch("graph_batch_fill", by_type, &arguments)?;
-    let arguments = [
-        (&mut lists.edge_subject_slot).into(),
-        (&mut lists.edge_object_slot).into(),
-        (&mut lists.edge_predicate_slot).into(),
-        whole(&scratch.slot_of_type),
-        lists.counts.as_slice().into(),
-        whole(&scratch.node_object),
-        lists.edge_subject.as_slice().into(),
-        lists.edge_object.as_slice().into(),
-        whole(&scratch.edge_predicate),
-        of.object_types.into(),
-    ];
-    launch("graph_batch_slots", Grid::cover(edges.max(1), THREADS), &arguments)
+    let arguments = Arguments::default()
+        .add(own(at.type_rows))
+        .add(own(at.type_entries))
+        .add(counts)
+        .add(own(at.node_object))
+        .add(own(at.edge_predicate))
+        .add(list(places.node_offsets))
+        .add(object_types)
+        .add(predicate_types);
+    launch("graph_batch_count", by_type, arguments)?;
+
+    let arguments = Arguments::default()
+        .add(counts)
+        .add(list(places.object_types))
+        .add(list(places.object_offsets))
+        .add(list(places.predicate_types))
+        .add(list(places.predicate_offsets))
+        .add(own(at.slot_of_type))
+        .add(own(at.type_rows))
+        .add(own(at.type_entries))
+        .add(object_types)
+        .add(predicate_types);
+    launch("graph_batch_number", Grid::rows(2, THREADS), arguments)?;
+
+    let arguments = Arguments::default()
+        .add(list(places.object_entries))
+        .add(list(places.predicate_entries))
+        .add(list(places.object_offsets))
+        .add(list(places.predicate_offsets))
+        .add(own(at.slot_of_type))
+        .add(counts)
+        .add(own(at.node_object))
+        .add(own(at.edge_predicate))
+        .add(list(places.node_offsets))
+        .add(list(places.node_entries))
+        .add(object_types)
+        .add(predicate_types);
+    launch("graph_batch_fill", by_type, arguments)?;
+
+    let arguments = Arguments::default()
+        .add(list(places.edge_subject_slot))
+        .add(list(places.edge_object_slot))
+        .add(list(places.edge_predicate_slot))
+        .add(own(at.slot_of_type))
+        .add(counts)
+        .add(own(at.node_object))
+        .add(list(places.edge_subject))
+        .add(list(places.edge_object))
+        .add(own(at.edge_predicate))
+        .add(object_types);
+    launch("graph_batch_slots", Grid::cover(edges.max(1), THREADS), arguments)
 }

@@ -5,10 +5,11 @@
 //! the types that occur (`layer_input.rs`).
 //!
 //! A training step is captured once for each slot that a batch may lie in ([`graph`]) and replayed from then on: what
-//! differs between two batches lies in the device's memory ([`rows`], `batch.rs`).
+//! differs between two batches lies in the device's memory ([`rows`], [`batch`]). Where the training set lies there too
+//! (`training_set.rs`), the captured step begins with putting together its batch.
 
 pub mod adam;
-mod batch;
+pub mod batch;
 pub mod batch_norm;
 mod block;
 pub mod buffer;
@@ -35,6 +36,7 @@ pub mod rows;
 pub mod stopwatch;
 mod streams;
 pub mod top_k;
+mod training_set;
 
 use std::fmt;
 use std::ops::Range;
@@ -42,6 +44,8 @@ use std::ops::Range;
 use crate::backend::row_sums::RowSums;
 use crate::backend::{Backend, Hidden, LayerInput, LayerInputGradient, Mode};
 use crate::batch::graph_batch::{BatchSize, GraphBatch};
+use crate::batch::triples::TripleSampler;
+use crate::data::scene_graph::SceneGraph;
 use crate::data::similarity::Similarity;
 use crate::error::Result;
 use crate::loss::Loss;
@@ -60,6 +64,7 @@ use device::Device;
 use graph::Graph;
 use linear::Format;
 use readout_loss::LossRows;
+use training_set::TrainingSet;
 
 /// The kernel files and what they offer: loaded when a device opens.
 const FILES: &[(&str, &[&str])] = &[
@@ -97,8 +102,8 @@ pub struct Cuda {
     mean_norm: Buffer<f32>,
 }
 
-/// The captured step for each slot of a batch.
-pub type Graphs = [Option<Graph>; 2];
+/// The captured step for each place where its batch comes from.
+pub type Graphs = [Option<Graph>; batch::SOURCES];
 
 impl Cuda {
     /// On this device, with the operands of products in this format. All else is in single precision.
@@ -183,21 +188,52 @@ impl Backend for Cuda {
 
     fn end_capture(&mut self, batch: &mut Batch, graphs: &mut Graphs) -> Result<()> {
         batch.launch_for_most(false);
-        graphs[batch.slot()] = Some(self.device.end_capture()?);
+        graphs[batch.source()] = Some(self.device.end_capture()?);
         Ok(())
     }
 
     unsafe fn replay(&mut self, batch: &Batch, graphs: &Graphs) -> Result<bool> {
-        let Some(graph) = &graphs[batch.slot()] else { return Ok(false) };
+        let Some(graph) = &graphs[batch.source()] else { return Ok(false) };
         let _range = nvtx::range(format_args!("step"));
-        // SAFETY: as the caller promises; beside its buffers the stages were given the batch's slot, which stays with the
-        // batch, and this backend's own, which were planned and grow no more.
+        // SAFETY: as the caller promises; beside its buffers the stages were given the batch's slot and training set, which
+        // stay with the batch, and this backend's own, which were planned and grow no more.
         unsafe { self.device.replay(graph) }?;
         Ok(true)
     }
 
     fn load_batch(&mut self, from: &GraphBatch, to: &mut Batch) -> Result<()> {
         to.load(&self.device, from)
+    }
+
+    fn load_training_set(
+        &mut self,
+        graphs: &mut dyn Iterator<Item = SceneGraph<'_>>,
+        config: ModelConfig,
+        sampler: &TripleSampler<'_>,
+        batch: &mut Batch,
+    ) -> Result<bool> {
+        let set = TrainingSet::new(&self.device, graphs, config, sampler, batch.places())?;
+        batch.keep_training_set(set);
+        Ok(true)
+    }
+
+    fn begin_epoch(
+        &mut self,
+        sampler: &TripleSampler<'_>,
+        epoch: u32,
+        order: &[u32],
+        position: usize,
+        batch: &mut Batch,
+    ) -> Result<Vec<bool>> {
+        batch.training_set().begin_epoch(&self.device, sampler, epoch, order, position)
+    }
+
+    fn take_from_training_set(&mut self, batch: &mut Batch) -> Result<()> {
+        batch.take_from_training_set(&self.device)
+    }
+
+    fn assemble_batch(&mut self, batch: &mut Batch) -> Result<()> {
+        batch.assemble(&self.device)
     }
 
     fn edge_hidden(
