@@ -6,7 +6,6 @@ use std::ops::Range;
 
 use kernel_support::cases::{check, seeds};
 use kernel_support::{Values, all, all_mut, devices, poisoned, to_device, to_host};
-use proptest::prelude::*;
 use proptest::sample::select;
 use scenerank::backend::cuda::device::Device;
 use scenerank::backend::cuda::draw_triples::{Anchors, Triples, draw_triples};
