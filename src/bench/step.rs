@@ -60,7 +60,7 @@ impl BackendTask for StepTask<'_> {
     type Output = StepTimes;
 
     fn run<B: Backend>(self, backend: B) -> Result<StepTimes> {
-        let Sizes { config, batch } = self.sizes;
+        let Sizes { config, batch, .. } = self.sizes;
         let unknown = TypeVectors { vectors: &[], width: 0, known: &|_| false };
         let tensors = initial_parameters(*config, unknown, unknown, 1);
         let mut model = Model::new(backend, *config, &tensors, batch.size())?;

@@ -21,8 +21,8 @@
 //! lists    one after another, in the order of Places, each with room for the most of its kind
 //! ```
 //!
-//! Where the device keeps the training set (`training_set.rs`), training loads no batches: each step puts together its own,
-//! in the first slot.
+//! In training no batch is loaded: the device keeps the training set (`training_set.rs`), and each step puts together its
+//! own, in the first slot.
 
 use super::buffer::{Buffer, Slice};
 use super::device::Device;
