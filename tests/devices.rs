@@ -208,7 +208,8 @@ fn a_step_is_one_launch() {
     let captured = &calls.0[begin + 1..end];
     assert!(captured.len() > 50 && captured.iter().all(|call| call.1 == compute));
     assert_eq!(captured[0].0, "graph_batch_places");
-    let forbidden = ["allocate", "upload", "download", "host_waits", "stream_waits", "record", "launch_graph"];
+    let forbidden =
+        ["allocate", "upload", "download", "host_waits", "stream_waits", "record", "launch_graph"];
     assert!(captured.iter().all(|call| !forbidden.contains(&&*call.0)), "{captured:?}");
     let [ended, instantiated, launched] = [0, 1, 2].map(|after| calls.0[end + after].clone());
     assert_eq!(ended, ("end_capture".to_string(), compute, ended.2));
@@ -267,6 +268,7 @@ fn a_training_set_that_does_not_fit_is_named_with_a_remedy() {
     // The training set is what is allocated last.
     let allocations = calls.named("allocate").into_iter().filter(|&at| at < before).count();
     let error = fixture.refusal("cuda", stub, &[("STUB_ALLOCATIONS", &(allocations - 1).to_string())]);
-    let parts = ["keep the graphs and captions of 101 training images: ", "MiB more do not fit", "--batch-size"];
+    let parts =
+        ["keep the graphs and captions of 101 training images: ", "MiB more do not fit", "--batch-size"];
     assert!(parts.iter().all(|part| error.contains(part)), "{error}");
 }

@@ -2,8 +2,6 @@
 
 mod kernel_support;
 
-use std::ops::Range;
-
 use kernel_support::cases::{check, seeds};
 use kernel_support::{Values, all, all_mut, devices, poisoned, to_device, to_host};
 use proptest::sample::select;
@@ -17,17 +15,10 @@ const STRATEGIES: [Sampling; 3] = [Sampling::Random, Sampling::Probability, Samp
 /// Image, image, bits of both similarities.
 type Drawn = (i32, i32, u32, u32);
 
-fn drawn(
-    device: &Device,
-    anchors: &[u32],
-    vectors: &[f32],
-    width: usize,
-    images: Range<usize>,
-    sampling: Sampling,
-    seed: u64,
-    epoch: u32,
-) -> Vec<Drawn> {
-    let count = anchors.len();
+/// What the kernel of this sampler's strategy draws for `anchors`.
+fn drawn(device: &Device, sampler: &TripleSampler<'_>, anchors: &[u32], epoch: u32) -> Vec<Drawn> {
+    let Similarity::Factored { vectors, width } = sampler.similarity() else { panic!("no vectors") };
+    let (count, images) = (anchors.len(), sampler.images());
     // A value more, which must stay.
     let mut positive = to_device(device, &vec![-7; count + 1]);
     let mut negative = to_device(device, &vec![-7; count + 1]);
@@ -42,7 +33,7 @@ fn drawn(
         similarity_negative: all_mut(&mut similarity_negative),
     };
     let of = Anchors { anchors: all(&anchors), caption_vectors: all(&vectors), width, images };
-    draw_triples(device, &mut triples, of, sampling, seed, epoch).expect("a launch");
+    draw_triples(device, &mut triples, of, sampler.sampling(), sampler.seed(), epoch).expect("a launch");
     let [positive, negative] =
         [positive, negative].map(|buffer| device.download(&buffer, 0..count + 1).expect("a download"));
     assert_eq!((positive[count], negative[count]), (-7, -7), "beyond the anchors");
@@ -101,7 +92,7 @@ fn every_strategy_draws_what_the_cpu_draws() {
         let anchors = sampler.anchor_order(epoch);
         let want = expected(&sampler, &anchors, epoch);
         for device in devices() {
-            let got = drawn(&device, &anchors, &vectors, width, images.clone(), sampling, seed, epoch);
+            let got = drawn(&device, &sampler, &anchors, epoch);
             for ((&anchor, got), &want) in anchors.iter().zip(got).zip(&want) {
                 let others = images.clone().filter(|&image| image != anchor as usize);
                 let row: Vec<f64> =
@@ -133,7 +124,7 @@ fn all_bits_of_seed_and_epoch_count() {
             let sampler =
                 TripleSampler::new(similarity, 0..count, Sampling::Reject, seed).expect("a sampler");
             let anchors: Vec<u32> = (0..count as u32).collect();
-            let got = drawn(&device, &anchors, &vectors, width, 0..count, Sampling::Reject, seed, epoch);
+            let got = drawn(&device, &sampler, &anchors, epoch);
             let want: Vec<Drawn> = expected(&sampler, &anchors, epoch).into_iter().flatten().collect();
             assert_eq!(got, want);
             assert!(!seen.contains(&got), "seed {seed}, epoch {epoch} draw as others do");
@@ -156,7 +147,7 @@ fn what_rejection_does_not_find_is_left_to_the_host() {
     for device in devices() {
         for sampling in STRATEGIES {
             let sampler = TripleSampler::new(similarity, 0..count, sampling, 5).expect("a sampler");
-            let got = drawn(&device, &anchors, &unit, width, 0..count, sampling, 5, 2);
+            let got = drawn(&device, &sampler, &anchors, 2);
             let want = expected(&sampler, &anchors, 2);
             let mut left = 0;
             for (anchor, (got, want)) in got.into_iter().zip(want).enumerate() {
@@ -176,8 +167,10 @@ fn what_rejection_does_not_find_is_left_to_the_host() {
 
 #[test]
 fn no_anchors_are_no_launch() {
+    let vectors = vectors(&mut Values::new(1), 3, 4);
+    let similarity = Similarity::Factored { vectors: &vectors, width: 4 };
+    let sampler = TripleSampler::new(similarity, 0..3, Sampling::Random, 1).expect("a sampler");
     for device in devices() {
-        let vectors = vectors(&mut Values::new(1), 3, 4);
-        assert!(drawn(&device, &[], &vectors, 4, 0..3, Sampling::Random, 1, 0).is_empty());
+        assert!(drawn(&device, &sampler, &[], 0).is_empty());
     }
 }

@@ -37,9 +37,16 @@ fn config(sampling: Sampling, batch_size: usize, epochs: usize) -> TrainConfig {
     }
 }
 
-/// None, said so, where the emulator cannot be built.
-fn emulated() -> Option<Cuda> {
-    match Device::emulated(None) {
+/// A backend on the emulator, or with `SCENERANK_TEST_DEVICE=cuda` on a GPU, which must be there; None (said so) where the
+/// emulator cannot be built.
+fn backend() -> Option<Cuda> {
+    let device = match std::env::var("SCENERANK_TEST_DEVICE") {
+        Ok(device) if device == "cuda" => {
+            Ok(Device::gpu(0).expect("a GPU, which SCENERANK_TEST_DEVICE asks for"))
+        }
+        _ => Device::emulated(None),
+    };
+    match device {
         Ok(device) => Some(Cuda::new(device, Format::Fp32).expect("an empty backend")),
         Err(error) => {
             println!("skipped: {error}");
@@ -74,7 +81,7 @@ fn trained(work: &Workplace, config: &TrainConfig, stops: usize) -> Left {
     let _ = std::fs::remove_dir_all(&run);
     let go = |stop: bool| -> TrainOutcome {
         let resume = run.join(LAST).exists().then(|| checkpoint::load(&run.join(LAST)).unwrap());
-        let backend = emulated().expect("as before");
+        let backend = backend().expect("as before");
         train_on(backend, &dataset, config.clone(), &run, resume, &AtomicBool::new(stop)).unwrap()
     };
     for _ in 0..stops {
@@ -110,7 +117,7 @@ fn loaded(work: &Workplace, config: &TrainConfig) -> (Left, usize) {
     let graphs = (0..dataset.image_count()).map(|image| dataset.graph(image));
     let capacity = BatchSize::bound(graphs, 3 * config.batch_size);
     let tensors = first_parameters(&dataset, network, config.seed);
-    let mut model = Model::new(emulated().expect("as before"), network, &tensors, capacity).unwrap();
+    let mut model = Model::new(backend().expect("as before"), network, &tensors, capacity).unwrap();
     let mut state = TrainingState::new(&model).unwrap();
     let (mut epochs, mut empty) = (Vec::new(), 0);
     for epoch in 0..config.epochs as u32 {
@@ -165,7 +172,7 @@ fn odd_vectors(work: &Workplace) -> std::path::PathBuf {
 
 #[test]
 fn every_supervision_trains_alike() {
-    if emulated().is_none() {
+    if backend().is_none() {
         return;
     }
     let work = Workplace::new();
@@ -191,7 +198,7 @@ fn every_supervision_trains_alike() {
 /// Anchors and whole batches without a triple, triples that the host draws, and a run that is stopped again and again.
 #[test]
 fn what_rejection_does_not_find_and_where_a_run_stops_change_nothing() {
-    if emulated().is_none() {
+    if backend().is_none() {
         return;
     }
     let work = Workplace::new();

@@ -183,7 +183,7 @@ impl<B: Backend> Model<B> {
     }
 
     /// The next step takes the epoch's next batch: that of as many anchors as the capacity has room for, at the end fewer.
-    /// Gives their triples; without any, there is no step to take.
+    /// Gives their triples: with any, the step must follow; without, there is none to take.
     pub fn next_batch(&mut self) -> Result<usize> {
         let Epoch { has_triple, position } = &mut self.epoch;
         let end = has_triple.len().min(*position + self.capacity.graphs / 3);

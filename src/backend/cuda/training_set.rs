@@ -138,15 +138,24 @@ impl TrainingSet {
         let left: Vec<usize> = (0..order.len()).filter(|&at| positives[at] < 0).collect();
         if !left.is_empty() {
             let drawn: Vec<_> = left.par_iter().map(|&at| sampler.draw(epoch, order[at])).collect();
-            let drawn = || left.iter().zip(&drawn).filter_map(|(&at, drawn)| drawn.map(|triple| (at, triple)));
+            let drawn =
+                || left.iter().zip(&drawn).filter_map(|(&at, drawn)| drawn.map(|triple| (at, triple)));
             for (at, triple) in drawn() {
                 positives[at] = triple.positive as i32;
             }
             device.upload(&positives, all_mut(positive))?;
             let negatives = drawn().map(|(at, triple)| (at, triple.negative as i32));
             replace(device, negative, negatives)?;
-            replace(device, similarity_positive, drawn().map(|(at, triple)| (at, triple.similarity_positive)))?;
-            replace(device, similarity_negative, drawn().map(|(at, triple)| (at, triple.similarity_negative)))?;
+            replace(
+                device,
+                similarity_positive,
+                drawn().map(|(at, triple)| (at, triple.similarity_positive)),
+            )?;
+            replace(
+                device,
+                similarity_negative,
+                drawn().map(|(at, triple)| (at, triple.similarity_negative)),
+            )?;
         }
         Ok(positives.into_iter().map(|positive| positive >= 0).collect())
     }
@@ -158,7 +167,8 @@ impl TrainingSet {
         slot: &mut SliceMut<'_, i32>,
         places: &Places,
     ) -> Result<()> {
-        let TripleLists { anchors, positive, negative, similarity_positive, similarity_negative } = &self.triples;
+        let TripleLists { anchors, positive, negative, similarity_positive, similarity_negative } =
+            &self.triples;
         let triples = EpochTriples {
             anchors: anchors.slice(0..anchors.len()),
             positive: positive.slice(0..anchors.len()),

@@ -60,8 +60,13 @@ pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
                 launch: Box::new(move |device, arrays| {
                     let ([similarity_positive, similarity_negative], lists, [], others) = arrays.parts();
                     let [array, anchors, positive, negative] = lists;
-                    let triples =
-                        EpochTriples { anchors, positive, negative, similarity_positive, similarity_negative };
+                    let triples = EpochTriples {
+                        anchors,
+                        positive,
+                        negative,
+                        similarity_positive,
+                        similarity_negative,
+                    };
                     let (mut position, mut scratch) = all_mut(&mut others.scratch).split_at(1);
                     // A launch more than a step has, since each moves it.
                     device.zero(position.slice_mut(0..1))?;
@@ -77,7 +82,8 @@ pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
                 }),
                 expected: Box::new(move |host| {
                     let graphs = expected_graphs.iter().rev().map(SceneGraphBuf::view);
-                    let mut batch = GraphBatch::of_graphs(graphs, config.object_types, config.predicate_types);
+                    let mut batch =
+                        GraphBatch::of_graphs(graphs, config.object_types, config.predicate_types);
                     batch.similarity_positive = host.inputs[0].clone();
                     batch.similarity_negative = host.inputs[1].clone();
                     let mut slot = vec![i32::MIN; expected_places.slot_len()];
