@@ -12,7 +12,7 @@
 // in   a collection; the epoch's triples [A] (a negative positive: none); position [1]: where the step's anchors begin,
 //      moved behind them. A batch without a triple is no step: it is passed over. Behind the last there are no graphs.
 // out  counts and lists where they lie in a slot (src/backend/cuda/batch.rs)
-// cost bytes of the lists; counting and filling read all types of rows once per 32 types, from the L2 cache
+// cost bytes of the lists; counting and filling read the types of all rows once per 4 types, from the caches
 // No sums of floats: all integers, in one order.
 
 #include "common.cuh"
@@ -21,6 +21,8 @@ constexpr int GRAPHS = 0, NODES = 1, EDGES = 2, OBJECTS = 3, PREDICATES = 4, TRI
 
 constexpr int THREADS = 256;
 constexpr int TYPES_PER_WARP = 4;
+// Rows whose types a lane asks for before it looks at the first: a warp goes through all rows, one answer after another.
+constexpr int ROWS_AHEAD = 8;
 
 // The sum of the values of the lanes before this one; `total` is that of all.
 __device__ __forceinline__ int warp_scan(int value, int &total) {
@@ -155,6 +157,19 @@ struct Rows {
     __device__ __forceinline__ int entries(int row) const {
         return message_offsets ? message_offsets[row + 1] - message_offsets[row] : 1;
     }
+
+    // The types of rows start, start + 32 and so on, counted from `first`; -1 where that is none of the warp's types.
+    __device__ __forceinline__ void types(int (&of_row)[ROWS_AHEAD], int start, int first) const {
+#pragma unroll
+        for (int ahead = 0; ahead < ROWS_AHEAD; ahead++) {
+            int row = start + ahead * WARP_LANES;
+            of_row[ahead] = row < count ? type_of[row] - first : -1;
+        }
+#pragma unroll
+        for (int ahead = 0; ahead < ROWS_AHEAD; ahead++) {
+            of_row[ahead] = of_row[ahead] < TYPES_PER_WARP ? max(of_row[ahead], -1) : -1;
+        }
+    }
 };
 
 // blockIdx.y is the kind: 0 objects, 1 predicates.
@@ -170,7 +185,7 @@ __device__ __forceinline__ int first_type() {
 }
 
 // type_rows, type_entries [object_types + predicate_types]: how many of each type.
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 4)
 graph_batch_count(int *__restrict__ type_rows, int *__restrict__ type_entries, const int *__restrict__ counts,
                   const int *__restrict__ node_object, const int *__restrict__ edge_predicate,
                   const int *__restrict__ message_offsets, int object_types, int predicate_types) {
@@ -178,10 +193,16 @@ graph_batch_count(int *__restrict__ type_rows, int *__restrict__ type_entries, c
     int first = first_type(), types = blockIdx.y == 0 ? object_types : predicate_types;
     int lane = threadIdx.x % WARP_LANES;
     int of_type[TYPES_PER_WARP] = {}, entries[TYPES_PER_WARP] = {};
-    for (int row = lane; row < rows.count; row += WARP_LANES) {
-        int type = rows.type_of[row] - first;
-        if (0 <= type && type < TYPES_PER_WARP) {
-            int own = rows.entries(row);
+    for (int start = lane; start < rows.count; start += ROWS_AHEAD * WARP_LANES) {
+        int of_row[ROWS_AHEAD];
+        rows.types(of_row, start, first);
+#pragma unroll
+        for (int ahead = 0; ahead < ROWS_AHEAD; ahead++) {
+            int type = of_row[ahead];
+            if (type < 0) {
+                continue;
+            }
+            int own = rows.entries(start + ahead * WARP_LANES);
 #pragma unroll
             for (int t = 0; t < TYPES_PER_WARP; t++) {
                 of_type[t] += type == t;
@@ -236,7 +257,7 @@ graph_batch_number(int *__restrict__ counts, int *__restrict__ types_of_objects,
 }
 
 // entries: by type, rows ascending; a node's are its messages.
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(THREADS, 4)
 graph_batch_fill(int *__restrict__ entries_of_objects, int *__restrict__ entries_of_predicates,
                  const int *__restrict__ offsets_of_objects, const int *__restrict__ offsets_of_predicates,
                  const int *__restrict__ slot_of_type, const int *__restrict__ counts,
@@ -254,21 +275,25 @@ graph_batch_fill(int *__restrict__ entries_of_objects, int *__restrict__ entries
         int slot = first + t < types ? slot_of_type[blockIdx.y * object_types + first + t] : -1;
         next[t] = slot < 0 ? 0 : (objects ? offsets_of_objects : offsets_of_predicates)[slot];
     }
-    for (int start = 0; start < rows.count; start += WARP_LANES) {
-        int row = start + lane, type = row < rows.count ? rows.type_of[row] - first : -1;
-        bool wanted = 0 <= type && type < TYPES_PER_WARP;
-        if (!__any_sync(FULL_WARP, wanted)) {
-            continue;
-        }
-        int own = wanted ? rows.entries(row) : 0, place = 0;
+    for (int start = 0; start < rows.count; start += ROWS_AHEAD * WARP_LANES) {
+        int of_row[ROWS_AHEAD];
+        rows.types(of_row, start + lane, first);
 #pragma unroll
-        for (int t = 0; t < TYPES_PER_WARP; t++) {
-            int total, before = warp_scan(type == t ? own : 0, total);
-            place = type == t ? next[t] + before : place;
-            next[t] += total;
-        }
-        for (int i = 0; i < own; i++) {
-            entries[place + i] = objects ? messages[message_offsets[row] + i] : row;
+        for (int ahead = 0; ahead < ROWS_AHEAD; ahead++) {
+            int row = start + lane + ahead * WARP_LANES, type = of_row[ahead];
+            if (!__any_sync(FULL_WARP, type >= 0)) {
+                continue;
+            }
+            int own = type < 0 ? 0 : rows.entries(row), place = 0;
+#pragma unroll
+            for (int t = 0; t < TYPES_PER_WARP; t++) {
+                int total, before = warp_scan(type == t ? own : 0, total);
+                place = type == t ? next[t] + before : place;
+                next[t] += total;
+            }
+            for (int i = 0; i < own; i++) {
+                entries[place + i] = objects ? messages[message_offsets[row] + i] : row;
+            }
         }
     }
 }

@@ -105,6 +105,17 @@ fn trained(work: &Workplace, config: &TrainConfig, stops: usize) -> Left {
     }
 }
 
+/// The model that training begins with.
+fn first_model(dataset: &Dataset, config: &TrainConfig) -> (Model<Cuda>, TrainingState<Cuda>) {
+    let network = config.model(dataset.object_count(), dataset.predicate_count());
+    let graphs = (0..dataset.image_count()).map(|image| dataset.graph(image));
+    let capacity = BatchSize::bound(graphs, 3 * config.batch_size);
+    let tensors = first_parameters(dataset, network, config.seed);
+    let model = Model::new(backend().expect("as before"), network, &tensors, capacity).unwrap();
+    let state = TrainingState::new(&model).unwrap();
+    (model, state)
+}
+
 /// The same with every batch drawn, put together and loaded here; and how many batches had no triple.
 fn loaded(work: &Workplace, config: &TrainConfig) -> (Left, usize) {
     let dataset = Dataset::open(&work.data).unwrap();
@@ -113,12 +124,8 @@ fn loaded(work: &Workplace, config: &TrainConfig) -> (Left, usize) {
     let images = dataset.split(Split::Train);
     let sampler =
         TripleSampler::new(supervision.view(&dataset), images, config.sampling, config.seed).unwrap();
-    let network = config.model(dataset.object_count(), dataset.predicate_count());
-    let graphs = (0..dataset.image_count()).map(|image| dataset.graph(image));
-    let capacity = BatchSize::bound(graphs, 3 * config.batch_size);
-    let tensors = first_parameters(&dataset, network, config.seed);
-    let mut model = Model::new(backend().expect("as before"), network, &tensors, capacity).unwrap();
-    let mut state = TrainingState::new(&model).unwrap();
+    let (mut model, mut state) = first_model(&dataset, config);
+    let network = model.config();
     let (mut epochs, mut empty) = (Vec::new(), 0);
     for epoch in 0..config.epochs as u32 {
         let (mut sum, mut count, mut skipped) = (0.0, 0, 0);
@@ -210,5 +217,42 @@ fn what_rejection_does_not_find_and_where_a_run_stops_change_nothing() {
         let got = trained(&work, &config, stops);
         assert_eq!((&got.epochs, got.steps), (&want.epochs, want.steps), "{stops} stops");
         assert!(got == want, "{stops} stops: tensors");
+    }
+}
+
+/// Embedding uses the slots that steps put their batches in.
+#[test]
+fn batches_loaded_between_two_steps_change_nothing() {
+    if backend().is_none() {
+        return;
+    }
+    let work = Workplace::new();
+    let config = config(Sampling::Probability, 16, 1);
+    let dataset = Dataset::open(&work.data).unwrap();
+    let images = dataset.split(Split::Train);
+    let sampler =
+        TripleSampler::new(dataset.similarity(), images.clone(), config.sampling, config.seed).unwrap();
+    let order = sampler.anchor_order(0);
+    let run = |loads: &[usize]| -> (Vec<(f32, usize)>, NamedTensors) {
+        let (mut model, mut state) = first_model(&dataset, &config);
+        let network = model.config();
+        let graphs = || images.clone().map(|image| dataset.graph(image));
+        assert!(model.load_training_set(graphs(), &sampler).unwrap());
+        model.begin_epoch(&sampler, 0, &order, 0).unwrap();
+        for step in 0..5 {
+            for batch in 0..loads[step % loads.len()] {
+                let few = graphs().skip(batch).take(7);
+                let few = GraphBatch::of_graphs(few, network.object_types, network.predicate_types);
+                assert_eq!(model.embed(&few).unwrap().len(), 7 * network.state_width);
+            }
+            assert_eq!(model.next_batch().unwrap(), 16);
+            model.train_step(&config.loss(), &config.adam(), &mut state).unwrap();
+        }
+        (model.take_losses(&mut state).unwrap(), model.tensors().unwrap())
+    };
+    let want = run(&[0]);
+    // Odd and even numbers: steps follow a batch in either slot.
+    for loads in [&[1][..], &[3, 0, 2]] {
+        assert!(run(loads) == want, "{loads:?} batches");
     }
 }

@@ -33,7 +33,8 @@ pub struct StepTask<'a> {
 
 /// What was seen.
 pub struct StepTimes {
-    /// Of a step on a loaded batch, as training takes it: captured and replayed where the backend can.
+    /// Of a step on a loaded batch, captured and replayed where the backend can. In training such a step first puts together
+    /// its batch, which is a kernel's case of its own.
     pub step: Times,
     /// Its parts, called stage by stage and each waited for.
     pub phases: Phases,
