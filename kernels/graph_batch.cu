@@ -3,9 +3,9 @@
 //   of it, and so are its lists of messages, so that concatenating graphs is copying with shifted indices. Six launches:
 //     graph_batch_places    which graphs, and where each begins       one block
 //     graph_batch_graphs    ends, edges, and node -> messages         a block per graph
-//     graph_batch_count     rows and entries of each type             a warp for 4 types, objects and predicates
+//     graph_batch_count     rows and entries of each type             a warp for 4 types and a segment of the rows
 //     graph_batch_number    the types that occur, numbered            one block each for objects and predicates
-//     graph_batch_fill      type -> messages of its nodes, or edges   a warp for 4 types
+//     graph_batch_fill      type -> messages of its nodes, or edges   the same
 //     graph_batch_slots     the numbers of each edge's types          a thread per edge
 //   Sizes are known to the device alone: counts [6] = graphs, nodes, edges, object types, predicate types that occur,
 //   triples. Grids may cover more rows than there are.
@@ -21,7 +21,7 @@ constexpr int GRAPHS = 0, NODES = 1, EDGES = 2, OBJECTS = 3, PREDICATES = 4, TRI
 
 constexpr int THREADS = 256;
 constexpr int TYPES_PER_WARP = 4;
-// Rows whose types a lane asks for before it looks at the first: a warp goes through all rows, one answer after another.
+// Rows whose types a lane asks for before it looks at the first.
 constexpr int ROWS_AHEAD = 8;
 
 // The sum of the values of the lanes before this one; `total` is that of all.
@@ -149,21 +149,22 @@ graph_batch_graphs(int *__restrict__ object_ends, int *__restrict__ node_object,
     }
 }
 
-// A kind of types: those of nodes, whose entries are the messages that reach them, or of edges, whose entries are they.
+// A segment of the rows of a kind of types, which warps go through side by side, since an image's own types are on many: those of nodes, whose entries are the messages that reach them, or of edges,
+// whose entries are they.
 struct Rows {
     const int *type_of, *message_offsets;
-    int count;
+    int start, end;
 
     __device__ __forceinline__ int entries(int row) const {
         return message_offsets ? message_offsets[row + 1] - message_offsets[row] : 1;
     }
 
-    // The types of rows start, start + 32 and so on, counted from `first`; -1 where that is none of the warp's types.
-    __device__ __forceinline__ void types(int (&of_row)[ROWS_AHEAD], int start, int first) const {
+    // The types of rows `row`, row + 32 and so on, counted from `first`; -1 where that is none of the warp's types.
+    __device__ __forceinline__ void types(int (&of_row)[ROWS_AHEAD], int row, int first) const {
 #pragma unroll
         for (int ahead = 0; ahead < ROWS_AHEAD; ahead++) {
-            int row = start + ahead * WARP_LANES;
-            of_row[ahead] = row < count ? type_of[row] - first : -1;
+            int at = row + ahead * WARP_LANES;
+            of_row[ahead] = at < end ? type_of[at] - first : -1;
         }
 #pragma unroll
         for (int ahead = 0; ahead < ROWS_AHEAD; ahead++) {
@@ -172,11 +173,14 @@ struct Rows {
     }
 };
 
-// blockIdx.y is the kind: 0 objects, 1 predicates.
-__device__ __forceinline__ Rows rows_of_kind(const int *counts, const int *node_object, const int *edge_predicate,
-                                             const int *message_offsets) {
-    return blockIdx.y == 0 ? Rows{node_object, message_offsets, counts[NODES]}
-                           : Rows{edge_predicate, nullptr, counts[EDGES]};
+// blockIdx.y is the kind: 0 objects, 1 predicates; blockIdx.z the segment, of at most 32.
+__device__ __forceinline__ Rows segment_of_kind(const int *counts, const int *node_object, const int *edge_predicate,
+                                                const int *message_offsets) {
+    bool objects = blockIdx.y == 0;
+    int count = counts[objects ? NODES : EDGES];
+    int segments = gridDim.z, length = (count + segments - 1) / segments, start = min(int(blockIdx.z) * length, count);
+    return {objects ? node_object : edge_predicate, objects ? message_offsets : nullptr, start,
+            min(start + length, count)};
 }
 
 // The warp's first type.
@@ -184,25 +188,25 @@ __device__ __forceinline__ int first_type() {
     return (blockIdx.x * THREADS + threadIdx.x) / WARP_LANES * TYPES_PER_WARP;
 }
 
-// type_rows, type_entries [object_types + predicate_types]: how many of each type.
+// type_rows, type_entries [segments, object_types + predicate_types]: how many of each type.
 extern "C" __global__ void __launch_bounds__(THREADS, 4)
 graph_batch_count(int *__restrict__ type_rows, int *__restrict__ type_entries, const int *__restrict__ counts,
                   const int *__restrict__ node_object, const int *__restrict__ edge_predicate,
                   const int *__restrict__ message_offsets, int object_types, int predicate_types) {
-    Rows rows = rows_of_kind(counts, node_object, edge_predicate, message_offsets);
+    Rows rows = segment_of_kind(counts, node_object, edge_predicate, message_offsets);
     int first = first_type(), types = blockIdx.y == 0 ? object_types : predicate_types;
     int lane = threadIdx.x % WARP_LANES;
     int of_type[TYPES_PER_WARP] = {}, entries[TYPES_PER_WARP] = {};
-    for (int start = lane; start < rows.count; start += ROWS_AHEAD * WARP_LANES) {
+    for (int row = rows.start + lane; row < rows.end; row += ROWS_AHEAD * WARP_LANES) {
         int of_row[ROWS_AHEAD];
-        rows.types(of_row, start, first);
+        rows.types(of_row, row, first);
 #pragma unroll
         for (int ahead = 0; ahead < ROWS_AHEAD; ahead++) {
             int type = of_row[ahead];
             if (type < 0) {
                 continue;
             }
-            int own = rows.entries(start + ahead * WARP_LANES);
+            int own = rows.entries(row + ahead * WARP_LANES);
 #pragma unroll
             for (int t = 0; t < TYPES_PER_WARP; t++) {
                 of_type[t] += type == t;
@@ -216,7 +220,7 @@ graph_batch_count(int *__restrict__ type_rows, int *__restrict__ type_entries, c
         warp_scan(of_type[t], all_rows);
         warp_scan(entries[t], all_entries);
         if (lane == 0 && first + t < types) {
-            int at = blockIdx.y * object_types + first + t;
+            int at = blockIdx.z * (object_types + predicate_types) + blockIdx.y * object_types + first + t;
             type_rows[at] = all_rows;
             type_entries[at] = all_entries;
         }
@@ -228,7 +232,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 graph_batch_number(int *__restrict__ counts, int *__restrict__ types_of_objects, int *__restrict__ offsets_of_objects,
                    int *__restrict__ types_of_predicates, int *__restrict__ offsets_of_predicates,
                    int *__restrict__ slot_of_type, const int *__restrict__ type_rows,
-                   const int *__restrict__ type_entries, int object_types, int predicate_types) {
+                   const int *__restrict__ type_entries, int object_types, int predicate_types, int segments) {
     __shared__ int partial[THREADS / WARP_LANES];
     bool objects = blockIdx.x == 0;
     int count = objects ? object_types : predicate_types, start_of_kind = objects ? 0 : object_types;
@@ -237,10 +241,16 @@ graph_batch_number(int *__restrict__ counts, int *__restrict__ types_of_objects,
     int slots = 0, entries = 0;
     for (int start = 0; start < count; start += THREADS) {
         int type = start + threadIdx.x, at = start_of_kind + type, total;
-        bool occurs = type < count && type_rows[at] > 0;
+        int rows = 0, own = 0;
+        for (int segment = 0; segment < segments; segment++) {
+            int in_segment = segment * (object_types + predicate_types) + at;
+            rows += type < count ? type_rows[in_segment] : 0;
+            own += type < count ? type_entries[in_segment] : 0;
+        }
+        bool occurs = rows > 0;
         int slot = slots + block_scan(occurs, total, partial);
         slots += total;
-        int entry = entries + block_scan(occurs ? type_entries[at] : 0, total, partial);
+        int entry = entries + block_scan(own, total, partial);
         entries += total;
         if (occurs) {
             types[slot] = type;
@@ -260,28 +270,32 @@ graph_batch_number(int *__restrict__ counts, int *__restrict__ types_of_objects,
 extern "C" __global__ void __launch_bounds__(THREADS, 4)
 graph_batch_fill(int *__restrict__ entries_of_objects, int *__restrict__ entries_of_predicates,
                  const int *__restrict__ offsets_of_objects, const int *__restrict__ offsets_of_predicates,
-                 const int *__restrict__ slot_of_type, const int *__restrict__ counts,
-                 const int *__restrict__ node_object, const int *__restrict__ edge_predicate,
-                 const int *__restrict__ message_offsets, const int *__restrict__ messages, int object_types,
-                 int predicate_types) {
+                 const int *__restrict__ slot_of_type, const int *__restrict__ type_entries,
+                 const int *__restrict__ counts, const int *__restrict__ node_object,
+                 const int *__restrict__ edge_predicate, const int *__restrict__ message_offsets,
+                 const int *__restrict__ messages, int object_types, int predicate_types) {
     bool objects = blockIdx.y == 0;
-    Rows rows = rows_of_kind(counts, node_object, edge_predicate, message_offsets);
+    Rows rows = segment_of_kind(counts, node_object, edge_predicate, message_offsets);
     int first = first_type(), types = objects ? object_types : predicate_types;
     int lane = threadIdx.x % WARP_LANES;
     int *entries = objects ? entries_of_objects : entries_of_predicates;
+    // Where the segment's entries of each type begin: behind those of the segments before.
     int next[TYPES_PER_WARP];
 #pragma unroll
     for (int t = 0; t < TYPES_PER_WARP; t++) {
-        int slot = first + t < types ? slot_of_type[blockIdx.y * object_types + first + t] : -1;
-        next[t] = slot < 0 ? 0 : (objects ? offsets_of_objects : offsets_of_predicates)[slot];
+        int at = blockIdx.y * object_types + first + t, slot = first + t < types ? slot_of_type[at] : -1;
+        bool before = slot >= 0 && lane < int(blockIdx.z);
+        warp_scan(before ? type_entries[lane * (object_types + predicate_types) + at] : 0, next[t]);
+        next[t] += slot < 0 ? 0 : (objects ? offsets_of_objects : offsets_of_predicates)[slot];
     }
-    for (int start = 0; start < rows.count; start += ROWS_AHEAD * WARP_LANES) {
+    for (int start = rows.start; start < rows.end; start += ROWS_AHEAD * WARP_LANES) {
         int of_row[ROWS_AHEAD];
         rows.types(of_row, start + lane, first);
 #pragma unroll
         for (int ahead = 0; ahead < ROWS_AHEAD; ahead++) {
             int row = start + lane + ahead * WARP_LANES, type = of_row[ahead];
-            if (!__any_sync(FULL_WARP, type >= 0)) {
+            unsigned wanted = __ballot_sync(FULL_WARP, type >= 0);
+            if (wanted == 0) {
                 continue;
             }
             int own = type < 0 ? 0 : rows.entries(row), place = 0;
@@ -291,8 +305,21 @@ graph_batch_fill(int *__restrict__ entries_of_objects, int *__restrict__ entries
                 place = type == t ? next[t] + before : place;
                 next[t] += total;
             }
-            for (int i = 0; i < own; i++) {
-                entries[place + i] = objects ? messages[message_offsets[row] + i] : row;
+            if (!objects) {
+                if (type >= 0) {
+                    entries[place] = row;
+                }
+                continue;
+            }
+            // The messages of one node after another: those of an image node are as many as its graph has objects.
+            int message = type < 0 ? 0 : message_offsets[row];
+            for (; wanted != 0; wanted &= wanted - 1) {
+                int node = __ffs(wanted) - 1;
+                int count = __shfl_sync(FULL_WARP, own, node), to = __shfl_sync(FULL_WARP, place, node);
+                int from = __shfl_sync(FULL_WARP, message, node);
+                for (int i = lane; i < count; i += WARP_LANES) {
+                    entries[to + i] = messages[from + i];
+                }
             }
         }
     }

@@ -19,8 +19,11 @@ pub(super) const KERNELS: &[&str] = &[
 /// As in the kernels.
 const THREADS: u32 = 256;
 const THREADS_OF_A_GRAPH: u32 = 128;
-/// Types that a block counts.
+/// Types that a block counts, in one of the segments of the rows.
 const TYPES_PER_BLOCK: usize = 32;
+/// Rows of a segment, unless there were too many of them.
+const SEGMENT_ROWS: usize = 256;
+const MOST_SEGMENTS: usize = 16;
 
 /// Where the lists of a collection lie in its array: graphs numbered as images, as one batch of all of them without its
 /// lists by type.
@@ -122,18 +125,20 @@ struct ScratchPlaces {
     node_object: usize,
     /// `[E] -> predicate type`.
     edge_predicate: usize,
-    /// `[object types + predicate types]`: rows of each type in the batch.
+    /// `[segments, object types + predicate types]`: rows of each type in the batch.
     type_rows: usize,
     /// The same of entries.
     type_entries: usize,
-    /// The same: each type's number among those that occur, or -1.
+    /// `[object types + predicate types]`: each type's number among those that occur, or -1.
     slot_of_type: usize,
     end: usize,
+    segments: usize,
 }
 
 impl ScratchPlaces {
     fn new(of: &CollectionPlaces, slot: &Places) -> Self {
         let (most, types) = (slot.most, of.object_types + of.predicate_types);
+        let segments = most.nodes.max(most.edges).div_ceil(SEGMENT_ROWS).clamp(1, MOST_SEGMENTS);
         let mut end = 0;
         let mut place = |len: usize| {
             end += len;
@@ -144,10 +149,11 @@ impl ScratchPlaces {
             graph_edges: place(most.graphs + 1),
             node_object: place(most.nodes),
             edge_predicate: place(most.edges),
-            type_rows: place(types),
-            type_entries: place(types),
+            type_rows: place(segments * types),
+            type_entries: place(segments * types),
             slot_of_type: place(types),
             end: place(0),
+            segments,
         }
     }
 }
@@ -236,7 +242,7 @@ pub fn assemble_graph_batch(
     launch("graph_batch_graphs", Grid::rows(3 * batch_size + 1, THREADS_OF_A_GRAPH), arguments)?;
 
     let blocks = object_types.max(predicate_types).div_ceil(TYPES_PER_BLOCK);
-    let by_type = Grid { blocks: [dimension(blocks), 2, 1], threads: [THREADS, 1, 1] };
+    let by_type = Grid { blocks: [dimension(blocks), 2, dimension(at.segments)], threads: [THREADS, 1, 1] };
     let arguments = Arguments::default()
         .add(own(at.type_rows))
         .add(own(at.type_entries))
@@ -258,7 +264,8 @@ pub fn assemble_graph_batch(
         .add(own(at.type_rows))
         .add(own(at.type_entries))
         .add(object_types)
-        .add(predicate_types);
+        .add(predicate_types)
+        .add(at.segments);
     launch("graph_batch_number", Grid::rows(2, THREADS), arguments)?;
 
     let arguments = Arguments::default()
@@ -267,6 +274,7 @@ pub fn assemble_graph_batch(
         .add(list(places.object_offsets))
         .add(list(places.predicate_offsets))
         .add(own(at.slot_of_type))
+        .add(own(at.type_entries))
         .add(counts)
         .add(own(at.node_object))
         .add(own(at.edge_predicate))
