@@ -4,7 +4,7 @@
 // in one piece and a column's sums over the chunk are made beside (linear.cuh).
 #pragma once
 
-#include "common.cuh"
+#include "column_sums.cuh"
 
 // How an operand lies in memory: its rows (of the product) by the inner dimension, or the inner dimension by its rows.
 enum Order { INNER_LAST, INNER_FIRST };
@@ -42,5 +42,3 @@ template <class Norm> __device__ __forceinline__ Operand<Norm> operand(const flo
 struct Place {
     int rows, columns, first_row, first_column, first_inner, inner_end;
 };
-
-constexpr int CHUNK_ROWS = 64; // as in batch_norm.cu

@@ -10,7 +10,7 @@ struct FmaCore {
     struct Shape {
         static constexpr int rows = 64, columns = 64, threads = 256;
     };
-    static constexpr int blocks = 4; // on a multiprocessor: 64 registers a thread hold its values without spills
+    static constexpr int blocks = 3; // on a multiprocessor: 80 registers a thread hold its values without spills
     static constexpr int norm_blocks = blocks;
     static constexpr int STEP = 16, PER_THREAD = 4;
     // Padded, so that storing a column meets different banks, and a multiple of 4, so that four values load at once.

@@ -91,7 +91,7 @@ struct Bf16x3 {
 };
 
 struct Tf32 {
-    static constexpr int threads = 512;
+    static constexpr int threads = 384;
     struct Factor {
         unsigned value[2][4];
     };

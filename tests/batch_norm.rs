@@ -10,8 +10,9 @@ use kernel_support::{
 };
 use proptest::prelude::any;
 use scenerank::backend::cuda::batch_norm::{
-    Norm, Statistics, Sums, batch_norm_backward, batch_norm_mask, batch_norm_no_statistics, batch_norm_relu,
-    batch_norm_running_statistics, batch_norm_statistics,
+    BatchStatistics, Norm, NormGradient, Statistics, Sums, batch_norm_backward, batch_norm_backward_sums,
+    batch_norm_mask, batch_norm_no_statistics, batch_norm_relu, batch_norm_running_statistics,
+    batch_norm_statistics,
 };
 use scenerank::backend::cuda::buffer::Buffer;
 use scenerank::backend::cuda::device::Device;
@@ -33,36 +34,47 @@ fn statistics(
     let [mut running_mean, mut running_var] = running.map(|values| to_device(device, values));
     batch_norm_statistics(
         device,
-        &mut Statistics { mean: all_mut(&mut mean), rstd: all_mut(&mut rstd) },
-        &mut all_mut(&mut running_mean),
-        &mut all_mut(&mut running_var),
+        BatchStatistics {
+            to: Statistics { mean: all_mut(&mut mean), rstd: all_mut(&mut rstd) },
+            running_mean: all_mut(&mut running_mean),
+            running_var: all_mut(&mut running_var),
+            sums: &mut Sums::new(device).expect("memory"),
+        },
         all(&with_room(device, z, spare * columns)),
         Counted::new(device, rows, spare).rows(),
-        &mut Sums::new(device).expect("memory"),
     )
     .expect("launches");
     [mean, rstd, running_mean, running_var]
 }
 
+/// Far from zero, where a plain sum of squares would cancel.
+fn check_statistics(rows: usize, columns: usize, seed: u64) {
+    let mut values = Values::new(seed);
+    let z: Vec<f32> = values.signed(rows * columns).iter().map(|z| 100.0 + z).collect();
+    let (running_mean, running_var) = (values.signed(columns), values.positive(columns));
+    let got = same_bits(seed, |device, spare| {
+        statistics(device, &z, rows, spare, [&running_mean, &running_var])
+            .map(|buffer| to_host(device, &buffer))
+    });
+    let mut want = [vec![0.0; columns], vec![0.0; columns], wide(&running_mean), wide(&running_var)];
+    let [mean, rstd, running_mean, running_var] = &mut want;
+    reference::train_statistics(&wide(&z), mean, rstd, running_mean, running_var);
+    for ((name, got), want) in ["mean", "rstd", "running_mean", "running_var"].iter().zip(got).zip(&want) {
+        assert_within(name, &got, want, LIMIT * scale(want));
+    }
+}
+
 #[test]
 fn statistics_agree_with_the_reference() {
-    check(200, (rows(), columns(), seeds()), |(rows, columns, seed)| {
-        let mut values = Values::new(seed);
-        // Far from zero, where a plain sum of squares would cancel.
-        let z: Vec<f32> = values.signed(rows * columns).iter().map(|z| 100.0 + z).collect();
-        let (running_mean, running_var) = (values.signed(columns), values.positive(columns));
-        let got = same_bits(seed, |device, spare| {
-            statistics(device, &z, rows, spare, [&running_mean, &running_var])
-                .map(|buffer| to_host(device, &buffer))
-        });
-        let mut want = [vec![0.0; columns], vec![0.0; columns], wide(&running_mean), wide(&running_var)];
-        let [mean, rstd, running_mean, running_var] = &mut want;
-        reference::train_statistics(&wide(&z), mean, rstd, running_mean, running_var);
-        for ((name, got), want) in ["mean", "rstd", "running_mean", "running_var"].iter().zip(got).zip(&want)
-        {
-            assert_within(name, &got, want, LIMIT * scale(want));
-        }
-    });
+    check(200, (rows(), columns(), seeds()), |(rows, columns, seed)| check_statistics(rows, columns, seed));
+}
+
+/// Groups of 32 chunks of 64 rows, and what is left of them.
+#[test]
+fn statistics_of_several_groups_agree_with_the_reference() {
+    for rows in [2047, 2048, 2049, 4096, 6500] {
+        check_statistics(rows, 35, rows as u64);
+    }
 }
 
 #[test]
@@ -123,18 +135,11 @@ fn forward_and_backward(
     let mask = device.download(&mask, 0..count).expect("a download");
     let mut d = with_room(device, d_y, room);
     let [mut d_weight, mut d_bias] = [(); 2].map(|()| poisoned(device, columns));
-    batch_norm_backward(
-        device,
-        &mut all_mut(&mut d),
-        &mut all_mut(&mut d_weight),
-        &mut all_mut(&mut d_bias),
-        all(&z),
-        norm,
-        batch_statistics,
-        counted.rows(),
-        &mut Sums::new(device).expect("memory"),
-    )
-    .expect("launches");
+    let sums = &mut Sums::new(device).expect("memory");
+    let (weight, bias) = (all_mut(&mut d_weight), all_mut(&mut d_bias));
+    let gradient = NormGradient { weight, bias, batch_statistics, sums: &mut *sums };
+    batch_norm_backward_sums(device, gradient, all(&d), all(&z), norm, counted.rows()).expect("a launch");
+    batch_norm_backward(device, &mut all_mut(&mut d), all(&z), norm, counted.rows(), sums).expect("a launch");
     let [y, d] = [y, d].map(|buffer| to_host_within(device, &buffer, count));
     let [d_weight, d_bias] = [d_weight, d_bias].map(|buffer| to_host(device, &buffer));
     [y, mask.into_iter().map(f32::from).collect(), d, d_weight, d_bias]

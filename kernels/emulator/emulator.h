@@ -143,6 +143,7 @@ inline void __threadfence() {}
 inline void __threadfence_block() {}
 
 template <typename T> T __ldg(const T *address) { return *address; }
+template <typename T> T __ldcg(const T *address) { return *address; }
 inline float __uint_as_float(unsigned bits) {
     float value;
     memcpy(&value, &bits, sizeof value);

@@ -3,10 +3,10 @@
 use std::array;
 
 use crate::backend::cuda::adam::Steps;
-use crate::backend::cuda::batch_norm::{CHUNK_ROWS, Sums};
+use crate::backend::cuda::batch_norm::Sums;
 use crate::backend::cuda::buffer::{Buffer, Element, Slice, SliceMut};
 use crate::backend::cuda::device::Device;
-use crate::backend::cuda::linear::Format;
+use crate::backend::cuda::linear::{Format, WeightParts};
 use crate::backend::cuda::top_k::UNBOUNDED;
 use crate::error::Result;
 
@@ -70,19 +70,6 @@ pub struct Host {
     pub outputs: Vec<Vec<f32>>,
     /// Lengths of arrays of other types.
     pub others: OtherLengths,
-    /// Sums over chunks of rows.
-    pub sums: Option<ChunkSums>,
-}
-
-/// Two values of each chunk of 64 rows and each column.
-#[derive(Clone, Debug)]
-pub struct ChunkSums {
-    /// Rows that they are of.
-    pub rows: usize,
-    /// Columns.
-    pub columns: usize,
-    /// `[rows / 64, 2, columns]` that the launcher reads, or none: then it writes them.
-    pub given: Option<Vec<f32>>,
 }
 
 /// How many values of other types a launcher writes.
@@ -115,8 +102,7 @@ impl Host {
         let floats = self.inputs.iter().chain(&self.outputs).map(Vec::len).sum::<usize>();
         let OtherLengths { mask, found, bounds, keys, scratch, counts, sums: wide_sums } = self.others;
         let doubles = self.doubles.iter().map(Vec::len).sum::<usize>() + wide_sums;
-        let sums = self.sums.as_ref().map_or(0, |of| of.rows.div_ceil(CHUNK_ROWS) * 2 * of.columns);
-        4 * (floats + sums + self.indices.iter().map(Vec::len).sum::<usize>() + found + scratch)
+        4 * (floats + self.indices.iter().map(Vec::len).sum::<usize>() + found + scratch)
             + 8 * (bounds + keys + counts + doubles)
             + mask
     }
@@ -144,8 +130,6 @@ pub struct Arrays {
     indices: Vec<Buffer<i32>>,
     outputs: Vec<Buffer<f32>>,
     others: Others,
-    /// Rows and columns of the sums that are written.
-    written_sums: Option<(usize, usize)>,
 }
 
 /// Arrays of other types, and memory that launchers grow as they need it.
@@ -155,7 +139,7 @@ pub struct Others {
     /// Of batch norm's sums.
     pub sums: Sums,
     /// Of the parts of a weight's gradient.
-    pub parts: Buffer<f32>,
+    pub parts: WeightParts,
     /// A written mask.
     pub mask: Buffer<u8>,
     /// Written indices of rows.
@@ -180,16 +164,8 @@ pub const STEPS_DONE: u64 = 9;
 impl Arrays {
     /// A copy of `host` on the device.
     pub fn upload(device: &Device, host: &Host) -> Result<Self> {
-        let mut sums = Sums::new(device)?;
         let mut steps = Steps::new(device)?;
         steps.set(device, STEPS_DONE)?;
-        let mut written_sums = None;
-        if let Some(ChunkSums { rows, columns, given }) = &host.sums {
-            let partials = sums.partials(device, *rows, *columns)?;
-            let unknown = unwritten(partials.len());
-            device.upload(given.as_ref().unwrap_or(&unknown), partials)?;
-            written_sums = given.is_none().then_some((*rows, *columns));
-        }
         Ok(Arrays {
             inputs: host.inputs.iter().map(|values| to_device(device, values)).collect::<Result<_>>()?,
             indices: host.indices.iter().map(|values| to_device(device, values)).collect::<Result<_>>()?,
@@ -200,8 +176,8 @@ impl Arrays {
                     .iter()
                     .map(|values| to_device(device, values))
                     .collect::<Result<_>>()?,
-                sums,
-                parts: device.allocate(0)?,
+                sums: Sums::new(device)?,
+                parts: WeightParts::new(device)?,
                 mask: to_device(device, &vec![u8::MAX; host.others.mask])?,
                 found: to_device(device, &vec![i32::MIN; host.others.found])?,
                 bounds: to_device(device, &vec![UNBOUNDED; host.others.bounds])?,
@@ -211,7 +187,6 @@ impl Arrays {
                 wide_sums: to_device(device, &vec![f64::NAN; host.others.sums])?,
                 steps,
             },
-            written_sums,
         })
     }
 
@@ -231,8 +206,8 @@ impl Arrays {
         )
     }
 
-    /// What was written: the outputs, and the mask, rows found, integers, double precision and sums over chunks, if there
-    /// are any; rounded to single precision.
+    /// What was written: the outputs, and the mask, rows found, integers and double precision, if there are any;
+    /// rounded to single precision.
     pub fn written(&self, device: &Device) -> Result<Vec<Vec<f32>>> {
         let mut written = Vec::new();
         for output in &self.outputs {
@@ -253,9 +228,6 @@ impl Arrays {
         if !wide_sums.is_empty() {
             let sums = device.download(wide_sums, 0..wide_sums.len())?;
             written.push(sums.into_iter().map(|sum| sum as f32).collect());
-        }
-        if let Some((rows, columns)) = self.written_sums {
-            written.push(self.others.sums.download(device, rows, columns)?);
         }
         Ok(written)
     }

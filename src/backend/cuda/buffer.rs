@@ -93,6 +93,17 @@ impl<T> Buffer<T> {
         let slice = self.slice(range);
         SliceMut { address: slice.address, len: slice.len, lifetime: PhantomData }
     }
+
+    /// Parts to write, one after another.
+    #[track_caller]
+    pub fn slices_mut<const N: usize>(&mut self, ranges: [Range<usize>; N]) -> [SliceMut<'_, T>; N] {
+        let apart = ranges.windows(2).all(|pair| pair[0].end <= pair[1].start);
+        assert!(apart, "parts {ranges:?} in order and apart");
+        ranges.map(|range| {
+            let slice = self.slice(range);
+            SliceMut { address: slice.address, len: slice.len, lifetime: PhantomData }
+        })
+    }
 }
 
 /// A part of a buffer, to read.

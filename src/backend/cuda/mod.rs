@@ -58,11 +58,11 @@ use crate::optimizer::{Adam, Moments};
 use adam::Steps;
 use batch::Batch;
 use batch_norm::Sums;
-use block::{BackwardSums, Before, Blocks, norm};
+use block::{Before, Blocks, batch_statistics, constant_statistics, norm};
 use buffer::Buffer;
 use device::Device;
 use graph::Graph;
-use linear::Format;
+use linear::{Format, WeightParts};
 use readout_loss::LossRows;
 use training_set::TrainingSet;
 
@@ -94,8 +94,7 @@ pub struct Cuda {
     format: Format,
     sums: Sums,
     layer_input: layer_input::Scratch,
-    /// Parts of a weight's gradient.
-    sum_parts: Buffer<f32>,
+    weight_parts: WeightParts,
     /// `[N, D]`: the gradient by the node output's linear layer.
     d_node_output: Buffer<f32>,
     /// `[G]`: the length of each graph's mean node state.
@@ -112,7 +111,7 @@ impl Cuda {
             format,
             sums: Sums::new(&device)?,
             layer_input: layer_input::Scratch::new(&device, format)?,
-            sum_parts: device.allocate(0)?,
+            weight_parts: WeightParts::new(&device)?,
             d_node_output: device.allocate(0)?,
             mean_norm: device.allocate(0)?,
             device,
@@ -120,8 +119,8 @@ impl Cuda {
     }
 
     fn blocks(&mut self) -> Blocks<'_> {
-        let Cuda { device, format, sums, sum_parts, .. } = self;
-        Blocks { device, format: *format, sums, sum_parts }
+        let Cuda { device, format, sums, weight_parts, .. } = self;
+        Blocks { device, format: *format, sums, weight_parts }
     }
 }
 
@@ -158,7 +157,7 @@ impl Backend for Cuda {
 
     fn plan(&mut self, config: ModelConfig, capacity: BatchSize) -> Result<Batch> {
         let BatchSize { graphs, nodes, edges } = capacity;
-        let Cuda { device, format, sums, layer_input, sum_parts, d_node_output, mean_norm } = self;
+        let Cuda { device, format, sums, layer_input, weight_parts, d_node_output, mean_norm } = self;
         let layout = Layout::new(config);
         for (layer, kind) in (0..config.layers).flat_map(|layer| BlockKind::ALL.map(|kind| (layer, kind))) {
             let block = layout.block(layer, kind);
@@ -169,11 +168,11 @@ impl Backend for Cuda {
                 BlockKind::NodeHidden | BlockKind::NodeOutput => (nodes, block.inputs),
             };
             sums.reserve(device, rows, block.outputs)?;
-            device.reserve(sum_parts, linear::parts_len(*format, block.outputs, inputs, rows))?;
+            weight_parts.reserve(device, *format, (block.outputs, inputs), rows)?;
         }
         // The gradient of two thirds of the first weight, in one product.
-        let ends = linear::parts_len(*format, 2 * config.hidden_width, config.state_width, nodes);
-        device.reserve(sum_parts, ends)?;
+        let ends = (2 * config.hidden_width, config.state_width);
+        weight_parts.reserve(device, *format, ends, nodes)?;
         layer_input.plan(device, config, capacity)?;
         device.reserve(d_node_output, nodes * config.state_width)?;
         device.reserve(mean_norm, graphs)?;
@@ -246,11 +245,14 @@ impl Backend for Cuda {
         block: &mut BlockActivations<Buffer<f32>>,
         _output: &mut Buffer<f32>,
     ) -> Result<()> {
-        let (kind, edges) = (BlockKind::EdgeHidden, batch.edges());
         let Cuda { device, sums, layer_input, .. } = self;
-        let sums = (mode == Mode::Train && parameters.layout.config.batch_norm).then_some(sums);
-        layer_input.forward(device, layer, parameters, batch, input, &mut block.linear, sums)?;
-        self.blocks().statistics(mode, (layer, kind), parameters, edges, block)
+        let Parameters { layout: all, values, running_mean, running_var } = parameters;
+        let layout = all.block(layer, BlockKind::EdgeHidden);
+        let BlockActivations { linear, mean, rstd } = block;
+        let statistics = batch_statistics(mode, layout, running_mean, running_var, mean, rstd, sums);
+        layer_input.forward(device, layer, (all, values), batch, input, linear, statistics)?;
+        let layout = parameters.layout.block(layer, BlockKind::EdgeHidden);
+        constant_statistics(device, mode, layout, parameters, block)
     }
 
     fn edge_heads(
@@ -399,7 +401,7 @@ impl Backend for Cuda {
         let kind = BlockKind::NodeOutput;
         let layout = parameters.layout.block(layer, kind);
         let (nodes, count) = (batch.nodes(), batch.nodes().bound * layout.outputs);
-        let Cuda { device, format, sums, sum_parts, d_node_output, .. } = self;
+        let Cuda { device, format, sums, weight_parts, d_node_output, .. } = self;
         let d = if parameters.layout.config.l2_norm {
             l2_normalise::l2_normalise_backward(
                 device,
@@ -414,14 +416,15 @@ impl Backend for Cuda {
         } else {
             d_node_state
         };
-        let mut blocks = Blocks { device, format: *format, sums, sum_parts };
-        let (place, block, made) = ((layer, kind), &saved.node_output, BackwardSums::Made);
-        blocks.norm_backward(place, parameters, block, d, nodes, gradients, made)?;
+        let mut blocks = Blocks { device, format: *format, sums, weight_parts };
+        let (place, block) = ((layer, kind), &saved.node_output);
+        blocks.norm_backward_sums(place, parameters, block, d, nodes, gradients)?;
+        blocks.norm_backward(place, parameters, block, d, nodes)?;
         let (d_z, x) = (d.slice(0..count), Before::Block(BlockKind::NodeHidden, &saved.node_hidden));
         blocks.linear_backward(place, parameters, d_z, x, nodes, d_node_hidden, gradients)
     }
 
-    /// Right after [`Cuda::node_output_backward`], whose product has left sums for it.
+    /// Right after [`Cuda::node_output_backward`], whose product has made the first part of the norm's backward.
     fn node_hidden_backward(
         &mut self,
         layer: usize,
@@ -433,8 +436,8 @@ impl Backend for Cuda {
         gradients: &mut Buffer<f32>,
     ) -> Result<()> {
         let (place, nodes, d) = ((layer, BlockKind::NodeHidden), batch.nodes(), d_node_hidden);
-        let (mut blocks, given) = (self.blocks(), BackwardSums::Given);
-        blocks.norm_backward(place, parameters, &saved.node_hidden, d, nodes, gradients, given)?;
+        let mut blocks = self.blocks();
+        blocks.norm_backward(place, parameters, &saved.node_hidden, d, nodes)?;
         let d_z = d.slice(0..nodes.bound * parameters.layout.config.hidden_width);
         blocks.linear_backward(
             place,
@@ -471,8 +474,9 @@ impl Backend for Cuda {
             width,
             config.hidden_width,
         )?;
-        let (place, block, made) = ((layer, BlockKind::EdgeHeads), &saved.edge_heads, BackwardSums::Made);
-        self.blocks().norm_backward(place, parameters, block, d_edge_heads, edges, gradients, made)
+        let (place, block, mut blocks) = ((layer, BlockKind::EdgeHeads), &saved.edge_heads, self.blocks());
+        blocks.norm_backward_sums(place, parameters, block, d_edge_heads, edges, gradients)?;
+        blocks.norm_backward(place, parameters, block, d_edge_heads, edges)
     }
 
     fn edge_heads_backward(
@@ -491,7 +495,7 @@ impl Backend for Cuda {
         self.blocks().linear_backward(place, parameters, d_z, x, edges, d_edge_hidden, gradients)
     }
 
-    /// Right after [`Cuda::edge_heads_backward`], whose product has left sums for it.
+    /// Right after [`Cuda::edge_heads_backward`], whose product has made the first part of the norm's backward.
     fn edge_hidden_backward(
         &mut self,
         layer: usize,
@@ -504,11 +508,10 @@ impl Backend for Cuda {
         gradients: &mut Buffer<f32>,
     ) -> Result<()> {
         let (place, edges, d) = ((layer, BlockKind::EdgeHidden), batch.edges(), d_edge_hidden);
-        let (mut blocks, given) = (self.blocks(), BackwardSums::Given);
-        blocks.norm_backward(place, parameters, &saved.edge_hidden, d, edges, gradients, given)?;
+        self.blocks().norm_backward(place, parameters, &saved.edge_hidden, d, edges)?;
         let d_z = d.slice(0..edges.bound * parameters.layout.config.hidden_width);
-        let Cuda { device, layer_input, sum_parts, .. } = self;
-        layer_input.backward(device, layer, parameters, batch, input, d_z, d_input, gradients, sum_parts)
+        let Cuda { device, layer_input, weight_parts, .. } = self;
+        layer_input.backward(device, layer, parameters, batch, input, d_z, d_input, gradients, weight_parts)
     }
 
     fn adam_step(
