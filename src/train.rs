@@ -1,7 +1,9 @@
 //! The training loop.
 //!
 //! An epoch takes every training image as an anchor once, in an order of its own, `batch_size` at a time: triples
-//! are drawn, their graphs become a batch, the model takes a step. After each epoch the validation images are
+//! are drawn, their graphs become a batch, the model takes a step. A backend that keeps the training set draws an epoch's
+//! triples at its start and puts the batches together within the steps; for others all of this is done here, step by
+//! step. Both give the same batches. After each epoch the validation images are
 //! embedded; the epoch with the best row-wise Kendall tau is kept. All that is drawn follows from the seed, the epoch
 //! and the anchor, so a position in an epoch is all that a checkpoint needs to know of the random streams.
 
@@ -112,6 +114,9 @@ impl BackendTask for Training<'_> {
         let resume = self.resume.take();
         let fresh = resume.is_none();
         let (mut model, mut state, mut progress) = self.start(backend, resume)?;
+        let training_images = 0..self.dataset.split(Split::Train).end;
+        let kept =
+            model.load_training_set(training_images.map(|image| self.dataset.graph(image)), &self.sampler)?;
         let mut log = RunLog::open(self.run, progress.epoch, progress.steps)?;
         if fresh {
             let (tensors, moments) = self.tensors(&mut model, &state, &progress)?;
@@ -128,14 +133,18 @@ impl BackendTask for Training<'_> {
                 "anchors",
             );
             bar.advance(progress.position as u64);
+            if kept {
+                model.begin_epoch(&self.sampler, progress.epoch as u32, &order, progress.position)?;
+            }
             for anchors in order[progress.position..].chunks(train.batch_size) {
-                let triples = self.draw(progress.epoch as u32, anchors);
+                let triples = match kept {
+                    true => model.next_batch()?,
+                    false => self.load(progress.epoch as u32, anchors, &mut batch, &mut model)?,
+                };
                 progress.position += anchors.len();
-                progress.skipped += (anchors.len() - triples.len()) as u64;
+                progress.skipped += (anchors.len() - triples) as u64;
                 bar.advance(anchors.len() as u64);
-                if !triples.is_empty() {
-                    self.fill(&triples, &mut batch);
-                    model.load_batch(&batch)?;
+                if triples > 0 {
                     model.train_step(&loss, &adam, &mut state)?;
                     if state.steps.is_multiple_of(RECORD_STEPS) {
                         let last = self.record(&mut model, &mut state, &mut progress, &mut log)?;
@@ -210,9 +219,21 @@ impl Training<'_> {
         Ok((model, state, checkpoint.progress))
     }
 
-    /// The anchors' triples; an anchor without one is left out.
-    fn draw(&self, epoch: u32, anchors: &[u32]) -> Vec<Triple> {
-        anchors.par_iter().filter_map(|&anchor| self.sampler.draw(epoch, anchor)).collect()
+    /// Loads the batch of the anchors' triples, of which there are so many: an anchor without one is left out.
+    fn load<B: Backend>(
+        &self,
+        epoch: u32,
+        anchors: &[u32],
+        batch: &mut GraphBatch,
+        model: &mut Model<B>,
+    ) -> Result<usize> {
+        let triples: Vec<Triple> =
+            anchors.par_iter().filter_map(|&anchor| self.sampler.draw(epoch, anchor)).collect();
+        if !triples.is_empty() {
+            self.fill(&triples, batch);
+            model.load_batch(batch)?;
+        }
+        Ok(triples.len())
     }
 
     /// The triples' graphs as a batch: anchors, then positives, then negatives.

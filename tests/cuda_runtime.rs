@@ -149,12 +149,17 @@ fn training_reads_back_records_and_checkpoints_alone() {
     let learnt = tensors.iter().filter(|tensor| tensor.storage == Storage::Parameters).count();
     let saved = 3 * (tensors.len() + 2 * learnt) as u64;
     // Validation embeds as many graphs at once as a step has, and brings back two lists of its rows' sums.
-    let validated = 2 * (dataset.split(Split::Validation).len().div_ceil(3 * 8) + 2) as u64;
+    let embedded = 2 * dataset.split(Split::Validation).len().div_ceil(3 * 8) as u64;
+    let validated = embedded + 2 * 2;
+    // Which anchors of an epoch have a triple.
+    let drawn = 2;
     // Every tenth step, and the end of an epoch unless that is one.
     let every = LOSS_STEPS as u64;
     let ends = (1..=2u64).filter(|epoch| !(epoch * steps_of_epoch).is_multiple_of(every)).count() as u64;
     let records = outcome.steps / every + ends;
-    assert_eq!(calls.downloads.load(Relaxed), saved + validated + records);
+    assert_eq!(calls.downloads.load(Relaxed), saved + validated + drawn + records);
+    // No step waits for a batch: only those of validation are loaded.
+    assert_eq!(calls.host_waits.load(Relaxed), embedded);
 }
 
 /// How a run takes its steps.

@@ -54,7 +54,8 @@ impl Fixture {
         let mut command = scenerank();
         let run = self.folder.path().join("run");
         let _ = std::fs::remove_dir_all(&run);
-        command.args(["train", &self.data, "--epochs", "1", "--device", device, "--out"]).arg(run);
+        let epochs = EPOCHS.to_string();
+        command.args(["train", &self.data, "--epochs", &epochs, "--device", device, "--out"]).arg(run);
         command.args(SMALL_NETWORK).env("LD_LIBRARY_PATH", driver).envs(settings.iter().copied());
         command
     }
@@ -137,7 +138,7 @@ fn auto_takes_the_cpu_and_says_why() {
 type Call = (String, i32, i32);
 
 /// The calls of a run on the stub; None (said so) where there are no kernels to launch.
-fn calls(fixture: &Fixture, stub: &Path) -> Option<Vec<Call>> {
+fn calls(fixture: &Fixture, stub: &Path) -> Option<Calls> {
     let log = fixture.folder.path().join("calls");
     let output = fixture.train("cuda", stub, &[("STUB_LOG", log.to_str().unwrap())]).output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr);
@@ -152,71 +153,98 @@ fn calls(fixture: &Fixture, stub: &Path) -> Option<Vec<Call>> {
             (words.next().unwrap().to_string(), || words.next().unwrap().parse().unwrap());
         (name, number(), number())
     };
-    Some(std::fs::read_to_string(log).unwrap().lines().map(call).collect())
+    Some(Calls(std::fs::read_to_string(log).unwrap().lines().map(call).collect()))
 }
 
 /// The driver's mode of a capture that forbids no call.
 const RELAXED: i32 = 2;
 
-/// What the host does while it trains: it packs a batch, copies it on a stream of its own and launches, and waits for
-/// nothing but the step before the last.
+/// All calls of a run, in order.
+struct Calls(Vec<Call>);
+
+impl Calls {
+    fn positions(&self, wanted: impl Fn(&Call) -> bool) -> Vec<usize> {
+        (0..self.0.len()).filter(|&at| wanted(&self.0[at])).collect()
+    }
+
+    fn named(&self, name: &str) -> Vec<usize> {
+        self.positions(|call| call.0 == name)
+    }
+}
+
+const EPOCHS: usize = 2;
+/// 101 anchors, 8 a step.
+const STEPS_OF_EPOCH: usize = 13;
+
+/// What the host does while it trains: it launches a graph for each step, and nothing else.
 #[test]
-fn steps_are_launched_ahead_of_the_gpu() {
+fn a_step_is_one_launch() {
     let Some(stub) = stub() else { return };
     let fixture = Fixture::new();
     let Some(calls) = calls(&fixture, stub) else { return };
-    let positions = |wanted: &dyn Fn(&Call) -> bool| -> Vec<usize> {
-        (0..calls.len()).filter(|&at| wanted(&calls[at])).collect()
-    };
-    let steps = positions(&|call| call.0 == "launch_graph");
-    assert_eq!(steps.len(), 13, "101 anchors, 8 a step");
-    let compute = calls[steps[0]].1;
+    let steps = calls.named("launch_graph");
+    assert_eq!(steps.len(), EPOCHS * STEPS_OF_EPOCH);
+    let compute = calls.0[steps[0]].1;
 
-    // The step is captured once for each of the two slots, before it runs there first, and every kernel of it is called
-    // then alone; the slots' graphs take turns.
-    let captures = positions(&|call| call.0 == "begin_capture");
-    let updates = positions(&|call| call.0 == "adam_step");
-    assert_eq!((captures.len(), updates.len()), (2, 2));
-    let mut graphs = Vec::new();
-    for (slot, &begin) in captures.iter().enumerate() {
-        assert_eq!(calls[begin], ("begin_capture".to_string(), compute, RELAXED), "slot {slot}");
-        let end = updates[slot] + 1;
-        let captured = &calls[begin + 1..end];
-        assert!(captured.len() > 50 && captured.iter().all(|call| call.1 == compute), "slot {slot}");
-        let forbidden =
-            ["allocate", "upload", "download", "host_waits", "stream_waits", "record", "launch_graph"];
-        assert!(captured.iter().all(|call| !forbidden.contains(&&*call.0)), "slot {slot}: {captured:?}");
-        let [ended, instantiated, launched] = [0, 1, 2].map(|after| calls[end + after].clone());
-        assert_eq!(ended, ("end_capture".to_string(), compute, ended.2), "slot {slot}");
-        assert_eq!(instantiated, ("instantiate".to_string(), instantiated.1, ended.2), "slot {slot}");
-        assert_eq!(launched, ("launch_graph".to_string(), compute, instantiated.1), "slot {slot}");
-        assert_eq!(end + 2, steps[slot], "slot {slot}");
-        graphs.push(instantiated.1);
-    }
-    let turns = steps.iter().map(|&at| calls[at].2);
-    assert!(turns.eq(graphs.iter().copied().cycle().take(13)), "{graphs:?}");
-
-    // Between two steps nothing is read back, waited for or allocated, but that the tenth step's losses are recorded.
-    for (step, pair) in (1..).zip(steps.windows(2)) {
-        let between = &calls[pair[0]..pair[1]];
-        let count = |name: &str| between.iter().filter(|call| call.0 == name).count();
-        let recorded = usize::from(step % 10 == 0);
-        let reads = (count("download"), count("stream_synchronize"), count("allocate"));
-        assert_eq!(reads, (recorded, recorded, 0), "after step {step}");
-        assert_eq!(count("host_waits"), 1, "after step {step}");
-        let copies: Vec<i32> = between.iter().filter(|call| call.0 == "upload").map(|call| call.1).collect();
-        assert!(copies.len() == 1 && copies[0] != compute, "after step {step}: {copies:?}");
+    // An epoch begins with the order of its anchors, where it begins, and the launch that draws; back come the positives.
+    let draws = calls.named("draw_probability");
+    assert_eq!(draws.len(), EPOCHS);
+    for (epoch, &draw) in draws.iter().enumerate() {
+        let around: Vec<_> = calls.0[draw - 2..draw + 3].iter().map(|call| (&*call.0, call.1)).collect();
+        let wanted = ["upload", "upload", "draw_probability", "download", "stream_synchronize"];
+        assert_eq!(around, wanted.map(|name| (name, compute)), "epoch {epoch}");
+        // The next batch that is loaded will wait for what has read the slot of the last one.
+        let (name, _, stream) = &calls.0[draw + 3];
+        assert_eq!((&**name, *stream), ("record", compute), "epoch {epoch}");
+        let next = if epoch == 0 { calls.named("begin_capture")[0] } else { steps[STEPS_OF_EPOCH] };
+        assert_eq!(draw + 4, next, "epoch {epoch}: the first step comes next");
     }
 
-    let uploads = positions(&|call| call.0 == "upload" && call.1 != compute);
+    // The step is captured once, before it runs first: its batch is put together, and all else follows.
+    let (captures, updates) = (calls.named("begin_capture"), calls.named("adam_step"));
+    assert_eq!((captures.len(), updates.len()), (1, 1));
+    let (begin, end) = (captures[0], updates[0] + 1);
+    assert_eq!(calls.0[begin], ("begin_capture".to_string(), compute, RELAXED));
+    let captured = &calls.0[begin + 1..end];
+    assert!(captured.len() > 50 && captured.iter().all(|call| call.1 == compute));
+    assert_eq!(captured[0].0, "graph_batch_places");
+    let forbidden =
+        ["allocate", "upload", "download", "host_waits", "stream_waits", "record", "launch_graph"];
+    assert!(captured.iter().all(|call| !forbidden.contains(&&*call.0)), "{captured:?}");
+    let [ended, instantiated, launched] = [0, 1, 2].map(|after| calls.0[end + after].clone());
+    assert_eq!(ended, ("end_capture".to_string(), compute, ended.2));
+    assert_eq!(instantiated, ("instantiate".to_string(), instantiated.1, ended.2));
+    assert_eq!(launched, ("launch_graph".to_string(), compute, instantiated.1));
+    assert_eq!(end + 2, steps[0]);
+    assert!(steps.iter().all(|&at| calls.0[at] == launched), "one graph for all steps");
+
+    // Between two steps the host calls nothing; after every tenth it reads the losses.
+    for (step, pair) in (1..).zip(steps.windows(2)).filter(|(step, _)| step % STEPS_OF_EPOCH != 0) {
+        let between: Vec<&str> = calls.0[pair[0] + 1..pair[1]].iter().map(|call| &*call.0).collect();
+        let wanted: &[&str] = if step % 10 == 0 { &["download", "stream_synchronize"] } else { &[] };
+        assert_eq!(between, wanted, "after step {step}");
+    }
+}
+
+/// Batches that are loaded, here those of validation, are copied on a stream of their own, and the host waits for nothing
+/// but the batch before the last.
+#[test]
+fn batches_are_copied_ahead_of_the_gpu() {
+    let Some(stub) = stub() else { return };
+    let fixture = Fixture::new();
+    let Some(calls) = calls(&fixture, stub) else { return };
+    let compute = calls.0[calls.named("launch_graph")[0]].1;
+    let uploads = calls.positions(|call| call.0 == "upload" && call.1 != compute);
+    assert_eq!(uploads.len(), EPOCHS * 2, "31 images, 24 at once");
+    let calls = calls.0;
     let mut slots = Vec::new();
     for (batch, &at) in uploads.iter().enumerate() {
         // The compute stream waits for the copy.
         let [ready, waits] = [1, 2].map(|after| calls[at + after].clone());
         assert_eq!(ready, ("record".to_string(), ready.1, calls[at].1), "batch {batch}");
         assert_eq!(waits, ("stream_waits".to_string(), compute, ready.1), "batch {batch}");
-        // The host has waited for the step before the last: for an event behind all its launches and before those of
-        // the last.
+        // The host has waited for what last read the slot: for an event behind all its launches and before those of the
+        // last batch.
         let slot = &calls[at - 1];
         assert_eq!(slot.0, "host_waits", "batch {batch}");
         if batch >= 2 {
@@ -229,4 +257,18 @@ fn steps_are_launched_ahead_of_the_gpu() {
         slots.push(slot.1);
     }
     assert!(slots[0] != slots[1] && slots.windows(3).all(|three| three[0] == three[2]), "{slots:?}");
+}
+
+#[test]
+fn a_training_set_that_does_not_fit_is_named_with_a_remedy() {
+    let Some(stub) = stub() else { return };
+    let fixture = Fixture::new();
+    let Some(calls) = calls(&fixture, stub) else { return };
+    let before = calls.named("begin_capture")[0];
+    // The training set is what is allocated last.
+    let allocations = calls.named("allocate").into_iter().filter(|&at| at < before).count();
+    let error = fixture.refusal("cuda", stub, &[("STUB_ALLOCATIONS", &(allocations - 1).to_string())]);
+    let parts =
+        ["keep the graphs and captions of 101 training images: ", "MiB more do not fit", "--batch-size"];
+    assert!(parts.iter().all(|part| error.contains(part)), "{error}");
 }

@@ -19,9 +19,9 @@ case "${1:-}" in
         ;;
 esac
 
-# All tests of kernels, whatever their number, and the whole step.
+# All tests of kernels, whatever their number, the whole step, and training.
 mapfile -t tests < <(grep -l '^mod kernel_support;' tests/*.rs | xargs -n 1 basename -s .rs)
-tests+=(cuda_step)
+tests+=(cuda_step training_set)
 
 cargo build --release --bin scenerank
 built="$(cargo test --no-run --message-format=json "${tests[@]/#/--test=}")"

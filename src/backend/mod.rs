@@ -21,6 +21,8 @@ use std::fmt;
 use std::ops::Range;
 
 use crate::batch::graph_batch::{BatchSize, GraphBatch};
+use crate::batch::triples::TripleSampler;
+use crate::data::scene_graph::SceneGraph;
 use crate::data::similarity::Similarity;
 use crate::error::Result;
 use crate::loss::Loss;
@@ -135,6 +137,43 @@ pub trait Backend: Sized {
     }
     /// Takes over `from`, which is indexed, for the stages that follow; those before may still be running.
     fn load_batch(&mut self, from: &GraphBatch, to: &mut Self::Batch) -> Result<()>;
+
+    /// Keeps the training set where the backend computes, once: `graphs`, all that triples of `sampler` are of, numbered as
+    /// there, and what triples are drawn by. False where the backend keeps none: then its batches are loaded, and the three
+    /// functions that follow have nothing to do.
+    fn load_training_set(
+        &mut self,
+        _graphs: &mut dyn Iterator<Item = SceneGraph<'_>>,
+        _config: ModelConfig,
+        _sampler: &TripleSampler<'_>,
+        _batch: &mut Self::Batch,
+    ) -> Result<bool> {
+        Ok(false)
+    }
+
+    /// An epoch of the training set: draws the triple of each anchor, as `sampler` does; batches begin at anchor `position`
+    /// of `order`. Gives which anchors have a triple.
+    fn begin_epoch(
+        &mut self,
+        _sampler: &TripleSampler<'_>,
+        _epoch: u32,
+        _order: &[u32],
+        _position: usize,
+        _batch: &mut Self::Batch,
+    ) -> Result<Vec<bool>> {
+        Ok(Vec::new())
+    }
+
+    /// Until a batch is loaded, steps take theirs from the training set.
+    fn take_from_training_set(&mut self, _batch: &mut Self::Batch) -> Result<()> {
+        Ok(())
+    }
+
+    /// The first stage of a step: puts together the epoch's next batch that has triples, if steps take theirs from the
+    /// training set.
+    fn assemble_batch(&mut self, _batch: &mut Self::Batch) -> Result<()> {
+        Ok(())
+    }
 
     /// Where the backend can capture: until [`Backend::end_capture`] stages are recorded, for every batch that will lie where
     /// `batch` lies now, and not done. Elsewhere they are done as ever.

@@ -59,6 +59,7 @@ pub struct TripleSampler<'a> {
     similarity: Similarity<'a>,
     images: Range<usize>,
     sampling: Sampling,
+    seed: u64,
     philox: Philox,
     /// One per image for `extreme`, otherwise empty.
     extremes: Vec<Extremes>,
@@ -92,7 +93,27 @@ impl<'a> TripleSampler<'a> {
             Sampling::Extreme => extremes(similarity, &images),
             Sampling::Random | Sampling::Probability | Sampling::Reject => Vec::new(),
         };
-        Ok(TripleSampler { similarity, images, sampling, philox: Philox::new(seed), extremes })
+        Ok(TripleSampler { similarity, images, sampling, seed, philox: Philox::new(seed), extremes })
+    }
+
+    /// What triples are drawn by.
+    pub fn similarity(&self) -> Similarity<'a> {
+        self.similarity
+    }
+
+    /// The training images.
+    pub fn images(&self) -> Range<usize> {
+        self.images.clone()
+    }
+
+    /// How triples are drawn.
+    pub fn sampling(&self) -> Sampling {
+        self.sampling
+    }
+
+    /// The key of the random numbers.
+    pub fn seed(&self) -> u64 {
+        self.seed
     }
 
     /// All training images in the order of an epoch: sorted by a random number each, O(N log N).

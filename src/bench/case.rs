@@ -89,6 +89,8 @@ pub struct OtherLengths {
     pub bounds: usize,
     /// Scratch memory of a search.
     pub keys: usize,
+    /// Other scratch memory.
+    pub scratch: usize,
     /// Integers of 64 bits.
     pub counts: usize,
     /// In double precision.
@@ -104,9 +106,9 @@ impl Host {
     /// Bytes of one copy on a device.
     pub fn bytes(&self) -> usize {
         let floats = self.inputs.iter().chain(&self.outputs).map(Vec::len).sum::<usize>();
-        let OtherLengths { mask, found, bounds, keys, counts, sums: wide_sums } = self.others;
+        let OtherLengths { mask, found, bounds, keys, scratch, counts, sums: wide_sums } = self.others;
         let doubles = self.doubles.iter().map(Vec::len).sum::<usize>() + wide_sums;
-        4 * (floats + self.indices.iter().map(Vec::len).sum::<usize>() + found)
+        4 * (floats + self.indices.iter().map(Vec::len).sum::<usize>() + found + scratch)
             + 8 * (bounds + keys + counts + doubles)
             + mask
     }
@@ -152,6 +154,8 @@ pub struct Others {
     pub bounds: Buffer<u64>,
     /// Memory of a search.
     pub keys: Buffer<u64>,
+    /// Other memory.
+    pub scratch: Buffer<i32>,
     /// Written integers of 64 bits.
     pub counts: Buffer<i64>,
     /// Written in double precision.
@@ -186,6 +190,7 @@ impl Arrays {
                 found: to_device(device, &vec![i32::MIN; host.others.found])?,
                 bounds: to_device(device, &vec![UNBOUNDED; host.others.bounds])?,
                 keys: device.allocate_unwritten(host.others.keys)?,
+                scratch: device.allocate_unwritten(host.others.scratch)?,
                 counts: to_device(device, &vec![i64::MIN; host.others.counts])?,
                 wide_sums: to_device(device, &vec![f64::NAN; host.others.sums])?,
                 steps,

@@ -29,6 +29,8 @@ const RELATIONSHIPS: usize = 15;
 pub struct Sizes {
     /// The network.
     pub config: ModelConfig,
+    /// The batch's graphs.
+    pub graphs: Rc<Vec<SceneGraphBuf>>,
     /// The batch.
     pub batch: Rc<GraphBatch>,
 }
@@ -36,7 +38,10 @@ pub struct Sizes {
 impl Sizes {
     /// `triples` triples of graphs for this network.
     pub fn new(config: ModelConfig, triples: usize) -> Self {
-        Sizes { config, batch: Rc::new(average_batch(config, triples)) }
+        let mut rng = StdRng::seed_from_u64(7);
+        let graphs = average_graphs(config, 3 * triples, &mut rng);
+        let batch = batch_of(config, &graphs, &mut rng);
+        Sizes { config, graphs: Rc::new(graphs), batch: Rc::new(batch) }
     }
 
     /// B.
@@ -60,23 +65,27 @@ impl Sizes {
     }
 }
 
-/// Triples of random graphs of the paper's mean size: 22 nodes and 36 edges each. Types are drawn with a density of
+/// Random graphs of the paper's mean size: 22 nodes and 36 edges each. Types are drawn with a density of
 /// one over their rank, so that few types are most of what occurs.
-pub fn average_batch(config: ModelConfig, triples: usize) -> GraphBatch {
-    let mut rng = StdRng::seed_from_u64(7);
+fn average_graphs(config: ModelConfig, count: usize, rng: &mut StdRng) -> Vec<SceneGraphBuf> {
     let (image, in_image) = (config.object_types as u32 - 1, config.predicate_types as u32 - 1);
-    let graphs: Vec<SceneGraphBuf> = (0..3 * triples)
+    (0..count)
         .map(|_| {
-            let objects: Vec<u32> = (0..OBJECTS).map(|_| draw_type(&mut rng, image)).collect();
+            let objects: Vec<u32> = (0..OBJECTS).map(|_| draw_type(rng, image)).collect();
             let relationships: Vec<_> = (0..RELATIONSHIPS)
                 .map(|_| {
-                    let predicate = draw_type(&mut rng, in_image);
+                    let predicate = draw_type(rng, in_image);
                     (rng.random_range(0..OBJECTS as u32), predicate, rng.random_range(0..OBJECTS as u32))
                 })
                 .collect();
             SceneGraphBuf::augmented(&objects, &relationships, image, in_image)
         })
-        .collect();
+        .collect()
+}
+
+/// The batch of these triples, with similarities.
+fn batch_of(config: ModelConfig, graphs: &[SceneGraphBuf], rng: &mut StdRng) -> GraphBatch {
+    let triples = graphs.len() / 3;
     let views = graphs.iter().map(SceneGraphBuf::view);
     let mut batch = GraphBatch::of_graphs(views, config.object_types, config.predicate_types);
     batch.similarity_positive = (0..triples).map(|_| rng.random_range(0.5..1.0)).collect();

@@ -33,7 +33,8 @@ pub struct StepTask<'a> {
 
 /// What was seen.
 pub struct StepTimes {
-    /// Of a step on a loaded batch, as training takes it: captured and replayed where the backend can.
+    /// Of a step on a loaded batch, captured and replayed where the backend can. In training such a step first puts together
+    /// its batch, which is a kernel's case of its own.
     pub step: Times,
     /// Its parts, called stage by stage and each waited for.
     pub phases: Phases,
@@ -60,7 +61,7 @@ impl BackendTask for StepTask<'_> {
     type Output = StepTimes;
 
     fn run<B: Backend>(self, backend: B) -> Result<StepTimes> {
-        let Sizes { config, batch } = self.sizes;
+        let Sizes { config, batch, .. } = self.sizes;
         let unknown = TypeVectors { vectors: &[], width: 0, known: &|_| false };
         let tensors = initial_parameters(*config, unknown, unknown, 1);
         let mut model = Model::new(backend, *config, &tensors, batch.size())?;

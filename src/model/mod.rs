@@ -23,6 +23,8 @@ use std::sync::Arc;
 
 use crate::backend::{Backend, Hidden, LayerInput, LayerInputGradient, Mode};
 use crate::batch::graph_batch::{BatchSize, GraphBatch};
+use crate::batch::triples::TripleSampler;
+use crate::data::scene_graph::SceneGraph;
 use crate::error::{Error, Result};
 use crate::loss::Loss;
 use crate::model::activations::{ActivationGradients, Activations, BlockActivations, LayerActivations};
@@ -46,10 +48,23 @@ pub struct Model<B: Backend> {
     parameters: Parameters<B::Buffer>,
     activations: Activations<B::Stored, B::Buffer>,
     batch: B::Batch,
+    /// Of the loaded batch; zeros where steps take theirs from the training set.
     batch_size: BatchSize,
+    /// Of the batch that the next step takes.
+    triples: usize,
     capacity: BatchSize,
+    epoch: Epoch,
     /// Tells models apart.
     identity: Arc<()>,
+}
+
+/// An epoch of a training set that the backend keeps.
+#[derive(Default)]
+struct Epoch {
+    /// Which anchors have a triple, in the order of their steps.
+    has_triple: Vec<bool>,
+    /// Anchors that are done.
+    position: usize,
 }
 
 /// What training needs beside the model.
@@ -102,8 +117,17 @@ impl<B: Backend> Model<B> {
         let activations = Activations::allocate(&backend, config, capacity)?;
         let batch = backend.plan(config, capacity)?;
         backend.parameters_loaded(&parameters)?;
-        let (batch_size, identity) = (BatchSize::default(), Arc::new(()));
-        Ok(Model { backend, parameters, activations, batch, batch_size, capacity, identity })
+        Ok(Model {
+            backend,
+            parameters,
+            activations,
+            batch,
+            batch_size: BatchSize::default(),
+            triples: 0,
+            capacity,
+            epoch: Epoch::default(),
+            identity: Arc::new(()),
+        })
     }
 
     /// Its sizes.
@@ -126,8 +150,49 @@ impl<B: Backend> Model<B> {
         let size = batch.size();
         assert!(size.fits(self.capacity), "a batch of {size:?} in buffers for {:?}", self.capacity);
         self.batch_size = size;
+        self.triples = size.graphs / 3;
         let _range = self.backend.range(format_args!("load_batch"));
         self.backend.load_batch(batch, &mut self.batch)
+    }
+
+    /// Keeps the training set where the backend computes, once: `graphs`, numbered as the images of `sampler`, which all
+    /// batches that fit the capacity may be of. False where the backend keeps none: then load the batches.
+    pub fn load_training_set<'a>(
+        &mut self,
+        mut graphs: impl Iterator<Item = SceneGraph<'a>> + Clone,
+        sampler: &TripleSampler<'_>,
+    ) -> Result<bool> {
+        let (largest, config) = (BatchSize::bound(graphs.clone(), self.capacity.graphs), self.config());
+        assert!(largest.fits(self.capacity), "batches of {largest:?} in buffers for {:?}", self.capacity);
+        self.backend.load_training_set(&mut graphs, config, sampler, &mut self.batch)
+    }
+
+    /// An epoch of the training set that the backend keeps: draws the triples of `order`'s anchors, of which those before
+    /// `position` are done.
+    pub fn begin_epoch(
+        &mut self,
+        sampler: &TripleSampler<'_>,
+        epoch: u32,
+        order: &[u32],
+        position: usize,
+    ) -> Result<()> {
+        let _range = self.backend.range(format_args!("begin_epoch"));
+        let has_triple = self.backend.begin_epoch(sampler, epoch, order, position, &mut self.batch)?;
+        assert_eq!(has_triple.len(), order.len(), "a training set was loaded");
+        self.epoch = Epoch { has_triple, position };
+        Ok(())
+    }
+
+    /// The next step takes the epoch's next batch: that of as many anchors as the capacity has room for, at the end fewer.
+    /// Gives their triples: with any, the step must follow; without, there is none to take.
+    pub fn next_batch(&mut self) -> Result<usize> {
+        let Epoch { has_triple, position } = &mut self.epoch;
+        let end = has_triple.len().min(*position + self.capacity.graphs / 3);
+        self.triples = has_triple[*position..end].iter().filter(|&&has| has).count();
+        *position = end;
+        self.batch_size = BatchSize::default();
+        self.backend.take_from_training_set(&mut self.batch)?;
+        Ok(self.triples)
     }
 
     /// The embeddings `[G, D]` of a batch's graphs, with the running statistics.
@@ -140,7 +205,7 @@ impl<B: Backend> Model<B> {
         self.embedding()
     }
 
-    /// One training step on the loaded batch. A backend that can capture records its stages the first time, and from then
+    /// One training step, on the loaded batch or the epoch's next. A backend that can capture records its stages the first time, and from then
     /// on does them in one call.
     pub fn train_step(&mut self, loss: &Loss, adam: &Adam, state: &mut TrainingState<B>) -> Result<()> {
         assert!(Arc::ptr_eq(&self.identity, &state.model), "a training state of another model");
@@ -156,12 +221,12 @@ impl<B: Backend> Model<B> {
             captured?;
             self.replay(state)?;
         }
-        state.expect_losses(self.batch_size.graphs / 3);
+        state.expect_losses(self.triples);
         state.steps += 1;
         Ok(())
     }
 
-    /// Does the step that was captured where the loaded batch lies; false where there is none.
+    /// Does the step that was captured for where its batch comes from; false where there is none.
     fn replay(&mut self, state: &TrainingState<B>) -> Result<bool> {
         // SAFETY: the stages were given this model's buffers and this state's, as `train_step` has checked; both keep them
         // and take no others.
@@ -178,6 +243,7 @@ impl<B: Backend> Model<B> {
     }
 
     fn stages(&mut self, loss: &Loss, adam: &Adam, state: &mut TrainingState<B>) -> Result<()> {
+        self.backend.assemble_batch(&mut self.batch)?;
         self.forward(Mode::Train)?;
         self.readout_loss(loss, state)?;
         self.backward(state)?;
@@ -248,7 +314,7 @@ impl<B: Backend> Model<B> {
 
     /// The losses, and their gradient by the last node states.
     pub(crate) fn loss(&mut self, loss: &Loss, state: &mut TrainingState<B>) -> Result<()> {
-        state.expect_losses(self.batch_size.graphs / 3);
+        state.expect_losses(self.triples);
         self.readout_loss(loss, state)
     }
 

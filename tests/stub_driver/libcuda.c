@@ -139,8 +139,10 @@ Result cuMemGetInfo_v2(size_t *available, size_t *total) {
 }
 Result cuMemAllocAsync(Address *address, size_t bytes, void *stream) {
     static size_t allocated = 0;
+    static int allocations = 0;
     allocated += bytes;
-    if (allocated > (size_t)number("STUB_MEMORY_MIB", 1 << 14) << 20) {
+    allocations++;
+    if (allocated > (size_t)number("STUB_MEMORY_MIB", 1 << 14) << 20 || allocations > number("STUB_ALLOCATIONS", 1 << 30)) {
         return 2;
     }
     say("allocate", name(stream), (int)bytes);

@@ -20,12 +20,16 @@
 //! header   graphs G, nodes N, edges E, object types that occur U, predicate types that occur V, triples B
 //! lists    one after another, in the order of Places, each with room for the most of its kind
 //! ```
+//!
+//! In training no batch is loaded: the device keeps the training set (`training_set.rs`), and each step puts together its
+//! own, in the first slot.
 
 use super::buffer::{Buffer, Slice};
 use super::device::Device;
 use super::edge_hidden::{Ends, Lists};
 use super::rows::Rows;
 use super::streams::{Event, Pinned, Stream};
+use super::training_set::TrainingSet;
 use crate::batch::graph_batch::{BatchSize, GraphBatch};
 use crate::error::Result;
 use crate::model::config::ModelConfig;
@@ -33,15 +37,20 @@ use crate::model::config::ModelConfig;
 /// A batch where the kernels read it.
 pub struct Batch {
     places: Places,
-    most: Counts,
     /// Of the batch that was loaded last.
     counts: Counts,
     /// Whether grids are for the most that there may be, rather than for that batch.
     for_most: bool,
     slots: [Slot; 2],
-    /// The slot of that batch.
+    /// The slot of that batch, or where the next is put together.
     current: usize,
+    /// Whether each step puts together its batch.
+    assembles: bool,
+    training_set: Option<TrainingSet>,
 }
+
+/// Where batches come from, as an index: from the host into slot 0 or 1, or put together.
+pub(super) const SOURCES: usize = 3;
 
 /// Memory of one batch, and how far it is used.
 struct Slot {
@@ -61,18 +70,18 @@ impl Drop for Slot {
 }
 
 /// The numbers of a batch, or the most that there may be: those of the header, in its order.
-#[derive(Clone, Copy)]
-struct Counts {
-    graphs: usize,
-    nodes: usize,
-    edges: usize,
-    objects: usize,
-    predicates: usize,
-    triples: usize,
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Counts {
+    pub(super) graphs: usize,
+    pub(super) nodes: usize,
+    pub(super) edges: usize,
+    pub(super) objects: usize,
+    pub(super) predicates: usize,
+    pub(super) triples: usize,
 }
 
-/// Numbers in the header.
-const HEADER: usize = 6;
+/// Numbers in the header, at the slot's start.
+pub const HEADER: usize = 6;
 
 impl Counts {
     fn of(batch: &GraphBatch) -> Self {
@@ -100,47 +109,52 @@ pub(super) fn most_types(config: ModelConfig, capacity: BatchSize) -> (usize, us
 }
 
 /// Where each list begins in a slot.
-struct Places {
+#[derive(Debug)]
+pub struct Places {
+    /// What there is room for.
+    pub(super) most: Counts,
     /// `[G + 1] -> node`.
-    graph_offsets: usize,
+    pub(super) graph_offsets: usize,
     /// `[G] -> node`: where each graph's objects end.
-    object_ends: usize,
+    pub(super) object_ends: usize,
     /// `[E] -> node`.
-    edge_subject: usize,
+    pub(super) edge_subject: usize,
     /// `[E] -> node`.
-    edge_object: usize,
+    pub(super) edge_object: usize,
     /// `[N + 1] -> node_entries`.
-    node_offsets: usize,
+    pub(super) node_offsets: usize,
     /// `[2 E] -> 2 edge + role`, by node.
-    node_entries: usize,
+    pub(super) node_entries: usize,
     /// `[U]`: the object types that occur, ascending.
-    object_types: usize,
+    pub(super) object_types: usize,
     /// `[U + 1] -> object_entries`.
-    object_offsets: usize,
+    pub(super) object_offsets: usize,
     /// `[2 E] -> 2 edge + role`, by object type, and by node within one.
-    object_entries: usize,
+    pub(super) object_entries: usize,
     /// `[E] -> object_types`: of the edge's subject.
-    edge_subject_slot: usize,
+    pub(super) edge_subject_slot: usize,
     /// `[E] -> object_types`: of the edge's object.
-    edge_object_slot: usize,
+    pub(super) edge_object_slot: usize,
     /// `[V]`: the predicate types that occur, ascending.
-    predicate_types: usize,
+    pub(super) predicate_types: usize,
     /// `[V + 1] -> predicate_entries`.
-    predicate_offsets: usize,
+    pub(super) predicate_offsets: usize,
     /// `[E] -> edge`, by predicate type.
-    predicate_entries: usize,
+    pub(super) predicate_entries: usize,
     /// `[E] -> predicate_types`.
-    edge_predicate_slot: usize,
+    pub(super) edge_predicate_slot: usize,
     /// `[B]`: the bits of floats.
-    similarity_positive: usize,
+    pub(super) similarity_positive: usize,
     /// `[B]`: likewise.
-    similarity_negative: usize,
+    pub(super) similarity_negative: usize,
     /// Of the last list.
     end: usize,
 }
 
 impl Places {
-    fn new(most: Counts) -> Self {
+    /// Of a slot for batches up to `capacity` of a network of these sizes.
+    pub fn new(config: ModelConfig, capacity: BatchSize) -> Self {
+        let most = Counts::most(config, capacity);
         let Counts { graphs, nodes, edges, objects, predicates, triples } = most;
         let mut end = HEADER;
         let mut place = |len: usize| {
@@ -148,6 +162,7 @@ impl Places {
             end - len
         };
         Places {
+            most,
             graph_offsets: place(graphs + 1),
             object_ends: place(graphs),
             edge_subject: place(edges),
@@ -169,8 +184,13 @@ impl Places {
         }
     }
 
+    /// Numbers of a slot.
+    pub fn slot_len(&self) -> usize {
+        self.end
+    }
+
     /// Writes header and lists of `from`.
-    fn pack(&self, to: &mut [i32], from: &GraphBatch) {
+    pub fn pack(&self, to: &mut [i32], from: &GraphBatch) {
         let (objects, predicates) = (&from.object_occurrences, &from.predicate_occurrences);
         // The messages of an object type's nodes, node by node: layer 0 sums over them without summing by node first.
         let slots = 0..objects.types.len();
@@ -240,17 +260,51 @@ impl Slot {
 impl Batch {
     /// An empty batch with room for batches up to `capacity`.
     pub(super) fn new(device: &Device, config: ModelConfig, capacity: BatchSize) -> Result<Self> {
-        let most = Counts::most(config, capacity);
-        let places = Places::new(most);
-        let len = places.end;
+        let places = Places::new(config, capacity);
+        let len = places.slot_len();
         Ok(Batch {
             places,
-            most,
             counts: Counts::most(config, BatchSize::default()),
             for_most: false,
             slots: [Slot::new(device, len)?, Slot::new(device, len)?],
             current: 0,
+            assembles: false,
+            training_set: None,
         })
+    }
+
+    /// How its lists lie in a slot.
+    pub(super) fn places(&self) -> &Places {
+        &self.places
+    }
+
+    /// Once: captured steps hold the addresses of its memory.
+    pub(super) fn keep_training_set(&mut self, set: TrainingSet) {
+        assert!(self.training_set.replace(set).is_none(), "a second training set");
+    }
+
+    /// That was kept.
+    pub(super) fn training_set(&mut self) -> &mut TrainingSet {
+        self.training_set.as_mut().expect("a training set")
+    }
+
+    /// Steps put together their batches from here on, until one is loaded.
+    pub(super) fn take_from_training_set(&mut self, device: &Device) -> Result<()> {
+        if !self.assembles {
+            // A batch that is loaded later must find what reads this slot until now.
+            device.record(&mut self.slots[self.current].read, Stream::Compute)?;
+            self.current = 0;
+            self.assembles = true;
+        }
+        Ok(())
+    }
+
+    /// Puts together the step's batch, unless one was loaded.
+    pub(super) fn assemble(&mut self, device: &Device) -> Result<()> {
+        let Batch { places, slots, current, assembles: true, training_set: Some(set), .. } = self else {
+            return Ok(());
+        };
+        set.assemble(device, &mut slots[*current].device.slice_mut(0..places.slot_len()), places)
     }
 
     /// Takes over `from`; waits if the step before the last is still running.
@@ -261,22 +315,23 @@ impl Batch {
         device.host_wait(&slot.read)?;
         self.places.pack(slot.host.values(), from);
         self.counts = Counts::of(from);
+        self.assembles = false;
         slot.upload(device)
     }
 
-    /// Where the batch that was loaded last lies: slot 0 or 1.
-    pub(super) fn slot(&self) -> usize {
-        self.current
+    /// Where the step's batch comes from, below [`SOURCES`].
+    pub(super) fn source(&self) -> usize {
+        if self.assembles { SOURCES - 1 } else { self.current }
     }
 
-    /// Launches after this are for any batch in this slot, or for the one that lies there.
+    /// Launches after this are for any batch in this slot, or for the one that was loaded there.
     pub(super) fn launch_for_most(&mut self, for_most: bool) {
         self.for_most = for_most;
     }
 
     /// What grids are for.
     fn grids(&self) -> Counts {
-        if self.for_most { self.most } else { self.counts }
+        if self.for_most || self.assembles { self.places.most } else { self.counts }
     }
 
     fn list(&self, place: usize, len: usize) -> Slice<'_, i32> {

@@ -177,6 +177,16 @@ impl<'a, T> SliceMut<'a, T> {
         SliceMut { address: part.address, len: part.len, lifetime: PhantomData }
     }
 
+    /// Two parts.
+    #[track_caller]
+    pub fn split_at(self, at: usize) -> (SliceMut<'a, T>, SliceMut<'a, T>) {
+        let (first, second) = (self.as_slice().slice(0..at), self.as_slice().slice(at..self.len));
+        (
+            SliceMut { address: first.address, len: first.len, lifetime: PhantomData },
+            SliceMut { address: second.address, len: second.len, lifetime: PhantomData },
+        )
+    }
+
     /// The same part, to read.
     pub fn as_slice(&self) -> Slice<'_, T> {
         Slice { address: self.address, len: self.len, lifetime: PhantomData }

@@ -5,22 +5,25 @@
 //! the types that occur (`layer_input.rs`).
 //!
 //! A training step is captured once for each slot that a batch may lie in ([`graph`]) and replayed from then on: what
-//! differs between two batches lies in the device's memory ([`rows`], `batch.rs`).
+//! differs between two batches lies in the device's memory ([`rows`], [`batch`]). Where the training set lies there too
+//! (`training_set.rs`), the captured step begins with putting together its batch.
 
 pub mod adam;
-mod batch;
+pub mod batch;
 pub mod batch_norm;
 mod block;
 pub mod buffer;
 pub mod ceilings;
 pub mod cosine_ranks;
 pub mod device;
+pub mod draw_triples;
 pub mod edge_hidden;
 pub mod edge_pool;
 pub mod embedding;
 mod emulator;
 mod gpu;
 pub mod graph;
+pub mod graph_batch;
 pub mod inner_products;
 pub mod l2_normalise;
 mod layer_input;
@@ -34,6 +37,7 @@ pub mod stopwatch;
 pub mod stored;
 mod streams;
 pub mod top_k;
+mod training_set;
 pub mod weight_copy;
 
 use std::fmt;
@@ -42,6 +46,8 @@ use std::ops::Range;
 use crate::backend::row_sums::RowSums;
 use crate::backend::{Backend, Hidden, LayerInput, LayerInputGradient, Mode};
 use crate::batch::graph_batch::{BatchSize, GraphBatch};
+use crate::batch::triples::TripleSampler;
+use crate::data::scene_graph::SceneGraph;
 use crate::data::similarity::Similarity;
 use crate::error::Result;
 use crate::loss::Loss;
@@ -61,6 +67,7 @@ use graph::Graph;
 use linear::{Format, WeightParts};
 use readout_loss::LossRows;
 use stored::StoredElement;
+use training_set::TrainingSet;
 use weight_copy::{WeightCopy, Weights};
 
 /// The kernel files and what they offer: loaded when a device opens.
@@ -69,9 +76,11 @@ const FILES: &[(&str, &[&str])] = &[
     ("batch_norm", batch_norm::KERNELS),
     ("ceilings", ceilings::KERNELS),
     ("cosine_ranks", cosine_ranks::KERNELS),
+    ("draw_triples", draw_triples::KERNELS),
     ("edge_hidden", edge_hidden::KERNELS),
     ("edge_pool", edge_pool::KERNELS),
     ("embedding", embedding::KERNELS),
+    ("graph_batch", graph_batch::KERNELS),
     ("inner_products", inner_products::KERNELS),
     ("l2_normalise", l2_normalise::KERNELS),
     ("linear_bf16", linear::BF16_KERNELS),
@@ -98,8 +107,8 @@ pub struct Cuda<T> {
     weight_copy: Option<WeightCopy>,
 }
 
-/// The captured step for each slot of a batch.
-pub type Graphs = [Option<Graph>; 2];
+/// The captured step for each place where its batch comes from.
+pub type Graphs = [Option<Graph>; batch::SOURCES];
 
 impl<T: StoredElement> Cuda<T> {
     /// On this device, with the operands of products in this format.
@@ -195,15 +204,15 @@ impl<T: StoredElement> Backend for Cuda<T> {
 
     fn end_capture(&mut self, batch: &mut Batch, graphs: &mut Graphs) -> Result<()> {
         batch.launch_for_most(false);
-        graphs[batch.slot()] = Some(self.device.end_capture()?);
+        graphs[batch.source()] = Some(self.device.end_capture()?);
         Ok(())
     }
 
     unsafe fn replay(&mut self, batch: &Batch, graphs: &Graphs) -> Result<bool> {
-        let Some(graph) = &graphs[batch.slot()] else { return Ok(false) };
+        let Some(graph) = &graphs[batch.source()] else { return Ok(false) };
         let _range = nvtx::range(format_args!("step"));
-        // SAFETY: as the caller promises; beside its buffers the stages were given the batch's slot, which stays with the
-        // batch, and this backend's own, which were planned and grow no more.
+        // SAFETY: as the caller promises; beside its buffers the stages were given the batch's slot and training set, which
+        // stay with the batch, and this backend's own, which were planned and grow no more.
         unsafe { self.device.replay(graph) }?;
         Ok(true)
     }
@@ -221,6 +230,37 @@ impl<T: StoredElement> Backend for Cuda<T> {
 
     fn load_batch(&mut self, from: &GraphBatch, to: &mut Batch) -> Result<()> {
         to.load(&self.device, from)
+    }
+
+    fn load_training_set(
+        &mut self,
+        graphs: &mut dyn Iterator<Item = SceneGraph<'_>>,
+        config: ModelConfig,
+        sampler: &TripleSampler<'_>,
+        batch: &mut Batch,
+    ) -> Result<bool> {
+        let set = TrainingSet::new(&self.device, graphs, config, sampler, batch.places())?;
+        batch.keep_training_set(set);
+        Ok(true)
+    }
+
+    fn begin_epoch(
+        &mut self,
+        sampler: &TripleSampler<'_>,
+        epoch: u32,
+        order: &[u32],
+        position: usize,
+        batch: &mut Batch,
+    ) -> Result<Vec<bool>> {
+        batch.training_set().begin_epoch(&self.device, sampler, epoch, order, position)
+    }
+
+    fn take_from_training_set(&mut self, batch: &mut Batch) -> Result<()> {
+        batch.take_from_training_set(&self.device)
+    }
+
+    fn assemble_batch(&mut self, batch: &mut Batch) -> Result<()> {
+        batch.assemble(&self.device)
     }
 
     fn edge_hidden(

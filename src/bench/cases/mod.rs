@@ -4,9 +4,11 @@
 mod adam;
 mod batch_norm;
 mod cosine_ranks;
+mod draw_triples;
 mod edge_hidden;
 mod edge_pool;
 mod embedding;
+mod graph_batch;
 mod inner_products;
 mod l2_normalise;
 mod linear;
@@ -34,6 +36,8 @@ pub fn all(sizes: &Sizes, format: Format) -> Vec<Case> {
         l2_normalise::cases,
         readout_loss::cases,
         adam::cases,
+        draw_triples::cases,
+        graph_batch::cases,
         top_k::cases,
         cosine_ranks::cases,
         inner_products::cases,

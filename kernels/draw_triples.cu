@@ -1,0 +1,177 @@
+// draw_random, draw_probability, draw_reject: the triples of an epoch, by rejection, the very ones that the CPU draws.
+//   src/batch/strategies.rs says what each strategy draws and why; src/batch/philox.rs has the random numbers.
+// in   anchors [A] -> image; caption_vectors [images, W]; the training images are `images` from `first` on; seed, epoch
+// out  positive, negative [A] -> image; similarity_positive, similarity_negative [A]: s_AP, s_AN
+//      -1, -1, NaN, NaN where MAX_TRIALS did not suffice: there the whole row decides, which is the host's work
+// grid a warp per anchor. Its four groups of eight lanes take the next four trials side by side; the first that accepts
+//      wins, as if trials came one after another. A group's lanes hold the eight partial sums of one inner product, so
+//      that its bits are the CPU's (src/data/similarity.rs).
+// cost 1 / mean(s) trials for P and 1 / (1 - mean(s)) for N, 8 W bytes and 2 W flops each: scattered rows, latency
+
+#include "common.cuh"
+
+// As in src/batch/strategies.rs.
+constexpr int MAX_TRIALS = 1024;
+constexpr unsigned POSITIVE = 1, NEGATIVE = 2, PAIR = 3;
+
+constexpr int GROUP = 8;
+constexpr int GROUPS = WARP_LANES / GROUP;
+
+struct Words {
+    unsigned a, b, c, d;
+};
+
+// An image and its similarity to the anchor.
+struct Pick {
+    int image;
+    float similarity;
+};
+
+// An anchor's row and its random numbers in one epoch.
+struct Draw {
+    const float *vectors;
+    unsigned seed_low, seed_high, epoch;
+    int anchor, first, others, width;
+
+    // Philox4x32-10 at the counter (epoch, anchor, role, trial).
+    __device__ __forceinline__ Words words(unsigned role, unsigned trial) const {
+        Words c = {epoch, unsigned(anchor), role, trial};
+        unsigned low = seed_low, high = seed_high;
+        for (int round = 0; round < 10; round++) {
+            unsigned long long one = 0xD2511F53ull * c.a, two = 0xCD9E8D57ull * c.c;
+            c = {unsigned(two >> 32) ^ c.b ^ low, unsigned(two), unsigned(one >> 32) ^ c.d ^ high, unsigned(one)};
+            low += 0x9E3779B9u;
+            high += 0xBB67AE85u;
+        }
+        return c;
+    }
+
+    // The image at a position of the row, which leaves out the anchor.
+    __device__ __forceinline__ int image(int position) const {
+        int at = first + position;
+        return at + (at >= anchor);
+    }
+
+    // s of the anchor and this image, the same in all lanes of the group.
+    __device__ __forceinline__ float similarity(int image) const {
+        const float *x = vectors + size_t(anchor) * width, *y = vectors + size_t(image) * width;
+        int whole = width / GROUP * GROUP;
+        float sum = 0.0f, total = 0.0f, tail = 0.0f;
+        for (int c = threadIdx.x % GROUP; c < whole; c += GROUP) {
+            sum = __fadd_rn(sum, __fmul_rn(x[c], y[c]));
+        }
+        for (int lane = 0; lane < GROUP; lane++) {
+            total = __fadd_rn(total, __shfl_sync(FULL_WARP, sum, lane, GROUP));
+        }
+        for (int c = whole; c < width; c++) {
+            tail = __fadd_rn(tail, __fmul_rn(x[c], y[c]));
+        }
+        return fminf(fmaxf(__fadd_rn(total, tail), 0.0f), 1.0f);
+    }
+};
+
+// A uniform integer below n, of 64 random bits: the high half of the product.
+__device__ __forceinline__ int index_below(unsigned low, unsigned high, unsigned n) {
+    unsigned long long carry = ((unsigned long long)low * n) >> 32;
+    return int(((unsigned long long)high * n + carry) >> 32);
+}
+
+// A uniform multiple of 2^-24 in [0, 1).
+__device__ __forceinline__ float unit(unsigned bits) { return float(bits >> 8) * (1.0f / 16777216.0f); }
+
+__device__ __forceinline__ int group() { return threadIdx.x % WARP_LANES / GROUP; }
+
+// The pick of the first group that accepts.
+__device__ __forceinline__ Pick of_first(unsigned votes, Pick own) {
+    int lane = __ffs(votes) - 1;
+    return {__shfl_sync(FULL_WARP, own.image, lane), __shfl_sync(FULL_WARP, own.similarity, lane)};
+}
+
+// Goes through the trials from `trial` on; true where one accepts: `pick` is its image, and `trial` the one after it.
+// A trial takes a uniform other image with the probability s, or 1 - s for a negative; never `not_image`.
+__device__ __forceinline__ bool find(const Draw &draw, unsigned role, int not_image, int &trial, Pick &pick) {
+    for (; trial < MAX_TRIALS; trial += GROUPS) {
+        int own_trial = trial + group();
+        Words words = draw.words(role, own_trial);
+        int image = draw.image(index_below(words.a, words.b, draw.others));
+        Pick own = {image, draw.similarity(image)};
+        float weight = role == POSITIVE ? own.similarity : __fadd_rn(1.0f, -own.similarity);
+        bool accepts = own_trial < MAX_TRIALS && unit(words.c) < weight && image != not_image;
+        unsigned votes = __ballot_sync(FULL_WARP, accepts);
+        if (votes != 0) {
+            pick = of_first(votes, own);
+            trial += (__ffs(votes) - 1) / GROUP + 1;
+            return true;
+        }
+    }
+    return false;
+}
+
+// An unordered pair, ordered; drawn again where it ties.
+__device__ __forceinline__ bool draw_pair(const Draw &draw, Pick &positive, Pick &negative) {
+    for (int trial = 0; trial < MAX_TRIALS; trial += GROUPS) {
+        Words words = draw.words(PAIR, trial + group());
+        int one = index_below(words.a, words.b, draw.others);
+        // One of the others but the first: skipped by a shift, as the row skips the anchor.
+        int two = index_below(words.c, words.d, draw.others - 1);
+        two += two >= one;
+        one = draw.image(one);
+        two = draw.image(two);
+        Pick first = {one, draw.similarity(one)}, second = {two, draw.similarity(two)};
+        unsigned votes = __ballot_sync(FULL_WARP, first.similarity != second.similarity);
+        if (votes != 0) {
+            bool ordered = first.similarity > second.similarity;
+            positive = of_first(votes, ordered ? first : second);
+            negative = of_first(votes, ordered ? second : first);
+            return true;
+        }
+    }
+    return false;
+}
+
+__device__ __forceinline__ bool draw_independent(const Draw &draw, Pick &positive, Pick &negative) {
+    int of_positive = 0, of_negative = 0;
+    return find(draw, POSITIVE, -1, of_positive, positive) &&
+           find(draw, NEGATIVE, positive.image, of_negative, negative);
+}
+
+// Both again while the positive is less similar than the negative, or the same.
+__device__ __forceinline__ bool draw_ordered(const Draw &draw, Pick &positive, Pick &negative) {
+    int trial = 0;
+    while (find(draw, POSITIVE, -1, trial, positive) && find(draw, NEGATIVE, -1, trial, negative)) {
+        if (positive.similarity >= negative.similarity && positive.image != negative.image) {
+            return true;
+        }
+    }
+    return false;
+}
+
+#define DRAW_KERNEL(name, strategy)                                                                                    \
+    extern "C" __global__ void __launch_bounds__(128, 8)                                                               \
+    name(int *__restrict__ positive, int *__restrict__ negative, float *__restrict__ similarity_positive,              \
+         float *__restrict__ similarity_negative, const int *__restrict__ anchors,                                     \
+         const float *__restrict__ caption_vectors, int count, int first, int images, int width, int seed_low,         \
+         int seed_high, int epoch) {                                                                                   \
+        int at = (blockIdx.x * blockDim.x + threadIdx.x) / WARP_LANES;                                                 \
+        if (at >= count) {                                                                                             \
+            return;                                                                                                    \
+        }                                                                                                              \
+        Draw draw = {caption_vectors, unsigned(seed_low), unsigned(seed_high), unsigned(epoch),                        \
+                     anchors[at],     first,              images - 1,          width};                                 \
+        Pick p, n;                                                                                                     \
+        if (!strategy(draw, p, n)) {                                                                                   \
+            p = n = {-1, __uint_as_float(0x7fffffffu)};                                                                \
+        }                                                                                                              \
+        if (threadIdx.x % WARP_LANES == 0) {                                                                           \
+            positive[at] = p.image;                                                                                    \
+            negative[at] = n.image;                                                                                    \
+            similarity_positive[at] = p.similarity;                                                                    \
+            similarity_negative[at] = n.similarity;                                                                    \
+        }                                                                                                              \
+    }
+
+DRAW_KERNEL(draw_random, draw_pair)
+DRAW_KERNEL(draw_probability, draw_independent)
+DRAW_KERNEL(draw_reject, draw_ordered)
+
+EMULATED_KERNELS(draw_triples, EMULATED_KERNEL(draw_random), EMULATED_KERNEL(draw_probability), EMULATED_KERNEL(draw_reject))
