@@ -26,18 +26,20 @@ pub mod l2_normalise;
 mod layer_input;
 pub mod linear;
 mod nvtx;
+pub mod pair_correlations;
 pub mod properties;
 pub mod readout_loss;
 pub mod row_correlations;
 pub mod rows;
 pub mod stopwatch;
 mod streams;
+pub mod strips;
 pub mod top_k;
 
 use std::fmt;
 use std::ops::Range;
 
-use crate::backend::row_sums::RowSums;
+use crate::backend::correlation_sums::CorrelationSums;
 use crate::backend::{Backend, Hidden, LayerInput, LayerInputGradient, Mode};
 use crate::batch::graph_batch::{BatchSize, GraphBatch};
 use crate::data::similarity::Similarity;
@@ -74,6 +76,7 @@ const FILES: &[(&str, &[&str])] = &[
     ("linear_bf16x3", linear::BF16X3_KERNELS),
     ("linear_fp32", linear::FP32_KERNELS),
     ("linear_tf32", linear::TF32_KERNELS),
+    ("pair_correlations", pair_correlations::KERNELS),
     ("readout_loss", readout_loss::KERNELS),
     ("row_correlations", row_correlations::KERNELS),
     ("top_k", top_k::KERNELS),
@@ -522,8 +525,18 @@ impl Backend for Cuda {
         similarity: Similarity<'_>,
         images: Range<usize>,
         done: &dyn Fn(usize),
-    ) -> Result<Option<Vec<RowSums>>> {
+    ) -> Result<Option<Vec<CorrelationSums>>> {
         row_correlations::all_rows(&self.device, embeddings, width, similarity, images, done).map(Some)
+    }
+
+    fn pair_correlations(
+        &mut self,
+        embeddings: &Buffer<f32>,
+        width: usize,
+        similarity: Similarity<'_>,
+        images: Range<usize>,
+    ) -> Result<Option<CorrelationSums>> {
+        pair_correlations::all_pairs(&self.device, embeddings, width, similarity, images)
     }
 
     fn relu_mask(
