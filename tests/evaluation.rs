@@ -47,7 +47,7 @@ fn ranks(queries: Embeddings<'_>, index: Embeddings<'_>, targets: &[u32]) -> Res
 
 /// On the CPU.
 fn row_kendall(embeddings: Embeddings<'_>, similarity: Similarity<'_>, images: Range<usize>) -> Result<f64> {
-    evaluation::row_kendall(&mut Cpu::new(), embeddings, similarity, images)
+    evaluation::row_kendall(&mut Cpu::new(), embeddings, &embeddings.values().to_vec(), similarity, images)
 }
 
 fn close(name: &str, got: f64, want: f64, limit: f64) {

@@ -114,6 +114,14 @@ pub trait Backend: Sized {
     fn upload(&mut self, values: &[f32], buffer: &mut Self::Buffer, at: usize) -> Result<()>;
     /// Copies `buffer[range]` to the host, waiting for the stages before.
     fn download(&mut self, buffer: &Self::Buffer, range: Range<usize>) -> Result<Vec<f32>>;
+    /// Copies `from[range]` to `to[at..]`, where the backend computes.
+    fn copy(
+        &mut self,
+        from: &Self::Buffer,
+        range: Range<usize>,
+        to: &mut Self::Buffer,
+        at: usize,
+    ) -> Result<()>;
     /// No steps done.
     fn steps(&self) -> Result<Self::Steps>;
     /// So many steps done.

@@ -96,6 +96,8 @@ pub struct OtherLengths {
     pub bounds: usize,
     /// Scratch memory of a search.
     pub keys: usize,
+    /// Keys of pairs, and as much scratch memory to sort them.
+    pub pairs: usize,
     /// Integers of 64 bits.
     pub counts: usize,
     /// In double precision.
@@ -111,11 +113,11 @@ impl Host {
     /// Bytes of one copy on a device.
     pub fn bytes(&self) -> usize {
         let floats = self.inputs.iter().chain(&self.outputs).map(Vec::len).sum::<usize>();
-        let OtherLengths { mask, found, bounds, keys, counts, sums: wide_sums } = self.others;
+        let OtherLengths { mask, found, bounds, keys, pairs, counts, sums: wide_sums } = self.others;
         let doubles = self.doubles.iter().map(Vec::len).sum::<usize>() + wide_sums;
         let sums = self.sums.as_ref().map_or(0, |of| of.rows.div_ceil(CHUNK_ROWS) * 2 * of.columns);
         4 * (floats + sums + self.indices.iter().map(Vec::len).sum::<usize>() + found)
-            + 8 * (bounds + keys + counts + doubles)
+            + 8 * (bounds + keys + pairs + counts + doubles)
             + mask
     }
 
@@ -162,6 +164,8 @@ pub struct Others {
     pub bounds: Buffer<u64>,
     /// Memory of a search.
     pub keys: Buffer<u64>,
+    /// Keys of pairs, and memory to sort them.
+    pub pairs: Buffer<i64>,
     /// Written integers of 64 bits.
     pub counts: Buffer<i64>,
     /// Written in double precision.
@@ -202,6 +206,7 @@ impl Arrays {
                 found: to_device(device, &vec![i32::MIN; host.others.found])?,
                 bounds: to_device(device, &vec![UNBOUNDED; host.others.bounds])?,
                 keys: device.allocate_unwritten(host.others.keys)?,
+                pairs: device.allocate_unwritten(host.others.pairs)?,
                 counts: to_device(device, &vec![i64::MIN; host.others.counts])?,
                 wide_sums: to_device(device, &vec![f64::NAN; host.others.sums])?,
                 steps,

@@ -9,6 +9,7 @@ pub mod case;
 pub mod cases;
 pub mod ceilings;
 pub mod check;
+pub mod occupancy;
 pub mod report;
 pub mod sizes;
 pub mod step;

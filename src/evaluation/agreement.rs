@@ -165,17 +165,18 @@ fn correlate_on_cpu(
 }
 
 /// `agreement(..).per_image.kendall` alone, which selects the best epoch: without the other correlations and without
-/// memory for all pairs. By the backend's kernels, where it has some, else on all threads of the CPU.
+/// memory for all pairs. By the backend's kernels, where it has some, on the embeddings that are there already, else on all
+/// threads of the CPU.
 pub fn row_kendall<B: Backend>(
     backend: &mut B,
     embeddings: Embeddings<'_>,
+    on_device: &B::Buffer,
     similarity: Similarity<'_>,
     images: Range<usize>,
 ) -> Result<f64> {
     check(embeddings, similarity, &images)?;
-    let on_device = embeddings.upload(backend)?;
     let by_kernels =
-        backend.row_correlations(&on_device, embeddings.width(), similarity, images.clone(), &|_| {})?;
+        backend.row_correlations(on_device, embeddings.width(), similarity, images.clone(), &|_| {})?;
     let mut taus = vec![None; embeddings.len()];
     if let Some(rows) = by_kernels {
         taus = rows.iter().map(|row| correlations(row)[0]).collect();

@@ -170,6 +170,11 @@ Result cuMemcpyHtoDAsync_v2(Address to, const void *from, size_t bytes, void *st
     say("upload", name(stream), 0);
     return 0;
 }
+Result cuMemcpyDtoDAsync_v2(Address to, Address from, size_t bytes, void *stream) {
+    memmove((void *)to, (void *)from, bytes);
+    say("copy", name(stream), 0);
+    return 0;
+}
 Result cuMemcpyDtoHAsync_v2(void *to, Address from, size_t bytes, void *stream) {
     memcpy(to, (void *)from, bytes);
     say("download", name(stream), 0);

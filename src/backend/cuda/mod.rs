@@ -142,6 +142,17 @@ impl Backend for Cuda {
         self.device.download(buffer, range)
     }
 
+    fn copy(
+        &mut self,
+        from: &Buffer<f32>,
+        range: Range<usize>,
+        to: &mut Buffer<f32>,
+        at: usize,
+    ) -> Result<()> {
+        let end = at + range.len();
+        self.device.copy_on_device(from.slice(range), to.slice_mut(at..end))
+    }
+
     fn steps(&self) -> Result<Steps> {
         Steps::new(&self.device)
     }

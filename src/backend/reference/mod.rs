@@ -176,6 +176,11 @@ impl<F: Float> Backend for Reference<F> {
         Ok(buffer[range].iter().map(|value| value.to_f32().expect("a float")).collect())
     }
 
+    fn copy(&mut self, from: &Vec<F>, range: Range<usize>, to: &mut Vec<F>, at: usize) -> Result<()> {
+        to[at..at + range.len()].copy_from_slice(&from[range]);
+        Ok(())
+    }
+
     fn steps(&self) -> Result<u64> {
         Ok(0)
     }

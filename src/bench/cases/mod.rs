@@ -10,6 +10,7 @@ mod embedding;
 mod inner_products;
 mod l2_normalise;
 mod linear;
+mod pair_correlations;
 mod readout_loss;
 mod row_correlations;
 mod top_k;
@@ -38,6 +39,7 @@ pub fn all(sizes: &Sizes, format: Format) -> Vec<Case> {
         cosine_ranks::cases,
         inner_products::cases,
         row_correlations::cases,
+        pair_correlations::cases,
     ];
     let mut cases = linear::cases(sizes, format);
     cases.extend(others.into_iter().flat_map(|cases| cases(sizes)));
