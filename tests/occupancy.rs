@@ -32,7 +32,7 @@ fn occupancy_equals_what_is_computed_by_hand() {
     assert_eq!(held("sm_90a", [128, 32, 40_960]), (5, 20, Limit::SharedMemory));
     assert_eq!(held("sm_80", [128, 32, 40_960]), (4, 16, Limit::SharedMemory));
     assert_eq!(held("sm_120", [128, 32, 40_960]), (2, 8, Limit::SharedMemory));
-    // 1 and 1,024 bytes count as 1,152: 202 blocks, so 32 blocks are the limit; and 7,296 and 7,297, in units of 128.
+    // 1 byte and 1,024 count as 1,152, of which 202 blocks would fit; 7,296 fit 32 times, and 7,297 count as 7,424.
     assert_eq!(held("sm_90a", [32, 32, 1]), (32, 32, Limit::Blocks));
     assert_eq!(held("sm_90a", [32, 32, 6_272]), (32, 32, Limit::Blocks));
     assert_eq!(held("sm_90a", [32, 32, 6_273]), (31, 31, Limit::SharedMemory));

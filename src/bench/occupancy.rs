@@ -2,7 +2,7 @@
 //! Guide, "Compute Capabilities"; the rounding as in the toolkit's `cuda_occupancy.h`).
 //!
 //! ```text
-//! blocks = min(warps / warps of a block, registers / registers of a block, shared memory / that of a block, most blocks)
+//! blocks = min(warps / warps of a block, most blocks, registers / registers of a block, shared memory / that of a block)
 //! ```
 //! Registers are handed out by warp, 256 at a time, from four equal parts; shared memory 128 bytes at a time, and 1 KiB of
 //! each block's is the system's.
@@ -51,9 +51,9 @@ impl Multiprocessor {
         let of_block = (shared_bytes + SYSTEM_SHARED_BYTES).next_multiple_of(SHARED_UNIT);
         let limits = [
             (self.warps / warps, Limit::Warps),
+            (self.blocks, Limit::Blocks),
             (warps_with_registers / warps, Limit::Registers),
             (self.shared_bytes / of_block, Limit::SharedMemory),
-            (self.blocks, Limit::Blocks),
         ];
         // Of equal ones the first.
         let (blocks, limit) = limits.into_iter().min_by_key(|(blocks, _)| *blocks).expect("four limits");
@@ -77,21 +77,21 @@ pub struct Occupancy {
 pub enum Limit {
     /// As many warps as it can hold.
     Warps,
+    /// As many blocks as it can hold.
+    Blocks,
     /// Registers.
     Registers,
     /// Shared memory.
     SharedMemory,
-    /// As many blocks as it can hold.
-    Blocks,
 }
 
 impl fmt::Display for Limit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Limit::Warps => "warps",
+            Limit::Blocks => "blocks",
             Limit::Registers => "registers",
             Limit::SharedMemory => "shared memory",
-            Limit::Blocks => "blocks",
         })
     }
 }

@@ -86,7 +86,12 @@ pub fn agreement(
     let task = Correlate { embeddings, similarity, images: images.clone(), done: &advance };
     let (by_row, all_pairs) = match device.run(precision, task)? {
         ByKernels { rows: Some(rows), pairs: Some(pairs) } => (rows, pairs),
-        ByKernels { rows, .. } => correlate_on_cpu(embeddings, similarity, images, rows, advance)?,
+        ByKernels { rows, .. } => {
+            if rows.is_some() {
+                tracing::info!("all pairs are more than the device holds: correlating them on the CPU");
+            }
+            correlate_on_cpu(embeddings, similarity, images, rows, advance)?
+        }
     };
     let mean = |which: usize| {
         let of_rows: Vec<_> = by_row.iter().map(|row| row[which]).collect();
