@@ -95,16 +95,14 @@ enum Kind {
 }
 
 fn draw(values: &mut Values, kind: Kind, count: usize) -> Vec<f64> {
-    let values = wide(&values.signed(count)).into_iter().enumerate();
+    let values = wide(&values.signed(count)).into_iter();
     match kind {
         // Sums of bits far apart, so that low bits decide too.
-        Kind::Distinct => values.map(|(i, v)| 1.2 * v + 1e-12 * i as f64).collect(),
-        Kind::Few => {
-            values.map(|(_, v)| (2.4 * v).round() / 2.0 * if v < 0.1 { -1.0 } else { 1.0 }).collect()
-        }
+        Kind::Distinct => values.enumerate().map(|(i, v)| 1.2 * v + 1e-12 * i as f64).collect(),
+        Kind::Few => values.map(|v| (2.4 * v).round() / 2.0 * if v < 0.1 { -1.0 } else { 1.0 }).collect(),
         Kind::Constant => vec![0.3; count],
-        Kind::Sorted => values.map(|(i, _)| 0.1 * i as f64 - 7.0).collect(),
-        Kind::Reversed => values.map(|(i, _)| 1.0 - (i / 2) as f64).collect(),
+        Kind::Sorted => (0..count).map(|i| 0.1 * i as f64 - 7.0).collect(),
+        Kind::Reversed => (0..count).map(|i| 1.0 - (i / 2) as f64).collect(),
     }
 }
 
