@@ -66,6 +66,8 @@ fn build_emulator(kernels: &[PathBuf], out: &Path) {
         "-fno-exceptions",
         "-fno-rtti",
         "-ffp-contract=off",
+        // Kernels read four neighbouring values as one word.
+        "-fno-strict-aliasing",
         "-Wall",
         "-Wextra",
         "-Wno-unused-parameter",

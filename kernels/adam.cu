@@ -3,12 +3,16 @@
 //   rate = learning_rate / (1 - beta1^t),  correction = 1 / (1 - beta2^t)
 // in   gradients [count]; steps [1]: t - 1, the steps done
 // out  adam_next_step: steps moved on to t, factors [2] = rate, correction
-//      adam_step: values, first, second [count], updated in place
-// grid adam_next_step: one thread; adam_step: one thread per value
-// cost 28 bytes and some 12 flops per value: bandwidth
+//      adam_step: values, first, second [count], updated in place, and the new weights in copy, unless it is null;
+//      weight_copy: copy, of values as they are
+// copy the weights in bf16, rows at padded strides: segments [segment_count], ascending, tell where they lie
+// grid adam_next_step: one thread; adam_step and weight_copy: a thread for four values
+// cost 28 bytes and some 12 flops per value, 30 with the copy: bandwidth
 // The step's number lies in device memory, so that a captured step counts on by itself.
 
-#include "common.cuh"
+#include "stored.cuh"
+
+constexpr int THREADS = 256;
 
 // base^exponent by squaring, as the host's powi: the same bits, so that a run that was resumed goes on alike.
 __device__ __forceinline__ double power(double base, unsigned exponent) {
@@ -35,21 +39,85 @@ adam_next_step(unsigned long long *__restrict__ steps, float *__restrict__ facto
     factors[1] = float(1.0 / (1.0 - power(beta2, exponent)));
 }
 
-extern "C" __global__ void __launch_bounds__(256)
+// The rows of a weight: values first..end in rows of `width` values lie in the copy from `at` on, `stride` apart. The
+// launcher has these five numbers too.
+struct WeightSegment {
+    int first, end, width, stride, at;
+};
+
+// Where the weights are copied to; null if they are not.
+struct WeightCopy {
+    bf16 *__restrict__ values;
+    const WeightSegment *__restrict__ segments;
+    int segment_count;
+
+    // The last segment that begins at or before value i, or the first one.
+    __device__ __forceinline__ WeightSegment segment(int i) const {
+        int low = 0, beyond = segment_count;
+        while (beyond - low > 1) {
+            int middle = (low + beyond) / 2;
+            if (segments[middle].first <= i) {
+                low = middle;
+            } else {
+                beyond = middle;
+            }
+        }
+        return segments[low];
+    }
+
+    // Values i..i + 4 of `count`.
+    __device__ __forceinline__ void store(int i, int count, const Four &all) const {
+        WeightSegment of = segment(i);
+        if (i >= of.first && i + COLUMNS_EACH <= of.end) {
+            unsigned row = unsigned(i - of.first) / of.width;
+            int column = i - of.first - int(row) * of.width;
+            if (column + COLUMNS_EACH <= of.width) {
+                store_four(values + of.at + size_t(row) * of.stride, column, of.width, all);
+                return;
+            }
+        }
+        for (int k = 0; k < COLUMNS_EACH && i + k < count; k++) {
+            of = segment(i + k);
+            if (i + k >= of.first && i + k < of.end) {
+                int offset = i + k - of.first;
+                values[of.at + size_t(offset / of.width) * of.stride + offset % of.width] = narrow<bf16>(all.of[k]);
+            }
+        }
+    }
+};
+
+extern "C" __global__ void __launch_bounds__(THREADS)
 adam_step(float *__restrict__ values, float *__restrict__ first, float *__restrict__ second,
-          const float *__restrict__ gradients, const float *__restrict__ factors, long long count, float beta1,
-          float beta2, float epsilon) {
-    long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
+          const float *__restrict__ gradients, const float *__restrict__ factors, int count, float beta1, float beta2,
+          float epsilon, bf16 *__restrict__ copy, const WeightSegment *__restrict__ segments, int segment_count) {
+    int i = (blockIdx.x * THREADS + threadIdx.x) * COLUMNS_EACH;
     if (i >= count) {
         return;
     }
     float rate = factors[0], correction = factors[1];
-    float g = gradients[i];
-    float m = beta1 * first[i] + (1.0f - beta1) * g;
-    float v = beta2 * second[i] + (1.0f - beta2) * g * g;
-    first[i] = m;
-    second[i] = v;
-    values[i] -= rate * m / (sqrtf(v * correction) + epsilon);
+    Four p = load_four(values, i, count), g = load_four(gradients, i, count);
+    Four m = load_four(first, i, count), v = load_four(second, i, count);
+#pragma unroll
+    for (int k = 0; k < COLUMNS_EACH; k++) {
+        m[k] = beta1 * m[k] + (1.0f - beta1) * g[k];
+        v[k] = beta2 * v[k] + (1.0f - beta2) * g[k] * g[k];
+        p[k] -= rate * m[k] / (sqrtf(v[k] * correction) + epsilon);
+    }
+    store_four(first, i, count, m);
+    store_four(second, i, count, v);
+    store_four(values, i, count, p);
+    if (copy != nullptr) {
+        WeightCopy{copy, segments, segment_count}.store(i, count, p);
+    }
 }
 
-EMULATED_KERNELS(adam, EMULATED_KERNEL(adam_next_step), EMULATED_KERNEL(adam_step))
+extern "C" __global__ void __launch_bounds__(THREADS)
+weight_copy(bf16 *__restrict__ copy, const float *__restrict__ values, const WeightSegment *__restrict__ segments,
+            int segment_count, int count) {
+    int i = (blockIdx.x * THREADS + threadIdx.x) * COLUMNS_EACH;
+    if (i < count) {
+        WeightCopy{copy, segments, segment_count}.store(i, count, load_four(values, i, count));
+    }
+}
+
+EMULATED_KERNELS(adam, EMULATED_KERNEL(adam_next_step), EMULATED_KERNEL(adam_step), EMULATED_KERNEL(weight_copy))

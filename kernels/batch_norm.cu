@@ -3,19 +3,27 @@
 // backward, with d = d_y where the ReLU passed and 0 elsewhere:
 //   d_bias = sum d,  d_weight = sum d xhat,  d_z = weight rstd (d - d_bias / R - xhat d_weight / R)
 // without batch norm the statistics are the constants 0 and 1, and d_z = weight d
-// in   z [R, C] dense; relu reads a part of the columns of a wider z
+// in   z [R, C]; relu reads a part of the columns of a wider z
 // out  mean, rstd, running statistics [C]; y [R, C]; d_z in the place of d_y; d_weight, d_bias [C] written
-// rows R lie in device memory (common.cuh)
-// grid sums: x strips of 32 columns, y chunks of CHUNK_ROWS rows, 8 rows at a time; each chunk gives two values per
-//      column, and one thread per column merges the chunks in their order in double precision: bit-reproducible
-// cost each pass over z or d_y reads or writes 4 R C bytes: bandwidth
+// z, y and d are of T, rows at the strides that are given (stored.cuh); R lies in device memory (common.cuh)
+// grid sums: x strips of 32 columns, y chunks of 64 rows, 8 rows at a time; the strip's last block merges the chunks
+//      (column_sums.cuh): bit-reproducible
+// cost each pass over z or d_y reads or writes T R C bytes: bandwidth
 
-#include "common.cuh"
+#include "column_sums.cuh"
+#include "stored.cuh"
 
-constexpr int STRIP = 32;      // columns of a block: a warp reads 128 bytes
-constexpr int ROW_LANES = 8;   // rows that a block reads at once
-constexpr int CHUNK_ROWS = 64; // rows of a chunk: the launcher knows this number too
-constexpr int MERGE_THREADS = 128;
+constexpr int STRIP = 32;     // columns of a block
+constexpr int ROW_LANES = 8;  // rows that a block reads at once
+constexpr int SUM_BLOCKS = 4; // on a multiprocessor, at least: registers for double precision without spills
+constexpr int COLUMN_THREADS = 128;
+constexpr int THREADS = 256; // of kernels that work value by value
+
+// Shared memory of the sums.
+union SumMemory {
+    float2 chunk[ROW_LANES][STRIP];
+    Pair merged[ROW_LANES * STRIP];
+};
 
 // A chunk's two sums, over its rows in a fixed order; in the threads of the first row lane.
 __device__ __forceinline__ float2 chunk_sum(float2 own, float2 (*partial)[STRIP]) {
@@ -31,73 +39,53 @@ __device__ __forceinline__ float2 chunk_sum(float2 own, float2 (*partial)[STRIP]
     return sum;
 }
 
-// partials [chunks, 2, C]: each chunk's mean and sum of squared deviations from it. The sums are taken around the
-// chunk's first row, which keeps them free of cancellation.
-extern "C" __global__ void __launch_bounds__(STRIP *ROW_LANES)
-batch_norm_partial_statistics(float *__restrict__ partials, const float *__restrict__ z,
-                              const int *__restrict__ row_count, int columns) {
-    __shared__ float2 partial[ROW_LANES][STRIP];
-    int column = blockIdx.x * STRIP + threadIdx.x, first = blockIdx.y * CHUNK_ROWS, rows = *row_count;
-    if (first >= rows) {
-        return;
+// The block's chunk is written.
+template <class Merge>
+__device__ __forceinline__ void finish_strip(const ColumnMemory &of, const Merge &merge, int rows, int columns,
+                                             SumMemory &memory) {
+    __syncthreads(); // the chunk's sums were read
+    StripThread thread = {int(blockIdx.x), int(gridDim.x), int(blockIdx.x * STRIP + threadIdx.x), int(threadIdx.x),
+                          int(threadIdx.y)};
+    finish_columns<ROW_LANES, STRIP>(of, merge, thread, rows, columns, blockIdx.y, 1, memory.merged);
+}
+
+// Of each chunk its mean and the sum of squared deviations from it, taken around the chunk's first row, which keeps them
+// free of cancellation.
+template <class T>
+__device__ __forceinline__ void batch_norm_statistics(SumMemory &memory, const ColumnMemory &of,
+                                                      const StatisticsMerge &merge, const T *__restrict__ z,
+                                                      int stride, int rows, int columns) {
+    int column = blockIdx.x * STRIP + threadIdx.x, first = blockIdx.y * CHUNK_ROWS;
+    if (first >= rows && first > 0) {
+        return; // the whole block; without rows the first ones stay
     }
     int count = min(CHUNK_ROWS, rows - first);
     float2 own = make_float2(0.0f, 0.0f);
-    float around = column < columns ? z[size_t(first) * columns + column] : 0.0f;
+    float around = column < columns && count > 0 ? widen(z[size_t(first) * stride + column]) : 0.0f;
     if (column < columns) {
         for (int row = threadIdx.y; row < count; row += ROW_LANES) {
-            float offset = z[size_t(first + row) * columns + column] - around;
+            float offset = widen(z[size_t(first + row) * stride + column]) - around;
             own.x += offset;
             own.y += offset * offset;
         }
     }
-    float2 sum = chunk_sum(own, partial);
-    if (threadIdx.y == 0 && column < columns) {
+    float2 sum = chunk_sum(own, memory.chunk);
+    if (threadIdx.y == 0 && column < columns && count > 0) {
         float offset = sum.x / count;
         float deviation = sum.y - sum.x * offset;
-        float *to = partials + size_t(blockIdx.y) * 2 * columns;
+        float *to = of.chunk(blockIdx.y, columns);
         to[column] = around + offset;
         to[columns + column] = deviation < 0.0f ? 0.0f : deviation; // keeps NaN
     }
-}
-
-// The statistics of all rows (Chan et al.): M2 = sum M2_i + sum n_i (mean_i - mean)^2; moves the running ones. Without
-// a row nothing moves; with a single one the running variance takes the biased variance, 0.
-extern "C" __global__ void __launch_bounds__(MERGE_THREADS)
-batch_norm_merge_statistics(float *__restrict__ mean, float *__restrict__ rstd, float *__restrict__ running_mean,
-                            float *__restrict__ running_var, const float *__restrict__ partials,
-                            const int *__restrict__ row_count, int columns) {
-    int column = blockIdx.x * MERGE_THREADS + threadIdx.x, rows = *row_count;
-    if (column >= columns) {
-        return;
-    }
-    int chunks = (rows + CHUNK_ROWS - 1) / CHUNK_ROWS;
-    double count = max(rows, 1), average = 0.0, deviation = 0.0;
-    for (int chunk = 0; chunk < chunks; chunk++) {
-        average += min(CHUNK_ROWS, rows - chunk * CHUNK_ROWS) * double(partials[size_t(chunk) * 2 * columns + column]);
-    }
-    average /= count;
-    for (int chunk = 0; chunk < chunks; chunk++) {
-        const float *from = partials + size_t(chunk) * 2 * columns + column;
-        double offset = from[0] - average;
-        deviation += from[columns] + min(CHUNK_ROWS, rows - chunk * CHUNK_ROWS) * offset * offset;
-    }
-    double variance = deviation / count;
-    mean[column] = float(average);
-    rstd[column] = float(1.0 / sqrt(variance + NORM_EPSILON));
-    if (rows > 0) {
-        double unbiased = deviation / max(rows - 1, 1);
-        running_mean[column] += float(NORM_MOMENTUM * (average - running_mean[column]));
-        running_var[column] += float(NORM_MOMENTUM * (unbiased - running_var[column]));
-    }
+    finish_strip(of, merge, rows, columns, memory);
 }
 
 // Evaluation: the running statistics in the batch's place.
-extern "C" __global__ void __launch_bounds__(MERGE_THREADS)
+extern "C" __global__ void __launch_bounds__(COLUMN_THREADS)
 batch_norm_running_statistics(float *__restrict__ mean, float *__restrict__ rstd,
                               const float *__restrict__ running_mean, const float *__restrict__ running_var,
                               int columns) {
-    int column = blockIdx.x * MERGE_THREADS + threadIdx.x;
+    int column = blockIdx.x * COLUMN_THREADS + threadIdx.x;
     if (column < columns) {
         mean[column] = running_mean[column];
         rstd[column] = float(1.0 / sqrt(running_var[column] + NORM_EPSILON));
@@ -105,110 +93,150 @@ batch_norm_running_statistics(float *__restrict__ mean, float *__restrict__ rstd
 }
 
 // Without batch norm: the statistics that change nothing.
-extern "C" __global__ void __launch_bounds__(MERGE_THREADS)
+extern "C" __global__ void __launch_bounds__(COLUMN_THREADS)
 batch_norm_no_statistics(float *__restrict__ mean, float *__restrict__ rstd, int columns) {
-    int column = blockIdx.x * MERGE_THREADS + threadIdx.x;
+    int column = blockIdx.x * COLUMN_THREADS + threadIdx.x;
     if (column < columns) {
         mean[column] = 0.0f;
         rstd[column] = 1.0f;
     }
 }
 
-// y [R, C] = relu(norm(z)), z with a row stride; a thread per value.
-extern "C" __global__ void __launch_bounds__(256)
-batch_norm_relu(float *__restrict__ y, const float *__restrict__ z, const float *__restrict__ mean,
-                const float *__restrict__ rstd, const float *__restrict__ weight, const float *__restrict__ bias,
-                int z_stride, const int *__restrict__ row_count, int columns) {
-    size_t i = size_t(blockIdx.x) * blockDim.x + threadIdx.x;
-    if (i < size_t(*row_count) * columns) {
-        int column = i % columns;
-        NormColumn norm = norm_column(mean, rstd, weight, bias, column);
-        y[i] = relu_norm(norm, z[i / columns * z_stride + column]);
-    }
+// A thread's place in [R, C], four columns to a thread.
+struct Place {
+    unsigned row;
+    int column;
+};
+
+__device__ __forceinline__ Place four_place(int columns) {
+    unsigned i = blockIdx.x * THREADS + threadIdx.x, in_row = (columns + COLUMNS_EACH - 1) / COLUMNS_EACH;
+    return {i / in_row, int(i % in_row) * COLUMNS_EACH};
 }
 
-// mask [R, C]: 1 where the ReLU passes, 0 elsewhere; a thread per value.
-extern "C" __global__ void __launch_bounds__(256)
-batch_norm_mask(unsigned char *__restrict__ mask, const float *__restrict__ z, const float *__restrict__ mean,
-                const float *__restrict__ rstd, const float *__restrict__ weight, const float *__restrict__ bias,
-                int rows, int columns) {
-    size_t i = size_t(blockIdx.x) * blockDim.x + threadIdx.x;
-    if (i < size_t(rows) * columns) {
-        mask[i] = norm_value(norm_column(mean, rstd, weight, bias, i % columns), z[i]) > 0.0f;
-    }
-}
-
-// partials [chunks, 2, C]: each chunk's sums of d and of d (z - mean).
-extern "C" __global__ void __launch_bounds__(STRIP *ROW_LANES)
-batch_norm_backward_partials(float *__restrict__ partials, const float *__restrict__ d_y, const float *__restrict__ z,
-                             const float *__restrict__ mean, const float *__restrict__ rstd,
-                             const float *__restrict__ weight, const float *__restrict__ bias,
-                             const int *__restrict__ row_count, int columns) {
-    __shared__ float2 partial[ROW_LANES][STRIP];
-    int column = blockIdx.x * STRIP + threadIdx.x, first = blockIdx.y * CHUNK_ROWS, rows = *row_count;
-    if (first >= rows) {
+// y [R, C] = relu(norm(z)).
+template <class T>
+__device__ __forceinline__ void batch_norm_relu(T *__restrict__ y, const T *__restrict__ z, NormRows norm,
+                                                int y_stride, int z_stride, int rows, int columns) {
+    Place at = four_place(columns);
+    if (at.row >= unsigned(rows)) {
         return;
+    }
+    NormFour norms = load_norm(norm, at.column, columns);
+    Four values = load_four(z + size_t(at.row) * z_stride, at.column, columns);
+#pragma unroll
+    for (int i = 0; i < COLUMNS_EACH; i++) {
+        values[i] = relu_norm(norms[i], values[i]);
+    }
+    store_four(y + size_t(at.row) * y_stride, at.column, columns, values);
+}
+
+// mask [R, C] dense: 1 where the ReLU passes, 0 elsewhere; a thread per value.
+template <class T>
+__device__ __forceinline__ void batch_norm_mask(unsigned char *__restrict__ mask, const T *__restrict__ z,
+                                                NormRows norm, int stride, int rows, int columns) {
+    size_t i = size_t(blockIdx.x) * THREADS + threadIdx.x;
+    if (i < size_t(rows) * columns) {
+        int column = i % columns;
+        NormColumn of = norm_column(norm.mean, norm.rstd, norm.weight, norm.bias, column);
+        mask[i] = norm_value(of, widen(z[i / columns * stride + column])) > 0.0f;
+    }
+}
+
+// Of each chunk its sums of d and of d (z - mean).
+template <class T>
+__device__ __forceinline__ void batch_norm_backward_sums(SumMemory &memory, const ColumnMemory &of,
+                                                         const BackwardMerge &merge, const T *__restrict__ d_y,
+                                                         const T *__restrict__ z, NormRows norm, int stride, int rows,
+                                                         int columns) {
+    int column = blockIdx.x * STRIP + threadIdx.x, first = blockIdx.y * CHUNK_ROWS;
+    if (first >= rows && first > 0) {
+        return; // the whole block; without rows the first ones stay
     }
     int count = min(CHUNK_ROWS, rows - first);
     float2 own = make_float2(0.0f, 0.0f);
     if (column < columns) {
-        NormColumn norm = norm_column(mean, rstd, weight, bias, column);
+        NormColumn norms = norm_column(norm.mean, norm.rstd, norm.weight, norm.bias, column);
         for (int row = threadIdx.y; row < count; row += ROW_LANES) {
-            size_t at = size_t(first + row) * columns + column;
-            float d = norm_value(norm, z[at]) > 0.0f ? d_y[at] : 0.0f;
+            size_t at = size_t(first + row) * stride + column;
+            float value = widen(z[at]);
+            float d = norm_value(norms, value) > 0.0f ? widen(d_y[at]) : 0.0f;
             own.x += d;
-            own.y += d * (z[at] - norm.mean);
+            own.y += d * (value - norms.mean);
         }
     }
-    float2 sum = chunk_sum(own, partial);
-    if (threadIdx.y == 0 && column < columns) {
-        float *to = partials + size_t(blockIdx.y) * 2 * columns;
+    float2 sum = chunk_sum(own, memory.chunk);
+    if (threadIdx.y == 0 && column < columns && count > 0) {
+        float *to = of.chunk(blockIdx.y, columns);
         to[column] = sum.x;
         to[columns + column] = sum.y;
     }
+    finish_strip(of, merge, rows, columns, memory);
 }
 
-// d_weight, d_bias, and what the backward subtracts: d_z = scale d - constant - (z - mean) slope; terms [2, C], zeros
-// where the statistics are not the batch's but constants.
-extern "C" __global__ void __launch_bounds__(MERGE_THREADS)
-batch_norm_backward_merge(float *__restrict__ d_weight, float *__restrict__ d_bias, float *__restrict__ terms,
-                          const float *__restrict__ partials, const float *__restrict__ rstd,
-                          const float *__restrict__ weight, int batch_statistics, const int *__restrict__ row_count,
-                          int columns) {
-    int column = blockIdx.x * MERGE_THREADS + threadIdx.x, rows = *row_count;
-    if (column >= columns) {
+// d [R, C]: d_y becomes d_z.
+template <class T>
+__device__ __forceinline__ void batch_norm_backward(T *__restrict__ d, const T *__restrict__ z, NormRows norm,
+                                                    const float *__restrict__ terms, int stride, int rows,
+                                                    int columns) {
+    Place at = four_place(columns);
+    if (at.row >= unsigned(rows)) {
         return;
     }
-    int chunks = (rows + CHUNK_ROWS - 1) / CHUNK_ROWS;
-    double sum = 0.0, product = 0.0;
-    for (int chunk = 0; chunk < chunks; chunk++) {
-        const float *from = partials + size_t(chunk) * 2 * columns + column;
-        sum += from[0];
-        product += from[columns];
+    NormFour norms = load_norm(norm, at.column, columns);
+    Four constant = load_four(terms, at.column, columns), slope = load_four(terms + columns, at.column, columns);
+    T *row = d + size_t(at.row) * stride;
+    Four values = load_four(z + size_t(at.row) * stride, at.column, columns);
+    Four gradient = load_four(row, at.column, columns);
+#pragma unroll
+    for (int i = 0; i < COLUMNS_EACH; i++) {
+        float passed = norm_value(norms[i], values[i]) > 0.0f ? gradient[i] : 0.0f;
+        gradient[i] = norms.scale[i] * passed - constant[i] - (values[i] - norms.mean[i]) * slope[i];
     }
-    double r = rstd[column], scale = r * weight[column], count = max(rows, 1);
-    d_bias[column] = float(sum);
-    d_weight[column] = float(product * r);
-    terms[column] = batch_statistics ? float(scale * sum / count) : 0.0f;
-    terms[columns + column] = batch_statistics ? float(scale * r * r * product / count) : 0.0f;
+    store_four(row, at.column, columns, gradient);
 }
 
-// d [R, C]: d_y becomes d_z; a thread per value.
-extern "C" __global__ void __launch_bounds__(256)
-batch_norm_backward(float *__restrict__ d, const float *__restrict__ z, const float *__restrict__ mean,
-                    const float *__restrict__ rstd, const float *__restrict__ weight, const float *__restrict__ bias,
-                    const float *__restrict__ terms, const int *__restrict__ row_count, int columns) {
-    size_t i = size_t(blockIdx.x) * blockDim.x + threadIdx.x;
-    if (i < size_t(*row_count) * columns) {
-        int column = i % columns;
-        NormColumn norm = norm_column(mean, rstd, weight, bias, column);
-        float passed = norm_value(norm, z[i]) > 0.0f ? d[i] : 0.0f;
-        d[i] = norm.scale * passed - terms[column] - (z[i] - norm.mean) * terms[columns + column];
+#define BATCH_NORM_KERNELS(T, suffix)                                                                                 \
+    extern "C" __global__ void __launch_bounds__(STRIP *ROW_LANES, SUM_BLOCKS) batch_norm_statistics_##suffix(         \
+        float *__restrict__ partials, double *__restrict__ groups, int *__restrict__ tickets,                          \
+        float *__restrict__ mean, float *__restrict__ rstd, float *__restrict__ running_mean,                          \
+        float *__restrict__ running_var, const T *__restrict__ z, int stride, const int *__restrict__ row_count,       \
+        int columns) {                                                                                                 \
+        __shared__ SumMemory memory;                                                                                   \
+        batch_norm_statistics(memory, {partials, groups, tickets}, {mean, rstd, running_mean, running_var}, z,         \
+                              stride, *row_count, columns);                                                            \
+    }                                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(THREADS) batch_norm_relu_##suffix(                                   \
+        T *__restrict__ y, const T *__restrict__ z, const float *__restrict__ mean, const float *__restrict__ rstd,   \
+        const float *__restrict__ weight, const float *__restrict__ bias, int y_stride, int z_stride,                 \
+        const int *__restrict__ row_count, int columns) {                                                             \
+        batch_norm_relu(y, z, {mean, rstd, weight, bias}, y_stride, z_stride, *row_count, columns);                   \
+    }                                                                                                                 \
+    extern "C" __global__ void __launch_bounds__(THREADS) batch_norm_mask_##suffix(                                   \
+        unsigned char *__restrict__ mask, const T *__restrict__ z, const float *__restrict__ mean,                    \
+        const float *__restrict__ rstd, const float *__restrict__ weight, const float *__restrict__ bias, int stride, \
+        int rows, int columns) {                                                                                      \
+        batch_norm_mask(mask, z, {mean, rstd, weight, bias}, stride, rows, columns);                                  \
+    }                                                                                                                 \
+    extern "C" __global__ void __launch_bounds__(STRIP *ROW_LANES, SUM_BLOCKS) batch_norm_backward_sums_##suffix(      \
+        float *__restrict__ partials, double *__restrict__ groups, int *__restrict__ tickets,                          \
+        float *__restrict__ d_weight, float *__restrict__ d_bias, float *__restrict__ terms, int batch_statistics,     \
+        const T *__restrict__ d_y, const T *__restrict__ z, const float *__restrict__ mean,                            \
+        const float *__restrict__ rstd, const float *__restrict__ weight, const float *__restrict__ bias,              \
+        int stride, const int *__restrict__ row_count, int columns) {                                                  \
+        __shared__ SumMemory memory;                                                                                   \
+        batch_norm_backward_sums(memory, {partials, groups, tickets},                                                  \
+                                 {d_weight, d_bias, terms, rstd, weight, batch_statistics}, d_y, z,                    \
+                                 {mean, rstd, weight, bias}, stride, *row_count, columns);                             \
+    }                                                                                                                  \
+    extern "C" __global__ void __launch_bounds__(THREADS) batch_norm_backward_##suffix(                               \
+        T *__restrict__ d, const T *__restrict__ z, const float *__restrict__ mean, const float *__restrict__ rstd,   \
+        const float *__restrict__ weight, const float *__restrict__ bias, const float *__restrict__ terms,            \
+        int stride, const int *__restrict__ row_count, int columns) {                                                 \
+        batch_norm_backward(d, z, {mean, rstd, weight, bias}, terms, stride, *row_count, columns);                    \
     }
-}
 
-EMULATED_KERNELS(batch_norm, EMULATED_KERNEL(batch_norm_partial_statistics),
-                 EMULATED_KERNEL(batch_norm_merge_statistics), EMULATED_KERNEL(batch_norm_running_statistics),
-                 EMULATED_KERNEL(batch_norm_no_statistics), EMULATED_KERNEL(batch_norm_relu),
-                 EMULATED_KERNEL(batch_norm_mask), EMULATED_KERNEL(batch_norm_backward_partials),
-                 EMULATED_KERNEL(batch_norm_backward_merge), EMULATED_KERNEL(batch_norm_backward))
+STORED_KERNELS(BATCH_NORM_KERNELS)
+EMULATED_KERNELS(batch_norm, EMULATED_STORED_KERNEL(batch_norm_statistics),
+                 EMULATED_KERNEL(batch_norm_running_statistics), EMULATED_KERNEL(batch_norm_no_statistics),
+                 EMULATED_STORED_KERNEL(batch_norm_relu), EMULATED_STORED_KERNEL(batch_norm_mask),
+                 EMULATED_STORED_KERNEL(batch_norm_backward_sums), EMULATED_STORED_KERNEL(batch_norm_backward))

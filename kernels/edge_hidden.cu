@@ -7,68 +7,111 @@
 // in   projected = P [n, 2H]; subject, object [E] -> n; edge_projected [u, H], edge_row [E] -> u;
 //      offsets [n + 1], entries (2 e + role) or (e)
 // out  z [E, H], sums [n, 2H] or [u, H], written
-// grid one block per row of the output, E, n or u of them in device memory (common.cuh), threads stride over H; sums in the order of `entries`: bit-reproducible
-// cost reads 12 E H and writes 4 E H bytes; sums read 8 E H and write 8 n H bytes: bandwidth
+// All matrices are of T; rows of H are `stride` apart (stored.cuh), those of 2 H `ends_stride`.
+// grid one block per row of the output, E, n or u of them in device memory (common.cuh), threads stride over H, four
+//      columns each; sums in the order of `entries`: bit-reproducible
+// cost reads 3 T E H and writes T E H bytes; sums read 2 T E H and write 2 T n H bytes: bandwidth
 
-#include "common.cuh"
+#include "stored.cuh"
 
-extern "C" __global__ void __launch_bounds__(128)
-edge_hidden_lookup(float *__restrict__ z, const float *__restrict__ edge_projected,
-                   const float *__restrict__ projected, const int *__restrict__ edge_row,
-                   const int *__restrict__ subject, const int *__restrict__ object,
-                   const int *__restrict__ edge_count, int hidden) {
-    size_t edge = blockIdx.x;
-    if (edge >= size_t(*edge_count)) {
+constexpr int THREADS = 128;
+
+// Rows of H, and of 2 H.
+struct Strides {
+    int stride, ends_stride;
+};
+
+template <class T>
+__device__ __forceinline__ void edge_hidden_lookup(T *__restrict__ z, const T *__restrict__ edge_projected,
+                                                   const T *__restrict__ projected, const int *__restrict__ edge_row,
+                                                   const int *__restrict__ subject, const int *__restrict__ object,
+                                                   int edge_count, int hidden, Strides strides) {
+    int edge = blockIdx.x;
+    if (edge >= edge_count) {
         return;
     }
-    const float *of_edge = edge_projected + size_t(edge_row[edge]) * hidden;
-    const float *of_subject = projected + size_t(subject[edge]) * 2 * hidden;
-    const float *of_object = projected + size_t(object[edge]) * 2 * hidden + hidden;
-    for (int c = threadIdx.x; c < hidden; c += blockDim.x) {
-        z[edge * hidden + c] = of_edge[c] + (of_subject[c] + of_object[c]);
+    const T *of_edge = edge_projected + size_t(edge_row[edge]) * strides.stride;
+    const T *of_subject = projected + size_t(subject[edge]) * strides.ends_stride;
+    const T *of_object = projected + size_t(object[edge]) * strides.ends_stride + hidden;
+    for (int c = threadIdx.x * COLUMNS_EACH; c < hidden; c += THREADS * COLUMNS_EACH) {
+        Four sum = load_four(of_edge, c, hidden);
+        Four s = load_four(of_subject, c, hidden), o = load_four(of_object, c, hidden);
+#pragma unroll
+        for (int i = 0; i < COLUMNS_EACH; i++) {
+            sum[i] += s[i] + o[i];
+        }
+        store_four(z + size_t(edge) * strides.stride, c, hidden, sum);
     }
 }
 
 // By node, or by object type.
-extern "C" __global__ void __launch_bounds__(128)
-edge_hidden_sum_ends(float *__restrict__ sums, const float *__restrict__ d_z, const int *__restrict__ offsets,
-                     const int *__restrict__ entries, const int *__restrict__ row_count, int hidden) {
-    size_t n = blockIdx.x;
-    if (n >= size_t(*row_count)) {
+template <class T>
+__device__ __forceinline__ void edge_hidden_sum_ends(T *__restrict__ sums, const T *__restrict__ d_z,
+                                                     const int *__restrict__ offsets, const int *__restrict__ entries,
+                                                     int row_count, int hidden, Strides strides) {
+    int n = blockIdx.x;
+    if (n >= row_count) {
         return;
     }
-    for (int c = threadIdx.x; c < hidden; c += blockDim.x) {
-        float as_subject = 0.0f, as_object = 0.0f;
-        for (int i = offsets[n]; i < offsets[n + 1]; i++) {
-            float value = d_z[size_t(entries[i] >> 1) * hidden + c];
+    int first = offsets[n], end = offsets[n + 1];
+    T *to = sums + size_t(n) * strides.ends_stride;
+    for (int c = threadIdx.x * COLUMNS_EACH; c < hidden; c += THREADS * COLUMNS_EACH) {
+        Four as_subject = {}, as_object = {};
+        for (int i = first; i < end; i++) {
+            int entry = entries[i];
+            Four value = load_four(d_z + size_t(entry >> 1) * strides.stride, c, hidden);
             // The role is the same for the whole block.
-            if (entries[i] & 1) {
-                as_object += value;
+            if (entry & 1) {
+                add_four(as_object, value);
             } else {
-                as_subject += value;
+                add_four(as_subject, value);
             }
         }
-        sums[n * 2 * hidden + c] = as_subject;
-        sums[n * 2 * hidden + hidden + c] = as_object;
+        store_four(to, c, hidden, as_subject);
+        store_four(to + hidden, c, hidden, as_object);
     }
 }
 
 // By predicate type.
-extern "C" __global__ void __launch_bounds__(128)
-edge_hidden_sum_edges(float *__restrict__ sums, const float *__restrict__ d_z, const int *__restrict__ offsets,
-                      const int *__restrict__ entries, const int *__restrict__ row_count, int hidden) {
-    size_t u = blockIdx.x;
-    if (u >= size_t(*row_count)) {
+template <class T>
+__device__ __forceinline__ void edge_hidden_sum_edges(T *__restrict__ sums, const T *__restrict__ d_z,
+                                                      const int *__restrict__ offsets,
+                                                      const int *__restrict__ entries, int row_count, int hidden,
+                                                      int stride) {
+    int u = blockIdx.x;
+    if (u >= row_count) {
         return;
     }
-    for (int c = threadIdx.x; c < hidden; c += blockDim.x) {
-        float sum = 0.0f;
-        for (int i = offsets[u]; i < offsets[u + 1]; i++) {
-            sum += d_z[size_t(entries[i]) * hidden + c];
+    int first = offsets[u], end = offsets[u + 1];
+    for (int c = threadIdx.x * COLUMNS_EACH; c < hidden; c += THREADS * COLUMNS_EACH) {
+        Four sum = {};
+        for (int i = first; i < end; i++) {
+            add_four(sum, load_four(d_z + size_t(entries[i]) * stride, c, hidden));
         }
-        sums[u * hidden + c] = sum;
+        store_four(sums + size_t(u) * stride, c, hidden, sum);
     }
 }
 
-EMULATED_KERNELS(edge_hidden, EMULATED_KERNEL(edge_hidden_lookup), EMULATED_KERNEL(edge_hidden_sum_ends),
-                 EMULATED_KERNEL(edge_hidden_sum_edges))
+#define EDGE_HIDDEN_KERNELS(T, suffix)                                                                                \
+    extern "C" __global__ void __launch_bounds__(THREADS) edge_hidden_lookup_##suffix(                                \
+        T *__restrict__ z, const T *__restrict__ edge_projected, const T *__restrict__ projected,                     \
+        const int *__restrict__ edge_row, const int *__restrict__ subject, const int *__restrict__ object,            \
+        const int *__restrict__ edge_count, int hidden, int stride, int ends_stride) {                                \
+        edge_hidden_lookup(z, edge_projected, projected, edge_row, subject, object, *edge_count, hidden,              \
+                           {stride, ends_stride});                                                                    \
+    }                                                                                                                 \
+    extern "C" __global__ void __launch_bounds__(THREADS) edge_hidden_sum_ends_##suffix(                              \
+        T *__restrict__ sums, const T *__restrict__ d_z, const int *__restrict__ offsets,                             \
+        const int *__restrict__ entries, const int *__restrict__ row_count, int hidden, int stride,                   \
+        int ends_stride) {                                                                                            \
+        edge_hidden_sum_ends(sums, d_z, offsets, entries, *row_count, hidden, {stride, ends_stride});                 \
+    }                                                                                                                 \
+    extern "C" __global__ void __launch_bounds__(THREADS) edge_hidden_sum_edges_##suffix(                             \
+        T *__restrict__ sums, const T *__restrict__ d_z, const int *__restrict__ offsets,                             \
+        const int *__restrict__ entries, const int *__restrict__ row_count, int hidden, int stride) {                 \
+        edge_hidden_sum_edges(sums, d_z, offsets, entries, *row_count, hidden, stride);                               \
+    }
+
+STORED_KERNELS(EDGE_HIDDEN_KERNELS)
+EMULATED_KERNELS(edge_hidden, EMULATED_STORED_KERNEL(edge_hidden_lookup),
+                 EMULATED_STORED_KERNEL(edge_hidden_sum_ends), EMULATED_STORED_KERNEL(edge_hidden_sum_edges))

@@ -4,15 +4,14 @@
 // in one piece and a column's sums over the chunk are made beside (linear.cuh).
 #pragma once
 
-#include "common.cuh"
+#include "column_sums.cuh"
+#include "stored.cuh"
 
 // How an operand lies in memory: its rows (of the product) by the inner dimension, or the inner dimension by its rows.
 enum Order { INNER_LAST, INNER_FIRST };
 
 // Batch norm by columns, for operands that are relu(norm(values)): the activated copy is never written.
-struct NormArrays {
-    const float *__restrict__ mean, *__restrict__ rstd, *__restrict__ weight, *__restrict__ bias;
-
+struct NormArrays : NormRows {
     __device__ __forceinline__ NormColumn column(int index) const {
         return norm_column(mean, rstd, weight, bias, index);
     }
@@ -20,21 +19,22 @@ struct NormArrays {
 // Values as they are.
 struct NoNorm {};
 
-// An operand in memory: lines of values that are `stride` apart, those from `split` on `jump` values further (two parts
-// of a wider matrix one above the other).
-template <class Norm> struct Operand {
-    const float *__restrict__ values;
+// An operand in memory: lines of values of type T that are `stride` apart, those from `split` on `jump` values further
+// (two parts of a wider matrix one above the other).
+template <class T, class Norm> struct Operand {
+    const T *__restrict__ values;
     int stride, split;
     long long jump;
     Norm norm;
 
-    __device__ __forceinline__ const float *line(int index) const {
+    __device__ __forceinline__ const T *line(int index) const {
         return values + size_t(index) * stride + (index >= split ? jump : 0);
     }
 };
 
 // Without a split.
-template <class Norm> __device__ __forceinline__ Operand<Norm> operand(const float *values, int stride, Norm norm) {
+template <class T, class Norm>
+__device__ __forceinline__ Operand<T, Norm> operand(const T *values, int stride, Norm norm) {
     return {values, stride, 0x7fffffff, 0, norm};
 }
 
@@ -42,5 +42,3 @@ template <class Norm> __device__ __forceinline__ Operand<Norm> operand(const flo
 struct Place {
     int rows, columns, first_row, first_column, first_inner, inner_end;
 };
-
-constexpr int CHUNK_ROWS = 64; // as in batch_norm.cu

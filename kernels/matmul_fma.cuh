@@ -7,15 +7,17 @@
 #include "matmul.cuh"
 
 struct FmaCore {
+    using Value = float;
     struct Shape {
         static constexpr int rows = 64, columns = 64, threads = 256;
     };
-    static constexpr int blocks = 4; // on a multiprocessor: 64 registers a thread hold its values without spills
-    static constexpr int norm_blocks = blocks;
+    static constexpr int blocks = 3; // on a multiprocessor: 80 registers a thread hold its values without spills
     static constexpr int STEP = 16, PER_THREAD = 4;
     // Padded, so that storing a column meets different banks, and a multiple of 4, so that four values load at once.
     static constexpr int stride = Shape::rows + 4;
     static constexpr int tile_stride = Shape::columns + 8;
+    static constexpr int memory_floats = Shape::rows * tile_stride; // the tile takes more than both operands' steps
+    static_assert(memory_floats >= 2 * STEP * stride, "room for both operands");
 
     static __device__ __forceinline__ float activated(const NoNorm &, int, float value) { return value; }
     static __device__ __forceinline__ float activated(const NormArrays &norm, int column, float value) {
@@ -24,7 +26,7 @@ struct FmaCore {
 
     // Rows first_row.. and inner steps first_inner.. of an operand, zeros beyond its end.
     template <Order order, class Norm>
-    static __device__ __forceinline__ void load(float *to, const Operand<Norm> &from, int rows, int first_row,
+    static __device__ __forceinline__ void load(float *to, const Operand<float, Norm> &from, int rows, int first_row,
                                                 int inner_end, int first_inner) {
         for (int i = threadIdx.x; i < Shape::rows * STEP; i += Shape::threads) {
             // Neighbouring threads read neighbouring values.
@@ -39,8 +41,8 @@ struct FmaCore {
 
     // As TensorCore::multiply.
     template <Order order_a, Order order_b, class NormA, class NormB, class Finish>
-    static __device__ __forceinline__ void multiply(float *memory, Operand<NormA> a, Operand<NormB> b, Place place,
-                                                    Finish finish) {
+    static __device__ __forceinline__ void multiply(float *memory, Operand<float, NormA> a, Operand<float, NormB> b,
+                                                    Place place, Finish finish) {
         float *tile_a = memory, *tile_b = memory + STEP * stride;
         int row = threadIdx.x / (Shape::columns / PER_THREAD) * PER_THREAD;
         int column = threadIdx.x % (Shape::columns / PER_THREAD) * PER_THREAD;

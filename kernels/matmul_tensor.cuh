@@ -1,8 +1,8 @@
 // matmul_tensor: a block's tile of a product on the tensor cores.
 //
 //   copies      values as they are stored, global -> shared memory, some stages ahead (cp.async); zeros beyond the ends
-//   fragments   shared memory -> registers, 16 x 16 values of an operand for a warp
-//   operands    in registers: batch norm and ReLU where there is one, then rounded to the tensor cores' format
+//   operands    batch norm and ReLU where there is one, in shared memory, by the thread that copied
+//   fragments   shared memory -> registers, 16 x 16 values of an operand for a warp, rounded to the tensor cores' format
 //   sums        f32, in the order of the inner dimension, so bit-reproducible
 //
 // Every warp makes a part of the block's tile. An operand lies in memory with its inner dimension last (x and W of a
@@ -22,38 +22,39 @@ template <int rows_, int columns_, int inner_, int stages_, int warps_down_, int
     static_assert(warp_rows % 16 == 0 && warp_columns % 16 == 0 && inner % 16 == 0, "whole fragments");
 };
 
-// An operand's stage in shared memory, its padding such that 8 rows of 16 bytes (ldmatrix), or the 4 x 8 values that
-// a warp reads at once, lie in different banks.
-template <Order order, int outer, int inner> struct Stage {
+// An operand's stage in shared memory, its padding such that 8 rows of 16 bytes (ldmatrix), or the 4 x 8 values of 32 bits
+// that a warp reads at once, lie in different banks.
+template <class T, Order order, int outer, int inner> struct Stage {
     static constexpr int lines = order == INNER_LAST ? outer : inner;
     static constexpr int line = order == INNER_LAST ? inner : outer; // values side by side
-    static constexpr int stride = order == INNER_LAST ? line + 4 : line + 8;
+    static constexpr int padding = sizeof(T) == 4 && order == INNER_LAST ? 4 : 8;
+    static constexpr int stride = line + padding;
     static constexpr int values = lines * stride;
 };
 
-// What a lane 4 g + t holds of 16 x 16 values of an operand: [i][j] is row g + 8 i, inner step t + 4 j. The inner
-// steps of a fragment may come in any order as long as both operands' are alike; this one suits values of 32 bits.
-typedef float Fragment[2][4];
+// What a lane 4 g + t holds of 16 x 16 values of an operand. The inner steps of a fragment may come in any order as long
+// as both operands' are alike.
+template <class T> struct Fragment;
+// [i][j] is row g + 8 i, inner step t + 4 j.
+template <> struct Fragment<float> {
+    float value[2][4];
+};
+// [i][j] is row g + 8 i, inner steps 2 t + 8 j and the next: as the instruction takes it.
+template <> struct Fragment<bf16> {
+    unsigned pair[2][2];
+};
 
 // ---- number formats ---------------------------------------------------------------------------------------------
 
 // A fragment as operand, and d [16, 8] += a b, for b's columns 8 i..8 i + 8. `threads`: as many share a multiprocessor's
 // 65,536 registers.
 
+// Values are stored in bf16.
 struct Bf16 {
+    using Value = bf16;
     static constexpr int threads = 512;
-    struct Factor {
-        unsigned pair[2][2];
-    };
-    static __device__ __forceinline__ Factor factor(const Fragment &from) {
-        Factor to;
-#pragma unroll
-        for (int i = 0; i < 2; i++) {
-            to.pair[i][0] = pack_bf16(from[i][0], from[i][1]);
-            to.pair[i][1] = pack_bf16(from[i][2], from[i][3]);
-        }
-        return to;
-    }
+    using Factor = Fragment<bf16>;
+    static __device__ __forceinline__ Factor factor(const Fragment<bf16> &from) { return from; }
     static __device__ __forceinline__ void multiply_add(float (&d)[4], const Factor &a, const Factor &b, int i) {
         const unsigned left[4] = {a.pair[0][0], a.pair[1][0], a.pair[0][1], a.pair[1][1]};
         const unsigned right[2] = {b.pair[i][0], b.pair[i][1]};
@@ -63,23 +64,23 @@ struct Bf16 {
 
 // x = high + low + rest, both bf16, |rest| <= 2^-17 |x|; the product of the two lows is left out.
 struct Bf16x3 {
+    using Value = float;
     static constexpr int threads = 256;
     struct Factor {
         Bf16::Factor high, low;
     };
-    static __device__ __forceinline__ Factor factor(const Fragment &from) {
+    static __device__ __forceinline__ Factor factor(const Fragment<float> &from) {
         Factor to;
-        to.high = Bf16::factor(from);
-        Fragment rest;
 #pragma unroll
         for (int i = 0; i < 2; i++) {
 #pragma unroll
-            for (int j = 0; j < 4; j++) {
-                unsigned pair = to.high.pair[i][j / 2];
-                rest[i][j] = from[i][j] - (j % 2 == 0 ? low_bf16(pair) : high_bf16(pair));
+            for (int j = 0; j < 2; j++) {
+                float first = from.value[i][2 * j], second = from.value[i][2 * j + 1];
+                unsigned pair = pack_bf16(first, second);
+                to.high.pair[i][j] = pair;
+                to.low.pair[i][j] = pack_bf16(first - low_bf16(pair), second - high_bf16(pair));
             }
         }
-        to.low = Bf16::factor(rest);
         return to;
     }
     // Small terms first.
@@ -91,17 +92,18 @@ struct Bf16x3 {
 };
 
 struct Tf32 {
-    static constexpr int threads = 512;
+    using Value = float;
+    static constexpr int threads = 384;
     struct Factor {
         unsigned value[2][4];
     };
-    static __device__ __forceinline__ Factor factor(const Fragment &from) {
+    static __device__ __forceinline__ Factor factor(const Fragment<float> &from) {
         Factor to;
 #pragma unroll
         for (int i = 0; i < 2; i++) {
 #pragma unroll
             for (int j = 0; j < 4; j++) {
-                to.value[i][j] = to_tf32(from[i][j]);
+                to.value[i][j] = to_tf32(from.value[i][j]);
             }
         }
         return to;
@@ -118,35 +120,105 @@ struct Tf32 {
 
 // ---- copies -----------------------------------------------------------------------------------------------------
 
-// Begins the copies of rows first_outer.. and inner steps first_inner.. of an operand, `bytes` each.
-template <int bytes, class Stage, Order order, int threads, class Norm>
-__device__ __forceinline__ void begin_copies(float *to, const Operand<Norm> &from, int outer_end, int first_outer,
-                                             int inner_end, int first_inner) {
-    constexpr int width = bytes / int(sizeof(float));
-    constexpr int per_line = Stage::line / width;
-    int first_line = order == INNER_LAST ? first_outer : first_inner;
-    int first = order == INNER_LAST ? first_inner : first_outer;
-    int remaining = order == INNER_LAST ? outer_end - first_outer : inner_end - first_inner;
-    int end = order == INNER_LAST ? inner_end : outer_end;
-#pragma unroll
-    for (int i = threadIdx.x; i < Stage::lines * per_line; i += threads) {
-        int line = i / per_line, at = i % per_line * width;
-        int valid = line < remaining ? min(max(end - first - at, 0), width) : 0;
-        const float *address = valid > 0 ? from.line(first_line + line) + first + at : from.values;
-        copy_async<bytes>(&to[line * Stage::stride + at], address, valid * int(sizeof(float)));
-    }
-}
+// A piece of an operand that lies in a stage: rows first_outer.. and inner steps first_inner.., up to the ends.
+struct Piece {
+    int outer_end, first_outer, inner_end, first_inner;
+};
 
-// 16 bytes at a time where every line begins at a multiple of 16 bytes.
-template <class Norm> __device__ __forceinline__ bool takes_wide_copies(const Operand<Norm> &from) {
+// The copies of a piece, `bytes` each, as threads share them: the same columns in every line that a thread takes.
+template <int bytes, class Stage, Order order, int threads, class T> struct Copies {
+    static constexpr int width = bytes / int(sizeof(T)), per_line = Stage::line / width;
+    static constexpr int lines_at_once = threads / per_line;
+    static_assert(threads % per_line == 0, "whole lines at once");
+    int first_line, at, lines, first, end;
+
+    __device__ __forceinline__ Copies(const Piece &of)
+        : first_line(int(threadIdx.x) / per_line), at(int(threadIdx.x) % per_line * width),
+          lines(order == INNER_LAST ? of.outer_end - of.first_outer : of.inner_end - of.first_inner),
+          first(order == INNER_LAST ? of.first_inner : of.first_outer),
+          end(order == INNER_LAST ? of.inner_end : of.outer_end) {}
+
+    template <class Norm>
+    __device__ __forceinline__ void begin(T *stage, const Operand<T, Norm> &from, const Piece &of) const {
+        int line_before = order == INNER_LAST ? of.first_outer : of.first_inner;
+        int columns = min(max(end - first - at, 0), width);
+#pragma unroll
+        for (int line = first_line; line < Stage::lines; line += lines_at_once) {
+            int valid = line < lines ? columns : 0;
+            const T *address = valid > 0 ? from.line(line_before + line) + first + at : from.values;
+            copy_async<bytes>(&stage[line * Stage::stride + at], address, valid * int(sizeof(T)));
+        }
+    }
+
+    // After the wait for them, relu(norm(.)) of what this thread copied: every value once, and no barrier more. Beyond
+    // the ends zeros stay.
+    __device__ __forceinline__ void activate(T *stage, const NormArrays &norm) const {
+        int column = first + at, line_end = min(Stage::lines, lines);
+        if (column >= end) {
+            return;
+        }
+        if constexpr (width == 1) {
+            NormColumn of = norm.column(column);
+            for (int line = first_line; line < line_end; line += lines_at_once) {
+                T &value = stage[line * Stage::stride + at];
+                value = relu_norm(of, value);
+            }
+        } else {
+#pragma unroll
+            for (int i = 0; i < width; i += COLUMNS_EACH) {
+                NormFour of = load_norm(norm, column + i, end);
+#pragma unroll
+                for (int line = first_line; line < line_end; line += lines_at_once) {
+                    T *values = &stage[line * Stage::stride + at + i];
+                    Four four = load_aligned(values);
+#pragma unroll
+                    for (int k = 0; k < COLUMNS_EACH; k++) {
+                        four[k] = relu_norm(of[k], four[k]);
+                    }
+                    store_aligned(values, four);
+                }
+            }
+        }
+    }
+    __device__ __forceinline__ void activate(T *, const NoNorm &) const {}
+};
+
+// Whether every line begins at a multiple of 16 bytes, and is copied as many at a time: of bf16 always, where rows are
+// padded (stored.cuh).
+template <class Norm> __device__ __forceinline__ bool takes_wide_copies(const Operand<float, Norm> &from) {
     return reinterpret_cast<size_t>(from.values) % 16 == 0 && from.stride % 4 == 0 && from.jump % 4 == 0;
 }
+template <class Norm> __device__ __forceinline__ bool takes_wide_copies(const Operand<bf16, Norm> &) { return true; }
+
+// An operand's stages in shared memory.
+template <class Stage, Order order, int threads, class T, class Norm> struct Stages {
+    T *memory;
+    const Operand<T, Norm> &from;
+    bool wide;
+
+    template <int bytes> using As = Copies<bytes, Stage, order, threads, T>;
+
+    __device__ __forceinline__ void begin(int stage, const Piece &of) const {
+        if (wide) {
+            As<16>(of).begin(memory + stage * Stage::values, from, of);
+        } else if constexpr (sizeof(T) == 4) {
+            As<4>(of).begin(memory + stage * Stage::values, from, of);
+        }
+    }
+    __device__ __forceinline__ void activate(int stage, const Piece &of) const {
+        if (wide) {
+            As<16>(of).activate(memory + stage * Stage::values, from.norm);
+        } else if constexpr (sizeof(T) == 4) {
+            As<4>(of).activate(memory + stage * Stage::values, from.norm);
+        }
+    }
+};
 
 // ---- fragments --------------------------------------------------------------------------------------------------
 
 // Rows outer.. outer + 16 and inner steps inner.. inner + 16 of a stage.
 template <class Stage, Order order>
-__device__ __forceinline__ void load_fragment(Fragment &to, const float *stage, int outer, int inner) {
+__device__ __forceinline__ void load_fragment(Fragment<float> &to, const float *stage, int outer, int inner) {
     int lane = threadIdx.x % WARP_LANES;
     if (order == INNER_LAST) {
         // Four matrices of 8 rows x 4 steps: rows 0 and 8, then steps 4 later.
@@ -157,7 +229,7 @@ __device__ __forceinline__ void load_fragment(Fragment &to, const float *stage, 
             load_matrix_x4(bits, row + j * 4);
 #pragma unroll
             for (int k = 0; k < 4; k++) {
-                to[k % 2][j + k / 2] = __uint_as_float(bits[k]);
+                to.value[k % 2][j + k / 2] = __uint_as_float(bits[k]);
             }
         }
     } else {
@@ -166,37 +238,27 @@ __device__ __forceinline__ void load_fragment(Fragment &to, const float *stage, 
         for (int i = 0; i < 2; i++) {
 #pragma unroll
             for (int j = 0; j < 4; j++) {
-                to[i][j] = value[j * 4 * Stage::stride + i * 8];
+                to.value[i][j] = value[j * 4 * Stage::stride + i * 8];
             }
         }
     }
 }
 
-// relu(norm(.)) of a fragment's values where the operand has a norm: column [j] of the stored matrix lies at inner step
-// t + 4 j (inner dimension last) or at row g + 8 i. Beyond the inner end, where values are zero, they stay zero; beyond
-// the rows they become what they like, as nobody asks for those products, and beyond the inner end of an operand with
-// it first the other operand's zeros cancel them.
-template <Order order>
-__device__ __forceinline__ void activate(Fragment &, const NoNorm &, int, int, int, int) {}
-
-template <Order order>
-__device__ __forceinline__ void activate(Fragment &values, const NormArrays &norm, int outer, int outer_end, int inner,
-                                         int inner_end) {
+template <class Stage, Order order>
+__device__ __forceinline__ void load_fragment(Fragment<bf16> &to, const bf16 *stage, int outer, int inner) {
     int lane = threadIdx.x % WARP_LANES;
-    constexpr int count = order == INNER_LAST ? 4 : 2;
-    NormColumn columns[count];
-#pragma unroll
-    for (int k = 0; k < count; k++) {
-        int column = order == INNER_LAST ? inner + lane % 4 + 4 * k : outer + lane / 4 + 8 * k;
-        bool inside = column < (order == INNER_LAST ? inner_end : outer_end);
-        columns[k] = inside ? norm.column(column) : NormColumn{0.0f, 0.0f, 0.0f};
+    unsigned bits[4];
+    if (order == INNER_LAST) {
+        // Four matrices of 8 rows x 8 steps: rows 0 and 8, then steps 8 later.
+        load_matrix_x4(bits, &stage[(outer + lane % 16) * Stage::stride + inner + lane / 16 * 8]);
+    } else {
+        // Of 8 steps x 8 rows, transposed while loading.
+        load_matrix_x4_transposed(
+            bits, &stage[(inner + lane / 16 * 8 + lane % 8) * Stage::stride + outer + lane / 8 % 2 * 8]);
     }
 #pragma unroll
-    for (int i = 0; i < 2; i++) {
-#pragma unroll
-        for (int j = 0; j < 4; j++) {
-            values[i][j] = relu_norm(columns[order == INNER_LAST ? j : i], values[i][j]);
-        }
+    for (int k = 0; k < 4; k++) {
+        to.pair[k % 2][k / 2] = bits[k];
     }
 }
 
@@ -205,46 +267,48 @@ __device__ __forceinline__ void activate(Fragment &values, const NormArrays &nor
 // The shape Shape_ of a tile and the number format make a core.
 template <class Shape_, class Format> struct TensorCore {
     using Shape = Shape_;
+    using Value = typename Format::Value; // of the operands in memory
     static constexpr int blocks = Format::threads / Shape::threads; // on a multiprocessor
-    // With batch norm's columns in registers too: the larger tile needs more than 128 of them.
-    static constexpr int norm_blocks = Shape::threads > 128 ? 1 : blocks;
     // Of the tile's chunks in shared memory: two values at once from lanes 4 g + t meet all banks.
     static constexpr int tile_stride = Shape::columns + 8;
 
+    // Shared memory, in floats: the stages, in whichever order operands lie, then the chunks.
+    template <int outer> static constexpr int stage_values() {
+        constexpr int last = Stage<Value, INNER_LAST, outer, Shape::inner>::values;
+        constexpr int first = Stage<Value, INNER_FIRST, outer, Shape::inner>::values;
+        return last > first ? last : first;
+    }
+    static constexpr int stage_floats = Shape::stages * (stage_values<Shape::rows>() + stage_values<Shape::columns>()) *
+                                        int(sizeof(Value)) / int(sizeof(float));
+    static constexpr int chunk_floats = CHUNK_ROWS * tile_stride;
+    static constexpr int memory_floats = stage_floats > chunk_floats ? stage_floats : chunk_floats;
+
     // The block's tile; finish(chunk) is called for each 64 rows of it, when they lie in `memory`.
     template <Order order_a, Order order_b, class NormA, class NormB, class Finish>
-    static __device__ __forceinline__ void multiply(float *memory, Operand<NormA> a, Operand<NormB> b, Place place,
-                                                    Finish finish) {
-        using StageA = Stage<order_a, Shape::rows, Shape::inner>;
-        using StageB = Stage<order_b, Shape::columns, Shape::inner>;
+    static __device__ __forceinline__ void multiply(float *memory, Operand<Value, NormA> a, Operand<Value, NormB> b,
+                                                    Place place, Finish finish) {
+        using StageA = Stage<Value, order_a, Shape::rows, Shape::inner>;
+        using StageB = Stage<Value, order_b, Shape::columns, Shape::inner>;
         constexpr int products_down = Shape::warp_rows / 16, pairs_across = Shape::warp_columns / 16;
-        float *stages_a = memory, *stages_b = memory + Shape::stages * StageA::values;
+        constexpr int threads = Shape::threads;
+        Value *memory_a = reinterpret_cast<Value *>(memory), *memory_b = memory_a + Shape::stages * StageA::values;
+        Stages<StageA, order_a, threads, Value, NormA> stages_a = {memory_a, a, takes_wide_copies(a)};
+        Stages<StageB, order_b, threads, Value, NormB> stages_b = {memory_b, b, takes_wide_copies(b)};
         int warp = threadIdx.x / WARP_LANES, lane = threadIdx.x % WARP_LANES;
         int warp_row = warp / Shape::warps_across * Shape::warp_rows;
         int warp_column = warp % Shape::warps_across * Shape::warp_columns;
-        bool wide_a = takes_wide_copies(a), wide_b = takes_wide_copies(b);
 
-        auto begin_stage = [&](int stage, int inner) {
-            float *to_a = stages_a + stage * StageA::values, *to_b = stages_b + stage * StageB::values;
-            constexpr int threads = Shape::threads;
-            if (wide_a) {
-                begin_copies<16, StageA, order_a, threads>(to_a, a, place.rows, place.first_row, place.inner_end, inner);
-            } else {
-                begin_copies<4, StageA, order_a, threads>(to_a, a, place.rows, place.first_row, place.inner_end, inner);
-            }
-            if (wide_b) {
-                begin_copies<16, StageB, order_b, threads>(to_b, b, place.columns, place.first_column, place.inner_end,
-                                                           inner);
-            } else {
-                begin_copies<4, StageB, order_b, threads>(to_b, b, place.columns, place.first_column, place.inner_end,
-                                                          inner);
-            }
+        auto piece_a = [&](int inner) { return Piece{place.rows, place.first_row, place.inner_end, inner}; };
+        auto piece_b = [&](int inner) { return Piece{place.columns, place.first_column, place.inner_end, inner}; };
+        auto begin = [&](int stage, int inner) {
+            stages_a.begin(stage, piece_a(inner));
+            stages_b.begin(stage, piece_b(inner));
         };
         // One group for each stage, an empty one beyond the end, so that the same count of groups is waited for.
 #pragma unroll
         for (int stage = 0; stage < Shape::stages - 1; stage++) {
             if (place.first_inner + stage * Shape::inner < place.inner_end) {
-                begin_stage(stage, place.first_inner + stage * Shape::inner);
+                begin(stage, place.first_inner + stage * Shape::inner);
             }
             commit_copies();
         }
@@ -253,35 +317,34 @@ template <class Shape_, class Format> struct TensorCore {
         int stage = 0;
         for (int inner = place.first_inner; inner < place.inner_end; inner += Shape::inner) {
             wait_copies<Shape::stages - 2>();
+            stages_a.activate(stage, piece_a(inner));
+            stages_b.activate(stage, piece_b(inner));
             __syncthreads(); // all threads' copies are there, and nobody reads the stage before: the next to fill
             int ahead = inner + (Shape::stages - 1) * Shape::inner;
             if (ahead < place.inner_end) {
-                begin_stage((stage + Shape::stages - 1) % Shape::stages, ahead);
+                begin((stage + Shape::stages - 1) % Shape::stages, ahead);
             }
             commit_copies();
-            const float *stage_a = stages_a + stage * StageA::values, *stage_b = stages_b + stage * StageB::values;
+            const Value *stage_a = memory_a + stage * StageA::values, *stage_b = memory_b + stage * StageB::values;
 #pragma unroll
             for (int step = 0; step < Shape::inner; step += 16) {
-                typename Format::Factor left[products_down];
-#pragma unroll
-                for (int i = 0; i < products_down; i++) {
-                    Fragment fragment;
-                    load_fragment<StageA, order_a>(fragment, stage_a, warp_row + i * 16, step);
-                    activate<order_a>(fragment, a.norm, place.first_row + warp_row + i * 16, place.rows, inner + step,
-                                      place.inner_end);
-                    left[i] = Format::factor(fragment);
-                }
+                // The larger tile's warps have more rows than columns: fragments of b stay, those of a pass by.
+                typename Format::Factor right[pairs_across];
 #pragma unroll
                 for (int j = 0; j < pairs_across; j++) {
-                    Fragment fragment;
+                    Fragment<Value> fragment;
                     load_fragment<StageB, order_b>(fragment, stage_b, warp_column + j * 16, step);
-                    activate<order_b>(fragment, b.norm, place.first_column + warp_column + j * 16, place.columns,
-                                      inner + step, place.inner_end);
-                    typename Format::Factor right = Format::factor(fragment);
+                    right[j] = Format::factor(fragment);
+                }
 #pragma unroll
-                    for (int i = 0; i < products_down; i++) {
-                        Format::multiply_add(sums[i][2 * j], left[i], right, 0);
-                        Format::multiply_add(sums[i][2 * j + 1], left[i], right, 1);
+                for (int i = 0; i < products_down; i++) {
+                    Fragment<Value> fragment;
+                    load_fragment<StageA, order_a>(fragment, stage_a, warp_row + i * 16, step);
+                    typename Format::Factor left = Format::factor(fragment);
+#pragma unroll
+                    for (int j = 0; j < pairs_across; j++) {
+                        Format::multiply_add(sums[i][2 * j], left, right[j], 0);
+                        Format::multiply_add(sums[i][2 * j + 1], left, right[j], 1);
                     }
                 }
             }

@@ -8,37 +8,46 @@
 //      steps % loss_rows, and d_node_state [N, D], written
 // grid readout: one block per graph; readout_loss: one block per triple, whose three graphs are its own; G and B lie in
 //      device memory (common.cuh)
-// cost reads and writes 4 N D bytes; launch-bound at 16 triples
+// node_state and d_node_state are of T, rows `stride` apart (stored.cuh); all else is in single precision
+// cost reads and writes T N D bytes; launch-bound at 16 triples
 // Sums run over the graph's nodes in order, then by warp and over warps: bit-reproducible.
 
-#include "common.cuh"
+#include "stored.cuh"
 
 constexpr int THREADS = 128;
 
-extern "C" __global__ void __launch_bounds__(THREADS)
-readout(float *__restrict__ embedding, float *__restrict__ mean_norm, const float *__restrict__ node_state,
-        const int *__restrict__ graph_offsets, const int *__restrict__ mean_ends,
-        const int *__restrict__ graph_count, int width) {
+template <class T>
+__device__ __forceinline__ void readout(float *__restrict__ embedding, float *__restrict__ mean_norm,
+                                        const T *__restrict__ node_state, const int *__restrict__ graph_offsets,
+                                        const int *__restrict__ mean_ends, int graph_count, int width, int stride) {
     __shared__ float partial[THREADS / WARP_LANES];
     int graph = blockIdx.x;
-    if (graph >= *graph_count) {
+    if (graph >= graph_count) {
         return;
     }
     int first = graph_offsets[graph], end = mean_ends[graph];
     float *to = embedding + size_t(graph) * width;
     float squares = 0.0f;
-    for (int c = threadIdx.x; c < width; c += THREADS) {
-        float sum = 0.0f;
+    for (int c = threadIdx.x * COLUMNS_EACH; c < width; c += THREADS * COLUMNS_EACH) {
+        Four mean = {};
         for (int node = first; node < end; node++) {
-            sum += node_state[size_t(node) * width + c];
+            add_four(mean, load_four(node_state + size_t(node) * stride, c, width));
         }
-        float mean = sum / (end - first);
-        to[c] = mean; // read back by the same thread
-        squares += mean * mean;
+#pragma unroll
+        for (int i = 0; i < COLUMNS_EACH; i++) {
+            mean[i] /= end - first;
+            squares += c + i < width ? mean[i] * mean[i] : 0.0f; // beyond the row, of no nodes, it is 0 / 0
+        }
+        store_four(to, c, width, mean); // read back by the same thread
     }
     float norm = sqrtf(block_sum(squares, partial));
-    for (int c = threadIdx.x; c < width; c += THREADS) {
-        to[c] /= norm < L2_EPSILON ? L2_EPSILON : norm;
+    for (int c = threadIdx.x * COLUMNS_EACH; c < width; c += THREADS * COLUMNS_EACH) {
+        Four mean = load_four(to, c, width);
+#pragma unroll
+        for (int i = 0; i < COLUMNS_EACH; i++) {
+            mean[i] /= norm < L2_EPSILON ? L2_EPSILON : norm;
+        }
+        store_four(to, c, width, mean);
     }
     if (threadIdx.x == 0) {
         mean_norm[graph] = norm;
@@ -71,64 +80,126 @@ __device__ __forceinline__ float2 loss_and_slope(int kind, float toward, float a
     return make_float2(softplus(-logit), (sigmoid(logit) - 1.0f) / temperature);
 }
 
-// Gives each node of the mean (d - f (f . d)) / (|mean| count), for d = factor (one - other); `other` may be null. The
-// graph's other nodes, from `mean_end` to `end`, get 0.
-__device__ __forceinline__ void graph_backward(float *__restrict__ d_node_state, const float *__restrict__ f,
-                                               const float *__restrict__ one, const float *__restrict__ other,
-                                               float factor, float norm, int first, int mean_end, int end,
-                                               int width, float *partial) {
+// What a graph's embedding is multiplied with: factor (one - other); `other` may be null.
+struct Direction {
+    const float *__restrict__ one, *__restrict__ other;
+    float factor;
+
+    __device__ __forceinline__ Four four(int column, int width) const {
+        Four d = load_four(one, column, width), less = {};
+        if (other != nullptr) {
+            less = load_four(other, column, width);
+        }
+#pragma unroll
+        for (int i = 0; i < COLUMNS_EACH; i++) {
+            d[i] = factor * (d[i] - less[i]);
+        }
+        return d;
+    }
+};
+
+// A graph's nodes: those of the mean end at `mean_end`, all at `end`.
+struct Nodes {
+    int first, mean_end, end;
+};
+
+// Gives each node of the mean (d - f (f . d)) / (|mean| count), for the direction d. The graph's other nodes get 0.
+template <class T>
+__device__ __forceinline__ void graph_backward(T *__restrict__ d_node_state, const float *__restrict__ f,
+                                               Direction direction, float norm, Nodes nodes, int width, int stride,
+                                               float *partial) {
     float dot = 0.0f;
-    for (int c = threadIdx.x; c < width; c += THREADS) {
-        dot += f[c] * factor * (other == nullptr ? one[c] : one[c] - other[c]);
+    for (int c = threadIdx.x * COLUMNS_EACH; c < width; c += THREADS * COLUMNS_EACH) {
+        Four d = direction.four(c, width), of_f = load_four(f, c, width);
+#pragma unroll
+        for (int i = 0; i < COLUMNS_EACH; i++) {
+            dot += of_f[i] * d[i];
+        }
     }
     float along = block_sum(dot, partial);
     bool clamped = norm < L2_EPSILON;
-    float divisor = (clamped ? L2_EPSILON : norm) * (mean_end - first);
-    for (int c = threadIdx.x; c < width; c += THREADS) {
-        float d = factor * (other == nullptr ? one[c] : one[c] - other[c]);
-        float d_node = (d - (clamped ? 0.0f : f[c] * along)) / divisor;
-        for (int node = first; node < mean_end; node++) {
-            d_node_state[size_t(node) * width + c] = d_node;
+    float divisor = (clamped ? L2_EPSILON : norm) * (nodes.mean_end - nodes.first);
+    for (int c = threadIdx.x * COLUMNS_EACH; c < width; c += THREADS * COLUMNS_EACH) {
+        Four d = direction.four(c, width), of_f = load_four(f, c, width);
+#pragma unroll
+        for (int i = 0; i < COLUMNS_EACH; i++) {
+            d[i] = (d[i] - (clamped ? 0.0f : of_f[i] * along)) / divisor;
         }
-        for (int node = mean_end; node < end; node++) {
-            d_node_state[size_t(node) * width + c] = 0.0f;
+        for (int node = nodes.first; node < nodes.mean_end; node++) {
+            store_four(d_node_state + size_t(node) * stride, c, width, d);
+        }
+        for (int node = nodes.mean_end; node < nodes.end; node++) {
+            store_four(d_node_state + size_t(node) * stride, c, width, Four{});
         }
     }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
-readout_loss(float *__restrict__ losses, float *__restrict__ d_node_state, const float *__restrict__ embedding,
-             const float *__restrict__ mean_norm, const int *__restrict__ graph_offsets,
-             const int *__restrict__ mean_ends, const float *__restrict__ similarity_positive,
-             const float *__restrict__ similarity_negative, const int *__restrict__ triple_count,
-             const unsigned long long *__restrict__ steps, int loss_rows, int most_triples, int width, int kind,
-             float temperature, float margin) {
+// The triples' graphs, and what is known of them.
+struct Triples {
+    const float *__restrict__ embedding, *__restrict__ mean_norm;
+    const int *__restrict__ graph_offsets, *__restrict__ mean_ends;
+    const float *__restrict__ similarity_positive, *__restrict__ similarity_negative;
+    int count;
+};
+
+struct LossOptions {
+    int kind;
+    float temperature, margin;
+};
+
+// `losses` is this step's row.
+template <class T>
+__device__ __forceinline__ void readout_loss(float *__restrict__ losses, T *__restrict__ d_node_state, Triples of,
+                                             LossOptions options, int width, int stride) {
     __shared__ float partial[THREADS / WARP_LANES];
-    int triples = *triple_count, triple = blockIdx.x; // its graphs: triple, triples + triple, 2 triples + triple
+    int triples = of.count, triple = blockIdx.x; // its graphs: triple, triples + triple, 2 triples + triple
     if (triple >= triples) {
         return;
     }
-    const float *anchor = embedding + size_t(triple) * width;
-    const float *positive = embedding + size_t(triples + triple) * width;
-    const float *negative = embedding + size_t(2 * triples + triple) * width;
+    const float *anchor = of.embedding + size_t(triple) * width;
+    const float *positive = of.embedding + size_t(triples + triple) * width;
+    const float *negative = of.embedding + size_t(2 * triples + triple) * width;
     float to_positive = 0.0f, to_negative = 0.0f;
     for (int c = threadIdx.x; c < width; c += THREADS) {
         to_positive += anchor[c] * positive[c];
         to_negative += anchor[c] * negative[c];
     }
     float toward = block_sum(to_positive, partial), away = block_sum(to_negative, partial);
-    float2 loss = loss_and_slope(kind, toward, away, similarity_positive[triple], similarity_negative[triple],
-                                 temperature, margin);
+    float2 loss = loss_and_slope(options.kind, toward, away, of.similarity_positive[triple],
+                                 of.similarity_negative[triple], options.temperature, options.margin);
     if (threadIdx.x == 0) {
-        losses[*steps % loss_rows * most_triples + triple] = loss.x;
+        losses[triple] = loss.x;
     }
     float slope = loss.y / triples;
     for (int role = 0; role < 3; role++) {
         int graph = role * triples + triple;
-        graph_backward(d_node_state, embedding + size_t(graph) * width, role == 0 ? positive : anchor,
-                       role == 0 ? negative : nullptr, role == 2 ? -slope : slope, mean_norm[graph],
-                       graph_offsets[graph], mean_ends[graph], graph_offsets[graph + 1], width, partial);
+        Direction direction = {role == 0 ? positive : anchor, role == 0 ? negative : nullptr,
+                               role == 2 ? -slope : slope};
+        Nodes nodes = {of.graph_offsets[graph], of.mean_ends[graph], of.graph_offsets[graph + 1]};
+        graph_backward(d_node_state, of.embedding + size_t(graph) * width, direction, of.mean_norm[graph], nodes,
+                       width, stride, partial);
     }
 }
 
-EMULATED_KERNELS(readout_loss, EMULATED_KERNEL(readout), EMULATED_KERNEL(readout_loss))
+#define READOUT_LOSS_KERNELS(T, suffix)                                                                               \
+    extern "C" __global__ void __launch_bounds__(THREADS) readout_##suffix(                                           \
+        float *__restrict__ embedding, float *__restrict__ mean_norm, const T *__restrict__ node_state,               \
+        const int *__restrict__ graph_offsets, const int *__restrict__ mean_ends,                                     \
+        const int *__restrict__ graph_count, int width, int stride) {                                                 \
+        readout(embedding, mean_norm, node_state, graph_offsets, mean_ends, *graph_count, width, stride);             \
+    }                                                                                                                 \
+    extern "C" __global__ void __launch_bounds__(THREADS) readout_loss_##suffix(                                      \
+        float *__restrict__ losses, T *__restrict__ d_node_state, const float *__restrict__ embedding,                \
+        const float *__restrict__ mean_norm, const int *__restrict__ graph_offsets,                                   \
+        const int *__restrict__ mean_ends, const float *__restrict__ similarity_positive,                             \
+        const float *__restrict__ similarity_negative, const int *__restrict__ triple_count,                          \
+        const unsigned long long *__restrict__ steps, int loss_rows, int most_triples, int width, int stride,         \
+        int kind, float temperature, float margin) {                                                                  \
+        readout_loss(losses + *steps % loss_rows * most_triples, d_node_state,                                        \
+                     {embedding, mean_norm, graph_offsets, mean_ends, similarity_positive, similarity_negative,       \
+                      *triple_count},                                                                                 \
+                     {kind, temperature, margin}, width, stride);                                                     \
+    }
+
+STORED_KERNELS(READOUT_LOSS_KERNELS)
+EMULATED_KERNELS(readout_loss, EMULATED_STORED_KERNEL(readout), EMULATED_STORED_KERNEL(readout_loss))

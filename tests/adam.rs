@@ -1,15 +1,19 @@
-//! adam: the kernel against the reference in double precision.
+//! adam: the kernel against the reference in double precision, and the weights' copy bit by bit.
 
 mod kernel_support;
 
+use half::bf16;
 use kernel_support::cases::{check, seeds};
 use kernel_support::{
     Values, all, all_mut, assert_within, devices, on_gpu, same_bits, to_device, to_host, wide,
 };
 use proptest::prelude::*;
 use proptest::sample::select;
-use scenerank::backend::cuda::adam::{Steps, adam_step};
+use scenerank::backend::cuda::adam::{Steps, adam_step, weight_copy};
+use scenerank::backend::cuda::weight_copy::{CopiedWeight, WeightCopy};
 use scenerank::backend::reference::adam as reference;
+use scenerank::model::config::ModelConfig;
+use scenerank::model::parameters::{BlockKind, Layout};
 use scenerank::optimizer::{Adam, AdamStep};
 
 fn agrees_with_the_reference((count, t, seed): (usize, u64, u64)) {
@@ -22,7 +26,8 @@ fn agrees_with_the_reference((count, t, seed): (usize, u64, u64)) {
         let mut steps = Steps::new(device).expect("memory");
         steps.set(device, t - 1).expect("an upload");
         let [mut p_to, mut m_to, mut v_to] = [&mut p, &mut m, &mut v].map(all_mut);
-        adam_step(device, &mut p_to, &mut m_to, &mut v_to, all(&g), &adam, &mut steps).expect("launches");
+        adam_step(device, &mut p_to, &mut m_to, &mut v_to, all(&g), &adam, &mut steps, None)
+            .expect("launches");
         [p, m, v].map(|buffer| to_host(device, &buffer))
     });
     let [mut p, g, mut m, mut v] = [p, g, m, v].map(|values| wide(&values));
@@ -54,7 +59,8 @@ fn steps_count_on_by_themselves() {
                 let [mut p, g, mut m, mut v] =
                     [[0.0f32], [0.0], [1.0], [1.0]].map(|v| to_device(&device, &v));
                 let [mut p_to, mut m_to, mut v_to] = [&mut p, &mut m, &mut v].map(all_mut);
-                adam_step(&device, &mut p_to, &mut m_to, &mut v_to, all(&g), &adam, steps).expect("launches");
+                adam_step(&device, &mut p_to, &mut m_to, &mut v_to, all(&g), &adam, steps, None)
+                    .expect("launches");
                 to_host(&device, &p)[0]
             });
             assert_eq!(one.to_bits(), other.to_bits(), "step {t}");
@@ -67,4 +73,83 @@ fn steps_count_on_by_themselves() {
             }
         }
     }
+}
+
+/// Small networks: widths that are multiples of 4 and of 8, and odd ones, whose weights begin anywhere.
+fn configs() -> impl Strategy<Value = ModelConfig> {
+    let width = || prop_oneof![1..=21usize, select(vec![4, 8, 16, 24])];
+    (1..=3usize, 1..=5usize, 1..=3usize, width(), width()).prop_map(
+        |(object_types, predicate_types, layers, state_width, hidden_width)| ModelConfig {
+            object_types,
+            predicate_types,
+            layers,
+            state_width,
+            hidden_width,
+            ..ModelConfig::PAPER
+        },
+    )
+}
+
+/// The parameters' weights in bf16 where the copy's places say, and 0 elsewhere. Each place is written once, and every row
+/// that a product reads begins at a multiple of 16 bytes.
+fn expected_copy(layout: &Layout, copy: &WeightCopy, values: &[f32]) -> Vec<u16> {
+    let mut expected = vec![None; copy.values().len()];
+    let mut put = |of: CopiedWeight, row: usize, column: usize, value: f32| {
+        assert!(
+            of.start.is_multiple_of(8) && of.stride.is_multiple_of(8) && row < of.rows && column < of.columns
+        );
+        let place = &mut expected[of.start + row * of.stride + column];
+        assert!(place.replace(bf16::from_f32(value).to_bits()).is_none(), "two values in one place");
+    };
+    for (layer, kind) in (0..layout.config.layers).flat_map(|layer| BlockKind::ALL.map(|kind| (layer, kind)))
+    {
+        let (block, of) = (layout.block(layer, kind), copy.place(layer, kind));
+        for (output, row) in values[block.weight.clone()].chunks_exact(block.inputs).enumerate() {
+            for (input, &value) in row.iter().enumerate() {
+                match kind {
+                    BlockKind::EdgeHidden => {
+                        let width = layout.config.state_width;
+                        put(of.part(input / width), output, input % width, value);
+                    }
+                    _ => put(of, output, input, value),
+                }
+            }
+        }
+    }
+    expected.into_iter().map(|bits| bits.unwrap_or(0)).collect()
+}
+
+#[test]
+fn the_weights_copy_is_made_and_kept_up_bit_by_bit() {
+    check(60, (configs(), seeds()), |(config, seed)| {
+        let layout = Layout::new(config);
+        let count = layout.parameter_count;
+        let mut values = Values::new(seed);
+        let (p, g) = (values.signed(count), values.signed(count));
+        let [before, moved, after] = same_bits(seed, |device, _| {
+            let mut copy = WeightCopy::new(device, &layout).expect("memory");
+            let [mut values, g] = [&p, &g].map(|values| to_device(device, values));
+            let [mut m, mut v] = [(); 2].map(|()| to_device(device, &vec![0.0f32; count]));
+            let as_numbers = |copy: &WeightCopy| -> Vec<f32> {
+                let bits = copy.download(device).expect("a download");
+                bits.into_iter().map(|value| f32::from(value.to_bits())).collect()
+            };
+            weight_copy(device, &mut copy, all(&values)).expect("a launch");
+            let before = as_numbers(&copy);
+            let mut steps = Steps::new(device).expect("memory");
+            let [mut p_to, mut m_to, mut v_to] = [&mut values, &mut m, &mut v].map(all_mut);
+            let (g, adam) = (all(&g), &Adam::new(0.1));
+            adam_step(device, &mut p_to, &mut m_to, &mut v_to, g, adam, &mut steps, Some(&mut copy))
+                .expect("launches");
+            [before, to_host(device, &values), as_numbers(&copy)]
+        });
+        assert!(moved != p, "a step");
+        for device in devices().into_iter().take(1) {
+            let copy = WeightCopy::new(&device, &layout).expect("memory");
+            for (values, got) in [(&p, &before), (&moved, &after)] {
+                let got: Vec<u16> = got.iter().map(|&bits| bits as u16).collect();
+                assert_eq!(got, expected_copy(&layout, &copy, values));
+            }
+        }
+    });
 }

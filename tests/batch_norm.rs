@@ -2,26 +2,29 @@
 
 mod kernel_support;
 
+use half::bf16;
 use kernel_support::calculus::{central_differences, weighted_sum};
 use kernel_support::cases::{check, columns, rows, seeds};
+use kernel_support::stored::{assert_stored_within, rounded, stored, stored_to_host, unwritten};
 use kernel_support::{
-    Counted, Values, all, all_mut, assert_within, poisoned, same_bits, scale, to_device, to_host,
-    to_host_within, wide, with_room,
+    Counted, Values, all, all_mut, assert_within, poisoned, same_bits, scale, to_device, to_host, wide,
 };
 use proptest::prelude::any;
 use scenerank::backend::cuda::batch_norm::{
-    Norm, Statistics, Sums, batch_norm_backward, batch_norm_mask, batch_norm_no_statistics, batch_norm_relu,
-    batch_norm_running_statistics, batch_norm_statistics,
+    BatchStatistics, Norm, NormGradient, Statistics, Sums, batch_norm_backward, batch_norm_backward_sums,
+    batch_norm_mask, batch_norm_no_statistics, batch_norm_relu, batch_norm_running_statistics,
+    batch_norm_statistics,
 };
 use scenerank::backend::cuda::buffer::Buffer;
 use scenerank::backend::cuda::device::Device;
+use scenerank::backend::cuda::stored::StoredElement;
 use scenerank::backend::reference::batch_norm as reference;
 
 /// Results of about 1, through some ten roundings and a sum whose chunks have 64 rows.
 const LIMIT: f64 = 4e-6;
 
 /// mean, rstd and both running statistics of `z`, by the kernels.
-fn statistics(
+fn statistics<T: StoredElement>(
     device: &Device,
     z: &[f32],
     rows: usize,
@@ -33,36 +36,52 @@ fn statistics(
     let [mut running_mean, mut running_var] = running.map(|values| to_device(device, values));
     batch_norm_statistics(
         device,
-        &mut Statistics { mean: all_mut(&mut mean), rstd: all_mut(&mut rstd) },
-        &mut all_mut(&mut running_mean),
-        &mut all_mut(&mut running_var),
-        all(&with_room(device, z, spare * columns)),
+        BatchStatistics {
+            to: Statistics { mean: all_mut(&mut mean), rstd: all_mut(&mut rstd) },
+            running_mean: all_mut(&mut running_mean),
+            running_var: all_mut(&mut running_var),
+            sums: &mut Sums::new(device).expect("memory"),
+        },
+        all(&stored::<T>(device, z, columns, spare)),
         Counted::new(device, rows, spare).rows(),
-        &mut Sums::new(device).expect("memory"),
     )
     .expect("launches");
     [mean, rstd, running_mean, running_var]
 }
 
+/// Of the values that are stored.
+fn statistics_agree<T: StoredElement>(rows: usize, columns: usize, seed: u64) {
+    let mut values = Values::new(seed);
+    // Far from zero, where a plain sum of squares would cancel.
+    let z = rounded::<T>(values.signed(rows * columns).iter().map(|z| 100.0 + z).collect());
+    let (running_mean, running_var) = (values.signed(columns), values.positive(columns));
+    let got = same_bits(seed, |device, spare| {
+        statistics::<T>(device, &z, rows, spare, [&running_mean, &running_var])
+            .map(|buffer| to_host(device, &buffer))
+    });
+    let mut want = [vec![0.0; columns], vec![0.0; columns], wide(&running_mean), wide(&running_var)];
+    let [mean, rstd, running_mean, running_var] = &mut want;
+    reference::train_statistics(&wide(&z), mean, rstd, running_mean, running_var);
+    for ((name, got), want) in ["mean", "rstd", "running_mean", "running_var"].iter().zip(got).zip(&want) {
+        assert_within(name, &got, want, LIMIT * scale(want));
+    }
+}
+
 #[test]
 fn statistics_agree_with_the_reference() {
     check(200, (rows(), columns(), seeds()), |(rows, columns, seed)| {
-        let mut values = Values::new(seed);
-        // Far from zero, where a plain sum of squares would cancel.
-        let z: Vec<f32> = values.signed(rows * columns).iter().map(|z| 100.0 + z).collect();
-        let (running_mean, running_var) = (values.signed(columns), values.positive(columns));
-        let got = same_bits(seed, |device, spare| {
-            statistics(device, &z, rows, spare, [&running_mean, &running_var])
-                .map(|buffer| to_host(device, &buffer))
-        });
-        let mut want = [vec![0.0; columns], vec![0.0; columns], wide(&running_mean), wide(&running_var)];
-        let [mean, rstd, running_mean, running_var] = &mut want;
-        reference::train_statistics(&wide(&z), mean, rstd, running_mean, running_var);
-        for ((name, got), want) in ["mean", "rstd", "running_mean", "running_var"].iter().zip(got).zip(&want)
-        {
-            assert_within(name, &got, want, LIMIT * scale(want));
-        }
+        statistics_agree::<f32>(rows, columns, seed);
+        statistics_agree::<bf16>(rows, columns, seed);
     });
+}
+
+/// Groups of 32 chunks of 64 rows, and what is left of them.
+#[test]
+fn statistics_of_several_groups_agree_with_the_reference() {
+    for rows in [2047, 2048, 2049, 4096, 6500] {
+        statistics_agree::<f32>(rows, 35, rows as u64);
+        statistics_agree::<bf16>(rows, 35, rows as u64);
+    }
 }
 
 #[test]
@@ -103,7 +122,7 @@ fn no_statistics_are_0_and_1() {
 }
 
 /// y, mask (as 0 and 1), d_z, d_weight and d_bias by the kernels.
-fn forward_and_backward(
+fn forward_and_backward<T: StoredElement>(
     device: &Device,
     z: &[f32],
     d_y: &[f32],
@@ -113,35 +132,29 @@ fn forward_and_backward(
     batch_statistics: bool,
 ) -> [Vec<f32>; 5] {
     let columns = norm.mean.len();
-    let (count, room) = (rows * columns, spare * columns);
+    let count = rows * columns;
     let counted = Counted::new(device, rows, spare);
-    let z = with_room(device, z, room);
-    let mut y = poisoned(device, z.len());
-    batch_norm_relu(device, &mut all_mut(&mut y), all(&z), norm, columns, counted.rows()).expect("a launch");
+    let z = stored::<T>(device, z, columns, spare);
+    let mut y = unwritten::<T>(device, rows + spare, columns);
+    let (to, stride) = (&mut all_mut(&mut y), T::stride(columns));
+    batch_norm_relu(device, to, all(&z), norm, stride, counted.rows()).expect("a launch");
     let mut mask = device.allocate_unwritten::<u8>(count).expect("memory");
     batch_norm_mask(device, &mut all_mut(&mut mask), all(&z), norm, rows).expect("a launch");
     let mask = device.download(&mask, 0..count).expect("a download");
-    let mut d = with_room(device, d_y, room);
+    let mut d = stored::<T>(device, d_y, columns, spare);
     let [mut d_weight, mut d_bias] = [(); 2].map(|()| poisoned(device, columns));
-    batch_norm_backward(
-        device,
-        &mut all_mut(&mut d),
-        &mut all_mut(&mut d_weight),
-        &mut all_mut(&mut d_bias),
-        all(&z),
-        norm,
-        batch_statistics,
-        counted.rows(),
-        &mut Sums::new(device).expect("memory"),
-    )
-    .expect("launches");
-    let [y, d] = [y, d].map(|buffer| to_host_within(device, &buffer, count));
+    let sums = &mut Sums::new(device).expect("memory");
+    let (weight, bias) = (all_mut(&mut d_weight), all_mut(&mut d_bias));
+    let gradient = NormGradient { weight, bias, batch_statistics, sums: &mut *sums };
+    batch_norm_backward_sums(device, gradient, all(&d), all(&z), norm, counted.rows()).expect("a launch");
+    batch_norm_backward(device, &mut all_mut(&mut d), all(&z), norm, counted.rows(), sums).expect("a launch");
+    let [y, d] = [y, d].map(|buffer| stored_to_host(device, &buffer, rows, columns));
     let [d_weight, d_bias] = [d_weight, d_bias].map(|buffer| to_host(device, &buffer));
     [y, mask.into_iter().map(f32::from).collect(), d, d_weight, d_bias]
 }
 
 /// Moves each z whose norm(z) is next to zero, where a ReLU may fall to either side, and the derivative jumps. Scales
-/// are at least 1/4, so norm(z) moves by 2.5e-3.
+/// are at least 1/4, so norm(z) moves by 2.5e-3, and where z is then rounded to bf16 by 1.5e-3 at least.
 fn away_from_zero(z: &mut [f32], norm: reference::Norm<'_, f64>) {
     let columns = norm.mean.len();
     for (i, z) in z.iter_mut().enumerate() {
@@ -151,34 +164,76 @@ fn away_from_zero(z: &mut [f32], norm: reference::Norm<'_, f64>) {
     }
 }
 
+fn forward_mask_and_backward_agree<T: StoredElement>(
+    rows: usize,
+    columns: usize,
+    batch_statistics: bool,
+    seed: u64,
+) {
+    let mut values = Values::new(seed);
+    let [mut z, d_y] = [(); 2].map(|()| rounded::<T>(values.signed(rows * columns)));
+    let (mean, rstd) = (values.signed(columns), values.positive(columns));
+    let (weight, bias) = (values.scales(columns), values.signed(columns));
+    let of = [&mean, &rstd, &weight, &bias].map(|v| wide(v));
+    let wanted = reference::Norm { mean: &of[0], rstd: &of[1], weight: &of[2], bias: &of[3] };
+    away_from_zero(&mut z, wanted);
+    let z = rounded::<T>(z);
+    let [y, mask, d_z, d_weight, d_bias] = same_bits(seed, |device, spare| {
+        let there = [&mean, &rstd, &weight, &bias].map(|v| to_device(device, v));
+        let [mean, rstd, weight, bias] = there.each_ref().map(all);
+        let norm = Norm { mean, rstd, weight, bias };
+        forward_and_backward::<T>(device, &z, &d_y, rows, spare, norm, batch_statistics)
+    });
+    // norm(z) reaches 9.
+    assert_stored_within::<T>("y", &y, &wanted.relu_rows(&wide(&z)), 2.0 * LIMIT);
+    let passed: Vec<f32> = y.iter().map(|&y| if y > 0.0 { 1.0 } else { 0.0 }).collect();
+    assert_eq!(mask, passed, "mask");
+    let mut want = [wide(&d_y), vec![f64::NAN; columns], vec![f64::NAN; columns]];
+    let [want_z, want_weight, want_bias] = &mut want;
+    reference::batch_norm_backward(&wide(&z), wanted, batch_statistics, want_z, want_weight, want_bias);
+    // xhat and scale reach 4.
+    assert_stored_within::<T>("d_z", &d_z, want_z, 16.0 * LIMIT);
+    let limit = LIMIT * (4.0 + rows as f64 / 16.0);
+    assert_within("d_weight", &d_weight, want_weight, limit);
+    assert_within("d_bias", &d_bias, want_bias, limit);
+}
+
 #[test]
 fn forward_mask_and_backward_agree_with_the_reference() {
     check(200, (rows(), columns(), any::<bool>(), seeds()), |(rows, columns, batch_statistics, seed)| {
-        let mut values = Values::new(seed);
-        let (mut z, d_y) = (values.signed(rows * columns), values.signed(rows * columns));
-        let (mean, rstd) = (values.signed(columns), values.positive(columns));
-        let (weight, bias) = (values.scales(columns), values.signed(columns));
-        let of = [&mean, &rstd, &weight, &bias].map(|v| wide(v));
-        let wanted = reference::Norm { mean: &of[0], rstd: &of[1], weight: &of[2], bias: &of[3] };
-        away_from_zero(&mut z, wanted);
-        let [y, mask, d_z, d_weight, d_bias] = same_bits(seed, |device, spare| {
-            let there = [&mean, &rstd, &weight, &bias].map(|v| to_device(device, v));
-            let [mean, rstd, weight, bias] = there.each_ref().map(all);
-            let norm = Norm { mean, rstd, weight, bias };
-            forward_and_backward(device, &z, &d_y, rows, spare, norm, batch_statistics)
-        });
-        // norm(z) reaches 9.
-        assert_within("y", &y, &wanted.relu_rows(&wide(&z)), 2.0 * LIMIT);
-        let passed: Vec<f32> = y.iter().map(|&y| if y > 0.0 { 1.0 } else { 0.0 }).collect();
-        assert_eq!(mask, passed, "mask");
-        let mut want = [wide(&d_y), vec![f64::NAN; columns], vec![f64::NAN; columns]];
-        let [want_z, want_weight, want_bias] = &mut want;
-        reference::batch_norm_backward(&wide(&z), wanted, batch_statistics, want_z, want_weight, want_bias);
-        // xhat and scale reach 4.
-        assert_within("d_z", &d_z, want_z, 16.0 * LIMIT);
-        let limit = LIMIT * (4.0 + rows as f64 / 16.0);
-        assert_within("d_weight", &d_weight, want_weight, limit);
-        assert_within("d_bias", &d_bias, want_bias, limit);
+        forward_mask_and_backward_agree::<f32>(rows, columns, batch_statistics, seed);
+        forward_mask_and_backward_agree::<bf16>(rows, columns, batch_statistics, seed);
+    });
+}
+
+/// Where norm(z) is within a few roundings of 0.
+fn relus_decide_alike<T: StoredElement>(rows: usize, columns: usize, seed: u64) {
+    let mut values = Values::new(seed);
+    let (mean, rstd) = (values.signed(columns), values.positive(columns));
+    let (weight, bias) = (values.scales(columns), values.signed(columns));
+    let mut z = values.signed(rows * columns);
+    for (i, z) in z.iter_mut().enumerate() {
+        let c = i % columns;
+        *z = (mean[c] - bias[c] / (rstd[c] * weight[c])) * (1.0 + 2e-7 * *z);
+    }
+    let (z, ones) = (rounded::<T>(z), vec![1.0; rows * columns]);
+    let [y, mask, d_z, ..] = same_bits(seed, |device, spare| {
+        let there = [&mean, &rstd, &weight, &bias].map(|v| to_device(device, v));
+        let [mean, rstd, weight, bias] = there.each_ref().map(all);
+        let norm = Norm { mean, rstd, weight, bias };
+        forward_and_backward::<T>(device, &z, &ones, rows, spare, norm, false)
+    });
+    let passed =
+        |values: &[f32]| values.iter().map(|&v| if v != 0.0 { 1.0 } else { 0.0 }).collect::<Vec<f32>>();
+    assert_eq!(passed(&y), mask, "forward and mask");
+    assert_eq!(passed(&d_z), mask, "backward and mask");
+}
+
+#[test]
+fn all_kernels_take_the_same_decisions_next_to_a_kink() {
+    check(100, (rows(), columns(), seeds()), |(rows, columns, seed)| {
+        relus_decide_alike::<f32>(rows, columns, seed);
+        relus_decide_alike::<bf16>(rows, columns, seed);
     });
 }
 
@@ -209,12 +264,12 @@ fn the_backward_agrees_with_finite_differences() {
         };
         let [d_z, d_weight, d_bias] = same_bits(seed, |device, spare| {
             let zeros = vec![0.0; columns];
-            let [mean, rstd, ..] = statistics(device, &z, rows, spare, [&zeros, &zeros]);
+            let [mean, rstd, ..] = statistics::<f32>(device, &z, rows, spare, [&zeros, &zeros]);
             let there = [&weight, &bias].map(|v| to_device(device, v));
             let [weight, bias] = there.each_ref().map(all);
             let norm = Norm { mean: all(&mean), rstd: all(&rstd), weight, bias };
             let [_, _, d_z, d_weight, d_bias] =
-                forward_and_backward(device, &z, &d_y, rows, spare, norm, true);
+                forward_and_backward::<f32>(device, &z, &d_y, rows, spare, norm, true);
             [d_z, d_weight, d_bias]
         });
         // At most seven rows of terms below 4, of z up to 25.

@@ -31,7 +31,7 @@ use tempfile::TempDir;
 const RANKING: Loss = Loss { kind: LossKind::Ranking, temperature: 1.0, margin: 0.5 };
 
 /// A backend on the emulator and what it is asked for; None (said so) where it cannot be built.
-fn emulated(format: Format) -> Option<(Cuda, Arc<Calls>)> {
+fn emulated(format: Format) -> Option<(Cuda<f32>, Arc<Calls>)> {
     match Device::emulated(None) {
         Ok(device) => {
             let calls = device.calls();

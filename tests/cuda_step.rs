@@ -21,7 +21,7 @@ const KINDS: [LossKind; 3] = [LossKind::Ranking, LossKind::Triplet, LossKind::In
 
 /// A backend on the emulator, threads in the order of this seed, or with `SCENERANK_TEST_DEVICE=cuda` on a GPU, which
 /// must be there; None (said so) where the emulator cannot be built.
-fn backend(seed: Option<u64>, format: Format) -> Option<Cuda> {
+fn backend(seed: Option<u64>, format: Format) -> Option<Cuda<f32>> {
     let device = match std::env::var("SCENERANK_TEST_DEVICE") {
         Ok(device) if device == "cuda" => {
             Ok(Device::gpu(0).expect("a GPU, which SCENERANK_TEST_DEVICE asks for"))

@@ -2,15 +2,15 @@
 
 mod kernel_support;
 
+use half::bf16;
 use kernel_support::calculus::{central_differences, weighted_sum};
 use kernel_support::cases::{Edge, Graphs, TYPES, check, columns, graphs, no_device, seeds, small_graphs};
-use kernel_support::{
-    Counted, Values, all, all_mut, assert_within, indices_with_room, poisoned, same_bits, to_device,
-    to_host_within, wide, with_room,
-};
+use kernel_support::stored::{assert_stored_within, rounded, stored, stored_to_host, unwritten};
+use kernel_support::{Counted, Values, all, all_mut, assert_within, indices_with_room, same_bits, wide};
 use scenerank::backend::cuda::edge_hidden::{
     Ends, Lists, edge_hidden_lookup, edge_hidden_sum_edges, edge_hidden_sum_ends,
 };
+use scenerank::backend::cuda::stored::StoredElement;
 use scenerank::batch::graph_batch::GraphBatch;
 
 /// What the kernels read: predicates are all types, used or not.
@@ -26,12 +26,12 @@ struct Inputs {
 }
 
 impl Inputs {
-    fn new(graphs: &Graphs, hidden: usize, seed: u64) -> Self {
+    fn new<T: StoredElement>(graphs: &Graphs, hidden: usize, seed: u64) -> Self {
         let (batch, mut values) = (graphs.batch(), Values::new(seed));
         let (nodes, edges) = (batch.node_object.len(), batch.edge_subject.len());
-        let projected = values.signed(nodes * 2 * hidden);
-        let edge_projected = values.signed(TYPES * hidden);
-        Inputs { z: values.signed(edges * hidden), batch, hidden, projected, edge_projected }
+        let projected = rounded::<T>(values.signed(nodes * 2 * hidden));
+        let edge_projected = rounded::<T>(values.signed(TYPES * hidden));
+        Inputs { z: rounded::<T>(values.signed(edges * hidden)), batch, hidden, projected, edge_projected }
     }
 
     /// `projected[subject, ..H] + projected[object, H..]`, `[E, H]`.
@@ -64,21 +64,21 @@ impl Inputs {
     }
 
     /// The edge's row and both ends; sums of z by end; sums of z by predicate.
-    fn kernels(&self, order: u64) -> [Vec<f32>; 3] {
+    fn kernels<T: StoredElement>(&self, order: u64) -> [Vec<f32>; 3] {
         let (batch, hidden) = (&self.batch, self.hidden);
         same_bits(order, |device, spare| {
-            let room = spare * hidden;
-            let [nodes, edges, predicates] = [batch.node_object.len(), batch.edge_subject.len(), TYPES]
-                .map(|rows| Counted::new(device, rows, spare));
+            let counts = [batch.node_object.len(), batch.edge_subject.len(), TYPES];
+            let [nodes, edges, predicates] = counts.map(|rows| Counted::new(device, rows, spare));
+            let [node_count, edge_count, predicate_count] = counts;
             let [subject, object, edge_row] =
                 [&batch.edge_subject, &batch.edge_object, &batch.edge_predicate]
                     .map(|indices| indices_with_room(device, indices, spare));
             let ends = Ends { edges: edges.rows(), subject: all(&subject), object: all(&object) };
-            let [projected, edge_projected] =
-                [&self.projected, &self.edge_projected].map(|values| to_device(device, values));
-            let z = with_room(device, &self.z, room);
+            let [projected, edge_projected, z] =
+                [(&self.projected, 2 * hidden), (&self.edge_projected, hidden), (&self.z, hidden)]
+                    .map(|(values, columns)| stored::<T>(device, values, columns, spare));
 
-            let mut looked_up = poisoned(device, self.z.len() + room);
+            let mut looked_up = unwritten::<T>(device, edge_count + spare, hidden);
             edge_hidden_lookup(
                 device,
                 &mut all_mut(&mut looked_up),
@@ -93,18 +93,22 @@ impl Inputs {
             let [offsets, entries] = [&batch.incidence.offsets, &batch.incidence.entries]
                 .map(|indices| indices_with_room(device, indices, spare));
             let by_node = Lists { rows: nodes.rows(), offsets: all(&offsets), entries: all(&entries) };
-            let mut by_end = poisoned(device, self.projected.len() + 2 * room);
+            let mut by_end = unwritten::<T>(device, node_count + spare, 2 * hidden);
             edge_hidden_sum_ends(device, &mut all_mut(&mut by_end), all(&z), by_node, hidden)
                 .expect("a launch");
             let [offsets, entries] =
                 self.by_predicate().map(|indices| indices_with_room(device, &indices, spare));
             let by_predicate =
                 Lists { rows: predicates.rows(), offsets: all(&offsets), entries: all(&entries) };
-            let mut by_edge = poisoned(device, self.edge_projected.len() + room);
+            let mut by_edge = unwritten::<T>(device, predicate_count + spare, hidden);
             edge_hidden_sum_edges(device, &mut all_mut(&mut by_edge), all(&z), by_predicate, hidden)
                 .expect("a launch");
-            [(looked_up, &self.z), (by_end, &self.projected), (by_edge, &self.edge_projected)]
-                .map(|(buffer, like)| to_host_within(device, &buffer, like.len()))
+            [
+                (looked_up, edge_count, hidden),
+                (by_end, node_count, 2 * hidden),
+                (by_edge, predicate_count, hidden),
+            ]
+            .map(|(buffer, rows, columns)| stored_to_host(device, &buffer, rows, columns))
         })
     }
 }
@@ -115,13 +119,19 @@ fn sum_limit(edges: usize) -> f64 {
 }
 
 fn agrees_with_plain_loops((graphs, hidden, seed): (Graphs, usize, u64)) {
-    let inputs = Inputs::new(&graphs, hidden, seed);
+    agrees_in::<f32>(&graphs, hidden, seed);
+    agrees_in::<bf16>(&graphs, hidden, seed);
+}
+
+fn agrees_in<T: StoredElement>(graphs: &Graphs, hidden: usize, seed: u64) {
+    let inputs = Inputs::new::<T>(graphs, hidden, seed);
     let batch = &inputs.batch;
-    let [looked_up, by_end, by_edge] = inputs.kernels(seed);
+    let [looked_up, by_end, by_edge] = inputs.kernels::<T>(seed);
     let (wide_z, of_ends) = (wide(&inputs.z), inputs.of_ends(&wide(&inputs.projected)));
     let sum = |one: &[f64]| -> Vec<f64> { one.iter().zip(&of_ends).map(|(one, ends)| one + ends).collect() };
     // Three numbers below 1.
-    assert_within("looked up", &looked_up, &sum(&inputs.of_edges(&wide(&inputs.edge_projected))), 5e-7);
+    let want = sum(&inputs.of_edges(&wide(&inputs.edge_projected)));
+    assert_stored_within::<T>("looked up", &looked_up, &want, 5e-7);
 
     let mut want_ends = vec![0.0; by_end.len()];
     let mut want_edges = vec![0.0; by_edge.len()];
@@ -134,8 +144,8 @@ fn agrees_with_plain_loops((graphs, hidden, seed): (Graphs, usize, u64)) {
         }
     }
     let limit = sum_limit(batch.edge_subject.len());
-    assert_within("sums by end", &by_end, &want_ends, limit);
-    assert_within("sums by predicate", &by_edge, &want_edges, limit);
+    assert_stored_within::<T>("sums by end", &by_end, &want_ends, limit);
+    assert_stored_within::<T>("sums by predicate", &by_edge, &want_edges, limit);
 }
 
 #[test]
@@ -155,8 +165,8 @@ fn one_node_takes_all_ends_of_600_edges() {
 #[test]
 fn the_backward_agrees_with_finite_differences() {
     check(200, (small_graphs(), 1..=3usize, seeds()), |(graphs, hidden, seed)| {
-        let inputs = Inputs::new(&graphs, hidden, seed);
-        let [_, by_end, by_edge] = inputs.kernels(seed);
+        let inputs = Inputs::new::<f32>(&graphs, hidden, seed);
+        let [_, by_end, by_edge] = inputs.kernels::<f32>(seed);
         let (d_z, limit) = (wide(&inputs.z), sum_limit(inputs.batch.edge_subject.len()));
         let want = central_differences(&wide(&inputs.projected), |projected| {
             weighted_sum(&d_z, &inputs.of_ends(projected))

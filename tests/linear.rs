@@ -11,15 +11,13 @@ use kernel_support::{
     Counted, ROWS, Values, all, all_mut, devices, indices_with_room, poisoned, spare, to_device, to_host,
     to_host_within, wide, with_room,
 };
-use scenerank::backend::cuda::batch_norm::{
-    Norm, Statistics, Sums, batch_norm_backward_merge, batch_norm_merge_statistics,
-};
+use scenerank::backend::cuda::batch_norm::{BatchStatistics, Norm, NormGradient, Statistics, Sums};
 use scenerank::backend::cuda::buffer::Buffer;
 use scenerank::backend::cuda::device::Device;
 use scenerank::backend::cuda::edge_hidden::Ends;
 use scenerank::backend::cuda::linear::{
-    Format, Input, Matrix, MatrixMut, linear_backward_input, linear_backward_input_sums,
-    linear_backward_weight, linear_forward, linear_forward_gather,
+    Format, Input, LinearGradients, Matrix, MatrixMut, WeightParts, linear_backward, linear_forward,
+    linear_forward_gather,
 };
 use scenerank::backend::reference::linear as reference;
 
@@ -72,27 +70,34 @@ fn magnitudes(values: &[f64]) -> Vec<f64> {
     values.iter().map(|value| value.abs()).collect()
 }
 
+/// Activated: of relu(norm(x)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Product {
     Forward,
     ForwardActivated,
     ForwardGather,
-    BackwardInput,
-    BackwardInputSums,
-    BackwardWeight,
-    BackwardWeightActivated,
+    ForwardGatherActivated,
+    Backward,
+    BackwardActivated,
 }
 use Product::*;
 
-const PRODUCTS: [Product; 7] = [
-    Forward,
-    ForwardActivated,
-    ForwardGather,
-    BackwardInput,
-    BackwardInputSums,
-    BackwardWeight,
-    BackwardWeightActivated,
-];
+const FORWARD: [Product; 4] = [Forward, ForwardActivated, ForwardGather, ForwardGatherActivated];
+const BACKWARD: [Product; 2] = [Backward, BackwardActivated];
+
+impl Product {
+    fn is_forward(self) -> bool {
+        FORWARD.contains(&self)
+    }
+
+    fn gathers(self) -> bool {
+        matches!(self, ForwardGather | ForwardGatherActivated)
+    }
+
+    fn is_activated(self) -> bool {
+        matches!(self, ForwardActivated | ForwardGatherActivated | BackwardActivated)
+    }
+}
 
 /// Nodes that edges gather from.
 const NODES: usize = 9;
@@ -111,10 +116,11 @@ struct Case {
     ends: [Vec<u32>; 2],
 }
 
-/// What a product writes, and what the sums of its columns give: mean and rstd, or d_weight and d_bias.
+/// What a product writes: y, or d_x and d_W; and what the sums of the columns give: mean and rstd, or the gradients of the
+/// norm's weight and bias.
 #[derive(PartialEq)]
 struct Outcome {
-    values: Vec<f32>,
+    values: Vec<Vec<f32>>,
     columns: [Vec<f32>; 2],
 }
 
@@ -139,41 +145,35 @@ impl Case {
         self.x.iter().enumerate().map(value).collect()
     }
 
-    /// What the reference makes of the operands, or of their absolute values.
-    fn reference(&self, product: Product, absolute: bool) -> Vec<f64> {
-        let Case { inputs, outputs, .. } = *self;
+    /// What the reference makes of the operands, or of their absolute values, and the terms of a sum.
+    fn reference(&self, product: Product, absolute: bool) -> Vec<(Vec<f64>, usize)> {
+        let Case { rows, inputs, outputs, .. } = *self;
         let of = |values: &[f32]| if absolute { magnitudes(&wide(values)) } else { wide(values) };
         let (weight, d_y) = (of(&self.weight), of(&self.d_y));
-        let x = match product {
-            ForwardActivated | BackwardWeightActivated => {
-                of(&self.normed().iter().map(|&y| y.max(0.0)).collect::<Vec<_>>())
-            }
-            _ => of(&self.x),
+        let x = match product.is_activated() {
+            true => of(&self.normed().iter().map(|&y| y.max(0.0)).collect::<Vec<_>>()),
+            false => of(&self.x),
         };
-        match product {
-            Forward | ForwardActivated => reference::linear(&x, &weight, inputs, outputs),
-            ForwardGather => {
-                let (projected, [subject, object]) = (of(&self.projected), &self.ends);
-                let mut y = reference::linear(&x, &weight, inputs, outputs);
-                for (i, y) in y.iter_mut().enumerate() {
-                    let (row, column) = (i / outputs, i % outputs);
-                    *y += projected[subject[row] as usize * 2 * outputs + column];
-                    *y += projected[object[row] as usize * 2 * outputs + outputs + column];
-                }
-                y
+        if product.is_forward() {
+            let mut y = reference::linear(&x, &weight, inputs, outputs);
+            if !product.gathers() {
+                return vec![(y, inputs)];
             }
-            BackwardInput | BackwardInputSums => {
-                reference::linear_backward_input(&d_y, &weight, inputs, outputs)
+            let (projected, [subject, object]) = (of(&self.projected), &self.ends);
+            for (i, y) in y.iter_mut().enumerate() {
+                let (row, column) = (i / outputs, i % outputs);
+                *y += projected[subject[row] as usize * 2 * outputs + column];
+                *y += projected[object[row] as usize * 2 * outputs + outputs + column];
             }
-            BackwardWeight | BackwardWeightActivated => {
-                let mut d_weight = vec![f64::NAN; outputs * inputs];
-                reference::linear_backward_weight(&d_y, &x, inputs, outputs, &mut d_weight);
-                d_weight
-            }
+            return vec![(y, inputs + 2)];
         }
+        let d_x = reference::linear_backward_input(&d_y, &weight, inputs, outputs);
+        let mut d_weight = vec![f64::NAN; outputs * inputs];
+        reference::linear_backward_weight(&d_y, &x, inputs, outputs, &mut d_weight);
+        vec![(d_x, outputs), (d_weight, rows)]
     }
 
-    /// The product on the device, by a grid for `spare` rows more, and how many values the buffer for parts has then.
+    /// The product on the device, by a grid for `spare` rows more, and how many values the memory for parts has then.
     fn compute(&self, product: Product, device: &Device, format: Format, spare: usize) -> (Outcome, usize) {
         let Case { rows, inputs, outputs, .. } = *self;
         let (counted, bound) = (Counted::new(device, rows, spare), rows + spare);
@@ -185,60 +185,49 @@ impl Case {
         let norm = Norm { mean, rstd, weight: norm_weight, bias };
         let (x, weight) = (matrix(&x, bound, inputs), matrix(&weight, outputs, inputs));
         let d_y = matrix(&d_y, bound, outputs);
-        let (height, room, width) = match product {
-            Forward | ForwardActivated | ForwardGather => (rows, spare, outputs),
-            BackwardInput | BackwardInputSums => (rows, spare, inputs),
-            BackwardWeight | BackwardWeightActivated => (outputs, 0, inputs),
-        };
-        let (mut out, mut parts) = (poisoned(device, (height + room) * width), poisoned(device, 0));
+        let width = if product.is_forward() { outputs } else { inputs };
+        let (mut out, mut parts) =
+            (poisoned(device, bound * width), WeightParts::new(device).expect("memory"));
+        let mut d_weight = poisoned(device, outputs * inputs);
+        let mut columns = [0; 2].map(|_| poisoned(device, width));
+        let mut running = [0; 2].map(|_| to_device(device, &vec![0.0; width]));
+        let ([first, second], [running_mean, running_var]) = (&mut columns, &mut running);
         let of = counted.rows();
-        let mut sums = Sums::new(device).expect("memory");
-        let to = &mut matrix_mut(&mut out, height + room, width);
-        let activated = Input::Activated(x, norm);
-        match product {
-            Forward => linear_forward(device, format, of, to, Input::Values(x), weight, Some(&mut sums)),
-            ForwardActivated => linear_forward(device, format, of, to, activated, weight, Some(&mut sums)),
-            ForwardGather => {
+        let sums = &mut Sums::new(device).expect("memory");
+        let to = &mut matrix_mut(&mut out, bound, width);
+        let x = if product.is_activated() { Input::Activated(x, norm) } else { Input::Values(x) };
+        if product.is_forward() {
+            let statistics = Some(BatchStatistics {
+                to: Statistics { mean: all_mut(first), rstd: all_mut(second) },
+                running_mean: all_mut(running_mean),
+                running_var: all_mut(running_var),
+                sums,
+            });
+            if product.gathers() {
                 let projected = to_device(device, &self.projected);
                 let [subject, object] =
                     self.ends.each_ref().map(|ends| indices_with_room(device, ends, spare));
                 let ends = Ends { edges: of, subject: all(&subject), object: all(&object) };
-                let (projected, sums) = (all(&projected), Some(&mut sums));
-                linear_forward_gather(device, format, to, x, weight, projected, ends, sums)
+                linear_forward_gather(device, format, to, x, weight, all(&projected), ends, statistics)
+            } else {
+                linear_forward(device, format, of, to, x, weight, statistics)
             }
-            BackwardInput => linear_backward_input(device, format, of, to, d_y, weight),
-            BackwardInputSums => {
-                linear_backward_input_sums(device, format, of, to, d_y, weight, x, norm, &mut sums)
-            }
-            BackwardWeight => {
-                linear_backward_weight(device, format, of, to, d_y, Input::Values(x), &mut parts)
-            }
-            BackwardWeightActivated => {
-                linear_backward_weight(device, format, of, to, d_y, activated, &mut parts)
-            }
+        } else {
+            let (weight_there, batch_statistics) = (&mut matrix_mut(&mut d_weight, outputs, inputs), true);
+            let (d_norm_weight, bias) = (all_mut(first), all_mut(second));
+            let gradient = NormGradient { weight: d_norm_weight, bias, batch_statistics, sums };
+            let norm = product.is_activated().then_some(gradient);
+            let to = LinearGradients { x: to, weight: weight_there, norm };
+            linear_backward(device, format, of, to, d_y, x, weight, &mut parts)
         }
         .expect("a launch");
-        let values = to_host_within(device, &out, height * width);
-
-        let mut columns = [0; 2].map(|_| poisoned(device, width));
-        let [first, second] = &mut columns;
+        let mut values = vec![to_host_within(device, &out, rows * width)];
+        if !product.is_forward() {
+            values.push(to_host(device, &d_weight));
+        }
         let columns = match product {
-            Forward | ForwardActivated | ForwardGather => {
-                let mut to = Statistics { mean: all_mut(first), rstd: all_mut(second) };
-                let mut running = [0; 2].map(|_| to_device(device, &vec![0.0; width]));
-                let [mean, var] = &mut running;
-                let (mean, var) = (&mut all_mut(mean), &mut all_mut(var));
-                batch_norm_merge_statistics(device, &mut to, mean, var, of, &mut sums).expect("a launch");
-                columns.map(|buffer| to_host(device, &buffer))
-            }
-            BackwardInputSums => {
-                let (d_weight, d_bias) = (&mut all_mut(first), &mut all_mut(second));
-                let (d, z) = (&mut all_mut(&mut out), x.values());
-                batch_norm_backward_merge(device, d, d_weight, d_bias, z, norm, true, of, &mut sums)
-                    .expect("a launch");
-                columns.map(|buffer| to_host(device, &buffer))
-            }
-            BackwardInput | BackwardWeight | BackwardWeightActivated => Default::default(),
+            Backward => Default::default(),
+            _ => columns.map(|buffer| to_host(device, &buffer)),
         };
         (Outcome { values, columns }, parts.len())
     }
@@ -246,11 +235,11 @@ impl Case {
     /// The columns' sums against those of the values that were written, which is what they are sums of.
     fn check_columns(&self, product: Product, name: &str, outcome: &Outcome) {
         let (rows, [first, second]) = (self.rows, &outcome.columns);
-        let (values, normed) = (wide(&outcome.values), self.normed());
+        let (values, normed) = (wide(&outcome.values[0]), self.normed());
         for column in 0..first.len() {
             let of = |row: usize| values[row * first.len() + column];
             let count = rows.max(1) as f64;
-            if product == BackwardInputSums {
+            if product == BackwardActivated {
                 let (mean, rstd) = (f64::from(self.norm[0][column]), f64::from(self.norm[1][column]));
                 let (mut d_bias, mut d_weight, mut most) = (0.0, 0.0, 0.0);
                 for row in 0..rows {
@@ -290,12 +279,6 @@ impl Case {
     fn check(&self, product: Product, devices: &[Device], formats: &[Format]) {
         let (want, magnitude) = (self.reference(product, false), self.reference(product, true));
         let Case { rows, inputs, outputs, .. } = *self;
-        let terms = match product {
-            Forward | ForwardActivated => inputs,
-            ForwardGather => inputs + 2,
-            BackwardInput | BackwardInputSums => outputs,
-            BackwardWeight | BackwardWeightActivated => rows,
-        };
         for &format in formats {
             let name = format!("{product:?} in {format:?} [{rows}, {inputs} -> {outputs}]");
             let mut seen = devices.iter().enumerate().map(|(i, device)| {
@@ -303,7 +286,9 @@ impl Case {
                 self.compute(product, device, format, spare).0
             });
             let Some(first) = seen.next() else { return };
-            assert_near(&name, &first.values, &want, &magnitude, error(format, terms));
+            for ((got, (want, terms)), (magnitude, _)) in first.values.iter().zip(&want).zip(&magnitude) {
+                assert_near(&name, got, want, magnitude, error(format, *terms));
+            }
             self.check_columns(product, &name, &first);
             assert!(
                 seen.all(|other| other == first),
@@ -319,7 +304,7 @@ fn all_products_agree_with_the_reference() {
     let sizes = ROWS.iter().flat_map(|&rows| WIDTHS.map(|(inputs, outputs)| (rows, inputs, outputs)));
     for (seed, (rows, inputs, outputs)) in (0..).zip(sizes) {
         let case = Case::new(rows, inputs, outputs, seed);
-        for product in PRODUCTS {
+        for product in FORWARD.into_iter().chain(BACKWARD) {
             case.check(product, &devices, &FORMATS);
         }
     }
@@ -330,7 +315,7 @@ fn products_of_any_sizes_agree_with_the_reference() {
     let devices = devices();
     check(20, (rows(), 1..=200usize, 1..=200usize, seeds()), |(rows, inputs, outputs, seed)| {
         let case = Case::new(rows, inputs, outputs, seed);
-        for product in PRODUCTS {
+        for product in FORWARD.into_iter().chain(BACKWARD) {
             case.check(product, &devices, &FORMATS);
         }
     });
@@ -346,21 +331,14 @@ fn the_backward_products_agree_with_finite_differences() {
             |x: &[f64], weight: &[f64]| weighted_sum(&d_y, &reference::linear(x, weight, inputs, outputs));
         let d_x = central_differences(&x, |x| loss(x, &weight));
         let d_weight = central_differences(&weight, |weight| loss(&x, weight));
-        for (product, want, terms) in
-            [(Product::BackwardInput, d_x, outputs), (Product::BackwardWeight, d_weight, rows)]
-        {
-            let magnitude = case.reference(product, true);
-            for format in FORMATS {
-                // The differences are off by less than 1e-8.
-                let limits: Vec<f64> = magnitude.iter().map(|m| m + 1e-8 / error(format, terms)).collect();
-                let (got, _) = case.compute(product, &devices[0], format, 0);
-                assert_near(
-                    &format!("{product:?} in {format:?}"),
-                    &got.values,
-                    &want,
-                    &limits,
-                    error(format, terms),
-                );
+        let limits = case.reference(Backward, true);
+        for format in FORMATS {
+            let Some(device) = devices.first() else { return };
+            let (got, _) = case.compute(Backward, device, format, 0);
+            for ((got, want), (limits, terms)) in got.values.iter().zip([&d_x, &d_weight]).zip(&limits) {
+                // The differences' own error, beside the products'.
+                let limits: Vec<f64> = limits.iter().map(|limit| limit.max(1e-6)).collect();
+                assert_near(&format!("gradients in {format:?}"), got, want, &limits, error(format, *terms));
             }
         }
     });
@@ -372,22 +350,12 @@ fn products_of_many_tiles_agree_with_the_reference() {
     let (many, several) = (4219, 1021);
     let devices: Vec<Device> = devices().into_iter().take(1).collect();
     let formats = [Format::Tf32, Format::Bf16, Format::Bf16x3];
-    for product in [Forward, ForwardActivated, ForwardGather] {
+    for product in FORWARD {
         Case::new(many, 21, several, 5).check(product, &devices, &formats);
     }
-    for product in [BackwardInput, BackwardInputSums] {
+    for product in BACKWARD {
         Case::new(many, several, 21, 6).check(product, &devices, &formats);
     }
-}
-
-/// The same number of tiles of a weight's gradient, of just as many rows as they are taken from; long under sanitizers,
-/// which leave it out.
-#[test]
-fn weight_gradients_of_many_tiles_agree_with_the_reference() {
-    let devices: Vec<Device> = devices().into_iter().take(1).collect();
-    let case = Case::new(257, 1021, 4219, 7);
-    case.check(BackwardWeight, &devices, &[Format::Tf32, Format::Bf16, Format::Bf16x3]);
-    case.check(BackwardWeightActivated, &devices, &[Format::Bf16]);
 }
 
 /// A grid for so many rows that it takes the larger tile, where there are few.
@@ -399,20 +367,19 @@ fn the_tile_that_a_bound_chooses_changes_no_bit() {
                 let (small, small_parts) = case.compute(product, device, format, 0);
                 let (large, large_parts) = case.compute(product, device, format, spare);
                 assert!(small == large, "{product:?} in {format:?}");
-                let weight = matches!(product, BackwardWeight | BackwardWeightActivated);
-                assert_eq!(large_parts > small_parts, weight, "{product:?}: room for more parts");
+                assert_eq!(
+                    large_parts > small_parts,
+                    !product.is_forward(),
+                    "{product:?}: room for more parts"
+                );
             }
         }
     };
-    for product in [Forward, ForwardActivated, ForwardGather] {
+    for product in FORWARD {
         same(Case::new(70, 21, 1021, 8), product, 4149);
     }
-    for product in [BackwardInput, BackwardInputSums] {
+    for product in BACKWARD {
         same(Case::new(70, 1021, 21, 9), product, 4149);
-    }
-    for product in [BackwardWeight, BackwardWeightActivated] {
-        // Nine of the larger tiles, 29 parts of at least 256 rows each.
-        same(Case::new(300, 260, 270, 10), product, 7200);
     }
 }
 
@@ -469,15 +436,10 @@ fn parts_of_wider_matrices_are_read_and_written() {
             let of = counted.rows();
             let (x, d_y) = (matrix(&x, rows, width), matrix(&d_y, rows, 2 * hidden));
             let weight_there = matrix(&weight_there, hidden, wider).stacked(0, 2 * width, width);
-            let check = |product: Product, got: &[f32], terms: usize| {
+            let check = |product: Product, which: usize, got: &[f32]| {
                 let (want, magnitude) = (case.reference(product, false), case.reference(product, true));
-                assert_near(
-                    &format!("{product:?} in {format:?}"),
-                    got,
-                    &want,
-                    &magnitude,
-                    error(format, terms),
-                );
+                let ((want, terms), name) = (&want[which], format!("{product:?} in {format:?}"));
+                assert_near(&name, got, want, &magnitude[which].0, error(format, *terms));
             };
             // Into the last columns of a wider matrix.
             let mut y = to_device(device, &vec![7.0; rows * (2 * hidden + 5)]);
@@ -489,25 +451,26 @@ fn parts_of_wider_matrices_are_read_and_written() {
             let columns = |from: std::ops::Range<usize>| -> Vec<f32> {
                 y.chunks_exact(2 * hidden + 5).flat_map(|row| row[from.clone()].to_vec()).collect()
             };
-            check(Forward, &columns(5..2 * hidden + 5), width);
+            check(Forward, 0, &columns(5..2 * hidden + 5));
             assert!(columns(0..5).iter().all(|&value| value == 7.0), "columns beside the part");
 
             let mut d_x = poisoned(device, rows * width);
-            let mut target = matrix_mut(&mut d_x, rows, width);
-            linear_backward_input(device, format, of, &mut target, d_y, weight_there).expect("a launch");
-            check(BackwardInput, &to_host(device, &d_x), 2 * hidden);
-
-            let (mut d_weight, mut parts) =
-                (to_device(device, &vec![7.0; hidden * wider]), poisoned(device, 0));
-            let mut target = matrix_mut(&mut d_weight, hidden, wider);
-            let mut target = target.stacked(0, 2 * width, width);
-            linear_backward_weight(device, format, of, &mut target, d_y, x_values, &mut parts)
+            let mut d_weight = to_device(device, &vec![7.0; hidden * wider]);
+            let mut parts = WeightParts::new(device).expect("memory");
+            let mut whole = matrix_mut(&mut d_weight, hidden, wider);
+            let to = LinearGradients {
+                x: &mut matrix_mut(&mut d_x, rows, width),
+                weight: &mut whole.stacked(0, 2 * width, width),
+                norm: None,
+            };
+            linear_backward(device, format, of, to, d_y, x_values, weight_there, &mut parts)
                 .expect("a launch");
+            check(Backward, 0, &to_host(device, &d_x));
             let d_weight = to_host(device, &d_weight);
             let part = |start: usize| -> Vec<f32> {
                 d_weight.chunks_exact(wider).flat_map(|row| row[start..][..width].to_vec()).collect()
             };
-            check(BackwardWeight, &[part(0), part(2 * width)].concat(), rows);
+            check(Backward, 1, &[part(0), part(2 * width)].concat());
             assert!(part(width).iter().all(|&value| value == 7.0), "the part between");
         }
     }
@@ -518,8 +481,8 @@ fn a_gradient_in_many_parts_has_the_same_bits_each_time() {
     let case = Case::new(2000, 40, 30, 2);
     let devices = devices();
     for device in devices.iter().take(1) {
-        let (_, parts) = case.compute(BackwardWeight, device, Format::Bf16, 0);
+        let (_, parts) = case.compute(Backward, device, Format::Bf16, 0);
         assert!(parts > 40 * 30, "so many rows are split");
     }
-    case.check(BackwardWeight, &devices, &FORMATS);
+    case.check(Backward, &devices, &FORMATS);
 }

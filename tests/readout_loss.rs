@@ -2,8 +2,10 @@
 
 mod kernel_support;
 
+use half::bf16;
 use kernel_support::calculus::central_differences;
 use kernel_support::cases::{check, columns, seeds};
+use kernel_support::stored::{assert_stored_within, rounded, stored, stored_to_host, unwritten};
 use kernel_support::{
     Counted, ROUNDING, Values, all, all_mut, assert_within, indices_with_room, poisoned, same_bits,
     to_device, to_host, to_host_within, wide, with_room,
@@ -12,6 +14,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 use scenerank::backend::cuda::readout_loss::{LossRows, Triples, readout, readout_loss};
+use scenerank::backend::cuda::stored::StoredElement;
 use scenerank::backend::reference::readout_loss as reference;
 use scenerank::batch::graph_batch::GraphBatch;
 use scenerank::loss::{Loss, LossKind};
@@ -49,7 +52,7 @@ fn batch(sizes: &[[usize; 3]], values: &mut Values) -> GraphBatch {
 }
 
 /// embedding, mean_norm, losses, d_node_state.
-fn kernels(
+fn kernels<T: StoredElement>(
     batch: &GraphBatch,
     node_state: &[f32],
     width: usize,
@@ -59,10 +62,10 @@ fn kernels(
 ) -> [Vec<f32>; 4] {
     same_bits(order, |device, spare| {
         let (graphs, triples) = (batch.graph_offsets.len() - 1, batch.similarity_positive.len());
-        let count = node_state.len();
+        let nodes = batch.node_object.len();
         let counted =
             [(graphs, 3 * spare), (triples, spare)].map(|(rows, spare)| Counted::new(device, rows, spare));
-        let node_state = with_room(device, node_state, spare * width);
+        let node_state = stored::<T>(device, node_state, width, spare);
         let offsets = indices_with_room(device, &batch.graph_offsets, 3 * spare);
         let ends: Vec<u32> =
             (0..graphs).map(|graph| batch.mean_nodes(graph, image_node_in_mean).end as u32).collect();
@@ -93,16 +96,17 @@ fn kernels(
         };
         // The losses of step 12 in the third of five rows.
         let (steps, most_triples) = (to_device(device, &[12u64]), triples + spare);
-        let (mut losses, mut d) = (poisoned(device, 5 * most_triples), poisoned(device, node_state.len()));
+        let mut losses = poisoned(device, 5 * most_triples);
+        let mut d = unwritten::<T>(device, nodes + spare, width);
         let mut rows = LossRows { values: all_mut(&mut losses), rows: 5, steps: all(&steps) };
         readout_loss(device, &mut rows, &mut all_mut(&mut d), of, width, loss).expect("a launch");
         let losses = to_host(device, &losses);
         let (before, from) = losses.split_at(2 * most_triples);
         let (losses, after) = from.split_at(triples);
         assert!(before.iter().chain(after).all(|value| value.is_nan()), "rows of other steps");
-        let [embedding, mean_norm, d] = [(embedding, graphs * width), (mean_norm, graphs), (d, count)]
+        let [embedding, mean_norm] = [(embedding, graphs * width), (mean_norm, graphs)]
             .map(|(b, len)| to_host_within(device, &b, len));
-        [embedding, mean_norm, losses.to_vec(), d]
+        [embedding, mean_norm, losses.to_vec(), stored_to_host(device, &d, nodes, width)]
     })
 }
 
@@ -133,10 +137,15 @@ impl Limits {
 fn agrees_with_the_reference(
     (sizes, width, image_node, loss, seed): (Vec<[usize; 3]>, usize, bool, Loss, u64),
 ) {
+    agrees_in::<f32>(&sizes, width, image_node, loss, seed);
+    agrees_in::<bf16>(&sizes, width, image_node, loss, seed);
+}
+
+fn agrees_in<T: StoredElement>(sizes: &[[usize; 3]], width: usize, image_node: bool, loss: Loss, seed: u64) {
     let mut values = Values::new(seed);
-    let batch = batch(&sizes, &mut values);
-    let node_state = values.signed(batch.node_graph.len() * width);
-    let [embedding, mean_norm, losses, d] = kernels(&batch, &node_state, width, image_node, &loss, seed);
+    let batch = batch(sizes, &mut values);
+    let node_state = rounded::<T>(values.signed(batch.node_graph.len() * width));
+    let [embedding, mean_norm, losses, d] = kernels::<T>(&batch, &node_state, width, image_node, &loss, seed);
     let limits = Limits::new(mean_norm.iter().fold(1.0, |least: f64, &n| least.min(n.into())), width);
     let wide_state = wide(&node_state);
     let f = reference::readout(&batch, &wide_state, width, image_node);
@@ -144,7 +153,7 @@ fn agrees_with_the_reference(
     let (want, d_embedding) = reference::triple_losses(&loss, &batch, &f, width);
     assert_within("losses", &losses, &want, limits.loss);
     let want = reference::readout_backward(&batch, &wide_state, &d_embedding, width, image_node);
-    assert_within("d_node_state", &d, &want, limits.d_node_state);
+    assert_stored_within::<T>("d_node_state", &d, &want, limits.d_node_state);
 }
 
 #[test]
@@ -161,7 +170,7 @@ fn a_graph_without_nodes_has_no_embedding_and_changes_no_other() {
         let mut values = Values::new(seed);
         let batch = batch(&[[2, 0, 3], [1, 4, 2]], &mut values);
         let node_state = values.signed(12 * 33);
-        let [embedding, _, losses, _] = kernels(&batch, &node_state, 33, image_node, &loss, seed);
+        let [embedding, _, losses, _] = kernels::<f32>(&batch, &node_state, 33, image_node, &loss, seed);
         // The mean of nothing is 0 / 0, as in the reference.
         let f = reference::readout(&batch, &wide(&node_state), 33, image_node);
         for (graph, (got, want)) in embedding.chunks_exact(33).zip(f.chunks_exact(33)).enumerate() {
@@ -193,7 +202,7 @@ fn the_backward_agrees_with_finite_differences() {
                 let f = reference::readout(&batch, node_state, width, image_node);
                 reference::triple_losses(&loss, &batch, &f, width).0
             };
-            let [_, _, _, d] = kernels(&batch, &node_state, width, image_node, &loss, seed);
+            let [_, _, _, d] = kernels::<f32>(&batch, &node_state, width, image_node, &loss, seed);
             let want = central_differences(&wide_state, |node_state| {
                 losses_of(node_state).iter().sum::<f64>() / sizes.len() as f64
             });

@@ -35,12 +35,16 @@ struct uint3 {
 struct dim3 {
     unsigned x, y, z;
 };
+struct alignas(8) uint2 {
+    unsigned x, y;
+};
 struct alignas(8) float2 {
     float x, y;
 };
 struct alignas(16) float4 {
     float x, y, z, w;
 };
+inline uint2 make_uint2(unsigned x, unsigned y) { return {x, y}; }
 inline float2 make_float2(float x, float y) { return {x, y}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 
@@ -144,6 +148,7 @@ inline void __threadfence() {}
 inline void __threadfence_block() {}
 
 template <typename T> T __ldg(const T *address) { return *address; }
+template <typename T> T __ldcg(const T *address) { return *address; }
 inline float __uint_as_float(unsigned bits) {
     float value;
     memcpy(&value, &bits, sizeof value);

@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Once;
 
+use half::bf16;
 use serde::{Deserialize, Serialize};
 
 use crate::backend::Backend;
@@ -88,6 +89,14 @@ pub trait BackendTask {
     fn run<B: Backend>(self, backend: B) -> Result<Self::Output>;
 }
 
+/// Runs `task` with our kernels, activations stored as the format of products has them.
+fn run_kernels<T: BackendTask>(device: KernelDevice, format: Format, task: T) -> Result<T::Output> {
+    match format {
+        Format::Bf16 => task.run(Cuda::<bf16>::new(device, format)?),
+        Format::Fp32 | Format::Tf32 | Format::Bf16x3 => task.run(Cuda::<f32>::new(device, format)?),
+    }
+}
+
 impl Device {
     /// Runs `task` on this device.
     pub fn run<T: BackendTask>(self, precision: Precision, task: T) -> Result<T::Output> {
@@ -98,12 +107,10 @@ impl Device {
             (Device::Reference, Precision::Fp64, _) => task.run(Reference::<f64>::new()),
             (Device::Reference, Precision::Fp32, _) => task.run(Reference::<f32>::new()),
             (Device::Cpu, Precision::Fp32, _) => task.run(Cpu::new()),
-            (Device::Emulated, _, Some(format)) => {
-                task.run(Cuda::new(KernelDevice::emulated(None)?, format)?)
-            }
-            (Device::Cuda(index), _, Some(format)) => task.run(Cuda::new(KernelDevice::gpu(index)?, format)?),
+            (Device::Emulated, _, Some(format)) => run_kernels(KernelDevice::emulated(None)?, format, task),
+            (Device::Cuda(index), _, Some(format)) => run_kernels(KernelDevice::gpu(index)?, format, task),
             (Device::Auto, _, Some(format)) => match KernelDevice::gpu(0) {
-                Ok(gpu) => task.run(Cuda::new(gpu, format)?),
+                Ok(gpu) => run_kernels(gpu, format, task),
                 Err(reason) if precision == Precision::Fp32 => {
                     static SAID: Once = Once::new();
                     SAID.call_once(|| tracing::info!("device auto: computing on the CPU ({reason})"));

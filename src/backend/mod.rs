@@ -50,38 +50,38 @@ pub enum Mode {
 
 /// What a layer reads.
 #[derive(Debug)]
-pub enum LayerInput<'a, T> {
+pub enum LayerInput<'a, S> {
     /// Layer 0: `x = object_embedding[node_object]`, `e = predicate_embedding[edge_predicate]`.
     Embeddings,
     /// Later layers: the states that the layer before made.
     States {
         /// `[N, D]`.
-        nodes: &'a T,
+        nodes: &'a S,
         /// `[E, D]`.
-        edges: &'a T,
+        edges: &'a S,
     },
 }
 
 /// A hidden block that another reads.
 #[derive(Debug)]
-pub struct Hidden<'a, T> {
+pub struct Hidden<'a, S, T = S> {
     /// What it saved.
-    pub block: &'a BlockActivations<T>,
+    pub block: &'a BlockActivations<S, T>,
     /// relu(norm(.)) of it; empty where the backend recomputes it.
-    pub output: &'a T,
+    pub output: &'a S,
 }
 
 /// Where the gradient of a layer's input goes.
 #[derive(Debug)]
-pub enum LayerInputGradient<'a, T> {
+pub enum LayerInputGradient<'a, S> {
     /// Layer 0: into the gradients of the embedding tables.
     Embeddings,
     /// Later layers.
     States {
         /// `[N, D]`.
-        nodes: &'a mut T,
+        nodes: &'a mut S,
         /// `[E, D]`.
-        edges: &'a mut T,
+        edges: &'a mut S,
     },
 }
 
@@ -90,8 +90,12 @@ pub enum LayerInputGradient<'a, T> {
 /// Stages run in the order in which they are called. `gradients` and `moments` share the layout of
 /// `parameters.values`. A stage works on the first rows of its buffers, as many as the batch has.
 pub trait Backend: Sized {
-    /// A flat array of numbers where the backend computes.
+    /// A flat array in single precision where the backend computes: parameters, their gradients and moments, statistics,
+    /// embeddings, losses.
     type Buffer;
+    /// A matrix where the backend computes, in the precision in which it stores what one stage leaves for another:
+    /// activations and the gradients by them. Its rows may be padded.
+    type Stored;
     /// A batch where the backend computes.
     type Batch;
     /// How many optimizer steps are done, where the stages of a step read it and move it on.
@@ -110,6 +114,10 @@ pub trait Backend: Sized {
 
     /// A buffer of `len` zeros.
     fn allocate(&self, len: usize) -> Result<Self::Buffer>;
+    /// A matrix of zeros.
+    fn allocate_stored(&self, rows: usize, columns: usize) -> Result<Self::Stored>;
+    /// The first `rows` rows of a matrix of so many columns, dense, waiting for the stages before.
+    fn download_stored(&mut self, matrix: &Self::Stored, rows: usize, columns: usize) -> Result<Vec<f32>>;
     /// Copies `values` to `buffer[at..at + values.len()]`.
     fn upload(&mut self, values: &[f32], buffer: &mut Self::Buffer, at: usize) -> Result<()>;
     /// Copies `buffer[range]` to the host, waiting for the stages before.
@@ -129,6 +137,10 @@ pub trait Backend: Sized {
     /// Room for batches up to `capacity` of a network of these sizes: the batch's own, and all that stages need beside
     /// the buffers they are given. After this no stage allocates.
     fn plan(&mut self, config: ModelConfig, capacity: BatchSize) -> Result<Self::Batch>;
+    /// After the parameters were uploaded: what the backend keeps of them beside, it makes anew.
+    fn parameters_loaded(&mut self, _parameters: &Parameters<Self::Buffer>) -> Result<()> {
+        Ok(())
+    }
     /// Takes over `from`, which is indexed, for the stages that follow; those before may still be running.
     fn load_batch(&mut self, from: &GraphBatch, to: &mut Self::Batch) -> Result<()>;
 
@@ -158,9 +170,9 @@ pub trait Backend: Sized {
         mode: Mode,
         parameters: &mut Parameters<Self::Buffer>,
         batch: &Self::Batch,
-        input: LayerInput<'_, Self::Buffer>,
-        block: &mut BlockActivations<Self::Buffer>,
-        output: &mut Self::Buffer,
+        input: LayerInput<'_, Self::Stored>,
+        block: &mut BlockActivations<Self::Stored, Self::Buffer>,
+        output: &mut Self::Stored,
     ) -> Result<()>;
 
     /// `[E, H + D + H]`: the heads' linear layers on `hidden`, and their statistics.
@@ -170,8 +182,8 @@ pub trait Backend: Sized {
         mode: Mode,
         parameters: &mut Parameters<Self::Buffer>,
         batch: &Self::Batch,
-        hidden: Hidden<'_, Self::Buffer>,
-        block: &mut BlockActivations<Self::Buffer>,
+        hidden: Hidden<'_, Self::Stored, Self::Buffer>,
+        block: &mut BlockActivations<Self::Stored, Self::Buffer>,
     ) -> Result<()>;
 
     /// `pooled [N, H]`: the mean of the messages relu(norm(heads)) that reach each node, 0 where none does;
@@ -181,9 +193,9 @@ pub trait Backend: Sized {
         layer: usize,
         parameters: &Parameters<Self::Buffer>,
         batch: &Self::Batch,
-        heads: &BlockActivations<Self::Buffer>,
-        pooled: &mut Self::Buffer,
-        edge_state: &mut Self::Buffer,
+        heads: &BlockActivations<Self::Stored, Self::Buffer>,
+        pooled: &mut Self::Stored,
+        edge_state: &mut Self::Stored,
     ) -> Result<()>;
 
     /// `[N, H]`: linear(pooled), its statistics, and relu(norm(.)).
@@ -193,9 +205,9 @@ pub trait Backend: Sized {
         mode: Mode,
         parameters: &mut Parameters<Self::Buffer>,
         batch: &Self::Batch,
-        pooled: &Self::Buffer,
-        block: &mut BlockActivations<Self::Buffer>,
-        output: &mut Self::Buffer,
+        pooled: &Self::Stored,
+        block: &mut BlockActivations<Self::Stored, Self::Buffer>,
+        output: &mut Self::Stored,
     ) -> Result<()>;
 
     /// `[N, D]`: linear(hidden), its statistics, and the node states l2_normalise(relu(norm(.))), or without the
@@ -206,9 +218,9 @@ pub trait Backend: Sized {
         mode: Mode,
         parameters: &mut Parameters<Self::Buffer>,
         batch: &Self::Batch,
-        hidden: Hidden<'_, Self::Buffer>,
-        block: &mut BlockActivations<Self::Buffer>,
-        node_state: &mut Self::Buffer,
+        hidden: Hidden<'_, Self::Stored, Self::Buffer>,
+        block: &mut BlockActivations<Self::Stored, Self::Buffer>,
+        node_state: &mut Self::Stored,
     ) -> Result<()>;
 
     /// `embedding [G, D]`: l2_normalise(mean of the graph's node states), over the nodes that
@@ -217,7 +229,7 @@ pub trait Backend: Sized {
         &mut self,
         config: ModelConfig,
         batch: &Self::Batch,
-        node_state: &Self::Buffer,
+        node_state: &Self::Stored,
         embedding: &mut Self::Buffer,
     ) -> Result<()>;
 
@@ -228,11 +240,11 @@ pub trait Backend: Sized {
         config: ModelConfig,
         loss: &Loss,
         batch: &Self::Batch,
-        node_state: &Self::Buffer,
+        node_state: &Self::Stored,
         embedding: &mut Self::Buffer,
         losses: &mut Self::Buffer,
         steps: &Self::Steps,
-        d_node_state: &mut Self::Buffer,
+        d_node_state: &mut Self::Stored,
     ) -> Result<()>;
 
     /// Backward of [`Backend::node_output`]: `d_node_state` (may be overwritten) to `d_node_hidden`, by
@@ -242,9 +254,9 @@ pub trait Backend: Sized {
         layer: usize,
         parameters: &Parameters<Self::Buffer>,
         batch: &Self::Batch,
-        saved: &LayerActivations<Self::Buffer>,
-        d_node_state: &mut Self::Buffer,
-        d_node_hidden: &mut Self::Buffer,
+        saved: &LayerActivations<Self::Stored, Self::Buffer>,
+        d_node_state: &mut Self::Stored,
+        d_node_hidden: &mut Self::Stored,
         gradients: &mut Self::Buffer,
     ) -> Result<()>;
 
@@ -254,9 +266,9 @@ pub trait Backend: Sized {
         layer: usize,
         parameters: &Parameters<Self::Buffer>,
         batch: &Self::Batch,
-        saved: &LayerActivations<Self::Buffer>,
-        d_node_hidden: &mut Self::Buffer,
-        d_pooled: &mut Self::Buffer,
+        saved: &LayerActivations<Self::Stored, Self::Buffer>,
+        d_node_hidden: &mut Self::Stored,
+        d_pooled: &mut Self::Stored,
         gradients: &mut Self::Buffer,
     ) -> Result<()>;
 
@@ -267,10 +279,10 @@ pub trait Backend: Sized {
         layer: usize,
         parameters: &Parameters<Self::Buffer>,
         batch: &Self::Batch,
-        saved: &LayerActivations<Self::Buffer>,
-        d_pooled: &Self::Buffer,
-        d_edge_state: &Self::Buffer,
-        d_edge_heads: &mut Self::Buffer,
+        saved: &LayerActivations<Self::Stored, Self::Buffer>,
+        d_pooled: &Self::Stored,
+        d_edge_state: &Self::Stored,
+        d_edge_heads: &mut Self::Stored,
         gradients: &mut Self::Buffer,
     ) -> Result<()>;
 
@@ -281,9 +293,9 @@ pub trait Backend: Sized {
         layer: usize,
         parameters: &Parameters<Self::Buffer>,
         batch: &Self::Batch,
-        saved: &LayerActivations<Self::Buffer>,
-        d_edge_heads: &Self::Buffer,
-        d_edge_hidden: &mut Self::Buffer,
+        saved: &LayerActivations<Self::Stored, Self::Buffer>,
+        d_edge_heads: &Self::Stored,
+        d_edge_hidden: &mut Self::Stored,
         gradients: &mut Self::Buffer,
     ) -> Result<()>;
 
@@ -293,10 +305,10 @@ pub trait Backend: Sized {
         layer: usize,
         parameters: &Parameters<Self::Buffer>,
         batch: &Self::Batch,
-        saved: &LayerActivations<Self::Buffer>,
-        input: LayerInput<'_, Self::Buffer>,
-        d_edge_hidden: &mut Self::Buffer,
-        d_input: LayerInputGradient<'_, Self::Buffer>,
+        saved: &LayerActivations<Self::Stored, Self::Buffer>,
+        input: LayerInput<'_, Self::Stored>,
+        d_edge_hidden: &mut Self::Stored,
+        d_input: LayerInputGradient<'_, Self::Stored>,
         gradients: &mut Self::Buffer,
     ) -> Result<()>;
 
@@ -366,6 +378,6 @@ pub trait Backend: Sized {
         kind: BlockKind,
         rows: usize,
         parameters: &Parameters<Self::Buffer>,
-        block: &BlockActivations<Self::Buffer>,
+        block: &BlockActivations<Self::Stored, Self::Buffer>,
     ) -> Result<Vec<u8>>;
 }

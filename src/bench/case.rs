@@ -2,13 +2,17 @@
 
 use std::array;
 
+use half::bf16;
+
 use crate::backend::cuda::adam::Steps;
-use crate::backend::cuda::batch_norm::{CHUNK_ROWS, Sums};
+use crate::backend::cuda::batch_norm::Sums;
 use crate::backend::cuda::buffer::{Buffer, Element, Slice, SliceMut};
 use crate::backend::cuda::device::Device;
-use crate::backend::cuda::linear::Format;
+use crate::backend::cuda::linear::{Format, WeightParts};
 use crate::backend::cuda::top_k::UNBOUNDED;
+use crate::backend::cuda::weight_copy::WeightCopy;
 use crate::error::Result;
+use crate::model::parameters::Layout;
 
 /// What a launch needs at least, from its formula: each input read once, each output written once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,19 +74,8 @@ pub struct Host {
     pub outputs: Vec<Vec<f32>>,
     /// Lengths of arrays of other types.
     pub others: OtherLengths,
-    /// Sums over chunks of rows.
-    pub sums: Option<ChunkSums>,
-}
-
-/// Two values of each chunk of 64 rows and each column.
-#[derive(Clone, Debug)]
-pub struct ChunkSums {
-    /// Rows that they are of.
-    pub rows: usize,
-    /// Columns.
-    pub columns: usize,
-    /// `[rows / 64, 2, columns]` that the launcher reads, or none: then it writes them.
-    pub given: Option<Vec<f32>>,
+    /// The parameters whose weights are copied in bf16.
+    pub copied: Option<Layout>,
 }
 
 /// How many values of other types a launcher writes.
@@ -115,8 +108,7 @@ impl Host {
         let floats = self.inputs.iter().chain(&self.outputs).map(Vec::len).sum::<usize>();
         let OtherLengths { mask, found, bounds, keys, pairs, counts, sums: wide_sums } = self.others;
         let doubles = self.doubles.iter().map(Vec::len).sum::<usize>() + wide_sums;
-        let sums = self.sums.as_ref().map_or(0, |of| of.rows.div_ceil(CHUNK_ROWS) * 2 * of.columns);
-        4 * (floats + sums + self.indices.iter().map(Vec::len).sum::<usize>() + found)
+        4 * (floats + self.indices.iter().map(Vec::len).sum::<usize>() + found)
             + 8 * (bounds + keys + pairs + counts + doubles)
             + mask
     }
@@ -144,8 +136,6 @@ pub struct Arrays {
     indices: Vec<Buffer<i32>>,
     outputs: Vec<Buffer<f32>>,
     others: Others,
-    /// Rows and columns of the sums that are written.
-    written_sums: Option<(usize, usize)>,
 }
 
 /// Arrays of other types, and memory that launchers grow as they need it.
@@ -155,7 +145,7 @@ pub struct Others {
     /// Of batch norm's sums.
     pub sums: Sums,
     /// Of the parts of a weight's gradient.
-    pub parts: Buffer<f32>,
+    pub parts: WeightParts,
     /// A written mask.
     pub mask: Buffer<u8>,
     /// Written indices of rows.
@@ -172,6 +162,8 @@ pub struct Others {
     pub wide_sums: Buffer<f64>,
     /// The optimizer's steps: [`STEPS_DONE`].
     pub steps: Steps,
+    /// The weights' copy.
+    pub copy: Option<WeightCopy>,
 }
 
 /// Optimizer steps that are done when a case begins.
@@ -180,16 +172,8 @@ pub const STEPS_DONE: u64 = 9;
 impl Arrays {
     /// A copy of `host` on the device.
     pub fn upload(device: &Device, host: &Host) -> Result<Self> {
-        let mut sums = Sums::new(device)?;
         let mut steps = Steps::new(device)?;
         steps.set(device, STEPS_DONE)?;
-        let mut written_sums = None;
-        if let Some(ChunkSums { rows, columns, given }) = &host.sums {
-            let partials = sums.partials(device, *rows, *columns)?;
-            let unknown = unwritten(partials.len());
-            device.upload(given.as_ref().unwrap_or(&unknown), partials)?;
-            written_sums = given.is_none().then_some((*rows, *columns));
-        }
         Ok(Arrays {
             inputs: host.inputs.iter().map(|values| to_device(device, values)).collect::<Result<_>>()?,
             indices: host.indices.iter().map(|values| to_device(device, values)).collect::<Result<_>>()?,
@@ -200,8 +184,8 @@ impl Arrays {
                     .iter()
                     .map(|values| to_device(device, values))
                     .collect::<Result<_>>()?,
-                sums,
-                parts: device.allocate(0)?,
+                sums: Sums::new(device)?,
+                parts: WeightParts::new(device)?,
                 mask: to_device(device, &vec![u8::MAX; host.others.mask])?,
                 found: to_device(device, &vec![i32::MIN; host.others.found])?,
                 bounds: to_device(device, &vec![UNBOUNDED; host.others.bounds])?,
@@ -210,8 +194,8 @@ impl Arrays {
                 counts: to_device(device, &vec![i64::MIN; host.others.counts])?,
                 wide_sums: to_device(device, &vec![f64::NAN; host.others.sums])?,
                 steps,
+                copy: host.copied.as_ref().map(|layout| WeightCopy::new(device, layout)).transpose()?,
             },
-            written_sums,
         })
     }
 
@@ -231,14 +215,17 @@ impl Arrays {
         )
     }
 
-    /// What was written: the outputs, and the mask, rows found, integers, double precision and sums over chunks, if there
+    /// What was written: the outputs, and the weights' copy, mask, rows found, integers and double precision, if there
     /// are any; rounded to single precision.
     pub fn written(&self, device: &Device) -> Result<Vec<Vec<f32>>> {
         let mut written = Vec::new();
         for output in &self.outputs {
             written.push(device.download(output, 0..output.len())?);
         }
-        let Others { mask, found, counts, wide_sums, .. } = &self.others;
+        let Others { mask, found, counts, wide_sums, copy, .. } = &self.others;
+        if let Some(copy) = copy {
+            written.push(copy.download(device)?.into_iter().map(bf16::to_f32).collect());
+        }
         if !mask.is_empty() {
             written.push(device.download(mask, 0..mask.len())?.into_iter().map(f32::from).collect());
         }
@@ -253,9 +240,6 @@ impl Arrays {
         if !wide_sums.is_empty() {
             let sums = device.download(wide_sums, 0..wide_sums.len())?;
             written.push(sums.into_iter().map(|sum| sum as f32).collect());
-        }
-        if let Some((rows, columns)) = self.written_sums {
-            written.push(self.others.sums.download(device, rows, columns)?);
         }
         Ok(written)
     }

@@ -1,6 +1,7 @@
 //! What a forward pass saves for the backward pass, and the gradients that the backward pass hands down.
 //!
-//! `T` is a backend's buffer. Buffers are planned once for the largest batch; a step uses their first rows.
+//! `S` is a backend's memory of such values ([`Backend::Stored`]), `T` its memory of statistics and embeddings
+//! ([`Backend::Buffer`]). Both are planned once for the largest batch; a step uses their first rows.
 
 use crate::backend::Backend;
 use crate::batch::graph_batch::BatchSize;
@@ -9,9 +10,9 @@ use crate::model::config::ModelConfig;
 
 /// A block's saved values, `R` rows (edges or nodes) and `C` columns.
 #[derive(Debug)]
-pub struct BlockActivations<T> {
+pub struct BlockActivations<S, T = S> {
     /// `[R, C]`: the linear layer's output, before batch norm.
-    pub linear: T,
+    pub linear: S,
     /// `[C]`: the mean that batch norm subtracts: of the batch in training, the running one in evaluation, 0 without.
     pub mean: T,
     /// `[C]`: 1 / sqrt(variance + eps), likewise; 1 without.
@@ -20,82 +21,82 @@ pub struct BlockActivations<T> {
 
 /// One layer's saved values.
 #[derive(Debug)]
-pub struct LayerActivations<T> {
+pub struct LayerActivations<S, T = S> {
     /// `[E, H]`.
-    pub edge_hidden: BlockActivations<T>,
+    pub edge_hidden: BlockActivations<S, T>,
     /// `[E, H]`: relu(norm(edge_hidden)), empty for backends that recompute it where it is read.
-    pub edge_hidden_output: T,
+    pub edge_hidden_output: S,
     /// `[E, H + D + H]`: messages to the subject, new edge states, messages to the object.
-    pub edge_heads: BlockActivations<T>,
+    pub edge_heads: BlockActivations<S, T>,
     /// `[E, D]`: the new edge states; empty in the last layer.
-    pub edge_state: T,
+    pub edge_state: S,
     /// `[N, H]`: the mean of the messages that reach a node.
-    pub pooled: T,
+    pub pooled: S,
     /// `[N, H]`.
-    pub node_hidden: BlockActivations<T>,
+    pub node_hidden: BlockActivations<S, T>,
     /// `[N, H]`: relu(norm(node_hidden)), as `edge_hidden_output`.
-    pub node_hidden_output: T,
+    pub node_hidden_output: S,
     /// `[N, D]`.
-    pub node_output: BlockActivations<T>,
+    pub node_output: BlockActivations<S, T>,
     /// `[N, D]`: the new node states, rows of unit length where they are normalised.
-    pub node_state: T,
+    pub node_state: S,
 }
 
 /// All of a forward pass.
 #[derive(Debug)]
-pub struct Activations<T> {
+pub struct Activations<S, T = S> {
     /// By layer.
-    pub layers: Vec<LayerActivations<T>>,
+    pub layers: Vec<LayerActivations<S, T>>,
     /// `[G, D]`: the graphs' embeddings, rows of unit length.
     pub embedding: T,
 }
 
 /// The backward pass's running gradients; layers take turns in the same buffers.
 #[derive(Debug)]
-pub struct ActivationGradients<T> {
+pub struct ActivationGradients<S> {
     /// `[N, D]`: by the node states that a layer reads.
-    pub d_node_state: T,
+    pub d_node_state: S,
     /// `[E, D]`: by the edge states that a layer reads.
-    pub d_edge_state: T,
+    pub d_edge_state: S,
     /// `[N, H]`: by `node_hidden_output`.
-    pub d_node_hidden: T,
+    pub d_node_hidden: S,
     /// `[N, H]`: by `pooled`.
-    pub d_pooled: T,
+    pub d_pooled: S,
     /// `[E, H + D + H]`: by the heads' linear outputs.
-    pub d_edge_heads: T,
+    pub d_edge_heads: S,
     /// `[E, H]`: by `edge_hidden_output`.
-    pub d_edge_hidden: T,
+    pub d_edge_hidden: S,
 }
 
-impl<T> Activations<T> {
+impl<S, T> Activations<S, T> {
     /// Buffers for batches up to `capacity`.
-    pub fn allocate<B: Backend<Buffer = T>>(
+    pub fn allocate<B: Backend<Stored = S, Buffer = T>>(
         backend: &B,
         config: ModelConfig,
         capacity: BatchSize,
     ) -> Result<Self> {
         let BatchSize { graphs, nodes, edges } = capacity;
         let (state, hidden) = (config.state_width, config.hidden_width);
-        let block = |rows: usize, columns: usize| -> Result<BlockActivations<T>> {
+        let block = |rows: usize, columns: usize| -> Result<BlockActivations<S, T>> {
             Ok(BlockActivations {
-                linear: backend.allocate(rows * columns)?,
+                linear: backend.allocate_stored(rows, columns)?,
                 mean: backend.allocate(columns)?,
                 rstd: backend.allocate(columns)?,
             })
         };
-        let outputs = |rows: usize| if B::RECOMPUTES_HIDDEN { 0 } else { rows * hidden };
+        let outputs = |rows: usize| if B::RECOMPUTES_HIDDEN { 0 } else { rows };
         let layers = (0..config.layers)
             .map(|layer| {
                 Ok(LayerActivations {
                     edge_hidden: block(edges, hidden)?,
-                    edge_hidden_output: backend.allocate(outputs(edges))?,
+                    edge_hidden_output: backend.allocate_stored(outputs(edges), hidden)?,
                     edge_heads: block(edges, config.heads_width(layer))?,
-                    edge_state: backend.allocate(edges * config.edge_state_width(layer))?,
-                    pooled: backend.allocate(nodes * hidden)?,
+                    edge_state: backend.allocate_stored(edges, config.edge_state_width(layer))?,
+                    pooled: backend.allocate_stored(nodes, hidden)?,
                     node_hidden: block(nodes, hidden)?,
-                    node_hidden_output: backend.allocate(outputs(nodes))?,
+                    node_hidden_output: backend.allocate_stored(outputs(nodes), hidden)?,
                     node_output: block(nodes, state)?,
-                    node_state: backend.allocate(nodes * state)?,
+                    node_state: backend.allocate_stored(nodes, state)?,
                 })
             })
             .collect::<Result<_>>()?;
@@ -103,9 +104,9 @@ impl<T> Activations<T> {
     }
 }
 
-impl<T> ActivationGradients<T> {
+impl<S> ActivationGradients<S> {
     /// Buffers for batches up to `capacity`.
-    pub fn allocate<B: Backend<Buffer = T>>(
+    pub fn allocate<B: Backend<Stored = S>>(
         backend: &B,
         config: ModelConfig,
         capacity: BatchSize,
@@ -113,12 +114,12 @@ impl<T> ActivationGradients<T> {
         let BatchSize { nodes, edges, .. } = capacity;
         let (state, hidden) = (config.state_width, config.hidden_width);
         Ok(ActivationGradients {
-            d_node_state: backend.allocate(nodes * state)?,
-            d_edge_state: backend.allocate(edges * state)?,
-            d_node_hidden: backend.allocate(nodes * hidden)?,
-            d_pooled: backend.allocate(nodes * hidden)?,
-            d_edge_heads: backend.allocate(edges * (2 * hidden + state))?,
-            d_edge_hidden: backend.allocate(edges * hidden)?,
+            d_node_state: backend.allocate_stored(nodes, state)?,
+            d_edge_state: backend.allocate_stored(edges, state)?,
+            d_node_hidden: backend.allocate_stored(nodes, hidden)?,
+            d_pooled: backend.allocate_stored(nodes, hidden)?,
+            d_edge_heads: backend.allocate_stored(edges, 2 * hidden + state)?,
+            d_edge_hidden: backend.allocate_stored(edges, hidden)?,
         })
     }
 }

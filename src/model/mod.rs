@@ -44,7 +44,7 @@ pub(crate) fn loss_row(len: usize, steps: u64) -> Range<usize> {
 pub struct Model<B: Backend> {
     backend: B,
     parameters: Parameters<B::Buffer>,
-    activations: Activations<B::Buffer>,
+    activations: Activations<B::Stored, B::Buffer>,
     batch: B::Batch,
     batch_size: BatchSize,
     capacity: BatchSize,
@@ -56,7 +56,7 @@ pub struct Model<B: Backend> {
 pub struct TrainingState<B: Backend> {
     gradients: B::Buffer,
     moments: Moments<B::Buffer>,
-    activation_gradients: ActivationGradients<B::Buffer>,
+    activation_gradients: ActivationGradients<B::Stored>,
     /// `[LOSS_STEPS, most triples]`: the losses of the last steps, a row each in turns.
     losses: B::Buffer,
     /// Of each row.
@@ -101,6 +101,7 @@ impl<B: Backend> Model<B> {
         }
         let activations = Activations::allocate(&backend, config, capacity)?;
         let batch = backend.plan(config, capacity)?;
+        backend.parameters_loaded(&parameters)?;
         let (batch_size, identity) = (BatchSize::default(), Arc::new(()));
         Ok(Model { backend, parameters, activations, batch, batch_size, capacity, identity })
     }
@@ -489,14 +490,14 @@ fn mean(losses: &[f32]) -> f32 {
 }
 
 /// What the layer after `before` reads.
-fn layer_input<T>(before: &[LayerActivations<T>]) -> LayerInput<'_, T> {
+fn layer_input<S, T>(before: &[LayerActivations<S, T>]) -> LayerInput<'_, S> {
     match before.last() {
         None => LayerInput::Embeddings,
         Some(previous) => LayerInput::States { nodes: &previous.node_state, edges: &previous.edge_state },
     }
 }
 
-fn block_activations<T>(layer: &LayerActivations<T>, kind: BlockKind) -> &BlockActivations<T> {
+fn block_activations<S, T>(layer: &LayerActivations<S, T>, kind: BlockKind) -> &BlockActivations<S, T> {
     match kind {
         BlockKind::EdgeHidden => &layer.edge_hidden,
         BlockKind::EdgeHeads => &layer.edge_heads,

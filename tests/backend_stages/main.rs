@@ -221,7 +221,12 @@ fn adam_step_equals_the_reference() {
     let second: Vec<f32> = gradients.iter().map(|g| 0.2 * g * g).collect();
     let settings = Adam::new(0.01);
     for t in [1, 2, 1000] {
-        fn step<B: Backend>(on: &mut On<B>, adam: &Adam, t: u64, given: [&[f32]; 3]) -> [Vec<f32>; 3] {
+        fn step<B: Backend<Stored = <B as Backend>::Buffer>>(
+            on: &mut On<B>,
+            adam: &Adam,
+            t: u64,
+            given: [&[f32]; 3],
+        ) -> [Vec<f32>; 3] {
             let count = given[0].len();
             let [gradients, first, second] = given.map(|values| on.exactly(values));
             let mut moments = Moments { first, second };

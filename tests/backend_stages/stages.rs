@@ -3,7 +3,7 @@
 use super::*;
 
 /// A backend with a case's batch and parameters.
-pub struct On<B: Backend> {
+pub struct On<B: Backend<Stored = <B as Backend>::Buffer>> {
     pub backend: B,
     pub batch: B::Batch,
     pub parameters: Parameters<B::Buffer>,
@@ -17,7 +17,7 @@ pub struct Output {
     pub written: Vec<Range<usize>>,
 }
 
-impl<B: Backend> On<B> {
+impl<B: Backend<Stored = <B as Backend>::Buffer>> On<B> {
     pub fn new(mut backend: B, config: ModelConfig, batch: &GraphBatch, tensors: &NamedTensors) -> Self {
         let mut to = backend.plan(config, batch.size()).unwrap();
         backend.load_batch(batch, &mut to).unwrap();
@@ -124,7 +124,11 @@ pub fn layer_input<'a, T>(layer: usize, nodes: &'a T, edges: &'a T) -> LayerInpu
 
 // The stages, each on buffers of its own. Forward stages read `saved` of the stage before.
 
-pub fn edge_hidden<B: Backend>(on: &mut On<B>, case: &Case, mode: Mode) -> Vec<Output> {
+pub fn edge_hidden<B: Backend<Stored = <B as Backend>::Buffer>>(
+    on: &mut On<B>,
+    case: &Case,
+    mode: Mode,
+) -> Vec<Output> {
     let (rows, columns) = (case.size.edges, case.config.hidden_width);
     let (nodes, edges) = (on.input(&case.nodes), on.input(&case.edges));
     let (mut block, mut output) = (on.output_block(rows, columns), on.output(rows * columns));
@@ -137,7 +141,11 @@ pub fn edge_hidden<B: Backend>(on: &mut On<B>, case: &Case, mode: Mode) -> Vec<O
     outputs
 }
 
-pub fn edge_heads<B: Backend>(on: &mut On<B>, case: &Case, mode: Mode) -> Vec<Output> {
+pub fn edge_heads<B: Backend<Stored = <B as Backend>::Buffer>>(
+    on: &mut On<B>,
+    case: &Case,
+    mode: Mode,
+) -> Vec<Output> {
     let (rows, columns) = (case.size.edges, case.config.heads_width(case.layer));
     let (saved, output) =
         (on.upload_block(&case.saved.edge_hidden), on.input(&case.saved.edge_hidden_output));
@@ -147,7 +155,7 @@ pub fn edge_heads<B: Backend>(on: &mut On<B>, case: &Case, mode: Mode) -> Vec<Ou
     on.read_block(&block, rows, columns)
 }
 
-pub fn edge_pool<B: Backend>(on: &mut On<B>, case: &Case) -> Vec<Output> {
+pub fn edge_pool<B: Backend<Stored = <B as Backend>::Buffer>>(on: &mut On<B>, case: &Case) -> Vec<Output> {
     let heads = on.upload_block(&case.saved.edge_heads);
     let pooled_len = case.size.nodes * case.config.hidden_width;
     let states_len = case.size.edges * case.config.edge_state_width(case.layer);
@@ -156,7 +164,11 @@ pub fn edge_pool<B: Backend>(on: &mut On<B>, case: &Case) -> Vec<Output> {
     vec![on.read("pooled", &pooled, pooled_len), on.read("edge_state", &states, states_len)]
 }
 
-pub fn node_hidden<B: Backend>(on: &mut On<B>, case: &Case, mode: Mode) -> Vec<Output> {
+pub fn node_hidden<B: Backend<Stored = <B as Backend>::Buffer>>(
+    on: &mut On<B>,
+    case: &Case,
+    mode: Mode,
+) -> Vec<Output> {
     let (rows, columns) = (case.size.nodes, case.config.hidden_width);
     let pooled = on.input(&case.saved.pooled);
     let (mut block, mut output) = (on.output_block(rows, columns), on.output(rows * columns));
@@ -168,7 +180,11 @@ pub fn node_hidden<B: Backend>(on: &mut On<B>, case: &Case, mode: Mode) -> Vec<O
     outputs
 }
 
-pub fn node_output<B: Backend>(on: &mut On<B>, case: &Case, mode: Mode) -> Vec<Output> {
+pub fn node_output<B: Backend<Stored = <B as Backend>::Buffer>>(
+    on: &mut On<B>,
+    case: &Case,
+    mode: Mode,
+) -> Vec<Output> {
     let (rows, columns) = (case.size.nodes, case.config.state_width);
     let (saved, output) =
         (on.upload_block(&case.saved.node_hidden), on.input(&case.saved.node_hidden_output));
@@ -182,14 +198,18 @@ pub fn node_output<B: Backend>(on: &mut On<B>, case: &Case, mode: Mode) -> Vec<O
     outputs
 }
 
-pub fn readout<B: Backend>(on: &mut On<B>, case: &Case) -> Vec<Output> {
+pub fn readout<B: Backend<Stored = <B as Backend>::Buffer>>(on: &mut On<B>, case: &Case) -> Vec<Output> {
     let len = case.size.graphs * case.config.state_width;
     let (states, mut embedding) = (on.input(&case.saved.node_state), on.output(len));
     on.backend.readout(case.config, &on.batch, &states, &mut embedding).unwrap();
     vec![on.read("embedding", &embedding, len)]
 }
 
-pub fn readout_loss<B: Backend>(on: &mut On<B>, case: &Case, loss: &Loss) -> Vec<Output> {
+pub fn readout_loss<B: Backend<Stored = <B as Backend>::Buffer>>(
+    on: &mut On<B>,
+    case: &Case,
+    loss: &Loss,
+) -> Vec<Output> {
     let (width, triples) = (case.config.state_width, case.batch.similarity_positive.len());
     let states = on.input(&case.saved.node_state);
     let (embeddings, nodes) = (case.size.graphs * width, case.size.nodes * width);
@@ -214,7 +234,11 @@ pub fn norm_and_weight(block: &BlockLayout) -> [(&'static str, Range<usize>); 3]
     ]
 }
 
-pub fn node_output_backward<B: Backend>(on: &mut On<B>, case: &Case, d_state: &[f32]) -> Vec<Output> {
+pub fn node_output_backward<B: Backend<Stored = <B as Backend>::Buffer>>(
+    on: &mut On<B>,
+    case: &Case,
+    d_state: &[f32],
+) -> Vec<Output> {
     let saved = on.upload_saved(&case.saved);
     let len = case.size.nodes * case.config.hidden_width;
     let (mut d_state, mut d_hidden, mut gradients) = (on.input(d_state), on.output(len), on.gradients());
@@ -235,7 +259,11 @@ pub fn node_output_backward<B: Backend>(on: &mut On<B>, case: &Case, d_state: &[
     outputs
 }
 
-pub fn node_hidden_backward<B: Backend>(on: &mut On<B>, case: &Case, d_hidden: &[f32]) -> Vec<Output> {
+pub fn node_hidden_backward<B: Backend<Stored = <B as Backend>::Buffer>>(
+    on: &mut On<B>,
+    case: &Case,
+    d_hidden: &[f32],
+) -> Vec<Output> {
     let saved = on.upload_saved(&case.saved);
     let len = case.size.nodes * case.config.hidden_width;
     let (mut d_hidden, mut d_pooled, mut gradients) = (on.input(d_hidden), on.output(len), on.gradients());
@@ -256,7 +284,7 @@ pub fn node_hidden_backward<B: Backend>(on: &mut On<B>, case: &Case, d_hidden: &
     outputs
 }
 
-pub fn edge_pool_backward<B: Backend>(
+pub fn edge_pool_backward<B: Backend<Stored = <B as Backend>::Buffer>>(
     on: &mut On<B>,
     case: &Case,
     d_pooled: &[f32],
@@ -284,7 +312,11 @@ pub fn edge_pool_backward<B: Backend>(
     outputs
 }
 
-pub fn edge_heads_backward<B: Backend>(on: &mut On<B>, case: &Case, d_heads: &[f32]) -> Vec<Output> {
+pub fn edge_heads_backward<B: Backend<Stored = <B as Backend>::Buffer>>(
+    on: &mut On<B>,
+    case: &Case,
+    d_heads: &[f32],
+) -> Vec<Output> {
     let saved = on.upload_saved(&case.saved);
     let len = case.size.edges * case.config.hidden_width;
     let (d_heads, mut d_hidden, mut gradients) = (on.input(d_heads), on.output(len), on.gradients());
@@ -305,7 +337,11 @@ pub fn edge_heads_backward<B: Backend>(on: &mut On<B>, case: &Case, d_heads: &[f
     outputs
 }
 
-pub fn edge_hidden_backward<B: Backend>(on: &mut On<B>, case: &Case, d_hidden: &[f32]) -> Vec<Output> {
+pub fn edge_hidden_backward<B: Backend<Stored = <B as Backend>::Buffer>>(
+    on: &mut On<B>,
+    case: &Case,
+    d_hidden: &[f32],
+) -> Vec<Output> {
     let saved = on.upload_saved(&case.saved);
     let width = case.config.state_width;
     let (nodes, edges) = (on.input(&case.nodes), on.input(&case.edges));

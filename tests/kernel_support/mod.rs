@@ -1,11 +1,12 @@
 //! What the tests of single kernels share: the device, random values, outputs that begin as NaN, and tolerances;
-//! [`cases`] draws shapes, [`calculus`] differentiates the reference.
+//! [`cases`] draws shapes, [`stored`] lays matrices out, [`calculus`] differentiates the reference.
 //!
 //! They run on the emulator, or with `SCENERANK_TEST_DEVICE=cuda` on a GPU, where a missing one fails them.
 #![allow(dead_code)] // each test binary uses its part
 
 pub mod calculus;
 pub mod cases;
+pub mod stored;
 
 use std::sync::OnceLock;
 
@@ -203,16 +204,23 @@ pub fn scale(values: &[f64]) -> f64 {
 /// how it follows from the sizes of what is added up.
 #[track_caller]
 pub fn assert_within(name: &str, got: &[f32], want: &[f64], limit: f64) {
+    assert_each_within(name, got, want, |_| limit);
+}
+
+/// [`assert_within`] with a limit for each wanted value.
+#[track_caller]
+pub fn assert_each_within(name: &str, got: &[f32], want: &[f64], limit: impl Fn(f64) -> f64) {
     assert_eq!(got.len(), want.len(), "{name}: length");
     let off = |i: usize| (f64::from(got[i]) - want[i]).abs();
-    let worst = (0..got.len()).max_by(|&i, &j| rank(off(i)).total_cmp(&rank(off(j))));
-    if let Some(worst) = worst {
+    let over = |i: usize| rank(off(i) - limit(want[i]));
+    if let Some(worst) = (0..got.len()).max_by(|&i, &j| over(i).total_cmp(&over(j))) {
         assert!(
-            off(worst) <= limit,
-            "{name}[{worst}]: {} where {} is expected: off by {:.3e}, limit {limit:.3e}",
+            off(worst) <= limit(want[worst]),
+            "{name}[{worst}]: {} where {} is expected: off by {:.3e}, limit {:.3e}",
             got[worst],
             want[worst],
-            off(worst)
+            off(worst),
+            limit(want[worst])
         );
     }
 }

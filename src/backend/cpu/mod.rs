@@ -217,12 +217,21 @@ fn adam_chunk(adam: &AdamStep, values: &mut [f32], gradients: &[f32], first: &mu
 
 impl Backend for Cpu {
     type Buffer = Vec<f32>;
+    type Stored = Vec<f32>;
     type Batch = GraphBatch;
     type Steps = u64;
     type Graphs = ();
 
     fn allocate(&self, len: usize) -> Result<Vec<f32>> {
         Ok(vec![0.0; len])
+    }
+
+    fn allocate_stored(&self, rows: usize, columns: usize) -> Result<Vec<f32>> {
+        self.allocate(rows * columns)
+    }
+
+    fn download_stored(&mut self, matrix: &Vec<f32>, rows: usize, columns: usize) -> Result<Vec<f32>> {
+        self.download(matrix, 0..rows * columns)
     }
 
     fn upload(&mut self, values: &[f32], buffer: &mut Vec<f32>, at: usize) -> Result<()> {

@@ -1,13 +1,16 @@
-//! adam: one step over flat arrays (`kernels/adam.cu`, [`crate::optimizer`]).
+//! adam: one step over flat arrays, and the weights' copy in bf16 (`kernels/adam.cu`, [`crate::optimizer`]).
 
 use super::buffer::{Buffer, Slice, SliceMut};
-use super::device::{Argument, Device, Grid, check_len};
+use super::device::{Argument, Arguments, Device, Grid, check_len};
+use super::weight_copy::WeightCopy;
 use crate::error::Result;
 use crate::optimizer::Adam;
 
-pub(super) const KERNELS: &[&str] = &["adam_next_step", "adam_step"];
+pub(super) const KERNELS: &[&str] = &["adam_next_step", "adam_step", "weight_copy"];
 
 const THREADS: u32 = 256;
+/// Values of a thread.
+const VALUES_EACH: usize = 4;
 
 /// How many steps are done, where kernels read it and move it on.
 pub struct Steps {
@@ -34,7 +37,8 @@ impl Steps {
     }
 }
 
-/// Takes the next step: moves `values` along `gradients`, and both moments; arrays of one length.
+/// Takes the next step: moves `values` along `gradients`, and both moments; arrays of one length. The new weights also go
+/// into `copy`, where there is one, of parameters laid out like `values`.
 pub fn adam_step(
     device: &Device,
     values: &mut SliceMut<'_, f32>,
@@ -43,6 +47,7 @@ pub fn adam_step(
     gradients: Slice<'_, f32>,
     adam: &Adam,
     steps: &mut Steps,
+    copy: Option<&mut WeightCopy>,
 ) -> Result<()> {
     let count = values.len();
     check_len("adam_step: first", first.len(), count);
@@ -61,17 +66,31 @@ pub fn adam_step(
     if count == 0 {
         return Ok(());
     }
-    let arguments = [
-        values.into(),
-        first.into(),
-        second.into(),
-        gradients.into(),
-        factors.as_slice().into(),
-        Argument::Long(count as i64),
-        (adam.beta1 as f32).into(),
-        (adam.beta2 as f32).into(),
-        (adam.epsilon as f32).into(),
-    ];
-    // SAFETY: as in kernels/adam.cu; lengths were checked; the three that are written are borrowed mutably.
-    unsafe { device.launch("adam_step", Grid::cover(count, THREADS), &arguments) }
+    let arguments = Arguments::default().add(values).add(first).add(second).add(gradients);
+    let arguments = arguments.add(factors.as_slice()).add(count);
+    let arguments = arguments.add(adam.beta1 as f32).add(adam.beta2 as f32).add(adam.epsilon as f32);
+    let arguments = match copy {
+        Some(copy) => {
+            copy.check(count);
+            let (mut values, segments, segment_count) = copy.parts();
+            arguments.add(&mut values).add(segments).add(segment_count)
+        }
+        None => arguments.add(Argument::Address(0)).add(Argument::Address(0)).add(0usize),
+    };
+    // SAFETY: as in kernels/adam.cu; lengths were checked, and a copy's segments lie within both arrays; the four that are
+    // written are borrowed mutably.
+    unsafe { device.launch("adam_step", Grid::cover(count.div_ceil(VALUES_EACH), THREADS), &arguments) }
+}
+
+/// The whole of `copy`, from the parameters `values` as they are.
+pub fn weight_copy(device: &Device, copy: &mut WeightCopy, values: Slice<'_, f32>) -> Result<()> {
+    let count = values.len();
+    copy.check(count);
+    if count == 0 {
+        return Ok(());
+    }
+    let (mut to, segments, segment_count) = copy.parts();
+    let arguments = [(&mut to).into(), values.into(), segments.into(), segment_count.into(), count.into()];
+    // SAFETY: as in kernels/adam.cu; the segments lie within both arrays; the copy is borrowed mutably.
+    unsafe { device.launch("weight_copy", Grid::cover(count.div_ceil(VALUES_EACH), THREADS), &arguments) }
 }

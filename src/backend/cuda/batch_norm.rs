@@ -1,29 +1,32 @@
 //! batch_norm: statistics, relu(norm(z)) and their backward (`kernels/batch_norm.cu`).
 
 use super::buffer::{Buffer, Slice, SliceMut};
-use super::device::{Arguments, Device, Grid, check_len, dimension};
+use super::device::{Argument, Arguments, Device, Grid, check_len, dimension};
 use super::rows::Rows;
+use super::stored::{StoredElement, stored_kernel, stored_kernels};
 use crate::error::Result;
 
-pub(super) const KERNELS: &[&str] = &[
-    "batch_norm_partial_statistics",
-    "batch_norm_merge_statistics",
-    "batch_norm_running_statistics",
-    "batch_norm_no_statistics",
+pub(super) const KERNELS: &[&str] = stored_kernels![
+    "batch_norm_statistics",
     "batch_norm_relu",
     "batch_norm_mask",
-    "batch_norm_backward_partials",
-    "batch_norm_backward_merge",
-    "batch_norm_backward",
+    "batch_norm_backward_sums",
+    "batch_norm_backward";
+    "batch_norm_running_statistics",
+    "batch_norm_no_statistics"
 ];
 
 /// As in the kernel: columns and rows of a block.
 const STRIP: usize = 32;
 const ROW_LANES: u32 = 8;
-/// Rows that [`Sums`] are of.
-pub const CHUNK_ROWS: usize = 64;
-const MERGE_THREADS: u32 = 128;
+const COLUMN_THREADS: u32 = 128;
 const THREADS: u32 = 256;
+/// Columns of a thread.
+const COLUMNS_EACH: usize = 4;
+
+/// As in `kernels/column_sums.cuh`: rows of a chunk, chunks of a group.
+pub const CHUNK_ROWS: usize = 64;
+const GROUP_CHUNKS: usize = 32;
 
 /// A block's normalisation, by column.
 #[derive(Clone, Copy, Debug)]
@@ -77,10 +80,39 @@ pub struct Statistics<'a> {
     pub rstd: SliceMut<'a, f32>,
 }
 
-/// Memory of the sums over rows.
+/// Where the statistics of a block's rows go, and the memory of making them.
+pub struct BatchStatistics<'a> {
+    /// Of these rows.
+    pub to: Statistics<'a>,
+    /// `[C]`: moves.
+    pub running_mean: SliceMut<'a, f32>,
+    /// `[C]`: moves.
+    pub running_var: SliceMut<'a, f32>,
+    /// Memory.
+    pub sums: &'a mut Sums,
+}
+
+/// Where the gradients of a norm's weight and bias go. What its backward subtracts from each row stays in `sums`, for
+/// [`batch_norm_backward`].
+pub struct NormGradient<'a> {
+    /// `[C]`.
+    pub weight: SliceMut<'a, f32>,
+    /// `[C]`.
+    pub bias: SliceMut<'a, f32>,
+    /// Whether mean and rstd are the batch's, and so move with z, or constants.
+    pub batch_statistics: bool,
+    /// Memory.
+    pub sums: &'a mut Sums,
+}
+
+/// Memory of the sums over rows (`kernels/column_sums.cuh`).
 pub struct Sums {
     /// `[chunks, 2, C]`.
     partials: Buffer<f32>,
+    /// `[groups, 2, C]`.
+    groups: Buffer<f64>,
+    /// `[groups + 1, strips]`: zeros between launches.
+    tickets: Buffer<i32>,
     /// `[2, C]`: what backward subtracts.
     terms: Buffer<f32>,
 }
@@ -88,91 +120,110 @@ pub struct Sums {
 impl Sums {
     /// None yet.
     pub fn new(device: &Device) -> Result<Self> {
-        Ok(Sums { partials: device.allocate(0)?, terms: device.allocate(0)? })
+        Ok(Sums {
+            partials: device.allocate(0)?,
+            groups: device.allocate(0)?,
+            tickets: device.allocate(0)?,
+            terms: device.allocate(0)?,
+        })
     }
 
     /// Room for sums over up to `rows` rows of `columns` columns, if there is not yet.
     pub(super) fn reserve(&mut self, device: &Device, rows: usize, columns: usize) -> Result<()> {
-        device.reserve(&mut self.partials, rows.div_ceil(CHUNK_ROWS) * 2 * columns)?;
-        device.reserve(&mut self.terms, 2 * columns)
-    }
-
-    /// `[R / 64, 2, C]`: two values of each 64 rows and column.
-    pub fn partials(&mut self, device: &Device, rows: usize, columns: usize) -> Result<SliceMut<'_, f32>> {
-        self.reserve(device, rows, columns)?;
-        Ok(self.partials.slice_mut(0..rows.div_ceil(CHUNK_ROWS) * 2 * columns))
-    }
-
-    /// The same, read back.
-    pub fn download(&self, device: &Device, rows: usize, columns: usize) -> Result<Vec<f32>> {
-        device.download(&self.partials, 0..rows.div_ceil(CHUNK_ROWS) * 2 * columns)
+        let chunks = rows.div_ceil(CHUNK_ROWS);
+        let groups = chunks.div_ceil(GROUP_CHUNKS);
+        device.reserve(&mut self.partials, chunks * 2 * columns)?;
+        device.reserve(&mut self.groups, groups * 2 * columns)?;
+        device.reserve(&mut self.terms, 2 * columns)?;
+        let tickets = (groups + 1) * columns.div_ceil(STRIP);
+        if self.tickets.len() < tickets {
+            self.tickets = device.allocate(tickets)?;
+        }
+        Ok(())
     }
 }
 
+impl Arguments {
+    /// A `ColumnMemory`: of sums over up to `rows` rows, or null where none are wanted.
+    fn add_sums(self, device: &Device, sums: Option<&mut Sums>, rows: usize, columns: usize) -> Result<Self> {
+        let Some(sums) = sums else { return Ok(self.add_nulls(3)) };
+        sums.reserve(device, rows, columns)?;
+        let arguments = self.add(sums.partials.slice(0..sums.partials.len()));
+        let arguments = arguments.add(sums.groups.slice(0..sums.groups.len()));
+        Ok(arguments.add(sums.tickets.slice(0..sums.tickets.len())))
+    }
+
+    fn add_nulls(self, count: usize) -> Self {
+        (0..count).fold(self, |arguments, _| arguments.add(Argument::Address(0)))
+    }
+
+    /// Memory and results of a block's statistics, over up to `rows` rows; null where none are wanted.
+    pub(super) fn add_statistics(
+        self,
+        device: &Device,
+        statistics: Option<BatchStatistics<'_>>,
+        rows: usize,
+        columns: usize,
+    ) -> Result<Self> {
+        let Some(BatchStatistics { mut to, mut running_mean, mut running_var, sums }) = statistics else {
+            return Ok(self.add_nulls(7));
+        };
+        check_len("batch_norm: mean", to.mean.len(), columns);
+        check_len("batch_norm: rstd", to.rstd.len(), columns);
+        check_len("batch_norm: running_mean", running_mean.len(), columns);
+        check_len("batch_norm: running_var", running_var.len(), columns);
+        let arguments = self.add_sums(device, Some(sums), rows, columns)?;
+        let arguments = arguments.add(&mut to.mean).add(&mut to.rstd);
+        Ok(arguments.add(&mut running_mean).add(&mut running_var))
+    }
+
+    /// Memory and results of a norm's backward, over up to `rows` rows; null where none are wanted.
+    pub(super) fn add_norm_gradient(
+        self,
+        device: &Device,
+        gradient: Option<NormGradient<'_>>,
+        rows: usize,
+        columns: usize,
+    ) -> Result<Self> {
+        let Some(NormGradient { mut weight, mut bias, batch_statistics, sums }) = gradient else {
+            return Ok(self.add_nulls(6).add(0));
+        };
+        check_len("batch_norm: d_weight", weight.len(), columns);
+        check_len("batch_norm: d_bias", bias.len(), columns);
+        let arguments = self.add_sums(device, Some(&mut *sums), rows, columns)?;
+        let arguments = arguments.add(&mut weight).add(&mut bias);
+        Ok(arguments.add(sums.terms.slice(0..2 * columns)).add(usize::from(batch_statistics)))
+    }
+}
+
+/// At least one block for each strip, for what there is without rows.
 fn strips(rows: usize, columns: usize) -> Grid {
-    let blocks = [columns.div_ceil(STRIP), rows.div_ceil(CHUNK_ROWS), 1].map(dimension);
+    let blocks = [columns.div_ceil(STRIP), rows.div_ceil(CHUNK_ROWS).max(1), 1].map(dimension);
     Grid { blocks, threads: [STRIP as u32, ROW_LANES, 1] }
 }
 
+/// A thread for four columns of each row.
+fn by_fours(rows: usize, columns: usize) -> Grid {
+    let threads = rows * columns.div_ceil(COLUMNS_EACH);
+    assert!(u32::try_from(threads).is_ok(), "kernels count their threads in 32 bits");
+    Grid::cover(threads, THREADS)
+}
+
 /// The statistics of `z [R, C]`, in a pass over it; moves the running ones.
-pub fn batch_norm_statistics(
+pub fn batch_norm_statistics<T: StoredElement>(
     device: &Device,
-    to: &mut Statistics<'_>,
-    running_mean: &mut SliceMut<'_, f32>,
-    running_var: &mut SliceMut<'_, f32>,
-    z: Slice<'_, f32>,
+    statistics: BatchStatistics<'_>,
+    z: Slice<'_, T>,
     rows: Rows<'_>,
-    sums: &mut Sums,
 ) -> Result<()> {
-    let columns = to.mean.len();
-    check_len("batch_norm: z", z.len(), rows.bound * columns);
-    batch_norm_partial_statistics(device, z, rows, columns, sums)?;
-    batch_norm_merge_statistics(device, to, running_mean, running_var, rows, sums)
-}
-
-/// Each chunk's statistics of `z [R, C]` into `sums`.
-pub fn batch_norm_partial_statistics(
-    device: &Device,
-    z: Slice<'_, f32>,
-    rows: Rows<'_>,
-    columns: usize,
-    sums: &mut Sums,
-) -> Result<()> {
-    check_len("batch_norm: z", z.len(), rows.bound * columns);
-    let mut partials = sums.partials(device, rows.bound, columns)?;
-    if rows.bound == 0 {
-        return Ok(());
-    }
-    let arguments = [(&mut partials).into(), z.into(), rows.into(), columns.into()];
-    // SAFETY: as in kernels/batch_norm.cu; lengths were checked; partials has 2 C values for each chunk.
-    unsafe { device.launch("batch_norm_partial_statistics", strips(rows.bound, columns), &arguments) }
-}
-
-/// The statistics of R rows, of which `sums` has each chunk's; moves the running ones.
-pub fn batch_norm_merge_statistics(
-    device: &Device,
-    to: &mut Statistics<'_>,
-    running_mean: &mut SliceMut<'_, f32>,
-    running_var: &mut SliceMut<'_, f32>,
-    rows: Rows<'_>,
-    sums: &mut Sums,
-) -> Result<()> {
-    let columns = to.mean.len();
-    check_len("batch_norm: rstd", to.rstd.len(), columns);
-    check_len("batch_norm: running_mean", running_mean.len(), columns);
-    check_len("batch_norm: running_var", running_var.len(), columns);
-    let partials = sums.partials(device, rows.bound, columns)?;
-    let arguments = [
-        (&mut to.mean).into(),
-        (&mut to.rstd).into(),
-        running_mean.into(),
-        running_var.into(),
-        partials.as_slice().into(),
-        rows.into(),
-        columns.into(),
-    ];
-    // SAFETY: as in kernels/batch_norm.cu; lengths were checked; all that is written is borrowed mutably.
-    unsafe { device.launch("batch_norm_merge_statistics", Grid::cover(columns, MERGE_THREADS), &arguments) }
+    let columns = statistics.to.mean.len();
+    check_len("batch_norm: z", z.len(), rows.bound * T::stride(columns));
+    let arguments = Arguments::default().add_statistics(device, Some(statistics), rows.bound, columns)?;
+    let arguments = arguments.add(z).add(T::stride(columns)).add(rows).add(columns);
+    let (kernel, grid) = (stored_kernel!("batch_norm_statistics", T), strips(rows.bound, columns));
+    // SAFETY: as in kernels/batch_norm.cu; lengths were checked, the sums have room; all that is written is borrowed
+    // mutably.
+    unsafe { device.launch(kernel, grid, &arguments) }
 }
 
 /// The running statistics into `to`.
@@ -194,7 +245,9 @@ pub fn batch_norm_running_statistics(
         columns.into(),
     ];
     // SAFETY: as in kernels/batch_norm.cu; lengths were checked; `to` is borrowed mutably.
-    unsafe { device.launch("batch_norm_running_statistics", Grid::cover(columns, MERGE_THREADS), &arguments) }
+    unsafe {
+        device.launch("batch_norm_running_statistics", Grid::cover(columns, COLUMN_THREADS), &arguments)
+    }
 }
 
 /// Without batch norm: 0 and 1 into `to`.
@@ -203,14 +256,14 @@ pub fn batch_norm_no_statistics(device: &Device, to: &mut Statistics<'_>) -> Res
     check_len("batch_norm: rstd", to.rstd.len(), columns);
     let arguments = [(&mut to.mean).into(), (&mut to.rstd).into(), columns.into()];
     // SAFETY: as in kernels/batch_norm.cu; lengths were checked; `to` is borrowed mutably.
-    unsafe { device.launch("batch_norm_no_statistics", Grid::cover(columns, MERGE_THREADS), &arguments) }
+    unsafe { device.launch("batch_norm_no_statistics", Grid::cover(columns, COLUMN_THREADS), &arguments) }
 }
 
 /// `y [R, C] = relu(norm(z))`, of rows of z `z_stride` apart.
-pub fn batch_norm_relu(
+pub fn batch_norm_relu<T: StoredElement>(
     device: &Device,
-    y: &mut SliceMut<'_, f32>,
-    z: Slice<'_, f32>,
+    y: &mut SliceMut<'_, T>,
+    z: Slice<'_, T>,
     norm: Norm<'_>,
     z_stride: usize,
     rows: Rows<'_>,
@@ -220,18 +273,19 @@ pub fn batch_norm_relu(
         return Ok(());
     }
     norm.check(columns);
-    check_len("batch_norm_relu: y", y.len(), rows.bound * columns);
+    check_len("batch_norm_relu: y", y.len(), rows.bound * T::stride(columns));
     check_len("batch_norm_relu: z", z.len(), (rows.bound - 1) * z_stride + columns);
-    let arguments = Arguments::default().add(y).add(z).add_norm(norm).add(z_stride).add(rows).add(columns);
+    let arguments = Arguments::default().add(y).add(z).add_norm(norm).add(T::stride(columns)).add(z_stride);
+    let arguments = arguments.add(rows).add(columns);
     // SAFETY: as in kernels/batch_norm.cu; lengths were checked; y is borrowed mutably.
-    unsafe { device.launch("batch_norm_relu", Grid::cover(rows.bound * columns, THREADS), &arguments) }
+    unsafe { device.launch(stored_kernel!("batch_norm_relu", T), by_fours(rows.bound, columns), &arguments) }
 }
 
 /// `mask [R, C]`: 1 where the ReLU passes norm(z).
-pub fn batch_norm_mask(
+pub fn batch_norm_mask<T: StoredElement>(
     device: &Device,
     mask: &mut SliceMut<'_, u8>,
-    z: Slice<'_, f32>,
+    z: Slice<'_, T>,
     norm: Norm<'_>,
     rows: usize,
 ) -> Result<()> {
@@ -241,83 +295,57 @@ pub fn batch_norm_mask(
     }
     norm.check(columns);
     check_len("batch_norm_mask: mask", mask.len(), rows * columns);
-    check_len("batch_norm_mask: z", z.len(), rows * columns);
-    let arguments = Arguments::default().add(mask).add(z).add_norm(norm).add(rows).add(columns);
+    check_len("batch_norm_mask: z", z.len(), rows * T::stride(columns));
+    let arguments = Arguments::default().add(mask).add(z).add_norm(norm);
+    let arguments = arguments.add(T::stride(columns)).add(rows).add(columns);
+    let grid = Grid::cover(rows * columns, THREADS);
     // SAFETY: as in kernels/batch_norm.cu; lengths were checked; mask is borrowed mutably.
-    unsafe { device.launch("batch_norm_mask", Grid::cover(rows * columns, THREADS), &arguments) }
+    unsafe { device.launch(stored_kernel!("batch_norm_mask", T), grid, &arguments) }
 }
 
-/// Backward of relu(norm(z)): `d [R, C]`, by its output, becomes the gradient by z; `d_weight` and `d_bias` `[C]` are
-/// written. `batch_statistics` says whether mean and rstd are the batch's, and so move with z, or constants.
-pub fn batch_norm_backward(
+/// The first part of the backward of relu(norm(z)), given the gradient `d [R, C]` by its output: the gradients of weight
+/// and bias, and what the second part subtracts, in a pass over d and z.
+pub fn batch_norm_backward_sums<T: StoredElement>(
     device: &Device,
-    d: &mut SliceMut<'_, f32>,
-    d_weight: &mut SliceMut<'_, f32>,
-    d_bias: &mut SliceMut<'_, f32>,
-    z: Slice<'_, f32>,
+    gradient: NormGradient<'_>,
+    d: Slice<'_, T>,
+    z: Slice<'_, T>,
     norm: Norm<'_>,
-    batch_statistics: bool,
     rows: Rows<'_>,
-    sums: &mut Sums,
 ) -> Result<()> {
     let columns = norm.mean.len();
     norm.check(columns);
-    check_len("batch_norm_backward: d", d.len(), rows.bound * columns);
-    check_len("batch_norm_backward: z", z.len(), rows.bound * columns);
-    let mut partials = sums.partials(device, rows.bound, columns)?;
-    if rows.bound > 0 {
-        let arguments = Arguments::default()
-            .add(&mut partials)
-            .add(d.as_slice())
-            .add(z)
-            .add_norm(norm)
-            .add(rows)
-            .add(columns);
-        // SAFETY: as in kernels/batch_norm.cu; lengths were checked; partials has 2 C values for each chunk.
-        unsafe { device.launch("batch_norm_backward_partials", strips(rows.bound, columns), &arguments) }?;
-    }
-    batch_norm_backward_merge(device, d, d_weight, d_bias, z, norm, batch_statistics, rows, sums)
+    check_len("batch_norm_backward: d", d.len(), rows.bound * T::stride(columns));
+    check_len("batch_norm_backward: z", z.len(), rows.bound * T::stride(columns));
+    let arguments = Arguments::default().add_norm_gradient(device, Some(gradient), rows.bound, columns)?;
+    let arguments = arguments.add(d).add(z).add_norm(norm).add(T::stride(columns)).add(rows).add(columns);
+    let (kernel, grid) = (stored_kernel!("batch_norm_backward_sums", T), strips(rows.bound, columns));
+    // SAFETY: as in kernels/batch_norm.cu; lengths were checked, the sums have room; all that is written is borrowed
+    // mutably.
+    unsafe { device.launch(kernel, grid, &arguments) }
 }
 
-/// [`batch_norm_backward`] where `sums` has each chunk's sums of d and of d (z - mean).
-pub fn batch_norm_backward_merge(
+/// The second part: `d [R, C]`, by the output, becomes the gradient by z. `sums` has what is subtracted, by the pass
+/// above or by the product that made d.
+pub fn batch_norm_backward<T: StoredElement>(
     device: &Device,
-    d: &mut SliceMut<'_, f32>,
-    d_weight: &mut SliceMut<'_, f32>,
-    d_bias: &mut SliceMut<'_, f32>,
-    z: Slice<'_, f32>,
+    d: &mut SliceMut<'_, T>,
+    z: Slice<'_, T>,
     norm: Norm<'_>,
-    batch_statistics: bool,
     rows: Rows<'_>,
-    sums: &mut Sums,
+    sums: &Sums,
 ) -> Result<()> {
     let columns = norm.mean.len();
     norm.check(columns);
-    check_len("batch_norm_backward: d", d.len(), rows.bound * columns);
-    check_len("batch_norm_backward: z", z.len(), rows.bound * columns);
-    check_len("batch_norm_backward: d_weight", d_weight.len(), columns);
-    check_len("batch_norm_backward: d_bias", d_bias.len(), columns);
-    sums.reserve(device, rows.bound, columns)?;
-    let partials = sums.partials.slice(0..sums.partials.len());
-    let mut terms = sums.terms.slice_mut(0..2 * columns);
-    let arguments = [
-        d_weight.into(),
-        d_bias.into(),
-        (&mut terms).into(),
-        partials.into(),
-        norm.rstd.into(),
-        norm.weight.into(),
-        usize::from(batch_statistics).into(),
-        rows.into(),
-        columns.into(),
-    ];
-    // SAFETY: as in kernels/batch_norm.cu; lengths were checked; all that is written is borrowed mutably.
-    unsafe { device.launch("batch_norm_backward_merge", Grid::cover(columns, MERGE_THREADS), &arguments) }?;
+    check_len("batch_norm_backward: d", d.len(), rows.bound * T::stride(columns));
+    check_len("batch_norm_backward: z", z.len(), rows.bound * T::stride(columns));
     if rows.bound == 0 {
         return Ok(());
     }
-    let arguments =
-        Arguments::default().add(d).add(z).add_norm(norm).add(terms.as_slice()).add(rows).add(columns);
+    let terms = sums.terms.slice(0..2 * columns);
+    let arguments = Arguments::default().add(d).add(z).add_norm(norm).add(terms);
+    let arguments = arguments.add(T::stride(columns)).add(rows).add(columns);
+    let (kernel, grid) = (stored_kernel!("batch_norm_backward", T), by_fours(rows.bound, columns));
     // SAFETY: as in kernels/batch_norm.cu; lengths were checked; d is borrowed mutably.
-    unsafe { device.launch("batch_norm_backward", Grid::cover(rows.bound * columns, THREADS), &arguments) }
+    unsafe { device.launch(kernel, grid, &arguments) }
 }

@@ -1,16 +1,17 @@
 //! A block's linear layer with its batch norm and ReLU, forward and backward, as the stages put them together.
 //!
 //! What a block makes is never written activated: who reads it applies batch norm and ReLU while loading. Sums over rows
-//! are made where the values are, in the products, and only merged after.
+//! are made where the values are, in the products.
 
-use super::batch_norm::{self, Norm, Statistics, Sums};
+use super::batch_norm::{self, BatchStatistics, Norm, NormGradient, Statistics, Sums};
 use super::buffer::{Buffer, Slice};
 use super::device::Device;
 use super::linear::{
-    Format, Input, Matrix, MatrixMut, linear_backward_input, linear_backward_input_sums,
-    linear_backward_weight, linear_forward,
+    Format, Input, LinearGradients, Matrix, MatrixMut, WeightParts, linear_backward, linear_forward,
 };
 use super::rows::Rows;
+use super::stored::StoredElement;
+use super::weight_copy::{WeightCopy, Weights};
 use crate::backend::Mode;
 use crate::error::Result;
 use crate::model::activations::BlockActivations;
@@ -19,22 +20,16 @@ use crate::model::parameters::{BlockKind, BlockLayout, Parameters};
 /// Which block.
 pub(super) type Place = (usize, BlockKind);
 
+/// A block's activations as they are stored.
+pub(super) type Activations<T> = BlockActivations<Buffer<T>, Buffer<f32>>;
+
 /// What a linear layer reads.
 #[derive(Clone, Copy)]
-pub(super) enum Before<'a> {
+pub(super) enum Before<'a, T> {
     /// Values.
-    Values(&'a Buffer<f32>),
+    Values(&'a Buffer<T>),
     /// relu(norm(.)) of a block of the same layer.
-    Block(BlockKind, &'a BlockActivations<Buffer<f32>>),
-}
-
-/// Where the sums of batch norm's backward are made.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum BackwardSums {
-    /// The product that made the gradient has left them: [`Blocks::linear_backward`] of the block behind.
-    Given,
-    /// Here, in a pass of their own.
-    Made,
+    Block(BlockKind, &'a Activations<T>),
 }
 
 /// The device and the memory of these steps.
@@ -42,15 +37,15 @@ pub(super) struct Blocks<'a> {
     pub(super) device: &'a Device,
     pub(super) format: Format,
     pub(super) sums: &'a mut Sums,
-    /// Parts of a weight's gradient.
-    pub(super) sum_parts: &'a mut Buffer<f32>,
+    pub(super) weight_parts: &'a mut WeightParts,
+    pub(super) weight_copy: Option<&'a WeightCopy>,
 }
 
 /// A block's normalisation.
-pub(super) fn norm<'a>(
+pub(super) fn norm<'a, T>(
     layout: &BlockLayout,
     values: &'a Buffer<f32>,
-    block: &'a BlockActivations<Buffer<f32>>,
+    block: &'a Activations<T>,
 ) -> Norm<'a> {
     Norm {
         mean: block.mean.slice(0..layout.outputs),
@@ -61,140 +56,178 @@ pub(super) fn norm<'a>(
 }
 
 /// `rows` rows of what `x` stands for.
-fn input<'a>(
-    x: Before<'a>,
+fn input<'a, T: StoredElement>(
+    x: Before<'a, T>,
     layer: usize,
-    parameters: &'a Parameters<Buffer<f32>>,
+    weights: Weights<'a>,
     rows: Rows<'_>,
     columns: usize,
-) -> Input<'a> {
-    let rows = rows.bound;
-    let matrix = |buffer: &'a Buffer<f32>| Matrix::new(buffer.slice(0..rows * columns), rows, columns);
+) -> Input<'a, T> {
+    let matrix = |buffer: &'a Buffer<T>| Matrix::new(buffer.rows(rows.bound, columns), rows.bound, columns);
     match x {
-        Before::Values(values) => Input::Values(matrix(values)),
+        Before::Values(x) => Input::Values(matrix(x)),
         Before::Block(kind, block) => {
-            let layout = parameters.layout.block(layer, kind);
-            Input::Activated(matrix(&block.linear), norm(layout, &parameters.values, block))
+            let layout = weights.layout.block(layer, kind);
+            Input::Activated(matrix(&block.linear), norm(layout, weights.values, block))
         }
     }
 }
 
-impl Blocks<'_> {
-    /// The statistics of the block's first `rows` rows, whose sums the product has left, or the running ones; none
-    /// without batch norm.
-    pub(super) fn statistics(
-        &mut self,
-        mode: Mode,
-        (layer, kind): Place,
-        parameters: &mut Parameters<Buffer<f32>>,
-        rows: Rows<'_>,
-        block: &mut BlockActivations<Buffer<f32>>,
-    ) -> Result<()> {
-        let layout = parameters.layout.block(layer, kind);
-        let mut to = Statistics {
-            mean: block.mean.slice_mut(0..layout.outputs),
-            rstd: block.rstd.slice_mut(0..layout.outputs),
-        };
-        let running = layout.running.clone();
-        match mode {
-            _ if !layout.batch_norm => batch_norm::batch_norm_no_statistics(self.device, &mut to),
-            Mode::Train => batch_norm::batch_norm_merge_statistics(
-                self.device,
-                &mut to,
-                &mut parameters.running_mean.slice_mut(running.clone()),
-                &mut parameters.running_var.slice_mut(running),
-                rows,
-                self.sums,
-            ),
-            Mode::Evaluate => batch_norm::batch_norm_running_statistics(
-                self.device,
-                &mut to,
-                parameters.running_mean.slice(running.clone()),
-                parameters.running_var.slice(running),
-            ),
-        }
-    }
+/// Where the statistics of a block go that come of its rows: in training, with batch norm. Else
+/// [`constant_statistics`] are taken.
+pub(super) fn batch_statistics<'a>(
+    mode: Mode,
+    layout: &BlockLayout,
+    running_mean: &'a mut Buffer<f32>,
+    running_var: &'a mut Buffer<f32>,
+    mean: &'a mut Buffer<f32>,
+    rstd: &'a mut Buffer<f32>,
+    sums: &'a mut Sums,
+) -> Option<BatchStatistics<'a>> {
+    let wanted = mode == Mode::Train && layout.batch_norm;
+    wanted.then(|| BatchStatistics {
+        to: Statistics { mean: mean.slice_mut(0..layout.outputs), rstd: rstd.slice_mut(0..layout.outputs) },
+        running_mean: running_mean.slice_mut(layout.running.clone()),
+        running_var: running_var.slice_mut(layout.running.clone()),
+        sums,
+    })
+}
 
+/// A block's statistics where they don't come of its rows: the running ones, or those that change nothing.
+pub(super) fn constant_statistics<T>(
+    device: &Device,
+    mode: Mode,
+    layout: &BlockLayout,
+    parameters: &Parameters<Buffer<f32>>,
+    block: &mut Activations<T>,
+) -> Result<()> {
+    let mut to = Statistics {
+        mean: block.mean.slice_mut(0..layout.outputs),
+        rstd: block.rstd.slice_mut(0..layout.outputs),
+    };
+    let running = layout.running.clone();
+    match mode {
+        _ if !layout.batch_norm => batch_norm::batch_norm_no_statistics(device, &mut to),
+        Mode::Train => Ok(()),
+        Mode::Evaluate => batch_norm::batch_norm_running_statistics(
+            device,
+            &mut to,
+            parameters.running_mean.slice(running.clone()),
+            parameters.running_var.slice(running),
+        ),
+    }
+}
+
+impl Blocks<'_> {
     /// `z = x W^T` and its statistics, into `block`.
-    pub(super) fn forward(
+    pub(super) fn forward<T: StoredElement>(
         &mut self,
         mode: Mode,
         (layer, kind): Place,
         parameters: &mut Parameters<Buffer<f32>>,
-        x: Before<'_>,
+        x: Before<'_, T>,
         rows: Rows<'_>,
-        block: &mut BlockActivations<Buffer<f32>>,
+        block: &mut Activations<T>,
     ) -> Result<()> {
-        let layout = parameters.layout.block(layer, kind);
+        let Parameters { layout: all, values, running_mean, running_var } = parameters;
+        let layout = all.block(layer, kind);
         let (inputs, outputs) = (layout.inputs, layout.outputs);
+        let weights = Weights { layout: all, values, copy: self.weight_copy };
+        let BlockActivations { linear, mean, rstd } = block;
         linear_forward(
             self.device,
             self.format,
             rows,
-            &mut MatrixMut::new(block.linear.slice_mut(0..rows.bound * outputs), rows.bound, outputs),
-            input(x, layer, parameters, rows, inputs),
-            Matrix::new(parameters.values.slice(layout.weight.clone()), outputs, inputs),
-            (mode == Mode::Train && layout.batch_norm).then_some(&mut *self.sums),
+            &mut MatrixMut::new(linear.rows_mut(rows.bound, outputs), rows.bound, outputs),
+            input(x, layer, weights, rows, inputs),
+            weights.of(layer, kind),
+            batch_statistics(mode, layout, running_mean, running_var, mean, rstd, self.sums),
         )?;
-        self.statistics(mode, (layer, kind), parameters, rows, block)
+        let layout = parameters.layout.block(layer, kind);
+        constant_statistics(self.device, mode, layout, parameters, block)
     }
 
-    /// Backward of `z = x W^T`: `d_weight = d_z^T x` and `d_x = d_z W`. Where x is a block's, the sums of its batch
-    /// norm's backward are left in `sums`.
-    pub(super) fn linear_backward(
+    /// Backward of `z = x W^T`: `d_weight = d_z^T x` and `d_x = d_z W`. Where x is a block's, the first part of its batch
+    /// norm's backward too: the second one, [`Blocks::norm_backward`], must be next.
+    pub(super) fn linear_backward<T: StoredElement>(
         &mut self,
         (layer, kind): Place,
         parameters: &Parameters<Buffer<f32>>,
-        d_z: Slice<'_, f32>,
-        x: Before<'_>,
+        d_z: Slice<'_, T>,
+        x: Before<'_, T>,
         rows: Rows<'_>,
-        d_x: &mut Buffer<f32>,
+        d_x: &mut Buffer<T>,
         gradients: &mut Buffer<f32>,
     ) -> Result<()> {
         let layout = parameters.layout.block(layer, kind);
         let (inputs, outputs) = (layout.inputs, layout.outputs);
-        let (device, format) = (self.device, self.format);
-        let (d_z, x) = (Matrix::new(d_z, rows.bound, outputs), input(x, layer, parameters, rows, inputs));
-        let mut d_weight = MatrixMut::new(gradients.slice_mut(layout.weight.clone()), outputs, inputs);
-        linear_backward_weight(device, format, rows, &mut d_weight, d_z, x, self.sum_parts)?;
-        let mut d_x = MatrixMut::new(d_x.slice_mut(0..rows.bound * inputs), rows.bound, inputs);
-        let weight = Matrix::new(parameters.values.slice(layout.weight.clone()), outputs, inputs);
-        match x {
-            Input::Values(_) => linear_backward_input(device, format, rows, &mut d_x, d_z, weight),
-            Input::Activated(z, norm) => {
-                linear_backward_input_sums(device, format, rows, &mut d_x, d_z, weight, z, norm, self.sums)
+        let (d_norm, d_weight) = match x {
+            Before::Values(_) => (None, gradients.slice_mut(layout.weight.clone())),
+            Before::Block(before, _) => {
+                let before = parameters.layout.block(layer, before);
+                let of_norm = [before.norm_weight.clone(), before.norm_bias.clone()];
+                let [weight, bias] = of_norm;
+                let [weight, bias, d_weight] = gradients.slices_mut([weight, bias, layout.weight.clone()]);
+                let sums = &mut *self.sums;
+                let batch_statistics = before.batch_norm;
+                (Some(NormGradient { weight, bias, batch_statistics, sums }), d_weight)
             }
-        }
+        };
+        let Parameters { layout: all, values, .. } = parameters;
+        let weights = Weights { layout: all, values, copy: self.weight_copy };
+        linear_backward(
+            self.device,
+            self.format,
+            rows,
+            LinearGradients {
+                x: &mut MatrixMut::new(d_x.rows_mut(rows.bound, inputs), rows.bound, inputs),
+                weight: &mut MatrixMut::new(d_weight, outputs, inputs),
+                norm: d_norm,
+            },
+            Matrix::new(d_z, rows.bound, outputs),
+            input(x, layer, weights, rows, inputs),
+            weights.of(layer, kind),
+            self.weight_parts,
+        )
     }
 
-    /// Backward of relu(norm(z)): the first `rows` rows of `d`, by its output, become the gradient by z.
-    pub(super) fn norm_backward(
+    /// The first part of the backward of relu(norm(z)) where no product has made it, given the gradient `d` by the output.
+    pub(super) fn norm_backward_sums<T: StoredElement>(
         &mut self,
         (layer, kind): Place,
         parameters: &Parameters<Buffer<f32>>,
-        block: &BlockActivations<Buffer<f32>>,
-        d: &mut Buffer<f32>,
+        block: &Activations<T>,
+        d: &Buffer<T>,
         rows: Rows<'_>,
         gradients: &mut Buffer<f32>,
-        sums: BackwardSums,
     ) -> Result<()> {
         let layout = parameters.layout.block(layer, kind);
-        let count = rows.bound * layout.outputs;
-        debug_assert_eq!(layout.norm_weight.end, layout.norm_bias.start);
-        let both = gradients.slice_mut(layout.norm_weight.start..layout.norm_bias.end);
-        let (mut d_weight, mut d_bias) = both.split_at(layout.outputs);
-        let backward = match sums {
-            BackwardSums::Given => batch_norm::batch_norm_backward_merge,
-            BackwardSums::Made => batch_norm::batch_norm_backward,
-        };
-        backward(
+        let [weight, bias] = gradients.slices_mut([layout.norm_weight.clone(), layout.norm_bias.clone()]);
+        batch_norm::batch_norm_backward_sums(
             self.device,
-            &mut d.slice_mut(0..count),
-            &mut d_weight,
-            &mut d_bias,
-            block.linear.slice(0..count),
+            NormGradient { weight, bias, batch_statistics: layout.batch_norm, sums: self.sums },
+            d.rows(rows.bound, layout.outputs),
+            block.linear.rows(rows.bound, layout.outputs),
             norm(layout, &parameters.values, block),
-            layout.batch_norm,
+            rows,
+        )
+    }
+
+    /// The second part: the first `rows` rows of `d`, by the output, become the gradient by z.
+    pub(super) fn norm_backward<T: StoredElement>(
+        &mut self,
+        (layer, kind): Place,
+        parameters: &Parameters<Buffer<f32>>,
+        block: &Activations<T>,
+        d: &mut Buffer<T>,
+        rows: Rows<'_>,
+    ) -> Result<()> {
+        let layout = parameters.layout.block(layer, kind);
+        batch_norm::batch_norm_backward(
+            self.device,
+            &mut d.rows_mut(rows.bound, layout.outputs),
+            block.linear.rows(rows.bound, layout.outputs),
+            norm(layout, &parameters.values, block),
             rows,
             self.sums,
         )

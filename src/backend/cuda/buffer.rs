@@ -5,11 +5,13 @@ use std::ops::Range;
 use std::ptr::NonNull;
 
 use cudarc::driver::{CudaSlice, DeviceRepr, ValidAsZeroBits};
+use half::bf16;
 
 /// What arrays hold.
 pub trait Element: bytemuck::Pod + DeviceRepr + ValidAsZeroBits {}
 impl Element for f32 {}
 impl Element for f64 {}
+impl Element for bf16 {}
 impl Element for i32 {}
 impl Element for i64 {}
 impl Element for u64 {}
@@ -93,6 +95,17 @@ impl<T> Buffer<T> {
         let slice = self.slice(range);
         SliceMut { address: slice.address, len: slice.len, lifetime: PhantomData }
     }
+
+    /// Parts to write, one after another.
+    #[track_caller]
+    pub fn slices_mut<const N: usize>(&mut self, ranges: [Range<usize>; N]) -> [SliceMut<'_, T>; N] {
+        let apart = ranges.windows(2).all(|pair| pair[0].end <= pair[1].start);
+        assert!(apart, "parts {ranges:?} in order and apart");
+        ranges.map(|range| {
+            let slice = self.slice(range);
+            SliceMut { address: slice.address, len: slice.len, lifetime: PhantomData }
+        })
+    }
 }
 
 /// A part of a buffer, to read.
@@ -162,16 +175,6 @@ impl<'a, T> SliceMut<'a, T> {
     pub fn slice_mut(&mut self, range: Range<usize>) -> SliceMut<'_, T> {
         let part = self.as_slice().slice(range);
         SliceMut { address: part.address, len: part.len, lifetime: PhantomData }
-    }
-
-    /// Two parts.
-    #[track_caller]
-    pub fn split_at(self, at: usize) -> (SliceMut<'a, T>, SliceMut<'a, T>) {
-        let (first, second) = (self.as_slice().slice(0..at), self.as_slice().slice(at..self.len));
-        (
-            SliceMut { address: first.address, len: first.len, lifetime: PhantomData },
-            SliceMut { address: second.address, len: second.len, lifetime: PhantomData },
-        )
     }
 
     /// The same part, to read.

@@ -2,11 +2,13 @@
 //! (`kernels/edge_hidden.cu`).
 
 use super::buffer::{Slice, SliceMut};
-use super::device::{Device, Grid, check_len};
+use super::device::{Arguments, Device, Grid, check_len};
 use super::rows::Rows;
+use super::stored::{StoredElement, stored_kernel, stored_kernels};
 use crate::error::Result;
 
-pub(super) const KERNELS: &[&str] = &["edge_hidden_lookup", "edge_hidden_sum_ends", "edge_hidden_sum_edges"];
+pub(super) const KERNELS: &[&str] =
+    stored_kernels!["edge_hidden_lookup", "edge_hidden_sum_ends", "edge_hidden_sum_edges"];
 
 const THREADS: u32 = 128;
 
@@ -48,18 +50,18 @@ impl Lists<'_> {
 }
 
 /// `z [E, H] = edge_projected[edge_row] + projected[subject, ..H] + projected[object, H..]`.
-pub fn edge_hidden_lookup(
+pub fn edge_hidden_lookup<T: StoredElement>(
     device: &Device,
-    z: &mut SliceMut<'_, f32>,
-    edge_projected: Slice<'_, f32>,
-    projected: Slice<'_, f32>,
+    z: &mut SliceMut<'_, T>,
+    edge_projected: Slice<'_, T>,
+    projected: Slice<'_, T>,
     edge_row: Slice<'_, i32>,
     ends: Ends<'_>,
     hidden: usize,
 ) -> Result<()> {
     let edges = ends.edges.bound;
     ends.check();
-    check_len("edge_hidden_lookup: z", z.len(), edges * hidden);
+    check_len("edge_hidden_lookup: z", z.len(), edges * T::stride(hidden));
     check_len("edge_hidden_lookup: edge_row", edge_row.len(), edges);
     if edges == 0 {
         return Ok(());
@@ -73,58 +75,52 @@ pub fn edge_hidden_lookup(
         ends.object.into(),
         ends.edges.into(),
         hidden.into(),
+        T::stride(hidden).into(),
+        T::stride(2 * hidden).into(),
     ];
     // SAFETY: as in kernels/edge_hidden.cu; lengths were checked; z is borrowed mutably.
-    unsafe { device.launch("edge_hidden_lookup", Grid::rows(edges, THREADS), &arguments) }
+    unsafe { device.launch(stored_kernel!("edge_hidden_lookup", T), Grid::rows(edges, THREADS), &arguments) }
 }
 
 /// `sums [n, 2 H]`: of `d_z [E, H]` over the edges with subject n, and over those with object n; entries are
 /// `2 edge + role`.
-pub fn edge_hidden_sum_ends(
+pub fn edge_hidden_sum_ends<T: StoredElement>(
     device: &Device,
-    sums: &mut SliceMut<'_, f32>,
-    d_z: Slice<'_, f32>,
+    sums: &mut SliceMut<'_, T>,
+    d_z: Slice<'_, T>,
     by_row: Lists<'_>,
     hidden: usize,
 ) -> Result<()> {
-    check_len("edge_hidden_sum_ends: sums", sums.len(), by_row.rows.bound * 2 * hidden);
-    check_len("edge_hidden_sum_ends: d_z", d_z.len(), by_row.entries.len() / 2 * hidden);
-    launch_sums(device, "edge_hidden_sum_ends", sums, d_z, by_row, hidden)
-}
-
-/// `sums [u, H]`: of `d_z [E, H]` over the edges of predicate u.
-pub fn edge_hidden_sum_edges(
-    device: &Device,
-    sums: &mut SliceMut<'_, f32>,
-    d_z: Slice<'_, f32>,
-    by_row: Lists<'_>,
-    hidden: usize,
-) -> Result<()> {
-    check_len("edge_hidden_sum_edges: sums", sums.len(), by_row.rows.bound * hidden);
-    check_len("edge_hidden_sum_edges: d_z", d_z.len(), by_row.entries.len() * hidden);
-    launch_sums(device, "edge_hidden_sum_edges", sums, d_z, by_row, hidden)
-}
-
-fn launch_sums(
-    device: &Device,
-    kernel: &'static str,
-    sums: &mut SliceMut<'_, f32>,
-    d_z: Slice<'_, f32>,
-    by_row: Lists<'_>,
-    hidden: usize,
-) -> Result<()> {
+    check_len("edge_hidden_sum_ends: sums", sums.len(), by_row.rows.bound * T::stride(2 * hidden));
+    check_len("edge_hidden_sum_ends: d_z", d_z.len(), by_row.entries.len() / 2 * T::stride(hidden));
     by_row.check();
     if by_row.rows.bound == 0 {
         return Ok(());
     }
-    let arguments = [
-        sums.into(),
-        d_z.into(),
-        by_row.offsets.into(),
-        by_row.entries.into(),
-        by_row.rows.into(),
-        hidden.into(),
-    ];
-    // SAFETY: as in kernels/edge_hidden.cu, alike for both; the callers checked lengths; sums is borrowed mutably.
-    unsafe { device.launch(kernel, Grid::rows(by_row.rows.bound, THREADS), &arguments) }
+    let arguments = Arguments::default().add(sums).add(d_z).add(by_row.offsets).add(by_row.entries);
+    let arguments = arguments.add(by_row.rows).add(hidden).add(T::stride(hidden)).add(T::stride(2 * hidden));
+    let (kernel, grid) = (stored_kernel!("edge_hidden_sum_ends", T), Grid::rows(by_row.rows.bound, THREADS));
+    // SAFETY: as in kernels/edge_hidden.cu; lengths were checked; sums is borrowed mutably.
+    unsafe { device.launch(kernel, grid, &arguments) }
+}
+
+/// `sums [u, H]`: of `d_z [E, H]` over the edges of predicate u.
+pub fn edge_hidden_sum_edges<T: StoredElement>(
+    device: &Device,
+    sums: &mut SliceMut<'_, T>,
+    d_z: Slice<'_, T>,
+    by_row: Lists<'_>,
+    hidden: usize,
+) -> Result<()> {
+    check_len("edge_hidden_sum_edges: sums", sums.len(), by_row.rows.bound * T::stride(hidden));
+    check_len("edge_hidden_sum_edges: d_z", d_z.len(), by_row.entries.len() * T::stride(hidden));
+    by_row.check();
+    if by_row.rows.bound == 0 {
+        return Ok(());
+    }
+    let arguments = Arguments::default().add(sums).add(d_z).add(by_row.offsets).add(by_row.entries);
+    let arguments = arguments.add(by_row.rows).add(hidden).add(T::stride(hidden));
+    let (kernel, grid) = (stored_kernel!("edge_hidden_sum_edges", T), Grid::rows(by_row.rows.bound, THREADS));
+    // SAFETY: as in kernels/edge_hidden.cu; lengths were checked; sums is borrowed mutably.
+    unsafe { device.launch(kernel, grid, &arguments) }
 }

@@ -4,17 +4,18 @@ use super::batch_norm::Norm;
 use super::buffer::{Slice, SliceMut};
 use super::device::{Arguments, Device, Grid, check_len};
 use super::edge_hidden::{Ends, Lists};
+use super::stored::{StoredElement, stored_kernel, stored_kernels};
 use crate::error::Result;
 
-pub(super) const KERNELS: &[&str] = &["edge_pool_forward", "edge_pool_backward"];
+pub(super) const KERNELS: &[&str] = stored_kernels!["edge_pool_forward", "edge_pool_backward"];
 
 const THREADS: u32 = 128;
 
 /// `pooled [N, H]` of the heads' linear outputs `z [E, W]`; `incidence` lists `2 edge + role` by node.
-pub fn edge_pool_forward(
+pub fn edge_pool_forward<T: StoredElement>(
     device: &Device,
-    pooled: &mut SliceMut<'_, f32>,
-    z: Slice<'_, f32>,
+    pooled: &mut SliceMut<'_, T>,
+    z: Slice<'_, T>,
     norm: Norm<'_>,
     incidence: Lists<'_>,
     hidden: usize,
@@ -22,8 +23,8 @@ pub fn edge_pool_forward(
     let width = norm.mean.len();
     norm.check(width);
     incidence.check();
-    check_len("edge_pool_forward: pooled", pooled.len(), incidence.rows.bound * hidden);
-    check_len("edge_pool_forward: z", z.len(), incidence.entries.len() / 2 * width);
+    check_len("edge_pool_forward: pooled", pooled.len(), incidence.rows.bound * T::stride(hidden));
+    check_len("edge_pool_forward: z", z.len(), incidence.entries.len() / 2 * T::stride(width));
     if incidence.rows.bound == 0 {
         return Ok(());
     }
@@ -35,28 +36,31 @@ pub fn edge_pool_forward(
         .add(incidence.entries)
         .add(incidence.rows)
         .add(width)
-        .add(hidden);
+        .add(hidden)
+        .add(T::stride(width))
+        .add(T::stride(hidden));
+    let kernel = stored_kernel!("edge_pool_forward", T);
     // SAFETY: as in kernels/edge_pool.cu; lengths were checked; pooled is borrowed mutably.
-    unsafe { device.launch("edge_pool_forward", Grid::rows(incidence.rows.bound, THREADS), &arguments) }
+    unsafe { device.launch(kernel, Grid::rows(incidence.rows.bound, THREADS), &arguments) }
 }
 
 /// `d_heads [E, W]`, by the heads' outputs, of `d_pooled [N, H]` and `d_edge_state [E, W - 2 H]`.
-pub fn edge_pool_backward(
+pub fn edge_pool_backward<T: StoredElement>(
     device: &Device,
-    d_heads: &mut SliceMut<'_, f32>,
-    d_pooled: Slice<'_, f32>,
-    d_edge_state: Slice<'_, f32>,
+    d_heads: &mut SliceMut<'_, T>,
+    d_pooled: Slice<'_, T>,
+    d_edge_state: Slice<'_, T>,
     nodes: Ends<'_>,
     incidence: Lists<'_>,
     width: usize,
     hidden: usize,
 ) -> Result<()> {
-    let edges = nodes.edges.bound;
+    let (edges, state) = (nodes.edges.bound, width - 2 * hidden);
     nodes.check();
     incidence.check();
-    check_len("edge_pool_backward: d_heads", d_heads.len(), edges * width);
-    check_len("edge_pool_backward: d_pooled", d_pooled.len(), incidence.rows.bound * hidden);
-    check_len("edge_pool_backward: d_edge_state", d_edge_state.len(), edges * (width - 2 * hidden));
+    check_len("edge_pool_backward: d_heads", d_heads.len(), edges * T::stride(width));
+    check_len("edge_pool_backward: d_pooled", d_pooled.len(), incidence.rows.bound * T::stride(hidden));
+    check_len("edge_pool_backward: d_edge_state", d_edge_state.len(), edges * T::stride(state));
     if edges == 0 {
         return Ok(());
     }
@@ -70,7 +74,10 @@ pub fn edge_pool_backward(
         nodes.edges.into(),
         width.into(),
         hidden.into(),
+        T::stride(width).into(),
+        T::stride(hidden).into(),
+        T::stride(state).into(),
     ];
     // SAFETY: as in kernels/edge_pool.cu; lengths were checked; d_heads is borrowed mutably.
-    unsafe { device.launch("edge_pool_backward", Grid::rows(edges, THREADS), &arguments) }
+    unsafe { device.launch(stored_kernel!("edge_pool_backward", T), Grid::rows(edges, THREADS), &arguments) }
 }

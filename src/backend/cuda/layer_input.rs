@@ -8,38 +8,40 @@
 //! ```
 
 use super::batch::{Batch, most_types};
-use super::batch_norm::{Sums, batch_norm_partial_statistics};
+use super::batch_norm::{BatchStatistics, batch_norm_statistics};
 use super::buffer::{Buffer, Slice};
 use super::device::Device;
 use super::edge_hidden::{edge_hidden_lookup, edge_hidden_sum_edges, edge_hidden_sum_ends};
 use super::embedding::{embedding_backward, embedding_forward};
 use super::linear::{
-    Format, Input, Matrix, MatrixMut, linear_backward_input, linear_backward_weight, linear_forward,
+    Format, Input, LinearGradients, Matrix, MatrixMut, WeightParts, linear_backward, linear_forward,
     linear_forward_gather,
 };
 use super::rows::Rows;
+use super::stored::StoredElement;
+use super::weight_copy::Weights;
 use crate::backend::{LayerInput, LayerInputGradient};
 use crate::batch::graph_batch::BatchSize;
 use crate::error::Result;
 use crate::model::config::ModelConfig;
-use crate::model::parameters::{BlockKind, Parameters};
+use crate::model::parameters::{BlockKind, Layout};
 
 /// Memory of these stages.
-pub(super) struct Scratch {
+pub(super) struct Scratch<T> {
     format: Format,
     /// `[n, 2 H]`: P_s and P_o side by side, or S_s and S_o.
-    nodes: Buffer<f32>,
+    nodes: Buffer<T>,
     /// `[u, H]`: the predicate types' part of z, or of d_z (layer 0).
-    edges: Buffer<f32>,
+    edges: Buffer<T>,
     /// `[n, D]`: the rows of the object table that occur (layer 0).
-    object_rows: Buffer<f32>,
+    object_rows: Buffer<T>,
     /// `[u, D]`: the same for predicates.
-    predicate_rows: Buffer<f32>,
+    predicate_rows: Buffer<T>,
     /// `[n, D]` or `[u, D]`: gradients of such rows.
-    d_rows: Buffer<f32>,
+    d_rows: Buffer<T>,
 }
 
-/// The weight's three parts, `[H, D]` each: their first columns.
+/// The weight's three parts, `[H, D]` each: their first columns, where rows of D lie `width` apart.
 struct Parts {
     subject: usize,
     edge: usize,
@@ -50,7 +52,7 @@ fn parts(width: usize) -> Parts {
     Parts { subject: 0, edge: width, object: 2 * width }
 }
 
-impl Scratch {
+impl<T: StoredElement> Scratch<T> {
     /// None yet.
     pub(super) fn new(device: &Device, format: Format) -> Result<Self> {
         Ok(Scratch {
@@ -67,60 +69,59 @@ impl Scratch {
     pub(super) fn plan(&mut self, device: &Device, config: ModelConfig, capacity: BatchSize) -> Result<()> {
         let (objects, predicates) = most_types(config, capacity);
         let (width, hidden) = (config.state_width, config.hidden_width);
-        device.reserve(&mut self.nodes, capacity.nodes * 2 * hidden)?;
-        device.reserve(&mut self.edges, predicates * hidden)?;
-        device.reserve(&mut self.object_rows, objects * width)?;
-        device.reserve(&mut self.predicate_rows, predicates * width)?;
-        device.reserve(&mut self.d_rows, objects.max(predicates) * width)
+        device.reserve(&mut self.nodes, capacity.nodes * T::stride(2 * hidden))?;
+        device.reserve(&mut self.edges, predicates * T::stride(hidden))?;
+        device.reserve(&mut self.object_rows, objects * T::stride(width))?;
+        device.reserve(&mut self.predicate_rows, predicates * T::stride(width))?;
+        device.reserve(&mut self.d_rows, objects.max(predicates) * T::stride(width))
     }
 
-    /// `z [E, H]`, and into `sums` what its statistics follow from.
+    /// `z [E, H]` and its statistics, by the parameters' values.
     pub(super) fn forward(
         &mut self,
         device: &Device,
         layer: usize,
-        parameters: &Parameters<Buffer<f32>>,
+        weights: Weights<'_>,
         batch: &Batch,
-        input: LayerInput<'_, Buffer<f32>>,
-        z: &mut Buffer<f32>,
-        sums: Option<&mut Sums>,
+        input: LayerInput<'_, Buffer<T>>,
+        z: &mut Buffer<T>,
+        statistics: Option<BatchStatistics<'_>>,
     ) -> Result<()> {
-        let all = &parameters.layout;
+        let Weights { layout: all, values, .. } = weights;
         let (width, hidden) = (all.config.state_width, all.config.hidden_width);
-        let layout = all.block(layer, BlockKind::EdgeHidden);
-        let weight = Matrix::new(parameters.values.slice(layout.weight.clone()), hidden, 3 * width);
-        let of = parts(width);
+        let weight = weights.of(layer, BlockKind::EdgeHidden);
+        let of = parts(T::stride(width));
         let (rows, edges) = (batch.edges(), batch.edges().bound);
         match input {
             LayerInput::States { nodes: x, edges: e } => {
                 let nodes = batch.nodes();
-                let x = Matrix::new(x.slice(0..x.len()), nodes.bound, width);
+                let x = Matrix::new(x.rows(nodes.bound, width), nodes.bound, width);
                 project(device, self.format, &mut self.nodes, x, nodes, weight)?;
                 linear_forward_gather(
                     device,
                     self.format,
-                    &mut MatrixMut::new(z.slice_mut(0..edges * hidden), edges, hidden),
-                    Matrix::new(e.slice(0..e.len()), edges, width),
+                    &mut MatrixMut::new(z.rows_mut(edges, hidden), edges, hidden),
+                    Input::Values(Matrix::new(e.rows(edges, width), edges, width)),
                     weight.columns(of.edge, width),
-                    self.nodes.slice(0..nodes.bound * 2 * hidden),
+                    self.nodes.rows(nodes.bound, 2 * hidden),
                     batch.edge_nodes(),
-                    sums,
+                    statistics,
                 )
             }
             LayerInput::Embeddings => {
                 let (object_rows, predicate_rows) = (batch.objects(), batch.predicates());
                 let (objects, predicates) = (object_rows.bound, predicate_rows.bound);
-                self.gather_rows(device, parameters, batch)?;
-                let x = Matrix::new(self.object_rows.slice(0..objects * width), objects, width);
+                self.gather_rows(device, (all, values), batch)?;
+                let x = Matrix::new(self.object_rows.rows(objects, width), objects, width);
                 project(device, self.format, &mut self.nodes, x, object_rows, weight)?;
-                let edge_part = self.edges.slice_mut(0..predicates * hidden);
+                let edge_part = self.edges.rows_mut(predicates, hidden);
                 linear_forward(
                     device,
                     self.format,
                     predicate_rows,
                     &mut MatrixMut::new(edge_part, predicates, hidden),
                     Input::Values(Matrix::new(
-                        self.predicate_rows.slice(0..predicates * width),
+                        self.predicate_rows.rows(predicates, width),
                         predicates,
                         width,
                     )),
@@ -129,16 +130,16 @@ impl Scratch {
                 )?;
                 edge_hidden_lookup(
                     device,
-                    &mut z.slice_mut(0..edges * hidden),
-                    self.edges.slice(0..predicates * hidden),
-                    self.nodes.slice(0..objects * 2 * hidden),
+                    &mut z.rows_mut(edges, hidden),
+                    self.edges.rows(predicates, hidden),
+                    self.nodes.rows(objects, 2 * hidden),
                     batch.edge_predicates(),
                     batch.edge_objects(),
                     hidden,
                 )?;
-                match sums {
-                    Some(sums) => {
-                        batch_norm_partial_statistics(device, z.slice(0..edges * hidden), rows, hidden, sums)
+                match statistics {
+                    Some(statistics) => {
+                        batch_norm_statistics(device, statistics, z.rows(edges, hidden), rows)
                     }
                     None => Ok(()),
                 }
@@ -150,102 +151,78 @@ impl Scratch {
     fn gather_rows(
         &mut self,
         device: &Device,
-        parameters: &Parameters<Buffer<f32>>,
+        (all, values): (&Layout, &Buffer<f32>),
         batch: &Batch,
     ) -> Result<()> {
-        let all = &parameters.layout;
         let width = all.config.state_width;
         for (to, table, types, rows) in [
             (&mut self.object_rows, &all.object_embedding, batch.object_types(), batch.objects()),
             (&mut self.predicate_rows, &all.predicate_embedding, batch.predicate_types(), batch.predicates()),
         ] {
-            let mut to = to.slice_mut(0..rows.bound * width);
-            let table = parameters.values.slice(table.clone());
-            embedding_forward(device, &mut to, table, types, rows, width)?;
+            let mut to = to.rows_mut(rows.bound, width);
+            embedding_forward(device, &mut to, values.slice(table.clone()), types, rows, width)?;
         }
         Ok(())
     }
 
-    /// Of `d_z [E, H]`: the weight's gradient and the input's. `sum_parts` is memory for sums over rows.
+    /// Of `d_z [E, H]`: the weight's gradient and the input's. After [`Scratch::forward`] of this layer and batch, whose rows
+    /// of the tables are read again.
     pub(super) fn backward(
         &mut self,
         device: &Device,
         layer: usize,
-        parameters: &Parameters<Buffer<f32>>,
+        weights: Weights<'_>,
         batch: &Batch,
-        input: LayerInput<'_, Buffer<f32>>,
-        d_z: Slice<'_, f32>,
-        d_input: LayerInputGradient<'_, Buffer<f32>>,
+        input: LayerInput<'_, Buffer<T>>,
+        d_z: Slice<'_, T>,
+        d_input: LayerInputGradient<'_, Buffer<T>>,
         gradients: &mut Buffer<f32>,
-        sum_parts: &mut Buffer<f32>,
+        weight_parts: &mut WeightParts,
     ) -> Result<()> {
-        let all = &parameters.layout;
+        let all = weights.layout;
         let (width, hidden) = (all.config.state_width, all.config.hidden_width);
         let layout = all.block(layer, BlockKind::EdgeHidden);
-        let weight = Matrix::new(parameters.values.slice(layout.weight.clone()), hidden, 3 * width);
-        let of = parts(width);
+        let weight = weights.of(layer, BlockKind::EdgeHidden);
+        let mut product = Products { device, format: self.format, weight, width, weight_parts };
         match (input, d_input) {
             (
                 LayerInput::States { nodes, edges },
                 LayerInputGradient::States { nodes: d_nodes, edges: d_edges },
             ) => {
                 let (node_rows, edge_rows) = (batch.nodes(), batch.edges());
-                let mut sums = self.nodes.slice_mut(0..node_rows.bound * 2 * hidden);
+                let mut sums = self.nodes.rows_mut(node_rows.bound, 2 * hidden);
                 edge_hidden_sum_ends(device, &mut sums, d_z, batch.incidence(), hidden)?;
-                let sums = Matrix::new(sums.as_slice(), node_rows.bound, 2 * hidden);
-                let x = Matrix::new(nodes.slice(0..nodes.len()), node_rows.bound, width);
-                let e = Matrix::new(edges.slice(0..edges.len()), edge_rows.bound, width);
-                let d_z = Matrix::new(d_z, edge_rows.bound, hidden);
                 let mut d_weight =
                     MatrixMut::new(gradients.slice_mut(layout.weight.clone()), hidden, 3 * width);
-                let (ends, edge) = ((node_rows, sums, x), (edge_rows, d_z, e));
-                weight_gradients(device, self.format, &mut d_weight, ends, edge, sum_parts)?;
-                let whole = d_nodes.len();
-                let mut d_x = MatrixMut::new(d_nodes.slice_mut(0..whole), node_rows.bound, width);
-                input_gradient(device, self.format, node_rows, &mut d_x, sums, weight)?;
-                let whole = d_edges.len();
-                let mut d_e = MatrixMut::new(d_edges.slice_mut(0..whole), edge_rows.bound, width);
-                let weight = weight.columns(of.edge, width);
-                linear_backward_input(device, self.format, edge_rows, &mut d_e, d_z, weight)
+                let (x, d_x) = (nodes.rows(node_rows.bound, width), d_nodes);
+                product.of_ends(node_rows, d_x, &mut d_weight, sums.as_slice(), x)?;
+                let e = edges.rows(edge_rows.bound, width);
+                product.of_edges(edge_rows, d_edges, &mut d_weight, d_z, e)
             }
             (LayerInput::Embeddings, LayerInputGradient::Embeddings) => {
                 let (objects, predicates) = (batch.object_types(), batch.predicate_types());
                 let (object_rows, predicate_rows) = (batch.objects(), batch.predicates());
                 let (object_count, predicate_count) = (object_rows.bound, predicate_rows.bound);
-                self.gather_rows(device, parameters, batch)?;
-                let mut sums = self.nodes.slice_mut(0..object_count * 2 * hidden);
+                let mut sums = self.nodes.rows_mut(object_count, 2 * hidden);
                 edge_hidden_sum_ends(device, &mut sums, d_z, batch.object_incidence(), hidden)?;
-                let mut edge_sums = self.edges.slice_mut(0..predicate_count * hidden);
+                let mut edge_sums = self.edges.rows_mut(predicate_count, hidden);
                 edge_hidden_sum_edges(device, &mut edge_sums, d_z, batch.predicate_edges(), hidden)?;
-                let sums = Matrix::new(sums.as_slice(), object_count, 2 * hidden);
-                let edge_sums = Matrix::new(edge_sums.as_slice(), predicate_count, hidden);
-                let x = Matrix::new(self.object_rows.slice(0..object_count * width), object_count, width);
-                let e_rows = self.predicate_rows.slice(0..predicate_count * width);
-                let e = Matrix::new(e_rows, predicate_count, width);
+
                 let mut d_weight =
                     MatrixMut::new(gradients.slice_mut(layout.weight.clone()), hidden, 3 * width);
-                let (ends, edge) = ((object_rows, sums, x), (predicate_rows, edge_sums, e));
-                weight_gradients(device, self.format, &mut d_weight, ends, edge, sum_parts)?;
-
-                let d_rows = self.d_rows.slice_mut(0..object_count * width);
-                input_gradient(
-                    device,
-                    self.format,
-                    object_rows,
-                    &mut MatrixMut::new(d_rows, object_count, width),
-                    sums,
-                    weight,
-                )?;
+                let x = self.object_rows.rows(object_count, width);
+                product.of_ends(object_rows, &mut self.d_rows, &mut d_weight, sums.as_slice(), x)?;
                 let table = gradients.slice_mut(all.object_embedding.clone());
-                let d_rows = self.d_rows.slice(0..object_count * width);
+                let d_rows = self.d_rows.rows(object_count, width);
                 embedding_backward(device, table, d_rows, objects, object_rows, width)?;
 
-                let d_rows = self.d_rows.slice_mut(0..predicate_count * width);
-                let mut d_e = MatrixMut::new(d_rows, predicate_count, width);
-                let weight = weight.columns(of.edge, width);
-                linear_backward_input(device, self.format, predicate_rows, &mut d_e, edge_sums, weight)?;
+                let mut d_weight =
+                    MatrixMut::new(gradients.slice_mut(layout.weight.clone()), hidden, 3 * width);
+                let e = self.predicate_rows.rows(predicate_count, width);
+                let d_z = edge_sums.as_slice();
+                product.of_edges(predicate_rows, &mut self.d_rows, &mut d_weight, d_z, e)?;
                 let table = gradients.slice_mut(all.predicate_embedding.clone());
-                let d_rows = self.d_rows.slice(0..predicate_count * width);
+                let d_rows = self.d_rows.rows(predicate_count, width);
                 embedding_backward(device, table, d_rows, predicates, predicate_rows, width)
             }
             _ => unreachable!("a layer's input and its gradient are of one kind"),
@@ -253,50 +230,76 @@ impl Scratch {
     }
 }
 
+/// The backward's products, with the whole weight: its parts `[H, D]` side by side, rows as they are stored.
+struct Products<'a, T> {
+    device: &'a Device,
+    format: Format,
+    weight: Matrix<'a, T>,
+    /// D.
+    width: usize,
+    weight_parts: &'a mut WeightParts,
+}
+
+impl<T: StoredElement> Products<'_, T> {
+    /// Of S_s and S_o, side by side in `sums [n, 2 H]`: `d_x [n, D] = S_s W_s + S_o W_o`, and with `x [n, D]` the gradients
+    /// of W_s and W_o.
+    fn of_ends(
+        &mut self,
+        rows: Rows<'_>,
+        d_x: &mut Buffer<T>,
+        d_weight: &mut MatrixMut<'_, f32>,
+        sums: Slice<'_, T>,
+        x: Slice<'_, T>,
+    ) -> Result<()> {
+        let (hidden, width) = (self.weight.row_count(), self.width);
+        let (of, of_gradient) = (parts(T::stride(width)), parts(width));
+        let to = LinearGradients {
+            x: &mut MatrixMut::new(d_x.rows_mut(rows.bound, width), rows.bound, width),
+            weight: &mut d_weight.stacked(of_gradient.subject, of_gradient.object, width),
+            norm: None,
+        };
+        let sums = Matrix::new(sums, rows.bound, 2 * hidden);
+        let x = Input::Values(Matrix::new(x, rows.bound, width));
+        let weight = self.weight.stacked(of.subject, of.object, width);
+        linear_backward(self.device, self.format, rows, to, sums, x, weight, self.weight_parts)
+    }
+
+    /// Of `d_z [n, H]`: `d_e [n, D] = d_z W_e`, and with `e [n, D]` the gradient of W_e.
+    fn of_edges(
+        &mut self,
+        rows: Rows<'_>,
+        d_e: &mut Buffer<T>,
+        d_weight: &mut MatrixMut<'_, f32>,
+        d_z: Slice<'_, T>,
+        e: Slice<'_, T>,
+    ) -> Result<()> {
+        let (hidden, width) = (self.weight.row_count(), self.width);
+        let (of, of_gradient) = (parts(T::stride(width)), parts(width));
+        let to = LinearGradients {
+            x: &mut MatrixMut::new(d_e.rows_mut(rows.bound, width), rows.bound, width),
+            weight: &mut d_weight.columns(of_gradient.edge, width),
+            norm: None,
+        };
+        let d_z = Matrix::new(d_z, rows.bound, hidden);
+        let e = Input::Values(Matrix::new(e, rows.bound, width));
+        let weight = self.weight.columns(of.edge, width);
+        linear_backward(self.device, self.format, rows, to, d_z, e, weight, self.weight_parts)
+    }
+}
+
 /// `projected [n, 2 H]`: P_s and P_o of `x [n, D]`, by W_s above W_o.
-fn project(
+fn project<T: StoredElement>(
     device: &Device,
     format: Format,
-    projected: &mut Buffer<f32>,
-    x: Matrix<'_>,
+    projected: &mut Buffer<T>,
+    x: Matrix<'_, T>,
     rows: Rows<'_>,
-    weight: Matrix<'_>,
+    weight: Matrix<'_, T>,
 ) -> Result<()> {
     let (hidden, width) = (weight.row_count(), x.column_count());
-    let of = parts(width);
-    let projected = projected.slice_mut(0..rows.bound * 2 * hidden);
+    let of = parts(T::stride(width));
+    let projected = projected.rows_mut(rows.bound, 2 * hidden);
     let mut projected = MatrixMut::new(projected, rows.bound, 2 * hidden);
     let weight = weight.stacked(of.subject, of.object, width);
     linear_forward(device, format, rows, &mut projected, Input::Values(x), weight, None)
-}
-
-/// d_W of S_s and S_o, side by side in `sums [n, 2 H]`, with `x [n, D]`, and of `d_z` with `e`; both with their rows.
-fn weight_gradients(
-    device: &Device,
-    format: Format,
-    d_weight: &mut MatrixMut<'_>,
-    (ends_rows, sums, x): (Rows<'_>, Matrix<'_>, Matrix<'_>),
-    (edge_rows, d_z, e): (Rows<'_>, Matrix<'_>, Matrix<'_>),
-    sum_parts: &mut Buffer<f32>,
-) -> Result<()> {
-    let width = x.column_count();
-    let of = parts(width);
-    let mut ends = d_weight.stacked(of.subject, of.object, width);
-    linear_backward_weight(device, format, ends_rows, &mut ends, sums, Input::Values(x), sum_parts)?;
-    let mut edge = d_weight.columns(of.edge, width);
-    linear_backward_weight(device, format, edge_rows, &mut edge, d_z, Input::Values(e), sum_parts)
-}
-
-/// `d_x [n, D] = S_s W_s + S_o W_o`.
-fn input_gradient(
-    device: &Device,
-    format: Format,
-    rows: Rows<'_>,
-    d_x: &mut MatrixMut<'_>,
-    sums: Matrix<'_>,
-    weight: Matrix<'_>,
-) -> Result<()> {
-    let of = parts(weight.column_count() / 3);
-    let weight = weight.stacked(of.subject, of.object, weight.column_count() / 3);
-    linear_backward_input(device, format, rows, d_x, sums, weight)
 }

@@ -32,9 +32,11 @@ pub mod readout_loss;
 pub mod row_correlations;
 pub mod rows;
 pub mod stopwatch;
+pub mod stored;
 mod streams;
 pub mod strips;
 pub mod top_k;
+pub mod weight_copy;
 
 use std::fmt;
 use std::ops::Range;
@@ -54,12 +56,14 @@ use crate::optimizer::{Adam, Moments};
 use adam::Steps;
 use batch::Batch;
 use batch_norm::Sums;
-use block::{BackwardSums, Before, Blocks, norm};
+use block::{Activations, Before, Blocks, batch_statistics, constant_statistics, norm};
 use buffer::Buffer;
 use device::Device;
 use graph::Graph;
-use linear::Format;
+use linear::{Format, WeightParts};
 use readout_loss::LossRows;
+use stored::StoredElement;
+use weight_copy::{WeightCopy, Weights};
 
 /// The kernel files and what they offer: loaded when a device opens.
 const FILES: &[(&str, &[&str])] = &[
@@ -82,45 +86,48 @@ const FILES: &[(&str, &[&str])] = &[
     ("top_k", top_k::KERNELS),
 ];
 
-/// The CUDA backend. Its buffers are memory of the stages, planned for the largest batch.
-pub struct Cuda {
+/// The CUDA backend, which stores activations in `T`. Its buffers are memory of the stages, planned for the largest batch.
+pub struct Cuda<T> {
     device: Device,
     format: Format,
     sums: Sums,
-    layer_input: layer_input::Scratch,
-    /// Parts of a weight's gradient.
-    sum_parts: Buffer<f32>,
+    layer_input: layer_input::Scratch<T>,
+    weight_parts: WeightParts,
     /// `[N, D]`: the gradient by the node output's linear layer.
-    d_node_output: Buffer<f32>,
+    d_node_output: Buffer<T>,
     /// `[G]`: the length of each graph's mean node state.
     mean_norm: Buffer<f32>,
+    /// The weights as products read them, where these are not the parameters themselves.
+    weight_copy: Option<WeightCopy>,
 }
 
 /// The captured step for each slot of a batch.
 pub type Graphs = [Option<Graph>; 2];
 
-impl Cuda {
-    /// On this device, with the operands of products in this format. All else is in single precision.
+impl<T: StoredElement> Cuda<T> {
+    /// On this device, with the operands of products in this format.
     pub fn new(device: Device, format: Format) -> Result<Self> {
         Ok(Cuda {
             format,
             sums: Sums::new(&device)?,
             layer_input: layer_input::Scratch::new(&device, format)?,
-            sum_parts: device.allocate(0)?,
+            weight_parts: WeightParts::new(&device)?,
             d_node_output: device.allocate(0)?,
             mean_norm: device.allocate(0)?,
+            weight_copy: None,
             device,
         })
     }
 
     fn blocks(&mut self) -> Blocks<'_> {
-        let Cuda { device, format, sums, sum_parts, .. } = self;
-        Blocks { device, format: *format, sums, sum_parts }
+        let Cuda { device, format, sums, weight_parts, weight_copy, .. } = self;
+        Blocks { device, format: *format, sums, weight_parts, weight_copy: weight_copy.as_ref() }
     }
 }
 
-impl Backend for Cuda {
+impl<T: StoredElement> Backend for Cuda<T> {
     type Buffer = Buffer<f32>;
+    type Stored = Buffer<T>;
     type Batch = Batch;
     type Steps = Steps;
     type Graphs = Graphs;
@@ -132,6 +139,15 @@ impl Backend for Cuda {
 
     fn allocate(&self, len: usize) -> Result<Buffer<f32>> {
         self.device.allocate(len)
+    }
+
+    fn allocate_stored(&self, rows: usize, columns: usize) -> Result<Self::Stored> {
+        self.device.allocate(rows * T::stride(columns))
+    }
+
+    fn download_stored(&mut self, matrix: &Self::Stored, rows: usize, columns: usize) -> Result<Vec<f32>> {
+        let stored = self.device.download(matrix, 0..rows * T::stride(columns))?;
+        Ok(T::dense(&stored, columns))
     }
 
     fn upload(&mut self, values: &[f32], buffer: &mut Buffer<f32>, at: usize) -> Result<()> {
@@ -163,7 +179,7 @@ impl Backend for Cuda {
 
     fn plan(&mut self, config: ModelConfig, capacity: BatchSize) -> Result<Batch> {
         let BatchSize { graphs, nodes, edges } = capacity;
-        let Cuda { device, format, sums, layer_input, sum_parts, d_node_output, mean_norm } = self;
+        let Cuda { device, format, sums, layer_input, weight_parts, d_node_output, mean_norm, .. } = self;
         let layout = Layout::new(config);
         for (layer, kind) in (0..config.layers).flat_map(|layer| BlockKind::ALL.map(|kind| (layer, kind))) {
             let block = layout.block(layer, kind);
@@ -174,13 +190,13 @@ impl Backend for Cuda {
                 BlockKind::NodeHidden | BlockKind::NodeOutput => (nodes, block.inputs),
             };
             sums.reserve(device, rows, block.outputs)?;
-            device.reserve(sum_parts, linear::parts_len(*format, block.outputs, inputs, rows))?;
+            weight_parts.reserve(device, *format, (block.outputs, inputs), rows)?;
         }
         // The gradient of two thirds of the first weight, in one product.
-        let ends = linear::parts_len(*format, 2 * config.hidden_width, config.state_width, nodes);
-        device.reserve(sum_parts, ends)?;
+        let ends = (2 * config.hidden_width, config.state_width);
+        weight_parts.reserve(device, *format, ends, nodes)?;
         layer_input.plan(device, config, capacity)?;
-        device.reserve(d_node_output, nodes * config.state_width)?;
+        device.reserve(d_node_output, nodes * T::stride(config.state_width))?;
         device.reserve(mean_norm, graphs)?;
         Batch::new(device, config, capacity)
     }
@@ -206,6 +222,17 @@ impl Backend for Cuda {
         Ok(true)
     }
 
+    fn parameters_loaded(&mut self, parameters: &Parameters<Buffer<f32>>) -> Result<()> {
+        if !T::PRODUCTS_READ_COPY {
+            return Ok(());
+        }
+        let layout = &parameters.layout;
+        let mut copy = WeightCopy::new(&self.device, layout)?;
+        adam::weight_copy(&self.device, &mut copy, parameters.values.slice(0..layout.parameter_count))?;
+        self.weight_copy = Some(copy);
+        Ok(())
+    }
+
     fn load_batch(&mut self, from: &GraphBatch, to: &mut Batch) -> Result<()> {
         to.load(&self.device, from)
     }
@@ -216,15 +243,19 @@ impl Backend for Cuda {
         mode: Mode,
         parameters: &mut Parameters<Buffer<f32>>,
         batch: &Batch,
-        input: LayerInput<'_, Buffer<f32>>,
-        block: &mut BlockActivations<Buffer<f32>>,
-        _output: &mut Buffer<f32>,
+        input: LayerInput<'_, Buffer<T>>,
+        block: &mut Activations<T>,
+        _output: &mut Buffer<T>,
     ) -> Result<()> {
-        let (kind, edges) = (BlockKind::EdgeHidden, batch.edges());
-        let Cuda { device, sums, layer_input, .. } = self;
-        let sums = (mode == Mode::Train && parameters.layout.config.batch_norm).then_some(sums);
-        layer_input.forward(device, layer, parameters, batch, input, &mut block.linear, sums)?;
-        self.blocks().statistics(mode, (layer, kind), parameters, edges, block)
+        let Cuda { device, sums, layer_input, weight_copy, .. } = self;
+        let Parameters { layout: all, values, running_mean, running_var } = parameters;
+        let layout = all.block(layer, BlockKind::EdgeHidden);
+        let weights = Weights { layout: all, values, copy: weight_copy.as_ref() };
+        let BlockActivations { linear, mean, rstd } = block;
+        let statistics = batch_statistics(mode, layout, running_mean, running_var, mean, rstd, sums);
+        layer_input.forward(device, layer, weights, batch, input, linear, statistics)?;
+        let layout = parameters.layout.block(layer, BlockKind::EdgeHidden);
+        constant_statistics(device, mode, layout, parameters, block)
     }
 
     fn edge_heads(
@@ -233,8 +264,8 @@ impl Backend for Cuda {
         mode: Mode,
         parameters: &mut Parameters<Buffer<f32>>,
         batch: &Batch,
-        hidden: Hidden<'_, Buffer<f32>>,
-        block: &mut BlockActivations<Buffer<f32>>,
+        hidden: Hidden<'_, Buffer<T>, Buffer<f32>>,
+        block: &mut Activations<T>,
     ) -> Result<()> {
         let (kind, edges) = (BlockKind::EdgeHeads, batch.edges());
         let x = Before::Block(BlockKind::EdgeHidden, hidden.block);
@@ -246,25 +277,25 @@ impl Backend for Cuda {
         layer: usize,
         parameters: &Parameters<Buffer<f32>>,
         batch: &Batch,
-        heads: &BlockActivations<Buffer<f32>>,
-        pooled: &mut Buffer<f32>,
-        edge_state: &mut Buffer<f32>,
+        heads: &Activations<T>,
+        pooled: &mut Buffer<T>,
+        edge_state: &mut Buffer<T>,
     ) -> Result<()> {
         let config = parameters.layout.config;
         let layout = parameters.layout.block(layer, BlockKind::EdgeHeads);
         let (hidden, state, width) = (config.hidden_width, config.edge_state_width(layer), layout.outputs);
         let (nodes, edges) = (batch.nodes(), batch.edges());
         let norm = norm(layout, &parameters.values, heads);
-        let z = heads.linear.slice(0..edges.bound * width);
-        let mut pooled = pooled.slice_mut(0..nodes.bound * hidden);
+        let z = heads.linear.rows(edges.bound, width);
+        let mut pooled = pooled.rows_mut(nodes.bound, hidden);
         edge_pool::edge_pool_forward(&self.device, &mut pooled, z, norm, batch.incidence(), hidden)?;
         let z_state = z.slice(hidden.min(z.len())..z.len());
         batch_norm::batch_norm_relu(
             &self.device,
-            &mut edge_state.slice_mut(0..edges.bound * state),
+            &mut edge_state.rows_mut(edges.bound, state),
             z_state,
             norm.columns(hidden, state),
-            width,
+            T::stride(width),
             edges,
         )
     }
@@ -275,9 +306,9 @@ impl Backend for Cuda {
         mode: Mode,
         parameters: &mut Parameters<Buffer<f32>>,
         batch: &Batch,
-        pooled: &Buffer<f32>,
-        block: &mut BlockActivations<Buffer<f32>>,
-        _output: &mut Buffer<f32>,
+        pooled: &Buffer<T>,
+        block: &mut Activations<T>,
+        _output: &mut Buffer<T>,
     ) -> Result<()> {
         let (kind, nodes, x) = (BlockKind::NodeHidden, batch.nodes(), Before::Values(pooled));
         self.blocks().forward(mode, (layer, kind), parameters, x, nodes, block)
@@ -289,20 +320,20 @@ impl Backend for Cuda {
         mode: Mode,
         parameters: &mut Parameters<Buffer<f32>>,
         batch: &Batch,
-        hidden: Hidden<'_, Buffer<f32>>,
-        block: &mut BlockActivations<Buffer<f32>>,
-        node_state: &mut Buffer<f32>,
+        hidden: Hidden<'_, Buffer<T>, Buffer<f32>>,
+        block: &mut Activations<T>,
+        node_state: &mut Buffer<T>,
     ) -> Result<()> {
         let (kind, nodes) = (BlockKind::NodeOutput, batch.nodes());
         let x = Before::Block(BlockKind::NodeHidden, hidden.block);
         self.blocks().forward(mode, (layer, kind), parameters, x, nodes, block)?;
         let layout = parameters.layout.block(layer, kind);
-        let count = nodes.bound * layout.outputs;
-        let (mut x, z) = (node_state.slice_mut(0..count), block.linear.slice(0..count));
+        let (rows, columns) = (nodes.bound, layout.outputs);
+        let (mut x, z) = (node_state.rows_mut(rows, columns), block.linear.rows(rows, columns));
         let norm = norm(layout, &parameters.values, block);
         match parameters.layout.config.l2_norm {
             true => l2_normalise::l2_normalise_forward(&self.device, &mut x, z, norm, nodes),
-            false => batch_norm::batch_norm_relu(&self.device, &mut x, z, norm, layout.outputs, nodes),
+            false => batch_norm::batch_norm_relu(&self.device, &mut x, z, norm, T::stride(columns), nodes),
         }
     }
 
@@ -310,7 +341,7 @@ impl Backend for Cuda {
         &mut self,
         config: ModelConfig,
         batch: &Batch,
-        node_state: &Buffer<f32>,
+        node_state: &Buffer<T>,
         embedding: &mut Buffer<f32>,
     ) -> Result<()> {
         let (graphs, width) = (batch.graphs(), config.state_width);
@@ -318,7 +349,7 @@ impl Backend for Cuda {
             &self.device,
             &mut embedding.slice_mut(0..graphs.bound * width),
             &mut self.mean_norm.slice_mut(0..graphs.bound),
-            node_state.slice(0..batch.nodes().bound * width),
+            node_state.rows(batch.nodes().bound, width),
             batch.graph_offsets(),
             batch.mean_ends(config.image_node_in_mean),
             graphs,
@@ -331,11 +362,11 @@ impl Backend for Cuda {
         config: ModelConfig,
         loss: &Loss,
         batch: &Batch,
-        node_state: &Buffer<f32>,
+        node_state: &Buffer<T>,
         embedding: &mut Buffer<f32>,
         losses: &mut Buffer<f32>,
         steps: &Steps,
-        d_node_state: &mut Buffer<f32>,
+        d_node_state: &mut Buffer<T>,
     ) -> Result<()> {
         self.readout(config, batch, node_state, embedding)?;
         let (len, width) = (losses.len(), config.state_width);
@@ -353,7 +384,7 @@ impl Backend for Cuda {
         readout_loss::readout_loss(
             &self.device,
             &mut losses,
-            &mut d_node_state.slice_mut(0..batch.nodes().bound * width),
+            &mut d_node_state.rows_mut(batch.nodes().bound, width),
             triples,
             width,
             loss,
@@ -365,22 +396,21 @@ impl Backend for Cuda {
         layer: usize,
         parameters: &Parameters<Buffer<f32>>,
         batch: &Batch,
-        saved: &LayerActivations<Buffer<f32>>,
-        d_node_state: &mut Buffer<f32>,
-        d_node_hidden: &mut Buffer<f32>,
+        saved: &LayerActivations<Buffer<T>, Buffer<f32>>,
+        d_node_state: &mut Buffer<T>,
+        d_node_hidden: &mut Buffer<T>,
         gradients: &mut Buffer<f32>,
     ) -> Result<()> {
         let kind = BlockKind::NodeOutput;
         let layout = parameters.layout.block(layer, kind);
-        let (nodes, count) = (batch.nodes(), batch.nodes().bound * layout.outputs);
-        let Cuda { device, format, sums, sum_parts, d_node_output, .. } = self;
+        let (nodes, rows, columns) = (batch.nodes(), batch.nodes().bound, layout.outputs);
+        let Cuda { device, format, sums, weight_parts, weight_copy, d_node_output, .. } = self;
         let d = if parameters.layout.config.l2_norm {
             l2_normalise::l2_normalise_backward(
                 device,
-                &mut d_node_output.slice_mut(0..count),
-                d_node_state.slice(0..count),
-                saved.node_state.slice(0..count),
-                saved.node_output.linear.slice(0..count),
+                &mut d_node_output.rows_mut(rows, columns),
+                d_node_state.rows(rows, columns),
+                saved.node_output.linear.rows(rows, columns),
                 norm(layout, &parameters.values, &saved.node_output),
                 nodes,
             )?;
@@ -388,28 +418,30 @@ impl Backend for Cuda {
         } else {
             d_node_state
         };
-        let mut blocks = Blocks { device, format: *format, sums, sum_parts };
-        let (place, block, made) = ((layer, kind), &saved.node_output, BackwardSums::Made);
-        blocks.norm_backward(place, parameters, block, d, nodes, gradients, made)?;
-        let (d_z, x) = (d.slice(0..count), Before::Block(BlockKind::NodeHidden, &saved.node_hidden));
+        let weight_copy = weight_copy.as_ref();
+        let mut blocks = Blocks { device, format: *format, sums, weight_parts, weight_copy };
+        let (place, block) = ((layer, kind), &saved.node_output);
+        blocks.norm_backward_sums(place, parameters, block, d, nodes, gradients)?;
+        blocks.norm_backward(place, parameters, block, d, nodes)?;
+        let (d_z, x) = (d.rows(rows, columns), Before::Block(BlockKind::NodeHidden, &saved.node_hidden));
         blocks.linear_backward(place, parameters, d_z, x, nodes, d_node_hidden, gradients)
     }
 
-    /// Right after [`Cuda::node_output_backward`], whose product has left sums for it.
+    /// Right after [`Cuda::node_output_backward`], whose product has made the first part of the norm's backward.
     fn node_hidden_backward(
         &mut self,
         layer: usize,
         parameters: &Parameters<Buffer<f32>>,
         batch: &Batch,
-        saved: &LayerActivations<Buffer<f32>>,
-        d_node_hidden: &mut Buffer<f32>,
-        d_pooled: &mut Buffer<f32>,
+        saved: &LayerActivations<Buffer<T>, Buffer<f32>>,
+        d_node_hidden: &mut Buffer<T>,
+        d_pooled: &mut Buffer<T>,
         gradients: &mut Buffer<f32>,
     ) -> Result<()> {
         let (place, nodes, d) = ((layer, BlockKind::NodeHidden), batch.nodes(), d_node_hidden);
-        let (mut blocks, given) = (self.blocks(), BackwardSums::Given);
-        blocks.norm_backward(place, parameters, &saved.node_hidden, d, nodes, gradients, given)?;
-        let d_z = d.slice(0..nodes.bound * parameters.layout.config.hidden_width);
+        let mut blocks = self.blocks();
+        blocks.norm_backward(place, parameters, &saved.node_hidden, d, nodes)?;
+        let d_z = d.rows(nodes.bound, parameters.layout.config.hidden_width);
         blocks.linear_backward(
             place,
             parameters,
@@ -426,10 +458,10 @@ impl Backend for Cuda {
         layer: usize,
         parameters: &Parameters<Buffer<f32>>,
         batch: &Batch,
-        saved: &LayerActivations<Buffer<f32>>,
-        d_pooled: &Buffer<f32>,
-        d_edge_state: &Buffer<f32>,
-        d_edge_heads: &mut Buffer<f32>,
+        saved: &LayerActivations<Buffer<T>, Buffer<f32>>,
+        d_pooled: &Buffer<T>,
+        d_edge_state: &Buffer<T>,
+        d_edge_heads: &mut Buffer<T>,
         gradients: &mut Buffer<f32>,
     ) -> Result<()> {
         let config = parameters.layout.config;
@@ -437,16 +469,17 @@ impl Backend for Cuda {
         let (edges, width) = (batch.edges(), layout.outputs);
         edge_pool::edge_pool_backward(
             &self.device,
-            &mut d_edge_heads.slice_mut(0..edges.bound * width),
-            d_pooled.slice(0..batch.nodes().bound * config.hidden_width),
-            d_edge_state.slice(0..edges.bound * config.edge_state_width(layer)),
+            &mut d_edge_heads.rows_mut(edges.bound, width),
+            d_pooled.rows(batch.nodes().bound, config.hidden_width),
+            d_edge_state.rows(edges.bound, config.edge_state_width(layer)),
             batch.edge_nodes(),
             batch.incidence(),
             width,
             config.hidden_width,
         )?;
-        let (place, block, made) = ((layer, BlockKind::EdgeHeads), &saved.edge_heads, BackwardSums::Made);
-        self.blocks().norm_backward(place, parameters, block, d_edge_heads, edges, gradients, made)
+        let (place, block, mut blocks) = ((layer, BlockKind::EdgeHeads), &saved.edge_heads, self.blocks());
+        blocks.norm_backward_sums(place, parameters, block, d_edge_heads, edges, gradients)?;
+        blocks.norm_backward(place, parameters, block, d_edge_heads, edges)
     }
 
     fn edge_heads_backward(
@@ -454,35 +487,36 @@ impl Backend for Cuda {
         layer: usize,
         parameters: &Parameters<Buffer<f32>>,
         batch: &Batch,
-        saved: &LayerActivations<Buffer<f32>>,
-        d_edge_heads: &Buffer<f32>,
-        d_edge_hidden: &mut Buffer<f32>,
+        saved: &LayerActivations<Buffer<T>, Buffer<f32>>,
+        d_edge_heads: &Buffer<T>,
+        d_edge_hidden: &mut Buffer<T>,
         gradients: &mut Buffer<f32>,
     ) -> Result<()> {
         let (place, edges) = ((layer, BlockKind::EdgeHeads), batch.edges());
-        let d_z = d_edge_heads.slice(0..edges.bound * parameters.layout.config.heads_width(layer));
+        let d_z = d_edge_heads.rows(edges.bound, parameters.layout.config.heads_width(layer));
         let x = Before::Block(BlockKind::EdgeHidden, &saved.edge_hidden);
         self.blocks().linear_backward(place, parameters, d_z, x, edges, d_edge_hidden, gradients)
     }
 
-    /// Right after [`Cuda::edge_heads_backward`], whose product has left sums for it.
+    /// Right after [`Cuda::edge_heads_backward`], whose product has made the first part of the norm's backward.
     fn edge_hidden_backward(
         &mut self,
         layer: usize,
         parameters: &Parameters<Buffer<f32>>,
         batch: &Batch,
-        saved: &LayerActivations<Buffer<f32>>,
-        input: LayerInput<'_, Buffer<f32>>,
-        d_edge_hidden: &mut Buffer<f32>,
-        d_input: LayerInputGradient<'_, Buffer<f32>>,
+        saved: &LayerActivations<Buffer<T>, Buffer<f32>>,
+        input: LayerInput<'_, Buffer<T>>,
+        d_edge_hidden: &mut Buffer<T>,
+        d_input: LayerInputGradient<'_, Buffer<T>>,
         gradients: &mut Buffer<f32>,
     ) -> Result<()> {
         let (place, edges, d) = ((layer, BlockKind::EdgeHidden), batch.edges(), d_edge_hidden);
-        let (mut blocks, given) = (self.blocks(), BackwardSums::Given);
-        blocks.norm_backward(place, parameters, &saved.edge_hidden, d, edges, gradients, given)?;
-        let d_z = d.slice(0..edges.bound * parameters.layout.config.hidden_width);
-        let Cuda { device, layer_input, sum_parts, .. } = self;
-        layer_input.backward(device, layer, parameters, batch, input, d_z, d_input, gradients, sum_parts)
+        self.blocks().norm_backward(place, parameters, &saved.edge_hidden, d, edges)?;
+        let d_z = d.rows(edges.bound, parameters.layout.config.hidden_width);
+        let Cuda { device, layer_input, weight_parts, weight_copy, .. } = self;
+        let Parameters { layout, values, .. } = parameters;
+        let weights = Weights { layout, values, copy: weight_copy.as_ref() };
+        layer_input.backward(device, layer, weights, batch, input, d_z, d_input, gradients, weight_parts)
     }
 
     fn adam_step(
@@ -502,6 +536,7 @@ impl Backend for Cuda {
             gradients.slice(0..count),
             adam,
             steps,
+            self.weight_copy.as_mut(),
         )
     }
 
@@ -556,7 +591,7 @@ impl Backend for Cuda {
         kind: BlockKind,
         rows: usize,
         parameters: &Parameters<Buffer<f32>>,
-        block: &BlockActivations<Buffer<f32>>,
+        block: &Activations<T>,
     ) -> Result<Vec<u8>> {
         let layout = parameters.layout.block(layer, kind);
         let count = rows * layout.outputs;
@@ -564,7 +599,7 @@ impl Backend for Cuda {
         batch_norm::batch_norm_mask(
             &self.device,
             &mut mask.slice_mut(0..count),
-            block.linear.slice(0..count),
+            block.linear.rows(rows, layout.outputs),
             norm(layout, &parameters.values, block),
             rows,
         )?;

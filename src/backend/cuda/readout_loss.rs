@@ -3,21 +3,22 @@
 use super::buffer::{Slice, SliceMut};
 use super::device::{Argument, Arguments, Device, Grid, check_len};
 use super::rows::Rows;
+use super::stored::{StoredElement, stored_kernel, stored_kernels};
 use crate::error::Result;
 use crate::loss::{Loss, LossKind};
 
-pub(super) const KERNELS: &[&str] = &["readout", "readout_loss"];
+pub(super) const KERNELS: &[&str] = stored_kernels!["readout", "readout_loss"];
 
 /// As in the kernel.
 const THREADS: u32 = 128;
 
 /// `embedding [G, D]` and `mean_norm [G]`, the length of each graph's mean node state, over the nodes from its offset to
 /// its end in `mean_ends`; no mean is of nothing.
-pub fn readout(
+pub fn readout<T: StoredElement>(
     device: &Device,
     embedding: &mut SliceMut<'_, f32>,
     mean_norm: &mut SliceMut<'_, f32>,
-    node_state: Slice<'_, f32>,
+    node_state: Slice<'_, T>,
     graph_offsets: Slice<'_, i32>,
     mean_ends: Slice<'_, i32>,
     graphs: Rows<'_>,
@@ -37,9 +38,10 @@ pub fn readout(
         .add(graph_offsets)
         .add(mean_ends)
         .add(graphs)
-        .add(width);
+        .add(width)
+        .add(T::stride(width));
     // SAFETY: as in kernels/readout_loss.cu; lengths were checked; what is written is borrowed mutably.
-    unsafe { device.launch("readout", Grid::rows(graphs.bound, THREADS), &arguments) }
+    unsafe { device.launch(stored_kernel!("readout", T), Grid::rows(graphs.bound, THREADS), &arguments) }
 }
 
 /// What the loss reads: the graphs are anchors, then positives, then negatives.
@@ -73,10 +75,10 @@ pub struct LossRows<'a> {
 }
 
 /// The losses `[B]`, into their step's row, and `d_node_state [N, D]` of their mean.
-pub fn readout_loss(
+pub fn readout_loss<T: StoredElement>(
     device: &Device,
     losses: &mut LossRows<'_>,
-    d_node_state: &mut SliceMut<'_, f32>,
+    d_node_state: &mut SliceMut<'_, T>,
     of: Triples<'_>,
     width: usize,
     loss: &Loss,
@@ -113,10 +115,11 @@ pub fn readout_loss(
         losses.rows.into(),
         most_triples.into(),
         width.into(),
+        T::stride(width).into(),
         Argument::Int(kind),
         (loss.temperature as f32).into(),
         (loss.margin as f32).into(),
     ];
     // SAFETY: as in kernels/readout_loss.cu; lengths were checked; what is written is borrowed mutably.
-    unsafe { device.launch("readout_loss", Grid::rows(triples, THREADS), &arguments) }
+    unsafe { device.launch(stored_kernel!("readout_loss", T), Grid::rows(triples, THREADS), &arguments) }
 }

@@ -157,12 +157,21 @@ fn layer_input<F: Float>(
 
 impl<F: Float> Backend for Reference<F> {
     type Buffer = Vec<F>;
+    type Stored = Vec<F>;
     type Batch = GraphBatch;
     type Steps = u64;
     type Graphs = ();
 
     fn allocate(&self, len: usize) -> Result<Vec<F>> {
         Ok(vec![F::zero(); len])
+    }
+
+    fn allocate_stored(&self, rows: usize, columns: usize) -> Result<Vec<F>> {
+        self.allocate(rows * columns)
+    }
+
+    fn download_stored(&mut self, matrix: &Vec<F>, rows: usize, columns: usize) -> Result<Vec<f32>> {
+        self.download(matrix, 0..rows * columns)
     }
 
     fn upload(&mut self, values: &[f32], buffer: &mut Vec<F>, at: usize) -> Result<()> {

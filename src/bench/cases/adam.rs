@@ -1,18 +1,25 @@
 //! adam: all parameters at once.
 
+use half::bf16;
+
 use super::roundings;
-use crate::backend::cuda::adam::adam_step;
+use crate::backend::cuda::adam::{adam_step, weight_copy};
 use crate::backend::cuda::linear::Format;
+use crate::backend::cuda::stored::StoredElement;
 use crate::backend::reference::adam as reference;
 use crate::bench::case::{Case, Cost, Host, Prepared, STEPS_DONE};
 use crate::bench::sizes::Sizes;
 use crate::bench::values::Values;
-use crate::model::parameters::Layout;
+use crate::model::parameters::{BlockKind, Layout};
 use crate::optimizer::Adam;
 
 pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
-    let count = Layout::new(sizes.config).parameter_count;
-    vec![Case {
+    let layout = Layout::new(sizes.config);
+    vec![step(layout.parameter_count), copy(layout)]
+}
+
+fn step(count: usize) -> Case {
+    Case {
         kernel: "adam_step",
         shape: format!("[{count}]"),
         // Reads four arrays and writes three; moments 3 + 4, root and quotient 6.
@@ -35,7 +42,7 @@ pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
                 launch: Box::new(move |device, arrays| {
                     let ([gradients], [], [mut values, mut first, mut second], others) = arrays.parts();
                     let steps = &mut others.steps;
-                    adam_step(device, &mut values, &mut first, &mut second, gradients, &adam, steps)
+                    adam_step(device, &mut values, &mut first, &mut second, gradients, &adam, steps, None)
                 }),
                 expected: Box::new(move |host| {
                     let [gradients] = host.wide_inputs();
@@ -46,5 +53,48 @@ pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
                 }),
             }
         }),
-    }]
+    }
+}
+
+fn copy(layout: Layout) -> Case {
+    let count = layout.parameter_count;
+    let copied: usize = (0..layout.config.layers)
+        .flat_map(|layer| BlockKind::ALL.map(|kind| layout.block(layer, kind).weight.len()))
+        .sum();
+    Case {
+        kernel: "weight_copy",
+        shape: format!("[{copied} of {count}]"),
+        // Reads weights, writes them in two bytes.
+        cost: Cost { bytes: 6 * copied as u64, flops: 0 },
+        format: Format::Fp32,
+        tolerance: 0.0,
+        prepare: Box::new(move || {
+            let layout = layout.clone();
+            Prepared {
+                host: Host {
+                    inputs: vec![Values::new().signed(count)],
+                    copied: Some(layout.clone()),
+                    ..Default::default()
+                },
+                launch: Box::new(move |device, arrays| {
+                    let ([values], [], [], others) = arrays.parts();
+                    weight_copy(device, others.copy.as_mut().expect("room for a copy"), values)
+                }),
+                expected: Box::new(move |host| vec![copy_of(&layout, &host.inputs[0])]),
+            }
+        }),
+    }
+}
+
+/// The weights in bf16, row by row, those of `edge.hidden` by parts of a row; between rows zeros.
+fn copy_of(layout: &Layout, values: &[f32]) -> Vec<f64> {
+    let mut copy = Vec::new();
+    for (layer, kind) in (0..layout.config.layers).flat_map(|layer| BlockKind::ALL.map(|kind| (layer, kind)))
+    {
+        let block = layout.block(layer, kind);
+        let parts = if kind == BlockKind::EdgeHidden { 3 } else { 1 };
+        let padded = bf16::padded(&values[block.weight.clone()], block.inputs / parts);
+        copy.extend(padded.into_iter().map(bf16::to_f64));
+    }
+    copy
 }

@@ -2,13 +2,14 @@
 
 use super::{count, counted, norm, norm_values, reference_norm, roundings};
 use crate::backend::cuda::batch_norm::{
-    CHUNK_ROWS, Statistics, batch_norm_backward, batch_norm_backward_merge, batch_norm_mask,
-    batch_norm_merge_statistics, batch_norm_no_statistics, batch_norm_partial_statistics, batch_norm_relu,
-    batch_norm_running_statistics, batch_norm_statistics,
+    BatchStatistics, NormGradient, Statistics, Sums, batch_norm_backward, batch_norm_backward_sums,
+    batch_norm_mask, batch_norm_no_statistics, batch_norm_relu, batch_norm_running_statistics,
+    batch_norm_statistics,
 };
+use crate::backend::cuda::buffer::SliceMut;
 use crate::backend::cuda::linear::Format;
 use crate::backend::reference::batch_norm as reference;
-use crate::bench::case::{Case, ChunkSums, Cost, Host, OtherLengths, Prepared, all_mut, unwritten};
+use crate::bench::case::{Case, Cost, Host, OtherLengths, Prepared, all_mut, unwritten};
 use crate::bench::sizes::Sizes;
 use crate::bench::values::Values;
 
@@ -18,8 +19,6 @@ pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
     vec![
         statistics(edges, heads),
         statistics(nodes, hidden),
-        partial_statistics(edges, hidden),
-        merge_statistics(edges, heads),
         running_statistics(heads),
         no_statistics(heads),
         relu(nodes, hidden, hidden, 0),
@@ -27,7 +26,7 @@ pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
         mask(edges, heads),
         backward(edges, heads),
         backward(nodes, hidden),
-        backward_merge(edges, hidden),
+        backward_sums(edges, heads),
     ]
 }
 
@@ -55,11 +54,9 @@ fn statistics(rows: usize, columns: usize) -> Case {
                     ..Default::default()
                 },
                 launch: Box::new(move |device, arrays| {
-                    let ([z], [count], [mean, rstd, mut running_mean, mut running_var], others) =
-                        arrays.parts();
-                    let (mut to, sums) = (Statistics { mean, rstd }, &mut others.sums);
-                    let (mean, var, of) = (&mut running_mean, &mut running_var, counted(count, rows));
-                    batch_norm_statistics(device, &mut to, mean, var, z, of, sums)
+                    let ([z], [count], to, others) = arrays.parts();
+                    let to = batch_statistics(to, &mut others.sums);
+                    batch_norm_statistics(device, to, z, counted(count, rows))
                 }),
                 expected: Box::new(move |host| {
                     let [z] = host.wide_inputs();
@@ -78,109 +75,18 @@ fn statistics(rows: usize, columns: usize) -> Case {
     }
 }
 
-/// Of each chunk of 64 rows.
-fn partial_statistics(rows: usize, columns: usize) -> Case {
-    Case {
-        kernel: "batch_norm_partial_statistics",
-        shape: format!("[{rows}, {columns}]"),
-        // Reads z, writes two values for each chunk and column; a difference, a square and two sums per value.
-        cost: Cost::of(rows * columns + rows.div_ceil(CHUNK_ROWS) * 2 * columns, 4 * rows * columns),
-        // A lane's eight rows and eight lanes, and what subtracting the sum's own square magnifies of them.
-        format: Format::Fp32,
-        tolerance: roundings(4 * (8 + 8)),
-        prepare: Box::new(move || Prepared {
-            host: Host {
-                inputs: vec![Values::new().positive(rows * columns)],
-                indices: vec![count(rows)],
-                sums: Some(ChunkSums { rows, columns, given: None }),
-                ..Default::default()
-            },
-            launch: Box::new(move |device, arrays| {
-                let ([z], [count], [], others) = arrays.parts();
-                batch_norm_partial_statistics(device, z, counted(count, rows), columns, &mut others.sums)
-            }),
-            expected: Box::new(move |host| {
-                let [z] = host.wide_inputs();
-                vec![chunk_statistics(&z, columns)]
-            }),
-        }),
-    }
+/// Mean, rstd and the running ones.
+pub(super) fn batch_statistics<'a>(to: [SliceMut<'a, f32>; 4], sums: &'a mut Sums) -> BatchStatistics<'a> {
+    let [mean, rstd, running_mean, running_var] = to;
+    BatchStatistics { to: Statistics { mean, rstd }, running_mean, running_var, sums }
 }
 
-/// Of all rows, from those of their chunks.
-fn merge_statistics(rows: usize, columns: usize) -> Case {
-    let chunks = rows.div_ceil(CHUNK_ROWS);
-    Case {
-        kernel: "batch_norm_merge_statistics",
-        shape: format!("[{rows}, {columns}], {chunks} chunks"),
-        // Reads two values for each chunk and column and the running statistics, writes four rows; seven operations for
-        // each chunk and column.
-        cost: Cost::of(2 * chunks * columns + 6 * columns, 7 * chunks * columns),
-        // The chunks' values and what is made of them are rounded once, running ones twice; sums are in double precision.
-        format: Format::Fp32,
-        tolerance: roundings(4),
-        prepare: Box::new(move || {
-            let mut values = Values::new();
-            let z: Vec<f64> = values.positive(rows * columns).into_iter().map(f64::from).collect();
-            let given = chunk_statistics(&z, columns).into_iter().map(|value| value as f32).collect();
-            Prepared {
-                host: Host {
-                    indices: vec![count(rows)],
-                    outputs: vec![
-                        unwritten(columns),
-                        unwritten(columns),
-                        values.signed(columns),
-                        values.positive(columns),
-                    ],
-                    sums: Some(ChunkSums { rows, columns, given: Some(given) }),
-                    ..Default::default()
-                },
-                launch: Box::new(move |device, arrays| {
-                    let ([], [count], [mean, rstd, mut running_mean, mut running_var], others) =
-                        arrays.parts();
-                    let (mut to, sums) = (Statistics { mean, rstd }, &mut others.sums);
-                    let (mean, var, of) = (&mut running_mean, &mut running_var, counted(count, rows));
-                    batch_norm_merge_statistics(device, &mut to, mean, var, of, sums)
-                }),
-                expected: Box::new(move |host| {
-                    let [mut mean, mut rstd, mut running_mean, mut running_var] = host.wide_outputs();
-                    let (running_mean, running_var) = (&mut running_mean, &mut running_var);
-                    reference::train_statistics(&z, &mut mean, &mut rstd, running_mean, running_var);
-                    vec![mean, rstd, running_mean.clone(), running_var.clone()]
-                }),
-            }
-        }),
-    }
-}
-
-/// Mean and sum of squared deviations from it of each chunk of 64 rows: `[rows / 64, 2, columns]`.
-pub(super) fn chunk_statistics(z: &[f64], columns: usize) -> Vec<f64> {
-    let of_chunk = |chunk: &[f64]| -> [Vec<f64>; 2] {
-        let count = (chunk.len() / columns) as f64;
-        let column = |c: usize| chunk.iter().skip(c).step_by(columns);
-        let mean: Vec<f64> = (0..columns).map(|c| column(c).sum::<f64>() / count).collect();
-        let deviation = (0..columns).map(|c| column(c).map(|z| (z - mean[c]).powi(2)).sum()).collect();
-        [mean, deviation]
-    };
-    z.chunks(CHUNK_ROWS * columns).flat_map(of_chunk).flatten().collect()
-}
-
-/// Sums of d and of d (z - mean) over each chunk of 64 rows, d being 0 where the ReLU stopped norm(z).
-pub(super) fn chunk_gradient_sums(d: &[f64], z: &[f64], norm: reference::Norm<'_, f64>) -> Vec<f64> {
-    let columns = norm.mean.len();
-    let of_chunk = |(d, z): (&[f64], &[f64])| -> [Vec<f64>; 2] {
-        let mut sums = [vec![0.0; columns], vec![0.0; columns]];
-        for (i, (&d, &z)) in d.iter().zip(z).enumerate() {
-            let c = i % columns;
-            if norm.apply(z, c) > 0.0 {
-                sums[0][c] += d;
-                sums[1][c] += d * (z - norm.mean[c]);
-            }
-        }
-        sums
-    };
-    let rows = CHUNK_ROWS * columns;
-    d.chunks(rows).zip(z.chunks(rows)).flat_map(of_chunk).flatten().collect()
+/// The same of rows in double precision, and the running ones' place before.
+pub(super) fn expected_statistics(y: &[f64], to: [&[f64]; 2], columns: usize) -> [Vec<f64>; 4] {
+    let [mut mean, mut rstd] = [vec![0.0; columns], vec![0.0; columns]];
+    let [mut running_mean, mut running_var] = to.map(<[f64]>::to_vec);
+    reference::train_statistics(y, &mut mean, &mut rstd, &mut running_mean, &mut running_var);
+    [mean, rstd, running_mean, running_var]
 }
 
 fn running_statistics(columns: usize) -> Case {
@@ -333,11 +239,12 @@ fn backward(rows: usize, columns: usize) -> Case {
                     ..Default::default()
                 },
                 launch: Box::new(move |device, arrays| {
-                    let ([z, mean, rstd, weight, bias], [count], [mut d, mut d_weight, mut d_bias], others) =
+                    let ([z, mean, rstd, weight, bias], [count], [mut d, d_weight, d_bias], others) =
                         arrays.parts();
                     let (norm, of) = (norm([mean, rstd, weight, bias]), counted(count, rows));
-                    let sums = &mut others.sums;
-                    batch_norm_backward(device, &mut d, &mut d_weight, &mut d_bias, z, norm, true, of, sums)
+                    let to = norm_gradient([d_weight, d_bias], &mut others.sums);
+                    batch_norm_backward_sums(device, to, d.as_slice(), z, norm, of)?;
+                    batch_norm_backward(device, &mut d, z, norm, of, &others.sums)
                 }),
                 expected: Box::new(backward_expected),
             }
@@ -345,52 +252,45 @@ fn backward(rows: usize, columns: usize) -> Case {
     }
 }
 
-/// What follows the sums over chunks.
-fn backward_merge(rows: usize, columns: usize) -> Case {
-    let chunks = rows.div_ceil(CHUNK_ROWS);
+/// Of batch statistics.
+pub(super) fn norm_gradient<'a>(to: [SliceMut<'a, f32>; 2], sums: &'a mut Sums) -> NormGradient<'a> {
+    let [weight, bias] = to;
+    NormGradient { weight, bias, batch_statistics: true, sums }
+}
+
+/// The first part of [`backward`] alone.
+fn backward_sums(rows: usize, columns: usize) -> Case {
     Case {
-        kernel: "batch_norm_backward_merge",
-        shape: format!("[{rows}, {columns}], {chunks} chunks"),
-        // Reads the sums, d and z, writes d, d_weight and d_bias. Two sums for each chunk and column; norm and ReLU 4, the
-        // gradient 6.
-        cost: Cost::of(
-            2 * chunks * columns + 3 * rows * columns + 6 * columns,
-            2 * chunks * columns + 10 * rows * columns,
-        ),
+        kernel: "batch_norm_backward_sums",
+        shape: format!("[{rows}, {columns}]"),
+        // Reads d and z, writes d_weight and d_bias. Norm and ReLU 4, two sums 4.
+        cost: Cost::of(2 * rows * columns + 6 * columns, 8 * rows * columns),
         format: Format::Fp32,
-        tolerance: roundings(8 + 8),
+        tolerance: roundings(8 + 8 + 4),
         prepare: Box::new(move || {
             let mut values = Values::new();
-            let mut host = Host {
-                inputs: decided_inputs(&mut values, rows, columns),
-                indices: vec![count(rows)],
-                outputs: vec![values.signed(rows * columns), unwritten(columns), unwritten(columns)],
-                ..Default::default()
-            };
-            let ([z, mean, rstd, weight, bias], [d, _, _]) = (host.wide_inputs(), host.wide_outputs());
-            let sums = chunk_gradient_sums(&d, &z, reference_norm(&[mean, rstd, weight, bias]));
-            let given = Some(sums.into_iter().map(|value| value as f32).collect());
-            host.sums = Some(ChunkSums { rows, columns, given });
+            let mut inputs = decided_inputs(&mut values, rows, columns);
+            inputs.push(values.signed(rows * columns));
             Prepared {
-                host,
+                host: Host {
+                    inputs,
+                    indices: vec![count(rows)],
+                    outputs: vec![unwritten(columns), unwritten(columns)],
+                    ..Default::default()
+                },
                 launch: Box::new(move |device, arrays| {
-                    let ([z, mean, rstd, weight, bias], [count], [mut d, mut d_weight, mut d_bias], others) =
-                        arrays.parts();
+                    let ([z, mean, rstd, weight, bias, d], [count], to, others) = arrays.parts();
                     let (norm, of) = (norm([mean, rstd, weight, bias]), counted(count, rows));
-                    let sums = &mut others.sums;
-                    batch_norm_backward_merge(
-                        device,
-                        &mut d,
-                        &mut d_weight,
-                        &mut d_bias,
-                        z,
-                        norm,
-                        true,
-                        of,
-                        sums,
-                    )
+                    batch_norm_backward_sums(device, norm_gradient(to, &mut others.sums), d, z, norm, of)
                 }),
-                expected: Box::new(backward_expected),
+                expected: Box::new(move |host| {
+                    let [z, mean, rstd, weight, bias, mut d] = host.wide_inputs();
+                    let [mut d_weight, mut d_bias] = host.wide_outputs();
+                    let of = [mean, rstd, weight, bias];
+                    let (weight, bias) = (&mut d_weight, &mut d_bias);
+                    reference::batch_norm_backward(&z, reference_norm(&of), true, &mut d, weight, bias);
+                    vec![d_weight, d_bias]
+                }),
             }
         }),
     }

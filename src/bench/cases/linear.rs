@@ -1,19 +1,19 @@
-//! linear: the products of a layer, each with its two gradients, plain and with what is fused with them.
+//! linear: the products of a layer, each with its gradients, plain and with what is fused with them.
 
 use std::rc::Rc;
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 
-use super::batch_norm::{chunk_gradient_sums, chunk_statistics, decided_inputs};
+use super::batch_norm::{batch_statistics, decided_inputs, expected_statistics, norm_gradient};
 use super::{ROUNDING, count, counted, indices, norm, reference_norm, roundings};
 use crate::backend::cuda::edge_hidden::Ends;
 use crate::backend::cuda::linear::{
-    Format, Input, Matrix, MatrixMut, linear_backward_input, linear_backward_input_sums,
-    linear_backward_weight, linear_forward, linear_forward_gather,
+    Format, Input, LinearGradients, Matrix, MatrixMut, linear_backward, linear_forward, linear_forward_gather,
 };
+use crate::backend::reference::batch_norm as reference;
 use crate::batch::graph_batch::GraphBatch;
-use crate::bench::case::{Case, ChunkSums, Cost, Expected, Host, Launch, Prepared, unwritten};
+use crate::bench::case::{Case, Cost, Host, Prepared, unwritten};
 use crate::bench::sizes::Sizes;
 use crate::bench::values::Values;
 
@@ -39,47 +39,12 @@ pub(super) fn cases(sizes: &Sizes, format: Format) -> Vec<Case> {
     ]
     .into_iter()
     .map(|(what, rows, inputs, outputs)| Product { what, rows, inputs, outputs, format })
-    .flat_map(|product| [forward(product), backward_input(product), backward_weight(product)]);
+    .flat_map(|product| [forward(product), backward(product)]);
     let edge_hidden = Product { what: "edge.hidden", rows: edges, inputs: state, outputs: hidden, format };
     let heads = Product { what: "heads", rows: edges, inputs: hidden, outputs: heads, format };
-    let fused = [
-        forward_gather(edge_hidden, &sizes.batch),
-        forward_activated(heads),
-        backward_input_sums(heads),
-        backward_weight_activated(heads),
-    ];
+    let fused =
+        [forward_gather(edge_hidden, &sizes.batch), forward_activated(heads), backward_activated(heads)];
     plain.chain(fused).collect()
-}
-
-impl Product {
-    /// `result` and two operands; `terms` products are added up in each value.
-    fn case(
-        self,
-        kernel: &'static str,
-        terms: usize,
-        [left, right, result]: [usize; 3],
-        functions: impl Fn() -> (Launch, Expected) + 'static,
-    ) -> Case {
-        let Product { what, rows, inputs, outputs, format } = self;
-        Case {
-            kernel,
-            shape: format!("[{rows}, {inputs}] -> {outputs}, {what}"),
-            cost: Cost::of(left + right + result, 2 * rows * inputs * outputs),
-            format,
-            tolerance: tolerance(format, terms),
-            prepare: Box::new(move || {
-                let mut values = Values::new();
-                let host = Host {
-                    inputs: vec![values.signed(left), values.signed(right)],
-                    indices: vec![count(rows)],
-                    outputs: vec![unwritten(result)],
-                    ..Default::default()
-                };
-                let (launch, expected) = functions();
-                Prepared { host, launch, expected }
-            }),
-        }
-    }
 }
 
 /// The error of sums of this many products of numbers in -1..1, of the largest of them.
@@ -101,37 +66,90 @@ fn tolerance(format: Format, terms: usize) -> f64 {
 
 /// `y = x W^T`.
 fn forward(product: Product) -> Case {
-    let Product { rows, inputs, outputs, format, .. } = product;
-    let counts = [rows * inputs, outputs * inputs, rows * outputs];
-    product.case("linear_forward", inputs, counts, move || {
-        let launch: Launch = Box::new(move |device, arrays| {
-            let ([x, weight], [count], [y], _) = arrays.parts();
-            let (x, weight) = (Matrix::new(x, rows, inputs), Matrix::new(weight, outputs, inputs));
-            linear_forward(
-                device,
-                format,
-                counted(count, rows),
-                &mut MatrixMut::new(y, rows, outputs),
-                Input::Values(x),
-                weight,
-                None,
-            )
-        });
-        let expected: Expected = Box::new(move |host| {
-            let [x, weight] = host.wide_inputs();
-            let (x, weight) = (matrix(&x, rows, inputs), matrix(&weight, outputs, inputs));
-            vec![product_of(x, weight.transpose())]
-        });
-        (launch, expected)
-    })
+    let Product { what, rows, inputs, outputs, format } = product;
+    Case {
+        kernel: "linear_forward",
+        shape: format!("[{rows}, {inputs}] -> {outputs}, {what}"),
+        cost: Cost::of(rows * inputs + outputs * inputs + rows * outputs, 2 * rows * inputs * outputs),
+        format,
+        tolerance: tolerance(format, inputs),
+        prepare: Box::new(move || {
+            let mut values = Values::new();
+            Prepared {
+                host: Host {
+                    inputs: vec![values.signed(rows * inputs), values.signed(outputs * inputs)],
+                    indices: vec![count(rows)],
+                    outputs: vec![unwritten(rows * outputs)],
+                    ..Default::default()
+                },
+                launch: Box::new(move |device, arrays| {
+                    let ([x, weight], [count], [y], _) = arrays.parts();
+                    let (x, weight) = (Matrix::new(x, rows, inputs), Matrix::new(weight, outputs, inputs));
+                    let (of, mut y) = (counted(count, rows), MatrixMut::new(y, rows, outputs));
+                    linear_forward(device, format, of, &mut y, Input::Values(x), weight, None)
+                }),
+                expected: Box::new(move |host| {
+                    let [x, weight] = host.wide_inputs();
+                    let (x, weight) = (matrix(&x, rows, inputs), matrix(&weight, outputs, inputs));
+                    vec![product_of(x, weight.transpose())]
+                }),
+            }
+        }),
+    }
 }
 
-/// What sums of 64 values add to a product's tolerance; errors of the values themselves go either way.
+/// `d_x = d_y W` and `d_W = d_y^T x`.
+fn backward(product: Product) -> Case {
+    let Product { what, rows, inputs, outputs, format } = product;
+    Case {
+        kernel: "linear_backward",
+        shape: format!("[{rows}, {inputs}] -> {outputs}, {what}"),
+        // Reads d_y, x and W, writes d_x and d_W.
+        cost: Cost::of(
+            rows * outputs + 2 * rows * inputs + 2 * outputs * inputs,
+            4 * rows * inputs * outputs,
+        ),
+        format,
+        tolerance: tolerance(format, rows.max(outputs)),
+        prepare: Box::new(move || {
+            let mut values = Values::new();
+            let [d_y, x, weight] = [rows * outputs, rows * inputs, outputs * inputs];
+            Prepared {
+                host: Host {
+                    inputs: [d_y, x, weight].map(|count| values.signed(count)).to_vec(),
+                    indices: vec![count(rows)],
+                    outputs: vec![unwritten(rows * inputs), unwritten(outputs * inputs)],
+                    ..Default::default()
+                },
+                launch: Box::new(move |device, arrays| {
+                    let ([d_y, x, weight], [count], [d_x, d_weight], others) = arrays.parts();
+                    let to = LinearGradients {
+                        x: &mut MatrixMut::new(d_x, rows, inputs),
+                        weight: &mut MatrixMut::new(d_weight, outputs, inputs),
+                        norm: None,
+                    };
+                    let (d_y, x) = (Matrix::new(d_y, rows, outputs), Matrix::new(x, rows, inputs));
+                    let (of, x) = (counted(count, rows), Input::Values(x));
+                    let weight = Matrix::new(weight, outputs, inputs);
+                    linear_backward(device, format, of, to, d_y, x, weight, &mut others.parts)
+                }),
+                expected: Box::new(move |host| {
+                    let [d_y, x, weight] = host.wide_inputs();
+                    let (d_y, x) = (matrix(&d_y, rows, outputs), matrix(&x, rows, inputs));
+                    let weight = matrix(&weight, outputs, inputs);
+                    vec![product_of(d_y, weight), product_of(d_y.transpose(), x)]
+                }),
+            }
+        }),
+    }
+}
+
+/// What statistics or sums over chunks of 64 rows add to a product's tolerance; errors of the values go either way.
 fn with_sums(tolerance: f64) -> f64 {
     tolerance + roundings(64)
 }
 
-/// z = e W^T, and the rows of both ends added; the statistics of each 64 rows.
+/// z = e W^T, and the rows of both ends added; the statistics of z.
 fn forward_gather(product: Product, batch: &Rc<GraphBatch>) -> Case {
     let Product { what, rows, inputs, outputs, format } = product;
     let (batch, nodes) = (batch.clone(), batch.size().nodes);
@@ -154,17 +172,18 @@ fn forward_gather(product: Product, batch: &Rc<GraphBatch>) -> Case {
                         values.signed(2 * nodes * outputs),
                     ],
                     indices: vec![indices(&batch.edge_subject), indices(&batch.edge_object), count(rows)],
-                    outputs: vec![unwritten(rows * outputs)],
-                    sums: Some(ChunkSums { rows, columns: outputs, given: None }),
+                    outputs: with_statistics(&mut values, rows * outputs, outputs),
                     ..Default::default()
                 },
                 launch: Box::new(move |device, arrays| {
-                    let ([e, weight, projected], [subject, object, count], [z], others) = arrays.parts();
+                    let ([e, weight, projected], [subject, object, count], to, others) = arrays.parts();
+                    let [z, mean, rstd, running_mean, running_var] = to;
                     let (e, weight) = (Matrix::new(e, rows, inputs), Matrix::new(weight, outputs, inputs));
                     let mut z = MatrixMut::new(z, rows, outputs);
                     let ends = Ends { edges: counted(count, rows), subject, object };
-                    let sums = Some(&mut others.sums);
-                    linear_forward_gather(device, format, &mut z, e, weight, projected, ends, sums)
+                    let to = [mean, rstd, running_mean, running_var];
+                    let (e, to) = (Input::Values(e), Some(batch_statistics(to, &mut others.sums)));
+                    linear_forward_gather(device, format, &mut z, e, weight, projected, ends, to)
                 }),
                 expected: Box::new(move |host| {
                     let [e, weight, projected] = host.wide_inputs();
@@ -177,15 +196,14 @@ fn forward_gather(product: Product, batch: &Rc<GraphBatch>) -> Case {
                             *z += projected[subject + c] + projected[object + c];
                         }
                     }
-                    let sums = chunk_statistics(&z, outputs);
-                    vec![z, sums]
+                    followed_by_statistics(host, z)
                 }),
             }
         }),
     }
 }
 
-/// y = relu(norm(z)) W^T; the statistics of each 64 rows of y.
+/// y = relu(norm(z)) W^T, and the statistics of y.
 fn forward_activated(product: Product) -> Case {
     let Product { what, rows, inputs, outputs, format } = product;
     Case {
@@ -206,44 +224,60 @@ fn forward_activated(product: Product) -> Case {
                 host: Host {
                     inputs: read,
                     indices: vec![count(rows)],
-                    outputs: vec![unwritten(rows * outputs)],
-                    sums: Some(ChunkSums { rows, columns: outputs, given: None }),
+                    outputs: with_statistics(&mut values, rows * outputs, outputs),
                     ..Default::default()
                 },
                 launch: Box::new(move |device, arrays| {
-                    let ([z, mean, rstd, norm_weight, bias, weight], [count], [y], others) = arrays.parts();
+                    let ([z, mean, rstd, norm_weight, bias, weight], [count], to, others) = arrays.parts();
                     let x =
                         Input::Activated(Matrix::new(z, rows, inputs), norm([mean, rstd, norm_weight, bias]));
                     let weight = Matrix::new(weight, outputs, inputs);
-                    let (mut y, sums) = (MatrixMut::new(y, rows, outputs), Some(&mut others.sums));
-                    linear_forward(device, format, counted(count, rows), &mut y, x, weight, sums)
+                    let [y, mean, rstd, running_mean, running_var] = to;
+                    let to = [mean, rstd, running_mean, running_var];
+                    let to = Some(batch_statistics(to, &mut others.sums));
+                    let (of, mut y) = (counted(count, rows), MatrixMut::new(y, rows, outputs));
+                    linear_forward(device, format, of, &mut y, x, weight, to)
                 }),
                 expected: Box::new(move |host| {
                     let [z, mean, rstd, norm_weight, bias, weight] = host.wide_inputs();
                     let x = reference_norm(&[mean, rstd, norm_weight, bias]).relu_rows(&z);
                     let weight = matrix(&weight, outputs, inputs);
                     let y = product_of(matrix(&x, rows, inputs), weight.transpose());
-                    let sums = chunk_statistics(&y, outputs);
-                    vec![y, sums]
+                    followed_by_statistics(host, y)
                 }),
             }
         }),
     }
 }
 
-/// d_x = d_y W, of x = relu(norm(z)); what batch norm's backward begins with, of each 64 rows.
-fn backward_input_sums(product: Product) -> Case {
+/// A product that is written, its mean and rstd, and running ones that are moved.
+fn with_statistics(values: &mut Values, product: usize, columns: usize) -> Vec<Vec<f32>> {
+    let running = [values.signed(columns), values.positive(columns)];
+    [product, columns, columns].map(unwritten).into_iter().chain(running).collect()
+}
+
+/// What [`with_statistics`] must become.
+fn followed_by_statistics(host: &Host, product: Vec<f64>) -> Vec<Vec<f64>> {
+    let [_, _, _, running_mean, running_var] = host.wide_outputs();
+    let columns = running_mean.len();
+    let statistics = expected_statistics(&product, [&running_mean, &running_var], columns);
+    std::iter::once(product).chain(statistics).collect()
+}
+
+/// d_x = d_y W and d_W = d_y^T x of x = relu(norm(z)), and the gradients of the norm's weight and bias.
+fn backward_activated(product: Product) -> Case {
     let Product { what, rows, inputs, outputs, format } = product;
     Case {
-        kernel: "linear_backward_input_sums",
-        shape: format!("[{rows}, {inputs}] -> {outputs}, {what}"),
-        // Reads d_y, W, z and its norm, writes d_x; norm and ReLU 4 and two sums 4 beside the product.
+        kernel: "linear_backward",
+        shape: format!("relu(norm([{rows}, {inputs}])) -> {outputs}, {what}"),
+        // Reads d_y, W, z and its norm, writes d_x, d_W and two rows; norm and ReLU 4 twice, and two sums 4 beside the
+        // products.
         cost: Cost::of(
-            rows * outputs + outputs * inputs + 2 * rows * inputs + 4 * inputs,
-            2 * rows * inputs * outputs + 8 * rows * inputs,
+            rows * outputs + 2 * outputs * inputs + 2 * rows * inputs + 6 * inputs,
+            4 * rows * inputs * outputs + 12 * rows * inputs,
         ),
         format,
-        tolerance: with_sums(tolerance(format, outputs)),
+        tolerance: with_sums(tolerance(format, rows.max(outputs))),
         prepare: Box::new(move || {
             let mut values = Values::new();
             let mut read = decided_inputs(&mut values, rows, inputs);
@@ -252,120 +286,39 @@ fn backward_input_sums(product: Product) -> Case {
                 host: Host {
                     inputs: read,
                     indices: vec![count(rows)],
-                    outputs: vec![unwritten(rows * inputs)],
-                    sums: Some(ChunkSums { rows, columns: inputs, given: None }),
+                    outputs: [rows * inputs, outputs * inputs, inputs, inputs].map(unwritten).to_vec(),
                     ..Default::default()
                 },
                 launch: Box::new(move |device, arrays| {
-                    let ([z, mean, rstd, norm_weight, bias, d_y, weight], [count], [d_x], others) =
+                    let ([z, mean, rstd, norm_weight, bias, d_y, weight], [count], to, others) =
                         arrays.parts();
-                    let (d_y, weight) =
-                        (Matrix::new(d_y, rows, outputs), Matrix::new(weight, outputs, inputs));
-                    let (mut d_x, z) = (MatrixMut::new(d_x, rows, inputs), Matrix::new(z, rows, inputs));
-                    let norm = norm([mean, rstd, norm_weight, bias]);
-                    linear_backward_input_sums(
-                        device,
-                        format,
-                        counted(count, rows),
-                        &mut d_x,
-                        d_y,
-                        weight,
-                        z,
-                        norm,
-                        &mut others.sums,
-                    )
+                    let [d_x, d_weight, d_norm_weight, d_norm_bias] = to;
+                    let to = LinearGradients {
+                        x: &mut MatrixMut::new(d_x, rows, inputs),
+                        weight: &mut MatrixMut::new(d_weight, outputs, inputs),
+                        norm: Some(norm_gradient([d_norm_weight, d_norm_bias], &mut others.sums)),
+                    };
+                    let (d_y, z) = (Matrix::new(d_y, rows, outputs), Matrix::new(z, rows, inputs));
+                    let x = Input::Activated(z, norm([mean, rstd, norm_weight, bias]));
+                    let (of, weight) = (counted(count, rows), Matrix::new(weight, outputs, inputs));
+                    linear_backward(device, format, of, to, d_y, x, weight, &mut others.parts)
                 }),
                 expected: Box::new(move |host| {
                     let [z, mean, rstd, norm_weight, bias, d_y, weight] = host.wide_inputs();
-                    let d_x = product_of(matrix(&d_y, rows, outputs), matrix(&weight, outputs, inputs));
                     let of = [mean, rstd, norm_weight, bias];
-                    let sums = chunk_gradient_sums(&d_x, &z, reference_norm(&of));
-                    vec![d_x, sums]
+                    let x = reference_norm(&of).relu_rows(&z);
+                    let d_y = matrix(&d_y, rows, outputs);
+                    let d_x = product_of(d_y, matrix(&weight, outputs, inputs));
+                    let d_weight = product_of(d_y.transpose(), matrix(&x, rows, inputs));
+                    let (mut d_norm_weight, mut d_norm_bias) = (vec![0.0; inputs], vec![0.0; inputs]);
+                    let (weight, bias) = (&mut d_norm_weight, &mut d_norm_bias);
+                    let mut d = d_x.clone();
+                    reference::batch_norm_backward(&z, reference_norm(&of), true, &mut d, weight, bias);
+                    vec![d_x, d_weight, d_norm_weight, d_norm_bias]
                 }),
             }
         }),
     }
-}
-
-/// d_W = d_y^T x, of x = relu(norm(z)).
-fn backward_weight_activated(product: Product) -> Case {
-    let Product { what, rows, inputs, outputs, format } = product;
-    Case {
-        kernel: "linear_backward_weight",
-        shape: format!("relu(norm([{rows}, {inputs}])) -> {outputs}, {what}"),
-        // Reads d_y, z and its norm, writes d_W; norm and ReLU 4 beside the product.
-        cost: Cost::of(
-            rows * outputs + rows * inputs + 4 * inputs + outputs * inputs,
-            2 * rows * inputs * outputs + 4 * rows * inputs,
-        ),
-        format,
-        tolerance: tolerance(format, rows),
-        prepare: Box::new(move || {
-            let mut values = Values::new();
-            let mut read = decided_inputs(&mut values, rows, inputs);
-            read.push(values.signed(rows * outputs));
-            Prepared {
-                host: Host {
-                    inputs: read,
-                    indices: vec![count(rows)],
-                    outputs: vec![unwritten(outputs * inputs)],
-                    ..Default::default()
-                },
-                launch: Box::new(move |device, arrays| {
-                    let ([z, mean, rstd, weight, bias, d_y], [count], [d_weight], others) = arrays.parts();
-                    let x = Input::Activated(Matrix::new(z, rows, inputs), norm([mean, rstd, weight, bias]));
-                    let (mut to, d_y) =
-                        (MatrixMut::new(d_weight, outputs, inputs), Matrix::new(d_y, rows, outputs));
-                    let of = counted(count, rows);
-                    linear_backward_weight(device, format, of, &mut to, d_y, x, &mut others.parts)
-                }),
-                expected: Box::new(move |host| {
-                    let [z, mean, rstd, weight, bias, d_y] = host.wide_inputs();
-                    let x = reference_norm(&[mean, rstd, weight, bias]).relu_rows(&z);
-                    vec![product_of(matrix(&d_y, rows, outputs).transpose(), matrix(&x, rows, inputs))]
-                }),
-            }
-        }),
-    }
-}
-
-/// `d_x = d_y W`.
-fn backward_input(product: Product) -> Case {
-    let Product { rows, inputs, outputs, format, .. } = product;
-    let counts = [rows * outputs, outputs * inputs, rows * inputs];
-    product.case("linear_backward_input", outputs, counts, move || {
-        let launch: Launch = Box::new(move |device, arrays| {
-            let ([d_y, weight], [count], [d_x], _) = arrays.parts();
-            let (d_y, weight) = (Matrix::new(d_y, rows, outputs), Matrix::new(weight, outputs, inputs));
-            let mut d_x = MatrixMut::new(d_x, rows, inputs);
-            linear_backward_input(device, format, counted(count, rows), &mut d_x, d_y, weight)
-        });
-        let expected: Expected = Box::new(move |host| {
-            let [d_y, weight] = host.wide_inputs();
-            vec![product_of(matrix(&d_y, rows, outputs), matrix(&weight, outputs, inputs))]
-        });
-        (launch, expected)
-    })
-}
-
-/// `d_W = d_y^T x`.
-fn backward_weight(product: Product) -> Case {
-    let Product { rows, inputs, outputs, format, .. } = product;
-    let counts = [rows * outputs, rows * inputs, outputs * inputs];
-    product.case("linear_backward_weight", rows, counts, move || {
-        let launch: Launch = Box::new(move |device, arrays| {
-            let ([d_y, x], [count], [d_weight], others) = arrays.parts();
-            let (d_y, x) = (Matrix::new(d_y, rows, outputs), Matrix::new(x, rows, inputs));
-            let mut d_weight = MatrixMut::new(d_weight, outputs, inputs);
-            let (of, x) = (counted(count, rows), Input::Values(x));
-            linear_backward_weight(device, format, of, &mut d_weight, d_y, x, &mut others.parts)
-        });
-        let expected: Expected = Box::new(move |host| {
-            let [d_y, x] = host.wide_inputs();
-            vec![product_of(matrix(&d_y, rows, outputs).transpose(), matrix(&x, rows, inputs))]
-        });
-        (launch, expected)
-    })
 }
 
 fn matrix(values: &[f64], rows: usize, columns: usize) -> MatRef<'_, f64> {

@@ -100,7 +100,8 @@ fn correlations(columns: usize) -> Case {
                 let (scores, similarities) = (all(&others.doubles[0]), all(&others.doubles[1]));
                 let of = Strips { scores, similarities, columns, first_row: 0 };
                 // Sorting leaves ranks, so keys are made each time.
-                let (mut keys, scratch) = all_mut(&mut others.pairs).split_at(KEYS * pairs);
+                let len = KEYS * pairs;
+                let [mut keys, scratch] = others.pairs.slices_mut([0..len, len..2 * len]);
                 pair_keys(device, &mut keys, of)?;
                 let (counts, sums) = (&mut others.counts, &mut others.wide_sums);
                 pair_correlations(device, &mut all_mut(counts), &mut all_mut(sums), keys, scratch)

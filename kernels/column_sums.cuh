@@ -1,0 +1,177 @@
+// column_sums: two numbers for every column of a matrix [R, C] that its rows add up to, for batch norm's statistics and
+// its backward, without a launch of their own.
+//   chunks   64 rows each: whoever makes or reads them writes two values per chunk and column, partials [chunks, 2, C]
+//   groups   32 chunks each: of the blocks that share a strip of columns the last one to be done with a group merges it
+//   the end  and the one that merges the last group merges the groups
+// in double precision and in an order that follows from R alone: bit-reproducible. Who is last is found by tickets, which
+// are 0 before and after every launch.
+#pragma once
+
+#include "common.cuh"
+
+constexpr int CHUNK_ROWS = 64;   // the launchers know these numbers too
+constexpr int GROUP_CHUNKS = 32; // even: a block may make two chunks
+
+// Of all columns of a launch.
+struct ColumnMemory {
+    float *partials; // [chunks, 2, C]; null where no sums are wanted
+    double *groups;  // [groups, 2, C]
+    int *tickets;    // [groups + 1, strips]
+
+    __device__ __forceinline__ float *chunk(int index, int columns) const {
+        return partials + size_t(index) * 2 * columns;
+    }
+    __device__ __forceinline__ double *group(int index, int columns) const {
+        return groups + size_t(index) * 2 * columns;
+    }
+};
+
+// Two values of a column, of some rows.
+struct Pair {
+    double first, second;
+};
+
+// Mean and 1 / sqrt(variance + eps), of means and sums of squared deviations from them (M2); moves the running ones.
+// Without a row nothing moves; with a single one the running variance takes the biased variance, 0.
+struct StatisticsMerge {
+    float *mean, *rstd, *running_mean, *running_var;
+
+    // M2 = sum M2_i + sum n_i (mean_i - mean)^2 (Chan et al.), with sums taken around one of the means.
+    __device__ __forceinline__ Pair add(Pair sum, Pair part, int rows, double around) const {
+        double offset = part.first - around;
+        return {sum.first + rows * offset, sum.second + (part.second + rows * offset * offset)};
+    }
+    __device__ __forceinline__ Pair close(Pair sum, int rows, double around) const {
+        double offset = sum.first / max(rows, 1), deviation = sum.second - sum.first * offset;
+        return {around + offset, deviation < 0.0 ? 0.0 : deviation}; // keeps NaN
+    }
+    __device__ __forceinline__ void finish(int column, int, int rows, Pair all) const {
+        mean[column] = float(all.first);
+        rstd[column] = float(1.0 / sqrt(all.second / max(rows, 1) + NORM_EPSILON));
+        if (rows > 0) {
+            double unbiased = all.second / max(rows - 1, 1);
+            running_mean[column] += float(NORM_MOMENTUM * (all.first - running_mean[column]));
+            running_var[column] += float(NORM_MOMENTUM * (unbiased - running_var[column]));
+        }
+    }
+};
+
+// d_weight, d_bias, and what the backward subtracts, of the sums of d and of d (z - mean):
+// d_z = scale d - terms[0] - (z - mean) terms[1]; terms [2, C], zeros where the statistics are not the batch's.
+struct BackwardMerge {
+    float *d_weight, *d_bias, *terms;
+    const float *rstd, *weight;
+    int batch_statistics;
+
+    __device__ __forceinline__ Pair add(Pair sum, Pair part, int, double) const {
+        return {sum.first + part.first, sum.second + part.second};
+    }
+    __device__ __forceinline__ Pair close(Pair sum, int, double) const { return sum; }
+    __device__ __forceinline__ void finish(int column, int columns, int rows, Pair all) const {
+        double r = rstd[column], share = batch_statistics ? r * weight[column] / max(rows, 1) : 0.0;
+        d_bias[column] = float(all.first);
+        d_weight[column] = float(all.second * r);
+        terms[column] = float(share * all.first);
+        terms[columns + column] = float(share * r * r * all.second);
+    }
+};
+
+// Whether with these `count` all `of` have come; if so what they wrote before can be read, and the ticket is 0 again.
+// All threads of the block are here; `flag` is shared.
+__device__ __forceinline__ bool last_to_come(int *ticket, int count, int of, bool first_thread, int *flag) {
+    __threadfence(); // what this thread wrote is seen before the ticket is
+    __syncthreads();
+    if (first_thread) {
+        *flag = atomicAdd(ticket, count) + count == of;
+        if (*flag) {
+            *ticket = 0;
+        }
+    }
+    __syncthreads();
+    bool last = *flag;
+    __threadfence();
+    __syncthreads(); // the flag's memory may be used again
+    return last;
+}
+
+// A block's place among the threads that merge: `lanes` threads for each of a strip's columns.
+struct StripThread {
+    int strip, strips, column, in_strip, lane;
+};
+
+// The sums of `count` parts of a column, of `rows_each` rows but for the last: `part(i)` gives the i-th. Every lane takes
+// its share, the first one has the result. `memory` is shared, lanes * strip pairs.
+template <int lanes, int strip, class Merge, class Part>
+__device__ __forceinline__ Pair merge_parts(const Merge &merge, StripThread thread, bool inside, int count, int rows,
+                                            int rows_each, Part part, Pair *memory) {
+    Pair own = {0.0, 0.0};
+    double around = inside ? part(0).first : 0.0;
+    if (inside) {
+#pragma unroll 4
+        for (int i = thread.lane; i < count; i += lanes) {
+            own = merge.add(own, part(i), min(rows_each, rows - i * rows_each), around);
+        }
+    }
+    memory[thread.lane * strip + thread.in_strip] = own;
+    __syncthreads();
+    if (thread.lane == 0) {
+        for (int other = 1; other < lanes; other++) {
+            own.first += memory[other * strip + thread.in_strip].first;
+            own.second += memory[other * strip + thread.in_strip].second;
+        }
+        own = merge.close(own, rows, around);
+    }
+    __syncthreads(); // the memory may be used again
+    return own;
+}
+
+// After a block has written `chunk_count` chunks from `first_chunk` on, all of one group, for the columns of its strip;
+// without rows one block of each strip comes too. `memory` is shared, lanes * strip pairs.
+template <int lanes, int strip, class Merge>
+__device__ __forceinline__ void finish_columns(const ColumnMemory &of, const Merge &merge, StripThread thread, int rows,
+                                               int columns, int first_chunk, int chunk_count, Pair *memory) {
+    constexpr int GROUP_ROWS = GROUP_CHUNKS * CHUNK_ROWS;
+    int *flag = reinterpret_cast<int *>(memory);
+    bool first_thread = thread.lane == 0 && thread.in_strip == 0;
+    bool inside = thread.column < columns, writes = inside && thread.lane == 0;
+    if (rows == 0) {
+        if (writes) {
+            merge.finish(thread.column, columns, rows, merge.close({0.0, 0.0}, rows, 0.0));
+        }
+        return;
+    }
+    int chunks = (rows + CHUNK_ROWS - 1) / CHUNK_ROWS, groups = (chunks + GROUP_CHUNKS - 1) / GROUP_CHUNKS;
+    int group = first_chunk / GROUP_CHUNKS, first = group * GROUP_CHUNKS;
+    int in_group = min(GROUP_CHUNKS, chunks - first), group_rows = min(GROUP_ROWS, rows - group * GROUP_ROWS);
+    int *tickets = &of.tickets[(group + 1) * thread.strips + thread.strip];
+    if (!last_to_come(tickets, chunk_count, in_group, first_thread, flag)) {
+        return;
+    }
+    auto chunk = [&](int i) {
+        const float *from = of.chunk(first + i, columns) + thread.column;
+        return Pair{__ldcg(from), __ldcg(from + columns)};
+    };
+    Pair sum = merge_parts<lanes, strip>(merge, thread, inside, in_group, group_rows, CHUNK_ROWS, chunk, memory);
+    if (groups == 1) {
+        if (writes) {
+            merge.finish(thread.column, columns, rows, sum);
+        }
+        return;
+    }
+    if (writes) {
+        double *to = of.group(group, columns) + thread.column;
+        to[0] = sum.first;
+        to[columns] = sum.second;
+    }
+    if (!last_to_come(&of.tickets[thread.strip], 1, groups, first_thread, flag)) {
+        return;
+    }
+    auto merged = [&](int i) {
+        const double *from = of.group(i, columns) + thread.column;
+        return Pair{__ldcg(from), __ldcg(from + columns)};
+    };
+    sum = merge_parts<lanes, strip>(merge, thread, inside, groups, rows, GROUP_ROWS, merged, memory);
+    if (writes) {
+        merge.finish(thread.column, columns, rows, sum);
+    }
+}

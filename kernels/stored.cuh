@@ -1,0 +1,125 @@
+// What lies in memory between kernels: activations and their gradients, in the element type T of a run, float or bf16.
+// Arithmetic is in single precision always; a value is rounded once, to nearest even, where it is stored.
+//
+// Rows lie `stride` values apart: of bf16 a multiple of 8 (16 bytes, as asynchronous copies take them), of float just
+// the columns. What lies between the columns and the stride is padding, which may hold anything: kernels that work value
+// by value neither read nor write it, and products load zeros in its place.
+#pragma once
+
+#include "common.cuh"
+#include "tensor_core.cuh"
+
+// The upper half of a float's bits.
+struct bf16 {
+    unsigned short bits;
+};
+
+__device__ __forceinline__ float widen(float value) { return value; }
+__device__ __forceinline__ float widen(bf16 value) { return low_bf16(value.bits); }
+
+template <class T> __device__ __forceinline__ T narrow(float value);
+template <> __device__ __forceinline__ float narrow<float>(float value) { return value; }
+template <> __device__ __forceinline__ bf16 narrow<bf16>(float value) {
+    return {static_cast<unsigned short>(pack_bf16(value, 0.0f))};
+}
+
+// The value that is read back where `value` was stored.
+template <class T> __device__ __forceinline__ float rounded(float value) { return widen(narrow<T>(value)); }
+
+// ---- four columns at a time ---------------------------------------------------------------------------------------
+
+// A thread takes four neighbouring columns: one access of 8 or 16 bytes where the row's columns begin at a multiple of as
+// many, and one for each value elsewhere and at the row's end. Values beyond the end are 0.
+constexpr int COLUMNS_EACH = 4;
+
+struct Four {
+    float of[COLUMNS_EACH];
+    __device__ __forceinline__ float &operator[](int i) { return of[i]; }
+    __device__ __forceinline__ float operator[](int i) const { return of[i]; }
+};
+
+__device__ __forceinline__ Four load_aligned(const float *from) {
+    float4 all = *reinterpret_cast<const float4 *>(from);
+    return {{all.x, all.y, all.z, all.w}};
+}
+__device__ __forceinline__ Four load_aligned(const bf16 *from) {
+    uint2 all = *reinterpret_cast<const uint2 *>(from);
+    return {{low_bf16(all.x), high_bf16(all.x), low_bf16(all.y), high_bf16(all.y)}};
+}
+__device__ __forceinline__ void store_aligned(float *to, const Four &all) {
+    *reinterpret_cast<float4 *>(to) = make_float4(all[0], all[1], all[2], all[3]);
+}
+__device__ __forceinline__ void store_aligned(bf16 *to, const Four &all) {
+    *reinterpret_cast<uint2 *>(to) = make_uint2(pack_bf16(all[0], all[1]), pack_bf16(all[2], all[3]));
+}
+
+template <class T> __device__ __forceinline__ bool is_aligned(const T *at) {
+    return reinterpret_cast<size_t>(at) % (COLUMNS_EACH * sizeof(T)) == 0;
+}
+
+// The columns from `column` on of a row of `columns`.
+template <class T> __device__ __forceinline__ Four load_four(const T *row, int column, int columns) {
+    const T *from = row + column;
+    if (column + COLUMNS_EACH <= columns && is_aligned(from)) {
+        return load_aligned(from);
+    }
+    Four all;
+#pragma unroll
+    for (int i = 0; i < COLUMNS_EACH; i++) {
+        all[i] = column + i < columns ? widen(from[i]) : 0.0f;
+    }
+    return all;
+}
+
+template <class T> __device__ __forceinline__ void store_four(T *row, int column, int columns, const Four &all) {
+    T *to = row + column;
+    if (column + COLUMNS_EACH <= columns && is_aligned(to)) {
+        store_aligned(to, all);
+        return;
+    }
+#pragma unroll
+    for (int i = 0; i < COLUMNS_EACH; i++) {
+        if (column + i < columns) {
+            to[i] = narrow<T>(all[i]);
+        }
+    }
+}
+
+__device__ __forceinline__ void add_four(Four &sum, const Four &value) {
+#pragma unroll
+    for (int i = 0; i < COLUMNS_EACH; i++) {
+        sum[i] += value[i];
+    }
+}
+
+// Batch norm by columns; beyond the end norm(z) is 0.
+struct NormRows {
+    const float *__restrict__ mean, *__restrict__ rstd, *__restrict__ weight, *__restrict__ bias;
+
+    __device__ __forceinline__ NormRows from(int column) const {
+        return {mean + column, rstd + column, weight + column, bias + column};
+    }
+};
+
+struct NormFour {
+    Four mean, scale, bias;
+    __device__ __forceinline__ NormColumn operator[](int i) const { return {mean[i], scale[i], bias[i]}; }
+};
+
+__device__ __forceinline__ NormFour load_norm(const NormRows &norm, int column, int columns) {
+    Four mean = load_four(norm.mean, column, columns), rstd = load_four(norm.rstd, column, columns);
+    Four weight = load_four(norm.weight, column, columns), bias = load_four(norm.bias, column, columns);
+    NormFour all = {mean, {}, bias};
+#pragma unroll
+    for (int i = 0; i < COLUMNS_EACH; i++) {
+        all.scale[i] = __fmul_rn(rstd[i], weight[i]);
+    }
+    return all;
+}
+
+// ---- kernels for both element types -------------------------------------------------------------------------------
+
+// Of a file whose kernels are KERNELS(T, suffix): those of float end in _f32, of bf16 in _bf16.
+#define STORED_KERNELS(KERNELS) KERNELS(float, f32) KERNELS(bf16, bf16)
+// In a table of emulated kernels.
+#define EMULATED_STORED_KERNEL(name) EMULATED_KERNEL(name##_f32), EMULATED_KERNEL(name##_bf16)
