@@ -242,9 +242,11 @@ __device__ __forceinline__ void finish_sums(float *memory, const Place &place, c
 template <class Core, Order order_a, Order order_b, class T, class A, class B, class Add, class Sums>
 __device__ __forceinline__ void product(float *memory, const Output<T> &out, const A &a, const B &b, const Place &place,
                                         Add add, const Sums &sums) {
-    Core::template multiply<order_a, order_b>(memory, a, b, place, [&](int chunk) {
-        finish_chunk<Core>(memory, out, place, chunk, add, sums);
-    });
+    if (place.rows > 0) {
+        Core::template multiply<order_a, order_b>(memory, a, b, place, [&](int chunk) {
+            finish_chunk<Core>(memory, out, place, chunk, add, sums);
+        });
+    }
     finish_sums<Core>(memory, place, sums);
 }
 
