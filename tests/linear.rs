@@ -47,7 +47,8 @@ fn operand_error(format: Format, activated: bool) -> f64 {
 /// gradient is not rounded where it is stored, whatever the format.
 fn error(format: Format, product: Product, which: usize, terms: usize) -> f64 {
     let additions = if format == Format::Bf16x3 { 3 * terms } else { terms };
-    let sum = operand_error(format, product.is_activated()) + f64::from(f32::EPSILON) * (additions as f64 + 4.0);
+    let sum =
+        operand_error(format, product.is_activated()) + f64::from(f32::EPSILON) * (additions as f64 + 4.0);
     let is_stored = format == Format::Bf16 && which == 0;
     if is_stored { sum + 2f64.powi(-8) * (1.0 + sum) } else { sum }
 }

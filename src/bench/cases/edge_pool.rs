@@ -1,15 +1,17 @@
 //! edge_pool: the messages of a layer's edges to its nodes.
 
-use super::{count, counted, indices, norm, norm_values, reference_norm, roundings};
+use super::{count, counted, indices, norm, norm_values, reference_norm, roundings, stored_tolerance};
 use crate::backend::cuda::edge_hidden::{Ends, Lists};
 use crate::backend::cuda::edge_pool::{edge_pool_backward, edge_pool_forward};
 use crate::backend::cuda::linear::Format;
+use crate::backend::cuda::stored::StoredElement;
 use crate::backend::reference::edge_pool as reference;
-use crate::bench::case::{Case, Cost, Host, Prepared, unwritten};
+use crate::bench::case::{Case, Cost, Host, Prepared};
+use crate::bench::matrix::HostMatrix;
 use crate::bench::sizes::Sizes;
 use crate::bench::values::Values;
 
-pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
+pub(super) fn cases<T: StoredElement>(sizes: &Sizes) -> Vec<Case> {
     let (nodes, edges, config) = (sizes.nodes(), sizes.edges(), sizes.config);
     let (hidden, state, width) = (config.hidden_width, config.state_width, config.heads_width(0));
     let shape = format!("[{edges}, {width}] and [{nodes}, {hidden}]");
@@ -20,39 +22,38 @@ pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
             shape: shape.clone(),
             // Reads the two messages of each edge and the lists, writes the nodes' means; norm 3, ReLU 1, sum 1 for each
             // value of a message, a quotient for each of a mean.
-            cost: Cost::of(
-                2 * edges * hidden + nodes * hidden + (nodes + 1) + 2 * edges + 4 * width,
+            cost: Cost::stored::<T>(
+                2 * edges * hidden + nodes * hidden,
+                (nodes + 1) + 2 * edges + 4 * width,
                 5 * 2 * edges * hidden + nodes * hidden,
             ),
             // Batch norm's four, and a sum over the 21 edges of an image node, and more where an object has them.
             format: Format::Fp32,
-            tolerance: roundings(40),
+            tolerance: stored_tolerance::<T>(roundings(40)),
             prepare: Box::new(move || {
                 let batch = forward_batch.clone();
                 let mut values = Values::new();
-                let mut inputs = vec![values.signed(edges * width)];
-                inputs.extend(norm_values(&mut values, width));
                 Prepared {
                     host: Host {
-                        inputs,
+                        stored: vec![values.matrix::<T>(edges, width)],
+                        stored_outputs: vec![HostMatrix::unwritten::<T>(nodes, hidden)],
+                        inputs: norm_values(&mut values, width).to_vec(),
                         indices: vec![
                             indices(&batch.incidence.offsets),
                             indices(&batch.incidence.entries),
                             count(nodes),
                         ],
-                        outputs: vec![unwritten(nodes * hidden)],
                         ..Default::default()
                     },
                     launch: Box::new(move |device, arrays| {
-                        let ([z, mean, rstd, weight, bias], [offsets, entries, count], [mut pooled], _) =
-                            arrays.parts();
-                        let norm = norm([mean, rstd, weight, bias]);
+                        let ([z], [mut pooled], parts) = arrays.stored_as::<T>().parts();
+                        let (of, [offsets, entries, count], [], _) = parts;
                         let incidence = Lists { rows: counted(count, nodes), offsets, entries };
-                        edge_pool_forward(device, &mut pooled, z, norm, incidence, hidden)
+                        edge_pool_forward(device, &mut pooled, z, norm(of), incidence, hidden)
                     }),
                     expected: Box::new(move |host| {
-                        let [z, mean, rstd, weight, bias] = host.wide_inputs();
-                        let heads = reference_norm(&[mean, rstd, weight, bias]).relu_rows(&z);
+                        let [z] = host.wide_stored();
+                        let heads = reference_norm(&host.wide_inputs()).relu_rows(&z);
                         vec![reference::edge_pool(&batch, &heads, width, hidden, hidden + state)]
                     }),
                 }
@@ -63,19 +64,21 @@ pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
             shape,
             // Reads each node's gradient once, the edge states' and the lists, writes d_heads; a quotient for each value
             // of a message.
-            cost: Cost::of(
-                nodes * hidden + edges * state + 2 * edges + (nodes + 1) + edges * width,
+            cost: Cost::stored::<T>(
+                nodes * hidden + edges * state + edges * width,
+                2 * edges + (nodes + 1),
                 2 * edges * hidden,
             ),
             // A quotient, of a count that is exact.
             format: Format::Fp32,
-            tolerance: roundings(2),
+            tolerance: stored_tolerance::<T>(roundings(2)),
             prepare: Box::new(move || {
                 let batch = backward_batch.clone();
                 let mut values = Values::new();
                 Prepared {
                     host: Host {
-                        inputs: vec![values.signed(nodes * hidden), values.signed(edges * state)],
+                        stored: vec![values.matrix::<T>(nodes, hidden), values.matrix::<T>(edges, state)],
+                        stored_outputs: vec![HostMatrix::unwritten::<T>(edges, width)],
                         indices: vec![
                             indices(&batch.edge_subject),
                             indices(&batch.edge_object),
@@ -84,11 +87,12 @@ pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
                             count(nodes),
                             count(edges),
                         ],
-                        outputs: vec![unwritten(edges * width)],
                         ..Default::default()
                     },
                     launch: Box::new(move |device, arrays| {
-                        let ([d_pooled, d_edge_state], lists, [mut d_heads], _) = arrays.parts();
+                        let ([d_pooled, d_edge_state], [mut d_heads], parts) =
+                            arrays.stored_as::<T>().parts();
+                        let ([], lists, [], _) = parts;
                         let [subject, object, offsets, entries, node_count, edge_count] = lists;
                         edge_pool_backward(
                             device,
@@ -102,7 +106,7 @@ pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
                         )
                     }),
                     expected: Box::new(move |host| {
-                        let [d_pooled, d_edge_state] = host.wide_inputs();
+                        let [d_pooled, d_edge_state] = host.wide_stored();
                         vec![reference::edge_pool_backward(
                             &batch,
                             &d_pooled,
