@@ -6,6 +6,10 @@
 //! `SCENERANK_DENY_SPILLS=1` (a kernel that spills registers ends the build), and where nvcc may be: `NVCC`,
 //! `CUDA_HOME`, `CUDA_PATH`, `PATH`, `VIRTUAL_ENV`.
 
+#[path = "src/bench/occupancy.rs"]
+mod occupancy;
+
+use std::collections::HashMap;
 use std::collections::hash_map::DefaultHasher;
 use std::env;
 use std::fmt::Write as _;
@@ -16,6 +20,8 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use occupancy::Multiprocessor;
+
 /// Compute capabilities by default: A100, H100 and H200, B200, RTX 50; older and newer ones in between run the first
 /// one's code or PTX.
 const DEFAULT_ARCHS: &str = "80,90a,100,120";
@@ -24,6 +30,7 @@ fn main() {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let kernels = kernel_files();
     println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed=src/bench/occupancy.rs");
     println!("cargo:rerun-if-changed=kernels");
     println!("cargo:rustc-check-cfg=cfg(emulator)");
     build_emulator(&kernels, &out);
@@ -176,7 +183,8 @@ struct Nvcc<'a> {
 }
 
 impl Nvcc<'_> {
-    /// Compiles one file unless neither it nor anything it depends on has changed; gives ptxas's log.
+    /// Compiles one file unless neither it nor anything it depends on has changed; gives ptxas's log, and each kernel's
+    /// threads.
     fn compile(&self, file: &Path) -> String {
         let mut hasher = DefaultHasher::new();
         (self.inputs, &self.flags, read(file)).hash(&mut hasher);
@@ -186,8 +194,13 @@ impl Nvcc<'_> {
         if binary.exists() && fs::read_to_string(&log).is_ok_and(|log| log.starts_with(&stamp)) {
             return read(&log);
         }
+        let intermediate = self.out.join(format!("{}.nvcc", stem(file)));
+        fs::create_dir_all(&intermediate)
+            .unwrap_or_else(|error| panic!("{}: {error}", intermediate.display()));
         let output = Command::new(&self.path)
             .args(&self.flags)
+            .arg("--keep-dir")
+            .arg(&intermediate)
             .arg("-o")
             .arg(&binary)
             .arg(file)
@@ -197,15 +210,44 @@ impl Nvcc<'_> {
         if !output.status.success() {
             panic!("{}: {}\n{said}", file.display(), String::from_utf8_lossy(&output.stdout));
         }
-        let text = stamp + &said;
+        let text = stamp + &said + &block_threads(&intermediate);
+        // Megabytes, of which only that was wanted.
+        let _ = fs::remove_dir_all(&intermediate);
         fs::write(&log, &text).unwrap_or_else(|error| panic!("{}: {error}", log.display()));
         text
     }
 }
 
+/// `threads of 'KERNEL' for 'ARCHITECTURE': COUNT` for each kernel in the PTX there: its `__launch_bounds__`, which is what
+/// its launcher asks for.
+fn block_threads(folder: &Path) -> String {
+    let files = fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let mut lines = String::new();
+    for file in files.map(|entry| entry.expect("an entry of nvcc's folder").path()) {
+        if file.extension().is_none_or(|extension| extension != "ptx") {
+            continue;
+        }
+        let (text, mut arch, mut kernel) = (read(&file), String::new(), String::new());
+        for line in text.lines() {
+            if let Some(name) = line.strip_prefix(".target ") {
+                arch = name.trim().to_string();
+            } else if let Some((_, name)) = line.split_once(".entry ") {
+                kernel = name.trim_end_matches('(').to_string();
+            } else if let Some(sides) = line.strip_prefix(".maxntid ") {
+                let threads =
+                    sides.split(',').filter_map(|side| side.trim().parse::<u64>().ok()).product::<u64>();
+                let _ = writeln!(lines, "threads of '{kernel}' for '{arch}': {threads}");
+            }
+        }
+    }
+    lines
+}
+
 fn nvcc_flags(archs: &str) -> Vec<String> {
     let mut flags: Vec<String> =
-        ["-fatbin", "-std=c++17", "-O3", "-lineinfo", "-Xptxas=-v", "-Ikernels"].map(String::from).to_vec();
+        ["-fatbin", "-std=c++17", "-O3", "-lineinfo", "-Xptxas=-v", "--keep", "-Ikernels"]
+            .map(String::from)
+            .to_vec();
     let archs: Vec<&str> = archs.split(',').map(str::trim).filter(|arch| !arch.is_empty()).collect();
     if archs.is_empty() {
         panic!("SCENERANK_CUDA_ARCHS names no architecture; give some such as {DEFAULT_ARCHS}");
@@ -250,10 +292,18 @@ fn find_nvcc() -> Option<PathBuf> {
     places.into_iter().find(|place| place.is_file())
 }
 
-/// Registers, shared memory, stack and spills of every kernel and architecture, from ptxas's logs, into
-/// `kernel_resources.csv`, here and in the profile's folder.
+/// Registers, shared memory, stack and spills of every kernel and architecture, from ptxas's logs, with its threads and how
+/// much of it a multiprocessor holds, into `kernel_resources.csv`, here and in the profile's folder.
 fn report_resources(logs: &str, out: &Path) {
-    let mut table = String::from("kernel,architecture,registers,shared_bytes,stack_bytes,spill_bytes\n");
+    let quoted = |line: &str, at: usize| line.split('\'').nth(at).unwrap_or_default().to_string();
+    let threads: HashMap<(String, String), u64> = logs
+        .lines()
+        .filter(|line| line.starts_with("threads of '"))
+        .filter_map(|line| Some(((quoted(line, 1), quoted(line, 3)), line.rsplit(' ').next()?.parse().ok()?)))
+        .collect();
+    let mut table = String::from(
+        "kernel,architecture,registers,shared_bytes,stack_bytes,spill_bytes,threads,blocks,warps,limit\n",
+    );
     let (mut kernel, mut arch, mut stack, mut spilt) = (String::new(), String::new(), 0u64, 0u64);
     let mut spilling = Vec::new();
     for line in logs.lines() {
@@ -261,17 +311,26 @@ fn report_resources(logs: &str, out: &Path) {
             let before = line.find(what).map(|at| line[..at].trim_end())?;
             before.rsplit(|c: char| !c.is_ascii_digit()).next()?.parse::<u64>().ok()
         };
-        if let Some(rest) = line.split("Compiling entry function '").nth(1) {
-            let mut names = rest.split('\'');
-            kernel = names.next().unwrap_or_default().to_string();
-            arch = names.nth(1).unwrap_or_default().to_string();
+        if line.contains("Compiling entry function '") {
+            (kernel, arch) = (quoted(line, 1), quoted(line, 3));
         } else if line.contains("bytes stack frame") {
             stack = number_before("bytes stack frame").unwrap_or(0);
             spilt = number_before("bytes spill stores").unwrap_or(0)
                 + number_before("bytes spill loads").unwrap_or(0);
         } else if let Some(registers) = number_before("registers") {
             let shared = number_before("bytes smem").unwrap_or(0);
-            let _ = writeln!(table, "{kernel},{arch},{registers},{shared},{stack},{spilt}");
+            let threads = threads.get(&(kernel.clone(), arch.clone())).copied().unwrap_or_else(|| {
+                panic!("{kernel}: give it __launch_bounds__, by which its occupancy is told")
+            });
+            let occupancy = match Multiprocessor::of(&arch) {
+                Some(of) => {
+                    let held = of.occupancy(threads, registers, shared);
+                    format!("{},{},{}", held.blocks, held.warps, held.limit)
+                }
+                None => ",,".to_string(),
+            };
+            let _ =
+                writeln!(table, "{kernel},{arch},{registers},{shared},{stack},{spilt},{threads},{occupancy}");
             if spilt > 0 {
                 spilling.push(format!("{kernel} on {arch}: {spilt} bytes"));
             }

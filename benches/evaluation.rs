@@ -30,7 +30,8 @@ fn evaluation(criterion: &mut Criterion) {
         }
         let similarity = Similarity::Factored { vectors: &captions, width: WIDTH };
         group.bench_function(BenchmarkId::new("row_kendall", images), |bencher| {
-            bencher.iter(|| row_kendall(&mut Cpu::new(), black_box(embeddings), similarity, 0..images))
+            bencher
+                .iter(|| row_kendall(&mut Cpu::new(), black_box(embeddings), &values, similarity, 0..images))
         });
         group.bench_function(BenchmarkId::new("agreement", images), |bencher| {
             let embeddings = black_box(embeddings);

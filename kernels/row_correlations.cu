@@ -15,12 +15,10 @@
 // Of an entry i and all entries j, counting x_j < x_i, x_j <= x_i, the same of y, and
 //   both = #(x_j < x_i and y_j < y_i),  mixed = #(x_j < x_i and y_j <= y_i)
 // meets every concordant pair once in `both`, every discordant one once in #(x_j < x_i) - mixed, and every pair that is
-// tied in x twice in #(x_j <= x_i) - #(x_j < x_i), which also counts i itself. NaN compares as above or below all
-// numbers, by its sign, and as equal to the same NaN.
+// tied in x twice in #(x_j <= x_i) - #(x_j < x_i), which also counts i itself.
 
-#include "common.cuh"
+#include "order.cuh"
 
-typedef unsigned long long Key;
 typedef long long Count;
 
 constexpr int THREADS = 256;
@@ -32,18 +30,6 @@ constexpr int COUNTS = 6, MOMENTS = 3;
 struct __align__(16) Pair {
     Key x, y;
 };
-
-// Ascends with the value; -0 and 0 are equal.
-__device__ __forceinline__ Key key_of(double value) {
-    double positive_zero = value + 0.0;
-    Key bits;
-    memcpy(&bits, &positive_zero, sizeof(bits));
-    return bits >> 63 ? ~bits : bits | Key(1) << 63;
-}
-
-__device__ __forceinline__ double clamped(double similarity) {
-    return similarity < 0.0 ? 0.0 : similarity > 1.0 ? 1.0 : similarity;
-}
 
 // A row without its diagonal entry.
 struct Row {

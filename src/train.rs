@@ -24,7 +24,7 @@ use crate::data::similarity::Similarity;
 use crate::data::supervision::Supervision;
 use crate::data::{Dataset, Split};
 use crate::error::{Error, Result};
-use crate::evaluation::embed::embed_with;
+use crate::evaluation::embed::embed_on_device;
 use crate::evaluation::{Embeddings, row_kendall};
 use crate::model::config::ModelConfig;
 use crate::model::parameters::{TypeVectors, initial_parameters};
@@ -284,10 +284,12 @@ impl Training<'_> {
         }
         let bar = Progress::new("validation", Some(images.len() as u64), "images");
         let graphs = images.clone().map(|image| self.dataset.graph(image));
-        let embeddings = embed_with(model, graphs, |count| bar.advance(count as u64))?;
+        let on_device = embed_on_device(model, graphs, |count| bar.advance(count as u64))?;
+        let width = self.config.model.state_width;
+        let embeddings = model.backend().download(&on_device, 0..images.len() * width)?;
         self.check_finite("an embedding", &embeddings, progress)?;
-        let embeddings = Embeddings::new(&embeddings, self.config.model.state_width)?;
-        let tau = row_kendall(model.backend(), embeddings, self.similarity, images)?;
+        let embeddings = Embeddings::new(&embeddings, width)?;
+        let tau = row_kendall(model.backend(), embeddings, &on_device, self.similarity, images)?;
         bar.finish();
         Ok(Some(tau))
     }

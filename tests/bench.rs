@@ -96,9 +96,16 @@ fn the_emulator_runs_every_case_once_and_all_are_right() {
     if !emulator() {
         return;
     }
-    let report = run_json(["bench", "--device", "emulated", "--batch-size", "1", "--budget", "1", "--json"]);
+    every_case_once_and_right("fp32", Format::Fp32);
+    every_case_once_and_right("bf16", Format::Bf16);
+}
+
+fn every_case_once_and_right(precision: &str, format: Format) {
+    let device = ["--device", "emulated", "--precision", precision];
+    let report =
+        run_json(["bench", "--batch-size", "1", "--budget", "1", "--json"].into_iter().chain(device));
     assert_eq!((&report["device"], &report["timing"]), (&"emulated".into(), &"wall clock".into()));
-    assert_eq!(report["precision"], "fp32");
+    assert_eq!(report["precision"], precision);
     assert!(report["ceilings"].is_null(), "an emulator has none");
     let entries = report["kernels"].as_array().unwrap();
     let mut seen = BTreeSet::new();
@@ -118,7 +125,7 @@ fn the_emulator_runs_every_case_once_and_all_are_right() {
             assert!((number("gb_per_s") - per_second).abs() <= 1e-9 * per_second, "{entry}");
         }
     }
-    let wanted: BTreeSet<(String, String)> = cases::all(&Sizes::new(SMALL, 1), Format::Fp32)
+    let wanted: BTreeSet<(String, String)> = cases::all(&Sizes::new(SMALL, 1), format)
         .into_iter()
         .map(|case| (case.kernel.to_string(), case.shape))
         .collect();
@@ -229,17 +236,20 @@ fn a_wrong_kernel_is_not_timed_and_the_exit_code_says_so() {
         }
         cases
     };
-    let report = run_cases(&options(Device::Emulated, &["l2_normalise"]), perturbed).unwrap();
-    assert_eq!(report.exit_code(), 1);
-    let json = serde_json::to_value(&report).unwrap();
-    let entries = json["kernels"].as_array().unwrap();
-    let of = |name: &str| entries.iter().find(|entry| entry["name"] == name).unwrap();
-    let wrong = of("l2_normalise_forward");
-    assert_eq!(wrong["ok"], false);
-    assert!(wrong["error"].as_f64().unwrap() > wrong["tolerance"].as_f64().unwrap());
-    assert_eq!((&wrong["ms"], &wrong["samples"]), (&Value::Null, &0.into()));
-    assert_eq!(of("l2_normalise_backward")["ok"], true);
-    assert!(report.table().to_string().contains("WRONG"));
+    for precision in [Precision::Fp32, Precision::Bf16] {
+        let options = BenchOptions { precision, ..options(Device::Emulated, &["l2_normalise"]) };
+        let report = run_cases(&options, perturbed).unwrap();
+        assert_eq!(report.exit_code(), 1);
+        let json = serde_json::to_value(&report).unwrap();
+        let entries = json["kernels"].as_array().unwrap();
+        let of = |name: &str| entries.iter().find(|entry| entry["name"] == name).unwrap();
+        let wrong = of("l2_normalise_forward");
+        assert_eq!(wrong["ok"], false);
+        assert!(wrong["error"].as_f64().unwrap() > wrong["tolerance"].as_f64().unwrap());
+        assert_eq!((&wrong["ms"], &wrong["samples"]), (&Value::Null, &0.into()));
+        assert_eq!(of("l2_normalise_backward")["ok"], true);
+        assert!(report.table().to_string().contains("WRONG"));
+    }
 
     let unwritten = |sizes: &Sizes, format: Format| -> Vec<Case> {
         let mut cases = cases::all(sizes, format);
@@ -264,24 +274,34 @@ fn a_wrong_kernel_is_not_timed_and_the_exit_code_says_so() {
 
 #[test]
 fn costs_are_what_the_formulas_say() {
-    let cases = cases::all(&Sizes::new(ModelConfig::PAPER, 16), Format::Fp32);
-    let of = |kernel: &str, shape: &str| {
+    let sizes = Sizes::new(ModelConfig::PAPER, 16);
+    let [in_fp32, in_bf16] = [Format::Fp32, Format::Bf16].map(|format| cases::all(&sizes, format));
+    let find = |cases: &[Case], kernel: &str, shape: &str| {
         let mut found = cases.iter().filter(|case| case.kernel == kernel && case.shape.starts_with(shape));
         let case = found.next().unwrap_or_else(|| panic!("{kernel} {shape}"));
         assert!(found.next().is_none(), "{kernel} {shape} twice");
         case.cost
     };
+    let of = |kernel: &str, shape: &str| find(&in_fp32, kernel, shape);
+    let of_bf16 = |kernel: &str, shape: &str| find(&in_bf16, kernel, shape);
     // 1,728 edges; 512 to 512 + 300 + 512 = 1,324 columns. Values: 1,728 * 512 = 884,736 of x, 512 * 1,324 = 677,888 of
     // the weight, 1,728 * 1,324 = 2,287,872 of y; 4 bytes each. Flops: 2 * 1,728 * 512 * 1,324.
     let heads = Cost { bytes: 15_401_984, flops: 2_342_780_928 };
     assert_eq!(of("linear_forward", "[1728, 512] -> 1324"), heads);
+    assert_eq!(of_bf16("linear_forward", "[1728, 512] -> 1324"), Cost { bytes: heads.bytes / 2, ..heads });
     // And as much again for d_x and d_W, without a second reading of d_y.
     let gradients = Cost { bytes: 2 * 15_401_984 - 4 * 2_287_872, flops: 2 * 2_342_780_928 };
     assert_eq!(of("linear_backward", "[1728, 512] -> 1324"), gradients);
+    // In bf16 all but d_W is half as large.
+    let gradients = Cost { bytes: gradients.bytes / 2 + 2 * 677_888, ..gradients };
+    assert_eq!(of_bf16("linear_backward", "[1728, 512] -> 1324"), gradients);
     // 8,513,240 parameters (performance.md): 28 bytes each.
     assert_eq!(of("adam_step", "[8513240]"), Cost { bytes: 238_370_720, flops: 110_672_120 });
     // Twice d_pooled [1,056, 512], d_edge_state [1,728, 300], z [1,728, 1,324], 2 * 1,728 ends, 1,057 offsets and 4 * 1,324
     // values of batch norm: 3,356,753 values; 4 * 1,324 of sums, d_z [1,728, 1,324] written. Quotients: twice 2 * 1,728 * 512; 18
     // operations for each of 1,728 * 1,324.
-    assert_eq!(of("edge_pool_backward", "[1728, 1324]"), Cost { bytes: 36_026_696, flops: 44_720_640 });
+    let pooled = Cost { bytes: 36_026_696, flops: 44_720_640 };
+    assert_eq!(of("edge_pool_backward", "[1728, 1324]"), pooled);
+    // Ends, offsets, batch norm and sums remain of four bytes: 8,981,760 values of two, and 24,914 of four.
+    assert_eq!(of_bf16("edge_pool_backward", "[1728, 1324]"), Cost { bytes: 18_063_176, ..pooled });
 }

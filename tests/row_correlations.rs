@@ -6,7 +6,8 @@ use kernel_support::cases::{check, seeds};
 use kernel_support::{Values, all, devices, same_bits, to_device, wide};
 use proptest::prelude::*;
 use scenerank::backend::cuda::device::Device;
-use scenerank::backend::cuda::row_correlations::{COUNTS, MOMENTS, Strips, row_correlations};
+use scenerank::backend::cuda::row_correlations::{COUNTS, MOMENTS, row_correlations};
+use scenerank::backend::cuda::strips::Strips;
 use scenerank::backend::reference::row_correlations::row_sums;
 
 /// Counts and moments of each row of the strips.
@@ -43,9 +44,9 @@ fn compare(
             want.concordant_minus_discordant,
             want.tied_x as i64,
             want.tied_y as i64,
-            want.rank_products[0],
-            want.rank_products[1],
-            want.rank_products[2],
+            want.rank_products[0] as i64,
+            want.rank_products[1] as i64,
+            want.rank_products[2] as i64,
         ];
         assert_eq!(got.0[row * COUNTS..][..COUNTS], counts, "row {row} of {columns} columns");
         // Each of n terms is at most 4 m m of the largest magnitudes m, its factors off by the mean's n roundings, and

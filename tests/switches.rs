@@ -69,7 +69,7 @@ fn a_run_is_used_as_it_was_trained() {
         let embeddings = work.embed(name);
         let rows = Embeddings::new(&embeddings, 12).unwrap();
         let images = dataset.split(Split::Validation);
-        let tau = row_kendall(&mut Cpu::new(), rows, dataset.similarity(), images).unwrap();
+        let tau = row_kendall(&mut Cpu::new(), rows, &embeddings, dataset.similarity(), images).unwrap();
         let validated = outcome["best"][1].as_f64().unwrap();
         assert!((tau - validated).abs() < 5e-4, "{name}: {tau}, in training {validated}");
         work.evaluate(name);

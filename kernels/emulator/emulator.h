@@ -143,6 +143,7 @@ template <typename T> T atomicMax(T *address, T value) {
     *address = before < value ? value : before;
     return before;
 }
+inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 inline void __threadfence() {}
 inline void __threadfence_block() {}
 

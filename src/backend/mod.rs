@@ -10,12 +10,12 @@
 // A stage names every buffer that it reads and every one that it writes.
 #![allow(clippy::too_many_arguments)]
 
+pub mod correlation_sums;
 pub mod cpu;
 pub mod cuda;
 pub mod device;
 pub mod range;
 pub mod reference;
-pub mod row_sums;
 
 use std::fmt;
 use std::ops::Range;
@@ -31,7 +31,7 @@ use crate::model::config::ModelConfig;
 use crate::model::parameters::{BlockKind, Parameters};
 use crate::optimizer::{Adam, Moments};
 
-use row_sums::RowSums;
+use correlation_sums::CorrelationSums;
 
 /// Added to the variance (model.md, "Forward").
 pub const NORM_EPSILON: f64 = 1e-5;
@@ -124,6 +124,14 @@ pub trait Backend: Sized {
     fn upload(&mut self, values: &[f32], buffer: &mut Self::Buffer, at: usize) -> Result<()>;
     /// Copies `buffer[range]` to the host, waiting for the stages before.
     fn download(&mut self, buffer: &Self::Buffer, range: Range<usize>) -> Result<Vec<f32>>;
+    /// Copies `from[range]` to `to[at..]`, where the backend computes.
+    fn copy(
+        &mut self,
+        from: &Self::Buffer,
+        range: Range<usize>,
+        to: &mut Self::Buffer,
+        at: usize,
+    ) -> Result<()>;
     /// No steps done.
     fn steps(&self) -> Result<Self::Steps>;
     /// So many steps done.
@@ -377,9 +385,9 @@ pub trait Backend: Sized {
     ) -> Result<Vec<u32>>;
 
     /// Of each row of the inner products of `embeddings [n, D]` with each other, and the same row of the similarities of
-    /// `images`, n of them, without its entry with itself: what its rank correlations follow from. `done` is told how
-    /// many rows, again and again. None where the backend has nothing quicker than the CPU's pass over all pairs, which
-    /// correlates the rows that it meets (`evaluation/agreement.rs`).
+    /// `images`, n of them, without its entry with itself: what its correlations follow from. `done` is told how many rows,
+    /// again and again. None where the backend has nothing quicker than the CPU's pass over all pairs, which correlates the
+    /// rows that it meets (`evaluation/agreement.rs`).
     fn row_correlations(
         &mut self,
         _embeddings: &Self::Buffer,
@@ -387,7 +395,18 @@ pub trait Backend: Sized {
         _similarity: Similarity<'_>,
         _images: Range<usize>,
         _done: &dyn Fn(usize),
-    ) -> Result<Option<Vec<RowSums>>> {
+    ) -> Result<Option<Vec<CorrelationSums>>> {
+        Ok(None)
+    }
+
+    /// The same of all pairs of the images, those above the diagonals. None also where they are too many for the device.
+    fn pair_correlations(
+        &mut self,
+        _embeddings: &Self::Buffer,
+        _width: usize,
+        _similarity: Similarity<'_>,
+        _images: Range<usize>,
+    ) -> Result<Option<CorrelationSums>> {
         Ok(None)
     }
 

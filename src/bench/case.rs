@@ -1,6 +1,7 @@
 //! A case: one launcher at one shape, with what it costs, how to run it, and what it must give.
 
 use std::array;
+use std::marker::PhantomData;
 
 use half::bf16;
 
@@ -9,8 +10,10 @@ use crate::backend::cuda::batch_norm::Sums;
 use crate::backend::cuda::buffer::{Buffer, Element, Slice, SliceMut};
 use crate::backend::cuda::device::Device;
 use crate::backend::cuda::linear::{Format, WeightParts};
+use crate::backend::cuda::stored::StoredElement;
 use crate::backend::cuda::top_k::UNBOUNDED;
 use crate::backend::cuda::weight_copy::WeightCopy;
+use crate::bench::matrix::{DeviceMatrix, HostMatrix};
 use crate::error::Result;
 use crate::model::parameters::Layout;
 
@@ -27,6 +30,13 @@ impl Cost {
     /// Of counts of values of four bytes, and operations.
     pub fn of(values: usize, flops: usize) -> Self {
         Cost { bytes: 4 * values as u64, flops: flops as u64 }
+    }
+
+    /// Of matrices of `stored` values of type `T` together, without what pads their rows, and of other `values` of four
+    /// bytes.
+    pub fn stored<T: StoredElement>(stored: usize, values: usize, flops: usize) -> Self {
+        let of_others = Cost::of(values, flops);
+        Cost { bytes: (size_of::<T>() * stored) as u64 + of_others.bytes, ..of_others }
     }
 }
 
@@ -58,19 +68,23 @@ pub struct Prepared {
 
 /// Calls a launcher.
 pub type Launch = Box<dyn Fn(&Device, &mut Arrays) -> Result<()>>;
-/// Gives the outputs that a launcher must give, those of other types last.
+/// Gives the outputs that a launcher must give, in the order of [`Arrays::written`].
 pub type Expected = Box<dyn Fn(&Host) -> Vec<Vec<f64>>>;
 
 /// A case's arrays on the host.
 #[derive(Clone, Debug, Default)]
 pub struct Host {
-    /// What is read.
+    /// Matrices that are read.
+    pub stored: Vec<HostMatrix>,
+    /// Matrices that are written: NaN, or what the kernel replaces.
+    pub stored_outputs: Vec<HostMatrix>,
+    /// What else is read.
     pub inputs: Vec<Vec<f32>>,
     /// Lists of indices.
     pub indices: Vec<Vec<i32>>,
     /// What is read in double precision.
     pub doubles: Vec<Vec<f64>>,
-    /// What is written: NaN, or the values that the kernel adds to or moves.
+    /// What else is written: NaN, or the values that the kernel adds to or moves.
     pub outputs: Vec<Vec<f32>>,
     /// Lengths of arrays of other types.
     pub others: OtherLengths,
@@ -91,6 +105,8 @@ pub struct OtherLengths {
     pub keys: usize,
     /// Other scratch memory.
     pub scratch: usize,
+    /// Keys of pairs, and as much scratch memory to sort them.
+    pub pairs: usize,
     /// Integers of 64 bits.
     pub counts: usize,
     /// In double precision.
@@ -106,11 +122,25 @@ impl Host {
     /// Bytes of one copy on a device.
     pub fn bytes(&self) -> usize {
         let floats = self.inputs.iter().chain(&self.outputs).map(Vec::len).sum::<usize>();
-        let OtherLengths { mask, found, bounds, keys, scratch, counts, sums: wide_sums } = self.others;
+        let OtherLengths { mask, found, bounds, keys, scratch, pairs, counts, sums: wide_sums } = self.others;
         let doubles = self.doubles.iter().map(Vec::len).sum::<usize>() + wide_sums;
-        4 * (floats + self.indices.iter().map(Vec::len).sum::<usize>() + found + scratch)
-            + 8 * (bounds + keys + counts + doubles)
+        let stored = self.stored.iter().chain(&self.stored_outputs).map(HostMatrix::bytes).sum::<usize>();
+        stored
+            + 4 * (floats + self.indices.iter().map(Vec::len).sum::<usize>() + found + scratch)
+            + 8 * (bounds + keys + pairs + counts + doubles)
             + mask
+    }
+
+    /// All matrices that are read, row by row and in double precision.
+    pub fn wide_stored<const S: usize>(&self) -> [Vec<f64>; S] {
+        assert_eq!(self.stored.len(), S, "stored matrices");
+        array::from_fn(|i| self.stored[i].wide())
+    }
+
+    /// All matrices that are written, as they are before.
+    pub fn wide_stored_outputs<const W: usize>(&self) -> [Vec<f64>; W] {
+        assert_eq!(self.stored_outputs.len(), W, "stored outputs");
+        array::from_fn(|i| self.stored_outputs[i].wide())
     }
 
     /// All inputs in double precision.
@@ -132,6 +162,8 @@ fn wide(values: &[f32]) -> Vec<f64> {
 
 /// One copy of a case's arrays on a device.
 pub struct Arrays {
+    stored: Vec<DeviceMatrix>,
+    stored_outputs: Vec<DeviceMatrix>,
     inputs: Vec<Buffer<f32>>,
     indices: Vec<Buffer<i32>>,
     outputs: Vec<Buffer<f32>>,
@@ -156,6 +188,8 @@ pub struct Others {
     pub keys: Buffer<u64>,
     /// Other memory.
     pub scratch: Buffer<i32>,
+    /// Keys of pairs, and memory to sort them.
+    pub pairs: Buffer<i64>,
     /// Written integers of 64 bits.
     pub counts: Buffer<i64>,
     /// Written in double precision.
@@ -174,7 +208,12 @@ impl Arrays {
     pub fn upload(device: &Device, host: &Host) -> Result<Self> {
         let mut steps = Steps::new(device)?;
         steps.set(device, STEPS_DONE)?;
+        let upload = |matrices: &[HostMatrix]| -> Result<Vec<DeviceMatrix>> {
+            matrices.iter().map(|matrix| matrix.upload(device)).collect()
+        };
         Ok(Arrays {
+            stored: upload(&host.stored)?,
+            stored_outputs: upload(&host.stored_outputs)?,
             inputs: host.inputs.iter().map(|values| to_device(device, values)).collect::<Result<_>>()?,
             indices: host.indices.iter().map(|values| to_device(device, values)).collect::<Result<_>>()?,
             outputs: host.outputs.iter().map(|values| to_device(device, values)).collect::<Result<_>>()?,
@@ -191,6 +230,7 @@ impl Arrays {
                 bounds: to_device(device, &vec![UNBOUNDED; host.others.bounds])?,
                 keys: device.allocate_unwritten(host.others.keys)?,
                 scratch: device.allocate_unwritten(host.others.scratch)?,
+                pairs: device.allocate_unwritten(host.others.pairs)?,
                 counts: to_device(device, &vec![i64::MIN; host.others.counts])?,
                 wide_sums: to_device(device, &vec![f64::NAN; host.others.sums])?,
                 steps,
@@ -199,26 +239,24 @@ impl Arrays {
         })
     }
 
-    /// All inputs, all lists of indices, all outputs, and the rest.
-    #[allow(clippy::type_complexity)] // taken apart where it is given
-    pub fn parts<const I: usize, const X: usize, const O: usize>(
-        &mut self,
-    ) -> ([Slice<'_, f32>; I], [Slice<'_, i32>; X], [SliceMut<'_, f32>; O], &mut Others) {
-        let Arrays { inputs, indices, outputs, others, .. } = self;
-        assert_eq!((inputs.len(), indices.len(), outputs.len()), (I, X, O), "inputs, indices, outputs");
-        let mut outputs = outputs.iter_mut();
-        (
-            array::from_fn(|i| all(&inputs[i])),
-            array::from_fn(|i| all(&indices[i])),
-            array::from_fn(|_| all_mut(outputs.next().expect("as many as counted"))),
-            others,
-        )
+    /// All inputs, all lists of indices, all outputs, and the rest, of a case without stored matrices.
+    pub fn parts<const I: usize, const X: usize, const O: usize>(&mut self) -> Parts<'_, I, X, O> {
+        let ([], [], parts) = self.stored_as::<f32>().parts();
+        parts
     }
 
-    /// What was written: the outputs, and the weights' copy, mask, rows found, integers and double precision, if there
-    /// are any; rounded to single precision.
+    /// The arrays of a case whose stored matrices are of `T`.
+    pub fn stored_as<T: StoredElement>(&mut self) -> StoredArrays<'_, T> {
+        StoredArrays { arrays: self, element: PhantomData }
+    }
+
+    /// What was written: stored matrices row by row, the outputs, and the weights' copy, mask, rows found, integers and
+    /// double precision, if there are any; rounded to single precision.
     pub fn written(&self, device: &Device) -> Result<Vec<Vec<f32>>> {
         let mut written = Vec::new();
+        for matrix in &self.stored_outputs {
+            written.push(matrix.download(device)?);
+        }
         for output in &self.outputs {
             written.push(device.download(output, 0..output.len())?);
         }
@@ -245,7 +283,41 @@ impl Arrays {
     }
 }
 
-fn to_device<T: Element>(device: &Device, values: &[T]) -> Result<Buffer<T>> {
+/// All inputs, all lists of indices, all outputs, and the rest.
+pub type Parts<'a, const I: usize, const X: usize, const O: usize> =
+    ([Slice<'a, f32>; I], [Slice<'a, i32>; X], [SliceMut<'a, f32>; O], &'a mut Others);
+
+/// The arrays of a case whose stored matrices are of `T`.
+pub struct StoredArrays<'a, T> {
+    arrays: &'a mut Arrays,
+    element: PhantomData<T>,
+}
+
+impl<'a, T: StoredElement> StoredArrays<'a, T> {
+    /// All matrices that are read, all that are written, and the other arrays.
+    #[allow(clippy::type_complexity)] // taken apart where it is given
+    pub fn parts<const S: usize, const W: usize, const I: usize, const X: usize, const O: usize>(
+        self,
+    ) -> ([Slice<'a, T>; S], [SliceMut<'a, T>; W], Parts<'a, I, X, O>) {
+        let Arrays { stored, stored_outputs, inputs, indices, outputs, others } = self.arrays;
+        assert_eq!((stored.len(), stored_outputs.len()), (S, W), "stored matrices, read and written");
+        assert_eq!((inputs.len(), indices.len(), outputs.len()), (I, X, O), "inputs, indices, outputs");
+        let (mut matrices, mut outputs) = (stored_outputs.iter_mut(), outputs.iter_mut());
+        (
+            array::from_fn(|i| all(stored[i].buffer())),
+            array::from_fn(|_| all_mut(matrices.next().expect("as many as counted").buffer_mut())),
+            (
+                array::from_fn(|i| all(&inputs[i])),
+                array::from_fn(|i| all(&indices[i])),
+                array::from_fn(|_| all_mut(outputs.next().expect("as many as counted"))),
+                others,
+            ),
+        )
+    }
+}
+
+/// `values` on the device.
+pub(super) fn to_device<T: Element>(device: &Device, values: &[T]) -> Result<Buffer<T>> {
     let mut buffer = device.allocate_unwritten(values.len())?;
     device.upload(values, buffer.slice_mut(0..values.len()))?;
     Ok(buffer)

@@ -9,6 +9,8 @@ pub mod case;
 pub mod cases;
 pub mod ceilings;
 pub mod check;
+pub mod matrix;
+pub mod occupancy;
 pub mod report;
 pub mod sizes;
 pub mod step;

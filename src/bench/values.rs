@@ -3,6 +3,9 @@
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+use crate::backend::cuda::stored::StoredElement;
+use crate::bench::matrix::HostMatrix;
+
 /// Draws the values of a case.
 pub struct Values(StdRng);
 
@@ -15,6 +18,11 @@ impl Values {
     /// Uniform in -1..1.
     pub fn signed(&mut self, count: usize) -> Vec<f32> {
         self.uniform(count, -1.0, 1.0)
+    }
+
+    /// A matrix of `T`, of values in -1..1.
+    pub fn matrix<T: StoredElement>(&mut self, rows: usize, columns: usize) -> HostMatrix {
+        HostMatrix::new::<T>(self.signed(rows * columns), columns)
     }
 
     /// Uniform in 0.5..2.

@@ -1,9 +1,9 @@
 //! Agreement of the embeddings' inner products with the supervision: do images that look alike to the model read
 //! alike (paper, Table 2)?
 //!
-//! Scores <f_X, f_Y> and similarities s_XY are computed in double precision, 64 rows at a time, each block on one
-//! thread; its rows are correlated while they are in the cache, and the part above the diagonal is kept for the
-//! correlations over all pairs. Where the device has kernels that correlate rows, they do, and the CPU keeps the pairs.
+//! Scores <f_X, f_Y> and similarities s_XY are computed in double precision. A device with kernels for it correlates the
+//! rows, and all pairs. Elsewhere the CPU does, 64 rows at a time, each block on one thread; its rows are correlated while
+//! they are in the cache, and the part above the diagonal is kept for the correlations over all pairs.
 
 use std::ops::Range;
 use std::sync::Mutex;
@@ -16,9 +16,9 @@ use super::kendall::{Kendall, pair_count, tau_b};
 use super::pearson::{pearson, r_of_sums};
 use super::spearman::{Spearman, rho_of_sums};
 use crate::backend::Backend;
+use crate::backend::correlation_sums::CorrelationSums;
 use crate::backend::cpu::inner_products::{PaddedRows, ROW_BLOCK};
 use crate::backend::device::{BackendTask, Device, Precision};
-use crate::backend::row_sums::RowSums;
 use crate::data::similarity::{Similarity, not_a_number};
 use crate::report::progress::Progress;
 use crate::{Error, Result};
@@ -59,12 +59,13 @@ pub struct Agreement {
 }
 
 /// Agreement of `embeddings` with `similarity` over `images`, a range of the similarity's images; row i of the
-/// embeddings belongs to image `images.start + i`. A GPU or the emulator correlates the rows; all else is computed on
-/// all threads of the CPU.
+/// embeddings belongs to image `images.start + i`. By the kernels of a GPU or the emulator, else on all threads of the CPU,
+/// which also takes over all pairs that are too many for the device.
 ///
 /// Exact. Cost for n images: n^2 (width + word vectors' width) multiply-adds and O(n^2 log n) comparisons; the kernels
-/// compare n^3 times. Memory: 48 bytes per pair (0.5 GB for 4,537 images, 10 GB for 20,000), besides both factors in
-/// double precision and 64 rows of scores and similarities per thread; on the device 64 MiB or two rows, and the factors.
+/// compare n^3 times for the rows. Memory of the CPU: 48 bytes per pair (0.5 GB for 4,537 images, 10 GB for 20,000),
+/// besides both factors in double precision and 64 rows of scores and similarities per thread; of the device: 32 bytes per
+/// pair, 64 MiB or two rows, and the factors.
 pub fn agreement(
     device: Device,
     precision: Precision,
@@ -73,13 +74,6 @@ pub fn agreement(
     images: Range<usize>,
     progress: Option<Progress>,
 ) -> Result<Agreement> {
-    /// What a row leaves behind: its part above the diagonal, and its correlations.
-    struct Row<'a> {
-        scores: &'a mut [f64],
-        similarities: &'a mut [f64],
-        correlations: [Option<f64>; 3],
-    }
-
     check(embeddings, similarity, &images)?;
     let progress = Mutex::new(progress);
     let advance = |rows: usize| {
@@ -89,8 +83,52 @@ pub fn agreement(
             progress.advance(rows as u64);
         }
     };
-    let task = CorrelateRows { embeddings, similarity, images: images.clone(), done: &advance };
-    let by_kernels = device.run(precision, task)?;
+    let task = Correlate { embeddings, similarity, images: images.clone(), done: &advance };
+    let (by_row, all_pairs) = match device.run(precision, task)? {
+        ByKernels { rows: Some(rows), pairs: Some(pairs) } => (rows, pairs),
+        ByKernels { rows, .. } => {
+            if rows.is_some() {
+                tracing::info!("all pairs are more than the device holds: correlating them on the CPU");
+            }
+            correlate_on_cpu(embeddings, similarity, images, rows, advance)?
+        }
+    };
+    let mean = |which: usize| {
+        let of_rows: Vec<_> = by_row.iter().map(|row| row[which]).collect();
+        mean_of_defined(&of_rows)
+    };
+    let undefined = |which: usize| by_row.iter().filter(|row| row[which].is_none()).count();
+    let [kendall, spearman, pearson] = all_pairs.map(|correlation| correlation.unwrap_or(0.0));
+    let result = Agreement {
+        images: embeddings.len(),
+        per_image: Correlations { kendall: mean(0), spearman: mean(1), pearson: mean(2) },
+        all_pairs: Correlations { kendall, spearman, pearson },
+        undefined_rows: UndefinedRows {
+            kendall: undefined(0),
+            spearman: undefined(1),
+            pearson: undefined(2),
+        },
+    };
+    if let Ok(Some(progress)) = progress.into_inner() {
+        progress.finish();
+    }
+    Ok(result)
+}
+
+/// The correlations of each row and of all pairs, on all threads of the CPU; of the pairs alone where the rows are there.
+fn correlate_on_cpu(
+    embeddings: Embeddings<'_>,
+    similarity: Similarity<'_>,
+    images: Range<usize>,
+    by_row: Option<Vec<Defined>>,
+    done: impl Fn(usize) + Sync + Send,
+) -> Result<(Vec<Defined>, Defined)> {
+    /// What a row leaves behind: its part above the diagonal, and its correlations.
+    struct Row<'a> {
+        scores: &'a mut [f64],
+        similarities: &'a mut [f64],
+        correlations: Defined,
+    }
 
     let n = embeddings.len();
     let pairs = n * n.saturating_sub(1) / 2;
@@ -112,57 +150,38 @@ pub fn agreement(
         |(kendall, spearman), row, x, y, kept| {
             kept.scores.copy_from_slice(&x[row..]);
             kept.similarities.copy_from_slice(&y[row..]);
-            if by_kernels.is_none() {
+            if by_row.is_none() {
                 kept.correlations = [kendall.tau(x, y), spearman.rho(x, y), pearson(x, y)];
             }
         },
         |rows| {
-            if by_kernels.is_none() {
-                advance(rows);
+            if by_row.is_none() {
+                done(rows);
             }
         },
     )?;
-    let by_row: Vec<[Option<f64>; 3]> = match by_kernels {
-        Some(rows) => rows.iter().map(correlations).collect(),
-        None => rows.into_iter().map(|row| row.correlations).collect(),
-    };
-    let mean = |which: usize| {
-        let of_rows: Vec<_> = by_row.iter().map(|row| row[which]).collect();
-        mean_of_defined(&of_rows)
-    };
-    let undefined = |which: usize| by_row.iter().filter(|row| row[which].is_none()).count();
-    let result = Agreement {
-        images: n,
-        per_image: Correlations { kendall: mean(0), spearman: mean(1), pearson: mean(2) },
-        all_pairs: Correlations {
-            kendall: Kendall::parallel().tau(&scores, &similarities).unwrap_or(0.0),
-            spearman: Spearman::parallel().rho(&scores, &similarities).unwrap_or(0.0),
-            pearson: pearson(&scores, &similarities).unwrap_or(0.0),
-        },
-        undefined_rows: UndefinedRows {
-            kendall: undefined(0),
-            spearman: undefined(1),
-            pearson: undefined(2),
-        },
-    };
-    if let Ok(Some(progress)) = progress.into_inner() {
-        progress.finish();
-    }
-    Ok(result)
+    let by_row = by_row.unwrap_or_else(|| rows.into_iter().map(|row| row.correlations).collect());
+    let all_pairs = [
+        Kendall::parallel().tau(&scores, &similarities),
+        Spearman::parallel().rho(&scores, &similarities),
+        pearson(&scores, &similarities),
+    ];
+    Ok((by_row, all_pairs))
 }
 
 /// `agreement(..).per_image.kendall` alone, which selects the best epoch: without the other correlations and without
-/// memory for all pairs. By the backend's kernels, where it has some, else on all threads of the CPU.
+/// memory for all pairs. By the backend's kernels, where it has some, on the embeddings that are there already, else on all
+/// threads of the CPU.
 pub fn row_kendall<B: Backend>(
     backend: &mut B,
     embeddings: Embeddings<'_>,
+    on_device: &B::Buffer,
     similarity: Similarity<'_>,
     images: Range<usize>,
 ) -> Result<f64> {
     check(embeddings, similarity, &images)?;
-    let on_device = embeddings.upload(backend)?;
     let by_kernels =
-        backend.row_correlations(&on_device, embeddings.width(), similarity, images.clone(), &|_| {})?;
+        backend.row_correlations(on_device, embeddings.width(), similarity, images.clone(), &|_| {})?;
     let mut taus = vec![None; embeddings.len()];
     if let Some(rows) = by_kernels {
         taus = rows.iter().map(|row| correlations(row)[0]).collect();
@@ -185,32 +204,45 @@ fn mean_of_defined(values: &[Option<f64>]) -> f64 {
     values.iter().map(|value| value.unwrap_or(0.0)).sum::<f64>() / values.len() as f64
 }
 
-/// Kendall's tau-b, Spearman's rho and Pearson's r of a row.
-fn correlations(of: &RowSums) -> [Option<f64>; 3] {
+/// Kendall's tau-b, Spearman's rho and Pearson's r, where they are defined.
+type Defined = [Option<f64>; 3];
+
+fn correlations(of: &CorrelationSums) -> Defined {
     let all = pair_count(of.entries);
     let constant = of.tied_x == all || of.tied_y == all;
     [
         tau_b(of.entries, of.concordant_minus_discordant.into(), of.tied_x, of.tied_y),
-        rho_of_sums(of.rank_products.map(i128::from)),
+        rho_of_sums(of.rank_products),
         if constant { None } else { r_of_sums(of.deviation_products) },
     ]
 }
 
-/// The rows by the backend's kernels, if it has some.
-struct CorrelateRows<'a> {
+/// What the backend has kernels for.
+struct ByKernels {
+    rows: Option<Vec<Defined>>,
+    pairs: Option<Defined>,
+}
+
+/// The correlations by the backend's kernels, if it has some.
+struct Correlate<'a> {
     embeddings: Embeddings<'a>,
     similarity: Similarity<'a>,
     images: Range<usize>,
     done: &'a dyn Fn(usize),
 }
 
-impl BackendTask for CorrelateRows<'_> {
-    type Output = Option<Vec<RowSums>>;
+impl BackendTask for Correlate<'_> {
+    type Output = ByKernels;
 
-    fn run<B: Backend>(self, mut backend: B) -> Result<Self::Output> {
-        let CorrelateRows { embeddings, similarity, images, done } = self;
-        let on_device = embeddings.upload(&mut backend)?;
-        backend.row_correlations(&on_device, embeddings.width(), similarity, images, done)
+    fn run<B: Backend>(self, mut backend: B) -> Result<ByKernels> {
+        let Correlate { embeddings, similarity, images, done } = self;
+        let (on_device, width) = (embeddings.upload(&mut backend)?, embeddings.width());
+        let rows = backend.row_correlations(&on_device, width, similarity, images.clone(), done)?;
+        let pairs = backend.pair_correlations(&on_device, width, similarity, images)?;
+        Ok(ByKernels {
+            rows: rows.map(|rows| rows.iter().map(correlations).collect()),
+            pairs: pairs.as_ref().map(correlations),
+        })
     }
 }
 

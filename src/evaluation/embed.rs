@@ -17,10 +17,41 @@ pub const BATCH_GRAPHS: usize = 64;
 pub fn embed_with<'a, B: Backend>(
     model: &mut Model<B>,
     graphs: impl Iterator<Item = SceneGraph<'a>>,
-    mut embedded: impl FnMut(usize),
+    embedded: impl FnMut(usize),
 ) -> Result<Vec<f32>> {
-    let (config, most) = (model.config(), model.capacity().graphs);
     let mut embeddings = Vec::new();
+    for_each_batch(model, graphs, embedded, |model, batch| {
+        embeddings.extend(model.embed(batch)?);
+        Ok(())
+    })?;
+    Ok(embeddings)
+}
+
+/// The same where the backend computes.
+pub fn embed_on_device<'a, B: Backend>(
+    model: &mut Model<B>,
+    graphs: impl ExactSizeIterator<Item = SceneGraph<'a>>,
+    embedded: impl FnMut(usize),
+) -> Result<B::Buffer> {
+    let width = model.config().state_width;
+    let mut embeddings = model.backend().allocate(graphs.len() * width)?;
+    let mut at = 0;
+    for_each_batch(model, graphs, embedded, |model, batch| {
+        model.embed_into(batch, &mut embeddings, at)?;
+        at += batch.size().graphs * width;
+        Ok(())
+    })?;
+    Ok(embeddings)
+}
+
+/// Calls `embed` for batches of all `graphs`, and `embedded` with the number of graphs after each.
+fn for_each_batch<'a, B: Backend>(
+    model: &mut Model<B>,
+    graphs: impl Iterator<Item = SceneGraph<'a>>,
+    mut embedded: impl FnMut(usize),
+    mut embed: impl FnMut(&mut Model<B>, &GraphBatch) -> Result<()>,
+) -> Result<()> {
+    let (config, most) = (model.config(), model.capacity().graphs);
     let mut graphs = graphs.peekable();
     let mut batch = GraphBatch::default();
     while graphs.peek().is_some() {
@@ -31,10 +62,10 @@ pub fn embed_with<'a, B: Backend>(
             count += 1;
         }
         batch.index(config.object_types, config.predicate_types);
-        embeddings.extend(model.embed(&batch)?);
+        embed(model, &batch)?;
         embedded(count);
     }
-    Ok(embeddings)
+    Ok(())
 }
 
 /// The embeddings `[graphs, D]` of `graphs` by the model with these parameters.

@@ -197,12 +197,24 @@ impl<B: Backend> Model<B> {
 
     /// The embeddings `[G, D]` of a batch's graphs, with the running statistics.
     pub fn embed(&mut self, batch: &GraphBatch) -> Result<Vec<f32>> {
+        self.evaluate(batch)?;
+        self.embedding()
+    }
+
+    /// The same into `embeddings[at..]`, where the backend computes.
+    pub fn embed_into(&mut self, batch: &GraphBatch, embeddings: &mut B::Buffer, at: usize) -> Result<()> {
+        self.evaluate(batch)?;
+        let values = self.batch_size.graphs * self.config().state_width;
+        self.backend.copy(&self.activations.embedding, 0..values, embeddings, at)
+    }
+
+    /// Forward and readout with the running statistics.
+    fn evaluate(&mut self, batch: &GraphBatch) -> Result<()> {
         self.load_batch(batch)?;
         self.forward(Mode::Evaluate)?;
         let config = self.config();
         let last = self.activations.layers.last().expect("a layer");
-        self.backend.readout(config, &self.batch, &last.node_state, &mut self.activations.embedding)?;
-        self.embedding()
+        self.backend.readout(config, &self.batch, &last.node_state, &mut self.activations.embedding)
     }
 
     /// One training step, on the loaded batch or the epoch's next. A backend that can capture records its stages the first time, and from then

@@ -133,7 +133,7 @@ Result cuLaunchKernel(void *function, unsigned x, unsigned y, unsigned z, unsign
 }
 
 Result cuMemGetInfo_v2(size_t *available, size_t *total) {
-    *available = (size_t)3 << 20;
+    *available = (size_t)number("STUB_FREE_MIB", 3) << 20;
     *total = (size_t)1 << 30;
     return 0;
 }
@@ -170,6 +170,11 @@ Result cuMemsetD8Async(Address address, unsigned char value, size_t count, void 
 Result cuMemcpyHtoDAsync_v2(Address to, const void *from, size_t bytes, void *stream) {
     memcpy((void *)to, from, bytes);
     say("upload", name(stream), 0);
+    return 0;
+}
+Result cuMemcpyDtoDAsync_v2(Address to, Address from, size_t bytes, void *stream) {
+    memmove((void *)to, (void *)from, bytes);
+    say("copy", name(stream), 0);
     return 0;
 }
 Result cuMemcpyDtoHAsync_v2(void *to, Address from, size_t bytes, void *stream) {

@@ -243,6 +243,11 @@ impl Backend for Cpu {
         Ok(buffer[range].to_vec())
     }
 
+    fn copy(&mut self, from: &Vec<f32>, range: Range<usize>, to: &mut Vec<f32>, at: usize) -> Result<()> {
+        to[at..at + range.len()].copy_from_slice(&from[range]);
+        Ok(())
+    }
+
     fn steps(&self) -> Result<u64> {
         Ok(0)
     }

@@ -197,6 +197,19 @@ impl Device {
         }
     }
 
+    /// Copies `from` to the start of `to`.
+    pub fn copy_on_device<T: Element>(&self, from: Slice<'_, T>, mut to: SliceMut<'_, T>) -> Result<()> {
+        assert!(from.len() <= to.len(), "{} values into {}", from.len(), to.len());
+        self.assert_not_capturing("a copy");
+        match &self.kind {
+            Kind::Gpu(gpu) => gpu.copy_on_device(from.address(), to.address(), from.len() * size_of::<T>()),
+            Kind::Emulated(_) => {
+                to.on_host()[..from.len()].copy_from_slice(from.on_host());
+                Ok(())
+            }
+        }
+    }
+
     /// Copies `buffer[range]` to the host, waiting for the launches before.
     pub fn download<T: Element>(&self, buffer: &Buffer<T>, range: Range<usize>) -> Result<Vec<T>> {
         let slice = buffer.slice(range);

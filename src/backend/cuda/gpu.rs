@@ -191,6 +191,13 @@ impl Gpu {
             .map_err(self.failed("upload"))
     }
 
+    pub(super) fn copy_on_device(&self, from: u64, to: u64, bytes: usize) -> Result<()> {
+        self.bind()?;
+        // SAFETY: the addresses are those of parts of live buffers of this length, one of which is borrowed mutably.
+        unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) }
+            .map_err(self.failed("copy"))
+    }
+
     pub(super) fn download<T: Element>(&self, address: u64, len: usize) -> Result<Vec<T>> {
         self.bind()?;
         let mut values = vec![T::zeroed(); len];

@@ -29,6 +29,7 @@ pub mod l2_normalise;
 mod layer_input;
 pub mod linear;
 mod nvtx;
+pub mod pair_correlations;
 pub mod properties;
 pub mod readout_loss;
 pub mod row_correlations;
@@ -36,6 +37,7 @@ pub mod rows;
 pub mod stopwatch;
 pub mod stored;
 mod streams;
+pub mod strips;
 pub mod top_k;
 mod training_set;
 pub mod weight_copy;
@@ -43,7 +45,7 @@ pub mod weight_copy;
 use std::fmt;
 use std::ops::Range;
 
-use crate::backend::row_sums::RowSums;
+use crate::backend::correlation_sums::CorrelationSums;
 use crate::backend::{Backend, Hidden, LayerInput, LayerInputGradient, Mode};
 use crate::batch::graph_batch::{BatchSize, GraphBatch};
 use crate::batch::triples::TripleSampler;
@@ -87,6 +89,7 @@ const FILES: &[(&str, &[&str])] = &[
     ("linear_bf16x3", linear::BF16X3_KERNELS),
     ("linear_fp32", linear::FP32_KERNELS),
     ("linear_tf32", linear::TF32_KERNELS),
+    ("pair_correlations", pair_correlations::KERNELS),
     ("readout_loss", readout_loss::KERNELS),
     ("row_correlations", row_correlations::KERNELS),
     ("top_k", top_k::KERNELS),
@@ -162,6 +165,17 @@ impl<T: StoredElement> Backend for Cuda<T> {
 
     fn download(&mut self, buffer: &Buffer<f32>, range: Range<usize>) -> Result<Vec<f32>> {
         self.device.download(buffer, range)
+    }
+
+    fn copy(
+        &mut self,
+        from: &Buffer<f32>,
+        range: Range<usize>,
+        to: &mut Buffer<f32>,
+        at: usize,
+    ) -> Result<()> {
+        let end = at + range.len();
+        self.device.copy_on_device(from.slice(range), to.slice_mut(at..end))
     }
 
     fn steps(&self) -> Result<Steps> {
@@ -600,8 +614,18 @@ impl<T: StoredElement> Backend for Cuda<T> {
         similarity: Similarity<'_>,
         images: Range<usize>,
         done: &dyn Fn(usize),
-    ) -> Result<Option<Vec<RowSums>>> {
+    ) -> Result<Option<Vec<CorrelationSums>>> {
         row_correlations::all_rows(&self.device, embeddings, width, similarity, images, done).map(Some)
+    }
+
+    fn pair_correlations(
+        &mut self,
+        embeddings: &Buffer<f32>,
+        width: usize,
+        similarity: Similarity<'_>,
+        images: Range<usize>,
+    ) -> Result<Option<CorrelationSums>> {
+        pair_correlations::all_pairs(&self.device, embeddings, width, similarity, images)
     }
 
     fn relu_mask(

@@ -9,6 +9,7 @@ pub mod edge_gather;
 pub mod edge_pool;
 pub mod l2_normalise;
 pub mod linear;
+pub mod pair_correlations;
 pub mod readout_loss;
 pub mod row_correlations;
 pub mod top_k;
@@ -182,6 +183,11 @@ impl<F: Float> Backend for Reference<F> {
 
     fn download(&mut self, buffer: &Vec<F>, range: Range<usize>) -> Result<Vec<f32>> {
         Ok(buffer[range].iter().map(|value| value.to_f32().expect("a float")).collect())
+    }
+
+    fn copy(&mut self, from: &Vec<F>, range: Range<usize>, to: &mut Vec<F>, at: usize) -> Result<()> {
+        to[at..at + range.len()].copy_from_slice(&from[range]);
+        Ok(())
     }
 
     fn steps(&self) -> Result<u64> {

@@ -1,9 +1,9 @@
-//! row_correlations: what a row's rank correlations follow from, every entry compared with every other.
+//! row_correlations: what rank correlations follow from, every entry compared with every other.
 
-use crate::backend::row_sums::RowSums;
+use crate::backend::correlation_sums::CorrelationSums;
 
 /// Of row `diagonal` of the scores and of the similarities, without its entry with itself.
-pub fn row_sums(scores: &[f64], similarities: &[f64], diagonal: usize) -> RowSums {
+pub fn row_sums(scores: &[f64], similarities: &[f64], diagonal: usize) -> CorrelationSums {
     let pairs: Vec<(f64, f64)> = scores
         .iter()
         .zip(similarities)
@@ -11,8 +11,13 @@ pub fn row_sums(scores: &[f64], similarities: &[f64], diagonal: usize) -> RowSum
         .filter(|&(column, _)| column != diagonal)
         .map(|(_, (&x, &y))| (x, y.clamp(0.0, 1.0)))
         .collect();
+    correlation_sums(&pairs)
+}
+
+/// Of pairs (x, y).
+pub fn correlation_sums(pairs: &[(f64, f64)]) -> CorrelationSums {
     let n = pairs.len();
-    let mut of = RowSums {
+    let mut of = CorrelationSums {
         entries: n as u64,
         concordant_minus_discordant: 0,
         tied_x: 0,
@@ -28,11 +33,11 @@ pub fn row_sums(scores: &[f64], similarities: &[f64], diagonal: usize) -> RowSum
         }
         let u: i64 = pairs.iter().map(|b| order(a.0, b.0)).sum();
         let v: i64 = pairs.iter().map(|b| order(a.1, b.1)).sum();
-        of.rank_products = add(of.rank_products, [u * u, v * v, u * v]);
+        of.rank_products = add(of.rank_products, [u * u, v * v, u * v].map(i128::from));
     }
     let mean_x = pairs.iter().map(|pair| pair.0).sum::<f64>() / n as f64;
     let mean_y = pairs.iter().map(|pair| pair.1).sum::<f64>() / n as f64;
-    for (x, y) in pairs {
+    for &(x, y) in pairs {
         let (dx, dy) = (x - mean_x, y - mean_y);
         of.deviation_products = add(of.deviation_products, [dx * dx, dy * dy, dx * dy]);
     }

@@ -2,22 +2,24 @@
 
 use std::rc::Rc;
 
-use super::{count, counted, indices, roundings};
+use super::{count, counted, indices, roundings, stored_tolerance};
 use crate::backend::cuda::edge_hidden::{
     Ends, Lists, edge_hidden_lookup, edge_hidden_sum_edges, edge_hidden_sum_ends,
 };
 use crate::backend::cuda::linear::Format;
+use crate::backend::cuda::stored::StoredElement;
 use crate::batch::graph_batch::GraphBatch;
-use crate::bench::case::{Case, Cost, Host, Prepared, unwritten};
+use crate::bench::case::{Case, Cost, Host, Prepared};
+use crate::bench::matrix::HostMatrix;
 use crate::bench::sizes::Sizes;
 use crate::bench::values::Values;
 
-pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
+pub(super) fn cases<T: StoredElement>(sizes: &Sizes) -> Vec<Case> {
     let (batch, hidden) = (&sizes.batch, sizes.config.hidden_width);
-    vec![lookup(batch, hidden), sum_ends(batch, hidden), sum_edges(batch, hidden)]
+    vec![lookup::<T>(batch, hidden), sum_ends::<T>(batch, hidden), sum_edges::<T>(batch, hidden)]
 }
 
-fn lookup(batch: &Rc<GraphBatch>, hidden: usize) -> Case {
+fn lookup<T: StoredElement>(batch: &Rc<GraphBatch>, hidden: usize) -> Case {
     let batch = batch.clone();
     let edges = batch.size().edges;
     let (objects, predicates) =
@@ -26,12 +28,13 @@ fn lookup(batch: &Rc<GraphBatch>, hidden: usize) -> Case {
         kernel: "edge_hidden_lookup",
         shape: format!("[{edges}, {hidden}], {objects} and {predicates} types"),
         // Reads each type's rows and the edges' types, writes z; two sums.
-        cost: Cost::of(
-            2 * objects * hidden + predicates * hidden + 3 * edges + edges * hidden,
+        cost: Cost::stored::<T>(
+            2 * objects * hidden + predicates * hidden + edges * hidden,
+            3 * edges,
             2 * edges * hidden,
         ),
         format: Format::Fp32,
-        tolerance: roundings(2),
+        tolerance: stored_tolerance::<T>(roundings(2)),
         prepare: Box::new(move || {
             let batch = batch.clone();
             let mut values = Values::new();
@@ -41,24 +44,27 @@ fn lookup(batch: &Rc<GraphBatch>, hidden: usize) -> Case {
             let (subject_type, object_type) = (type_of(&batch.edge_subject), type_of(&batch.edge_object));
             Prepared {
                 host: Host {
-                    inputs: vec![values.signed(predicates * hidden), values.signed(2 * objects * hidden)],
+                    stored: vec![
+                        values.matrix::<T>(predicates, hidden),
+                        values.matrix::<T>(objects, 2 * hidden),
+                    ],
+                    stored_outputs: vec![HostMatrix::unwritten::<T>(edges, hidden)],
                     indices: vec![
                         indices(&batch.predicate_occurrences.slot),
                         indices(&subject_type),
                         indices(&object_type),
                         count(edges),
                     ],
-                    outputs: vec![unwritten(edges * hidden)],
                     ..Default::default()
                 },
                 launch: Box::new(move |device, arrays| {
-                    let ([edge_projected, projected], [edge_row, subject, object, count], [mut z], _) =
-                        arrays.parts();
+                    let ([edge_projected, projected], [mut z], parts) = arrays.stored_as::<T>().parts();
+                    let ([], [edge_row, subject, object, count], [], _) = parts;
                     let ends = Ends { edges: counted(count, edges), subject, object };
                     edge_hidden_lookup(device, &mut z, edge_projected, projected, edge_row, ends, hidden)
                 }),
                 expected: Box::new(move |host| {
-                    let [edge_projected, projected] = host.wide_inputs();
+                    let [edge_projected, projected] = host.wide_stored();
                     let row = |&u: &u32| edge_projected[u as usize * hidden..][..hidden].iter().copied();
                     let mut z: Vec<f64> = batch.predicate_occurrences.slot.iter().flat_map(row).collect();
                     add_ends(&mut z, &projected, &subject_type, &object_type, hidden);
@@ -80,7 +86,7 @@ fn add_ends(z: &mut [f64], projected: &[f64], subject: &[u32], object: &[u32], h
     }
 }
 
-fn sum_ends(batch: &Rc<GraphBatch>, hidden: usize) -> Case {
+fn sum_ends<T: StoredElement>(batch: &Rc<GraphBatch>, hidden: usize) -> Case {
     let batch = batch.clone();
     let (nodes, edges) = (batch.size().nodes, batch.size().edges);
     let degree = (0..nodes).map(|node| batch.incidence.degree(node)).max().unwrap_or(0);
@@ -88,29 +94,34 @@ fn sum_ends(batch: &Rc<GraphBatch>, hidden: usize) -> Case {
         kernel: "edge_hidden_sum_ends",
         shape: format!("[{edges}, {hidden}] -> [{nodes}, {}]", 2 * hidden),
         // Reads d_z once for both ends and the lists, writes the sums; a sum for each end.
-        cost: Cost::of(edges * hidden + (nodes + 1) + 2 * edges + 2 * nodes * hidden, 2 * edges * hidden),
+        cost: Cost::stored::<T>(
+            edges * hidden + 2 * nodes * hidden,
+            (nodes + 1) + 2 * edges,
+            2 * edges * hidden,
+        ),
         format: Format::Fp32,
-        tolerance: roundings(degree),
+        tolerance: stored_tolerance::<T>(roundings(degree)),
         prepare: Box::new(move || {
             let batch = batch.clone();
             Prepared {
                 host: Host {
-                    inputs: vec![Values::new().signed(edges * hidden)],
+                    stored: vec![Values::new().matrix::<T>(edges, hidden)],
+                    stored_outputs: vec![HostMatrix::unwritten::<T>(nodes, 2 * hidden)],
                     indices: vec![
                         indices(&batch.incidence.offsets),
                         indices(&batch.incidence.entries),
                         count(nodes),
                     ],
-                    outputs: vec![unwritten(2 * nodes * hidden)],
                     ..Default::default()
                 },
                 launch: Box::new(move |device, arrays| {
-                    let ([d_z], [offsets, entries, count], [mut sums], _) = arrays.parts();
+                    let ([d_z], [mut sums], parts) = arrays.stored_as::<T>().parts();
+                    let ([], [offsets, entries, count], [], _) = parts;
                     let by_row = Lists { rows: counted(count, nodes), offsets, entries };
                     edge_hidden_sum_ends(device, &mut sums, d_z, by_row, hidden)
                 }),
                 expected: Box::new(move |host| {
-                    let [d_z] = host.wide_inputs();
+                    let [d_z] = host.wide_stored();
                     let mut sums = vec![0.0; 2 * nodes * hidden];
                     for (edge, d) in d_z.chunks_exact(hidden).enumerate() {
                         let (subject, object) = (batch.edge_subject[edge], batch.edge_object[edge]);
@@ -124,7 +135,7 @@ fn sum_ends(batch: &Rc<GraphBatch>, hidden: usize) -> Case {
     }
 }
 
-fn sum_edges(batch: &Rc<GraphBatch>, hidden: usize) -> Case {
+fn sum_edges<T: StoredElement>(batch: &Rc<GraphBatch>, hidden: usize) -> Case {
     let batch = batch.clone();
     let edges = batch.size().edges;
     let predicates = batch.predicate_occurrences.types.len();
@@ -133,30 +144,35 @@ fn sum_edges(batch: &Rc<GraphBatch>, hidden: usize) -> Case {
         kernel: "edge_hidden_sum_edges",
         shape: format!("[{edges}, {hidden}] -> [{predicates}, {hidden}]"),
         // Reads d_z and the lists, writes the sums.
-        cost: Cost::of(edges * hidden + (predicates + 1) + edges + predicates * hidden, edges * hidden),
+        cost: Cost::stored::<T>(
+            edges * hidden + predicates * hidden,
+            (predicates + 1) + edges,
+            edges * hidden,
+        ),
         format: Format::Fp32,
-        tolerance: roundings(most),
+        tolerance: stored_tolerance::<T>(roundings(most)),
         prepare: Box::new(move || {
             let batch = batch.clone();
             let occurrences = &batch.predicate_occurrences;
             Prepared {
                 host: Host {
-                    inputs: vec![Values::new().signed(edges * hidden)],
+                    stored: vec![Values::new().matrix::<T>(edges, hidden)],
+                    stored_outputs: vec![HostMatrix::unwritten::<T>(predicates, hidden)],
                     indices: vec![
                         indices(&occurrences.offsets),
                         indices(&occurrences.entries),
                         count(predicates),
                     ],
-                    outputs: vec![unwritten(predicates * hidden)],
                     ..Default::default()
                 },
                 launch: Box::new(move |device, arrays| {
-                    let ([d_z], [offsets, entries, count], [mut sums], _) = arrays.parts();
+                    let ([d_z], [mut sums], parts) = arrays.stored_as::<T>().parts();
+                    let ([], [offsets, entries, count], [], _) = parts;
                     let by_row = Lists { rows: counted(count, predicates), offsets, entries };
                     edge_hidden_sum_edges(device, &mut sums, d_z, by_row, hidden)
                 }),
                 expected: Box::new(move |host| {
-                    let [d_z] = host.wide_inputs();
+                    let [d_z] = host.wide_stored();
                     let mut sums = vec![0.0; predicates * hidden];
                     for (d, &slot) in d_z.chunks_exact(hidden).zip(&batch.predicate_occurrences.slot) {
                         add_row(&mut sums, slot as usize, d);

@@ -1,7 +1,7 @@
 //! edge_pool: the messages of a layer's edges to its nodes.
 
-use super::batch_norm::{decided_inputs, norm_gradient};
-use super::{count, counted, indices, norm, norm_values, reference_norm, roundings};
+use super::batch_norm::{decided_inputs, expected_backward, norm_gradient};
+use super::{count, counted, indices, norm, norm_values, reference_norm, roundings, stored_tolerance};
 use crate::backend::cuda::batch_norm::Norm;
 use crate::backend::cuda::buffer::Slice;
 use crate::backend::cuda::edge_hidden::{Ends, Lists};
@@ -9,13 +9,14 @@ use crate::backend::cuda::edge_pool::{
     HeadsGradient, edge_pool_backward, edge_pool_backward_sums, edge_pool_forward,
 };
 use crate::backend::cuda::linear::Format;
-use crate::backend::reference::batch_norm::batch_norm_backward;
+use crate::backend::cuda::stored::StoredElement;
 use crate::backend::reference::edge_pool as reference;
 use crate::bench::case::{Case, Cost, Host, Prepared, unwritten};
+use crate::bench::matrix::HostMatrix;
 use crate::bench::sizes::Sizes;
 use crate::bench::values::Values;
 
-pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
+pub(super) fn cases<T: StoredElement>(sizes: &Sizes) -> Vec<Case> {
     let (nodes, edges, config) = (sizes.nodes(), sizes.edges(), sizes.config);
     let (hidden, state, width) = (config.hidden_width, config.state_width, config.heads_width(0));
     let shape = format!("[{edges}, {width}] and [{nodes}, {hidden}]");
@@ -26,116 +27,117 @@ pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
             shape,
             // Reads the two messages of each edge and the lists, writes the nodes' means; norm 3, ReLU 1, sum 1 for each
             // value of a message, a quotient for each of a mean.
-            cost: Cost::of(
-                2 * edges * hidden + nodes * hidden + (nodes + 1) + 2 * edges + 4 * width,
+            cost: Cost::stored::<T>(
+                2 * edges * hidden + nodes * hidden,
+                (nodes + 1) + 2 * edges + 4 * width,
                 5 * 2 * edges * hidden + nodes * hidden,
             ),
             // Batch norm's four, and a sum over the 21 edges of an image node, and more where an object has them.
             format: Format::Fp32,
-            tolerance: roundings(40),
+            tolerance: stored_tolerance::<T>(roundings(40)),
             prepare: Box::new(move || {
                 let batch = forward_batch.clone();
                 let mut values = Values::new();
-                let mut inputs = vec![values.signed(edges * width)];
-                inputs.extend(norm_values(&mut values, width));
                 Prepared {
                     host: Host {
-                        inputs,
+                        stored: vec![values.matrix::<T>(edges, width)],
+                        stored_outputs: vec![HostMatrix::unwritten::<T>(nodes, hidden)],
+                        inputs: norm_values(&mut values, width).to_vec(),
                         indices: vec![
                             indices(&batch.incidence.offsets),
                             indices(&batch.incidence.entries),
                             count(nodes),
                         ],
-                        outputs: vec![unwritten(nodes * hidden)],
                         ..Default::default()
                     },
                     launch: Box::new(move |device, arrays| {
-                        let ([z, mean, rstd, weight, bias], [offsets, entries, count], [mut pooled], _) =
-                            arrays.parts();
-                        let norm = norm([mean, rstd, weight, bias]);
+                        let ([z], [mut pooled], parts) = arrays.stored_as::<T>().parts();
+                        let (of, [offsets, entries, count], [], _) = parts;
                         let incidence = Lists { rows: counted(count, nodes), offsets, entries };
-                        edge_pool_forward(device, &mut pooled, z, norm, incidence, hidden)
+                        edge_pool_forward(device, &mut pooled, z, norm(of), incidence, hidden)
                     }),
                     expected: Box::new(move |host| {
-                        let [z, mean, rstd, weight, bias] = host.wide_inputs();
-                        let heads = reference_norm(&[mean, rstd, weight, bias]).relu_rows(&z);
+                        let [z] = host.wide_stored();
+                        let heads = reference_norm(&host.wide_inputs()).relu_rows(&z);
                         vec![reference::edge_pool(&batch, &heads, width, hidden, hidden + state)]
                     }),
                 }
             }),
         },
-        backward_sums(sizes),
-        backward(sizes),
+        backward_sums::<T>(sizes),
+        backward::<T>(sizes),
     ]
 }
 
-/// Reads each node's gradient once, the edge states', z and the lists, and norm; a quotient for each value of a message.
-fn gradient_cost(sizes: &Sizes) -> (usize, usize) {
+/// Each node's gradient is read once, the edge states', z and the lists, and norm; a quotient for each value of a message:
+/// stored values, others and operations.
+fn gradient_cost(sizes: &Sizes) -> (usize, usize, usize) {
     let (nodes, edges, config) = (sizes.nodes(), sizes.edges(), sizes.config);
     let (hidden, state, width) = (config.hidden_width, config.state_width, config.heads_width(0));
-    let values = nodes * hidden + edges * (state + width) + 2 * edges + (nodes + 1) + 4 * width;
-    (values, 2 * edges * hidden)
+    (nodes * hidden + edges * (state + width), 2 * edges + (nodes + 1) + 4 * width, 2 * edges * hidden)
 }
 
 /// d_pooled, d_edge_state, z and its norm; subject, object, offsets and entries, and both counts.
-fn gradient_host(sizes: &Sizes) -> Host {
+fn gradient_host<T: StoredElement>(sizes: &Sizes) -> Host {
     let (nodes, edges, config) = (sizes.nodes(), sizes.edges(), sizes.config);
     let mut values = Values::new();
-    let mut inputs =
-        vec![values.signed(nodes * config.hidden_width), values.signed(edges * config.state_width)];
-    inputs.extend(decided_inputs(&mut values, edges, config.heads_width(0)));
+    let d_pooled = values.matrix::<T>(nodes, config.hidden_width);
+    let d_edge_state = values.matrix::<T>(edges, config.state_width);
+    let (z, of) = decided_inputs::<T>(&mut values, edges, config.heads_width(0));
     let batch = &sizes.batch;
     let lists = [&batch.edge_subject, &batch.edge_object, &batch.incidence.offsets, &batch.incidence.entries];
     let mut lists: Vec<Vec<i32>> = lists.map(|list| indices(list)).to_vec();
     lists.extend([count(nodes), count(edges)]);
-    Host { inputs, indices: lists, ..Default::default() }
+    let stored = vec![d_pooled, d_edge_state, z];
+    Host { stored, inputs: of.to_vec(), indices: lists, ..Default::default() }
 }
 
 /// d_z, d_weight and d_bias.
 fn gradient_expected(sizes: &Sizes, host: &Host) -> [Vec<f64>; 3] {
     let (hidden, state) = (sizes.config.hidden_width, sizes.config.state_width);
     let width = 2 * hidden + state;
-    let [d_pooled, d_edge_state, z, mean, rstd, weight, bias] = host.wide_inputs();
+    let ([d_pooled, d_edge_state, z], of) = (host.wide_stored(), host.wide_inputs());
     let (batch, start) = (&sizes.batch, hidden + state);
-    let mut d = reference::edge_pool_backward(batch, &d_pooled, &d_edge_state, width, hidden, start);
-    let [mut d_weight, mut d_bias] = [(); 2].map(|()| vec![f64::NAN; width]);
-    let of = [mean, rstd, weight, bias];
-    batch_norm_backward(&z, reference_norm(&of), true, &mut d, &mut d_weight, &mut d_bias);
-    [d, d_weight, d_bias]
+    let d = reference::edge_pool_backward(batch, &d_pooled, &d_edge_state, width, hidden, start);
+    expected_backward(&z, &of, d)
 }
 
 /// What both launchers take, of a case's inputs and lists.
-fn gathered<'a>(
+fn gathered<'a, T: StoredElement>(
     sizes: &Sizes,
-    [d_pooled, d_edge_state, z, mean, rstd, weight, bias]: [Slice<'a, f32>; 7],
+    [d_pooled, d_edge_state, z]: [Slice<'a, T>; 3],
+    of: [Slice<'a, f32>; 4],
     [subject, object, offsets, entries, node_count, edge_count]: [Slice<'a, i32>; 6],
-) -> (HeadsGradient<'a, f32>, Slice<'a, f32>, Norm<'a>) {
+) -> (HeadsGradient<'a, T>, Slice<'a, T>, Norm<'a>) {
     let nodes = Ends { edges: counted(edge_count, sizes.edges()), subject, object };
     let incidence = Lists { rows: counted(node_count, sizes.nodes()), offsets, entries };
     let hidden = sizes.config.hidden_width;
-    let of = HeadsGradient { d_pooled, d_edge_state, nodes, incidence, hidden };
-    (of, z, norm([mean, rstd, weight, bias]))
+    let gradient = HeadsGradient { d_pooled, d_edge_state, nodes, incidence, hidden };
+    (gradient, z, norm(of))
 }
 
-fn backward_sums(sizes: &Sizes) -> Case {
+fn backward_sums<T: StoredElement>(sizes: &Sizes) -> Case {
     let (edges, width) = (sizes.edges(), sizes.config.heads_width(0));
-    let (values, flops) = gradient_cost(sizes);
+    let (stored, values, flops) = gradient_cost(sizes);
     let sizes = sizes.clone();
     Case {
         kernel: "edge_pool_backward_sums",
         shape: format!("[{edges}, {width}]"),
         // Writes d_weight and d_bias; norm and ReLU 4, two sums 4.
-        cost: Cost::of(values + 2 * width, flops + 8 * edges * width),
+        cost: Cost::stored::<T>(stored, values + 2 * width, flops + 8 * edges * width),
         // A quotient, then as batch norm's sums.
         format: Format::Fp32,
         tolerance: roundings(2 + 8 + 8 + 4),
         prepare: Box::new(move || {
             let (launched, expected) = (sizes.clone(), sizes.clone());
             Prepared {
-                host: Host { outputs: vec![unwritten(width), unwritten(width)], ..gradient_host(&sizes) },
+                host: Host {
+                    outputs: vec![unwritten(width), unwritten(width)],
+                    ..gradient_host::<T>(&sizes)
+                },
                 launch: Box::new(move |device, arrays| {
-                    let (inputs, lists, to, others) = arrays.parts();
-                    let (of, z, norm) = gathered(&launched, inputs, lists);
+                    let (stored, [], (of, lists, to, others)) = arrays.stored_as::<T>().parts();
+                    let (of, z, norm) = gathered(&launched, stored, of, lists);
                     edge_pool_backward_sums(device, norm_gradient(to, &mut others.sums), of, z, norm)
                 }),
                 expected: Box::new(move |host| gradient_expected(&expected, host)[1..].to_vec()),
@@ -145,27 +147,32 @@ fn backward_sums(sizes: &Sizes) -> Case {
 }
 
 /// After the sums, which are made here too.
-fn backward(sizes: &Sizes) -> Case {
+fn backward<T: StoredElement>(sizes: &Sizes) -> Case {
     let (edges, width) = (sizes.edges(), sizes.config.heads_width(0));
-    let (values, flops) = gradient_cost(sizes);
+    let (stored, values, flops) = gradient_cost(sizes);
     let sizes = sizes.clone();
     Case {
         kernel: "edge_pool_backward",
         shape: format!("[{edges}, {width}]"),
         // Both passes: each reads all, since the sums must be complete; the second reads the sums and writes d_z. Norm and
         // ReLU 4 each time, two sums 4, the gradient 6.
-        cost: Cost::of(2 * values + 4 * width + edges * width, 2 * flops + 18 * edges * width),
+        cost: Cost::stored::<T>(
+            2 * stored + edges * width,
+            2 * values + 4 * width,
+            2 * flops + 18 * edges * width,
+        ),
         format: Format::Fp32,
-        tolerance: roundings(2 + 8 + 8 + 8),
+        tolerance: stored_tolerance::<T>(roundings(2 + 8 + 8 + 8)),
         prepare: Box::new(move || {
             let (launched, expected) = (sizes.clone(), sizes.clone());
-            let outputs = vec![unwritten(edges * width), unwritten(width), unwritten(width)];
+            let outputs = vec![unwritten(width), unwritten(width)];
+            let stored_outputs = vec![HostMatrix::unwritten::<T>(edges, width)];
             Prepared {
-                host: Host { outputs, ..gradient_host(&sizes) },
+                host: Host { outputs, stored_outputs, ..gradient_host::<T>(&sizes) },
                 launch: Box::new(move |device, arrays| {
-                    let (inputs, lists, [mut d_z, weight, bias], others) = arrays.parts();
-                    let (of, z, norm) = gathered(&launched, inputs, lists);
-                    let to = norm_gradient([weight, bias], &mut others.sums);
+                    let (stored, [mut d_z], (of, lists, to, others)) = arrays.stored_as::<T>().parts();
+                    let (of, z, norm) = gathered(&launched, stored, of, lists);
+                    let to = norm_gradient(to, &mut others.sums);
                     edge_pool_backward_sums(device, to, of, z, norm)?;
                     edge_pool_backward(device, &mut d_z, of, z, norm, &others.sums)
                 }),

@@ -1,53 +1,47 @@
 //! l2_normalise: the node states that a layer gives.
 
-use super::batch_norm::{decided_inputs, norm_gradient};
-use super::{count, counted, norm, norm_values, reference_norm, roundings};
+use super::batch_norm::{decided_inputs, expected_backward, norm_gradient};
+use super::{count, counted, norm, norm_values, reference_norm, roundings, stored_tolerance};
 use crate::backend::cuda::l2_normalise::{l2_normalise_backward, l2_normalise_forward};
 use crate::backend::cuda::linear::Format;
-use crate::backend::reference::batch_norm::batch_norm_backward;
+use crate::backend::cuda::stored::StoredElement;
 use crate::backend::reference::l2_normalise as reference;
 use crate::bench::case::{Case, Cost, Host, Prepared, unwritten};
+use crate::bench::matrix::HostMatrix;
 use crate::bench::sizes::Sizes;
 use crate::bench::values::Values;
 
-pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
+pub(super) fn cases<T: StoredElement>(sizes: &Sizes) -> Vec<Case> {
     let (nodes, columns) = (sizes.nodes(), sizes.config.state_width);
     let values_count = nodes * columns;
     let shape = format!("[{nodes}, {columns}]");
     // A row's sum, by lane and then by warp, its root, a quotient, and batch norm's four.
-    let tolerance = roundings(columns.div_ceil(128) + 20);
+    let tolerance = stored_tolerance::<T>(roundings(columns.div_ceil(128) + 20));
     vec![
         Case {
             kernel: "l2_normalise_forward",
             shape: shape.clone(),
             // Reads z and writes x; norm 3, ReLU 1, square and sum 2, quotient 1.
-            cost: Cost::of(2 * values_count + 4 * columns, 7 * values_count),
+            cost: Cost::stored::<T>(2 * values_count, 4 * columns, 7 * values_count),
             format: Format::Fp32,
             tolerance,
             prepare: Box::new(move || {
                 let mut values = Values::new();
-                let mut inputs = vec![values.signed(values_count)];
-                inputs.extend(norm_values(&mut values, columns));
                 Prepared {
                     host: Host {
-                        inputs,
+                        stored: vec![values.matrix::<T>(nodes, columns)],
+                        stored_outputs: vec![HostMatrix::unwritten::<T>(nodes, columns)],
+                        inputs: norm_values(&mut values, columns).to_vec(),
                         indices: vec![count(nodes)],
-                        outputs: vec![unwritten(values_count)],
                         ..Default::default()
                     },
                     launch: Box::new(move |device, arrays| {
-                        let ([z, mean, rstd, weight, bias], [count], [mut x], _) = arrays.parts();
-                        l2_normalise_forward(
-                            device,
-                            &mut x,
-                            z,
-                            norm([mean, rstd, weight, bias]),
-                            counted(count, nodes),
-                        )
+                        let ([z], [mut x], (of, [count], [], _)) = arrays.stored_as::<T>().parts();
+                        l2_normalise_forward(device, &mut x, z, norm(of), counted(count, nodes))
                     }),
                     expected: Box::new(move |host| {
-                        let [z, mean, rstd, weight, bias] = host.wide_inputs();
-                        let mut x = reference_norm(&[mean, rstd, weight, bias]).relu_rows(&z);
+                        let [z] = host.wide_stored();
+                        let mut x = reference_norm(&host.wide_inputs()).relu_rows(&z);
                         reference::l2_normalise(&mut x, columns);
                         vec![x]
                     }),
@@ -59,40 +53,32 @@ pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
             shape,
             // Reads d_x and z, writes d_y, d_weight and d_bias; norm 3, ReLU 1, two dot products 4, difference and quotient 3,
             // two sums 4.
-            cost: Cost::of(3 * values_count + 6 * columns, 15 * values_count),
+            cost: Cost::stored::<T>(3 * values_count, 6 * columns, 15 * values_count),
             format: Format::Fp32,
             tolerance,
             prepare: Box::new(move || {
                 let mut values = Values::new();
-                let mut inputs = vec![values.signed(values_count)];
-                inputs.extend(decided_inputs(&mut values, nodes, columns));
+                let (z, of) = decided_inputs::<T>(&mut values, nodes, columns);
                 Prepared {
                     host: Host {
-                        inputs,
+                        stored: vec![values.matrix::<T>(nodes, columns), z],
+                        stored_outputs: vec![HostMatrix::unwritten::<T>(nodes, columns)],
+                        inputs: of.to_vec(),
                         indices: vec![count(nodes)],
-                        outputs: vec![unwritten(values_count), unwritten(columns), unwritten(columns)],
+                        outputs: vec![unwritten(columns), unwritten(columns)],
                         ..Default::default()
                     },
                     launch: Box::new(move |device, arrays| {
-                        let (
-                            [d_x, z, mean, rstd, weight, bias],
-                            [count],
-                            [mut d_y, d_weight, d_bias],
-                            others,
-                        ) = arrays.parts();
-                        let to = norm_gradient([d_weight, d_bias], &mut others.sums);
-                        let norm = norm([mean, rstd, weight, bias]);
-                        l2_normalise_backward(device, &mut d_y, to, d_x, z, norm, counted(count, nodes))
+                        let ([d_x, z], [mut d_y], (of, [count], to, others)) =
+                            arrays.stored_as::<T>().parts();
+                        let to = norm_gradient(to, &mut others.sums);
+                        l2_normalise_backward(device, &mut d_y, to, d_x, z, norm(of), counted(count, nodes))
                     }),
                     expected: Box::new(move |host| {
-                        let [d_x, z, mean, rstd, weight, bias] = host.wide_inputs();
-                        let of = [mean, rstd, weight, bias];
+                        let ([d_x, z], of) = (host.wide_stored(), host.wide_inputs());
                         let y = reference_norm(&of).relu_rows(&z);
                         let d_y = reference::l2_normalise_backward(&y, &d_x, columns);
-                        let (mut d_z, mut d_weight, mut d_bias) =
-                            (d_y.clone(), vec![f64::NAN; columns], vec![f64::NAN; columns]);
-                        let (weight, bias) = (&mut d_weight, &mut d_bias);
-                        batch_norm_backward(&z, reference_norm(&of), true, &mut d_z, weight, bias);
+                        let [_, d_weight, d_bias] = expected_backward(&z, &of, d_y.clone());
                         vec![d_y, d_weight, d_bias]
                     }),
                 }

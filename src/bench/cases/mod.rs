@@ -12,29 +12,32 @@ mod graph_batch;
 mod inner_products;
 mod l2_normalise;
 mod linear;
+mod pair_correlations;
 mod readout_loss;
 mod row_correlations;
 mod top_k;
+
+use half::bf16;
 
 use crate::backend::cuda::batch_norm::Norm;
 use crate::backend::cuda::buffer::Slice;
 use crate::backend::cuda::linear::Format;
 use crate::backend::cuda::rows::Rows;
+use crate::backend::cuda::stored::StoredElement;
 use crate::backend::reference::batch_norm as reference;
 use crate::bench::case::Case;
 use crate::bench::sizes::Sizes;
 use crate::bench::values::Values;
 use crate::model::config::ModelConfig;
 
-/// The cases of all launchers at these sizes, with operands of products in this format.
+/// The cases of all launchers at these sizes, with operands of products in this format, and in the element type that goes
+/// with it.
 pub fn all(sizes: &Sizes, format: Format) -> Vec<Case> {
+    let mut cases = match format {
+        Format::Bf16 => stored::<bf16>(sizes, format),
+        Format::Fp32 | Format::Tf32 | Format::Bf16x3 => stored::<f32>(sizes, format),
+    };
     let others = [
-        batch_norm::cases,
-        edge_hidden::cases,
-        edge_pool::cases,
-        embedding::cases,
-        l2_normalise::cases,
-        readout_loss::cases,
         adam::cases,
         draw_triples::cases,
         graph_batch::cases,
@@ -42,8 +45,23 @@ pub fn all(sizes: &Sizes, format: Format) -> Vec<Case> {
         cosine_ranks::cases,
         inner_products::cases,
         row_correlations::cases,
+        pair_correlations::cases,
     ];
-    let mut cases = linear::cases(sizes, format);
+    cases.extend(others.into_iter().flat_map(|cases| cases(sizes)));
+    cases
+}
+
+/// Those of launchers that come for either element type.
+fn stored<T: StoredElement>(sizes: &Sizes, format: Format) -> Vec<Case> {
+    let others = [
+        batch_norm::cases::<T>,
+        edge_hidden::cases::<T>,
+        edge_pool::cases::<T>,
+        embedding::cases::<T>,
+        l2_normalise::cases::<T>,
+        readout_loss::cases::<T>,
+    ];
+    let mut cases = linear::cases::<T>(sizes, format);
     cases.extend(others.into_iter().flat_map(|cases| cases(sizes)));
     cases
 }
@@ -53,13 +71,18 @@ fn test_images(sizes: &Sizes) -> usize {
     if sizes.config.state_width < ModelConfig::PAPER.state_width { 200 } else { 4_537 }
 }
 
-/// Half the distance from 1 to the next number in single precision: the most that one rounding is off by.
-const ROUNDING: f64 = f32::EPSILON as f64 / 2.0;
+/// The most that one rounding to single precision is off by.
+const ROUNDING: f64 = f32::ROUNDING;
 
 /// The roundings of a chain of `count` of them that are at their worst together: all of a few, and of many, which
 /// partly cancel, four times their square root.
 fn roundings(count: usize) -> f64 {
     ROUNDING * (count as f64).min(4.0 * (count as f64).sqrt())
+}
+
+/// The tolerance of results that are stored as `T`: that in single precision, and one rounding more where `T` is narrower.
+fn stored_tolerance<T: StoredElement>(in_f32: f64) -> f64 {
+    in_f32 + (T::ROUNDING - ROUNDING)
 }
 
 /// So many rows, as a list of indices for [`counted`].

@@ -2,7 +2,8 @@
 
 use super::{ROUNDING, test_images};
 use crate::backend::cuda::linear::Format;
-use crate::backend::cuda::row_correlations::{COUNTS, MOMENTS, Strips, row_correlations};
+use crate::backend::cuda::row_correlations::{COUNTS, MOMENTS, row_correlations};
+use crate::backend::cuda::strips::Strips;
 use crate::backend::reference::row_correlations::row_sums;
 use crate::bench::case::{Case, Cost, Host, OtherLengths, Prepared, all, all_mut};
 use crate::bench::sizes::Sizes;
@@ -57,7 +58,7 @@ pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
                     let few: Vec<_> = few.map(|(row, (x, y))| row_sums(x, y, row)).collect();
                     let all = || (0..STRIP_ROWS).map(|row| few[row % DIFFERENT_ROWS]);
                     let counts = all().flat_map(|of| {
-                        let [uu, vv, uv] = of.rank_products;
+                        let [uu, vv, uv] = of.rank_products.map(|sum| sum as i64);
                         let (tied_x, tied_y) = (of.tied_x as i64, of.tied_y as i64);
                         [of.concordant_minus_discordant, tied_x, tied_y, uu, vv, uv]
                     });

@@ -1,8 +1,8 @@
-//! What the correlations of a row of scores with its row of similarities follow from.
+//! What the correlations of scores with similarities follow from.
 
-/// Of the n pairs (x, y) of a row.
+/// Of n pairs (x, y): those of a row, or of all images.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct RowSums {
+pub struct CorrelationSums {
     /// n.
     pub entries: u64,
     /// Of the n (n - 1) / 2 pairs of entries, those of one order in x and y, less those of opposite orders.
@@ -12,7 +12,7 @@ pub struct RowSums {
     /// Pairs of entries that are equal in y.
     pub tied_y: u64,
     /// Sums of u u, v v and u v, where u is the number of entries below x less that of those above it, v the same of y.
-    pub rank_products: [i64; 3],
+    pub rank_products: [i128; 3],
     /// Sums of dx dx, dy dy and dx dy of the deviations from the means.
     pub deviation_products: [f64; 3],
 }
