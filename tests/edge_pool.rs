@@ -114,7 +114,7 @@ fn agrees_with_the_reference((graphs, hidden, state, seed): (Graphs, usize, usiz
 
 fn agrees_in<T: StoredElement>(graphs: &Graphs, hidden: usize, state: usize, seed: u64) {
     let inputs = Inputs::new::<T>(graphs, hidden, state, seed);
-    let batch_statistics = seed % 4 > 0;
+    let batch_statistics = !seed.is_multiple_of(4);
     let [pooled, d_z, d_weight, d_bias] = inputs.kernels::<T>(batch_statistics, seed);
     let of = inputs.norm.each_ref().map(|values| wide(values));
     let norm = reference_norm::Norm { mean: &of[0], rstd: &of[1], weight: &of[2], bias: &of[3] };
