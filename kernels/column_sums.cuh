@@ -3,8 +3,8 @@
 //   chunks   64 rows each: whoever makes or reads them writes two values per chunk and column, partials [chunks, 2, C]
 //   groups   32 chunks each: of the blocks that share a strip of columns the last one to be done with a group merges it
 //   the end  and the one that merges the last group merges the groups
-// in double precision and in an order that follows from R alone: bit-reproducible. Who is last is found by tickets, which
-// are 0 before and after every launch.
+// in double precision and in an order that follows from R alone: bit-reproducible. Who is last is found by tickets,
+// which are 0 before and after every launch.
 #pragma once
 
 #include "common.cuh"
@@ -99,8 +99,8 @@ struct StripThread {
     int strip, strips, column, in_strip, lane;
 };
 
-// The sums of `count` parts of a column, of `rows_each` rows but for the last: `part(i)` gives the i-th. Every lane takes
-// its share, the first one has the result. `memory` is shared, lanes * strip pairs.
+// The sums of `count` parts of a column, of `rows_each` rows but for the last: `part(i)` gives the i-th. Every lane
+// takes its share, the first one has the result. `memory` is shared, lanes * strip pairs.
 template <int lanes, int strip, class Merge, class Part>
 __device__ __forceinline__ Pair merge_parts(const Merge &merge, StripThread thread, bool inside, int count, int rows,
                                             int rows_each, Part part, Pair *memory) {

@@ -149,8 +149,8 @@ graph_batch_graphs(int *__restrict__ object_ends, int *__restrict__ node_object,
     }
 }
 
-// A segment of the rows of a kind of types, which warps go through side by side, since an image's own types are on many: those of nodes, whose entries are the messages that reach them, or of edges,
-// whose entries are they.
+// A segment of the rows of a kind of types, which warps go through side by side, since an image's own types are on many:
+// those of nodes, whose entries are the messages that reach them, or of edges, whose entries are they.
 struct Rows {
     const int *type_of, *message_offsets;
     int start, end;

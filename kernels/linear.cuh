@@ -12,8 +12,8 @@
 //      parts one above the other: rows from `split` on lie `jump` further
 // out  written. Columns' statistics, and the sums of the backward, are merged by the last block of their strip
 //      (column_sums.cuh), d_W's parts, sums over some rows each, by the last block of their tile
-// grid forward: x tiles of columns, y tiles of rows. backward: d_x's tiles row by row, `input_blocks` of them, then d_W's,
-//      part by part. R lies in device memory (common.cuh), and the parts of a sum over R follow from it alone
+// grid forward: x tiles of columns, y tiles of rows. backward: d_x's tiles row by row, `input_blocks` of them, then
+//      d_W's, part by part. R lies in device memory (common.cuh), and the parts of a sum over R follow from it alone
 // sums in the order of the inner dimension, columns' sums and parts in the order of rows: bit-reproducible
 // cost 2 R I O flops each, on the tensor cores but for fp32, times 3 for bf16x3; a tile of n x n reads 2 n values of 4
 //      bytes, or 2 of bf16, per n^2 multiply-adds: 32 (n = 64) or 64 (n = 128) flops a byte from L2, or twice as many
@@ -150,11 +150,11 @@ __device__ __forceinline__ void store_columns(bf16 *to, float (&values)[2], bool
     }
 }
 
-// A chunk of the tile: `add(row, column, product)` of each is stored, and of what was stored the columns' two values are
-// left for the merge.
+// A chunk of the tile: `add(row, column, product)` of each is stored, and of what was stored the columns' two values
+// are left for the merge.
 template <class Core, class T, class Add, class Sums>
-__device__ __forceinline__ void finish_chunk(float *memory, const Output<T> &out, const Place &place, int chunk, Add add,
-                                             const Sums &sums) {
+__device__ __forceinline__ void finish_chunk(float *memory, const Output<T> &out, const Place &place, int chunk,
+                                             Add add, const Sums &sums) {
     using Thread = ChunkThread<Core, T>;
     constexpr int each = Thread::each, rows_at_once = Thread::rows_at_once;
     Thread thread;
@@ -273,7 +273,8 @@ template <class Core, class Value, class Norm, class Add>
 __device__ __forceinline__ void forward(float *memory, Value *y, Operand<Value, Norm> x, Operand<Value, NoNorm> weight,
                                         const Statistics &statistics, int y_stride, int rows, int outputs, int inputs,
                                         Add add) {
-    Place place = {rows, outputs, int(blockIdx.y) * Core::Shape::rows, int(blockIdx.x) * Core::Shape::columns, 0, inputs};
+    int first_row = int(blockIdx.y) * Core::Shape::rows, first_column = int(blockIdx.x) * Core::Shape::columns;
+    Place place = {rows, outputs, first_row, first_column, 0, inputs};
     if (has_rows(place.first_row, rows)) { // or the whole block leaves
         Output<Value> out = {y, y_stride, NO_SPLIT, 0};
         product<Core, INNER_LAST, INNER_LAST>(memory, out, x, weight, place, add, statistics);
@@ -385,7 +386,8 @@ __device__ __forceinline__ void backward(float *memory, Value *d_x, int d_x_stri
 #define GATHERED Gathered<Value>{projected, projected_stride, subject, object, outputs}
 #define WEIGHT_GRADIENT_PARAMETERS OUT(float, d_weight), OUT(float, parts), OUT(int, part_tickets)
 #define SIZES IN(int, row_count), int outputs, int inputs
-#define BACKWARD_SIZES IN(int, row_count), int inputs, int outputs, int most_parts, int most_large_parts, int input_blocks
+#define BACKWARD_SIZES                                                                                                 \
+    IN(int, row_count), int inputs, int outputs, int most_parts, int most_large_parts, int input_blocks
 
 #define LINEAR_KERNELS(suffix, Core)                                                                                   \
     LINEAR_KERNEL(linear_forward_##suffix, Core)                                                                       \

@@ -1,4 +1,4 @@
-// linear_bf16: operands rounded to bf16.
+// linear_bf16: of values stored in bf16 (stored.cuh).
 
 #include "linear.cuh"
 

@@ -22,8 +22,8 @@ template <int rows_, int columns_, int inner_, int stages_, int warps_down_, int
     static_assert(warp_rows % 16 == 0 && warp_columns % 16 == 0 && inner % 16 == 0, "whole fragments");
 };
 
-// An operand's stage in shared memory, its padding such that 8 rows of 16 bytes (ldmatrix), or the 4 x 8 values of 32 bits
-// that a warp reads at once, lie in different banks.
+// An operand's stage in shared memory, its padding such that 8 rows of 16 bytes (ldmatrix), or the 4 x 8 values of 32
+// bits that a warp reads at once, lie in different banks.
 template <class T, Order order, int outer, int inner> struct Stage {
     static constexpr int lines = order == INNER_LAST ? outer : inner;
     static constexpr int line = order == INNER_LAST ? inner : outer; // values side by side
@@ -32,8 +32,8 @@ template <class T, Order order, int outer, int inner> struct Stage {
     static constexpr int values = lines * stride;
 };
 
-// What a lane 4 g + t holds of 16 x 16 values of an operand. The inner steps of a fragment may come in any order as long
-// as both operands' are alike.
+// What a lane 4 g + t holds of 16 x 16 values of an operand. The inner steps of a fragment may come in any order as
+// long as both operands' are alike.
 template <class T> struct Fragment;
 // [i][j] is row g + 8 i, inner step t + 4 j.
 template <> struct Fragment<float> {

@@ -24,6 +24,5 @@ program() { # of a test, as cargo named it
 "$(program emulator)" # builds programs of its own with the sanitizers
 for test in "${tests[@]}"; do
     # The fibers' stacks come and go, and Rust's test harness keeps some memory until the end.
-    LD_PRELOAD="$library" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 "$(program "$test")" \
-        --skip weight_gradients_of_many_tiles
+    LD_PRELOAD="$library" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 "$(program "$test")"
 done
