@@ -28,17 +28,20 @@
 #include "matmul_fma.cuh"
 #include "matmul_tensor.cuh"
 
-// Four stages but for the larger tile of 32-bit values, in at most the 48 KiB that a kernel may declare.
+// As many stages as share 40 KiB: then four blocks find room beside each other on every GPU but the smallest.
 template <class Value> struct Tiles {
     using Small = Shape<64, 64, 16, 4, 2, 2>;
     using Large = Shape<128, 128, 16, 2, 2, 4>;
 };
 template <> struct Tiles<bf16> {
     using Small = Shape<64, 64, 32, 4, 2, 2>;
-    using Large = Shape<128, 128, 16, 4, 2, 4>;
+    using Large = Shape<128, 128, 16, 3, 2, 4>;
 };
 template <class Format> using Tile64 = TensorCore<typename Tiles<typename Format::Value>::Small, Format>;
 template <class Format> using Tile128 = TensorCore<typename Tiles<typename Format::Value>::Large, Format>;
+
+constexpr int TILE_FLOATS = 40960 / int(sizeof(float));
+__shared__ __align__(16) float tile_memory[TILE_FLOATS];
 
 // ---- sums of a column over a chunk ------------------------------------------------------------------------------
 
@@ -369,7 +372,9 @@ __device__ __forceinline__ void backward(float *memory, Value *d_x, int d_x_stri
 // ---- kernels ----------------------------------------------------------------------------------------------------
 
 #define LINEAR_KERNEL(name, Core) extern "C" __global__ void __launch_bounds__(Core::Shape::threads, Core::blocks) name
-#define LINEAR_MEMORY(Core) __shared__ __align__(16) float memory[Core::memory_floats]
+#define LINEAR_MEMORY(Core)                                                                                            \
+    static_assert(Core::memory_floats <= TILE_FLOATS, "stages that fit");                                              \
+    float *memory = tile_memory
 
 #define IN(type, name) const type *__restrict__ name
 #define OUT(type, name) type *__restrict__ name
