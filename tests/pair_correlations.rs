@@ -3,7 +3,8 @@
 mod kernel_support;
 
 use kernel_support::cases::{check, no_device, seeds};
-use kernel_support::{Values, all, devices, same_bits, to_device, wide};
+use kernel_support::scores::{Kind, draw, kind};
+use kernel_support::{Values, all, devices, same_bits, to_device};
 use proptest::prelude::*;
 use scenerank::backend::cuda::device::Device;
 use scenerank::backend::cuda::pair_correlations::{
@@ -77,42 +78,6 @@ fn definition_deviations(pairs: &[(f64, f64)]) -> [f64; 3] {
         sum(&|pair| (pair.0 - x).powi(2)),
         sum(&|pair| (pair.1 - y).powi(2)),
         sum(&|pair| (pair.0 - x) * (pair.1 - y)),
-    ]
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Kind {
-    /// All different, of either sign.
-    Distinct,
-    /// Five values, -0 and 0 among them.
-    Few,
-    /// One value.
-    Constant,
-    /// Ascending, all different.
-    Sorted,
-    /// Descending, each twice.
-    Reversed,
-}
-
-fn draw(values: &mut Values, kind: Kind, count: usize) -> Vec<f64> {
-    let values = wide(&values.signed(count)).into_iter();
-    match kind {
-        // Sums of bits far apart, so that low bits decide too.
-        Kind::Distinct => values.enumerate().map(|(i, v)| 1.2 * v + 1e-12 * i as f64).collect(),
-        Kind::Few => values.map(|v| (2.4 * v).round() / 2.0 * if v < 0.1 { -1.0 } else { 1.0 }).collect(),
-        Kind::Constant => vec![0.3; count],
-        Kind::Sorted => (0..count).map(|i| 0.1 * i as f64 - 7.0).collect(),
-        Kind::Reversed => (0..count).map(|i| 1.0 - (i / 2) as f64).collect(),
-    }
-}
-
-fn kind() -> impl Strategy<Value = Kind> {
-    prop_oneof![
-        3 => Just(Kind::Distinct),
-        3 => Just(Kind::Few),
-        1 => Just(Kind::Constant),
-        1 => Just(Kind::Sorted),
-        1 => Just(Kind::Reversed)
     ]
 }
 

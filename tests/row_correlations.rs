@@ -3,7 +3,8 @@
 mod kernel_support;
 
 use kernel_support::cases::{check, seeds};
-use kernel_support::{Values, all, devices, same_bits, to_device, wide};
+use kernel_support::scores::{Kind, draw, kind};
+use kernel_support::{Values, all, devices, same_bits, to_device};
 use proptest::prelude::*;
 use scenerank::backend::cuda::device::Device;
 use scenerank::backend::cuda::row_correlations::{COUNTS, MOMENTS, row_correlations};
@@ -65,29 +66,8 @@ fn compare(
     }
 }
 
-#[derive(Clone, Copy, Debug)]
-enum Kind {
-    /// All different, some outside 0..1.
-    Distinct,
-    /// Five values, -0 and 0 among them.
-    Few,
-    /// One value.
-    Constant,
-}
-
-fn draw(values: &mut Values, kind: Kind, count: usize) -> Vec<f64> {
-    let values = wide(&values.signed(count)).into_iter();
-    match kind {
-        // Sums of bits far apart, so that low bits decide too.
-        Kind::Distinct => values.enumerate().map(|(i, v)| 1.2 * v + 1e-12 * i as f64).collect(),
-        Kind::Few => values.map(|v| (2.4 * v).round() / 2.0 * if v < 0.1 { -1.0 } else { 1.0 }).collect(),
-        Kind::Constant => vec![0.3; count],
-    }
-}
-
 #[test]
 fn counts_are_the_references_and_sums_within_rounding() {
-    let kind = || prop_oneof![3 => Just(Kind::Distinct), 3 => Just(Kind::Few), 1 => Just(Kind::Constant)];
     // Around the threads of a block too.
     let columns = prop_oneof![4 => 1..=70usize, 1 => prop::sample::select(vec![256, 257, 258, 300])];
     let shapes = columns
