@@ -4,6 +4,7 @@ mod support;
 
 use half::bf16;
 use scenerank::backend::Backend;
+use scenerank::backend::cpu::Cpu;
 use scenerank::backend::cuda::Cuda;
 use scenerank::backend::cuda::device::Device;
 use scenerank::backend::cuda::linear::Format;
@@ -15,7 +16,9 @@ use scenerank::model::config::ModelConfig;
 use scenerank::model::tensors::NamedTensors;
 use scenerank::model::{Model, TrainingState};
 use scenerank::optimizer::Adam;
-use support::{BatchShape, SMALL, Tolerance, assert_close, random_batch, random_parameters, switched_off};
+use support::{
+    BatchShape, SMALL, Tolerance, assert_close, random_batch, random_parameters, relative_error, switched_off,
+};
 
 const SHAPE: BatchShape = BatchShape { triples: 5, objects: 9, relationships: 12, oddities: true };
 const FORMATS: [Format; 4] = [Format::Fp32, Format::Tf32, Format::Bf16, Format::Bf16x3];
@@ -168,6 +171,33 @@ fn formats_reach_the_products_of_a_step() {
         assert!(pair[1] > factor * pair[0], "{distances:?}");
     }
     assert!(distances[3] < 2e-2, "{distances:?}");
+}
+
+/// The CPU backend rounds to bf16 where the kernels do. In some steps a sum in another order falls to the other side of a
+/// rounding's edge, and moves what follows by a like share; in the others the two agree as closely as in single precision.
+/// A rounding left out, or made elsewhere, parts them in every step.
+#[test]
+fn bf16_on_the_cpu_rounds_what_the_kernels_round() {
+    let (mut alike, mut cases) = (0, 0);
+    for (layers, seed) in [1, 2, 3].into_iter().flat_map(|layers| (0..4).map(move |seed| (layers, seed))) {
+        let config = ModelConfig { layers, ..SMALL };
+        let batch = random_batch(config, SHAPE, seed);
+        let Some(cuda) = backend::<bf16>(None, Format::Bf16) else { return };
+        let kernels = step_of(config, cuda, &batch, LossKind::Ranking);
+        let cpu = step_of(config, Cpu::rounding_to_bf16(), &batch, LossKind::Ranking);
+        let gradients = kernels.gradients.iter();
+        let gradient = gradients
+            .map(|(name, want)| relative_error(&cpu.gradients[name].values, &want.values))
+            .fold(0.0, f64::max);
+        let embedding = relative_error(&cpu.embedding, &kernels.embedding);
+        println!(
+            "{layers} layers, seed {seed}: embeddings {embedding:.1e}, gradients at most {gradient:.1e} apart"
+        );
+        assert!(embedding < 2e-2, "no further than from the reference");
+        alike += usize::from(embedding < 1e-6 && gradient < 1e-2);
+        cases += 1;
+    }
+    assert!(3 * alike >= cases, "{alike} of {cases} steps alike");
 }
 
 #[test]

@@ -14,6 +14,7 @@ use faer::{MatMut, MatRef};
 use rayon::prelude::*;
 
 use super::matmul::{Accum, matmul, matrix, matrix_mut};
+use super::rounding::Rounding;
 use super::rows::add;
 use super::{Cpu, at_least};
 use crate::backend::{LayerInput, LayerInputGradient, Mode};
@@ -81,6 +82,8 @@ impl Cpu {
         let Parameters { layout: all, values, running_mean, running_var } = parameters;
         let (width, hidden, edges) = (all.config.state_width, all.config.hidden_width, batch.size().edges);
         let layout = all.block(layer, BlockKind::EdgeHidden);
+        let rounding = &self.rounding;
+        let values = rounding.parameters(values);
         let weight = split_weight(&values[layout.weight.clone()], hidden, width);
         let z = &mut block.linear[..edges * hidden];
         // Moved out so that the closure below can read it while `self` keeps the statistics.
@@ -99,6 +102,7 @@ impl Cpu {
         let (p_subject, p_object) = matrix_mut(projected, node_rows, 2 * hidden).split_at_col_mut(hidden);
         matmul(p_subject, Accum::Replace, x, weight.subject.transpose());
         matmul(p_object, Accum::Replace, x, weight.object.transpose());
+        rounding.store_all(projected);
         let projected = &*projected;
 
         let add_ends = |z: &mut [f32], subject: u32, object: u32| {
@@ -118,6 +122,7 @@ impl Cpu {
                     matrix(rows, of.types.len(), width),
                     weight.edge.transpose(),
                 );
+                rounding.store_all(p_edge);
                 let p_edge = &*p_edge;
                 self.statistics(mode, layout, running_mean, running_var, z, mean, rstd, |first, z| {
                     for (edge, z) in (first..).zip(z.chunks_exact_mut(hidden)) {
@@ -145,6 +150,7 @@ impl Scratch {
     /// Of `d_z [E, H]`: the weight's gradient and the input's.
     pub(super) fn backward(
         &mut self,
+        rounding: &Rounding,
         layer: usize,
         parameters: &Parameters<Vec<f32>>,
         batch: &GraphBatch,
@@ -156,7 +162,8 @@ impl Scratch {
         let all = &parameters.layout;
         let (width, hidden, size) = (all.config.state_width, all.config.hidden_width, batch.size());
         let layout = all.block(layer, BlockKind::EdgeHidden);
-        let weight = split_weight(&parameters.values[layout.weight.clone()], hidden, width);
+        let values = rounding.parameters(&parameters.values);
+        let weight = split_weight(&values[layout.weight.clone()], hidden, width);
         let add_messages = |node: usize, sums: &mut [f32]| {
             let (subject, object) = sums.split_at_mut(hidden);
             for (edge, role) in batch.incidence.messages(node) {
@@ -175,12 +182,15 @@ impl Scratch {
                 sums.par_chunks_mut(2 * hidden).enumerate().for_each(|(node, sums)| {
                     sums.fill(0.0);
                     add_messages(node, sums);
+                    rounding.store(sums);
                 });
                 let d_weight = split_weight_mut(&mut gradients[layout.weight.clone()], hidden, width);
                 products(sums, size.nodes, nodes, &weight, d_weight.subject, d_weight.object, d_nodes);
                 let d_z = matrix(d_z, size.edges, hidden);
                 matmul(d_weight.edge, Accum::Replace, d_z.transpose(), matrix(edges, size.edges, width));
                 matmul(matrix_mut(d_edges, size.edges, width), Accum::Replace, d_z, weight.edge);
+                rounding.store_all(&mut d_nodes[..size.nodes * width]);
+                rounding.store_all(&mut d_edges[..size.edges * width]);
             }
             (LayerInput::Embeddings, LayerInputGradient::Embeddings) => {
                 let (objects, predicates) = (&batch.object_occurrences, &batch.predicate_occurrences);
@@ -189,6 +199,7 @@ impl Scratch {
                 sums.par_chunks_mut(2 * hidden).enumerate().for_each(|(slot, sums)| {
                     sums.fill(0.0);
                     objects.rows(slot).iter().for_each(|&node| add_messages(node as usize, sums));
+                    rounding.store(sums);
                 });
                 let edge_sums = at_least(&mut self.edges, predicate_count * hidden);
                 edge_sums.par_chunks_mut(hidden).enumerate().for_each(|(slot, sum)| {
@@ -196,12 +207,12 @@ impl Scratch {
                     for &edge in predicates.rows(slot) {
                         add(sum, &d_z[edge as usize * hidden..][..hidden]);
                     }
+                    rounding.store(sum);
                 });
                 let (tables, blocks) = gradients.split_at_mut(all.predicate_embedding.end);
                 let d_weight =
                     &mut blocks[layout.weight.start - tables.len()..layout.weight.end - tables.len()];
                 let d_weight = split_weight_mut(d_weight, hidden, width);
-                let values = &parameters.values;
                 occurring_rows(&values[all.object_embedding.clone()], width, objects, &mut self.object_rows);
                 let d_objects = at_least(&mut self.d_object_rows, object_count * width);
                 products(
@@ -228,6 +239,8 @@ impl Scratch {
                     edge_sums,
                     weight.edge,
                 );
+                rounding.store_all(d_objects);
+                rounding.store_all(&mut self.predicate_rows);
                 tables.fill(0.0);
                 scatter(d_objects, width, objects, &mut tables[all.object_embedding.clone()]);
                 scatter(

@@ -45,6 +45,7 @@ impl Cpu {
                 }
                 scale(pooled, 1.0 / batch.incidence.degree(node).max(1) as f32);
             }
+            self.rounding.store(pooled);
         });
         if state > 0 {
             let edges = edge_state[..size.edges * state].par_chunks_mut(CHUNK_ROWS * state).enumerate();
@@ -52,6 +53,7 @@ impl Cpu {
                 for (edge, state_row) in (chunk * CHUNK_ROWS..).zip(states.chunks_exact_mut(state)) {
                     to_edge.relu(&z[edge * width + hidden..], state_row);
                 }
+                self.rounding.store(states);
             });
         }
     }
@@ -116,6 +118,7 @@ impl Cpu {
                     );
                 }
             }
+            self.rounding.store(d_heads);
         });
     }
 }

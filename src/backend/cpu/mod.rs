@@ -13,6 +13,7 @@ pub(crate) mod inner_products;
 mod matmul;
 mod node;
 mod readout_loss;
+mod rounding;
 mod rows;
 pub mod stored_rows;
 pub mod top_k;
@@ -34,11 +35,13 @@ use crate::optimizer::{Adam, AdamStep, Moments};
 
 use batch_norm::{BackwardSums, CHUNK_ROWS, Columns, Partials, Statistics, Terms};
 use matmul::{Accum, matmul, matrix, matrix_mut};
+use rounding::Rounding;
 use rows::vectorised;
 
-/// The CPU backend. Its fields are scratch memory, kept between stages.
+/// The CPU backend. Its fields, but for the first, are scratch memory, kept between stages.
 #[derive(Debug, Default)]
 pub struct Cpu {
+    rounding: Rounding,
     columns: Columns,
     terms: Terms,
     partials: Partials,
@@ -57,7 +60,13 @@ impl Cpu {
         Cpu::default()
     }
 
-    /// The statistics of `z [R, C]`, which `prepare` completes chunk by chunk, into `mean` and `rstd`.
+    /// One that computes in single precision too, and rounds to bf16 what the CUDA kernels store so: to see what that
+    /// costs in accuracy. It is no faster.
+    pub fn rounding_to_bf16() -> Self {
+        Cpu { rounding: Rounding::to_bf16(), ..Cpu::default() }
+    }
+
+    /// The statistics of `z [R, C]`, which `prepare` completes chunk by chunk and which is stored then, into `mean` and `rstd`.
     fn statistics(
         &mut self,
         mode: Mode,
@@ -69,6 +78,10 @@ impl Cpu {
         rstd: &mut [f32],
         prepare: impl Fn(usize, &mut [f32]) + Sync,
     ) {
+        let prepare = |first: usize, z: &mut [f32]| {
+            prepare(first, z);
+            self.rounding.store(z);
+        };
         let running_mean = &mut running_mean[layout.running.clone()];
         let running_var = &mut running_var[layout.running.clone()];
         match mode {
@@ -94,7 +107,8 @@ impl Cpu {
         rows: usize,
         block: &mut BlockActivations<Vec<f32>>,
     ) {
-        let weight = matrix(&values[layout.weight.clone()], layout.outputs, layout.inputs);
+        let weights = &self.rounding.parameters(values)[layout.weight.clone()];
+        let weight = matrix(weights, layout.outputs, layout.inputs);
         let z = &mut block.linear[..rows * layout.outputs];
         matmul(
             matrix_mut(z, rows, layout.outputs),
@@ -121,6 +135,7 @@ impl Cpu {
             for (y, z) in output.chunks_exact_mut(width).zip(z.chunks_exact(width)) {
                 columns.relu(z, y);
             }
+            self.rounding.store(output);
         });
     }
 
@@ -156,7 +171,29 @@ impl Cpu {
             for (d, z) in d.chunks_exact_mut(width).zip(z.chunks_exact(width)) {
                 columns.backward_in_place(z, terms, d);
             }
+            self.rounding.store(d);
         });
+    }
+
+    /// Backward of `z = x W^T`: `d_weight = d_z^T x` and `d_x = d_z W`.
+    fn linear_backward(
+        &self,
+        layout: &BlockLayout,
+        values: &[f32],
+        d_z: &[f32],
+        x: &[f32],
+        rows: usize,
+        d_x: &mut [f32],
+        gradients: &mut [f32],
+    ) {
+        let (inputs, outputs) = (layout.inputs, layout.outputs);
+        let d_z = matrix(d_z, rows, outputs);
+        let d_weight = matrix_mut(&mut gradients[layout.weight.clone()], outputs, inputs);
+        matmul(d_weight, Accum::Replace, d_z.transpose(), matrix(x, rows, inputs));
+        let weight = matrix(&self.rounding.parameters(values)[layout.weight.clone()], outputs, inputs);
+        let d_x = &mut d_x[..rows * inputs];
+        matmul(matrix_mut(d_x, rows, inputs), Accum::Replace, d_z, weight);
+        self.rounding.store_all(d_x);
     }
 }
 
@@ -170,24 +207,6 @@ fn backward_sums<'a>(
     let both = &mut gradients[layout.norm_weight.start..layout.norm_bias.end];
     let (d_weight, d_bias) = both.split_at_mut(layout.outputs);
     BackwardSums { d_weight, d_bias, terms, batch_statistics: layout.batch_norm }
-}
-
-/// Backward of `z = x W^T`: `d_weight = d_z^T x` and `d_x = d_z W`.
-fn linear_backward(
-    layout: &BlockLayout,
-    values: &[f32],
-    d_z: &[f32],
-    x: &[f32],
-    rows: usize,
-    d_x: &mut [f32],
-    gradients: &mut [f32],
-) {
-    let (inputs, outputs) = (layout.inputs, layout.outputs);
-    let d_z = matrix(d_z, rows, outputs);
-    let d_weight = matrix_mut(&mut gradients[layout.weight.clone()], outputs, inputs);
-    matmul(d_weight, Accum::Replace, d_z.transpose(), matrix(x, rows, inputs));
-    let weight = matrix(&values[layout.weight.clone()], outputs, inputs);
-    matmul(matrix_mut(d_x, rows, inputs), Accum::Replace, d_z, weight);
 }
 
 /// Grows `scratch` to at least `len` values; what they are does not matter.
@@ -259,6 +278,11 @@ impl Backend for Cpu {
 
     fn plan(&mut self, _: ModelConfig, _: BatchSize) -> Result<GraphBatch> {
         Ok(GraphBatch::default())
+    }
+
+    fn parameters_loaded(&mut self, parameters: &Parameters<Vec<f32>>) -> Result<()> {
+        self.rounding.keep_parameters(&parameters.values);
+        Ok(())
     }
 
     fn load_batch(&mut self, from: &GraphBatch, to: &mut GraphBatch) -> Result<()> {
@@ -392,6 +416,7 @@ impl Backend for Cpu {
         let at = loss_row(losses.len(), steps).start;
         self.readout.losses(loss, batch, config.state_width, embedding, &mut losses[at..]);
         self.readout.backward(config, batch, embedding, d_node_state);
+        self.rounding.store_all(d_node_state);
         Ok(())
     }
 
@@ -415,7 +440,7 @@ impl Backend for Cpu {
             self.norm_backward(layout, values, &saved.node_output, d, gradients);
             &*d
         };
-        linear_backward(layout, values, d_z, &saved.node_hidden_output, rows, d_node_hidden, gradients);
+        self.linear_backward(layout, values, d_z, &saved.node_hidden_output, rows, d_node_hidden, gradients);
         Ok(())
     }
 
@@ -433,7 +458,7 @@ impl Backend for Cpu {
         let rows = batch.size().nodes;
         let d = &mut d_node_hidden[..rows * layout.outputs];
         self.norm_backward(layout, &parameters.values, &saved.node_hidden, d, gradients);
-        linear_backward(layout, &parameters.values, d, &saved.pooled, rows, d_pooled, gradients);
+        self.linear_backward(layout, &parameters.values, d, &saved.pooled, rows, d_pooled, gradients);
         Ok(())
     }
 
@@ -473,7 +498,7 @@ impl Backend for Cpu {
     ) -> Result<()> {
         let layout = parameters.layout.block(layer, BlockKind::EdgeHeads);
         let (rows, x) = (batch.size().edges, &saved.edge_hidden_output);
-        linear_backward(layout, &parameters.values, d_edge_heads, x, rows, d_edge_hidden, gradients);
+        self.linear_backward(layout, &parameters.values, d_edge_heads, x, rows, d_edge_hidden, gradients);
         Ok(())
     }
 
@@ -491,7 +516,8 @@ impl Backend for Cpu {
         let layout = parameters.layout.block(layer, BlockKind::EdgeHidden);
         let d = &mut d_edge_hidden[..batch.size().edges * layout.outputs];
         self.norm_backward(layout, &parameters.values, &saved.edge_hidden, d, gradients);
-        self.edge_hidden.backward(layer, parameters, batch, input, d, d_input, gradients);
+        let Cpu { rounding, edge_hidden, .. } = self;
+        edge_hidden.backward(rounding, layer, parameters, batch, input, d, d_input, gradients);
         Ok(())
     }
 
@@ -514,6 +540,7 @@ impl Backend for Cpu {
             .for_each(|(((values, gradients), first), second)| {
                 adam_chunk(step, values, gradients, first, second);
             });
+        self.rounding.keep_parameters(&parameters.values);
         Ok(())
     }
 

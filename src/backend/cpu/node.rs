@@ -27,6 +27,7 @@ impl Cpu {
                 columns.relu(z, y);
                 scale(y, 1.0 / length(y).max(L2_EPSILON as f32));
             }
+            self.rounding.store(state);
         });
     }
 
@@ -49,23 +50,24 @@ impl Cpu {
         self.partials.backward_sums_of(d, &self.columns, &block.rstd, to, |first, d, sum, product| {
             let rows = (first..).zip(d.chunks_exact_mut(width)).zip(z[first * width..].chunks_exact(width));
             for ((row, d), z) in rows {
-                let (state, d_state) = (&saved.node_state[row * width..], &d_node_state[row * width..]);
-                // y, only for its length: the state is y / |y|.
+                let d_state = &d_node_state[row * width..][..width];
+                // y, of which the state is y / |y|.
                 columns.relu(z, d);
                 let norm = length(d);
                 let (factor, along) = if norm < L2_EPSILON as f32 {
                     (1.0 / L2_EPSILON as f32, 0.0)
                 } else {
-                    (1.0 / norm, dot(&state[..width], &d_state[..width]))
+                    (1.0 / norm, dot(d, d_state) / norm / norm)
                 };
                 vectorised(
                     #[inline(always)]
                     || {
-                        for ((d, state), d_state) in d.iter_mut().zip(state).zip(d_state) {
-                            *d = (d_state - state * along) * factor;
+                        for (d, d_state) in d.iter_mut().zip(d_state) {
+                            *d = (d_state - *d * along) * factor;
                         }
                     },
                 );
+                self.rounding.store(d);
                 columns.add_backward_sums(z, d, 1.0, sum, product);
             }
         });
@@ -74,6 +76,7 @@ impl Cpu {
             for (d, z) in d.chunks_exact_mut(width).zip(z.chunks_exact(width)) {
                 columns.backward_in_place(z, terms, d);
             }
+            self.rounding.store(d);
         });
     }
 }
