@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The GPU check: every kernel's tests on the GPU, compute-sanitizer over them, whole steps against the oracle, the bench
-# and the race against PyTorch. Each stage has a time limit and a log; one that fails does not stop the others.
+# The GPU check: every kernel's tests on the GPU, compute-sanitizer over them, whole steps against the oracle, the bench,
+# the race against PyTorch, and training at the paper's size. Each stage has a time limit and a log; one that fails does not stop the others.
 # Writes RESULTS/summary.md, summary.json and logs/; exits with 1 if a stage failed.
 set -uo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
@@ -290,6 +290,48 @@ for variant in "${variants[@]}"; do
     done
 done
 cat "$out"/logs/race-*.log 2>/dev/null | grep '^{' >"$out/race.jsonl" || rm -f "$out/race.jsonl"
+
+# ---- training -------------------------------------------------------------------------------------------------------
+
+# A synthetic collection as large as the paper's, 31,771 anchors, and its whole training, validation included; then a few
+# epochs of several seeds in fp32 and in bf16, whose validation must come out alike.
+images=46560 network=() epochs=100 seeds=(1 2 3) seed_epochs=10
+if [[ "$device" == emulated ]]; then
+    images=300 network=(--layers 1 --state-width 16 --hidden-width 16) epochs=1 seeds=(1) seed_epochs=1
+fi
+raw="$work/raw" data="$work/train.data" data_made=no
+
+make_data() {
+    [[ "$data_made" == no ]] || return 0
+    data_made=yes
+    # shellcheck disable=SC2016 # the inner shell expands them
+    stage "$1-data" 600 '^split|^words' passes bash -c '
+        "$1" synth "$2" --images "$4" --word-width 300 && exec "$1" prepare --scene-graphs "$2/scene_graphs.json" \
+            --image-data "$2/image_data.json" --captions "$2/captions.json" --glove "$2/glove.txt" --out "$3"
+    ' bash "$scenerank" "$raw" "$data" "$images"
+}
+
+train() { # NAME LIMIT ARGUMENTS...: the log of its numbers goes to NAME.jsonl
+    local name="$1" limit="$2"
+    shift 2
+    wanted "$name" || return 0
+    make_data "$name"
+    if [[ ! -e "$data" ]]; then
+        skip "$name" "no data were made"
+        return
+    fi
+    stage "$name" "$limit" 'INFO' passes "$scenerank" train "$data" --out "$work/run" --device "$device" \
+        "${network[@]}" "$@"
+    cp "$work/run/metrics.jsonl" "$out/$name.jsonl" 2>/dev/null
+    rm -rf "$work/run"
+}
+
+train train-whole-bf16 1800 --precision bf16 --epochs "$epochs"
+for seed in "${seeds[@]}"; do
+    for precision in fp32 bf16; do
+        train "train-seed-$seed-$precision" 1200 --precision "$precision" --epochs "$seed_epochs" --seed "$seed"
+    done
+done
 
 # ---- verdict --------------------------------------------------------------------------------------------------------
 
