@@ -31,6 +31,7 @@ pub mod backend;
 pub mod batch;
 pub mod bench;
 pub mod checkpoint;
+mod checkpoint_writer;
 pub mod config;
 pub mod data;
 pub mod error;

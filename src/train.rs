@@ -19,6 +19,7 @@ use crate::backend::device::BackendTask;
 use crate::batch::graph_batch::{BatchSize, GraphBatch};
 use crate::batch::triples::{Triple, TripleSampler};
 use crate::checkpoint::{self, BEST, Checkpoint, LAST, RunConfig, TrainProgress};
+use crate::checkpoint_writer::CheckpointWriter;
 use crate::config::TrainConfig;
 use crate::data::similarity::Similarity;
 use crate::data::supervision::Supervision;
@@ -35,6 +36,8 @@ use crate::report::run_log::{Record, RunLog};
 
 /// Steps between two records of the loss; in between nothing is read back, and the host runs ahead of the device.
 const RECORD_STEPS: u64 = LOSS_STEPS as u64;
+/// Values per task of a check.
+const FINITE_CHUNK: usize = 1 << 16;
 /// A split below this has no rank correlation.
 const LEAST_VALIDATION_IMAGES: usize = 3;
 
@@ -118,9 +121,10 @@ impl BackendTask for Training<'_> {
         let kept =
             model.load_training_set(training_images.map(|image| self.dataset.graph(image)), &self.sampler)?;
         let mut log = RunLog::open(self.run, progress.epoch, progress.steps)?;
+        let mut writer = CheckpointWriter::default();
         if fresh {
-            let (tensors, moments) = self.tensors(&mut model, &state, &progress)?;
-            self.save_last(&progress, tensors, moments)?;
+            let tensors = self.tensors(&mut model, &state, &progress)?;
+            writer.start(self.save(&progress, tensors, false))?;
         }
         let train = &self.config.train;
         let (loss, adam) = (train.loss(), train.adam());
@@ -154,14 +158,15 @@ impl BackendTask for Training<'_> {
                 if self.stop.load(Ordering::Relaxed) {
                     bar.finish();
                     self.record(&mut model, &mut state, &mut progress, &mut log)?;
-                    let (tensors, moments) = self.tensors(&mut model, &state, &progress)?;
-                    self.save_last(&progress, tensors, moments)?;
+                    let tensors = self.tensors(&mut model, &state, &progress)?;
+                    writer.start(self.save(&progress, tensors, false))?;
+                    writer.finish()?;
                     return Ok(outcome(&progress, true));
                 }
             }
             bar.finish();
             self.record(&mut model, &mut state, &mut progress, &mut log)?;
-            let (tensors, moments) = self.tensors(&mut model, &state, &progress)?;
+            let tensors = self.tensors(&mut model, &state, &progress)?;
             let tau = self.validate(&mut model, &progress)?;
             let record = Record::Epoch {
                 epoch: progress.epoch + 1,
@@ -183,11 +188,9 @@ impl BackendTask for Training<'_> {
                 best: if better { tau.map(|tau| (progress.epoch + 1, tau)) } else { progress.best },
                 ..Default::default()
             };
-            if better {
-                checkpoint::save(&self.run.join(BEST), &self.config, &progress, tensors.clone(), None)?;
-            }
-            self.save_last(&progress, tensors, moments)?;
+            writer.start(self.save(&progress, tensors, better))?;
         }
+        writer.finish()?;
         Ok(outcome(&progress, false))
     }
 }
@@ -331,14 +334,30 @@ impl Training<'_> {
             [("", &tensors), ("first moment of ", &first), ("second moment of ", &second)]
         {
             for (name, tensor) in tensors {
-                self.check_finite(&format!("{moment}{name}"), &tensor.values, progress)?;
+                // The search in order is for the message alone.
+                if !tensor.values.par_chunks(FINITE_CHUNK).all(|chunk| chunk.iter().all(|v| v.is_finite())) {
+                    self.check_finite(&format!("{moment}{name}"), &tensor.values, progress)?;
+                }
             }
         }
         Ok((tensors, (first, second)))
     }
 
-    fn save_last(&self, progress: &TrainProgress, tensors: NamedTensors, moments: Moments) -> Result<()> {
-        checkpoint::save(&self.last(), &self.config, progress, tensors, Some(moments))
+    /// The write of the last checkpoint, and before it, of what is `better` than all before, that of the best.
+    fn save(
+        &self,
+        progress: &TrainProgress,
+        (tensors, moments): (NamedTensors, Moments),
+        better: bool,
+    ) -> impl FnOnce() -> Result<()> + Send + 'static {
+        let (config, progress) = (self.config.clone(), progress.clone());
+        let (best, last) = (self.run.join(BEST), self.last());
+        move || {
+            if better {
+                checkpoint::save(&best, &config, &progress, tensors.clone(), None)?;
+            }
+            checkpoint::save(&last, &config, &progress, tensors, Some(moments))
+        }
     }
 }
 
