@@ -126,17 +126,10 @@ __device__ __forceinline__ void batch_norm_backward(T *__restrict__ d, const T *
     if (at.row >= unsigned(rows)) {
         return;
     }
-    NormFour norms = load_norm(norm, at.column, columns);
-    Four constant = load_four(terms, at.column, columns), slope = load_four(terms + columns, at.column, columns);
+    NormBackwardFour backward = load_norm_backward(norm_backward_rows(norm, terms, columns), at.column, columns);
     T *row = d + size_t(at.row) * stride;
     Four values = load_four(z + size_t(at.row) * stride, at.column, columns);
-    Four gradient = load_four(row, at.column, columns);
-#pragma unroll
-    for (int i = 0; i < COLUMNS_EACH; i++) {
-        float passed = norm_value(norms[i], values[i]) > 0.0f ? gradient[i] : 0.0f;
-        gradient[i] = norms.scale[i] * passed - constant[i] - (values[i] - norms.mean[i]) * slope[i];
-    }
-    store_four(row, at.column, columns, gradient);
+    store_four(row, at.column, columns, backward(load_four(row, at.column, columns), values));
 }
 
 #define BATCH_NORM_KERNELS(T, suffix)                                                                                 \

@@ -43,6 +43,18 @@ __device__ __forceinline__ float relu_norm(NormColumn norm, float z) {
     return y <= 0.0f ? 0.0f : y;
 }
 
+// What batch norm's backward subtracts of a column's rows, as their sums give it (BackwardMerge in column_sums.cuh).
+struct NormTerms {
+    float constant, slope;
+};
+
+// d_z of relu(norm(z)), given the gradient d by its output. Roundings are spelt out here too: whoever reads d and z makes
+// the same d_z of them.
+__device__ __forceinline__ float norm_backward_value(NormColumn norm, NormTerms terms, float d, float z) {
+    float passed = norm_value(norm, z) > 0.0f ? d : 0.0f;
+    return fmaf(-(z - norm.mean), terms.slope, fmaf(norm.scale, passed, -terms.constant));
+}
+
 // The sum over a warp, in every lane, always in one order.
 template <class T> __device__ __forceinline__ T warp_sum(T value) {
     for (int bit = WARP_LANES / 2; bit > 0; bit /= 2) {

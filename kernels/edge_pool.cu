@@ -80,19 +80,16 @@ template <class T> struct HeadsGradient {
 
 // Columns of an edge's row, of a gradient by the output that is `d_y` over `count`; pointers begin at the first of them.
 template <class T>
-__device__ __forceinline__ void part_backward(T *__restrict__ d_z, const T *__restrict__ z, NormRows norm,
-                                              const float *__restrict__ constant, const float *__restrict__ slope,
-                                              const T *__restrict__ d_y, float count, int columns) {
+__device__ __forceinline__ void part_backward(T *__restrict__ d_z, const T *__restrict__ z,
+                                              const NormBackwardRows &backward, const T *__restrict__ d_y, float count,
+                                              int columns) {
     for (int c = threadIdx.x * COLUMNS_EACH; c < columns; c += THREADS * COLUMNS_EACH) {
-        NormFour norms = load_norm(norm, c, columns);
         Four values = load_four(z, c, columns), d = load_four(d_y, c, columns);
-        Four less = load_four(constant, c, columns), tilt = load_four(slope, c, columns);
 #pragma unroll
         for (int i = 0; i < COLUMNS_EACH; i++) {
-            float passed = norm_value(norms[i], values[i]) > 0.0f ? d[i] / count : 0.0f;
-            d[i] = norms.scale[i] * passed - less[i] - (values[i] - norms.mean[i]) * tilt[i];
+            d[i] /= count;
         }
-        store_four(d_z, c, columns, d);
+        store_four(d_z, c, columns, load_norm_backward(backward, c, columns)(d, values));
     }
 }
 
@@ -106,9 +103,9 @@ __device__ __forceinline__ void edge_pool_backward(T *__restrict__ d_z, HeadsGra
     }
     int width = d_heads.width, hidden = d_heads.hidden, object_start = width - hidden;
     size_t row = size_t(edge) * d_heads.strides.heads;
+    NormBackwardRows backward = norm_backward_rows(norm, terms, width);
     auto part = [=](int first, const T *d_y, float count, int columns) {
-        part_backward(d_z + row + first, z + row + first, norm.from(first), terms + first, terms + width + first, d_y,
-                      count, columns);
+        part_backward(d_z + row + first, z + row + first, backward.from(first), d_y, count, columns);
     };
     int subject = d_heads.subject[edge], object = d_heads.object[edge];
     part(0, d_heads.node_row(subject), d_heads.count(subject), hidden);

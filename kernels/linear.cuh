@@ -8,6 +8,10 @@
 //   linear_backward              d_x [R, I] = d_y [R, O] W [O, I] and d_W [O, I] = d_y [R, O]^T x [R, I], in one launch
 //   linear_backward_norm         the same where x is relu(norm(z)), and the sums of its batch norm's backward, if they
 //                                are wanted
+//   linear_backward_through_norm, linear_backward_norm_through_norm
+//                                both where d_y is what batch norm's backward makes of d and the layer's own z: no d_z
+//                                is stored. Of the smaller tile only, of which there are few: more and larger ones would
+//                                each normalise the same values again
 // in   matrices with row strides (a part of the columns of a wider matrix is a matrix); W, and d_W, may be two such
 //      parts one above the other: rows from `split` on lie `jump` further
 // out  written. Columns' statistics, and the sums of the backward, are merged by the last block of their strip
@@ -28,7 +32,7 @@
 #include "matmul_fma.cuh"
 #include "matmul_tensor.cuh"
 
-// As many stages as share 40 KiB: then four blocks find room beside each other on every GPU but the smallest.
+// As many stages as find room in TILE_FLOATS.
 template <class Value> struct Tiles {
     using Small = Shape<64, 64, 16, 4, 2, 2>;
     using Large = Shape<128, 128, 16, 2, 2, 4>;
@@ -40,7 +44,6 @@ template <> struct Tiles<bf16> {
 template <class Format> using Tile64 = TensorCore<typename Tiles<typename Format::Value>::Small, Format>;
 template <class Format> using Tile128 = TensorCore<typename Tiles<typename Format::Value>::Large, Format>;
 
-constexpr int TILE_FLOATS = 40960 / int(sizeof(float));
 __shared__ __align__(16) float tile_memory[TILE_FLOATS];
 
 // ---- sums of a column over a chunk ------------------------------------------------------------------------------
@@ -94,7 +97,7 @@ template <class T> struct BackwardSums {
     BackwardMerge merge;
     const T *__restrict__ z;
     int stride;
-    NormArrays norm;
+    NormRows norm;
     __device__ __forceinline__ bool wanted() const { return memory.partials != nullptr; }
     struct Column {
         NormColumn norm;
@@ -331,9 +334,9 @@ __device__ __forceinline__ void add_parts(const WeightGradient &d_weight, const 
     }
 }
 
-template <class Core, class Value, class Norm, class Sums>
+template <class Core, class Value, class NormY, class Norm, class Sums>
 __device__ __forceinline__ void backward(float *memory, Value *d_x, int d_x_stride, const WeightGradient &d_weight,
-                                         Operand<Value, NoNorm> d_y, Operand<Value, Norm> x,
+                                         Operand<Value, NormY> d_y, Operand<Value, Norm> x,
                                          Operand<Value, NoNorm> weight, int rows, int inputs, int outputs,
                                          int input_blocks, const Sums &sums) {
     constexpr int tile_rows = Core::Shape::rows, tile_columns = Core::Shape::columns;
@@ -372,9 +375,6 @@ __device__ __forceinline__ void backward(float *memory, Value *d_x, int d_x_stri
 // ---- kernels ----------------------------------------------------------------------------------------------------
 
 #define LINEAR_KERNEL(name, Core) extern "C" __global__ void __launch_bounds__(Core::Shape::threads, Core::blocks) name
-#define LINEAR_MEMORY(Core)                                                                                            \
-    static_assert(Core::memory_floats <= TILE_FLOATS, "stages that fit");                                              \
-    float *memory = tile_memory
 
 #define IN(type, name) const type *__restrict__ name
 #define OUT(type, name) type *__restrict__ name
@@ -383,13 +383,24 @@ __device__ __forceinline__ void backward(float *memory, Value *d_x, int d_x_stri
         OUT(float, running_mean), OUT(float, running_var)
 #define STATISTICS Statistics{{partials, groups, tickets}, {y_mean, y_rstd, running_mean, running_var}}
 #define NORM_PARAMETERS IN(float, mean), IN(float, rstd), IN(float, norm_weight), IN(float, norm_bias)
-#define NORM NormArrays{mean, rstd, norm_weight, norm_bias}
+#define NORM NormRows{mean, rstd, norm_weight, norm_bias}
 #define NORM_GRADIENT_PARAMETERS                                                                                       \
     OUT(float, partials), OUT(double, groups), OUT(int, tickets), OUT(float, d_norm_weight), OUT(float, d_norm_bias),  \
         OUT(float, terms), int batch_statistics
+#define BACKWARD_SUMS(Value)                                                                                           \
+    BackwardSums<Value> {                                                                                              \
+        {partials, groups, tickets}, {d_norm_weight, d_norm_bias, terms, rstd, norm_weight, batch_statistics}, z,      \
+            z_stride, NORM                                                                                             \
+    }
+// Of the layer's output, by which d_y, beside its z, becomes d_z.
+#define NORM_BACKWARD_PARAMETERS(Value)                                                                                \
+    IN(Value, y_z), IN(float, y_mean), IN(float, y_rstd), IN(float, y_weight), IN(float, y_bias), IN(float, y_terms)
+#define NORM_BACKWARD norm_backward({y_mean, y_rstd, y_weight, y_bias}, y_terms, outputs, y_z)
 #define GATHER_PARAMETERS(Value) IN(Value, projected), int projected_stride, IN(int, subject), IN(int, object)
 #define GATHERED Gathered<Value>{projected, projected_stride, subject, object, outputs}
 #define WEIGHT_GRADIENT_PARAMETERS OUT(float, d_weight), OUT(float, parts), OUT(int, part_tickets)
+#define WEIGHT_GRADIENT(split, jump)                                                                                   \
+    {{d_weight, d_weight_stride, split, jump}, parts, part_tickets, most_parts, most_large_parts}
 #define SIZES IN(int, row_count), int outputs, int inputs
 #define BACKWARD_SIZES                                                                                                 \
     IN(int, row_count), int inputs, int outputs, int most_parts, int most_large_parts, int input_blocks
@@ -398,42 +409,35 @@ __device__ __forceinline__ void backward(float *memory, Value *d_x, int d_x_stri
     LINEAR_KERNEL(linear_forward_##suffix, Core)                                                                       \
     (OUT(Core::Value, y), IN(Core::Value, x), IN(Core::Value, weight), STATISTICS_PARAMETERS, int y_stride,            \
      int x_stride, int weight_stride, int weight_split, long long weight_jump, SIZES) {                                \
-        LINEAR_MEMORY(Core);                                                                                           \
-        forward<Core>(memory, y, operand(x, x_stride, NoNorm{}),                                                       \
+        forward<Core>(tile_memory, y, operand(x, x_stride, NoNorm{}),                                                  \
                       {weight, weight_stride, weight_split, weight_jump, {}}, STATISTICS, y_stride, *row_count,        \
                       outputs, inputs, Alone{});                                                                       \
     }                                                                                                                  \
     LINEAR_KERNEL(linear_forward_norm_##suffix, Core)                                                                  \
     (OUT(Core::Value, y), IN(Core::Value, x), NORM_PARAMETERS, IN(Core::Value, weight), STATISTICS_PARAMETERS,         \
      int y_stride, int x_stride, int weight_stride, SIZES) {                                                           \
-        LINEAR_MEMORY(Core);                                                                                           \
-        forward<Core>(memory, y, operand(x, x_stride, NORM), operand(weight, weight_stride, NoNorm{}), STATISTICS,     \
-                      y_stride, *row_count, outputs, inputs, Alone{});                                                 \
+        forward<Core>(tile_memory, y, operand(x, x_stride, NORM), operand(weight, weight_stride, NoNorm{}),            \
+                      STATISTICS, y_stride, *row_count, outputs, inputs, Alone{});                                     \
     }                                                                                                                  \
     LINEAR_KERNEL(linear_forward_gather_##suffix, Core)                                                                \
     (OUT(Core::Value, y), IN(Core::Value, x), IN(Core::Value, weight), GATHER_PARAMETERS(Core::Value),                 \
      STATISTICS_PARAMETERS, int y_stride, int x_stride, int weight_stride, SIZES) {                                    \
         using Value = Core::Value;                                                                                     \
-        LINEAR_MEMORY(Core);                                                                                           \
-        forward<Core>(memory, y, operand(x, x_stride, NoNorm{}), operand(weight, weight_stride, NoNorm{}), STATISTICS, \
-                      y_stride, *row_count, outputs, inputs, GATHERED);                                                \
+        forward<Core>(tile_memory, y, operand(x, x_stride, NoNorm{}), operand(weight, weight_stride, NoNorm{}),        \
+                      STATISTICS, y_stride, *row_count, outputs, inputs, GATHERED);                                    \
     }                                                                                                                  \
     LINEAR_KERNEL(linear_forward_gather_norm_##suffix, Core)                                                           \
     (OUT(Core::Value, y), IN(Core::Value, x), NORM_PARAMETERS, IN(Core::Value, weight),                                \
      GATHER_PARAMETERS(Core::Value), STATISTICS_PARAMETERS, int y_stride, int x_stride, int weight_stride, SIZES) {    \
         using Value = Core::Value;                                                                                     \
-        LINEAR_MEMORY(Core);                                                                                           \
-        forward<Core>(memory, y, operand(x, x_stride, NORM), operand(weight, weight_stride, NoNorm{}), STATISTICS,     \
-                      y_stride, *row_count, outputs, inputs, GATHERED);                                                \
+        forward<Core>(tile_memory, y, operand(x, x_stride, NORM), operand(weight, weight_stride, NoNorm{}),            \
+                      STATISTICS, y_stride, *row_count, outputs, inputs, GATHERED);                                    \
     }                                                                                                                  \
     LINEAR_KERNEL(linear_backward_##suffix, Core)                                                                      \
     (OUT(Core::Value, d_x), WEIGHT_GRADIENT_PARAMETERS, IN(Core::Value, d_y), IN(Core::Value, x),                      \
      IN(Core::Value, weight), int d_x_stride, int d_weight_stride, int d_weight_split, long long d_weight_jump,        \
      int d_y_stride, int x_stride, int weight_stride, int weight_split, long long weight_jump, BACKWARD_SIZES) {       \
-        LINEAR_MEMORY(Core);                                                                                           \
-        backward<Core>(memory, d_x, d_x_stride,                                                                        \
-                       {{d_weight, d_weight_stride, d_weight_split, d_weight_jump}, parts, part_tickets, most_parts,   \
-                        most_large_parts},                                                                             \
+        backward<Core>(tile_memory, d_x, d_x_stride, WEIGHT_GRADIENT(d_weight_split, d_weight_jump),                   \
                        operand(d_y, d_y_stride, NoNorm{}), operand(x, x_stride, NoNorm{}),                             \
                        {weight, weight_stride, weight_split, weight_jump, {}}, *row_count, inputs, outputs,            \
                        input_blocks, NoSums{});                                                                        \
@@ -442,25 +446,43 @@ __device__ __forceinline__ void backward(float *memory, Value *d_x, int d_x_stri
     (OUT(Core::Value, d_x), WEIGHT_GRADIENT_PARAMETERS, IN(Core::Value, d_y), IN(Core::Value, z), NORM_PARAMETERS,     \
      IN(Core::Value, weight), NORM_GRADIENT_PARAMETERS, int d_x_stride, int d_weight_stride, int d_y_stride,           \
      int z_stride, int weight_stride, BACKWARD_SIZES) {                                                                \
-        LINEAR_MEMORY(Core);                                                                                           \
-        BackwardSums<Core::Value> sums = {{partials, groups, tickets},                                                 \
-                                          {d_norm_weight, d_norm_bias, terms, rstd, norm_weight, batch_statistics},    \
-                                          z,                                                                           \
-                                          z_stride,                                                                    \
-                                          NORM};                                                                       \
-        backward<Core>(memory, d_x, d_x_stride,                                                                        \
-                       {{d_weight, d_weight_stride, NO_SPLIT, 0}, parts, part_tickets, most_parts, most_large_parts},  \
+        backward<Core>(tile_memory, d_x, d_x_stride, WEIGHT_GRADIENT(NO_SPLIT, 0),                                     \
                        operand(d_y, d_y_stride, NoNorm{}), operand(z, z_stride, NORM),                                 \
-                       operand(weight, weight_stride, NoNorm{}), *row_count, inputs, outputs, input_blocks, sums);     \
+                       operand(weight, weight_stride, NoNorm{}), *row_count, inputs, outputs, input_blocks,            \
+                       BACKWARD_SUMS(Core::Value));                                                                    \
+    }
+
+// With the smaller tile only.
+#define LINEAR_SMALL_KERNELS(suffix, Core)                                                                             \
+    LINEAR_KERNEL(linear_backward_through_norm_##suffix, Core)                                                         \
+    (OUT(Core::Value, d_x), WEIGHT_GRADIENT_PARAMETERS, IN(Core::Value, d_y), NORM_BACKWARD_PARAMETERS(Core::Value),   \
+     IN(Core::Value, x), IN(Core::Value, weight), int d_x_stride, int d_weight_stride, int d_y_stride, int x_stride,   \
+     int weight_stride, BACKWARD_SIZES) {                                                                              \
+        backward<Core>(tile_memory, d_x, d_x_stride, WEIGHT_GRADIENT(NO_SPLIT, 0),                                     \
+                       operand(d_y, d_y_stride, NORM_BACKWARD), operand(x, x_stride, NoNorm{}),                        \
+                       operand(weight, weight_stride, NoNorm{}), *row_count, inputs, outputs, input_blocks, NoSums{}); \
+    }                                                                                                                  \
+    LINEAR_KERNEL(linear_backward_norm_through_norm_##suffix, Core)                                                    \
+    (OUT(Core::Value, d_x), WEIGHT_GRADIENT_PARAMETERS, IN(Core::Value, d_y), NORM_BACKWARD_PARAMETERS(Core::Value),   \
+     IN(Core::Value, z), NORM_PARAMETERS, IN(Core::Value, weight), NORM_GRADIENT_PARAMETERS, int d_x_stride,           \
+     int d_weight_stride, int d_y_stride, int z_stride, int weight_stride, BACKWARD_SIZES) {                           \
+        backward<Core>(tile_memory, d_x, d_x_stride, WEIGHT_GRADIENT(NO_SPLIT, 0),                                     \
+                       operand(d_y, d_y_stride, NORM_BACKWARD), operand(z, z_stride, NORM),                            \
+                       operand(weight, weight_stride, NoNorm{}), *row_count, inputs, outputs, input_blocks,            \
+                       BACKWARD_SUMS(Core::Value));                                                                    \
     }
 
 #define EMULATED_LINEAR(suffix)                                                                                        \
     EMULATED_KERNEL(linear_forward_##suffix), EMULATED_KERNEL(linear_forward_norm_##suffix),                           \
         EMULATED_KERNEL(linear_forward_gather_##suffix), EMULATED_KERNEL(linear_forward_gather_norm_##suffix),         \
         EMULATED_KERNEL(linear_backward_##suffix), EMULATED_KERNEL(linear_backward_norm_##suffix)
+#define EMULATED_SMALL_LINEAR(suffix)                                                                                  \
+    EMULATED_LINEAR(suffix), EMULATED_KERNEL(linear_backward_through_norm_##suffix),                                   \
+        EMULATED_KERNEL(linear_backward_norm_through_norm_##suffix)
 
 // All kernels of a format on the tensor cores.
 #define LINEAR_FORMAT(format, Format)                                                                                  \
     LINEAR_KERNELS(format##_64, Tile64<Format>)                                                                        \
+    LINEAR_SMALL_KERNELS(format##_64, Tile64<Format>)                                                                  \
     LINEAR_KERNELS(format##_128, Tile128<Format>)                                                                      \
-    EMULATED_KERNELS(linear_##format, EMULATED_LINEAR(format##_64), EMULATED_LINEAR(format##_128))
+    EMULATED_KERNELS(linear_##format, EMULATED_SMALL_LINEAR(format##_64), EMULATED_LINEAR(format##_128))

@@ -10,14 +10,22 @@
 // How an operand lies in memory: its rows (of the product) by the inner dimension, or the inner dimension by its rows.
 enum Order { INNER_LAST, INNER_FIRST };
 
-// Batch norm by columns, for operands that are relu(norm(values)): the activated copy is never written.
-struct NormArrays : NormRows {
-    __device__ __forceinline__ NormColumn column(int index) const {
-        return norm_column(mean, rstd, weight, bias, index);
-    }
-};
-// Values as they are.
+// What an operand is of the values in memory, by columns; it is never written.
+// The values themselves.
 struct NoNorm {};
+// relu(norm(values)): NormRows (stored.cuh).
+// Batch norm's backward: d_z of the values d, where z lies as d does.
+template <class T> struct NormBackward : NormBackwardRows {
+    const T *__restrict__ z;
+};
+template <class Norm> constexpr bool reads_z = false;
+template <class T> constexpr bool reads_z<NormBackward<T>> = true;
+
+template <class T>
+__device__ __forceinline__ NormBackward<T> norm_backward(const NormRows &norm, const float *terms, int columns,
+                                                         const T *z) {
+    return {norm_backward_rows(norm, terms, columns), z};
+}
 
 // An operand in memory: lines of values of type T that are `stride` apart, those from `split` on `jump` values further
 // (two parts of a wider matrix one above the other).
@@ -37,6 +45,14 @@ template <class T, class Norm>
 __device__ __forceinline__ Operand<T, Norm> operand(const T *values, int stride, Norm norm) {
     return {values, stride, 0x7fffffff, 0, norm};
 }
+
+// The matrix z of an operand that is d_z of d.
+template <class T> __device__ __forceinline__ Operand<T, NoNorm> z_of(const Operand<T, NormBackward<T>> &from) {
+    return {from.norm.z, from.stride, from.split, from.jump, NoNorm{}};
+}
+
+// Shared memory of a block's tile: four blocks find room beside each other on every GPU but the smallest.
+constexpr int TILE_FLOATS = 40960 / int(sizeof(float));
 
 // Where a core computes: the product's sizes, the block's first row and column, the inner steps that it adds up.
 struct Place {

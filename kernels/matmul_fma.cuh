@@ -16,12 +16,20 @@ struct FmaCore {
     // Padded, so that storing a column meets different banks, and a multiple of 4, so that four values load at once.
     static constexpr int stride = Shape::rows + 4;
     static constexpr int tile_stride = Shape::columns + 8;
-    static constexpr int memory_floats = Shape::rows * tile_stride; // the tile takes more than both operands' steps
-    static_assert(memory_floats >= 2 * STEP * stride, "room for both operands");
+    static_assert(Shape::rows * tile_stride <= TILE_FLOATS, "room for the tile, which takes more than the steps");
 
-    static __device__ __forceinline__ float activated(const NoNorm &, int, float value) { return value; }
-    static __device__ __forceinline__ float activated(const NormArrays &norm, int column, float value) {
-        return relu_norm(norm.column(column), value);
+    // The value that an operand stands for.
+    static __device__ __forceinline__ float value(const Operand<float, NoNorm> &from, int line, int column) {
+        return from.line(line)[column];
+    }
+    static __device__ __forceinline__ float value(const Operand<float, NormRows> &from, int line, int column) {
+        return relu_norm(from.norm.column(column), from.line(line)[column]);
+    }
+    static __device__ __forceinline__ float value(const Operand<float, NormBackward<float>> &from, int line,
+                                                  int column) {
+        const NormBackward<float> &of = from.norm;
+        const float *at = from.line(line) + column, *z = of.z + (at - from.values);
+        return norm_backward_value(of.norm.column(column), of.terms(column), *at, *z);
     }
 
     // Rows first_row.. and inner steps first_inner.. of an operand, zeros beyond its end.
@@ -35,7 +43,7 @@ struct FmaCore {
             bool inside = first_row + row < rows && first_inner + step < inner_end;
             int line = order == INNER_LAST ? first_row + row : first_inner + step;
             int column = order == INNER_LAST ? first_inner + step : first_row + row;
-            to[step * stride + row] = inside ? activated(from.norm, column, from.line(line)[column]) : 0.0f;
+            to[step * stride + row] = inside ? value(from, line, column) : 0.0f;
         }
     }
 

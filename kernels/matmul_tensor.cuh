@@ -1,7 +1,7 @@
 // matmul_tensor: a block's tile of a product on the tensor cores.
 //
 //   copies      values as they are stored, global -> shared memory, some stages ahead (cp.async); zeros beyond the ends
-//   operands    batch norm and ReLU where there is one, in shared memory, by the thread that copied
+//   operands    batch norm and ReLU, or batch norm's backward, in shared memory, by the thread that copied
 //   fragments   shared memory -> registers, 16 x 16 values of an operand for a warp, rounded to the tensor cores' format
 //   sums        f32, in the order of the inner dimension, so bit-reproducible
 //
@@ -30,6 +30,12 @@ template <class T, Order order, int outer, int inner> struct Stage {
     static constexpr int padding = sizeof(T) == 4 && order == INNER_LAST ? 4 : 8;
     static constexpr int stride = line + padding;
     static constexpr int values = lines * stride;
+};
+
+// A matrix beside an operand's, which only the thread that copied a piece reads: it needs no padding, and as the piece
+// is read before the barrier that frees the operand's stage, one stage less.
+template <class Stage> struct StageBeside {
+    static constexpr int lines = Stage::lines, line = Stage::line, stride = line, values = lines * stride;
 };
 
 // What a lane 4 g + t holds of 16 x 16 values of an operand. The inner steps of a fragment may come in any order as
@@ -150,37 +156,59 @@ template <int bytes, class Stage, Order order, int threads, class T> struct Copi
         }
     }
 
-    // After the wait for them, relu(norm(.)) of what this thread copied: every value once, and no barrier more. Beyond
-    // the ends zeros stay.
-    __device__ __forceinline__ void activate(T *stage, const NormArrays &norm) const {
+    // After the wait for them, relu(norm(.)) of what this thread copied: every value once, and no barrier more.
+    __device__ __forceinline__ void apply(T *stage, const NormRows &norm) const {
+        auto load = [&](int column, int end) { return load_norm(norm, column, end); };
+        each_four(load, [&](const NormFour &of, int line, int in_line) {
+            T *values = &stage[line * Stage::stride + in_line];
+            Four four = load_copied(values);
+#pragma unroll
+            for (int k = 0; k < COLUMNS_EACH; k++) {
+                four[k] = relu_norm(of[k], four[k]);
+            }
+            store_copied(values, four);
+        });
+    }
+    // The same for d_z of d, with the stage of z beside.
+    __device__ __forceinline__ void apply(T *stage, const T *beside, const NormBackwardRows &norm) const {
+        auto load = [&](int column, int end) { return load_norm_backward(norm, column, end); };
+        each_four(load, [&](const NormBackwardFour &of, int line, int in_line) {
+            T *values = &stage[line * Stage::stride + in_line];
+            store_copied(values, of(load_copied(values), load_copied(&beside[line * Stage::line + in_line])));
+        });
+    }
+
+  private:
+    // The thread's columns four at a time (or the one that 4 bytes hold), with what `load` gives of them, in each of its
+    // lines. Beyond the ends zeros stay.
+    template <class Load, class Do> __device__ __forceinline__ void each_four(Load load, Do run) const {
         int column = first + at, line_end = min(Stage::lines, lines);
         if (column >= end) {
             return;
         }
-        if constexpr (width == 1) {
-            NormColumn of = norm.column(column);
+#pragma unroll
+        for (int i = 0; i < width; i += COLUMNS_EACH) {
+            auto of = load(column + i, width == 1 ? column + 1 : end);
+#pragma unroll
             for (int line = first_line; line < line_end; line += lines_at_once) {
-                T &value = stage[line * Stage::stride + at];
-                value = relu_norm(of, value);
-            }
-        } else {
-#pragma unroll
-            for (int i = 0; i < width; i += COLUMNS_EACH) {
-                NormFour of = load_norm(norm, column + i, end);
-#pragma unroll
-                for (int line = first_line; line < line_end; line += lines_at_once) {
-                    T *values = &stage[line * Stage::stride + at + i];
-                    Four four = load_aligned(values);
-#pragma unroll
-                    for (int k = 0; k < COLUMNS_EACH; k++) {
-                        four[k] = relu_norm(of[k], four[k]);
-                    }
-                    store_aligned(values, four);
-                }
+                run(of, line, at + i);
             }
         }
     }
-    __device__ __forceinline__ void activate(T *, const NoNorm &) const {}
+    static __device__ __forceinline__ Four load_copied(const T *values) {
+        if constexpr (width == 1) {
+            return {{widen(*values)}};
+        } else {
+            return load_aligned(values);
+        }
+    }
+    static __device__ __forceinline__ void store_copied(T *values, const Four &four) {
+        if constexpr (width == 1) {
+            *values = four[0];
+        } else {
+            store_aligned(values, four);
+        }
+    }
 };
 
 // Whether every line begins at a multiple of 16 bytes, and is copied as many at a time: of bf16 always, where rows are
@@ -188,29 +216,59 @@ template <int bytes, class Stage, Order order, int threads, class T> struct Copi
 template <class Norm> __device__ __forceinline__ bool takes_wide_copies(const Operand<float, Norm> &from) {
     return reinterpret_cast<size_t>(from.values) % 16 == 0 && from.stride % 4 == 0 && from.jump % 4 == 0;
 }
+__device__ __forceinline__ bool takes_wide_copies(const Operand<float, NormBackward<float>> &from) {
+    return takes_wide_copies(z_of(from)) && reinterpret_cast<size_t>(from.values) % 16 == 0;
+}
 template <class Norm> __device__ __forceinline__ bool takes_wide_copies(const Operand<bf16, Norm> &) { return true; }
 
-// An operand's stages in shared memory.
-template <class Stage, Order order, int threads, class T, class Norm> struct Stages {
+// An operand's stages in shared memory, `count` of them; each step of the inner dimension takes the next.
+template <class Stage, int count, Order order, int threads, class T, class Norm> struct Stages {
+    using Beside = StageBeside<Stage>;
+    static constexpr int first_beside = count * Stage::values; // z's stages are behind d's
+    static constexpr int values = first_beside + (reads_z<Norm> ? (count - 1) * Beside::values : 0);
     T *memory;
     const Operand<T, Norm> &from;
     bool wide;
 
-    template <int bytes> using As = Copies<bytes, Stage, order, threads, T>;
+    __device__ __forceinline__ T *stage(int step) const { return memory + unsigned(step) % count * Stage::values; }
+    __device__ __forceinline__ T *beside(int step) const {
+        return memory + first_beside + unsigned(step) % (count - 1) * Beside::values;
+    }
 
-    __device__ __forceinline__ void begin(int stage, const Piece &of) const {
-        if (wide) {
-            As<16>(of).begin(memory + stage * Stage::values, from, of);
-        } else if constexpr (sizeof(T) == 4) {
-            As<4>(of).begin(memory + stage * Stage::values, from, of);
+    __device__ __forceinline__ void begin(int step, const Piece &of) const {
+        begin_copies<Stage>(stage(step), from, of);
+        if constexpr (reads_z<Norm>) {
+            begin_copies<Beside>(beside(step), z_of(from), of);
         }
     }
-    __device__ __forceinline__ void activate(int stage, const Piece &of) const {
+    // What the operand is of the values that this thread copied.
+    __device__ __forceinline__ void apply(int step, const Piece &of) const {
         if (wide) {
-            As<16>(of).activate(memory + stage * Stage::values, from.norm);
+            apply_to(As<16, Stage>(of), step, from.norm);
         } else if constexpr (sizeof(T) == 4) {
-            As<4>(of).activate(memory + stage * Stage::values, from.norm);
+            apply_to(As<4, Stage>(of), step, from.norm);
         }
+    }
+
+  private:
+    template <int bytes, class Of> using As = Copies<bytes, Of, order, threads, T>;
+
+    template <class Of, class OfNorm>
+    __device__ __forceinline__ void begin_copies(T *to, const Operand<T, OfNorm> &source, const Piece &of) const {
+        if (wide) {
+            As<16, Of>(of).begin(to, source, of);
+        } else if constexpr (sizeof(T) == 4) {
+            As<4, Of>(of).begin(to, source, of);
+        }
+    }
+    template <class Copies> __device__ __forceinline__ void apply_to(const Copies &, int, const NoNorm &) const {}
+    template <class Copies>
+    __device__ __forceinline__ void apply_to(const Copies &copies, int step, const NormRows &norm) const {
+        copies.apply(stage(step), norm);
+    }
+    template <class Copies>
+    __device__ __forceinline__ void apply_to(const Copies &copies, int step, const NormBackward<T> &norm) const {
+        copies.apply(stage(step), beside(step), norm);
     }
 };
 
@@ -271,17 +329,7 @@ template <class Shape_, class Format> struct TensorCore {
     static constexpr int blocks = Format::threads / Shape::threads; // on a multiprocessor
     // Of the tile's chunks in shared memory: two values at once from lanes 4 g + t meet all banks.
     static constexpr int tile_stride = Shape::columns + 8;
-
-    // Shared memory, in floats: the stages, in whichever order operands lie, then the chunks.
-    template <int outer> static constexpr int stage_values() {
-        constexpr int last = Stage<Value, INNER_LAST, outer, Shape::inner>::values;
-        constexpr int first = Stage<Value, INNER_FIRST, outer, Shape::inner>::values;
-        return last > first ? last : first;
-    }
-    static constexpr int stage_floats = Shape::stages * (stage_values<Shape::rows>() + stage_values<Shape::columns>()) *
-                                        int(sizeof(Value)) / int(sizeof(float));
-    static constexpr int chunk_floats = CHUNK_ROWS * tile_stride;
-    static constexpr int memory_floats = stage_floats > chunk_floats ? stage_floats : chunk_floats;
+    static_assert(CHUNK_ROWS * tile_stride <= TILE_FLOATS, "room for a chunk");
 
     // The block's tile; finish(chunk) is called for each 64 rows of it, when they lie in `memory`.
     template <Order order_a, Order order_b, class NormA, class NormB, class Finish>
@@ -290,56 +338,56 @@ template <class Shape_, class Format> struct TensorCore {
         using StageA = Stage<Value, order_a, Shape::rows, Shape::inner>;
         using StageB = Stage<Value, order_b, Shape::columns, Shape::inner>;
         constexpr int products_down = Shape::warp_rows / 16, pairs_across = Shape::warp_columns / 16;
-        constexpr int threads = Shape::threads;
-        Value *memory_a = reinterpret_cast<Value *>(memory), *memory_b = memory_a + Shape::stages * StageA::values;
-        Stages<StageA, order_a, threads, Value, NormA> stages_a = {memory_a, a, takes_wide_copies(a)};
-        Stages<StageB, order_b, threads, Value, NormB> stages_b = {memory_b, b, takes_wide_copies(b)};
+        constexpr int stages = Shape::stages - int(reads_z<NormA>); // z takes the room of one
+        using StagesA = Stages<StageA, stages, order_a, Shape::threads, Value, NormA>;
+        using StagesB = Stages<StageB, stages, order_b, Shape::threads, Value, NormB>;
+        static_assert((StagesA::values + StagesB::values) * sizeof(Value) <= TILE_FLOATS * sizeof(float), "room");
+        Value *memory_a = reinterpret_cast<Value *>(memory), *memory_b = memory_a + StagesA::values;
+        StagesA stages_a = {memory_a, a, takes_wide_copies(a)};
+        StagesB stages_b = {memory_b, b, takes_wide_copies(b)};
         int warp = threadIdx.x / WARP_LANES, lane = threadIdx.x % WARP_LANES;
         int warp_row = warp / Shape::warps_across * Shape::warp_rows;
         int warp_column = warp % Shape::warps_across * Shape::warp_columns;
 
         auto piece_a = [&](int inner) { return Piece{place.rows, place.first_row, place.inner_end, inner}; };
         auto piece_b = [&](int inner) { return Piece{place.columns, place.first_column, place.inner_end, inner}; };
-        auto begin = [&](int stage, int inner) {
-            stages_a.begin(stage, piece_a(inner));
-            stages_b.begin(stage, piece_b(inner));
-        };
-        // One group for each stage, an empty one beyond the end, so that the same count of groups is waited for.
-#pragma unroll
-        for (int stage = 0; stage < Shape::stages - 1; stage++) {
-            if (place.first_inner + stage * Shape::inner < place.inner_end) {
-                begin(stage, place.first_inner + stage * Shape::inner);
+        // One group for each step, an empty one beyond the end, so that the same count of groups is waited for.
+        auto begin = [&](int step) {
+            int inner = place.first_inner + step * Shape::inner;
+            if (inner < place.inner_end) {
+                stages_a.begin(step, piece_a(inner));
+                stages_b.begin(step, piece_b(inner));
             }
             commit_copies();
+        };
+#pragma unroll
+        for (int step = 0; step < stages - 1; step++) {
+            begin(step);
         }
 
         float sums[products_down][2 * pairs_across][4] = {};
-        int stage = 0;
-        for (int inner = place.first_inner; inner < place.inner_end; inner += Shape::inner) {
-            wait_copies<Shape::stages - 2>();
-            stages_a.activate(stage, piece_a(inner));
-            stages_b.activate(stage, piece_b(inner));
+        int step = 0;
+        for (int inner = place.first_inner; inner < place.inner_end; inner += Shape::inner, step++) {
+            wait_copies<stages - 2>();
+            stages_a.apply(step, piece_a(inner));
+            stages_b.apply(step, piece_b(inner));
             __syncthreads(); // all threads' copies are there, and nobody reads the stage before: the next to fill
-            int ahead = inner + (Shape::stages - 1) * Shape::inner;
-            if (ahead < place.inner_end) {
-                begin((stage + Shape::stages - 1) % Shape::stages, ahead);
-            }
-            commit_copies();
-            const Value *stage_a = memory_a + stage * StageA::values, *stage_b = memory_b + stage * StageB::values;
+            begin(step + stages - 1);
+            const Value *stage_a = stages_a.stage(step), *stage_b = stages_b.stage(step);
 #pragma unroll
-            for (int step = 0; step < Shape::inner; step += 16) {
+            for (int in_stage = 0; in_stage < Shape::inner; in_stage += 16) {
                 // The larger tile's warps have more rows than columns: fragments of b stay, those of a pass by.
                 typename Format::Factor right[pairs_across];
 #pragma unroll
                 for (int j = 0; j < pairs_across; j++) {
                     Fragment<Value> fragment;
-                    load_fragment<StageB, order_b>(fragment, stage_b, warp_column + j * 16, step);
+                    load_fragment<StageB, order_b>(fragment, stage_b, warp_column + j * 16, in_stage);
                     right[j] = Format::factor(fragment);
                 }
 #pragma unroll
                 for (int i = 0; i < products_down; i++) {
                     Fragment<Value> fragment;
-                    load_fragment<StageA, order_a>(fragment, stage_a, warp_row + i * 16, step);
+                    load_fragment<StageA, order_a>(fragment, stage_a, warp_row + i * 16, in_stage);
                     typename Format::Factor left = Format::factor(fragment);
 #pragma unroll
                     for (int j = 0; j < pairs_across; j++) {
@@ -348,7 +396,6 @@ template <class Shape_, class Format> struct TensorCore {
                     }
                 }
             }
-            stage = (stage + 1) % Shape::stages;
         }
 
 #pragma unroll

@@ -96,6 +96,10 @@ __device__ __forceinline__ void add_four(Four &sum, const Four &value) {
 struct NormRows {
     const float *__restrict__ mean, *__restrict__ rstd, *__restrict__ weight, *__restrict__ bias;
 
+    __device__ __forceinline__ NormColumn column(int index) const {
+        return norm_column(mean, rstd, weight, bias, index);
+    }
+
     __device__ __forceinline__ NormRows from(int column) const {
         return {mean + column, rstd + column, weight + column, bias + column};
     }
@@ -115,6 +119,41 @@ __device__ __forceinline__ NormFour load_norm(const NormRows &norm, int column, 
         all.scale[i] = __fmul_rn(rstd[i], weight[i]);
     }
     return all;
+}
+
+// Its backward by columns.
+struct NormBackwardRows {
+    NormRows norm;
+    const float *__restrict__ constant, *__restrict__ slope;
+
+    __device__ __forceinline__ NormBackwardRows from(int column) const {
+        return {norm.from(column), constant + column, slope + column};
+    }
+    __device__ __forceinline__ NormTerms terms(int column) const { return {constant[column], slope[column]}; }
+};
+
+// Of `terms` [2, C]: the constants, and below them the slopes.
+__device__ __forceinline__ NormBackwardRows norm_backward_rows(const NormRows &norm, const float *terms, int columns) {
+    return {norm, terms, terms + columns};
+}
+
+struct NormBackwardFour {
+    NormFour norm;
+    Four constant, slope;
+
+    // d_z of d and z; beyond the end 0, as d is there.
+    __device__ __forceinline__ Four operator()(Four d, const Four &z) const {
+#pragma unroll
+        for (int i = 0; i < COLUMNS_EACH; i++) {
+            d[i] = norm_backward_value(norm[i], {constant[i], slope[i]}, d[i], z[i]);
+        }
+        return d;
+    }
+};
+
+__device__ __forceinline__ NormBackwardFour load_norm_backward(const NormBackwardRows &of, int column, int columns) {
+    return {load_norm(of.norm, column, columns), load_four(of.constant, column, columns),
+            load_four(of.slope, column, columns)};
 }
 
 // ---- kernels for both element types -------------------------------------------------------------------------------

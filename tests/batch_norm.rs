@@ -11,9 +11,9 @@ use kernel_support::{
 };
 use proptest::prelude::any;
 use scenerank::backend::cuda::batch_norm::{
-    BatchStatistics, Norm, NormGradient, Statistics, Sums, batch_norm_backward, batch_norm_backward_sums,
-    batch_norm_mask, batch_norm_no_statistics, batch_norm_relu, batch_norm_running_statistics,
-    batch_norm_statistics,
+    BatchStatistics, Norm, NormBackward, NormGradient, Statistics, Sums, batch_norm_backward,
+    batch_norm_backward_sums, batch_norm_mask, batch_norm_no_statistics, batch_norm_relu,
+    batch_norm_running_statistics, batch_norm_statistics,
 };
 use scenerank::backend::cuda::buffer::Buffer;
 use scenerank::backend::cuda::device::Device;
@@ -150,7 +150,8 @@ fn forward_and_backward<T: StoredElement>(
     let (weight, bias) = (all_mut(&mut d_weight), all_mut(&mut d_bias));
     let gradient = NormGradient { weight, bias, batch_statistics, sums: &mut *sums };
     batch_norm_backward_sums(device, gradient, all(&d), all(&z), norm, counted.rows()).expect("a launch");
-    batch_norm_backward(device, &mut all_mut(&mut d), all(&z), norm, counted.rows(), sums).expect("a launch");
+    let mut of = NormBackward { d: all_mut(&mut d), z: all(&z), norm, terms: sums.terms(columns) };
+    batch_norm_backward(device, &mut of, counted.rows()).expect("a launch");
     let [y, d] = [y, d].map(|buffer| stored_to_host(device, &buffer, rows, columns));
     let [d_weight, d_bias] = [d_weight, d_bias].map(|buffer| to_host(device, &buffer));
     [y, mask.into_iter().map(f32::from).collect(), d, d_weight, d_bias]

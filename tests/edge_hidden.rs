@@ -6,10 +6,14 @@ use half::bf16;
 use kernel_support::calculus::{central_differences, weighted_sum};
 use kernel_support::cases::{Edge, Graphs, TYPES, check, columns, graphs, no_device, seeds, small_graphs};
 use kernel_support::stored::{assert_stored_within, rounded, stored, stored_to_host, unwritten};
-use kernel_support::{Counted, Values, all, all_mut, assert_within, indices_with_room, same_bits, wide};
+use kernel_support::{
+    Counted, Values, all, all_mut, assert_within, indices_with_room, same_bits, to_device, wide,
+};
+use scenerank::backend::cuda::batch_norm::{Norm, NormBackward, batch_norm_backward};
 use scenerank::backend::cuda::edge_hidden::{
     Ends, Lists, edge_hidden_lookup, edge_hidden_sum_edges, edge_hidden_sum_ends,
 };
+use scenerank::backend::cuda::linear::{Gradient, Matrix};
 use scenerank::backend::cuda::stored::StoredElement;
 use scenerank::batch::graph_batch::GraphBatch;
 
@@ -21,8 +25,26 @@ struct Inputs {
     projected: Vec<f32>,
     /// `[TYPES, H]`.
     edge_projected: Vec<f32>,
-    /// `[E, H]`: the gradient that is summed.
+    /// `[E, H]`: the gradient by relu(norm(z)), of which that by z is made and summed.
+    d: Vec<f32>,
+    /// `[E, H]`.
     z: Vec<f32>,
+    /// Mean, rstd, weight and bias.
+    norm: [Vec<f32>; 4],
+    /// `[2, H]`: what is subtracted.
+    terms: Vec<f32>,
+}
+
+/// What they write.
+struct Outcome {
+    /// The edge's row and both ends.
+    looked_up: Vec<f32>,
+    /// What is summed.
+    d_z: Vec<f32>,
+    /// Sums by end.
+    by_end: Vec<f32>,
+    /// Sums by predicate.
+    by_edge: Vec<f32>,
 }
 
 impl Inputs {
@@ -31,7 +53,12 @@ impl Inputs {
         let (nodes, edges) = (batch.node_object.len(), batch.edge_subject.len());
         let projected = rounded::<T>(values.signed(nodes * 2 * hidden));
         let edge_projected = rounded::<T>(values.signed(TYPES * hidden));
-        Inputs { z: rounded::<T>(values.signed(edges * hidden)), batch, hidden, projected, edge_projected }
+        let [d, z] = [0; 2].map(|_| rounded::<T>(values.signed(edges * hidden)));
+        let norm =
+            [values.signed(hidden), values.positive(hidden), values.signed(hidden), values.signed(hidden)];
+        // Small, as the shares of sums over many rows are: else the sums drift, and round to more than those of either sign.
+        let terms = values.signed(2 * hidden).iter().map(|term| term / 32.0).collect();
+        Inputs { batch, hidden, projected, edge_projected, d, z, norm, terms }
     }
 
     /// `projected[subject, ..H] + projected[object, H..]`, `[E, H]`.
@@ -63,10 +90,10 @@ impl Inputs {
         [offsets, entries]
     }
 
-    /// The edge's row and both ends; sums of z by end; sums of z by predicate.
-    fn kernels<T: StoredElement>(&self, order: u64) -> [Vec<f32>; 3] {
+    /// Sums by end have the same bits whether d_z is stored or made as it is read.
+    fn kernels<T: StoredElement>(&self, order: u64) -> Outcome {
         let (batch, hidden) = (&self.batch, self.hidden);
-        same_bits(order, |device, spare| {
+        let [looked_up, d_z, by_end, through_norm, by_edge] = same_bits(order, |device, spare| {
             let counts = [batch.node_object.len(), batch.edge_subject.len(), TYPES];
             let [nodes, edges, predicates] = counts.map(|rows| Counted::new(device, rows, spare));
             let [node_count, edge_count, predicate_count] = counts;
@@ -77,6 +104,14 @@ impl Inputs {
             let [projected, edge_projected, z] =
                 [(&self.projected, 2 * hidden), (&self.edge_projected, hidden), (&self.z, hidden)]
                     .map(|(values, columns)| stored::<T>(device, values, columns, spare));
+            let [mut d, mut d_z] = [0; 2].map(|_| stored::<T>(device, &self.d, hidden, spare));
+            let (norm, terms) =
+                (self.norm.each_ref().map(|of| to_device(device, of)), to_device(device, &self.terms));
+            let [mean, rstd, weight, bias] = norm.each_ref().map(all);
+            let norm = Norm { mean, rstd, weight, bias };
+            let mut of = NormBackward { d: all_mut(&mut d_z), z: all(&z), norm, terms: all(&terms) };
+            batch_norm_backward(device, &mut of, edges.rows()).expect("a launch");
+            let of = NormBackward { d: all_mut(&mut d), z: all(&z), norm, terms: all(&terms) };
 
             let mut looked_up = unwritten::<T>(device, edge_count + spare, hidden);
             edge_hidden_lookup(
@@ -93,29 +128,42 @@ impl Inputs {
             let [offsets, entries] = [&batch.incidence.offsets, &batch.incidence.entries]
                 .map(|indices| indices_with_room(device, indices, spare));
             let by_node = Lists { rows: nodes.rows(), offsets: all(&offsets), entries: all(&entries) };
-            let mut by_end = unwritten::<T>(device, node_count + spare, 2 * hidden);
-            edge_hidden_sum_ends(device, &mut all_mut(&mut by_end), all(&z), by_node, hidden)
-                .expect("a launch");
-            let [offsets, entries] =
+            let [predicate_offsets, predicate_entries] =
                 self.by_predicate().map(|indices| indices_with_room(device, &indices, spare));
-            let by_predicate =
-                Lists { rows: predicates.rows(), offsets: all(&offsets), entries: all(&entries) };
+            let (offsets, entries) = (all(&predicate_offsets), all(&predicate_entries));
+            let by_predicate = Lists { rows: predicates.rows(), offsets, entries };
             let mut by_edge = unwritten::<T>(device, predicate_count + spare, hidden);
-            edge_hidden_sum_edges(device, &mut all_mut(&mut by_edge), all(&z), by_predicate, hidden)
-                .expect("a launch");
+            edge_hidden_sum_edges(device, &mut all_mut(&mut by_edge), &of, by_predicate).expect("a launch");
+
+            let d_z_stored = Gradient::Values(Matrix::new(all(&d_z), edge_count + spare, hidden));
+            let [by_end, through_norm] = [d_z_stored, Gradient::ThroughNorm(of)].map(|d_z| {
+                let mut by_end = unwritten::<T>(device, node_count + spare, 2 * hidden);
+                edge_hidden_sum_ends(device, &mut all_mut(&mut by_end), &d_z, by_node, hidden)
+                    .expect("a launch");
+                by_end
+            });
+            assert_eq!(stored_to_host(device, &d, edge_count, hidden), self.d, "only read");
             [
                 (looked_up, edge_count, hidden),
+                (d_z, edge_count, hidden),
                 (by_end, node_count, 2 * hidden),
+                (through_norm, node_count, 2 * hidden),
                 (by_edge, predicate_count, hidden),
             ]
             .map(|(buffer, rows, columns)| stored_to_host(device, &buffer, rows, columns))
-        })
+        });
+        assert_eq!(bits(&through_norm), bits(&by_end), "sums through batch norm's backward");
+        Outcome { looked_up, d_z, by_end, by_edge }
     }
 }
 
-/// Sums of up to `edges` numbers below 1, one after another.
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
+
+/// Sums of up to `edges` numbers below 2, and what is subtracted, one after another.
 fn sum_limit(edges: usize) -> f64 {
-    5e-7 + 1e-7 * edges as f64
+    2.1 * (5e-7 + 1e-7 * edges as f64)
 }
 
 fn agrees_with_plain_loops((graphs, hidden, seed): (Graphs, usize, u64)) {
@@ -126,8 +174,8 @@ fn agrees_with_plain_loops((graphs, hidden, seed): (Graphs, usize, u64)) {
 fn agrees_in<T: StoredElement>(graphs: &Graphs, hidden: usize, seed: u64) {
     let inputs = Inputs::new::<T>(graphs, hidden, seed);
     let batch = &inputs.batch;
-    let [looked_up, by_end, by_edge] = inputs.kernels::<T>(seed);
-    let (wide_z, of_ends) = (wide(&inputs.z), inputs.of_ends(&wide(&inputs.projected)));
+    let Outcome { looked_up, d_z, by_end, by_edge } = inputs.kernels::<T>(seed);
+    let of_ends = inputs.of_ends(&wide(&inputs.projected));
     let sum = |one: &[f64]| -> Vec<f64> { one.iter().zip(&of_ends).map(|(one, ends)| one + ends).collect() };
     // Three numbers below 1.
     let want = sum(&inputs.of_edges(&wide(&inputs.edge_projected)));
@@ -135,7 +183,7 @@ fn agrees_in<T: StoredElement>(graphs: &Graphs, hidden: usize, seed: u64) {
 
     let mut want_ends = vec![0.0; by_end.len()];
     let mut want_edges = vec![0.0; by_edge.len()];
-    for (edge, row) in wide_z.chunks_exact(hidden).enumerate() {
+    for (edge, row) in wide(&d_z).chunks_exact(hidden).enumerate() {
         let (s, o, p) = (batch.edge_subject[edge], batch.edge_object[edge], batch.edge_predicate[edge]);
         for (c, value) in row.iter().enumerate() {
             want_ends[s as usize * 2 * hidden + c] += value;
@@ -166,8 +214,8 @@ fn one_node_takes_all_ends_of_600_edges() {
 fn the_backward_agrees_with_finite_differences() {
     check(200, (small_graphs(), 1..=3usize, seeds()), |(graphs, hidden, seed)| {
         let inputs = Inputs::new::<f32>(&graphs, hidden, seed);
-        let [_, by_end, by_edge] = inputs.kernels::<f32>(seed);
-        let (d_z, limit) = (wide(&inputs.z), sum_limit(inputs.batch.edge_subject.len()));
+        let Outcome { d_z, by_end, by_edge, .. } = inputs.kernels::<f32>(seed);
+        let (d_z, limit) = (wide(&d_z), sum_limit(inputs.batch.edge_subject.len()));
         let want = central_differences(&wide(&inputs.projected), |projected| {
             weighted_sum(&d_z, &inputs.of_ends(projected))
         });

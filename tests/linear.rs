@@ -9,73 +9,31 @@ mod kernel_support;
 use half::bf16;
 use kernel_support::calculus::{central_differences, weighted_sum};
 use kernel_support::cases::{check, rows, seeds};
+use kernel_support::products::{
+    FORMATS, addition_error, assert_near, magnitudes, matrix, matrix_mut, operand_error, stored_error,
+};
 use kernel_support::stored::{rounded, stored, stored_to_host, unwritten};
 use kernel_support::{
     Counted, ROWS, Values, all, all_mut, devices, indices_with_room, poisoned, spare, to_device, to_host,
     wide,
 };
 use scenerank::backend::cuda::batch_norm::{BatchStatistics, Norm, NormGradient, Statistics, Sums};
-use scenerank::backend::cuda::buffer::Buffer;
 use scenerank::backend::cuda::device::Device;
 use scenerank::backend::cuda::edge_hidden::Ends;
 use scenerank::backend::cuda::linear::{
-    Format, Input, LinearGradients, Matrix, MatrixMut, WeightParts, linear_backward, linear_forward,
+    Format, Gradient, Input, LinearGradients, WeightParts, linear_backward, linear_forward,
     linear_forward_gather,
 };
 use scenerank::backend::cuda::stored::StoredElement;
 use scenerank::backend::reference::linear as reference;
 
-const FORMATS: [Format; 4] = [Format::Fp32, Format::Tf32, Format::Bf16, Format::Bf16x3];
-
 /// Inputs and outputs: below, at and above a tile, no multiple of anything, one.
 const WIDTHS: [(usize, usize); 5] = [(13, 19), (64, 64), (65, 1), (1, 65), (100, 67)];
 
-/// What the operands' rounding may move of M.
-fn operand_error(format: Format, activated: bool) -> f64 {
-    let both = |bits: i32| 2.0 * 2f64.powi(-bits) + 2f64.powi(-2 * bits);
-    match format {
-        Format::Fp32 => 0.0,
-        Format::Tf32 => both(11),
-        Format::Bf16 if activated => 2f64.powi(-8),
-        Format::Bf16 => 0.0,
-        // Each operand's rest is at most 2^-17 of it, and the product of the two lows, left out, 2^-16 of the product.
-        Format::Bf16x3 => both(17) + 2f64.powi(-16),
-    }
-}
-
-/// Of all: tensor cores may truncate where they add, and the format of two bf16 adds three times a term. A weight's
-/// gradient is not rounded where it is stored, whatever the format.
+/// Of all. A weight's gradient is not rounded where it is stored, whatever the format.
 fn error(format: Format, product: Product, which: usize, terms: usize) -> f64 {
-    let additions = if format == Format::Bf16x3 { 3 * terms } else { terms };
-    let sum =
-        operand_error(format, product.is_activated()) + f64::from(f32::EPSILON) * (additions as f64 + 4.0);
-    let is_stored = format == Format::Bf16 && which == 0;
-    if is_stored { sum + 2f64.powi(-8) * (1.0 + sum) } else { sum }
-}
-
-/// Panics where `got` is further from `want` than `error` of `magnitude`, value by value (NaN is).
-#[track_caller]
-fn assert_near(name: &str, got: &[f32], want: &[f64], magnitude: &[f64], error: f64) {
-    assert_eq!(got.len(), want.len(), "{name}: length");
-    for (i, (&got, (want, magnitude))) in got.iter().zip(want.iter().zip(magnitude)).enumerate() {
-        let (off, limit) = ((f64::from(got) - want).abs(), error * magnitude);
-        assert!(
-            off <= limit,
-            "{name}[{i}]: {got} where {want} is expected: off by {off:.3e}, limit {limit:.3e}"
-        );
-    }
-}
-
-fn matrix<T: StoredElement>(buffer: &Buffer<T>, rows: usize, columns: usize) -> Matrix<'_, T> {
-    Matrix::new(all(buffer), rows, columns)
-}
-
-fn matrix_mut<T: StoredElement>(buffer: &mut Buffer<T>, rows: usize, columns: usize) -> MatrixMut<'_, T> {
-    MatrixMut::new(all_mut(buffer), rows, columns)
-}
-
-fn magnitudes(values: &[f64]) -> Vec<f64> {
-    values.iter().map(|value| value.abs()).collect()
+    let error = operand_error(format, i32::from(product.is_activated())) + addition_error(format, terms);
+    if which == 0 { stored_error(format, error) } else { error }
 }
 
 /// Activated: of relu(norm(x)).
@@ -249,7 +207,7 @@ impl Case {
             let (d_norm_weight, bias) = (all_mut(first), all_mut(second));
             let gradient = NormGradient { weight: d_norm_weight, bias, batch_statistics, sums };
             let norm = product.is_activated().then_some(gradient);
-            let to = LinearGradients { x: to, weight: weight_there, norm };
+            let (to, d_y) = (LinearGradients { x: to, weight: weight_there, norm }, Gradient::Values(d_y));
             linear_backward(device, format, of, to, d_y, x, weight, &mut parts)
         }
         .expect("a launch");
@@ -481,7 +439,7 @@ fn check_parts<T: StoredElement>(device: &Device, format: Format, rows: usize, w
     let of = counted.rows();
     let [x, d_y] =
         [(&case.x, width), (&case.d_y, 2 * hidden)].map(|(v, columns)| stored::<T>(device, v, columns, 0));
-    let (x, d_y) = (Input::Values(matrix(&x, rows, width)), matrix(&d_y, rows, 2 * hidden));
+    let (x, d_y) = (Input::Values(matrix(&x, rows, width)), Gradient::Values(matrix(&d_y, rows, 2 * hidden)));
 
     // Into columns of a wider matrix.
     let (before, whole) = (8, 8 + 2 * hidden + 1);

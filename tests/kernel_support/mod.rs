@@ -1,12 +1,13 @@
 //! What the tests of single kernels share: the device, random values, outputs that begin as NaN, and tolerances;
-//! [`cases`] draws shapes and [`scores`] what is correlated, [`stored`] lays matrices out, [`calculus`] differentiates the
-//! reference.
+//! [`cases`] draws shapes and [`scores`] what is correlated, [`stored`] lays matrices out, [`products`] bounds what they
+//! may be off by, [`calculus`] differentiates the reference.
 //!
 //! They run on the emulator, or with `SCENERANK_TEST_DEVICE=cuda` on a GPU, where a missing one fails them.
 #![allow(dead_code)] // each test binary uses its part
 
 pub mod calculus;
 pub mod cases;
+pub mod products;
 pub mod scores;
 pub mod stored;
 

@@ -93,7 +93,7 @@ pub struct BatchStatistics<'a> {
 }
 
 /// Where the gradients of a norm's weight and bias go. What its backward subtracts from each row stays in `sums`, for
-/// [`batch_norm_backward`].
+/// [`NormBackward`].
 pub struct NormGradient<'a> {
     /// `[C]`.
     pub weight: SliceMut<'a, f32>,
@@ -103,6 +103,43 @@ pub struct NormGradient<'a> {
     pub batch_statistics: bool,
     /// Memory.
     pub sums: &'a mut Sums,
+}
+
+/// The second part of the backward of relu(norm(z)): what makes the gradient d_z of that by the output.
+pub struct NormBackward<'a, T> {
+    /// `[R, C]`: the gradient by the output, whose place d_z takes where it is written.
+    pub d: SliceMut<'a, T>,
+    /// `[R, C]`.
+    pub z: Slice<'a, T>,
+    /// Of z.
+    pub norm: Norm<'a>,
+    /// `[2, C]`: what is subtracted, [`Sums::terms`] of the first part, [`batch_norm_backward_sums`] or the product that
+    /// made d.
+    pub terms: Slice<'a, f32>,
+}
+
+impl<T: StoredElement> NormBackward<'_, T> {
+    /// C.
+    pub(super) fn columns(&self) -> usize {
+        self.norm.mean.len()
+    }
+
+    /// Panics unless there are so many rows.
+    #[track_caller]
+    pub(super) fn check(&self, rows: usize) {
+        let columns = self.columns();
+        self.norm.check(columns);
+        check_len("batch_norm_backward: d", self.d.len(), rows * T::stride(columns));
+        check_len("batch_norm_backward: z", self.z.len(), rows * T::stride(columns));
+        check_len("batch_norm_backward: terms", self.terms.len(), 2 * columns);
+    }
+}
+
+impl Arguments {
+    /// d, z, the norm and what is subtracted, in the order in which every kernel takes them.
+    pub(super) fn add_norm_backward<T: StoredElement>(self, of: &NormBackward<'_, T>) -> Self {
+        self.add(of.d.as_slice()).add(of.z).add_norm(of.norm).add(of.terms)
+    }
 }
 
 /// Memory of the sums over rows (`kernels/column_sums.cuh`).
@@ -129,7 +166,7 @@ impl Sums {
     }
 
     /// `[2, C]`: what backward subtracts, as the first part of a norm's backward left it.
-    pub(super) fn terms(&self, columns: usize) -> Slice<'_, f32> {
+    pub fn terms(&self, columns: usize) -> Slice<'_, f32> {
         self.terms.slice(0..2 * columns)
     }
 
@@ -330,25 +367,18 @@ pub fn batch_norm_backward_sums<T: StoredElement>(
     unsafe { device.launch(kernel, grid, &arguments) }
 }
 
-/// The second part: `d [R, C]`, by the output, becomes the gradient by z. `sums` has what is subtracted, by the pass
-/// above or by the product that made d.
+/// The second part in a launch of its own: d becomes d_z.
 pub fn batch_norm_backward<T: StoredElement>(
     device: &Device,
-    d: &mut SliceMut<'_, T>,
-    z: Slice<'_, T>,
-    norm: Norm<'_>,
+    of: &mut NormBackward<'_, T>,
     rows: Rows<'_>,
-    sums: &Sums,
 ) -> Result<()> {
-    let columns = norm.mean.len();
-    norm.check(columns);
-    check_len("batch_norm_backward: d", d.len(), rows.bound * T::stride(columns));
-    check_len("batch_norm_backward: z", z.len(), rows.bound * T::stride(columns));
+    of.check(rows.bound);
     if rows.bound == 0 {
         return Ok(());
     }
-    let terms = sums.terms(columns);
-    let arguments = Arguments::default().add(d).add(z).add_norm(norm).add(terms);
+    let columns = of.columns();
+    let arguments = Arguments::default().add_norm_backward(of);
     let arguments = arguments.add(T::stride(columns)).add(rows).add(columns);
     let (kernel, grid) = (stored_kernel!("batch_norm_backward", T), by_fours(rows.bound, columns));
     // SAFETY: as in kernels/batch_norm.cu; lengths were checked; d is borrowed mutably.

@@ -3,11 +3,11 @@
 //! What a block makes is never written activated: who reads it applies batch norm and ReLU while loading. Sums over rows
 //! are made where the values are, in the products.
 
-use super::batch_norm::{self, BatchStatistics, Norm, NormGradient, Statistics, Sums};
-use super::buffer::{Buffer, Slice};
+use super::batch_norm::{self, BatchStatistics, Norm, NormBackward, NormGradient, Statistics, Sums};
+use super::buffer::Buffer;
 use super::device::Device;
 use super::linear::{
-    Format, Input, LinearGradients, Matrix, MatrixMut, WeightParts, linear_backward, linear_forward,
+    Format, Gradient, Input, LinearGradients, Matrix, MatrixMut, WeightParts, linear_backward, linear_forward,
 };
 use super::rows::Rows;
 use super::stored::StoredElement;
@@ -32,11 +32,41 @@ pub(super) enum Before<'a, T> {
     Block(BlockKind, &'a Activations<T>),
 }
 
+/// The gradient that a linear layer's backward begins with.
+pub(super) enum After<'a, T> {
+    /// By its output.
+    Values(&'a Buffer<T>),
+    /// By relu(norm(.)) of its output: this block's. Its values are lost.
+    Block(&'a Activations<T>, &'a mut Buffer<T>),
+}
+
+/// Memory of the sums over rows of blocks. Of the two blocks on each other either has its own: a product of the upper one's
+/// backward reads what is subtracted of its output, while it makes the sums of its input.
+pub(super) struct BlockSums {
+    lower: Sums,
+    upper: Sums,
+}
+
+impl BlockSums {
+    /// None yet.
+    pub(super) fn new(device: &Device) -> Result<Self> {
+        Ok(BlockSums { lower: Sums::new(device)?, upper: Sums::new(device)? })
+    }
+
+    /// A block's, and those of the one that it is on, or under.
+    pub(super) fn of(&mut self, kind: BlockKind) -> (&mut Sums, &mut Sums) {
+        match kind {
+            BlockKind::EdgeHidden | BlockKind::NodeHidden => (&mut self.lower, &mut self.upper),
+            BlockKind::EdgeHeads | BlockKind::NodeOutput => (&mut self.upper, &mut self.lower),
+        }
+    }
+}
+
 /// The device and the memory of these steps.
 pub(super) struct Blocks<'a> {
     pub(super) device: &'a Device,
     pub(super) format: Format,
-    pub(super) sums: &'a mut Sums,
+    pub(super) sums: &'a mut BlockSums,
     pub(super) weight_parts: &'a mut WeightParts,
     pub(super) weight_copy: Option<&'a WeightCopy>,
 }
@@ -52,6 +82,23 @@ pub(super) fn norm<'a, T>(
         rstd: block.rstd.slice(0..layout.outputs),
         weight: values.slice(layout.norm_weight.clone()),
         bias: values.slice(layout.norm_bias.clone()),
+    }
+}
+
+/// What makes the gradient by a block's linear output of the first `rows` rows of `d`, that by the block's.
+pub(super) fn norm_backward<'a, T: StoredElement>(
+    layout: &BlockLayout,
+    values: &'a Buffer<f32>,
+    block: &'a Activations<T>,
+    d: &'a mut Buffer<T>,
+    rows: Rows<'_>,
+    sums: &'a Sums,
+) -> NormBackward<'a, T> {
+    NormBackward {
+        d: d.rows_mut(rows.bound, layout.outputs),
+        z: block.linear.rows(rows.bound, layout.outputs),
+        norm: norm(layout, values, block),
+        terms: sums.terms(layout.outputs),
     }
 }
 
@@ -141,19 +188,19 @@ impl Blocks<'_> {
             &mut MatrixMut::new(linear.rows_mut(rows.bound, outputs), rows.bound, outputs),
             input(x, layer, weights, rows, inputs),
             weights.of(layer, kind),
-            batch_statistics(mode, layout, running_mean, running_var, mean, rstd, self.sums),
+            batch_statistics(mode, layout, running_mean, running_var, mean, rstd, self.sums.of(kind).0),
         )?;
         let layout = parameters.layout.block(layer, kind);
         constant_statistics(self.device, mode, layout, parameters, block)
     }
 
     /// Backward of `z = x W^T`: `d_weight = d_z^T x` and `d_x = d_z W`. Where x is a block's, the first part of its batch
-    /// norm's backward too: the second one, [`Blocks::norm_backward`], must be next.
+    /// norm's backward too: its linear layer's backward must be next.
     pub(super) fn linear_backward<T: StoredElement>(
         &mut self,
         (layer, kind): Place,
         parameters: &Parameters<Buffer<f32>>,
-        d_z: Slice<'_, T>,
+        d: After<'_, T>,
         x: Before<'_, T>,
         rows: Rows<'_>,
         d_x: &mut Buffer<T>,
@@ -161,15 +208,14 @@ impl Blocks<'_> {
     ) -> Result<()> {
         let layout = parameters.layout.block(layer, kind);
         let (inputs, outputs) = (layout.inputs, layout.outputs);
+        let (sums, sums_before) = self.sums.of(kind);
         let (d_norm, d_weight) = match x {
             Before::Values(_) => (None, gradients.slice_mut(layout.weight.clone())),
             Before::Block(before, _) => {
                 let before = parameters.layout.block(layer, before);
-                let of_norm = [before.norm_weight.clone(), before.norm_bias.clone()];
-                let [weight, bias] = of_norm;
+                let (weight, bias) = (before.norm_weight.clone(), before.norm_bias.clone());
                 let [weight, bias, d_weight] = gradients.slices_mut([weight, bias, layout.weight.clone()]);
-                let sums = &mut *self.sums;
-                let batch_statistics = before.batch_norm;
+                let (batch_statistics, sums) = (before.batch_norm, sums_before);
                 (Some(NormGradient { weight, bias, batch_statistics, sums }), d_weight)
             }
         };
@@ -184,7 +230,14 @@ impl Blocks<'_> {
                 weight: &mut MatrixMut::new(d_weight, outputs, inputs),
                 norm: d_norm,
             },
-            Matrix::new(d_z, rows.bound, outputs),
+            match d {
+                After::Values(d_z) => {
+                    Gradient::Values(Matrix::new(d_z.rows(rows.bound, outputs), rows.bound, outputs))
+                }
+                After::Block(block, d) => {
+                    Gradient::ThroughNorm(norm_backward(layout, values, block, d, rows, sums))
+                }
+            },
             input(x, layer, weights, rows, inputs),
             weights.of(layer, kind),
             self.weight_parts,
@@ -203,33 +256,14 @@ impl Blocks<'_> {
     ) -> Result<()> {
         let layout = parameters.layout.block(layer, kind);
         let [weight, bias] = gradients.slices_mut([layout.norm_weight.clone(), layout.norm_bias.clone()]);
+        let (batch_statistics, sums) = (layout.batch_norm, self.sums.of(kind).0);
         batch_norm::batch_norm_backward_sums(
             self.device,
-            NormGradient { weight, bias, batch_statistics: layout.batch_norm, sums: self.sums },
+            NormGradient { weight, bias, batch_statistics, sums },
             d.rows(rows.bound, layout.outputs),
             block.linear.rows(rows.bound, layout.outputs),
             norm(layout, &parameters.values, block),
             rows,
-        )
-    }
-
-    /// The second part: the first `rows` rows of `d`, by the output, become the gradient by z.
-    pub(super) fn norm_backward<T: StoredElement>(
-        &mut self,
-        (layer, kind): Place,
-        parameters: &Parameters<Buffer<f32>>,
-        block: &Activations<T>,
-        d: &mut Buffer<T>,
-        rows: Rows<'_>,
-    ) -> Result<()> {
-        let layout = parameters.layout.block(layer, kind);
-        batch_norm::batch_norm_backward(
-            self.device,
-            &mut d.rows_mut(rows.bound, layout.outputs),
-            block.linear.rows(rows.bound, layout.outputs),
-            norm(layout, &parameters.values, block),
-            rows,
-            self.sums,
         )
     }
 }

@@ -187,6 +187,11 @@ impl<'a, T> SliceMut<'a, T> {
         )
     }
 
+    /// The same part, to read from now on.
+    pub fn into_slice(self) -> Slice<'a, T> {
+        Slice { address: self.address, len: self.len, lifetime: PhantomData }
+    }
+
     /// The same part, to read.
     pub fn as_slice(&self) -> Slice<'_, T> {
         Slice { address: self.address, len: self.len, lifetime: PhantomData }

@@ -1,14 +1,20 @@
 //! edge_hidden: joins the parts of an edge's first product, and sums its gradient by node or type
 //! (`kernels/edge_hidden.cu`).
 
+use super::batch_norm::NormBackward;
 use super::buffer::{Slice, SliceMut};
 use super::device::{Arguments, Device, Grid, check_len};
+use super::linear::Gradient;
 use super::rows::Rows;
 use super::stored::{StoredElement, stored_kernel, stored_kernels};
 use crate::error::Result;
 
-pub(super) const KERNELS: &[&str] =
-    stored_kernels!["edge_hidden_lookup", "edge_hidden_sum_ends", "edge_hidden_sum_edges"];
+pub(super) const KERNELS: &[&str] = stored_kernels![
+    "edge_hidden_lookup",
+    "edge_hidden_sum_ends",
+    "edge_hidden_sum_ends_through_norm",
+    "edge_hidden_sum_edges_through_norm"
+];
 
 const THREADS: u32 = 128;
 
@@ -87,40 +93,44 @@ pub fn edge_hidden_lookup<T: StoredElement>(
 pub fn edge_hidden_sum_ends<T: StoredElement>(
     device: &Device,
     sums: &mut SliceMut<'_, T>,
-    d_z: Slice<'_, T>,
+    d_z: &Gradient<'_, T>,
     by_row: Lists<'_>,
     hidden: usize,
 ) -> Result<()> {
     check_len("edge_hidden_sum_ends: sums", sums.len(), by_row.rows.bound * T::stride(2 * hidden));
-    check_len("edge_hidden_sum_ends: d_z", d_z.len(), by_row.entries.len() / 2 * T::stride(hidden));
+    let stride = d_z.check(by_row.entries.len() / 2, hidden);
     by_row.check();
     if by_row.rows.bound == 0 {
         return Ok(());
     }
-    let arguments = Arguments::default().add(sums).add(d_z).add(by_row.offsets).add(by_row.entries);
-    let arguments = arguments.add(by_row.rows).add(hidden).add(T::stride(hidden)).add(T::stride(2 * hidden));
-    let (kernel, grid) = (stored_kernel!("edge_hidden_sum_ends", T), Grid::rows(by_row.rows.bound, THREADS));
+    let arguments = Arguments::default().add(sums).add_gradient(d_z).add(by_row.offsets).add(by_row.entries);
+    let arguments = arguments.add(by_row.rows).add(hidden).add(stride).add(T::stride(2 * hidden));
+    let kernel = match d_z {
+        Gradient::Values(_) => stored_kernel!("edge_hidden_sum_ends", T),
+        Gradient::ThroughNorm(_) => stored_kernel!("edge_hidden_sum_ends_through_norm", T),
+    };
     // SAFETY: as in kernels/edge_hidden.cu; lengths were checked; sums is borrowed mutably.
-    unsafe { device.launch(kernel, grid, &arguments) }
+    unsafe { device.launch(kernel, Grid::rows(by_row.rows.bound, THREADS), &arguments) }
 }
 
-/// `sums [u, H]`: of `d_z [E, H]` over the edges of predicate u.
+/// `sums [u, H]`: of d_z, which is made `of` a gradient `[E, H]`, over the edges of predicate u.
 pub fn edge_hidden_sum_edges<T: StoredElement>(
     device: &Device,
     sums: &mut SliceMut<'_, T>,
-    d_z: Slice<'_, T>,
+    of: &NormBackward<'_, T>,
     by_row: Lists<'_>,
-    hidden: usize,
 ) -> Result<()> {
+    let hidden = of.columns();
     check_len("edge_hidden_sum_edges: sums", sums.len(), by_row.rows.bound * T::stride(hidden));
-    check_len("edge_hidden_sum_edges: d_z", d_z.len(), by_row.entries.len() * T::stride(hidden));
+    of.check(by_row.entries.len());
     by_row.check();
     if by_row.rows.bound == 0 {
         return Ok(());
     }
-    let arguments = Arguments::default().add(sums).add(d_z).add(by_row.offsets).add(by_row.entries);
+    let arguments = Arguments::default().add(sums).add_norm_backward(of);
+    let arguments = arguments.add(by_row.offsets).add(by_row.entries);
     let arguments = arguments.add(by_row.rows).add(hidden).add(T::stride(hidden));
-    let (kernel, grid) = (stored_kernel!("edge_hidden_sum_edges", T), Grid::rows(by_row.rows.bound, THREADS));
+    let kernel = stored_kernel!("edge_hidden_sum_edges_through_norm", T);
     // SAFETY: as in kernels/edge_hidden.cu; lengths were checked; sums is borrowed mutably.
-    unsafe { device.launch(kernel, grid, &arguments) }
+    unsafe { device.launch(kernel, Grid::rows(by_row.rows.bound, THREADS), &arguments) }
 }

@@ -8,14 +8,14 @@
 //! ```
 
 use super::batch::{Batch, most_types};
-use super::batch_norm::{BatchStatistics, batch_norm_statistics};
+use super::batch_norm::{BatchStatistics, NormBackward, batch_norm_statistics};
 use super::buffer::{Buffer, Slice};
 use super::device::Device;
 use super::edge_hidden::{edge_hidden_lookup, edge_hidden_sum_edges, edge_hidden_sum_ends};
 use super::embedding::{embedding_backward, embedding_forward};
 use super::linear::{
-    Format, Input, LinearGradients, Matrix, MatrixMut, WeightParts, linear_backward, linear_forward,
-    linear_forward_gather,
+    Format, Gradient, Input, LinearGradients, Matrix, MatrixMut, WeightParts, linear_backward,
+    linear_forward, linear_forward_gather,
 };
 use super::rows::Rows;
 use super::stored::StoredElement;
@@ -165,7 +165,7 @@ impl<T: StoredElement> Scratch<T> {
         Ok(())
     }
 
-    /// Of `d_z [E, H]`: the weight's gradient and the input's. After [`Scratch::forward`] of this layer and batch, whose rows
+    /// Of d_z, which is made of `d [E, H]`: the weight's gradient and the input's. After [`Scratch::forward`] of this layer and batch, whose rows
     /// of the tables are read again.
     pub(super) fn backward(
         &mut self,
@@ -174,7 +174,7 @@ impl<T: StoredElement> Scratch<T> {
         weights: Weights<'_>,
         batch: &Batch,
         input: LayerInput<'_, Buffer<T>>,
-        d_z: Slice<'_, T>,
+        d_z: NormBackward<'_, T>,
         d_input: LayerInputGradient<'_, Buffer<T>>,
         gradients: &mut Buffer<f32>,
         weight_parts: &mut WeightParts,
@@ -191,7 +191,8 @@ impl<T: StoredElement> Scratch<T> {
             ) => {
                 let (node_rows, edge_rows) = (batch.nodes(), batch.edges());
                 let mut sums = self.nodes.rows_mut(node_rows.bound, 2 * hidden);
-                edge_hidden_sum_ends(device, &mut sums, d_z, batch.incidence(), hidden)?;
+                let d_z = Gradient::ThroughNorm(d_z).for_input(device, edge_rows, width)?;
+                edge_hidden_sum_ends(device, &mut sums, &d_z, batch.incidence(), hidden)?;
                 let mut d_weight =
                     MatrixMut::new(gradients.slice_mut(layout.weight.clone()), hidden, 3 * width);
                 let (x, d_x) = (nodes.rows(node_rows.bound, width), d_nodes);
@@ -203,10 +204,12 @@ impl<T: StoredElement> Scratch<T> {
                 let (objects, predicates) = (batch.object_types(), batch.predicate_types());
                 let (object_rows, predicate_rows) = (batch.objects(), batch.predicates());
                 let (object_count, predicate_count) = (object_rows.bound, predicate_rows.bound);
-                let mut sums = self.nodes.rows_mut(object_count, 2 * hidden);
-                edge_hidden_sum_ends(device, &mut sums, d_z, batch.object_incidence(), hidden)?;
+                // Read by sums alone, d_z is no more to read as d and z than to write first.
                 let mut edge_sums = self.edges.rows_mut(predicate_count, hidden);
-                edge_hidden_sum_edges(device, &mut edge_sums, d_z, batch.predicate_edges(), hidden)?;
+                edge_hidden_sum_edges(device, &mut edge_sums, &d_z, batch.predicate_edges())?;
+                let mut sums = self.nodes.rows_mut(object_count, 2 * hidden);
+                let d_z = Gradient::ThroughNorm(d_z);
+                edge_hidden_sum_ends(device, &mut sums, &d_z, batch.object_incidence(), hidden)?;
 
                 let mut d_weight =
                     MatrixMut::new(gradients.slice_mut(layout.weight.clone()), hidden, 3 * width);
@@ -219,8 +222,9 @@ impl<T: StoredElement> Scratch<T> {
                 let mut d_weight =
                     MatrixMut::new(gradients.slice_mut(layout.weight.clone()), hidden, 3 * width);
                 let e = self.predicate_rows.rows(predicate_count, width);
-                let d_z = edge_sums.as_slice();
-                product.of_edges(predicate_rows, &mut self.d_rows, &mut d_weight, d_z, e)?;
+                let sums = Matrix::new(edge_sums.as_slice(), predicate_count, hidden);
+                let (sums, d_rows) = (Gradient::Values(sums), &mut self.d_rows);
+                product.of_edges(predicate_rows, d_rows, &mut d_weight, sums, e)?;
                 let table = gradients.slice_mut(all.predicate_embedding.clone());
                 let d_rows = self.d_rows.rows(predicate_count, width);
                 embedding_backward(device, table, d_rows, predicates, predicate_rows, width)
@@ -258,7 +262,7 @@ impl<T: StoredElement> Products<'_, T> {
             weight: &mut d_weight.stacked(of_gradient.subject, of_gradient.object, width),
             norm: None,
         };
-        let sums = Matrix::new(sums, rows.bound, 2 * hidden);
+        let sums = Gradient::Values(Matrix::new(sums, rows.bound, 2 * hidden));
         let x = Input::Values(Matrix::new(x, rows.bound, width));
         let weight = self.weight.stacked(of.subject, of.object, width);
         linear_backward(self.device, self.format, rows, to, sums, x, weight, self.weight_parts)
@@ -270,17 +274,16 @@ impl<T: StoredElement> Products<'_, T> {
         rows: Rows<'_>,
         d_e: &mut Buffer<T>,
         d_weight: &mut MatrixMut<'_, f32>,
-        d_z: Slice<'_, T>,
+        d_z: Gradient<'_, T>,
         e: Slice<'_, T>,
     ) -> Result<()> {
-        let (hidden, width) = (self.weight.row_count(), self.width);
+        let width = self.width;
         let (of, of_gradient) = (parts(T::stride(width)), parts(width));
         let to = LinearGradients {
             x: &mut MatrixMut::new(d_e.rows_mut(rows.bound, width), rows.bound, width),
             weight: &mut d_weight.columns(of_gradient.edge, width),
             norm: None,
         };
-        let d_z = Matrix::new(d_z, rows.bound, hidden);
         let e = Input::Values(Matrix::new(e, rows.bound, width));
         let weight = self.weight.columns(of.edge, width);
         linear_backward(self.device, self.format, rows, to, d_z, e, weight, self.weight_parts)

@@ -1,6 +1,6 @@
 //! linear: the products of a linear layer and what is fused with them (`kernels/linear.cuh`).
 
-use super::batch_norm::{BatchStatistics, Norm, NormGradient};
+use super::batch_norm::{BatchStatistics, Norm, NormBackward, NormGradient, batch_norm_backward};
 use super::buffer::{Buffer, Slice, SliceMut};
 use super::device::{Argument, Arguments, Device, Grid, check_len, dimension};
 use super::edge_hidden::Ends;
@@ -8,23 +8,34 @@ use super::rows::Rows;
 use super::stored::StoredElement;
 use crate::error::Result;
 
-/// The products' kernels in a format: one for each tile, in the order of [`Product`].
+/// The products' kernels in a format: those of the smaller tile in the order of [`Product`], then as many as there are of
+/// the larger one.
 macro_rules! kernels {
-    ($constant:ident, $format:literal, [$($tile:literal),*]) => {
+    ($constant:ident, $format:literal $(, $larger:literal)?) => {
         pub(super) const $constant: &[&str] = &[
-            $(concat!("linear_forward_", $format, $tile),)*
-            $(concat!("linear_forward_norm_", $format, $tile),)*
-            $(concat!("linear_forward_gather_", $format, $tile),)*
-            $(concat!("linear_forward_gather_norm_", $format, $tile),)*
-            $(concat!("linear_backward_", $format, $tile),)*
-            $(concat!("linear_backward_norm_", $format, $tile),)*
+            concat!("linear_forward_", $format, "_64"),
+            concat!("linear_forward_norm_", $format, "_64"),
+            concat!("linear_forward_gather_", $format, "_64"),
+            concat!("linear_forward_gather_norm_", $format, "_64"),
+            concat!("linear_backward_", $format, "_64"),
+            concat!("linear_backward_norm_", $format, "_64"),
+            concat!("linear_backward_through_norm_", $format, "_64"),
+            concat!("linear_backward_norm_through_norm_", $format, "_64"),
+            $(
+                concat!("linear_forward_", $format, $larger),
+                concat!("linear_forward_norm_", $format, $larger),
+                concat!("linear_forward_gather_", $format, $larger),
+                concat!("linear_forward_gather_norm_", $format, $larger),
+                concat!("linear_backward_", $format, $larger),
+                concat!("linear_backward_norm_", $format, $larger),
+            )?
         ];
     };
 }
-kernels!(FP32_KERNELS, "fp32", ["_64"]);
-kernels!(BF16_KERNELS, "bf16", ["_64", "_128"]);
-kernels!(BF16X3_KERNELS, "bf16x3", ["_64", "_128"]);
-kernels!(TF32_KERNELS, "tf32", ["_64", "_128"]);
+kernels!(FP32_KERNELS, "fp32");
+kernels!(BF16_KERNELS, "bf16", "_128");
+kernels!(BF16X3_KERNELS, "bf16x3", "_128");
+kernels!(TF32_KERNELS, "tf32", "_128");
 
 /// As in `kernels/linear.cuh`. Blocks that fill a large GPU twice: a weight's gradient is split into parts until it has
 /// about as many, and the larger tile is taken where it makes as many.
@@ -53,6 +64,13 @@ enum Product {
     ForwardGatherNorm,
     Backward,
     BackwardNorm,
+    BackwardThroughNorm,
+    BackwardNormThroughNorm,
+}
+
+impl Product {
+    /// How many come with the smaller tile: all. With the larger one the last two do not.
+    const COUNT: usize = Product::BackwardNormThroughNorm as usize + 1;
 }
 
 /// A block's tile: 64 x 64 or 128 x 128.
@@ -84,6 +102,11 @@ impl Tile {
     }
 }
 
+/// Whether a matrix is large: the larger tiles that cover it fill a GPU.
+pub(crate) fn is_large(rows: usize, columns: usize) -> bool {
+    Tile::Large.count(rows, columns) >= ENOUGH_BLOCKS
+}
+
 impl Format {
     /// This format, whose operands are stored as `T`: bf16 as such, all others in single precision.
     #[track_caller]
@@ -99,21 +122,20 @@ impl Format {
 
     /// A product's kernel with this tile, and the threads of its blocks.
     fn kernel(self, product: Product, tile: Tile) -> (&'static str, u32) {
-        let of_tile = |kernels: &[&'static str]| {
-            (kernels[2 * product as usize + usize::from(tile == Tile::Large)], tile.threads())
+        let (kernels, threads) = match self {
+            Format::Fp32 => (FP32_KERNELS, 256),
+            Format::Tf32 => (TF32_KERNELS, tile.threads()),
+            Format::Bf16 => (BF16_KERNELS, tile.threads()),
+            Format::Bf16x3 => (BF16X3_KERNELS, tile.threads()),
         };
-        match self {
-            Format::Fp32 => (FP32_KERNELS[product as usize], 256),
-            Format::Tf32 => of_tile(TF32_KERNELS),
-            Format::Bf16 => of_tile(BF16_KERNELS),
-            Format::Bf16x3 => of_tile(BF16X3_KERNELS),
-        }
+        let first = if tile == Tile::Large { Product::COUNT } else { 0 };
+        (kernels[first + product as usize], threads)
     }
 
     /// The kernel and grid that make a matrix of `rows` x `columns`; without rows there is a block for each strip of
     /// columns, whose sums are those of nothing.
     fn forward(self, product: Product, rows: usize, columns: usize) -> (&'static str, Grid) {
-        let tile = self.tile(Tile::Large.count(rows, columns) >= ENOUGH_BLOCKS);
+        let tile = self.tile(is_large(rows, columns));
         let (name, threads) = self.kernel(product, tile);
         let blocks = [columns.div_ceil(tile.size()), rows.div_ceil(tile.size()).max(1), 1].map(dimension);
         (name, Grid { blocks, threads: [threads, 1, 1] })
@@ -254,7 +276,61 @@ impl<'a, T: StoredElement> Input<'a, T> {
     }
 }
 
+/// The gradient by a layer's output, as the products of its backward read it.
+pub enum Gradient<'a, T> {
+    /// The values.
+    Values(Matrix<'a, T>),
+    /// What batch norm's backward makes of the gradient by relu(norm(output)), while that is read.
+    ThroughNorm(NormBackward<'a, T>),
+}
+
+impl<T: StoredElement> Gradient<'_, T> {
+    /// As it suits the gradient of an input `[rows, inputs]`. Where that is large, what is made of another gradient is
+    /// written in its place here and now: in the products every block would make it anew, which costs more than the launch
+    /// that it saves. It has the same bits in either way.
+    pub fn for_input(self, device: &Device, rows: Rows<'_>, inputs: usize) -> Result<Self> {
+        match self {
+            Gradient::ThroughNorm(mut of) if is_large(rows.bound, inputs) => {
+                batch_norm_backward(device, &mut of, rows)?;
+                let columns = of.columns();
+                Ok(Gradient::Values(Matrix::new(of.d.into_slice(), rows.bound, columns)))
+            }
+            as_it_is => Ok(as_it_is),
+        }
+    }
+
+    /// The stride of its rows; panics unless there are so many, of so many columns.
+    #[track_caller]
+    pub(super) fn check(&self, rows: usize, columns: usize) -> usize {
+        let of = match self {
+            Gradient::Values(d_y) => {
+                assert!(
+                    d_y.rows >= rows && !d_y.lines.is_split(),
+                    "a gradient of {rows} rows that is not split"
+                );
+                d_y.columns
+            }
+            Gradient::ThroughNorm(of) => {
+                of.check(rows);
+                of.columns()
+            }
+        };
+        assert_eq!(of, columns, "columns of a gradient");
+        match self {
+            Gradient::Values(d_y) => d_y.lines.stride,
+            Gradient::ThroughNorm(_) => T::stride(columns),
+        }
+    }
+}
+
 impl Arguments {
+    pub(super) fn add_gradient<T: StoredElement>(self, d_y: &Gradient<'_, T>) -> Self {
+        match d_y {
+            Gradient::Values(d_y) => self.add(d_y.values),
+            Gradient::ThroughNorm(of) => self.add_norm_backward(of),
+        }
+    }
+
     fn add_values<T>(self, x: Input<'_, T>) -> Self {
         match x {
             Input::Values(x) => self.add(x.values),
@@ -362,7 +438,7 @@ impl Parts {
 
     /// Whether so many rows make enough of the larger tile in the input's gradient.
     fn are_large(self, rows: usize) -> bool {
-        self.most_large > 0 && Tile::Large.count(rows, self.inputs) >= ENOUGH_BLOCKS
+        self.most_large > 0 && is_large(rows, self.inputs)
     }
 
     /// The most of any number of rows up to `bound`.
@@ -434,7 +510,7 @@ pub fn linear_backward<T: StoredElement>(
     format: Format,
     rows: Rows<'_>,
     to: LinearGradients<'_, '_, T>,
-    d_y: Matrix<'_, T>,
+    d_y: Gradient<'_, T>,
     x: Input<'_, T>,
     weight: Matrix<'_, T>,
     parts: &mut WeightParts,
@@ -442,32 +518,42 @@ pub fn linear_backward<T: StoredElement>(
     let x_matrix = x.check();
     let LinearGradients { x: d_x, weight: d_weight, norm: d_norm } = to;
     let (outputs, inputs) = (d_weight.rows, d_weight.columns);
-    check_rows("linear_backward", rows, [d_x.rows, d_y.rows, x_matrix.rows]);
-    let shapes = [(d_x.columns, d_y.columns), (x_matrix.columns, outputs), (weight.columns, weight.rows)];
-    assert_eq!(shapes, [(inputs, outputs); 3], "linear_backward: shapes");
-    let split = [d_x.lines, d_y.lines, x_matrix.lines].iter().any(|lines| lines.is_split());
-    assert!(!split, "linear_backward: only the weight and its gradient may be split");
+    let d_y = d_y.for_input(device, rows, inputs)?;
+    let d_y_stride = d_y.check(rows.bound, outputs);
+    check_rows("linear_backward", rows, [d_x.rows, x_matrix.rows]);
+    let columns = [d_x.columns, x_matrix.columns, weight.columns];
+    assert_eq!((columns, weight.rows), ([inputs; 3], outputs), "linear_backward: shapes");
+    let product = match (&d_y, x) {
+        (Gradient::Values(_), Input::Values(_)) => Product::Backward,
+        (Gradient::Values(_), Input::Activated(..)) => Product::BackwardNorm,
+        (Gradient::ThroughNorm(_), Input::Values(_)) => Product::BackwardThroughNorm,
+        (Gradient::ThroughNorm(_), Input::Activated(..)) => Product::BackwardNormThroughNorm,
+    };
+    let takes_split = matches!(product, Product::Backward);
+    let weights_split = weight.lines.is_split() || d_weight.lines.is_split();
+    let split = d_x.lines.is_split() || x_matrix.lines.is_split() || weights_split && !takes_split;
+    assert!(
+        !split,
+        "linear_backward: only the weight and its gradient may be split, and only of values by values"
+    );
     parts.reserve(device, format, (outputs, inputs), rows.bound)?;
     let arguments = Arguments::default().add(&mut d_x.values).add(&mut d_weight.values);
     let arguments = arguments.add(parts.values.slice(0..parts.values.len()));
     let arguments = arguments.add(parts.tickets.slice(0..parts.tickets.len()));
-    let arguments = arguments.add(d_y.values).add_values(x).add(weight.values);
-    let (product, arguments) = match x {
+    let arguments = arguments.add_gradient(&d_y).add_values(x).add(weight.values);
+    let arguments = match x {
+        Input::Activated(..) => arguments.add_norm_gradient(device, d_norm, rows.bound, inputs)?,
         Input::Values(_) => {
             assert!(d_norm.is_none(), "linear_backward: a norm's gradient of plain values");
-            let arguments = arguments.add(d_x.lines.stride).add_lines(d_weight.lines);
-            let arguments = arguments.add(d_y.lines.stride).add(x_matrix.lines.stride);
-            (Product::Backward, arguments.add_lines(weight.lines))
-        }
-        Input::Activated(..) => {
-            let split = d_weight.lines.is_split() || weight.lines.is_split();
-            assert!(!split, "linear_backward: a split weight of an activated input");
-            let arguments = arguments.add_norm_gradient(device, d_norm, rows.bound, inputs)?;
-            let arguments = arguments.add(d_x.lines.stride).add(d_weight.lines.stride);
-            let arguments = arguments.add(d_y.lines.stride).add(x_matrix.lines.stride);
-            (Product::BackwardNorm, arguments.add(weight.lines.stride))
+            arguments
         }
     };
+    let add_weight = |arguments: Arguments, lines: Lines| match takes_split {
+        true => arguments.add_lines(lines),
+        false => arguments.add(lines.stride),
+    };
+    let arguments = add_weight(arguments.add(d_x.lines.stride), d_weight.lines);
+    let arguments = add_weight(arguments.add(d_y_stride).add(x_matrix.lines.stride), weight.lines);
     let of = Parts::new(format, outputs, inputs);
     let tile = format.tile(of.are_large(rows.bound));
     let input_blocks = tile.count(rows.bound.max(1), inputs);

@@ -61,8 +61,10 @@ use crate::optimizer::{Adam, Moments};
 
 use adam::Steps;
 use batch::Batch;
-use batch_norm::{NormGradient, Sums};
-use block::{Activations, Before, Blocks, batch_statistics, constant_statistics, norm};
+use batch_norm::NormGradient;
+use block::{
+    Activations, After, Before, BlockSums, Blocks, batch_statistics, constant_statistics, norm, norm_backward,
+};
 use buffer::Buffer;
 use device::Device;
 use graph::Graph;
@@ -99,7 +101,7 @@ const FILES: &[(&str, &[&str])] = &[
 pub struct Cuda<T> {
     device: Device,
     format: Format,
-    sums: Sums,
+    sums: BlockSums,
     layer_input: layer_input::Scratch<T>,
     weight_parts: WeightParts,
     /// `[N, D]`: the gradient by the node output's linear layer.
@@ -118,7 +120,7 @@ impl<T: StoredElement> Cuda<T> {
     pub fn new(device: Device, format: Format) -> Result<Self> {
         Ok(Cuda {
             format,
-            sums: Sums::new(&device)?,
+            sums: BlockSums::new(&device)?,
             layer_input: layer_input::Scratch::new(&device, format)?,
             weight_parts: WeightParts::new(&device)?,
             d_node_output: device.allocate(0)?,
@@ -198,7 +200,7 @@ impl<T: StoredElement> Backend for Cuda<T> {
                 BlockKind::EdgeHeads => (edges, block.inputs),
                 BlockKind::NodeHidden | BlockKind::NodeOutput => (nodes, block.inputs),
             };
-            sums.reserve(device, rows, block.outputs)?;
+            sums.of(kind).0.reserve(device, rows, block.outputs)?;
             weight_parts.reserve(device, *format, (block.outputs, inputs), rows)?;
         }
         // The gradient of two thirds of the first weight, in one product.
@@ -292,6 +294,7 @@ impl<T: StoredElement> Backend for Cuda<T> {
         let layout = all.block(layer, BlockKind::EdgeHidden);
         let weights = Weights { layout: all, values, copy: weight_copy.as_ref() };
         let BlockActivations { linear, mean, rstd } = block;
+        let sums = sums.of(BlockKind::EdgeHidden).0;
         let statistics = batch_statistics(mode, layout, running_mean, running_var, mean, rstd, sums);
         layer_input.forward(device, layer, weights, batch, input, linear, statistics)?;
         let layout = parameters.layout.block(layer, BlockKind::EdgeHidden);
@@ -449,7 +452,7 @@ impl<T: StoredElement> Backend for Cuda<T> {
         let mut blocks = Blocks { device, format: *format, sums, weight_parts, weight_copy };
         let d = if parameters.layout.config.l2_norm {
             let [weight, bias] = gradients.slices_mut([layout.norm_weight.clone(), layout.norm_bias.clone()]);
-            let (batch_statistics, sums) = (layout.batch_norm, &mut *blocks.sums);
+            let (batch_statistics, sums) = (layout.batch_norm, blocks.sums.of(kind).0);
             l2_normalise::l2_normalise_backward(
                 device,
                 &mut d_node_output.rows_mut(rows, columns),
@@ -464,9 +467,8 @@ impl<T: StoredElement> Backend for Cuda<T> {
             blocks.norm_backward_sums(place, parameters, block, d_node_state, nodes, gradients)?;
             d_node_state
         };
-        blocks.norm_backward(place, parameters, block, d, nodes)?;
-        let (d_z, x) = (d.rows(rows, columns), Before::Block(BlockKind::NodeHidden, &saved.node_hidden));
-        blocks.linear_backward(place, parameters, d_z, x, nodes, d_node_hidden, gradients)
+        let (d, x) = (After::Block(block, d), Before::Block(BlockKind::NodeHidden, &saved.node_hidden));
+        blocks.linear_backward(place, parameters, d, x, nodes, d_node_hidden, gradients)
     }
 
     /// Right after [`Cuda::node_output_backward`], whose product has made the first part of the norm's backward.
@@ -480,19 +482,9 @@ impl<T: StoredElement> Backend for Cuda<T> {
         d_pooled: &mut Buffer<T>,
         gradients: &mut Buffer<f32>,
     ) -> Result<()> {
-        let (place, nodes, d) = ((layer, BlockKind::NodeHidden), batch.nodes(), d_node_hidden);
-        let mut blocks = self.blocks();
-        blocks.norm_backward(place, parameters, &saved.node_hidden, d, nodes)?;
-        let d_z = d.rows(nodes.bound, parameters.layout.config.hidden_width);
-        blocks.linear_backward(
-            place,
-            parameters,
-            d_z,
-            Before::Values(&saved.pooled),
-            nodes,
-            d_pooled,
-            gradients,
-        )
+        let (place, nodes) = ((layer, BlockKind::NodeHidden), batch.nodes());
+        let (d, x) = (After::Block(&saved.node_hidden, d_node_hidden), Before::Values(&saved.pooled));
+        self.blocks().linear_backward(place, parameters, d, x, nodes, d_pooled, gradients)
     }
 
     fn edge_pool_backward(
@@ -518,11 +510,11 @@ impl<T: StoredElement> Backend for Cuda<T> {
         };
         let (z, norm) = (heads.linear.rows(edges.bound, width), norm(layout, &parameters.values, heads));
         let [weight, bias] = gradients.slices_mut([layout.norm_weight.clone(), layout.norm_bias.clone()]);
-        let (batch_statistics, sums) = (layout.batch_norm, &mut self.sums);
-        let gradient = NormGradient { weight, bias, batch_statistics, sums };
+        let (batch_statistics, sums) = (layout.batch_norm, self.sums.of(BlockKind::EdgeHeads).0);
+        let gradient = NormGradient { weight, bias, batch_statistics, sums: &mut *sums };
         edge_pool::edge_pool_backward_sums(&self.device, gradient, of, z, norm)?;
         let mut d_z = d_edge_heads.rows_mut(edges.bound, width);
-        edge_pool::edge_pool_backward(&self.device, &mut d_z, of, z, norm, &self.sums)
+        edge_pool::edge_pool_backward(&self.device, &mut d_z, of, z, norm, sums)
     }
 
     fn edge_heads_backward(
@@ -536,9 +528,8 @@ impl<T: StoredElement> Backend for Cuda<T> {
         gradients: &mut Buffer<f32>,
     ) -> Result<()> {
         let (place, edges) = ((layer, BlockKind::EdgeHeads), batch.edges());
-        let d_z = d_edge_heads.rows(edges.bound, parameters.layout.config.heads_width(layer));
-        let x = Before::Block(BlockKind::EdgeHidden, &saved.edge_hidden);
-        self.blocks().linear_backward(place, parameters, d_z, x, edges, d_edge_hidden, gradients)
+        let (d, x) = (After::Values(d_edge_heads), Before::Block(BlockKind::EdgeHidden, &saved.edge_hidden));
+        self.blocks().linear_backward(place, parameters, d, x, edges, d_edge_hidden, gradients)
     }
 
     /// Right after [`Cuda::edge_heads_backward`], whose product has made the first part of the norm's backward.
@@ -553,12 +544,11 @@ impl<T: StoredElement> Backend for Cuda<T> {
         d_input: LayerInputGradient<'_, Buffer<T>>,
         gradients: &mut Buffer<f32>,
     ) -> Result<()> {
-        let (place, edges, d) = ((layer, BlockKind::EdgeHidden), batch.edges(), d_edge_hidden);
-        self.blocks().norm_backward(place, parameters, &saved.edge_hidden, d, edges)?;
-        let d_z = d.rows(edges.bound, parameters.layout.config.hidden_width);
-        let Cuda { device, layer_input, weight_parts, weight_copy, .. } = self;
+        let Cuda { device, sums, layer_input, weight_parts, weight_copy, .. } = self;
         let Parameters { layout, values, .. } = parameters;
-        let weights = Weights { layout, values, copy: weight_copy.as_ref() };
+        let (kind, weights) = (BlockKind::EdgeHidden, Weights { layout, values, copy: weight_copy.as_ref() });
+        let (block, edges, sums) = (&saved.edge_hidden, batch.edges(), sums.of(kind).0);
+        let d_z = norm_backward(layout.block(layer, kind), values, block, d_edge_hidden, edges, sums);
         layer_input.backward(device, layer, weights, batch, input, d_z, d_input, gradients, weight_parts)
     }
 

@@ -2,9 +2,9 @@
 
 use super::{count, counted, norm, norm_values, reference_norm, roundings, stored_tolerance};
 use crate::backend::cuda::batch_norm::{
-    BatchStatistics, NormGradient, Statistics, Sums, batch_norm_backward, batch_norm_backward_sums,
-    batch_norm_mask, batch_norm_no_statistics, batch_norm_relu, batch_norm_running_statistics,
-    batch_norm_statistics,
+    BatchStatistics, NormBackward, NormGradient, Statistics, Sums, batch_norm_backward,
+    batch_norm_backward_sums, batch_norm_mask, batch_norm_no_statistics, batch_norm_relu,
+    batch_norm_running_statistics, batch_norm_statistics,
 };
 use crate::backend::cuda::buffer::SliceMut;
 use crate::backend::cuda::linear::Format;
@@ -233,12 +233,13 @@ fn backward<T: StoredElement>(rows: usize, columns: usize) -> Case {
                     ..Default::default()
                 },
                 launch: Box::new(move |device, arrays| {
-                    let ([z], [mut d], parts) = arrays.stored_as::<T>().parts();
+                    let ([z], [d], parts) = arrays.stored_as::<T>().parts();
                     let (of_norm, [count], to, others) = parts;
                     let (norm, of) = (norm(of_norm), counted(count, rows));
                     let to = norm_gradient(to, &mut others.sums);
                     batch_norm_backward_sums(device, to, d.as_slice(), z, norm, of)?;
-                    batch_norm_backward(device, &mut d, z, norm, of, &others.sums)
+                    let terms = others.sums.terms(columns);
+                    batch_norm_backward(device, &mut NormBackward { d, z, norm, terms }, of)
                 }),
                 expected: Box::new(move |host| {
                     let ([z], [d]) = (host.wide_stored(), host.wide_stored_outputs());
@@ -295,6 +296,21 @@ pub(super) fn expected_backward(z: &[f64], norm: &[Vec<f64>; 4], mut d: Vec<f64>
     let [mut d_weight, mut d_bias] = [0, 1].map(|_| vec![0.0; norm[0].len()]);
     reference::batch_norm_backward(z, reference_norm(norm), true, &mut d, &mut d_weight, &mut d_bias);
     [d, d_weight, d_bias]
+}
+
+/// d_z of z, its norm, d by the output, and `terms` that are subtracted.
+pub(super) fn norm_backward(z: &[f64], norm: &[Vec<f64>; 4], terms: &[f64], d: &[f64]) -> Vec<f64> {
+    let ([mean, rstd, weight, _], (constant, slope)) = (norm, terms.split_at(norm[0].len()));
+    let of = reference_norm(norm);
+    z.iter()
+        .zip(d)
+        .enumerate()
+        .map(|(i, (&z, &d))| {
+            let c = i % mean.len();
+            let passed = if of.relu(z, c) > 0.0 { d } else { 0.0 };
+            rstd[c] * weight[c] * passed - constant[c] - (z - mean[c]) * slope[c]
+        })
+        .collect()
 }
 
 /// z, and mean, rstd, weight and bias for which no norm(z) is so near 0 that roundings would decide what the ReLU passes.

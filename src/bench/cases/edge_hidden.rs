@@ -2,11 +2,13 @@
 
 use std::rc::Rc;
 
-use super::{count, counted, indices, roundings, stored_tolerance};
+use super::batch_norm::{decided_inputs, norm_backward};
+use super::{count, counted, indices, norm, roundings, stored_tolerance};
+use crate::backend::cuda::batch_norm::NormBackward;
 use crate::backend::cuda::edge_hidden::{
     Ends, Lists, edge_hidden_lookup, edge_hidden_sum_edges, edge_hidden_sum_ends,
 };
-use crate::backend::cuda::linear::Format;
+use crate::backend::cuda::linear::{Format, Gradient, Matrix};
 use crate::backend::cuda::stored::StoredElement;
 use crate::batch::graph_batch::GraphBatch;
 use crate::bench::case::{Case, Cost, Host, Prepared};
@@ -16,7 +18,12 @@ use crate::bench::values::Values;
 
 pub(super) fn cases<T: StoredElement>(sizes: &Sizes) -> Vec<Case> {
     let (batch, hidden) = (&sizes.batch, sizes.config.hidden_width);
-    vec![lookup::<T>(batch, hidden), sum_ends::<T>(batch, hidden), sum_edges::<T>(batch, hidden)]
+    vec![
+        lookup::<T>(batch, hidden),
+        sum_ends::<T>(batch, hidden),
+        sum_ends_through_norm::<T>(batch, hidden),
+        sum_edges_through_norm::<T>(batch, hidden),
+    ]
 }
 
 fn lookup<T: StoredElement>(batch: &Rc<GraphBatch>, hidden: usize) -> Case {
@@ -118,46 +125,114 @@ fn sum_ends<T: StoredElement>(batch: &Rc<GraphBatch>, hidden: usize) -> Case {
                     let ([d_z], [mut sums], parts) = arrays.stored_as::<T>().parts();
                     let ([], [offsets, entries, count], [], _) = parts;
                     let by_row = Lists { rows: counted(count, nodes), offsets, entries };
-                    edge_hidden_sum_ends(device, &mut sums, d_z, by_row, hidden)
+                    let d_z = Gradient::Values(Matrix::new(d_z, edges, hidden));
+                    edge_hidden_sum_ends(device, &mut sums, &d_z, by_row, hidden)
                 }),
                 expected: Box::new(move |host| {
                     let [d_z] = host.wide_stored();
-                    let mut sums = vec![0.0; 2 * nodes * hidden];
-                    for (edge, d) in d_z.chunks_exact(hidden).enumerate() {
-                        let (subject, object) = (batch.edge_subject[edge], batch.edge_object[edge]);
-                        add_row(&mut sums, 2 * subject as usize, d);
-                        add_row(&mut sums, 2 * object as usize + 1, d);
-                    }
-                    vec![sums]
+                    vec![expected_sum_ends(&d_z, &batch, hidden)]
                 }),
             }
         }),
     }
 }
 
-fn sum_edges<T: StoredElement>(batch: &Rc<GraphBatch>, hidden: usize) -> Case {
+/// Of d_z by subject, and by object.
+fn expected_sum_ends(d_z: &[f64], batch: &GraphBatch, hidden: usize) -> Vec<f64> {
+    let mut sums = vec![0.0; 2 * batch.size().nodes * hidden];
+    for (edge, d) in d_z.chunks_exact(hidden).enumerate() {
+        add_row(&mut sums, 2 * batch.edge_subject[edge] as usize, d);
+        add_row(&mut sums, 2 * batch.edge_object[edge] as usize + 1, d);
+    }
+    sums
+}
+
+fn sum_ends_through_norm<T: StoredElement>(batch: &Rc<GraphBatch>, hidden: usize) -> Case {
+    let batch = batch.clone();
+    let (nodes, edges) = (batch.size().nodes, batch.size().edges);
+    let degree = (0..nodes).map(|node| batch.incidence.degree(node)).max().unwrap_or(0);
+    Case {
+        kernel: "edge_hidden_sum_ends",
+        shape: format!("[{edges}, {hidden}] -> [{nodes}, {}] through norm", 2 * hidden),
+        // Reads d and z once for both ends, the norm, two rows more and the lists, writes the sums; 8 and a sum for each end.
+        cost: Cost::stored::<T>(
+            2 * edges * hidden + 2 * nodes * hidden,
+            6 * hidden + (nodes + 1) + 2 * edges,
+            (8 + 2) * edges * hidden,
+        ),
+        format: Format::Fp32,
+        // d_z is rounded as if it were stored, and some times before.
+        tolerance: stored_tolerance::<T>(roundings(6 + degree)) + T::ROUNDING,
+        prepare: Box::new(move || {
+            let batch = batch.clone();
+            let mut values = Values::new();
+            let (z, of_z) = decided_inputs::<T>(&mut values, edges, hidden);
+            let terms = values.signed(2 * hidden);
+            Prepared {
+                host: Host {
+                    stored: vec![z],
+                    stored_outputs: vec![
+                        values.matrix::<T>(edges, hidden),
+                        HostMatrix::unwritten::<T>(nodes, 2 * hidden),
+                    ],
+                    inputs: of_z.into_iter().chain([terms]).collect(),
+                    indices: vec![
+                        indices(&batch.incidence.offsets),
+                        indices(&batch.incidence.entries),
+                        count(nodes),
+                    ],
+                    ..Default::default()
+                },
+                launch: Box::new(move |device, arrays| {
+                    let ([z], [d, mut sums], parts) = arrays.stored_as::<T>().parts();
+                    let ([mean, rstd, scale, bias, terms], [offsets, entries, count], [], _) = parts;
+                    let by_row = Lists { rows: counted(count, nodes), offsets, entries };
+                    let of = NormBackward { d, z, norm: norm([mean, rstd, scale, bias]), terms };
+                    let d_z = Gradient::ThroughNorm(of);
+                    edge_hidden_sum_ends(device, &mut sums, &d_z, by_row, hidden)
+                }),
+                expected: Box::new(move |host| {
+                    let ([z], [d, _]) = (host.wide_stored(), host.wide_stored_outputs());
+                    let [mean, rstd, scale, bias, terms] = host.wide_inputs();
+                    let d_z = norm_backward(&z, &[mean, rstd, scale, bias], &terms, &d);
+                    vec![d, expected_sum_ends(&d_z, &batch, hidden)]
+                }),
+            }
+        }),
+    }
+}
+
+fn sum_edges_through_norm<T: StoredElement>(batch: &Rc<GraphBatch>, hidden: usize) -> Case {
     let batch = batch.clone();
     let edges = batch.size().edges;
     let predicates = batch.predicate_occurrences.types.len();
     let most = (0..predicates).map(|slot| batch.predicate_occurrences.rows(slot).len()).max().unwrap_or(0);
     Case {
         kernel: "edge_hidden_sum_edges",
-        shape: format!("[{edges}, {hidden}] -> [{predicates}, {hidden}]"),
-        // Reads d_z and the lists, writes the sums.
+        shape: format!("[{edges}, {hidden}] -> [{predicates}, {hidden}] through norm"),
+        // Reads d, z, the norm, two rows more and the lists, writes the sums; 8 and a sum.
         cost: Cost::stored::<T>(
-            edges * hidden + predicates * hidden,
-            (predicates + 1) + edges,
-            edges * hidden,
+            2 * edges * hidden + predicates * hidden,
+            6 * hidden + (predicates + 1) + edges,
+            (8 + 1) * edges * hidden,
         ),
         format: Format::Fp32,
-        tolerance: stored_tolerance::<T>(roundings(most)),
+        // d_z is rounded as if it were stored, and some times before.
+        tolerance: stored_tolerance::<T>(roundings(6 + most)) + T::ROUNDING,
         prepare: Box::new(move || {
             let batch = batch.clone();
             let occurrences = &batch.predicate_occurrences;
+            let mut values = Values::new();
+            let (z, of_z) = decided_inputs::<T>(&mut values, edges, hidden);
+            let terms = values.signed(2 * hidden);
             Prepared {
                 host: Host {
-                    stored: vec![Values::new().matrix::<T>(edges, hidden)],
-                    stored_outputs: vec![HostMatrix::unwritten::<T>(predicates, hidden)],
+                    stored: vec![z],
+                    stored_outputs: vec![
+                        values.matrix::<T>(edges, hidden),
+                        HostMatrix::unwritten::<T>(predicates, hidden),
+                    ],
+                    inputs: of_z.into_iter().chain([terms]).collect(),
                     indices: vec![
                         indices(&occurrences.offsets),
                         indices(&occurrences.entries),
@@ -166,18 +241,21 @@ fn sum_edges<T: StoredElement>(batch: &Rc<GraphBatch>, hidden: usize) -> Case {
                     ..Default::default()
                 },
                 launch: Box::new(move |device, arrays| {
-                    let ([d_z], [mut sums], parts) = arrays.stored_as::<T>().parts();
-                    let ([], [offsets, entries, count], [], _) = parts;
+                    let ([z], [d, mut sums], parts) = arrays.stored_as::<T>().parts();
+                    let ([mean, rstd, scale, bias, terms], [offsets, entries, count], [], _) = parts;
                     let by_row = Lists { rows: counted(count, predicates), offsets, entries };
-                    edge_hidden_sum_edges(device, &mut sums, d_z, by_row, hidden)
+                    let of = NormBackward { d, z, norm: norm([mean, rstd, scale, bias]), terms };
+                    edge_hidden_sum_edges(device, &mut sums, &of, by_row)
                 }),
                 expected: Box::new(move |host| {
-                    let [d_z] = host.wide_stored();
+                    let ([z], [d, _]) = (host.wide_stored(), host.wide_stored_outputs());
+                    let [mean, rstd, scale, bias, terms] = host.wide_inputs();
+                    let d_z = norm_backward(&z, &[mean, rstd, scale, bias], &terms, &d);
                     let mut sums = vec![0.0; predicates * hidden];
                     for (d, &slot) in d_z.chunks_exact(hidden).zip(&batch.predicate_occurrences.slot) {
                         add_row(&mut sums, slot as usize, d);
                     }
-                    vec![sums]
+                    vec![d, sums]
                 }),
             }
         }),

@@ -6,12 +6,14 @@ use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 
 use super::batch_norm::{
-    batch_statistics, decided_inputs, expected_backward, expected_statistics, norm_gradient,
+    batch_statistics, decided_inputs, expected_backward, expected_statistics, norm_backward, norm_gradient,
 };
 use super::{ROUNDING, count, counted, indices, norm, reference_norm, roundings, stored_tolerance};
+use crate::backend::cuda::batch_norm::NormBackward;
 use crate::backend::cuda::edge_hidden::Ends;
 use crate::backend::cuda::linear::{
-    Format, Input, LinearGradients, Matrix, MatrixMut, linear_backward, linear_forward, linear_forward_gather,
+    Format, Gradient, Input, LinearGradients, Matrix, MatrixMut, is_large, linear_backward, linear_forward,
+    linear_forward_gather,
 };
 use crate::backend::cuda::stored::StoredElement;
 use crate::batch::graph_batch::GraphBatch;
@@ -45,10 +47,14 @@ pub(super) fn cases<T: StoredElement>(sizes: &Sizes, format: Format) -> Vec<Case
     .flat_map(|product| [forward::<T>(product), backward::<T>(product)]);
     let edge_hidden = Product { what: "edge.hidden", rows: edges, inputs: state, outputs: hidden, format };
     let heads = Product { what: "heads", rows: edges, inputs: hidden, outputs: heads, format };
+    let node_hidden = Product { what: "node.hidden", rows: nodes, inputs: hidden, outputs: hidden, format };
+    let node_output = Product { what: "node.output", rows: nodes, inputs: hidden, outputs: state, format };
     let fused = [
         forward_gather::<T>(edge_hidden, &sizes.batch),
         forward_activated::<T>(heads),
         backward_activated::<T>(heads),
+        backward_through_norm::<T>(node_hidden),
+        backward_activated_through_norm::<T>(node_output),
     ];
     plain.chain(fused).collect()
 }
@@ -152,8 +158,8 @@ fn backward<T: StoredElement>(product: Product) -> Case {
                         weight: &mut MatrixMut::new(d_weight, outputs, inputs),
                         norm: None,
                     };
-                    let (d_y, x) = (Matrix::new(d_y, rows, outputs), Matrix::new(x, rows, inputs));
-                    let (of, x) = (counted(count, rows), Input::Values(x));
+                    let d_y = Gradient::Values(Matrix::new(d_y, rows, outputs));
+                    let (of, x) = (counted(count, rows), Input::Values(Matrix::new(x, rows, inputs)));
                     let weight = Matrix::new(weight, outputs, inputs);
                     linear_backward(device, format, of, to, d_y, x, weight, &mut others.parts)
                 }),
@@ -333,8 +339,8 @@ fn backward_activated<T: StoredElement>(product: Product) -> Case {
                         weight: &mut MatrixMut::new(d_weight, outputs, inputs),
                         norm: Some(norm_gradient([d_norm_weight, d_norm_bias], &mut others.sums)),
                     };
-                    let (d_y, z) = (Matrix::new(d_y, rows, outputs), Matrix::new(z, rows, inputs));
-                    let x = Input::Activated(z, norm(of_norm));
+                    let d_y = Gradient::Values(Matrix::new(d_y, rows, outputs));
+                    let x = Input::Activated(Matrix::new(z, rows, inputs), norm(of_norm));
                     let (of, weight) = (counted(count, rows), Matrix::new(weight, outputs, inputs));
                     linear_backward(device, format, of, to, d_y, x, weight, &mut others.parts)
                 }),
@@ -346,6 +352,136 @@ fn backward_activated<T: StoredElement>(product: Product) -> Case {
                     let d_weight = product_of(d_y.transpose(), matrix(&x, rows, inputs));
                     let [_, d_norm_weight, d_norm_bias] = expected_backward(&z, &of, rounded::<T>(&d_x));
                     vec![d_x, d_weight, d_norm_weight, d_norm_bias]
+                }),
+            }
+        }),
+    }
+}
+
+/// d_x and d_W where d_y is what batch norm's backward makes of d and the output's z.
+fn backward_through_norm<T: StoredElement>(product: Product) -> Case {
+    let Product { what, rows, inputs, outputs, format } = product;
+    Case {
+        kernel: "linear_backward",
+        shape: format!("[{rows}, {inputs}] -> {outputs} through norm, {what}"),
+        // Reads d, z, its norm and two rows more, W and x, writes d_x and, in single precision, d_W; 8 twice for d_z beside
+        // the products.
+        cost: Cost::stored::<T>(
+            2 * rows * outputs + outputs * inputs + 2 * rows * inputs,
+            outputs * inputs + 6 * outputs,
+            4 * rows * inputs * outputs + 16 * rows * outputs,
+        ),
+        format,
+        tolerance: tolerance::<T>(format, rows.max(outputs), Operands::Activated) + roundings(6),
+        prepare: Box::new(move || {
+            let mut values = Values::new();
+            let (z, of_z) = decided_inputs::<T>(&mut values, rows, outputs);
+            let x = values.matrix::<T>(rows, inputs);
+            let (terms, d) = (values.signed(2 * outputs), values.matrix::<T>(rows, outputs));
+            Prepared {
+                host: Host {
+                    stored: vec![z, x, values.matrix::<T>(outputs, inputs)],
+                    stored_outputs: vec![d, HostMatrix::unwritten::<T>(rows, inputs)],
+                    inputs: of_z.into_iter().chain([terms]).collect(),
+                    indices: vec![count(rows)],
+                    outputs: vec![unwritten(outputs * inputs)],
+                    ..Default::default()
+                },
+                launch: Box::new(move |device, arrays| {
+                    let ([z, x, weight], [d, d_x], parts) = arrays.stored_as::<T>().parts();
+                    let ([mean, rstd, scale, bias, terms], [count], [d_weight], others) = parts;
+                    let to = LinearGradients {
+                        x: &mut MatrixMut::new(d_x, rows, inputs),
+                        weight: &mut MatrixMut::new(d_weight, outputs, inputs),
+                        norm: None,
+                    };
+                    let norm_of_z = norm([mean, rstd, scale, bias]);
+                    let d_y = Gradient::ThroughNorm(NormBackward { d, z, norm: norm_of_z, terms });
+                    let x = Input::Values(Matrix::new(x, rows, inputs));
+                    let (of, weight) = (counted(count, rows), Matrix::new(weight, outputs, inputs));
+                    linear_backward(device, format, of, to, d_y, x, weight, &mut others.parts)
+                }),
+                expected: Box::new(move |host| {
+                    let ([z, x, weight], [d, _]) = (host.wide_stored(), host.wide_stored_outputs());
+                    let [mean, rstd, scale, bias, terms] = host.wide_inputs();
+                    let d_z = rounded::<T>(&norm_backward(&z, &[mean, rstd, scale, bias], &terms, &d));
+                    let d_y = matrix(&d_z, rows, outputs);
+                    let d_x = product_of(d_y, matrix(&weight, outputs, inputs));
+                    // Where it is large, d_z was written in its place.
+                    let d = if is_large(rows, inputs) { d_z.clone() } else { d };
+                    let d_weight = product_of(d_y.transpose(), matrix(&x, rows, inputs));
+                    vec![d, d_x, d_weight]
+                }),
+            }
+        }),
+    }
+}
+
+/// [`backward_through_norm`] of x = relu(norm(x)), and the gradients of this norm's weight and bias.
+fn backward_activated_through_norm<T: StoredElement>(product: Product) -> Case {
+    let Product { what, rows, inputs, outputs, format } = product;
+    Case {
+        kernel: "linear_backward",
+        shape: format!("relu(norm([{rows}, {inputs}])) -> {outputs} through norm, {what}"),
+        // As without, and what is read of x's norm, two rows that are written, norm and ReLU 4 twice, and two sums 4.
+        cost: Cost::stored::<T>(
+            2 * rows * outputs + outputs * inputs + 2 * rows * inputs,
+            outputs * inputs + 6 * outputs + 6 * inputs,
+            4 * rows * inputs * outputs + 16 * rows * outputs + 12 * rows * inputs,
+        ),
+        format,
+        tolerance: with_sums(tolerance::<T>(format, rows.max(outputs), Operands::Activated)) + roundings(6),
+        prepare: Box::new(move || {
+            let mut values = Values::new();
+            let (z, of_z) = decided_inputs::<T>(&mut values, rows, outputs);
+            let (x, of_x) = decided_inputs::<T>(&mut values, rows, inputs);
+            let (terms, d) = (values.signed(2 * outputs), values.matrix::<T>(rows, outputs));
+            Prepared {
+                host: Host {
+                    stored: vec![z, x, values.matrix::<T>(outputs, inputs)],
+                    stored_outputs: vec![d, HostMatrix::unwritten::<T>(rows, inputs)],
+                    inputs: of_z.into_iter().chain(of_x).chain([terms]).collect(),
+                    indices: vec![count(rows)],
+                    outputs: [outputs * inputs, inputs, inputs].map(unwritten).to_vec(),
+                    ..Default::default()
+                },
+                launch: Box::new(move |device, arrays| {
+                    let ([z, x, weight], [d, d_x], parts) = arrays.stored_as::<T>().parts();
+                    let (
+                        [mean, rstd, scale, bias, mean_x, rstd_x, scale_x, bias_x, terms],
+                        [count],
+                        to,
+                        others,
+                    ) = parts;
+                    let [d_weight, d_norm_weight, d_norm_bias] = to;
+                    let to = LinearGradients {
+                        x: &mut MatrixMut::new(d_x, rows, inputs),
+                        weight: &mut MatrixMut::new(d_weight, outputs, inputs),
+                        norm: Some(norm_gradient([d_norm_weight, d_norm_bias], &mut others.sums)),
+                    };
+                    let norm_of_z = norm([mean, rstd, scale, bias]);
+                    let d_y = Gradient::ThroughNorm(NormBackward { d, z, norm: norm_of_z, terms });
+                    let x = Input::Activated(
+                        Matrix::new(x, rows, inputs),
+                        norm([mean_x, rstd_x, scale_x, bias_x]),
+                    );
+                    let (of, weight) = (counted(count, rows), Matrix::new(weight, outputs, inputs));
+                    linear_backward(device, format, of, to, d_y, x, weight, &mut others.parts)
+                }),
+                expected: Box::new(move |host| {
+                    let ([z, x, weight], [d, _]) = (host.wide_stored(), host.wide_stored_outputs());
+                    let [mean, rstd, scale, bias, mean_x, rstd_x, scale_x, bias_x, terms] =
+                        host.wide_inputs();
+                    let of_x = [mean_x, rstd_x, scale_x, bias_x];
+                    let d_z = rounded::<T>(&norm_backward(&z, &[mean, rstd, scale, bias], &terms, &d));
+                    let d_y = matrix(&d_z, rows, outputs);
+                    let d_x = product_of(d_y, matrix(&weight, outputs, inputs));
+                    // Where it is large, d_z was written in its place.
+                    let d = if is_large(rows, inputs) { d_z.clone() } else { d };
+                    let activated = reference_norm(&of_x).relu_rows(&x);
+                    let d_weight = product_of(d_y.transpose(), matrix(&activated, rows, inputs));
+                    let [_, d_norm_weight, d_norm_bias] = expected_backward(&x, &of_x, rounded::<T>(&d_x));
+                    vec![d, d_x, d_weight, d_norm_weight, d_norm_bias]
                 }),
             }
         }),
