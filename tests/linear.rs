@@ -78,7 +78,7 @@ fn magnitudes(values: &[f64]) -> Vec<f64> {
     values.iter().map(|value| value.abs()).collect()
 }
 
-/// Activated: of relu(norm(x)).
+/// Activated: of relu(norm(x)). Alone: without the sums of the norm's backward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Product {
     Forward,
@@ -87,11 +87,12 @@ enum Product {
     ForwardGatherActivated,
     Backward,
     BackwardActivated,
+    BackwardActivatedAlone,
 }
 use Product::*;
 
 const FORWARD: [Product; 4] = [Forward, ForwardActivated, ForwardGather, ForwardGatherActivated];
-const BACKWARD: [Product; 2] = [Backward, BackwardActivated];
+const BACKWARD: [Product; 3] = [Backward, BackwardActivated, BackwardActivatedAlone];
 
 impl Product {
     fn is_forward(self) -> bool {
@@ -103,7 +104,7 @@ impl Product {
     }
 
     fn is_activated(self) -> bool {
-        matches!(self, ForwardActivated | ForwardGatherActivated | BackwardActivated)
+        !matches!(self, Forward | ForwardGather | Backward)
     }
 }
 
@@ -192,6 +193,12 @@ impl Case {
         vec![(d_x, outputs), (d_weight, rows)]
     }
 
+    /// Where x lies in [`Case::compute_as`], among columns that nobody may read: the first of it, and the columns in all.
+    fn columns_around_x<T: StoredElement>(&self) -> (usize, usize) {
+        let start = self.rows % 5 * T::ROW_MULTIPLE;
+        (start, start + self.inputs + self.rows % 3)
+    }
+
     /// The product on the device, by a grid for `spare` rows more, and how many values the memory for parts has then.
     fn compute(&self, product: Product, device: &Device, format: Format, spare: usize) -> (Outcome, usize) {
         match format {
@@ -209,14 +216,19 @@ impl Case {
     ) -> (Outcome, usize) {
         let Case { rows, inputs, outputs, .. } = *self;
         let (counted, bound) = (Counted::new(device, rows, spare), rows + spare);
-        let [x, d_y] = [(&self.x, inputs), (&self.d_y, outputs)]
+        let (start, around) = self.columns_around_x::<T>();
+        let mut wider = vec![f32::NAN; rows * around];
+        for (to, x) in wider.chunks_exact_mut(around).zip(self.x.chunks_exact(inputs)) {
+            to[start..start + inputs].copy_from_slice(x);
+        }
+        let [x, d_y] = [(&wider, around), (&self.d_y, outputs)]
             .map(|(v, columns)| stored::<T>(device, v, columns, spare));
         let weight = stored::<T>(device, &self.weight, inputs, 0);
         let norm = [0, 1, 2, 3].map(|i| to_device(device, &self.norm[i]));
         let [mean, rstd, norm_weight, bias] = norm.each_ref().map(|buffer| all(buffer));
         let norm = Norm { mean, rstd, weight: norm_weight, bias };
-        let (x, weight) = (matrix(&x, bound, inputs), matrix(&weight, outputs, inputs));
-        let d_y = matrix(&d_y, bound, outputs);
+        let (x, weight) = (matrix(&x, bound, around), matrix(&weight, outputs, inputs));
+        let (x, d_y) = (x.columns(start, inputs), matrix(&d_y, bound, outputs));
         let width = if product.is_forward() { outputs } else { inputs };
         let (mut out, mut parts) =
             (unwritten::<T>(device, bound, width), WeightParts::new(device).expect("memory"));
@@ -248,7 +260,7 @@ impl Case {
             let (weight_there, batch_statistics) = (&mut matrix_mut(&mut d_weight, outputs, inputs), true);
             let (d_norm_weight, bias) = (all_mut(first), all_mut(second));
             let gradient = NormGradient { weight: d_norm_weight, bias, batch_statistics, sums };
-            let norm = product.is_activated().then_some(gradient);
+            let norm = (product == BackwardActivated).then_some(gradient);
             let to = LinearGradients { x: to, weight: weight_there, norm };
             linear_backward(device, format, of, to, d_y, x, weight, &mut parts)
         }
@@ -258,7 +270,7 @@ impl Case {
             values.push(to_host(device, &d_weight));
         }
         let columns = match product {
-            Backward => Default::default(),
+            Backward | BackwardActivatedAlone => Default::default(),
             _ => columns.map(|buffer| to_host(device, &buffer)),
         };
         (Outcome { values, columns }, parts.len())

@@ -46,7 +46,7 @@ use std::fmt;
 use std::ops::Range;
 
 use crate::backend::correlation_sums::CorrelationSums;
-use crate::backend::{Backend, Hidden, LayerInput, LayerInputGradient, Mode};
+use crate::backend::{Backend, Activated, LayerInput, LayerInputGradient, Mode};
 use crate::batch::graph_batch::{BatchSize, GraphBatch};
 use crate::batch::triples::TripleSampler;
 use crate::data::scene_graph::SceneGraph;
@@ -140,7 +140,10 @@ impl<T: StoredElement> Backend for Cuda<T> {
     type Batch = Batch;
     type Steps = Steps;
     type Graphs = Graphs;
-    const RECOMPUTES_HIDDEN: bool = true;
+
+    fn recomputes(config: ModelConfig, block: BlockKind) -> bool {
+        block != BlockKind::EdgeHeads || layer_input::reads_edge_states_of_heads::<T>(config)
+    }
 
     fn range(&self, name: fmt::Arguments<'_>) -> crate::backend::range::Range {
         nvtx::range(name)
@@ -283,7 +286,7 @@ impl<T: StoredElement> Backend for Cuda<T> {
         mode: Mode,
         parameters: &mut Parameters<Buffer<f32>>,
         batch: &Batch,
-        input: LayerInput<'_, Buffer<T>>,
+        input: LayerInput<'_, Buffer<T>, Buffer<f32>>,
         block: &mut Activations<T>,
         _output: &mut Buffer<T>,
     ) -> Result<()> {
@@ -304,7 +307,7 @@ impl<T: StoredElement> Backend for Cuda<T> {
         mode: Mode,
         parameters: &mut Parameters<Buffer<f32>>,
         batch: &Batch,
-        hidden: Hidden<'_, Buffer<T>, Buffer<f32>>,
+        hidden: Activated<'_, Buffer<T>, Buffer<f32>>,
         block: &mut Activations<T>,
     ) -> Result<()> {
         let (kind, edges) = (BlockKind::EdgeHeads, batch.edges());
@@ -329,15 +332,12 @@ impl<T: StoredElement> Backend for Cuda<T> {
         let z = heads.linear.rows(edges.bound, width);
         let mut pooled = pooled.rows_mut(nodes.bound, hidden);
         edge_pool::edge_pool_forward(&self.device, &mut pooled, z, norm, batch.incidence(), hidden)?;
-        let z_state = z.slice(hidden.min(z.len())..z.len());
-        batch_norm::batch_norm_relu(
-            &self.device,
-            &mut edge_state.rows_mut(edges.bound, state),
-            z_state,
-            norm.columns(hidden, state),
-            T::stride(width),
-            edges,
-        )
+        if Self::recomputes(config, BlockKind::EdgeHeads) {
+            return Ok(());
+        }
+        let (mut to, z_state) = (edge_state.rows_mut(edges.bound, state), z.slice(hidden.min(z.len())..z.len()));
+        let norm = norm.columns(hidden, state);
+        batch_norm::batch_norm_relu(&self.device, &mut to, z_state, norm, T::stride(width), edges)
     }
 
     fn node_hidden(
@@ -360,7 +360,7 @@ impl<T: StoredElement> Backend for Cuda<T> {
         mode: Mode,
         parameters: &mut Parameters<Buffer<f32>>,
         batch: &Batch,
-        hidden: Hidden<'_, Buffer<T>, Buffer<f32>>,
+        hidden: Activated<'_, Buffer<T>, Buffer<f32>>,
         block: &mut Activations<T>,
         node_state: &mut Buffer<T>,
     ) -> Result<()> {
@@ -548,7 +548,7 @@ impl<T: StoredElement> Backend for Cuda<T> {
         parameters: &Parameters<Buffer<f32>>,
         batch: &Batch,
         saved: &LayerActivations<Buffer<T>, Buffer<f32>>,
-        input: LayerInput<'_, Buffer<T>>,
+        input: LayerInput<'_, Buffer<T>, Buffer<f32>>,
         d_edge_hidden: &mut Buffer<T>,
         d_input: LayerInputGradient<'_, Buffer<T>>,
         gradients: &mut Buffer<f32>,
