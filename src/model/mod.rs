@@ -21,7 +21,7 @@ pub mod tensors;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::backend::{Backend, Activated, LayerInput, LayerInputGradient, Mode};
+use crate::backend::{Activated, Backend, LayerInput, LayerInputGradient, Mode};
 use crate::batch::graph_batch::{BatchSize, GraphBatch};
 use crate::batch::triples::TripleSampler;
 use crate::data::scene_graph::SceneGraph;

@@ -22,7 +22,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::backend::reference::batch_norm::{no_statistics, running_statistics};
-use crate::backend::{Backend, Activated, LayerInput, LayerInputGradient, Mode};
+use crate::backend::{Activated, Backend, LayerInput, LayerInputGradient, Mode};
 use crate::batch::graph_batch::{BatchSize, GraphBatch};
 use crate::error::Result;
 use crate::loss::Loss;

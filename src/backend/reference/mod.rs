@@ -19,7 +19,7 @@ use std::ops::Range;
 
 use num_traits::Float;
 
-use crate::backend::{Backend, Activated, LayerInput, LayerInputGradient, Mode};
+use crate::backend::{Activated, Backend, LayerInput, LayerInputGradient, Mode};
 use crate::batch::graph_batch::{BatchSize, GraphBatch};
 use crate::error::Result;
 use crate::loss::Loss;
