@@ -184,9 +184,11 @@ __device__ __forceinline__ void finish_chunk(float *memory, const Output<T> &out
                 values[i] = column + i < place.columns ? add(first_row + row, column + i, product) : 0.0f;
             }
             store_columns(out.line(first_row + row) + column, values, column + each <= place.columns);
+            if (sums.wanted()) {
 #pragma unroll
-            for (int i = 0; i < each; i++) {
-                of_column[i].add(first_row + row, values[i]);
+                for (int i = 0; i < each; i++) {
+                    of_column[i].add(first_row + row, values[i]);
+                }
             }
         }
 #pragma unroll

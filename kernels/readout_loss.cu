@@ -4,53 +4,71 @@
 //   d_fA = slope (fP - fN) / B,  d_fP = slope fA / B,  d_fN = -slope fA / B,  back through normalisation and mean
 // in   node_state [N, D]; graph_offsets [G + 1]; mean_ends [G]; similarity_positive, similarity_negative [B]; steps [1]
 //      the mean runs over the nodes graph_offsets[g]..mean_ends[g]: all of the graph's, or all but its image node
-// out  readout: embedding [G, D], mean_norm [G];  readout_loss: losses [loss_rows, most_triples], of which the row
-//      steps % loss_rows, and d_node_state [N, D], written
-// grid readout: one block per graph; readout_loss: one block per triple, whose three graphs are its own; G and B lie in
-//      device memory (common.cuh)
+// out  embedding [G, D], written, and by readout_loss losses [loss_rows, most_triples], of which the row
+//      steps % loss_rows, and d_node_state [N, D]
+// grid readout: one block per graph; readout_loss: one block per triple, whose three graphs are no other's, side by side:
+//      as many threads for each as readout has for a graph; G and B lie in device memory (common.cuh)
 // node_state and d_node_state are of T, rows `stride` apart (stored.cuh); all else is in single precision
-// cost reads and writes T N D bytes; launch-bound at 16 triples
-// Sums run over the graph's nodes in order, then by warp and over warps: bit-reproducible.
+// cost reads T N D bytes, the loss writes as many; launch-bound at 16 triples
+// Sums run over the graph's nodes in order, then by warp and over warps: bit-reproducible, and both make one embedding.
 
 #include "stored.cuh"
 
-constexpr int THREADS = 128;
+constexpr int THREADS = 128; // of a graph
+constexpr int WARPS = THREADS / WARP_LANES;
+constexpr int ROLES = 3; // of a triple's graphs: anchor, positive, negative
 
-template <class T>
-__device__ __forceinline__ void readout(float *__restrict__ embedding, float *__restrict__ mean_norm,
-                                        const T *__restrict__ node_state, const int *__restrict__ graph_offsets,
-                                        const int *__restrict__ mean_ends, int graph_count, int width, int stride) {
-    __shared__ float partial[THREADS / WARP_LANES];
-    int graph = blockIdx.x;
-    if (graph >= graph_count) {
-        return;
+// A graph's nodes: those of the mean end at `mean_end`, all at `end`.
+struct Nodes {
+    int first, mean_end, end;
+};
+
+// The states of all graphs' nodes.
+template <class T> struct NodeStates {
+    const T *__restrict__ values;
+    const int *__restrict__ graph_offsets, *__restrict__ mean_ends;
+    int width, stride;
+
+    __device__ __forceinline__ Nodes of(int graph) const {
+        return {graph_offsets[graph], mean_ends[graph], graph_offsets[graph + 1]};
     }
-    int first = graph_offsets[graph], end = mean_ends[graph];
-    float *to = embedding + size_t(graph) * width;
+};
+
+// f [D] of a graph, written by its threads. Gives the length of the mean.
+template <class T>
+__device__ __forceinline__ float graph_embedding(float *f, const NodeStates<T> &states, Nodes nodes, float *partial) {
+    int width = states.width, count = nodes.mean_end - nodes.first;
     float squares = 0.0f;
     for (int c = threadIdx.x * COLUMNS_EACH; c < width; c += THREADS * COLUMNS_EACH) {
         Four mean = {};
-        for (int node = first; node < end; node++) {
-            add_four(mean, load_four(node_state + size_t(node) * stride, c, width));
+        for (int node = nodes.first; node < nodes.mean_end; node++) {
+            add_four(mean, load_four(states.values + size_t(node) * states.stride, c, width));
         }
 #pragma unroll
         for (int i = 0; i < COLUMNS_EACH; i++) {
-            mean[i] /= end - first;
+            mean[i] /= count;
             squares += c + i < width ? mean[i] * mean[i] : 0.0f; // beyond the row, of no nodes, it is 0 / 0
         }
-        store_four(to, c, width, mean); // read back by the same thread
+        store_four(f, c, width, mean); // read back by the same thread
     }
     float norm = sqrtf(block_sum(squares, partial));
     for (int c = threadIdx.x * COLUMNS_EACH; c < width; c += THREADS * COLUMNS_EACH) {
-        Four mean = load_four(to, c, width);
+        Four mean = load_four(f, c, width);
 #pragma unroll
         for (int i = 0; i < COLUMNS_EACH; i++) {
             mean[i] /= norm < L2_EPSILON ? L2_EPSILON : norm;
         }
-        store_four(to, c, width, mean);
+        store_four(f, c, width, mean);
     }
-    if (threadIdx.x == 0) {
-        mean_norm[graph] = norm;
+    return norm;
+}
+
+template <class T>
+__device__ __forceinline__ void readout(float *embedding, const NodeStates<T> &states, int graph_count) {
+    __shared__ float partial[WARPS];
+    int graph = blockIdx.x;
+    if (graph < graph_count) { // or the whole block leaves
+        graph_embedding(embedding + size_t(graph) * states.width, states, states.of(graph), partial);
     }
 }
 
@@ -80,9 +98,10 @@ __device__ __forceinline__ float2 loss_and_slope(int kind, float toward, float a
     return make_float2(softplus(-logit), (sigmoid(logit) - 1.0f) / temperature);
 }
 
-// What a graph's embedding is multiplied with: factor (one - other); `other` may be null.
+// What a graph's embedding is multiplied with: factor (one - other); `other` may be null. Both are embeddings, which this
+// very launch has written.
 struct Direction {
-    const float *__restrict__ one, *__restrict__ other;
+    const float *one, *other;
     float factor;
 
     __device__ __forceinline__ Four four(int column, int width) const {
@@ -98,14 +117,9 @@ struct Direction {
     }
 };
 
-// A graph's nodes: those of the mean end at `mean_end`, all at `end`.
-struct Nodes {
-    int first, mean_end, end;
-};
-
 // Gives each node of the mean (d - f (f . d)) / (|mean| count), for the direction d. The graph's other nodes get 0.
 template <class T>
-__device__ __forceinline__ void graph_backward(T *__restrict__ d_node_state, const float *__restrict__ f,
+__device__ __forceinline__ void graph_backward(T *__restrict__ d_node_state, const float *f,
                                                Direction direction, float norm, Nodes nodes, int width, int stride,
                                                float *partial) {
     float dot = 0.0f;
@@ -134,10 +148,7 @@ __device__ __forceinline__ void graph_backward(T *__restrict__ d_node_state, con
     }
 }
 
-// The triples' graphs, and what is known of them.
 struct Triples {
-    const float *__restrict__ embedding, *__restrict__ mean_norm;
-    const int *__restrict__ graph_offsets, *__restrict__ mean_ends;
     const float *__restrict__ similarity_positive, *__restrict__ similarity_negative;
     int count;
 };
@@ -147,18 +158,24 @@ struct LossOptions {
     float temperature, margin;
 };
 
-// `losses` is this step's row.
+// `losses` is this step's row. Threads with one threadIdx.y make one graph's sums and gradient.
 template <class T>
-__device__ __forceinline__ void readout_loss(float *__restrict__ losses, T *__restrict__ d_node_state, Triples of,
-                                             LossOptions options, int width, int stride) {
-    __shared__ float partial[THREADS / WARP_LANES];
-    int triples = of.count, triple = blockIdx.x; // its graphs: triple, triples + triple, 2 triples + triple
+__device__ __forceinline__ void readout_loss(float *embedding, float *__restrict__ losses, T *__restrict__ d_node_state,
+                                             const NodeStates<T> &states, const Triples &of,
+                                             const LossOptions &options) {
+    __shared__ float partials[ROLES][WARPS];
+    int triples = of.count, triple = blockIdx.x, role = threadIdx.y, graph = role * triples + triple;
     if (triple >= triples) {
-        return;
+        return; // the whole block
     }
-    const float *anchor = of.embedding + size_t(triple) * width;
-    const float *positive = of.embedding + size_t(triples + triple) * width;
-    const float *negative = of.embedding + size_t(2 * triples + triple) * width;
+    int width = states.width;
+    float *partial = partials[role], *f = embedding + size_t(graph) * width;
+    Nodes nodes = states.of(graph);
+    float norm = graph_embedding(f, states, nodes, partial);
+    __syncthreads(); // all three are there
+    const float *anchor = embedding + size_t(triple) * width;
+    const float *positive = embedding + size_t(triples + triple) * width;
+    const float *negative = embedding + size_t(2 * triples + triple) * width;
     float to_positive = 0.0f, to_negative = 0.0f;
     for (int c = threadIdx.x; c < width; c += THREADS) {
         to_positive += anchor[c] * positive[c];
@@ -167,38 +184,30 @@ __device__ __forceinline__ void readout_loss(float *__restrict__ losses, T *__re
     float toward = block_sum(to_positive, partial), away = block_sum(to_negative, partial);
     float2 loss = loss_and_slope(options.kind, toward, away, of.similarity_positive[triple],
                                  of.similarity_negative[triple], options.temperature, options.margin);
-    if (threadIdx.x == 0) {
+    if (role == 0 && threadIdx.x == 0) {
         losses[triple] = loss.x;
     }
     float slope = loss.y / triples;
-    for (int role = 0; role < 3; role++) {
-        int graph = role * triples + triple;
-        Direction direction = {role == 0 ? positive : anchor, role == 0 ? negative : nullptr,
-                               role == 2 ? -slope : slope};
-        Nodes nodes = {of.graph_offsets[graph], of.mean_ends[graph], of.graph_offsets[graph + 1]};
-        graph_backward(d_node_state, of.embedding + size_t(graph) * width, direction, of.mean_norm[graph], nodes,
-                       width, stride, partial);
-    }
+    Direction direction = {role == 0 ? positive : anchor, role == 0 ? negative : nullptr, role == 2 ? -slope : slope};
+    graph_backward(d_node_state, f, direction, norm, nodes, width, states.stride, partial);
 }
 
 #define READOUT_LOSS_KERNELS(T, suffix)                                                                               \
     extern "C" __global__ void __launch_bounds__(THREADS) readout_##suffix(                                           \
-        float *__restrict__ embedding, float *__restrict__ mean_norm, const T *__restrict__ node_state,               \
-        const int *__restrict__ graph_offsets, const int *__restrict__ mean_ends,                                     \
-        const int *__restrict__ graph_count, int width, int stride) {                                                 \
-        readout(embedding, mean_norm, node_state, graph_offsets, mean_ends, *graph_count, width, stride);             \
+        float *embedding, const T *__restrict__ node_state, const int *__restrict__ graph_offsets,                    \
+        const int *__restrict__ mean_ends, int width, int stride, const int *__restrict__ graph_count) {              \
+        readout(embedding, NodeStates<T>{node_state, graph_offsets, mean_ends, width, stride}, *graph_count);         \
     }                                                                                                                 \
-    extern "C" __global__ void __launch_bounds__(THREADS) readout_loss_##suffix(                                      \
-        float *__restrict__ losses, T *__restrict__ d_node_state, const float *__restrict__ embedding,                \
-        const float *__restrict__ mean_norm, const int *__restrict__ graph_offsets,                                   \
-        const int *__restrict__ mean_ends, const float *__restrict__ similarity_positive,                             \
+    extern "C" __global__ void __launch_bounds__(ROLES *THREADS) readout_loss_##suffix(                               \
+        float *embedding, float *__restrict__ losses, T *__restrict__ d_node_state,                                   \
+        const T *__restrict__ node_state, const int *__restrict__ graph_offsets,                                      \
+        const int *__restrict__ mean_ends, int width, int stride, const float *__restrict__ similarity_positive,      \
         const float *__restrict__ similarity_negative, const int *__restrict__ triple_count,                          \
-        const unsigned long long *__restrict__ steps, int loss_rows, int most_triples, int width, int stride,         \
-        int kind, float temperature, float margin) {                                                                  \
-        readout_loss(losses + *steps % loss_rows * most_triples, d_node_state,                                        \
-                     {embedding, mean_norm, graph_offsets, mean_ends, similarity_positive, similarity_negative,       \
-                      *triple_count},                                                                                 \
-                     {kind, temperature, margin}, width, stride);                                                     \
+        const unsigned long long *__restrict__ steps, int loss_rows, int most_triples, int kind, float temperature,   \
+        float margin) {                                                                                               \
+        readout_loss(embedding, losses + *steps % loss_rows * most_triples, d_node_state,                             \
+                     NodeStates<T>{node_state, graph_offsets, mean_ends, width, stride},                              \
+                     {similarity_positive, similarity_negative, *triple_count}, {kind, temperature, margin});         \
     }
 
 STORED_KERNELS(READOUT_LOSS_KERNELS)

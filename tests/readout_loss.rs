@@ -2,6 +2,8 @@
 
 mod kernel_support;
 
+use std::ops::Range;
+
 use half::bf16;
 use kernel_support::calculus::central_differences;
 use kernel_support::cases::{check, columns, seeds};
@@ -13,7 +15,9 @@ use kernel_support::{
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
-use scenerank::backend::cuda::readout_loss::{LossRows, Triples, readout, readout_loss};
+use scenerank::backend::cuda::readout_loss::{
+    LossOutputs, LossRows, NodeStates, Triples, readout, readout_loss,
+};
 use scenerank::backend::cuda::stored::StoredElement;
 use scenerank::backend::reference::readout_loss as reference;
 use scenerank::batch::graph_batch::GraphBatch;
@@ -51,7 +55,7 @@ fn batch(sizes: &[[usize; 3]], values: &mut Values) -> GraphBatch {
     batch
 }
 
-/// embedding, mean_norm, losses, d_node_state.
+/// embedding, losses, d_node_state.
 fn kernels<T: StoredElement>(
     batch: &GraphBatch,
     node_state: &[f32],
@@ -59,7 +63,7 @@ fn kernels<T: StoredElement>(
     image_node_in_mean: bool,
     loss: &Loss,
     order: u64,
-) -> [Vec<f32>; 4] {
+) -> [Vec<f32>; 3] {
     same_bits(order, |device, spare| {
         let (graphs, triples) = (batch.graph_offsets.len() - 1, batch.similarity_positive.len());
         let nodes = batch.node_object.len();
@@ -71,26 +75,14 @@ fn kernels<T: StoredElement>(
             (0..graphs).map(|graph| batch.mean_nodes(graph, image_node_in_mean).end as u32).collect();
         let ends = indices_with_room(device, &ends, 3 * spare);
         let room = graphs + 3 * spare;
-        let (mut embedding, mut mean_norm) = (poisoned(device, room * width), poisoned(device, room));
-        readout(
-            device,
-            &mut all_mut(&mut embedding),
-            &mut all_mut(&mut mean_norm),
-            all(&node_state),
-            all(&offsets),
-            all(&ends),
-            counted[0].rows(),
-            width,
-        )
-        .expect("a launch");
+        let [mut alone, mut embedding] = [(); 2].map(|()| poisoned(device, room * width));
+        let values = all(&node_state);
+        let states = NodeStates { values, graph_offsets: all(&offsets), mean_ends: all(&ends), width };
+        readout(device, &mut all_mut(&mut alone), states, counted[0].rows()).expect("a launch");
         let [positive, negative] = [&batch.similarity_positive, &batch.similarity_negative]
             .map(|values| with_room(device, values, spare));
         let of = Triples {
             count: counted[1].rows(),
-            embedding: all(&embedding),
-            mean_norm: all(&mean_norm),
-            graph_offsets: all(&offsets),
-            mean_ends: all(&ends),
             similarity_positive: all(&positive),
             similarity_negative: all(&negative),
         };
@@ -98,15 +90,20 @@ fn kernels<T: StoredElement>(
         let (steps, most_triples) = (to_device(device, &[12u64]), triples + spare);
         let mut losses = poisoned(device, 5 * most_triples);
         let mut d = unwritten::<T>(device, nodes + spare, width);
-        let mut rows = LossRows { values: all_mut(&mut losses), rows: 5, steps: all(&steps) };
-        readout_loss(device, &mut rows, &mut all_mut(&mut d), of, width, loss).expect("a launch");
+        let rows = LossRows { values: all_mut(&mut losses), rows: 5, steps: all(&steps) };
+        let (embedding_there, d_node_state) = (all_mut(&mut embedding), all_mut(&mut d));
+        let to = LossOutputs { embedding: embedding_there, losses: rows, d_node_state };
+        readout_loss(device, to, states, of, loss).expect("a launch");
         let losses = to_host(device, &losses);
         let (before, from) = losses.split_at(2 * most_triples);
         let (losses, after) = from.split_at(triples);
         assert!(before.iter().chain(after).all(|value| value.is_nan()), "rows of other steps");
-        let [embedding, mean_norm] = [(embedding, graphs * width), (mean_norm, graphs)]
-            .map(|(b, len)| to_host_within(device, &b, len));
-        [embedding, mean_norm, losses.to_vec(), stored_to_host(device, &d, nodes, width)]
+        let [alone, embedding] = [alone, embedding].map(|b| to_host_within(device, &b, graphs * width));
+        assert!(
+            alone.iter().map(|v| v.to_bits()).eq(embedding.iter().map(|v| v.to_bits())),
+            "two embeddings"
+        );
+        [embedding, losses.to_vec(), stored_to_host(device, &d, nodes, width)]
     })
 }
 
@@ -134,6 +131,13 @@ impl Limits {
     }
 }
 
+/// The length of the mean state of a graph's nodes.
+fn mean_length(node_state: &[f64], nodes: Range<usize>, width: usize) -> f64 {
+    let mean =
+        |c: usize| nodes.clone().map(|node| node_state[node * width + c]).sum::<f64>() / nodes.len() as f64;
+    (0..width).map(|c| mean(c).powi(2)).sum::<f64>().sqrt()
+}
+
 fn agrees_with_the_reference(
     (sizes, width, image_node, loss, seed): (Vec<[usize; 3]>, usize, bool, Loss, u64),
 ) {
@@ -145,9 +149,11 @@ fn agrees_in<T: StoredElement>(sizes: &[[usize; 3]], width: usize, image_node: b
     let mut values = Values::new(seed);
     let batch = batch(sizes, &mut values);
     let node_state = rounded::<T>(values.signed(batch.node_graph.len() * width));
-    let [embedding, mean_norm, losses, d] = kernels::<T>(&batch, &node_state, width, image_node, &loss, seed);
-    let limits = Limits::new(mean_norm.iter().fold(1.0, |least: f64, &n| least.min(n.into())), width);
+    let [embedding, losses, d] = kernels::<T>(&batch, &node_state, width, image_node, &loss, seed);
     let wide_state = wide(&node_state);
+    let lengths = (0..3 * sizes.len())
+        .map(|graph| mean_length(&wide_state, batch.mean_nodes(graph, image_node), width));
+    let limits = Limits::new(lengths.fold(1.0, f64::min), width);
     let f = reference::readout(&batch, &wide_state, width, image_node);
     assert_within("embedding", &embedding, &f, limits.embedding);
     let (want, d_embedding) = reference::triple_losses(&loss, &batch, &f, width);
@@ -170,7 +176,7 @@ fn a_graph_without_nodes_has_no_embedding_and_changes_no_other() {
         let mut values = Values::new(seed);
         let batch = batch(&[[2, 0, 3], [1, 4, 2]], &mut values);
         let node_state = values.signed(12 * 33);
-        let [embedding, _, losses, _] = kernels::<f32>(&batch, &node_state, 33, image_node, &loss, seed);
+        let [embedding, losses, _] = kernels::<f32>(&batch, &node_state, 33, image_node, &loss, seed);
         // The mean of nothing is 0 / 0, as in the reference.
         let f = reference::readout(&batch, &wide(&node_state), 33, image_node);
         for (graph, (got, want)) in embedding.chunks_exact(33).zip(f.chunks_exact(33)).enumerate() {
@@ -202,7 +208,7 @@ fn the_backward_agrees_with_finite_differences() {
                 let f = reference::readout(&batch, node_state, width, image_node);
                 reference::triple_losses(&loss, &batch, &f, width).0
             };
-            let [_, _, _, d] = kernels::<f32>(&batch, &node_state, width, image_node, &loss, seed);
+            let [_, _, d] = kernels::<f32>(&batch, &node_state, width, image_node, &loss, seed);
             let want = central_differences(&wide_state, |node_state| {
                 losses_of(node_state).iter().sum::<f64>() / sizes.len() as f64
             });

@@ -52,21 +52,21 @@ pub enum Mode {
 
 /// What a layer reads.
 #[derive(Debug)]
-pub enum LayerInput<'a, S> {
+pub enum LayerInput<'a, S, T = S> {
     /// Layer 0: `x = object_embedding[node_object]`, `e = predicate_embedding[edge_predicate]`.
     Embeddings,
     /// Later layers: the states that the layer before made.
     States {
         /// `[N, D]`.
         nodes: &'a S,
-        /// `[E, D]`.
-        edges: &'a S,
+        /// `[E, D]`: the columns H..H + D of the heads.
+        edges: Activated<'a, S, T>,
     },
 }
 
-/// A hidden block that another reads.
+/// A block, or some of its columns, activated, as another block reads it.
 #[derive(Debug)]
-pub struct Hidden<'a, S, T = S> {
+pub struct Activated<'a, S, T = S> {
     /// What it saved.
     pub block: &'a BlockActivations<S, T>,
     /// relu(norm(.)) of it; empty where the backend recomputes it.
@@ -104,9 +104,11 @@ pub trait Backend: Sized {
     type Steps;
     /// A step that was captured wherever a batch may lie; nothing for a backend that captures none.
     type Graphs: Default;
-    /// Whether the activated hidden blocks are recomputed where they are read: `edge_hidden_output` and
-    /// `node_hidden_output` are empty then, and their stages do not write them.
-    const RECOMPUTES_HIDDEN: bool = false;
+    /// Whether what a block makes is activated anew where another reads it ([`Activated`]), instead of stored:
+    /// `edge_hidden_output`, `edge_state` or `node_hidden_output` is empty then, and the block's stage does not write it.
+    fn recomputes(_config: ModelConfig, _block: BlockKind) -> bool {
+        false
+    }
 
     /// Begins a range of this name on a profiler's timeline, where the backend tells one; it ends when what is given is
     /// dropped. Ranges nest.
@@ -209,7 +211,7 @@ pub trait Backend: Sized {
         mode: Mode,
         parameters: &mut Parameters<Self::Buffer>,
         batch: &Self::Batch,
-        input: LayerInput<'_, Self::Stored>,
+        input: LayerInput<'_, Self::Stored, Self::Buffer>,
         block: &mut BlockActivations<Self::Stored, Self::Buffer>,
         output: &mut Self::Stored,
     ) -> Result<()>;
@@ -221,12 +223,12 @@ pub trait Backend: Sized {
         mode: Mode,
         parameters: &mut Parameters<Self::Buffer>,
         batch: &Self::Batch,
-        hidden: Hidden<'_, Self::Stored, Self::Buffer>,
+        hidden: Activated<'_, Self::Stored, Self::Buffer>,
         block: &mut BlockActivations<Self::Stored, Self::Buffer>,
     ) -> Result<()>;
 
     /// `pooled [N, H]`: the mean of the messages relu(norm(heads)) that reach each node, 0 where none does;
-    /// `edge_state [E, D]`: the new edge states, but for the last layer.
+    /// `edge_state [E, D]`: the new edge states relu(norm(heads)), but for the last layer.
     fn edge_pool(
         &mut self,
         layer: usize,
@@ -257,7 +259,7 @@ pub trait Backend: Sized {
         mode: Mode,
         parameters: &mut Parameters<Self::Buffer>,
         batch: &Self::Batch,
-        hidden: Hidden<'_, Self::Stored, Self::Buffer>,
+        hidden: Activated<'_, Self::Stored, Self::Buffer>,
         block: &mut BlockActivations<Self::Stored, Self::Buffer>,
         node_state: &mut Self::Stored,
     ) -> Result<()>;
@@ -345,7 +347,7 @@ pub trait Backend: Sized {
         parameters: &Parameters<Self::Buffer>,
         batch: &Self::Batch,
         saved: &LayerActivations<Self::Stored, Self::Buffer>,
-        input: LayerInput<'_, Self::Stored>,
+        input: LayerInput<'_, Self::Stored, Self::Buffer>,
         d_edge_hidden: &mut Self::Stored,
         d_input: LayerInputGradient<'_, Self::Stored>,
         gradients: &mut Self::Buffer,

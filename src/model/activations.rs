@@ -7,6 +7,7 @@ use crate::backend::Backend;
 use crate::batch::graph_batch::BatchSize;
 use crate::error::Result;
 use crate::model::config::ModelConfig;
+use crate::model::parameters::BlockKind;
 
 /// A block's saved values, `R` rows (edges or nodes) and `C` columns.
 #[derive(Debug)]
@@ -28,7 +29,7 @@ pub struct LayerActivations<S, T = S> {
     pub edge_hidden_output: S,
     /// `[E, H + D + H]`: messages to the subject, new edge states, messages to the object.
     pub edge_heads: BlockActivations<S, T>,
-    /// `[E, D]`: the new edge states; empty in the last layer.
+    /// `[E, D]`: the new edge states, as `edge_hidden_output`; empty in the last layer.
     pub edge_state: S,
     /// `[N, H]`: the mean of the messages that reach a node.
     pub pooled: S,
@@ -84,17 +85,19 @@ impl<S, T> Activations<S, T> {
                 rstd: backend.allocate(columns)?,
             })
         };
-        let outputs = |rows: usize| if B::RECOMPUTES_HIDDEN { 0 } else { rows };
+        let activated = |kind: BlockKind, rows: usize, columns: usize| {
+            backend.allocate_stored(if B::recomputes(config, kind) { 0 } else { rows }, columns)
+        };
         let layers = (0..config.layers)
             .map(|layer| {
                 Ok(LayerActivations {
                     edge_hidden: block(edges, hidden)?,
-                    edge_hidden_output: backend.allocate_stored(outputs(edges), hidden)?,
+                    edge_hidden_output: activated(BlockKind::EdgeHidden, edges, hidden)?,
                     edge_heads: block(edges, config.heads_width(layer))?,
-                    edge_state: backend.allocate_stored(edges, config.edge_state_width(layer))?,
+                    edge_state: activated(BlockKind::EdgeHeads, edges, config.edge_state_width(layer))?,
                     pooled: backend.allocate_stored(nodes, hidden)?,
                     node_hidden: block(nodes, hidden)?,
-                    node_hidden_output: backend.allocate_stored(outputs(nodes), hidden)?,
+                    node_hidden_output: activated(BlockKind::NodeHidden, nodes, hidden)?,
                     node_output: block(nodes, state)?,
                     node_state: backend.allocate_stored(nodes, state)?,
                 })

@@ -21,7 +21,7 @@ pub mod tensors;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::backend::{Backend, Hidden, LayerInput, LayerInputGradient, Mode};
+use crate::backend::{Activated, Backend, LayerInput, LayerInputGradient, Mode};
 use crate::batch::graph_batch::{BatchSize, GraphBatch};
 use crate::batch::triples::TripleSampler;
 use crate::data::scene_graph::SceneGraph;
@@ -299,7 +299,7 @@ impl<B: Backend> Model<B> {
                 &mut a.edge_hidden,
                 &mut a.edge_hidden_output,
             )?;
-            let hidden = Hidden { block: &a.edge_hidden, output: &a.edge_hidden_output };
+            let hidden = Activated { block: &a.edge_hidden, output: &a.edge_hidden_output };
             backend.edge_heads(layer, mode, parameters, batch, hidden, &mut a.edge_heads)?;
             backend.edge_pool(layer, parameters, batch, &a.edge_heads, &mut a.pooled, &mut a.edge_state)?;
             backend.node_hidden(
@@ -316,7 +316,7 @@ impl<B: Backend> Model<B> {
                 mode,
                 parameters,
                 batch,
-                Hidden { block: &a.node_hidden, output: &a.node_hidden_output },
+                Activated { block: &a.node_hidden, output: &a.node_hidden_output },
                 &mut a.node_output,
                 &mut a.node_state,
             )?;
@@ -556,10 +556,13 @@ fn mean(losses: &[f32]) -> f32 {
 }
 
 /// What the layer after `before` reads.
-fn layer_input<S, T>(before: &[LayerActivations<S, T>]) -> LayerInput<'_, S> {
+fn layer_input<S, T>(before: &[LayerActivations<S, T>]) -> LayerInput<'_, S, T> {
     match before.last() {
         None => LayerInput::Embeddings,
-        Some(previous) => LayerInput::States { nodes: &previous.node_state, edges: &previous.edge_state },
+        Some(LayerActivations { node_state, edge_heads, edge_state, .. }) => {
+            let edges = Activated { block: edge_heads, output: edge_state };
+            LayerInput::States { nodes: node_state, edges }
+        }
     }
 }
 

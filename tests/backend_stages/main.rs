@@ -21,7 +21,7 @@ use scenerank::backend::cpu::Cpu;
 use scenerank::backend::reference::Reference;
 use scenerank::backend::reference::edge_gather::{edge_gather, embedding_lookup};
 use scenerank::backend::reference::linear::linear;
-use scenerank::backend::{Backend, Hidden, L2_EPSILON, LayerInput, LayerInputGradient, Mode};
+use scenerank::backend::{Activated, Backend, L2_EPSILON, LayerInput, LayerInputGradient, Mode};
 use scenerank::batch::graph_batch::{BatchSize, GraphBatch};
 use scenerank::data::scene_graph::SceneGraphBuf;
 use scenerank::loss::{Loss, LossKind};

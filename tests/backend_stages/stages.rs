@@ -118,7 +118,7 @@ impl<B: Backend<Stored = <B as Backend>::Buffer>> On<B> {
     }
 }
 
-pub fn layer_input<'a, T>(layer: usize, nodes: &'a T, edges: &'a T) -> LayerInput<'a, T> {
+pub fn layer_input<'a, T>(layer: usize, nodes: &'a T, edges: Activated<'a, T>) -> LayerInput<'a, T> {
     if layer == 0 { LayerInput::Embeddings } else { LayerInput::States { nodes, edges } }
 }
 
@@ -132,7 +132,8 @@ pub fn edge_hidden<B: Backend<Stored = <B as Backend>::Buffer>>(
     let (rows, columns) = (case.size.edges, case.config.hidden_width);
     let (nodes, edges) = (on.input(&case.nodes), on.input(&case.edges));
     let (mut block, mut output) = (on.output_block(rows, columns), on.output(rows * columns));
-    let input = layer_input(case.layer, &nodes, &edges);
+    let heads = on.output_block(0, 0); // of the layer before, which is read activated
+    let input = layer_input(case.layer, &nodes, Activated { block: &heads, output: &edges });
     on.backend
         .edge_hidden(case.layer, mode, &mut on.parameters, &on.batch, input, &mut block, &mut output)
         .unwrap();
@@ -149,7 +150,7 @@ pub fn edge_heads<B: Backend<Stored = <B as Backend>::Buffer>>(
     let (rows, columns) = (case.size.edges, case.config.heads_width(case.layer));
     let (saved, output) =
         (on.upload_block(&case.saved.edge_hidden), on.input(&case.saved.edge_hidden_output));
-    let hidden = Hidden { block: &saved, output: &output };
+    let hidden = Activated { block: &saved, output: &output };
     let mut block = on.output_block(rows, columns);
     on.backend.edge_heads(case.layer, mode, &mut on.parameters, &on.batch, hidden, &mut block).unwrap();
     on.read_block(&block, rows, columns)
@@ -188,7 +189,7 @@ pub fn node_output<B: Backend<Stored = <B as Backend>::Buffer>>(
     let (rows, columns) = (case.size.nodes, case.config.state_width);
     let (saved, output) =
         (on.upload_block(&case.saved.node_hidden), on.input(&case.saved.node_hidden_output));
-    let hidden = Hidden { block: &saved, output: &output };
+    let hidden = Activated { block: &saved, output: &output };
     let (mut block, mut state) = (on.output_block(rows, columns), on.output(rows * columns));
     on.backend
         .node_output(case.layer, mode, &mut on.parameters, &on.batch, hidden, &mut block, &mut state)
@@ -347,6 +348,7 @@ pub fn edge_hidden_backward<B: Backend<Stored = <B as Backend>::Buffer>>(
     let (nodes, edges) = (on.input(&case.nodes), on.input(&case.edges));
     let (mut d_nodes, mut d_edges) = (on.output(case.size.nodes * width), on.output(case.size.edges * width));
     let (mut d_hidden, mut gradients) = (on.input(d_hidden), on.gradients());
+    let heads = on.output_block(0, 0); // of the layer before, which is read activated
     let d_input = match case.layer {
         0 => LayerInputGradient::Embeddings,
         _ => LayerInputGradient::States { nodes: &mut d_nodes, edges: &mut d_edges },
@@ -357,7 +359,7 @@ pub fn edge_hidden_backward<B: Backend<Stored = <B as Backend>::Buffer>>(
             &on.parameters,
             &on.batch,
             &saved,
-            layer_input(case.layer, &nodes, &edges),
+            layer_input(case.layer, &nodes, Activated { block: &heads, output: &edges }),
             &mut d_hidden,
             d_input,
             &mut gradients,

@@ -17,7 +17,7 @@ use super::matmul::{Accum, matmul, matrix, matrix_mut};
 use super::rounding::Rounding;
 use super::rows::add;
 use super::{Cpu, at_least};
-use crate::backend::{LayerInput, LayerInputGradient, Mode};
+use crate::backend::{Activated, LayerInput, LayerInputGradient, Mode};
 use crate::batch::graph_batch::{GraphBatch, OBJECT_ROLE, Occurrences};
 use crate::model::activations::BlockActivations;
 use crate::model::parameters::{BlockKind, Parameters};
@@ -132,7 +132,7 @@ impl Cpu {
                     }
                 });
             }
-            LayerInput::States { edges: e, .. } => {
+            LayerInput::States { edges: Activated { output: e, .. }, .. } => {
                 let product = matrix_mut(z, edges, hidden);
                 matmul(product, Accum::Replace, matrix(e, edges, width), weight.edge.transpose());
                 self.statistics(mode, layout, running_mean, running_var, z, mean, rstd, |first, z| {
@@ -175,7 +175,7 @@ impl Scratch {
         };
         match (input, d_input) {
             (
-                LayerInput::States { nodes, edges },
+                LayerInput::States { nodes, edges: Activated { output: edges, .. } },
                 LayerInputGradient::States { nodes: d_nodes, edges: d_edges },
             ) => {
                 let sums = at_least(&mut self.nodes, size.nodes * 2 * hidden);

@@ -23,7 +23,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::backend::reference::batch_norm::{no_statistics, running_statistics};
-use crate::backend::{Backend, Hidden, LayerInput, LayerInputGradient, Mode};
+use crate::backend::{Activated, Backend, LayerInput, LayerInputGradient, Mode};
 use crate::batch::graph_batch::{BatchSize, GraphBatch};
 use crate::error::Result;
 use crate::loss::Loss;
@@ -312,7 +312,7 @@ impl Backend for Cpu {
         mode: Mode,
         parameters: &mut Parameters<Vec<f32>>,
         batch: &GraphBatch,
-        hidden: Hidden<'_, Vec<f32>>,
+        hidden: Activated<'_, Vec<f32>>,
         block: &mut BlockActivations<Vec<f32>>,
     ) -> Result<()> {
         let Parameters { layout, values, running_mean, running_var } = parameters;
@@ -367,7 +367,7 @@ impl Backend for Cpu {
         mode: Mode,
         parameters: &mut Parameters<Vec<f32>>,
         batch: &GraphBatch,
-        hidden: Hidden<'_, Vec<f32>>,
+        hidden: Activated<'_, Vec<f32>>,
         block: &mut BlockActivations<Vec<f32>>,
         node_state: &mut Vec<f32>,
     ) -> Result<()> {

@@ -9,6 +9,7 @@
 
 use super::batch::{Batch, most_types};
 use super::batch_norm::{BatchStatistics, NormBackward, batch_norm_statistics};
+use super::block::norm;
 use super::buffer::{Buffer, Slice};
 use super::device::Device;
 use super::edge_hidden::{edge_hidden_lookup, edge_hidden_sum_edges, edge_hidden_sum_ends};
@@ -20,7 +21,7 @@ use super::linear::{
 use super::rows::Rows;
 use super::stored::StoredElement;
 use super::weight_copy::Weights;
-use crate::backend::{LayerInput, LayerInputGradient};
+use crate::backend::{Activated, LayerInput, LayerInputGradient};
 use crate::batch::graph_batch::BatchSize;
 use crate::error::Result;
 use crate::model::config::ModelConfig;
@@ -83,7 +84,7 @@ impl<T: StoredElement> Scratch<T> {
         layer: usize,
         weights: Weights<'_>,
         batch: &Batch,
-        input: LayerInput<'_, Buffer<T>>,
+        input: LayerInput<'_, Buffer<T>, Buffer<f32>>,
         z: &mut Buffer<T>,
         statistics: Option<BatchStatistics<'_>>,
     ) -> Result<()> {
@@ -101,7 +102,7 @@ impl<T: StoredElement> Scratch<T> {
                     device,
                     self.format,
                     &mut MatrixMut::new(z.rows_mut(edges, hidden), edges, hidden),
-                    Input::Values(Matrix::new(e.rows(edges, width), edges, width)),
+                    edge_states(layer, weights, &e, edges),
                     weight.columns(of.edge, width),
                     self.nodes.rows(nodes.bound, 2 * hidden),
                     batch.edge_nodes(),
@@ -165,15 +166,15 @@ impl<T: StoredElement> Scratch<T> {
         Ok(())
     }
 
-    /// Of d_z, which is made of `d [E, H]`: the weight's gradient and the input's. After [`Scratch::forward`] of this layer and batch, whose rows
-    /// of the tables are read again.
+    /// Of d_z, which is made of `d [E, H]`: the weight's gradient and the input's. After [`Scratch::forward`] of this
+    /// layer and batch, whose rows of the tables are read again.
     pub(super) fn backward(
         &mut self,
         device: &Device,
         layer: usize,
         weights: Weights<'_>,
         batch: &Batch,
-        input: LayerInput<'_, Buffer<T>>,
+        input: LayerInput<'_, Buffer<T>, Buffer<f32>>,
         d_z: NormBackward<'_, T>,
         d_input: LayerInputGradient<'_, Buffer<T>>,
         gradients: &mut Buffer<f32>,
@@ -197,7 +198,7 @@ impl<T: StoredElement> Scratch<T> {
                     MatrixMut::new(gradients.slice_mut(layout.weight.clone()), hidden, 3 * width);
                 let (x, d_x) = (nodes.rows(node_rows.bound, width), d_nodes);
                 product.of_ends(node_rows, d_x, &mut d_weight, sums.as_slice(), x)?;
-                let e = edges.rows(edge_rows.bound, width);
+                let e = edge_states(layer, weights, &edges, edge_rows.bound);
                 product.of_edges(edge_rows, d_edges, &mut d_weight, d_z, e)
             }
             (LayerInput::Embeddings, LayerInputGradient::Embeddings) => {
@@ -222,6 +223,7 @@ impl<T: StoredElement> Scratch<T> {
                 let mut d_weight =
                     MatrixMut::new(gradients.slice_mut(layout.weight.clone()), hidden, 3 * width);
                 let e = self.predicate_rows.rows(predicate_count, width);
+                let e = Input::Values(Matrix::new(e, predicate_count, width));
                 let sums = Matrix::new(edge_sums.as_slice(), predicate_count, hidden);
                 let (sums, d_rows) = (Gradient::Values(sums), &mut self.d_rows);
                 product.of_edges(predicate_rows, d_rows, &mut d_weight, sums, e)?;
@@ -275,7 +277,7 @@ impl<T: StoredElement> Products<'_, T> {
         d_e: &mut Buffer<T>,
         d_weight: &mut MatrixMut<'_, f32>,
         d_z: Gradient<'_, T>,
-        e: Slice<'_, T>,
+        e: Input<'_, T>,
     ) -> Result<()> {
         let width = self.width;
         let (of, of_gradient) = (parts(T::stride(width)), parts(width));
@@ -284,10 +286,32 @@ impl<T: StoredElement> Products<'_, T> {
             weight: &mut d_weight.columns(of_gradient.edge, width),
             norm: None,
         };
-        let e = Input::Values(Matrix::new(e, rows.bound, width));
         let weight = self.weight.columns(of.edge, width);
         linear_backward(self.device, self.format, rows, to, d_z, e, weight, self.weight_parts)
     }
+}
+
+/// Whether the edge states are read among the heads of the layer before, between the messages. If not, for want of
+/// alignment, they are stored activated.
+pub(super) fn reads_edge_states_of_heads<T: StoredElement>(config: ModelConfig) -> bool {
+    T::begins_row(config.hidden_width)
+}
+
+/// The edge states that a layer reads, `[E, D]`.
+fn edge_states<'a, T: StoredElement>(
+    layer: usize,
+    weights: Weights<'a>,
+    states: &Activated<'a, Buffer<T>, Buffer<f32>>,
+    edges: usize,
+) -> Input<'a, T> {
+    let (config, layout) = (weights.layout.config, weights.layout.block(layer - 1, BlockKind::EdgeHeads));
+    let (start, width, heads) = (config.hidden_width, config.state_width, states.block);
+    if !reads_edge_states_of_heads::<T>(config) {
+        return Input::Values(Matrix::new(states.output.rows(edges, width), edges, width));
+    }
+    let z = Matrix::new(heads.linear.rows(edges, layout.outputs), edges, layout.outputs);
+    let norm = norm(layout, weights.values, heads);
+    Input::Activated(z.columns(start, width), norm.columns(start, width))
 }
 
 /// `projected [n, 2 H]`: P_s and P_o of `x [n, D]`, by W_s above W_o.

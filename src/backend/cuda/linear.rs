@@ -248,10 +248,7 @@ impl<'a, T: StoredElement> MatrixMut<'a, T> {
 #[track_caller]
 fn check_columns<T: StoredElement>(start: usize, count: usize, columns: usize) {
     assert!(start + count <= columns, "columns {start} and {count} more of {columns}");
-    assert!(
-        start.is_multiple_of(T::ROW_MULTIPLE),
-        "column {start} of rows that are copied 16 bytes at a time"
-    );
+    assert!(T::begins_row(start), "column {start} of rows that are copied 16 bytes at a time");
 }
 
 /// What a product reads of a layer's input.

@@ -46,7 +46,7 @@ use std::fmt;
 use std::ops::Range;
 
 use crate::backend::correlation_sums::CorrelationSums;
-use crate::backend::{Backend, Hidden, LayerInput, LayerInputGradient, Mode};
+use crate::backend::{Activated, Backend, LayerInput, LayerInputGradient, Mode};
 use crate::batch::graph_batch::{BatchSize, GraphBatch};
 use crate::batch::triples::TripleSampler;
 use crate::data::scene_graph::SceneGraph;
@@ -69,7 +69,7 @@ use buffer::Buffer;
 use device::Device;
 use graph::Graph;
 use linear::{Format, WeightParts};
-use readout_loss::LossRows;
+use readout_loss::{LossRows, NodeStates};
 use stored::StoredElement;
 use training_set::TrainingSet;
 use weight_copy::{WeightCopy, Weights};
@@ -106,8 +106,6 @@ pub struct Cuda<T> {
     weight_parts: WeightParts,
     /// `[N, D]`: the gradient by the node output's linear layer.
     d_node_output: Buffer<T>,
-    /// `[G]`: the length of each graph's mean node state.
-    mean_norm: Buffer<f32>,
     /// The weights as products read them, where these are not the parameters themselves.
     weight_copy: Option<WeightCopy>,
 }
@@ -124,7 +122,6 @@ impl<T: StoredElement> Cuda<T> {
             layer_input: layer_input::Scratch::new(&device, format)?,
             weight_parts: WeightParts::new(&device)?,
             d_node_output: device.allocate(0)?,
-            mean_norm: device.allocate(0)?,
             weight_copy: None,
             device,
         })
@@ -136,13 +133,27 @@ impl<T: StoredElement> Cuda<T> {
     }
 }
 
+/// The last node states, as graphs read them.
+fn node_states<'a, T: StoredElement>(
+    config: ModelConfig,
+    batch: &'a Batch,
+    node_state: &'a Buffer<T>,
+) -> NodeStates<'a, T> {
+    let values = node_state.rows(batch.nodes().bound, config.state_width);
+    let mean_ends = batch.mean_ends(config.image_node_in_mean);
+    NodeStates { values, graph_offsets: batch.graph_offsets(), mean_ends, width: config.state_width }
+}
+
 impl<T: StoredElement> Backend for Cuda<T> {
     type Buffer = Buffer<f32>;
     type Stored = Buffer<T>;
     type Batch = Batch;
     type Steps = Steps;
     type Graphs = Graphs;
-    const RECOMPUTES_HIDDEN: bool = true;
+
+    fn recomputes(config: ModelConfig, block: BlockKind) -> bool {
+        block != BlockKind::EdgeHeads || layer_input::reads_edge_states_of_heads::<T>(config)
+    }
 
     fn range(&self, name: fmt::Arguments<'_>) -> crate::backend::range::Range {
         nvtx::range(name)
@@ -189,8 +200,8 @@ impl<T: StoredElement> Backend for Cuda<T> {
     }
 
     fn plan(&mut self, config: ModelConfig, capacity: BatchSize) -> Result<Batch> {
-        let BatchSize { graphs, nodes, edges } = capacity;
-        let Cuda { device, format, sums, layer_input, weight_parts, d_node_output, mean_norm, .. } = self;
+        let BatchSize { nodes, edges, .. } = capacity;
+        let Cuda { device, format, sums, layer_input, weight_parts, d_node_output, .. } = self;
         let layout = Layout::new(config);
         for (layer, kind) in (0..config.layers).flat_map(|layer| BlockKind::ALL.map(|kind| (layer, kind))) {
             let block = layout.block(layer, kind);
@@ -208,7 +219,6 @@ impl<T: StoredElement> Backend for Cuda<T> {
         weight_parts.reserve(device, *format, ends, nodes)?;
         layer_input.plan(device, config, capacity)?;
         device.reserve(d_node_output, nodes * T::stride(config.state_width))?;
-        device.reserve(mean_norm, graphs)?;
         Batch::new(device, config, capacity)
     }
 
@@ -285,7 +295,7 @@ impl<T: StoredElement> Backend for Cuda<T> {
         mode: Mode,
         parameters: &mut Parameters<Buffer<f32>>,
         batch: &Batch,
-        input: LayerInput<'_, Buffer<T>>,
+        input: LayerInput<'_, Buffer<T>, Buffer<f32>>,
         block: &mut Activations<T>,
         _output: &mut Buffer<T>,
     ) -> Result<()> {
@@ -307,7 +317,7 @@ impl<T: StoredElement> Backend for Cuda<T> {
         mode: Mode,
         parameters: &mut Parameters<Buffer<f32>>,
         batch: &Batch,
-        hidden: Hidden<'_, Buffer<T>, Buffer<f32>>,
+        hidden: Activated<'_, Buffer<T>, Buffer<f32>>,
         block: &mut Activations<T>,
     ) -> Result<()> {
         let (kind, edges) = (BlockKind::EdgeHeads, batch.edges());
@@ -332,15 +342,13 @@ impl<T: StoredElement> Backend for Cuda<T> {
         let z = heads.linear.rows(edges.bound, width);
         let mut pooled = pooled.rows_mut(nodes.bound, hidden);
         edge_pool::edge_pool_forward(&self.device, &mut pooled, z, norm, batch.incidence(), hidden)?;
-        let z_state = z.slice(hidden.min(z.len())..z.len());
-        batch_norm::batch_norm_relu(
-            &self.device,
-            &mut edge_state.rows_mut(edges.bound, state),
-            z_state,
-            norm.columns(hidden, state),
-            T::stride(width),
-            edges,
-        )
+        if Self::recomputes(config, BlockKind::EdgeHeads) {
+            return Ok(());
+        }
+        let (mut to, z_state) =
+            (edge_state.rows_mut(edges.bound, state), z.slice(hidden.min(z.len())..z.len()));
+        let norm = norm.columns(hidden, state);
+        batch_norm::batch_norm_relu(&self.device, &mut to, z_state, norm, T::stride(width), edges)
     }
 
     fn node_hidden(
@@ -363,7 +371,7 @@ impl<T: StoredElement> Backend for Cuda<T> {
         mode: Mode,
         parameters: &mut Parameters<Buffer<f32>>,
         batch: &Batch,
-        hidden: Hidden<'_, Buffer<T>, Buffer<f32>>,
+        hidden: Activated<'_, Buffer<T>, Buffer<f32>>,
         block: &mut Activations<T>,
         node_state: &mut Buffer<T>,
     ) -> Result<()> {
@@ -387,17 +395,9 @@ impl<T: StoredElement> Backend for Cuda<T> {
         node_state: &Buffer<T>,
         embedding: &mut Buffer<f32>,
     ) -> Result<()> {
-        let (graphs, width) = (batch.graphs(), config.state_width);
-        readout_loss::readout(
-            &self.device,
-            &mut embedding.slice_mut(0..graphs.bound * width),
-            &mut self.mean_norm.slice_mut(0..graphs.bound),
-            node_state.rows(batch.nodes().bound, width),
-            batch.graph_offsets(),
-            batch.mean_ends(config.image_node_in_mean),
-            graphs,
-            width,
-        )
+        let (graphs, states) = (batch.graphs(), node_states(config, batch, node_state));
+        let embedding = &mut embedding.slice_mut(0..graphs.bound * config.state_width);
+        readout_loss::readout(&self.device, embedding, states, graphs)
     }
 
     fn readout_loss(
@@ -411,27 +411,18 @@ impl<T: StoredElement> Backend for Cuda<T> {
         steps: &Steps,
         d_node_state: &mut Buffer<T>,
     ) -> Result<()> {
-        self.readout(config, batch, node_state, embedding)?;
         let (len, width) = (losses.len(), config.state_width);
-        let mut losses = LossRows { values: losses.slice_mut(0..len), rows: LOSS_STEPS, steps: steps.done() };
-        let graphs = batch.graphs();
+        let to = readout_loss::LossOutputs {
+            embedding: embedding.slice_mut(0..batch.graphs().bound * width),
+            losses: LossRows { values: losses.slice_mut(0..len), rows: LOSS_STEPS, steps: steps.done() },
+            d_node_state: d_node_state.rows_mut(batch.nodes().bound, width),
+        };
         let triples = readout_loss::Triples {
             count: batch.triples(),
-            embedding: embedding.slice(0..graphs.bound * width),
-            mean_norm: self.mean_norm.slice(0..graphs.bound),
-            graph_offsets: batch.graph_offsets(),
-            mean_ends: batch.mean_ends(config.image_node_in_mean),
             similarity_positive: batch.similarity_positive(),
             similarity_negative: batch.similarity_negative(),
         };
-        readout_loss::readout_loss(
-            &self.device,
-            &mut losses,
-            &mut d_node_state.rows_mut(batch.nodes().bound, width),
-            triples,
-            width,
-            loss,
-        )
+        readout_loss::readout_loss(&self.device, to, node_states(config, batch, node_state), triples, loss)
     }
 
     fn node_output_backward(
@@ -539,7 +530,7 @@ impl<T: StoredElement> Backend for Cuda<T> {
         parameters: &Parameters<Buffer<f32>>,
         batch: &Batch,
         saved: &LayerActivations<Buffer<T>, Buffer<f32>>,
-        input: LayerInput<'_, Buffer<T>>,
+        input: LayerInput<'_, Buffer<T>, Buffer<f32>>,
         d_edge_hidden: &mut Buffer<T>,
         d_input: LayerInputGradient<'_, Buffer<T>>,
         gradients: &mut Buffer<f32>,

@@ -9,54 +9,59 @@ use crate::loss::{Loss, LossKind};
 
 pub(super) const KERNELS: &[&str] = stored_kernels!["readout", "readout_loss"];
 
-/// As in the kernel.
+/// As in the kernel: of a graph.
 const THREADS: u32 = 128;
+/// A triple's graphs.
+const ROLES: usize = 3;
 
-/// `embedding [G, D]` and `mean_norm [G]`, the length of each graph's mean node state, over the nodes from its offset to
-/// its end in `mean_ends`; no mean is of nothing.
+/// The states of all graphs' nodes.
+#[derive(Clone, Copy, Debug)]
+pub struct NodeStates<'a, T> {
+    /// `[N, D]`.
+    pub values: Slice<'a, T>,
+    /// `[G + 1] -> node`.
+    pub graph_offsets: Slice<'a, i32>,
+    /// `[G] -> node`: where the nodes of each graph's mean end; no mean is of nothing.
+    pub mean_ends: Slice<'a, i32>,
+    /// D.
+    pub width: usize,
+}
+
+impl<T: StoredElement> NodeStates<'_, T> {
+    #[track_caller]
+    fn check(&self, graphs: usize) {
+        check_len("readout: graph_offsets", self.graph_offsets.len(), graphs + 1);
+        check_len("readout: mean_ends", self.mean_ends.len(), graphs);
+    }
+
+    fn add_to(self, arguments: Arguments) -> Arguments {
+        let arguments = arguments.add(self.values).add(self.graph_offsets).add(self.mean_ends);
+        arguments.add(self.width).add(T::stride(self.width))
+    }
+}
+
+/// `embedding [G, D]` of so many graphs.
 pub fn readout<T: StoredElement>(
     device: &Device,
     embedding: &mut SliceMut<'_, f32>,
-    mean_norm: &mut SliceMut<'_, f32>,
-    node_state: Slice<'_, T>,
-    graph_offsets: Slice<'_, i32>,
-    mean_ends: Slice<'_, i32>,
+    of: NodeStates<'_, T>,
     graphs: Rows<'_>,
-    width: usize,
 ) -> Result<()> {
-    check_len("readout: embedding", embedding.len(), graphs.bound * width);
-    check_len("readout: mean_norm", mean_norm.len(), graphs.bound);
-    check_len("readout: graph_offsets", graph_offsets.len(), graphs.bound + 1);
-    check_len("readout: mean_ends", mean_ends.len(), graphs.bound);
+    check_len("readout: embedding", embedding.len(), graphs.bound * of.width);
+    of.check(graphs.bound);
     if graphs.bound == 0 {
         return Ok(());
     }
-    let arguments = Arguments::default()
-        .add(embedding)
-        .add(mean_norm)
-        .add(node_state)
-        .add(graph_offsets)
-        .add(mean_ends)
-        .add(graphs)
-        .add(width)
-        .add(T::stride(width));
+    let arguments = of.add_to(Arguments::default().add(embedding)).add(graphs);
     // SAFETY: as in kernels/readout_loss.cu; lengths were checked; what is written is borrowed mutably.
     unsafe { device.launch(stored_kernel!("readout", T), Grid::rows(graphs.bound, THREADS), &arguments) }
 }
 
-/// What the loss reads: the graphs are anchors, then positives, then negatives.
+/// The triples of graphs that are anchors, then positives, then negatives.
 #[derive(Clone, Copy, Debug)]
 pub struct Triples<'a> {
     /// B.
     pub count: Rows<'a>,
-    /// `[G, D]`.
-    pub embedding: Slice<'a, f32>,
-    /// `[G]`.
-    pub mean_norm: Slice<'a, f32>,
-    /// `[G + 1] -> node`.
-    pub graph_offsets: Slice<'a, i32>,
-    /// `[G] -> node`.
-    pub mean_ends: Slice<'a, i32>,
     /// `[B]`.
     pub similarity_positive: Slice<'a, f32>,
     /// `[B]`.
@@ -74,25 +79,34 @@ pub struct LossRows<'a> {
     pub steps: Slice<'a, u64>,
 }
 
-/// The losses `[B]`, into their step's row, and `d_node_state [N, D]` of their mean.
+/// What the loss of a batch writes.
+pub struct LossOutputs<'a, T> {
+    /// `[3 B, D]`: as [`readout`].
+    pub embedding: SliceMut<'a, f32>,
+    /// `[B]`, into their step's row.
+    pub losses: LossRows<'a>,
+    /// `[N, D]`: of the losses' mean.
+    pub d_node_state: SliceMut<'a, T>,
+}
+
+/// [`readout`] of the triples' graphs, their losses, and the gradient of these by the node states.
 pub fn readout_loss<T: StoredElement>(
     device: &Device,
-    losses: &mut LossRows<'_>,
-    d_node_state: &mut SliceMut<'_, T>,
-    of: Triples<'_>,
-    width: usize,
+    to: LossOutputs<'_, T>,
+    of: NodeStates<'_, T>,
+    triples: Triples<'_>,
     loss: &Loss,
 ) -> Result<()> {
-    let (triples, most_triples) = (of.count.bound, losses.values.len() / losses.rows);
-    check_len("readout_loss: losses", most_triples, triples);
+    let LossOutputs { mut embedding, mut losses, mut d_node_state } = to;
+    let (count, most_triples) = (triples.count.bound, losses.values.len() / losses.rows);
+    check_len("readout_loss: embedding", embedding.len(), ROLES * count * of.width);
+    check_len("readout_loss: losses", most_triples, count);
     check_len("readout_loss: steps", losses.steps.len(), 1);
-    check_len("readout_loss: similarity_positive", of.similarity_positive.len(), triples);
-    check_len("readout_loss: similarity_negative", of.similarity_negative.len(), triples);
-    check_len("readout_loss: embedding", of.embedding.len(), 3 * triples * width);
-    check_len("readout_loss: mean_norm", of.mean_norm.len(), 3 * triples);
-    check_len("readout_loss: graph_offsets", of.graph_offsets.len(), 3 * triples + 1);
-    check_len("readout_loss: mean_ends", of.mean_ends.len(), 3 * triples);
-    if triples == 0 {
+    check_len("readout_loss: d_node_state", d_node_state.len(), of.values.len());
+    check_len("readout_loss: similarity_positive", triples.similarity_positive.len(), count);
+    check_len("readout_loss: similarity_negative", triples.similarity_negative.len(), count);
+    of.check(ROLES * count);
+    if count == 0 {
         return Ok(());
     }
     // As the kernel's enum.
@@ -101,25 +115,11 @@ pub fn readout_loss<T: StoredElement>(
         LossKind::Triplet => 1,
         LossKind::InfoNce => 2,
     };
-    let arguments = [
-        (&mut losses.values).into(),
-        d_node_state.into(),
-        of.embedding.into(),
-        of.mean_norm.into(),
-        of.graph_offsets.into(),
-        of.mean_ends.into(),
-        of.similarity_positive.into(),
-        of.similarity_negative.into(),
-        of.count.into(),
-        losses.steps.into(),
-        losses.rows.into(),
-        most_triples.into(),
-        width.into(),
-        T::stride(width).into(),
-        Argument::Int(kind),
-        (loss.temperature as f32).into(),
-        (loss.margin as f32).into(),
-    ];
+    let arguments = Arguments::default().add(&mut embedding).add(&mut losses.values).add(&mut d_node_state);
+    let arguments = of.add_to(arguments).add(triples.similarity_positive).add(triples.similarity_negative);
+    let arguments = arguments.add(triples.count).add(losses.steps).add(losses.rows).add(most_triples);
+    let arguments = arguments.add(Argument::Int(kind)).add(loss.temperature as f32).add(loss.margin as f32);
+    let grid = Grid { threads: [THREADS, ROLES as u32, 1], ..Grid::rows(count, THREADS) };
     // SAFETY: as in kernels/readout_loss.cu; lengths were checked; what is written is borrowed mutably.
-    unsafe { device.launch(stored_kernel!("readout_loss", T), Grid::rows(triples, THREADS), &arguments) }
+    unsafe { device.launch(stored_kernel!("readout_loss", T), grid, &arguments) }
 }

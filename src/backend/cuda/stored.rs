@@ -24,6 +24,11 @@ pub trait StoredElement: Element {
         columns.next_multiple_of(Self::ROW_MULTIPLE)
     }
 
+    /// Whether a part of the columns of stored rows, from this one on, begins where rows may.
+    fn begins_row(column: usize) -> bool {
+        column.is_multiple_of(Self::ROW_MULTIPLE)
+    }
+
     /// Of a kernel's two names, that for this type.
     fn kernel(f32_name: &'static str, bf16_name: &'static str) -> &'static str;
 

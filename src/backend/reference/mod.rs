@@ -19,7 +19,7 @@ use std::ops::Range;
 
 use num_traits::Float;
 
-use crate::backend::{Backend, Hidden, LayerInput, LayerInputGradient, Mode};
+use crate::backend::{Activated, Backend, LayerInput, LayerInputGradient, Mode};
 use crate::batch::graph_batch::{BatchSize, GraphBatch};
 use crate::error::Result;
 use crate::loss::Loss;
@@ -148,7 +148,7 @@ fn layer_input<F: Float>(
                 |range, types| edge_gather::embedding_lookup(&parameters.values[range], types, width);
             (lookup(objects, &batch.node_object), lookup(predicates, &batch.edge_predicate))
         }
-        LayerInput::States { nodes, edges } => {
+        LayerInput::States { nodes, edges: Activated { output: edges, .. } } => {
             let size = batch.size();
             (nodes[..size.nodes * width].to_vec(), edges[..size.edges * width].to_vec())
         }
@@ -234,7 +234,7 @@ impl<F: Float> Backend for Reference<F> {
         mode: Mode,
         parameters: &mut Parameters<Vec<F>>,
         batch: &GraphBatch,
-        hidden: Hidden<'_, Vec<F>>,
+        hidden: Activated<'_, Vec<F>>,
         block: &mut BlockActivations<Vec<F>>,
     ) -> Result<()> {
         let x = &hidden.output[..batch.size().edges * parameters.layout.config.hidden_width];
@@ -287,7 +287,7 @@ impl<F: Float> Backend for Reference<F> {
         mode: Mode,
         parameters: &mut Parameters<Vec<F>>,
         batch: &GraphBatch,
-        hidden: Hidden<'_, Vec<F>>,
+        hidden: Activated<'_, Vec<F>>,
         block: &mut BlockActivations<Vec<F>>,
         node_state: &mut Vec<F>,
     ) -> Result<()> {

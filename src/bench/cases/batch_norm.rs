@@ -23,8 +23,7 @@ pub(super) fn cases<T: StoredElement>(sizes: &Sizes) -> Vec<Case> {
         statistics::<T>(nodes, hidden),
         running_statistics(heads),
         no_statistics(heads),
-        relu::<T>(nodes, hidden, hidden, 0),
-        relu::<T>(edges, config.state_width, heads, hidden),
+        relu::<T>(nodes, config.state_width),
         mask::<T>(edges, heads),
         backward::<T>(edges, heads),
         backward::<T>(nodes, hidden),
@@ -136,15 +135,10 @@ fn no_statistics(columns: usize) -> Case {
     }
 }
 
-/// Of the columns `start..start + columns` of z `[rows, width]`.
-fn relu<T: StoredElement>(rows: usize, columns: usize, width: usize, start: usize) -> Case {
+fn relu<T: StoredElement>(rows: usize, columns: usize) -> Case {
     Case {
         kernel: "batch_norm_relu",
-        shape: if columns == width {
-            format!("[{rows}, {columns}]")
-        } else {
-            format!("[{rows}, {columns} of {width}]")
-        },
+        shape: format!("[{rows}, {columns}]"),
         // Reads z, writes y; norm 3, ReLU 1.
         cost: Cost::stored::<T>(2 * rows * columns, 4 * columns, 4 * rows * columns),
         // Difference, two products, sum, and the scale's own.
@@ -154,7 +148,7 @@ fn relu<T: StoredElement>(rows: usize, columns: usize, width: usize, start: usiz
             let mut values = Values::new();
             Prepared {
                 host: Host {
-                    stored: vec![values.matrix::<T>(rows, width)],
+                    stored: vec![values.matrix::<T>(rows, columns)],
                     stored_outputs: vec![HostMatrix::unwritten::<T>(rows, columns)],
                     inputs: norm_values(&mut values, columns).to_vec(),
                     indices: vec![count(rows)],
@@ -162,13 +156,11 @@ fn relu<T: StoredElement>(rows: usize, columns: usize, width: usize, start: usiz
                 },
                 launch: Box::new(move |device, arrays| {
                     let ([z], [mut y], (of, [count], [], _)) = arrays.stored_as::<T>().parts();
-                    let (z, z_stride) = (z.slice(start..z.len()), T::stride(width));
-                    batch_norm_relu(device, &mut y, z, norm(of), z_stride, counted(count, rows))
+                    let stride = T::stride(columns);
+                    batch_norm_relu(device, &mut y, z, norm(of), stride, counted(count, rows))
                 }),
                 expected: Box::new(move |host| {
                     let [z] = host.wide_stored();
-                    let part = |row: &[f64]| row[start..start + columns].to_vec();
-                    let z: Vec<f64> = z.chunks_exact(width).flat_map(part).collect();
                     vec![reference_norm(&host.wide_inputs()).relu_rows(&z)]
                 }),
             }

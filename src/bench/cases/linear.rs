@@ -22,6 +22,20 @@ use crate::bench::matrix::HostMatrix;
 use crate::bench::sizes::Sizes;
 use crate::bench::values::Values;
 
+/// Columns of wider rows, from one on.
+#[derive(Clone, Copy)]
+struct Part {
+    start: usize,
+    of: usize,
+}
+
+impl Part {
+    /// `count` columns of each of the rows.
+    fn take(self, rows: &[f64], count: usize) -> Vec<f64> {
+        rows.chunks_exact(self.of).flat_map(|row| row[self.start..][..count].to_vec()).collect()
+    }
+}
+
 /// A product `[rows, inputs] x [outputs, inputs]^T`.
 #[derive(Clone, Copy)]
 struct Product {
@@ -49,8 +63,9 @@ pub(super) fn cases<T: StoredElement>(sizes: &Sizes, format: Format) -> Vec<Case
     let heads = Product { what: "heads", rows: edges, inputs: hidden, outputs: heads, format };
     let node_hidden = Product { what: "node.hidden", rows: nodes, inputs: hidden, outputs: hidden, format };
     let node_output = Product { what: "node.output", rows: nodes, inputs: hidden, outputs: state, format };
+    let edge_states = Part { start: hidden, of: heads.outputs };
     let fused = [
-        forward_gather::<T>(edge_hidden, &sizes.batch),
+        forward_gather::<T>(edge_hidden, edge_states, &sizes.batch),
         forward_activated::<T>(heads),
         backward_activated::<T>(heads),
         backward_through_norm::<T>(node_hidden),
@@ -179,48 +194,59 @@ fn with_sums(tolerance: f64) -> f64 {
     tolerance + roundings(64)
 }
 
-/// z = e W^T, and the rows of both ends added; the statistics of z.
-fn forward_gather<T: StoredElement>(product: Product, batch: &Rc<GraphBatch>) -> Case {
+/// z = e W^T of e = relu(norm(.)) of a part of the heads, and the rows of both ends added; the statistics of z.
+fn forward_gather<T: StoredElement>(product: Product, part: Part, batch: &Rc<GraphBatch>) -> Case {
     let Product { what, rows, inputs, outputs, format } = product;
     let (batch, nodes) = (batch.clone(), batch.size().nodes);
     let operands = rows * inputs + outputs * inputs + 2 * nodes * outputs;
     Case {
         kernel: "linear_forward_gather",
-        shape: format!("[{rows}, {inputs}] -> {outputs} + [{nodes}, {}], {what}", 2 * outputs),
-        // Reads e, W, each node's two rows and the ends, writes z; two sums beside the product.
+        shape: format!(
+            "relu(norm([{rows}, {inputs} of {}])) -> {outputs} + [{nodes}, {}], {what}",
+            part.of,
+            2 * outputs
+        ),
+        // Reads the part of the heads, its norm, W, each node's two rows and the ends, writes z; norm and ReLU 4 and two
+        // sums beside the product.
         cost: Cost::stored::<T>(
             operands + rows * outputs,
-            2 * rows,
-            2 * rows * inputs * outputs + 2 * rows * outputs,
+            4 * inputs + 2 * rows,
+            2 * rows * inputs * outputs + 4 * rows * inputs + 2 * rows * outputs,
         ),
         format,
-        tolerance: with_sums(tolerance::<T>(format, inputs + 2, Operands::Stored)),
+        tolerance: with_sums(tolerance::<T>(format, inputs + 2, Operands::Activated)),
         prepare: Box::new(move || {
             let batch = batch.clone();
             let mut values = Values::new();
+            let (heads, norm_values) = decided_inputs::<T>(&mut values, rows, part.of);
             Prepared {
                 host: Host {
                     stored: vec![
-                        values.matrix::<T>(rows, inputs),
+                        heads,
                         values.matrix::<T>(outputs, inputs),
                         values.matrix::<T>(nodes, 2 * outputs),
                     ],
                     stored_outputs: vec![HostMatrix::unwritten::<T>(rows, outputs)],
+                    inputs: norm_values.to_vec(),
                     indices: vec![indices(&batch.edge_subject), indices(&batch.edge_object), count(rows)],
                     outputs: statistics(&mut values, outputs),
                     ..Default::default()
                 },
                 launch: Box::new(move |device, arrays| {
-                    let ([e, weight, projected], [z], parts) = arrays.stored_as::<T>().parts();
-                    let ([], [subject, object, count], to, others) = parts;
-                    let (e, weight) = (Matrix::new(e, rows, inputs), Matrix::new(weight, outputs, inputs));
+                    let ([heads, weight, projected], [z], parts) = arrays.stored_as::<T>().parts();
+                    let (of_norm, [subject, object, count], to, others) = parts;
+                    let e = Matrix::new(heads, rows, part.of).columns(part.start, inputs);
+                    let e = Input::Activated(e, norm(of_norm).columns(part.start, inputs));
+                    let weight = Matrix::new(weight, outputs, inputs);
                     let mut z = MatrixMut::new(z, rows, outputs);
                     let ends = Ends { edges: counted(count, rows), subject, object };
-                    let (e, to) = (Input::Values(e), Some(batch_statistics(to, &mut others.sums)));
+                    let to = Some(batch_statistics(to, &mut others.sums));
                     linear_forward_gather(device, format, &mut z, e, weight, projected, ends, to)
                 }),
                 expected: Box::new(move |host| {
-                    let [e, weight, projected] = host.wide_stored();
+                    let [heads, weight, projected] = host.wide_stored();
+                    let e = reference_norm(&host.wide_inputs()).relu_rows(&heads);
+                    let e = part.take(&e, inputs);
                     let (e, weight) = (matrix(&e, rows, inputs), matrix(&weight, outputs, inputs));
                     let mut z = product_of(e, weight.transpose());
                     for (edge, row) in z.chunks_exact_mut(outputs).enumerate() {
