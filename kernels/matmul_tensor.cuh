@@ -159,7 +159,7 @@ template <int bytes, class Stage, Order order, int threads, class T> struct Copi
     // After the wait for them, relu(norm(.)) of what this thread copied: every value once, and no barrier more.
     __device__ __forceinline__ void apply(T *stage, const NormRows &norm) const {
         auto load = [&](int column, int end) { return load_norm(norm, column, end); };
-        each_four(load, [&](const NormFour &of, int line, int in_line) {
+        each_four<2>(load, [&](const NormFour &of, int line, int in_line) {
             T *values = &stage[line * Stage::stride + in_line];
             Four four = load_copied(values);
 #pragma unroll
@@ -172,7 +172,7 @@ template <int bytes, class Stage, Order order, int threads, class T> struct Copi
     // The same for d_z of d, with the stage of z beside.
     __device__ __forceinline__ void apply(T *stage, const T *beside, const NormBackwardRows &norm) const {
         auto load = [&](int column, int end) { return load_norm_backward(norm, column, end); };
-        each_four(load, [&](const NormBackwardFour &of, int line, int in_line) {
+        each_four<1>(load, [&](const NormBackwardFour &of, int line, int in_line) {
             T *values = &stage[line * Stage::stride + in_line];
             store_copied(values, of(load_copied(values), load_copied(&beside[line * Stage::line + in_line])));
         });
@@ -180,13 +180,13 @@ template <int bytes, class Stage, Order order, int threads, class T> struct Copi
 
   private:
     // The thread's columns four at a time (or the one that 4 bytes hold), with what `load` gives of them, in each of its
-    // lines. Beyond the ends zeros stay.
-    template <class Load, class Do> __device__ __forceinline__ void each_four(Load load, Do run) const {
+    // lines; of eight columns of bf16 one or two fours at once, as registers allow. Beyond the ends zeros stay.
+    template <int at_once, class Load, class Do> __device__ __forceinline__ void each_four(Load load, Do run) const {
         int column = first + at, line_end = min(Stage::lines, lines);
         if (column >= end) {
             return;
         }
-#pragma unroll
+#pragma unroll at_once
         for (int i = 0; i < width; i += COLUMNS_EACH) {
             auto of = load(column + i, width == 1 ? column + 1 : end);
 #pragma unroll

@@ -166,8 +166,8 @@ impl<T: StoredElement> Scratch<T> {
         Ok(())
     }
 
-    /// Of d_z, which is made of `d [E, H]`: the weight's gradient and the input's. After [`Scratch::forward`] of this
-    /// layer and batch, whose rows of the tables are read again.
+    /// Of d_z `[E, H]`, which is made of the gradient by relu(norm(z)): the weight's gradient and the input's. After
+    /// [`Scratch::forward`] of this layer and batch, whose rows of the tables are read again.
     pub(super) fn backward(
         &mut self,
         device: &Device,
@@ -205,7 +205,7 @@ impl<T: StoredElement> Scratch<T> {
                 let (objects, predicates) = (batch.object_types(), batch.predicate_types());
                 let (object_rows, predicate_rows) = (batch.objects(), batch.predicates());
                 let (object_count, predicate_count) = (object_rows.bound, predicate_rows.bound);
-                // Read by sums alone, d_z is no more to read as d and z than to write first.
+                // Only sums read d_z here: d and z twice are no more bytes than writing it and reading that twice.
                 let mut edge_sums = self.edges.rows_mut(predicate_count, hidden);
                 edge_hidden_sum_edges(device, &mut edge_sums, &d_z, batch.predicate_edges())?;
                 let mut sums = self.nodes.rows_mut(object_count, 2 * hidden);
