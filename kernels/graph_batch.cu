@@ -1,12 +1,12 @@
 // graph_batch: a step's triples become its batch, from a collection of graphs that stays on the device; the same lists as
 //   src/batch/graph_batch.rs builds. A collection is itself a batch, of all images: a graph's nodes and edges are a range
-//   of it, and so are its lists of messages, so that concatenating graphs is copying with shifted indices. Six launches:
+//   of it, and so are its lists of messages, so that concatenating graphs is copying with shifted indices. Five launches:
 //     graph_batch_places    which graphs, and where each begins       one block
 //     graph_batch_graphs    ends, edges, and node -> messages         a block per graph
 //     graph_batch_count     rows and entries of each type             a warp for 4 types and a segment of the rows
 //     graph_batch_number    the types that occur, numbered            one block each for objects and predicates
-//     graph_batch_fill      type -> messages of its nodes, or edges   the same
-//     graph_batch_slots     the numbers of each edge's types          a thread per edge
+//     graph_batch_fill      type -> messages of its nodes, or edges   as count; a third part of the grid gives each
+//                           edge the numbers of its types             edge a thread
 //   Sizes are known to the device alone: counts [6] = graphs, nodes, edges, object types, predicate types that occur,
 //   triples. Grids may cover more rows than there are.
 // in   a collection; the epoch's triples [A] (a negative positive: none); position [1]: where the step's anchors begin,
@@ -266,14 +266,37 @@ graph_batch_number(int *__restrict__ counts, int *__restrict__ types_of_objects,
     }
 }
 
-// entries: by type, rows ascending; a node's are its messages.
+// The numbers of each edge's types.
+struct EdgeSlots {
+    int *__restrict__ of_subject, *__restrict__ of_object, *__restrict__ of_predicate;
+
+    __device__ __forceinline__ void fill(const int *slot_of_type, int edge_count, const int *node_object,
+                                         const int *edge_subject, const int *edge_object, const int *edge_predicate,
+                                         int object_types) const {
+        int blocks = gridDim.x * gridDim.z, block = blockIdx.z * gridDim.x + blockIdx.x;
+        for (int edge = block * THREADS + threadIdx.x; edge < edge_count; edge += blocks * THREADS) {
+            of_subject[edge] = slot_of_type[node_object[edge_subject[edge]]];
+            of_object[edge] = slot_of_type[node_object[edge_object[edge]]];
+            of_predicate[edge] = slot_of_type[object_types + edge_predicate[edge]];
+        }
+    }
+};
+
+// entries: by type, rows ascending; a node's are its messages. Where blockIdx.y is 2, the edges' slots.
 extern "C" __global__ void __launch_bounds__(THREADS, 4)
 graph_batch_fill(int *__restrict__ entries_of_objects, int *__restrict__ entries_of_predicates,
-                 const int *__restrict__ offsets_of_objects, const int *__restrict__ offsets_of_predicates,
+                 int *__restrict__ edge_subject_slot, int *__restrict__ edge_object_slot,
+                 int *__restrict__ edge_predicate_slot, const int *__restrict__ offsets_of_objects, const int *__restrict__ offsets_of_predicates,
                  const int *__restrict__ slot_of_type, const int *__restrict__ type_entries,
                  const int *__restrict__ counts, const int *__restrict__ node_object,
                  const int *__restrict__ edge_predicate, const int *__restrict__ message_offsets,
-                 const int *__restrict__ messages, int object_types, int predicate_types) {
+                 const int *__restrict__ messages, const int *__restrict__ edge_subject,
+                 const int *__restrict__ edge_object, int object_types, int predicate_types) {
+    if (blockIdx.y == 2) {
+        EdgeSlots slots = {edge_subject_slot, edge_object_slot, edge_predicate_slot};
+        slots.fill(slot_of_type, counts[EDGES], node_object, edge_subject, edge_object, edge_predicate, object_types);
+        return; // the whole block
+    }
     bool objects = blockIdx.y == 0;
     Rows rows = segment_of_kind(counts, node_object, edge_predicate, message_offsets);
     int first = first_type(), types = objects ? object_types : predicate_types;
@@ -325,20 +348,6 @@ graph_batch_fill(int *__restrict__ entries_of_objects, int *__restrict__ entries
     }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
-graph_batch_slots(int *__restrict__ edge_subject_slot, int *__restrict__ edge_object_slot,
-                  int *__restrict__ edge_predicate_slot, const int *__restrict__ slot_of_type,
-                  const int *__restrict__ counts, const int *__restrict__ node_object,
-                  const int *__restrict__ edge_subject, const int *__restrict__ edge_object,
-                  const int *__restrict__ edge_predicate, int object_types) {
-    int edge = blockIdx.x * blockDim.x + threadIdx.x;
-    if (edge < counts[EDGES]) {
-        edge_subject_slot[edge] = slot_of_type[node_object[edge_subject[edge]]];
-        edge_object_slot[edge] = slot_of_type[node_object[edge_object[edge]]];
-        edge_predicate_slot[edge] = slot_of_type[object_types + edge_predicate[edge]];
-    }
-}
-
 EMULATED_KERNELS(graph_batch, EMULATED_KERNEL(graph_batch_places), EMULATED_KERNEL(graph_batch_graphs),
                  EMULATED_KERNEL(graph_batch_count), EMULATED_KERNEL(graph_batch_number),
-                 EMULATED_KERNEL(graph_batch_fill), EMULATED_KERNEL(graph_batch_slots))
+                 EMULATED_KERNEL(graph_batch_fill))

@@ -27,6 +27,7 @@
 use super::buffer::{Buffer, Slice};
 use super::device::Device;
 use super::edge_hidden::{Ends, Lists};
+use super::embedding::Occurring;
 use super::rows::Rows;
 use super::streams::{Event, Pinned, Stream};
 use super::training_set::TrainingSet;
@@ -412,20 +413,17 @@ impl Batch {
         self.lists(self.nodes(), node_offsets, node_entries, 2 * self.grids().edges)
     }
 
-    /// The object types that occur, ascending.
-    pub(super) fn object_types(&self) -> Slice<'_, i32> {
-        self.list(self.places.object_types, self.grids().objects)
+    /// The object types and the predicate types that occur.
+    pub(super) fn occurring(&self) -> [Occurring<'_>; 2] {
+        let Places { object_types, predicate_types, .. } = self.places;
+        [(object_types, self.objects()), (predicate_types, self.predicates())]
+            .map(|(types, rows)| Occurring { types: self.list(types, rows.bound), rows })
     }
 
     /// Object type that occurs -> `2 edge + role` of its nodes.
     pub(super) fn object_incidence(&self) -> Lists<'_> {
         let Places { object_offsets, object_entries, .. } = self.places;
         self.lists(self.objects(), object_offsets, object_entries, 2 * self.grids().edges)
-    }
-
-    /// The predicate types that occur, ascending.
-    pub(super) fn predicate_types(&self) -> Slice<'_, i32> {
-        self.list(self.places.predicate_types, self.grids().predicates)
     }
 
     /// `[E]` -> predicate type that occurs.

@@ -1,7 +1,7 @@
-//! embedding: rows of a table by type, and the table's gradient (`kernels/embedding.cu`).
+//! embedding: rows of the two tables by type, and the tables' gradients (`kernels/embedding.cu`).
 
 use super::buffer::{Slice, SliceMut};
-use super::device::{Device, Grid, check_len};
+use super::device::{Arguments, Device, Grid, check_len, dimension};
 use super::rows::Rows;
 use super::stored::{StoredElement, stored_kernel, stored_kernels};
 use crate::error::Result;
@@ -10,49 +10,82 @@ pub(super) const KERNELS: &[&str] = stored_kernels!["embedding_forward", "embedd
 
 const THREADS: u32 = 128;
 
-/// `to [U, D]`: the rows of `table [V, D]` of `types [U]`, which lie below V; `rows` are U.
-pub fn embedding_forward<T: StoredElement>(
-    device: &Device,
-    to: &mut SliceMut<'_, T>,
-    table: Slice<'_, f32>,
-    types: Slice<'_, i32>,
-    rows: Rows<'_>,
-    width: usize,
-) -> Result<()> {
-    check_len("embedding_forward: to", to.len(), rows.bound * T::stride(width));
-    check_len("embedding_forward: types", types.len(), rows.bound);
-    if rows.bound == 0 {
-        return Ok(());
-    }
-    let arguments =
-        [to.into(), table.into(), types.into(), rows.into(), width.into(), T::stride(width).into()];
-    // SAFETY: as in kernels/embedding.cu; a batch's types lie below the vocabulary's size; `to` is borrowed mutably.
-    unsafe {
-        device.launch(stored_kernel!("embedding_forward", T), Grid::rows(rows.bound, THREADS), &arguments)
+/// The types of a table that occur in a batch.
+#[derive(Clone, Copy, Debug)]
+pub struct Occurring<'a> {
+    /// `[U]`, ascending, each once.
+    pub types: Slice<'a, i32>,
+    /// U.
+    pub rows: Rows<'a>,
+}
+
+/// A table, and its rows that are looked up.
+pub struct Lookup<'a, T> {
+    /// `[U, D]`, written.
+    pub rows: SliceMut<'a, T>,
+    /// `[V, D]`.
+    pub table: Slice<'a, f32>,
+    /// Types below V.
+    pub of: Occurring<'a>,
+}
+
+/// A table's gradient, and that by the rows that were looked up.
+pub struct LookupGradient<'a, T> {
+    /// `[V, D]`, written whole: zeros where no type occurs.
+    pub d_table: SliceMut<'a, f32>,
+    /// `[U, D]`.
+    pub d_rows: Slice<'a, T>,
+    /// Types below V.
+    pub of: Occurring<'a>,
+}
+
+/// A block for each row of either of two tables, at least one of each.
+fn grid(of: [Occurring<'_>; 2]) -> Grid {
+    let rows = of.map(|of| of.rows.bound).into_iter().fold(1, usize::max);
+    Grid { blocks: [dimension(rows), 2, 1], threads: [THREADS, 1, 1] }
+}
+
+impl Occurring<'_> {
+    #[track_caller]
+    fn check<T: StoredElement>(&self, rows: usize, width: usize) {
+        check_len("embedding: rows", rows, self.rows.bound * T::stride(width));
+        check_len("embedding: types", self.types.len(), self.rows.bound);
     }
 }
 
-/// `d_table [V, D]`, written whole: `d_rows [U, D]` at the rows `types [U]`, each named once, and zeros elsewhere.
-pub fn embedding_backward<T: StoredElement>(
+/// The rows of both tables that occur.
+pub fn embedding_forward<T: StoredElement>(
     device: &Device,
-    mut d_table: SliceMut<'_, f32>,
-    d_rows: Slice<'_, T>,
-    types: Slice<'_, i32>,
-    rows: Rows<'_>,
+    lookups: [Lookup<'_, T>; 2],
     width: usize,
 ) -> Result<()> {
-    check_len("embedding_backward: d_rows", d_rows.len(), rows.bound * T::stride(width));
-    check_len("embedding_backward: types", types.len(), rows.bound);
-    let whole = d_table.len();
-    device.zero(d_table.slice_mut(0..whole))?;
-    if rows.bound == 0 {
-        return Ok(());
-    }
-    let stride = T::stride(width);
-    let arguments =
-        [(&mut d_table).into(), d_rows.into(), types.into(), rows.into(), width.into(), stride.into()];
-    // SAFETY: as in kernels/embedding.cu; a batch's types lie below the vocabulary's size; d_table is borrowed mutably.
-    unsafe {
-        device.launch(stored_kernel!("embedding_backward", T), Grid::rows(rows.bound, THREADS), &arguments)
-    }
+    let grid = grid(lookups.each_ref().map(|lookup| lookup.of));
+    let arguments = lookups.into_iter().fold(Arguments::default(), |arguments, mut lookup| {
+        lookup.of.check::<T>(lookup.rows.len(), width);
+        let arguments = arguments.add(&mut lookup.rows).add(lookup.table);
+        arguments.add(lookup.of.types).add(lookup.of.rows)
+    });
+    let arguments = arguments.add(width).add(T::stride(width));
+    // SAFETY: as in kernels/embedding.cu; lengths were checked; a batch's types lie below the vocabulary's size; what is
+    // written is borrowed mutably.
+    unsafe { device.launch(stored_kernel!("embedding_forward", T), grid, &arguments) }
+}
+
+/// The gradients of both tables.
+pub fn embedding_backward<T: StoredElement>(
+    device: &Device,
+    lookups: [LookupGradient<'_, T>; 2],
+    width: usize,
+) -> Result<()> {
+    let grid = grid(lookups.each_ref().map(|lookup| lookup.of));
+    let arguments = lookups.into_iter().fold(Arguments::default(), |arguments, mut lookup| {
+        lookup.of.check::<T>(lookup.d_rows.len(), width);
+        let types = lookup.d_table.len() / width;
+        let arguments = arguments.add(&mut lookup.d_table).add(lookup.d_rows);
+        arguments.add(lookup.of.types).add(lookup.of.rows).add(types)
+    });
+    let arguments = arguments.add(width).add(T::stride(width));
+    // SAFETY: as in kernels/embedding.cu; lengths were checked; a batch's types lie below the vocabulary's size; what is
+    // written is borrowed mutably.
+    unsafe { device.launch(stored_kernel!("embedding_backward", T), grid, &arguments) }
 }

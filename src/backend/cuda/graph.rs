@@ -71,7 +71,7 @@ impl Device {
 #[cfg(test)]
 mod tests {
     use super::super::buffer::Buffer;
-    use super::super::embedding::embedding_backward;
+    use super::super::embedding::{Lookup, Occurring, embedding_forward};
     use super::super::rows::Rows;
     use super::*;
 
@@ -85,7 +85,7 @@ mod tests {
         rows: Buffer<f32>,
     }
 
-    /// A table's gradient: zeros and a launch. None, said so, where the emulator cannot be built.
+    /// A table's rows, looked up twice: zeros and a launch. None, said so, where the emulator cannot be built.
     fn captured() -> Option<Captured> {
         let device = match Device::emulated(None) {
             Ok(device) => device,
@@ -95,31 +95,32 @@ mod tests {
             }
         };
         let (mut types, mut count) = (device.allocate(3).unwrap(), device.allocate(1).unwrap());
-        let (mut table, mut rows) = (device.allocate(4).unwrap(), device.allocate(3).unwrap());
+        let (mut table, mut rows) = (device.allocate(4).unwrap(), device.allocate(6).unwrap());
         device.upload(&[2, 0, 3], types.slice_mut(0..3)).unwrap();
         device.upload(&[2], count.slice_mut(0..1)).unwrap();
-        device.upload(&[7.0f32; 4], table.slice_mut(0..4)).unwrap();
-        device.upload(&[0.5f32, 1.5, 2.5], rows.slice_mut(0..3)).unwrap();
+        device.upload(&[0.5f32, 1.5, 2.5, 3.5], table.slice_mut(0..4)).unwrap();
+        device.upload(&[7.0f32; 6], rows.slice_mut(0..6)).unwrap();
         device.begin_capture().unwrap();
-        let of = Rows { count: count.slice(0..1), bound: 3 };
-        embedding_backward(&device, table.slice_mut(0..4), rows.slice(0..3), types.slice(0..3), of, 1)
-            .unwrap();
+        device.zero(rows.slice_mut(0..6)).unwrap();
+        let of = Occurring { types: types.slice(0..3), rows: Rows { count: count.slice(0..1), bound: 3 } };
+        let lookups = rows.slices_mut([0..3, 3..6]).map(|rows| Lookup { rows, table: table.slice(0..4), of });
+        embedding_forward(&device, lookups, 1).unwrap();
         let graph = device.end_capture().unwrap();
         Some(Captured { device, graph, _types: types, count, table, rows })
     }
 
     #[test]
     fn what_is_recorded_is_done_when_it_is_replayed_with_what_lies_there_then() {
-        let Some(Captured { device, graph, _types, mut count, table, mut rows }) = captured() else { return };
-        assert_eq!(device.download(&table, 0..4).unwrap(), [7.0; 4], "nothing was done yet");
+        let Some(Captured { device, graph, _types, mut count, mut table, rows }) = captured() else { return };
+        assert_eq!(device.download(&rows, 0..6).unwrap(), [7.0; 6], "nothing was done yet");
         // SAFETY: the buffers are those that the launch was given.
         unsafe { device.replay(&graph) }.unwrap();
-        assert_eq!(device.download(&table, 0..4).unwrap(), [1.5, 0.0, 0.5, 0.0]);
+        assert_eq!(device.download(&rows, 0..6).unwrap(), [2.5, 0.5, 0.0, 2.5, 0.5, 0.0]);
         device.upload(&[3], count.slice_mut(0..1)).unwrap();
-        device.upload(&[4.5f32], rows.slice_mut(0..1)).unwrap();
+        device.upload(&[4.5f32], table.slice_mut(2..3)).unwrap();
         // SAFETY: likewise.
         unsafe { device.replay(&graph) }.unwrap();
-        assert_eq!(device.download(&table, 0..4).unwrap(), [1.5, 0.0, 4.5, 2.5]);
+        assert_eq!(device.download(&rows, 0..6).unwrap(), [4.5, 0.5, 3.5, 4.5, 0.5, 3.5]);
     }
 
     #[test]

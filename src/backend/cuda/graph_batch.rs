@@ -13,7 +13,6 @@ pub(super) const KERNELS: &[&str] = &[
     "graph_batch_count",
     "graph_batch_number",
     "graph_batch_fill",
-    "graph_batch_slots",
 ];
 
 /// As in the kernels.
@@ -242,7 +241,8 @@ pub fn assemble_graph_batch(
     launch("graph_batch_graphs", Grid::rows(3 * batch_size + 1, THREADS_OF_A_GRAPH), arguments)?;
 
     let blocks = object_types.max(predicate_types).div_ceil(TYPES_PER_BLOCK);
-    let by_type = Grid { blocks: [dimension(blocks), 2, dimension(at.segments)], threads: [THREADS, 1, 1] };
+    let by_type =
+        |kinds| Grid { blocks: [dimension(blocks), kinds, dimension(at.segments)], threads: [THREADS, 1, 1] };
     let arguments = Arguments::default()
         .add(own(at.type_rows))
         .add(own(at.type_entries))
@@ -252,7 +252,7 @@ pub fn assemble_graph_batch(
         .add(list(places.node_offsets))
         .add(object_types)
         .add(predicate_types);
-    launch("graph_batch_count", by_type, arguments)?;
+    launch("graph_batch_count", by_type(2), arguments)?;
 
     let arguments = Arguments::default()
         .add(counts)
@@ -271,6 +271,9 @@ pub fn assemble_graph_batch(
     let arguments = Arguments::default()
         .add(list(places.object_entries))
         .add(list(places.predicate_entries))
+        .add(list(places.edge_subject_slot))
+        .add(list(places.edge_object_slot))
+        .add(list(places.edge_predicate_slot))
         .add(list(places.object_offsets))
         .add(list(places.predicate_offsets))
         .add(own(at.slot_of_type))
@@ -280,20 +283,10 @@ pub fn assemble_graph_batch(
         .add(own(at.edge_predicate))
         .add(list(places.node_offsets))
         .add(list(places.node_entries))
-        .add(object_types)
-        .add(predicate_types);
-    launch("graph_batch_fill", by_type, arguments)?;
-
-    let arguments = Arguments::default()
-        .add(list(places.edge_subject_slot))
-        .add(list(places.edge_object_slot))
-        .add(list(places.edge_predicate_slot))
-        .add(own(at.slot_of_type))
-        .add(counts)
-        .add(own(at.node_object))
         .add(list(places.edge_subject))
         .add(list(places.edge_object))
-        .add(own(at.edge_predicate))
-        .add(object_types);
-    launch("graph_batch_slots", Grid::cover(edges.max(1), THREADS), arguments)
+        .add(object_types)
+        .add(predicate_types);
+    // Objects, predicates, and the edges' slots.
+    launch("graph_batch_fill", by_type(3), arguments)
 }

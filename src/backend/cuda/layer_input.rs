@@ -13,7 +13,7 @@ use super::block::norm;
 use super::buffer::{Buffer, Slice};
 use super::device::Device;
 use super::edge_hidden::{edge_hidden_lookup, edge_hidden_sum_edges, edge_hidden_sum_ends};
-use super::embedding::{embedding_backward, embedding_forward};
+use super::embedding::{Lookup, LookupGradient, embedding_backward, embedding_forward};
 use super::linear::{
     Format, Gradient, Input, LinearGradients, Matrix, MatrixMut, WeightParts, linear_backward,
     linear_forward, linear_forward_gather,
@@ -38,8 +38,10 @@ pub(super) struct Scratch<T> {
     object_rows: Buffer<T>,
     /// `[u, D]`: the same for predicates.
     predicate_rows: Buffer<T>,
-    /// `[n, D]` or `[u, D]`: gradients of such rows.
-    d_rows: Buffer<T>,
+    /// `[n, D]`: gradients of such rows.
+    d_object_rows: Buffer<T>,
+    /// `[u, D]`.
+    d_predicate_rows: Buffer<T>,
 }
 
 /// The weight's three parts, `[H, D]` each: their first columns, where rows of D lie `width` apart.
@@ -62,7 +64,8 @@ impl<T: StoredElement> Scratch<T> {
             edges: device.allocate(0)?,
             object_rows: device.allocate(0)?,
             predicate_rows: device.allocate(0)?,
-            d_rows: device.allocate(0)?,
+            d_object_rows: device.allocate(0)?,
+            d_predicate_rows: device.allocate(0)?,
         })
     }
 
@@ -74,7 +77,8 @@ impl<T: StoredElement> Scratch<T> {
         device.reserve(&mut self.edges, predicates * T::stride(hidden))?;
         device.reserve(&mut self.object_rows, objects * T::stride(width))?;
         device.reserve(&mut self.predicate_rows, predicates * T::stride(width))?;
-        device.reserve(&mut self.d_rows, objects.max(predicates) * T::stride(width))
+        device.reserve(&mut self.d_object_rows, objects * T::stride(width))?;
+        device.reserve(&mut self.d_predicate_rows, predicates * T::stride(width))
     }
 
     /// `z [E, H]` and its statistics, by the parameters' values.
@@ -155,15 +159,18 @@ impl<T: StoredElement> Scratch<T> {
         (all, values): (&Layout, &Buffer<f32>),
         batch: &Batch,
     ) -> Result<()> {
-        let width = all.config.state_width;
-        for (to, table, types, rows) in [
-            (&mut self.object_rows, &all.object_embedding, batch.object_types(), batch.objects()),
-            (&mut self.predicate_rows, &all.predicate_embedding, batch.predicate_types(), batch.predicates()),
-        ] {
-            let mut to = to.rows_mut(rows.bound, width);
-            embedding_forward(device, &mut to, values.slice(table.clone()), types, rows, width)?;
-        }
-        Ok(())
+        let (width, [objects, predicates]) = (all.config.state_width, batch.occurring());
+        let of_objects = Lookup {
+            rows: self.object_rows.rows_mut(objects.rows.bound, width),
+            table: values.slice(all.object_embedding.clone()),
+            of: objects,
+        };
+        let of_predicates = Lookup {
+            rows: self.predicate_rows.rows_mut(predicates.rows.bound, width),
+            table: values.slice(all.predicate_embedding.clone()),
+            of: predicates,
+        };
+        embedding_forward(device, [of_objects, of_predicates], width)
     }
 
     /// Of d_z `[E, H]`, which is made of the gradient by relu(norm(z)): the weight's gradient and the input's. After
@@ -202,8 +209,8 @@ impl<T: StoredElement> Scratch<T> {
                 product.of_edges(edge_rows, d_edges, &mut d_weight, d_z, e)
             }
             (LayerInput::Embeddings, LayerInputGradient::Embeddings) => {
-                let (objects, predicates) = (batch.object_types(), batch.predicate_types());
-                let (object_rows, predicate_rows) = (batch.objects(), batch.predicates());
+                let [objects, predicates] = batch.occurring();
+                let (object_rows, predicate_rows) = (objects.rows, predicates.rows);
                 let (object_count, predicate_count) = (object_rows.bound, predicate_rows.bound);
                 // Only sums read d_z here: d and z twice are no more bytes than writing it and reading that twice.
                 let mut edge_sums = self.edges.rows_mut(predicate_count, hidden);
@@ -215,21 +222,25 @@ impl<T: StoredElement> Scratch<T> {
                 let mut d_weight =
                     MatrixMut::new(gradients.slice_mut(layout.weight.clone()), hidden, 3 * width);
                 let x = self.object_rows.rows(object_count, width);
-                product.of_ends(object_rows, &mut self.d_rows, &mut d_weight, sums.as_slice(), x)?;
-                let table = gradients.slice_mut(all.object_embedding.clone());
-                let d_rows = self.d_rows.rows(object_count, width);
-                embedding_backward(device, table, d_rows, objects, object_rows, width)?;
-
-                let mut d_weight =
-                    MatrixMut::new(gradients.slice_mut(layout.weight.clone()), hidden, 3 * width);
+                product.of_ends(object_rows, &mut self.d_object_rows, &mut d_weight, sums.as_slice(), x)?;
                 let e = self.predicate_rows.rows(predicate_count, width);
                 let e = Input::Values(Matrix::new(e, predicate_count, width));
-                let sums = Matrix::new(edge_sums.as_slice(), predicate_count, hidden);
-                let (sums, d_rows) = (Gradient::Values(sums), &mut self.d_rows);
-                product.of_edges(predicate_rows, d_rows, &mut d_weight, sums, e)?;
-                let table = gradients.slice_mut(all.predicate_embedding.clone());
-                let d_rows = self.d_rows.rows(predicate_count, width);
-                embedding_backward(device, table, d_rows, predicates, predicate_rows, width)
+                let sums = Gradient::Values(Matrix::new(edge_sums.as_slice(), predicate_count, hidden));
+                product.of_edges(predicate_rows, &mut self.d_predicate_rows, &mut d_weight, sums, e)?;
+
+                let tables = [all.object_embedding.clone(), all.predicate_embedding.clone()];
+                let [d_objects, d_predicates] = gradients.slices_mut(tables);
+                let of_objects = LookupGradient {
+                    d_table: d_objects,
+                    d_rows: self.d_object_rows.rows(object_count, width),
+                    of: objects,
+                };
+                let of_predicates = LookupGradient {
+                    d_table: d_predicates,
+                    d_rows: self.d_predicate_rows.rows(predicate_count, width),
+                    of: predicates,
+                };
+                embedding_backward(device, [of_objects, of_predicates], width)
             }
             _ => unreachable!("a layer's input and its gradient are of one kind"),
         }

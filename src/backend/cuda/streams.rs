@@ -198,11 +198,11 @@ impl EmulatedStreams {
 mod tests {
     use super::super::buffer::Buffer;
     use super::super::device::Device;
-    use super::super::embedding::embedding_forward;
+    use super::super::embedding::{Lookup, Occurring, embedding_forward};
     use super::super::rows::Rows;
     use super::*;
 
-    /// Types in page-locked memory on their way to the device, and a table that a kernel looks them up in.
+    /// Types in page-locked memory on their way to the device, and a table that a kernel looks them up in, twice.
     struct Case {
         device: Device,
         host: Pinned,
@@ -236,7 +236,7 @@ mod tests {
                 host,
                 types: device.allocate(3).unwrap(),
                 count,
-                rows: device.allocate(3).unwrap(),
+                rows: device.allocate(6).unwrap(),
                 table,
                 copied: device.event().unwrap(),
                 read: device.event().unwrap(),
@@ -255,10 +255,21 @@ mod tests {
         }
 
         fn launch(&mut self) {
-            let (table, types) = (self.table.slice(0..3), self.types.slice(0..3));
-            let count = Rows { count: self.count.slice(0..1), bound: 3 };
-            embedding_forward(&self.device, &mut self.rows.slice_mut(0..3), table, types, count, 1).unwrap();
+            let Case { device, types, count, table, rows, .. } = self;
+            look_up(device, types, count, table, rows);
         }
+    }
+
+    fn look_up(
+        device: &Device,
+        types: &Buffer<i32>,
+        count: &Buffer<i32>,
+        table: &Buffer<f32>,
+        rows: &mut Buffer<f32>,
+    ) {
+        let of = Occurring { types: types.slice(0..3), rows: Rows { count: count.slice(0..1), bound: 3 } };
+        let lookups = rows.slices_mut([0..3, 3..6]).map(|rows| Lookup { rows, table: table.slice(0..3), of });
+        embedding_forward(device, lookups, 1).unwrap();
     }
 
     #[test]
@@ -273,8 +284,8 @@ mod tests {
         case.device.wait(&case.copied).unwrap();
         assert_eq!(case.types(), TYPES);
         case.launch();
-        let rows = case.device.download(&case.rows, 0..3).unwrap();
-        assert_eq!(rows, [2.5, 0.5, 1.5]);
+        let rows = case.device.download(&case.rows, 0..6).unwrap();
+        assert_eq!(rows, [2.5, 0.5, 1.5, 2.5, 0.5, 1.5]);
     }
 
     #[test]
@@ -305,9 +316,7 @@ mod tests {
         // What reads something else is no matter.
         case.device.wait(&case.copied).unwrap();
         let other = case.device.allocate::<i32>(3).unwrap();
-        let (table, types) = (case.table.slice(0..3), other.slice(0..3));
-        let count = Rows { count: case.count.slice(0..1), bound: 3 };
-        embedding_forward(&case.device, &mut case.rows.slice_mut(0..3), table, types, count, 1).unwrap();
+        look_up(&case.device, &other, &case.count, &case.table, &mut case.rows);
         case.copy().unwrap();
     }
 }

@@ -1,7 +1,9 @@
-//! embedding: the rows of the object table that occur in the batch.
+//! embedding: the rows of both tables that occur in the batch.
 
 use super::{count, counted, indices};
-use crate::backend::cuda::embedding::{embedding_backward, embedding_forward};
+use crate::backend::cuda::embedding::{
+    Lookup, LookupGradient, Occurring, embedding_backward, embedding_forward,
+};
 use crate::backend::cuda::linear::Format;
 use crate::backend::cuda::stored::StoredElement;
 use crate::backend::reference::edge_gather as reference;
@@ -11,37 +13,52 @@ use crate::bench::sizes::Sizes;
 use crate::bench::values::Values;
 
 pub(super) fn cases<T: StoredElement>(sizes: &Sizes) -> Vec<Case> {
-    let (table, width) = (sizes.config.object_types, sizes.config.state_width);
-    let types = sizes.batch.object_occurrences.types.clone();
-    let row_count = types.len();
-    let shape = format!("[{row_count} of {table}, {width}]");
-    let (forward_types, backward_types) = (types.clone(), types);
+    let (config, batch) = (sizes.config, &sizes.batch);
+    let width = config.state_width;
+    let tables = [config.object_types, config.predicate_types];
+    let types = [&batch.object_occurrences, &batch.predicate_occurrences].map(|of| of.types.clone());
+    let rows = types.each_ref().map(Vec::len);
+    let (all_rows, all_types) = (rows[0] + rows[1], tables[0] + tables[1]);
+    let shape = format!("[{} of {}, {width}], [{} of {}, {width}]", rows[0], tables[0], rows[1], tables[1]);
+    let lists = [indices(&types[0]), count(rows[0]), indices(&types[1]), count(rows[1])].to_vec();
+    let (forward_types, backward_types, backward_lists) = (types.clone(), types, lists.clone());
     vec![
         Case {
             kernel: "embedding_forward",
             shape: shape.clone(),
             // Reads the types and their rows, in single precision, writes the rows.
-            cost: Cost::stored::<T>(row_count * width, row_count + row_count * width, 0),
+            cost: Cost::stored::<T>(all_rows * width, all_rows + all_rows * width, 0),
             format: Format::Fp32,
             tolerance: 0.0,
             prepare: Box::new(move || {
-                let types = forward_types.clone();
+                let (types, mut values) = (forward_types.clone(), Values::new());
                 Prepared {
                     host: Host {
-                        inputs: vec![Values::new().signed(table * width)],
-                        stored_outputs: vec![HostMatrix::unwritten::<T>(row_count, width)],
-                        indices: vec![indices(&types), count(row_count)],
+                        inputs: tables.map(|table| values.signed(table * width)).to_vec(),
+                        stored_outputs: rows.map(|rows| HostMatrix::unwritten::<T>(rows, width)).to_vec(),
+                        indices: lists.clone(),
                         ..Default::default()
                     },
                     launch: Box::new(move |device, arrays| {
-                        let ([], [mut to], parts) = arrays.stored_as::<T>().parts();
-                        let ([table], [types, count], [], _) = parts;
-                        embedding_forward(device, &mut to, table, types, counted(count, row_count), width)
+                        let ([], to, parts) = arrays.stored_as::<T>().parts();
+                        let ([object_table, predicate_table], lists, [], _) = parts;
+                        let [objects, object_count, predicates, predicate_count] = lists;
+                        let [object_rows, predicate_rows] = to;
+                        let of = |types, count, rows| Occurring { types, rows: counted(count, rows) };
+                        let lookups = [
+                            (object_rows, object_table, of(objects, object_count, rows[0])),
+                            (predicate_rows, predicate_table, of(predicates, predicate_count, rows[1])),
+                        ];
+                        let lookups = lookups.map(|(rows, table, of)| Lookup { rows, table, of });
+                        embedding_forward(device, lookups, width)
                     }),
                     expected: Box::new(move |host| {
-                        // Each value is rounded once, to what it is to be.
-                        let table = HostMatrix::new::<T>(host.inputs[0].clone(), width);
-                        vec![reference::embedding_lookup(&table.wide(), &types, width)]
+                        let looked_up = host.inputs.iter().zip(&types).map(|(table, types)| {
+                            // Each value is rounded once, to what it is to be.
+                            let table = HostMatrix::new::<T>(table.clone(), width);
+                            reference::embedding_lookup(&table.wide(), types, width)
+                        });
+                        looked_up.collect()
                     }),
                 }
             }),
@@ -49,30 +66,40 @@ pub(super) fn cases<T: StoredElement>(sizes: &Sizes) -> Vec<Case> {
         Case {
             kernel: "embedding_backward",
             shape,
-            // Reads the types and their rows, writes the whole table; the rows of types that occur are written twice,
-            // but need not be.
-            cost: Cost::stored::<T>(row_count * width, row_count + table * width, 0),
+            // Reads the types and their rows, writes the whole tables.
+            cost: Cost::stored::<T>(all_rows * width, all_rows + all_types * width, 0),
             format: Format::Fp32,
             tolerance: 0.0,
             prepare: Box::new(move || {
-                let types = backward_types.clone();
+                let (types, mut values) = (backward_types.clone(), Values::new());
                 Prepared {
                     host: Host {
-                        stored: vec![Values::new().matrix::<T>(row_count, width)],
-                        indices: vec![indices(&types), count(row_count)],
-                        outputs: vec![unwritten(table * width)],
+                        stored: rows.map(|rows| values.matrix::<T>(rows, width)).to_vec(),
+                        indices: backward_lists.clone(),
+                        outputs: tables.map(|table| unwritten(table * width)).to_vec(),
                         ..Default::default()
                     },
                     launch: Box::new(move |device, arrays| {
-                        let ([d_rows], [], parts) = arrays.stored_as::<T>().parts();
-                        let ([], [types, count], [d_table], _) = parts;
-                        embedding_backward(device, d_table, d_rows, types, counted(count, row_count), width)
+                        let ([d_objects, d_predicates], [], parts) = arrays.stored_as::<T>().parts();
+                        let ([], [objects, object_count, predicates, predicate_count], to, _) = parts;
+                        let [d_object_table, d_predicate_table] = to;
+                        let of = |types, count, rows| Occurring { types, rows: counted(count, rows) };
+                        let lookups = [
+                            (d_object_table, d_objects, of(objects, object_count, rows[0])),
+                            (d_predicate_table, d_predicates, of(predicates, predicate_count, rows[1])),
+                        ];
+                        let lookups =
+                            lookups.map(|(d_table, d_rows, of)| LookupGradient { d_table, d_rows, of });
+                        embedding_backward(device, lookups, width)
                     }),
                     expected: Box::new(move |host| {
-                        let [d_rows] = host.wide_stored();
-                        let mut d_table = vec![f64::NAN; table * width];
-                        reference::embedding_lookup_backward(&d_rows, &types, width, &mut d_table);
-                        vec![d_table]
+                        let d_rows: [_; 2] = host.wide_stored();
+                        let tables = d_rows.iter().zip(&types).zip(tables).map(|((d_rows, types), table)| {
+                            let mut d_table = vec![f64::NAN; table * width];
+                            reference::embedding_lookup_backward(d_rows, types, width, &mut d_table);
+                            d_table
+                        });
+                        tables.collect()
                     }),
                 }
             }),
