@@ -68,6 +68,13 @@ pub fn run(options: &BenchOptions) -> Result<Report> {
 /// [`run`] with cases of the caller's.
 pub fn run_cases(options: &BenchOptions, cases: impl Fn(&Sizes, Format) -> Vec<Case>) -> Result<Report> {
     options.device.run(options.precision, Probe)?;
+    if options.device == Device::Cpu && options.precision == Precision::Bf16 {
+        return Err(Error::Device {
+            device: options.device.to_string(),
+            problem: "rounds to bf16 and computes in fp32, so its times are of no use".into(),
+            remedy: "use --precision fp32, or --device cuda or emulated".into(),
+        });
+    }
     let (device, kernels) = open(options.device)?;
     check_names(options, kernels.is_some(), &cases)?;
     let properties = kernels.as_ref().map(KernelDevice::properties).transpose()?;
