@@ -1,12 +1,12 @@
 // adam: one step over all parameters (Kingma and Ba, 2014), bias corrections folded into rate and correction.
 //   m = beta1 m + (1 - beta1) g,  v = beta2 v + (1 - beta2) g^2,  p -= rate m / (sqrt(v correction) + epsilon)
 //   rate = learning_rate / (1 - beta1^t),  correction = 1 / (1 - beta2^t)
-// in   gradients [count]; steps [1]: t - 1, the steps done
-// out  adam_next_step: steps moved on to t, factors [2] = rate, correction
-//      adam_step: values, first, second [count], updated in place, and the new weights in copy, unless it is null;
+// in   gradients [count]; steps [1]: t - 1, the steps done; ticket [1]: 0 before and after
+// out  adam_step: values, first, second [count], updated in place, and the new weights in copy, unless it is null; steps
+//      moved on to t by the last block to come
 //      weight_copy: copy, of values as they are
 // copy the weights in bf16, rows at padded strides: segments [segment_count], ascending, tell where they lie
-// grid adam_next_step: one thread; adam_step and weight_copy: a thread for four values
+// grid a thread for four values, at least one block
 // cost 28 bytes and some 12 flops per value, 30 with the copy: bandwidth
 // The step's number lies in device memory, so that a captured step counts on by itself.
 
@@ -29,15 +29,13 @@ __device__ __forceinline__ double power(double base, unsigned exponent) {
     }
 }
 
-extern "C" __global__ void __launch_bounds__(1)
-adam_next_step(unsigned long long *__restrict__ steps, float *__restrict__ factors, double learning_rate,
-               double beta1, double beta2) {
-    unsigned long long t = *steps + 1;
-    *steps = t;
-    unsigned exponent = t < 0x7fffffff ? unsigned(t) : 0x7fffffffu;
-    factors[0] = float(learning_rate / (1.0 - power(beta1, exponent)));
-    factors[1] = float(1.0 / (1.0 - power(beta2, exponent)));
-}
+// The decay rates, and what they make of step t.
+struct Rates {
+    double learning_rate, beta1, beta2;
+
+    __device__ __forceinline__ float rate(unsigned t) const { return float(learning_rate / (1.0 - power(beta1, t))); }
+    __device__ __forceinline__ float correction(unsigned t) const { return float(1.0 / (1.0 - power(beta2, t))); }
+};
 
 // The rows of a weight: values first..end in rows of `width` values lie in the copy from `at` on, `stride` apart. The
 // launcher has these five numbers too.
@@ -88,15 +86,36 @@ struct WeightCopy {
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 adam_step(float *__restrict__ values, float *__restrict__ first, float *__restrict__ second,
-          const float *__restrict__ gradients, const float *__restrict__ factors, int count, float beta1, float beta2,
-          float epsilon, bf16 *__restrict__ copy, const WeightSegment *__restrict__ segments, int segment_count) {
+          const float *__restrict__ gradients, unsigned long long *steps, int *ticket, int count, double learning_rate,
+          double rate1, double rate2, float epsilon, bf16 *__restrict__ copy,
+          const WeightSegment *__restrict__ segments, int segment_count) {
+    __shared__ float factors[2];
     int i = (blockIdx.x * THREADS + threadIdx.x) * COLUMNS_EACH;
+    // Under way while two threads, of two warps, find the factors.
+    Four p = {}, g = {}, m = {}, v = {};
+    if (i < count) {
+        p = load_four(values, i, count);
+        g = load_four(gradients, i, count);
+        m = load_four(first, i, count);
+        v = load_four(second, i, count);
+    }
+    unsigned long long t = 0;
+    if (threadIdx.x == 0 || threadIdx.x == WARP_LANES) {
+        t = *steps + 1;
+        unsigned exponent = t < 0x7fffffff ? unsigned(t) : 0x7fffffffu;
+        Rates rates = {learning_rate, rate1, rate2};
+        factors[threadIdx.x != 0] = threadIdx.x == 0 ? rates.rate(exponent) : rates.correction(exponent);
+    }
+    __syncthreads();
+    // This block has read the number; the last one to have done so writes it.
+    if (threadIdx.x == 0 && atomicAdd(ticket, 1) + 1 == int(gridDim.x)) {
+        *ticket = 0;
+        *steps = t;
+    }
     if (i >= count) {
         return;
     }
-    float rate = factors[0], correction = factors[1];
-    Four p = load_four(values, i, count), g = load_four(gradients, i, count);
-    Four m = load_four(first, i, count), v = load_four(second, i, count);
+    float rate = factors[0], correction = factors[1], beta1 = float(rate1), beta2 = float(rate2);
 #pragma unroll
     for (int k = 0; k < COLUMNS_EACH; k++) {
         m[k] = beta1 * m[k] + (1.0f - beta1) * g[k];
@@ -120,4 +139,4 @@ weight_copy(bf16 *__restrict__ copy, const float *__restrict__ values, const Wei
     }
 }
 
-EMULATED_KERNELS(adam, EMULATED_KERNEL(adam_next_step), EMULATED_KERNEL(adam_step), EMULATED_KERNEL(weight_copy))
+EMULATED_KERNELS(adam, EMULATED_KERNEL(adam_step), EMULATED_KERNEL(weight_copy))

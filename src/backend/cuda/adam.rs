@@ -6,7 +6,7 @@ use super::weight_copy::WeightCopy;
 use crate::error::Result;
 use crate::optimizer::Adam;
 
-pub(super) const KERNELS: &[&str] = &["adam_next_step", "adam_step", "weight_copy"];
+pub(super) const KERNELS: &[&str] = &["adam_step", "weight_copy"];
 
 const THREADS: u32 = 256;
 /// Values of a thread.
@@ -16,14 +16,14 @@ const VALUES_EACH: usize = 4;
 pub struct Steps {
     /// `[1]`.
     done: Buffer<u64>,
-    /// `[2]`: rate and second moment's correction of the step that is being taken.
-    factors: Buffer<f32>,
+    /// `[1]`: 0 between launches.
+    ticket: Buffer<i32>,
 }
 
 impl Steps {
     /// None done.
     pub fn new(device: &Device) -> Result<Self> {
-        Ok(Steps { done: device.allocate(1)?, factors: device.allocate_unwritten(2)? })
+        Ok(Steps { done: device.allocate(1)?, ticket: device.allocate(1)? })
     }
 
     /// So many done.
@@ -37,8 +37,8 @@ impl Steps {
     }
 }
 
-/// Takes the next step: moves `values` along `gradients`, and both moments; arrays of one length. The new weights also go
-/// into `copy`, where there is one, of parameters laid out like `values`.
+/// Takes the next step, which is counted: moves `values` along `gradients`, and both moments; arrays of one length. The new
+/// weights also go into `copy`, where there is one, of parameters laid out like `values`.
 pub fn adam_step(
     device: &Device,
     values: &mut SliceMut<'_, f32>,
@@ -53,22 +53,13 @@ pub fn adam_step(
     check_len("adam_step: first", first.len(), count);
     check_len("adam_step: second", second.len(), count);
     check_len("adam_step: gradients", gradients.len(), count);
-    let mut factors = steps.factors.slice_mut(0..2);
-    let arguments = [
-        (&mut steps.done.slice_mut(0..1)).into(),
-        (&mut factors).into(),
-        Argument::Double(adam.learning_rate),
-        Argument::Double(adam.beta1),
-        Argument::Double(adam.beta2),
-    ];
-    // SAFETY: as in kernels/adam.cu; one number and two factors, both borrowed mutably.
-    unsafe { device.launch("adam_next_step", Grid::rows(1, 1), &arguments) }?;
-    if count == 0 {
-        return Ok(());
-    }
+    let (mut done, mut ticket) = (steps.done.slice_mut(0..1), steps.ticket.slice_mut(0..1));
     let arguments = Arguments::default().add(values).add(first).add(second).add(gradients);
-    let arguments = arguments.add(factors.as_slice()).add(count);
-    let arguments = arguments.add(adam.beta1 as f32).add(adam.beta2 as f32).add(adam.epsilon as f32);
+    let arguments = arguments.add(&mut done).add(&mut ticket).add(count);
+    let rates = [adam.learning_rate, adam.beta1, adam.beta2];
+    let arguments =
+        rates.into_iter().fold(arguments, |arguments, rate| arguments.add(Argument::Double(rate)));
+    let arguments = arguments.add(adam.epsilon as f32);
     let arguments = match copy {
         Some(copy) => {
             copy.check(count);
@@ -77,9 +68,11 @@ pub fn adam_step(
         }
         None => arguments.add(Argument::Address(0)).add(Argument::Address(0)).add(0usize),
     };
-    // SAFETY: as in kernels/adam.cu; lengths were checked, and a copy's segments lie within both arrays; the four that are
-    // written are borrowed mutably.
-    unsafe { device.launch("adam_step", Grid::cover(count.div_ceil(VALUES_EACH), THREADS), &arguments) }
+    // A step of no values is one too.
+    let grid = Grid::cover(count.div_ceil(VALUES_EACH).max(1), THREADS);
+    // SAFETY: as in kernels/adam.cu; lengths were checked, and a copy's segments lie within both arrays; what is written is
+    // borrowed mutably.
+    unsafe { device.launch("adam_step", grid, &arguments) }
 }
 
 /// The whole of `copy`, from the parameters `values` as they are.
