@@ -2,7 +2,8 @@
 //! where there is nvcc. Without either the crate builds all the same, and one line says what is off.
 //!
 //! Read from the environment: `SCENERANK_SANITIZE=1` (the emulated kernels with AddressSanitizer and UBSan; see
-//! `scripts/sanitize.sh`), `SCENERANK_CUDA_ARCHS` (such as `80,90a`: machine code for these, PTX for the first),
+//! `scripts/sanitize.sh`), `SCENERANK_CUDA_ARCHS` (such as `80,90a`: machine code for these, PTX for the first; `none`:
+//! nvcc is not used),
 //! `SCENERANK_DENY_SPILLS=1` (a kernel that spills registers ends the build), and where nvcc may be: `NVCC`,
 //! `CUDA_HOME`, `CUDA_PATH`, `PATH`, `VIRTUAL_ENV`.
 
@@ -130,7 +131,8 @@ fn build_fat_binaries(kernels: &[PathBuf], out: &Path) {
         println!("cargo:rerun-if-env-changed={name}");
     }
     let list = out.join("fat_binaries.rs");
-    if asked("SCENERANK_SANITIZE") {
+    let archs = env::var("SCENERANK_CUDA_ARCHS").unwrap_or_else(|_| DEFAULT_ARCHS.to_string());
+    if asked("SCENERANK_SANITIZE") || archs == "none" {
         // Such a build is for the emulator alone.
         write_if_changed(&list, "[]");
         return;
@@ -143,7 +145,6 @@ fn build_fat_binaries(kernels: &[PathBuf], out: &Path) {
         );
         return;
     };
-    let archs = env::var("SCENERANK_CUDA_ARCHS").unwrap_or_else(|_| DEFAULT_ARCHS.to_string());
     let compiler = Nvcc { flags: nvcc_flags(&archs), inputs: shared_inputs(&nvcc), path: nvcc, out };
 
     // A few at a time: each nvcc runs one process after another.

@@ -191,11 +191,11 @@ fn norm(of: &[Buffer<f32>; 4]) -> Norm<'_> {
 
 /// Panics unless the products have the bits of two launches, on every device and for every grid.
 fn has_the_bits_of_two_launches(devices: &[Device], format: Format, sizes: (usize, usize, usize), seed: u64) {
-    let case = Case::new(format, sizes, seed);
+    let (case, Some(first)) = (Case::new(format, sizes, seed), devices.first()) else { return };
     for x in ALL {
+        let two = case.compute(x, Made::Before, first, format, 0);
         for (i, device) in devices.iter().enumerate() {
             let spare = if i == 0 { 0 } else { spare(i as u64 + seed) };
-            let two = case.compute(x, Made::Before, device, format, 0);
             let one = case.compute(x, Made::ByProducts, device, format, spare);
             assert!(one.gradients == two.gradients, "{x:?} in {format:?} {sizes:?}: another product");
             assert!(one.d == case.d, "{x:?} in {format:?} {sizes:?}: d is only read");
@@ -212,7 +212,7 @@ fn products_through_norm_have_the_bits_of_two_launches() {
             has_the_bits_of_two_launches(&devices, format, sizes, seed);
         }
     }
-    check(15, (rows(), 1..=200usize, 1..=200usize, seeds()), |(rows, inputs, outputs, seed)| {
+    check(5, (rows(), 1..=200usize, 1..=200usize, seeds()), |(rows, inputs, outputs, seed)| {
         for format in FORMATS {
             has_the_bits_of_two_launches(&devices, format, (rows, inputs, outputs), seed);
         }
