@@ -99,18 +99,17 @@ adam_step(float *__restrict__ values, float *__restrict__ first, float *__restri
         m = load_four(first, i, count);
         v = load_four(second, i, count);
     }
-    unsigned long long t = 0;
     if (threadIdx.x == 0 || threadIdx.x == WARP_LANES) {
-        t = *steps + 1;
+        unsigned long long t = *steps + 1;
         unsigned exponent = t < 0x7fffffff ? unsigned(t) : 0x7fffffffu;
         Rates rates = {learning_rate, rate1, rate2};
         factors[threadIdx.x != 0] = threadIdx.x == 0 ? rates.rate(exponent) : rates.correction(exponent);
     }
     __syncthreads();
-    // This block has read the number; the last one to have done so writes it.
+    // This block has read the number; the last one to have done so moves it on.
     if (threadIdx.x == 0 && atomicAdd(ticket, 1) + 1 == int(gridDim.x)) {
         *ticket = 0;
-        *steps = t;
+        *steps += 1;
     }
     if (i >= count) {
         return;

@@ -242,8 +242,8 @@ fn run_as<T: StoredElement>(
 fn captured_steps_leave_the_bits_of_steps_stage_by_stage() {
     let wide = ModelConfig { layers: 2, state_width: 70, hidden_width: 130, ..SMALL };
     for (config, format, count) in [
-        (SMALL, Format::Fp32, 30),
-        (SMALL, Format::Bf16, 30),
+        (SMALL, Format::Fp32, 15),
+        (SMALL, Format::Bf16, 15),
         (wide, Format::Fp32, 4),
         (wide, Format::Tf32, 4),
     ] {

@@ -189,7 +189,7 @@ fn every_supervision_trains_alike() {
     let values: Vec<f32> = (0..images * images).map(|at| (at * 7919 % 1009) as f32 / 1009.0).collect();
     write_npy(&matrix, &values, images).unwrap();
     for config in [
-        TrainConfig { image_node_in_mean: false, ..config(Sampling::Probability, 16, 2) },
+        TrainConfig { image_node_in_mean: false, ..config(Sampling::Probability, 16, 1) },
         config(Sampling::Random, 40, 1),
         config(Sampling::Reject, 16, 1),
         config(Sampling::Extreme, 16, 1),
