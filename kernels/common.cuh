@@ -1,11 +1,11 @@
 // What several kernel files share. The same sources compile with nvcc and, against the emulator, with a C++ compiler.
 #pragma once
 
+#include "launch.cuh"
+
 #ifdef __CUDACC__
 // The emulator's tables of kernels (see emulator/emulator.h): nothing on a GPU, where the driver finds them by name.
 #define EMULATED_KERNELS(file, ...)
-#else
-#include "emulator/emulator.h"
 #endif
 
 constexpr unsigned FULL_WARP = 0xffffffffu;

@@ -134,6 +134,7 @@ __device__ __forceinline__ void edge_hidden_sum_edges(T *__restrict__ sums, cons
         T *__restrict__ z, const T *__restrict__ edge_projected, const T *__restrict__ projected,                     \
         const int *__restrict__ edge_row, const int *__restrict__ subject, const int *__restrict__ object,            \
         const int *__restrict__ edge_count, int hidden, int stride, int ends_stride) {                                \
+        begin_kernel();                                                                                               \
         edge_hidden_lookup(z, edge_projected, projected, edge_row, subject, object, *edge_count, hidden,              \
                            {stride, ends_stride});                                                                    \
     }                                                                                                                 \
@@ -141,17 +142,20 @@ __device__ __forceinline__ void edge_hidden_sum_edges(T *__restrict__ sums, cons
         T *__restrict__ sums, const T *__restrict__ d_z, const int *__restrict__ offsets,                             \
         const int *__restrict__ entries, const int *__restrict__ row_count, int hidden, int stride,                   \
         int ends_stride) {                                                                                            \
+        begin_kernel();                                                                                               \
         edge_hidden_sum_ends(sums, Stored<T>{d_z, stride}, offsets, entries, *row_count, hidden, ends_stride);        \
     }                                                                                                                 \
     extern "C" __global__ void __launch_bounds__(THREADS) edge_hidden_sum_ends_through_norm_##suffix(                 \
         T *__restrict__ sums, THROUGH_NORM_PARAMETERS(T), const int *__restrict__ offsets,                            \
         const int *__restrict__ entries, const int *__restrict__ row_count, int hidden, int stride,                   \
         int ends_stride) {                                                                                            \
+        begin_kernel();                                                                                               \
         edge_hidden_sum_ends(sums, THROUGH_NORM(T), offsets, entries, *row_count, hidden, ends_stride);               \
     }                                                                                                                 \
     extern "C" __global__ void __launch_bounds__(THREADS) edge_hidden_sum_edges_through_norm_##suffix(                \
         T *__restrict__ sums, THROUGH_NORM_PARAMETERS(T), const int *__restrict__ offsets,                            \
         const int *__restrict__ entries, const int *__restrict__ row_count, int hidden, int stride) {                 \
+        begin_kernel();                                                                                               \
         edge_hidden_sum_edges(sums, THROUGH_NORM(T), offsets, entries, *row_count, hidden);                           \
     }                                                                                                                 \
 

@@ -411,6 +411,7 @@ __device__ __forceinline__ void backward(float *memory, Value *d_x, int d_x_stri
     LINEAR_KERNEL(linear_forward_##suffix, Core)                                                                       \
     (OUT(Core::Value, y), IN(Core::Value, x), IN(Core::Value, weight), STATISTICS_PARAMETERS, int y_stride,            \
      int x_stride, int weight_stride, int weight_split, long long weight_jump, SIZES) {                                \
+        begin_kernel();                                                                                                \
         forward<Core>(tile_memory, y, operand(x, x_stride, NoNorm{}),                                                  \
                       {weight, weight_stride, weight_split, weight_jump, {}}, STATISTICS, y_stride, *row_count,        \
                       outputs, inputs, Alone{});                                                                       \
@@ -418,12 +419,14 @@ __device__ __forceinline__ void backward(float *memory, Value *d_x, int d_x_stri
     LINEAR_KERNEL(linear_forward_norm_##suffix, Core)                                                                  \
     (OUT(Core::Value, y), IN(Core::Value, x), NORM_PARAMETERS, IN(Core::Value, weight), STATISTICS_PARAMETERS,         \
      int y_stride, int x_stride, int weight_stride, SIZES) {                                                           \
+        begin_kernel();                                                                                                \
         forward<Core>(tile_memory, y, operand(x, x_stride, NORM), operand(weight, weight_stride, NoNorm{}),            \
                       STATISTICS, y_stride, *row_count, outputs, inputs, Alone{});                                     \
     }                                                                                                                  \
     LINEAR_KERNEL(linear_forward_gather_##suffix, Core)                                                                \
     (OUT(Core::Value, y), IN(Core::Value, x), IN(Core::Value, weight), GATHER_PARAMETERS(Core::Value),                 \
      STATISTICS_PARAMETERS, int y_stride, int x_stride, int weight_stride, SIZES) {                                    \
+        begin_kernel();                                                                                                \
         using Value = Core::Value;                                                                                     \
         forward<Core>(tile_memory, y, operand(x, x_stride, NoNorm{}), operand(weight, weight_stride, NoNorm{}),        \
                       STATISTICS, y_stride, *row_count, outputs, inputs, GATHERED);                                    \
@@ -431,6 +434,7 @@ __device__ __forceinline__ void backward(float *memory, Value *d_x, int d_x_stri
     LINEAR_KERNEL(linear_forward_gather_norm_##suffix, Core)                                                           \
     (OUT(Core::Value, y), IN(Core::Value, x), NORM_PARAMETERS, IN(Core::Value, weight),                                \
      GATHER_PARAMETERS(Core::Value), STATISTICS_PARAMETERS, int y_stride, int x_stride, int weight_stride, SIZES) {    \
+        begin_kernel();                                                                                                \
         using Value = Core::Value;                                                                                     \
         forward<Core>(tile_memory, y, operand(x, x_stride, NORM), operand(weight, weight_stride, NoNorm{}),            \
                       STATISTICS, y_stride, *row_count, outputs, inputs, GATHERED);                                    \
@@ -439,6 +443,7 @@ __device__ __forceinline__ void backward(float *memory, Value *d_x, int d_x_stri
     (OUT(Core::Value, d_x), WEIGHT_GRADIENT_PARAMETERS, IN(Core::Value, d_y), IN(Core::Value, x),                      \
      IN(Core::Value, weight), int d_x_stride, int d_weight_stride, int d_weight_split, long long d_weight_jump,        \
      int d_y_stride, int x_stride, int weight_stride, int weight_split, long long weight_jump, BACKWARD_SIZES) {       \
+        begin_kernel();                                                                                                \
         backward<Core>(tile_memory, d_x, d_x_stride, WEIGHT_GRADIENT(d_weight_split, d_weight_jump),                   \
                        operand(d_y, d_y_stride, NoNorm{}), operand(x, x_stride, NoNorm{}),                             \
                        {weight, weight_stride, weight_split, weight_jump, {}}, *row_count, inputs, outputs,            \
@@ -448,6 +453,7 @@ __device__ __forceinline__ void backward(float *memory, Value *d_x, int d_x_stri
     (OUT(Core::Value, d_x), WEIGHT_GRADIENT_PARAMETERS, IN(Core::Value, d_y), IN(Core::Value, z), NORM_PARAMETERS,     \
      IN(Core::Value, weight), NORM_GRADIENT_PARAMETERS, int d_x_stride, int d_weight_stride, int d_y_stride,           \
      int z_stride, int weight_stride, BACKWARD_SIZES) {                                                                \
+        begin_kernel();                                                                                                \
         backward<Core>(tile_memory, d_x, d_x_stride, WEIGHT_GRADIENT(NO_SPLIT, 0),                                     \
                        operand(d_y, d_y_stride, NoNorm{}), operand(z, z_stride, NORM),                                 \
                        operand(weight, weight_stride, NoNorm{}), *row_count, inputs, outputs, input_blocks,            \
@@ -460,6 +466,7 @@ __device__ __forceinline__ void backward(float *memory, Value *d_x, int d_x_stri
     (OUT(Core::Value, d_x), WEIGHT_GRADIENT_PARAMETERS, IN(Core::Value, d_y), NORM_BACKWARD_PARAMETERS(Core::Value),   \
      IN(Core::Value, x), IN(Core::Value, weight), int d_x_stride, int d_weight_stride, int d_y_stride, int x_stride,   \
      int weight_stride, BACKWARD_SIZES) {                                                                              \
+        begin_kernel();                                                                                                \
         backward<Core>(tile_memory, d_x, d_x_stride, WEIGHT_GRADIENT(NO_SPLIT, 0),                                     \
                        operand(d_y, d_y_stride, NORM_BACKWARD), operand(x, x_stride, NoNorm{}),                        \
                        operand(weight, weight_stride, NoNorm{}), *row_count, inputs, outputs, input_blocks, NoSums{}); \
@@ -468,6 +475,7 @@ __device__ __forceinline__ void backward(float *memory, Value *d_x, int d_x_stri
     (OUT(Core::Value, d_x), WEIGHT_GRADIENT_PARAMETERS, IN(Core::Value, d_y), NORM_BACKWARD_PARAMETERS(Core::Value),   \
      IN(Core::Value, z), NORM_PARAMETERS, IN(Core::Value, weight), NORM_GRADIENT_PARAMETERS, int d_x_stride,           \
      int d_weight_stride, int d_y_stride, int z_stride, int weight_stride, BACKWARD_SIZES) {                           \
+        begin_kernel();                                                                                                \
         backward<Core>(tile_memory, d_x, d_x_stride, WEIGHT_GRADIENT(NO_SPLIT, 0),                                     \
                        operand(d_y, d_y_stride, NORM_BACKWARD), operand(z, z_stride, NORM),                            \
                        operand(weight, weight_stride, NoNorm{}), *row_count, inputs, outputs, input_blocks,            \
