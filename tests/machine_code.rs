@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::env;
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -17,13 +18,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// A kernel's instructions on an architecture, by their names with all that is behind a dot.
 type Code = Vec<String>;
 
+fn search_path() -> OsString {
+    env::var_os("PATH").unwrap_or_default()
+}
+
 fn cuobjdump() -> Option<PathBuf> {
     let home = env::var_os("CUDA_HOME").map(|home| PathBuf::from(home).join("bin"));
-    let folders = home.into_iter().chain(env::split_paths(&env::var_os("PATH").unwrap_or_default()));
-    folders
-        .chain([PathBuf::from("/usr/local/cuda/bin")])
-        .map(|folder| folder.join("cuobjdump"))
-        .find(|at| at.is_file())
+    let path = search_path();
+    let folders =
+        home.into_iter().chain(env::split_paths(&path)).chain([PathBuf::from("/usr/local/cuda/bin")]);
+    folders.map(|folder| folder.join("cuobjdump")).find(|program| program.is_file())
 }
 
 /// The fat binaries that the build left.
