@@ -1,9 +1,9 @@
 //! edge_hidden: joins the parts of an edge's first product, and sums its gradient by node or type
 //! (`kernels/edge_hidden.cu`).
 
-use super::batch_norm::NormBackward;
+use super::batch_norm::{BatchStatistics, CHUNK_ROWS, NormBackward};
 use super::buffer::{Slice, SliceMut};
-use super::device::{Arguments, Device, Grid, check_len};
+use super::device::{Arguments, Device, Grid, check_len, dimension};
 use super::linear::Gradient;
 use super::rows::Rows;
 use super::stored::{StoredElement, stored_kernel, stored_kernels};
@@ -16,7 +16,10 @@ pub(super) const KERNELS: &[&str] = stored_kernels![
     "edge_hidden_sum_edges_through_norm"
 ];
 
+/// As in the kernels.
 const THREADS: u32 = 128;
+const LOOKUP_STRIP: usize = 64;
+const LOOKUP_THREADS: u32 = 256;
 
 /// The rows of `projected [n, 2 H]` that an edge reads: nodes, or types that occur.
 #[derive(Clone, Copy, Debug)]
@@ -55,7 +58,7 @@ impl Lists<'_> {
     }
 }
 
-/// `z [E, H] = edge_projected[edge_row] + projected[subject, ..H] + projected[object, H..]`.
+/// `z [E, H] = edge_projected[edge_row] + projected[subject, ..H] + projected[object, H..]`, and its statistics.
 pub fn edge_hidden_lookup<T: StoredElement>(
     device: &Device,
     z: &mut SliceMut<'_, T>,
@@ -64,28 +67,25 @@ pub fn edge_hidden_lookup<T: StoredElement>(
     edge_row: Slice<'_, i32>,
     ends: Ends<'_>,
     hidden: usize,
+    statistics: Option<BatchStatistics<'_>>,
 ) -> Result<()> {
     let edges = ends.edges.bound;
     ends.check();
     check_len("edge_hidden_lookup: z", z.len(), edges * T::stride(hidden));
     check_len("edge_hidden_lookup: edge_row", edge_row.len(), edges);
-    if edges == 0 {
+    if edges == 0 && statistics.is_none() {
         return Ok(());
     }
-    let arguments = [
-        z.into(),
-        edge_projected.into(),
-        projected.into(),
-        edge_row.into(),
-        ends.subject.into(),
-        ends.object.into(),
-        ends.edges.into(),
-        hidden.into(),
-        T::stride(hidden).into(),
-        T::stride(2 * hidden).into(),
-    ];
-    // SAFETY: as in kernels/edge_hidden.cu; lengths were checked; z is borrowed mutably.
-    unsafe { device.launch(stored_kernel!("edge_hidden_lookup", T), Grid::rows(edges, THREADS), &arguments) }
+    let arguments = Arguments::default().add(z).add_statistics(device, statistics, edges, hidden)?;
+    let arguments = arguments.add(edge_projected).add(projected).add(edge_row);
+    let arguments = arguments.add(ends.subject).add(ends.object).add(ends.edges);
+    let arguments = arguments.add(hidden).add(T::stride(hidden)).add(T::stride(2 * hidden));
+    // At least one block for each strip, for the statistics that there are without rows.
+    let blocks = [hidden.div_ceil(LOOKUP_STRIP), edges.div_ceil(CHUNK_ROWS).max(1), 1].map(dimension);
+    let grid = Grid { blocks, threads: [LOOKUP_THREADS, 1, 1] };
+    // SAFETY: as in kernels/edge_hidden.cu; lengths were checked, the sums have room; all that is written is borrowed
+    // mutably.
+    unsafe { device.launch(stored_kernel!("edge_hidden_lookup", T), grid, &arguments) }
 }
 
 /// `sums [n, 2 H]`: of `d_z [E, H]` over the edges with subject n, and over those with object n; entries are

@@ -8,7 +8,7 @@
 //! ```
 
 use super::batch::{Batch, most_types};
-use super::batch_norm::{BatchStatistics, NormBackward, batch_norm_statistics};
+use super::batch_norm::{BatchStatistics, NormBackward};
 use super::block::norm;
 use super::buffer::{Buffer, Slice};
 use super::device::Device;
@@ -96,7 +96,7 @@ impl<T: StoredElement> Scratch<T> {
         let (width, hidden) = (all.config.state_width, all.config.hidden_width);
         let weight = weights.of(layer, BlockKind::EdgeHidden);
         let of = parts(T::stride(width));
-        let (rows, edges) = (batch.edges(), batch.edges().bound);
+        let edges = batch.edges().bound;
         match input {
             LayerInput::States { nodes: x, edges: e } => {
                 let nodes = batch.nodes();
@@ -141,13 +141,8 @@ impl<T: StoredElement> Scratch<T> {
                     batch.edge_predicates(),
                     batch.edge_objects(),
                     hidden,
-                )?;
-                match statistics {
-                    Some(statistics) => {
-                        batch_norm_statistics(device, statistics, z.rows(edges, hidden), rows)
-                    }
-                    None => Ok(()),
-                }
+                    statistics,
+                )
             }
         }
     }

@@ -2,7 +2,8 @@
 
 use std::rc::Rc;
 
-use super::batch_norm::{decided_inputs, norm_backward};
+use super::batch_norm::{batch_statistics, decided_inputs, norm_backward};
+use super::linear::{followed_by_statistics, statistics};
 use super::{count, counted, indices, norm, roundings, stored_tolerance};
 use crate::backend::cuda::batch_norm::NormBackward;
 use crate::backend::cuda::edge_hidden::{
@@ -34,14 +35,17 @@ fn lookup<T: StoredElement>(batch: &Rc<GraphBatch>, hidden: usize) -> Case {
     Case {
         kernel: "edge_hidden_lookup",
         shape: format!("[{edges}, {hidden}], {objects} and {predicates} types"),
-        // Reads each type's rows and the edges' types, writes z; two sums.
+        // Reads each type's rows, the edges' types and the running statistics, writes z and four rows; two sums, and a
+        // difference, a square and two sums for the statistics.
         cost: Cost::stored::<T>(
             2 * objects * hidden + predicates * hidden + edges * hidden,
-            3 * edges,
-            2 * edges * hidden,
+            3 * edges + 6 * hidden,
+            (2 + 4) * edges * hidden,
         ),
         format: Format::Fp32,
-        tolerance: stored_tolerance::<T>(roundings(2)),
+        // Two sums; of the statistics a lane's four rows and sixteen lanes, then in double precision difference, square,
+        // root and quotient.
+        tolerance: stored_tolerance::<T>(roundings(2 + 4 + 16 + 6)),
         prepare: Box::new(move || {
             let batch = batch.clone();
             let mut values = Values::new();
@@ -62,20 +66,22 @@ fn lookup<T: StoredElement>(batch: &Rc<GraphBatch>, hidden: usize) -> Case {
                         indices(&object_type),
                         count(edges),
                     ],
+                    outputs: statistics(&mut values, hidden),
                     ..Default::default()
                 },
                 launch: Box::new(move |device, arrays| {
                     let ([edge_projected, projected], [mut z], parts) = arrays.stored_as::<T>().parts();
-                    let ([], [edge_row, subject, object, count], [], _) = parts;
+                    let ([], [edge_row, subject, object, count], to, others) = parts;
                     let ends = Ends { edges: counted(count, edges), subject, object };
-                    edge_hidden_lookup(device, &mut z, edge_projected, projected, edge_row, ends, hidden)
+                    let to = Some(batch_statistics(to, &mut others.sums));
+                    edge_hidden_lookup(device, &mut z, edge_projected, projected, edge_row, ends, hidden, to)
                 }),
                 expected: Box::new(move |host| {
                     let [edge_projected, projected] = host.wide_stored();
                     let row = |&u: &u32| edge_projected[u as usize * hidden..][..hidden].iter().copied();
                     let mut z: Vec<f64> = batch.predicate_occurrences.slot.iter().flat_map(row).collect();
                     add_ends(&mut z, &projected, &subject_type, &object_type, hidden);
-                    vec![z]
+                    followed_by_statistics::<T>(host, z)
                 }),
             }
         }),

@@ -311,12 +311,12 @@ fn forward_activated<T: StoredElement>(product: Product) -> Case {
 }
 
 /// A product's mean and rstd, which are written, and running ones that are moved.
-fn statistics(values: &mut Values, columns: usize) -> Vec<Vec<f32>> {
+pub(super) fn statistics(values: &mut Values, columns: usize) -> Vec<Vec<f32>> {
     vec![unwritten(columns), unwritten(columns), values.signed(columns), values.positive(columns)]
 }
 
 /// What a product and its [`statistics`] must become; they are of the values as they are stored.
-fn followed_by_statistics<T: StoredElement>(host: &Host, product: Vec<f64>) -> Vec<Vec<f64>> {
+pub(super) fn followed_by_statistics<T: StoredElement>(host: &Host, product: Vec<f64>) -> Vec<Vec<f64>> {
     let [_, _, running_mean, running_var] = host.wide_outputs();
     let columns = running_mean.len();
     let of = rounded::<T>(&product);
