@@ -134,8 +134,8 @@ struct Piece {
 // The copies of a piece, `bytes` each, as threads share them: the same columns in every line that a thread takes.
 template <int bytes, class Stage, Order order, int threads, class T> struct Copies {
     static constexpr int width = bytes / int(sizeof(T)), per_line = Stage::line / width;
-    static constexpr int lines_at_once = threads / per_line;
-    static_assert(threads % per_line == 0, "whole lines at once");
+    static constexpr int lines_at_once = threads / per_line, lines_each = Stage::lines / lines_at_once;
+    static_assert(threads % per_line == 0 && Stage::lines % lines_at_once == 0, "as many lines for every thread");
     int first_line, at, lines, first, end;
 
     __device__ __forceinline__ Copies(const Piece &of)
@@ -149,8 +149,8 @@ template <int bytes, class Stage, Order order, int threads, class T> struct Copi
         int line_before = order == INNER_LAST ? of.first_outer : of.first_inner;
         int columns = min(max(end - first - at, 0), width);
 #pragma unroll
-        for (int line = first_line; line < Stage::lines; line += lines_at_once) {
-            int valid = line < lines ? columns : 0;
+        for (int i = 0; i < lines_each; i++) {
+            int line = first_line + i * lines_at_once, valid = line < lines ? columns : 0;
             const T *address = valid > 0 ? from.line(line_before + line) + first + at : from.values;
             copy_async<bytes>(&stage[line * Stage::stride + at], address, valid * int(sizeof(T)));
         }
@@ -182,7 +182,7 @@ template <int bytes, class Stage, Order order, int threads, class T> struct Copi
     // The thread's columns four at a time (or the one that 4 bytes hold), with what `load` gives of them, in each of its
     // lines; of eight columns of bf16 one or two fours at once, as registers allow. Beyond the ends zeros stay.
     template <int at_once, class Load, class Do> __device__ __forceinline__ void each_four(Load load, Do run) const {
-        int column = first + at, line_end = min(Stage::lines, lines);
+        int column = first + at;
         if (column >= end) {
             return;
         }
@@ -190,8 +190,11 @@ template <int bytes, class Stage, Order order, int threads, class T> struct Copi
         for (int i = 0; i < width; i += COLUMNS_EACH) {
             auto of = load(column + i, width == 1 ? column + 1 : end);
 #pragma unroll
-            for (int line = first_line; line < line_end; line += lines_at_once) {
-                run(of, line, at + i);
+            for (int j = 0; j < lines_each; j++) {
+                int line = first_line + j * lines_at_once;
+                if (line < lines) {
+                    run(of, line, at + i);
+                }
             }
         }
     }
@@ -274,8 +277,10 @@ template <class Stage, int count, Order order, int threads, class T, class Norm>
 
 // ---- fragments --------------------------------------------------------------------------------------------------
 
+enum Side { LEFT, RIGHT }; // of the product: operand a, or b
+
 // Rows outer.. outer + 16 and inner steps inner.. inner + 16 of a stage.
-template <class Stage, Order order>
+template <class Stage, Order order, Side>
 __device__ __forceinline__ void load_fragment(Fragment<float> &to, const float *stage, int outer, int inner) {
     int lane = threadIdx.x % WARP_LANES;
     if (order == INNER_LAST) {
@@ -302,21 +307,22 @@ __device__ __forceinline__ void load_fragment(Fragment<float> &to, const float *
     }
 }
 
-template <class Stage, Order order>
+// The instruction takes neighbouring registers, which are those of one load: of a's four, rows 0 and 8 come first, then
+// steps 8 later; of b's, two for either 8 rows, the steps. In another order each would be moved before each product.
+template <class Stage, Order order, Side side>
 __device__ __forceinline__ void load_fragment(Fragment<bf16> &to, const bf16 *stage, int outer, int inner) {
-    int lane = threadIdx.x % WARP_LANES;
+    int lane = threadIdx.x % WARP_LANES, second = lane / 8 % 2 * 8, fourth = lane / 16 * 8;
+    int row = outer + (side == LEFT ? second : fourth), step = inner + (side == LEFT ? fourth : second);
     unsigned bits[4];
     if (order == INNER_LAST) {
-        // Four matrices of 8 rows x 8 steps: rows 0 and 8, then steps 8 later.
-        load_matrix_x4(bits, &stage[(outer + lane % 16) * Stage::stride + inner + lane / 16 * 8]);
+        load_matrix_x4(bits, &stage[(row + lane % 8) * Stage::stride + step]); // of 8 rows x 8 steps
     } else {
         // Of 8 steps x 8 rows, transposed while loading.
-        load_matrix_x4_transposed(
-            bits, &stage[(inner + lane / 16 * 8 + lane % 8) * Stage::stride + outer + lane / 8 % 2 * 8]);
+        load_matrix_x4_transposed(bits, &stage[(step + lane % 8) * Stage::stride + row]);
     }
 #pragma unroll
     for (int k = 0; k < 4; k++) {
-        to.pair[k % 2][k / 2] = bits[k];
+        to.pair[side == LEFT ? k % 2 : k / 2][side == LEFT ? k / 2 : k % 2] = bits[k];
     }
 }
 
@@ -381,13 +387,13 @@ template <class Shape_, class Format> struct TensorCore {
 #pragma unroll
                 for (int j = 0; j < pairs_across; j++) {
                     Fragment<Value> fragment;
-                    load_fragment<StageB, order_b>(fragment, stage_b, warp_column + j * 16, in_stage);
+                    load_fragment<StageB, order_b, RIGHT>(fragment, stage_b, warp_column + j * 16, in_stage);
                     right[j] = Format::factor(fragment);
                 }
 #pragma unroll
                 for (int i = 0; i < products_down; i++) {
                     Fragment<Value> fragment;
-                    load_fragment<StageA, order_a>(fragment, stage_a, warp_row + i * 16, in_stage);
+                    load_fragment<StageA, order_a, LEFT>(fragment, stage_a, warp_row + i * 16, in_stage);
                     typename Format::Factor left = Format::factor(fragment);
 #pragma unroll
                     for (int j = 0; j < pairs_across; j++) {
