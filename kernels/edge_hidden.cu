@@ -13,8 +13,8 @@
 // All matrices are of T; rows of H are `stride` apart (stored.cuh), those of 2 H `ends_stride`.
 // grid lookup: x strips of 64 columns, y chunks of 64 rows, E of them in device memory (common.cuh), 16 rows at a time;
 //      the strip's last block merges the chunks (column_sums.cuh); sums: one block per row of the output, n or u of them
-//      in device memory, threads stride over H; four columns to a thread. Sums in the order of rows, or of `entries`:
-//      bit-reproducible
+//      in device memory, threads stride over H; by types, blocks for as many predicates as there may be, then those for
+//      objects; four columns to a thread. Sums in the order of rows, or of `entries`: bit-reproducible
 // cost lookup reads 3 T E H and writes T E H bytes; sums read 2 T E H, or of d and z 4 T E H, and write 2 T n H bytes:
 //      bandwidth
 
@@ -137,8 +137,7 @@ template <class T> struct ThroughNorm {
 template <class T, class Gradient>
 __device__ __forceinline__ void edge_hidden_sum_ends(T *__restrict__ sums, const Gradient &d_z,
                                                      const int *__restrict__ offsets, const int *__restrict__ entries,
-                                                     int row_count, int hidden, int ends_stride) {
-    int n = blockIdx.x;
+                                                     int n, int row_count, int hidden, int ends_stride) {
     if (n >= row_count) {
         return;
     }
@@ -166,8 +165,8 @@ __device__ __forceinline__ void edge_hidden_sum_ends(T *__restrict__ sums, const
 template <class T>
 __device__ __forceinline__ void edge_hidden_sum_edges(T *__restrict__ sums, const ThroughNorm<T> &d_z,
                                                       const int *__restrict__ offsets,
-                                                      const int *__restrict__ entries, int row_count, int hidden) {
-    int u = blockIdx.x;
+                                                      const int *__restrict__ entries, int u, int row_count,
+                                                      int hidden) {
     if (u >= row_count) {
         return;
     }
@@ -201,22 +200,33 @@ __device__ __forceinline__ void edge_hidden_sum_edges(T *__restrict__ sums, cons
         T *__restrict__ sums, const T *__restrict__ d_z, const int *__restrict__ offsets,                             \
         const int *__restrict__ entries, const int *__restrict__ row_count, int hidden, int stride,                   \
         int ends_stride) {                                                                                            \
-        edge_hidden_sum_ends(sums, Stored<T>{d_z, stride}, offsets, entries, *row_count, hidden, ends_stride);        \
+        edge_hidden_sum_ends(sums, Stored<T>{d_z, stride}, offsets, entries, blockIdx.x, *row_count, hidden,          \
+                             ends_stride);                                                                            \
     }                                                                                                                 \
     extern "C" __global__ void __launch_bounds__(THREADS) edge_hidden_sum_ends_through_norm_##suffix(                 \
         T *__restrict__ sums, THROUGH_NORM_PARAMETERS(T), const int *__restrict__ offsets,                            \
         const int *__restrict__ entries, const int *__restrict__ row_count, int hidden, int stride,                   \
         int ends_stride) {                                                                                            \
-        edge_hidden_sum_ends(sums, THROUGH_NORM(T), offsets, entries, *row_count, hidden, ends_stride);               \
+        edge_hidden_sum_ends(sums, THROUGH_NORM(T), offsets, entries, blockIdx.x, *row_count, hidden, ends_stride);   \
     }                                                                                                                 \
-    extern "C" __global__ void __launch_bounds__(THREADS) edge_hidden_sum_edges_through_norm_##suffix(                \
-        T *__restrict__ sums, THROUGH_NORM_PARAMETERS(T), const int *__restrict__ offsets,                            \
-        const int *__restrict__ entries, const int *__restrict__ row_count, int hidden, int stride) {                 \
-        edge_hidden_sum_edges(sums, THROUGH_NORM(T), offsets, entries, *row_count, hidden);                           \
-    }                                                                                                                 \
+    extern "C" __global__ void __launch_bounds__(THREADS) edge_hidden_sum_types_through_norm_##suffix(                \
+        T *__restrict__ edge_sums, T *__restrict__ end_sums, THROUGH_NORM_PARAMETERS(T),                              \
+        const int *__restrict__ predicate_offsets, const int *__restrict__ predicate_entries,                         \
+        const int *__restrict__ predicate_count, const int *__restrict__ object_offsets,                              \
+        const int *__restrict__ object_entries, const int *__restrict__ object_count, int predicate_blocks,           \
+        int hidden, int stride, int ends_stride) {                                                                    \
+        int block = blockIdx.x;                                                                                       \
+        if (block < predicate_blocks) {                                                                               \
+            edge_hidden_sum_edges(edge_sums, THROUGH_NORM(T), predicate_offsets, predicate_entries, block,            \
+                                  *predicate_count, hidden);                                                          \
+        } else {                                                                                                      \
+            edge_hidden_sum_ends(end_sums, THROUGH_NORM(T), object_offsets, object_entries, block - predicate_blocks, \
+                                 *object_count, hidden, ends_stride);                                                 \
+        }                                                                                                             \
+    }
 
 STORED_KERNELS(EDGE_HIDDEN_KERNELS)
 EMULATED_KERNELS(edge_hidden, EMULATED_STORED_KERNEL(edge_hidden_lookup),
                  EMULATED_STORED_KERNEL(edge_hidden_sum_ends),
                  EMULATED_STORED_KERNEL(edge_hidden_sum_ends_through_norm),
-                 EMULATED_STORED_KERNEL(edge_hidden_sum_edges_through_norm))
+                 EMULATED_STORED_KERNEL(edge_hidden_sum_types_through_norm))

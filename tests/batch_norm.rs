@@ -11,9 +11,8 @@ use kernel_support::{
 };
 use proptest::prelude::any;
 use scenerank::backend::cuda::batch_norm::{
-    Norm, NormBackward, NormGradient, Statistics, Sums, batch_norm_backward,
-    batch_norm_backward_sums, batch_norm_mask, batch_norm_no_statistics, batch_norm_relu,
-    batch_norm_running_statistics,
+    Norm, NormBackward, NormGradient, Statistics, Sums, batch_norm_backward, batch_norm_backward_sums,
+    batch_norm_mask, batch_norm_no_statistics, batch_norm_relu, batch_norm_running_statistics,
 };
 use scenerank::backend::cuda::device::Device;
 use scenerank::backend::cuda::stored::StoredElement;

@@ -16,7 +16,7 @@ use scenerank::backend::cuda::batch_norm::{
     BatchStatistics, Norm, NormBackward, Statistics, Sums, batch_norm_backward,
 };
 use scenerank::backend::cuda::edge_hidden::{
-    Ends, Lists, edge_hidden_lookup, edge_hidden_sum_edges, edge_hidden_sum_ends,
+    Ends, Lists, edge_hidden_lookup, edge_hidden_sum_ends, edge_hidden_sum_types,
 };
 use scenerank::backend::cuda::linear::{Gradient, Matrix};
 use scenerank::backend::cuda::stored::StoredElement;
@@ -107,9 +107,8 @@ impl Inputs {
                 [&batch.edge_subject, &batch.edge_object, &batch.edge_predicate]
                     .map(|indices| indices_with_room(device, indices, spare));
             let ends = Ends { edges: edges.rows(), subject: all(&subject), object: all(&object) };
-            let [projected, edge_projected] =
-                [(&self.projected, 2 * hidden), (&self.edge_projected, hidden)]
-                    .map(|(values, columns)| stored::<T>(device, values, columns, spare));
+            let [projected, edge_projected] = [(&self.projected, 2 * hidden), (&self.edge_projected, hidden)]
+                .map(|(values, columns)| stored::<T>(device, values, columns, spare));
             let look_up = |statistics: Option<BatchStatistics<'_>>| {
                 let mut z = unwritten::<T>(device, edge_count + spare, hidden);
                 edge_hidden_lookup(
@@ -144,10 +143,11 @@ impl Inputs {
         [z, mean, rstd, running_mean, running_var]
     }
 
-    /// Sums by end have the same bits whether d_z is stored or made as it is read.
+    /// Sums by end have the same bits whether d_z is stored or made as it is read, in a launch with those by predicate or
+    /// alone.
     fn kernels<T: StoredElement>(&self, order: u64) -> Outcome {
         let (batch, hidden) = (&self.batch, self.hidden);
-        let [d_z, by_end, through_norm, by_edge] = same_bits(order, |device, spare| {
+        let [d_z, by_end, through_norm, in_one_launch, by_edge] = same_bits(order, |device, spare| {
             let counts = [batch.node_object.len(), batch.edge_subject.len(), TYPES];
             let [nodes, edges, predicates] = counts.map(|rows| Counted::new(device, rows, spare));
             let [node_count, edge_count, predicate_count] = counts;
@@ -169,7 +169,9 @@ impl Inputs {
             let (offsets, entries) = (all(&predicate_offsets), all(&predicate_entries));
             let by_predicate = Lists { rows: predicates.rows(), offsets, entries };
             let mut by_edge = unwritten::<T>(device, predicate_count + spare, hidden);
-            edge_hidden_sum_edges(device, &mut all_mut(&mut by_edge), &of, by_predicate).expect("a launch");
+            let mut in_one_launch = unwritten::<T>(device, node_count + spare, 2 * hidden);
+            let (edge_sums, end_sums) = (&mut all_mut(&mut by_edge), &mut all_mut(&mut in_one_launch));
+            edge_hidden_sum_types(device, edge_sums, end_sums, &of, by_predicate, by_node).expect("a launch");
 
             let d_z_stored = Gradient::Values(Matrix::new(all(&d_z), edge_count + spare, hidden));
             let [by_end, through_norm] = [d_z_stored, Gradient::ThroughNorm(of)].map(|d_z| {
@@ -183,11 +185,13 @@ impl Inputs {
                 (d_z, edge_count, hidden),
                 (by_end, node_count, 2 * hidden),
                 (through_norm, node_count, 2 * hidden),
+                (in_one_launch, node_count, 2 * hidden),
                 (by_edge, predicate_count, hidden),
             ]
             .map(|(buffer, rows, columns)| stored_to_host(device, &buffer, rows, columns))
         });
         assert_eq!(bits(&through_norm), bits(&by_end), "sums through batch norm's backward");
+        assert_eq!(bits(&in_one_launch), bits(&by_end), "sums in one launch with those by predicate");
         Outcome { d_z, by_end, by_edge }
     }
 }
@@ -248,8 +252,7 @@ fn statistics_agree<T: StoredElement>(rows: usize, hidden: usize, seed: u64) {
     let edges = edges.into_iter().enumerate().map(edge).collect();
     let mut inputs = Inputs::new::<T>(&Graphs { sizes: vec![nodes as usize], edges }, hidden, seed);
     // Far from zero, where a plain sum of squares would cancel.
-    inputs.edge_projected =
-        rounded::<T>(inputs.edge_projected.iter().map(|value| 100.0 + value).collect());
+    inputs.edge_projected = rounded::<T>(inputs.edge_projected.iter().map(|value| 100.0 + value).collect());
     let [z, got @ ..] = inputs.look_up::<T>(seed);
     let [running_mean, running_var] = inputs.running.each_ref().map(|values| wide(values));
     let mut want = [vec![0.0; hidden], vec![0.0; hidden], running_mean, running_var];

@@ -13,7 +13,7 @@ pub(super) const KERNELS: &[&str] = stored_kernels![
     "edge_hidden_lookup",
     "edge_hidden_sum_ends",
     "edge_hidden_sum_ends_through_norm",
-    "edge_hidden_sum_edges_through_norm"
+    "edge_hidden_sum_types_through_norm"
 ];
 
 /// As in the kernels.
@@ -113,24 +113,33 @@ pub fn edge_hidden_sum_ends<T: StoredElement>(
     unsafe { device.launch(kernel, Grid::rows(by_row.rows.bound, THREADS), &arguments) }
 }
 
-/// `sums [u, H]`: of d_z, which is made `of` a gradient `[E, H]`, over the edges of predicate u.
-pub fn edge_hidden_sum_edges<T: StoredElement>(
+/// Layer 0's two sums in one launch, of d_z, which is made `of` a gradient `[E, H]`: `edge_sums [u, H]` over the edges of
+/// predicate type u, and `end_sums [n, 2 H]` as [`edge_hidden_sum_ends`] by object type.
+pub fn edge_hidden_sum_types<T: StoredElement>(
     device: &Device,
-    sums: &mut SliceMut<'_, T>,
+    edge_sums: &mut SliceMut<'_, T>,
+    end_sums: &mut SliceMut<'_, T>,
     of: &NormBackward<'_, T>,
-    by_row: Lists<'_>,
+    by_predicate: Lists<'_>,
+    by_object: Lists<'_>,
 ) -> Result<()> {
-    let hidden = of.columns();
-    check_len("edge_hidden_sum_edges: sums", sums.len(), by_row.rows.bound * T::stride(hidden));
-    of.check(by_row.entries.len());
-    by_row.check();
-    if by_row.rows.bound == 0 {
+    let (hidden, predicates, objects) = (of.columns(), by_predicate.rows.bound, by_object.rows.bound);
+    check_len("edge_hidden_sum_types: edge_sums", edge_sums.len(), predicates * T::stride(hidden));
+    check_len("edge_hidden_sum_types: end_sums", end_sums.len(), objects * T::stride(2 * hidden));
+    of.check(by_predicate.entries.len());
+    of.check(by_object.entries.len() / 2);
+    by_predicate.check();
+    by_object.check();
+    if predicates + objects == 0 {
         return Ok(());
     }
-    let arguments = Arguments::default().add(sums).add_norm_backward(of);
-    let arguments = arguments.add(by_row.offsets).add(by_row.entries);
-    let arguments = arguments.add(by_row.rows).add(hidden).add(T::stride(hidden));
-    let kernel = stored_kernel!("edge_hidden_sum_edges_through_norm", T);
-    // SAFETY: as in kernels/edge_hidden.cu; lengths were checked; sums is borrowed mutably.
-    unsafe { device.launch(kernel, Grid::rows(by_row.rows.bound, THREADS), &arguments) }
+    let arguments = Arguments::default().add(edge_sums).add(end_sums).add_norm_backward(of);
+    let add_lists = |arguments: Arguments, lists: Lists<'_>| {
+        arguments.add(lists.offsets).add(lists.entries).add(lists.rows)
+    };
+    let arguments = add_lists(add_lists(arguments, by_predicate), by_object).add(predicates);
+    let arguments = arguments.add(hidden).add(T::stride(hidden)).add(T::stride(2 * hidden));
+    let kernel = stored_kernel!("edge_hidden_sum_types_through_norm", T);
+    // SAFETY: as in kernels/edge_hidden.cu; lengths were checked; both sums are borrowed mutably.
+    unsafe { device.launch(kernel, Grid::rows(predicates + objects, THREADS), &arguments) }
 }

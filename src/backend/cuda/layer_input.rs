@@ -12,7 +12,7 @@ use super::batch_norm::{BatchStatistics, NormBackward};
 use super::block::norm;
 use super::buffer::{Buffer, Slice};
 use super::device::Device;
-use super::edge_hidden::{edge_hidden_lookup, edge_hidden_sum_edges, edge_hidden_sum_ends};
+use super::edge_hidden::{edge_hidden_lookup, edge_hidden_sum_ends, edge_hidden_sum_types};
 use super::embedding::{Lookup, LookupGradient, embedding_backward, embedding_forward};
 use super::linear::{
     Format, Gradient, Input, LinearGradients, Matrix, MatrixMut, WeightParts, linear_backward,
@@ -207,12 +207,17 @@ impl<T: StoredElement> Scratch<T> {
                 let [objects, predicates] = batch.occurring();
                 let (object_rows, predicate_rows) = (objects.rows, predicates.rows);
                 let (object_count, predicate_count) = (object_rows.bound, predicate_rows.bound);
-                // Only sums read d_z here: d and z twice are no more bytes than writing it and reading that twice.
                 let mut edge_sums = self.edges.rows_mut(predicate_count, hidden);
-                edge_hidden_sum_edges(device, &mut edge_sums, &d_z, batch.predicate_edges())?;
                 let mut sums = self.nodes.rows_mut(object_count, 2 * hidden);
-                let d_z = Gradient::ThroughNorm(d_z);
-                edge_hidden_sum_ends(device, &mut sums, &d_z, batch.object_incidence(), hidden)?;
+                // Only sums read d_z here: d and z twice are no more bytes than writing it and reading that twice.
+                edge_hidden_sum_types(
+                    device,
+                    &mut edge_sums,
+                    &mut sums,
+                    &d_z,
+                    batch.predicate_edges(),
+                    batch.object_incidence(),
+                )?;
 
                 let mut d_weight =
                     MatrixMut::new(gradients.slice_mut(layout.weight.clone()), hidden, 3 * width);
