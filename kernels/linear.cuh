@@ -5,6 +5,7 @@
 //   linear_forward_norm          the same of relu(norm(x)): no activated copy of x
 //   linear_forward_gather        y[r] += P[subject(r), 0..O] + P[object(r), O..2 O]
 //   linear_forward_gather_norm   the same of relu(norm(x))
+//   linear_forward_two           two products of values that do not depend on each other, without statistics
 //   linear_backward              d_x [R, I] = d_y [R, O] W [O, I] and d_W [O, I] = d_y [R, O]^T x [R, I], in one launch
 //   linear_backward_norm         the same where x is relu(norm(z)), and the sums of its batch norm's backward, if they
 //                                are wanted
@@ -16,7 +17,8 @@
 //      parts one above the other: rows from `split` on lie `jump` further
 // out  written. Columns' statistics, and the sums of the backward, are merged by the last block of their strip
 //      (column_sums.cuh), d_W's parts, sums over some rows each, by the last block of their tile
-// grid forward: x tiles of columns, y tiles of rows. backward: d_x's tiles row by row, `input_blocks` of them, then
+// grid forward: x tiles of columns, y tiles of rows; of two the first one's tiles row by row, `first_blocks` of them,
+//      then the second one's. backward: d_x's tiles row by row, `input_blocks` of them, then
 //      d_W's, part by part. R lies in device memory (common.cuh), and the parts of a sum over R follow from it alone
 // sums in the order of the inner dimension, columns' sums and parts in the order of rows: bit-reproducible
 // cost 2 R I O flops each, on the tensor cores but for fp32, times 3 for bf16x3; a tile of n x n reads 2 n values of 4
@@ -289,6 +291,27 @@ __device__ __forceinline__ void forward(float *memory, Value *y, Operand<Value, 
     }
 }
 
+// A product of values, one of two in a launch.
+template <class Value> struct Forward {
+    Output<Value> y;
+    Operand<Value, NoNorm> x, weight;
+    int rows, outputs, inputs;
+};
+
+template <class Core, class Value>
+__device__ __forceinline__ void forward_two(float *memory, const Forward<Value> &first, const Forward<Value> &second,
+                                            int first_blocks) {
+    int block = blockIdx.x;
+    const Forward<Value> of = block < first_blocks ? first : second;
+    block -= block < first_blocks ? 0 : first_blocks;
+    int tiles_across = (of.outputs + Core::Shape::columns - 1) / Core::Shape::columns;
+    int first_row = block / tiles_across * Core::Shape::rows;
+    if (first_row < of.rows) { // or the whole block leaves
+        Place place = {of.rows, of.outputs, first_row, block % tiles_across * Core::Shape::columns, 0, of.inputs};
+        product<Core, INNER_LAST, INNER_LAST>(memory, of.y, of.x, of.weight, place, Alone{}, NoSums{});
+    }
+}
+
 // The launcher has these numbers and this rule too.
 constexpr int LEAST_PART_ROWS = 128, ENOUGH_BLOCKS = 264, LARGE_TILE = 128;
 
@@ -404,6 +427,17 @@ __device__ __forceinline__ void backward(float *memory, Value *d_x, int d_x_stri
 #define WEIGHT_GRADIENT(split, jump)                                                                                   \
     {{d_weight, d_weight_stride, split, jump}, parts, part_tickets, most_parts, most_large_parts}
 #define SIZES IN(int, row_count), int outputs, int inputs
+// Of one of two products.
+#define FORWARD_PARAMETERS(Value, of)                                                                                  \
+    OUT(Value, y_##of), IN(Value, x_##of), IN(Value, weight_##of), int y_stride_##of, int x_stride_##of,               \
+        int weight_stride_##of, int weight_split_##of, long long weight_jump_##of, IN(int, row_count_##of),            \
+        int outputs_##of, int inputs_##of
+#define FORWARD(Value, of)                                                                                             \
+    Forward<Value> {                                                                                                   \
+        {y_##of, y_stride_##of, NO_SPLIT, 0}, operand(x_##of, x_stride_##of, NoNorm{}),                                \
+            {weight_##of, weight_stride_##of, weight_split_##of, weight_jump_##of, {}}, *row_count_##of, outputs_##of, \
+            inputs_##of                                                                                                \
+    }
 #define BACKWARD_SIZES                                                                                                 \
     IN(int, row_count), int inputs, int outputs, int most_parts, int most_large_parts, int input_blocks
 
@@ -434,6 +468,11 @@ __device__ __forceinline__ void backward(float *memory, Value *d_x, int d_x_stri
         using Value = Core::Value;                                                                                     \
         forward<Core>(tile_memory, y, operand(x, x_stride, NORM), operand(weight, weight_stride, NoNorm{}),            \
                       STATISTICS, y_stride, *row_count, outputs, inputs, GATHERED);                                    \
+    }                                                                                                                  \
+    LINEAR_KERNEL(linear_forward_two_##suffix, Core)                                                                   \
+    (FORWARD_PARAMETERS(Core::Value, first), FORWARD_PARAMETERS(Core::Value, second), int first_blocks) {              \
+        using Value = Core::Value;                                                                                     \
+        forward_two<Core>(tile_memory, FORWARD(Value, first), FORWARD(Value, second), first_blocks);                   \
     }                                                                                                                  \
     LINEAR_KERNEL(linear_backward_##suffix, Core)                                                                      \
     (OUT(Core::Value, d_x), WEIGHT_GRADIENT_PARAMETERS, IN(Core::Value, d_y), IN(Core::Value, x),                      \
@@ -477,7 +516,8 @@ __device__ __forceinline__ void backward(float *memory, Value *d_x, int d_x_stri
 #define EMULATED_LINEAR(suffix)                                                                                        \
     EMULATED_KERNEL(linear_forward_##suffix), EMULATED_KERNEL(linear_forward_norm_##suffix),                           \
         EMULATED_KERNEL(linear_forward_gather_##suffix), EMULATED_KERNEL(linear_forward_gather_norm_##suffix),         \
-        EMULATED_KERNEL(linear_backward_##suffix), EMULATED_KERNEL(linear_backward_norm_##suffix)
+        EMULATED_KERNEL(linear_forward_two_##suffix), EMULATED_KERNEL(linear_backward_##suffix),                     \
+        EMULATED_KERNEL(linear_backward_norm_##suffix)
 #define EMULATED_SMALL_LINEAR(suffix)                                                                                  \
     EMULATED_LINEAR(suffix), EMULATED_KERNEL(linear_backward_through_norm_##suffix),                                   \
         EMULATED_KERNEL(linear_backward_norm_through_norm_##suffix)

@@ -206,8 +206,8 @@ fn a_step_is_one_launch() {
     let (begin, end) = (captures[0], updates[0] + 1);
     assert_eq!(calls.0[begin], ("begin_capture".to_string(), compute, RELAXED));
     let captured = &calls.0[begin + 1..end];
-    // Of two layers: 5 put the batch together; 9 and 7 go forward, 1 is the loss, 9 and 10 go back, 1 updates.
-    assert_eq!(captured.len(), 5 + (9 + 7) + 1 + (9 + 10) + 1, "{captured:?}");
+    // Of two layers: 5 put the batch together; 8 and 7 go forward, 1 is the loss, 9 and 10 go back, 1 updates.
+    assert_eq!(captured.len(), 5 + (8 + 7) + 1 + (9 + 10) + 1, "{captured:?}");
     assert!(captured.iter().all(|call| call.1 == compute));
     assert_eq!(captured[0].0, "graph_batch_places");
     let forbidden =

@@ -15,8 +15,8 @@ use super::device::Device;
 use super::edge_hidden::{edge_hidden_lookup, edge_hidden_sum_ends, edge_hidden_sum_types};
 use super::embedding::{Lookup, LookupGradient, embedding_backward, embedding_forward};
 use super::linear::{
-    Format, Gradient, Input, LinearGradients, Matrix, MatrixMut, WeightParts, linear_backward,
-    linear_forward, linear_forward_gather,
+    Format, Forward, Gradient, Input, LinearGradients, Matrix, MatrixMut, WeightParts, linear_backward,
+    linear_forward, linear_forward_gather, linear_forward_two,
 };
 use super::rows::Rows;
 use super::stored::StoredElement;
@@ -117,22 +117,19 @@ impl<T: StoredElement> Scratch<T> {
                 let (object_rows, predicate_rows) = (batch.objects(), batch.predicates());
                 let (objects, predicates) = (object_rows.bound, predicate_rows.bound);
                 self.gather_rows(device, (all, values), batch)?;
-                let x = Matrix::new(self.object_rows.rows(objects, width), objects, width);
-                project(device, self.format, &mut self.nodes, x, object_rows, weight)?;
-                let edge_part = self.edges.rows_mut(predicates, hidden);
-                linear_forward(
-                    device,
-                    self.format,
-                    predicate_rows,
-                    &mut MatrixMut::new(edge_part, predicates, hidden),
-                    Input::Values(Matrix::new(
-                        self.predicate_rows.rows(predicates, width),
-                        predicates,
-                        width,
-                    )),
-                    weight.columns(of.edge, width),
-                    None,
-                )?;
+                let of_objects = Forward {
+                    rows: object_rows,
+                    y: &mut MatrixMut::new(self.nodes.rows_mut(objects, 2 * hidden), objects, 2 * hidden),
+                    x: Matrix::new(self.object_rows.rows(objects, width), objects, width),
+                    weight: weight.stacked(of.subject, of.object, width),
+                };
+                let of_predicates = Forward {
+                    rows: predicate_rows,
+                    y: &mut MatrixMut::new(self.edges.rows_mut(predicates, hidden), predicates, hidden),
+                    x: Matrix::new(self.predicate_rows.rows(predicates, width), predicates, width),
+                    weight: weight.columns(of.edge, width),
+                };
+                linear_forward_two(device, self.format, [of_objects, of_predicates])?;
                 edge_hidden_lookup(
                     device,
                     &mut z.rows_mut(edges, hidden),

@@ -12,8 +12,8 @@ use super::{ROUNDING, count, counted, indices, norm, reference_norm, roundings, 
 use crate::backend::cuda::batch_norm::NormBackward;
 use crate::backend::cuda::edge_hidden::Ends;
 use crate::backend::cuda::linear::{
-    Format, Gradient, Input, LinearGradients, Matrix, MatrixMut, is_large, linear_backward, linear_forward,
-    linear_forward_gather,
+    Format, Forward, Gradient, Input, LinearGradients, Matrix, MatrixMut, is_large, linear_backward,
+    linear_forward, linear_forward_gather, linear_forward_two,
 };
 use crate::backend::cuda::stored::StoredElement;
 use crate::batch::graph_batch::GraphBatch;
@@ -64,7 +64,10 @@ pub(super) fn cases<T: StoredElement>(sizes: &Sizes, format: Format) -> Vec<Case
     let node_hidden = Product { what: "node.hidden", rows: nodes, inputs: hidden, outputs: hidden, format };
     let node_output = Product { what: "node.output", rows: nodes, inputs: hidden, outputs: state, format };
     let edge_states = Part { start: hidden, of: heads.outputs };
+    let [objects, predicates] =
+        [&sizes.batch.object_occurrences, &sizes.batch.predicate_occurrences].map(|of| of.types.len());
     let fused = [
+        forward_two::<T>([(objects, 2 * hidden), (predicates, hidden)], state, format),
         forward_gather::<T>(edge_hidden, edge_states, &sizes.batch),
         forward_activated::<T>(heads),
         backward_activated::<T>(heads),
@@ -134,6 +137,67 @@ fn forward<T: StoredElement>(product: Product) -> Case {
                     let [x, weight] = host.wide_stored();
                     let (x, weight) = (matrix(&x, rows, inputs), matrix(&weight, outputs, inputs));
                     vec![product_of(x, weight.transpose())]
+                }),
+            }
+        }),
+    }
+}
+
+/// `y = x W^T` of the types' rows of both tables, as layer 0 has them: rows and outputs of each.
+fn forward_two<T: StoredElement>(of: [(usize, usize); 2], inputs: usize, format: Format) -> Case {
+    let [(objects, object_outputs), (predicates, predicate_outputs)] = of;
+    let sum = |count: fn(usize, usize) -> usize| {
+        of.iter().map(|&(rows, outputs)| count(rows, outputs)).sum::<usize>()
+    };
+    let products = sum(|rows, outputs| rows * outputs);
+    let lines = sum(|rows, outputs| rows + outputs);
+    Case {
+        kernel: "linear_forward_two",
+        shape: format!(
+            "[{objects}, {inputs}] -> {object_outputs} and [{predicates}, {inputs}] -> {predicate_outputs}, types"
+        ),
+        cost: Cost::stored::<T>(lines * inputs + products, 0, 2 * products * inputs),
+        format,
+        tolerance: tolerance::<T>(format, inputs, Operands::Stored),
+        prepare: Box::new(move || {
+            let mut values = Values::new();
+            let operands = of.map(|(rows, outputs)| {
+                [values.matrix::<T>(rows, inputs), values.matrix::<T>(outputs, inputs)]
+            });
+            Prepared {
+                host: Host {
+                    stored: operands.into_iter().flatten().collect(),
+                    stored_outputs: of
+                        .map(|(rows, outputs)| HostMatrix::unwritten::<T>(rows, outputs))
+                        .to_vec(),
+                    indices: of.map(|(rows, _)| count(rows)).to_vec(),
+                    ..Default::default()
+                },
+                launch: Box::new(move |device, arrays| {
+                    let ([x, weight, other_x, other_weight], [y, other_y], parts) =
+                        arrays.stored_as::<T>().parts();
+                    let ([], [count, other_count], [], _) = parts;
+                    let of_objects = Forward {
+                        rows: counted(count, objects),
+                        y: &mut MatrixMut::new(y, objects, object_outputs),
+                        x: Matrix::new(x, objects, inputs),
+                        weight: Matrix::new(weight, object_outputs, inputs),
+                    };
+                    let of_predicates = Forward {
+                        rows: counted(other_count, predicates),
+                        y: &mut MatrixMut::new(other_y, predicates, predicate_outputs),
+                        x: Matrix::new(other_x, predicates, inputs),
+                        weight: Matrix::new(other_weight, predicate_outputs, inputs),
+                    };
+                    linear_forward_two(device, format, [of_objects, of_predicates])
+                }),
+                expected: Box::new(move |host| {
+                    let [x, weight, other_x, other_weight] = host.wide_stored();
+                    let operands = [(x, weight), (other_x, other_weight)];
+                    let product = |((rows, outputs), (x, weight)): ((usize, usize), (Vec<f64>, Vec<f64>))| {
+                        product_of(matrix(&x, rows, inputs), matrix(&weight, outputs, inputs).transpose())
+                    };
+                    of.into_iter().zip(operands).map(product).collect()
                 }),
             }
         }),
