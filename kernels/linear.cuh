@@ -5,7 +5,8 @@
 //   linear_forward_norm          the same of relu(norm(x)): no activated copy of x
 //   linear_forward_gather        y[r] += P[subject(r), 0..O] + P[object(r), O..2 O]
 //   linear_forward_gather_norm   the same of relu(norm(x))
-//   linear_forward_two           two products of values that do not depend on each other, without statistics
+//   linear_forward_two           two products of values that do not depend on each other, without statistics: of x that
+//                                are alike in their rows, and of parts of one W
 //   linear_backward              d_x [R, I] = d_y [R, O] W [O, I] and d_W [O, I] = d_y [R, O]^T x [R, I], in one launch
 //   linear_backward_norm         the same where x is relu(norm(z)), and the sums of its batch norm's backward, if they
 //                                are wanted
@@ -295,19 +296,19 @@ __device__ __forceinline__ void forward(float *memory, Value *y, Operand<Value, 
 template <class Value> struct Forward {
     Output<Value> y;
     Operand<Value, NoNorm> x, weight;
-    int rows, outputs, inputs;
+    int rows, outputs;
 };
 
 template <class Core, class Value>
 __device__ __forceinline__ void forward_two(float *memory, const Forward<Value> &first, const Forward<Value> &second,
-                                            int first_blocks) {
+                                            int inputs, int first_blocks) {
     int block = blockIdx.x;
     const Forward<Value> of = block < first_blocks ? first : second;
     block -= block < first_blocks ? 0 : first_blocks;
     int tiles_across = (of.outputs + Core::Shape::columns - 1) / Core::Shape::columns;
     int first_row = block / tiles_across * Core::Shape::rows;
     if (first_row < of.rows) { // or the whole block leaves
-        Place place = {of.rows, of.outputs, first_row, block % tiles_across * Core::Shape::columns, 0, of.inputs};
+        Place place = {of.rows, of.outputs, first_row, block % tiles_across * Core::Shape::columns, 0, inputs};
         product<Core, INNER_LAST, INNER_LAST>(memory, of.y, of.x, of.weight, place, Alone{}, NoSums{});
     }
 }
@@ -429,14 +430,12 @@ __device__ __forceinline__ void backward(float *memory, Value *d_x, int d_x_stri
 #define SIZES IN(int, row_count), int outputs, int inputs
 // Of one of two products.
 #define FORWARD_PARAMETERS(Value, of)                                                                                  \
-    OUT(Value, y_##of), IN(Value, x_##of), IN(Value, weight_##of), int y_stride_##of, int x_stride_##of,               \
-        int weight_stride_##of, int weight_split_##of, long long weight_jump_##of, IN(int, row_count_##of),            \
-        int outputs_##of, int inputs_##of
+    OUT(Value, y_##of), IN(Value, x_##of), IN(Value, weight_##of), int y_stride_##of, int weight_split_##of,           \
+        long long weight_jump_##of, IN(int, row_count_##of), int outputs_##of
 #define FORWARD(Value, of)                                                                                             \
     Forward<Value> {                                                                                                   \
-        {y_##of, y_stride_##of, NO_SPLIT, 0}, operand(x_##of, x_stride_##of, NoNorm{}),                                \
-            {weight_##of, weight_stride_##of, weight_split_##of, weight_jump_##of, {}}, *row_count_##of, outputs_##of, \
-            inputs_##of                                                                                                \
+        {y_##of, y_stride_##of, NO_SPLIT, 0}, operand(x_##of, x_stride, NoNorm{}),                                     \
+            {weight_##of, weight_stride, weight_split_##of, weight_jump_##of, {}}, *row_count_##of, outputs_##of       \
     }
 #define BACKWARD_SIZES                                                                                                 \
     IN(int, row_count), int inputs, int outputs, int most_parts, int most_large_parts, int input_blocks
@@ -470,9 +469,10 @@ __device__ __forceinline__ void backward(float *memory, Value *d_x, int d_x_stri
                       STATISTICS, y_stride, *row_count, outputs, inputs, GATHERED);                                    \
     }                                                                                                                  \
     LINEAR_KERNEL(linear_forward_two_##suffix, Core)                                                                   \
-    (FORWARD_PARAMETERS(Core::Value, first), FORWARD_PARAMETERS(Core::Value, second), int first_blocks) {              \
+    (FORWARD_PARAMETERS(Core::Value, first), FORWARD_PARAMETERS(Core::Value, second), int x_stride,                    \
+     int weight_stride, int inputs, int first_blocks) {                                                                \
         using Value = Core::Value;                                                                                     \
-        forward_two<Core>(tile_memory, FORWARD(Value, first), FORWARD(Value, second), first_blocks);                   \
+        forward_two<Core>(tile_memory, FORWARD(Value, first), FORWARD(Value, second), inputs, first_blocks);           \
     }                                                                                                                  \
     LINEAR_KERNEL(linear_backward_##suffix, Core)                                                                      \
     (OUT(Core::Value, d_x), WEIGHT_GRADIENT_PARAMETERS, IN(Core::Value, d_y), IN(Core::Value, x),                      \

@@ -494,86 +494,86 @@ fn check_parts<T: StoredElement>(device: &Device, format: Format, rows: usize, w
     assert!(part(width).iter().all(|&value| value == 7.0), "the part between");
 }
 
-/// Rows, and outputs by inputs, of which those of the first are two parts of a wider weight.
-fn check_two(of: [(usize, usize, usize); 2], spare: usize, devices: &[Device], formats: &[Format]) {
-    for (device, &format) in
-        devices.iter().flat_map(|device| formats.iter().map(move |format| (device, format)))
-    {
-        match format {
-            Format::Bf16 => check_two_as::<bf16>(of, spare, device, format),
-            _ => check_two_as::<f32>(of, spare, device, format),
-        }
-    }
+/// Two products as layer 0 has them, of so many rows each, in grids for so many more: by a weight's first part above its
+/// last, and by the part between.
+#[derive(Clone, Copy, Debug)]
+struct Two {
+    rows: [usize; 2],
+    spare: [usize; 2],
+    hidden: usize,
+    inputs: usize,
 }
 
-/// Each has the bits that it has in a launch of its own.
-fn check_two_as<T: StoredElement>(
-    of: [(usize, usize, usize); 2],
-    spare: usize,
-    device: &Device,
-    format: Format,
-) {
-    let mut values = Values::new(11);
-    let counted = of.map(|(rows, ..)| Counted::new(device, rows, spare));
-    let bounds = of.map(|(rows, ..)| rows + spare);
-    let x = of.map(|(rows, _, inputs)| {
-        stored::<T>(device, &rounded::<T>(values.signed(rows * inputs)), inputs, spare)
-    });
-    // Two parts beside each other, of which the product has one above the other.
-    let [part, _] = of.map(|(_, _, inputs)| T::stride(inputs));
-    let widths = [2 * part, of[1].2];
-    let weights = [0, 1].map(|i| {
-        let values = rounded::<T>(values.signed(of[i].1 * widths[i]));
-        stored::<T>(device, &values, widths[i], 0)
-    });
-    let weights = [
-        matrix(&weights[0], of[0].1, widths[0]).stacked(0, part, of[0].2),
-        matrix(&weights[1], of[1].1, widths[1]),
-    ];
-    let outputs = [2 * of[0].1, of[1].1];
-    let new = || [0, 1].map(|i| unwritten::<T>(device, bounds[i], outputs[i]));
-    let (mut alone, mut together) = (new(), new());
-    for i in 0..2 {
-        let y = &mut matrix_mut(&mut alone[i], bounds[i], outputs[i]);
-        let x = Input::Values(matrix(&x[i], bounds[i], of[i].2));
-        linear_forward(device, format, counted[i].rows(), y, x, weights[i], None).expect("a launch");
+impl Two {
+    fn check(self, devices: &[Device], formats: &[Format]) {
+        for device in devices {
+            for &format in formats {
+                match format {
+                    Format::Bf16 => self.check_as::<bf16>(device, format),
+                    _ => self.check_as::<f32>(device, format),
+                }
+            }
+        }
     }
-    let [first, second] = &mut together;
-    let products = [
-        PlainForward {
-            rows: counted[0].rows(),
-            y: &mut matrix_mut(first, bounds[0], outputs[0]),
-            x: matrix(&x[0], bounds[0], of[0].2),
-            weight: weights[0],
-        },
-        PlainForward {
-            rows: counted[1].rows(),
-            y: &mut matrix_mut(second, bounds[1], outputs[1]),
-            x: matrix(&x[1], bounds[1], of[1].2),
-            weight: weights[1],
-        },
-    ];
-    linear_forward_two(device, format, products).expect("a launch");
-    for i in 0..2 {
-        let [alone, together] =
-            [&alone, &together].map(|y| stored_to_host(device, &y[i], of[i].0, outputs[i]));
-        let same = alone.iter().zip(&together).all(|(one, other)| one.to_bits() == other.to_bits());
-        assert!(same && !alone.iter().any(|y| y.is_nan()), "product {i} of {of:?} in {format:?}");
+
+    /// Each has the bits that it has in a launch of its own.
+    fn check_as<T: StoredElement>(self, device: &Device, format: Format) {
+        let Two { rows, spare, hidden, inputs } = self;
+        let mut values = Values::new(11);
+        let part = T::stride(inputs);
+        let weight = rounded::<T>(values.signed(hidden * 3 * part));
+        let weight = stored::<T>(device, &weight, 3 * part, 0);
+        let weight = matrix(&weight, hidden, 3 * part);
+        let weights = [weight.stacked(0, 2 * part, inputs), weight.columns(part, inputs)];
+        let outputs = [2 * hidden, hidden];
+        let counted = [0, 1].map(|i| Counted::new(device, rows[i], spare[i]));
+        let bounds = [0, 1].map(|i| rows[i] + spare[i]);
+        let x = [0, 1].map(|i| {
+            let values = rounded::<T>(values.signed(rows[i] * inputs));
+            stored::<T>(device, &values, inputs, spare[i])
+        });
+        let x = [0, 1].map(|i| matrix(&x[i], bounds[i], inputs));
+        let unwritten = || [0, 1].map(|i| unwritten::<T>(device, bounds[i], outputs[i]));
+        let (mut alone, mut together) = (unwritten(), unwritten());
+        for i in 0..2 {
+            let y = &mut matrix_mut(&mut alone[i], bounds[i], outputs[i]);
+            linear_forward(device, format, counted[i].rows(), y, Input::Values(x[i]), weights[i], None)
+                .expect("a launch");
+        }
+        let [y, z] = &mut together;
+        let (y, z) = (&mut matrix_mut(y, bounds[0], outputs[0]), &mut matrix_mut(z, bounds[1], outputs[1]));
+        let products = [(0, y), (1, z)].map(|(i, y)| PlainForward {
+            rows: counted[i].rows(),
+            y,
+            x: x[i],
+            weight: weights[i],
+        });
+        linear_forward_two(device, format, products).expect("a launch");
+        for i in 0..2 {
+            let [alone, together] =
+                [&alone, &together].map(|y| stored_to_host(device, &y[i], rows[i], outputs[i]));
+            let same = alone.iter().zip(&together).all(|(one, other)| one.to_bits() == other.to_bits());
+            assert!(same && !alone.iter().any(|y| y.is_nan()), "product {i} of {self:?} in {format:?}");
+        }
     }
 }
 
 #[test]
 fn two_products_in_a_launch_have_the_bits_of_each() {
     let devices = devices();
-    let sizes = || (rows(), 1..=100usize, 1..=80usize);
-    check(20, (sizes(), sizes(), seeds()), |(first, second, seed)| {
-        check_two([first, second], spare(seed), &devices, &FORMATS);
-    });
-    check_two([(0, 3, 5), (0, 70, 40)], 0, &devices, &FORMATS);
+    check(
+        20,
+        (rows(), rows(), 1..=80usize, 1..=100usize, seeds()),
+        |(first, second, hidden, inputs, seed)| {
+            let spare = [spare(seed), spare(seed / 8)];
+            Two { rows: [first, second], spare, hidden, inputs }.check(&devices, &FORMATS);
+        },
+    );
+    Two { rows: [0, 0], spare: [0, 0], hidden: 3, inputs: 5 }.check(&devices, &FORMATS);
     // Grids for so many rows that they take the larger tile, by the first product and by the second.
-    let formats = [Format::Tf32, Format::Bf16, Format::Bf16x3];
-    check_two([(70, 511, 21), (130, 67, 21)], 4149, &devices[..devices.len().min(1)], &formats);
-    check_two([(130, 30, 40), (70, 1021, 21)], 4149, &devices[..devices.len().min(1)], &formats);
+    let (devices, formats) = (&devices[..devices.len().min(1)], [Format::Tf32, Format::Bf16, Format::Bf16x3]);
+    Two { rows: [70, 130], spare: [4149, 0], hidden: 449, inputs: 21 }.check(devices, &formats);
+    Two { rows: [130, 70], spare: [0, 4149], hidden: 1021, inputs: 21 }.check(devices, &formats);
 }
 
 #[test]

@@ -423,7 +423,7 @@ pub struct Forward<'a, 'b, T> {
     pub weight: Matrix<'a, T>,
 }
 
-/// Two products that do not depend on each other, in one launch.
+/// Two products that do not depend on each other, in one launch: of inputs with rows of one kind, and parts of one weight.
 pub fn linear_forward_two<T: StoredElement>(
     device: &Device,
     format: Format,
@@ -434,18 +434,21 @@ pub fn linear_forward_two<T: StoredElement>(
     if first_blocks + second_blocks == 0 {
         return Ok(());
     }
+    let alike = of.each_ref().map(|of| (of.x.lines.stride, of.weight.lines.stride, of.x.columns));
+    let [(x_stride, weight_stride, inputs), second] = alike;
+    assert_eq!(alike[0], second, "linear_forward_two: rows of inputs and of weights");
     let arguments = of.into_iter().fold(Arguments::default(), |arguments, Forward { rows, y, x, weight }| {
         check_rows("linear_forward_two", rows, [y.rows, x.rows]);
         assert_eq!((y.columns, x.columns), (weight.rows, weight.columns), "linear_forward_two: shapes");
         assert!(!y.lines.is_split() && !x.lines.is_split(), "linear_forward_two: only weights may be split");
-        let arguments = arguments.add(&mut y.values).add(x.values).add(weight.values);
-        let arguments = arguments.add(y.lines.stride).add(x.lines.stride).add_lines(weight.lines);
-        arguments.add(rows).add(y.columns).add(x.columns)
+        let arguments = arguments.add(&mut y.values).add(x.values).add(weight.values).add(y.lines.stride);
+        arguments.add(weight.lines.split).add(Argument::Long(weight.lines.jump)).add(rows).add(y.columns)
     });
+    let arguments = arguments.add(x_stride).add(weight_stride).add(inputs).add(first_blocks);
     let (kernel, threads) = format.of::<T>().kernel(Product::ForwardTwo, tile);
     let grid = Grid::rows(first_blocks + second_blocks, threads);
     // SAFETY: as in kernels/linear.cuh; a matrix's slice holds its rows; what is written is borrowed mutably.
-    unsafe { device.launch(kernel, grid, &arguments.add(first_blocks)) }
+    unsafe { device.launch(kernel, grid, &arguments) }
 }
 
 /// Panics unless matrices have as many rows as the grid is for.

@@ -67,7 +67,7 @@ pub(super) fn cases<T: StoredElement>(sizes: &Sizes, format: Format) -> Vec<Case
     let [objects, predicates] =
         [&sizes.batch.object_occurrences, &sizes.batch.predicate_occurrences].map(|of| of.types.len());
     let fused = [
-        forward_two::<T>([(objects, 2 * hidden), (predicates, hidden)], state, format),
+        forward_two::<T>([objects, predicates], state, hidden, format),
         forward_gather::<T>(edge_hidden, edge_states, &sizes.batch),
         forward_activated::<T>(heads),
         backward_activated::<T>(heads),
@@ -143,61 +143,68 @@ fn forward<T: StoredElement>(product: Product) -> Case {
     }
 }
 
-/// `y = x W^T` of the types' rows of both tables, as layer 0 has them: rows and outputs of each.
-fn forward_two<T: StoredElement>(of: [(usize, usize); 2], inputs: usize, format: Format) -> Case {
-    let [(objects, object_outputs), (predicates, predicate_outputs)] = of;
-    let sum = |count: fn(usize, usize) -> usize| {
-        of.iter().map(|&(rows, outputs)| count(rows, outputs)).sum::<usize>()
-    };
-    let products = sum(|rows, outputs| rows * outputs);
-    let lines = sum(|rows, outputs| rows + outputs);
+/// `y = x W^T` of the types' rows of both tables, as layer 0 has them: of objects by the first part of a weight above the
+/// last, of predicates by the part between.
+fn forward_two<T: StoredElement>(
+    [objects, predicates]: [usize; 2],
+    inputs: usize,
+    hidden: usize,
+    format: Format,
+) -> Case {
+    let part = T::stride(inputs);
+    let (rows, products) = (objects + predicates, (2 * objects + predicates) * hidden);
     Case {
         kernel: "linear_forward_two",
         shape: format!(
-            "[{objects}, {inputs}] -> {object_outputs} and [{predicates}, {inputs}] -> {predicate_outputs}, types"
+            "[{objects}, {inputs}] -> {}, [{predicates}, {inputs}] -> {hidden}, types",
+            2 * hidden
         ),
-        cost: Cost::stored::<T>(lines * inputs + products, 0, 2 * products * inputs),
+        cost: Cost::stored::<T>((rows + 3 * hidden) * inputs + products, 0, 2 * products * inputs),
         format,
         tolerance: tolerance::<T>(format, inputs, Operands::Stored),
         prepare: Box::new(move || {
             let mut values = Values::new();
-            let operands = of.map(|(rows, outputs)| {
-                [values.matrix::<T>(rows, inputs), values.matrix::<T>(outputs, inputs)]
-            });
+            let shapes = [(objects, inputs), (predicates, inputs), (hidden, 3 * part)];
+            let outputs = [(objects, 2 * hidden), (predicates, hidden)];
             Prepared {
                 host: Host {
-                    stored: operands.into_iter().flatten().collect(),
-                    stored_outputs: of
-                        .map(|(rows, outputs)| HostMatrix::unwritten::<T>(rows, outputs))
+                    stored: shapes.map(|(rows, columns)| values.matrix::<T>(rows, columns)).to_vec(),
+                    stored_outputs: outputs
+                        .map(|(rows, columns)| HostMatrix::unwritten::<T>(rows, columns))
                         .to_vec(),
-                    indices: of.map(|(rows, _)| count(rows)).to_vec(),
+                    indices: vec![count(objects), count(predicates)],
                     ..Default::default()
                 },
                 launch: Box::new(move |device, arrays| {
-                    let ([x, weight, other_x, other_weight], [y, other_y], parts) =
-                        arrays.stored_as::<T>().parts();
-                    let ([], [count, other_count], [], _) = parts;
+                    let ([x, e, weight], [y, z], parts) = arrays.stored_as::<T>().parts();
+                    let ([], [object_count, predicate_count], [], _) = parts;
+                    let weight = Matrix::new(weight, hidden, 3 * part);
                     let of_objects = Forward {
-                        rows: counted(count, objects),
-                        y: &mut MatrixMut::new(y, objects, object_outputs),
+                        rows: counted(object_count, objects),
+                        y: &mut MatrixMut::new(y, objects, 2 * hidden),
                         x: Matrix::new(x, objects, inputs),
-                        weight: Matrix::new(weight, object_outputs, inputs),
+                        weight: weight.stacked(0, 2 * part, inputs),
                     };
                     let of_predicates = Forward {
-                        rows: counted(other_count, predicates),
-                        y: &mut MatrixMut::new(other_y, predicates, predicate_outputs),
-                        x: Matrix::new(other_x, predicates, inputs),
-                        weight: Matrix::new(other_weight, predicate_outputs, inputs),
+                        rows: counted(predicate_count, predicates),
+                        y: &mut MatrixMut::new(z, predicates, hidden),
+                        x: Matrix::new(e, predicates, inputs),
+                        weight: weight.columns(part, inputs),
                     };
                     linear_forward_two(device, format, [of_objects, of_predicates])
                 }),
                 expected: Box::new(move |host| {
-                    let [x, weight, other_x, other_weight] = host.wide_stored();
-                    let operands = [(x, weight), (other_x, other_weight)];
-                    let product = |((rows, outputs), (x, weight)): ((usize, usize), (Vec<f64>, Vec<f64>))| {
-                        product_of(matrix(&x, rows, inputs), matrix(&weight, outputs, inputs).transpose())
+                    let [x, e, weight] = host.wide_stored();
+                    let part =
+                        |index: usize| Part { start: index * part, of: 3 * part }.take(&weight, inputs);
+                    let of_objects = [part(0), part(2)].concat();
+                    let product = |x: &[f64], rows: usize, weight: &[f64], outputs: usize| {
+                        product_of(matrix(x, rows, inputs), matrix(weight, outputs, inputs).transpose())
                     };
-                    of.into_iter().zip(operands).map(product).collect()
+                    vec![
+                        product(&x, objects, &of_objects, 2 * hidden),
+                        product(&e, predicates, &part(1), hidden),
+                    ]
                 }),
             }
         }),
