@@ -27,8 +27,8 @@
 //
 // Two tiles. 64 x 64 while tiles are few: at 16 triples [1056, 300] x [300, 512] are 136 of them for 132
 // multiprocessors, of 128 x 128 only 36. 128 x 128 once these fill the GPU: half the traffic per product.
-// Registers are bounded so that 512 threads of bf16, or at least 256 of what has operands in parts, share a
-// multiprocessor, and one block's copies hide behind another's products.
+// Registers are bounded so that 512 threads of bf16, or 384 of what is stored in single precision, share a multiprocessor
+// (of the larger tile one block, then), and one block's copies hide behind another's products.
 #pragma once
 
 #include "column_sums.cuh"

@@ -1,6 +1,7 @@
 // matmul_tensor: a block's tile of a product on the tensor cores.
 //
-//   copies      values as they are stored, global -> shared memory, some stages ahead (cp.async); zeros beyond the ends
+//   copies      values as they are stored, global -> shared memory, some stages ahead (cp.async); zeros beyond the inner
+//               dimension's end
 //   operands    batch norm and ReLU, or batch norm's backward, in shared memory, by the thread that copied
 //   fragments   shared memory -> registers, 16 x 16 values of an operand for a warp, rounded to the tensor cores' format
 //   sums        f32, in the order of the inner dimension, so bit-reproducible
@@ -71,7 +72,7 @@ struct Bf16 {
 // x = high + low + rest, both bf16, |rest| <= 2^-17 |x|; the product of the two lows is left out.
 struct Bf16x3 {
     using Value = float;
-    static constexpr int threads = 256;
+    static constexpr int threads = 384;
     struct Factor {
         Bf16::Factor high, low;
     };
@@ -131,6 +132,45 @@ struct Piece {
     int outer_end, first_outer, inner_end, first_inner;
 };
 
+// The same columns of several rows, with one case for all of them: a step of the inner dimension is short. (Elsewhere,
+// where more of them are loaded at once, that takes too many registers.)
+template <int count>
+__device__ __forceinline__ void load_fours(Four (&to)[count], const float *const (&rows)[count], int column,
+                                           int columns) {
+    bool aligned = column + COLUMNS_EACH <= columns;
+#pragma unroll
+    for (int row = 0; row < count; row++) {
+        aligned = aligned && is_aligned(rows[row] + column);
+    }
+    if (aligned) {
+#pragma unroll
+        for (int row = 0; row < count; row++) {
+            to[row] = load_aligned(rows[row] + column);
+        }
+        return;
+    }
+#pragma unroll
+    for (int row = 0; row < count; row++) {
+#pragma unroll
+        for (int i = 0; i < COLUMNS_EACH; i++) {
+            to[row][i] = column + i < columns ? rows[row][column + i] : 0.0f;
+        }
+    }
+}
+
+__device__ __forceinline__ NormFour load_for_step(const NormRows &of, int column, int columns) {
+    const float *rows[4] = {of.mean, of.rstd, of.weight, of.bias};
+    Four all[4];
+    load_fours(all, rows, column, columns);
+    return norm_four(all[0], all[1], all[2], all[3]);
+}
+__device__ __forceinline__ NormBackwardFour load_for_step(const NormBackwardRows &of, int column, int columns) {
+    const float *rows[6] = {of.norm.mean, of.norm.rstd, of.norm.weight, of.norm.bias, of.constant, of.slope};
+    Four all[6];
+    load_fours(all, rows, column, columns);
+    return {norm_four(all[0], all[1], all[2], all[3]), all[4], all[5]};
+}
+
 // The copies of a piece, `bytes` each, as threads share them: the same columns in every line that a thread takes.
 template <int bytes, class Stage, Order order, int threads, class T> struct Copies {
     static constexpr int width = bytes / int(sizeof(T)), per_line = Stage::line / width;
@@ -144,21 +184,29 @@ template <int bytes, class Stage, Order order, int threads, class T> struct Copi
           first(order == INNER_LAST ? of.first_inner : of.first_outer),
           end(order == INNER_LAST ? of.inner_end : of.outer_end) {}
 
+    // What is made of lines or columns beyond the outer end is not stored, so that these may be others again, whose
+    // addresses need no case of their own.
     template <class Norm>
     __device__ __forceinline__ void begin(T *stage, const Operand<T, Norm> &from, const Piece &of) const {
-        int line_before = order == INNER_LAST ? of.first_outer : of.first_inner;
-        int columns = min(max(end - first - at, 0), width);
+        int columns = min(max(of.inner_end - of.first_inner - at, 0), width);
+        int column = min(of.first_outer + at, (of.outer_end - 1) / width * width);
 #pragma unroll
         for (int i = 0; i < lines_each; i++) {
-            int line = first_line + i * lines_at_once, valid = line < lines ? columns : 0;
-            const T *address = valid > 0 ? from.line(line_before + line) + first + at : from.values;
-            copy_async<bytes>(&stage[line * Stage::stride + at], address, valid * int(sizeof(T)));
+            int line = first_line + i * lines_at_once;
+            T *to = &stage[line * Stage::stride + at];
+            if (order == INNER_LAST) {
+                const T *row = from.line(min(of.first_outer + line, of.outer_end - 1));
+                copy_async<bytes>(to, row + of.first_inner + at, columns * int(sizeof(T)));
+            } else {
+                bool inside = of.first_inner + line < of.inner_end;
+                copy_async<bytes>(to, from.line(of.first_inner + line) + column, inside ? bytes : 0);
+            }
         }
     }
 
     // After the wait for them, relu(norm(.)) of what this thread copied: every value once, and no barrier more.
     __device__ __forceinline__ void apply(T *stage, const NormRows &norm) const {
-        auto load = [&](int column, int end) { return load_norm(norm, column, end); };
+        auto load = [&](int column, int end) { return load_for_step(norm, column, end); };
         each_four<2>(load, [&](const NormFour &of, int line, int in_line) {
             T *values = &stage[line * Stage::stride + in_line];
             Four four = load_copied(values);
@@ -171,7 +219,7 @@ template <int bytes, class Stage, Order order, int threads, class T> struct Copi
     }
     // The same for d_z of d, with the stage of z beside.
     __device__ __forceinline__ void apply(T *stage, const T *beside, const NormBackwardRows &norm) const {
-        auto load = [&](int column, int end) { return load_norm_backward(norm, column, end); };
+        auto load = [&](int column, int end) { return load_for_step(norm, column, end); };
         each_four<1>(load, [&](const NormBackwardFour &of, int line, int in_line) {
             T *values = &stage[line * Stage::stride + in_line];
             store_copied(values, of(load_copied(values), load_copied(&beside[line * Stage::line + in_line])));
@@ -378,27 +426,33 @@ template <class Shape_, class Format> struct TensorCore {
             stages_a.apply(step, piece_a(inner));
             stages_b.apply(step, piece_b(inner));
             __syncthreads(); // all threads' copies are there, and nobody reads the stage before: the next to fill
-            begin(step + stages - 1);
             const Value *stage_a = stages_a.stage(step), *stage_b = stages_b.stage(step);
 #pragma unroll
             for (int in_stage = 0; in_stage < Shape::inner; in_stage += 16) {
-                // The larger tile's warps have more rows than columns: fragments of b stay, those of a pass by.
-                typename Format::Factor right[pairs_across];
+                Fragment<Value> left[products_down], right[pairs_across];
 #pragma unroll
                 for (int j = 0; j < pairs_across; j++) {
-                    Fragment<Value> fragment;
-                    load_fragment<StageB, order_b, RIGHT>(fragment, stage_b, warp_column + j * 16, in_stage);
-                    right[j] = Format::factor(fragment);
+                    load_fragment<StageB, order_b, RIGHT>(right[j], stage_b, warp_column + j * 16, in_stage);
                 }
 #pragma unroll
                 for (int i = 0; i < products_down; i++) {
-                    Fragment<Value> fragment;
-                    load_fragment<StageA, order_a, LEFT>(fragment, stage_a, warp_row + i * 16, in_stage);
-                    typename Format::Factor left = Format::factor(fragment);
+                    load_fragment<StageA, order_a, LEFT>(left[i], stage_a, warp_row + i * 16, in_stage);
+                }
+                if (in_stage == 0) {
+                    begin(step + stages - 1); // its addresses are found while the fragments are on their way
+                }
+                typename Format::Factor of_right[pairs_across];
+#pragma unroll
+                for (int j = 0; j < pairs_across; j++) {
+                    of_right[j] = Format::factor(right[j]);
+                }
+#pragma unroll
+                for (int i = 0; i < products_down; i++) {
+                    typename Format::Factor of_left = Format::factor(left[i]);
 #pragma unroll
                     for (int j = 0; j < pairs_across; j++) {
-                        Format::multiply_add(sums[i][2 * j], left, right[j], 0);
-                        Format::multiply_add(sums[i][2 * j + 1], left, right[j], 1);
+                        Format::multiply_add(sums[i][2 * j], of_left, of_right[j], 0);
+                        Format::multiply_add(sums[i][2 * j + 1], of_left, of_right[j], 1);
                     }
                 }
             }
