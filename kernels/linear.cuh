@@ -35,19 +35,27 @@
 #include "matmul_fma.cuh"
 #include "matmul_tensor.cuh"
 
-// As many stages as find room in TILE_FLOATS.
+// A stage holds 64 bytes of each row: a step of 32 products of a warp of the larger tile, 16 of the smaller one's, to a
+// barrier in bf16. As many stages as find room, four.
 template <class Value> struct Tiles {
-    using Small = Shape<64, 64, 16, 4, 2, 2>;
-    using Large = Shape<128, 128, 16, 2, 2, 4>;
-};
-template <> struct Tiles<bf16> {
-    using Small = Shape<64, 64, 32, 4, 2, 2>;
-    using Large = Shape<128, 128, 16, 3, 2, 4>;
+    static constexpr int inner = 64 / int(sizeof(Value));
+    using Small = Shape<64, 64, inner, 4, 2, 2>;
+    using Large = Shape<LARGE_TILE, LARGE_TILE, inner, 4, 2, 4>;
 };
 template <class Format> using Tile64 = TensorCore<typename Tiles<typename Format::Value>::Small, Format>;
 template <class Format> using Tile128 = TensorCore<typename Tiles<typename Format::Value>::Large, Format>;
 
-__shared__ __align__(16) float tile_memory[TILE_FLOATS];
+__shared__ __align__(16) float small_tile_memory[SMALL_TILE_BYTES / sizeof(float)];
+
+// The memory of a core's tile.
+template <class Core> __device__ __forceinline__ float *tile_memory() {
+    if constexpr (Core::Shape::rows == LARGE_TILE) {
+        DYNAMIC_SHARED(float, large_tile_memory);
+        return large_tile_memory;
+    } else {
+        return small_tile_memory;
+    }
+}
 
 // ---- sums of a column over a chunk ------------------------------------------------------------------------------
 
@@ -314,7 +322,7 @@ __device__ __forceinline__ void forward_two(float *memory, const Forward<Value> 
 }
 
 // The launcher has these numbers and this rule too.
-constexpr int LEAST_PART_ROWS = 128, ENOUGH_BLOCKS = 264, LARGE_TILE = 128;
+constexpr int LEAST_PART_ROWS = 128, ENOUGH_BLOCKS = 264;
 
 // The parts of a sum over rows, at least one: `most_large_parts`, which suit the larger tile, where d_x has enough of
 // these (0: never), else `most_parts` as far as each gets enough rows. The tile that runs is chosen by the grid's bound
@@ -444,41 +452,42 @@ __device__ __forceinline__ void backward(float *memory, Value *d_x, int d_x_stri
     LINEAR_KERNEL(linear_forward_##suffix, Core)                                                                       \
     (OUT(Core::Value, y), IN(Core::Value, x), IN(Core::Value, weight), STATISTICS_PARAMETERS, int y_stride,            \
      int x_stride, int weight_stride, int weight_split, long long weight_jump, SIZES) {                                \
-        forward<Core>(tile_memory, y, operand(x, x_stride, NoNorm{}),                                                  \
+        forward<Core>(tile_memory<Core>(), y, operand(x, x_stride, NoNorm{}),                                          \
                       {weight, weight_stride, weight_split, weight_jump, {}}, STATISTICS, y_stride, *row_count,        \
                       outputs, inputs, Alone{});                                                                       \
     }                                                                                                                  \
     LINEAR_KERNEL(linear_forward_norm_##suffix, Core)                                                                  \
     (OUT(Core::Value, y), IN(Core::Value, x), NORM_PARAMETERS, IN(Core::Value, weight), STATISTICS_PARAMETERS,         \
      int y_stride, int x_stride, int weight_stride, SIZES) {                                                           \
-        forward<Core>(tile_memory, y, operand(x, x_stride, NORM), operand(weight, weight_stride, NoNorm{}),            \
+        forward<Core>(tile_memory<Core>(), y, operand(x, x_stride, NORM), operand(weight, weight_stride, NoNorm{}),    \
                       STATISTICS, y_stride, *row_count, outputs, inputs, Alone{});                                     \
     }                                                                                                                  \
     LINEAR_KERNEL(linear_forward_gather_##suffix, Core)                                                                \
     (OUT(Core::Value, y), IN(Core::Value, x), IN(Core::Value, weight), GATHER_PARAMETERS(Core::Value),                 \
      STATISTICS_PARAMETERS, int y_stride, int x_stride, int weight_stride, SIZES) {                                    \
         using Value = Core::Value;                                                                                     \
-        forward<Core>(tile_memory, y, operand(x, x_stride, NoNorm{}), operand(weight, weight_stride, NoNorm{}),        \
-                      STATISTICS, y_stride, *row_count, outputs, inputs, GATHERED);                                    \
+        forward<Core>(tile_memory<Core>(), y, operand(x, x_stride, NoNorm{}),                                          \
+                      operand(weight, weight_stride, NoNorm{}), STATISTICS, y_stride, *row_count, outputs, inputs,     \
+                      GATHERED);                                                                                       \
     }                                                                                                                  \
     LINEAR_KERNEL(linear_forward_gather_norm_##suffix, Core)                                                           \
     (OUT(Core::Value, y), IN(Core::Value, x), NORM_PARAMETERS, IN(Core::Value, weight),                                \
      GATHER_PARAMETERS(Core::Value), STATISTICS_PARAMETERS, int y_stride, int x_stride, int weight_stride, SIZES) {    \
         using Value = Core::Value;                                                                                     \
-        forward<Core>(tile_memory, y, operand(x, x_stride, NORM), operand(weight, weight_stride, NoNorm{}),            \
+        forward<Core>(tile_memory<Core>(), y, operand(x, x_stride, NORM), operand(weight, weight_stride, NoNorm{}),    \
                       STATISTICS, y_stride, *row_count, outputs, inputs, GATHERED);                                    \
     }                                                                                                                  \
     LINEAR_KERNEL(linear_forward_two_##suffix, Core)                                                                   \
     (FORWARD_PARAMETERS(Core::Value, first), FORWARD_PARAMETERS(Core::Value, second), int x_stride,                    \
      int weight_stride, int inputs, int first_blocks) {                                                                \
         using Value = Core::Value;                                                                                     \
-        forward_two<Core>(tile_memory, FORWARD(Value, first), FORWARD(Value, second), inputs, first_blocks);           \
+        forward_two<Core>(tile_memory<Core>(), FORWARD(Value, first), FORWARD(Value, second), inputs, first_blocks);   \
     }                                                                                                                  \
     LINEAR_KERNEL(linear_backward_##suffix, Core)                                                                      \
     (OUT(Core::Value, d_x), WEIGHT_GRADIENT_PARAMETERS, IN(Core::Value, d_y), IN(Core::Value, x),                      \
      IN(Core::Value, weight), int d_x_stride, int d_weight_stride, int d_weight_split, long long d_weight_jump,        \
      int d_y_stride, int x_stride, int weight_stride, int weight_split, long long weight_jump, BACKWARD_SIZES) {       \
-        backward<Core>(tile_memory, d_x, d_x_stride, WEIGHT_GRADIENT(d_weight_split, d_weight_jump),                   \
+        backward<Core>(tile_memory<Core>(), d_x, d_x_stride, WEIGHT_GRADIENT(d_weight_split, d_weight_jump),           \
                        operand(d_y, d_y_stride, NoNorm{}), operand(x, x_stride, NoNorm{}),                             \
                        {weight, weight_stride, weight_split, weight_jump, {}}, *row_count, inputs, outputs,            \
                        input_blocks, NoSums{});                                                                        \
@@ -487,7 +496,7 @@ __device__ __forceinline__ void backward(float *memory, Value *d_x, int d_x_stri
     (OUT(Core::Value, d_x), WEIGHT_GRADIENT_PARAMETERS, IN(Core::Value, d_y), IN(Core::Value, z), NORM_PARAMETERS,     \
      IN(Core::Value, weight), NORM_GRADIENT_PARAMETERS, int d_x_stride, int d_weight_stride, int d_y_stride,           \
      int z_stride, int weight_stride, BACKWARD_SIZES) {                                                                \
-        backward<Core>(tile_memory, d_x, d_x_stride, WEIGHT_GRADIENT(NO_SPLIT, 0),                                     \
+        backward<Core>(tile_memory<Core>(), d_x, d_x_stride, WEIGHT_GRADIENT(NO_SPLIT, 0),                             \
                        operand(d_y, d_y_stride, NoNorm{}), operand(z, z_stride, NORM),                                 \
                        operand(weight, weight_stride, NoNorm{}), *row_count, inputs, outputs, input_blocks,            \
                        BACKWARD_SUMS(Core::Value));                                                                    \
@@ -499,7 +508,7 @@ __device__ __forceinline__ void backward(float *memory, Value *d_x, int d_x_stri
     (OUT(Core::Value, d_x), WEIGHT_GRADIENT_PARAMETERS, IN(Core::Value, d_y), NORM_BACKWARD_PARAMETERS(Core::Value),   \
      IN(Core::Value, x), IN(Core::Value, weight), int d_x_stride, int d_weight_stride, int d_y_stride, int x_stride,   \
      int weight_stride, BACKWARD_SIZES) {                                                                              \
-        backward<Core>(tile_memory, d_x, d_x_stride, WEIGHT_GRADIENT(NO_SPLIT, 0),                                     \
+        backward<Core>(tile_memory<Core>(), d_x, d_x_stride, WEIGHT_GRADIENT(NO_SPLIT, 0),                             \
                        operand(d_y, d_y_stride, NORM_BACKWARD), operand(x, x_stride, NoNorm{}),                        \
                        operand(weight, weight_stride, NoNorm{}), *row_count, inputs, outputs, input_blocks, NoSums{}); \
     }                                                                                                                  \
@@ -507,7 +516,7 @@ __device__ __forceinline__ void backward(float *memory, Value *d_x, int d_x_stri
     (OUT(Core::Value, d_x), WEIGHT_GRADIENT_PARAMETERS, IN(Core::Value, d_y), NORM_BACKWARD_PARAMETERS(Core::Value),   \
      IN(Core::Value, z), NORM_PARAMETERS, IN(Core::Value, weight), NORM_GRADIENT_PARAMETERS, int d_x_stride,           \
      int d_weight_stride, int d_y_stride, int z_stride, int weight_stride, BACKWARD_SIZES) {                           \
-        backward<Core>(tile_memory, d_x, d_x_stride, WEIGHT_GRADIENT(NO_SPLIT, 0),                                     \
+        backward<Core>(tile_memory<Core>(), d_x, d_x_stride, WEIGHT_GRADIENT(NO_SPLIT, 0),                             \
                        operand(d_y, d_y_stride, NORM_BACKWARD), operand(z, z_stride, NORM),                            \
                        operand(weight, weight_stride, NoNorm{}), *row_count, inputs, outputs, input_blocks,            \
                        BACKWARD_SUMS(Core::Value));                                                                    \
@@ -516,7 +525,7 @@ __device__ __forceinline__ void backward(float *memory, Value *d_x, int d_x_stri
 #define EMULATED_LINEAR(suffix)                                                                                        \
     EMULATED_KERNEL(linear_forward_##suffix), EMULATED_KERNEL(linear_forward_norm_##suffix),                           \
         EMULATED_KERNEL(linear_forward_gather_##suffix), EMULATED_KERNEL(linear_forward_gather_norm_##suffix),         \
-        EMULATED_KERNEL(linear_forward_two_##suffix), EMULATED_KERNEL(linear_backward_##suffix),                     \
+        EMULATED_KERNEL(linear_forward_two_##suffix), EMULATED_KERNEL(linear_backward_##suffix),                       \
         EMULATED_KERNEL(linear_backward_norm_##suffix)
 #define EMULATED_SMALL_LINEAR(suffix)                                                                                  \
     EMULATED_LINEAR(suffix), EMULATED_KERNEL(linear_backward_through_norm_##suffix),                                   \

@@ -383,7 +383,8 @@ template <class Shape_, class Format> struct TensorCore {
     static constexpr int blocks = Format::threads / Shape::threads; // on a multiprocessor
     // Of the tile's chunks in shared memory: two values at once from lanes 4 g + t meet all banks.
     static constexpr int tile_stride = Shape::columns + 8;
-    static_assert(CHUNK_ROWS * tile_stride <= TILE_FLOATS, "room for a chunk");
+    static constexpr int memory_bytes = Shape::rows == LARGE_TILE ? LARGE_TILE_BYTES : SMALL_TILE_BYTES;
+    static_assert(CHUNK_ROWS * tile_stride * int(sizeof(float)) <= memory_bytes, "room for a chunk");
 
     // The block's tile; finish(chunk) is called for each 64 rows of it, when they lie in `memory`.
     template <Order order_a, Order order_b, class NormA, class NormB, class Finish>
@@ -395,7 +396,7 @@ template <class Shape_, class Format> struct TensorCore {
         constexpr int stages = Shape::stages - int(reads_z<NormA>); // z takes the room of one
         using StagesA = Stages<StageA, stages, order_a, Shape::threads, Value, NormA>;
         using StagesB = Stages<StageB, stages, order_b, Shape::threads, Value, NormB>;
-        static_assert((StagesA::values + StagesB::values) * sizeof(Value) <= TILE_FLOATS * sizeof(float), "room");
+        static_assert((StagesA::values + StagesB::values) * int(sizeof(Value)) <= memory_bytes, "room");
         Value *memory_a = reinterpret_cast<Value *>(memory), *memory_b = memory_a + StagesA::values;
         StagesA stages_a = {memory_a, a, takes_wide_copies(a)};
         StagesB stages_b = {memory_b, b, takes_wide_copies(b)};

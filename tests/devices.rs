@@ -98,6 +98,10 @@ fn a_driver_that_cannot_be_used_is_named_with_a_remedy() {
     for (settings, parts) in [
         (("STUB_RETAIN", "2"), &["open: CUDA_ERROR_OUT_OF_MEMORY", "who uses its memory"][..]),
         (("STUB_CAPABILITY", "7"), &["has compute capability 7.0, and 8.0 is needed", "--device cpu"]),
+        (
+            ("STUB_SHARED_BYTES", "49152"),
+            &["_128 takes 81920 bytes of shared memory, and a block has 49152", "--device cpu"],
+        ),
         (("STUB_LOAD", "209"), &["load the kernels: ", "CUDA 13.0", "SCENERANK_CUDA_ARCHS"]),
         (("STUB_MEMORY_MIB", "0"), &["1 MiB more do not fit, 3 MiB are free", "--batch-size"]),
         (("STUB_HOST_ALLOC", "2"), &["MiB of page-locked memory: CUDA_ERROR_OUT_OF_MEMORY", "--batch-size"]),

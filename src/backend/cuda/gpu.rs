@@ -3,7 +3,7 @@
 use std::ffi::c_void;
 use std::sync::Arc;
 
-use cudarc::driver::sys::CUresult;
+use cudarc::driver::sys::{CUdevice_attribute, CUfunction_attribute_enum, CUresult};
 use cudarc::driver::{
     CudaContext, CudaEvent, CudaFunction, CudaGraph, CudaStream, DevicePtr, DriverError, result, sys,
 };
@@ -11,6 +11,7 @@ use cudarc::nvrtc::Ptx;
 
 use super::buffer::{Buffer, Element};
 use super::device::{Argument, Functions, Grid};
+use super::dynamic_shared::dynamic_shared_bytes;
 use super::streams::{Event, Pinned, Stream};
 use crate::error::{Error, Result};
 
@@ -120,6 +121,9 @@ impl Gpu {
                 "use an Ampere or later GPU, or --device cpu",
             ));
         }
+        let most_shared = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
+        let most_shared =
+            context.attribute(most_shared).map_err(failed("ask for its shared memory", driver))?;
         // SAFETY: all memory is used on one stream, but for batches, whose events are our own.
         unsafe { context.disable_event_tracking() };
         let stream = context.new_stream().map_err(failed("make a stream", driver))?;
@@ -135,6 +139,18 @@ impl Gpu {
             })?;
             for name in *kernels {
                 let function = module.load_function(name).map_err(failed(name, "build again"))?;
+                let shared = dynamic_shared_bytes(name) as i32;
+                if shared > most_shared {
+                    let words = format!(
+                        "{name} takes {shared} bytes of shared memory, and a block has {most_shared} at most"
+                    );
+                    return Err(problem(index, words, "use another GPU, or --device cpu"));
+                }
+                // More than 48 KiB are given only where they were asked for.
+                if shared > 0 {
+                    let most = CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+                    function.set_attribute(most, shared).map_err(failed(name, driver))?;
+                }
                 functions.insert(*name, function);
             }
         }
@@ -297,7 +313,7 @@ impl Gpu {
                 self.functions[kernel].cu_function(),
                 (x, y, z),
                 (tx, ty, tz),
-                0,
+                dynamic_shared_bytes(kernel),
                 self.stream.cu_stream(),
                 &mut pointers,
             )
