@@ -16,7 +16,7 @@ struct FmaCore {
     // Padded, so that storing a column meets different banks, and a multiple of 4, so that four values load at once.
     static constexpr int stride = Shape::rows + 4;
     static constexpr int tile_stride = Shape::columns + 8;
-    static_assert(Shape::rows * tile_stride <= TILE_FLOATS, "room for the tile, which takes more than the steps");
+    static_assert(Shape::rows * tile_stride * int(sizeof(float)) <= SMALL_TILE_BYTES, "room for the tile, which takes more than the steps");
 
     // The value that an operand stands for.
     static __device__ __forceinline__ float value(const Operand<float, NoNorm> &from, int line, int column) {

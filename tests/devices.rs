@@ -98,6 +98,10 @@ fn a_driver_that_cannot_be_used_is_named_with_a_remedy() {
     for (settings, parts) in [
         (("STUB_RETAIN", "2"), &["open: CUDA_ERROR_OUT_OF_MEMORY", "who uses its memory"][..]),
         (("STUB_CAPABILITY", "7"), &["has compute capability 7.0, and 8.0 is needed", "--device cpu"]),
+        (
+            ("STUB_SHARED_BYTES", "49152"),
+            &["_128 takes 81920 bytes of shared memory, and a block has 49152", "--device cpu"],
+        ),
         (("STUB_LOAD", "209"), &["load the kernels: ", "CUDA 13.0", "SCENERANK_CUDA_ARCHS"]),
         (("STUB_MEMORY_MIB", "0"), &["1 MiB more do not fit, 3 MiB are free", "--batch-size"]),
         (("STUB_HOST_ALLOC", "2"), &["MiB of page-locked memory: CUDA_ERROR_OUT_OF_MEMORY", "--batch-size"]),
@@ -219,8 +223,8 @@ fn a_step_is_one_launch() {
         captured.iter().partition(|call| ["record", "stream_waits"].contains(&&*call.0));
     let (update, chain): (Vec<&Call>, Vec<&Call>) =
         launches.into_iter().partition(|call| call.0 == "adam_step");
-    // Of two layers: 5 put the batch together; 10 and 7 go forward, 1 is the loss, 9 and 11 go back.
-    assert_eq!(chain.len(), 5 + (10 + 7) + 1 + (9 + 11), "{chain:?}");
+    // Of two layers: 5 put the batch together; 8 and 7 go forward, 1 is the loss, 9 and 10 go back.
+    assert_eq!(chain.len(), 5 + (8 + 7) + 1 + (9 + 10), "{chain:?}");
     assert_eq!(chain[0].0, "graph_batch_places");
     let forbidden = ["allocate", "upload", "download", "host_waits", "launch_graph"];
     assert!(chain.iter().all(|call| !forbidden.contains(&&*call.0)), "{chain:?}");

@@ -29,6 +29,8 @@
 #define __align__(n) __attribute__((aligned(n)))
 // All static shared arrays lie in one section, so that the runtime can fill them with NaN.
 #define __shared__ static __attribute__((section("emulator_shared")))
+// `extern __shared__` within a function: allocated for each launch, at the size that it asks for.
+#define DYNAMIC_SHARED(type, name) type *name = static_cast<type *>(emulator::dynamic_shared)
 
 struct uint3 {
     unsigned x, y, z;

@@ -100,6 +100,26 @@ extern "C" __global__ void planted_unwritten_shared(float *__restrict__ out, con
     out[threadIdx.x] = values[threadIdx.x + 1];
 }
 
+// The same of dynamic shared memory, of which there are 256 floats.
+extern "C" __global__ void planted_unwritten_dynamic(float *__restrict__ out, const float *__restrict__ in) {
+    begin_kernel();
+    DYNAMIC_SHARED(float, values);
+    if (threadIdx.x < 255) {
+        values[threadIdx.x] = in[threadIdx.x];
+    }
+    __syncthreads();
+    out[threadIdx.x] = values[threadIdx.x];
+}
+
+// Writes one value behind its end.
+extern "C" __global__ void planted_dynamic_out_of_bounds(float *__restrict__ out, const float *__restrict__ in) {
+    begin_kernel();
+    DYNAMIC_SHARED(float, values);
+    values[threadIdx.x + 1] = in[threadIdx.x];
+    __syncthreads();
+    out[blockIdx.x] = values[1];
+}
+
 // Writes one value behind the end of `out`.
 extern "C" __global__ void planted_out_of_bounds(float *__restrict__ out, const float *__restrict__ in) {
     begin_kernel();
@@ -349,6 +369,7 @@ EMULATED_KERNELS(planted, EMULATED_KERNEL(block_sum), EMULATED_KERNEL(planted_ra
                  EMULATED_KERNEL(planted_early_kernel),
                  EMULATED_KERNEL(planted_divergent_barrier), EMULATED_KERNEL(planted_two_barriers),
                  EMULATED_KERNEL(planted_divergent_shuffle), EMULATED_KERNEL(planted_unwritten_shared),
+                 EMULATED_KERNEL(planted_unwritten_dynamic), EMULATED_KERNEL(planted_dynamic_out_of_bounds),
                  EMULATED_KERNEL(planted_out_of_bounds), EMULATED_KERNEL(planted_shared_out_of_bounds),
                  EMULATED_KERNEL(warp_functions), EMULATED_KERNEL(fragments), EMULATED_KERNEL(loaded_fragments),
                  EMULATED_KERNEL(roundings), EMULATED_KERNEL(copies), EMULATED_KERNEL(planted_missing_wait),

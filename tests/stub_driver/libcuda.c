@@ -54,8 +54,11 @@ Result cuDeviceGet(int *device, int ordinal) {
     return 0;
 }
 Result cuDeviceGetAttribute(int *value, int attribute, int device) {
-    // 75 and 76 are the compute capability.
-    *value = attribute == 75 ? number("STUB_CAPABILITY", 9) : attribute == 76 ? 0 : 1;
+    // 75 and 76 are the compute capability, 97 is what a block may have of shared memory.
+    *value = attribute == 75   ? number("STUB_CAPABILITY", 9)
+             : attribute == 76 ? 0
+             : attribute == 97 ? number("STUB_SHARED_BYTES", 227 << 10)
+                               : 1;
     return 0;
 }
 Result cuDevicePrimaryCtxRetain(void **context, int device) {
@@ -107,6 +110,13 @@ Result cuModuleLoadData(void **module, const void *image) {
 Result cuModuleUnload(void *module) { return 0; }
 Result cuModuleGetFunction(void **function, void *module, const char *kernel) {
     *function = strdup(kernel);
+    return 0;
+}
+Result cuFuncSetAttribute(void *function, int attribute, int value) {
+    // 8 is the most dynamic shared memory.
+    if (attribute == 8) {
+        say(function, 0, value);
+    }
     return 0;
 }
 // A graph is a number, too; what is captured is said, and not done.

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::device::{Argument, Functions, Grid};
+use super::dynamic_shared::dynamic_shared_bytes;
 use super::graph::Work;
 use super::streams::{Event, Mark, SharedStreams, Stream};
 use crate::error::{Error, Result};
@@ -248,7 +249,7 @@ impl Emulator {
                 self.functions[kernel].0,
                 grid.blocks.as_ptr(),
                 grid.threads.as_ptr(),
-                0,
+                dynamic_shared_bytes(kernel) as usize,
                 pointers.as_mut_ptr(),
                 bytes.as_ptr(),
                 pointers.len(),

@@ -4,7 +4,7 @@ use std::ffi::c_void;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use cudarc::driver::sys::CUresult;
+use cudarc::driver::sys::{CUdevice_attribute, CUfunction_attribute_enum, CUresult};
 use cudarc::driver::{
     CudaContext, CudaEvent, CudaFunction, CudaGraph, CudaStream, DevicePtr, DriverError, result, sys,
 };
@@ -12,6 +12,7 @@ use cudarc::nvrtc::Ptx;
 
 use super::buffer::{Buffer, Element};
 use super::device::{Argument, Functions, Grid};
+use super::dynamic_shared::dynamic_shared_bytes;
 use super::streams::{Event, Pinned, Stream};
 use crate::error::{Error, Result};
 
@@ -153,6 +154,9 @@ impl Gpu {
                 "use an Ampere or later GPU, or --device cpu",
             ));
         }
+        let most_shared = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
+        let most_shared =
+            context.attribute(most_shared).map_err(failed("ask for its shared memory", driver))?;
         // SAFETY: all memory is used on one stream, but for batches, whose events are our own.
         unsafe { context.disable_event_tracking() };
         let (least, greatest) =
@@ -176,8 +180,20 @@ impl Gpu {
             })?;
             for name in *kernels {
                 let function = module.load_function(name).map_err(failed(name, "build again"))?;
-                let through = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_PTX_VERSION;
+                let through = CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_PTX_VERSION;
                 let ptx = function.get_attribute(through).map_err(failed(name, driver))?;
+                let shared = dynamic_shared_bytes(name) as i32;
+                if shared > most_shared {
+                    let words = format!(
+                        "{name} takes {shared} bytes of shared memory, and a block has {most_shared} at most"
+                    );
+                    return Err(problem(index, words, "use another GPU, or --device cpu"));
+                }
+                // More than 48 KiB are given only where they were asked for.
+                if shared > 0 {
+                    let most = CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+                    function.set_attribute(most, shared).map_err(failed(name, driver))?;
+                }
                 functions.insert(*name, Function { function, overlaps: may_overlap && ptx >= OVERLAP_PTX });
             }
         }
@@ -377,7 +393,7 @@ impl Gpu {
             blockDimX: tx,
             blockDimY: ty,
             blockDimZ: tz,
-            sharedMemBytes: 0,
+            sharedMemBytes: dynamic_shared_bytes(kernel),
             hStream: if beside { self.branch.stream.cu_stream() } else { self.stream.cu_stream() },
             attrs: &mut overlap,
             numAttrs: u32::from(*overlaps && !beside && !joins),

@@ -17,6 +17,7 @@ pub mod ceilings;
 pub mod cosine_ranks;
 pub mod device;
 pub mod draw_triples;
+mod dynamic_shared;
 pub mod edge_hidden;
 pub mod edge_pool;
 pub mod embedding;
