@@ -1,4 +1,5 @@
-// l2_normalise: rows x = y / max(|y|, eps) of y = relu(norm(z)), computed where z is read.
+// l2_normalise: rows x = y / max(|y|, eps) of y = relu(norm(z)), computed where z is read: the last layer's, which are read
+// out. Where products read them there is no launch for it (linear_forward_unit in linear.cuh).
 // backward: d_y = (d_x - x (x . d_x)) / |y|, and d_x / eps where |y| < eps; x comes from z again, not from memory
 // in   z [R, C]; mean, rstd, weight, bias [C]; backward: d_x [R, C]; all [R, C] of T, `stride` apart (stored.cuh)
 // out  x [R, C]; d_y [R, C], before the ReLU and batch norm, and of its columns what batch norm's backward begins with:

@@ -567,9 +567,9 @@ fn mean(losses: &[f32]) -> f32 {
 fn layer_input<S, T>(before: &[LayerActivations<S, T>]) -> LayerInput<'_, S, T> {
     match before.last() {
         None => LayerInput::Embeddings,
-        Some(LayerActivations { node_state, edge_heads, edge_state, .. }) => {
-            let edges = Activated { block: edge_heads, output: edge_state };
-            LayerInput::States { nodes: node_state, edges }
+        Some(LayerActivations { node_output, node_state, edge_heads, edge_state, .. }) => {
+            let nodes = Activated { block: node_output, output: node_state };
+            LayerInput::States { nodes, edges: Activated { block: edge_heads, output: edge_state } }
         }
     }
 }

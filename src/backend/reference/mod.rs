@@ -148,7 +148,10 @@ fn layer_input<F: Float>(
                 |range, types| edge_gather::embedding_lookup(&parameters.values[range], types, width);
             (lookup(objects, &batch.node_object), lookup(predicates, &batch.edge_predicate))
         }
-        LayerInput::States { nodes, edges: Activated { output: edges, .. } } => {
+        LayerInput::States {
+            nodes: Activated { output: nodes, .. },
+            edges: Activated { output: edges, .. },
+        } => {
             let size = batch.size();
             (nodes[..size.nodes * width].to_vec(), edges[..size.edges * width].to_vec())
         }
