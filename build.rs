@@ -7,6 +7,8 @@
 //! `SCENERANK_DENY_SPILLS=1` (a kernel that spills registers ends the build), and where nvcc may be: `NVCC`,
 //! `CUDA_HOME`, `CUDA_PATH`, `PATH`, `VIRTUAL_ENV`.
 
+#[path = "src/backend/cuda/dynamic_shared.rs"]
+mod dynamic_shared;
 #[path = "src/bench/occupancy.rs"]
 mod occupancy;
 
@@ -21,6 +23,7 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use dynamic_shared::dynamic_shared_bytes;
 use occupancy::Multiprocessor;
 
 /// Compute capabilities by default: A100, H100 and H200, B200, RTX 50; older and newer ones in between run the first
@@ -32,6 +35,7 @@ fn main() {
     let kernels = kernel_files();
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=src/bench/occupancy.rs");
+    println!("cargo:rerun-if-changed=src/backend/cuda/dynamic_shared.rs");
     println!("cargo:rerun-if-changed=kernels");
     println!("cargo:rustc-check-cfg=cfg(emulator)");
     build_emulator(&kernels, &out);
@@ -245,10 +249,18 @@ fn block_threads(folder: &Path) -> String {
 }
 
 fn nvcc_flags(archs: &str) -> Vec<String> {
-    let mut flags: Vec<String> =
-        ["-fatbin", "-std=c++17", "-O3", "-lineinfo", "-Xptxas=-v", "--keep", "-Ikernels"]
-            .map(String::from)
-            .to_vec();
+    let mut flags: Vec<String> = [
+        "-fatbin",
+        "-std=c++17",
+        "-O3",
+        "-lineinfo",
+        "-Xptxas=-v",
+        "--keep",
+        "-Ikernels",
+        "--compress-mode=size",
+    ]
+    .map(String::from)
+    .to_vec();
     let archs: Vec<&str> = archs.split(',').map(str::trim).filter(|arch| !arch.is_empty()).collect();
     if archs.is_empty() {
         panic!("SCENERANK_CUDA_ARCHS names no architecture; give some such as {DEFAULT_ARCHS}");
@@ -319,7 +331,8 @@ fn report_resources(logs: &str, out: &Path) {
             spilt = number_before("bytes spill stores").unwrap_or(0)
                 + number_before("bytes spill loads").unwrap_or(0);
         } else if let Some(registers) = number_before("registers") {
-            let shared = number_before("bytes smem").unwrap_or(0);
+            // The compiler knows the static part alone.
+            let shared = number_before("bytes smem").unwrap_or(0) + u64::from(dynamic_shared_bytes(&kernel));
             let threads = threads.get(&(kernel.clone(), arch.clone())).copied().unwrap_or_else(|| {
                 panic!("{kernel}: give it __launch_bounds__, by which its occupancy is told")
             });

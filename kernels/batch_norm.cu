@@ -3,8 +3,9 @@
 // backward, with d = d_y where the ReLU passed and 0 elsewhere:
 //   d_bias = sum d,  d_weight = sum d xhat,  d_z = weight rstd (d - d_bias / R - xhat d_weight / R)
 // without batch norm the statistics are the constants 0 and 1, and d_z = weight d
+// The batch's statistics are made by whoever makes z (edge_hidden.cu, linear.cuh).
 // in   z [R, C]; relu reads a part of the columns of a wider z
-// out  mean, rstd, running statistics [C]; y [R, C]; d_z in the place of d_y; d_weight, d_bias [C] written
+// out  mean, rstd [C]; y [R, C]; d_z in the place of d_y; d_weight, d_bias [C] written
 // z, y and d are of T, rows at the strides that are given (stored.cuh); R lies in device memory (common.cuh)
 // grid sums: x strips of 32 columns, y chunks of 64 rows, 8 rows at a time; the strip's last block merges the chunks
 //      (strip_sums.cuh): bit-reproducible
@@ -15,42 +16,12 @@
 constexpr int COLUMN_THREADS = 128;
 constexpr int THREADS = 256; // of kernels that work value by value
 
-// Of each chunk its mean and the sum of squared deviations from it, taken around the chunk's first row, which keeps them
-// free of cancellation.
-template <class T>
-__device__ __forceinline__ void batch_norm_statistics(ColumnMemory of, StatisticsMerge merge, const T *__restrict__ z,
-                                                      int stride, int rows, int columns) {
-    __shared__ SumMemory memory;
-    int column = blockIdx.x * STRIP + threadIdx.x, first = blockIdx.y * CHUNK_ROWS;
-    if (first >= rows && first > 0) {
-        return; // the whole block; without rows the first ones stay
-    }
-    int count = min(CHUNK_ROWS, rows - first);
-    float2 own = make_float2(0.0f, 0.0f);
-    float around = column < columns && count > 0 ? widen(z[size_t(first) * stride + column]) : 0.0f;
-    if (column < columns) {
-        for (int row = threadIdx.y; row < count; row += ROW_LANES) {
-            float offset = widen(z[size_t(first + row) * stride + column]) - around;
-            own.x += offset;
-            own.y += offset * offset;
-        }
-    }
-    float2 sum = chunk_sum(own, memory.chunk);
-    if (threadIdx.y == 0 && column < columns && count > 0) {
-        float offset = sum.x / count;
-        float deviation = sum.y - sum.x * offset;
-        float *to = of.chunk(blockIdx.y, columns);
-        to[column] = around + offset;
-        to[columns + column] = deviation < 0.0f ? 0.0f : deviation; // keeps NaN
-    }
-    finish_strip(of, merge, rows, columns, memory);
-}
-
 // Evaluation: the running statistics in the batch's place.
 extern "C" __global__ void __launch_bounds__(COLUMN_THREADS)
 batch_norm_running_statistics(float *__restrict__ mean, float *__restrict__ rstd,
                               const float *__restrict__ running_mean, const float *__restrict__ running_var,
                               int columns) {
+    begin_kernel();
     int column = blockIdx.x * COLUMN_THREADS + threadIdx.x;
     if (column < columns) {
         mean[column] = running_mean[column];
@@ -61,6 +32,7 @@ batch_norm_running_statistics(float *__restrict__ mean, float *__restrict__ rstd
 // Without batch norm: the statistics that change nothing.
 extern "C" __global__ void __launch_bounds__(COLUMN_THREADS)
 batch_norm_no_statistics(float *__restrict__ mean, float *__restrict__ rstd, int columns) {
+    begin_kernel();
     int column = blockIdx.x * COLUMN_THREADS + threadIdx.x;
     if (column < columns) {
         mean[column] = 0.0f;
@@ -133,24 +105,18 @@ __device__ __forceinline__ void batch_norm_backward(T *__restrict__ d, const T *
 }
 
 #define BATCH_NORM_KERNELS(T, suffix)                                                                                 \
-    extern "C" __global__ void __launch_bounds__(STRIP *ROW_LANES, SUM_BLOCKS) batch_norm_statistics_##suffix(        \
-        float *__restrict__ partials, double *__restrict__ groups, int *__restrict__ tickets,                         \
-        float *__restrict__ mean, float *__restrict__ rstd, float *__restrict__ running_mean,                         \
-        float *__restrict__ running_var, const T *__restrict__ z, int stride, const int *__restrict__ row_count,      \
-        int columns) {                                                                                                \
-        batch_norm_statistics({partials, groups, tickets}, {mean, rstd, running_mean, running_var}, z, stride,        \
-                              *row_count, columns);                                                                   \
-    }                                                                                                                 \
     extern "C" __global__ void __launch_bounds__(THREADS) batch_norm_relu_##suffix(                                   \
         T *__restrict__ y, const T *__restrict__ z, const float *__restrict__ mean, const float *__restrict__ rstd,   \
         const float *__restrict__ weight, const float *__restrict__ bias, int y_stride, int z_stride,                 \
         const int *__restrict__ row_count, int columns) {                                                             \
+        begin_kernel();                                                                                               \
         batch_norm_relu(y, z, {mean, rstd, weight, bias}, y_stride, z_stride, *row_count, columns);                   \
     }                                                                                                                 \
     extern "C" __global__ void __launch_bounds__(THREADS) batch_norm_mask_##suffix(                                   \
         unsigned char *__restrict__ mask, const T *__restrict__ z, const float *__restrict__ mean,                    \
         const float *__restrict__ rstd, const float *__restrict__ weight, const float *__restrict__ bias, int stride, \
         int rows, int columns) {                                                                                      \
+        begin_kernel();                                                                                               \
         batch_norm_mask(mask, z, {mean, rstd, weight, bias}, stride, rows, columns);                                  \
     }                                                                                                                 \
     extern "C" __global__ void __launch_bounds__(STRIP *ROW_LANES, SUM_BLOCKS) batch_norm_backward_sums_##suffix(     \
@@ -159,6 +125,7 @@ __device__ __forceinline__ void batch_norm_backward(T *__restrict__ d, const T *
         const T *__restrict__ d_y, const T *__restrict__ z, const float *__restrict__ mean,                           \
         const float *__restrict__ rstd, const float *__restrict__ weight, const float *__restrict__ bias,             \
         int stride, const int *__restrict__ row_count, int columns) {                                                 \
+        begin_kernel();                                                                                               \
         batch_norm_backward_sums({partials, groups, tickets},                                                         \
                                  {d_weight, d_bias, terms, rstd, weight, batch_statistics}, d_y, z,                   \
                                  {mean, rstd, weight, bias}, stride, *row_count, columns);                            \
@@ -167,11 +134,11 @@ __device__ __forceinline__ void batch_norm_backward(T *__restrict__ d, const T *
         T *__restrict__ d, const T *__restrict__ z, const float *__restrict__ mean, const float *__restrict__ rstd,   \
         const float *__restrict__ weight, const float *__restrict__ bias, const float *__restrict__ terms,            \
         int stride, const int *__restrict__ row_count, int columns) {                                                 \
+        begin_kernel();                                                                                               \
         batch_norm_backward(d, z, {mean, rstd, weight, bias}, terms, stride, *row_count, columns);                    \
     }
 
 STORED_KERNELS(BATCH_NORM_KERNELS)
-EMULATED_KERNELS(batch_norm, EMULATED_STORED_KERNEL(batch_norm_statistics),
-                 EMULATED_KERNEL(batch_norm_running_statistics), EMULATED_KERNEL(batch_norm_no_statistics),
+EMULATED_KERNELS(batch_norm, EMULATED_KERNEL(batch_norm_running_statistics), EMULATED_KERNEL(batch_norm_no_statistics),
                  EMULATED_STORED_KERNEL(batch_norm_relu), EMULATED_STORED_KERNEL(batch_norm_mask),
                  EMULATED_STORED_KERNEL(batch_norm_backward_sums), EMULATED_STORED_KERNEL(batch_norm_backward))

@@ -11,44 +11,102 @@
 // it is read: in the bits in which it would be stored.
 // in   projected = P [n, 2H]; subject, object [E] -> n; edge_projected [u, H], edge_row [E] -> u;
 //      offsets [n + 1], entries (2 e + role) or (e); lengths [n], null where x is what it is
-// out  z [E, H], sums [n, 2H] or [u, H], along [n], written
+// out  z [E, H] and, if they are wanted, its columns' statistics, of the values as they are stored; sums [n, 2H] or
+//      [u, H], along [n], written
 // All matrices are of T; rows of H are `stride` apart (stored.cuh), those of 2 H `ends_stride`.
-// grid one block per row of the output, E, n or u of them in device memory (common.cuh), threads stride over H, four
-//      columns each; sums in the order of `entries`: bit-reproducible
-// cost reads 3 T E H and writes T E H bytes; sums read 2 T E H, or of d and z 4 T E H, and write 2 T n H bytes: bandwidth
+// grid lookup: x strips of 64 columns, y chunks of 64 rows, E of them in device memory (common.cuh), 16 rows at a time;
+//      the strip's last block merges the chunks (column_sums.cuh); sums: one block per row of the output, n or u of them
+//      in device memory, threads stride over H; by types, blocks for as many predicates as there may be, then those for
+//      objects; four columns to a thread. Sums in the order of rows, or of `entries`: bit-reproducible
+// cost lookup reads 3 T E H and writes T E H bytes; sums read 2 T E H, or of d and z 4 T E H, and write 2 T n H bytes:
+//      bandwidth
 
+#include "column_sums.cuh"
 #include "stored.cuh"
 
-constexpr int THREADS = 128;
+constexpr int THREADS = 128; // of sums
 // On a multiprocessor, at least, of the sums by end: as many warps as hide the gather, without spills.
 constexpr int ENDS_BLOCKS = 12, NORM_BLOCKS = 9;
+// Of the lookup: a strip's columns, four to a thread, and as many rows at a time.
+constexpr int STRIP = 64, ROW_LANES = 16;
+constexpr int LOOKUP_THREADS = STRIP / COLUMNS_EACH * ROW_LANES;
+constexpr int LOOKUP_BLOCKS = 4; // on a multiprocessor, at least: registers for double precision without spills
 
 // Rows of H, and of 2 H.
 struct Strides {
     int stride, ends_stride;
 };
 
+// Of each chunk also its columns' means and sums of squared deviations from them, taken around the chunk's first row,
+// which keeps them free of cancellation.
 template <class T>
-__device__ __forceinline__ void edge_hidden_lookup(T *__restrict__ z, const T *__restrict__ edge_projected,
+__device__ __forceinline__ void edge_hidden_lookup(T *__restrict__ z, ColumnMemory of, StatisticsMerge merge,
+                                                   const T *__restrict__ edge_projected,
                                                    const T *__restrict__ projected, const int *__restrict__ edge_row,
                                                    const int *__restrict__ subject, const int *__restrict__ object,
                                                    int edge_count, int hidden, Strides strides) {
-    int edge = blockIdx.x;
-    if (edge >= edge_count) {
-        return;
+    __shared__ union {
+        float2 chunk[ROW_LANES][STRIP];
+        Pair merged[LOOKUP_THREADS];
+    } memory;
+    __shared__ float first_row[STRIP];
+    int first = blockIdx.y * CHUNK_ROWS, count = min(CHUNK_ROWS, edge_count - first);
+    if (first >= edge_count && first > 0) {
+        return; // the whole block; without rows the first ones stay, for the statistics
     }
-    const T *of_edge = edge_projected + size_t(edge_row[edge]) * strides.stride;
-    const T *of_subject = projected + size_t(subject[edge]) * strides.ends_stride;
-    const T *of_object = projected + size_t(object[edge]) * strides.ends_stride + hidden;
-    for (int c = threadIdx.x * COLUMNS_EACH; c < hidden; c += THREADS * COLUMNS_EACH) {
-        Four sum = load_four(of_edge, c, hidden);
-        Four s = load_four(of_subject, c, hidden), o = load_four(of_object, c, hidden);
+    int in_strip = threadIdx.x % (STRIP / COLUMNS_EACH) * COLUMNS_EACH, lane = threadIdx.x / (STRIP / COLUMNS_EACH);
+    int column = blockIdx.x * STRIP + in_strip;
+    // As it is stored.
+    auto looked_up = [&](int edge) {
+        Four sum = load_four(edge_projected + size_t(edge_row[edge]) * strides.stride, column, hidden);
+        Four s = load_four(projected + size_t(subject[edge]) * strides.ends_stride, column, hidden);
+        Four o = load_four(projected + size_t(object[edge]) * strides.ends_stride + hidden, column, hidden);
 #pragma unroll
         for (int i = 0; i < COLUMNS_EACH; i++) {
-            sum[i] += s[i] + o[i];
+            sum[i] = rounded<T>(sum[i] + (s[i] + o[i]));
         }
-        store_four(z + size_t(edge) * strides.stride, c, hidden, sum);
+        return sum;
+    };
+    Four around = {}, sums = {}, squares = {};
+    if (column < hidden && count > 0) {
+        around = looked_up(first);
+        for (int row = lane; row < count; row += ROW_LANES) {
+            Four values = looked_up(first + row);
+            store_four(z + size_t(first + row) * strides.stride, column, hidden, values);
+#pragma unroll
+            for (int i = 0; i < COLUMNS_EACH; i++) {
+                float offset = values[i] - around[i];
+                sums[i] += offset;
+                squares[i] += offset * offset;
+            }
+        }
     }
+    if (of.partials == nullptr) {
+        return; // the whole grid
+    }
+#pragma unroll
+    for (int i = 0; i < COLUMNS_EACH; i++) {
+        memory.chunk[lane][in_strip + i] = make_float2(sums[i], squares[i]);
+        if (lane == 0) {
+            first_row[in_strip + i] = around[i];
+        }
+    }
+    __syncthreads();
+    StripThread thread = {int(blockIdx.x), int(gridDim.x), int(blockIdx.x * STRIP + threadIdx.x % STRIP),
+                          int(threadIdx.x % STRIP), int(threadIdx.x / STRIP)};
+    if (thread.lane == 0 && thread.column < hidden && count > 0) {
+        float2 sum = make_float2(0.0f, 0.0f);
+        for (int other = 0; other < ROW_LANES; other++) {
+            sum.x += memory.chunk[other][thread.in_strip].x;
+            sum.y += memory.chunk[other][thread.in_strip].y;
+        }
+        float offset = sum.x / count, deviation = sum.y - sum.x * offset;
+        float *to = of.chunk(blockIdx.y, hidden);
+        to[thread.column] = first_row[thread.in_strip] + offset;
+        to[hidden + thread.column] = deviation < 0.0f ? 0.0f : deviation; // keeps NaN
+    }
+    __syncthreads(); // the chunk's sums were read
+    finish_columns<LOOKUP_THREADS / STRIP, STRIP>(of, merge, thread, edge_count, hidden, blockIdx.y, 1, memory.merged);
 }
 
 // The rows of d_z, as `columns` gives them four columns at a time: in memory,
@@ -105,9 +163,8 @@ __device__ __forceinline__ void over_length(Four &values, float length, const T 
 template <class T, class Gradient>
 __device__ __forceinline__ void edge_hidden_sum_ends(T *__restrict__ sums, const Lengths<T> &of, const Gradient &d_z,
                                                      const int *__restrict__ offsets, const int *__restrict__ entries,
-                                                     int row_count, int hidden, int ends_stride) {
+                                                     int n, int row_count, int hidden, int ends_stride) {
     __shared__ float partial[THREADS / WARP_LANES];
-    int n = blockIdx.x;
     if (n >= row_count) {
         return;
     }
@@ -149,8 +206,8 @@ __device__ __forceinline__ void edge_hidden_sum_ends(T *__restrict__ sums, const
 template <class T>
 __device__ __forceinline__ void edge_hidden_sum_edges(T *__restrict__ sums, const ThroughNorm<T> &d_z,
                                                       const int *__restrict__ offsets,
-                                                      const int *__restrict__ entries, int row_count, int hidden) {
-    int u = blockIdx.x;
+                                                      const int *__restrict__ entries, int u, int row_count,
+                                                      int hidden) {
     if (u >= row_count) {
         return;
     }
@@ -174,35 +231,51 @@ __device__ __forceinline__ void edge_hidden_sum_edges(T *__restrict__ sums, cons
     float *__restrict__ along, const float *__restrict__ lengths, const T *__restrict__ projected
 
 #define EDGE_HIDDEN_KERNELS(T, suffix)                                                                                \
-    extern "C" __global__ void __launch_bounds__(THREADS) edge_hidden_lookup_##suffix(                                \
-        T *__restrict__ z, const T *__restrict__ edge_projected, const T *__restrict__ projected,                     \
+    extern "C" __global__ void __launch_bounds__(LOOKUP_THREADS, LOOKUP_BLOCKS) edge_hidden_lookup_##suffix(          \
+        T *__restrict__ z, float *__restrict__ partials, double *__restrict__ groups, int *__restrict__ tickets,      \
+        float *__restrict__ mean, float *__restrict__ rstd, float *__restrict__ running_mean,                         \
+        float *__restrict__ running_var, const T *__restrict__ edge_projected, const T *__restrict__ projected,       \
         const int *__restrict__ edge_row, const int *__restrict__ subject, const int *__restrict__ object,            \
         const int *__restrict__ edge_count, int hidden, int stride, int ends_stride) {                                \
-        edge_hidden_lookup(z, edge_projected, projected, edge_row, subject, object, *edge_count, hidden,              \
-                           {stride, ends_stride});                                                                    \
+        begin_kernel();                                                                                               \
+        edge_hidden_lookup(z, {partials, groups, tickets}, {mean, rstd, running_mean, running_var}, edge_projected,   \
+                           projected, edge_row, subject, object, *edge_count, hidden, {stride, ends_stride});         \
     }                                                                                                                 \
     extern "C" __global__ void __launch_bounds__(THREADS, ENDS_BLOCKS) edge_hidden_sum_ends_##suffix(                 \
         T *__restrict__ sums, LENGTHS_PARAMETERS(T), const T *__restrict__ d_z, const int *__restrict__ offsets,      \
         const int *__restrict__ entries, const int *__restrict__ row_count, int hidden, int stride,                   \
         int ends_stride) {                                                                                            \
-        edge_hidden_sum_ends(sums, {along, lengths, projected}, Stored<T>{d_z, stride}, offsets, entries, *row_count, \
-                             hidden, ends_stride);                                                                    \
+        begin_kernel();                                                                                               \
+        edge_hidden_sum_ends(sums, {along, lengths, projected}, Stored<T>{d_z, stride}, offsets, entries, blockIdx.x, \
+                             *row_count, hidden, ends_stride);                                                        \
     }                                                                                                                 \
     extern "C" __global__ void __launch_bounds__(THREADS, NORM_BLOCKS) edge_hidden_sum_ends_through_norm_##suffix(    \
         T *__restrict__ sums, LENGTHS_PARAMETERS(T), THROUGH_NORM_PARAMETERS(T), const int *__restrict__ offsets,     \
         const int *__restrict__ entries, const int *__restrict__ row_count, int hidden, int stride,                   \
         int ends_stride) {                                                                                            \
-        edge_hidden_sum_ends(sums, {along, lengths, projected}, THROUGH_NORM(T), offsets, entries, *row_count,        \
-                             hidden, ends_stride);                                                                    \
+        begin_kernel();                                                                                               \
+        edge_hidden_sum_ends(sums, {along, lengths, projected}, THROUGH_NORM(T), offsets, entries, blockIdx.x,        \
+                             *row_count, hidden, ends_stride);                                                        \
     }                                                                                                                 \
-    extern "C" __global__ void __launch_bounds__(THREADS) edge_hidden_sum_edges_through_norm_##suffix(                \
-        T *__restrict__ sums, THROUGH_NORM_PARAMETERS(T), const int *__restrict__ offsets,                            \
-        const int *__restrict__ entries, const int *__restrict__ row_count, int hidden, int stride) {                 \
-        edge_hidden_sum_edges(sums, THROUGH_NORM(T), offsets, entries, *row_count, hidden);                           \
-    }                                                                                                                 \
+    extern "C" __global__ void __launch_bounds__(THREADS) edge_hidden_sum_types_through_norm_##suffix(                \
+        T *__restrict__ edge_sums, T *__restrict__ end_sums, THROUGH_NORM_PARAMETERS(T),                              \
+        const int *__restrict__ predicate_offsets, const int *__restrict__ predicate_entries,                         \
+        const int *__restrict__ predicate_count, const int *__restrict__ object_offsets,                              \
+        const int *__restrict__ object_entries, const int *__restrict__ object_count, int predicate_blocks,           \
+        int hidden, int stride, int ends_stride) {                                                                    \
+        begin_kernel();                                                                                               \
+        int block = blockIdx.x;                                                                                       \
+        if (block < predicate_blocks) {                                                                               \
+            edge_hidden_sum_edges(edge_sums, THROUGH_NORM(T), predicate_offsets, predicate_entries, block,            \
+                                  *predicate_count, hidden);                                                          \
+        } else {                                                                                                      \
+            edge_hidden_sum_ends(end_sums, Lengths<T>{}, THROUGH_NORM(T), object_offsets, object_entries,             \
+                                 block - predicate_blocks, *object_count, hidden, ends_stride);                       \
+        }                                                                                                             \
+    }
 
 STORED_KERNELS(EDGE_HIDDEN_KERNELS)
 EMULATED_KERNELS(edge_hidden, EMULATED_STORED_KERNEL(edge_hidden_lookup),
                  EMULATED_STORED_KERNEL(edge_hidden_sum_ends),
                  EMULATED_STORED_KERNEL(edge_hidden_sum_ends_through_norm),
-                 EMULATED_STORED_KERNEL(edge_hidden_sum_edges_through_norm))
+                 EMULATED_STORED_KERNEL(edge_hidden_sum_types_through_norm))

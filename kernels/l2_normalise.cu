@@ -141,6 +141,7 @@ __device__ __forceinline__ void l2_normalise_backward(T *__restrict__ d_y, Colum
         T *__restrict__ x, const T *__restrict__ z, const float *__restrict__ mean, const float *__restrict__ rstd,   \
         const float *__restrict__ weight, const float *__restrict__ bias, const int *__restrict__ row_count,          \
         int columns, int stride) {                                                                                    \
+        begin_kernel();                                                                                               \
         l2_normalise_forward(x, z, {mean, rstd, weight, bias}, *row_count, columns, stride);                          \
     }                                                                                                                 \
     extern "C" __global__ void __launch_bounds__(BACKWARD_THREADS, SUM_BLOCKS) l2_normalise_backward_##suffix(        \
@@ -149,6 +150,7 @@ __device__ __forceinline__ void l2_normalise_backward(T *__restrict__ d_y, Colum
         const T *__restrict__ d_x, const T *__restrict__ z, const float *__restrict__ mean,                           \
         const float *__restrict__ rstd, const float *__restrict__ weight, const float *__restrict__ bias,             \
         const int *__restrict__ row_count, int columns, int stride) {                                                 \
+        begin_kernel();                                                                                               \
         l2_normalise_backward(d_y, {partials, groups, tickets},                                                       \
                               {d_weight, d_bias, terms, rstd, weight, batch_statistics}, d_x, z,                      \
                               {mean, rstd, weight, bias}, *row_count, columns, stride);                               \

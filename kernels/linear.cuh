@@ -7,6 +7,8 @@
 //                                lengths are found while the product goes over the columns, and y is divided by them
 //   linear_forward_gather        y[r] += P[subject(r), 0..O] + P[object(r), O..2 O]
 //   linear_forward_gather_norm   the same of relu(norm(x))
+//   linear_forward_two           two products of values that do not depend on each other, without statistics: of x that
+//                                are alike in their rows, and of parts of one W
 //   linear_backward              d_x [R, I] = d_y [R, O] W [O, I] and d_W [O, I] = d_y [R, O]^T x [R, I], in one launch
 //   linear_backward_norm         the same where x is relu(norm(z)), and the sums of its batch norm's backward, if they
 //                                are wanted
@@ -22,7 +24,8 @@
 //      parts one above the other: rows from `split` on lie `jump` further
 // out  written. Columns' statistics, and the sums of the backward, are merged by the last block of their strip
 //      (column_sums.cuh), d_W's parts, sums over some rows each, by the last block of their tile
-// grid forward: x tiles of columns, y tiles of rows. backward: d_x's tiles row by row, `input_blocks` of them, then
+// grid forward: x tiles of columns, y tiles of rows; of two the first one's tiles row by row, `first_blocks` of them,
+//      then the second one's. backward: d_x's tiles row by row, `input_blocks` of them, then
 //      d_W's, part by part. R lies in device memory (common.cuh), and the parts of a sum over R follow from it alone
 // sums in the order of the inner dimension, columns' sums and parts in the order of rows: bit-reproducible
 // cost 2 R I O flops each, on the tensor cores but for fp32, times 3 for bf16x3; a tile of n x n reads 2 n values of 4
@@ -30,27 +33,35 @@
 //
 // Two tiles. 64 x 64 while tiles are few: at 16 triples [1056, 300] x [300, 512] are 136 of them for 132
 // multiprocessors, of 128 x 128 only 36. 128 x 128 once these fill the GPU: half the traffic per product.
-// Registers are bounded so that 512 threads of bf16, or at least 256 of what has operands in parts, share a
-// multiprocessor, and one block's copies hide behind another's products.
+// Registers are bounded so that 512 threads of bf16, or 384 of what is stored in single precision, share a multiprocessor
+// (of the larger tile one block, then), and one block's copies hide behind another's products.
 #pragma once
 
 #include "column_sums.cuh"
 #include "matmul_fma.cuh"
 #include "matmul_tensor.cuh"
 
-// As many stages as find room in TILE_FLOATS.
+// A stage holds 64 bytes of each row: a step of 32 products of a warp of the larger tile, 16 of the smaller one's, to a
+// barrier in bf16. As many stages as find room, four.
 template <class Value> struct Tiles {
-    using Small = Shape<64, 64, 16, 4, 2, 2>;
-    using Large = Shape<128, 128, 16, 2, 2, 4>;
-};
-template <> struct Tiles<bf16> {
-    using Small = Shape<64, 64, 32, 4, 2, 2>;
-    using Large = Shape<128, 128, 16, 3, 2, 4>;
+    static constexpr int inner = 64 / int(sizeof(Value));
+    using Small = Shape<64, 64, inner, 4, 2, 2>;
+    using Large = Shape<LARGE_TILE, LARGE_TILE, inner, 4, 2, 4>;
 };
 template <class Format> using Tile64 = TensorCore<typename Tiles<typename Format::Value>::Small, Format>;
 template <class Format> using Tile128 = TensorCore<typename Tiles<typename Format::Value>::Large, Format>;
 
-__shared__ __align__(16) float tile_memory[TILE_FLOATS];
+__shared__ __align__(16) float small_tile_memory[SMALL_TILE_BYTES / sizeof(float)];
+
+// The memory of a core's tile.
+template <class Core> __device__ __forceinline__ float *tile_memory() {
+    if constexpr (Core::Shape::rows == LARGE_TILE) {
+        DYNAMIC_SHARED(float, large_tile_memory);
+        return large_tile_memory;
+    } else {
+        return small_tile_memory;
+    }
+}
 
 // ---- sums of a column over a chunk ------------------------------------------------------------------------------
 
@@ -374,8 +385,29 @@ __device__ __forceinline__ void forward_unit(float *memory, Value *y, float *len
     }
 }
 
+// A product of values, one of two in a launch.
+template <class Value> struct Forward {
+    Output<Value> y;
+    Operand<Value, NoNorm> x, weight;
+    int rows, outputs;
+};
+
+template <class Core, class Value>
+__device__ __forceinline__ void forward_two(float *memory, const Forward<Value> &first, const Forward<Value> &second,
+                                            int inputs, int first_blocks) {
+    int block = blockIdx.x;
+    const Forward<Value> of = block < first_blocks ? first : second;
+    block -= block < first_blocks ? 0 : first_blocks;
+    int tiles_across = (of.outputs + Core::Shape::columns - 1) / Core::Shape::columns;
+    int first_row = block / tiles_across * Core::Shape::rows;
+    if (first_row < of.rows) { // or the whole block leaves
+        Place place = {of.rows, of.outputs, first_row, block % tiles_across * Core::Shape::columns, 0, inputs};
+        product<Core, INNER_LAST, INNER_LAST>(memory, of.y, of.x, of.weight, place, NoLengths{}, Alone{}, NoSums{});
+    }
+}
+
 // The launcher has these numbers and this rule too.
-constexpr int LEAST_PART_ROWS = 128, ENOUGH_BLOCKS = 264, LARGE_TILE = 128;
+constexpr int LEAST_PART_ROWS = 128, ENOUGH_BLOCKS = 264;
 
 // The parts of a sum over rows, at least one: `most_large_parts`, which suit the larger tile, where d_x has enough of
 // these (0: never), else `most_parts` as far as each gets enough rows. The tile that runs is chosen by the grid's bound
@@ -490,6 +522,15 @@ __device__ __forceinline__ void backward(float *memory, int block, Value *d_x, i
 #define WEIGHT_GRADIENT(split, jump)                                                                                   \
     {{d_weight, d_weight_stride, split, jump}, parts, part_tickets, most_parts, most_large_parts}
 #define SIZES IN(int, row_count), int outputs, int inputs
+// Of one of two products.
+#define FORWARD_PARAMETERS(Value, of)                                                                                  \
+    OUT(Value, y_##of), IN(Value, x_##of), IN(Value, weight_##of), int y_stride_##of, int weight_split_##of,           \
+        long long weight_jump_##of, IN(int, row_count_##of), int outputs_##of
+#define FORWARD(Value, of)                                                                                             \
+    Forward<Value> {                                                                                                   \
+        {y_##of, y_stride_##of, NO_SPLIT, 0}, operand(x_##of, x_stride, NoNorm{}),                                     \
+            {weight_##of, weight_stride, weight_split_##of, weight_jump_##of, {}}, *row_count_##of, outputs_##of       \
+    }
 #define BACKWARD_SIZES                                                                                                 \
     IN(int, row_count), int inputs, int outputs, int most_parts, int most_large_parts, int input_blocks
 
@@ -497,42 +538,57 @@ __device__ __forceinline__ void backward(float *memory, int block, Value *d_x, i
     LINEAR_KERNEL(linear_forward_##suffix, Core)                                                                       \
     (OUT(Core::Value, y), IN(Core::Value, x), IN(Core::Value, weight), STATISTICS_PARAMETERS, int y_stride,            \
      int x_stride, int weight_stride, int weight_split, long long weight_jump, SIZES) {                                \
-        forward<Core>(tile_memory, y, operand(x, x_stride, NoNorm{}),                                                  \
+        begin_kernel();                                                                                                \
+        forward<Core>(tile_memory<Core>(), y, operand(x, x_stride, NoNorm{}),                                          \
                       {weight, weight_stride, weight_split, weight_jump, {}}, STATISTICS, y_stride, *row_count,        \
                       outputs, inputs, Alone{});                                                                       \
     }                                                                                                                  \
     LINEAR_KERNEL(linear_forward_norm_##suffix, Core)                                                                  \
     (OUT(Core::Value, y), IN(Core::Value, x), NORM_PARAMETERS, IN(Core::Value, weight), STATISTICS_PARAMETERS,         \
      int y_stride, int x_stride, int weight_stride, SIZES) {                                                           \
-        forward<Core>(tile_memory, y, operand(x, x_stride, NORM), operand(weight, weight_stride, NoNorm{}),            \
+        begin_kernel();                                                                                                \
+        forward<Core>(tile_memory<Core>(), y, operand(x, x_stride, NORM), operand(weight, weight_stride, NoNorm{}),    \
                       STATISTICS, y_stride, *row_count, outputs, inputs, Alone{});                                     \
     }                                                                                                                  \
     LINEAR_KERNEL(linear_forward_unit_##suffix, Core)                                                                  \
     (OUT(Core::Value, y), OUT(float, lengths), IN(Core::Value, x), NORM_PARAMETERS, IN(Core::Value, weight),           \
      int y_stride, int x_stride, int weight_stride, int weight_split, long long weight_jump, SIZES) {                  \
-        forward_unit<Core>(tile_memory, y, lengths, operand(x, x_stride, NORM),                                        \
+        begin_kernel();                                                                                                \
+        forward_unit<Core>(tile_memory<Core>(), y, lengths, operand(x, x_stride, NORM),                                \
                            {weight, weight_stride, weight_split, weight_jump, {}}, y_stride, *row_count, outputs,      \
                            inputs);                                                                                    \
     }                                                                                                                  \
     LINEAR_KERNEL(linear_forward_gather_##suffix, Core)                                                                \
     (OUT(Core::Value, y), IN(Core::Value, x), IN(Core::Value, weight), GATHER_PARAMETERS(Core::Value),                 \
      STATISTICS_PARAMETERS, int y_stride, int x_stride, int weight_stride, SIZES) {                                    \
+        begin_kernel();                                                                                                \
         using Value = Core::Value;                                                                                     \
-        forward<Core>(tile_memory, y, operand(x, x_stride, NoNorm{}), operand(weight, weight_stride, NoNorm{}),        \
-                      STATISTICS, y_stride, *row_count, outputs, inputs, GATHERED);                                    \
+        forward<Core>(tile_memory<Core>(), y, operand(x, x_stride, NoNorm{}),                                          \
+                      operand(weight, weight_stride, NoNorm{}), STATISTICS, y_stride, *row_count, outputs, inputs,     \
+                      GATHERED);                                                                                       \
     }                                                                                                                  \
     LINEAR_KERNEL(linear_forward_gather_norm_##suffix, Core)                                                           \
     (OUT(Core::Value, y), IN(Core::Value, x), NORM_PARAMETERS, IN(Core::Value, weight),                                \
      GATHER_PARAMETERS(Core::Value), STATISTICS_PARAMETERS, int y_stride, int x_stride, int weight_stride, SIZES) {    \
+        begin_kernel();                                                                                                \
         using Value = Core::Value;                                                                                     \
-        forward<Core>(tile_memory, y, operand(x, x_stride, NORM), operand(weight, weight_stride, NoNorm{}),            \
+        forward<Core>(tile_memory<Core>(), y, operand(x, x_stride, NORM), operand(weight, weight_stride, NoNorm{}),    \
                       STATISTICS, y_stride, *row_count, outputs, inputs, GATHERED);                                    \
+    }                                                                                                                  \
+    LINEAR_KERNEL(linear_forward_two_##suffix, Core)                                                                   \
+    (FORWARD_PARAMETERS(Core::Value, first), FORWARD_PARAMETERS(Core::Value, second), int x_stride,                    \
+     int weight_stride, int inputs, int first_blocks) {                                                                \
+        begin_kernel();                                                                                                \
+        using Value = Core::Value;                                                                                     \
+        forward_two<Core>(tile_memory<Core>(), FORWARD(Value, first), FORWARD(Value, second), inputs, first_blocks);   \
     }                                                                                                                  \
     LINEAR_KERNEL(linear_backward_##suffix, Core)                                                                      \
     (OUT(Core::Value, d_x), WEIGHT_GRADIENT_PARAMETERS, IN(Core::Value, d_y), IN(Core::Value, x),                      \
      IN(Core::Value, weight), int d_x_stride, int d_weight_stride, int d_weight_split, long long d_weight_jump,        \
      int d_y_stride, int x_stride, int weight_stride, int weight_split, long long weight_jump, BACKWARD_SIZES) {       \
-        backward<Core>(tile_memory, blockIdx.x, d_x, d_x_stride, WEIGHT_GRADIENT(d_weight_split, d_weight_jump),       \
+        begin_kernel();                                                                                                \
+        backward<Core>(tile_memory<Core>(), blockIdx.x, d_x, d_x_stride,                                               \
+                       WEIGHT_GRADIENT(d_weight_split, d_weight_jump),                                                 \
                        operand(d_y, d_y_stride, NoNorm{}), operand(x, x_stride, NoNorm{}),                             \
                        {weight, weight_stride, weight_split, weight_jump, {}}, *row_count, inputs, outputs,            \
                        input_blocks, Alone{}, NoSums{});                                                               \
@@ -541,7 +597,8 @@ __device__ __forceinline__ void backward(float *memory, int block, Value *d_x, i
     (OUT(Core::Value, d_x), WEIGHT_GRADIENT_PARAMETERS, IN(Core::Value, d_y), IN(Core::Value, z), NORM_PARAMETERS,     \
      IN(Core::Value, weight), NORM_GRADIENT_PARAMETERS, int d_x_stride, int d_weight_stride, int d_y_stride,           \
      int z_stride, int weight_stride, BACKWARD_SIZES) {                                                                \
-        backward<Core>(tile_memory, blockIdx.x, d_x, d_x_stride, WEIGHT_GRADIENT(NO_SPLIT, 0),                         \
+        begin_kernel();                                                                                                \
+        backward<Core>(tile_memory<Core>(), blockIdx.x, d_x, d_x_stride, WEIGHT_GRADIENT(NO_SPLIT, 0),                 \
                        operand(d_y, d_y_stride, NoNorm{}), operand(z, z_stride, NORM),                                 \
                        operand(weight, weight_stride, NoNorm{}), *row_count, inputs, outputs, input_blocks, Alone{},   \
                        BACKWARD_SUMS(Core::Value));                                                                    \
@@ -551,8 +608,10 @@ __device__ __forceinline__ void backward(float *memory, int block, Value *d_x, i
      IN(Core::Value, weight), NORM_GRADIENT_PARAMETERS, IN(float, along), int d_x_stride, int d_weight_stride,         \
      int d_weight_split, long long d_weight_jump, int d_y_stride, int z_stride, int weight_stride, int weight_split,   \
      long long weight_jump, BACKWARD_SIZES) {                                                                          \
+        begin_kernel();                                                                                                \
         LessAlong<Core::Value> less = {z, z_stride, NORM, along};                                                      \
-        backward<Core>(tile_memory, blockIdx.x, d_x, d_x_stride, WEIGHT_GRADIENT(d_weight_split, d_weight_jump),       \
+        backward<Core>(tile_memory<Core>(), blockIdx.x, d_x, d_x_stride,                                               \
+                       WEIGHT_GRADIENT(d_weight_split, d_weight_jump),                                                 \
                        operand(d_y, d_y_stride, NoNorm{}), operand(z, z_stride, NORM),                                 \
                        {weight, weight_stride, weight_split, weight_jump, {}}, *row_count, inputs, outputs,            \
                        input_blocks, less, BACKWARD_SUMS(Core::Value));                                                \
@@ -572,14 +631,16 @@ __device__ __forceinline__ void backward(float *memory, int block, Value *d_x, i
         int e_weight_stride, IN(int, e_row_count), int e_inputs, int e_outputs, int e_most_parts,                      \
         int e_most_large_parts, int e_input_blocks
 #define STATES(Core, of_edges)                                                                                         \
+    begin_kernel();                                                                                                    \
     if (int(blockIdx.x) < node_blocks) {                                                                               \
         LessAlong<Core::Value> less = {z, z_stride, NORM, along};                                                      \
-        backward<Core>(tile_memory, blockIdx.x, d_x, d_x_stride, WEIGHT_GRADIENT(d_weight_split, d_weight_jump),       \
+        backward<Core>(tile_memory<Core>(), blockIdx.x, d_x, d_x_stride,                                               \
+                       WEIGHT_GRADIENT(d_weight_split, d_weight_jump),                                                 \
                        operand(d_y, d_y_stride, NoNorm{}), operand(z, z_stride, NORM),                                 \
                        {weight, weight_stride, weight_split, weight_jump, {}}, *row_count, inputs, outputs,            \
                        input_blocks, less, BACKWARD_SUMS(Core::Value));                                                \
     } else {                                                                                                           \
-        backward<Core>(tile_memory, int(blockIdx.x) - node_blocks, d_e, d_e_stride,                                    \
+        backward<Core>(tile_memory<Core>(), int(blockIdx.x) - node_blocks, d_e, d_e_stride,                            \
                        {{e_d_weight, e_d_weight_stride, NO_SPLIT, 0},                                                  \
                         e_parts,                                                                                       \
                         e_part_tickets,                                                                                \
@@ -597,7 +658,8 @@ __device__ __forceinline__ void backward(float *memory, int block, Value *d_x, i
     (OUT(Core::Value, d_x), WEIGHT_GRADIENT_PARAMETERS, IN(Core::Value, d_y), NORM_BACKWARD_PARAMETERS(Core::Value),   \
      IN(Core::Value, x), IN(Core::Value, weight), int d_x_stride, int d_weight_stride, int d_y_stride, int x_stride,   \
      int weight_stride, BACKWARD_SIZES) {                                                                              \
-        backward<Core>(tile_memory, blockIdx.x, d_x, d_x_stride, WEIGHT_GRADIENT(NO_SPLIT, 0),                         \
+        begin_kernel();                                                                                                \
+        backward<Core>(tile_memory<Core>(), blockIdx.x, d_x, d_x_stride, WEIGHT_GRADIENT(NO_SPLIT, 0),                 \
                        operand(d_y, d_y_stride, NORM_BACKWARD), operand(x, x_stride, NoNorm{}),                        \
                        operand(weight, weight_stride, NoNorm{}), *row_count, inputs, outputs, input_blocks, Alone{},   \
                        NoSums{});                                                                                      \
@@ -606,7 +668,8 @@ __device__ __forceinline__ void backward(float *memory, int block, Value *d_x, i
     (OUT(Core::Value, d_x), WEIGHT_GRADIENT_PARAMETERS, IN(Core::Value, d_y), NORM_BACKWARD_PARAMETERS(Core::Value),   \
      IN(Core::Value, z), NORM_PARAMETERS, IN(Core::Value, weight), NORM_GRADIENT_PARAMETERS, int d_x_stride,           \
      int d_weight_stride, int d_y_stride, int z_stride, int weight_stride, BACKWARD_SIZES) {                           \
-        backward<Core>(tile_memory, blockIdx.x, d_x, d_x_stride, WEIGHT_GRADIENT(NO_SPLIT, 0),                         \
+        begin_kernel();                                                                                                \
+        backward<Core>(tile_memory<Core>(), blockIdx.x, d_x, d_x_stride, WEIGHT_GRADIENT(NO_SPLIT, 0),                 \
                        operand(d_y, d_y_stride, NORM_BACKWARD), operand(z, z_stride, NORM),                            \
                        operand(weight, weight_stride, NoNorm{}), *row_count, inputs, outputs, input_blocks, Alone{},   \
                        BACKWARD_SUMS(Core::Value));                                                                    \
@@ -626,9 +689,9 @@ __device__ __forceinline__ void backward(float *memory, int block, Value *d_x, i
 #define EMULATED_LINEAR(suffix)                                                                                        \
     EMULATED_KERNEL(linear_forward_##suffix), EMULATED_KERNEL(linear_forward_norm_##suffix),                           \
         EMULATED_KERNEL(linear_forward_gather_##suffix), EMULATED_KERNEL(linear_forward_gather_norm_##suffix),         \
-        EMULATED_KERNEL(linear_forward_unit_##suffix), EMULATED_KERNEL(linear_backward_##suffix),                      \
-        EMULATED_KERNEL(linear_backward_norm_##suffix), EMULATED_KERNEL(linear_backward_unit_##suffix),                \
-        EMULATED_KERNEL(linear_backward_states_##suffix)
+        EMULATED_KERNEL(linear_forward_unit_##suffix), EMULATED_KERNEL(linear_forward_two_##suffix),                   \
+        EMULATED_KERNEL(linear_backward_##suffix), EMULATED_KERNEL(linear_backward_norm_##suffix),                     \
+        EMULATED_KERNEL(linear_backward_unit_##suffix), EMULATED_KERNEL(linear_backward_states_##suffix)
 #define EMULATED_SMALL_LINEAR(suffix)                                                                                  \
     EMULATED_LINEAR(suffix), EMULATED_KERNEL(linear_backward_through_norm_##suffix),                                   \
         EMULATED_KERNEL(linear_backward_norm_through_norm_##suffix)

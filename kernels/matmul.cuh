@@ -51,8 +51,10 @@ template <class T> __device__ __forceinline__ Operand<T, NoNorm> z_of(const Oper
     return {from.norm.z, from.stride, from.split, from.jump, NoNorm{}};
 }
 
-// Shared memory of a block's tile: four blocks find room beside each other on every GPU but the smallest.
-constexpr int TILE_FLOATS = 40960 / int(sizeof(float));
+// Shared memory of a block's tile: of the smaller one four blocks find room beside each other on every GPU but the
+// smallest, of the larger one two. Static memory would have no room for it: it is dynamic, and the launcher gives as much.
+constexpr int SMALL_TILE_BYTES = 40960, LARGE_TILE_BYTES = 81920;
+constexpr int LARGE_TILE = 128; // rows and columns; the launcher knows these numbers too
 
 // Where a core computes: the product's sizes, the block's first row and column, the inner steps that it adds up.
 struct Place {

@@ -17,7 +17,8 @@ struct FmaCore {
     static constexpr int stride = Shape::rows + 4;
     static constexpr int tile_stride = Shape::columns + 8;
     static constexpr int first_length = Shape::rows * tile_stride; // of the rows' lengths, in shared memory
-    static_assert(first_length + Shape::rows <= TILE_FLOATS, "room for the tile, which takes more than the steps");
+    static_assert((first_length + Shape::rows) * int(sizeof(float)) <= SMALL_TILE_BYTES,
+                  "room for the tile, which takes more than the steps");
 
     // The value that an operand stands for.
     static __device__ __forceinline__ float value(const Operand<float, NoNorm> &from, int line, int column) {

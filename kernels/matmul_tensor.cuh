@@ -1,6 +1,7 @@
 // matmul_tensor: a block's tile of a product on the tensor cores.
 //
-//   copies      values as they are stored, global -> shared memory, some stages ahead (cp.async); zeros beyond the ends
+//   copies      values as they are stored, global -> shared memory, some stages ahead (cp.async); zeros beyond the inner
+//               dimension's end
 //   operands    batch norm and ReLU, or batch norm's backward, in shared memory, by the thread that copied
 //   fragments   shared memory -> registers, 16 x 16 values of an operand for a warp, rounded to the tensor cores' format
 //   sums        f32, in the order of the inner dimension, so bit-reproducible
@@ -71,7 +72,7 @@ struct Bf16 {
 // x = high + low + rest, both bf16, |rest| <= 2^-17 |x|; the product of the two lows is left out.
 struct Bf16x3 {
     using Value = float;
-    static constexpr int threads = 256;
+    static constexpr int threads = 384;
     struct Factor {
         Bf16::Factor high, low;
     };
@@ -131,11 +132,50 @@ struct Piece {
     int outer_end, first_outer, inner_end, first_inner;
 };
 
+// The same columns of several rows, with one case for all of them: a step of the inner dimension is short. (Elsewhere,
+// where more of them are loaded at once, that takes too many registers.)
+template <int count>
+__device__ __forceinline__ void load_fours(Four (&to)[count], const float *const (&rows)[count], int column,
+                                           int columns) {
+    bool aligned = column + COLUMNS_EACH <= columns;
+#pragma unroll
+    for (int row = 0; row < count; row++) {
+        aligned = aligned && is_aligned(rows[row] + column);
+    }
+    if (aligned) {
+#pragma unroll
+        for (int row = 0; row < count; row++) {
+            to[row] = load_aligned(rows[row] + column);
+        }
+        return;
+    }
+#pragma unroll
+    for (int row = 0; row < count; row++) {
+#pragma unroll
+        for (int i = 0; i < COLUMNS_EACH; i++) {
+            to[row][i] = column + i < columns ? rows[row][column + i] : 0.0f;
+        }
+    }
+}
+
+__device__ __forceinline__ NormFour load_for_step(const NormRows &of, int column, int columns) {
+    const float *rows[4] = {of.mean, of.rstd, of.weight, of.bias};
+    Four all[4];
+    load_fours(all, rows, column, columns);
+    return norm_four(all[0], all[1], all[2], all[3]);
+}
+__device__ __forceinline__ NormBackwardFour load_for_step(const NormBackwardRows &of, int column, int columns) {
+    const float *rows[6] = {of.norm.mean, of.norm.rstd, of.norm.weight, of.norm.bias, of.constant, of.slope};
+    Four all[6];
+    load_fours(all, rows, column, columns);
+    return {norm_four(all[0], all[1], all[2], all[3]), all[4], all[5]};
+}
+
 // The copies of a piece, `bytes` each, as threads share them: the same columns in every line that a thread takes.
 template <int bytes, class Stage, Order order, int threads, class T> struct Copies {
     static constexpr int width = bytes / int(sizeof(T)), per_line = Stage::line / width;
-    static constexpr int lines_at_once = threads / per_line;
-    static_assert(threads % per_line == 0, "whole lines at once");
+    static constexpr int lines_at_once = threads / per_line, lines_each = Stage::lines / lines_at_once;
+    static_assert(threads % per_line == 0 && Stage::lines % lines_at_once == 0, "as many lines for every thread");
     int first_line, at, lines, first, end;
 
     __device__ __forceinline__ Copies(const Piece &of)
@@ -144,21 +184,29 @@ template <int bytes, class Stage, Order order, int threads, class T> struct Copi
           first(order == INNER_LAST ? of.first_inner : of.first_outer),
           end(order == INNER_LAST ? of.inner_end : of.outer_end) {}
 
+    // What is made of lines or columns beyond the outer end is not stored, so that these may be others again, whose
+    // addresses need no case of their own.
     template <class Norm>
     __device__ __forceinline__ void begin(T *stage, const Operand<T, Norm> &from, const Piece &of) const {
-        int line_before = order == INNER_LAST ? of.first_outer : of.first_inner;
-        int columns = min(max(end - first - at, 0), width);
+        int columns = min(max(of.inner_end - of.first_inner - at, 0), width);
+        int column = min(of.first_outer + at, (of.outer_end - 1) / width * width);
 #pragma unroll
-        for (int line = first_line; line < Stage::lines; line += lines_at_once) {
-            int valid = line < lines ? columns : 0;
-            const T *address = valid > 0 ? from.line(line_before + line) + first + at : from.values;
-            copy_async<bytes>(&stage[line * Stage::stride + at], address, valid * int(sizeof(T)));
+        for (int i = 0; i < lines_each; i++) {
+            int line = first_line + i * lines_at_once;
+            T *to = &stage[line * Stage::stride + at];
+            if (order == INNER_LAST) {
+                const T *row = from.line(min(of.first_outer + line, of.outer_end - 1));
+                copy_async<bytes>(to, row + of.first_inner + at, columns * int(sizeof(T)));
+            } else {
+                bool inside = of.first_inner + line < of.inner_end;
+                copy_async<bytes>(to, from.line(of.first_inner + line) + column, inside ? bytes : 0);
+            }
         }
     }
 
     // After the wait for them, relu(norm(.)) of what this thread copied: every value once, and no barrier more.
     __device__ __forceinline__ void apply(T *stage, const NormRows &norm) const {
-        auto load = [&](int column, int end) { return load_norm(norm, column, end); };
+        auto load = [&](int column, int end) { return load_for_step(norm, column, end); };
         each_four<2>(load, [&](const NormFour &of, int line, int in_line) {
             T *values = &stage[line * Stage::stride + in_line];
             Four four = load_copied(values);
@@ -171,7 +219,7 @@ template <int bytes, class Stage, Order order, int threads, class T> struct Copi
     }
     // The same for d_z of d, with the stage of z beside.
     __device__ __forceinline__ void apply(T *stage, const T *beside, const NormBackwardRows &norm) const {
-        auto load = [&](int column, int end) { return load_norm_backward(norm, column, end); };
+        auto load = [&](int column, int end) { return load_for_step(norm, column, end); };
         each_four<1>(load, [&](const NormBackwardFour &of, int line, int in_line) {
             T *values = &stage[line * Stage::stride + in_line];
             store_copied(values, of(load_copied(values), load_copied(&beside[line * Stage::line + in_line])));
@@ -182,7 +230,7 @@ template <int bytes, class Stage, Order order, int threads, class T> struct Copi
     // The thread's columns four at a time (or the one that 4 bytes hold), with what `load` gives of them, in each of its
     // lines; of eight columns of bf16 one or two fours at once, as registers allow. Beyond the ends zeros stay.
     template <int at_once, class Load, class Do> __device__ __forceinline__ void each_four(Load load, Do run) const {
-        int column = first + at, line_end = min(Stage::lines, lines);
+        int column = first + at;
         if (column >= end) {
             return;
         }
@@ -190,8 +238,11 @@ template <int bytes, class Stage, Order order, int threads, class T> struct Copi
         for (int i = 0; i < width; i += COLUMNS_EACH) {
             auto of = load(column + i, width == 1 ? column + 1 : end);
 #pragma unroll
-            for (int line = first_line; line < line_end; line += lines_at_once) {
-                run(of, line, at + i);
+            for (int j = 0; j < lines_each; j++) {
+                int line = first_line + j * lines_at_once;
+                if (line < lines) {
+                    run(of, line, at + i);
+                }
             }
         }
     }
@@ -274,8 +325,10 @@ template <class Stage, int count, Order order, int threads, class T, class Norm>
 
 // ---- fragments --------------------------------------------------------------------------------------------------
 
+enum Side { LEFT, RIGHT }; // of the product: operand a, or b
+
 // Rows outer.. outer + 16 and inner steps inner.. inner + 16 of a stage.
-template <class Stage, Order order>
+template <class Stage, Order order, Side>
 __device__ __forceinline__ void load_fragment(Fragment<float> &to, const float *stage, int outer, int inner) {
     int lane = threadIdx.x % WARP_LANES;
     if (order == INNER_LAST) {
@@ -302,21 +355,22 @@ __device__ __forceinline__ void load_fragment(Fragment<float> &to, const float *
     }
 }
 
-template <class Stage, Order order>
+// The instruction takes neighbouring registers, which are those of one load: of a's four, rows 0 and 8 come first, then
+// steps 8 later; of b's, two for either 8 rows, the steps. In another order each would be moved before each product.
+template <class Stage, Order order, Side side>
 __device__ __forceinline__ void load_fragment(Fragment<bf16> &to, const bf16 *stage, int outer, int inner) {
-    int lane = threadIdx.x % WARP_LANES;
+    int lane = threadIdx.x % WARP_LANES, second = lane / 8 % 2 * 8, fourth = lane / 16 * 8;
+    int row = outer + (side == LEFT ? second : fourth), step = inner + (side == LEFT ? fourth : second);
     unsigned bits[4];
     if (order == INNER_LAST) {
-        // Four matrices of 8 rows x 8 steps: rows 0 and 8, then steps 8 later.
-        load_matrix_x4(bits, &stage[(outer + lane % 16) * Stage::stride + inner + lane / 16 * 8]);
+        load_matrix_x4(bits, &stage[(row + lane % 8) * Stage::stride + step]); // of 8 rows x 8 steps
     } else {
         // Of 8 steps x 8 rows, transposed while loading.
-        load_matrix_x4_transposed(
-            bits, &stage[(inner + lane / 16 * 8 + lane % 8) * Stage::stride + outer + lane / 8 % 2 * 8]);
+        load_matrix_x4_transposed(bits, &stage[(step + lane % 8) * Stage::stride + row]);
     }
 #pragma unroll
     for (int k = 0; k < 4; k++) {
-        to.pair[k % 2][k / 2] = bits[k];
+        to.pair[side == LEFT ? k % 2 : k / 2][side == LEFT ? k / 2 : k % 2] = bits[k];
     }
 }
 
@@ -329,8 +383,9 @@ template <class Shape_, class Format> struct TensorCore {
     static constexpr int blocks = Format::threads / Shape::threads; // on a multiprocessor
     // Of the tile's chunks in shared memory: two values at once from lanes 4 g + t meet all banks.
     static constexpr int tile_stride = Shape::columns + 8;
+    static constexpr int memory_bytes = Shape::rows == LARGE_TILE ? LARGE_TILE_BYTES : SMALL_TILE_BYTES;
     static constexpr int first_length = CHUNK_ROWS * tile_stride; // of the rows' lengths, behind a chunk
-    static_assert(first_length + Shape::rows <= TILE_FLOATS, "room for a chunk");
+    static_assert((first_length + Shape::rows) * int(sizeof(float)) <= memory_bytes, "room for a chunk");
 
     // The block's tile; finish(chunk) is called for each 64 rows of it, when they, and the lengths of a's rows if they are
     // wanted, lie in `memory`.
@@ -343,7 +398,7 @@ template <class Shape_, class Format> struct TensorCore {
         constexpr int stages = Shape::stages - int(reads_z<NormA>); // z takes the room of one
         using StagesA = Stages<StageA, stages, order_a, Shape::threads, Value, NormA>;
         using StagesB = Stages<StageB, stages, order_b, Shape::threads, Value, NormB>;
-        static_assert((StagesA::values + StagesB::values) * sizeof(Value) <= TILE_FLOATS * sizeof(float), "room");
+        static_assert((StagesA::values + StagesB::values) * int(sizeof(Value)) <= memory_bytes, "room");
         Value *memory_a = reinterpret_cast<Value *>(memory), *memory_b = memory_a + StagesA::values;
         StagesA stages_a = {memory_a, a, takes_wide_copies(a)};
         StagesB stages_b = {memory_b, b, takes_wide_copies(b)};
@@ -374,7 +429,6 @@ template <class Shape_, class Format> struct TensorCore {
             stages_a.apply(step, piece_a(inner));
             stages_b.apply(step, piece_b(inner));
             __syncthreads(); // all threads' copies are there, and nobody reads the stage before: the next to fill
-            begin(step + stages - 1);
             const Value *stage_a = stages_a.stage(step), *stage_b = stages_b.stage(step);
 #pragma unroll
             for (int in_stage = 0; in_stage < Shape::inner; in_stage += 16) {
@@ -384,23 +438,30 @@ template <class Shape_, class Format> struct TensorCore {
                         return load_aligned(&stage_a[row * StageA::stride + in_stage + inner_step]);
                     });
                 }
-                // The larger tile's warps have more rows than columns: fragments of b stay, those of a pass by.
-                typename Format::Factor right[pairs_across];
+                Fragment<Value> left[products_down], right[pairs_across];
 #pragma unroll
                 for (int j = 0; j < pairs_across; j++) {
-                    Fragment<Value> fragment;
-                    load_fragment<StageB, order_b>(fragment, stage_b, warp_column + j * 16, in_stage);
-                    right[j] = Format::factor(fragment);
+                    load_fragment<StageB, order_b, RIGHT>(right[j], stage_b, warp_column + j * 16, in_stage);
                 }
 #pragma unroll
                 for (int i = 0; i < products_down; i++) {
-                    Fragment<Value> fragment;
-                    load_fragment<StageA, order_a>(fragment, stage_a, warp_row + i * 16, in_stage);
-                    typename Format::Factor left = Format::factor(fragment);
+                    load_fragment<StageA, order_a, LEFT>(left[i], stage_a, warp_row + i * 16, in_stage);
+                }
+                if (in_stage == 0) {
+                    begin(step + stages - 1); // its addresses are found while the fragments are on their way
+                }
+                typename Format::Factor of_right[pairs_across];
+#pragma unroll
+                for (int j = 0; j < pairs_across; j++) {
+                    of_right[j] = Format::factor(right[j]);
+                }
+#pragma unroll
+                for (int i = 0; i < products_down; i++) {
+                    typename Format::Factor of_left = Format::factor(left[i]);
 #pragma unroll
                     for (int j = 0; j < pairs_across; j++) {
-                        Format::multiply_add(sums[i][2 * j], left, right[j], 0);
-                        Format::multiply_add(sums[i][2 * j + 1], left, right[j], 1);
+                        Format::multiply_add(sums[i][2 * j], of_left, of_right[j], 0);
+                        Format::multiply_add(sums[i][2 * j + 1], of_left, of_right[j], 1);
                     }
                 }
             }

@@ -3,7 +3,7 @@
 //
 // Rows lie `stride` values apart: of bf16 a multiple of 8 (16 bytes, as asynchronous copies take them), of float just
 // the columns. What lies between the columns and the stride is padding, which may hold anything: kernels that work value
-// by value neither read nor write it, and products load zeros in its place.
+// by value neither read nor write it, and products load zeros in its place or store nothing of what they make of it.
 #pragma once
 
 #include "common.cuh"
@@ -110,15 +110,20 @@ struct NormFour {
     __device__ __forceinline__ NormColumn operator[](int i) const { return {mean[i], scale[i], bias[i]}; }
 };
 
-__device__ __forceinline__ NormFour load_norm(const NormRows &norm, int column, int columns) {
-    Four mean = load_four(norm.mean, column, columns), rstd = load_four(norm.rstd, column, columns);
-    Four weight = load_four(norm.weight, column, columns), bias = load_four(norm.bias, column, columns);
+__device__ __forceinline__ NormFour norm_four(const Four &mean, const Four &rstd, const Four &weight,
+                                              const Four &bias) {
     NormFour all = {mean, {}, bias};
 #pragma unroll
     for (int i = 0; i < COLUMNS_EACH; i++) {
         all.scale[i] = __fmul_rn(rstd[i], weight[i]);
     }
     return all;
+}
+
+__device__ __forceinline__ NormFour load_norm(const NormRows &norm, int column, int columns) {
+    Four mean = load_four(norm.mean, column, columns), rstd = load_four(norm.rstd, column, columns);
+    Four weight = load_four(norm.weight, column, columns), bias = load_four(norm.bias, column, columns);
+    return norm_four(mean, rstd, weight, bias);
 }
 
 // Its backward by columns.

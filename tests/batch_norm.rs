@@ -4,88 +4,22 @@ mod kernel_support;
 
 use half::bf16;
 use kernel_support::calculus::{central_differences, weighted_sum};
-use kernel_support::cases::{check, columns, no_device, rows, seeds};
+use kernel_support::cases::{check, columns, rows, seeds};
 use kernel_support::stored::{assert_stored_within, rounded, stored, stored_to_host, unwritten};
 use kernel_support::{
-    Counted, Values, all, all_mut, assert_within, poisoned, same_bits, scale, to_device, to_host, wide,
+    Counted, Values, all, all_mut, assert_within, poisoned, same_bits, to_device, to_host, wide,
 };
 use proptest::prelude::any;
 use scenerank::backend::cuda::batch_norm::{
-    BatchStatistics, Norm, NormBackward, NormGradient, Statistics, Sums, batch_norm_backward,
-    batch_norm_backward_sums, batch_norm_mask, batch_norm_no_statistics, batch_norm_relu,
-    batch_norm_running_statistics, batch_norm_statistics,
+    Norm, NormBackward, NormGradient, Statistics, Sums, batch_norm_backward, batch_norm_backward_sums,
+    batch_norm_mask, batch_norm_no_statistics, batch_norm_relu, batch_norm_running_statistics,
 };
-use scenerank::backend::cuda::buffer::Buffer;
 use scenerank::backend::cuda::device::Device;
 use scenerank::backend::cuda::stored::StoredElement;
 use scenerank::backend::reference::batch_norm as reference;
 
 /// Results of about 1, through some ten roundings and a sum whose chunks have 64 rows.
 const LIMIT: f64 = 4e-6;
-
-/// mean, rstd and both running statistics of `z`, by the kernels.
-fn statistics<T: StoredElement>(
-    device: &Device,
-    z: &[f32],
-    rows: usize,
-    spare: usize,
-    running: [&[f32]; 2],
-) -> [Buffer<f32>; 4] {
-    let columns = running[0].len();
-    let [mut mean, mut rstd] = [(); 2].map(|()| poisoned(device, columns));
-    let [mut running_mean, mut running_var] = running.map(|values| to_device(device, values));
-    batch_norm_statistics(
-        device,
-        BatchStatistics {
-            to: Statistics { mean: all_mut(&mut mean), rstd: all_mut(&mut rstd) },
-            running_mean: all_mut(&mut running_mean),
-            running_var: all_mut(&mut running_var),
-            sums: &mut Sums::new(device).expect("memory"),
-        },
-        all(&stored::<T>(device, z, columns, spare)),
-        Counted::new(device, rows, spare).rows(),
-    )
-    .expect("launches");
-    [mean, rstd, running_mean, running_var]
-}
-
-/// Of the values that are stored.
-fn statistics_agree<T: StoredElement>(rows: usize, columns: usize, seed: u64) {
-    let mut values = Values::new(seed);
-    // Far from zero, where a plain sum of squares would cancel.
-    let z = rounded::<T>(values.signed(rows * columns).iter().map(|z| 100.0 + z).collect());
-    let (running_mean, running_var) = (values.signed(columns), values.positive(columns));
-    let got = same_bits(seed, |device, spare| {
-        statistics::<T>(device, &z, rows, spare, [&running_mean, &running_var])
-            .map(|buffer| to_host(device, &buffer))
-    });
-    let mut want = [vec![0.0; columns], vec![0.0; columns], wide(&running_mean), wide(&running_var)];
-    let [mean, rstd, running_mean, running_var] = &mut want;
-    reference::train_statistics(&wide(&z), mean, rstd, running_mean, running_var);
-    for ((name, got), want) in ["mean", "rstd", "running_mean", "running_var"].iter().zip(got).zip(&want) {
-        assert_within(name, &got, want, LIMIT * scale(want));
-    }
-}
-
-#[test]
-fn statistics_agree_with_the_reference() {
-    check(200, (rows(), columns(), seeds()), |(rows, columns, seed)| {
-        statistics_agree::<f32>(rows, columns, seed);
-        statistics_agree::<bf16>(rows, columns, seed);
-    });
-}
-
-/// Groups of 32 chunks of 64 rows, and what is left of them.
-#[test]
-fn statistics_of_several_groups_agree_with_the_reference() {
-    if no_device() {
-        return;
-    }
-    for rows in [2047, 2048, 2049, 4096, 6500] {
-        statistics_agree::<f32>(rows, 35, rows as u64);
-        statistics_agree::<bf16>(rows, 35, rows as u64);
-    }
-}
 
 #[test]
 fn running_statistics_take_the_batchs_place() {
@@ -266,12 +200,16 @@ fn the_backward_agrees_with_finite_differences() {
             forward(z, weight, bias, &mut |norm| loss = weighted_sum(&wide_d_y, &norm.relu_rows(z)));
             loss
         };
+        let narrow = |values: &[f64]| values.iter().map(|&value| value as f32).collect::<Vec<f32>>();
+        let mut statistics = [vec![], vec![]];
+        forward(&wide_z, &wide_weight, &wide_bias, &mut |norm| {
+            statistics = [narrow(norm.mean), narrow(norm.rstd)];
+        });
+        let [mean, rstd] = &statistics;
         let [d_z, d_weight, d_bias] = same_bits(seed, |device, spare| {
-            let zeros = vec![0.0; columns];
-            let [mean, rstd, ..] = statistics::<f32>(device, &z, rows, spare, [&zeros, &zeros]);
-            let there = [&weight, &bias].map(|v| to_device(device, v));
-            let [weight, bias] = there.each_ref().map(all);
-            let norm = Norm { mean: all(&mean), rstd: all(&rstd), weight, bias };
+            let there = [mean, rstd, &weight, &bias].map(|v| to_device(device, v));
+            let [mean, rstd, weight, bias] = there.each_ref().map(all);
+            let norm = Norm { mean, rstd, weight, bias };
             let [_, _, d_z, d_weight, d_bias] =
                 forward_and_backward::<f32>(device, &z, &d_y, rows, spare, norm, true);
             [d_z, d_weight, d_bias]

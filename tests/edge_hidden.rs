@@ -4,18 +4,23 @@ mod kernel_support;
 
 use half::bf16;
 use kernel_support::calculus::{central_differences, weighted_sum};
-use kernel_support::cases::{Edge, Graphs, TYPES, check, columns, graphs, no_device, seeds, small_graphs};
+use kernel_support::cases::{
+    Edge, Graphs, TYPES, check, columns, graphs, no_device, rows, seeds, small_graphs,
+};
 use kernel_support::stored::{assert_stored_within, rounded, stored, stored_to_host, unwritten};
 use kernel_support::{
-    Counted, Values, all, all_mut, assert_within, indices_with_room, poisoned, same_bits, to_device,
-    to_host_within, wide, with_room,
+    Counted, Values, all, all_mut, assert_within, indices_with_room, poisoned, same_bits, scale, to_device,
+    to_host, to_host_within, wide, with_room,
 };
-use scenerank::backend::cuda::batch_norm::{Norm, NormBackward, batch_norm_backward};
+use scenerank::backend::cuda::batch_norm::{
+    BatchStatistics, Norm, NormBackward, Statistics, Sums, batch_norm_backward,
+};
 use scenerank::backend::cuda::edge_hidden::{
-    Ends, Lengths, Lists, edge_hidden_lookup, edge_hidden_sum_edges, edge_hidden_sum_ends,
+    Ends, Lengths, Lists, edge_hidden_lookup, edge_hidden_sum_ends, edge_hidden_sum_types,
 };
 use scenerank::backend::cuda::linear::{Gradient, Matrix};
 use scenerank::backend::cuda::stored::StoredElement;
+use scenerank::backend::reference::batch_norm as reference;
 use scenerank::batch::graph_batch::GraphBatch;
 
 /// What the kernels read: predicates are all types, used or not.
@@ -34,6 +39,8 @@ struct Inputs {
     norm: [Vec<f32>; 4],
     /// `[2, H]`: what is subtracted.
     terms: Vec<f32>,
+    /// Running mean and variance.
+    running: [Vec<f32>; 2],
     /// `[N]`: what x was divided by.
     lengths: Vec<f32>,
 }
@@ -41,10 +48,8 @@ struct Inputs {
 /// That of an l2 normalisation.
 const LEAST_LENGTH: f32 = 1e-12;
 
-/// What they write.
+/// What the sums write.
 struct Outcome {
-    /// The edge's row and both ends.
-    looked_up: Vec<f32>,
     /// What is summed.
     d_z: Vec<f32>,
     /// Sums by end.
@@ -68,9 +73,10 @@ impl Inputs {
             [values.signed(hidden), values.positive(hidden), values.signed(hidden), values.signed(hidden)];
         // Small, as the shares of sums over many rows are: else the sums drift, and round to more than those of either sign.
         let terms = values.signed(2 * hidden).iter().map(|term| term / 32.0).collect();
+        let running = [values.signed(hidden), values.positive(hidden)];
         let mut lengths = values.positive(nodes);
         lengths.iter_mut().step_by(5).for_each(|length| *length = LEAST_LENGTH);
-        Inputs { batch, hidden, projected, edge_projected, d, z, norm, terms, lengths }
+        Inputs { batch, hidden, projected, edge_projected, d, z, norm, terms, running, lengths }
     }
 
     /// `projected[subject, ..H] + projected[object, H..]`, `[E, H]`.
@@ -102,20 +108,62 @@ impl Inputs {
         [offsets, entries]
     }
 
-    /// Sums by end have the same bits whether d_z is stored or made as it is read.
-    fn kernels<T: StoredElement>(&self, order: u64) -> Outcome {
+    /// The lookup, with its statistics and without, which changes no bit: z, mean, rstd and the running ones.
+    fn look_up<T: StoredElement>(&self, order: u64) -> [Vec<f32>; 5] {
         let (batch, hidden) = (&self.batch, self.hidden);
-        let results = same_bits(order, |device, spare| {
-            let counts = [batch.node_object.len(), batch.edge_subject.len(), TYPES];
-            let [nodes, edges, predicates] = counts.map(|rows| Counted::new(device, rows, spare));
-            let [node_count, edge_count, predicate_count] = counts;
+        let edge_count = batch.edge_subject.len();
+        let [z, alone, statistics @ ..] = same_bits::<6>(order, |device, spare| {
+            let edges = Counted::new(device, edge_count, spare);
             let [subject, object, edge_row] =
                 [&batch.edge_subject, &batch.edge_object, &batch.edge_predicate]
                     .map(|indices| indices_with_room(device, indices, spare));
             let ends = Ends { edges: edges.rows(), subject: all(&subject), object: all(&object) };
-            let [projected, edge_projected, z] =
-                [(&self.projected, 2 * hidden), (&self.edge_projected, hidden), (&self.z, hidden)]
-                    .map(|(values, columns)| stored::<T>(device, values, columns, spare));
+            let [projected, edge_projected] = [(&self.projected, 2 * hidden), (&self.edge_projected, hidden)]
+                .map(|(values, columns)| stored::<T>(device, values, columns, spare));
+            let look_up = |statistics: Option<BatchStatistics<'_>>| {
+                let mut z = unwritten::<T>(device, edge_count + spare, hidden);
+                edge_hidden_lookup(
+                    device,
+                    &mut all_mut(&mut z),
+                    all(&edge_projected),
+                    all(&projected),
+                    all(&edge_row),
+                    ends,
+                    hidden,
+                    statistics,
+                )
+                .expect("a launch");
+                stored_to_host(device, &z, edge_count, hidden)
+            };
+            let [mut mean, mut rstd] = [(); 2].map(|()| poisoned(device, hidden));
+            let [mut running_mean, mut running_var] =
+                self.running.each_ref().map(|values| to_device(device, values));
+            let mut sums = Sums::new(device).expect("memory");
+            let z = look_up(Some(BatchStatistics {
+                to: Statistics { mean: all_mut(&mut mean), rstd: all_mut(&mut rstd) },
+                running_mean: all_mut(&mut running_mean),
+                running_var: all_mut(&mut running_var),
+                sums: &mut sums,
+            }));
+            let [mean, rstd, running_mean, running_var] =
+                [mean, rstd, running_mean, running_var].map(|buffer| to_host(device, &buffer));
+            [z, look_up(None), mean, rstd, running_mean, running_var]
+        });
+        assert_eq!(bits(&alone), bits(&z), "without statistics");
+        let [mean, rstd, running_mean, running_var] = statistics;
+        [z, mean, rstd, running_mean, running_var]
+    }
+
+    /// Sums by end have the same bits whether d_z is stored or made as it is read, in a launch with those by predicate or
+    /// alone.
+    fn kernels<T: StoredElement>(&self, order: u64) -> Outcome {
+        let (batch, hidden) = (&self.batch, self.hidden);
+        let [d_z, by_end, in_one_launch, by_edge, over_length, along] = same_bits(order, |device, spare| {
+            let counts = [batch.node_object.len(), batch.edge_subject.len(), TYPES];
+            let [nodes, edges, predicates] = counts.map(|rows| Counted::new(device, rows, spare));
+            let [node_count, edge_count, predicate_count] = counts;
+            let projected = stored::<T>(device, &self.projected, 2 * hidden, spare);
+            let z = stored::<T>(device, &self.z, hidden, spare);
             let [mut d, mut d_z] = [0; 2].map(|_| stored::<T>(device, &self.d, hidden, spare));
             let (norm, terms) =
                 (self.norm.each_ref().map(|of| to_device(device, of)), to_device(device, &self.terms));
@@ -125,18 +173,6 @@ impl Inputs {
             batch_norm_backward(device, &mut of, edges.rows()).expect("a launch");
             let of = NormBackward { d: all_mut(&mut d), z: all(&z), norm, terms: all(&terms) };
 
-            let mut looked_up = unwritten::<T>(device, edge_count + spare, hidden);
-            edge_hidden_lookup(
-                device,
-                &mut all_mut(&mut looked_up),
-                all(&edge_projected),
-                all(&projected),
-                all(&edge_row),
-                ends,
-                hidden,
-            )
-            .expect("a launch");
-
             let [offsets, entries] = [&batch.incidence.offsets, &batch.incidence.entries]
                 .map(|indices| indices_with_room(device, indices, spare));
             let by_node = Lists { rows: nodes.rows(), offsets: all(&offsets), entries: all(&entries) };
@@ -145,7 +181,9 @@ impl Inputs {
             let (offsets, entries) = (all(&predicate_offsets), all(&predicate_entries));
             let by_predicate = Lists { rows: predicates.rows(), offsets, entries };
             let mut by_edge = unwritten::<T>(device, predicate_count + spare, hidden);
-            edge_hidden_sum_edges(device, &mut all_mut(&mut by_edge), &of, by_predicate).expect("a launch");
+            let mut in_one_launch = unwritten::<T>(device, node_count + spare, 2 * hidden);
+            let (edge_sums, end_sums) = (&mut all_mut(&mut by_edge), &mut all_mut(&mut in_one_launch));
+            edge_hidden_sum_types(device, edge_sums, end_sums, &of, by_predicate, by_node).expect("a launch");
 
             let d_z_stored = Gradient::Values(Matrix::new(all(&d_z), edge_count + spare, hidden));
             let lengths = with_room(device, &self.lengths, spare);
@@ -174,17 +212,18 @@ impl Inputs {
                 assert_eq!(bits(one), bits(other), "sums through batch norm's backward");
             }
             let [by_end, over_length, along] = stored_d_z.try_into().expect("three");
-            let [looked_up, d_z, by_edge] =
-                [(looked_up, edge_count), (d_z, edge_count), (by_edge, predicate_count)]
-                    .map(|(buffer, rows)| stored_to_host(device, &buffer, rows, hidden));
-            [looked_up, d_z, by_end, by_edge, over_length, along]
+            let [d_z, in_one_launch, by_edge] = [
+                (d_z, edge_count, hidden),
+                (in_one_launch, node_count, 2 * hidden),
+                (by_edge, predicate_count, hidden),
+            ]
+            .map(|(buffer, rows, columns)| stored_to_host(device, &buffer, rows, columns));
+            [d_z, by_end, in_one_launch, by_edge, over_length, along]
         });
-        let [looked_up, d_z, by_end, by_edge, over_length, along] = results;
-        Outcome { looked_up, d_z, by_end, by_edge, over_length, along }
+        assert_eq!(bits(&in_one_launch), bits(&by_end), "sums in one launch with those by predicate");
+        Outcome { d_z, by_end, by_edge, over_length, along }
     }
-}
 
-impl Inputs {
     /// Sums over lengths, given them as they are, up to `limit`; and of what was stored of them the products with P, over
     /// lengths.
     fn check_lengths<T: StoredElement>(&self, sums: &[f64], limit: f64, over_length: &[f32], along: &[f32]) {
@@ -222,7 +261,8 @@ fn agrees_with_plain_loops((graphs, hidden, seed): (Graphs, usize, u64)) {
 fn agrees_in<T: StoredElement>(graphs: &Graphs, hidden: usize, seed: u64) {
     let inputs = Inputs::new::<T>(graphs, hidden, seed);
     let batch = &inputs.batch;
-    let Outcome { looked_up, d_z, by_end, by_edge, over_length, along } = inputs.kernels::<T>(seed);
+    let Outcome { d_z, by_end, by_edge, over_length, along } = inputs.kernels::<T>(seed);
+    let [looked_up, ..] = inputs.look_up::<T>(seed);
     let of_ends = inputs.of_ends(&wide(&inputs.projected));
     let sum = |one: &[f64]| -> Vec<f64> { one.iter().zip(&of_ends).map(|(one, ends)| one + ends).collect() };
     // Three numbers below 1.
@@ -243,6 +283,53 @@ fn agrees_in<T: StoredElement>(graphs: &Graphs, hidden: usize, seed: u64) {
     assert_stored_within::<T>("sums by end", &by_end, &want_ends, limit);
     assert_stored_within::<T>("sums by predicate", &by_edge, &want_edges, limit);
     inputs.check_lengths::<T>(&want_ends, limit, &over_length, &along);
+}
+
+/// Results of about 1, through some ten roundings and a sum whose chunks have 64 rows.
+const STATISTICS_LIMIT: f64 = 4e-6;
+
+/// Of `rows` edges, of the values that are stored.
+fn statistics_agree<T: StoredElement>(rows: usize, hidden: usize, seed: u64) {
+    let nodes = 5u32;
+    let edges = Values::new(seed).indices(rows, (nodes * nodes) as usize);
+    let edge = |(at, pair): (usize, u32)| Edge {
+        subject: pair % nodes,
+        predicate: at as u32 % TYPES as u32,
+        object: pair / nodes,
+        copies: 1,
+    };
+    let edges = edges.into_iter().enumerate().map(edge).collect();
+    let mut inputs = Inputs::new::<T>(&Graphs { sizes: vec![nodes as usize], edges }, hidden, seed);
+    // Far from zero, where a plain sum of squares would cancel.
+    inputs.edge_projected = rounded::<T>(inputs.edge_projected.iter().map(|value| 100.0 + value).collect());
+    let [z, got @ ..] = inputs.look_up::<T>(seed);
+    let [running_mean, running_var] = inputs.running.each_ref().map(|values| wide(values));
+    let mut want = [vec![0.0; hidden], vec![0.0; hidden], running_mean, running_var];
+    let [mean, rstd, running_mean, running_var] = &mut want;
+    reference::train_statistics(&wide(&z), mean, rstd, running_mean, running_var);
+    for ((name, got), want) in ["mean", "rstd", "running_mean", "running_var"].iter().zip(got).zip(&want) {
+        assert_within(name, &got, want, STATISTICS_LIMIT * scale(want));
+    }
+}
+
+#[test]
+fn statistics_agree_with_the_reference() {
+    check(200, (rows(), columns(), seeds()), |(rows, hidden, seed)| {
+        statistics_agree::<f32>(rows, hidden, seed);
+        statistics_agree::<bf16>(rows, hidden, seed);
+    });
+}
+
+/// Groups of 32 chunks of 64 rows, and what is left of them.
+#[test]
+fn statistics_of_several_groups_agree_with_the_reference() {
+    if no_device() {
+        return;
+    }
+    for rows in [2047, 2048, 2049, 4096, 6500] {
+        statistics_agree::<f32>(rows, 35, rows as u64);
+        statistics_agree::<bf16>(rows, 35, rows as u64);
+    }
 }
 
 #[test]

@@ -21,8 +21,8 @@ use scenerank::backend::cuda::batch_norm::{BatchStatistics, Norm, NormGradient, 
 use scenerank::backend::cuda::device::Device;
 use scenerank::backend::cuda::edge_hidden::Ends;
 use scenerank::backend::cuda::linear::{
-    Format, Gradient, Input, LinearGradients, WeightParts, linear_backward, linear_forward,
-    linear_forward_gather,
+    Format, Forward as PlainForward, Gradient, Input, LinearGradients, WeightParts, linear_backward,
+    linear_forward, linear_forward_gather, linear_forward_two,
 };
 use scenerank::backend::cuda::stored::StoredElement;
 use scenerank::backend::reference::linear as reference;
@@ -492,6 +492,88 @@ fn check_parts<T: StoredElement>(device: &Device, format: Format, rows: usize, w
     };
     check(Backward, 1, &[part(0), part(2 * width)].concat());
     assert!(part(width).iter().all(|&value| value == 7.0), "the part between");
+}
+
+/// Two products as layer 0 has them, of so many rows each, in grids for so many more: by a weight's first part above its
+/// last, and by the part between.
+#[derive(Clone, Copy, Debug)]
+struct Two {
+    rows: [usize; 2],
+    spare: [usize; 2],
+    hidden: usize,
+    inputs: usize,
+}
+
+impl Two {
+    fn check(self, devices: &[Device], formats: &[Format]) {
+        for device in devices {
+            for &format in formats {
+                match format {
+                    Format::Bf16 => self.check_as::<bf16>(device, format),
+                    _ => self.check_as::<f32>(device, format),
+                }
+            }
+        }
+    }
+
+    /// Each has the bits that it has in a launch of its own.
+    fn check_as<T: StoredElement>(self, device: &Device, format: Format) {
+        let Two { rows, spare, hidden, inputs } = self;
+        let mut values = Values::new(11);
+        let part = T::stride(inputs);
+        let weight = rounded::<T>(values.signed(hidden * 3 * part));
+        let weight = stored::<T>(device, &weight, 3 * part, 0);
+        let weight = matrix(&weight, hidden, 3 * part);
+        let weights = [weight.stacked(0, 2 * part, inputs), weight.columns(part, inputs)];
+        let outputs = [2 * hidden, hidden];
+        let counted = [0, 1].map(|i| Counted::new(device, rows[i], spare[i]));
+        let bounds = [0, 1].map(|i| rows[i] + spare[i]);
+        let x = [0, 1].map(|i| {
+            let values = rounded::<T>(values.signed(rows[i] * inputs));
+            stored::<T>(device, &values, inputs, spare[i])
+        });
+        let x = [0, 1].map(|i| matrix(&x[i], bounds[i], inputs));
+        let unwritten = || [0, 1].map(|i| unwritten::<T>(device, bounds[i], outputs[i]));
+        let (mut alone, mut together) = (unwritten(), unwritten());
+        for i in 0..2 {
+            let y = &mut matrix_mut(&mut alone[i], bounds[i], outputs[i]);
+            linear_forward(device, format, counted[i].rows(), y, Input::Values(x[i]), weights[i], None)
+                .expect("a launch");
+        }
+        let [y, z] = &mut together;
+        let (y, z) = (&mut matrix_mut(y, bounds[0], outputs[0]), &mut matrix_mut(z, bounds[1], outputs[1]));
+        let products = [(0, y), (1, z)].map(|(i, y)| PlainForward {
+            rows: counted[i].rows(),
+            y,
+            x: x[i],
+            weight: weights[i],
+        });
+        linear_forward_two(device, format, products).expect("a launch");
+        for i in 0..2 {
+            let [alone, together] =
+                [&alone, &together].map(|y| stored_to_host(device, &y[i], rows[i], outputs[i]));
+            let same = alone.iter().zip(&together).all(|(one, other)| one.to_bits() == other.to_bits());
+            assert!(same && !alone.iter().any(|y| y.is_nan()), "product {i} of {self:?} in {format:?}");
+        }
+    }
+}
+
+#[test]
+fn two_products_in_a_launch_have_the_bits_of_each() {
+    let devices = devices();
+    check(
+        20,
+        (rows(), rows(), 1..=80usize, 1..=100usize, seeds()),
+        |(first, second, hidden, inputs, seed)| {
+            let spare = [spare(seed), spare(seed / 8)];
+            Two { rows: [first, second], spare, hidden, inputs }.check(&devices, &FORMATS);
+        },
+    );
+    Two { rows: [0, 0], spare: [0, 0], hidden: 3, inputs: 5 }.check(&devices, &FORMATS);
+    // Grids for so many rows that they take the larger tile, by the first product and by the second.
+    let (devices, formats) = (&devices[..devices.len().min(1)], [Format::Tf32, Format::Bf16, Format::Bf16x3]);
+    Two { rows: [70, 130], spare: [4149, 0], hidden: 449, inputs: 21 }.check(devices, &formats);
+    Two { rows: [130, 70], spare: [0, 4149], hidden: 1021, inputs: 21 }.check(devices, &formats);
 }
 
 #[test]

@@ -6,6 +6,7 @@
 //   - a barrier that some thread never reaches, or a shuffle that a named lane never reaches, ends the launch with an
 //     error that names kernel, block and thread;
 //   - with a seed, blocks, and threads between two waits, run in a shuffled order: a race changes the answer;
+//   - a kernel that a thread leaves without begin_kernel (launch.cuh) ends the launch with an error;
 //   - an asynchronous copy is performed only when it is waited for, and until then its target holds NaN;
 //   - built with AddressSanitizer, an access outside of a buffer or of shared memory is reported.
 //
@@ -28,6 +29,8 @@
 #define __align__(n) __attribute__((aligned(n)))
 // All static shared arrays lie in one section, so that the runtime can fill them with NaN.
 #define __shared__ static __attribute__((section("emulator_shared")))
+// `extern __shared__` within a function: allocated for each launch, at the size that it asks for.
+#define DYNAMIC_SHARED(type, name) type *name = static_cast<type *>(emulator::dynamic_shared)
 
 struct uint3 {
     unsigned x, y, z;
@@ -60,6 +63,9 @@ struct Position {
 // The running thread's place; the runtime keeps it while it switches between fibers.
 extern Position position;
 extern void *dynamic_shared;
+
+// Marks that the running thread has waited for the launch before.
+void begin_kernel();
 
 // The threads' meeting points; `line` is that of the call in the kernel's source.
 void barrier(int line);

@@ -29,7 +29,7 @@ use crate::loss::Loss;
 use crate::model::activations::{BlockActivations, LayerActivations};
 use crate::model::config::ModelConfig;
 use crate::model::parameters::{BlockKind, Parameters};
-use crate::optimizer::{Adam, Moments};
+use crate::optimizer::{Adam, Moments, Part};
 
 use correlation_sums::CorrelationSums;
 
@@ -354,7 +354,8 @@ pub trait Backend: Sized {
         gradients: &mut Self::Buffer,
     ) -> Result<()>;
 
-    /// One Adam step over all parameters, which is counted.
+    /// One Adam step over part of the parameters. Unless it ends the step, the stages that follow neither read these
+    /// parameters nor write their gradients, and may run beside it.
     fn adam_step(
         &mut self,
         adam: &Adam,
@@ -362,6 +363,7 @@ pub trait Backend: Sized {
         gradients: &Self::Buffer,
         moments: &mut Moments<Self::Buffer>,
         steps: &mut Self::Steps,
+        part: Part,
     ) -> Result<()>;
 
     /// The `k` rows, or all, of `embeddings [rows, D]` with the greatest inner products with `query [D]`, and these: best

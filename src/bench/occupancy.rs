@@ -43,7 +43,8 @@ impl Multiprocessor {
         Some(Multiprocessor { warps, blocks, shared_bytes: shared_kib << 10 })
     }
 
-    /// How many blocks of so many `threads` fit, with `registers` a thread and `shared_bytes` of static shared memory.
+    /// How many blocks of so many `threads` fit, with `registers` a thread and `shared_bytes` of shared memory, static and
+    /// dynamic.
     pub fn occupancy(&self, threads: u64, registers: u64, shared_bytes: u64) -> Occupancy {
         let warps = threads.max(1).div_ceil(WARP_THREADS);
         let of_warp = (registers.max(1) * WARP_THREADS).next_multiple_of(REGISTER_UNIT);

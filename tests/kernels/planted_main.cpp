@@ -33,7 +33,9 @@ int main(int argument_count, char **arguments) {
         return 2;
     }
     uint64_t seed = strtoull(arguments[2], nullptr, 10);
-    int failed = emulator_launch(kernel, grid, block, 0, parameters, bytes, 2, seed, message, sizeof message);
+    size_t dynamic_bytes = strstr(arguments[1], "dynamic") != nullptr ? sizeof(float) * block[0] : 0;
+    int failed = emulator_launch(kernel, grid, block, dynamic_bytes, parameters, bytes, 2, seed, message,
+                                 sizeof message);
     if (failed) {
         printf("error: %s\n", message);
     } else {

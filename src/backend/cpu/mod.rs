@@ -31,7 +31,7 @@ use crate::model::activations::{BlockActivations, LayerActivations};
 use crate::model::config::ModelConfig;
 use crate::model::loss_row;
 use crate::model::parameters::{BlockKind, BlockLayout, Parameters};
-use crate::optimizer::{Adam, AdamStep, Moments};
+use crate::optimizer::{Adam, AdamStep, Moments, Part};
 
 use batch_norm::{BackwardSums, CHUNK_ROWS, Columns, Partials, Statistics, Terms};
 use matmul::{Accum, matmul, matrix, matrix_mut};
@@ -552,19 +552,21 @@ impl Backend for Cpu {
         gradients: &Vec<f32>,
         moments: &mut Moments<Vec<f32>>,
         steps: &mut u64,
+        Part { parameters: range, ends_step }: Part,
     ) -> Result<()> {
-        *steps += 1;
-        let step = &adam.at_step(*steps);
-        parameters
-            .values
+        let step = &adam.at_step(*steps + 1);
+        parameters.values[range.clone()]
             .par_chunks_mut(FLAT_CHUNK)
-            .zip(gradients.par_chunks(FLAT_CHUNK))
-            .zip(moments.first.par_chunks_mut(FLAT_CHUNK))
-            .zip(moments.second.par_chunks_mut(FLAT_CHUNK))
+            .zip(gradients[range.clone()].par_chunks(FLAT_CHUNK))
+            .zip(moments.first[range.clone()].par_chunks_mut(FLAT_CHUNK))
+            .zip(moments.second[range].par_chunks_mut(FLAT_CHUNK))
             .for_each(|(((values, gradients), first), second)| {
                 adam_chunk(step, values, gradients, first, second);
             });
-        self.rounding.keep_parameters(&parameters.values);
+        if ends_step {
+            *steps += 1;
+            self.rounding.keep_parameters(&parameters.values);
+        }
         Ok(())
     }
 

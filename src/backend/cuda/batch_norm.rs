@@ -7,7 +7,6 @@ use super::stored::{StoredElement, stored_kernel, stored_kernels};
 use crate::error::Result;
 
 pub(super) const KERNELS: &[&str] = stored_kernels![
-    "batch_norm_statistics",
     "batch_norm_relu",
     "batch_norm_mask",
     "batch_norm_backward_sums",
@@ -249,23 +248,6 @@ fn by_fours(rows: usize, columns: usize) -> Grid {
     let threads = rows * columns.div_ceil(COLUMNS_EACH);
     assert!(u32::try_from(threads).is_ok(), "kernels count their threads in 32 bits");
     Grid::cover(threads, THREADS)
-}
-
-/// The statistics of `z [R, C]`, in a pass over it; moves the running ones.
-pub fn batch_norm_statistics<T: StoredElement>(
-    device: &Device,
-    statistics: BatchStatistics<'_>,
-    z: Slice<'_, T>,
-    rows: Rows<'_>,
-) -> Result<()> {
-    let columns = statistics.to.mean.len();
-    check_len("batch_norm: z", z.len(), rows.bound * T::stride(columns));
-    let arguments = Arguments::default().add_statistics(device, Some(statistics), rows.bound, columns)?;
-    let arguments = arguments.add(z).add(T::stride(columns)).add(rows).add(columns);
-    let (kernel, grid) = (stored_kernel!("batch_norm_statistics", T), strips(rows.bound, columns));
-    // SAFETY: as in kernels/batch_norm.cu; lengths were checked, the sums have room; all that is written is borrowed
-    // mutably.
-    unsafe { device.launch(kernel, grid, &arguments) }
 }
 
 /// The running statistics into `to`.

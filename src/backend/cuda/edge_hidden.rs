@@ -1,9 +1,9 @@
 //! edge_hidden: joins the parts of an edge's first product, and sums its gradient by node or type
 //! (`kernels/edge_hidden.cu`).
 
-use super::batch_norm::NormBackward;
+use super::batch_norm::{BatchStatistics, CHUNK_ROWS, NormBackward};
 use super::buffer::{Slice, SliceMut};
-use super::device::{Arguments, Device, Grid, check_len};
+use super::device::{Arguments, Device, Grid, check_len, dimension};
 use super::linear::Gradient;
 use super::rows::Rows;
 use super::stored::{StoredElement, stored_kernel, stored_kernels};
@@ -13,10 +13,13 @@ pub(super) const KERNELS: &[&str] = stored_kernels![
     "edge_hidden_lookup",
     "edge_hidden_sum_ends",
     "edge_hidden_sum_ends_through_norm",
-    "edge_hidden_sum_edges_through_norm"
+    "edge_hidden_sum_types_through_norm"
 ];
 
+/// As in the kernels.
 const THREADS: u32 = 128;
+const LOOKUP_STRIP: usize = 64;
+const LOOKUP_THREADS: u32 = 256;
 
 /// The rows of `projected [n, 2 H]` that an edge reads: nodes, or types that occur.
 #[derive(Clone, Copy, Debug)]
@@ -55,7 +58,7 @@ impl Lists<'_> {
     }
 }
 
-/// `z [E, H] = edge_projected[edge_row] + projected[subject, ..H] + projected[object, H..]`.
+/// `z [E, H] = edge_projected[edge_row] + projected[subject, ..H] + projected[object, H..]`, and its statistics.
 pub fn edge_hidden_lookup<T: StoredElement>(
     device: &Device,
     z: &mut SliceMut<'_, T>,
@@ -64,28 +67,25 @@ pub fn edge_hidden_lookup<T: StoredElement>(
     edge_row: Slice<'_, i32>,
     ends: Ends<'_>,
     hidden: usize,
+    statistics: Option<BatchStatistics<'_>>,
 ) -> Result<()> {
     let edges = ends.edges.bound;
     ends.check();
     check_len("edge_hidden_lookup: z", z.len(), edges * T::stride(hidden));
     check_len("edge_hidden_lookup: edge_row", edge_row.len(), edges);
-    if edges == 0 {
+    if edges == 0 && statistics.is_none() {
         return Ok(());
     }
-    let arguments = [
-        z.into(),
-        edge_projected.into(),
-        projected.into(),
-        edge_row.into(),
-        ends.subject.into(),
-        ends.object.into(),
-        ends.edges.into(),
-        hidden.into(),
-        T::stride(hidden).into(),
-        T::stride(2 * hidden).into(),
-    ];
-    // SAFETY: as in kernels/edge_hidden.cu; lengths were checked; z is borrowed mutably.
-    unsafe { device.launch(stored_kernel!("edge_hidden_lookup", T), Grid::rows(edges, THREADS), &arguments) }
+    let arguments = Arguments::default().add(z).add_statistics(device, statistics, edges, hidden)?;
+    let arguments = arguments.add(edge_projected).add(projected).add(edge_row);
+    let arguments = arguments.add(ends.subject).add(ends.object).add(ends.edges);
+    let arguments = arguments.add(hidden).add(T::stride(hidden)).add(T::stride(2 * hidden));
+    // At least one block for each strip, for the statistics that there are without rows.
+    let blocks = [hidden.div_ceil(LOOKUP_STRIP), edges.div_ceil(CHUNK_ROWS).max(1), 1].map(dimension);
+    let grid = Grid { blocks, threads: [LOOKUP_THREADS, 1, 1] };
+    // SAFETY: as in kernels/edge_hidden.cu; lengths were checked, the sums have room; all that is written is borrowed
+    // mutably.
+    unsafe { device.launch(stored_kernel!("edge_hidden_lookup", T), grid, &arguments) }
 }
 
 /// Of an x that has its rows over their lengths ([`super::linear::linear_forward_unit`]).
@@ -135,24 +135,33 @@ pub fn edge_hidden_sum_ends<T: StoredElement>(
     unsafe { device.launch(kernel, Grid::rows(by_row.rows.bound, THREADS), &arguments) }
 }
 
-/// `sums [u, H]`: of d_z, which is made `of` a gradient `[E, H]`, over the edges of predicate u.
-pub fn edge_hidden_sum_edges<T: StoredElement>(
+/// Layer 0's two sums in one launch, of d_z, which is made `of` a gradient `[E, H]`: `edge_sums [u, H]` over the edges of
+/// predicate type u, and `end_sums [n, 2 H]` as [`edge_hidden_sum_ends`] by object type.
+pub fn edge_hidden_sum_types<T: StoredElement>(
     device: &Device,
-    sums: &mut SliceMut<'_, T>,
+    edge_sums: &mut SliceMut<'_, T>,
+    end_sums: &mut SliceMut<'_, T>,
     of: &NormBackward<'_, T>,
-    by_row: Lists<'_>,
+    by_predicate: Lists<'_>,
+    by_object: Lists<'_>,
 ) -> Result<()> {
-    let hidden = of.columns();
-    check_len("edge_hidden_sum_edges: sums", sums.len(), by_row.rows.bound * T::stride(hidden));
-    of.check(by_row.entries.len());
-    by_row.check();
-    if by_row.rows.bound == 0 {
+    let (hidden, predicates, objects) = (of.columns(), by_predicate.rows.bound, by_object.rows.bound);
+    check_len("edge_hidden_sum_types: edge_sums", edge_sums.len(), predicates * T::stride(hidden));
+    check_len("edge_hidden_sum_types: end_sums", end_sums.len(), objects * T::stride(2 * hidden));
+    of.check(by_predicate.entries.len());
+    of.check(by_object.entries.len() / 2);
+    by_predicate.check();
+    by_object.check();
+    if predicates + objects == 0 {
         return Ok(());
     }
-    let arguments = Arguments::default().add(sums).add_norm_backward(of);
-    let arguments = arguments.add(by_row.offsets).add(by_row.entries);
-    let arguments = arguments.add(by_row.rows).add(hidden).add(T::stride(hidden));
-    let kernel = stored_kernel!("edge_hidden_sum_edges_through_norm", T);
-    // SAFETY: as in kernels/edge_hidden.cu; lengths were checked; sums is borrowed mutably.
-    unsafe { device.launch(kernel, Grid::rows(by_row.rows.bound, THREADS), &arguments) }
+    let arguments = Arguments::default().add(edge_sums).add(end_sums).add_norm_backward(of);
+    let add_lists = |arguments: Arguments, lists: Lists<'_>| {
+        arguments.add(lists.offsets).add(lists.entries).add(lists.rows)
+    };
+    let arguments = add_lists(add_lists(arguments, by_predicate), by_object).add(predicates);
+    let arguments = arguments.add(hidden).add(T::stride(hidden)).add(T::stride(2 * hidden));
+    let kernel = stored_kernel!("edge_hidden_sum_types_through_norm", T);
+    // SAFETY: as in kernels/edge_hidden.cu; lengths were checked; both sums are borrowed mutably.
+    unsafe { device.launch(kernel, Grid::rows(predicates + objects, THREADS), &arguments) }
 }

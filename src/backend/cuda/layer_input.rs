@@ -20,15 +20,15 @@
 //! by up to 2^-9 |S'| |P| in bf16: no more than the rounding of S' may move S' W by.
 
 use super::batch::{Batch, most_types};
-use super::batch_norm::{BatchStatistics, Norm, NormBackward, NormGradient, Sums, batch_norm_statistics};
+use super::batch_norm::{BatchStatistics, Norm, NormBackward, NormGradient, Sums};
 use super::block::norm;
 use super::buffer::{Buffer, Slice};
 use super::device::Device;
-use super::edge_hidden::{Lengths, edge_hidden_lookup, edge_hidden_sum_edges, edge_hidden_sum_ends};
+use super::edge_hidden::{Lengths, edge_hidden_lookup, edge_hidden_sum_ends, edge_hidden_sum_types};
 use super::embedding::{Lookup, LookupGradient, embedding_backward, embedding_forward};
 use super::linear::{
-    Backward, Format, Gradient, Input, LinearGradients, Matrix, MatrixMut, Unit, WeightParts,
-    linear_backward, linear_backward_states, linear_backward_unit, linear_forward, linear_forward_gather,
+    Backward, Format, Forward, Gradient, Input, LinearGradients, Matrix, MatrixMut, Unit, WeightParts,
+    linear_backward, linear_backward_states, linear_backward_unit, linear_forward_gather, linear_forward_two,
     linear_forward_unit,
 };
 use super::rows::Rows;
@@ -128,7 +128,7 @@ impl<T: StoredElement> Scratch<T> {
         let (width, hidden) = (all.config.state_width, all.config.hidden_width);
         let weight = weights.of(layer, BlockKind::EdgeHidden);
         let of = parts(T::stride(width));
-        let (rows, edges) = (batch.edges(), batch.edges().bound);
+        let edges = batch.edges().bound;
         match input {
             LayerInput::States { nodes: x, edges: e } => {
                 let (nodes, projected) = (batch.nodes(), &mut self.projected[layer]);
@@ -157,22 +157,23 @@ impl<T: StoredElement> Scratch<T> {
                 let (object_rows, predicate_rows) = (batch.objects(), batch.predicates());
                 let (objects, predicates) = (object_rows.bound, predicate_rows.bound);
                 self.gather_rows(device, (all, values), batch)?;
-                let x = Matrix::new(self.object_rows.rows(objects, width), objects, width);
-                project(device, self.format, &mut self.projected[layer], x, object_rows, weight)?;
-                let edge_part = self.edges.rows_mut(predicates, hidden);
-                linear_forward(
-                    device,
-                    self.format,
-                    predicate_rows,
-                    &mut MatrixMut::new(edge_part, predicates, hidden),
-                    Input::Values(Matrix::new(
-                        self.predicate_rows.rows(predicates, width),
-                        predicates,
-                        width,
-                    )),
-                    weight.columns(of.edge, width),
-                    None,
-                )?;
+                let of_objects = Forward {
+                    rows: object_rows,
+                    y: &mut MatrixMut::new(
+                        self.projected[layer].rows_mut(objects, 2 * hidden),
+                        objects,
+                        2 * hidden,
+                    ),
+                    x: Matrix::new(self.object_rows.rows(objects, width), objects, width),
+                    weight: weight.stacked(of.subject, of.object, width),
+                };
+                let of_predicates = Forward {
+                    rows: predicate_rows,
+                    y: &mut MatrixMut::new(self.edges.rows_mut(predicates, hidden), predicates, hidden),
+                    x: Matrix::new(self.predicate_rows.rows(predicates, width), predicates, width),
+                    weight: weight.columns(of.edge, width),
+                };
+                linear_forward_two(device, self.format, [of_objects, of_predicates])?;
                 edge_hidden_lookup(
                     device,
                     &mut z.rows_mut(edges, hidden),
@@ -181,13 +182,8 @@ impl<T: StoredElement> Scratch<T> {
                     batch.edge_predicates(),
                     batch.edge_objects(),
                     hidden,
-                )?;
-                match statistics {
-                    Some(statistics) => {
-                        batch_norm_statistics(device, statistics, z.rows(edges, hidden), rows)
-                    }
-                    None => Ok(()),
-                }
+                    statistics,
+                )
             }
         }
     }
@@ -292,12 +288,17 @@ impl<T: StoredElement> Scratch<T> {
                 let [objects, predicates] = batch.occurring();
                 let (object_rows, predicate_rows) = (objects.rows, predicates.rows);
                 let (object_count, predicate_count) = (object_rows.bound, predicate_rows.bound);
-                // Only sums read d_z here: d and z twice are no more bytes than writing it and reading that twice.
                 let mut edge_sums = self.edges.rows_mut(predicate_count, hidden);
-                edge_hidden_sum_edges(device, &mut edge_sums, &d_z, batch.predicate_edges())?;
                 let mut sums = self.sums.rows_mut(object_count, 2 * hidden);
-                let d_z = Gradient::ThroughNorm(d_z);
-                edge_hidden_sum_ends(device, &mut sums, None, &d_z, batch.object_incidence(), hidden)?;
+                // Only sums read d_z here: d and z twice are no more bytes than writing it and reading that twice.
+                edge_hidden_sum_types(
+                    device,
+                    &mut edge_sums,
+                    &mut sums,
+                    &d_z,
+                    batch.predicate_edges(),
+                    batch.object_incidence(),
+                )?;
 
                 let mut d_weight =
                     MatrixMut::new(gradients.slice_mut(layout.weight.clone()), hidden, 3 * width);
@@ -421,21 +422,4 @@ fn edge_states<'a, T: StoredElement>(
     let z = Matrix::new(heads.linear.rows(edges, layout.outputs), edges, layout.outputs);
     let norm = norm(layout, weights.values, heads);
     Input::Activated(z.columns(start, width), norm.columns(start, width))
-}
-
-/// `projected [n, 2 H]`: P_s and P_o of `x [n, D]`, by W_s above W_o.
-fn project<T: StoredElement>(
-    device: &Device,
-    format: Format,
-    projected: &mut Buffer<T>,
-    x: Matrix<'_, T>,
-    rows: Rows<'_>,
-    weight: Matrix<'_, T>,
-) -> Result<()> {
-    let (hidden, width) = (weight.row_count(), x.column_count());
-    let of = parts(T::stride(width));
-    let projected = projected.rows_mut(rows.bound, 2 * hidden);
-    let mut projected = MatrixMut::new(projected, rows.bound, 2 * hidden);
-    let weight = weight.stacked(of.subject, of.object, width);
-    linear_forward(device, format, rows, &mut projected, Input::Values(x), weight, None)
 }

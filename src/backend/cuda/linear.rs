@@ -26,6 +26,7 @@ macro_rules! kernels {
             concat!("linear_forward_unit_", $format, "_64"),
             concat!("linear_forward_gather_", $format, "_64"),
             concat!("linear_forward_gather_norm_", $format, "_64"),
+            concat!("linear_forward_two_", $format, "_64"),
             concat!("linear_backward_", $format, "_64"),
             concat!("linear_backward_norm_", $format, "_64"),
             concat!("linear_backward_unit_", $format, "_64"),
@@ -38,6 +39,7 @@ macro_rules! kernels {
                 concat!("linear_forward_unit_", $format, $larger),
                 concat!("linear_forward_gather_", $format, $larger),
                 concat!("linear_forward_gather_norm_", $format, $larger),
+                concat!("linear_forward_two_", $format, $larger),
                 concat!("linear_backward_", $format, $larger),
                 concat!("linear_backward_norm_", $format, $larger),
                 concat!("linear_backward_unit_", $format, $larger),
@@ -77,6 +79,7 @@ enum Product {
     ForwardUnit,
     ForwardGather,
     ForwardGatherNorm,
+    ForwardTwo,
     Backward,
     BackwardNorm,
     BackwardUnit,
@@ -476,6 +479,46 @@ pub fn linear_forward_gather<T: StoredElement>(
     let (kernel, grid) = format.of::<T>().forward(product, y.rows, y.columns);
     // SAFETY: as in kernels/linear.cuh; a matrix's slice holds its rows, a norm's its columns, the ends are rows of
     // `projected`, and the sums have room; what is written is borrowed mutably.
+    unsafe { device.launch(kernel, grid, &arguments) }
+}
+
+/// A product of values: `y [R, O] = x [R, I] weight [O, I]^T`.
+pub struct Forward<'a, 'b, T> {
+    /// R.
+    pub rows: Rows<'a>,
+    /// `[R, O]`.
+    pub y: &'a mut MatrixMut<'b, T>,
+    /// `[R, I]`.
+    pub x: Matrix<'a, T>,
+    /// `[O, I]`.
+    pub weight: Matrix<'a, T>,
+}
+
+/// Two products that do not depend on each other, in one launch: of inputs with rows of one kind, and parts of one weight.
+pub fn linear_forward_two<T: StoredElement>(
+    device: &Device,
+    format: Format,
+    of: [Forward<'_, '_, T>; 2],
+) -> Result<()> {
+    let tile = format.tile(of.iter().any(|of| is_large(of.y.rows, of.y.columns)));
+    let [first_blocks, second_blocks] = of.each_ref().map(|of| tile.count(of.y.rows, of.y.columns));
+    if first_blocks + second_blocks == 0 {
+        return Ok(());
+    }
+    let alike = of.each_ref().map(|of| (of.x.lines.stride, of.weight.lines.stride, of.x.columns));
+    let [(x_stride, weight_stride, inputs), second] = alike;
+    assert_eq!(alike[0], second, "linear_forward_two: rows of inputs and of weights");
+    let arguments = of.into_iter().fold(Arguments::default(), |arguments, Forward { rows, y, x, weight }| {
+        check_rows("linear_forward_two", rows, [y.rows, x.rows]);
+        assert_eq!((y.columns, x.columns), (weight.rows, weight.columns), "linear_forward_two: shapes");
+        assert!(!y.lines.is_split() && !x.lines.is_split(), "linear_forward_two: only weights may be split");
+        let arguments = arguments.add(&mut y.values).add(x.values).add(weight.values).add(y.lines.stride);
+        arguments.add(weight.lines.split).add(Argument::Long(weight.lines.jump)).add(rows).add(y.columns)
+    });
+    let arguments = arguments.add(x_stride).add(weight_stride).add(inputs).add(first_blocks);
+    let (kernel, threads) = format.of::<T>().kernel(Product::ForwardTwo, tile);
+    let grid = Grid::rows(first_blocks + second_blocks, threads);
+    // SAFETY: as in kernels/linear.cuh; a matrix's slice holds its rows; what is written is borrowed mutably.
     unsafe { device.launch(kernel, grid, &arguments) }
 }
 

@@ -17,6 +17,7 @@ pub mod ceilings;
 pub mod cosine_ranks;
 pub mod device;
 pub mod draw_triples;
+mod dynamic_shared;
 pub mod edge_hidden;
 pub mod edge_pool;
 pub mod embedding;
@@ -57,7 +58,7 @@ use crate::model::LOSS_STEPS;
 use crate::model::activations::{BlockActivations, LayerActivations};
 use crate::model::config::ModelConfig;
 use crate::model::parameters::{BlockKind, Layout, Parameters};
-use crate::optimizer::{Adam, Moments};
+use crate::optimizer::{Adam, Moments, Part};
 
 use adam::Steps;
 use batch::Batch;
@@ -566,18 +567,22 @@ impl<T: StoredElement> Backend for Cuda<T> {
         gradients: &Buffer<f32>,
         moments: &mut Moments<Buffer<f32>>,
         steps: &mut Steps,
+        part: Part,
     ) -> Result<()> {
+        let Cuda { device, weight_copy, .. } = self;
         let count = parameters.layout.parameter_count;
-        adam::adam_step(
-            &self.device,
-            &mut parameters.values.slice_mut(0..count),
-            &mut moments.first.slice_mut(0..count),
-            &mut moments.second.slice_mut(0..count),
-            gradients.slice(0..count),
-            adam,
-            steps,
-            self.weight_copy.as_mut(),
-        )
+        let update = adam::Update {
+            values: parameters.values.slice_mut(0..count),
+            first: moments.first.slice_mut(0..count),
+            second: moments.second.slice_mut(0..count),
+            gradients: gradients.slice(0..count),
+            part,
+        };
+        if update.part.ends_step {
+            device.join_branch()?;
+            return adam::adam_step(device, update, adam, steps, weight_copy.as_mut());
+        }
+        device.on_branch(|| adam::adam_step(device, update, adam, steps, weight_copy.as_mut()))
     }
 
     fn top_k(

@@ -4,7 +4,7 @@ use super::{count, counted, norm, norm_values, reference_norm, roundings, stored
 use crate::backend::cuda::batch_norm::{
     BatchStatistics, NormBackward, NormGradient, Statistics, Sums, batch_norm_backward,
     batch_norm_backward_sums, batch_norm_mask, batch_norm_no_statistics, batch_norm_relu,
-    batch_norm_running_statistics, batch_norm_statistics,
+    batch_norm_running_statistics,
 };
 use crate::backend::cuda::buffer::SliceMut;
 use crate::backend::cuda::linear::Format;
@@ -19,8 +19,6 @@ pub(super) fn cases<T: StoredElement>(sizes: &Sizes) -> Vec<Case> {
     let (nodes, edges, config) = (sizes.nodes(), sizes.edges(), sizes.config);
     let (heads, hidden) = (config.heads_width(0), config.hidden_width);
     vec![
-        statistics::<T>(edges, heads),
-        statistics::<T>(nodes, hidden),
         running_statistics(heads),
         no_statistics(heads),
         relu::<T>(nodes, config.state_width),
@@ -29,43 +27,6 @@ pub(super) fn cases<T: StoredElement>(sizes: &Sizes) -> Vec<Case> {
         backward::<T>(nodes, hidden),
         backward_sums::<T>(edges, heads),
     ]
-}
-
-fn statistics<T: StoredElement>(rows: usize, columns: usize) -> Case {
-    Case {
-        kernel: "batch_norm_statistics",
-        shape: format!("[{rows}, {columns}]"),
-        // Reads z and the running statistics, writes four rows; a sum, a difference, a square and its sum per value.
-        cost: Cost::stored::<T>(rows * columns, 6 * columns, 4 * rows * columns),
-        // A lane's eight rows and eight lanes, then in double precision; difference, square, root and quotient.
-        format: Format::Fp32,
-        tolerance: roundings(8 + 8 + 6),
-        prepare: Box::new(move || {
-            let mut values = Values::new();
-            Prepared {
-                host: Host {
-                    stored: vec![HostMatrix::new::<T>(values.positive(rows * columns), columns)],
-                    indices: vec![count(rows)],
-                    outputs: vec![
-                        unwritten(columns),
-                        unwritten(columns),
-                        values.signed(columns),
-                        values.positive(columns),
-                    ],
-                    ..Default::default()
-                },
-                launch: Box::new(move |device, arrays| {
-                    let ([z], [], ([], [count], to, others)) = arrays.stored_as::<T>().parts();
-                    let to = batch_statistics(to, &mut others.sums);
-                    batch_norm_statistics(device, to, z, counted(count, rows))
-                }),
-                expected: Box::new(move |host| {
-                    let ([z], [_, _, running_mean, running_var]) = (host.wide_stored(), host.wide_outputs());
-                    expected_statistics(&z, [&running_mean, &running_var], columns).to_vec()
-                }),
-            }
-        }),
-    }
 }
 
 /// Mean, rstd and the running ones.

@@ -2,11 +2,12 @@
 
 use std::rc::Rc;
 
-use super::batch_norm::{decided_inputs, norm_backward};
+use super::batch_norm::{batch_statistics, decided_inputs, norm_backward};
+use super::linear::{followed_by_statistics, statistics};
 use super::{count, counted, indices, norm, roundings, stored_tolerance};
 use crate::backend::cuda::batch_norm::NormBackward;
 use crate::backend::cuda::edge_hidden::{
-    Ends, Lengths, Lists, edge_hidden_lookup, edge_hidden_sum_edges, edge_hidden_sum_ends,
+    Ends, Lengths, Lists, edge_hidden_lookup, edge_hidden_sum_ends, edge_hidden_sum_types,
 };
 use crate::backend::cuda::linear::{Format, Gradient, Matrix};
 use crate::backend::cuda::stored::StoredElement;
@@ -22,7 +23,7 @@ pub(super) fn cases<T: StoredElement>(sizes: &Sizes) -> Vec<Case> {
         lookup::<T>(batch, hidden),
         sum_ends::<T>(batch, hidden),
         sum_ends_through_norm::<T>(batch, hidden),
-        sum_edges_through_norm::<T>(batch, hidden),
+        sum_types_through_norm::<T>(batch, hidden),
     ]
 }
 
@@ -34,21 +35,21 @@ fn lookup<T: StoredElement>(batch: &Rc<GraphBatch>, hidden: usize) -> Case {
     Case {
         kernel: "edge_hidden_lookup",
         shape: format!("[{edges}, {hidden}], {objects} and {predicates} types"),
-        // Reads each type's rows and the edges' types, writes z; two sums.
+        // Reads each type's rows, the edges' types and the running statistics, writes z and four rows; two sums, and a
+        // difference, a square and two sums for the statistics.
         cost: Cost::stored::<T>(
             2 * objects * hidden + predicates * hidden + edges * hidden,
-            3 * edges,
-            2 * edges * hidden,
+            3 * edges + 6 * hidden,
+            (2 + 4) * edges * hidden,
         ),
         format: Format::Fp32,
-        tolerance: stored_tolerance::<T>(roundings(2)),
+        // Two sums; of the statistics a lane's four rows and sixteen lanes, then in double precision difference, square,
+        // root and quotient.
+        tolerance: stored_tolerance::<T>(roundings(2 + 4 + 16 + 6)),
         prepare: Box::new(move || {
             let batch = batch.clone();
             let mut values = Values::new();
-            let type_of = |nodes: &[u32]| -> Vec<u32> {
-                nodes.iter().map(|&node| batch.object_occurrences.slot[node as usize]).collect()
-            };
-            let (subject_type, object_type) = (type_of(&batch.edge_subject), type_of(&batch.edge_object));
+            let [subject_type, object_type] = end_types(&batch);
             Prepared {
                 host: Host {
                     stored: vec![
@@ -62,24 +63,46 @@ fn lookup<T: StoredElement>(batch: &Rc<GraphBatch>, hidden: usize) -> Case {
                         indices(&object_type),
                         count(edges),
                     ],
+                    outputs: statistics(&mut values, hidden),
                     ..Default::default()
                 },
                 launch: Box::new(move |device, arrays| {
                     let ([edge_projected, projected], [mut z], parts) = arrays.stored_as::<T>().parts();
-                    let ([], [edge_row, subject, object, count], [], _) = parts;
+                    let ([], [edge_row, subject, object, count], to, others) = parts;
                     let ends = Ends { edges: counted(count, edges), subject, object };
-                    edge_hidden_lookup(device, &mut z, edge_projected, projected, edge_row, ends, hidden)
+                    let to = Some(batch_statistics(to, &mut others.sums));
+                    edge_hidden_lookup(device, &mut z, edge_projected, projected, edge_row, ends, hidden, to)
                 }),
                 expected: Box::new(move |host| {
                     let [edge_projected, projected] = host.wide_stored();
                     let row = |&u: &u32| edge_projected[u as usize * hidden..][..hidden].iter().copied();
                     let mut z: Vec<f64> = batch.predicate_occurrences.slot.iter().flat_map(row).collect();
                     add_ends(&mut z, &projected, &subject_type, &object_type, hidden);
-                    vec![z]
+                    followed_by_statistics::<T>(host, z)
                 }),
             }
         }),
     }
+}
+
+/// Each edge's ends, by their types' places among those that occur.
+fn end_types(batch: &GraphBatch) -> [Vec<u32>; 2] {
+    [&batch.edge_subject, &batch.edge_object]
+        .map(|ends| ends.iter().map(|&node| batch.object_occurrences.slot[node as usize]).collect())
+}
+
+/// Offsets and entries (2 edge + role) of the edges by their ends' types.
+fn lists_of_ends([subject, object]: &[Vec<u32>; 2], types: usize) -> [Vec<u32>; 2] {
+    let mut rows = vec![Vec::new(); types];
+    for (edge, (&subject, &object)) in (0..).zip(subject.iter().zip(object)) {
+        rows[subject as usize].push(2 * edge);
+        rows[object as usize].push(2 * edge + 1);
+    }
+    let mut offsets = vec![0];
+    for row in &rows {
+        offsets.push(offsets[offsets.len() - 1] + row.len() as u32);
+    }
+    [offsets, rows.concat()]
 }
 
 /// `z[e] += projected[subject(e), ..H] + projected[object(e), H..]`.
@@ -136,7 +159,8 @@ fn sum_ends<T: StoredElement>(batch: &Rc<GraphBatch>, hidden: usize) -> Case {
                 }),
                 expected: Box::new(move |host| {
                     let ([d_z, projected], [lengths]) = (host.wide_stored(), host.wide_inputs());
-                    let mut sums = expected_sum_ends(&d_z, &batch, hidden);
+                    let mut sums =
+                        expected_sum_ends(&d_z, &batch.edge_subject, &batch.edge_object, nodes, hidden);
                     let mut along = Vec::new();
                     let rows = sums.chunks_exact_mut(2 * hidden).zip(projected.chunks_exact(2 * hidden));
                     for ((sums, projected), length) in rows.zip(lengths) {
@@ -151,12 +175,12 @@ fn sum_ends<T: StoredElement>(batch: &Rc<GraphBatch>, hidden: usize) -> Case {
     }
 }
 
-/// Of d_z by subject, and by object.
-fn expected_sum_ends(d_z: &[f64], batch: &GraphBatch, hidden: usize) -> Vec<f64> {
-    let mut sums = vec![0.0; 2 * batch.size().nodes * hidden];
-    for (edge, d) in d_z.chunks_exact(hidden).enumerate() {
-        add_row(&mut sums, 2 * batch.edge_subject[edge] as usize, d);
-        add_row(&mut sums, 2 * batch.edge_object[edge] as usize + 1, d);
+/// Of d_z by subject, and by object: of nodes, or of their types.
+fn expected_sum_ends(d_z: &[f64], subject: &[u32], object: &[u32], rows: usize, hidden: usize) -> Vec<f64> {
+    let mut sums = vec![0.0; 2 * rows * hidden];
+    for ((d, &subject), &object) in d_z.chunks_exact(hidden).zip(subject).zip(object) {
+        add_row(&mut sums, 2 * subject as usize, d);
+        add_row(&mut sums, 2 * object as usize + 1, d);
     }
     sums
 }
@@ -209,33 +233,39 @@ fn sum_ends_through_norm<T: StoredElement>(batch: &Rc<GraphBatch>, hidden: usize
                     let ([z], [d, _]) = (host.wide_stored(), host.wide_stored_outputs());
                     let [mean, rstd, scale, bias, terms] = host.wide_inputs();
                     let d_z = norm_backward(&z, &[mean, rstd, scale, bias], &terms, &d);
-                    vec![d, expected_sum_ends(&d_z, &batch, hidden)]
+                    let ends = [&batch.edge_subject, &batch.edge_object];
+                    vec![d, expected_sum_ends(&d_z, ends[0], ends[1], nodes, hidden)]
                 }),
             }
         }),
     }
 }
 
-fn sum_edges_through_norm<T: StoredElement>(batch: &Rc<GraphBatch>, hidden: usize) -> Case {
+fn sum_types_through_norm<T: StoredElement>(batch: &Rc<GraphBatch>, hidden: usize) -> Case {
     let batch = batch.clone();
     let edges = batch.size().edges;
-    let predicates = batch.predicate_occurrences.types.len();
-    let most = (0..predicates).map(|slot| batch.predicate_occurrences.rows(slot).len()).max().unwrap_or(0);
+    let [objects, predicates] =
+        [&batch.object_occurrences, &batch.predicate_occurrences].map(|of| of.types.len());
+    let most_of_predicate = (0..predicates).map(|slot| batch.predicate_occurrences.rows(slot).len()).max();
+    let ends = end_types(&batch);
+    let [offsets, entries] = lists_of_ends(&ends, objects);
+    let most_of_object = offsets.windows(2).map(|pair| (pair[1] - pair[0]) as usize).max();
+    let most = most_of_predicate.max(most_of_object).unwrap_or(0);
     Case {
-        kernel: "edge_hidden_sum_edges",
-        shape: format!("[{edges}, {hidden}] -> [{predicates}, {hidden}] through norm"),
-        // Reads d, z, the norm, two rows more and the lists, writes the sums; 8 and a sum.
+        kernel: "edge_hidden_sum_types",
+        shape: format!("[{edges}, {hidden}] -> {predicates} and {objects} types through norm"),
+        // Reads d and z once for all sums, the norm, two rows more and the lists, writes the sums; 8 and three sums.
         cost: Cost::stored::<T>(
-            2 * edges * hidden + predicates * hidden,
-            6 * hidden + (predicates + 1) + edges,
-            (8 + 1) * edges * hidden,
+            2 * edges * hidden + predicates * hidden + 2 * objects * hidden,
+            6 * hidden + (predicates + 1) + edges + (objects + 1) + 2 * edges,
+            (8 + 3) * edges * hidden,
         ),
         format: Format::Fp32,
         // d_z is rounded as if it were stored, and some times before.
         tolerance: stored_tolerance::<T>(roundings(6 + most)) + T::ROUNDING,
         prepare: Box::new(move || {
-            let batch = batch.clone();
-            let occurrences = &batch.predicate_occurrences;
+            let (batch, ends) = (batch.clone(), ends.clone());
+            let by_predicate = &batch.predicate_occurrences;
             let mut values = Values::new();
             let (z, of_z) = decided_inputs::<T>(&mut values, edges, hidden);
             let terms = values.signed(2 * hidden);
@@ -245,31 +275,43 @@ fn sum_edges_through_norm<T: StoredElement>(batch: &Rc<GraphBatch>, hidden: usiz
                     stored_outputs: vec![
                         values.matrix::<T>(edges, hidden),
                         HostMatrix::unwritten::<T>(predicates, hidden),
+                        HostMatrix::unwritten::<T>(objects, 2 * hidden),
                     ],
                     inputs: of_z.into_iter().chain([terms]).collect(),
                     indices: vec![
-                        indices(&occurrences.offsets),
-                        indices(&occurrences.entries),
+                        indices(&by_predicate.offsets),
+                        indices(&by_predicate.entries),
                         count(predicates),
+                        indices(&offsets),
+                        indices(&entries),
+                        count(objects),
                     ],
                     ..Default::default()
                 },
                 launch: Box::new(move |device, arrays| {
-                    let ([z], [d, mut sums], parts) = arrays.stored_as::<T>().parts();
-                    let ([mean, rstd, scale, bias, terms], [offsets, entries, count], [], _) = parts;
-                    let by_row = Lists { rows: counted(count, predicates), offsets, entries };
+                    let ([z], [d, mut edge_sums, mut end_sums], parts) = arrays.stored_as::<T>().parts();
+                    let ([mean, rstd, scale, bias, terms], lists, [], _) = parts;
+                    let [offsets, entries, count, end_offsets, end_entries, end_count] = lists;
+                    let by_predicate = Lists { rows: counted(count, predicates), offsets, entries };
+                    let by_object = Lists {
+                        rows: counted(end_count, objects),
+                        offsets: end_offsets,
+                        entries: end_entries,
+                    };
                     let of = NormBackward { d, z, norm: norm([mean, rstd, scale, bias]), terms };
-                    edge_hidden_sum_edges(device, &mut sums, &of, by_row)
+                    let (edge_sums, end_sums) = (&mut edge_sums, &mut end_sums);
+                    edge_hidden_sum_types(device, edge_sums, end_sums, &of, by_predicate, by_object)
                 }),
                 expected: Box::new(move |host| {
-                    let ([z], [d, _]) = (host.wide_stored(), host.wide_stored_outputs());
+                    let ([z], [d, _, _]) = (host.wide_stored(), host.wide_stored_outputs());
                     let [mean, rstd, scale, bias, terms] = host.wide_inputs();
                     let d_z = norm_backward(&z, &[mean, rstd, scale, bias], &terms, &d);
-                    let mut sums = vec![0.0; predicates * hidden];
+                    let mut edge_sums = vec![0.0; predicates * hidden];
                     for (d, &slot) in d_z.chunks_exact(hidden).zip(&batch.predicate_occurrences.slot) {
-                        add_row(&mut sums, slot as usize, d);
+                        add_row(&mut edge_sums, slot as usize, d);
                     }
-                    vec![d, sums]
+                    let [subject, object] = &ends;
+                    vec![d, edge_sums, expected_sum_ends(&d_z, subject, object, objects, hidden)]
                 }),
             }
         }),

@@ -13,8 +13,9 @@ use crate::backend::L2_EPSILON;
 use crate::backend::cuda::batch_norm::NormBackward;
 use crate::backend::cuda::edge_hidden::Ends;
 use crate::backend::cuda::linear::{
-    Backward, Format, Gradient, Input, LinearGradients, Matrix, MatrixMut, Unit, is_large, linear_backward,
-    linear_backward_states, linear_backward_unit, linear_forward, linear_forward_gather, linear_forward_unit,
+    Backward, Format, Forward, Gradient, Input, LinearGradients, Matrix, MatrixMut, Unit, is_large,
+    linear_backward, linear_backward_states, linear_backward_unit, linear_forward, linear_forward_gather,
+    linear_forward_two, linear_forward_unit,
 };
 use crate::backend::cuda::stored::StoredElement;
 use crate::batch::graph_batch::GraphBatch;
@@ -67,7 +68,10 @@ pub(super) fn cases<T: StoredElement>(sizes: &Sizes, format: Format) -> Vec<Case
     let ends =
         Product { what: "nodes of edge.hidden", rows: nodes, inputs: state, outputs: 2 * hidden, format };
     let edge_states = Part { start: hidden, of: heads.outputs };
+    let [objects, predicates] =
+        [&sizes.batch.object_occurrences, &sizes.batch.predicate_occurrences].map(|of| of.types.len());
     let fused = [
+        forward_two::<T>([objects, predicates], state, hidden, format),
         forward_gather::<T>(edge_hidden, edge_states, &sizes.batch),
         forward_activated::<T>(heads),
         backward_activated::<T>(heads),
@@ -140,6 +144,74 @@ fn forward<T: StoredElement>(product: Product) -> Case {
                     let [x, weight] = host.wide_stored();
                     let (x, weight) = (matrix(&x, rows, inputs), matrix(&weight, outputs, inputs));
                     vec![product_of(x, weight.transpose())]
+                }),
+            }
+        }),
+    }
+}
+
+/// `y = x W^T` of the types' rows of both tables, as layer 0 has them: of objects by the first part of a weight above the
+/// last, of predicates by the part between.
+fn forward_two<T: StoredElement>(
+    [objects, predicates]: [usize; 2],
+    inputs: usize,
+    hidden: usize,
+    format: Format,
+) -> Case {
+    let part = T::stride(inputs);
+    let (rows, products) = (objects + predicates, (2 * objects + predicates) * hidden);
+    Case {
+        kernel: "linear_forward_two",
+        shape: format!(
+            "[{objects}, {inputs}] -> {}, [{predicates}, {inputs}] -> {hidden}, types",
+            2 * hidden
+        ),
+        cost: Cost::stored::<T>((rows + 3 * hidden) * inputs + products, 0, 2 * products * inputs),
+        format,
+        tolerance: tolerance::<T>(format, inputs, Operands::Stored),
+        prepare: Box::new(move || {
+            let mut values = Values::new();
+            let shapes = [(objects, inputs), (predicates, inputs), (hidden, 3 * part)];
+            let outputs = [(objects, 2 * hidden), (predicates, hidden)];
+            Prepared {
+                host: Host {
+                    stored: shapes.map(|(rows, columns)| values.matrix::<T>(rows, columns)).to_vec(),
+                    stored_outputs: outputs
+                        .map(|(rows, columns)| HostMatrix::unwritten::<T>(rows, columns))
+                        .to_vec(),
+                    indices: vec![count(objects), count(predicates)],
+                    ..Default::default()
+                },
+                launch: Box::new(move |device, arrays| {
+                    let ([x, e, weight], [y, z], parts) = arrays.stored_as::<T>().parts();
+                    let ([], [object_count, predicate_count], [], _) = parts;
+                    let weight = Matrix::new(weight, hidden, 3 * part);
+                    let of_objects = Forward {
+                        rows: counted(object_count, objects),
+                        y: &mut MatrixMut::new(y, objects, 2 * hidden),
+                        x: Matrix::new(x, objects, inputs),
+                        weight: weight.stacked(0, 2 * part, inputs),
+                    };
+                    let of_predicates = Forward {
+                        rows: counted(predicate_count, predicates),
+                        y: &mut MatrixMut::new(z, predicates, hidden),
+                        x: Matrix::new(e, predicates, inputs),
+                        weight: weight.columns(part, inputs),
+                    };
+                    linear_forward_two(device, format, [of_objects, of_predicates])
+                }),
+                expected: Box::new(move |host| {
+                    let [x, e, weight] = host.wide_stored();
+                    let part =
+                        |index: usize| Part { start: index * part, of: 3 * part }.take(&weight, inputs);
+                    let of_objects = [part(0), part(2)].concat();
+                    let product = |x: &[f64], rows: usize, weight: &[f64], outputs: usize| {
+                        product_of(matrix(x, rows, inputs), matrix(weight, outputs, inputs).transpose())
+                    };
+                    vec![
+                        product(&x, objects, &of_objects, 2 * hidden),
+                        product(&e, predicates, &part(1), hidden),
+                    ]
                 }),
             }
         }),
@@ -317,12 +389,12 @@ fn forward_activated<T: StoredElement>(product: Product) -> Case {
 }
 
 /// A product's mean and rstd, which are written, and running ones that are moved.
-fn statistics(values: &mut Values, columns: usize) -> Vec<Vec<f32>> {
+pub(super) fn statistics(values: &mut Values, columns: usize) -> Vec<Vec<f32>> {
     vec![unwritten(columns), unwritten(columns), values.signed(columns), values.positive(columns)]
 }
 
 /// What a product and its [`statistics`] must become; they are of the values as they are stored.
-fn followed_by_statistics<T: StoredElement>(host: &Host, product: Vec<f64>) -> Vec<Vec<f64>> {
+pub(super) fn followed_by_statistics<T: StoredElement>(host: &Host, product: Vec<f64>) -> Vec<Vec<f64>> {
     let [_, _, running_mean, running_var] = host.wide_outputs();
     let columns = running_mean.len();
     let of = rounded::<T>(&product);
