@@ -14,8 +14,8 @@
 //                                are wanted
 //   linear_backward_unit         given d_y / |u|, the gradient by u: d_y W / |u| less what lies along u, whose amount for
 //                                each row edge_hidden.cu has found; d_W, and the sums of the norm's backward
-//   linear_backward_states       linear_backward_unit of nodes, and in further blocks linear_backward_norm of edges, with
-//                                the larger tile, or linear_backward_norm_through_norm, with the smaller one
+//   linear_backward_states       linear_backward_unit of nodes, and in further blocks linear_backward_norm_through_norm of
+//                                edges, which do not wait for each other; of the smaller tile, as those
 //   linear_backward_through_norm, linear_backward_norm_through_norm
 //                                both where d_y is what batch norm's backward makes of d and the layer's own z: no d_z
 //                                is stored. Of the smaller tile only, of which there are few: more and larger ones would
@@ -126,6 +126,9 @@ template <class T> struct BackwardSums {
             z = of.z + column;
             stride = of.stride;
         }
+        __device__ __forceinline__ float activated(int row) const {
+            return relu_norm(norm, widen(z[size_t(row) * stride]));
+        }
         __device__ __forceinline__ void add(int row, float value) {
             float at = widen(z[size_t(row) * stride]);
             float d = norm_value(norm, at) > 0.0f ? value : 0.0f;
@@ -195,12 +198,14 @@ __device__ __forceinline__ void finish_chunk(float *memory, const Output<T> &out
             of_column[i].begin(sums, min(column + i, place.columns - 1));
             add_column[i].begin(add, min(column + i, place.columns - 1));
         }
+#pragma unroll Add::unrolled
         for (int row = thread.lane; row < count; row += rows_at_once) {
             float values[each];
 #pragma unroll
             for (int i = 0; i < each; i++) {
                 float product = memory[row * Core::tile_stride + thread.in_tile + i];
-                values[i] = column + i < place.columns ? add_column[i].stored(first_row + row, product) : 0.0f;
+                bool inside = column + i < place.columns;
+                values[i] = inside ? add_column[i].stored(first_row + row, product, of_column[i]) : 0.0f;
             }
             store_columns(out.line(first_row + row) + column, values, column + each <= place.columns);
             if (sums.wanted()) {
@@ -265,23 +270,27 @@ __device__ __forceinline__ void finish_sums(float *memory, const Place &place, c
 
 // ---- the products -----------------------------------------------------------------------------------------------
 
-// The block's tile of out; `add` gives what is stored of a product.
-template <class Core, Order order_a, Order order_b, class T, class A, class B, class Lengths, class Add, class Sums>
-__device__ __forceinline__ void product(float *memory, const Output<T> &out, const A &a, const B &b, const Place &place,
+// The block's tile of out(), which is asked for when the tile is there: before, it would take registers from the product.
+// `add` gives what is stored of a product.
+template <class Core, Order order_a, Order order_b, class Out, class A, class B, class Lengths, class Add, class Sums>
+__device__ __forceinline__ void product(float *memory, const Out &out, const A &a, const B &b, const Place &place,
                                         const Lengths &lengths, const Add &add, const Sums &sums) {
     if (place.rows > 0) {
         Core::template multiply<order_a, order_b>(memory, a, b, place, lengths, [&](int chunk) {
-            finish_chunk<Core>(memory, out, place, chunk, add, sums);
+            finish_chunk<Core>(memory, out(), place, chunk, add, sums);
         });
     }
     finish_sums<Core>(memory, place, sums);
 }
 
-// What is stored of the products of a column: these themselves,
+// What is stored of the products of a column, so many rows at once as registers allow: these themselves,
 struct Alone {
+    static constexpr int unrolled = 4;
     struct Column {
         __device__ __forceinline__ void begin(const Alone &, int) {}
-        __device__ __forceinline__ float stored(int, float product) const { return product; }
+        template <class Sums> __device__ __forceinline__ float stored(int, float product, const Sums &) const {
+            return product;
+        }
     };
 };
 
@@ -291,6 +300,7 @@ template <class T> struct Gathered {
     int stride;
     const int *__restrict__ subject, *__restrict__ object;
     int width;
+    static constexpr int unrolled = 4;
     struct Column {
         Gathered of;
         int column;
@@ -298,7 +308,8 @@ template <class T> struct Gathered {
             of = gathered;
             column = index;
         }
-        __device__ __forceinline__ float stored(int row, float product) const {
+        template <class Sums>
+        __device__ __forceinline__ float stored(int row, float product, const Sums &) const {
             const T *of_subject = of.projected + size_t(of.subject[row]) * of.stride;
             const T *of_object = of.projected + size_t(of.object[row]) * of.stride + of.width;
             return product + (widen(of_subject[column]) + widen(of_object[column]));
@@ -310,6 +321,7 @@ template <class T> struct Gathered {
 struct OverLength {
     const float *of_tile; // shared
     int first_row;
+    static constexpr int unrolled = 4;
     struct Column {
         const float *of_tile;
         int first_row;
@@ -317,36 +329,25 @@ struct OverLength {
             of_tile = lengths.of_tile;
             first_row = lengths.first_row;
         }
-        __device__ __forceinline__ float stored(int row, float product) const {
+        template <class Sums>
+        __device__ __forceinline__ float stored(int row, float product, const Sums &) const {
             return product / of_tile[row - first_row];
         }
     };
 };
 
-// or less the part along the row u = relu(norm(z)): u times `along`, by row; all where that is null.
+// or less the part along the row u = relu(norm(z)), of whose norm the sums are: u times `along`, by row; all where that is
+// null.
 template <class T> struct LessAlong {
-    const T *__restrict__ z;
-    int stride;
-    NormRows norm;
     const float *__restrict__ along;
+    static constexpr int unrolled = 2;
     struct Column {
-        NormColumn norm;
-        const T *z;
-        int stride;
         const float *along;
-        __device__ __forceinline__ void begin(const LessAlong &of, int column) {
-            norm = of.norm.column(column);
-            z = of.z + column;
-            stride = of.stride;
-            along = of.along;
-        }
-        __device__ __forceinline__ float stored(int row, float product) const {
-            if (along == nullptr) {
-                return product;
-            }
-            // As the product that made the length has read it.
-            float u = rounded<T>(relu_norm(norm, widen(z[size_t(row) * stride])));
-            return fmaf(-u, along[row], product);
+        __device__ __forceinline__ void begin(const LessAlong &of, int) { along = of.along; }
+        __device__ __forceinline__ float stored(int row, float product,
+                                                const typename BackwardSums<T>::Column &of_column) const {
+            // u as the product that made the length has read it.
+            return along == nullptr ? product : fmaf(-rounded<T>(of_column.activated(row)), along[row], product);
         }
     };
 };
@@ -366,7 +367,7 @@ __device__ __forceinline__ void forward(float *memory, Value *y, Operand<Value, 
                                         const Add &add) {
     Place place = forward_place<Core>(rows, outputs, inputs);
     if (has_rows(place.first_row, rows)) { // or the whole block leaves
-        Output<Value> out = {y, y_stride, NO_SPLIT, 0};
+        auto out = [&]() -> Output<Value> { return {y, y_stride, NO_SPLIT, 0}; };
         product<Core, INNER_LAST, INNER_LAST>(memory, out, x, weight, place, NoLengths{}, add, statistics);
     }
 }
@@ -378,7 +379,7 @@ __device__ __forceinline__ void forward_unit(float *memory, Value *y, float *len
                                              int inputs) {
     Place place = forward_place<Core>(rows, outputs, inputs);
     if (place.first_row < rows) { // or the whole block leaves
-        Output<Value> out = {y, y_stride, NO_SPLIT, 0};
+        auto out = [&]() -> Output<Value> { return {y, y_stride, NO_SPLIT, 0}; };
         OverLength over = {memory + Core::first_length, place.first_row};
         product<Core, INNER_LAST, INNER_LAST>(memory, out, x, weight, place,
                                               RowLengths<typename Core::Shape>{lengths}, over, NoSums{});
@@ -402,7 +403,8 @@ __device__ __forceinline__ void forward_two(float *memory, const Forward<Value> 
     int first_row = block / tiles_across * Core::Shape::rows;
     if (first_row < of.rows) { // or the whole block leaves
         Place place = {of.rows, of.outputs, first_row, block % tiles_across * Core::Shape::columns, 0, inputs};
-        product<Core, INNER_LAST, INNER_LAST>(memory, of.y, of.x, of.weight, place, NoLengths{}, Alone{}, NoSums{});
+        auto out = [&]() -> Output<Value> { return of.y; };
+        product<Core, INNER_LAST, INNER_LAST>(memory, out, of.x, of.weight, place, NoLengths{}, Alone{}, NoSums{});
     }
 }
 
@@ -464,7 +466,7 @@ __device__ __forceinline__ void backward(float *memory, int block, Value *d_x, i
     if (block < input_blocks) {
         Place place = {rows, inputs, block / tiles_across * tile_rows, block % tiles_across * tile_columns, 0, outputs};
         if (has_rows(place.first_row, rows)) { // or the whole block leaves
-            Output<Value> out = {d_x, d_x_stride, NO_SPLIT, 0};
+            auto out = [&]() -> Output<Value> { return {d_x, d_x_stride, NO_SPLIT, 0}; };
             product<Core, INNER_LAST, INNER_FIRST>(memory, out, d_y, weight, place, NoLengths{}, add, sums);
         }
         return;
@@ -478,10 +480,12 @@ __device__ __forceinline__ void backward(float *memory, int block, Value *d_x, i
     int first = part * parts.rows_each, first_row = tile / tiles_across * tile_rows;
     Place place = {outputs, inputs, first_row, tile % tiles_across * tile_columns, first,
                    min(first + parts.rows_each, rows)};
-    Output<float> out = d_weight.out;
-    if (parts.count > 1) {
-        out = {d_weight.parts + size_t(part) * outputs * inputs, inputs, NO_SPLIT, 0};
-    }
+    auto out = [&]() -> Output<float> {
+        if (parts.count > 1) {
+            return {d_weight.parts + size_t(part) * outputs * inputs, inputs, NO_SPLIT, 0};
+        }
+        return d_weight.out;
+    };
     product<Core, INNER_FIRST, INNER_FIRST>(memory, out, d_y, x, place, NoLengths{}, Alone{}, NoSums{});
     if (parts.count > 1) {
         __syncthreads(); // the tile was read
@@ -609,7 +613,7 @@ __device__ __forceinline__ void backward(float *memory, int block, Value *d_x, i
      int d_weight_split, long long d_weight_jump, int d_y_stride, int z_stride, int weight_stride, int weight_split,   \
      long long weight_jump, BACKWARD_SIZES) {                                                                          \
         begin_kernel();                                                                                                \
-        LessAlong<Core::Value> less = {z, z_stride, NORM, along};                                                      \
+        LessAlong<Core::Value> less = {along};                                                                         \
         backward<Core>(tile_memory<Core>(), blockIdx.x, d_x, d_x_stride,                                               \
                        WEIGHT_GRADIENT(d_weight_split, d_weight_jump),                                                 \
                        operand(d_y, d_y_stride, NoNorm{}), operand(z, z_stride, NORM),                                 \
@@ -618,39 +622,17 @@ __device__ __forceinline__ void backward(float *memory, int block, Value *d_x, i
     }
 
 // The backward of both states that a layer reads: in the first `node_blocks` blocks as linear_backward_unit, in those
-// behind them of the edges. OfEdges: what the edges' d_y is of the values e_d_y.
+// behind them of the edges.
 #define STATES_PARAMETERS(Value)                                                                                       \
     OUT(Value, d_x), WEIGHT_GRADIENT_PARAMETERS, IN(Value, d_y), IN(Value, z), NORM_PARAMETERS, IN(Value, weight),     \
         NORM_GRADIENT_PARAMETERS, IN(float, along), int d_x_stride, int d_weight_stride, int d_weight_split,           \
         long long d_weight_jump, int d_y_stride, int z_stride, int weight_stride, int weight_split,                    \
         long long weight_jump, BACKWARD_SIZES, int node_blocks, OUT(Value, d_e), OUT(float, e_d_weight),               \
-        OUT(float, e_parts), OUT(int, e_part_tickets), IN(Value, e_d_y)
-#define STATES_EDGE_PARAMETERS(Value)                                                                                  \
-    IN(Value, e_z), IN(float, e_mean), IN(float, e_rstd), IN(float, e_norm_weight), IN(float, e_norm_bias),            \
+        OUT(float, e_parts), OUT(int, e_part_tickets), IN(Value, e_d_y), NORM_BACKWARD_PARAMETERS(Value),              \
+        IN(Value, e_z), IN(float, e_mean), IN(float, e_rstd), IN(float, e_norm_weight), IN(float, e_norm_bias),        \
         IN(Value, e_weight), int d_e_stride, int e_d_weight_stride, int e_d_y_stride, int e_z_stride,                  \
         int e_weight_stride, IN(int, e_row_count), int e_inputs, int e_outputs, int e_most_parts,                      \
         int e_most_large_parts, int e_input_blocks
-#define STATES(Core, of_edges)                                                                                         \
-    begin_kernel();                                                                                                    \
-    if (int(blockIdx.x) < node_blocks) {                                                                               \
-        LessAlong<Core::Value> less = {z, z_stride, NORM, along};                                                      \
-        backward<Core>(tile_memory<Core>(), blockIdx.x, d_x, d_x_stride,                                               \
-                       WEIGHT_GRADIENT(d_weight_split, d_weight_jump),                                                 \
-                       operand(d_y, d_y_stride, NoNorm{}), operand(z, z_stride, NORM),                                 \
-                       {weight, weight_stride, weight_split, weight_jump, {}}, *row_count, inputs, outputs,            \
-                       input_blocks, less, BACKWARD_SUMS(Core::Value));                                                \
-    } else {                                                                                                           \
-        backward<Core>(tile_memory<Core>(), int(blockIdx.x) - node_blocks, d_e, d_e_stride,                            \
-                       {{e_d_weight, e_d_weight_stride, NO_SPLIT, 0},                                                  \
-                        e_parts,                                                                                       \
-                        e_part_tickets,                                                                                \
-                        e_most_parts,                                                                                  \
-                        e_most_large_parts},                                                                           \
-                       operand(e_d_y, e_d_y_stride, of_edges),                                                         \
-                       operand(e_z, e_z_stride, NormRows{e_mean, e_rstd, e_norm_weight, e_norm_bias}),                 \
-                       operand(e_weight, e_weight_stride, NoNorm{}), *e_row_count, e_inputs, e_outputs,                \
-                       e_input_blocks, Alone{}, NoSums{});                                                             \
-    }
 
 // With the smaller tile only.
 #define LINEAR_SMALL_KERNELS(suffix, Core)                                                                             \
@@ -675,15 +657,28 @@ __device__ __forceinline__ void backward(float *memory, int block, Value *d_x, i
                        BACKWARD_SUMS(Core::Value));                                                                    \
     }                                                                                                                  \
     LINEAR_KERNEL(linear_backward_states_##suffix, Core)                                                               \
-    (STATES_PARAMETERS(Core::Value), NORM_BACKWARD_PARAMETERS(Core::Value), STATES_EDGE_PARAMETERS(Core::Value)) {     \
-        STATES(Core, norm_backward({y_mean, y_rstd, y_weight, y_bias}, y_terms, e_outputs, y_z))                       \
-    }
-
-// With the larger tile only.
-#define LINEAR_LARGE_KERNELS(suffix, Core)                                                                             \
-    LINEAR_KERNEL(linear_backward_states_##suffix, Core)                                                               \
-    (STATES_PARAMETERS(Core::Value), STATES_EDGE_PARAMETERS(Core::Value)) {                                            \
-        STATES(Core, NoNorm{})                                                                                         \
+    (STATES_PARAMETERS(Core::Value)) {                                                                                 \
+        begin_kernel();                                                                                                \
+        if (int(blockIdx.x) < node_blocks) {                                                                           \
+            LessAlong<Core::Value> less = {along};                                                                     \
+            backward<Core>(tile_memory<Core>(), blockIdx.x, d_x, d_x_stride,                                           \
+                           WEIGHT_GRADIENT(d_weight_split, d_weight_jump),                                             \
+                           operand(d_y, d_y_stride, NoNorm{}), operand(z, z_stride, NORM),                             \
+                           {weight, weight_stride, weight_split, weight_jump, {}}, *row_count, inputs, outputs,        \
+                           input_blocks, less, BACKWARD_SUMS(Core::Value));                                            \
+        } else {                                                                                                       \
+            backward<Core>(tile_memory<Core>(), int(blockIdx.x) - node_blocks, d_e, d_e_stride,                        \
+                           {{e_d_weight, e_d_weight_stride, NO_SPLIT, 0},                                              \
+                            e_parts,                                                                                   \
+                            e_part_tickets,                                                                            \
+                            e_most_parts,                                                                              \
+                            e_most_large_parts},                                                                       \
+                           operand(e_d_y, e_d_y_stride,                                                                \
+                                   norm_backward({y_mean, y_rstd, y_weight, y_bias}, y_terms, e_outputs, y_z)),        \
+                           operand(e_z, e_z_stride, NormRows{e_mean, e_rstd, e_norm_weight, e_norm_bias}),             \
+                           operand(e_weight, e_weight_stride, NoNorm{}), *e_row_count, e_inputs, e_outputs,            \
+                           e_input_blocks, Alone{}, NoSums{});                                                         \
+        }                                                                                                              \
     }
 
 #define EMULATED_LINEAR(suffix)                                                                                        \
@@ -691,15 +686,15 @@ __device__ __forceinline__ void backward(float *memory, int block, Value *d_x, i
         EMULATED_KERNEL(linear_forward_gather_##suffix), EMULATED_KERNEL(linear_forward_gather_norm_##suffix),         \
         EMULATED_KERNEL(linear_forward_unit_##suffix), EMULATED_KERNEL(linear_forward_two_##suffix),                   \
         EMULATED_KERNEL(linear_backward_##suffix), EMULATED_KERNEL(linear_backward_norm_##suffix),                     \
-        EMULATED_KERNEL(linear_backward_unit_##suffix), EMULATED_KERNEL(linear_backward_states_##suffix)
+        EMULATED_KERNEL(linear_backward_unit_##suffix)
 #define EMULATED_SMALL_LINEAR(suffix)                                                                                  \
     EMULATED_LINEAR(suffix), EMULATED_KERNEL(linear_backward_through_norm_##suffix),                                   \
-        EMULATED_KERNEL(linear_backward_norm_through_norm_##suffix)
+        EMULATED_KERNEL(linear_backward_norm_through_norm_##suffix),                                                   \
+        EMULATED_KERNEL(linear_backward_states_##suffix)
 
 // All kernels of a format on the tensor cores.
 #define LINEAR_FORMAT(format, Format)                                                                                  \
     LINEAR_KERNELS(format##_64, Tile64<Format>)                                                                        \
     LINEAR_SMALL_KERNELS(format##_64, Tile64<Format>)                                                                  \
     LINEAR_KERNELS(format##_128, Tile128<Format>)                                                                      \
-    LINEAR_LARGE_KERNELS(format##_128, Tile128<Format>)                                                                \
     EMULATED_KERNELS(linear_##format, EMULATED_SMALL_LINEAR(format##_64), EMULATED_LINEAR(format##_128))

@@ -30,9 +30,9 @@ macro_rules! kernels {
             concat!("linear_backward_", $format, "_64"),
             concat!("linear_backward_norm_", $format, "_64"),
             concat!("linear_backward_unit_", $format, "_64"),
-            concat!("linear_backward_states_", $format, "_64"),
             concat!("linear_backward_through_norm_", $format, "_64"),
             concat!("linear_backward_norm_through_norm_", $format, "_64"),
+            concat!("linear_backward_states_", $format, "_64"),
             $(
                 concat!("linear_forward_", $format, $larger),
                 concat!("linear_forward_norm_", $format, $larger),
@@ -43,7 +43,6 @@ macro_rules! kernels {
                 concat!("linear_backward_", $format, $larger),
                 concat!("linear_backward_norm_", $format, $larger),
                 concat!("linear_backward_unit_", $format, $larger),
-                concat!("linear_backward_states_", $format, $larger),
             )?
         ];
     };
@@ -83,15 +82,14 @@ enum Product {
     Backward,
     BackwardNorm,
     BackwardUnit,
-    /// Of d_y through norm with the smaller tile, and of values with the larger one.
-    BackwardStates,
     BackwardThroughNorm,
     BackwardNormThroughNorm,
+    BackwardStates,
 }
 
 impl Product {
-    /// How many come with the smaller tile: all. With the larger one the last two do not.
-    const COUNT: usize = Product::BackwardNormThroughNorm as usize + 1;
+    /// How many come with the smaller tile: all. With the larger one the last three do not.
+    const COUNT: usize = Product::BackwardStates as usize + 1;
 }
 
 /// A block's tile: 64 x 64 or 128 x 128.

@@ -181,8 +181,9 @@ pub fn linear_backward_unit<T: StoredElement>(
     launch(device, format.of::<T>().kernel(Product::BackwardUnit, tile), format, tile, of, None, parts)
 }
 
-/// [`linear_backward_unit`] of node states and [`linear_backward`] of edge states, with as many columns: in one launch, with
-/// the bits of two. The edges' d_y must be as [`Gradient::for_input`] has left it.
+/// [`linear_backward_unit`] of node states and [`linear_backward`] of edge states, with as many columns: where the edges' d_y
+/// is made through norm in one launch, with the bits of two. It must be as [`Gradient::for_input`] has left it: where that is
+/// large, and so values, a launch more costs little, and the products take the larger tile, of which no kernel is for both.
 pub fn linear_backward_states<T: StoredElement>(
     device: &Device,
     format: Format,
@@ -192,16 +193,15 @@ pub fn linear_backward_states<T: StoredElement>(
 ) -> Result<()> {
     let Backward { rows, to, d_y, x: (z, norm), weight } = edges;
     assert!(to.norm.is_none(), "linear_backward_states: sums of the edges' norm");
-    let (x, tile) = (Input::Activated(z, norm), format.tile(matches!(d_y, Gradient::Values(_))));
-    if tile == Tile::Small && matches!(d_y, Gradient::Values(_)) {
-        // Of plain products there is no larger tile, and no kernel for both.
+    let x = Input::Activated(z, norm);
+    if matches!(d_y, Gradient::Values(_)) {
         linear_backward_unit(device, format, nodes, parts)?;
         return linear_backward(device, format, rows, to, d_y, x, weight, parts);
     }
     let takes = Takes { sums: false, along: false, split: false };
     let edges = Job { of: Backward { rows, to, d_y, x, weight }, along: None, takes };
-    let kernel = format.of::<T>().kernel(Product::BackwardStates, tile);
-    launch(device, kernel, format, tile, Job::unit(nodes), Some(edges), parts)
+    let kernel = format.of::<T>().kernel(Product::BackwardStates, Tile::Small);
+    launch(device, kernel, format, Tile::Small, Job::unit(nodes), Some(edges), parts)
 }
 
 /// A layer's backward among the blocks of a launch.
