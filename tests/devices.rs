@@ -232,6 +232,16 @@ fn a_step_is_one_launch() {
     }
 }
 
+/// More than 48 KiB of shared memory are given only to a kernel that asked for them: the products of the larger tile.
+#[test]
+fn large_tiles_ask_for_their_shared_memory() {
+    let Some(stub) = stub() else { return };
+    let fixture = Fixture::new();
+    let Some(Calls(calls)) = calls(&fixture, stub) else { return };
+    let asked: Vec<i32> = calls.iter().filter(|call| call.0 == "most_shared").map(|call| call.1).collect();
+    assert_eq!(asked, vec![81_920; 3 * 7], "seven products in each of three formats");
+}
+
 /// Batches that are loaded, here those of validation, are copied on a stream of their own, and the host waits for nothing
 /// but the batch before the last.
 #[test]
