@@ -249,10 +249,18 @@ fn block_threads(folder: &Path) -> String {
 }
 
 fn nvcc_flags(archs: &str) -> Vec<String> {
-    let mut flags: Vec<String> =
-        ["-fatbin", "-std=c++17", "-O3", "-lineinfo", "-Xptxas=-v", "--keep", "-Ikernels"]
-            .map(String::from)
-            .to_vec();
+    let mut flags: Vec<String> = [
+        "-fatbin",
+        "-std=c++17",
+        "-O3",
+        "-lineinfo",
+        "-Xptxas=-v",
+        "--keep",
+        "-Ikernels",
+        "--compress-mode=size",
+    ]
+    .map(String::from)
+    .to_vec();
     let archs: Vec<&str> = archs.split(',').map(str::trim).filter(|arch| !arch.is_empty()).collect();
     if archs.is_empty() {
         panic!("SCENERANK_CUDA_ARCHS names no architecture; give some such as {DEFAULT_ARCHS}");

@@ -1,9 +1,10 @@
 // adam: one step over all parameters (Kingma and Ba, 2014), bias corrections folded into rate and correction.
 //   m = beta1 m + (1 - beta1) g,  v = beta2 v + (1 - beta2) g^2,  p -= rate m / (sqrt(v correction) + epsilon)
 //   rate = learning_rate / (1 - beta1^t),  correction = 1 / (1 - beta2^t)
-// in   gradients [count]; steps [1]: t - 1, the steps done; ticket [1]: 0 before and after
-// out  adam_step: values, first, second [count], updated in place, and the new weights in copy, unless it is null; steps
-//      moved on to t by the last block to come
+// in   gradients [end]; steps [1]: t - 1, the steps done; ticket [1]: 0 before and after
+// out  adam_step: values, first, second [begin..end], updated in place, and the new weights in copy, unless it is null;
+//      steps moved on to t by the last block to come, unless ticket is null: a step may be taken in parts, the last of
+//      which, behind all others, counts it
 //      weight_copy: copy, of values as they are
 // copy the weights in bf16, rows at padded strides: segments [segment_count], ascending, tell where they lie
 // grid a thread for four values, at least one block
@@ -63,10 +64,10 @@ struct WeightCopy {
         return segments[low];
     }
 
-    // Values i..i + 4 of `count`.
+    // Values i..i + 4 of those before `count`.
     __device__ __forceinline__ void store(int i, int count, const Four &all) const {
         WeightSegment of = segment(i);
-        if (i >= of.first && i + COLUMNS_EACH <= of.end) {
+        if (i >= of.first && i + COLUMNS_EACH <= min(of.end, count)) {
             unsigned row = unsigned(i - of.first) / of.width;
             int column = i - of.first - int(row) * of.width;
             if (column + COLUMNS_EACH <= of.width) {
@@ -86,18 +87,19 @@ struct WeightCopy {
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 adam_step(float *__restrict__ values, float *__restrict__ first, float *__restrict__ second,
-          const float *__restrict__ gradients, unsigned long long *steps, int *ticket, int count, double learning_rate,
-          double rate1, double rate2, float epsilon, bf16 *__restrict__ copy,
+          const float *__restrict__ gradients, unsigned long long *steps, int *ticket, int begin, int end,
+          double learning_rate, double rate1, double rate2, float epsilon, bf16 *__restrict__ copy,
           const WeightSegment *__restrict__ segments, int segment_count) {
+    begin_kernel();
     __shared__ float factors[2];
-    int i = (blockIdx.x * THREADS + threadIdx.x) * COLUMNS_EACH;
+    int i = begin + (blockIdx.x * THREADS + threadIdx.x) * COLUMNS_EACH;
     // Under way while two threads, of two warps, find the factors.
     Four p = {}, g = {}, m = {}, v = {};
-    if (i < count) {
-        p = load_four(values, i, count);
-        g = load_four(gradients, i, count);
-        m = load_four(first, i, count);
-        v = load_four(second, i, count);
+    if (i < end) {
+        p = load_four(values, i, end);
+        g = load_four(gradients, i, end);
+        m = load_four(first, i, end);
+        v = load_four(second, i, end);
     }
     if (threadIdx.x == 0 || threadIdx.x == WARP_LANES) {
         unsigned long long t = *steps + 1;
@@ -107,11 +109,11 @@ adam_step(float *__restrict__ values, float *__restrict__ first, float *__restri
     }
     __syncthreads();
     // This block has read the number; the last one to have done so moves it on.
-    if (threadIdx.x == 0 && atomicAdd(ticket, 1) + 1 == int(gridDim.x)) {
+    if (threadIdx.x == 0 && ticket != nullptr && atomicAdd(ticket, 1) + 1 == int(gridDim.x)) {
         *ticket = 0;
         *steps += 1;
     }
-    if (i >= count) {
+    if (i >= end) {
         return;
     }
     float rate = factors[0], correction = factors[1], beta1 = float(rate1), beta2 = float(rate2);
@@ -121,17 +123,18 @@ adam_step(float *__restrict__ values, float *__restrict__ first, float *__restri
         v[k] = beta2 * v[k] + (1.0f - beta2) * g[k] * g[k];
         p[k] -= rate * m[k] / (sqrtf(v[k] * correction) + epsilon);
     }
-    store_four(first, i, count, m);
-    store_four(second, i, count, v);
-    store_four(values, i, count, p);
+    store_four(first, i, end, m);
+    store_four(second, i, end, v);
+    store_four(values, i, end, p);
     if (copy != nullptr) {
-        WeightCopy{copy, segments, segment_count}.store(i, count, p);
+        WeightCopy{copy, segments, segment_count}.store(i, end, p);
     }
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 weight_copy(bf16 *__restrict__ copy, const float *__restrict__ values, const WeightSegment *__restrict__ segments,
             int segment_count, int count) {
+    begin_kernel();
     int i = (blockIdx.x * THREADS + threadIdx.x) * COLUMNS_EACH;
     if (i < count) {
         WeightCopy{copy, segments, segment_count}.store(i, count, load_four(values, i, count));

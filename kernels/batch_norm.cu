@@ -21,6 +21,7 @@ extern "C" __global__ void __launch_bounds__(COLUMN_THREADS)
 batch_norm_running_statistics(float *__restrict__ mean, float *__restrict__ rstd,
                               const float *__restrict__ running_mean, const float *__restrict__ running_var,
                               int columns) {
+    begin_kernel();
     int column = blockIdx.x * COLUMN_THREADS + threadIdx.x;
     if (column < columns) {
         mean[column] = running_mean[column];
@@ -31,6 +32,7 @@ batch_norm_running_statistics(float *__restrict__ mean, float *__restrict__ rstd
 // Without batch norm: the statistics that change nothing.
 extern "C" __global__ void __launch_bounds__(COLUMN_THREADS)
 batch_norm_no_statistics(float *__restrict__ mean, float *__restrict__ rstd, int columns) {
+    begin_kernel();
     int column = blockIdx.x * COLUMN_THREADS + threadIdx.x;
     if (column < columns) {
         mean[column] = 0.0f;
@@ -107,12 +109,14 @@ __device__ __forceinline__ void batch_norm_backward(T *__restrict__ d, const T *
         T *__restrict__ y, const T *__restrict__ z, const float *__restrict__ mean, const float *__restrict__ rstd,   \
         const float *__restrict__ weight, const float *__restrict__ bias, int y_stride, int z_stride,                 \
         const int *__restrict__ row_count, int columns) {                                                             \
+        begin_kernel();                                                                                               \
         batch_norm_relu(y, z, {mean, rstd, weight, bias}, y_stride, z_stride, *row_count, columns);                   \
     }                                                                                                                 \
     extern "C" __global__ void __launch_bounds__(THREADS) batch_norm_mask_##suffix(                                   \
         unsigned char *__restrict__ mask, const T *__restrict__ z, const float *__restrict__ mean,                    \
         const float *__restrict__ rstd, const float *__restrict__ weight, const float *__restrict__ bias, int stride, \
         int rows, int columns) {                                                                                      \
+        begin_kernel();                                                                                               \
         batch_norm_mask(mask, z, {mean, rstd, weight, bias}, stride, rows, columns);                                  \
     }                                                                                                                 \
     extern "C" __global__ void __launch_bounds__(STRIP *ROW_LANES, SUM_BLOCKS) batch_norm_backward_sums_##suffix(     \
@@ -121,6 +125,7 @@ __device__ __forceinline__ void batch_norm_backward(T *__restrict__ d, const T *
         const T *__restrict__ d_y, const T *__restrict__ z, const float *__restrict__ mean,                           \
         const float *__restrict__ rstd, const float *__restrict__ weight, const float *__restrict__ bias,             \
         int stride, const int *__restrict__ row_count, int columns) {                                                 \
+        begin_kernel();                                                                                               \
         batch_norm_backward_sums({partials, groups, tickets},                                                         \
                                  {d_weight, d_bias, terms, rstd, weight, batch_statistics}, d_y, z,                   \
                                  {mean, rstd, weight, bias}, stride, *row_count, columns);                            \
@@ -129,6 +134,7 @@ __device__ __forceinline__ void batch_norm_backward(T *__restrict__ d, const T *
         T *__restrict__ d, const T *__restrict__ z, const float *__restrict__ mean, const float *__restrict__ rstd,   \
         const float *__restrict__ weight, const float *__restrict__ bias, const float *__restrict__ terms,            \
         int stride, const int *__restrict__ row_count, int columns) {                                                 \
+        begin_kernel();                                                                                               \
         batch_norm_backward(d, z, {mean, rstd, weight, bias}, terms, stride, *row_count, columns);                    \
     }
 

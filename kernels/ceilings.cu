@@ -17,6 +17,7 @@ constexpr int THREADS = 256;
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 ceiling_fma(float *__restrict__ sums, float factor, float addend, int steps) {
+    begin_kernel();
     float chain[FMA_CHAINS];
 #pragma unroll
     for (int i = 0; i < FMA_CHAINS; i++) {
@@ -62,11 +63,13 @@ __device__ __forceinline__ void tf32(float (&d)[4], const unsigned (&a)[4], cons
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 ceiling_mma_bf16(float *__restrict__ sums, unsigned a, unsigned b, int steps) {
+    begin_kernel();
     mma_chains<bf16>(sums, a, b, steps);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 ceiling_mma_tf32(float *__restrict__ sums, unsigned a, unsigned b, int steps) {
+    begin_kernel();
     mma_chains<tf32>(sums, a, b, steps);
 }
 

@@ -1,13 +1,13 @@
 // What several kernel files share. The same sources compile with nvcc and, against the emulator, with a C++ compiler.
 #pragma once
 
+#include "launch.cuh"
+
 #ifdef __CUDACC__
 // The emulator's tables of kernels (see emulator/emulator.h): nothing on a GPU, where the driver finds them by name.
 #define EMULATED_KERNELS(file, ...)
 // Within a function: dynamic shared memory, of which the launch gives the bytes (src/backend/cuda/dynamic_shared.rs).
 #define DYNAMIC_SHARED(type, name) extern __shared__ __align__(16) type name[]
-#else
-#include "emulator/emulator.h"
 #endif
 
 constexpr unsigned FULL_WARP = 0xffffffffu;

@@ -152,6 +152,7 @@ __device__ __forceinline__ bool draw_ordered(const Draw &draw, Pick &positive, P
          float *__restrict__ similarity_negative, const int *__restrict__ anchors,                                     \
          const float *__restrict__ caption_vectors, int count, int first, int images, int width, int seed_low,         \
          int seed_high, int epoch) {                                                                                   \
+        begin_kernel();                                                                                                \
         int at = (blockIdx.x * blockDim.x + threadIdx.x) / WARP_LANES;                                                 \
         if (at >= count) {                                                                                             \
             return;                                                                                                    \

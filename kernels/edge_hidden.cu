@@ -4,12 +4,15 @@
 //   sums[n] = (sum of d_z over edges with subject n, sum over edges with object n)
 // Rows n are nodes; in layer 0, where x and e are rows of the embedding tables, they are the types that occur, and
 // e W_e^T is one row per predicate type.
+// Where x is u over its rows' lengths, u = relu(norm(.)) (linear_forward_unit in linear.cuh), sums are by u W instead of
+// x W: over the length, and along[n] = sums[n] . P[n] over it, by which the gradient by u is less than sums W: as
+// x . (sums W) = sums . (x W), no gradient by x is needed for it. 0 where the length is clamped.
 // Where the sums are _through_norm, d_z is what batch norm's backward makes of d [E, H], the gradient by relu(norm(z)), as
 // it is read: in the bits in which it would be stored.
 // in   projected = P [n, 2H]; subject, object [E] -> n; edge_projected [u, H], edge_row [E] -> u;
-//      offsets [n + 1], entries (2 e + role) or (e)
+//      offsets [n + 1], entries (2 e + role) or (e); lengths [n], null where x is what it is
 // out  z [E, H] and, if they are wanted, its columns' statistics, of the values as they are stored; sums [n, 2H] or
-//      [u, H], written
+//      [u, H], along [n], written
 // All matrices are of T; rows of H are `stride` apart (stored.cuh), those of 2 H `ends_stride`.
 // grid lookup: x strips of 64 columns, y chunks of 64 rows, E of them in device memory (common.cuh), 16 rows at a time;
 //      the strip's last block merges the chunks (column_sums.cuh); sums: one block per row of the output, n or u of them
@@ -22,6 +25,8 @@
 #include "stored.cuh"
 
 constexpr int THREADS = 128; // of sums
+// On a multiprocessor, at least, of the sums by end: as many warps as hide the gather, without spills.
+constexpr int ENDS_BLOCKS = 12, NORM_BLOCKS = 9;
 // Of the lookup: a strip's columns, four to a thread, and as many rows at a time.
 constexpr int STRIP = 64, ROW_LANES = 16;
 constexpr int LOOKUP_THREADS = STRIP / COLUMNS_EACH * ROW_LANES;
@@ -133,15 +138,38 @@ template <class T> struct ThroughNorm {
     }
 };
 
+// The lengths that x has its rows over; null where there are none.
+template <class T> struct Lengths {
+    float *__restrict__ along;
+    const float *__restrict__ lengths;
+    const T *__restrict__ projected;
+
+    __device__ __forceinline__ bool given() const { return lengths != nullptr; }
+};
+
+// Values over a length; `dot` takes their products, as they are stored, with a row of P.
+template <class T>
+__device__ __forceinline__ void over_length(Four &values, float length, const T *projected, int column, int columns,
+                                            float &dot) {
+    Four with = load_four(projected, column, columns);
+#pragma unroll
+    for (int i = 0; i < COLUMNS_EACH; i++) {
+        values[i] = rounded<T>(values[i] / length);
+        dot = fmaf(values[i], with[i], dot);
+    }
+}
+
 // By node, or by object type.
 template <class T, class Gradient>
-__device__ __forceinline__ void edge_hidden_sum_ends(T *__restrict__ sums, const Gradient &d_z,
+__device__ __forceinline__ void edge_hidden_sum_ends(T *__restrict__ sums, const Lengths<T> &of, const Gradient &d_z,
                                                      const int *__restrict__ offsets, const int *__restrict__ entries,
                                                      int n, int row_count, int hidden, int ends_stride) {
+    __shared__ float partial[THREADS / WARP_LANES];
     if (n >= row_count) {
         return;
     }
     int first = offsets[n], end = offsets[n + 1];
+    float dot = 0.0f;
     T *to = sums + size_t(n) * ends_stride;
     for (int c = threadIdx.x * COLUMNS_EACH; c < hidden; c += THREADS * COLUMNS_EACH) {
         auto row = d_z.columns(c, hidden);
@@ -156,8 +184,21 @@ __device__ __forceinline__ void edge_hidden_sum_ends(T *__restrict__ sums, const
                 add_four(as_subject, value);
             }
         }
+        if (of.given()) {
+            const T *projected = of.projected + size_t(n) * ends_stride;
+            float length = of.lengths[n];
+            over_length(as_subject, length, projected, c, hidden, dot);
+            over_length(as_object, length, projected + hidden, c, hidden, dot);
+        }
         store_four(to, c, hidden, as_subject);
         store_four(to + hidden, c, hidden, as_object);
+    }
+    if (of.given()) {
+        dot = block_sum(dot, partial);
+        if (threadIdx.x == 0) {
+            float length = of.lengths[n];
+            of.along[n] = length <= L2_EPSILON ? 0.0f : dot / length; // keeps NaN
+        }
     }
 }
 
@@ -186,6 +227,9 @@ __device__ __forceinline__ void edge_hidden_sum_edges(T *__restrict__ sums, cons
         const float *__restrict__ weight, const float *__restrict__ bias, const float *__restrict__ terms
 #define THROUGH_NORM(T) ThroughNorm<T>{d, z, stride, norm_backward_rows({mean, rstd, weight, bias}, terms, hidden)}
 
+#define LENGTHS_PARAMETERS(T)                                                                                         \
+    float *__restrict__ along, const float *__restrict__ lengths, const T *__restrict__ projected
+
 #define EDGE_HIDDEN_KERNELS(T, suffix)                                                                                \
     extern "C" __global__ void __launch_bounds__(LOOKUP_THREADS, LOOKUP_BLOCKS) edge_hidden_lookup_##suffix(          \
         T *__restrict__ z, float *__restrict__ partials, double *__restrict__ groups, int *__restrict__ tickets,      \
@@ -193,21 +237,25 @@ __device__ __forceinline__ void edge_hidden_sum_edges(T *__restrict__ sums, cons
         float *__restrict__ running_var, const T *__restrict__ edge_projected, const T *__restrict__ projected,       \
         const int *__restrict__ edge_row, const int *__restrict__ subject, const int *__restrict__ object,            \
         const int *__restrict__ edge_count, int hidden, int stride, int ends_stride) {                                \
+        begin_kernel();                                                                                               \
         edge_hidden_lookup(z, {partials, groups, tickets}, {mean, rstd, running_mean, running_var}, edge_projected,   \
                            projected, edge_row, subject, object, *edge_count, hidden, {stride, ends_stride});         \
     }                                                                                                                 \
-    extern "C" __global__ void __launch_bounds__(THREADS) edge_hidden_sum_ends_##suffix(                              \
-        T *__restrict__ sums, const T *__restrict__ d_z, const int *__restrict__ offsets,                             \
+    extern "C" __global__ void __launch_bounds__(THREADS, ENDS_BLOCKS) edge_hidden_sum_ends_##suffix(                 \
+        T *__restrict__ sums, LENGTHS_PARAMETERS(T), const T *__restrict__ d_z, const int *__restrict__ offsets,      \
         const int *__restrict__ entries, const int *__restrict__ row_count, int hidden, int stride,                   \
         int ends_stride) {                                                                                            \
-        edge_hidden_sum_ends(sums, Stored<T>{d_z, stride}, offsets, entries, blockIdx.x, *row_count, hidden,          \
-                             ends_stride);                                                                            \
+        begin_kernel();                                                                                               \
+        edge_hidden_sum_ends(sums, {along, lengths, projected}, Stored<T>{d_z, stride}, offsets, entries, blockIdx.x, \
+                             *row_count, hidden, ends_stride);                                                        \
     }                                                                                                                 \
-    extern "C" __global__ void __launch_bounds__(THREADS) edge_hidden_sum_ends_through_norm_##suffix(                 \
-        T *__restrict__ sums, THROUGH_NORM_PARAMETERS(T), const int *__restrict__ offsets,                            \
+    extern "C" __global__ void __launch_bounds__(THREADS, NORM_BLOCKS) edge_hidden_sum_ends_through_norm_##suffix(    \
+        T *__restrict__ sums, LENGTHS_PARAMETERS(T), THROUGH_NORM_PARAMETERS(T), const int *__restrict__ offsets,     \
         const int *__restrict__ entries, const int *__restrict__ row_count, int hidden, int stride,                   \
         int ends_stride) {                                                                                            \
-        edge_hidden_sum_ends(sums, THROUGH_NORM(T), offsets, entries, blockIdx.x, *row_count, hidden, ends_stride);   \
+        begin_kernel();                                                                                               \
+        edge_hidden_sum_ends(sums, {along, lengths, projected}, THROUGH_NORM(T), offsets, entries, blockIdx.x,        \
+                             *row_count, hidden, ends_stride);                                                        \
     }                                                                                                                 \
     extern "C" __global__ void __launch_bounds__(THREADS) edge_hidden_sum_types_through_norm_##suffix(                \
         T *__restrict__ edge_sums, T *__restrict__ end_sums, THROUGH_NORM_PARAMETERS(T),                              \
@@ -215,13 +263,14 @@ __device__ __forceinline__ void edge_hidden_sum_edges(T *__restrict__ sums, cons
         const int *__restrict__ predicate_count, const int *__restrict__ object_offsets,                              \
         const int *__restrict__ object_entries, const int *__restrict__ object_count, int predicate_blocks,           \
         int hidden, int stride, int ends_stride) {                                                                    \
+        begin_kernel();                                                                                               \
         int block = blockIdx.x;                                                                                       \
         if (block < predicate_blocks) {                                                                               \
             edge_hidden_sum_edges(edge_sums, THROUGH_NORM(T), predicate_offsets, predicate_entries, block,            \
                                   *predicate_count, hidden);                                                          \
         } else {                                                                                                      \
-            edge_hidden_sum_ends(end_sums, THROUGH_NORM(T), object_offsets, object_entries, block - predicate_blocks, \
-                                 *object_count, hidden, ends_stride);                                                 \
+            edge_hidden_sum_ends(end_sums, Lengths<T>{}, THROUGH_NORM(T), object_offsets, object_entries,             \
+                                 block - predicate_blocks, *object_count, hidden, ends_stride);                       \
         }                                                                                                             \
     }
 

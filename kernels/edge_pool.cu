@@ -119,6 +119,7 @@ __device__ __forceinline__ void edge_pool_backward(T *__restrict__ d_z, HeadsGra
         const float *__restrict__ rstd, const float *__restrict__ weight, const float *__restrict__ bias,             \
         const int *__restrict__ offsets, const int *__restrict__ entries, const int *__restrict__ node_count,         \
         int width, int hidden, int z_stride, int pooled_stride) {                                                     \
+        begin_kernel();                                                                                               \
         edge_pool_forward(pooled, z, {mean, rstd, weight, bias}, offsets, entries, *node_count, width, hidden,        \
                           {z_stride, pooled_stride, 0});                                                              \
     }                                                                                                                 \
@@ -130,6 +131,7 @@ __device__ __forceinline__ void edge_pool_backward(T *__restrict__ d_z, HeadsGra
         const float *__restrict__ mean, const float *__restrict__ rstd, const float *__restrict__ weight,             \
         const float *__restrict__ bias, const int *__restrict__ edge_count, int width, int hidden, int heads_stride,  \
         int pooled_stride, int state_stride) {                                                                        \
+        begin_kernel();                                                                                               \
         HeadsGradient<T> d_heads = {d_pooled, d_edge_state, subject, object, offsets, width, hidden,                  \
                                     {heads_stride, pooled_stride, state_stride}};                                     \
         backward_strip({partials, groups, tickets}, {d_weight, d_bias, terms, rstd, weight, batch_statistics},        \
@@ -142,6 +144,7 @@ __device__ __forceinline__ void edge_pool_backward(T *__restrict__ d_z, HeadsGra
         const float *__restrict__ rstd, const float *__restrict__ weight, const float *__restrict__ bias,             \
         const int *__restrict__ edge_count, int width, int hidden, int heads_stride, int pooled_stride,               \
         int state_stride) {                                                                                           \
+        begin_kernel();                                                                                               \
         HeadsGradient<T> d_heads = {d_pooled, d_edge_state, subject, object, offsets, width, hidden,                  \
                                     {heads_stride, pooled_stride, state_stride}};                                     \
         edge_pool_backward(d_z, d_heads, z, {mean, rstd, weight, bias}, terms, *edge_count);                          \

@@ -55,6 +55,7 @@ __device__ __forceinline__ void embedding_backward(Rows<float, T> rows, int type
         T *__restrict__ objects, const float *__restrict__ object_table, const int *__restrict__ object_types,        \
         const int *__restrict__ object_count, T *__restrict__ predicates, const float *__restrict__ predicate_table,  \
         const int *__restrict__ predicate_types, const int *__restrict__ predicate_count, int width, int stride) {    \
+        begin_kernel();                                                                                               \
         Rows<T, float> of_objects = {objects, object_table, object_types, *object_count};                             \
         Rows<T, float> of_predicates = {predicates, predicate_table, predicate_types, *predicate_count};              \
         embedding_forward(blockIdx.y == 0 ? of_objects : of_predicates, width, stride);                               \
@@ -64,6 +65,7 @@ __device__ __forceinline__ void embedding_backward(Rows<float, T> rows, int type
         const int *__restrict__ object_count, int all_objects, float *__restrict__ d_predicate_table,                 \
         const T *__restrict__ d_predicates, const int *__restrict__ predicate_types,                                  \
         const int *__restrict__ predicate_count, int all_predicates, int width, int stride) {                         \
+        begin_kernel();                                                                                               \
         Rows<float, T> of_objects = {d_object_table, d_objects, object_types, *object_count};                         \
         Rows<float, T> of_predicates = {d_predicate_table, d_predicates, predicate_types, *predicate_count};          \
         bool first = blockIdx.y == 0;                                                                                 \

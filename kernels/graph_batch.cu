@@ -59,6 +59,7 @@ graph_batch_places(int *__restrict__ counts, int *__restrict__ graph_image, int 
                    const float *__restrict__ similarities_positive, const float *__restrict__ similarities_negative,
                    const int *__restrict__ node_offsets, const int *__restrict__ edge_offsets, int anchor_count,
                    int batch_size) {
+    begin_kernel();
     __shared__ int partial[THREADS / WARP_LANES];
     int first = *position, end = first, triples = 0;
     while (triples == 0 && end < anchor_count) {
@@ -120,6 +121,7 @@ graph_batch_graphs(int *__restrict__ object_ends, int *__restrict__ node_object,
                    const int *__restrict__ all_node_object, const int *__restrict__ all_edge_predicate,
                    const int *__restrict__ all_edge_subject, const int *__restrict__ all_edge_object,
                    const int *__restrict__ all_message_offsets, const int *__restrict__ all_messages) {
+    begin_kernel();
     int graph = blockIdx.x;
     if (graph >= counts[GRAPHS]) {
         // The list's end; one block writes it, also where there is no graph.
@@ -193,6 +195,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 4)
 graph_batch_count(int *__restrict__ type_rows, int *__restrict__ type_entries, const int *__restrict__ counts,
                   const int *__restrict__ node_object, const int *__restrict__ edge_predicate,
                   const int *__restrict__ message_offsets, int object_types, int predicate_types) {
+    begin_kernel();
     Rows rows = segment_of_kind(counts, node_object, edge_predicate, message_offsets);
     int first = first_type(), types = blockIdx.y == 0 ? object_types : predicate_types;
     int lane = threadIdx.x % WARP_LANES;
@@ -233,6 +236,7 @@ graph_batch_number(int *__restrict__ counts, int *__restrict__ types_of_objects,
                    int *__restrict__ types_of_predicates, int *__restrict__ offsets_of_predicates,
                    int *__restrict__ slot_of_type, const int *__restrict__ type_rows,
                    const int *__restrict__ type_entries, int object_types, int predicate_types, int segments) {
+    begin_kernel();
     __shared__ int partial[THREADS / WARP_LANES];
     bool objects = blockIdx.x == 0;
     int count = objects ? object_types : predicate_types, start_of_kind = objects ? 0 : object_types;
@@ -292,6 +296,7 @@ graph_batch_fill(int *__restrict__ entries_of_objects, int *__restrict__ entries
                  const int *__restrict__ edge_predicate, const int *__restrict__ message_offsets,
                  const int *__restrict__ messages, const int *__restrict__ edge_subject,
                  const int *__restrict__ edge_object, int object_types, int predicate_types) {
+    begin_kernel();
     if (blockIdx.y == 2) {
         EdgeSlots slots = {edge_subject_slot, edge_object_slot, edge_predicate_slot};
         slots.fill(slot_of_type, counts[EDGES], node_object, edge_subject, edge_object, edge_predicate, object_types);

@@ -11,6 +11,7 @@
 extern "C" __global__ void __launch_bounds__(InnerTile::THREADS)
 inner_products(double *__restrict__ products, const float *__restrict__ values, int first_row, int strip_rows, int rows,
                int width) {
+    begin_kernel();
     __shared__ double memory[InnerTile::MEMORY];
     int tiles = (rows + InnerTile::SIDE - 1) / InnerTile::SIDE;
     int row0 = blockIdx.x / tiles * InnerTile::SIDE, column0 = blockIdx.x % tiles * InnerTile::SIDE;

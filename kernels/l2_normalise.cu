@@ -1,4 +1,5 @@
-// l2_normalise: rows x = y / max(|y|, eps) of y = relu(norm(z)), computed where z is read.
+// l2_normalise: rows x = y / max(|y|, eps) of y = relu(norm(z)), computed where z is read: the last layer's, which are read
+// out. Where products read them there is no launch for it (linear_forward_unit in linear.cuh).
 // backward: d_y = (d_x - x (x . d_x)) / |y|, and d_x / eps where |y| < eps; x comes from z again, not from memory
 // in   z [R, C]; mean, rstd, weight, bias [C]; backward: d_x [R, C]; all [R, C] of T, `stride` apart (stored.cuh)
 // out  x [R, C]; d_y [R, C], before the ReLU and batch norm, and of its columns what batch norm's backward begins with:
@@ -140,6 +141,7 @@ __device__ __forceinline__ void l2_normalise_backward(T *__restrict__ d_y, Colum
         T *__restrict__ x, const T *__restrict__ z, const float *__restrict__ mean, const float *__restrict__ rstd,   \
         const float *__restrict__ weight, const float *__restrict__ bias, const int *__restrict__ row_count,          \
         int columns, int stride) {                                                                                    \
+        begin_kernel();                                                                                               \
         l2_normalise_forward(x, z, {mean, rstd, weight, bias}, *row_count, columns, stride);                          \
     }                                                                                                                 \
     extern "C" __global__ void __launch_bounds__(BACKWARD_THREADS, SUM_BLOCKS) l2_normalise_backward_##suffix(        \
@@ -148,6 +150,7 @@ __device__ __forceinline__ void l2_normalise_backward(T *__restrict__ d_y, Colum
         const T *__restrict__ d_x, const T *__restrict__ z, const float *__restrict__ mean,                           \
         const float *__restrict__ rstd, const float *__restrict__ weight, const float *__restrict__ bias,             \
         const int *__restrict__ row_count, int columns, int stride) {                                                 \
+        begin_kernel();                                                                                               \
         l2_normalise_backward(d_y, {partials, groups, tickets},                                                       \
                               {d_weight, d_bias, terms, rstd, weight, batch_statistics}, d_x, z,                      \
                               {mean, rstd, weight, bias}, *row_count, columns, stride);                               \

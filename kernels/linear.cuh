@@ -3,6 +3,8 @@
 // the format and the tile, such as _bf16_64.
 //   linear_forward               y   [R, O] = x [R, I] W [O, I]^T, and its statistics if they are wanted
 //   linear_forward_norm          the same of relu(norm(x)): no activated copy of x
+//   linear_forward_unit          y = (u / |u|) W^T of u = relu(norm(x)), by row, and |u|: neither is written wide. The
+//                                lengths are found while the product goes over the columns, and y is divided by them
 //   linear_forward_gather        y[r] += P[subject(r), 0..O] + P[object(r), O..2 O]
 //   linear_forward_gather_norm   the same of relu(norm(x))
 //   linear_forward_two           two products of values that do not depend on each other, without statistics: of x that
@@ -10,6 +12,8 @@
 //   linear_backward              d_x [R, I] = d_y [R, O] W [O, I] and d_W [O, I] = d_y [R, O]^T x [R, I], in one launch
 //   linear_backward_norm         the same where x is relu(norm(z)), and the sums of its batch norm's backward, if they
 //                                are wanted
+//   linear_backward_unit         given d_y / |u|, the gradient by u: d_y W / |u| less what lies along u, whose amount for
+//                                each row edge_hidden.cu has found; d_W, and the sums of the norm's backward
 //   linear_backward_through_norm, linear_backward_norm_through_norm
 //                                both where d_y is what batch norm's backward makes of d and the layer's own z: no d_z
 //                                is stored. Of the smaller tile only, of which there are few: more and larger ones would
@@ -167,11 +171,11 @@ __device__ __forceinline__ void store_columns(bf16 *to, float (&values)[2], bool
     }
 }
 
-// A chunk of the tile: `add(row, column, product)` of each is stored, and of what was stored the columns' two values
-// are left for the merge.
+// A chunk of the tile: what `add` makes of each product by its column and row is stored, and of what was stored the
+// columns' two values are left for the merge.
 template <class Core, class T, class Add, class Sums>
 __device__ __forceinline__ void finish_chunk(float *memory, const Output<T> &out, const Place &place, int chunk,
-                                             Add add, const Sums &sums) {
+                                             const Add &add, const Sums &sums) {
     using Thread = ChunkThread<Core, T>;
     constexpr int each = Thread::each, rows_at_once = Thread::rows_at_once;
     Thread thread;
@@ -183,16 +187,18 @@ __device__ __forceinline__ void finish_chunk(float *memory, const Output<T> &out
     float2 own[each] = {};
     if (column < place.columns) {
         typename Sums::Column of_column[each] = {};
+        typename Add::Column add_column[each] = {};
 #pragma unroll
         for (int i = 0; i < each; i++) {
             of_column[i].begin(sums, min(column + i, place.columns - 1));
+            add_column[i].begin(add, min(column + i, place.columns - 1));
         }
         for (int row = thread.lane; row < count; row += rows_at_once) {
             float values[each];
 #pragma unroll
             for (int i = 0; i < each; i++) {
                 float product = memory[row * Core::tile_stride + thread.in_tile + i];
-                values[i] = column + i < place.columns ? add(first_row + row, column + i, product) : 0.0f;
+                values[i] = column + i < place.columns ? add_column[i].stored(first_row + row, product) : 0.0f;
             }
             store_columns(out.line(first_row + row) + column, values, column + each <= place.columns);
             if (sums.wanted()) {
@@ -258,45 +264,122 @@ __device__ __forceinline__ void finish_sums(float *memory, const Place &place, c
 // ---- the products -----------------------------------------------------------------------------------------------
 
 // The block's tile of out; `add` gives what is stored of a product.
-template <class Core, Order order_a, Order order_b, class T, class A, class B, class Add, class Sums>
+template <class Core, Order order_a, Order order_b, class T, class A, class B, class Lengths, class Add, class Sums>
 __device__ __forceinline__ void product(float *memory, const Output<T> &out, const A &a, const B &b, const Place &place,
-                                        Add add, const Sums &sums) {
+                                        const Lengths &lengths, const Add &add, const Sums &sums) {
     if (place.rows > 0) {
-        Core::template multiply<order_a, order_b>(memory, a, b, place, [&](int chunk) {
+        Core::template multiply<order_a, order_b>(memory, a, b, place, lengths, [&](int chunk) {
             finish_chunk<Core>(memory, out, place, chunk, add, sums);
         });
     }
     finish_sums<Core>(memory, place, sums);
 }
 
+// What is stored of the products of a column: these themselves,
 struct Alone {
-    __device__ __forceinline__ float operator()(int, int, float product) const { return product; }
+    struct Column {
+        __device__ __forceinline__ void begin(const Alone &, int) {}
+        __device__ __forceinline__ float stored(int, float product) const { return product; }
+    };
 };
 
+// with what an edge gathers from its ends,
 template <class T> struct Gathered {
     const T *__restrict__ projected;
     int stride;
     const int *__restrict__ subject, *__restrict__ object;
     int width;
-    __device__ __forceinline__ float operator()(int row, int column, float product) const {
-        const T *of_subject = projected + size_t(subject[row]) * stride;
-        const T *of_object = projected + size_t(object[row]) * stride + width;
-        return product + (widen(of_subject[column]) + widen(of_object[column]));
-    }
+    struct Column {
+        Gathered of;
+        int column;
+        __device__ __forceinline__ void begin(const Gathered &gathered, int index) {
+            of = gathered;
+            column = index;
+        }
+        __device__ __forceinline__ float stored(int row, float product) const {
+            const T *of_subject = of.projected + size_t(of.subject[row]) * of.stride;
+            const T *of_object = of.projected + size_t(of.object[row]) * of.stride + of.width;
+            return product + (widen(of_subject[column]) + widen(of_object[column]));
+        }
+    };
+};
+
+// over the length of a's row,
+struct OverLength {
+    const float *of_tile; // shared
+    int first_row;
+    struct Column {
+        const float *of_tile;
+        int first_row;
+        __device__ __forceinline__ void begin(const OverLength &lengths, int) {
+            of_tile = lengths.of_tile;
+            first_row = lengths.first_row;
+        }
+        __device__ __forceinline__ float stored(int row, float product) const {
+            return product / of_tile[row - first_row];
+        }
+    };
+};
+
+// or less the part along the row u = relu(norm(z)): u times `along`, by row; all where that is null.
+template <class T> struct LessAlong {
+    const T *__restrict__ z;
+    int stride;
+    NormRows norm;
+    const float *__restrict__ along;
+    struct Column {
+        NormColumn norm;
+        const T *z;
+        int stride;
+        const float *along;
+        __device__ __forceinline__ void begin(const LessAlong &of, int column) {
+            norm = of.norm.column(column);
+            z = of.z + column;
+            stride = of.stride;
+            along = of.along;
+        }
+        __device__ __forceinline__ float stored(int row, float product) const {
+            if (along == nullptr) {
+                return product;
+            }
+            // As the product that made the length has read it.
+            float u = rounded<T>(relu_norm(norm, widen(z[size_t(row) * stride])));
+            return fmaf(-u, along[row], product);
+        }
+    };
 };
 
 // Whether a block whose rows begin there has anything to do: without rows one of each strip, for the columns' sums.
 __device__ __forceinline__ bool has_rows(int first_row, int rows) { return first_row < rows || first_row == 0; }
 
+template <class Core>
+__device__ __forceinline__ Place forward_place(int rows, int outputs, int inputs) {
+    int first_row = int(blockIdx.y) * Core::Shape::rows, first_column = int(blockIdx.x) * Core::Shape::columns;
+    return {rows, outputs, first_row, first_column, 0, inputs};
+}
+
 template <class Core, class Value, class Norm, class Add>
 __device__ __forceinline__ void forward(float *memory, Value *y, Operand<Value, Norm> x, Operand<Value, NoNorm> weight,
                                         const Statistics &statistics, int y_stride, int rows, int outputs, int inputs,
-                                        Add add) {
-    int first_row = int(blockIdx.y) * Core::Shape::rows, first_column = int(blockIdx.x) * Core::Shape::columns;
-    Place place = {rows, outputs, first_row, first_column, 0, inputs};
+                                        const Add &add) {
+    Place place = forward_place<Core>(rows, outputs, inputs);
     if (has_rows(place.first_row, rows)) { // or the whole block leaves
         Output<Value> out = {y, y_stride, NO_SPLIT, 0};
-        product<Core, INNER_LAST, INNER_LAST>(memory, out, x, weight, place, add, statistics);
+        product<Core, INNER_LAST, INNER_LAST>(memory, out, x, weight, place, NoLengths{}, add, statistics);
+    }
+}
+
+// Of x over the lengths of its rows, which are left in `lengths`.
+template <class Core, class Value>
+__device__ __forceinline__ void forward_unit(float *memory, Value *y, float *lengths, Operand<Value, NormRows> x,
+                                             Operand<Value, NoNorm> weight, int y_stride, int rows, int outputs,
+                                             int inputs) {
+    Place place = forward_place<Core>(rows, outputs, inputs);
+    if (place.first_row < rows) { // or the whole block leaves
+        Output<Value> out = {y, y_stride, NO_SPLIT, 0};
+        OverLength over = {memory + Core::first_length, place.first_row};
+        product<Core, INNER_LAST, INNER_LAST>(memory, out, x, weight, place,
+                                              RowLengths<typename Core::Shape>{lengths}, over, NoSums{});
     }
 }
 
@@ -368,18 +451,18 @@ __device__ __forceinline__ void add_parts(const WeightGradient &d_weight, const 
     }
 }
 
-template <class Core, class Value, class NormY, class Norm, class Sums>
+template <class Core, class Value, class NormY, class Norm, class Add, class Sums>
 __device__ __forceinline__ void backward(float *memory, Value *d_x, int d_x_stride, const WeightGradient &d_weight,
                                          Operand<Value, NormY> d_y, Operand<Value, Norm> x,
                                          Operand<Value, NoNorm> weight, int rows, int inputs, int outputs,
-                                         int input_blocks, const Sums &sums) {
+                                         int input_blocks, const Add &add, const Sums &sums) {
     constexpr int tile_rows = Core::Shape::rows, tile_columns = Core::Shape::columns;
     int tiles_across = (inputs + tile_columns - 1) / tile_columns, block = blockIdx.x;
     if (block < input_blocks) {
         Place place = {rows, inputs, block / tiles_across * tile_rows, block % tiles_across * tile_columns, 0, outputs};
         if (has_rows(place.first_row, rows)) { // or the whole block leaves
             Output<Value> out = {d_x, d_x_stride, NO_SPLIT, 0};
-            product<Core, INNER_LAST, INNER_FIRST>(memory, out, d_y, weight, place, Alone{}, sums);
+            product<Core, INNER_LAST, INNER_FIRST>(memory, out, d_y, weight, place, NoLengths{}, add, sums);
         }
         return;
     }
@@ -396,7 +479,7 @@ __device__ __forceinline__ void backward(float *memory, Value *d_x, int d_x_stri
     if (parts.count > 1) {
         out = {d_weight.parts + size_t(part) * outputs * inputs, inputs, NO_SPLIT, 0};
     }
-    product<Core, INNER_FIRST, INNER_FIRST>(memory, out, d_y, x, place, Alone{}, NoSums{});
+    product<Core, INNER_FIRST, INNER_FIRST>(memory, out, d_y, x, place, NoLengths{}, Alone{}, NoSums{});
     if (parts.count > 1) {
         __syncthreads(); // the tile was read
         int *flag = reinterpret_cast<int *>(memory);
@@ -452,6 +535,7 @@ __device__ __forceinline__ void backward(float *memory, Value *d_x, int d_x_stri
     LINEAR_KERNEL(linear_forward_##suffix, Core)                                                                       \
     (OUT(Core::Value, y), IN(Core::Value, x), IN(Core::Value, weight), STATISTICS_PARAMETERS, int y_stride,            \
      int x_stride, int weight_stride, int weight_split, long long weight_jump, SIZES) {                                \
+        begin_kernel();                                                                                                \
         forward<Core>(tile_memory<Core>(), y, operand(x, x_stride, NoNorm{}),                                          \
                       {weight, weight_stride, weight_split, weight_jump, {}}, STATISTICS, y_stride, *row_count,        \
                       outputs, inputs, Alone{});                                                                       \
@@ -459,12 +543,22 @@ __device__ __forceinline__ void backward(float *memory, Value *d_x, int d_x_stri
     LINEAR_KERNEL(linear_forward_norm_##suffix, Core)                                                                  \
     (OUT(Core::Value, y), IN(Core::Value, x), NORM_PARAMETERS, IN(Core::Value, weight), STATISTICS_PARAMETERS,         \
      int y_stride, int x_stride, int weight_stride, SIZES) {                                                           \
+        begin_kernel();                                                                                                \
         forward<Core>(tile_memory<Core>(), y, operand(x, x_stride, NORM), operand(weight, weight_stride, NoNorm{}),    \
                       STATISTICS, y_stride, *row_count, outputs, inputs, Alone{});                                     \
+    }                                                                                                                  \
+    LINEAR_KERNEL(linear_forward_unit_##suffix, Core)                                                                  \
+    (OUT(Core::Value, y), OUT(float, lengths), IN(Core::Value, x), NORM_PARAMETERS, IN(Core::Value, weight),           \
+     int y_stride, int x_stride, int weight_stride, int weight_split, long long weight_jump, SIZES) {                  \
+        begin_kernel();                                                                                                \
+        forward_unit<Core>(tile_memory<Core>(), y, lengths, operand(x, x_stride, NORM),                                \
+                           {weight, weight_stride, weight_split, weight_jump, {}}, y_stride, *row_count, outputs,      \
+                           inputs);                                                                                    \
     }                                                                                                                  \
     LINEAR_KERNEL(linear_forward_gather_##suffix, Core)                                                                \
     (OUT(Core::Value, y), IN(Core::Value, x), IN(Core::Value, weight), GATHER_PARAMETERS(Core::Value),                 \
      STATISTICS_PARAMETERS, int y_stride, int x_stride, int weight_stride, SIZES) {                                    \
+        begin_kernel();                                                                                                \
         using Value = Core::Value;                                                                                     \
         forward<Core>(tile_memory<Core>(), y, operand(x, x_stride, NoNorm{}),                                          \
                       operand(weight, weight_stride, NoNorm{}), STATISTICS, y_stride, *row_count, outputs, inputs,     \
@@ -473,6 +567,7 @@ __device__ __forceinline__ void backward(float *memory, Value *d_x, int d_x_stri
     LINEAR_KERNEL(linear_forward_gather_norm_##suffix, Core)                                                           \
     (OUT(Core::Value, y), IN(Core::Value, x), NORM_PARAMETERS, IN(Core::Value, weight),                                \
      GATHER_PARAMETERS(Core::Value), STATISTICS_PARAMETERS, int y_stride, int x_stride, int weight_stride, SIZES) {    \
+        begin_kernel();                                                                                                \
         using Value = Core::Value;                                                                                     \
         forward<Core>(tile_memory<Core>(), y, operand(x, x_stride, NORM), operand(weight, weight_stride, NoNorm{}),    \
                       STATISTICS, y_stride, *row_count, outputs, inputs, GATHERED);                                    \
@@ -480,6 +575,7 @@ __device__ __forceinline__ void backward(float *memory, Value *d_x, int d_x_stri
     LINEAR_KERNEL(linear_forward_two_##suffix, Core)                                                                   \
     (FORWARD_PARAMETERS(Core::Value, first), FORWARD_PARAMETERS(Core::Value, second), int x_stride,                    \
      int weight_stride, int inputs, int first_blocks) {                                                                \
+        begin_kernel();                                                                                                \
         using Value = Core::Value;                                                                                     \
         forward_two<Core>(tile_memory<Core>(), FORWARD(Value, first), FORWARD(Value, second), inputs, first_blocks);   \
     }                                                                                                                  \
@@ -487,19 +583,33 @@ __device__ __forceinline__ void backward(float *memory, Value *d_x, int d_x_stri
     (OUT(Core::Value, d_x), WEIGHT_GRADIENT_PARAMETERS, IN(Core::Value, d_y), IN(Core::Value, x),                      \
      IN(Core::Value, weight), int d_x_stride, int d_weight_stride, int d_weight_split, long long d_weight_jump,        \
      int d_y_stride, int x_stride, int weight_stride, int weight_split, long long weight_jump, BACKWARD_SIZES) {       \
+        begin_kernel();                                                                                                \
         backward<Core>(tile_memory<Core>(), d_x, d_x_stride, WEIGHT_GRADIENT(d_weight_split, d_weight_jump),           \
                        operand(d_y, d_y_stride, NoNorm{}), operand(x, x_stride, NoNorm{}),                             \
                        {weight, weight_stride, weight_split, weight_jump, {}}, *row_count, inputs, outputs,            \
-                       input_blocks, NoSums{});                                                                        \
+                       input_blocks, Alone{}, NoSums{});                                                               \
     }                                                                                                                  \
     LINEAR_KERNEL(linear_backward_norm_##suffix, Core)                                                                 \
     (OUT(Core::Value, d_x), WEIGHT_GRADIENT_PARAMETERS, IN(Core::Value, d_y), IN(Core::Value, z), NORM_PARAMETERS,     \
      IN(Core::Value, weight), NORM_GRADIENT_PARAMETERS, int d_x_stride, int d_weight_stride, int d_y_stride,           \
      int z_stride, int weight_stride, BACKWARD_SIZES) {                                                                \
+        begin_kernel();                                                                                                \
         backward<Core>(tile_memory<Core>(), d_x, d_x_stride, WEIGHT_GRADIENT(NO_SPLIT, 0),                             \
                        operand(d_y, d_y_stride, NoNorm{}), operand(z, z_stride, NORM),                                 \
-                       operand(weight, weight_stride, NoNorm{}), *row_count, inputs, outputs, input_blocks,            \
+                       operand(weight, weight_stride, NoNorm{}), *row_count, inputs, outputs, input_blocks, Alone{},   \
                        BACKWARD_SUMS(Core::Value));                                                                    \
+    }                                                                                                                  \
+    LINEAR_KERNEL(linear_backward_unit_##suffix, Core)                                                                 \
+    (OUT(Core::Value, d_x), WEIGHT_GRADIENT_PARAMETERS, IN(Core::Value, d_y), IN(Core::Value, z), NORM_PARAMETERS,     \
+     IN(Core::Value, weight), NORM_GRADIENT_PARAMETERS, IN(float, along), int d_x_stride, int d_weight_stride,         \
+     int d_weight_split, long long d_weight_jump, int d_y_stride, int z_stride, int weight_stride, int weight_split,   \
+     long long weight_jump, BACKWARD_SIZES) {                                                                          \
+        begin_kernel();                                                                                                \
+        LessAlong<Core::Value> less = {z, z_stride, NORM, along};                                                      \
+        backward<Core>(tile_memory<Core>(), d_x, d_x_stride, WEIGHT_GRADIENT(d_weight_split, d_weight_jump),           \
+                       operand(d_y, d_y_stride, NoNorm{}), operand(z, z_stride, NORM),                                 \
+                       {weight, weight_stride, weight_split, weight_jump, {}}, *row_count, inputs, outputs,            \
+                       input_blocks, less, BACKWARD_SUMS(Core::Value));                                                \
     }
 
 // With the smaller tile only.
@@ -508,25 +618,29 @@ __device__ __forceinline__ void backward(float *memory, Value *d_x, int d_x_stri
     (OUT(Core::Value, d_x), WEIGHT_GRADIENT_PARAMETERS, IN(Core::Value, d_y), NORM_BACKWARD_PARAMETERS(Core::Value),   \
      IN(Core::Value, x), IN(Core::Value, weight), int d_x_stride, int d_weight_stride, int d_y_stride, int x_stride,   \
      int weight_stride, BACKWARD_SIZES) {                                                                              \
+        begin_kernel();                                                                                                \
         backward<Core>(tile_memory<Core>(), d_x, d_x_stride, WEIGHT_GRADIENT(NO_SPLIT, 0),                             \
                        operand(d_y, d_y_stride, NORM_BACKWARD), operand(x, x_stride, NoNorm{}),                        \
-                       operand(weight, weight_stride, NoNorm{}), *row_count, inputs, outputs, input_blocks, NoSums{}); \
+                       operand(weight, weight_stride, NoNorm{}), *row_count, inputs, outputs, input_blocks, Alone{},   \
+                       NoSums{});                                                                                      \
     }                                                                                                                  \
     LINEAR_KERNEL(linear_backward_norm_through_norm_##suffix, Core)                                                    \
     (OUT(Core::Value, d_x), WEIGHT_GRADIENT_PARAMETERS, IN(Core::Value, d_y), NORM_BACKWARD_PARAMETERS(Core::Value),   \
      IN(Core::Value, z), NORM_PARAMETERS, IN(Core::Value, weight), NORM_GRADIENT_PARAMETERS, int d_x_stride,           \
      int d_weight_stride, int d_y_stride, int z_stride, int weight_stride, BACKWARD_SIZES) {                           \
+        begin_kernel();                                                                                                \
         backward<Core>(tile_memory<Core>(), d_x, d_x_stride, WEIGHT_GRADIENT(NO_SPLIT, 0),                             \
                        operand(d_y, d_y_stride, NORM_BACKWARD), operand(z, z_stride, NORM),                            \
-                       operand(weight, weight_stride, NoNorm{}), *row_count, inputs, outputs, input_blocks,            \
+                       operand(weight, weight_stride, NoNorm{}), *row_count, inputs, outputs, input_blocks, Alone{},   \
                        BACKWARD_SUMS(Core::Value));                                                                    \
     }
 
 #define EMULATED_LINEAR(suffix)                                                                                        \
     EMULATED_KERNEL(linear_forward_##suffix), EMULATED_KERNEL(linear_forward_norm_##suffix),                           \
         EMULATED_KERNEL(linear_forward_gather_##suffix), EMULATED_KERNEL(linear_forward_gather_norm_##suffix),         \
-        EMULATED_KERNEL(linear_forward_two_##suffix), EMULATED_KERNEL(linear_backward_##suffix),                       \
-        EMULATED_KERNEL(linear_backward_norm_##suffix)
+        EMULATED_KERNEL(linear_forward_unit_##suffix), EMULATED_KERNEL(linear_forward_two_##suffix),                   \
+        EMULATED_KERNEL(linear_backward_##suffix), EMULATED_KERNEL(linear_backward_norm_##suffix),                     \
+        EMULATED_KERNEL(linear_backward_unit_##suffix)
 #define EMULATED_SMALL_LINEAR(suffix)                                                                                  \
     EMULATED_LINEAR(suffix), EMULATED_KERNEL(linear_backward_through_norm_##suffix),                                   \
         EMULATED_KERNEL(linear_backward_norm_through_norm_##suffix)

@@ -60,3 +60,48 @@ constexpr int LARGE_TILE = 128; // rows and columns; the launcher knows these nu
 struct Place {
     int rows, columns, first_row, first_column, first_inner, inner_end;
 };
+
+// The lengths of a's rows, which a core finds while it goes over the inner dimension: none,
+struct NoLengths {
+    static constexpr bool wanted = false;
+};
+
+// or those by which an l2 normalisation divides (1 where `to` is null: then there is none). Threads side by side share a
+// row, each the same columns of any 16: the order of sums follows from the core's threads for each row, of which both
+// tiles of a format have as many.
+template <class Shape> struct RowLengths {
+    static constexpr bool wanted = true;
+    static constexpr int STEPS = 16, lanes = Shape::threads / Shape::rows, steps_each = STEPS / lanes;
+    static_assert(steps_each % COLUMNS_EACH == 0 && WARP_LANES % lanes == 0, "whole fours, a row within a warp");
+    float *__restrict__ to;
+    float squares = 0.0f;
+
+    // Of 16 inner steps: `load(row, step)` gives four of them, in the tile.
+    template <class Load> __device__ __forceinline__ void add(Load load) {
+        int row = int(threadIdx.x) / lanes, first = int(threadIdx.x) % lanes * steps_each;
+#pragma unroll
+        for (int step = 0; step < steps_each; step += COLUMNS_EACH) {
+            Four values = load(row, first + step);
+#pragma unroll
+            for (int i = 0; i < COLUMNS_EACH; i++) {
+                squares = fmaf(values[i], values[i], squares);
+            }
+        }
+    }
+    // Into `of_tile`, by row, which is shared; and where they were asked for, by the blocks of the first columns.
+    __device__ __forceinline__ void finish(float *of_tile, const Place &place) {
+#pragma unroll
+        for (int bit = lanes / 2; bit > 0; bit /= 2) {
+            squares += __shfl_xor_sync(FULL_WARP, squares, bit);
+        }
+        if (threadIdx.x % lanes > 0) {
+            return;
+        }
+        int in_tile = int(threadIdx.x) / lanes, row = place.first_row + in_tile;
+        float length = sqrtf(squares), divisor = length < L2_EPSILON ? L2_EPSILON : length; // keeps NaN
+        of_tile[in_tile] = to == nullptr ? 1.0f : divisor;
+        if (to != nullptr && place.first_column == 0 && row < place.rows) {
+            to[row] = divisor;
+        }
+    }
+};

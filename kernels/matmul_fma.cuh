@@ -16,7 +16,9 @@ struct FmaCore {
     // Padded, so that storing a column meets different banks, and a multiple of 4, so that four values load at once.
     static constexpr int stride = Shape::rows + 4;
     static constexpr int tile_stride = Shape::columns + 8;
-    static_assert(Shape::rows * tile_stride * int(sizeof(float)) <= SMALL_TILE_BYTES, "room for the tile, which takes more than the steps");
+    static constexpr int first_length = Shape::rows * tile_stride; // of the rows' lengths, in shared memory
+    static_assert((first_length + Shape::rows) * int(sizeof(float)) <= SMALL_TILE_BYTES,
+                  "room for the tile, which takes more than the steps");
 
     // The value that an operand stands for.
     static __device__ __forceinline__ float value(const Operand<float, NoNorm> &from, int line, int column) {
@@ -48,9 +50,9 @@ struct FmaCore {
     }
 
     // As TensorCore::multiply.
-    template <Order order_a, Order order_b, class NormA, class NormB, class Finish>
+    template <Order order_a, Order order_b, class NormA, class NormB, class Lengths, class Finish>
     static __device__ __forceinline__ void multiply(float *memory, Operand<float, NormA> a, Operand<float, NormB> b,
-                                                    Place place, Finish finish) {
+                                                    Place place, Lengths lengths, Finish finish) {
         float *tile_a = memory, *tile_b = memory + STEP * stride;
         int row = threadIdx.x / (Shape::columns / PER_THREAD) * PER_THREAD;
         int column = threadIdx.x % (Shape::columns / PER_THREAD) * PER_THREAD;
@@ -59,6 +61,12 @@ struct FmaCore {
             load<order_a>(tile_a, a, place.rows, place.first_row, place.inner_end, at);
             load<order_b>(tile_b, b, place.columns, place.first_column, place.inner_end, at);
             __syncthreads();
+            if constexpr (Lengths::wanted) {
+                lengths.add([&](int of_row, int step) {
+                    const float *from = &tile_a[step * stride + of_row];
+                    return Four{{from[0], from[stride], from[2 * stride], from[3 * stride]}};
+                });
+            }
 #pragma unroll
             for (int step = 0; step < STEP; step++) {
                 float4 left = *reinterpret_cast<const float4 *>(&tile_a[step * stride + row]);
@@ -79,6 +87,9 @@ struct FmaCore {
         for (int i = 0; i < PER_THREAD; i++) {
             *reinterpret_cast<float4 *>(&memory[(row + i) * tile_stride + column]) =
                 make_float4(sum[i][0], sum[i][1], sum[i][2], sum[i][3]);
+        }
+        if constexpr (Lengths::wanted) {
+            lengths.finish(memory + first_length, place);
         }
         __syncthreads();
         finish(0);

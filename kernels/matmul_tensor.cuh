@@ -384,12 +384,14 @@ template <class Shape_, class Format> struct TensorCore {
     // Of the tile's chunks in shared memory: two values at once from lanes 4 g + t meet all banks.
     static constexpr int tile_stride = Shape::columns + 8;
     static constexpr int memory_bytes = Shape::rows == LARGE_TILE ? LARGE_TILE_BYTES : SMALL_TILE_BYTES;
-    static_assert(CHUNK_ROWS * tile_stride * int(sizeof(float)) <= memory_bytes, "room for a chunk");
+    static constexpr int first_length = CHUNK_ROWS * tile_stride; // of the rows' lengths, behind a chunk
+    static_assert((first_length + Shape::rows) * int(sizeof(float)) <= memory_bytes, "room for a chunk");
 
-    // The block's tile; finish(chunk) is called for each 64 rows of it, when they lie in `memory`.
-    template <Order order_a, Order order_b, class NormA, class NormB, class Finish>
+    // The block's tile; finish(chunk) is called for each 64 rows of it, when they, and the lengths of a's rows if they are
+    // wanted, lie in `memory`.
+    template <Order order_a, Order order_b, class NormA, class NormB, class Lengths, class Finish>
     static __device__ __forceinline__ void multiply(float *memory, Operand<Value, NormA> a, Operand<Value, NormB> b,
-                                                    Place place, Finish finish) {
+                                                    Place place, Lengths lengths, Finish finish) {
         using StageA = Stage<Value, order_a, Shape::rows, Shape::inner>;
         using StageB = Stage<Value, order_b, Shape::columns, Shape::inner>;
         constexpr int products_down = Shape::warp_rows / 16, pairs_across = Shape::warp_columns / 16;
@@ -430,6 +432,12 @@ template <class Shape_, class Format> struct TensorCore {
             const Value *stage_a = stages_a.stage(step), *stage_b = stages_b.stage(step);
 #pragma unroll
             for (int in_stage = 0; in_stage < Shape::inner; in_stage += 16) {
+                if constexpr (Lengths::wanted) {
+                    static_assert(order_a == INNER_LAST, "rows of a");
+                    lengths.add([&](int row, int inner_step) {
+                        return load_aligned(&stage_a[row * StageA::stride + in_stage + inner_step]);
+                    });
+                }
                 Fragment<Value> left[products_down], right[pairs_across];
 #pragma unroll
                 for (int j = 0; j < pairs_across; j++) {
@@ -462,6 +470,11 @@ template <class Shape_, class Format> struct TensorCore {
 #pragma unroll
         for (int chunk = 0; chunk < Shape::rows; chunk += CHUNK_ROWS) {
             __syncthreads(); // nobody reads the stages, or the chunk before, any more
+            if constexpr (Lengths::wanted) {
+                if (chunk == 0) {
+                    lengths.finish(memory + first_length, place);
+                }
+            }
             if (warp_row >= chunk && warp_row < chunk + CHUNK_ROWS) {
 #pragma unroll
                 for (int i = 0; i < products_down; i++) {

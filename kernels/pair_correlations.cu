@@ -58,6 +58,7 @@ __device__ __forceinline__ void add_block(Count *total, Count count, Count *part
 extern "C" __global__ void __launch_bounds__(THREADS)
 pair_keys(Pair *__restrict__ pairs, const double *__restrict__ scores, const double *__restrict__ similarities, int columns,
           int first_row) {
+    begin_kernel();
     int row = first_row + int(blockIdx.x);
     size_t start = size_t(blockIdx.x) * columns;
     // Pairs of earlier rows, less the columns up to the diagonal of this one.
@@ -79,6 +80,7 @@ template <class Visit> __device__ __forceinline__ void for_own_pairs(const Pair 
 
 extern "C" __global__ void __launch_bounds__(THREADS)
 pair_sums(double *__restrict__ moments, const Pair *__restrict__ pairs, Index n) {
+    begin_kernel();
     __shared__ double partial[THREADS / WARP_LANES];
     double sum_x = 0.0, sum_y = 0.0;
     for_own_pairs(pairs, n, [&](double x, double y) {
@@ -104,6 +106,7 @@ __device__ __forceinline__ double sum_of_blocks(const double *moments, int which
 // After pair_sums with the same grid.
 extern "C" __global__ void __launch_bounds__(THREADS)
 pair_deviations(double *moments, const Pair *__restrict__ pairs, Index n) {
+    begin_kernel();
     __shared__ double partial[THREADS / WARP_LANES];
     double share = 1.0 / double(n);
     double mean_x = sum_of_blocks(moments, 0, partial) * share, mean_y = sum_of_blocks(moments, 1, partial) * share;
@@ -193,6 +196,7 @@ __device__ __forceinline__ Count merge(Pair (&merged)[EACH], Tile &tile, Runs ru
 // Sorts each tile in place and counts its inversions.
 extern "C" __global__ void __launch_bounds__(THREADS)
 pair_sort_tiles(Pair *__restrict__ pairs, Count *__restrict__ inversions, Index n) {
+    begin_kernel();
     __shared__ Tile tile;
     __shared__ Count partial[THREADS / WARP_LANES];
     Pair *own_tile = pairs + Index(blockIdx.x) * TILE;
@@ -248,6 +252,7 @@ __device__ __forceinline__ Index left_share_by_warp(const Pair *left, Index left
 extern "C" __global__ void __launch_bounds__(THREADS)
 pair_merge(Pair *__restrict__ merged, Count *__restrict__ inversions, const Pair *__restrict__ pairs, Index n,
            Index run) {
+    begin_kernel();
     __shared__ Tile tile;
     __shared__ Index shares[2];
     __shared__ Count partial[THREADS / WARP_LANES];
@@ -300,6 +305,7 @@ template <class Same> __device__ __forceinline__ Index same_entries(Index most, 
 //   ranked [n] (second key, rank of the first): the number of entries below its value, plus that of those up to it
 extern "C" __global__ void __launch_bounds__(THREADS)
 pair_ranks(Pair *__restrict__ ranked, Count *__restrict__ ties, const Pair *__restrict__ pairs, Index n) {
+    begin_kernel();
     __shared__ Count partial[THREADS / WARP_LANES];
     Count tied = 0, tied_both = 0;
     for (int k = 0; k < EACH; k++) {
@@ -321,6 +327,7 @@ pair_ranks(Pair *__restrict__ ranked, Count *__restrict__ ties, const Pair *__re
 // Of pairs of ranks. n is below 2^31, so that products stay below 2^63.
 extern "C" __global__ void __launch_bounds__(THREADS)
 pair_rank_products(Count *__restrict__ products, const Pair *__restrict__ ranked, Index n) {
+    begin_kernel();
     __shared__ Count partial[THREADS / WARP_LANES];
     constexpr int PRODUCTS = 3;
     Count upper[PRODUCTS] = {}, lower[PRODUCTS] = {};

@@ -196,6 +196,7 @@ __device__ __forceinline__ void readout_loss(float *embedding, float *__restrict
     extern "C" __global__ void __launch_bounds__(THREADS) readout_##suffix(                                           \
         float *embedding, const T *__restrict__ node_state, const int *__restrict__ graph_offsets,                    \
         const int *__restrict__ mean_ends, int width, int stride, const int *__restrict__ graph_count) {              \
+        begin_kernel();                                                                                               \
         readout(embedding, NodeStates<T>{node_state, graph_offsets, mean_ends, width, stride}, *graph_count);         \
     }                                                                                                                 \
     extern "C" __global__ void __launch_bounds__(ROLES *THREADS) readout_loss_##suffix(                               \
@@ -205,6 +206,7 @@ __device__ __forceinline__ void readout_loss(float *embedding, float *__restrict
         const float *__restrict__ similarity_negative, const int *__restrict__ triple_count,                          \
         const unsigned long long *__restrict__ steps, int loss_rows, int most_triples, int kind, float temperature,   \
         float margin) {                                                                                               \
+        begin_kernel();                                                                                               \
         readout_loss(embedding, losses + *steps % loss_rows * most_triples, d_node_state,                             \
                      NodeStates<T>{node_state, graph_offsets, mean_ends, width, stride},                              \
                      {similarity_positive, similarity_negative, *triple_count}, {kind, temperature, margin});         \

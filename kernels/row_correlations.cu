@@ -70,6 +70,7 @@ __device__ __forceinline__ void write_moments(double *to, Row row, int n, double
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
 row_correlations(Count *__restrict__ counts, double *__restrict__ moments, const double *__restrict__ scores,
                  const double *__restrict__ similarities, int columns, int first_row) {
+    begin_kernel();
     __shared__ Pair tile[TILE];
     __shared__ double partial_sums[THREADS / WARP_LANES];
     __shared__ Count partial_counts[THREADS / WARP_LANES];

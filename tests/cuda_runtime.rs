@@ -34,7 +34,12 @@ const RANKING: Loss = Loss { kind: LossKind::Ranking, temperature: 1.0, margin: 
 
 /// A backend on the emulator and what it is asked for; None (said so) where it cannot be built.
 fn emulated<T: StoredElement>(format: Format) -> Option<(Cuda<T>, Arc<Calls>)> {
-    match Device::emulated(None) {
+    emulated_in_order(format, None)
+}
+
+/// The same in an order that the seed shuffles.
+fn emulated_in_order<T: StoredElement>(format: Format, seed: Option<u64>) -> Option<(Cuda<T>, Arc<Calls>)> {
+    match Device::emulated(seed) {
         Ok(device) => {
             let calls = device.calls();
             Some((Cuda::new(device, format).expect("an empty backend"), calls))
@@ -167,6 +172,9 @@ fn training_reads_back_records_and_checkpoints_alone() {
 enum Steps {
     /// Captured and replayed.
     Captured,
+    /// The same, the parts of the update not where they are called but as late as they may be, and threads and blocks in a
+    /// shuffled order.
+    CapturedLate,
     /// Stage by stage, by grids for just the batch.
     ByStage,
 }
@@ -205,14 +213,14 @@ fn run_as<T: StoredElement>(
 ) -> Option<Left> {
     let (batches, capacity) = batches();
     let (loss, adam) = (RANKING, Adam::new(1e-3));
-    let mut model =
-        Model::new(emulated::<T>(format)?.0, config, &random_parameters(config, false, 1), capacity).unwrap();
+    let backend = || emulated_in_order::<T>(format, (steps == Steps::CapturedLate).then_some(3));
+    let mut model = Model::new(backend()?.0, config, &random_parameters(config, false, 1), capacity).unwrap();
     let mut state = TrainingState::new(&model).unwrap();
     let mut losses = Vec::new();
     for step in 0..count {
         if resumed == Some(step) {
             let (tensors, (first, second)) = (model.tensors().unwrap(), model.moments(&state).unwrap());
-            model = Model::new(emulated::<T>(format)?.0, config, &tensors, capacity).unwrap();
+            model = Model::new(backend()?.0, config, &tensors, capacity).unwrap();
             let done = state.steps;
             state = TrainingState::new(&model).unwrap();
             state.restore(&mut model, done, &first, &second).unwrap();
@@ -220,7 +228,7 @@ fn run_as<T: StoredElement>(
         // 5 batches of different sizes in two slots: each comes into both.
         model.load_batch(&batches[step * 3 % 5]).unwrap();
         match steps {
-            Steps::Captured => model.train_step(&loss, &adam, &mut state).unwrap(),
+            Steps::Captured | Steps::CapturedLate => model.train_step(&loss, &adam, &mut state).unwrap(),
             Steps::ByStage => {
                 model.forward_backward(&loss, &mut state).unwrap();
                 model.update(&adam, &mut state).unwrap();
@@ -251,6 +259,9 @@ fn captured_steps_leave_the_bits_of_steps_stage_by_stage() {
         let by_stage = run(config, format, Steps::ByStage, count, None).expect("as before");
         assert_eq!(captured.losses, by_stage.losses, "{format:?}: losses");
         assert!(captured == by_stage, "{format:?}: parameters and moments");
+        let late = run(config, format, Steps::CapturedLate, count.min(5), None).expect("as before");
+        let captured = run(config, format, Steps::Captured, count.min(5), None).expect("as before");
+        assert!(late == captured, "{format:?}: with late updates");
     }
 }
 

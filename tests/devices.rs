@@ -143,8 +143,15 @@ type Call = (String, i32, i32);
 
 /// The calls of a run on the stub; None (said so) where there are no kernels to launch.
 fn calls(fixture: &Fixture, stub: &Path) -> Option<Calls> {
+    calls_with(fixture, stub, &[])
+}
+
+/// The same with these settings.
+fn calls_with(fixture: &Fixture, stub: &Path, settings: &[(&str, &str)]) -> Option<Calls> {
     let log = fixture.folder.path().join("calls");
-    let output = fixture.train("cuda", stub, &[("STUB_LOG", log.to_str().unwrap())]).output().unwrap();
+    let _ = std::fs::remove_file(&log);
+    let settings: Vec<_> = settings.iter().copied().chain([("STUB_LOG", log.to_str().unwrap())]).collect();
+    let output = fixture.train("cuda", stub, &settings).output().unwrap();
     let text = String::from_utf8_lossy(&output.stderr);
     if text.contains(NO_KERNELS) {
         println!("skipped: {NO_KERNELS} for its kernels");
@@ -179,6 +186,8 @@ impl Calls {
 const EPOCHS: usize = 2;
 /// 101 anchors, 8 a step.
 const STEPS_OF_EPOCH: usize = 13;
+/// Of the small network.
+const LAYERS: usize = 2;
 
 /// What the host does while it trains: it launches a graph for each step, and nothing else.
 #[test]
@@ -206,17 +215,46 @@ fn a_step_is_one_launch() {
 
     // The step is captured once, before it runs first: its batch is put together, and all else follows.
     let (captures, updates) = (calls.named("begin_capture"), calls.named("adam_step"));
-    assert_eq!((captures.len(), updates.len()), (1, 1));
-    let (begin, end) = (captures[0], updates[0] + 1);
+    assert_eq!((captures.len(), updates.len()), (1, 1 + LAYERS));
+    let (begin, end) = (captures[0], updates[LAYERS] + 1);
     assert_eq!(calls.0[begin], ("begin_capture".to_string(), compute, RELAXED));
     let captured = &calls.0[begin + 1..end];
-    // Of two layers: 5 put the batch together; 8 and 7 go forward, 1 is the loss, 9 and 10 go back, 1 updates.
-    assert_eq!(captured.len(), 5 + (8 + 7) + 1 + (9 + 10) + 1, "{captured:?}");
-    assert!(captured.iter().all(|call| call.1 == compute));
-    assert_eq!(captured[0].0, "graph_batch_places");
-    let forbidden =
-        ["allocate", "upload", "download", "host_waits", "stream_waits", "record", "launch_graph"];
-    assert!(captured.iter().all(|call| !forbidden.contains(&&*call.0)), "{captured:?}");
+    let (ordering, launches): (Vec<&Call>, Vec<&Call>) =
+        captured.iter().partition(|call| ["record", "stream_waits"].contains(&&*call.0));
+    let (update, chain): (Vec<&Call>, Vec<&Call>) =
+        launches.into_iter().partition(|call| call.0 == "adam_step");
+    // Of two layers: 5 put the batch together; 7 and 7 go forward, 1 is the loss, 9 and 9 go back.
+    assert_eq!(chain.len(), 5 + (7 + 7) + 1 + (9 + 9), "{chain:?}");
+    assert_eq!(chain[0].0, "graph_batch_places");
+    let forbidden = ["allocate", "upload", "download", "host_waits", "launch_graph"];
+    assert!(chain.iter().all(|call| !forbidden.contains(&&*call.0)), "{chain:?}");
+    // Each begins while the one before it ends.
+    assert!(chain.iter().all(|call| (call.1, call.2) == (compute, 1)), "{chain:?}");
+
+    // Each layer's update is beside the chain, behind what has made its gradients; the last one is behind all.
+    let beside = update[0].1;
+    assert_ne!(beside, compute);
+    assert_eq!(
+        update.iter().map(|call| (call.1, call.2)).collect::<Vec<_>>(),
+        [(beside, 0), (beside, 0), (compute, 0)]
+    );
+    assert_eq!(ordering.len(), 2 * update.len());
+    for (at, pair) in updates.iter().zip(ordering.chunks(2)) {
+        let last = *at == updates[LAYERS];
+        let (from, to) = if last { (beside, compute) } else { (compute, beside) };
+        assert_eq!((&*pair[0].0, pair[0].2), ("record", from));
+        assert_eq!((&*pair[1].0, pair[1].1, pair[1].2), ("stream_waits", to, pair[0].1));
+        assert_eq!([&calls.0[at - 2], &calls.0[at - 1]], pair, "right before the update");
+    }
+    for (layer, at) in updates[..LAYERS].iter().enumerate() {
+        let before = &calls.0[at - 3].0;
+        assert!(before.starts_with("linear_backward_norm"), "the heads of the {layer}. layer back: {before}");
+    }
+    // Blocks of the chain come first.
+    let priority =
+        |stream: i32| calls.0.iter().find(|call| call.0 == "stream" && call.1 == stream).unwrap().2;
+    assert!(priority(compute) < priority(beside));
+
     let [ended, instantiated, launched] = [0, 1, 2].map(|after| calls.0[end + after].clone());
     assert_eq!(ended, ("end_capture".to_string(), compute, ended.2));
     assert_eq!(instantiated, ("instantiate".to_string(), instantiated.1, ended.2));
@@ -239,7 +277,28 @@ fn large_tiles_ask_for_their_shared_memory() {
     let fixture = Fixture::new();
     let Some(Calls(calls)) = calls(&fixture, stub) else { return };
     let asked: Vec<i32> = calls.iter().filter(|call| call.0 == "most_shared").map(|call| call.1).collect();
-    assert_eq!(asked, vec![81_920; 3 * 7], "seven products in each of three formats");
+    assert_eq!(asked, vec![81_920; 3 * 9], "nine products in each of three formats");
+}
+
+/// Launches begin when the one ahead has ended where the driver cannot capture others, kernels were compiled for GPUs that
+/// know no others, or the user says so.
+#[test]
+fn launches_overlap_only_where_kernels_wait() {
+    let Some(stub) = stub() else { return };
+    let fixture = Fixture::new();
+    for (settings, overlap) in [
+        (("STUB_PTX", "90"), true),
+        (("STUB_PTX", "80"), false),
+        (("STUB_CAPABILITY", "8"), false),
+        (("STUB_VERSION", "12020"), false),
+        (("SCENERANK_SERIAL_LAUNCHES", "1"), false),
+    ] {
+        let Some(calls) = calls_with(&fixture, stub, &[settings]) else { return };
+        let products = calls.positions(|call| call.0.starts_with("linear_"));
+        let overlapping = products.iter().filter(|&&at| calls.0[at].2 == 1).count();
+        assert!(!products.is_empty());
+        assert_eq!(overlapping > 0, overlap, "{settings:?}: {overlapping} of {}", products.len());
+    }
 }
 
 /// Batches that are loaded, here those of validation, are copied on a stream of their own, and the host waits for nothing

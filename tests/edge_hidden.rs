@@ -10,13 +10,13 @@ use kernel_support::cases::{
 use kernel_support::stored::{assert_stored_within, rounded, stored, stored_to_host, unwritten};
 use kernel_support::{
     Counted, Values, all, all_mut, assert_within, indices_with_room, poisoned, same_bits, scale, to_device,
-    to_host, wide,
+    to_host, to_host_within, wide, with_room,
 };
 use scenerank::backend::cuda::batch_norm::{
     BatchStatistics, Norm, NormBackward, Statistics, Sums, batch_norm_backward,
 };
 use scenerank::backend::cuda::edge_hidden::{
-    Ends, Lists, edge_hidden_lookup, edge_hidden_sum_ends, edge_hidden_sum_types,
+    Ends, Lengths, Lists, edge_hidden_lookup, edge_hidden_sum_ends, edge_hidden_sum_types,
 };
 use scenerank::backend::cuda::linear::{Gradient, Matrix};
 use scenerank::backend::cuda::stored::StoredElement;
@@ -41,7 +41,12 @@ struct Inputs {
     terms: Vec<f32>,
     /// Running mean and variance.
     running: [Vec<f32>; 2],
+    /// `[N]`: what x was divided by.
+    lengths: Vec<f32>,
 }
+
+/// That of an l2 normalisation.
+const LEAST_LENGTH: f32 = 1e-12;
 
 /// What the sums write.
 struct Outcome {
@@ -51,6 +56,10 @@ struct Outcome {
     by_end: Vec<f32>,
     /// Sums by predicate.
     by_edge: Vec<f32>,
+    /// Sums by end over lengths.
+    over_length: Vec<f32>,
+    /// And their products with `projected`, over these once more.
+    along: Vec<f32>,
 }
 
 impl Inputs {
@@ -65,7 +74,9 @@ impl Inputs {
         // Small, as the shares of sums over many rows are: else the sums drift, and round to more than those of either sign.
         let terms = values.signed(2 * hidden).iter().map(|term| term / 32.0).collect();
         let running = [values.signed(hidden), values.positive(hidden)];
-        Inputs { batch, hidden, projected, edge_projected, d, z, norm, terms, running }
+        let mut lengths = values.positive(nodes);
+        lengths.iter_mut().step_by(5).for_each(|length| *length = LEAST_LENGTH);
+        Inputs { batch, hidden, projected, edge_projected, d, z, norm, terms, running, lengths }
     }
 
     /// `projected[subject, ..H] + projected[object, H..]`, `[E, H]`.
@@ -147,10 +158,11 @@ impl Inputs {
     /// alone.
     fn kernels<T: StoredElement>(&self, order: u64) -> Outcome {
         let (batch, hidden) = (&self.batch, self.hidden);
-        let [d_z, by_end, through_norm, in_one_launch, by_edge] = same_bits(order, |device, spare| {
+        let [d_z, by_end, in_one_launch, by_edge, over_length, along] = same_bits(order, |device, spare| {
             let counts = [batch.node_object.len(), batch.edge_subject.len(), TYPES];
             let [nodes, edges, predicates] = counts.map(|rows| Counted::new(device, rows, spare));
             let [node_count, edge_count, predicate_count] = counts;
+            let projected = stored::<T>(device, &self.projected, 2 * hidden, spare);
             let z = stored::<T>(device, &self.z, hidden, spare);
             let [mut d, mut d_z] = [0; 2].map(|_| stored::<T>(device, &self.d, hidden, spare));
             let (norm, terms) =
@@ -174,25 +186,61 @@ impl Inputs {
             edge_hidden_sum_types(device, edge_sums, end_sums, &of, by_predicate, by_node).expect("a launch");
 
             let d_z_stored = Gradient::Values(Matrix::new(all(&d_z), edge_count + spare, hidden));
-            let [by_end, through_norm] = [d_z_stored, Gradient::ThroughNorm(of)].map(|d_z| {
-                let mut by_end = unwritten::<T>(device, node_count + spare, 2 * hidden);
-                edge_hidden_sum_ends(device, &mut all_mut(&mut by_end), &d_z, by_node, hidden)
+            let lengths = with_room(device, &self.lengths, spare);
+            let by_ends = [d_z_stored, Gradient::ThroughNorm(of)].map(|d_z| {
+                let [mut by_end, mut over_length] =
+                    [0; 2].map(|_| unwritten::<T>(device, node_count + spare, 2 * hidden));
+                let mut along = poisoned(device, node_count + spare);
+                edge_hidden_sum_ends(device, &mut all_mut(&mut by_end), None, &d_z, by_node, hidden)
                     .expect("a launch");
-                by_end
+                let of = Lengths {
+                    lengths: all(&lengths),
+                    projected: all(&projected),
+                    along: all_mut(&mut along),
+                };
+                edge_hidden_sum_ends(device, &mut all_mut(&mut over_length), Some(of), &d_z, by_node, hidden)
+                    .expect("a launch");
+                [by_end, over_length]
+                    .map(|buffer| stored_to_host(device, &buffer, node_count, 2 * hidden))
+                    .into_iter()
+                    .chain([to_host_within(device, &along, node_count)])
+                    .collect::<Vec<_>>()
             });
             assert_eq!(stored_to_host(device, &d, edge_count, hidden), self.d, "only read");
-            [
+            let [stored_d_z, through_norm] = by_ends;
+            for (one, other) in stored_d_z.iter().zip(&through_norm) {
+                assert_eq!(bits(one), bits(other), "sums through batch norm's backward");
+            }
+            let [by_end, over_length, along] = stored_d_z.try_into().expect("three");
+            let [d_z, in_one_launch, by_edge] = [
                 (d_z, edge_count, hidden),
-                (by_end, node_count, 2 * hidden),
-                (through_norm, node_count, 2 * hidden),
                 (in_one_launch, node_count, 2 * hidden),
                 (by_edge, predicate_count, hidden),
             ]
-            .map(|(buffer, rows, columns)| stored_to_host(device, &buffer, rows, columns))
+            .map(|(buffer, rows, columns)| stored_to_host(device, &buffer, rows, columns));
+            [d_z, by_end, in_one_launch, by_edge, over_length, along]
         });
-        assert_eq!(bits(&through_norm), bits(&by_end), "sums through batch norm's backward");
         assert_eq!(bits(&in_one_launch), bits(&by_end), "sums in one launch with those by predicate");
-        Outcome { d_z, by_end, by_edge }
+        Outcome { d_z, by_end, by_edge, over_length, along }
+    }
+
+    /// Sums over lengths, given them as they are, up to `limit`; and of what was stored of them the products with P, over
+    /// lengths.
+    fn check_lengths<T: StoredElement>(&self, sums: &[f64], limit: f64, over_length: &[f32], along: &[f32]) {
+        let (ends, projected) = (2 * self.hidden, wide(&self.projected));
+        for (node, &length) in self.lengths.iter().enumerate() {
+            let (row, divisor) = (node * ends..(node + 1) * ends, f64::from(length));
+            let want: Vec<f64> = sums[row.clone()].iter().map(|sum| sum / divisor).collect();
+            let stored = &over_length[row.clone()];
+            let roundings = 2e-7 * want.iter().fold(0.0, |most: f64, value| most.max(value.abs()));
+            assert_stored_within::<T>("sums over lengths", stored, &want, limit / divisor + roundings);
+            let terms = || stored.iter().zip(&projected[row.clone()]).map(|(&s, p)| f64::from(s) * p);
+            let most = terms().map(f64::abs).sum::<f64>() / divisor;
+            let want = if length == LEAST_LENGTH { 0.0 } else { terms().sum::<f64>() / divisor };
+            // A thread adds up to eight columns of every 512, then 128 threads.
+            let rounding = f64::from(f32::EPSILON) / 2.0 * (10.0 + ends as f64 / 64.0 + 12.0);
+            assert_within("along", &along[node..=node], &[want], most * rounding);
+        }
     }
 }
 
@@ -213,7 +261,7 @@ fn agrees_with_plain_loops((graphs, hidden, seed): (Graphs, usize, u64)) {
 fn agrees_in<T: StoredElement>(graphs: &Graphs, hidden: usize, seed: u64) {
     let inputs = Inputs::new::<T>(graphs, hidden, seed);
     let batch = &inputs.batch;
-    let Outcome { d_z, by_end, by_edge } = inputs.kernels::<T>(seed);
+    let Outcome { d_z, by_end, by_edge, over_length, along } = inputs.kernels::<T>(seed);
     let [looked_up, ..] = inputs.look_up::<T>(seed);
     let of_ends = inputs.of_ends(&wide(&inputs.projected));
     let sum = |one: &[f64]| -> Vec<f64> { one.iter().zip(&of_ends).map(|(one, ends)| one + ends).collect() };
@@ -234,6 +282,7 @@ fn agrees_in<T: StoredElement>(graphs: &Graphs, hidden: usize, seed: u64) {
     let limit = sum_limit(batch.edge_subject.len());
     assert_stored_within::<T>("sums by end", &by_end, &want_ends, limit);
     assert_stored_within::<T>("sums by predicate", &by_edge, &want_edges, limit);
+    inputs.check_lengths::<T>(&want_ends, limit, &over_length, &along);
 }
 
 /// Results of about 1, through some ten roundings and a sum whose chunks have 64 rows.

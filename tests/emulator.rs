@@ -92,6 +92,16 @@ fn a_race_between_blocks_changes_the_answer() {
 }
 
 #[test]
+fn a_thread_that_does_not_wait_for_the_launch_before_is_an_error() {
+    for seed in [0, 3] {
+        let Some(lines) = planted("planted_early_kernel", seed) else { return };
+        let error =
+            "error: planted_early_kernel: block (1, 0, 0), thread (77, 0, 0) returns without begin_kernel";
+        assert_eq!(lines, [error]);
+    }
+}
+
+#[test]
 fn shared_memory_starts_as_nan() {
     let Some(lines) = planted("planted_unwritten_shared", 0) else { return };
     assert_eq!((lines[254].as_str(), lines[255].as_str()), ("255", "nan"));

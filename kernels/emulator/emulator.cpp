@@ -28,6 +28,7 @@ struct Thread {
     Fiber fiber;
     uint3 index;
     State state;
+    bool begun;      // has called begin_kernel
     Meeting meeting; // at_warp: of which kind
     int line;        // where it waits
     unsigned mask;   // at_warp: the lanes that it names
@@ -149,6 +150,10 @@ void wait_in_warp(Meeting meeting, unsigned mask, uint64_t given, int line) {
 
 void thread_main() {
     launch.kernel->call(launch.arguments);
+    if (!threads[running].begun) {
+        char text[96];
+        fail("%s returns without begin_kernel", place(threads[running], text, sizeof text));
+    }
     returned++;
     wait(State::returned, 0);
 }
@@ -273,6 +278,7 @@ void run_block(size_t dynamic_bytes) {
         unsigned x = position.block_size.x, y = position.block_size.y;
         threads[i].index = {i % x, i / x % y, i / (x * y)};
         threads[i].state = State::ready;
+        threads[i].begun = false;
         start_fiber(threads[i].fiber, i, thread_main);
     }
     while (returned < count) {
@@ -331,6 +337,8 @@ bool check_launch(const uint32_t grid[3], const uint32_t block[3], size_t shared
 // ---- what kernels call ------------------------------------------------------------------------------------------
 
 int lane() { return running % WARP; }
+
+void begin_kernel() { threads[running].begun = true; }
 
 void barrier(int line) { wait(State::at_barrier, line); }
 

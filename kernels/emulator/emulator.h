@@ -6,6 +6,7 @@
 //   - a barrier that some thread never reaches, or a shuffle that a named lane never reaches, ends the launch with an
 //     error that names kernel, block and thread;
 //   - with a seed, blocks, and threads between two waits, run in a shuffled order: a race changes the answer;
+//   - a kernel that a thread leaves without begin_kernel (launch.cuh) ends the launch with an error;
 //   - an asynchronous copy is performed only when it is waited for, and until then its target holds NaN;
 //   - built with AddressSanitizer, an access outside of a buffer or of shared memory is reported.
 //
@@ -62,6 +63,9 @@ struct Position {
 // The running thread's place; the runtime keeps it while it switches between fibers.
 extern Position position;
 extern void *dynamic_shared;
+
+// Marks that the running thread has waited for the launch before.
+void begin_kernel();
 
 // The threads' meeting points; `line` is that of the call in the kernel's source.
 void barrier(int line);

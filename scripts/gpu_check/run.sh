@@ -268,6 +268,10 @@ for precision in fp32 bf16x3 tf32 bf16; do
         bench "bench-steps-$precision" --precision "$precision" --kernel step --batch-size 16 64 256 1024
     fi
 done
+if [[ "$device" == cuda ]]; then
+    # What it gains that launches begin while those ahead of them end.
+    SCENERANK_SERIAL_LAUNCHES=1 bench bench-steps-bf16-serial --precision bf16 --kernel step --batch-size 16 64 256 1024
+fi
 
 variants=(eager compile graph) precisions=(fp32 tf32 bf16) where=(--triples 16 64 256 1024)
 if [[ "$device" == emulated ]]; then

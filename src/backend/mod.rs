@@ -29,7 +29,7 @@ use crate::loss::Loss;
 use crate::model::activations::{BlockActivations, LayerActivations};
 use crate::model::config::ModelConfig;
 use crate::model::parameters::{BlockKind, Parameters};
-use crate::optimizer::{Adam, Moments};
+use crate::optimizer::{Adam, Moments, Part};
 
 use correlation_sums::CorrelationSums;
 
@@ -57,8 +57,8 @@ pub enum LayerInput<'a, S, T = S> {
     Embeddings,
     /// Later layers: the states that the layer before made.
     States {
-        /// `[N, D]`.
-        nodes: &'a S,
+        /// `[N, D]`: the node output, and its rows of unit length where they are normalised.
+        nodes: Activated<'a, S, T>,
         /// `[E, D]`: the columns H..H + D of the heads.
         edges: Activated<'a, S, T>,
     },
@@ -69,7 +69,7 @@ pub enum LayerInput<'a, S, T = S> {
 pub struct Activated<'a, S, T = S> {
     /// What it saved.
     pub block: &'a BlockActivations<S, T>,
-    /// relu(norm(.)) of it; empty where the backend recomputes it.
+    /// relu(norm(.)) of it, or what the stage makes of that; empty where the backend recomputes it.
     pub output: &'a S,
 }
 
@@ -80,7 +80,7 @@ pub enum LayerInputGradient<'a, S> {
     Embeddings,
     /// Later layers.
     States {
-        /// `[N, D]`.
+        /// `[N, D]`: by the node states, or where the backend recomputes these by the relu(norm(.)) that they are made of.
         nodes: &'a mut S,
         /// `[E, D]`.
         edges: &'a mut S,
@@ -105,7 +105,8 @@ pub trait Backend: Sized {
     /// A step that was captured wherever a batch may lie; nothing for a backend that captures none.
     type Graphs: Default;
     /// Whether what a block makes is activated anew where another reads it ([`Activated`]), instead of stored:
-    /// `edge_hidden_output`, `edge_state` or `node_hidden_output` is empty then, and the block's stage does not write it.
+    /// `edge_hidden_output`, `edge_state`, `node_hidden_output` or `node_state` is empty then, and the block's stage does not
+    /// write it. The last node states, which are read out, are stored always.
     fn recomputes(_config: ModelConfig, _block: BlockKind) -> bool {
         false
     }
@@ -288,8 +289,8 @@ pub trait Backend: Sized {
         d_node_state: &mut Self::Stored,
     ) -> Result<()>;
 
-    /// Backward of [`Backend::node_output`]: `d_node_state` (may be overwritten) to `d_node_hidden`, by
-    /// `node_hidden_output`.
+    /// Backward of [`Backend::node_output`]: `d_node_state` (may be overwritten), as [`LayerInputGradient`] has it, to
+    /// `d_node_hidden`, by `node_hidden_output`.
     fn node_output_backward(
         &mut self,
         layer: usize,
@@ -353,7 +354,8 @@ pub trait Backend: Sized {
         gradients: &mut Self::Buffer,
     ) -> Result<()>;
 
-    /// One Adam step over all parameters, which is counted.
+    /// One Adam step over part of the parameters. Unless it ends the step, the stages that follow neither read these
+    /// parameters nor write their gradients, and may run beside it.
     fn adam_step(
         &mut self,
         adam: &Adam,
@@ -361,6 +363,7 @@ pub trait Backend: Sized {
         gradients: &Self::Buffer,
         moments: &mut Moments<Self::Buffer>,
         steps: &mut Self::Steps,
+        part: Part,
     ) -> Result<()>;
 
     /// The `k` rows, or all, of `embeddings [rows, D]` with the greatest inner products with `query [D]`, and these: best

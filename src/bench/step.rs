@@ -97,7 +97,7 @@ impl BackendTask for StepTask<'_> {
             phase(1, &mut model, &state)?;
             model.loss(&LOSS, &mut state)?;
             phase(2, &mut model, &state)?;
-            model.backward(&mut state)?;
+            model.backward(&mut state, None)?;
             phase(3, &mut model, &state)?;
             model.update(&adam, &mut state)?;
             phase(4, &mut model, &state)?;

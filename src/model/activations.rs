@@ -39,7 +39,8 @@ pub struct LayerActivations<S, T = S> {
     pub node_hidden_output: S,
     /// `[N, D]`.
     pub node_output: BlockActivations<S, T>,
-    /// `[N, D]`: the new node states, rows of unit length where they are normalised.
+    /// `[N, D]`: the new node states, rows of unit length where they are normalised, as `edge_hidden_output`; never empty in
+    /// the last layer.
     pub node_state: S,
 }
 
@@ -55,7 +56,7 @@ pub struct Activations<S, T = S> {
 /// The backward pass's running gradients; layers take turns in the same buffers.
 #[derive(Debug)]
 pub struct ActivationGradients<S> {
-    /// `[N, D]`: by the node states that a layer reads.
+    /// `[N, D]`: by the node states that a layer reads ([`crate::backend::LayerInputGradient`]).
     pub d_node_state: S,
     /// `[E, D]`: by the edge states that a layer reads.
     pub d_edge_state: S,
@@ -99,7 +100,11 @@ impl<S, T> Activations<S, T> {
                     node_hidden: block(nodes, hidden)?,
                     node_hidden_output: activated(BlockKind::NodeHidden, nodes, hidden)?,
                     node_output: block(nodes, state)?,
-                    node_state: backend.allocate_stored(nodes, state)?,
+                    node_state: if layer + 1 == config.layers {
+                        backend.allocate_stored(nodes, state)?
+                    } else {
+                        activated(BlockKind::NodeOutput, nodes, state)?
+                    },
                 })
             })
             .collect::<Result<_>>()?;

@@ -31,7 +31,7 @@ use crate::model::activations::{ActivationGradients, Activations, BlockActivatio
 use crate::model::config::ModelConfig;
 use crate::model::parameters::{BlockKind, Layout, Parameters, Storage};
 use crate::model::tensors::{NamedTensors, Tensor, TensorFile};
-use crate::optimizer::{Adam, Moments};
+use crate::optimizer::{Adam, Moments, Part};
 
 /// Steps whose losses stay where they are computed until somebody reads them, so that a step waits for nothing.
 pub const LOSS_STEPS: usize = 10;
@@ -258,28 +258,25 @@ impl<B: Backend> Model<B> {
         self.backend.assemble_batch(&mut self.batch)?;
         self.forward(Mode::Train)?;
         self.readout_loss(loss, state)?;
-        self.backward(state)?;
-        self.adam_step(adam, state)
+        self.backward(state, Some(adam))
     }
 
     /// The losses of the loaded batch and their gradients.
     pub fn forward_backward(&mut self, loss: &Loss, state: &mut TrainingState<B>) -> Result<()> {
         self.forward(Mode::Train)?;
         self.loss(loss, state)?;
-        self.backward(state)
+        self.backward(state, None)
     }
 
     /// One optimizer step along the gradients.
     pub fn update(&mut self, adam: &Adam, state: &mut TrainingState<B>) -> Result<()> {
-        self.adam_step(adam, state)?;
+        let Model { backend, parameters, .. } = self;
+        let TrainingState { gradients, moments, counter, .. } = state;
+        let _range = backend.range(format_args!("update"));
+        let all = Part { parameters: 0..parameters.layout.parameter_count, ends_step: true };
+        backend.adam_step(adam, parameters, gradients, moments, counter, all)?;
         state.steps += 1;
         Ok(())
-    }
-
-    fn adam_step(&mut self, adam: &Adam, state: &mut TrainingState<B>) -> Result<()> {
-        let _range = self.backend.range(format_args!("update"));
-        let TrainingState { gradients, moments, counter, .. } = state;
-        self.backend.adam_step(adam, &mut self.parameters, gradients, moments, counter)
     }
 
     pub(crate) fn forward(&mut self, mode: Mode) -> Result<()> {
@@ -346,10 +343,10 @@ impl<B: Backend> Model<B> {
         )
     }
 
-    /// The forward pass upside down.
-    pub(crate) fn backward(&mut self, state: &mut TrainingState<B>) -> Result<()> {
+    /// The forward pass upside down; with `update` an optimizer step too, whose parts are taken as soon as they can be.
+    pub(crate) fn backward(&mut self, state: &mut TrainingState<B>, update: Option<&Adam>) -> Result<()> {
         let Model { backend, parameters, activations, batch, .. } = self;
-        let TrainingState { gradients, activation_gradients: d, .. } = state;
+        let TrainingState { gradients, activation_gradients: d, moments, counter, .. } = state;
         let _range = backend.range(format_args!("backward"));
         for layer in (0..parameters.layout.config.layers).rev() {
             let _range = backend.range(format_args!("backward, layer {layer}"));
@@ -392,6 +389,10 @@ impl<B: Backend> Model<B> {
                 &mut d.d_edge_hidden,
                 gradients,
             )?;
+            if let Some(adam) = update {
+                let part = Part { parameters: parameters.layout.part_from_heads(layer), ends_step: false };
+                backend.adam_step(adam, parameters, gradients, moments, counter, part)?;
+            }
             let d_input = match layer {
                 0 => LayerInputGradient::Embeddings,
                 _ => LayerInputGradient::States { nodes: &mut d.d_node_state, edges: &mut d.d_edge_state },
@@ -407,7 +408,14 @@ impl<B: Backend> Model<B> {
                 gradients,
             )?;
         }
-        Ok(())
+        match update {
+            Some(adam) => {
+                let rest = 0..parameters.layout.part_from_heads(0).start;
+                let part = Part { parameters: rest, ends_step: true };
+                backend.adam_step(adam, parameters, gradients, moments, counter, part)
+            }
+            None => Ok(()),
+        }
     }
 
     /// The loaded batch's embeddings `[G, D]`, as the last pass left them.
@@ -559,9 +567,9 @@ fn mean(losses: &[f32]) -> f32 {
 fn layer_input<S, T>(before: &[LayerActivations<S, T>]) -> LayerInput<'_, S, T> {
     match before.last() {
         None => LayerInput::Embeddings,
-        Some(LayerActivations { node_state, edge_heads, edge_state, .. }) => {
-            let edges = Activated { block: edge_heads, output: edge_state };
-            LayerInput::States { nodes: node_state, edges }
+        Some(LayerActivations { node_output, node_state, edge_heads, edge_state, .. }) => {
+            let nodes = Activated { block: node_output, output: node_state };
+            LayerInput::States { nodes, edges: Activated { block: edge_heads, output: edge_state } }
         }
     }
 }

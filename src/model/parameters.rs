@@ -147,6 +147,15 @@ impl Layout {
         &self.blocks[layer][kind as usize]
     }
 
+    /// The parameters that a step can move once the backward of `layer`'s heads is over: from these on up to the heads of the
+    /// layer after, or the end. Of them all gradients are made, and nothing reads them any more. What lies before layer
+    /// 0's heads is left for the end.
+    pub fn part_from_heads(&self, layer: usize) -> Range<usize> {
+        let heads = |layer: usize| self.block(layer, BlockKind::EdgeHeads).weight.start;
+        let end = if layer + 1 < self.config.layers { heads(layer + 1) } else { self.parameter_count };
+        heads(layer)..end
+    }
+
     /// The blocks as a checkpoint names them, with their columns of [`BlockLayout`]: `(name, layer, kind, columns)`.
     pub fn named_blocks(&self) -> Vec<(String, usize, BlockKind, Range<usize>)> {
         let (state, hidden) = (self.config.state_width, self.config.hidden_width);

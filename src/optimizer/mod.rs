@@ -3,6 +3,8 @@
 //! `m = b1 m + (1 - b1) g`, `v = b2 v + (1 - b2) g^2`,
 //! `p -= lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)`.
 
+use std::ops::Range;
+
 /// Adam's constants.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Adam {
@@ -48,6 +50,16 @@ pub struct AdamStep {
     pub rate: f64,
     /// 1 / (1 - b2^t).
     pub second_moment_correction: f64,
+}
+
+/// The parameters that a call takes a step of. A step may be taken in parts, each as soon as its gradients are made and its
+/// parameters are read no more, so that it runs beside what makes the others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Among the flat parameters.
+    pub parameters: Range<usize>,
+    /// Whether it is the step's last, which counts it: then all parts are done.
+    pub ends_step: bool,
 }
 
 /// Adam's moments, in the layout of the parameters.

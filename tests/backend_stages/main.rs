@@ -30,7 +30,7 @@ use scenerank::model::activations::{BlockActivations, LayerActivations};
 use scenerank::model::config::ModelConfig;
 use scenerank::model::parameters::{BlockKind, BlockLayout, Layout, Parameters};
 use scenerank::model::tensors::NamedTensors;
-use scenerank::optimizer::{Adam, Moments};
+use scenerank::optimizer::{Adam, Moments, Part};
 
 use support::{
     BatchShape, EPS, Margins, SMALL, Tolerance, largest, parameters_on, random_batch, random_parameters,
@@ -232,7 +232,11 @@ fn adam_step_equals_the_reference() {
             let mut moments = Moments { first, second };
             let mut steps = on.backend.steps().unwrap();
             on.backend.set_steps(&mut steps, t - 1).unwrap();
-            on.backend.adam_step(adam, &mut on.parameters, &gradients, &mut moments, &mut steps).unwrap();
+            // In parts, as training takes it.
+            for (parameters, ends_step) in [(count / 3..count, false), (0..count / 3, true)] {
+                let (part, to) = (Part { parameters, ends_step }, &mut on.parameters);
+                on.backend.adam_step(adam, to, &gradients, &mut moments, &mut steps, part).unwrap();
+            }
             [&on.parameters.values, &moments.first, &moments.second]
                 .map(|buffer| on.backend.download(buffer, 0..count).unwrap())
         }

@@ -118,7 +118,13 @@ impl<B: Backend<Stored = <B as Backend>::Buffer>> On<B> {
     }
 }
 
-pub fn layer_input<'a, T>(layer: usize, nodes: &'a T, edges: Activated<'a, T>) -> LayerInput<'a, T> {
+/// What a layer reads of the one before, activated: of its blocks nothing.
+pub fn layer_input<'a, T>(
+    layer: usize,
+    before: &'a BlockActivations<T>,
+    [nodes, edges]: [&'a T; 2],
+) -> LayerInput<'a, T> {
+    let [nodes, edges] = [nodes, edges].map(|output| Activated { block: before, output });
     if layer == 0 { LayerInput::Embeddings } else { LayerInput::States { nodes, edges } }
 }
 
@@ -132,8 +138,8 @@ pub fn edge_hidden<B: Backend<Stored = <B as Backend>::Buffer>>(
     let (rows, columns) = (case.size.edges, case.config.hidden_width);
     let (nodes, edges) = (on.input(&case.nodes), on.input(&case.edges));
     let (mut block, mut output) = (on.output_block(rows, columns), on.output(rows * columns));
-    let heads = on.output_block(0, 0); // of the layer before, which is read activated
-    let input = layer_input(case.layer, &nodes, Activated { block: &heads, output: &edges });
+    let before = on.output_block(0, 0);
+    let input = layer_input(case.layer, &before, [&nodes, &edges]);
     on.backend
         .edge_hidden(case.layer, mode, &mut on.parameters, &on.batch, input, &mut block, &mut output)
         .unwrap();
@@ -348,7 +354,7 @@ pub fn edge_hidden_backward<B: Backend<Stored = <B as Backend>::Buffer>>(
     let (nodes, edges) = (on.input(&case.nodes), on.input(&case.edges));
     let (mut d_nodes, mut d_edges) = (on.output(case.size.nodes * width), on.output(case.size.edges * width));
     let (mut d_hidden, mut gradients) = (on.input(d_hidden), on.gradients());
-    let heads = on.output_block(0, 0); // of the layer before, which is read activated
+    let before = on.output_block(0, 0);
     let d_input = match case.layer {
         0 => LayerInputGradient::Embeddings,
         _ => LayerInputGradient::States { nodes: &mut d_nodes, edges: &mut d_edges },
@@ -359,7 +365,7 @@ pub fn edge_hidden_backward<B: Backend<Stored = <B as Backend>::Buffer>>(
             &on.parameters,
             &on.batch,
             &saved,
-            layer_input(case.layer, &nodes, Activated { block: &heads, output: &edges }),
+            layer_input(case.layer, &before, [&nodes, &edges]),
             &mut d_hidden,
             d_input,
             &mut gradients,

@@ -1,10 +1,11 @@
 // planted: kernels for the emulator's own tests; some are wrong on purpose.
 
-#include "emulator/emulator.h"
+#include "launch.cuh"
 #include "tensor_core.cuh"
 
 // out[b] = sum of in[b * blockDim.x ..], by a tree in shared memory and shuffles in the last warp.
 extern "C" __global__ void block_sum(float *__restrict__ out, const float *__restrict__ in) {
+    begin_kernel();
     __shared__ float partial[256];
     int t = threadIdx.x;
     partial[t] = in[blockIdx.x * blockDim.x + t];
@@ -26,6 +27,7 @@ extern "C" __global__ void block_sum(float *__restrict__ out, const float *__res
 
 // The same with a barrier left out: a race.
 extern "C" __global__ void planted_race(float *__restrict__ out, const float *__restrict__ in) {
+    begin_kernel();
     __shared__ float partial[256];
     int t = threadIdx.x;
     partial[t] = in[blockIdx.x * blockDim.x + t];
@@ -42,13 +44,25 @@ extern "C" __global__ void planted_race(float *__restrict__ out, const float *__
 
 // Every block writes the same value: the last one wins.
 extern "C" __global__ void planted_block_race(float *__restrict__ out, const float *__restrict__ in) {
+    begin_kernel();
     if (threadIdx.x == 0) {
         out[0] = in[blockIdx.x];
     }
 }
 
+// A thread that reads what the launch before may still be writing.
+extern "C" __global__ void planted_early_kernel(float *__restrict__ out, const float *__restrict__ in) {
+    if (threadIdx.x == 77 && blockIdx.x == 1) {
+        out[77] = in[77];
+        return;
+    }
+    begin_kernel();
+    out[threadIdx.x] = in[threadIdx.x];
+}
+
 // A barrier that the last thread returns before.
 extern "C" __global__ void planted_divergent_barrier(float *__restrict__ out, const float *__restrict__ in) {
+    begin_kernel();
     if (threadIdx.x == blockDim.x - 1) {
         return;
     }
@@ -58,6 +72,7 @@ extern "C" __global__ void planted_divergent_barrier(float *__restrict__ out, co
 
 // Two barriers where there should be one.
 extern "C" __global__ void planted_two_barriers(float *__restrict__ out, const float *__restrict__ in) {
+    begin_kernel();
     if (threadIdx.x < 32) {
         __syncthreads();
     } else {
@@ -68,6 +83,7 @@ extern "C" __global__ void planted_two_barriers(float *__restrict__ out, const f
 
 // A shuffle over the whole warp that half of it takes.
 extern "C" __global__ void planted_divergent_shuffle(float *__restrict__ out, const float *__restrict__ in) {
+    begin_kernel();
     float value = in[threadIdx.x];
     if (threadIdx.x % 32 < 16) {
         value += __shfl_xor_sync(0xffffffffu, value, 1);
@@ -77,6 +93,7 @@ extern "C" __global__ void planted_divergent_shuffle(float *__restrict__ out, co
 
 // Reads shared memory that nothing wrote.
 extern "C" __global__ void planted_unwritten_shared(float *__restrict__ out, const float *__restrict__ in) {
+    begin_kernel();
     __shared__ float values[257];
     values[threadIdx.x] = in[threadIdx.x];
     __syncthreads();
@@ -85,6 +102,7 @@ extern "C" __global__ void planted_unwritten_shared(float *__restrict__ out, con
 
 // The same of dynamic shared memory, of which there are 256 floats.
 extern "C" __global__ void planted_unwritten_dynamic(float *__restrict__ out, const float *__restrict__ in) {
+    begin_kernel();
     DYNAMIC_SHARED(float, values);
     if (threadIdx.x < 255) {
         values[threadIdx.x] = in[threadIdx.x];
@@ -95,6 +113,7 @@ extern "C" __global__ void planted_unwritten_dynamic(float *__restrict__ out, co
 
 // Writes one value behind its end.
 extern "C" __global__ void planted_dynamic_out_of_bounds(float *__restrict__ out, const float *__restrict__ in) {
+    begin_kernel();
     DYNAMIC_SHARED(float, values);
     values[threadIdx.x + 1] = in[threadIdx.x];
     __syncthreads();
@@ -103,6 +122,7 @@ extern "C" __global__ void planted_dynamic_out_of_bounds(float *__restrict__ out
 
 // Writes one value behind the end of `out`.
 extern "C" __global__ void planted_out_of_bounds(float *__restrict__ out, const float *__restrict__ in) {
+    begin_kernel();
     if (blockIdx.x == gridDim.x - 1) {
         out[blockIdx.x + (threadIdx.x == 255)] = in[threadIdx.x];
     }
@@ -110,6 +130,7 @@ extern "C" __global__ void planted_out_of_bounds(float *__restrict__ out, const 
 
 // Writes behind the end of a static shared array.
 extern "C" __global__ void planted_shared_out_of_bounds(float *__restrict__ out, const float *__restrict__ in) {
+    begin_kernel();
     __shared__ float values[255];
     values[threadIdx.x] = in[threadIdx.x];
     __syncthreads();
@@ -118,11 +139,13 @@ extern "C" __global__ void planted_shared_out_of_bounds(float *__restrict__ out,
 
 // Reads four floats at once from an address that is no multiple of 16.
 extern "C" __global__ void planted_misaligned(float *__restrict__ out, const float *__restrict__ in) {
+    begin_kernel();
     out[threadIdx.x] = reinterpret_cast<const float4 *>(in + 1)->x;
 }
 
 // A block's ticket, votes and every shuffle: out[b] = 1 where all is as it must be.
 extern "C" __global__ void warp_functions(float *__restrict__ out, const float *__restrict__ in) {
+    begin_kernel();
     int t = threadIdx.x, lane = t % 32;
     bool right = __shfl_sync(0xffffffffu, lane, 5) == 5;
     right &= __shfl_sync(0xffffffffu, lane, 3, 8) == lane / 8 * 8 + 3;
@@ -169,6 +192,7 @@ static bool is_product(const float (&d)[4], int inner) {
 
 // Fragments written by hand as the table of tensor_core.cuh has them: out[b] = 1 where the products are right.
 extern "C" __global__ void fragments(float *__restrict__ out, const float *__restrict__ in) {
+    begin_kernel();
     int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
     unsigned a[4], b[2];
     for (int i = 0; i < 4; i++) {
@@ -199,6 +223,7 @@ extern "C" __global__ void fragments(float *__restrict__ out, const float *__res
 // The same products from shared memory by copies and ldmatrix: a row by row, b once with its inner dimension last and
 // once, transposed, with it first.
 extern "C" __global__ void loaded_fragments(float *__restrict__ out, const float *__restrict__ in) {
+    begin_kernel();
     __shared__ __align__(16) unsigned short a[16][24], b_last[8][24], b_first[16][24];
     int t = threadIdx.x, lane = t % 32;
     for (int i = t; i < 16 * 16; i += int(blockDim.x)) {
@@ -227,6 +252,7 @@ extern "C" __global__ void loaded_fragments(float *__restrict__ out, const float
 
 // Roundings to the formats: out[b] = 1 where ties, signs and what is beyond come out as they must.
 extern "C" __global__ void roundings(float *__restrict__ out, const float *__restrict__ in) {
+    begin_kernel();
     float ulp_bf16 = 1.0f / 128, ulp_tf32 = 1.0f / 1024;
     bool right = low_bf16(pack_bf16(1.0f + ulp_bf16 / 2, 0.0f)) == 1.0f; // a tie, to even
     right &= high_bf16(pack_bf16(0.0f, 1.0f + 1.5f * ulp_bf16)) == 1.0f + 2 * ulp_bf16;
@@ -245,6 +271,7 @@ extern "C" __global__ void roundings(float *__restrict__ out, const float *__res
 // Copies in two groups, of which the first is waited for: out[b] = 1 where its values, and zeros beyond the valid
 // bytes, are there.
 extern "C" __global__ void copies(float *__restrict__ out, const float *__restrict__ in) {
+    begin_kernel();
     __shared__ __align__(16) float first[256][4], second[256];
     int t = threadIdx.x;
     copy_async<16>(first[t], &in[t / 4 * 4], 12);
@@ -271,6 +298,7 @@ extern "C" __global__ void copies(float *__restrict__ out, const float *__restri
 
 // A wait for one group too few.
 extern "C" __global__ void planted_missing_wait(float *__restrict__ out, const float *__restrict__ in) {
+    begin_kernel();
     __shared__ __align__(16) float stages[2][256];
     int t = threadIdx.x;
     for (int stage = 0; stage < 2; stage++) {
@@ -284,6 +312,7 @@ extern "C" __global__ void planted_missing_wait(float *__restrict__ out, const f
 
 // A wait, but no barrier before what another thread copied is read.
 extern "C" __global__ void planted_missing_barrier(float *__restrict__ out, const float *__restrict__ in) {
+    begin_kernel();
     __shared__ float values[256];
     int t = threadIdx.x;
     copy_async<4>(&values[t], &in[t], 4);
@@ -294,6 +323,7 @@ extern "C" __global__ void planted_missing_barrier(float *__restrict__ out, cons
 
 // 16 bytes to an address that is a multiple of 4 only.
 extern "C" __global__ void planted_misaligned_copy(float *__restrict__ out, const float *__restrict__ in) {
+    begin_kernel();
     __shared__ __align__(16) float values[1024 + 4];
     int t = threadIdx.x;
     copy_async<16>(&values[4 * t + (t == 77)], &in[t / 4 * 4], 16);
@@ -304,6 +334,7 @@ extern "C" __global__ void planted_misaligned_copy(float *__restrict__ out, cons
 
 // A copy to an array of the thread's own.
 extern "C" __global__ void planted_copy_elsewhere(float *__restrict__ out, const float *__restrict__ in) {
+    begin_kernel();
     float value;
     copy_async<4>(&value, &in[threadIdx.x], 4);
     commit_copies();
@@ -313,6 +344,7 @@ extern "C" __global__ void planted_copy_elsewhere(float *__restrict__ out, const
 
 // A row of ldmatrix that begins at no multiple of 16 bytes.
 extern "C" __global__ void planted_misaligned_load(float *__restrict__ out, const float *__restrict__ in) {
+    begin_kernel();
     __shared__ __align__(16) unsigned short values[32][9];
     unsigned to[4];
     load_matrix_x4(to, values[threadIdx.x % 32]);
@@ -321,6 +353,7 @@ extern "C" __global__ void planted_misaligned_load(float *__restrict__ out, cons
 
 // A product that half of the warp takes at one place, half at another.
 extern "C" __global__ void planted_divergent_mma(float *__restrict__ out, const float *__restrict__ in) {
+    begin_kernel();
     float d[4] = {};
     const unsigned a[4] = {}, b[2] = {};
     if (threadIdx.x % 32 < 16) {
@@ -333,6 +366,7 @@ extern "C" __global__ void planted_divergent_mma(float *__restrict__ out, const 
 
 EMULATED_KERNELS(planted, EMULATED_KERNEL(block_sum), EMULATED_KERNEL(planted_race),
                  EMULATED_KERNEL(planted_block_race), EMULATED_KERNEL(planted_misaligned),
+                 EMULATED_KERNEL(planted_early_kernel),
                  EMULATED_KERNEL(planted_divergent_barrier), EMULATED_KERNEL(planted_two_barriers),
                  EMULATED_KERNEL(planted_divergent_shuffle), EMULATED_KERNEL(planted_unwritten_shared),
                  EMULATED_KERNEL(planted_unwritten_dynamic), EMULATED_KERNEL(planted_dynamic_out_of_bounds),

@@ -73,7 +73,16 @@ Result cuCtxGetCurrent(void **context) {
 Result cuCtxSetCurrent(void *context) { return 0; }
 Result cuCtxSynchronize(void) { return 0; }
 
-Result cuStreamCreate(void **stream, unsigned flags) { return make(stream); }
+Result cuCtxGetStreamPriorityRange(int *least, int *greatest) {
+    *least = 0;
+    *greatest = -5;
+    return 0;
+}
+Result cuStreamCreateWithPriority(void **stream, unsigned flags, int priority) {
+    Result made = make(stream);
+    say("stream", name(*stream), priority);
+    return made;
+}
 Result cuStreamDestroy_v2(void *stream) { return 0; }
 Result cuStreamSynchronize(void *stream) {
     say("stream_synchronize", name(stream), 0);
@@ -136,9 +145,31 @@ Result cuGraphLaunch(void *executable, void *stream) {
 Result cuGraphExecDestroy(void *executable) { return 0; }
 Result cuGraphDestroy(void *graph) { return 0; }
 
-Result cuLaunchKernel(void *function, unsigned x, unsigned y, unsigned z, unsigned tx, unsigned ty, unsigned tz,
-                      unsigned shared, void *stream, void **parameters, void **extra) {
-    say(function, name(stream), 0);
+Result cuFuncGetAttribute(int *value, int attribute, void *function) {
+    // 5 is the PTX that it was compiled through.
+    *value = attribute == 5 ? number("STUB_PTX", 90) : 0;
+    return 0;
+}
+
+typedef struct {
+    int id;
+    char padding[4];
+    int value[16];
+} Attribute;
+typedef struct {
+    unsigned grid[3], block[3], shared;
+    void *stream;
+    Attribute *attributes;
+    unsigned attribute_count;
+} LaunchConfig;
+
+// The second number: whether the launch may begin before the one ahead of it has ended.
+Result cuLaunchKernelEx(const LaunchConfig *config, void *function, void **parameters, void **extra) {
+    int overlaps = 0;
+    for (unsigned i = 0; i < config->attribute_count; i++) {
+        overlaps |= config->attributes[i].id == 6 && config->attributes[i].value[0] == 1;
+    }
+    say(function, name(config->stream), overlaps);
     return 0;
 }
 

@@ -15,9 +15,9 @@ use rayon::prelude::*;
 
 use super::matmul::{Accum, matmul, matrix, matrix_mut};
 use super::rounding::Rounding;
-use super::rows::add;
+use super::rows::{add, dot, scale};
 use super::{Cpu, at_least};
-use crate::backend::{Activated, LayerInput, LayerInputGradient, Mode};
+use crate::backend::{Activated, L2_EPSILON, LayerInput, LayerInputGradient, Mode};
 use crate::batch::graph_batch::{GraphBatch, OBJECT_ROLE, Occurrences};
 use crate::model::activations::BlockActivations;
 use crate::model::parameters::{BlockKind, Parameters};
@@ -25,8 +25,10 @@ use crate::model::parameters::{BlockKind, Parameters};
 /// Memory of these stages.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
-    /// `[n, 2 H]`: P_s and P_o side by side, or S_s and S_o.
-    nodes: Vec<f32>,
+    /// `[n, 2 H]`: P_s and P_o side by side, in one place for all layers, or where this backend rounds by layer.
+    projected: Vec<Vec<f32>>,
+    /// `[n, 2 H]`: S_s and S_o side by side.
+    sums: Vec<f32>,
     /// `[u, H]`: the predicate types' part of z, or of d_z (layer 0).
     edges: Vec<f32>,
     /// `[n, D]`: the rows of the object table that occur (layer 0).
@@ -95,10 +97,17 @@ impl Cpu {
                 let of = &batch.object_occurrences;
                 (occurring_rows(table, width, of, &mut scratch.object_rows), of.types.len())
             }
-            LayerInput::States { nodes, .. } => (nodes.as_slice(), batch.size().nodes),
+            LayerInput::States { nodes: Activated { output: nodes, .. }, .. } => {
+                (nodes.as_slice(), batch.size().nodes)
+            }
         };
         let x = matrix(nodes, node_rows, width);
-        let projected = at_least(&mut scratch.nodes, node_rows * 2 * hidden);
+        // Those over lengths are read again.
+        let place = if rounding.is_to_bf16() { layer } else { 0 };
+        if scratch.projected.len() <= place {
+            scratch.projected.resize_with(place + 1, Vec::new);
+        }
+        let projected = at_least(&mut scratch.projected[place], node_rows * 2 * hidden);
         let (p_subject, p_object) = matrix_mut(projected, node_rows, 2 * hidden).split_at_col_mut(hidden);
         matmul(p_subject, Accum::Replace, x, weight.subject.transpose());
         matmul(p_object, Accum::Replace, x, weight.object.transpose());
@@ -147,7 +156,7 @@ impl Cpu {
 }
 
 impl Scratch {
-    /// Of `d_z [E, H]`: the weight's gradient and the input's.
+    /// Of `d_z [E, H]`: the weight's gradient and the input's, or of node states over `lengths` that by what they were.
     pub(super) fn backward(
         &mut self,
         rounding: &Rounding,
@@ -155,6 +164,7 @@ impl Scratch {
         parameters: &Parameters<Vec<f32>>,
         batch: &GraphBatch,
         input: LayerInput<'_, Vec<f32>>,
+        lengths: Option<&[f32]>,
         d_z: &[f32],
         d_input: LayerInputGradient<'_, Vec<f32>>,
         gradients: &mut [f32],
@@ -175,27 +185,54 @@ impl Scratch {
         };
         match (input, d_input) {
             (
-                LayerInput::States { nodes, edges: Activated { output: edges, .. } },
+                LayerInput::States {
+                    nodes: Activated { output: nodes, .. },
+                    edges: Activated { output: edges, .. },
+                },
                 LayerInputGradient::States { nodes: d_nodes, edges: d_edges },
             ) => {
-                let sums = at_least(&mut self.nodes, size.nodes * 2 * hidden);
+                let sums = at_least(&mut self.sums, size.nodes * 2 * hidden);
                 sums.par_chunks_mut(2 * hidden).enumerate().for_each(|(node, sums)| {
                     sums.fill(0.0);
                     add_messages(node, sums);
+                    if let Some(lengths) = lengths {
+                        sums.iter_mut().for_each(|sum| *sum /= lengths[node]);
+                    }
                     rounding.store(sums);
                 });
+                let mut before = Vec::new();
+                let nodes = match lengths {
+                    Some(lengths) => {
+                        before.extend_from_slice(&nodes[..size.nodes * width]);
+                        scale_rows(&mut before, width, lengths);
+                        &before
+                    }
+                    None => nodes,
+                };
                 let d_weight = split_weight_mut(&mut gradients[layout.weight.clone()], hidden, width);
                 products(sums, size.nodes, nodes, &weight, d_weight.subject, d_weight.object, d_nodes);
                 let d_z = matrix(d_z, size.edges, hidden);
                 matmul(d_weight.edge, Accum::Replace, d_z.transpose(), matrix(edges, size.edges, width));
                 matmul(matrix_mut(d_edges, size.edges, width), Accum::Replace, d_z, weight.edge);
+                if let Some(lengths) = lengths {
+                    let rows =
+                        sums.chunks_exact(2 * hidden).zip(self.projected[layer].chunks_exact(2 * hidden));
+                    let along = rows.zip(lengths).map(|((sums, projected), &length)| {
+                        if length <= L2_EPSILON as f32 { 0.0 } else { dot(sums, projected) / length }
+                    });
+                    for (at, along) in along.enumerate() {
+                        let row = at * width..(at + 1) * width;
+                        let u = &nodes[row.clone()];
+                        d_nodes[row].iter_mut().zip(u).for_each(|(d, u)| *d -= along * u);
+                    }
+                }
                 rounding.store_all(&mut d_nodes[..size.nodes * width]);
                 rounding.store_all(&mut d_edges[..size.edges * width]);
             }
             (LayerInput::Embeddings, LayerInputGradient::Embeddings) => {
                 let (objects, predicates) = (&batch.object_occurrences, &batch.predicate_occurrences);
                 let (object_count, predicate_count) = (objects.types.len(), predicates.types.len());
-                let sums = at_least(&mut self.nodes, object_count * 2 * hidden);
+                let sums = at_least(&mut self.sums, object_count * 2 * hidden);
                 sums.par_chunks_mut(2 * hidden).enumerate().for_each(|(slot, sums)| {
                     sums.fill(0.0);
                     objects.rows(slot).iter().for_each(|&node| add_messages(node as usize, sums));
@@ -274,6 +311,13 @@ fn products(
     let mut d_x = matrix_mut(d_x, rows, width);
     matmul(d_x.as_mut(), Accum::Replace, s_subject, weight.subject);
     matmul(d_x, Accum::Add, s_object, weight.object);
+}
+
+/// Rows times as many factors.
+fn scale_rows(rows: &mut [f32], width: usize, factors: &[f32]) {
+    for (row, &factor) in rows.chunks_exact_mut(width).zip(factors) {
+        scale(row, factor);
+    }
 }
 
 /// Writes the rows of the types that occur to their places in `table`.

@@ -31,7 +31,7 @@ use crate::model::activations::{BlockActivations, LayerActivations};
 use crate::model::config::ModelConfig;
 use crate::model::loss_row;
 use crate::model::parameters::{BlockKind, BlockLayout, Parameters};
-use crate::optimizer::{Adam, AdamStep, Moments};
+use crate::optimizer::{Adam, AdamStep, Moments, Part};
 
 use batch_norm::{BackwardSums, CHUNK_ROWS, Columns, Partials, Statistics, Terms};
 use matmul::{Accum, matmul, matrix, matrix_mut};
@@ -46,6 +46,8 @@ pub struct Cpu {
     terms: Terms,
     partials: Partials,
     edge_hidden: edge_hidden::Scratch,
+    /// By the layer that reads them, `[N]` each: what node states were divided by, where this backend rounds ([`mod@node`]).
+    lengths: Vec<Vec<f32>>,
     /// `[N, D]`: the gradient by the node output's linear layer.
     d_node_output: Vec<f32>,
     readout: readout_loss::Scratch,
@@ -94,6 +96,19 @@ impl Cpu {
         }
         let rows = z.par_chunks_mut(CHUNK_ROWS * layout.outputs).enumerate();
         rows.for_each(|(chunk, z)| prepare(chunk * CHUNK_ROWS, z));
+    }
+
+    /// Whether a layer's node states are over lengths that are kept for the next ([`mod@node`]).
+    fn takes_lengths(&self, layer: usize, config: ModelConfig) -> bool {
+        self.rounding.is_to_bf16() && config.l2_norm && layer + 1 < config.layers
+    }
+
+    /// Moved out, to be put back when they are filled.
+    fn take_lengths(&mut self, layer: usize) -> Vec<f32> {
+        if self.lengths.len() <= layer {
+            self.lengths.resize_with(layer + 1, Vec::new);
+        }
+        std::mem::take(&mut self.lengths[layer])
     }
 
     /// `z = x W^T` and its statistics, into `block`.
@@ -384,7 +399,13 @@ impl Backend for Cpu {
             block,
         );
         match all.config.l2_norm {
-            true => self.l2_normalise(layout, values, rows, block, node_state),
+            true => {
+                let mut lengths = self.takes_lengths(layer, all.config).then(|| self.take_lengths(layer + 1));
+                self.l2_normalise(lengths.as_mut(), layout, values, rows, block, node_state);
+                if let Some(lengths) = lengths {
+                    self.lengths[layer + 1] = lengths;
+                }
+            }
             false => self.relu_norm(layout, values, rows, block, node_state),
         }
         Ok(())
@@ -432,7 +453,8 @@ impl Backend for Cpu {
     ) -> Result<()> {
         let layout = parameters.layout.block(layer, BlockKind::NodeOutput);
         let (values, rows) = (&parameters.values, batch.size().nodes);
-        let d_z = if parameters.layout.config.l2_norm {
+        let config = parameters.layout.config;
+        let d_z = if config.l2_norm && !self.takes_lengths(layer, config) {
             self.l2_normalise_backward(layout, values, rows, saved, d_node_state, gradients);
             self.d_node_output.as_slice()
         } else {
@@ -516,8 +538,10 @@ impl Backend for Cpu {
         let layout = parameters.layout.block(layer, BlockKind::EdgeHidden);
         let d = &mut d_edge_hidden[..batch.size().edges * layout.outputs];
         self.norm_backward(layout, &parameters.values, &saved.edge_hidden, d, gradients);
-        let Cpu { rounding, edge_hidden, .. } = self;
-        edge_hidden.backward(rounding, layer, parameters, batch, input, d, d_input, gradients);
+        let over_lengths = layer > 0 && self.takes_lengths(layer - 1, parameters.layout.config);
+        let Cpu { rounding, edge_hidden, lengths, .. } = self;
+        let lengths = over_lengths.then(|| lengths[layer].as_slice());
+        edge_hidden.backward(rounding, layer, parameters, batch, input, lengths, d, d_input, gradients);
         Ok(())
     }
 
@@ -528,19 +552,21 @@ impl Backend for Cpu {
         gradients: &Vec<f32>,
         moments: &mut Moments<Vec<f32>>,
         steps: &mut u64,
+        Part { parameters: range, ends_step }: Part,
     ) -> Result<()> {
-        *steps += 1;
-        let step = &adam.at_step(*steps);
-        parameters
-            .values
+        let step = &adam.at_step(*steps + 1);
+        parameters.values[range.clone()]
             .par_chunks_mut(FLAT_CHUNK)
-            .zip(gradients.par_chunks(FLAT_CHUNK))
-            .zip(moments.first.par_chunks_mut(FLAT_CHUNK))
-            .zip(moments.second.par_chunks_mut(FLAT_CHUNK))
+            .zip(gradients[range.clone()].par_chunks(FLAT_CHUNK))
+            .zip(moments.first[range.clone()].par_chunks_mut(FLAT_CHUNK))
+            .zip(moments.second[range].par_chunks_mut(FLAT_CHUNK))
             .for_each(|(((values, gradients), first), second)| {
                 adam_chunk(step, values, gradients, first, second);
             });
-        self.rounding.keep_parameters(&parameters.values);
+        if ends_step {
+            *steps += 1;
+            self.rounding.keep_parameters(&parameters.values);
+        }
         Ok(())
     }
 

@@ -1,4 +1,8 @@
 //! node_output: batch norm, ReLU and l2 normalisation in one pass per row, and their backward.
+//!
+//! The kernels write no node state u / |u| but the last; their products read u, and divide where they store
+//! (`backend/cuda/layer_input.rs`). So where this backend rounds as they do, u is rounded and its state is not, and the
+//! gradient that comes back is by u.
 
 use rayon::prelude::*;
 
@@ -10,9 +14,11 @@ use crate::model::activations::{BlockActivations, LayerActivations};
 use crate::model::parameters::BlockLayout;
 
 impl Cpu {
-    /// `node_state = l2_normalise(relu(norm(z)))`.
+    /// `node_state = l2_normalise(relu(norm(z)))`, and where it is a later layer's of a rounded relu(norm(z)) the `lengths` that
+    /// it was divided by.
     pub(super) fn l2_normalise(
         &mut self,
+        lengths: Option<&mut Vec<f32>>,
         layout: &BlockLayout,
         values: &[f32],
         rows: usize,
@@ -22,12 +28,25 @@ impl Cpu {
         self.set_columns(layout, values, block);
         let (columns, width) = (self.columns.all(), layout.outputs);
         let z = block.linear[..rows * width].par_chunks(CHUNK_ROWS * width);
-        node_state[..rows * width].par_chunks_mut(CHUNK_ROWS * width).zip(z).for_each(|(state, z)| {
-            for (y, z) in state.chunks_exact_mut(width).zip(z.chunks_exact(width)) {
+        let states = node_state[..rows * width].par_chunks_mut(CHUNK_ROWS * width).zip(z);
+        let Some(lengths) = lengths else {
+            states.for_each(|(state, z)| {
+                for (y, z) in state.chunks_exact_mut(width).zip(z.chunks_exact(width)) {
+                    columns.relu(z, y);
+                    scale(y, 1.0 / length(y).max(L2_EPSILON as f32));
+                }
+                self.rounding.store(state);
+            });
+            return;
+        };
+        states.zip(at_least(lengths, rows).par_chunks_mut(CHUNK_ROWS)).for_each(|((state, z), lengths)| {
+            let rows = state.chunks_exact_mut(width).zip(z.chunks_exact(width));
+            for ((y, z), divisor) in rows.zip(lengths) {
                 columns.relu(z, y);
-                scale(y, 1.0 / length(y).max(L2_EPSILON as f32));
+                self.rounding.store(y);
+                *divisor = length(y).max(L2_EPSILON as f32);
+                scale(y, 1.0 / *divisor);
             }
-            self.rounding.store(state);
         });
     }
 

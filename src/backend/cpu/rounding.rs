@@ -21,6 +21,11 @@ impl Rounding {
         Rounding { parameters: Some(Vec::new()) }
     }
 
+    /// Whether to bf16.
+    pub(super) fn is_to_bf16(&self) -> bool {
+        self.parameters.is_some()
+    }
+
     /// Parameters have changed.
     pub(super) fn keep_parameters(&mut self, values: &[f32]) {
         if let Some(parameters) = &mut self.parameters {

@@ -4,7 +4,7 @@ use super::buffer::{Buffer, Slice, SliceMut};
 use super::device::{Argument, Arguments, Device, Grid, check_len};
 use super::weight_copy::WeightCopy;
 use crate::error::Result;
-use crate::optimizer::Adam;
+use crate::optimizer::{Adam, Part};
 
 pub(super) const KERNELS: &[&str] = &["adam_step", "weight_copy"];
 
@@ -37,25 +37,44 @@ impl Steps {
     }
 }
 
-/// Takes the next step, which is counted: moves `values` along `gradients`, and both moments; arrays of one length. The new
-/// weights also go into `copy`, where there is one, of parameters laid out like `values`.
+/// What a step moves: arrays of one length, in the parameters' layout, and which part of them.
+pub struct Update<'a> {
+    /// The parameters, moved.
+    pub values: SliceMut<'a, f32>,
+    /// Their first moments, moved.
+    pub first: SliceMut<'a, f32>,
+    /// Their second moments, moved.
+    pub second: SliceMut<'a, f32>,
+    /// Their gradients.
+    pub gradients: Slice<'a, f32>,
+    /// Which part; the one that ends the step must be launched behind all others.
+    pub part: Part,
+}
+
+/// Takes the next step, or a part of it; its last part counts it. The new weights also go into `copy`, where there is one, of
+/// parameters laid out alike.
 pub fn adam_step(
     device: &Device,
-    values: &mut SliceMut<'_, f32>,
-    first: &mut SliceMut<'_, f32>,
-    second: &mut SliceMut<'_, f32>,
-    gradients: Slice<'_, f32>,
+    update: Update<'_>,
     adam: &Adam,
     steps: &mut Steps,
     copy: Option<&mut WeightCopy>,
 ) -> Result<()> {
+    let Update { mut values, mut first, mut second, gradients, part } = update;
+    let Part { parameters: range, ends_step } = part;
     let count = values.len();
     check_len("adam_step: first", first.len(), count);
     check_len("adam_step: second", second.len(), count);
     check_len("adam_step: gradients", gradients.len(), count);
+    check_len("adam_step: parameters", count, range.end);
     let (mut done, mut ticket) = (steps.done.slice_mut(0..1), steps.ticket.slice_mut(0..1));
-    let arguments = Arguments::default().add(values).add(first).add(second).add(gradients);
-    let arguments = arguments.add(&mut done).add(&mut ticket).add(count);
+    let arguments = Arguments::default().add(&mut values).add(&mut first).add(&mut second).add(gradients);
+    let arguments = arguments.add(&mut done);
+    let arguments = match ends_step {
+        true => arguments.add(&mut ticket),
+        false => arguments.add(Argument::Address(0)),
+    };
+    let arguments = arguments.add(range.start).add(range.end);
     let rates = [adam.learning_rate, adam.beta1, adam.beta2];
     let arguments =
         rates.into_iter().fold(arguments, |arguments, rate| arguments.add(Argument::Double(rate)));
@@ -69,7 +88,7 @@ pub fn adam_step(
         None => arguments.add(Argument::Address(0)).add(Argument::Address(0)).add(0usize),
     };
     // A step of no values is one too.
-    let grid = Grid::cover(count.div_ceil(VALUES_EACH).max(1), THREADS);
+    let grid = Grid::cover(range.len().div_ceil(VALUES_EACH).max(1), THREADS);
     // SAFETY: as in kernels/adam.cu; lengths were checked, and a copy's segments lie within both arrays; what is written is
     // borrowed mutably.
     unsafe { device.launch("adam_step", grid, &arguments) }

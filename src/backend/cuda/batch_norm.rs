@@ -194,7 +194,7 @@ impl Arguments {
         Ok(arguments.add(sums.tickets.slice(0..sums.tickets.len())))
     }
 
-    fn add_nulls(self, count: usize) -> Self {
+    pub(super) fn add_nulls(self, count: usize) -> Self {
         (0..count).fold(self, |arguments, _| arguments.add(Argument::Address(0)))
     }
 

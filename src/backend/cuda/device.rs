@@ -249,6 +249,35 @@ impl Device {
 }
 
 impl Device {
+    /// What `launches` launches goes on a branch: behind all that was called before, and beside what is called after, until
+    /// [`Device::join_branch`].
+    pub(super) fn on_branch(&self, launches: impl FnOnce() -> Result<()>) -> Result<()> {
+        match &self.kind {
+            Kind::Gpu(gpu) => {
+                gpu.take_branch()?;
+                let launched = launches();
+                gpu.leave_branch();
+                launched
+            }
+            Kind::Emulated(emulator) => {
+                emulator.take_branch(true);
+                let launched = launches();
+                emulator.take_branch(false);
+                launched
+            }
+        }
+    }
+
+    /// What is called after this is behind the branch.
+    pub(super) fn join_branch(&self) -> Result<()> {
+        match &self.kind {
+            Kind::Gpu(gpu) => gpu.join_branch(),
+            Kind::Emulated(emulator) => emulator.join_branch(),
+        }
+    }
+}
+
+impl Device {
     /// Page-locked memory for `len` numbers.
     pub(super) fn pinned(&self, len: usize) -> Result<Pinned> {
         self.calls.allocations.fetch_add(1, Ordering::Relaxed);

@@ -88,11 +88,22 @@ pub fn edge_hidden_lookup<T: StoredElement>(
     unsafe { device.launch(stored_kernel!("edge_hidden_lookup", T), grid, &arguments) }
 }
 
+/// Of an x that has its rows over their lengths ([`super::linear::linear_forward_unit`]).
+pub struct Lengths<'a, T> {
+    /// `[n]`.
+    pub lengths: Slice<'a, f32>,
+    /// `[n, 2 H]`: P, the products of x.
+    pub projected: Slice<'a, T>,
+    /// `[n]`, written: what the gradient by x's numerator has less of that numerator.
+    pub along: SliceMut<'a, f32>,
+}
+
 /// `sums [n, 2 H]`: of `d_z [E, H]` over the edges with subject n, and over those with object n; entries are
-/// `2 edge + role`.
+/// `2 edge + role`. With lengths `sums` are over them, and `along = sums . P / length`.
 pub fn edge_hidden_sum_ends<T: StoredElement>(
     device: &Device,
     sums: &mut SliceMut<'_, T>,
+    lengths: Option<Lengths<'_, T>>,
     d_z: &Gradient<'_, T>,
     by_row: Lists<'_>,
     hidden: usize,
@@ -103,13 +114,24 @@ pub fn edge_hidden_sum_ends<T: StoredElement>(
     if by_row.rows.bound == 0 {
         return Ok(());
     }
-    let arguments = Arguments::default().add(sums).add_gradient(d_z).add(by_row.offsets).add(by_row.entries);
+    let sums_len = sums.len();
+    let arguments = Arguments::default().add(sums);
+    let arguments = match lengths {
+        Some(Lengths { lengths, projected, mut along }) => {
+            check_len("edge_hidden_sum_ends: lengths", lengths.len(), by_row.rows.bound);
+            check_len("edge_hidden_sum_ends: projected", projected.len(), sums_len);
+            check_len("edge_hidden_sum_ends: along", along.len(), by_row.rows.bound);
+            arguments.add(&mut along).add(lengths).add(projected)
+        }
+        None => arguments.add_nulls(3),
+    };
+    let arguments = arguments.add_gradient(d_z).add(by_row.offsets).add(by_row.entries);
     let arguments = arguments.add(by_row.rows).add(hidden).add(stride).add(T::stride(2 * hidden));
     let kernel = match d_z {
         Gradient::Values(_) => stored_kernel!("edge_hidden_sum_ends", T),
         Gradient::ThroughNorm(_) => stored_kernel!("edge_hidden_sum_ends_through_norm", T),
     };
-    // SAFETY: as in kernels/edge_hidden.cu; lengths were checked; sums is borrowed mutably.
+    // SAFETY: as in kernels/edge_hidden.cu; lengths were checked; sums and along are borrowed mutably.
     unsafe { device.launch(kernel, Grid::rows(by_row.rows.bound, THREADS), &arguments) }
 }
 

@@ -1,6 +1,7 @@
 //! The kernels compiled as C++ against the emulator (`kernels/emulator/emulator.h`), launched like a GPU's.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::device::{Argument, Functions, Grid};
@@ -17,6 +18,11 @@ pub(super) struct Emulator {
     streams: SharedStreams,
     /// What is recorded while a graph is captured.
     recording: Mutex<Option<Vec<Work>>>,
+    /// Whether launches go on the branch now.
+    on_branch: AtomicBool,
+    /// Launches of the branch. In order they are done where they are called; with a seed as late as they may be, when the
+    /// branch ends: what is called in between must change nothing of it, nor it of that.
+    late: Mutex<Vec<Work>>,
 }
 
 /// A kernel in one of the emulator's tables, which live as long as the program.
@@ -93,7 +99,14 @@ impl Emulator {
             functions.insert(*name, Function(function));
         }
         let seed = seed.map_or(0, |seed| seed.max(1));
-        Ok(Emulator { functions, seed, streams: SharedStreams::default(), recording: Mutex::default() })
+        Ok(Emulator {
+            functions,
+            seed,
+            streams: SharedStreams::default(),
+            recording: Mutex::default(),
+            on_branch: AtomicBool::new(false),
+            late: Mutex::default(),
+        })
     }
 
     pub(super) fn event(&self) -> Event {
@@ -126,13 +139,36 @@ impl Emulator {
         self.recording().take().expect("a capture that began")
     }
 
+    fn late(&self) -> MutexGuard<'_, Vec<Work>> {
+        self.late.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether launches go on the branch from here on.
+    pub(super) fn take_branch(&self, on_branch: bool) {
+        self.on_branch.store(on_branch, Ordering::Relaxed);
+    }
+
+    /// Does what the branch has left to do.
+    pub(super) fn join_branch(&self) -> Result<()> {
+        if let Some(recorded) = &mut *self.recording() {
+            recorded.push(Work::JoinBranch);
+            return Ok(());
+        }
+        let late = std::mem::take(&mut *self.late());
+        // SAFETY: who launched promised that all memory stays until the branch's end.
+        unsafe { self.replay(&late) }
+    }
+
     /// # Safety
     /// As for [`super::Device::replay`].
     pub(super) unsafe fn replay(&self, work: &[Work]) -> Result<()> {
         for work in work {
             match work {
                 // SAFETY: as the caller promises.
-                Work::Launch { kernel, grid, arguments } => unsafe { self.launch(kernel, *grid, arguments) }?,
+                Work::Launch { kernel, grid, arguments, on_branch } => {
+                    unsafe { self.begin_launch(kernel, *grid, arguments, *on_branch) }?
+                }
+                Work::JoinBranch => self.join_branch()?,
                 // SAFETY: likewise.
                 Work::Zero { address, bytes } => unsafe { self.zero(*address, *bytes) }?,
             }
@@ -160,10 +196,36 @@ impl Emulator {
         grid: Grid,
         arguments: &[Argument],
     ) -> Result<()> {
+        let on_branch = self.on_branch.load(Ordering::Relaxed);
         if let Some(recorded) = &mut *self.recording() {
-            recorded.push(Work::Launch { kernel, grid, arguments: arguments.to_vec() });
+            recorded.push(Work::Launch { kernel, grid, arguments: arguments.to_vec(), on_branch });
             return Ok(());
         }
+        // SAFETY: as the caller promises.
+        unsafe { self.begin_launch(kernel, grid, arguments, on_branch) }
+    }
+
+    /// # Safety
+    /// As for [`super::Device::launch`]; on the branch until its end.
+    unsafe fn begin_launch(
+        &self,
+        kernel: &'static str,
+        grid: Grid,
+        arguments: &[Argument],
+        on_branch: bool,
+    ) -> Result<()> {
+        if on_branch && self.seed != 0 {
+            let arguments = arguments.to_vec();
+            self.late().push(Work::Launch { kernel, grid, arguments, on_branch: false });
+            return Ok(());
+        }
+        // SAFETY: as the caller promises.
+        unsafe { self.run(kernel, grid, arguments) }
+    }
+
+    /// # Safety
+    /// As for [`super::Device::launch`].
+    unsafe fn run(&self, kernel: &'static str, grid: Grid, arguments: &[Argument]) -> Result<()> {
         let mut pointers: Vec<*mut c_void> = Vec::with_capacity(arguments.len());
         let mut bytes = Vec::with_capacity(arguments.len());
         for argument in arguments {

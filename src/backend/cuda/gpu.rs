@@ -2,6 +2,7 @@
 
 use std::ffi::c_void;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use cudarc::driver::sys::{CUdevice_attribute, CUfunction_attribute_enum, CUresult};
 use cudarc::driver::{
@@ -24,13 +25,45 @@ const LEAST_CAPABILITY: (i32, i32) = (8, 0);
 /// The least driver, by the CUDA that it knows (1000 major + 10 minor): all functions that are called are there.
 const LEAST_DRIVER: i32 = 12_000;
 
+/// The least compute capability, driver, and PTX that a kernel was compiled through, of launches that begin before the
+/// one ahead of them has ended (`kernels/launch.cuh`): earlier drivers cannot capture them, and what was compiled for
+/// earlier GPUs does not wait.
+const OVERLAP_CAPABILITY: (i32, i32) = (9, 0);
+const OVERLAP_DRIVER: i32 = 12_030;
+const OVERLAP_PTX: i32 = 90;
+
+/// Set to 1, every launch begins when the one ahead of it has ended: to see what the overlap gains, and to rule it out.
+const SERIAL_LAUNCHES: &str = "SCENERANK_SERIAL_LAUNCHES";
+
 /// An open GPU.
 pub(super) struct Gpu {
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
     /// Of batches; work on it is ordered with the other's by events alone.
     copies: Arc<CudaStream>,
-    functions: Functions<CudaFunction>,
+    branch: Branch,
+    functions: Functions<Function>,
+    /// Whether the next launch begins when all is over that it follows: it follows two.
+    joins: AtomicBool,
+}
+
+/// A stream beside that of launches, which leaves it and comes back to it by events.
+struct Branch {
+    /// Of low priority: the other's blocks come first.
+    stream: Arc<CudaStream>,
+    left: CudaEvent,
+    done: CudaEvent,
+    /// Whether launches go there now.
+    taken: AtomicBool,
+    /// Whether some have, since it was joined.
+    open: AtomicBool,
+}
+
+/// A kernel.
+struct Function {
+    function: CudaFunction,
+    /// Whether a launch may begin before the one ahead of it has ended.
+    overlaps: bool,
 }
 
 fn problem(index: usize, problem: impl Into<String>, remedy: &str) -> Error {
@@ -126,8 +159,16 @@ impl Gpu {
             context.attribute(most_shared).map_err(failed("ask for its shared memory", driver))?;
         // SAFETY: all memory is used on one stream, but for batches, whose events are our own.
         unsafe { context.disable_event_tracking() };
-        let stream = context.new_stream().map_err(failed("make a stream", driver))?;
-        let copies = context.new_stream().map_err(failed("make a stream", driver))?;
+        let (least, greatest) =
+            result::stream::get_priority_range().map_err(failed("make a stream", driver))?;
+        let [stream, copies, beside] = [greatest, greatest, least].map(|priority| {
+            context.new_stream_with_priority(priority).map_err(failed("make a stream", driver))
+        });
+        let [left, done] = [(); 2].map(|()| context.new_event(None).map_err(failed("make an event", driver)));
+        let [taken, open] = [(); 2].map(|()| AtomicBool::new(false));
+        let branch = Branch { stream: beside?, left: left?, done: done?, taken, open };
+        let serial = std::env::var(SERIAL_LAUNCHES).is_ok_and(|value| value == "1");
+        let may_overlap = !serial && capability >= OVERLAP_CAPABILITY && version >= OVERLAP_DRIVER;
         let mut functions = Functions::new();
         for (file, kernels) in super::FILES {
             let binary =
@@ -139,6 +180,8 @@ impl Gpu {
             })?;
             for name in *kernels {
                 let function = module.load_function(name).map_err(failed(name, "build again"))?;
+                let through = CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_PTX_VERSION;
+                let ptx = function.get_attribute(through).map_err(failed(name, driver))?;
                 let shared = dynamic_shared_bytes(name) as i32;
                 if shared > most_shared {
                     let words = format!(
@@ -151,10 +194,11 @@ impl Gpu {
                     let most = CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
                     function.set_attribute(most, shared).map_err(failed(name, driver))?;
                 }
-                functions.insert(*name, function);
+                functions.insert(*name, Function { function, overlaps: may_overlap && ptx >= OVERLAP_PTX });
             }
         }
-        Ok(Gpu { context, stream, copies, functions })
+        let (stream, copies) = (stream?, copies?);
+        Ok(Gpu { context, stream, copies, branch, functions, joins: AtomicBool::new(false) })
     }
 
     pub(super) fn failed<'a>(&'a self, operation: &'a str) -> impl Fn(DriverError) -> Error + 'a {
@@ -275,7 +319,33 @@ impl Gpu {
     }
 
     pub(super) fn wait(&self, event: &CudaEvent) -> Result<()> {
+        self.joins.store(true, Ordering::Relaxed);
         self.stream.wait(event).map_err(self.failed("wait for an event"))
+    }
+
+    /// From here on launches go on the branch, behind those before.
+    pub(super) fn take_branch(&self) -> Result<()> {
+        let Branch { stream, left, taken, open, .. } = &self.branch;
+        left.record(&self.stream).map_err(self.failed("record an event"))?;
+        stream.wait(left).map_err(self.failed("wait for an event"))?;
+        taken.store(true, Ordering::Relaxed);
+        open.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// From here on launches do not go on the branch, and are beside it.
+    pub(super) fn leave_branch(&self) {
+        self.branch.taken.store(false, Ordering::Relaxed);
+    }
+
+    /// Launches from here on are behind the branch.
+    pub(super) fn join_branch(&self) -> Result<()> {
+        let Branch { stream, done, open, .. } = &self.branch;
+        if !open.swap(false, Ordering::Relaxed) {
+            return Ok(());
+        }
+        done.record(stream).map_err(self.failed("record an event"))?;
+        self.wait(done)
     }
 
     /// # Safety
@@ -307,17 +377,37 @@ impl Gpu {
         };
         let mut pointers: Vec<*mut c_void> = arguments.iter().map(pointer).collect();
         let ([x, y, z], [tx, ty, tz]) = (grid.blocks, grid.threads);
+        let Function { function, overlaps } = &self.functions[kernel];
+        // What begins the branch follows work of the other stream, what comes after a wait two: neither overlaps.
+        let beside = self.branch.taken.load(Ordering::Relaxed);
+        let joins = !beside && self.joins.swap(false, Ordering::Relaxed);
+        let mut overlap = sys::CUlaunchAttribute {
+            id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            pad: [0; 4],
+            value: sys::CUlaunchAttributeValue { programmaticStreamSerializationAllowed: 1 },
+        };
+        let config = sys::CUlaunchConfig {
+            gridDimX: x,
+            gridDimY: y,
+            gridDimZ: z,
+            blockDimX: tx,
+            blockDimY: ty,
+            blockDimZ: tz,
+            sharedMemBytes: dynamic_shared_bytes(kernel),
+            hStream: if beside { self.branch.stream.cu_stream() } else { self.stream.cu_stream() },
+            attrs: &mut overlap,
+            numAttrs: u32::from(*overlaps && !beside && !joins),
+        };
         // SAFETY: the arguments are the caller's promise; they outlive the call, which copies them.
         unsafe {
-            result::launch_kernel(
-                self.functions[kernel].cu_function(),
-                (x, y, z),
-                (tx, ty, tz),
-                dynamic_shared_bytes(kernel),
-                self.stream.cu_stream(),
-                &mut pointers,
+            sys::cuLaunchKernelEx(
+                &config,
+                function.cu_function(),
+                pointers.as_mut_ptr(),
+                std::ptr::null_mut(),
             )
         }
+        .result()
         .map_err(|error| self.failed(&format!("{kernel}: launch"))(error))
     }
 }

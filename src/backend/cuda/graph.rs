@@ -22,7 +22,8 @@ pub(super) enum Recorded {
 
 /// What the emulator records.
 pub(super) enum Work {
-    Launch { kernel: &'static str, grid: Grid, arguments: Vec<Argument> },
+    Launch { kernel: &'static str, grid: Grid, arguments: Vec<Argument>, on_branch: bool },
+    JoinBranch,
     Zero { address: u64, bytes: usize },
 }
 
@@ -86,8 +87,8 @@ mod tests {
     }
 
     /// A table's rows, looked up twice: zeros and a launch. None, said so, where the emulator cannot be built.
-    fn captured() -> Option<Captured> {
-        let device = match Device::emulated(None) {
+    fn captured(seed: Option<u64>) -> Option<Captured> {
+        let device = match Device::emulated(seed) {
             Ok(device) => device,
             Err(error) => {
                 println!("skipped: {error}");
@@ -111,7 +112,9 @@ mod tests {
 
     #[test]
     fn what_is_recorded_is_done_when_it_is_replayed_with_what_lies_there_then() {
-        let Some(Captured { device, graph, _types, mut count, mut table, rows }) = captured() else { return };
+        let Some(Captured { device, graph, _types, mut count, mut table, rows }) = captured(None) else {
+            return;
+        };
         assert_eq!(device.download(&rows, 0..6).unwrap(), [7.0; 6], "nothing was done yet");
         // SAFETY: the buffers are those that the launch was given.
         unsafe { device.replay(&graph) }.unwrap();
@@ -123,10 +126,43 @@ mod tests {
         assert_eq!(device.download(&rows, 0..6).unwrap(), [4.5, 0.5, 3.5, 4.5, 0.5, 3.5]);
     }
 
+    /// In order a branch is done where it is called, with a seed when it is joined: what comes in between must not care.
+    #[test]
+    fn a_branch_is_done_when_it_is_joined() {
+        for (seed, before) in [(None, [2.5, 0.5]), (Some(1), [7.0; 2])] {
+            let Some(Captured { device, graph: _, _types: types, count, table, mut rows }) = captured(seed)
+            else {
+                return;
+            };
+            for is_captured in [false, true] {
+                device.upload(&[7.0f32; 6], rows.slice_mut(0..6)).unwrap();
+                if is_captured {
+                    device.begin_capture().unwrap();
+                }
+                let of =
+                    Occurring { types: types.slice(0..3), rows: Rows { count: count.slice(0..1), bound: 3 } };
+                let lookups = rows.slices_mut([0..3, 3..6]);
+                let lookups = lookups.map(|rows| Lookup { rows, table: table.slice(0..4), of });
+                device.on_branch(|| embedding_forward(&device, lookups, 1)).unwrap();
+                if !is_captured {
+                    assert_eq!(rows.slice(0..2).on_host(), before);
+                }
+                device.join_branch().unwrap();
+                if is_captured {
+                    assert_eq!(rows.slice(0..2).on_host(), [7.0; 2]);
+                    let graph = device.end_capture().unwrap();
+                    // SAFETY: the buffers are those that the launch was given.
+                    unsafe { device.replay(&graph) }.unwrap();
+                }
+                assert_eq!(rows.slice(0..2).on_host(), [2.5, 0.5]);
+            }
+        }
+    }
+
     #[test]
     #[should_panic(expected = "memory while a graph is captured")]
     fn a_capture_takes_no_memory() {
-        let Some(Captured { device, .. }) = captured() else {
+        let Some(Captured { device, .. }) = captured(None) else {
             panic!("memory while a graph is captured: skipped")
         };
         device.begin_capture().unwrap();
@@ -136,7 +172,7 @@ mod tests {
     #[test]
     #[should_panic(expected = "a download while a graph is captured")]
     fn a_capture_reads_nothing_back() {
-        let Some(Captured { device, table, .. }) = captured() else {
+        let Some(Captured { device, table, .. }) = captured(None) else {
             panic!("a download while a graph is captured: skipped")
         };
         device.begin_capture().unwrap();

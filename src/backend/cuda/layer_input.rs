@@ -6,17 +6,29 @@
 //! S_s[n] = sum of d_z[e] over edges with subject n,   S_o[n] likewise
 //! d_x = S_s W_s + S_o W_o,   d_W_s = S_s^T x,   d_W_o = S_o^T x,   d_e = d_z W_e,   d_W_e = d_z^T e
 //! ```
+//!
+//! Node states are never written but the last. With u = relu(norm(.)) of the node output and x = u / |u| by row, the
+//! products divide where they store, and S and P lie side by side as they are above:
+//!
+//! ```text
+//! P = (u W^T) / |u|
+//! S' = S / |u|,   d_W = S'^T u,   d_u = S' W - t u,   t = (S' . P) / |u|
+//! ```
+//!
+//! For `d_u = (d_x - x (x . d_x)) / |u|` with `d_x = S W`, and `x . (S W) = S . (x W^T)`; where |u| is less than the least
+//! divisor that stands in its place, t is 0. What t is off by, the rounding of P where it is stored moves d_u along u alone,
+//! by up to 2^-9 |S'| |P| in bf16: no more than the rounding of S' may move S' W by.
 
 use super::batch::{Batch, most_types};
-use super::batch_norm::{BatchStatistics, NormBackward};
+use super::batch_norm::{BatchStatistics, Norm, NormBackward, NormGradient, Sums};
 use super::block::norm;
 use super::buffer::{Buffer, Slice};
 use super::device::Device;
-use super::edge_hidden::{edge_hidden_lookup, edge_hidden_sum_ends, edge_hidden_sum_types};
+use super::edge_hidden::{Lengths, edge_hidden_lookup, edge_hidden_sum_ends, edge_hidden_sum_types};
 use super::embedding::{Lookup, LookupGradient, embedding_backward, embedding_forward};
 use super::linear::{
-    Format, Forward, Gradient, Input, LinearGradients, Matrix, MatrixMut, WeightParts, linear_backward,
-    linear_forward, linear_forward_gather, linear_forward_two,
+    Format, Forward, Gradient, Input, LinearGradients, Matrix, MatrixMut, Unit, WeightParts, linear_backward,
+    linear_backward_unit, linear_forward_gather, linear_forward_two, linear_forward_unit,
 };
 use super::rows::Rows;
 use super::stored::StoredElement;
@@ -30,8 +42,14 @@ use crate::model::parameters::{BlockKind, Layout};
 /// Memory of these stages.
 pub(super) struct Scratch<T> {
     format: Format,
-    /// `[n, 2 H]`: P_s and P_o side by side, or S_s and S_o.
-    nodes: Buffer<T>,
+    /// By layer, `[n, 2 H]`: P_s and P_o side by side.
+    projected: Vec<Buffer<T>>,
+    /// By layer but the first, `[n]`: what its x was divided by, from the forward pass to the backward pass.
+    lengths: Vec<Buffer<f32>>,
+    /// `[n]`: t.
+    along: Buffer<f32>,
+    /// `[n, 2 H]`: S_s and S_o side by side.
+    sums: Buffer<T>,
     /// `[u, H]`: the predicate types' part of z, or of d_z (layer 0).
     edges: Buffer<T>,
     /// `[n, D]`: the rows of the object table that occur (layer 0).
@@ -60,7 +78,10 @@ impl<T: StoredElement> Scratch<T> {
     pub(super) fn new(device: &Device, format: Format) -> Result<Self> {
         Ok(Scratch {
             format,
-            nodes: device.allocate(0)?,
+            projected: Vec::new(),
+            lengths: Vec::new(),
+            along: device.allocate(0)?,
+            sums: device.allocate(0)?,
             edges: device.allocate(0)?,
             object_rows: device.allocate(0)?,
             predicate_rows: device.allocate(0)?,
@@ -73,7 +94,17 @@ impl<T: StoredElement> Scratch<T> {
     pub(super) fn plan(&mut self, device: &Device, config: ModelConfig, capacity: BatchSize) -> Result<()> {
         let (objects, predicates) = most_types(config, capacity);
         let (width, hidden) = (config.state_width, config.hidden_width);
-        device.reserve(&mut self.nodes, capacity.nodes * T::stride(2 * hidden))?;
+        let ends = capacity.nodes * T::stride(2 * hidden);
+        for layer in 0..config.layers {
+            if self.projected.len() == layer {
+                self.projected.push(device.allocate(0)?);
+                self.lengths.push(device.allocate(0)?);
+            }
+            device.reserve(&mut self.projected[layer], ends)?;
+            device.reserve(&mut self.lengths[layer], if layer == 0 { 0 } else { capacity.nodes })?;
+        }
+        device.reserve(&mut self.along, capacity.nodes)?;
+        device.reserve(&mut self.sums, ends)?;
         device.reserve(&mut self.edges, predicates * T::stride(hidden))?;
         device.reserve(&mut self.object_rows, objects * T::stride(width))?;
         device.reserve(&mut self.predicate_rows, predicates * T::stride(width))?;
@@ -99,16 +130,24 @@ impl<T: StoredElement> Scratch<T> {
         let edges = batch.edges().bound;
         match input {
             LayerInput::States { nodes: x, edges: e } => {
-                let nodes = batch.nodes();
-                let x = Matrix::new(x.rows(nodes.bound, width), nodes.bound, width);
-                project(device, self.format, &mut self.nodes, x, nodes, weight)?;
+                let (nodes, projected) = (batch.nodes(), &mut self.projected[layer]);
+                let mut lengths = self.lengths[layer].slice_mut(0..nodes.bound);
+                linear_forward_unit(
+                    device,
+                    self.format,
+                    nodes,
+                    &mut MatrixMut::new(projected.rows_mut(nodes.bound, 2 * hidden), nodes.bound, 2 * hidden),
+                    all.config.l2_norm.then_some(&mut lengths),
+                    node_output(layer, weights, &x, nodes.bound),
+                    weight.stacked(of.subject, of.object, width),
+                )?;
                 linear_forward_gather(
                     device,
                     self.format,
                     &mut MatrixMut::new(z.rows_mut(edges, hidden), edges, hidden),
                     edge_states(layer, weights, &e, edges),
                     weight.columns(of.edge, width),
-                    self.nodes.rows(nodes.bound, 2 * hidden),
+                    self.projected[layer].rows(nodes.bound, 2 * hidden),
                     batch.edge_nodes(),
                     statistics,
                 )
@@ -119,7 +158,11 @@ impl<T: StoredElement> Scratch<T> {
                 self.gather_rows(device, (all, values), batch)?;
                 let of_objects = Forward {
                     rows: object_rows,
-                    y: &mut MatrixMut::new(self.nodes.rows_mut(objects, 2 * hidden), objects, 2 * hidden),
+                    y: &mut MatrixMut::new(
+                        self.projected[layer].rows_mut(objects, 2 * hidden),
+                        objects,
+                        2 * hidden,
+                    ),
                     x: Matrix::new(self.object_rows.rows(objects, width), objects, width),
                     weight: weight.stacked(of.subject, of.object, width),
                 };
@@ -134,7 +177,7 @@ impl<T: StoredElement> Scratch<T> {
                     device,
                     &mut z.rows_mut(edges, hidden),
                     self.edges.rows(predicates, hidden),
-                    self.nodes.rows(objects, 2 * hidden),
+                    self.projected[layer].rows(objects, 2 * hidden),
                     batch.edge_predicates(),
                     batch.edge_objects(),
                     hidden,
@@ -165,8 +208,9 @@ impl<T: StoredElement> Scratch<T> {
         embedding_forward(device, [of_objects, of_predicates], width)
     }
 
-    /// Of d_z `[E, H]`, which is made of the gradient by relu(norm(z)): the weight's gradient and the input's. After
-    /// [`Scratch::forward`] of this layer and batch, whose rows of the tables are read again.
+    /// Of d_z `[E, H]`, which is made of the gradient by relu(norm(z)): the weight's gradient and the input's; that of nodes
+    /// is by u, and with it comes the first part of the backward of their norm. After [`Scratch::forward`] of this layer and
+    /// batch, whose products and rows of the tables are read again.
     pub(super) fn backward(
         &mut self,
         device: &Device,
@@ -177,8 +221,9 @@ impl<T: StoredElement> Scratch<T> {
         d_z: NormBackward<'_, T>,
         d_input: LayerInputGradient<'_, Buffer<T>>,
         gradients: &mut Buffer<f32>,
-        weight_parts: &mut WeightParts,
+        memory: Memory<'_>,
     ) -> Result<()> {
+        let Memory { weight_parts, sums_before } = memory;
         let all = weights.layout;
         let (width, hidden) = (all.config.state_width, all.config.hidden_width);
         let layout = all.block(layer, BlockKind::EdgeHidden);
@@ -190,13 +235,25 @@ impl<T: StoredElement> Scratch<T> {
                 LayerInputGradient::States { nodes: d_nodes, edges: d_edges },
             ) => {
                 let (node_rows, edge_rows) = (batch.nodes(), batch.edges());
-                let mut sums = self.nodes.rows_mut(node_rows.bound, 2 * hidden);
+                let mut sums = self.sums.rows_mut(node_rows.bound, 2 * hidden);
                 let d_z = Gradient::ThroughNorm(d_z).for_input(device, edge_rows, width)?;
-                edge_hidden_sum_ends(device, &mut sums, &d_z, batch.incidence(), hidden)?;
-                let mut d_weight =
-                    MatrixMut::new(gradients.slice_mut(layout.weight.clone()), hidden, 3 * width);
-                let (x, d_x) = (nodes.rows(node_rows.bound, width), d_nodes);
-                product.of_ends(node_rows, d_x, &mut d_weight, sums.as_slice(), x)?;
+                let lengths = all.config.l2_norm.then(|| Lengths {
+                    lengths: self.lengths[layer].slice(0..node_rows.bound),
+                    projected: self.projected[layer].rows(node_rows.bound, 2 * hidden),
+                    along: self.along.slice_mut(0..node_rows.bound),
+                });
+                edge_hidden_sum_ends(device, &mut sums, lengths, &d_z, batch.incidence(), hidden)?;
+                let before = all.block(layer - 1, BlockKind::NodeOutput);
+                let (of_weight, of_bias) = (before.norm_weight.clone(), before.norm_bias.clone());
+                let [weight, bias, d_weight] =
+                    gradients.slices_mut([of_weight, of_bias, layout.weight.clone()]);
+                let batch_statistics = before.batch_norm;
+                let d_norm = NormGradient { weight, bias, batch_statistics, sums: sums_before };
+                let mut d_weight = MatrixMut::new(d_weight, hidden, 3 * width);
+                let (z, norm) = node_output(layer, weights, &nodes, node_rows.bound);
+                let along = all.config.l2_norm.then(|| self.along.slice(0..node_rows.bound));
+                let x = Unit { z, norm, along };
+                product.of_nodes(node_rows, d_nodes, &mut d_weight, d_norm, sums.as_slice(), x)?;
                 let e = edge_states(layer, weights, &edges, edge_rows.bound);
                 product.of_edges(edge_rows, d_edges, &mut d_weight, d_z, e)
             }
@@ -205,7 +262,7 @@ impl<T: StoredElement> Scratch<T> {
                 let (object_rows, predicate_rows) = (objects.rows, predicates.rows);
                 let (object_count, predicate_count) = (object_rows.bound, predicate_rows.bound);
                 let mut edge_sums = self.edges.rows_mut(predicate_count, hidden);
-                let mut sums = self.nodes.rows_mut(object_count, 2 * hidden);
+                let mut sums = self.sums.rows_mut(object_count, 2 * hidden);
                 // Only sums read d_z here: d and z twice are no more bytes than writing it and reading that twice.
                 edge_hidden_sum_types(
                     device,
@@ -244,6 +301,12 @@ impl<T: StoredElement> Scratch<T> {
     }
 }
 
+/// What the backward needs beside: memory for weights' gradients, and for the sums of the norm of the layer before.
+pub(super) struct Memory<'a> {
+    pub(super) weight_parts: &'a mut WeightParts,
+    pub(super) sums_before: &'a mut Sums,
+}
+
 /// The backward's products, with the whole weight: its parts `[H, D]` side by side, rows as they are stored.
 struct Products<'a, T> {
     device: &'a Device,
@@ -255,6 +318,28 @@ struct Products<'a, T> {
 }
 
 impl<T: StoredElement> Products<'_, T> {
+    /// Of S'_s and S'_o, side by side in `sums [n, 2 H]`: `d_u [n, D]`, the gradients of W_s and W_o, and those of u's norm.
+    fn of_nodes(
+        &mut self,
+        rows: Rows<'_>,
+        d_u: &mut Buffer<T>,
+        d_weight: &mut MatrixMut<'_, f32>,
+        d_norm: NormGradient<'_>,
+        sums: Slice<'_, T>,
+        u: Unit<'_, T>,
+    ) -> Result<()> {
+        let (hidden, width) = (self.weight.row_count(), self.width);
+        let (of, of_gradient) = (parts(T::stride(width)), parts(width));
+        let to = LinearGradients {
+            x: &mut MatrixMut::new(d_u.rows_mut(rows.bound, width), rows.bound, width),
+            weight: &mut d_weight.stacked(of_gradient.subject, of_gradient.object, width),
+            norm: Some(d_norm),
+        };
+        let sums = Matrix::new(sums, rows.bound, 2 * hidden);
+        let weight = self.weight.stacked(of.subject, of.object, width);
+        linear_backward_unit(self.device, self.format, rows, to, sums, u, weight, self.weight_parts)
+    }
+
     /// Of S_s and S_o, side by side in `sums [n, 2 H]`: `d_x [n, D] = S_s W_s + S_o W_o`, and with `x [n, D]` the gradients
     /// of W_s and W_o.
     fn of_ends(
@@ -305,6 +390,18 @@ pub(super) fn reads_edge_states_of_heads<T: StoredElement>(config: ModelConfig) 
     T::begins_row(config.hidden_width)
 }
 
+/// The node output `[N, D]` of the layer before, and its norm.
+fn node_output<'a, T: StoredElement>(
+    layer: usize,
+    weights: Weights<'a>,
+    states: &Activated<'a, Buffer<T>, Buffer<f32>>,
+    nodes: usize,
+) -> (Matrix<'a, T>, Norm<'a>) {
+    let layout = weights.layout.block(layer - 1, BlockKind::NodeOutput);
+    let (z, width) = (&states.block.linear, layout.outputs);
+    (Matrix::new(z.rows(nodes, width), nodes, width), norm(layout, weights.values, states.block))
+}
+
 /// The edge states that a layer reads, `[E, D]`.
 fn edge_states<'a, T: StoredElement>(
     layer: usize,
@@ -320,21 +417,4 @@ fn edge_states<'a, T: StoredElement>(
     let z = Matrix::new(heads.linear.rows(edges, layout.outputs), edges, layout.outputs);
     let norm = norm(layout, weights.values, heads);
     Input::Activated(z.columns(start, width), norm.columns(start, width))
-}
-
-/// `projected [n, 2 H]`: P_s and P_o of `x [n, D]`, by W_s above W_o.
-fn project<T: StoredElement>(
-    device: &Device,
-    format: Format,
-    projected: &mut Buffer<T>,
-    x: Matrix<'_, T>,
-    rows: Rows<'_>,
-    weight: Matrix<'_, T>,
-) -> Result<()> {
-    let (hidden, width) = (weight.row_count(), x.column_count());
-    let of = parts(T::stride(width));
-    let projected = projected.rows_mut(rows.bound, 2 * hidden);
-    let mut projected = MatrixMut::new(projected, rows.bound, 2 * hidden);
-    let weight = weight.stacked(of.subject, of.object, width);
-    linear_forward(device, format, rows, &mut projected, Input::Values(x), weight, None)
 }

@@ -15,21 +15,25 @@ macro_rules! kernels {
         pub(super) const $constant: &[&str] = &[
             concat!("linear_forward_", $format, "_64"),
             concat!("linear_forward_norm_", $format, "_64"),
+            concat!("linear_forward_unit_", $format, "_64"),
             concat!("linear_forward_gather_", $format, "_64"),
             concat!("linear_forward_gather_norm_", $format, "_64"),
             concat!("linear_forward_two_", $format, "_64"),
             concat!("linear_backward_", $format, "_64"),
             concat!("linear_backward_norm_", $format, "_64"),
+            concat!("linear_backward_unit_", $format, "_64"),
             concat!("linear_backward_through_norm_", $format, "_64"),
             concat!("linear_backward_norm_through_norm_", $format, "_64"),
             $(
                 concat!("linear_forward_", $format, $larger),
                 concat!("linear_forward_norm_", $format, $larger),
+                concat!("linear_forward_unit_", $format, $larger),
                 concat!("linear_forward_gather_", $format, $larger),
                 concat!("linear_forward_gather_norm_", $format, $larger),
                 concat!("linear_forward_two_", $format, $larger),
                 concat!("linear_backward_", $format, $larger),
                 concat!("linear_backward_norm_", $format, $larger),
+                concat!("linear_backward_unit_", $format, $larger),
             )?
         ];
     };
@@ -62,11 +66,13 @@ pub enum Format {
 enum Product {
     Forward,
     ForwardNorm,
+    ForwardUnit,
     ForwardGather,
     ForwardGatherNorm,
     ForwardTwo,
     Backward,
     BackwardNorm,
+    BackwardUnit,
     BackwardThroughNorm,
     BackwardNormThroughNorm,
 }
@@ -378,6 +384,40 @@ pub fn linear_forward<T: StoredElement>(
     unsafe { device.launch(kernel, grid, &arguments) }
 }
 
+/// `y [R, O] = (u / |u|) weight [O, I]^T` of `u [R, I] = relu(norm(z))`, by row; and `lengths [R]`, the divisors: |u|, or
+/// the least that an l2 normalisation divides by. Without them `y = u weight^T`.
+pub fn linear_forward_unit<T: StoredElement>(
+    device: &Device,
+    format: Format,
+    rows: Rows<'_>,
+    y: &mut MatrixMut<'_, T>,
+    lengths: Option<&mut SliceMut<'_, f32>>,
+    (z, norm): (Matrix<'_, T>, Norm<'_>),
+    weight: Matrix<'_, T>,
+) -> Result<()> {
+    let x = Input::Activated(z, norm);
+    check_rows("linear_forward_unit", rows, [y.rows, x.check().rows]);
+    assert_eq!((y.columns, z.columns), (weight.rows, weight.columns), "linear_forward_unit: shapes");
+    assert!(!y.lines.is_split() && !z.lines.is_split(), "linear_forward_unit: only the weight may be split");
+    if rows.bound == 0 {
+        return Ok(());
+    }
+    let arguments = Arguments::default().add(&mut y.values);
+    let arguments = match lengths {
+        Some(lengths) => {
+            check_len("linear_forward_unit: lengths", lengths.len(), rows.bound);
+            arguments.add(lengths)
+        }
+        None => arguments.add_nulls(1),
+    };
+    let arguments = arguments.add_values(x).add(weight.values).add(y.lines.stride).add(z.lines.stride);
+    let arguments = arguments.add_lines(weight.lines).add(rows).add(y.columns).add(z.columns);
+    let (kernel, grid) = format.of::<T>().forward(Product::ForwardUnit, y.rows, y.columns);
+    // SAFETY: as in kernels/linear.cuh; a matrix's slice holds its rows, a norm's its columns; what is written is borrowed
+    // mutably.
+    unsafe { device.launch(kernel, grid, &arguments) }
+}
+
 /// `y [E, H] = x weight^T + projected[subject, ..H] + projected[object, H..]`, and its statistics.
 pub fn linear_forward_gather<T: StoredElement>(
     device: &Device,
@@ -555,26 +595,72 @@ pub fn linear_backward<T: StoredElement>(
     weight: Matrix<'_, T>,
     parts: &mut WeightParts,
 ) -> Result<()> {
-    let x_matrix = x.check();
-    let LinearGradients { x: d_x, weight: d_weight, norm: d_norm } = to;
-    let (outputs, inputs) = (d_weight.rows, d_weight.columns);
-    let d_y = d_y.for_input(device, rows, inputs)?;
-    let d_y_stride = d_y.check(rows.bound, outputs);
-    check_rows("linear_backward", rows, [d_x.rows, x_matrix.rows]);
-    let columns = [d_x.columns, x_matrix.columns, weight.columns];
-    assert_eq!((columns, weight.rows), ([inputs; 3], outputs), "linear_backward: shapes");
+    let d_y = d_y.for_input(device, rows, to.weight.columns)?;
     let product = match (&d_y, x) {
         (Gradient::Values(_), Input::Values(_)) => Product::Backward,
         (Gradient::Values(_), Input::Activated(..)) => Product::BackwardNorm,
         (Gradient::ThroughNorm(_), Input::Values(_)) => Product::BackwardThroughNorm,
         (Gradient::ThroughNorm(_), Input::Activated(..)) => Product::BackwardNormThroughNorm,
     };
-    let takes_split = matches!(product, Product::Backward);
+    backward(device, format, product, rows, to, d_y, x, None, weight, parts)
+}
+
+/// What [`linear_forward_unit`] has read, and its backward takes.
+pub struct Unit<'a, T> {
+    /// z, `[R, I]`.
+    pub z: Matrix<'a, T>,
+    /// Of z.
+    pub norm: Norm<'a>,
+    /// `[R]`, where u was over its rows' lengths: as many times u is subtracted from the gradient by u.
+    pub along: Option<Slice<'a, f32>>,
+}
+
+/// The backward of [`linear_forward_unit`], given `d_y [R, O]`, the gradient by y over the lengths: the gradient by u
+/// `d_u [R, I] = d_y weight [O, I] - along u`, `d_weight [O, I] = d_y^T u`, and the sums of the norm's backward.
+pub fn linear_backward_unit<T: StoredElement>(
+    device: &Device,
+    format: Format,
+    rows: Rows<'_>,
+    to: LinearGradients<'_, '_, T>,
+    d_y: Matrix<'_, T>,
+    x: Unit<'_, T>,
+    weight: Matrix<'_, T>,
+    parts: &mut WeightParts,
+) -> Result<()> {
+    let Unit { z, norm, along } = x;
+    if let Some(along) = along {
+        check_len("linear_backward_unit: along", along.len(), rows.bound);
+    }
+    let (d_y, x) = (Gradient::Values(d_y), Input::Activated(z, norm));
+    backward(device, format, Product::BackwardUnit, rows, to, d_y, x, along, weight, parts)
+}
+
+/// The launch of either.
+fn backward<T: StoredElement>(
+    device: &Device,
+    format: Format,
+    product: Product,
+    rows: Rows<'_>,
+    to: LinearGradients<'_, '_, T>,
+    d_y: Gradient<'_, T>,
+    x: Input<'_, T>,
+    along: Option<Slice<'_, f32>>,
+    weight: Matrix<'_, T>,
+    parts: &mut WeightParts,
+) -> Result<()> {
+    let x_matrix = x.check();
+    let LinearGradients { x: d_x, weight: d_weight, norm: d_norm } = to;
+    let (outputs, inputs) = (d_weight.rows, d_weight.columns);
+    let d_y_stride = d_y.check(rows.bound, outputs);
+    check_rows("linear_backward", rows, [d_x.rows, x_matrix.rows]);
+    let columns = [d_x.columns, x_matrix.columns, weight.columns];
+    assert_eq!((columns, weight.rows), ([inputs; 3], outputs), "linear_backward: shapes");
+    let takes_split = matches!(product, Product::Backward | Product::BackwardUnit);
     let weights_split = weight.lines.is_split() || d_weight.lines.is_split();
     let split = d_x.lines.is_split() || x_matrix.lines.is_split() || weights_split && !takes_split;
     assert!(
         !split,
-        "linear_backward: only the weight and its gradient may be split, and only of values by values"
+        "linear_backward: only the weight and its gradient may be split, and only of d_y's values by x's or a unit's"
     );
     parts.reserve(device, format, (outputs, inputs), rows.bound)?;
     let arguments = Arguments::default().add(&mut d_x.values).add(&mut d_weight.values);
@@ -587,6 +673,11 @@ pub fn linear_backward<T: StoredElement>(
             assert!(d_norm.is_none(), "linear_backward: a norm's gradient of plain values");
             arguments
         }
+    };
+    let arguments = match (product, along) {
+        (Product::BackwardUnit, Some(along)) => arguments.add(along),
+        (Product::BackwardUnit, None) => arguments.add_nulls(1),
+        _ => arguments,
     };
     let add_weight = |arguments: Arguments, lines: Lines| match takes_split {
         true => arguments.add_lines(lines),

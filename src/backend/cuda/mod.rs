@@ -58,7 +58,7 @@ use crate::model::LOSS_STEPS;
 use crate::model::activations::{BlockActivations, LayerActivations};
 use crate::model::config::ModelConfig;
 use crate::model::parameters::{BlockKind, Layout, Parameters};
-use crate::optimizer::{Adam, Moments};
+use crate::optimizer::{Adam, Moments, Part};
 
 use adam::Steps;
 use batch::Batch;
@@ -379,6 +379,9 @@ impl<T: StoredElement> Backend for Cuda<T> {
         let (kind, nodes) = (BlockKind::NodeOutput, batch.nodes());
         let x = Before::Block(BlockKind::NodeHidden, hidden.block);
         self.blocks().forward(mode, (layer, kind), parameters, x, nodes, block)?;
+        if layer + 1 < parameters.layout.config.layers {
+            return Ok(()); // the next layer activates what it reads
+        }
         let layout = parameters.layout.block(layer, kind);
         let (rows, columns) = (nodes.bound, layout.outputs);
         let (mut x, z) = (node_state.rows_mut(rows, columns), block.linear.rows(rows, columns));
@@ -426,6 +429,8 @@ impl<T: StoredElement> Backend for Cuda<T> {
         readout_loss::readout_loss(&self.device, to, node_states(config, batch, node_state), triples, loss)
     }
 
+    /// But for the last layer right after [`Cuda::edge_hidden_backward`] of the next, whose product has made the gradient by
+    /// relu(norm(.)) and the first part of the norm's backward.
     fn node_output_backward(
         &mut self,
         layer: usize,
@@ -442,7 +447,9 @@ impl<T: StoredElement> Backend for Cuda<T> {
         let Cuda { device, format, sums, weight_parts, weight_copy, d_node_output, .. } = self;
         let (place, block, weight_copy) = ((layer, kind), &saved.node_output, weight_copy.as_ref());
         let mut blocks = Blocks { device, format: *format, sums, weight_parts, weight_copy };
-        let d = if parameters.layout.config.l2_norm {
+        let d = if layer + 1 < parameters.layout.config.layers {
+            d_node_state
+        } else if parameters.layout.config.l2_norm {
             let [weight, bias] = gradients.slices_mut([layout.norm_weight.clone(), layout.norm_bias.clone()]);
             let (batch_statistics, sums) = (layout.batch_norm, blocks.sums.of(kind).0);
             l2_normalise::l2_normalise_backward(
@@ -539,9 +546,12 @@ impl<T: StoredElement> Backend for Cuda<T> {
         let Cuda { device, sums, layer_input, weight_parts, weight_copy, .. } = self;
         let Parameters { layout, values, .. } = parameters;
         let (kind, weights) = (BlockKind::EdgeHidden, Weights { layout, values, copy: weight_copy.as_ref() });
-        let (block, edges, sums) = (&saved.edge_hidden, batch.edges(), sums.of(kind).0);
+        let (block, edges) = (&saved.edge_hidden, batch.edges());
+        // The node output's, like the heads', are the upper ones.
+        let (sums, sums_before) = sums.of(kind);
         let d_z = norm_backward(layout.block(layer, kind), values, block, d_edge_hidden, edges, sums);
-        layer_input.backward(device, layer, weights, batch, input, d_z, d_input, gradients, weight_parts)
+        let memory = layer_input::Memory { weight_parts, sums_before };
+        layer_input.backward(device, layer, weights, batch, input, d_z, d_input, gradients, memory)
     }
 
     fn adam_step(
@@ -551,18 +561,22 @@ impl<T: StoredElement> Backend for Cuda<T> {
         gradients: &Buffer<f32>,
         moments: &mut Moments<Buffer<f32>>,
         steps: &mut Steps,
+        part: Part,
     ) -> Result<()> {
+        let Cuda { device, weight_copy, .. } = self;
         let count = parameters.layout.parameter_count;
-        adam::adam_step(
-            &self.device,
-            &mut parameters.values.slice_mut(0..count),
-            &mut moments.first.slice_mut(0..count),
-            &mut moments.second.slice_mut(0..count),
-            gradients.slice(0..count),
-            adam,
-            steps,
-            self.weight_copy.as_mut(),
-        )
+        let update = adam::Update {
+            values: parameters.values.slice_mut(0..count),
+            first: moments.first.slice_mut(0..count),
+            second: moments.second.slice_mut(0..count),
+            gradients: gradients.slice(0..count),
+            part,
+        };
+        if update.part.ends_step {
+            device.join_branch()?;
+            return adam::adam_step(device, update, adam, steps, weight_copy.as_mut());
+        }
+        device.on_branch(|| adam::adam_step(device, update, adam, steps, weight_copy.as_mut()))
     }
 
     fn top_k(

@@ -27,7 +27,7 @@ use crate::model::activations::{BlockActivations, LayerActivations};
 use crate::model::config::ModelConfig;
 use crate::model::loss_row;
 use crate::model::parameters::{BlockKind, BlockLayout, Parameters};
-use crate::optimizer::{Adam, Moments};
+use crate::optimizer::{Adam, Moments, Part};
 
 use batch_norm::Norm;
 
@@ -148,7 +148,10 @@ fn layer_input<F: Float>(
                 |range, types| edge_gather::embedding_lookup(&parameters.values[range], types, width);
             (lookup(objects, &batch.node_object), lookup(predicates, &batch.edge_predicate))
         }
-        LayerInput::States { nodes, edges: Activated { output: edges, .. } } => {
+        LayerInput::States {
+            nodes: Activated { output: nodes, .. },
+            edges: Activated { output: edges, .. },
+        } => {
             let size = batch.size();
             (nodes[..size.nodes * width].to_vec(), edges[..size.edges * width].to_vec())
         }
@@ -478,10 +481,13 @@ impl<F: Float> Backend for Reference<F> {
         gradients: &Vec<F>,
         moments: &mut Moments<Vec<F>>,
         steps: &mut u64,
+        Part { parameters: range, ends_step }: Part,
     ) -> Result<()> {
-        *steps += 1;
-        let step = &adam.at_step(*steps);
-        adam::adam_step(step, &mut parameters.values, gradients, &mut moments.first, &mut moments.second);
+        let step = &adam.at_step(*steps + 1);
+        let [values, first, second] = [&mut parameters.values, &mut moments.first, &mut moments.second]
+            .map(|array| &mut array[range.clone()]);
+        adam::adam_step(step, values, &gradients[range], first, second);
+        *steps += u64::from(ends_step);
         Ok(())
     }
 

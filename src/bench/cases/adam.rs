@@ -3,7 +3,7 @@
 use half::bf16;
 
 use super::roundings;
-use crate::backend::cuda::adam::{adam_step, weight_copy};
+use crate::backend::cuda::adam::{Update, adam_step, weight_copy};
 use crate::backend::cuda::linear::Format;
 use crate::backend::cuda::stored::StoredElement;
 use crate::backend::reference::adam as reference;
@@ -11,7 +11,7 @@ use crate::bench::case::{Case, Cost, Host, Prepared, STEPS_DONE};
 use crate::bench::sizes::Sizes;
 use crate::bench::values::Values;
 use crate::model::parameters::{BlockKind, Layout};
-use crate::optimizer::Adam;
+use crate::optimizer::{Adam, Part};
 
 pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
     let layout = Layout::new(sizes.config);
@@ -40,9 +40,10 @@ fn step(count: usize) -> Case {
                     ..Default::default()
                 },
                 launch: Box::new(move |device, arrays| {
-                    let ([gradients], [], [mut values, mut first, mut second], others) = arrays.parts();
-                    let steps = &mut others.steps;
-                    adam_step(device, &mut values, &mut first, &mut second, gradients, &adam, steps, None)
+                    let ([gradients], [], [values, first, second], others) = arrays.parts();
+                    let part = Part { parameters: 0..count, ends_step: true };
+                    let update = Update { values, first, second, gradients, part };
+                    adam_step(device, update, &adam, &mut others.steps, None)
                 }),
                 expected: Box::new(move |host| {
                     let [gradients] = host.wide_inputs();

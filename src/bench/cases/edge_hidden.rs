@@ -7,12 +7,12 @@ use super::linear::{followed_by_statistics, statistics};
 use super::{count, counted, indices, norm, roundings, stored_tolerance};
 use crate::backend::cuda::batch_norm::NormBackward;
 use crate::backend::cuda::edge_hidden::{
-    Ends, Lists, edge_hidden_lookup, edge_hidden_sum_ends, edge_hidden_sum_types,
+    Ends, Lengths, Lists, edge_hidden_lookup, edge_hidden_sum_ends, edge_hidden_sum_types,
 };
 use crate::backend::cuda::linear::{Format, Gradient, Matrix};
 use crate::backend::cuda::stored::StoredElement;
 use crate::batch::graph_batch::GraphBatch;
-use crate::bench::case::{Case, Cost, Host, Prepared};
+use crate::bench::case::{Case, Cost, Host, Prepared, unwritten};
 use crate::bench::matrix::HostMatrix;
 use crate::bench::sizes::Sizes;
 use crate::bench::values::Values;
@@ -122,38 +122,53 @@ fn sum_ends<T: StoredElement>(batch: &Rc<GraphBatch>, hidden: usize) -> Case {
     let degree = (0..nodes).map(|node| batch.incidence.degree(node)).max().unwrap_or(0);
     Case {
         kernel: "edge_hidden_sum_ends",
-        shape: format!("[{edges}, {hidden}] -> [{nodes}, {}]", 2 * hidden),
-        // Reads d_z once for both ends and the lists, writes the sums; a sum for each end.
+        shape: format!("[{edges}, {hidden}] -> [{nodes}, {}] over lengths", 2 * hidden),
+        // Reads d_z once for both ends, P, the lengths and the lists, writes the sums and what is along; a sum for each end, a
+        // quotient and a product with P.
         cost: Cost::stored::<T>(
-            edges * hidden + 2 * nodes * hidden,
-            (nodes + 1) + 2 * edges,
-            2 * edges * hidden,
+            edges * hidden + 4 * nodes * hidden,
+            2 * nodes + (nodes + 1) + 2 * edges,
+            2 * edges * hidden + 3 * 2 * nodes * hidden,
         ),
         format: Format::Fp32,
-        tolerance: stored_tolerance::<T>(roundings(degree)),
+        // Eight columns to a thread, and their sum over a block.
+        tolerance: stored_tolerance::<T>(roundings(degree + 2 + 8 + 12)),
         prepare: Box::new(move || {
             let batch = batch.clone();
+            let mut values = Values::new();
             Prepared {
                 host: Host {
-                    stored: vec![Values::new().matrix::<T>(edges, hidden)],
+                    stored: vec![values.matrix::<T>(edges, hidden), values.matrix::<T>(nodes, 2 * hidden)],
                     stored_outputs: vec![HostMatrix::unwritten::<T>(nodes, 2 * hidden)],
+                    inputs: vec![values.positive(nodes)],
                     indices: vec![
                         indices(&batch.incidence.offsets),
                         indices(&batch.incidence.entries),
                         count(nodes),
                     ],
+                    outputs: vec![unwritten(nodes)],
                     ..Default::default()
                 },
                 launch: Box::new(move |device, arrays| {
-                    let ([d_z], [mut sums], parts) = arrays.stored_as::<T>().parts();
-                    let ([], [offsets, entries, count], [], _) = parts;
+                    let ([d_z, projected], [mut sums], parts) = arrays.stored_as::<T>().parts();
+                    let ([lengths], [offsets, entries, count], [along], _) = parts;
                     let by_row = Lists { rows: counted(count, nodes), offsets, entries };
                     let d_z = Gradient::Values(Matrix::new(d_z, edges, hidden));
-                    edge_hidden_sum_ends(device, &mut sums, &d_z, by_row, hidden)
+                    let of = Some(Lengths { lengths, projected, along });
+                    edge_hidden_sum_ends(device, &mut sums, of, &d_z, by_row, hidden)
                 }),
                 expected: Box::new(move |host| {
-                    let [d_z] = host.wide_stored();
-                    vec![expected_sum_ends(&d_z, &batch.edge_subject, &batch.edge_object, nodes, hidden)]
+                    let ([d_z, projected], [lengths]) = (host.wide_stored(), host.wide_inputs());
+                    let mut sums =
+                        expected_sum_ends(&d_z, &batch.edge_subject, &batch.edge_object, nodes, hidden);
+                    let mut along = Vec::new();
+                    let rows = sums.chunks_exact_mut(2 * hidden).zip(projected.chunks_exact(2 * hidden));
+                    for ((sums, projected), length) in rows.zip(lengths) {
+                        sums.iter_mut().for_each(|sum| *sum /= length);
+                        let product = |(&s, p): (&f64, &f64)| f64::from(T::narrow(s as f32).widen()) * p;
+                        along.push(sums.iter().zip(projected).map(product).sum::<f64>() / length);
+                    }
+                    vec![sums, along]
                 }),
             }
         }),
@@ -212,7 +227,7 @@ fn sum_ends_through_norm<T: StoredElement>(batch: &Rc<GraphBatch>, hidden: usize
                     let by_row = Lists { rows: counted(count, nodes), offsets, entries };
                     let of = NormBackward { d, z, norm: norm([mean, rstd, scale, bias]), terms };
                     let d_z = Gradient::ThroughNorm(of);
-                    edge_hidden_sum_ends(device, &mut sums, &d_z, by_row, hidden)
+                    edge_hidden_sum_ends(device, &mut sums, None, &d_z, by_row, hidden)
                 }),
                 expected: Box::new(move |host| {
                     let ([z], [d, _]) = (host.wide_stored(), host.wide_stored_outputs());

@@ -9,11 +9,12 @@ use super::batch_norm::{
     batch_statistics, decided_inputs, expected_backward, expected_statistics, norm_backward, norm_gradient,
 };
 use super::{ROUNDING, count, counted, indices, norm, reference_norm, roundings, stored_tolerance};
+use crate::backend::L2_EPSILON;
 use crate::backend::cuda::batch_norm::NormBackward;
 use crate::backend::cuda::edge_hidden::Ends;
 use crate::backend::cuda::linear::{
-    Format, Forward, Gradient, Input, LinearGradients, Matrix, MatrixMut, is_large, linear_backward,
-    linear_forward, linear_forward_gather, linear_forward_two,
+    Format, Forward, Gradient, Input, LinearGradients, Matrix, MatrixMut, Unit, is_large, linear_backward,
+    linear_backward_unit, linear_forward, linear_forward_gather, linear_forward_two, linear_forward_unit,
 };
 use crate::backend::cuda::stored::StoredElement;
 use crate::batch::graph_batch::GraphBatch;
@@ -63,6 +64,8 @@ pub(super) fn cases<T: StoredElement>(sizes: &Sizes, format: Format) -> Vec<Case
     let heads = Product { what: "heads", rows: edges, inputs: hidden, outputs: heads, format };
     let node_hidden = Product { what: "node.hidden", rows: nodes, inputs: hidden, outputs: hidden, format };
     let node_output = Product { what: "node.output", rows: nodes, inputs: hidden, outputs: state, format };
+    let ends =
+        Product { what: "nodes of edge.hidden", rows: nodes, inputs: state, outputs: 2 * hidden, format };
     let edge_states = Part { start: hidden, of: heads.outputs };
     let [objects, predicates] =
         [&sizes.batch.object_occurrences, &sizes.batch.predicate_occurrences].map(|of| of.types.len());
@@ -73,6 +76,8 @@ pub(super) fn cases<T: StoredElement>(sizes: &Sizes, format: Format) -> Vec<Case
         backward_activated::<T>(heads),
         backward_through_norm::<T>(node_hidden),
         backward_activated_through_norm::<T>(node_output),
+        forward_unit::<T>(ends),
+        backward_unit::<T>(ends),
     ];
     plain.chain(fused).collect()
 }
@@ -579,6 +584,119 @@ fn backward_activated_through_norm<T: StoredElement>(product: Product) -> Case {
                     let d_weight = product_of(d_y.transpose(), matrix(&activated, rows, inputs));
                     let [_, d_norm_weight, d_norm_bias] = expected_backward(&x, &of_x, rounded::<T>(&d_x));
                     vec![d, d_x, d_weight, d_norm_weight, d_norm_bias]
+                }),
+            }
+        }),
+    }
+}
+
+/// y = (u W^T) / |u| of u = relu(norm(z)), and |u| by row.
+fn forward_unit<T: StoredElement>(product: Product) -> Case {
+    let Product { what, rows, inputs, outputs, format } = product;
+    Case {
+        kernel: "linear_forward_unit",
+        shape: format!("relu(norm([{rows}, {inputs}])) at unit length -> {outputs}, {what}"),
+        // Reads z, its norm and W, writes y and the lengths; norm and ReLU 4, square and sum 2, and a quotient beside the
+        // product.
+        cost: Cost::stored::<T>(
+            rows * inputs + outputs * inputs + rows * outputs,
+            4 * inputs + rows,
+            2 * rows * inputs * outputs + 6 * rows * inputs + rows * outputs,
+        ),
+        format,
+        tolerance: tolerance::<T>(format, inputs, Operands::Activated) + roundings(4),
+        prepare: Box::new(move || {
+            let mut values = Values::new();
+            let (z, norm_values) = decided_inputs::<T>(&mut values, rows, inputs);
+            Prepared {
+                host: Host {
+                    stored: vec![z, values.matrix::<T>(outputs, inputs)],
+                    stored_outputs: vec![HostMatrix::unwritten::<T>(rows, outputs)],
+                    inputs: norm_values.to_vec(),
+                    indices: vec![count(rows)],
+                    outputs: vec![unwritten(rows)],
+                    ..Default::default()
+                },
+                launch: Box::new(move |device, arrays| {
+                    let ([z, weight], [y], parts) = arrays.stored_as::<T>().parts();
+                    let (of_norm, [count], [mut lengths], _) = parts;
+                    let (x, lengths) = ((Matrix::new(z, rows, inputs), norm(of_norm)), Some(&mut lengths));
+                    let weight = Matrix::new(weight, outputs, inputs);
+                    let (of, mut y) = (counted(count, rows), MatrixMut::new(y, rows, outputs));
+                    linear_forward_unit(device, format, of, &mut y, lengths, x, weight)
+                }),
+                expected: Box::new(move |host| {
+                    let [z, weight] = host.wide_stored();
+                    let u = reference_norm(&host.wide_inputs()).relu_rows(&z);
+                    let weight = matrix(&weight, outputs, inputs);
+                    let mut y = product_of(matrix(&u, rows, inputs), weight.transpose());
+                    let length = |u: &[f64]| u.iter().map(|u| u * u).sum::<f64>().sqrt().max(L2_EPSILON);
+                    let lengths: Vec<f64> = u.chunks_exact(inputs).map(length).collect();
+                    for (row, length) in y.chunks_exact_mut(outputs).zip(&lengths) {
+                        row.iter_mut().for_each(|y| *y /= length);
+                    }
+                    vec![y, lengths]
+                }),
+            }
+        }),
+    }
+}
+
+/// d_u = d_y W - t u and d_W = d_y^T u of u = relu(norm(z)), and the gradients of the norm's weight and bias.
+fn backward_unit<T: StoredElement>(product: Product) -> Case {
+    let Product { what, rows, inputs, outputs, format } = product;
+    Case {
+        kernel: "linear_backward_unit",
+        shape: format!("relu(norm([{rows}, {inputs}])) at unit length -> {outputs}, {what}"),
+        // Reads d_y, W, z, its norm and t, writes d_u and, in single precision, d_W and two rows; norm and ReLU 4 three
+        // times, a product and a difference 2, and two sums 4 beside the products.
+        cost: Cost::stored::<T>(
+            rows * outputs + outputs * inputs + 2 * rows * inputs,
+            outputs * inputs + 6 * inputs + rows,
+            4 * rows * inputs * outputs + 18 * rows * inputs,
+        ),
+        format,
+        tolerance: with_sums(tolerance::<T>(format, rows.max(outputs), Operands::Activated)) + roundings(2),
+        prepare: Box::new(move || {
+            let mut values = Values::new();
+            let (z, norm_values) = decided_inputs::<T>(&mut values, rows, inputs);
+            let (d_y, weight) = (values.matrix::<T>(rows, outputs), values.matrix::<T>(outputs, inputs));
+            Prepared {
+                host: Host {
+                    stored: vec![z, d_y, weight],
+                    stored_outputs: vec![HostMatrix::unwritten::<T>(rows, inputs)],
+                    inputs: norm_values.into_iter().chain([values.signed(rows)]).collect(),
+                    indices: vec![count(rows)],
+                    outputs: [outputs * inputs, inputs, inputs].map(unwritten).to_vec(),
+                    ..Default::default()
+                },
+                launch: Box::new(move |device, arrays| {
+                    let ([z, d_y, weight], [d_u], parts) = arrays.stored_as::<T>().parts();
+                    let ([mean, rstd, scale, bias, along], [count], to, others) = parts;
+                    let [d_weight, d_norm_weight, d_norm_bias] = to;
+                    let to = LinearGradients {
+                        x: &mut MatrixMut::new(d_u, rows, inputs),
+                        weight: &mut MatrixMut::new(d_weight, outputs, inputs),
+                        norm: Some(norm_gradient([d_norm_weight, d_norm_bias], &mut others.sums)),
+                    };
+                    let (d_y, norm) = (Matrix::new(d_y, rows, outputs), norm([mean, rstd, scale, bias]));
+                    let u = Unit { z: Matrix::new(z, rows, inputs), norm, along: Some(along) };
+                    let (of, weight) = (counted(count, rows), Matrix::new(weight, outputs, inputs));
+                    linear_backward_unit(device, format, of, to, d_y, u, weight, &mut others.parts)
+                }),
+                expected: Box::new(move |host| {
+                    let [z, d_y, weight] = host.wide_stored();
+                    let [mean, rstd, scale, bias, along] = host.wide_inputs();
+                    let of = [mean, rstd, scale, bias];
+                    let u = reference_norm(&of).relu_rows(&z);
+                    let d_y = matrix(&d_y, rows, outputs);
+                    let mut d_u = product_of(d_y, matrix(&weight, outputs, inputs));
+                    for (i, (d, u)) in d_u.iter_mut().zip(&u).enumerate() {
+                        *d -= along[i / inputs] * u;
+                    }
+                    let d_weight = product_of(d_y.transpose(), matrix(&u, rows, inputs));
+                    let [_, d_norm_weight, d_norm_bias] = expected_backward(&z, &of, rounded::<T>(&d_u));
+                    vec![d_u, d_weight, d_norm_weight, d_norm_bias]
                 }),
             }
         }),
