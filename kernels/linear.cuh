@@ -400,7 +400,7 @@ __device__ __forceinline__ void forward_two(float *memory, const Forward<Value> 
     int first_row = block / tiles_across * Core::Shape::rows;
     if (first_row < of.rows) { // or the whole block leaves
         Place place = {of.rows, of.outputs, first_row, block % tiles_across * Core::Shape::columns, 0, inputs};
-        product<Core, INNER_LAST, INNER_LAST>(memory, of.y, of.x, of.weight, place, Alone{}, NoSums{});
+        product<Core, INNER_LAST, INNER_LAST>(memory, of.y, of.x, of.weight, place, NoLengths{}, Alone{}, NoSums{});
     }
 }
 
