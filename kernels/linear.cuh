@@ -14,6 +14,8 @@
 //                                are wanted
 //   linear_backward_unit         given d_y / |u|, the gradient by u: d_y W / |u| less what lies along u, whose amount for
 //                                each row edge_hidden.cu has found; d_W, and the sums of the norm's backward
+//   linear_backward_states       linear_backward_unit of nodes, and in further blocks linear_backward_norm of edges, with
+//                                the larger tile, or linear_backward_norm_through_norm, with the smaller one
 //   linear_backward_through_norm, linear_backward_norm_through_norm
 //                                both where d_y is what batch norm's backward makes of d and the layer's own z: no d_z
 //                                is stored. Of the smaller tile only, of which there are few: more and larger ones would
@@ -451,13 +453,14 @@ __device__ __forceinline__ void add_parts(const WeightGradient &d_weight, const 
     }
 }
 
+// The backward of a layer in blocks of a launch, of which this one is `block`.
 template <class Core, class Value, class NormY, class Norm, class Add, class Sums>
-__device__ __forceinline__ void backward(float *memory, Value *d_x, int d_x_stride, const WeightGradient &d_weight,
-                                         Operand<Value, NormY> d_y, Operand<Value, Norm> x,
-                                         Operand<Value, NoNorm> weight, int rows, int inputs, int outputs,
-                                         int input_blocks, const Add &add, const Sums &sums) {
+__device__ __forceinline__ void backward(float *memory, int block, Value *d_x, int d_x_stride,
+                                         const WeightGradient &d_weight, Operand<Value, NormY> d_y,
+                                         Operand<Value, Norm> x, Operand<Value, NoNorm> weight, int rows, int inputs,
+                                         int outputs, int input_blocks, const Add &add, const Sums &sums) {
     constexpr int tile_rows = Core::Shape::rows, tile_columns = Core::Shape::columns;
-    int tiles_across = (inputs + tile_columns - 1) / tile_columns, block = blockIdx.x;
+    int tiles_across = (inputs + tile_columns - 1) / tile_columns;
     if (block < input_blocks) {
         Place place = {rows, inputs, block / tiles_across * tile_rows, block % tiles_across * tile_columns, 0, outputs};
         if (has_rows(place.first_row, rows)) { // or the whole block leaves
@@ -584,7 +587,8 @@ __device__ __forceinline__ void backward(float *memory, Value *d_x, int d_x_stri
      IN(Core::Value, weight), int d_x_stride, int d_weight_stride, int d_weight_split, long long d_weight_jump,        \
      int d_y_stride, int x_stride, int weight_stride, int weight_split, long long weight_jump, BACKWARD_SIZES) {       \
         begin_kernel();                                                                                                \
-        backward<Core>(tile_memory<Core>(), d_x, d_x_stride, WEIGHT_GRADIENT(d_weight_split, d_weight_jump),           \
+        backward<Core>(tile_memory<Core>(), blockIdx.x, d_x, d_x_stride,                                               \
+                       WEIGHT_GRADIENT(d_weight_split, d_weight_jump),                                                 \
                        operand(d_y, d_y_stride, NoNorm{}), operand(x, x_stride, NoNorm{}),                             \
                        {weight, weight_stride, weight_split, weight_jump, {}}, *row_count, inputs, outputs,            \
                        input_blocks, Alone{}, NoSums{});                                                               \
@@ -594,7 +598,7 @@ __device__ __forceinline__ void backward(float *memory, Value *d_x, int d_x_stri
      IN(Core::Value, weight), NORM_GRADIENT_PARAMETERS, int d_x_stride, int d_weight_stride, int d_y_stride,           \
      int z_stride, int weight_stride, BACKWARD_SIZES) {                                                                \
         begin_kernel();                                                                                                \
-        backward<Core>(tile_memory<Core>(), d_x, d_x_stride, WEIGHT_GRADIENT(NO_SPLIT, 0),                             \
+        backward<Core>(tile_memory<Core>(), blockIdx.x, d_x, d_x_stride, WEIGHT_GRADIENT(NO_SPLIT, 0),                 \
                        operand(d_y, d_y_stride, NoNorm{}), operand(z, z_stride, NORM),                                 \
                        operand(weight, weight_stride, NoNorm{}), *row_count, inputs, outputs, input_blocks, Alone{},   \
                        BACKWARD_SUMS(Core::Value));                                                                    \
@@ -606,10 +610,46 @@ __device__ __forceinline__ void backward(float *memory, Value *d_x, int d_x_stri
      long long weight_jump, BACKWARD_SIZES) {                                                                          \
         begin_kernel();                                                                                                \
         LessAlong<Core::Value> less = {z, z_stride, NORM, along};                                                      \
-        backward<Core>(tile_memory<Core>(), d_x, d_x_stride, WEIGHT_GRADIENT(d_weight_split, d_weight_jump),           \
+        backward<Core>(tile_memory<Core>(), blockIdx.x, d_x, d_x_stride,                                               \
+                       WEIGHT_GRADIENT(d_weight_split, d_weight_jump),                                                 \
                        operand(d_y, d_y_stride, NoNorm{}), operand(z, z_stride, NORM),                                 \
                        {weight, weight_stride, weight_split, weight_jump, {}}, *row_count, inputs, outputs,            \
                        input_blocks, less, BACKWARD_SUMS(Core::Value));                                                \
+    }
+
+// The backward of both states that a layer reads: in the first `node_blocks` blocks as linear_backward_unit, in those
+// behind them of the edges. OfEdges: what the edges' d_y is of the values e_d_y.
+#define STATES_PARAMETERS(Value)                                                                                       \
+    OUT(Value, d_x), WEIGHT_GRADIENT_PARAMETERS, IN(Value, d_y), IN(Value, z), NORM_PARAMETERS, IN(Value, weight),     \
+        NORM_GRADIENT_PARAMETERS, IN(float, along), int d_x_stride, int d_weight_stride, int d_weight_split,           \
+        long long d_weight_jump, int d_y_stride, int z_stride, int weight_stride, int weight_split,                    \
+        long long weight_jump, BACKWARD_SIZES, int node_blocks, OUT(Value, d_e), OUT(float, e_d_weight),               \
+        OUT(float, e_parts), OUT(int, e_part_tickets), IN(Value, e_d_y)
+#define STATES_EDGE_PARAMETERS(Value)                                                                                  \
+    IN(Value, e_z), IN(float, e_mean), IN(float, e_rstd), IN(float, e_norm_weight), IN(float, e_norm_bias),            \
+        IN(Value, e_weight), int d_e_stride, int e_d_weight_stride, int e_d_y_stride, int e_z_stride,                  \
+        int e_weight_stride, IN(int, e_row_count), int e_inputs, int e_outputs, int e_most_parts,                      \
+        int e_most_large_parts, int e_input_blocks
+#define STATES(Core, of_edges)                                                                                         \
+    begin_kernel();                                                                                                    \
+    if (int(blockIdx.x) < node_blocks) {                                                                               \
+        LessAlong<Core::Value> less = {z, z_stride, NORM, along};                                                      \
+        backward<Core>(tile_memory<Core>(), blockIdx.x, d_x, d_x_stride,                                               \
+                       WEIGHT_GRADIENT(d_weight_split, d_weight_jump),                                                 \
+                       operand(d_y, d_y_stride, NoNorm{}), operand(z, z_stride, NORM),                                 \
+                       {weight, weight_stride, weight_split, weight_jump, {}}, *row_count, inputs, outputs,            \
+                       input_blocks, less, BACKWARD_SUMS(Core::Value));                                                \
+    } else {                                                                                                           \
+        backward<Core>(tile_memory<Core>(), int(blockIdx.x) - node_blocks, d_e, d_e_stride,                            \
+                       {{e_d_weight, e_d_weight_stride, NO_SPLIT, 0},                                                  \
+                        e_parts,                                                                                       \
+                        e_part_tickets,                                                                                \
+                        e_most_parts,                                                                                  \
+                        e_most_large_parts},                                                                           \
+                       operand(e_d_y, e_d_y_stride, of_edges),                                                         \
+                       operand(e_z, e_z_stride, NormRows{e_mean, e_rstd, e_norm_weight, e_norm_bias}),                 \
+                       operand(e_weight, e_weight_stride, NoNorm{}), *e_row_count, e_inputs, e_outputs,                \
+                       e_input_blocks, Alone{}, NoSums{});                                                             \
     }
 
 // With the smaller tile only.
@@ -619,7 +659,7 @@ __device__ __forceinline__ void backward(float *memory, Value *d_x, int d_x_stri
      IN(Core::Value, x), IN(Core::Value, weight), int d_x_stride, int d_weight_stride, int d_y_stride, int x_stride,   \
      int weight_stride, BACKWARD_SIZES) {                                                                              \
         begin_kernel();                                                                                                \
-        backward<Core>(tile_memory<Core>(), d_x, d_x_stride, WEIGHT_GRADIENT(NO_SPLIT, 0),                             \
+        backward<Core>(tile_memory<Core>(), blockIdx.x, d_x, d_x_stride, WEIGHT_GRADIENT(NO_SPLIT, 0),                 \
                        operand(d_y, d_y_stride, NORM_BACKWARD), operand(x, x_stride, NoNorm{}),                        \
                        operand(weight, weight_stride, NoNorm{}), *row_count, inputs, outputs, input_blocks, Alone{},   \
                        NoSums{});                                                                                      \
@@ -629,10 +669,21 @@ __device__ __forceinline__ void backward(float *memory, Value *d_x, int d_x_stri
      IN(Core::Value, z), NORM_PARAMETERS, IN(Core::Value, weight), NORM_GRADIENT_PARAMETERS, int d_x_stride,           \
      int d_weight_stride, int d_y_stride, int z_stride, int weight_stride, BACKWARD_SIZES) {                           \
         begin_kernel();                                                                                                \
-        backward<Core>(tile_memory<Core>(), d_x, d_x_stride, WEIGHT_GRADIENT(NO_SPLIT, 0),                             \
+        backward<Core>(tile_memory<Core>(), blockIdx.x, d_x, d_x_stride, WEIGHT_GRADIENT(NO_SPLIT, 0),                 \
                        operand(d_y, d_y_stride, NORM_BACKWARD), operand(z, z_stride, NORM),                            \
                        operand(weight, weight_stride, NoNorm{}), *row_count, inputs, outputs, input_blocks, Alone{},   \
                        BACKWARD_SUMS(Core::Value));                                                                    \
+    }                                                                                                                  \
+    LINEAR_KERNEL(linear_backward_states_##suffix, Core)                                                               \
+    (STATES_PARAMETERS(Core::Value), NORM_BACKWARD_PARAMETERS(Core::Value), STATES_EDGE_PARAMETERS(Core::Value)) {     \
+        STATES(Core, norm_backward({y_mean, y_rstd, y_weight, y_bias}, y_terms, e_outputs, y_z))                       \
+    }
+
+// With the larger tile only.
+#define LINEAR_LARGE_KERNELS(suffix, Core)                                                                             \
+    LINEAR_KERNEL(linear_backward_states_##suffix, Core)                                                               \
+    (STATES_PARAMETERS(Core::Value), STATES_EDGE_PARAMETERS(Core::Value)) {                                            \
+        STATES(Core, NoNorm{})                                                                                         \
     }
 
 #define EMULATED_LINEAR(suffix)                                                                                        \
@@ -640,7 +691,7 @@ __device__ __forceinline__ void backward(float *memory, Value *d_x, int d_x_stri
         EMULATED_KERNEL(linear_forward_gather_##suffix), EMULATED_KERNEL(linear_forward_gather_norm_##suffix),         \
         EMULATED_KERNEL(linear_forward_unit_##suffix), EMULATED_KERNEL(linear_forward_two_##suffix),                   \
         EMULATED_KERNEL(linear_backward_##suffix), EMULATED_KERNEL(linear_backward_norm_##suffix),                     \
-        EMULATED_KERNEL(linear_backward_unit_##suffix)
+        EMULATED_KERNEL(linear_backward_unit_##suffix), EMULATED_KERNEL(linear_backward_states_##suffix)
 #define EMULATED_SMALL_LINEAR(suffix)                                                                                  \
     EMULATED_LINEAR(suffix), EMULATED_KERNEL(linear_backward_through_norm_##suffix),                                   \
         EMULATED_KERNEL(linear_backward_norm_through_norm_##suffix)
@@ -650,4 +701,5 @@ __device__ __forceinline__ void backward(float *memory, Value *d_x, int d_x_stri
     LINEAR_KERNELS(format##_64, Tile64<Format>)                                                                        \
     LINEAR_SMALL_KERNELS(format##_64, Tile64<Format>)                                                                  \
     LINEAR_KERNELS(format##_128, Tile128<Format>)                                                                      \
+    LINEAR_LARGE_KERNELS(format##_128, Tile128<Format>)                                                                \
     EMULATED_KERNELS(linear_##format, EMULATED_SMALL_LINEAR(format##_64), EMULATED_LINEAR(format##_128))

@@ -223,8 +223,8 @@ fn a_step_is_one_launch() {
         captured.iter().partition(|call| ["record", "stream_waits"].contains(&&*call.0));
     let (update, chain): (Vec<&Call>, Vec<&Call>) =
         launches.into_iter().partition(|call| call.0 == "adam_step");
-    // Of two layers: 5 put the batch together; 7 and 7 go forward, 1 is the loss, 9 and 9 go back.
-    assert_eq!(chain.len(), 5 + (7 + 7) + 1 + (9 + 9), "{chain:?}");
+    // Of two layers: 5 put the batch together; 7 and 7 go forward, 1 is the loss, 8 and 9 go back.
+    assert_eq!(chain.len(), 5 + (7 + 7) + 1 + (8 + 9), "{chain:?}");
     assert_eq!(chain[0].0, "graph_batch_places");
     let forbidden = ["allocate", "upload", "download", "host_waits", "launch_graph"];
     assert!(chain.iter().all(|call| !forbidden.contains(&&*call.0)), "{chain:?}");

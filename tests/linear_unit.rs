@@ -17,7 +17,7 @@ use scenerank::backend::cuda::batch_norm::{Norm, NormGradient, Sums};
 use scenerank::backend::cuda::device::Device;
 use scenerank::backend::cuda::edge_hidden::{Lengths, Lists, edge_hidden_sum_ends};
 use scenerank::backend::cuda::linear::{
-    Format, Gradient, LinearGradients, Unit, WeightParts, linear_backward_unit, linear_forward_unit,
+    Backward, Format, Gradient, LinearGradients, Unit, WeightParts, linear_backward_unit, linear_forward_unit,
 };
 use scenerank::backend::cuda::stored::StoredElement;
 use scenerank::backend::reference::{l2_normalise as reference_unit, linear as reference};
@@ -52,7 +52,7 @@ struct Forward {
 }
 
 #[derive(PartialEq)]
-struct Backward {
+struct Gradients {
     d_u: Vec<f32>,
     d_weight: Vec<f32>,
     /// Gradients of the norm's weight and bias.
@@ -146,11 +146,11 @@ impl Case {
         Forward { y: stored_to_host(device, &y, rows, outputs), lengths }
     }
 
-    fn backward(&self, device: &Device, with_along: bool, spare: usize) -> Backward {
+    fn backward(&self, device: &Device, with_along: bool, spare: usize) -> Gradients {
         as_stored!(self, backward_as, device, with_along, spare)
     }
 
-    fn backward_as<T: StoredElement>(&self, device: &Device, with_along: bool, spare: usize) -> Backward {
+    fn backward_as<T: StoredElement>(&self, device: &Device, with_along: bool, spare: usize) -> Gradients {
         let Case { rows, inputs, outputs, .. } = *self;
         let (counted, bound) = (Counted::new(device, rows, spare), rows + spare);
         let [z, d_y] = [(&self.z, inputs), (&self.d_y, outputs)]
@@ -168,27 +168,26 @@ impl Case {
         let sums = &mut Sums::new(device).expect("memory");
         let (weight_there, bias_there) = (all_mut(first), all_mut(second));
         let d_norm = NormGradient { weight: weight_there, bias: bias_there, batch_statistics: true, sums };
-        linear_backward_unit(
-            device,
-            self.format,
-            counted.rows(),
-            LinearGradients {
+        let mut whole = matrix_mut(&mut d_weight, hidden, 3 * inputs);
+        let of = Backward {
+            rows: counted.rows(),
+            to: LinearGradients {
                 x: &mut matrix_mut(&mut d_u, bound, inputs),
-                weight: &mut matrix_mut(&mut d_weight, hidden, 3 * inputs).stacked(0, 2 * inputs, inputs),
+                weight: &mut whole.stacked(0, 2 * inputs, inputs),
                 norm: Some(d_norm),
             },
-            matrix(&d_y, bound, outputs),
-            Unit { z: matrix(&z, bound, inputs), norm, along: with_along.then_some(all(&along)) },
-            matrix(&weight, hidden, 3 * part).stacked(0, 2 * part, inputs),
-            &mut WeightParts::new(device).expect("memory"),
-        )
-        .expect("a launch");
+            d_y: matrix(&d_y, bound, outputs),
+            x: Unit { z: matrix(&z, bound, inputs), norm, along: with_along.then_some(all(&along)) },
+            weight: matrix(&weight, hidden, 3 * part).stacked(0, 2 * part, inputs),
+        };
+        linear_backward_unit(device, self.format, of, &mut WeightParts::new(device).expect("memory"))
+            .expect("a launch");
         let wider = to_host(device, &d_weight);
         let part = |start: usize| -> Vec<f32> {
             wider.chunks_exact(3 * inputs).flat_map(|row| row[start..][..inputs].to_vec()).collect()
         };
         assert!(part(inputs).iter().all(|value| value.is_nan()), "the part between");
-        Backward {
+        Gradients {
             d_u: stored_to_host(device, &d_u, rows, inputs),
             d_weight: [part(0), part(2 * inputs)].concat(),
             columns: columns.map(|buffer| to_host(device, &buffer)),
@@ -264,7 +263,7 @@ impl Case {
     }
 
     /// The columns' sums against those of d_u as it was written.
-    fn check_columns(&self, name: &str, outcome: &Backward) {
+    fn check_columns(&self, name: &str, outcome: &Gradients) {
         let (normed, [mean, rstd, ..]) = (self.normed(), self.norm.each_ref().map(|of| wide(of)));
         for column in 0..self.inputs {
             let (mut d_bias, mut d_weight, mut most) = (0.0, 0.0, 0.0);

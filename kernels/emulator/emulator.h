@@ -181,7 +181,7 @@ template <typename T> T max(T a, T b) { return a < b ? b : a; }
 
 namespace emulator {
 
-constexpr int MAX_PARAMETERS = 40;
+constexpr int MAX_PARAMETERS = 64;
 
 // A kernel as the runtime sees it: how to call it with an array of pointers to its arguments.
 struct Kernel {

@@ -187,6 +187,11 @@ impl<'a, T> SliceMut<'a, T> {
         )
     }
 
+    /// The same part twice, for columns of it that have no value in common.
+    pub(super) fn shared(&mut self) -> [SliceMut<'_, T>; 2] {
+        [(); 2].map(|()| SliceMut { address: self.address, len: self.len, lifetime: PhantomData })
+    }
+
     /// The same part, to read from now on.
     pub fn into_slice(self) -> Slice<'a, T> {
         Slice { address: self.address, len: self.len, lifetime: PhantomData }

@@ -56,7 +56,7 @@ pub enum Argument {
 }
 
 /// The most parameters of a kernel, as in the emulator.
-const MOST_ARGUMENTS: usize = 40;
+const MOST_ARGUMENTS: usize = 64;
 
 /// The arguments of a launch, in the order of the kernel's parameters; a slice of them. Not on the heap: a step launches
 /// some hundred kernels.

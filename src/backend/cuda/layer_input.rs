@@ -27,8 +27,9 @@ use super::device::Device;
 use super::edge_hidden::{Lengths, edge_hidden_lookup, edge_hidden_sum_ends, edge_hidden_sum_types};
 use super::embedding::{Lookup, LookupGradient, embedding_backward, embedding_forward};
 use super::linear::{
-    Format, Forward, Gradient, Input, LinearGradients, Matrix, MatrixMut, Unit, WeightParts, linear_backward,
-    linear_backward_unit, linear_forward_gather, linear_forward_two, linear_forward_unit,
+    Backward, Format, Forward, Gradient, Input, LinearGradients, Matrix, MatrixMut, Unit, WeightParts,
+    linear_backward, linear_backward_states, linear_backward_unit, linear_forward_gather, linear_forward_two,
+    linear_forward_unit,
 };
 use super::rows::Rows;
 use super::stored::StoredElement;
@@ -227,8 +228,7 @@ impl<T: StoredElement> Scratch<T> {
         let all = weights.layout;
         let (width, hidden) = (all.config.state_width, all.config.hidden_width);
         let layout = all.block(layer, BlockKind::EdgeHidden);
-        let weight = weights.of(layer, BlockKind::EdgeHidden);
-        let mut product = Products { device, format: self.format, weight, width, weight_parts };
+        let (weight, of) = (weights.of(layer, BlockKind::EdgeHidden), parts(T::stride(width)));
         match (input, d_input) {
             (
                 LayerInput::States { nodes, edges },
@@ -245,19 +245,46 @@ impl<T: StoredElement> Scratch<T> {
                 edge_hidden_sum_ends(device, &mut sums, lengths, &d_z, batch.incidence(), hidden)?;
                 let before = all.block(layer - 1, BlockKind::NodeOutput);
                 let (of_weight, of_bias) = (before.norm_weight.clone(), before.norm_bias.clone());
-                let [weight, bias, d_weight] =
+                let [norm_weight, bias, d_weight] =
                     gradients.slices_mut([of_weight, of_bias, layout.weight.clone()]);
                 let batch_statistics = before.batch_norm;
-                let d_norm = NormGradient { weight, bias, batch_statistics, sums: sums_before };
+                let d_norm = NormGradient { weight: norm_weight, bias, batch_statistics, sums: sums_before };
                 let mut d_weight = MatrixMut::new(d_weight, hidden, 3 * width);
                 let (z, norm) = node_output(layer, weights, &nodes, node_rows.bound);
                 let along = all.config.l2_norm.then(|| self.along.slice(0..node_rows.bound));
-                let x = Unit { z, norm, along };
-                product.of_nodes(node_rows, d_nodes, &mut d_weight, d_norm, sums.as_slice(), x)?;
-                let e = edge_states(layer, weights, &edges, edge_rows.bound);
-                product.of_edges(edge_rows, d_edges, &mut d_weight, d_z, e)
+                let [mut d_ends, mut d_edges_part] = d_weight.outer_and_middle(width);
+                let d_u = d_nodes.rows_mut(node_rows.bound, width);
+                let of_nodes = Backward {
+                    rows: node_rows,
+                    to: LinearGradients {
+                        x: &mut MatrixMut::new(d_u, node_rows.bound, width),
+                        weight: &mut d_ends,
+                        norm: Some(d_norm),
+                    },
+                    d_y: Matrix::new(sums.as_slice(), node_rows.bound, 2 * hidden),
+                    x: Unit { z, norm, along },
+                    weight: weight.stacked(of.subject, of.object, width),
+                };
+                let d_e = d_edges.rows_mut(edge_rows.bound, width);
+                let to = LinearGradients {
+                    x: &mut MatrixMut::new(d_e, edge_rows.bound, width),
+                    weight: &mut d_edges_part,
+                    norm: None,
+                };
+                let weight = weight.columns(of.edge, width);
+                match edge_states(layer, weights, &edges, edge_rows.bound) {
+                    Input::Activated(z, norm) => {
+                        let of_edges = Backward { rows: edge_rows, to, d_y: d_z, x: (z, norm), weight };
+                        linear_backward_states(device, self.format, of_nodes, of_edges, weight_parts)
+                    }
+                    e @ Input::Values(_) => {
+                        linear_backward_unit(device, self.format, of_nodes, weight_parts)?;
+                        linear_backward(device, self.format, edge_rows, to, d_z, e, weight, weight_parts)
+                    }
+                }
             }
             (LayerInput::Embeddings, LayerInputGradient::Embeddings) => {
+                let mut product = Products { device, format: self.format, weight, width, weight_parts };
                 let [objects, predicates] = batch.occurring();
                 let (object_rows, predicate_rows) = (objects.rows, predicates.rows);
                 let (object_count, predicate_count) = (object_rows.bound, predicate_rows.bound);
@@ -307,7 +334,7 @@ pub(super) struct Memory<'a> {
     pub(super) sums_before: &'a mut Sums,
 }
 
-/// The backward's products, with the whole weight: its parts `[H, D]` side by side, rows as they are stored.
+/// The backward's products in layer 0, with the whole weight: its parts `[H, D]` side by side, rows as they are stored.
 struct Products<'a, T> {
     device: &'a Device,
     format: Format,
@@ -318,28 +345,6 @@ struct Products<'a, T> {
 }
 
 impl<T: StoredElement> Products<'_, T> {
-    /// Of S'_s and S'_o, side by side in `sums [n, 2 H]`: `d_u [n, D]`, the gradients of W_s and W_o, and those of u's norm.
-    fn of_nodes(
-        &mut self,
-        rows: Rows<'_>,
-        d_u: &mut Buffer<T>,
-        d_weight: &mut MatrixMut<'_, f32>,
-        d_norm: NormGradient<'_>,
-        sums: Slice<'_, T>,
-        u: Unit<'_, T>,
-    ) -> Result<()> {
-        let (hidden, width) = (self.weight.row_count(), self.width);
-        let (of, of_gradient) = (parts(T::stride(width)), parts(width));
-        let to = LinearGradients {
-            x: &mut MatrixMut::new(d_u.rows_mut(rows.bound, width), rows.bound, width),
-            weight: &mut d_weight.stacked(of_gradient.subject, of_gradient.object, width),
-            norm: Some(d_norm),
-        };
-        let sums = Matrix::new(sums, rows.bound, 2 * hidden);
-        let weight = self.weight.stacked(of.subject, of.object, width);
-        linear_backward_unit(self.device, self.format, rows, to, sums, u, weight, self.weight_parts)
-    }
-
     /// Of S_s and S_o, side by side in `sums [n, 2 H]`: `d_x [n, D] = S_s W_s + S_o W_o`, and with `x [n, D]` the gradients
     /// of W_s and W_o.
     fn of_ends(

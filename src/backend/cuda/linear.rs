@@ -1,7 +1,15 @@
 //! linear: the products of a linear layer and what is fused with them (`kernels/linear.cuh`).
 
-use super::batch_norm::{BatchStatistics, Norm, NormBackward, NormGradient, batch_norm_backward};
-use super::buffer::{Buffer, Slice, SliceMut};
+mod backward;
+
+pub(super) use backward::WeightGradient;
+pub use backward::{
+    ActivatedBackward, Backward, LinearGradients, Unit, UnitBackward, WeightParts, linear_backward,
+    linear_backward_states, linear_backward_unit,
+};
+
+use super::batch_norm::{BatchStatistics, Norm, NormBackward, batch_norm_backward};
+use super::buffer::{Slice, SliceMut};
 use super::device::{Argument, Arguments, Device, Grid, check_len, dimension};
 use super::edge_hidden::Ends;
 use super::rows::Rows;
@@ -22,6 +30,7 @@ macro_rules! kernels {
             concat!("linear_backward_", $format, "_64"),
             concat!("linear_backward_norm_", $format, "_64"),
             concat!("linear_backward_unit_", $format, "_64"),
+            concat!("linear_backward_states_", $format, "_64"),
             concat!("linear_backward_through_norm_", $format, "_64"),
             concat!("linear_backward_norm_through_norm_", $format, "_64"),
             $(
@@ -34,6 +43,7 @@ macro_rules! kernels {
                 concat!("linear_backward_", $format, $larger),
                 concat!("linear_backward_norm_", $format, $larger),
                 concat!("linear_backward_unit_", $format, $larger),
+                concat!("linear_backward_states_", $format, $larger),
             )?
         ];
     };
@@ -73,6 +83,8 @@ enum Product {
     Backward,
     BackwardNorm,
     BackwardUnit,
+    /// Of d_y through norm with the smaller tile, and of values with the larger one.
+    BackwardStates,
     BackwardThroughNorm,
     BackwardNormThroughNorm,
 }
@@ -250,6 +262,25 @@ impl<'a, T: StoredElement> MatrixMut<'a, T> {
         check_columns::<T>(second, count, self.columns);
         let (rows, lines) = (2 * self.rows, self.lines.stacked(self.rows, first, second));
         MatrixMut { rows, lines, ..self.columns(first, count) }
+    }
+
+    /// Of three parts of `count` columns each the outer ones, as [`Matrix::stacked`], and the middle one.
+    #[track_caller]
+    pub fn outer_and_middle(&mut self, count: usize) -> [MatrixMut<'_, T>; 2] {
+        assert_eq!(self.columns, 3 * count, "three parts of {count} columns");
+        check_columns::<T>(count, 2 * count, self.columns);
+        let (len, rows, lines) = (self.values.len(), self.rows, self.lines);
+        let [outer, middle] = self.values.shared();
+        let middle = middle.split_at(count.min(len)).1;
+        [
+            MatrixMut {
+                values: outer,
+                rows: 2 * rows,
+                columns: count,
+                lines: lines.stacked(rows, 0, 2 * count),
+            },
+            MatrixMut { values: middle, rows, columns: count, lines },
+        ]
     }
 }
 
@@ -495,203 +526,4 @@ pub fn linear_forward_two<T: StoredElement>(
 #[track_caller]
 fn check_rows<const N: usize>(name: &str, rows: Rows<'_>, of: [usize; N]) {
     assert_eq!(of, [rows.bound; N], "{name}: rows of matrices");
-}
-
-/// Into how many parts a weight's gradient is split, a sum over rows each: as many as make their tiles fill a GPU, if each
-/// gets enough rows. The kernels find the parts from the number of rows alone (`row_parts` in `kernels/linear.cuh`), so
-/// that neither the tile nor the grid's bound changes a bit.
-#[derive(Clone, Copy)]
-struct Parts {
-    inputs: usize,
-    /// For the smaller tile.
-    most: usize,
-    /// For the larger one; 0 where the format has none.
-    most_large: usize,
-}
-
-impl Parts {
-    fn new(format: Format, outputs: usize, inputs: usize) -> Self {
-        let most = |tile: Tile| (ENOUGH_BLOCKS / tile.count(outputs, inputs)).max(1);
-        let most_large = if format.tile(true) == Tile::Large { most(Tile::Large) } else { 0 };
-        Parts { inputs, most: most(Tile::Small), most_large }
-    }
-
-    /// Whether so many rows make enough of the larger tile in the input's gradient.
-    fn are_large(self, rows: usize) -> bool {
-        self.most_large > 0 && is_large(rows, self.inputs)
-    }
-
-    /// The most of any number of rows up to `bound`.
-    fn up_to(self, bound: usize) -> usize {
-        let small = self.most.min(bound.div_ceil(LEAST_PART_ROWS)).max(1);
-        if self.are_large(bound) { small.max(self.most_large) } else { small }
-    }
-}
-
-/// Memory for the parts of weights' gradients.
-pub struct WeightParts {
-    /// `[parts, O, I]`.
-    values: Buffer<f32>,
-    /// By tile: zeros between launches.
-    tickets: Buffer<i32>,
-}
-
-impl WeightParts {
-    /// None yet.
-    pub fn new(device: &Device) -> Result<Self> {
-        Ok(WeightParts { values: device.allocate(0)?, tickets: device.allocate(0)? })
-    }
-
-    /// Room for a gradient `[outputs, inputs]` of up to `rows` rows, if there is not yet.
-    pub(super) fn reserve(
-        &mut self,
-        device: &Device,
-        format: Format,
-        (outputs, inputs): (usize, usize),
-        rows: usize,
-    ) -> Result<()> {
-        let parts = Parts::new(format, outputs, inputs).up_to(rows);
-        if parts == 1 {
-            return Ok(());
-        }
-        device.reserve(&mut self.values, parts * outputs * inputs)?;
-        let tickets = Tile::Small.count(outputs, inputs);
-        if self.tickets.len() < tickets {
-            self.tickets = device.allocate(tickets)?;
-        }
-        Ok(())
-    }
-
-    /// How many values the parts may take.
-    pub fn len(&self) -> usize {
-        self.values.len()
-    }
-
-    /// Whether no gradient needed parts so far.
-    pub fn is_empty(&self) -> bool {
-        self.values.is_empty()
-    }
-}
-
-/// What the backward of a linear layer writes.
-pub struct LinearGradients<'a, 'b, T> {
-    /// `[R, I]`.
-    pub x: &'a mut MatrixMut<'b, T>,
-    /// `[O, I]`.
-    pub weight: &'a mut MatrixMut<'b, f32>,
-    /// Of the norm of an activated x, where they are wanted.
-    pub norm: Option<NormGradient<'a>>,
-}
-
-/// `d_x [R, I] = d_y [R, O] weight [O, I]` and `d_weight [O, I] = d_y [R, O]^T x [R, I]`; of an activated x the sums of its
-/// norm's backward. `parts` is memory for the parts of the sum over rows.
-pub fn linear_backward<T: StoredElement>(
-    device: &Device,
-    format: Format,
-    rows: Rows<'_>,
-    to: LinearGradients<'_, '_, T>,
-    d_y: Gradient<'_, T>,
-    x: Input<'_, T>,
-    weight: Matrix<'_, T>,
-    parts: &mut WeightParts,
-) -> Result<()> {
-    let d_y = d_y.for_input(device, rows, to.weight.columns)?;
-    let product = match (&d_y, x) {
-        (Gradient::Values(_), Input::Values(_)) => Product::Backward,
-        (Gradient::Values(_), Input::Activated(..)) => Product::BackwardNorm,
-        (Gradient::ThroughNorm(_), Input::Values(_)) => Product::BackwardThroughNorm,
-        (Gradient::ThroughNorm(_), Input::Activated(..)) => Product::BackwardNormThroughNorm,
-    };
-    backward(device, format, product, rows, to, d_y, x, None, weight, parts)
-}
-
-/// What [`linear_forward_unit`] has read, and its backward takes.
-pub struct Unit<'a, T> {
-    /// z, `[R, I]`.
-    pub z: Matrix<'a, T>,
-    /// Of z.
-    pub norm: Norm<'a>,
-    /// `[R]`, where u was over its rows' lengths: as many times u is subtracted from the gradient by u.
-    pub along: Option<Slice<'a, f32>>,
-}
-
-/// The backward of [`linear_forward_unit`], given `d_y [R, O]`, the gradient by y over the lengths: the gradient by u
-/// `d_u [R, I] = d_y weight [O, I] - along u`, `d_weight [O, I] = d_y^T u`, and the sums of the norm's backward.
-pub fn linear_backward_unit<T: StoredElement>(
-    device: &Device,
-    format: Format,
-    rows: Rows<'_>,
-    to: LinearGradients<'_, '_, T>,
-    d_y: Matrix<'_, T>,
-    x: Unit<'_, T>,
-    weight: Matrix<'_, T>,
-    parts: &mut WeightParts,
-) -> Result<()> {
-    let Unit { z, norm, along } = x;
-    if let Some(along) = along {
-        check_len("linear_backward_unit: along", along.len(), rows.bound);
-    }
-    let (d_y, x) = (Gradient::Values(d_y), Input::Activated(z, norm));
-    backward(device, format, Product::BackwardUnit, rows, to, d_y, x, along, weight, parts)
-}
-
-/// The launch of either.
-fn backward<T: StoredElement>(
-    device: &Device,
-    format: Format,
-    product: Product,
-    rows: Rows<'_>,
-    to: LinearGradients<'_, '_, T>,
-    d_y: Gradient<'_, T>,
-    x: Input<'_, T>,
-    along: Option<Slice<'_, f32>>,
-    weight: Matrix<'_, T>,
-    parts: &mut WeightParts,
-) -> Result<()> {
-    let x_matrix = x.check();
-    let LinearGradients { x: d_x, weight: d_weight, norm: d_norm } = to;
-    let (outputs, inputs) = (d_weight.rows, d_weight.columns);
-    let d_y_stride = d_y.check(rows.bound, outputs);
-    check_rows("linear_backward", rows, [d_x.rows, x_matrix.rows]);
-    let columns = [d_x.columns, x_matrix.columns, weight.columns];
-    assert_eq!((columns, weight.rows), ([inputs; 3], outputs), "linear_backward: shapes");
-    let takes_split = matches!(product, Product::Backward | Product::BackwardUnit);
-    let weights_split = weight.lines.is_split() || d_weight.lines.is_split();
-    let split = d_x.lines.is_split() || x_matrix.lines.is_split() || weights_split && !takes_split;
-    assert!(
-        !split,
-        "linear_backward: only the weight and its gradient may be split, and only of d_y's values by x's or a unit's"
-    );
-    parts.reserve(device, format, (outputs, inputs), rows.bound)?;
-    let arguments = Arguments::default().add(&mut d_x.values).add(&mut d_weight.values);
-    let arguments = arguments.add(parts.values.slice(0..parts.values.len()));
-    let arguments = arguments.add(parts.tickets.slice(0..parts.tickets.len()));
-    let arguments = arguments.add_gradient(&d_y).add_values(x).add(weight.values);
-    let arguments = match x {
-        Input::Activated(..) => arguments.add_norm_gradient(device, d_norm, rows.bound, inputs)?,
-        Input::Values(_) => {
-            assert!(d_norm.is_none(), "linear_backward: a norm's gradient of plain values");
-            arguments
-        }
-    };
-    let arguments = match (product, along) {
-        (Product::BackwardUnit, Some(along)) => arguments.add(along),
-        (Product::BackwardUnit, None) => arguments.add_nulls(1),
-        _ => arguments,
-    };
-    let add_weight = |arguments: Arguments, lines: Lines| match takes_split {
-        true => arguments.add_lines(lines),
-        false => arguments.add(lines.stride),
-    };
-    let arguments = add_weight(arguments.add(d_x.lines.stride), d_weight.lines);
-    let arguments = add_weight(arguments.add(d_y_stride).add(x_matrix.lines.stride), weight.lines);
-    let of = Parts::new(format, outputs, inputs);
-    let tile = format.tile(of.are_large(rows.bound));
-    let input_blocks = tile.count(rows.bound.max(1), inputs);
-    let blocks = input_blocks + tile.count(outputs, inputs) * of.up_to(rows.bound);
-    let arguments = arguments.add(rows).add(inputs).add(outputs).add(of.most).add(of.most_large);
-    let (kernel, threads) = format.of::<T>().kernel(product, tile);
-    // SAFETY: as in kernels/linear.cuh; a matrix's slice holds its rows, a norm's its columns, the sums have room, and no
-    // number of rows up to the bound makes more parts than there is room for; what is written is borrowed mutably.
-    unsafe { device.launch(kernel, Grid::rows(blocks, threads), &arguments.add(input_blocks)) }
 }

@@ -69,7 +69,7 @@ use block::{
 use buffer::Buffer;
 use device::Device;
 use graph::Graph;
-use linear::{Format, WeightParts};
+use linear::{Format, WeightGradient, WeightParts};
 use readout_loss::{LossRows, NodeStates};
 use stored::StoredElement;
 use training_set::TrainingSet;
@@ -213,11 +213,17 @@ impl<T: StoredElement> Backend for Cuda<T> {
                 BlockKind::NodeHidden | BlockKind::NodeOutput => (nodes, block.inputs),
             };
             sums.of(kind).0.reserve(device, rows, block.outputs)?;
-            weight_parts.reserve(device, *format, (block.outputs, inputs), rows)?;
+            let of_block = WeightGradient { outputs: block.outputs, inputs, rows };
+            weight_parts.reserve(device, *format, [of_block])?;
         }
-        // The gradient of two thirds of the first weight, in one product.
-        let ends = (2 * config.hidden_width, config.state_width);
-        weight_parts.reserve(device, *format, ends, nodes)?;
+        // Of the first weight the gradient of two thirds is of nodes, and in one launch with that of the rest.
+        let (hidden, inputs) = (config.hidden_width, config.state_width);
+        let ends = WeightGradient { outputs: 2 * hidden, inputs, rows: nodes };
+        weight_parts.reserve(
+            device,
+            *format,
+            [ends, WeightGradient { outputs: hidden, inputs, rows: edges }],
+        )?;
         layer_input.plan(device, config, capacity)?;
         device.reserve(d_node_output, nodes * T::stride(config.state_width))?;
         Batch::new(device, config, capacity)

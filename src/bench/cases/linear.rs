@@ -13,8 +13,9 @@ use crate::backend::L2_EPSILON;
 use crate::backend::cuda::batch_norm::NormBackward;
 use crate::backend::cuda::edge_hidden::Ends;
 use crate::backend::cuda::linear::{
-    Format, Forward, Gradient, Input, LinearGradients, Matrix, MatrixMut, Unit, is_large, linear_backward,
-    linear_backward_unit, linear_forward, linear_forward_gather, linear_forward_two, linear_forward_unit,
+    Backward, Format, Forward, Gradient, Input, LinearGradients, Matrix, MatrixMut, Unit, is_large,
+    linear_backward, linear_backward_states, linear_backward_unit, linear_forward, linear_forward_gather,
+    linear_forward_two, linear_forward_unit,
 };
 use crate::backend::cuda::stored::StoredElement;
 use crate::batch::graph_batch::GraphBatch;
@@ -78,6 +79,7 @@ pub(super) fn cases<T: StoredElement>(sizes: &Sizes, format: Format) -> Vec<Case
         backward_activated_through_norm::<T>(node_output),
         forward_unit::<T>(ends),
         backward_unit::<T>(ends),
+        backward_states::<T>(ends, edge_hidden),
     ];
     plain.chain(fused).collect()
 }
@@ -680,9 +682,10 @@ fn backward_unit<T: StoredElement>(product: Product) -> Case {
                         norm: Some(norm_gradient([d_norm_weight, d_norm_bias], &mut others.sums)),
                     };
                     let (d_y, norm) = (Matrix::new(d_y, rows, outputs), norm([mean, rstd, scale, bias]));
-                    let u = Unit { z: Matrix::new(z, rows, inputs), norm, along: Some(along) };
-                    let (of, weight) = (counted(count, rows), Matrix::new(weight, outputs, inputs));
-                    linear_backward_unit(device, format, of, to, d_y, u, weight, &mut others.parts)
+                    let x = Unit { z: Matrix::new(z, rows, inputs), norm, along: Some(along) };
+                    let (rows, weight) = (counted(count, rows), Matrix::new(weight, outputs, inputs));
+                    let of = Backward { rows, to, d_y, x, weight };
+                    linear_backward_unit(device, format, of, &mut others.parts)
                 }),
                 expected: Box::new(move |host| {
                     let [z, d_y, weight] = host.wide_stored();
@@ -697,6 +700,122 @@ fn backward_unit<T: StoredElement>(product: Product) -> Case {
                     let d_weight = product_of(d_y.transpose(), matrix(&u, rows, inputs));
                     let [_, d_norm_weight, d_norm_bias] = expected_backward(&z, &of, rounded::<T>(&d_u));
                     vec![d_u, d_weight, d_norm_weight, d_norm_bias]
+                }),
+            }
+        }),
+    }
+}
+
+/// [`backward_unit`] of nodes and [`backward_activated_through_norm`] of edges, without the sums of their norm, in one launch:
+/// of a weight `[H, 3 D]`, whose outer parts are the nodes' and whose middle one is the edges'.
+fn backward_states<T: StoredElement>(of_nodes: Product, of_edges: Product) -> Case {
+    let Product { rows: nodes, inputs: width, format, .. } = of_nodes;
+    let Product { rows: edges, outputs: hidden, .. } = of_edges;
+    let part = T::stride(width);
+    Case {
+        kernel: "linear_backward_states",
+        shape: format!(
+            "relu(norm([{nodes}, {width}])) at unit length -> {}, relu(norm([{edges}, {width}])) -> {hidden} through \
+             norm, edge.hidden",
+            2 * hidden
+        ),
+        // What either takes of its own launch.
+        cost: Cost::stored::<T>(
+            2 * nodes * hidden + 2 * edges * hidden + 3 * hidden * width + 2 * (nodes + edges) * width,
+            3 * hidden * width + 10 * width + 6 * hidden + nodes,
+            4 * (2 * nodes + edges) * width * hidden
+                + 18 * nodes * width
+                + 16 * edges * hidden
+                + 8 * edges * width,
+        ),
+        format,
+        tolerance: with_sums(tolerance::<T>(format, nodes.max(edges).max(2 * hidden), Operands::Activated))
+            + roundings(6),
+        prepare: Box::new(move || {
+            let mut values = Values::new();
+            let (u, of_u) = decided_inputs::<T>(&mut values, nodes, width);
+            let (e, of_e) = decided_inputs::<T>(&mut values, edges, width);
+            let (z, of_z) = decided_inputs::<T>(&mut values, edges, hidden);
+            let (sums, d) = (values.matrix::<T>(nodes, 2 * hidden), values.matrix::<T>(edges, hidden));
+            let others = [values.signed(2 * hidden), values.signed(nodes)];
+            Prepared {
+                host: Host {
+                    stored: vec![u, sums, e, z, values.matrix::<T>(hidden, 3 * part)],
+                    stored_outputs: vec![
+                        d,
+                        HostMatrix::unwritten::<T>(nodes, width),
+                        HostMatrix::unwritten::<T>(edges, width),
+                    ],
+                    inputs: of_u.into_iter().chain(of_e).chain(of_z).chain(others).collect(),
+                    indices: vec![count(nodes), count(edges)],
+                    outputs: [hidden * 3 * width, width, width].map(unwritten).to_vec(),
+                    ..Default::default()
+                },
+                launch: Box::new(move |device, arrays| {
+                    let ([u, sums, e, z, weight], [d, d_u, d_e], parts) = arrays.stored_as::<T>().parts();
+                    let (of, [nodes_count, edges_count], to, others) = parts;
+                    let [m_u, r_u, w_u, b_u, m_e, r_e, w_e, b_e, m_z, r_z, w_z, b_z, terms, along] = of;
+                    let [d_weight, d_norm_weight, d_norm_bias] = to;
+                    let (rows, weight) = (counted(edges_count, edges), Matrix::new(weight, hidden, 3 * part));
+                    let mut d_weight = MatrixMut::new(d_weight, hidden, 3 * width);
+                    let [mut outer, mut middle] = d_weight.outer_and_middle(width);
+                    let of_nodes = Backward {
+                        rows: counted(nodes_count, nodes),
+                        to: LinearGradients {
+                            x: &mut MatrixMut::new(d_u, nodes, width),
+                            weight: &mut outer,
+                            norm: Some(norm_gradient([d_norm_weight, d_norm_bias], &mut others.sums)),
+                        },
+                        d_y: Matrix::new(sums, nodes, 2 * hidden),
+                        x: Unit {
+                            z: Matrix::new(u, nodes, width),
+                            norm: norm([m_u, r_u, w_u, b_u]),
+                            along: Some(along),
+                        },
+                        weight: weight.stacked(0, 2 * part, width),
+                    };
+                    let of_z = NormBackward { d, z, norm: norm([m_z, r_z, w_z, b_z]), terms };
+                    let of_edges = Backward {
+                        rows,
+                        to: LinearGradients {
+                            x: &mut MatrixMut::new(d_e, edges, width),
+                            weight: &mut middle,
+                            norm: None,
+                        },
+                        d_y: Gradient::ThroughNorm(of_z).for_input(device, rows, width)?,
+                        x: (Matrix::new(e, edges, width), norm([m_e, r_e, w_e, b_e])),
+                        weight: weight.columns(part, width),
+                    };
+                    linear_backward_states(device, format, of_nodes, of_edges, &mut others.parts)
+                }),
+                expected: Box::new(move |host| {
+                    let ([u, sums, e, z, weight], [d, _, _]) =
+                        (host.wide_stored(), host.wide_stored_outputs());
+                    let of = host.wide_inputs();
+                    let [m_u, r_u, w_u, b_u, m_e, r_e, w_e, b_e, m_z, r_z, w_z, b_z, terms, along] = of;
+                    let of_u = [m_u, r_u, w_u, b_u];
+                    let part_of = |start: usize| Part { start, of: 3 * part }.take(&weight, width);
+                    let ends = [part_of(0), part_of(2 * part)].concat();
+                    let activated = reference_norm(&of_u).relu_rows(&u);
+                    let sums = matrix(&sums, nodes, 2 * hidden);
+                    let mut d_u = product_of(sums, matrix(&ends, 2 * hidden, width));
+                    for (i, (d, u)) in d_u.iter_mut().zip(&activated).enumerate() {
+                        *d -= along[i / width] * u;
+                    }
+                    let d_ends = product_of(sums.transpose(), matrix(&activated, nodes, width));
+                    let [_, d_norm_weight, d_norm_bias] = expected_backward(&u, &of_u, rounded::<T>(&d_u));
+                    let d_z = rounded::<T>(&norm_backward(&z, &[m_z, r_z, w_z, b_z], &terms, &d));
+                    let d_y = matrix(&d_z, edges, hidden);
+                    let d_e = product_of(d_y, matrix(&part_of(part), hidden, width));
+                    let activated = reference_norm(&[m_e, r_e, w_e, b_e]).relu_rows(&e);
+                    let d_middle = product_of(d_y.transpose(), matrix(&activated, edges, width));
+                    let row = |of: &[f64], row: usize| of[row * width..(row + 1) * width].to_vec();
+                    let d_weight = (0..hidden)
+                        .flat_map(|h| [row(&d_ends, h), row(&d_middle, h), row(&d_ends, hidden + h)].concat())
+                        .collect();
+                    // Where it is large, d_z was written in its place.
+                    let d = if is_large(edges, width) { d_z.clone() } else { d };
+                    vec![d, d_u, d_e, d_weight, d_norm_weight, d_norm_bias]
                 }),
             }
         }),
