@@ -11,7 +11,7 @@
 
 constexpr int THREADS = 128;
 
-// Of one table.
+// Of one table; given by value, for where one of two is chosen by its address both lie on the stack.
 template <class To, class From> struct Rows {
     To *__restrict__ to;
     const From *__restrict__ from;
@@ -20,7 +20,7 @@ template <class To, class From> struct Rows {
 };
 
 template <class T>
-__device__ __forceinline__ void embedding_forward(const Rows<T, float> &rows, int width, int stride) {
+__device__ __forceinline__ void embedding_forward(Rows<T, float> rows, int width, int stride) {
     int row = blockIdx.x;
     if (row >= rows.count) {
         return;
@@ -32,7 +32,7 @@ __device__ __forceinline__ void embedding_forward(const Rows<T, float> &rows, in
 }
 
 template <class T>
-__device__ __forceinline__ void embedding_backward(const Rows<float, T> &rows, int type_count, int width, int stride) {
+__device__ __forceinline__ void embedding_backward(Rows<float, T> rows, int type_count, int width, int stride) {
     int row = blockIdx.x;
     if (row >= max(rows.count, 1)) { // without rows the first block writes all zeros
         return;

@@ -438,15 +438,13 @@ template <class Shape_, class Format> struct TensorCore {
                         return load_aligned(&stage_a[row * StageA::stride + in_stage + inner_step]);
                     });
                 }
-                Fragment<Value> left[products_down], right[pairs_across];
+                // The larger tile's warps have more rows than columns: fragments of b stay, those of a pass by.
+                Fragment<Value> left, right[pairs_across];
 #pragma unroll
                 for (int j = 0; j < pairs_across; j++) {
                     load_fragment<StageB, order_b, RIGHT>(right[j], stage_b, warp_column + j * 16, in_stage);
                 }
-#pragma unroll
-                for (int i = 0; i < products_down; i++) {
-                    load_fragment<StageA, order_a, LEFT>(left[i], stage_a, warp_row + i * 16, in_stage);
-                }
+                load_fragment<StageA, order_a, LEFT>(left, stage_a, warp_row, in_stage);
                 if (in_stage == 0) {
                     begin(step + stages - 1); // its addresses are found while the fragments are on their way
                 }
@@ -457,7 +455,10 @@ template <class Shape_, class Format> struct TensorCore {
                 }
 #pragma unroll
                 for (int i = 0; i < products_down; i++) {
-                    typename Format::Factor of_left = Format::factor(left[i]);
+                    if (i > 0) {
+                        load_fragment<StageA, order_a, LEFT>(left, stage_a, warp_row + i * 16, in_stage);
+                    }
+                    typename Format::Factor of_left = Format::factor(left);
 #pragma unroll
                     for (int j = 0; j < pairs_across; j++) {
                         Format::multiply_add(sums[i][2 * j], of_left, of_right[j], 0);

@@ -270,6 +270,16 @@ fn a_step_is_one_launch() {
     }
 }
 
+/// More than 48 KiB of shared memory are given only to a kernel that asked for them: the products of the larger tile.
+#[test]
+fn large_tiles_ask_for_their_shared_memory() {
+    let Some(stub) = stub() else { return };
+    let fixture = Fixture::new();
+    let Some(Calls(calls)) = calls(&fixture, stub) else { return };
+    let asked: Vec<i32> = calls.iter().filter(|call| call.0 == "most_shared").map(|call| call.1).collect();
+    assert_eq!(asked, vec![81_920; 3 * 9], "nine products in each of three formats");
+}
+
 /// Launches begin when the one ahead has ended where the driver cannot capture others, kernels were compiled for GPUs that
 /// know no others, or the user says so.
 #[test]
