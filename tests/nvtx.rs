@@ -76,9 +76,15 @@ fn phases_and_layers_are_ranges_that_nest() {
         "backward / backward, layer 0",
         "update",
     ];
-    // The first step is captured; from then on each is one call, and the phases' ranges are those of the capture.
+    // The first step is captured; from then on each is one call, and the phases' ranges are those of the capture, where each
+    // layer's backward holds the update of what it is done with.
     let mut first = vec!["load_batch".to_string(), "capture".to_string()];
-    first.extend(step.map(|name| format!("capture / {name}")));
+    for name in step {
+        first.push(format!("capture / {name}"));
+        if name.contains("backward, layer") {
+            first.push(format!("capture / {name} / update"));
+        }
+    }
     first.extend(["step", "step"].map(String::from));
     assert_eq!(seen[..first.len()], first);
     // Timed phase by phase, steps are not captured.

@@ -347,7 +347,7 @@ impl<B: Backend> Model<B> {
     pub(crate) fn backward(&mut self, state: &mut TrainingState<B>, update: Option<&Adam>) -> Result<()> {
         let Model { backend, parameters, activations, batch, .. } = self;
         let TrainingState { gradients, activation_gradients: d, moments, counter, .. } = state;
-        let _range = backend.range(format_args!("backward"));
+        let of_all_layers = backend.range(format_args!("backward"));
         for layer in (0..parameters.layout.config.layers).rev() {
             let _range = backend.range(format_args!("backward, layer {layer}"));
             let (before, from_here) = activations.layers.split_at_mut(layer);
@@ -390,6 +390,7 @@ impl<B: Backend> Model<B> {
                 gradients,
             )?;
             if let Some(adam) = update {
+                let _range = backend.range(format_args!("update"));
                 let part = Part { parameters: parameters.layout.part_from_heads(layer), ends_step: false };
                 backend.adam_step(adam, parameters, gradients, moments, counter, part)?;
             }
@@ -408,8 +409,10 @@ impl<B: Backend> Model<B> {
                 gradients,
             )?;
         }
+        drop(of_all_layers);
         match update {
             Some(adam) => {
+                let _range = backend.range(format_args!("update"));
                 let rest = 0..parameters.layout.part_from_heads(0).start;
                 let part = Part { parameters: rest, ends_step: true };
                 backend.adam_step(adam, parameters, gradients, moments, counter, part)
