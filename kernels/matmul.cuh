@@ -1,7 +1,7 @@
 // matmul: what the cores of a product share. A block makes a tile of out [rows, columns] = a [rows, inner] b [columns,
 // inner]^T, on the tensor cores (matmul_tensor.cuh) or by fused multiply-adds (matmul_fma.cuh). A core gives the tile
 // away in chunks of 64 rows, through shared memory, to whom it was told: there rows are whole, so that they are stored
-// in one piece and a column's sums over the chunk are made beside (linear.cuh).
+// in one piece and a column's sums over the chunk are made beside (linear_epilogue.cuh).
 #pragma once
 
 #include "column_sums.cuh"

@@ -3,7 +3,7 @@
 //! A launch takes the same way on both: a kernel by its name, a grid, and pointers to the arguments. All functions are
 //! looked up when the device opens, so that a missing kernel fails at the start and not at step 900. Launches and
 //! copies take effect in the order of the calls, but for those of batches, which go on a stream of their own
-//! (`streams.rs`).
+//! (`streams.rs`), and those of a branch, which others may overtake (`on_branch`).
 
 use std::collections::HashMap;
 use std::ops::{Deref, Range};
