@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs the tests of the emulated kernels under AddressSanitizer and UBSan, and the emulator's own tests, whose planted
 # errors must be found. Needs g++ (or CXX) with its sanitizer libraries. Builds into target/sanitize, so that the ordinary
-# build stays as it is; PROPTEST_CASES is the number of cases of each property (10).
+# build stays as it is; PROPTEST_CASES is the number of cases of each property (4).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -13,7 +13,7 @@ fi
 # All tests of kernels, and the whole step.
 mapfile -t tests < <(grep -l '^mod kernel_support;' tests/*.rs | xargs -n 1 basename -s .rs)
 tests+=(cuda_step)
-export SCENERANK_SANITIZE=1 PROPTEST_CASES="${PROPTEST_CASES:-10}" CARGO_TARGET_DIR=target/sanitize
+export SCENERANK_SANITIZE=1 PROPTEST_CASES="${PROPTEST_CASES:-4}" CARGO_TARGET_DIR=target/sanitize
 # The kernels are optimised all the same; what is in Rust here only prepares and compares, and builds twice as fast so.
 export CARGO_PROFILE_DEV_OPT_LEVEL=0 CARGO_PROFILE_DEV_DEBUG=none CARGO_INCREMENTAL=0
 # Built before the sanitizer is loaded into everything: compilers leak on purpose and would be stopped for it.
