@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use scenerank::backend::cuda::device::Device;
-use scenerank::backend::cuda::linear::Format;
+use scenerank::backend::cuda::launchers::linear::Format;
 use scenerank::bench::case::Arrays;
 use scenerank::bench::cases;
 use scenerank::bench::check::largest_error;

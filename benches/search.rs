@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use scenerank::evaluation::{Embeddings, EmbeddingsFile, nearest_stored, normal_features};
-use scenerank::npy::{write_npy, write_npy_half};
+use scenerank::files::npy::{write_npy, write_npy_half};
 
 const ROWS: usize = 1_000_000;
 const WIDTH: usize = 300;

@@ -11,7 +11,7 @@
 //   triples. Grids may cover more rows than there are.
 // in   a collection; the epoch's triples [A] (a negative positive: none); position [1]: where the step's anchors begin,
 //      moved behind them. A batch without a triple is no step: it is passed over. Behind the last there are no graphs.
-// out  counts and lists where they lie in a slot (src/backend/cuda/batch.rs)
+// out  counts and lists where they lie in a slot (src/backend/cuda/step/batch.rs)
 // cost bytes of the lists; counting and filling read the types of all rows once per 4 types, from the caches
 // No sums of floats: all integers, in one order.
 

@@ -10,14 +10,15 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::atomic_file::write_atomically;
 use crate::config::TrainConfig;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
-use crate::model::config::ModelConfig;
-use crate::model::parameters::{Layout, Storage};
-use crate::model::tensors::{NamedTensors, TensorData, TensorFile, to_safetensors};
+use crate::files::atomic_file::write_atomically;
+use crate::files::tensor_file::{TensorData, TensorFile, to_safetensors};
 use crate::model::{finite_tensor, read_tensors};
+use crate::network::config::ModelConfig;
+use crate::network::parameters::{Layout, Storage};
+use crate::network::tensors::NamedTensors;
 
 /// The model of the best epoch.
 pub const BEST: &str = "best.safetensors";

@@ -9,7 +9,7 @@ use crate::backend::device::{Device, Precision};
 use crate::batch::triples::Sampling;
 use crate::error::{Error, Result};
 use crate::loss::{Loss, LossKind};
-use crate::model::config::{ModelConfig, on};
+use crate::network::config::{ModelConfig, on};
 use crate::optimizer::Adam;
 
 /// Far beyond any use; a slip of the keyboard should not ask for all memory.

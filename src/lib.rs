@@ -25,8 +25,6 @@
 
 #![deny(missing_docs)]
 
-pub mod arrow;
-pub mod atomic_file;
 pub mod backend;
 pub mod batch;
 pub mod bench;
@@ -37,10 +35,12 @@ pub mod data;
 pub mod error;
 pub mod evaluation;
 pub mod explore;
+pub mod files;
 pub mod loss;
 pub mod model;
-pub mod npy;
+pub mod network;
 pub mod optimizer;
+pub mod progress;
 pub mod report;
 pub mod reproduce;
 pub mod run;

@@ -12,7 +12,7 @@ use crate::data::{Dataset, Split};
 use crate::error::{Error, Result};
 use crate::evaluation::embed::embed_graphs;
 use crate::evaluation::{Embeddings, nearest, nearest_stored};
-use crate::model::tensors::NamedTensors;
+use crate::network::tensors::NamedTensors;
 use crate::train::first_parameters;
 
 /// Which of a run's checkpoints.

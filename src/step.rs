@@ -17,15 +17,16 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::atomic_file::write_atomically;
 use crate::backend::Backend;
 use crate::backend::device::{BackendTask, Device, Precision};
 use crate::batch::graph_batch::GraphBatch;
 use crate::error::Result;
+use crate::files::atomic_file::write_atomically;
+use crate::files::tensor_file::{TensorData, TensorFile, to_safetensors};
 use crate::loss::{Loss, LossKind};
-use crate::model::config::{ModelConfig, on};
-use crate::model::tensors::{NamedTensors, TensorData, TensorFile, to_safetensors};
 use crate::model::{Model, TrainingState, read_tensors};
+use crate::network::config::{ModelConfig, on};
+use crate::network::tensors::NamedTensors;
 use crate::optimizer::Adam;
 
 /// The configuration in a step file's metadata.

@@ -27,11 +27,11 @@ use crate::data::{Dataset, Split};
 use crate::error::{Error, Result};
 use crate::evaluation::embed::embed_on_device;
 use crate::evaluation::{Embeddings, row_kendall};
-use crate::model::config::ModelConfig;
-use crate::model::parameters::{TypeVectors, initial_parameters};
-use crate::model::tensors::NamedTensors;
 use crate::model::{LOSS_STEPS, Model, TrainingState};
-use crate::report::progress::Progress;
+use crate::network::config::ModelConfig;
+use crate::network::parameters::{TypeVectors, initial_parameters};
+use crate::network::tensors::NamedTensors;
+use crate::progress::Progress;
 use crate::report::run_log::{Record, RunLog};
 
 /// Steps between two records of the loss; in between nothing is read back, and the host runs ahead of the device.

@@ -9,13 +9,13 @@ use kernel_support::{
 };
 use proptest::prelude::*;
 use proptest::sample::select;
-use scenerank::backend::cuda::adam::{Steps, Update, adam_step, weight_copy};
-use scenerank::backend::cuda::buffer::Buffer;
 use scenerank::backend::cuda::device::Device;
-use scenerank::backend::cuda::weight_copy::{CopiedWeight, WeightCopy};
+use scenerank::backend::cuda::device::buffer::Buffer;
+use scenerank::backend::cuda::launchers::adam::{Steps, Update, adam_step, weight_copy};
+use scenerank::backend::cuda::launchers::weight_copy::{CopiedWeight, WeightCopy};
 use scenerank::backend::reference::adam as reference;
-use scenerank::model::config::ModelConfig;
-use scenerank::model::parameters::{BlockKind, Layout};
+use scenerank::network::config::ModelConfig;
+use scenerank::network::parameters::{BlockKind, Layout};
 use scenerank::optimizer::{Adam, AdamStep, Part};
 
 /// A step of all values, in so many parts: from the last values on to the first, which end it.

@@ -13,8 +13,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
 use scenerank::backend::cpu::Cpu;
 use scenerank::loss::{Loss, LossKind};
-use scenerank::model::config::ModelConfig;
 use scenerank::model::{Model, TrainingState};
+use scenerank::network::config::ModelConfig;
 use scenerank::optimizer::Adam;
 
 use support::{BatchShape, SMALL, random_batch, random_parameters};

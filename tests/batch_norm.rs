@@ -10,12 +10,12 @@ use kernel_support::{
     Counted, Values, all, all_mut, assert_within, poisoned, same_bits, to_device, to_host, wide,
 };
 use proptest::prelude::any;
-use scenerank::backend::cuda::batch_norm::{
+use scenerank::backend::cuda::device::Device;
+use scenerank::backend::cuda::launchers::batch_norm::{
     Norm, NormBackward, NormGradient, Statistics, Sums, batch_norm_backward, batch_norm_backward_sums,
     batch_norm_mask, batch_norm_no_statistics, batch_norm_relu, batch_norm_running_statistics,
 };
-use scenerank::backend::cuda::device::Device;
-use scenerank::backend::cuda::stored::StoredElement;
+use scenerank::backend::cuda::launchers::stored::StoredElement;
 use scenerank::backend::reference::batch_norm as reference;
 
 /// Results of about 1, through some ten roundings and a sum whose chunks have 64 rows.

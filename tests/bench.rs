@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use program::{refuse, run_json};
 use scenerank::backend::cuda::device::Device as KernelDevice;
-use scenerank::backend::cuda::linear::Format;
+use scenerank::backend::cuda::launchers::linear::Format;
 use scenerank::backend::device::{Device, Precision};
 use scenerank::bench::case::{Case, Cost};
 use scenerank::bench::sizes::{SMALL, Sizes};
 use scenerank::bench::{BenchOptions, cases, run, run_cases};
-use scenerank::model::config::ModelConfig;
+use scenerank::network::config::ModelConfig;
 use serde_json::Value;
 
 /// Whether the emulator is there; says so where not.

@@ -3,7 +3,7 @@
 mod kernel_support;
 
 use kernel_support::{Values, devices, poisoned, to_device, to_host};
-use scenerank::backend::cuda::ceilings::{MmaFormat, ceiling_fma, ceiling_mma, copy};
+use scenerank::backend::cuda::launchers::ceilings::{MmaFormat, ceiling_fma, ceiling_mma, copy};
 
 #[test]
 fn chains_have_as_many_steps_as_are_counted() {

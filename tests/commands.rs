@@ -9,7 +9,7 @@ use std::process::Command;
 
 use program::{refuse, run, run_json};
 use scenerank::data::{Dataset, Split};
-use scenerank::npy::{read_npy, write_npy};
+use scenerank::files::npy::{read_npy, write_npy};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

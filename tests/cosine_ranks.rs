@@ -6,8 +6,8 @@ mod kernel_support;
 use kernel_support::cases::{check, columns, rows, seeds};
 use kernel_support::{Values, all, devices, indices_to_device, same_bits, to_device, wide};
 use proptest::prelude::*;
-use scenerank::backend::cuda::cosine_ranks::{Queries, cosine_ranks};
 use scenerank::backend::cuda::device::Device;
+use scenerank::backend::cuda::launchers::cosine_ranks::{Queries, cosine_ranks};
 use scenerank::backend::reference::cosine_ranks::cosine_ranks as reference;
 
 fn ranks(device: &Device, queries: &[f32], index: &[f32], width: usize, truth: &[u32]) -> Vec<u32> {

@@ -7,14 +7,14 @@ use scenerank::backend::Backend;
 use scenerank::backend::cpu::Cpu;
 use scenerank::backend::cuda::Cuda;
 use scenerank::backend::cuda::device::Device;
-use scenerank::backend::cuda::linear::Format;
-use scenerank::backend::cuda::stored::StoredElement;
+use scenerank::backend::cuda::launchers::linear::Format;
+use scenerank::backend::cuda::launchers::stored::StoredElement;
 use scenerank::backend::reference::Reference;
 use scenerank::batch::graph_batch::GraphBatch;
 use scenerank::loss::{Loss, LossKind};
-use scenerank::model::config::ModelConfig;
-use scenerank::model::tensors::NamedTensors;
 use scenerank::model::{Model, TrainingState};
+use scenerank::network::config::ModelConfig;
+use scenerank::network::tensors::NamedTensors;
 use scenerank::optimizer::Adam;
 use support::{
     BatchShape, SMALL, Tolerance, assert_close, random_batch, random_parameters, relative_error, switched_off,

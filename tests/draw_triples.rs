@@ -6,7 +6,7 @@ use kernel_support::cases::{check, seeds};
 use kernel_support::{Values, all, all_mut, devices, poisoned, to_device, to_host};
 use proptest::sample::select;
 use scenerank::backend::cuda::device::Device;
-use scenerank::backend::cuda::draw_triples::{Anchors, Triples, draw_triples};
+use scenerank::backend::cuda::launchers::draw_triples::{Anchors, Triples, draw_triples};
 use scenerank::batch::triples::{Sampling, TripleSampler};
 use scenerank::data::similarity::Similarity;
 

@@ -12,14 +12,14 @@ use kernel_support::{
     Counted, Values, all, all_mut, assert_within, indices_with_room, poisoned, same_bits, scale, to_device,
     to_host, to_host_within, wide, with_room,
 };
-use scenerank::backend::cuda::batch_norm::{
+use scenerank::backend::cuda::launchers::batch_norm::{
     BatchStatistics, Norm, NormBackward, Statistics, Sums, batch_norm_backward,
 };
-use scenerank::backend::cuda::edge_hidden::{
+use scenerank::backend::cuda::launchers::edge_hidden::{
     Ends, Lengths, Lists, edge_hidden_lookup, edge_hidden_sum_ends, edge_hidden_sum_types,
 };
-use scenerank::backend::cuda::linear::{Gradient, Matrix};
-use scenerank::backend::cuda::stored::StoredElement;
+use scenerank::backend::cuda::launchers::linear::{Gradient, Matrix};
+use scenerank::backend::cuda::launchers::stored::StoredElement;
 use scenerank::backend::reference::batch_norm as reference;
 use scenerank::batch::graph_batch::GraphBatch;
 

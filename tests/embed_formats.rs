@@ -11,10 +11,10 @@ use arrow_array::types::{Float32Type, UInt64Type};
 use arrow_array::{Array, RecordBatch};
 use arrow_ipc::reader::FileReader;
 use program::{SMALL_NETWORK, refuse, run, run_json, small_data};
-use scenerank::arrow::write_arrow;
 use scenerank::data::{Dataset, Split};
 use scenerank::evaluation::normal_features;
-use scenerank::npy::read_npy;
+use scenerank::files::arrow::write_arrow;
+use scenerank::files::npy::read_npy;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

@@ -12,10 +12,10 @@ use kernel_support::{
 };
 use proptest::prelude::*;
 use proptest::sample::subsequence;
-use scenerank::backend::cuda::embedding::{
+use scenerank::backend::cuda::launchers::embedding::{
     Lookup, LookupGradient, Occurring, embedding_backward, embedding_forward,
 };
-use scenerank::backend::cuda::stored::StoredElement;
+use scenerank::backend::cuda::launchers::stored::StoredElement;
 use scenerank::backend::reference::edge_gather as reference;
 
 /// A table's rows, and the types that occur, ascending.

@@ -18,7 +18,7 @@ use scenerank::evaluation::kendall::Kendall;
 use scenerank::evaluation::pearson::pearson;
 use scenerank::evaluation::spearman::Spearman;
 use scenerank::evaluation::{self, Agreement, Embeddings, RetrievalMetrics, nearest, normal_features};
-use scenerank::npy::write_npy;
+use scenerank::files::npy::write_npy;
 
 /// The devices that rank by code of their own; without the emulator, which is said, where it cannot be built.
 fn devices() -> Vec<Device> {

@@ -15,9 +15,9 @@ use scenerank::backend::reference::readout_loss::{readout, readout_backward, tri
 use scenerank::backend::reference::{Reference, adam};
 use scenerank::batch::graph_batch::GraphBatch;
 use scenerank::loss::{Loss, LossKind};
-use scenerank::model::config::ModelConfig;
-use scenerank::model::parameters::{BlockKind, Parameters, Storage};
 use scenerank::model::{Model, TrainingState};
+use scenerank::network::config::ModelConfig;
+use scenerank::network::parameters::{BlockKind, Parameters, Storage};
 use scenerank::optimizer::Adam;
 
 use support::{

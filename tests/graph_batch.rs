@@ -6,14 +6,14 @@ use kernel_support::cases::{check, seeds};
 use kernel_support::{Values, all, all_mut, devices, to_device};
 use proptest::collection::vec;
 use proptest::prelude::*;
-use scenerank::backend::cuda::batch::Places;
 use scenerank::backend::cuda::device::Device;
-use scenerank::backend::cuda::graph_batch::{
+use scenerank::backend::cuda::launchers::graph_batch::{
     Collection, CollectionPlaces, EpochTriples, assemble_graph_batch,
 };
+use scenerank::backend::cuda::step::batch::Places;
 use scenerank::batch::graph_batch::{BatchSize, GraphBatch};
 use scenerank::data::scene_graph::{SceneGraph, SceneGraphBuf};
-use scenerank::model::config::ModelConfig;
+use scenerank::network::config::ModelConfig;
 
 /// Scene graphs with an image node each, but for some, and their vocabulary.
 #[derive(Clone, Debug)]

@@ -6,7 +6,7 @@ use kernel_support::cases::{check, columns, seeds};
 use kernel_support::{Values, devices, same_bits, to_device};
 use proptest::prelude::*;
 use scenerank::backend::cuda::device::Device;
-use scenerank::backend::cuda::inner_products::inner_products;
+use scenerank::backend::cuda::launchers::inner_products::inner_products;
 
 /// The strip of `count` rows from `first` on.
 fn strip(device: &Device, values: &[f32], width: usize, first: usize, count: usize) -> Vec<f64> {

@@ -9,9 +9,9 @@ use kernel_support::stored::{assert_stored_within, rounded, stored, stored_to_ho
 use kernel_support::{
     Counted, Values, all, all_mut, assert_within, poisoned, same_bits, to_device, to_host, wide,
 };
-use scenerank::backend::cuda::batch_norm::{Norm, NormGradient, Sums};
-use scenerank::backend::cuda::l2_normalise::{l2_normalise_backward, l2_normalise_forward};
-use scenerank::backend::cuda::stored::StoredElement;
+use scenerank::backend::cuda::launchers::batch_norm::{Norm, NormGradient, Sums};
+use scenerank::backend::cuda::launchers::l2_normalise::{l2_normalise_backward, l2_normalise_forward};
+use scenerank::backend::cuda::launchers::stored::StoredElement;
 use scenerank::backend::reference::batch_norm as reference_norm;
 use scenerank::backend::reference::l2_normalise as reference;
 

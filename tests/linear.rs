@@ -17,14 +17,16 @@ use kernel_support::{
     Counted, ROWS, Values, all, all_mut, devices, indices_with_room, poisoned, spare, to_device, to_host,
     wide,
 };
-use scenerank::backend::cuda::batch_norm::{BatchStatistics, Norm, NormGradient, Statistics, Sums};
 use scenerank::backend::cuda::device::Device;
-use scenerank::backend::cuda::edge_hidden::Ends;
-use scenerank::backend::cuda::linear::{
+use scenerank::backend::cuda::launchers::batch_norm::{
+    BatchStatistics, Norm, NormGradient, Statistics, Sums,
+};
+use scenerank::backend::cuda::launchers::edge_hidden::Ends;
+use scenerank::backend::cuda::launchers::linear::{
     Format, Forward as PlainForward, Gradient, Input, LinearGradients, WeightParts, linear_backward,
     linear_forward, linear_forward_gather, linear_forward_two,
 };
-use scenerank::backend::cuda::stored::StoredElement;
+use scenerank::backend::cuda::launchers::stored::StoredElement;
 use scenerank::backend::reference::linear as reference;
 
 /// Inputs and outputs: below, at and above a tile, no multiple of anything, one.

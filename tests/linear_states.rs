@@ -9,14 +9,14 @@ use kernel_support::stored::{rounded, stored, stored_to_host, unwritten};
 use kernel_support::{
     Counted, ROWS, Values, all, all_mut, devices, poisoned, spare, to_device, to_host, with_room,
 };
-use scenerank::backend::cuda::batch_norm::{Norm, NormBackward, NormGradient, Sums};
-use scenerank::backend::cuda::buffer::Buffer;
 use scenerank::backend::cuda::device::Device;
-use scenerank::backend::cuda::linear::{
+use scenerank::backend::cuda::device::buffer::Buffer;
+use scenerank::backend::cuda::launchers::batch_norm::{Norm, NormBackward, NormGradient, Sums};
+use scenerank::backend::cuda::launchers::linear::{
     Backward, Format, Gradient, Input, LinearGradients, Unit, WeightParts, linear_backward,
     linear_backward_states, linear_backward_unit,
 };
-use scenerank::backend::cuda::stored::StoredElement;
+use scenerank::backend::cuda::launchers::stored::StoredElement;
 
 /// Whether both are in one launch.
 #[derive(Clone, Copy, PartialEq, Eq)]

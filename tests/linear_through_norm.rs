@@ -12,13 +12,15 @@ use kernel_support::stored::{rounded, stored, stored_to_host, unwritten};
 use kernel_support::{
     Counted, ROWS, Values, all, all_mut, devices, poisoned, spare, to_device, to_host, wide,
 };
-use scenerank::backend::cuda::batch_norm::{Norm, NormBackward, NormGradient, Sums, batch_norm_backward};
-use scenerank::backend::cuda::buffer::Buffer;
 use scenerank::backend::cuda::device::Device;
-use scenerank::backend::cuda::linear::{
+use scenerank::backend::cuda::device::buffer::Buffer;
+use scenerank::backend::cuda::launchers::batch_norm::{
+    Norm, NormBackward, NormGradient, Sums, batch_norm_backward,
+};
+use scenerank::backend::cuda::launchers::linear::{
     Format, Gradient, Input, LinearGradients, WeightParts, linear_backward,
 };
-use scenerank::backend::cuda::stored::StoredElement;
+use scenerank::backend::cuda::launchers::stored::StoredElement;
 use scenerank::backend::reference::linear as reference;
 
 /// Inputs and outputs: below, at and above a tile; of whole copies of 16 bytes, and not.

@@ -13,13 +13,13 @@ use kernel_support::{
     Counted, ROWS, Values, all, all_mut, devices, poisoned, spare, to_device, to_host, to_host_within, wide,
     with_room,
 };
-use scenerank::backend::cuda::batch_norm::{Norm, NormGradient, Sums};
 use scenerank::backend::cuda::device::Device;
-use scenerank::backend::cuda::edge_hidden::{Lengths, Lists, edge_hidden_sum_ends};
-use scenerank::backend::cuda::linear::{
+use scenerank::backend::cuda::launchers::batch_norm::{Norm, NormGradient, Sums};
+use scenerank::backend::cuda::launchers::edge_hidden::{Lengths, Lists, edge_hidden_sum_ends};
+use scenerank::backend::cuda::launchers::linear::{
     Backward, Format, Gradient, LinearGradients, Unit, WeightParts, linear_backward_unit, linear_forward_unit,
 };
-use scenerank::backend::cuda::stored::StoredElement;
+use scenerank::backend::cuda::launchers::stored::StoredElement;
 use scenerank::backend::reference::{l2_normalise as reference_unit, linear as reference};
 
 const EPS: f64 = f32::EPSILON as f64;

@@ -5,7 +5,7 @@ use std::path::Path;
 use half::f16;
 use npyz::{AutoSerialize, Order, WriterBuilder};
 use scenerank::data::similarity_matrix::SimilarityMatrix;
-use scenerank::npy::{NpyMatrix, read_npy, write_npy};
+use scenerank::files::npy::{NpyMatrix, read_npy, write_npy};
 
 fn save<T: AutoSerialize>(path: &Path, values: Vec<T>, shape: &[u64], order: Order) {
     let file = std::fs::File::create(path).unwrap();

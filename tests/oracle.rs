@@ -17,8 +17,8 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use safetensors::SafeTensors;
-use scenerank::model::config::ModelConfig;
-use scenerank::model::tensors::{TensorData, to_safetensors};
+use scenerank::files::tensor_file::{TensorData, to_safetensors};
+use scenerank::network::config::ModelConfig;
 use support::{BatchShape, Margins, random_batch, random_parameters, switched_off};
 
 const LOSSES: [&str; 3] = ["ranking", "triplet", "infonce"];

@@ -7,10 +7,10 @@ use kernel_support::scores::{Kind, draw, kind};
 use kernel_support::{Values, all, devices, same_bits, to_device};
 use proptest::prelude::*;
 use scenerank::backend::cuda::device::Device;
-use scenerank::backend::cuda::pair_correlations::{
+use scenerank::backend::cuda::launchers::pair_correlations::{
     COUNTS, KEYS, MOMENTS, TILE, correlation_sums, pair_correlations, pair_count, pair_keys, summing_blocks,
 };
-use scenerank::backend::cuda::strips::Strips;
+use scenerank::backend::cuda::launchers::strips::Strips;
 use scenerank::backend::reference::pair_correlations::{key, rank_products, round};
 use scenerank::backend::reference::row_correlations as definition;
 

@@ -15,10 +15,10 @@ use kernel_support::{
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
-use scenerank::backend::cuda::readout_loss::{
+use scenerank::backend::cuda::launchers::readout_loss::{
     LossOutputs, LossRows, NodeStates, Triples, readout, readout_loss,
 };
-use scenerank::backend::cuda::stored::StoredElement;
+use scenerank::backend::cuda::launchers::stored::StoredElement;
 use scenerank::backend::reference::readout_loss as reference;
 use scenerank::batch::graph_batch::GraphBatch;
 use scenerank::loss::{Loss, LossKind};

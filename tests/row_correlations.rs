@@ -7,8 +7,8 @@ use kernel_support::scores::{Kind, draw, kind};
 use kernel_support::{Values, all, devices, same_bits, to_device};
 use proptest::prelude::*;
 use scenerank::backend::cuda::device::Device;
-use scenerank::backend::cuda::row_correlations::{COUNTS, MOMENTS, row_correlations};
-use scenerank::backend::cuda::strips::Strips;
+use scenerank::backend::cuda::launchers::row_correlations::{COUNTS, MOMENTS, row_correlations};
+use scenerank::backend::cuda::launchers::strips::Strips;
 use scenerank::backend::reference::row_correlations::row_sums;
 
 /// Counts and moments of each row of the strips.

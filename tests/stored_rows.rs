@@ -7,7 +7,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use scenerank::backend::device::{Device, Precision};
 use scenerank::evaluation::{Embeddings, EmbeddingsFile, nearest_stored, normal_features, rank, ranks};
-use scenerank::npy::{write_npy, write_npy_half};
+use scenerank::files::npy::{write_npy, write_npy_half};
 use tempfile::TempDir;
 
 /// All rows by their products with the query, best first, ties by the lower index.

@@ -11,8 +11,9 @@ use scenerank::checkpoint::{self, BEST, Checkpoint, LAST};
 use scenerank::config::TrainConfig;
 use scenerank::data::{Dataset, Split};
 use scenerank::evaluation::{Embeddings, row_kendall};
-use scenerank::model::config::ModelConfig;
-use scenerank::model::tensors::{NamedTensors, Tensor, TensorData, TensorFile, to_safetensors};
+use scenerank::files::tensor_file::{TensorData, TensorFile, to_safetensors};
+use scenerank::network::config::ModelConfig;
+use scenerank::network::tensors::{NamedTensors, Tensor};
 use scenerank::run::{Run, Which};
 use serde_json::Value;
 

@@ -4,7 +4,7 @@ mod kernel_support;
 
 use kernel_support::{Values, devices, poisoned, to_device, wide};
 use scenerank::backend::cuda::device::Device;
-use scenerank::backend::cuda::top_k::{Found, MAX_K, Search, UNBOUNDED, lists_len, top_k};
+use scenerank::backend::cuda::launchers::top_k::{Found, MAX_K, Search, UNBOUNDED, lists_len, top_k};
 use scenerank::backend::reference::top_k::top_k as reference;
 
 /// Passes over `embeddings [n, width]`, `k` rows each, as many as there are in `counts`: `[pass][query]` rows and

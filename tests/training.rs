@@ -12,8 +12,8 @@ use program::{SMALL_NETWORK, Workplace, refuse, run, run_json, scenerank, small_
 use scenerank::checkpoint::{self, BEST, Checkpoint, LAST};
 use scenerank::config::TrainConfig;
 use scenerank::data::{Dataset, Split};
-use scenerank::model::tensors::{NamedTensors, Tensor};
-use scenerank::npy::write_npy;
+use scenerank::files::npy::write_npy;
+use scenerank::network::tensors::{NamedTensors, Tensor};
 use scenerank::report::run_log::METRICS;
 use scenerank::train::{TrainOutcome, train};
 use serde_json::Value;

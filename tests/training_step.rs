@@ -10,9 +10,9 @@ use scenerank::backend::reference::Reference;
 use scenerank::batch::graph_batch::{BatchSize, GraphBatch};
 use scenerank::data::scene_graph::SceneGraphBuf;
 use scenerank::loss::{Loss, LossKind};
-use scenerank::model::config::ModelConfig;
-use scenerank::model::tensors::NamedTensors;
 use scenerank::model::{Model, TrainingState};
+use scenerank::network::config::ModelConfig;
+use scenerank::network::tensors::NamedTensors;
 use scenerank::optimizer::Adam;
 use scenerank::step::{StepResult, StepTask};
 

@@ -11,7 +11,7 @@ use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
 use crate::backend::cuda::Cuda;
 use crate::backend::cuda::device::Device as KernelDevice;
-use crate::backend::cuda::linear::Format;
+use crate::backend::cuda::launchers::linear::Format;
 use crate::backend::reference::Reference;
 use crate::error::{Error, Result};
 

@@ -27,8 +27,8 @@ use crate::data::similarity::Similarity;
 use crate::error::Result;
 use crate::loss::Loss;
 use crate::model::activations::{BlockActivations, LayerActivations};
-use crate::model::config::ModelConfig;
-use crate::model::parameters::{BlockKind, Parameters};
+use crate::network::config::ModelConfig;
+use crate::network::parameters::{BlockKind, Parameters};
 use crate::optimizer::{Adam, Moments, Part};
 
 use correlation_sums::CorrelationSums;

@@ -5,17 +5,17 @@ use std::marker::PhantomData;
 
 use half::bf16;
 
-use crate::backend::cuda::adam::Steps;
-use crate::backend::cuda::batch_norm::Sums;
-use crate::backend::cuda::buffer::{Buffer, Element, Slice, SliceMut};
 use crate::backend::cuda::device::Device;
-use crate::backend::cuda::linear::{Format, WeightParts};
-use crate::backend::cuda::stored::StoredElement;
-use crate::backend::cuda::top_k::UNBOUNDED;
-use crate::backend::cuda::weight_copy::WeightCopy;
+use crate::backend::cuda::device::buffer::{Buffer, Element, Slice, SliceMut};
+use crate::backend::cuda::launchers::adam::Steps;
+use crate::backend::cuda::launchers::batch_norm::Sums;
+use crate::backend::cuda::launchers::linear::{Format, WeightParts};
+use crate::backend::cuda::launchers::stored::StoredElement;
+use crate::backend::cuda::launchers::top_k::UNBOUNDED;
+use crate::backend::cuda::launchers::weight_copy::WeightCopy;
 use crate::bench::matrix::{DeviceMatrix, HostMatrix};
 use crate::error::Result;
-use crate::model::parameters::Layout;
+use crate::network::parameters::Layout;
 
 /// What a launch needs at least, from its formula: each input read once, each output written once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,10 +2,10 @@
 
 use serde::Serialize;
 
-use crate::backend::cuda::ceilings::{MmaFormat, ceiling_fma, ceiling_mma};
 use crate::backend::cuda::device::Device;
-use crate::backend::cuda::linear::Format;
-use crate::backend::cuda::properties::Properties;
+use crate::backend::cuda::device::properties::Properties;
+use crate::backend::cuda::launchers::ceilings::{MmaFormat, ceiling_fma, ceiling_mma};
+use crate::backend::cuda::launchers::linear::Format;
 use crate::bench::case::Cost;
 use crate::bench::timing::Timer;
 use crate::error::Result;

@@ -2,9 +2,9 @@
 
 use std::any::Any;
 
-use crate::backend::cuda::buffer::Buffer;
 use crate::backend::cuda::device::Device;
-use crate::backend::cuda::stored::StoredElement;
+use crate::backend::cuda::device::buffer::Buffer;
+use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::bench::case::to_device;
 use crate::error::Result;
 

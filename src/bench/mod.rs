@@ -21,12 +21,12 @@ use std::time::Duration;
 
 use crate::backend::Backend;
 use crate::backend::cuda::device::Device as KernelDevice;
-use crate::backend::cuda::linear::Format;
-use crate::backend::cuda::properties::Properties;
+use crate::backend::cuda::device::properties::Properties;
+use crate::backend::cuda::launchers::linear::Format;
 use crate::backend::device::{BackendTask, Device, Precision};
 use crate::error::{Error, Result};
-use crate::model::config::ModelConfig;
-use crate::report::progress::Progress;
+use crate::network::config::ModelConfig;
+use crate::progress::Progress;
 
 use case::Case;
 use ceilings::Ceilings;

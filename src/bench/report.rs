@@ -6,7 +6,7 @@ use crate::backend::device::Precision;
 use crate::bench::ceilings::Ceilings;
 use crate::bench::step::Phases;
 use crate::bench::timing::Times;
-use crate::model::config::ModelConfig;
+use crate::network::config::ModelConfig;
 use crate::report::table::{Table, plain_table};
 
 /// A whole run.

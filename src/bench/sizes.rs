@@ -7,7 +7,7 @@ use rand::{RngExt, SeedableRng};
 
 use crate::batch::graph_batch::GraphBatch;
 use crate::data::scene_graph::SceneGraphBuf;
-use crate::model::config::ModelConfig;
+use crate::network::config::ModelConfig;
 
 /// A network that the emulator and the plain loops finish soon; widths are no multiples of a tile, but
 /// the hidden one suits copies of 16 bytes in bf16 too, as the paper's.

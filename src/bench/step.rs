@@ -10,8 +10,8 @@ use crate::bench::sizes::Sizes;
 use crate::bench::timing::Times;
 use crate::error::Result;
 use crate::loss::{Loss, LossKind};
-use crate::model::parameters::{TypeVectors, initial_parameters};
 use crate::model::{Model, TrainingState};
+use crate::network::parameters::{TypeVectors, initial_parameters};
 use crate::optimizer::Adam;
 
 const LOSS: Loss = Loss { kind: LossKind::Ranking, temperature: 1.0, margin: 0.5 };
@@ -142,7 +142,7 @@ pub fn step_flops(sizes: &Sizes) -> u64 {
 mod tests {
     use super::step_flops;
     use crate::bench::sizes::Sizes;
-    use crate::model::config::ModelConfig;
+    use crate::network::config::ModelConfig;
 
     #[test]
     fn a_step_of_sixteen_triples_costs_what_was_counted() {

@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::backend::cuda::buffer::Buffer;
-use crate::backend::cuda::ceilings::copy;
 use crate::backend::cuda::device::Device;
-use crate::backend::cuda::properties::Properties;
-use crate::backend::cuda::stopwatch::Stopwatch;
+use crate::backend::cuda::device::buffer::Buffer;
+use crate::backend::cuda::device::properties::Properties;
+use crate::backend::cuda::device::stopwatch::Stopwatch;
+use crate::backend::cuda::launchers::ceilings::copy;
 use crate::bench::case::{Arrays, Prepared};
 use crate::error::Result;
 

@@ -3,7 +3,7 @@
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::backend::cuda::stored::StoredElement;
+use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::bench::matrix::HostMatrix;
 
 /// Draws the values of a case.

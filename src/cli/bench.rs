@@ -6,7 +6,7 @@ use scenerank::backend::device::Device;
 use scenerank::bench::ceilings::Ceilings;
 use scenerank::bench::sizes::SMALL;
 use scenerank::bench::{BenchOptions, roofline, run};
-use scenerank::model::config::ModelConfig;
+use scenerank::network::config::ModelConfig;
 
 /// Check and time every kernel and a whole step, beside what the device reaches at most.
 ///

@@ -11,7 +11,7 @@ use scenerank::data::selection::{Filter, GraphSource, Sources};
 use scenerank::data::split::SplitRatio;
 use scenerank::data::{Dataset, Split};
 use scenerank::evaluation::QueryEdges;
-use scenerank::npy::write_npy;
+use scenerank::files::npy::write_npy;
 use scenerank::run::{Run, Which};
 use scenerank::synth::{SynthConfig, write_collection};
 use scenerank::train::train;

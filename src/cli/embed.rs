@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use scenerank::Result;
-use scenerank::arrow::write_arrow;
-use scenerank::atomic_file::write_atomically;
 use scenerank::data::Split;
-use scenerank::npy::{write_npy, write_npy_half};
+use scenerank::files::arrow::write_arrow;
+use scenerank::files::atomic_file::write_atomically;
+use scenerank::files::npy::{write_npy, write_npy_half};
 use scenerank::run::Run;
 
 use super::run_arguments::RunArguments;

@@ -6,7 +6,7 @@ use clap::Args;
 use scenerank::data::Split;
 use scenerank::evaluation::features::read_features;
 use scenerank::evaluation::{Agreement, Embeddings, agreement, normal_features};
-use scenerank::report::progress::Progress;
+use scenerank::progress::Progress;
 use scenerank::report::table::{Table, plain_table};
 use scenerank::run::Run;
 use scenerank::{Error, Result};

@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use scenerank::atomic_file::write_atomically;
 use scenerank::data::statistics::{QUANTILES, Statistics, statistics};
 use scenerank::data::{Dataset, Split};
+use scenerank::files::atomic_file::write_atomically;
 use scenerank::report::similarity_curves;
 use scenerank::{Error, Result};
 use serde_json::{Value, json};

@@ -6,7 +6,7 @@ use clap::Args;
 use scenerank::data::Split;
 use scenerank::evaluation::noise::{NoiseLevel, QueryNoise, noise_level};
 use scenerank::evaluation::{Embeddings, QueryEdges};
-use scenerank::npy::write_npy;
+use scenerank::files::npy::write_npy;
 use scenerank::report::plots::{
     NoiseCurve, NoisePoint, RecallCurve, noise_csv, noise_plot, recall_csv, recall_plot,
 };

@@ -6,7 +6,7 @@ use clap::Args;
 use scenerank::data::Split;
 use scenerank::data::query_graph::read_query_graph;
 use scenerank::evaluation::EmbeddingsFile;
-use scenerank::npy::write_npy;
+use scenerank::files::npy::write_npy;
 use scenerank::run::Run;
 use scenerank::{Error, Result};
 use serde::Serialize;

@@ -9,7 +9,7 @@ use npyz::Order;
 use rayon::prelude::*;
 
 use super::similarity::Similarity;
-use crate::npy::read_header;
+use crate::files::npy::read_header;
 use crate::{Error, Result};
 
 const REMEDY: &str = "save a square array with numpy.save, one row and column per image of the data file, as little-endian float16 \

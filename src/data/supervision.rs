@@ -5,7 +5,7 @@ use std::path::Path;
 use super::Dataset;
 use super::similarity::Similarity;
 use super::similarity_matrix::SimilarityMatrix;
-use crate::npy::{NpyMatrix, read_npy};
+use crate::files::npy::{NpyMatrix, read_npy};
 use crate::{Error, Result};
 
 /// The supervision of a run.

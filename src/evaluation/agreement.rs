@@ -20,7 +20,7 @@ use crate::backend::correlation_sums::CorrelationSums;
 use crate::backend::cpu::inner_products::{PaddedRows, ROW_BLOCK};
 use crate::backend::device::{BackendTask, Device, Precision};
 use crate::data::similarity::{Similarity, not_a_number};
-use crate::report::progress::Progress;
+use crate::progress::Progress;
 use crate::{Error, Result};
 
 /// The three correlations of scores with similarities.

@@ -6,9 +6,9 @@ use crate::batch::graph_batch::{BatchSize, GraphBatch};
 use crate::data::scene_graph::SceneGraph;
 use crate::error::Result;
 use crate::model::Model;
-use crate::model::config::ModelConfig;
-use crate::model::tensors::NamedTensors;
-use crate::report::progress::Progress;
+use crate::network::config::ModelConfig;
+use crate::network::tensors::NamedTensors;
+use crate::progress::Progress;
 
 /// Graphs per batch: enough rows for a product to run at full speed, few enough that a layer stays in the cache.
 pub const BATCH_GRAPHS: usize = 64;

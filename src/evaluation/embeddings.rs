@@ -2,7 +2,7 @@
 
 use crate::backend::Backend;
 use crate::backend::cpu::stored_rows::StoredRows;
-use crate::npy::StoredValues;
+use crate::files::npy::StoredValues;
 use crate::{Error, Result};
 
 /// `[images, width]`, row-major; every value is finite.

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::backend::cpu::stored_rows::StoredRows;
-use crate::npy::{MappedMatrix, StoredValues, map_npy, read_npy};
+use crate::files::npy::{MappedMatrix, StoredValues, map_npy, read_npy};
 use crate::{Error, Result};
 
 /// The rows of a `.npy` file.

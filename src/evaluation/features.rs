@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::data::{Dataset, Split};
-use crate::npy::read_npy;
+use crate::files::npy::read_npy;
 use crate::{Error, Result};
 
 /// `[images of the split, width]` features.

@@ -56,7 +56,7 @@ use crate::data::scene_graph::SceneGraphBuf;
 use crate::error::{Error, Result};
 use crate::evaluation::embed::{BATCH_GRAPHS, embed_with};
 use crate::model::Model;
-use crate::report::progress::Progress;
+use crate::progress::Progress;
 use crate::run::Run;
 
 /// Objects of a query; the largest image of the paper's data has 40.

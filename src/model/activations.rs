@@ -6,8 +6,8 @@
 use crate::backend::Backend;
 use crate::batch::graph_batch::BatchSize;
 use crate::error::Result;
-use crate::model::config::ModelConfig;
-use crate::model::parameters::BlockKind;
+use crate::network::config::ModelConfig;
+use crate::network::parameters::BlockKind;
 
 /// A block's saved values, `R` rows (edges or nodes) and `C` columns.
 #[derive(Debug)]

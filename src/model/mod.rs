@@ -14,9 +14,6 @@
 //! [`ModelConfig`] switches off the norm of blocks, that of x', and the image node's part in the mean.
 
 pub mod activations;
-pub mod config;
-pub mod parameters;
-pub mod tensors;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -26,11 +23,12 @@ use crate::batch::graph_batch::{BatchSize, GraphBatch};
 use crate::batch::triples::TripleSampler;
 use crate::data::scene_graph::SceneGraph;
 use crate::error::{Error, Result};
+use crate::files::tensor_file::TensorFile;
 use crate::loss::Loss;
 use crate::model::activations::{ActivationGradients, Activations, BlockActivations, LayerActivations};
-use crate::model::config::ModelConfig;
-use crate::model::parameters::{BlockKind, Layout, Parameters, Storage};
-use crate::model::tensors::{NamedTensors, Tensor, TensorFile};
+use crate::network::config::ModelConfig;
+use crate::network::parameters::{BlockKind, Layout, Parameters, Storage};
+use crate::network::tensors::{NamedTensors, Tensor};
 use crate::optimizer::{Adam, Moments, Part};
 
 /// Steps whose losses stay where they are computed until somebody reads them, so that a step waits for nothing.

@@ -2,7 +2,6 @@
 
 pub mod panels;
 pub mod plots;
-pub mod progress;
 pub mod run_log;
 pub mod scene_boxes;
 pub mod scene_drawing;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::panels::{self, Corner, Panel, Series, Shape};
 use super::run_log::{METRICS, Record, read_records};
-use crate::atomic_file::write_atomically;
+use crate::files::atomic_file::write_atomically;
 use crate::{Error, Result};
 
 /// Of shares: a little above 1, so that a perfect line does not hide in the frame.

@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::atomic_file::write_atomically;
 use crate::error::{Error, Result};
+use crate::files::atomic_file::write_atomically;
 use crate::report::tensorboard::EventWriter;
 
 /// The records' file name.

@@ -7,9 +7,9 @@ use rand::rngs::StdRng;
 use rand::seq::index;
 
 use super::panels::{self, Corner, Panel, Series, Shape};
-use crate::atomic_file::write_atomically;
 use crate::data::similarity::Similarity;
 use crate::data::statistics::sample;
+use crate::files::atomic_file::write_atomically;
 use crate::{Error, Result};
 
 /// Anchors whose curves are drawn, as in the paper.

@@ -10,12 +10,12 @@ use super::measure::{Method, NOISE, Sweep, bag_of_objects};
 use super::paper::Paper;
 use super::plan::{LOSSES, Model, PROPOSED, Plan, model_name, word};
 use super::training::{RunResult, Trained, folder, method_of};
-use crate::atomic_file::write_atomically;
 use crate::data::statistics::{quantile, sample};
 use crate::data::{Dataset, Split};
 use crate::error::{Error, Result};
 use crate::evaluation::projection::principal_plane;
 use crate::evaluation::{Embeddings, RetrievalMetrics};
+use crate::files::atomic_file::write_atomically;
 use crate::report::panels::{self, Corner, Panel, Series, Shape};
 use crate::report::plots::{
     NoiseCurve, RecallCurve, TrainingCurve, noise_panels, recall_panel, training_panels,

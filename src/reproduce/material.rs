@@ -8,7 +8,7 @@ use crate::data::supervision::read_caption_vectors;
 use crate::data::{Dataset, Split};
 use crate::error::{Error, Result};
 use crate::evaluation::features::{Features, read_features};
-use crate::npy::write_npy;
+use crate::files::npy::write_npy;
 
 /// A rank correlation needs three images, and so does a triple.
 const LEAST_IMAGES: usize = 3;

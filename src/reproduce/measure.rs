@@ -15,8 +15,8 @@ use crate::evaluation::{
     Agreement, BagOfObjects, Embeddings, QueryEdges, RetrievalMetrics, agreement, mean_name_vectors,
     normal_features,
 };
+use crate::progress::Progress;
 use crate::report::plots::NoisePoint;
-use crate::report::progress::Progress;
 use crate::train::first_parameters;
 
 /// Edges removed for Table 3 and Figure 4a.

@@ -11,11 +11,11 @@ use super::page;
 use super::plan::{Plan, word};
 pub use super::tables::Table;
 use super::training::{MissingRun, Trained};
-use crate::atomic_file::write_atomically;
 use crate::config::TrainConfig;
 use crate::data::{Dataset, Split};
 use crate::error::{Error, Result};
 use crate::evaluation::Agreement;
+use crate::files::atomic_file::write_atomically;
 use crate::report::panels;
 use crate::report::plots::write_csv;
 

@@ -16,14 +16,14 @@ use serde_json::Value;
 use super::Reproduction;
 use super::measure::{Measurement, Method};
 use super::plan::{Plan, PlannedRun};
-use crate::atomic_file::write_atomically;
 use crate::backend::cuda::device::Device as KernelDevice;
 use crate::backend::device::Device;
 use crate::checkpoint::{self, LAST, RunConfig};
 use crate::config::TrainConfig;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
-use crate::report::progress::owned_by;
+use crate::files::atomic_file::write_atomically;
+use crate::progress::owned_by;
 use crate::run::{Run, Which};
 use crate::train::{TrainOutcome, train};
 

@@ -19,7 +19,7 @@ use super::captions::{CAPTIONS_PER_IMAGE, captions};
 use super::image::{CocoRole, Depiction, annotated_graph, coco_id, coco_role, image_id, image_size};
 use super::word_vectors::word_vectors;
 use super::{SynthConfig, SynthFiles};
-use crate::report::progress::Progress;
+use crate::progress::Progress;
 use crate::{Error, Result};
 
 /// Images made at a time: some megabytes of text, and enough work for many threads.

@@ -27,9 +27,9 @@ use scenerank::data::scene_graph::SceneGraphBuf;
 use scenerank::loss::{Loss, LossKind};
 use scenerank::model::LOSS_STEPS;
 use scenerank::model::activations::{BlockActivations, LayerActivations};
-use scenerank::model::config::ModelConfig;
-use scenerank::model::parameters::{BlockKind, BlockLayout, Layout, Parameters};
-use scenerank::model::tensors::NamedTensors;
+use scenerank::network::config::ModelConfig;
+use scenerank::network::parameters::{BlockKind, BlockLayout, Layout, Parameters};
+use scenerank::network::tensors::NamedTensors;
 use scenerank::optimizer::{Adam, Moments, Part};
 
 use support::{

@@ -15,9 +15,9 @@ use std::sync::OnceLock;
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use scenerank::backend::cuda::buffer::{Buffer, Element, Slice, SliceMut};
 use scenerank::backend::cuda::device::Device;
-use scenerank::backend::cuda::rows::Rows;
+use scenerank::backend::cuda::device::buffer::{Buffer, Element, Slice, SliceMut};
+use scenerank::backend::cuda::device::rows::Rows;
 
 /// Row counts at the edges of warps, tiles and chunks.
 pub const ROWS: [usize; 8] = [0, 1, 31, 32, 33, 65, 300, 513];

@@ -1,8 +1,8 @@
 //! Products: their formats, how matrices are given to them, and how far they may be off.
 
-use scenerank::backend::cuda::buffer::Buffer;
-use scenerank::backend::cuda::linear::{Format, Matrix, MatrixMut};
-use scenerank::backend::cuda::stored::StoredElement;
+use scenerank::backend::cuda::device::buffer::Buffer;
+use scenerank::backend::cuda::launchers::linear::{Format, Matrix, MatrixMut};
+use scenerank::backend::cuda::launchers::stored::StoredElement;
 
 use super::{all, all_mut};
 

@@ -2,9 +2,9 @@
 //!
 //! Their padding holds NaN, and so do rows beyond those that there are: no kernel may use either, nor write them.
 
-use scenerank::backend::cuda::buffer::Buffer;
 use scenerank::backend::cuda::device::Device;
-use scenerank::backend::cuda::stored::StoredElement;
+use scenerank::backend::cuda::device::buffer::Buffer;
+use scenerank::backend::cuda::launchers::stored::StoredElement;
 
 use super::{assert_each_within, to_device};
 

@@ -8,9 +8,9 @@ use rand::{RngExt, SeedableRng};
 use scenerank::backend::Backend;
 use scenerank::batch::graph_batch::{BatchSize, GraphBatch};
 use scenerank::data::scene_graph::SceneGraphBuf;
-use scenerank::model::config::ModelConfig;
-use scenerank::model::parameters::{Layout, Parameters, Storage, TypeVectors, initial_parameters};
-use scenerank::model::tensors::NamedTensors;
+use scenerank::network::config::ModelConfig;
+use scenerank::network::parameters::{Layout, Parameters, Storage, TypeVectors, initial_parameters};
+use scenerank::network::tensors::NamedTensors;
 
 /// The paper's sizes.
 pub const PAPER: ModelConfig = ModelConfig::PAPER;

@@ -20,7 +20,7 @@ use super::{Cpu, at_least};
 use crate::backend::{Activated, L2_EPSILON, LayerInput, LayerInputGradient, Mode};
 use crate::batch::graph_batch::{GraphBatch, OBJECT_ROLE, Occurrences};
 use crate::model::activations::BlockActivations;
-use crate::model::parameters::{BlockKind, Parameters};
+use crate::network::parameters::{BlockKind, Parameters};
 
 /// Memory of these stages.
 #[derive(Debug, Default)]

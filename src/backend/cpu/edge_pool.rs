@@ -7,7 +7,7 @@ use super::rows::scale;
 use super::{Cpu, backward_sums};
 use crate::batch::graph_batch::{GraphBatch, OBJECT_ROLE};
 use crate::model::activations::BlockActivations;
-use crate::model::parameters::{BlockKind, Parameters};
+use crate::network::parameters::{BlockKind, Parameters};
 
 /// Nodes per task: their messages are some hundred rows.
 const CHUNK_NODES: usize = 16;

@@ -28,9 +28,9 @@ use crate::batch::graph_batch::{BatchSize, GraphBatch};
 use crate::error::Result;
 use crate::loss::Loss;
 use crate::model::activations::{BlockActivations, LayerActivations};
-use crate::model::config::ModelConfig;
 use crate::model::loss_row;
-use crate::model::parameters::{BlockKind, BlockLayout, Parameters};
+use crate::network::config::ModelConfig;
+use crate::network::parameters::{BlockKind, BlockLayout, Parameters};
 use crate::optimizer::{Adam, AdamStep, Moments, Part};
 
 use batch_norm::{BackwardSums, CHUNK_ROWS, Columns, Partials, Statistics, Terms};

@@ -11,7 +11,7 @@ use super::rows::{dot, length, scale, vectorised};
 use super::{Cpu, at_least, backward_sums};
 use crate::backend::L2_EPSILON;
 use crate::model::activations::{BlockActivations, LayerActivations};
-use crate::model::parameters::BlockLayout;
+use crate::network::parameters::BlockLayout;
 
 impl Cpu {
     /// `node_state = l2_normalise(relu(norm(z)))`, and where it is a later layer's of a rounded relu(norm(z)) the `lengths` that

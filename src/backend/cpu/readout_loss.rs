@@ -6,7 +6,7 @@ use super::rows::{add, dot, length, scale};
 use crate::backend::L2_EPSILON;
 use crate::batch::graph_batch::GraphBatch;
 use crate::loss::Loss;
-use crate::model::config::ModelConfig;
+use crate::network::config::ModelConfig;
 
 /// Memory of these stages.
 #[derive(Debug, Default)]

@@ -10,7 +10,7 @@ use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
 use super::rows::vectorised;
-use crate::npy::StoredValues;
+use crate::files::npy::StoredValues;
 
 /// Rows per task: some 100 µs of work.
 const ROWS_PER_TASK: usize = 1024;

@@ -10,7 +10,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::stored_rows::StoredRows;
-use crate::npy::StoredValues;
+use crate::files::npy::StoredValues;
 
 /// A row with its score; the greater score is greater, among equals the lower index.
 #[derive(Clone, Copy, PartialEq)]

@@ -8,40 +8,9 @@
 //! differs between two batches lies in the device's memory ([`rows`], [`batch`]). Where the training set lies there too
 //! (`training_set.rs`), the captured step begins with putting together its batch.
 
-pub mod adam;
-pub mod batch;
-pub mod batch_norm;
-mod block;
-pub mod buffer;
-pub mod ceilings;
-pub mod cosine_ranks;
 pub mod device;
-pub mod draw_triples;
-mod dynamic_shared;
-pub mod edge_hidden;
-pub mod edge_pool;
-pub mod embedding;
-mod emulator;
-mod gpu;
-pub mod graph;
-pub mod graph_batch;
-pub mod inner_products;
-pub mod l2_normalise;
-mod layer_input;
-pub mod linear;
-mod nvtx;
-pub mod pair_correlations;
-pub mod properties;
-pub mod readout_loss;
-pub mod row_correlations;
-pub mod rows;
-pub mod stopwatch;
-pub mod stored;
-mod streams;
-pub mod strips;
-pub mod top_k;
-mod training_set;
-pub mod weight_copy;
+pub mod launchers;
+pub mod step;
 
 use std::fmt;
 use std::ops::Range;
@@ -56,47 +25,26 @@ use crate::error::Result;
 use crate::loss::Loss;
 use crate::model::LOSS_STEPS;
 use crate::model::activations::{BlockActivations, LayerActivations};
-use crate::model::config::ModelConfig;
-use crate::model::parameters::{BlockKind, Layout, Parameters};
+use crate::network::config::ModelConfig;
+use crate::network::parameters::{BlockKind, Layout, Parameters};
 use crate::optimizer::{Adam, Moments, Part};
 
-use adam::Steps;
-use batch::Batch;
-use batch_norm::NormGradient;
-use block::{
+use device::buffer::Buffer;
+use device::graph::Graph;
+use device::{Device, nvtx};
+use launchers::adam::{self, Steps};
+use launchers::batch_norm::{self, NormGradient};
+use launchers::linear::{Format, WeightGradient, WeightParts};
+use launchers::readout_loss::{self, LossRows, NodeStates};
+use launchers::stored::StoredElement;
+use launchers::weight_copy::{WeightCopy, Weights};
+use launchers::{cosine_ranks, edge_pool, l2_normalise, pair_correlations, row_correlations, top_k};
+use step::batch::{self, Batch};
+use step::block::{
     Activations, After, Before, BlockSums, Blocks, batch_statistics, constant_statistics, norm, norm_backward,
 };
-use buffer::Buffer;
-use device::Device;
-use graph::Graph;
-use linear::{Format, WeightGradient, WeightParts};
-use readout_loss::{LossRows, NodeStates};
-use stored::StoredElement;
-use training_set::TrainingSet;
-use weight_copy::{WeightCopy, Weights};
-
-/// The kernel files and what they offer: loaded when a device opens.
-const FILES: &[(&str, &[&str])] = &[
-    ("adam", adam::KERNELS),
-    ("batch_norm", batch_norm::KERNELS),
-    ("ceilings", ceilings::KERNELS),
-    ("cosine_ranks", cosine_ranks::KERNELS),
-    ("draw_triples", draw_triples::KERNELS),
-    ("edge_hidden", edge_hidden::KERNELS),
-    ("edge_pool", edge_pool::KERNELS),
-    ("embedding", embedding::KERNELS),
-    ("graph_batch", graph_batch::KERNELS),
-    ("inner_products", inner_products::KERNELS),
-    ("l2_normalise", l2_normalise::KERNELS),
-    ("linear_bf16", linear::BF16_KERNELS),
-    ("linear_bf16x3", linear::BF16X3_KERNELS),
-    ("linear_fp32", linear::FP32_KERNELS),
-    ("linear_tf32", linear::TF32_KERNELS),
-    ("pair_correlations", pair_correlations::KERNELS),
-    ("readout_loss", readout_loss::KERNELS),
-    ("row_correlations", row_correlations::KERNELS),
-    ("top_k", top_k::KERNELS),
-];
+use step::layer_input;
+use step::training_set::TrainingSet;
 
 /// The CUDA backend, which stores activations in `T`. Its buffers are memory of the stages, planned for the largest batch.
 pub struct Cuda<T> {

@@ -3,14 +3,14 @@
 use half::bf16;
 
 use super::roundings;
-use crate::backend::cuda::adam::{Update, adam_step, weight_copy};
-use crate::backend::cuda::linear::Format;
-use crate::backend::cuda::stored::StoredElement;
+use crate::backend::cuda::launchers::adam::{Update, adam_step, weight_copy};
+use crate::backend::cuda::launchers::linear::Format;
+use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::backend::reference::adam as reference;
 use crate::bench::case::{Case, Cost, Host, Prepared, STEPS_DONE};
 use crate::bench::sizes::Sizes;
 use crate::bench::values::Values;
-use crate::model::parameters::{BlockKind, Layout};
+use crate::network::parameters::{BlockKind, Layout};
 use crate::optimizer::{Adam, Part};
 
 pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {

@@ -1,14 +1,14 @@
 //! batch_norm: at the widest block, the heads; ReLU also on a part of its columns.
 
 use super::{count, counted, norm, norm_values, reference_norm, roundings, stored_tolerance};
-use crate::backend::cuda::batch_norm::{
+use crate::backend::cuda::device::buffer::SliceMut;
+use crate::backend::cuda::launchers::batch_norm::{
     BatchStatistics, NormBackward, NormGradient, Statistics, Sums, batch_norm_backward,
     batch_norm_backward_sums, batch_norm_mask, batch_norm_no_statistics, batch_norm_relu,
     batch_norm_running_statistics,
 };
-use crate::backend::cuda::buffer::SliceMut;
-use crate::backend::cuda::linear::Format;
-use crate::backend::cuda::stored::StoredElement;
+use crate::backend::cuda::launchers::linear::Format;
+use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::backend::reference::batch_norm as reference;
 use crate::bench::case::{Case, Cost, Host, OtherLengths, Prepared, all_mut, unwritten};
 use crate::bench::matrix::HostMatrix;

@@ -1,8 +1,8 @@
 //! cosine_ranks: incomplete queries among the test images.
 
 use super::test_images;
-use crate::backend::cuda::cosine_ranks::{Queries, cosine_ranks};
-use crate::backend::cuda::linear::Format;
+use crate::backend::cuda::launchers::cosine_ranks::{Queries, cosine_ranks};
+use crate::backend::cuda::launchers::linear::Format;
 use crate::backend::reference::cosine_ranks as reference;
 use crate::bench::case::{Case, Cost, Host, OtherLengths, Prepared, all_mut};
 use crate::bench::sizes::Sizes;

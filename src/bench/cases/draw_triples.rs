@@ -1,13 +1,13 @@
 //! draw_triples: an epoch of the paper's training images.
 
-use crate::backend::cuda::draw_triples::{Anchors, Triples, draw_triples};
-use crate::backend::cuda::linear::Format;
+use crate::backend::cuda::launchers::draw_triples::{Anchors, Triples, draw_triples};
+use crate::backend::cuda::launchers::linear::Format;
 use crate::batch::triples::{Sampling, TripleSampler};
 use crate::bench::case::{Case, Cost, Host, OtherLengths, Prepared, all_mut, unwritten};
 use crate::bench::sizes::Sizes;
 use crate::bench::values::Values;
 use crate::data::similarity::Similarity;
-use crate::model::config::ModelConfig;
+use crate::network::config::ModelConfig;
 
 /// The paper's training images, and fewer for a smaller network.
 const IMAGES: usize = 31_750;

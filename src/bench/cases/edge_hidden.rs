@@ -5,12 +5,12 @@ use std::rc::Rc;
 use super::batch_norm::{batch_statistics, decided_inputs, norm_backward};
 use super::linear::{followed_by_statistics, statistics};
 use super::{count, counted, indices, norm, roundings, stored_tolerance};
-use crate::backend::cuda::batch_norm::NormBackward;
-use crate::backend::cuda::edge_hidden::{
+use crate::backend::cuda::launchers::batch_norm::NormBackward;
+use crate::backend::cuda::launchers::edge_hidden::{
     Ends, Lengths, Lists, edge_hidden_lookup, edge_hidden_sum_ends, edge_hidden_sum_types,
 };
-use crate::backend::cuda::linear::{Format, Gradient, Matrix};
-use crate::backend::cuda::stored::StoredElement;
+use crate::backend::cuda::launchers::linear::{Format, Gradient, Matrix};
+use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::batch::graph_batch::GraphBatch;
 use crate::bench::case::{Case, Cost, Host, Prepared, unwritten};
 use crate::bench::matrix::HostMatrix;

@@ -1,11 +1,11 @@
 //! embedding: the rows of both tables that occur in the batch.
 
 use super::{count, counted, indices};
-use crate::backend::cuda::embedding::{
+use crate::backend::cuda::launchers::embedding::{
     Lookup, LookupGradient, Occurring, embedding_backward, embedding_forward,
 };
-use crate::backend::cuda::linear::Format;
-use crate::backend::cuda::stored::StoredElement;
+use crate::backend::cuda::launchers::linear::Format;
+use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::backend::reference::edge_gather as reference;
 use crate::bench::case::{Case, Cost, Host, Prepared, unwritten};
 use crate::bench::matrix::HostMatrix;

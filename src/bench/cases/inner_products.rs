@@ -1,8 +1,8 @@
 //! inner_products: a strip of the test images' products with each other.
 
 use super::{ROUNDING, test_images};
-use crate::backend::cuda::inner_products::inner_products;
-use crate::backend::cuda::linear::Format;
+use crate::backend::cuda::launchers::inner_products::inner_products;
+use crate::backend::cuda::launchers::linear::Format;
 use crate::bench::case::{Case, Cost, Host, OtherLengths, Prepared, all_mut};
 use crate::bench::sizes::Sizes;
 use crate::bench::values::Values;

@@ -2,9 +2,9 @@
 
 use super::batch_norm::{decided_inputs, expected_backward, norm_gradient};
 use super::{count, counted, norm, norm_values, reference_norm, roundings, stored_tolerance};
-use crate::backend::cuda::l2_normalise::{l2_normalise_backward, l2_normalise_forward};
-use crate::backend::cuda::linear::Format;
-use crate::backend::cuda::stored::StoredElement;
+use crate::backend::cuda::launchers::l2_normalise::{l2_normalise_backward, l2_normalise_forward};
+use crate::backend::cuda::launchers::linear::Format;
+use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::backend::reference::l2_normalise as reference;
 use crate::bench::case::{Case, Cost, Host, Prepared, unwritten};
 use crate::bench::matrix::HostMatrix;

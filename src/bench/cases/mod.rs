@@ -19,16 +19,16 @@ mod top_k;
 
 use half::bf16;
 
-use crate::backend::cuda::batch_norm::Norm;
-use crate::backend::cuda::buffer::Slice;
-use crate::backend::cuda::linear::Format;
-use crate::backend::cuda::rows::Rows;
-use crate::backend::cuda::stored::StoredElement;
+use crate::backend::cuda::device::buffer::Slice;
+use crate::backend::cuda::device::rows::Rows;
+use crate::backend::cuda::launchers::batch_norm::Norm;
+use crate::backend::cuda::launchers::linear::Format;
+use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::backend::reference::batch_norm as reference;
 use crate::bench::case::Case;
 use crate::bench::sizes::Sizes;
 use crate::bench::values::Values;
-use crate::model::config::ModelConfig;
+use crate::network::config::ModelConfig;
 
 /// The cases of all launchers at these sizes, with operands of products in this format, and in the element type that goes
 /// with it.

@@ -1,11 +1,11 @@
 //! pair_correlations: all pairs of the test images, and the keys of a strip of them.
 
 use super::{ROUNDING, test_images};
-use crate::backend::cuda::linear::Format;
-use crate::backend::cuda::pair_correlations::{
+use crate::backend::cuda::launchers::linear::Format;
+use crate::backend::cuda::launchers::pair_correlations::{
     COUNTS, KEYS, MOMENTS, TILE, pair_correlations, pair_count, pair_keys, summing_blocks,
 };
-use crate::backend::cuda::strips::Strips;
+use crate::backend::cuda::launchers::strips::Strips;
 use crate::backend::reference::pair_correlations::{key, round};
 use crate::bench::case::{Case, Cost, Host, OtherLengths, Prepared, all, all_mut};
 use crate::bench::sizes::Sizes;

@@ -1,9 +1,11 @@
 //! readout_loss: embeddings of the batch's graphs, and the ranking loss of its triples.
 
 use super::{count, counted, indices, roundings, stored_tolerance};
-use crate::backend::cuda::linear::Format;
-use crate::backend::cuda::readout_loss::{LossOutputs, LossRows, NodeStates, Triples, readout, readout_loss};
-use crate::backend::cuda::stored::StoredElement;
+use crate::backend::cuda::launchers::linear::Format;
+use crate::backend::cuda::launchers::readout_loss::{
+    LossOutputs, LossRows, NodeStates, Triples, readout, readout_loss,
+};
+use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::backend::reference::readout_loss as reference;
 use crate::bench::case::{Case, Cost, Host, Prepared, unwritten};
 use crate::bench::matrix::HostMatrix;

@@ -1,9 +1,9 @@
 //! row_correlations: a strip of the test images' scores and similarities.
 
 use super::{ROUNDING, test_images};
-use crate::backend::cuda::linear::Format;
-use crate::backend::cuda::row_correlations::{COUNTS, MOMENTS, row_correlations};
-use crate::backend::cuda::strips::Strips;
+use crate::backend::cuda::launchers::linear::Format;
+use crate::backend::cuda::launchers::row_correlations::{COUNTS, MOMENTS, row_correlations};
+use crate::backend::cuda::launchers::strips::Strips;
 use crate::backend::reference::row_correlations::row_sums;
 use crate::bench::case::{Case, Cost, Host, OtherLengths, Prepared, all, all_mut};
 use crate::bench::sizes::Sizes;

@@ -1,13 +1,13 @@
 //! top_k: the nearest of all images of the paper to some queries.
 
 use super::ROUNDING;
-use crate::backend::cuda::linear::Format;
-use crate::backend::cuda::top_k::{Found, Search, lists_len, top_k};
+use crate::backend::cuda::launchers::linear::Format;
+use crate::backend::cuda::launchers::top_k::{Found, Search, lists_len, top_k};
 use crate::backend::reference::top_k as reference;
 use crate::bench::case::{Case, Cost, Host, OtherLengths, Prepared, all_mut, unwritten};
 use crate::bench::sizes::Sizes;
 use crate::bench::values::Values;
-use crate::model::config::ModelConfig;
+use crate::network::config::ModelConfig;
 
 const K: usize = 8;
 /// Each has a column of its own.

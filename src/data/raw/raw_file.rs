@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
 
-use crate::report::progress::Progress;
+use crate::progress::Progress;
 use crate::{Error, Result};
 
 const BUFFER_BYTES: usize = 1 << 18;

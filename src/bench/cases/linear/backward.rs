@@ -3,12 +3,12 @@
 use super::super::batch_norm::{decided_inputs, expected_backward, norm_backward, norm_gradient};
 use super::super::{count, counted, norm, reference_norm, roundings};
 use super::{Operands, Part, Product, matrix, product_of, rounded, tolerance, with_sums};
-use crate::backend::cuda::batch_norm::NormBackward;
-use crate::backend::cuda::linear::{
+use crate::backend::cuda::launchers::batch_norm::NormBackward;
+use crate::backend::cuda::launchers::linear::{
     Backward, Gradient, Input, LinearGradients, Matrix, MatrixMut, Unit, is_large, linear_backward,
     linear_backward_states, linear_backward_unit,
 };
-use crate::backend::cuda::stored::StoredElement;
+use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::bench::case::{Case, Cost, Host, Prepared, unwritten};
 use crate::bench::matrix::HostMatrix;
 use crate::bench::values::Values;

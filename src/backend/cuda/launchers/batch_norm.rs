@@ -1,0 +1,368 @@
+//! batch_norm: statistics, relu(norm(z)) and their backward (`kernels/batch_norm.cu`).
+
+use super::stored::{StoredElement, stored_kernel, stored_kernels};
+use crate::backend::cuda::device::buffer::{Buffer, Slice, SliceMut};
+use crate::backend::cuda::device::rows::Rows;
+use crate::backend::cuda::device::{Argument, Arguments, Device, Grid, check_len, dimension};
+use crate::error::Result;
+
+pub(crate) const KERNELS: &[&str] = stored_kernels![
+    "batch_norm_relu",
+    "batch_norm_mask",
+    "batch_norm_backward_sums",
+    "batch_norm_backward";
+    "batch_norm_running_statistics",
+    "batch_norm_no_statistics"
+];
+
+/// As in the kernel: columns and rows of a block.
+const STRIP: usize = 32;
+const ROW_LANES: u32 = 8;
+const COLUMN_THREADS: u32 = 128;
+const THREADS: u32 = 256;
+/// Columns of a thread.
+const COLUMNS_EACH: usize = 4;
+
+/// As in `kernels/column_sums.cuh`: rows of a chunk, chunks of a group.
+pub const CHUNK_ROWS: usize = 64;
+const GROUP_CHUNKS: usize = 32;
+
+/// A block's normalisation, by column.
+#[derive(Clone, Copy, Debug)]
+pub struct Norm<'a> {
+    /// `[C]`.
+    pub mean: Slice<'a, f32>,
+    /// `[C]`.
+    pub rstd: Slice<'a, f32>,
+    /// `[C]`.
+    pub weight: Slice<'a, f32>,
+    /// `[C]`.
+    pub bias: Slice<'a, f32>,
+}
+
+impl<'a> Norm<'a> {
+    /// Some of its columns.
+    #[track_caller]
+    pub fn columns(self, start: usize, count: usize) -> Self {
+        let part = |slice: Slice<'a, f32>| slice.slice(start..start + count);
+        Norm {
+            mean: part(self.mean),
+            rstd: part(self.rstd),
+            weight: part(self.weight),
+            bias: part(self.bias),
+        }
+    }
+
+    #[track_caller]
+    pub(crate) fn check(&self, columns: usize) {
+        for (name, slice) in
+            [("mean", self.mean), ("rstd", self.rstd), ("norm.weight", self.weight), ("norm.bias", self.bias)]
+        {
+            check_len(name, slice.len(), columns);
+        }
+    }
+}
+
+impl Arguments {
+    /// The four columns of a normalisation, in the order in which every kernel takes them.
+    pub(crate) fn add_norm(self, norm: Norm<'_>) -> Self {
+        self.add(norm.mean).add(norm.rstd).add(norm.weight).add(norm.bias)
+    }
+}
+
+/// Where statistics go.
+#[derive(Debug)]
+pub struct Statistics<'a> {
+    /// `[C]`.
+    pub mean: SliceMut<'a, f32>,
+    /// `[C]`.
+    pub rstd: SliceMut<'a, f32>,
+}
+
+/// Where the statistics of a block's rows go, and the memory of making them.
+pub struct BatchStatistics<'a> {
+    /// Of these rows.
+    pub to: Statistics<'a>,
+    /// `[C]`: moves.
+    pub running_mean: SliceMut<'a, f32>,
+    /// `[C]`: moves.
+    pub running_var: SliceMut<'a, f32>,
+    /// Memory.
+    pub sums: &'a mut Sums,
+}
+
+/// Where the gradients of a norm's weight and bias go. What its backward subtracts from each row stays in `sums`, for
+/// [`NormBackward`].
+pub struct NormGradient<'a> {
+    /// `[C]`.
+    pub weight: SliceMut<'a, f32>,
+    /// `[C]`.
+    pub bias: SliceMut<'a, f32>,
+    /// Whether mean and rstd are the batch's, and so move with z, or constants.
+    pub batch_statistics: bool,
+    /// Memory.
+    pub sums: &'a mut Sums,
+}
+
+/// The second part of the backward of relu(norm(z)): what makes the gradient d_z of that by the output.
+pub struct NormBackward<'a, T> {
+    /// `[R, C]`: the gradient by the output, whose place d_z takes where it is written.
+    pub d: SliceMut<'a, T>,
+    /// `[R, C]`.
+    pub z: Slice<'a, T>,
+    /// Of z.
+    pub norm: Norm<'a>,
+    /// `[2, C]`: what is subtracted, [`Sums::terms`] of the first part, [`batch_norm_backward_sums`] or the product that
+    /// made d.
+    pub terms: Slice<'a, f32>,
+}
+
+impl<T: StoredElement> NormBackward<'_, T> {
+    /// C.
+    pub(crate) fn columns(&self) -> usize {
+        self.norm.mean.len()
+    }
+
+    /// Panics unless there are so many rows.
+    #[track_caller]
+    pub(crate) fn check(&self, rows: usize) {
+        let columns = self.columns();
+        self.norm.check(columns);
+        check_len("batch_norm_backward: d", self.d.len(), rows * T::stride(columns));
+        check_len("batch_norm_backward: z", self.z.len(), rows * T::stride(columns));
+        check_len("batch_norm_backward: terms", self.terms.len(), 2 * columns);
+    }
+}
+
+impl Arguments {
+    /// d, z, the norm and what is subtracted, in the order in which every kernel takes them.
+    pub(crate) fn add_norm_backward<T: StoredElement>(self, of: &NormBackward<'_, T>) -> Self {
+        self.add(of.d.as_slice()).add(of.z).add_norm(of.norm).add(of.terms)
+    }
+}
+
+/// Memory of the sums over rows (`kernels/column_sums.cuh`).
+pub struct Sums {
+    /// `[chunks, 2, C]`.
+    partials: Buffer<f32>,
+    /// `[groups, 2, C]`.
+    groups: Buffer<f64>,
+    /// `[groups + 1, strips]`: zeros between launches.
+    tickets: Buffer<i32>,
+    /// `[2, C]`: what backward subtracts.
+    terms: Buffer<f32>,
+}
+
+impl Sums {
+    /// None yet.
+    pub fn new(device: &Device) -> Result<Self> {
+        Ok(Sums {
+            partials: device.allocate(0)?,
+            groups: device.allocate(0)?,
+            tickets: device.allocate(0)?,
+            terms: device.allocate(0)?,
+        })
+    }
+
+    /// `[2, C]`: what backward subtracts, as the first part of a norm's backward left it.
+    pub fn terms(&self, columns: usize) -> Slice<'_, f32> {
+        self.terms.slice(0..2 * columns)
+    }
+
+    /// Room for sums over up to `rows` rows of `columns` columns, if there is not yet.
+    pub(crate) fn reserve(&mut self, device: &Device, rows: usize, columns: usize) -> Result<()> {
+        let chunks = rows.div_ceil(CHUNK_ROWS);
+        let groups = chunks.div_ceil(GROUP_CHUNKS);
+        device.reserve(&mut self.partials, chunks * 2 * columns)?;
+        device.reserve(&mut self.groups, groups * 2 * columns)?;
+        device.reserve(&mut self.terms, 2 * columns)?;
+        let tickets = (groups + 1) * columns.div_ceil(STRIP);
+        if self.tickets.len() < tickets {
+            self.tickets = device.allocate(tickets)?;
+        }
+        Ok(())
+    }
+}
+
+impl Arguments {
+    /// A `ColumnMemory`: of sums over up to `rows` rows, or null where none are wanted.
+    fn add_sums(self, device: &Device, sums: Option<&mut Sums>, rows: usize, columns: usize) -> Result<Self> {
+        let Some(sums) = sums else { return Ok(self.add_nulls(3)) };
+        sums.reserve(device, rows, columns)?;
+        let arguments = self.add(sums.partials.slice(0..sums.partials.len()));
+        let arguments = arguments.add(sums.groups.slice(0..sums.groups.len()));
+        Ok(arguments.add(sums.tickets.slice(0..sums.tickets.len())))
+    }
+
+    pub(crate) fn add_nulls(self, count: usize) -> Self {
+        (0..count).fold(self, |arguments, _| arguments.add(Argument::Address(0)))
+    }
+
+    /// Memory and results of a block's statistics, over up to `rows` rows; null where none are wanted.
+    pub(crate) fn add_statistics(
+        self,
+        device: &Device,
+        statistics: Option<BatchStatistics<'_>>,
+        rows: usize,
+        columns: usize,
+    ) -> Result<Self> {
+        let Some(BatchStatistics { mut to, mut running_mean, mut running_var, sums }) = statistics else {
+            return Ok(self.add_nulls(7));
+        };
+        check_len("batch_norm: mean", to.mean.len(), columns);
+        check_len("batch_norm: rstd", to.rstd.len(), columns);
+        check_len("batch_norm: running_mean", running_mean.len(), columns);
+        check_len("batch_norm: running_var", running_var.len(), columns);
+        let arguments = self.add_sums(device, Some(sums), rows, columns)?;
+        let arguments = arguments.add(&mut to.mean).add(&mut to.rstd);
+        Ok(arguments.add(&mut running_mean).add(&mut running_var))
+    }
+
+    /// Memory and results of a norm's backward, over up to `rows` rows; null where none are wanted.
+    pub(crate) fn add_norm_gradient(
+        self,
+        device: &Device,
+        gradient: Option<NormGradient<'_>>,
+        rows: usize,
+        columns: usize,
+    ) -> Result<Self> {
+        let Some(NormGradient { mut weight, mut bias, batch_statistics, sums }) = gradient else {
+            return Ok(self.add_nulls(6).add(0));
+        };
+        check_len("batch_norm: d_weight", weight.len(), columns);
+        check_len("batch_norm: d_bias", bias.len(), columns);
+        let arguments = self.add_sums(device, Some(&mut *sums), rows, columns)?;
+        let arguments = arguments.add(&mut weight).add(&mut bias);
+        Ok(arguments.add(sums.terms.slice(0..2 * columns)).add(usize::from(batch_statistics)))
+    }
+}
+
+/// At least one block for each strip, for what there is without rows.
+pub(crate) fn strips(rows: usize, columns: usize) -> Grid {
+    let blocks = [columns.div_ceil(STRIP), rows.div_ceil(CHUNK_ROWS).max(1), 1].map(dimension);
+    Grid { blocks, threads: [STRIP as u32, ROW_LANES, 1] }
+}
+
+/// A thread for four columns of each row.
+fn by_fours(rows: usize, columns: usize) -> Grid {
+    let threads = rows * columns.div_ceil(COLUMNS_EACH);
+    assert!(u32::try_from(threads).is_ok(), "kernels count their threads in 32 bits");
+    Grid::cover(threads, THREADS)
+}
+
+/// The running statistics into `to`.
+pub fn batch_norm_running_statistics(
+    device: &Device,
+    to: &mut Statistics<'_>,
+    running_mean: Slice<'_, f32>,
+    running_var: Slice<'_, f32>,
+) -> Result<()> {
+    let columns = to.mean.len();
+    check_len("batch_norm: rstd", to.rstd.len(), columns);
+    check_len("batch_norm: running_mean", running_mean.len(), columns);
+    check_len("batch_norm: running_var", running_var.len(), columns);
+    let arguments = [
+        (&mut to.mean).into(),
+        (&mut to.rstd).into(),
+        running_mean.into(),
+        running_var.into(),
+        columns.into(),
+    ];
+    // SAFETY: as in kernels/batch_norm.cu; lengths were checked; `to` is borrowed mutably.
+    unsafe {
+        device.launch("batch_norm_running_statistics", Grid::cover(columns, COLUMN_THREADS), &arguments)
+    }
+}
+
+/// Without batch norm: 0 and 1 into `to`.
+pub fn batch_norm_no_statistics(device: &Device, to: &mut Statistics<'_>) -> Result<()> {
+    let columns = to.mean.len();
+    check_len("batch_norm: rstd", to.rstd.len(), columns);
+    let arguments = [(&mut to.mean).into(), (&mut to.rstd).into(), columns.into()];
+    // SAFETY: as in kernels/batch_norm.cu; lengths were checked; `to` is borrowed mutably.
+    unsafe { device.launch("batch_norm_no_statistics", Grid::cover(columns, COLUMN_THREADS), &arguments) }
+}
+
+/// `y [R, C] = relu(norm(z))`, of rows of z `z_stride` apart.
+pub fn batch_norm_relu<T: StoredElement>(
+    device: &Device,
+    y: &mut SliceMut<'_, T>,
+    z: Slice<'_, T>,
+    norm: Norm<'_>,
+    z_stride: usize,
+    rows: Rows<'_>,
+) -> Result<()> {
+    let columns = norm.mean.len();
+    if rows.bound * columns == 0 {
+        return Ok(());
+    }
+    norm.check(columns);
+    check_len("batch_norm_relu: y", y.len(), rows.bound * T::stride(columns));
+    check_len("batch_norm_relu: z", z.len(), (rows.bound - 1) * z_stride + columns);
+    let arguments = Arguments::default().add(y).add(z).add_norm(norm).add(T::stride(columns)).add(z_stride);
+    let arguments = arguments.add(rows).add(columns);
+    // SAFETY: as in kernels/batch_norm.cu; lengths were checked; y is borrowed mutably.
+    unsafe { device.launch(stored_kernel!("batch_norm_relu", T), by_fours(rows.bound, columns), &arguments) }
+}
+
+/// `mask [R, C]`: 1 where the ReLU passes norm(z).
+pub fn batch_norm_mask<T: StoredElement>(
+    device: &Device,
+    mask: &mut SliceMut<'_, u8>,
+    z: Slice<'_, T>,
+    norm: Norm<'_>,
+    rows: usize,
+) -> Result<()> {
+    let columns = norm.mean.len();
+    if rows * columns == 0 {
+        return Ok(());
+    }
+    norm.check(columns);
+    check_len("batch_norm_mask: mask", mask.len(), rows * columns);
+    check_len("batch_norm_mask: z", z.len(), rows * T::stride(columns));
+    let arguments = Arguments::default().add(mask).add(z).add_norm(norm);
+    let arguments = arguments.add(T::stride(columns)).add(rows).add(columns);
+    let grid = Grid::cover(rows * columns, THREADS);
+    // SAFETY: as in kernels/batch_norm.cu; lengths were checked; mask is borrowed mutably.
+    unsafe { device.launch(stored_kernel!("batch_norm_mask", T), grid, &arguments) }
+}
+
+/// The first part of the backward of relu(norm(z)), given the gradient `d [R, C]` by its output: the gradients of weight
+/// and bias, and what the second part subtracts, in a pass over d and z.
+pub fn batch_norm_backward_sums<T: StoredElement>(
+    device: &Device,
+    gradient: NormGradient<'_>,
+    d: Slice<'_, T>,
+    z: Slice<'_, T>,
+    norm: Norm<'_>,
+    rows: Rows<'_>,
+) -> Result<()> {
+    let columns = norm.mean.len();
+    norm.check(columns);
+    check_len("batch_norm_backward: d", d.len(), rows.bound * T::stride(columns));
+    check_len("batch_norm_backward: z", z.len(), rows.bound * T::stride(columns));
+    let arguments = Arguments::default().add_norm_gradient(device, Some(gradient), rows.bound, columns)?;
+    let arguments = arguments.add(d).add(z).add_norm(norm).add(T::stride(columns)).add(rows).add(columns);
+    let (kernel, grid) = (stored_kernel!("batch_norm_backward_sums", T), strips(rows.bound, columns));
+    // SAFETY: as in kernels/batch_norm.cu; lengths were checked, the sums have room; all that is written is borrowed
+    // mutably.
+    unsafe { device.launch(kernel, grid, &arguments) }
+}
+
+/// The second part in a launch of its own: d becomes d_z.
+pub fn batch_norm_backward<T: StoredElement>(
+    device: &Device,
+    of: &mut NormBackward<'_, T>,
+    rows: Rows<'_>,
+) -> Result<()> {
+    of.check(rows.bound);
+    if rows.bound == 0 {
+        return Ok(());
+    }
+    let columns = of.columns();
+    let arguments = Arguments::default().add_norm_backward(of);
+    let arguments = arguments.add(T::stride(columns)).add(rows).add(columns);
+    let (kernel, grid) = (stored_kernel!("batch_norm_backward", T), by_fours(rows.bound, columns));
+    // SAFETY: as in kernels/batch_norm.cu; lengths were checked; d is borrowed mutably.
+    unsafe { device.launch(kernel, grid, &arguments) }
+}

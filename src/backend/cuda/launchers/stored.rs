@@ -1,0 +1,133 @@
+//! The element types of activations and their gradients: what lies in memory between kernels (`kernels/stored.cuh`).
+//!
+//! Kernels compute in single precision and round once, to nearest even, where they store. Rows of bf16 are padded to a
+//! multiple of 16 bytes; what the padding holds is nobody's concern.
+
+use half::bf16;
+
+use super::weight_copy::Weights;
+use crate::backend::cuda::device::buffer::{Buffer, Element, Slice, SliceMut};
+use crate::network::parameters::BlockKind;
+
+/// An element type that kernels store in: `f32` or `bf16`.
+pub trait StoredElement: Element {
+    /// Rows begin at multiples of so many values.
+    const ROW_MULTIPLE: usize;
+    /// Whether products read a copy of the weights in this type ([`super::weight_copy`]), or the parameters.
+    const PRODUCTS_READ_COPY: bool;
+
+    /// The most that one rounding is off by, relatively.
+    const ROUNDING: f64;
+
+    /// How far apart rows of `columns` values lie.
+    fn stride(columns: usize) -> usize {
+        columns.next_multiple_of(Self::ROW_MULTIPLE)
+    }
+
+    /// Whether a part of the columns of stored rows, from this one on, begins where rows may.
+    fn begins_row(column: usize) -> bool {
+        column.is_multiple_of(Self::ROW_MULTIPLE)
+    }
+
+    /// Of a kernel's two names, that for this type.
+    fn kernel(f32_name: &'static str, bf16_name: &'static str) -> &'static str;
+
+    /// A block's weight, from where products of this type read it.
+    fn weight<'a>(weights: Weights<'a>, layer: usize, kind: BlockKind) -> Slice<'a, Self>;
+
+    /// Rounded to nearest even.
+    fn narrow(value: f32) -> Self;
+
+    /// Exact.
+    fn widen(self) -> f32;
+
+    /// `values [rows, columns]` as they are stored, zeros between rows.
+    fn padded(values: &[f32], columns: usize) -> Vec<Self> {
+        let padding = std::iter::repeat_n(Self::narrow(0.0), Self::stride(columns) - columns);
+        let rows = values.chunks_exact(columns.max(1));
+        rows.flat_map(|row| row.iter().map(|&value| Self::narrow(value)).chain(padding.clone())).collect()
+    }
+
+    /// Stored rows without what lies between them.
+    fn dense(stored: &[Self], columns: usize) -> Vec<f32> {
+        let rows = stored.chunks_exact(Self::stride(columns).max(1));
+        rows.flat_map(|row| row[..columns].iter().map(|&value| value.widen())).collect()
+    }
+}
+
+impl<T: StoredElement> Buffer<T> {
+    /// The first `rows` rows of a stored matrix of so many columns.
+    #[track_caller]
+    pub fn rows(&self, rows: usize, columns: usize) -> Slice<'_, T> {
+        self.slice(0..rows * T::stride(columns))
+    }
+
+    /// The same, to write.
+    #[track_caller]
+    pub fn rows_mut(&mut self, rows: usize, columns: usize) -> SliceMut<'_, T> {
+        self.slice_mut(0..rows * T::stride(columns))
+    }
+}
+
+impl StoredElement for f32 {
+    const ROW_MULTIPLE: usize = 1;
+    const PRODUCTS_READ_COPY: bool = false;
+    const ROUNDING: f64 = f32::EPSILON as f64 / 2.0;
+
+    fn kernel(f32_name: &'static str, _: &'static str) -> &'static str {
+        f32_name
+    }
+
+    fn weight<'a>(weights: Weights<'a>, layer: usize, kind: BlockKind) -> Slice<'a, f32> {
+        weights.in_parameters(layer, kind)
+    }
+
+    fn narrow(value: f32) -> f32 {
+        value
+    }
+
+    fn widen(self) -> f32 {
+        self
+    }
+}
+
+impl StoredElement for bf16 {
+    const ROW_MULTIPLE: usize = 8;
+    const PRODUCTS_READ_COPY: bool = true;
+    const ROUNDING: f64 = 1.0 / 256.0;
+
+    fn kernel(_: &'static str, bf16_name: &'static str) -> &'static str {
+        bf16_name
+    }
+
+    fn weight<'a>(weights: Weights<'a>, layer: usize, kind: BlockKind) -> Slice<'a, bf16> {
+        weights.in_copy(layer, kind)
+    }
+
+    fn narrow(value: f32) -> bf16 {
+        bf16::from_f32(value)
+    }
+
+    fn widen(self) -> f32 {
+        self.to_f32()
+    }
+}
+
+/// The names of a file's kernels: those that come for both types, and after a semicolon others.
+macro_rules! stored_kernels {
+    ($($stored:literal),* $(; $($other:literal),*)?) => {
+        &[$(concat!($stored, "_f32"), concat!($stored, "_bf16"),)* $($($other),*)?]
+    };
+}
+
+/// The name of a kernel that comes for both types, for one of them.
+macro_rules! stored_kernel {
+    ($name:literal, $element:ty) => {
+        <$element as $crate::backend::cuda::launchers::stored::StoredElement>::kernel(
+            concat!($name, "_f32"),
+            concat!($name, "_bf16"),
+        )
+    };
+}
+
+pub(crate) use {stored_kernel, stored_kernels};

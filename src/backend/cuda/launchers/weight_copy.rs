@@ -1,0 +1,143 @@
+//! The linear weights in bf16, as products read them; the parameters themselves stay in single precision. Adam writes both
+//! in one pass (`kernels/adam.cu`).
+//!
+//! Every weight `[O, I]` lies in the copy row by row, rows padded as stored rows are ([`StoredElement`]). That of
+//! `edge.hidden`, `[H, 3 D]`, is used as three matrices (`layer_input.rs`), each of whose rows must begin at a multiple of
+//! 16 bytes: it lies as `[3 H, D]`, row `3 o + p` being part p of output o.
+
+use half::bf16;
+
+use super::linear::Matrix;
+use super::stored::StoredElement;
+use crate::backend::cuda::device::Device;
+use crate::backend::cuda::device::buffer::{Buffer, Slice, SliceMut};
+use crate::error::Result;
+use crate::network::parameters::{BlockKind, Layout};
+
+/// The copy, and where each weight lies in it.
+pub struct WeightCopy {
+    values: Buffer<bf16>,
+    /// `[S, 5]`, as the kernel takes them: first and end among the parameters, width, stride, place in the copy.
+    segments: Buffer<i32>,
+    places: Vec<[CopiedWeight; 4]>,
+    /// Length of the parameters.
+    parameter_count: usize,
+}
+
+/// A weight in the copy: rows of `columns` values, `stride` apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CopiedWeight {
+    /// Where its first row begins.
+    pub start: usize,
+    /// Rows: O, and 3 H of `edge.hidden`.
+    pub rows: usize,
+    /// Columns: I, and D of `edge.hidden`.
+    pub columns: usize,
+    /// From one row to the next.
+    pub stride: usize,
+}
+
+impl CopiedWeight {
+    /// Of `edge.hidden`: part 0, 1 or 2 (subject, edge, object), a matrix `[H, D]` of every third row.
+    pub fn part(self, part: usize) -> Self {
+        CopiedWeight {
+            start: self.start + part * self.stride,
+            rows: self.rows / 3,
+            columns: self.columns,
+            stride: 3 * self.stride,
+        }
+    }
+}
+
+/// A layout's weights, from where products read them.
+#[derive(Clone, Copy)]
+pub struct Weights<'a> {
+    /// What lies where among the parameters.
+    pub layout: &'a Layout,
+    /// The parameters.
+    pub values: &'a Buffer<f32>,
+    /// Of them, for what reads one.
+    pub copy: Option<&'a WeightCopy>,
+}
+
+impl<'a> Weights<'a> {
+    /// A block's weight `[O, I]`; that of `edge.hidden` as `[H, 3 stride(D)]`, its three parts `[H, D]` side by side.
+    pub(crate) fn of<T: StoredElement>(self, layer: usize, kind: BlockKind) -> Matrix<'a, T> {
+        let (block, width) = (self.layout.block(layer, kind), self.layout.config.state_width);
+        let columns = match kind {
+            BlockKind::EdgeHidden => 3 * T::stride(width),
+            _ => block.inputs,
+        };
+        Matrix::new(T::weight(self, layer, kind), block.outputs, columns)
+    }
+
+    /// Among the parameters themselves.
+    pub(crate) fn in_parameters(self, layer: usize, kind: BlockKind) -> Slice<'a, f32> {
+        self.values.slice(self.layout.block(layer, kind).weight.clone())
+    }
+
+    /// In the copy.
+    pub(crate) fn in_copy(self, layer: usize, kind: BlockKind) -> Slice<'a, bf16> {
+        let copy = self.copy.expect("a copy of the weights, which parameters_loaded makes");
+        let CopiedWeight { start, rows, stride, .. } = copy.place(layer, kind);
+        copy.values().slice(start..start + rows * stride)
+    }
+}
+
+impl WeightCopy {
+    /// Room for the weights of this layout, which [`super::adam::weight_copy`] fills.
+    pub fn new(device: &Device, layout: &Layout) -> Result<Self> {
+        let (mut len, mut segments) = (0, Vec::new());
+        let mut place = |layer: usize, kind: BlockKind| {
+            let block = layout.block(layer, kind);
+            let columns = match kind {
+                BlockKind::EdgeHidden => layout.config.state_width,
+                _ => block.inputs,
+            };
+            let (rows, stride) = (block.weight.len() / columns, bf16::stride(columns));
+            let copied = CopiedWeight { start: len, rows, columns, stride };
+            len += rows * stride;
+            let numbers = [block.weight.start, block.weight.end, columns, stride, copied.start];
+            segments.extend(numbers.map(|number| i32::try_from(number).expect("fewer than 2^31 parameters")));
+            copied
+        };
+        let places: Vec<[CopiedWeight; 4]> =
+            (0..layout.config.layers).map(|layer| BlockKind::ALL.map(|kind| place(layer, kind))).collect();
+        let mut on_device = device.allocate_unwritten(segments.len())?;
+        device.upload(&segments, on_device.slice_mut(0..segments.len()))?;
+        Ok(WeightCopy {
+            values: device.allocate(len)?,
+            segments: on_device,
+            places,
+            parameter_count: layout.parameter_count,
+        })
+    }
+
+    /// Where a block's weight lies.
+    pub fn place(&self, layer: usize, kind: BlockKind) -> CopiedWeight {
+        self.places[layer][kind as usize]
+    }
+
+    /// The whole copy.
+    pub fn values(&self) -> Slice<'_, bf16> {
+        self.values.slice(0..self.values.len())
+    }
+
+    /// The same, read back.
+    pub fn download(&self, device: &Device) -> Result<Vec<bf16>> {
+        device.download(&self.values, 0..self.values.len())
+    }
+
+    /// What the kernel takes: the copy, its segments, and their number.
+    pub(crate) fn parts(&mut self) -> (SliceMut<'_, bf16>, Slice<'_, i32>, usize) {
+        let WeightCopy { values, segments, places, .. } = self;
+        let len = values.len();
+        (values.slice_mut(0..len), segments.slice(0..segments.len()), 4 * places.len())
+    }
+
+    /// Panics unless it is of so many parameters.
+    #[track_caller]
+    pub(crate) fn check(&self, parameter_count: usize) {
+        assert_eq!(parameter_count, self.parameter_count, "a copy of other parameters' weights");
+    }
+}

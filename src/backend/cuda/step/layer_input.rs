@@ -1,0 +1,429 @@
+//! A layer's first product, split by operand, and its backward, on either kind of input: states of nodes and edges, or
+//! in layer 0 the rows of the embedding tables that occur.
+//!
+//! ```text
+//! z[e] = P_s[s(e)] + e W_e^T + P_o[o(e)],   P_s = x W_s^T,  P_o = x W_o^T
+//! S_s[n] = sum of d_z[e] over edges with subject n,   S_o[n] likewise
+//! d_x = S_s W_s + S_o W_o,   d_W_s = S_s^T x,   d_W_o = S_o^T x,   d_e = d_z W_e,   d_W_e = d_z^T e
+//! ```
+//!
+//! Node states are never written but the last. With u = relu(norm(.)) of the node output and x = u / |u| by row, the
+//! products divide where they store, and S and P lie side by side as they are above:
+//!
+//! ```text
+//! P = (u W^T) / |u|
+//! S' = S / |u|,   d_W = S'^T u,   d_u = S' W - t u,   t = (S' . P) / |u|
+//! ```
+//!
+//! For `d_u = (d_x - x (x . d_x)) / |u|` with `d_x = S W`, and `x . (S W) = S . (x W^T)`; where |u| is less than the least
+//! divisor that stands in its place, t is 0. What t is off by, the rounding of P where it is stored moves d_u along u alone,
+//! by up to 2^-9 |S'| |P| in bf16: no more than the rounding of S' may move S' W by.
+
+use super::batch::{Batch, most_types};
+use super::block::norm;
+use crate::backend::cuda::device::Device;
+use crate::backend::cuda::device::buffer::{Buffer, Slice};
+use crate::backend::cuda::device::rows::Rows;
+use crate::backend::cuda::launchers::batch_norm::{BatchStatistics, Norm, NormBackward, NormGradient, Sums};
+use crate::backend::cuda::launchers::edge_hidden::{
+    Lengths, edge_hidden_lookup, edge_hidden_sum_ends, edge_hidden_sum_types,
+};
+use crate::backend::cuda::launchers::embedding::{
+    Lookup, LookupGradient, embedding_backward, embedding_forward,
+};
+use crate::backend::cuda::launchers::linear::{
+    Backward, Format, Forward, Gradient, Input, LinearGradients, Matrix, MatrixMut, Unit, WeightParts,
+    linear_backward, linear_backward_states, linear_backward_unit, linear_forward_gather, linear_forward_two,
+    linear_forward_unit,
+};
+use crate::backend::cuda::launchers::stored::StoredElement;
+use crate::backend::cuda::launchers::weight_copy::Weights;
+use crate::backend::{Activated, LayerInput, LayerInputGradient};
+use crate::batch::graph_batch::BatchSize;
+use crate::error::Result;
+use crate::network::config::ModelConfig;
+use crate::network::parameters::{BlockKind, Layout};
+
+/// Memory of these stages.
+pub(crate) struct Scratch<T> {
+    format: Format,
+    /// By layer, `[n, 2 H]`: P_s and P_o side by side.
+    projected: Vec<Buffer<T>>,
+    /// By layer but the first, `[n]`: what its x was divided by, from the forward pass to the backward pass.
+    lengths: Vec<Buffer<f32>>,
+    /// `[n]`: t.
+    along: Buffer<f32>,
+    /// `[n, 2 H]`: S_s and S_o side by side.
+    sums: Buffer<T>,
+    /// `[u, H]`: the predicate types' part of z, or of d_z (layer 0).
+    edges: Buffer<T>,
+    /// `[n, D]`: the rows of the object table that occur (layer 0).
+    object_rows: Buffer<T>,
+    /// `[u, D]`: the same for predicates.
+    predicate_rows: Buffer<T>,
+    /// `[n, D]`: gradients of such rows.
+    d_object_rows: Buffer<T>,
+    /// `[u, D]`.
+    d_predicate_rows: Buffer<T>,
+}
+
+/// The weight's three parts, `[H, D]` each: their first columns, where rows of D lie `width` apart.
+struct Parts {
+    subject: usize,
+    edge: usize,
+    object: usize,
+}
+
+fn parts(width: usize) -> Parts {
+    Parts { subject: 0, edge: width, object: 2 * width }
+}
+
+impl<T: StoredElement> Scratch<T> {
+    /// None yet.
+    pub(crate) fn new(device: &Device, format: Format) -> Result<Self> {
+        Ok(Scratch {
+            format,
+            projected: Vec::new(),
+            lengths: Vec::new(),
+            along: device.allocate(0)?,
+            sums: device.allocate(0)?,
+            edges: device.allocate(0)?,
+            object_rows: device.allocate(0)?,
+            predicate_rows: device.allocate(0)?,
+            d_object_rows: device.allocate(0)?,
+            d_predicate_rows: device.allocate(0)?,
+        })
+    }
+
+    /// Room for batches up to `capacity`.
+    pub(crate) fn plan(&mut self, device: &Device, config: ModelConfig, capacity: BatchSize) -> Result<()> {
+        let (objects, predicates) = most_types(config, capacity);
+        let (width, hidden) = (config.state_width, config.hidden_width);
+        let ends = capacity.nodes * T::stride(2 * hidden);
+        for layer in 0..config.layers {
+            if self.projected.len() == layer {
+                self.projected.push(device.allocate(0)?);
+                self.lengths.push(device.allocate(0)?);
+            }
+            device.reserve(&mut self.projected[layer], ends)?;
+            device.reserve(&mut self.lengths[layer], if layer == 0 { 0 } else { capacity.nodes })?;
+        }
+        device.reserve(&mut self.along, capacity.nodes)?;
+        device.reserve(&mut self.sums, ends)?;
+        device.reserve(&mut self.edges, predicates * T::stride(hidden))?;
+        device.reserve(&mut self.object_rows, objects * T::stride(width))?;
+        device.reserve(&mut self.predicate_rows, predicates * T::stride(width))?;
+        device.reserve(&mut self.d_object_rows, objects * T::stride(width))?;
+        device.reserve(&mut self.d_predicate_rows, predicates * T::stride(width))
+    }
+
+    /// `z [E, H]` and its statistics, by the parameters' values.
+    pub(crate) fn forward(
+        &mut self,
+        device: &Device,
+        layer: usize,
+        weights: Weights<'_>,
+        batch: &Batch,
+        input: LayerInput<'_, Buffer<T>, Buffer<f32>>,
+        z: &mut Buffer<T>,
+        statistics: Option<BatchStatistics<'_>>,
+    ) -> Result<()> {
+        let Weights { layout: all, values, .. } = weights;
+        let (width, hidden) = (all.config.state_width, all.config.hidden_width);
+        let weight = weights.of(layer, BlockKind::EdgeHidden);
+        let of = parts(T::stride(width));
+        let edges = batch.edges().bound;
+        match input {
+            LayerInput::States { nodes: x, edges: e } => {
+                let (nodes, projected) = (batch.nodes(), &mut self.projected[layer]);
+                let mut lengths = self.lengths[layer].slice_mut(0..nodes.bound);
+                linear_forward_unit(
+                    device,
+                    self.format,
+                    nodes,
+                    &mut MatrixMut::new(projected.rows_mut(nodes.bound, 2 * hidden), nodes.bound, 2 * hidden),
+                    all.config.l2_norm.then_some(&mut lengths),
+                    node_output(layer, weights, &x, nodes.bound),
+                    weight.stacked(of.subject, of.object, width),
+                )?;
+                linear_forward_gather(
+                    device,
+                    self.format,
+                    &mut MatrixMut::new(z.rows_mut(edges, hidden), edges, hidden),
+                    edge_states(layer, weights, &e, edges),
+                    weight.columns(of.edge, width),
+                    self.projected[layer].rows(nodes.bound, 2 * hidden),
+                    batch.edge_nodes(),
+                    statistics,
+                )
+            }
+            LayerInput::Embeddings => {
+                let (object_rows, predicate_rows) = (batch.objects(), batch.predicates());
+                let (objects, predicates) = (object_rows.bound, predicate_rows.bound);
+                self.gather_rows(device, (all, values), batch)?;
+                let of_objects = Forward {
+                    rows: object_rows,
+                    y: &mut MatrixMut::new(
+                        self.projected[layer].rows_mut(objects, 2 * hidden),
+                        objects,
+                        2 * hidden,
+                    ),
+                    x: Matrix::new(self.object_rows.rows(objects, width), objects, width),
+                    weight: weight.stacked(of.subject, of.object, width),
+                };
+                let of_predicates = Forward {
+                    rows: predicate_rows,
+                    y: &mut MatrixMut::new(self.edges.rows_mut(predicates, hidden), predicates, hidden),
+                    x: Matrix::new(self.predicate_rows.rows(predicates, width), predicates, width),
+                    weight: weight.columns(of.edge, width),
+                };
+                linear_forward_two(device, self.format, [of_objects, of_predicates])?;
+                edge_hidden_lookup(
+                    device,
+                    &mut z.rows_mut(edges, hidden),
+                    self.edges.rows(predicates, hidden),
+                    self.projected[layer].rows(objects, 2 * hidden),
+                    batch.edge_predicates(),
+                    batch.edge_objects(),
+                    hidden,
+                    statistics,
+                )
+            }
+        }
+    }
+
+    /// The rows of both tables that occur.
+    fn gather_rows(
+        &mut self,
+        device: &Device,
+        (all, values): (&Layout, &Buffer<f32>),
+        batch: &Batch,
+    ) -> Result<()> {
+        let (width, [objects, predicates]) = (all.config.state_width, batch.occurring());
+        let of_objects = Lookup {
+            rows: self.object_rows.rows_mut(objects.rows.bound, width),
+            table: values.slice(all.object_embedding.clone()),
+            of: objects,
+        };
+        let of_predicates = Lookup {
+            rows: self.predicate_rows.rows_mut(predicates.rows.bound, width),
+            table: values.slice(all.predicate_embedding.clone()),
+            of: predicates,
+        };
+        embedding_forward(device, [of_objects, of_predicates], width)
+    }
+
+    /// Of d_z `[E, H]`, which is made of the gradient by relu(norm(z)): the weight's gradient and the input's; that of nodes
+    /// is by u, and with it comes the first part of the backward of their norm. After [`Scratch::forward`] of this layer and
+    /// batch, whose products and rows of the tables are read again.
+    pub(crate) fn backward(
+        &mut self,
+        device: &Device,
+        layer: usize,
+        weights: Weights<'_>,
+        batch: &Batch,
+        input: LayerInput<'_, Buffer<T>, Buffer<f32>>,
+        d_z: NormBackward<'_, T>,
+        d_input: LayerInputGradient<'_, Buffer<T>>,
+        gradients: &mut Buffer<f32>,
+        memory: Memory<'_>,
+    ) -> Result<()> {
+        let Memory { weight_parts, sums_before } = memory;
+        let all = weights.layout;
+        let (width, hidden) = (all.config.state_width, all.config.hidden_width);
+        let layout = all.block(layer, BlockKind::EdgeHidden);
+        let (weight, of) = (weights.of(layer, BlockKind::EdgeHidden), parts(T::stride(width)));
+        match (input, d_input) {
+            (
+                LayerInput::States { nodes, edges },
+                LayerInputGradient::States { nodes: d_nodes, edges: d_edges },
+            ) => {
+                let (node_rows, edge_rows) = (batch.nodes(), batch.edges());
+                let mut sums = self.sums.rows_mut(node_rows.bound, 2 * hidden);
+                let d_z = Gradient::ThroughNorm(d_z).for_input(device, edge_rows, width)?;
+                let lengths = all.config.l2_norm.then(|| Lengths {
+                    lengths: self.lengths[layer].slice(0..node_rows.bound),
+                    projected: self.projected[layer].rows(node_rows.bound, 2 * hidden),
+                    along: self.along.slice_mut(0..node_rows.bound),
+                });
+                edge_hidden_sum_ends(device, &mut sums, lengths, &d_z, batch.incidence(), hidden)?;
+                let before = all.block(layer - 1, BlockKind::NodeOutput);
+                let (of_weight, of_bias) = (before.norm_weight.clone(), before.norm_bias.clone());
+                let [norm_weight, bias, d_weight] =
+                    gradients.slices_mut([of_weight, of_bias, layout.weight.clone()]);
+                let batch_statistics = before.batch_norm;
+                let d_norm = NormGradient { weight: norm_weight, bias, batch_statistics, sums: sums_before };
+                let mut d_weight = MatrixMut::new(d_weight, hidden, 3 * width);
+                let (z, norm) = node_output(layer, weights, &nodes, node_rows.bound);
+                let along = all.config.l2_norm.then(|| self.along.slice(0..node_rows.bound));
+                let [mut d_ends, mut d_edges_part] = d_weight.outer_and_middle(width);
+                let d_u = d_nodes.rows_mut(node_rows.bound, width);
+                let of_nodes = Backward {
+                    rows: node_rows,
+                    to: LinearGradients {
+                        x: &mut MatrixMut::new(d_u, node_rows.bound, width),
+                        weight: &mut d_ends,
+                        norm: Some(d_norm),
+                    },
+                    d_y: Matrix::new(sums.as_slice(), node_rows.bound, 2 * hidden),
+                    x: Unit { z, norm, along },
+                    weight: weight.stacked(of.subject, of.object, width),
+                };
+                let d_e = d_edges.rows_mut(edge_rows.bound, width);
+                let to = LinearGradients {
+                    x: &mut MatrixMut::new(d_e, edge_rows.bound, width),
+                    weight: &mut d_edges_part,
+                    norm: None,
+                };
+                let weight = weight.columns(of.edge, width);
+                match edge_states(layer, weights, &edges, edge_rows.bound) {
+                    Input::Activated(z, norm) => {
+                        let of_edges = Backward { rows: edge_rows, to, d_y: d_z, x: (z, norm), weight };
+                        linear_backward_states(device, self.format, of_nodes, of_edges, weight_parts)
+                    }
+                    e @ Input::Values(_) => {
+                        linear_backward_unit(device, self.format, of_nodes, weight_parts)?;
+                        linear_backward(device, self.format, edge_rows, to, d_z, e, weight, weight_parts)
+                    }
+                }
+            }
+            (LayerInput::Embeddings, LayerInputGradient::Embeddings) => {
+                let mut product = Products { device, format: self.format, weight, width, weight_parts };
+                let [objects, predicates] = batch.occurring();
+                let (object_rows, predicate_rows) = (objects.rows, predicates.rows);
+                let (object_count, predicate_count) = (object_rows.bound, predicate_rows.bound);
+                let mut edge_sums = self.edges.rows_mut(predicate_count, hidden);
+                let mut sums = self.sums.rows_mut(object_count, 2 * hidden);
+                // Only sums read d_z here: d and z twice are no more bytes than writing it and reading that twice.
+                edge_hidden_sum_types(
+                    device,
+                    &mut edge_sums,
+                    &mut sums,
+                    &d_z,
+                    batch.predicate_edges(),
+                    batch.object_incidence(),
+                )?;
+
+                let mut d_weight =
+                    MatrixMut::new(gradients.slice_mut(layout.weight.clone()), hidden, 3 * width);
+                let x = self.object_rows.rows(object_count, width);
+                product.of_ends(object_rows, &mut self.d_object_rows, &mut d_weight, sums.as_slice(), x)?;
+                let e = self.predicate_rows.rows(predicate_count, width);
+                let e = Input::Values(Matrix::new(e, predicate_count, width));
+                let sums = Gradient::Values(Matrix::new(edge_sums.as_slice(), predicate_count, hidden));
+                product.of_edges(predicate_rows, &mut self.d_predicate_rows, &mut d_weight, sums, e)?;
+
+                let tables = [all.object_embedding.clone(), all.predicate_embedding.clone()];
+                let [d_objects, d_predicates] = gradients.slices_mut(tables);
+                let of_objects = LookupGradient {
+                    d_table: d_objects,
+                    d_rows: self.d_object_rows.rows(object_count, width),
+                    of: objects,
+                };
+                let of_predicates = LookupGradient {
+                    d_table: d_predicates,
+                    d_rows: self.d_predicate_rows.rows(predicate_count, width),
+                    of: predicates,
+                };
+                embedding_backward(device, [of_objects, of_predicates], width)
+            }
+            _ => unreachable!("a layer's input and its gradient are of one kind"),
+        }
+    }
+}
+
+/// What the backward needs beside: memory for weights' gradients, and for the sums of the norm of the layer before.
+pub(crate) struct Memory<'a> {
+    pub(crate) weight_parts: &'a mut WeightParts,
+    pub(crate) sums_before: &'a mut Sums,
+}
+
+/// The backward's products in layer 0, with the whole weight: its parts `[H, D]` side by side, rows as they are stored.
+struct Products<'a, T> {
+    device: &'a Device,
+    format: Format,
+    weight: Matrix<'a, T>,
+    /// D.
+    width: usize,
+    weight_parts: &'a mut WeightParts,
+}
+
+impl<T: StoredElement> Products<'_, T> {
+    /// Of S_s and S_o, side by side in `sums [n, 2 H]`: `d_x [n, D] = S_s W_s + S_o W_o`, and with `x [n, D]` the gradients
+    /// of W_s and W_o.
+    fn of_ends(
+        &mut self,
+        rows: Rows<'_>,
+        d_x: &mut Buffer<T>,
+        d_weight: &mut MatrixMut<'_, f32>,
+        sums: Slice<'_, T>,
+        x: Slice<'_, T>,
+    ) -> Result<()> {
+        let (hidden, width) = (self.weight.row_count(), self.width);
+        let (of, of_gradient) = (parts(T::stride(width)), parts(width));
+        let to = LinearGradients {
+            x: &mut MatrixMut::new(d_x.rows_mut(rows.bound, width), rows.bound, width),
+            weight: &mut d_weight.stacked(of_gradient.subject, of_gradient.object, width),
+            norm: None,
+        };
+        let sums = Gradient::Values(Matrix::new(sums, rows.bound, 2 * hidden));
+        let x = Input::Values(Matrix::new(x, rows.bound, width));
+        let weight = self.weight.stacked(of.subject, of.object, width);
+        linear_backward(self.device, self.format, rows, to, sums, x, weight, self.weight_parts)
+    }
+
+    /// Of `d_z [n, H]`: `d_e [n, D] = d_z W_e`, and with `e [n, D]` the gradient of W_e.
+    fn of_edges(
+        &mut self,
+        rows: Rows<'_>,
+        d_e: &mut Buffer<T>,
+        d_weight: &mut MatrixMut<'_, f32>,
+        d_z: Gradient<'_, T>,
+        e: Input<'_, T>,
+    ) -> Result<()> {
+        let width = self.width;
+        let (of, of_gradient) = (parts(T::stride(width)), parts(width));
+        let to = LinearGradients {
+            x: &mut MatrixMut::new(d_e.rows_mut(rows.bound, width), rows.bound, width),
+            weight: &mut d_weight.columns(of_gradient.edge, width),
+            norm: None,
+        };
+        let weight = self.weight.columns(of.edge, width);
+        linear_backward(self.device, self.format, rows, to, d_z, e, weight, self.weight_parts)
+    }
+}
+
+/// Whether the edge states are read among the heads of the layer before, between the messages. If not, for want of
+/// alignment, they are stored activated.
+pub(crate) fn reads_edge_states_of_heads<T: StoredElement>(config: ModelConfig) -> bool {
+    T::begins_row(config.hidden_width)
+}
+
+/// The node output `[N, D]` of the layer before, and its norm.
+fn node_output<'a, T: StoredElement>(
+    layer: usize,
+    weights: Weights<'a>,
+    states: &Activated<'a, Buffer<T>, Buffer<f32>>,
+    nodes: usize,
+) -> (Matrix<'a, T>, Norm<'a>) {
+    let layout = weights.layout.block(layer - 1, BlockKind::NodeOutput);
+    let (z, width) = (&states.block.linear, layout.outputs);
+    (Matrix::new(z.rows(nodes, width), nodes, width), norm(layout, weights.values, states.block))
+}
+
+/// The edge states that a layer reads, `[E, D]`.
+fn edge_states<'a, T: StoredElement>(
+    layer: usize,
+    weights: Weights<'a>,
+    states: &Activated<'a, Buffer<T>, Buffer<f32>>,
+    edges: usize,
+) -> Input<'a, T> {
+    let (config, layout) = (weights.layout.config, weights.layout.block(layer - 1, BlockKind::EdgeHeads));
+    let (start, width, heads) = (config.hidden_width, config.state_width, states.block);
+    if !reads_edge_states_of_heads::<T>(config) {
+        return Input::Values(Matrix::new(states.output.rows(edges, width), edges, width));
+    }
+    let z = Matrix::new(heads.linear.rows(edges, layout.outputs), edges, layout.outputs);
+    let norm = norm(layout, weights.values, heads);
+    Input::Activated(z.columns(start, width), norm.columns(start, width))
+}

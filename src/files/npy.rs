@@ -1,0 +1,289 @@
+//! Embeddings in and out of NumPy's `.npy` files: two dimensions, one row per image.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek};
+use std::path::Path;
+
+use half::f16;
+use memmap2::Mmap;
+use npyz::{AutoSerialize, Deserialize, NpyFile, NpyHeader, Order, WriterBuilder};
+use rayon::prelude::*;
+
+use crate::files::atomic_file::write_atomically;
+use crate::{Error, Result};
+
+/// numpy itself reads no longer header unless told to.
+const MOST_HEADER_BYTES: usize = 10_000;
+
+/// Enough for any array of plain numbers.
+const MOST_BRACKETS: usize = 4;
+
+/// A matrix read from a file; every value is finite.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NpyMatrix {
+    /// `[rows, width]`, row-major.
+    pub values: Vec<f32>,
+    /// Rows.
+    pub rows: usize,
+    /// Columns.
+    pub width: usize,
+}
+
+/// Values as they are stored.
+#[derive(Clone, Copy, Debug)]
+pub enum StoredValues<'a> {
+    /// In single precision.
+    Single(&'a [f32]),
+    /// In half precision.
+    Half(&'a [f16]),
+}
+
+impl StoredValues<'_> {
+    /// Values of all rows.
+    pub fn len(&self) -> usize {
+        match self {
+            StoredValues::Single(values) => values.len(),
+            StoredValues::Half(values) => values.len(),
+        }
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The first value that is not finite, with its place; one pass on all threads.
+    pub fn find_not_finite(&self) -> Option<(usize, f32)> {
+        const VALUES_PER_TASK: usize = 1 << 18;
+        fn find<T: Copy + Sync>(values: &[T], finite: impl Fn(T) -> bool + Sync) -> Option<usize> {
+            let task = |(task, values): (usize, &[T])| {
+                // Without a branch, so that it vectorises; the place is looked for where there is one to find.
+                let all = values.iter().fold(true, |all, &value| all & finite(value));
+                let start = task * VALUES_PER_TASK;
+                (!all).then(|| start + values.iter().position(|&value| !finite(value)).unwrap_or(0))
+            };
+            values.par_chunks(VALUES_PER_TASK).enumerate().find_map_first(task)
+        }
+        match self {
+            StoredValues::Single(values) => find(values, f32::is_finite).map(|at| (at, values[at])),
+            StoredValues::Half(values) => find(values, f16::is_finite).map(|at| (at, values[at].to_f32())),
+        }
+    }
+}
+
+/// A two-dimensional array of numbers whose header was read and agrees with the file's length.
+struct MatrixFile {
+    header: NpyHeader,
+    /// At the first value.
+    reader: BufReader<File>,
+    rows: usize,
+    width: usize,
+    bytes_per_value: u64,
+}
+
+fn open_matrix(path: &Path) -> Result<MatrixFile> {
+    let file = File::open(path).map_err(Error::file("read", path))?;
+    let file_bytes = file.metadata().map_err(Error::file("read", path))?.len();
+    let mut reader = BufReader::new(file);
+    let header = read_header(&mut reader).map_err(|error| {
+        Error::invalid(path, "header", error.to_string(), "give a .npy file as numpy.save writes it")
+    })?;
+
+    let &[rows, width] = header.shape() else {
+        return Err(Error::invalid(
+            path,
+            "header",
+            format!("an array of {} dimensions, where two are read", header.shape().len()),
+            "save an array of one row per image, such as x.reshape(len(x), -1)",
+        ));
+    };
+    if rows == 0 || width == 0 {
+        return Err(Error::invalid(
+            path,
+            "header",
+            format!("an array of shape {rows} x {width} holds nothing"),
+            "save one row per image",
+        ));
+    }
+    let dtype = header.dtype().descr();
+    // The descriptor ends in the kind and the bytes of a value, as in '<f4'.
+    let bytes_per_value = match dtype.trim_matches('\'').trim_start_matches(['<', '>', '=', '|']) {
+        "f2" => 2,
+        "f4" => 4,
+        "f8" => 8,
+        _ => {
+            return Err(Error::invalid(
+                path,
+                "header",
+                format!("values of type {dtype}"),
+                "save half, single or double precision, such as x.astype('float32')",
+            ));
+        }
+    };
+    let wanted = rows.checked_mul(width).and_then(|values| values.checked_mul(bytes_per_value));
+    let data_bytes = file_bytes.saturating_sub(reader.stream_position().map_err(Error::file("read", path))?);
+    if wanted != Some(data_bytes) {
+        return Err(Error::invalid(
+            path,
+            "data",
+            format!(
+                "{rows} x {width} values of {bytes_per_value} bytes announced, the file holds {data_bytes} bytes"
+            ),
+            "the file is cut short or was not written by numpy.save; write it again",
+        ));
+    }
+    Ok(MatrixFile { header, reader, rows: rows as usize, width: width as usize, bytes_per_value })
+}
+
+/// Rows of a file that lie in it as they lie in memory: half or single precision, row after row.
+pub(crate) struct MappedMatrix {
+    map: Mmap,
+    /// Of the first value.
+    offset: usize,
+    rows: usize,
+    width: usize,
+    half: bool,
+}
+
+/// Maps a file that [`read_npy`] reads; none if its values must be converted. Nothing is checked of the values.
+pub(crate) fn map_npy(path: &Path) -> Result<Option<MappedMatrix>> {
+    let MatrixFile { header, mut reader, rows, width, bytes_per_value } = open_matrix(path)?;
+    let offset = reader.stream_position().map_err(Error::file("read", path))? as usize;
+    let dtype = header.dtype().descr();
+    let native = if cfg!(target_endian = "little") { '<' } else { '>' };
+    let plain = header.order() == Order::C
+        && dtype.trim_matches('\'').starts_with(native)
+        && offset.is_multiple_of(size_of::<f32>());
+    if !plain || bytes_per_value > 4 {
+        return Ok(None);
+    }
+    // SAFETY: the file must not be cut short or changed while it is mapped, as for every mapped file of this program.
+    let map = unsafe { Mmap::map(reader.get_ref()) }.map_err(Error::file("map", path))?;
+    Ok(Some(MappedMatrix { map, offset, rows, width, half: bytes_per_value == 2 }))
+}
+
+impl MappedMatrix {
+    /// Its values, `[rows, width]`.
+    pub(crate) fn values(&self) -> StoredValues<'_> {
+        let bytes_per_value = if self.half { 2 } else { 4 };
+        let bytes = &self.map[self.offset..][..self.rows * self.width * bytes_per_value];
+        match self.half {
+            false => StoredValues::Single(bytemuck::cast_slice(bytes)),
+            true => StoredValues::Half(bytemuck::cast_slice(bytes)),
+        }
+    }
+
+    /// Columns.
+    pub(crate) fn width(&self) -> usize {
+        self.width
+    }
+}
+
+/// Reads a two-dimensional array of half, single or double precision, in either order of storage.
+pub fn read_npy(path: &Path) -> Result<NpyMatrix> {
+    let MatrixFile { header, reader, rows, width, bytes_per_value } = open_matrix(path)?;
+    let order = header.order();
+    let npy = NpyFile::with_header(header, reader);
+    let stored = match bytes_per_value {
+        2 => read_values::<f16>(npy, path, |value| f64::from(value.to_f32()))?,
+        4 => read_values::<f32>(npy, path, f64::from)?,
+        _ => read_values::<f64>(npy, path, |value| value)?,
+    };
+    let values = match order {
+        Order::C => stored,
+        Order::Fortran => (0..rows * width).map(|i| stored[i % width * rows + i / width]).collect(),
+    };
+    if let Some(at) = values.iter().position(|value| !value.is_finite()) {
+        return Err(Error::invalid(
+            path,
+            format!("row {}, column {}", at / width, at % width),
+            format!("the value is {} in single precision", values[at]),
+            "every value must be finite; check how the file was made",
+        ));
+    }
+    Ok(NpyMatrix { values, rows, width })
+}
+
+/// Reads the header of a `.npy` file.
+///
+/// npyz multiplies the sizes of the shape without a check, so a shape that no file can hold is refused before it sees
+/// the header.
+pub(crate) fn read_header(mut reader: impl Read) -> io::Result<NpyHeader> {
+    // The magic string, two bytes of version, and the header's length: two bytes in version 1, four since.
+    let mut bytes = vec![0; 10];
+    reader.read_exact(&mut bytes)?;
+    let mut length = usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
+    if bytes[6] > 1 {
+        bytes.resize(12, 0);
+        reader.read_exact(&mut bytes[10..])?;
+        length |= usize::from(u16::from_le_bytes([bytes[10], bytes[11]])) << 16;
+    }
+    if length > MOST_HEADER_BYTES {
+        return Err(io::Error::other(format!("a header of {length} bytes")));
+    }
+    let start = bytes.len();
+    bytes.resize(start + length, 0);
+    reader.read_exact(&mut bytes[start..])?;
+    // An array of numbers has two: of the dictionary and of the shape. npyz takes twice as long for every nested one.
+    if bytes[start..].iter().filter(|byte| b"([{".contains(byte)).count() > MOST_BRACKETS {
+        return Err(io::Error::other("a header with too many brackets"));
+    }
+    match shape_is_possible(&String::from_utf8_lossy(&bytes[start..])) {
+        true => NpyHeader::from_reader(bytes.as_slice()),
+        false => Err(io::Error::other("a shape that no file can hold")),
+    }
+}
+
+/// Whether the sizes of the `shape` in a header, zeros aside, have a product. Other faults of it are npyz's to name.
+fn shape_is_possible(header: &str) -> bool {
+    let shape = header.split_once("shape").and_then(|(_, rest)| rest.split_once('(')?.1.split_once(')'));
+    let Some((sizes, _)) = shape else { return true };
+    let sizes = sizes.split(',').filter(|size| !size.trim().is_empty());
+    let product = sizes
+        .map(|size| size.trim().trim_end_matches('L').parse::<u64>().ok())
+        .try_fold(1u64, |product, size| product.checked_mul(size?.max(1)));
+    product.is_some()
+}
+
+fn read_values<T: Deserialize>(
+    npy: NpyFile<BufReader<File>>,
+    path: &Path,
+    widen: impl Fn(T) -> f64,
+) -> Result<Vec<f32>> {
+    let values = npy.data::<T>().map_err(|error| {
+        Error::invalid(path, "header", error.to_string(), "write the file with numpy.save")
+    })?;
+    values
+        .map(|value| value.map(|value| widen(value) as f32))
+        .collect::<std::io::Result<_>>()
+        .map_err(Error::file("read", path))
+}
+
+/// Writes `[rows, width]` values in single precision; the file appears whole or not at all.
+pub fn write_npy(path: &Path, values: &[f32], width: usize) -> Result<()> {
+    write_values(path, values, width, |value| value)
+}
+
+/// The same, rounded to half precision: half the bytes.
+pub fn write_npy_half(path: &Path, values: &[f32], width: usize) -> Result<()> {
+    write_values(path, values, width, f16::from_f32)
+}
+
+fn write_values<T: AutoSerialize>(
+    path: &Path,
+    values: &[f32],
+    width: usize,
+    convert: impl Fn(f32) -> T,
+) -> Result<()> {
+    assert!(width > 0 && values.len().is_multiple_of(width), "npy: whole rows of {width}");
+    write_atomically(path, |file| {
+        let mut npy = npyz::WriteOptions::new()
+            .default_dtype()
+            .shape(&[(values.len() / width) as u64, width as u64])
+            .writer(&mut *file)
+            .begin_nd()?;
+        npy.extend(values.iter().map(|&value| convert(value)))?;
+        npy.finish()?;
+        file.flush()
+    })
+}

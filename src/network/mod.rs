@@ -1,0 +1,5 @@
+//! The network as sizes and names: its configuration, where its parameters lie, the tensors of a checkpoint.
+
+pub mod config;
+pub mod parameters;
+pub mod tensors;

@@ -1,0 +1,317 @@
+//! The model's parameters: one flat array, and where each tensor lies in it.
+//!
+//! The three heads of an edge's hidden state are three tensors in a checkpoint and one matrix here, their rows
+//! stacked (subject, predicate, object), so that one product computes them. Weights are `[outputs, inputs]`.
+
+use std::ops::Range;
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use rand_distr::{Distribution, Normal};
+
+use crate::network::config::ModelConfig;
+use crate::network::tensors::{NamedTensors, Tensor};
+
+/// The blocks of one layer; a block is linear, batch norm, ReLU (model.md, "Forward").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlockKind {
+    /// `concat(x[subject], e, x[object])`, 3 D -> H.
+    EdgeHidden,
+    /// The heads side by side, H -> H + D + H.
+    EdgeHeads,
+    /// Pooled messages, H -> H.
+    NodeHidden,
+    /// H -> D.
+    NodeOutput,
+}
+
+impl BlockKind {
+    /// All, in the order of the forward pass.
+    pub const ALL: [BlockKind; 4] =
+        [BlockKind::EdgeHidden, BlockKind::EdgeHeads, BlockKind::NodeHidden, BlockKind::NodeOutput];
+}
+
+/// Where one block's tensors lie.
+#[derive(Clone, Debug)]
+pub struct BlockLayout {
+    /// Columns in (fan-in).
+    pub inputs: usize,
+    /// Columns out.
+    pub outputs: usize,
+    /// `[outputs, inputs]` in the flat parameters.
+    pub weight: Range<usize>,
+    /// `[outputs]` in the flat parameters: batch norm's weight.
+    pub norm_weight: Range<usize>,
+    /// `[outputs]` in the flat parameters: batch norm's bias.
+    pub norm_bias: Range<usize>,
+    /// `[outputs]` in the flat running means and variances.
+    pub running: Range<usize>,
+    /// Whether its columns are normalised; if not, their mean and rstd are 0 and 1 in every mode.
+    pub batch_norm: bool,
+}
+
+/// Which flat array a tensor lies in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Storage {
+    /// Learnt by gradient.
+    Parameters,
+    /// Batch norm's running means.
+    RunningMean,
+    /// Batch norm's running variances.
+    RunningVar,
+}
+
+/// One tensor of a checkpoint.
+#[derive(Clone, Debug)]
+pub struct TensorLayout {
+    /// Its name in every file.
+    pub name: String,
+    /// Its shape.
+    pub shape: Vec<usize>,
+    /// The flat array that holds it.
+    pub storage: Storage,
+    /// Its place there.
+    pub range: Range<usize>,
+}
+
+/// Where every tensor lies.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    /// The sizes that it follows from.
+    pub config: ModelConfig,
+    /// `[V_o, D]` in the flat parameters.
+    pub object_embedding: Range<usize>,
+    /// `[V_p, D]` in the flat parameters.
+    pub predicate_embedding: Range<usize>,
+    /// Length of the flat parameters.
+    pub parameter_count: usize,
+    /// Length of the flat running means, and of the variances.
+    pub running_count: usize,
+    blocks: Vec<[BlockLayout; 4]>,
+}
+
+/// The parameters and running statistics where a backend computes.
+#[derive(Debug)]
+pub struct Parameters<T> {
+    /// Where every tensor lies.
+    pub layout: Layout,
+    /// `[parameter_count]`.
+    pub values: T,
+    /// `[running_count]`.
+    pub running_mean: T,
+    /// `[running_count]`.
+    pub running_var: T,
+}
+
+impl Layout {
+    /// The layout for these sizes.
+    pub fn new(config: ModelConfig) -> Self {
+        let (state, hidden) = (config.state_width, config.hidden_width);
+        let mut parameters = Cursor(0);
+        let mut running = Cursor(0);
+        let object_embedding = parameters.take(config.object_types * state);
+        let predicate_embedding = parameters.take(config.predicate_types * state);
+        let blocks = (0..config.layers)
+            .map(|layer| {
+                BlockKind::ALL.map(|kind| {
+                    let (inputs, outputs) = match kind {
+                        BlockKind::EdgeHidden => (3 * state, hidden),
+                        BlockKind::EdgeHeads => (hidden, config.heads_width(layer)),
+                        BlockKind::NodeHidden => (hidden, hidden),
+                        BlockKind::NodeOutput => (hidden, state),
+                    };
+                    BlockLayout {
+                        inputs,
+                        outputs,
+                        weight: parameters.take(outputs * inputs),
+                        norm_weight: parameters.take(outputs),
+                        norm_bias: parameters.take(outputs),
+                        running: running.take(outputs),
+                        batch_norm: config.batch_norm,
+                    }
+                })
+            })
+            .collect();
+        Layout {
+            config,
+            object_embedding,
+            predicate_embedding,
+            parameter_count: parameters.0,
+            running_count: running.0,
+            blocks,
+        }
+    }
+
+    /// One block's place.
+    pub fn block(&self, layer: usize, kind: BlockKind) -> &BlockLayout {
+        &self.blocks[layer][kind as usize]
+    }
+
+    /// The parameters that a step can move once the backward of `layer`'s heads is over: from these on up to the heads of the
+    /// layer after, or the end. Of them all gradients are made, and nothing reads them any more. What lies before layer
+    /// 0's heads is left for the end.
+    pub fn part_from_heads(&self, layer: usize) -> Range<usize> {
+        let heads = |layer: usize| self.block(layer, BlockKind::EdgeHeads).weight.start;
+        let end = if layer + 1 < self.config.layers { heads(layer + 1) } else { self.parameter_count };
+        heads(layer)..end
+    }
+
+    /// The blocks as a checkpoint names them, with their columns of [`BlockLayout`]: `(name, layer, kind, columns)`.
+    pub fn named_blocks(&self) -> Vec<(String, usize, BlockKind, Range<usize>)> {
+        let (state, hidden) = (self.config.state_width, self.config.hidden_width);
+        let mut named = Vec::new();
+        for layer in 0..self.config.layers {
+            let mut add = |name: &str, kind, columns| {
+                named.push((format!("layers.{layer}.{name}"), layer, kind, columns));
+            };
+            let object = self.config.object_head_start(layer);
+            add("edge.hidden", BlockKind::EdgeHidden, 0..hidden);
+            add("edge.subject", BlockKind::EdgeHeads, 0..hidden);
+            if self.config.has_predicate_head(layer) {
+                add("edge.predicate", BlockKind::EdgeHeads, hidden..object);
+            }
+            add("edge.object", BlockKind::EdgeHeads, object..object + hidden);
+            add("node.hidden", BlockKind::NodeHidden, 0..hidden);
+            add("node.output", BlockKind::NodeOutput, 0..state);
+        }
+        named
+    }
+
+    /// Every tensor under its name (model.md, "Parameter names").
+    pub fn tensors(&self) -> Vec<TensorLayout> {
+        let state = self.config.state_width;
+        let tensor =
+            |name: String, shape: Vec<usize>, storage, range| TensorLayout { name, shape, storage, range };
+        let mut tensors = vec![
+            tensor(
+                "object_embedding.weight".into(),
+                vec![self.config.object_types, state],
+                Storage::Parameters,
+                self.object_embedding.clone(),
+            ),
+            tensor(
+                "predicate_embedding.weight".into(),
+                vec![self.config.predicate_types, state],
+                Storage::Parameters,
+                self.predicate_embedding.clone(),
+            ),
+        ];
+        for (name, layer, kind, columns) in self.named_blocks() {
+            let block = self.block(layer, kind);
+            let part = |of: &Range<usize>, width: usize| {
+                of.start + columns.start * width..of.start + columns.end * width
+            };
+            let shape = vec![columns.len()];
+            let mut add = |suffix: &str, shape: Vec<usize>, storage, range| {
+                tensors.push(tensor(format!("{name}.{suffix}"), shape, storage, range));
+            };
+            add(
+                "linear.weight",
+                vec![columns.len(), block.inputs],
+                Storage::Parameters,
+                part(&block.weight, block.inputs),
+            );
+            add("norm.weight", shape.clone(), Storage::Parameters, part(&block.norm_weight, 1));
+            add("norm.bias", shape.clone(), Storage::Parameters, part(&block.norm_bias, 1));
+            add("norm.running_mean", shape.clone(), Storage::RunningMean, part(&block.running, 1));
+            add("norm.running_var", shape, Storage::RunningVar, part(&block.running, 1));
+        }
+        tensors
+    }
+}
+
+/// The word vectors that an embedding table starts from.
+#[derive(Clone, Copy)]
+pub struct TypeVectors<'a> {
+    /// `[types, width]`: the mean of the word vectors of each type's name.
+    pub vectors: &'a [f32],
+    /// Columns.
+    pub width: usize,
+    /// Whether a type's name has any known word.
+    pub known: &'a dyn Fn(usize) -> bool,
+}
+
+/// The model's first parameters (model.md, "Forward"): Kaiming-normal weights (fan-in, ReLU gain), batch norm at
+/// 1 and 0, embedding tables from word vectors and, where there are none, from N(0, 1/sqrt(300)).
+pub fn initial_parameters(
+    config: ModelConfig,
+    objects: TypeVectors<'_>,
+    predicates: TypeVectors<'_>,
+    seed: u64,
+) -> NamedTensors {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut tensors = NamedTensors::default();
+    for layout in Layout::new(config).tensors() {
+        let count = layout.range.len();
+        let values = if layout.name == "object_embedding.weight" {
+            initial_table(objects, config.object_types, config.state_width, &mut rng)
+        } else if layout.name == "predicate_embedding.weight" {
+            initial_table(predicates, config.predicate_types, config.state_width, &mut rng)
+        } else if layout.name.ends_with("linear.weight") {
+            let fan_in = layout.shape[1] as f32;
+            normal_values((2.0 / fan_in).sqrt(), count, &mut rng)
+        } else {
+            let one = layout.name.ends_with("norm.weight") || layout.storage == Storage::RunningVar;
+            vec![if one { 1.0 } else { 0.0 }; count]
+        };
+        tensors.insert(layout.name, Tensor { shape: layout.shape, values });
+    }
+    tensors
+}
+
+/// Spread of table entries without a word vector: 1/sqrt(300), the scale of a word vector's entries.
+const UNKNOWN_STD: f32 = 0.057_735_03;
+
+fn initial_table(from: TypeVectors<'_>, types: usize, width: usize, rng: &mut StdRng) -> Vec<f32> {
+    let mut table = normal_values(UNKNOWN_STD, types * width, rng);
+    let shared = width.min(from.width);
+    for t in (0..types).filter(|&t| (from.known)(t)) {
+        table[t * width..][..shared].copy_from_slice(&from.vectors[t * from.width..][..shared]);
+    }
+    table
+}
+
+fn normal_values(std: f32, count: usize, rng: &mut StdRng) -> Vec<f32> {
+    let normal = Normal::new(0.0, std).expect("a finite spread");
+    (0..count).map(|_| normal.sample(rng)).collect()
+}
+
+/// Hands out consecutive ranges.
+struct Cursor(usize);
+
+impl Cursor {
+    fn take(&mut self, count: usize) -> Range<usize> {
+        let start = self.0;
+        self.0 += count;
+        start..self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_papers_model_has_8_513_240_parameters() {
+        assert_eq!(Layout::new(ModelConfig::PAPER).parameter_count, 8_513_240);
+    }
+
+    #[test]
+    fn tensors_tile_the_flat_arrays() {
+        let layout = Layout::new(ModelConfig { layers: 3, ..ModelConfig::PAPER });
+        for (storage, total) in [
+            (Storage::Parameters, layout.parameter_count),
+            (Storage::RunningMean, layout.running_count),
+            (Storage::RunningVar, layout.running_count),
+        ] {
+            let mut ranges: Vec<_> =
+                layout.tensors().into_iter().filter(|t| t.storage == storage).map(|t| t.range).collect();
+            ranges.sort_by_key(|range| range.start);
+            let end = ranges.iter().fold(0, |end, range| {
+                assert_eq!(range.start, end);
+                range.end
+            });
+            assert_eq!(end, total);
+        }
+    }
+}
