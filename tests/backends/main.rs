@@ -1,0 +1,14 @@
+//! Tests of the backends: the reference against central differences, the CPU stage by stage against the reference, whole
+//! steps and trainings of CPU and CUDA against each other.
+
+#[path = "../support/program.rs"]
+mod program;
+#[path = "../support/mod.rs"]
+mod support;
+
+mod backend_stages;
+mod cuda_runtime;
+mod cuda_step;
+mod gradients;
+mod training_set;
+mod training_step;

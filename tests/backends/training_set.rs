@@ -1,0 +1,256 @@
+//! Training on a device that keeps the training set is the training that loads every batch, bit for bit.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
+
+use crate::program::Workplace;
+use scenerank::backend::cuda::Cuda;
+use scenerank::backend::cuda::device::Device;
+use scenerank::backend::cuda::launchers::linear::Format;
+use scenerank::batch::graph_batch::{BatchSize, GraphBatch};
+use scenerank::batch::triples::{Sampling, Triple, TripleSampler};
+use scenerank::checkpoint::{self, LAST};
+use scenerank::config::TrainConfig;
+use scenerank::data::similarity::Similarity;
+use scenerank::data::supervision::Supervision;
+use scenerank::data::{Dataset, Split};
+use scenerank::files::npy::write_npy;
+use scenerank::model::{Model, TrainingState};
+use scenerank::network::tensors::NamedTensors;
+use scenerank::report::run_log::METRICS;
+use scenerank::train::{TrainOutcome, first_parameters, train_on};
+use serde_json::Value;
+
+/// A small network for some steps of `batch_size` triples.
+fn config(sampling: Sampling, batch_size: usize, epochs: usize) -> TrainConfig {
+    TrainConfig {
+        layers: 1,
+        state_width: 8,
+        hidden_width: 8,
+        learning_rate: 1e-3,
+        sampling,
+        batch_size,
+        epochs,
+        ..Default::default()
+    }
+}
+
+/// A backend on the emulator, or with `SCENERANK_TEST_DEVICE=cuda` on a GPU, which must be there; None (said so) where the
+/// emulator cannot be built.
+fn backend() -> Option<Cuda<f32>> {
+    let device = match std::env::var("SCENERANK_TEST_DEVICE") {
+        Ok(device) if device == "cuda" => {
+            Ok(Device::gpu(0).expect("a GPU, which SCENERANK_TEST_DEVICE asks for"))
+        }
+        _ => Device::emulated(None),
+    };
+    match device {
+        Ok(device) => Some(Cuda::new(device, Format::Fp32).expect("an empty backend")),
+        Err(error) => {
+            println!("skipped: {error}");
+            None
+        }
+    }
+}
+
+/// What training leaves: of each epoch the mean loss and the anchors without a triple; steps; all tensors, as bits.
+#[derive(Debug, PartialEq)]
+struct Left {
+    epochs: Vec<(u64, u64)>,
+    steps: u64,
+    tensors: BTreeMap<String, Vec<u32>>,
+}
+
+fn bits<'a>(parts: impl IntoIterator<Item = (&'static str, &'a NamedTensors)>) -> BTreeMap<String, Vec<u32>> {
+    let mut all = BTreeMap::new();
+    for (prefix, tensors) in parts {
+        for (name, tensor) in tensors {
+            let bits = tensor.values.iter().map(|value| value.to_bits()).collect();
+            all.insert(format!("{prefix}{name}"), bits);
+        }
+    }
+    all
+}
+
+/// Trains as the program does, stopped after each of the first `stops` steps.
+fn trained(work: &Workplace, config: &TrainConfig, stops: usize) -> Left {
+    let dataset = Dataset::open(&work.data).unwrap();
+    let run = work.path("run");
+    let _ = std::fs::remove_dir_all(&run);
+    let go = |stop: bool| -> TrainOutcome {
+        let resume = run.join(LAST).exists().then(|| checkpoint::load(&run.join(LAST)).unwrap());
+        let backend = backend().expect("as before");
+        train_on(backend, &dataset, config.clone(), &run, resume, &AtomicBool::new(stop)).unwrap()
+    };
+    for _ in 0..stops {
+        assert!(go(true).interrupted);
+    }
+    let outcome = go(false);
+    let last = checkpoint::load(&run.join(LAST)).unwrap();
+    let (first, second) = last.moments.unwrap();
+    let records = std::fs::read_to_string(run.join(METRICS)).unwrap();
+    let records = records.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let epochs = records.filter(|record| record["kind"] == "epoch");
+    Left {
+        epochs: epochs
+            .map(|record| {
+                let loss = record["loss"].as_f64().unwrap();
+                (loss.to_bits(), record["skipped_anchors"].as_u64().unwrap())
+            })
+            .collect(),
+        steps: outcome.steps,
+        tensors: bits([("", &last.tensors), ("first ", &first), ("second ", &second)]),
+    }
+}
+
+/// The model that training begins with.
+fn first_model(dataset: &Dataset, config: &TrainConfig) -> (Model<Cuda<f32>>, TrainingState<Cuda<f32>>) {
+    let network = config.model(dataset.object_count(), dataset.predicate_count());
+    let graphs = (0..dataset.image_count()).map(|image| dataset.graph(image));
+    let capacity = BatchSize::bound(graphs, 3 * config.batch_size);
+    let tensors = first_parameters(dataset, network, config.seed);
+    let model = Model::new(backend().expect("as before"), network, &tensors, capacity).unwrap();
+    let state = TrainingState::new(&model).unwrap();
+    (model, state)
+}
+
+/// The same with every batch drawn, put together and loaded here; and how many batches had no triple.
+fn loaded(work: &Workplace, config: &TrainConfig) -> (Left, usize) {
+    let dataset = Dataset::open(&work.data).unwrap();
+    let supervision =
+        Supervision::open(config.similarity.as_deref(), config.caption_vectors.as_deref(), &dataset).unwrap();
+    let images = dataset.split(Split::Train);
+    let sampler =
+        TripleSampler::new(supervision.view(&dataset), images, config.sampling, config.seed).unwrap();
+    let (mut model, mut state) = first_model(&dataset, config);
+    let network = model.config();
+    let (mut epochs, mut empty) = (Vec::new(), 0);
+    for epoch in 0..config.epochs as u32 {
+        let (mut sum, mut count, mut skipped) = (0.0, 0, 0);
+        for anchors in sampler.anchor_order(epoch).chunks(config.batch_size) {
+            let triples: Vec<Triple> =
+                anchors.iter().filter_map(|&anchor| sampler.draw(epoch, anchor)).collect();
+            skipped += (anchors.len() - triples.len()) as u64;
+            if triples.is_empty() {
+                empty += 1;
+                continue;
+            }
+            let role = |image: fn(&Triple) -> u32| {
+                triples.iter().map(move |triple| image(triple) as usize).map(|image| dataset.graph(image))
+            };
+            let graphs = role(|t| t.anchor).chain(role(|t| t.positive)).chain(role(|t| t.negative));
+            let mut batch = GraphBatch::of_graphs(graphs, network.object_types, network.predicate_types);
+            batch.similarity_positive = triples.iter().map(|triple| triple.similarity_positive).collect();
+            batch.similarity_negative = triples.iter().map(|triple| triple.similarity_negative).collect();
+            model.load_batch(&batch).unwrap();
+            model.train_step(&config.loss(), &config.adam(), &mut state).unwrap();
+            sum += f64::from(model.mean_loss(&state).unwrap()) * triples.len() as f64;
+            count += triples.len();
+        }
+        epochs.push(((sum / count as f64).to_bits(), skipped));
+    }
+    let (first, second) = model.moments(&state).unwrap();
+    let tensors = bits([("", &model.tensors().unwrap()), ("first ", &first), ("second ", &second)]);
+    (Left { epochs, steps: state.steps, tensors }, empty)
+}
+
+/// Caption vectors in a file: of most images those of the data; every other one has none, so that it has no triple, and
+/// every tenth resembles others so little that rejection finds nothing, but a scan of its row does.
+fn odd_vectors(work: &Workplace) -> std::path::PathBuf {
+    let dataset = Dataset::open(&work.data).unwrap();
+    let Similarity::Factored { vectors, width } = dataset.similarity() else {
+        panic!("captions have vectors")
+    };
+    let mut vectors = vectors.to_vec();
+    for (image, vector) in vectors.chunks_exact_mut(width).enumerate() {
+        let factor = match image {
+            _ if image % 2 == 1 => 0.0,
+            _ if image % 10 == 0 => 1e-5,
+            _ => 1.0,
+        };
+        vector.iter_mut().for_each(|value| *value *= factor);
+    }
+    let path = work.path("vectors.npy");
+    write_npy(&path, &vectors, width).unwrap();
+    path
+}
+
+#[test]
+fn every_supervision_trains_alike() {
+    if backend().is_none() {
+        return;
+    }
+    let work = Workplace::new();
+    let images = Dataset::open(&work.data).unwrap().image_count();
+    let matrix = work.path("matrix.npy");
+    // Not symmetric, and of no vectors.
+    let values: Vec<f32> = (0..images * images).map(|at| (at * 7919 % 1009) as f32 / 1009.0).collect();
+    write_npy(&matrix, &values, images).unwrap();
+    for config in [
+        TrainConfig { image_node_in_mean: false, ..config(Sampling::Probability, 16, 1) },
+        config(Sampling::Random, 40, 1),
+        config(Sampling::Reject, 16, 1),
+        config(Sampling::Extreme, 16, 1),
+        TrainConfig { similarity: Some(matrix), ..config(Sampling::Probability, 16, 1) },
+        // As many as there are anchors, and more.
+        config(Sampling::Probability, 1000, 1),
+    ] {
+        let (want, _) = loaded(&work, &config);
+        assert!(trained(&work, &config, 0) == want, "{config:?}");
+    }
+}
+
+/// Anchors and whole batches without a triple, triples that the host draws, and a run that is stopped again and again.
+#[test]
+fn what_rejection_does_not_find_and_where_a_run_stops_change_nothing() {
+    if backend().is_none() {
+        return;
+    }
+    let work = Workplace::new();
+    let config = TrainConfig { caption_vectors: Some(odd_vectors(&work)), ..config(Sampling::Reject, 3, 2) };
+    let (want, empty) = loaded(&work, &config);
+    assert!(empty > 1, "batches without a triple");
+    assert!(want.epochs.iter().all(|&(_, skipped)| skipped > 40), "{:?}", want.epochs);
+    for stops in [0, 5] {
+        let got = trained(&work, &config, stops);
+        assert_eq!((&got.epochs, got.steps), (&want.epochs, want.steps), "{stops} stops");
+        assert!(got == want, "{stops} stops: tensors");
+    }
+}
+
+/// Embedding uses the slots that steps put their batches in.
+#[test]
+fn batches_loaded_between_two_steps_change_nothing() {
+    if backend().is_none() {
+        return;
+    }
+    let work = Workplace::new();
+    let config = config(Sampling::Probability, 16, 1);
+    let dataset = Dataset::open(&work.data).unwrap();
+    let images = dataset.split(Split::Train);
+    let sampler =
+        TripleSampler::new(dataset.similarity(), images.clone(), config.sampling, config.seed).unwrap();
+    let order = sampler.anchor_order(0);
+    let run = |loads: &[usize]| -> (Vec<(f32, usize)>, NamedTensors) {
+        let (mut model, mut state) = first_model(&dataset, &config);
+        let network = model.config();
+        let graphs = || images.clone().map(|image| dataset.graph(image));
+        assert!(model.load_training_set(graphs(), &sampler).unwrap());
+        model.begin_epoch(&sampler, 0, &order, 0).unwrap();
+        for step in 0..5 {
+            for batch in 0..loads[step % loads.len()] {
+                let few = graphs().skip(batch).take(7);
+                let few = GraphBatch::of_graphs(few, network.object_types, network.predicate_types);
+                assert_eq!(model.embed(&few).unwrap().len(), 7 * network.state_width);
+            }
+            assert_eq!(model.next_batch().unwrap(), 16);
+            model.train_step(&config.loss(), &config.adam(), &mut state).unwrap();
+        }
+        (model.take_losses(&mut state).unwrap(), model.tensors().unwrap())
+    };
+    let want = run(&[0]);
+    // Odd and even numbers: steps follow a batch in either slot.
+    for loads in [&[1][..], &[3, 0, 2]] {
+        assert!(run(loads) == want, "{loads:?} batches");
+    }
+}

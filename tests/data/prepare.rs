@@ -1,0 +1,352 @@
+//! From raw files to a data file: every schema, and outcomes computed by hand or counted independently.
+
+use std::path::PathBuf;
+
+use crate::raw_files::{RawFiles, graph, gzip};
+use scenerank::data::prepare::prepare;
+use scenerank::data::selection::{CountOver, Filter, GraphSource, Sources, select};
+use scenerank::data::split::SplitRatio;
+use scenerank::data::stages::Stages;
+use scenerank::data::{Dataset, Split};
+use serde_json::{Value, json};
+
+fn open(files: &RawFiles) -> Dataset {
+    Dataset::open(files.path("out.data")).unwrap()
+}
+
+#[test]
+fn every_stage_is_as_computed_by_hand() {
+    let files = RawFiles::new();
+    let stages = prepare(&files.preparation(), files.path("out.data")).unwrap();
+    assert_eq!((stages.graph_file.images, stages.graph_file.objects), (8, 25));
+    assert_eq!(stages.graph_file.relationships, 26);
+    assert_eq!((stages.object_names, stages.predicate_names), (4, 3));
+    assert_eq!((stages.with_coco_id, stages.joined.images), (7, 6));
+    assert_eq!((stages.object_types, stages.predicate_types), (3, 2));
+    assert_eq!((stages.filtered_graph_file.images, stages.filtered.images), (8, 6));
+    // Each image has one duplicate, and 2 relationships are left of it.
+    assert_eq!((stages.duplicate_relationships, stages.filtered.relationships), (6, 12));
+    assert_eq!((stages.captions_read, stages.captions_repeated, stages.captions), (9, 1, 8));
+    assert_eq!((stages.captions_without_known_word, stages.images_without_known_word), (2, 1));
+    assert_eq!((stages.kept.images, stages.splits), (5, [3, 1, 1]));
+
+    let data = open(&files);
+    assert_eq!((data.image_count(), data.word_width()), (5, 3));
+    assert_eq!((data.split(Split::Train), data.split(Split::Validation)), (0..3, 3..4));
+    assert_eq!((data.split(Split::Test), data.split(Split::All)), (4..5, 0..5));
+    let mut ids: Vec<u64> = (0..5).map(|image| data.image_id(image)).collect();
+    assert!(ids[..3].is_sorted());
+    ids.sort();
+    assert_eq!(ids, [1, 2, 3, 7, 8]);
+    assert_eq!((data.find_image(4), data.find_image(99)), (None, None));
+    for image in 0..5 {
+        assert_eq!(data.find_image(data.image_id(image)), Some(image));
+    }
+    // Two images share one COCO id, and so captions and similarity.
+    let (seven, eight) = (data.find_image(7).unwrap(), data.find_image(8).unwrap());
+    assert_eq!((data.coco_id(seven), data.coco_id(eight)), (107, 107));
+    assert_eq!(data.similarity().get(seven, eight), 1.0);
+    assert_eq!(data.metadata()["sources"]["graphs"], json!(["scene_graphs.json"]));
+    assert_eq!(data.metadata()["stages"]["kept"]["images"], 5);
+}
+
+#[test]
+fn types_come_by_frequency_then_name_and_the_image_last() {
+    let files = RawFiles::new();
+    prepare(&files.preparation(), files.path("out.data")).unwrap();
+    let data = open(&files);
+    let objects: Vec<&str> = (0..data.object_count()).map(|t| data.object_name(t)).collect();
+    let predicates: Vec<&str> = (0..data.predicate_count()).map(|t| data.predicate_name(t)).collect();
+    assert_eq!(objects, ["ball", "dog", "man", "image"]);
+    assert_eq!(predicates, ["throws", "on", "in image"]);
+    assert_eq!([0, 3].map(|t| data.object_occurrences(t)), [8, 0]);
+    assert_eq!([0, 1, 2].map(|t| data.predicate_occurrences(t)), [16, 9, 0]);
+    assert_eq!((data.find_object("man"), data.find_object("unicorn")), (Some(2), None));
+    assert_eq!((data.find_predicate("in image"), data.find_predicate("rides")), (Some(2), None));
+    assert_eq!(data.object_vectors(), [1., 0., 0., 0., 0., 2., 3., 4., 0., 0., 1., 0.]);
+    // `throws` is unknown; of `in image` only `image` is known.
+    assert_eq!(data.predicate_vectors(), [0., 0., 0., 1., 1., 1., 0., 1., 0.]);
+    assert_eq!([0, 1, 2].map(|t| data.predicate_known(t)), [false, true, true]);
+    assert!((0..4).all(|t| data.object_known(t)));
+}
+
+#[test]
+fn graphs_are_augmented_and_lose_rare_types_and_duplicates() {
+    let files = RawFiles::new();
+    prepare(&files.preparation(), files.path("out.data")).unwrap();
+    let data = open(&files);
+    for id in [1, 3] {
+        let graph = data.graph(data.find_image(id).unwrap());
+        assert_eq!(graph.node_object, [2, 1, 0, 3], "image {id}");
+        assert_eq!(graph.edge_subject, [0, 1, 0, 1, 2], "image {id}");
+        assert_eq!(graph.edge_predicate, [0, 1, 2, 2, 2], "image {id}");
+        assert_eq!(graph.edge_object, [2, 0, 3, 3, 3], "image {id}");
+    }
+}
+
+#[test]
+fn caption_vectors_are_means_of_unit_vectors() {
+    let files = RawFiles::new();
+    prepare(&files.preparation(), files.path("out.data")).unwrap();
+    let data = open(&files);
+    let vector = |id: u64| {
+        let image = data.find_image(id).unwrap();
+        data.caption_vectors()[3 * image..][..3].to_vec()
+    };
+    // "A man, a DOG." is the mean of (3, 4, 0) and (0, 0, 2): (1.5, 2, 1), of norm sqrt(7.25); "dog" is (0, 0, 1).
+    let norm = 7.25f32.sqrt();
+    let want = [0.75 / norm, 1.0 / norm, 0.5 / norm + 0.5];
+    for (got, want) in vector(1).iter().zip(want) {
+        assert!((got - want).abs() < 1e-6, "{got} {want}");
+    }
+    // One of image 2's two captions is unknown and counts as zero.
+    for (got, want) in vector(2).iter().zip([0.3f32, 0.4, 0.0]) {
+        assert!((got - want).abs() < 1e-6, "{got} {want}");
+    }
+    let captions: Vec<&str> = data.captions(data.find_image(1).unwrap()).collect();
+    assert_eq!(captions, ["A man, a DOG.", "dog"]);
+}
+
+#[test]
+fn occurrences_can_be_counted_over_joined_images() {
+    let files = RawFiles::new();
+    let mut preparation = files.preparation();
+    preparation.filter.min_object_occurrences = 7;
+    preparation.filter.count_over = CountOver::File;
+    assert_eq!(select(&preparation.sources, &preparation.filter).unwrap().stages.object_types, 3);
+    preparation.filter.min_object_occurrences = 6;
+    preparation.filter.count_over = CountOver::Joined;
+    let joined = select(&preparation.sources, &preparation.filter).unwrap();
+    assert_eq!(joined.objects[0].occurrences, 6);
+}
+
+#[test]
+fn images_with_too_many_objects_are_dropped_and_counted() {
+    let files = RawFiles::new();
+    let mut preparation = files.preparation();
+    preparation.filter.min_object_occurrences = 1;
+    preparation.filter.max_objects = 3;
+    let stages = select(&preparation.sources, &preparation.filter).unwrap().stages;
+    assert_eq!((stages.too_many_objects, stages.filtered.images), (1, 5));
+    preparation.filter = Filter { max_objects: 40, min_relationships: 3, ..preparation.filter };
+    let stages = select(&preparation.sources, &preparation.filter).unwrap().stages;
+    assert_eq!((stages.too_few_relationships, stages.filtered.images), (5, 1));
+}
+
+/// All schemas of the same graphs give the same file, up to the names of the sources.
+#[test]
+fn every_schema_gives_the_same_data() {
+    let files = RawFiles::new();
+    let want = prepare(&files.preparation(), files.path("want.data")).unwrap();
+    let want_data = Dataset::open(files.path("want.data")).unwrap();
+    let graphs: Vec<Value> = (1..=8).map(graph).collect();
+
+    let objects: Vec<Value> = graphs
+        .iter()
+        .map(|graph| {
+            let mut objects = graph["objects"].clone();
+            for object in objects.as_array_mut().unwrap() {
+                // The other spelling of a name, and the id by which relationships will call it.
+                let id = object["object_id"].as_u64().unwrap();
+                *object =
+                    json!({ "object_id": id + 5000, "merged_object_ids": [id], "name": object["names"][0] });
+            }
+            json!({ "image_id": graph["image_id"], "objects": objects })
+        })
+        .collect();
+    let nested: Vec<Value> = graphs
+        .iter()
+        .map(|graph| {
+            let relationships: Vec<Value> = graph["relationships"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|relation| {
+                    json!({ "predicate": relation["predicate"], "relationship_id": 5,
+                            "subject": { "object_id": relation["subject_id"], "name": "x" },
+                            "object": { "object_id": relation["object_id"], "names": ["y"] } })
+                })
+                .collect();
+            json!({ "relationships": relationships, "image_id": graph["image_id"] })
+        })
+        .collect();
+    let gqa: serde_json::Map<String, Value> = graphs
+        .iter()
+        .map(|graph| {
+            let objects: serde_json::Map<String, Value> = graph["objects"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|object| {
+                    let relations: Vec<Value> = graph["relationships"]
+                        .as_array()
+                        .unwrap()
+                        .iter()
+                        .filter(|relation| relation["subject_id"] == object["object_id"])
+                        .map(|relation| {
+                            json!({ "name": relation["predicate"], "object": relation["object_id"].to_string() })
+                        })
+                        .collect();
+                    let body = json!({ "name": object["names"][0], "relations": relations, "x": 1 });
+                    (object["object_id"].to_string(), body)
+                })
+                .collect();
+            (graph["image_id"].to_string(), json!({ "objects": objects, "width": 640 }))
+        })
+        .collect();
+
+    let packed = gzip(&files.path("scene_graphs.json"));
+    let objects = files.write("objects.json", &Value::Array(objects).to_string());
+    let relationships =
+        files.write("relationships.json", &Value::Array(nested.into_iter().rev().collect()).to_string());
+    let gqa = files.write("gqa.json", &Value::Object(gqa).to_string());
+    let sources = [
+        ("gzip", GraphSource::SceneGraphs(packed)),
+        ("pair", GraphSource::ObjectsAndRelationships(objects, relationships)),
+        ("gqa", GraphSource::SceneGraphs(gqa)),
+    ];
+    for (name, graphs) in sources {
+        let mut preparation = files.preparation();
+        preparation.sources.graphs = graphs;
+        let got = prepare(&preparation, files.path("out.data")).unwrap();
+        assert_eq!(got, want, "{name}");
+        let data = open(&files);
+        for image in 0..data.image_count() {
+            let nodes = |data: &Dataset| {
+                let graph = data.graph(image);
+                let mut nodes = graph.node_object.to_vec();
+                let mut edges: Vec<[u32; 3]> = (0..graph.edge_count())
+                    .map(|edge| {
+                        let object = |node: u32| graph.node_object[node as usize];
+                        let (subject, target) = (graph.edge_subject[edge], graph.edge_object[edge]);
+                        [object(subject), graph.edge_predicate[edge], object(target)]
+                    })
+                    .collect();
+                nodes.sort();
+                edges.sort();
+                (nodes, edges)
+            };
+            assert_eq!(nodes(&data), nodes(&want_data), "{name}, image {image}");
+        }
+    }
+}
+
+#[test]
+fn word2vec_header_and_words_with_spaces_are_accepted() {
+    let files = RawFiles::new();
+    let plain = prepare(&files.preparation(), files.path("out.data")).unwrap();
+    let vectors = open(&files).caption_vectors().to_vec();
+    let text = std::fs::read_to_string(files.path("glove.txt")).unwrap();
+    files.write("glove.txt", &format!("7 3\n{text}at name@domain.com 1 2 3\n"));
+    let stages = prepare(&files.preparation(), files.path("out.data")).unwrap();
+    assert_eq!(stages, plain);
+    assert_eq!(open(&files).caption_vectors(), vectors);
+}
+
+#[test]
+fn same_seed_same_file_other_seed_other_split() {
+    let files = RawFiles::new();
+    let fingerprint = |seed: u64| {
+        let mut preparation = files.preparation();
+        preparation.seed = seed;
+        prepare(&preparation, files.path("out.data")).unwrap();
+        let data = open(&files);
+        (data.fingerprint(), data.image_id(4))
+    };
+    assert_eq!(fingerprint(3), fingerprint(3));
+    let last: std::collections::HashSet<u64> = (0..20).map(|seed| fingerprint(seed).1).collect();
+    assert!(last.len() > 1, "20 seeds gave one split");
+}
+
+#[test]
+fn splits_are_rounded_down_and_test_gets_the_rest() {
+    let counts = |ratio: &str, images| ratio.parse::<SplitRatio>().unwrap().counts(images);
+    assert_eq!(counts("70:20:10", 45_358), [31_750, 9_071, 4_537]);
+    assert_eq!(counts("70:20:10", 8), [5, 1, 2]);
+    assert_eq!(counts("1:0:0", 7), [7, 0, 0]);
+    assert_eq!(counts("9:1:0", 15), [14, 1, 0]);
+    for wrong in ["", "70:30", "0:1:1", "a:b:c", "70:20:10:0", "70:20:x"] {
+        assert!(wrong.parse::<SplitRatio>().is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn inspect_tells_statistics_image_vocabulary_and_plots() {
+    let files = RawFiles::new();
+    prepare(&files.preparation(), files.path("out.data")).unwrap();
+    let run = |arguments: &[&str]| {
+        let mut command = assert_cmd::Command::cargo_bin("scenerank").unwrap();
+        let assert = command.arg("inspect").arg(files.path("out.data")).args(arguments).assert().success();
+        String::from_utf8(assert.get_output().stdout.clone()).unwrap()
+    };
+    let image = run(&["--image", "1"]);
+    assert!(image.contains("man - throws -> ball") && image.contains("dog - on -> man"), "{image}");
+    assert!(image.contains("A man, a DOG.") && image.contains("COCO 101"), "{image}");
+    let table = run(&["--vocabulary"]);
+    assert!(table.contains("0.16") && table.contains("throws"), "{table}");
+    let plots = files.path("plots");
+    let json = run(&["--json", "--vocabulary", "--image", "7", "--plots", plots.to_str().unwrap()]);
+    let facts: Value = serde_json::from_str(&json).unwrap();
+    let data = open(&files);
+    assert_eq!(facts["fingerprint"], format!("{:016x}", data.fingerprint()));
+    assert_eq!(facts["statistics"]["mean_objects"], 3.0);
+    assert_eq!(facts["statistics"]["median_relationships"], 2.0);
+    assert_eq!(facts["vocabulary"]["objects"][3]["name"], "image");
+    assert_eq!(facts["image"]["relationships"][0], "man - throws -> ball");
+    assert_eq!(facts["prepared"]["options"]["split"], "3:1:1");
+    for name in ["similarity_curves.svg", "similarity_differences.svg"] {
+        assert!(std::fs::read_to_string(plots.join(name)).unwrap().starts_with("<svg"), "{name}");
+    }
+}
+
+/// Where the real files are, if they are.
+fn real_data() -> Option<PathBuf> {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/data");
+    if folder.is_dir() {
+        return Some(folder);
+    }
+    println!("skipped: no ../shared/data");
+    None
+}
+
+fn real_stages(folder: &std::path::Path, graphs: &str, minimum: u64) -> Stages {
+    let sources = Sources {
+        graphs: GraphSource::SceneGraphs(folder.join(graphs)),
+        image_data: folder.join("image_data.json.gz"),
+        captions: vec![folder.join("captions.json.gz")],
+    };
+    let filter =
+        Filter { min_object_occurrences: minimum, min_predicate_occurrences: minimum, ..Default::default() };
+    select(&sources, &filter).unwrap().stages
+}
+
+/// Counted independently of this program, on the same files.
+#[test]
+fn real_files_give_the_published_counts() {
+    let Some(folder) = real_data() else { return };
+    let means = |counts: &scenerank::data::stages::Counts| {
+        [counts.mean_objects(), counts.mean_relationships()].map(|mean| (100.0 * mean).round() as u64)
+    };
+    for (minimum, types, images, mean) in
+        [(25, (350, 86), 2023, [1431, 694]), (5, (921, 377), 2096, [1704, 1065])]
+    {
+        let stages = real_stages(&folder, "scene_graphs_recovered.json.gz", minimum);
+        assert_eq!((stages.graph_file.images, stages.with_coco_id, stages.joined.images), (2163, 2163, 2163));
+        assert_eq!((stages.graph_file.objects, stages.graph_file.relationships), (37_326, 25_204));
+        assert_eq!((stages.object_names, stages.predicate_names), (1433, 1393));
+        assert_eq!((stages.object_types, stages.predicate_types), types);
+        assert_eq!((stages.filtered_graph_file.images, stages.filtered.images), (images, images));
+        assert_eq!(means(&stages.filtered), mean);
+    }
+    for (minimum, types, images, joined, mean) in
+        [(25, (20, 15), 139, 2, [376, 267]), (5, (188, 50), 448, 8, [565, 585])]
+    {
+        let stages = real_stages(&folder, "scene_graphs.json.gz", minimum);
+        assert_eq!((stages.graph_file.images, stages.with_coco_id, stages.joined.images), (500, 234, 9));
+        assert_eq!((stages.graph_file.objects, stages.graph_file.relationships), (3626, 4521));
+        assert_eq!((stages.object_names, stages.predicate_names), (809, 245));
+        assert_eq!((stages.object_types, stages.predicate_types), types);
+        assert_eq!((stages.filtered_graph_file.images, stages.filtered.images), (images, joined));
+        assert_eq!(means(&stages.filtered_graph_file), mean);
+    }
+}

@@ -1,0 +1,29 @@
+//! Tests of the kernels, one module per file of `kernels/`: each against its reference, on the emulator or on a GPU.
+//!
+//! [`emulator`] tests the emulator itself; [`machine_code`] and [`occupancy`] test what nvcc made of the kernels.
+
+mod support;
+
+mod adam;
+mod batch_norm;
+mod ceilings;
+mod cosine_ranks;
+mod draw_triples;
+mod edge_hidden;
+mod edge_pool;
+mod embedding;
+mod graph_batch;
+mod inner_products;
+mod l2_normalise;
+mod linear;
+mod linear_states;
+mod linear_through_norm;
+mod linear_unit;
+mod pair_correlations;
+mod readout_loss;
+mod row_correlations;
+mod top_k;
+
+mod emulator;
+mod machine_code;
+mod occupancy;

@@ -1,0 +1,233 @@
+//! What the tests of single kernels share: the device, random values, outputs that begin as NaN, and tolerances;
+//! [`cases`] draws shapes and [`scores`] what is correlated, [`stored`] lays matrices out, [`products`] bounds what they
+//! may be off by, [`calculus`] differentiates the reference.
+//!
+//! They run on the emulator, or with `SCENERANK_TEST_DEVICE=cuda` on a GPU, where a missing one fails them.
+
+pub mod calculus;
+pub mod cases;
+pub mod products;
+pub mod scores;
+pub mod stored;
+
+use std::sync::OnceLock;
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use scenerank::backend::cuda::device::Device;
+use scenerank::backend::cuda::device::buffer::{Buffer, Element, Slice, SliceMut};
+use scenerank::backend::cuda::device::rows::Rows;
+
+/// Row counts at the edges of warps, tiles and chunks.
+pub const ROWS: [usize; 8] = [0, 1, 31, 32, 33, 65, 300, 513];
+
+/// Half the distance from 1 to the next number in single precision: the most that one rounding is off by, relatively.
+pub const ROUNDING: f64 = f32::EPSILON as f64 / 2.0;
+
+/// Whether the tests run on a GPU.
+pub fn on_gpu() -> bool {
+    std::env::var("SCENERANK_TEST_DEVICE").is_ok_and(|device| device == "cuda")
+}
+
+/// The devices to test: in order and, on the emulator, in two shuffled orders; none (said so) where none can be built.
+pub fn devices() -> Vec<Device> {
+    if on_gpu() {
+        return vec![open_gpu()];
+    }
+    match Device::emulated(None) {
+        Ok(device) => {
+            vec![
+                device,
+                Device::emulated(Some(1)).expect("as before"),
+                Device::emulated(Some(2)).expect("as before"),
+            ]
+        }
+        Err(error) => {
+            println!("skipped: {error}");
+            Vec::new()
+        }
+    }
+}
+
+fn open_gpu() -> Device {
+    Device::gpu(0).expect("a GPU, which SCENERANK_TEST_DEVICE asks for")
+}
+
+/// What `launches` wrote. They run twice and once more with a grid for more rows than there are (the second argument) and,
+/// on the emulator, in the order of threads and blocks that `order` gives: the bits must be the same each time.
+#[track_caller]
+pub fn same_bits<const N: usize>(
+    order: u64,
+    launches: impl Fn(&Device, usize) -> [Vec<f32>; N],
+) -> [Vec<f32>; N] {
+    static GPU: OnceLock<Device> = OnceLock::new();
+    let emulated = |seed| Device::emulated(seed).expect("an emulator, which was there before");
+    let [first, again, shuffled] = if on_gpu() {
+        let gpu = GPU.get_or_init(open_gpu);
+        [launches(gpu, 0), launches(gpu, 0), launches(gpu, spare(order))]
+    } else {
+        let in_order = emulated(None);
+        [launches(&in_order, 0), launches(&in_order, 0), launches(&emulated(Some(order)), spare(order))]
+    };
+    for (other, what) in
+        [(again, "a second run"), (shuffled, "another order of threads and blocks, with a larger grid")]
+    {
+        for (output, (one, two)) in first.iter().zip(&other).enumerate() {
+            assert_eq!(one.len(), two.len(), "output {output}: length");
+            if let Some(at) = (0..one.len()).find(|&i| one[i].to_bits() != two[i].to_bits()) {
+                panic!("output {output}, value {at}: {} became {} in {what}", one[at], two[at]);
+            }
+        }
+    }
+    first
+}
+
+/// Rows for which a grid has room beyond those that there are, by a case's seed: none, some, more than a tile.
+pub fn spare(seed: u64) -> usize {
+    [1, 0, 64, 7, 130, 63, 200, 31][seed as usize % 8]
+}
+
+/// A number of rows on the device, and room for `spare` more.
+pub struct Counted {
+    count: Buffer<i32>,
+    bound: usize,
+}
+
+impl Counted {
+    pub fn new(device: &Device, rows: usize, spare: usize) -> Self {
+        Counted { count: to_device(device, &[rows as i32]), bound: rows + spare }
+    }
+
+    pub fn rows(&self) -> Rows<'_> {
+        Rows { count: all(&self.count), bound: self.bound }
+    }
+}
+
+/// `values`, and NaN for `spare` more: no kernel may use them.
+pub fn with_room(device: &Device, values: &[f32], spare: usize) -> Buffer<f32> {
+    let mut roomy = values.to_vec();
+    roomy.resize(values.len() + spare, f32::NAN);
+    to_device(device, &roomy)
+}
+
+/// Indices, and -1 for `spare` more.
+pub fn indices_with_room(device: &Device, values: &[u32], spare: usize) -> Buffer<i32> {
+    let spare = std::iter::repeat_n(-1, spare);
+    to_device(device, &values.iter().map(|&value| value as i32).chain(spare).collect::<Vec<_>>())
+}
+
+/// Random numbers of a test case.
+pub struct Values(StdRng);
+
+impl Values {
+    pub fn new(seed: u64) -> Self {
+        Values(StdRng::seed_from_u64(seed))
+    }
+
+    /// Uniform in -1..1.
+    pub fn signed(&mut self, count: usize) -> Vec<f32> {
+        (0..count).map(|_| self.0.random_range(-1.0..1.0)).collect()
+    }
+
+    /// Uniform in 0.5..2.
+    pub fn positive(&mut self, count: usize) -> Vec<f32> {
+        (0..count).map(|_| self.0.random_range(0.5..2.0)).collect()
+    }
+
+    /// Of a magnitude in 0.5..2 and either sign.
+    pub fn scales(&mut self, count: usize) -> Vec<f32> {
+        let mut scales = self.positive(count);
+        scales.iter_mut().filter(|_| self.0.random()).for_each(|scale| *scale = -*scale);
+        scales
+    }
+
+    /// Indices below `end`.
+    pub fn indices(&mut self, count: usize, end: usize) -> Vec<u32> {
+        (0..count).map(|_| self.0.random_range(0..end as u32)).collect()
+    }
+}
+
+/// All of a buffer.
+pub fn all<T>(buffer: &Buffer<T>) -> Slice<'_, T> {
+    buffer.slice(0..buffer.len())
+}
+
+/// All of a buffer, to write.
+pub fn all_mut<T>(buffer: &mut Buffer<T>) -> SliceMut<'_, T> {
+    let len = buffer.len();
+    buffer.slice_mut(0..len)
+}
+
+/// `values` on the device.
+pub fn to_device<T: Element>(device: &Device, values: &[T]) -> Buffer<T> {
+    let mut buffer = device.allocate_unwritten(values.len()).expect("memory");
+    device.upload(values, buffer.slice_mut(0..values.len())).expect("an upload");
+    buffer
+}
+
+/// Indices on the device.
+pub fn indices_to_device(device: &Device, values: &[u32]) -> Buffer<i32> {
+    to_device(device, &values.iter().map(|&value| value as i32).collect::<Vec<_>>())
+}
+
+/// `count` NaN on the device: a cell that no kernel writes stays one.
+pub fn poisoned(device: &Device, count: usize) -> Buffer<f32> {
+    to_device(device, &vec![f32::NAN; count])
+}
+
+/// All of a buffer's values.
+pub fn to_host(device: &Device, buffer: &Buffer<f32>) -> Vec<f32> {
+    device.download(buffer, 0..buffer.len()).expect("a download")
+}
+
+/// A buffer's first `count` values; beyond them nothing was written over the NaN of [`poisoned`] or [`with_room`].
+#[track_caller]
+pub fn to_host_within(device: &Device, buffer: &Buffer<f32>, count: usize) -> Vec<f32> {
+    let mut values = to_host(device, buffer);
+    let untouched = |value: &f32| value.to_bits() == f32::NAN.to_bits();
+    if let Some(at) = values[count..].iter().position(|value| !untouched(value)) {
+        panic!("value {} was written, beyond the {count} that there are: {}", count + at, values[count + at]);
+    }
+    values.truncate(count);
+    values
+}
+
+/// In double precision.
+pub fn wide(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|&value| f64::from(value)).collect()
+}
+
+/// The largest magnitude, at least 1.
+pub fn scale(values: &[f64]) -> f64 {
+    values.iter().fold(1.0, |most: f64, value| most.max(value.abs()))
+}
+
+/// Panics where `|got - want| <= limit` fails (NaN does), naming the worst place. `limit` is absolute: each test says
+/// how it follows from the sizes of what is added up.
+#[track_caller]
+pub fn assert_within(name: &str, got: &[f32], want: &[f64], limit: f64) {
+    assert_each_within(name, got, want, |_| limit);
+}
+
+/// [`assert_within`] with a limit for each wanted value.
+#[track_caller]
+pub fn assert_each_within(name: &str, got: &[f32], want: &[f64], limit: impl Fn(f64) -> f64) {
+    assert_eq!(got.len(), want.len(), "{name}: length");
+    let off = |i: usize| (f64::from(got[i]) - want[i]).abs();
+    let over = |i: usize| rank(off(i) - limit(want[i]));
+    if let Some(worst) = (0..got.len()).max_by(|&i, &j| over(i).total_cmp(&over(j))) {
+        assert!(
+            off(worst) <= limit(want[worst]),
+            "{name}[{worst}]: {} where {} is expected: off by {:.3e}, limit {:.3e}",
+            got[worst],
+            want[worst],
+            off(worst),
+            limit(want[worst])
+        );
+    }
+}
+
+/// NaN is the worst.
+fn rank(difference: f64) -> f64 {
+    if difference.is_nan() { f64::INFINITY } else { difference }
+}

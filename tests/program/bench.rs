@@ -1,0 +1,315 @@
+//! The bench: every launcher has its cases, right ones are timed and wrong ones are not, and JSON says so.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::program::{refuse, run_json};
+use scenerank::backend::cuda::device::Device as KernelDevice;
+use scenerank::backend::cuda::launchers::linear::Format;
+use scenerank::backend::device::{Device, Precision};
+use scenerank::bench::case::{Case, Cost};
+use scenerank::bench::sizes::{SMALL, Sizes};
+use scenerank::bench::{BenchOptions, cases, run, run_cases};
+use scenerank::network::config::ModelConfig;
+use serde_json::Value;
+
+/// Whether the emulator is there; says so where not.
+fn emulator() -> bool {
+    let device = KernelDevice::emulated(None);
+    if let Err(error) = &device {
+        println!("skipped: {error}");
+    }
+    device.is_ok()
+}
+
+fn options(device: Device, kernels: &[&str]) -> BenchOptions {
+    BenchOptions {
+        device,
+        precision: Precision::Fp32,
+        model: SMALL,
+        batch_sizes: vec![1],
+        kernels: kernels.iter().map(|name| name.to_string()).collect(),
+        budget: Duration::from_millis(1),
+    }
+}
+
+/// The functions of `src/backend/cuda` that begin `pub fn NAME(device: &Device` or `pub fn NAME<TYPES>(device: &Device`, but for those that measure ceilings.
+fn launchers(folder: &Path) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for entry in fs::read_dir(folder).expect("the launchers' folder") {
+        let path = entry.expect("a file").path();
+        if path.is_dir() {
+            found.extend(launchers(&path));
+            continue;
+        }
+        if path.file_name().is_some_and(|name| name == "ceilings.rs") {
+            continue;
+        }
+        let text = fs::read_to_string(&path).expect("a source file");
+        for part in text.split("\npub fn ").skip(1) {
+            let (name, rest) = part.split_once('(').expect("arguments");
+            if rest.trim_start().starts_with("device: &Device") {
+                let name = name.split('<').next().expect("a name before its types");
+                found.insert(name.to_string());
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn every_launcher_has_a_case() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/backend/cuda");
+    if !folder.exists() {
+        println!("skipped: the sources are not here");
+        return;
+    }
+    let launchers = launchers(&folder);
+    assert!(launchers.len() >= 20, "{launchers:?}");
+    let with_case: BTreeSet<String> =
+        cases::all(&Sizes::new(SMALL, 1), Format::Fp32).iter().map(|case| case.kernel.to_string()).collect();
+    assert_eq!(launchers, with_case, "launchers, and those with a case");
+}
+
+/// The formulas need no device; the least time is the longer of bytes and operations at the ceilings.
+#[test]
+fn a_roofline_runs_nothing() {
+    let report =
+        run_json(["bench", "--roofline", "--precision", "bf16", "--batch-size", "1", "16", "--json"]);
+    assert_eq!((&report["device"], &report["timing"]), (&"none".into(), &"nothing ran".into()));
+    let entries = report["kernels"].as_array().unwrap();
+    let cases = cases::all(&Sizes::new(ModelConfig::PAPER, 16), Format::Bf16);
+    assert_eq!(entries.len(), 2 * cases.len());
+    for (entry, case) in entries[cases.len()..].iter().zip(&cases) {
+        assert_eq!((&entry["name"], &entry["batch_size"]), (&case.kernel.into(), &16.into()));
+        let bytes_ms = case.cost.bytes as f64 / 4.3e9;
+        let rate = if case.format == Format::Fp32 { 67e9 } else { 490e9 };
+        let floor = bytes_ms.max(case.cost.flops as f64 / rate);
+        assert!((entry["floor_ms"].as_f64().unwrap() - floor).abs() <= 1e-9 * floor, "{entry}");
+        assert!(entry["ms"].is_null() && entry["error"].is_null() && entry["ok"] == true, "{entry}");
+    }
+    refuse(["bench", "--roofline", "--precision", "fp64"], &["--precision"]);
+}
+
+#[test]
+fn the_emulator_runs_every_case_once_and_all_are_right() {
+    if !emulator() {
+        return;
+    }
+    every_case_once_and_right("fp32", Format::Fp32);
+    every_case_once_and_right("bf16", Format::Bf16);
+}
+
+fn every_case_once_and_right(precision: &str, format: Format) {
+    let device = ["--device", "emulated", "--precision", precision];
+    let report =
+        run_json(["bench", "--batch-size", "1", "--budget", "1", "--json"].into_iter().chain(device));
+    assert_eq!((&report["device"], &report["timing"]), (&"emulated".into(), &"wall clock".into()));
+    assert_eq!(report["precision"], precision);
+    assert!(report["ceilings"].is_null(), "an emulator has none");
+    let entries = report["kernels"].as_array().unwrap();
+    let mut seen = BTreeSet::new();
+    for entry in entries {
+        let text = |field: &str| entry[field].as_str().unwrap().to_string();
+        let number = |field: &str| entry[field].as_f64().unwrap_or_else(|| panic!("{field} of {entry}"));
+        assert!(seen.insert((text("name"), text("shape"))), "twice: {entry}");
+        assert_eq!(entry["ok"], true, "{entry}");
+        assert!(number("ms_low") <= number("ms") && number("ms") <= number("ms_high"), "{entry}");
+        assert!(number("ms_low") > 0.0 && number("samples") >= 3.0, "{entry}");
+        assert!(entry["share"].is_null() && entry["floor_ms"].is_null(), "{entry}");
+        if entry["name"] == "step" {
+            assert!(number("flops") > 0.0 && entry["phases"]["backward"].as_f64().unwrap() > 0.0, "{entry}");
+        } else {
+            assert!(number("error") <= number("tolerance"), "{entry}");
+            let per_second = number("bytes") / number("ms") / 1e6;
+            assert!((number("gb_per_s") - per_second).abs() <= 1e-9 * per_second, "{entry}");
+        }
+    }
+    let wanted: BTreeSet<(String, String)> = cases::all(&Sizes::new(SMALL, 1), format)
+        .into_iter()
+        .map(|case| (case.kernel.to_string(), case.shape))
+        .collect();
+    let steps: BTreeSet<_> = seen.difference(&wanted).collect();
+    assert_eq!(steps.len(), 1, "{steps:?}");
+    assert_eq!((steps.first().unwrap().0.as_str(), seen.len()), ("step", wanted.len() + 1));
+}
+
+#[test]
+fn the_cpu_has_the_step() {
+    let arguments =
+        ["bench", "--device", "cpu", "--batch-size", "4", "--size", "small", "--budget", "1", "--json"];
+    let report = run_json(arguments);
+    let entries = report["kernels"].as_array().unwrap();
+    assert_eq!(entries.len(), 1);
+    assert_eq!(entries[0]["name"], "step");
+    assert_eq!(entries[0]["batch_size"], 4);
+    assert!(entries[0]["ms"].as_f64().unwrap() > 0.0);
+    assert_eq!(report["model"]["state-width"], SMALL.state_width);
+}
+
+#[test]
+fn products_are_right_in_every_format_within_their_tolerance() {
+    if !emulator() {
+        return;
+    }
+    let mut of_fp32 = 0.0;
+    for (precision, operands) in [
+        (Precision::Fp32, 0.0),
+        (Precision::Bf16x3, 2f64.powi(-17)),
+        (Precision::Tf32, 2f64.powi(-11)),
+        (Precision::Bf16, 2f64.powi(-8)),
+    ] {
+        let report = run(&BenchOptions { precision, ..options(Device::Emulated, &["linear"]) }).unwrap();
+        assert_eq!(report.exit_code(), 0, "{precision}: {}", report.table());
+        let errors = report.kernels.iter().filter_map(|entry| entry.error);
+        let largest = errors.fold(0.0, f64::max);
+        if precision == Precision::Fp32 {
+            of_fp32 = largest;
+        } else {
+            // The kernels of this format ran, and no others.
+            assert!(largest > 2.0 * of_fp32 && largest > 0.1 * operands, "{precision}: {largest:.1e}");
+        }
+    }
+}
+
+#[test]
+fn a_kernel_a_file_and_the_step_can_be_chosen() {
+    if !emulator() {
+        return;
+    }
+    let names = |kernels: &[&str]| -> BTreeSet<String> {
+        let report = run(&options(Device::Emulated, kernels)).unwrap();
+        report.kernels.into_iter().map(|entry| entry.name).collect()
+    };
+    let set = |names: &[&str]| names.iter().map(|name| name.to_string()).collect::<BTreeSet<_>>();
+    assert_eq!(names(&["readout"]), set(&["readout", "readout_loss"]));
+    let two = BenchOptions { batch_sizes: vec![1, 2], ..options(Device::Emulated, &["readout_loss"]) };
+    let sizes: Vec<usize> = run(&two).unwrap().kernels.iter().map(|entry| entry.batch_size).collect();
+    assert_eq!(sizes, [1, 2]);
+    assert_eq!(names(&["adam_step", "step"]), set(&["adam_step", "step"]));
+    assert_eq!(
+        names(&["linear_forward", "edge_pool_forward"]),
+        set(&[
+            "linear_forward",
+            "linear_forward_gather",
+            "linear_forward_two",
+            "linear_forward_unit",
+            "edge_pool_forward"
+        ])
+    );
+}
+
+#[test]
+fn bad_input_is_named_with_what_there_is() {
+    refuse(
+        ["bench", "--device", "cpu", "--kernel", "linear_foward"],
+        &[
+            "--kernel",
+            "\"linear_foward\"",
+            "did you mean linear_forward?",
+            "adam_step",
+            "readout_loss",
+            "step",
+        ],
+    );
+    refuse(["bench", "--device", "cpu", "--kernel", "linear"], &["--kernel", "--device emulated"]);
+    refuse(["bench", "--device", "emulated", "--precision", "fp64"], &["emulated", "fp64", "--precision"]);
+    refuse(["bench", "--device", "cpu", "--precision", "bf16"], &["cpu", "bf16", "--precision"]);
+}
+
+#[test]
+fn a_wrong_kernel_is_not_timed_and_the_exit_code_says_so() {
+    if !emulator() {
+        return;
+    }
+    // Twice the tolerance, one value among thousands.
+    let perturbed = |sizes: &Sizes, format: Format| -> Vec<Case> {
+        let mut cases = cases::all(sizes, format);
+        for case in cases.iter_mut().filter(|case| case.kernel == "l2_normalise_forward") {
+            let (prepare, off) =
+                (std::mem::replace(&mut case.prepare, Box::new(|| panic!())), case.tolerance);
+            case.prepare = Box::new(move || {
+                let mut prepared = prepare();
+                let expected = prepared.expected;
+                prepared.expected = Box::new(move |host| {
+                    let mut outputs = expected(host);
+                    let largest = outputs[0].iter().fold(0.0f64, |most, value| most.max(value.abs()));
+                    outputs[0][77] += 2.0 * off * largest;
+                    outputs
+                });
+                prepared
+            });
+        }
+        cases
+    };
+    for precision in [Precision::Fp32, Precision::Bf16] {
+        let options = BenchOptions { precision, ..options(Device::Emulated, &["l2_normalise"]) };
+        let report = run_cases(&options, perturbed).unwrap();
+        assert_eq!(report.exit_code(), 1);
+        let json = serde_json::to_value(&report).unwrap();
+        let entries = json["kernels"].as_array().unwrap();
+        let of = |name: &str| entries.iter().find(|entry| entry["name"] == name).unwrap();
+        let wrong = of("l2_normalise_forward");
+        assert_eq!(wrong["ok"], false);
+        assert!(wrong["error"].as_f64().unwrap() > wrong["tolerance"].as_f64().unwrap());
+        assert_eq!((&wrong["ms"], &wrong["samples"]), (&Value::Null, &0.into()));
+        assert_eq!(of("l2_normalise_backward")["ok"], true);
+        assert!(report.table().to_string().contains("WRONG"));
+    }
+
+    let unwritten = |sizes: &Sizes, format: Format| -> Vec<Case> {
+        let mut cases = cases::all(sizes, format);
+        for case in cases.iter_mut().filter(|case| case.kernel == "adam_step") {
+            let prepare = std::mem::replace(&mut case.prepare, Box::new(|| panic!()));
+            case.prepare = Box::new(move || {
+                let mut prepared = prepare();
+                prepared.host.outputs[0] = vec![f32::NAN; prepared.host.outputs[0].len()];
+                prepared.launch = Box::new(|_, _| Ok(()));
+                prepared
+            });
+        }
+        cases
+    };
+    let report = run_cases(&options(Device::Emulated, &["adam_step"]), unwritten).unwrap();
+    let json = serde_json::to_value(&report).unwrap();
+    assert_eq!((&json["kernels"][0]["ok"], &json["kernels"][0]["error"]), (&false.into(), &Value::Null));
+    assert_eq!(report.exit_code(), 1);
+
+    assert_eq!(run(&options(Device::Emulated, &["readout"])).unwrap().exit_code(), 0);
+}
+
+#[test]
+fn costs_are_what_the_formulas_say() {
+    let sizes = Sizes::new(ModelConfig::PAPER, 16);
+    let [in_fp32, in_bf16] = [Format::Fp32, Format::Bf16].map(|format| cases::all(&sizes, format));
+    let find = |cases: &[Case], kernel: &str, shape: &str| {
+        let mut found = cases.iter().filter(|case| case.kernel == kernel && case.shape.starts_with(shape));
+        let case = found.next().unwrap_or_else(|| panic!("{kernel} {shape}"));
+        assert!(found.next().is_none(), "{kernel} {shape} twice");
+        case.cost
+    };
+    let of = |kernel: &str, shape: &str| find(&in_fp32, kernel, shape);
+    let of_bf16 = |kernel: &str, shape: &str| find(&in_bf16, kernel, shape);
+    // 1,728 edges; 512 to 512 + 300 + 512 = 1,324 columns. Values: 1,728 * 512 = 884,736 of x, 512 * 1,324 = 677,888 of
+    // the weight, 1,728 * 1,324 = 2,287,872 of y; 4 bytes each. Flops: 2 * 1,728 * 512 * 1,324.
+    let heads = Cost { bytes: 15_401_984, flops: 2_342_780_928 };
+    assert_eq!(of("linear_forward", "[1728, 512] -> 1324"), heads);
+    assert_eq!(of_bf16("linear_forward", "[1728, 512] -> 1324"), Cost { bytes: heads.bytes / 2, ..heads });
+    // And as much again for d_x and d_W, without a second reading of d_y.
+    let gradients = Cost { bytes: 2 * 15_401_984 - 4 * 2_287_872, flops: 2 * 2_342_780_928 };
+    assert_eq!(of("linear_backward", "[1728, 512] -> 1324"), gradients);
+    // In bf16 all but d_W is half as large.
+    let gradients = Cost { bytes: gradients.bytes / 2 + 2 * 677_888, ..gradients };
+    assert_eq!(of_bf16("linear_backward", "[1728, 512] -> 1324"), gradients);
+    // 8,513,240 parameters (performance.md): 28 bytes each.
+    assert_eq!(of("adam_step", "[8513240]"), Cost { bytes: 238_370_720, flops: 110_672_120 });
+    // Twice d_pooled [1,056, 512], d_edge_state [1,728, 300], z [1,728, 1,324], 2 * 1,728 ends, 1,057 offsets and 4 * 1,324
+    // values of batch norm: 3,356,753 values; 4 * 1,324 of sums, d_z [1,728, 1,324] written. Quotients: twice 2 * 1,728 * 512; 18
+    // operations for each of 1,728 * 1,324.
+    let pooled = Cost { bytes: 36_026_696, flops: 44_720_640 };
+    assert_eq!(of("edge_pool_backward", "[1728, 1324]"), pooled);
+    // Ends, offsets, batch norm and sums remain of four bytes: 8,981,760 values of two, and 24,914 of four.
+    assert_eq!(of_bf16("edge_pool_backward", "[1728, 1324]"), Cost { bytes: 18_063_176, ..pooled });
+}

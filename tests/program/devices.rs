@@ -1,0 +1,391 @@
+//! What is said of a GPU that cannot be used, and in which order the driver is called for a step, by a driver that is
+//! a stub (`tests/program/stub_driver/libcuda.c`). Without a C compiler these tests say that they are skipped.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use crate::program::{SMALL_NETWORK, scenerank, small_data};
+use tempfile::TempDir;
+
+/// The folder of the stub driver, built once; None (said so) without a C compiler.
+fn stub() -> Option<&'static Path> {
+    static FOLDER: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let folder = FOLDER.get_or_init(|| {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("stub_driver");
+        std::fs::create_dir_all(&folder).unwrap();
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/program/stub_driver/libcuda.c");
+        let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".to_string());
+        let output = Command::new(&compiler)
+            .args(["-shared", "-fPIC", "-O1", "-o"])
+            .args([folder.join("libcuda.so"), source])
+            .output();
+        match output {
+            Ok(output) => {
+                assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+                Some(folder)
+            }
+            Err(error) => {
+                println!("skipped: no C compiler {compiler}: {error}");
+                None
+            }
+        }
+    });
+    folder.as_deref()
+}
+
+/// The data file that runs begin with.
+struct Fixture {
+    folder: TempDir,
+    data: String,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let folder = TempDir::new().unwrap();
+        let data = small_data(folder.path(), 1).display().to_string();
+        Fixture { folder, data }
+    }
+
+    /// `train` on a device with this driver in place of the system's.
+    fn train(&self, device: &str, driver: &Path, settings: &[(&str, &str)]) -> assert_cmd::Command {
+        let mut command = scenerank();
+        let run = self.folder.path().join("run");
+        let _ = std::fs::remove_dir_all(&run);
+        let epochs = EPOCHS.to_string();
+        command.args(["train", &self.data, "--epochs", &epochs, "--device", device, "--out"]).arg(run);
+        command.args(SMALL_NETWORK).env("LD_LIBRARY_PATH", driver).envs(settings.iter().copied());
+        command
+    }
+
+    /// The one error line of a device that cannot be used.
+    fn refusal(&self, device: &str, driver: &Path, settings: &[(&str, &str)]) -> String {
+        let assert = self.train(device, driver, settings).assert().code(2);
+        let text = String::from_utf8(assert.get_output().stderr.clone()).unwrap();
+        assert!(!text.contains("panicked"), "{text}");
+        let errors: Vec<&str> = text.lines().filter(|line| line.starts_with("error: ")).collect();
+        assert_eq!(errors.len(), 1, "{text}");
+        errors[0].to_string()
+    }
+}
+
+const NO_KERNELS: &str = "this build found no nvcc";
+
+#[test]
+fn a_driver_that_cannot_be_used_is_named_with_a_remedy() {
+    let Some(stub) = stub() else { return };
+    let fixture = Fixture::new();
+    for (device, settings, parts) in [
+        (
+            "cuda",
+            &[("STUB_INIT", "100")][..],
+            &["device cuda:0: the driver sees no GPU", "CUDA_VISIBLE_DEVICES"][..],
+        ),
+        ("cuda", &[("STUB_COUNT", "0")], &["device cuda:0: the driver sees no GPU", "--device cpu"]),
+        ("cuda", &[("STUB_INIT", "803")], &["start the driver: ", "update the driver"]),
+        ("cuda", &[("STUB_INIT", "34")], &["start the driver: ", "lib/stubs"]),
+        ("cuda", &[("STUB_INIT", "999")], &["start the driver: ", "nvidia-smi"]),
+        ("cuda", &[("STUB_VERSION", "11080")], &["CUDA 11.8, and 12.0 is needed", "update the driver"]),
+        ("cuda:1", &[], &["device cuda:1: the driver sees 1 GPU, cuda:0", "use another GPU"]),
+        ("cuda:7", &[("STUB_COUNT", "4")], &["device cuda:7: the driver sees 4 GPUs, cuda:0 to cuda:3"]),
+    ] {
+        let error = fixture.refusal(device, stub, settings);
+        assert!(parts.iter().all(|part| error.contains(part)), "{parts:?} in {error}");
+    }
+    // What comes after needs kernels to load.
+    for (settings, parts) in [
+        (("STUB_RETAIN", "2"), &["open: CUDA_ERROR_OUT_OF_MEMORY", "who uses its memory"][..]),
+        (("STUB_CAPABILITY", "7"), &["has compute capability 7.0, and 8.0 is needed", "--device cpu"]),
+        (
+            ("STUB_SHARED_BYTES", "49152"),
+            &["_128 takes 81920 bytes of shared memory, and a block has 49152", "--device cpu"],
+        ),
+        (("STUB_LOAD", "209"), &["load the kernels: ", "CUDA 13.0", "SCENERANK_CUDA_ARCHS"]),
+        (("STUB_MEMORY_MIB", "0"), &["1 MiB more do not fit, 3 MiB are free", "--batch-size"]),
+        (("STUB_HOST_ALLOC", "2"), &["MiB of page-locked memory: CUDA_ERROR_OUT_OF_MEMORY", "--batch-size"]),
+    ] {
+        let error = fixture.refusal("cuda", stub, &[settings]);
+        if error.contains(NO_KERNELS) {
+            println!("skipped: {NO_KERNELS} for its kernels");
+            assert!(error.contains("install the CUDA toolkit"), "{error}");
+            return;
+        }
+        assert!(parts.iter().all(|part| error.contains(part)), "{parts:?} in {error}");
+    }
+}
+
+/// Where the machine has no driver, for that of the system would be found.
+#[test]
+fn a_missing_driver_is_named_with_a_remedy() {
+    let fixture = Fixture::new();
+    let error = fixture.refusal("cuda:99", fixture.folder.path(), &[]);
+    match error.contains("no NVIDIA driver is installed") {
+        true => assert!(error.contains("install the driver, or use --device cpu"), "{error}"),
+        false => println!("skipped: this machine has a driver: {error}"),
+    }
+}
+
+#[test]
+fn auto_takes_the_cpu_and_says_why() {
+    let Some(stub) = stub() else { return };
+    let fixture = Fixture::new();
+    let assert = fixture.train("auto", stub, &[("STUB_INIT", "100")]).assert().success();
+    let text = String::from_utf8(assert.get_output().stderr.clone()).unwrap();
+    let said: Vec<&str> = text.lines().filter(|line| line.contains("device auto")).collect();
+    assert_eq!(said.len(), 1, "{text}");
+    assert!(said[0].contains("computing on the CPU") && said[0].contains("the driver sees no GPU"), "{text}");
+}
+
+/// A call of the driver's: what, of which stream or event, and for which other.
+type Call = (String, i32, i32);
+
+/// The calls of a run on the stub; None (said so) where there are no kernels to launch.
+fn calls(fixture: &Fixture, stub: &Path) -> Option<Calls> {
+    calls_with(fixture, stub, &[])
+}
+
+/// The same with these settings.
+fn calls_with(fixture: &Fixture, stub: &Path, settings: &[(&str, &str)]) -> Option<Calls> {
+    let log = fixture.folder.path().join("calls");
+    let _ = std::fs::remove_file(&log);
+    let settings: Vec<_> = settings.iter().copied().chain([("STUB_LOG", log.to_str().unwrap())]).collect();
+    let output = fixture.train("cuda", stub, &settings).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    if text.contains(NO_KERNELS) {
+        println!("skipped: {NO_KERNELS} for its kernels");
+        return None;
+    }
+    assert!(output.status.success(), "{text}");
+    let call = |line: &str| {
+        let mut words = line.split(' ');
+        let (name, mut number) =
+            (words.next().unwrap().to_string(), || words.next().unwrap().parse().unwrap());
+        (name, number(), number())
+    };
+    Some(Calls(std::fs::read_to_string(log).unwrap().lines().map(call).collect()))
+}
+
+/// The driver's mode of a capture that forbids no call.
+const RELAXED: i32 = 2;
+
+/// All calls of a run, in order.
+struct Calls(Vec<Call>);
+
+impl Calls {
+    fn positions(&self, wanted: impl Fn(&Call) -> bool) -> Vec<usize> {
+        (0..self.0.len()).filter(|&at| wanted(&self.0[at])).collect()
+    }
+
+    fn named(&self, name: &str) -> Vec<usize> {
+        self.positions(|call| call.0 == name)
+    }
+}
+
+const EPOCHS: usize = 2;
+/// 101 anchors, 8 a step.
+const STEPS_OF_EPOCH: usize = 13;
+/// Of the small network.
+const LAYERS: usize = 2;
+
+/// What the host does while it trains: it launches a graph for each step, and nothing else.
+#[test]
+fn a_step_is_one_launch() {
+    let Some(stub) = stub() else { return };
+    let fixture = Fixture::new();
+    let Some(calls) = calls(&fixture, stub) else { return };
+    let steps = calls.named("launch_graph");
+    assert_eq!(steps.len(), EPOCHS * STEPS_OF_EPOCH);
+    let compute = calls.0[steps[0]].1;
+
+    // An epoch begins with the order of its anchors, where it begins, and the launch that draws; back come the positives.
+    let draws = calls.named("draw_probability");
+    assert_eq!(draws.len(), EPOCHS);
+    for (epoch, &draw) in draws.iter().enumerate() {
+        let around: Vec<_> = calls.0[draw - 2..draw + 3].iter().map(|call| (&*call.0, call.1)).collect();
+        let wanted = ["upload", "upload", "draw_probability", "download", "stream_synchronize"];
+        assert_eq!(around, wanted.map(|name| (name, compute)), "epoch {epoch}");
+        // The next batch that is loaded will wait for what has read the slot of the last one.
+        let (name, _, stream) = &calls.0[draw + 3];
+        assert_eq!((&**name, *stream), ("record", compute), "epoch {epoch}");
+        let next = if epoch == 0 { calls.named("begin_capture")[0] } else { steps[STEPS_OF_EPOCH] };
+        assert_eq!(draw + 4, next, "epoch {epoch}: the first step comes next");
+    }
+
+    // The step is captured once, before it runs first: its batch is put together, and all else follows.
+    let (captures, updates) = (calls.named("begin_capture"), calls.named("adam_step"));
+    assert_eq!((captures.len(), updates.len()), (1, 1 + LAYERS));
+    let (begin, end) = (captures[0], updates[LAYERS] + 1);
+    assert_eq!(calls.0[begin], ("begin_capture".to_string(), compute, RELAXED));
+    let captured = &calls.0[begin + 1..end];
+    let (ordering, launches): (Vec<&Call>, Vec<&Call>) =
+        captured.iter().partition(|call| ["record", "stream_waits"].contains(&&*call.0));
+    let (update, chain): (Vec<&Call>, Vec<&Call>) =
+        launches.into_iter().partition(|call| call.0 == "adam_step");
+    // Of two layers: 5 put the batch together; 7 and 7 go forward, 1 is the loss, 8 and 9 go back.
+    assert_eq!(chain.len(), 5 + (7 + 7) + 1 + (8 + 9), "{chain:?}");
+    assert_eq!(chain[0].0, "graph_batch_places");
+    let forbidden = ["allocate", "upload", "download", "host_waits", "launch_graph"];
+    assert!(chain.iter().all(|call| !forbidden.contains(&&*call.0)), "{chain:?}");
+    // Each begins while the one before it ends.
+    assert!(chain.iter().all(|call| (call.1, call.2) == (compute, 1)), "{chain:?}");
+
+    // Each layer's update is beside the chain, behind what has made its gradients; the last one is behind all.
+    let beside = update[0].1;
+    assert_ne!(beside, compute);
+    assert_eq!(
+        update.iter().map(|call| (call.1, call.2)).collect::<Vec<_>>(),
+        [(beside, 0), (beside, 0), (compute, 0)]
+    );
+    assert_eq!(ordering.len(), 2 * update.len());
+    for (at, pair) in updates.iter().zip(ordering.chunks(2)) {
+        let last = *at == updates[LAYERS];
+        let (from, to) = if last { (beside, compute) } else { (compute, beside) };
+        assert_eq!((&*pair[0].0, pair[0].2), ("record", from));
+        assert_eq!((&*pair[1].0, pair[1].1, pair[1].2), ("stream_waits", to, pair[0].1));
+        assert_eq!([&calls.0[at - 2], &calls.0[at - 1]], pair, "right before the update");
+    }
+    for (layer, at) in updates[..LAYERS].iter().enumerate() {
+        let before = &calls.0[at - 3].0;
+        assert!(before.starts_with("linear_backward_norm"), "the heads of the {layer}. layer back: {before}");
+    }
+    // Blocks of the chain come first.
+    let priority =
+        |stream: i32| calls.0.iter().find(|call| call.0 == "stream" && call.1 == stream).unwrap().2;
+    assert!(priority(compute) < priority(beside));
+
+    let [ended, instantiated, launched] = [0, 1, 2].map(|after| calls.0[end + after].clone());
+    assert_eq!(ended, ("end_capture".to_string(), compute, ended.2));
+    assert_eq!(instantiated, ("instantiate".to_string(), instantiated.1, ended.2));
+    assert_eq!(launched, ("launch_graph".to_string(), compute, instantiated.1));
+    assert_eq!(end + 2, steps[0]);
+    assert!(steps.iter().all(|&at| calls.0[at] == launched), "one graph for all steps");
+
+    // Between two steps the host calls nothing; after every tenth it reads the losses.
+    for (step, pair) in (1..).zip(steps.windows(2)).filter(|(step, _)| step % STEPS_OF_EPOCH != 0) {
+        let between: Vec<&str> = calls.0[pair[0] + 1..pair[1]].iter().map(|call| &*call.0).collect();
+        let wanted: &[&str] = if step % 10 == 0 { &["download", "stream_synchronize"] } else { &[] };
+        assert_eq!(between, wanted, "after step {step}");
+    }
+}
+
+/// More than 48 KiB of shared memory are given only to a kernel that asked for them: the products of the larger tile.
+#[test]
+fn large_tiles_ask_for_their_shared_memory() {
+    let Some(stub) = stub() else { return };
+    let fixture = Fixture::new();
+    let Some(Calls(calls)) = calls(&fixture, stub) else { return };
+    let asked: Vec<i32> = calls.iter().filter(|call| call.0 == "most_shared").map(|call| call.1).collect();
+    assert_eq!(asked, vec![81_920; 3 * 9], "nine products in each of three formats");
+}
+
+/// Launches begin when the one ahead has ended where the driver cannot capture others, kernels were compiled for GPUs that
+/// know no others, or the user says so.
+#[test]
+fn launches_overlap_only_where_kernels_wait() {
+    let Some(stub) = stub() else { return };
+    let fixture = Fixture::new();
+    for (settings, overlap) in [
+        (("STUB_PTX", "90"), true),
+        (("STUB_PTX", "80"), false),
+        (("STUB_CAPABILITY", "8"), false),
+        (("STUB_VERSION", "12020"), false),
+        (("SCENERANK_SERIAL_LAUNCHES", "1"), false),
+    ] {
+        let Some(calls) = calls_with(&fixture, stub, &[settings]) else { return };
+        let products = calls.positions(|call| call.0.starts_with("linear_"));
+        let overlapping = products.iter().filter(|&&at| calls.0[at].2 == 1).count();
+        assert!(!products.is_empty());
+        assert_eq!(overlapping > 0, overlap, "{settings:?}: {overlapping} of {}", products.len());
+    }
+}
+
+/// Batches that are loaded, here those of validation, are copied on a stream of their own, and the host waits for nothing
+/// but the batch before the last.
+#[test]
+fn batches_are_copied_ahead_of_the_gpu() {
+    let Some(stub) = stub() else { return };
+    let fixture = Fixture::new();
+    let Some(calls) = calls(&fixture, stub) else { return };
+    let compute = calls.0[calls.named("launch_graph")[0]].1;
+    let uploads = calls.positions(|call| call.0 == "upload" && call.1 != compute);
+    assert_eq!(uploads.len(), EPOCHS * 2, "31 images, 24 at once");
+    let calls = calls.0;
+    let mut slots = Vec::new();
+    for (batch, &at) in uploads.iter().enumerate() {
+        // The compute stream waits for the copy.
+        let [ready, waits] = [1, 2].map(|after| calls[at + after].clone());
+        assert_eq!(ready, ("record".to_string(), ready.1, calls[at].1), "batch {batch}");
+        assert_eq!(waits, ("stream_waits".to_string(), compute, ready.1), "batch {batch}");
+        // The host has waited for what last read the slot: for an event behind all its launches and before those of the
+        // last batch.
+        let slot = &calls[at - 1];
+        assert_eq!(slot.0, "host_waits", "batch {batch}");
+        if batch >= 2 {
+            let recorded = (0..at).rfind(|&at| calls[at] == ("record".to_string(), slot.1, compute)).unwrap();
+            let last_launch = (0..uploads[batch - 1])
+                .rfind(|&at| calls[at].1 == compute && !["record", "stream_waits"].contains(&&*calls[at].0))
+                .unwrap();
+            assert!((last_launch..uploads[batch - 1]).contains(&recorded), "batch {batch}");
+        }
+        slots.push(slot.1);
+    }
+    assert!(slots[0] != slots[1] && slots.windows(3).all(|three| three[0] == three[2]), "{slots:?}");
+}
+
+#[test]
+fn a_training_set_that_does_not_fit_is_named_with_a_remedy() {
+    let Some(stub) = stub() else { return };
+    let fixture = Fixture::new();
+    let Some(calls) = calls(&fixture, stub) else { return };
+    let before = calls.named("begin_capture")[0];
+    // The training set is what is allocated last.
+    let allocations = calls.named("allocate").into_iter().filter(|&at| at < before).count();
+    let error = fixture.refusal("cuda", stub, &[("STUB_ALLOCATIONS", &(allocations - 1).to_string())]);
+    let parts =
+        ["keep the graphs and captions of 101 training images: ", "MiB more do not fit", "--batch-size"];
+    assert!(parts.iter().all(|part| error.contains(part)), "{error}");
+}
+
+/// Validation copies each batch's embeddings into the split's, reads these once, and uploads nothing but caption vectors.
+#[test]
+fn validation_leaves_embeddings_on_the_gpu() {
+    let Some(stub) = stub() else { return };
+    let fixture = Fixture::new();
+    let Some(Calls(calls)) = calls(&fixture, stub) else { return };
+    let last_step = calls.iter().rposition(|call| call.0 == "launch_graph").unwrap();
+    let copies: Vec<usize> = (last_step..calls.len()).filter(|&at| calls[at].0 == "copy").collect();
+    assert!(copies.len() > 1, "several batches of the validation split: {copies:?}");
+    let compute = calls[last_step].1;
+    let between = &calls[copies[0]..=copies[copies.len() - 1]];
+    assert!(!between.iter().any(|call| call.0 == "download"), "{between:?}");
+    let after = &calls[copies[copies.len() - 1]..];
+    let count = |name: &str| after.iter().filter(|call| call.0 == name && call.1 == compute).count();
+    // The split, then counts and moments of the only strip of rows.
+    assert_eq!((count("upload"), count("download")), (1, 3), "{after:?}");
+}
+
+/// Pairs that do not fit in the GPU's memory are the CPU's.
+#[test]
+fn all_pairs_of_a_gpu_without_room_are_correlated_by_the_cpu() {
+    let Some(stub) = stub() else { return };
+    let fixture = Fixture::new();
+    if calls(&fixture, stub).is_none() {
+        return;
+    }
+    let run = fixture.folder.path().join("run");
+    let evaluate = |device: &str, free_mib: &str| -> serde_json::Value {
+        let mut command = scenerank();
+        command.arg("evaluate").arg(&run).args(["--device", device, "--json"]);
+        command.env("LD_LIBRARY_PATH", stub).env("STUB_FREE_MIB", free_mib);
+        let evaluation: serde_json::Value =
+            serde_json::from_slice(&command.assert().success().get_output().stdout).unwrap();
+        // No model makes these, whose kernels do nothing here.
+        let rows = evaluation["rows"].as_array().unwrap();
+        rows.iter().find(|row| row["name"] == "normal features").unwrap().clone()
+    };
+    let (cpu, without_room, with_room) = (evaluate("cpu", "3"), evaluate("cuda", "0"), evaluate("cuda", "3"));
+    assert_eq!(without_room["all_pairs"], cpu["all_pairs"]);
+    // These kernels counted nothing.
+    assert_ne!(with_room["all_pairs"], cpu["all_pairs"]);
+    assert_ne!(without_room["per_image"], cpu["per_image"]);
+}

@@ -1,0 +1,420 @@
+//! `explore`: its answers are those of `search` and `retrieve`, and what it must not answer it does not.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use crate::program::{SMALL_NETWORK, refuse, run, run_json, small_data};
+use scenerank::data::query_graph::QueryGraph;
+use scenerank::data::{Dataset, Split};
+use scenerank::evaluation::{QueryEdges, incomplete_query};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// A served run; it ends with the value.
+struct Served {
+    folder: TempDir,
+    run: String,
+    address: String,
+    program: Child,
+}
+
+impl Served {
+    fn new() -> Self {
+        let folder = TempDir::new().unwrap();
+        let data = small_data(folder.path(), 3);
+        let run_folder = folder.path().join("run").display().to_string();
+        let data = data.display().to_string();
+        run([
+            &["train", &data, "--out", &run_folder, "--epochs", "1", "--device", "cpu"][..],
+            &SMALL_NETWORK[..],
+        ]
+        .concat());
+        let mut program = Command::new(assert_cmd::cargo::cargo_bin("scenerank"))
+            .args(["explore", &run_folder, "--port", "0", "--split", "all", "--device", "cpu"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(program.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let address = line.trim().strip_prefix("http://").and_then(|rest| rest.strip_suffix('/'));
+        let address = address.unwrap_or_else(|| panic!("{line:?} is no address")).to_string();
+        Served { folder, run: run_folder, address, program }
+    }
+
+    fn dataset(&self) -> Dataset {
+        Dataset::open(self.folder.path().join("data3")).unwrap()
+    }
+
+    /// Sends `request` as it is; the status, the head and the body of the answer.
+    fn send(&self, request: &[u8]) -> (u16, String, Vec<u8>) {
+        let mut stream = TcpStream::connect(&self.address).unwrap();
+        stream.write_all(request).unwrap();
+        let mut reader = BufReader::new(stream);
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            assert!(reader.read_line(&mut head).unwrap() > 0, "the head ends early: {head:?}");
+        }
+        let field = |name: &str| {
+            head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ").map(str::to_string))
+        };
+        let length = field("content-length").map_or(0, |length| length.parse().unwrap());
+        let mut body = vec![0; length];
+        reader.read_exact(&mut body).unwrap();
+        (head.split(' ').nth(1).unwrap().parse().unwrap(), head, body)
+    }
+
+    fn get(&self, path: &str) -> (u16, Value) {
+        let (status, _, body) =
+            self.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes());
+        (status, serde_json::from_slice(&body).unwrap_or(Value::Null))
+    }
+
+    fn post(&self, body: &str) -> (u16, Value) {
+        let head = "POST /api/search HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n";
+        let request = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
+        let (status, _, body) = self.send(request.as_bytes());
+        (status, serde_json::from_slice(&body).unwrap())
+    }
+
+    fn search(&self, query: Value) -> Value {
+        let (status, answer) = self.post(&query.to_string());
+        assert_eq!(status, 200, "{answer}");
+        answer
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.program.kill();
+        let _ = self.program.wait();
+    }
+}
+
+fn ids(results: &Value) -> Vec<u64> {
+    results.as_array().unwrap().iter().map(|found| found["image_id"].as_u64().unwrap()).collect()
+}
+
+#[test]
+fn explore_answers_as_search_does_and_refuses_the_rest() {
+    let served = Served::new();
+    let dataset = served.dataset();
+    the_same_as_search(&served, &dataset);
+    images_and_their_ranks(&served, &dataset);
+    bad_requests(&served, &dataset);
+    many_at_once(&served, &dataset);
+    the_page_in_a_browser(&served);
+    ctrl_c_ends_it(served);
+}
+
+/// Equal to the last bit: the same graph, embedded alone, against the same embeddings.
+fn the_same_as_search(served: &Served, dataset: &Dataset) {
+    let (object, predicate) = (dataset.object_name(0), dataset.predicate_name(0));
+    let other = dataset.object_name(1);
+    let graphs = [
+        json!([[object, predicate, other]]),
+        json!([[object, predicate, format!("{object}#2")], [other]]),
+        json!([[other], [object.to_uppercase(), predicate, other], [object, predicate, other]]),
+    ];
+    for graph in graphs {
+        let path = served.folder.path().join("query.json");
+        std::fs::write(&path, graph.to_string()).unwrap();
+        let path = path.to_str().unwrap();
+        let want =
+            run_json(["search", &served.run, "--graph", path, "-k", "20", "--device", "cpu", "--json"]);
+        let got = served.search(json!({ "graph": graph, "k": 20 }));
+        assert_eq!(got["images"], dataset.image_count());
+        assert!(got["target"].is_null());
+        assert_eq!(ids(&got["results"]), ids(&want), "{graph}");
+        for (rank, (got, want)) in
+            got["results"].as_array().unwrap().iter().zip(want.as_array().unwrap()).enumerate()
+        {
+            assert_eq!(got["rank"], rank + 1);
+            for field in ["cosine", "coco_id", "caption_similarity"] {
+                assert_eq!(got[field], want[field], "{graph}: {field}");
+            }
+            assert_eq!(got["captions"].as_array().unwrap().len(), want["captions"].as_array().unwrap().len());
+        }
+        shared_is_what_both_have(&graph, &got["results"]);
+        boxes_are_drawn(dataset, &got["results"]);
+    }
+}
+
+/// Each box once, under its object's place in the graph.
+fn boxes_are_drawn(dataset: &Dataset, results: &Value) {
+    for found in results.as_array().unwrap() {
+        let image = dataset.find_image(found["image_id"].as_u64().unwrap()).unwrap();
+        let elements = found["drawing"]["elements"].as_str().unwrap();
+        assert_eq!(elements.matches("<rect class=\"box ").count(), dataset.boxes(image).flatten().count());
+        for object in 0..dataset.graph(image).node_count() - 1 {
+            assert!(elements.contains(&format!("data-object=\"{object}\"")), "{object}: {elements}");
+        }
+        assert!(found["url"].is_null(), "{found}");
+    }
+}
+
+fn shared_is_what_both_have(graph: &Value, results: &Value) {
+    let bare = |name: &Value| name.as_str().unwrap().to_lowercase().split('#').next().unwrap().to_string();
+    let typed = |statement: &Value| statement.as_array().unwrap().iter().map(bare).collect::<Vec<_>>();
+    let query: Vec<_> = graph.as_array().unwrap().iter().map(typed).collect();
+    let names: Vec<String> =
+        query.iter().flat_map(|s| [s.first(), s.get(2)].into_iter().flatten().cloned()).collect();
+    for found in results.as_array().unwrap() {
+        let own = found["graph"].as_array().unwrap();
+        let relationships: Vec<&Value> =
+            own.iter().filter(|s| s.as_array().unwrap().len() == 3 && query.contains(&typed(s))).collect();
+        let objects: Vec<&Value> = own
+            .iter()
+            .filter(|s| s.as_array().unwrap().len() == 1)
+            .map(|s| &s[0])
+            .filter(|name| names.contains(&bare(name)))
+            .collect();
+        assert_eq!(found["shared"]["relationships"], json!(relationships));
+        assert_eq!(found["shared"]["objects"], json!(objects));
+    }
+}
+
+/// An image's graph by names is the same graph again, whole or incomplete; and it is found.
+fn images_and_their_ranks(served: &Served, dataset: &Dataset) {
+    let in_image = dataset.predicate_count() as u32 - 1;
+    for image in dataset.split(Split::All) {
+        for (remove, edges) in
+            [(0, QueryEdges::Augmented), (7, QueryEdges::Augmented), (90, QueryEdges::Relationships)]
+        {
+            let id = dataset.image_id(image);
+            let graph = incomplete_query(dataset.graph(image), remove, edges, in_image, 1, id);
+            let (named, without) = QueryGraph::naming(graph.view(), dataset);
+            let again = QueryGraph::new(&named.statements(dataset), dataset).unwrap();
+            assert_eq!(
+                again.partly_augmented(&without, dataset).unwrap(),
+                graph,
+                "image {id} without {remove}"
+            );
+        }
+    }
+
+    let id = dataset.image_id(5);
+    let (status, image) = served.get(&format!("/api/image/{id}"));
+    assert_eq!(status, 200);
+    assert_eq!(image["captions"][0], dataset.captions(5).next().unwrap().trim());
+    assert_eq!(image["without_in_image"], json!([]));
+    let whole = served.search(json!({ "graph": image["graph"], "target": id, "k": 100 }));
+    assert_eq!(whole["target"]["image_id"], id);
+    let results = whole["results"].as_array().unwrap();
+    let own = results.iter().find(|found| found["image_id"] == id).expect("it finds itself");
+    // Images that score the same rank before it.
+    assert!(own["rank"].as_u64().unwrap() <= whole["target"]["rank"].as_u64().unwrap(), "{own}");
+    // Graphs embedded in other batches, so not to the last bit.
+    assert!(own["cosine"].as_f64().unwrap() > 0.9999, "{own}");
+    for found in results {
+        let image = dataset.find_image(found["image_id"].as_u64().unwrap()).unwrap();
+        let similarity = found["caption_similarity"].as_f64().unwrap() as f32;
+        assert_eq!(similarity, dataset.similarity().get(5, image));
+    }
+
+    // Incomplete, as `retrieve` measures it: the mean reciprocal rank over all images is its.
+    let retrieval = run_json(
+        [
+            &["retrieve", &served.run, "--split", "all", "--noise", "6", "--device", "cpu", "--json"][..],
+            &["--edges", "relationships"],
+        ]
+        .concat(),
+    );
+    let reciprocal: f64 = dataset
+        .split(Split::All)
+        .map(|image| {
+            let id = dataset.image_id(image);
+            let (_, query) = served.get(&format!("/api/image/{id}?remove=6&edges=relationships&seed=1"));
+            let found = served.search(json!({
+                "graph": query["graph"], "without_in_image": query["without_in_image"], "target": id, "k": 1
+            }));
+            1.0 / found["target"]["rank"].as_f64().unwrap()
+        })
+        .sum();
+    let mean = reciprocal / dataset.image_count() as f64;
+    // A single query and a batch of them round differently, which may swap two images that score the same.
+    let want = retrieval["levels"][0]["mrr"].as_f64().unwrap();
+    assert!((mean - want).abs() < 2e-3, "{mean} and {want}");
+
+    let (status, vocabulary) = served.get("/api/vocabulary");
+    assert_eq!((status, &vocabulary["images"]), (200, &json!(dataset.image_count())));
+    let objects = vocabulary["objects"].as_array().unwrap();
+    assert_eq!((objects.len(), &objects[0]), (dataset.object_count() - 1, &json!(dataset.object_name(0))));
+    let (status, random) = served.get("/api/random");
+    assert_eq!(status, 200);
+    assert!(dataset.find_image(random["image_id"].as_u64().unwrap()).is_some());
+    let words: Vec<&str> = dataset.captions(5).next().unwrap().split_whitespace().collect();
+    let (_, listing) = served.get(&format!("/api/images?caption={}+{}", words[0], words[1]));
+    assert!(!listing["images"].as_array().unwrap().is_empty());
+    let (_, listing) = served.get("/api/images?caption=zzzz");
+    assert_eq!(listing["images"], json!([]));
+}
+
+fn bad_requests(served: &Served, dataset: &Dataset) {
+    let (object, predicate) = (dataset.object_name(0), dataset.predicate_name(0));
+    let refused = |answer: (u16, Value), status: u16, words: &str| {
+        let (got, body) = answer;
+        let sentence = body["error"].as_str().unwrap_or_else(|| panic!("{got}: no sentence in {body}"));
+        assert_eq!(got, status, "{sentence}");
+        assert!(sentence.contains(words), "`{words}` is not in: {sentence}");
+        body
+    };
+    // What is no search.
+    refused(served.post(""), 400, "EOF");
+    refused(served.post("{\"graph\": [[\"man\""), 400, "EOF");
+    refused(served.post("[]"), 400, "");
+    refused(served.post("{}"), 400, "missing field `graph`");
+    refused(served.post("{\"graph\": [[\"man\", 3]]}"), 400, "invalid type");
+    refused(served.post("{\"graph\": [], \"limit\": 4}"), 400, "unknown field `limit`");
+    refused(served.post("{\"graph\": [[\"\\ud800\"]]}"), 400, "");
+    let search = |query: Value| served.post(&query.to_string());
+    refused(search(json!({ "graph": [[object]], "k": 0 })), 400, "ask for 1 to 100");
+    refused(search(json!({ "graph": [[object]], "k": 101 })), 400, "ask for 1 to 100");
+    refused(search(json!({ "graph": [[object]], "k": -1 })), 400, "");
+    refused(search(json!({ "graph": [] })), 422, "name at least one object");
+    refused(search(json!({ "graph": [[object], [object, predicate]] })), 422, "statement 2: has 2 names");
+    let misspelt = format!("{object}x");
+    let unknown = refused(search(json!({ "graph": [[object], [misspelt]] })), 422, "the data has no object");
+    assert_eq!(unknown["statement"], 1);
+    assert!(unknown["suggestions"].as_array().unwrap().contains(&json!(object)), "{unknown}");
+    let unknown = refused(search(json!({ "graph": [[object, "onn", object]] })), 422, "no predicate \"onn\"");
+    assert!(unknown["suggestions"].as_array().unwrap().contains(&json!("on")), "{unknown}");
+    let alone = json!({ "graph": [[object]], "without_in_image": [object] });
+    refused(search(alone), 422, "has no edge left");
+    refused(search(json!({ "graph": [[object]], "without_in_image": ["?"] })), 422, "no statement names");
+    refused(search(json!({ "graph": [[object]], "target": 4711 })), 404, "no image 4711");
+    let many: Vec<_> = (0..129).map(|number| json!([format!("{object}#{number}")])).collect();
+    refused(search(json!({ "graph": many })), 400, "129 objects");
+    refused(search(json!({ "graph": vec![json!([object]); 513] })), 400, "513 statements");
+    let most: Vec<_> = (0..128).map(|number| json!([format!("{object}#{number}")])).collect();
+    assert_eq!(search(json!({ "graph": most })).0, 200);
+    // Too large, as announced and as sent.
+    refused(served.post(&" ".repeat(70_000)), 413, "at most 65536 bytes");
+    let head = "POST /api/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n";
+    let announced = format!("{head}Content-Length: 18446744073709551615\r\n\r\n");
+    assert!((400..500).contains(&served.send(announced.as_bytes()).0));
+    let chunk = format!("10000\r\n{}\r\n", " ".repeat(0x10000));
+    let sent = format!("{head}Transfer-Encoding: chunked\r\n\r\n{chunk}{chunk}0\r\n\r\n");
+    assert_eq!(served.send(sent.as_bytes()).0, 413);
+    let long = format!("GET /{} HTTP/1.1\r\nHost: localhost\r\n\r\n", "a".repeat(40_000));
+    assert!((400..500).contains(&served.send(long.as_bytes()).0));
+
+    // Paths, methods, hosts, media types.
+    refused(served.get("/api/image/4711"), 404, "no image 4711");
+    refused(served.get("/api/image/"), 400, "no whole number");
+    refused(served.get("/api/image/-1"), 400, "no whole number");
+    let id = dataset.image_id(0);
+    refused(served.get(&format!("/api/image/{id}?remove=x")), 400, "remove: \"x\"");
+    refused(served.get(&format!("/api/image/{id}?edges=all")), 400, "use augmented or relationships");
+    refused(served.get(&format!("/api/image/{id}?colour=red")), 400, "no option \"colour\"");
+    refused(served.get("/api/images?words=dog"), 400, "no option \"words\"");
+    for path in [
+        "/nothing",
+        "/../../etc/passwd",
+        "/page/../../../etc/passwd",
+        "/%2e%2e/%2e%2e/etc/passwd",
+        "//etc/passwd",
+        "/page.css/",
+        "/best.safetensors",
+        "/api/search/",
+        "/api/image/..%2f..%2fetc%2fpasswd",
+    ] {
+        let (status, body) = served.get(path);
+        assert!([400, 404].contains(&status), "{path}: {status} {body}");
+    }
+    let request = |method: &str, path: &str, head: &str| {
+        let (status, head, body) = served.send(format!("{method} {path} HTTP/1.1\r\n{head}\r\n").as_bytes());
+        (status, head, String::from_utf8(body).unwrap())
+    };
+    let local = "Host: localhost:80\r\n";
+    for (method, path, allow) in
+        [("GET", "/api/search", "POST"), ("POST", "/", "GET, HEAD"), ("DELETE", "/api/random", "GET, HEAD")]
+    {
+        let (status, head, body) = request(method, path, local);
+        assert_eq!(status, 405, "{body}");
+        assert!(
+            head.contains(&format!("allow: {allow}\r\n")) && body.contains("is not answered here"),
+            "{head}{body}"
+        );
+    }
+    let (status, _, body) = request("POST", "/api/search", &format!("{local}Content-Type: text/plain\r\n"));
+    assert!(status == 415 && body.contains("application/json"), "{status} {body}");
+    for host in [
+        "Host: evil.example\r\n",
+        "Host: localhost.evil.example\r\n",
+        "Host: 127.0.0.1.evil\r\n",
+        "",
+        "Host: \r\n",
+    ] {
+        let (status, _, body) = request("GET", "/", host);
+        assert!(status == 421 && body.contains("Host header"), "{host:?}: {status} {body}");
+    }
+    let two = "Host: localhost\r\nHost: evil.example\r\n";
+    assert!([400, 421].contains(&request("GET", "/", two).0));
+    assert_eq!(request("GET", "http://evil.example/", local).0, 421);
+    for host in ["127.0.0.1:7411", "LOCALHOST", "[::1]:7411"] {
+        let (status, head, body) = request("GET", "/", &format!("Host: {host}\r\n"));
+        assert!(status == 200 && body.starts_with("<!doctype html>"), "{host}: {status}");
+        for line in ["content-security-policy: default-src 'none'; ", "x-content-type-options: nosniff\r\n"] {
+            assert!(head.contains(line), "{head}");
+        }
+    }
+    assert!((400..500).contains(&served.send(b"nonsense\r\n\r\n").0));
+    refuse(
+        ["explore", &served.run, "--host", "0.0.0.0"],
+        &["--host: other machines can reach 0.0.0.0", "--allow-remote"],
+    );
+    let port = served.address.rsplit(':').next().unwrap();
+    refuse(
+        ["explore", &served.run, "--port", port],
+        &["--port: cannot listen at 127.0.0.1", "--port", "such as 0"],
+    );
+}
+
+fn many_at_once(served: &Served, dataset: &Dataset) {
+    // One that never sends what it announced holds up nobody.
+    let mut slow = TcpStream::connect(&served.address).unwrap();
+    slow.write_all(b"POST /api/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9000\r\n\r\n")
+        .unwrap();
+    let query = |object: usize| json!({ "graph": [[dataset.object_name(object)]], "k": 5 });
+    let want: Vec<Value> = (0..8).map(|object| served.search(query(object))).collect();
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let (want, query) = (&want, &query);
+            scope.spawn(move || {
+                for turn in 0..8 {
+                    let object = (thread + turn) % 8;
+                    assert_eq!(served.search(query(object)), want[object]);
+                }
+            });
+        }
+    });
+}
+
+/// The main path in headless Chromium, by `scripts/explore_page/test.mjs`.
+fn the_page_in_a_browser(served: &Served) {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/explore_page/test.mjs");
+    let Ok(output) = Command::new("node").arg(script).arg(format!("http://{}/", served.address)).output()
+    else {
+        println!("skipped: there is no node to drive a browser");
+        return;
+    };
+    let (said, wrong) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    println!("{said}");
+    assert!(output.status.success(), "{said}{wrong}");
+}
+
+fn ctrl_c_ends_it(mut served: Served) {
+    // The one that never sends its body is still there, as any browser's idle connection is.
+    let _idle = TcpStream::connect(&served.address).unwrap();
+    #[cfg(unix)]
+    {
+        let pid = served.program.id().to_string();
+        assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+        let status = served.program.wait().unwrap();
+        assert_eq!(status.code(), Some(0), "{status}");
+        assert!(TcpStream::connect(&served.address).is_err());
+    }
+}

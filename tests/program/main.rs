@@ -1,0 +1,17 @@
+//! Tests of the `scenerank` program: its commands and devices, as a user runs them.
+
+#[path = "../support/program.rs"]
+mod program;
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bench;
+mod commands;
+mod devices;
+mod embed_formats;
+mod emulated_commands;
+mod explore;
+mod nvtx;
+mod reproduce;
+mod switches;
+mod training;

@@ -1,0 +1,89 @@
+//! The `scenerank` program as a test runs it, and a small data file to run it on.
+#![allow(dead_code)] // each test binary uses its part
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use scenerank::checkpoint::{self, Checkpoint, LAST};
+use scenerank::data::prepare::{Preparation, prepare};
+use scenerank::data::selection::{Filter, GraphSource, Sources};
+use scenerank::synth::{SynthConfig, write_collection};
+use tempfile::TempDir;
+
+/// A network that takes a millisecond a step.
+pub const SMALL_NETWORK: [&str; 8] =
+    ["--layers", "2", "--state-width", "12", "--hidden-width", "16", "--batch-size", "8"];
+
+pub fn scenerank() -> assert_cmd::Command {
+    assert_cmd::Command::cargo_bin("scenerank").unwrap()
+}
+
+/// Runs it to a good end; its standard output.
+pub fn run<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> String {
+    let assert = scenerank().args(arguments).assert().success();
+    String::from_utf8(assert.get_output().stdout.clone()).unwrap()
+}
+
+/// The same, with JSON on standard output.
+pub fn run_json<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> serde_json::Value {
+    serde_json::from_str(&run(arguments)).unwrap()
+}
+
+/// Runs it into an error: exit code 2, nothing on standard output, one error line with all `parts`.
+pub fn refuse<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>, parts: &[&str]) {
+    let assert = scenerank().args(arguments).assert().code(2);
+    let text = String::from_utf8(assert.get_output().stderr.clone()).unwrap();
+    assert!(!text.contains("panicked"), "{text}");
+    let errors: Vec<&str> = text.lines().filter(|line| line.starts_with("error: ")).collect();
+    assert_eq!(errors.len(), 1, "{text}");
+    for part in parts {
+        assert!(errors[0].contains(part), "`{part}` is not in: {}", errors[0]);
+    }
+    assert!(assert.get_output().stdout.is_empty());
+}
+
+/// A data file of some 100 training images, 30 validation and 15 test images in `folder`.
+pub fn small_data(folder: &Path, seed: u64) -> PathBuf {
+    let config = SynthConfig { images: 200, seed, word_width: 20, ..Default::default() };
+    let files = write_collection(&folder.join(format!("raw{seed}")), &config).unwrap();
+    let preparation = Preparation {
+        sources: Sources {
+            graphs: GraphSource::SceneGraphs(files.scene_graphs),
+            image_data: files.image_data,
+            captions: vec![files.captions],
+        },
+        glove: files.glove,
+        filter: Filter { min_object_occurrences: 15, min_predicate_occurrences: 15, ..Default::default() },
+        split: Default::default(),
+        seed: 1,
+    };
+    let data = folder.join(format!("data{seed}"));
+    prepare(&preparation, &data).unwrap();
+    data
+}
+
+/// A folder with a small data file, for runs. Tests add what they do there.
+pub struct Workplace {
+    pub folder: TempDir,
+    pub data: PathBuf,
+}
+
+impl Workplace {
+    pub fn new() -> Self {
+        let folder = TempDir::new().unwrap();
+        Workplace { data: small_data(folder.path(), 1), folder }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn text(&self, name: &str) -> String {
+        self.path(name).display().to_string()
+    }
+
+    /// The last checkpoint of the run `name`.
+    pub fn last(&self, name: &str) -> Checkpoint {
+        checkpoint::load(&self.path(name).join(LAST)).unwrap()
+    }
+}
