@@ -1,6 +1,6 @@
 //! Tests of the kernels, one module per file of `kernels/`: each against its reference, on the emulator or on a GPU.
 //!
-//! [`emulator`] tests the emulator itself; [`machine_code`] and [`occupancy`] test what nvcc made of the kernels.
+//! [`machine_code`] and [`occupancy`] test what nvcc made of the kernels.
 
 mod support;
 
@@ -24,6 +24,5 @@ mod readout_loss;
 mod row_correlations;
 mod top_k;
 
-mod emulator;
 mod machine_code;
 mod occupancy;

@@ -1,4 +1,4 @@
-//! The emulator's own tests: what it must find is planted in `tests/kernels/emulator/planted.cu`.
+//! The emulator's own tests: what it must find is planted in `tests/emulator/planted.cu`.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -21,10 +21,7 @@ fn build(name: &str, flags: &[&str]) -> Result<PathBuf, String> {
         .args(["-std=c++17", "-O2", "-fno-exceptions", "-fno-rtti", "-x", "c++", "-I"])
         .arg(root.join("kernels"))
         .args(flags)
-        .args(
-            ["tests/kernels/emulator/planted.cu", "tests/kernels/emulator/planted_main.cpp"]
-                .map(|file| root.join(file)),
-        )
+        .args(["tests/emulator/planted.cu", "tests/emulator/planted_main.cpp"].map(|file| root.join(file)))
         .args(
             ["emulator.cpp", "fiber.cpp", "tensor_core.cpp"]
                 .map(|file| root.join("kernels/emulator").join(file)),
