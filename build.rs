@@ -4,8 +4,9 @@
 //! Read from the environment: `SCENERANK_SANITIZE=1` (the emulated kernels with AddressSanitizer and UBSan; see
 //! `scripts/sanitize.sh`), `SCENERANK_CUDA_ARCHS` (such as `80,90a`: machine code for these, PTX for the first; `none`:
 //! nvcc is not used),
-//! `SCENERANK_DENY_SPILLS=1` (a kernel that spills registers ends the build), and where nvcc may be: `NVCC`,
-//! `CUDA_HOME`, `CUDA_PATH`, `PATH`, `VIRTUAL_ENV`.
+//! `SCENERANK_DENY_SPILLS=1` (a kernel that spills registers ends the build), `SCENERANK_CHECK_ONLY=1` (no kernel is
+//! compiled: enough for lints, which link nothing), and where nvcc may be: `NVCC`, `CUDA_HOME`, `CUDA_PATH`, `PATH`,
+//! `VIRTUAL_ENV`.
 
 #[path = "src/backend/cuda/device/dynamic_shared.rs"]
 mod dynamic_shared;
@@ -37,7 +38,13 @@ fn main() {
     println!("cargo:rerun-if-changed=src/bench/occupancy.rs");
     println!("cargo:rerun-if-changed=src/backend/cuda/device/dynamic_shared.rs");
     println!("cargo:rerun-if-changed=kernels");
+    println!("cargo:rerun-if-env-changed=SCENERANK_CHECK_ONLY");
     println!("cargo:rustc-check-cfg=cfg(emulator)");
+    if asked("SCENERANK_CHECK_ONLY") {
+        println!("cargo:rustc-cfg=emulator");
+        write_if_changed(&out.join("fat_binaries.rs"), "[]");
+        return;
+    }
     build_emulator(&kernels, &out);
     build_fat_binaries(&kernels, &out);
 }

@@ -1,28 +1,73 @@
 #!/usr/bin/env bash
-# Runs the tests of the emulated kernels under AddressSanitizer and UBSan, and the emulator's own tests, whose planted
-# errors must be found. Needs g++ (or CXX) with its sanitizer libraries. Builds into target/sanitize, so that the ordinary
-# build stays as it is; PROPTEST_CASES is the number of cases of each property (4).
+# Runs tests of the emulated kernels under AddressSanitizer and UBSan, each module in a process of its own, as many at a
+# time as there are cores.
+#
+#   scripts/sanitize.sh [MODULE...]      such as `edge_pool linear cuda_step`; without one, all modules
+#
+# All modules are those of tests/kernels, the whole step of tests/backends (cuda_step), and the emulator's own tests, whose
+# planted errors must be found. Needs g++ (or CXX) with its sanitizer libraries. Builds into target/sanitize, so that the
+# ordinary build stays as it is; the logs lie there too. PROPTEST_CASES is the number of cases of each property (4).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-library="$("${CXX:-g++}" -print-file-name=libasan.so)"
+read -ra compiler <<<"${CXX:-g++}"
+library="$("${compiler[@]}" -print-file-name=libasan.so)"
 if [[ ! -e "$library" ]]; then
     echo "${CXX:-g++} has no AddressSanitizer library: install the one of its version (such as libasan8)" >&2
     exit 1
 fi
-# All tests of kernels, and the whole step.
-mapfile -t tests < <(grep -l '^mod kernel_support;' tests/*.rs | xargs -n 1 basename -s .rs)
-tests+=(cuda_step)
 export SCENERANK_SANITIZE=1 PROPTEST_CASES="${PROPTEST_CASES:-4}" CARGO_TARGET_DIR=target/sanitize
 # The kernels are optimised all the same; what is in Rust here only prepares and compares, and builds twice as fast so.
 export CARGO_PROFILE_DEV_OPT_LEVEL=0 CARGO_PROFILE_DEV_DEBUG=none CARGO_INCREMENTAL=0
 # Built before the sanitizer is loaded into everything: compilers leak on purpose and would be stopped for it.
-built="$(cargo test --no-run --message-format=json "${tests[@]/#/--test=}" --test=emulator)"
-program() { # of a test, as cargo named it
+built="$(cargo test --no-run --message-format=json --test=kernels --test=backends --test=emulator)"
+program() { # of a test binary, as cargo named it
     sed -n "s|.*\"executable\":\"\([^\"]*/$1-[0-9a-f]*\)\".*|\1|p" <<<"$built"
 }
-"$(program emulator)" # builds programs of its own with the sanitizers
-for test in "${tests[@]}"; do
-    # The fibers' stacks come and go, and Rust's test harness keeps some memory until the end.
-    LD_PRELOAD="$library" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 "$(program "$test")"
+kernels="$(program kernels)" backends="$(program backends)" emulator="$(program emulator)"
+
+# The fibers' stacks come and go, and Rust's test harness keeps some memory until the end.
+sanitized=(env LD_PRELOAD="$library" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1)
+# The longest first. What nvcc made of the kernels is not there in this build.
+kernel_modules="$("${sanitized[@]}" "$kernels" --list | sed -n 's/::.*: test$//p' | sort -u |
+    grep -vx -e machine_code -e occupancy)"
+read -ra modules <<<"cuda_step emulator ${kernel_modules//$'\n'/ }"
+for module in "$@"; do
+    if [[ " ${modules[*]} " != *" $module "* ]]; then
+        echo "no module $module; there are: ${modules[*]}" >&2
+        exit 2
+    fi
 done
+if (($#)); then
+    modules=("$@")
+fi
+
+logs="$CARGO_TARGET_DIR/logs"
+mkdir -p "$logs"
+run() { # MODULE: its tests, with a log
+    local log="$logs/$1.log" began=$SECONDS command
+    case "$1" in
+        emulator) command=("$emulator") ;; # builds programs of its own with the sanitizers
+        cuda_step) command=("${sanitized[@]}" "$backends" cuda_step::) ;;
+        *) command=("${sanitized[@]}" "$kernels" "$1::") ;;
+    esac
+    if ! "${command[@]}" >"$log" 2>&1; then
+        cat "$log"
+        echo "$1 FAILED"
+        return 1
+    fi
+    echo "$1: $((SECONDS - began)) s, $(grep '^test result' "$log")"
+}
+running=0 failed=no
+for module in "${modules[@]}"; do
+    if ((running == $(nproc))); then
+        wait -n || failed=yes
+        running=$((running - 1))
+    fi
+    run "$module" &
+    running=$((running + 1))
+done
+for ((; running; running--)); do
+    wait -n || failed=yes
+done
+[[ "$failed" == no ]]

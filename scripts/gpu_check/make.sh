@@ -19,12 +19,8 @@ case "${1:-}" in
         ;;
 esac
 
-# All tests of kernels, whatever their number, the whole step, and training.
-mapfile -t tests < <(grep -l '^mod kernel_support;' tests/*.rs | xargs -n 1 basename -s .rs)
-tests+=(cuda_step training_set)
-
 cargo build --release --bin scenerank
-built="$(cargo test --no-run --message-format=json "${tests[@]/#/--test=}")"
+built="$(cargo test --no-run --message-format=json --test=kernels --test=backends)"
 
 resources=target/release/kernel_resources.csv
 if [[ "$gpu_code" == yes ]] && ! grep -q ',sm_' "$resources" 2>/dev/null; then
@@ -35,18 +31,25 @@ fi
 name=scenerank-gpu-check
 bundle="target/gpu_check/$name"
 rm -rf "$bundle"
-mkdir -p "$bundle/bin" "$bundle/tests"
+mkdir -p "$bundle/bin"
 cp scripts/gpu_check/run.sh scripts/gpu_check/README.md "$bundle/"
 cp target/release/scenerank "$bundle/bin/"
-for test in "${tests[@]}"; do
+for test in kernels backends; do
     program="$(sed -n "s|.*\"executable\":\"\([^\"]*/$test-[0-9a-f]*\)\".*|\1|p" <<<"$built")"
     if [[ ! -x "$program" ]]; then
         echo "the test $test was not built" >&2
         exit 1
     fi
-    cp "$program" "$bundle/tests/$test"
+    cp "$program" "$bundle/bin/test-$test"
 done
-strip "$bundle/bin/scenerank" "$bundle"/tests/*
+# The modules that run on a GPU, each with its program: those of the kernels (what nvcc made of them is tested where it
+# was built), the whole step, and training.
+{
+    "$bundle/bin/test-kernels" --list | sed -n 's/::.*: test$//p' | sort -u |
+        grep -vx -e machine_code -e occupancy | sed 's/^/kernels /'
+    printf 'backends %s\n' cuda_step training_set
+} >"$bundle/modules.txt"
+strip "$bundle"/bin/*
 if [[ -d ../shared/peer ]]; then
     mkdir "$bundle/peer"
     cp ../shared/peer/*.py ../shared/peer/README.md "$bundle/peer/"
@@ -55,7 +58,7 @@ else
 fi
 
 # What was built, and what it needs.
-glibc="$(objdump -T "$bundle/bin/scenerank" "$bundle"/tests/* | grep -o 'GLIBC_[0-9.]*' | sort -Vu | tail -1)"
+glibc="$(objdump -T "$bundle"/bin/* | grep -o 'GLIBC_[0-9.]*' | sort -Vu | tail -1)"
 {
     echo "commit $(git rev-parse HEAD)$([[ -z "$(git status --porcelain)" ]] || echo ', with changes')"
     echo "built $(date -u +%Y-%m-%dT%H:%MZ) with $(rustc --version)"

@@ -183,8 +183,10 @@ export SCENERANK_TEST_DEVICE="$device"
 if [[ "$device" == emulated ]]; then
     export PROPTEST_CASES="${PROPTEST_CASES:-5}"
 fi
-for program in "$here"/tests/*; do
-    stage "test-$(basename "$program")" 900 '^test ' passes "$program" --test-threads 1
+mapfile -t modules <"$here/modules.txt" # PROGRAM MODULE
+for line in "${modules[@]}"; do
+    program="$here/bin/test-${line% *}" module="${line#* }"
+    stage "test-$module" 900 '^test ' passes "$program" "$module::" --test-threads 1
 done
 
 for tool in memcheck racecheck initcheck synccheck; do
@@ -194,9 +196,10 @@ for tool in memcheck racecheck initcheck synccheck; do
         skip "$tool" "compute-sanitizer is not installed (it comes with the CUDA toolkit)"
     else
         # Few cases: racecheck is some hundred times slower.
-        for program in "$here"/tests/*; do
-            stage "$tool-$(basename "$program")" 900 'SUMMARY|^test result|Error:|Invalid|hazard' passes \
-                env PROPTEST_CASES=4 "$sanitizer" --tool "$tool" --error-exitcode 9 "$program" --test-threads 1
+        for line in "${modules[@]}"; do
+            program="$here/bin/test-${line% *}" module="${line#* }"
+            stage "$tool-$module" 900 'SUMMARY|^test result|Error:|Invalid|hazard' passes env PROPTEST_CASES=4 \
+                "$sanitizer" --tool "$tool" --error-exitcode 9 "$program" "$module::" --test-threads 1
         done
     fi
 done

@@ -1,7 +1,7 @@
 //! The synthetic collection: reproducible bytes, sound joins, and the statistics that its purpose asks for.
 //!
 //! The statistics are computed from the files alone, with a filter and a Kendall tau of this file's own;
-//! `cargo test --test synth -- --nocapture` prints them.
+//! `cargo test --test data synth:: -- --nocapture` prints them.
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
