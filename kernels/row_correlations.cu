@@ -17,16 +17,32 @@
 // meets every concordant pair once in `both`, every discordant one once in #(x_j < x_i) - mixed, and every pair that is
 // tied in x twice in #(x_j <= x_i) - #(x_j < x_i), which also counts i itself.
 
-#include "order.cuh"
+#include "common.cuh"
 
 typedef long long Count;
+typedef long long Key;
 
 constexpr int THREADS = 256;
 constexpr int EACH = 4;    // entries that a thread holds
 constexpr int TILE = 1024; // entries in shared memory
 constexpr int COUNTS = 6, MOMENTS = 3;
 
-// 16 bytes, read at once.
+// An integer of the same order as the value, so that comparisons need no special cases. -0 and 0 are equal. NaN compares
+// as above or below all numbers, by its sign, and as equal to the same NaN. The bits of positive numbers ascend with the
+// value; those of negative numbers descend until all bits but the sign are flipped.
+__device__ __forceinline__ Key key_of(double value) {
+    double positive_zero = value + 0.0;
+    Key bits;
+    memcpy(&bits, &positive_zero, sizeof(bits));
+    return bits < 0 ? bits ^ 0x7fffffffffffffff : bits;
+}
+
+// A similarity clamped to [0, 1]; NaN stays NaN.
+__device__ __forceinline__ double clamped(double similarity) {
+    return similarity < 0.0 ? 0.0 : similarity > 1.0 ? 1.0 : similarity;
+}
+
+// The keys of an entry: 16 bytes, read at once.
 struct __align__(16) Pair {
     Key x, y;
 };

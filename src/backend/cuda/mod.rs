@@ -38,7 +38,7 @@ use launchers::linear::{Format, WeightGradient, WeightParts};
 use launchers::readout_loss::{self, LossRows, NodeStates};
 use launchers::stored::StoredElement;
 use launchers::weight_copy::{WeightCopy, Weights};
-use launchers::{cosine_ranks, edge_pool, l2_normalise, pair_correlations, row_correlations, top_k};
+use launchers::{cosine_ranks, edge_pool, l2_normalise, row_correlations, top_k};
 use step::batch::{self, Batch};
 use step::block::{
     Activations, After, Before, BlockSums, Blocks, batch_statistics, constant_statistics, norm, norm_backward,
@@ -566,16 +566,6 @@ impl<T: StoredElement> Backend for Cuda<T> {
         done: &dyn Fn(usize),
     ) -> Result<Option<Vec<CorrelationSums>>> {
         row_correlations::all_rows(&self.device, embeddings, width, similarity, images, done).map(Some)
-    }
-
-    fn pair_correlations(
-        &mut self,
-        embeddings: &Buffer<f32>,
-        width: usize,
-        similarity: Similarity<'_>,
-        images: Range<usize>,
-    ) -> Result<Option<CorrelationSums>> {
-        pair_correlations::all_pairs(&self.device, embeddings, width, similarity, images)
     }
 
     fn relu_mask(
