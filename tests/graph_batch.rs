@@ -8,7 +8,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use scenerank::backend::cuda::device::Device;
 use scenerank::backend::cuda::launchers::graph_batch::{
-    Collection, CollectionPlaces, EpochTriples, assemble_graph_batch,
+    BatchSlot, Collection, CollectionPlaces, EpochTriples, assemble_graph_batch,
 };
 use scenerank::backend::cuda::step::batch::Places;
 use scenerank::batch::graph_batch::{BatchSize, GraphBatch};
@@ -108,11 +108,10 @@ impl Images {
         let mut slots = Vec::new();
         loop {
             let mut slot = to_device(device, &vec![UNTOUCHED; places.slot_len()]);
+            let to = BatchSlot { lists: all_mut(&mut slot), places: &places, scratch: all_mut(&mut scratch) };
             assemble_graph_batch(
                 device,
-                &mut all_mut(&mut slot),
-                &places,
-                &mut all_mut(&mut scratch),
+                to,
                 &mut all_mut(&mut position),
                 EpochTriples {
                     anchors: all(&anchors),

@@ -406,15 +406,14 @@ impl<T: StoredElement> Backend for Cuda<T> {
         } else if parameters.layout.config.l2_norm {
             let [weight, bias] = gradients.slices_mut([layout.norm_weight.clone(), layout.norm_bias.clone()]);
             let (batch_statistics, sums) = (layout.batch_norm, blocks.sums.of(kind).0);
-            l2_normalise::l2_normalise_backward(
-                device,
-                &mut d_node_output.rows_mut(rows, columns),
-                NormGradient { weight, bias, batch_statistics, sums },
-                d_node_state.rows(rows, columns),
-                saved.node_output.linear.rows(rows, columns),
-                norm(layout, &parameters.values, &saved.node_output),
-                nodes,
-            )?;
+            let of = l2_normalise::UnitRowsBackward {
+                d_y: d_node_output.rows_mut(rows, columns),
+                d_x: d_node_state.rows(rows, columns),
+                z: saved.node_output.linear.rows(rows, columns),
+                norm: norm(layout, &parameters.values, &saved.node_output),
+            };
+            let gradient = NormGradient { weight, bias, batch_statistics, sums };
+            l2_normalise::l2_normalise_backward(device, of, gradient, nodes)?;
             d_node_output
         } else {
             blocks.norm_backward_sums(place, parameters, block, d_node_state, nodes, gradients)?;

@@ -58,17 +58,28 @@ impl Lists<'_> {
     }
 }
 
+/// The three terms of [`edge_hidden_lookup`], and which rows of them each edge reads.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms<'a, T> {
+    /// `[u, H]` product of the edge states, or of the predicate embeddings.
+    pub edge_projected: Slice<'a, T>,
+    /// `[n, 2 H]` products of the node states, or of the object embeddings, as subject and as object.
+    pub projected: Slice<'a, T>,
+    /// `[E] -> u` row of `edge_projected` for each edge.
+    pub edge_row: Slice<'a, i32>,
+    /// Rows of `projected` for the two ends of each edge.
+    pub ends: Ends<'a>,
+}
+
 /// `z [E, H] = edge_projected[edge_row] + projected[subject, ..H] + projected[object, H..]`, and its statistics.
 pub fn edge_hidden_lookup<T: StoredElement>(
     device: &Device,
     z: &mut SliceMut<'_, T>,
-    edge_projected: Slice<'_, T>,
-    projected: Slice<'_, T>,
-    edge_row: Slice<'_, i32>,
-    ends: Ends<'_>,
+    terms: Terms<'_, T>,
     hidden: usize,
     statistics: Option<BatchStatistics<'_>>,
 ) -> Result<()> {
+    let Terms { edge_projected, projected, edge_row, ends } = terms;
     let edges = ends.edges.bound;
     ends.check();
     check_len("edge_hidden_lookup: z", z.len(), edges * T::stride(hidden));

@@ -305,7 +305,7 @@ impl Batch {
         let Batch { places, slots, current, assembles: true, training_set: Some(set), .. } = self else {
             return Ok(());
         };
-        set.assemble(device, &mut slots[*current].device.slice_mut(0..places.slot_len()), places)
+        set.assemble(device, slots[*current].device.slice_mut(0..places.slot_len()), places)
     }
 
     /// Takes over `from`; waits if the step before the last is still running.

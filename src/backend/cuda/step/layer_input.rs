@@ -26,7 +26,7 @@ use crate::backend::cuda::device::buffer::{Buffer, Slice};
 use crate::backend::cuda::device::rows::Rows;
 use crate::backend::cuda::launchers::batch_norm::{BatchStatistics, Norm, NormBackward, NormGradient, Sums};
 use crate::backend::cuda::launchers::edge_hidden::{
-    Lengths, edge_hidden_lookup, edge_hidden_sum_ends, edge_hidden_sum_types,
+    Lengths, Terms, edge_hidden_lookup, edge_hidden_sum_ends, edge_hidden_sum_types,
 };
 use crate::backend::cuda::launchers::embedding::{
     Lookup, LookupGradient, embedding_backward, embedding_forward,
@@ -178,16 +178,13 @@ impl<T: StoredElement> Scratch<T> {
                     weight: weight.columns(of.edge, width),
                 };
                 linear_forward_two(device, self.format, [of_objects, of_predicates])?;
-                edge_hidden_lookup(
-                    device,
-                    &mut z.rows_mut(edges, hidden),
-                    self.edges.rows(predicates, hidden),
-                    self.projected[layer].rows(objects, 2 * hidden),
-                    batch.edge_predicates(),
-                    batch.edge_objects(),
-                    hidden,
-                    statistics,
-                )
+                let terms = Terms {
+                    edge_projected: self.edges.rows(predicates, hidden),
+                    projected: self.projected[layer].rows(objects, 2 * hidden),
+                    edge_row: batch.edge_predicates(),
+                    ends: batch.edge_objects(),
+                };
+                edge_hidden_lookup(device, &mut z.rows_mut(edges, hidden), terms, hidden, statistics)
             }
         }
     }
