@@ -16,9 +16,10 @@ use scenerank::backend::cuda::launchers::batch_norm::{
     BatchStatistics, Norm, NormBackward, Statistics, Sums, batch_norm_backward,
 };
 use scenerank::backend::cuda::launchers::edge_hidden::{
-    Ends, Lengths, Lists, Terms, edge_hidden_lookup, edge_hidden_sum_ends, edge_hidden_sum_types,
+    Lengths, Terms, edge_hidden_lookup, edge_hidden_sum_ends, edge_hidden_sum_types,
 };
 use scenerank::backend::cuda::launchers::linear::{Gradient, Matrix};
+use scenerank::backend::cuda::launchers::lists::{Ends, Lists};
 use scenerank::backend::cuda::launchers::stored::StoredElement;
 use scenerank::backend::reference::batch_norm as reference;
 use scenerank::batch::graph_batch::GraphBatch;

@@ -7,10 +7,10 @@ use kernel_support::{Values, all, all_mut, devices, to_device};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use scenerank::backend::cuda::device::Device;
+use scenerank::backend::cuda::launchers::batch_places::Places;
 use scenerank::backend::cuda::launchers::graph_batch::{
     BatchSlot, Collection, CollectionPlaces, EpochTriples, assemble_graph_batch,
 };
-use scenerank::backend::cuda::step::batch::Places;
 use scenerank::batch::graph_batch::{BatchSize, GraphBatch};
 use scenerank::data::scene_graph::{SceneGraph, SceneGraphBuf};
 use scenerank::network::config::ModelConfig;

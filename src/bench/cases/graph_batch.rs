@@ -3,11 +3,11 @@
 use std::rc::Rc;
 
 use super::indices;
+use crate::backend::cuda::launchers::batch_places::{HEADER, Places};
 use crate::backend::cuda::launchers::graph_batch::{
     BatchSlot, Collection, CollectionPlaces, EpochTriples, assemble_graph_batch,
 };
 use crate::backend::cuda::launchers::linear::Format;
-use crate::backend::cuda::step::batch::{HEADER, Places};
 use crate::batch::graph_batch::GraphBatch;
 use crate::bench::case::{Case, Cost, Host, OtherLengths, Prepared, all_mut};
 use crate::bench::sizes::Sizes;

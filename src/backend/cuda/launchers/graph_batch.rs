@@ -1,8 +1,8 @@
 //! graph_batch: a step's batch, put together from a collection of graphs on the device (`kernels/graph_batch.cu`).
 
+use super::batch_places::Places;
 use crate::backend::cuda::device::buffer::{Slice, SliceMut};
 use crate::backend::cuda::device::{Argument, Arguments, Device, Grid, check_len, dimension};
-use crate::backend::cuda::step::batch::Places;
 use crate::batch::graph_batch::GraphBatch;
 use crate::data::scene_graph::SceneGraph;
 use crate::error::Result;

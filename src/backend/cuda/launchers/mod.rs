@@ -2,6 +2,7 @@
 
 pub mod adam;
 pub mod batch_norm;
+pub mod batch_places;
 pub mod ceilings;
 pub mod cosine_ranks;
 pub mod draw_triples;
@@ -12,6 +13,7 @@ pub mod graph_batch;
 pub mod inner_products;
 pub mod l2_normalise;
 pub mod linear;
+pub mod lists;
 pub mod readout_loss;
 pub mod row_correlations;
 pub mod stored;

@@ -19,12 +19,13 @@
 //! divisor that stands in its place, t is 0. What t is off by, the rounding of P where it is stored moves d_u along u alone,
 //! by up to 2^-9 |S'| |P| in bf16: no more than the rounding of S' may move S' W by.
 
-use super::batch::{Batch, most_types};
+use super::batch::Batch;
 use super::block::norm;
 use crate::backend::cuda::device::Device;
 use crate::backend::cuda::device::buffer::{Buffer, Slice};
 use crate::backend::cuda::device::rows::Rows;
 use crate::backend::cuda::launchers::batch_norm::{BatchStatistics, Norm, NormBackward, NormGradient, Sums};
+use crate::backend::cuda::launchers::batch_places::most_types;
 use crate::backend::cuda::launchers::edge_hidden::{
     Lengths, Terms, edge_hidden_lookup, edge_hidden_sum_ends, edge_hidden_sum_types,
 };

@@ -9,9 +9,9 @@
 
 use rayon::prelude::*;
 
-use super::batch::Places;
 use crate::backend::cuda::device::Device;
 use crate::backend::cuda::device::buffer::{Buffer, Element, SliceMut};
+use crate::backend::cuda::launchers::batch_places::Places;
 use crate::backend::cuda::launchers::draw_triples::{Anchors, Triples, draw_triples};
 use crate::backend::cuda::launchers::graph_batch::{
     BatchSlot, Collection, CollectionPlaces, EpochTriples, assemble_graph_batch,
