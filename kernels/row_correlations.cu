@@ -49,7 +49,7 @@ struct __align__(16) Pair {
 
 // A row without its diagonal entry.
 struct Row {
-    const double *__restrict__ scores, *__restrict__ similarities;
+    const double *scores, *similarities;
     int diagonal;
 
     __device__ __forceinline__ int column(int entry) const { return entry + (entry >= diagonal); }
@@ -84,8 +84,8 @@ __device__ __forceinline__ void write_moments(double *to, Row row, int n, double
 
 // Two blocks on a multiprocessor: for a third the compiler would spill registers.
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
-row_correlations(Count *__restrict__ counts, double *__restrict__ moments, const double *__restrict__ scores,
-                 const double *__restrict__ similarities, int columns, int first_row) {
+row_correlations(Count *counts, double *moments, const double *scores,
+                 const double *similarities, int columns, int first_row) {
     begin_kernel();
     __shared__ Pair tile[TILE];
     __shared__ double partial_sums[THREADS / WARP_LANES];
