@@ -18,8 +18,8 @@ constexpr int THREADS = 256; // of kernels that work value by value
 
 // Evaluation: the running statistics in the batch's place.
 extern "C" __global__ void __launch_bounds__(COLUMN_THREADS)
-batch_norm_running_statistics(float *__restrict__ mean, float *__restrict__ rstd,
-                              const float *__restrict__ running_mean, const float *__restrict__ running_var,
+batch_norm_running_statistics(float *mean, float *rstd,
+                              const float *running_mean, const float *running_var,
                               int columns) {
     begin_kernel();
     int column = blockIdx.x * COLUMN_THREADS + threadIdx.x;
@@ -31,7 +31,7 @@ batch_norm_running_statistics(float *__restrict__ mean, float *__restrict__ rstd
 
 // Without batch norm: the statistics that change nothing.
 extern "C" __global__ void __launch_bounds__(COLUMN_THREADS)
-batch_norm_no_statistics(float *__restrict__ mean, float *__restrict__ rstd, int columns) {
+batch_norm_no_statistics(float *mean, float *rstd, int columns) {
     begin_kernel();
     int column = blockIdx.x * COLUMN_THREADS + threadIdx.x;
     if (column < columns) {
@@ -53,7 +53,7 @@ __device__ __forceinline__ Place four_place(int columns) {
 
 // y [R, C] = relu(norm(z)).
 template <class T>
-__device__ __forceinline__ void batch_norm_relu(T *__restrict__ y, const T *__restrict__ z, NormRows norm,
+__device__ __forceinline__ void batch_norm_relu(T *y, const T *z, NormRows norm,
                                                 int y_stride, int z_stride, int rows, int columns) {
     Place at = four_place(columns);
     if (at.row >= unsigned(rows)) {
@@ -70,7 +70,7 @@ __device__ __forceinline__ void batch_norm_relu(T *__restrict__ y, const T *__re
 
 // mask [R, C] dense: 1 where the ReLU passes, 0 elsewhere; a thread per value.
 template <class T>
-__device__ __forceinline__ void batch_norm_mask(unsigned char *__restrict__ mask, const T *__restrict__ z,
+__device__ __forceinline__ void batch_norm_mask(unsigned char *mask, const T *z,
                                                 NormRows norm, int stride, int rows, int columns) {
     size_t i = size_t(blockIdx.x) * THREADS + threadIdx.x;
     if (i < size_t(rows) * columns) {
@@ -83,7 +83,7 @@ __device__ __forceinline__ void batch_norm_mask(unsigned char *__restrict__ mask
 // Of each chunk its sums of d and of d (z - mean).
 template <class T>
 __device__ __forceinline__ void batch_norm_backward_sums(ColumnMemory of, BackwardMerge merge,
-                                                         const T *__restrict__ d_y, const T *__restrict__ z,
+                                                         const T *d_y, const T *z,
                                                          NormRows norm, int stride, int rows, int columns) {
     auto gradient = [=](int row, int column) { return widen(d_y[size_t(row) * stride + column]); };
     backward_strip(of, merge, gradient, z, norm, stride, rows, columns);
@@ -91,8 +91,8 @@ __device__ __forceinline__ void batch_norm_backward_sums(ColumnMemory of, Backwa
 
 // d [R, C]: d_y becomes d_z.
 template <class T>
-__device__ __forceinline__ void batch_norm_backward(T *__restrict__ d, const T *__restrict__ z, NormRows norm,
-                                                    const float *__restrict__ terms, int stride, int rows,
+__device__ __forceinline__ void batch_norm_backward(T *d, const T *z, NormRows norm,
+                                                    const float *terms, int stride, int rows,
                                                     int columns) {
     Place at = four_place(columns);
     if (at.row >= unsigned(rows)) {
@@ -106,34 +106,34 @@ __device__ __forceinline__ void batch_norm_backward(T *__restrict__ d, const T *
 
 #define BATCH_NORM_KERNELS(T, suffix)                                                                                 \
     extern "C" __global__ void __launch_bounds__(THREADS) batch_norm_relu_##suffix(                                   \
-        T *__restrict__ y, const T *__restrict__ z, const float *__restrict__ mean, const float *__restrict__ rstd,   \
-        const float *__restrict__ weight, const float *__restrict__ bias, int y_stride, int z_stride,                 \
-        const int *__restrict__ row_count, int columns) {                                                             \
+        T *y, const T *z, const float *mean, const float *rstd,   \
+        const float *weight, const float *bias, int y_stride, int z_stride,                 \
+        const int *row_count, int columns) {                                                             \
         begin_kernel();                                                                                               \
         batch_norm_relu(y, z, {mean, rstd, weight, bias}, y_stride, z_stride, *row_count, columns);                   \
     }                                                                                                                 \
     extern "C" __global__ void __launch_bounds__(THREADS) batch_norm_mask_##suffix(                                   \
-        unsigned char *__restrict__ mask, const T *__restrict__ z, const float *__restrict__ mean,                    \
-        const float *__restrict__ rstd, const float *__restrict__ weight, const float *__restrict__ bias, int stride, \
+        unsigned char *mask, const T *z, const float *mean,                    \
+        const float *rstd, const float *weight, const float *bias, int stride, \
         int rows, int columns) {                                                                                      \
         begin_kernel();                                                                                               \
         batch_norm_mask(mask, z, {mean, rstd, weight, bias}, stride, rows, columns);                                  \
     }                                                                                                                 \
     extern "C" __global__ void __launch_bounds__(STRIP *ROW_LANES, SUM_BLOCKS) batch_norm_backward_sums_##suffix(     \
-        float *__restrict__ partials, double *__restrict__ groups, int *__restrict__ tickets,                         \
-        float *__restrict__ d_weight, float *__restrict__ d_bias, float *__restrict__ terms, int batch_statistics,    \
-        const T *__restrict__ d_y, const T *__restrict__ z, const float *__restrict__ mean,                           \
-        const float *__restrict__ rstd, const float *__restrict__ weight, const float *__restrict__ bias,             \
-        int stride, const int *__restrict__ row_count, int columns) {                                                 \
+        float *partials, double *groups, int *tickets,                         \
+        float *d_weight, float *d_bias, float *terms, int batch_statistics,    \
+        const T *d_y, const T *z, const float *mean,                           \
+        const float *rstd, const float *weight, const float *bias,             \
+        int stride, const int *row_count, int columns) {                                                 \
         begin_kernel();                                                                                               \
         batch_norm_backward_sums({partials, groups, tickets},                                                         \
                                  {d_weight, d_bias, terms, rstd, weight, batch_statistics}, d_y, z,                   \
                                  {mean, rstd, weight, bias}, stride, *row_count, columns);                            \
     }                                                                                                                 \
     extern "C" __global__ void __launch_bounds__(THREADS) batch_norm_backward_##suffix(                               \
-        T *__restrict__ d, const T *__restrict__ z, const float *__restrict__ mean, const float *__restrict__ rstd,   \
-        const float *__restrict__ weight, const float *__restrict__ bias, const float *__restrict__ terms,            \
-        int stride, const int *__restrict__ row_count, int columns) {                                                 \
+        T *d, const T *z, const float *mean, const float *rstd,   \
+        const float *weight, const float *bias, const float *terms,            \
+        int stride, const int *row_count, int columns) {                                                 \
         begin_kernel();                                                                                               \
         batch_norm_backward(d, z, {mean, rstd, weight, bias}, terms, stride, *row_count, columns);                    \
     }

@@ -16,8 +16,8 @@ constexpr int SIDE = InnerTile::SIDE;
 constexpr int PART_ROWS = 8 * SIDE; // as in cosine_ranks.rs; the true rows' scores are made once for each part
 
 extern "C" __global__ void __launch_bounds__(InnerTile::THREADS)
-cosine_ranks(int *__restrict__ ranks, const float *__restrict__ queries, const float *__restrict__ index,
-             const int *__restrict__ truth, int query_count, int rows, int width) {
+cosine_ranks(int *ranks, const float *queries, const float *index,
+             const int *truth, int query_count, int rows, int width) {
     begin_kernel();
     __shared__ double memory[InnerTile::MEMORY];
     __shared__ double true_score[SIDE];

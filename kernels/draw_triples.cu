@@ -148,9 +148,9 @@ __device__ __forceinline__ bool draw_ordered(const Draw &draw, Pick &positive, P
 
 #define DRAW_KERNEL(name, strategy)                                                                                    \
     extern "C" __global__ void __launch_bounds__(128, 8)                                                               \
-    name(int *__restrict__ positive, int *__restrict__ negative, float *__restrict__ similarity_positive,              \
-         float *__restrict__ similarity_negative, const int *__restrict__ anchors,                                     \
-         const float *__restrict__ caption_vectors, int count, int first, int images, int width, int seed_low,         \
+    name(int *positive, int *negative, float *similarity_positive,              \
+         float *similarity_negative, const int *anchors,                                     \
+         const float *caption_vectors, int count, int first, int images, int width, int seed_low,         \
          int seed_high, int epoch) {                                                                                   \
         begin_kernel();                                                                                                \
         int at = (blockIdx.x * blockDim.x + threadIdx.x) / WARP_LANES;                                                 \

@@ -40,10 +40,10 @@ struct Strides {
 // Of each chunk also its columns' means and sums of squared deviations from them, taken around the chunk's first row,
 // which keeps them free of cancellation.
 template <class T>
-__device__ __forceinline__ void edge_hidden_lookup(T *__restrict__ z, ColumnMemory of, StatisticsMerge merge,
-                                                   const T *__restrict__ edge_projected,
-                                                   const T *__restrict__ projected, const int *__restrict__ edge_row,
-                                                   const int *__restrict__ subject, const int *__restrict__ object,
+__device__ __forceinline__ void edge_hidden_lookup(T *z, ColumnMemory of, StatisticsMerge merge,
+                                                   const T *edge_projected,
+                                                   const T *projected, const int *edge_row,
+                                                   const int *subject, const int *object,
                                                    int edge_count, int hidden, Strides strides) {
     __shared__ union {
         float2 chunk[ROW_LANES][STRIP];
@@ -111,7 +111,7 @@ __device__ __forceinline__ void edge_hidden_lookup(T *__restrict__ z, ColumnMemo
 
 // The rows of d_z, as `columns` gives them four columns at a time: in memory,
 template <class T> struct Stored {
-    const T *__restrict__ d_z;
+    const T *d_z;
     int stride;
 
     __device__ __forceinline__ auto columns(int c, int hidden) const {
@@ -121,7 +121,7 @@ template <class T> struct Stored {
 
 // or made of d and z.
 template <class T> struct ThroughNorm {
-    const T *__restrict__ d, *__restrict__ z;
+    const T *d, *z;
     int stride;
     NormBackwardRows norm;
 
@@ -140,9 +140,9 @@ template <class T> struct ThroughNorm {
 
 // The lengths that x has its rows over; null where there are none.
 template <class T> struct Lengths {
-    float *__restrict__ along;
-    const float *__restrict__ lengths;
-    const T *__restrict__ projected;
+    float *along;
+    const float *lengths;
+    const T *projected;
 
     __device__ __forceinline__ bool given() const { return lengths != nullptr; }
 };
@@ -161,8 +161,8 @@ __device__ __forceinline__ void over_length(Four &values, float length, const T 
 
 // By node, or by object type.
 template <class T, class Gradient>
-__device__ __forceinline__ void edge_hidden_sum_ends(T *__restrict__ sums, const Lengths<T> &of, const Gradient &d_z,
-                                                     const int *__restrict__ offsets, const int *__restrict__ entries,
+__device__ __forceinline__ void edge_hidden_sum_ends(T *sums, const Lengths<T> &of, const Gradient &d_z,
+                                                     const int *offsets, const int *entries,
                                                      int n, int row_count, int hidden, int ends_stride) {
     __shared__ float partial[THREADS / WARP_LANES];
     if (n >= row_count) {
@@ -204,9 +204,9 @@ __device__ __forceinline__ void edge_hidden_sum_ends(T *__restrict__ sums, const
 
 // By predicate type.
 template <class T>
-__device__ __forceinline__ void edge_hidden_sum_edges(T *__restrict__ sums, const ThroughNorm<T> &d_z,
-                                                      const int *__restrict__ offsets,
-                                                      const int *__restrict__ entries, int u, int row_count,
+__device__ __forceinline__ void edge_hidden_sum_edges(T *sums, const ThroughNorm<T> &d_z,
+                                                      const int *offsets,
+                                                      const int *entries, int u, int row_count,
                                                       int hidden) {
     if (u >= row_count) {
         return;
@@ -223,45 +223,45 @@ __device__ __forceinline__ void edge_hidden_sum_edges(T *__restrict__ sums, cons
 }
 
 #define THROUGH_NORM_PARAMETERS(T)                                                                                    \
-    const T *__restrict__ d, const T *__restrict__ z, const float *__restrict__ mean, const float *__restrict__ rstd, \
-        const float *__restrict__ weight, const float *__restrict__ bias, const float *__restrict__ terms
+    const T *d, const T *z, const float *mean, const float *rstd, \
+        const float *weight, const float *bias, const float *terms
 #define THROUGH_NORM(T) ThroughNorm<T>{d, z, stride, norm_backward_rows({mean, rstd, weight, bias}, terms, hidden)}
 
 #define LENGTHS_PARAMETERS(T)                                                                                         \
-    float *__restrict__ along, const float *__restrict__ lengths, const T *__restrict__ projected
+    float *along, const float *lengths, const T *projected
 
 #define EDGE_HIDDEN_KERNELS(T, suffix)                                                                                \
     extern "C" __global__ void __launch_bounds__(LOOKUP_THREADS, LOOKUP_BLOCKS) edge_hidden_lookup_##suffix(          \
-        T *__restrict__ z, float *__restrict__ partials, double *__restrict__ groups, int *__restrict__ tickets,      \
-        float *__restrict__ mean, float *__restrict__ rstd, float *__restrict__ running_mean,                         \
-        float *__restrict__ running_var, const T *__restrict__ edge_projected, const T *__restrict__ projected,       \
-        const int *__restrict__ edge_row, const int *__restrict__ subject, const int *__restrict__ object,            \
-        const int *__restrict__ edge_count, int hidden, int stride, int ends_stride) {                                \
+        T *z, float *partials, double *groups, int *tickets,      \
+        float *mean, float *rstd, float *running_mean,                         \
+        float *running_var, const T *edge_projected, const T *projected,       \
+        const int *edge_row, const int *subject, const int *object,            \
+        const int *edge_count, int hidden, int stride, int ends_stride) {                                \
         begin_kernel();                                                                                               \
         edge_hidden_lookup(z, {partials, groups, tickets}, {mean, rstd, running_mean, running_var}, edge_projected,   \
                            projected, edge_row, subject, object, *edge_count, hidden, {stride, ends_stride});         \
     }                                                                                                                 \
     extern "C" __global__ void __launch_bounds__(THREADS, ENDS_BLOCKS) edge_hidden_sum_ends_##suffix(                 \
-        T *__restrict__ sums, LENGTHS_PARAMETERS(T), const T *__restrict__ d_z, const int *__restrict__ offsets,      \
-        const int *__restrict__ entries, const int *__restrict__ row_count, int hidden, int stride,                   \
+        T *sums, LENGTHS_PARAMETERS(T), const T *d_z, const int *offsets,      \
+        const int *entries, const int *row_count, int hidden, int stride,                   \
         int ends_stride) {                                                                                            \
         begin_kernel();                                                                                               \
         edge_hidden_sum_ends(sums, {along, lengths, projected}, Stored<T>{d_z, stride}, offsets, entries, blockIdx.x, \
                              *row_count, hidden, ends_stride);                                                        \
     }                                                                                                                 \
     extern "C" __global__ void __launch_bounds__(THREADS, NORM_BLOCKS) edge_hidden_sum_ends_through_norm_##suffix(    \
-        T *__restrict__ sums, LENGTHS_PARAMETERS(T), THROUGH_NORM_PARAMETERS(T), const int *__restrict__ offsets,     \
-        const int *__restrict__ entries, const int *__restrict__ row_count, int hidden, int stride,                   \
+        T *sums, LENGTHS_PARAMETERS(T), THROUGH_NORM_PARAMETERS(T), const int *offsets,     \
+        const int *entries, const int *row_count, int hidden, int stride,                   \
         int ends_stride) {                                                                                            \
         begin_kernel();                                                                                               \
         edge_hidden_sum_ends(sums, {along, lengths, projected}, THROUGH_NORM(T), offsets, entries, blockIdx.x,        \
                              *row_count, hidden, ends_stride);                                                        \
     }                                                                                                                 \
     extern "C" __global__ void __launch_bounds__(THREADS) edge_hidden_sum_types_through_norm_##suffix(                \
-        T *__restrict__ edge_sums, T *__restrict__ end_sums, THROUGH_NORM_PARAMETERS(T),                              \
-        const int *__restrict__ predicate_offsets, const int *__restrict__ predicate_entries,                         \
-        const int *__restrict__ predicate_count, const int *__restrict__ object_offsets,                              \
-        const int *__restrict__ object_entries, const int *__restrict__ object_count, int predicate_blocks,           \
+        T *edge_sums, T *end_sums, THROUGH_NORM_PARAMETERS(T),                              \
+        const int *predicate_offsets, const int *predicate_entries,                         \
+        const int *predicate_count, const int *object_offsets,                              \
+        const int *object_entries, const int *object_count, int predicate_blocks,           \
         int hidden, int stride, int ends_stride) {                                                                    \
         begin_kernel();                                                                                               \
         int block = blockIdx.x;                                                                                       \

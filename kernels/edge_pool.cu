@@ -23,8 +23,8 @@ struct Strides {
 };
 
 template <class T>
-__device__ __forceinline__ void edge_pool_forward(T *__restrict__ pooled, const T *__restrict__ z, NormRows norm,
-                                                  const int *__restrict__ offsets, const int *__restrict__ entries,
+__device__ __forceinline__ void edge_pool_forward(T *pooled, const T *z, NormRows norm,
+                                                  const int *offsets, const int *entries,
                                                   int node_count, int width, int hidden, Strides strides) {
     int node = blockIdx.x;
     if (node >= node_count) {
@@ -55,8 +55,8 @@ __device__ __forceinline__ void edge_pool_forward(T *__restrict__ pooled, const 
 
 // The gradient by the heads' outputs, gathered.
 template <class T> struct HeadsGradient {
-    const T *__restrict__ d_pooled, *__restrict__ d_edge_state;
-    const int *__restrict__ subject, *__restrict__ object, *__restrict__ offsets;
+    const T *d_pooled, *d_edge_state;
+    const int *subject, *object, *offsets;
     int width, hidden;
     Strides strides;
 
@@ -80,8 +80,8 @@ template <class T> struct HeadsGradient {
 
 // Columns of an edge's row, of a gradient by the output that is `d_y` over `count`; pointers begin at the first of them.
 template <class T>
-__device__ __forceinline__ void part_backward(T *__restrict__ d_z, const T *__restrict__ z,
-                                              const NormBackwardRows &backward, const T *__restrict__ d_y, float count,
+__device__ __forceinline__ void part_backward(T *d_z, const T *z,
+                                              const NormBackwardRows &backward, const T *d_y, float count,
                                               int columns) {
     for (int c = threadIdx.x * COLUMNS_EACH; c < columns; c += THREADS * COLUMNS_EACH) {
         Four values = load_four(z, c, columns), d = load_four(d_y, c, columns);
@@ -94,9 +94,9 @@ __device__ __forceinline__ void part_backward(T *__restrict__ d_z, const T *__re
 }
 
 template <class T>
-__device__ __forceinline__ void edge_pool_backward(T *__restrict__ d_z, HeadsGradient<T> d_heads,
-                                                   const T *__restrict__ z, NormRows norm,
-                                                   const float *__restrict__ terms, int edge_count) {
+__device__ __forceinline__ void edge_pool_backward(T *d_z, HeadsGradient<T> d_heads,
+                                                   const T *z, NormRows norm,
+                                                   const float *terms, int edge_count) {
     int edge = blockIdx.x;
     if (edge >= edge_count) {
         return;
@@ -115,21 +115,21 @@ __device__ __forceinline__ void edge_pool_backward(T *__restrict__ d_z, HeadsGra
 
 #define EDGE_POOL_KERNELS(T, suffix)                                                                                  \
     extern "C" __global__ void __launch_bounds__(THREADS) edge_pool_forward_##suffix(                                 \
-        T *__restrict__ pooled, const T *__restrict__ z, const float *__restrict__ mean,                              \
-        const float *__restrict__ rstd, const float *__restrict__ weight, const float *__restrict__ bias,             \
-        const int *__restrict__ offsets, const int *__restrict__ entries, const int *__restrict__ node_count,         \
+        T *pooled, const T *z, const float *mean,                              \
+        const float *rstd, const float *weight, const float *bias,             \
+        const int *offsets, const int *entries, const int *node_count,         \
         int width, int hidden, int z_stride, int pooled_stride) {                                                     \
         begin_kernel();                                                                                               \
         edge_pool_forward(pooled, z, {mean, rstd, weight, bias}, offsets, entries, *node_count, width, hidden,        \
                           {z_stride, pooled_stride, 0});                                                              \
     }                                                                                                                 \
     extern "C" __global__ void __launch_bounds__(STRIP *ROW_LANES, SUM_BLOCKS) edge_pool_backward_sums_##suffix(      \
-        float *__restrict__ partials, double *__restrict__ groups, int *__restrict__ tickets,                         \
-        float *__restrict__ d_weight, float *__restrict__ d_bias, float *__restrict__ terms, int batch_statistics,    \
-        const T *__restrict__ d_pooled, const T *__restrict__ d_edge_state, const int *__restrict__ subject,          \
-        const int *__restrict__ object, const int *__restrict__ offsets, const T *__restrict__ z,                     \
-        const float *__restrict__ mean, const float *__restrict__ rstd, const float *__restrict__ weight,             \
-        const float *__restrict__ bias, const int *__restrict__ edge_count, int width, int hidden, int heads_stride,  \
+        float *partials, double *groups, int *tickets,                         \
+        float *d_weight, float *d_bias, float *terms, int batch_statistics,    \
+        const T *d_pooled, const T *d_edge_state, const int *subject,          \
+        const int *object, const int *offsets, const T *z,                     \
+        const float *mean, const float *rstd, const float *weight,             \
+        const float *bias, const int *edge_count, int width, int hidden, int heads_stride,  \
         int pooled_stride, int state_stride) {                                                                        \
         begin_kernel();                                                                                               \
         HeadsGradient<T> d_heads = {d_pooled, d_edge_state, subject, object, offsets, width, hidden,                  \
@@ -138,11 +138,11 @@ __device__ __forceinline__ void edge_pool_backward(T *__restrict__ d_z, HeadsGra
                        d_heads, z, {mean, rstd, weight, bias}, heads_stride, *edge_count, width);                     \
     }                                                                                                                 \
     extern "C" __global__ void __launch_bounds__(THREADS) edge_pool_backward_##suffix(                                \
-        T *__restrict__ d_z, const float *__restrict__ terms, const T *__restrict__ d_pooled,                         \
-        const T *__restrict__ d_edge_state, const int *__restrict__ subject, const int *__restrict__ object,          \
-        const int *__restrict__ offsets, const T *__restrict__ z, const float *__restrict__ mean,                     \
-        const float *__restrict__ rstd, const float *__restrict__ weight, const float *__restrict__ bias,             \
-        const int *__restrict__ edge_count, int width, int hidden, int heads_stride, int pooled_stride,               \
+        T *d_z, const float *terms, const T *d_pooled,                         \
+        const T *d_edge_state, const int *subject, const int *object,          \
+        const int *offsets, const T *z, const float *mean,                     \
+        const float *rstd, const float *weight, const float *bias,             \
+        const int *edge_count, int width, int hidden, int heads_stride, int pooled_stride,               \
         int state_stride) {                                                                                           \
         begin_kernel();                                                                                               \
         HeadsGradient<T> d_heads = {d_pooled, d_edge_state, subject, object, offsets, width, hidden,                  \

@@ -13,9 +13,9 @@ constexpr int THREADS = 128;
 
 // Of one table; given by value, for where one of two is chosen by its address both lie on the stack.
 template <class To, class From> struct Rows {
-    To *__restrict__ to;
-    const From *__restrict__ from;
-    const int *__restrict__ types;
+    To *to;
+    const From *from;
+    const int *types;
     int count;
 };
 
@@ -52,19 +52,19 @@ __device__ __forceinline__ void embedding_backward(Rows<float, T> rows, int type
 
 #define EMBEDDING_KERNELS(T, suffix)                                                                                  \
     extern "C" __global__ void __launch_bounds__(THREADS) embedding_forward_##suffix(                                 \
-        T *__restrict__ objects, const float *__restrict__ object_table, const int *__restrict__ object_types,        \
-        const int *__restrict__ object_count, T *__restrict__ predicates, const float *__restrict__ predicate_table,  \
-        const int *__restrict__ predicate_types, const int *__restrict__ predicate_count, int width, int stride) {    \
+        T *objects, const float *object_table, const int *object_types,        \
+        const int *object_count, T *predicates, const float *predicate_table,  \
+        const int *predicate_types, const int *predicate_count, int width, int stride) {    \
         begin_kernel();                                                                                               \
         Rows<T, float> of_objects = {objects, object_table, object_types, *object_count};                             \
         Rows<T, float> of_predicates = {predicates, predicate_table, predicate_types, *predicate_count};              \
         embedding_forward(blockIdx.y == 0 ? of_objects : of_predicates, width, stride);                               \
     }                                                                                                                 \
     extern "C" __global__ void __launch_bounds__(THREADS) embedding_backward_##suffix(                                \
-        float *__restrict__ d_object_table, const T *__restrict__ d_objects, const int *__restrict__ object_types,    \
-        const int *__restrict__ object_count, int all_objects, float *__restrict__ d_predicate_table,                 \
-        const T *__restrict__ d_predicates, const int *__restrict__ predicate_types,                                  \
-        const int *__restrict__ predicate_count, int all_predicates, int width, int stride) {                         \
+        float *d_object_table, const T *d_objects, const int *object_types,    \
+        const int *object_count, int all_objects, float *d_predicate_table,                 \
+        const T *d_predicates, const int *predicate_types,                                  \
+        const int *predicate_count, int all_predicates, int width, int stride) {                         \
         begin_kernel();                                                                                               \
         Rows<float, T> of_objects = {d_object_table, d_objects, object_types, *object_count};                         \
         Rows<float, T> of_predicates = {d_predicate_table, d_predicates, predicate_types, *predicate_count};          \

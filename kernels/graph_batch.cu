@@ -52,12 +52,12 @@ __device__ __forceinline__ int block_scan(int value, int &total, int *partial) {
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-graph_batch_places(int *__restrict__ counts, int *__restrict__ graph_image, int *__restrict__ graph_nodes,
-                   int *__restrict__ graph_edges, float *__restrict__ similarity_positive,
-                   float *__restrict__ similarity_negative, int *__restrict__ position, const int *__restrict__ anchors,
-                   const int *__restrict__ positives, const int *__restrict__ negatives,
-                   const float *__restrict__ similarities_positive, const float *__restrict__ similarities_negative,
-                   const int *__restrict__ node_offsets, const int *__restrict__ edge_offsets, int anchor_count,
+graph_batch_places(int *counts, int *graph_image, int *graph_nodes,
+                   int *graph_edges, float *similarity_positive,
+                   float *similarity_negative, int *position, const int *anchors,
+                   const int *positives, const int *negatives,
+                   const float *similarities_positive, const float *similarities_negative,
+                   const int *node_offsets, const int *edge_offsets, int anchor_count,
                    int batch_size) {
     begin_kernel();
     __shared__ int partial[THREADS / WARP_LANES];
@@ -112,15 +112,15 @@ graph_batch_places(int *__restrict__ counts, int *__restrict__ graph_image, int 
 }
 
 extern "C" __global__ void __launch_bounds__(128)
-graph_batch_graphs(int *__restrict__ object_ends, int *__restrict__ node_object, int *__restrict__ edge_predicate,
-                   int *__restrict__ edge_subject, int *__restrict__ edge_object, int *__restrict__ message_offsets,
-                   int *__restrict__ messages, const int *__restrict__ counts, const int *__restrict__ graph_image,
-                   const int *__restrict__ graph_nodes, const int *__restrict__ graph_edges,
-                   const int *__restrict__ node_offsets, const int *__restrict__ edge_offsets,
-                   const int *__restrict__ all_object_ends,
-                   const int *__restrict__ all_node_object, const int *__restrict__ all_edge_predicate,
-                   const int *__restrict__ all_edge_subject, const int *__restrict__ all_edge_object,
-                   const int *__restrict__ all_message_offsets, const int *__restrict__ all_messages) {
+graph_batch_graphs(int *object_ends, int *node_object, int *edge_predicate,
+                   int *edge_subject, int *edge_object, int *message_offsets,
+                   int *messages, const int *counts, const int *graph_image,
+                   const int *graph_nodes, const int *graph_edges,
+                   const int *node_offsets, const int *edge_offsets,
+                   const int *all_object_ends,
+                   const int *all_node_object, const int *all_edge_predicate,
+                   const int *all_edge_subject, const int *all_edge_object,
+                   const int *all_message_offsets, const int *all_messages) {
     begin_kernel();
     int graph = blockIdx.x;
     if (graph >= counts[GRAPHS]) {
@@ -192,9 +192,9 @@ __device__ __forceinline__ int first_type() {
 
 // type_rows, type_entries [segments, object_types + predicate_types]: how many of each type.
 extern "C" __global__ void __launch_bounds__(THREADS, 4)
-graph_batch_count(int *__restrict__ type_rows, int *__restrict__ type_entries, const int *__restrict__ counts,
-                  const int *__restrict__ node_object, const int *__restrict__ edge_predicate,
-                  const int *__restrict__ message_offsets, int object_types, int predicate_types) {
+graph_batch_count(int *type_rows, int *type_entries, const int *counts,
+                  const int *node_object, const int *edge_predicate,
+                  const int *message_offsets, int object_types, int predicate_types) {
     begin_kernel();
     Rows rows = segment_of_kind(counts, node_object, edge_predicate, message_offsets);
     int first = first_type(), types = blockIdx.y == 0 ? object_types : predicate_types;
@@ -232,10 +232,10 @@ graph_batch_count(int *__restrict__ type_rows, int *__restrict__ type_entries, c
 
 // The types that occur, ascending, the start of each one's entries, and each type's number among them.
 extern "C" __global__ void __launch_bounds__(THREADS)
-graph_batch_number(int *__restrict__ counts, int *__restrict__ types_of_objects, int *__restrict__ offsets_of_objects,
-                   int *__restrict__ types_of_predicates, int *__restrict__ offsets_of_predicates,
-                   int *__restrict__ slot_of_type, const int *__restrict__ type_rows,
-                   const int *__restrict__ type_entries, int object_types, int predicate_types, int segments) {
+graph_batch_number(int *counts, int *types_of_objects, int *offsets_of_objects,
+                   int *types_of_predicates, int *offsets_of_predicates,
+                   int *slot_of_type, const int *type_rows,
+                   const int *type_entries, int object_types, int predicate_types, int segments) {
     begin_kernel();
     __shared__ int partial[THREADS / WARP_LANES];
     bool objects = blockIdx.x == 0;
@@ -272,7 +272,7 @@ graph_batch_number(int *__restrict__ counts, int *__restrict__ types_of_objects,
 
 // The numbers of each edge's types.
 struct EdgeSlots {
-    int *__restrict__ of_subject, *__restrict__ of_object, *__restrict__ of_predicate;
+    int *of_subject, *of_object, *of_predicate;
 
     __device__ __forceinline__ void fill(const int *slot_of_type, int edge_count, const int *node_object,
                                          const int *edge_subject, const int *edge_object, const int *edge_predicate,
@@ -288,14 +288,14 @@ struct EdgeSlots {
 
 // entries: by type, rows ascending; a node's are its messages. Where blockIdx.y is 2, the edges' slots.
 extern "C" __global__ void __launch_bounds__(THREADS, 4)
-graph_batch_fill(int *__restrict__ entries_of_objects, int *__restrict__ entries_of_predicates,
-                 int *__restrict__ edge_subject_slot, int *__restrict__ edge_object_slot,
-                 int *__restrict__ edge_predicate_slot, const int *__restrict__ offsets_of_objects, const int *__restrict__ offsets_of_predicates,
-                 const int *__restrict__ slot_of_type, const int *__restrict__ type_entries,
-                 const int *__restrict__ counts, const int *__restrict__ node_object,
-                 const int *__restrict__ edge_predicate, const int *__restrict__ message_offsets,
-                 const int *__restrict__ messages, const int *__restrict__ edge_subject,
-                 const int *__restrict__ edge_object, int object_types, int predicate_types) {
+graph_batch_fill(int *entries_of_objects, int *entries_of_predicates,
+                 int *edge_subject_slot, int *edge_object_slot,
+                 int *edge_predicate_slot, const int *offsets_of_objects, const int *offsets_of_predicates,
+                 const int *slot_of_type, const int *type_entries,
+                 const int *counts, const int *node_object,
+                 const int *edge_predicate, const int *message_offsets,
+                 const int *messages, const int *edge_subject,
+                 const int *edge_object, int object_types, int predicate_types) {
     begin_kernel();
     if (blockIdx.y == 2) {
         EdgeSlots slots = {edge_subject_slot, edge_object_slot, edge_predicate_slot};

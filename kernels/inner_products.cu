@@ -9,7 +9,7 @@
 #include "inner_products.cuh"
 
 extern "C" __global__ void __launch_bounds__(InnerTile::THREADS)
-inner_products(double *__restrict__ products, const float *__restrict__ values, int first_row, int strip_rows, int rows,
+inner_products(double *products, const float *values, int first_row, int strip_rows, int rows,
                int width) {
     begin_kernel();
     __shared__ double memory[InnerTile::MEMORY];

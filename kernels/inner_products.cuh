@@ -25,7 +25,7 @@ struct InnerTile {
 
     // One step of SIDE rows; `row_at` gives the row at each place, or -1 for zeros.
     template <class RowAt>
-    static __device__ __forceinline__ void load(double *to, const float *__restrict__ values, RowAt row_at, int width,
+    static __device__ __forceinline__ void load(double *to, const float *values, RowAt row_at, int width,
                                                 int first) {
         for (int i = threadIdx.x; i < SIDE * STEP; i += THREADS) {
             int at = i / STEP, step = i % STEP, row = row_at(at); // neighbouring threads read neighbouring values
@@ -37,8 +37,8 @@ struct InnerTile {
     // This thread's products of the rows that `left_row` and `right_row` give.
     template <class LeftRow, class RightRow>
     static __device__ __forceinline__ void multiply(double (&product)[EACH][EACH], double *memory,
-                                                    const float *__restrict__ left, LeftRow left_row,
-                                                    const float *__restrict__ right, RightRow right_row, int width) {
+                                                    const float *left, LeftRow left_row,
+                                                    const float *right, RightRow right_row, int width) {
         double *tile_left = memory, *tile_right = memory + STEP * LINE;
 #pragma unroll
         for (int i = 0; i < EACH; i++) {
@@ -73,8 +73,8 @@ struct InnerTile {
 
     // The products of SIDE pairs of rows, each with the bits that `multiply` gives it; thread t < SIDE has the t-th.
     template <class LeftRow, class RightRow>
-    static __device__ __forceinline__ double multiply_pairs(double *memory, const float *__restrict__ left,
-                                                            LeftRow left_row, const float *__restrict__ right,
+    static __device__ __forceinline__ double multiply_pairs(double *memory, const float *left,
+                                                            LeftRow left_row, const float *right,
                                                             RightRow right_row, int width) {
         double *tile_left = memory, *tile_right = memory + STEP * LINE;
         double product = 0.0;

@@ -30,7 +30,7 @@ __device__ __forceinline__ Four activated(const T *z, const NormRows &norm, int 
 }
 
 template <class T>
-__device__ __forceinline__ void l2_normalise_forward(T *__restrict__ x, const T *__restrict__ z, NormRows norm,
+__device__ __forceinline__ void l2_normalise_forward(T *x, const T *z, NormRows norm,
                                                      int rows, int columns, int stride) {
     __shared__ float partial[THREADS / WARP_LANES];
     int row = blockIdx.x;
@@ -60,8 +60,8 @@ __device__ __forceinline__ void l2_normalise_forward(T *__restrict__ x, const T 
 
 // A block takes a strip of a chunk's columns; the lengths of the chunk's rows it finds itself, which reads them whole.
 template <class T>
-__device__ __forceinline__ void l2_normalise_backward(T *__restrict__ d_y, ColumnMemory of, BackwardMerge merge,
-                                                      const T *__restrict__ d_x, const T *__restrict__ z,
+__device__ __forceinline__ void l2_normalise_backward(T *d_y, ColumnMemory of, BackwardMerge merge,
+                                                      const T *d_x, const T *z,
                                                       NormRows norm, int rows, int columns, int stride) {
     __shared__ union {
         float2 chunk[ROW_LANES][WIDE_STRIP];
@@ -138,18 +138,18 @@ __device__ __forceinline__ void l2_normalise_backward(T *__restrict__ d_y, Colum
 
 #define L2_NORMALISE_KERNELS(T, suffix)                                                                               \
     extern "C" __global__ void __launch_bounds__(THREADS) l2_normalise_forward_##suffix(                              \
-        T *__restrict__ x, const T *__restrict__ z, const float *__restrict__ mean, const float *__restrict__ rstd,   \
-        const float *__restrict__ weight, const float *__restrict__ bias, const int *__restrict__ row_count,          \
+        T *x, const T *z, const float *mean, const float *rstd,   \
+        const float *weight, const float *bias, const int *row_count,          \
         int columns, int stride) {                                                                                    \
         begin_kernel();                                                                                               \
         l2_normalise_forward(x, z, {mean, rstd, weight, bias}, *row_count, columns, stride);                          \
     }                                                                                                                 \
     extern "C" __global__ void __launch_bounds__(BACKWARD_THREADS, SUM_BLOCKS) l2_normalise_backward_##suffix(        \
-        T *__restrict__ d_y, float *__restrict__ partials, double *__restrict__ groups, int *__restrict__ tickets,    \
-        float *__restrict__ d_weight, float *__restrict__ d_bias, float *__restrict__ terms, int batch_statistics,    \
-        const T *__restrict__ d_x, const T *__restrict__ z, const float *__restrict__ mean,                           \
-        const float *__restrict__ rstd, const float *__restrict__ weight, const float *__restrict__ bias,             \
-        const int *__restrict__ row_count, int columns, int stride) {                                                 \
+        T *d_y, float *partials, double *groups, int *tickets,    \
+        float *d_weight, float *d_bias, float *terms, int batch_statistics,    \
+        const T *d_x, const T *z, const float *mean,                           \
+        const float *rstd, const float *weight, const float *bias,             \
+        const int *row_count, int columns, int stride) {                                                 \
         begin_kernel();                                                                                               \
         l2_normalise_backward(d_y, {partials, groups, tickets},                                                       \
                               {d_weight, d_bias, terms, rstd, weight, batch_statistics}, d_x, z,                      \

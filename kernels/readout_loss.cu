@@ -25,8 +25,8 @@ struct Nodes {
 
 // The states of all graphs' nodes.
 template <class T> struct NodeStates {
-    const T *__restrict__ values;
-    const int *__restrict__ graph_offsets, *__restrict__ mean_ends;
+    const T *values;
+    const int *graph_offsets, *mean_ends;
     int width, stride;
 
     __device__ __forceinline__ Nodes of(int graph) const {
@@ -119,7 +119,7 @@ struct Direction {
 
 // Gives each node of the mean (d - f (f . d)) / (|mean| count), for the direction d. The graph's other nodes get 0.
 template <class T>
-__device__ __forceinline__ void graph_backward(T *__restrict__ d_node_state, const float *f,
+__device__ __forceinline__ void graph_backward(T *d_node_state, const float *f,
                                                Direction direction, float norm, Nodes nodes, int width, int stride,
                                                float *partial) {
     float dot = 0.0f;
@@ -149,7 +149,7 @@ __device__ __forceinline__ void graph_backward(T *__restrict__ d_node_state, con
 }
 
 struct Triples {
-    const float *__restrict__ similarity_positive, *__restrict__ similarity_negative;
+    const float *similarity_positive, *similarity_negative;
     int count;
 };
 
@@ -160,7 +160,7 @@ struct LossOptions {
 
 // `losses` is this step's row. Threads with one threadIdx.y make one graph's sums and gradient.
 template <class T>
-__device__ __forceinline__ void readout_loss(float *embedding, float *__restrict__ losses, T *__restrict__ d_node_state,
+__device__ __forceinline__ void readout_loss(float *embedding, float *losses, T *d_node_state,
                                              const NodeStates<T> &states, const Triples &of,
                                              const LossOptions &options) {
     __shared__ float partials[ROLES][WARPS];
@@ -194,17 +194,17 @@ __device__ __forceinline__ void readout_loss(float *embedding, float *__restrict
 
 #define READOUT_LOSS_KERNELS(T, suffix)                                                                               \
     extern "C" __global__ void __launch_bounds__(THREADS) readout_##suffix(                                           \
-        float *embedding, const T *__restrict__ node_state, const int *__restrict__ graph_offsets,                    \
-        const int *__restrict__ mean_ends, int width, int stride, const int *__restrict__ graph_count) {              \
+        float *embedding, const T *node_state, const int *graph_offsets,                    \
+        const int *mean_ends, int width, int stride, const int *graph_count) {              \
         begin_kernel();                                                                                               \
         readout(embedding, NodeStates<T>{node_state, graph_offsets, mean_ends, width, stride}, *graph_count);         \
     }                                                                                                                 \
     extern "C" __global__ void __launch_bounds__(ROLES *THREADS) readout_loss_##suffix(                               \
-        float *embedding, float *__restrict__ losses, T *__restrict__ d_node_state,                                   \
-        const T *__restrict__ node_state, const int *__restrict__ graph_offsets,                                      \
-        const int *__restrict__ mean_ends, int width, int stride, const float *__restrict__ similarity_positive,      \
-        const float *__restrict__ similarity_negative, const int *__restrict__ triple_count,                          \
-        const unsigned long long *__restrict__ steps, int loss_rows, int most_triples, int kind, float temperature,   \
+        float *embedding, float *losses, T *d_node_state,                                   \
+        const T *node_state, const int *graph_offsets,                                      \
+        const int *mean_ends, int width, int stride, const float *similarity_positive,      \
+        const float *similarity_negative, const int *triple_count,                          \
+        const unsigned long long *steps, int loss_rows, int most_triples, int kind, float temperature,   \
         float margin) {                                                                                               \
         begin_kernel();                                                                                               \
         readout_loss(embedding, losses + *steps % loss_rows * most_triples, d_node_state,                             \

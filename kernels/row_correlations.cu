@@ -17,23 +17,39 @@
 // meets every concordant pair once in `both`, every discordant one once in #(x_j < x_i) - mixed, and every pair that is
 // tied in x twice in #(x_j <= x_i) - #(x_j < x_i), which also counts i itself.
 
-#include "order.cuh"
+#include "common.cuh"
 
 typedef long long Count;
+typedef long long Key;
 
 constexpr int THREADS = 256;
 constexpr int EACH = 4;    // entries that a thread holds
 constexpr int TILE = 1024; // entries in shared memory
 constexpr int COUNTS = 6, MOMENTS = 3;
 
-// 16 bytes, read at once.
+// An integer of the same order as the value, so that comparisons need no special cases. -0 and 0 are equal. NaN compares
+// as above or below all numbers, by its sign, and as equal to the same NaN. The bits of positive numbers ascend with the
+// value; those of negative numbers descend until all bits but the sign are flipped.
+__device__ __forceinline__ Key key_of(double value) {
+    double positive_zero = value + 0.0;
+    Key bits;
+    memcpy(&bits, &positive_zero, sizeof(bits));
+    return bits < 0 ? bits ^ 0x7fffffffffffffff : bits;
+}
+
+// A similarity clamped to [0, 1]; NaN stays NaN.
+__device__ __forceinline__ double clamped(double similarity) {
+    return similarity < 0.0 ? 0.0 : similarity > 1.0 ? 1.0 : similarity;
+}
+
+// The keys of an entry: 16 bytes, read at once.
 struct __align__(16) Pair {
     Key x, y;
 };
 
 // A row without its diagonal entry.
 struct Row {
-    const double *__restrict__ scores, *__restrict__ similarities;
+    const double *scores, *similarities;
     int diagonal;
 
     __device__ __forceinline__ int column(int entry) const { return entry + (entry >= diagonal); }
@@ -68,8 +84,8 @@ __device__ __forceinline__ void write_moments(double *to, Row row, int n, double
 
 // Two blocks on a multiprocessor: for a third the compiler would spill registers.
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
-row_correlations(Count *__restrict__ counts, double *__restrict__ moments, const double *__restrict__ scores,
-                 const double *__restrict__ similarities, int columns, int first_row) {
+row_correlations(Count *counts, double *moments, const double *scores,
+                 const double *similarities, int columns, int first_row) {
     begin_kernel();
     __shared__ Pair tile[TILE];
     __shared__ double partial_sums[THREADS / WARP_LANES];

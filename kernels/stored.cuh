@@ -94,7 +94,7 @@ __device__ __forceinline__ void add_four(Four &sum, const Four &value) {
 
 // Batch norm by columns; beyond the end norm(z) is 0.
 struct NormRows {
-    const float *__restrict__ mean, *__restrict__ rstd, *__restrict__ weight, *__restrict__ bias;
+    const float *mean, *rstd, *weight, *bias;
 
     __device__ __forceinline__ NormColumn column(int index) const {
         return norm_column(mean, rstd, weight, bias, index);
@@ -129,7 +129,7 @@ __device__ __forceinline__ NormFour load_norm(const NormRows &norm, int column, 
 // Its backward by columns.
 struct NormBackwardRows {
     NormRows norm;
-    const float *__restrict__ constant, *__restrict__ slope;
+    const float *constant, *slope;
 
     __device__ __forceinline__ NormBackwardRows from(int column) const {
         return {norm.from(column), constant + column, slope + column};

@@ -43,7 +43,7 @@ __device__ __forceinline__ void finish_strip(const ColumnMemory &of, const Merge
 // column)` is that by the output, and d the same where the ReLU passed and 0 elsewhere.
 template <class T, class Gradient>
 __device__ __forceinline__ void backward_strip(ColumnMemory of, BackwardMerge merge, Gradient gradient,
-                                               const T *__restrict__ z, NormRows norm, int stride, int rows,
+                                               const T *z, NormRows norm, int stride, int rows,
                                                int columns) {
     __shared__ SumMemory memory;
     int column = blockIdx.x * STRIP + threadIdx.x, first = blockIdx.y * CHUNK_ROWS;

@@ -64,8 +64,8 @@ __device__ __forceinline__ void sort_descending(Key *keys) {
 }
 
 extern "C" __global__ void __launch_bounds__(TILE)
-top_k_parts(Key *__restrict__ lists, const Key *__restrict__ bound, const float *__restrict__ queries,
-            const float *__restrict__ embeddings, int parts, int rows, int width, int k) {
+top_k_parts(Key *lists, const Key *bound, const float *queries,
+            const float *embeddings, int parts, int rows, int width, int k) {
     begin_kernel();
     __shared__ Key keys[TILE];
     int part = blockIdx.x % parts, query = blockIdx.x / parts;
@@ -98,8 +98,8 @@ top_k_parts(Key *__restrict__ lists, const Key *__restrict__ bound, const float 
 }
 
 extern "C" __global__ void __launch_bounds__(TILE)
-top_k_merge(float *__restrict__ scores, int *__restrict__ indices, Key *__restrict__ bound,
-            const Key *__restrict__ lists, long long candidates, int k) {
+top_k_merge(float *scores, int *indices, Key *bound,
+            const Key *lists, long long candidates, int k) {
     begin_kernel();
     __shared__ Key keys[TILE];
     int t = threadIdx.x, query = blockIdx.x;

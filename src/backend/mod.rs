@@ -404,17 +404,6 @@ pub trait Backend: Sized {
         Ok(None)
     }
 
-    /// The same of all pairs of the images, those above the diagonals. None also where they are too many for the device.
-    fn pair_correlations(
-        &mut self,
-        _embeddings: &Self::Buffer,
-        _width: usize,
-        _similarity: Similarity<'_>,
-        _images: Range<usize>,
-    ) -> Result<Option<CorrelationSums>> {
-        Ok(None)
-    }
-
     /// `[rows, C]`, 1 where the block's ReLU passed its input: the decisions that the forward pass took.
     fn relu_mask(
         &mut self,

@@ -105,8 +105,6 @@ pub struct OtherLengths {
     pub keys: usize,
     /// Other scratch memory.
     pub scratch: usize,
-    /// Keys of pairs, and as much scratch memory to sort them.
-    pub pairs: usize,
     /// Integers of 64 bits.
     pub counts: usize,
     /// In double precision.
@@ -122,12 +120,12 @@ impl Host {
     /// Bytes of one copy on a device.
     pub fn bytes(&self) -> usize {
         let floats = self.inputs.iter().chain(&self.outputs).map(Vec::len).sum::<usize>();
-        let OtherLengths { mask, found, bounds, keys, scratch, pairs, counts, sums: wide_sums } = self.others;
+        let OtherLengths { mask, found, bounds, keys, scratch, counts, sums: wide_sums } = self.others;
         let doubles = self.doubles.iter().map(Vec::len).sum::<usize>() + wide_sums;
         let stored = self.stored.iter().chain(&self.stored_outputs).map(HostMatrix::bytes).sum::<usize>();
         stored
             + 4 * (floats + self.indices.iter().map(Vec::len).sum::<usize>() + found + scratch)
-            + 8 * (bounds + keys + pairs + counts + doubles)
+            + 8 * (bounds + keys + counts + doubles)
             + mask
     }
 
@@ -188,8 +186,6 @@ pub struct Others {
     pub keys: Buffer<u64>,
     /// Other memory.
     pub scratch: Buffer<i32>,
-    /// Keys of pairs, and memory to sort them.
-    pub pairs: Buffer<i64>,
     /// Written integers of 64 bits.
     pub counts: Buffer<i64>,
     /// Written in double precision.
@@ -230,7 +226,6 @@ impl Arrays {
                 bounds: to_device(device, &vec![UNBOUNDED; host.others.bounds])?,
                 keys: device.allocate_unwritten(host.others.keys)?,
                 scratch: device.allocate_unwritten(host.others.scratch)?,
-                pairs: device.allocate_unwritten(host.others.pairs)?,
                 counts: to_device(device, &vec![i64::MIN; host.others.counts])?,
                 wide_sums: to_device(device, &vec![f64::NAN; host.others.sums])?,
                 steps,

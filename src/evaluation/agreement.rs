@@ -1,9 +1,10 @@
 //! Agreement of the embeddings' inner products with the supervision: do images that look alike to the model read
 //! alike (paper, Table 2)?
 //!
-//! Scores <f_X, f_Y> and similarities s_XY are computed in double precision. A device with kernels for it correlates the
-//! rows, and all pairs. Elsewhere the CPU does, 64 rows at a time, each block on one thread; its rows are correlated while
-//! they are in the cache, and the part above the diagonal is kept for the correlations over all pairs.
+//! Scores <f_X, f_Y> and similarities s_XY are computed in double precision. A GPU or the emulator correlates the rows by a
+//! kernel. The correlations over all pairs come from the CPU on every device: it takes 64 rows at a time, each block on one
+//! thread, and keeps the part above the diagonal. Where no kernel has correlated the rows, the same pass does so while they
+//! are in the cache.
 
 use std::ops::Range;
 use std::sync::Mutex;
@@ -59,13 +60,13 @@ pub struct Agreement {
 }
 
 /// Agreement of `embeddings` with `similarity` over `images`, a range of the similarity's images; row i of the
-/// embeddings belongs to image `images.start + i`. By the kernels of a GPU or the emulator, else on all threads of the CPU,
-/// which also takes over all pairs that are too many for the device.
+/// embeddings belongs to image `images.start + i`. A kernel of the device correlates the rows, where it has one; all else
+/// runs on all threads of the CPU.
 ///
-/// Exact. Cost for n images: n^2 (width + word vectors' width) multiply-adds and O(n^2 log n) comparisons; the kernels
-/// compare n^3 times for the rows. Memory of the CPU: 48 bytes per pair (0.5 GB for 4,537 images, 10 GB for 20,000),
-/// besides both factors in double precision and 64 rows of scores and similarities per thread; of the device: 32 bytes per
-/// pair, 64 MiB or two rows, and the factors.
+/// Exact. Cost for n images: n^2 (width + word vectors' width) multiply-adds and O(n^2 log n) comparisons; the kernel
+/// compares n^3 times for the rows. Memory of the CPU: 48 bytes per pair (0.5 GB for 4,537 images, 10 GB for 20,000),
+/// besides both factors in double precision and 64 rows of scores and similarities per thread. Memory of the device: 64 MiB
+/// or two rows, and the factors.
 pub fn agreement(
     device: Device,
     precision: Precision,
@@ -83,16 +84,9 @@ pub fn agreement(
             progress.advance(rows as u64);
         }
     };
-    let task = Correlate { embeddings, similarity, images: images.clone(), done: &advance };
-    let (by_row, all_pairs) = match device.run(precision, task)? {
-        ByKernels { rows: Some(rows), pairs: Some(pairs) } => (rows, pairs),
-        ByKernels { rows, .. } => {
-            if rows.is_some() {
-                tracing::info!("all pairs are more than the device holds: correlating them on the CPU");
-            }
-            correlate_on_cpu(embeddings, similarity, images, rows, advance)?
-        }
-    };
+    let task = CorrelateRows { embeddings, similarity, images: images.clone(), done: &advance };
+    let by_kernel = device.run(precision, task)?;
+    let (by_row, all_pairs) = correlate_on_cpu(embeddings, similarity, images, by_kernel, advance)?;
     let mean = |which: usize| {
         let of_rows: Vec<_> = by_row.iter().map(|row| row[which]).collect();
         mean_of_defined(&of_rows)
@@ -115,7 +109,8 @@ pub fn agreement(
     Ok(result)
 }
 
-/// The correlations of each row and of all pairs, on all threads of the CPU; of the pairs alone where the rows are there.
+/// The correlations of each row and of all pairs, on all threads of the CPU. Rows that are given are taken as they are, and
+/// `done` is then not called.
 fn correlate_on_cpu(
     embeddings: Embeddings<'_>,
     similarity: Similarity<'_>,
@@ -170,8 +165,8 @@ fn correlate_on_cpu(
 }
 
 /// `agreement(..).per_image.kendall` alone, which selects the best epoch: without the other correlations and without
-/// memory for all pairs. By the backend's kernels, where it has some, on the embeddings that are there already, else on all
-/// threads of the CPU.
+/// memory for all pairs. A kernel of the backend, where it has one, reads the embeddings that are on the device already;
+/// otherwise all threads of the CPU compute it.
 pub fn row_kendall<B: Backend>(
     backend: &mut B,
     embeddings: Embeddings<'_>,
@@ -180,10 +175,10 @@ pub fn row_kendall<B: Backend>(
     images: Range<usize>,
 ) -> Result<f64> {
     check(embeddings, similarity, &images)?;
-    let by_kernels =
+    let by_kernel =
         backend.row_correlations(on_device, embeddings.width(), similarity, images.clone(), &|_| {})?;
     let mut taus = vec![None; embeddings.len()];
-    if let Some(rows) = by_kernels {
+    if let Some(rows) = by_kernel {
         taus = rows.iter().map(|row| correlations(row)[0]).collect();
         return Ok(mean_of_defined(&taus));
     }
@@ -199,7 +194,7 @@ pub fn row_kendall<B: Backend>(
     Ok(mean_of_defined(&taus))
 }
 
-/// The mean, to which what is undefined counts as 0.
+/// The mean; an undefined value counts as 0.
 fn mean_of_defined(values: &[Option<f64>]) -> f64 {
     values.iter().map(|value| value.unwrap_or(0.0)).sum::<f64>() / values.len() as f64
 }
@@ -217,32 +212,22 @@ fn correlations(of: &CorrelationSums) -> Defined {
     ]
 }
 
-/// What the backend has kernels for.
-struct ByKernels {
-    rows: Option<Vec<Defined>>,
-    pairs: Option<Defined>,
-}
-
-/// The correlations by the backend's kernels, if it has some.
-struct Correlate<'a> {
+/// The correlations of the rows by the backend's kernel; none if it has no kernel for them.
+struct CorrelateRows<'a> {
     embeddings: Embeddings<'a>,
     similarity: Similarity<'a>,
     images: Range<usize>,
     done: &'a dyn Fn(usize),
 }
 
-impl BackendTask for Correlate<'_> {
-    type Output = ByKernels;
+impl BackendTask for CorrelateRows<'_> {
+    type Output = Option<Vec<Defined>>;
 
-    fn run<B: Backend>(self, mut backend: B) -> Result<ByKernels> {
-        let Correlate { embeddings, similarity, images, done } = self;
+    fn run<B: Backend>(self, mut backend: B) -> Result<Option<Vec<Defined>>> {
+        let CorrelateRows { embeddings, similarity, images, done } = self;
         let (on_device, width) = (embeddings.upload(&mut backend)?, embeddings.width());
-        let rows = backend.row_correlations(&on_device, width, similarity, images.clone(), done)?;
-        let pairs = backend.pair_correlations(&on_device, width, similarity, images)?;
-        Ok(ByKernels {
-            rows: rows.map(|rows| rows.iter().map(correlations).collect()),
-            pairs: pairs.as_ref().map(correlations),
-        })
+        let rows = backend.row_correlations(&on_device, width, similarity, images, done)?;
+        Ok(rows.map(|rows| rows.iter().map(correlations).collect()))
     }
 }
 

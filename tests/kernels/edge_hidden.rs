@@ -14,9 +14,10 @@ use scenerank::backend::cuda::launchers::batch_norm::{
     BatchStatistics, Norm, NormBackward, Statistics, Sums, batch_norm_backward,
 };
 use scenerank::backend::cuda::launchers::edge_hidden::{
-    Ends, Lengths, Lists, edge_hidden_lookup, edge_hidden_sum_ends, edge_hidden_sum_types,
+    Lengths, Terms, edge_hidden_lookup, edge_hidden_sum_ends, edge_hidden_sum_types,
 };
 use scenerank::backend::cuda::launchers::linear::{Gradient, Matrix};
+use scenerank::backend::cuda::launchers::lists::{Ends, Lists};
 use scenerank::backend::cuda::launchers::stored::StoredElement;
 use scenerank::backend::reference::batch_norm as reference;
 use scenerank::batch::graph_batch::GraphBatch;
@@ -120,17 +121,14 @@ impl Inputs {
                 .map(|(values, columns)| stored::<T>(device, values, columns, spare));
             let look_up = |statistics: Option<BatchStatistics<'_>>| {
                 let mut z = unwritten::<T>(device, edge_count + spare, hidden);
-                edge_hidden_lookup(
-                    device,
-                    &mut all_mut(&mut z),
-                    all(&edge_projected),
-                    all(&projected),
-                    all(&edge_row),
+                let terms = Terms {
+                    edge_projected: all(&edge_projected),
+                    projected: all(&projected),
+                    edge_row: all(&edge_row),
                     ends,
-                    hidden,
-                    statistics,
-                )
-                .expect("a launch");
+                };
+                edge_hidden_lookup(device, &mut all_mut(&mut z), terms, hidden, statistics)
+                    .expect("a launch");
                 stored_to_host(device, &z, edge_count, hidden)
             };
             let [mut mean, mut rstd] = [(); 2].map(|()| poisoned(device, hidden));

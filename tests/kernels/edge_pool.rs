@@ -11,10 +11,10 @@ use half::bf16;
 use proptest::prelude::*;
 use proptest::sample::select;
 use scenerank::backend::cuda::launchers::batch_norm::{Norm, NormGradient, Sums};
-use scenerank::backend::cuda::launchers::edge_hidden::{Ends, Lists};
 use scenerank::backend::cuda::launchers::edge_pool::{
     HeadsGradient, edge_pool_backward, edge_pool_backward_sums, edge_pool_forward,
 };
+use scenerank::backend::cuda::launchers::lists::{Ends, Lists};
 use scenerank::backend::cuda::launchers::stored::StoredElement;
 use scenerank::backend::reference::batch_norm as reference_norm;
 use scenerank::backend::reference::edge_pool as reference;

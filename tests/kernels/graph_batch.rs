@@ -5,10 +5,10 @@ use crate::support::{Values, all, all_mut, devices, to_device};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use scenerank::backend::cuda::device::Device;
+use scenerank::backend::cuda::launchers::batch_places::Places;
 use scenerank::backend::cuda::launchers::graph_batch::{
-    Collection, CollectionPlaces, EpochTriples, assemble_graph_batch,
+    BatchSlot, Collection, CollectionPlaces, EpochTriples, assemble_graph_batch,
 };
-use scenerank::backend::cuda::step::batch::Places;
 use scenerank::batch::graph_batch::{BatchSize, GraphBatch};
 use scenerank::data::scene_graph::{SceneGraph, SceneGraphBuf};
 use scenerank::network::config::ModelConfig;
@@ -106,11 +106,10 @@ impl Images {
         let mut slots = Vec::new();
         loop {
             let mut slot = to_device(device, &vec![UNTOUCHED; places.slot_len()]);
+            let to = BatchSlot { lists: all_mut(&mut slot), places: &places, scratch: all_mut(&mut scratch) };
             assemble_graph_batch(
                 device,
-                &mut all_mut(&mut slot),
-                &places,
-                &mut all_mut(&mut scratch),
+                to,
                 &mut all_mut(&mut position),
                 EpochTriples {
                     anchors: all(&anchors),

@@ -8,7 +8,9 @@ use crate::support::{
 };
 use half::bf16;
 use scenerank::backend::cuda::launchers::batch_norm::{Norm, NormGradient, Sums};
-use scenerank::backend::cuda::launchers::l2_normalise::{l2_normalise_backward, l2_normalise_forward};
+use scenerank::backend::cuda::launchers::l2_normalise::{
+    UnitRowsBackward, l2_normalise_backward, l2_normalise_forward,
+};
 use scenerank::backend::cuda::launchers::stored::StoredElement;
 use scenerank::backend::reference::batch_norm as reference_norm;
 use scenerank::backend::reference::l2_normalise as reference;
@@ -29,14 +31,14 @@ fn kernels<T: StoredElement>(
         let norm = Norm { mean, rstd, weight, bias };
         let [z, d_x] = [z, d_x].map(|values| stored::<T>(device, values, columns, spare));
         let [mut x, mut d_y] = [(); 2].map(|()| unwritten::<T>(device, rows + spare, columns));
-        let of = counted.rows();
-        l2_normalise_forward(device, &mut all_mut(&mut x), all(&z), norm, of).expect("a launch");
+        let rows_there = counted.rows();
+        l2_normalise_forward(device, &mut all_mut(&mut x), all(&z), norm, rows_there).expect("a launch");
         let [mut d_weight, mut d_bias] = [(); 2].map(|()| poisoned(device, columns));
         let (weight, bias) = (all_mut(&mut d_weight), all_mut(&mut d_bias));
         let sums = &mut Sums::new(device).expect("memory");
         let gradient = NormGradient { weight, bias, batch_statistics: true, sums };
-        let to = &mut all_mut(&mut d_y);
-        l2_normalise_backward(device, to, gradient, all(&d_x), all(&z), norm, of).expect("a launch");
+        let of = UnitRowsBackward { d_y: all_mut(&mut d_y), d_x: all(&d_x), z: all(&z), norm };
+        l2_normalise_backward(device, of, gradient, rows_there).expect("a launch");
         let [x, d_y] = [x, d_y].map(|buffer| stored_to_host(device, &buffer, rows, columns));
         [x, d_y, to_host(device, &d_weight), to_host(device, &d_bias)]
     })

@@ -19,11 +19,11 @@ use scenerank::backend::cuda::device::Device;
 use scenerank::backend::cuda::launchers::batch_norm::{
     BatchStatistics, Norm, NormGradient, Statistics, Sums,
 };
-use scenerank::backend::cuda::launchers::edge_hidden::Ends;
 use scenerank::backend::cuda::launchers::linear::{
     Format, Forward as PlainForward, Gradient, Input, LinearGradients, WeightParts, linear_backward,
     linear_forward, linear_forward_gather, linear_forward_two,
 };
+use scenerank::backend::cuda::launchers::lists::Ends;
 use scenerank::backend::cuda::launchers::stored::StoredElement;
 use scenerank::backend::reference::linear as reference;
 

@@ -13,10 +13,11 @@ use crate::support::{
 use half::bf16;
 use scenerank::backend::cuda::device::Device;
 use scenerank::backend::cuda::launchers::batch_norm::{Norm, NormGradient, Sums};
-use scenerank::backend::cuda::launchers::edge_hidden::{Lengths, Lists, edge_hidden_sum_ends};
+use scenerank::backend::cuda::launchers::edge_hidden::{Lengths, edge_hidden_sum_ends};
 use scenerank::backend::cuda::launchers::linear::{
     Backward, Format, Gradient, LinearGradients, Unit, WeightParts, linear_backward_unit, linear_forward_unit,
 };
+use scenerank::backend::cuda::launchers::lists::Lists;
 use scenerank::backend::cuda::launchers::stored::StoredElement;
 use scenerank::backend::reference::{l2_normalise as reference_unit, linear as reference};
 

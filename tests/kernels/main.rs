@@ -19,7 +19,6 @@ mod linear;
 mod linear_states;
 mod linear_through_norm;
 mod linear_unit;
-mod pair_correlations;
 mod readout_loss;
 mod row_correlations;
 mod top_k;

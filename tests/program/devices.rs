@@ -363,29 +363,3 @@ fn validation_leaves_embeddings_on_the_gpu() {
     // The split, then counts and moments of the only strip of rows.
     assert_eq!((count("upload"), count("download")), (1, 3), "{after:?}");
 }
-
-/// Pairs that do not fit in the GPU's memory are the CPU's.
-#[test]
-fn all_pairs_of_a_gpu_without_room_are_correlated_by_the_cpu() {
-    let Some(stub) = stub() else { return };
-    let fixture = Fixture::new();
-    if calls(&fixture, stub).is_none() {
-        return;
-    }
-    let run = fixture.folder.path().join("run");
-    let evaluate = |device: &str, free_mib: &str| -> serde_json::Value {
-        let mut command = scenerank();
-        command.arg("evaluate").arg(&run).args(["--device", device, "--json"]);
-        command.env("LD_LIBRARY_PATH", stub).env("STUB_FREE_MIB", free_mib);
-        let evaluation: serde_json::Value =
-            serde_json::from_slice(&command.assert().success().get_output().stdout).unwrap();
-        // No model makes these, whose kernels do nothing here.
-        let rows = evaluation["rows"].as_array().unwrap();
-        rows.iter().find(|row| row["name"] == "normal features").unwrap().clone()
-    };
-    let (cpu, without_room, with_room) = (evaluate("cpu", "3"), evaluate("cuda", "0"), evaluate("cuda", "3"));
-    assert_eq!(without_room["all_pairs"], cpu["all_pairs"]);
-    // These kernels counted nothing.
-    assert_ne!(with_room["all_pairs"], cpu["all_pairs"]);
-    assert_ne!(without_room["per_image"], cpu["per_image"]);
-}

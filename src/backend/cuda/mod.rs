@@ -38,7 +38,7 @@ use launchers::linear::{Format, WeightGradient, WeightParts};
 use launchers::readout_loss::{self, LossRows, NodeStates};
 use launchers::stored::StoredElement;
 use launchers::weight_copy::{WeightCopy, Weights};
-use launchers::{cosine_ranks, edge_pool, l2_normalise, pair_correlations, row_correlations, top_k};
+use launchers::{cosine_ranks, edge_pool, l2_normalise, row_correlations, top_k};
 use step::batch::{self, Batch};
 use step::block::{
     Activations, After, Before, BlockSums, Blocks, batch_statistics, constant_statistics, norm, norm_backward,
@@ -406,15 +406,14 @@ impl<T: StoredElement> Backend for Cuda<T> {
         } else if parameters.layout.config.l2_norm {
             let [weight, bias] = gradients.slices_mut([layout.norm_weight.clone(), layout.norm_bias.clone()]);
             let (batch_statistics, sums) = (layout.batch_norm, blocks.sums.of(kind).0);
-            l2_normalise::l2_normalise_backward(
-                device,
-                &mut d_node_output.rows_mut(rows, columns),
-                NormGradient { weight, bias, batch_statistics, sums },
-                d_node_state.rows(rows, columns),
-                saved.node_output.linear.rows(rows, columns),
-                norm(layout, &parameters.values, &saved.node_output),
-                nodes,
-            )?;
+            let of = l2_normalise::UnitRowsBackward {
+                d_y: d_node_output.rows_mut(rows, columns),
+                d_x: d_node_state.rows(rows, columns),
+                z: saved.node_output.linear.rows(rows, columns),
+                norm: norm(layout, &parameters.values, &saved.node_output),
+            };
+            let gradient = NormGradient { weight, bias, batch_statistics, sums };
+            l2_normalise::l2_normalise_backward(device, of, gradient, nodes)?;
             d_node_output
         } else {
             blocks.norm_backward_sums(place, parameters, block, d_node_state, nodes, gradients)?;
@@ -566,16 +565,6 @@ impl<T: StoredElement> Backend for Cuda<T> {
         done: &dyn Fn(usize),
     ) -> Result<Option<Vec<CorrelationSums>>> {
         row_correlations::all_rows(&self.device, embeddings, width, similarity, images, done).map(Some)
-    }
-
-    fn pair_correlations(
-        &mut self,
-        embeddings: &Buffer<f32>,
-        width: usize,
-        similarity: Similarity<'_>,
-        images: Range<usize>,
-    ) -> Result<Option<CorrelationSums>> {
-        pair_correlations::all_pairs(&self.device, embeddings, width, similarity, images)
     }
 
     fn relu_mask(

@@ -9,7 +9,6 @@ pub mod edge_gather;
 pub mod edge_pool;
 pub mod l2_normalise;
 pub mod linear;
-pub mod pair_correlations;
 pub mod readout_loss;
 pub mod row_correlations;
 pub mod top_k;

@@ -1,8 +1,8 @@
-//! row_correlations: what rank correlations follow from, every entry compared with every other.
+//! row_correlations: counts and sums for the correlations of a row; every entry is compared with every other.
 
 use crate::backend::correlation_sums::CorrelationSums;
 
-/// Of row `diagonal` of the scores and of the similarities, without its entry with itself.
+/// Counts and sums of row `diagonal` of the scores and of the similarities, without its entry with itself.
 pub fn row_sums(scores: &[f64], similarities: &[f64], diagonal: usize) -> CorrelationSums {
     let pairs: Vec<(f64, f64)> = scores
         .iter()
@@ -14,8 +14,8 @@ pub fn row_sums(scores: &[f64], similarities: &[f64], diagonal: usize) -> Correl
     correlation_sums(&pairs)
 }
 
-/// Of pairs (x, y).
-pub fn correlation_sums(pairs: &[(f64, f64)]) -> CorrelationSums {
+/// Counts and sums of the pairs (x, y).
+fn correlation_sums(pairs: &[(f64, f64)]) -> CorrelationSums {
     let n = pairs.len();
     let mut of = CorrelationSums {
         entries: n as u64,

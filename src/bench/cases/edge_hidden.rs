@@ -7,9 +7,10 @@ use super::linear::{followed_by_statistics, statistics};
 use super::{count, counted, indices, norm, roundings, stored_tolerance};
 use crate::backend::cuda::launchers::batch_norm::NormBackward;
 use crate::backend::cuda::launchers::edge_hidden::{
-    Ends, Lengths, Lists, edge_hidden_lookup, edge_hidden_sum_ends, edge_hidden_sum_types,
+    Lengths, Terms, edge_hidden_lookup, edge_hidden_sum_ends, edge_hidden_sum_types,
 };
 use crate::backend::cuda::launchers::linear::{Format, Gradient, Matrix};
+use crate::backend::cuda::launchers::lists::{Ends, Lists};
 use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::batch::graph_batch::GraphBatch;
 use crate::bench::case::{Case, Cost, Host, Prepared, unwritten};
@@ -71,7 +72,8 @@ fn lookup<T: StoredElement>(batch: &Rc<GraphBatch>, hidden: usize) -> Case {
                     let ([], [edge_row, subject, object, count], to, others) = parts;
                     let ends = Ends { edges: counted(count, edges), subject, object };
                     let to = Some(batch_statistics(to, &mut others.sums));
-                    edge_hidden_lookup(device, &mut z, edge_projected, projected, edge_row, ends, hidden, to)
+                    let terms = Terms { edge_projected, projected, edge_row, ends };
+                    edge_hidden_lookup(device, &mut z, terms, hidden, to)
                 }),
                 expected: Box::new(move |host| {
                     let [edge_projected, projected] = host.wide_stored();

@@ -4,11 +4,11 @@ use super::batch_norm::{decided_inputs, expected_backward, norm_gradient};
 use super::{count, counted, indices, norm, norm_values, reference_norm, roundings, stored_tolerance};
 use crate::backend::cuda::device::buffer::Slice;
 use crate::backend::cuda::launchers::batch_norm::Norm;
-use crate::backend::cuda::launchers::edge_hidden::{Ends, Lists};
 use crate::backend::cuda::launchers::edge_pool::{
     HeadsGradient, edge_pool_backward, edge_pool_backward_sums, edge_pool_forward,
 };
 use crate::backend::cuda::launchers::linear::Format;
+use crate::backend::cuda::launchers::lists::{Ends, Lists};
 use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::backend::reference::edge_pool as reference;
 use crate::bench::case::{Case, Cost, Host, Prepared, unwritten};

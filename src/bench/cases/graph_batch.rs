@@ -3,11 +3,11 @@
 use std::rc::Rc;
 
 use super::indices;
+use crate::backend::cuda::launchers::batch_places::{HEADER, Places};
 use crate::backend::cuda::launchers::graph_batch::{
-    Collection, CollectionPlaces, EpochTriples, assemble_graph_batch,
+    BatchSlot, Collection, CollectionPlaces, EpochTriples, assemble_graph_batch,
 };
 use crate::backend::cuda::launchers::linear::Format;
-use crate::backend::cuda::step::batch::{HEADER, Places};
 use crate::batch::graph_batch::GraphBatch;
 use crate::bench::case::{Case, Cost, Host, OtherLengths, Prepared, all_mut};
 use crate::bench::sizes::Sizes;
@@ -69,18 +69,13 @@ pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
                         similarity_positive,
                         similarity_negative,
                     };
-                    let (mut position, mut scratch) = all_mut(&mut others.scratch).split_at(1);
+                    let (mut position, scratch) = all_mut(&mut others.scratch).split_at(1);
                     // A launch more than a step has, since each moves it.
                     device.zero(position.slice_mut(0..1))?;
-                    assemble_graph_batch(
-                        device,
-                        &mut all_mut(&mut others.found),
-                        &launch_places,
-                        &mut scratch,
-                        &mut position,
-                        triples,
-                        Collection { array, places: &of },
-                    )
+                    let lists = all_mut(&mut others.found);
+                    let slot = BatchSlot { lists, places: &launch_places, scratch };
+                    let collection = Collection { array, places: &of };
+                    assemble_graph_batch(device, slot, &mut position, triples, collection)
                 }),
                 expected: Box::new(move |host| {
                     let graphs = expected_graphs.iter().rev().map(SceneGraphBuf::view);

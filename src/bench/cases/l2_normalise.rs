@@ -2,7 +2,9 @@
 
 use super::batch_norm::{decided_inputs, expected_backward, norm_gradient};
 use super::{count, counted, norm, norm_values, reference_norm, roundings, stored_tolerance};
-use crate::backend::cuda::launchers::l2_normalise::{l2_normalise_backward, l2_normalise_forward};
+use crate::backend::cuda::launchers::l2_normalise::{
+    UnitRowsBackward, l2_normalise_backward, l2_normalise_forward,
+};
 use crate::backend::cuda::launchers::linear::Format;
 use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::backend::reference::l2_normalise as reference;
@@ -69,10 +71,10 @@ pub(super) fn cases<T: StoredElement>(sizes: &Sizes) -> Vec<Case> {
                         ..Default::default()
                     },
                     launch: Box::new(move |device, arrays| {
-                        let ([d_x, z], [mut d_y], (of, [count], to, others)) =
-                            arrays.stored_as::<T>().parts();
+                        let ([d_x, z], [d_y], (of, [count], to, others)) = arrays.stored_as::<T>().parts();
                         let to = norm_gradient(to, &mut others.sums);
-                        l2_normalise_backward(device, &mut d_y, to, d_x, z, norm(of), counted(count, nodes))
+                        let of = UnitRowsBackward { d_y, d_x, z, norm: norm(of) };
+                        l2_normalise_backward(device, of, to, counted(count, nodes))
                     }),
                     expected: Box::new(move |host| {
                         let ([d_x, z], of) = (host.wide_stored(), host.wide_inputs());

@@ -10,11 +10,11 @@ use faer::{Accum, MatMut, MatRef, Par};
 use super::batch_norm::{batch_statistics, decided_inputs, expected_statistics};
 use super::{ROUNDING, count, counted, indices, norm, reference_norm, roundings, stored_tolerance};
 use crate::backend::L2_EPSILON;
-use crate::backend::cuda::launchers::edge_hidden::Ends;
 use crate::backend::cuda::launchers::linear::{
     Format, Forward, Input, Matrix, MatrixMut, linear_forward, linear_forward_gather, linear_forward_two,
     linear_forward_unit,
 };
+use crate::backend::cuda::launchers::lists::Ends;
 use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::batch::graph_batch::GraphBatch;
 use crate::bench::case::{Case, Cost, Host, Prepared, unwritten};

@@ -12,7 +12,6 @@ mod graph_batch;
 mod inner_products;
 mod l2_normalise;
 mod linear;
-mod pair_correlations;
 mod readout_loss;
 mod row_correlations;
 mod top_k;
@@ -45,7 +44,6 @@ pub fn all(sizes: &Sizes, format: Format) -> Vec<Case> {
         cosine_ranks::cases,
         inner_products::cases,
         row_correlations::cases,
-        pair_correlations::cases,
     ];
     cases.extend(others.into_iter().flat_map(|cases| cases(sizes)));
     cases

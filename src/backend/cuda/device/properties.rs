@@ -40,15 +40,4 @@ impl Device {
             }
         }
     }
-
-    /// Bytes of its memory that are free: as many as one likes on the emulator.
-    pub fn free_bytes(&self) -> Result<usize> {
-        match self.kind() {
-            Kind::Gpu(gpu) => {
-                let failed = gpu.failed("ask for its free memory");
-                gpu.context().mem_get_info().map(|(free, _)| free).map_err(failed)
-            }
-            Kind::Emulated(_) => Ok(usize::MAX),
-        }
-    }
 }

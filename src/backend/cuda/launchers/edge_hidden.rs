@@ -3,9 +3,9 @@
 
 use super::batch_norm::{BatchStatistics, CHUNK_ROWS, NormBackward};
 use super::linear::Gradient;
+use super::lists::{Ends, Lists};
 use super::stored::{StoredElement, stored_kernel, stored_kernels};
 use crate::backend::cuda::device::buffer::{Slice, SliceMut};
-use crate::backend::cuda::device::rows::Rows;
 use crate::backend::cuda::device::{Arguments, Device, Grid, check_len, dimension};
 use crate::error::Result;
 
@@ -21,54 +21,28 @@ const THREADS: u32 = 128;
 const LOOKUP_STRIP: usize = 64;
 const LOOKUP_THREADS: u32 = 256;
 
-/// The rows of `projected [n, 2 H]` that an edge reads: nodes, or types that occur.
+/// The three terms of [`edge_hidden_lookup`], and which rows of them each edge reads.
 #[derive(Clone, Copy, Debug)]
-pub struct Ends<'a> {
-    /// E.
-    pub edges: Rows<'a>,
-    /// `[E] -> n`.
-    pub subject: Slice<'a, i32>,
-    /// `[E] -> n`.
-    pub object: Slice<'a, i32>,
-}
-
-/// Lists of edges (or of edges with roles) by row, compressed: the batch's own, so that indices lie in range.
-#[derive(Clone, Copy, Debug)]
-pub struct Lists<'a> {
-    /// n.
-    pub rows: Rows<'a>,
-    /// `[n + 1] -> entry`.
-    pub offsets: Slice<'a, i32>,
-    /// The entries.
-    pub entries: Slice<'a, i32>,
-}
-
-impl Ends<'_> {
-    #[track_caller]
-    pub(crate) fn check(&self) {
-        check_len("subject", self.subject.len(), self.edges.bound);
-        check_len("object", self.object.len(), self.edges.bound);
-    }
-}
-
-impl Lists<'_> {
-    #[track_caller]
-    pub(crate) fn check(&self) {
-        check_len("offsets", self.offsets.len(), self.rows.bound + 1);
-    }
+pub struct Terms<'a, T> {
+    /// `[u, H]` product of the edge states, or of the predicate embeddings.
+    pub edge_projected: Slice<'a, T>,
+    /// `[n, 2 H]` products of the node states, or of the object embeddings, as subject and as object.
+    pub projected: Slice<'a, T>,
+    /// `[E] -> u` row of `edge_projected` for each edge.
+    pub edge_row: Slice<'a, i32>,
+    /// Rows of `projected` for the two ends of each edge.
+    pub ends: Ends<'a>,
 }
 
 /// `z [E, H] = edge_projected[edge_row] + projected[subject, ..H] + projected[object, H..]`, and its statistics.
 pub fn edge_hidden_lookup<T: StoredElement>(
     device: &Device,
     z: &mut SliceMut<'_, T>,
-    edge_projected: Slice<'_, T>,
-    projected: Slice<'_, T>,
-    edge_row: Slice<'_, i32>,
-    ends: Ends<'_>,
+    terms: Terms<'_, T>,
     hidden: usize,
     statistics: Option<BatchStatistics<'_>>,
 ) -> Result<()> {
+    let Terms { edge_projected, projected, edge_row, ends } = terms;
     let edges = ends.edges.bound;
     ends.check();
     check_len("edge_hidden_lookup: z", z.len(), edges * T::stride(hidden));

@@ -2,7 +2,7 @@
 //! (`kernels/edge_pool.cu`).
 
 use super::batch_norm::{Norm, NormGradient, Sums, strips};
-use super::edge_hidden::{Ends, Lists};
+use super::lists::{Ends, Lists};
 use super::stored::{StoredElement, stored_kernel, stored_kernels};
 use crate::backend::cuda::device::buffer::{Slice, SliceMut};
 use crate::backend::cuda::device::{Arguments, Device, Grid, check_len};

@@ -1,8 +1,8 @@
 //! graph_batch: a step's batch, put together from a collection of graphs on the device (`kernels/graph_batch.cu`).
 
+use super::batch_places::Places;
 use crate::backend::cuda::device::buffer::{Slice, SliceMut};
 use crate::backend::cuda::device::{Argument, Arguments, Device, Grid, check_len, dimension};
-use crate::backend::cuda::step::batch::Places;
 use crate::batch::graph_batch::GraphBatch;
 use crate::data::scene_graph::SceneGraph;
 use crate::error::Result;
@@ -157,19 +157,29 @@ impl ScratchPlaces {
     }
 }
 
-/// The batch of the next anchors from `position [1]` on, as many as the slot has room for triples, which moves behind
-/// them: at the epoch's end fewer. Where none of them has a triple, that of those after them.
+/// Where [`assemble_graph_batch`] writes.
+pub struct BatchSlot<'a> {
+    /// [`Places::slot_len`] numbers: the batch's header and lists.
+    pub lists: SliceMut<'a, i32>,
+    /// Where each list begins in `lists`.
+    pub places: &'a Places,
+    /// [`CollectionPlaces::scratch_len`] numbers that the kernels pass to each other.
+    pub scratch: SliceMut<'a, i32>,
+}
+
+/// Writes the batch of the next anchors, from `position [1]` on, and moves the position behind them.
 ///
-/// Images must be those of the collection, and a batch of any of them must fit the slot.
+/// There are as many anchors as the slot has room for triples, and fewer at the epoch's end. Where none of them has a triple,
+/// the batch is that of the anchors after them. Images must be those of the collection, and a batch of any of them must fit
+/// the slot.
 pub fn assemble_graph_batch(
     device: &Device,
-    slot: &mut SliceMut<'_, i32>,
-    places: &Places,
-    scratch: &mut SliceMut<'_, i32>,
+    slot: BatchSlot<'_>,
     position: &mut SliceMut<'_, i32>,
     triples: EpochTriples<'_>,
     of: Collection<'_>,
 ) -> Result<()> {
+    let BatchSlot { lists: slot, places, scratch } = slot;
     let (anchors, batch_size, edges) = (triples.anchors.len(), places.most.triples, places.most.edges);
     let (object_types, predicate_types) = (of.places.object_types, of.places.predicate_types);
     let at = ScratchPlaces::new(of.places, places);

@@ -37,24 +37,34 @@ pub fn l2_normalise_forward<T: StoredElement>(
     }
 }
 
-/// `d_y [R, C]` of `d_x [R, C]`, with z as forward had it; and the first part of the backward of y, as
-/// [`super::batch_norm::batch_norm_backward_sums`] of d_y.
+/// The gradients of [`l2_normalise_forward`].
+pub struct UnitRowsBackward<'a, T> {
+    /// `[R, C]` gradient with respect to y, written.
+    pub d_y: SliceMut<'a, T>,
+    /// `[R, C]` gradient with respect to x.
+    pub d_x: Slice<'a, T>,
+    /// `[R, C]` input of the batch norm, as in the forward pass.
+    pub z: Slice<'a, T>,
+    /// `[C]` the batch norm of z.
+    pub norm: Norm<'a>,
+}
+
+/// Computes `d_y`, and the first part of the backward of y: the same sums over d_y as
+/// [`super::batch_norm::batch_norm_backward_sums`].
 pub fn l2_normalise_backward<T: StoredElement>(
     device: &Device,
-    d_y: &mut SliceMut<'_, T>,
+    of: UnitRowsBackward<'_, T>,
     gradient: NormGradient<'_>,
-    d_x: Slice<'_, T>,
-    z: Slice<'_, T>,
-    norm: Norm<'_>,
     rows: Rows<'_>,
 ) -> Result<()> {
+    let UnitRowsBackward { mut d_y, d_x, z, norm } = of;
     let columns = norm.mean.len();
     norm.check(columns);
     let stride = T::stride(columns);
     check_len("l2_normalise_backward: d_y", d_y.len(), rows.bound * stride);
     check_len("l2_normalise_backward: d_x", d_x.len(), rows.bound * stride);
     check_len("l2_normalise_backward: z", z.len(), rows.bound * stride);
-    let arguments = Arguments::default().add(d_y);
+    let arguments = Arguments::default().add(&mut d_y);
     let arguments = arguments.add_norm_gradient(device, Some(gradient), rows.bound, columns)?;
     let arguments = arguments.add(d_x).add(z).add_norm(norm).add(rows).add(columns).add(stride);
     // At least one block for each strip, for what there is without rows.

@@ -2,6 +2,7 @@
 
 pub mod adam;
 pub mod batch_norm;
+pub mod batch_places;
 pub mod ceilings;
 pub mod cosine_ranks;
 pub mod draw_triples;
@@ -12,7 +13,7 @@ pub mod graph_batch;
 pub mod inner_products;
 pub mod l2_normalise;
 pub mod linear;
-pub mod pair_correlations;
+pub mod lists;
 pub mod readout_loss;
 pub mod row_correlations;
 pub mod stored;
@@ -37,7 +38,6 @@ pub(crate) const FILES: &[(&str, &[&str])] = &[
     ("linear_bf16x3", linear::BF16X3_KERNELS),
     ("linear_fp32", linear::FP32_KERNELS),
     ("linear_tf32", linear::TF32_KERNELS),
-    ("pair_correlations", pair_correlations::KERNELS),
     ("readout_loss", readout_loss::KERNELS),
     ("row_correlations", row_correlations::KERNELS),
     ("top_k", top_k::KERNELS),

@@ -5,9 +5,7 @@
 
 use half::bf16;
 
-use super::weight_copy::Weights;
 use crate::backend::cuda::device::buffer::{Buffer, Element, Slice, SliceMut};
-use crate::network::parameters::BlockKind;
 
 /// An element type that kernels store in: `f32` or `bf16`.
 pub trait StoredElement: Element {
@@ -32,8 +30,11 @@ pub trait StoredElement: Element {
     /// Of a kernel's two names, that for this type.
     fn kernel(f32_name: &'static str, bf16_name: &'static str) -> &'static str;
 
-    /// A block's weight, from where products of this type read it.
-    fn weight<'a>(weights: Weights<'a>, layer: usize, kind: BlockKind) -> Slice<'a, Self>;
+    /// Of two ways to a slice, takes the one of this type.
+    fn choose<'a>(
+        single: impl FnOnce() -> Slice<'a, f32>,
+        half: impl FnOnce() -> Slice<'a, bf16>,
+    ) -> Slice<'a, Self>;
 
     /// Rounded to nearest even.
     fn narrow(value: f32) -> Self;
@@ -78,8 +79,11 @@ impl StoredElement for f32 {
         f32_name
     }
 
-    fn weight<'a>(weights: Weights<'a>, layer: usize, kind: BlockKind) -> Slice<'a, f32> {
-        weights.in_parameters(layer, kind)
+    fn choose<'a>(
+        single: impl FnOnce() -> Slice<'a, f32>,
+        _: impl FnOnce() -> Slice<'a, bf16>,
+    ) -> Slice<'a, f32> {
+        single()
     }
 
     fn narrow(value: f32) -> f32 {
@@ -100,8 +104,11 @@ impl StoredElement for bf16 {
         bf16_name
     }
 
-    fn weight<'a>(weights: Weights<'a>, layer: usize, kind: BlockKind) -> Slice<'a, bf16> {
-        weights.in_copy(layer, kind)
+    fn choose<'a>(
+        _: impl FnOnce() -> Slice<'a, f32>,
+        half: impl FnOnce() -> Slice<'a, bf16>,
+    ) -> Slice<'a, bf16> {
+        half()
     }
 
     fn narrow(value: f32) -> bf16 {

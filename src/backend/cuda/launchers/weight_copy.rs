@@ -68,16 +68,17 @@ impl<'a> Weights<'a> {
             BlockKind::EdgeHidden => 3 * T::stride(width),
             _ => block.inputs,
         };
-        Matrix::new(T::weight(self, layer, kind), block.outputs, columns)
+        let values = T::choose(|| self.in_parameters(layer, kind), || self.in_copy(layer, kind));
+        Matrix::new(values, block.outputs, columns)
     }
 
-    /// Among the parameters themselves.
-    pub(crate) fn in_parameters(self, layer: usize, kind: BlockKind) -> Slice<'a, f32> {
+    /// The weight among the parameters.
+    fn in_parameters(self, layer: usize, kind: BlockKind) -> Slice<'a, f32> {
         self.values.slice(self.layout.block(layer, kind).weight.clone())
     }
 
-    /// In the copy.
-    pub(crate) fn in_copy(self, layer: usize, kind: BlockKind) -> Slice<'a, bf16> {
+    /// The weight in the copy.
+    fn in_copy(self, layer: usize, kind: BlockKind) -> Slice<'a, bf16> {
         let copy = self.copy.expect("a copy of the weights, which parameters_loaded makes");
         let CopiedWeight { start, rows, stride, .. } = copy.place(layer, kind);
         copy.values().slice(start..start + rows * stride)

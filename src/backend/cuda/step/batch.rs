@@ -13,13 +13,7 @@
 //! read      recorded after a step; the host waits for it before it packs the slot's next batch
 //! ```
 //!
-//! A slot's array begins with a header of six numbers, and every list lies at a place that follows from the capacity
-//! alone, so that kernels find both wherever a batch of any size was written:
-//!
-//! ```text
-//! header   graphs G, nodes N, edges E, object types that occur U, predicate types that occur V, triples B
-//! lists    one after another, in the order of Places, each with room for the most of its kind
-//! ```
+//! A slot's array holds the batch's header and lists (`launchers/batch_places.rs`).
 //!
 //! In training no batch is loaded: the device keeps the training set (`training_set.rs`), and each step puts together its
 //! own, in the first slot.
@@ -29,8 +23,9 @@ use crate::backend::cuda::device::Device;
 use crate::backend::cuda::device::buffer::{Buffer, Slice};
 use crate::backend::cuda::device::rows::Rows;
 use crate::backend::cuda::device::streams::{Event, Pinned, Stream};
-use crate::backend::cuda::launchers::edge_hidden::{Ends, Lists};
+use crate::backend::cuda::launchers::batch_places::{Counts, Places};
 use crate::backend::cuda::launchers::embedding::Occurring;
+use crate::backend::cuda::launchers::lists::{Ends, Lists};
 use crate::batch::graph_batch::{BatchSize, GraphBatch};
 use crate::error::Result;
 use crate::network::config::ModelConfig;
@@ -67,170 +62,6 @@ impl Drop for Slot {
     fn drop(&mut self) {
         // The copy reads the host's memory. If waiting fails there is no device any more.
         let _ = self.ready.synchronize();
-    }
-}
-
-/// The numbers of a batch, or the most that there may be: those of the header, in its order.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Counts {
-    pub(crate) graphs: usize,
-    pub(crate) nodes: usize,
-    pub(crate) edges: usize,
-    pub(crate) objects: usize,
-    pub(crate) predicates: usize,
-    pub(crate) triples: usize,
-}
-
-/// Numbers in the header, at the slot's start.
-pub const HEADER: usize = 6;
-
-impl Counts {
-    fn of(batch: &GraphBatch) -> Self {
-        let BatchSize { graphs, nodes, edges } = batch.size();
-        let objects = batch.object_occurrences.types.len();
-        let predicates = batch.predicate_occurrences.types.len();
-        Counts { graphs, nodes, edges, objects, predicates, triples: batch.similarity_positive.len() }
-    }
-
-    fn most(config: ModelConfig, capacity: BatchSize) -> Self {
-        let BatchSize { graphs, nodes, edges } = capacity;
-        let (objects, predicates) = most_types(config, capacity);
-        Counts { graphs, nodes, edges, objects, predicates, triples: graphs / 3 }
-    }
-
-    fn header(self) -> [usize; HEADER] {
-        let Counts { graphs, nodes, edges, objects, predicates, triples } = self;
-        [graphs, nodes, edges, objects, predicates, triples]
-    }
-}
-
-/// The most object and predicate types that occur in a batch.
-pub(crate) fn most_types(config: ModelConfig, capacity: BatchSize) -> (usize, usize) {
-    (config.object_types.min(capacity.nodes), config.predicate_types.min(capacity.edges))
-}
-
-/// Where each list begins in a slot.
-#[derive(Debug)]
-pub struct Places {
-    /// What there is room for.
-    pub(crate) most: Counts,
-    /// `[G + 1] -> node`.
-    pub(crate) graph_offsets: usize,
-    /// `[G] -> node`: where each graph's objects end.
-    pub(crate) object_ends: usize,
-    /// `[E] -> node`.
-    pub(crate) edge_subject: usize,
-    /// `[E] -> node`.
-    pub(crate) edge_object: usize,
-    /// `[N + 1] -> node_entries`.
-    pub(crate) node_offsets: usize,
-    /// `[2 E] -> 2 edge + role`, by node.
-    pub(crate) node_entries: usize,
-    /// `[U]`: the object types that occur, ascending.
-    pub(crate) object_types: usize,
-    /// `[U + 1] -> object_entries`.
-    pub(crate) object_offsets: usize,
-    /// `[2 E] -> 2 edge + role`, by object type, and by node within one.
-    pub(crate) object_entries: usize,
-    /// `[E] -> object_types`: of the edge's subject.
-    pub(crate) edge_subject_slot: usize,
-    /// `[E] -> object_types`: of the edge's object.
-    pub(crate) edge_object_slot: usize,
-    /// `[V]`: the predicate types that occur, ascending.
-    pub(crate) predicate_types: usize,
-    /// `[V + 1] -> predicate_entries`.
-    pub(crate) predicate_offsets: usize,
-    /// `[E] -> edge`, by predicate type.
-    pub(crate) predicate_entries: usize,
-    /// `[E] -> predicate_types`.
-    pub(crate) edge_predicate_slot: usize,
-    /// `[B]`: the bits of floats.
-    pub(crate) similarity_positive: usize,
-    /// `[B]`: likewise.
-    pub(crate) similarity_negative: usize,
-    /// Of the last list.
-    end: usize,
-}
-
-impl Places {
-    /// Of a slot for batches up to `capacity` of a network of these sizes.
-    pub fn new(config: ModelConfig, capacity: BatchSize) -> Self {
-        let most = Counts::most(config, capacity);
-        let Counts { graphs, nodes, edges, objects, predicates, triples } = most;
-        let mut end = HEADER;
-        let mut place = |len: usize| {
-            end += len;
-            end - len
-        };
-        Places {
-            most,
-            graph_offsets: place(graphs + 1),
-            object_ends: place(graphs),
-            edge_subject: place(edges),
-            edge_object: place(edges),
-            node_offsets: place(nodes + 1),
-            node_entries: place(2 * edges),
-            object_types: place(objects),
-            object_offsets: place(objects + 1),
-            object_entries: place(2 * edges),
-            edge_subject_slot: place(edges),
-            edge_object_slot: place(edges),
-            predicate_types: place(predicates),
-            predicate_offsets: place(predicates + 1),
-            predicate_entries: place(edges),
-            edge_predicate_slot: place(edges),
-            similarity_positive: place(triples),
-            similarity_negative: place(triples),
-            end: place(0),
-        }
-    }
-
-    /// Numbers of a slot.
-    pub fn slot_len(&self) -> usize {
-        self.end
-    }
-
-    /// Writes header and lists of `from`.
-    pub fn pack(&self, to: &mut [i32], from: &GraphBatch) {
-        let (objects, predicates) = (&from.object_occurrences, &from.predicate_occurrences);
-        // The messages of an object type's nodes, node by node: layer 0 sums over them without summing by node first.
-        let slots = 0..objects.types.len();
-        let mut end = 0;
-        let type_ends = slots.clone().map(|slot| {
-            end += objects.rows(slot).iter().map(|&n| from.incidence.degree(n as usize) as u32).sum::<u32>();
-            end
-        });
-        let object_entries = slots
-            .flat_map(|slot| objects.rows(slot))
-            .flat_map(|&node| from.incidence.messages(node as usize))
-            .map(|(edge, role)| 2 * edge as u32 + role);
-        let slot_of_node = |&node: &u32| objects.slot[node as usize];
-        put(to, 0, Counts::of(from).header().map(|count| count as u32));
-        put(to, self.graph_offsets, from.graph_offsets.iter().copied());
-        put(to, self.object_ends, from.object_ends.iter().copied());
-        put(to, self.edge_subject, from.edge_subject.iter().copied());
-        put(to, self.edge_object, from.edge_object.iter().copied());
-        put(to, self.node_offsets, from.incidence.offsets.iter().copied());
-        put(to, self.node_entries, from.incidence.entries.iter().copied());
-        put(to, self.object_types, objects.types.iter().copied());
-        put(to, self.object_offsets, std::iter::once(0).chain(type_ends));
-        put(to, self.object_entries, object_entries);
-        put(to, self.edge_subject_slot, from.edge_subject.iter().map(slot_of_node));
-        put(to, self.edge_object_slot, from.edge_object.iter().map(slot_of_node));
-        put(to, self.predicate_types, predicates.types.iter().copied());
-        put(to, self.predicate_offsets, predicates.offsets.iter().copied());
-        put(to, self.predicate_entries, predicates.entries.iter().copied());
-        put(to, self.edge_predicate_slot, predicates.slot.iter().copied());
-        put(to, self.similarity_positive, from.similarity_positive.iter().map(|s| s.to_bits()));
-        put(to, self.similarity_negative, from.similarity_negative.iter().map(|s| s.to_bits()));
-    }
-}
-
-/// Indices of a batch lie far below 2^31; the bits of floats stay what they are.
-fn put(to: &mut [i32], at: usize, values: impl IntoIterator<Item = u32>) {
-    let mut to = to[at..].iter_mut();
-    for value in values {
-        *to.next().expect("a batch that fits the capacity") = value as i32;
     }
 }
 
@@ -305,7 +136,7 @@ impl Batch {
         let Batch { places, slots, current, assembles: true, training_set: Some(set), .. } = self else {
             return Ok(());
         };
-        set.assemble(device, &mut slots[*current].device.slice_mut(0..places.slot_len()), places)
+        set.assemble(device, slots[*current].device.slice_mut(0..places.slot_len()), places)
     }
 
     /// Takes over `from`; waits if the step before the last is still running.

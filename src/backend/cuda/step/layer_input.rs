@@ -19,14 +19,15 @@
 //! divisor that stands in its place, t is 0. What t is off by, the rounding of P where it is stored moves d_u along u alone,
 //! by up to 2^-9 |S'| |P| in bf16: no more than the rounding of S' may move S' W by.
 
-use super::batch::{Batch, most_types};
+use super::batch::Batch;
 use super::block::norm;
 use crate::backend::cuda::device::Device;
 use crate::backend::cuda::device::buffer::{Buffer, Slice};
 use crate::backend::cuda::device::rows::Rows;
 use crate::backend::cuda::launchers::batch_norm::{BatchStatistics, Norm, NormBackward, NormGradient, Sums};
+use crate::backend::cuda::launchers::batch_places::most_types;
 use crate::backend::cuda::launchers::edge_hidden::{
-    Lengths, edge_hidden_lookup, edge_hidden_sum_ends, edge_hidden_sum_types,
+    Lengths, Terms, edge_hidden_lookup, edge_hidden_sum_ends, edge_hidden_sum_types,
 };
 use crate::backend::cuda::launchers::embedding::{
     Lookup, LookupGradient, embedding_backward, embedding_forward,
@@ -178,16 +179,13 @@ impl<T: StoredElement> Scratch<T> {
                     weight: weight.columns(of.edge, width),
                 };
                 linear_forward_two(device, self.format, [of_objects, of_predicates])?;
-                edge_hidden_lookup(
-                    device,
-                    &mut z.rows_mut(edges, hidden),
-                    self.edges.rows(predicates, hidden),
-                    self.projected[layer].rows(objects, 2 * hidden),
-                    batch.edge_predicates(),
-                    batch.edge_objects(),
-                    hidden,
-                    statistics,
-                )
+                let terms = Terms {
+                    edge_projected: self.edges.rows(predicates, hidden),
+                    projected: self.projected[layer].rows(objects, 2 * hidden),
+                    edge_row: batch.edge_predicates(),
+                    ends: batch.edge_objects(),
+                };
+                edge_hidden_lookup(device, &mut z.rows_mut(edges, hidden), terms, hidden, statistics)
             }
         }
     }

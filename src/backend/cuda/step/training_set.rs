@@ -9,12 +9,12 @@
 
 use rayon::prelude::*;
 
-use super::batch::Places;
 use crate::backend::cuda::device::Device;
 use crate::backend::cuda::device::buffer::{Buffer, Element, SliceMut};
+use crate::backend::cuda::launchers::batch_places::Places;
 use crate::backend::cuda::launchers::draw_triples::{Anchors, Triples, draw_triples};
 use crate::backend::cuda::launchers::graph_batch::{
-    Collection, CollectionPlaces, EpochTriples, assemble_graph_batch,
+    BatchSlot, Collection, CollectionPlaces, EpochTriples, assemble_graph_batch,
 };
 use crate::batch::triples::{Sampling, TripleSampler};
 use crate::data::scene_graph::SceneGraph;
@@ -166,7 +166,7 @@ impl TrainingSet {
     pub(crate) fn assemble(
         &mut self,
         device: &Device,
-        slot: &mut SliceMut<'_, i32>,
+        slot: SliceMut<'_, i32>,
         places: &Places,
     ) -> Result<()> {
         let TripleLists { anchors, positive, negative, similarity_positive, similarity_negative } =
@@ -179,8 +179,8 @@ impl TrainingSet {
             similarity_negative: similarity_negative.slice(0..anchors.len()),
         };
         let of = Collection { array: self.collection.slice(0..self.collection.len()), places: &self.places };
-        let (scratch, position) = (&mut all_mut(&mut self.scratch), &mut all_mut(&mut self.position));
-        assemble_graph_batch(device, slot, places, scratch, position, triples, of)
+        let slot = BatchSlot { lists: slot, places, scratch: all_mut(&mut self.scratch) };
+        assemble_graph_batch(device, slot, &mut all_mut(&mut self.position), triples, of)
     }
 }
 

@@ -12,7 +12,7 @@ use crate::backend::cuda::device::buffer::{Slice, SliceMut};
 use crate::backend::cuda::device::rows::Rows;
 use crate::backend::cuda::device::{Argument, Arguments, Device, Grid, check_len, dimension};
 use crate::backend::cuda::launchers::batch_norm::{BatchStatistics, Norm, NormBackward, batch_norm_backward};
-use crate::backend::cuda::launchers::edge_hidden::Ends;
+use crate::backend::cuda::launchers::lists::Ends;
 use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::error::Result;
 

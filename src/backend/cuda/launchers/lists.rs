@@ -1,0 +1,42 @@
+//! The index lists of a batch that several kernels read.
+
+use crate::backend::cuda::device::buffer::Slice;
+use crate::backend::cuda::device::check_len;
+use crate::backend::cuda::device::rows::Rows;
+
+/// The two ends of each edge, as rows of a matrix of n rows: nodes, or object types that occur.
+#[derive(Clone, Copy, Debug)]
+pub struct Ends<'a> {
+    /// E: number of edges.
+    pub edges: Rows<'a>,
+    /// `[E] -> n` row of each edge's subject.
+    pub subject: Slice<'a, i32>,
+    /// `[E] -> n` row of each edge's object.
+    pub object: Slice<'a, i32>,
+}
+
+/// A list of edges, or of edges with roles, for each of n rows, compressed. It is the batch's own, so that indices lie in range.
+#[derive(Clone, Copy, Debug)]
+pub struct Lists<'a> {
+    /// n: number of rows.
+    pub rows: Rows<'a>,
+    /// `[n + 1] -> entry` start of each row's entries.
+    pub offsets: Slice<'a, i32>,
+    /// Entries of all rows: `edge`, or `2 edge + role`.
+    pub entries: Slice<'a, i32>,
+}
+
+impl Ends<'_> {
+    #[track_caller]
+    pub(crate) fn check(&self) {
+        check_len("subject", self.subject.len(), self.edges.bound);
+        check_len("object", self.object.len(), self.edges.bound);
+    }
+}
+
+impl Lists<'_> {
+    #[track_caller]
+    pub(crate) fn check(&self) {
+        check_len("offsets", self.offsets.len(), self.rows.bound + 1);
+    }
+}
