@@ -367,7 +367,7 @@ fn products_of_many_tiles_agree_with_the_reference() {
     Case::new(many, several, 21, 6).check(BackwardActivated, &devices, &[Format::Bf16]);
     // Few columns, and rows for two groups of the columns' sums, in a grid for so many that it takes that tile too.
     let (rows, few, spare) = (2171, 130, 132 * 128);
-    let formats = [Format::Tf32, Format::Bf16, Format::Bf16x3];
+    let formats = [Format::Bf16, Format::Bf16x3];
     for product in FORWARD {
         Case::new(rows, 21, few, 7).check_in_grid(spare, product, &devices, &formats);
     }
@@ -381,7 +381,7 @@ fn products_of_many_tiles_agree_with_the_reference() {
 fn the_tile_that_a_bound_chooses_changes_no_bit() {
     let same = |case: Case, product: Product, spare: usize| {
         for device in devices().iter().take(1) {
-            for format in [Format::Tf32, Format::Bf16, Format::Bf16x3] {
+            for format in [Format::Bf16, Format::Bf16x3] {
                 let case = case.stored_in(format);
                 let (small, small_parts) = case.compute(product, device, format, 0);
                 let (large, large_parts) = case.compute(product, device, format, spare);
@@ -409,12 +409,9 @@ fn every_format_has_its_own_precision() {
     let (rows, outputs) = (257, 70);
     let case = Case::new(rows, 1, outputs, 4);
     for device in devices() {
-        for (format, least) in [
-            (Format::Fp32, 0.0),
-            (Format::Bf16x3, 2f64.powi(-17)),
-            (Format::Tf32, 2f64.powi(-11)),
-            (Format::Bf16, 2f64.powi(-9)),
-        ] {
+        for (format, least) in
+            [(Format::Fp32, 0.0), (Format::Bf16x3, 2f64.powi(-17)), (Format::Bf16, 2f64.powi(-9))]
+        {
             let case = case.stored_in(format);
             let (got, _) = case.compute(Forward, &device, format, 0);
             let worst = (0..rows * outputs).fold(0.0, |worst: f64, i| {
@@ -573,7 +570,7 @@ fn two_products_in_a_launch_have_the_bits_of_each() {
     );
     Two { rows: [0, 0], spare: [0, 0], hidden: 3, inputs: 5 }.check(&devices, &FORMATS);
     // Grids for so many rows that they take the larger tile, by the first product and by the second.
-    let (devices, formats) = (&devices[..devices.len().min(1)], [Format::Tf32, Format::Bf16, Format::Bf16x3]);
+    let (devices, formats) = (&devices[..devices.len().min(1)], [Format::Bf16, Format::Bf16x3]);
     Two { rows: [70, 130], spare: [4149, 0], hidden: 449, inputs: 21 }.check(devices, &formats);
     Two { rows: [130, 70], spare: [0, 4149], hidden: 1021, inputs: 21 }.check(devices, &formats);
 }

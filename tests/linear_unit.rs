@@ -312,7 +312,7 @@ fn products_of_unit_rows_agree_with_the_reference() {
 #[test]
 fn the_tile_that_a_bound_chooses_changes_no_bit() {
     for device in devices().iter().take(1) {
-        for format in [Format::Tf32, Format::Bf16, Format::Bf16x3] {
+        for format in [Format::Bf16, Format::Bf16x3] {
             let case = Case::new(format, (70, 21, 511), 1);
             assert!(
                 case.forward(device, true, 0) == case.forward(device, true, 4149),
@@ -329,7 +329,7 @@ fn the_tile_that_a_bound_chooses_changes_no_bit() {
 fn products_of_many_tiles_agree_with_the_reference() {
     let devices: Vec<Device> = devices().into_iter().take(1).collect();
     let spare = 132 * 128;
-    for format in [Format::Bf16, Format::Tf32] {
+    for format in [Format::Bf16, Format::Bf16x3] {
         Case::new(format, (2171, 21, 65), 3).check_forward_in_grid(spare, &devices);
         Case::new(format, (2171, 130, 10), 4).check_backward_in_grid(spare, &devices);
     }

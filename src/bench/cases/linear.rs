@@ -96,7 +96,6 @@ pub(super) fn cases<T: StoredElement>(sizes: &Sizes, format: Format) -> Vec<Case
 fn tolerance<T: StoredElement>(format: Format, terms: usize, operands: Operands) -> f64 {
     let operands = match format {
         Format::Fp32 => 0.0,
-        Format::Tf32 => 2.0 * 2f64.powi(-11),
         Format::Bf16 if operands == Operands::Stored => 0.0,
         Format::Bf16 => 2f64.powi(-8),
         // Rests of 2^-17 each, and the product of two low halves that is left out.

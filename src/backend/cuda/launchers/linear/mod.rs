@@ -50,7 +50,6 @@ macro_rules! kernels {
 kernels!(FP32_KERNELS, "fp32");
 kernels!(BF16_KERNELS, "bf16", "_128");
 kernels!(BF16X3_KERNELS, "bf16x3", "_128");
-kernels!(TF32_KERNELS, "tf32", "_128");
 
 /// As in `kernels/linear.cuh`. Blocks that fill a large GPU twice: a weight's gradient is split into parts until it has
 /// about as many, and the larger tile is taken where it makes as many.
@@ -63,8 +62,6 @@ const LEAST_PART_ROWS: usize = 128;
 pub enum Format {
     /// As they are, without tensor cores.
     Fp32,
-    /// Rounded to tf32: 11 significand bits.
-    Tf32,
     /// Stored in bf16: 8 significand bits.
     Bf16,
     /// The sum of two bf16, some 16 significand bits.
@@ -143,7 +140,6 @@ impl Format {
     fn kernel(self, product: Product, tile: Tile) -> (&'static str, u32) {
         let (kernels, threads) = match self {
             Format::Fp32 => (FP32_KERNELS, 256),
-            Format::Tf32 => (TF32_KERNELS, tile.threads()),
             Format::Bf16 => (BF16_KERNELS, tile.threads()),
             Format::Bf16x3 => (BF16X3_KERNELS, tile.threads()),
         };
