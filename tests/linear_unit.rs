@@ -17,7 +17,8 @@ use scenerank::backend::cuda::device::Device;
 use scenerank::backend::cuda::launchers::batch_norm::{Norm, NormGradient, Sums};
 use scenerank::backend::cuda::launchers::edge_hidden::{Lengths, Lists, edge_hidden_sum_ends};
 use scenerank::backend::cuda::launchers::linear::{
-    Backward, Format, Gradient, LinearGradients, Unit, WeightParts, linear_backward_unit, linear_forward_unit,
+    Backward, Format, Forward as Product, Gradient, LinearGradients, Unit, WeightParts, linear_backward_unit,
+    linear_forward_unit,
 };
 use scenerank::backend::cuda::launchers::stored::StoredElement;
 use scenerank::backend::reference::{l2_normalise as reference_unit, linear as reference};
@@ -135,11 +136,13 @@ impl Case {
         linear_forward_unit(
             device,
             self.format,
-            counted.rows(),
-            &mut matrix_mut(&mut y, bound, outputs),
+            Product {
+                rows: counted.rows(),
+                y: matrix_mut(&mut y, bound, outputs),
+                x: (matrix(&z, bound, inputs), norm),
+                weight: matrix(&weight, hidden, 3 * part).stacked(0, 2 * part, inputs),
+            },
             with_lengths.then_some(&mut all_mut(&mut lengths)),
-            (matrix(&z, bound, inputs), norm),
-            matrix(&weight, hidden, 3 * part).stacked(0, 2 * part, inputs),
         )
         .expect("a launch");
         let lengths = to_host_within(device, &lengths, if with_lengths { rows } else { 0 });
@@ -172,8 +175,8 @@ impl Case {
         let of = Backward {
             rows: counted.rows(),
             to: LinearGradients {
-                x: &mut matrix_mut(&mut d_u, bound, inputs),
-                weight: &mut whole.stacked(0, 2 * inputs, inputs),
+                x: matrix_mut(&mut d_u, bound, inputs),
+                weight: whole.stacked(0, 2 * inputs, inputs),
                 norm: Some(d_norm),
             },
             d_y: matrix(&d_y, bound, outputs),
