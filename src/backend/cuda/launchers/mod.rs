@@ -37,7 +37,6 @@ pub(crate) const FILES: &[(&str, &[&str])] = &[
     ("linear_bf16", linear::BF16_KERNELS),
     ("linear_bf16x3", linear::BF16X3_KERNELS),
     ("linear_fp32", linear::FP32_KERNELS),
-    ("linear_tf32", linear::TF32_KERNELS),
     ("readout_loss", readout_loss::KERNELS),
     ("row_correlations", row_correlations::KERNELS),
     ("top_k", top_k::KERNELS),
