@@ -11,6 +11,7 @@
 use std::ops::Range;
 
 use crate::data::scene_graph::SceneGraph;
+pub use crate::network::batch_size::BatchSize;
 
 /// Bit 0 of an entry of [`Incidence`]: the message for the edge's object rather than its subject.
 pub const OBJECT_ROLE: u32 = 1;
@@ -67,17 +68,6 @@ pub struct Occurrences {
     pub entries: Vec<u32>,
     /// `[types of the vocabulary]`: where the counting puts each type's slot.
     slot_of_type: Vec<u32>,
-}
-
-/// Numbers of graphs, nodes and edges: of a batch, or the most that buffers must hold.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct BatchSize {
-    /// Graphs.
-    pub graphs: usize,
-    /// Nodes.
-    pub nodes: usize,
-    /// Edges.
-    pub edges: usize,
 }
 
 impl BatchSize {

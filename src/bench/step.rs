@@ -95,9 +95,9 @@ impl BackendTask for StepTask<'_> {
             phase(0, &mut model, &state)?;
             model.forward(Mode::Train)?;
             phase(1, &mut model, &state)?;
-            model.loss(&LOSS, &mut state)?;
+            let d = model.loss(&LOSS, &mut state)?;
             phase(2, &mut model, &state)?;
-            model.backward(&mut state, None)?;
+            model.backward(&mut state, d, None)?;
             phase(3, &mut model, &state)?;
             model.update(&adam, &mut state)?;
             phase(4, &mut model, &state)?;

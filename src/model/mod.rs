@@ -13,43 +13,35 @@
 //!
 //! [`ModelConfig`] switches off the norm of blocks, that of x', and the image node's part in the mean.
 
-pub mod activations;
-
-use std::ops::Range;
 use std::sync::Arc;
 
-use crate::backend::{Activated, Backend, LayerInput, LayerInputGradient, Mode};
+pub use crate::backend::LOSS_STEPS;
+use crate::backend::pass::{Backward, Forward, Gradient, LossOutputs, Readout, States, Update};
+use crate::backend::{Backend, Mode, loss_row};
 use crate::batch::graph_batch::{BatchSize, GraphBatch};
 use crate::batch::triples::TripleSampler;
 use crate::data::scene_graph::SceneGraph;
 use crate::error::{Error, Result};
 use crate::files::tensor_file::TensorFile;
 use crate::loss::Loss;
-use crate::model::activations::{ActivationGradients, Activations, BlockActivations, LayerActivations};
 use crate::network::config::ModelConfig;
 use crate::network::parameters::{BlockKind, Layout, Parameters, Storage};
 use crate::network::tensors::{NamedTensors, Tensor};
 use crate::optimizer::{Adam, Moments, Part};
 
-/// Steps whose losses stay where they are computed until somebody reads them, so that a step waits for nothing.
-pub const LOSS_STEPS: usize = 10;
-
-/// Where, in `len` = `[LOSS_STEPS, most triples]` losses, those of the step after `steps` lie: steps take turns.
-pub(crate) fn loss_row(len: usize, steps: u64) -> Range<usize> {
-    let (row, most_triples) = ((steps % LOSS_STEPS as u64) as usize, len / LOSS_STEPS);
-    row * most_triples..(row + 1) * most_triples
-}
-
 /// The network on a backend, with room for batches up to a capacity.
 pub struct Model<B: Backend> {
     backend: B,
     parameters: Parameters<B::Buffer>,
-    activations: Activations<B::Stored, B::Buffer>,
+    activations: B::Activations,
+    /// `[G, D]` embeddings of the last batch, rows of unit length.
+    embedding: B::Buffer,
     batch: B::Batch,
-    /// Of the loaded batch; zeros where steps take theirs from the training set.
+    /// Size of the loaded batch; zeros where steps take their batches from the training set.
     batch_size: BatchSize,
-    /// Of the batch that the next step takes.
+    /// Number of triples of the batch that the next step takes.
     triples: usize,
+    /// Size of the largest batch.
     capacity: BatchSize,
     epoch: Epoch,
     /// Tells models apart.
@@ -59,33 +51,35 @@ pub struct Model<B: Backend> {
 /// An epoch of a training set that the backend keeps.
 #[derive(Default)]
 struct Epoch {
-    /// Which anchors have a triple, in the order of their steps.
+    /// Whether each anchor has a triple, in the order of the steps.
     has_triple: Vec<bool>,
-    /// Anchors that are done.
+    /// Number of anchors that are done.
     position: usize,
 }
 
 /// What training needs beside the model.
 pub struct TrainingState<B: Backend> {
+    /// `[parameter_count]` gradients with respect to the parameters.
     gradients: B::Buffer,
     moments: Moments<B::Buffer>,
-    activation_gradients: ActivationGradients<B::Stored>,
-    /// `[LOSS_STEPS, most triples]`: the losses of the last steps, a row each in turns.
+    activation_gradients: B::ActivationGradients,
+    /// `[LOSS_STEPS, most triples]` losses of the last steps, one row per step in turns.
     losses: B::Buffer,
-    /// Of each row.
+    /// Number of triples of each row of `losses`.
     loss_triples: [usize; LOSS_STEPS],
-    /// The row that was written last.
+    /// The row of `losses` that was written last.
     last_loss: usize,
-    /// Of so many steps the losses were taken, or are no longer there.
+    /// Number of steps whose losses were already returned or overwritten.
     losses_taken: u64,
-    /// As many as `steps`, where the backend counts them.
+    /// The same number as `steps`, where the backend counts.
     counter: B::Steps,
-    /// The step, captured, and what it was captured with.
+    /// Captured steps.
     graphs: B::Graphs,
+    /// Loss and optimizer that the steps were captured with.
     captured: Option<(Loss, Adam)>,
-    /// The identity of the model that it is for.
+    /// Identity of the model that this state trains.
     model: Arc<()>,
-    /// Optimizer steps done.
+    /// Number of optimizer steps done.
     pub steps: u64,
 }
 
@@ -112,13 +106,15 @@ impl<B: Backend> Model<B> {
             };
             backend.upload(&tensors[&tensor.name].values, buffer, tensor.range.start)?;
         }
-        let activations = Activations::allocate(&backend, config, capacity)?;
+        let activations = backend.activations(config, capacity)?;
+        let embedding = backend.allocate(capacity.graphs * config.state_width)?;
         let batch = backend.plan(config, capacity)?;
         backend.parameters_loaded(&parameters)?;
         Ok(Model {
             backend,
             parameters,
             activations,
+            embedding,
             batch,
             batch_size: BatchSize::default(),
             triples: 0,
@@ -203,16 +199,15 @@ impl<B: Backend> Model<B> {
     pub fn embed_into(&mut self, batch: &GraphBatch, embeddings: &mut B::Buffer, at: usize) -> Result<()> {
         self.evaluate(batch)?;
         let values = self.batch_size.graphs * self.config().state_width;
-        self.backend.copy(&self.activations.embedding, 0..values, embeddings, at)
+        self.backend.copy(&self.embedding, 0..values, embeddings, at)
     }
 
     /// Forward and readout with the running statistics.
     fn evaluate(&mut self, batch: &GraphBatch) -> Result<()> {
         self.load_batch(batch)?;
         self.forward(Mode::Evaluate)?;
-        let config = self.config();
-        let last = self.activations.layers.last().expect("a layer");
-        self.backend.readout(config, &self.batch, &last.node_state, &mut self.activations.embedding)
+        let Model { backend, parameters, activations, embedding, batch, .. } = self;
+        backend.readout(Readout { config: parameters.layout.config, batch, activations, embedding })
     }
 
     /// One training step, on the loaded batch or the epoch's next. A backend that can capture records its stages the first time, and from then
@@ -255,15 +250,15 @@ impl<B: Backend> Model<B> {
     fn stages(&mut self, loss: &Loss, adam: &Adam, state: &mut TrainingState<B>) -> Result<()> {
         self.backend.assemble_batch(&mut self.batch)?;
         self.forward(Mode::Train)?;
-        self.readout_loss(loss, state)?;
-        self.backward(state, Some(adam))
+        let d = self.readout_loss(loss, state)?;
+        self.backward(state, d, Some(adam))
     }
 
     /// The losses of the loaded batch and their gradients.
     pub fn forward_backward(&mut self, loss: &Loss, state: &mut TrainingState<B>) -> Result<()> {
         self.forward(Mode::Train)?;
-        self.loss(loss, state)?;
-        self.backward(state, None)
+        let d = self.loss(loss, state)?;
+        self.backward(state, d, None)
     }
 
     /// One optimizer step along the gradients.
@@ -271,158 +266,81 @@ impl<B: Backend> Model<B> {
         let Model { backend, parameters, .. } = self;
         let TrainingState { gradients, moments, counter, .. } = state;
         let _range = backend.range(format_args!("update"));
-        let all = Part { parameters: 0..parameters.layout.parameter_count, ends_step: true };
-        backend.adam_step(adam, parameters, gradients, moments, counter, all)?;
+        let part = Part { parameters: 0..parameters.layout.parameter_count, ends_step: true };
+        backend.adam_step(Update { adam, parameters, gradients, moments, steps: counter, part })?;
         state.steps += 1;
         Ok(())
     }
 
+    /// All layers, on the batch that was loaded or put together.
     pub(crate) fn forward(&mut self, mode: Mode) -> Result<()> {
         let Model { backend, parameters, activations, batch, .. } = self;
         let _range = backend.range(format_args!("forward"));
         for layer in 0..parameters.layout.config.layers {
             let _range = backend.range(format_args!("forward, layer {layer}"));
-            let (before, from_here) = activations.layers.split_at_mut(layer);
-            let a = &mut from_here[0];
-            let input = layer_input(before);
-            backend.edge_hidden(
-                layer,
-                mode,
-                parameters,
-                batch,
-                input,
-                &mut a.edge_hidden,
-                &mut a.edge_hidden_output,
-            )?;
-            let hidden = Activated { block: &a.edge_hidden, output: &a.edge_hidden_output };
-            backend.edge_heads(layer, mode, parameters, batch, hidden, &mut a.edge_heads)?;
-            backend.edge_pool(layer, parameters, batch, &a.edge_heads, &mut a.pooled, &mut a.edge_state)?;
-            backend.node_hidden(
-                layer,
-                mode,
-                parameters,
-                batch,
-                &a.pooled,
-                &mut a.node_hidden,
-                &mut a.node_hidden_output,
-            )?;
-            backend.node_output(
-                layer,
-                mode,
-                parameters,
-                batch,
-                Activated { block: &a.node_hidden, output: &a.node_hidden_output },
-                &mut a.node_output,
-                &mut a.node_state,
-            )?;
+            let mut pass = Forward { layer, mode, parameters, batch, activations };
+            backend.edge_hidden(&mut pass)?;
+            backend.edge_heads(&mut pass)?;
+            backend.edge_pool(&mut pass)?;
+            backend.node_hidden(&mut pass)?;
+            backend.node_output(&mut pass)?;
         }
         Ok(())
     }
 
-    /// The losses, and their gradient by the last node states.
-    pub(crate) fn loss(&mut self, loss: &Loss, state: &mut TrainingState<B>) -> Result<()> {
+    /// The losses, and the gradient of their mean with respect to the last node states.
+    pub(crate) fn loss(&mut self, loss: &Loss, state: &mut TrainingState<B>) -> Result<Gradient<States>> {
         state.expect_losses(self.triples);
         self.readout_loss(loss, state)
     }
 
-    fn readout_loss(&mut self, loss: &Loss, state: &mut TrainingState<B>) -> Result<()> {
-        let config = self.config();
-        let last = self.activations.layers.last().expect("a layer");
-        let _range = self.backend.range(format_args!("loss"));
-        self.backend.readout_loss(
-            config,
-            loss,
-            &self.batch,
-            &last.node_state,
-            &mut self.activations.embedding,
-            &mut state.losses,
-            &state.counter,
-            &mut state.activation_gradients.d_node_state,
-        )
+    fn readout_loss(&mut self, loss: &Loss, state: &mut TrainingState<B>) -> Result<Gradient<States>> {
+        let Model { backend, parameters, activations, embedding, batch, .. } = self;
+        let TrainingState { losses, counter, activation_gradients: d, .. } = state;
+        let _range = backend.range(format_args!("loss"));
+        let of = Readout { config: parameters.layout.config, batch, activations, embedding };
+        backend.readout_loss(of, loss, LossOutputs { losses, steps: counter, d })
     }
 
-    /// The forward pass upside down; with `update` an optimizer step too, whose parts are taken as soon as they can be.
-    pub(crate) fn backward(&mut self, state: &mut TrainingState<B>, update: Option<&Adam>) -> Result<()> {
+    /// The mirror of [`Model::forward`], from the gradient with respect to the last node states. With `update`, it also takes
+    /// an optimizer step, each part of it as soon as its gradients are final.
+    pub(crate) fn backward(
+        &mut self,
+        state: &mut TrainingState<B>,
+        mut states: Gradient<States>,
+        update: Option<&Adam>,
+    ) -> Result<()> {
         let Model { backend, parameters, activations, batch, .. } = self;
-        let TrainingState { gradients, activation_gradients: d, moments, counter, .. } = state;
+        let TrainingState { gradients, activation_gradients, moments, counter, .. } = state;
         let of_all_layers = backend.range(format_args!("backward"));
         for layer in (0..parameters.layout.config.layers).rev() {
             let _range = backend.range(format_args!("backward, layer {layer}"));
-            let (before, from_here) = activations.layers.split_at_mut(layer);
-            let a = &from_here[0];
-            backend.node_output_backward(
-                layer,
-                parameters,
-                batch,
-                a,
-                &mut d.d_node_state,
-                &mut d.d_node_hidden,
-                gradients,
-            )?;
-            backend.node_hidden_backward(
-                layer,
-                parameters,
-                batch,
-                a,
-                &mut d.d_node_hidden,
-                &mut d.d_pooled,
-                gradients,
-            )?;
-            backend.edge_pool_backward(
-                layer,
-                parameters,
-                batch,
-                a,
-                &d.d_pooled,
-                &d.d_edge_state,
-                &mut d.d_edge_heads,
-                gradients,
-            )?;
-            backend.edge_heads_backward(
-                layer,
-                parameters,
-                batch,
-                a,
-                &d.d_edge_heads,
-                &mut d.d_edge_hidden,
-                gradients,
-            )?;
+            let d = &mut *activation_gradients;
+            let mut pass = Backward { layer, parameters, batch, activations, d, gradients };
+            let node_hidden = backend.node_output_backward(&mut pass, states)?;
+            let pooled = backend.node_hidden_backward(&mut pass, node_hidden)?;
+            let heads = backend.edge_pool_backward(&mut pass, pooled)?;
+            let hidden = backend.edge_heads_backward(&mut pass, heads)?;
             if let Some(adam) = update {
+                let part = hidden.finished(&parameters.layout, layer);
                 let _range = backend.range(format_args!("update"));
-                let part = Part { parameters: parameters.layout.part_from_heads(layer), ends_step: false };
-                backend.adam_step(adam, parameters, gradients, moments, counter, part)?;
+                backend.adam_step(Update { adam, parameters, gradients, moments, steps: counter, part })?;
             }
-            let d_input = match layer {
-                0 => LayerInputGradient::Embeddings,
-                _ => LayerInputGradient::States { nodes: &mut d.d_node_state, edges: &mut d.d_edge_state },
-            };
-            backend.edge_hidden_backward(
-                layer,
-                parameters,
-                batch,
-                a,
-                layer_input(before),
-                &mut d.d_edge_hidden,
-                d_input,
-                gradients,
-            )?;
+            let d = &mut *activation_gradients;
+            let mut pass = Backward { layer, parameters, batch, activations, d, gradients };
+            states = backend.edge_hidden_backward(&mut pass, hidden)?;
         }
         drop(of_all_layers);
-        match update {
-            Some(adam) => {
-                let _range = backend.range(format_args!("update"));
-                let rest = 0..parameters.layout.part_from_heads(0).start;
-                let part = Part { parameters: rest, ends_step: true };
-                backend.adam_step(adam, parameters, gradients, moments, counter, part)
-            }
-            None => Ok(()),
-        }
+        let Some(adam) = update else { return Ok(()) };
+        let part = states.rest(&parameters.layout);
+        let _range = backend.range(format_args!("update"));
+        backend.adam_step(Update { adam, parameters, gradients, moments, steps: counter, part })
     }
 
     /// The loaded batch's embeddings `[G, D]`, as the last pass left them.
     pub fn embedding(&mut self) -> Result<Vec<f32>> {
         let values = self.batch_size.graphs * self.config().state_width;
-        self.backend.download(&self.activations.embedding, 0..values)
+        self.backend.download(&self.embedding, 0..values)
     }
 
     /// The mean loss of the last step; waits for it.
@@ -449,7 +367,7 @@ impl<B: Backend> Model<B> {
         Ok((first..state.steps).map(of_step).collect())
     }
 
-    /// Of a batch.
+    /// Number of triples of the largest batch.
     fn most_triples(&self) -> usize {
         self.capacity.graphs / 3
     }
@@ -501,8 +419,8 @@ impl<B: Backend> Model<B> {
                 BlockKind::EdgeHidden | BlockKind::EdgeHeads => edges,
                 BlockKind::NodeHidden | BlockKind::NodeOutput => nodes,
             };
-            let block = block_activations(&self.activations.layers[layer], kind);
-            let mask = self.backend.relu_mask(layer, kind, rows, &self.parameters, block)?;
+            let place = (layer, kind);
+            let mask = self.backend.relu_mask(place, rows, &self.parameters, &self.activations)?;
             let width = self.parameters.layout.block(layer, kind).outputs;
             let part = mask.chunks_exact(width).flat_map(|row| &row[columns.clone()]).copied().collect();
             masks.push((name, columns.len(), part));
@@ -519,7 +437,7 @@ impl<B: Backend> TrainingState<B> {
         Ok(TrainingState {
             gradients: backend.allocate(parameters)?,
             moments: Moments { first: backend.allocate(parameters)?, second: backend.allocate(parameters)? },
-            activation_gradients: ActivationGradients::allocate(backend, model.config(), model.capacity)?,
+            activation_gradients: backend.activation_gradients(model.config(), model.capacity)?,
             losses: backend.allocate(LOSS_STEPS * model.most_triples())?,
             loss_triples: [0; LOSS_STEPS],
             last_loss: 0,
@@ -562,26 +480,6 @@ impl<B: Backend> TrainingState<B> {
 /// Summed in order.
 fn mean(losses: &[f32]) -> f32 {
     (losses.iter().map(|&loss| f64::from(loss)).sum::<f64>() / losses.len() as f64) as f32
-}
-
-/// What the layer after `before` reads.
-fn layer_input<S, T>(before: &[LayerActivations<S, T>]) -> LayerInput<'_, S, T> {
-    match before.last() {
-        None => LayerInput::Embeddings,
-        Some(LayerActivations { node_output, node_state, edge_heads, edge_state, .. }) => {
-            let nodes = Activated { block: node_output, output: node_state };
-            LayerInput::States { nodes, edges: Activated { block: edge_heads, output: edge_state } }
-        }
-    }
-}
-
-fn block_activations<S, T>(layer: &LayerActivations<S, T>, kind: BlockKind) -> &BlockActivations<S, T> {
-    match kind {
-        BlockKind::EdgeHidden => &layer.edge_hidden,
-        BlockKind::EdgeHeads => &layer.edge_heads,
-        BlockKind::NodeHidden => &layer.node_hidden,
-        BlockKind::NodeOutput => &layer.node_output,
-    }
 }
 
 /// Every tensor that a model of these sizes needs, from `file`, where their names begin with `prefix`; shapes are

@@ -2,13 +2,15 @@
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use scenerank::backend::Backend;
 use scenerank::backend::cpu::Cpu;
+use scenerank::backend::pass::Readout;
 use scenerank::backend::reference::Reference;
+use scenerank::backend::{Backend, Stages};
 use scenerank::batch::graph_batch::{BatchSize, GraphBatch};
 use scenerank::data::scene_graph::SceneGraphBuf;
 use scenerank::loss::{Loss, LossKind};
 use scenerank::model::{Model, TrainingState};
+use scenerank::network::activations::Activations;
 use scenerank::network::config::ModelConfig;
 use scenerank::network::tensors::NamedTensors;
 use scenerank::optimizer::Adam;
@@ -216,11 +218,17 @@ fn the_image_node_can_be_left_out_of_the_mean() {
         });
         let want: Vec<f32> = want.collect();
         let config = ModelConfig { image_node_in_mean, ..SMALL };
+        let mut activations = Activations::new(config, batch.size(), |len| vec![f32::NAN; len]);
+        activations.layers.last_mut().expect("a layer").node_state = states.clone();
+        let (batch, activations) = (&batch, &activations);
         let mut got = vec![f32::NAN; want.len()];
-        Cpu::new().readout(config, &batch, &states, &mut got).unwrap();
+        let embedding = &mut got;
+        Stages::readout(&mut Cpu::new(), Readout { config, batch, activations, embedding }).unwrap();
         // Components of unit vectors, a few roundings each.
         crate::support::assert_close("cpu", &got, &want, Tolerance::absolute(4.0 * EPS));
-        Reference::<f32>::new().readout(config, &batch, &states, &mut got).unwrap();
+        let embedding = &mut got;
+        let mut reference = Reference::<f32>::new();
+        Stages::readout(&mut reference, Readout { config, batch, activations, embedding }).unwrap();
         crate::support::assert_close("reference", &got, &want, Tolerance::absolute(4.0 * EPS));
     }
 }

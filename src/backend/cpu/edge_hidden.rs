@@ -13,13 +13,15 @@
 use faer::{MatMut, MatRef};
 use rayon::prelude::*;
 
+use super::block::RunningStatistics;
 use super::matmul::{Accum, matmul, matrix, matrix_mut};
 use super::rounding::Rounding;
 use super::rows::{add, dot, scale};
 use super::{Cpu, at_least};
-use crate::backend::{Activated, L2_EPSILON, LayerInput, LayerInputGradient, Mode};
+use crate::backend::L2_EPSILON;
+use crate::backend::pass::{Backward, Forward};
 use crate::batch::graph_batch::{GraphBatch, OBJECT_ROLE, Occurrences};
-use crate::model::activations::BlockActivations;
+use crate::network::activations::{ActivationGradients, BlockActivations};
 use crate::network::parameters::{BlockKind, Parameters};
 
 /// Memory of these stages.
@@ -71,35 +73,28 @@ fn occurring_rows<'a>(table: &[f32], width: usize, of: &Occurrences, rows: &'a m
 }
 
 impl Cpu {
-    /// z and its statistics, into `block`.
-    pub(super) fn edge_hidden_forward(
-        &mut self,
-        layer: usize,
-        mode: Mode,
-        parameters: &mut Parameters<Vec<f32>>,
-        batch: &GraphBatch,
-        input: LayerInput<'_, Vec<f32>>,
-        block: &mut BlockActivations<Vec<f32>>,
-    ) {
-        let Parameters { layout: all, values, running_mean, running_var } = parameters;
+    /// z and its statistics.
+    pub(super) fn edge_hidden_forward(&mut self, pass: &mut Forward<'_, Self>) {
+        let (layer, mode, batch) = (pass.layer, pass.mode, pass.batch);
+        let (below, a) = pass.activations.at_mut(layer);
+        let BlockActivations { linear, mean, rstd } = &mut a.edge_hidden;
+        let Parameters { layout: all, values, running_mean, running_var } = &mut *pass.parameters;
         let (width, hidden, edges) = (all.config.state_width, all.config.hidden_width, batch.size().edges);
         let layout = all.block(layer, BlockKind::EdgeHidden);
         let rounding = &self.rounding;
         let values = rounding.parameters(values);
         let weight = split_weight(&values[layout.weight.clone()], hidden, width);
-        let z = &mut block.linear[..edges * hidden];
+        let z = &mut linear[..edges * hidden];
         // Moved out so that the closure below can read it while `self` keeps the statistics.
         let mut scratch = std::mem::take(&mut self.edge_hidden);
 
-        let (nodes, node_rows) = match input {
-            LayerInput::Embeddings => {
+        let (nodes, node_rows) = match below {
+            None => {
                 let table = &values[all.object_embedding.clone()];
                 let of = &batch.object_occurrences;
                 (occurring_rows(table, width, of, &mut scratch.object_rows), of.types.len())
             }
-            LayerInput::States { nodes: Activated { output: nodes, .. }, .. } => {
-                (nodes.as_slice(), batch.size().nodes)
-            }
+            Some(below) => (below.node_state.as_slice(), batch.size().nodes),
         };
         let x = matrix(nodes, node_rows, width);
         // Those over lengths are read again.
@@ -118,9 +113,9 @@ impl Cpu {
             add(z, &projected[subject as usize * 2 * hidden..][..hidden]);
             add(z, &projected[object as usize * 2 * hidden + hidden..][..hidden]);
         };
-        let (mean, rstd) = (&mut block.mean, &mut block.rstd);
-        match input {
-            LayerInput::Embeddings => {
+        let running = RunningStatistics { mode, layout, mean: running_mean, var: running_var };
+        match below {
+            None => {
                 let table = &values[all.predicate_embedding.clone()];
                 let (of, slots) = (&batch.predicate_occurrences, &batch.object_occurrences.slot);
                 let rows = occurring_rows(table, width, of, &mut scratch.predicate_rows);
@@ -133,7 +128,7 @@ impl Cpu {
                 );
                 rounding.store_all(p_edge);
                 let p_edge = &*p_edge;
-                self.statistics(mode, layout, running_mean, running_var, z, mean, rstd, |first, z| {
+                self.statistics(running, z, mean, rstd, |first, z| {
                     for (edge, z) in (first..).zip(z.chunks_exact_mut(hidden)) {
                         z.copy_from_slice(&p_edge[of.slot[edge] as usize * hidden..][..hidden]);
                         let slot = |node: u32| slots[node as usize];
@@ -141,10 +136,11 @@ impl Cpu {
                     }
                 });
             }
-            LayerInput::States { edges: Activated { output: e, .. }, .. } => {
+            Some(below) => {
                 let product = matrix_mut(z, edges, hidden);
-                matmul(product, Accum::Replace, matrix(e, edges, width), weight.edge.transpose());
-                self.statistics(mode, layout, running_mean, running_var, z, mean, rstd, |first, z| {
+                let e = matrix(&below.edge_state, edges, width);
+                matmul(product, Accum::Replace, e, weight.edge.transpose());
+                self.statistics(running, z, mean, rstd, |first, z| {
                     for (edge, z) in (first..).zip(z.chunks_exact_mut(hidden)) {
                         add_ends(z, batch.edge_subject[edge], batch.edge_object[edge]);
                     }
@@ -155,151 +151,128 @@ impl Cpu {
     }
 }
 
-impl Scratch {
-    /// Of `d_z [E, H]`: the weight's gradient and the input's, or of node states over `lengths` that by what they were.
-    pub(super) fn backward(
-        &mut self,
-        rounding: &Rounding,
-        layer: usize,
-        parameters: &Parameters<Vec<f32>>,
-        batch: &GraphBatch,
-        input: LayerInput<'_, Vec<f32>>,
-        lengths: Option<&[f32]>,
-        d_z: &[f32],
-        d_input: LayerInputGradient<'_, Vec<f32>>,
-        gradients: &mut [f32],
-    ) {
-        let all = &parameters.layout;
-        let (width, hidden, size) = (all.config.state_width, all.config.hidden_width, batch.size());
-        let layout = all.block(layer, BlockKind::EdgeHidden);
-        let values = rounding.parameters(&parameters.values);
-        let weight = split_weight(&values[layout.weight.clone()], hidden, width);
-        let add_messages = |node: usize, sums: &mut [f32]| {
-            let (subject, object) = sums.split_at_mut(hidden);
-            for (edge, role) in batch.incidence.messages(node) {
-                add(
-                    if role == OBJECT_ROLE { &mut *object } else { &mut *subject },
-                    &d_z[edge * hidden..][..hidden],
-                );
-            }
-        };
-        match (input, d_input) {
-            (
-                LayerInput::States {
-                    nodes: Activated { output: nodes, .. },
-                    edges: Activated { output: edges, .. },
-                },
-                LayerInputGradient::States { nodes: d_nodes, edges: d_edges },
-            ) => {
-                let sums = at_least(&mut self.sums, size.nodes * 2 * hidden);
-                sums.par_chunks_mut(2 * hidden).enumerate().for_each(|(node, sums)| {
-                    sums.fill(0.0);
-                    add_messages(node, sums);
-                    if let Some(lengths) = lengths {
-                        sums.iter_mut().for_each(|sum| *sum /= lengths[node]);
-                    }
-                    rounding.store(sums);
-                });
-                let mut before = Vec::new();
-                let nodes = match lengths {
-                    Some(lengths) => {
-                        before.extend_from_slice(&nodes[..size.nodes * width]);
-                        scale_rows(&mut before, width, lengths);
-                        &before
-                    }
-                    None => nodes,
-                };
-                let d_weight = split_weight_mut(&mut gradients[layout.weight.clone()], hidden, width);
-                products(sums, size.nodes, nodes, &weight, d_weight.subject, d_weight.object, d_nodes);
-                let d_z = matrix(d_z, size.edges, hidden);
-                matmul(d_weight.edge, Accum::Replace, d_z.transpose(), matrix(edges, size.edges, width));
-                matmul(matrix_mut(d_edges, size.edges, width), Accum::Replace, d_z, weight.edge);
-                if let Some(lengths) = lengths {
-                    let rows =
-                        sums.chunks_exact(2 * hidden).zip(self.projected[layer].chunks_exact(2 * hidden));
-                    let along = rows.zip(lengths).map(|((sums, projected), &length)| {
-                        if length <= L2_EPSILON as f32 { 0.0 } else { dot(sums, projected) / length }
-                    });
-                    for (at, along) in along.enumerate() {
-                        let row = at * width..(at + 1) * width;
-                        let u = &nodes[row.clone()];
-                        d_nodes[row].iter_mut().zip(u).for_each(|(d, u)| *d -= along * u);
-                    }
-                }
-                rounding.store_all(&mut d_nodes[..size.nodes * width]);
-                rounding.store_all(&mut d_edges[..size.edges * width]);
-            }
-            (LayerInput::Embeddings, LayerInputGradient::Embeddings) => {
-                let (objects, predicates) = (&batch.object_occurrences, &batch.predicate_occurrences);
-                let (object_count, predicate_count) = (objects.types.len(), predicates.types.len());
-                let sums = at_least(&mut self.sums, object_count * 2 * hidden);
-                sums.par_chunks_mut(2 * hidden).enumerate().for_each(|(slot, sums)| {
-                    sums.fill(0.0);
-                    objects.rows(slot).iter().for_each(|&node| add_messages(node as usize, sums));
-                    rounding.store(sums);
-                });
-                let edge_sums = at_least(&mut self.edges, predicate_count * hidden);
-                edge_sums.par_chunks_mut(hidden).enumerate().for_each(|(slot, sum)| {
-                    sum.fill(0.0);
-                    for &edge in predicates.rows(slot) {
-                        add(sum, &d_z[edge as usize * hidden..][..hidden]);
-                    }
-                    rounding.store(sum);
-                });
-                let (tables, blocks) = gradients.split_at_mut(all.predicate_embedding.end);
-                let d_weight =
-                    &mut blocks[layout.weight.start - tables.len()..layout.weight.end - tables.len()];
-                let d_weight = split_weight_mut(d_weight, hidden, width);
-                occurring_rows(&values[all.object_embedding.clone()], width, objects, &mut self.object_rows);
-                let d_objects = at_least(&mut self.d_object_rows, object_count * width);
-                products(
-                    sums,
-                    object_count,
-                    &self.object_rows,
-                    &weight,
-                    d_weight.subject,
-                    d_weight.object,
-                    d_objects,
-                );
-                occurring_rows(
-                    &values[all.predicate_embedding.clone()],
-                    width,
-                    predicates,
-                    &mut self.predicate_rows,
-                );
-                let edge_sums = matrix(edge_sums, predicate_count, hidden);
-                let rows = matrix(&self.predicate_rows, predicate_count, width);
-                matmul(d_weight.edge, Accum::Replace, edge_sums.transpose(), rows);
-                matmul(
-                    matrix_mut(&mut self.predicate_rows, predicate_count, width),
-                    Accum::Replace,
-                    edge_sums,
-                    weight.edge,
-                );
-                rounding.store_all(d_objects);
-                rounding.store_all(&mut self.predicate_rows);
-                tables.fill(0.0);
-                scatter(d_objects, width, objects, &mut tables[all.object_embedding.clone()]);
-                scatter(
-                    &self.predicate_rows,
-                    width,
-                    predicates,
-                    &mut tables[all.predicate_embedding.clone()],
-                );
-            }
-            _ => unreachable!("a layer's input and its gradient are of one kind"),
-        }
+/// Adds the rows of `d_z [E, H]` of a node's messages to its `sums [2 H]`, those as subject before those as object.
+fn add_messages(batch: &GraphBatch, d_z: &[f32], node: usize, sums: &mut [f32]) {
+    let hidden = sums.len() / 2;
+    let (subject, object) = sums.split_at_mut(hidden);
+    for (edge, role) in batch.incidence.messages(node) {
+        let to = if role == OBJECT_ROLE { &mut *object } else { &mut *subject };
+        add(to, &d_z[edge * hidden..][..hidden]);
     }
 }
 
-/// The products of S_s and S_o, side by side in `sums [n, 2 H]`, with the weights and with `x [n, D]`.
+impl Scratch {
+    /// Backward of a later layer: from d_z, which is in `pass.d.d_edge_hidden [E, H]`, to the weight and to the states of the
+    /// layer below. With `lengths [N]`, the gradient is with respect to the node states times their lengths.
+    pub(super) fn backward_to_states(
+        &mut self,
+        rounding: &Rounding,
+        pass: &mut Backward<'_, Cpu>,
+        lengths: Option<&[f32]>,
+    ) {
+        let (layer, batch, all) = (pass.layer, pass.batch, &pass.parameters.layout);
+        let (width, hidden, size) = (all.config.state_width, all.config.hidden_width, batch.size());
+        let layout = all.block(layer, BlockKind::EdgeHidden);
+        let values = rounding.parameters(&pass.parameters.values);
+        let weight = split_weight(&values[layout.weight.clone()], hidden, width);
+        let below = pass.activations.at(layer).0.expect("a layer below");
+        let (nodes, edges) = (&below.node_state, &below.edge_state);
+        let ActivationGradients { d_node_state: d_nodes, d_edge_state: d_edges, d_edge_hidden: d_z, .. } =
+            &mut *pass.d;
+        let d_z = &d_z[..size.edges * hidden];
+        let sums = at_least(&mut self.sums, size.nodes * 2 * hidden);
+        sums.par_chunks_mut(2 * hidden).enumerate().for_each(|(node, sums)| {
+            sums.fill(0.0);
+            add_messages(batch, d_z, node, sums);
+            if let Some(lengths) = lengths {
+                sums.iter_mut().for_each(|sum| *sum /= lengths[node]);
+            }
+            rounding.store(sums);
+        });
+        let mut before = Vec::new();
+        let nodes = match lengths {
+            Some(lengths) => {
+                before.extend_from_slice(&nodes[..size.nodes * width]);
+                scale_rows(&mut before, width, lengths);
+                &before
+            }
+            None => nodes,
+        };
+        let d_weight = split_weight_mut(&mut pass.gradients[layout.weight.clone()], hidden, width);
+        let edge_part = d_weight.edge;
+        products((sums, size.nodes), nodes, &weight, [d_weight.subject, d_weight.object], d_nodes);
+        let d_z = matrix(d_z, size.edges, hidden);
+        matmul(edge_part, Accum::Replace, d_z.transpose(), matrix(edges, size.edges, width));
+        matmul(matrix_mut(d_edges, size.edges, width), Accum::Replace, d_z, weight.edge);
+        if let Some(lengths) = lengths {
+            let rows = sums.chunks_exact(2 * hidden).zip(self.projected[layer].chunks_exact(2 * hidden));
+            let along = rows.zip(lengths).map(|((sums, projected), &length)| {
+                if length <= L2_EPSILON as f32 { 0.0 } else { dot(sums, projected) / length }
+            });
+            for (at, along) in along.enumerate() {
+                let row = at * width..(at + 1) * width;
+                let u = &nodes[row.clone()];
+                d_nodes[row].iter_mut().zip(u).for_each(|(d, u)| *d -= along * u);
+            }
+        }
+        rounding.store_all(&mut d_nodes[..size.nodes * width]);
+        rounding.store_all(&mut d_edges[..size.edges * width]);
+    }
+
+    /// Backward of layer 0: from d_z, which is in `pass.d.d_edge_hidden [E, H]`, to the weight and to the embedding tables.
+    pub(super) fn backward_to_embeddings(&mut self, rounding: &Rounding, pass: &mut Backward<'_, Cpu>) {
+        let (batch, all) = (pass.batch, &pass.parameters.layout);
+        let (width, hidden) = (all.config.state_width, all.config.hidden_width);
+        let layout = all.block(pass.layer, BlockKind::EdgeHidden);
+        let values = rounding.parameters(&pass.parameters.values);
+        let weight = split_weight(&values[layout.weight.clone()], hidden, width);
+        let d_z = &pass.d.d_edge_hidden[..batch.size().edges * hidden];
+        let (objects, predicates) = (&batch.object_occurrences, &batch.predicate_occurrences);
+        let (object_count, predicate_count) = (objects.types.len(), predicates.types.len());
+        let sums = at_least(&mut self.sums, object_count * 2 * hidden);
+        sums.par_chunks_mut(2 * hidden).enumerate().for_each(|(slot, sums)| {
+            sums.fill(0.0);
+            objects.rows(slot).iter().for_each(|&node| add_messages(batch, d_z, node as usize, sums));
+            rounding.store(sums);
+        });
+        let edge_sums = at_least(&mut self.edges, predicate_count * hidden);
+        edge_sums.par_chunks_mut(hidden).enumerate().for_each(|(slot, sum)| {
+            sum.fill(0.0);
+            for &edge in predicates.rows(slot) {
+                add(sum, &d_z[edge as usize * hidden..][..hidden]);
+            }
+            rounding.store(sum);
+        });
+        let (tables, blocks) = pass.gradients.split_at_mut(all.predicate_embedding.end);
+        let d_weight = &mut blocks[layout.weight.start - tables.len()..layout.weight.end - tables.len()];
+        let d_weight = split_weight_mut(d_weight, hidden, width);
+        let edge_part = d_weight.edge;
+        occurring_rows(&values[all.object_embedding.clone()], width, objects, &mut self.object_rows);
+        let d_objects = at_least(&mut self.d_object_rows, object_count * width);
+        let of_ends = [d_weight.subject, d_weight.object];
+        products((sums, object_count), &self.object_rows, &weight, of_ends, d_objects);
+        occurring_rows(&values[all.predicate_embedding.clone()], width, predicates, &mut self.predicate_rows);
+        let edge_sums = matrix(edge_sums, predicate_count, hidden);
+        let rows = matrix(&self.predicate_rows, predicate_count, width);
+        matmul(edge_part, Accum::Replace, edge_sums.transpose(), rows);
+        let d_predicates = matrix_mut(&mut self.predicate_rows, predicate_count, width);
+        matmul(d_predicates, Accum::Replace, edge_sums, weight.edge);
+        rounding.store_all(d_objects);
+        rounding.store_all(&mut self.predicate_rows);
+        tables.fill(0.0);
+        scatter(d_objects, width, objects, &mut tables[all.object_embedding.clone()]);
+        let table = &mut tables[all.predicate_embedding.clone()];
+        scatter(&self.predicate_rows, width, predicates, table);
+    }
+}
+
+/// Products of S_s and S_o, side by side in `sums [n, 2 H]`, with the weights into `d_x [n, D]`, and with `x [n, D]` into the
+/// gradients with respect to the weights.
 fn products(
-    sums: &[f32],
-    rows: usize,
+    (sums, rows): (&[f32], usize),
     x: &[f32],
     weight: &Split<MatRef<'_, f32>>,
-    d_weight_subject: MatMut<'_, f32>,
-    d_weight_object: MatMut<'_, f32>,
+    [d_weight_subject, d_weight_object]: [MatMut<'_, f32>; 2],
     d_x: &mut [f32],
 ) {
     let (hidden, width) = weight.subject.shape();

@@ -2,31 +2,28 @@
 
 use rayon::prelude::*;
 
+use super::Cpu;
 use super::batch_norm::CHUNK_ROWS;
+use super::block::{Block, backward_sums};
 use super::rows::scale;
-use super::{Cpu, backward_sums};
-use crate::batch::graph_batch::{GraphBatch, OBJECT_ROLE};
-use crate::model::activations::BlockActivations;
-use crate::network::parameters::{BlockKind, Parameters};
+use crate::backend::pass::{Backward, Forward};
+use crate::batch::graph_batch::OBJECT_ROLE;
+use crate::network::activations::ActivationGradients;
+use crate::network::parameters::BlockKind;
 
 /// Nodes per task: their messages are some hundred rows.
 const CHUNK_NODES: usize = 16;
 
 impl Cpu {
     /// The pooled messages and the new edge states.
-    pub(super) fn edge_pool_forward(
-        &mut self,
-        layer: usize,
-        parameters: &Parameters<Vec<f32>>,
-        batch: &GraphBatch,
-        heads: &BlockActivations<Vec<f32>>,
-        pooled: &mut [f32],
-        edge_state: &mut [f32],
-    ) {
-        let config = parameters.layout.config;
-        let layout = parameters.layout.block(layer, BlockKind::EdgeHeads);
-        let (hidden, state, width) = (config.hidden_width, config.edge_state_width(layer), layout.outputs);
-        self.set_columns(layout, &parameters.values, heads);
+    pub(super) fn edge_pool_forward(&mut self, pass: &mut Forward<'_, Self>) {
+        let (batch, config) = (pass.batch, pass.parameters.layout.config);
+        let of = Block::new(pass.parameters, pass.layer, BlockKind::EdgeHeads);
+        let (hidden, state, width) =
+            (config.hidden_width, config.edge_state_width(pass.layer), of.layout.outputs);
+        let (_, a) = pass.activations.at_mut(pass.layer);
+        let (heads, pooled, edge_state) = (&a.edge_heads, &mut a.pooled, &mut a.edge_state);
+        self.set_columns(of, heads);
         let to_subject = self.columns.part(0, hidden);
         let to_edge = self.columns.part(hidden, state);
         let to_object = self.columns.part(hidden + state, hidden);
@@ -58,23 +55,17 @@ impl Cpu {
         }
     }
 
-    /// The gradient by the heads' linear outputs: the messages' gradients are gathered from their nodes, twice, rather
-    /// than stored between the two passes of batch norm's backward.
-    pub(super) fn edge_pool_backward_heads(
-        &mut self,
-        layer: usize,
-        parameters: &Parameters<Vec<f32>>,
-        batch: &GraphBatch,
-        heads: &BlockActivations<Vec<f32>>,
-        d_pooled: &[f32],
-        d_edge_state: &[f32],
-        d_heads: &mut [f32],
-        gradients: &mut [f32],
-    ) {
-        let config = parameters.layout.config;
-        let layout = parameters.layout.block(layer, BlockKind::EdgeHeads);
-        let (hidden, state, width) = (config.hidden_width, config.edge_state_width(layer), layout.outputs);
-        self.set_columns(layout, &parameters.values, heads);
+    /// The gradient with respect to the linear outputs of the heads. Gradients of messages are gathered from their nodes in
+    /// both passes of batch norm's backward, rather than stored between them.
+    pub(super) fn edge_pool_backward_heads(&mut self, pass: &mut Backward<'_, Self>) {
+        let (batch, config) = (pass.batch, pass.parameters.layout.config);
+        let of = Block::new(pass.parameters, pass.layer, BlockKind::EdgeHeads);
+        let (hidden, state, width) =
+            (config.hidden_width, config.edge_state_width(pass.layer), of.layout.outputs);
+        let heads = &pass.activations.at(pass.layer).1.edge_heads;
+        let ActivationGradients { d_pooled, d_edge_state, d_edge_heads: d_heads, .. } = &mut *pass.d;
+        let (d_pooled, d_edge_state) = (&*d_pooled, &*d_edge_state);
+        self.set_columns(of, heads);
         let edges = batch.size().edges;
         let z = &heads.linear[..edges * width];
         // The three parts of a row: first column, columns, and where an edge's gradient lies with its factor.
@@ -91,7 +82,7 @@ impl Cpu {
         };
 
         let columns = &self.columns;
-        let to = backward_sums(layout, gradients, &mut self.terms);
+        let to = backward_sums(of.layout, pass.gradients, &mut self.terms);
         self.partials.backward_sums(edges, columns, &heads.rstd, to, |first, sum, product| {
             let rows = first..(first + CHUNK_ROWS).min(edges);
             for (edge, z) in rows.clone().zip(z[rows.start * width..].chunks_exact(width)) {

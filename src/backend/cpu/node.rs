@@ -1,34 +1,32 @@
 //! node_output: batch norm, ReLU and l2 normalisation in one pass per row, and their backward.
 //!
-//! The kernels write no node state u / |u| but the last; their products read u, and divide where they store
-//! (`backend/cuda/layer_input.rs`). So where this backend rounds as they do, u is rounded and its state is not, and the
-//! gradient that comes back is by u.
+//! The kernels store only the last layer's node states u / |u|. Their products read u and divide by |u| where they store
+//! (`backend/cuda/step/layer_input.rs`). Where this backend rounds as they do, it therefore rounds u and not the state, and
+//! the gradient that comes back is with respect to u.
 
 use rayon::prelude::*;
 
 use super::batch_norm::CHUNK_ROWS;
+use super::block::{Block, Saved, backward_sums};
 use super::rows::{dot, length, scale, vectorised};
-use super::{Cpu, at_least, backward_sums};
+use super::{Cpu, at_least};
 use crate::backend::L2_EPSILON;
-use crate::model::activations::{BlockActivations, LayerActivations};
-use crate::network::parameters::BlockLayout;
 
 impl Cpu {
-    /// `node_state = l2_normalise(relu(norm(z)))`, and where it is a later layer's of a rounded relu(norm(z)) the `lengths` that
-    /// it was divided by.
+    /// `node_state [N, D] = l2_normalise(relu(norm(z)))`. With `lengths`, relu(norm(z)) is rounded first, and the divisors of
+    /// its rows go into `lengths [N]`.
     pub(super) fn l2_normalise(
         &mut self,
         lengths: Option<&mut Vec<f32>>,
-        layout: &BlockLayout,
-        values: &[f32],
-        rows: usize,
-        block: &BlockActivations<Vec<f32>>,
+        of: Block<'_>,
+        block: &Saved,
         node_state: &mut [f32],
     ) {
-        self.set_columns(layout, values, block);
-        let (columns, width) = (self.columns.all(), layout.outputs);
+        self.set_columns(of, block);
+        let (columns, width) = (self.columns.all(), of.layout.outputs);
+        let rows = node_state.len() / width;
         let z = block.linear[..rows * width].par_chunks(CHUNK_ROWS * width);
-        let states = node_state[..rows * width].par_chunks_mut(CHUNK_ROWS * width).zip(z);
+        let states = node_state.par_chunks_mut(CHUNK_ROWS * width).zip(z);
         let Some(lengths) = lengths else {
             states.for_each(|(state, z)| {
                 for (y, z) in state.chunks_exact_mut(width).zip(z.chunks_exact(width)) {
@@ -50,22 +48,20 @@ impl Cpu {
         });
     }
 
-    /// The gradient by z, into `self.d_node_output`, and those of the norm's parameters.
+    /// The gradient with respect to z, into `self.d_node_output`, and those with respect to the norm's parameters.
     pub(super) fn l2_normalise_backward(
         &mut self,
-        layout: &BlockLayout,
-        values: &[f32],
-        rows: usize,
-        saved: &LayerActivations<Vec<f32>>,
+        of: Block<'_>,
+        block: &Saved,
         d_node_state: &[f32],
         gradients: &mut [f32],
     ) {
-        let block = &saved.node_output;
-        self.set_columns(layout, values, block);
-        let width = layout.outputs;
+        self.set_columns(of, block);
+        let width = of.layout.outputs;
+        let rows = d_node_state.len() / width;
         let (columns, z) = (self.columns.all(), &block.linear[..rows * width]);
         let d = at_least(&mut self.d_node_output, rows * width);
-        let to = backward_sums(layout, gradients, &mut self.terms);
+        let to = backward_sums(of.layout, gradients, &mut self.terms);
         self.partials.backward_sums_of(d, &self.columns, &block.rstd, to, |first, d, sum, product| {
             let rows = (first..).zip(d.chunks_exact_mut(width)).zip(z[first * width..].chunks_exact(width));
             for ((row, d), z) in rows {

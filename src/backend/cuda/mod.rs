@@ -16,18 +16,20 @@ use std::fmt;
 use std::ops::Range;
 
 use crate::backend::correlation_sums::CorrelationSums;
-use crate::backend::{Activated, Backend, LayerInput, LayerInputGradient, Mode};
+use crate::backend::pass::{
+    Backward, EdgeHeads, EdgeHidden, Forward, Gradient, LossOutputs, NodeHidden, Pooled, Readout, States,
+    Update,
+};
+use crate::backend::{Backend, Batches, LOSS_STEPS, Memory, Search, Stages};
 use crate::batch::graph_batch::{BatchSize, GraphBatch};
 use crate::batch::triples::TripleSampler;
 use crate::data::scene_graph::SceneGraph;
 use crate::data::similarity::Similarity;
 use crate::error::Result;
 use crate::loss::Loss;
-use crate::model::LOSS_STEPS;
-use crate::model::activations::{BlockActivations, LayerActivations};
+use crate::network::activations::{ActivationGradients, BlockActivations};
 use crate::network::config::ModelConfig;
 use crate::network::parameters::{BlockKind, Layout, Parameters};
-use crate::optimizer::{Adam, Moments, Part};
 
 use device::buffer::Buffer;
 use device::graph::Graph;
@@ -39,27 +41,29 @@ use launchers::readout_loss::{self, LossRows, NodeStates};
 use launchers::stored::StoredElement;
 use launchers::weight_copy::{WeightCopy, Weights};
 use launchers::{cosine_ranks, edge_pool, l2_normalise, row_correlations, top_k};
+use step::activations::{Activations, allocate_stored};
 use step::batch::{self, Batch};
 use step::block::{
-    Activations, After, Before, BlockSums, Blocks, batch_statistics, constant_statistics, norm, norm_backward,
+    After, Before, BlockSums, Blocks, Operands, batch_statistics, constant_statistics, norm, norm_backward,
 };
-use step::layer_input;
+use step::layer_input::{self, LayerPass, StateGradients};
 use step::training_set::TrainingSet;
 
-/// The CUDA backend, which stores activations in `T`. Its buffers are memory of the stages, planned for the largest batch.
+/// The CUDA backend, which stores activations in `T`. Its buffers are scratch memory of the stages, planned for the largest
+/// batch.
 pub struct Cuda<T> {
     device: Device,
     format: Format,
     sums: BlockSums,
     layer_input: layer_input::Scratch<T>,
     weight_parts: WeightParts,
-    /// `[N, D]`: the gradient by the node output's linear layer.
+    /// `[N, D]` gradient with respect to the node output's linear layer, in the last layer.
     d_node_output: Buffer<T>,
-    /// The weights as products read them, where these are not the parameters themselves.
+    /// The weights as products read them, where products do not read the parameters.
     weight_copy: Option<WeightCopy>,
 }
 
-/// The captured step for each place where its batch comes from.
+/// The captured step for each source of batches.
 pub type Graphs = [Option<Graph>; batch::SOURCES];
 
 impl<T: StoredElement> Cuda<T> {
@@ -93,32 +97,11 @@ fn node_states<'a, T: StoredElement>(
     NodeStates { values, graph_offsets: batch.graph_offsets(), mean_ends, width: config.state_width }
 }
 
-impl<T: StoredElement> Backend for Cuda<T> {
+impl<T: StoredElement> Memory for Cuda<T> {
     type Buffer = Buffer<f32>;
-    type Stored = Buffer<T>;
-    type Batch = Batch;
-    type Steps = Steps;
-    type Graphs = Graphs;
-
-    fn recomputes(config: ModelConfig, block: BlockKind) -> bool {
-        block != BlockKind::EdgeHeads || layer_input::reads_edge_states_of_heads::<T>(config)
-    }
-
-    fn range(&self, name: fmt::Arguments<'_>) -> crate::backend::range::Range {
-        nvtx::range(name)
-    }
 
     fn allocate(&self, len: usize) -> Result<Buffer<f32>> {
         self.device.allocate(len)
-    }
-
-    fn allocate_stored(&self, rows: usize, columns: usize) -> Result<Self::Stored> {
-        self.device.allocate(rows * T::stride(columns))
-    }
-
-    fn download_stored(&mut self, matrix: &Self::Stored, rows: usize, columns: usize) -> Result<Vec<f32>> {
-        let stored = self.device.download(matrix, 0..rows * T::stride(columns))?;
-        Ok(T::dense(&stored, columns))
     }
 
     fn upload(&mut self, values: &[f32], buffer: &mut Buffer<f32>, at: usize) -> Result<()> {
@@ -139,14 +122,11 @@ impl<T: StoredElement> Backend for Cuda<T> {
         let end = at + range.len();
         self.device.copy_on_device(from.slice(range), to.slice_mut(at..end))
     }
+}
 
-    fn steps(&self) -> Result<Steps> {
-        Steps::new(&self.device)
-    }
-
-    fn set_steps(&mut self, steps: &mut Steps, done: u64) -> Result<()> {
-        steps.set(&self.device, done)
-    }
+impl<T: StoredElement> Batches for Cuda<T> {
+    type Batch = Batch;
+    type Graphs = Graphs;
 
     fn plan(&mut self, config: ModelConfig, capacity: BatchSize) -> Result<Batch> {
         let BatchSize { nodes, edges, .. } = capacity;
@@ -175,38 +155,6 @@ impl<T: StoredElement> Backend for Cuda<T> {
         layer_input.plan(device, config, capacity)?;
         device.reserve(d_node_output, nodes * T::stride(config.state_width))?;
         Batch::new(device, config, capacity)
-    }
-
-    fn begin_capture(&mut self, batch: &mut Batch) -> Result<()> {
-        self.device.begin_capture()?;
-        batch.launch_for_most(true);
-        Ok(())
-    }
-
-    fn end_capture(&mut self, batch: &mut Batch, graphs: &mut Graphs) -> Result<()> {
-        batch.launch_for_most(false);
-        graphs[batch.source()] = Some(self.device.end_capture()?);
-        Ok(())
-    }
-
-    unsafe fn replay(&mut self, batch: &Batch, graphs: &Graphs) -> Result<bool> {
-        let Some(graph) = &graphs[batch.source()] else { return Ok(false) };
-        let _range = nvtx::range(format_args!("step"));
-        // SAFETY: as the caller promises; beside its buffers the stages were given the batch's slot and training set, which
-        // stay with the batch, and this backend's own, which were planned and grow no more.
-        unsafe { self.device.replay(graph) }?;
-        Ok(true)
-    }
-
-    fn parameters_loaded(&mut self, parameters: &Parameters<Buffer<f32>>) -> Result<()> {
-        if !T::PRODUCTS_READ_COPY {
-            return Ok(());
-        }
-        let layout = &parameters.layout;
-        let mut copy = WeightCopy::new(&self.device, layout)?;
-        adam::weight_copy(&self.device, &mut copy, parameters.values.slice(0..layout.parameter_count))?;
-        self.weight_copy = Some(copy);
-        Ok(())
     }
 
     fn load_batch(&mut self, from: &GraphBatch, to: &mut Batch) -> Result<()> {
@@ -244,215 +192,234 @@ impl<T: StoredElement> Backend for Cuda<T> {
         batch.assemble(&self.device)
     }
 
-    fn edge_hidden(
-        &mut self,
-        layer: usize,
-        mode: Mode,
-        parameters: &mut Parameters<Buffer<f32>>,
-        batch: &Batch,
-        input: LayerInput<'_, Buffer<T>, Buffer<f32>>,
-        block: &mut Activations<T>,
-        _output: &mut Buffer<T>,
-    ) -> Result<()> {
+    fn begin_capture(&mut self, batch: &mut Batch) -> Result<()> {
+        self.device.begin_capture()?;
+        batch.launch_for_most(true);
+        Ok(())
+    }
+
+    fn end_capture(&mut self, batch: &mut Batch, graphs: &mut Graphs) -> Result<()> {
+        batch.launch_for_most(false);
+        graphs[batch.source()] = Some(self.device.end_capture()?);
+        Ok(())
+    }
+
+    unsafe fn replay(&mut self, batch: &Batch, graphs: &Graphs) -> Result<bool> {
+        let Some(graph) = &graphs[batch.source()] else { return Ok(false) };
+        let _range = nvtx::range(format_args!("step"));
+        // SAFETY: as the caller promises; beside its buffers the stages were given the batch's slot and training set, which
+        // stay with the batch, and this backend's own, which were planned and grow no more.
+        unsafe { self.device.replay(graph) }?;
+        Ok(true)
+    }
+}
+
+impl<T: StoredElement> Stages for Cuda<T> {
+    type Activations = Activations<T>;
+    type ActivationGradients = ActivationGradients<Buffer<T>>;
+    type Steps = Steps;
+
+    fn activations(&self, config: ModelConfig, capacity: BatchSize) -> Result<Activations<T>> {
+        Activations::new(&self.device, config, capacity)
+    }
+
+    /// Below the last layer, `d_node_state` is the gradient with respect to relu(norm(node_output)), before the l2
+    /// normalisation, since [`Stages::edge_hidden_backward`] of the layer above takes it that far.
+    fn activation_gradients(
+        &self,
+        config: ModelConfig,
+        capacity: BatchSize,
+    ) -> Result<Self::ActivationGradients> {
+        ActivationGradients::new(config, capacity, |rows, columns| {
+            allocate_stored(&self.device, rows, columns)
+        })
+    }
+
+    fn steps(&self) -> Result<Steps> {
+        Steps::new(&self.device)
+    }
+
+    fn set_steps(&mut self, steps: &mut Steps, done: u64) -> Result<()> {
+        steps.set(&self.device, done)
+    }
+
+    fn parameters_loaded(&mut self, parameters: &Parameters<Buffer<f32>>) -> Result<()> {
+        if !T::PRODUCTS_READ_COPY {
+            return Ok(());
+        }
+        let layout = &parameters.layout;
+        let mut copy = WeightCopy::new(&self.device, layout)?;
+        adam::weight_copy(&self.device, &mut copy, parameters.values.slice(0..layout.parameter_count))?;
+        self.weight_copy = Some(copy);
+        Ok(())
+    }
+
+    fn edge_hidden(&mut self, pass: &mut Forward<'_, Self>) -> Result<()> {
+        let (layer, mode, batch) = (pass.layer, pass.mode, pass.batch);
         let Cuda { device, sums, layer_input, weight_copy, .. } = self;
-        let Parameters { layout: all, values, running_mean, running_var } = parameters;
+        let (below, a) = pass.activations.at_mut(layer);
+        let Parameters { layout: all, values, running_mean, running_var } = &mut *pass.parameters;
         let layout = all.block(layer, BlockKind::EdgeHidden);
         let weights = Weights { layout: all, values, copy: weight_copy.as_ref() };
-        let BlockActivations { linear, mean, rstd } = block;
+        let BlockActivations { linear, mean, rstd } = &mut a.edge_hidden;
         let sums = sums.of(BlockKind::EdgeHidden).0;
-        let statistics = batch_statistics(mode, layout, running_mean, running_var, mean, rstd, sums);
-        layer_input.forward(device, layer, weights, batch, input, linear, statistics)?;
-        let layout = parameters.layout.block(layer, BlockKind::EdgeHidden);
-        constant_statistics(device, mode, layout, parameters, block)
+        let statistics = batch_statistics(mode, layout, [running_mean, running_var], [mean, rstd], sums);
+        layer_input.forward(LayerPass { device, layer, weights, batch }, below, linear, statistics)?;
+        let layout = pass.parameters.layout.block(layer, BlockKind::EdgeHidden);
+        constant_statistics(device, mode, layout, pass.parameters, &mut a.edge_hidden)
     }
 
-    fn edge_heads(
-        &mut self,
-        layer: usize,
-        mode: Mode,
-        parameters: &mut Parameters<Buffer<f32>>,
-        batch: &Batch,
-        hidden: Activated<'_, Buffer<T>, Buffer<f32>>,
-        block: &mut Activations<T>,
-    ) -> Result<()> {
-        let (kind, edges) = (BlockKind::EdgeHeads, batch.edges());
-        let x = Before::Block(BlockKind::EdgeHidden, hidden.block);
-        self.blocks().forward(mode, (layer, kind), parameters, x, edges, block)
+    fn edge_heads(&mut self, pass: &mut Forward<'_, Self>) -> Result<()> {
+        let (_, a) = pass.activations.at_mut(pass.layer);
+        let place = (pass.layer, BlockKind::EdgeHeads);
+        let x = Before::Block(BlockKind::EdgeHidden, &a.edge_hidden);
+        let x = (x, pass.batch.edges());
+        self.blocks().forward(pass.mode, place, pass.parameters, x, &mut a.edge_heads)
     }
 
-    fn edge_pool(
-        &mut self,
-        layer: usize,
-        parameters: &Parameters<Buffer<f32>>,
-        batch: &Batch,
-        heads: &Activations<T>,
-        pooled: &mut Buffer<T>,
-        edge_state: &mut Buffer<T>,
-    ) -> Result<()> {
+    fn edge_pool(&mut self, pass: &mut Forward<'_, Self>) -> Result<()> {
+        let (layer, batch, parameters) = (pass.layer, pass.batch, &*pass.parameters);
+        let (_, a) = pass.activations.at_mut(layer);
         let config = parameters.layout.config;
         let layout = parameters.layout.block(layer, BlockKind::EdgeHeads);
         let (hidden, state, width) = (config.hidden_width, config.edge_state_width(layer), layout.outputs);
         let (nodes, edges) = (batch.nodes(), batch.edges());
-        let norm = norm(layout, &parameters.values, heads);
-        let z = heads.linear.rows(edges.bound, width);
-        let mut pooled = pooled.rows_mut(nodes.bound, hidden);
+        let norm = norm(layout, &parameters.values, &a.edge_heads);
+        let z = a.edge_heads.linear.rows(edges.bound, width);
+        let mut pooled = a.pooled.rows_mut(nodes.bound, hidden);
         edge_pool::edge_pool_forward(&self.device, &mut pooled, z, norm, batch.incidence(), hidden)?;
-        if Self::recomputes(config, BlockKind::EdgeHeads) {
-            return Ok(());
-        }
+        let Some(edge_state) = &mut a.edge_state else { return Ok(()) };
         let (mut to, z_state) =
             (edge_state.rows_mut(edges.bound, state), z.slice(hidden.min(z.len())..z.len()));
         let norm = norm.columns(hidden, state);
         batch_norm::batch_norm_relu(&self.device, &mut to, z_state, norm, T::stride(width), edges)
     }
 
-    fn node_hidden(
-        &mut self,
-        layer: usize,
-        mode: Mode,
-        parameters: &mut Parameters<Buffer<f32>>,
-        batch: &Batch,
-        pooled: &Buffer<T>,
-        block: &mut Activations<T>,
-        _output: &mut Buffer<T>,
-    ) -> Result<()> {
-        let (kind, nodes, x) = (BlockKind::NodeHidden, batch.nodes(), Before::Values(pooled));
-        self.blocks().forward(mode, (layer, kind), parameters, x, nodes, block)
+    fn node_hidden(&mut self, pass: &mut Forward<'_, Self>) -> Result<()> {
+        let (_, a) = pass.activations.at_mut(pass.layer);
+        let place = (pass.layer, BlockKind::NodeHidden);
+        let x = (Before::Values(&a.pooled), pass.batch.nodes());
+        self.blocks().forward(pass.mode, place, pass.parameters, x, &mut a.node_hidden)
     }
 
-    fn node_output(
-        &mut self,
-        layer: usize,
-        mode: Mode,
-        parameters: &mut Parameters<Buffer<f32>>,
-        batch: &Batch,
-        hidden: Activated<'_, Buffer<T>, Buffer<f32>>,
-        block: &mut Activations<T>,
-        node_state: &mut Buffer<T>,
-    ) -> Result<()> {
-        let (kind, nodes) = (BlockKind::NodeOutput, batch.nodes());
-        let x = Before::Block(BlockKind::NodeHidden, hidden.block);
-        self.blocks().forward(mode, (layer, kind), parameters, x, nodes, block)?;
-        if layer + 1 < parameters.layout.config.layers {
-            return Ok(()); // the next layer activates what it reads
+    fn node_output(&mut self, pass: &mut Forward<'_, Self>) -> Result<()> {
+        let (layer, nodes) = (pass.layer, pass.batch.nodes());
+        let Activations { layers, node_state } = &mut *pass.activations;
+        let a = &mut layers[layer];
+        let place = (layer, BlockKind::NodeOutput);
+        let x = (Before::Block(BlockKind::NodeHidden, &a.node_hidden), nodes);
+        self.blocks().forward(pass.mode, place, pass.parameters, x, &mut a.node_output)?;
+        let config = pass.parameters.layout.config;
+        if layer + 1 < config.layers {
+            return Ok(()); // the layer above activates what it reads
         }
-        let layout = parameters.layout.block(layer, kind);
+        let layout = pass.parameters.layout.block(layer, BlockKind::NodeOutput);
         let (rows, columns) = (nodes.bound, layout.outputs);
-        let (mut x, z) = (node_state.rows_mut(rows, columns), block.linear.rows(rows, columns));
-        let norm = norm(layout, &parameters.values, block);
-        match parameters.layout.config.l2_norm {
+        let (mut x, z) = (node_state.rows_mut(rows, columns), a.node_output.linear.rows(rows, columns));
+        let norm = norm(layout, &pass.parameters.values, &a.node_output);
+        match config.l2_norm {
             true => l2_normalise::l2_normalise_forward(&self.device, &mut x, z, norm, nodes),
             false => batch_norm::batch_norm_relu(&self.device, &mut x, z, norm, T::stride(columns), nodes),
         }
     }
 
-    fn readout(
-        &mut self,
-        config: ModelConfig,
-        batch: &Batch,
-        node_state: &Buffer<T>,
-        embedding: &mut Buffer<f32>,
-    ) -> Result<()> {
-        let (graphs, states) = (batch.graphs(), node_states(config, batch, node_state));
-        let embedding = &mut embedding.slice_mut(0..graphs.bound * config.state_width);
+    fn readout(&mut self, of: Readout<'_, Self>) -> Result<()> {
+        let (graphs, states) =
+            (of.batch.graphs(), node_states(of.config, of.batch, &of.activations.node_state));
+        let embedding = &mut of.embedding.slice_mut(0..graphs.bound * of.config.state_width);
         readout_loss::readout(&self.device, embedding, states, graphs)
     }
 
     fn readout_loss(
         &mut self,
-        config: ModelConfig,
+        of: Readout<'_, Self>,
         loss: &Loss,
-        batch: &Batch,
-        node_state: &Buffer<T>,
-        embedding: &mut Buffer<f32>,
-        losses: &mut Buffer<f32>,
-        steps: &Steps,
-        d_node_state: &mut Buffer<T>,
-    ) -> Result<()> {
+        to: LossOutputs<'_, Self>,
+    ) -> Result<Gradient<States>> {
+        let Readout { config, batch, activations, embedding } = of;
+        let LossOutputs { losses, steps, d } = to;
         let (len, width) = (losses.len(), config.state_width);
         let to = readout_loss::LossOutputs {
             embedding: embedding.slice_mut(0..batch.graphs().bound * width),
             losses: LossRows { values: losses.slice_mut(0..len), rows: LOSS_STEPS, steps: steps.done() },
-            d_node_state: d_node_state.rows_mut(batch.nodes().bound, width),
+            d_node_state: d.d_node_state.rows_mut(batch.nodes().bound, width),
         };
         let triples = readout_loss::Triples {
             count: batch.triples(),
             similarity_positive: batch.similarity_positive(),
             similarity_negative: batch.similarity_negative(),
         };
-        readout_loss::readout_loss(&self.device, to, node_states(config, batch, node_state), triples, loss)
+        let states = node_states(config, batch, &activations.node_state);
+        readout_loss::readout_loss(&self.device, to, states, triples, loss)?;
+        Ok(Gradient::computed())
     }
 
-    /// But for the last layer right after [`Cuda::edge_hidden_backward`] of the next, whose product has made the gradient by
-    /// relu(norm(.)) and the first part of the norm's backward.
+    /// Below the last layer, the product of the layer above has computed the gradient with respect to relu(norm(.)) and the
+    /// sums of the norm's backward.
     fn node_output_backward(
         &mut self,
-        layer: usize,
-        parameters: &Parameters<Buffer<f32>>,
-        batch: &Batch,
-        saved: &LayerActivations<Buffer<T>, Buffer<f32>>,
-        d_node_state: &mut Buffer<T>,
-        d_node_hidden: &mut Buffer<T>,
-        gradients: &mut Buffer<f32>,
-    ) -> Result<()> {
-        let kind = BlockKind::NodeOutput;
+        pass: &mut Backward<'_, Self>,
+        _: Gradient<States>,
+    ) -> Result<Gradient<NodeHidden>> {
+        let (layer, kind, parameters) = (pass.layer, BlockKind::NodeOutput, pass.parameters);
+        let (_, saved) = pass.activations.at(layer);
+        let ActivationGradients { d_node_state, d_node_hidden, .. } = &mut *pass.d;
         let layout = parameters.layout.block(layer, kind);
-        let (nodes, rows, columns) = (batch.nodes(), batch.nodes().bound, layout.outputs);
+        let (rows, bound, columns) = (pass.batch.nodes(), pass.batch.nodes().bound, layout.outputs);
         let Cuda { device, format, sums, weight_parts, weight_copy, d_node_output, .. } = self;
         let (place, block, weight_copy) = ((layer, kind), &saved.node_output, weight_copy.as_ref());
         let mut blocks = Blocks { device, format: *format, sums, weight_parts, weight_copy };
         let d = if layer + 1 < parameters.layout.config.layers {
             d_node_state
         } else if parameters.layout.config.l2_norm {
-            let [weight, bias] = gradients.slices_mut([layout.norm_weight.clone(), layout.norm_bias.clone()]);
+            let of_norm = [layout.norm_weight.clone(), layout.norm_bias.clone()];
+            let [weight, bias] = pass.gradients.slices_mut(of_norm);
             let (batch_statistics, sums) = (layout.batch_norm, blocks.sums.of(kind).0);
             let of = l2_normalise::UnitRowsBackward {
-                d_y: d_node_output.rows_mut(rows, columns),
-                d_x: d_node_state.rows(rows, columns),
-                z: saved.node_output.linear.rows(rows, columns),
-                norm: norm(layout, &parameters.values, &saved.node_output),
+                d_y: d_node_output.rows_mut(bound, columns),
+                d_x: d_node_state.rows(bound, columns),
+                z: block.linear.rows(bound, columns),
+                norm: norm(layout, &parameters.values, block),
             };
             let gradient = NormGradient { weight, bias, batch_statistics, sums };
-            l2_normalise::l2_normalise_backward(device, of, gradient, nodes)?;
+            l2_normalise::l2_normalise_backward(device, of, gradient, rows)?;
             d_node_output
         } else {
-            blocks.norm_backward_sums(place, parameters, block, d_node_state, nodes, gradients)?;
+            blocks.norm_backward_sums(place, parameters, (block, d_node_state), rows, pass.gradients)?;
             d_node_state
         };
-        let (d, x) = (After::Block(block, d), Before::Block(BlockKind::NodeHidden, &saved.node_hidden));
-        blocks.linear_backward(place, parameters, d, x, nodes, d_node_hidden, gradients)
+        let x = Before::Block(BlockKind::NodeHidden, &saved.node_hidden);
+        let operands = Operands { d: After::Block(block, d), x, rows };
+        blocks.linear_backward(place, parameters, operands, d_node_hidden, pass.gradients)?;
+        Ok(Gradient::computed())
     }
 
-    /// Right after [`Cuda::node_output_backward`], whose product has made the first part of the norm's backward.
+    /// The product of [`Stages::node_output_backward`] has computed the sums of the norm's backward.
     fn node_hidden_backward(
         &mut self,
-        layer: usize,
-        parameters: &Parameters<Buffer<f32>>,
-        batch: &Batch,
-        saved: &LayerActivations<Buffer<T>, Buffer<f32>>,
-        d_node_hidden: &mut Buffer<T>,
-        d_pooled: &mut Buffer<T>,
-        gradients: &mut Buffer<f32>,
-    ) -> Result<()> {
-        let (place, nodes) = ((layer, BlockKind::NodeHidden), batch.nodes());
-        let (d, x) = (After::Block(&saved.node_hidden, d_node_hidden), Before::Values(&saved.pooled));
-        self.blocks().linear_backward(place, parameters, d, x, nodes, d_pooled, gradients)
+        pass: &mut Backward<'_, Self>,
+        _: Gradient<NodeHidden>,
+    ) -> Result<Gradient<Pooled>> {
+        let (_, saved) = pass.activations.at(pass.layer);
+        let ActivationGradients { d_node_hidden, d_pooled, .. } = &mut *pass.d;
+        let place = (pass.layer, BlockKind::NodeHidden);
+        let d = After::Block(&saved.node_hidden, d_node_hidden);
+        let operands = Operands { d, x: Before::Values(&saved.pooled), rows: pass.batch.nodes() };
+        self.blocks().linear_backward(place, pass.parameters, operands, d_pooled, pass.gradients)?;
+        Ok(Gradient::computed())
     }
 
     fn edge_pool_backward(
         &mut self,
-        layer: usize,
-        parameters: &Parameters<Buffer<f32>>,
-        batch: &Batch,
-        saved: &LayerActivations<Buffer<T>, Buffer<f32>>,
-        d_pooled: &Buffer<T>,
-        d_edge_state: &Buffer<T>,
-        d_edge_heads: &mut Buffer<T>,
-        gradients: &mut Buffer<f32>,
-    ) -> Result<()> {
+        pass: &mut Backward<'_, Self>,
+        _: Gradient<Pooled>,
+    ) -> Result<Gradient<EdgeHeads>> {
+        let (layer, batch, parameters) = (pass.layer, pass.batch, pass.parameters);
+        let heads = &pass.activations.at(layer).1.edge_heads;
+        let ActivationGradients { d_pooled, d_edge_state, d_edge_heads, .. } = &mut *pass.d;
         let config = parameters.layout.config;
         let layout = parameters.layout.block(layer, BlockKind::EdgeHeads);
-        let (edges, width, heads) = (batch.edges(), layout.outputs, &saved.edge_heads);
+        let (edges, width) = (batch.edges(), layout.outputs);
         let of = edge_pool::HeadsGradient {
             d_pooled: d_pooled.rows(batch.nodes().bound, config.hidden_width),
             d_edge_state: d_edge_state.rows(edges.bound, config.edge_state_width(layer)),
@@ -461,61 +428,60 @@ impl<T: StoredElement> Backend for Cuda<T> {
             hidden: config.hidden_width,
         };
         let (z, norm) = (heads.linear.rows(edges.bound, width), norm(layout, &parameters.values, heads));
-        let [weight, bias] = gradients.slices_mut([layout.norm_weight.clone(), layout.norm_bias.clone()]);
+        let of_norm = [layout.norm_weight.clone(), layout.norm_bias.clone()];
+        let [weight, bias] = pass.gradients.slices_mut(of_norm);
         let (batch_statistics, sums) = (layout.batch_norm, self.sums.of(BlockKind::EdgeHeads).0);
         let gradient = NormGradient { weight, bias, batch_statistics, sums: &mut *sums };
         edge_pool::edge_pool_backward_sums(&self.device, gradient, of, z, norm)?;
         let mut d_z = d_edge_heads.rows_mut(edges.bound, width);
-        edge_pool::edge_pool_backward(&self.device, &mut d_z, of, z, norm, sums)
+        edge_pool::edge_pool_backward(&self.device, &mut d_z, of, z, norm, sums)?;
+        Ok(Gradient::computed())
     }
 
     fn edge_heads_backward(
         &mut self,
-        layer: usize,
-        parameters: &Parameters<Buffer<f32>>,
-        batch: &Batch,
-        saved: &LayerActivations<Buffer<T>, Buffer<f32>>,
-        d_edge_heads: &Buffer<T>,
-        d_edge_hidden: &mut Buffer<T>,
-        gradients: &mut Buffer<f32>,
-    ) -> Result<()> {
-        let (place, edges) = ((layer, BlockKind::EdgeHeads), batch.edges());
-        let (d, x) = (After::Values(d_edge_heads), Before::Block(BlockKind::EdgeHidden, &saved.edge_hidden));
-        self.blocks().linear_backward(place, parameters, d, x, edges, d_edge_hidden, gradients)
+        pass: &mut Backward<'_, Self>,
+        _: Gradient<EdgeHeads>,
+    ) -> Result<Gradient<EdgeHidden>> {
+        let (_, saved) = pass.activations.at(pass.layer);
+        let ActivationGradients { d_edge_heads, d_edge_hidden, .. } = &mut *pass.d;
+        let place = (pass.layer, BlockKind::EdgeHeads);
+        let x = Before::Block(BlockKind::EdgeHidden, &saved.edge_hidden);
+        let operands = Operands { d: After::Values(d_edge_heads), x, rows: pass.batch.edges() };
+        self.blocks().linear_backward(place, pass.parameters, operands, d_edge_hidden, pass.gradients)?;
+        Ok(Gradient::computed())
     }
 
-    /// Right after [`Cuda::edge_heads_backward`], whose product has made the first part of the norm's backward.
+    /// The product of [`Stages::edge_heads_backward`] has computed the sums of the norm's backward.
     fn edge_hidden_backward(
         &mut self,
-        layer: usize,
-        parameters: &Parameters<Buffer<f32>>,
-        batch: &Batch,
-        saved: &LayerActivations<Buffer<T>, Buffer<f32>>,
-        input: LayerInput<'_, Buffer<T>, Buffer<f32>>,
-        d_edge_hidden: &mut Buffer<T>,
-        d_input: LayerInputGradient<'_, Buffer<T>>,
-        gradients: &mut Buffer<f32>,
-    ) -> Result<()> {
+        pass: &mut Backward<'_, Self>,
+        _: Gradient<EdgeHidden>,
+    ) -> Result<Gradient<States>> {
+        let (layer, batch, kind) = (pass.layer, pass.batch, BlockKind::EdgeHidden);
+        let (below, saved) = pass.activations.at(layer);
+        let ActivationGradients { d_node_state, d_edge_state, d_edge_hidden, .. } = &mut *pass.d;
         let Cuda { device, sums, layer_input, weight_parts, weight_copy, .. } = self;
-        let Parameters { layout, values, .. } = parameters;
-        let (kind, weights) = (BlockKind::EdgeHidden, Weights { layout, values, copy: weight_copy.as_ref() });
-        let (block, edges) = (&saved.edge_hidden, batch.edges());
-        // The node output's, like the heads', are the upper ones.
+        let Parameters { layout, values, .. } = pass.parameters;
+        let weights = Weights { layout, values, copy: weight_copy.as_ref() };
+        let block = &saved.edge_hidden;
+        // The node output of the layer below shares the upper memory of sums with the heads.
         let (sums, sums_before) = sums.of(kind);
-        let d_z = norm_backward(layout.block(layer, kind), values, block, d_edge_hidden, edges, sums);
-        let memory = layer_input::Memory { weight_parts, sums_before };
-        layer_input.backward(device, layer, weights, batch, input, d_z, d_input, gradients, memory)
+        let d_z = norm_backward(layout.block(layer, kind), values, block, d_edge_hidden, batch.edges(), sums);
+        let of = LayerPass { device, layer, weights, batch };
+        match below {
+            Some(below) => {
+                let to = StateGradients { d_node_state, d_edge_state, gradients: pass.gradients };
+                let memory = layer_input::Memory { weight_parts, sums_before };
+                layer_input.backward_to_states(of, below, d_z, to, memory)?;
+            }
+            None => layer_input.backward_to_embeddings(of, d_z, pass.gradients, weight_parts)?,
+        }
+        Ok(Gradient::computed())
     }
 
-    fn adam_step(
-        &mut self,
-        adam: &Adam,
-        parameters: &mut Parameters<Buffer<f32>>,
-        gradients: &Buffer<f32>,
-        moments: &mut Moments<Buffer<f32>>,
-        steps: &mut Steps,
-        part: Part,
-    ) -> Result<()> {
+    fn adam_step(&mut self, update: Update<'_, Self>) -> Result<()> {
+        let Update { adam, parameters, gradients, moments, steps, part } = update;
         let Cuda { device, weight_copy, .. } = self;
         let count = parameters.layout.parameter_count;
         let update = adam::Update {
@@ -532,6 +498,28 @@ impl<T: StoredElement> Backend for Cuda<T> {
         device.on_branch(|| adam::adam_step(device, update, adam, steps, weight_copy.as_mut()))
     }
 
+    fn relu_mask(
+        &mut self,
+        (layer, kind): (usize, BlockKind),
+        rows: usize,
+        parameters: &Parameters<Buffer<f32>>,
+        activations: &Activations<T>,
+    ) -> Result<Vec<u8>> {
+        let (layout, block) = (parameters.layout.block(layer, kind), activations.block(layer, kind));
+        let count = rows * layout.outputs;
+        let mut mask = self.device.allocate_unwritten::<u8>(count)?;
+        batch_norm::batch_norm_mask(
+            &self.device,
+            &mut mask.slice_mut(0..count),
+            block.linear.rows(rows, layout.outputs),
+            norm(layout, &parameters.values, block),
+            rows,
+        )?;
+        self.device.download(&mask, 0..count)
+    }
+}
+
+impl<T: StoredElement> Search for Cuda<T> {
     fn top_k(
         &mut self,
         query: &Buffer<f32>,
@@ -566,25 +554,10 @@ impl<T: StoredElement> Backend for Cuda<T> {
     ) -> Result<Option<Vec<CorrelationSums>>> {
         row_correlations::all_rows(&self.device, embeddings, width, similarity, images, done).map(Some)
     }
+}
 
-    fn relu_mask(
-        &mut self,
-        layer: usize,
-        kind: BlockKind,
-        rows: usize,
-        parameters: &Parameters<Buffer<f32>>,
-        block: &Activations<T>,
-    ) -> Result<Vec<u8>> {
-        let layout = parameters.layout.block(layer, kind);
-        let count = rows * layout.outputs;
-        let mut mask = self.device.allocate_unwritten::<u8>(count)?;
-        batch_norm::batch_norm_mask(
-            &self.device,
-            &mut mask.slice_mut(0..count),
-            block.linear.rows(rows, layout.outputs),
-            norm(layout, &parameters.values, block),
-            rows,
-        )?;
-        self.device.download(&mask, 0..count)
+impl<T: StoredElement> Backend for Cuda<T> {
+    fn range(&self, name: fmt::Arguments<'_>) -> crate::backend::range::Range {
+        nvtx::range(name)
     }
 }

@@ -18,15 +18,18 @@ use std::ops::Range;
 
 use num_traits::Float;
 
-use crate::backend::{Activated, Backend, LayerInput, LayerInputGradient, Mode};
+use crate::backend::pass::{
+    Backward, EdgeHeads, EdgeHidden, Forward, Gradient, LossOutputs, NodeHidden, Pooled, Readout, States,
+    Update,
+};
+use crate::backend::{Backend, Batches, Memory, Mode, Search, Stages, loss_row};
 use crate::batch::graph_batch::{BatchSize, GraphBatch};
 use crate::error::Result;
 use crate::loss::Loss;
-use crate::model::activations::{BlockActivations, LayerActivations};
-use crate::model::loss_row;
+use crate::network::activations::{ActivationGradients, Activations, BlockActivations, LayerActivations};
 use crate::network::config::ModelConfig;
 use crate::network::parameters::{BlockKind, BlockLayout, Parameters};
-use crate::optimizer::{Adam, Moments, Part};
+use crate::optimizer::Part;
 
 use batch_norm::Norm;
 
@@ -46,12 +49,14 @@ fn wide<F: Float>(values: &[F]) -> Vec<f64> {
     values.iter().map(|value| value.to_f64().expect("a float")).collect()
 }
 
-/// The statistics that the block uses in this mode, into `block`.
+/// A block's place: its layer, and which of the layer's blocks it is.
+type Place = (usize, BlockKind);
+
+/// Statistics that the block uses in this mode, written into `block`.
 fn statistics<F: Float>(
     mode: Mode,
+    (layer, kind): Place,
     parameters: &mut Parameters<Vec<F>>,
-    layer: usize,
-    kind: BlockKind,
     z: &[F],
     block: &mut BlockActivations<Vec<F>>,
 ) {
@@ -79,26 +84,25 @@ fn norm<'a, F>(
     }
 }
 
-/// linear(x) and its statistics, into `block`.
-fn linear_with_statistics<F: Float>(
+/// `relu(norm(linear(x)))`; the linear output and its statistics go into `block`.
+fn block_forward<F: Float>(
     mode: Mode,
+    (layer, kind): Place,
     parameters: &mut Parameters<Vec<F>>,
-    layer: usize,
-    kind: BlockKind,
     x: &[F],
     block: &mut BlockActivations<Vec<F>>,
-) {
+) -> Vec<F> {
     let layout = parameters.layout.block(layer, kind);
     let z = linear::linear(x, &parameters.values[layout.weight.clone()], layout.inputs, layout.outputs);
-    statistics(mode, parameters, layer, kind, &z, block);
+    statistics(mode, (layer, kind), parameters, &z, block);
     write(&mut block.linear, &z);
+    norm(parameters, parameters.layout.block(layer, kind), block).relu_rows(&z)
 }
 
-/// The backward of batch norm and ReLU: `d_y` becomes `d_z`; writes the gradients of the norm's parameters.
+/// Backward of batch norm and ReLU: `d_y` becomes `d_z`. Writes the gradients with respect to the norm's parameters.
 fn norm_backward<F: Float>(
+    (layer, kind): Place,
     parameters: &Parameters<Vec<F>>,
-    layer: usize,
-    kind: BlockKind,
     block: &BlockActivations<Vec<F>>,
     d_y: &mut [F],
     gradients: &mut [F],
@@ -113,11 +117,10 @@ fn norm_backward<F: Float>(
     gradients[layout.norm_bias.clone()].copy_from_slice(&d_bias);
 }
 
-/// The backward of a linear layer: writes the weight's gradient, returns the input's.
+/// Backward of a linear layer: writes the gradient with respect to the weight, returns that with respect to the input.
 fn linear_backward<F: Float>(
+    (layer, kind): Place,
     parameters: &Parameters<Vec<F>>,
-    layer: usize,
-    kind: BlockKind,
     d_z: &[F],
     x: &[F],
     gradients: &mut [F],
@@ -132,48 +135,28 @@ fn write<F: Copy>(to: &mut [F], values: &[F]) {
     to[..values.len()].copy_from_slice(values);
 }
 
-/// Node and edge states that a layer reads.
+/// Node states `[N, D]` and edge states `[E, D]` that a layer reads: those of the layer `below`, or in layer 0 the embeddings
+/// of the types.
 fn layer_input<F: Float>(
     parameters: &Parameters<Vec<F>>,
     batch: &GraphBatch,
-    input: LayerInput<'_, Vec<F>>,
+    below: Option<&LayerActivations<Vec<F>>>,
 ) -> (Vec<F>, Vec<F>) {
     let layout = &parameters.layout;
-    let width = layout.config.state_width;
-    match input {
-        LayerInput::Embeddings => {
-            let (objects, predicates) = (layout.object_embedding.clone(), layout.predicate_embedding.clone());
-            let lookup =
-                |range, types| edge_gather::embedding_lookup(&parameters.values[range], types, width);
-            (lookup(objects, &batch.node_object), lookup(predicates, &batch.edge_predicate))
-        }
-        LayerInput::States {
-            nodes: Activated { output: nodes, .. },
-            edges: Activated { output: edges, .. },
-        } => {
-            let size = batch.size();
-            (nodes[..size.nodes * width].to_vec(), edges[..size.edges * width].to_vec())
-        }
-    }
+    let (width, size) = (layout.config.state_width, batch.size());
+    let Some(LayerActivations { node_state, edge_state, .. }) = below else {
+        let (objects, predicates) = (layout.object_embedding.clone(), layout.predicate_embedding.clone());
+        let lookup = |range, types| edge_gather::embedding_lookup(&parameters.values[range], types, width);
+        return (lookup(objects, &batch.node_object), lookup(predicates, &batch.edge_predicate));
+    };
+    (node_state[..size.nodes * width].to_vec(), edge_state[..size.edges * width].to_vec())
 }
 
-impl<F: Float> Backend for Reference<F> {
+impl<F: Float> Memory for Reference<F> {
     type Buffer = Vec<F>;
-    type Stored = Vec<F>;
-    type Batch = GraphBatch;
-    type Steps = u64;
-    type Graphs = ();
 
     fn allocate(&self, len: usize) -> Result<Vec<F>> {
         Ok(vec![F::zero(); len])
-    }
-
-    fn allocate_stored(&self, rows: usize, columns: usize) -> Result<Vec<F>> {
-        self.allocate(rows * columns)
-    }
-
-    fn download_stored(&mut self, matrix: &Vec<F>, rows: usize, columns: usize) -> Result<Vec<f32>> {
-        self.download(matrix, 0..rows * columns)
     }
 
     fn upload(&mut self, values: &[f32], buffer: &mut Vec<F>, at: usize) -> Result<()> {
@@ -191,6 +174,38 @@ impl<F: Float> Backend for Reference<F> {
         to[at..at + range.len()].copy_from_slice(&from[range]);
         Ok(())
     }
+}
+
+impl<F: Float> Batches for Reference<F> {
+    type Batch = GraphBatch;
+    type Graphs = ();
+
+    fn plan(&mut self, _: ModelConfig, _: BatchSize) -> Result<GraphBatch> {
+        Ok(GraphBatch::default())
+    }
+
+    fn load_batch(&mut self, from: &GraphBatch, to: &mut GraphBatch) -> Result<()> {
+        to.clone_from(from);
+        Ok(())
+    }
+}
+
+impl<F: Float> Stages for Reference<F> {
+    type Activations = Activations<Vec<F>>;
+    type ActivationGradients = ActivationGradients<Vec<F>>;
+    type Steps = u64;
+
+    fn activations(&self, config: ModelConfig, capacity: BatchSize) -> Result<Activations<Vec<F>>> {
+        Ok(Activations::new(config, capacity, |len| vec![F::zero(); len]))
+    }
+
+    fn activation_gradients(
+        &self,
+        config: ModelConfig,
+        capacity: BatchSize,
+    ) -> Result<ActivationGradients<Vec<F>>> {
+        ActivationGradients::new(config, capacity, |rows, columns| self.allocate(rows * columns))
+    }
 
     fn steps(&self) -> Result<u64> {
         Ok(0)
@@ -201,287 +216,191 @@ impl<F: Float> Backend for Reference<F> {
         Ok(())
     }
 
-    fn plan(&mut self, _: ModelConfig, _: BatchSize) -> Result<GraphBatch> {
-        Ok(GraphBatch::default())
-    }
-
-    fn load_batch(&mut self, from: &GraphBatch, to: &mut GraphBatch) -> Result<()> {
-        to.clone_from(from);
+    fn edge_hidden(&mut self, pass: &mut Forward<'_, Self>) -> Result<()> {
+        let (below, a) = pass.activations.at_mut(pass.layer);
+        let (nodes, edges) = layer_input(pass.parameters, pass.batch, below);
+        let x =
+            edge_gather::edge_gather(pass.batch, &nodes, &edges, pass.parameters.layout.config.state_width);
+        let place = (pass.layer, BlockKind::EdgeHidden);
+        let y = block_forward(pass.mode, place, pass.parameters, &x, &mut a.edge_hidden);
+        write(&mut a.edge_hidden_output, &y);
         Ok(())
     }
 
-    fn edge_hidden(
-        &mut self,
-        layer: usize,
-        mode: Mode,
-        parameters: &mut Parameters<Vec<F>>,
-        batch: &GraphBatch,
-        input: LayerInput<'_, Vec<F>>,
-        block: &mut BlockActivations<Vec<F>>,
-        output: &mut Vec<F>,
-    ) -> Result<()> {
-        let kind = BlockKind::EdgeHidden;
-        let (nodes, edges) = layer_input(parameters, batch, input);
-        let x = edge_gather::edge_gather(batch, &nodes, &edges, parameters.layout.config.state_width);
-        linear_with_statistics(mode, parameters, layer, kind, &x, block);
-        let layout = parameters.layout.block(layer, kind);
-        let z = &block.linear[..batch.size().edges * layout.outputs];
-        write(output, &norm(parameters, layout, block).relu_rows(z));
+    fn edge_heads(&mut self, pass: &mut Forward<'_, Self>) -> Result<()> {
+        let (_, a) = pass.activations.at_mut(pass.layer);
+        let x = &a.edge_hidden_output[..pass.batch.size().edges * pass.parameters.layout.config.hidden_width];
+        let place = (pass.layer, BlockKind::EdgeHeads);
+        block_forward(pass.mode, place, pass.parameters, x, &mut a.edge_heads);
         Ok(())
     }
 
-    fn edge_heads(
-        &mut self,
-        layer: usize,
-        mode: Mode,
-        parameters: &mut Parameters<Vec<F>>,
-        batch: &GraphBatch,
-        hidden: Activated<'_, Vec<F>>,
-        block: &mut BlockActivations<Vec<F>>,
-    ) -> Result<()> {
-        let x = &hidden.output[..batch.size().edges * parameters.layout.config.hidden_width];
-        linear_with_statistics(mode, parameters, layer, BlockKind::EdgeHeads, x, block);
-        Ok(())
-    }
-
-    fn edge_pool(
-        &mut self,
-        layer: usize,
-        parameters: &Parameters<Vec<F>>,
-        batch: &GraphBatch,
-        heads: &BlockActivations<Vec<F>>,
-        pooled: &mut Vec<F>,
-        edge_state: &mut Vec<F>,
-    ) -> Result<()> {
-        let config = parameters.layout.config;
-        let layout = parameters.layout.block(layer, BlockKind::EdgeHeads);
-        let (hidden, object_start) = (config.hidden_width, config.object_head_start(layer));
-        let z = &heads.linear[..batch.size().edges * layout.outputs];
-        let y = norm(parameters, layout, heads).relu_rows(z);
-        write(pooled, &edge_pool::edge_pool(batch, &y, layout.outputs, hidden, object_start));
+    fn edge_pool(&mut self, pass: &mut Forward<'_, Self>) -> Result<()> {
+        let (_, a) = pass.activations.at_mut(pass.layer);
+        let (batch, config) = (pass.batch, pass.parameters.layout.config);
+        let layout = pass.parameters.layout.block(pass.layer, BlockKind::EdgeHeads);
+        let (hidden, object_start) = (config.hidden_width, config.object_head_start(pass.layer));
+        let z = &a.edge_heads.linear[..batch.size().edges * layout.outputs];
+        let y = norm(pass.parameters, layout, &a.edge_heads).relu_rows(z);
+        write(&mut a.pooled, &edge_pool::edge_pool(batch, &y, layout.outputs, hidden, object_start));
         let states: Vec<F> =
             y.chunks_exact(layout.outputs).flat_map(|row| &row[hidden..object_start]).copied().collect();
-        write(edge_state, &states);
+        write(&mut a.edge_state, &states);
         Ok(())
     }
 
-    fn node_hidden(
-        &mut self,
-        layer: usize,
-        mode: Mode,
-        parameters: &mut Parameters<Vec<F>>,
-        batch: &GraphBatch,
-        pooled: &Vec<F>,
-        block: &mut BlockActivations<Vec<F>>,
-        output: &mut Vec<F>,
-    ) -> Result<()> {
-        let kind = BlockKind::NodeHidden;
-        let values = batch.size().nodes * parameters.layout.config.hidden_width;
-        linear_with_statistics(mode, parameters, layer, kind, &pooled[..values], block);
-        let layout = parameters.layout.block(layer, kind);
-        write(output, &norm(parameters, layout, block).relu_rows(&block.linear[..values]));
+    fn node_hidden(&mut self, pass: &mut Forward<'_, Self>) -> Result<()> {
+        let (_, a) = pass.activations.at_mut(pass.layer);
+        let x = &a.pooled[..pass.batch.size().nodes * pass.parameters.layout.config.hidden_width];
+        let place = (pass.layer, BlockKind::NodeHidden);
+        let y = block_forward(pass.mode, place, pass.parameters, x, &mut a.node_hidden);
+        write(&mut a.node_hidden_output, &y);
         Ok(())
     }
 
-    fn node_output(
-        &mut self,
-        layer: usize,
-        mode: Mode,
-        parameters: &mut Parameters<Vec<F>>,
-        batch: &GraphBatch,
-        hidden: Activated<'_, Vec<F>>,
-        block: &mut BlockActivations<Vec<F>>,
-        node_state: &mut Vec<F>,
-    ) -> Result<()> {
-        let kind = BlockKind::NodeOutput;
-        let config = parameters.layout.config;
-        let nodes = batch.size().nodes;
-        linear_with_statistics(
-            mode,
-            parameters,
-            layer,
-            kind,
-            &hidden.output[..nodes * config.hidden_width],
-            block,
-        );
-        let layout = parameters.layout.block(layer, kind);
-        let mut y = norm(parameters, layout, block).relu_rows(&block.linear[..nodes * config.state_width]);
+    fn node_output(&mut self, pass: &mut Forward<'_, Self>) -> Result<()> {
+        let (_, a) = pass.activations.at_mut(pass.layer);
+        let config = pass.parameters.layout.config;
+        let x = &a.node_hidden_output[..pass.batch.size().nodes * config.hidden_width];
+        let place = (pass.layer, BlockKind::NodeOutput);
+        let mut y = block_forward(pass.mode, place, pass.parameters, x, &mut a.node_output);
         if config.l2_norm {
             l2_normalise::l2_normalise(&mut y, config.state_width);
         }
-        write(node_state, &y);
+        write(&mut a.node_state, &y);
         Ok(())
     }
 
-    fn readout(
-        &mut self,
-        config: ModelConfig,
-        batch: &GraphBatch,
-        node_state: &Vec<F>,
-        embedding: &mut Vec<F>,
-    ) -> Result<()> {
-        let (width, image_node_in_mean) = (config.state_width, config.image_node_in_mean);
-        write(embedding, &readout_loss::readout(batch, node_state, width, image_node_in_mean));
+    fn readout(&mut self, of: Readout<'_, Self>) -> Result<()> {
+        let ModelConfig { state_width, image_node_in_mean, .. } = of.config;
+        let node_state = of.activations.last_node_state();
+        write(of.embedding, &readout_loss::readout(of.batch, node_state, state_width, image_node_in_mean));
         Ok(())
     }
 
     fn readout_loss(
         &mut self,
-        config: ModelConfig,
+        of: Readout<'_, Self>,
         loss: &Loss,
-        batch: &GraphBatch,
-        node_state: &Vec<F>,
-        embedding: &mut Vec<F>,
-        losses: &mut Vec<F>,
-        &steps: &u64,
-        d_node_state: &mut Vec<F>,
-    ) -> Result<()> {
-        self.readout(config, batch, node_state, embedding)?;
-        let (width, image_node_in_mean) = (config.state_width, config.image_node_in_mean);
+        to: LossOutputs<'_, Self>,
+    ) -> Result<Gradient<States>> {
+        let Readout { config, batch, activations, embedding } = of;
+        self.readout(Readout { config, batch, activations, embedding: &mut *embedding })?;
+        let (width, node_state) = (config.state_width, activations.last_node_state());
         let (values, d_embedding) = readout_loss::triple_losses(loss, batch, embedding, width);
-        let at = loss_row(losses.len(), steps).start;
-        write(&mut losses[at..], &values);
-        let d = readout_loss::readout_backward(batch, node_state, &d_embedding, width, image_node_in_mean);
-        write(d_node_state, &d);
-        Ok(())
+        let at = loss_row(to.losses.len(), *to.steps).start;
+        write(&mut to.losses[at..], &values);
+        let in_mean = config.image_node_in_mean;
+        let d = readout_loss::readout_backward(batch, node_state, &d_embedding, width, in_mean);
+        write(&mut to.d.d_node_state, &d);
+        Ok(Gradient::computed())
     }
 
     fn node_output_backward(
         &mut self,
-        layer: usize,
-        parameters: &Parameters<Vec<F>>,
-        batch: &GraphBatch,
-        saved: &LayerActivations<Vec<F>>,
-        d_node_state: &mut Vec<F>,
-        d_node_hidden: &mut Vec<F>,
-        gradients: &mut Vec<F>,
-    ) -> Result<()> {
-        let kind = BlockKind::NodeOutput;
-        let layout = parameters.layout.block(layer, kind);
-        let nodes = batch.size().nodes;
+        pass: &mut Backward<'_, Self>,
+        _: Gradient<States>,
+    ) -> Result<Gradient<NodeHidden>> {
+        let (_, a) = pass.activations.at(pass.layer);
+        let place = (pass.layer, BlockKind::NodeOutput);
+        let layout = pass.parameters.layout.block(pass.layer, BlockKind::NodeOutput);
+        let nodes = pass.batch.size().nodes;
         let values = nodes * layout.outputs;
-        let mut d = d_node_state[..values].to_vec();
-        if parameters.layout.config.l2_norm {
-            let z = &saved.node_output.linear[..values];
-            let y = norm(parameters, layout, &saved.node_output).relu_rows(z);
+        let mut d = pass.d.d_node_state[..values].to_vec();
+        if pass.parameters.layout.config.l2_norm {
+            let y = norm(pass.parameters, layout, &a.node_output).relu_rows(&a.node_output.linear[..values]);
             d = l2_normalise::l2_normalise_backward(&y, &d, layout.outputs);
         }
-        norm_backward(parameters, layer, kind, &saved.node_output, &mut d, gradients);
-        let x = &saved.node_hidden_output[..nodes * layout.inputs];
-        write(d_node_hidden, &linear_backward(parameters, layer, kind, &d, x, gradients));
-        Ok(())
+        norm_backward(place, pass.parameters, &a.node_output, &mut d, pass.gradients);
+        let x = &a.node_hidden_output[..nodes * layout.inputs];
+        write(&mut pass.d.d_node_hidden, &linear_backward(place, pass.parameters, &d, x, pass.gradients));
+        Ok(Gradient::computed())
     }
 
     fn node_hidden_backward(
         &mut self,
-        layer: usize,
-        parameters: &Parameters<Vec<F>>,
-        batch: &GraphBatch,
-        saved: &LayerActivations<Vec<F>>,
-        d_node_hidden: &mut Vec<F>,
-        d_pooled: &mut Vec<F>,
-        gradients: &mut Vec<F>,
-    ) -> Result<()> {
-        let kind = BlockKind::NodeHidden;
-        let values = batch.size().nodes * parameters.layout.config.hidden_width;
-        let d = &mut d_node_hidden[..values];
-        norm_backward(parameters, layer, kind, &saved.node_hidden, d, gradients);
-        write(d_pooled, &linear_backward(parameters, layer, kind, d, &saved.pooled[..values], gradients));
-        Ok(())
+        pass: &mut Backward<'_, Self>,
+        _: Gradient<NodeHidden>,
+    ) -> Result<Gradient<Pooled>> {
+        let (_, a) = pass.activations.at(pass.layer);
+        let place = (pass.layer, BlockKind::NodeHidden);
+        let values = pass.batch.size().nodes * pass.parameters.layout.config.hidden_width;
+        let d = &mut pass.d.d_node_hidden[..values];
+        norm_backward(place, pass.parameters, &a.node_hidden, d, pass.gradients);
+        let d_pooled = linear_backward(place, pass.parameters, d, &a.pooled[..values], pass.gradients);
+        write(&mut pass.d.d_pooled, &d_pooled);
+        Ok(Gradient::computed())
     }
 
     fn edge_pool_backward(
         &mut self,
-        layer: usize,
-        parameters: &Parameters<Vec<F>>,
-        batch: &GraphBatch,
-        saved: &LayerActivations<Vec<F>>,
-        d_pooled: &Vec<F>,
-        d_edge_state: &Vec<F>,
-        d_edge_heads: &mut Vec<F>,
-        gradients: &mut Vec<F>,
-    ) -> Result<()> {
-        let kind = BlockKind::EdgeHeads;
-        let config = parameters.layout.config;
+        pass: &mut Backward<'_, Self>,
+        _: Gradient<Pooled>,
+    ) -> Result<Gradient<EdgeHeads>> {
+        let (_, a) = pass.activations.at(pass.layer);
+        let config = pass.parameters.layout.config;
         let mut d = edge_pool::edge_pool_backward(
-            batch,
-            d_pooled,
-            d_edge_state,
-            config.heads_width(layer),
+            pass.batch,
+            &pass.d.d_pooled,
+            &pass.d.d_edge_state,
+            config.heads_width(pass.layer),
             config.hidden_width,
-            config.object_head_start(layer),
+            config.object_head_start(pass.layer),
         );
-        norm_backward(parameters, layer, kind, &saved.edge_heads, &mut d, gradients);
-        write(d_edge_heads, &d);
-        Ok(())
+        let place = (pass.layer, BlockKind::EdgeHeads);
+        norm_backward(place, pass.parameters, &a.edge_heads, &mut d, pass.gradients);
+        write(&mut pass.d.d_edge_heads, &d);
+        Ok(Gradient::computed())
     }
 
     fn edge_heads_backward(
         &mut self,
-        layer: usize,
-        parameters: &Parameters<Vec<F>>,
-        batch: &GraphBatch,
-        saved: &LayerActivations<Vec<F>>,
-        d_edge_heads: &Vec<F>,
-        d_edge_hidden: &mut Vec<F>,
-        gradients: &mut Vec<F>,
-    ) -> Result<()> {
-        let kind = BlockKind::EdgeHeads;
-        let layout = parameters.layout.block(layer, kind);
-        let edges = batch.size().edges;
-        let d = &d_edge_heads[..edges * layout.outputs];
-        let x = &saved.edge_hidden_output[..edges * layout.inputs];
-        write(d_edge_hidden, &linear_backward(parameters, layer, kind, d, x, gradients));
-        Ok(())
+        pass: &mut Backward<'_, Self>,
+        _: Gradient<EdgeHeads>,
+    ) -> Result<Gradient<EdgeHidden>> {
+        let (_, a) = pass.activations.at(pass.layer);
+        let place = (pass.layer, BlockKind::EdgeHeads);
+        let layout = pass.parameters.layout.block(pass.layer, BlockKind::EdgeHeads);
+        let edges = pass.batch.size().edges;
+        let d = &pass.d.d_edge_heads[..edges * layout.outputs];
+        let x = &a.edge_hidden_output[..edges * layout.inputs];
+        write(&mut pass.d.d_edge_hidden, &linear_backward(place, pass.parameters, d, x, pass.gradients));
+        Ok(Gradient::computed())
     }
 
     fn edge_hidden_backward(
         &mut self,
-        layer: usize,
-        parameters: &Parameters<Vec<F>>,
-        batch: &GraphBatch,
-        saved: &LayerActivations<Vec<F>>,
-        input: LayerInput<'_, Vec<F>>,
-        d_edge_hidden: &mut Vec<F>,
-        d_input: LayerInputGradient<'_, Vec<F>>,
-        gradients: &mut Vec<F>,
-    ) -> Result<()> {
-        let kind = BlockKind::EdgeHidden;
-        let layout = &parameters.layout;
+        pass: &mut Backward<'_, Self>,
+        _: Gradient<EdgeHidden>,
+    ) -> Result<Gradient<States>> {
+        let (below, a) = pass.activations.at(pass.layer);
+        let place = (pass.layer, BlockKind::EdgeHidden);
+        let (batch, layout) = (pass.batch, &pass.parameters.layout);
         let (width, size) = (layout.config.state_width, batch.size());
-        let (nodes, edges) = layer_input(parameters, batch, input);
+        let (nodes, edges) = layer_input(pass.parameters, batch, below);
         let x = edge_gather::edge_gather(batch, &nodes, &edges, width);
-        let d = &mut d_edge_hidden[..size.edges * layout.config.hidden_width];
-        norm_backward(parameters, layer, kind, &saved.edge_hidden, d, gradients);
-        let d_x = linear_backward(parameters, layer, kind, d, &x, gradients);
+        let d = &mut pass.d.d_edge_hidden[..size.edges * layout.config.hidden_width];
+        norm_backward(place, pass.parameters, &a.edge_hidden, d, pass.gradients);
+        let d_x = linear_backward(place, pass.parameters, d, &x, pass.gradients);
         let mut d_nodes = vec![F::zero(); size.nodes * width];
         let mut d_edges = vec![F::zero(); size.edges * width];
         edge_gather::edge_gather_backward(batch, &d_x, width, &mut d_nodes, &mut d_edges);
-        match d_input {
-            LayerInputGradient::States { nodes, edges } => {
-                write(nodes, &d_nodes);
-                write(edges, &d_edges);
-            }
-            LayerInputGradient::Embeddings => {
-                let mut table = |d_rows: &[F], types: &[u32], range: Range<usize>| {
-                    edge_gather::embedding_lookup_backward(d_rows, types, width, &mut gradients[range]);
-                };
-                table(&d_nodes, &batch.node_object, layout.object_embedding.clone());
-                table(&d_edges, &batch.edge_predicate, layout.predicate_embedding.clone());
-            }
+        if below.is_some() {
+            write(&mut pass.d.d_node_state, &d_nodes);
+            write(&mut pass.d.d_edge_state, &d_edges);
+        } else {
+            let mut table = |d_rows: &[F], types: &[u32], range: Range<usize>| {
+                edge_gather::embedding_lookup_backward(d_rows, types, width, &mut pass.gradients[range]);
+            };
+            table(&d_nodes, &batch.node_object, layout.object_embedding.clone());
+            table(&d_edges, &batch.edge_predicate, layout.predicate_embedding.clone());
         }
-        Ok(())
+        Ok(Gradient::computed())
     }
 
-    fn adam_step(
-        &mut self,
-        adam: &Adam,
-        parameters: &mut Parameters<Vec<F>>,
-        gradients: &Vec<F>,
-        moments: &mut Moments<Vec<F>>,
-        steps: &mut u64,
-        Part { parameters: range, ends_step }: Part,
-    ) -> Result<()> {
+    fn adam_step(&mut self, update: Update<'_, Self>) -> Result<()> {
+        let Update { adam, parameters, gradients, moments, steps, part } = update;
+        let Part { parameters: range, ends_step } = part;
         let step = &adam.at_step(*steps + 1);
         let [values, first, second] = [&mut parameters.values, &mut moments.first, &mut moments.second]
             .map(|array| &mut array[range.clone()]);
@@ -490,6 +409,20 @@ impl<F: Float> Backend for Reference<F> {
         Ok(())
     }
 
+    fn relu_mask(
+        &mut self,
+        (layer, kind): (usize, BlockKind),
+        rows: usize,
+        parameters: &Parameters<Vec<F>>,
+        activations: &Activations<Vec<F>>,
+    ) -> Result<Vec<u8>> {
+        let (layout, block) = (parameters.layout.block(layer, kind), activations.layers[layer].block(kind));
+        let y = norm(parameters, layout, block).relu_rows(&block.linear[..rows * layout.outputs]);
+        Ok(y.iter().map(|value| u8::from(*value > F::zero())).collect())
+    }
+}
+
+impl<F: Float> Search for Reference<F> {
     fn top_k(
         &mut self,
         query: &Vec<F>,
@@ -513,17 +446,6 @@ impl<F: Float> Backend for Reference<F> {
         let (queries, index) = (wide(&queries[..truth.len() * width]), wide(&index[..rows * width]));
         Ok(cosine_ranks::cosine_ranks(&queries, &index, width, truth))
     }
-
-    fn relu_mask(
-        &mut self,
-        layer: usize,
-        kind: BlockKind,
-        rows: usize,
-        parameters: &Parameters<Vec<F>>,
-        block: &BlockActivations<Vec<F>>,
-    ) -> Result<Vec<u8>> {
-        let layout = parameters.layout.block(layer, kind);
-        let y = norm(parameters, layout, block).relu_rows(&block.linear[..rows * layout.outputs]);
-        Ok(y.iter().map(|value| u8::from(*value > F::zero())).collect())
-    }
 }
+
+impl<F: Float> Backend for Reference<F> {}

@@ -115,15 +115,6 @@ impl Case {
         (0..block.linear.len()).map(|at| self.norm(kind, block, at).0.max(0.0) as f32).collect()
     }
 
-    pub fn saved_block(&self, kind: BlockKind) -> &BlockActivations<Vec<f32>> {
-        match kind {
-            BlockKind::EdgeHidden => &self.saved.edge_hidden,
-            BlockKind::EdgeHeads => &self.saved.edge_heads,
-            BlockKind::NodeHidden => &self.saved.node_hidden,
-            BlockKind::NodeOutput => &self.saved.node_output,
-        }
-    }
-
     pub fn weight(&self, kind: BlockKind) -> Vec<f32> {
         self.values[self.layout(kind).weight].to_vec()
     }

@@ -165,7 +165,7 @@ pub fn check_pool_and_readout(case: &Case, margins: &mut Margins) {
         (case.layer, BlockKind::NodeHidden),
         (case.layer, BlockKind::NodeOutput),
     ] {
-        let block = case.saved_block(kind);
+        let block = case.saved.block(kind);
         let rows = block.linear.len() / case.layout(kind).outputs;
         let (on_cpu, on_reference) = (cpu.upload_block(block), reference.upload_block(block));
         let got = cpu.backend.relu_mask(layer, kind, rows, &cpu.parameters, &on_cpu).unwrap();
@@ -244,7 +244,7 @@ pub struct BackwardLimits {
 
 /// `d_y` is at most `largest_d`, and each has gone through `roundings` before.
 pub fn backward_limits(case: &Case, kind: BlockKind, largest_d: f64, roundings: f64) -> BackwardLimits {
-    let (block, layout) = (case.saved_block(kind), case.layout(kind));
+    let (block, layout) = (case.saved.block(kind), case.layout(kind));
     let columns = layout.outputs;
     let rows = (block.linear.len() / columns) as f64;
     let xhat = (0..block.linear.len())

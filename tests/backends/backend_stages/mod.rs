@@ -16,15 +16,17 @@ use std::ops::Range;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use scenerank::backend::cpu::Cpu;
+use scenerank::backend::pass::{Backward, Forward, Gradient, LossOutputs, Readout, Update};
 use scenerank::backend::reference::Reference;
 use scenerank::backend::reference::edge_gather::{edge_gather, embedding_lookup};
 use scenerank::backend::reference::linear::linear;
-use scenerank::backend::{Activated, Backend, L2_EPSILON, LayerInput, LayerInputGradient, Mode};
+use scenerank::backend::{Backend, L2_EPSILON, Memory, Mode, Stages};
 use scenerank::batch::graph_batch::{BatchSize, GraphBatch};
 use scenerank::data::scene_graph::SceneGraphBuf;
+use scenerank::error::Result;
 use scenerank::loss::{Loss, LossKind};
 use scenerank::model::LOSS_STEPS;
-use scenerank::model::activations::{BlockActivations, LayerActivations};
+use scenerank::network::activations::{ActivationGradients, Activations, BlockActivations, LayerActivations};
 use scenerank::network::config::ModelConfig;
 use scenerank::network::parameters::{BlockKind, BlockLayout, Layout, Parameters};
 use scenerank::network::tensors::NamedTensors;
@@ -219,12 +221,7 @@ fn adam_step_equals_the_reference() {
     let second: Vec<f32> = gradients.iter().map(|g| 0.2 * g * g).collect();
     let settings = Adam::new(0.01);
     for t in [1, 2, 1000] {
-        fn step<B: Backend<Stored = <B as Backend>::Buffer>>(
-            on: &mut On<B>,
-            adam: &Adam,
-            t: u64,
-            given: [&[f32]; 3],
-        ) -> [Vec<f32>; 3] {
+        fn step<B: HostBackend>(on: &mut On<B>, adam: &Adam, t: u64, given: [&[f32]; 3]) -> [Vec<f32>; 3] {
             let count = given[0].len();
             let [gradients, first, second] = given.map(|values| on.exactly(values));
             let mut moments = Moments { first, second };
@@ -232,8 +229,10 @@ fn adam_step_equals_the_reference() {
             on.backend.set_steps(&mut steps, t - 1).unwrap();
             // In parts, as training takes it.
             for (parameters, ends_step) in [(count / 3..count, false), (0..count / 3, true)] {
-                let (part, to) = (Part { parameters, ends_step }, &mut on.parameters);
-                on.backend.adam_step(adam, to, &gradients, &mut moments, &mut steps, part).unwrap();
+                let part = Part { parameters, ends_step };
+                let On { backend, parameters, .. } = &mut *on;
+                let (gradients, moments, steps) = (&gradients, &mut moments, &mut steps);
+                backend.adam_step(Update { adam, parameters, gradients, moments, steps, part }).unwrap();
             }
             [&on.parameters.values, &moments.first, &moments.second]
                 .map(|buffer| on.backend.download(buffer, 0..count).unwrap())

@@ -2,8 +2,25 @@
 
 use super::*;
 
+/// A backend whose activations are all stored, as both CPU backends' are.
+pub trait HostBackend:
+    Backend<
+        Activations = Activations<<Self as Memory>::Buffer>,
+        ActivationGradients = ActivationGradients<<Self as Memory>::Buffer>,
+    >
+{
+}
+
+impl<B> HostBackend for B where
+    B: Backend<
+            Activations = Activations<<B as Memory>::Buffer>,
+            ActivationGradients = ActivationGradients<<B as Memory>::Buffer>,
+        >
+{
+}
+
 /// A backend with a case's batch and parameters.
-pub struct On<B: Backend<Stored = <B as Backend>::Buffer>> {
+pub struct On<B: HostBackend> {
     pub backend: B,
     pub batch: B::Batch,
     pub parameters: Parameters<B::Buffer>,
@@ -17,7 +34,7 @@ pub struct Output {
     pub written: Vec<Range<usize>>,
 }
 
-impl<B: Backend<Stored = <B as Backend>::Buffer>> On<B> {
+impl<B: HostBackend> On<B> {
     pub fn new(mut backend: B, config: ModelConfig, batch: &GraphBatch, tensors: &NamedTensors) -> Self {
         let mut to = backend.plan(config, batch.size()).unwrap();
         backend.load_batch(batch, &mut to).unwrap();
@@ -118,118 +135,174 @@ impl<B: Backend<Stored = <B as Backend>::Buffer>> On<B> {
     }
 }
 
-/// What a layer reads of the one before, activated: of its blocks nothing.
-pub fn layer_input<'a, T>(
-    layer: usize,
-    before: &'a BlockActivations<T>,
-    [nodes, edges]: [&'a T; 2],
-) -> LayerInput<'a, T> {
-    let [nodes, edges] = [nodes, edges].map(|output| Activated { block: before, output });
-    if layer == 0 { LayerInput::Embeddings } else { LayerInput::States { nodes, edges } }
+// The stages, each on buffers of its own. A stage reads what the case has saved; buffers that it writes begin as NaN.
+
+/// A pass of one stage: the activations that it reads and writes.
+pub struct Saved<T>(Activations<T>);
+
+impl<T> Saved<T> {
+    /// The case's layer.
+    pub fn layer(&mut self) -> &mut LayerActivations<T> {
+        self.0.layers.last_mut().expect("a layer")
+    }
 }
 
-// The stages, each on buffers of its own. Forward stages read `saved` of the stage before.
+impl<B: HostBackend> On<B> {
+    /// What the case has saved, and below it the states that its layer reads.
+    pub fn saved(&mut self, case: &Case) -> Saved<B::Buffer> {
+        let mut layers = Vec::new();
+        for layer in 0..case.layer {
+            let mut below = self.unwritten_layer();
+            if layer + 1 == case.layer {
+                below.node_state = self.input(&case.nodes);
+                below.edge_state = self.input(&case.edges);
+            }
+            layers.push(below);
+        }
+        layers.push(self.upload_saved(&case.saved));
+        Saved(Activations { layers })
+    }
 
-pub fn edge_hidden<B: Backend<Stored = <B as Backend>::Buffer>>(
-    on: &mut On<B>,
-    case: &Case,
-    mode: Mode,
-) -> Vec<Output> {
+    /// A layer of which nothing may be read.
+    fn unwritten_layer(&mut self) -> LayerActivations<B::Buffer> {
+        LayerActivations {
+            edge_hidden: self.output_block(0, 0),
+            edge_hidden_output: self.output(0),
+            edge_heads: self.output_block(0, 0),
+            edge_state: self.output(0),
+            pooled: self.output(0),
+            node_hidden: self.output_block(0, 0),
+            node_hidden_output: self.output(0),
+            node_output: self.output_block(0, 0),
+            node_state: self.output(0),
+        }
+    }
+
+    /// Gradients with respect to activations, all of them NaN.
+    fn activation_gradients(&mut self, case: &Case) -> ActivationGradients<B::Buffer> {
+        let BatchSize { nodes, edges, .. } = case.size;
+        let (state, hidden) = (case.config.state_width, case.config.hidden_width);
+        ActivationGradients {
+            d_node_state: self.output(nodes * state),
+            d_edge_state: self.output(edges * state),
+            d_node_hidden: self.output(nodes * hidden),
+            d_pooled: self.output(nodes * hidden),
+            d_edge_heads: self.output(edges * case.config.heads_width(case.layer)),
+            d_edge_hidden: self.output(edges * hidden),
+        }
+    }
+
+    fn forward(
+        &mut self,
+        case: &Case,
+        mode: Mode,
+        saved: &mut Saved<B::Buffer>,
+        stage: fn(&mut B, &mut Forward<'_, B>) -> Result<()>,
+    ) {
+        let On { backend, batch, parameters } = self;
+        let activations = &mut saved.0;
+        stage(backend, &mut Forward { layer: case.layer, mode, parameters, batch, activations }).unwrap();
+    }
+
+    /// The gradients with respect to the parameters that the stage wrote.
+    fn backward<In, Out>(
+        &mut self,
+        case: &Case,
+        d: &mut ActivationGradients<B::Buffer>,
+        stage: fn(&mut B, &mut Backward<'_, B>, Gradient<In>) -> Result<Gradient<Out>>,
+    ) -> B::Buffer {
+        let saved = self.saved(case);
+        let mut gradients = self.gradients();
+        let On { backend, batch, parameters } = self;
+        let pass = &mut Backward {
+            layer: case.layer,
+            parameters,
+            batch,
+            activations: &saved.0,
+            d,
+            gradients: &mut gradients,
+        };
+        let _ = stage(backend, pass, Gradient::written_by_caller()).unwrap();
+        gradients
+    }
+}
+
+pub fn edge_hidden<B: HostBackend>(on: &mut On<B>, case: &Case, mode: Mode) -> Vec<Output> {
     let (rows, columns) = (case.size.edges, case.config.hidden_width);
-    let (nodes, edges) = (on.input(&case.nodes), on.input(&case.edges));
-    let (mut block, mut output) = (on.output_block(rows, columns), on.output(rows * columns));
-    let before = on.output_block(0, 0);
-    let input = layer_input(case.layer, &before, [&nodes, &edges]);
-    on.backend
-        .edge_hidden(case.layer, mode, &mut on.parameters, &on.batch, input, &mut block, &mut output)
-        .unwrap();
-    let mut outputs = on.read_block(&block, rows, columns);
-    outputs.push(on.read("output", &output, rows * columns));
+    let mut saved = on.saved(case);
+    saved.layer().edge_hidden = on.output_block(rows, columns);
+    saved.layer().edge_hidden_output = on.output(rows * columns);
+    on.forward(case, mode, &mut saved, B::edge_hidden);
+    let mut outputs = on.read_block(&saved.layer().edge_hidden, rows, columns);
+    outputs.push(on.read("output", &saved.layer().edge_hidden_output, rows * columns));
     outputs
 }
 
-pub fn edge_heads<B: Backend<Stored = <B as Backend>::Buffer>>(
-    on: &mut On<B>,
-    case: &Case,
-    mode: Mode,
-) -> Vec<Output> {
+pub fn edge_heads<B: HostBackend>(on: &mut On<B>, case: &Case, mode: Mode) -> Vec<Output> {
     let (rows, columns) = (case.size.edges, case.config.heads_width(case.layer));
-    let (saved, output) =
-        (on.upload_block(&case.saved.edge_hidden), on.input(&case.saved.edge_hidden_output));
-    let hidden = Activated { block: &saved, output: &output };
-    let mut block = on.output_block(rows, columns);
-    on.backend.edge_heads(case.layer, mode, &mut on.parameters, &on.batch, hidden, &mut block).unwrap();
-    on.read_block(&block, rows, columns)
+    let mut saved = on.saved(case);
+    saved.layer().edge_heads = on.output_block(rows, columns);
+    on.forward(case, mode, &mut saved, B::edge_heads);
+    on.read_block(&saved.layer().edge_heads, rows, columns)
 }
 
-pub fn edge_pool<B: Backend<Stored = <B as Backend>::Buffer>>(on: &mut On<B>, case: &Case) -> Vec<Output> {
-    let heads = on.upload_block(&case.saved.edge_heads);
-    let pooled_len = case.size.nodes * case.config.hidden_width;
-    let states_len = case.size.edges * case.config.edge_state_width(case.layer);
-    let (mut pooled, mut states) = (on.output(pooled_len), on.output(states_len));
-    on.backend.edge_pool(case.layer, &on.parameters, &on.batch, &heads, &mut pooled, &mut states).unwrap();
-    vec![on.read("pooled", &pooled, pooled_len), on.read("edge_state", &states, states_len)]
+pub fn edge_pool<B: HostBackend>(on: &mut On<B>, case: &Case) -> Vec<Output> {
+    let pooled = case.size.nodes * case.config.hidden_width;
+    let states = case.size.edges * case.config.edge_state_width(case.layer);
+    let mut saved = on.saved(case);
+    saved.layer().pooled = on.output(pooled);
+    saved.layer().edge_state = on.output(states);
+    on.forward(case, Mode::Train, &mut saved, B::edge_pool);
+    vec![
+        on.read("pooled", &saved.layer().pooled, pooled),
+        on.read("edge_state", &saved.layer().edge_state, states),
+    ]
 }
 
-pub fn node_hidden<B: Backend<Stored = <B as Backend>::Buffer>>(
-    on: &mut On<B>,
-    case: &Case,
-    mode: Mode,
-) -> Vec<Output> {
+pub fn node_hidden<B: HostBackend>(on: &mut On<B>, case: &Case, mode: Mode) -> Vec<Output> {
     let (rows, columns) = (case.size.nodes, case.config.hidden_width);
-    let pooled = on.input(&case.saved.pooled);
-    let (mut block, mut output) = (on.output_block(rows, columns), on.output(rows * columns));
-    on.backend
-        .node_hidden(case.layer, mode, &mut on.parameters, &on.batch, &pooled, &mut block, &mut output)
-        .unwrap();
-    let mut outputs = on.read_block(&block, rows, columns);
-    outputs.push(on.read("output", &output, rows * columns));
+    let mut saved = on.saved(case);
+    saved.layer().node_hidden = on.output_block(rows, columns);
+    saved.layer().node_hidden_output = on.output(rows * columns);
+    on.forward(case, mode, &mut saved, B::node_hidden);
+    let mut outputs = on.read_block(&saved.layer().node_hidden, rows, columns);
+    outputs.push(on.read("output", &saved.layer().node_hidden_output, rows * columns));
     outputs
 }
 
-pub fn node_output<B: Backend<Stored = <B as Backend>::Buffer>>(
-    on: &mut On<B>,
-    case: &Case,
-    mode: Mode,
-) -> Vec<Output> {
+pub fn node_output<B: HostBackend>(on: &mut On<B>, case: &Case, mode: Mode) -> Vec<Output> {
     let (rows, columns) = (case.size.nodes, case.config.state_width);
-    let (saved, output) =
-        (on.upload_block(&case.saved.node_hidden), on.input(&case.saved.node_hidden_output));
-    let hidden = Activated { block: &saved, output: &output };
-    let (mut block, mut state) = (on.output_block(rows, columns), on.output(rows * columns));
-    on.backend
-        .node_output(case.layer, mode, &mut on.parameters, &on.batch, hidden, &mut block, &mut state)
-        .unwrap();
-    let mut outputs = on.read_block(&block, rows, columns);
-    outputs.push(on.read("node_state", &state, rows * columns));
+    let mut saved = on.saved(case);
+    saved.layer().node_output = on.output_block(rows, columns);
+    saved.layer().node_state = on.output(rows * columns);
+    on.forward(case, mode, &mut saved, B::node_output);
+    let mut outputs = on.read_block(&saved.layer().node_output, rows, columns);
+    outputs.push(on.read("node_state", &saved.layer().node_state, rows * columns));
     outputs
 }
 
-pub fn readout<B: Backend<Stored = <B as Backend>::Buffer>>(on: &mut On<B>, case: &Case) -> Vec<Output> {
+pub fn readout<B: HostBackend>(on: &mut On<B>, case: &Case) -> Vec<Output> {
     let len = case.size.graphs * case.config.state_width;
-    let (states, mut embedding) = (on.input(&case.saved.node_state), on.output(len));
-    on.backend.readout(case.config, &on.batch, &states, &mut embedding).unwrap();
+    let (Saved(activations), mut embedding) = (on.saved(case), on.output(len));
+    let On { backend, batch, .. } = on;
+    let (config, activations) = (case.config, &activations);
+    backend.readout(Readout { config, batch, activations, embedding: &mut embedding }).unwrap();
     vec![on.read("embedding", &embedding, len)]
 }
 
-pub fn readout_loss<B: Backend<Stored = <B as Backend>::Buffer>>(
-    on: &mut On<B>,
-    case: &Case,
-    loss: &Loss,
-) -> Vec<Output> {
+pub fn readout_loss<B: HostBackend>(on: &mut On<B>, case: &Case, loss: &Loss) -> Vec<Output> {
     let (width, triples) = (case.config.state_width, case.batch.similarity_positive.len());
-    let states = on.input(&case.saved.node_state);
     let (embeddings, nodes) = (case.size.graphs * width, case.size.nodes * width);
-    let (mut embedding, mut losses, mut d) =
-        (on.output(embeddings), on.output(LOSS_STEPS * triples), on.output(nodes));
-    let steps = on.backend.steps().unwrap();
-    on.backend
-        .readout_loss(case.config, loss, &on.batch, &states, &mut embedding, &mut losses, &steps, &mut d)
-        .unwrap();
+    let (mut embedding, mut losses) = (on.output(embeddings), on.output(LOSS_STEPS * triples));
+    let (Saved(activations), mut d) = (on.saved(case), on.activation_gradients(case));
+    let On { backend, batch, .. } = on;
+    let steps = &backend.steps().unwrap();
+    let of = Readout { config: case.config, batch, activations: &activations, embedding: &mut embedding };
+    let _ = backend.readout_loss(of, loss, LossOutputs { losses: &mut losses, steps, d: &mut d }).unwrap();
     vec![
         on.read("embedding", &embedding, embeddings),
         on.read("losses", &losses, triples),
-        on.read("d_node_state", &d, nodes),
+        on.read("d_node_state", &d.d_node_state, nodes),
     ]
 }
 
@@ -241,136 +314,58 @@ pub fn norm_and_weight(block: &BlockLayout) -> [(&'static str, Range<usize>); 3]
     ]
 }
 
-pub fn node_output_backward<B: Backend<Stored = <B as Backend>::Buffer>>(
-    on: &mut On<B>,
-    case: &Case,
-    d_state: &[f32],
-) -> Vec<Output> {
-    let saved = on.upload_saved(&case.saved);
-    let len = case.size.nodes * case.config.hidden_width;
-    let (mut d_state, mut d_hidden, mut gradients) = (on.input(d_state), on.output(len), on.gradients());
-    on.backend
-        .node_output_backward(
-            case.layer,
-            &on.parameters,
-            &on.batch,
-            &saved,
-            &mut d_state,
-            &mut d_hidden,
-            &mut gradients,
-        )
-        .unwrap();
+pub fn node_output_backward<B: HostBackend>(on: &mut On<B>, case: &Case, d_state: &[f32]) -> Vec<Output> {
+    let mut d = on.activation_gradients(case);
+    d.d_node_state = on.input(d_state);
+    let gradients = on.backward(case, &mut d, B::node_output_backward);
     let ranges = norm_and_weight(on.parameters.layout.block(case.layer, BlockKind::NodeOutput));
     let mut outputs = on.read_gradients(&gradients, &ranges);
-    outputs.push(on.read("d_x", &d_hidden, len));
+    outputs.push(on.read("d_x", &d.d_node_hidden, case.size.nodes * case.config.hidden_width));
     outputs
 }
 
-pub fn node_hidden_backward<B: Backend<Stored = <B as Backend>::Buffer>>(
-    on: &mut On<B>,
-    case: &Case,
-    d_hidden: &[f32],
-) -> Vec<Output> {
-    let saved = on.upload_saved(&case.saved);
-    let len = case.size.nodes * case.config.hidden_width;
-    let (mut d_hidden, mut d_pooled, mut gradients) = (on.input(d_hidden), on.output(len), on.gradients());
-    on.backend
-        .node_hidden_backward(
-            case.layer,
-            &on.parameters,
-            &on.batch,
-            &saved,
-            &mut d_hidden,
-            &mut d_pooled,
-            &mut gradients,
-        )
-        .unwrap();
+pub fn node_hidden_backward<B: HostBackend>(on: &mut On<B>, case: &Case, d_hidden: &[f32]) -> Vec<Output> {
+    let mut d = on.activation_gradients(case);
+    d.d_node_hidden = on.input(d_hidden);
+    let gradients = on.backward(case, &mut d, B::node_hidden_backward);
     let ranges = norm_and_weight(on.parameters.layout.block(case.layer, BlockKind::NodeHidden));
     let mut outputs = on.read_gradients(&gradients, &ranges);
-    outputs.push(on.read("d_x", &d_pooled, len));
+    outputs.push(on.read("d_x", &d.d_pooled, case.size.nodes * case.config.hidden_width));
     outputs
 }
 
-pub fn edge_pool_backward<B: Backend<Stored = <B as Backend>::Buffer>>(
+pub fn edge_pool_backward<B: HostBackend>(
     on: &mut On<B>,
     case: &Case,
     d_pooled: &[f32],
     d_edges: &[f32],
 ) -> Vec<Output> {
-    let saved = on.upload_saved(&case.saved);
-    let len = case.size.edges * case.config.heads_width(case.layer);
-    let (d_pooled, d_edges) = (on.input(d_pooled), on.input(d_edges));
-    let (mut d_heads, mut gradients) = (on.output(len), on.gradients());
-    on.backend
-        .edge_pool_backward(
-            case.layer,
-            &on.parameters,
-            &on.batch,
-            &saved,
-            &d_pooled,
-            &d_edges,
-            &mut d_heads,
-            &mut gradients,
-        )
-        .unwrap();
+    let mut d = on.activation_gradients(case);
+    d.d_pooled = on.input(d_pooled);
+    d.d_edge_state = on.input(d_edges);
+    let gradients = on.backward(case, &mut d, B::edge_pool_backward);
     let ranges = norm_and_weight(on.parameters.layout.block(case.layer, BlockKind::EdgeHeads));
     let mut outputs = on.read_gradients(&gradients, &ranges[..2]);
-    outputs.push(on.read("d_z", &d_heads, len));
+    let len = case.size.edges * case.config.heads_width(case.layer);
+    outputs.push(on.read("d_z", &d.d_edge_heads, len));
     outputs
 }
 
-pub fn edge_heads_backward<B: Backend<Stored = <B as Backend>::Buffer>>(
-    on: &mut On<B>,
-    case: &Case,
-    d_heads: &[f32],
-) -> Vec<Output> {
-    let saved = on.upload_saved(&case.saved);
-    let len = case.size.edges * case.config.hidden_width;
-    let (d_heads, mut d_hidden, mut gradients) = (on.input(d_heads), on.output(len), on.gradients());
-    on.backend
-        .edge_heads_backward(
-            case.layer,
-            &on.parameters,
-            &on.batch,
-            &saved,
-            &d_heads,
-            &mut d_hidden,
-            &mut gradients,
-        )
-        .unwrap();
+pub fn edge_heads_backward<B: HostBackend>(on: &mut On<B>, case: &Case, d_heads: &[f32]) -> Vec<Output> {
+    let mut d = on.activation_gradients(case);
+    d.d_edge_heads = on.input(d_heads);
+    let gradients = on.backward(case, &mut d, B::edge_heads_backward);
     let ranges = norm_and_weight(on.parameters.layout.block(case.layer, BlockKind::EdgeHeads));
     let mut outputs = on.read_gradients(&gradients, &ranges[2..]);
-    outputs.push(on.read("d_x", &d_hidden, len));
+    outputs.push(on.read("d_x", &d.d_edge_hidden, case.size.edges * case.config.hidden_width));
     outputs
 }
 
-pub fn edge_hidden_backward<B: Backend<Stored = <B as Backend>::Buffer>>(
-    on: &mut On<B>,
-    case: &Case,
-    d_hidden: &[f32],
-) -> Vec<Output> {
-    let saved = on.upload_saved(&case.saved);
+pub fn edge_hidden_backward<B: HostBackend>(on: &mut On<B>, case: &Case, d_hidden: &[f32]) -> Vec<Output> {
     let width = case.config.state_width;
-    let (nodes, edges) = (on.input(&case.nodes), on.input(&case.edges));
-    let (mut d_nodes, mut d_edges) = (on.output(case.size.nodes * width), on.output(case.size.edges * width));
-    let (mut d_hidden, mut gradients) = (on.input(d_hidden), on.gradients());
-    let before = on.output_block(0, 0);
-    let d_input = match case.layer {
-        0 => LayerInputGradient::Embeddings,
-        _ => LayerInputGradient::States { nodes: &mut d_nodes, edges: &mut d_edges },
-    };
-    on.backend
-        .edge_hidden_backward(
-            case.layer,
-            &on.parameters,
-            &on.batch,
-            &saved,
-            layer_input(case.layer, &before, [&nodes, &edges]),
-            &mut d_hidden,
-            d_input,
-            &mut gradients,
-        )
-        .unwrap();
+    let mut d = on.activation_gradients(case);
+    d.d_edge_hidden = on.input(d_hidden);
+    let gradients = on.backward(case, &mut d, B::edge_hidden_backward);
     let layout = &on.parameters.layout;
     let mut ranges = norm_and_weight(layout.block(case.layer, BlockKind::EdgeHidden)).to_vec();
     if case.layer == 0 {
@@ -379,8 +374,8 @@ pub fn edge_hidden_backward<B: Backend<Stored = <B as Backend>::Buffer>>(
         return on.read_gradients(&gradients, &ranges);
     }
     let mut outputs = on.read_gradients(&gradients, &ranges);
-    outputs.push(on.read("d_nodes", &d_nodes, case.size.nodes * width));
-    outputs.push(on.read("d_edges", &d_edges, case.size.edges * width));
+    outputs.push(on.read("d_nodes", &d.d_node_state, case.size.nodes * width));
+    outputs.push(on.read("d_edges", &d.d_edge_state, case.size.edges * width));
     outputs
 }
 

@@ -1,8 +1,9 @@
 //! A block's linear layer with its batch norm and ReLU, forward and backward, as the stages put them together.
 //!
-//! What a block makes is never written activated: who reads it applies batch norm and ReLU while loading. Sums over rows
-//! are made where the values are, in the products.
+//! Activated outputs are never stored; each consumer applies batch norm and ReLU while loading. Sums over rows are computed
+//! in the products that make the values.
 
+use super::activations::Block;
 use crate::backend::Mode;
 use crate::backend::cuda::device::Device;
 use crate::backend::cuda::device::buffer::Buffer;
@@ -17,34 +18,41 @@ use crate::backend::cuda::launchers::linear::{
 use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::backend::cuda::launchers::weight_copy::{WeightCopy, Weights};
 use crate::error::Result;
-use crate::model::activations::BlockActivations;
+use crate::network::activations::BlockActivations;
 use crate::network::parameters::{BlockKind, BlockLayout, Parameters};
 
-/// Which block.
+/// A block's place: its layer, and which of the layer's blocks it is.
 pub(crate) type Place = (usize, BlockKind);
-
-/// A block's activations as they are stored.
-pub(crate) type Activations<T> = BlockActivations<Buffer<T>, Buffer<f32>>;
 
 /// What a linear layer reads.
 #[derive(Clone, Copy)]
 pub(crate) enum Before<'a, T> {
-    /// Values.
+    /// `[R, I]` values.
     Values(&'a Buffer<T>),
-    /// relu(norm(.)) of a block of the same layer.
-    Block(BlockKind, &'a Activations<T>),
+    /// `[R, I]` relu(norm(.)) of a block of the same layer.
+    Block(BlockKind, &'a Block<T>),
 }
 
-/// The gradient that a linear layer's backward begins with.
+/// The gradient that a linear layer's backward starts from.
 pub(crate) enum After<'a, T> {
-    /// By its output.
+    /// `[R, O]` gradient with respect to the linear output.
     Values(&'a Buffer<T>),
-    /// By relu(norm(.)) of its output: this block's. Its values are lost.
-    Block(&'a Activations<T>, &'a mut Buffer<T>),
+    /// `[R, O]` gradient with respect to relu(norm(.)) of this block's linear output. Its values are lost.
+    Block(&'a Block<T>, &'a mut Buffer<T>),
 }
 
-/// Memory of the sums over rows of blocks. Of the two blocks on each other either has its own: a product of the upper one's
-/// backward reads what is subtracted of its output, while it makes the sums of its input.
+/// What a linear layer's backward reads.
+pub(crate) struct Operands<'a, T> {
+    /// The gradient that it starts from.
+    pub(crate) d: After<'a, T>,
+    /// The layer's input.
+    pub(crate) x: Before<'a, T>,
+    /// Number of rows.
+    pub(crate) rows: Rows<'a>,
+}
+
+/// Memory of the sums over rows of blocks. The two blocks of a chain have one each: a product of the upper block's backward
+/// reads the upper terms while it computes the sums of the lower block.
 pub(crate) struct BlockSums {
     lower: Sums,
     upper: Sums,
@@ -75,11 +83,7 @@ pub(crate) struct Blocks<'a> {
 }
 
 /// A block's normalisation.
-pub(crate) fn norm<'a, T>(
-    layout: &BlockLayout,
-    values: &'a Buffer<f32>,
-    block: &'a Activations<T>,
-) -> Norm<'a> {
+pub(crate) fn norm<'a, T>(layout: &BlockLayout, values: &'a Buffer<f32>, block: &'a Block<T>) -> Norm<'a> {
     Norm {
         mean: block.mean.slice(0..layout.outputs),
         rstd: block.rstd.slice(0..layout.outputs),
@@ -92,7 +96,7 @@ pub(crate) fn norm<'a, T>(
 pub(crate) fn norm_backward<'a, T: StoredElement>(
     layout: &BlockLayout,
     values: &'a Buffer<f32>,
-    block: &'a Activations<T>,
+    block: &'a Block<T>,
     d: &'a mut Buffer<T>,
     rows: Rows<'_>,
     sums: &'a Sums,
@@ -123,15 +127,12 @@ fn input<'a, T: StoredElement>(
     }
 }
 
-/// Where the statistics of a block go that come of its rows: in training, with batch norm. Else
-/// [`constant_statistics`] are taken.
+/// Where the statistics of a block's rows go: in training, with batch norm. Otherwise [`constant_statistics`] apply.
 pub(crate) fn batch_statistics<'a>(
     mode: Mode,
     layout: &BlockLayout,
-    running_mean: &'a mut Buffer<f32>,
-    running_var: &'a mut Buffer<f32>,
-    mean: &'a mut Buffer<f32>,
-    rstd: &'a mut Buffer<f32>,
+    [running_mean, running_var]: [&'a mut Buffer<f32>; 2],
+    [mean, rstd]: [&'a mut Buffer<f32>; 2],
     sums: &'a mut Sums,
 ) -> Option<BatchStatistics<'a>> {
     let wanted = mode == Mode::Train && layout.batch_norm;
@@ -143,13 +144,13 @@ pub(crate) fn batch_statistics<'a>(
     })
 }
 
-/// A block's statistics where they don't come of its rows: the running ones, or those that change nothing.
+/// Writes a block's statistics where they do not come from its rows: the running ones, or those that change nothing.
 pub(crate) fn constant_statistics<T>(
     device: &Device,
     mode: Mode,
     layout: &BlockLayout,
     parameters: &Parameters<Buffer<f32>>,
-    block: &mut Activations<T>,
+    block: &mut Block<T>,
 ) -> Result<()> {
     let mut to = Statistics {
         mean: block.mean.slice_mut(0..layout.outputs),
@@ -175,9 +176,8 @@ impl Blocks<'_> {
         mode: Mode,
         (layer, kind): Place,
         parameters: &mut Parameters<Buffer<f32>>,
-        x: Before<'_, T>,
-        rows: Rows<'_>,
-        block: &mut Activations<T>,
+        (x, rows): (Before<'_, T>, Rows<'_>),
+        block: &mut Block<T>,
     ) -> Result<()> {
         let Parameters { layout: all, values, running_mean, running_var } = parameters;
         let layout = all.block(layer, kind);
@@ -193,21 +193,19 @@ impl Blocks<'_> {
                 x: input(x, layer, weights, rows, inputs),
                 weight: weights.of(layer, kind),
             },
-            batch_statistics(mode, layout, running_mean, running_var, mean, rstd, self.sums.of(kind).0),
+            batch_statistics(mode, layout, [running_mean, running_var], [mean, rstd], self.sums.of(kind).0),
         )?;
         let layout = parameters.layout.block(layer, kind);
         constant_statistics(self.device, mode, layout, parameters, block)
     }
 
-    /// Backward of `z = x W^T`: `d_weight = d_z^T x` and `d_x = d_z W`. Where x is a block's, the first part of its batch
-    /// norm's backward too: its linear layer's backward must be next.
+    /// Backward of `z = x W^T`: `d_weight = d_z^T x` and `d_x = d_z W`. Where x is a block's output, this also computes the
+    /// sums of that block's batch norm backward, which the next backward stage takes.
     pub(crate) fn linear_backward<T: StoredElement>(
         &mut self,
         (layer, kind): Place,
         parameters: &Parameters<Buffer<f32>>,
-        d: After<'_, T>,
-        x: Before<'_, T>,
-        rows: Rows<'_>,
+        Operands { d, x, rows }: Operands<'_, T>,
         d_x: &mut Buffer<T>,
         gradients: &mut Buffer<f32>,
     ) -> Result<()> {
@@ -251,13 +249,13 @@ impl Blocks<'_> {
         )
     }
 
-    /// The first part of the backward of relu(norm(z)) where no product has made it, given the gradient `d` by the output.
+    /// The sums of the backward of relu(norm(z)) where no product has computed them, given the gradient `d` with respect to
+    /// the output.
     pub(crate) fn norm_backward_sums<T: StoredElement>(
         &mut self,
         (layer, kind): Place,
         parameters: &Parameters<Buffer<f32>>,
-        block: &Activations<T>,
-        d: &Buffer<T>,
+        (block, d): (&Block<T>, &Buffer<T>),
         rows: Rows<'_>,
         gradients: &mut Buffer<f32>,
     ) -> Result<()> {

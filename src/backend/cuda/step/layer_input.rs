@@ -19,6 +19,7 @@
 //! divisor that stands in its place, t is 0. What t is off by, the rounding of P where it is stored moves d_u along u alone,
 //! by up to 2^-9 |S'| |P| in bf16: no more than the rounding of S' may move S' W by.
 
+use super::activations::LayerActivations;
 use super::batch::Batch;
 use super::block::norm;
 use crate::backend::cuda::device::Device;
@@ -39,7 +40,6 @@ use crate::backend::cuda::launchers::linear::{
 };
 use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::backend::cuda::launchers::weight_copy::Weights;
-use crate::backend::{Activated, LayerInput, LayerInputGradient};
 use crate::batch::graph_batch::BatchSize;
 use crate::error::Result;
 use crate::network::config::ModelConfig;
@@ -118,14 +118,11 @@ impl<T: StoredElement> Scratch<T> {
         device.reserve(&mut self.d_predicate_rows, predicates * T::stride(width))
     }
 
-    /// `z [E, H]` and its statistics, by the parameters' values.
+    /// `z [E, H]` and its statistics, from the states of the layer `below`, or in layer 0 from the embedding tables.
     pub(crate) fn forward(
         &mut self,
-        device: &Device,
-        layer: usize,
-        weights: Weights<'_>,
-        batch: &Batch,
-        input: LayerInput<'_, Buffer<T>, Buffer<f32>>,
+        LayerPass { device, layer, weights, batch }: LayerPass<'_>,
+        below: Option<&LayerActivations<T>>,
         z: &mut Buffer<T>,
         statistics: Option<BatchStatistics<'_>>,
     ) -> Result<()> {
@@ -134,8 +131,8 @@ impl<T: StoredElement> Scratch<T> {
         let weight = weights.of(layer, BlockKind::EdgeHidden);
         let of = parts(T::stride(width));
         let edges = batch.edges().bound;
-        match input {
-            LayerInput::States { nodes: x, edges: e } => {
+        match below {
+            Some(below) => {
                 let (nodes, projected) = (batch.nodes(), &mut self.projected[layer]);
                 let mut lengths = self.lengths[layer].slice_mut(0..nodes.bound);
                 linear_forward_unit(
@@ -148,7 +145,7 @@ impl<T: StoredElement> Scratch<T> {
                             nodes.bound,
                             2 * hidden,
                         ),
-                        x: node_output(layer, weights, &x, nodes.bound),
+                        x: node_output(layer, weights, below, nodes.bound),
                         weight: weight.stacked(of.subject, of.object, width),
                     },
                     all.config.l2_norm.then_some(&mut lengths),
@@ -160,13 +157,13 @@ impl<T: StoredElement> Scratch<T> {
                         ends: batch.edge_nodes(),
                         projected: self.projected[layer].rows(nodes.bound, 2 * hidden),
                         y: MatrixMut::new(z.rows_mut(edges, hidden), edges, hidden),
-                        x: edge_states(layer, weights, &e, edges),
+                        x: edge_states(layer, weights, below, edges),
                         weight: weight.columns(of.edge, width),
                     },
                     statistics,
                 )
             }
-            LayerInput::Embeddings => {
+            None => {
                 let (object_rows, predicate_rows) = (batch.objects(), batch.predicates());
                 let (objects, predicates) = (object_rows.bound, predicate_rows.bound);
                 self.gather_rows(device, (all, values), batch)?;
@@ -219,129 +216,154 @@ impl<T: StoredElement> Scratch<T> {
         embedding_forward(device, [of_objects, of_predicates], width)
     }
 
-    /// Of d_z `[E, H]`, which is made of the gradient by relu(norm(z)): the weight's gradient and the input's; that of nodes
-    /// is by u, and with it comes the first part of the backward of their norm. After [`Scratch::forward`] of this layer and
-    /// batch, whose products and rows of the tables are read again.
-    pub(crate) fn backward(
+    /// Backward of a later layer, from `d_z [E, H]`, which is computed while it is read, to the weight, to u of the nodes and to
+    /// the edge states of the layer `below`; with it come the sums of the batch norm backward of that layer's node output.
+    /// Runs after [`Scratch::forward`] of the same layer and batch, whose products it reads.
+    pub(crate) fn backward_to_states(
         &mut self,
-        device: &Device,
-        layer: usize,
-        weights: Weights<'_>,
-        batch: &Batch,
-        input: LayerInput<'_, Buffer<T>, Buffer<f32>>,
+        LayerPass { device, layer, weights, batch }: LayerPass<'_>,
+        below: &LayerActivations<T>,
         d_z: NormBackward<'_, T>,
-        d_input: LayerInputGradient<'_, Buffer<T>>,
-        gradients: &mut Buffer<f32>,
+        to: StateGradients<'_, T>,
         memory: Memory<'_>,
     ) -> Result<()> {
+        let StateGradients { d_node_state, d_edge_state, gradients } = to;
         let Memory { weight_parts, sums_before } = memory;
         let all = weights.layout;
         let (width, hidden) = (all.config.state_width, all.config.hidden_width);
         let layout = all.block(layer, BlockKind::EdgeHidden);
         let (weight, of) = (weights.of(layer, BlockKind::EdgeHidden), parts(T::stride(width)));
-        match (input, d_input) {
-            (
-                LayerInput::States { nodes, edges },
-                LayerInputGradient::States { nodes: d_nodes, edges: d_edges },
-            ) => {
-                let (node_rows, edge_rows) = (batch.nodes(), batch.edges());
-                let mut sums = self.sums.rows_mut(node_rows.bound, 2 * hidden);
-                let d_z = Gradient::ThroughNorm(d_z).for_input(device, edge_rows, width)?;
-                let lengths = all.config.l2_norm.then(|| Lengths {
-                    lengths: self.lengths[layer].slice(0..node_rows.bound),
-                    projected: self.projected[layer].rows(node_rows.bound, 2 * hidden),
-                    along: self.along.slice_mut(0..node_rows.bound),
-                });
-                edge_hidden_sum_ends(device, &mut sums, lengths, &d_z, batch.incidence(), hidden)?;
-                let before = all.block(layer - 1, BlockKind::NodeOutput);
-                let (of_weight, of_bias) = (before.norm_weight.clone(), before.norm_bias.clone());
-                let [norm_weight, bias, d_weight] =
-                    gradients.slices_mut([of_weight, of_bias, layout.weight.clone()]);
-                let batch_statistics = before.batch_norm;
-                let d_norm = NormGradient { weight: norm_weight, bias, batch_statistics, sums: sums_before };
-                let mut d_weight = MatrixMut::new(d_weight, hidden, 3 * width);
-                let (z, norm) = node_output(layer, weights, &nodes, node_rows.bound);
-                let along = all.config.l2_norm.then(|| self.along.slice(0..node_rows.bound));
-                let [d_ends, d_edges_part] = d_weight.outer_and_middle(width);
-                let d_u = d_nodes.rows_mut(node_rows.bound, width);
-                let of_nodes = Backward {
-                    rows: node_rows,
-                    to: LinearGradients {
-                        x: MatrixMut::new(d_u, node_rows.bound, width),
-                        weight: d_ends,
-                        norm: Some(d_norm),
-                    },
-                    d_y: Matrix::new(sums.as_slice(), node_rows.bound, 2 * hidden),
-                    x: Unit { z, norm, along },
-                    weight: weight.stacked(of.subject, of.object, width),
-                };
-                let d_e = d_edges.rows_mut(edge_rows.bound, width);
-                let to = LinearGradients {
-                    x: MatrixMut::new(d_e, edge_rows.bound, width),
-                    weight: d_edges_part,
-                    norm: None,
-                };
-                let weight = weight.columns(of.edge, width);
-                match edge_states(layer, weights, &edges, edge_rows.bound) {
-                    Input::Activated(z, norm) => {
-                        let of_edges = Backward { rows: edge_rows, to, d_y: d_z, x: (z, norm), weight };
-                        linear_backward_states(device, self.format, of_nodes, of_edges, weight_parts)
-                    }
-                    e @ Input::Values(_) => {
-                        linear_backward_unit(device, self.format, of_nodes, weight_parts)?;
-                        let of_edges = Backward { rows: edge_rows, to, d_y: d_z, x: e, weight };
-                        linear_backward(device, self.format, of_edges, weight_parts)
-                    }
-                }
+        let (node_rows, edge_rows) = (batch.nodes(), batch.edges());
+        let mut sums = self.sums.rows_mut(node_rows.bound, 2 * hidden);
+        let d_z = Gradient::ThroughNorm(d_z).for_input(device, edge_rows, width)?;
+        let lengths = all.config.l2_norm.then(|| Lengths {
+            lengths: self.lengths[layer].slice(0..node_rows.bound),
+            projected: self.projected[layer].rows(node_rows.bound, 2 * hidden),
+            along: self.along.slice_mut(0..node_rows.bound),
+        });
+        edge_hidden_sum_ends(device, &mut sums, lengths, &d_z, batch.incidence(), hidden)?;
+        let before = all.block(layer - 1, BlockKind::NodeOutput);
+        let (of_weight, of_bias) = (before.norm_weight.clone(), before.norm_bias.clone());
+        let [norm_weight, bias, d_weight] = gradients.slices_mut([of_weight, of_bias, layout.weight.clone()]);
+        let batch_statistics = before.batch_norm;
+        let d_norm = NormGradient { weight: norm_weight, bias, batch_statistics, sums: sums_before };
+        let mut d_weight = MatrixMut::new(d_weight, hidden, 3 * width);
+        let (z, norm) = node_output(layer, weights, below, node_rows.bound);
+        let along = all.config.l2_norm.then(|| self.along.slice(0..node_rows.bound));
+        let [d_ends, d_edges_part] = d_weight.outer_and_middle(width);
+        let d_u = d_node_state.rows_mut(node_rows.bound, width);
+        let of_nodes = Backward {
+            rows: node_rows,
+            to: LinearGradients {
+                x: MatrixMut::new(d_u, node_rows.bound, width),
+                weight: d_ends,
+                norm: Some(d_norm),
+            },
+            d_y: Matrix::new(sums.as_slice(), node_rows.bound, 2 * hidden),
+            x: Unit { z, norm, along },
+            weight: weight.stacked(of.subject, of.object, width),
+        };
+        let d_e = d_edge_state.rows_mut(edge_rows.bound, width);
+        let to = LinearGradients {
+            x: MatrixMut::new(d_e, edge_rows.bound, width),
+            weight: d_edges_part,
+            norm: None,
+        };
+        let weight = weight.columns(of.edge, width);
+        match edge_states(layer, weights, below, edge_rows.bound) {
+            Input::Activated(z, norm) => {
+                let of_edges = Backward { rows: edge_rows, to, d_y: d_z, x: (z, norm), weight };
+                linear_backward_states(device, self.format, of_nodes, of_edges, weight_parts)
             }
-            (LayerInput::Embeddings, LayerInputGradient::Embeddings) => {
-                let mut product = Products { device, format: self.format, weight, width, weight_parts };
-                let [objects, predicates] = batch.occurring();
-                let (object_rows, predicate_rows) = (objects.rows, predicates.rows);
-                let (object_count, predicate_count) = (object_rows.bound, predicate_rows.bound);
-                let mut edge_sums = self.edges.rows_mut(predicate_count, hidden);
-                let mut sums = self.sums.rows_mut(object_count, 2 * hidden);
-                // Only sums read d_z here: d and z twice are no more bytes than writing it and reading that twice.
-                edge_hidden_sum_types(
-                    device,
-                    &mut edge_sums,
-                    &mut sums,
-                    &d_z,
-                    batch.predicate_edges(),
-                    batch.object_incidence(),
-                )?;
-
-                let mut d_weight =
-                    MatrixMut::new(gradients.slice_mut(layout.weight.clone()), hidden, 3 * width);
-                let x = self.object_rows.rows(object_count, width);
-                product.of_ends(object_rows, &mut self.d_object_rows, &mut d_weight, sums.as_slice(), x)?;
-                let e = self.predicate_rows.rows(predicate_count, width);
-                let e = Input::Values(Matrix::new(e, predicate_count, width));
-                let sums = Gradient::Values(Matrix::new(edge_sums.as_slice(), predicate_count, hidden));
-                product.of_edges(predicate_rows, &mut self.d_predicate_rows, &mut d_weight, sums, e)?;
-
-                let tables = [all.object_embedding.clone(), all.predicate_embedding.clone()];
-                let [d_objects, d_predicates] = gradients.slices_mut(tables);
-                let of_objects = LookupGradient {
-                    d_table: d_objects,
-                    d_rows: self.d_object_rows.rows(object_count, width),
-                    of: objects,
-                };
-                let of_predicates = LookupGradient {
-                    d_table: d_predicates,
-                    d_rows: self.d_predicate_rows.rows(predicate_count, width),
-                    of: predicates,
-                };
-                embedding_backward(device, [of_objects, of_predicates], width)
+            e @ Input::Values(_) => {
+                linear_backward_unit(device, self.format, of_nodes, weight_parts)?;
+                let of_edges = Backward { rows: edge_rows, to, d_y: d_z, x: e, weight };
+                linear_backward(device, self.format, of_edges, weight_parts)
             }
-            _ => unreachable!("a layer's input and its gradient are of one kind"),
         }
+    }
+
+    /// Backward of layer 0, from `d_z [E, H]`, which is computed while it is read, to the weight and to both embedding tables.
+    /// Runs after [`Scratch::forward`] of the same batch, whose rows of the tables it reads.
+    pub(crate) fn backward_to_embeddings(
+        &mut self,
+        LayerPass { device, layer, weights, batch }: LayerPass<'_>,
+        d_z: NormBackward<'_, T>,
+        gradients: &mut Buffer<f32>,
+        weight_parts: &mut WeightParts,
+    ) -> Result<()> {
+        let all = weights.layout;
+        let (width, hidden) = (all.config.state_width, all.config.hidden_width);
+        let layout = all.block(layer, BlockKind::EdgeHidden);
+        let weight = weights.of(layer, BlockKind::EdgeHidden);
+        let mut product = Products { device, format: self.format, weight, width, weight_parts };
+        let [objects, predicates] = batch.occurring();
+        let (object_rows, predicate_rows) = (objects.rows, predicates.rows);
+        let (object_count, predicate_count) = (object_rows.bound, predicate_rows.bound);
+        let mut edge_sums = self.edges.rows_mut(predicate_count, hidden);
+        let mut sums = self.sums.rows_mut(object_count, 2 * hidden);
+        // Only sums read d_z here: d and z twice are no more bytes than writing it and reading that twice.
+        edge_hidden_sum_types(
+            device,
+            &mut edge_sums,
+            &mut sums,
+            &d_z,
+            batch.predicate_edges(),
+            batch.object_incidence(),
+        )?;
+
+        let mut d_weight = MatrixMut::new(gradients.slice_mut(layout.weight.clone()), hidden, 3 * width);
+        let x = self.object_rows.rows(object_count, width);
+        product.of_ends(object_rows, &mut self.d_object_rows, &mut d_weight, sums.as_slice(), x)?;
+        let e = self.predicate_rows.rows(predicate_count, width);
+        let e = Input::Values(Matrix::new(e, predicate_count, width));
+        let sums = Gradient::Values(Matrix::new(edge_sums.as_slice(), predicate_count, hidden));
+        product.of_edges(predicate_rows, &mut self.d_predicate_rows, &mut d_weight, sums, e)?;
+
+        let tables = [all.object_embedding.clone(), all.predicate_embedding.clone()];
+        let [d_objects, d_predicates] = gradients.slices_mut(tables);
+        let of_objects = LookupGradient {
+            d_table: d_objects,
+            d_rows: self.d_object_rows.rows(object_count, width),
+            of: objects,
+        };
+        let of_predicates = LookupGradient {
+            d_table: d_predicates,
+            d_rows: self.d_predicate_rows.rows(predicate_count, width),
+            of: predicates,
+        };
+        embedding_backward(device, [of_objects, of_predicates], width)
     }
 }
 
-/// What the backward needs beside: memory for weights' gradients, and for the sums of the norm of the layer before.
+/// A layer's pass: where it runs, on what.
+#[derive(Clone, Copy)]
+pub(crate) struct LayerPass<'a> {
+    /// The device.
+    pub(crate) device: &'a Device,
+    /// The layer, from 0.
+    pub(crate) layer: usize,
+    /// The parameters, and the weights as products read them.
+    pub(crate) weights: Weights<'a>,
+    /// The batch.
+    pub(crate) batch: &'a Batch,
+}
+
+/// What the backward of a later layer writes.
+pub(crate) struct StateGradients<'a, T> {
+    /// `[N, D]` gradient with respect to u of the nodes, before their l2 normalisation.
+    pub(crate) d_node_state: &'a mut Buffer<T>,
+    /// `[E, D]` gradient with respect to the edge states.
+    pub(crate) d_edge_state: &'a mut Buffer<T>,
+    /// Gradients with respect to the parameters: the weight's, and those of the node output's norm of the layer below.
+    pub(crate) gradients: &'a mut Buffer<f32>,
+}
+
+/// Memory that the backward of a later layer needs.
 pub(crate) struct Memory<'a> {
+    /// Parts of the gradients with respect to weights.
     pub(crate) weight_parts: &'a mut WeightParts,
+    /// Sums of the batch norm backward of the layer below.
     pub(crate) sums_before: &'a mut Sums,
 }
 
@@ -402,35 +424,29 @@ impl<T: StoredElement> Products<'_, T> {
     }
 }
 
-/// Whether the edge states are read among the heads of the layer before, between the messages. If not, for want of
-/// alignment, they are stored activated.
-pub(crate) fn reads_edge_states_of_heads<T: StoredElement>(config: ModelConfig) -> bool {
-    T::begins_row(config.hidden_width)
-}
-
-/// The node output `[N, D]` of the layer before, and its norm.
+/// The node output `[N, D]` of the layer `below`, and its norm.
 fn node_output<'a, T: StoredElement>(
     layer: usize,
     weights: Weights<'a>,
-    states: &Activated<'a, Buffer<T>, Buffer<f32>>,
+    below: &'a LayerActivations<T>,
     nodes: usize,
 ) -> (Matrix<'a, T>, Norm<'a>) {
     let layout = weights.layout.block(layer - 1, BlockKind::NodeOutput);
-    let (z, width) = (&states.block.linear, layout.outputs);
-    (Matrix::new(z.rows(nodes, width), nodes, width), norm(layout, weights.values, states.block))
+    let (block, width) = (&below.node_output, layout.outputs);
+    (Matrix::new(block.linear.rows(nodes, width), nodes, width), norm(layout, weights.values, block))
 }
 
-/// The edge states that a layer reads, `[E, D]`.
+/// The edge states `[E, D]` of the layer `below`.
 fn edge_states<'a, T: StoredElement>(
     layer: usize,
     weights: Weights<'a>,
-    states: &Activated<'a, Buffer<T>, Buffer<f32>>,
+    below: &'a LayerActivations<T>,
     edges: usize,
 ) -> Input<'a, T> {
     let (config, layout) = (weights.layout.config, weights.layout.block(layer - 1, BlockKind::EdgeHeads));
-    let (start, width, heads) = (config.hidden_width, config.state_width, states.block);
-    if !reads_edge_states_of_heads::<T>(config) {
-        return Input::Values(Matrix::new(states.output.rows(edges, width), edges, width));
+    let (start, width, heads) = (config.hidden_width, config.state_width, &below.edge_heads);
+    if let Some(states) = &below.edge_state {
+        return Input::Values(Matrix::new(states.rows(edges, width), edges, width));
     }
     let z = Matrix::new(heads.linear.rows(edges, layout.outputs), edges, layout.outputs);
     let norm = norm(layout, weights.values, heads);

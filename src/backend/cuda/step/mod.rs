@@ -1,5 +1,6 @@
-//! The stages of a step, composed of launches: the batch and the training set on the device, blocks and layers' inputs.
+//! What the stages of a step share: the batch and the training set on the device, saved activations, blocks, layer inputs.
 
+pub mod activations;
 pub mod batch;
 pub mod block;
 pub mod layer_input;

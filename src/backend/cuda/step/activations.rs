@@ -1,0 +1,110 @@
+//! What a forward pass saves on the device.
+//!
+//! Activated outputs are not stored: each consumer applies batch norm and ReLU while loading. Node states are stored only in
+//! the last layer, for the readout; the layers between divide by the row lengths while storing (`layer_input.rs`).
+
+use crate::backend::cuda::device::Device;
+use crate::backend::cuda::device::buffer::Buffer;
+use crate::backend::cuda::launchers::stored::StoredElement;
+use crate::error::Result;
+use crate::network::activations::BlockActivations;
+use crate::network::batch_size::BatchSize;
+use crate::network::config::ModelConfig;
+use crate::network::parameters::BlockKind;
+
+/// Saved values of a block: linear output in the stored type, statistics in single precision.
+pub type Block<T> = BlockActivations<Buffer<T>, Buffer<f32>>;
+
+/// Saved values of a layer.
+pub struct LayerActivations<T> {
+    /// `[E, H]` block on the ends and the edge state.
+    pub edge_hidden: Block<T>,
+    /// `[E, H + D + H]` heads; without D columns in the last layer.
+    pub edge_heads: Block<T>,
+    /// `[E, D]` activated edge states, where products cannot read them among the heads for want of alignment.
+    pub edge_state: Option<Buffer<T>>,
+    /// `[N, H]` mean of the messages that reach a node.
+    pub pooled: Buffer<T>,
+    /// `[N, H]` block on `pooled`.
+    pub node_hidden: Block<T>,
+    /// `[N, D]` block on the activated `node_hidden`.
+    pub node_output: Block<T>,
+}
+
+/// Saved values of a forward pass.
+pub struct Activations<T> {
+    /// One entry per layer.
+    pub layers: Vec<LayerActivations<T>>,
+    /// `[N, D]` node states of the last layer.
+    pub node_state: Buffer<T>,
+}
+
+/// A matrix of zeros in the stored type.
+pub(crate) fn allocate_stored<T: StoredElement>(
+    device: &Device,
+    rows: usize,
+    columns: usize,
+) -> Result<Buffer<T>> {
+    device.allocate(rows * T::stride(columns))
+}
+
+/// Whether products read the edge states among the heads, between the messages. They do where the columns are aligned.
+pub(crate) fn reads_edge_states_of_heads<T: StoredElement>(config: ModelConfig) -> bool {
+    T::begins_row(config.hidden_width)
+}
+
+impl<T: StoredElement> Activations<T> {
+    /// Memory for batches up to `capacity`.
+    pub(crate) fn new(device: &Device, config: ModelConfig, capacity: BatchSize) -> Result<Self> {
+        let BatchSize { nodes, edges, .. } = capacity;
+        let (state, hidden) = (config.state_width, config.hidden_width);
+        let block = |rows: usize, columns: usize| -> Result<Block<T>> {
+            Ok(BlockActivations {
+                linear: allocate_stored(device, rows, columns)?,
+                mean: device.allocate(columns)?,
+                rstd: device.allocate(columns)?,
+            })
+        };
+        let layer = |layer: usize| -> Result<LayerActivations<T>> {
+            let stores_edge_states = !reads_edge_states_of_heads::<T>(config);
+            let edge_state = || allocate_stored(device, edges, config.edge_state_width(layer));
+            Ok(LayerActivations {
+                edge_hidden: block(edges, hidden)?,
+                edge_heads: block(edges, config.heads_width(layer))?,
+                edge_state: stores_edge_states.then(edge_state).transpose()?,
+                pooled: allocate_stored(device, nodes, hidden)?,
+                node_hidden: block(nodes, hidden)?,
+                node_output: block(nodes, state)?,
+            })
+        };
+        Ok(Activations {
+            layers: (0..config.layers).map(layer).collect::<Result<_>>()?,
+            node_state: allocate_stored(device, nodes, state)?,
+        })
+    }
+
+    /// Activations of the layer below, none in layer 0, and of this layer.
+    pub(crate) fn at(&self, layer: usize) -> (Option<&LayerActivations<T>>, &LayerActivations<T>) {
+        (layer.checked_sub(1).map(|below| &self.layers[below]), &self.layers[layer])
+    }
+
+    /// The same, this layer to be written.
+    pub(crate) fn at_mut(
+        &mut self,
+        layer: usize,
+    ) -> (Option<&LayerActivations<T>>, &mut LayerActivations<T>) {
+        let (below, from_here) = self.layers.split_at_mut(layer);
+        (below.last(), &mut from_here[0])
+    }
+
+    /// The saved values of a block.
+    pub(crate) fn block(&self, layer: usize, kind: BlockKind) -> &Block<T> {
+        let layer = &self.layers[layer];
+        match kind {
+            BlockKind::EdgeHidden => &layer.edge_hidden,
+            BlockKind::EdgeHeads => &layer.edge_heads,
+            BlockKind::NodeHidden => &layer.node_hidden,
+            BlockKind::NodeOutput => &layer.node_output,
+        }
+    }
+}
