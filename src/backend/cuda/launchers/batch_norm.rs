@@ -270,7 +270,11 @@ pub fn batch_norm_running_statistics(
     ];
     // SAFETY: as in kernels/batch_norm.cu; lengths were checked; `to` is borrowed mutably.
     unsafe {
-        device.launch("batch_norm_running_statistics", Grid::cover(columns, COLUMN_THREADS), &arguments)
+        device.launch_positional(
+            "batch_norm_running_statistics",
+            Grid::cover(columns, COLUMN_THREADS),
+            &arguments,
+        )
     }
 }
 
@@ -280,7 +284,9 @@ pub fn batch_norm_no_statistics(device: &Device, to: &mut Statistics<'_>) -> Res
     check_len("batch_norm: rstd", to.rstd.len(), columns);
     let arguments = [(&mut to.mean).into(), (&mut to.rstd).into(), columns.into()];
     // SAFETY: as in kernels/batch_norm.cu; lengths were checked; `to` is borrowed mutably.
-    unsafe { device.launch("batch_norm_no_statistics", Grid::cover(columns, COLUMN_THREADS), &arguments) }
+    unsafe {
+        device.launch_positional("batch_norm_no_statistics", Grid::cover(columns, COLUMN_THREADS), &arguments)
+    }
 }
 
 /// `y [R, C] = relu(norm(z))`, of rows of z `z_stride` apart.
@@ -302,7 +308,13 @@ pub fn batch_norm_relu<T: StoredElement>(
     let arguments = Arguments::default().add(y).add(z).add_norm(norm).add(T::stride(columns)).add(z_stride);
     let arguments = arguments.add(rows).add(columns);
     // SAFETY: as in kernels/batch_norm.cu; lengths were checked; y is borrowed mutably.
-    unsafe { device.launch(stored_kernel!("batch_norm_relu", T), by_fours(rows.bound, columns), &arguments) }
+    unsafe {
+        device.launch_positional(
+            stored_kernel!("batch_norm_relu", T),
+            by_fours(rows.bound, columns),
+            &arguments,
+        )
+    }
 }
 
 /// `mask [R, C]`: 1 where the ReLU passes norm(z).
@@ -324,7 +336,7 @@ pub fn batch_norm_mask<T: StoredElement>(
     let arguments = arguments.add(T::stride(columns)).add(rows).add(columns);
     let grid = Grid::cover(rows * columns, THREADS);
     // SAFETY: as in kernels/batch_norm.cu; lengths were checked; mask is borrowed mutably.
-    unsafe { device.launch(stored_kernel!("batch_norm_mask", T), grid, &arguments) }
+    unsafe { device.launch_positional(stored_kernel!("batch_norm_mask", T), grid, &arguments) }
 }
 
 /// The first part of the backward of relu(norm(z)), given the gradient `d [R, C]` by its output: the gradients of weight
@@ -346,7 +358,7 @@ pub fn batch_norm_backward_sums<T: StoredElement>(
     let (kernel, grid) = (stored_kernel!("batch_norm_backward_sums", T), strips(rows.bound, columns));
     // SAFETY: as in kernels/batch_norm.cu; lengths were checked, the sums have room; all that is written is borrowed
     // mutably.
-    unsafe { device.launch(kernel, grid, &arguments) }
+    unsafe { device.launch_positional(kernel, grid, &arguments) }
 }
 
 /// The second part in a launch of its own: d becomes d_z.
@@ -364,5 +376,5 @@ pub fn batch_norm_backward<T: StoredElement>(
     let arguments = arguments.add(T::stride(columns)).add(rows).add(columns);
     let (kernel, grid) = (stored_kernel!("batch_norm_backward", T), by_fours(rows.bound, columns));
     // SAFETY: as in kernels/batch_norm.cu; lengths were checked; d is borrowed mutably.
-    unsafe { device.launch(kernel, grid, &arguments) }
+    unsafe { device.launch_positional(kernel, grid, &arguments) }
 }

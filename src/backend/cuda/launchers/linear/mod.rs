@@ -1,6 +1,7 @@
 //! linear: the products of a linear layer and what is fused with them (`kernels/linear.cuh`).
 
 mod backward;
+mod dynamic_shared;
 
 pub(crate) use backward::WeightGradient;
 pub use backward::{
@@ -15,6 +16,7 @@ use crate::backend::cuda::launchers::batch_norm::{BatchStatistics, Norm, NormBac
 use crate::backend::cuda::launchers::lists::Ends;
 use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::error::Result;
+pub(crate) use dynamic_shared::dynamic_shared_bytes;
 
 /// The products' kernels in a format: those of the smaller tile in the order of [`Product`], then as many as there are of
 /// the larger one.
@@ -410,7 +412,7 @@ pub fn linear_forward<T: StoredElement>(
     let (kernel, grid) = format.of::<T>().forward(product, y.rows, y.columns);
     // SAFETY: as in kernels/linear.cuh; a matrix's slice holds its rows, a norm's its columns, and the sums have room;
     // what is written is borrowed mutably.
-    unsafe { device.launch(kernel, grid, &arguments) }
+    unsafe { device.launch_positional(kernel, grid, &arguments) }
 }
 
 /// `y [R, O] = (u / |u|) weight [O, I]^T` of `u [R, I] = relu(norm(z))`, by row; and `lengths [R]`, the divisors: |u|, or
@@ -444,7 +446,7 @@ pub fn linear_forward_unit<T: StoredElement>(
     let (kernel, grid) = format.of::<T>().forward(Product::ForwardUnit, y.rows, y.columns);
     // SAFETY: as in kernels/linear.cuh; a matrix's slice holds its rows, a norm's its columns; what is written is borrowed
     // mutably.
-    unsafe { device.launch(kernel, grid, &arguments) }
+    unsafe { device.launch_positional(kernel, grid, &arguments) }
 }
 
 /// `y [E, H] = x weight^T + projected[subject, ..H] + projected[object, H..]`, and its statistics.
@@ -477,7 +479,7 @@ pub fn linear_forward_gather<T: StoredElement>(
     let (kernel, grid) = format.of::<T>().forward(product, y.rows, y.columns);
     // SAFETY: as in kernels/linear.cuh; a matrix's slice holds its rows, a norm's its columns, the ends are rows of
     // `projected`, and the sums have room; what is written is borrowed mutably.
-    unsafe { device.launch(kernel, grid, &arguments) }
+    unsafe { device.launch_positional(kernel, grid, &arguments) }
 }
 
 /// A product of values: `y [R, O] = x [R, I] weight [O, I]^T`.
@@ -517,7 +519,7 @@ pub fn linear_forward_two<T: StoredElement>(
     let (kernel, threads) = format.of::<T>().kernel(Product::ForwardTwo, tile);
     let grid = Grid::rows(first_blocks + second_blocks, threads);
     // SAFETY: as in kernels/linear.cuh; a matrix's slice holds its rows; what is written is borrowed mutably.
-    unsafe { device.launch(kernel, grid, &arguments) }
+    unsafe { device.launch_positional(kernel, grid, &arguments) }
 }
 
 /// Panics unless matrices have as many rows as the grid is for.
