@@ -1,7 +1,13 @@
 //! batch_norm: statistics, relu(norm(z)) and their backward (`kernels/batch_norm.cu`).
 
+use bytemuck::Zeroable;
+
+use super::norm_arguments::{
+    NormArguments, NormBackwardArguments, NormGradientArguments, StatisticsArguments,
+};
 use super::stored::{StoredElement, stored_kernel, stored_kernels};
-use crate::backend::cuda::device::buffer::{Buffer, Slice, SliceMut};
+use crate::backend::cuda::device::buffer::{Buffer, Element, Slice, SliceMut};
+use crate::backend::cuda::device::kernel::PointerMut;
 use crate::backend::cuda::device::rows::Rows;
 use crate::backend::cuda::device::{Argument, Arguments, Device, Grid, check_len, dimension};
 use crate::error::Result;
@@ -184,6 +190,80 @@ impl Sums {
     }
 }
 
+/// The address of all of a buffer.
+fn whole<T: Element>(buffer: &mut Buffer<T>) -> PointerMut<T> {
+    let len = buffer.len();
+    (&mut buffer.slice_mut(0..len)).into()
+}
+
+impl From<Norm<'_>> for NormArguments {
+    fn from(norm: Norm<'_>) -> Self {
+        let Norm { mean, rstd, weight, bias } = norm;
+        NormArguments { mean: mean.into(), rstd: rstd.into(), weight: weight.into(), bias: bias.into() }
+    }
+}
+
+impl<T: StoredElement> From<&NormBackward<'_, T>> for NormBackwardArguments<T> {
+    fn from(of: &NormBackward<'_, T>) -> Self {
+        NormBackwardArguments { z: of.z.into(), norm: of.norm.into(), terms: of.terms.into() }
+    }
+}
+
+impl StatisticsArguments {
+    /// For statistics of up to `rows` rows; null where none are wanted.
+    pub(crate) fn new(
+        device: &Device,
+        statistics: Option<BatchStatistics<'_>>,
+        rows: usize,
+        columns: usize,
+    ) -> Result<Self> {
+        let Some(BatchStatistics { mut to, mut running_mean, mut running_var, sums }) = statistics else {
+            return Ok(Zeroable::zeroed());
+        };
+        check_len("batch_norm: mean", to.mean.len(), columns);
+        check_len("batch_norm: rstd", to.rstd.len(), columns);
+        check_len("batch_norm: running_mean", running_mean.len(), columns);
+        check_len("batch_norm: running_var", running_var.len(), columns);
+        sums.reserve(device, rows, columns)?;
+        Ok(StatisticsArguments {
+            partials: whole(&mut sums.partials),
+            groups: whole(&mut sums.groups),
+            tickets: whole(&mut sums.tickets),
+            mean: (&mut to.mean).into(),
+            rstd: (&mut to.rstd).into(),
+            running_mean: (&mut running_mean).into(),
+            running_var: (&mut running_var).into(),
+        })
+    }
+}
+
+impl NormGradientArguments {
+    /// For sums over up to `rows` rows; null where none are wanted.
+    pub(crate) fn new(
+        device: &Device,
+        gradient: Option<NormGradient<'_>>,
+        rows: usize,
+        columns: usize,
+    ) -> Result<Self> {
+        let Some(NormGradient { mut weight, mut bias, batch_statistics, sums }) = gradient else {
+            return Ok(Zeroable::zeroed());
+        };
+        check_len("batch_norm: d_weight", weight.len(), columns);
+        check_len("batch_norm: d_bias", bias.len(), columns);
+        sums.reserve(device, rows, columns)?;
+        Ok(NormGradientArguments {
+            partials: whole(&mut sums.partials),
+            groups: whole(&mut sums.groups),
+            tickets: whole(&mut sums.tickets),
+            d_weight: (&mut weight).into(),
+            d_bias: (&mut bias).into(),
+            terms: (&mut sums.terms.slice_mut(0..2 * columns)).into(),
+            batch_statistics: batch_statistics.into(),
+            reserved: 0,
+        })
+    }
+}
+
 impl Arguments {
     /// A `ColumnMemory`: of sums over up to `rows` rows, or null where none are wanted.
     fn add_sums(self, device: &Device, sums: Option<&mut Sums>, rows: usize, columns: usize) -> Result<Self> {
@@ -270,7 +350,11 @@ pub fn batch_norm_running_statistics(
     ];
     // SAFETY: as in kernels/batch_norm.cu; lengths were checked; `to` is borrowed mutably.
     unsafe {
-        device.launch("batch_norm_running_statistics", Grid::cover(columns, COLUMN_THREADS), &arguments)
+        device.launch_positional(
+            "batch_norm_running_statistics",
+            Grid::cover(columns, COLUMN_THREADS),
+            &arguments,
+        )
     }
 }
 
@@ -280,7 +364,9 @@ pub fn batch_norm_no_statistics(device: &Device, to: &mut Statistics<'_>) -> Res
     check_len("batch_norm: rstd", to.rstd.len(), columns);
     let arguments = [(&mut to.mean).into(), (&mut to.rstd).into(), columns.into()];
     // SAFETY: as in kernels/batch_norm.cu; lengths were checked; `to` is borrowed mutably.
-    unsafe { device.launch("batch_norm_no_statistics", Grid::cover(columns, COLUMN_THREADS), &arguments) }
+    unsafe {
+        device.launch_positional("batch_norm_no_statistics", Grid::cover(columns, COLUMN_THREADS), &arguments)
+    }
 }
 
 /// `y [R, C] = relu(norm(z))`, of rows of z `z_stride` apart.
@@ -302,7 +388,13 @@ pub fn batch_norm_relu<T: StoredElement>(
     let arguments = Arguments::default().add(y).add(z).add_norm(norm).add(T::stride(columns)).add(z_stride);
     let arguments = arguments.add(rows).add(columns);
     // SAFETY: as in kernels/batch_norm.cu; lengths were checked; y is borrowed mutably.
-    unsafe { device.launch(stored_kernel!("batch_norm_relu", T), by_fours(rows.bound, columns), &arguments) }
+    unsafe {
+        device.launch_positional(
+            stored_kernel!("batch_norm_relu", T),
+            by_fours(rows.bound, columns),
+            &arguments,
+        )
+    }
 }
 
 /// `mask [R, C]`: 1 where the ReLU passes norm(z).
@@ -324,7 +416,7 @@ pub fn batch_norm_mask<T: StoredElement>(
     let arguments = arguments.add(T::stride(columns)).add(rows).add(columns);
     let grid = Grid::cover(rows * columns, THREADS);
     // SAFETY: as in kernels/batch_norm.cu; lengths were checked; mask is borrowed mutably.
-    unsafe { device.launch(stored_kernel!("batch_norm_mask", T), grid, &arguments) }
+    unsafe { device.launch_positional(stored_kernel!("batch_norm_mask", T), grid, &arguments) }
 }
 
 /// The first part of the backward of relu(norm(z)), given the gradient `d [R, C]` by its output: the gradients of weight
@@ -346,7 +438,7 @@ pub fn batch_norm_backward_sums<T: StoredElement>(
     let (kernel, grid) = (stored_kernel!("batch_norm_backward_sums", T), strips(rows.bound, columns));
     // SAFETY: as in kernels/batch_norm.cu; lengths were checked, the sums have room; all that is written is borrowed
     // mutably.
-    unsafe { device.launch(kernel, grid, &arguments) }
+    unsafe { device.launch_positional(kernel, grid, &arguments) }
 }
 
 /// The second part in a launch of its own: d becomes d_z.
@@ -364,5 +456,5 @@ pub fn batch_norm_backward<T: StoredElement>(
     let arguments = arguments.add(T::stride(columns)).add(rows).add(columns);
     let (kernel, grid) = (stored_kernel!("batch_norm_backward", T), by_fours(rows.bound, columns));
     // SAFETY: as in kernels/batch_norm.cu; lengths were checked; d is borrowed mutably.
-    unsafe { device.launch(kernel, grid, &arguments) }
+    unsafe { device.launch_positional(kernel, grid, &arguments) }
 }

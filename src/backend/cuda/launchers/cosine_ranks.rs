@@ -49,7 +49,7 @@ pub fn cosine_ranks(device: &Device, ranks: &mut SliceMut<'_, i32>, of: Queries<
     ];
     // SAFETY: as in kernels/cosine_ranks.cu; lengths were checked, and that true rows exist is what `truth` says; the
     // ranks are borrowed mutably and alone written.
-    unsafe { device.launch("cosine_ranks", Grid::rows(blocks, THREADS), &arguments) }
+    unsafe { device.launch_positional("cosine_ranks", Grid::rows(blocks, THREADS), &arguments) }
 }
 
 /// The same with the true rows on the host, all below `rows`.

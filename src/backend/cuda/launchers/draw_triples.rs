@@ -86,5 +86,5 @@ pub fn draw_triples(
     ];
     // SAFETY: as in kernels/draw_triples.cu, alike for all; lengths were checked; anchors are images, as the caller promises
     // of the batch's lists too; what is written is borrowed mutably.
-    unsafe { device.launch(kernel, Grid::cover(32 * count, THREADS), &arguments) }
+    unsafe { device.launch_positional(kernel, Grid::cover(32 * count, THREADS), &arguments) }
 }

@@ -85,7 +85,7 @@ pub fn edge_hidden_lookup<T: StoredElement>(
     let grid = Grid { blocks, threads: [LOOKUP_THREADS, 1, 1] };
     // SAFETY: as in kernels/edge_hidden.cu; lengths were checked, the sums have room; all that is written is borrowed
     // mutably.
-    unsafe { device.launch(stored_kernel!("edge_hidden_lookup", T), grid, &arguments) }
+    unsafe { device.launch_positional(stored_kernel!("edge_hidden_lookup", T), grid, &arguments) }
 }
 
 /// Of an x that has its rows over their lengths ([`super::linear::linear_forward_unit`]).
@@ -132,7 +132,7 @@ pub fn edge_hidden_sum_ends<T: StoredElement>(
         Gradient::ThroughNorm(_) => stored_kernel!("edge_hidden_sum_ends_through_norm", T),
     };
     // SAFETY: as in kernels/edge_hidden.cu; lengths were checked; sums and along are borrowed mutably.
-    unsafe { device.launch(kernel, Grid::rows(by_row.rows.bound, THREADS), &arguments) }
+    unsafe { device.launch_positional(kernel, Grid::rows(by_row.rows.bound, THREADS), &arguments) }
 }
 
 /// Layer 0's two sums in one launch, of d_z, which is made `of` a gradient `[E, H]`: `edge_sums [u, H]` over the edges of
@@ -163,5 +163,5 @@ pub fn edge_hidden_sum_types<T: StoredElement>(
     let arguments = arguments.add(hidden).add(T::stride(hidden)).add(T::stride(2 * hidden));
     let kernel = stored_kernel!("edge_hidden_sum_types_through_norm", T);
     // SAFETY: as in kernels/edge_hidden.cu; lengths were checked; both sums are borrowed mutably.
-    unsafe { device.launch(kernel, Grid::rows(predicates + objects, THREADS), &arguments) }
+    unsafe { device.launch_positional(kernel, Grid::rows(predicates + objects, THREADS), &arguments) }
 }

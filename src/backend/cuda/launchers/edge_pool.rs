@@ -43,7 +43,7 @@ pub fn edge_pool_forward<T: StoredElement>(
         .add(T::stride(hidden));
     let kernel = stored_kernel!("edge_pool_forward", T);
     // SAFETY: as in kernels/edge_pool.cu; lengths were checked; pooled is borrowed mutably.
-    unsafe { device.launch(kernel, Grid::rows(incidence.rows.bound, THREADS), &arguments) }
+    unsafe { device.launch_positional(kernel, Grid::rows(incidence.rows.bound, THREADS), &arguments) }
 }
 
 /// The gradient by the heads' outputs `[E, W]`, as it is gathered.
@@ -100,7 +100,7 @@ pub fn edge_pool_backward_sums<T: StoredElement>(
     let arguments = of.add_sizes_to(of.add_to(arguments).add(z).add_norm(norm), width);
     let (kernel, grid) = (stored_kernel!("edge_pool_backward_sums", T), strips(edges, width));
     // SAFETY: as in kernels/edge_pool.cu; lengths were checked, the sums have room; all that is written is borrowed mutably.
-    unsafe { device.launch(kernel, grid, &arguments) }
+    unsafe { device.launch_positional(kernel, grid, &arguments) }
 }
 
 /// The second part: `d_z [E, W]`, written. `sums` has what is subtracted.
@@ -124,5 +124,5 @@ pub fn edge_pool_backward<T: StoredElement>(
     let arguments = of.add_sizes_to(arguments.add(z).add_norm(norm), width);
     let (kernel, grid) = (stored_kernel!("edge_pool_backward", T), Grid::rows(edges, THREADS));
     // SAFETY: as in kernels/edge_pool.cu; lengths were checked; d_z is borrowed mutably.
-    unsafe { device.launch(kernel, grid, &arguments) }
+    unsafe { device.launch_positional(kernel, grid, &arguments) }
 }

@@ -68,7 +68,7 @@ pub fn embedding_forward<T: StoredElement>(
     let arguments = arguments.add(width).add(T::stride(width));
     // SAFETY: as in kernels/embedding.cu; lengths were checked; a batch's types lie below the vocabulary's size; what is
     // written is borrowed mutably.
-    unsafe { device.launch(stored_kernel!("embedding_forward", T), grid, &arguments) }
+    unsafe { device.launch_positional(stored_kernel!("embedding_forward", T), grid, &arguments) }
 }
 
 /// The gradients of both tables.
@@ -87,5 +87,5 @@ pub fn embedding_backward<T: StoredElement>(
     let arguments = arguments.add(width).add(T::stride(width));
     // SAFETY: as in kernels/embedding.cu; lengths were checked; a batch's types lie below the vocabulary's size; what is
     // written is borrowed mutably.
-    unsafe { device.launch(stored_kernel!("embedding_backward", T), grid, &arguments) }
+    unsafe { device.launch_positional(stored_kernel!("embedding_backward", T), grid, &arguments) }
 }

@@ -189,7 +189,7 @@ pub fn assemble_graph_batch(
     let launch = |kernel, grid, arguments: Arguments| {
         // SAFETY: as in kernels/graph_batch.cu; arrays are long enough for the lists at their places, and indices lie in
         // range, as the caller promises; slot, scratch and position are borrowed mutably.
-        unsafe { device.launch(kernel, grid, &arguments) }
+        unsafe { device.launch_positional(kernel, grid, &arguments) }
     };
     let part = |of: Slice<'_, i32>, place: usize| Argument::from(of.slice(place..of.len()));
     let list = |place: usize| part(slot.as_slice(), place);

@@ -30,5 +30,5 @@ pub fn inner_products(
     let arguments =
         [products.into(), values.into(), first_row.into(), strip_rows.into(), rows.into(), width.into()];
     // SAFETY: as in kernels/inner_products.cu; lengths were checked; the products are borrowed mutably and alone written.
-    unsafe { device.launch("inner_products", Grid::rows(tiles, THREADS), &arguments) }
+    unsafe { device.launch_positional("inner_products", Grid::rows(tiles, THREADS), &arguments) }
 }

@@ -33,7 +33,11 @@ pub fn l2_normalise_forward<T: StoredElement>(
     let arguments = Arguments::default().add(x).add(z).add_norm(norm).add(rows).add(columns).add(stride);
     // SAFETY: as in kernels/l2_normalise.cu; lengths were checked; x is borrowed mutably.
     unsafe {
-        device.launch(stored_kernel!("l2_normalise_forward", T), Grid::rows(rows.bound, THREADS), &arguments)
+        device.launch_positional(
+            stored_kernel!("l2_normalise_forward", T),
+            Grid::rows(rows.bound, THREADS),
+            &arguments,
+        )
     }
 }
 
@@ -63,5 +67,5 @@ pub fn l2_normalise_backward<T: StoredElement>(
         (stored_kernel!("l2_normalise_backward", T), Grid { blocks, threads: [BACKWARD_THREADS, 1, 1] });
     // SAFETY: as in kernels/l2_normalise.cu; lengths were checked, the sums have room; all that is written is borrowed
     // mutably.
-    unsafe { device.launch(kernel, grid, &arguments) }
+    unsafe { device.launch_positional(kernel, grid, &arguments) }
 }

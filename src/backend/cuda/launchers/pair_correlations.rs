@@ -63,7 +63,7 @@ pub fn pair_keys(device: &Device, pairs: &mut SliceMut<'_, i64>, of: Strips<'_>)
     let arguments =
         [pairs.into(), of.scores.into(), of.similarities.into(), of.columns.into(), of.first_row.into()];
     // SAFETY: as in kernels/pair_correlations.cu; lengths were checked; the pairs are borrowed mutably and alone written.
-    unsafe { device.launch("pair_keys", Grid::rows(of.rows(), THREADS), &arguments) }
+    unsafe { device.launch_positional("pair_keys", Grid::rows(of.rows(), THREADS), &arguments) }
 }
 
 /// Into `counts [12]` and `moments [P, 5]`, P of [`summing_blocks`], of `pairs [n, 2]`, which become pairs of ranks, there
@@ -91,7 +91,7 @@ pub fn pair_correlations(
         let arguments = [(&mut *moments).into(), pairs.as_slice().into(), entries];
         // SAFETY: as in kernels/pair_correlations.cu; lengths were checked; moments are borrowed mutably and alone
         // written, the second time after the first.
-        unsafe { device.launch(kernel, Grid::rows(blocks, THREADS), &arguments) }?;
+        unsafe { device.launch_positional(kernel, Grid::rows(blocks, THREADS), &arguments) }?;
     }
     let grid = Grid::rows(tiles, THREADS);
     let (mut from, mut to) = (pairs, scratch);
@@ -100,27 +100,27 @@ pub fn pair_correlations(
         let arguments = [(&mut from).into(), (&mut inversions).into(), entries];
         // SAFETY: as in kernels/pair_correlations.cu; lengths were checked; what is written is borrowed mutably, here and
         // in the launches below.
-        unsafe { device.launch("pair_sort_tiles", grid, &arguments) }?;
+        unsafe { device.launch_positional("pair_sort_tiles", grid, &arguments) }?;
         let mut run = TILE;
         while run < n {
             let run_length = Argument::Long(run as i64);
             let arguments =
                 [(&mut to).into(), (&mut inversions).into(), from.as_slice().into(), entries, run_length];
             // SAFETY: as above; `from` consists of sorted runs of this length.
-            unsafe { device.launch("pair_merge", grid, &arguments) }?;
+            unsafe { device.launch_positional("pair_merge", grid, &arguments) }?;
             swap(&mut from, &mut to);
             run *= 2;
         }
         let mut ties = counts.slice_mut(3 * round + 1..3 * round + 3);
         let arguments = [(&mut to).into(), (&mut ties).into(), from.as_slice().into(), entries];
         // SAFETY: as above; `from` is sorted.
-        unsafe { device.launch("pair_ranks", grid, &arguments) }?;
+        unsafe { device.launch_positional("pair_ranks", grid, &arguments) }?;
         swap(&mut from, &mut to);
     }
     let mut products = counts.slice_mut(6..COUNTS);
     let arguments = [(&mut products).into(), from.as_slice().into(), entries];
     // SAFETY: as above.
-    unsafe { device.launch("pair_rank_products", grid, &arguments) }
+    unsafe { device.launch_positional("pair_rank_products", grid, &arguments) }
 }
 
 /// What the correlations of n pairs follow from, by what the kernels wrote.

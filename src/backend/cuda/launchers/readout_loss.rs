@@ -54,7 +54,9 @@ pub fn readout<T: StoredElement>(
     }
     let arguments = of.add_to(Arguments::default().add(embedding)).add(graphs);
     // SAFETY: as in kernels/readout_loss.cu; lengths were checked; what is written is borrowed mutably.
-    unsafe { device.launch(stored_kernel!("readout", T), Grid::rows(graphs.bound, THREADS), &arguments) }
+    unsafe {
+        device.launch_positional(stored_kernel!("readout", T), Grid::rows(graphs.bound, THREADS), &arguments)
+    }
 }
 
 /// The triples of graphs that are anchors, then positives, then negatives.
@@ -121,5 +123,5 @@ pub fn readout_loss<T: StoredElement>(
     let arguments = arguments.add(Argument::Int(kind)).add(loss.temperature as f32).add(loss.margin as f32);
     let grid = Grid { threads: [THREADS, ROLES as u32, 1], ..Grid::rows(count, THREADS) };
     // SAFETY: as in kernels/readout_loss.cu; lengths were checked; what is written is borrowed mutably.
-    unsafe { device.launch(stored_kernel!("readout_loss", T), grid, &arguments) }
+    unsafe { device.launch_positional(stored_kernel!("readout_loss", T), grid, &arguments) }
 }

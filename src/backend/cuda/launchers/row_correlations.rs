@@ -45,7 +45,7 @@ pub fn row_correlations(
         of.first_row.into(),
     ];
     // SAFETY: as in kernels/row_correlations.cu; lengths were checked; what is written is borrowed mutably.
-    unsafe { device.launch("row_correlations", Grid::rows(rows, THREADS), &arguments) }
+    unsafe { device.launch_positional("row_correlations", Grid::rows(rows, THREADS), &arguments) }
 }
 
 /// The sums of all rows of `embeddings [n, width]` against `similarity` over `images`, of which there are n; `done` is

@@ -74,7 +74,9 @@ pub fn top_k(
             k.into(),
         ];
         // SAFETY: as in kernels/top_k.cu; lengths were checked; the lists are borrowed mutably and alone written.
-        unsafe { device.launch("top_k_parts", Grid::rows(queries * parts, TILE as u32), &arguments) }?;
+        unsafe {
+            device.launch_positional("top_k_parts", Grid::rows(queries * parts, TILE as u32), &arguments)
+        }?;
     }
     let arguments = [
         (&mut found.scores).into(),
@@ -86,7 +88,7 @@ pub fn top_k(
     ];
     // SAFETY: as in kernels/top_k.cu; lengths were checked; the launch before wrote the lists; what is written is
     // borrowed mutably.
-    unsafe { device.launch("top_k_merge", Grid::rows(queries, TILE as u32), &arguments) }
+    unsafe { device.launch_positional("top_k_merge", Grid::rows(queries, TILE as u32), &arguments) }
 }
 
 /// The `k` rows, or all, of the one query, with their scores: as many passes as it takes.
