@@ -1,11 +1,11 @@
 // ceilings: arithmetic that touches no memory, to measure the rates that a GPU reaches at most.
 //   ceiling_fma:      FMA_CHAINS numbers per thread, each `steps` times s = s factor + addend, and then their sum
-//   ceiling_mma_*:    MMA_CHAINS tiles [16, 8] per warp, each `steps` times d += a b with constant fragments a and b, and
+//   ceiling_mma:      MMA_CHAINS tiles [16, 8] per warp, each `steps` times d += a b with constant fragments a and b, and
 //                     then the sum of what the thread has of them
-// in   factor, addend; a, b: a pair of bf16, or one tf32, in every register of the fragments
+// in   factor, addend; a, b: a pair of bf16, in every register of the fragments
 // out  sums [threads of the grid], written so that no step can be left out
 // grid any; chains do not depend on each other, so that they hide an instruction's latency
-// cost 2 FMA_CHAINS steps flops per thread; per warp MMA_CHAINS steps of 2 16 8 K flops, K = 16 (bf16) or 8 (tf32)
+// cost 2 FMA_CHAINS steps flops per thread; per warp MMA_CHAINS steps of 2 * 16 * 8 * 16 flops
 // The tensor cores' rate is that of mma.sync, which the products use; wgmma is faster where there is any.
 
 #include "common.cuh"
@@ -38,15 +38,16 @@ ceiling_fma(float *__restrict__ sums, float factor, float addend, int steps) {
     sums[size_t(blockIdx.x) * THREADS + threadIdx.x] = sum;
 }
 
-template <void (*mma)(float (&)[4], const unsigned (&)[4], const unsigned (&)[2])>
-__device__ __forceinline__ void mma_chains(float *__restrict__ sums, unsigned a, unsigned b, int steps) {
+extern "C" __global__ void __launch_bounds__(THREADS)
+ceiling_mma(float *__restrict__ sums, unsigned a, unsigned b, int steps) {
+    begin_kernel();
     const unsigned fragment_a[4] = {a, a, a, a}, fragment_b[2] = {b, b};
     float chain[MMA_CHAINS][4] = {};
 #pragma unroll 8
     for (int step = 0; step < steps; step++) {
 #pragma unroll
         for (int i = 0; i < MMA_CHAINS; i++) {
-            mma(chain[i], fragment_a, fragment_b);
+            mma_bf16(chain[i], fragment_a, fragment_b);
         }
     }
     float sum = 0.0f;
@@ -57,21 +58,4 @@ __device__ __forceinline__ void mma_chains(float *__restrict__ sums, unsigned a,
     sums[size_t(blockIdx.x) * THREADS + threadIdx.x] = sum;
 }
 
-// Without the line that the emulator's take.
-__device__ __forceinline__ void bf16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) { mma_bf16(d, a, b); }
-__device__ __forceinline__ void tf32(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) { mma_tf32(d, a, b); }
-
-extern "C" __global__ void __launch_bounds__(THREADS)
-ceiling_mma_bf16(float *__restrict__ sums, unsigned a, unsigned b, int steps) {
-    begin_kernel();
-    mma_chains<bf16>(sums, a, b, steps);
-}
-
-extern "C" __global__ void __launch_bounds__(THREADS)
-ceiling_mma_tf32(float *__restrict__ sums, unsigned a, unsigned b, int steps) {
-    begin_kernel();
-    mma_chains<tf32>(sums, a, b, steps);
-}
-
-EMULATED_KERNELS(ceilings, EMULATED_KERNEL(ceiling_fma), EMULATED_KERNEL(ceiling_mma_bf16),
-                 EMULATED_KERNEL(ceiling_mma_tf32))
+EMULATED_KERNELS(ceilings, EMULATED_KERNEL(ceiling_fma), EMULATED_KERNEL(ceiling_mma))

@@ -1,5 +1,5 @@
 // linear: the products of a linear layer y = x W^T without bias, with what shares their reads and writes; a file for
-// each number format of the operands: linear_fp32.cu, linear_tf32.cu, linear_bf16.cu, linear_bf16x3.cu. Names end in
+// each number format of the operands: linear_fp32.cu, linear_bf16.cu, linear_bf16x3.cu. Names end in
 // the format and the tile, such as _bf16_64.
 //   linear_forward               y   [R, O] = x [R, I] W [O, I]^T, and its statistics if they are wanted
 //   linear_forward_norm          the same of relu(norm(x)): no activated copy of x

@@ -98,33 +98,6 @@ struct Bf16x3 {
     }
 };
 
-struct Tf32 {
-    using Value = float;
-    static constexpr int threads = 384;
-    struct Factor {
-        unsigned value[2][4];
-    };
-    static __device__ __forceinline__ Factor factor(const Fragment<float> &from) {
-        Factor to;
-#pragma unroll
-        for (int i = 0; i < 2; i++) {
-#pragma unroll
-            for (int j = 0; j < 4; j++) {
-                to.value[i][j] = to_tf32(from.value[i][j]);
-            }
-        }
-        return to;
-    }
-    static __device__ __forceinline__ void multiply_add(float (&d)[4], const Factor &a, const Factor &b, int i) {
-#pragma unroll
-        for (int j = 0; j < 4; j += 2) {
-            const unsigned left[4] = {a.value[0][j], a.value[1][j], a.value[0][j + 1], a.value[1][j + 1]};
-            const unsigned right[2] = {b.value[i][j], b.value[i][j + 1]};
-            mma_tf32(d, left, right);
-        }
-    }
-};
-
 // ---- copies -----------------------------------------------------------------------------------------------------
 
 // A piece of an operand that lies in a stage: rows first_outer.. and inner steps first_inner.., up to the ends.

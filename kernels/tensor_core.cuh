@@ -1,14 +1,12 @@
 // The tensor cores' instructions and asynchronous copies, one thin function each. With nvcc they are PTX for sm_80 and
 // up; without, the emulator's (emulator/tensor_core.h), which also finds a missing wait and a misaligned address.
 //
-// Fragments (PTX ISA, "Matrix fragments for mma.m16n8k16 / .m16n8k8"). Lane = 4 g + t, g = 0..7, t = 0..3; a pair of
+// Fragments (PTX ISA, "Matrix fragments for mma.m16n8k16"). Lane = 4 g + t, g = 0..7, t = 0..3; a pair of
 // bf16 lies in one register, the lower column (of b: row) in the lower half.
 //
-//                a [16, K]                                 b [K, 8]                     c, d [16, 8] f32
-//   bf16, K=16   a0 = [g][2t, 2t+1]    a1 = [g+8][2t..]    b0 = [2t, 2t+1][g]           d0 = [g][2t]    d1 = [g][2t+1]
+//                a [16, 16]                                b [16, 8]                    c, d [16, 8] f32
+//   bf16         a0 = [g][2t, 2t+1]    a1 = [g+8][2t..]    b0 = [2t, 2t+1][g]           d0 = [g][2t]    d1 = [g][2t+1]
 //                a2 = [g][2t+8, 2t+9]  a3 = [g+8][2t+8..]  b1 = [2t+8, 2t+9][g]         d2 = [g+8][2t]  d3 = [g+8][2t+1]
-//   tf32, K=8    a0 = [g][t]           a1 = [g+8][t]       b0 = [t][g]                  as above
-//                a2 = [g][t+4]         a3 = [g+8][t+4]     b1 = [t+4][g]
 //
 //   ldmatrix     lane 8 m + r gives the address of row r of matrix m (8 rows of 16 bytes); register m of lane 4 g + t
 //                receives its values [g][2t, 2t+1] of 16 bits, which is also value [g][t] of 32 bits; .trans receives
@@ -33,18 +31,6 @@ __device__ __forceinline__ void mma_bf16(float (&d)[4], const unsigned (&a)[4], 
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #else
     emulator::mma_bf16(d, a, b, line);
-#endif
-}
-
-// d += a b, a and b in tf32: as to_tf32 gives it.
-__device__ __forceinline__ void mma_tf32(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2] CALL_LINE) {
-#ifdef __CUDACC__
-    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-                 "{%0, %1, %2, %3};"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-#else
-    emulator::mma_tf32(d, a, b, line);
 #endif
 }
 
@@ -118,18 +104,6 @@ template <int groups> __device__ __forceinline__ void wait_copies() {
 }
 
 // ---- number formats ---------------------------------------------------------------------------------------------
-
-// Rounded to 11 significand bits, halves away from zero: the relative error is at most 2^-11.
-__device__ __forceinline__ unsigned to_tf32(float value) {
-#ifdef __CUDACC__
-    unsigned rounded;
-    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(value));
-    return rounded;
-#else
-    unsigned bits = __float_as_uint(value);
-    return (bits & 0x7f800000u) == 0x7f800000u ? bits : (bits + 0x1000u) & 0xffffe000u;
-#endif
-}
 
 #ifndef __CUDACC__
 inline unsigned emulated_bf16(float value) {

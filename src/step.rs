@@ -47,8 +47,7 @@ struct StepConfig {
     learning_rate: f64,
     #[serde(default = "first_step")]
     step: u64,
-    /// Which of two kinds of tolerances suit the results: `fp32`, also for double precision and bf16x3, or `bf16`, also
-    /// for tf32.
+    /// Which of two kinds of tolerances suit the results: `fp32`, also for double precision and bf16x3, or `bf16`.
     #[serde(default = "single_precision")]
     precision: String,
 }
@@ -137,7 +136,7 @@ pub fn run_step_file(input: &Path, output: &Path, device: Device, precision: Pre
 
     step.precision = match precision {
         Precision::Fp32 | Precision::Fp64 | Precision::Bf16x3 => single_precision(),
-        Precision::Tf32 | Precision::Bf16 => "bf16".to_string(),
+        Precision::Bf16 => "bf16".to_string(),
     };
 
     let mut dump: Vec<(String, Vec<usize>, TensorData)> = Vec::new();

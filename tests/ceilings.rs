@@ -3,7 +3,7 @@
 mod kernel_support;
 
 use kernel_support::{Values, devices, poisoned, to_device, to_host};
-use scenerank::backend::cuda::launchers::ceilings::{MmaFormat, ceiling_fma, ceiling_mma, copy};
+use scenerank::backend::cuda::launchers::ceilings::{ceiling_fma, ceiling_mma, copy};
 
 #[test]
 fn chains_have_as_many_steps_as_are_counted() {
@@ -26,15 +26,13 @@ fn chains_have_as_many_steps_as_are_counted() {
 fn products_have_as_many_steps_as_are_counted() {
     let (threads, steps) = (256, 5);
     for device in devices() {
-        for (format, inner) in [(MmaFormat::Bf16, 16), (MmaFormat::Tf32, 8)] {
-            let mut sums = poisoned(&device, threads);
-            let mut target = sums.slice_mut(0..threads);
-            let flops = ceiling_mma(&device, format, &mut target, 1.5, 0.25, steps).expect("a launch");
-            // Small multiples of 3 / 8 are exact. A thread has four values of each of four tiles.
-            let want = (4 * 4 * steps * inner) as f32 * 1.5 * 0.25;
-            assert_eq!(to_host(&device, &sums), vec![want; threads], "{format:?}");
-            assert_eq!(flops as usize, 8 * 4 * steps * 2 * 16 * 8 * inner, "{format:?}: eight warps");
-        }
+        let mut sums = poisoned(&device, threads);
+        let flops =
+            ceiling_mma(&device, &mut sums.slice_mut(0..threads), 1.5, 0.25, steps).expect("a launch");
+        // Small multiples of 3 / 8 are exact. A thread has four values of each of four tiles.
+        let want = (4 * 4 * steps * 16) as f32 * 1.5 * 0.25;
+        assert_eq!(to_host(&device, &sums), vec![want; threads]);
+        assert_eq!(flops as usize, 8 * 4 * steps * 2 * 16 * 8 * 16, "eight warps");
     }
 }
 

@@ -69,7 +69,7 @@ fn steps_allocate_nothing_and_read_nothing_back() {
     let (batches, capacity) = batches();
     // The wide one splits its weight gradients into parts, whose memory depends on the number of rows and the format.
     let wide = ModelConfig { layers: 2, state_width: 70, hidden_width: 130, ..SMALL };
-    for (config, format) in [(SMALL, Format::Fp32), (wide, Format::Fp32), (wide, Format::Tf32)] {
+    for (config, format) in [(SMALL, Format::Fp32), (wide, Format::Fp32), (wide, Format::Bf16x3)] {
         let Some((backend, calls)) = emulated::<f32>(format) else { return };
         let tensors = random_parameters(config, false, 1);
         let mut model = Model::new(backend, config, &tensors, capacity).unwrap();
@@ -253,7 +253,7 @@ fn captured_steps_leave_the_bits_of_steps_stage_by_stage() {
         (SMALL, Format::Fp32, 15),
         (SMALL, Format::Bf16, 15),
         (wide, Format::Fp32, 4),
-        (wide, Format::Tf32, 4),
+        (wide, Format::Bf16x3, 4),
     ] {
         let Some(captured) = run(config, format, Steps::Captured, count, None) else { return };
         let by_stage = run(config, format, Steps::ByStage, count, None).expect("as before");

@@ -277,7 +277,7 @@ fn large_tiles_ask_for_their_shared_memory() {
     let fixture = Fixture::new();
     let Some(Calls(calls)) = calls(&fixture, stub) else { return };
     let asked: Vec<i32> = calls.iter().filter(|call| call.0 == "most_shared").map(|call| call.1).collect();
-    assert_eq!(asked, vec![81_920; 3 * 9], "nine products in each of three formats");
+    assert_eq!(asked, vec![81_920; 2 * 9], "nine products in each of two formats");
 }
 
 /// Launches begin when the one ahead has ended where the driver cannot capture others, kernels were compiled for GPUs that

@@ -22,8 +22,9 @@ use scenerank::backend::cuda::launchers::batch_norm::{
     BatchStatistics, Norm, NormGradient, Statistics, Sums,
 };
 use scenerank::backend::cuda::launchers::linear::{
-    Format, Forward as PlainForward, Gradient, Input, LinearGradients, WeightParts, linear_backward,
-    linear_forward, linear_forward_gather, linear_forward_two,
+    Backward as LayerBackward, Format, Forward as PlainForward, ForwardGather as GatherForward, Gradient,
+    Input, LinearGradients, WeightParts, linear_backward, linear_forward, linear_forward_gather,
+    linear_forward_two,
 };
 use scenerank::backend::cuda::launchers::lists::Ends;
 use scenerank::backend::cuda::launchers::stored::StoredElement;
@@ -198,7 +199,7 @@ impl Case {
         let ([first, second], [running_mean, running_var]) = (&mut columns, &mut running);
         let of = counted.rows();
         let sums = &mut Sums::new(device).expect("memory");
-        let to = &mut matrix_mut(&mut out, bound, width);
+        let to = matrix_mut(&mut out, bound, width);
         let x = if product.is_activated() { Input::Activated(x, norm) } else { Input::Values(x) };
         if product.is_forward() {
             let statistics = Some(BatchStatistics {
@@ -212,17 +213,18 @@ impl Case {
                 let [subject, object] =
                     self.ends.each_ref().map(|ends| indices_with_room(device, ends, spare));
                 let ends = Ends { edges: of, subject: all(&subject), object: all(&object) };
-                linear_forward_gather(device, format, to, x, weight, all(&projected), ends, statistics)
+                let of = GatherForward { ends, projected: all(&projected), y: to, x, weight };
+                linear_forward_gather(device, format, of, statistics)
             } else {
-                linear_forward(device, format, of, to, x, weight, statistics)
+                linear_forward(device, format, PlainForward { rows: of, y: to, x, weight }, statistics)
             }
         } else {
-            let (weight_there, batch_statistics) = (&mut matrix_mut(&mut d_weight, outputs, inputs), true);
+            let (weight_there, batch_statistics) = (matrix_mut(&mut d_weight, outputs, inputs), true);
             let (d_norm_weight, bias) = (all_mut(first), all_mut(second));
             let gradient = NormGradient { weight: d_norm_weight, bias, batch_statistics, sums };
             let norm = (product == BackwardActivated).then_some(gradient);
             let (to, d_y) = (LinearGradients { x: to, weight: weight_there, norm }, Gradient::Values(d_y));
-            linear_backward(device, format, of, to, d_y, x, weight, &mut parts)
+            linear_backward(device, format, LayerBackward { rows: of, to, d_y, x, weight }, &mut parts)
         }
         .expect("a launch");
         let mut values = vec![stored_to_host(device, &out, rows, width)];
@@ -367,7 +369,7 @@ fn products_of_many_tiles_agree_with_the_reference() {
     Case::new(many, several, 21, 6).check(BackwardActivated, &devices, &[Format::Bf16]);
     // Few columns, and rows for two groups of the columns' sums, in a grid for so many that it takes that tile too.
     let (rows, few, spare) = (2171, 130, 132 * 128);
-    let formats = [Format::Tf32, Format::Bf16, Format::Bf16x3];
+    let formats = [Format::Bf16, Format::Bf16x3];
     for product in FORWARD {
         Case::new(rows, 21, few, 7).check_in_grid(spare, product, &devices, &formats);
     }
@@ -381,7 +383,7 @@ fn products_of_many_tiles_agree_with_the_reference() {
 fn the_tile_that_a_bound_chooses_changes_no_bit() {
     let same = |case: Case, product: Product, spare: usize| {
         for device in devices().iter().take(1) {
-            for format in [Format::Tf32, Format::Bf16, Format::Bf16x3] {
+            for format in [Format::Bf16, Format::Bf16x3] {
                 let case = case.stored_in(format);
                 let (small, small_parts) = case.compute(product, device, format, 0);
                 let (large, large_parts) = case.compute(product, device, format, spare);
@@ -409,12 +411,9 @@ fn every_format_has_its_own_precision() {
     let (rows, outputs) = (257, 70);
     let case = Case::new(rows, 1, outputs, 4);
     for device in devices() {
-        for (format, least) in [
-            (Format::Fp32, 0.0),
-            (Format::Bf16x3, 2f64.powi(-17)),
-            (Format::Tf32, 2f64.powi(-11)),
-            (Format::Bf16, 2f64.powi(-9)),
-        ] {
+        for (format, least) in
+            [(Format::Fp32, 0.0), (Format::Bf16x3, 2f64.powi(-17)), (Format::Bf16, 2f64.powi(-9))]
+        {
             let case = case.stored_in(format);
             let (got, _) = case.compute(Forward, &device, format, 0);
             let worst = (0..rows * outputs).fold(0.0, |worst: f64, i| {
@@ -468,8 +467,8 @@ fn check_parts<T: StoredElement>(device: &Device, format: Format, rows: usize, w
     let (before, whole) = (8, 8 + 2 * hidden + 1);
     let mut y = to_device(device, &vec![T::narrow(7.0); rows * T::stride(whole)]);
     let mut target = matrix_mut(&mut y, rows, whole);
-    linear_forward(device, format, of, &mut target.columns(before, 2 * hidden), x, weight, None)
-        .expect("a launch");
+    let y_part = target.columns(before, 2 * hidden);
+    linear_forward(device, format, PlainForward { rows: of, y: y_part, x, weight }, None).expect("a launch");
     let y = T::dense(&device.download(&y, 0..y.len()).expect("a download"), whole);
     let columns = |from: std::ops::Range<usize>| -> Vec<f32> {
         y.chunks_exact(whole).flat_map(|row| row[from.clone()].to_vec()).collect()
@@ -482,11 +481,12 @@ fn check_parts<T: StoredElement>(device: &Device, format: Format, rows: usize, w
     let mut parts = WeightParts::new(device).expect("memory");
     let mut whole = matrix_mut(&mut d_weight, hidden, 3 * width);
     let to = LinearGradients {
-        x: &mut matrix_mut(&mut d_x, rows, width),
-        weight: &mut whole.stacked(0, 2 * width, width),
+        x: matrix_mut(&mut d_x, rows, width),
+        weight: whole.stacked(0, 2 * width, width),
         norm: None,
     };
-    linear_backward(device, format, of, to, d_y, x, weight, &mut parts).expect("a launch");
+    let of = LayerBackward { rows: of, to, d_y, x, weight };
+    linear_backward(device, format, of, &mut parts).expect("a launch");
     check(Backward, 0, &stored_to_host(device, &d_x, rows, width));
     let d_weight = to_host(device, &d_weight);
     let part = |start: usize| -> Vec<f32> {
@@ -538,12 +538,16 @@ impl Two {
         let unwritten = || [0, 1].map(|i| unwritten::<T>(device, bounds[i], outputs[i]));
         let (mut alone, mut together) = (unwritten(), unwritten());
         for i in 0..2 {
-            let y = &mut matrix_mut(&mut alone[i], bounds[i], outputs[i]);
-            linear_forward(device, format, counted[i].rows(), y, Input::Values(x[i]), weights[i], None)
-                .expect("a launch");
+            let of = PlainForward {
+                rows: counted[i].rows(),
+                y: matrix_mut(&mut alone[i], bounds[i], outputs[i]),
+                x: Input::Values(x[i]),
+                weight: weights[i],
+            };
+            linear_forward(device, format, of, None).expect("a launch");
         }
         let [y, z] = &mut together;
-        let (y, z) = (&mut matrix_mut(y, bounds[0], outputs[0]), &mut matrix_mut(z, bounds[1], outputs[1]));
+        let (y, z) = (matrix_mut(y, bounds[0], outputs[0]), matrix_mut(z, bounds[1], outputs[1]));
         let products = [(0, y), (1, z)].map(|(i, y)| PlainForward {
             rows: counted[i].rows(),
             y,
@@ -573,7 +577,7 @@ fn two_products_in_a_launch_have_the_bits_of_each() {
     );
     Two { rows: [0, 0], spare: [0, 0], hidden: 3, inputs: 5 }.check(&devices, &FORMATS);
     // Grids for so many rows that they take the larger tile, by the first product and by the second.
-    let (devices, formats) = (&devices[..devices.len().min(1)], [Format::Tf32, Format::Bf16, Format::Bf16x3]);
+    let (devices, formats) = (&devices[..devices.len().min(1)], [Format::Bf16, Format::Bf16x3]);
     Two { rows: [70, 130], spare: [4149, 0], hidden: 449, inputs: 21 }.check(devices, &formats);
     Two { rows: [130, 70], spare: [0, 4149], hidden: 1021, inputs: 21 }.check(devices, &formats);
 }

@@ -112,12 +112,12 @@ impl Case {
             Gradient::Values(matrix(&d, edge_bound, hidden))
         };
         let mut whole = matrix_mut(&mut d_weight, hidden, 3 * width);
-        let [mut outer, mut middle] = whole.outer_and_middle(width);
+        let [outer, middle] = whole.outer_and_middle(width);
         let of_nodes = Backward {
             rows: node_rows,
             to: LinearGradients {
-                x: &mut matrix_mut(&mut d_u, node_bound, width),
-                weight: &mut outer,
+                x: matrix_mut(&mut d_u, node_bound, width),
+                weight: outer,
                 norm: Some(NormGradient {
                     weight: all_mut(d_norm_weight),
                     bias: all_mut(d_norm_bias),
@@ -129,11 +129,7 @@ impl Case {
             x: Unit { z: matrix(&u, node_bound, width), norm: norm_u, along: Some(all(&along)) },
             weight: weight.stacked(0, 2 * part, width),
         };
-        let to = LinearGradients {
-            x: &mut matrix_mut(&mut d_e, edge_bound, width),
-            weight: &mut middle,
-            norm: None,
-        };
+        let to = LinearGradients { x: matrix_mut(&mut d_e, edge_bound, width), weight: middle, norm: None };
         let (e, weight) = (matrix(&e, edge_bound, width), weight.columns(part, width));
         match launches {
             Launches::One => {
@@ -141,16 +137,8 @@ impl Case {
                 linear_backward_states(device, format, of_nodes, of_edges, parts)
             }
             Launches::Two => linear_backward_unit(device, format, of_nodes, parts).and_then(|()| {
-                linear_backward(
-                    device,
-                    format,
-                    edge_rows,
-                    to,
-                    d_z,
-                    Input::Activated(e, norm_e),
-                    weight,
-                    parts,
-                )
+                let x = Input::Activated(e, norm_e);
+                linear_backward(device, format, Backward { rows: edge_rows, to, d_y: d_z, x, weight }, parts)
             }),
         }
         .expect("a launch");

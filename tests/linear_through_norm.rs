@@ -18,7 +18,7 @@ use scenerank::backend::cuda::launchers::batch_norm::{
     Norm, NormBackward, NormGradient, Sums, batch_norm_backward,
 };
 use scenerank::backend::cuda::launchers::linear::{
-    Format, Gradient, Input, LinearGradients, WeightParts, linear_backward,
+    Backward, Format, Gradient, Input, LinearGradients, WeightParts, linear_backward,
 };
 use scenerank::backend::cuda::launchers::stored::StoredElement;
 use scenerank::backend::reference::linear as reference;
@@ -127,15 +127,17 @@ impl Case {
         linear_backward(
             device,
             format,
-            counted.rows(),
-            LinearGradients {
-                x: &mut matrix_mut(&mut d_x, bound, inputs),
-                weight: &mut matrix_mut(&mut d_weight, outputs, inputs),
-                norm: (kind == X::ActivatedWithSums).then_some(gradient),
+            Backward {
+                rows: counted.rows(),
+                to: LinearGradients {
+                    x: matrix_mut(&mut d_x, bound, inputs),
+                    weight: matrix_mut(&mut d_weight, outputs, inputs),
+                    norm: (kind == X::ActivatedWithSums).then_some(gradient),
+                },
+                d_y,
+                x: if kind == X::Values { Input::Values(x) } else { Input::Activated(x, norm_x) },
+                weight: matrix(&weight, outputs, inputs),
             },
-            d_y,
-            if kind == X::Values { Input::Values(x) } else { Input::Activated(x, norm_x) },
-            matrix(&weight, outputs, inputs),
             &mut WeightParts::new(device).expect("memory"),
         )
         .expect("a launch");

@@ -411,8 +411,10 @@ fn runs_that_cannot_be_trained_or_continued() {
     refuse(fixture.arguments("new", &["--device", "tpu"]), &["no device is called \"tpu\""]);
     let parts = ["device cpu: does not compute in fp64", "--precision fp32"];
     refuse(fixture.arguments("new", &["--device", "cpu", "--precision", "fp64"]), &parts);
-    let parts = ["device cpu: does not compute in tf32", "--device cuda or emulated"];
-    refuse(fixture.arguments("new", &["--device", "cpu", "--precision", "tf32"]), &parts);
+    let parts = ["device cpu: does not compute in bf16x3", "--device cuda or emulated"];
+    refuse(fixture.arguments("new", &["--device", "cpu", "--precision", "bf16x3"]), &parts);
+    let parts = ["invalid value 'tf32' for '--precision"];
+    refuse(fixture.arguments("new", &["--precision", "tf32"]), &parts);
     for (option, value) in [
         ("--layers", "0"),
         ("--epochs", "-1"),

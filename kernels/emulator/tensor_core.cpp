@@ -19,27 +19,10 @@ struct Product {
 
 float bf16(uint32_t pair, int half) { return __uint_as_float(half == 0 ? pair << 16 : pair & 0xffff0000u); }
 
-// The tensor cores do not see the low 13 bits: an operand that was not rounded is truncated.
-float tf32(uint32_t bits) { return __uint_as_float(bits & 0xffffe000u); }
-
-// d [16, 8] += a [16, inner] b [inner, 8]; lane 4 g + t holds d[g][2t], d[g][2t+1], d[g+8][2t], d[g+8][2t+1].
-template <int inner>
-void multiply(void *const operands[WARP], const float (&a)[16][inner], const float (&b)[inner][8]) {
-    for (int lane = 0; lane < WARP; lane++) {
-        float *d = static_cast<const Product *>(operands[lane])->d;
-        for (int i = 0; i < 4; i++) {
-            int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
-            float sum = d[i];
-            for (int k = 0; k < inner; k++) {
-                sum += a[row][k] * b[k][column];
-            }
-            d[i] = sum;
-        }
-    }
-}
-
+// d [16, 8] += a [16, 16] b [16, 8], the fragments as tensor_core.cuh has them.
 void run_mma_bf16(void *const operands[WARP]) {
-    float a[16][16], b[16][8];
+    constexpr int INNER = 16;
+    float a[16][INNER], b[INNER][8];
     for (int lane = 0; lane < WARP; lane++) {
         const Product &p = *static_cast<const Product *>(operands[lane]);
         int g = lane / 4, t = lane % 4;
@@ -52,25 +35,20 @@ void run_mma_bf16(void *const operands[WARP]) {
             }
         }
     }
-    multiply(operands, a, b);
-}
-
-void run_mma_tf32(void *const operands[WARP]) {
-    float a[16][8], b[8][8];
     for (int lane = 0; lane < WARP; lane++) {
-        const Product &p = *static_cast<const Product *>(operands[lane]);
-        int g = lane / 4, t = lane % 4;
+        float *d = static_cast<const Product *>(operands[lane])->d;
         for (int i = 0; i < 4; i++) {
-            a[g + i % 2 * 8][t + i / 2 * 4] = tf32(p.a[i]);
-        }
-        for (int i = 0; i < 2; i++) {
-            b[t + i * 4][g] = tf32(p.b[i]);
+            int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
+            float sum = d[i];
+            for (int k = 0; k < INNER; k++) {
+                sum += a[row][k] * b[k][column];
+            }
+            d[i] = sum;
         }
     }
-    multiply(operands, a, b);
 }
 
-const Collective MMA_BF16 = {"an mma", run_mma_bf16}, MMA_TF32 = {"an mma", run_mma_tf32};
+const Collective MMA_BF16 = {"an mma", run_mma_bf16};
 
 // ---- loads of matrices ------------------------------------------------------------------------------------------
 
@@ -131,11 +109,6 @@ const char *flaw(const void *shared, const void *global, size_t alignment, size_
 void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], int line) {
     Product product = {d, a, b};
     collective(MMA_BF16, &product, line);
-}
-
-void mma_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], int line) {
-    Product product = {d, a, b};
-    collective(MMA_TF32, &product, line);
 }
 
 void load_matrices(uint32_t *to, int count, bool transposed, const void *row, int line) {

@@ -12,7 +12,6 @@ namespace emulator {
 
 // d += a b in f32, in the order of the inner dimension; fragments as tensor_core.cuh has them.
 void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], int line);
-void mma_tf32(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], int line);
 void load_matrices(uint32_t *to, int count, bool transposed, const void *row, int line);
 void copy_async(void *to, const void *from, int bytes, int valid_bytes, int line);
 void commit_copies();

@@ -35,11 +35,11 @@ pub enum Device {
 /// Number format of the computation.
 ///
 /// All but `fp64` compute in single precision: sums of products, batch norm, the loss, the master weights and Adam. They
-/// differ in the operands of matrix products, `bf16` also in what is stored between the stages of a step. The last three
+/// differ in the operands of matrix products, `bf16` also in what is stored between the stages of a step. The last two
 /// need a device that runs the CUDA kernels; but the CPU device rounds to bf16 what these store so, which shows what that
 /// costs in accuracy and gains no time. A step's embeddings and gradients agree with one in double precision that takes the same
-/// decisions at its ReLUs within these relative distances: `fp32` and `bf16x3` 1e-4 and 1e-3, `tf32` 1e-2 and 5e-2,
-/// `bf16` 2e-2 and 0.15.
+/// decisions at its ReLUs within these relative distances: `fp32` and `bf16x3` 1e-4 and 1e-3, `bf16` 2e-2
+/// and 0.15.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 #[value(rename_all = "lowercase")]
@@ -49,8 +49,6 @@ pub enum Precision {
     Fp32,
     /// Double precision; on the reference device only.
     Fp64,
-    /// Products of operands rounded to tf32 (11 significand bits), on tensor cores; devices cuda and emulated.
-    Tf32,
     /// Activations, their gradients and a copy of the weights stored in bf16 (8 significand bits), products on tensor
     /// cores; devices cuda and emulated, and cpu, which rounds alike.
     Bf16,
@@ -64,7 +62,6 @@ impl Precision {
         match self {
             Precision::Fp32 => Some(Format::Fp32),
             Precision::Fp64 => None,
-            Precision::Tf32 => Some(Format::Tf32),
             Precision::Bf16 => Some(Format::Bf16),
             Precision::Bf16x3 => Some(Format::Bf16x3),
         }
@@ -76,7 +73,6 @@ impl fmt::Display for Precision {
         f.write_str(match self {
             Precision::Fp32 => "fp32",
             Precision::Fp64 => "fp64",
-            Precision::Tf32 => "tf32",
             Precision::Bf16 => "bf16",
             Precision::Bf16x3 => "bf16x3",
         })
@@ -95,7 +91,7 @@ pub trait BackendTask {
 fn run_kernels<T: BackendTask>(device: KernelDevice, format: Format, task: T) -> Result<T::Output> {
     match format {
         Format::Bf16 => task.run(Cuda::<bf16>::new(device, format)?),
-        Format::Fp32 | Format::Tf32 | Format::Bf16x3 => task.run(Cuda::<f32>::new(device, format)?),
+        Format::Fp32 | Format::Bf16x3 => task.run(Cuda::<f32>::new(device, format)?),
     }
 }
 

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::backend::cuda::device::Device;
 use crate::backend::cuda::device::properties::Properties;
-use crate::backend::cuda::launchers::ceilings::{MmaFormat, ceiling_fma, ceiling_mma};
+use crate::backend::cuda::launchers::ceilings::{ceiling_fma, ceiling_mma};
 use crate::backend::cuda::launchers::linear::Format;
 use crate::bench::case::Cost;
 use crate::bench::timing::Timer;
@@ -26,20 +26,14 @@ pub struct Ceilings {
     /// Fused multiply-adds in single precision, in registers alone.
     pub fp32_tflop_per_s: f64,
     /// Tensor-core products by `mma.sync`, in registers alone.
-    pub tf32_tflop_per_s: f64,
-    /// Likewise.
     pub bf16_tflop_per_s: f64,
 }
 
 impl Ceilings {
     /// An H200's as the kernels' plan takes them: the copy as published measurements have it, single precision by the
     /// datasheet, and 62 % of the rates published for `wgmma` as what `mma.sync` reaches, which is a guess.
-    pub const H200_PLAN: Ceilings = Ceilings {
-        copy_gb_per_s: 4300.0,
-        fp32_tflop_per_s: 67.0,
-        tf32_tflop_per_s: 245.0,
-        bf16_tflop_per_s: 490.0,
-    };
+    pub const H200_PLAN: Ceilings =
+        Ceilings { copy_gb_per_s: 4300.0, fp32_tflop_per_s: 67.0, bf16_tflop_per_s: 490.0 };
 
     /// Measures them on a GPU; elsewhere they would say nothing.
     pub fn measure(device: &Device, properties: &Properties, timer: &mut Timer<'_>) -> Result<Option<Self>> {
@@ -53,16 +47,13 @@ impl Ceilings {
         let fp32 = best_rate(device, || {
             ceiling_fma(device, &mut sums, 0.9, 1.1, FMA_STEPS).map(|flops| flops as f64)
         })?;
-        let mut mma = |format| {
-            best_rate(device, || {
-                ceiling_mma(device, format, &mut sums, 0.9, 1.1, MMA_STEPS).map(|flops| flops as f64)
-            })
-        };
+        let bf16 = best_rate(device, || {
+            ceiling_mma(device, &mut sums, 0.9, 1.1, MMA_STEPS).map(|flops| flops as f64)
+        })?;
         Ok(Some(Ceilings {
             copy_gb_per_s: bytes_per_ms / 1e6,
             fp32_tflop_per_s: fp32 / 1e9,
-            tf32_tflop_per_s: mma(MmaFormat::Tf32)? / 1e9,
-            bf16_tflop_per_s: mma(MmaFormat::Bf16)? / 1e9,
+            bf16_tflop_per_s: bf16 / 1e9,
         }))
     }
 
@@ -71,7 +62,6 @@ impl Ceilings {
     pub fn floor_ms(&self, cost: Cost, format: Format) -> f64 {
         let tflop_per_s = match format {
             Format::Fp32 => self.fp32_tflop_per_s,
-            Format::Tf32 => self.tf32_tflop_per_s,
             Format::Bf16 => self.bf16_tflop_per_s,
             // Three products for each.
             Format::Bf16x3 => self.bf16_tflop_per_s / 3.0,
@@ -99,18 +89,11 @@ mod tests {
 
     #[test]
     fn the_floor_is_the_longer_of_both() {
-        let ceilings = Ceilings {
-            copy_gb_per_s: 4000.0,
-            fp32_tflop_per_s: 50.0,
-            tf32_tflop_per_s: 200.0,
-            bf16_tflop_per_s: 400.0,
-        };
+        let ceilings = Ceilings { copy_gb_per_s: 4000.0, fp32_tflop_per_s: 50.0, bf16_tflop_per_s: 400.0 };
         let bytes = Cost { bytes: 4_000_000_000, flops: 1_000_000 };
         assert_eq!(ceilings.floor_ms(bytes, Format::Fp32), 1.0);
         let flops = Cost { bytes: 4_000, flops: 1_200_000_000_000 };
-        for (format, ms) in
-            [(Format::Fp32, 24.0), (Format::Tf32, 6.0), (Format::Bf16, 3.0), (Format::Bf16x3, 9.0)]
-        {
+        for (format, ms) in [(Format::Fp32, 24.0), (Format::Bf16, 3.0), (Format::Bf16x3, 9.0)] {
             assert!((ceilings.floor_ms(flops, format) - ms).abs() < 1e-12, "{format:?}");
         }
     }

@@ -126,7 +126,7 @@ pub fn run_cases(options: &BenchOptions, cases: impl Fn(&Sizes, Format) -> Vec<C
 pub fn roofline(options: &BenchOptions, ceilings: Ceilings) -> Result<Report> {
     check_names(options, true, &cases::all)?;
     let Some(format) = options.precision.format() else {
-        let remedy = "use --precision fp32, tf32, bf16 or bf16x3";
+        let remedy = "use --precision fp32, bf16 or bf16x3";
         return Err(Error::argument("--precision", "no kernel computes in it", remedy));
     };
     let of_batch = |&batch_size: &usize| {

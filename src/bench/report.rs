@@ -141,11 +141,8 @@ impl Report {
         let mut words = format!("{} ({}), {}", self.device, self.device_name, self.timing);
         match &self.ceilings {
             Some(ceilings) => words.push_str(&format!(
-                "; ceilings: copy {:.0} GB/s, fp32 {:.1}, tf32 {:.1}, bf16 {:.1} TFLOP/s",
-                ceilings.copy_gb_per_s,
-                ceilings.fp32_tflop_per_s,
-                ceilings.tf32_tflop_per_s,
-                ceilings.bf16_tflop_per_s
+                "; ceilings: copy {:.0} GB/s, fp32 {:.1}, bf16 {:.1} TFLOP/s",
+                ceilings.copy_gb_per_s, ceilings.fp32_tflop_per_s, ceilings.bf16_tflop_per_s
             )),
             None if self.device == "emulated" => words.push_str(", which says nothing about a GPU"),
             None => {}

@@ -7,7 +7,7 @@ use scenerank::backend::cuda::launchers::stored::StoredElement;
 use super::{all, all_mut};
 
 /// All of them.
-pub const FORMATS: [Format; 4] = [Format::Fp32, Format::Tf32, Format::Bf16, Format::Bf16x3];
+pub const FORMATS: [Format; 3] = [Format::Fp32, Format::Bf16, Format::Bf16x3];
 
 /// What the rounding of operands may move a product of, of the sum of its terms' magnitudes; `made` operands are made on
 /// the way of what is stored.
@@ -15,7 +15,6 @@ pub fn operand_error(format: Format, made: i32) -> f64 {
     let both = |bits: i32| 2.0 * 2f64.powi(-bits) + 2f64.powi(-2 * bits);
     match format {
         Format::Fp32 => 0.0,
-        Format::Tf32 => both(11),
         Format::Bf16 => (1.0 + 2f64.powi(-8)).powi(made) - 1.0,
         // Each operand's rest is at most 2^-17 of it, and the product of the two lows, left out, 2^-16 of the product.
         Format::Bf16x3 => both(17) + 2f64.powi(-16),

@@ -11,8 +11,8 @@ use super::batch_norm::{batch_statistics, decided_inputs, expected_statistics};
 use super::{ROUNDING, count, counted, indices, norm, reference_norm, roundings, stored_tolerance};
 use crate::backend::L2_EPSILON;
 use crate::backend::cuda::launchers::linear::{
-    Format, Forward, Input, Matrix, MatrixMut, linear_forward, linear_forward_gather, linear_forward_two,
-    linear_forward_unit,
+    Format, Forward, ForwardGather, Input, Matrix, MatrixMut, linear_forward, linear_forward_gather,
+    linear_forward_two, linear_forward_unit,
 };
 use crate::backend::cuda::launchers::lists::Ends;
 use crate::backend::cuda::launchers::stored::StoredElement;
@@ -96,7 +96,6 @@ pub(super) fn cases<T: StoredElement>(sizes: &Sizes, format: Format) -> Vec<Case
 fn tolerance<T: StoredElement>(format: Format, terms: usize, operands: Operands) -> f64 {
     let operands = match format {
         Format::Fp32 => 0.0,
-        Format::Tf32 => 2.0 * 2f64.powi(-11),
         Format::Bf16 if operands == Operands::Stored => 0.0,
         Format::Bf16 => 2f64.powi(-8),
         // Rests of 2^-17 each, and the product of two low halves that is left out.
@@ -139,8 +138,8 @@ fn forward<T: StoredElement>(product: Product) -> Case {
                 launch: Box::new(move |device, arrays| {
                     let ([x, weight], [y], ([], [count], [], _)) = arrays.stored_as::<T>().parts();
                     let (x, weight) = (Matrix::new(x, rows, inputs), Matrix::new(weight, outputs, inputs));
-                    let (of, mut y) = (counted(count, rows), MatrixMut::new(y, rows, outputs));
-                    linear_forward(device, format, of, &mut y, Input::Values(x), weight, None)
+                    let (rows, y) = (counted(count, rows), MatrixMut::new(y, rows, outputs));
+                    linear_forward(device, format, Forward { rows, y, x: Input::Values(x), weight }, None)
                 }),
                 expected: Box::new(move |host| {
                     let [x, weight] = host.wide_stored();
@@ -190,13 +189,13 @@ fn forward_two<T: StoredElement>(
                     let weight = Matrix::new(weight, hidden, 3 * part);
                     let of_objects = Forward {
                         rows: counted(object_count, objects),
-                        y: &mut MatrixMut::new(y, objects, 2 * hidden),
+                        y: MatrixMut::new(y, objects, 2 * hidden),
                         x: Matrix::new(x, objects, inputs),
                         weight: weight.stacked(0, 2 * part, inputs),
                     };
                     let of_predicates = Forward {
                         rows: counted(predicate_count, predicates),
-                        y: &mut MatrixMut::new(z, predicates, hidden),
+                        y: MatrixMut::new(z, predicates, hidden),
                         x: Matrix::new(e, predicates, inputs),
                         weight: weight.columns(part, inputs),
                     };
@@ -269,10 +268,11 @@ fn forward_gather<T: StoredElement>(product: Product, part: Part, batch: &Rc<Gra
                     let e = Matrix::new(heads, rows, part.of).columns(part.start, inputs);
                     let e = Input::Activated(e, norm(of_norm).columns(part.start, inputs));
                     let weight = Matrix::new(weight, outputs, inputs);
-                    let mut z = MatrixMut::new(z, rows, outputs);
+                    let y = MatrixMut::new(z, rows, outputs);
                     let ends = Ends { edges: counted(count, rows), subject, object };
                     let to = Some(batch_statistics(to, &mut others.sums));
-                    linear_forward_gather(device, format, &mut z, e, weight, projected, ends, to)
+                    let of = ForwardGather { ends, projected, y, x: e, weight };
+                    linear_forward_gather(device, format, of, to)
                 }),
                 expected: Box::new(move |host| {
                     let [heads, weight, projected] = host.wide_stored();
@@ -326,8 +326,8 @@ fn forward_activated<T: StoredElement>(product: Product) -> Case {
                     let x = Input::Activated(Matrix::new(z, rows, inputs), norm(of_norm));
                     let weight = Matrix::new(weight, outputs, inputs);
                     let to = Some(batch_statistics(to, &mut others.sums));
-                    let (of, mut y) = (counted(count, rows), MatrixMut::new(y, rows, outputs));
-                    linear_forward(device, format, of, &mut y, x, weight, to)
+                    let (rows, y) = (counted(count, rows), MatrixMut::new(y, rows, outputs));
+                    linear_forward(device, format, Forward { rows, y, x, weight }, to)
                 }),
                 expected: Box::new(move |host| {
                     let [z, weight] = host.wide_stored();
@@ -392,8 +392,8 @@ fn forward_unit<T: StoredElement>(product: Product) -> Case {
                     let (of_norm, [count], [mut lengths], _) = parts;
                     let (x, lengths) = ((Matrix::new(z, rows, inputs), norm(of_norm)), Some(&mut lengths));
                     let weight = Matrix::new(weight, outputs, inputs);
-                    let (of, mut y) = (counted(count, rows), MatrixMut::new(y, rows, outputs));
-                    linear_forward_unit(device, format, of, &mut y, lengths, x, weight)
+                    let (rows, y) = (counted(count, rows), MatrixMut::new(y, rows, outputs));
+                    linear_forward_unit(device, format, Forward { rows, y, x, weight }, lengths)
                 }),
                 expected: Box::new(move |host| {
                     let [z, weight] = host.wide_stored();

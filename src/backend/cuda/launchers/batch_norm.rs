@@ -1,7 +1,13 @@
 //! batch_norm: statistics, relu(norm(z)) and their backward (`kernels/batch_norm.cu`).
 
+use bytemuck::Zeroable;
+
+use super::norm_arguments::{
+    NormArguments, NormBackwardArguments, NormGradientArguments, StatisticsArguments,
+};
 use super::stored::{StoredElement, stored_kernel, stored_kernels};
-use crate::backend::cuda::device::buffer::{Buffer, Slice, SliceMut};
+use crate::backend::cuda::device::buffer::{Buffer, Element, Slice, SliceMut};
+use crate::backend::cuda::device::kernel::PointerMut;
 use crate::backend::cuda::device::rows::Rows;
 use crate::backend::cuda::device::{Argument, Arguments, Device, Grid, check_len, dimension};
 use crate::error::Result;
@@ -181,6 +187,80 @@ impl Sums {
             self.tickets = device.allocate(tickets)?;
         }
         Ok(())
+    }
+}
+
+/// The address of all of a buffer.
+fn whole<T: Element>(buffer: &mut Buffer<T>) -> PointerMut<T> {
+    let len = buffer.len();
+    (&mut buffer.slice_mut(0..len)).into()
+}
+
+impl From<Norm<'_>> for NormArguments {
+    fn from(norm: Norm<'_>) -> Self {
+        let Norm { mean, rstd, weight, bias } = norm;
+        NormArguments { mean: mean.into(), rstd: rstd.into(), weight: weight.into(), bias: bias.into() }
+    }
+}
+
+impl<T: StoredElement> From<&NormBackward<'_, T>> for NormBackwardArguments<T> {
+    fn from(of: &NormBackward<'_, T>) -> Self {
+        NormBackwardArguments { z: of.z.into(), norm: of.norm.into(), terms: of.terms.into() }
+    }
+}
+
+impl StatisticsArguments {
+    /// For statistics of up to `rows` rows; null where none are wanted.
+    pub(crate) fn new(
+        device: &Device,
+        statistics: Option<BatchStatistics<'_>>,
+        rows: usize,
+        columns: usize,
+    ) -> Result<Self> {
+        let Some(BatchStatistics { mut to, mut running_mean, mut running_var, sums }) = statistics else {
+            return Ok(Zeroable::zeroed());
+        };
+        check_len("batch_norm: mean", to.mean.len(), columns);
+        check_len("batch_norm: rstd", to.rstd.len(), columns);
+        check_len("batch_norm: running_mean", running_mean.len(), columns);
+        check_len("batch_norm: running_var", running_var.len(), columns);
+        sums.reserve(device, rows, columns)?;
+        Ok(StatisticsArguments {
+            partials: whole(&mut sums.partials),
+            groups: whole(&mut sums.groups),
+            tickets: whole(&mut sums.tickets),
+            mean: (&mut to.mean).into(),
+            rstd: (&mut to.rstd).into(),
+            running_mean: (&mut running_mean).into(),
+            running_var: (&mut running_var).into(),
+        })
+    }
+}
+
+impl NormGradientArguments {
+    /// For sums over up to `rows` rows; null where none are wanted.
+    pub(crate) fn new(
+        device: &Device,
+        gradient: Option<NormGradient<'_>>,
+        rows: usize,
+        columns: usize,
+    ) -> Result<Self> {
+        let Some(NormGradient { mut weight, mut bias, batch_statistics, sums }) = gradient else {
+            return Ok(Zeroable::zeroed());
+        };
+        check_len("batch_norm: d_weight", weight.len(), columns);
+        check_len("batch_norm: d_bias", bias.len(), columns);
+        sums.reserve(device, rows, columns)?;
+        Ok(NormGradientArguments {
+            partials: whole(&mut sums.partials),
+            groups: whole(&mut sums.groups),
+            tickets: whole(&mut sums.tickets),
+            d_weight: (&mut weight).into(),
+            d_bias: (&mut bias).into(),
+            terms: (&mut sums.terms.slice_mut(0..2 * columns)).into(),
+            batch_statistics: batch_statistics.into(),
+            reserved: 0,
+        })
     }
 }
 

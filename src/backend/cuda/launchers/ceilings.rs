@@ -7,12 +7,14 @@ use crate::backend::cuda::device::buffer::{Slice, SliceMut};
 use crate::backend::cuda::device::{Argument, Device, Grid, Kind, check_len};
 use crate::error::Result;
 
-pub(crate) const KERNELS: &[&str] = &["ceiling_fma", "ceiling_mma_bf16", "ceiling_mma_tf32"];
+pub(crate) const KERNELS: &[&str] = &["ceiling_fma", "ceiling_mma"];
 
 /// As in the kernels.
 const THREADS: u32 = 256;
 const FMA_CHAINS: usize = 8;
 const MMA_CHAINS: usize = 4;
+/// Rows, columns and inner dimension of a product of bf16 fragments.
+const MMA_SHAPE: [usize; 3] = [16, 8, 16];
 const WARP_LANES: usize = 32;
 
 /// Runs chains of fused multiply-adds, `steps` in each: `s = s factor + addend`. `sums` has a number per thread and a
@@ -31,46 +33,28 @@ pub fn ceiling_fma(
     Ok((2 * FMA_CHAINS * steps * threads) as u64)
 }
 
-/// Runs chains of tensor-core products, `steps` in each, of fragments whose values are all `a` and all `b`; otherwise as
-/// [`ceiling_fma`].
+/// Runs chains of tensor-core products of bf16 fragments, `steps` in each. All values of the left fragments are `a`, all
+/// values of the right ones `b`, both cut to bf16. Otherwise like [`ceiling_fma`].
 pub fn ceiling_mma(
     device: &Device,
-    format: MmaFormat,
     sums: &mut SliceMut<'_, f32>,
     a: f32,
     b: f32,
     steps: usize,
 ) -> Result<u64> {
     let (grid, threads) = whole_blocks(sums);
-    let (kernel, inner) = match format {
-        MmaFormat::Bf16 => ("ceiling_mma_bf16", 16),
-        MmaFormat::Tf32 => ("ceiling_mma_tf32", 8),
-    };
-    let fragment = |value: f32| Argument::Int(format.register(value) as i32);
+    let fragment = |value: f32| Argument::Int(bf16_pair(value) as i32);
     let arguments = [sums.into(), fragment(a), fragment(b), steps.into()];
     // SAFETY: as in kernels/ceilings.cu; each thread writes its own number of `sums`, which is borrowed mutably.
-    unsafe { device.launch_positional(kernel, grid, &arguments) }?;
-    Ok((2 * 16 * 8 * inner * MMA_CHAINS * steps * (threads / WARP_LANES)) as u64)
+    unsafe { device.launch_positional("ceiling_mma", grid, &arguments) }?;
+    let products = MMA_SHAPE.iter().product::<usize>();
+    Ok((2 * products * MMA_CHAINS * steps * (threads / WARP_LANES)) as u64)
 }
 
-/// A format that tensor cores multiply.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MmaFormat {
-    /// Pairs of bf16.
-    Bf16,
-    /// tf32.
-    Tf32,
-}
-
-impl MmaFormat {
-    /// A fragment's register that holds `value` alone, cut to the format.
-    fn register(self, value: f32) -> u32 {
-        let bits = value.to_bits();
-        match self {
-            MmaFormat::Bf16 => (bits >> 16) | (bits & 0xffff_0000),
-            MmaFormat::Tf32 => bits & 0xffff_e000,
-        }
-    }
+/// A fragment's register: two times `value`, cut to bf16.
+fn bf16_pair(value: f32) -> u32 {
+    let bits = value.to_bits();
+    (bits >> 16) | (bits & 0xffff_0000)
 }
 
 fn whole_blocks(sums: &SliceMut<'_, f32>) -> (Grid, usize) {

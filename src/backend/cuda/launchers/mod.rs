@@ -14,6 +14,7 @@ pub mod inner_products;
 pub mod l2_normalise;
 pub mod linear;
 pub mod lists;
+pub(crate) mod norm_arguments;
 pub mod readout_loss;
 pub mod row_correlations;
 pub mod stored;
@@ -58,7 +59,6 @@ pub(crate) const FILES: &[KernelFile] = &[
     positional_file!("linear_bf16", linear::BF16_KERNELS),
     positional_file!("linear_bf16x3", linear::BF16X3_KERNELS),
     positional_file!("linear_fp32", linear::FP32_KERNELS),
-    positional_file!("linear_tf32", linear::TF32_KERNELS),
     positional_file!("readout_loss", readout_loss::KERNELS),
     positional_file!("row_correlations", row_correlations::KERNELS),
     positional_file!("top_k", top_k::KERNELS),

@@ -11,7 +11,8 @@ use crate::backend::cuda::launchers::batch_norm::{
     self, BatchStatistics, Norm, NormBackward, NormGradient, Statistics, Sums,
 };
 use crate::backend::cuda::launchers::linear::{
-    Format, Gradient, Input, LinearGradients, Matrix, MatrixMut, WeightParts, linear_backward, linear_forward,
+    Backward, Format, Forward, Gradient, Input, LinearGradients, Matrix, MatrixMut, WeightParts,
+    linear_backward, linear_forward,
 };
 use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::backend::cuda::launchers::weight_copy::{WeightCopy, Weights};
@@ -186,10 +187,12 @@ impl Blocks<'_> {
         linear_forward(
             self.device,
             self.format,
-            rows,
-            &mut MatrixMut::new(linear.rows_mut(rows.bound, outputs), rows.bound, outputs),
-            input(x, layer, weights, rows, inputs),
-            weights.of(layer, kind),
+            Forward {
+                rows,
+                y: MatrixMut::new(linear.rows_mut(rows.bound, outputs), rows.bound, outputs),
+                x: input(x, layer, weights, rows, inputs),
+                weight: weights.of(layer, kind),
+            },
             batch_statistics(mode, layout, running_mean, running_var, mean, rstd, self.sums.of(kind).0),
         )?;
         let layout = parameters.layout.block(layer, kind);
@@ -226,22 +229,24 @@ impl Blocks<'_> {
         linear_backward(
             self.device,
             self.format,
-            rows,
-            LinearGradients {
-                x: &mut MatrixMut::new(d_x.rows_mut(rows.bound, inputs), rows.bound, inputs),
-                weight: &mut MatrixMut::new(d_weight, outputs, inputs),
-                norm: d_norm,
+            Backward {
+                rows,
+                to: LinearGradients {
+                    x: MatrixMut::new(d_x.rows_mut(rows.bound, inputs), rows.bound, inputs),
+                    weight: MatrixMut::new(d_weight, outputs, inputs),
+                    norm: d_norm,
+                },
+                d_y: match d {
+                    After::Values(d_z) => {
+                        Gradient::Values(Matrix::new(d_z.rows(rows.bound, outputs), rows.bound, outputs))
+                    }
+                    After::Block(block, d) => {
+                        Gradient::ThroughNorm(norm_backward(layout, values, block, d, rows, sums))
+                    }
+                },
+                x: input(x, layer, weights, rows, inputs),
+                weight: weights.of(layer, kind),
             },
-            match d {
-                After::Values(d_z) => {
-                    Gradient::Values(Matrix::new(d_z.rows(rows.bound, outputs), rows.bound, outputs))
-                }
-                After::Block(block, d) => {
-                    Gradient::ThroughNorm(norm_backward(layout, values, block, d, rows, sums))
-                }
-            },
-            input(x, layer, weights, rows, inputs),
-            weights.of(layer, kind),
             self.weight_parts,
         )
     }

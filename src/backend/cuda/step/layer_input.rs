@@ -33,9 +33,9 @@ use crate::backend::cuda::launchers::embedding::{
     Lookup, LookupGradient, embedding_backward, embedding_forward,
 };
 use crate::backend::cuda::launchers::linear::{
-    Backward, Format, Forward, Gradient, Input, LinearGradients, Matrix, MatrixMut, Unit, WeightParts,
-    linear_backward, linear_backward_states, linear_backward_unit, linear_forward_gather, linear_forward_two,
-    linear_forward_unit,
+    Backward, Format, Forward, ForwardGather, Gradient, Input, LinearGradients, Matrix, MatrixMut, Unit,
+    WeightParts, linear_backward, linear_backward_states, linear_backward_unit, linear_forward_gather,
+    linear_forward_two, linear_forward_unit,
 };
 use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::backend::cuda::launchers::weight_copy::Weights;
@@ -141,20 +141,28 @@ impl<T: StoredElement> Scratch<T> {
                 linear_forward_unit(
                     device,
                     self.format,
-                    nodes,
-                    &mut MatrixMut::new(projected.rows_mut(nodes.bound, 2 * hidden), nodes.bound, 2 * hidden),
+                    Forward {
+                        rows: nodes,
+                        y: MatrixMut::new(
+                            projected.rows_mut(nodes.bound, 2 * hidden),
+                            nodes.bound,
+                            2 * hidden,
+                        ),
+                        x: node_output(layer, weights, &x, nodes.bound),
+                        weight: weight.stacked(of.subject, of.object, width),
+                    },
                     all.config.l2_norm.then_some(&mut lengths),
-                    node_output(layer, weights, &x, nodes.bound),
-                    weight.stacked(of.subject, of.object, width),
                 )?;
                 linear_forward_gather(
                     device,
                     self.format,
-                    &mut MatrixMut::new(z.rows_mut(edges, hidden), edges, hidden),
-                    edge_states(layer, weights, &e, edges),
-                    weight.columns(of.edge, width),
-                    self.projected[layer].rows(nodes.bound, 2 * hidden),
-                    batch.edge_nodes(),
+                    ForwardGather {
+                        ends: batch.edge_nodes(),
+                        projected: self.projected[layer].rows(nodes.bound, 2 * hidden),
+                        y: MatrixMut::new(z.rows_mut(edges, hidden), edges, hidden),
+                        x: edge_states(layer, weights, &e, edges),
+                        weight: weight.columns(of.edge, width),
+                    },
                     statistics,
                 )
             }
@@ -164,7 +172,7 @@ impl<T: StoredElement> Scratch<T> {
                 self.gather_rows(device, (all, values), batch)?;
                 let of_objects = Forward {
                     rows: object_rows,
-                    y: &mut MatrixMut::new(
+                    y: MatrixMut::new(
                         self.projected[layer].rows_mut(objects, 2 * hidden),
                         objects,
                         2 * hidden,
@@ -174,7 +182,7 @@ impl<T: StoredElement> Scratch<T> {
                 };
                 let of_predicates = Forward {
                     rows: predicate_rows,
-                    y: &mut MatrixMut::new(self.edges.rows_mut(predicates, hidden), predicates, hidden),
+                    y: MatrixMut::new(self.edges.rows_mut(predicates, hidden), predicates, hidden),
                     x: Matrix::new(self.predicate_rows.rows(predicates, width), predicates, width),
                     weight: weight.columns(of.edge, width),
                 };
@@ -254,13 +262,13 @@ impl<T: StoredElement> Scratch<T> {
                 let mut d_weight = MatrixMut::new(d_weight, hidden, 3 * width);
                 let (z, norm) = node_output(layer, weights, &nodes, node_rows.bound);
                 let along = all.config.l2_norm.then(|| self.along.slice(0..node_rows.bound));
-                let [mut d_ends, mut d_edges_part] = d_weight.outer_and_middle(width);
+                let [d_ends, d_edges_part] = d_weight.outer_and_middle(width);
                 let d_u = d_nodes.rows_mut(node_rows.bound, width);
                 let of_nodes = Backward {
                     rows: node_rows,
                     to: LinearGradients {
-                        x: &mut MatrixMut::new(d_u, node_rows.bound, width),
-                        weight: &mut d_ends,
+                        x: MatrixMut::new(d_u, node_rows.bound, width),
+                        weight: d_ends,
                         norm: Some(d_norm),
                     },
                     d_y: Matrix::new(sums.as_slice(), node_rows.bound, 2 * hidden),
@@ -269,8 +277,8 @@ impl<T: StoredElement> Scratch<T> {
                 };
                 let d_e = d_edges.rows_mut(edge_rows.bound, width);
                 let to = LinearGradients {
-                    x: &mut MatrixMut::new(d_e, edge_rows.bound, width),
-                    weight: &mut d_edges_part,
+                    x: MatrixMut::new(d_e, edge_rows.bound, width),
+                    weight: d_edges_part,
                     norm: None,
                 };
                 let weight = weight.columns(of.edge, width);
@@ -281,7 +289,8 @@ impl<T: StoredElement> Scratch<T> {
                     }
                     e @ Input::Values(_) => {
                         linear_backward_unit(device, self.format, of_nodes, weight_parts)?;
-                        linear_backward(device, self.format, edge_rows, to, d_z, e, weight, weight_parts)
+                        let of_edges = Backward { rows: edge_rows, to, d_y: d_z, x: e, weight };
+                        linear_backward(device, self.format, of_edges, weight_parts)
                     }
                 }
             }
@@ -360,14 +369,15 @@ impl<T: StoredElement> Products<'_, T> {
         let (hidden, width) = (self.weight.row_count(), self.width);
         let (of, of_gradient) = (parts(T::stride(width)), parts(width));
         let to = LinearGradients {
-            x: &mut MatrixMut::new(d_x.rows_mut(rows.bound, width), rows.bound, width),
-            weight: &mut d_weight.stacked(of_gradient.subject, of_gradient.object, width),
+            x: MatrixMut::new(d_x.rows_mut(rows.bound, width), rows.bound, width),
+            weight: d_weight.stacked(of_gradient.subject, of_gradient.object, width),
             norm: None,
         };
         let sums = Gradient::Values(Matrix::new(sums, rows.bound, 2 * hidden));
         let x = Input::Values(Matrix::new(x, rows.bound, width));
         let weight = self.weight.stacked(of.subject, of.object, width);
-        linear_backward(self.device, self.format, rows, to, sums, x, weight, self.weight_parts)
+        let of = Backward { rows, to, d_y: sums, x, weight };
+        linear_backward(self.device, self.format, of, self.weight_parts)
     }
 
     /// Of `d_z [n, H]`: `d_e [n, D] = d_z W_e`, and with `e [n, D]` the gradient of W_e.
@@ -382,12 +392,13 @@ impl<T: StoredElement> Products<'_, T> {
         let width = self.width;
         let (of, of_gradient) = (parts(T::stride(width)), parts(width));
         let to = LinearGradients {
-            x: &mut MatrixMut::new(d_e.rows_mut(rows.bound, width), rows.bound, width),
-            weight: &mut d_weight.columns(of_gradient.edge, width),
+            x: MatrixMut::new(d_e.rows_mut(rows.bound, width), rows.bound, width),
+            weight: d_weight.columns(of_gradient.edge, width),
             norm: None,
         };
         let weight = self.weight.columns(of.edge, width);
-        linear_backward(self.device, self.format, rows, to, d_z, e, weight, self.weight_parts)
+        let of = Backward { rows, to, d_y: d_z, x: e, weight };
+        linear_backward(self.device, self.format, of, self.weight_parts)
     }
 }
 

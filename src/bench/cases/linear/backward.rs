@@ -42,14 +42,15 @@ pub(super) fn backward<T: StoredElement>(product: Product) -> Case {
                     let ([d_y, x, weight], [d_x], parts) = arrays.stored_as::<T>().parts();
                     let ([], [count], [d_weight], others) = parts;
                     let to = LinearGradients {
-                        x: &mut MatrixMut::new(d_x, rows, inputs),
-                        weight: &mut MatrixMut::new(d_weight, outputs, inputs),
+                        x: MatrixMut::new(d_x, rows, inputs),
+                        weight: MatrixMut::new(d_weight, outputs, inputs),
                         norm: None,
                     };
                     let d_y = Gradient::Values(Matrix::new(d_y, rows, outputs));
-                    let (of, x) = (counted(count, rows), Input::Values(Matrix::new(x, rows, inputs)));
-                    let weight = Matrix::new(weight, outputs, inputs);
-                    linear_backward(device, format, of, to, d_y, x, weight, &mut others.parts)
+                    let x = Input::Values(Matrix::new(x, rows, inputs));
+                    let (rows, weight) = (counted(count, rows), Matrix::new(weight, outputs, inputs));
+                    let of = Backward { rows, to, d_y, x, weight };
+                    linear_backward(device, format, of, &mut others.parts)
                 }),
                 expected: Box::new(move |host| {
                     let [d_y, x, weight] = host.wide_stored();
@@ -94,14 +95,15 @@ pub(super) fn backward_activated<T: StoredElement>(product: Product) -> Case {
                     let ([z, d_y, weight], [d_x], parts) = arrays.stored_as::<T>().parts();
                     let (of_norm, [count], [d_weight, d_norm_weight, d_norm_bias], others) = parts;
                     let to = LinearGradients {
-                        x: &mut MatrixMut::new(d_x, rows, inputs),
-                        weight: &mut MatrixMut::new(d_weight, outputs, inputs),
+                        x: MatrixMut::new(d_x, rows, inputs),
+                        weight: MatrixMut::new(d_weight, outputs, inputs),
                         norm: Some(norm_gradient([d_norm_weight, d_norm_bias], &mut others.sums)),
                     };
                     let d_y = Gradient::Values(Matrix::new(d_y, rows, outputs));
                     let x = Input::Activated(Matrix::new(z, rows, inputs), norm(of_norm));
-                    let (of, weight) = (counted(count, rows), Matrix::new(weight, outputs, inputs));
-                    linear_backward(device, format, of, to, d_y, x, weight, &mut others.parts)
+                    let (rows, weight) = (counted(count, rows), Matrix::new(weight, outputs, inputs));
+                    let of = Backward { rows, to, d_y, x, weight };
+                    linear_backward(device, format, of, &mut others.parts)
                 }),
                 expected: Box::new(move |host| {
                     let ([z, d_y, weight], of) = (host.wide_stored(), host.wide_inputs());
@@ -150,15 +152,16 @@ pub(super) fn backward_through_norm<T: StoredElement>(product: Product) -> Case 
                     let ([z, x, weight], [d, d_x], parts) = arrays.stored_as::<T>().parts();
                     let ([mean, rstd, scale, bias, terms], [count], [d_weight], others) = parts;
                     let to = LinearGradients {
-                        x: &mut MatrixMut::new(d_x, rows, inputs),
-                        weight: &mut MatrixMut::new(d_weight, outputs, inputs),
+                        x: MatrixMut::new(d_x, rows, inputs),
+                        weight: MatrixMut::new(d_weight, outputs, inputs),
                         norm: None,
                     };
                     let norm_of_z = norm([mean, rstd, scale, bias]);
                     let d_y = Gradient::ThroughNorm(NormBackward { d, z, norm: norm_of_z, terms });
                     let x = Input::Values(Matrix::new(x, rows, inputs));
-                    let (of, weight) = (counted(count, rows), Matrix::new(weight, outputs, inputs));
-                    linear_backward(device, format, of, to, d_y, x, weight, &mut others.parts)
+                    let (rows, weight) = (counted(count, rows), Matrix::new(weight, outputs, inputs));
+                    let of = Backward { rows, to, d_y, x, weight };
+                    linear_backward(device, format, of, &mut others.parts)
                 }),
                 expected: Box::new(move |host| {
                     let ([z, x, weight], [d, _]) = (host.wide_stored(), host.wide_stored_outputs());
@@ -214,8 +217,8 @@ pub(super) fn backward_activated_through_norm<T: StoredElement>(product: Product
                     ) = parts;
                     let [d_weight, d_norm_weight, d_norm_bias] = to;
                     let to = LinearGradients {
-                        x: &mut MatrixMut::new(d_x, rows, inputs),
-                        weight: &mut MatrixMut::new(d_weight, outputs, inputs),
+                        x: MatrixMut::new(d_x, rows, inputs),
+                        weight: MatrixMut::new(d_weight, outputs, inputs),
                         norm: Some(norm_gradient([d_norm_weight, d_norm_bias], &mut others.sums)),
                     };
                     let norm_of_z = norm([mean, rstd, scale, bias]);
@@ -224,8 +227,9 @@ pub(super) fn backward_activated_through_norm<T: StoredElement>(product: Product
                         Matrix::new(x, rows, inputs),
                         norm([mean_x, rstd_x, scale_x, bias_x]),
                     );
-                    let (of, weight) = (counted(count, rows), Matrix::new(weight, outputs, inputs));
-                    linear_backward(device, format, of, to, d_y, x, weight, &mut others.parts)
+                    let (rows, weight) = (counted(count, rows), Matrix::new(weight, outputs, inputs));
+                    let of = Backward { rows, to, d_y, x, weight };
+                    linear_backward(device, format, of, &mut others.parts)
                 }),
                 expected: Box::new(move |host| {
                     let ([z, x, weight], [d, _]) = (host.wide_stored(), host.wide_stored_outputs());
@@ -280,8 +284,8 @@ pub(super) fn backward_unit<T: StoredElement>(product: Product) -> Case {
                     let ([mean, rstd, scale, bias, along], [count], to, others) = parts;
                     let [d_weight, d_norm_weight, d_norm_bias] = to;
                     let to = LinearGradients {
-                        x: &mut MatrixMut::new(d_u, rows, inputs),
-                        weight: &mut MatrixMut::new(d_weight, outputs, inputs),
+                        x: MatrixMut::new(d_u, rows, inputs),
+                        weight: MatrixMut::new(d_weight, outputs, inputs),
                         norm: Some(norm_gradient([d_norm_weight, d_norm_bias], &mut others.sums)),
                     };
                     let (d_y, norm) = (Matrix::new(d_y, rows, outputs), norm([mean, rstd, scale, bias]));
@@ -361,12 +365,12 @@ pub(super) fn backward_states<T: StoredElement>(of_nodes: Product, of_edges: Pro
                     let [d_weight, d_norm_weight, d_norm_bias] = to;
                     let (rows, weight) = (counted(edges_count, edges), Matrix::new(weight, hidden, 3 * part));
                     let mut d_weight = MatrixMut::new(d_weight, hidden, 3 * width);
-                    let [mut outer, mut middle] = d_weight.outer_and_middle(width);
+                    let [outer, middle] = d_weight.outer_and_middle(width);
                     let of_nodes = Backward {
                         rows: counted(nodes_count, nodes),
                         to: LinearGradients {
-                            x: &mut MatrixMut::new(d_u, nodes, width),
-                            weight: &mut outer,
+                            x: MatrixMut::new(d_u, nodes, width),
+                            weight: outer,
                             norm: Some(norm_gradient([d_norm_weight, d_norm_bias], &mut others.sums)),
                         },
                         d_y: Matrix::new(sums, nodes, 2 * hidden),
@@ -381,8 +385,8 @@ pub(super) fn backward_states<T: StoredElement>(of_nodes: Product, of_edges: Pro
                     let of_edges = Backward {
                         rows,
                         to: LinearGradients {
-                            x: &mut MatrixMut::new(d_e, edges, width),
-                            weight: &mut middle,
+                            x: MatrixMut::new(d_e, edges, width),
+                            weight: middle,
                             norm: None,
                         },
                         d_y: Gradient::ThroughNorm(of_z).for_input(device, rows, width)?,

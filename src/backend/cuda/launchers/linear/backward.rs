@@ -104,22 +104,22 @@ impl WeightParts {
 }
 
 /// What the backward of a linear layer writes.
-pub struct LinearGradients<'a, 'b, T> {
-    /// `[R, I]`.
-    pub x: &'a mut MatrixMut<'b, T>,
-    /// `[O, I]`.
-    pub weight: &'a mut MatrixMut<'b, f32>,
-    /// Of the norm of an activated x, where they are wanted.
+pub struct LinearGradients<'a, T> {
+    /// `[R, I]` gradient with respect to x.
+    pub x: MatrixMut<'a, T>,
+    /// `[O, I]` gradient with respect to the weight.
+    pub weight: MatrixMut<'a, f32>,
+    /// Gradients of the norm of an activated x; none if no sums are wanted.
     pub norm: Option<NormGradient<'a>>,
 }
 
 /// A layer's backward: `d_x [R, I] = d_y [R, O] weight [O, I]` and `d_weight [O, I] = d_y [R, O]^T x [R, I]`.
-pub struct Backward<'a, 'b, T, D, X> {
+pub struct Backward<'a, T, D, X> {
     /// R.
     pub rows: Rows<'a>,
     /// What is written.
-    pub to: LinearGradients<'a, 'b, T>,
-    /// `[R, O]`.
+    pub to: LinearGradients<'a, T>,
+    /// `[R, O]` gradient with respect to y.
     pub d_y: D,
     /// `[R, I]`.
     pub x: X,
@@ -131,29 +131,30 @@ pub struct Backward<'a, 'b, T, D, X> {
 pub struct Unit<'a, T> {
     /// z, `[R, I]`.
     pub z: Matrix<'a, T>,
-    /// Of z.
+    /// The norm of z.
     pub norm: Norm<'a>,
-    /// `[R]`, where u was over its rows' lengths: as many times u is subtracted from the gradient by u.
+    /// `[R]`: u times this number is subtracted from each row of the gradient with respect to u; none if the forward pass
+    /// divided by no lengths.
     pub along: Option<Slice<'a, f32>>,
 }
 
-/// The backward of [`linear_forward_unit`](super::linear_forward_unit): of the gradient by y over the lengths that by u.
-pub type UnitBackward<'a, 'b, T> = Backward<'a, 'b, T, Matrix<'a, T>, Unit<'a, T>>;
-/// That of an activated input.
-pub type ActivatedBackward<'a, 'b, T> = Backward<'a, 'b, T, Gradient<'a, T>, (Matrix<'a, T>, Norm<'a>)>;
+/// The backward of [`linear_forward_unit`](super::linear_forward_unit): d_y is already divided by the lengths, d_x is the
+/// gradient with respect to u.
+pub type UnitBackward<'a, T> = Backward<'a, T, Matrix<'a, T>, Unit<'a, T>>;
+/// The backward of [`linear_forward`](super::linear_forward).
+pub type InputBackward<'a, T> = Backward<'a, T, Gradient<'a, T>, Input<'a, T>>;
+/// The backward of [`linear_forward`](super::linear_forward) for an activated input.
+pub type ActivatedBackward<'a, T> = Backward<'a, T, Gradient<'a, T>, (Matrix<'a, T>, Norm<'a>)>;
 
-/// `d_x [R, I] = d_y [R, O] weight [O, I]` and `d_weight [O, I] = d_y [R, O]^T x [R, I]`; of an activated x the sums of its
-/// norm's backward. `parts` is memory for the parts of the sum over rows.
+/// `d_x = d_y weight` and `d_weight = d_y^T x`; for an activated x also the sums of its norm's backward, if they are wanted.
+/// `parts` is memory for the parts of the sum over rows.
 pub fn linear_backward<T: StoredElement>(
     device: &Device,
     format: Format,
-    rows: Rows<'_>,
-    to: LinearGradients<'_, '_, T>,
-    d_y: Gradient<'_, T>,
-    x: Input<'_, T>,
-    weight: Matrix<'_, T>,
+    of: InputBackward<'_, T>,
     parts: &mut WeightParts,
 ) -> Result<()> {
+    let Backward { rows, to, d_y, x, weight } = of;
     let d_y = d_y.for_input(device, rows, to.weight.columns)?;
     let product = match (&d_y, x) {
         (Gradient::Values(_), Input::Values(_)) => Product::Backward,
@@ -166,47 +167,48 @@ pub fn linear_backward<T: StoredElement>(
     let takes = Takes { sums: activated, along: false, split: matches!(product, Product::Backward) };
     let of = Job { of: Backward { rows, to, d_y, x, weight }, along: None, takes };
     let tile = format.tile(of.is_large(format));
-    launch(device, format.of::<T>().kernel(product, tile), format, tile, of, None, parts)
+    launch(device, format, (product, tile), of, None, parts)
 }
 
-/// As [`linear_backward`], and subtracts what lies along u.
+/// Like [`linear_backward`], and subtracts what lies along u.
 pub fn linear_backward_unit<T: StoredElement>(
     device: &Device,
     format: Format,
-    of: UnitBackward<'_, '_, T>,
+    of: UnitBackward<'_, T>,
     parts: &mut WeightParts,
 ) -> Result<()> {
     let of = Job::unit(of);
     let tile = format.tile(of.is_large(format));
-    launch(device, format.of::<T>().kernel(Product::BackwardUnit, tile), format, tile, of, None, parts)
+    launch(device, format, (Product::BackwardUnit, tile), of, None, parts)
 }
 
-/// [`linear_backward_unit`] of node states and [`linear_backward`] of edge states, with as many columns: where the edges' d_y
-/// is made through norm in one launch, with the bits of two. It must be as [`Gradient::for_input`] has left it: where that is
-/// large, and so values, a launch more costs little, and the products take the larger tile, of which no kernel is for both.
+/// [`linear_backward_unit`] of the nodes' states and [`linear_backward`] of the edges' states, with the bits of two
+/// launches. Both layers have the same number of inputs.
+///
+/// Where the edges' d_y is made through norm, both share one launch. `edges.d_y` must be as [`Gradient::for_input`] left it:
+/// where that gave values, the matrix is large. There two launches cost little more, and the products take the larger tile,
+/// for which no kernel does both.
 pub fn linear_backward_states<T: StoredElement>(
     device: &Device,
     format: Format,
-    nodes: UnitBackward<'_, '_, T>,
-    edges: ActivatedBackward<'_, '_, T>,
+    nodes: UnitBackward<'_, T>,
+    edges: ActivatedBackward<'_, T>,
     parts: &mut WeightParts,
 ) -> Result<()> {
     let Backward { rows, to, d_y, x: (z, norm), weight } = edges;
     assert!(to.norm.is_none(), "linear_backward_states: sums of the edges' norm");
-    let x = Input::Activated(z, norm);
-    if matches!(d_y, Gradient::Values(_)) {
+    let edges = Backward { rows, to, d_y, x: Input::Activated(z, norm), weight };
+    if matches!(edges.d_y, Gradient::Values(_)) {
         linear_backward_unit(device, format, nodes, parts)?;
-        return linear_backward(device, format, rows, to, d_y, x, weight, parts);
+        return linear_backward(device, format, edges, parts);
     }
-    let takes = Takes { sums: false, along: false, split: false };
-    let edges = Job { of: Backward { rows, to, d_y, x, weight }, along: None, takes };
-    let kernel = format.of::<T>().kernel(Product::BackwardStates, Tile::Small);
-    launch(device, kernel, format, Tile::Small, Job::unit(nodes), Some(edges), parts)
+    let edges = Job { of: edges, along: None, takes: Takes { sums: false, along: false, split: false } };
+    launch(device, format, (Product::BackwardStates, Tile::Small), Job::unit(nodes), Some(edges), parts)
 }
 
 /// A layer's backward among the blocks of a launch.
-struct Job<'a, 'b, T> {
-    of: Backward<'a, 'b, T, Gradient<'a, T>, Input<'a, T>>,
+struct Job<'a, T> {
+    of: InputBackward<'a, T>,
     along: Option<Slice<'a, f32>>,
     takes: Takes,
 }
@@ -221,8 +223,8 @@ struct Takes {
     split: bool,
 }
 
-impl<'a, 'b, T: StoredElement> Job<'a, 'b, T> {
-    fn unit(of: UnitBackward<'a, 'b, T>) -> Self {
+impl<'a, T: StoredElement> Job<'a, T> {
+    fn unit(of: UnitBackward<'a, T>) -> Self {
         let Backward { rows, to, d_y, x: Unit { z, norm, along }, weight } = of;
         let of = Backward { rows, to, d_y: Gradient::Values(d_y), x: Input::Activated(z, norm), weight };
         Job { of, along, takes: Takes { sums: true, along: true, split: true } }
@@ -250,7 +252,7 @@ impl<'a, 'b, T: StoredElement> Job<'a, 'b, T> {
     ) -> Result<(Arguments, usize)> {
         let WeightGradient { outputs, inputs, .. } = self.weight_gradient();
         let Job { of: Backward { rows, to, d_y, x, weight }, along, takes } = self;
-        let LinearGradients { x: d_x, weight: d_weight, norm: d_norm } = to;
+        let LinearGradients { x: mut d_x, weight: mut d_weight, norm: d_norm } = to;
         let (d_y_stride, x_matrix) = (d_y.check(rows.bound, outputs), x.check());
         check_rows("linear_backward", rows, [d_x.rows, x_matrix.rows]);
         let columns = [d_x.columns, x_matrix.columns, weight.columns];
@@ -290,13 +292,13 @@ impl<'a, 'b, T: StoredElement> Job<'a, 'b, T> {
 /// A layer's backward, or those of two, the second behind the first.
 fn launch<T: StoredElement>(
     device: &Device,
-    (kernel, threads): (&'static str, u32),
     format: Format,
-    tile: Tile,
-    first: Job<'_, '_, T>,
-    second: Option<Job<'_, '_, T>>,
+    (product, tile): (Product, Tile),
+    first: Job<'_, T>,
+    second: Option<Job<'_, T>>,
     parts: &mut WeightParts,
 ) -> Result<()> {
+    let (kernel, threads) = format.of::<T>().kernel(product, tile);
     let of_first = first.weight_gradient();
     let of_second = second.as_ref().map(Job::weight_gradient);
     parts.reserve(device, format, [Some(of_first), of_second].into_iter().flatten())?;

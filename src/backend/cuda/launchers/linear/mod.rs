@@ -5,8 +5,8 @@ mod dynamic_shared;
 
 pub(crate) use backward::WeightGradient;
 pub use backward::{
-    ActivatedBackward, Backward, LinearGradients, Unit, UnitBackward, WeightParts, linear_backward,
-    linear_backward_states, linear_backward_unit,
+    ActivatedBackward, Backward, InputBackward, LinearGradients, Unit, UnitBackward, WeightParts,
+    linear_backward, linear_backward_states, linear_backward_unit,
 };
 
 use crate::backend::cuda::device::buffer::{Slice, SliceMut};
@@ -52,7 +52,6 @@ macro_rules! kernels {
 kernels!(FP32_KERNELS, "fp32");
 kernels!(BF16_KERNELS, "bf16", "_128");
 kernels!(BF16X3_KERNELS, "bf16x3", "_128");
-kernels!(TF32_KERNELS, "tf32", "_128");
 
 /// As in `kernels/linear.cuh`. Blocks that fill a large GPU twice: a weight's gradient is split into parts until it has
 /// about as many, and the larger tile is taken where it makes as many.
@@ -65,8 +64,6 @@ const LEAST_PART_ROWS: usize = 128;
 pub enum Format {
     /// As they are, without tensor cores.
     Fp32,
-    /// Rounded to tf32: 11 significand bits.
-    Tf32,
     /// Stored in bf16: 8 significand bits.
     Bf16,
     /// The sum of two bf16, some 16 significand bits.
@@ -145,7 +142,6 @@ impl Format {
     fn kernel(self, product: Product, tile: Tile) -> (&'static str, u32) {
         let (kernels, threads) = match self {
             Format::Fp32 => (FP32_KERNELS, 256),
-            Format::Tf32 => (TF32_KERNELS, tile.threads()),
             Format::Bf16 => (BF16_KERNELS, tile.threads()),
             Format::Bf16x3 => (BF16X3_KERNELS, tile.threads()),
         };
@@ -380,16 +376,41 @@ impl Arguments {
     }
 }
 
-/// `y [R, O] = x [R, I] weight [O, I]^T`, and its statistics. `rows` are R, here and below.
+/// A forward product: `y [R, O] = x [R, I] weight [O, I]^T`.
+pub struct Forward<'a, T, X> {
+    /// R.
+    pub rows: Rows<'a>,
+    /// `[R, O]`, written.
+    pub y: MatrixMut<'a, T>,
+    /// `[R, I]`.
+    pub x: X,
+    /// `[O, I]`.
+    pub weight: Matrix<'a, T>,
+}
+
+/// The product of an edge's own state and what the edge gathers:
+/// `y [E, H] = x [E, I] weight [H, I]^T + projected[subject, ..H] + projected[object, H..]`.
+pub struct ForwardGather<'a, T> {
+    /// E, and the rows of `projected` that each edge gathers.
+    pub ends: Ends<'a>,
+    /// `[n, 2 H]`.
+    pub projected: Slice<'a, T>,
+    /// `[E, H]`, written.
+    pub y: MatrixMut<'a, T>,
+    /// `[E, I]`.
+    pub x: Input<'a, T>,
+    /// `[H, I]`.
+    pub weight: Matrix<'a, T>,
+}
+
+/// `y = x weight^T` and the statistics of y. Only the weight of plain values may be split.
 pub fn linear_forward<T: StoredElement>(
     device: &Device,
     format: Format,
-    rows: Rows<'_>,
-    y: &mut MatrixMut<'_, T>,
-    x: Input<'_, T>,
-    weight: Matrix<'_, T>,
+    of: Forward<'_, T, Input<'_, T>>,
     statistics: Option<BatchStatistics<'_>>,
 ) -> Result<()> {
+    let Forward { rows, mut y, x, weight } = of;
     let x_matrix = x.check();
     check_rows("linear_forward", rows, [y.rows, x_matrix.rows]);
     let shapes = (y.columns, x_matrix.columns);
@@ -415,17 +436,15 @@ pub fn linear_forward<T: StoredElement>(
     unsafe { device.launch_positional(kernel, grid, &arguments) }
 }
 
-/// `y [R, O] = (u / |u|) weight [O, I]^T` of `u [R, I] = relu(norm(z))`, by row; and `lengths [R]`, the divisors: |u|, or
-/// the least that an l2 normalisation divides by. Without them `y = u weight^T`.
+/// `y = (u / |u|) weight^T` by row, where `u [R, I] = relu(norm(z))` and `of.x` is z with its norm. Writes the divisors to
+/// `lengths [R]`: |u|, or the smallest value that an l2 normalisation divides by. Without lengths `y = u weight^T`.
 pub fn linear_forward_unit<T: StoredElement>(
     device: &Device,
     format: Format,
-    rows: Rows<'_>,
-    y: &mut MatrixMut<'_, T>,
+    of: Forward<'_, T, (Matrix<'_, T>, Norm<'_>)>,
     lengths: Option<&mut SliceMut<'_, f32>>,
-    (z, norm): (Matrix<'_, T>, Norm<'_>),
-    weight: Matrix<'_, T>,
 ) -> Result<()> {
+    let Forward { rows, mut y, x: (z, norm), weight } = of;
     let x = Input::Activated(z, norm);
     check_rows("linear_forward_unit", rows, [y.rows, x.check().rows]);
     assert_eq!((y.columns, z.columns), (weight.rows, weight.columns), "linear_forward_unit: shapes");
@@ -449,17 +468,14 @@ pub fn linear_forward_unit<T: StoredElement>(
     unsafe { device.launch_positional(kernel, grid, &arguments) }
 }
 
-/// `y [E, H] = x weight^T + projected[subject, ..H] + projected[object, H..]`, and its statistics.
+/// [`ForwardGather`] and the statistics of y. No matrix may be split.
 pub fn linear_forward_gather<T: StoredElement>(
     device: &Device,
     format: Format,
-    y: &mut MatrixMut<'_, T>,
-    x: Input<'_, T>,
-    weight: Matrix<'_, T>,
-    projected: Slice<'_, T>,
-    ends: Ends<'_>,
+    of: ForwardGather<'_, T>,
     statistics: Option<BatchStatistics<'_>>,
 ) -> Result<()> {
+    let ForwardGather { ends, projected, mut y, x, weight } = of;
     let (rows, x_matrix) = (ends.edges, x.check());
     check_rows("linear_forward_gather", rows, [y.rows, x_matrix.rows]);
     let shapes = (y.columns, x_matrix.columns);
@@ -482,23 +498,12 @@ pub fn linear_forward_gather<T: StoredElement>(
     unsafe { device.launch_positional(kernel, grid, &arguments) }
 }
 
-/// A product of values: `y [R, O] = x [R, I] weight [O, I]^T`.
-pub struct Forward<'a, 'b, T> {
-    /// R.
-    pub rows: Rows<'a>,
-    /// `[R, O]`.
-    pub y: &'a mut MatrixMut<'b, T>,
-    /// `[R, I]`.
-    pub x: Matrix<'a, T>,
-    /// `[O, I]`.
-    pub weight: Matrix<'a, T>,
-}
-
-/// Two products that do not depend on each other, in one launch: of inputs with rows of one kind, and parts of one weight.
+/// Two products that do not depend on each other, in one launch. Their inputs have rows of one width and stride, and
+/// their weights are parts of one matrix.
 pub fn linear_forward_two<T: StoredElement>(
     device: &Device,
     format: Format,
-    of: [Forward<'_, '_, T>; 2],
+    of: [Forward<'_, T, Matrix<'_, T>>; 2],
 ) -> Result<()> {
     let tile = format.tile(of.iter().any(|of| is_large(of.y.rows, of.y.columns)));
     let [first_blocks, second_blocks] = of.each_ref().map(|of| tile.count(of.y.rows, of.y.columns));
@@ -508,7 +513,8 @@ pub fn linear_forward_two<T: StoredElement>(
     let alike = of.each_ref().map(|of| (of.x.lines.stride, of.weight.lines.stride, of.x.columns));
     let [(x_stride, weight_stride, inputs), second] = alike;
     assert_eq!(alike[0], second, "linear_forward_two: rows of inputs and of weights");
-    let arguments = of.into_iter().fold(Arguments::default(), |arguments, Forward { rows, y, x, weight }| {
+    let arguments = of.into_iter().fold(Arguments::default(), |arguments, of| {
+        let Forward { rows, mut y, x, weight } = of;
         check_rows("linear_forward_two", rows, [y.rows, x.rows]);
         assert_eq!((y.columns, x.columns), (weight.rows, weight.columns), "linear_forward_two: shapes");
         assert!(!y.lines.is_split() && !x.lines.is_split(), "linear_forward_two: only weights may be split");
