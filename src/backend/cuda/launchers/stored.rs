@@ -114,13 +114,6 @@ impl StoredElement for bf16 {
     }
 }
 
-/// The names of a file's kernels: those that come for both types, and after a semicolon others.
-macro_rules! stored_kernels {
-    ($($stored:literal),* $(; $($other:literal),*)?) => {
-        &[$(concat!($stored, "_f32"), concat!($stored, "_bf16"),)* $($($other),*)?]
-    };
-}
-
 /// The name of a kernel that comes for both types, for one of them: a constant.
 macro_rules! stored_kernel {
     ($name:literal, $element:ty) => {
@@ -132,4 +125,4 @@ macro_rules! stored_kernel {
     };
 }
 
-pub(crate) use {stored_kernel, stored_kernels};
+pub(crate) use stored_kernel;

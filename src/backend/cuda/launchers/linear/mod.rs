@@ -209,6 +209,11 @@ impl<'a, T: StoredElement> Matrix<'a, T> {
         Matrix { values, rows, columns, lines: Lines::new(T::stride(columns)) }
     }
 
+    /// The values, from the first row on.
+    pub(crate) fn values(&self) -> Slice<'a, T> {
+        self.values
+    }
+
     /// Number of rows.
     pub fn row_count(&self) -> usize {
         self.rows
