@@ -8,7 +8,7 @@
 //! compiled: enough for lints, which link nothing), and where nvcc may be: `NVCC`, `CUDA_HOME`, `CUDA_PATH`, `PATH`,
 //! `VIRTUAL_ENV`.
 
-#[path = "src/backend/cuda/device/dynamic_shared.rs"]
+#[path = "src/backend/cuda/launchers/linear/dynamic_shared.rs"]
 mod dynamic_shared;
 #[path = "src/bench/occupancy.rs"]
 mod occupancy;
@@ -36,7 +36,7 @@ fn main() {
     let kernels = kernel_files();
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=src/bench/occupancy.rs");
-    println!("cargo:rerun-if-changed=src/backend/cuda/device/dynamic_shared.rs");
+    println!("cargo:rerun-if-changed=src/backend/cuda/launchers/linear/dynamic_shared.rs");
     println!("cargo:rerun-if-changed=kernels");
     println!("cargo:rerun-if-env-changed=SCENERANK_CHECK_ONLY");
     println!("cargo:rustc-check-cfg=cfg(emulator)");

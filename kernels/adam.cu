@@ -45,10 +45,10 @@ struct WeightSegment {
 };
 
 // Where the weights are copied to; null if they are not.
-struct WeightCopy {
-    bf16 *__restrict__ values;
-    const WeightSegment *__restrict__ segments;
-    int segment_count;
+struct CopyArguments {
+    bf16 *values;
+    const WeightSegment *segments;
+    int segment_count, reserved;
 
     // The last segment that begins at or before value i, or the first one.
     __device__ __forceinline__ WeightSegment segment(int i) const {
@@ -85,60 +85,72 @@ struct WeightCopy {
     }
 };
 
-extern "C" __global__ void __launch_bounds__(THREADS)
-adam_step(float *__restrict__ values, float *__restrict__ first, float *__restrict__ second,
-          const float *__restrict__ gradients, unsigned long long *steps, int *ticket, int begin, int end,
-          double learning_rate, double rate1, double rate2, float epsilon, bf16 *__restrict__ copy,
-          const WeightSegment *__restrict__ segments, int segment_count) {
+struct AdamStep {
+    float *values, *first, *second;
+    const float *gradients;
+    unsigned long long *steps;
+    int *ticket;
+    CopyArguments copy;
+    double learning_rate, beta1, beta2;
+    int begin, end;
+    float epsilon;
+    int reserved;
+};
+
+extern "C" __global__ void __launch_bounds__(THREADS) adam_step(const __grid_constant__ AdamStep args) {
     begin_kernel();
     __shared__ float factors[2];
-    int i = begin + (blockIdx.x * THREADS + threadIdx.x) * COLUMNS_EACH;
+    int i = args.begin + (blockIdx.x * THREADS + threadIdx.x) * COLUMNS_EACH;
     // Under way while two threads, of two warps, find the factors.
     Four p = {}, g = {}, m = {}, v = {};
-    if (i < end) {
-        p = load_four(values, i, end);
-        g = load_four(gradients, i, end);
-        m = load_four(first, i, end);
-        v = load_four(second, i, end);
+    if (i < args.end) {
+        p = load_four(args.values, i, args.end);
+        g = load_four(args.gradients, i, args.end);
+        m = load_four(args.first, i, args.end);
+        v = load_four(args.second, i, args.end);
     }
     if (threadIdx.x == 0 || threadIdx.x == WARP_LANES) {
-        unsigned long long t = *steps + 1;
+        unsigned long long t = *args.steps + 1;
         unsigned exponent = t < 0x7fffffff ? unsigned(t) : 0x7fffffffu;
-        Rates rates = {learning_rate, rate1, rate2};
+        Rates rates = {args.learning_rate, args.beta1, args.beta2};
         factors[threadIdx.x != 0] = threadIdx.x == 0 ? rates.rate(exponent) : rates.correction(exponent);
     }
     __syncthreads();
     // This block has read the number; the last one to have done so moves it on.
-    if (threadIdx.x == 0 && ticket != nullptr && atomicAdd(ticket, 1) + 1 == int(gridDim.x)) {
-        *ticket = 0;
-        *steps += 1;
+    if (threadIdx.x == 0 && args.ticket != nullptr && atomicAdd(args.ticket, 1) + 1 == int(gridDim.x)) {
+        *args.ticket = 0;
+        *args.steps += 1;
     }
-    if (i >= end) {
+    if (i >= args.end) {
         return;
     }
-    float rate = factors[0], correction = factors[1], beta1 = float(rate1), beta2 = float(rate2);
+    float rate = factors[0], correction = factors[1], beta1 = float(args.beta1), beta2 = float(args.beta2);
 #pragma unroll
     for (int k = 0; k < COLUMNS_EACH; k++) {
         m[k] = beta1 * m[k] + (1.0f - beta1) * g[k];
         v[k] = beta2 * v[k] + (1.0f - beta2) * g[k] * g[k];
-        p[k] -= rate * m[k] / (sqrtf(v[k] * correction) + epsilon);
+        p[k] -= rate * m[k] / (sqrtf(v[k] * correction) + args.epsilon);
     }
-    store_four(first, i, end, m);
-    store_four(second, i, end, v);
-    store_four(values, i, end, p);
-    if (copy != nullptr) {
-        WeightCopy{copy, segments, segment_count}.store(i, end, p);
+    store_four(args.first, i, args.end, m);
+    store_four(args.second, i, args.end, v);
+    store_four(args.values, i, args.end, p);
+    if (args.copy.values != nullptr) {
+        args.copy.store(i, args.end, p);
     }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS)
-weight_copy(bf16 *__restrict__ copy, const float *__restrict__ values, const WeightSegment *__restrict__ segments,
-            int segment_count, int count) {
+struct CopyWeights {
+    CopyArguments copy;
+    const float *values;
+    int count, reserved;
+};
+
+extern "C" __global__ void __launch_bounds__(THREADS) weight_copy(const __grid_constant__ CopyWeights args) {
     begin_kernel();
     int i = (blockIdx.x * THREADS + threadIdx.x) * COLUMNS_EACH;
-    if (i < count) {
-        WeightCopy{copy, segments, segment_count}.store(i, count, load_four(values, i, count));
+    if (i < args.count) {
+        args.copy.store(i, args.count, load_four(args.values, i, args.count));
     }
 }
 
-EMULATED_KERNELS(adam, EMULATED_KERNEL(adam_step), EMULATED_KERNEL(weight_copy))
+EMULATED_KERNELS(adam, EMULATED_KERNEL(adam_step, THREADS), EMULATED_KERNEL(weight_copy, THREADS))

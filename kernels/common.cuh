@@ -6,7 +6,7 @@
 #ifdef __CUDACC__
 // The emulator's tables of kernels (see emulator/emulator.h): nothing on a GPU, where the driver finds them by name.
 #define EMULATED_KERNELS(file, ...)
-// Within a function: dynamic shared memory, of which the launch gives the bytes (src/backend/cuda/device/dynamic_shared.rs).
+// Within a function: dynamic shared memory, of which the launch gives the bytes (`with_dynamic_shared` of its `Kernel`).
 #define DYNAMIC_SHARED(type, name) extern __shared__ __align__(16) type name[]
 #endif
 

@@ -1,31 +1,39 @@
-// cosine_ranks: at which rank does each query find its own image?
+// cosine_ranks: the rank at which each query finds its own image.
 //   rank[q] = number of rows i with score[q, i] >= score[q, truth[q]],  score[q, i] = <queries[q], index[i]>
-// so rows that score the same as the true one, itself included, rank before it: the worst of the tied ranks
+// Rows that tie with the true one count, and so does the true one itself: the rank is the worst of the tied ranks.
 // in   queries [Q, D]; index [n, D]; truth [Q] -> row of index, below n
-// out  ranks [Q], from 1: added to, so they begin as zeros
+// out  ranks [Q], from 1; blocks add to them, so they begin as zeros
 // grid one block per 64 queries and part of 512 rows; the scores, in double precision, stay in registers. Sums in the
 //      order of the inner dimension, the true row's too (inner_products.cuh), so ties are exact; counts are integers,
 //      which may be added in any order: bit-reproducible
 // cost reads 4 (Q + n) D (again from the cache) and writes 4 Q bytes; 2 Q n D flops in double precision: arithmetic
 //
-// What is no number counts against the query.
+// A score that is NaN counts against the query.
 
 #include "inner_products.cuh"
 
 constexpr int SIDE = InnerTile::SIDE;
-constexpr int PART_ROWS = 8 * SIDE; // as in cosine_ranks.rs; the true rows' scores are made once for each part
+constexpr int PART_ROWS = 8 * SIDE; // as in cosine_ranks.rs; each part computes the true rows' scores again
+
+struct CosineRanks {
+    int *ranks;
+    const float *queries, *index;
+    const int *truth;
+    int query_count, rows, width, reserved; // Q is query_count, n is rows, D is width
+};
 
 extern "C" __global__ void __launch_bounds__(InnerTile::THREADS)
-cosine_ranks(int *ranks, const float *queries, const float *index,
-             const int *truth, int query_count, int rows, int width) {
+cosine_ranks(const __grid_constant__ CosineRanks args) {
     begin_kernel();
+    int query_count = args.query_count, rows = args.rows;
+    const int *truth = args.truth;
     __shared__ double memory[InnerTile::MEMORY];
     __shared__ double true_score[SIDE];
     int parts = (rows + PART_ROWS - 1) / PART_ROWS;
     int query0 = blockIdx.x / parts * SIDE, first = blockIdx.x % parts * PART_ROWS;
     auto query_row = [=](int at) { return query0 + at < query_count ? query0 + at : -1; };
     auto true_row = [=](int at) { return query0 + at < query_count ? truth[query0 + at] : -1; };
-    double score_of_pair = InnerTile::multiply_pairs(memory, queries, query_row, index, true_row, width);
+    double score_of_pair = InnerTile::multiply_pairs(memory, args.queries, query_row, args.index, true_row, args.width);
     if (threadIdx.x < SIDE) {
         true_score[threadIdx.x] = score_of_pair;
     }
@@ -40,7 +48,7 @@ cosine_ranks(int *ranks, const float *queries, const float *index,
     for (int row0 = first; row0 < end; row0 += SIDE) {
         auto index_row = [=](int at) { return row0 + at < rows ? row0 + at : -1; };
         double score[InnerTile::EACH][InnerTile::EACH];
-        InnerTile::multiply(score, memory, queries, query_row, index, index_row, width);
+        InnerTile::multiply(score, memory, args.queries, query_row, args.index, index_row, args.width);
 #pragma unroll
         for (int i = 0; i < InnerTile::EACH; i++) {
 #pragma unroll
@@ -58,9 +66,9 @@ cosine_ranks(int *ranks, const float *queries, const float *index,
         }
         int query = query0 + InnerTile::row() + i;
         if (InnerTile::column() == 0 && query < query_count) {
-            atomicAdd(&ranks[query], count[i]);
+            atomicAdd(&args.ranks[query], count[i]);
         }
     }
 }
 
-EMULATED_KERNELS(cosine_ranks, EMULATED_KERNEL(cosine_ranks))
+EMULATED_KERNELS(cosine_ranks, EMULATED_KERNEL(cosine_ranks, InnerTile::THREADS))

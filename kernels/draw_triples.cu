@@ -1,11 +1,11 @@
-// draw_random, draw_probability, draw_reject: the triples of an epoch, by rejection, the very ones that the CPU draws.
-//   src/batch/strategies.rs says what each strategy draws and why; src/batch/philox.rs has the random numbers.
+// draw_random, draw_probability, draw_reject: the triples of an epoch, by rejection; the same ones that the CPU draws.
+//   src/batch/strategies.rs describes each strategy; src/batch/philox.rs has the random numbers.
 // in   anchors [A] -> image; caption_vectors [images, W]; the training images are `images` from `first` on; seed, epoch
 // out  positive, negative [A] -> image; similarity_positive, similarity_negative [A]: s_AP, s_AN
-//      -1, -1, NaN, NaN where MAX_TRIALS did not suffice: there the whole row decides, which is the host's work
+//      -1, -1, NaN, NaN where MAX_TRIALS did not suffice: the host then draws from the whole row
 // grid a warp per anchor. Its four groups of eight lanes take the next four trials side by side; the first that accepts
-//      wins, as if trials came one after another. A group's lanes hold the eight partial sums of one inner product, so
-//      that its bits are the CPU's (src/data/similarity.rs).
+//      wins, as if trials came one after another. The lanes of a group hold the eight partial sums of one inner product, in
+//      the order of the CPU, so that the bits are the same (src/data/similarity.rs).
 // cost 1 / mean(s) trials for P and 1 / (1 - mean(s)) for N, 8 W bytes and 2 W flops each: scattered rows, latency
 
 #include "common.cuh"
@@ -14,6 +14,8 @@
 constexpr int MAX_TRIALS = 1024;
 constexpr unsigned POSITIVE = 1, NEGATIVE = 2, PAIR = 3;
 
+constexpr int THREADS = 128;
+constexpr int BLOCKS = 8; // on a multiprocessor, at least
 constexpr int GROUP = 8;
 constexpr int GROUPS = WARP_LANES / GROUP;
 
@@ -87,7 +89,7 @@ __device__ __forceinline__ Pick of_first(unsigned votes, Pick own) {
     return {__shfl_sync(FULL_WARP, own.image, lane), __shfl_sync(FULL_WARP, own.similarity, lane)};
 }
 
-// Goes through the trials from `trial` on; true where one accepts: `pick` is its image, and `trial` the one after it.
+// Goes through the trials from `trial` on. Returns true if one accepts: `pick` is then its image, `trial` the next trial.
 // A trial takes a uniform other image with the probability s, or 1 - s for a negative; never `not_image`.
 __device__ __forceinline__ bool find(const Draw &draw, unsigned role, int not_image, int &trial, Pick &pick) {
     for (; trial < MAX_TRIALS; trial += GROUPS) {
@@ -135,7 +137,7 @@ __device__ __forceinline__ bool draw_independent(const Draw &draw, Pick &positiv
            find(draw, NEGATIVE, positive.image, of_negative, negative);
 }
 
-// Both again while the positive is less similar than the negative, or the same.
+// Draws both again while the positive is less similar than the negative, or is the same image.
 __device__ __forceinline__ bool draw_ordered(const Draw &draw, Pick &positive, Pick &negative) {
     int trial = 0;
     while (find(draw, POSITIVE, -1, trial, positive) && find(draw, NEGATIVE, -1, trial, negative)) {
@@ -146,33 +148,53 @@ __device__ __forceinline__ bool draw_ordered(const Draw &draw, Pick &positive, P
     return false;
 }
 
-#define DRAW_KERNEL(name, strategy)                                                                                    \
-    extern "C" __global__ void __launch_bounds__(128, 8)                                                               \
-    name(int *positive, int *negative, float *similarity_positive,              \
-         float *similarity_negative, const int *anchors,                                     \
-         const float *caption_vectors, int count, int first, int images, int width, int seed_low,         \
-         int seed_high, int epoch) {                                                                                   \
-        begin_kernel();                                                                                                \
-        int at = (blockIdx.x * blockDim.x + threadIdx.x) / WARP_LANES;                                                 \
-        if (at >= count) {                                                                                             \
-            return;                                                                                                    \
-        }                                                                                                              \
-        Draw draw = {caption_vectors, unsigned(seed_low), unsigned(seed_high), unsigned(epoch),                        \
-                     anchors[at],     first,              images - 1,          width};                                 \
-        Pick p, n;                                                                                                     \
-        if (!strategy(draw, p, n)) {                                                                                   \
-            p = n = {-1, __uint_as_float(0x7fffffffu)};                                                                \
-        }                                                                                                              \
-        if (threadIdx.x % WARP_LANES == 0) {                                                                           \
-            positive[at] = p.image;                                                                                    \
-            negative[at] = n.image;                                                                                    \
-            similarity_positive[at] = p.similarity;                                                                    \
-            similarity_negative[at] = n.similarity;                                                                    \
-        }                                                                                                              \
+struct DrawTriples {
+    int *positive, *negative;
+    float *similarity_positive, *similarity_negative;
+    const int *anchors;
+    const float *caption_vectors;
+    int count, first, images, width; // A is count, W is width
+    unsigned seed_low, seed_high, epoch;
+    int reserved;
+};
+
+// A strategy draws the two images of a triple, and returns false where MAX_TRIALS did not suffice.
+typedef bool Strategy(const Draw &draw, Pick &positive, Pick &negative);
+
+template <Strategy strategy> __device__ __forceinline__ void draw_triples(const DrawTriples &args) {
+    int at = (blockIdx.x * THREADS + threadIdx.x) / WARP_LANES;
+    if (at >= args.count) {
+        return;
     }
+    Draw draw = {args.caption_vectors, args.seed_low, args.seed_high,  args.epoch,
+                 args.anchors[at],     args.first,    args.images - 1, args.width};
+    Pick positive, negative;
+    if (!strategy(draw, positive, negative)) {
+        positive = negative = {-1, __uint_as_float(0x7fffffffu)};
+    }
+    if (threadIdx.x % WARP_LANES == 0) {
+        args.positive[at] = positive.image;
+        args.negative[at] = negative.image;
+        args.similarity_positive[at] = positive.similarity;
+        args.similarity_negative[at] = negative.similarity;
+    }
+}
 
-DRAW_KERNEL(draw_random, draw_pair)
-DRAW_KERNEL(draw_probability, draw_independent)
-DRAW_KERNEL(draw_reject, draw_ordered)
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) draw_random(const __grid_constant__ DrawTriples args) {
+    begin_kernel();
+    draw_triples<draw_pair>(args);
+}
 
-EMULATED_KERNELS(draw_triples, EMULATED_KERNEL(draw_random), EMULATED_KERNEL(draw_probability), EMULATED_KERNEL(draw_reject))
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
+draw_probability(const __grid_constant__ DrawTriples args) {
+    begin_kernel();
+    draw_triples<draw_independent>(args);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) draw_reject(const __grid_constant__ DrawTriples args) {
+    begin_kernel();
+    draw_triples<draw_ordered>(args);
+}
+
+EMULATED_KERNELS(draw_triples, EMULATED_KERNEL(draw_random, THREADS, BLOCKS),
+                 EMULATED_KERNEL(draw_probability, THREADS, BLOCKS), EMULATED_KERNEL(draw_reject, THREADS, BLOCKS))

@@ -1,66 +1,67 @@
-// edge_hidden: what joins the parts of an edge's first product, split by operand, and the way back.
+// edge_hidden: joins the parts of an edge's first product, which is split by operand, and sums its gradient by node or type.
 //   z[e] = e W_e^T + P[subject(e), 0..H] + P[object(e), H..2H],   P = x [W_s; W_o]^T
-// (in layer 0; later the product of the edge states adds the other parts, linear_forward_gather in linear.cuh)
+// (in layer 0; in later layers the product of the edge states adds the other parts, linear_forward_gather in linear.cuh)
 //   sums[n] = (sum of d_z over edges with subject n, sum over edges with object n)
-// Rows n are nodes; in layer 0, where x and e are rows of the embedding tables, they are the types that occur, and
-// e W_e^T is one row per predicate type.
-// Where x is u over its rows' lengths, u = relu(norm(.)) (linear_forward_unit in linear.cuh), sums are by u W instead of
-// x W: over the length, and along[n] = sums[n] . P[n] over it, by which the gradient by u is less than sums W: as
-// x . (sums W) = sums . (x W), no gradient by x is needed for it. 0 where the length is clamped.
-// Where the sums are _through_norm, d_z is what batch norm's backward makes of d [E, H], the gradient by relu(norm(z)), as
-// it is read: in the bits in which it would be stored.
+// Rows n are nodes. In layer 0, where x and e are rows of the embedding tables, they are the types that occur, and e W_e^T
+// has one row per predicate type.
+// With lengths, x = u / length by row, u = relu(norm(.)) (linear_forward_unit in linear.cuh). The sums are then divided by
+// the length: they are the gradient with respect to u W. Also along[n] = sums[n] . P[n] / length, 0 where the length is
+// clamped: the multiple of u that the gradient with respect to u loses. As x . (sums W) = sums . (x W), it needs no gradient
+// with respect to x.
+// The kernels _through_norm read d [E, H], the gradient with respect to relu(norm(z)), and compute d_z from it while they
+// read, in the bits in which it would be stored.
 // in   projected = P [n, 2H]; subject, object [E] -> n; edge_projected [u, H], edge_row [E] -> u;
-//      offsets [n + 1], entries (2 e + role) or (e); lengths [n], null where x is what it is
-// out  z [E, H] and, if they are wanted, its columns' statistics, of the values as they are stored; sums [n, 2H] or
+//      offsets [n + 1], entries (2 e + role) or (e); lengths [n], null where x is not divided
+// out  z [E, H] and, if they are wanted, the statistics of its columns, of the values as they are stored; sums [n, 2H] or
 //      [u, H], along [n], written
-// All matrices are of T; rows of H are `stride` apart (stored.cuh), those of 2 H `ends_stride`.
-// grid lookup: x strips of 64 columns, y chunks of 64 rows, E of them in device memory (common.cuh), 16 rows at a time;
-//      the strip's last block merges the chunks (column_sums.cuh); sums: one block per row of the output, n or u of them
-//      in device memory, threads stride over H; by types, blocks for as many predicates as there may be, then those for
-//      objects; four columns to a thread. Sums in the order of rows, or of `entries`: bit-reproducible
+// All matrices are of T; rows of H are `stride` apart (stored.cuh), rows of 2 H `ends_stride`.
+// grid lookup: x strips of 64 columns, y chunks of 64 rows, with E in device memory (common.cuh), 16 rows at a time; the
+//      strip's last block merges the chunks (column_sums.cuh). sums: one block per row of the output, with n and u in
+//      device memory, threads stride over H; by types, first a block for each predicate type that there may be, then
+//      those for objects. Four columns to a thread. Sums in the order of rows, or of `entries`: bit-reproducible
 // cost lookup reads 3 T E H and writes T E H bytes; sums read 2 T E H, or of d and z 4 T E H, and write 2 T n H bytes:
 //      bandwidth
 
-#include "column_sums.cuh"
-#include "stored.cuh"
+#include "lists.cuh"
+#include "norm_arguments.cuh"
 
 constexpr int THREADS = 128; // of sums
-// On a multiprocessor, at least, of the sums by end: as many warps as hide the gather, without spills.
+// Of the sums by end, on a multiprocessor, at least: as many warps as hide the gather, without spills.
 constexpr int ENDS_BLOCKS = 12, NORM_BLOCKS = 9;
 // Of the lookup: a strip's columns, four to a thread, and as many rows at a time.
 constexpr int STRIP = 64, ROW_LANES = 16;
 constexpr int LOOKUP_THREADS = STRIP / COLUMNS_EACH * ROW_LANES;
 constexpr int LOOKUP_BLOCKS = 4; // on a multiprocessor, at least: registers for double precision without spills
 
-// Rows of H, and of 2 H.
-struct Strides {
-    int stride, ends_stride;
+template <class T> struct EdgeHiddenLookup {
+    T *z;
+    StatisticsArguments statistics;
+    const T *edge_projected, *projected;
+    const int *edge_row, *subject, *object;
+    const int *edge_count;
+    int hidden, stride, ends_stride, reserved;
 };
 
-// Of each chunk also its columns' means and sums of squared deviations from them, taken around the chunk's first row,
-// which keeps them free of cancellation.
-template <class T>
-__device__ __forceinline__ void edge_hidden_lookup(T *z, ColumnMemory of, StatisticsMerge merge,
-                                                   const T *edge_projected,
-                                                   const T *projected, const int *edge_row,
-                                                   const int *subject, const int *object,
-                                                   int edge_count, int hidden, Strides strides) {
+// The statistics of a chunk are its columns' means, and sums of squared deviations from them. They are taken around the
+// chunk's first row, which keeps them free of cancellation.
+template <class T> __device__ __forceinline__ void edge_hidden_lookup(const EdgeHiddenLookup<T> &args) {
     __shared__ union {
         float2 chunk[ROW_LANES][STRIP];
         Pair merged[LOOKUP_THREADS];
     } memory;
     __shared__ float first_row[STRIP];
+    int edge_count = *args.edge_count, hidden = args.hidden, stride = args.stride, ends_stride = args.ends_stride;
     int first = blockIdx.y * CHUNK_ROWS, count = min(CHUNK_ROWS, edge_count - first);
     if (first >= edge_count && first > 0) {
-        return; // the whole block; without rows the first ones stay, for the statistics
+        return; // the whole block; without rows the first blocks stay, for the statistics
     }
     int in_strip = threadIdx.x % (STRIP / COLUMNS_EACH) * COLUMNS_EACH, lane = threadIdx.x / (STRIP / COLUMNS_EACH);
     int column = blockIdx.x * STRIP + in_strip;
     // As it is stored.
     auto looked_up = [&](int edge) {
-        Four sum = load_four(edge_projected + size_t(edge_row[edge]) * strides.stride, column, hidden);
-        Four s = load_four(projected + size_t(subject[edge]) * strides.ends_stride, column, hidden);
-        Four o = load_four(projected + size_t(object[edge]) * strides.ends_stride + hidden, column, hidden);
+        Four sum = load_four(args.edge_projected + size_t(args.edge_row[edge]) * stride, column, hidden);
+        Four s = load_four(args.projected + size_t(args.subject[edge]) * ends_stride, column, hidden);
+        Four o = load_four(args.projected + size_t(args.object[edge]) * ends_stride + hidden, column, hidden);
 #pragma unroll
         for (int i = 0; i < COLUMNS_EACH; i++) {
             sum[i] = rounded<T>(sum[i] + (s[i] + o[i]));
@@ -72,7 +73,7 @@ __device__ __forceinline__ void edge_hidden_lookup(T *z, ColumnMemory of, Statis
         around = looked_up(first);
         for (int row = lane; row < count; row += ROW_LANES) {
             Four values = looked_up(first + row);
-            store_four(z + size_t(first + row) * strides.stride, column, hidden, values);
+            store_four(args.z + size_t(first + row) * stride, column, hidden, values);
 #pragma unroll
             for (int i = 0; i < COLUMNS_EACH; i++) {
                 float offset = values[i] - around[i];
@@ -81,6 +82,7 @@ __device__ __forceinline__ void edge_hidden_lookup(T *z, ColumnMemory of, Statis
             }
         }
     }
+    ColumnMemory of = args.statistics.memory();
     if (of.partials == nullptr) {
         return; // the whole grid
     }
@@ -106,10 +108,11 @@ __device__ __forceinline__ void edge_hidden_lookup(T *z, ColumnMemory of, Statis
         to[hidden + thread.column] = deviation < 0.0f ? 0.0f : deviation; // keeps NaN
     }
     __syncthreads(); // the chunk's sums were read
-    finish_columns<LOOKUP_THREADS / STRIP, STRIP>(of, merge, thread, edge_count, hidden, blockIdx.y, 1, memory.merged);
+    finish_columns<LOOKUP_THREADS / STRIP, STRIP>(of, args.statistics.merge(), thread, edge_count, hidden, blockIdx.y, 1,
+                                                  memory.merged);
 }
 
-// The rows of d_z, as `columns` gives them four columns at a time: in memory,
+// The rows of d_z, which `columns` gives four columns at a time: read from memory,
 template <class T> struct Stored {
     const T *d_z;
     int stride;
@@ -119,7 +122,7 @@ template <class T> struct Stored {
     }
 };
 
-// or made of d and z.
+// or computed from d and z.
 template <class T> struct ThroughNorm {
     const T *d, *z;
     int stride;
@@ -138,16 +141,14 @@ template <class T> struct ThroughNorm {
     }
 };
 
-// The lengths that x has its rows over; null where there are none.
-template <class T> struct Lengths {
-    float *along;
-    const float *lengths;
-    const T *projected;
-
-    __device__ __forceinline__ bool given() const { return lengths != nullptr; }
+// The lengths of x; null pointers where x is not divided.
+template <class T> struct LengthsArguments {
+    float *along;         // [n], written
+    const float *lengths; // [n]
+    const T *projected;   // [n, 2 H]
 };
 
-// Values over a length; `dot` takes their products, as they are stored, with a row of P.
+// Divides the values by a length; `dot` adds up their products, as they are stored, with a row of P.
 template <class T>
 __device__ __forceinline__ void over_length(Four &values, float length, const T *projected, int column, int columns,
                                             float &dot) {
@@ -159,18 +160,25 @@ __device__ __forceinline__ void over_length(Four &values, float length, const T 
     }
 }
 
-// By node, or by object type.
+// Sums [n, 2 H] by node, or by object type.
+template <class T> struct EndSums {
+    T *sums;
+    LengthsArguments<T> lengths;
+    int hidden, ends_stride;
+};
+
 template <class T, class Gradient>
-__device__ __forceinline__ void edge_hidden_sum_ends(T *sums, const Lengths<T> &of, const Gradient &d_z,
-                                                     const int *offsets, const int *entries,
-                                                     int n, int row_count, int hidden, int ends_stride) {
+__device__ __forceinline__ void sum_ends(const EndSums<T> &of, const Gradient &d_z, const ListsArguments &by_row,
+                                         int n) {
     __shared__ float partial[THREADS / WARP_LANES];
-    if (n >= row_count) {
+    if (n >= *by_row.row_count) {
         return;
     }
-    int first = offsets[n], end = offsets[n + 1];
+    const LengthsArguments<T> &with = of.lengths;
+    const int *entries = by_row.entries;
+    int first = by_row.offsets[n], end = by_row.offsets[n + 1], hidden = of.hidden;
     float dot = 0.0f;
-    T *to = sums + size_t(n) * ends_stride;
+    T *to = of.sums + size_t(n) * of.ends_stride;
     for (int c = threadIdx.x * COLUMNS_EACH; c < hidden; c += THREADS * COLUMNS_EACH) {
         auto row = d_z.columns(c, hidden);
         Four as_subject = {}, as_object = {};
@@ -184,34 +192,33 @@ __device__ __forceinline__ void edge_hidden_sum_ends(T *sums, const Lengths<T> &
                 add_four(as_subject, value);
             }
         }
-        if (of.given()) {
-            const T *projected = of.projected + size_t(n) * ends_stride;
-            float length = of.lengths[n];
+        if (with.lengths != nullptr) {
+            const T *projected = with.projected + size_t(n) * of.ends_stride;
+            float length = with.lengths[n];
             over_length(as_subject, length, projected, c, hidden, dot);
             over_length(as_object, length, projected + hidden, c, hidden, dot);
         }
         store_four(to, c, hidden, as_subject);
         store_four(to + hidden, c, hidden, as_object);
     }
-    if (of.given()) {
+    if (with.lengths != nullptr) {
         dot = block_sum(dot, partial);
         if (threadIdx.x == 0) {
-            float length = of.lengths[n];
-            of.along[n] = length <= L2_EPSILON ? 0.0f : dot / length; // keeps NaN
+            float length = with.lengths[n];
+            with.along[n] = length <= L2_EPSILON ? 0.0f : dot / length; // keeps NaN
         }
     }
 }
 
-// By predicate type.
+// Sums [u, H] by predicate type.
 template <class T>
-__device__ __forceinline__ void edge_hidden_sum_edges(T *sums, const ThroughNorm<T> &d_z,
-                                                      const int *offsets,
-                                                      const int *entries, int u, int row_count,
-                                                      int hidden) {
-    if (u >= row_count) {
+__device__ __forceinline__ void sum_edges(T *sums, const ThroughNorm<T> &d_z, const ListsArguments &by_predicate, int u,
+                                          int hidden) {
+    if (u >= *by_predicate.row_count) {
         return;
     }
-    int first = offsets[u], end = offsets[u + 1];
+    const int *entries = by_predicate.entries;
+    int first = by_predicate.offsets[u], end = by_predicate.offsets[u + 1];
     for (int c = threadIdx.x * COLUMNS_EACH; c < hidden; c += THREADS * COLUMNS_EACH) {
         auto row = d_z.columns(c, hidden);
         Four sum = {};
@@ -222,60 +229,61 @@ __device__ __forceinline__ void edge_hidden_sum_edges(T *sums, const ThroughNorm
     }
 }
 
-#define THROUGH_NORM_PARAMETERS(T)                                                                                    \
-    const T *d, const T *z, const float *mean, const float *rstd, \
-        const float *weight, const float *bias, const float *terms
-#define THROUGH_NORM(T) ThroughNorm<T>{d, z, stride, norm_backward_rows({mean, rstd, weight, bias}, terms, hidden)}
+template <class T> struct EdgeHiddenSumEnds {
+    T *sums;
+    LengthsArguments<T> lengths;
+    const T *d_z;
+    ListsArguments by_row;
+    int hidden, stride, ends_stride, reserved;
+};
 
-#define LENGTHS_PARAMETERS(T)                                                                                         \
-    float *along, const float *lengths, const T *projected
+template <class T> __device__ __forceinline__ void edge_hidden_sum_ends(const EdgeHiddenSumEnds<T> &args) {
+    EndSums<T> of = {args.sums, args.lengths, args.hidden, args.ends_stride};
+    sum_ends(of, Stored<T>{args.d_z, args.stride}, args.by_row, blockIdx.x);
+}
 
-#define EDGE_HIDDEN_KERNELS(T, suffix)                                                                                \
-    extern "C" __global__ void __launch_bounds__(LOOKUP_THREADS, LOOKUP_BLOCKS) edge_hidden_lookup_##suffix(          \
-        T *z, float *partials, double *groups, int *tickets,      \
-        float *mean, float *rstd, float *running_mean,                         \
-        float *running_var, const T *edge_projected, const T *projected,       \
-        const int *edge_row, const int *subject, const int *object,            \
-        const int *edge_count, int hidden, int stride, int ends_stride) {                                \
-        begin_kernel();                                                                                               \
-        edge_hidden_lookup(z, {partials, groups, tickets}, {mean, rstd, running_mean, running_var}, edge_projected,   \
-                           projected, edge_row, subject, object, *edge_count, hidden, {stride, ends_stride});         \
-    }                                                                                                                 \
-    extern "C" __global__ void __launch_bounds__(THREADS, ENDS_BLOCKS) edge_hidden_sum_ends_##suffix(                 \
-        T *sums, LENGTHS_PARAMETERS(T), const T *d_z, const int *offsets,      \
-        const int *entries, const int *row_count, int hidden, int stride,                   \
-        int ends_stride) {                                                                                            \
-        begin_kernel();                                                                                               \
-        edge_hidden_sum_ends(sums, {along, lengths, projected}, Stored<T>{d_z, stride}, offsets, entries, blockIdx.x, \
-                             *row_count, hidden, ends_stride);                                                        \
-    }                                                                                                                 \
-    extern "C" __global__ void __launch_bounds__(THREADS, NORM_BLOCKS) edge_hidden_sum_ends_through_norm_##suffix(    \
-        T *sums, LENGTHS_PARAMETERS(T), THROUGH_NORM_PARAMETERS(T), const int *offsets,     \
-        const int *entries, const int *row_count, int hidden, int stride,                   \
-        int ends_stride) {                                                                                            \
-        begin_kernel();                                                                                               \
-        edge_hidden_sum_ends(sums, {along, lengths, projected}, THROUGH_NORM(T), offsets, entries, blockIdx.x,        \
-                             *row_count, hidden, ends_stride);                                                        \
-    }                                                                                                                 \
-    extern "C" __global__ void __launch_bounds__(THREADS) edge_hidden_sum_types_through_norm_##suffix(                \
-        T *edge_sums, T *end_sums, THROUGH_NORM_PARAMETERS(T),                              \
-        const int *predicate_offsets, const int *predicate_entries,                         \
-        const int *predicate_count, const int *object_offsets,                              \
-        const int *object_entries, const int *object_count, int predicate_blocks,           \
-        int hidden, int stride, int ends_stride) {                                                                    \
-        begin_kernel();                                                                                               \
-        int block = blockIdx.x;                                                                                       \
-        if (block < predicate_blocks) {                                                                               \
-            edge_hidden_sum_edges(edge_sums, THROUGH_NORM(T), predicate_offsets, predicate_entries, block,            \
-                                  *predicate_count, hidden);                                                          \
-        } else {                                                                                                      \
-            edge_hidden_sum_ends(end_sums, Lengths<T>{}, THROUGH_NORM(T), object_offsets, object_entries,             \
-                                 block - predicate_blocks, *object_count, hidden, ends_stride);                       \
-        }                                                                                                             \
+template <class T> struct EdgeHiddenSumEndsThroughNorm {
+    T *sums;
+    LengthsArguments<T> lengths;
+    const T *d;
+    NormBackwardArguments<T> through;
+    ListsArguments by_row;
+    int hidden, stride, ends_stride, reserved;
+};
+
+template <class T>
+__device__ __forceinline__ void edge_hidden_sum_ends_through_norm(const EdgeHiddenSumEndsThroughNorm<T> &args) {
+    EndSums<T> of = {args.sums, args.lengths, args.hidden, args.ends_stride};
+    ThroughNorm<T> d_z = {args.d, args.through.z, args.stride, args.through.rows(args.hidden)};
+    sum_ends(of, d_z, args.by_row, blockIdx.x);
+}
+
+template <class T> struct EdgeHiddenSumTypesThroughNorm {
+    T *edge_sums, *end_sums;
+    const T *d;
+    NormBackwardArguments<T> through;
+    ListsArguments by_predicate, by_object;
+    int predicate_blocks; // the blocks of predicates; those of objects come after them
+    int hidden, stride, ends_stride;
+};
+
+template <class T>
+__device__ __forceinline__ void edge_hidden_sum_types_through_norm(const EdgeHiddenSumTypesThroughNorm<T> &args) {
+    ThroughNorm<T> d_z = {args.d, args.through.z, args.stride, args.through.rows(args.hidden)};
+    int block = blockIdx.x;
+    if (block < args.predicate_blocks) {
+        sum_edges(args.edge_sums, d_z, args.by_predicate, block, args.hidden);
+    } else {
+        EndSums<T> of = {args.end_sums, {}, args.hidden, args.ends_stride};
+        sum_ends(of, d_z, args.by_object, block - args.predicate_blocks);
     }
+}
 
-STORED_KERNELS(EDGE_HIDDEN_KERNELS)
-EMULATED_KERNELS(edge_hidden, EMULATED_STORED_KERNEL(edge_hidden_lookup),
-                 EMULATED_STORED_KERNEL(edge_hidden_sum_ends),
-                 EMULATED_STORED_KERNEL(edge_hidden_sum_ends_through_norm),
-                 EMULATED_STORED_KERNEL(edge_hidden_sum_types_through_norm))
+STORED_KERNEL(edge_hidden_lookup, EdgeHiddenLookup, LOOKUP_THREADS, LOOKUP_BLOCKS)
+STORED_KERNEL(edge_hidden_sum_ends, EdgeHiddenSumEnds, THREADS, ENDS_BLOCKS)
+STORED_KERNEL(edge_hidden_sum_ends_through_norm, EdgeHiddenSumEndsThroughNorm, THREADS, NORM_BLOCKS)
+STORED_KERNEL(edge_hidden_sum_types_through_norm, EdgeHiddenSumTypesThroughNorm, THREADS)
+EMULATED_KERNELS(edge_hidden, EMULATED_STORED_KERNEL(edge_hidden_lookup, LOOKUP_THREADS, LOOKUP_BLOCKS),
+                 EMULATED_STORED_KERNEL(edge_hidden_sum_ends, THREADS, ENDS_BLOCKS),
+                 EMULATED_STORED_KERNEL(edge_hidden_sum_ends_through_norm, THREADS, NORM_BLOCKS),
+                 EMULATED_STORED_KERNEL(edge_hidden_sum_types_through_norm, THREADS))

@@ -3,34 +3,38 @@
 // in   z [E, W]: messages to the subject in the first H columns, to the object in the last H, W = H + D + H;
 //      mean, rstd, weight, bias [W]; offsets [N + 1], entries [2E] (2 e + role; role 0 subject, 1 object)
 // out  pooled [N, H]
-// All matrices are of T, rows at the strides that are given (stored.cuh).
-// grid one block per node, N of them in device memory (common.cuh), threads stride over H, four columns each; sums in
-//      the order of `entries`: bit-reproducible
+// All matrices are of T, with rows at the given strides (stored.cuh).
+// grid one block per node, with N in device memory (common.cuh), threads stride over H, four columns each; sums in the
+//      order of `entries`: bit-reproducible
 // cost reads 2 T E H and writes T N H bytes: bandwidth
-// backward, with that of batch norm and the ReLU: d_heads [E, W], the gradient by the heads' outputs, is gathered from
-//   d_pooled [N, H] and d_edge_state [E, D] where it is needed, and never stored
+// backward, with that of batch norm and the ReLU: d_heads [E, W], the gradient with respect to the heads' outputs, is never
+//   stored; both kernels gather it from d_pooled [N, H] and d_edge_state [E, D]
 //   edge_pool_backward_sums  d_weight, d_bias and terms of batch norm (batch_norm.cu); strips (strip_sums.cuh)
 //   edge_pool_backward       d_z [E, W]; one block per edge, threads as above
 //   cost each reads T E (W + D) + T N H bytes, the second writes T E W: bandwidth
 
+#include "lists.cuh"
 #include "strip_sums.cuh"
 
 constexpr int THREADS = 128;
 
-// Of rows of W, H and D columns.
-struct Strides {
-    int heads, pooled, state;
+template <class T> struct EdgePoolForward {
+    T *pooled;
+    const T *z;
+    NormArguments norm;
+    ListsArguments incidence;
+    int width, hidden, z_stride, pooled_stride; // W is width, H is hidden
 };
 
-template <class T>
-__device__ __forceinline__ void edge_pool_forward(T *pooled, const T *z, NormRows norm,
-                                                  const int *offsets, const int *entries,
-                                                  int node_count, int width, int hidden, Strides strides) {
-    int node = blockIdx.x;
-    if (node >= node_count) {
+template <class T> __device__ __forceinline__ void edge_pool_forward(const EdgePoolForward<T> &args) {
+    int node = blockIdx.x, hidden = args.hidden;
+    if (node >= *args.incidence.row_count) {
         return;
     }
-    int first = offsets[node], end = offsets[node + 1], object_start = width - hidden;
+    const int *entries = args.incidence.entries;
+    int first = args.incidence.offsets[node], end = args.incidence.offsets[node + 1];
+    int object_start = args.width - hidden;
+    NormRows norm = args.norm.rows();
     NormRows of_object = norm.from(object_start);
     for (int c = threadIdx.x * COLUMNS_EACH; c < hidden; c += THREADS * COLUMNS_EACH) {
         NormFour to_subject = load_norm(norm, c, hidden), to_object = load_norm(of_object, c, hidden);
@@ -38,7 +42,7 @@ __device__ __forceinline__ void edge_pool_forward(T *pooled, const T *z, NormRow
         for (int i = first; i < end; i++) {
             // The role is the same for the whole block.
             int entry = entries[i], role = entry & 1;
-            const T *row = z + size_t(entry >> 1) * strides.heads + (role == 1 ? object_start : 0);
+            const T *row = args.z + size_t(entry >> 1) * args.z_stride + (role == 1 ? object_start : 0);
             Four value = load_four(row, c, hidden);
 #pragma unroll
             for (int k = 0; k < COLUMNS_EACH; k++) {
@@ -49,23 +53,24 @@ __device__ __forceinline__ void edge_pool_forward(T *pooled, const T *z, NormRow
         for (int k = 0; k < COLUMNS_EACH; k++) {
             sum[k] /= max(end - first, 1);
         }
-        store_four(pooled + size_t(node) * strides.pooled, c, hidden, sum);
+        store_four(args.pooled + size_t(node) * args.pooled_stride, c, hidden, sum);
     }
 }
 
-// The gradient by the heads' outputs, gathered.
-template <class T> struct HeadsGradient {
-    const T *d_pooled, *d_edge_state;
-    const int *subject, *object, *offsets;
-    int width, hidden;
-    Strides strides;
+// The gradient [E, W] with respect to the heads' outputs, gathered.
+template <class T> struct HeadsGradientArguments {
+    const T *d_pooled, *d_edge_state;     // [N, H], [E, D]
+    const int *subject, *object;          // [E] -> node
+    const int *offsets;                   // [N + 1]: start of each node's messages
+    const int *edge_count;                // [1]: E
+    int width, hidden;                    // W, H
+    int stride, pooled_stride, state_stride; // of rows of W, H and D
+    int reserved;
 
-    // Where a message's node was given its gradient, and the count that it is divided by.
-    __device__ __forceinline__ const T *node_row(int node) const { return d_pooled + size_t(node) * strides.pooled; }
+    // The gradient of a message's node, and the count that it is divided by.
+    __device__ __forceinline__ const T *node_row(int node) const { return d_pooled + size_t(node) * pooled_stride; }
     __device__ __forceinline__ float count(int node) const { return offsets[node + 1] - offsets[node]; }
-    __device__ __forceinline__ const T *edge_row(int edge) const {
-        return d_edge_state + size_t(edge) * strides.state;
-    }
+    __device__ __forceinline__ const T *edge_row(int edge) const { return d_edge_state + size_t(edge) * state_stride; }
 
     __device__ __forceinline__ float operator()(int edge, int column) const {
         int object_start = width - hidden;
@@ -78,7 +83,8 @@ template <class T> struct HeadsGradient {
     }
 };
 
-// Columns of an edge's row, of a gradient by the output that is `d_y` over `count`; pointers begin at the first of them.
+// Some columns of the row of an edge, where the gradient with respect to the output is `d_y` over `count`. The pointers begin
+// at the first of these columns.
 template <class T>
 __device__ __forceinline__ void part_backward(T *d_z, const T *z,
                                               const NormBackwardRows &backward, const T *d_y, float count,
@@ -93,63 +99,47 @@ __device__ __forceinline__ void part_backward(T *d_z, const T *z,
     }
 }
 
-template <class T>
-__device__ __forceinline__ void edge_pool_backward(T *d_z, HeadsGradient<T> d_heads,
-                                                   const T *z, NormRows norm,
-                                                   const float *terms, int edge_count) {
-    int edge = blockIdx.x;
-    if (edge >= edge_count) {
-        return;
-    }
-    int width = d_heads.width, hidden = d_heads.hidden, object_start = width - hidden;
-    size_t row = size_t(edge) * d_heads.strides.heads;
-    NormBackwardRows backward = norm_backward_rows(norm, terms, width);
-    auto part = [=](int first, const T *d_y, float count, int columns) {
-        part_backward(d_z + row + first, z + row + first, backward.from(first), d_y, count, columns);
-    };
-    int subject = d_heads.subject[edge], object = d_heads.object[edge];
-    part(0, d_heads.node_row(subject), d_heads.count(subject), hidden);
-    part(hidden, d_heads.edge_row(edge), 1.0f, object_start - hidden);
-    part(object_start, d_heads.node_row(object), d_heads.count(object), hidden);
+template <class T> struct EdgePoolBackwardSums {
+    NormGradientArguments gradient;
+    HeadsGradientArguments<T> of;
+    const T *z;
+    NormArguments norm;
+};
+
+template <class T> __device__ __forceinline__ void edge_pool_backward_sums(const EdgePoolBackwardSums<T> &args) {
+    NormInput<T> z = {args.z, args.norm, *args.of.edge_count, args.of.width, args.of.stride};
+    HeadsGradientArguments<T> of = args.of; // a copy takes fewer registers
+    backward_strip(args.gradient, z, of);
 }
 
-#define EDGE_POOL_KERNELS(T, suffix)                                                                                  \
-    extern "C" __global__ void __launch_bounds__(THREADS) edge_pool_forward_##suffix(                                 \
-        T *pooled, const T *z, const float *mean,                              \
-        const float *rstd, const float *weight, const float *bias,             \
-        const int *offsets, const int *entries, const int *node_count,         \
-        int width, int hidden, int z_stride, int pooled_stride) {                                                     \
-        begin_kernel();                                                                                               \
-        edge_pool_forward(pooled, z, {mean, rstd, weight, bias}, offsets, entries, *node_count, width, hidden,        \
-                          {z_stride, pooled_stride, 0});                                                              \
-    }                                                                                                                 \
-    extern "C" __global__ void __launch_bounds__(STRIP *ROW_LANES, SUM_BLOCKS) edge_pool_backward_sums_##suffix(      \
-        float *partials, double *groups, int *tickets,                         \
-        float *d_weight, float *d_bias, float *terms, int batch_statistics,    \
-        const T *d_pooled, const T *d_edge_state, const int *subject,          \
-        const int *object, const int *offsets, const T *z,                     \
-        const float *mean, const float *rstd, const float *weight,             \
-        const float *bias, const int *edge_count, int width, int hidden, int heads_stride,  \
-        int pooled_stride, int state_stride) {                                                                        \
-        begin_kernel();                                                                                               \
-        HeadsGradient<T> d_heads = {d_pooled, d_edge_state, subject, object, offsets, width, hidden,                  \
-                                    {heads_stride, pooled_stride, state_stride}};                                     \
-        backward_strip({partials, groups, tickets}, {d_weight, d_bias, terms, rstd, weight, batch_statistics},        \
-                       d_heads, z, {mean, rstd, weight, bias}, heads_stride, *edge_count, width);                     \
-    }                                                                                                                 \
-    extern "C" __global__ void __launch_bounds__(THREADS) edge_pool_backward_##suffix(                                \
-        T *d_z, const float *terms, const T *d_pooled,                         \
-        const T *d_edge_state, const int *subject, const int *object,          \
-        const int *offsets, const T *z, const float *mean,                     \
-        const float *rstd, const float *weight, const float *bias,             \
-        const int *edge_count, int width, int hidden, int heads_stride, int pooled_stride,               \
-        int state_stride) {                                                                                           \
-        begin_kernel();                                                                                               \
-        HeadsGradient<T> d_heads = {d_pooled, d_edge_state, subject, object, offsets, width, hidden,                  \
-                                    {heads_stride, pooled_stride, state_stride}};                                     \
-        edge_pool_backward(d_z, d_heads, z, {mean, rstd, weight, bias}, terms, *edge_count);                          \
-    }
+template <class T> struct EdgePoolBackward {
+    T *d_z;
+    HeadsGradientArguments<T> of;
+    NormBackwardArguments<T> through;
+};
 
-STORED_KERNELS(EDGE_POOL_KERNELS)
-EMULATED_KERNELS(edge_pool, EMULATED_STORED_KERNEL(edge_pool_forward), EMULATED_STORED_KERNEL(edge_pool_backward_sums),
-                 EMULATED_STORED_KERNEL(edge_pool_backward))
+template <class T> __device__ __forceinline__ void edge_pool_backward(const EdgePoolBackward<T> &args) {
+    const HeadsGradientArguments<T> &of = args.of;
+    int edge = blockIdx.x;
+    if (edge >= *of.edge_count) {
+        return;
+    }
+    int hidden = of.hidden, object_start = of.width - hidden;
+    T *d_z = args.d_z + size_t(edge) * of.stride;
+    const T *z = args.through.z + size_t(edge) * of.stride;
+    NormBackwardRows backward = args.through.rows(of.width);
+    auto part = [=](int first, const T *d_y, float count, int columns) {
+        part_backward(d_z + first, z + first, backward.from(first), d_y, count, columns);
+    };
+    int subject = of.subject[edge], object = of.object[edge];
+    part(0, of.node_row(subject), of.count(subject), hidden);
+    part(hidden, of.edge_row(edge), 1.0f, object_start - hidden);
+    part(object_start, of.node_row(object), of.count(object), hidden);
+}
+
+STORED_KERNEL(edge_pool_forward, EdgePoolForward, THREADS)
+STORED_KERNEL(edge_pool_backward_sums, EdgePoolBackwardSums, STRIP *ROW_LANES, SUM_BLOCKS)
+STORED_KERNEL(edge_pool_backward, EdgePoolBackward, THREADS)
+EMULATED_KERNELS(edge_pool, EMULATED_STORED_KERNEL(edge_pool_forward, THREADS),
+                 EMULATED_STORED_KERNEL(edge_pool_backward_sums, STRIP *ROW_LANES, SUM_BLOCKS),
+                 EMULATED_STORED_KERNEL(edge_pool_backward, THREADS))

@@ -1,10 +1,10 @@
-// l2_normalise: rows x = y / max(|y|, eps) of y = relu(norm(z)), computed where z is read: the last layer's, which are read
-// out. Where products read them there is no launch for it (linear_forward_unit in linear.cuh).
-// backward: d_y = (d_x - x (x . d_x)) / |y|, and d_x / eps where |y| < eps; x comes from z again, not from memory
-// in   z [R, C]; mean, rstd, weight, bias [C]; backward: d_x [R, C]; all [R, C] of T, `stride` apart (stored.cuh)
-// out  x [R, C]; d_y [R, C], before the ReLU and batch norm, and of its columns what batch norm's backward begins with:
+// l2_normalise: rows x = y / max(|y|, eps) of y = relu(norm(z)), for the last layer, whose states the readout reads. The
+// other layers need no launch for it: the products divide (linear_forward_unit in linear.cuh).
+// backward: d_y = (d_x - x (x . d_x)) / |y|, and d_x / eps where |y| < eps; x is computed from z again
+// in   z [R, C]; mean, rstd, weight, bias [C]; backward: d_x [R, C]. Matrices are of T, rows `stride` apart (stored.cuh)
+// out  x [R, C]; d_y [R, C], the gradient with respect to relu(norm(z)), and the first part of batch norm's backward:
 //      d_weight, d_bias and terms (batch_norm.cu)
-// grid forward: one block per row, R of them in device memory (common.cuh), threads stride over C, four columns each;
+// grid forward: one block per row, with R in device memory (common.cuh), threads stride over C, four columns each;
 //      backward: x strips of 128 columns, y chunks of 64 rows, 8 rows at a time; the strip's last block merges the
 //      chunks (column_sums.cuh); sums by warp, then over warps, in a fixed order: bit-reproducible
 // cost forward reads T R C (again from the cache) and writes T R C bytes; backward reads 2 T R C, once more for each
@@ -16,6 +16,7 @@ constexpr int THREADS = 128; // forward
 // Columns of a block of the backward, four to a lane of a warp, and its threads: a warp for each row lane.
 constexpr int WIDE_STRIP = WARP_LANES * COLUMNS_EACH;
 constexpr int BACKWARD_THREADS = WARP_LANES * ROW_LANES;
+constexpr int BACKWARD_BLOCKS = 4; // on a multiprocessor, at least: registers for double precision without spills
 
 // relu(norm(z)) of four columns of the row.
 template <class T>
@@ -29,15 +30,22 @@ __device__ __forceinline__ Four activated(const T *z, const NormRows &norm, int 
     return y;
 }
 
-template <class T>
-__device__ __forceinline__ void l2_normalise_forward(T *x, const T *z, NormRows norm,
-                                                     int rows, int columns, int stride) {
+template <class T> struct L2NormaliseForward {
+    T *x;
+    const T *z;
+    NormArguments norm;
+    const int *row_count;
+    int columns, stride;
+};
+
+template <class T> __device__ __forceinline__ void l2_normalise_forward(const L2NormaliseForward<T> &args) {
     __shared__ float partial[THREADS / WARP_LANES];
-    int row = blockIdx.x;
-    if (row >= rows) {
+    int row = blockIdx.x, columns = args.columns;
+    if (row >= *args.row_count) {
         return;
     }
-    const T *from = z + size_t(row) * stride;
+    NormRows norm = args.norm.rows();
+    const T *from = args.z + size_t(row) * args.stride;
     float squares = 0.0f;
     for (int c = threadIdx.x * COLUMNS_EACH; c < columns; c += THREADS * COLUMNS_EACH) {
         Four y = activated(from, norm, c, columns);
@@ -54,26 +62,34 @@ __device__ __forceinline__ void l2_normalise_forward(T *x, const T *z, NormRows 
         for (int i = 0; i < COLUMNS_EACH; i++) {
             y[i] /= divisor;
         }
-        store_four(x + size_t(row) * stride, c, columns, y);
+        store_four(args.x + size_t(row) * args.stride, c, columns, y);
     }
 }
 
-// A block takes a strip of a chunk's columns; the lengths of the chunk's rows it finds itself, which reads them whole.
-template <class T>
-__device__ __forceinline__ void l2_normalise_backward(T *d_y, ColumnMemory of, BackwardMerge merge,
-                                                      const T *d_x, const T *z,
-                                                      NormRows norm, int rows, int columns, int stride) {
+template <class T> struct L2NormaliseBackward {
+    T *d_y;
+    const T *d_x, *z;
+    NormArguments norm;
+    NormGradientArguments gradient;
+    const int *row_count;
+    int columns, stride;
+};
+
+// A block takes a strip of the columns of a chunk. It computes the lengths of the chunk's rows itself, and reads them whole.
+template <class T> __device__ __forceinline__ void l2_normalise_backward(const L2NormaliseBackward<T> &args) {
     __shared__ union {
         float2 chunk[ROW_LANES][WIDE_STRIP];
         Pair merged[BACKWARD_THREADS];
     } memory;
     __shared__ float2 of_rows[CHUNK_ROWS]; // divisor, and x . d_x over it
+    int rows = *args.row_count, columns = args.columns, stride = args.stride;
     int first = blockIdx.y * CHUNK_ROWS, count = min(CHUNK_ROWS, rows - first);
     if (first >= rows && first > 0) {
-        return; // the whole block; without rows the first ones stay
+        return; // the whole block; without rows the first blocks stay
     }
     int lane = threadIdx.x % WARP_LANES, warp = threadIdx.x / WARP_LANES;
-    const T *of_x = d_x + size_t(first) * stride, *of_z = z + size_t(first) * stride;
+    NormRows norm = args.norm.rows();
+    const T *of_x = args.d_x + size_t(first) * stride, *of_z = args.z + size_t(first) * stride;
     for (int row = warp; row < count; row += ROW_LANES) {
         float squares = 0.0f, dot = 0.0f;
         for (int c = lane * COLUMNS_EACH; c < columns; c += WIDE_STRIP) {
@@ -105,12 +121,12 @@ __device__ __forceinline__ void l2_normalise_backward(T *d_y, ColumnMemory of, B
             for (int i = 0; i < COLUMNS_EACH; i++) {
                 float y = relu_norm(norms[i], values[i]);
                 d[i] = (d[i] - y * of_row.y) / of_row.x;
-                // Of what is stored.
+                // As it is stored.
                 float passed = norm_value(norms[i], values[i]) > 0.0f ? rounded<T>(d[i]) : 0.0f;
                 sums[i] += passed;
                 products[i] += passed * (values[i] - norms.mean[i]);
             }
-            store_four(d_y + size_t(first + row) * stride, column, columns, d);
+            store_four(args.d_y + size_t(first + row) * stride, column, columns, d);
         }
     }
 #pragma unroll
@@ -121,41 +137,23 @@ __device__ __forceinline__ void l2_normalise_backward(T *d_y, ColumnMemory of, B
     int in_strip = threadIdx.x % WIDE_STRIP;
     StripThread thread = {int(blockIdx.x), int(gridDim.x), int(blockIdx.x * WIDE_STRIP) + in_strip, in_strip,
                           int(threadIdx.x / WIDE_STRIP)};
+    ColumnMemory chunks = args.gradient.memory();
     if (thread.lane == 0 && thread.column < columns && count > 0) {
         float2 sum = make_float2(0.0f, 0.0f);
         for (int other = 0; other < ROW_LANES; other++) {
             sum.x += memory.chunk[other][in_strip].x;
             sum.y += memory.chunk[other][in_strip].y;
         }
-        float *to = of.chunk(blockIdx.y, columns);
+        float *to = chunks.chunk(blockIdx.y, columns);
         to[thread.column] = sum.x;
         to[columns + thread.column] = sum.y;
     }
     __syncthreads(); // the chunk's sums were read
-    finish_columns<BACKWARD_THREADS / WIDE_STRIP, WIDE_STRIP>(of, merge, thread, rows, columns, blockIdx.y, 1,
-                                                              memory.merged);
+    finish_columns<BACKWARD_THREADS / WIDE_STRIP, WIDE_STRIP>(chunks, args.gradient.merge(args.norm), thread, rows,
+                                                              columns, blockIdx.y, 1, memory.merged);
 }
 
-#define L2_NORMALISE_KERNELS(T, suffix)                                                                               \
-    extern "C" __global__ void __launch_bounds__(THREADS) l2_normalise_forward_##suffix(                              \
-        T *x, const T *z, const float *mean, const float *rstd,   \
-        const float *weight, const float *bias, const int *row_count,          \
-        int columns, int stride) {                                                                                    \
-        begin_kernel();                                                                                               \
-        l2_normalise_forward(x, z, {mean, rstd, weight, bias}, *row_count, columns, stride);                          \
-    }                                                                                                                 \
-    extern "C" __global__ void __launch_bounds__(BACKWARD_THREADS, SUM_BLOCKS) l2_normalise_backward_##suffix(        \
-        T *d_y, float *partials, double *groups, int *tickets,    \
-        float *d_weight, float *d_bias, float *terms, int batch_statistics,    \
-        const T *d_x, const T *z, const float *mean,                           \
-        const float *rstd, const float *weight, const float *bias,             \
-        const int *row_count, int columns, int stride) {                                                 \
-        begin_kernel();                                                                                               \
-        l2_normalise_backward(d_y, {partials, groups, tickets},                                                       \
-                              {d_weight, d_bias, terms, rstd, weight, batch_statistics}, d_x, z,                      \
-                              {mean, rstd, weight, bias}, *row_count, columns, stride);                               \
-    }
-
-STORED_KERNELS(L2_NORMALISE_KERNELS)
-EMULATED_KERNELS(l2_normalise, EMULATED_STORED_KERNEL(l2_normalise_forward),
-                 EMULATED_STORED_KERNEL(l2_normalise_backward))
+STORED_KERNEL(l2_normalise_forward, L2NormaliseForward, THREADS)
+STORED_KERNEL(l2_normalise_backward, L2NormaliseBackward, BACKWARD_THREADS, BACKWARD_BLOCKS)
+EMULATED_KERNELS(l2_normalise, EMULATED_STORED_KERNEL(l2_normalise_forward, THREADS),
+                 EMULATED_STORED_KERNEL(l2_normalise_backward, BACKWARD_THREADS, BACKWARD_BLOCKS))

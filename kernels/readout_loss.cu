@@ -1,22 +1,24 @@
-// readout_loss: graph embeddings, the loss of every triple and its gradient by the node states.
+// readout_loss: graph embeddings, the loss of every triple, and the gradient with respect to the node states.
 //   f[g] = l2_normalise(mean of the graph's node states)
-//   per triple (A, P, N): loss and slope of it by fA.fP - fA.fN (src/loss/mod.rs has the formulas)
+//   per triple (A, P, N): loss, and its slope with respect to fA.fP - fA.fN (src/loss/mod.rs has the formulas)
 //   d_fA = slope (fP - fN) / B,  d_fP = slope fA / B,  d_fN = -slope fA / B,  back through normalisation and mean
 // in   node_state [N, D]; graph_offsets [G + 1]; mean_ends [G]; similarity_positive, similarity_negative [B]; steps [1]
 //      the mean runs over the nodes graph_offsets[g]..mean_ends[g]: all of the graph's, or all but its image node
-// out  embedding [G, D], written, and by readout_loss losses [loss_rows, most_triples], of which the row
-//      steps % loss_rows, and d_node_state [N, D]
-// grid readout: one block per graph; readout_loss: one block per triple, whose three graphs are no other's, side by side:
-//      as many threads for each as readout has for a graph; G and B lie in device memory (common.cuh)
+// out  embedding [G, D]; readout_loss also writes d_node_state [N, D], and the row steps % loss_rows of
+//      losses [loss_rows, most_triples]
+// grid readout: one block per graph; readout_loss: one block per triple, whose three graphs belong to no other triple, with
+//      as many threads for each graph as readout has. G and B lie in device memory (common.cuh)
 // node_state and d_node_state are of T, rows `stride` apart (stored.cuh); all else is in single precision
 // cost reads T N D bytes, the loss writes as many; launch-bound at 16 triples
-// Sums run over the graph's nodes in order, then by warp and over warps: bit-reproducible, and both make one embedding.
+// Sums run over the graph's nodes in order, then by warp and over warps: bit-reproducible, and both kernels give the same
+// embedding.
 
 #include "stored.cuh"
 
 constexpr int THREADS = 128; // of a graph
 constexpr int WARPS = THREADS / WARP_LANES;
 constexpr int ROLES = 3; // of a triple's graphs: anchor, positive, negative
+constexpr int LOSS_BLOCKS = 3; // of the loss, on a multiprocessor, at least
 
 // A graph's nodes: those of the mean end at `mean_end`, all at `end`.
 struct Nodes {
@@ -24,7 +26,7 @@ struct Nodes {
 };
 
 // The states of all graphs' nodes.
-template <class T> struct NodeStates {
+template <class T> struct StatesArguments {
     const T *values;
     const int *graph_offsets, *mean_ends;
     int width, stride;
@@ -34,9 +36,10 @@ template <class T> struct NodeStates {
     }
 };
 
-// f [D] of a graph, written by its threads. Gives the length of the mean.
+// Writes f [D] of a graph, and returns the length of the mean.
 template <class T>
-__device__ __forceinline__ float graph_embedding(float *f, const NodeStates<T> &states, Nodes nodes, float *partial) {
+__device__ __forceinline__ float graph_embedding(float *f, const StatesArguments<T> &states, Nodes nodes,
+                                                 float *partial) {
     int width = states.width, count = nodes.mean_end - nodes.first;
     float squares = 0.0f;
     for (int c = threadIdx.x * COLUMNS_EACH; c < width; c += THREADS * COLUMNS_EACH) {
@@ -63,16 +66,22 @@ __device__ __forceinline__ float graph_embedding(float *f, const NodeStates<T> &
     return norm;
 }
 
-template <class T>
-__device__ __forceinline__ void readout(float *embedding, const NodeStates<T> &states, int graph_count) {
+template <class T> struct Readout {
+    float *embedding;
+    StatesArguments<T> states;
+    const int *graph_count; // G
+};
+
+template <class T> __device__ __forceinline__ void readout(const Readout<T> &args) {
     __shared__ float partial[WARPS];
+    const StatesArguments<T> &states = args.states;
     int graph = blockIdx.x;
-    if (graph < graph_count) { // or the whole block leaves
-        graph_embedding(embedding + size_t(graph) * states.width, states, states.of(graph), partial);
+    if (graph < *args.graph_count) { // or the whole block leaves
+        graph_embedding(args.embedding + size_t(graph) * states.width, states, states.of(graph), partial);
     }
 }
 
-// The launcher has these numbers too.
+// As in readout_loss.rs.
 enum LossKind { RANKING = 0, TRIPLET = 1, INFO_NCE = 2 };
 
 // log(1 + e^x), without overflow.
@@ -81,7 +90,7 @@ __device__ __forceinline__ float softplus(float x) { return x > 0.0f ? x + log1p
 // e^-x may overflow to infinity, which gives the right limit 0.
 __device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 
-// The loss, and its derivative by `toward`; that by `away` is the negative.
+// The loss and its derivative with respect to `toward`; the one with respect to `away` is the negative.
 __device__ __forceinline__ float2 loss_and_slope(int kind, float toward, float away, float similarity_positive,
                                                  float similarity_negative, float temperature, float margin) {
     float logit = (toward - away) / temperature;
@@ -98,8 +107,8 @@ __device__ __forceinline__ float2 loss_and_slope(int kind, float toward, float a
     return make_float2(softplus(-logit), (sigmoid(logit) - 1.0f) / temperature);
 }
 
-// What a graph's embedding is multiplied with: factor (one - other); `other` may be null. Both are embeddings, which this
-// very launch has written.
+// The vector that a graph's embedding is multiplied with in the loss: factor (one - other); `other` may be null. Both are
+// embeddings that this launch has written.
 struct Direction {
     const float *one, *other;
     float factor;
@@ -117,7 +126,7 @@ struct Direction {
     }
 };
 
-// Gives each node of the mean (d - f (f . d)) / (|mean| count), for the direction d. The graph's other nodes get 0.
+// Writes (d - f (f . d)) / (|mean| count) for each node of the mean, where d is the direction, and 0 for the other nodes.
 template <class T>
 __device__ __forceinline__ void graph_backward(T *d_node_state, const float *f,
                                                Direction direction, float norm, Nodes nodes, int width, int stride,
@@ -148,23 +157,24 @@ __device__ __forceinline__ void graph_backward(T *d_node_state, const float *f,
     }
 }
 
-struct Triples {
+template <class T> struct ReadoutLoss {
+    float *embedding, *losses;
+    T *d_node_state;
+    StatesArguments<T> states;
     const float *similarity_positive, *similarity_negative;
-    int count;
-};
-
-struct LossOptions {
-    int kind;
+    const int *triple_count; // B
+    const unsigned long long *steps;
+    int loss_rows, most_triples, kind;
     float temperature, margin;
+    int reserved;
 };
 
-// `losses` is this step's row. Threads with one threadIdx.y make one graph's sums and gradient.
-template <class T>
-__device__ __forceinline__ void readout_loss(float *embedding, float *losses, T *d_node_state,
-                                             const NodeStates<T> &states, const Triples &of,
-                                             const LossOptions &options) {
+// Threads with the same threadIdx.y compute the sums and the gradient of one graph.
+template <class T> __device__ __forceinline__ void readout_loss(const ReadoutLoss<T> &args) {
     __shared__ float partials[ROLES][WARPS];
-    int triples = of.count, triple = blockIdx.x, role = threadIdx.y, graph = role * triples + triple;
+    const StatesArguments<T> &states = args.states;
+    float *embedding = args.embedding;
+    int triples = *args.triple_count, triple = blockIdx.x, role = threadIdx.y, graph = role * triples + triple;
     if (triple >= triples) {
         return; // the whole block
     }
@@ -182,35 +192,17 @@ __device__ __forceinline__ void readout_loss(float *embedding, float *losses, T 
         to_negative += anchor[c] * negative[c];
     }
     float toward = block_sum(to_positive, partial), away = block_sum(to_negative, partial);
-    float2 loss = loss_and_slope(options.kind, toward, away, of.similarity_positive[triple],
-                                 of.similarity_negative[triple], options.temperature, options.margin);
+    float2 loss = loss_and_slope(args.kind, toward, away, args.similarity_positive[triple],
+                                 args.similarity_negative[triple], args.temperature, args.margin);
     if (role == 0 && threadIdx.x == 0) {
-        losses[triple] = loss.x;
+        args.losses[*args.steps % args.loss_rows * args.most_triples + triple] = loss.x;
     }
     float slope = loss.y / triples;
     Direction direction = {role == 0 ? positive : anchor, role == 0 ? negative : nullptr, role == 2 ? -slope : slope};
-    graph_backward(d_node_state, f, direction, norm, nodes, width, states.stride, partial);
+    graph_backward(args.d_node_state, f, direction, norm, nodes, width, states.stride, partial);
 }
 
-#define READOUT_LOSS_KERNELS(T, suffix)                                                                               \
-    extern "C" __global__ void __launch_bounds__(THREADS) readout_##suffix(                                           \
-        float *embedding, const T *node_state, const int *graph_offsets,                    \
-        const int *mean_ends, int width, int stride, const int *graph_count) {              \
-        begin_kernel();                                                                                               \
-        readout(embedding, NodeStates<T>{node_state, graph_offsets, mean_ends, width, stride}, *graph_count);         \
-    }                                                                                                                 \
-    extern "C" __global__ void __launch_bounds__(ROLES *THREADS) readout_loss_##suffix(                               \
-        float *embedding, float *losses, T *d_node_state,                                   \
-        const T *node_state, const int *graph_offsets,                                      \
-        const int *mean_ends, int width, int stride, const float *similarity_positive,      \
-        const float *similarity_negative, const int *triple_count,                          \
-        const unsigned long long *steps, int loss_rows, int most_triples, int kind, float temperature,   \
-        float margin) {                                                                                               \
-        begin_kernel();                                                                                               \
-        readout_loss(embedding, losses + *steps % loss_rows * most_triples, d_node_state,                             \
-                     NodeStates<T>{node_state, graph_offsets, mean_ends, width, stride},                              \
-                     {similarity_positive, similarity_negative, *triple_count}, {kind, temperature, margin});         \
-    }
-
-STORED_KERNELS(READOUT_LOSS_KERNELS)
-EMULATED_KERNELS(readout_loss, EMULATED_STORED_KERNEL(readout), EMULATED_STORED_KERNEL(readout_loss))
+STORED_KERNEL(readout, Readout, THREADS)
+STORED_KERNEL(readout_loss, ReadoutLoss, ROLES *THREADS, LOSS_BLOCKS)
+EMULATED_KERNELS(readout_loss, EMULATED_STORED_KERNEL(readout, THREADS),
+                 EMULATED_STORED_KERNEL(readout_loss, ROLES *THREADS, LOSS_BLOCKS))

@@ -1,6 +1,6 @@
-// row_correlations: what Kendall's tau-b, Spearman's rho and Pearson's r of each row of scores x with the same row of
-// similarities y follow from, without the diagonal entry: n = columns - 1 pairs (x_i, y_i) in a row.
-//   of the n (n - 1) / 2 pairs of entries: concordant less discordant ones, those tied in x, those tied in y
+// row_correlations: counts and sums for Kendall's tau-b, Spearman's rho and Pearson's r of each row of scores x with the same
+// row of similarities y, without the diagonal entry: n = columns - 1 pairs (x_i, y_i) in a row.
+//   out of n (n - 1) / 2 pairs of entries: number of concordant less discordant ones, ties in x, ties in y
 //   u_i = (entries below x_i) - (entries above x_i), twice the rank's distance from the middle; v_i likewise of y:
 //   sum u u, sum v v, sum u v
 //   sums of dx dx, dy dy, dx dy of the deviations from the means
@@ -82,18 +82,24 @@ __device__ __forceinline__ void write_moments(double *to, Row row, int n, double
     }
 }
 
-// Two blocks on a multiprocessor: for a third the compiler would spill registers.
+struct RowCorrelations {
+    Count *counts;
+    double *moments;
+    const double *scores, *similarities;
+    int columns, first_row;
+};
+
+// Two blocks on a multiprocessor: with three the compiler would spill registers.
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
-row_correlations(Count *counts, double *moments, const double *scores,
-                 const double *similarities, int columns, int first_row) {
+row_correlations(const __grid_constant__ RowCorrelations args) {
     begin_kernel();
     __shared__ Pair tile[TILE];
     __shared__ double partial_sums[THREADS / WARP_LANES];
     __shared__ Count partial_counts[THREADS / WARP_LANES];
-    size_t start = size_t(blockIdx.x) * columns;
-    Row row = {scores + start, similarities + start, first_row + int(blockIdx.x)};
-    int n = columns - 1;
-    write_moments(moments + size_t(blockIdx.x) * MOMENTS, row, n, partial_sums);
+    size_t start = size_t(blockIdx.x) * args.columns;
+    Row row = {args.scores + start, args.similarities + start, args.first_row + int(blockIdx.x)};
+    int n = args.columns - 1;
+    write_moments(args.moments + size_t(blockIdx.x) * MOMENTS, row, n, partial_sums);
 
     Count agreement = 0, tied_x = 0, tied_y = 0, uu = 0, vv = 0, uv = 0;
     for (int first = 0; first < n; first += THREADS * EACH) {
@@ -138,7 +144,7 @@ row_correlations(Count *counts, double *moments, const double *scores,
             }
         }
     }
-    // A pair that is tied was met from either side.
+    // A tied pair was counted from both sides.
     Count sums[COUNTS] = {block_sum(agreement, partial_counts),
                           block_sum(tied_x, partial_counts) / 2,
                           block_sum(tied_y, partial_counts) / 2,
@@ -147,9 +153,9 @@ row_correlations(Count *counts, double *moments, const double *scores,
                           block_sum(uv, partial_counts)};
     if (threadIdx.x == 0) {
         for (int i = 0; i < COUNTS; i++) {
-            counts[size_t(blockIdx.x) * COUNTS + i] = sums[i];
+            args.counts[size_t(blockIdx.x) * COUNTS + i] = sums[i];
         }
     }
 }
 
-EMULATED_KERNELS(row_correlations, EMULATED_KERNEL(row_correlations))
+EMULATED_KERNELS(row_correlations, EMULATED_KERNEL(row_correlations, THREADS, 2))

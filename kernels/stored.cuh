@@ -163,7 +163,20 @@ __device__ __forceinline__ NormBackwardFour load_norm_backward(const NormBackwar
 
 // ---- kernels for both element types -------------------------------------------------------------------------------
 
+// The kernels name_f32 and name_bf16 of a function template `name(const Args<T> &)`; then the arguments of
+// __launch_bounds__.
+#define STORED_KERNEL(name, Args, ...)                                                                                \
+    extern "C" __global__ void __launch_bounds__(__VA_ARGS__) name##_f32(const __grid_constant__ Args<float> args) {  \
+        begin_kernel();                                                                                               \
+        name(args);                                                                                                   \
+    }                                                                                                                 \
+    extern "C" __global__ void __launch_bounds__(__VA_ARGS__) name##_bf16(const __grid_constant__ Args<bf16> args) {  \
+        begin_kernel();                                                                                               \
+        name(args);                                                                                                   \
+    }
+// Both in a table of emulated kernels, with the same arguments of __launch_bounds__.
+#define EMULATED_STORED_KERNEL(name, ...)                                                                             \
+    EMULATED_KERNEL(name##_f32, __VA_ARGS__), EMULATED_KERNEL(name##_bf16, __VA_ARGS__)
+
 // Of a file whose kernels are KERNELS(T, suffix): those of float end in _f32, of bf16 in _bf16.
 #define STORED_KERNELS(KERNELS) KERNELS(float, f32) KERNELS(bf16, bf16)
-// In a table of emulated kernels.
-#define EMULATED_STORED_KERNEL(name) EMULATED_KERNEL(name##_f32), EMULATED_KERNEL(name##_bf16)

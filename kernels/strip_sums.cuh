@@ -1,21 +1,20 @@
-// strip_sums: columns' sums in a pass over what they are of, where no product makes it. A block takes a strip of 32 columns
-// of a chunk of 64 rows, 8 rows at a time; the strip's last block merges the chunks (column_sums.cuh).
+// strip_sums: sums of columns in a pass over a matrix, where no product computes them on the way. A block takes a strip of
+// 32 columns of a chunk of 64 rows, 8 rows at a time; the strip's last block merges the chunks (column_sums.cuh).
 #pragma once
 
-#include "column_sums.cuh"
-#include "stored.cuh"
+#include "norm_arguments.cuh"
 
-constexpr int STRIP = 32;     // the launchers know these numbers too
+constexpr int STRIP = 32;     // as in batch_norm.rs; so is ROW_LANES
 constexpr int ROW_LANES = 8;
-constexpr int SUM_BLOCKS = 4; // on a multiprocessor, at least: registers for double precision without spills
+constexpr int SUM_BLOCKS = 6; // on a multiprocessor, at least: with more the compiler would spill registers
 
-// Shared memory of the sums.
+// Shared memory for the sums.
 union SumMemory {
     float2 chunk[ROW_LANES][STRIP];
     Pair merged[ROW_LANES * STRIP];
 };
 
-// A chunk's two sums, over its rows in a fixed order; in the threads of the first row lane.
+// The two sums over the rows of a chunk, in a fixed order; in the threads of the first row lane.
 __device__ __forceinline__ float2 chunk_sum(float2 own, float2 (*partial)[STRIP]) {
     partial[threadIdx.y][threadIdx.x] = own;
     __syncthreads();
@@ -29,7 +28,7 @@ __device__ __forceinline__ float2 chunk_sum(float2 own, float2 (*partial)[STRIP]
     return sum;
 }
 
-// The block's chunk is written.
+// Merges the chunks, after the block has written its own.
 template <class Merge>
 __device__ __forceinline__ void finish_strip(const ColumnMemory &of, const Merge &merge, int rows, int columns,
                                              SumMemory &memory) {
@@ -39,33 +38,41 @@ __device__ __forceinline__ void finish_strip(const ColumnMemory &of, const Merge
     finish_columns<ROW_LANES, STRIP>(of, merge, thread, rows, columns, blockIdx.y, 1, memory.merged);
 }
 
-// The first part of the backward of relu(norm(z)): of each chunk the sums of d and of d (z - mean), where `gradient(row,
-// column)` is that by the output, and d the same where the ReLU passed and 0 elsewhere.
+// z [rows, columns] of a norm.
+template <class T> struct NormInput {
+    const T *z;
+    const NormArguments &norm;
+    int rows, columns, stride;
+};
+
+// The first part of the backward of relu(norm(z)): sums of d and of d (z - mean) over each chunk. `gradient(row, column)` is
+// the gradient with respect to relu(norm(z)); d is equal to it where the ReLU passed, and 0 elsewhere.
 template <class T, class Gradient>
-__device__ __forceinline__ void backward_strip(ColumnMemory of, BackwardMerge merge, Gradient gradient,
-                                               const T *z, NormRows norm, int stride, int rows,
-                                               int columns) {
+__device__ __forceinline__ void backward_strip(const NormGradientArguments &to, const NormInput<T> &of,
+                                               const Gradient &gradient) {
     __shared__ SumMemory memory;
+    int rows = of.rows, columns = of.columns;
     int column = blockIdx.x * STRIP + threadIdx.x, first = blockIdx.y * CHUNK_ROWS;
     if (first >= rows && first > 0) {
-        return; // the whole block; without rows the first ones stay
+        return; // the whole block; without rows the first blocks stay
     }
     int count = min(CHUNK_ROWS, rows - first);
     float2 own = make_float2(0.0f, 0.0f);
     if (column < columns) {
-        NormColumn of_column = norm_column(norm.mean, norm.rstd, norm.weight, norm.bias, column);
+        NormColumn norm = of.norm.rows().column(column);
         for (int row = first + threadIdx.y; row < first + count; row += ROW_LANES) {
-            float value = widen(z[size_t(row) * stride + column]);
-            float d = norm_value(of_column, value) > 0.0f ? gradient(row, column) : 0.0f;
+            float value = widen(of.z[size_t(row) * of.stride + column]);
+            float d = norm_value(norm, value) > 0.0f ? gradient(row, column) : 0.0f;
             own.x += d;
-            own.y += d * (value - of_column.mean);
+            own.y += d * (value - norm.mean);
         }
     }
     float2 sum = chunk_sum(own, memory.chunk);
+    ColumnMemory sums = to.memory();
     if (threadIdx.y == 0 && column < columns && count > 0) {
-        float *to = of.chunk(blockIdx.y, columns);
-        to[column] = sum.x;
-        to[columns + column] = sum.y;
+        float *chunk = sums.chunk(blockIdx.y, columns);
+        chunk[column] = sum.x;
+        chunk[columns + column] = sum.y;
     }
-    finish_strip(of, merge, rows, columns, memory);
+    finish_strip(sums, to.merge(of.norm), rows, columns, memory);
 }

@@ -63,14 +63,21 @@ __device__ __forceinline__ void sort_descending(Key *keys) {
     __syncthreads();
 }
 
-extern "C" __global__ void __launch_bounds__(TILE)
-top_k_parts(Key *lists, const Key *bound, const float *queries,
-            const float *embeddings, int parts, int rows, int width, int k) {
+struct TopKParts {
+    Key *lists;
+    const Key *bound;
+    const float *queries, *embeddings;
+    int parts, rows, width, k; // n is rows, D is width
+};
+
+extern "C" __global__ void __launch_bounds__(TILE) top_k_parts(const __grid_constant__ TopKParts args) {
     begin_kernel();
+    int parts = args.parts, rows = args.rows, width = args.width, k = args.k;
+    const float *embeddings = args.embeddings;
     __shared__ Key keys[TILE];
     int part = blockIdx.x % parts, query = blockIdx.x / parts;
     int lane = threadIdx.x % WARP_LANES, first = part * TILE + threadIdx.x - lane;
-    const float *q = queries + size_t(query) * width;
+    const float *q = args.queries + size_t(query) * width;
     float own = 0.0f;
     for (int r = 0; r < WARP_LANES && first + r < rows; r += ROWS_AT_ONCE) {
         float sum[ROWS_AT_ONCE] = {};
@@ -89,21 +96,30 @@ top_k_parts(Key *lists, const Key *bound, const float *queries,
     }
     int row = first + lane;
     Key key = row < rows ? key_of(own, row) : NO_KEY;
-    keys[threadIdx.x] = key < bound[query] ? key : NO_KEY;
+    keys[threadIdx.x] = key < args.bound[query] ? key : NO_KEY;
     sort_descending(keys);
     int t = threadIdx.x;
     if (t < k) {
-        lists[size_t(blockIdx.x) * k + t] = keys[t];
+        args.lists[size_t(blockIdx.x) * k + t] = keys[t];
     }
 }
 
-extern "C" __global__ void __launch_bounds__(TILE)
-top_k_merge(float *scores, int *indices, Key *bound,
-            const Key *lists, long long candidates, int k) {
+struct TopKMerge {
+    float *scores;
+    int *indices;
+    Key *bound;
+    const Key *lists;
+    long long candidates; // parts * k
+    int k, reserved;
+};
+
+extern "C" __global__ void __launch_bounds__(TILE) top_k_merge(const __grid_constant__ TopKMerge args) {
     begin_kernel();
+    long long candidates = args.candidates;
+    int k = args.k;
     __shared__ Key keys[TILE];
     int t = threadIdx.x, query = blockIdx.x;
-    const Key *from = lists + query * candidates;
+    const Key *from = args.lists + query * candidates;
     keys[t] = NO_KEY;
     // The best so far stay in front; the rest of the tile takes new ones.
     for (long long start = 0; start < candidates; start += TILE - k) {
@@ -114,12 +130,12 @@ top_k_merge(float *scores, int *indices, Key *bound,
         sort_descending(keys);
     }
     if (t < k) {
-        scores[size_t(query) * k + t] = score_of(keys[t]);
-        indices[size_t(query) * k + t] = row_of(keys[t]);
+        args.scores[size_t(query) * k + t] = score_of(keys[t]);
+        args.indices[size_t(query) * k + t] = row_of(keys[t]);
     }
     if (t == k - 1) {
-        bound[query] = keys[t];
+        args.bound[query] = keys[t];
     }
 }
 
-EMULATED_KERNELS(top_k, EMULATED_KERNEL(top_k_parts), EMULATED_KERNEL(top_k_merge))
+EMULATED_KERNELS(top_k, EMULATED_KERNEL(top_k_parts, TILE), EMULATED_KERNEL(top_k_merge, TILE))

@@ -319,6 +319,8 @@ bool check_launch(const uint32_t grid[3], const uint32_t block[3], size_t shared
         fail("a grid of (%u, %u, %u) blocks cannot be launched", grid[0], grid[1], grid[2]);
     } else if (!block_fits) {
         fail("a block of (%u, %u, %u) threads cannot be launched", block[0], block[1], block[2]);
+    } else if (kernel.threads != 0 && block[0] * block[1] * block[2] != uint32_t(kernel.threads)) {
+        fail("a block of (%u, %u, %u) threads where the kernel is for %d", block[0], block[1], block[2], kernel.threads);
     } else if (shared > MAX_SHARED_BYTES) {
         fail("%zu bytes of dynamic shared memory cannot be launched", shared);
     } else if (count != size_t(kernel.parameter_count)) {

@@ -26,6 +26,7 @@
 #define __constant__ static const
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
+#define __grid_constant__
 #define __align__(n) __attribute__((aligned(n)))
 // All static shared arrays lie in one section, so that the runtime can fill them with NaN.
 #define __shared__ static __attribute__((section("emulator_shared")))
@@ -188,8 +189,12 @@ struct Kernel {
     const char *name;
     void (*call)(void **arguments);
     int parameter_count;
-    unsigned char parameter_bytes[MAX_PARAMETERS];
+    unsigned short parameter_bytes[MAX_PARAMETERS];
+    int threads; // of a block; 0: not registered, any number
 };
+
+// The threads of __launch_bounds__'s arguments.
+constexpr int bound_threads(int threads = 0, int = 0) { return threads; }
 
 template <auto function> struct Call;
 template <typename... Parameter, void (*function)(Parameter...)> struct Call<function> {
@@ -202,15 +207,17 @@ template <typename... Parameter, void (*function)(Parameter...)> struct Call<fun
         function(*static_cast<Parameter *>(arguments[I])...);
     }
     static void call(void **arguments) { unpack(arguments, typename Count<sizeof...(Parameter)>::Type()); }
-    static constexpr Kernel kernel(const char *name) {
+    static constexpr Kernel kernel(const char *name, int threads) {
         static_assert(sizeof...(Parameter) <= MAX_PARAMETERS, "more parameters than the table has room for");
-        return {name, call, int(sizeof...(Parameter)), {sizeof(Parameter)...}};
+        return {name, call, int(sizeof...(Parameter)), {sizeof(Parameter)...}, threads};
     }
 };
 
 } // namespace emulator
 
-#define EMULATED_KERNEL(function) emulator::Call<&function>::kernel(#function)
+// A kernel, and the arguments of its __launch_bounds__: a launch must have as many threads.
+#define EMULATED_KERNEL(function, ...)                                                                                \
+    emulator::Call<&function>::kernel(#function, emulator::bound_threads(__VA_ARGS__))
 // At the end of kernels/<file>.cu: the kernels that it offers.
 #define EMULATED_KERNELS(file, ...)                                                                                   \
     extern "C" const emulator::Kernel emulator_kernels_##file[] = {__VA_ARGS__, {}};

@@ -4,18 +4,32 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::ptr::NonNull;
 
-use cudarc::driver::{CudaSlice, DeviceRepr, ValidAsZeroBits};
+use cudarc::driver::CudaSlice;
 use half::bf16;
 
-/// What arrays hold.
-pub trait Element: bytemuck::Pod + DeviceRepr + ValidAsZeroBits {}
-impl Element for f32 {}
-impl Element for f64 {}
-impl Element for bf16 {}
-impl Element for i32 {}
-impl Element for i64 {}
-impl Element for u64 {}
-impl Element for u8 {}
+/// What arrays hold: plain data that kernels know by a C++ type.
+pub trait Element: bytemuck::Pod {
+    /// Name of the type in the kernels.
+    const C_TYPE: &'static str;
+}
+
+macro_rules! elements {
+    ($($type:ty: $name:literal),* $(,)?) => {
+        $(impl Element for $type {
+            const C_TYPE: &'static str = $name;
+        })*
+    };
+}
+elements! {
+    f32: "float",
+    f64: "double",
+    bf16: "bf16",
+    i32: "int",
+    u32: "unsigned",
+    i64: "long long",
+    u64: "unsigned long long",
+    u8: "unsigned char",
+}
 
 /// An array in a device's memory.
 pub struct Buffer<T> {
@@ -27,7 +41,7 @@ pub struct Buffer<T> {
 /// What keeps a buffer's memory alive.
 pub(crate) enum Memory<T> {
     /// On a GPU; the slice frees it.
-    Gpu(#[allow(dead_code)] CudaSlice<T>),
+    Gpu(#[allow(dead_code)] CudaSlice<u8>),
     /// The emulator's device memory.
     Host(#[allow(dead_code)] HostMemory<T>),
 }
@@ -61,7 +75,7 @@ impl<T> Drop for HostMemory<T> {
 }
 
 impl<T: Element> Buffer<T> {
-    pub(crate) fn on_gpu(slice: CudaSlice<T>, address: u64, len: usize) -> Self {
+    pub(crate) fn on_gpu(slice: CudaSlice<u8>, address: u64, len: usize) -> Self {
         Buffer { memory: Memory::Gpu(slice), address, len }
     }
 

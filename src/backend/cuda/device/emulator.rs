@@ -4,10 +4,11 @@ use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::dynamic_shared::dynamic_shared_bytes;
 use super::graph::Work;
+use super::kernel::KernelInfo;
+use super::launch::Launch;
 use super::streams::{Event, Mark, SharedStreams, Stream};
-use crate::backend::cuda::device::{Argument, Functions, Grid};
+use crate::backend::cuda::device::Functions;
 use crate::error::{Error, Result};
 
 /// The emulator: its functions, and the seed of the order in which threads run.
@@ -91,12 +92,13 @@ impl Emulator {
             });
         }
         let mut functions = Functions::new();
-        for name in crate::backend::cuda::launchers::FILES.iter().flat_map(|(_, kernels)| *kernels) {
-            let c_name = CString::new(*name).expect("a name without a zero");
+        let kernels = crate::backend::cuda::launchers::FILES.iter().flat_map(|file| file.kernels);
+        for &KernelInfo { name, .. } in kernels {
+            let c_name = CString::new(name).expect("a name without a zero");
             // SAFETY: the name is a C string.
             let function = unsafe { emulator_find(c_name.as_ptr()) };
             assert!(!function.is_null(), "the kernel {name} is in no table of the emulator's");
-            functions.insert(*name, Function(function));
+            functions.insert(name, Function(function));
         }
         let seed = seed.map_or(0, |seed| seed.max(1));
         Ok(Emulator {
@@ -164,9 +166,9 @@ impl Emulator {
     pub(crate) unsafe fn replay(&self, work: &[Work]) -> Result<()> {
         for work in work {
             match work {
-                // SAFETY: as the caller promises.
-                Work::Launch { kernel, grid, arguments, on_branch } => {
-                    unsafe { self.begin_launch(kernel, *grid, arguments, *on_branch) }?
+                Work::Launch { launch, on_branch } => {
+                    // SAFETY: as the caller promises.
+                    launch.with(|launch| unsafe { self.begin_launch(launch, *on_branch) })?;
                 }
                 Work::JoinBranch => self.join_branch()?,
                 // SAFETY: likewise.
@@ -190,66 +192,45 @@ impl Emulator {
 
     /// # Safety
     /// As for [`super::Device::launch`].
-    pub(crate) unsafe fn launch(
-        &self,
-        kernel: &'static str,
-        grid: Grid,
-        arguments: &[Argument],
-    ) -> Result<()> {
+    pub(crate) unsafe fn launch(&self, launch: Launch<'_>) -> Result<()> {
         let on_branch = self.on_branch.load(Ordering::Relaxed);
         if let Some(recorded) = &mut *self.recording() {
-            recorded.push(Work::Launch { kernel, grid, arguments: arguments.to_vec(), on_branch });
+            recorded.push(Work::Launch { launch: launch.into(), on_branch });
             return Ok(());
         }
         // SAFETY: as the caller promises.
-        unsafe { self.begin_launch(kernel, grid, arguments, on_branch) }
+        unsafe { self.begin_launch(launch, on_branch) }
     }
 
     /// # Safety
     /// As for [`super::Device::launch`]; on the branch until its end.
-    unsafe fn begin_launch(
-        &self,
-        kernel: &'static str,
-        grid: Grid,
-        arguments: &[Argument],
-        on_branch: bool,
-    ) -> Result<()> {
+    unsafe fn begin_launch(&self, launch: Launch<'_>, on_branch: bool) -> Result<()> {
         if on_branch && self.seed != 0 {
-            let arguments = arguments.to_vec();
-            self.late().push(Work::Launch { kernel, grid, arguments, on_branch: false });
+            self.late().push(Work::Launch { launch: launch.into(), on_branch: false });
             return Ok(());
         }
         // SAFETY: as the caller promises.
-        unsafe { self.run(kernel, grid, arguments) }
+        unsafe { self.run(launch) }
     }
 
     /// # Safety
     /// As for [`super::Device::launch`].
-    unsafe fn run(&self, kernel: &'static str, grid: Grid, arguments: &[Argument]) -> Result<()> {
-        let mut pointers: Vec<*mut c_void> = Vec::with_capacity(arguments.len());
-        let mut bytes = Vec::with_capacity(arguments.len());
-        for argument in arguments {
-            let (pointer, size): (*const c_void, usize) = match argument {
-                Argument::Address(value) => (std::ptr::from_ref(value).cast(), 8),
-                Argument::Int(value) => (std::ptr::from_ref(value).cast(), 4),
-                Argument::Long(value) => (std::ptr::from_ref(value).cast(), 8),
-                Argument::Float(value) => (std::ptr::from_ref(value).cast(), 4),
-                Argument::Double(value) => (std::ptr::from_ref(value).cast(), 8),
-            };
-            pointers.push(pointer.cast_mut());
-            bytes.push(size);
-        }
-        self.streams.lock().launch(arguments);
+    unsafe fn run(&self, launch: Launch<'_>) -> Result<()> {
+        let Launch { kernel, blocks, parameters } = launch;
+        let mut pointers: Vec<*mut c_void> =
+            parameters.iter().map(|bytes| bytes.as_ptr().cast_mut().cast()).collect();
+        let bytes: Vec<usize> = parameters.iter().map(|bytes| bytes.len()).collect();
+        self.streams.lock().launch(&launch);
         let mut message: [c_char; 512] = [0; 512];
         let _one = LAUNCH.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: the function came from `emulator_find`; the arguments are the caller's promise; grid and block are
         // three numbers each; the message has room.
         let failed = unsafe {
             emulator_launch(
-                self.functions[kernel].0,
-                grid.blocks.as_ptr(),
-                grid.threads.as_ptr(),
-                dynamic_shared_bytes(kernel) as usize,
+                self.functions[kernel.name].0,
+                blocks.as_ptr(),
+                kernel.threads.as_ptr(),
+                kernel.dynamic_shared_bytes as usize,
                 pointers.as_mut_ptr(),
                 bytes.as_ptr(),
                 pointers.len(),

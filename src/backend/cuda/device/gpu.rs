@@ -11,9 +11,10 @@ use cudarc::driver::{
 use cudarc::nvrtc::Ptx;
 
 use super::buffer::{Buffer, Element};
-use super::dynamic_shared::dynamic_shared_bytes;
+use super::kernel::{KernelFile, KernelInfo};
+use super::launch::{Launch, MOST_PARAMETERS};
 use super::streams::{Event, Pinned, Stream};
-use crate::backend::cuda::device::{Argument, Functions, Grid};
+use crate::backend::cuda::device::Functions;
 use crate::error::{Error, Result};
 
 /// Each kernel file's fat binary; empty where the build found no nvcc.
@@ -170,7 +171,7 @@ impl Gpu {
         let serial = std::env::var(SERIAL_LAUNCHES).is_ok_and(|value| value == "1");
         let may_overlap = !serial && capability >= OVERLAP_CAPABILITY && version >= OVERLAP_DRIVER;
         let mut functions = Functions::new();
-        for (file, kernels) in crate::backend::cuda::launchers::FILES {
+        for KernelFile { name: file, kernels } in crate::backend::cuda::launchers::FILES {
             let binary =
                 FAT_BINARIES.iter().find(|(name, _)| name == file).map(|(_, binary)| binary.to_vec());
             let binary = binary.unwrap_or_else(|| panic!("no fat binary of kernels/{file}.cu"));
@@ -178,11 +179,11 @@ impl Gpu {
                 let remedy = "update the driver, or set SCENERANK_CUDA_ARCHS to this GPU's architecture and build again";
                 problem(index, format!("load the kernels: {}; {known}", words(error)), remedy)
             })?;
-            for name in *kernels {
+            for &KernelInfo { name, dynamic_shared_bytes, .. } in *kernels {
                 let function = module.load_function(name).map_err(failed(name, "build again"))?;
                 let through = CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_PTX_VERSION;
                 let ptx = function.get_attribute(through).map_err(failed(name, driver))?;
-                let shared = dynamic_shared_bytes(name) as i32;
+                let shared = dynamic_shared_bytes as i32;
                 if shared > most_shared {
                     let words = format!(
                         "{name} takes {shared} bytes of shared memory, and a block has {most_shared} at most"
@@ -194,7 +195,7 @@ impl Gpu {
                     let most = CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
                     function.set_attribute(most, shared).map_err(failed(name, driver))?;
                 }
-                functions.insert(*name, Function { function, overlaps: may_overlap && ptx >= OVERLAP_PTX });
+                functions.insert(name, Function { function, overlaps: may_overlap && ptx >= OVERLAP_PTX });
             }
         }
         let (stream, copies) = (stream?, copies?);
@@ -220,7 +221,7 @@ impl Gpu {
     pub(crate) fn allocate<T: Element>(&self, len: usize) -> Result<Buffer<T>> {
         // A pointer must be valid even where there is nothing to read.
         // SAFETY: callers write before they read, which is what "unwritten" says.
-        let slice = unsafe { self.stream.alloc::<T>(len.max(1)) }.map_err(|error| {
+        let slice = unsafe { self.stream.alloc::<u8>(len.max(1) * size_of::<T>()) }.map_err(|error| {
             let free = self.context.mem_get_info().map_or(0, |(free, _)| free >> 20);
             problem(
                 self.context.ordinal(),
@@ -247,8 +248,10 @@ impl Gpu {
         self.bind()?;
         // SAFETY: the address is that of a live buffer's part of at least this length; from pageable memory the call
         // returns after it has read the values.
-        unsafe { result::memcpy_htod_async(address, values, self.stream.cu_stream()) }
-            .map_err(self.failed("upload"))
+        unsafe {
+            result::memcpy_htod_async(address, bytemuck::cast_slice::<T, u8>(values), self.stream.cu_stream())
+        }
+        .map_err(self.failed("upload"))
     }
 
     pub(crate) fn copy_on_device(&self, from: u64, to: u64, bytes: usize) -> Result<()> {
@@ -261,9 +264,10 @@ impl Gpu {
     pub(crate) fn download<T: Element>(&self, address: u64, len: usize) -> Result<Vec<T>> {
         self.bind()?;
         let mut values = vec![T::zeroed(); len];
+        let bytes = bytemuck::cast_slice_mut::<T, u8>(&mut values);
         // SAFETY: the address is that of a live buffer's part of this length; the values outlive the copy, which is
         // waited for.
-        unsafe { result::memcpy_dtoh_async(&mut values, address, self.stream.cu_stream()) }
+        unsafe { result::memcpy_dtoh_async(bytes, address, self.stream.cu_stream()) }
             .map_err(self.failed("download"))?;
         self.stream.synchronize().map_err(self.failed("wait"))?;
         Ok(values)
@@ -363,21 +367,16 @@ impl Gpu {
 
     /// # Safety
     /// As for [`super::Device::launch`].
-    pub(crate) unsafe fn launch(&self, kernel: &str, grid: Grid, arguments: &[Argument]) -> Result<()> {
+    pub(crate) unsafe fn launch(&self, launch: Launch<'_>) -> Result<()> {
         self.bind()?;
-        let pointer = |argument: &Argument| -> *mut c_void {
-            let pointer: *const c_void = match argument {
-                Argument::Address(value) => std::ptr::from_ref(value).cast(),
-                Argument::Int(value) => std::ptr::from_ref(value).cast(),
-                Argument::Long(value) => std::ptr::from_ref(value).cast(),
-                Argument::Float(value) => std::ptr::from_ref(value).cast(),
-                Argument::Double(value) => std::ptr::from_ref(value).cast(),
-            };
-            pointer.cast_mut()
-        };
-        let mut pointers: Vec<*mut c_void> = arguments.iter().map(pointer).collect();
-        let ([x, y, z], [tx, ty, tz]) = (grid.blocks, grid.threads);
-        let Function { function, overlaps } = &self.functions[kernel];
+        let Launch { kernel: KernelInfo { name, threads, dynamic_shared_bytes, .. }, blocks, parameters } =
+            launch;
+        let mut pointers = [std::ptr::null_mut::<c_void>(); MOST_PARAMETERS];
+        for (pointer, bytes) in pointers.iter_mut().zip(parameters) {
+            *pointer = bytes.as_ptr().cast_mut().cast();
+        }
+        let ([x, y, z], [tx, ty, tz]) = (blocks, threads);
+        let Function { function, overlaps } = &self.functions[name];
         // What begins the branch follows work of the other stream, what comes after a wait two: neither overlaps.
         let beside = self.branch.taken.load(Ordering::Relaxed);
         let joins = !beside && self.joins.swap(false, Ordering::Relaxed);
@@ -393,7 +392,7 @@ impl Gpu {
             blockDimX: tx,
             blockDimY: ty,
             blockDimZ: tz,
-            sharedMemBytes: dynamic_shared_bytes(kernel),
+            sharedMemBytes: dynamic_shared_bytes,
             hStream: if beside { self.branch.stream.cu_stream() } else { self.stream.cu_stream() },
             attrs: &mut overlap,
             numAttrs: u32::from(*overlaps && !beside && !joins),
@@ -408,6 +407,6 @@ impl Gpu {
             )
         }
         .result()
-        .map_err(|error| self.failed(&format!("{kernel}: launch"))(error))
+        .map_err(|error| self.failed(&format!("{name}: launch"))(error))
     }
 }

@@ -9,7 +9,8 @@ use std::sync::atomic::Ordering;
 
 use cudarc::driver::CudaGraph;
 
-use crate::backend::cuda::device::{Argument, Device, Grid, Kind};
+use crate::backend::cuda::device::launch::OwnedLaunch;
+use crate::backend::cuda::device::{Device, Kind};
 use crate::error::Result;
 
 /// What was recorded.
@@ -22,7 +23,7 @@ pub(crate) enum Recorded {
 
 /// What the emulator records.
 pub(crate) enum Work {
-    Launch { kernel: &'static str, grid: Grid, arguments: Vec<Argument>, on_branch: bool },
+    Launch { launch: OwnedLaunch, on_branch: bool },
     JoinBranch,
     Zero { address: u64, bytes: usize },
 }

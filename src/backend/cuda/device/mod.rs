@@ -6,10 +6,11 @@
 //! (`streams.rs`), and those of a branch, which others may overtake (`on_branch`).
 
 pub mod buffer;
-mod dynamic_shared;
 mod emulator;
 mod gpu;
 pub mod graph;
+pub mod kernel;
+mod launch;
 pub mod nvtx;
 pub mod properties;
 pub mod rows;
@@ -25,6 +26,9 @@ use crate::error::Result;
 use buffer::{Buffer, Element, Memory, Slice, SliceMut};
 use emulator::Emulator;
 use gpu::Gpu;
+pub(crate) use kernel::dimension;
+use kernel::{Blocks, Kernel, KernelArguments, KernelInfo};
+use launch::{Launch, MOST_PARAMETERS};
 use streams::{Event, Pinned, Stream};
 
 /// A device on which kernels run.
@@ -66,19 +70,16 @@ pub enum Argument {
     Double(f64),
 }
 
-/// The most parameters of a kernel, as in the emulator.
-const MOST_ARGUMENTS: usize = 64;
-
 /// The arguments of a launch, in the order of the kernel's parameters; a slice of them. Not on the heap: a step launches
 /// some hundred kernels.
 pub(crate) struct Arguments {
-    list: [Argument; MOST_ARGUMENTS],
+    list: [Argument; MOST_PARAMETERS],
     count: usize,
 }
 
 impl Default for Arguments {
     fn default() -> Self {
-        Arguments { list: [Argument::Int(0); MOST_ARGUMENTS], count: 0 }
+        Arguments { list: [Argument::Int(0); MOST_PARAMETERS], count: 0 }
     }
 }
 
@@ -117,11 +118,6 @@ impl Grid {
     pub fn cover(count: usize, threads: u32) -> Self {
         Grid::rows(count.div_ceil(threads as usize), threads)
     }
-}
-
-/// A number of blocks as the driver takes it.
-pub(crate) fn dimension(blocks: usize) -> u32 {
-    u32::try_from(blocks).expect("a grid of fewer than 2^32 blocks")
 }
 
 impl Device {
@@ -242,20 +238,59 @@ impl Device {
     /// Runs `kernel` after what was called before.
     ///
     /// # Safety
+    /// `A` must be the kernel's argument struct in its source; what its pointers point to must be as long as the kernel
+    /// expects; no other reference may lead to what the kernel writes.
+    pub(crate) unsafe fn launch<A: KernelArguments>(
+        &self,
+        kernel: &Kernel<A>,
+        blocks: Blocks,
+        arguments: &A,
+    ) -> Result<()> {
+        let parameters = [bytemuck::bytes_of(arguments)];
+        // SAFETY: as the caller promises.
+        unsafe {
+            self.launch_bytes(Launch { kernel: kernel.info(), blocks: blocks.0, parameters: &parameters })
+        }
+    }
+
+    /// # Safety
+    /// As for [`Device::launch`].
+    unsafe fn launch_bytes(&self, launch: Launch<'_>) -> Result<()> {
+        match &self.kind {
+            // SAFETY: as the caller promises.
+            Kind::Gpu(gpu) => unsafe { gpu.launch(launch) },
+            // SAFETY: as the caller promises; the emulator checks the sizes.
+            Kind::Emulated(emulator) => unsafe { emulator.launch(launch) },
+        }
+    }
+
+    /// Runs a kernel that takes its parameters one by one.
+    ///
+    /// # Safety
     /// The arguments must be those of the kernel in its source: their order, widths, and lengths of what pointers
     /// point to; and no other reference may lead to what it writes.
-    pub(crate) unsafe fn launch(
+    pub(crate) unsafe fn launch_positional(
         &self,
         kernel: &'static str,
         grid: Grid,
         arguments: &[Argument],
     ) -> Result<()> {
-        match &self.kind {
-            // SAFETY: as the caller promises.
-            Kind::Gpu(gpu) => unsafe { gpu.launch(kernel, grid, arguments) },
-            // SAFETY: as the caller promises; the emulator checks number and widths.
-            Kind::Emulated(emulator) => unsafe { emulator.launch(kernel, grid, arguments) },
+        let mut parameters: [&[u8]; MOST_PARAMETERS] = [&[]; MOST_PARAMETERS];
+        for (bytes, argument) in parameters.iter_mut().zip(arguments) {
+            *bytes = match argument {
+                Argument::Address(value) => bytemuck::bytes_of(value),
+                Argument::Int(value) => bytemuck::bytes_of(value),
+                Argument::Long(value) => bytemuck::bytes_of(value),
+                Argument::Float(value) => bytemuck::bytes_of(value),
+                Argument::Double(value) => bytemuck::bytes_of(value),
+            };
         }
+        let dynamic_shared_bytes = crate::backend::cuda::launchers::linear::dynamic_shared_bytes(kernel);
+        let kernel =
+            KernelInfo { name: kernel, threads: grid.threads, dynamic_shared_bytes, arguments: None };
+        let parameters = &parameters[..arguments.len()];
+        // SAFETY: as the caller promises.
+        unsafe { self.launch_bytes(Launch { kernel, blocks: grid.blocks, parameters }) }
     }
 }
 

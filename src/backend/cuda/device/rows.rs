@@ -1,6 +1,7 @@
 //! Numbers of rows that kernels read from the device's memory, so that one captured launch serves batches of every size.
 
 use super::buffer::Slice;
+use super::kernel::Pointer;
 use crate::backend::cuda::device::Argument;
 
 /// The rows that a launch works on: nodes, edges, types that occur, graphs or triples.
@@ -14,6 +15,14 @@ pub struct Rows<'a> {
 }
 
 impl From<Rows<'_>> for Argument {
+    /// The address of the count.
+    fn from(rows: Rows<'_>) -> Self {
+        assert_eq!(rows.count.len(), 1, "one number of rows");
+        rows.count.into()
+    }
+}
+
+impl From<Rows<'_>> for Pointer<i32> {
     /// The address of the count.
     fn from(rows: Rows<'_>) -> Self {
         assert_eq!(rows.count.len(), 1, "one number of rows");

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use cudarc::driver::{CudaEvent, DriverError, PinnedHostSlice};
 
 use super::buffer::HostMemory;
-use crate::backend::cuda::device::Argument;
+use super::launch::Launch;
 
 /// Where an event is recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,16 +140,15 @@ impl EmulatedStreams {
         }
     }
 
-    pub(crate) fn launch(&mut self, arguments: &[Argument]) {
+    pub(crate) fn launch(&mut self, launch: &Launch<'_>) {
         self.launches += 1;
-        for argument in arguments {
-            let Argument::Address(address) = *argument else { continue };
+        launch.for_each_address(|address| {
             for (&start, destination) in &mut self.destinations {
                 if (start..start + destination.bytes).contains(&address) {
                     destination.last_launch = self.launches;
                 }
             }
-        }
+        });
     }
 
     /// Says so where a launch may still be reading the destination.

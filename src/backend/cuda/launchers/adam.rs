@@ -1,16 +1,87 @@
 //! adam: one step over flat arrays, and the weights' copy in bf16 (`kernels/adam.cu`, [`crate::optimizer`]).
 
-use super::weight_copy::WeightCopy;
+use bytemuck::Zeroable;
+use half::bf16;
+
+use super::weight_copy::{WeightCopy, WeightSegment};
 use crate::backend::cuda::device::buffer::{Buffer, Slice, SliceMut};
-use crate::backend::cuda::device::{Argument, Arguments, Device, Grid, check_len};
+use crate::backend::cuda::device::kernel::{
+    Blocks, Kernel, KernelFile, Pointer, PointerMut, int, kernel_arguments,
+};
+use crate::backend::cuda::device::{Device, check_len};
 use crate::error::Result;
 use crate::optimizer::{Adam, Part};
 
-pub(crate) const KERNELS: &[&str] = &["adam_step", "weight_copy"];
+kernel_arguments! {
+    /// Where new weights are copied to; null pointers for nowhere.
+    struct CopyArguments {
+        /// The weights in bf16.
+        values: PointerMut<bf16>,
+        /// `[segment_count]`, ascending: where they lie.
+        segments: Pointer<WeightSegment>,
+        segment_count: i32,
+        reserved: i32,
+    }
+
+    struct AdamStep {
+        /// `[end]`, updated from `begin` on; so are both moments.
+        values: PointerMut<f32>,
+        first: PointerMut<f32>,
+        second: PointerMut<f32>,
+        gradients: Pointer<f32>,
+        /// `[1]`: number of steps done.
+        steps: PointerMut<u64>,
+        /// `[1]`: number of blocks that have read `steps`; null if this is not the step's last part.
+        ticket: PointerMut<i32>,
+        copy: CopyArguments,
+        learning_rate: f64,
+        beta1: f64,
+        beta2: f64,
+        begin: i32,
+        end: i32,
+        epsilon: f32,
+        reserved: i32,
+    }
+
+    struct CopyWeights {
+        copy: CopyArguments,
+        /// `[count]`: the parameters.
+        values: Pointer<f32>,
+        count: i32,
+        reserved: i32,
+    }
+}
 
 const THREADS: u32 = 256;
 /// Values of a thread.
 const VALUES_EACH: usize = 4;
+
+const ADAM_STEP: Kernel<AdamStep> = Kernel::new("adam_step", [THREADS, 1, 1]);
+const WEIGHT_COPY: Kernel<CopyWeights> = Kernel::new("weight_copy", [THREADS, 1, 1]);
+
+/// The kernels of `kernels/adam.cu`.
+pub(crate) const FILE: KernelFile =
+    KernelFile { name: "adam", kernels: &[ADAM_STEP.info(), WEIGHT_COPY.info()] };
+
+impl CopyArguments {
+    /// Into `copy`, of `count` parameters.
+    #[track_caller]
+    fn new(copy: &mut WeightCopy, count: usize) -> Self {
+        copy.check(count);
+        let (mut values, segments) = copy.parts();
+        CopyArguments {
+            values: (&mut values).into(),
+            segment_count: int(segments.len()),
+            segments: segments.into(),
+            reserved: 0,
+        }
+    }
+
+    /// Into nothing.
+    fn none() -> Self {
+        Zeroable::zeroed()
+    }
+}
 
 /// How many steps are done, where kernels read it and move it on.
 pub struct Steps {
@@ -68,41 +139,38 @@ pub fn adam_step(
     check_len("adam_step: gradients", gradients.len(), count);
     check_len("adam_step: parameters", count, range.end);
     let (mut done, mut ticket) = (steps.done.slice_mut(0..1), steps.ticket.slice_mut(0..1));
-    let arguments = Arguments::default().add(&mut values).add(&mut first).add(&mut second).add(gradients);
-    let arguments = arguments.add(&mut done);
-    let arguments = match ends_step {
-        true => arguments.add(&mut ticket),
-        false => arguments.add(Argument::Address(0)),
-    };
-    let arguments = arguments.add(range.start).add(range.end);
-    let rates = [adam.learning_rate, adam.beta1, adam.beta2];
-    let arguments =
-        rates.into_iter().fold(arguments, |arguments, rate| arguments.add(Argument::Double(rate)));
-    let arguments = arguments.add(adam.epsilon as f32);
-    let arguments = match copy {
-        Some(copy) => {
-            copy.check(count);
-            let (mut values, segments, segment_count) = copy.parts();
-            arguments.add(&mut values).add(segments).add(segment_count)
-        }
-        None => arguments.add(Argument::Address(0)).add(Argument::Address(0)).add(0usize),
+    let arguments = AdamStep {
+        values: (&mut values).into(),
+        first: (&mut first).into(),
+        second: (&mut second).into(),
+        gradients: gradients.into(),
+        steps: (&mut done).into(),
+        ticket: ends_step.then_some(&mut ticket).into(),
+        copy: copy.map_or_else(CopyArguments::none, |copy| CopyArguments::new(copy, count)),
+        learning_rate: adam.learning_rate,
+        beta1: adam.beta1,
+        beta2: adam.beta2,
+        begin: int(range.start),
+        end: int(range.end),
+        epsilon: adam.epsilon as f32,
+        reserved: 0,
     };
     // A step of no values is one too.
-    let grid = Grid::cover(range.len().div_ceil(VALUES_EACH).max(1), THREADS);
-    // SAFETY: as in kernels/adam.cu; lengths were checked, and a copy's segments lie within both arrays; what is written is
-    // borrowed mutably.
-    unsafe { device.launch("adam_step", grid, &arguments) }
+    let blocks = Blocks::cover(range.len().div_ceil(VALUES_EACH).max(1), &ADAM_STEP);
+    // SAFETY: lengths were checked, and a copy's segments lie within both arrays; what is written is borrowed mutably.
+    unsafe { device.launch(&ADAM_STEP, blocks, &arguments) }
 }
 
-/// The whole of `copy`, from the parameters `values` as they are.
+/// Fills all of `copy` from the parameters `values`.
 pub fn weight_copy(device: &Device, copy: &mut WeightCopy, values: Slice<'_, f32>) -> Result<()> {
     let count = values.len();
     copy.check(count);
     if count == 0 {
         return Ok(());
     }
-    let (mut to, segments, segment_count) = copy.parts();
-    let arguments = [(&mut to).into(), values.into(), segments.into(), segment_count.into(), count.into()];
-    // SAFETY: as in kernels/adam.cu; the segments lie within both arrays; the copy is borrowed mutably.
-    unsafe { device.launch("weight_copy", Grid::cover(count.div_ceil(VALUES_EACH), THREADS), &arguments) }
+    let copy = CopyArguments::new(copy, count);
+    let arguments = CopyWeights { copy, values: values.into(), count: int(count), reserved: 0 };
+    let blocks = Blocks::cover(count.div_ceil(VALUES_EACH), &WEIGHT_COPY);
+    // SAFETY: the segments lie within both arrays; the copy is borrowed mutably.
+    unsafe { device.launch(&WEIGHT_COPY, blocks, &arguments) }
 }

@@ -1,29 +1,140 @@
 //! batch_norm: statistics, relu(norm(z)) and their backward (`kernels/batch_norm.cu`).
 
-use super::stored::{StoredElement, stored_kernel, stored_kernels};
-use crate::backend::cuda::device::buffer::{Buffer, Slice, SliceMut};
+use bytemuck::Zeroable;
+use half::bf16;
+
+use super::norm_arguments::{
+    NormArguments, NormBackwardArguments, NormGradientArguments, StatisticsArguments,
+};
+use super::stored::{StoredElement, stored_kernel};
+use crate::backend::cuda::device::buffer::{Buffer, Element, Slice, SliceMut};
+use crate::backend::cuda::device::kernel::{
+    Blocks, Kernel, KernelFile, Pointer, PointerMut, int, kernel_arguments,
+};
 use crate::backend::cuda::device::rows::Rows;
-use crate::backend::cuda::device::{Argument, Arguments, Device, Grid, check_len, dimension};
+use crate::backend::cuda::device::{Argument, Arguments, Device, check_len};
 use crate::error::Result;
 
-pub(crate) const KERNELS: &[&str] = stored_kernels![
-    "batch_norm_relu",
-    "batch_norm_mask",
-    "batch_norm_backward_sums",
-    "batch_norm_backward";
-    "batch_norm_running_statistics",
-    "batch_norm_no_statistics"
-];
+kernel_arguments! {
+    struct BatchNormRunningStatistics {
+        /// `[columns]`, written; so is `rstd`.
+        mean: PointerMut<f32>,
+        rstd: PointerMut<f32>,
+        /// `[columns]`.
+        running_mean: Pointer<f32>,
+        running_var: Pointer<f32>,
+        columns: i32,
+        reserved: i32,
+    }
 
-/// As in the kernel: columns and rows of a block.
+    struct BatchNormNoStatistics {
+        /// `[columns]`, written; so is `rstd`.
+        mean: PointerMut<f32>,
+        rstd: PointerMut<f32>,
+        columns: i32,
+        reserved: i32,
+    }
+
+    struct BatchNormRelu<T> {
+        /// `[R, columns]`, written.
+        y: PointerMut<T>,
+        /// `[R, columns]`.
+        z: Pointer<T>,
+        norm: NormArguments,
+        /// `[1]`: R.
+        row_count: Pointer<i32>,
+        columns: i32,
+        y_stride: i32,
+        z_stride: i32,
+        reserved: i32,
+    }
+
+    struct BatchNormMask<T> {
+        /// `[rows, columns]` without padding, written.
+        mask: PointerMut<u8>,
+        /// `[rows, columns]`.
+        z: Pointer<T>,
+        norm: NormArguments,
+        rows: i32,
+        columns: i32,
+        stride: i32,
+        reserved: i32,
+    }
+
+    struct BatchNormBackwardSums<T> {
+        /// `[R, columns]`.
+        d_y: Pointer<T>,
+        /// `[R, columns]`.
+        z: Pointer<T>,
+        norm: NormArguments,
+        gradient: NormGradientArguments,
+        /// `[1]`: R.
+        row_count: Pointer<i32>,
+        columns: i32,
+        stride: i32,
+    }
+
+    struct BatchNormBackward<T> {
+        /// `[R, columns]`: the gradient with respect to relu(norm(z)) becomes the one with respect to z.
+        d: PointerMut<T>,
+        through: NormBackwardArguments<T>,
+        /// `[1]`: R.
+        row_count: Pointer<i32>,
+        columns: i32,
+        stride: i32,
+    }
+}
+
+/// Columns and rows of a block, and threads of blocks, as in the kernels.
 const STRIP: usize = 32;
 const ROW_LANES: u32 = 8;
 const COLUMN_THREADS: u32 = 128;
 const THREADS: u32 = 256;
+/// The block of a kernel that sums columns (`kernels/strip_sums.cuh`).
+pub(crate) const STRIP_THREADS: [u32; 3] = [STRIP as u32, ROW_LANES, 1];
+
+const RUNNING_STATISTICS: Kernel<BatchNormRunningStatistics> =
+    Kernel::new("batch_norm_running_statistics", [COLUMN_THREADS, 1, 1]);
+const NO_STATISTICS: Kernel<BatchNormNoStatistics> =
+    Kernel::new("batch_norm_no_statistics", [COLUMN_THREADS, 1, 1]);
+
+impl<T: StoredElement> BatchNormRelu<T> {
+    const KERNEL: Kernel<Self> = Kernel::new(stored_kernel!("batch_norm_relu", T), [THREADS, 1, 1]);
+}
+
+impl<T: StoredElement> BatchNormMask<T> {
+    const KERNEL: Kernel<Self> = Kernel::new(stored_kernel!("batch_norm_mask", T), [THREADS, 1, 1]);
+}
+
+impl<T: StoredElement> BatchNormBackwardSums<T> {
+    const KERNEL: Kernel<Self> = Kernel::new(stored_kernel!("batch_norm_backward_sums", T), STRIP_THREADS);
+}
+
+impl<T: StoredElement> BatchNormBackward<T> {
+    const KERNEL: Kernel<Self> = Kernel::new(stored_kernel!("batch_norm_backward", T), [THREADS, 1, 1]);
+}
+
+/// The kernels of `kernels/batch_norm.cu`.
+pub(crate) const FILE: KernelFile = KernelFile {
+    name: "batch_norm",
+    kernels: &[
+        RUNNING_STATISTICS.info(),
+        NO_STATISTICS.info(),
+        BatchNormRelu::<f32>::KERNEL.info(),
+        BatchNormRelu::<bf16>::KERNEL.info(),
+        BatchNormMask::<f32>::KERNEL.info(),
+        BatchNormMask::<bf16>::KERNEL.info(),
+        BatchNormBackwardSums::<f32>::KERNEL.info(),
+        BatchNormBackwardSums::<bf16>::KERNEL.info(),
+        BatchNormBackward::<f32>::KERNEL.info(),
+        BatchNormBackward::<bf16>::KERNEL.info(),
+    ],
+};
+
 /// Columns of a thread.
 const COLUMNS_EACH: usize = 4;
 
-/// As in `kernels/column_sums.cuh`: rows of a chunk, chunks of a group.
+/// Rows of a chunk, and chunks of a group, as in `kernels/column_sums.cuh`.
 pub const CHUNK_ROWS: usize = 64;
 const GROUP_CHUNKS: usize = 32;
 
@@ -184,6 +295,80 @@ impl Sums {
     }
 }
 
+/// The address of all of a buffer.
+fn whole<T: Element>(buffer: &mut Buffer<T>) -> PointerMut<T> {
+    let len = buffer.len();
+    (&mut buffer.slice_mut(0..len)).into()
+}
+
+impl From<Norm<'_>> for NormArguments {
+    fn from(norm: Norm<'_>) -> Self {
+        let Norm { mean, rstd, weight, bias } = norm;
+        NormArguments { mean: mean.into(), rstd: rstd.into(), weight: weight.into(), bias: bias.into() }
+    }
+}
+
+impl<T: StoredElement> From<&NormBackward<'_, T>> for NormBackwardArguments<T> {
+    fn from(of: &NormBackward<'_, T>) -> Self {
+        NormBackwardArguments { z: of.z.into(), norm: of.norm.into(), terms: of.terms.into() }
+    }
+}
+
+impl StatisticsArguments {
+    /// For statistics of up to `rows` rows; null where none are wanted.
+    pub(crate) fn new(
+        device: &Device,
+        statistics: Option<BatchStatistics<'_>>,
+        rows: usize,
+        columns: usize,
+    ) -> Result<Self> {
+        let Some(BatchStatistics { mut to, mut running_mean, mut running_var, sums }) = statistics else {
+            return Ok(Zeroable::zeroed());
+        };
+        check_len("batch_norm: mean", to.mean.len(), columns);
+        check_len("batch_norm: rstd", to.rstd.len(), columns);
+        check_len("batch_norm: running_mean", running_mean.len(), columns);
+        check_len("batch_norm: running_var", running_var.len(), columns);
+        sums.reserve(device, rows, columns)?;
+        Ok(StatisticsArguments {
+            partials: whole(&mut sums.partials),
+            groups: whole(&mut sums.groups),
+            tickets: whole(&mut sums.tickets),
+            mean: (&mut to.mean).into(),
+            rstd: (&mut to.rstd).into(),
+            running_mean: (&mut running_mean).into(),
+            running_var: (&mut running_var).into(),
+        })
+    }
+}
+
+impl NormGradientArguments {
+    /// For sums over up to `rows` rows; null where none are wanted.
+    pub(crate) fn new(
+        device: &Device,
+        gradient: Option<NormGradient<'_>>,
+        rows: usize,
+        columns: usize,
+    ) -> Result<Self> {
+        let Some(NormGradient { mut weight, mut bias, batch_statistics, sums }) = gradient else {
+            return Ok(Zeroable::zeroed());
+        };
+        check_len("batch_norm: d_weight", weight.len(), columns);
+        check_len("batch_norm: d_bias", bias.len(), columns);
+        sums.reserve(device, rows, columns)?;
+        Ok(NormGradientArguments {
+            partials: whole(&mut sums.partials),
+            groups: whole(&mut sums.groups),
+            tickets: whole(&mut sums.tickets),
+            d_weight: (&mut weight).into(),
+            d_bias: (&mut bias).into(),
+            terms: (&mut sums.terms.slice_mut(0..2 * columns)).into(),
+            batch_statistics: batch_statistics.into(),
+            reserved: 0,
+        })
+    }
+}
+
 impl Arguments {
     /// A `ColumnMemory`: of sums over up to `rows` rows, or null where none are wanted.
     fn add_sums(self, device: &Device, sums: Option<&mut Sums>, rows: usize, columns: usize) -> Result<Self> {
@@ -237,20 +422,19 @@ impl Arguments {
     }
 }
 
-/// At least one block for each strip, for what there is without rows.
-pub(crate) fn strips(rows: usize, columns: usize) -> Grid {
-    let blocks = [columns.div_ceil(STRIP), rows.div_ceil(CHUNK_ROWS).max(1), 1].map(dimension);
-    Grid { blocks, threads: [STRIP as u32, ROW_LANES, 1] }
+/// Blocks of strips of columns and chunks of rows; at least one for each strip, since without rows there are sums too.
+pub(crate) fn strips(rows: usize, columns: usize) -> Blocks {
+    Blocks::new(columns.div_ceil(STRIP), rows.div_ceil(CHUNK_ROWS).max(1), 1)
 }
 
-/// A thread for four columns of each row.
-fn by_fours(rows: usize, columns: usize) -> Grid {
+/// Blocks with a thread for four columns of each row.
+fn by_fours<A>(rows: usize, columns: usize, kernel: &Kernel<A>) -> Blocks {
     let threads = rows * columns.div_ceil(COLUMNS_EACH);
     assert!(u32::try_from(threads).is_ok(), "kernels count their threads in 32 bits");
-    Grid::cover(threads, THREADS)
+    Blocks::cover(threads, kernel)
 }
 
-/// The running statistics into `to`.
+/// Writes the running statistics to `to`.
 pub fn batch_norm_running_statistics(
     device: &Device,
     to: &mut Statistics<'_>,
@@ -261,29 +445,30 @@ pub fn batch_norm_running_statistics(
     check_len("batch_norm: rstd", to.rstd.len(), columns);
     check_len("batch_norm: running_mean", running_mean.len(), columns);
     check_len("batch_norm: running_var", running_var.len(), columns);
-    let arguments = [
-        (&mut to.mean).into(),
-        (&mut to.rstd).into(),
-        running_mean.into(),
-        running_var.into(),
-        columns.into(),
-    ];
-    // SAFETY: as in kernels/batch_norm.cu; lengths were checked; `to` is borrowed mutably.
-    unsafe {
-        device.launch("batch_norm_running_statistics", Grid::cover(columns, COLUMN_THREADS), &arguments)
-    }
+    let arguments = BatchNormRunningStatistics {
+        mean: (&mut to.mean).into(),
+        rstd: (&mut to.rstd).into(),
+        running_mean: running_mean.into(),
+        running_var: running_var.into(),
+        columns: int(columns),
+        reserved: 0,
+    };
+    let blocks = Blocks::cover(columns, &RUNNING_STATISTICS);
+    // SAFETY: lengths were checked; only `to` is written, which is borrowed mutably.
+    unsafe { device.launch(&RUNNING_STATISTICS, blocks, &arguments) }
 }
 
-/// Without batch norm: 0 and 1 into `to`.
+/// Writes the statistics of a block without batch norm, 0 and 1, to `to`.
 pub fn batch_norm_no_statistics(device: &Device, to: &mut Statistics<'_>) -> Result<()> {
     let columns = to.mean.len();
     check_len("batch_norm: rstd", to.rstd.len(), columns);
-    let arguments = [(&mut to.mean).into(), (&mut to.rstd).into(), columns.into()];
-    // SAFETY: as in kernels/batch_norm.cu; lengths were checked; `to` is borrowed mutably.
-    unsafe { device.launch("batch_norm_no_statistics", Grid::cover(columns, COLUMN_THREADS), &arguments) }
+    let (mean, rstd) = ((&mut to.mean).into(), (&mut to.rstd).into());
+    let arguments = BatchNormNoStatistics { mean, rstd, columns: int(columns), reserved: 0 };
+    // SAFETY: lengths were checked; only `to` is written, which is borrowed mutably.
+    unsafe { device.launch(&NO_STATISTICS, Blocks::cover(columns, &NO_STATISTICS), &arguments) }
 }
 
-/// `y [R, C] = relu(norm(z))`, of rows of z `z_stride` apart.
+/// Writes `y [R, C] = relu(norm(z))`; rows of z lie `z_stride` apart.
 pub fn batch_norm_relu<T: StoredElement>(
     device: &Device,
     y: &mut SliceMut<'_, T>,
@@ -299,13 +484,22 @@ pub fn batch_norm_relu<T: StoredElement>(
     norm.check(columns);
     check_len("batch_norm_relu: y", y.len(), rows.bound * T::stride(columns));
     check_len("batch_norm_relu: z", z.len(), (rows.bound - 1) * z_stride + columns);
-    let arguments = Arguments::default().add(y).add(z).add_norm(norm).add(T::stride(columns)).add(z_stride);
-    let arguments = arguments.add(rows).add(columns);
-    // SAFETY: as in kernels/batch_norm.cu; lengths were checked; y is borrowed mutably.
-    unsafe { device.launch(stored_kernel!("batch_norm_relu", T), by_fours(rows.bound, columns), &arguments) }
+    let arguments = BatchNormRelu {
+        y: y.into(),
+        z: z.into(),
+        norm: norm.into(),
+        row_count: rows.into(),
+        columns: int(columns),
+        y_stride: int(T::stride(columns)),
+        z_stride: int(z_stride),
+        reserved: 0,
+    };
+    let kernel = BatchNormRelu::KERNEL;
+    // SAFETY: lengths were checked; only y is written, which is borrowed mutably.
+    unsafe { device.launch(&kernel, by_fours(rows.bound, columns, &kernel), &arguments) }
 }
 
-/// `mask [R, C]`: 1 where the ReLU passes norm(z).
+/// Writes `mask [R, C]`: 1 where the ReLU passes norm(z), 0 elsewhere.
 pub fn batch_norm_mask<T: StoredElement>(
     device: &Device,
     mask: &mut SliceMut<'_, u8>,
@@ -320,15 +514,22 @@ pub fn batch_norm_mask<T: StoredElement>(
     norm.check(columns);
     check_len("batch_norm_mask: mask", mask.len(), rows * columns);
     check_len("batch_norm_mask: z", z.len(), rows * T::stride(columns));
-    let arguments = Arguments::default().add(mask).add(z).add_norm(norm);
-    let arguments = arguments.add(T::stride(columns)).add(rows).add(columns);
-    let grid = Grid::cover(rows * columns, THREADS);
-    // SAFETY: as in kernels/batch_norm.cu; lengths were checked; mask is borrowed mutably.
-    unsafe { device.launch(stored_kernel!("batch_norm_mask", T), grid, &arguments) }
+    let arguments = BatchNormMask {
+        mask: mask.into(),
+        z: z.into(),
+        norm: norm.into(),
+        rows: int(rows),
+        columns: int(columns),
+        stride: int(T::stride(columns)),
+        reserved: 0,
+    };
+    let kernel = BatchNormMask::KERNEL;
+    // SAFETY: lengths were checked; only the mask is written, which is borrowed mutably.
+    unsafe { device.launch(&kernel, Blocks::cover(rows * columns, &kernel), &arguments) }
 }
 
-/// The first part of the backward of relu(norm(z)), given the gradient `d [R, C]` by its output: the gradients of weight
-/// and bias, and what the second part subtracts, in a pass over d and z.
+/// The first part of the backward of relu(norm(z)), given the gradient `d [R, C]` with respect to its output: the gradients
+/// with respect to weight and bias, and the terms that the second part subtracts, in one pass over d and z.
 pub fn batch_norm_backward_sums<T: StoredElement>(
     device: &Device,
     gradient: NormGradient<'_>,
@@ -341,12 +542,17 @@ pub fn batch_norm_backward_sums<T: StoredElement>(
     norm.check(columns);
     check_len("batch_norm_backward: d", d.len(), rows.bound * T::stride(columns));
     check_len("batch_norm_backward: z", z.len(), rows.bound * T::stride(columns));
-    let arguments = Arguments::default().add_norm_gradient(device, Some(gradient), rows.bound, columns)?;
-    let arguments = arguments.add(d).add(z).add_norm(norm).add(T::stride(columns)).add(rows).add(columns);
-    let (kernel, grid) = (stored_kernel!("batch_norm_backward_sums", T), strips(rows.bound, columns));
-    // SAFETY: as in kernels/batch_norm.cu; lengths were checked, the sums have room; all that is written is borrowed
-    // mutably.
-    unsafe { device.launch(kernel, grid, &arguments) }
+    let arguments = BatchNormBackwardSums {
+        d_y: d.into(),
+        z: z.into(),
+        norm: norm.into(),
+        gradient: NormGradientArguments::new(device, Some(gradient), rows.bound, columns)?,
+        row_count: rows.into(),
+        columns: int(columns),
+        stride: int(T::stride(columns)),
+    };
+    // SAFETY: lengths were checked, and the sums have room; all that is written is borrowed mutably.
+    unsafe { device.launch(&BatchNormBackwardSums::KERNEL, strips(rows.bound, columns), &arguments) }
 }
 
 /// The second part in a launch of its own: d becomes d_z.
@@ -360,9 +566,15 @@ pub fn batch_norm_backward<T: StoredElement>(
         return Ok(());
     }
     let columns = of.columns();
-    let arguments = Arguments::default().add_norm_backward(of);
-    let arguments = arguments.add(T::stride(columns)).add(rows).add(columns);
-    let (kernel, grid) = (stored_kernel!("batch_norm_backward", T), by_fours(rows.bound, columns));
-    // SAFETY: as in kernels/batch_norm.cu; lengths were checked; d is borrowed mutably.
-    unsafe { device.launch(kernel, grid, &arguments) }
+    let through = NormBackwardArguments::from(&*of);
+    let arguments = BatchNormBackward {
+        d: (&mut of.d).into(),
+        through,
+        row_count: rows.into(),
+        columns: int(columns),
+        stride: int(T::stride(columns)),
+    };
+    let kernel = BatchNormBackward::KERNEL;
+    // SAFETY: lengths were checked; only d is written, which is borrowed mutably.
+    unsafe { device.launch(&kernel, by_fours(rows.bound, columns, &kernel), &arguments) }
 }

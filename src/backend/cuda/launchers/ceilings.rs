@@ -29,7 +29,7 @@ pub fn ceiling_fma(
     let (grid, threads) = whole_blocks(sums);
     let arguments = [sums.into(), factor.into(), addend.into(), steps.into()];
     // SAFETY: as in kernels/ceilings.cu; each thread writes its own number of `sums`, which is borrowed mutably.
-    unsafe { device.launch("ceiling_fma", grid, &arguments) }?;
+    unsafe { device.launch_positional("ceiling_fma", grid, &arguments) }?;
     Ok((2 * FMA_CHAINS * steps * threads) as u64)
 }
 
@@ -46,7 +46,7 @@ pub fn ceiling_mma(
     let fragment = |value: f32| Argument::Int(bf16_pair(value) as i32);
     let arguments = [sums.into(), fragment(a), fragment(b), steps.into()];
     // SAFETY: as in kernels/ceilings.cu; each thread writes its own number of `sums`, which is borrowed mutably.
-    unsafe { device.launch("ceiling_mma", grid, &arguments) }?;
+    unsafe { device.launch_positional("ceiling_mma", grid, &arguments) }?;
     let products = MMA_SHAPE.iter().product::<usize>();
     Ok((2 * products * MMA_CHAINS * steps * (threads / WARP_LANES)) as u64)
 }

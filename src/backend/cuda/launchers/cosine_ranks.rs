@@ -1,31 +1,54 @@
-//! cosine_ranks: at which rank each query finds its own image (`kernels/cosine_ranks.cu`).
+//! cosine_ranks: the rank at which each query finds its own image (`kernels/cosine_ranks.cu`).
 
 use super::inner_products::{SIDE, THREADS};
 use crate::backend::cuda::device::buffer::{Slice, SliceMut};
-use crate::backend::cuda::device::{Device, Grid, check_len};
+use crate::backend::cuda::device::kernel::{
+    Blocks, Kernel, KernelFile, Pointer, PointerMut, int, kernel_arguments,
+};
+use crate::backend::cuda::device::{Device, check_len};
 use crate::error::Result;
 
-pub(crate) const KERNELS: &[&str] = &["cosine_ranks"];
+kernel_arguments! {
+    struct CosineRanks {
+        /// `[query_count]`, added to.
+        ranks: PointerMut<i32>,
+        /// `[query_count, width]`.
+        queries: Pointer<f32>,
+        /// `[rows, width]`.
+        index: Pointer<f32>,
+        /// `[query_count] -> row of index`.
+        truth: Pointer<i32>,
+        query_count: i32,
+        rows: i32,
+        width: i32,
+        reserved: i32,
+    }
+}
 
-/// As in the kernel: rows that one block goes through.
+/// Rows that one block goes through, as in the kernel.
 const PART_ROWS: usize = 8 * SIDE;
 
-/// What is ranked.
+const COSINE_RANKS: Kernel<CosineRanks> = Kernel::new("cosine_ranks", [THREADS, 1, 1]);
+
+/// The kernel of `kernels/cosine_ranks.cu`.
+pub(crate) const FILE: KernelFile = KernelFile { name: "cosine_ranks", kernels: &[COSINE_RANKS.info()] };
+
+/// Queries, and the rows that they are ranked among.
 #[derive(Clone, Copy, Debug)]
 pub struct Queries<'a> {
-    /// `[Q, D]`.
+    /// `[Q, D]` queries.
     pub queries: Slice<'a, f32>,
-    /// `[n, D]`.
+    /// `[n, D]` rows that are searched.
     pub index: Slice<'a, f32>,
-    /// `[Q] -> row of index`, below n.
+    /// `[Q] -> row of index`: the true row of each query, below n.
     pub truth: Slice<'a, i32>,
-    /// n.
+    /// n: number of rows.
     pub rows: usize,
-    /// D.
+    /// D: width of a row.
     pub width: usize,
 }
 
-/// `ranks [Q]`, from 1: the rows whose inner product with the query is at least that of its true row.
+/// Writes `ranks [Q]`, from 1: the number of rows whose inner product with the query is at least that of its true row.
 pub fn cosine_ranks(device: &Device, ranks: &mut SliceMut<'_, i32>, of: Queries<'_>) -> Result<()> {
     let count = ranks.len();
     check_len("cosine_ranks: queries", of.queries.len(), count * of.width);
@@ -35,24 +58,25 @@ pub fn cosine_ranks(device: &Device, ranks: &mut SliceMut<'_, i32>, of: Queries<
     if count == 0 {
         return Ok(());
     }
-    // Blocks add their counts.
+    // Blocks add to the ranks.
     device.zero(ranks.slice_mut(0..count))?;
     let blocks = count.div_ceil(SIDE) * of.rows.div_ceil(PART_ROWS);
-    let arguments = [
-        ranks.into(),
-        of.queries.into(),
-        of.index.into(),
-        of.truth.into(),
-        count.into(),
-        of.rows.into(),
-        of.width.into(),
-    ];
-    // SAFETY: as in kernels/cosine_ranks.cu; lengths were checked, and that true rows exist is what `truth` says; the
-    // ranks are borrowed mutably and alone written.
-    unsafe { device.launch("cosine_ranks", Grid::rows(blocks, THREADS), &arguments) }
+    let arguments = CosineRanks {
+        ranks: ranks.into(),
+        queries: of.queries.into(),
+        index: of.index.into(),
+        truth: of.truth.into(),
+        query_count: int(count),
+        rows: int(of.rows),
+        width: int(of.width),
+        reserved: 0,
+    };
+    // SAFETY: lengths were checked, and true rows exist, as `truth` promises; only `ranks` is written, which is borrowed
+    // mutably.
+    unsafe { device.launch(&COSINE_RANKS, Blocks::rows(blocks), &arguments) }
 }
 
-/// The same with the true rows on the host, all below `rows`.
+/// The ranks for true rows that are on the host, all below `rows`.
 pub(crate) fn ranks_of_rows(
     device: &Device,
     queries: Slice<'_, f32>,

@@ -3,22 +3,60 @@
 use std::ops::Range;
 
 use crate::backend::cuda::device::buffer::{Slice, SliceMut};
-use crate::backend::cuda::device::{Argument, Device, Grid, check_len};
+use crate::backend::cuda::device::kernel::{
+    Blocks, Kernel, KernelFile, Pointer, PointerMut, int, kernel_arguments,
+};
+use crate::backend::cuda::device::{Device, check_len};
 use crate::batch::triples::Sampling;
 use crate::error::Result;
 
-pub(crate) const KERNELS: &[&str] = &["draw_random", "draw_probability", "draw_reject"];
+kernel_arguments! {
+    struct DrawTriples {
+        /// `[count] -> image`, written.
+        positive: PointerMut<i32>,
+        /// `[count] -> image`, written.
+        negative: PointerMut<i32>,
+        /// `[count]`, written.
+        similarity_positive: PointerMut<f32>,
+        /// `[count]`, written.
+        similarity_negative: PointerMut<f32>,
+        /// `[count] -> image`.
+        anchors: Pointer<i32>,
+        /// `[all images, width]`.
+        caption_vectors: Pointer<f32>,
+        count: i32,
+        first: i32,
+        images: i32,
+        width: i32,
+        seed_low: u32,
+        seed_high: u32,
+        epoch: u32,
+        reserved: i32,
+    }
+}
 
+/// Threads of a block, as in the kernels.
 const THREADS: u32 = 128;
+const WARP_LANES: usize = 32;
 
-/// Whose triples, by which similarities.
+const DRAW_RANDOM: Kernel<DrawTriples> = Kernel::new("draw_random", [THREADS, 1, 1]);
+const DRAW_PROBABILITY: Kernel<DrawTriples> = Kernel::new("draw_probability", [THREADS, 1, 1]);
+const DRAW_REJECT: Kernel<DrawTriples> = Kernel::new("draw_reject", [THREADS, 1, 1]);
+
+/// The kernels of `kernels/draw_triples.cu`.
+pub(crate) const FILE: KernelFile = KernelFile {
+    name: "draw_triples",
+    kernels: &[DRAW_RANDOM.info(), DRAW_PROBABILITY.info(), DRAW_REJECT.info()],
+};
+
+/// The anchors, and what their triples are drawn from.
 #[derive(Clone, Debug)]
 pub struct Anchors<'a> {
     /// `[A] -> image`, all of them among `images`.
     pub anchors: Slice<'a, i32>,
-    /// `[images, W]`: s_XY is the inner product of two rows, clamped to [0, 1].
+    /// `[all images, W]`: s_XY is the inner product of two rows, clamped to [0, 1].
     pub caption_vectors: Slice<'a, f32>,
-    /// W.
+    /// W: width of a caption vector.
     pub width: usize,
     /// The training images, at least three, as rows of `caption_vectors`.
     pub images: Range<usize>,
@@ -27,9 +65,9 @@ pub struct Anchors<'a> {
 /// Triples, one per anchor.
 #[derive(Debug)]
 pub struct Triples<'a> {
-    /// `[A] -> image`: P, or -1 where rejection came to no end, and the CPU's sampler must draw.
+    /// `[A] -> image`: P, or -1 where rejection found none and the CPU's sampler must draw.
     pub positive: SliceMut<'a, i32>,
-    /// `[A] -> image`: N, or -1 likewise.
+    /// `[A] -> image`: N, or -1 where P is -1.
     pub negative: SliceMut<'a, i32>,
     /// `[A]`: s_AP, or NaN.
     pub similarity_positive: SliceMut<'a, f32>,
@@ -37,18 +75,18 @@ pub struct Triples<'a> {
     pub similarity_negative: SliceMut<'a, f32>,
 }
 
-/// The kernel of a strategy; `extreme` draws nothing, and has none.
-fn kernel(sampling: Sampling) -> Option<&'static str> {
+/// The kernel of a strategy; `extreme` draws nothing and has none.
+fn kernel(sampling: Sampling) -> Option<&'static Kernel<DrawTriples>> {
     match sampling {
-        Sampling::Random => Some("draw_random"),
+        Sampling::Random => Some(&DRAW_RANDOM),
         Sampling::Extreme => None,
-        Sampling::Probability => Some("draw_probability"),
-        Sampling::Reject => Some("draw_reject"),
+        Sampling::Probability => Some(&DRAW_PROBABILITY),
+        Sampling::Reject => Some(&DRAW_REJECT),
     }
 }
 
-/// The triples that [`TripleSampler`](crate::batch::triples::TripleSampler) draws for these anchors in this epoch, but
-/// for those that need a whole row. Panics for `extreme`.
+/// Writes the triples that [`TripleSampler`](crate::batch::triples::TripleSampler) draws for these anchors in this epoch,
+/// except those that need a whole row. Panics for `extreme`.
 pub fn draw_triples(
     device: &Device,
     triples: &mut Triples<'_>,
@@ -68,23 +106,23 @@ pub fn draw_triples(
     if count == 0 {
         return Ok(());
     }
-    let bits = |word: u32| Argument::Int(word.cast_signed());
-    let arguments = [
-        (&mut triples.positive).into(),
-        (&mut triples.negative).into(),
-        (&mut triples.similarity_positive).into(),
-        (&mut triples.similarity_negative).into(),
-        of.anchors.into(),
-        of.caption_vectors.into(),
-        count.into(),
-        of.images.start.into(),
-        of.images.len().into(),
-        of.width.into(),
-        bits(seed as u32),
-        bits((seed >> 32) as u32),
-        bits(epoch),
-    ];
-    // SAFETY: as in kernels/draw_triples.cu, alike for all; lengths were checked; anchors are images, as the caller promises
-    // of the batch's lists too; what is written is borrowed mutably.
-    unsafe { device.launch(kernel, Grid::cover(32 * count, THREADS), &arguments) }
+    let arguments = DrawTriples {
+        positive: (&mut triples.positive).into(),
+        negative: (&mut triples.negative).into(),
+        similarity_positive: (&mut triples.similarity_positive).into(),
+        similarity_negative: (&mut triples.similarity_negative).into(),
+        anchors: of.anchors.into(),
+        caption_vectors: of.caption_vectors.into(),
+        count: int(count),
+        first: int(of.images.start),
+        images: int(of.images.len()),
+        width: int(of.width),
+        seed_low: seed as u32,
+        seed_high: (seed >> 32) as u32,
+        epoch,
+        reserved: 0,
+    };
+    // SAFETY: lengths were checked; anchors are images, as the caller promises of the batch's lists too; what is written is
+    // borrowed mutably.
+    unsafe { device.launch(kernel, Blocks::cover(WARP_LANES * count, kernel), &arguments) }
 }

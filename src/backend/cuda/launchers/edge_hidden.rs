@@ -1,25 +1,138 @@
 //! edge_hidden: joins the parts of an edge's first product, and sums its gradient by node or type
 //! (`kernels/edge_hidden.cu`).
 
+use bytemuck::Zeroable;
+use half::bf16;
+
 use super::batch_norm::{BatchStatistics, CHUNK_ROWS, NormBackward};
 use super::linear::Gradient;
-use super::lists::{Ends, Lists};
-use super::stored::{StoredElement, stored_kernel, stored_kernels};
+use super::lists::{Ends, Lists, ListsArguments};
+use super::norm_arguments::{NormBackwardArguments, StatisticsArguments};
+use super::stored::{StoredElement, stored_kernel};
 use crate::backend::cuda::device::buffer::{Slice, SliceMut};
-use crate::backend::cuda::device::{Arguments, Device, Grid, check_len, dimension};
+use crate::backend::cuda::device::kernel::{
+    Blocks, Kernel, KernelFile, Pointer, PointerMut, int, kernel_arguments,
+};
+use crate::backend::cuda::device::{Device, check_len};
 use crate::error::Result;
 
-pub(crate) const KERNELS: &[&str] = stored_kernels![
-    "edge_hidden_lookup",
-    "edge_hidden_sum_ends",
-    "edge_hidden_sum_ends_through_norm",
-    "edge_hidden_sum_types_through_norm"
-];
+kernel_arguments! {
+    struct EdgeHiddenLookup<T> {
+        /// `[E, hidden]`, written.
+        z: PointerMut<T>,
+        statistics: StatisticsArguments,
+        /// `[u, hidden]`.
+        edge_projected: Pointer<T>,
+        /// `[n, 2 hidden]`.
+        projected: Pointer<T>,
+        /// `[E] -> u`.
+        edge_row: Pointer<i32>,
+        /// `[E] -> n`.
+        subject: Pointer<i32>,
+        /// `[E] -> n`.
+        object: Pointer<i32>,
+        /// `[1]`: E.
+        edge_count: Pointer<i32>,
+        hidden: i32,
+        /// Distance of rows of `hidden` values.
+        stride: i32,
+        /// Distance of rows of `2 hidden` values.
+        ends_stride: i32,
+        reserved: i32,
+    }
 
-/// As in the kernels.
+    /// [`Lengths`], as the kernels take them; null pointers where the sums are not divided.
+    struct LengthsArguments<T> {
+        /// `[n]`, written.
+        along: PointerMut<f32>,
+        /// `[n]`.
+        lengths: Pointer<f32>,
+        /// `[n, 2 hidden]`.
+        projected: Pointer<T>,
+    }
+
+    struct EdgeHiddenSumEnds<T> {
+        /// `[n, 2 hidden]`, written.
+        sums: PointerMut<T>,
+        lengths: LengthsArguments<T>,
+        /// `[E, hidden]`.
+        d_z: Pointer<T>,
+        by_row: ListsArguments,
+        hidden: i32,
+        stride: i32,
+        ends_stride: i32,
+        reserved: i32,
+    }
+
+    struct EdgeHiddenSumEndsThroughNorm<T> {
+        /// `[n, 2 hidden]`, written.
+        sums: PointerMut<T>,
+        lengths: LengthsArguments<T>,
+        /// `[E, hidden]`: gradient with respect to relu(norm(z)).
+        d: Pointer<T>,
+        through: NormBackwardArguments<T>,
+        by_row: ListsArguments,
+        hidden: i32,
+        stride: i32,
+        ends_stride: i32,
+        reserved: i32,
+    }
+
+    struct EdgeHiddenSumTypesThroughNorm<T> {
+        /// `[u, hidden]`, written.
+        edge_sums: PointerMut<T>,
+        /// `[n, 2 hidden]`, written.
+        end_sums: PointerMut<T>,
+        /// `[E, hidden]`: gradient with respect to relu(norm(z)).
+        d: Pointer<T>,
+        through: NormBackwardArguments<T>,
+        by_predicate: ListsArguments,
+        by_object: ListsArguments,
+        /// Blocks of predicates; those of objects come after them.
+        predicate_blocks: i32,
+        hidden: i32,
+        stride: i32,
+        ends_stride: i32,
+    }
+}
+
+/// Threads of a block, and columns of a strip, as in the kernels.
 const THREADS: u32 = 128;
 const LOOKUP_STRIP: usize = 64;
 const LOOKUP_THREADS: u32 = 256;
+
+impl<T: StoredElement> EdgeHiddenLookup<T> {
+    const KERNEL: Kernel<Self> = Kernel::new(stored_kernel!("edge_hidden_lookup", T), [LOOKUP_THREADS, 1, 1]);
+}
+
+impl<T: StoredElement> EdgeHiddenSumEnds<T> {
+    const KERNEL: Kernel<Self> = Kernel::new(stored_kernel!("edge_hidden_sum_ends", T), [THREADS, 1, 1]);
+}
+
+impl<T: StoredElement> EdgeHiddenSumEndsThroughNorm<T> {
+    const KERNEL: Kernel<Self> =
+        Kernel::new(stored_kernel!("edge_hidden_sum_ends_through_norm", T), [THREADS, 1, 1]);
+}
+
+impl<T: StoredElement> EdgeHiddenSumTypesThroughNorm<T> {
+    const KERNEL: Kernel<Self> =
+        Kernel::new(stored_kernel!("edge_hidden_sum_types_through_norm", T), [THREADS, 1, 1]);
+}
+
+/// The kernels of `kernels/edge_hidden.cu`.
+pub(crate) const FILE: KernelFile = KernelFile {
+    name: "edge_hidden",
+    kernels: &[
+        EdgeHiddenLookup::<f32>::KERNEL.info(),
+        EdgeHiddenLookup::<bf16>::KERNEL.info(),
+        EdgeHiddenSumEnds::<f32>::KERNEL.info(),
+        EdgeHiddenSumEnds::<bf16>::KERNEL.info(),
+        EdgeHiddenSumEndsThroughNorm::<f32>::KERNEL.info(),
+        EdgeHiddenSumEndsThroughNorm::<bf16>::KERNEL.info(),
+        EdgeHiddenSumTypesThroughNorm::<f32>::KERNEL.info(),
+        EdgeHiddenSumTypesThroughNorm::<bf16>::KERNEL.info(),
+    ],
+};
 
 /// The three terms of [`edge_hidden_lookup`], and which rows of them each edge reads.
 #[derive(Clone, Copy, Debug)]
@@ -50,30 +163,50 @@ pub fn edge_hidden_lookup<T: StoredElement>(
     if edges == 0 && statistics.is_none() {
         return Ok(());
     }
-    let arguments = Arguments::default().add(z).add_statistics(device, statistics, edges, hidden)?;
-    let arguments = arguments.add(edge_projected).add(projected).add(edge_row);
-    let arguments = arguments.add(ends.subject).add(ends.object).add(ends.edges);
-    let arguments = arguments.add(hidden).add(T::stride(hidden)).add(T::stride(2 * hidden));
-    // At least one block for each strip, for the statistics that there are without rows.
-    let blocks = [hidden.div_ceil(LOOKUP_STRIP), edges.div_ceil(CHUNK_ROWS).max(1), 1].map(dimension);
-    let grid = Grid { blocks, threads: [LOOKUP_THREADS, 1, 1] };
-    // SAFETY: as in kernels/edge_hidden.cu; lengths were checked, the sums have room; all that is written is borrowed
-    // mutably.
-    unsafe { device.launch(stored_kernel!("edge_hidden_lookup", T), grid, &arguments) }
+    let arguments = EdgeHiddenLookup {
+        z: z.into(),
+        statistics: StatisticsArguments::new(device, statistics, edges, hidden)?,
+        edge_projected: edge_projected.into(),
+        projected: projected.into(),
+        edge_row: edge_row.into(),
+        subject: ends.subject.into(),
+        object: ends.object.into(),
+        edge_count: ends.edges.into(),
+        hidden: int(hidden),
+        stride: int(T::stride(hidden)),
+        ends_stride: int(T::stride(2 * hidden)),
+        reserved: 0,
+    };
+    // At least one block for each strip, since without rows there are statistics too.
+    let blocks = Blocks::new(hidden.div_ceil(LOOKUP_STRIP), edges.div_ceil(CHUNK_ROWS).max(1), 1);
+    // SAFETY: lengths were checked, and the sums have room; all that is written is borrowed mutably.
+    unsafe { device.launch(&EdgeHiddenLookup::KERNEL, blocks, &arguments) }
 }
 
-/// Of an x that has its rows over their lengths ([`super::linear::linear_forward_unit`]).
+/// For an x whose rows were divided by their lengths, x = u / length ([`super::linear::linear_forward_unit`]).
 pub struct Lengths<'a, T> {
-    /// `[n]`.
+    /// `[n]` length of each row.
     pub lengths: Slice<'a, f32>,
-    /// `[n, 2 H]`: P, the products of x.
+    /// `[n, 2 H]` products P of x.
     pub projected: Slice<'a, T>,
-    /// `[n]`, written: what the gradient by x's numerator has less of that numerator.
+    /// `[n]`, written: the multiple of u that the gradient with respect to u loses.
     pub along: SliceMut<'a, f32>,
 }
 
-/// `sums [n, 2 H]`: of `d_z [E, H]` over the edges with subject n, and over those with object n; entries are
-/// `2 edge + role`. With lengths `sums` are over them, and `along = sums . P / length`.
+impl<T: StoredElement> LengthsArguments<T> {
+    /// For sums of `rows` rows, of which `values` values are stored; null pointers without lengths.
+    #[track_caller]
+    fn new(lengths: Option<Lengths<'_, T>>, rows: usize, values: usize) -> Self {
+        let Some(Lengths { lengths, projected, mut along }) = lengths else { return Self::zeroed() };
+        check_len("edge_hidden_sum_ends: lengths", lengths.len(), rows);
+        check_len("edge_hidden_sum_ends: projected", projected.len(), values);
+        check_len("edge_hidden_sum_ends: along", along.len(), rows);
+        LengthsArguments { along: (&mut along).into(), lengths: lengths.into(), projected: projected.into() }
+    }
+}
+
+/// Writes `sums [n, 2 H]`: the sum of `d_z [E, H]` over the edges with subject n, and over the edges with object n. Entries are
+/// `2 edge + role`. With lengths the sums are divided by them, and `along = sums . P / length`.
 pub fn edge_hidden_sum_ends<T: StoredElement>(
     device: &Device,
     sums: &mut SliceMut<'_, T>,
@@ -88,29 +221,37 @@ pub fn edge_hidden_sum_ends<T: StoredElement>(
     if by_row.rows.bound == 0 {
         return Ok(());
     }
-    let sums_len = sums.len();
-    let arguments = Arguments::default().add(sums);
-    let arguments = match lengths {
-        Some(Lengths { lengths, projected, mut along }) => {
-            check_len("edge_hidden_sum_ends: lengths", lengths.len(), by_row.rows.bound);
-            check_len("edge_hidden_sum_ends: projected", projected.len(), sums_len);
-            check_len("edge_hidden_sum_ends: along", along.len(), by_row.rows.bound);
-            arguments.add(&mut along).add(lengths).add(projected)
+    let lengths = LengthsArguments::new(lengths, by_row.rows.bound, sums.len());
+    let (sums, by_row, blocks) = (sums.into(), by_row.into(), Blocks::rows(by_row.rows.bound));
+    let [hidden, stride, ends_stride] = [hidden, stride, T::stride(2 * hidden)].map(int);
+    match d_z {
+        Gradient::Values(d_z) => {
+            let d_z = d_z.values().into();
+            let arguments =
+                EdgeHiddenSumEnds { sums, lengths, d_z, by_row, hidden, stride, ends_stride, reserved: 0 };
+            // SAFETY: lengths were checked; sums and along are borrowed mutably, and nothing else is written.
+            unsafe { device.launch(&EdgeHiddenSumEnds::KERNEL, blocks, &arguments) }
         }
-        None => arguments.add_nulls(3),
-    };
-    let arguments = arguments.add_gradient(d_z).add(by_row.offsets).add(by_row.entries);
-    let arguments = arguments.add(by_row.rows).add(hidden).add(stride).add(T::stride(2 * hidden));
-    let kernel = match d_z {
-        Gradient::Values(_) => stored_kernel!("edge_hidden_sum_ends", T),
-        Gradient::ThroughNorm(_) => stored_kernel!("edge_hidden_sum_ends_through_norm", T),
-    };
-    // SAFETY: as in kernels/edge_hidden.cu; lengths were checked; sums and along are borrowed mutably.
-    unsafe { device.launch(kernel, Grid::rows(by_row.rows.bound, THREADS), &arguments) }
+        Gradient::ThroughNorm(of) => {
+            let arguments = EdgeHiddenSumEndsThroughNorm {
+                sums,
+                lengths,
+                d: of.d.as_slice().into(),
+                through: of.into(),
+                by_row,
+                hidden,
+                stride,
+                ends_stride,
+                reserved: 0,
+            };
+            // SAFETY: as above.
+            unsafe { device.launch(&EdgeHiddenSumEndsThroughNorm::KERNEL, blocks, &arguments) }
+        }
+    }
 }
 
-/// Layer 0's two sums in one launch, of d_z, which is made `of` a gradient `[E, H]`: `edge_sums [u, H]` over the edges of
-/// predicate type u, and `end_sums [n, 2 H]` as [`edge_hidden_sum_ends`] by object type.
+/// The two sums of layer 0 in one launch, over d_z, which is computed from the gradient `of` `[E, H]`: `edge_sums [u, H]` over the
+/// edges of predicate type u, and `end_sums [n, 2 H]` by object type, as in [`edge_hidden_sum_ends`].
 pub fn edge_hidden_sum_types<T: StoredElement>(
     device: &Device,
     edge_sums: &mut SliceMut<'_, T>,
@@ -129,13 +270,19 @@ pub fn edge_hidden_sum_types<T: StoredElement>(
     if predicates + objects == 0 {
         return Ok(());
     }
-    let arguments = Arguments::default().add(edge_sums).add(end_sums).add_norm_backward(of);
-    let add_lists = |arguments: Arguments, lists: Lists<'_>| {
-        arguments.add(lists.offsets).add(lists.entries).add(lists.rows)
+    let arguments = EdgeHiddenSumTypesThroughNorm {
+        edge_sums: edge_sums.into(),
+        end_sums: end_sums.into(),
+        d: of.d.as_slice().into(),
+        through: of.into(),
+        by_predicate: by_predicate.into(),
+        by_object: by_object.into(),
+        predicate_blocks: int(predicates),
+        hidden: int(hidden),
+        stride: int(T::stride(hidden)),
+        ends_stride: int(T::stride(2 * hidden)),
     };
-    let arguments = add_lists(add_lists(arguments, by_predicate), by_object).add(predicates);
-    let arguments = arguments.add(hidden).add(T::stride(hidden)).add(T::stride(2 * hidden));
-    let kernel = stored_kernel!("edge_hidden_sum_types_through_norm", T);
-    // SAFETY: as in kernels/edge_hidden.cu; lengths were checked; both sums are borrowed mutably.
-    unsafe { device.launch(kernel, Grid::rows(predicates + objects, THREADS), &arguments) }
+    let blocks = Blocks::rows(predicates + objects);
+    // SAFETY: lengths were checked; both sums are borrowed mutably, and nothing else is written.
+    unsafe { device.launch(&EdgeHiddenSumTypesThroughNorm::KERNEL, blocks, &arguments) }
 }

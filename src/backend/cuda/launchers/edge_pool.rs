@@ -1,19 +1,100 @@
 //! edge_pool: the mean of the messages that reach each node, and its backward with that of the heads' batch norm
 //! (`kernels/edge_pool.cu`).
 
-use super::batch_norm::{Norm, NormGradient, Sums, strips};
-use super::lists::{Ends, Lists};
-use super::stored::{StoredElement, stored_kernel, stored_kernels};
+use half::bf16;
+
+use super::batch_norm::{Norm, NormGradient, STRIP_THREADS, Sums, strips};
+use super::lists::{Ends, Lists, ListsArguments};
+use super::norm_arguments::{NormArguments, NormBackwardArguments, NormGradientArguments};
+use super::stored::{StoredElement, stored_kernel};
 use crate::backend::cuda::device::buffer::{Slice, SliceMut};
-use crate::backend::cuda::device::{Arguments, Device, Grid, check_len};
+use crate::backend::cuda::device::kernel::{
+    Blocks, Kernel, KernelFile, Pointer, PointerMut, int, kernel_arguments,
+};
+use crate::backend::cuda::device::{Device, check_len};
 use crate::error::Result;
 
-pub(crate) const KERNELS: &[&str] =
-    stored_kernels!["edge_pool_forward", "edge_pool_backward_sums", "edge_pool_backward"];
+kernel_arguments! {
+    struct EdgePoolForward<T> {
+        /// `[N, hidden]`, written.
+        pooled: PointerMut<T>,
+        /// `[E, width]`.
+        z: Pointer<T>,
+        norm: NormArguments,
+        incidence: ListsArguments,
+        width: i32,
+        hidden: i32,
+        z_stride: i32,
+        pooled_stride: i32,
+    }
 
+    /// The gradient `[E, width]` with respect to the heads' outputs, which the kernels gather.
+    struct HeadsGradientArguments<T> {
+        /// `[N, hidden]`.
+        d_pooled: Pointer<T>,
+        /// `[E, width - 2 hidden]`.
+        d_edge_state: Pointer<T>,
+        /// `[E] -> node`.
+        subject: Pointer<i32>,
+        /// `[E] -> node`.
+        object: Pointer<i32>,
+        /// `[N + 1]`: start of each node's messages.
+        offsets: Pointer<i32>,
+        /// `[1]`: E.
+        edge_count: Pointer<i32>,
+        width: i32,
+        hidden: i32,
+        stride: i32,
+        pooled_stride: i32,
+        state_stride: i32,
+        reserved: i32,
+    }
+
+    struct EdgePoolBackwardSums<T> {
+        gradient: NormGradientArguments,
+        of: HeadsGradientArguments<T>,
+        /// `[E, width]`.
+        z: Pointer<T>,
+        norm: NormArguments,
+    }
+
+    struct EdgePoolBackward<T> {
+        /// `[E, width]`, written.
+        d_z: PointerMut<T>,
+        of: HeadsGradientArguments<T>,
+        through: NormBackwardArguments<T>,
+    }
+}
+
+/// Threads of a block, as in the kernels.
 const THREADS: u32 = 128;
 
-/// `pooled [N, H]` of the heads' linear outputs `z [E, W]`; `incidence` lists `2 edge + role` by node.
+impl<T: StoredElement> EdgePoolForward<T> {
+    const KERNEL: Kernel<Self> = Kernel::new(stored_kernel!("edge_pool_forward", T), [THREADS, 1, 1]);
+}
+
+impl<T: StoredElement> EdgePoolBackwardSums<T> {
+    const KERNEL: Kernel<Self> = Kernel::new(stored_kernel!("edge_pool_backward_sums", T), STRIP_THREADS);
+}
+
+impl<T: StoredElement> EdgePoolBackward<T> {
+    const KERNEL: Kernel<Self> = Kernel::new(stored_kernel!("edge_pool_backward", T), [THREADS, 1, 1]);
+}
+
+/// The kernels of `kernels/edge_pool.cu`.
+pub(crate) const FILE: KernelFile = KernelFile {
+    name: "edge_pool",
+    kernels: &[
+        EdgePoolForward::<f32>::KERNEL.info(),
+        EdgePoolForward::<bf16>::KERNEL.info(),
+        EdgePoolBackwardSums::<f32>::KERNEL.info(),
+        EdgePoolBackwardSums::<bf16>::KERNEL.info(),
+        EdgePoolBackward::<f32>::KERNEL.info(),
+        EdgePoolBackward::<bf16>::KERNEL.info(),
+    ],
+};
+
+/// Writes `pooled [N, H]` from the heads' linear outputs `z [E, W]`; `incidence` lists `2 edge + role` by node.
 pub fn edge_pool_forward<T: StoredElement>(
     device: &Device,
     pooled: &mut SliceMut<'_, T>,
@@ -30,34 +111,32 @@ pub fn edge_pool_forward<T: StoredElement>(
     if incidence.rows.bound == 0 {
         return Ok(());
     }
-    let arguments = Arguments::default()
-        .add(pooled)
-        .add(z)
-        .add_norm(norm)
-        .add(incidence.offsets)
-        .add(incidence.entries)
-        .add(incidence.rows)
-        .add(width)
-        .add(hidden)
-        .add(T::stride(width))
-        .add(T::stride(hidden));
-    let kernel = stored_kernel!("edge_pool_forward", T);
-    // SAFETY: as in kernels/edge_pool.cu; lengths were checked; pooled is borrowed mutably.
-    unsafe { device.launch(kernel, Grid::rows(incidence.rows.bound, THREADS), &arguments) }
+    let arguments = EdgePoolForward {
+        pooled: pooled.into(),
+        z: z.into(),
+        norm: norm.into(),
+        incidence: incidence.into(),
+        width: int(width),
+        hidden: int(hidden),
+        z_stride: int(T::stride(width)),
+        pooled_stride: int(T::stride(hidden)),
+    };
+    // SAFETY: lengths were checked; only `pooled` is written, which is borrowed mutably.
+    unsafe { device.launch(&EdgePoolForward::KERNEL, Blocks::rows(incidence.rows.bound), &arguments) }
 }
 
-/// The gradient by the heads' outputs `[E, W]`, as it is gathered.
+/// The gradient `[E, W]` with respect to the heads' outputs, in the parts that the kernels gather.
 #[derive(Clone, Copy, Debug)]
 pub struct HeadsGradient<'a, T> {
-    /// `[N, H]`.
+    /// `[N, H]` gradient with respect to the pooled messages.
     pub d_pooled: Slice<'a, T>,
-    /// `[E, W - 2 H]`.
+    /// `[E, W - 2 H]` gradient with respect to the edge states.
     pub d_edge_state: Slice<'a, T>,
-    /// `[E] -> N`.
+    /// `[E] -> N` nodes of each edge.
     pub nodes: Ends<'a>,
-    /// `2 edge + role` by node.
+    /// Messages of each node: `2 edge + role`.
     pub incidence: Lists<'a>,
-    /// H.
+    /// H: width of a message.
     pub hidden: usize,
 }
 
@@ -71,20 +150,26 @@ impl<T: StoredElement> HeadsGradient<'_, T> {
         check_len("d_edge_state", self.d_edge_state.len(), edges * T::stride(width - 2 * hidden));
     }
 
-    fn add_to(&self, arguments: Arguments) -> Arguments {
-        let arguments = arguments.add(self.d_pooled).add(self.d_edge_state);
-        arguments.add(self.nodes.subject).add(self.nodes.object).add(self.incidence.offsets)
-    }
-
-    fn add_sizes_to(&self, arguments: Arguments, width: usize) -> Arguments {
-        let arguments = arguments.add(self.nodes.edges).add(width).add(self.hidden);
-        let state = width - 2 * self.hidden;
-        arguments.add(T::stride(width)).add(T::stride(self.hidden)).add(T::stride(state))
+    fn arguments(&self, width: usize) -> HeadsGradientArguments<T> {
+        HeadsGradientArguments {
+            d_pooled: self.d_pooled.into(),
+            d_edge_state: self.d_edge_state.into(),
+            subject: self.nodes.subject.into(),
+            object: self.nodes.object.into(),
+            offsets: self.incidence.offsets.into(),
+            edge_count: self.nodes.edges.into(),
+            width: int(width),
+            hidden: int(self.hidden),
+            stride: int(T::stride(width)),
+            pooled_stride: int(T::stride(self.hidden)),
+            state_stride: int(T::stride(width - 2 * self.hidden)),
+            reserved: 0,
+        }
     }
 }
 
-/// The first part of the backward of relu(norm(z)) of the heads, `z [E, W]`, as
-/// [`super::batch_norm::batch_norm_backward_sums`] of `of` gathered.
+/// The first part of the backward of relu(norm(z)) of the heads, `z [E, W]`: the sums of
+/// [`super::batch_norm::batch_norm_backward_sums`], of the gathered gradient.
 pub fn edge_pool_backward_sums<T: StoredElement>(
     device: &Device,
     gradient: NormGradient<'_>,
@@ -96,14 +181,17 @@ pub fn edge_pool_backward_sums<T: StoredElement>(
     norm.check(width);
     of.check(width);
     check_len("edge_pool_backward_sums: z", z.len(), edges * T::stride(width));
-    let arguments = Arguments::default().add_norm_gradient(device, Some(gradient), edges, width)?;
-    let arguments = of.add_sizes_to(of.add_to(arguments).add(z).add_norm(norm), width);
-    let (kernel, grid) = (stored_kernel!("edge_pool_backward_sums", T), strips(edges, width));
-    // SAFETY: as in kernels/edge_pool.cu; lengths were checked, the sums have room; all that is written is borrowed mutably.
-    unsafe { device.launch(kernel, grid, &arguments) }
+    let arguments = EdgePoolBackwardSums {
+        gradient: NormGradientArguments::new(device, Some(gradient), edges, width)?,
+        of: of.arguments(width),
+        z: z.into(),
+        norm: norm.into(),
+    };
+    // SAFETY: lengths were checked, and the sums have room; all that is written is borrowed mutably.
+    unsafe { device.launch(&EdgePoolBackwardSums::KERNEL, strips(edges, width), &arguments) }
 }
 
-/// The second part: `d_z [E, W]`, written. `sums` has what is subtracted.
+/// The second part: writes `d_z [E, W]`. `sums` holds the terms that are subtracted.
 pub fn edge_pool_backward<T: StoredElement>(
     device: &Device,
     d_z: &mut SliceMut<'_, T>,
@@ -120,9 +208,8 @@ pub fn edge_pool_backward<T: StoredElement>(
     if edges == 0 {
         return Ok(());
     }
-    let arguments = of.add_to(Arguments::default().add(d_z).add(sums.terms(width)));
-    let arguments = of.add_sizes_to(arguments.add(z).add_norm(norm), width);
-    let (kernel, grid) = (stored_kernel!("edge_pool_backward", T), Grid::rows(edges, THREADS));
-    // SAFETY: as in kernels/edge_pool.cu; lengths were checked; d_z is borrowed mutably.
-    unsafe { device.launch(kernel, grid, &arguments) }
+    let through = NormBackwardArguments { z: z.into(), norm: norm.into(), terms: sums.terms(width).into() };
+    let arguments = EdgePoolBackward { d_z: d_z.into(), of: of.arguments(width), through };
+    // SAFETY: lengths were checked; only d_z is written, which is borrowed mutably.
+    unsafe { device.launch(&EdgePoolBackward::KERNEL, Blocks::rows(edges), &arguments) }
 }

@@ -1,48 +1,113 @@
 //! embedding: rows of the two tables by type, and the tables' gradients (`kernels/embedding.cu`).
 
-use super::stored::{StoredElement, stored_kernel, stored_kernels};
+use half::bf16;
+
+use super::stored::{StoredElement, stored_kernel};
 use crate::backend::cuda::device::buffer::{Slice, SliceMut};
+use crate::backend::cuda::device::kernel::{
+    Blocks, Kernel, KernelFile, Pointer, PointerMut, int, kernel_arguments,
+};
 use crate::backend::cuda::device::rows::Rows;
-use crate::backend::cuda::device::{Arguments, Device, Grid, check_len, dimension};
+use crate::backend::cuda::device::{Device, check_len};
 use crate::error::Result;
 
-pub(crate) const KERNELS: &[&str] = stored_kernels!["embedding_forward", "embedding_backward"];
+kernel_arguments! {
+    struct LookupArguments<T> {
+        /// `[U, width]`, written.
+        rows: PointerMut<T>,
+        /// `[V, width]`.
+        table: Pointer<f32>,
+        /// `[U]`.
+        types: Pointer<i32>,
+        /// `[1]`: U.
+        row_count: Pointer<i32>,
+    }
 
+    struct EmbeddingForward<T> {
+        /// Of objects, of predicates.
+        lookups: [LookupArguments<T>; 2],
+        width: i32,
+        /// Distance of rows in `rows`.
+        stride: i32,
+    }
+
+    struct LookupGradientArguments<T> {
+        /// `[type_count, width]`, written.
+        d_table: PointerMut<f32>,
+        /// `[U, width]`.
+        d_rows: Pointer<T>,
+        /// `[U]`.
+        types: Pointer<i32>,
+        /// `[1]`: U.
+        row_count: Pointer<i32>,
+        type_count: i32,
+        reserved: i32,
+    }
+
+    struct EmbeddingBackward<T> {
+        /// Of objects, of predicates.
+        lookups: [LookupGradientArguments<T>; 2],
+        width: i32,
+        /// Distance of rows in `d_rows`.
+        stride: i32,
+    }
+}
+
+/// Threads of a block, as in the kernels.
 const THREADS: u32 = 128;
+
+impl<T: StoredElement> EmbeddingForward<T> {
+    const KERNEL: Kernel<Self> = Kernel::new(stored_kernel!("embedding_forward", T), [THREADS, 1, 1]);
+}
+
+impl<T: StoredElement> EmbeddingBackward<T> {
+    const KERNEL: Kernel<Self> = Kernel::new(stored_kernel!("embedding_backward", T), [THREADS, 1, 1]);
+}
+
+/// The kernels of `kernels/embedding.cu`.
+pub(crate) const FILE: KernelFile = KernelFile {
+    name: "embedding",
+    kernels: &[
+        EmbeddingForward::<f32>::KERNEL.info(),
+        EmbeddingForward::<bf16>::KERNEL.info(),
+        EmbeddingBackward::<f32>::KERNEL.info(),
+        EmbeddingBackward::<bf16>::KERNEL.info(),
+    ],
+};
 
 /// The types of a table that occur in a batch.
 #[derive(Clone, Copy, Debug)]
 pub struct Occurring<'a> {
-    /// `[U]`, ascending, each once.
+    /// `[U]` types, ascending, each once.
     pub types: Slice<'a, i32>,
-    /// U.
+    /// U: number of types that occur.
     pub rows: Rows<'a>,
 }
 
-/// A table, and its rows that are looked up.
+/// A table, and the rows of it that are looked up.
 pub struct Lookup<'a, T> {
-    /// `[U, D]`, written.
+    /// `[U, D]` rows, written.
     pub rows: SliceMut<'a, T>,
-    /// `[V, D]`.
+    /// `[V, D]` table.
     pub table: Slice<'a, f32>,
-    /// Types below V.
+    /// The types that are looked up, below V.
     pub of: Occurring<'a>,
 }
 
-/// A table's gradient, and that by the rows that were looked up.
+/// The gradient with respect to a table, and the one with respect to the rows that were looked up.
 pub struct LookupGradient<'a, T> {
-    /// `[V, D]`, written whole: zeros where no type occurs.
+    /// `[V, D]` gradient with respect to the table, written whole: zeros where no type occurs.
     pub d_table: SliceMut<'a, f32>,
-    /// `[U, D]`.
+    /// `[U, D]` gradient with respect to the rows.
     pub d_rows: Slice<'a, T>,
-    /// Types below V.
+    /// The types that were looked up, below V.
     pub of: Occurring<'a>,
 }
 
 /// A block for each row of either of two tables, at least one of each.
-fn grid(of: [Occurring<'_>; 2]) -> Grid {
+fn blocks(of: [Occurring<'_>; 2]) -> Blocks {
     let rows = of.map(|of| of.rows.bound).into_iter().fold(1, usize::max);
-    Grid { blocks: [dimension(rows), 2, 1], threads: [THREADS, 1, 1] }
+    Blocks::new(rows, 2, 1)
 }
 
 impl Occurring<'_> {
@@ -53,39 +118,46 @@ impl Occurring<'_> {
     }
 }
 
-/// The rows of both tables that occur.
+/// Copies the rows of both tables that occur.
 pub fn embedding_forward<T: StoredElement>(
     device: &Device,
     lookups: [Lookup<'_, T>; 2],
     width: usize,
 ) -> Result<()> {
-    let grid = grid(lookups.each_ref().map(|lookup| lookup.of));
-    let arguments = lookups.into_iter().fold(Arguments::default(), |arguments, mut lookup| {
+    let blocks = blocks(lookups.each_ref().map(|lookup| lookup.of));
+    let lookups = lookups.map(|mut lookup| {
         lookup.of.check::<T>(lookup.rows.len(), width);
-        let arguments = arguments.add(&mut lookup.rows).add(lookup.table);
-        arguments.add(lookup.of.types).add(lookup.of.rows)
+        LookupArguments {
+            rows: (&mut lookup.rows).into(),
+            table: lookup.table.into(),
+            types: lookup.of.types.into(),
+            row_count: lookup.of.rows.into(),
+        }
     });
-    let arguments = arguments.add(width).add(T::stride(width));
-    // SAFETY: as in kernels/embedding.cu; lengths were checked; a batch's types lie below the vocabulary's size; what is
-    // written is borrowed mutably.
-    unsafe { device.launch(stored_kernel!("embedding_forward", T), grid, &arguments) }
+    let arguments = EmbeddingForward { lookups, width: int(width), stride: int(T::stride(width)) };
+    // SAFETY: lengths were checked; a batch's types lie below the vocabulary's size; what is written is borrowed mutably.
+    unsafe { device.launch(&EmbeddingForward::KERNEL, blocks, &arguments) }
 }
 
-/// The gradients of both tables.
+/// Writes the gradients with respect to both tables.
 pub fn embedding_backward<T: StoredElement>(
     device: &Device,
     lookups: [LookupGradient<'_, T>; 2],
     width: usize,
 ) -> Result<()> {
-    let grid = grid(lookups.each_ref().map(|lookup| lookup.of));
-    let arguments = lookups.into_iter().fold(Arguments::default(), |arguments, mut lookup| {
+    let blocks = blocks(lookups.each_ref().map(|lookup| lookup.of));
+    let lookups = lookups.map(|mut lookup| {
         lookup.of.check::<T>(lookup.d_rows.len(), width);
-        let types = lookup.d_table.len() / width;
-        let arguments = arguments.add(&mut lookup.d_table).add(lookup.d_rows);
-        arguments.add(lookup.of.types).add(lookup.of.rows).add(types)
+        LookupGradientArguments {
+            type_count: int(lookup.d_table.len() / width),
+            d_table: (&mut lookup.d_table).into(),
+            d_rows: lookup.d_rows.into(),
+            types: lookup.of.types.into(),
+            row_count: lookup.of.rows.into(),
+            reserved: 0,
+        }
     });
-    let arguments = arguments.add(width).add(T::stride(width));
-    // SAFETY: as in kernels/embedding.cu; lengths were checked; a batch's types lie below the vocabulary's size; what is
-    // written is borrowed mutably.
-    unsafe { device.launch(stored_kernel!("embedding_backward", T), grid, &arguments) }
+    let arguments = EmbeddingBackward { lookups, width: int(width), stride: int(T::stride(width)) };
+    // SAFETY: lengths were checked; a batch's types lie below the vocabulary's size; what is written is borrowed mutably.
+    unsafe { device.launch(&EmbeddingBackward::KERNEL, blocks, &arguments) }
 }

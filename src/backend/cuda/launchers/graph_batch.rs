@@ -1,38 +1,127 @@
-//! graph_batch: a step's batch, put together from a collection of graphs on the device (`kernels/graph_batch.cu`).
+//! graph_batch: puts the batch of a step together from a collection of graphs on the device (`kernels/graph_batch.cu`).
 
 use super::batch_places::Places;
 use crate::backend::cuda::device::buffer::{Slice, SliceMut};
-use crate::backend::cuda::device::{Argument, Arguments, Device, Grid, check_len, dimension};
+use crate::backend::cuda::device::kernel::{
+    Blocks, Kernel, KernelFile, Pointer, PointerMut, int, kernel_arguments,
+};
+use crate::backend::cuda::device::{Device, check_len};
 use crate::batch::graph_batch::GraphBatch;
 use crate::data::scene_graph::SceneGraph;
 use crate::error::Result;
 
-pub(crate) const KERNELS: &[&str] = &[
-    "graph_batch_places",
-    "graph_batch_graphs",
-    "graph_batch_count",
-    "graph_batch_number",
-    "graph_batch_fill",
-];
+kernel_arguments! {
+    /// The lists of a collection.
+    struct CollectionArguments {
+        /// `[images + 1] -> node`.
+        node_offsets: Pointer<i32>,
+        /// `[images + 1] -> edge`.
+        edge_offsets: Pointer<i32>,
+        /// `[images] -> node`.
+        object_ends: Pointer<i32>,
+        /// `[nodes] -> object type`.
+        node_object: Pointer<i32>,
+        /// `[edges] -> predicate type`.
+        edge_predicate: Pointer<i32>,
+        /// `[edges] -> node`.
+        edge_subject: Pointer<i32>,
+        /// `[edges] -> node`.
+        edge_object: Pointer<i32>,
+        /// `[nodes + 1] -> message`.
+        message_offsets: Pointer<i32>,
+        /// `[2 edges]`.
+        messages: Pointer<i32>,
+    }
 
-/// As in the kernels.
+    /// The epoch's triples, `[A]` each.
+    struct EpochArguments {
+        anchors: Pointer<i32>,
+        positive: Pointer<i32>,
+        negative: Pointer<i32>,
+        similarity_positive: Pointer<f32>,
+        similarity_negative: Pointer<f32>,
+    }
+
+    /// The header and the lists of the batch, written ([`Places`] has their shapes).
+    struct BatchArguments {
+        counts: PointerMut<i32>,
+        graph_offsets: PointerMut<i32>,
+        object_ends: PointerMut<i32>,
+        edge_subject: PointerMut<i32>,
+        edge_object: PointerMut<i32>,
+        node_offsets: PointerMut<i32>,
+        node_entries: PointerMut<i32>,
+        object_types: PointerMut<i32>,
+        object_offsets: PointerMut<i32>,
+        object_entries: PointerMut<i32>,
+        predicate_types: PointerMut<i32>,
+        predicate_offsets: PointerMut<i32>,
+        predicate_entries: PointerMut<i32>,
+        edge_subject_slot: PointerMut<i32>,
+        edge_object_slot: PointerMut<i32>,
+        edge_predicate_slot: PointerMut<i32>,
+        similarity_positive: PointerMut<i32>,
+        similarity_negative: PointerMut<i32>,
+    }
+
+    /// What the launches pass to each other ([`ScratchPlaces`] has the shapes).
+    struct ScratchArguments {
+        graph_image: PointerMut<i32>,
+        graph_edges: PointerMut<i32>,
+        node_object: PointerMut<i32>,
+        edge_predicate: PointerMut<i32>,
+        type_rows: PointerMut<i32>,
+        type_entries: PointerMut<i32>,
+        slot_of_type: PointerMut<i32>,
+    }
+
+    /// The arguments of all five launches.
+    struct AssembleGraphBatch {
+        collection: CollectionArguments,
+        epoch: EpochArguments,
+        batch: BatchArguments,
+        scratch: ScratchArguments,
+        /// `[1]`: start of the step's anchors, moved.
+        position: PointerMut<i32>,
+        anchor_count: i32,
+        batch_size: i32,
+        object_types: i32,
+        predicate_types: i32,
+        segments: i32,
+        reserved: i32,
+    }
+}
+
+/// Threads of a block, as in the kernels.
 const THREADS: u32 = 256;
-const THREADS_OF_A_GRAPH: u32 = 128;
-/// Types that a block counts, in one of the segments of the rows.
+const GRAPH_THREADS: u32 = 128;
+
+const PLACES: Kernel<AssembleGraphBatch> = Kernel::new("graph_batch_places", [THREADS, 1, 1]);
+const GRAPHS: Kernel<AssembleGraphBatch> = Kernel::new("graph_batch_graphs", [GRAPH_THREADS, 1, 1]);
+const COUNT: Kernel<AssembleGraphBatch> = Kernel::new("graph_batch_count", [THREADS, 1, 1]);
+const NUMBER: Kernel<AssembleGraphBatch> = Kernel::new("graph_batch_number", [THREADS, 1, 1]);
+const FILL: Kernel<AssembleGraphBatch> = Kernel::new("graph_batch_fill", [THREADS, 1, 1]);
+
+/// The kernels of `kernels/graph_batch.cu`.
+pub(crate) const FILE: KernelFile = KernelFile {
+    name: "graph_batch",
+    kernels: &[PLACES.info(), GRAPHS.info(), COUNT.info(), NUMBER.info(), FILL.info()],
+};
+
+/// Types that a block counts in one segment of the rows.
 const TYPES_PER_BLOCK: usize = 32;
-/// Rows of a segment, unless there were too many of them.
+/// Rows of a segment; more where there would be too many segments.
 const SEGMENT_ROWS: usize = 256;
 const MOST_SEGMENTS: usize = 16;
 
-/// Where the lists of a collection lie in its array: graphs numbered as images, as one batch of all of them without its
-/// lists by type.
+/// Where the lists of a collection lie in its array. A collection is one batch of all images, without the lists by type.
 #[derive(Debug)]
 pub struct CollectionPlaces {
     /// `[images + 1] -> node`.
     node_offsets: usize,
     /// `[images + 1] -> edge`.
     edge_offsets: usize,
-    /// `[images] -> node`: where each graph's objects end.
+    /// `[images] -> node`: end of the objects of each graph.
     object_ends: usize,
     /// `[nodes] -> object type`.
     node_object: usize,
@@ -51,7 +140,7 @@ pub struct CollectionPlaces {
 }
 
 impl CollectionPlaces {
-    /// The array of these graphs, and the places in it.
+    /// Packs these graphs into an array, and returns it with the places in it.
     pub fn pack<'a>(
         graphs: impl Iterator<Item = SceneGraph<'a>>,
         object_types: usize,
@@ -84,7 +173,7 @@ impl CollectionPlaces {
         (array, places)
     }
 
-    /// Numbers of memory that putting together a batch needs beside its slot.
+    /// Length of the scratch memory for a batch in such a slot.
     pub fn scratch_len(&self, slot: &Places) -> usize {
         ScratchPlaces::new(self, slot).end
     }
@@ -93,9 +182,9 @@ impl CollectionPlaces {
 /// Graphs on the device.
 #[derive(Clone, Copy, Debug)]
 pub struct Collection<'a> {
-    /// Their lists.
+    /// The lists of all graphs.
     pub array: Slice<'a, i32>,
-    /// Where each lies.
+    /// Where each list lies in `array`.
     pub places: &'a CollectionPlaces,
 }
 
@@ -108,13 +197,13 @@ pub struct EpochTriples<'a> {
     pub positive: Slice<'a, i32>,
     /// `[A] -> image`.
     pub negative: Slice<'a, i32>,
-    /// `[A]`.
+    /// `[A]` similarity of anchor and positive.
     pub similarity_positive: Slice<'a, f32>,
-    /// `[A]`.
+    /// `[A]` similarity of anchor and negative.
     pub similarity_negative: Slice<'a, f32>,
 }
 
-/// Where the kernels keep what they tell each other.
+/// Where the arrays lie that the kernels pass to each other.
 struct ScratchPlaces {
     /// `[G] -> image`.
     graph_image: usize,
@@ -126,7 +215,7 @@ struct ScratchPlaces {
     edge_predicate: usize,
     /// `[segments, object types + predicate types]`: rows of each type in the batch.
     type_rows: usize,
-    /// The same of entries.
+    /// `[segments, object types + predicate types]`: entries of each type in the batch.
     type_entries: usize,
     /// `[object types + predicate types]`: each type's number among those that occur, or -1.
     slot_of_type: usize,
@@ -179,7 +268,7 @@ pub fn assemble_graph_batch(
     triples: EpochTriples<'_>,
     of: Collection<'_>,
 ) -> Result<()> {
-    let BatchSlot { lists: slot, places, scratch } = slot;
+    let BatchSlot { lists: mut slot, places, mut scratch } = slot;
     let (anchors, batch_size, edges) = (triples.anchors.len(), places.most.triples, places.most.edges);
     let (object_types, predicate_types) = (of.places.object_types, of.places.predicate_types);
     let at = ScratchPlaces::new(of.places, places);
@@ -196,107 +285,91 @@ pub fn assemble_graph_batch(
     ] {
         check_len(name, len, wanted);
     }
-    let launch = |kernel, grid, arguments: Arguments| {
-        // SAFETY: as in kernels/graph_batch.cu; arrays are long enough for the lists at their places, and indices lie in
-        // range, as the caller promises; slot, scratch and position are borrowed mutably.
-        unsafe { device.launch(kernel, grid, &arguments) }
+    let all = |place: usize| Pointer::from(of.array.slice(place..of.array.len()));
+    let collection = CollectionArguments {
+        node_offsets: all(of.places.node_offsets),
+        edge_offsets: all(of.places.edge_offsets),
+        object_ends: all(of.places.object_ends),
+        node_object: all(of.places.node_object),
+        edge_predicate: all(of.places.edge_predicate),
+        edge_subject: all(of.places.edge_subject),
+        edge_object: all(of.places.edge_object),
+        message_offsets: all(of.places.message_offsets),
+        messages: all(of.places.messages),
     };
-    let part = |of: Slice<'_, i32>, place: usize| Argument::from(of.slice(place..of.len()));
-    let list = |place: usize| part(slot.as_slice(), place);
-    let own = |place: usize| part(scratch.as_slice(), place);
-    let all = |place: usize| part(of.array, place);
-    let counts = list(0);
+    let epoch = EpochArguments {
+        anchors: triples.anchors.into(),
+        positive: triples.positive.into(),
+        negative: triples.negative.into(),
+        similarity_positive: triples.similarity_positive.into(),
+        similarity_negative: triples.similarity_negative.into(),
+    };
+    let arguments = AssembleGraphBatch {
+        collection,
+        epoch,
+        batch: batch_arguments(&mut slot, places),
+        scratch: scratch_arguments(&mut scratch, &at),
+        position: position.into(),
+        anchor_count: int(anchors),
+        batch_size: int(batch_size),
+        object_types: int(object_types),
+        predicate_types: int(predicate_types),
+        segments: int(at.segments),
+        reserved: 0,
+    };
+    let type_blocks = object_types.max(predicate_types).div_ceil(TYPES_PER_BLOCK);
+    let by_type = |kinds: usize| Blocks::new(type_blocks, kinds, at.segments);
+    for (kernel, blocks) in [
+        (PLACES, Blocks::rows(1)),
+        // One block more, which ends the list of messages.
+        (GRAPHS, Blocks::rows(3 * batch_size + 1)),
+        (COUNT, by_type(2)),
+        (NUMBER, Blocks::rows(2)),
+        // Objects, predicates, and the edges' slots.
+        (FILL, by_type(3)),
+    ] {
+        // SAFETY: arrays are long enough for the lists at their places, and indices lie in range, as the caller promises;
+        // slot, scratch and position are borrowed mutably, and nothing else is written.
+        unsafe { device.launch(&kernel, blocks, &arguments) }?;
+    }
+    Ok(())
+}
 
-    let arguments = Arguments::default()
-        .add(counts)
-        .add(own(at.graph_image))
-        .add(list(places.graph_offsets))
-        .add(own(at.graph_edges))
-        .add(list(places.similarity_positive))
-        .add(list(places.similarity_negative))
-        .add(position)
-        .add(triples.anchors)
-        .add(triples.positive)
-        .add(triples.negative)
-        .add(triples.similarity_positive)
-        .add(triples.similarity_negative)
-        .add(all(of.places.node_offsets))
-        .add(all(of.places.edge_offsets))
-        .add(anchors)
-        .add(batch_size);
-    launch("graph_batch_places", Grid::rows(1, THREADS), arguments)?;
+fn batch_arguments(slot: &mut SliceMut<'_, i32>, places: &Places) -> BatchArguments {
+    let len = slot.len();
+    let mut list = |place: usize| PointerMut::from(&mut slot.slice_mut(place..len));
+    BatchArguments {
+        counts: list(0),
+        graph_offsets: list(places.graph_offsets),
+        object_ends: list(places.object_ends),
+        edge_subject: list(places.edge_subject),
+        edge_object: list(places.edge_object),
+        node_offsets: list(places.node_offsets),
+        node_entries: list(places.node_entries),
+        object_types: list(places.object_types),
+        object_offsets: list(places.object_offsets),
+        object_entries: list(places.object_entries),
+        predicate_types: list(places.predicate_types),
+        predicate_offsets: list(places.predicate_offsets),
+        predicate_entries: list(places.predicate_entries),
+        edge_subject_slot: list(places.edge_subject_slot),
+        edge_object_slot: list(places.edge_object_slot),
+        edge_predicate_slot: list(places.edge_predicate_slot),
+        similarity_positive: list(places.similarity_positive),
+        similarity_negative: list(places.similarity_negative),
+    }
+}
 
-    let arguments = Arguments::default()
-        .add(list(places.object_ends))
-        .add(own(at.node_object))
-        .add(own(at.edge_predicate))
-        .add(list(places.edge_subject))
-        .add(list(places.edge_object))
-        .add(list(places.node_offsets))
-        .add(list(places.node_entries))
-        .add(counts)
-        .add(own(at.graph_image))
-        .add(list(places.graph_offsets))
-        .add(own(at.graph_edges))
-        .add(all(of.places.node_offsets))
-        .add(all(of.places.edge_offsets))
-        .add(all(of.places.object_ends))
-        .add(all(of.places.node_object))
-        .add(all(of.places.edge_predicate))
-        .add(all(of.places.edge_subject))
-        .add(all(of.places.edge_object))
-        .add(all(of.places.message_offsets))
-        .add(all(of.places.messages));
-    // One block more, which ends the list of messages.
-    launch("graph_batch_graphs", Grid::rows(3 * batch_size + 1, THREADS_OF_A_GRAPH), arguments)?;
-
-    let blocks = object_types.max(predicate_types).div_ceil(TYPES_PER_BLOCK);
-    let by_type =
-        |kinds| Grid { blocks: [dimension(blocks), kinds, dimension(at.segments)], threads: [THREADS, 1, 1] };
-    let arguments = Arguments::default()
-        .add(own(at.type_rows))
-        .add(own(at.type_entries))
-        .add(counts)
-        .add(own(at.node_object))
-        .add(own(at.edge_predicate))
-        .add(list(places.node_offsets))
-        .add(object_types)
-        .add(predicate_types);
-    launch("graph_batch_count", by_type(2), arguments)?;
-
-    let arguments = Arguments::default()
-        .add(counts)
-        .add(list(places.object_types))
-        .add(list(places.object_offsets))
-        .add(list(places.predicate_types))
-        .add(list(places.predicate_offsets))
-        .add(own(at.slot_of_type))
-        .add(own(at.type_rows))
-        .add(own(at.type_entries))
-        .add(object_types)
-        .add(predicate_types)
-        .add(at.segments);
-    launch("graph_batch_number", Grid::rows(2, THREADS), arguments)?;
-
-    let arguments = Arguments::default()
-        .add(list(places.object_entries))
-        .add(list(places.predicate_entries))
-        .add(list(places.edge_subject_slot))
-        .add(list(places.edge_object_slot))
-        .add(list(places.edge_predicate_slot))
-        .add(list(places.object_offsets))
-        .add(list(places.predicate_offsets))
-        .add(own(at.slot_of_type))
-        .add(own(at.type_entries))
-        .add(counts)
-        .add(own(at.node_object))
-        .add(own(at.edge_predicate))
-        .add(list(places.node_offsets))
-        .add(list(places.node_entries))
-        .add(list(places.edge_subject))
-        .add(list(places.edge_object))
-        .add(object_types)
-        .add(predicate_types);
-    // Objects, predicates, and the edges' slots.
-    launch("graph_batch_fill", by_type(3), arguments)
+fn scratch_arguments(scratch: &mut SliceMut<'_, i32>, places: &ScratchPlaces) -> ScratchArguments {
+    let len = scratch.len();
+    let mut list = |place: usize| PointerMut::from(&mut scratch.slice_mut(place..len));
+    ScratchArguments {
+        graph_image: list(places.graph_image),
+        graph_edges: list(places.graph_edges),
+        node_object: list(places.node_object),
+        edge_predicate: list(places.edge_predicate),
+        type_rows: list(places.type_rows),
+        type_entries: list(places.type_entries),
+        slot_of_type: list(places.slot_of_type),
+    }
 }

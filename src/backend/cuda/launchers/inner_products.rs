@@ -1,17 +1,36 @@
 //! inner_products: a strip of the inner products of all rows with each other (`kernels/inner_products.cu`).
 
 use crate::backend::cuda::device::buffer::{Slice, SliceMut};
-use crate::backend::cuda::device::{Device, Grid, check_len};
+use crate::backend::cuda::device::kernel::{
+    Blocks, Kernel, KernelFile, Pointer, PointerMut, int, kernel_arguments,
+};
+use crate::backend::cuda::device::{Device, check_len};
 use crate::error::Result;
 
-pub(crate) const KERNELS: &[&str] = &["inner_products"];
+kernel_arguments! {
+    struct InnerProducts {
+        /// `[strip_rows, rows]`, written.
+        products: PointerMut<f64>,
+        /// `[rows, width]`.
+        values: Pointer<f32>,
+        first_row: i32,
+        strip_rows: i32,
+        rows: i32,
+        width: i32,
+    }
+}
 
-/// As in the kernel: rows and columns of a block's tile, and its threads.
+/// Rows and columns of a block's tile, and threads of a block, as in `kernels/inner_products.cuh`.
 pub(crate) const SIDE: usize = 64;
 pub(crate) const THREADS: u32 = 256;
 
-/// `products [R, rows]`, the first R rows from `first_row` on, of `values [rows, width]` with all of them; R is as many as
-/// `products` has room for.
+const INNER_PRODUCTS: Kernel<InnerProducts> = Kernel::new("inner_products", [THREADS, 1, 1]);
+
+/// The kernel of `kernels/inner_products.cu`.
+pub(crate) const FILE: KernelFile = KernelFile { name: "inner_products", kernels: &[INNER_PRODUCTS.info()] };
+
+/// Writes `products [R, rows]`: the inner products of R rows of `values [rows, width]`, from `first_row` on, with all rows.
+/// R follows from the length of `products`.
 pub fn inner_products(
     device: &Device,
     products: &mut SliceMut<'_, f64>,
@@ -27,8 +46,14 @@ pub fn inner_products(
         return Ok(());
     }
     let tiles = strip_rows.div_ceil(SIDE) * rows.div_ceil(SIDE);
-    let arguments =
-        [products.into(), values.into(), first_row.into(), strip_rows.into(), rows.into(), width.into()];
-    // SAFETY: as in kernels/inner_products.cu; lengths were checked; the products are borrowed mutably and alone written.
-    unsafe { device.launch("inner_products", Grid::rows(tiles, THREADS), &arguments) }
+    let arguments = InnerProducts {
+        products: products.into(),
+        values: values.into(),
+        first_row: int(first_row),
+        strip_rows: int(strip_rows),
+        rows: int(rows),
+        width: int(width),
+    };
+    // SAFETY: lengths were checked; only `products` is written, which is borrowed mutably.
+    unsafe { device.launch(&INNER_PRODUCTS, Blocks::rows(tiles), &arguments) }
 }

@@ -1,20 +1,73 @@
 //! l2_normalise: rows of relu(norm(z)) at unit length, and their backward (`kernels/l2_normalise.cu`).
 
+use half::bf16;
+
 use super::batch_norm::{CHUNK_ROWS, Norm, NormGradient};
-use super::stored::{StoredElement, stored_kernel, stored_kernels};
+use super::norm_arguments::{NormArguments, NormGradientArguments};
+use super::stored::{StoredElement, stored_kernel};
 use crate::backend::cuda::device::buffer::{Slice, SliceMut};
+use crate::backend::cuda::device::kernel::{
+    Blocks, Kernel, KernelFile, Pointer, PointerMut, int, kernel_arguments,
+};
 use crate::backend::cuda::device::rows::Rows;
-use crate::backend::cuda::device::{Arguments, Device, Grid, check_len, dimension};
+use crate::backend::cuda::device::{Device, check_len};
 use crate::error::Result;
 
-pub(crate) const KERNELS: &[&str] = stored_kernels!["l2_normalise_forward", "l2_normalise_backward"];
+kernel_arguments! {
+    struct L2NormaliseForward<T> {
+        /// `[R, columns]`, written.
+        x: PointerMut<T>,
+        /// `[R, columns]`.
+        z: Pointer<T>,
+        norm: NormArguments,
+        /// `[1]`: R.
+        row_count: Pointer<i32>,
+        columns: i32,
+        stride: i32,
+    }
 
-/// As in the kernels.
+    struct L2NormaliseBackward<T> {
+        /// `[R, columns]`, written.
+        d_y: PointerMut<T>,
+        /// `[R, columns]`.
+        d_x: Pointer<T>,
+        /// `[R, columns]`.
+        z: Pointer<T>,
+        norm: NormArguments,
+        gradient: NormGradientArguments,
+        /// `[1]`: R.
+        row_count: Pointer<i32>,
+        columns: i32,
+        stride: i32,
+    }
+}
+
+/// Threads of a block, and columns of a strip, as in the kernels.
 const THREADS: u32 = 128;
 const STRIP: usize = 128;
 const BACKWARD_THREADS: u32 = 256;
 
-/// `x [R, C] = y / max(|y|, eps)`, `y = relu(norm(z))`.
+impl<T: StoredElement> L2NormaliseForward<T> {
+    const KERNEL: Kernel<Self> = Kernel::new(stored_kernel!("l2_normalise_forward", T), [THREADS, 1, 1]);
+}
+
+impl<T: StoredElement> L2NormaliseBackward<T> {
+    const KERNEL: Kernel<Self> =
+        Kernel::new(stored_kernel!("l2_normalise_backward", T), [BACKWARD_THREADS, 1, 1]);
+}
+
+/// The kernels of `kernels/l2_normalise.cu`.
+pub(crate) const FILE: KernelFile = KernelFile {
+    name: "l2_normalise",
+    kernels: &[
+        L2NormaliseForward::<f32>::KERNEL.info(),
+        L2NormaliseForward::<bf16>::KERNEL.info(),
+        L2NormaliseBackward::<f32>::KERNEL.info(),
+        L2NormaliseBackward::<bf16>::KERNEL.info(),
+    ],
+};
+
+/// Writes `x [R, C] = y / max(|y|, eps)`, where `y = relu(norm(z))`.
 pub fn l2_normalise_forward<T: StoredElement>(
     device: &Device,
     x: &mut SliceMut<'_, T>,
@@ -30,11 +83,16 @@ pub fn l2_normalise_forward<T: StoredElement>(
     if rows.bound == 0 {
         return Ok(());
     }
-    let arguments = Arguments::default().add(x).add(z).add_norm(norm).add(rows).add(columns).add(stride);
-    // SAFETY: as in kernels/l2_normalise.cu; lengths were checked; x is borrowed mutably.
-    unsafe {
-        device.launch(stored_kernel!("l2_normalise_forward", T), Grid::rows(rows.bound, THREADS), &arguments)
-    }
+    let arguments = L2NormaliseForward {
+        x: x.into(),
+        z: z.into(),
+        norm: norm.into(),
+        row_count: rows.into(),
+        columns: int(columns),
+        stride: int(stride),
+    };
+    // SAFETY: lengths were checked; only x is written, which is borrowed mutably.
+    unsafe { device.launch(&L2NormaliseForward::KERNEL, Blocks::rows(rows.bound), &arguments) }
 }
 
 /// The gradients of [`l2_normalise_forward`].
@@ -64,14 +122,18 @@ pub fn l2_normalise_backward<T: StoredElement>(
     check_len("l2_normalise_backward: d_y", d_y.len(), rows.bound * stride);
     check_len("l2_normalise_backward: d_x", d_x.len(), rows.bound * stride);
     check_len("l2_normalise_backward: z", z.len(), rows.bound * stride);
-    let arguments = Arguments::default().add(&mut d_y);
-    let arguments = arguments.add_norm_gradient(device, Some(gradient), rows.bound, columns)?;
-    let arguments = arguments.add(d_x).add(z).add_norm(norm).add(rows).add(columns).add(stride);
-    // At least one block for each strip, for what there is without rows.
-    let blocks = [columns.div_ceil(STRIP), rows.bound.div_ceil(CHUNK_ROWS).max(1), 1].map(dimension);
-    let (kernel, grid) =
-        (stored_kernel!("l2_normalise_backward", T), Grid { blocks, threads: [BACKWARD_THREADS, 1, 1] });
-    // SAFETY: as in kernels/l2_normalise.cu; lengths were checked, the sums have room; all that is written is borrowed
-    // mutably.
-    unsafe { device.launch(kernel, grid, &arguments) }
+    let arguments = L2NormaliseBackward {
+        d_y: (&mut d_y).into(),
+        d_x: d_x.into(),
+        z: z.into(),
+        norm: norm.into(),
+        gradient: NormGradientArguments::new(device, Some(gradient), rows.bound, columns)?,
+        row_count: rows.into(),
+        columns: int(columns),
+        stride: int(stride),
+    };
+    // At least one block for each strip, since without rows there are sums too.
+    let blocks = Blocks::new(columns.div_ceil(STRIP), rows.bound.div_ceil(CHUNK_ROWS).max(1), 1);
+    // SAFETY: lengths were checked, and the sums have room; all that is written is borrowed mutably.
+    unsafe { device.launch(&L2NormaliseBackward::KERNEL, blocks, &arguments) }
 }

@@ -2,7 +2,19 @@
 
 use crate::backend::cuda::device::buffer::Slice;
 use crate::backend::cuda::device::check_len;
+use crate::backend::cuda::device::kernel::{Pointer, kernel_arguments};
 use crate::backend::cuda::device::rows::Rows;
+
+kernel_arguments! {
+    /// [`Lists`], as the kernels take them (`kernels/lists.cuh`).
+    pub(crate) struct ListsArguments {
+        /// `[n + 1] -> entry`.
+        offsets: Pointer<i32>,
+        entries: Pointer<i32>,
+        /// `[1]`: n.
+        row_count: Pointer<i32>,
+    }
+}
 
 /// The two ends of each edge, as rows of a matrix of n rows: nodes, or object types that occur.
 #[derive(Clone, Copy, Debug)]
@@ -38,5 +50,12 @@ impl Lists<'_> {
     #[track_caller]
     pub(crate) fn check(&self) {
         check_len("offsets", self.offsets.len(), self.rows.bound + 1);
+    }
+}
+
+impl From<Lists<'_>> for ListsArguments {
+    fn from(lists: Lists<'_>) -> Self {
+        let Lists { rows, offsets, entries } = lists;
+        ListsArguments { offsets: offsets.into(), entries: entries.into(), row_count: rows.into() }
     }
 }

@@ -1,29 +1,96 @@
-//! readout_loss: graph embeddings, and the triples' losses with their gradient (`kernels/readout_loss.cu`).
+//! readout_loss: graph embeddings, and the losses of triples with their gradient (`kernels/readout_loss.cu`).
 
-use super::stored::{StoredElement, stored_kernel, stored_kernels};
+use half::bf16;
+
+use super::stored::{StoredElement, stored_kernel};
 use crate::backend::cuda::device::buffer::{Slice, SliceMut};
+use crate::backend::cuda::device::kernel::{
+    Blocks, Kernel, KernelFile, Pointer, PointerMut, int, kernel_arguments,
+};
 use crate::backend::cuda::device::rows::Rows;
-use crate::backend::cuda::device::{Argument, Arguments, Device, Grid, check_len};
+use crate::backend::cuda::device::{Device, check_len};
 use crate::error::Result;
 use crate::loss::{Loss, LossKind};
 
-pub(crate) const KERNELS: &[&str] = stored_kernels!["readout", "readout_loss"];
+kernel_arguments! {
+    struct StatesArguments<T> {
+        /// `[N, width]`.
+        values: Pointer<T>,
+        /// `[G + 1] -> node`.
+        graph_offsets: Pointer<i32>,
+        /// `[G] -> node`.
+        mean_ends: Pointer<i32>,
+        width: i32,
+        stride: i32,
+    }
 
-/// As in the kernel: of a graph.
+    struct Readout<T> {
+        /// `[G, width]`, written.
+        embedding: PointerMut<f32>,
+        states: StatesArguments<T>,
+        /// `[1]`: G.
+        graph_count: Pointer<i32>,
+    }
+
+    struct ReadoutLoss<T> {
+        /// `[3 B, width]`, written.
+        embedding: PointerMut<f32>,
+        /// `[loss_rows, most_triples]`, of which one row is written.
+        losses: PointerMut<f32>,
+        /// `[N, width]`, written.
+        d_node_state: PointerMut<T>,
+        states: StatesArguments<T>,
+        /// `[B]`.
+        similarity_positive: Pointer<f32>,
+        /// `[B]`.
+        similarity_negative: Pointer<f32>,
+        /// `[1]`: B.
+        triple_count: Pointer<i32>,
+        /// `[1]`.
+        steps: Pointer<u64>,
+        loss_rows: i32,
+        most_triples: i32,
+        kind: i32,
+        temperature: f32,
+        margin: f32,
+        reserved: i32,
+    }
+}
+
+/// Threads of a graph, as in the kernels.
 const THREADS: u32 = 128;
-/// A triple's graphs.
+/// Graphs of a triple.
 const ROLES: usize = 3;
+
+impl<T: StoredElement> Readout<T> {
+    const KERNEL: Kernel<Self> = Kernel::new(stored_kernel!("readout", T), [THREADS, 1, 1]);
+}
+
+impl<T: StoredElement> ReadoutLoss<T> {
+    const KERNEL: Kernel<Self> = Kernel::new(stored_kernel!("readout_loss", T), [THREADS, ROLES as u32, 1]);
+}
+
+/// The kernels of `kernels/readout_loss.cu`.
+pub(crate) const FILE: KernelFile = KernelFile {
+    name: "readout_loss",
+    kernels: &[
+        Readout::<f32>::KERNEL.info(),
+        Readout::<bf16>::KERNEL.info(),
+        ReadoutLoss::<f32>::KERNEL.info(),
+        ReadoutLoss::<bf16>::KERNEL.info(),
+    ],
+};
 
 /// The states of all graphs' nodes.
 #[derive(Clone, Copy, Debug)]
 pub struct NodeStates<'a, T> {
-    /// `[N, D]`.
+    /// `[N, D]` node states.
     pub values: Slice<'a, T>,
-    /// `[G + 1] -> node`.
+    /// `[G + 1] -> node`: start of each graph.
     pub graph_offsets: Slice<'a, i32>,
-    /// `[G] -> node`: where the nodes of each graph's mean end; no mean is of nothing.
+    /// `[G] -> node`: end of the nodes that each graph's mean is taken over, of which there is at least one.
     pub mean_ends: Slice<'a, i32>,
-    /// D.
+    /// D: width of a state.
     pub width: usize,
 }
 
@@ -33,14 +100,21 @@ impl<T: StoredElement> NodeStates<'_, T> {
         check_len("readout: graph_offsets", self.graph_offsets.len(), graphs + 1);
         check_len("readout: mean_ends", self.mean_ends.len(), graphs);
     }
+}
 
-    fn add_to(self, arguments: Arguments) -> Arguments {
-        let arguments = arguments.add(self.values).add(self.graph_offsets).add(self.mean_ends);
-        arguments.add(self.width).add(T::stride(self.width))
+impl<T: StoredElement> From<NodeStates<'_, T>> for StatesArguments<T> {
+    fn from(of: NodeStates<'_, T>) -> Self {
+        StatesArguments {
+            values: of.values.into(),
+            graph_offsets: of.graph_offsets.into(),
+            mean_ends: of.mean_ends.into(),
+            width: int(of.width),
+            stride: int(T::stride(of.width)),
+        }
     }
 }
 
-/// `embedding [G, D]` of so many graphs.
+/// Writes `embedding [G, D]`.
 pub fn readout<T: StoredElement>(
     device: &Device,
     embedding: &mut SliceMut<'_, f32>,
@@ -52,44 +126,44 @@ pub fn readout<T: StoredElement>(
     if graphs.bound == 0 {
         return Ok(());
     }
-    let arguments = of.add_to(Arguments::default().add(embedding)).add(graphs);
-    // SAFETY: as in kernels/readout_loss.cu; lengths were checked; what is written is borrowed mutably.
-    unsafe { device.launch(stored_kernel!("readout", T), Grid::rows(graphs.bound, THREADS), &arguments) }
+    let arguments = Readout { embedding: embedding.into(), states: of.into(), graph_count: graphs.into() };
+    // SAFETY: lengths were checked; what is written is borrowed mutably.
+    unsafe { device.launch(&Readout::KERNEL, Blocks::rows(graphs.bound), &arguments) }
 }
 
-/// The triples of graphs that are anchors, then positives, then negatives.
+/// Triples. Their graphs are the anchors, then the positives, then the negatives.
 #[derive(Clone, Copy, Debug)]
 pub struct Triples<'a> {
-    /// B.
+    /// B: number of triples.
     pub count: Rows<'a>,
-    /// `[B]`.
+    /// `[B]` similarity of anchor and positive.
     pub similarity_positive: Slice<'a, f32>,
-    /// `[B]`.
+    /// `[B]` similarity of anchor and negative.
     pub similarity_negative: Slice<'a, f32>,
 }
 
-/// Where losses go: a row for a step, in turns.
+/// The losses of the last steps, one row for each step.
 #[derive(Debug)]
 pub struct LossRows<'a> {
-    /// `[rows, most triples]`.
+    /// `[rows, most triples]` losses; one row is written.
     pub values: SliceMut<'a, f32>,
-    /// How many steps' losses it keeps.
+    /// Number of rows.
     pub rows: usize,
-    /// `[1]`: the steps done; the losses go to row `steps % rows`.
+    /// `[1]` number of steps done; the losses go to row `steps % rows`.
     pub steps: Slice<'a, u64>,
 }
 
-/// What the loss of a batch writes.
+/// The outputs of [`readout_loss`].
 pub struct LossOutputs<'a, T> {
-    /// `[3 B, D]`: as [`readout`].
+    /// `[3 B, D]` embeddings, as [`readout`] writes them.
     pub embedding: SliceMut<'a, f32>,
-    /// `[B]`, into their step's row.
+    /// The losses; the row of this step is written.
     pub losses: LossRows<'a>,
-    /// `[N, D]`: of the losses' mean.
+    /// `[N, D]` gradient of the mean loss with respect to the node states.
     pub d_node_state: SliceMut<'a, T>,
 }
 
-/// [`readout`] of the triples' graphs, their losses, and the gradient of these by the node states.
+/// Writes the embeddings of the triples' graphs, the losses, and the gradient with respect to the node states.
 pub fn readout_loss<T: StoredElement>(
     device: &Device,
     to: LossOutputs<'_, T>,
@@ -109,17 +183,28 @@ pub fn readout_loss<T: StoredElement>(
     if count == 0 {
         return Ok(());
     }
-    // As the kernel's enum.
+    // As in the kernel's enum.
     let kind = match loss.kind {
         LossKind::Ranking => 0,
         LossKind::Triplet => 1,
         LossKind::InfoNce => 2,
     };
-    let arguments = Arguments::default().add(&mut embedding).add(&mut losses.values).add(&mut d_node_state);
-    let arguments = of.add_to(arguments).add(triples.similarity_positive).add(triples.similarity_negative);
-    let arguments = arguments.add(triples.count).add(losses.steps).add(losses.rows).add(most_triples);
-    let arguments = arguments.add(Argument::Int(kind)).add(loss.temperature as f32).add(loss.margin as f32);
-    let grid = Grid { threads: [THREADS, ROLES as u32, 1], ..Grid::rows(count, THREADS) };
-    // SAFETY: as in kernels/readout_loss.cu; lengths were checked; what is written is borrowed mutably.
-    unsafe { device.launch(stored_kernel!("readout_loss", T), grid, &arguments) }
+    let arguments = ReadoutLoss {
+        embedding: (&mut embedding).into(),
+        losses: (&mut losses.values).into(),
+        d_node_state: (&mut d_node_state).into(),
+        states: of.into(),
+        similarity_positive: triples.similarity_positive.into(),
+        similarity_negative: triples.similarity_negative.into(),
+        triple_count: triples.count.into(),
+        steps: losses.steps.into(),
+        loss_rows: int(losses.rows),
+        most_triples: int(most_triples),
+        kind,
+        temperature: loss.temperature as f32,
+        margin: loss.margin as f32,
+        reserved: 0,
+    };
+    // SAFETY: lengths were checked; what is written is borrowed mutably.
+    unsafe { device.launch(&ReadoutLoss::KERNEL, Blocks::rows(count), &arguments) }
 }

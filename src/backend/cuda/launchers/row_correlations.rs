@@ -1,27 +1,49 @@
-//! row_correlations: what a row's rank correlations follow from (`kernels/row_correlations.cu`).
+//! row_correlations: counts and sums for the rank correlations of each row (`kernels/row_correlations.cu`).
 
 use std::ops::Range;
 
 use super::strips::{Strips, for_each_strip, strip_rows};
 use crate::backend::correlation_sums::CorrelationSums;
 use crate::backend::cuda::device::buffer::{Buffer, SliceMut};
-use crate::backend::cuda::device::{Device, Grid, check_len};
+use crate::backend::cuda::device::kernel::{
+    Blocks, Kernel, KernelFile, Pointer, PointerMut, int, kernel_arguments,
+};
+use crate::backend::cuda::device::{Device, check_len};
 use crate::data::similarity::Similarity;
 use crate::error::{Error, Result};
 
-pub(crate) const KERNELS: &[&str] = &["row_correlations"];
+kernel_arguments! {
+    struct RowCorrelations {
+        /// `[R, 6]`, written.
+        counts: PointerMut<i64>,
+        /// `[R, 3]`, written.
+        moments: PointerMut<f64>,
+        /// `[R, columns]`.
+        scores: Pointer<f64>,
+        /// `[R, columns]`.
+        similarities: Pointer<f64>,
+        columns: i32,
+        first_row: i32,
+    }
+}
 
-/// As in the kernel.
+/// Threads of a block, as in the kernel.
 const THREADS: u32 = 256;
 /// Numbers of a row.
 pub const COUNTS: usize = 6;
 /// Sums of a row.
 pub const MOMENTS: usize = 3;
 
+const ROW_CORRELATIONS: Kernel<RowCorrelations> = Kernel::new("row_correlations", [THREADS, 1, 1]);
+
+/// The kernel of `kernels/row_correlations.cu`.
+pub(crate) const FILE: KernelFile =
+    KernelFile { name: "row_correlations", kernels: &[ROW_CORRELATIONS.info()] };
+
 /// The most columns: sums of squares of ranks stay below 2^63 (n^3 / 3 for n of them).
 const MOST_COLUMNS: usize = 1 << 21;
 
-/// Into `counts [R, 6]` and `moments [R, 3]`.
+/// Writes `counts [R, 6]` and `moments [R, 3]` of the R rows.
 pub fn row_correlations(
     device: &Device,
     counts: &mut SliceMut<'_, i64>,
@@ -36,20 +58,20 @@ pub fn row_correlations(
     if rows == 0 {
         return Ok(());
     }
-    let arguments = [
-        counts.into(),
-        moments.into(),
-        of.scores.into(),
-        of.similarities.into(),
-        of.columns.into(),
-        of.first_row.into(),
-    ];
-    // SAFETY: as in kernels/row_correlations.cu; lengths were checked; what is written is borrowed mutably.
-    unsafe { device.launch("row_correlations", Grid::rows(rows, THREADS), &arguments) }
+    let arguments = RowCorrelations {
+        counts: counts.into(),
+        moments: moments.into(),
+        scores: of.scores.into(),
+        similarities: of.similarities.into(),
+        columns: int(of.columns),
+        first_row: int(of.first_row),
+    };
+    // SAFETY: lengths were checked; counts and moments are borrowed mutably, and nothing else is written.
+    unsafe { device.launch(&ROW_CORRELATIONS, Blocks::rows(rows), &arguments) }
 }
 
-/// The sums of all rows of `embeddings [n, width]` against `similarity` over `images`, of which there are n; `done` is
-/// told the number of rows after each strip.
+/// The sums of all rows of `embeddings [n, width]` against `similarity` over the n `images`. Calls `done` with the number of
+/// rows after each strip.
 pub(crate) fn all_rows(
     device: &Device,
     embeddings: &Buffer<f32>,
@@ -85,7 +107,7 @@ pub(crate) fn all_rows(
     Ok(all)
 }
 
-/// A row's numbers as the kernel writes them.
+/// The sums of a row, from the numbers that the kernel writes.
 fn row_sums(entries: u64, counts: &[i64], moments: &[f64]) -> CorrelationSums {
     CorrelationSums {
         entries,

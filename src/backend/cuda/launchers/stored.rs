@@ -27,8 +27,8 @@ pub trait StoredElement: Element {
         column.is_multiple_of(Self::ROW_MULTIPLE)
     }
 
-    /// Of a kernel's two names, that for this type.
-    fn kernel(f32_name: &'static str, bf16_name: &'static str) -> &'static str;
+    /// Whether this is `bf16`, by which kernels' names end.
+    const IS_BF16: bool;
 
     /// Of two ways to a slice, takes the one of this type.
     fn choose<'a>(
@@ -73,11 +73,8 @@ impl<T: StoredElement> Buffer<T> {
 impl StoredElement for f32 {
     const ROW_MULTIPLE: usize = 1;
     const PRODUCTS_READ_COPY: bool = false;
+    const IS_BF16: bool = false;
     const ROUNDING: f64 = f32::EPSILON as f64 / 2.0;
-
-    fn kernel(f32_name: &'static str, _: &'static str) -> &'static str {
-        f32_name
-    }
 
     fn choose<'a>(
         single: impl FnOnce() -> Slice<'a, f32>,
@@ -98,11 +95,8 @@ impl StoredElement for f32 {
 impl StoredElement for bf16 {
     const ROW_MULTIPLE: usize = 8;
     const PRODUCTS_READ_COPY: bool = true;
+    const IS_BF16: bool = true;
     const ROUNDING: f64 = 1.0 / 256.0;
-
-    fn kernel(_: &'static str, bf16_name: &'static str) -> &'static str {
-        bf16_name
-    }
 
     fn choose<'a>(
         _: impl FnOnce() -> Slice<'a, f32>,
@@ -120,21 +114,15 @@ impl StoredElement for bf16 {
     }
 }
 
-/// The names of a file's kernels: those that come for both types, and after a semicolon others.
-macro_rules! stored_kernels {
-    ($($stored:literal),* $(; $($other:literal),*)?) => {
-        &[$(concat!($stored, "_f32"), concat!($stored, "_bf16"),)* $($($other),*)?]
-    };
-}
-
-/// The name of a kernel that comes for both types, for one of them.
+/// The name of a kernel that comes for both types, for one of them: a constant.
 macro_rules! stored_kernel {
     ($name:literal, $element:ty) => {
-        <$element as $crate::backend::cuda::launchers::stored::StoredElement>::kernel(
-            concat!($name, "_f32"),
-            concat!($name, "_bf16"),
-        )
+        if <$element as $crate::backend::cuda::launchers::stored::StoredElement>::IS_BF16 {
+            concat!($name, "_bf16")
+        } else {
+            concat!($name, "_f32")
+        }
     };
 }
 
-pub(crate) use {stored_kernel, stored_kernels};
+pub(crate) use stored_kernel;

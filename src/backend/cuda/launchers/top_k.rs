@@ -1,45 +1,84 @@
 //! top_k: the rows that have the greatest inner products with a query (`kernels/top_k.cu`).
 
 use crate::backend::cuda::device::buffer::{Slice, SliceMut};
-use crate::backend::cuda::device::{Argument, Device, Grid, check_len};
+use crate::backend::cuda::device::kernel::{
+    Blocks, Kernel, KernelFile, Pointer, PointerMut, int, kernel_arguments,
+};
+use crate::backend::cuda::device::{Device, check_len};
 use crate::error::Result;
 
-pub(crate) const KERNELS: &[&str] = &["top_k_parts", "top_k_merge"];
+kernel_arguments! {
+    struct TopKParts {
+        /// `[Q, parts, k]`, written.
+        lists: PointerMut<u64>,
+        /// `[Q]`.
+        bound: Pointer<u64>,
+        /// `[Q, width]`.
+        queries: Pointer<f32>,
+        /// `[rows, width]`.
+        embeddings: Pointer<f32>,
+        parts: i32,
+        rows: i32,
+        width: i32,
+        k: i32,
+    }
 
-/// As in the kernel.
+    struct TopKMerge {
+        /// `[Q, k]`, written.
+        scores: PointerMut<f32>,
+        /// `[Q, k]`, written.
+        indices: PointerMut<i32>,
+        /// `[Q]`, written.
+        bound: PointerMut<u64>,
+        /// `[Q, candidates]`.
+        lists: Pointer<u64>,
+        candidates: i64,
+        k: i32,
+        reserved: i32,
+    }
+}
+
+/// Rows of a part and threads of a block, as in the kernels.
 const TILE: usize = 256;
 
-/// The most rows that one pass finds.
+const TOP_K_PARTS: Kernel<TopKParts> = Kernel::new("top_k_parts", [TILE as u32, 1, 1]);
+const TOP_K_MERGE: Kernel<TopKMerge> = Kernel::new("top_k_merge", [TILE as u32, 1, 1]);
+
+/// The kernels of `kernels/top_k.cu`.
+pub(crate) const FILE: KernelFile =
+    KernelFile { name: "top_k", kernels: &[TOP_K_PARTS.info(), TOP_K_MERGE.info()] };
+
+/// Largest number of rows that one pass finds.
 pub const MAX_K: usize = TILE / 2;
 
 /// A `bound` above every row.
 pub const UNBOUNDED: u64 = u64::MAX;
 
-/// What passes read.
+/// Queries, and the rows that are searched.
 #[derive(Clone, Copy, Debug)]
 pub struct Search<'a> {
-    /// `[Q, D]`.
+    /// `[Q, D]` queries.
     pub queries: Slice<'a, f32>,
-    /// `[n, D]`.
+    /// `[n, D]` rows that are searched.
     pub embeddings: Slice<'a, f32>,
-    /// n.
+    /// n: number of rows.
     pub rows: usize,
-    /// D.
+    /// D: width of a row.
     pub width: usize,
 }
 
-/// Where a pass's results go, Q queries by k.
+/// The results of a pass, for Q queries.
 #[derive(Debug)]
 pub struct Found<'a> {
-    /// `[Q, k]`, best first; NaN where there is no row.
+    /// `[Q, k]` scores, best first; NaN where there is no row.
     pub scores: SliceMut<'a, f32>,
     /// `[Q, k] -> row`, -1 where there is none.
     pub indices: SliceMut<'a, i32>,
-    /// `[Q]`: only what comes after this is found, [`UNBOUNDED`] at first; a pass leaves where it ended.
+    /// `[Q]` keys: a pass finds only rows that come after them, and leaves the keys of the last rows. [`UNBOUNDED`] at first.
     pub bound: SliceMut<'a, u64>,
 }
 
-/// Values of the memory that a pass needs beside its results.
+/// Length of the scratch memory of a pass.
 pub fn lists_len(queries: usize, rows: usize, k: usize) -> usize {
     queries * rows.div_ceil(TILE) * k
 }
@@ -63,33 +102,33 @@ pub fn top_k(
         return Ok(());
     }
     if parts > 0 {
-        let arguments = [
-            lists.into(),
-            found.bound.as_slice().into(),
-            of.queries.into(),
-            of.embeddings.into(),
-            parts.into(),
-            of.rows.into(),
-            of.width.into(),
-            k.into(),
-        ];
-        // SAFETY: as in kernels/top_k.cu; lengths were checked; the lists are borrowed mutably and alone written.
-        unsafe { device.launch("top_k_parts", Grid::rows(queries * parts, TILE as u32), &arguments) }?;
+        let arguments = TopKParts {
+            lists: lists.into(),
+            bound: found.bound.as_slice().into(),
+            queries: of.queries.into(),
+            embeddings: of.embeddings.into(),
+            parts: int(parts),
+            rows: int(of.rows),
+            width: int(of.width),
+            k: int(k),
+        };
+        // SAFETY: lengths were checked; only the lists are written, which are borrowed mutably.
+        unsafe { device.launch(&TOP_K_PARTS, Blocks::rows(queries * parts), &arguments) }?;
     }
-    let arguments = [
-        (&mut found.scores).into(),
-        (&mut found.indices).into(),
-        (&mut found.bound).into(),
-        lists.as_slice().into(),
-        Argument::Long((parts * k) as i64),
-        k.into(),
-    ];
-    // SAFETY: as in kernels/top_k.cu; lengths were checked; the launch before wrote the lists; what is written is
-    // borrowed mutably.
-    unsafe { device.launch("top_k_merge", Grid::rows(queries, TILE as u32), &arguments) }
+    let arguments = TopKMerge {
+        scores: (&mut found.scores).into(),
+        indices: (&mut found.indices).into(),
+        bound: (&mut found.bound).into(),
+        lists: lists.as_slice().into(),
+        candidates: (parts * k) as i64,
+        k: int(k),
+        reserved: 0,
+    };
+    // SAFETY: lengths were checked; the launch before wrote the lists; what is written is borrowed mutably.
+    unsafe { device.launch(&TOP_K_MERGE, Blocks::rows(queries), &arguments) }
 }
 
-/// The `k` rows, or all, of the one query, with their scores: as many passes as it takes.
+/// The best `k` rows of the only query, or all rows if there are fewer, with their scores; in as many passes as it takes.
 pub(crate) fn top_k_of_one(device: &Device, of: Search<'_>, k: usize) -> Result<Vec<(usize, f32)>> {
     let k = k.min(of.rows);
     let most = k.clamp(1, MAX_K);

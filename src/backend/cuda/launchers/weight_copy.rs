@@ -5,23 +5,45 @@
 //! `edge.hidden`, `[H, 3 D]`, is used as three matrices (`layer_input.rs`), each of whose rows must begin at a multiple of
 //! 16 bytes: it lies as `[3 H, D]`, row `3 o + p` being part p of output o.
 
+use bytemuck::{Pod, Zeroable};
 use half::bf16;
 
 use super::linear::Matrix;
 use super::stored::StoredElement;
 use crate::backend::cuda::device::Device;
-use crate::backend::cuda::device::buffer::{Buffer, Slice, SliceMut};
+use crate::backend::cuda::device::buffer::{Buffer, Element, Slice, SliceMut};
+use crate::backend::cuda::device::kernel::int;
 use crate::error::Result;
 use crate::network::parameters::{BlockKind, Layout};
 
 /// The copy, and where each weight lies in it.
 pub struct WeightCopy {
     values: Buffer<bf16>,
-    /// `[S, 5]`, as the kernel takes them: first and end among the parameters, width, stride, place in the copy.
-    segments: Buffer<i32>,
+    /// `[S]`: one for each weight.
+    segments: Buffer<WeightSegment>,
     places: Vec<[CopiedWeight; 4]>,
     /// Length of the parameters.
     parameter_count: usize,
+}
+
+/// A weight as the kernel sees it (`WeightSegment` in `kernels/adam.cu`).
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+pub(crate) struct WeightSegment {
+    /// First parameter.
+    first: i32,
+    /// The parameter behind the last.
+    end: i32,
+    /// Values of a row.
+    width: i32,
+    /// Distance of rows in the copy.
+    stride: i32,
+    /// Start in the copy.
+    at: i32,
+}
+
+impl Element for WeightSegment {
+    const C_TYPE: &'static str = "WeightSegment";
 }
 
 /// A weight in the copy: rows of `columns` values, `stride` apart.
@@ -98,8 +120,9 @@ impl WeightCopy {
             let (rows, stride) = (block.weight.len() / columns, bf16::stride(columns));
             let copied = CopiedWeight { start: len, rows, columns, stride };
             len += rows * stride;
-            let numbers = [block.weight.start, block.weight.end, columns, stride, copied.start];
-            segments.extend(numbers.map(|number| i32::try_from(number).expect("fewer than 2^31 parameters")));
+            let [first, end, width, stride, at] =
+                [block.weight.start, block.weight.end, columns, stride, copied.start].map(int);
+            segments.push(WeightSegment { first, end, width, stride, at });
             copied
         };
         let places: Vec<[CopiedWeight; 4]> =
@@ -129,11 +152,11 @@ impl WeightCopy {
         device.download(&self.values, 0..self.values.len())
     }
 
-    /// What the kernel takes: the copy, its segments, and their number.
-    pub(crate) fn parts(&mut self) -> (SliceMut<'_, bf16>, Slice<'_, i32>, usize) {
-        let WeightCopy { values, segments, places, .. } = self;
+    /// What the kernel takes: the copy and its segments.
+    pub(crate) fn parts(&mut self) -> (SliceMut<'_, bf16>, Slice<'_, WeightSegment>) {
+        let WeightCopy { values, segments, .. } = self;
         let len = values.len();
-        (values.slice_mut(0..len), segments.slice(0..segments.len()), 4 * places.len())
+        (values.slice_mut(0..len), segments.slice(0..segments.len()))
     }
 
     /// Panics unless it is of so many parameters.

@@ -319,5 +319,5 @@ fn launch<T: StoredElement>(
     // SAFETY: as in kernels/linear.cuh; a matrix's slice holds its rows, a norm's its columns, the sums have room, and no
     // number of rows up to the bound makes more parts than there is room for, one layer's apart from the other's; what is
     // written is borrowed mutably.
-    unsafe { device.launch(kernel, Grid::rows(blocks, threads), &arguments) }
+    unsafe { device.launch_positional(kernel, Grid::rows(blocks, threads), &arguments) }
 }

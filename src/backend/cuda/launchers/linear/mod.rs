@@ -1,6 +1,7 @@
 //! linear: the products of a linear layer and what is fused with them (`kernels/linear.cuh`).
 
 mod backward;
+mod dynamic_shared;
 
 pub(crate) use backward::WeightGradient;
 pub use backward::{
@@ -15,6 +16,7 @@ use crate::backend::cuda::launchers::batch_norm::{BatchStatistics, Norm, NormBac
 use crate::backend::cuda::launchers::lists::Ends;
 use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::error::Result;
+pub(crate) use dynamic_shared::dynamic_shared_bytes;
 
 /// The products' kernels in a format: those of the smaller tile in the order of [`Product`], then as many as there are of
 /// the larger one.
@@ -205,6 +207,11 @@ impl<'a, T: StoredElement> Matrix<'a, T> {
     pub fn new(values: Slice<'a, T>, rows: usize, columns: usize) -> Self {
         check_len("a matrix", values.len(), rows * T::stride(columns));
         Matrix { values, rows, columns, lines: Lines::new(T::stride(columns)) }
+    }
+
+    /// The values, from the first row on.
+    pub(crate) fn values(&self) -> Slice<'a, T> {
+        self.values
     }
 
     /// Number of rows.
@@ -431,7 +438,7 @@ pub fn linear_forward<T: StoredElement>(
     let (kernel, grid) = format.of::<T>().forward(product, y.rows, y.columns);
     // SAFETY: as in kernels/linear.cuh; a matrix's slice holds its rows, a norm's its columns, and the sums have room;
     // what is written is borrowed mutably.
-    unsafe { device.launch(kernel, grid, &arguments) }
+    unsafe { device.launch_positional(kernel, grid, &arguments) }
 }
 
 /// `y = (u / |u|) weight^T` by row, where `u [R, I] = relu(norm(z))` and `of.x` is z with its norm. Writes the divisors to
@@ -463,7 +470,7 @@ pub fn linear_forward_unit<T: StoredElement>(
     let (kernel, grid) = format.of::<T>().forward(Product::ForwardUnit, y.rows, y.columns);
     // SAFETY: as in kernels/linear.cuh; a matrix's slice holds its rows, a norm's its columns; what is written is borrowed
     // mutably.
-    unsafe { device.launch(kernel, grid, &arguments) }
+    unsafe { device.launch_positional(kernel, grid, &arguments) }
 }
 
 /// [`ForwardGather`] and the statistics of y. No matrix may be split.
@@ -493,7 +500,7 @@ pub fn linear_forward_gather<T: StoredElement>(
     let (kernel, grid) = format.of::<T>().forward(product, y.rows, y.columns);
     // SAFETY: as in kernels/linear.cuh; a matrix's slice holds its rows, a norm's its columns, the ends are rows of
     // `projected`, and the sums have room; what is written is borrowed mutably.
-    unsafe { device.launch(kernel, grid, &arguments) }
+    unsafe { device.launch_positional(kernel, grid, &arguments) }
 }
 
 /// Two products that do not depend on each other, in one launch. Their inputs have rows of one width and stride, and
@@ -523,7 +530,7 @@ pub fn linear_forward_two<T: StoredElement>(
     let (kernel, threads) = format.of::<T>().kernel(Product::ForwardTwo, tile);
     let grid = Grid::rows(first_blocks + second_blocks, threads);
     // SAFETY: as in kernels/linear.cuh; a matrix's slice holds its rows; what is written is borrowed mutably.
-    unsafe { device.launch(kernel, grid, &arguments) }
+    unsafe { device.launch_positional(kernel, grid, &arguments) }
 }
 
 /// Panics unless matrices have as many rows as the grid is for.

@@ -1,0 +1,28 @@
+//! Dynamic shared memory of the products' kernels, beside their static shared memory.
+//!
+//! The build script includes this file too, to compute occupancy: it uses nothing of the crate.
+
+/// As in `kernels/matmul.cuh`: the tile of 128 x 128, for which static memory, 48 KiB at most, has no room.
+pub const LARGE_TILE_BYTES: u32 = 81_920;
+
+/// Bytes of dynamic shared memory per block of `kernel`: products end in the size of their tile.
+pub const fn dynamic_shared_bytes(kernel: &str) -> u32 {
+    let is_large = begins(kernel.as_bytes(), b"linear_") && ends(kernel.as_bytes(), b"_128");
+    if is_large { LARGE_TILE_BYTES } else { 0 }
+}
+
+const fn begins(text: &[u8], beginning: &[u8]) -> bool {
+    text.len() >= beginning.len() && equal(text.split_at(beginning.len()).0, beginning)
+}
+
+const fn ends(text: &[u8], end: &[u8]) -> bool {
+    text.len() >= end.len() && equal(text.split_at(text.len() - end.len()).1, end)
+}
+
+const fn equal(a: &[u8], b: &[u8]) -> bool {
+    let mut i = 0;
+    while i < a.len() && i < b.len() && a[i] == b[i] {
+        i += 1;
+    }
+    i == a.len() && i == b.len()
+}
