@@ -1,4 +1,4 @@
-// linear_bf16x3: operands split in two bf16, three products.
+// linear_bf16x3: the products of operands split into two bf16 each, three products on tensor cores for one.
 
 #include "linear.cuh"
 

@@ -1,35 +1,43 @@
-// linear_epilogue: what becomes of a tile's products (linear.cuh), chunk by chunk of 64 rows, as a core gives them away:
-//   what is stored of a product   itself, with what an edge gathers, over a row's length, or less what lies along a row
-//   a column's sums over a chunk  statistics, or those of batch norm's backward, of the values as they are stored
-//   the merge of chunks           by the last block of these columns (column_sums.cuh)
+// linear_epilogue: what becomes of a tile's products (linear.cuh), in chunks of 64 rows as a core leaves them:
+//   what is stored   the product itself, or with what an edge gathers, or over its row's length, or less what lies along u
+//   column sums      over the chunk, of the values as they are stored: statistics, or those of batch norm's backward
+//   the merge        of the chunks' sums, by the last block of these columns (column_sums.cuh)
 #pragma once
 
 #include "matmul.cuh"
 
 // ---- sums of a column over a chunk ------------------------------------------------------------------------------
+// `Column` holds a thread's sums of one column. What it needs of global memory for a row is a `Row`, loaded ahead.
 
-// Nothing.
+// Nothing to load.
+struct NoRow {};
+
+// No sums.
 struct NoSums {
     ColumnMemory memory = {};
     __device__ __forceinline__ bool wanted() const { return false; }
+    using Row = NoRow;
     struct Column {
         __device__ __forceinline__ void begin(const NoSums &, int) {}
-        __device__ __forceinline__ void add(int, float) {}
+        __device__ __forceinline__ NoRow load(int) const { return {}; }
+        __device__ __forceinline__ void add(NoRow, float) {}
         __device__ __forceinline__ float2 result() const { return make_float2(0.0f, 0.0f); }
     };
     static __device__ __forceinline__ float2 join(float2 first, int, float2, int) { return first; }
 };
 
-// Mean and sum of squared deviations from it (M2), taken around the first value: free of cancellation.
+// Mean and sum of squared deviations from it (M2), taken around the first value to avoid cancellation.
 struct Statistics {
     ColumnMemory memory;
     StatisticsMerge merge;
     __device__ __forceinline__ bool wanted() const { return memory.partials != nullptr; }
+    using Row = NoRow;
     struct Column {
         float around, sum, squares;
         int count;
         __device__ __forceinline__ void begin(const Statistics &, int) {}
-        __device__ __forceinline__ void add(int, float value) {
+        __device__ __forceinline__ NoRow load(int) const { return {}; }
+        __device__ __forceinline__ void add(NoRow, float value) {
             around = count == 0 ? value : around;
             float offset = value - around;
             sum += offset;
@@ -41,7 +49,7 @@ struct Statistics {
             return make_float2(around + offset, deviation < 0.0f ? 0.0f : deviation); // keeps NaN
         }
     };
-    // Of two sets of rows (Chan et al.).
+    // Joins the sums of two sets of rows (Chan et al.).
     static __device__ __forceinline__ float2 join(float2 first, int first_count, float2 second, int second_count) {
         if (second_count == 0) {
             return first;
@@ -51,14 +59,18 @@ struct Statistics {
     }
 };
 
-// Of the backward pass of relu(norm(z)), given the gradient by its output: sums of d and of d (z - mean).
+// The backward of relu(norm(z)), given the gradient with respect to its output: sums of d and of d (z - mean), where d is
+// that gradient where the ReLU passed, and 0 elsewhere.
 template <class T> struct BackwardSums {
     ColumnMemory memory;
     BackwardMerge merge;
-    const T *__restrict__ z;
+    const T *z;
     int stride;
     NormRows norm;
     __device__ __forceinline__ bool wanted() const { return memory.partials != nullptr; }
+    struct Row {
+        T z;
+    };
     struct Column {
         NormColumn norm;
         const T *z;
@@ -69,11 +81,10 @@ template <class T> struct BackwardSums {
             z = of.z + column;
             stride = of.stride;
         }
-        __device__ __forceinline__ float activated(int row) const {
-            return relu_norm(norm, widen(z[size_t(row) * stride]));
-        }
-        __device__ __forceinline__ void add(int row, float value) {
-            float at = widen(z[size_t(row) * stride]);
+        __device__ __forceinline__ Row load(int row) const { return {z[size_t(row) * stride]}; }
+        __device__ __forceinline__ float activated(Row of) const { return relu_norm(norm, widen(of.z)); }
+        __device__ __forceinline__ void add(Row of, float value) {
+            float at = widen(of.z);
             float d = norm_value(norm, at) > 0.0f ? value : 0.0f;
             sum += d;
             product += d * (at - norm.mean);
@@ -86,25 +97,35 @@ template <class T> struct BackwardSums {
 };
 
 // ---- what is stored ---------------------------------------------------------------------------------------------
+// `at_once`: as many rows are loaded before the first of them is stored, as registers allow. `reads_row_of_sums`: needs the
+// sums' Row even where no sums are wanted.
 
-// What is stored of the products of a column, so many rows at once as registers allow: these themselves,
+// The product itself,
 struct Alone {
-    static constexpr int unrolled = 4;
+    static constexpr int at_once = 4;
+    static constexpr bool reads_row_of_sums = false;
+    using Row = NoRow;
     struct Column {
         __device__ __forceinline__ void begin(const Alone &, int) {}
-        template <class Sums> __device__ __forceinline__ float stored(int, float product, const Sums &) const {
+        __device__ __forceinline__ NoRow load(int) const { return {}; }
+        template <class Sums, class SumsRow>
+        __device__ __forceinline__ float stored(int, float product, NoRow, const Sums &, SumsRow) const {
             return product;
         }
     };
 };
 
-// with what an edge gathers from its ends,
+// with what an edge, the row, gathers from its ends,
 template <class T> struct Gathered {
-    const T *__restrict__ projected;
+    const T *projected;
     int stride;
-    const int *__restrict__ subject, *__restrict__ object;
+    const int *subject, *object;
     int width;
-    static constexpr int unrolled = 4;
+    static constexpr int at_once = 4;
+    static constexpr bool reads_row_of_sums = false;
+    struct Row {
+        T of_subject, of_object;
+    };
     struct Column {
         Gathered of;
         int column;
@@ -112,20 +133,25 @@ template <class T> struct Gathered {
             of = gathered;
             column = index;
         }
-        template <class Sums>
-        __device__ __forceinline__ float stored(int row, float product, const Sums &) const {
+        __device__ __forceinline__ Row load(int row) const {
             const T *of_subject = of.projected + size_t(of.subject[row]) * of.stride;
             const T *of_object = of.projected + size_t(of.object[row]) * of.stride + of.width;
-            return product + (widen(of_subject[column]) + widen(of_object[column]));
+            return {of_subject[column], of_object[column]};
+        }
+        template <class Sums, class SumsRow>
+        __device__ __forceinline__ float stored(int, float product, Row row, const Sums &, SumsRow) const {
+            return product + (widen(row.of_subject) + widen(row.of_object));
         }
     };
 };
 
 // over the length of a's row,
 struct OverLength {
-    const float *of_tile; // shared
+    const float *of_tile; // in shared memory
     int first_row;
-    static constexpr int unrolled = 4;
+    static constexpr int at_once = 4;
+    static constexpr bool reads_row_of_sums = false;
+    using Row = NoRow;
     struct Column {
         const float *of_tile;
         int first_row;
@@ -133,42 +159,49 @@ struct OverLength {
             of_tile = lengths.of_tile;
             first_row = lengths.first_row;
         }
-        template <class Sums>
-        __device__ __forceinline__ float stored(int row, float product, const Sums &) const {
+        __device__ __forceinline__ NoRow load(int) const { return {}; }
+        template <class Sums, class SumsRow>
+        __device__ __forceinline__ float stored(int row, float product, NoRow, const Sums &, SumsRow) const {
             return product / of_tile[row - first_row];
         }
     };
 };
 
-// or less the part along the row u = relu(norm(z)), of whose norm the sums are: u times `along`, by row; all where that is
-// null.
+// or less what lies along u = relu(norm(z)), the norm whose sums are made: u times along[row]. Nothing is subtracted if
+// `along` is null.
 template <class T> struct LessAlong {
-    const float *__restrict__ along;
-    static constexpr int unrolled = 2;
+    const float *along;
+    static constexpr int at_once = 2;
+    static constexpr bool reads_row_of_sums = true;
+    struct Row {
+        float along;
+    };
     struct Column {
         const float *along;
         __device__ __forceinline__ void begin(const LessAlong &of, int) { along = of.along; }
-        __device__ __forceinline__ float stored(int row, float product,
-                                                const typename BackwardSums<T>::Column &of_column) const {
+        __device__ __forceinline__ Row load(int row) const { return {along == nullptr ? 0.0f : along[row]}; }
+        __device__ __forceinline__ float stored(int, float product, Row row,
+                                                const typename BackwardSums<T>::Column &of_column,
+                                                typename BackwardSums<T>::Row of_row) const {
             // u as the product that made the length has read it.
-            return along == nullptr ? product : fmaf(-rounded<T>(of_column.activated(row)), along[row], product);
+            return along == nullptr ? product : fmaf(-rounded<T>(of_column.activated(of_row)), row.along, product);
         }
     };
 };
 
 // ---- chunks -----------------------------------------------------------------------------------------------------
 
-// What a thread does with a chunk of the tile, in shared memory: it takes `each` columns, as many as 4 bytes hold, of
-// every rows_at_once-th row.
+// A thread's part of a chunk in shared memory: `each` neighbouring columns, as many as 4 bytes hold, of every
+// rows_at_once-th row.
 template <class Core, class T> struct ChunkThread {
     static constexpr int each = 4 / int(sizeof(T)), across = Core::Shape::columns / each;
     static constexpr int rows_at_once = Core::Shape::threads / across;
     int in_tile = int(threadIdx.x) % across * each, lane = int(threadIdx.x) / across;
 };
 
-// A matrix to write, lines as in Operand.
+// A matrix to write, with lines as in Operand.
 template <class T> struct Output {
-    T *__restrict__ values;
+    T *values;
     int stride, split;
     long long jump;
 
@@ -177,9 +210,8 @@ template <class T> struct Output {
     }
 };
 
-constexpr int NO_SPLIT = 0x7fffffff;
-
-// Of neighbouring columns, and what they are when they are read back. Lines of bf16 begin at multiples of 16 bytes.
+// Stores neighbouring columns, of which only the first one may exist, and rounds `values` to what was stored. Lines of bf16
+// begin at multiples of 16 bytes.
 __device__ __forceinline__ void store_columns(float *to, float (&values)[1], bool) { *to = values[0]; }
 __device__ __forceinline__ void store_columns(bf16 *to, float (&values)[2], bool both) {
     unsigned pair = pack_bf16(values[0], values[1]);
@@ -192,13 +224,12 @@ __device__ __forceinline__ void store_columns(bf16 *to, float (&values)[2], bool
     }
 }
 
-// A chunk of the tile: what `add` makes of each product by its column and row is stored, and of what was stored the
-// columns' two values are left for the merge.
+// Stores what `add` makes of the products of a chunk, and leaves the columns' sums over the chunk for the merge.
 template <class Core, class T, class Add, class Sums>
 __device__ __forceinline__ void finish_chunk(float *memory, const Output<T> &out, const Place &place, int chunk,
                                              const Add &add, const Sums &sums) {
     using Thread = ChunkThread<Core, T>;
-    constexpr int each = Thread::each, rows_at_once = Thread::rows_at_once;
+    constexpr int each = Thread::each, rows_at_once = Thread::rows_at_once, group = Add::at_once;
     Thread thread;
     int column = place.first_column + thread.in_tile, first_row = place.first_row + chunk;
     int count = min(CHUNK_ROWS, place.rows - first_row);
@@ -214,20 +245,44 @@ __device__ __forceinline__ void finish_chunk(float *memory, const Output<T> &out
             of_column[i].begin(sums, min(column + i, place.columns - 1));
             add_column[i].begin(add, min(column + i, place.columns - 1));
         }
-#pragma unroll Add::unrolled
-        for (int row = thread.lane; row < count; row += rows_at_once) {
-            float values[each];
+        // The compiler may not move a load ahead of a store, which might write what is loaded: a group of rows is loaded
+        // before any of them is stored.
+        for (int first = thread.lane; first < count; first += group * rows_at_once) {
+            typename Sums::Row of_row[group][each] = {};
+            typename Add::Row add_row[group][each] = {};
 #pragma unroll
-            for (int i = 0; i < each; i++) {
-                float product = memory[row * Core::tile_stride + thread.in_tile + i];
-                bool inside = column + i < place.columns;
-                values[i] = inside ? add_column[i].stored(first_row + row, product, of_column[i]) : 0.0f;
+            for (int k = 0; k < group; k++) {
+                int row = first + k * rows_at_once;
+                if (row < count) {
+#pragma unroll
+                    for (int i = 0; i < each; i++) {
+                        if (sums.wanted() || Add::reads_row_of_sums) {
+                            of_row[k][i] = of_column[i].load(first_row + row);
+                        }
+                        add_row[k][i] = add_column[i].load(first_row + row);
+                    }
+                }
             }
-            store_columns(out.line(first_row + row) + column, values, column + each <= place.columns);
-            if (sums.wanted()) {
 #pragma unroll
-                for (int i = 0; i < each; i++) {
-                    of_column[i].add(first_row + row, values[i]);
+            for (int k = 0; k < group; k++) {
+                int row = first + k * rows_at_once;
+                if (row < count) {
+                    float values[each];
+#pragma unroll
+                    for (int i = 0; i < each; i++) {
+                        float product = memory[row * Core::tile_stride + thread.in_tile + i];
+                        bool inside = column + i < place.columns;
+                        values[i] = inside ? add_column[i].stored(first_row + row, product, add_row[k][i], of_column[i],
+                                                                  of_row[k][i])
+                                           : 0.0f;
+                    }
+                    store_columns(out.line(first_row + row) + column, values, column + each <= place.columns);
+                    if (sums.wanted()) {
+#pragma unroll
+                        for (int i = 0; i < each; i++) {
+                            of_column[i].add(of_row[k][i], values[i]);
+                        }
+                    }
                 }
             }
         }
@@ -266,7 +321,7 @@ __device__ __forceinline__ void finish_chunk(float *memory, const Output<T> &out
     }
 }
 
-// After the tile's chunks: the last block of these columns merges them.
+// After the tile's chunks: the last block of these columns merges the chunks' sums.
 template <class Core> __device__ __forceinline__ void finish_sums(float *, const Place &, const NoSums &) {}
 
 template <class Core, class Sums>

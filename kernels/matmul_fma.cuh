@@ -1,7 +1,7 @@
 // matmul_fma: a block's tile of a product in single precision, without tensor cores.
 //
-// 256 threads make 64 x 64; they walk the inner dimension in steps of 16, through shared memory, where both operands
-// lie inner dimension first; a thread makes 4 x 4 values. Sums in the order of the inner dimension: bit-reproducible.
+// 256 threads compute 64 x 64 values, 4 x 4 each. They walk the inner dimension in steps of 16 through shared memory, where
+// both operands lie inner dimension first. Sums in the order of the inner dimension: bit-reproducible.
 #pragma once
 
 #include "matmul.cuh"
@@ -11,16 +11,16 @@ struct FmaCore {
     struct Shape {
         static constexpr int rows = 64, columns = 64, threads = 256;
     };
-    static constexpr int blocks = 3; // on a multiprocessor: 80 registers a thread hold its values without spills
+    static constexpr int blocks = 3; // on a multiprocessor: 80 registers hold a thread's values without spills
     static constexpr int STEP = 16, PER_THREAD = 4;
-    // Padded, so that storing a column meets different banks, and a multiple of 4, so that four values load at once.
+    // Padded so that a column is stored to different banks; a multiple of 4 so that four values are loaded at once.
     static constexpr int stride = Shape::rows + 4;
     static constexpr int tile_stride = Shape::columns + 8;
-    static constexpr int first_length = Shape::rows * tile_stride; // of the rows' lengths, in shared memory
+    static constexpr int first_length = Shape::rows * tile_stride; // where the rows' lengths begin in shared memory
     static_assert((first_length + Shape::rows) * int(sizeof(float)) <= SMALL_TILE_BYTES,
-                  "room for the tile, which takes more than the steps");
+                  "room for the tile, which is larger than the operands' steps");
 
-    // The value that an operand stands for.
+    // An operand's value.
     static __device__ __forceinline__ float value(const Operand<float, NoNorm> &from, int line, int column) {
         return from.line(line)[column];
     }
@@ -34,7 +34,7 @@ struct FmaCore {
         return norm_backward_value(of.norm.column(column), of.terms(column), *at, *z);
     }
 
-    // Rows first_row.. and inner steps first_inner.. of an operand, zeros beyond its end.
+    // Loads rows first_row.. and inner steps first_inner.. of an operand, and zeros beyond its end.
     template <Order order, class Norm>
     static __device__ __forceinline__ void load(float *to, const Operand<float, Norm> &from, int rows, int first_row,
                                                 int inner_end, int first_inner) {
@@ -49,7 +49,7 @@ struct FmaCore {
         }
     }
 
-    // As TensorCore::multiply.
+    // Like TensorCore::multiply.
     template <Order order_a, Order order_b, class NormA, class NormB, class Lengths, class Finish>
     static __device__ __forceinline__ void multiply(float *memory, Operand<float, NormA> a, Operand<float, NormB> b,
                                                     Place place, Lengths lengths, Finish finish) {

@@ -1,30 +1,29 @@
 // matmul_tensor: a block's tile of a product on the tensor cores.
 //
-//   copies      values as they are stored, global -> shared memory, some stages ahead (cp.async); zeros beyond the inner
-//               dimension's end
-//   operands    batch norm and ReLU, or batch norm's backward, in shared memory, by the thread that copied
-//   fragments   shared memory -> registers, 16 x 16 values of an operand for a warp, rounded to the tensor cores' format
-//   sums        f32, in the order of the inner dimension, so bit-reproducible
+//   copies      stored values, global -> shared memory, some stages ahead (cp.async); zeros beyond the inner dimension's end
+//   operands    batch norm and ReLU, or batch norm's backward, in shared memory, by the thread that copied the values
+//   fragments   shared memory -> registers: 16 x 16 values of an operand for a warp, in the tensor cores' format
+//   sums        f32, in the order of the inner dimension: bit-reproducible
 //
-// Every warp makes a part of the block's tile. An operand lies in memory with its inner dimension last (x and W of a
-// forward product) or first (both of a weight's gradient).
+// Each warp computes a part of the block's tile. An operand lies in memory with its inner dimension last (x and W of a
+// forward product) or first (both operands of a weight's gradient).
 #pragma once
 
 #include "matmul.cuh"
 #include "tensor_core.cuh"
 
-// A block's tile: its size, inner values per stage, stages, and how many warps share it.
+// A block's tile: its size, inner steps per stage, number of stages, and the warps that share it.
 template <int rows_, int columns_, int inner_, int stages_, int warps_down_, int warps_across_> struct Shape {
     static constexpr int rows = rows_, columns = columns_, inner = inner_, stages = stages_;
     static constexpr int warps_down = warps_down_, warps_across = warps_across_;
     static constexpr int threads = warps_down * warps_across * WARP_LANES;
-    // Of a warp: pairs of 16 x 8 products, as a fragment of b serves two.
+    // A warp's part, in pairs of 16 x 8 products: one fragment of b serves two.
     static constexpr int warp_rows = rows / warps_down, warp_columns = columns / warps_across;
     static_assert(warp_rows % 16 == 0 && warp_columns % 16 == 0 && inner % 16 == 0, "whole fragments");
 };
 
-// An operand's stage in shared memory, its padding such that 8 rows of 16 bytes (ldmatrix), or the 4 x 8 values of 32
-// bits that a warp reads at once, lie in different banks.
+// An operand's stage in shared memory. The padding puts 8 rows of 16 bytes (ldmatrix), or the 4 x 8 values of 32 bits that a
+// warp reads at once, into different banks.
 template <class T, Order order, int outer, int inner> struct Stage {
     static constexpr int lines = order == INNER_LAST ? outer : inner;
     static constexpr int line = order == INNER_LAST ? inner : outer; // values side by side
@@ -33,28 +32,28 @@ template <class T, Order order, int outer, int inner> struct Stage {
     static constexpr int values = lines * stride;
 };
 
-// A matrix beside an operand's, which only the thread that copied a piece reads: it needs no padding, and as the piece
-// is read before the barrier that frees the operand's stage, one stage less.
+// A stage of the matrix z beside an operand's d. Only the thread that copied a piece of z reads it, so z needs no padding.
+// The piece is read before the barrier that frees the operand's stage, so z needs one stage less.
 template <class Stage> struct StageBeside {
     static constexpr int lines = Stage::lines, line = Stage::line, stride = line, values = lines * stride;
 };
 
-// What a lane 4 g + t holds of 16 x 16 values of an operand. The inner steps of a fragment may come in any order as
-// long as both operands' are alike.
+// The part of an operand's 16 x 16 values that lane 4 g + t holds. The inner steps may come in any order that is the same
+// for both operands.
 template <class T> struct Fragment;
 // [i][j] is row g + 8 i, inner step t + 4 j.
 template <> struct Fragment<float> {
     float value[2][4];
 };
-// [i][j] is row g + 8 i, inner steps 2 t + 8 j and the next: as the instruction takes it.
+// [i][j] is row g + 8 i, inner steps 2 t + 8 j and the next, as the instruction takes them.
 template <> struct Fragment<bf16> {
     unsigned pair[2][2];
 };
 
 // ---- number formats ---------------------------------------------------------------------------------------------
 
-// A fragment as operand, and d [16, 8] += a b, for b's columns 8 i..8 i + 8. `threads`: as many share a multiprocessor's
-// 65,536 registers.
+// `factor`: a fragment in the format. `multiply_add`: d [16, 8] += a b for b's columns 8 i..8 i + 8. `threads`: the number of
+// threads that share a multiprocessor's 65,536 registers.
 
 // Values are stored in bf16.
 struct Bf16 {
@@ -69,7 +68,7 @@ struct Bf16 {
     }
 };
 
-// x = high + low + rest, both bf16, |rest| <= 2^-17 |x|; the product of the two lows is left out.
+// x = high + low + rest, where high and low are bf16 and |rest| <= 2^-17 |x|. The product of the two lows is left out.
 struct Bf16x3 {
     using Value = float;
     static constexpr int threads = 384;
@@ -100,13 +99,13 @@ struct Bf16x3 {
 
 // ---- copies -----------------------------------------------------------------------------------------------------
 
-// A piece of an operand that lies in a stage: rows first_outer.. and inner steps first_inner.., up to the ends.
+// The piece of an operand in a stage: rows first_outer.. and inner steps first_inner.., up to the ends.
 struct Piece {
     int outer_end, first_outer, inner_end, first_inner;
 };
 
-// The same columns of several rows, with one case for all of them: a step of the inner dimension is short. (Elsewhere,
-// where more of them are loaded at once, that takes too many registers.)
+// Loads the same four columns of several rows. One test of the alignment serves all rows, because a step of the inner
+// dimension is short. (Elsewhere more columns are loaded at once, and this would take too many registers.)
 template <int count>
 __device__ __forceinline__ void load_fours(Four (&to)[count], const float *const (&rows)[count], int column,
                                            int columns) {
@@ -144,11 +143,11 @@ __device__ __forceinline__ NormBackwardFour load_for_step(const NormBackwardRows
     return {norm_four(all[0], all[1], all[2], all[3]), all[4], all[5]};
 }
 
-// The copies of a piece, `bytes` each, as threads share them: the same columns in every line that a thread takes.
+// The copies of a piece, `bytes` each, and how the threads share them: a thread takes the same columns of some lines.
 template <int bytes, class Stage, Order order, int threads, class T> struct Copies {
     static constexpr int width = bytes / int(sizeof(T)), per_line = Stage::line / width;
     static constexpr int lines_at_once = threads / per_line, lines_each = Stage::lines / lines_at_once;
-    static_assert(threads % per_line == 0 && Stage::lines % lines_at_once == 0, "as many lines for every thread");
+    static_assert(threads % per_line == 0 && Stage::lines % lines_at_once == 0, "the same number of lines for every thread");
     int first_line, at, lines, first, end;
 
     __device__ __forceinline__ Copies(const Piece &of)
@@ -157,8 +156,8 @@ template <int bytes, class Stage, Order order, int threads, class T> struct Copi
           first(order == INNER_LAST ? of.first_inner : of.first_outer),
           end(order == INNER_LAST ? of.inner_end : of.outer_end) {}
 
-    // What is made of lines or columns beyond the outer end is not stored, so that these may be others again, whose
-    // addresses need no case of their own.
+    // Results of lines or columns beyond the outer end are never stored. There the last ones are copied again, so that their
+    // addresses need no test.
     template <class Norm>
     __device__ __forceinline__ void begin(T *stage, const Operand<T, Norm> &from, const Piece &of) const {
         int columns = min(max(of.inner_end - of.first_inner - at, 0), width);
@@ -177,7 +176,8 @@ template <int bytes, class Stage, Order order, int threads, class T> struct Copi
         }
     }
 
-    // After the wait for them, relu(norm(.)) of what this thread copied: every value once, and no barrier more.
+    // Applies relu(norm(.)) to what this thread copied, after its copies were waited for: each value once, without another
+    // barrier.
     __device__ __forceinline__ void apply(T *stage, const NormRows &norm) const {
         auto load = [&](int column, int end) { return load_for_step(norm, column, end); };
         each_four<2>(load, [&](const NormFour &of, int line, int in_line) {
@@ -190,7 +190,7 @@ template <int bytes, class Stage, Order order, int threads, class T> struct Copi
             store_copied(values, four);
         });
     }
-    // The same for d_z of d, with the stage of z beside.
+    // Turns d into d_z, with the stage of z.
     __device__ __forceinline__ void apply(T *stage, const T *beside, const NormBackwardRows &norm) const {
         auto load = [&](int column, int end) { return load_for_step(norm, column, end); };
         each_four<1>(load, [&](const NormBackwardFour &of, int line, int in_line) {
@@ -200,8 +200,9 @@ template <int bytes, class Stage, Order order, int threads, class T> struct Copi
     }
 
   private:
-    // The thread's columns four at a time (or the one that 4 bytes hold), with what `load` gives of them, in each of its
-    // lines; of eight columns of bf16 one or two fours at once, as registers allow. Beyond the ends zeros stay.
+    // Calls `run` for the thread's columns, four at a time (or the one that 4 bytes hold), in each of its lines, with what
+    // `load` gives for these columns. Eight columns of bf16 are one or two fours at once, as registers allow. Zeros beyond
+    // the ends stay.
     template <int at_once, class Load, class Do> __device__ __forceinline__ void each_four(Load load, Do run) const {
         int column = first + at;
         if (column >= end) {
@@ -235,7 +236,7 @@ template <int bytes, class Stage, Order order, int threads, class T> struct Copi
     }
 };
 
-// Whether every line begins at a multiple of 16 bytes, and is copied as many at a time: of bf16 always, where rows are
+// Whether every line begins at a multiple of 16 bytes, so that 16 bytes are copied at a time. In bf16 always: its rows are
 // padded (stored.cuh).
 template <class Norm> __device__ __forceinline__ bool takes_wide_copies(const Operand<float, Norm> &from) {
     return reinterpret_cast<size_t>(from.values) % 16 == 0 && from.stride % 4 == 0 && from.jump % 4 == 0;
@@ -245,10 +246,10 @@ __device__ __forceinline__ bool takes_wide_copies(const Operand<float, NormBackw
 }
 template <class Norm> __device__ __forceinline__ bool takes_wide_copies(const Operand<bf16, Norm> &) { return true; }
 
-// An operand's stages in shared memory, `count` of them; each step of the inner dimension takes the next.
+// The `count` stages of an operand in shared memory; each step of the inner dimension takes the next one.
 template <class Stage, int count, Order order, int threads, class T, class Norm> struct Stages {
     using Beside = StageBeside<Stage>;
-    static constexpr int first_beside = count * Stage::values; // z's stages are behind d's
+    static constexpr int first_beside = count * Stage::values; // z's stages lie behind d's
     static constexpr int values = first_beside + (reads_z<Norm> ? (count - 1) * Beside::values : 0);
     T *memory;
     const Operand<T, Norm> &from;
@@ -265,7 +266,7 @@ template <class Stage, int count, Order order, int threads, class T, class Norm>
             begin_copies<Beside>(beside(step), z_of(from), of);
         }
     }
-    // What the operand is of the values that this thread copied.
+    // Turns the values that this thread copied into the operand's.
     __device__ __forceinline__ void apply(int step, const Piece &of) const {
         if (wide) {
             apply_to(As<16, Stage>(of), step, from.norm);
@@ -300,7 +301,7 @@ template <class Stage, int count, Order order, int threads, class T, class Norm>
 
 enum Side { LEFT, RIGHT }; // of the product: operand a, or b
 
-// Rows outer.. outer + 16 and inner steps inner.. inner + 16 of a stage.
+// Loads rows outer..outer + 16 and inner steps inner..inner + 16 of a stage.
 template <class Stage, Order order, Side>
 __device__ __forceinline__ void load_fragment(Fragment<float> &to, const float *stage, int outer, int inner) {
     int lane = threadIdx.x % WARP_LANES;
@@ -328,17 +329,17 @@ __device__ __forceinline__ void load_fragment(Fragment<float> &to, const float *
     }
 }
 
-// The instruction takes neighbouring registers, which are those of one load: of a's four, rows 0 and 8 come first, then
-// steps 8 later; of b's, two for either 8 rows, the steps. In another order each would be moved before each product.
+// The instruction takes neighbouring registers, those of one load. Of a it takes four: rows 0 and 8, then the same 8 steps
+// later. Of b it takes two for each 8 rows: the steps. Loaded in another order, registers would be moved before each product.
 template <class Stage, Order order, Side side>
 __device__ __forceinline__ void load_fragment(Fragment<bf16> &to, const bf16 *stage, int outer, int inner) {
     int lane = threadIdx.x % WARP_LANES, second = lane / 8 % 2 * 8, fourth = lane / 16 * 8;
     int row = outer + (side == LEFT ? second : fourth), step = inner + (side == LEFT ? fourth : second);
     unsigned bits[4];
     if (order == INNER_LAST) {
-        load_matrix_x4(bits, &stage[(row + lane % 8) * Stage::stride + step]); // of 8 rows x 8 steps
+        load_matrix_x4(bits, &stage[(row + lane % 8) * Stage::stride + step]); // 8 rows x 8 steps each
     } else {
-        // Of 8 steps x 8 rows, transposed while loading.
+        // 8 steps x 8 rows each, transposed while loading.
         load_matrix_x4_transposed(bits, &stage[(step + lane % 8) * Stage::stride + row]);
     }
 #pragma unroll
@@ -349,19 +350,19 @@ __device__ __forceinline__ void load_fragment(Fragment<bf16> &to, const bf16 *st
 
 // ---- the product ------------------------------------------------------------------------------------------------
 
-// The shape Shape_ of a tile and the number format make a core.
+// The core of a tile's shape and a number format.
 template <class Shape_, class Format> struct TensorCore {
     using Shape = Shape_;
     using Value = typename Format::Value; // of the operands in memory
     static constexpr int blocks = Format::threads / Shape::threads; // on a multiprocessor
-    // Of the tile's chunks in shared memory: two values at once from lanes 4 g + t meet all banks.
+    // Distance of a chunk's rows in shared memory: pairs of values from lanes 4 g + t are stored to all banks.
     static constexpr int tile_stride = Shape::columns + 8;
     static constexpr int memory_bytes = Shape::rows == LARGE_TILE ? LARGE_TILE_BYTES : SMALL_TILE_BYTES;
-    static constexpr int first_length = CHUNK_ROWS * tile_stride; // of the rows' lengths, behind a chunk
+    static constexpr int first_length = CHUNK_ROWS * tile_stride; // where the rows' lengths begin, behind a chunk
     static_assert((first_length + Shape::rows) * int(sizeof(float)) <= memory_bytes, "room for a chunk");
 
-    // The block's tile; finish(chunk) is called for each 64 rows of it, when they, and the lengths of a's rows if they are
-    // wanted, lie in `memory`.
+    // Computes the block's tile. Calls finish(chunk) for each 64 rows, when they lie in `memory`, with the lengths of a's rows
+    // if these are wanted.
     template <Order order_a, Order order_b, class NormA, class NormB, class Lengths, class Finish>
     static __device__ __forceinline__ void multiply(float *memory, Operand<Value, NormA> a, Operand<Value, NormB> b,
                                                     Place place, Lengths lengths, Finish finish) {
@@ -381,7 +382,7 @@ template <class Shape_, class Format> struct TensorCore {
 
         auto piece_a = [&](int inner) { return Piece{place.rows, place.first_row, place.inner_end, inner}; };
         auto piece_b = [&](int inner) { return Piece{place.columns, place.first_column, place.inner_end, inner}; };
-        // One group for each step, an empty one beyond the end, so that the same count of groups is waited for.
+        // One group of copies per step, an empty one beyond the end: the number of groups to wait for stays the same.
         auto begin = [&](int step) {
             int inner = place.first_inner + step * Shape::inner;
             if (inner < place.inner_end) {
@@ -401,7 +402,7 @@ template <class Shape_, class Format> struct TensorCore {
             wait_copies<stages - 2>();
             stages_a.apply(step, piece_a(inner));
             stages_b.apply(step, piece_b(inner));
-            __syncthreads(); // all threads' copies are there, and nobody reads the stage before: the next to fill
+            __syncthreads(); // all copies are there, and no thread reads the stage before, the next one to fill
             const Value *stage_a = stages_a.stage(step), *stage_b = stages_b.stage(step);
 #pragma unroll
             for (int in_stage = 0; in_stage < Shape::inner; in_stage += 16) {
@@ -411,7 +412,7 @@ template <class Shape_, class Format> struct TensorCore {
                         return load_aligned(&stage_a[row * StageA::stride + in_stage + inner_step]);
                     });
                 }
-                // The larger tile's warps have more rows than columns: fragments of b stay, those of a pass by.
+                // The larger tile's warps have more rows than columns: b's fragments stay in registers, a's pass by.
                 Fragment<Value> left, right[pairs_across];
 #pragma unroll
                 for (int j = 0; j < pairs_across; j++) {
@@ -419,7 +420,7 @@ template <class Shape_, class Format> struct TensorCore {
                 }
                 load_fragment<StageA, order_a, LEFT>(left, stage_a, warp_row, in_stage);
                 if (in_stage == 0) {
-                    begin(step + stages - 1); // its addresses are found while the fragments are on their way
+                    begin(step + stages - 1); // computes its addresses while the fragments are loaded
                 }
                 typename Format::Factor of_right[pairs_across];
 #pragma unroll
@@ -443,7 +444,7 @@ template <class Shape_, class Format> struct TensorCore {
 
 #pragma unroll
         for (int chunk = 0; chunk < Shape::rows; chunk += CHUNK_ROWS) {
-            __syncthreads(); // nobody reads the stages, or the chunk before, any more
+            __syncthreads(); // no thread reads the stages, or the chunk before, any more
             if constexpr (Lengths::wanted) {
                 if (chunk == 0) {
                     lengths.finish(memory + first_length, place);

@@ -1,8 +1,9 @@
-// The tensor cores' instructions and asynchronous copies, one thin function each. With nvcc they are PTX for sm_80 and
-// up; without, the emulator's (emulator/tensor_core.h), which also finds a missing wait and a misaligned address.
+// tensor_core: the tensor cores' instructions and asynchronous copies, one thin function each. With nvcc they are PTX for
+// sm_80 and up. Without, they are the emulator's (emulator/tensor_core.h), which also finds missing waits and misaligned
+// addresses.
 //
 // Fragments (PTX ISA, "Matrix fragments for mma.m16n8k16"). Lane = 4 g + t, g = 0..7, t = 0..3; a pair of
-// bf16 lies in one register, the lower column (of b: row) in the lower half.
+// bf16 lies in one register, the lower column (for b: row) in the lower half.
 //
 //                a [16, 16]                                b [16, 8]                    c, d [16, 8] f32
 //   bf16         a0 = [g][2t, 2t+1]    a1 = [g+8][2t..]    b0 = [2t, 2t+1][g]           d0 = [g][2t]    d1 = [g][2t+1]
@@ -16,7 +17,7 @@
 #ifndef __CUDACC__
 #include "emulator/emulator.h"
 #include "emulator/tensor_core.h"
-// The line of the call, for the emulator's errors; with nvcc no parameter at all.
+// A parameter for the emulator's errors: the line of the call. With nvcc there is none.
 #define CALL_LINE , int line = __builtin_LINE()
 #else
 #define CALL_LINE
@@ -35,13 +36,13 @@ __device__ __forceinline__ void mma_bf16(float (&d)[4], const unsigned (&a)[4], 
 }
 
 #ifdef __CUDACC__
-// The address within shared memory, as the instructions take it.
+// The address in shared memory that the instructions take.
 __device__ __forceinline__ unsigned shared_address(const void *pointer) {
     return unsigned(__cvta_generic_to_shared(pointer));
 }
 #endif
 
-// Four matrices; `row` is the lane's row of 16 bytes in shared memory.
+// Loads four matrices; `row` is the lane's row of 16 bytes in shared memory.
 __device__ __forceinline__ void load_matrix_x4(unsigned (&to)[4], const void *row CALL_LINE) {
 #ifdef __CUDACC__
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
@@ -64,8 +65,9 @@ __device__ __forceinline__ void load_matrix_x4_transposed(unsigned (&to)[4], con
 #endif
 }
 
-// Begins a copy of 16 or 4 bytes from global to shared memory, both aligned to as many; bytes from `valid_bytes` on
-// become zero, and with 0 `from` is not read. 16 bytes go past the first-level cache: another block reads them next.
+// Begins a copy of 16 or 4 bytes from global to shared memory; both addresses are aligned to the same number of bytes. Bytes
+// from `valid_bytes` on become zero; if it is 0, `from` is not read. Copies of 16 bytes bypass the first-level cache, since
+// the next reader is another block.
 template <int bytes>
 __device__ __forceinline__ void copy_async(void *to, const void *from, int valid_bytes CALL_LINE) {
     static_assert(bytes == 16 || bytes == 4, "cp.async with and without .cg");
@@ -84,7 +86,7 @@ __device__ __forceinline__ void copy_async(void *to, const void *from, int valid
 #endif
 }
 
-// The thread's copies since the last call become one group.
+// Makes one group of the thread's copies since the last call.
 __device__ __forceinline__ void commit_copies() {
 #ifdef __CUDACC__
     asm volatile("cp.async.commit_group;" ::: "memory");
@@ -93,8 +95,8 @@ __device__ __forceinline__ void commit_copies() {
 #endif
 }
 
-// Waits until at most this many of the thread's groups, the latest, are under way. Other threads see what was copied
-// after a barrier.
+// Waits until at most the latest `groups` of the thread's groups are in flight. Other threads see the copied values after a
+// barrier.
 template <int groups> __device__ __forceinline__ void wait_copies() {
 #ifdef __CUDACC__
     asm volatile("cp.async.wait_group %0;" ::"n"(groups) : "memory");
@@ -113,7 +115,7 @@ inline unsigned emulated_bf16(float value) {
 }
 #endif
 
-// Two values rounded to bf16's 8 significand bits, halves to even: relative errors of at most 2^-8.
+// Rounds two values to bf16's 8 significand bits, halves to even: the relative error is at most 2^-8.
 __device__ __forceinline__ unsigned pack_bf16(float low, float high) {
 #ifdef __CUDACC__
     unsigned pair;
@@ -124,6 +126,6 @@ __device__ __forceinline__ unsigned pack_bf16(float low, float high) {
 #endif
 }
 
-// The halves of a pair of bf16, exact.
+// The two values of a pair of bf16, exact.
 __device__ __forceinline__ float low_bf16(unsigned pair) { return __uint_as_float(pair << 16); }
 __device__ __forceinline__ float high_bf16(unsigned pair) { return __uint_as_float(pair & 0xffff0000u); }

@@ -1,13 +1,34 @@
-//! ceilings: what a device does at most, arithmetic without memory (`kernels/ceilings.cu`) and memory without
-//! arithmetic.
+//! ceilings: the highest rates that a device reaches, by arithmetic without memory accesses (`kernels/ceilings.cu`) and by
+//! copies without arithmetic.
 
 use cudarc::driver::result;
 
 use crate::backend::cuda::device::buffer::{Slice, SliceMut};
-use crate::backend::cuda::device::{Argument, Device, Grid, Kind, check_len};
+use crate::backend::cuda::device::kernel::{Blocks, Kernel, KernelFile, PointerMut, int, kernel_arguments};
+use crate::backend::cuda::device::{Device, Kind, check_len};
 use crate::error::Result;
 
-pub(crate) const KERNELS: &[&str] = &["ceiling_fma", "ceiling_mma"];
+kernel_arguments! {
+    struct CeilingFma {
+        /// `[threads]`, written.
+        sums: PointerMut<f32>,
+        factor: f32,
+        addend: f32,
+        steps: i32,
+        reserved: i32,
+    }
+
+    struct CeilingMma {
+        /// `[threads]`, written.
+        sums: PointerMut<f32>,
+        /// The value of every register of the left fragments: a pair of bf16.
+        a: u32,
+        /// The same for the right fragments.
+        b: u32,
+        steps: i32,
+        reserved: i32,
+    }
+}
 
 /// As in the kernels.
 const THREADS: u32 = 256;
@@ -17,8 +38,15 @@ const MMA_CHAINS: usize = 4;
 const MMA_SHAPE: [usize; 3] = [16, 8, 16];
 const WARP_LANES: usize = 32;
 
-/// Runs chains of fused multiply-adds, `steps` in each: `s = s factor + addend`. `sums` has a number per thread and a
-/// multiple of 256. Gives the floating-point operations.
+const CEILING_FMA: Kernel<CeilingFma> = Kernel::new("ceiling_fma", [THREADS, 1, 1]);
+const CEILING_MMA: Kernel<CeilingMma> = Kernel::new("ceiling_mma", [THREADS, 1, 1]);
+
+/// The kernels of `kernels/ceilings.cu`.
+pub(crate) const FILE: KernelFile =
+    KernelFile { name: "ceilings", kernels: &[CEILING_FMA.info(), CEILING_MMA.info()] };
+
+/// Runs chains of fused multiply-adds, `steps` in each: `s = s factor + addend`. `sums` has one number per thread, a multiple
+/// of 256. Returns the number of floating-point operations.
 pub fn ceiling_fma(
     device: &Device,
     sums: &mut SliceMut<'_, f32>,
@@ -26,10 +54,10 @@ pub fn ceiling_fma(
     addend: f32,
     steps: usize,
 ) -> Result<u64> {
-    let (grid, threads) = whole_blocks(sums);
-    let arguments = [sums.into(), factor.into(), addend.into(), steps.into()];
-    // SAFETY: as in kernels/ceilings.cu; each thread writes its own number of `sums`, which is borrowed mutably.
-    unsafe { device.launch_positional("ceiling_fma", grid, &arguments) }?;
+    let (blocks, threads) = whole_blocks(sums);
+    let arguments = CeilingFma { sums: sums.into(), factor, addend, steps: int(steps), reserved: 0 };
+    // SAFETY: each thread writes its own number of `sums`, which is borrowed mutably.
+    unsafe { device.launch(&CEILING_FMA, blocks, &arguments) }?;
     Ok((2 * FMA_CHAINS * steps * threads) as u64)
 }
 
@@ -42,25 +70,26 @@ pub fn ceiling_mma(
     b: f32,
     steps: usize,
 ) -> Result<u64> {
-    let (grid, threads) = whole_blocks(sums);
-    let fragment = |value: f32| Argument::Int(bf16_pair(value) as i32);
-    let arguments = [sums.into(), fragment(a), fragment(b), steps.into()];
-    // SAFETY: as in kernels/ceilings.cu; each thread writes its own number of `sums`, which is borrowed mutably.
-    unsafe { device.launch_positional("ceiling_mma", grid, &arguments) }?;
+    let (blocks, threads) = whole_blocks(sums);
+    let [a, b] = [a, b].map(bf16_pair);
+    let arguments = CeilingMma { sums: sums.into(), a, b, steps: int(steps), reserved: 0 };
+    // SAFETY: each thread writes its own number of `sums`, which is borrowed mutably.
+    unsafe { device.launch(&CEILING_MMA, blocks, &arguments) }?;
     let products = MMA_SHAPE.iter().product::<usize>();
     Ok((2 * products * MMA_CHAINS * steps * (threads / WARP_LANES)) as u64)
 }
 
-/// A fragment's register: two times `value`, cut to bf16.
+/// A fragment's register: twice `value`, cut to bf16.
 fn bf16_pair(value: f32) -> u32 {
     let bits = value.to_bits();
     (bits >> 16) | (bits & 0xffff_0000)
 }
 
-fn whole_blocks(sums: &SliceMut<'_, f32>) -> (Grid, usize) {
+/// One thread for each of the sums.
+fn whole_blocks(sums: &SliceMut<'_, f32>) -> (Blocks, usize) {
     let threads = sums.len();
     assert_eq!(threads % THREADS as usize, 0, "ceilings: whole blocks");
-    (Grid::rows(threads / THREADS as usize, THREADS), threads)
+    (Blocks::cover(threads, &CEILING_FMA), threads)
 }
 
 /// Copies `from` to the start of `to` within the device's memory, by the driver.

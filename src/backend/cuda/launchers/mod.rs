@@ -22,32 +22,13 @@ pub mod strips;
 pub mod top_k;
 pub mod weight_copy;
 
-use super::device::kernel::{KernelFile, KernelInfo};
-
-/// A file whose kernels take their parameters one by one.
-macro_rules! positional_file {
-    ($name:literal, $kernels:expr) => {
-        KernelFile { name: $name, kernels: &positional_kernels::<{ $kernels.len() }>($kernels) }
-    };
-}
-
-const fn positional_kernels<const N: usize>(names: &[&'static str]) -> [KernelInfo; N] {
-    let unnamed = KernelInfo { name: "", threads: [0; 3], dynamic_shared_bytes: 0, arguments: None };
-    let mut kernels = [unnamed; N];
-    let mut i = 0;
-    while i < N {
-        kernels[i].name = names[i];
-        kernels[i].dynamic_shared_bytes = linear::dynamic_shared_bytes(names[i]);
-        i += 1;
-    }
-    kernels
-}
+use super::device::kernel::KernelFile;
 
 /// The kernel files and what they offer: loaded when a device opens.
 pub(crate) const FILES: &[KernelFile] = &[
     adam::FILE,
     batch_norm::FILE,
-    positional_file!("ceilings", ceilings::KERNELS),
+    ceilings::FILE,
     cosine_ranks::FILE,
     draw_triples::FILE,
     edge_hidden::FILE,
@@ -56,9 +37,9 @@ pub(crate) const FILES: &[KernelFile] = &[
     graph_batch::FILE,
     inner_products::FILE,
     l2_normalise::FILE,
-    positional_file!("linear_bf16", linear::BF16_KERNELS),
-    positional_file!("linear_bf16x3", linear::BF16X3_KERNELS),
-    positional_file!("linear_fp32", linear::FP32_KERNELS),
+    linear::BF16_FILE,
+    linear::BF16X3_FILE,
+    linear::FP32_FILE,
     readout_loss::FILE,
     row_correlations::FILE,
     top_k::FILE,

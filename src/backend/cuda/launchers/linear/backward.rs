@@ -1,25 +1,32 @@
-//! The products of a layer's backward: two gradients in a launch, or those of two layers.
+//! The products of a layer's backward: both gradients in one launch, or those of two layers.
 
-use super::{
-    ENOUGH_BLOCKS, Format, Gradient, Input, LEAST_PART_ROWS, Lines, Matrix, MatrixMut, Product, Tile,
-    check_rows, is_large,
+use super::arguments::{
+    BackwardArguments, LinearBackward, LinearBackwardNorm, LinearBackwardNormThroughNorm,
+    LinearBackwardStates, LinearBackwardThroughNorm, LinearBackwardUnit, WeightGradientArguments,
 };
-use crate::backend::cuda::device::buffer::{Buffer, Slice};
+use super::kernels::FormatKernels;
+use super::{
+    ENOUGH_BLOCKS, Format, Gradient, Input, LEAST_PART_ROWS, Matrix, MatrixMut, Tile, Weights, check_rows,
+    is_large,
+};
+use crate::backend::cuda::device::buffer::{Buffer, Slice, SliceMut};
+use crate::backend::cuda::device::kernel::{Blocks, int};
 use crate::backend::cuda::device::rows::Rows;
-use crate::backend::cuda::device::{Arguments, Device, Grid, check_len};
+use crate::backend::cuda::device::{Device, check_len};
 use crate::backend::cuda::launchers::batch_norm::{Norm, NormGradient};
+use crate::backend::cuda::launchers::norm_arguments::NormGradientArguments;
 use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::error::Result;
 
-/// Into how many parts a weight's gradient is split, a sum over rows each: as many as make their tiles fill a GPU, if each
-/// gets enough rows. The kernels find the parts from the number of rows alone (`row_parts` in `kernels/linear.cuh`), so
+/// Into how many parts a weight's gradient is cut, each the sum over some rows: as many as make their tiles fill a GPU, if
+/// each gets enough rows. The kernels derive the parts from the number of rows alone (`row_parts` in `kernels/linear.cuh`), so
 /// that neither the tile nor the grid's bound changes a bit.
 #[derive(Clone, Copy)]
 struct Parts {
     inputs: usize,
-    /// For the smaller tile.
+    /// Number of parts for the smaller tile.
     most: usize,
-    /// For the larger one; 0 where the format has none.
+    /// Number of parts for the larger tile; 0 if the format has none.
     most_large: usize,
 }
 
@@ -30,19 +37,19 @@ impl Parts {
         Parts { inputs, most: most(Tile::Small), most_large }
     }
 
-    /// Whether so many rows make enough of the larger tile in the input's gradient.
+    /// Whether the input's gradient of so many rows has enough larger tiles.
     fn are_large(self, rows: usize) -> bool {
         self.most_large > 0 && is_large(rows, self.inputs)
     }
 
-    /// The most of any number of rows up to `bound`.
+    /// The largest number of parts for any number of rows up to `bound`.
     fn up_to(self, bound: usize) -> usize {
         let small = self.most.min(bound.div_ceil(LEAST_PART_ROWS)).max(1);
         if self.are_large(bound) { small.max(self.most_large) } else { small }
     }
 }
 
-/// A weight's gradient `[outputs, inputs]`, of up to so many rows.
+/// The size of a weight's gradient `[outputs, inputs]`, a sum over up to `rows` rows.
 #[derive(Clone, Copy)]
 pub(crate) struct WeightGradient {
     pub(crate) outputs: usize,
@@ -51,7 +58,16 @@ pub(crate) struct WeightGradient {
 }
 
 impl WeightGradient {
-    /// How many values and tickets its parts take: none where it is in one.
+    fn new(d_weight: &MatrixMut<'_, f32>, rows: Rows<'_>) -> Self {
+        WeightGradient { outputs: d_weight.rows, inputs: d_weight.columns, rows: rows.bound }
+    }
+
+    /// Whether the gradient of the input has enough larger tiles.
+    fn is_large(self, format: Format) -> bool {
+        Parts::new(format, self.outputs, self.inputs).are_large(self.rows)
+    }
+
+    /// Number of values and of tickets that its parts take: none if there is one part.
     fn room(self, format: Format) -> (usize, usize) {
         let WeightGradient { outputs, inputs, rows } = self;
         match Parts::new(format, outputs, inputs).up_to(rows) {
@@ -65,7 +81,7 @@ impl WeightGradient {
 pub struct WeightParts {
     /// `[parts, O, I]`.
     values: Buffer<f32>,
-    /// By tile: zeros between launches.
+    /// `[tiles]`: zeros between launches.
     tickets: Buffer<i32>,
 }
 
@@ -75,7 +91,7 @@ impl WeightParts {
         Ok(WeightParts { values: device.allocate(0)?, tickets: device.allocate(0)? })
     }
 
-    /// Room for the gradients of a launch, if there is not yet.
+    /// Makes room for the gradients of a launch.
     pub(crate) fn reserve(
         &mut self,
         device: &Device,
@@ -92,7 +108,27 @@ impl WeightParts {
         Ok(())
     }
 
-    /// How many values the parts may take.
+    /// The memory of each of the gradients of a launch.
+    fn split<const N: usize>(
+        &mut self,
+        device: &Device,
+        format: Format,
+        gradients: [WeightGradient; N],
+    ) -> Result<[PartsMemory<'_>; N]> {
+        self.reserve(device, format, gradients)?;
+        let (value_count, ticket_count) = (self.values.len(), self.tickets.len());
+        let mut rest = Some((self.values.slice_mut(0..value_count), self.tickets.slice_mut(0..ticket_count)));
+        Ok(gradients.map(|gradient| {
+            let (values, tickets) = rest.take().expect("put back below");
+            let (value_count, ticket_count) = gradient.room(format);
+            let (values, other_values) = values.split_at(value_count);
+            let (tickets, other_tickets) = tickets.split_at(ticket_count);
+            rest = Some((other_values, other_tickets));
+            PartsMemory { values, tickets }
+        }))
+    }
+
+    /// Number of values that the parts may take.
     pub fn len(&self) -> usize {
         self.values.len()
     }
@@ -155,19 +191,46 @@ pub fn linear_backward<T: StoredElement>(
     parts: &mut WeightParts,
 ) -> Result<()> {
     let Backward { rows, to, d_y, x, weight } = of;
-    let d_y = d_y.for_input(device, rows, to.weight.columns)?;
-    let product = match (&d_y, x) {
-        (Gradient::Values(_), Input::Values(_)) => Product::Backward,
-        (Gradient::Values(_), Input::Activated(..)) => Product::BackwardNorm,
-        (Gradient::ThroughNorm(_), Input::Values(_)) => Product::BackwardThroughNorm,
-        (Gradient::ThroughNorm(_), Input::Activated(..)) => Product::BackwardNormThroughNorm,
+    let LinearGradients { x: d_x, weight: d_weight, norm: d_norm } = to;
+    let inputs = d_weight.columns;
+    let d_y = d_y.for_input(device, rows, inputs)?;
+    let weights = match (&d_y, x) {
+        (Gradient::Values(_), Input::Values(_)) => Weights::MayBeSplit,
+        _ => Weights::InOnePart,
     };
-    let activated = matches!(x, Input::Activated(..));
-    assert!(activated || to.norm.is_none(), "linear_backward: a norm's gradient of plain values");
-    let takes = Takes { sums: activated, along: false, split: matches!(product, Product::Backward) };
-    let of = Job { of: Backward { rows, to, d_y, x, weight }, along: None, takes };
-    let tile = format.tile(of.is_large(format));
-    launch(device, format, (product, tile), of, None, parts)
+    let mut products =
+        Products { rows, d_x, d_weight, d_y: d_y.matrix(rows.bound), x: x.check(), weight, weights };
+    let tile = products.tile(format);
+    let [memory] = parts.split(device, format, [products.weight_gradient()])?;
+    let (product, blocks) = products.arguments(format, tile, memory);
+    let (kernels, grid) = (FormatKernels::<T>::of(format), Blocks::rows(blocks));
+    let (of_tile, small_only) = (kernels.tile(tile), &kernels.small_only);
+    // SAFETY: shapes were checked; a matrix's slice holds its rows, a norm's its columns, the sums and the parts have room;
+    // what is written is borrowed mutably. Gradients through norm take the smaller tile: `for_input` left no large ones.
+    unsafe {
+        match (&d_y, x) {
+            (Gradient::Values(_), Input::Values(_)) => {
+                assert!(d_norm.is_none(), "linear_backward: a norm's gradient of plain values");
+                device.launch(&of_tile.backward, grid, &LinearBackward { product })
+            }
+            (Gradient::Values(_), Input::Activated(_, norm)) => {
+                let d_norm = NormGradientArguments::new(device, d_norm, rows.bound, inputs)?;
+                let arguments = LinearBackwardNorm { product, norm: norm.into(), d_norm };
+                device.launch(&of_tile.backward_norm, grid, &arguments)
+            }
+            (Gradient::ThroughNorm(of), Input::Values(_)) => {
+                assert!(d_norm.is_none(), "linear_backward: a norm's gradient of plain values");
+                let arguments = LinearBackwardThroughNorm { product, through: of.into() };
+                device.launch(&small_only.backward_through_norm, grid, &arguments)
+            }
+            (Gradient::ThroughNorm(of), Input::Activated(_, norm)) => {
+                let d_norm = NormGradientArguments::new(device, d_norm, rows.bound, inputs)?;
+                let (through, norm) = (of.into(), norm.into());
+                let arguments = LinearBackwardNormThroughNorm { product, through, norm, d_norm };
+                device.launch(&small_only.backward_norm_through_norm, grid, &arguments)
+            }
+        }
+    }
 }
 
 /// Like [`linear_backward`], and subtracts what lies along u.
@@ -177,9 +240,12 @@ pub fn linear_backward_unit<T: StoredElement>(
     of: UnitBackward<'_, T>,
     parts: &mut WeightParts,
 ) -> Result<()> {
-    let of = Job::unit(of);
-    let tile = format.tile(of.is_large(format));
-    launch(device, format, (Product::BackwardUnit, tile), of, None, parts)
+    let tile = format.tile(of.weight_gradient().is_large(format));
+    let [memory] = parts.split(device, format, [of.weight_gradient()])?;
+    let (arguments, blocks) = of.arguments(device, format, tile, memory)?;
+    let kernel = &FormatKernels::of(format).tile(tile).backward_unit;
+    // SAFETY: as in `linear_backward`.
+    unsafe { device.launch(kernel, Blocks::rows(blocks), &arguments) }
 }
 
 /// [`linear_backward_unit`] of the nodes' states and [`linear_backward`] of the edges' states, with the bits of two
@@ -197,127 +263,130 @@ pub fn linear_backward_states<T: StoredElement>(
 ) -> Result<()> {
     let Backward { rows, to, d_y, x: (z, norm), weight } = edges;
     assert!(to.norm.is_none(), "linear_backward_states: sums of the edges' norm");
-    let edges = Backward { rows, to, d_y, x: Input::Activated(z, norm), weight };
-    if matches!(edges.d_y, Gradient::Values(_)) {
-        linear_backward_unit(device, format, nodes, parts)?;
-        return linear_backward(device, format, edges, parts);
-    }
-    let edges = Job { of: edges, along: None, takes: Takes { sums: false, along: false, split: false } };
-    launch(device, format, (Product::BackwardStates, Tile::Small), Job::unit(nodes), Some(edges), parts)
+    let through = match &d_y {
+        Gradient::ThroughNorm(of) => of.into(),
+        Gradient::Values(_) => {
+            linear_backward_unit(device, format, nodes, parts)?;
+            let edges = Backward { rows, to, d_y, x: Input::Activated(z, norm), weight };
+            return linear_backward(device, format, edges, parts);
+        }
+    };
+    norm.check(z.columns);
+    let mut products = Products {
+        rows,
+        d_x: to.x,
+        d_weight: to.weight,
+        d_y: d_y.matrix(rows.bound),
+        x: z,
+        weight,
+        weights: Weights::InOnePart,
+    };
+    let gradients = [nodes.weight_gradient(), products.weight_gradient()];
+    let [of_nodes, of_edges] = parts.split(device, format, gradients)?;
+    let (nodes, node_blocks) = nodes.arguments(device, format, Tile::Small, of_nodes)?;
+    let (product, edge_blocks) = products.arguments(format, Tile::Small, of_edges);
+    let d_norm = NormGradientArguments::new(device, None, 0, 0)?;
+    let edges = LinearBackwardNormThroughNorm { product, through, norm: norm.into(), d_norm };
+    let arguments = LinearBackwardStates { nodes, edges, node_blocks: int(node_blocks), reserved: 0 };
+    let kernel = &FormatKernels::of(format).small_only.backward_states;
+    // SAFETY: as in `linear_backward`; the parts of one layer lie apart from those of the other.
+    unsafe { device.launch(kernel, Blocks::rows(node_blocks + edge_blocks), &arguments) }
 }
 
-/// A layer's backward among the blocks of a launch.
-struct Job<'a, T> {
-    of: InputBackward<'a, T>,
-    along: Option<Slice<'a, f32>>,
-    takes: Takes,
+/// Memory for the parts of one weight's gradient.
+struct PartsMemory<'a> {
+    values: SliceMut<'a, f32>,
+    tickets: SliceMut<'a, i32>,
 }
 
-/// What the kernel takes of a layer.
-#[derive(Clone, Copy)]
-struct Takes {
-    /// The sums of the norm of x.
-    sums: bool,
-    along: bool,
-    /// Weights that are split.
-    split: bool,
+/// The two products of a layer's backward.
+struct Products<'a, T> {
+    rows: Rows<'a>,
+    d_x: MatrixMut<'a, T>,
+    d_weight: MatrixMut<'a, f32>,
+    /// The gradient with respect to y, or the one that it is made of.
+    d_y: Matrix<'a, T>,
+    x: Matrix<'a, T>,
+    weight: Matrix<'a, T>,
+    /// How the kernel takes both weights.
+    weights: Weights,
 }
 
-impl<'a, T: StoredElement> Job<'a, T> {
-    fn unit(of: UnitBackward<'a, T>) -> Self {
-        let Backward { rows, to, d_y, x: Unit { z, norm, along }, weight } = of;
-        let of = Backward { rows, to, d_y: Gradient::Values(d_y), x: Input::Activated(z, norm), weight };
-        Job { of, along, takes: Takes { sums: true, along: true, split: true } }
-    }
-
+impl<T: StoredElement> Products<'_, T> {
     fn weight_gradient(&self) -> WeightGradient {
-        let d_weight = &self.of.to.weight;
-        WeightGradient { outputs: d_weight.rows, inputs: d_weight.columns, rows: self.of.rows.bound }
+        WeightGradient::new(&self.d_weight, self.rows)
     }
 
-    /// Whether its gradient by x makes enough of the larger tile.
-    fn is_large(&self, format: Format) -> bool {
-        let WeightGradient { outputs, inputs, rows } = self.weight_gradient();
-        Parts::new(format, outputs, inputs).are_large(rows)
+    fn tile(&self, format: Format) -> Tile {
+        format.tile(self.weight_gradient().is_large(format))
     }
 
-    /// The layer's arguments, the memory of its parts among them, and how many blocks it takes.
-    fn add_to(
+    /// The products' arguments and number of blocks. Panics unless shapes fit.
+    #[track_caller]
+    fn arguments(
+        &mut self,
+        format: Format,
+        tile: Tile,
+        mut memory: PartsMemory<'_>,
+    ) -> (BackwardArguments<T>, usize) {
+        let WeightGradient { outputs, inputs, .. } = self.weight_gradient();
+        let Products { rows, d_x, d_weight, d_y, x, weight, weights } = self;
+        check_rows("linear_backward", *rows, [d_x.rows, x.rows]);
+        assert!(d_y.rows >= rows.bound, "linear_backward: rows of d_y");
+        let columns = [d_x.columns, x.columns, weight.columns];
+        assert_eq!(columns, [inputs; 3], "linear_backward: columns");
+        assert_eq!([d_y.columns, weight.rows], [outputs; 2], "linear_backward: outputs");
+        weights.check("linear_backward", weight.lines);
+        weights.check("linear_backward", d_weight.lines);
+        let parts = Parts::new(format, outputs, inputs);
+        let input_blocks = tile.count(rows.bound.max(1), inputs);
+        let blocks = input_blocks + tile.count(outputs, inputs) * parts.up_to(rows.bound);
+        let arguments = BackwardArguments {
+            d_x: d_x.arguments(),
+            d_weight: WeightGradientArguments {
+                values: (&mut d_weight.values).into(),
+                parts: (&mut memory.values).into(),
+                tickets: (&mut memory.tickets).into(),
+                jump: d_weight.lines.jump,
+                stride: int(d_weight.lines.stride),
+                split: int(d_weight.lines.split),
+                most_parts: int(parts.most),
+                most_large_parts: int(parts.most_large),
+            },
+            d_y: d_y.arguments(),
+            x: x.arguments(),
+            weight: weight.weight_arguments(),
+            row_count: (*rows).into(),
+            input_blocks: int(input_blocks),
+            reserved: 0,
+        };
+        (arguments, blocks)
+    }
+}
+
+impl<T: StoredElement> UnitBackward<'_, T> {
+    fn weight_gradient(&self) -> WeightGradient {
+        WeightGradient::new(&self.to.weight, self.rows)
+    }
+
+    /// The arguments and number of blocks. Panics unless shapes fit.
+    #[track_caller]
+    fn arguments(
         self,
-        arguments: Arguments,
         device: &Device,
         format: Format,
         tile: Tile,
-        (parts, tickets): (Slice<'_, f32>, Slice<'_, i32>),
-    ) -> Result<(Arguments, usize)> {
-        let WeightGradient { outputs, inputs, .. } = self.weight_gradient();
-        let Job { of: Backward { rows, to, d_y, x, weight }, along, takes } = self;
-        let LinearGradients { x: mut d_x, weight: mut d_weight, norm: d_norm } = to;
-        let (d_y_stride, x_matrix) = (d_y.check(rows.bound, outputs), x.check());
-        check_rows("linear_backward", rows, [d_x.rows, x_matrix.rows]);
-        let columns = [d_x.columns, x_matrix.columns, weight.columns];
-        assert_eq!((columns, weight.rows), ([inputs; 3], outputs), "linear_backward: shapes");
-        let weights_split = weight.lines.is_split() || d_weight.lines.is_split();
-        let split = d_x.lines.is_split() || x_matrix.lines.is_split() || weights_split && !takes.split;
-        assert!(
-            !split,
-            "linear_backward: only the weight and its gradient may be split, and only of some products"
-        );
-        let arguments = arguments.add(&mut d_x.values).add(&mut d_weight.values).add(parts).add(tickets);
-        let mut arguments = arguments.add_gradient(&d_y).add_values(x).add(weight.values);
-        if takes.sums {
-            arguments = arguments.add_norm_gradient(device, d_norm, rows.bound, inputs)?;
+        memory: PartsMemory<'_>,
+    ) -> Result<(LinearBackwardUnit<T>, usize)> {
+        let Backward { rows, to, d_y, x: Unit { z, norm, along }, weight } = self;
+        let LinearGradients { x: d_x, weight: d_weight, norm: d_norm } = to;
+        norm.check(z.columns);
+        if let Some(along) = along {
+            check_len("linear_backward: along", along.len(), rows.bound);
         }
-        arguments = match along {
-            Some(along) => {
-                check_len("linear_backward: along", along.len(), rows.bound);
-                arguments.add(along)
-            }
-            None => arguments.add_nulls(usize::from(takes.along)),
-        };
-        let add_weight = |arguments: Arguments, lines: Lines| match takes.split {
-            true => arguments.add_lines(lines),
-            false => arguments.add(lines.stride),
-        };
-        let arguments = add_weight(arguments.add(d_x.lines.stride), d_weight.lines);
-        let arguments = add_weight(arguments.add(d_y_stride).add(x_matrix.lines.stride), weight.lines);
-        let of = Parts::new(format, outputs, inputs);
-        let input_blocks = tile.count(rows.bound.max(1), inputs);
-        let blocks = input_blocks + tile.count(outputs, inputs) * of.up_to(rows.bound);
-        let arguments = arguments.add(rows).add(inputs).add(outputs).add(of.most).add(of.most_large);
-        Ok((arguments.add(input_blocks), blocks))
+        let mut products = Products { rows, d_x, d_weight, d_y, x: z, weight, weights: Weights::MayBeSplit };
+        let d_norm = NormGradientArguments::new(device, d_norm, rows.bound, z.columns)?;
+        let (product, blocks) = products.arguments(format, tile, memory);
+        Ok((LinearBackwardUnit { product, norm: norm.into(), d_norm, along: along.into() }, blocks))
     }
-}
-
-/// A layer's backward, or those of two, the second behind the first.
-fn launch<T: StoredElement>(
-    device: &Device,
-    format: Format,
-    (product, tile): (Product, Tile),
-    first: Job<'_, T>,
-    second: Option<Job<'_, T>>,
-    parts: &mut WeightParts,
-) -> Result<()> {
-    let (kernel, threads) = format.of::<T>().kernel(product, tile);
-    let of_first = first.weight_gradient();
-    let of_second = second.as_ref().map(Job::weight_gradient);
-    parts.reserve(device, format, [Some(of_first), of_second].into_iter().flatten())?;
-    let (values, tickets) = of_first.room(format);
-    let (all_values, all_tickets) =
-        (parts.values.slice(0..parts.values.len()), parts.tickets.slice(0..parts.tickets.len()));
-    let arguments = Arguments::default();
-    let (arguments, blocks) = first.add_to(arguments, device, format, tile, (all_values, all_tickets))?;
-    let (arguments, blocks) = match second {
-        Some(second) => {
-            let behind =
-                (all_values.slice(values..all_values.len()), all_tickets.slice(tickets..all_tickets.len()));
-            let (arguments, more) = second.add_to(arguments.add(blocks), device, format, tile, behind)?;
-            (arguments, blocks + more)
-        }
-        None => (arguments, blocks),
-    };
-    // SAFETY: as in kernels/linear.cuh; a matrix's slice holds its rows, a norm's its columns, the sums have room, and no
-    // number of rows up to the bound makes more parts than there is room for, one layer's apart from the other's; what is
-    // written is borrowed mutably.
-    unsafe { device.launch_positional(kernel, Grid::rows(blocks, threads), &arguments) }
 }

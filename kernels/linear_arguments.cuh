@@ -1,0 +1,136 @@
+// linear_arguments: the argument structs of the linear kernels, as src/backend/cuda/launchers/linear/arguments.rs has them.
+// Letters: R rows, I inputs, O outputs of a layer.
+#pragma once
+
+#include "norm_arguments.cuh"
+
+// A matrix to read: rows of `columns` values, `stride` values apart.
+template <class T> struct MatrixArguments {
+    const T *values;
+    int stride, columns;
+};
+
+// A matrix to write.
+template <class T> struct MatrixMutArguments {
+    T *values;
+    int stride, columns;
+};
+
+// A weight [O, I]. It may be two parts of a wider matrix, one above the other: rows from `split` on lie `jump` values
+// further than their stride says.
+template <class T> struct WeightArguments {
+    const T *values;
+    long long jump;
+    int stride, split;
+};
+
+// A weight's gradient [O, I], which may be split as the weight is, and the memory of its parts.
+struct WeightGradientArguments {
+    float *values; // written
+    float *parts;  // [parts, O, I]: each the sum over some of the rows; unused if there is one part
+    int *tickets;  // [tiles]: zeros before and after
+    long long jump;
+    int stride, split;
+    int most_parts, most_large_parts; // see row_parts in linear.cuh
+};
+
+// ---- forward ----------------------------------------------------------------------------------------------------
+
+// y [R, O] = x [R, I] weight [O, I]^T
+template <class T> struct ForwardArguments {
+    MatrixMutArguments<T> y;
+    MatrixArguments<T> x;
+    WeightArguments<T> weight;
+    const int *row_count; // [1]: R
+};
+
+// What the edges, the rows of y, gather: projected[subject, 0..O] + projected[object, O..2 O].
+template <class T> struct GatherArguments {
+    MatrixArguments<T> projected; // [n, 2 O]
+    const int *subject, *object;  // [R] -> n
+};
+
+template <class T> struct LinearForward {
+    ForwardArguments<T> product;
+    StatisticsArguments statistics; // of y
+};
+
+template <class T> struct LinearForwardNorm {
+    ForwardArguments<T> product; // the weight in one part
+    NormArguments norm;          // of x
+    StatisticsArguments statistics;
+};
+
+template <class T> struct LinearForwardUnit {
+    ForwardArguments<T> product;
+    NormArguments norm; // of x
+    float *lengths;     // [R]: the divisors of y, written; null: y is not divided
+};
+
+template <class T> struct LinearForwardGather {
+    ForwardArguments<T> product; // the weight in one part
+    GatherArguments<T> gather;
+    StatisticsArguments statistics;
+};
+
+template <class T> struct LinearForwardGatherNorm {
+    ForwardArguments<T> product; // the weight in one part
+    NormArguments norm;          // of x
+    GatherArguments<T> gather;
+    StatisticsArguments statistics;
+};
+
+template <class T> struct LinearForwardTwo {
+    ForwardArguments<T> first, second; // of as many inputs, and with the same strides of x and of weight
+    int first_blocks;                  // number of tiles of the first product
+    int reserved;
+};
+
+// ---- backward ---------------------------------------------------------------------------------------------------
+
+// d_x [R, I] = d_y [R, O] weight [O, I] and d_weight [O, I] = d_y [R, O]^T x [R, I]
+template <class T> struct BackwardArguments {
+    MatrixMutArguments<T> d_x;
+    WeightGradientArguments d_weight;
+    MatrixArguments<T> d_y, x;
+    WeightArguments<T> weight;
+    const int *row_count; // [1]: R
+    int input_blocks;     // number of tiles of d_x in the grid; the tiles of d_weight come after them
+    int reserved;
+};
+
+template <class T> struct LinearBackward {
+    BackwardArguments<T> product;
+};
+
+template <class T> struct LinearBackwardNorm {
+    BackwardArguments<T> product; // both weights in one part
+    NormArguments norm;           // of x
+    NormGradientArguments d_norm;
+};
+
+template <class T> struct LinearBackwardUnit {
+    BackwardArguments<T> product;
+    NormArguments norm; // of x
+    NormGradientArguments d_norm;
+    const float *along; // [R]: the multiple of u that d_x is to lose; null: none
+};
+
+template <class T> struct LinearBackwardThroughNorm {
+    BackwardArguments<T> product; // both weights in one part; d_y is the gradient with respect to relu(norm(y))
+    NormBackwardArguments<T> through;
+};
+
+template <class T> struct LinearBackwardNormThroughNorm {
+    BackwardArguments<T> product; // both weights in one part; d_y is the gradient with respect to relu(norm(y))
+    NormBackwardArguments<T> through;
+    NormArguments norm; // of x
+    NormGradientArguments d_norm;
+};
+
+template <class T> struct LinearBackwardStates {
+    LinearBackwardUnit<T> nodes;
+    LinearBackwardNormThroughNorm<T> edges; // d_norm unused: no sums of the edges' norm
+    int node_blocks;                        // number of blocks of the nodes; those of the edges come after them
+    int reserved;
+};

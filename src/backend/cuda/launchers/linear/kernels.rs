@@ -1,0 +1,174 @@
+//! The kernels of each format and tile: names, arguments and block sizes.
+
+use half::bf16;
+
+use super::arguments::{
+    LinearBackward, LinearBackwardNorm, LinearBackwardNormThroughNorm, LinearBackwardStates,
+    LinearBackwardThroughNorm, LinearBackwardUnit, LinearForward, LinearForwardGather,
+    LinearForwardGatherNorm, LinearForwardNorm, LinearForwardTwo, LinearForwardUnit,
+};
+use super::{Format, Tile, dynamic_shared_bytes};
+use crate::backend::cuda::device::kernel::{Kernel, KernelArguments, KernelFile, KernelInfo};
+use crate::backend::cuda::launchers::stored::StoredElement;
+
+/// The kernels that come with both tiles.
+#[derive(Clone, Copy)]
+pub(super) struct TileKernels<T: StoredElement> {
+    pub forward: Kernel<LinearForward<T>>,
+    pub forward_norm: Kernel<LinearForwardNorm<T>>,
+    pub forward_unit: Kernel<LinearForwardUnit<T>>,
+    pub forward_gather: Kernel<LinearForwardGather<T>>,
+    pub forward_gather_norm: Kernel<LinearForwardGatherNorm<T>>,
+    pub forward_two: Kernel<LinearForwardTwo<T>>,
+    pub backward: Kernel<LinearBackward<T>>,
+    pub backward_norm: Kernel<LinearBackwardNorm<T>>,
+    pub backward_unit: Kernel<LinearBackwardUnit<T>>,
+}
+
+/// The kernels that come with the smaller tile only.
+#[derive(Clone, Copy)]
+pub(super) struct SmallKernels<T: StoredElement> {
+    pub backward_through_norm: Kernel<LinearBackwardThroughNorm<T>>,
+    pub backward_norm_through_norm: Kernel<LinearBackwardNormThroughNorm<T>>,
+    pub backward_states: Kernel<LinearBackwardStates<T>>,
+}
+
+/// The kernels of a format whose operands are stored as `T`.
+#[derive(Clone, Copy)]
+pub(super) struct FormatKernels<T: StoredElement> {
+    /// With tiles of 64 x 64.
+    pub small: TileKernels<T>,
+    /// With tiles of 64 x 64; there are no larger ones.
+    pub small_only: SmallKernels<T>,
+    /// With tiles of 128 x 128, where the format has them.
+    pub large: Option<TileKernels<T>>,
+}
+
+const fn kernel<A: KernelArguments>(name: &'static str, threads: u32) -> Kernel<A> {
+    Kernel::new(name, [threads, 1, 1]).with_dynamic_shared(dynamic_shared_bytes(name))
+}
+
+macro_rules! tile_kernels {
+    ($suffix:literal, $threads:literal) => {
+        TileKernels {
+            forward: kernel(concat!("linear_forward_", $suffix), $threads),
+            forward_norm: kernel(concat!("linear_forward_norm_", $suffix), $threads),
+            forward_unit: kernel(concat!("linear_forward_unit_", $suffix), $threads),
+            forward_gather: kernel(concat!("linear_forward_gather_", $suffix), $threads),
+            forward_gather_norm: kernel(concat!("linear_forward_gather_norm_", $suffix), $threads),
+            forward_two: kernel(concat!("linear_forward_two_", $suffix), $threads),
+            backward: kernel(concat!("linear_backward_", $suffix), $threads),
+            backward_norm: kernel(concat!("linear_backward_norm_", $suffix), $threads),
+            backward_unit: kernel(concat!("linear_backward_unit_", $suffix), $threads),
+        }
+    };
+}
+
+macro_rules! small_kernels {
+    ($suffix:literal, $threads:literal) => {
+        SmallKernels {
+            backward_through_norm: kernel(concat!("linear_backward_through_norm_", $suffix), $threads),
+            backward_norm_through_norm: kernel(
+                concat!("linear_backward_norm_through_norm_", $suffix),
+                $threads,
+            ),
+            backward_states: kernel(concat!("linear_backward_states_", $suffix), $threads),
+        }
+    };
+}
+
+impl<T: StoredElement> FormatKernels<T> {
+    const FP32: Self = FormatKernels {
+        small: tile_kernels!("fp32_64", 256),
+        small_only: small_kernels!("fp32_64", 256),
+        large: None,
+    };
+    const BF16: Self = FormatKernels {
+        small: tile_kernels!("bf16_64", 128),
+        small_only: small_kernels!("bf16_64", 128),
+        large: Some(tile_kernels!("bf16_128", 256)),
+    };
+    const BF16X3: Self = FormatKernels {
+        small: tile_kernels!("bf16x3_64", 128),
+        small_only: small_kernels!("bf16x3_64", 128),
+        large: Some(tile_kernels!("bf16x3_128", 256)),
+    };
+
+    /// The kernels of `format`. Panics if the format does not store its operands as `T`.
+    #[track_caller]
+    pub(super) fn of(format: Format) -> &'static Self {
+        assert_eq!(format == Format::Bf16, T::IS_BF16, "{format:?}: operands stored in another type");
+        match format {
+            Format::Fp32 => &Self::FP32,
+            Format::Bf16 => &Self::BF16,
+            Format::Bf16x3 => &Self::BF16X3,
+        }
+    }
+
+    /// The kernels with this tile, which the format must have.
+    pub(super) fn tile(&self, tile: Tile) -> &TileKernels<T> {
+        match (tile, &self.large) {
+            (Tile::Small, _) => &self.small,
+            (Tile::Large, Some(large)) => large,
+            (Tile::Large, None) => panic!("a format without the larger tile"),
+        }
+    }
+
+    /// All `N` kernels.
+    const fn infos<const N: usize>(&self) -> [KernelInfo; N] {
+        let mut infos = [self.small.forward.info(); N];
+        let mut count = put(&mut infos, 0, &self.small.infos());
+        count = put(&mut infos, count, &self.small_only.infos());
+        if let Some(large) = &self.large {
+            count = put(&mut infos, count, &large.infos());
+        }
+        assert!(count == N, "N is not the number of kernels");
+        infos
+    }
+}
+
+/// Copies `from` to `to[at..]`; the index behind it.
+const fn put(to: &mut [KernelInfo], at: usize, from: &[KernelInfo]) -> usize {
+    let mut i = 0;
+    while i < from.len() {
+        to[at + i] = from[i];
+        i += 1;
+    }
+    at + from.len()
+}
+
+impl<T: StoredElement> TileKernels<T> {
+    const fn infos(&self) -> [KernelInfo; 9] {
+        [
+            self.forward.info(),
+            self.forward_norm.info(),
+            self.forward_unit.info(),
+            self.forward_gather.info(),
+            self.forward_gather_norm.info(),
+            self.forward_two.info(),
+            self.backward.info(),
+            self.backward_norm.info(),
+            self.backward_unit.info(),
+        ]
+    }
+}
+
+impl<T: StoredElement> SmallKernels<T> {
+    const fn infos(&self) -> [KernelInfo; 3] {
+        [
+            self.backward_through_norm.info(),
+            self.backward_norm_through_norm.info(),
+            self.backward_states.info(),
+        ]
+    }
+}
+
+/// The kernels of `kernels/linear_fp32.cu`.
+pub(crate) const FP32_FILE: KernelFile =
+    KernelFile { name: "linear_fp32", kernels: &FormatKernels::<f32>::FP32.infos::<12>() };
+/// The kernels of `kernels/linear_bf16.cu`.
+pub(crate) const BF16_FILE: KernelFile =
+    KernelFile { name: "linear_bf16", kernels: &FormatKernels::<bf16>::BF16.infos::<21>() };
+/// The kernels of `kernels/linear_bf16x3.cu`.
+pub(crate) const BF16X3_FILE: KernelFile =
+    KernelFile { name: "linear_bf16x3", kernels: &FormatKernels::<f32>::BF16X3.infos::<21>() };
