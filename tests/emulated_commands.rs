@@ -9,6 +9,7 @@ use std::path::Path;
 
 use program::{SMALL_NETWORK, run, run_json, small_data};
 use scenerank::backend::cuda::device::Device;
+use scenerank::backend::cuda::launchers;
 use scenerank::backend::device::{Device as ComputeDevice, Precision};
 use scenerank::data::{Dataset, Split};
 use scenerank::evaluation::{Embeddings, RetrievalMetrics, ranks};
@@ -23,7 +24,7 @@ const DEVICES: [&str; 2] = ["emulated", "cpu"];
 
 /// Whether it could be built; if not, that is said.
 fn emulator_is_there() -> bool {
-    match Device::emulated(None) {
+    match launchers::emulated(None) {
         Ok(_) => true,
         Err(error) => {
             println!("skipped: {error}");

@@ -1,10 +1,8 @@
 //! ceilings: what a device does at most, arithmetic without memory (`kernels/ceilings.cu`) and memory without
 //! arithmetic.
 
-use cudarc::driver::result;
-
-use crate::backend::cuda::device::buffer::{Slice, SliceMut};
-use crate::backend::cuda::device::{Argument, Device, Grid, Kind, check_len};
+use crate::backend::cuda::device::buffer::SliceMut;
+use crate::backend::cuda::device::{Argument, Device, Grid};
 use crate::error::Result;
 
 pub(crate) const KERNELS: &[&str] = &["ceiling_fma", "ceiling_mma_bf16", "ceiling_mma_tf32"];
@@ -77,28 +75,4 @@ fn whole_blocks(sums: &SliceMut<'_, f32>) -> (Grid, usize) {
     let threads = sums.len();
     assert_eq!(threads % THREADS as usize, 0, "ceilings: whole blocks");
     (Grid::rows(threads / THREADS as usize, THREADS), threads)
-}
-
-/// Copies `from` to the start of `to` within the device's memory, by the driver.
-pub fn copy(device: &Device, to: &mut SliceMut<'_, f32>, from: Slice<'_, f32>) -> Result<()> {
-    check_len("copy", to.len(), from.len());
-    if from.is_empty() {
-        return Ok(());
-    }
-    match device.kind() {
-        Kind::Gpu(gpu) => {
-            gpu.context().bind_to_thread().map_err(gpu.failed("bind"))?;
-            let bytes = from.len() * size_of::<f32>();
-            // SAFETY: both are parts of live buffers with room for these bytes, and `to` is borrowed mutably, so that
-            // they do not overlap.
-            unsafe {
-                result::memcpy_dtod_async(to.address(), from.address(), bytes, gpu.stream().cu_stream())
-            }
-            .map_err(gpu.failed("copy"))
-        }
-        Kind::Emulated(_) => {
-            to.on_host()[..from.len()].copy_from_slice(from.on_host());
-            Ok(())
-        }
-    }
 }

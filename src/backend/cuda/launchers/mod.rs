@@ -20,7 +20,19 @@ pub mod strips;
 pub mod top_k;
 pub mod weight_copy;
 
+use super::device::Device;
 use super::device::kernel::{KernelFile, KernelInfo};
+use crate::error::Result;
+
+/// The GPU with this index, with all kernels loaded.
+pub fn gpu(index: usize) -> Result<Device> {
+    Device::gpu(index, FILES)
+}
+
+/// The emulator with all kernels. A `seed` shuffles the order of blocks, and of threads between barriers.
+pub fn emulated(seed: Option<u64>) -> Result<Device> {
+    Device::emulated(seed, FILES)
+}
 
 /// A file whose kernels take their parameters one by one.
 macro_rules! positional_file {
@@ -41,7 +53,7 @@ const fn positional_kernels<const N: usize>(names: &[&'static str]) -> [KernelIn
     kernels
 }
 
-/// The kernel files and what they offer: loaded when a device opens.
+/// All kernel files: loaded when a device opens.
 pub(crate) const FILES: &[KernelFile] = &[
     adam::FILE,
     positional_file!("batch_norm", batch_norm::KERNELS),
