@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use scenerank::backend::cuda::device::Device;
+use scenerank::backend::cuda::launchers;
 use scenerank::backend::cuda::launchers::linear::Format;
 use scenerank::bench::case::Arrays;
 use scenerank::bench::cases;
@@ -12,7 +12,7 @@ use scenerank::bench::check::largest_error;
 use scenerank::bench::sizes::{SMALL, Sizes};
 
 fn kernels(criterion: &mut Criterion) {
-    let device = match Device::emulated(None) {
+    let device = match launchers::emulated(None) {
         Ok(device) => device,
         Err(error) => return println!("skipped: {error}"),
     };

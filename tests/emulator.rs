@@ -102,6 +102,13 @@ fn a_thread_that_does_not_wait_for_the_launch_before_is_an_error() {
 }
 
 #[test]
+fn a_launch_with_other_threads_than_the_kernel_is_for_is_an_error() {
+    let Some(lines) = planted("planted_block_size", 0) else { return };
+    let error = "error: planted_block_size: a block of (256, 1, 1) threads where the kernel is for 128";
+    assert_eq!(lines, [error]);
+}
+
+#[test]
 fn shared_memory_starts_as_nan() {
     let Some(lines) = planted("planted_unwritten_shared", 0) else { return };
     assert_eq!((lines[254].as_str(), lines[255].as_str()), ("255", "nan"));

@@ -42,22 +42,19 @@ struct Warp {
     unsigned votes;
 };
 
-struct Launch {
-    const Kernel *kernel;
-    void **arguments;
+// The launch that runs.
+struct Running {
+    Launch of;
     int thread_count;
-    char *message;
-    size_t message_bytes;
     bool failed;
-    uint64_t random;
-    size_t dynamic_bytes;
+    uint64_t random; // 0: in order
 };
 
 Thread threads[MAX_THREADS];
 Warp warps[MAX_WARPS];
 int running; // the index of the running thread
 int waiting_in_warps, returned;
-Launch launch;
+Running launch;
 
 // Keeps the first problem only: what follows it is its consequence.
 __attribute__((format(printf, 1, 2))) void fail(const char *format, ...) {
@@ -65,11 +62,11 @@ __attribute__((format(printf, 1, 2))) void fail(const char *format, ...) {
         return;
     }
     launch.failed = true;
-    int written = snprintf(launch.message, launch.message_bytes, "%s: ", launch.kernel->name);
-    if (written >= 0 && size_t(written) < launch.message_bytes) {
+    int written = snprintf(launch.of.message, launch.of.message_bytes, "%s: ", launch.of.kernel->name);
+    if (written >= 0 && size_t(written) < launch.of.message_bytes) {
         va_list values;
         va_start(values, format);
-        vsnprintf(launch.message + written, launch.message_bytes - written, format, values);
+        vsnprintf(launch.of.message + written, launch.of.message_bytes - written, format, values);
         va_end(values);
     }
 }
@@ -149,7 +146,7 @@ void wait_in_warp(Meeting meeting, unsigned mask, uint64_t given, int line) {
 }
 
 void thread_main() {
-    launch.kernel->call(launch.arguments);
+    launch.of.kernel->call(launch.of.arguments);
     if (!threads[running].begun) {
         char text[96];
         fail("%s returns without begin_kernel", place(threads[running], text, sizeof text));
@@ -266,11 +263,11 @@ __attribute__((no_sanitize("address"))) void poison(volatile char *from, size_t 
     }
 }
 
-void run_block(size_t dynamic_bytes) {
+void run_block() {
     if (__start_emulator_shared != nullptr) {
         poison(__start_emulator_shared, __stop_emulator_shared - __start_emulator_shared);
     }
-    poison(static_cast<char *>(dynamic_shared), dynamic_bytes);
+    poison(static_cast<char *>(dynamic_shared), launch.of.dynamic_shared_bytes);
     int count = launch.thread_count;
     forget_copies(count);
     waiting_in_warps = returned = 0;
@@ -305,10 +302,13 @@ void run_block(size_t dynamic_bytes) {
     }
 }
 
-bool check_launch(const uint32_t grid[3], const uint32_t block[3], size_t shared, const size_t *bytes, size_t count) {
+bool check_launch() {
     // The least of the architectures that the kernels are compiled for.
     constexpr size_t MAX_SHARED_BYTES = 99 << 10;
-    const Kernel &kernel = *launch.kernel;
+    const Kernel &kernel = *launch.of.kernel;
+    const uint32_t *grid = launch.of.grid, *block = launch.of.block;
+    size_t shared = launch.of.dynamic_shared_bytes, count = launch.of.argument_count;
+    const size_t *bytes = launch.of.argument_bytes;
     bool grid_fits = grid[0] > 0 && grid[0] < 1u << 31;
     bool block_fits = block[2] <= 64 && size_t(block[0]) * block[1] * block[2] <= MAX_THREADS;
     for (int i = 0; i < 3; i++) {
@@ -387,7 +387,7 @@ void report(int line, const char *format, ...) {
 bool in_shared_memory(const void *address, size_t bytes) {
     const char *from = static_cast<const char *>(address), *dynamic = static_cast<const char *>(dynamic_shared);
     bool is_static = from >= __start_emulator_shared && from + bytes <= __stop_emulator_shared;
-    return is_static || (dynamic != nullptr && from >= dynamic && from + bytes <= dynamic + launch.dynamic_bytes);
+    return is_static || (dynamic != nullptr && from >= dynamic && from + bytes <= dynamic + launch.of.dynamic_shared_bytes);
 }
 
 } // namespace emulator
@@ -405,22 +405,22 @@ const Kernel *emulator_find(const char *name) {
     return nullptr;
 }
 
-int emulator_launch(const Kernel *kernel, const uint32_t grid[3], const uint32_t block[3], size_t dynamic_shared_bytes,
-                    void **arguments, const size_t *argument_bytes, size_t argument_count, uint64_t seed,
-                    char *message, size_t message_bytes) {
-    launch = {kernel, arguments, 0, message, message_bytes, false, seed, dynamic_shared_bytes};
+int emulator_launch(const Launch *given) {
+    launch = {*given, 0, false, given->seed};
     dynamic_shared = nullptr;
-    if (!check_launch(grid, block, dynamic_shared_bytes, argument_bytes, argument_count)) {
+    if (!check_launch()) {
         return 1;
     }
+    const uint32_t *grid = given->grid, *block = given->block;
     launch.thread_count = int(block[0] * block[1] * block[2]);
     position.block_size = {block[0], block[1], block[2]};
     position.grid_size = {grid[0], grid[1], grid[2]};
     // Allocated for each launch at its exact size, so that AddressSanitizer sees its end.
-    size_t room = (dynamic_shared_bytes + 15) / 16 * 16;
+    size_t room = (given->dynamic_shared_bytes + 15) / 16 * 16;
     if (!reserve_stacks(launch.thread_count) ||
         (room > 0 && (dynamic_shared = aligned_alloc(16, room)) == nullptr)) {
-        fail("no memory for %d threads and %zu bytes of shared memory", launch.thread_count, dynamic_shared_bytes);
+        fail("no memory for %d threads and %zu bytes of shared memory", launch.thread_count,
+             given->dynamic_shared_bytes);
         return 1;
     }
     uint64_t plane = uint64_t(grid[0]) * grid[1];
@@ -428,7 +428,7 @@ int emulator_launch(const Kernel *kernel, const uint32_t grid[3], const uint32_t
     for (uint64_t i = 0; i < order.count && !launch.failed; i++) {
         uint64_t b = at(order, i);
         position.block = {unsigned(b % grid[0]), unsigned(b / grid[0] % grid[1]), unsigned(b / plane)};
-        run_block(dynamic_shared_bytes);
+        run_block();
     }
     if (room > 0) {
         free(dynamic_shared);

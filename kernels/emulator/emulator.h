@@ -187,7 +187,7 @@ constexpr int MAX_PARAMETERS = 64;
 // A kernel as the runtime sees it: how to call it with an array of pointers to its arguments.
 struct Kernel {
     const char *name;
-    void (*call)(void **arguments);
+    void (*call)(void *const *arguments);
     int parameter_count;
     unsigned short parameter_bytes[MAX_PARAMETERS];
     int threads; // of a block; 0: not registered, any number
@@ -203,14 +203,30 @@ template <typename... Parameter, void (*function)(Parameter...)> struct Call<fun
     template <size_t... I> struct Count<0, I...> {
         using Type = Indices<I...>;
     };
-    template <size_t... I> static void unpack(void **arguments, Indices<I...>) {
+    template <size_t... I> static void unpack(void *const *arguments, Indices<I...>) {
         function(*static_cast<Parameter *>(arguments[I])...);
     }
-    static void call(void **arguments) { unpack(arguments, typename Count<sizeof...(Parameter)>::Type()); }
+    static void call(void *const *arguments) { unpack(arguments, typename Count<sizeof...(Parameter)>::Type()); }
     static constexpr Kernel kernel(const char *name, int threads) {
         static_assert(sizeof...(Parameter) <= MAX_PARAMETERS, "more parameters than the table has room for");
         return {name, call, int(sizeof...(Parameter)), {sizeof(Parameter)...}, threads};
     }
+};
+
+// What emulator_launch is given; the same in src/backend/cuda/device/emulator/functions.rs.
+struct Launch {
+    const Kernel *kernel;
+    uint32_t grid[3], block[3];
+    size_t dynamic_shared_bytes;
+    // Addresses of the arguments; their sizes, which are checked against the parameters; their number.
+    void *const *arguments;
+    const size_t *argument_bytes;
+    size_t argument_count;
+    // Shuffles the order of blocks and threads, unless it is 0.
+    uint64_t seed;
+    // Room for the reason of a failure.
+    char *message;
+    size_t message_bytes;
 };
 
 } // namespace emulator
@@ -230,9 +246,6 @@ extern const emulator::Kernel *const emulator_tables[];
 // The kernel of this name, or null.
 const emulator::Kernel *emulator_find(const char *name);
 
-// Runs `kernel`. `argument_bytes` are the sizes of what `arguments` point to, checked against the parameters. A `seed`
-// other than 0 shuffles the order of blocks and threads. Returns 0, or 1 with the reason in `message`.
-int emulator_launch(const emulator::Kernel *kernel, const uint32_t grid[3], const uint32_t block[3],
-                    size_t dynamic_shared_bytes, void **arguments, const size_t *argument_bytes, size_t argument_count,
-                    uint64_t seed, char *message, size_t message_bytes);
+// Runs a kernel. Returns 0, or 1 with the reason in the message.
+int emulator_launch(const emulator::Launch *launch);
 }

@@ -11,6 +11,7 @@ use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
 use crate::backend::cuda::Cuda;
 use crate::backend::cuda::device::Device as KernelDevice;
+use crate::backend::cuda::launchers;
 use crate::backend::cuda::launchers::linear::Format;
 use crate::backend::reference::Reference;
 use crate::error::{Error, Result};
@@ -106,9 +107,9 @@ impl Device {
             (Device::Reference, Precision::Fp32, _) => task.run(Reference::<f32>::new()),
             (Device::Cpu, Precision::Fp32, _) => task.run(Cpu::new()),
             (Device::Cpu, Precision::Bf16, _) => task.run(Cpu::rounding_to_bf16()),
-            (Device::Emulated, _, Some(format)) => run_kernels(KernelDevice::emulated(None)?, format, task),
-            (Device::Cuda(index), _, Some(format)) => run_kernels(KernelDevice::gpu(index)?, format, task),
-            (Device::Auto, _, Some(format)) => match KernelDevice::gpu(0) {
+            (Device::Emulated, _, Some(format)) => run_kernels(launchers::emulated(None)?, format, task),
+            (Device::Cuda(index), _, Some(format)) => run_kernels(launchers::gpu(index)?, format, task),
+            (Device::Auto, _, Some(format)) => match launchers::gpu(0) {
                 Ok(gpu) => run_kernels(gpu, format, task),
                 Err(reason) if precision == Precision::Fp32 => {
                     static SAID: Once = Once::new();

@@ -75,10 +75,10 @@ fn best_rate(device: &Device, mut work: impl FnMut() -> Result<f64>) -> Result<f
     let mut stopwatch = device.stopwatch()?;
     let mut best = 0.0f64;
     for _ in 0..REPEATS {
-        device.start(&mut stopwatch)?;
+        stopwatch.start()?;
         let count = work()?;
-        device.stop(&mut stopwatch)?;
-        best = best.max(count / device.elapsed_ms(&stopwatch)?);
+        stopwatch.stop()?;
+        best = best.max(count / stopwatch.elapsed_ms()?);
     }
     Ok(best)
 }

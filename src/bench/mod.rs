@@ -22,6 +22,7 @@ use std::time::Duration;
 use crate::backend::Backend;
 use crate::backend::cuda::device::Device as KernelDevice;
 use crate::backend::cuda::device::properties::Properties;
+use crate::backend::cuda::launchers;
 use crate::backend::cuda::launchers::linear::Format;
 use crate::backend::device::{BackendTask, Device, Precision};
 use crate::error::{Error, Result};
@@ -164,12 +165,12 @@ fn names(name: &str, kernel: &str) -> bool {
 /// Opens a device for kernels, if it has any; what `auto` means.
 fn open(device: Device) -> Result<(Device, Option<KernelDevice>)> {
     Ok(match device {
-        Device::Auto => match KernelDevice::gpu(0) {
+        Device::Auto => match launchers::gpu(0) {
             Ok(gpu) => (Device::Cuda(0), Some(gpu)),
             Err(_) => (Device::Cpu, None),
         },
-        Device::Cuda(index) => (device, Some(KernelDevice::gpu(index)?)),
-        Device::Emulated => (device, Some(KernelDevice::emulated(None)?)),
+        Device::Cuda(index) => (device, Some(launchers::gpu(index)?)),
+        Device::Emulated => (device, Some(launchers::emulated(None)?)),
         Device::Cpu | Device::Reference => (device, None),
     })
 }

@@ -17,7 +17,6 @@ use crate::backend::cuda::device::Device;
 use crate::backend::cuda::device::buffer::Buffer;
 use crate::backend::cuda::device::properties::Properties;
 use crate::backend::cuda::device::stopwatch::Stopwatch;
-use crate::backend::cuda::launchers::ceilings::copy;
 use crate::bench::case::{Arrays, Prepared};
 use crate::error::Result;
 
@@ -71,7 +70,7 @@ impl Lead {
     /// Enqueues the copy; gives the bytes that it reads and writes.
     pub(super) fn take(&mut self, device: &Device) -> Result<usize> {
         let values = self.from.len();
-        copy(device, &mut self.to.slice_mut(0..values), self.from.slice(0..values))?;
+        device.copy_on_device(self.from.slice(0..values), self.to.slice_mut(0..values))?;
         Ok(2 * values * size_of::<f32>())
     }
 }
@@ -99,12 +98,12 @@ impl<'a> Timer<'a> {
 
         // Warm-up, in which launchers also grow their scratch memory.
         let mut stopwatch = device.stopwatch()?;
-        device.start(&mut stopwatch)?;
+        stopwatch.start()?;
         for arrays in &mut copies {
             (prepared.launch)(device, arrays)?;
         }
-        device.stop(&mut stopwatch)?;
-        let estimate = device.elapsed_ms(&stopwatch)? / count as f64;
+        stopwatch.stop()?;
+        let estimate = stopwatch.elapsed_ms()? / count as f64;
 
         let in_budget = budget.as_secs_f64() * 1e3 / estimate.max(1e-6);
         let round = (in_budget as usize).clamp(1, ROUND);
@@ -116,12 +115,12 @@ impl<'a> Timer<'a> {
                 lead.take(device)?;
             }
             for (stopwatch, copy) in stopwatches.iter_mut().zip(&mut turn) {
-                device.start(stopwatch)?;
+                stopwatch.start()?;
                 (prepared.launch)(device, &mut copies[copy])?;
-                device.stop(stopwatch)?;
+                stopwatch.stop()?;
             }
             for stopwatch in &stopwatches {
-                samples.push(device.elapsed_ms(stopwatch)?);
+                samples.push(stopwatch.elapsed_ms()?);
             }
         }
         Ok((Times::of(samples), wanted == count && *l2_bytes > 0))

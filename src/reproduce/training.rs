@@ -16,7 +16,7 @@ use serde_json::Value;
 use super::Reproduction;
 use super::measure::{Measurement, Method};
 use super::plan::{Plan, PlannedRun};
-use crate::backend::cuda::device::Device as KernelDevice;
+use crate::backend::cuda::launchers;
 use crate::backend::device::Device;
 use crate::checkpoint::{self, LAST, RunConfig};
 use crate::config::TrainConfig;
@@ -154,7 +154,7 @@ pub(super) fn train_all(
 /// On a CPU one thread per run: the parts of a step that do not divide then keep no thread waiting. A GPU is one run's.
 fn job_count(reproduction: &Reproduction) -> usize {
     let on_gpu = match reproduction.base.device {
-        Device::Auto => KernelDevice::gpu(0).is_ok(),
+        Device::Auto => launchers::gpu(0).is_ok(),
         Device::Cuda(_) => true,
         Device::Cpu | Device::Reference | Device::Emulated => false,
     };

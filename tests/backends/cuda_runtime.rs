@@ -11,6 +11,7 @@ use scenerank::backend::Backend;
 use scenerank::backend::cpu::Cpu;
 use scenerank::backend::cuda::Cuda;
 use scenerank::backend::cuda::device::{Calls, Device};
+use scenerank::backend::cuda::launchers;
 use scenerank::backend::cuda::launchers::linear::Format;
 use scenerank::backend::cuda::launchers::stored::StoredElement;
 use scenerank::backend::reference::Reference;
@@ -36,7 +37,7 @@ fn emulated<T: StoredElement>(format: Format) -> Option<(Cuda<T>, Arc<Calls>)> {
 
 /// The same in an order that the seed shuffles.
 fn emulated_in_order<T: StoredElement>(format: Format, seed: Option<u64>) -> Option<(Cuda<T>, Arc<Calls>)> {
-    match Device::emulated(seed) {
+    match launchers::emulated(seed) {
         Ok(device) => {
             let calls = device.calls();
             Some((Cuda::new(device, format).expect("an empty backend"), calls))

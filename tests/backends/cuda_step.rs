@@ -7,7 +7,7 @@ use half::bf16;
 use scenerank::backend::Backend;
 use scenerank::backend::cpu::Cpu;
 use scenerank::backend::cuda::Cuda;
-use scenerank::backend::cuda::device::Device;
+use scenerank::backend::cuda::launchers;
 use scenerank::backend::cuda::launchers::linear::Format;
 use scenerank::backend::cuda::launchers::stored::StoredElement;
 use scenerank::backend::reference::Reference;
@@ -27,9 +27,9 @@ const KINDS: [LossKind; 3] = [LossKind::Ranking, LossKind::Triplet, LossKind::In
 fn backend<T: StoredElement>(seed: Option<u64>, format: Format) -> Option<Cuda<T>> {
     let device = match std::env::var("SCENERANK_TEST_DEVICE") {
         Ok(device) if device == "cuda" => {
-            Ok(Device::gpu(0).expect("a GPU, which SCENERANK_TEST_DEVICE asks for"))
+            Ok(launchers::gpu(0).expect("a GPU, which SCENERANK_TEST_DEVICE asks for"))
         }
-        _ => Device::emulated(seed),
+        _ => launchers::emulated(seed),
     };
     match device {
         Ok(device) => Some(Cuda::new(device, format).expect("an empty backend")),

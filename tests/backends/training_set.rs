@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use crate::program::Workplace;
 use scenerank::backend::cuda::Cuda;
-use scenerank::backend::cuda::device::Device;
+use scenerank::backend::cuda::launchers;
 use scenerank::backend::cuda::launchers::linear::Format;
 use scenerank::batch::graph_batch::{BatchSize, GraphBatch};
 use scenerank::batch::triples::{Sampling, Triple, TripleSampler};
@@ -40,9 +40,9 @@ fn config(sampling: Sampling, batch_size: usize, epochs: usize) -> TrainConfig {
 fn backend() -> Option<Cuda<f32>> {
     let device = match std::env::var("SCENERANK_TEST_DEVICE") {
         Ok(device) if device == "cuda" => {
-            Ok(Device::gpu(0).expect("a GPU, which SCENERANK_TEST_DEVICE asks for"))
+            Ok(launchers::gpu(0).expect("a GPU, which SCENERANK_TEST_DEVICE asks for"))
         }
-        _ => Device::emulated(None),
+        _ => launchers::emulated(None),
     };
     match device {
         Ok(device) => Some(Cuda::new(device, Format::Fp32).expect("an empty backend")),

@@ -351,6 +351,9 @@ extern "C" __global__ void planted_divergent_mma(float *__restrict__ out, const 
     out[threadIdx.x] = in[0] + d[0];
 }
 
+// Registered for 128 threads, and launched with 256.
+extern "C" __global__ void __launch_bounds__(128) planted_block_size(float *, const float *) { begin_kernel(); }
+
 EMULATED_KERNELS(planted, EMULATED_KERNEL(block_sum), EMULATED_KERNEL(planted_race),
                  EMULATED_KERNEL(planted_block_race), EMULATED_KERNEL(planted_misaligned),
                  EMULATED_KERNEL(planted_early_kernel),
@@ -362,4 +365,4 @@ EMULATED_KERNELS(planted, EMULATED_KERNEL(block_sum), EMULATED_KERNEL(planted_ra
                  EMULATED_KERNEL(roundings), EMULATED_KERNEL(copies), EMULATED_KERNEL(planted_missing_wait),
                  EMULATED_KERNEL(planted_missing_barrier), EMULATED_KERNEL(planted_misaligned_copy),
                  EMULATED_KERNEL(planted_copy_elsewhere), EMULATED_KERNEL(planted_misaligned_load),
-                 EMULATED_KERNEL(planted_divergent_mma))
+                 EMULATED_KERNEL(planted_divergent_mma), EMULATED_KERNEL(planted_block_size, 128))

@@ -13,10 +13,10 @@ int main(int argument_count, char **arguments) {
     if (argument_count != 3) {
         return 2;
     }
-    const uint32_t grid[3] = {3, 1, 1}, block[3] = {256, 1, 1};
-    const int values = int(grid[0] * block[0]);
+    constexpr int BLOCKS = 3, THREADS = 256;
+    const int values = BLOCKS * THREADS;
     bool one_per_block = strcmp(arguments[1], "planted_out_of_bounds") == 0;
-    int outputs = one_per_block ? int(grid[0]) : values;
+    int outputs = one_per_block ? BLOCKS : values;
     float *out = static_cast<float *>(malloc(sizeof(float) * outputs));
     float *in = static_cast<float *>(malloc(sizeof(float) * values));
     for (int i = 0; i < outputs; i++) {
@@ -33,9 +33,10 @@ int main(int argument_count, char **arguments) {
         return 2;
     }
     uint64_t seed = strtoull(arguments[2], nullptr, 10);
-    size_t dynamic_bytes = strstr(arguments[1], "dynamic") != nullptr ? sizeof(float) * block[0] : 0;
-    int failed = emulator_launch(kernel, grid, block, dynamic_bytes, parameters, bytes, 2, seed, message,
-                                 sizeof message);
+    size_t dynamic_bytes = strstr(arguments[1], "dynamic") != nullptr ? sizeof(float) * THREADS : 0;
+    const emulator::Launch launch = {kernel, {BLOCKS, 1, 1}, {THREADS, 1, 1}, dynamic_bytes, parameters, bytes, 2, seed,
+                                     message, sizeof message};
+    int failed = emulator_launch(&launch);
     if (failed) {
         printf("error: %s\n", message);
     } else {

@@ -11,7 +11,7 @@ use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 use scenerank::Result;
 use scenerank::backend::cpu::Cpu;
-use scenerank::backend::cuda::device::Device as KernelDevice;
+use scenerank::backend::cuda::launchers;
 use scenerank::backend::device::{Device, Precision};
 use scenerank::data::similarity::Similarity;
 use scenerank::evaluation::kendall::Kendall;
@@ -22,7 +22,7 @@ use scenerank::files::npy::write_npy;
 
 /// The devices that rank by code of their own; without the emulator, which is said, where it cannot be built.
 fn devices() -> Vec<Device> {
-    match KernelDevice::emulated(None) {
+    match launchers::emulated(None) {
         Ok(_) => vec![Device::Cpu, Device::Reference, Device::Emulated],
         Err(error) => {
             println!("without the emulator: {error}");

@@ -1,7 +1,7 @@
 //! ceilings: the arithmetic that measures a GPU's rates is done, all of it, and counted.
 
 use crate::support::{Values, devices, poisoned, to_device, to_host};
-use scenerank::backend::cuda::launchers::ceilings::{ceiling_fma, ceiling_mma, copy};
+use scenerank::backend::cuda::launchers::ceilings::{ceiling_fma, ceiling_mma};
 
 #[test]
 fn chains_have_as_many_steps_as_are_counted() {
@@ -40,7 +40,7 @@ fn copies_arrive() {
         let values = Values::new(1).signed(1000);
         let from = to_device(&device, &values);
         let mut to = poisoned(&device, 1001);
-        copy(&device, &mut to.slice_mut(0..1001), from.slice(0..1000)).expect("a copy");
+        device.copy_on_device(from.slice(0..1000), to.slice_mut(0..1001)).expect("a copy");
         let got = to_host(&device, &to);
         assert_eq!(got[..1000], values);
         assert!(got[1000].is_nan());

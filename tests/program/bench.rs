@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::program::{refuse, run_json};
-use scenerank::backend::cuda::device::Device as KernelDevice;
+use scenerank::backend::cuda::launchers;
 use scenerank::backend::cuda::launchers::linear::Format;
 use scenerank::backend::device::{Device, Precision};
 use scenerank::bench::case::{Case, Cost};
@@ -17,7 +17,7 @@ use serde_json::Value;
 
 /// Whether the emulator is there; says so where not.
 fn emulator() -> bool {
-    let device = KernelDevice::emulated(None);
+    let device = launchers::emulated(None);
     if let Err(error) = &device {
         println!("skipped: {error}");
     }

@@ -7,6 +7,7 @@ use std::path::Path;
 use crate::program::{SMALL_NETWORK, run, run_json, small_data};
 use crate::support::{BatchShape, SMALL, random_batch, random_parameters, relative_error, switched_off};
 use scenerank::backend::cuda::device::Device;
+use scenerank::backend::cuda::launchers;
 use scenerank::backend::device::{Device as ComputeDevice, Precision};
 use scenerank::data::{Dataset, Split};
 use scenerank::evaluation::{Embeddings, RetrievalMetrics, ranks};
@@ -20,7 +21,7 @@ const DEVICES: [&str; 2] = ["emulated", "cpu"];
 
 /// Whether it could be built; if not, that is said.
 fn emulator_is_there() -> bool {
-    match Device::emulated(None) {
+    match launchers::emulated(None) {
         Ok(_) => true,
         Err(error) => {
             println!("skipped: {error}");

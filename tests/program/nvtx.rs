@@ -8,7 +8,7 @@ use crate::program::scenerank;
 
 /// The tool's library; None (said so) without a C++ compiler or the emulator.
 fn tool() -> Option<PathBuf> {
-    if let Err(error) = scenerank::backend::cuda::device::Device::emulated(None) {
+    if let Err(error) = scenerank::backend::cuda::launchers::emulated(None) {
         println!("skipped: {error}");
         return None;
     }

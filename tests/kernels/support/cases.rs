@@ -9,12 +9,12 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use proptest::test_runner::{RngSeed, TestError, TestRunner};
-use scenerank::backend::cuda::device::Device;
+use scenerank::backend::cuda::launchers;
 use scenerank::batch::graph_batch::GraphBatch;
 
 /// Whether there is no device to test, which is said.
 pub fn no_device() -> bool {
-    match Device::emulated(None) {
+    match launchers::emulated(None) {
         Err(error) if !super::on_gpu() => {
             println!("skipped: {error}");
             true

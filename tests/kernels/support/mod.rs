@@ -17,6 +17,7 @@ use rand::{RngExt, SeedableRng};
 use scenerank::backend::cuda::device::Device;
 use scenerank::backend::cuda::device::buffer::{Buffer, Element, Slice, SliceMut};
 use scenerank::backend::cuda::device::rows::Rows;
+use scenerank::backend::cuda::launchers;
 
 /// Row counts at the edges of warps, tiles and chunks.
 pub const ROWS: [usize; 8] = [0, 1, 31, 32, 33, 65, 300, 513];
@@ -34,12 +35,12 @@ pub fn devices() -> Vec<Device> {
     if on_gpu() {
         return vec![open_gpu()];
     }
-    match Device::emulated(None) {
+    match launchers::emulated(None) {
         Ok(device) => {
             vec![
                 device,
-                Device::emulated(Some(1)).expect("as before"),
-                Device::emulated(Some(2)).expect("as before"),
+                launchers::emulated(Some(1)).expect("as before"),
+                launchers::emulated(Some(2)).expect("as before"),
             ]
         }
         Err(error) => {
@@ -50,7 +51,7 @@ pub fn devices() -> Vec<Device> {
 }
 
 fn open_gpu() -> Device {
-    Device::gpu(0).expect("a GPU, which SCENERANK_TEST_DEVICE asks for")
+    launchers::gpu(0).expect("a GPU, which SCENERANK_TEST_DEVICE asks for")
 }
 
 /// What `launches` wrote. They run twice and once more with a grid for more rows than there are (the second argument) and,
@@ -61,7 +62,7 @@ pub fn same_bits<const N: usize>(
     launches: impl Fn(&Device, usize) -> [Vec<f32>; N],
 ) -> [Vec<f32>; N] {
     static GPU: OnceLock<Device> = OnceLock::new();
-    let emulated = |seed| Device::emulated(seed).expect("an emulator, which was there before");
+    let emulated = |seed| launchers::emulated(seed).expect("an emulator, which was there before");
     let [first, again, shuffled] = if on_gpu() {
         let gpu = GPU.get_or_init(open_gpu);
         [launches(gpu, 0), launches(gpu, 0), launches(gpu, spare(order))]

@@ -1,11 +1,11 @@
-//! Arrays in a device's memory, and parts of them as kernels take them.
+//! Arrays in device memory, and the parts of them that kernels take.
 
 use std::marker::PhantomData;
 use std::ops::Range;
-use std::ptr::NonNull;
 
-use cudarc::driver::CudaSlice;
 use half::bf16;
+
+use super::memory::Memory;
 
 /// What arrays hold: plain data that kernels know by a C++ type.
 pub trait Element: bytemuck::Pod {
@@ -31,58 +31,19 @@ elements! {
     u8: "unsigned char",
 }
 
-/// An array in a device's memory.
+/// An array in device memory.
 pub struct Buffer<T> {
-    pub(crate) memory: Memory<T>,
+    /// Frees the memory when the buffer is dropped.
+    _memory: Box<dyn Memory>,
     address: u64,
     len: usize,
-}
-
-/// What keeps a buffer's memory alive.
-pub(crate) enum Memory<T> {
-    /// On a GPU; the slice frees it.
-    Gpu(#[allow(dead_code)] CudaSlice<u8>),
-    /// The emulator's device memory.
-    Host(#[allow(dead_code)] HostMemory<T>),
-}
-
-/// A boxed slice behind a raw pointer, since kernels write through its address.
-pub(crate) struct HostMemory<T>(NonNull<[T]>);
-
-// SAFETY: it owns its memory, as a box does.
-unsafe impl<T: Send> Send for HostMemory<T> {}
-// SAFETY: likewise.
-unsafe impl<T: Sync> Sync for HostMemory<T> {}
-
-impl<T: Element> HostMemory<T> {
-    /// All bits set: NaN in a float, -1 in an index.
-    pub(crate) fn unwritten(len: usize) -> Self {
-        let mut values: Box<[T]> = bytemuck::zeroed_slice_box(len);
-        bytemuck::cast_slice_mut::<T, u8>(&mut values).fill(0xff);
-        HostMemory(NonNull::from(Box::leak(values)))
-    }
-
-    pub(crate) fn address(&self) -> NonNull<T> {
-        self.0.cast()
-    }
-}
-
-impl<T> Drop for HostMemory<T> {
-    fn drop(&mut self) {
-        // SAFETY: the pointer came from a box, and is dropped once.
-        drop(unsafe { Box::from_raw(self.0.as_ptr()) });
-    }
+    element: PhantomData<fn() -> T>,
 }
 
 impl<T: Element> Buffer<T> {
-    pub(crate) fn on_gpu(slice: CudaSlice<u8>, address: u64, len: usize) -> Self {
-        Buffer { memory: Memory::Gpu(slice), address, len }
-    }
-
-    pub(crate) fn on_host(len: usize) -> Self {
-        let memory = HostMemory::unwritten(len);
-        let address = memory.address().as_ptr() as u64;
-        Buffer { memory: Memory::Host(memory), address, len }
+    /// A buffer of `len` values in `memory`.
+    pub(crate) fn new(memory: Box<dyn Memory>, len: usize) -> Self {
+        Buffer { address: memory.address(), _memory: memory, len, element: PhantomData }
     }
 }
 
@@ -92,25 +53,25 @@ impl<T> Buffer<T> {
         self.len
     }
 
-    /// Whether it holds nothing.
+    /// Whether there are no values.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// A part to read.
+    /// The values in `range`, to read.
     #[track_caller]
     pub fn slice(&self, range: Range<usize>) -> Slice<'_, T> {
         Slice { address: self.address, len: self.len, lifetime: PhantomData }.slice(range)
     }
 
-    /// A part to write.
+    /// The values in `range`, to write.
     #[track_caller]
     pub fn slice_mut(&mut self, range: Range<usize>) -> SliceMut<'_, T> {
         let slice = self.slice(range);
         SliceMut { address: slice.address, len: slice.len, lifetime: PhantomData }
     }
 
-    /// Parts to write, one after another.
+    /// Several parts to write at once; `ranges` ascend and do not overlap.
     #[track_caller]
     pub fn slices_mut<const N: usize>(&mut self, ranges: [Range<usize>; N]) -> [SliceMut<'_, T>; N] {
         let apart = ranges.windows(2).all(|pair| pair[0].end <= pair[1].start);
@@ -122,7 +83,7 @@ impl<T> Buffer<T> {
     }
 }
 
-/// A part of a buffer, to read.
+/// A part of a buffer, borrowed for reading.
 #[derive(Debug)]
 pub struct Slice<'a, T> {
     address: u64,
@@ -139,7 +100,7 @@ impl<T> Clone for Slice<'_, T> {
 impl<T> Copy for Slice<'_, T> {}
 
 impl<'a, T> Slice<'a, T> {
-    /// A part of the part.
+    /// The values in `range` of this part.
     #[track_caller]
     pub fn slice(self, range: Range<usize>) -> Slice<'a, T> {
         assert!(range.start <= range.end && range.end <= self.len, "{range:?} of {} values", self.len);
@@ -152,7 +113,7 @@ impl<'a, T> Slice<'a, T> {
         self.len
     }
 
-    /// Whether it holds nothing.
+    /// Whether there are no values.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -160,22 +121,16 @@ impl<'a, T> Slice<'a, T> {
     pub(crate) fn address(&self) -> u64 {
         self.address
     }
-
-    /// The values, where the buffer lies in the emulator's memory.
-    pub(crate) fn on_host(&self) -> &'a [T] {
-        // SAFETY: the address and length are those of a live buffer's part, for 'a; no launch runs meanwhile.
-        unsafe { std::slice::from_raw_parts(self.address as *const T, self.len) }
-    }
 }
 
 impl<'a> Slice<'a, i32> {
-    /// The same memory, where it holds the bits of floats.
+    /// The same memory, which holds the bits of floats.
     pub(crate) fn bits_as_floats(self) -> Slice<'a, f32> {
         Slice { address: self.address, len: self.len, lifetime: PhantomData }
     }
 }
 
-/// A part of a buffer, to write.
+/// A part of a buffer, borrowed for writing.
 #[derive(Debug)]
 pub struct SliceMut<'a, T> {
     address: u64,
@@ -184,14 +139,14 @@ pub struct SliceMut<'a, T> {
 }
 
 impl<'a, T> SliceMut<'a, T> {
-    /// A part of the part.
+    /// The values in `range` of this part.
     #[track_caller]
     pub fn slice_mut(&mut self, range: Range<usize>) -> SliceMut<'_, T> {
         let part = self.as_slice().slice(range);
         SliceMut { address: part.address, len: part.len, lifetime: PhantomData }
     }
 
-    /// Two parts.
+    /// The values before `at`, and those from `at` on.
     #[track_caller]
     pub fn split_at(self, at: usize) -> (SliceMut<'a, T>, SliceMut<'a, T>) {
         let (first, second) = (self.as_slice().slice(0..at), self.as_slice().slice(at..self.len));
@@ -201,17 +156,17 @@ impl<'a, T> SliceMut<'a, T> {
         )
     }
 
-    /// The same part twice, for columns of it that have no value in common.
+    /// The same part twice, for two kernels' arguments that write different columns of it.
     pub(crate) fn shared(&mut self) -> [SliceMut<'_, T>; 2] {
         [(); 2].map(|()| SliceMut { address: self.address, len: self.len, lifetime: PhantomData })
     }
 
-    /// The same part, to read from now on.
+    /// The same part for reading, as long as the borrow for writing lasts.
     pub fn into_slice(self) -> Slice<'a, T> {
         Slice { address: self.address, len: self.len, lifetime: PhantomData }
     }
 
-    /// The same part, to read.
+    /// The same part for reading.
     pub fn as_slice(&self) -> Slice<'_, T> {
         Slice { address: self.address, len: self.len, lifetime: PhantomData }
     }
@@ -221,17 +176,12 @@ impl<'a, T> SliceMut<'a, T> {
         self.len
     }
 
-    /// Whether it holds nothing.
+    /// Whether there are no values.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
     pub(crate) fn address(&self) -> u64 {
         self.address
-    }
-
-    pub(crate) fn on_host(&mut self) -> &mut [T] {
-        // SAFETY: as for `Slice::on_host`, and this part is borrowed mutably.
-        unsafe { std::slice::from_raw_parts_mut(self.address as *mut T, self.len) }
     }
 }

@@ -1,20 +1,22 @@
 //! A GPU through the CUDA driver, which is loaded when a device opens: nothing of CUDA is needed before.
 
+use std::collections::HashMap;
 use std::ffi::c_void;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use cudarc::driver::sys::{CUdevice_attribute, CUfunction_attribute_enum, CUresult};
 use cudarc::driver::{
-    CudaContext, CudaEvent, CudaFunction, CudaGraph, CudaStream, DevicePtr, DriverError, result, sys,
+    CudaContext, CudaEvent, CudaFunction, CudaGraph, CudaSlice, CudaStream, DevicePtr, DriverError,
+    PinnedHostSlice, result, sys,
 };
 use cudarc::nvrtc::Ptx;
 
-use super::buffer::{Buffer, Element};
+use super::driver::{Driver, EventHandle, Recorded, StopwatchHandle, Stream};
 use super::kernel::{KernelFile, KernelInfo};
 use super::launch::{Launch, MOST_PARAMETERS};
-use super::streams::{Event, Pinned, Stream};
-use crate::backend::cuda::device::Functions;
+use super::memory::Memory;
+use super::properties::Properties;
 use crate::error::{Error, Result};
 
 /// Each kernel file's fat binary; empty where the build found no nvcc.
@@ -26,37 +28,38 @@ const LEAST_CAPABILITY: (i32, i32) = (8, 0);
 /// The least driver, by the CUDA that it knows (1000 major + 10 minor): all functions that are called are there.
 const LEAST_DRIVER: i32 = 12_000;
 
-/// The least compute capability, driver, and PTX that a kernel was compiled through, of launches that begin before the
-/// one ahead of them has ended (`kernels/launch.cuh`): earlier drivers cannot capture them, and what was compiled for
-/// earlier GPUs does not wait.
+/// The least compute capability, driver, and PTX version of the kernel's compilation for launches that begin before the one
+/// ahead of them has ended (`kernels/launch.cuh`). Earlier drivers cannot capture such launches, and kernels compiled for
+/// earlier GPUs do not wait.
 const OVERLAP_CAPABILITY: (i32, i32) = (9, 0);
 const OVERLAP_DRIVER: i32 = 12_030;
 const OVERLAP_PTX: i32 = 90;
 
-/// Set to 1, every launch begins when the one ahead of it has ended: to see what the overlap gains, and to rule it out.
+/// If set to 1, every launch begins only when the one ahead of it has ended. This measures the overlap, or rules it out.
 const SERIAL_LAUNCHES: &str = "SCENERANK_SERIAL_LAUNCHES";
 
 /// An open GPU.
-pub(crate) struct Gpu {
+pub(super) struct Gpu {
     context: Arc<CudaContext>,
+    /// The stream of launches.
     stream: Arc<CudaStream>,
-    /// Of batches; work on it is ordered with the other's by events alone.
+    /// The stream of batches; work on it is ordered with the other's by events alone.
     copies: Arc<CudaStream>,
     branch: Branch,
-    functions: Functions<Function>,
-    /// Whether the next launch begins when all is over that it follows: it follows two.
+    functions: HashMap<&'static str, Function>,
+    /// Whether the next launch follows work of two streams. It must then not overlap with the one ahead of it.
     joins: AtomicBool,
 }
 
-/// A stream beside that of launches, which leaves it and comes back to it by events.
+/// A stream beside the stream of launches. Events order its beginning and its end with that stream.
 struct Branch {
-    /// Of low priority: the other's blocks come first.
+    /// Of low priority: the other stream's blocks come first.
     stream: Arc<CudaStream>,
     left: CudaEvent,
     done: CudaEvent,
-    /// Whether launches go there now.
+    /// Whether launches go to the branch now.
     taken: AtomicBool,
-    /// Whether some have, since it was joined.
+    /// Whether launches have gone there since it was last joined.
     open: AtomicBool,
 }
 
@@ -67,11 +70,51 @@ struct Function {
     overlaps: bool,
 }
 
+/// Device memory; the slice frees it.
+struct GpuMemory {
+    _slice: CudaSlice<u8>,
+    address: u64,
+}
+
+impl Memory for GpuMemory {
+    fn address(&self) -> u64 {
+        self.address
+    }
+}
+
+/// Page-locked host memory; the slice frees it.
+struct PageLocked {
+    _slice: PinnedHostSlice<u8>,
+    address: u64,
+}
+
+impl Memory for PageLocked {
+    fn address(&self) -> u64 {
+        self.address
+    }
+}
+
+struct GpuEvent {
+    gpu: Arc<Gpu>,
+    event: CudaEvent,
+}
+
+struct GpuGraph {
+    gpu: Arc<Gpu>,
+    graph: CudaGraph,
+}
+
+struct GpuStopwatch {
+    gpu: Arc<Gpu>,
+    start: CudaEvent,
+    end: CudaEvent,
+}
+
 fn problem(index: usize, problem: impl Into<String>, remedy: &str) -> Error {
     Error::Device { device: format!("cuda:{index}"), problem: problem.into(), remedy: remedy.into() }
 }
 
-/// The driver's name and words for a code.
+/// The driver's name and description of an error.
 fn words(error: DriverError) -> String {
     let text = |text: std::result::Result<&std::ffi::CStr, DriverError>| {
         text.map_or_else(|_| format!("code {}", error.0 as u32), |text| text.to_string_lossy().into_owned())
@@ -79,7 +122,7 @@ fn words(error: DriverError) -> String {
     format!("{} ({})", text(error.error_name()), text(error.error_string()))
 }
 
-/// The CUDA that the driver knows, as [`LEAST_DRIVER`].
+/// The newest CUDA version that the driver supports, as in [`LEAST_DRIVER`].
 fn driver_version() -> std::result::Result<i32, DriverError> {
     let mut version = 0;
     // SAFETY: it writes the number.
@@ -92,8 +135,9 @@ fn version_words(version: i32) -> String {
 }
 
 impl Gpu {
-    pub(crate) fn open(index: usize) -> Result<Self> {
-        // SAFETY: it tries to load libraries, the driver's, and runs nothing of ours.
+    /// Opens the GPU and loads all kernels of `files`.
+    pub(super) fn open(index: usize, files: &[KernelFile]) -> Result<Self> {
+        // SAFETY: this only tries to load the driver's library.
         if !unsafe { sys::is_culib_present() } {
             return Err(problem(
                 index,
@@ -158,7 +202,7 @@ impl Gpu {
         let most_shared = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
         let most_shared =
             context.attribute(most_shared).map_err(failed("ask for its shared memory", driver))?;
-        // SAFETY: all memory is used on one stream, but for batches, whose events are our own.
+        // SAFETY: all memory is used on one stream, except that of batches, which our own events order.
         unsafe { context.disable_event_tracking() };
         let (least, greatest) =
             result::stream::get_priority_range().map_err(failed("make a stream", driver))?;
@@ -170,8 +214,8 @@ impl Gpu {
         let branch = Branch { stream: beside?, left: left?, done: done?, taken, open };
         let serial = std::env::var(SERIAL_LAUNCHES).is_ok_and(|value| value == "1");
         let may_overlap = !serial && capability >= OVERLAP_CAPABILITY && version >= OVERLAP_DRIVER;
-        let mut functions = Functions::new();
-        for KernelFile { name: file, kernels } in crate::backend::cuda::launchers::FILES {
+        let mut functions = HashMap::new();
+        for KernelFile { name: file, kernels } in files {
             let binary =
                 FAT_BINARIES.iter().find(|(name, _)| name == file).map(|(_, binary)| binary.to_vec());
             let binary = binary.unwrap_or_else(|| panic!("no fat binary of kernels/{file}.cu"));
@@ -190,7 +234,7 @@ impl Gpu {
                     );
                     return Err(problem(index, words, "use another GPU, or --device cpu"));
                 }
-                // More than 48 KiB are given only where they were asked for.
+                // The driver grants more than 48 KiB only on request.
                 if shared > 0 {
                     let most = CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
                     function.set_attribute(most, shared).map_err(failed(name, driver))?;
@@ -202,172 +246,88 @@ impl Gpu {
         Ok(Gpu { context, stream, copies, branch, functions, joins: AtomicBool::new(false) })
     }
 
-    pub(crate) fn failed<'a>(&'a self, operation: &'a str) -> impl Fn(DriverError) -> Error + 'a {
+    fn failed<'a>(&'a self, operation: &'a str) -> impl Fn(DriverError) -> Error + 'a {
         move |error| {
             let remedy = "run again; if it stays, check the GPU with nvidia-smi and compute-sanitizer";
             problem(self.context.ordinal(), format!("{operation}: {}", words(error)), remedy)
         }
     }
 
-    pub(crate) fn context(&self) -> &Arc<CudaContext> {
-        &self.context
+    /// Makes its context the calling thread's.
+    fn bind(&self) -> Result<()> {
+        self.context.bind_to_thread().map_err(self.failed("bind"))
     }
 
-    /// Of all launches.
-    pub(crate) fn stream(&self) -> &CudaStream {
-        &self.stream
+    /// Makes the following launches wait for `event`.
+    fn wait(&self, event: &CudaEvent) -> Result<()> {
+        self.joins.store(true, Ordering::Relaxed);
+        self.stream.wait(event).map_err(self.failed("wait for an event"))
     }
+}
 
-    pub(crate) fn allocate<T: Element>(&self, len: usize) -> Result<Buffer<T>> {
-        // A pointer must be valid even where there is nothing to read.
-        // SAFETY: callers write before they read, which is what "unwritten" says.
-        let slice = unsafe { self.stream.alloc::<u8>(len.max(1) * size_of::<T>()) }.map_err(|error| {
+impl Driver for Gpu {
+    fn allocate(&self, bytes: usize) -> Result<Box<dyn Memory>> {
+        // A pointer must be valid even if there is nothing to read.
+        // SAFETY: any bits are bytes, and callers write before they read.
+        let slice = unsafe { self.stream.alloc::<u8>(bytes.max(1)) }.map_err(|error| {
             let free = self.context.mem_get_info().map_or(0, |(free, _)| free >> 20);
             problem(
                 self.context.ordinal(),
                 format!(
                     "{} MiB more do not fit, {free} MiB are free: {}",
-                    (len * size_of::<T>()).div_ceil(1 << 20).max(1),
+                    bytes.div_ceil(1 << 20).max(1),
                     words(error)
                 ),
                 "use a smaller --batch-size, see in nvidia-smi who else uses its memory, or use --device cpu",
             )
         })?;
         let address = slice.device_ptr(&self.stream).0;
-        Ok(Buffer::on_gpu(slice, address, len))
+        Ok(Box::new(GpuMemory { _slice: slice, address }))
     }
 
-    pub(crate) fn zero(&self, address: u64, bytes: usize) -> Result<()> {
+    fn allocate_page_locked(&self, bytes: usize) -> Result<Box<dyn Memory>> {
+        // SAFETY: any bits are bytes, and callers write before they read.
+        let slice = unsafe { self.context.alloc_pinned::<u8>(bytes.max(1)) };
+        let located = slice.and_then(|slice| Ok((slice.as_ptr()? as u64, slice)));
+        let (address, slice) = located.map_err(|error| {
+            problem(
+                self.context.ordinal(),
+                format!("{} MiB of page-locked memory: {}", bytes >> 20, words(error)),
+                "use a smaller --batch-size, or free memory of the host",
+            )
+        })?;
+        Ok(Box::new(PageLocked { _slice: slice, address }))
+    }
+
+    unsafe fn zero(&self, address: u64, bytes: usize) -> Result<()> {
         self.bind()?;
-        // SAFETY: the address and length are those of a live buffer's part.
+        // SAFETY: as the caller promises.
         unsafe { result::memset_d8_async(address, 0, bytes, self.stream.cu_stream()) }
             .map_err(self.failed("zero"))
     }
 
-    pub(crate) fn upload<T: Element>(&self, values: &[T], address: u64) -> Result<()> {
+    unsafe fn upload(&self, from: &[u8], to: u64) -> Result<()> {
         self.bind()?;
-        // SAFETY: the address is that of a live buffer's part of at least this length; from pageable memory the call
-        // returns after it has read the values.
-        unsafe {
-            result::memcpy_htod_async(address, bytemuck::cast_slice::<T, u8>(values), self.stream.cu_stream())
-        }
-        .map_err(self.failed("upload"))
+        // SAFETY: as the caller promises; from pageable memory the call returns after it has read the values.
+        unsafe { result::memcpy_htod_async(to, from, self.stream.cu_stream()) }.map_err(self.failed("upload"))
     }
 
-    pub(crate) fn copy_on_device(&self, from: u64, to: u64, bytes: usize) -> Result<()> {
+    unsafe fn download(&self, from: u64, to: &mut [u8]) -> Result<()> {
         self.bind()?;
-        // SAFETY: the addresses are those of parts of live buffers of this length, one of which is borrowed mutably.
+        // SAFETY: as the caller promises; `to` outlives the copy, which is waited for.
+        unsafe { result::memcpy_dtoh_async(to, from, self.stream.cu_stream()) }
+            .map_err(self.failed("download"))?;
+        self.stream.synchronize().map_err(self.failed("wait"))
+    }
+
+    unsafe fn copy_on_device(&self, from: u64, to: u64, bytes: usize) -> Result<()> {
+        self.bind()?;
+        // SAFETY: as the caller promises.
         unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) }
             .map_err(self.failed("copy"))
     }
 
-    pub(crate) fn download<T: Element>(&self, address: u64, len: usize) -> Result<Vec<T>> {
-        self.bind()?;
-        let mut values = vec![T::zeroed(); len];
-        let bytes = bytemuck::cast_slice_mut::<T, u8>(&mut values);
-        // SAFETY: the address is that of a live buffer's part of this length; the values outlive the copy, which is
-        // waited for.
-        unsafe { result::memcpy_dtoh_async(bytes, address, self.stream.cu_stream()) }
-            .map_err(self.failed("download"))?;
-        self.stream.synchronize().map_err(self.failed("wait"))?;
-        Ok(values)
-    }
-
-    /// Relaxed, because the driver may load a kernel only now that it is first called, and other threads may go on calling
-    /// the driver; what a capture cannot hold, [`super::Device`] refuses by itself.
-    pub(crate) fn begin_capture(&self) -> Result<()> {
-        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
-        self.stream.begin_capture(mode).map_err(self.failed("begin to capture a graph"))
-    }
-
-    /// The graph, ready to run.
-    pub(crate) fn end_capture(&self) -> Result<CudaGraph> {
-        let graph = self.stream.end_capture(sys::CUgraphInstantiate_flags(0));
-        Ok(graph
-            .map_err(self.failed("capture a graph"))?
-            .expect("a graph, unless the capture was broken off"))
-    }
-
-    pub(crate) fn replay(&self, graph: &CudaGraph) -> Result<()> {
-        graph.launch().map_err(self.failed("launch a graph"))
-    }
-
-    fn bind(&self) -> Result<()> {
-        self.context.bind_to_thread().map_err(self.failed("bind"))
-    }
-
-    pub(crate) fn pinned(&self, len: usize) -> Result<Pinned> {
-        // SAFETY: any bits are numbers; of what is copied all was packed before.
-        let slice = unsafe { self.context.alloc_pinned(len.max(1)) };
-        slice.and_then(Pinned::on_gpu).map_err(|error| {
-            problem(
-                self.context.ordinal(),
-                format!("{} MiB of page-locked memory: {}", (4 * len) >> 20, words(error)),
-                "use a smaller --batch-size, or free memory of the host",
-            )
-        })
-    }
-
-    pub(crate) fn event(&self) -> Result<Event> {
-        // The host sleeps while it waits: it is a step ahead, and other threads want its core.
-        let sleeping = sys::CUevent_flags::CU_EVENT_BLOCKING_SYNC;
-        self.context.new_event(Some(sleeping)).map(Event::Gpu).map_err(self.failed("make an event"))
-    }
-
-    pub(crate) fn record(&self, event: &CudaEvent, stream: Stream) -> Result<()> {
-        let stream = match stream {
-            Stream::Compute => &self.stream,
-            Stream::Copies => &self.copies,
-        };
-        event.record(stream).map_err(self.failed("record an event"))
-    }
-
-    pub(crate) fn wait(&self, event: &CudaEvent) -> Result<()> {
-        self.joins.store(true, Ordering::Relaxed);
-        self.stream.wait(event).map_err(self.failed("wait for an event"))
-    }
-
-    /// From here on launches go on the branch, behind those before.
-    pub(crate) fn take_branch(&self) -> Result<()> {
-        let Branch { stream, left, taken, open, .. } = &self.branch;
-        left.record(&self.stream).map_err(self.failed("record an event"))?;
-        stream.wait(left).map_err(self.failed("wait for an event"))?;
-        taken.store(true, Ordering::Relaxed);
-        open.store(true, Ordering::Relaxed);
-        Ok(())
-    }
-
-    /// From here on launches do not go on the branch, and are beside it.
-    pub(crate) fn leave_branch(&self) {
-        self.branch.taken.store(false, Ordering::Relaxed);
-    }
-
-    /// Launches from here on are behind the branch.
-    pub(crate) fn join_branch(&self) -> Result<()> {
-        let Branch { stream, done, open, .. } = &self.branch;
-        if !open.swap(false, Ordering::Relaxed) {
-            return Ok(());
-        }
-        done.record(stream).map_err(self.failed("record an event"))?;
-        self.wait(done)
-    }
-
-    /// # Safety
-    /// As for [`super::Device::copy`].
-    pub(crate) unsafe fn copy(&self, source: *const i32, len: usize, address: u64) -> Result<()> {
-        self.bind()?;
-        // SAFETY: the source is page-locked memory of this length, the address that of a live buffer's part, and both
-        // stay, as the caller promises.
-        unsafe {
-            let values = std::slice::from_raw_parts(source, len);
-            result::memcpy_htod_async(address, values, self.copies.cu_stream())
-        }
-        .map_err(self.failed("copy a batch"))
-    }
-
-    /// # Safety
-    /// As for [`super::Device::launch`].
-    pub(crate) unsafe fn launch(&self, launch: Launch<'_>) -> Result<()> {
+    unsafe fn launch(&self, launch: Launch<'_>) -> Result<()> {
         self.bind()?;
         let Launch { kernel: KernelInfo { name, threads, dynamic_shared_bytes, .. }, blocks, parameters } =
             launch;
@@ -377,7 +337,8 @@ impl Gpu {
         }
         let ([x, y, z], [tx, ty, tz]) = (blocks, threads);
         let Function { function, overlaps } = &self.functions[name];
-        // What begins the branch follows work of the other stream, what comes after a wait two: neither overlaps.
+        // The branch's first launch follows work of the other stream, and a launch after a wait follows two: neither
+        // overlaps.
         let beside = self.branch.taken.load(Ordering::Relaxed);
         let joins = !beside && self.joins.swap(false, Ordering::Relaxed);
         let mut overlap = sys::CUlaunchAttribute {
@@ -397,7 +358,7 @@ impl Gpu {
             attrs: &mut overlap,
             numAttrs: u32::from(*overlaps && !beside && !joins),
         };
-        // SAFETY: the arguments are the caller's promise; they outlive the call, which copies them.
+        // SAFETY: the parameters are the caller's promise; they outlive the call, which copies them.
         unsafe {
             sys::cuLaunchKernelEx(
                 &config,
@@ -408,5 +369,122 @@ impl Gpu {
         }
         .result()
         .map_err(|error| self.failed(&format!("{name}: launch"))(error))
+    }
+
+    fn take_branch(&self) -> Result<()> {
+        let Branch { stream, left, taken, open, .. } = &self.branch;
+        left.record(&self.stream).map_err(self.failed("record an event"))?;
+        stream.wait(left).map_err(self.failed("wait for an event"))?;
+        taken.store(true, Ordering::Relaxed);
+        open.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn leave_branch(&self) {
+        self.branch.taken.store(false, Ordering::Relaxed);
+    }
+
+    fn join_branch(&self) -> Result<()> {
+        let Branch { stream, done, open, .. } = &self.branch;
+        if !open.swap(false, Ordering::Relaxed) {
+            return Ok(());
+        }
+        done.record(stream).map_err(self.failed("record an event"))?;
+        self.wait(done)
+    }
+
+    unsafe fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<()> {
+        self.bind()?;
+        // SAFETY: as the caller promises.
+        unsafe {
+            let values = std::slice::from_raw_parts(from as *const u8, bytes);
+            result::memcpy_htod_async(to, values, self.copies.cu_stream())
+        }
+        .map_err(self.failed("copy a batch"))
+    }
+
+    fn event(self: Arc<Self>) -> Result<Box<dyn EventHandle>> {
+        // The host sleeps while it waits: it is a step ahead, and other threads want its core.
+        let sleeping = sys::CUevent_flags::CU_EVENT_BLOCKING_SYNC;
+        let event = self.context.new_event(Some(sleeping)).map_err(self.failed("make an event"))?;
+        Ok(Box::new(GpuEvent { gpu: self, event }))
+    }
+
+    /// The mode is relaxed, because the driver may load a kernel only at its first call, and other threads may call the
+    /// driver meanwhile. [`super::Device`] itself refuses what a capture cannot hold.
+    fn begin_capture(&self) -> Result<()> {
+        let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
+        self.stream.begin_capture(mode).map_err(self.failed("begin to capture a graph"))
+    }
+
+    fn end_capture(self: Arc<Self>) -> Result<Box<dyn Recorded>> {
+        let graph = self.stream.end_capture(sys::CUgraphInstantiate_flags(0));
+        let graph = graph.map_err(self.failed("capture a graph"))?;
+        let graph = graph.expect("a graph, unless the capture was broken off");
+        Ok(Box::new(GpuGraph { gpu: self, graph }))
+    }
+
+    fn stopwatch(self: Arc<Self>) -> Result<Box<dyn StopwatchHandle>> {
+        // By default cudarc's events take no time.
+        let event = || self.context.new_event(Some(sys::CUevent_flags::CU_EVENT_DEFAULT));
+        let start = event().map_err(self.failed("make an event"))?;
+        let end = event().map_err(self.failed("make an event"))?;
+        Ok(Box::new(GpuStopwatch { gpu: self, start, end }))
+    }
+
+    fn properties(&self) -> Result<Properties> {
+        let failed = || self.failed("ask for its properties");
+        let attribute = |attribute| self.context.attribute(attribute).map_err(failed());
+        let multiprocessors = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
+        let l2_bytes = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)?;
+        Ok(Properties {
+            name: self.context.name().map_err(failed())?,
+            gpu: true,
+            multiprocessors: multiprocessors as usize,
+            l2_bytes: l2_bytes as usize,
+        })
+    }
+
+    fn free_bytes(&self) -> Result<usize> {
+        let failed = self.failed("ask for its free memory");
+        self.context.mem_get_info().map(|(free, _)| free).map_err(failed)
+    }
+}
+
+impl EventHandle for GpuEvent {
+    fn record(&mut self, stream: Stream) -> Result<()> {
+        let stream = match stream {
+            Stream::Compute => &self.gpu.stream,
+            Stream::Copies => &self.gpu.copies,
+        };
+        self.event.record(stream).map_err(self.gpu.failed("record an event"))
+    }
+
+    fn wait(&self) -> Result<()> {
+        self.gpu.wait(&self.event)
+    }
+
+    fn host_wait(&self) -> Result<()> {
+        self.event.synchronize().map_err(self.gpu.failed("wait for an event"))
+    }
+}
+
+impl Recorded for GpuGraph {
+    unsafe fn replay(&self) -> Result<()> {
+        self.graph.launch().map_err(self.gpu.failed("launch a graph"))
+    }
+}
+
+impl StopwatchHandle for GpuStopwatch {
+    fn start(&mut self) -> Result<()> {
+        self.start.record(&self.gpu.stream).map_err(self.gpu.failed("record an event"))
+    }
+
+    fn stop(&mut self) -> Result<()> {
+        self.end.record(&self.gpu.stream).map_err(self.gpu.failed("record an event"))
+    }
+
+    fn elapsed_ms(&self) -> Result<f64> {
+        self.start.elapsed_ms(&self.end).map(f64::from).map_err(self.gpu.failed("read an event"))
     }
 }

@@ -1,69 +1,45 @@
-//! Work that is recorded once and done again and again: a CUDA graph, and on the emulator a list.
+//! Work that is captured once and replayed many times: a CUDA graph, and on the emulator a list.
 //!
-//! While a device captures, launches and zeros are recorded in the place of being done, with the grids and addresses that
-//! they were called with. So what may differ from one time to the next must lie in the device's memory: numbers of rows
-//! ([`super::rows`]), the step's number ([`crate::backend::cuda::launchers::adam::Steps`]). What a graph cannot hold (memory, copies from and to the
-//! host, waits of the host) panics meanwhile.
+//! While a device captures, launches and zeros are recorded instead of done, with the grids and addresses of the call.
+//! What differs from one replay to the next must therefore lie in device memory: numbers of rows ([`super::rows`]), the
+//! number of the step. What a graph cannot hold (allocations, copies from and to the host, waits of the host) panics
+//! meanwhile.
 
 use std::sync::atomic::Ordering;
 
-use cudarc::driver::CudaGraph;
-
-use crate::backend::cuda::device::launch::OwnedLaunch;
-use crate::backend::cuda::device::{Device, Kind};
+use super::Device;
+use super::driver::Recorded;
 use crate::error::Result;
 
-/// What was recorded.
-pub struct Graph(pub(crate) Recorded);
-
-pub(crate) enum Recorded {
-    Gpu(CudaGraph),
-    Emulated(Vec<Work>),
-}
-
-/// What the emulator records.
-pub(crate) enum Work {
-    Launch { launch: OwnedLaunch, on_branch: bool },
-    JoinBranch,
-    Zero { address: u64, bytes: usize },
-}
+/// Captured work.
+pub struct Graph(Box<dyn Recorded>);
 
 impl Device {
-    /// Begins to record, until [`Device::end_capture`].
+    /// Begins to capture, until [`Device::end_capture`].
     pub fn begin_capture(&self) -> Result<()> {
         assert!(!self.capturing.load(Ordering::Relaxed), "a capture within another");
-        match self.kind() {
-            Kind::Gpu(gpu) => gpu.begin_capture()?,
-            Kind::Emulated(emulator) => emulator.begin_capture(),
-        }
+        self.driver.begin_capture()?;
         self.capturing.store(true, Ordering::Relaxed);
         Ok(())
     }
 
-    /// What was recorded since [`Device::begin_capture`].
+    /// The work captured since [`Device::begin_capture`].
     pub fn end_capture(&self) -> Result<Graph> {
         assert!(self.capturing.swap(false, Ordering::Relaxed), "the end of a capture that did not begin");
-        Ok(Graph(match self.kind() {
-            Kind::Gpu(gpu) => Recorded::Gpu(gpu.end_capture()?),
-            Kind::Emulated(emulator) => Recorded::Emulated(emulator.end_capture()),
-        }))
+        self.driver.clone().end_capture().map(Graph)
     }
 
-    /// Does what was recorded, after what was called before.
+    /// Does the captured work, after all that was called before.
     ///
     /// # Safety
-    /// All memory that the recorded launches were given must be there still, and no reference may lead to what they write.
+    /// All memory that the captured launches were given must still live, and no reference may lead to what they write.
     pub unsafe fn replay(&self, graph: &Graph) -> Result<()> {
         self.assert_not_capturing("a replay");
-        match (self.kind(), &graph.0) {
-            (Kind::Gpu(gpu), Recorded::Gpu(graph)) => gpu.replay(graph),
-            // SAFETY: as the caller promises.
-            (Kind::Emulated(emulator), Recorded::Emulated(work)) => unsafe { emulator.replay(work) },
-            _ => panic!("a graph of another device"),
-        }
+        // SAFETY: as the caller promises.
+        unsafe { graph.0.replay() }
     }
 
-    /// Panics where this would be recorded.
+    /// Panics while a graph is captured, which cannot hold `what`.
     #[track_caller]
     pub(crate) fn assert_not_capturing(&self, what: &str) {
         assert!(!self.capturing.load(Ordering::Relaxed), "{what} while a graph is captured");
@@ -75,6 +51,7 @@ mod tests {
     use super::super::buffer::Buffer;
     use super::super::rows::Rows;
     use super::*;
+    use crate::backend::cuda::launchers;
     use crate::backend::cuda::launchers::embedding::{Lookup, Occurring, embedding_forward};
 
     /// A graph, and the buffers that it reads and writes.
@@ -89,7 +66,7 @@ mod tests {
 
     /// A table's rows, looked up twice: zeros and a launch. None, said so, where the emulator cannot be built.
     fn captured(seed: Option<u64>) -> Option<Captured> {
-        let device = match Device::emulated(seed) {
+        let device = match launchers::emulated(seed) {
             Ok(device) => device,
             Err(error) => {
                 println!("skipped: {error}");
@@ -146,16 +123,16 @@ mod tests {
                 let lookups = lookups.map(|rows| Lookup { rows, table: table.slice(0..4), of });
                 device.on_branch(|| embedding_forward(&device, lookups, 1)).unwrap();
                 if !is_captured {
-                    assert_eq!(rows.slice(0..2).on_host(), before);
+                    assert_eq!(device.download(&rows, 0..2).unwrap(), before);
                 }
                 device.join_branch().unwrap();
                 if is_captured {
-                    assert_eq!(rows.slice(0..2).on_host(), [7.0; 2]);
                     let graph = device.end_capture().unwrap();
+                    assert_eq!(device.download(&rows, 0..2).unwrap(), [7.0; 2]);
                     // SAFETY: the buffers are those that the launch was given.
                     unsafe { device.replay(&graph) }.unwrap();
                 }
-                assert_eq!(rows.slice(0..2).on_host(), [2.5, 0.5]);
+                assert_eq!(device.download(&rows, 0..2).unwrap(), [2.5, 0.5]);
             }
         }
     }

@@ -1,86 +1,38 @@
 //! Two streams, and events between them: kernels run on one, batches are copied to the device on the other.
 //!
-//! Both take work and go on without the host; what one needs of the other it waits for by an event. The emulator runs
-//! kernels at once, but keeps to what a GPU promises and to no more: a copy is performed as late as possible, when
-//! somebody waits for it, reads its source only then, and until then its destination holds nothing of use; and a
-//! launch counts as running until the host has waited for it, so that a copy may not overwrite what it reads.
+//! Both streams take work without making the host wait. One waits for the other only through an event.
 
-use std::collections::{HashMap, VecDeque};
-use std::ptr::NonNull;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::Ordering;
 
-use cudarc::driver::{CudaEvent, DriverError, PinnedHostSlice};
+use super::Device;
+use super::buffer::SliceMut;
+use super::driver::EventHandle;
+pub(crate) use super::driver::Stream;
+use super::memory::Memory;
+use crate::error::Result;
 
-use super::buffer::HostMemory;
-use super::launch::Launch;
-
-/// Where an event is recorded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stream {
-    /// Kernels and everything else.
-    Compute,
-    /// Copies of batches.
-    Copies,
-}
-
-/// A place in a stream: all that was called before it was recorded.
-pub(crate) enum Event {
-    Gpu(CudaEvent),
-    Emulated { streams: SharedStreams, mark: Mark },
-}
+/// A place in a stream: behind all work called before it was recorded.
+pub(crate) struct Event(Box<dyn EventHandle>);
 
 impl Event {
-    /// The host waits; without having been recorded an event is over.
-    pub(crate) fn synchronize(&self) -> Result<(), DriverError> {
-        match self {
-            Event::Gpu(event) => event.synchronize(),
-            Event::Emulated { streams, mark } => {
-                streams.lock().host_wait(*mark);
-                Ok(())
-            }
-        }
+    /// Makes the host wait, as [`Device::host_wait`], without a device at hand to count the wait.
+    pub(crate) fn synchronize(&self) -> Result<()> {
+        self.0.host_wait()
     }
 }
 
-/// Memory of the host that a GPU reads by itself, since its pages stay where they are.
+/// Page-locked host memory, which a GPU reads without the host's help.
 pub(crate) struct Pinned {
-    address: NonNull<i32>,
+    memory: Box<dyn Memory>,
     len: usize,
-    /// What keeps it.
-    _memory: PinnedMemory,
 }
-
-enum PinnedMemory {
-    /// The slice frees it.
-    Gpu(#[allow(dead_code)] PinnedHostSlice<i32>),
-    Emulated(#[allow(dead_code)] HostMemory<i32>),
-}
-
-// SAFETY: it owns its memory, as a box does.
-unsafe impl Send for Pinned {}
-// SAFETY: likewise.
-unsafe impl Sync for Pinned {}
 
 impl Pinned {
-    pub(crate) fn on_gpu(slice: PinnedHostSlice<i32>) -> Result<Self, DriverError> {
-        let address = NonNull::new(slice.as_ptr()?.cast_mut()).expect("memory that was allocated");
-        Ok(Pinned { address, len: slice.len(), _memory: PinnedMemory::Gpu(slice) })
-    }
-
-    pub(crate) fn emulated(len: usize) -> Self {
-        let memory = HostMemory::unwritten(len);
-        Pinned { address: memory.address(), len, _memory: PinnedMemory::Emulated(memory) }
-    }
-
-    /// To be written when no copy reads it.
+    /// The numbers; to be written only while no copy reads them.
     pub(crate) fn values(&mut self) -> &mut [i32] {
-        // SAFETY: the memory is of this length and lives as long as self, which is borrowed mutably; a GPU may read it
-        // meanwhile only if the caller has not waited.
-        unsafe { std::slice::from_raw_parts_mut(self.address.as_ptr(), self.len) }
-    }
-
-    pub(crate) fn address(&self) -> *const i32 {
-        self.address.as_ptr()
+        // SAFETY: the memory has this length, is aligned, and lives as long as self, which is borrowed mutably. A copy may
+        // read it meanwhile only if the caller of `Device::copy` broke its promise.
+        unsafe { std::slice::from_raw_parts_mut(self.memory.address() as *mut i32, self.len) }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -88,108 +40,45 @@ impl Pinned {
     }
 }
 
-/// The emulator's streams, which its events share.
-#[derive(Clone, Default)]
-pub(crate) struct SharedStreams(Arc<Mutex<EmulatedStreams>>);
-
-impl SharedStreams {
-    pub(crate) fn lock(&self) -> MutexGuard<'_, EmulatedStreams> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// So many launches, or copies, were called before.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Mark {
-    Launches(u64),
-    Copies(u64),
-}
-
-#[derive(Default)]
-pub(crate) struct EmulatedStreams {
-    launches: u64,
-    /// Of these the host knows that they are over.
-    finished_launches: u64,
-    copies: u64,
-    /// Not performed yet: the last of `copies`.
-    waiting: VecDeque<Copy>,
-    /// By the addresses where copies began to write.
-    destinations: HashMap<u64, Destination>,
-}
-
-struct Copy {
-    source: *const i32,
-    len: usize,
-    destination: u64,
-}
-
-// SAFETY: who copies promises that source and destination stay until the copy is waited for (`Device::copy`).
-unsafe impl Send for Copy {}
-
-struct Destination {
-    bytes: u64,
-    /// The last launch that was given an address inside.
-    last_launch: u64,
-}
-
-impl EmulatedStreams {
-    pub(crate) fn record(&self, stream: Stream) -> Mark {
-        match stream {
-            Stream::Compute => Mark::Launches(self.launches),
-            Stream::Copies => Mark::Copies(self.copies),
-        }
+impl Device {
+    /// Page-locked memory for `len` numbers.
+    pub(crate) fn pinned(&self, len: usize) -> Result<Pinned> {
+        self.calls.allocations.fetch_add(1, Ordering::Relaxed);
+        let memory = self.driver.allocate_page_locked(len * size_of::<i32>())?;
+        Ok(Pinned { memory, len })
     }
 
-    pub(crate) fn launch(&mut self, launch: &Launch<'_>) {
-        self.launches += 1;
-        launch.for_each_address(|address| {
-            for (&start, destination) in &mut self.destinations {
-                if (start..start + destination.bytes).contains(&address) {
-                    destination.last_launch = self.launches;
-                }
-            }
-        });
+    /// An event that is not recorded yet.
+    pub(crate) fn event(&self) -> Result<Event> {
+        self.driver.clone().event().map(Event)
     }
 
-    /// Says so where a launch may still be reading the destination.
+    /// Puts `event` behind all work called on `stream`.
+    pub(crate) fn record(&self, event: &mut Event, stream: Stream) -> Result<()> {
+        event.0.record(stream)
+    }
+
+    /// Makes the following launches wait for `event`; the host does not wait.
+    pub(crate) fn wait(&self, event: &Event) -> Result<()> {
+        event.0.wait()
+    }
+
+    /// Makes the host wait for `event`.
+    pub(crate) fn host_wait(&self, event: &Event) -> Result<()> {
+        self.assert_not_capturing("a wait of the host");
+        self.calls.host_waits.fetch_add(1, Ordering::Relaxed);
+        event.synchronize()
+    }
+
+    /// Copies the first `len` numbers on the stream of copies.
     ///
     /// # Safety
-    /// Source and destination must be of `len` values and stay until the copy is waited for.
-    pub(crate) unsafe fn copy(
-        &mut self,
-        source: *const i32,
-        len: usize,
-        destination: u64,
-    ) -> Result<(), String> {
-        let before = self.destinations.get(&destination).map_or(0, |destination| destination.last_launch);
-        if before > self.finished_launches {
-            return Err("a copy overwrites what a launch may still be reading".into());
-        }
-        let bytes = (len * size_of::<i32>()) as u64;
-        self.destinations.insert(destination, Destination { bytes, last_launch: before });
-        // SAFETY: as the caller promises.
-        unsafe { std::ptr::write_bytes(destination as *mut i32, 0xff, len) };
-        self.copies += 1;
-        self.waiting.push_back(Copy { source, len, destination });
-        Ok(())
-    }
-
-    /// Performs the copies before `mark`.
-    pub(crate) fn wait(&mut self, mark: Mark) {
-        let Mark::Copies(until) = mark else { return };
-        while self.copies - (self.waiting.len() as u64) < until
-            && let Some(Copy { source, len, destination }) = self.waiting.pop_front()
-        {
-            // SAFETY: as the caller of `copy` promised.
-            unsafe { std::ptr::copy_nonoverlapping(source, destination as *mut i32, len) };
-        }
-    }
-
-    pub(crate) fn host_wait(&mut self, mark: Mark) {
-        self.wait(mark);
-        if let Mark::Launches(launches) = mark {
-            self.finished_launches = self.finished_launches.max(launches);
-        }
+    /// Both sides must live until the host has waited for the copy. Until a stream has waited for it, nothing may write
+    /// `from` or read `to`.
+    pub(crate) unsafe fn copy(&self, from: &Pinned, len: usize, to: SliceMut<'_, i32>) -> Result<()> {
+        assert!(len <= from.len() && len <= to.len(), "{len} numbers of {} into {}", from.len(), to.len());
+        // SAFETY: the lengths were checked; the rest is the caller's promise.
+        unsafe { self.driver.copy(from.memory.address(), to.address(), len * size_of::<i32>()) }
     }
 }
 
@@ -198,7 +87,7 @@ mod tests {
     use super::super::buffer::Buffer;
     use super::super::rows::Rows;
     use super::*;
-    use crate::backend::cuda::device::Device;
+    use crate::backend::cuda::launchers;
     use crate::backend::cuda::launchers::embedding::{Lookup, Occurring, embedding_forward};
 
     /// Types in page-locked memory on their way to the device, and a table that a kernel looks them up in, twice.
@@ -218,7 +107,7 @@ mod tests {
     impl Case {
         /// None, said so, where the emulator cannot be built.
         fn new() -> Option<Self> {
-            let device = match Device::emulated(None) {
+            let device = match launchers::emulated(None) {
                 Ok(device) => device,
                 Err(error) => {
                     println!("skipped: {error}");
@@ -250,7 +139,7 @@ mod tests {
         }
 
         fn types(&self) -> Vec<i32> {
-            self.types.slice(0..3).on_host().to_vec()
+            self.device.download(&self.types, 0..3).unwrap()
         }
 
         fn launch(&mut self) {

@@ -1,11 +1,9 @@
 //! ceilings: the highest rates that a device reaches, by arithmetic without memory accesses (`kernels/ceilings.cu`) and by
 //! copies without arithmetic.
 
-use cudarc::driver::result;
-
-use crate::backend::cuda::device::buffer::{Slice, SliceMut};
+use crate::backend::cuda::device::Device;
+use crate::backend::cuda::device::buffer::SliceMut;
 use crate::backend::cuda::device::kernel::{Blocks, Kernel, KernelFile, PointerMut, int, kernel_arguments};
-use crate::backend::cuda::device::{Device, Kind, check_len};
 use crate::error::Result;
 
 kernel_arguments! {
@@ -90,28 +88,4 @@ fn whole_blocks(sums: &SliceMut<'_, f32>) -> (Blocks, usize) {
     let threads = sums.len();
     assert_eq!(threads % THREADS as usize, 0, "ceilings: whole blocks");
     (Blocks::cover(threads, &CEILING_FMA), threads)
-}
-
-/// Copies `from` to the start of `to` within the device's memory, by the driver.
-pub fn copy(device: &Device, to: &mut SliceMut<'_, f32>, from: Slice<'_, f32>) -> Result<()> {
-    check_len("copy", to.len(), from.len());
-    if from.is_empty() {
-        return Ok(());
-    }
-    match device.kind() {
-        Kind::Gpu(gpu) => {
-            gpu.context().bind_to_thread().map_err(gpu.failed("bind"))?;
-            let bytes = from.len() * size_of::<f32>();
-            // SAFETY: both are parts of live buffers with room for these bytes, and `to` is borrowed mutably, so that
-            // they do not overlap.
-            unsafe {
-                result::memcpy_dtod_async(to.address(), from.address(), bytes, gpu.stream().cu_stream())
-            }
-            .map_err(gpu.failed("copy"))
-        }
-        Kind::Emulated(_) => {
-            to.on_host()[..from.len()].copy_from_slice(from.on_host());
-            Ok(())
-        }
-    }
 }

@@ -22,9 +22,21 @@ pub mod strips;
 pub mod top_k;
 pub mod weight_copy;
 
+use super::device::Device;
 use super::device::kernel::KernelFile;
+use crate::error::Result;
 
-/// The kernel files and what they offer: loaded when a device opens.
+/// The GPU with this index, with all kernels loaded.
+pub fn gpu(index: usize) -> Result<Device> {
+    Device::gpu(index, FILES)
+}
+
+/// The emulator with all kernels. A `seed` shuffles the order of blocks, and of threads between barriers.
+pub fn emulated(seed: Option<u64>) -> Result<Device> {
+    Device::emulated(seed, FILES)
+}
+
+/// All kernel files: loaded when a device opens.
 pub(crate) const FILES: &[KernelFile] = &[
     adam::FILE,
     batch_norm::FILE,

@@ -11,7 +11,7 @@ use crate::backend::cuda::device::kernel::{Blocks, int};
 use crate::backend::cuda::device::rows::Rows;
 use crate::backend::cuda::device::{Device, check_len};
 use crate::backend::cuda::launchers::batch_norm::{BatchStatistics, Norm};
-use crate::backend::cuda::launchers::edge_hidden::Ends;
+use crate::backend::cuda::launchers::lists::Ends;
 use crate::backend::cuda::launchers::norm_arguments::StatisticsArguments;
 use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::error::Result;

@@ -1,0 +1,50 @@
+//! The emulator's device memory and page-locked memory: both lie in the host's memory.
+
+use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+use std::ptr::NonNull;
+
+use crate::backend::cuda::device::memory::Memory;
+
+/// Alignment of the widest load of a kernel.
+const ALIGNMENT: usize = 16;
+
+/// Memory of exactly the size that was asked for, so that AddressSanitizer sees an access beyond its end.
+pub(super) struct HostMemory {
+    start: NonNull<u8>,
+    layout: Layout,
+}
+
+// SAFETY: it owns its memory, as a box does.
+unsafe impl Send for HostMemory {}
+// SAFETY: a shared reference gives the address alone.
+unsafe impl Sync for HostMemory {}
+
+impl HostMemory {
+    /// Memory with all bits set: NaN in a float, -1 in an index.
+    pub(super) fn unwritten(bytes: usize) -> Self {
+        let layout = Layout::from_size_align(bytes, ALIGNMENT).expect("a size below 2^63");
+        if bytes == 0 {
+            return HostMemory { start: NonNull::<u128>::dangling().cast(), layout };
+        }
+        // SAFETY: the layout has a size above 0.
+        let Some(start) = NonNull::new(unsafe { alloc(layout) }) else { handle_alloc_error(layout) };
+        // SAFETY: the memory was just allocated with this size.
+        unsafe { start.as_ptr().write_bytes(0xff, bytes) };
+        HostMemory { start, layout }
+    }
+}
+
+impl Memory for HostMemory {
+    fn address(&self) -> u64 {
+        self.start.as_ptr() as u64
+    }
+}
+
+impl Drop for HostMemory {
+    fn drop(&mut self) {
+        if self.layout.size() > 0 {
+            // SAFETY: the memory came from `alloc` with this layout, and is freed once.
+            unsafe { dealloc(self.start.as_ptr(), self.layout) };
+        }
+    }
+}

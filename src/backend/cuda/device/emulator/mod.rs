@@ -1,0 +1,251 @@
+//! The kernels compiled as C++ against the emulator (`kernels/emulator/emulator.h`), launched like a GPU's.
+
+mod functions;
+mod memory;
+mod streams;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use super::driver::{Driver, EventHandle, Recorded, StopwatchHandle, Stream};
+use super::kernel::{KernelFile, KernelInfo};
+use super::launch::{Launch, OwnedLaunch};
+use super::memory::Memory;
+use super::properties::Properties;
+use crate::error::{Error, Result};
+use functions::Function;
+use memory::HostMemory;
+use streams::SharedStreams;
+
+/// The emulator.
+pub(super) struct Emulator {
+    functions: HashMap<&'static str, Function>,
+    /// Order of blocks and threads; 0 for ascending.
+    seed: u64,
+    streams: SharedStreams,
+    /// The work recorded so far, while a graph is captured.
+    recording: Mutex<Option<Vec<Work>>>,
+    /// Whether launches go to the branch now.
+    on_branch: AtomicBool,
+    /// Launches of the branch that are yet to be done. Without a seed they are done when they are called. With a seed they
+    /// are done as late as possible, when the branch is joined: the work called in between must not depend on them, nor
+    /// they on it.
+    late: Mutex<Vec<Work>>,
+}
+
+/// Recorded or postponed work.
+enum Work {
+    Launch { launch: OwnedLaunch, on_branch: bool },
+    JoinBranch,
+    Zero { address: u64, bytes: usize },
+}
+
+/// A captured graph.
+struct WorkList {
+    emulator: Arc<Emulator>,
+    work: Vec<Work>,
+}
+
+impl Recorded for WorkList {
+    unsafe fn replay(&self) -> Result<()> {
+        // SAFETY: as the caller promises.
+        unsafe { self.emulator.perform(&self.work) }
+    }
+}
+
+/// Launches are done when they return, so the host's clock tells their time.
+#[derive(Default)]
+struct HostClock {
+    start: Option<Instant>,
+    end: Option<Instant>,
+}
+
+impl StopwatchHandle for HostClock {
+    fn start(&mut self) -> Result<()> {
+        self.start = Some(Instant::now());
+        Ok(())
+    }
+
+    fn stop(&mut self) -> Result<()> {
+        self.end = Some(Instant::now());
+        Ok(())
+    }
+
+    fn elapsed_ms(&self) -> Result<f64> {
+        let (Some(start), Some(end)) = (self.start, self.end) else { panic!("a stopwatch that did not run") };
+        Ok(end.duration_since(start).as_secs_f64() * 1e3)
+    }
+}
+
+/// A problem that the emulator finds.
+fn bug(problem: String) -> Error {
+    let remedy = "this is a bug of the kernel or its launcher".to_string();
+    Error::Device { device: "emulated".into(), problem, remedy }
+}
+
+impl Emulator {
+    /// Opens it with all kernels of `files`; a seed shuffles the order of blocks and threads.
+    pub(super) fn open(seed: Option<u64>, files: &[KernelFile]) -> Result<Self> {
+        if !cfg!(emulator) {
+            return Err(Error::Device {
+                device: "emulated".into(),
+                problem: "this build found no C++ compiler for its kernels".into(),
+                remedy: "install g++ or clang++ and build again, or use --device cpu".into(),
+            });
+        }
+        let find = |&KernelInfo { name, .. }: &KernelInfo| {
+            let function = Function::find(name);
+            (name, function.unwrap_or_else(|| panic!("the kernel {name} is in no table of the emulator's")))
+        };
+        Ok(Emulator {
+            functions: files.iter().flat_map(|file| file.kernels).map(find).collect(),
+            seed: seed.map_or(0, |seed| seed.max(1)),
+            streams: SharedStreams::default(),
+            recording: Mutex::default(),
+            on_branch: AtomicBool::new(false),
+            late: Mutex::default(),
+        })
+    }
+
+    fn recording(&self) -> MutexGuard<'_, Option<Vec<Work>>> {
+        self.recording.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn late(&self) -> MutexGuard<'_, Vec<Work>> {
+        self.late.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// # Safety
+    /// As for the calls that the work was recorded from.
+    unsafe fn perform(&self, work: &[Work]) -> Result<()> {
+        for work in work {
+            match work {
+                Work::Launch { launch, on_branch } => {
+                    // SAFETY: as the caller promises.
+                    launch.with(|launch| unsafe { self.begin_launch(launch, *on_branch) })?;
+                }
+                Work::JoinBranch => self.join_branch()?,
+                // SAFETY: as the caller promises.
+                Work::Zero { address, bytes } => unsafe { self.zero(*address, *bytes) }?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Launches now, or postpones a launch of the branch.
+    ///
+    /// # Safety
+    /// As for [`Driver::launch`]; for the branch until it is joined.
+    unsafe fn begin_launch(&self, launch: Launch<'_>, on_branch: bool) -> Result<()> {
+        if on_branch && self.seed != 0 {
+            self.late().push(Work::Launch { launch: launch.into(), on_branch: false });
+            return Ok(());
+        }
+        self.streams.lock().launch(&launch);
+        // SAFETY: as the caller promises.
+        unsafe { self.functions[launch.kernel.name].run(launch, self.seed) }
+    }
+}
+
+impl Driver for Emulator {
+    fn allocate(&self, bytes: usize) -> Result<Box<dyn Memory>> {
+        Ok(Box::new(HostMemory::unwritten(bytes)))
+    }
+
+    fn allocate_page_locked(&self, bytes: usize) -> Result<Box<dyn Memory>> {
+        self.allocate(bytes)
+    }
+
+    unsafe fn zero(&self, address: u64, bytes: usize) -> Result<()> {
+        if let Some(recorded) = &mut *self.recording() {
+            recorded.push(Work::Zero { address, bytes });
+            return Ok(());
+        }
+        // SAFETY: as the caller promises.
+        unsafe { std::ptr::write_bytes(address as *mut u8, 0, bytes) };
+        Ok(())
+    }
+
+    unsafe fn upload(&self, from: &[u8], to: u64) -> Result<()> {
+        // SAFETY: as the caller promises; the host's memory does not overlap with the device's.
+        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to as *mut u8, from.len()) };
+        Ok(())
+    }
+
+    unsafe fn download(&self, from: u64, to: &mut [u8]) -> Result<()> {
+        let mut streams = self.streams.lock();
+        let launches = streams.record(Stream::Compute);
+        streams.host_wait(launches);
+        // SAFETY: as the caller promises; the host's memory does not overlap with the device's.
+        unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to.as_mut_ptr(), to.len()) };
+        Ok(())
+    }
+
+    unsafe fn copy_on_device(&self, from: u64, to: u64, bytes: usize) -> Result<()> {
+        // SAFETY: as the caller promises.
+        unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to as *mut u8, bytes) };
+        Ok(())
+    }
+
+    unsafe fn launch(&self, launch: Launch<'_>) -> Result<()> {
+        let on_branch = self.on_branch.load(Ordering::Relaxed);
+        if let Some(recorded) = &mut *self.recording() {
+            recorded.push(Work::Launch { launch: launch.into(), on_branch });
+            return Ok(());
+        }
+        // SAFETY: as the caller promises.
+        unsafe { self.begin_launch(launch, on_branch) }
+    }
+
+    fn take_branch(&self) -> Result<()> {
+        self.on_branch.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn leave_branch(&self) {
+        self.on_branch.store(false, Ordering::Relaxed);
+    }
+
+    fn join_branch(&self) -> Result<()> {
+        if let Some(recorded) = &mut *self.recording() {
+            recorded.push(Work::JoinBranch);
+            return Ok(());
+        }
+        let late = std::mem::take(&mut *self.late());
+        // SAFETY: the callers of `launch` promised that all memory lives until the branch is joined.
+        unsafe { self.perform(&late) }
+    }
+
+    unsafe fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<()> {
+        // SAFETY: as the caller promises.
+        unsafe { self.streams.lock().copy(from, to, bytes) }
+    }
+
+    fn event(self: Arc<Self>) -> Result<Box<dyn EventHandle>> {
+        Ok(Box::new(self.streams.event()))
+    }
+
+    fn begin_capture(&self) -> Result<()> {
+        *self.recording() = Some(Vec::new());
+        Ok(())
+    }
+
+    fn end_capture(self: Arc<Self>) -> Result<Box<dyn Recorded>> {
+        let work = self.recording().take().expect("a capture that began");
+        Ok(Box::new(WorkList { emulator: self, work }))
+    }
+
+    fn stopwatch(self: Arc<Self>) -> Result<Box<dyn StopwatchHandle>> {
+        Ok(Box::new(HostClock::default()))
+    }
+
+    fn properties(&self) -> Result<Properties> {
+        Ok(Properties { name: "emulator".into(), gpu: false, multiprocessors: 1, l2_bytes: 0 })
+    }
+
+    fn free_bytes(&self) -> Result<usize> {
+        Ok(usize::MAX)
+    }
+}
