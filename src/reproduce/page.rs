@@ -3,9 +3,10 @@
 
 use askama::Template;
 
-use super::plan::{PROPOSED, model_name};
-use super::report::{Report, RunSummary, settings_line};
+use super::plan::{PROPOSED, model_name, word};
+use super::report::{Report, RunSummary};
 use super::tables::{Cell, Table};
+use crate::config::TrainConfig;
 use crate::error::{Error, Result};
 
 /// Columns of the table of runs: the name, then [`RunSummary::numbers`].
@@ -106,6 +107,23 @@ pub(super) fn html<'a>(report: &'a Report) -> Result<String> {
 pub(super) fn markdown(report: &Report) -> Result<String> {
     let page = MarkdownPage { report, settings: settings_line(&report.about.settings) };
     page.render().map_err(|error| Error::file("write", "report.md")(std::io::Error::other(error)))
+}
+
+/// What all runs share, in one line.
+fn settings_line(settings: &TrainConfig) -> String {
+    format!(
+        "{} epochs, {} layers of {} and {}, batches of {}, learning rate {}, temperature {}, margin {}, {} on device {}",
+        settings.epochs,
+        settings.layers,
+        settings.state_width,
+        settings.hidden_width,
+        settings.batch_size,
+        settings.learning_rate,
+        settings.temperature,
+        settings.margin,
+        word(&settings.precision),
+        settings.device,
+    )
 }
 
 impl RunSummary {
