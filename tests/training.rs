@@ -9,12 +9,12 @@ use std::sync::atomic::AtomicBool;
 use half::f16;
 use npyz::WriterBuilder;
 use program::{SMALL_NETWORK, Workplace, refuse, run, run_json, scenerank, small_data};
-use scenerank::checkpoint::{self, BEST, Checkpoint, LAST};
-use scenerank::config::TrainConfig;
 use scenerank::data::{Dataset, Split};
 use scenerank::files::npy::write_npy;
 use scenerank::network::tensors::{NamedTensors, Tensor};
 use scenerank::report::run_log::METRICS;
+use scenerank::train::checkpoint::{self, BEST, Checkpoint, LAST};
+use scenerank::train::config::TrainConfig;
 use scenerank::train::{TrainOutcome, train};
 use serde_json::Value;
 

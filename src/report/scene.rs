@@ -9,9 +9,9 @@ use crate::data::object_box::{ImageSize, ObjectBox};
 pub struct Scene<'a> {
     /// Names of the objects.
     pub objects: &'a [String],
-    /// Subject, predicate's name, object; ends are indices of `objects`.
+    /// Subject, name of the predicate, object; subject and object are indices into `objects`.
     pub relationships: &'a [(usize, String, usize)],
-    /// Where they were seen, if that is known.
+    /// The picture that the objects were seen in, if it is known.
     pub frame: Option<Frame<'a>>,
 }
 
@@ -20,16 +20,16 @@ pub struct Scene<'a> {
 pub struct Frame<'a> {
     /// The image's size.
     pub size: ImageSize,
-    /// `[objects]`
+    /// `[objects]`: the box of each object, if it has one.
     pub boxes: &'a [Option<ObjectBox>],
 }
 
 /// A scene as SVG.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Drawing {
-    /// Pixels.
+    /// Width in pixels.
     pub width: f64,
-    /// Pixels.
+    /// Height in pixels.
     pub height: f64,
     /// The elements inside `<svg>`; classes `node`, `alone`, `name`, `arrow`, `predicate`, and of boxes `frame`,
     /// `box`, `ground`, `tone-0` to `tone-5`, leave colours to the page.

@@ -41,7 +41,7 @@ pub(super) fn write(report: &Report, out: &Path) -> Result<()> {
     Ok(())
 }
 
-/// One line per number.
+/// Writes a table as CSV, one line per number.
 fn write_table(table: &Table, path: &Path) -> Result<()> {
     let groups = table.groups.iter().flat_map(|(group, columns)| vec![group; *columns]);
     let columns: Vec<(&String, &String)> = groups.zip(&table.metrics).collect();

@@ -35,8 +35,8 @@ use self::measure::measure_baselines;
 use self::plan::{Ablation, Plan};
 use self::report::{About, DataCounts, Report};
 use self::training::train_all;
-use crate::config::TrainConfig;
 use crate::error::{Error, Result};
+use crate::train::config::TrainConfig;
 
 /// What to reproduce, and how much of it.
 #[derive(Clone, Debug)]

@@ -6,8 +6,8 @@ use askama::Template;
 use super::plan::{PROPOSED, model_name, word};
 use super::report::{Report, RunSummary};
 use super::tables::{Cell, Table};
-use crate::config::TrainConfig;
 use crate::error::{Error, Result};
+use crate::train::config::TrainConfig;
 
 /// Columns of the table of runs: the name, then [`RunSummary::numbers`].
 const RUN_COLUMNS: [&str; 10] = [
@@ -41,7 +41,7 @@ struct Page<'a> {
 struct Headline<'a> {
     title: String,
     cell: &'a Cell,
-    /// Of the cell in the JSON.
+    /// Path of the cell in the JSON.
     place: String,
 }
 
@@ -56,7 +56,7 @@ struct TableView<'a> {
 }
 
 impl TableView<'_> {
-    /// Of a cell in the JSON.
+    /// Path of a cell in the JSON.
     fn place(&self, row: &usize, column: &usize) -> String {
         format!("{}/rows/{row}/cells/{column}", self.pointer)
     }
@@ -127,7 +127,7 @@ fn settings_line(settings: &TrainConfig) -> String {
 }
 
 impl RunSummary {
-    /// Their names in the JSON, and whether they are fractions.
+    /// The numbers of a run: name in the JSON, value, and whether it is a fraction.
     fn numbers(&self) -> [(&'static str, Option<f64>, bool); 9] {
         let count = |count: usize| Some(count as f64);
         [

@@ -10,9 +10,9 @@ use super::gallery::Gallery;
 use super::plan::Plan;
 pub use super::tables::Table;
 use super::training::{MissingRun, Trained};
-use crate::config::TrainConfig;
 use crate::data::{Dataset, Split};
 use crate::evaluation::Agreement;
+use crate::train::config::TrainConfig;
 
 /// Everything that was found.
 #[derive(Clone, Debug, Serialize)]
@@ -40,23 +40,23 @@ pub struct Report {
 /// How a report came about.
 #[derive(Clone, Debug, Serialize)]
 pub struct About {
-    /// Of the page.
+    /// The title of the page.
     pub title: String,
-    /// Of the program.
+    /// The version of the program.
     pub version: String,
-    /// As it was typed.
+    /// The command as it was typed.
     pub command: String,
     /// When the report was written.
     pub date: String,
-    /// Of this command; runs that were finished before are not in it.
+    /// Duration of this command, without runs that were finished before.
     pub seconds: f64,
-    /// Of the CPU.
+    /// Number of CPU threads.
     pub threads: usize,
-    /// Runs of each model.
+    /// Number of runs of each model.
     pub seeds: u64,
     /// What all runs share.
     pub settings: TrainConfig,
-    /// What they were made of.
+    /// The data of all runs.
     pub data: DataCounts,
 }
 
@@ -65,19 +65,19 @@ pub struct About {
 pub struct DataCounts {
     /// The name of the file that was given.
     pub file: String,
-    /// Of the content.
+    /// [`Dataset::fingerprint`], in hexadecimal.
     pub fingerprint: String,
     /// Whether it is a subset of the file that was given.
     pub subset: bool,
-    /// Images of each split.
+    /// Number of training images.
     pub train: usize,
-    /// Images that choose the epoch.
+    /// Number of validation images, which choose the epoch.
     pub validation: usize,
-    /// Images that are measured.
+    /// Number of test images, which are measured.
     pub test: usize,
-    /// Without `image`.
+    /// Number of object types without `image`.
     pub object_types: usize,
-    /// Without `in image`.
+    /// Number of predicate types without `in image`.
     pub predicate_types: usize,
 }
 
