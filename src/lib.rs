@@ -5,22 +5,29 @@
 //! more than those of a negative (Maheshwari, Chaudhry and Vinay: *Scene Graph Embeddings Using Relative Similarity
 //! Supervision*, AAAI 2021). Forward and backward are written by hand.
 //!
-//! A batch's way through the rooms, which is also the order in which they may use each other:
+//! The rooms, from the lowest to the highest: each imports only from those before it (`docs/architecture.md`).
 //!
 //! ```text
-//! synth, data    raw public files -> one memory-mapped data file -> scene graphs, similarities
-//! batch          triples drawn (random, extreme, probability, reject), graphs concatenated -> GraphBatch
-//! model          parameters and their layout; forward and backward, once, above the backend seam
-//! backend        the stages of a step: reference/ (plain loops), cpu/ (fused passes, GEMM), cuda/ (kernels), cuda/ (our kernels)
-//! loss           ranking, triplet, InfoNCE: value and slope of a triple
-//! optimizer      Adam
-//! config, checkpoint, train, run     a training run, and a trained one opened for use
-//! evaluation     Kendall, Spearman, Pearson; retrieval with incomplete queries; nearest images
-//! report         progress, metrics, TensorBoard events, tables, plots
-//! explore        a trained run as a local web page
-//! reproduce      the paper's models and our baselines, trained and measured, beside the paper's numbers
-//! step           one step of given inputs, dumped whole, to be checked against autograd
-//! bench          every kernel and a step: right first, then how fast, beside what the device reaches at most
+//! error        what is wrong, where, and what to do about it
+//! progress     progress of long work
+//! network      sizes of the network, layout of its parameters
+//! files        npy, safetensors, Arrow; files written whole or not at all
+//! loss         ranking, triplet, InfoNCE: value and slope of a triple
+//! optimizer    Adam
+//! synth        a synthetic collection                  -> raw public files
+//! data         raw public files -> one mapped file     -> scene graphs, similarities
+//! batch        triples drawn, graphs concatenated      -> GraphBatch
+//! backend      the stages of a step: reference/ (plain loops), cpu/ (fused passes), cuda/ (kernels)
+//! model        forward and backward, once, above the backend seam
+//! evaluation   Kendall, Spearman, Pearson; retrieval with incomplete queries; nearest images
+//! report       metrics, TensorBoard events, tables, plots
+//! train        options, the training loop, checkpoints
+//! run          a trained run opened for use
+//! explore      a trained run as a local web page
+//! reproduce    the paper's models and the baselines, trained and measured, beside the paper's numbers
+//! step         one step of given inputs, dumped whole, to be checked against autograd
+//! bench        every kernel and a step: first the error, then the time beside the device's ceilings
+//! cli          the commands
 //! ```
 
 #![deny(missing_docs)]
@@ -28,9 +35,6 @@
 pub mod backend;
 pub mod batch;
 pub mod bench;
-pub mod checkpoint;
-mod checkpoint_writer;
-pub mod config;
 pub mod data;
 pub mod error;
 pub mod evaluation;

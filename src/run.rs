@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 
 use crate::backend::cpu::stored_rows::StoredRows;
 use crate::backend::device::{BackendTask, Device, Precision};
-use crate::checkpoint::{self, BEST, Checkpoint, LAST, RunConfig};
 use crate::data::scene_graph::SceneGraph;
 use crate::data::similarity::Similarity;
 use crate::data::supervision::Supervision;
@@ -13,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::evaluation::embed::embed_graphs;
 use crate::evaluation::{Embeddings, nearest, nearest_stored};
 use crate::network::tensors::NamedTensors;
+use crate::train::checkpoint::{self, BEST, Checkpoint, LAST, RunConfig};
 use crate::train::first_parameters;
 
 /// Which of a run's checkpoints.

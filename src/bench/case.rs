@@ -6,14 +6,14 @@ use std::marker::PhantomData;
 use half::bf16;
 
 use crate::backend::cuda::device::Device;
-use crate::backend::cuda::device::buffer::{Buffer, Element, Slice, SliceMut};
+use crate::backend::cuda::device::buffer::{Buffer, Slice, SliceMut};
 use crate::backend::cuda::launchers::adam::Steps;
 use crate::backend::cuda::launchers::batch_norm::Sums;
 use crate::backend::cuda::launchers::linear::{Format, WeightParts};
 use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::backend::cuda::launchers::top_k::UNBOUNDED;
 use crate::backend::cuda::launchers::weight_copy::WeightCopy;
-use crate::bench::matrix::{DeviceMatrix, HostMatrix};
+use crate::bench::matrix::{DeviceMatrix, HostMatrix, to_device};
 use crate::error::Result;
 use crate::network::parameters::Layout;
 
@@ -309,13 +309,6 @@ impl<'a, T: StoredElement> StoredArrays<'a, T> {
             ),
         )
     }
-}
-
-/// `values` on the device.
-pub(super) fn to_device<T: Element>(device: &Device, values: &[T]) -> Result<Buffer<T>> {
-    let mut buffer = device.allocate_unwritten(values.len())?;
-    device.upload(values, buffer.slice_mut(0..values.len()))?;
-    Ok(buffer)
 }
 
 /// The whole of a buffer.

@@ -3,9 +3,8 @@
 use std::any::Any;
 
 use crate::backend::cuda::device::Device;
-use crate::backend::cuda::device::buffer::Buffer;
+use crate::backend::cuda::device::buffer::{Buffer, Element};
 use crate::backend::cuda::launchers::stored::StoredElement;
-use crate::bench::case::to_device;
 use crate::error::Result;
 
 /// A matrix on the host.
@@ -87,4 +86,11 @@ impl DeviceMatrix {
     pub fn buffer_mut<T: StoredElement>(&mut self) -> &mut Buffer<T> {
         self.buffer.downcast_mut().expect("a matrix of the type that the case asks for")
     }
+}
+
+/// A copy of `values` on the device.
+pub(super) fn to_device<T: Element>(device: &Device, values: &[T]) -> Result<Buffer<T>> {
+    let mut buffer = device.allocate_unwritten(values.len())?;
+    device.upload(values, buffer.slice_mut(0..values.len()))?;
+    Ok(buffer)
 }

@@ -4,8 +4,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use clap::Args;
-use scenerank::checkpoint::LAST;
-use scenerank::config::TrainConfig;
 use scenerank::data::prepare::{Preparation, prepare};
 use scenerank::data::selection::{Filter, GraphSource, Sources};
 use scenerank::data::split::SplitRatio;
@@ -14,6 +12,8 @@ use scenerank::evaluation::QueryEdges;
 use scenerank::files::npy::write_npy;
 use scenerank::run::{Run, Which};
 use scenerank::synth::{SynthConfig, write_collection};
+use scenerank::train::checkpoint::LAST;
+use scenerank::train::config::TrainConfig;
 use scenerank::train::train;
 use scenerank::{Error, Result};
 

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use clap::Args;
 use scenerank::Result;
-use scenerank::config::TrainOptions;
 use scenerank::report::table::plain_table;
 use scenerank::reproduce::plan::Ablation;
 use scenerank::reproduce::report::{Report, Table};
 use scenerank::reproduce::{Reproduction, reproduce};
+use scenerank::train::config::TrainOptions;
 use serde_json::json;
 
 use super::DeviceArguments;

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
-use scenerank::checkpoint::{self, LAST};
-use scenerank::config::{TrainConfig, TrainOptions};
 use scenerank::data::Dataset;
 use scenerank::report::plots::{TrainingCurve, training_plot};
+use scenerank::train::checkpoint::{self, LAST};
+use scenerank::train::config::{TrainConfig, TrainOptions};
 use scenerank::train::{TrainOutcome, train};
 use scenerank::{Error, Result};
 

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::raw::raw_graphs::Oddities;
+use super::raw::oddities::Oddities;
 
 /// Counts of every stage, in order.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]

@@ -136,22 +136,22 @@ fn correlate_on_cpu(
             correlations: [None; 3],
         })
         .collect();
-    correlate_rows(
-        embeddings,
-        similarity,
-        images,
+    let done = |rows| {
+        if by_row.is_none() {
+            done(rows);
+        }
+    };
+    let compared = Compared { embeddings, similarity, images };
+    compared.for_each_row(
         &mut rows,
         || (Kendall::new(), Spearman::new()),
-        |(kendall, spearman), row, x, y, kept| {
-            kept.scores.copy_from_slice(&x[row..]);
-            kept.similarities.copy_from_slice(&y[row..]);
+        done,
+        |(kendall, spearman), kept, of| {
+            kept.scores.copy_from_slice(&of.scores[of.row..]);
+            kept.similarities.copy_from_slice(&of.similarities[of.row..]);
             if by_row.is_none() {
+                let (x, y) = (of.scores, of.similarities);
                 kept.correlations = [kendall.tau(x, y), spearman.rho(x, y), pearson(x, y)];
-            }
-        },
-        |rows| {
-            if by_row.is_none() {
-                done(rows);
             }
         },
     )?;
@@ -182,14 +182,14 @@ pub fn row_kendall<B: Backend>(
         taus = rows.iter().map(|row| correlations(row)[0]).collect();
         return Ok(mean_of_defined(&taus));
     }
-    correlate_rows(
-        embeddings,
-        similarity,
-        images,
+    let compared = Compared { embeddings, similarity, images };
+    compared.for_each_row(
         &mut taus,
         Kendall::new,
-        |kendall, _, x, y, tau| *tau = kendall.tau(x, y),
         |_| {},
+        |kendall, tau, of| {
+            *tau = kendall.tau(of.scores, of.similarities);
+        },
     )?;
     Ok(mean_of_defined(&taus))
 }
@@ -231,40 +231,58 @@ impl BackendTask for CorrelateRows<'_> {
     }
 }
 
-/// Calls, on all threads of the CPU, `visit(state, row, scores, similarities, output)` for every row, without its
-/// diagonal entry (so entries `row..` belong to later images), and `done` with the number of rows after each block.
-/// `outputs` has one entry per row; `state` makes one thread's working memory.
-fn correlate_rows<T: Send, S>(
-    embeddings: Embeddings<'_>,
-    similarity: Similarity<'_>,
+/// Images with their embeddings and what supervises them.
+struct Compared<'a> {
+    embeddings: Embeddings<'a>,
+    similarity: Similarity<'a>,
+    /// The image of every embedding, as a range of the similarity's images.
     images: Range<usize>,
-    outputs: &mut [T],
-    state: impl Fn() -> S + Sync + Send,
-    visit: impl Fn(&mut S, usize, &[f64], &[f64], &mut T) + Sync + Send,
-    done: impl Fn(usize) + Sync + Send,
-) -> Result<()> {
-    let n = embeddings.len();
-    let factors = PaddedRows::new(embeddings.values(), embeddings.width());
-    let similarities = SimilarityRows::new(similarity, images.clone());
-    outputs.par_chunks_mut(ROW_BLOCK).enumerate().try_for_each_init(
-        || (state(), Vec::new(), Vec::new(), Vec::new(), Vec::new()),
-        |(state, scores, supervision, x, y), (block, outputs)| {
-            factors.times(block, &factors, scores);
-            let stride = similarities.block(block, supervision);
-            for (i, output) in outputs.iter_mut().enumerate() {
-                let row = block * ROW_BLOCK + i;
-                without(&scores[i * factors.padded_len()..][..n], row, x);
-                without(&supervision[i * stride..][..n], row, y);
-                if let Some(column) = y.iter().position(|s| s.is_nan()) {
-                    let column = if column < row { column } else { column + 1 };
-                    return Err(not_a_number(images.start + row, images.start + column));
+}
+
+/// An image compared with every other one.
+struct ComparedRow<'a> {
+    /// Index of its embedding.
+    row: usize,
+    /// `[images - 1]`: its scores without its own; entries `row..` belong to later images.
+    scores: &'a [f64],
+    /// `[images - 1]`: its similarities, likewise.
+    similarities: &'a [f64],
+}
+
+impl Compared<'_> {
+    /// Calls `visit(state, output, row)` for every row, on all threads of the CPU, and `done` with the number of rows
+    /// after each block. `outputs` has one entry per row; `state` makes one thread's working memory.
+    fn for_each_row<T: Send, S>(
+        &self,
+        outputs: &mut [T],
+        state: impl Fn() -> S + Sync + Send,
+        done: impl Fn(usize) + Sync + Send,
+        visit: impl Fn(&mut S, &mut T, ComparedRow<'_>) + Sync + Send,
+    ) -> Result<()> {
+        let Compared { embeddings, similarity, images } = self;
+        let n = embeddings.len();
+        let factors = PaddedRows::new(embeddings.values(), embeddings.width());
+        let all_similarities = SimilarityRows::new(*similarity, images.clone());
+        outputs.par_chunks_mut(ROW_BLOCK).enumerate().try_for_each_init(
+            || (state(), Vec::new(), Vec::new(), Vec::new(), Vec::new()),
+            |(state, score_block, similarity_block, scores, similarities), (block, outputs)| {
+                factors.times(block, &factors, score_block);
+                let stride = all_similarities.block(block, similarity_block);
+                for (i, output) in outputs.iter_mut().enumerate() {
+                    let row = block * ROW_BLOCK + i;
+                    without(&score_block[i * factors.padded_len()..][..n], row, scores);
+                    without(&similarity_block[i * stride..][..n], row, similarities);
+                    if let Some(column) = similarities.iter().position(|s| s.is_nan()) {
+                        let column = if column < row { column } else { column + 1 };
+                        return Err(not_a_number(images.start + row, images.start + column));
+                    }
+                    visit(state, output, ComparedRow { row, scores, similarities });
                 }
-                visit(state, row, x, y, output);
-            }
-            done(outputs.len());
-            Ok(())
-        },
-    )
+                done(outputs.len());
+                Ok(())
+            },
+        )
+    }
 }
 
 fn check(embeddings: Embeddings<'_>, similarity: Similarity<'_>, images: &Range<usize>) -> Result<()> {

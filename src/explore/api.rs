@@ -16,8 +16,8 @@ use crate::data::scene_graph::SceneGraphBuf;
 use crate::data::{Dataset, Split};
 use crate::error::Error;
 use crate::evaluation::{Embeddings, QueryEdges, incomplete_query, nearest_stored, rank};
-use crate::report::scene_boxes::Frame;
-use crate::report::scene_drawing::{self, Drawing, Scene};
+use crate::report::scene::{Drawing, Frame, Scene};
+use crate::report::scene_drawing;
 
 /// Images that a search among the captions lists.
 const MOST_LISTED: usize = 24;

@@ -3,6 +3,7 @@
 pub mod panels;
 pub mod plots;
 pub mod run_log;
+pub mod scene;
 pub mod scene_boxes;
 pub mod scene_drawing;
 pub mod similarity_curves;

@@ -9,8 +9,8 @@ use std::io;
 
 use askama::Template;
 
-use super::scene_drawing::{Drawing, Scene};
-use crate::data::object_box::{ImageSize, ObjectBox};
+use super::scene::{Drawing, Frame, Scene};
+use crate::data::object_box::ObjectBox;
 
 /// The frame's longer sides in pixels; a frame is as large as fits.
 const WIDTH: f64 = 400.0;
@@ -38,15 +38,6 @@ const BEND: f64 = 9.0;
 const PARALLEL_BEND: f64 = 16.0;
 /// Where along an arrow its predicate is tried.
 const PREDICATE_PLACES: [f64; 5] = [0.5, 0.4, 0.6, 0.3, 0.7];
-
-/// The picture that a scene was seen in.
-#[derive(Clone, Copy, Debug)]
-pub struct Frame<'a> {
-    /// The image's size.
-    pub size: ImageSize,
-    /// `[objects]`
-    pub boxes: &'a [Option<ObjectBox>],
-}
 
 #[derive(Template)]
 #[template(path = "scene_boxes.svg", escape = "html")]

@@ -10,9 +10,9 @@ use std::collections::VecDeque;
 use std::io;
 
 use askama::Template;
-use serde::Serialize;
 
-use super::scene_boxes::{self, Frame};
+use super::scene::{Drawing, Scene};
+use super::scene_boxes;
 
 /// The canvas' width in pixels, at most and at least; its height follows from the scene.
 const WIDTH: f64 = 380.0;
@@ -35,29 +35,6 @@ const LONGEST: usize = 22;
 /// Where on an arrow between two layers its label stands, from the upper to the lower end: arrows part on their way down,
 /// so that labels have most room there.
 const LABEL_PLACE: f64 = 0.62;
-
-/// A scene without its image node.
-#[derive(Clone, Copy, Debug)]
-pub struct Scene<'a> {
-    /// Names of the objects.
-    pub objects: &'a [String],
-    /// Subject, predicate's name, object; ends are indices of `objects`.
-    pub relationships: &'a [(usize, String, usize)],
-    /// Where they were seen, if that is known.
-    pub frame: Option<Frame<'a>>,
-}
-
-/// A scene as SVG.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct Drawing {
-    /// Pixels.
-    pub width: f64,
-    /// Pixels.
-    pub height: f64,
-    /// The elements inside `<svg>`; classes `node`, `alone`, `name`, `arrow`, `predicate`, and of boxes `frame`,
-    /// `box`, `ground`, `tone-0` to `tone-5`, leave colours to the page.
-    pub elements: String,
-}
 
 #[derive(Template)]
 #[template(path = "scene.svg", escape = "html")]

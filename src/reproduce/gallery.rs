@@ -17,8 +17,8 @@ use crate::data::split::shuffle;
 use crate::data::{Dataset, Split};
 use crate::error::{Error, Result};
 use crate::evaluation::{Embeddings, nearest_stored};
-use crate::report::scene_boxes::Frame;
-use crate::report::scene_drawing::{self, Drawing, Scene};
+use crate::report::scene::{Drawing, Frame, Scene};
+use crate::report::scene_drawing;
 
 const QUERIES: usize = 6;
 const NEIGHBOURS: usize = 8;

@@ -8,11 +8,14 @@
 //! paper      the paper's numbers
 //! tables     ours, the paper's and the difference
 //! figures, gallery     what is to be looked at
-//! report     all of it as one value; written as JSON, CSV, Markdown, SVG and one HTML page
+//! report     all of it as one value
+//! page       the value as one HTML page, and as Markdown
+//! files      what is written: JSON, CSV, Markdown, SVG and the page
 //! ```
 
 mod expectations;
 mod figures;
+mod files;
 mod gallery;
 mod material;
 mod measure;
@@ -32,8 +35,8 @@ use self::measure::measure_baselines;
 use self::plan::{Ablation, Plan};
 use self::report::{About, DataCounts, Report};
 use self::training::train_all;
-use crate::config::TrainConfig;
 use crate::error::{Error, Result};
+use crate::train::config::TrainConfig;
 
 /// What to reproduce, and how much of it.
 #[derive(Clone, Debug)]
@@ -127,6 +130,6 @@ pub fn reproduce(reproduction: &Reproduction, stop: &AtomicBool) -> Result<Optio
         figures,
         gallery,
     };
-    report.write(&reproduction.out)?;
+    files::write(&report, &reproduction.out)?;
     Ok(Some(report))
 }

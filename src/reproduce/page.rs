@@ -3,10 +3,11 @@
 
 use askama::Template;
 
-use super::plan::{PROPOSED, model_name};
-use super::report::{Report, RunSummary, settings_line};
+use super::plan::{PROPOSED, model_name, word};
+use super::report::{Report, RunSummary};
 use super::tables::{Cell, Table};
 use crate::error::{Error, Result};
+use crate::train::config::TrainConfig;
 
 /// Columns of the table of runs: the name, then [`RunSummary::numbers`].
 const RUN_COLUMNS: [&str; 10] = [
@@ -40,7 +41,7 @@ struct Page<'a> {
 struct Headline<'a> {
     title: String,
     cell: &'a Cell,
-    /// Of the cell in the JSON.
+    /// Path of the cell in the JSON.
     place: String,
 }
 
@@ -55,7 +56,7 @@ struct TableView<'a> {
 }
 
 impl TableView<'_> {
-    /// Of a cell in the JSON.
+    /// Path of a cell in the JSON.
     fn place(&self, row: &usize, column: &usize) -> String {
         format!("{}/rows/{row}/cells/{column}", self.pointer)
     }
@@ -108,8 +109,25 @@ pub(super) fn markdown(report: &Report) -> Result<String> {
     page.render().map_err(|error| Error::file("write", "report.md")(std::io::Error::other(error)))
 }
 
+/// What all runs share, in one line.
+fn settings_line(settings: &TrainConfig) -> String {
+    format!(
+        "{} epochs, {} layers of {} and {}, batches of {}, learning rate {}, temperature {}, margin {}, {} on device {}",
+        settings.epochs,
+        settings.layers,
+        settings.state_width,
+        settings.hidden_width,
+        settings.batch_size,
+        settings.learning_rate,
+        settings.temperature,
+        settings.margin,
+        word(&settings.precision),
+        settings.device,
+    )
+}
+
 impl RunSummary {
-    /// Their names in the JSON, and whether they are fractions.
+    /// The numbers of a run: name in the JSON, value, and whether it is a fraction.
     fn numbers(&self) -> [(&'static str, Option<f64>, bool); 9] {
         let count = |count: usize| Some(count as f64);
         [

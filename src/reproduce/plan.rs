@@ -6,8 +6,8 @@ use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::batch::triples::Sampling;
-use crate::config::TrainConfig;
 use crate::loss::LossKind;
+use crate::train::config::TrainConfig;
 
 /// The losses in the order of the paper's tables.
 pub const LOSSES: [LossKind; 3] = [LossKind::Triplet, LossKind::InfoNce, LossKind::Ranking];

@@ -7,17 +7,12 @@ use serde::Serialize;
 use super::expectations::Expectation;
 use super::figures::Figure;
 use super::gallery::Gallery;
-use super::page;
-use super::plan::{Plan, word};
+use super::plan::Plan;
 pub use super::tables::Table;
 use super::training::{MissingRun, Trained};
-use crate::config::TrainConfig;
 use crate::data::{Dataset, Split};
-use crate::error::{Error, Result};
 use crate::evaluation::Agreement;
-use crate::files::atomic_file::write_atomically;
-use crate::report::panels;
-use crate::report::plots::write_csv;
+use crate::train::config::TrainConfig;
 
 /// Everything that was found.
 #[derive(Clone, Debug, Serialize)]
@@ -45,23 +40,23 @@ pub struct Report {
 /// How a report came about.
 #[derive(Clone, Debug, Serialize)]
 pub struct About {
-    /// Of the page.
+    /// The title of the page.
     pub title: String,
-    /// Of the program.
+    /// The version of the program.
     pub version: String,
-    /// As it was typed.
+    /// The command as it was typed.
     pub command: String,
     /// When the report was written.
     pub date: String,
-    /// Of this command; runs that were finished before are not in it.
+    /// Duration of this command, without runs that were finished before.
     pub seconds: f64,
-    /// Of the CPU.
+    /// Number of CPU threads.
     pub threads: usize,
-    /// Runs of each model.
+    /// Number of runs of each model.
     pub seeds: u64,
     /// What all runs share.
     pub settings: TrainConfig,
-    /// What they were made of.
+    /// The data of all runs.
     pub data: DataCounts,
 }
 
@@ -70,19 +65,19 @@ pub struct About {
 pub struct DataCounts {
     /// The name of the file that was given.
     pub file: String,
-    /// Of the content.
+    /// [`Dataset::fingerprint`], in hexadecimal.
     pub fingerprint: String,
     /// Whether it is a subset of the file that was given.
     pub subset: bool,
-    /// Images of each split.
+    /// Number of training images.
     pub train: usize,
-    /// Images that choose the epoch.
+    /// Number of validation images, which choose the epoch.
     pub validation: usize,
-    /// Images that are measured.
+    /// Number of test images, which are measured.
     pub test: usize,
-    /// Without `image`.
+    /// Number of object types without `image`.
     pub object_types: usize,
-    /// Without `in image`.
+    /// Number of predicate types without `in image`.
     pub predicate_types: usize,
 }
 
@@ -157,78 +152,4 @@ impl Report {
         tables.extend(self.ablations.iter().map(|table| ("/ablations".to_owned(), table)));
         tables
     }
-
-    /// Writes `report.json`, `report.html`, `report.md`, a CSV per table and an SVG and a CSV per figure.
-    pub(super) fn write(&self, out: &Path) -> Result<()> {
-        let figures = out.join("figures");
-        std::fs::create_dir_all(&figures).map_err(Error::file("create", &figures))?;
-        let json = serde_json::to_string_pretty(self).expect("plain fields");
-        let mut files = vec![
-            (out.join("report.json"), json),
-            (out.join("report.html"), page::html(self)?),
-            (out.join("report.md"), page::markdown(self)?),
-        ];
-        for figure in &self.figures {
-            let path = figures.join(format!("{}.svg", figure.id));
-            // Without the marks, which only the page can read out.
-            let svg =
-                panels::svg(&figure.panels, figure.columns, None).map_err(Error::file("draw", &path))?;
-            files.push((path, svg));
-            let points = figure.panels.iter().flat_map(|panel| {
-                panel.series.iter().flat_map(move |series| {
-                    series.points.iter().map(move |point| (&panel.title, &series.label, point.0, point.1))
-                })
-            });
-            write_csv(&figures.join(format!("{}.csv", figure.id)), &["panel", "series", "x", "y"], points)?;
-        }
-        for (_, table) in self.tables() {
-            table.write_csv(&out.join(format!("{}.csv", table.id)))?;
-        }
-        for (path, text) in files {
-            write_atomically(&path, |file| file.write_all(text.as_bytes()))?;
-        }
-        Ok(())
-    }
-}
-
-impl Table {
-    /// One line per number.
-    fn write_csv(&self, path: &Path) -> Result<()> {
-        let groups = self.groups.iter().flat_map(|(group, columns)| vec![group; *columns]);
-        let columns: Vec<(&String, &String)> = groups.zip(&self.metrics).collect();
-        let lines = self.rows.iter().flat_map(|row| {
-            row.cells.iter().zip(&columns).map(move |(cell, (group, metric))| {
-                let ours = cell.ours.as_ref();
-                (
-                    &row.name,
-                    group,
-                    metric,
-                    ours.map(|ours| ours.mean),
-                    ours.and_then(|ours| ours.spread),
-                    ours.map_or(0, |ours| ours.values.len()),
-                    cell.paper,
-                    cell.difference,
-                )
-            })
-        });
-        let header = ["row", "group", "metric", "ours", "spread", "runs", "paper", "difference"];
-        write_csv(path, &header, lines)
-    }
-}
-
-/// Loss and strategy as words, for the settings' line of a report.
-pub(super) fn settings_line(settings: &TrainConfig) -> String {
-    format!(
-        "{} epochs, {} layers of {} and {}, batches of {}, learning rate {}, temperature {}, margin {}, {} on device {}",
-        settings.epochs,
-        settings.layers,
-        settings.state_width,
-        settings.hidden_width,
-        settings.batch_size,
-        settings.learning_rate,
-        settings.temperature,
-        settings.margin,
-        word(&settings.precision),
-        settings.device,
-    )
 }

@@ -18,13 +18,13 @@ use super::measure::{Measurement, Method};
 use super::plan::{Plan, PlannedRun};
 use crate::backend::cuda::launchers;
 use crate::backend::device::Device;
-use crate::checkpoint::{self, LAST, RunConfig};
-use crate::config::TrainConfig;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::files::atomic_file::write_atomically;
 use crate::progress::owned_by;
 use crate::run::{Run, Which};
+use crate::train::checkpoint::{self, LAST, RunConfig};
+use crate::train::config::TrainConfig;
 use crate::train::{TrainOutcome, train};
 
 /// The file that a finished run has.

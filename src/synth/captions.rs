@@ -6,7 +6,8 @@
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{Rng, RngExt};
 
-use super::image::{Depiction, SALIENT, Stream, plural, stream, zipf};
+use super::draws::{Stream, stream, zipf};
+use super::image::{Depiction, SALIENT};
 use super::scene_model::{Activity, SceneModel};
 
 /// Captions of an image that has any.
@@ -145,7 +146,7 @@ fn noun_phrase(rng: &mut impl Rng, kind: usize) -> String {
     let model = SceneModel::get();
     let object = &model.objects[kind];
     if rng.random_bool(PLURAL_RATE)
-        && let Some(plural) = plural(kind)
+        && let Some(plural) = model.plural(kind)
     {
         return format!("{} {plural}", zipf(rng, &NUMBERS));
     }

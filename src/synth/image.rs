@@ -4,12 +4,13 @@
 //! Everything follows from (seed, index), so images can be made in any order and on any number of threads, and
 //! a longer collection begins with the images of a shorter one.
 
+use rand::RngExt;
 use rand::rngs::Xoshiro256PlusPlus;
-use rand::{Rng, RngExt, SeedableRng};
 use rand_distr::StandardNormal;
-use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use super::draws::{Stream, rank_weight, sample_distinct, stream, weighted, zipf};
 use super::layout;
+use super::object::Object;
 use super::scene_model::{Activity, Scene, SceneModel};
 
 /// Share of images without a COCO id, and so without captions.
@@ -46,24 +47,6 @@ const RICHNESS: f64 = 0.5;
 const FIRST_COCO_ID: u64 = 500_000;
 /// Object and relationship ids are the image id times this, plus their place.
 const IDS_PER_IMAGE: u64 = 100;
-
-/// The independent random sequences of an image.
-#[derive(Clone, Copy)]
-pub(super) enum Stream {
-    Role = 1,
-    Depiction,
-    Size,
-    Graph,
-    Captions,
-}
-
-/// The generator of one random sequence of image `index`.
-pub(super) fn stream(seed: u64, index: u64, stream: Stream) -> Xoshiro256PlusPlus {
-    let mut key = [0; 9];
-    key[..8].copy_from_slice(&index.to_le_bytes());
-    key[8] = stream as u8;
-    Xoshiro256PlusPlus::seed_from_u64(xxh3_64_with_seed(&key, seed))
-}
 
 /// How an image of Visual Genome stands to COCO.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,22 +153,6 @@ impl Depiction {
     }
 }
 
-/// A box with a name, as in Visual Genome.
-#[derive(Debug, serde::Serialize)]
-pub struct Object {
-    object_id: u64,
-    pub(super) names: Vec<String>,
-    pub(super) x: u32,
-    pub(super) y: u32,
-    pub(super) w: u32,
-    pub(super) h: u32,
-    #[serde(skip)]
-    pub(super) category: Option<usize>,
-    /// What decides its box: across, down, width, height, each from 0 to 1.
-    #[serde(skip)]
-    pub(super) draws: [f64; 4],
-}
-
 /// A directed, named pair of objects, as in Visual Genome.
 #[derive(Debug, serde::Serialize)]
 pub struct Relationship {
@@ -285,10 +252,11 @@ impl Annotator {
     }
 
     fn add(&mut self, kind: usize) -> usize {
-        let object = &SceneModel::get().objects[kind];
+        let model = SceneModel::get();
+        let object = &model.objects[kind];
         let mut names = vec![object.name.clone()];
         if self.rng.random_bool(0.12)
-            && let Some(plural) = plural(kind)
+            && let Some(plural) = model.plural(kind)
         {
             names[0] = plural;
         }
@@ -391,66 +359,4 @@ impl Annotator {
         }
         AnnotatedGraph { image_id, objects: self.objects, relationships }
     }
-}
-
-/// Categories whose names take a plural "s".
-const COUNTABLE: [&str; 5] = ["animal", "vehicle", "furniture", "container", "gear"];
-/// Names in these categories that do not.
-const UNCOUNTABLE: [&str; 14] = [
-    "sheep",
-    "goose",
-    "deer",
-    "fish",
-    "cow",
-    "ski",
-    "butterfly",
-    "monkey",
-    "pony",
-    "luggage",
-    "football",
-    "basketball",
-    "glass",
-    "bench",
-];
-
-/// "cars" of "car", where that is how it goes.
-pub(super) fn plural(kind: usize) -> Option<String> {
-    let model = SceneModel::get();
-    let object = &model.objects[kind];
-    let countable = COUNTABLE.contains(&model.categories[object.category].name.as_str());
-    let irregular =
-        UNCOUNTABLE.contains(&object.name.as_str()) || object.name.ends_with(['s', 'h', 'x', 'y', 'f']);
-    (countable && !irregular).then(|| format!("{}s", object.name))
-}
-
-/// One of `list`, whose k-th entry (from 0) has weight 1/(k+2).
-pub(super) fn zipf<T: Clone>(rng: &mut impl Rng, list: &[T]) -> T {
-    list[weighted(rng, (0..list.len()).map(rank_weight))].clone()
-}
-
-fn rank_weight(rank: usize) -> f64 {
-    1.0 / (rank as f64 + 2.0)
-}
-
-/// An index drawn with the given weights.
-fn weighted(rng: &mut impl Rng, weights: impl ExactSizeIterator<Item = f64> + Clone) -> usize {
-    let last = weights.len() - 1;
-    let mut left = rng.random::<f64>() * weights.clone().sum::<f64>();
-    let found = weights.clone().position(|weight| {
-        left -= weight;
-        left < 0.0
-    });
-    // Rounding may leave a rest after the last weight.
-    found.unwrap_or(last)
-}
-
-/// `count` different entries of `list` in the order drawn; earlier entries are likelier.
-fn sample_distinct(rng: &mut impl Rng, list: &[usize], count: usize) -> Vec<usize> {
-    // Efraimidis and Spirakis: the largest of u^(1/weight), here of ln(u) / weight, is a draw by weight.
-    let mut keyed: Vec<(f64, usize)> = (0..list.len())
-        .map(|rank| ((1.0 - rng.random::<f64>()).ln() / rank_weight(rank), list[rank]))
-        .collect();
-    keyed.sort_by(|a, b| b.0.total_cmp(&a.0));
-    keyed.truncate(count);
-    keyed.into_iter().map(|(_, entry)| entry).collect()
 }

@@ -5,7 +5,7 @@
 //! predicate says. What no relationship ties stands where its kind does. Later relationships between objects that are
 //! placed already are not heeded, as people annotate what the words do not quite fit.
 
-use super::image::Object;
+use super::object::Object;
 use super::scene_model::SceneModel;
 
 /// Least width and height of a box in pixels.

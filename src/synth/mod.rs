@@ -2,8 +2,10 @@
 //! download and to test it at any scale.
 //!
 //! ```text
+//! draws         one random generator per image and purpose, and how lists are drawn from
 //! scene_model   the world: scenes, their objects and activities, predicates      (tables -> SceneModel)
 //! image         (seed, index) -> Depiction -> AnnotatedGraph
+//! object        a named box
 //! layout        where the objects of an image are, by their relationships
 //! captions      Depiction -> five captions                                       a second, partial view
 //! word_vectors  words of the same scene or meaning are near each other
@@ -17,8 +19,10 @@
 //! isolated objects, images with too many or too few objects, without a COCO id, or sharing one.
 
 pub mod captions;
+mod draws;
 pub mod image;
 mod layout;
+mod object;
 pub mod scene_model;
 pub mod word_vectors;
 mod writer;

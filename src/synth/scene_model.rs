@@ -8,12 +8,32 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
-use super::word_vectors::seeded_normal;
+use super::draws::seeded_normal;
 
 /// Category of a compound such as "pencil case" whose last word no table knows.
 const FALLBACK_CATEGORY: &str = "tool";
 /// Spread of the scenes' log frequencies, so that some scenes are a few times as frequent as others.
 const SCENE_LOG_SPREAD: f32 = 0.5;
+
+/// Categories whose names take a plural "s".
+const COUNTABLE: [&str; 5] = ["animal", "vehicle", "furniture", "container", "gear"];
+/// Names in these categories that do not.
+const UNCOUNTABLE: [&str; 14] = [
+    "sheep",
+    "goose",
+    "deer",
+    "fish",
+    "cow",
+    "ski",
+    "butterfly",
+    "monkey",
+    "pony",
+    "luggage",
+    "football",
+    "basketball",
+    "glass",
+    "bench",
+];
 
 /// A type of object.
 #[derive(Debug)]
@@ -126,6 +146,15 @@ impl SceneModel {
         let of_activities = activities.flat_map(|a| [a.verb.as_str(), a.preposition.as_str()]);
         let of_pairs = self.predicates.values().flatten().chain(&self.any_predicates).map(String::as_str);
         of_pairs.chain(of_activities)
+    }
+
+    /// "cars" of "car", where that is how it goes.
+    pub fn plural(&self, kind: usize) -> Option<String> {
+        let object = &self.objects[kind];
+        let countable = COUNTABLE.contains(&self.categories[object.category].name.as_str());
+        let irregular =
+            UNCOUNTABLE.contains(&object.name.as_str()) || object.name.ends_with(['s', 'h', 'x', 'y', 'f']);
+        (countable && !irregular).then(|| format!("{}s", object.name))
     }
 
     fn read() -> SceneModel {

@@ -12,13 +12,8 @@
 
 use std::collections::BTreeMap;
 
-use rand::rngs::Xoshiro256PlusPlus;
-use rand::{RngExt, SeedableRng};
-use rand_distr::StandardNormal;
-use xxhash_rust::xxh3::xxh3_64;
-
 use super::captions::{ADJECTIVES, function_words};
-use super::image::plural;
+use super::draws::seeded_normal;
 use super::scene_model::SceneModel;
 
 /// Length of the common part of a word with a topic.
@@ -34,12 +29,6 @@ const FUNCTION_COMMON: f32 = 0.38;
 const FUNCTION_OWN: f32 = 0.25;
 /// Share of a synonym's vector that is the vector of the word it stands for.
 const SYNONYM: f32 = 0.75;
-/// A random direction of length near 1 that depends on `label` alone.
-pub(super) fn seeded_normal(label: &str, width: usize) -> Vec<f32> {
-    let mut rng = Xoshiro256PlusPlus::seed_from_u64(xxh3_64(label.as_bytes()));
-    let scale = 1.0 / (width as f32).sqrt();
-    (0..width).map(|_| rng.sample::<f32, _>(StandardNormal) * scale).collect()
-}
 
 /// Sums of directions, and how many.
 #[derive(Clone, Default)]
@@ -89,7 +78,7 @@ impl Lexicon {
                 lexicon.add_category(synonym, category);
                 lexicon.synonyms.insert(synonym.clone(), object.name.clone());
             }
-            if let Some(plural) = plural(kind) {
+            if let Some(plural) = model.plural(kind) {
                 lexicon.add_category(&plural, category);
                 // "hot dogs" of "hot dog": the last words differ.
                 lexicon.synonyms.insert(last_word(&plural).into(), last_word(&object.name).into());

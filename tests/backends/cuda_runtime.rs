@@ -16,8 +16,6 @@ use scenerank::backend::cuda::launchers::linear::Format;
 use scenerank::backend::cuda::launchers::stored::StoredElement;
 use scenerank::backend::reference::Reference;
 use scenerank::batch::graph_batch::{BatchSize, GraphBatch};
-use scenerank::checkpoint::{self, LAST};
-use scenerank::config::TrainConfig;
 use scenerank::data::{Dataset, Split};
 use scenerank::loss::{Loss, LossKind};
 use scenerank::model::{LOSS_STEPS, Model, TrainingState};
@@ -25,6 +23,8 @@ use scenerank::network::config::ModelConfig;
 use scenerank::network::parameters::{Layout, Storage};
 use scenerank::network::tensors::NamedTensors;
 use scenerank::optimizer::Adam;
+use scenerank::train::checkpoint::{self, LAST};
+use scenerank::train::config::TrainConfig;
 use scenerank::train::train_on;
 use tempfile::TempDir;
 

@@ -9,8 +9,6 @@ use scenerank::backend::cuda::launchers;
 use scenerank::backend::cuda::launchers::linear::Format;
 use scenerank::batch::graph_batch::{BatchSize, GraphBatch};
 use scenerank::batch::triples::{Sampling, Triple, TripleSampler};
-use scenerank::checkpoint::{self, LAST};
-use scenerank::config::TrainConfig;
 use scenerank::data::similarity::Similarity;
 use scenerank::data::supervision::Supervision;
 use scenerank::data::{Dataset, Split};
@@ -18,6 +16,8 @@ use scenerank::files::npy::write_npy;
 use scenerank::model::{Model, TrainingState};
 use scenerank::network::tensors::NamedTensors;
 use scenerank::report::run_log::METRICS;
+use scenerank::train::checkpoint::{self, LAST};
+use scenerank::train::config::TrainConfig;
 use scenerank::train::{TrainOutcome, first_parameters, train_on};
 use serde_json::Value;
 

@@ -1,8 +1,8 @@
 //! Scenes drawn by their boxes, read back from the SVG.
 
 use scenerank::data::object_box::{ImageSize, ObjectBox};
-use scenerank::report::scene_boxes::Frame;
-use scenerank::report::scene_drawing::{Drawing, Scene, draw};
+use scenerank::report::scene::{Drawing, Frame, Scene};
+use scenerank::report::scene_drawing::draw;
 use scraper::{ElementRef, Html, Selector};
 
 /// A rectangle: left, top, right, bottom.

@@ -5,14 +5,14 @@ use std::fs;
 use crate::program::{SMALL_NETWORK, Workplace, run_json};
 use scenerank::backend::cpu::Cpu;
 use scenerank::backend::device::{Device, Precision};
-use scenerank::checkpoint::{self, BEST, Checkpoint, LAST};
-use scenerank::config::TrainConfig;
 use scenerank::data::{Dataset, Split};
 use scenerank::evaluation::{Embeddings, row_kendall};
 use scenerank::files::tensor_file::{TensorData, TensorFile, to_safetensors};
 use scenerank::network::config::ModelConfig;
 use scenerank::network::tensors::{NamedTensors, Tensor};
 use scenerank::run::{Run, Which};
+use scenerank::train::checkpoint::{self, BEST, Checkpoint, LAST};
+use scenerank::train::config::TrainConfig;
 use serde_json::Value;
 
 impl Workplace {

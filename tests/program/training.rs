@@ -13,6 +13,8 @@ use scenerank::data::{Dataset, Split};
 use scenerank::files::npy::write_npy;
 use scenerank::network::tensors::{NamedTensors, Tensor};
 use scenerank::report::run_log::METRICS;
+use scenerank::train::checkpoint::{self, BEST, Checkpoint, LAST};
+use scenerank::train::config::TrainConfig;
 use scenerank::train::{TrainOutcome, train};
 use serde_json::Value;
 

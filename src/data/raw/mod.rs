@@ -7,6 +7,7 @@ pub mod glove;
 mod gqa;
 pub mod image_data;
 pub mod json_stream;
+pub mod oddities;
 mod raw_box;
 pub mod raw_file;
 pub mod raw_graphs;

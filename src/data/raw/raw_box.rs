@@ -1,6 +1,6 @@
 //! An object's `x`, `y`, `w`, `h`, which Visual Genome and GQA name alike: pixels, any of them perhaps absent or null.
 
-use super::raw_graphs::Oddities;
+use super::oddities::Oddities;
 use crate::data::object_box::{Corners, NO_CORNERS};
 
 /// The fields.

@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::TrainConfig;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::files::atomic_file::write_atomically;
@@ -19,6 +18,7 @@ use crate::model::{finite_tensor, read_tensors};
 use crate::network::config::ModelConfig;
 use crate::network::parameters::{Layout, Storage};
 use crate::network::tensors::NamedTensors;
+use crate::train::config::TrainConfig;
 
 /// The model of the best epoch.
 pub const BEST: &str = "best.safetensors";

@@ -6,6 +6,12 @@
 //! step. Both give the same batches. After each epoch the validation images are
 //! embedded; the epoch with the best row-wise Kendall tau is kept. All that is drawn follows from the seed, the epoch
 //! and the anchor, so a position in an epoch is all that a checkpoint needs to know of the random streams.
+//!
+//! [`config`] has the options, [`checkpoint`] what is saved.
+
+pub mod checkpoint;
+mod checkpoint_writer;
+pub mod config;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,9 +24,6 @@ use crate::backend::Backend;
 use crate::backend::device::BackendTask;
 use crate::batch::graph_batch::{BatchSize, GraphBatch};
 use crate::batch::triples::{Triple, TripleSampler};
-use crate::checkpoint::{self, BEST, Checkpoint, LAST, RunConfig, TrainProgress};
-use crate::checkpoint_writer::CheckpointWriter;
-use crate::config::TrainConfig;
 use crate::data::similarity::Similarity;
 use crate::data::supervision::Supervision;
 use crate::data::{Dataset, Split};
@@ -33,6 +36,10 @@ use crate::network::parameters::{TypeVectors, initial_parameters};
 use crate::network::tensors::NamedTensors;
 use crate::progress::Progress;
 use crate::report::run_log::{Record, RunLog};
+
+use checkpoint::{BEST, Checkpoint, LAST, RunConfig, TrainProgress};
+use checkpoint_writer::CheckpointWriter;
+use config::TrainConfig;
 
 /// Steps between two records of the loss; in between nothing is read back, and the host runs ahead of the device.
 const RECORD_STEPS: u64 = LOSS_STEPS as u64;
