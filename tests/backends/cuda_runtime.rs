@@ -10,7 +10,7 @@ use half::bf16;
 use scenerank::backend::Backend;
 use scenerank::backend::cpu::Cpu;
 use scenerank::backend::cuda::Cuda;
-use scenerank::backend::cuda::device::{Calls, Device};
+use scenerank::backend::cuda::device::Calls;
 use scenerank::backend::cuda::launchers;
 use scenerank::backend::cuda::launchers::linear::Format;
 use scenerank::backend::cuda::launchers::stored::StoredElement;

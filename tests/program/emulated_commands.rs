@@ -6,7 +6,6 @@ use std::path::Path;
 
 use crate::program::{SMALL_NETWORK, run, run_json, small_data};
 use crate::support::{BatchShape, SMALL, random_batch, random_parameters, relative_error, switched_off};
-use scenerank::backend::cuda::device::Device;
 use scenerank::backend::cuda::launchers;
 use scenerank::backend::device::{Device as ComputeDevice, Precision};
 use scenerank::data::{Dataset, Split};

@@ -7,8 +7,6 @@ use std::sync::atomic::AtomicBool;
 use crate::program::{SMALL_NETWORK, Workplace, refuse, run, run_json, scenerank, small_data};
 use half::f16;
 use npyz::WriterBuilder;
-use scenerank::checkpoint::{self, BEST, Checkpoint, LAST};
-use scenerank::config::TrainConfig;
 use scenerank::data::{Dataset, Split};
 use scenerank::files::npy::write_npy;
 use scenerank::network::tensors::{NamedTensors, Tensor};

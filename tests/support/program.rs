@@ -4,10 +4,10 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use scenerank::checkpoint::{self, Checkpoint, LAST};
 use scenerank::data::prepare::{Preparation, prepare};
 use scenerank::data::selection::{Filter, GraphSource, Sources};
 use scenerank::synth::{SynthConfig, write_collection};
+use scenerank::train::checkpoint::{self, Checkpoint, LAST};
 use tempfile::TempDir;
 
 /// A network that takes a millisecond a step.

@@ -159,18 +159,11 @@ pub fn check_pool_and_readout(case: &Case, margins: &mut Margins) {
         message + EPS * degree.sqrt() / 2.0 * largest(&messages)
     });
 
-    for (layer, kind) in [
-        (case.layer, BlockKind::EdgeHidden),
-        (case.layer, BlockKind::EdgeHeads),
-        (case.layer, BlockKind::NodeHidden),
-        (case.layer, BlockKind::NodeOutput),
-    ] {
-        let block = case.saved.block(kind);
-        let rows = block.linear.len() / case.layout(kind).outputs;
-        let (on_cpu, on_reference) = (cpu.upload_block(block), reference.upload_block(block));
-        let got = cpu.backend.relu_mask(layer, kind, rows, &cpu.parameters, &on_cpu).unwrap();
-        let want =
-            reference.backend.relu_mask(layer, kind, rows, &reference.parameters, &on_reference).unwrap();
+    let (on_cpu, on_reference) = (cpu.saved(case), reference.saved(case));
+    for kind in BlockKind::ALL {
+        let rows = case.saved.block(kind).linear.len() / case.layout(kind).outputs;
+        let (got, want) =
+            (cpu.mask(case, kind, rows, &on_cpu), reference.mask(case, kind, rows, &on_reference));
         assert_eq!(got, want, "{}: mask of {kind:?}", case.name);
     }
 

@@ -20,7 +20,7 @@ use scenerank::backend::pass::{Backward, Forward, Gradient, LossOutputs, Readout
 use scenerank::backend::reference::Reference;
 use scenerank::backend::reference::edge_gather::{edge_gather, embedding_lookup};
 use scenerank::backend::reference::linear::linear;
-use scenerank::backend::{Backend, L2_EPSILON, Memory, Mode, Stages};
+use scenerank::backend::{Backend, L2_EPSILON, Memory, Mode};
 use scenerank::batch::graph_batch::{BatchSize, GraphBatch};
 use scenerank::data::scene_graph::SceneGraphBuf;
 use scenerank::error::Result;

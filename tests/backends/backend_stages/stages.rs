@@ -204,6 +204,12 @@ impl<B: HostBackend> On<B> {
         stage(backend, &mut Forward { layer: case.layer, mode, parameters, batch, activations }).unwrap();
     }
 
+    /// The ReLU decisions of a block of the case's layer.
+    pub fn mask(&mut self, case: &Case, kind: BlockKind, rows: usize, saved: &Saved<B::Buffer>) -> Vec<u8> {
+        let On { backend, parameters, .. } = self;
+        backend.relu_mask((case.layer, kind), rows, parameters, &saved.0).unwrap()
+    }
+
     /// The gradients with respect to the parameters that the stage wrote.
     fn backward<In, Out>(
         &mut self,

@@ -85,9 +85,6 @@ pub(crate) trait Driver: Send + Sync {
 
     /// Name and sizes.
     fn properties(&self) -> Result<Properties>;
-
-    /// Bytes of free device memory.
-    fn free_bytes(&self) -> Result<usize>;
 }
 
 /// Where an event is recorded.

@@ -14,7 +14,7 @@ use cudarc::nvrtc::Ptx;
 
 use super::driver::{Driver, EventHandle, Recorded, StopwatchHandle, Stream};
 use super::kernel::{KernelFile, KernelInfo};
-use super::launch::{Launch, MOST_PARAMETERS};
+use super::launch::Launch;
 use super::memory::Memory;
 use super::properties::Properties;
 use crate::error::{Error, Result};
@@ -329,12 +329,9 @@ impl Driver for Gpu {
 
     unsafe fn launch(&self, launch: Launch<'_>) -> Result<()> {
         self.bind()?;
-        let Launch { kernel: KernelInfo { name, threads, dynamic_shared_bytes, .. }, blocks, parameters } =
+        let Launch { kernel: KernelInfo { name, threads, dynamic_shared_bytes, .. }, blocks, arguments } =
             launch;
-        let mut pointers = [std::ptr::null_mut::<c_void>(); MOST_PARAMETERS];
-        for (pointer, bytes) in pointers.iter_mut().zip(parameters) {
-            *pointer = bytes.as_ptr().cast_mut().cast();
-        }
+        let mut parameter: *mut c_void = arguments.as_ptr().cast_mut().cast();
         let ([x, y, z], [tx, ty, tz]) = (blocks, threads);
         let Function { function, overlaps } = &self.functions[name];
         // The branch's first launch follows work of the other stream, and a launch after a wait follows two: neither
@@ -358,14 +355,9 @@ impl Driver for Gpu {
             attrs: &mut overlap,
             numAttrs: u32::from(*overlaps && !beside && !joins),
         };
-        // SAFETY: the parameters are the caller's promise; they outlive the call, which copies them.
+        // SAFETY: the arguments are the caller's promise; they outlive the call, which copies them.
         unsafe {
-            sys::cuLaunchKernelEx(
-                &config,
-                function.cu_function(),
-                pointers.as_mut_ptr(),
-                std::ptr::null_mut(),
-            )
+            sys::cuLaunchKernelEx(&config, function.cu_function(), &mut parameter, std::ptr::null_mut())
         }
         .result()
         .map_err(|error| self.failed(&format!("{name}: launch"))(error))
@@ -443,11 +435,6 @@ impl Driver for Gpu {
             multiprocessors: multiprocessors as usize,
             l2_bytes: l2_bytes as usize,
         })
-    }
-
-    fn free_bytes(&self) -> Result<usize> {
-        let failed = self.failed("ask for its free memory");
-        self.context.mem_get_info().map(|(free, _)| free).map_err(failed)
     }
 }
 

@@ -53,7 +53,7 @@ impl<A: KernelArguments> Kernel<A> {
             name: self.name,
             threads: self.threads,
             dynamic_shared_bytes: self.dynamic_shared_bytes,
-            arguments: Some(A::LAYOUT),
+            arguments: A::LAYOUT,
         }
     }
 }
@@ -74,8 +74,8 @@ pub struct KernelInfo {
     pub threads: [u32; 3],
     /// Bytes of dynamic shared memory per block.
     pub dynamic_shared_bytes: u32,
-    /// Layout of its argument struct; none for a kernel with positional parameters.
-    pub arguments: Option<ArgumentsLayout>,
+    /// Layout of its argument struct.
+    pub arguments: ArgumentsLayout,
 }
 
 /// A kernel file and the kernels in it.

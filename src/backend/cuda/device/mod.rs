@@ -20,7 +20,7 @@ pub mod rows;
 pub mod stopwatch;
 pub mod streams;
 
-use std::ops::{Deref, Range};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -29,15 +29,12 @@ use buffer::{Buffer, Element, Slice, SliceMut};
 use driver::Driver;
 use emulator::Emulator;
 use gpu::Gpu;
-pub(crate) use kernel::dimension;
-use kernel::{Blocks, Kernel, KernelArguments, KernelFile, KernelInfo};
-use launch::{Launch, MOST_PARAMETERS};
+use kernel::{Blocks, Kernel, KernelArguments, KernelFile};
+use launch::Launch;
 
 /// A device on which kernels run.
 pub struct Device {
     driver: Arc<dyn Driver>,
-    /// The kernels, for launches by name.
-    files: &'static [KernelFile],
     calls: Arc<Calls>,
     /// Whether a graph is being captured (`graph.rs`).
     capturing: AtomicBool,
@@ -57,17 +54,17 @@ pub struct Calls {
 impl Device {
     /// The GPU with this index, with the kernels of `files`.
     pub fn gpu(index: usize, files: &'static [KernelFile]) -> Result<Self> {
-        Ok(Device::driven_by(Arc::new(Gpu::open(index, files)?), files))
+        Ok(Device::driven_by(Arc::new(Gpu::open(index, files)?)))
     }
 
     /// The emulator, with the kernels of `files`. A `seed` shuffles the order of blocks, and of threads between barriers,
     /// which must change no result.
     pub fn emulated(seed: Option<u64>, files: &'static [KernelFile]) -> Result<Self> {
-        Ok(Device::driven_by(Arc::new(Emulator::open(seed, files)?), files))
+        Ok(Device::driven_by(Arc::new(Emulator::open(seed, files)?)))
     }
 
-    fn driven_by(driver: Arc<dyn Driver>, files: &'static [KernelFile]) -> Self {
-        Device { driver, files, calls: Arc::default(), capturing: AtomicBool::new(false) }
+    fn driven_by(driver: Arc<dyn Driver>) -> Self {
+        Device { driver, calls: Arc::default(), capturing: AtomicBool::new(false) }
     }
 
     /// Counters that go on counting while the device is used.
@@ -152,11 +149,9 @@ impl Device {
         blocks: Blocks,
         arguments: &A,
     ) -> Result<()> {
-        let parameters = [bytemuck::bytes_of(arguments)];
+        let arguments = bytemuck::bytes_of(arguments);
         // SAFETY: as the caller promises.
-        unsafe {
-            self.driver.launch(Launch { kernel: kernel.info(), blocks: blocks.0, parameters: &parameters })
-        }
+        unsafe { self.driver.launch(Launch { kernel: kernel.info(), blocks: blocks.0, arguments }) }
     }
 
     /// Sends what `launches` launches to a branch: behind all that was called before, and beside what is called after,
@@ -178,127 +173,4 @@ impl Device {
 #[track_caller]
 pub(crate) fn check_len(name: &str, len: usize, wanted: usize) {
     assert!(len >= wanted, "{name}: {wanted} values are needed, the slice holds {len}");
-}
-
-// ---- positional launches -------------------------------------------------------------------------------------------
-
-/// An argument of a kernel, with the width of its parameter.
-#[derive(Clone, Copy, Debug)]
-pub enum Argument {
-    /// A pointer.
-    Address(u64),
-    /// `int`.
-    Int(i32),
-    /// `long long`.
-    Long(i64),
-    /// `float`.
-    Float(f32),
-    /// `double`.
-    Double(f64),
-}
-
-/// The arguments of a launch, in the order of the kernel's parameters; a slice of them. Not on the heap: a step launches
-/// some hundred kernels.
-pub(crate) struct Arguments {
-    list: [Argument; MOST_PARAMETERS],
-    count: usize,
-}
-
-impl Default for Arguments {
-    fn default() -> Self {
-        Arguments { list: [Argument::Int(0); MOST_PARAMETERS], count: 0 }
-    }
-}
-
-impl Arguments {
-    pub(crate) fn add(mut self, argument: impl Into<Argument>) -> Self {
-        self.list[self.count] = argument.into();
-        self.count += 1;
-        self
-    }
-}
-
-impl Deref for Arguments {
-    type Target = [Argument];
-
-    fn deref(&self) -> &[Argument] {
-        &self.list[..self.count]
-    }
-}
-
-/// How many blocks, and threads in each.
-#[derive(Clone, Copy, Debug)]
-pub struct Grid {
-    /// Blocks by dimension.
-    pub blocks: [u32; 3],
-    /// Threads by dimension.
-    pub threads: [u32; 3],
-}
-
-impl Grid {
-    /// `blocks` blocks of `threads` threads, in one dimension.
-    pub fn rows(blocks: usize, threads: u32) -> Self {
-        Grid { blocks: [dimension(blocks), 1, 1], threads: [threads, 1, 1] }
-    }
-
-    /// At least `count` threads, in blocks of `threads`.
-    pub fn cover(count: usize, threads: u32) -> Self {
-        Grid::rows(count.div_ceil(threads as usize), threads)
-    }
-}
-
-impl Device {
-    /// Runs a kernel that takes its parameters one by one.
-    ///
-    /// # Safety
-    /// The arguments must be those of the kernel in its source: their order, widths, and lengths of what pointers
-    /// point to; and no other reference may lead to what it writes.
-    pub(crate) unsafe fn launch_positional(
-        &self,
-        kernel: &'static str,
-        grid: Grid,
-        arguments: &[Argument],
-    ) -> Result<()> {
-        let mut parameters: [&[u8]; MOST_PARAMETERS] = [&[]; MOST_PARAMETERS];
-        for (bytes, argument) in parameters.iter_mut().zip(arguments) {
-            *bytes = match argument {
-                Argument::Address(value) => bytemuck::bytes_of(value),
-                Argument::Int(value) => bytemuck::bytes_of(value),
-                Argument::Long(value) => bytemuck::bytes_of(value),
-                Argument::Float(value) => bytemuck::bytes_of(value),
-                Argument::Double(value) => bytemuck::bytes_of(value),
-            };
-        }
-        let known = self.files.iter().flat_map(|file| file.kernels).find(|known| known.name == kernel);
-        let known = known.expect("a kernel of the table");
-        let kernel = KernelInfo { threads: grid.threads, arguments: None, ..*known };
-        let parameters = &parameters[..arguments.len()];
-        // SAFETY: as the caller promises.
-        unsafe { self.driver.launch(Launch { kernel, blocks: grid.blocks, parameters }) }
-    }
-}
-
-impl<T> From<Slice<'_, T>> for Argument {
-    fn from(slice: Slice<'_, T>) -> Self {
-        Argument::Address(slice.address())
-    }
-}
-
-impl<T> From<&mut SliceMut<'_, T>> for Argument {
-    fn from(slice: &mut SliceMut<'_, T>) -> Self {
-        Argument::Address(slice.address())
-    }
-}
-
-impl From<usize> for Argument {
-    /// A size or index, as `int`.
-    fn from(value: usize) -> Self {
-        Argument::Int(i32::try_from(value).expect("sizes below 2^31"))
-    }
-}
-
-impl From<f32> for Argument {
-    fn from(value: f32) -> Self {
-        Argument::Float(value)
-    }
 }

@@ -12,7 +12,7 @@ use crate::backend::cuda::device::kernel::{
     Blocks, Kernel, KernelFile, Pointer, PointerMut, int, kernel_arguments,
 };
 use crate::backend::cuda::device::rows::Rows;
-use crate::backend::cuda::device::{Argument, Arguments, Device, check_len};
+use crate::backend::cuda::device::{Device, check_len};
 use crate::error::Result;
 
 kernel_arguments! {
@@ -174,13 +174,6 @@ impl<'a> Norm<'a> {
     }
 }
 
-impl Arguments {
-    /// The four columns of a normalisation, in the order in which every kernel takes them.
-    pub(crate) fn add_norm(self, norm: Norm<'_>) -> Self {
-        self.add(norm.mean).add(norm.rstd).add(norm.weight).add(norm.bias)
-    }
-}
-
 /// Where statistics go.
 #[derive(Debug)]
 pub struct Statistics<'a> {
@@ -242,13 +235,6 @@ impl<T: StoredElement> NormBackward<'_, T> {
         check_len("batch_norm_backward: d", self.d.len(), rows * T::stride(columns));
         check_len("batch_norm_backward: z", self.z.len(), rows * T::stride(columns));
         check_len("batch_norm_backward: terms", self.terms.len(), 2 * columns);
-    }
-}
-
-impl Arguments {
-    /// d, z, the norm and what is subtracted, in the order in which every kernel takes them.
-    pub(crate) fn add_norm_backward<T: StoredElement>(self, of: &NormBackward<'_, T>) -> Self {
-        self.add(of.d.as_slice()).add(of.z).add_norm(of.norm).add(of.terms)
     }
 }
 
@@ -366,59 +352,6 @@ impl NormGradientArguments {
             batch_statistics: batch_statistics.into(),
             reserved: 0,
         })
-    }
-}
-
-impl Arguments {
-    /// A `ColumnMemory`: of sums over up to `rows` rows, or null where none are wanted.
-    fn add_sums(self, device: &Device, sums: Option<&mut Sums>, rows: usize, columns: usize) -> Result<Self> {
-        let Some(sums) = sums else { return Ok(self.add_nulls(3)) };
-        sums.reserve(device, rows, columns)?;
-        let arguments = self.add(sums.partials.slice(0..sums.partials.len()));
-        let arguments = arguments.add(sums.groups.slice(0..sums.groups.len()));
-        Ok(arguments.add(sums.tickets.slice(0..sums.tickets.len())))
-    }
-
-    pub(crate) fn add_nulls(self, count: usize) -> Self {
-        (0..count).fold(self, |arguments, _| arguments.add(Argument::Address(0)))
-    }
-
-    /// Memory and results of a block's statistics, over up to `rows` rows; null where none are wanted.
-    pub(crate) fn add_statistics(
-        self,
-        device: &Device,
-        statistics: Option<BatchStatistics<'_>>,
-        rows: usize,
-        columns: usize,
-    ) -> Result<Self> {
-        let Some(BatchStatistics { mut to, mut running_mean, mut running_var, sums }) = statistics else {
-            return Ok(self.add_nulls(7));
-        };
-        check_len("batch_norm: mean", to.mean.len(), columns);
-        check_len("batch_norm: rstd", to.rstd.len(), columns);
-        check_len("batch_norm: running_mean", running_mean.len(), columns);
-        check_len("batch_norm: running_var", running_var.len(), columns);
-        let arguments = self.add_sums(device, Some(sums), rows, columns)?;
-        let arguments = arguments.add(&mut to.mean).add(&mut to.rstd);
-        Ok(arguments.add(&mut running_mean).add(&mut running_var))
-    }
-
-    /// Memory and results of a norm's backward, over up to `rows` rows; null where none are wanted.
-    pub(crate) fn add_norm_gradient(
-        self,
-        device: &Device,
-        gradient: Option<NormGradient<'_>>,
-        rows: usize,
-        columns: usize,
-    ) -> Result<Self> {
-        let Some(NormGradient { mut weight, mut bias, batch_statistics, sums }) = gradient else {
-            return Ok(self.add_nulls(6).add(0));
-        };
-        check_len("batch_norm: d_weight", weight.len(), columns);
-        check_len("batch_norm: d_bias", bias.len(), columns);
-        let arguments = self.add_sums(device, Some(&mut *sums), rows, columns)?;
-        let arguments = arguments.add(&mut weight).add(&mut bias);
-        Ok(arguments.add(sums.terms.slice(0..2 * columns)).add(usize::from(batch_statistics)))
     }
 }
 

@@ -73,18 +73,17 @@ impl Function {
     /// # Safety
     /// As for [`super::Driver::launch`].
     pub(super) unsafe fn run(self, launch: Launch<'_>, seed: u64) -> Result<()> {
-        let Launch { kernel, blocks, parameters } = launch;
-        let arguments: Vec<*const c_void> = parameters.iter().map(|bytes| bytes.as_ptr().cast()).collect();
-        let argument_bytes: Vec<usize> = parameters.iter().map(|bytes| bytes.len()).collect();
+        let Launch { kernel, blocks, arguments } = launch;
+        let (address, bytes): (*const c_void, usize) = (arguments.as_ptr().cast(), arguments.len());
         let mut message: [c_char; 512] = [0; 512];
         let launch = CLaunch {
             kernel: self.0,
             blocks,
             threads: kernel.threads,
             dynamic_shared_bytes: kernel.dynamic_shared_bytes as usize,
-            arguments: arguments.as_ptr(),
-            argument_bytes: argument_bytes.as_ptr(),
-            argument_count: arguments.len(),
+            arguments: &address,
+            argument_bytes: &bytes,
+            argument_count: 1,
             seed,
             message: message.as_mut_ptr(),
             message_bytes: message.len(),

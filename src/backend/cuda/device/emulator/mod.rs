@@ -244,8 +244,4 @@ impl Driver for Emulator {
     fn properties(&self) -> Result<Properties> {
         Ok(Properties { name: "emulator".into(), gpu: false, multiprocessors: 1, l2_bytes: 0 })
     }
-
-    fn free_bytes(&self) -> Result<usize> {
-        Ok(usize::MAX)
-    }
 }

@@ -19,8 +19,8 @@ pub use forward::{
 pub(crate) use kernels::{BF16_FILE, BF16X3_FILE, FP32_FILE};
 pub use matrix::{Matrix, MatrixMut};
 
+use crate::backend::cuda::device::Device;
 use crate::backend::cuda::device::rows::Rows;
-use crate::backend::cuda::device::{Arguments, Device};
 use crate::backend::cuda::launchers::batch_norm::{Norm, NormBackward, batch_norm_backward};
 use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::error::Result;
@@ -156,15 +156,6 @@ impl<T: StoredElement> Gradient<'_, T> {
         assert!(of.rows >= rows && !of.lines.is_split(), "a gradient of {rows} rows that is not split");
         assert_eq!(of.columns, columns, "columns of a gradient");
         of.lines.stride
-    }
-}
-
-impl Arguments {
-    pub(crate) fn add_gradient<T: StoredElement>(self, d_y: &Gradient<'_, T>) -> Self {
-        match d_y {
-            Gradient::Values(d_y) => self.add(d_y.values()),
-            Gradient::ThroughNorm(of) => self.add_norm_backward(of),
-        }
     }
 }
 
