@@ -1,7 +1,7 @@
 // ceilings: arithmetic without memory accesses, to measure the highest rates that a GPU reaches.
 //   ceiling_fma  FMA_CHAINS numbers per thread; each step s = s factor + addend; then their sum
-//   ceiling_mma  MMA_CHAINS tiles [16, 8] per warp; each step d += a b in bf16, with constant fragments a and b; then the sum
-//                of a thread's values
+//   ceiling_mma  MMA_CHAINS tiles [16, 8] per warp; each step d += a b in bf16, with constant fragments a and b; then
+//                the sum of a thread's values
 // in   factor, addend; a, b: a pair of bf16, the value of every register of the fragments
 // out  sums [threads of the grid], written so that the compiler keeps every step
 // grid any; the chains are independent, so that they hide an instruction's latency

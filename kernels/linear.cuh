@@ -1,37 +1,40 @@
-// linear: the products of a linear layer y = x W^T without bias, and what is fused with them. One file per number format
-// of the operands: linear_fp32.cu, linear_bf16.cu, linear_bf16x3.cu. A kernel's name ends in its format and tile: _bf16_64.
+// linear: the products of a linear layer y = x W^T without bias, and what is fused with them. One file per number
+// format of the operands: linear_fp32.cu, linear_bf16.cu, linear_bf16x3.cu. A kernel's name ends in its format and
+// tile: _bf16_64.
 //   linear_forward              y = x W^T, and the statistics of y
 //   linear_forward_norm         y = relu(norm(x)) W^T, and the statistics of y; the activated x is never stored
-//   linear_forward_unit         y = (u / |u|) W^T by row, where u = relu(norm(x)), and the lengths |u|. The product finds the
-//                               lengths while it passes over u, and divides what it stores
+//   linear_forward_unit         y = (u / |u|) W^T by row, where u = relu(norm(x)), and the lengths |u|. The product
+//                               finds the lengths while it passes over u, and divides what it stores
 //   linear_forward_gather       y[r] = x[r] W^T + P[subject(r), 0..O] + P[object(r), O..2 O], and the statistics of y
 //   linear_forward_gather_norm  the same with relu(norm(x))
 //   linear_forward_two          two independent products in one launch
 //   linear_backward             d_x = d_y W and d_W = d_y^T x in one launch
 //   linear_backward_norm        the same where x is relu(norm(z)), and the sums of this norm's backward
 //   linear_backward_unit        the backward of linear_forward_unit: d_y is divided by |u| already, and
-//                               d_u = d_y W - along u by row. edge_hidden.cu computes `along`. Also the sums of the norm's
-//                               backward
+//                               d_u = d_y W - along u by row. edge_hidden.cu computes `along`. Also the sums of the
+//                               norm's backward
 //   linear_backward_through_norm, linear_backward_norm_through_norm
-//                               linear_backward and linear_backward_norm where d_y is what batch norm's backward makes of a
-//                               gradient d and of the layer's own z: no d_z is stored
-//   linear_backward_states      linear_backward_unit of nodes and linear_backward_norm_through_norm of edges in one launch
-// in   linear_arguments.cuh. Matrices have row strides, so that some columns of a wider matrix are a matrix too. R lies in
-//      device memory (common.cuh)
-// out  overwritten. The last block of a strip of columns merges the columns' sums (column_sums.cuh); the last block of a
-//      tile of d_W adds up its parts, each the sum over some rows
+//                               linear_backward and linear_backward_norm where d_y is what batch norm's backward makes
+//                               of a gradient d and of the layer's own z: no d_z is stored
+//   linear_backward_states      linear_backward_unit of nodes and linear_backward_norm_through_norm of edges in one
+//                               launch
+// in   linear_arguments.cuh. Matrices have row strides, so that some columns of a wider matrix are a matrix too. R lies
+//      in device memory (common.cuh)
+// out  overwritten. The last block of a strip of columns merges the columns' sums (column_sums.cuh); the last block of
+//      a tile of d_W adds up its parts, each the sum over some rows
 // grid forward: x tiles of columns, y tiles of rows; linear_forward_two: the first product's tiles row by row, then the
 //      second's. backward: d_x's tiles row by row, then d_W's tiles, part by part. Blocks beyond R have nothing to do
-// sums products in the order of the inner dimension, columns' sums and parts in the order of rows: bit-reproducible. The
-//      parts follow from R alone
-// cost 2 R I O flops per product, three times as many for bf16x3; all but fp32 run on the tensor cores. A tile of n x n reads
-//      2 n values per n^2 multiply-adds: in fp32 32 (n = 64) or 64 (n = 128) flops per byte from L2, in bf16 twice as many
+// sums products in the order of the inner dimension, columns' sums and parts in the order of rows: bit-reproducible.
+//      The parts follow from R alone
+// cost 2 R I O flops per product, three times as many for bf16x3; all but fp32 run on the tensor cores. A tile of n x n
+//      reads 2 n values per n^2 multiply-adds: in fp32 32 (n = 64) or 64 (n = 128) flops per byte from L2, in bf16
+//      twice as many
 //
 // Two tiles. 64 x 64 while there are few tiles: [1056, 300] x [300, 512], at 16 triples, makes 136 of them for 132
 // multiprocessors, but only 36 of 128 x 128. 128 x 128, with half the traffic per product, once these fill the GPU. The
-// kernels through norm have the smaller tile only: more and larger tiles would normalise the same values again and again.
-// Registers are bounded so that 512 threads share a multiprocessor in bf16 and 384 in bf16x3 (so one block of the larger
-// tile): one block's copies hide behind another's products.
+// kernels through norm have the smaller tile only: more and larger tiles would normalise the same values again and
+// again. Registers are bounded so that 512 threads share a multiprocessor in bf16 and 384 in bf16x3 (so one block of
+// the larger tile): one block's copies hide behind another's products.
 #pragma once
 
 #include "linear_arguments.cuh"
@@ -39,8 +42,8 @@
 #include "matmul_fma.cuh"
 #include "matmul_tensor.cuh"
 
-// A stage holds 64 bytes of each row. In bf16 that is 32 inner steps between two barriers, in bf16x3 16. Four stages fit
-// into shared memory.
+// A stage holds 64 bytes of each row. In bf16 that is 32 inner steps between two barriers, in bf16x3 16. Four stages
+// fit into shared memory.
 template <class Value> struct Tiles {
     static constexpr int inner = 64 / int(sizeof(Value));
     using Small = Shape<64, 64, inner, 4, 2, 2>;
@@ -144,8 +147,8 @@ struct RowParts {
 };
 
 // `most_large_parts`, which suit the larger tile, if d_x has enough larger tiles (0: never). Otherwise `most_parts`, or
-// fewer so that each gets enough rows. The number of rows alone decides, not the tile that runs, which depends on the grid's
-// bound: so the bound changes no bits.
+// fewer so that each gets enough rows. The number of rows alone decides, not the tile that runs, which depends on the
+// grid's bound: so the bound changes no bits.
 __device__ __forceinline__ RowParts row_parts(int rows, int inputs, int most_parts, int most_large_parts) {
     int large_tiles = (rows + LARGE_TILE - 1) / LARGE_TILE * ((inputs + LARGE_TILE - 1) / LARGE_TILE);
     bool large = most_large_parts > 0 && large_tiles >= ENOUGH_BLOCKS;
@@ -222,11 +225,13 @@ template <class Core> __device__ __forceinline__ void linear_forward(const Linea
     forward<Core, Parts::TWO>(args.product, NoNorm{}, Alone{}, statistics(args.statistics));
 }
 
-template <class Core> __device__ __forceinline__ void linear_forward_norm(const LinearForwardNorm<ValueOf<Core>> &args) {
+template <class Core>
+__device__ __forceinline__ void linear_forward_norm(const LinearForwardNorm<ValueOf<Core>> &args) {
     forward<Core, Parts::ONE>(args.product, args.norm.rows(), Alone{}, statistics(args.statistics));
 }
 
-template <class Core> __device__ __forceinline__ void linear_forward_unit(const LinearForwardUnit<ValueOf<Core>> &args) {
+template <class Core>
+__device__ __forceinline__ void linear_forward_unit(const LinearForwardUnit<ValueOf<Core>> &args) {
     const ForwardArguments<ValueOf<Core>> &of = args.product;
     Place place = forward_place<Core>(of);
     if (place.first_row < place.rows) { // or the whole block leaves

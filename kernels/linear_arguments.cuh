@@ -1,5 +1,5 @@
-// linear_arguments: the argument structs of the linear kernels, as src/backend/cuda/launchers/linear/arguments.rs has them.
-// Letters: R rows, I inputs, O outputs of a layer.
+// linear_arguments: the argument structs of the linear kernels, as src/backend/cuda/launchers/linear/arguments.rs has
+// them. Letters: R rows, I inputs, O outputs of a layer.
 #pragma once
 
 #include "norm_arguments.cuh"

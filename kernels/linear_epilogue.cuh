@@ -1,5 +1,6 @@
 // linear_epilogue: what becomes of a tile's products (linear.cuh), in chunks of 64 rows as a core leaves them:
-//   what is stored   the product itself, or with what an edge gathers, or over its row's length, or less what lies along u
+//   what is stored   the product itself, or with what an edge gathers, or over its row's length, or less what lies
+//                    along u
 //   column sums      over the chunk, of the values as they are stored: statistics, or those of batch norm's backward
 //   the merge        of the chunks' sums, by the last block of these columns (column_sums.cuh)
 #pragma once
@@ -59,8 +60,8 @@ struct Statistics {
     }
 };
 
-// The backward of relu(norm(z)), given the gradient with respect to its output: sums of d and of d (z - mean), where d is
-// that gradient where the ReLU passed, and 0 elsewhere.
+// The backward of relu(norm(z)), given the gradient with respect to its output: sums of d and of d (z - mean), where d
+// is that gradient where the ReLU passed, and 0 elsewhere.
 template <class T> struct BackwardSums {
     ColumnMemory memory;
     BackwardMerge merge;
@@ -97,8 +98,8 @@ template <class T> struct BackwardSums {
 };
 
 // ---- what is stored ---------------------------------------------------------------------------------------------
-// `at_once`: as many rows are loaded before the first of them is stored, as registers allow. `reads_row_of_sums`: needs the
-// sums' Row even where no sums are wanted.
+// `at_once`: as many rows are loaded before the first of them is stored, as registers allow. `reads_row_of_sums`: needs
+// the sums' Row even where no sums are wanted.
 
 // The product itself,
 struct Alone {
@@ -210,8 +211,8 @@ template <class T> struct Output {
     }
 };
 
-// Stores neighbouring columns, of which only the first one may exist, and rounds `values` to what was stored. Lines of bf16
-// begin at multiples of 16 bytes.
+// Stores neighbouring columns, of which only the first one may exist, and rounds `values` to what was stored. Lines of
+// bf16 begin at multiples of 16 bytes.
 __device__ __forceinline__ void store_columns(float *to, float (&values)[1], bool) { *to = values[0]; }
 __device__ __forceinline__ void store_columns(bf16 *to, float (&values)[2], bool both) {
     unsigned pair = pack_bf16(values[0], values[1]);
@@ -245,8 +246,8 @@ __device__ __forceinline__ void finish_chunk(float *memory, const Output<T> &out
             of_column[i].begin(sums, min(column + i, place.columns - 1));
             add_column[i].begin(add, min(column + i, place.columns - 1));
         }
-        // The compiler may not move a load ahead of a store, which might write what is loaded: a group of rows is loaded
-        // before any of them is stored.
+        // The compiler may not move a load ahead of a store, which might write what is loaded: a group of rows is
+        // loaded before any of them is stored.
         for (int first = thread.lane; first < count; first += group * rows_at_once) {
             typename Sums::Row of_row[group][each] = {};
             typename Add::Row add_row[group][each] = {};

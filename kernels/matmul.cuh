@@ -1,7 +1,7 @@
-// matmul: what the cores of a product share. A block computes a tile of out [rows, columns] = a [rows, inner] b [columns,
-// inner]^T, on the tensor cores (matmul_tensor.cuh) or by fused multiply-adds (matmul_fma.cuh). A core leaves the tile in
-// shared memory in chunks of 64 rows and calls its `finish` for each: there whole rows are stored at once, and a column's
-// sums over the chunk are made on the way (linear_epilogue.cuh).
+// matmul: what the cores of a product share. A block computes a tile of out [rows, columns] = a [rows, inner] b
+// [columns, inner]^T, on the tensor cores (matmul_tensor.cuh) or by fused multiply-adds (matmul_fma.cuh). A core leaves
+// the tile in shared memory in chunks of 64 rows and calls its `finish` for each: there whole rows are stored at once,
+// and a column's sums over the chunk are made on the way (linear_epilogue.cuh).
 #pragma once
 
 #include "column_sums.cuh"
@@ -24,8 +24,8 @@ template <class T> constexpr bool reads_z<NormBackward<T>> = true;
 // The split of a matrix in one part: beyond every line.
 constexpr int NO_SPLIT = 0x7fffffff;
 
-// An operand in memory: lines of values that are `stride` apart. Lines from `split` on lie `jump` values further, so that
-// two parts of a wider matrix are one matrix, one part above the other.
+// An operand in memory: lines of values that are `stride` apart. Lines from `split` on lie `jump` values further, so
+// that two parts of a wider matrix are one matrix, one part above the other.
 template <class T, class Norm> struct Operand {
     const T *values;
     int stride, split;
@@ -42,9 +42,9 @@ template <class T> __device__ __forceinline__ Operand<T, NoNorm> z_of(const Oper
     return {from.norm.z, from.stride, from.split, from.jump, NoNorm{}};
 }
 
-// Shared memory of a block's tile. Four blocks of the smaller tile fit beside each other on every GPU but the smallest, two
-// of the larger one. The larger one exceeds what static shared memory allows: it is dynamic, and the launcher passes its
-// size.
+// Shared memory of a block's tile. Four blocks of the smaller tile fit beside each other on every GPU but the smallest,
+// two of the larger one. The larger one exceeds what static shared memory allows: it is dynamic, and the launcher
+// passes its size.
 constexpr int SMALL_TILE_BYTES = 40960, LARGE_TILE_BYTES = 81920;
 constexpr int LARGE_TILE = 128; // rows and columns; the launcher has this number too
 
@@ -58,9 +58,9 @@ struct NoLengths {
     static constexpr bool wanted = false;
 };
 
-// or the divisors of an l2 normalisation, written to `to`. If `to` is null, all divisors are 1. Neighbouring threads share
-// a row: each takes the same columns of every 16. So the order of the sums follows from the number of threads per row, which
-// is the same for both tiles of a format.
+// or the divisors of an l2 normalisation, written to `to`. If `to` is null, all divisors are 1. Neighbouring threads
+// share a row: each takes the same columns of every 16. So the order of the sums follows from the number of threads per
+// row, which is the same for both tiles of a format.
 template <class Shape> struct RowLengths {
     static constexpr bool wanted = true;
     static constexpr int STEPS = 16, lanes = Shape::threads / Shape::rows, steps_each = STEPS / lanes;
@@ -80,8 +80,8 @@ template <class Shape> struct RowLengths {
             }
         }
     }
-    // Writes the tile's divisors by row to `of_tile`, in shared memory. The blocks of the first columns also write them to
-    // `to`.
+    // Writes the tile's divisors by row to `of_tile`, in shared memory. The blocks of the first columns also write them
+    // to `to`.
     __device__ __forceinline__ void finish(float *of_tile, const Place &place) {
 #pragma unroll
         for (int bit = lanes / 2; bit > 0; bit /= 2) {

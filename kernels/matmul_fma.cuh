@@ -1,7 +1,7 @@
 // matmul_fma: a block's tile of a product in single precision, without tensor cores.
 //
-// 256 threads compute 64 x 64 values, 4 x 4 each. They walk the inner dimension in steps of 16 through shared memory, where
-// both operands lie inner dimension first. Sums in the order of the inner dimension: bit-reproducible.
+// 256 threads compute 64 x 64 values, 4 x 4 each. They walk the inner dimension in steps of 16 through shared memory,
+// where both operands lie inner dimension first. Sums in the order of the inner dimension: bit-reproducible.
 #pragma once
 
 #include "matmul.cuh"

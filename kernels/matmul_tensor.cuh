@@ -1,6 +1,7 @@
 // matmul_tensor: a block's tile of a product on the tensor cores.
 //
-//   copies      stored values, global -> shared memory, some stages ahead (cp.async); zeros beyond the inner dimension's end
+//   copies      stored values, global -> shared memory, some stages ahead (cp.async); zeros beyond the inner
+//               dimension's end
 //   operands    batch norm and ReLU, or batch norm's backward, in shared memory, by the thread that copied the values
 //   fragments   shared memory -> registers: 16 x 16 values of an operand for a warp, in the tensor cores' format
 //   sums        f32, in the order of the inner dimension: bit-reproducible
@@ -22,8 +23,8 @@ template <int rows_, int columns_, int inner_, int stages_, int warps_down_, int
     static_assert(warp_rows % 16 == 0 && warp_columns % 16 == 0 && inner % 16 == 0, "whole fragments");
 };
 
-// An operand's stage in shared memory. The padding puts 8 rows of 16 bytes (ldmatrix), or the 4 x 8 values of 32 bits that a
-// warp reads at once, into different banks.
+// An operand's stage in shared memory. The padding puts 8 rows of 16 bytes (ldmatrix), or the 4 x 8 values of 32 bits
+// that a warp reads at once, into different banks.
 template <class T, Order order, int outer, int inner> struct Stage {
     static constexpr int lines = order == INNER_LAST ? outer : inner;
     static constexpr int line = order == INNER_LAST ? inner : outer; // values side by side
@@ -32,14 +33,14 @@ template <class T, Order order, int outer, int inner> struct Stage {
     static constexpr int values = lines * stride;
 };
 
-// A stage of the matrix z beside an operand's d. Only the thread that copied a piece of z reads it, so z needs no padding.
-// The piece is read before the barrier that frees the operand's stage, so z needs one stage less.
+// A stage of the matrix z beside an operand's d. Only the thread that copied a piece of z reads it, so z needs no
+// padding. The piece is read before the barrier that frees the operand's stage, so z needs one stage less.
 template <class Stage> struct StageBeside {
     static constexpr int lines = Stage::lines, line = Stage::line, stride = line, values = lines * stride;
 };
 
-// The part of an operand's 16 x 16 values that lane 4 g + t holds. The inner steps may come in any order that is the same
-// for both operands.
+// The part of an operand's 16 x 16 values that lane 4 g + t holds. The inner steps may come in any order that is the
+// same for both operands.
 template <class T> struct Fragment;
 // [i][j] is row g + 8 i, inner step t + 4 j.
 template <> struct Fragment<float> {
@@ -52,8 +53,8 @@ template <> struct Fragment<bf16> {
 
 // ---- number formats ---------------------------------------------------------------------------------------------
 
-// `factor`: a fragment in the format. `multiply_add`: d [16, 8] += a b for b's columns 8 i..8 i + 8. `threads`: the number of
-// threads that share a multiprocessor's 65,536 registers.
+// `factor`: a fragment in the format. `multiply_add`: d [16, 8] += a b for b's columns 8 i..8 i + 8. `threads`: the
+// number of threads that share a multiprocessor's 65,536 registers.
 
 // Values are stored in bf16.
 struct Bf16 {
@@ -147,7 +148,7 @@ __device__ __forceinline__ NormBackwardFour load_for_step(const NormBackwardRows
 template <int bytes, class Stage, Order order, int threads, class T> struct Copies {
     static constexpr int width = bytes / int(sizeof(T)), per_line = Stage::line / width;
     static constexpr int lines_at_once = threads / per_line, lines_each = Stage::lines / lines_at_once;
-    static_assert(threads % per_line == 0 && Stage::lines % lines_at_once == 0, "the same number of lines for every thread");
+    static_assert(threads % per_line == 0 && Stage::lines % lines_at_once == 0, "the same lines for every thread");
     int first_line, at, lines, first, end;
 
     __device__ __forceinline__ Copies(const Piece &of)
@@ -156,8 +157,8 @@ template <int bytes, class Stage, Order order, int threads, class T> struct Copi
           first(order == INNER_LAST ? of.first_inner : of.first_outer),
           end(order == INNER_LAST ? of.inner_end : of.outer_end) {}
 
-    // Results of lines or columns beyond the outer end are never stored. There the last ones are copied again, so that their
-    // addresses need no test.
+    // Results of lines or columns beyond the outer end are never stored. There the last ones are copied again, so that
+    // their addresses need no test.
     template <class Norm>
     __device__ __forceinline__ void begin(T *stage, const Operand<T, Norm> &from, const Piece &of) const {
         int columns = min(max(of.inner_end - of.first_inner - at, 0), width);
@@ -176,8 +177,8 @@ template <int bytes, class Stage, Order order, int threads, class T> struct Copi
         }
     }
 
-    // Applies relu(norm(.)) to what this thread copied, after its copies were waited for: each value once, without another
-    // barrier.
+    // Applies relu(norm(.)) to what this thread copied, after its copies were waited for: each value once, without
+    // another barrier.
     __device__ __forceinline__ void apply(T *stage, const NormRows &norm) const {
         auto load = [&](int column, int end) { return load_for_step(norm, column, end); };
         each_four<2>(load, [&](const NormFour &of, int line, int in_line) {
@@ -200,9 +201,9 @@ template <int bytes, class Stage, Order order, int threads, class T> struct Copi
     }
 
   private:
-    // Calls `run` for the thread's columns, four at a time (or the one that 4 bytes hold), in each of its lines, with what
-    // `load` gives for these columns. Eight columns of bf16 are one or two fours at once, as registers allow. Zeros beyond
-    // the ends stay.
+    // Calls `run` for the thread's columns, four at a time (or the one that 4 bytes hold), in each of its lines, with
+    // what `load` gives for these columns. Eight columns of bf16 are one or two fours at once, as registers allow.
+    // Zeros beyond the ends stay.
     template <int at_once, class Load, class Do> __device__ __forceinline__ void each_four(Load load, Do run) const {
         int column = first + at;
         if (column >= end) {
@@ -236,8 +237,8 @@ template <int bytes, class Stage, Order order, int threads, class T> struct Copi
     }
 };
 
-// Whether every line begins at a multiple of 16 bytes, so that 16 bytes are copied at a time. In bf16 always: its rows are
-// padded (stored.cuh).
+// Whether every line begins at a multiple of 16 bytes, so that 16 bytes are copied at a time. In bf16 always: its rows
+// are padded (stored.cuh).
 template <class Norm> __device__ __forceinline__ bool takes_wide_copies(const Operand<float, Norm> &from) {
     return reinterpret_cast<size_t>(from.values) % 16 == 0 && from.stride % 4 == 0 && from.jump % 4 == 0;
 }
@@ -329,8 +330,9 @@ __device__ __forceinline__ void load_fragment(Fragment<float> &to, const float *
     }
 }
 
-// The instruction takes neighbouring registers, those of one load. Of a it takes four: rows 0 and 8, then the same 8 steps
-// later. Of b it takes two for each 8 rows: the steps. Loaded in another order, registers would be moved before each product.
+// The instruction takes neighbouring registers, those of one load. Of a it takes four: rows 0 and 8, then the same 8
+// steps later. Of b it takes two for each 8 rows: the steps. Loaded in another order, registers would be moved before
+// each product.
 template <class Stage, Order order, Side side>
 __device__ __forceinline__ void load_fragment(Fragment<bf16> &to, const bf16 *stage, int outer, int inner) {
     int lane = threadIdx.x % WARP_LANES, second = lane / 8 % 2 * 8, fourth = lane / 16 * 8;
@@ -361,8 +363,8 @@ template <class Shape_, class Format> struct TensorCore {
     static constexpr int first_length = CHUNK_ROWS * tile_stride; // where the rows' lengths begin, behind a chunk
     static_assert((first_length + Shape::rows) * int(sizeof(float)) <= memory_bytes, "room for a chunk");
 
-    // Computes the block's tile. Calls finish(chunk) for each 64 rows, when they lie in `memory`, with the lengths of a's rows
-    // if these are wanted.
+    // Computes the block's tile. Calls finish(chunk) for each 64 rows, when they lie in `memory`, with the lengths of
+    // a's rows if these are wanted.
     template <Order order_a, Order order_b, class NormA, class NormB, class Lengths, class Finish>
     static __device__ __forceinline__ void multiply(float *memory, Operand<Value, NormA> a, Operand<Value, NormB> b,
                                                     Place place, Lengths lengths, Finish finish) {

@@ -1,4 +1,5 @@
-// norm_arguments: batch norm's parts of kernels' argument structs, as src/backend/cuda/launchers/norm_arguments.rs has them.
+// norm_arguments: batch norm's parts of kernels' argument structs, as src/backend/cuda/launchers/norm_arguments.rs has
+// them.
 #pragma once
 
 #include "column_sums.cuh"

@@ -1,6 +1,6 @@
-// tensor_core: the tensor cores' instructions and asynchronous copies, one thin function each. With nvcc they are PTX for
-// sm_80 and up. Without, they are the emulator's (emulator/tensor_core.h), which also finds missing waits and misaligned
-// addresses.
+// tensor_core: the tensor cores' instructions and asynchronous copies, one thin function each. With nvcc they are PTX
+// for sm_80 and up. Without, they are the emulator's (emulator/tensor_core.h), which also finds missing waits and
+// misaligned addresses.
 //
 // Fragments (PTX ISA, "Matrix fragments for mma.m16n8k16"). Lane = 4 g + t, g = 0..7, t = 0..3; a pair of
 // bf16 lies in one register, the lower column (for b: row) in the lower half.
@@ -65,9 +65,9 @@ __device__ __forceinline__ void load_matrix_x4_transposed(unsigned (&to)[4], con
 #endif
 }
 
-// Begins a copy of 16 or 4 bytes from global to shared memory; both addresses are aligned to the same number of bytes. Bytes
-// from `valid_bytes` on become zero; if it is 0, `from` is not read. Copies of 16 bytes bypass the first-level cache, since
-// the next reader is another block.
+// Begins a copy of 16 or 4 bytes from global to shared memory; both addresses are aligned to the same number of bytes.
+// Bytes from `valid_bytes` on become zero; if it is 0, `from` is not read. Copies of 16 bytes bypass the first-level
+// cache, since the next reader is another block.
 template <int bytes>
 __device__ __forceinline__ void copy_async(void *to, const void *from, int valid_bytes CALL_LINE) {
     static_assert(bytes == 16 || bytes == 4, "cp.async with and without .cg");
@@ -95,8 +95,8 @@ __device__ __forceinline__ void commit_copies() {
 #endif
 }
 
-// Waits until at most the latest `groups` of the thread's groups are in flight. Other threads see the copied values after a
-// barrier.
+// Waits until at most the latest `groups` of the thread's groups are in flight. Other threads see the copied values
+// after a barrier.
 template <int groups> __device__ __forceinline__ void wait_copies() {
 #ifdef __CUDACC__
     asm volatile("cp.async.wait_group %0;" ::"n"(groups) : "memory");

@@ -1,5 +1,5 @@
-//! ceilings: the highest rates that a device reaches, by arithmetic without memory accesses (`kernels/ceilings.cu`) and by
-//! copies without arithmetic.
+//! ceilings: the highest rates that a device reaches, by arithmetic without memory accesses (`kernels/ceilings.cu`) and
+//! by copies without arithmetic.
 
 use crate::backend::cuda::device::Device;
 use crate::backend::cuda::device::buffer::SliceMut;
@@ -43,8 +43,8 @@ const CEILING_MMA: Kernel<CeilingMma> = Kernel::new("ceiling_mma", [THREADS, 1, 
 pub(crate) const FILE: KernelFile =
     KernelFile { name: "ceilings", kernels: &[CEILING_FMA.info(), CEILING_MMA.info()] };
 
-/// Runs chains of fused multiply-adds, `steps` in each: `s = s factor + addend`. `sums` has one number per thread, a multiple
-/// of 256. Returns the number of floating-point operations.
+/// Runs chains of fused multiply-adds, `steps` in each: `s = s factor + addend`. `sums` has one number per thread, a
+/// multiple of 256. Returns the number of floating-point operations.
 pub fn ceiling_fma(
     device: &Device,
     sums: &mut SliceMut<'_, f32>,
@@ -59,8 +59,8 @@ pub fn ceiling_fma(
     Ok((2 * FMA_CHAINS * steps * threads) as u64)
 }
 
-/// Runs chains of tensor-core products of bf16 fragments, `steps` in each. All values of the left fragments are `a`, all
-/// values of the right ones `b`, both cut to bf16. Otherwise like [`ceiling_fma`].
+/// Runs chains of tensor-core products of bf16 fragments, `steps` in each. All values of the left fragments are `a`,
+/// all values of the right ones `b`, both cut to bf16. Otherwise like [`ceiling_fma`].
 pub fn ceiling_mma(
     device: &Device,
     sums: &mut SliceMut<'_, f32>,

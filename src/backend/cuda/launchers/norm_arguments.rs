@@ -27,7 +27,8 @@ kernel_arguments! {
         running_var: PointerMut<f32>,
     }
 
-    /// What the backward of relu(norm(z)) sums over rows and the memory of these sums; all null where no sums are wanted.
+    /// What the backward of relu(norm(z)) sums over rows and the memory of these sums; all null where no sums are
+    /// wanted.
     pub(crate) struct NormGradientArguments {
         /// `[chunks, 2, C]`.
         partials: PointerMut<f32>,

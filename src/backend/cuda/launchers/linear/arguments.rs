@@ -1,5 +1,5 @@
-//! The argument structs of the linear kernels (`kernels/linear_arguments.cuh`). Letters: R rows, I inputs, O outputs of a
-//! layer.
+//! The argument structs of the linear kernels (`kernels/linear_arguments.cuh`). Letters: R rows, I inputs, O outputs of
+//! a layer.
 
 use crate::backend::cuda::device::kernel::{Pointer, PointerMut, kernel_arguments};
 use crate::backend::cuda::launchers::norm_arguments::{

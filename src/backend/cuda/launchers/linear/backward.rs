@@ -18,9 +18,9 @@ use crate::backend::cuda::launchers::norm_arguments::NormGradientArguments;
 use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::error::Result;
 
-/// Into how many parts a weight's gradient is cut, each the sum over some rows: as many as make their tiles fill a GPU, if
-/// each gets enough rows. The kernels derive the parts from the number of rows alone (`row_parts` in `kernels/linear.cuh`), so
-/// that neither the tile nor the grid's bound changes a bit.
+/// Into how many parts a weight's gradient is cut, each the sum over some rows: as many as make their tiles fill a GPU,
+/// if each gets enough rows. The kernels derive the parts from the number of rows alone (`row_parts` in
+/// `kernels/linear.cuh`), so that neither the tile nor the grid's bound changes a bit.
 #[derive(Clone, Copy)]
 struct Parts {
     inputs: usize,
@@ -169,21 +169,21 @@ pub struct Unit<'a, T> {
     pub z: Matrix<'a, T>,
     /// The norm of z.
     pub norm: Norm<'a>,
-    /// `[R]`: u times this number is subtracted from each row of the gradient with respect to u; none if the forward pass
-    /// divided by no lengths.
+    /// `[R]`: u times this number is subtracted from each row of the gradient with respect to u; none if the forward
+    /// pass divided by no lengths.
     pub along: Option<Slice<'a, f32>>,
 }
 
-/// The backward of [`linear_forward_unit`](super::linear_forward_unit): d_y is already divided by the lengths, d_x is the
-/// gradient with respect to u.
+/// The backward of [`linear_forward_unit`](super::linear_forward_unit): d_y is already divided by the lengths, d_x is
+/// the gradient with respect to u.
 pub type UnitBackward<'a, T> = Backward<'a, T, Matrix<'a, T>, Unit<'a, T>>;
 /// The backward of [`linear_forward`](super::linear_forward).
 pub type InputBackward<'a, T> = Backward<'a, T, Gradient<'a, T>, Input<'a, T>>;
 /// The backward of [`linear_forward`](super::linear_forward) for an activated input.
 pub type ActivatedBackward<'a, T> = Backward<'a, T, Gradient<'a, T>, (Matrix<'a, T>, Norm<'a>)>;
 
-/// `d_x = d_y weight` and `d_weight = d_y^T x`; for an activated x also the sums of its norm's backward, if they are wanted.
-/// `parts` is memory for the parts of the sum over rows.
+/// `d_x = d_y weight` and `d_weight = d_y^T x`; for an activated x also the sums of its norm's backward, if they are
+/// wanted. `parts` is memory for the parts of the sum over rows.
 pub fn linear_backward<T: StoredElement>(
     device: &Device,
     format: Format,
@@ -205,8 +205,9 @@ pub fn linear_backward<T: StoredElement>(
     let (product, blocks) = products.arguments(format, tile, memory);
     let (kernels, grid) = (FormatKernels::<T>::of(format), Blocks::rows(blocks));
     let (of_tile, small_only) = (kernels.tile(tile), &kernels.small_only);
-    // SAFETY: shapes were checked; a matrix's slice holds its rows, a norm's its columns, the sums and the parts have room;
-    // what is written is borrowed mutably. Gradients through norm take the smaller tile: `for_input` left no large ones.
+    // SAFETY: shapes were checked; a matrix's slice holds its rows, a norm's its columns, the sums and the parts have
+    // room; what is written is borrowed mutably. Gradients through norm take the smaller tile: `for_input` left no
+    // large ones.
     unsafe {
         match (&d_y, x) {
             (Gradient::Values(_), Input::Values(_)) => {
@@ -251,9 +252,9 @@ pub fn linear_backward_unit<T: StoredElement>(
 /// [`linear_backward_unit`] of the nodes' states and [`linear_backward`] of the edges' states, with the bits of two
 /// launches. Both layers have the same number of inputs.
 ///
-/// Where the edges' d_y is made through norm, both share one launch. `edges.d_y` must be as [`Gradient::for_input`] left it:
-/// where that gave values, the matrix is large. There two launches cost little more, and the products take the larger tile,
-/// for which no kernel does both.
+/// Where the edges' d_y is made through norm, both share one launch. `edges.d_y` must be as [`Gradient::for_input`]
+/// left it: where that gave values, the matrix is large. There two launches cost little more, and the products take the
+/// larger tile, for which no kernel does both.
 pub fn linear_backward_states<T: StoredElement>(
     device: &Device,
     format: Format,

@@ -78,8 +78,8 @@ pub fn linear_forward<T: StoredElement>(
     let (kernels, blocks) = grid(format, &y);
     let statistics = StatisticsArguments::new(device, statistics, y.rows, y.columns)?;
     let mut product = Forward { rows, y, x: x.check(), weight };
-    // SAFETY: shapes were checked; a matrix's slice holds its rows, a norm's its columns, and the sums have room; what is
-    // written is borrowed mutably.
+    // SAFETY: shapes were checked; a matrix's slice holds its rows, a norm's its columns, and the sums have room; what
+    // is written is borrowed mutably.
     unsafe {
         match x {
             Input::Values(_) => {
@@ -95,8 +95,8 @@ pub fn linear_forward<T: StoredElement>(
     }
 }
 
-/// `y = (u / |u|) weight^T` by row, where `u [R, I] = relu(norm(z))` and `of.x` is z with its norm. Writes the divisors to
-/// `lengths [R]`: |u|, or the smallest value that an l2 normalisation divides by. Without lengths `y = u weight^T`.
+/// `y = (u / |u|) weight^T` by row, where `u [R, I] = relu(norm(z))` and `of.x` is z with its norm. Writes the divisors
+/// to `lengths [R]`: |u|, or the smallest value that an l2 normalisation divides by. Without lengths `y = u weight^T`.
 pub fn linear_forward_unit<T: StoredElement>(
     device: &Device,
     format: Format,

@@ -26,8 +26,8 @@ use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::error::Result;
 use matrix::Lines;
 
-/// Number of blocks that fill a large GPU twice, as in `kernels/linear.cuh`. A weight's gradient is split into parts until
-/// it has about as many blocks, and the larger tile is taken where it makes as many.
+/// Number of blocks that fill a large GPU twice, as in `kernels/linear.cuh`. A weight's gradient is split into parts
+/// until it has about as many blocks, and the larger tile is taken where it makes as many.
 const ENOUGH_BLOCKS: usize = 264;
 /// Smallest number of rows of a part, so that its product outweighs adding it up; as in `kernels/linear.cuh`.
 const LEAST_PART_ROWS: usize = 128;
@@ -123,9 +123,9 @@ pub enum Gradient<'a, T> {
 }
 
 impl<T: StoredElement> Gradient<'_, T> {
-    /// The gradient in the form that suits the gradient of an input `[rows, inputs]`. If that is large, a gradient through
-    /// norm is computed now and overwrites the one that it is made of: in the products every block would compute it again,
-    /// which costs more than the launch that it saves. The bits are the same either way.
+    /// The gradient in the form that suits the gradient of an input `[rows, inputs]`. If that is large, a gradient
+    /// through norm is computed now and overwrites the one that it is made of: in the products every block would
+    /// compute it again, which costs more than the launch that it saves. The bits are the same either way.
     pub fn for_input(self, device: &Device, rows: Rows<'_>, inputs: usize) -> Result<Self> {
         match self {
             Gradient::ThroughNorm(mut of) if is_large(rows.bound, inputs) => {
