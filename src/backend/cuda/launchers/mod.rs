@@ -44,7 +44,7 @@ const fn positional_kernels<const N: usize>(names: &[&'static str]) -> [KernelIn
 }
 
 /// The kernel files and what they offer: loaded when a device opens.
-pub(crate) const FILES: &[KernelFile] = &[
+pub const FILES: &[KernelFile] = &[
     adam::FILE,
     batch_norm::FILE,
     positional_file!("ceilings", ceilings::KERNELS),
