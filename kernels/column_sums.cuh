@@ -1,18 +1,18 @@
-// column_sums: two numbers for every column of a matrix [R, C] that its rows add up to, for batch norm's statistics and
-// its backward, without a launch of their own.
-//   chunks   64 rows each: whoever makes or reads them writes two values per chunk and column, partials [chunks, 2, C]
-//   groups   32 chunks each: of the blocks that share a strip of columns the last one to be done with a group merges it
-//   the end  and the one that merges the last group merges the groups
-// in double precision and in an order that follows from R alone: bit-reproducible. Who is last is found by tickets,
-// which are 0 before and after every launch.
+// column_sums: two sums over the rows of every column of a matrix [R, C], for batch norm's statistics and its backward,
+// without a launch of their own.
+//   chunks   64 rows each: the block that computes or reads them writes two values per column, partials [chunks, 2, C]
+//   groups   32 chunks each: the last block of a strip of columns to finish a group merges its chunks
+//   the end  the block that merges the last group merges the groups
+// Merging is in double precision, in an order that follows from R alone: bit-reproducible. Tickets, which are 0 before and
+// after every launch, tell a block whether it is the last.
 #pragma once
 
 #include "common.cuh"
 
-constexpr int CHUNK_ROWS = 64;   // the launchers know these numbers too
-constexpr int GROUP_CHUNKS = 32; // even: a block may make two chunks
+constexpr int CHUNK_ROWS = 64;   // as in batch_norm.rs; so is GROUP_CHUNKS
+constexpr int GROUP_CHUNKS = 32; // even: a block may compute two chunks
 
-// Of all columns of a launch.
+// The memory of the sums of a launch.
 struct ColumnMemory {
     float *partials; // [chunks, 2, C]; null where no sums are wanted
     double *groups;  // [groups, 2, C]
@@ -26,17 +26,17 @@ struct ColumnMemory {
     }
 };
 
-// Two values of a column, of some rows.
+// The two values of a column, over some of its rows.
 struct Pair {
     double first, second;
 };
 
-// Mean and 1 / sqrt(variance + eps), of means and sums of squared deviations from them (M2); moves the running ones.
-// Without a row nothing moves; with a single one the running variance takes the biased variance, 0.
+// Merges means and sums of squared deviations from them (M2) into mean and 1 / sqrt(variance + eps), and moves the running
+// statistics. Without rows nothing moves; with a single row the running variance takes the biased variance, 0.
 struct StatisticsMerge {
     float *mean, *rstd, *running_mean, *running_var;
 
-    // M2 = sum M2_i + sum n_i (mean_i - mean)^2 (Chan et al.), with sums taken around one of the means.
+    // M2 = sum M2_i + sum n_i (mean_i - mean)^2 (Chan et al.), where sums are taken around one of the means.
     __device__ __forceinline__ Pair add(Pair sum, Pair part, int rows, double around) const {
         double offset = part.first - around;
         return {sum.first + rows * offset, sum.second + (part.second + rows * offset * offset)};
@@ -56,8 +56,8 @@ struct StatisticsMerge {
     }
 };
 
-// d_weight, d_bias, and what the backward subtracts, of the sums of d and of d (z - mean):
-// d_z = scale d - terms[0] - (z - mean) terms[1]; terms [2, C], zeros where the statistics are not the batch's.
+// Merges the sums of d and of d (z - mean) into d_weight, d_bias and the terms [2, C] of the backward,
+// d_z = scale d - terms[0] - (z - mean) terms[1]. The terms are 0 where the statistics are not the batch's.
 struct BackwardMerge {
     float *d_weight, *d_bias, *terms;
     const float *rstd, *weight;
@@ -76,8 +76,8 @@ struct BackwardMerge {
     }
 };
 
-// Whether with these `count` all `of` have come; if so what they wrote before can be read, and the ticket is 0 again.
-// All threads of the block are here; `flag` is shared.
+// Adds `count` to the ticket, and returns whether it has reached `of`. If so, everything that was written before can be read,
+// and the ticket is 0 again. All threads of the block call it; `flag` is in shared memory.
 __device__ __forceinline__ bool last_to_come(int *ticket, int count, int of, bool first_thread, int *flag) {
     __threadfence(); // what this thread wrote is seen before the ticket is
     __syncthreads();
@@ -94,13 +94,13 @@ __device__ __forceinline__ bool last_to_come(int *ticket, int count, int of, boo
     return last;
 }
 
-// A block's place among the threads that merge: `lanes` threads for each of a strip's columns.
+// A thread's place in the merge: there are `lanes` threads for each column of a strip.
 struct StripThread {
     int strip, strips, column, in_strip, lane;
 };
 
-// The sums of `count` parts of a column, of `rows_each` rows but for the last: `part(i)` gives the i-th. Every lane
-// takes its share, the first one has the result. `memory` is shared, lanes * strip pairs.
+// Merges `count` parts of a column. `part(i)` gives the i-th; each has `rows_each` rows except the last. Every lane takes a
+// share, and the first lane returns the result. `memory` is shared: lanes * strip pairs.
 template <int lanes, int strip, class Merge, class Part>
 __device__ __forceinline__ Pair merge_parts(const Merge &merge, StripThread thread, bool inside, int count, int rows,
                                             int rows_each, Part part, Pair *memory) {
@@ -125,8 +125,8 @@ __device__ __forceinline__ Pair merge_parts(const Merge &merge, StripThread thre
     return own;
 }
 
-// After a block has written `chunk_count` chunks from `first_chunk` on, all of one group, for the columns of its strip;
-// without rows one block of each strip comes too. `memory` is shared, lanes * strip pairs.
+// Called after a block has written `chunk_count` chunks of its strip, from `first_chunk` on, all of one group. Without rows one
+// block of each strip calls it too. `memory` is shared: lanes * strip pairs.
 template <int lanes, int strip, class Merge>
 __device__ __forceinline__ void finish_columns(const ColumnMemory &of, const Merge &merge, StripThread thread, int rows,
                                                int columns, int first_chunk, int chunk_count, Pair *memory) {

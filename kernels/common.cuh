@@ -1,4 +1,5 @@
-// What several kernel files share. The same sources compile with nvcc and, against the emulator, with a C++ compiler.
+// Definitions that several kernel files share. The same sources compile with nvcc and, against the emulator, with a C++
+// compiler.
 #pragma once
 
 #include "launch.cuh"
@@ -13,17 +14,16 @@
 constexpr unsigned FULL_WARP = 0xffffffffu;
 constexpr int WARP_LANES = 32;
 
-// How many rows there are (nodes, edges, types that occur, graphs, triples) lies in the device's memory: a kernel of a
-// training step takes `const int *row_count` where another would take `int rows`, so that one captured launch serves
-// batches of every size. Its grid is for a bound; blocks beyond the rows leave at once, before any barrier, and no sum
-// depends on the bound.
+// The numbers of rows of a training step (nodes, edges, types that occur, graphs, triples) lie in device memory: its kernels
+// take `const int *row_count` instead of `int rows`, so that one captured launch serves batches of every size. The grid is
+// for a bound. Blocks beyond the rows leave at once, before any barrier, and no sum depends on the bound.
 
-// The least divisor of an l2 normalisation, and what batch norm adds to a variance.
+// The smallest divisor of an l2 normalisation, and the number that batch norm adds to a variance.
 constexpr float L2_EPSILON = 1e-12f;
 constexpr double NORM_EPSILON = 1e-5;
 constexpr double NORM_MOMENTUM = 0.1;
 
-// Batch norm's columns as every kernel takes them: norm(z) = (z - mean) (rstd weight) + bias.
+// Batch norm of one column, as every kernel computes it: norm(z) = (z - mean) (rstd weight) + bias.
 struct NormColumn {
     float mean, scale, bias;
 };
@@ -33,8 +33,8 @@ __device__ __forceinline__ NormColumn norm_column(const float *mean, const float
     return {mean[column], __fmul_rn(rstd[column], weight[column]), bias[column]};
 }
 
-// norm(z). Roundings are spelt out: where the ReLU's decision is taken again (backward, masks) it must come out alike,
-// and the compiler may not contract one of the places into a fused multiply-add.
+// norm(z). Roundings are explicit: the backward and the masks repeat the ReLU's decision and must agree with the forward, so
+// the compiler must not contract one of them into a fused multiply-add.
 __device__ __forceinline__ float norm_value(NormColumn norm, float z) {
     return __fadd_rn(__fmul_rn(z - norm.mean, norm.scale), norm.bias);
 }
@@ -45,13 +45,13 @@ __device__ __forceinline__ float relu_norm(NormColumn norm, float z) {
     return y <= 0.0f ? 0.0f : y;
 }
 
-// What batch norm's backward subtracts of a column's rows, as their sums give it (BackwardMerge in column_sums.cuh).
+// The terms of a column that batch norm's backward subtracts (BackwardMerge in column_sums.cuh computes them).
 struct NormTerms {
     float constant, slope;
 };
 
-// d_z of relu(norm(z)), given the gradient d by its output. Roundings are spelt out here too: whoever reads d and z makes
-// the same d_z of them.
+// d_z of relu(norm(z)), given the gradient d with respect to its output. Roundings are explicit here too, so that every kernel
+// computes the same d_z from d and z.
 __device__ __forceinline__ float norm_backward_value(NormColumn norm, NormTerms terms, float d, float z) {
     float passed = norm_value(norm, z) > 0.0f ? d : 0.0f;
     return fmaf(-(z - norm.mean), terms.slope, fmaf(norm.scale, passed, -terms.constant));

@@ -1,9 +1,9 @@
-// What lies in memory between kernels: activations and their gradients, in the element type T of a run, float or bf16.
-// Arithmetic is in single precision always; a value is rounded once, to nearest even, where it is stored.
+// Activations and their gradients, as they are stored between kernels: in the element type T of a run, float or bf16.
+// Arithmetic is always in single precision; a value is rounded once, to nearest even, when it is stored.
 //
-// Rows lie `stride` values apart: of bf16 a multiple of 8 (16 bytes, as asynchronous copies take them), of float just
-// the columns. What lies between the columns and the stride is padding, which may hold anything: kernels that work value
-// by value neither read nor write it, and products load zeros in its place or store nothing of what they make of it.
+// Rows lie `stride` values apart: a multiple of 8 for bf16 (16 bytes, the unit of asynchronous copies), the number of columns
+// for float. The values between the columns and the stride are padding, which may hold anything. Kernels that work value by
+// value neither read nor write it; products load zeros in its place, and do not store what they compute there.
 #pragma once
 
 #include "common.cuh"
@@ -23,13 +23,13 @@ template <> __device__ __forceinline__ bf16 narrow<bf16>(float value) {
     return {static_cast<unsigned short>(pack_bf16(value, 0.0f))};
 }
 
-// The value that is read back where `value` was stored.
+// The value that is read back after `value` was stored.
 template <class T> __device__ __forceinline__ float rounded(float value) { return widen(narrow<T>(value)); }
 
 // ---- four columns at a time ---------------------------------------------------------------------------------------
 
-// A thread takes four neighbouring columns: one access of 8 or 16 bytes where the row's columns begin at a multiple of as
-// many, and one for each value elsewhere and at the row's end. Values beyond the end are 0.
+// A thread takes four neighbouring columns: in one access of 8 or 16 bytes where the address is a multiple of as many bytes,
+// and value by value elsewhere and at the end of the row. Values beyond the end are 0.
 constexpr int COLUMNS_EACH = 4;
 
 struct Four {
@@ -57,7 +57,7 @@ template <class T> __device__ __forceinline__ bool is_aligned(const T *at) {
     return reinterpret_cast<size_t>(at) % (COLUMNS_EACH * sizeof(T)) == 0;
 }
 
-// The columns from `column` on of a row of `columns`.
+// Four columns from `column` on, of a row of `columns`.
 template <class T> __device__ __forceinline__ Four load_four(const T *row, int column, int columns) {
     const T *from = row + column;
     if (column + COLUMNS_EACH <= columns && is_aligned(from)) {
@@ -92,7 +92,7 @@ __device__ __forceinline__ void add_four(Four &sum, const Four &value) {
     }
 }
 
-// Batch norm by columns; beyond the end norm(z) is 0.
+// Batch norm of all columns; beyond the end norm(z) is 0.
 struct NormRows {
     const float *mean, *rstd, *weight, *bias;
 
@@ -126,7 +126,7 @@ __device__ __forceinline__ NormFour load_norm(const NormRows &norm, int column, 
     return norm_four(mean, rstd, weight, bias);
 }
 
-// Its backward by columns.
+// The backward of batch norm, of all columns.
 struct NormBackwardRows {
     NormRows norm;
     const float *constant, *slope;
@@ -137,7 +137,7 @@ struct NormBackwardRows {
     __device__ __forceinline__ NormTerms terms(int column) const { return {constant[column], slope[column]}; }
 };
 
-// Of `terms` [2, C]: the constants, and below them the slopes.
+// `terms` [2, C] holds the constants, and below them the slopes.
 __device__ __forceinline__ NormBackwardRows norm_backward_rows(const NormRows &norm, const float *terms, int columns) {
     return {norm, terms, terms + columns};
 }
@@ -146,7 +146,7 @@ struct NormBackwardFour {
     NormFour norm;
     Four constant, slope;
 
-    // d_z of d and z; beyond the end 0, as d is there.
+    // d_z from d and z; 0 beyond the end, where d is 0.
     __device__ __forceinline__ Four operator()(Four d, const Four &z) const {
 #pragma unroll
         for (int i = 0; i < COLUMNS_EACH; i++) {
@@ -177,6 +177,3 @@ __device__ __forceinline__ NormBackwardFour load_norm_backward(const NormBackwar
 // Both in a table of emulated kernels, with the same arguments of __launch_bounds__.
 #define EMULATED_STORED_KERNEL(name, ...)                                                                             \
     EMULATED_KERNEL(name##_f32, __VA_ARGS__), EMULATED_KERNEL(name##_bf16, __VA_ARGS__)
-
-// Of a file whose kernels are KERNELS(T, suffix): those of float end in _f32, of bf16 in _bf16.
-#define STORED_KERNELS(KERNELS) KERNELS(float, f32) KERNELS(bf16, bf16)

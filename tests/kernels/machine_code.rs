@@ -1,10 +1,12 @@
-//! What the compiler made of the kernels, in the machine code of every architecture that they were compiled for:
-//! - nothing in global memory is touched before the launch ahead is waited for (`kernels/launch.cuh`);
-//! - products run on the tensor cores, from copies and loads that are made for them;
+//! The machine code of the kernels, on every architecture that they were compiled for:
+//! - no access to global memory precedes the wait for the launch ahead (`kernels/launch.cuh`);
+//! - from sm_90 on, where launches overlap, nothing is loaded as constant data: such loads may return what the launch ahead
+//!   has since overwritten;
+//! - products run on the tensor cores, with asynchronous copies and matrix loads;
 //! - nothing lies on a stack.
 //!
-//! It needs the disassembler `cuobjdump`, with `nvdisasm` beside it, from the toolkit (`CUDA_HOME`, `PATH`,
-//! `/usr/local/cuda`), and kernels that nvcc has compiled.
+//! The tests need kernels that nvcc has compiled, and the toolkit's disassemblers `cuobjdump` and `nvdisasm` in one folder
+//! (`CUDA_HOME`, `PATH` or `/usr/local/cuda`).
 
 use std::collections::BTreeMap;
 use std::env;
@@ -15,7 +17,7 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// A kernel's instructions on an architecture, by their names with all that is behind a dot.
+/// The instructions of a kernel on an architecture: their names, with all suffixes.
 type Code = Vec<String>;
 
 fn search_path() -> OsString {
@@ -30,7 +32,7 @@ fn cuobjdump() -> Option<PathBuf> {
     folders.map(|folder| folder.join("cuobjdump")).find(|program| program.is_file())
 }
 
-/// The fat binaries that the build left.
+/// The fat binaries in the build's folder.
 fn fat_binaries() -> Vec<PathBuf> {
     let files = fs::read_dir(env!("OUT_DIR"))
         .expect("the build's folder")
@@ -41,7 +43,7 @@ fn fat_binaries() -> Vec<PathBuf> {
     files
 }
 
-/// The code of a file's kernels, by architecture and name.
+/// The code of the kernels of a file, by architecture and name.
 fn disassemble(cuobjdump: &Path, file: &Path) -> BTreeMap<(String, String), Code> {
     let folder = cuobjdump.parent().expect("a folder");
     let path = env::join_paths(
@@ -69,7 +71,7 @@ fn disassemble(cuobjdump: &Path, file: &Path) -> BTreeMap<(String, String), Code
     kernels
 }
 
-/// All kernels of all architectures; None (said so) where there are none, or no disassembler.
+/// All kernels of all architectures; None, with a message, if there are none or no disassembler.
 fn all_kernels() -> Option<BTreeMap<(String, String), Code>> {
     let files = fat_binaries();
     if files.is_empty() {
@@ -95,12 +97,12 @@ fn all_kernels() -> Option<BTreeMap<(String, String), Code>> {
     Some(all.into_inner().expect("no thread panicked"))
 }
 
-/// The instruction's name without what is behind the first dot.
+/// The name of an instruction without its suffixes.
 fn operation(name: &str) -> &str {
     name.split('.').next().unwrap_or(name)
 }
 
-/// Reads or writes memory that other launches may write or read.
+/// Whether an instruction accesses memory that other launches may access.
 fn touches_memory(name: &str) -> bool {
     let names =
         ["LD", "LDG", "LDGSTS", "ST", "STG", "ATOM", "ATOMG", "RED", "REDG", "CCTL", "UBLKCP", "UTMALDG"];
@@ -130,6 +132,10 @@ fn kernels_are_compiled_as_they_are_meant() {
             (true, wait, let_go) => problem(format!("waits at {wait:?} and lets go at {let_go:?}")),
             (false, None, None) => {}
             (false, ..) => problem("waits on a GPU that knows no such launches".to_string()),
+        }
+        let is_constant_load = |name: &&String| operation(name) == "LDG" && name.contains(".CONSTANT");
+        if let Some(name) = code.iter().find(is_constant_load).filter(|_| generation >= 90) {
+            problem(format!("{name}: constant data, by __ldg or a pointer that is const and __restrict__"));
         }
         if let Some(name) = code.iter().find(|name| ["LDL", "STL"].contains(&operation(name))) {
             problem(format!("{name}: a stack"));

@@ -138,21 +138,21 @@ const COLUMNS_EACH: usize = 4;
 pub const CHUNK_ROWS: usize = 64;
 const GROUP_CHUNKS: usize = 32;
 
-/// A block's normalisation, by column.
+/// The normalisation of a block of the network, by column.
 #[derive(Clone, Copy, Debug)]
 pub struct Norm<'a> {
-    /// `[C]`.
+    /// `[C]` mean of each column.
     pub mean: Slice<'a, f32>,
-    /// `[C]`.
+    /// `[C]` 1 / sqrt(variance + eps) of each column.
     pub rstd: Slice<'a, f32>,
-    /// `[C]`.
+    /// `[C]` weight.
     pub weight: Slice<'a, f32>,
-    /// `[C]`.
+    /// `[C]` bias.
     pub bias: Slice<'a, f32>,
 }
 
 impl<'a> Norm<'a> {
-    /// Some of its columns.
+    /// The normalisation of `count` columns from `start` on.
     #[track_caller]
     pub fn columns(self, start: usize, count: usize) -> Self {
         let part = |slice: Slice<'a, f32>| slice.slice(start..start + count);
@@ -174,60 +174,61 @@ impl<'a> Norm<'a> {
     }
 }
 
-/// Where statistics go.
+/// Where statistics are written.
 #[derive(Debug)]
 pub struct Statistics<'a> {
-    /// `[C]`.
+    /// `[C]` mean of each column.
     pub mean: SliceMut<'a, f32>,
-    /// `[C]`.
+    /// `[C]` 1 / sqrt(variance + eps) of each column.
     pub rstd: SliceMut<'a, f32>,
 }
 
-/// Where the statistics of a block's rows go, and the memory of making them.
+/// Where the statistics of a batch's rows are written, and the memory of their sums.
 pub struct BatchStatistics<'a> {
-    /// Of these rows.
+    /// Statistics of these rows.
     pub to: Statistics<'a>,
-    /// `[C]`: moves.
+    /// `[C]` running mean, moved.
     pub running_mean: SliceMut<'a, f32>,
-    /// `[C]`: moves.
+    /// `[C]` running variance, moved.
     pub running_var: SliceMut<'a, f32>,
-    /// Memory.
+    /// Memory of the sums.
     pub sums: &'a mut Sums,
 }
 
-/// Where the gradients of a norm's weight and bias go. What its backward subtracts from each row stays in `sums`, for
-/// [`NormBackward`].
+/// Where the gradients with respect to a norm's weight and bias are written. The terms that the backward subtracts stay in
+/// `sums`, for [`NormBackward`].
 pub struct NormGradient<'a> {
-    /// `[C]`.
+    /// `[C]` gradient with respect to the weight.
     pub weight: SliceMut<'a, f32>,
-    /// `[C]`.
+    /// `[C]` gradient with respect to the bias.
     pub bias: SliceMut<'a, f32>,
-    /// Whether mean and rstd are the batch's, and so move with z, or constants.
+    /// Whether mean and rstd are the batch's, and so depend on z, or constants.
     pub batch_statistics: bool,
-    /// Memory.
+    /// Memory of the sums.
     pub sums: &'a mut Sums,
 }
 
-/// The second part of the backward of relu(norm(z)): what makes the gradient d_z of that by the output.
+/// The second part of the backward of relu(norm(z)): computes the gradient d_z with respect to z from the one with respect to
+/// the output.
 pub struct NormBackward<'a, T> {
-    /// `[R, C]`: the gradient by the output, whose place d_z takes where it is written.
+    /// `[R, C]` gradient with respect to the output; d_z takes its place if it is written.
     pub d: SliceMut<'a, T>,
-    /// `[R, C]`.
+    /// `[R, C]` input of the batch norm.
     pub z: Slice<'a, T>,
-    /// Of z.
+    /// The batch norm of z.
     pub norm: Norm<'a>,
-    /// `[2, C]`: what is subtracted, [`Sums::terms`] of the first part, [`batch_norm_backward_sums`] or the product that
-    /// made d.
+    /// `[2, C]` terms that are subtracted: [`Sums::terms`] of the first part, which is [`batch_norm_backward_sums`] or the
+    /// product that computed d.
     pub terms: Slice<'a, f32>,
 }
 
 impl<T: StoredElement> NormBackward<'_, T> {
-    /// C.
+    /// C: number of columns.
     pub(crate) fn columns(&self) -> usize {
         self.norm.mean.len()
     }
 
-    /// Panics unless there are so many rows.
+    /// Panics unless d and z have `rows` rows.
     #[track_caller]
     pub(crate) fn check(&self, rows: usize) {
         let columns = self.columns();
@@ -246,12 +247,12 @@ pub struct Sums {
     groups: Buffer<f64>,
     /// `[groups + 1, strips]`: zeros between launches.
     tickets: Buffer<i32>,
-    /// `[2, C]`: what backward subtracts.
+    /// `[2, C]` terms that backward subtracts.
     terms: Buffer<f32>,
 }
 
 impl Sums {
-    /// None yet.
+    /// No memory yet.
     pub fn new(device: &Device) -> Result<Self> {
         Ok(Sums {
             partials: device.allocate(0)?,
@@ -261,12 +262,12 @@ impl Sums {
         })
     }
 
-    /// `[2, C]`: what backward subtracts, as the first part of a norm's backward left it.
+    /// `[2, C]` terms that backward subtracts, as the first part of a norm's backward wrote them.
     pub fn terms(&self, columns: usize) -> Slice<'_, f32> {
         self.terms.slice(0..2 * columns)
     }
 
-    /// Room for sums over up to `rows` rows of `columns` columns, if there is not yet.
+    /// Makes room for sums over up to `rows` rows of `columns` columns.
     pub(crate) fn reserve(&mut self, device: &Device, rows: usize, columns: usize) -> Result<()> {
         let chunks = rows.div_ceil(CHUNK_ROWS);
         let groups = chunks.div_ceil(GROUP_CHUNKS);

@@ -37,7 +37,7 @@ pub fn emulated(seed: Option<u64>) -> Result<Device> {
 }
 
 /// All kernel files: loaded when a device opens.
-pub(crate) const FILES: &[KernelFile] = &[
+pub const FILES: &[KernelFile] = &[
     adam::FILE,
     batch_norm::FILE,
     ceilings::FILE,

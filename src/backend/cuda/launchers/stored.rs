@@ -1,7 +1,7 @@
-//! The element types of activations and their gradients: what lies in memory between kernels (`kernels/stored.cuh`).
+//! The element types in which activations and their gradients are stored between kernels (`kernels/stored.cuh`).
 //!
-//! Kernels compute in single precision and round once, to nearest even, where they store. Rows of bf16 are padded to a
-//! multiple of 16 bytes; what the padding holds is nobody's concern.
+//! Kernels compute in single precision and round once, to nearest even, when they store. Rows of bf16 are padded to a
+//! multiple of 16 bytes; the padding may hold anything.
 
 use half::bf16;
 
@@ -9,47 +9,47 @@ use crate::backend::cuda::device::buffer::{Buffer, Element, Slice, SliceMut};
 
 /// An element type that kernels store in: `f32` or `bf16`.
 pub trait StoredElement: Element {
-    /// Rows begin at multiples of so many values.
+    /// Rows begin at multiples of this many values.
     const ROW_MULTIPLE: usize;
     /// Whether products read a copy of the weights in this type ([`super::weight_copy`]), or the parameters.
     const PRODUCTS_READ_COPY: bool;
 
-    /// The most that one rounding is off by, relatively.
+    /// Largest relative error of one rounding.
     const ROUNDING: f64;
 
-    /// How far apart rows of `columns` values lie.
+    /// Distance between rows of `columns` values.
     fn stride(columns: usize) -> usize {
         columns.next_multiple_of(Self::ROW_MULTIPLE)
     }
 
-    /// Whether a part of the columns of stored rows, from this one on, begins where rows may.
+    /// Whether stored rows may begin at this column.
     fn begins_row(column: usize) -> bool {
         column.is_multiple_of(Self::ROW_MULTIPLE)
     }
 
-    /// Whether this is `bf16`, by which kernels' names end.
+    /// Whether this is `bf16`: the kernels' names end in `_bf16` or `_f32`.
     const IS_BF16: bool;
 
-    /// Of two ways to a slice, takes the one of this type.
+    /// Calls the one of the two functions that returns values of this type.
     fn choose<'a>(
         single: impl FnOnce() -> Slice<'a, f32>,
         half: impl FnOnce() -> Slice<'a, bf16>,
     ) -> Slice<'a, Self>;
 
-    /// Rounded to nearest even.
+    /// The value rounded to nearest even.
     fn narrow(value: f32) -> Self;
 
-    /// Exact.
+    /// The value in single precision, exact.
     fn widen(self) -> f32;
 
-    /// `values [rows, columns]` as they are stored, zeros between rows.
+    /// `values [rows, columns]` as they are stored, with zeros as padding.
     fn padded(values: &[f32], columns: usize) -> Vec<Self> {
         let padding = std::iter::repeat_n(Self::narrow(0.0), Self::stride(columns) - columns);
         let rows = values.chunks_exact(columns.max(1));
         rows.flat_map(|row| row.iter().map(|&value| Self::narrow(value)).chain(padding.clone())).collect()
     }
 
-    /// Stored rows without what lies between them.
+    /// Stored rows without their padding.
     fn dense(stored: &[Self], columns: usize) -> Vec<f32> {
         let rows = stored.chunks_exact(Self::stride(columns).max(1));
         rows.flat_map(|row| row[..columns].iter().map(|&value| value.widen())).collect()
@@ -57,13 +57,13 @@ pub trait StoredElement: Element {
 }
 
 impl<T: StoredElement> Buffer<T> {
-    /// The first `rows` rows of a stored matrix of so many columns.
+    /// The first `rows` rows of a stored matrix of `columns` columns.
     #[track_caller]
     pub fn rows(&self, rows: usize, columns: usize) -> Slice<'_, T> {
         self.slice(0..rows * T::stride(columns))
     }
 
-    /// The same, to write.
+    /// The same rows, to write.
     #[track_caller]
     pub fn rows_mut(&mut self, rows: usize, columns: usize) -> SliceMut<'_, T> {
         self.slice_mut(0..rows * T::stride(columns))
@@ -114,7 +114,7 @@ impl StoredElement for bf16 {
     }
 }
 
-/// The name of a kernel that comes for both types, for one of them: a constant.
+/// The name of a kernel for one of the two element types: a constant.
 macro_rules! stored_kernel {
     ($name:literal, $element:ty) => {
         if <$element as $crate::backend::cuda::launchers::stored::StoredElement>::IS_BF16 {

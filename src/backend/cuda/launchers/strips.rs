@@ -1,4 +1,4 @@
-//! The strips of rows that the matrices of scores and of similarities are cut into.
+//! Strips of rows of the matrices of scores and of similarities.
 //!
 //! ```text
 //! strip of scores       = rows first.. of f f^T        (inner_products)
@@ -13,29 +13,29 @@ use crate::backend::cuda::device::{Device, check_len};
 use crate::data::similarity::{Similarity, not_a_number};
 use crate::error::Result;
 
-/// Values of a strip, as many rows as fit: 32 MiB each of scores and of similarities, thousands of rows of a thousand.
+/// Largest number of values in a strip of more than one row: 32 MiB each of scores and of similarities.
 const STRIP_VALUES: usize = 1 << 22;
 
-/// The same rows of both matrices.
+/// A strip: the same rows of both matrices.
 #[derive(Clone, Copy, Debug)]
 pub struct Strips<'a> {
-    /// `[R, columns]`.
+    /// `[R, columns]` scores.
     pub scores: Slice<'a, f64>,
-    /// `[R, columns]`, clamped to 0..1 where they are read.
+    /// `[R, columns]` similarities; kernels clamp them to [0, 1].
     pub similarities: Slice<'a, f64>,
-    /// All images.
+    /// Number of images.
     pub columns: usize,
-    /// The image of the first row, whose entry with itself is left out.
+    /// Image of the first row. The entry of each row with itself is left out.
     pub first_row: usize,
 }
 
 impl Strips<'_> {
-    /// R.
+    /// R: number of rows.
     pub fn rows(&self) -> usize {
         self.scores.len().checked_div(self.columns).unwrap_or(0)
     }
 
-    /// Panics unless both strips hold their rows, and these are rows of a square matrix.
+    /// Panics unless both arrays hold the same rows of square matrices.
     #[track_caller]
     pub(crate) fn check(&self, launcher: &str) {
         let rows = self.rows();
@@ -49,13 +49,12 @@ impl Strips<'_> {
     }
 }
 
-/// Rows of a strip among so many columns.
+/// Rows of a strip of `columns` columns.
 pub(crate) fn strip_rows(columns: usize) -> usize {
     (STRIP_VALUES / columns.max(1)).clamp(1, columns.max(1))
 }
 
-/// Calls `visit` for the strips of the scores of `embeddings [n, width]` and of `similarity` over `images`, of which there
-/// are n, from the first to the last.
+/// Calls `visit` for each strip, in order, of the scores of `embeddings [n, width]` and of `similarity` over the n `images`.
 pub(crate) fn for_each_strip(
     device: &Device,
     embeddings: &Buffer<f32>,

@@ -1,5 +1,5 @@
-//! The linear weights in bf16, as products read them; the parameters themselves stay in single precision. Adam writes both
-//! in one pass (`kernels/adam.cu`).
+//! The copy of the linear weights in bf16 that products read. The parameters stay in single precision. Adam writes both in one
+//! pass (`kernels/adam.cu`).
 //!
 //! Every weight `[O, I]` lies in the copy row by row, rows padded as stored rows are ([`StoredElement`]). That of
 //! `edge.hidden`, `[H, 3 D]`, is used as three matrices (`layer_input.rs`), each of whose rows must begin at a multiple of
@@ -71,14 +71,14 @@ impl CopiedWeight {
     }
 }
 
-/// A layout's weights, from where products read them.
+/// The weights of the network, where products read them.
 #[derive(Clone, Copy)]
 pub struct Weights<'a> {
-    /// What lies where among the parameters.
+    /// Places of the weights among the parameters.
     pub layout: &'a Layout,
     /// The parameters.
     pub values: &'a Buffer<f32>,
-    /// Of them, for what reads one.
+    /// Their copy in bf16, if products read it.
     pub copy: Option<&'a WeightCopy>,
 }
 
@@ -142,12 +142,12 @@ impl WeightCopy {
         self.places[layer][kind as usize]
     }
 
-    /// The whole copy.
+    /// All values of the copy.
     pub fn values(&self) -> Slice<'_, bf16> {
         self.values.slice(0..self.values.len())
     }
 
-    /// The same, read back.
+    /// All values of the copy, read back.
     pub fn download(&self, device: &Device) -> Result<Vec<bf16>> {
         device.download(&self.values, 0..self.values.len())
     }
@@ -159,7 +159,7 @@ impl WeightCopy {
         (values.slice_mut(0..len), segments.slice(0..segments.len()))
     }
 
-    /// Panics unless it is of so many parameters.
+    /// Panics unless the layout has `parameter_count` parameters.
     #[track_caller]
     pub(crate) fn check(&self, parameter_count: usize) {
         assert_eq!(parameter_count, self.parameter_count, "a copy of other parameters' weights");
