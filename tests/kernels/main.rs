@@ -1,6 +1,7 @@
 //! Tests of the kernels, one module per file of `kernels/`: each against its reference, on the emulator or on a GPU.
 //!
-//! [`machine_code`] and [`occupancy`] test what nvcc made of the kernels.
+//! [`argument_layout`] compares the argument structs of Rust and CUDA; [`machine_code`] and [`occupancy`] test what nvcc made
+//! of the kernels.
 
 mod support;
 
@@ -23,5 +24,6 @@ mod readout_loss;
 mod row_correlations;
 mod top_k;
 
+mod argument_layout;
 mod machine_code;
 mod occupancy;

@@ -5,6 +5,7 @@ mod program;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod architecture;
 mod bench;
 mod commands;
 mod devices;

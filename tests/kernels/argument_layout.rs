@@ -56,12 +56,12 @@ fn struct_assertions(index: usize, layout: &ArgumentsLayout) -> String {
     text
 }
 
-/// A C++ file that compiles only if the structs of this kernel file are those of Rust; None without typed kernels.
-fn assertions(file: &KernelFile) -> Option<String> {
+/// A C++ file that compiles only if the structs of this kernel file are those of Rust.
+fn assertions(file: &KernelFile) -> String {
     let mut text = format!("#include <cstddef>\n#include <type_traits>\n#include \"{}.cu\"\n", file.name);
     let mut structs = BTreeMap::new();
     for kernel in file.kernels {
-        let layout = kernel.arguments.as_ref()?;
+        let layout = &kernel.arguments;
         add_structs(&mut structs, layout);
         let (name, arguments) = (kernel.name, layout.type_name());
         let _ = writeln!(
@@ -72,7 +72,7 @@ fn assertions(file: &KernelFile) -> Option<String> {
     for (index, layout) in structs.values().enumerate() {
         text.push_str(&struct_assertions(index, layout));
     }
-    Some(text)
+    text
 }
 
 /// What the compiler says against the text.
@@ -108,8 +108,7 @@ fn compiler_there() -> Option<Vec<String>> {
 #[test]
 fn argument_structs_are_the_same_in_rust_and_in_cuda() {
     let Some(compiler) = compiler_there() else { return };
-    let texts: Vec<_> = FILES.iter().filter_map(|file| Some((file.name, assertions(file)?))).collect();
-    assert!(!texts.is_empty(), "no kernel takes a struct");
+    let texts: Vec<_> = FILES.iter().map(|file| (file.name, assertions(file))).collect();
     let (next, problems) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
