@@ -137,6 +137,9 @@ impl<B: HostBackend> On<B> {
 
 // The stages, each on buffers of its own. A stage reads what the case has saved; buffers that it writes begin as NaN.
 
+/// A backward stage, which takes one gradient and gives another.
+type BackwardStage<B, In, Out> = fn(&mut B, &mut Backward<'_, B>, Gradient<In>) -> Result<Gradient<Out>>;
+
 /// A pass of one stage: the activations that it reads and writes.
 pub struct Saved<T>(Activations<T>);
 
@@ -215,7 +218,7 @@ impl<B: HostBackend> On<B> {
         &mut self,
         case: &Case,
         d: &mut ActivationGradients<B::Buffer>,
-        stage: fn(&mut B, &mut Backward<'_, B>, Gradient<In>) -> Result<Gradient<Out>>,
+        stage: BackwardStage<B, In, Out>,
     ) -> B::Buffer {
         let saved = self.saved(case);
         let mut gradients = self.gradients();
