@@ -32,6 +32,10 @@ use std::io::{self, IsTerminal, Write};
 use clap::{Args, Parser, Subcommand};
 use scenerank::backend::device::{Device, Precision};
 use scenerank::{Error, Result};
+use tracing_subscriber::Layer as _;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 #[derive(Parser)]
 #[command(name = "scenerank", version, about, propagate_version = true)]
@@ -108,15 +112,14 @@ fn output(words: fmt::Arguments<'_>) {
 /// Log lines go to standard error, so that `--json` on standard output stays clean.
 fn start_log(verbose: u8) {
     let default = ["scenerank=info", "scenerank=debug", "scenerank=trace"][usize::from(verbose.min(2))];
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let wanted = std::env::var("RUST_LOG").ok().and_then(|text| text.parse().ok());
+    let filter: Targets = wanted.unwrap_or_else(|| default.parse().expect("a level"));
+    let lines = tracing_subscriber::fmt::layer()
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .without_time()
         .with_writer(std::io::stderr)
         // It would say that standard error cannot be written on standard error, and panic.
-        .log_internal_errors(false)
-        .init();
+        .log_internal_errors(false);
+    tracing_subscriber::registry().with(lines.with_filter(filter)).init();
 }

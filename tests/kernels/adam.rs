@@ -21,10 +21,9 @@ fn step(
     device: &Device,
     [values, first, second]: [&mut Buffer<f32>; 3],
     gradients: &Buffer<f32>,
-    adam: &Adam,
+    (adam, parts): (&Adam, usize),
     steps: &mut Steps,
     mut copy: Option<&mut WeightCopy>,
-    parts: usize,
 ) {
     let ends: Vec<usize> = (0..=parts).map(|part| values.len() * part / parts).collect();
     for part in (0..parts).rev() {
@@ -44,7 +43,7 @@ fn agrees_with_the_reference((count, t, seed, parts): (usize, u64, u64, usize)) 
         let [mut p, g, mut m, mut v] = [&p, &g, &m, &v].map(|values| to_device(device, values));
         let mut steps = Steps::new(device).expect("memory");
         steps.set(device, t - 1).expect("an upload");
-        step(device, [&mut p, &mut m, &mut v], &g, &adam, &mut steps, None, parts);
+        step(device, [&mut p, &mut m, &mut v], &g, (&adam, parts), &mut steps, None);
         [p, m, v].map(|buffer| to_host(device, &buffer))
     });
     let [mut p, g, mut m, mut v] = [p, g, m, v].map(|values| wide(&values));
@@ -75,7 +74,7 @@ fn steps_count_on_by_themselves() {
             let [one, other] = [&mut counted, &mut set].map(|steps| {
                 let [mut p, g, mut m, mut v] =
                     [[0.0f32], [0.0], [1.0], [1.0]].map(|v| to_device(&device, &v));
-                step(&device, [&mut p, &mut m, &mut v], &g, &adam, steps, None, 1 + t as usize % 2);
+                step(&device, [&mut p, &mut m, &mut v], &g, (&adam, 1 + t as usize % 2), steps, None);
                 to_host(&device, &p)[0]
             });
             assert_eq!(one.to_bits(), other.to_bits(), "step {t}");
@@ -153,7 +152,7 @@ fn the_weights_copy_is_made_and_kept_up_bit_by_bit() {
             let before = as_numbers(&copy);
             let mut steps = Steps::new(device).expect("memory");
             let moved = [&mut values, &mut m, &mut v];
-            step(device, moved, &g, &Adam::new(0.1), &mut steps, Some(&mut copy), 1 + seed as usize % 3);
+            step(device, moved, &g, (&Adam::new(0.1), 1 + seed as usize % 3), &mut steps, Some(&mut copy));
             [before, to_host(device, &values), as_numbers(&copy)]
         });
         assert!(moved != p, "a step");

@@ -59,10 +59,8 @@ fn no_statistics_are_0_and_1() {
 /// y, mask (as 0 and 1), d_z, d_weight and d_bias by the kernels.
 fn forward_and_backward<T: StoredElement>(
     device: &Device,
-    z: &[f32],
-    d_y: &[f32],
-    rows: usize,
-    spare: usize,
+    [z, d_y]: [&[f32]; 2],
+    (rows, spare): (usize, usize),
     norm: Norm<'_>,
     batch_statistics: bool,
 ) -> [Vec<f32>; 5] {
@@ -118,7 +116,7 @@ fn forward_mask_and_backward_agree<T: StoredElement>(
         let there = [&mean, &rstd, &weight, &bias].map(|v| to_device(device, v));
         let [mean, rstd, weight, bias] = there.each_ref().map(all);
         let norm = Norm { mean, rstd, weight, bias };
-        forward_and_backward::<T>(device, &z, &d_y, rows, spare, norm, batch_statistics)
+        forward_and_backward::<T>(device, [&z, &d_y], (rows, spare), norm, batch_statistics)
     });
     // norm(z) reaches 9.
     assert_stored_within::<T>("y", &y, &wanted.relu_rows(&wide(&z)), 2.0 * LIMIT);
@@ -157,7 +155,7 @@ fn relus_decide_alike<T: StoredElement>(rows: usize, columns: usize, seed: u64) 
         let there = [&mean, &rstd, &weight, &bias].map(|v| to_device(device, v));
         let [mean, rstd, weight, bias] = there.each_ref().map(all);
         let norm = Norm { mean, rstd, weight, bias };
-        forward_and_backward::<T>(device, &z, &ones, rows, spare, norm, false)
+        forward_and_backward::<T>(device, [&z, &ones], (rows, spare), norm, false)
     });
     let passed =
         |values: &[f32]| values.iter().map(|&v| if v != 0.0 { 1.0 } else { 0.0 }).collect::<Vec<f32>>();
@@ -209,7 +207,7 @@ fn the_backward_agrees_with_finite_differences() {
             let [mean, rstd, weight, bias] = there.each_ref().map(all);
             let norm = Norm { mean, rstd, weight, bias };
             let [_, _, d_z, d_weight, d_bias] =
-                forward_and_backward::<f32>(device, &z, &d_y, rows, spare, norm, true);
+                forward_and_backward::<f32>(device, [&z, &d_y], (rows, spare), norm, true);
             [d_z, d_weight, d_bias]
         });
         // At most seven rows of terms below 4, of z up to 25.

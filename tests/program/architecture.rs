@@ -61,7 +61,8 @@ fn each_kind_of_error_is_found() {
     let device = ("src/backend/cuda/device/mod.rs", "use crate::backend::{\n cuda::{launchers::{X}},\n};");
     let launchers = ("src/backend/cuda/launchers/mod.rs", "\nfn f() { super::step::g() }");
     let step = ("src/backend/cuda/step/mod.rs", "");
-    let planted: [(&[(&str, &str)], &[&str]); 6] = [
+    type Files = [(&'static str, &'static str)];
+    let planted: [(&Files, &[&str]); 6] = [
         (
             &[
                 ("src/high/a.rs", "// use\nuse super::b::B;"),
