@@ -11,10 +11,10 @@
 #include "emulator/emulator.h"
 #endif
 
-// The first statement of every kernel, before any value that another launch may have written is read, and any written:
-// also by blocks that have nothing to do, since a launch counts as done when its blocks are. The emulator refuses a
-// kernel that a thread leaves without it; that no access to global memory has got ahead of it in the machine code, where
-// reads by __restrict__ pointers might, is tests/machine_code.rs's.
+// The first statement of every kernel: it comes before any access to memory that another launch may have written or may
+// read. Blocks that have nothing to do call it too, since a launch counts as done when its blocks are. The emulator refuses
+// a kernel that a thread leaves without it. A test disassembles each kernel and checks that no memory access precedes the
+// wait (tests/kernels/machine_code.rs).
 __device__ __forceinline__ void begin_kernel() {
 #ifndef __CUDACC__
     emulator::begin_kernel();

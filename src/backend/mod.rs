@@ -211,7 +211,7 @@ pub trait Stages: Batches {
     fn readout(&mut self, of: Readout<'_, Self>) -> Result<()>;
 
     /// [`Stages::readout`], the loss of each triple, and the gradient of the mean loss with respect to the last node
-    /// states. Losses go into the row of `losses [LOSS_STEPS, most triples]` whose turn it is ([`loss_row`]).
+    /// states. Losses go into the row of `losses [LOSS_STEPS, most triples]` whose turn it is (`loss_row`).
     fn readout_loss(
         &mut self,
         of: Readout<'_, Self>,

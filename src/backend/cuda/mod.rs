@@ -1,12 +1,12 @@
-//! The CUDA backend: our own kernels, on a GPU or, the same sources compiled as C++, on the emulator.
+//! The CUDA backend: our own kernels, on a GPU, or compiled as C++ from the same sources, on the emulator.
 //!
-//! `kernels/<name>.cu` is launched by `<name>.rs` here, one safe function per stage or kernel; this module puts them
-//! together as the stages of a step. As on the CPU, a layer's first product is split by operand, and layer 0 works on
-//! the types that occur (`layer_input.rs`).
+//! It has three floors. [`device`] runs kernels. [`launchers`] has one file per `kernels/<name>.cu`, with one safe function
+//! per kernel. [`step`] has what the stages share. This module composes the stages of a step from launches. As on the CPU,
+//! a layer's first product is split by operand, and layer 0 works on the types that occur ([`step::layer_input`]).
 //!
-//! A training step is captured once for each slot that a batch may lie in ([`graph`]) and replayed from then on: what
-//! differs between two batches lies in the device's memory ([`rows`], [`batch`]). Where the training set lies there too
-//! (`training_set.rs`), the captured step begins with putting together its batch.
+//! A training step is captured once for each source of batches ([`device::graph`]) and replayed from then on. What differs
+//! between two batches lies in the device's memory ([`device::rows`], [`step::batch`]). Where the training set lies there
+//! too ([`step::training_set`]), the captured step begins by putting its batch together.
 
 pub mod device;
 pub mod launchers;

@@ -121,7 +121,7 @@ pub(crate) fn int(value: usize) -> i32 {
 
 // ---- arguments -----------------------------------------------------------------------------------------------------
 
-/// The argument struct of a kernel, or a part of one. [`kernel_arguments!`] makes such structs.
+/// The argument struct of a kernel, or a part of one. The macro `kernel_arguments!` makes such structs.
 ///
 /// # Safety
 /// `LAYOUT` must describe the struct: it is `repr(C)`, has these fields at these offsets, and no padding.
