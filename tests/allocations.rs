@@ -11,6 +11,7 @@ use std::backtrace::Backtrace;
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
+use rayon::ThreadPool;
 use scenerank::backend::cpu::Cpu;
 use scenerank::loss::{Loss, LossKind};
 use scenerank::model::{Model, TrainingState};
@@ -55,10 +56,14 @@ static COUNTER: Counter = Counter;
 
 #[test]
 fn a_step_allocates_nothing_after_the_first() {
-    rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap().install(count_allocations);
+    let threads = |count| rayon::ThreadPoolBuilder::new().num_threads(count).build().unwrap();
+    let (one, several) = (threads(1), threads(4));
+    several.install(|| count_allocations(&one));
 }
 
-fn count_allocations() {
+/// One other thread takes the step that sizes the buffers: no thread of this pool has had a product when it takes the
+/// step that is counted.
+fn count_allocations(sizing: &ThreadPool) {
     let wide = ModelConfig { state_width: 300, hidden_width: 512, layers: 2, ..SMALL };
     for config in [SMALL, wide] {
         let shape = BatchShape { triples: 4, objects: 20, relationships: 15, oddities: true };
@@ -72,10 +77,7 @@ fn count_allocations() {
             model.load_batch(&batch).unwrap();
             model.train_step(&loss, &adam, &mut state).unwrap();
         };
-        // The product's library keeps its packing buffers per thread, so each thread needs its first product.
-        for _ in 0..3 {
-            step();
-        }
+        sizing.install(&mut step);
         ALLOCATIONS.store(0, Relaxed);
         BYTES.store(0, Relaxed);
         COUNTING.store(true, Relaxed);

@@ -62,13 +62,14 @@ const FLAT_CHUNK: usize = 1 << 16;
 impl Cpu {
     /// A CPU backend on rayon's threads.
     pub fn new() -> Self {
+        matmul::prepare_threads();
         Cpu::default()
     }
 
     /// A CPU backend that computes in single precision and rounds to bf16 what the CUDA kernels store in bf16. It shows
     /// what that costs in accuracy, and is no faster.
     pub fn rounding_to_bf16() -> Self {
-        Cpu { rounding: Rounding::to_bf16(), ..Cpu::default() }
+        Cpu { rounding: Rounding::to_bf16(), ..Cpu::new() }
     }
 
     /// Whether a layer's node states are over lengths that are kept for the next ([`mod@node`]).
