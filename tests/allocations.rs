@@ -58,6 +58,8 @@ static COUNTER: Counter = Counter;
 fn a_step_allocates_nothing_after_the_first() {
     let threads = |count| rayon::ThreadPoolBuilder::new().num_threads(count).build().unwrap();
     let (one, several) = (threads(1), threads(4));
+    // Every thread has started when it has answered.
+    several.broadcast(|_| ());
     several.install(|| count_allocations(&one));
 }
 

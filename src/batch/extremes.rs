@@ -11,14 +11,13 @@
 
 use std::ops::Range;
 
-use faer::linalg::matmul::matmul;
-use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
 use crate::data::similarity::Similarity;
+use crate::matmul::{Accumulate, MatMut, MatRef, Packed};
 
 /// Anchors per block of the product, one task each.
-const BLOCK_ROWS: usize = 128;
+const BLOCK_ROWS: usize = 96;
 /// Columns per block: with the rows above 512 KiB of products, which stay in the second-level cache.
 const BLOCK_COLUMNS: usize = 1024;
 
@@ -57,38 +56,31 @@ fn factored(
     images: &Range<usize>,
 ) -> Vec<Extremes> {
     let count = images.len();
-    let all = MatRef::from_row_major_slice(vectors, count, width);
+    let all = MatRef::new(vectors, count, width);
     // |two orders of one sum of `width` products - each other| <= 2 width eps |m_X| |m_Y|.
     let largest_square =
         vectors.chunks_exact(width).map(|m| m.iter().map(|v| v * v).sum()).fold(0.0, f32::max);
     let margin = 2.0 * width as f32 * f32::EPSILON * largest_square;
 
-    let block_of_anchors = |first: usize| {
-        let rows = BLOCK_ROWS.min(count - first);
-        let mut searches: Vec<Search> =
-            (0..rows).map(|row| Search::new(similarity, images.start + first + row)).collect();
-        let mut product = vec![0.0f32; rows * BLOCK_COLUMNS.min(count)];
-        for left in (0..count).step_by(BLOCK_COLUMNS) {
-            let columns = BLOCK_COLUMNS.min(count - left);
-            let product = &mut product[..rows * columns];
-            matmul(
-                MatMut::from_row_major_slice_mut(product, rows, columns),
-                Accum::Replace,
-                all.subrows(first, rows),
-                all.subrows(left, columns).transpose(),
-                1.0,
-                Par::Seq,
-            );
-            for (search, row) in searches.iter_mut().zip(product.chunks_exact(columns)) {
-                search.consider_block(images.start + left, row, margin);
-            }
-        }
-        searches.into_iter().map(|search| search.finish(images)).collect::<Vec<_>>()
-    };
-    (0..count.div_ceil(BLOCK_ROWS))
-        .into_par_iter()
-        .flat_map_iter(|block| block_of_anchors(block * BLOCK_ROWS))
-        .collect()
+    let mut searches: Vec<Search> = images.clone().map(|anchor| Search::new(similarity, anchor)).collect();
+    let mut right = Packed::default();
+    for left in (0..count).step_by(BLOCK_COLUMNS) {
+        let columns = left..count.min(left + BLOCK_COLUMNS);
+        right.pack(all.row_range(columns.clone()).transpose());
+        searches.par_chunks_mut(BLOCK_ROWS).enumerate().for_each_init(
+            Vec::new,
+            |product, (block, searches)| {
+                let first = block * BLOCK_ROWS;
+                product.resize(searches.len() * columns.len(), 0.0f32);
+                let to = MatMut::new(product, searches.len(), columns.len());
+                right.multiply(to, Accumulate::Replace, all.row_range(first..first + searches.len()));
+                for (search, row) in searches.iter_mut().zip(product.chunks_exact(columns.len())) {
+                    search.consider_block(images.start + left, row, margin);
+                }
+            },
+        );
+    }
+    searches.into_par_iter().map(|search| search.finish(images)).collect()
 }
 
 /// The extremes of one anchor's row among the images seen so far, in ascending order.

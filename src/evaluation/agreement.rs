@@ -18,9 +18,10 @@ use super::pearson::{pearson, r_of_sums};
 use super::spearman::{Spearman, rho_of_sums};
 use crate::backend::Backend;
 use crate::backend::correlation_sums::CorrelationSums;
-use crate::backend::cpu::inner_products::{PaddedRows, ROW_BLOCK};
+use crate::backend::cpu::inner_products::{ROW_BLOCK, WideRows};
 use crate::backend::device::{BackendTask, Device, Precision};
 use crate::data::similarity::{Similarity, not_a_number};
+use crate::matmul::Packed;
 use crate::progress::Progress;
 use crate::{Error, Result};
 
@@ -261,17 +262,18 @@ impl Compared<'_> {
     ) -> Result<()> {
         let Compared { embeddings, similarity, images } = self;
         let n = embeddings.len();
-        let factors = PaddedRows::new(embeddings.values(), embeddings.width());
+        let factors = WideRows::new(embeddings.values(), embeddings.width());
+        let all_embeddings = factors.right_side();
         let all_similarities = SimilarityRows::new(*similarity, images.clone());
         outputs.par_chunks_mut(ROW_BLOCK).enumerate().try_for_each_init(
             || (state(), Vec::new(), Vec::new(), Vec::new(), Vec::new()),
             |(state, score_block, similarity_block, scores, similarities), (block, outputs)| {
-                factors.times(block, &factors, score_block);
-                let stride = all_similarities.block(block, similarity_block);
+                factors.times(block, &all_embeddings, score_block);
+                all_similarities.block(block, similarity_block);
                 for (i, output) in outputs.iter_mut().enumerate() {
                     let row = block * ROW_BLOCK + i;
-                    without(&score_block[i * factors.padded_len()..][..n], row, scores);
-                    without(&similarity_block[i * stride..][..n], row, similarities);
+                    without(&score_block[i * n..][..n], row, scores);
+                    without(&similarity_block[i * n..][..n], row, similarities);
                     if let Some(column) = similarities.iter().position(|s| s.is_nan()) {
                         let column = if column < row { column } else { column + 1 };
                         return Err(not_a_number(images.start + row, images.start + column));
@@ -319,7 +321,7 @@ fn without(row: &[f64], diagonal: usize, rest: &mut Vec<f64>) {
 /// Blocks of s_XY in double precision, clamped to [0, 1], of a range of the images.
 enum SimilarityRows<'a> {
     /// From the caption vectors of the range.
-    Factored(PaddedRows),
+    Factored { vectors: WideRows, all_vectors: Packed<f64> },
     /// From a stored matrix of all images.
     Stored { similarity: Similarity<'a>, images: Range<usize> },
 }
@@ -327,25 +329,25 @@ enum SimilarityRows<'a> {
 impl<'a> SimilarityRows<'a> {
     fn new(similarity: Similarity<'a>, images: Range<usize>) -> Self {
         match similarity {
-            Similarity::Factored { vectors, width } => SimilarityRows::Factored(PaddedRows::new(
-                &vectors[images.start * width..images.end * width],
-                width,
-            )),
+            Similarity::Factored { vectors, width } => {
+                let vectors = WideRows::new(&vectors[images.start * width..images.end * width], width);
+                let all_vectors = vectors.right_side();
+                SimilarityRows::Factored { vectors, all_vectors }
+            }
             Similarity::MatrixF32 { .. } | Similarity::MatrixF16 { .. } => {
                 SimilarityRows::Stored { similarity, images }
             }
         }
     }
 
-    /// Fills `block` with rows `index * ROW_BLOCK ..` and returns the distance between their starts.
-    fn block(&self, index: usize, block: &mut Vec<f64>) -> usize {
+    /// Fills `block` with rows `index * ROW_BLOCK ..`.
+    fn block(&self, index: usize, block: &mut Vec<f64>) {
         match self {
-            SimilarityRows::Factored(vectors) => {
-                vectors.times(index, vectors, block);
+            SimilarityRows::Factored { vectors, all_vectors } => {
+                vectors.times(index, all_vectors, block);
                 for s in block.iter_mut() {
                     *s = s.clamp(0.0, 1.0);
                 }
-                vectors.padded_len()
             }
             SimilarityRows::Stored { similarity, images } => {
                 block.clear();
@@ -353,7 +355,6 @@ impl<'a> SimilarityRows<'a> {
                 for x in start..images.end.min(start + ROW_BLOCK) {
                     block.extend(images.clone().map(|y| f64::from(similarity.get(x, y))));
                 }
-                images.len()
             }
         }
     }

@@ -5,9 +5,8 @@
 //! X -> (<f_X - mean, v_1>, <f_X - mean, v_2>)
 //! ```
 
-use faer::{Mat, Side};
-
 use super::Embeddings;
+use crate::matmul::{Accumulate, MatMut, MatRef, Packed, matmul};
 
 /// Images in the plane of the largest variance.
 pub struct Projection {
@@ -27,24 +26,83 @@ pub fn principal_plane(embeddings: Embeddings<'_>) -> Option<Projection> {
     let mean: Vec<f64> = (0..width)
         .map(|column| (0..images).map(|image| value(image, column)).sum::<f64>() / images as f64)
         .collect();
-    let centred = Mat::from_fn(images, width, |image, column| value(image, column) - mean[column]);
-    let covariance: Mat<f64> = faer::Scale(1.0 / images as f64) * (centred.transpose() * &centred);
-    let total: f64 = (0..width).map(|column| covariance[(column, column)]).sum();
+    let centred: Vec<f64> = (0..images)
+        .flat_map(|image| mean.iter().enumerate().map(move |(column, mean)| value(image, column) - mean))
+        .collect();
+    let all = MatRef::new(&centred, images, width);
+    let mut covariance = vec![f64::NAN; width * width];
+    let to = MatMut::new(&mut covariance, width, width);
+    matmul(&mut Packed::default(), to, Accumulate::Replace, all.transpose(), all);
+    covariance.iter_mut().for_each(|value| *value /= images as f64);
+    let total: f64 = (0..width).map(|column| covariance[column * width + column]).sum();
     if total <= 0.0 {
         return None;
     }
-    // Eigenvalues ascend.
-    let eigen = covariance.self_adjoint_eigen(Side::Lower).ok()?;
-    let axis = |from_last: usize| {
-        let column = eigen.U().col(width - 1 - from_last);
-        // Either direction is an eigenvector; that whose largest part is positive is the same on every machine.
-        let largest = column.iter().fold(0.0f64, |most, &v| if v.abs() > most.abs() { v } else { most });
-        faer::Scale(largest.signum()) * (&centred * column)
-    };
-    let (first, second) = (axis(0), axis(1));
-    let share = |from_last: usize| eigen.S()[width - 1 - from_last].max(0.0) / total;
+    let [first, second] = leading_eigenvectors(covariance, width);
+    let points = centred.chunks_exact(width);
     Some(Projection {
-        points: (0..images).map(|image| (first[image], second[image])).collect(),
-        explained: (share(0), share(1)),
+        points: points.map(|row| (dot(row, &first.direction), dot(row, &second.direction))).collect(),
+        explained: (first.value / total, second.value / total),
     })
+}
+
+struct Eigenvector {
+    value: f64,
+    /// Of unit length; the largest part is positive, so that every machine takes the same of the two directions.
+    direction: Vec<f64>,
+}
+
+/// The eigenvectors of the two largest eigenvalues of a symmetric matrix without negative eigenvalues.
+///
+/// Rotations of pairs of rows make all rows orthogonal (one-sided Jacobi method: Golub and Van Loan, *Matrix Computations*,
+/// 8.6.3). Each row then is an eigenvalue times its eigenvector. The convergence is quadratic.
+fn leading_eigenvectors(mut matrix: Vec<f64>, width: usize) -> [Eigenvector; 2] {
+    /// Rows with a smaller cosine are orthogonal.
+    const ORTHOGONAL: f64 = 1e-14;
+    /// Far more than the six to ten that a matrix takes.
+    const MOST_SWEEPS: usize = 60;
+    for _ in 0..MOST_SWEEPS {
+        let mut rotated = false;
+        for i in 1..width {
+            let (before, rest) = matrix.split_at_mut(i * width);
+            let q = &mut rest[..width];
+            for p in before.chunks_exact_mut(width) {
+                let (of_p, of_q, of_both) = (dot(p, p), dot(q, q), dot(p, q));
+                if of_both.abs() <= ORTHOGONAL * (of_p * of_q).sqrt() {
+                    continue;
+                }
+                rotated = true;
+                let zeta = (of_q - of_p) / (2.0 * of_both);
+                let tangent = zeta.signum() / (zeta.abs() + zeta.hypot(1.0));
+                let cosine = 1.0 / tangent.hypot(1.0);
+                let sine = cosine * tangent;
+                for (p, q) in p.iter_mut().zip(&mut *q) {
+                    (*p, *q) = (cosine * *p - sine * *q, sine * *p + cosine * *q);
+                }
+            }
+        }
+        if !rotated {
+            break;
+        }
+    }
+    let mut rows: Vec<&[f64]> = matrix.chunks_exact(width).collect();
+    rows.sort_by(|a, b| dot(b, b).total_cmp(&dot(a, a)));
+    [rows[0], rows[1]].map(|row| {
+        let value = dot(row, row).sqrt();
+        let largest = row.iter().fold(0.0f64, |most, &v| if v.abs() > most.abs() { v } else { most });
+        let scale = if value > 0.0 { largest.signum() / value } else { 0.0 };
+        Eigenvector { value, direction: row.iter().map(|v| v * scale).collect() }
+    })
+}
+
+/// The inner product, in eight partial sums.
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    const SUMS: usize = 8;
+    let (a, b) = (a.chunks_exact(SUMS), b.chunks_exact(SUMS));
+    let rest: f64 = a.remainder().iter().zip(b.remainder()).map(|(x, y)| x * y).sum();
+    let mut sums = [0.0; SUMS];
+    for (x, y) in a.zip(b) {
+        (0..SUMS).for_each(|i| sums[i] += x[i] * y[i]);
+    }
+    sums.iter().sum::<f64>() + rest
 }

@@ -4,9 +4,9 @@ use rayon::prelude::*;
 
 use super::Cpu;
 use super::batch_norm::{BackwardSums, CHUNK_ROWS, Statistics, Terms};
-use super::matmul::{Accum, matmul, matrix, matrix_mut};
 use crate::backend::Mode;
 use crate::backend::reference::batch_norm::{no_statistics, running_statistics};
+use crate::matmul::{Accumulate, MatMut, MatRef, matmul};
 use crate::network::activations::BlockActivations;
 use crate::network::parameters::{BlockKind, BlockLayout, Parameters};
 
@@ -84,13 +84,14 @@ impl Cpu {
         let layout = layout.block(layer, kind);
         let rows = x.len() / layout.inputs;
         let weights = &self.rounding.parameters(values)[layout.weight.clone()];
-        let weight = matrix(weights, layout.outputs, layout.inputs);
+        let weight = MatRef::new(weights, layout.outputs, layout.inputs);
         let BlockActivations { linear, mean, rstd } = block;
         let z = &mut linear[..rows * layout.outputs];
         matmul(
-            matrix_mut(z, rows, layout.outputs),
-            Accum::Replace,
-            matrix(x, rows, layout.inputs),
+            &mut self.operand,
+            MatMut::new(z, rows, layout.outputs),
+            Accumulate::Replace,
+            MatRef::new(x, rows, layout.inputs),
             weight.transpose(),
         );
         let running = RunningStatistics { mode, layout, mean: running_mean, var: running_var };
@@ -148,7 +149,7 @@ impl Cpu {
 
     /// Backward of `z = x W^T`: `d_weight = d_z^T x` and `d_x = d_z W`, of as many rows as `d_x` has.
     pub(super) fn linear_backward(
-        &self,
+        &mut self,
         of: Block<'_>,
         d_z: &[f32],
         x: &[f32],
@@ -157,11 +158,13 @@ impl Cpu {
     ) {
         let (inputs, outputs) = (of.layout.inputs, of.layout.outputs);
         let rows = d_x.len() / inputs;
-        let d_z = matrix(d_z, rows, outputs);
-        let d_weight = matrix_mut(&mut gradients[of.layout.weight.clone()], outputs, inputs);
-        matmul(d_weight, Accum::Replace, d_z.transpose(), matrix(x, rows, inputs));
-        let weight = matrix(&self.rounding.parameters(of.values)[of.layout.weight.clone()], outputs, inputs);
-        matmul(matrix_mut(d_x, rows, inputs), Accum::Replace, d_z, weight);
+        let d_z = MatRef::new(d_z, rows, outputs);
+        let d_weight = MatMut::new(&mut gradients[of.layout.weight.clone()], outputs, inputs);
+        let x = MatRef::new(x, rows, inputs);
+        matmul(&mut self.operand, d_weight, Accumulate::Replace, d_z.transpose(), x);
+        let weight = &self.rounding.parameters(of.values)[of.layout.weight.clone()];
+        let (weight, to) = (MatRef::new(weight, outputs, inputs), MatMut::new(d_x, rows, inputs));
+        matmul(&mut self.operand, to, Accumulate::Replace, d_z, weight);
         self.rounding.store_all(d_x);
     }
 }

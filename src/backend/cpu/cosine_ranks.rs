@@ -4,25 +4,23 @@
 
 use rayon::prelude::*;
 
-use super::inner_products::{PaddedRows, ROW_BLOCK};
+use super::inner_products::{ROW_BLOCK, WideRows};
 
 /// The rank, from 1, of row `truth[q]` of `index [n, width]` for each row of `queries [Q, width]`, whose values are all
 /// finite: the rows whose inner product with the query is at least its own.
 ///
-/// Cost: Q x n x width multiply-adds, on all threads; memory: both sides in double precision and 64 rows of scores per
+/// Cost: Q x n x width multiply-adds, on all threads; memory: both sides in double precision and 48 rows of scores per
 /// thread.
 pub fn cosine_ranks(queries: &[f32], index: &[f32], width: usize, truth: &[u32]) -> Vec<u32> {
-    let left = PaddedRows::new(queries, width);
-    let right = PaddedRows::new(index, width);
+    let left = WideRows::new(queries, width);
+    let right = WideRows::new(index, width).right_side();
     let mut ranks = vec![0u32; truth.len()];
     ranks.par_chunks_mut(ROW_BLOCK).zip(truth.par_chunks(ROW_BLOCK)).enumerate().for_each_init(
         Vec::new,
         |scores, (block, (ranks, truth))| {
             left.times(block, &right, scores);
-            for ((rank, &truth), row) in
-                ranks.iter_mut().zip(truth).zip(scores.chunks_exact(right.padded_len()))
+            for ((rank, &truth), row) in ranks.iter_mut().zip(truth).zip(scores.chunks_exact(right.columns()))
             {
-                let row = &row[..right.len()];
                 let own = row[truth as usize];
                 *rank = row.iter().filter(|&&score| score >= own).count() as u32;
             }

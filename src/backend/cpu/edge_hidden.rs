@@ -10,17 +10,16 @@
 //! In layer 0, x and e are rows of the embedding tables, so P, S and the products run over the batch's distinct
 //! types: n stands for an object type, e W_e^T is one row per predicate type, and d_z is first summed by it.
 
-use faer::{MatMut, MatRef};
 use rayon::prelude::*;
 
 use super::block::RunningStatistics;
-use super::matmul::{Accum, matmul, matrix, matrix_mut};
 use super::rounding::Rounding;
 use super::rows::{add, dot, scale};
 use super::{Cpu, at_least};
 use crate::backend::L2_EPSILON;
 use crate::backend::pass::{Backward, Forward};
 use crate::batch::graph_batch::{GraphBatch, OBJECT_ROLE, Occurrences};
+use crate::matmul::{Accumulate, MatMut, MatRef, Packed, matmul};
 use crate::network::activations::{ActivationGradients, BlockActivations};
 use crate::network::parameters::{BlockKind, Parameters};
 
@@ -39,6 +38,8 @@ pub(super) struct Scratch {
     d_object_rows: Vec<f32>,
     /// `[u, D]`: the rows of the predicate table that occur, then their gradients.
     predicate_rows: Vec<f32>,
+    /// Right operand of the product at hand.
+    operand: Packed<f32>,
 }
 
 /// The weight's three parts, `[H, D]` each.
@@ -49,17 +50,17 @@ struct Split<T> {
 }
 
 fn split_weight(weight: &[f32], hidden: usize, width: usize) -> Split<MatRef<'_, f32>> {
-    let weight = matrix(weight, hidden, 3 * width);
+    let weight = MatRef::new(weight, hidden, 3 * width);
     Split {
-        subject: weight.subcols(0, width),
-        edge: weight.subcols(width, width),
-        object: weight.subcols(2 * width, width),
+        subject: weight.column_range(0..width),
+        edge: weight.column_range(width..2 * width),
+        object: weight.column_range(2 * width..3 * width),
     }
 }
 
 fn split_weight_mut(weight: &mut [f32], hidden: usize, width: usize) -> Split<MatMut<'_, f32>> {
-    let (subject, rest) = matrix_mut(weight, hidden, 3 * width).split_at_col_mut(width);
-    let (edge, object) = rest.split_at_col_mut(width);
+    let (subject, rest) = MatMut::new(weight, hidden, 3 * width).split_at_column(width);
+    let (edge, object) = rest.split_at_column(width);
     Split { subject, edge, object }
 }
 
@@ -96,16 +97,16 @@ impl Cpu {
             }
             Some(below) => (below.node_state.as_slice(), batch.size().nodes),
         };
-        let x = matrix(nodes, node_rows, width);
+        let x = MatRef::new(nodes, node_rows, width);
         // Those over lengths are read again.
         let place = if rounding.is_to_bf16() { layer } else { 0 };
         if scratch.projected.len() <= place {
             scratch.projected.resize_with(place + 1, Vec::new);
         }
         let projected = at_least(&mut scratch.projected[place], node_rows * 2 * hidden);
-        let (p_subject, p_object) = matrix_mut(projected, node_rows, 2 * hidden).split_at_col_mut(hidden);
-        matmul(p_subject, Accum::Replace, x, weight.subject.transpose());
-        matmul(p_object, Accum::Replace, x, weight.object.transpose());
+        let (p_subject, p_object) = MatMut::new(projected, node_rows, 2 * hidden).split_at_column(hidden);
+        matmul(&mut scratch.operand, p_subject, Accumulate::Replace, x, weight.subject.transpose());
+        matmul(&mut scratch.operand, p_object, Accumulate::Replace, x, weight.object.transpose());
         rounding.store_all(projected);
         let projected = &*projected;
 
@@ -121,9 +122,10 @@ impl Cpu {
                 let rows = occurring_rows(table, width, of, &mut scratch.predicate_rows);
                 let p_edge = at_least(&mut scratch.edges, of.types.len() * hidden);
                 matmul(
-                    matrix_mut(p_edge, of.types.len(), hidden),
-                    Accum::Replace,
-                    matrix(rows, of.types.len(), width),
+                    &mut scratch.operand,
+                    MatMut::new(p_edge, of.types.len(), hidden),
+                    Accumulate::Replace,
+                    MatRef::new(rows, of.types.len(), width),
                     weight.edge.transpose(),
                 );
                 rounding.store_all(p_edge);
@@ -137,9 +139,9 @@ impl Cpu {
                 });
             }
             Some(below) => {
-                let product = matrix_mut(z, edges, hidden);
-                let e = matrix(&below.edge_state, edges, width);
-                matmul(product, Accum::Replace, e, weight.edge.transpose());
+                let product = MatMut::new(z, edges, hidden);
+                let e = MatRef::new(&below.edge_state, edges, width);
+                matmul(&mut scratch.operand, product, Accumulate::Replace, e, weight.edge.transpose());
                 self.statistics(running, z, mean, rstd, |first, z| {
                     for (edge, z) in (first..).zip(z.chunks_exact_mut(hidden)) {
                         add_ends(z, batch.edge_subject[edge], batch.edge_object[edge]);
@@ -200,10 +202,23 @@ impl Scratch {
         };
         let d_weight = split_weight_mut(&mut pass.gradients[layout.weight.clone()], hidden, width);
         let edge_part = d_weight.edge;
-        products((sums, size.nodes), nodes, &weight, [d_weight.subject, d_weight.object], d_nodes);
-        let d_z = matrix(d_z, size.edges, hidden);
-        matmul(edge_part, Accum::Replace, d_z.transpose(), matrix(edges, size.edges, width));
-        matmul(matrix_mut(d_edges, size.edges, width), Accum::Replace, d_z, weight.edge);
+        let of_ends = [d_weight.subject, d_weight.object];
+        products((sums, size.nodes), nodes, &weight, of_ends, d_nodes, &mut self.operand);
+        let d_z = MatRef::new(d_z, size.edges, hidden);
+        matmul(
+            &mut self.operand,
+            edge_part,
+            Accumulate::Replace,
+            d_z.transpose(),
+            MatRef::new(edges, size.edges, width),
+        );
+        matmul(
+            &mut self.operand,
+            MatMut::new(d_edges, size.edges, width),
+            Accumulate::Replace,
+            d_z,
+            weight.edge,
+        );
         if let Some(lengths) = lengths {
             let rows = sums.chunks_exact(2 * hidden).zip(self.projected[layer].chunks_exact(2 * hidden));
             let along = rows.zip(lengths).map(|((sums, projected), &length)| {
@@ -250,13 +265,14 @@ impl Scratch {
         occurring_rows(&values[all.object_embedding.clone()], width, objects, &mut self.object_rows);
         let d_objects = at_least(&mut self.d_object_rows, object_count * width);
         let of_ends = [d_weight.subject, d_weight.object];
-        products((sums, object_count), &self.object_rows, &weight, of_ends, d_objects);
+        let operand = &mut self.operand;
+        products((sums, object_count), &self.object_rows, &weight, of_ends, d_objects, operand);
         occurring_rows(&values[all.predicate_embedding.clone()], width, predicates, &mut self.predicate_rows);
-        let edge_sums = matrix(edge_sums, predicate_count, hidden);
-        let rows = matrix(&self.predicate_rows, predicate_count, width);
-        matmul(edge_part, Accum::Replace, edge_sums.transpose(), rows);
-        let d_predicates = matrix_mut(&mut self.predicate_rows, predicate_count, width);
-        matmul(d_predicates, Accum::Replace, edge_sums, weight.edge);
+        let edge_sums = MatRef::new(edge_sums, predicate_count, hidden);
+        let rows = MatRef::new(&self.predicate_rows, predicate_count, width);
+        matmul(&mut self.operand, edge_part, Accumulate::Replace, edge_sums.transpose(), rows);
+        let d_predicates = MatMut::new(&mut self.predicate_rows, predicate_count, width);
+        matmul(&mut self.operand, d_predicates, Accumulate::Replace, edge_sums, weight.edge);
         rounding.store_all(d_objects);
         rounding.store_all(&mut self.predicate_rows);
         tables.fill(0.0);
@@ -274,16 +290,17 @@ fn products(
     weight: &Split<MatRef<'_, f32>>,
     [d_weight_subject, d_weight_object]: [MatMut<'_, f32>; 2],
     d_x: &mut [f32],
+    operand: &mut Packed<f32>,
 ) {
-    let (hidden, width) = weight.subject.shape();
-    let sums = matrix(sums, rows, 2 * hidden);
-    let (s_subject, s_object) = (sums.subcols(0, hidden), sums.subcols(hidden, hidden));
-    let x = matrix(x, rows, width);
-    matmul(d_weight_subject, Accum::Replace, s_subject.transpose(), x);
-    matmul(d_weight_object, Accum::Replace, s_object.transpose(), x);
-    let mut d_x = matrix_mut(d_x, rows, width);
-    matmul(d_x.as_mut(), Accum::Replace, s_subject, weight.subject);
-    matmul(d_x, Accum::Add, s_object, weight.object);
+    let (hidden, width) = (weight.subject.rows(), weight.subject.columns());
+    let sums = MatRef::new(sums, rows, 2 * hidden);
+    let (s_subject, s_object) = (sums.column_range(0..hidden), sums.column_range(hidden..2 * hidden));
+    let x = MatRef::new(x, rows, width);
+    matmul(operand, d_weight_subject, Accumulate::Replace, s_subject.transpose(), x);
+    matmul(operand, d_weight_object, Accumulate::Replace, s_object.transpose(), x);
+    let mut d_x = MatMut::new(d_x, rows, width);
+    matmul(operand, d_x.reborrow(), Accumulate::Replace, s_subject, weight.subject);
+    matmul(operand, d_x, Accumulate::Add, s_object, weight.object);
 }
 
 /// Rows times as many factors.

@@ -1,59 +1,45 @@
 //! Inner products of many rows with many rows, in double precision, a block of rows at a time.
 //!
-//! Products of two f32 values are exact in f64, so only the order of summation rounds. Both sides are padded with
-//! zero rows to whole blocks, so that every product is computed by the same code in the same order wherever it lies:
-//! equal rows give equal products, to the last bit, and ties stay ties.
+//! Products of two f32 values are exact in f64, so only the order of summation rounds. That order is the same for all
+//! products ([`crate::matmul`]): equal rows give equal products, to the last bit, and ties stay ties.
 
-use faer::linalg::matmul::matmul;
-use faer::{Accum, MatMut, MatRef, Par};
+use crate::matmul::{Accumulate, MatMut, MatRef, Packed};
 
 /// Rows per block: enough to amortise the reading of the other side, few enough that a block of products of 5,000
-/// images (2.5 MB) stays in the cache.
-pub(crate) const ROW_BLOCK: usize = 64;
+/// images (1.9 MB) stays in the cache.
+pub(crate) const ROW_BLOCK: usize = 48;
 
-/// f64 copy of f32 rows, with zero rows after the last up to a multiple of [`ROW_BLOCK`].
-pub(crate) struct PaddedRows {
-    /// `[padded_len, width]`
+/// Rows in double precision.
+pub(crate) struct WideRows {
+    /// `[len, width]`
     values: Vec<f64>,
     len: usize,
     width: usize,
 }
 
-impl PaddedRows {
+impl WideRows {
     /// Copies `[rows, width]` values.
     pub(crate) fn new(values: &[f32], width: usize) -> Self {
         let len = values.len() / width;
-        let mut copy = Vec::with_capacity(len.next_multiple_of(ROW_BLOCK) * width);
-        copy.extend(values.iter().map(|&value| f64::from(value)));
-        copy.resize(len.next_multiple_of(ROW_BLOCK) * width, 0.0);
-        PaddedRows { values: copy, len, width }
+        WideRows { values: values.iter().map(|&value| f64::from(value)).collect(), len, width }
     }
 
-    /// Rows without the padding.
-    pub(crate) fn len(&self) -> usize {
-        self.len
+    fn matrix(&self) -> MatRef<'_, f64> {
+        MatRef::new(&self.values, self.len, self.width)
     }
 
-    /// Rows with the padding: the distance of a product to that of the next left row.
-    pub(crate) fn padded_len(&self) -> usize {
-        self.values.len() / self.width
+    /// The rows as the right side of inner products.
+    pub(crate) fn right_side(&self) -> Packed<f64> {
+        Packed::of(self.matrix().transpose())
     }
 
-    /// `products[l, r] = <self[block * ROW_BLOCK + l], right[r]>`, `[ROW_BLOCK, right.padded_len()]`, on the calling
-    /// thread. `products` is resized.
-    pub(crate) fn times(&self, block: usize, right: &PaddedRows, products: &mut Vec<f64>) {
-        assert_eq!(self.width, right.width, "inner products: both sides have one width");
-        let columns = right.padded_len();
-        products.resize(ROW_BLOCK * columns, 0.0);
-        let left = &self.values[block * ROW_BLOCK * self.width..][..ROW_BLOCK * self.width];
-        matmul(
-            MatMut::from_row_major_slice_mut(products, ROW_BLOCK, columns),
-            Accum::Replace,
-            MatRef::from_row_major_slice(left, ROW_BLOCK, self.width),
-            MatRef::from_row_major_slice(&right.values, columns, self.width).transpose(),
-            1.0,
-            Par::Seq,
-        );
+    /// `products[l, r] = <self[block * ROW_BLOCK + l], right[r]>`, `[rows of the block, rows of the right side]`, on the
+    /// calling thread. `products` is resized.
+    pub(crate) fn times(&self, block: usize, right: &Packed<f64>, products: &mut Vec<f64>) {
+        let rows = block * ROW_BLOCK..self.len.min((block + 1) * ROW_BLOCK);
+        products.resize(rows.len() * right.columns(), 0.0);
+        let to = MatMut::new(products, rows.len(), right.columns());
+        right.multiply(to, Accumulate::Replace, self.matrix().row_range(rows));
     }
 }
 
@@ -69,19 +55,20 @@ mod tests {
         for len in [1, 2, 63, 65, 129, 200] {
             let values: Vec<f32> =
                 (0..len).flat_map(|row| pattern[row % 2 * width..][..width].to_vec()).collect();
-            let rows = PaddedRows::new(&values, width);
+            let rows = WideRows::new(&values, width);
+            let right = rows.right_side();
             let mut products = Vec::new();
             let mut seen = [None; 3];
-            for block in 0..rows.padded_len() / ROW_BLOCK {
-                rows.times(block, &rows, &mut products);
+            for block in 0..len.div_ceil(ROW_BLOCK) {
+                rows.times(block, &right, &mut products);
                 for left in 0..ROW_BLOCK.min(len - block * ROW_BLOCK) {
-                    for right in 0..len {
+                    for column in 0..len {
                         // (0, 0), (0, 1) or (1, 0), (1, 1)
-                        let product = products[left * rows.padded_len() + right].to_bits();
+                        let product = products[left * len + column].to_bits();
                         assert_eq!(
-                            *seen[left % 2 + right % 2].get_or_insert(product),
+                            *seen[left % 2 + column % 2].get_or_insert(product),
                             product,
-                            "{left} {right}"
+                            "{left} {column}"
                         );
                     }
                 }

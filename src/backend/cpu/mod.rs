@@ -11,7 +11,6 @@ pub mod cosine_ranks;
 mod edge_hidden;
 mod edge_pool;
 pub(crate) mod inner_products;
-mod matmul;
 mod node;
 mod readout_loss;
 mod rounding;
@@ -31,6 +30,7 @@ use crate::backend::{Backend, Batches, Memory, Search, Stages, loss_row};
 use crate::batch::graph_batch::{BatchSize, GraphBatch};
 use crate::error::Result;
 use crate::loss::Loss;
+use crate::matmul::Packed;
 use crate::network::activations::{ActivationGradients, Activations};
 use crate::network::config::ModelConfig;
 use crate::network::parameters::{BlockKind, Parameters};
@@ -48,6 +48,8 @@ pub struct Cpu {
     columns: Columns,
     terms: Terms,
     partials: Partials,
+    /// Right operand of the product at hand.
+    operand: Packed<f32>,
     edge_hidden: edge_hidden::Scratch,
     /// `[N]` divisors of the node states that a layer reads, one entry per layer, where this backend rounds ([`mod@node`]).
     lengths: Vec<Vec<f32>>,
@@ -62,14 +64,13 @@ const FLAT_CHUNK: usize = 1 << 16;
 impl Cpu {
     /// A CPU backend on rayon's threads.
     pub fn new() -> Self {
-        matmul::prepare_threads();
         Cpu::default()
     }
 
     /// A CPU backend that computes in single precision and rounds to bf16 what the CUDA kernels store in bf16. It shows
     /// what that costs in accuracy, and is no faster.
     pub fn rounding_to_bf16() -> Self {
-        Cpu { rounding: Rounding::to_bf16(), ..Cpu::new() }
+        Cpu { rounding: Rounding::to_bf16(), ..Cpu::default() }
     }
 
     /// Whether a layer's node states are over lengths that are kept for the next ([`mod@node`]).
@@ -260,15 +261,18 @@ impl Stages for Cpu {
         let of = Block::new(pass.parameters, pass.layer, BlockKind::NodeOutput);
         let (nodes, config) = (pass.batch.size().nodes, pass.parameters.layout.config);
         let d_state = &mut pass.d.d_node_state[..nodes * of.layout.outputs];
-        let d_z = if config.l2_norm && !self.takes_lengths(pass.layer, config) {
+        let through_l2 = config.l2_norm && !self.takes_lengths(pass.layer, config);
+        if through_l2 {
             self.l2_normalise_backward(of, &a.node_output, d_state, pass.gradients);
-            self.d_node_output.as_slice()
         } else {
             self.norm_backward(of, &a.node_output, d_state, pass.gradients);
-            &*d_state
-        };
+        }
+        // Moved out so that it can be read while `self` packs operands.
+        let d_node_output = std::mem::take(&mut self.d_node_output);
+        let d_z = if through_l2 { &d_node_output } else { &*d_state };
         let d_x = &mut pass.d.d_node_hidden[..nodes * of.layout.inputs];
         self.linear_backward(of, d_z, &a.node_hidden_output, d_x, pass.gradients);
+        self.d_node_output = d_node_output;
         Ok(Gradient::computed())
     }
 

@@ -4,9 +4,6 @@ mod backward;
 
 use std::rc::Rc;
 
-use faer::linalg::matmul::matmul;
-use faer::{Accum, MatMut, MatRef, Par};
-
 use super::batch_norm::{batch_statistics, decided_inputs, expected_statistics};
 use super::{ROUNDING, count, counted, indices, norm, reference_norm, roundings, stored_tolerance};
 use crate::backend::L2_EPSILON;
@@ -21,6 +18,7 @@ use crate::bench::case::{Case, Cost, Host, Prepared, unwritten};
 use crate::bench::matrix::HostMatrix;
 use crate::bench::sizes::Sizes;
 use crate::bench::values::Values;
+use crate::matmul::{Accumulate, MatMut, MatRef, Packed, matmul};
 use backward::{
     backward, backward_activated, backward_activated_through_norm, backward_states, backward_through_norm,
     backward_unit,
@@ -413,14 +411,14 @@ fn forward_unit<T: StoredElement>(product: Product) -> Case {
 }
 
 fn matrix(values: &[f64], rows: usize, columns: usize) -> MatRef<'_, f64> {
-    MatRef::from_row_major_slice(values, rows, columns)
+    MatRef::new(values, rows, columns)
 }
 
-/// `a b`: the reference's product, by `faer`, since its plain loops would take minutes at these sizes.
+/// `a b`, by the fast product: the reference's plain loops would take minutes at these sizes.
 fn product_of(a: MatRef<'_, f64>, b: MatRef<'_, f64>) -> Vec<f64> {
-    let mut product = vec![0.0; a.nrows() * b.ncols()];
-    let to = MatMut::from_row_major_slice_mut(&mut product, a.nrows(), b.ncols());
-    matmul(to, Accum::Replace, a, b, 1.0, Par::rayon(0));
+    let mut product = vec![f64::NAN; a.rows() * b.columns()];
+    let to = MatMut::new(&mut product, a.rows(), b.columns());
+    matmul(&mut Packed::default(), to, Accumulate::Replace, a, b);
     product
 }
 

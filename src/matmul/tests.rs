@@ -1,0 +1,147 @@
+//! Products against plain loops in double precision.
+
+use proptest::prelude::*;
+use proptest::sample::select;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+use super::{Accumulate, BLOCK_DEPTH, BLOCK_ROWS, Element, MatMut, MatRef, Packed, matmul};
+
+/// A matrix that lies in a larger one, by rows or by columns, with NaN around it.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    transposed: bool,
+    rows_before: usize,
+    columns_before: usize,
+    columns_after: usize,
+}
+
+struct Operand<T> {
+    values: Vec<T>,
+    stride: usize,
+    rows: usize,
+    columns: usize,
+    place: Place,
+}
+
+impl<T: Element + From<f32>> Operand<T> {
+    fn new(rng: &mut StdRng, (rows, columns): (usize, usize), place: Place) -> Self {
+        let (outer, inner) = if place.transposed { (columns, rows) } else { (rows, columns) };
+        let stride = place.columns_before + inner + place.columns_after;
+        let mut values = vec![T::from(f32::NAN); (place.rows_before + outer) * stride];
+        for row in values[place.rows_before * stride..].chunks_exact_mut(stride.max(1)) {
+            row[place.columns_before..][..inner].fill_with(|| T::from(rng.random_range(-1.0f32..1.0)));
+        }
+        Operand { values, stride, rows, columns, place }
+    }
+
+    fn view(&self) -> MatRef<'_, T> {
+        let Place { transposed, rows_before, columns_before, .. } = self.place;
+        let (outer, inner) = if transposed { (self.columns, self.rows) } else { (self.rows, self.columns) };
+        let whole = MatRef::new(&self.values, rows_before + outer, self.stride);
+        let view = whole
+            .row_range(rows_before..rows_before + outer)
+            .column_range(columns_before..columns_before + inner);
+        if transposed { view.transpose() } else { view }
+    }
+
+    fn at(&self, row: usize, column: usize) -> T {
+        let (outer, inner) = if self.place.transposed { (column, row) } else { (row, column) };
+        self.values[(self.place.rows_before + outer) * self.stride + self.place.columns_before + inner]
+    }
+}
+
+fn agrees<T: Element + From<f32> + Into<f64>>(
+    (rows, columns, depth): (usize, usize, usize),
+    places: [Place; 2],
+    accumulate: Accumulate,
+    epsilon: f64,
+) {
+    let mut rng = StdRng::seed_from_u64((rows + 64 * columns + 4096 * depth) as u64);
+    let a = Operand::<T>::new(&mut rng, (rows, depth), places[0]);
+    let b = Operand::<T>::new(&mut rng, (depth, columns), places[1]);
+    // Nothing beside the columns of c may be written.
+    const BESIDE: usize = 3;
+    let start = match accumulate {
+        Accumulate::Replace => T::from(f32::NAN),
+        Accumulate::Add => T::from(0.75),
+    };
+    let mut c = vec![start; rows * (columns + BESIDE)];
+    let (to, _) = MatMut::new(&mut c, rows, columns + BESIDE).split_at_column(columns);
+    // Memory that held another operand.
+    let mut memory = Packed::of(MatRef::new(&[T::from(f32::NAN); 700], 35, 20));
+    matmul(&mut memory, to, accumulate, a.view(), b.view());
+    for (row, values) in c.chunks_exact(columns + BESIDE).enumerate() {
+        for (column, &value) in values[..columns].iter().enumerate() {
+            let terms = (0..depth).map(|k| (a.at(row, k), b.at(k, column)));
+            let terms = terms.map(|(a, b): (T, T)| -> f64 { Into::<f64>::into(a) * Into::<f64>::into(b) });
+            let want = terms.sum::<f64>() + if accumulate == Accumulate::Add { 0.75 } else { 0.0 };
+            // Each term is below 1 and each addition rounds a partial sum below depth + 1 once; the errors mostly cancel.
+            let limit = epsilon * (depth as f64 + 1.0) * 4.0 * (depth as f64 + 1.0).sqrt().min(4.0);
+            let got: f64 = value.into();
+            assert!((got - want).abs() <= limit, "[{row}, {column}]: {got} where {want} is expected");
+        }
+        assert!(values[columns..].iter().all(|&beside| {
+            let (beside, start): (f64, f64) = (beside.into(), start.into());
+            beside.to_bits() == start.to_bits()
+        }));
+    }
+}
+
+fn place() -> impl Strategy<Value = Place> {
+    (any::<bool>(), 0..3usize, 0..3usize, 0..3usize).prop_map(
+        |(transposed, rows_before, columns_before, columns_after)| Place {
+            transposed,
+            rows_before,
+            columns_before,
+            columns_after,
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(200) })]
+
+    #[test]
+    fn products_agree_with_plain_loops(
+        rows in prop_oneof![0..60usize, select(vec![BLOCK_ROWS, BLOCK_ROWS + 1, 3 * BLOCK_ROWS - 1])],
+        columns in 0..70usize,
+        depth in prop_oneof![0..40usize, select(vec![BLOCK_DEPTH, BLOCK_DEPTH + 1, 2 * BLOCK_DEPTH + 5])],
+        places in [place(), place()],
+        add in any::<bool>(),
+    ) {
+        let accumulate = if add { Accumulate::Add } else { Accumulate::Replace };
+        agrees::<f32>((rows, columns, depth), places, accumulate, f64::from(f32::EPSILON));
+        agrees::<f64>((rows, columns, depth), places, accumulate, f64::EPSILON);
+    }
+}
+
+#[test]
+fn bits_depend_neither_on_the_place_nor_on_the_threads() {
+    let (rows, columns, depth) = (5 * BLOCK_ROWS + 7, 37, BLOCK_DEPTH + 19);
+    let mut rng = StdRng::seed_from_u64(1);
+    let mut draw = |count: usize| -> Vec<f32> { (0..count).map(|_| rng.random_range(-1.0..1.0)).collect() };
+    let (a, b) = (draw(rows * depth), draw(depth * columns));
+    let (a, b) = (MatRef::new(&a, rows, depth), MatRef::new(&b, depth, columns));
+    let product = |threads: usize| {
+        let mut c = vec![f32::NAN; rows * columns];
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| {
+            Packed::of(b).multiply_in_parallel(MatMut::new(&mut c, rows, columns), Accumulate::Replace, a)
+        });
+        c
+    };
+    let whole = product(1);
+    assert_eq!(whole, product(3));
+    // One row and a part of the columns, wherever they lie.
+    for (row, first) in [(0, 0), (11, 5), (rows - 1, 30)] {
+        let mut part = vec![f32::NAN; columns - first];
+        let to = MatMut::new(&mut part, 1, columns - first);
+        Packed::of(b.column_range(first..columns)).multiply(
+            to,
+            Accumulate::Replace,
+            a.row_range(row..row + 1),
+        );
+        assert_eq!(part, whole[row * columns + first..(row + 1) * columns]);
+    }
+}
