@@ -1,26 +1,26 @@
-//! Inner products of many rows with many rows, in double precision, a block of rows at a time.
+//! Inner products between two sets of rows, in double precision, a block of rows at a time.
 //!
-//! Products of two f32 values are exact in f64, so only the order of summation rounds. Both sides are padded with
-//! zero rows to whole blocks, so that every product is computed by the same code in the same order wherever it lies:
-//! equal rows give equal products, to the last bit, and ties stay ties.
+//! The product of two f32 is exact in f64, so only the summation rounds. Both sides are padded with zero rows
+//! to whole blocks, so the same code computes every product in the same order. Equal rows therefore give
+//! equal products wherever they lie, and ties stay ties.
 
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 
-/// Rows per block: enough to amortise the reading of the other side, few enough that a block of products of 5,000
+/// Rows per block: enough to amortise reading the other side, few enough that a block of products for 5,000
 /// images (2.5 MB) stays in the cache.
 pub(crate) const ROW_BLOCK: usize = 64;
 
-/// f64 copy of f32 rows, with zero rows after the last up to a multiple of [`ROW_BLOCK`].
+/// f64 copy of f32 rows, padded with zero rows to a multiple of [`ROW_BLOCK`].
 pub(crate) struct PaddedRows {
-    /// `[padded_len, width]`
+    /// `[padded_len, width]` values, row-major.
     values: Vec<f64>,
     len: usize,
     width: usize,
 }
 
 impl PaddedRows {
-    /// Copies `[rows, width]` values.
+    /// Copies values of shape `[rows, width]`.
     pub(crate) fn new(values: &[f32], width: usize) -> Self {
         let len = values.len() / width;
         let mut copy = Vec::with_capacity(len.next_multiple_of(ROW_BLOCK) * width);
@@ -29,18 +29,18 @@ impl PaddedRows {
         PaddedRows { values: copy, len, width }
     }
 
-    /// Rows without the padding.
+    /// Number of rows without the padding.
     pub(crate) fn len(&self) -> usize {
         self.len
     }
 
-    /// Rows with the padding: the distance of a product to that of the next left row.
+    /// Number of rows with the padding: the stride between the products of consecutive left rows.
     pub(crate) fn padded_len(&self) -> usize {
         self.values.len() / self.width
     }
 
-    /// `products[l, r] = <self[block * ROW_BLOCK + l], right[r]>`, `[ROW_BLOCK, right.padded_len()]`, on the calling
-    /// thread. `products` is resized.
+    /// `products[l, r] = <self[block * ROW_BLOCK + l], right[r]>`, `[ROW_BLOCK, right.padded_len()]`,
+    /// computed on the calling thread. Resizes `products`.
     pub(crate) fn times(&self, block: usize, right: &PaddedRows, products: &mut Vec<f64>) {
         assert_eq!(self.width, right.width, "inner products: both sides have one width");
         let columns = right.padded_len();
@@ -76,7 +76,7 @@ mod tests {
                 rows.times(block, &rows, &mut products);
                 for left in 0..ROW_BLOCK.min(len - block * ROW_BLOCK) {
                     for right in 0..len {
-                        // (0, 0), (0, 1) or (1, 0), (1, 1)
+                        // Index 0: pair (0, 0); index 1: (0, 1) or (1, 0); index 2: (1, 1).
                         let product = products[left * rows.padded_len() + right].to_bits();
                         assert_eq!(
                             *seen[left % 2 + right % 2].get_or_insert(product),

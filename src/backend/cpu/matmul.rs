@@ -1,27 +1,28 @@
 //! Matrix products: rayon splits the rows of the result, `faer` multiplies each part on one thread.
 //!
-//! How the rows are split does not enter the order of any sum, so the result's bits do not depend on the number of
-//! threads: but for a single row, which `faer` multiplies as a vector, in another order. No part is that small unless the
-//! whole product is.
+//! The order of every sum is independent of how rows are split, so the bits do not depend on the number of
+//! threads. The exception is a single row, which `faer` multiplies as a vector, in another order. A part is
+//! that small only if the whole product is.
 
 pub use faer::Accum;
 use faer::{MatMut, MatRef, Par};
 use rayon::prelude::*;
 
-/// A dense row-major `[rows, columns]` matrix in the first values of `values`.
+/// View of a dense row-major `[rows, columns]` matrix in the first values of `values`.
 pub fn matrix(values: &[f32], rows: usize, columns: usize) -> MatRef<'_, f32> {
     MatRef::from_row_major_slice(&values[..rows * columns], rows, columns)
 }
 
-/// [`matrix`], to be written.
+/// Mutable [`matrix`].
 pub fn matrix_mut(values: &mut [f32], rows: usize, columns: usize) -> MatMut<'_, f32> {
     MatMut::from_row_major_slice_mut(&mut values[..rows * columns], rows, columns)
 }
 
-/// Rows of a part, at least: more than one for the bits' sake; below a few a thread costs more than it saves.
+/// Least number of rows per part. More than one keeps the bits independent of the split; a few more make a
+/// thread worth its cost.
 const PART_ROWS: usize = 8;
 
-/// `c = a b`, or `c += a b`; a transposed operand is a transposed view.
+/// `c = a b`, or `c += a b`. A transposed operand is passed as a transposed view.
 pub fn matmul(c: MatMut<'_, f32>, accumulate: Accum, a: MatRef<'_, f32>, b: MatRef<'_, f32>) {
     let parts = rayon::current_num_threads().min(c.nrows() / PART_ROWS).max(1);
     c.par_row_partition_mut(parts).zip(a.par_row_partition(parts)).for_each(|(c, a)| {
@@ -29,10 +30,10 @@ pub fn matmul(c: MatMut<'_, f32>, accumulate: Accum, a: MatRef<'_, f32>, b: MatR
     });
 }
 
-/// Does one product on each of rayon's threads. The first product of a thread allocates its packing buffer, of the size of
-/// two L3 caches: better before the first step than in whichever step first hands that thread a product.
+/// Runs one product on each of rayon's threads. The first product of a thread allocates its packing buffer,
+/// which is as large as two L3 caches. Doing it here keeps that allocation out of the training steps.
 pub fn prepare_threads() {
-    /// A product of this many rows and columns is packed.
+    /// Rows and columns of a product large enough to be packed.
     const PACKED: usize = 64;
     rayon::broadcast(|_| {
         let operand = MatRef::from_repeated_ref(&1.0, PACKED, PACKED);
