@@ -1,4 +1,4 @@
-//! Embeddings on a sheet of paper: their first two principal components.
+//! Projection of embeddings to the plane: their first two principal components.
 //!
 //! ```text
 //! C = sum_X (f_X - mean)(f_X - mean)^T / images,   C v = lambda v,   lambda_1 >= lambda_2 >= ...
@@ -11,13 +11,14 @@ use super::Embeddings;
 
 /// Images in the plane of the largest variance.
 pub struct Projection {
-    /// `[images]`, along the first and the second component.
+    /// `[images]` coordinates along the first and second component.
     pub points: Vec<(f64, f64)>,
-    /// The share of the variance along each.
+    /// Share of the variance along each component.
     pub explained: (f64, f64),
 }
 
-/// Projects `embeddings`; `None` where there are fewer than two images or columns, or all images are one point.
+/// Projects `embeddings`. Returns `None` if there are fewer than two images or columns, or if all images
+/// coincide.
 pub fn principal_plane(embeddings: Embeddings<'_>) -> Option<Projection> {
     let (images, width) = (embeddings.len(), embeddings.width());
     if images < 2 || width < 2 {
@@ -33,11 +34,12 @@ pub fn principal_plane(embeddings: Embeddings<'_>) -> Option<Projection> {
     if total <= 0.0 {
         return None;
     }
-    // Eigenvalues ascend.
+    // Eigenvalues are in ascending order.
     let eigen = covariance.self_adjoint_eigen(Side::Lower).ok()?;
     let axis = |from_last: usize| {
         let column = eigen.U().col(width - 1 - from_last);
-        // Either direction is an eigenvector; that whose largest part is positive is the same on every machine.
+        // Both directions are eigenvectors. Making the largest component positive gives the same one on every
+        // machine.
         let largest = column.iter().fold(0.0f64, |most, &v| if v.abs() > most.abs() { v } else { most });
         faer::Scale(largest.signum()) * (&centred * column)
     };
