@@ -7,7 +7,8 @@ use scenerank::Result;
 /// Print the completion script of a shell.
 #[derive(Args)]
 #[command(after_help = "Example:
-  scenerank completions bash > ~/.local/share/bash-completion/completions/scenerank")]
+  scenerank completions bash \\
+      > ~/.local/share/bash-completion/completions/scenerank")]
 pub struct CompletionsArguments {
     /// Shell to complete for.
     shell: Shell,

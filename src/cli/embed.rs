@@ -15,7 +15,8 @@ use super::run_arguments::RunArguments;
 const EXAMPLES: &str = "\
 Examples:
   scenerank embed runs/paper --out all.npy --ids all.txt
-  scenerank embed runs/paper --split test --out test.npy --caption-vectors captions.npy
+  scenerank embed runs/paper --split test --out test.npy \\
+      --caption-vectors captions.npy
   scenerank embed runs/paper --out all.arrow --format arrow";
 
 /// File format of the embeddings.

@@ -14,7 +14,7 @@ const EXAMPLES: &str = "\
 Examples:
   scenerank explore runs/paper
   scenerank explore runs/paper --split all --port 0
-  ssh -L 7411:localhost:7411 machine     # then open http://localhost:7411/ here
+  ssh -L 7411:localhost:7411 machine   # then open http://localhost:7411/ here
 
 Press Ctrl-C to end it.";
 

@@ -10,10 +10,12 @@ use scenerank::data::split::SplitRatio;
 
 const EXAMPLES: &str = "\
 Examples:
-  scenerank prepare --scene-graphs scene_graphs.json --image-data image_data.json \\
+  scenerank prepare --scene-graphs scene_graphs.json \\
+      --image-data image_data.json \\
       --captions captions_train2014.json captions_val2014.json \\
       --glove glove.6B.300d.txt --out vg.data
-  scenerank prepare --objects objects.json.gz --relationships relationships.json.gz \\
+  scenerank prepare --objects objects.json.gz \\
+      --relationships relationships.json.gz \\
       --image-data image_data.json.gz --captions captions.json.gz \\
       --glove glove.txt.gz --out vg.data
   scenerank prepare --scene-graphs small.json --image-data image_data.json \\

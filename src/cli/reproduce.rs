@@ -23,7 +23,8 @@ Examples:
       --ablations layers temperature
   scenerank reproduce vg.data --out reproduction --images VG_100K
 
-Run the same command again to continue: finished runs are skipped, interrupted ones resume.";
+Run the same command again to continue: finished runs are skipped, interrupted
+ones resume.";
 
 /// Run the experiments of the paper, and write a report that compares the results.
 ///

@@ -7,7 +7,8 @@ use scenerank::Result;
 #[derive(Args)]
 #[command(after_help = "Examples:
   scenerank step in.safetensors out.safetensors
-  scenerank step in.safetensors out.safetensors --device reference --precision fp64")]
+  scenerank step in.safetensors out.safetensors \\
+      --device reference --precision fp64")]
 pub struct StepArguments {
     /// File with inputs: param.*, batch.* and the configuration in the metadata.
     input: PathBuf,

@@ -13,8 +13,9 @@ Examples:
   scenerank synth demo/raw
   scenerank synth large/raw --images 100000 --seed 7 --gzip
 
-Writes scene_graphs.json and image_data.json (Visual Genome), captions.json (COCO) and glove.txt (GloVe),
-about 4 kB an image, and prints their paths. The same options give the same bytes on any number of threads.")]
+Writes scene_graphs.json and image_data.json (Visual Genome), captions.json (COCO)
+and glove.txt (GloVe), about 4 kB per image, and prints their paths. The same options
+give the same bytes on any number of threads.")]
 pub struct SynthArguments {
     /// Folder to write to; created if necessary.
     out: PathBuf,

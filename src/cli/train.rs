@@ -16,11 +16,14 @@ use scenerank::{Error, Result};
 const EXAMPLES: &str = "\
 Examples:
   scenerank train vg.data --out runs/paper
-  scenerank train vg.data --out runs/triplet --loss triplet --sampling random --epochs 20
-  scenerank train vg.data --out runs/mine --config mine.toml --learning-rate 3e-4
+  scenerank train vg.data --out runs/triplet --loss triplet \\
+      --sampling random --epochs 20
+  scenerank train vg.data --out runs/mine --config mine.toml \\
+      --learning-rate 3e-4
   scenerank train vg.data --out runs/paper --resume
 
-Ctrl-C finishes the step and saves a checkpoint; --resume continues from it with the same results.";
+Ctrl-C finishes the step and saves a checkpoint. --resume continues from it, with
+the results of an uninterrupted run.";
 
 /// Heading of the options for output in the help text.
 const OUTPUT: &str = "Output";
