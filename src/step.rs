@@ -193,7 +193,7 @@ fn reject_unknown_parameters(file: &TensorFile, known: &NamedTensors) -> Result<
         None => Ok(()),
         Some(name) => Err(file.invalid(
             format!("tensor {name}"),
-            "is no parameter of this model",
+            "is not a parameter of this model",
             "remove it, or correct the sizes in the configuration",
         )),
     }
@@ -242,7 +242,7 @@ impl BatchInputs {
             if len != expected {
                 return Err(file.invalid(
                     format!("tensor batch.{name}"),
-                    format!("has {len} values where {expected} belong"),
+                    format!("has {len} values, expected {expected}"),
                     "give one value per node, edge or triple",
                 ));
             }

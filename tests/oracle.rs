@@ -469,7 +469,7 @@ fn bad_inputs_are_named_and_exit_with_2() {
             |dump| {
                 dump.tensors.insert("param.layers.7.bogus".into(), (vec![1], TensorData::F32(vec![0.0])));
             },
-            &["tensor param.layers.7.bogus", "is no parameter of this model"],
+            &["tensor param.layers.7.bogus", "is not a parameter of this model"],
         ),
         (
             "the last layer's predicate head",
@@ -477,7 +477,7 @@ fn bad_inputs_are_named_and_exit_with_2() {
                 let name = "param.layers.2.edge.predicate.norm.bias";
                 dump.tensors.insert(name.into(), (vec![7], TensorData::F32(vec![0.0; 7])));
             },
-            &["layers.2.edge.predicate.norm.bias", "is no parameter"],
+            &["layers.2.edge.predicate.norm.bias", "is not a parameter"],
         ),
         (
             "an edge between two graphs",
@@ -501,7 +501,7 @@ fn bad_inputs_are_named_and_exit_with_2() {
                 dump.indices("edge_predicate").pop();
                 dump.tensors.get_mut("batch.edge_predicate").unwrap().0[0] -= 1;
             },
-            &["batch.edge_predicate", "values where"],
+            &["batch.edge_predicate", "values, expected"],
         ),
         (
             "a parameter that is NaN",

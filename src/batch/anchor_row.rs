@@ -15,7 +15,7 @@ pub(super) struct AnchorRow<'a> {
 
 impl<'a> AnchorRow<'a> {
     pub(super) fn new(similarity: Similarity<'a>, images: &Range<usize>, anchor: usize) -> Self {
-        assert!(images.contains(&anchor), "anchor {anchor} is no training image ({images:?})");
+        assert!(images.contains(&anchor), "anchor {anchor} is not a training image ({images:?})");
         AnchorRow { similarity, first_image: images.start, count: images.len() - 1, anchor }
     }
 

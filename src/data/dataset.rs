@@ -145,7 +145,7 @@ impl Dataset {
             let count = self.file.slice(&urls.offsets).len() - 1;
             check.that("url_text_offsets", count == images, "not one entry per image")?;
             let holds = (0..images).filter_map(|image| self.url(image)).all(is_web_address);
-            check.that("url_text", holds, "an address is not of http or https")?;
+            check.that("url_text", holds, "an address is not http or https")?;
         }
         Ok(())
     }

@@ -222,13 +222,13 @@ pub fn select(sources: &Sources, filter: &Filter) -> Result<Selection> {
 fn nothing_joined(sources: &Sources, stages: &Stages) -> Error {
     let captions: Vec<String> = sources.captions.iter().map(|path| path.display().to_string()).collect();
     let problem = format!(
-        "no image has captions: of its {} images {} have a COCO id in {}, and none of those a caption in {}",
+        "no image has captions: of its {} images, {} have a COCO id in {}, and none of these has a caption in {}",
         stages.graph_file.images,
         stages.with_coco_id,
         sources.image_data.display(),
         captions.join(", ")
     );
-    Error::invalid(sources.graphs.path(), "join", problem, "give the files that belong together")
+    Error::invalid(sources.graphs.path(), "join", problem, "give files that match")
 }
 
 /// Returns the types that occur at least `minimum` times, and the type of each name. Types are ordered by

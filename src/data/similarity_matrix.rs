@@ -65,7 +65,7 @@ impl SimilarityMatrix {
         }
         // numpy pads its header so that the data is aligned; other writers may not.
         if start % 4 != 0 {
-            return Err(invalid("header", format!("the data begins at byte {start}, no multiple of 4")));
+            return Err(invalid("header", format!("the data begins at byte {start}, not a multiple of 4")));
         }
         let matrix = SimilarityMatrix { map, start, images, half };
         let nan = match matrix.view() {

@@ -198,7 +198,7 @@ impl fmt::Display for Stages {
             ),
             (
                 "addresses of photographs",
-                format!("{} kept, {} not of http or https", pictures.urls, pictures.urls_refused),
+                format!("{} kept, {} not http or https", pictures.urls, pictures.urls_refused),
             ),
             (
                 "captions",

@@ -24,7 +24,7 @@ impl<'a> Embeddings<'a> {
         if width == 0 || !values.len().is_multiple_of(width) {
             return Err(Error::argument(
                 "embeddings",
-                format!("{} values are no rows of {width}", values.len()),
+                format!("{} values cannot be divided into rows of {width}", values.len()),
                 "give as many values as images times the width",
             ));
         }

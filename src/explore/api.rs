@@ -121,7 +121,7 @@ pub(super) fn image(collection: &Collection, id: &str, options: &str) -> Answer<
                 let wrong = |_| Refusal::bad(format!("edges: {value:?}; use augmented or relationships"));
                 edges = QueryEdges::from_str(&value, false).map_err(wrong)?;
             }
-            _ => return Err(Refusal::bad(format!("there is no option {name:?}; use remove, edges or seed"))),
+            _ => return Err(Refusal::bad(format!("unknown option {name:?}; use remove, edges or seed"))),
         }
     }
     let dataset = &collection.run.dataset;
@@ -158,7 +158,7 @@ pub(super) fn images(collection: &Collection, options: &str) -> Answer<Listing> 
     for (name, value) in form_urlencoded::parse(options.as_bytes()) {
         match &*name {
             "caption" => wanted.extend(value.split_whitespace().map(str::to_lowercase)),
-            _ => return Err(Refusal::bad(format!("there is no option {name:?}; use caption"))),
+            _ => return Err(Refusal::bad(format!("unknown option {name:?}; use caption"))),
         }
     }
     let dataset = &collection.run.dataset;
@@ -338,5 +338,5 @@ fn captions(dataset: &Dataset, image: usize) -> Vec<String> {
 }
 
 fn number<T: FromStr>(what: &str, text: &str) -> Answer<T> {
-    text.parse().map_err(|_| Refusal::bad(format!("{what}: {text:?} is no whole number from 0")))
+    text.parse().map_err(|_| Refusal::bad(format!("{what}: {text:?} is not a whole number")))
 }

@@ -87,14 +87,14 @@ fn open_matrix(path: &Path) -> Result<MatrixFile> {
     let file_bytes = file.metadata().map_err(Error::file("read", path))?.len();
     let mut reader = BufReader::new(file);
     let header = read_header(&mut reader).map_err(|error| {
-        Error::invalid(path, "header", error.to_string(), "give a .npy file as numpy.save writes it")
+        Error::invalid(path, "header", error.to_string(), "give a .npy file written by numpy.save")
     })?;
 
     let &[rows, width] = header.shape() else {
         return Err(Error::invalid(
             path,
             "header",
-            format!("an array of {} dimensions, where two are read", header.shape().len()),
+            format!("an array of {} dimensions, expected two", header.shape().len()),
             "save an array of one row per image, such as x.reshape(len(x), -1)",
         ));
     };
@@ -102,7 +102,7 @@ fn open_matrix(path: &Path) -> Result<MatrixFile> {
         return Err(Error::invalid(
             path,
             "header",
-            format!("an array of shape {rows} x {width} holds nothing"),
+            format!("an array of shape {rows} x {width} is empty"),
             "save one row per image",
         ));
     }

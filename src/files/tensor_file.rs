@@ -24,8 +24,8 @@ impl TensorFile {
             Error::invalid(
                 &path,
                 "header",
-                format!("no readable safetensors file ({error})"),
-                "the file is damaged or of another kind; write it again",
+                format!("not a readable safetensors file ({error})"),
+                "the file is damaged or has another format; write it again",
             )
         };
         let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(broken)?;
@@ -104,7 +104,7 @@ impl TensorFile {
             return Err(self.invalid(
                 format!("tensor {name}[{at}]"),
                 format!("is {}, outside 0..{below}", values[at]),
-                "mend the indices",
+                "correct the indices",
             ));
         }
         Ok(values.into_iter().map(|value| value as u32).collect())

@@ -125,7 +125,7 @@ pub fn read_records(path: &Path) -> Result<Vec<Record>> {
                 return Err(Error::invalid(
                     path,
                     place,
-                    format!("is no record ({error})"),
+                    format!("is not a record ({error})"),
                     "remove the line",
                 ));
             }

@@ -312,7 +312,7 @@ fn similarity_matrices() {
         (npy("<f4", "True", "(2, 2)", 128, &singles), "order: Fortran order, expected C order"),
         (npy("<f4", "False", "(2, 2)", 128, &singles[..15]), "data: truncated: 16 bytes expected, 15 found"),
         (npy("<f4", "False", "(2, 2)", 128, &[singles.clone(), vec![0]].concat()), "data: too long"),
-        (npy("<f4", "False", "(2, 2)", 127, &singles), "no multiple of 4"),
+        (npy("<f4", "False", "(2, 2)", 127, &singles), "not a multiple of 4"),
         (npy("<f4", "False", "(2, 2)", 128, &nan), "row 1, column 0: NaN"),
         (b"not numpy".to_vec(), "header: not a .npy file"),
         (Vec::new(), "header: not a .npy file"),

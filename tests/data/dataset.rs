@@ -192,7 +192,7 @@ fn contradictions_are_found() {
             |c| c.images[0][0].size = Some(ImageSize { width: 0, height: 3 }),
             "section image_size: not a width",
         ),
-        (|c| c.images[0][0].url = "data:x".into(), "section url_text: an address is not of http or https"),
+        (|c| c.images[0][0].url = "data:x".into(), "section url_text: an address is not http or https"),
     ];
     for (change, problem) in cases {
         let mut wrong = contents();

@@ -366,7 +366,7 @@ fn agreement_refuses_what_it_cannot_compare() {
             .unwrap_err()
             .to_string()
     };
-    assert!(error(&[1.0; 7], 3, 0..2).contains("7 values are no rows of 3"));
+    assert!(error(&[1.0; 7], 3, 0..2).contains("7 values cannot be divided into rows of 3"));
     assert!(error(&[1.0, 1.0, 1.0, f32::NAN], 2, 0..2).contains("row 1, column 1 is NaN"));
     assert!(error(&[1.0; 4], 2, 0..3).contains("2 rows for images 0..3 of 3"));
     assert!(error(&[1.0; 4], 2, 2..4).contains("2 rows for images 2..4 of 3"));

@@ -94,7 +94,7 @@ fn a_driver_that_cannot_be_used_is_named_with_a_remedy() {
     }
     // The checks that follow need kernels to load.
     for (settings, parts) in [
-        (("STUB_RETAIN", "2"), &["open: CUDA_ERROR_OUT_OF_MEMORY", "who uses its memory"][..]),
+        (("STUB_RETAIN", "2"), &["open: CUDA_ERROR_OUT_OF_MEMORY", "which processes use its memory"][..]),
         (("STUB_CAPABILITY", "7"), &["has compute capability 7.0, and 8.0 is needed", "--device cpu"]),
         (
             ("STUB_SHARED_BYTES", "49152"),

@@ -140,7 +140,7 @@ fn search_answers_from_the_files(run_folder: &str, dataset: &Dataset, files: &[&
 
     std::fs::write(others, "1\n2\nthree\n").unwrap();
     let arguments = ["search", run_folder, "--image", &image, "--embeddings", file, "--ids", others];
-    refuse(arguments, &["others.txt: line 3: \"three\" is no image id"]);
+    refuse(arguments, &["others.txt: line 3: \"three\" is not an image id"]);
     std::fs::write(others, "1\n2\n").unwrap();
     refuse(arguments, &["npy: shape: [", "expected (2, 12)", "embed --ids"]);
     refuse(

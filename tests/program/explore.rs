@@ -303,13 +303,13 @@ fn bad_requests(served: &Served, dataset: &Dataset) {
 
     // Paths, methods, hosts, media types.
     refused(served.get("/api/image/4711"), 404, "no image 4711");
-    refused(served.get("/api/image/"), 400, "no whole number");
-    refused(served.get("/api/image/-1"), 400, "no whole number");
+    refused(served.get("/api/image/"), 400, "not a whole number");
+    refused(served.get("/api/image/-1"), 400, "not a whole number");
     let id = dataset.image_id(0);
     refused(served.get(&format!("/api/image/{id}?remove=x")), 400, "remove: \"x\"");
     refused(served.get(&format!("/api/image/{id}?edges=all")), 400, "use augmented or relationships");
-    refused(served.get(&format!("/api/image/{id}?colour=red")), 400, "no option \"colour\"");
-    refused(served.get("/api/images?words=dog"), 400, "no option \"words\"");
+    refused(served.get(&format!("/api/image/{id}?colour=red")), 400, "unknown option \"colour\"");
+    refused(served.get("/api/images?words=dog"), 400, "unknown option \"words\"");
     for path in [
         "/nothing",
         "/../../etc/passwd",

@@ -102,5 +102,5 @@ fn a_tool_that_cannot_be_used_is_said_and_left_out() {
     // Without NVTX_TEST_LOG the tool's initialisation fails.
     let assert = scenerank().args(STEP).env("NVTX_INJECTION64_PATH", tool().unwrap()).assert().success();
     let text = String::from_utf8(assert.get_output().stderr.clone()).unwrap();
-    assert!(text.contains("takes no NVTX ranges"), "{text}");
+    assert!(text.contains("does not accept NVTX ranges"), "{text}");
 }

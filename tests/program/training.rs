@@ -364,7 +364,7 @@ fn checkpoints_that_cannot_be_used() {
 
     for bytes in [&b""[..], b"not tensors", &good[..20], &good[..good.len() - 7]] {
         fs::write(&last, bytes).unwrap();
-        resume(&["no readable safetensors file"]);
+        resume(&["not a readable safetensors file"]);
     }
     // The other checkpoint has no moments.
     fs::copy(fixture.path("run").join(BEST), &last).unwrap();

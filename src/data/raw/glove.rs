@@ -121,7 +121,7 @@ impl WordVectors {
     }
 }
 
-const REMEDY: &str = "use a GloVe text file, one word and its vector a line";
+const REMEDY: &str = "use a GloVe text file with one word and its vector per line";
 
 fn parse<T: std::str::FromStr>(field: &[u8]) -> Option<T> {
     std::str::from_utf8(field).ok()?.parse().ok()

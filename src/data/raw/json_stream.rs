@@ -50,7 +50,7 @@ pub fn records<T: DeserializeOwned>(
         serde_json::error::Category::Syntax => (format!("not JSON: {problem}"), "download it again"),
         serde_json::error::Category::Data => (
             format!("not of the expected schema: {problem}"),
-            "check that it is the file which the option asks for",
+            "check that it is the file that the option expects",
         ),
     };
     Err(Error::invalid(path, place, problem, remedy))

@@ -156,7 +156,7 @@ impl Gpu {
         result::init().map_err(|error| match error.0 {
             CUresult::CUDA_ERROR_NO_DEVICE => problem(index, "the driver sees no GPU", other),
             CUresult::CUDA_ERROR_STUB_LIBRARY => {
-                let remedy = "take the toolkit's lib/stubs out of LD_LIBRARY_PATH, or use --device cpu";
+                let remedy = "remove the toolkit's lib/stubs from LD_LIBRARY_PATH, or use --device cpu";
                 failed("start the driver", remedy)(error)
             }
             CUresult::CUDA_ERROR_SYSTEM_DRIVER_MISMATCH
@@ -189,7 +189,7 @@ impl Gpu {
         }
         let context = CudaContext::new(index).map_err(|error| match error.0 {
             CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
-                failed("open", "see in nvidia-smi who uses its memory, or use --device cpu")(error)
+                failed("open", "check with nvidia-smi which processes use its memory, or use --device cpu")(error)
             }
             _ => failed("open", driver)(error),
         })?;
@@ -251,7 +251,7 @@ impl Gpu {
 
     fn failed<'a>(&'a self, operation: &'a str) -> impl Fn(DriverError) -> Error + 'a {
         move |error| {
-            let remedy = "run again; if it stays, check the GPU with nvidia-smi and compute-sanitizer";
+            let remedy = "run again; if the error persists, check the GPU with nvidia-smi and compute-sanitizer";
             problem(self.context.ordinal(), format!("{operation}: {}", words(error)), remedy)
         }
     }
@@ -281,7 +281,7 @@ impl Driver for Gpu {
                     bytes.div_ceil(1 << 20).max(1),
                     words(error)
                 ),
-                "use a smaller --batch-size, see in nvidia-smi who else uses its memory, or use --device cpu",
+                "use a smaller --batch-size, check with nvidia-smi which processes use its memory, or use --device cpu",
             )
         })?;
         let address = slice.device_ptr(&self.stream).0;

@@ -70,7 +70,7 @@ fn load() -> Option<Tool> {
     match tool {
         Ok(Some(tool)) => Some(tool),
         Ok(None) => {
-            tracing::warn!("{}: takes no NVTX ranges", path.display());
+            tracing::warn!("{}: does not accept NVTX ranges", path.display());
             None
         }
         Err(error) => {
