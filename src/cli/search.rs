@@ -160,7 +160,12 @@ fn read_ids(path: &Path) -> Result<Vec<u64>> {
     let ids = text.lines().zip(1..).map(|(line, number)| {
         line.trim().parse().map_err(|_| {
             let place = format!("line {number}");
-            Error::invalid(path, place, format!("{line:?} is not an image id"), "write one whole number per line")
+            Error::invalid(
+                path,
+                place,
+                format!("{line:?} is not an image id"),
+                "write one whole number per line",
+            )
         })
     });
     ids.collect()

@@ -188,9 +188,10 @@ impl Gpu {
             ));
         }
         let context = CudaContext::new(index).map_err(|error| match error.0 {
-            CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
-                failed("open", "check with nvidia-smi which processes use its memory, or use --device cpu")(error)
-            }
+            CUresult::CUDA_ERROR_OUT_OF_MEMORY => failed(
+                "open",
+                "check with nvidia-smi which processes use its memory, or use --device cpu",
+            )(error),
             _ => failed("open", driver)(error),
         })?;
         let capability = context.compute_capability().map_err(failed("ask for its capability", driver))?;
@@ -251,7 +252,8 @@ impl Gpu {
 
     fn failed<'a>(&'a self, operation: &'a str) -> impl Fn(DriverError) -> Error + 'a {
         move |error| {
-            let remedy = "run again; if the error persists, check the GPU with nvidia-smi and compute-sanitizer";
+            let remedy =
+                "run again; if the error persists, check the GPU with nvidia-smi and compute-sanitizer";
             problem(self.context.ordinal(), format!("{operation}: {}", words(error)), remedy)
         }
     }

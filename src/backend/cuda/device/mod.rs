@@ -88,7 +88,7 @@ impl Device {
         Ok(Buffer::new(self.driver.allocate(len * size_of::<T>())?, len))
     }
 
-    /// Grows `buffer` to at least `len` values and loses what it holds. Within a step buffers are large enough already, and
+    /// Grows `buffer` to at least `len` values and discards its content. Within a step buffers are already large enough, and
     /// this does nothing.
     pub fn reserve<T: Element>(&self, buffer: &mut Buffer<T>, len: usize) -> Result<()> {
         if buffer.len() < len {
