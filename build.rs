@@ -1,5 +1,5 @@
-//! Compiles the kernels: as C++ against the emulator, where there is a C++ compiler, and as fat binaries for GPUs,
-//! where there is nvcc. Without either the crate builds all the same, and one line says what is off.
+//! Compiles the kernels: as C++ against the emulator if there is a C++ compiler, and as fat binaries for GPUs
+//! if there is nvcc. The crate also builds without either; a warning then says what is missing.
 //!
 //! Read from the environment: `SCENERANK_SANITIZE=1` (the emulated kernels with AddressSanitizer and UBSan; see
 //! `scripts/sanitize.sh`), `SCENERANK_CUDA_ARCHS` (such as `80,90a`: machine code for these, PTX for the first; `none`:
@@ -27,8 +27,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use dynamic_shared::dynamic_shared_bytes;
 use occupancy::Multiprocessor;
 
-/// Compute capabilities by default: A100, H100 and H200, B200, RTX 50; older and newer ones in between run the first
-/// one's code or PTX.
+/// Default compute capabilities: A100, H100 and H200, B200, RTX 50. Other GPUs run the code of an older one,
+/// or the PTX of the first.
 const DEFAULT_ARCHS: &str = "80,90a,100,120";
 
 fn main() {
@@ -66,21 +66,21 @@ fn stem(file: &Path) -> &str {
 
 // ---- emulator ------------------------------------------------------------------------------------------------------
 
-/// Runtime and kernels as one static library; sets `cfg(emulator)`.
+/// Builds the runtime and kernels as one static library; sets `cfg(emulator)`.
 fn build_emulator(kernels: &[PathBuf], out: &Path) {
     println!("cargo:rerun-if-env-changed=CXX");
     println!("cargo:rerun-if-env-changed=SCENERANK_SANITIZE");
     let mut build = cc::Build::new();
-    // The speed of the kernels decides the time of the tests, which are built in the dev profile. A release build has the
-    // emulator for trials alone, and is done sooner. Contraction into fused multiply-adds would make results depend on the
-    // machine. The runtime needs nothing of the C++ library.
+    // The speed of the kernels determines the duration of the tests, which use the dev profile. In a release
+    // build the emulator is only for trials, and compiling is faster. Contraction into fused multiply-adds
+    // would make results depend on the machine. The runtime does not use the C++ standard library.
     let opt_level = if env::var("PROFILE").is_ok_and(|profile| profile == "release") { 1 } else { 2 };
     build.cpp(true).std("c++17").opt_level(opt_level).include("kernels").cpp_link_stdlib(None);
     for flag in [
         "-fno-exceptions",
         "-fno-rtti",
         "-ffp-contract=off",
-        // Kernels read four neighbouring values as one word.
+        // Kernels read four adjacent values as one word.
         "-fno-strict-aliasing",
         "-Wall",
         "-Wextra",
@@ -91,7 +91,8 @@ fn build_emulator(kernels: &[PathBuf], out: &Path) {
     }
     if asked("SCENERANK_SANITIZE") {
         build.flag("-fsanitize=address,undefined").flag("-fno-sanitize-recover=undefined").flag("-g");
-        // Zones between the static shared arrays, which lie in a section of their own: where the compiler can.
+        // Adds redzones between the static shared arrays, which lie in a section of their own, if the
+        // compiler supports it.
         build.flag_if_supported("-fsanitize-sections=emulator_shared");
         for library in ["asan", "ubsan"] {
             println!("cargo:rustc-link-lib=dylib={library}");
@@ -122,7 +123,7 @@ fn build_emulator(kernels: &[PathBuf], out: &Path) {
     for file in ["emulator", "fiber", "tensor_core"] {
         build.file(format!("kernels/emulator/{file}.cpp"));
     }
-    // A compiler that knows the ending .cu would take it for CUDA, and others would not compile it.
+    // The compiler is told the language, because it may treat the extension .cu as CUDA or not know it.
     build.flag("-x").flag("c++").files(kernels);
     build.compile("scenerank_emulator");
     println!("cargo:rustc-cfg=emulator");
@@ -130,7 +131,8 @@ fn build_emulator(kernels: &[PathBuf], out: &Path) {
 
 // ---- fat binaries --------------------------------------------------------------------------------------------------
 
-/// One fat binary per kernel file, embedded by `fat_binaries.rs`: `[(file, bytes)]`, empty without nvcc.
+/// Builds one fat binary per kernel file, embedded by `fat_binaries.rs`: `[(file, bytes)]`, empty without
+/// nvcc.
 fn build_fat_binaries(kernels: &[PathBuf], out: &Path) {
     for name in [
         "NVCC",
@@ -146,7 +148,7 @@ fn build_fat_binaries(kernels: &[PathBuf], out: &Path) {
     let list = out.join("fat_binaries.rs");
     let archs = env::var("SCENERANK_CUDA_ARCHS").unwrap_or_else(|_| DEFAULT_ARCHS.to_string());
     if asked("SCENERANK_SANITIZE") || archs == "none" {
-        // Such a build is for the emulator alone.
+        // Such a build is only for the emulator.
         write_if_changed(&list, "[]");
         return;
     }
@@ -160,7 +162,7 @@ fn build_fat_binaries(kernels: &[PathBuf], out: &Path) {
     };
     let compiler = Nvcc { flags: nvcc_flags(&archs), inputs: shared_inputs(&nvcc), path: nvcc, out };
 
-    // A few at a time: each nvcc runs one process after another.
+    // Compiles several files at a time: each nvcc runs its processes sequentially.
     let jobs = env::var("NUM_JOBS").ok().and_then(|jobs| jobs.parse().ok()).unwrap_or(1usize).clamp(1, 8);
     let (next, logs) = (AtomicUsize::new(0), Mutex::new(vec![String::new(); kernels.len()]));
     std::thread::scope(|scope| {
@@ -191,14 +193,14 @@ fn build_fat_binaries(kernels: &[PathBuf], out: &Path) {
 struct Nvcc<'a> {
     path: PathBuf,
     flags: Vec<String>,
-    /// Hash of what every file's code depends on: headers, nvcc's version.
+    /// Hash of the inputs shared by all files: headers and nvcc's version.
     inputs: u64,
     out: &'a Path,
 }
 
 impl Nvcc<'_> {
-    /// Compiles one file unless neither it nor anything it depends on has changed; gives ptxas's log, and each kernel's
-    /// threads.
+    /// Compiles one file unless it and its dependencies are unchanged; returns ptxas's log, and the threads
+    /// of each kernel.
     fn compile(&self, file: &Path) -> String {
         let mut hasher = DefaultHasher::new();
         (self.inputs, &self.flags, read(file)).hash(&mut hasher);
@@ -225,15 +227,15 @@ impl Nvcc<'_> {
             panic!("{}: {}\n{said}", file.display(), String::from_utf8_lossy(&output.stdout));
         }
         let text = stamp + &said + &block_threads(&intermediate);
-        // Megabytes, of which only that was wanted.
+        // Removes megabytes of intermediate files that are no longer needed.
         let _ = fs::remove_dir_all(&intermediate);
         fs::write(&log, &text).unwrap_or_else(|error| panic!("{}: {error}", log.display()));
         text
     }
 }
 
-/// `threads of 'KERNEL' for 'ARCHITECTURE': COUNT` for each kernel in the PTX there: its `__launch_bounds__`, which is what
-/// its launcher asks for.
+/// Lists `threads of 'KERNEL' for 'ARCHITECTURE': COUNT` for each kernel in the PTX: its `__launch_bounds__`,
+/// which its launcher uses as the block size.
 fn block_threads(folder: &Path) -> String {
     let files = fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     let mut lines = String::new();
@@ -314,8 +316,8 @@ fn find_nvcc() -> Option<PathBuf> {
     places.into_iter().find(|place| place.is_file())
 }
 
-/// Registers, shared memory, stack and spills of every kernel and architecture, from ptxas's logs, with its threads and how
-/// much of it a multiprocessor holds, into `kernel_resources.csv`, here and in the profile's folder.
+/// Writes registers, shared memory, stack and spills of every kernel and architecture from ptxas's logs, with
+/// its threads and its occupancy, to `kernel_resources.csv`, here and in the profile's folder.
 fn report_resources(logs: &str, out: &Path) {
     let quoted = |line: &str, at: usize| line.split('\'').nth(at).unwrap_or_default().to_string();
     let threads: HashMap<(String, String), u64> = logs
@@ -340,7 +342,7 @@ fn report_resources(logs: &str, out: &Path) {
             spilt = number_before("bytes spill stores").unwrap_or(0)
                 + number_before("bytes spill loads").unwrap_or(0);
         } else if let Some(registers) = number_before("registers") {
-            // The compiler knows the static part alone.
+            // The compiler only reports the static part.
             let shared = number_before("bytes smem").unwrap_or(0) + u64::from(dynamic_shared_bytes(&kernel));
             let threads = threads.get(&(kernel.clone(), arch.clone())).copied().unwrap_or_else(|| {
                 panic!("{kernel}: give it __launch_bounds__, by which its occupancy is told")
@@ -380,7 +382,7 @@ fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// Leaves an equal file alone, so that what depends on it is not built again.
+/// Leaves an equal file unchanged, so that nothing that depends on it is rebuilt.
 fn write_if_changed(path: &Path, text: &str) {
     if !fs::read_to_string(path).is_ok_and(|old| old == text) {
         fs::write(path, text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));

@@ -1,7 +1,8 @@
 //! Agreement at 1,000 images and at the 4,537 of the paper's test set (10.3 million pairs), on all threads.
 //!
-//! `row_kendall` is what validation computes each epoch; `agreement` is everything: all three correlations by row
-//! and over all pairs, inner products included; `all_pairs_kendall` is the one large tau-b alone.
+//! `row_kendall` is what validation computes each epoch. `agreement` computes everything: all three
+//! correlations by row and over all pairs, including inner products. `all_pairs_kendall` is only the one
+//! large tau-b.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -21,7 +22,7 @@ fn evaluation(criterion: &mut Criterion) {
     for images in [1_000usize, 4_537] {
         let values = normal_features(images, WIDTH, 1);
         let embeddings = Embeddings::new(&values, WIDTH).expect("finite rows");
-        // One common direction, as caption vectors have, keeps similarities inside 0..1.
+        // One common direction, as caption vectors have, keeps similarities within 0..1.
         let mut captions = normal_features(images, WIDTH, 2);
         for row in captions.chunks_exact_mut(WIDTH) {
             row[0] += 1.0;

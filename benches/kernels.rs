@@ -1,5 +1,5 @@
-//! Every kernel's cases (`scenerank::bench::cases`) on the emulator, at a size that takes milliseconds: what CI can say of
-//! their cost. A case whose result is wrong ends the bench. On a GPU `scenerank bench` times them.
+//! Cases of all kernels (`scenerank::bench::cases`) on the emulator, with sizes that take milliseconds, to
+//! track their cost in CI. A case with a wrong result ends the bench. On a GPU, `scenerank bench` times them.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! Nanoseconds per triple, by number of images: constant but for the caches that the caption vectors outgrow.
-//! `extreme` is measured by its search, which happens once.
+//! Nanoseconds per triple, by number of images: constant except for cache effects of the caption vectors. For
+//! `extreme` the one-time search is measured.
 
 use std::hint::black_box;
 
@@ -12,8 +12,8 @@ use scenerank::data::similarity::Similarity;
 /// Width of the smallest public word vectors: 200 MB for a million images.
 const WIDTH: usize = 50;
 
-/// Unit vectors `sqrt(0.7) e + sqrt(0.3) u` with random unit `u` orthogonal to `e`: similarities of 0.7 +- 0.04,
-/// as those of captions.
+/// Unit vectors `sqrt(0.7) e + sqrt(0.3) u` with random unit `u` orthogonal to `e`: similarities of 0.7 +-
+/// 0.04, like those of captions.
 fn caption_vectors(images: usize, width: usize) -> Vec<f32> {
     let philox = Philox::new(1);
     let mut vectors = vec![0.0; images * width];
@@ -67,7 +67,7 @@ fn orders(criterion: &mut Criterion) {
 fn extremes(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("extreme_search");
     group.sample_size(10);
-    // A tenth of the paper's training set at full width: 6 GFLOP; the work grows with the square.
+    // A tenth of the paper's training set at full width: 6 GFLOP; the cost grows quadratically.
     let (images, width) = (3_175, 300);
     let vectors = caption_vectors(images, width);
     let similarity = Similarity::Factored { vectors: &vectors, width };

@@ -1,4 +1,5 @@
-//! The ten nearest of a million embeddings of width 300, on all threads: the file is mapped and in the page cache.
+//! The ten nearest of a million embeddings of width 300, on all threads. The file is mapped and in the page
+//! cache.
 //!
 //! `open` maps and checks every value; `nearest` compares every row with one query.
 

@@ -1,21 +1,22 @@
-// adam: one step over all parameters (Kingma and Ba, 2014), bias corrections folded into rate and correction.
+// adam: one optimizer step over all parameters (Kingma and Ba, 2014). Bias corrections are folded into rate and
+// correction.
 //   m = beta1 m + (1 - beta1) g,  v = beta2 v + (1 - beta2) g^2,  p -= rate m / (sqrt(v correction) + epsilon)
 //   rate = learning_rate / (1 - beta1^t),  correction = 1 / (1 - beta2^t)
-// in   gradients [end]; steps [1]: t - 1, the steps done; ticket [1]: 0 before and after
-// out  adam_step: values, first, second [begin..end], updated in place, and the new weights in copy, unless it is null;
-//      steps moved on to t by the last block to come, unless ticket is null: a step may be taken in parts, the last of
-//      which, behind all others, counts it
-//      weight_copy: copy, of values as they are
-// copy the weights in bf16, rows at padded strides: segments [segment_count], ascending, tell where they lie
-// grid a thread for four values, at least one block
-// cost 28 bytes and some 12 flops per value, 30 with the copy: bandwidth
-// The step's number lies in device memory, so that a captured step counts on by itself.
+// in   gradients [end]; steps [1]: t - 1, the number of steps already taken; ticket [1]: 0 before and after each launch
+// out  adam_step: values, first, second [begin..end], updated in place. If copy is not null, the new weights are also
+//      written there. If ticket is not null, the last block to finish increments steps. A step may run as several
+//      launches; only the last one passes a ticket, so the step is counted once.
+//      weight_copy: copy, filled from the current values
+// copy the weights in bf16, rows at padded strides; segments [segment_count], in ascending order, locate the rows
+// grid one thread per four values, at least one block
+// cost 28 bytes and about 12 flops per value, 30 bytes with the copy: bandwidth
+// The step number lies in device memory, so a captured step increments it on each replay.
 
 #include "stored.cuh"
 
 constexpr int THREADS = 256;
 
-// base^exponent by squaring, as the host's powi: the same bits, so that a run that was resumed goes on alike.
+// base^exponent by squaring, with the same bits as powi on the host: a resumed run continues identically.
 __device__ __forceinline__ double power(double base, unsigned exponent) {
     double product = 1.0;
     for (;;) {
@@ -30,7 +31,7 @@ __device__ __forceinline__ double power(double base, unsigned exponent) {
     }
 }
 
-// The decay rates, and what they make of step t.
+// Decay rates, and the bias-corrected factors of step t.
 struct Rates {
     double learning_rate, beta1, beta2;
 
@@ -38,19 +39,19 @@ struct Rates {
     __device__ __forceinline__ float correction(unsigned t) const { return float(1.0 / (1.0 - power(beta2, t))); }
 };
 
-// The rows of a weight: values first..end in rows of `width` values lie in the copy from `at` on, `stride` apart. The
-// launcher has these five numbers too.
+// Rows of one weight: values first..end, in rows of `width` values. In the copy they begin at `at`, `stride` values
+// apart. The launcher's struct has the same five fields.
 struct WeightSegment {
     int first, end, width, stride, at;
 };
 
-// Where the weights are copied to; null if they are not.
+// Destination of the weight copy; null pointers if there is no copy.
 struct CopyArguments {
     bf16 *values;
     const WeightSegment *segments;
     int segment_count, reserved;
 
-    // The last segment that begins at or before value i, or the first one.
+    // Last segment that begins at or before value i, or the first segment.
     __device__ __forceinline__ WeightSegment segment(int i) const {
         int low = 0, beyond = segment_count;
         while (beyond - low > 1) {
@@ -64,7 +65,7 @@ struct CopyArguments {
         return segments[low];
     }
 
-    // Values i..i + 4 of those before `count`.
+    // Stores values i..i + 4, as far as they lie below `count`.
     __device__ __forceinline__ void store(int i, int count, const Four &all) const {
         WeightSegment of = segment(i);
         if (i >= of.first && i + COLUMNS_EACH <= min(of.end, count)) {
@@ -101,7 +102,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) adam_step(const __grid_con
     begin_kernel();
     __shared__ float factors[2];
     int i = args.begin + (blockIdx.x * THREADS + threadIdx.x) * COLUMNS_EACH;
-    // Under way while two threads, of two warps, find the factors.
+    // The loads are in flight while two threads, in different warps, compute the two factors.
     Four p = {}, g = {}, m = {}, v = {};
     if (i < args.end) {
         p = load_four(args.values, i, args.end);
@@ -116,7 +117,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) adam_step(const __grid_con
         factors[threadIdx.x != 0] = threadIdx.x == 0 ? rates.rate(exponent) : rates.correction(exponent);
     }
     __syncthreads();
-    // This block has read the number; the last one to have done so moves it on.
+    // This block has read the step number. The last block to reach this point increments it.
     if (threadIdx.x == 0 && args.ticket != nullptr && atomicAdd(args.ticket, 1) + 1 == int(gridDim.x)) {
         *args.ticket = 0;
         *args.steps += 1;

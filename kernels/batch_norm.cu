@@ -1,20 +1,20 @@
-// batch_norm: columns normalised by their statistics, scaled, shifted; ReLU.
+// batch_norm: batch normalisation of columns (normalise, scale, shift), followed by ReLU.
 //   norm(z) = (z - mean) rstd weight + bias,  rstd = 1 / sqrt(variance + eps)
-// backward, with d = d_y where the ReLU passed and 0 elsewhere:
+// backward, where d is d_y if the ReLU passed and 0 otherwise:
 //   d_bias = sum d,  d_weight = sum d xhat,  d_z = weight rstd (d - d_bias / R - xhat d_weight / R)
 // Without batch norm the statistics are the constants 0 and 1, and d_z = weight d.
 // The kernel that computes z also computes the batch's statistics (edge_hidden.cu, linear.cuh).
-// in   z [R, C]; relu may read some of the columns of a wider z
-// out  mean, rstd [C]; y [R, C]; d_z in the place of d_y; d_weight, d_bias [C], written
-// z, y and d are of T, with rows at the given strides (stored.cuh); R lies in device memory (common.cuh)
+// in   z [R, C]; batch_norm_relu may read some of the columns of a wider z
+// out  mean, rstd [C]; y [R, C]; d_z [R, C], overwrites d_y; d_weight, d_bias [C], overwritten
+// z, y and d have element type T and rows at the given strides (stored.cuh); R lies in device memory (common.cuh)
 // grid sums: x strips of 32 columns, y chunks of 64 rows, 8 rows at a time; the strip's last block merges the chunks
 //      (strip_sums.cuh): bit-reproducible
-// cost each pass over z or d_y reads or writes T R C bytes: bandwidth
+// cost each pass over z or d_y reads or writes T R C bytes (T: bytes per element): bandwidth
 
 #include "strip_sums.cuh"
 
 constexpr int COLUMN_THREADS = 128;
-constexpr int THREADS = 256; // of kernels that work value by value
+constexpr int THREADS = 256; // elementwise kernels
 
 struct BatchNormRunningStatistics {
     float *mean, *rstd;
@@ -22,7 +22,7 @@ struct BatchNormRunningStatistics {
     int columns, reserved;
 };
 
-// Evaluation: the running statistics take the place of the batch's.
+// Evaluation: the running statistics replace the batch statistics.
 extern "C" __global__ void __launch_bounds__(COLUMN_THREADS)
 batch_norm_running_statistics(const __grid_constant__ BatchNormRunningStatistics args) {
     begin_kernel();
@@ -38,7 +38,7 @@ struct BatchNormNoStatistics {
     int columns, reserved;
 };
 
-// Without batch norm: statistics that change nothing.
+// Without batch norm: mean 0 and rstd 1, the identity.
 extern "C" __global__ void __launch_bounds__(COLUMN_THREADS)
 batch_norm_no_statistics(const __grid_constant__ BatchNormNoStatistics args) {
     begin_kernel();
@@ -49,7 +49,7 @@ batch_norm_no_statistics(const __grid_constant__ BatchNormNoStatistics args) {
     }
 }
 
-// A thread's place in [R, C], with four columns to a thread.
+// Position of a thread in [R, C]; each thread handles four columns.
 struct Place {
     unsigned row;
     int column;
@@ -91,7 +91,7 @@ template <class T> struct BatchNormMask {
     int rows, columns, stride, reserved;
 };
 
-// mask [R, C], without padding: 1 where the ReLU passes, 0 elsewhere; a thread per value.
+// mask [R, C], without padding: 1 where the ReLU passes, 0 elsewhere. One thread per value.
 template <class T> __device__ __forceinline__ void batch_norm_mask(const BatchNormMask<T> &args) {
     int columns = args.columns;
     size_t i = size_t(blockIdx.x) * THREADS + threadIdx.x;
@@ -110,7 +110,7 @@ template <class T> struct BatchNormBackwardSums {
     int columns, stride;
 };
 
-// Sums of d and of d (z - mean), over each chunk and then over all.
+// Sums of d and of d (z - mean), first over each chunk, then over all chunks.
 template <class T> __device__ __forceinline__ void batch_norm_backward_sums(const BatchNormBackwardSums<T> &args) {
     auto gradient = [&](int row, int column) { return widen(args.d_y[size_t(row) * args.stride + column]); };
     NormInput<T> of = {args.z, args.norm, *args.row_count, args.columns, args.stride};
@@ -124,7 +124,7 @@ template <class T> struct BatchNormBackward {
     int columns, stride;
 };
 
-// d [R, C]: d_y becomes d_z.
+// Overwrites d_y [R, C] with d_z.
 template <class T> __device__ __forceinline__ void batch_norm_backward(const BatchNormBackward<T> &args) {
     int columns = args.columns;
     Place at = four_place(columns);

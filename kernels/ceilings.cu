@@ -1,12 +1,12 @@
-// ceilings: arithmetic without memory accesses, to measure the highest rates that a GPU reaches.
-//   ceiling_fma  FMA_CHAINS numbers per thread; each step s = s factor + addend; then their sum
-//   ceiling_mma  MMA_CHAINS tiles [16, 8] per warp; each step d += a b in bf16, with constant fragments a and b; then
-//                the sum of a thread's values
-// in   factor, addend; a, b: a pair of bf16, the value of every register of the fragments
+// ceilings: arithmetic without memory accesses, to measure a GPU's peak rates.
+//   ceiling_fma  FMA_CHAINS numbers per thread; each step computes s = s factor + addend; the result is their sum
+//   ceiling_mma  MMA_CHAINS tiles [16, 8] per warp; each step computes d += a b in bf16, with constant fragments a and b;
+//                the result is the sum of a thread's values
+// in   factor, addend; a, b: a pair of bf16 that fills every register of the fragments
 // out  sums [threads of the grid], written so that the compiler keeps every step
-// grid any; the chains are independent, so that they hide an instruction's latency
+// grid any size; the chains are independent, which hides instruction latency
 // cost 2 FMA_CHAINS steps flops per thread; 2 * 16 * 8 * 16 MMA_CHAINS steps flops per warp
-// The tensor cores' rate is that of mma.sync, which the products use; wgmma is faster on GPUs that have it.
+// The tensor-core rate is that of mma.sync, which the matrix products use. wgmma is faster on GPUs that have it.
 
 #include "common.cuh"
 #include "tensor_core.cuh"
@@ -28,7 +28,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) ceiling_fma(const __grid_c
     for (int i = 0; i < FMA_CHAINS; i++) {
         chain[i] = float(threadIdx.x + i);
     }
-#pragma unroll 16 // else the loop's own instructions would count
+#pragma unroll 16 // otherwise loop overhead would dominate
     for (int step = 0; step < args.steps; step++) {
 #pragma unroll
         for (int i = 0; i < FMA_CHAINS; i++) {

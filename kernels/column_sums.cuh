@@ -1,20 +1,20 @@
-// column_sums: two sums over the rows of every column of a matrix [R, C], for batch norm's statistics and its backward,
-// without a launch of their own.
+// column_sums: two sums over the rows of every column of a matrix [R, C], for the statistics of batch norm and for its
+// backward. The sums need no launch of their own.
 //   chunks   64 rows each: the block that computes or reads them writes two values per column, partials [chunks, 2, C]
 //   groups   32 chunks each: the last block of a strip of columns to finish a group merges its chunks
-//   the end  the block that merges the last group merges the groups
-// Merging is in double precision, in an order that follows from R alone: bit-reproducible. Tickets, which are 0 before and
-// after every launch, tell a block whether it is the last.
+//   total    the block that merges the last group also merges the groups
+// Merging is in double precision. Its order depends on R alone: bit-reproducible. Tickets, which are 0 before and after
+// every launch, tell a block whether it is the last.
 #pragma once
 
 #include "common.cuh"
 
-constexpr int CHUNK_ROWS = 64;   // as in batch_norm.rs; so is GROUP_CHUNKS
-constexpr int GROUP_CHUNKS = 32; // even: a block may compute two chunks
+constexpr int CHUNK_ROWS = 64;   // the same in batch_norm.rs, as is GROUP_CHUNKS
+constexpr int GROUP_CHUNKS = 32; // even, because a block may compute two chunks
 
-// The memory of the sums of a launch.
+// Memory for the sums of one launch.
 struct ColumnMemory {
-    float *partials; // [chunks, 2, C]; null where no sums are wanted
+    float *partials; // [chunks, 2, C]; null if no sums are wanted
     double *groups;  // [groups, 2, C]
     int *tickets;    // [groups + 1, strips]
 
@@ -26,17 +26,18 @@ struct ColumnMemory {
     }
 };
 
-// The two values of a column, over some of its rows.
+// The two values of a column, accumulated over some of its rows.
 struct Pair {
     double first, second;
 };
 
-// Merges means and sums of squared deviations from them (M2) into mean and 1 / sqrt(variance + eps), and moves the running
-// statistics. Without rows nothing moves; with a single row the running variance takes the biased variance, 0.
+// Merges means and sums of squared deviations from them (M2) into mean and 1 / sqrt(variance + eps), and updates the
+// running statistics. Without rows nothing is updated. With a single row the running variance uses the biased variance,
+// 0.
 struct StatisticsMerge {
     float *mean, *rstd, *running_mean, *running_var;
 
-    // M2 = sum M2_i + sum n_i (mean_i - mean)^2 (Chan et al.), where sums are taken around one of the means.
+    // M2 = sum M2_i + sum n_i (mean_i - mean)^2 (Chan et al.), with sums taken around one of the means.
     __device__ __forceinline__ Pair add(Pair sum, Pair part, int rows, double around) const {
         double offset = part.first - around;
         return {sum.first + rows * offset, sum.second + (part.second + rows * offset * offset)};
@@ -56,8 +57,8 @@ struct StatisticsMerge {
     }
 };
 
-// Merges the sums of d and of d (z - mean) into d_weight, d_bias and the terms [2, C] of the backward,
-// d_z = scale d - terms[0] - (z - mean) terms[1]. The terms are 0 where the statistics are not the batch's.
+// Merges the sums of d and of d (z - mean) into d_weight, d_bias and the terms [2, C] of the backward: d_z = scale d -
+// terms[0] - (z - mean) terms[1]. The terms are 0 if mean and rstd are constants.
 struct BackwardMerge {
     float *d_weight, *d_bias, *terms;
     const float *rstd, *weight;
@@ -76,10 +77,10 @@ struct BackwardMerge {
     }
 };
 
-// Adds `count` to the ticket, and returns whether it has reached `of`. If so, everything that was written before can be read,
-// and the ticket is 0 again. All threads of the block call it; `flag` is in shared memory.
+// Adds `count` to the ticket and returns whether it has reached `of`. If so, all earlier writes of the other blocks are
+// visible, and the ticket is reset to 0. All threads of the block call it; `flag` is in shared memory.
 __device__ __forceinline__ bool last_to_come(int *ticket, int count, int of, bool first_thread, int *flag) {
-    __threadfence(); // what this thread wrote is seen before the ticket is
+    __threadfence(); // this thread's writes become visible before the ticket
     __syncthreads();
     if (first_thread) {
         *flag = atomicAdd(ticket, count) + count == of;
@@ -90,17 +91,18 @@ __device__ __forceinline__ bool last_to_come(int *ticket, int count, int of, boo
     __syncthreads();
     bool last = *flag;
     __threadfence();
-    __syncthreads(); // the flag's memory may be used again
+    __syncthreads(); // the flag's memory may be reused after this
     return last;
 }
 
-// A thread's place in the merge: there are `lanes` threads for each column of a strip.
+// Position of a thread in the merge; each column of a strip has `lanes` threads.
 struct StripThread {
     int strip, strips, column, in_strip, lane;
 };
 
-// Merges `count` parts of a column. `part(i)` gives the i-th; each has `rows_each` rows except the last. Every lane takes a
-// share, and the first lane returns the result. `memory` is shared: lanes * strip pairs.
+// Merges `count` parts of a column. `part(i)` returns the i-th part; each part covers `rows_each` rows, the last one
+// possibly fewer. Each lane merges a share, and the first lane returns the result. `memory` is shared: lanes * strip
+// pairs.
 template <int lanes, int strip, class Merge, class Part>
 __device__ __forceinline__ Pair merge_parts(const Merge &merge, StripThread thread, bool inside, int count, int rows,
                                             int rows_each, Part part, Pair *memory) {
@@ -121,12 +123,12 @@ __device__ __forceinline__ Pair merge_parts(const Merge &merge, StripThread thre
         }
         own = merge.close(own, rows, around);
     }
-    __syncthreads(); // the memory may be used again
+    __syncthreads(); // the memory may be reused after this
     return own;
 }
 
-// Called after a block has written `chunk_count` chunks of its strip, from `first_chunk` on, all of one group. Without rows one
-// block of each strip calls it too. `memory` is shared: lanes * strip pairs.
+// Called after a block has written `chunk_count` chunks of its strip, starting at `first_chunk`, all in one group.
+// Without rows, one block of each strip calls it too. `memory` is shared: lanes * strip pairs.
 template <int lanes, int strip, class Merge>
 __device__ __forceinline__ void finish_columns(const ColumnMemory &of, const Merge &merge, StripThread thread, int rows,
                                                int columns, int first_chunk, int chunk_count, Pair *memory) {

@@ -1,19 +1,20 @@
-// cosine_ranks: the rank at which each query finds its own image.
+// cosine_ranks: the rank of each query's own image.
 //   rank[q] = number of rows i with score[q, i] >= score[q, truth[q]],  score[q, i] = <queries[q], index[i]>
-// Rows that tie with the true one count, and so does the true one itself: the rank is the worst of the tied ranks.
+// Rows that tie with the true row count, and so does the true row itself: the rank is the worst of the tied ranks.
 // in   queries [Q, D]; index [n, D]; truth [Q] -> row of index, below n
-// out  ranks [Q], from 1; blocks add to them, so they begin as zeros
-// grid one block per 64 queries and part of 512 rows; the scores, in double precision, stay in registers. Sums in the
-//      order of the inner dimension, the true row's too (inner_products.cuh), so ties are exact; counts are integers,
-//      which may be added in any order: bit-reproducible
-// cost reads 4 (Q + n) D (again from the cache) and writes 4 Q bytes; 2 Q n D flops in double precision: arithmetic
+// out  ranks [Q], from 1; blocks add to them, so they must start as zeros
+// grid one block per 64 queries and part of 512 rows; the scores, in double precision, stay in registers. All sums,
+//      including those of the true rows, run in the order of the inner dimension (inner_products.cuh), so ties are
+//      exact. Counts are integers and may be added in any order: bit-reproducible
+// cost reads 4 (Q + n) D bytes (repeated reads hit the cache) and writes 4 Q bytes; 2 Q n D flops in double precision:
+//      arithmetic
 //
-// A score that is NaN counts against the query.
+// A NaN score counts against the query.
 
 #include "inner_products.cuh"
 
 constexpr int SIDE = InnerTile::SIDE;
-constexpr int PART_ROWS = 8 * SIDE; // as in cosine_ranks.rs; each part computes the true rows' scores again
+constexpr int PART_ROWS = 8 * SIDE; // the same in cosine_ranks.rs; each part recomputes the true rows' scores
 
 struct CosineRanks {
     int *ranks;
@@ -58,7 +59,7 @@ cosine_ranks(const __grid_constant__ CosineRanks args) {
             }
         }
     }
-    // The APART threads of a query are neighbours.
+    // The APART threads of a query are adjacent lanes.
 #pragma unroll
     for (int i = 0; i < InnerTile::EACH; i++) {
         for (int bit = InnerTile::APART / 2; bit > 0; bit /= 2) {

@@ -1,21 +1,22 @@
-// draw_random, draw_probability, draw_reject: the triples of an epoch, by rejection; the same ones that the CPU draws.
-//   src/batch/strategies.rs describes each strategy; src/batch/philox.rs has the random numbers.
-// in   anchors [A] -> image; caption_vectors [images, W]; the training images are `images` from `first` on; seed, epoch
+// draw_random, draw_probability, draw_reject: draw the triples of an epoch by rejection sampling. The CPU draws the
+// same triples. src/batch/strategies.rs describes each strategy, src/batch/philox.rs the random numbers.
+// in   anchors [A] -> image; caption_vectors [images, W]; seed, epoch. The training images are the `images` rows from
+//      `first` on
 // out  positive, negative [A] -> image; similarity_positive, similarity_negative [A]: s_AP, s_AN
-//      -1, -1, NaN, NaN where MAX_TRIALS did not suffice: the host then draws from the whole row
-// grid a warp per anchor. Its four groups of eight lanes take the next four trials side by side; the first that accepts
-//      wins, as if trials came one after another. The lanes of a group hold the eight partial sums of one inner product, in
-//      the order of the CPU, so that the bits are the same (src/data/similarity.rs).
+//      -1, -1, NaN, NaN if MAX_TRIALS were not enough: the host then draws from the whole row
+// grid one warp per anchor. Its four groups of eight lanes run the next four trials in parallel. The first trial that
+//      accepts wins, as if trials ran one after another. The lanes of a group hold the eight partial sums of one inner
+//      product, in the order that the CPU uses, so the bits are the same (src/data/similarity.rs).
 // cost 1 / mean(s) trials for P and 1 / (1 - mean(s)) for N, 8 W bytes and 2 W flops each: scattered rows, latency
 
 #include "common.cuh"
 
-// As in src/batch/strategies.rs.
+// The same in src/batch/strategies.rs.
 constexpr int MAX_TRIALS = 1024;
 constexpr unsigned POSITIVE = 1, NEGATIVE = 2, PAIR = 3;
 
 constexpr int THREADS = 128;
-constexpr int BLOCKS = 8; // on a multiprocessor, at least
+constexpr int BLOCKS = 8; // least number of resident blocks per multiprocessor
 constexpr int GROUP = 8;
 constexpr int GROUPS = WARP_LANES / GROUP;
 
@@ -29,7 +30,7 @@ struct Pick {
     float similarity;
 };
 
-// An anchor's row and its random numbers in one epoch.
+// The row of an anchor, and its random numbers in one epoch.
 struct Draw {
     const float *vectors;
     unsigned seed_low, seed_high, epoch;
@@ -48,13 +49,13 @@ struct Draw {
         return c;
     }
 
-    // The image at a position of the row, which leaves out the anchor.
+    // Image at a position of the row, which leaves out the anchor.
     __device__ __forceinline__ int image(int position) const {
         int at = first + position;
         return at + (at >= anchor);
     }
 
-    // s of the anchor and this image, the same in all lanes of the group.
+    // Similarity of the anchor and this image, the same in all lanes of the group.
     __device__ __forceinline__ float similarity(int image) const {
         const float *x = vectors + size_t(anchor) * width, *y = vectors + size_t(image) * width;
         int whole = width / GROUP * GROUP;
@@ -72,25 +73,26 @@ struct Draw {
     }
 };
 
-// A uniform integer below n, of 64 random bits: the high half of the product.
+// Uniform integer below n from 64 random bits: the high half of the product.
 __device__ __forceinline__ int index_below(unsigned low, unsigned high, unsigned n) {
     unsigned long long carry = ((unsigned long long)low * n) >> 32;
     return int(((unsigned long long)high * n + carry) >> 32);
 }
 
-// A uniform multiple of 2^-24 in [0, 1).
+// Uniform multiple of 2^-24 in [0, 1).
 __device__ __forceinline__ float unit(unsigned bits) { return float(bits >> 8) * (1.0f / 16777216.0f); }
 
 __device__ __forceinline__ int group() { return threadIdx.x % WARP_LANES / GROUP; }
 
-// The pick of the first group that accepts.
+// Pick of the first group that accepts.
 __device__ __forceinline__ Pick of_first(unsigned votes, Pick own) {
     int lane = __ffs(votes) - 1;
     return {__shfl_sync(FULL_WARP, own.image, lane), __shfl_sync(FULL_WARP, own.similarity, lane)};
 }
 
-// Goes through the trials from `trial` on. Returns true if one accepts: `pick` is then its image, `trial` the next trial.
-// A trial takes a uniform other image with the probability s, or 1 - s for a negative; never `not_image`.
+// Runs the trials from `trial` on. Returns true if one accepts; `pick` is then its image and `trial` the next trial. A
+// trial accepts a uniformly drawn other image with probability s, or 1 - s for a negative. It never accepts
+// `not_image`.
 __device__ __forceinline__ bool find(const Draw &draw, unsigned role, int not_image, int &trial, Pick &pick) {
     for (; trial < MAX_TRIALS; trial += GROUPS) {
         int own_trial = trial + group();
@@ -109,12 +111,12 @@ __device__ __forceinline__ bool find(const Draw &draw, unsigned role, int not_im
     return false;
 }
 
-// An unordered pair, ordered; drawn again where it ties.
+// Draws an unordered pair and orders it by similarity; draws again if the two tie.
 __device__ __forceinline__ bool draw_pair(const Draw &draw, Pick &positive, Pick &negative) {
     for (int trial = 0; trial < MAX_TRIALS; trial += GROUPS) {
         Words words = draw.words(PAIR, trial + group());
         int one = index_below(words.a, words.b, draw.others);
-        // One of the others but the first: skipped by a shift, as the row skips the anchor.
+        // Uniform over the other images except the first draw: shifting by one skips it, as the row skips the anchor.
         int two = index_below(words.c, words.d, draw.others - 1);
         two += two >= one;
         one = draw.image(one);
@@ -137,7 +139,7 @@ __device__ __forceinline__ bool draw_independent(const Draw &draw, Pick &positiv
            find(draw, NEGATIVE, positive.image, of_negative, negative);
 }
 
-// Draws both again while the positive is less similar than the negative, or is the same image.
+// Redraws both while the positive is less similar than the negative, or is the same image.
 __device__ __forceinline__ bool draw_ordered(const Draw &draw, Pick &positive, Pick &negative) {
     int trial = 0;
     while (find(draw, POSITIVE, -1, trial, positive) && find(draw, NEGATIVE, -1, trial, negative)) {
@@ -158,7 +160,7 @@ struct DrawTriples {
     int reserved;
 };
 
-// A strategy draws the two images of a triple, and returns false where MAX_TRIALS did not suffice.
+// A strategy draws the two images of a triple. It returns false if MAX_TRIALS were not enough.
 typedef bool Strategy(const Draw &draw, Pick &positive, Pick &negative);
 
 template <Strategy strategy> __device__ __forceinline__ void draw_triples(const DrawTriples &args) {

@@ -1,37 +1,39 @@
-// edge_hidden: joins the parts of an edge's first product, which is split by operand, and sums its gradient by node or type.
+// edge_hidden: adds up the parts of an edge's first product, which is split by operand; sums its gradient by node or
+// type.
 //   z[e] = e W_e^T + P[subject(e), 0..H] + P[object(e), H..2H],   P = x [W_s; W_o]^T
-// (in layer 0; in later layers the product of the edge states adds the other parts, linear_forward_gather in linear.cuh)
+// (layer 0; in later layers linear_forward_gather in linear.cuh adds the other parts to the product of the edge states)
 //   sums[n] = (sum of d_z over edges with subject n, sum over edges with object n)
-// Rows n are nodes. In layer 0, where x and e are rows of the embedding tables, they are the types that occur, and e W_e^T
+// Rows n are nodes. In layer 0, where x and e are rows of the embedding tables, they are the types in use, and e W_e^T
 // has one row per predicate type.
-// With lengths, x = u / length by row, u = relu(norm(.)) (linear_forward_unit in linear.cuh). The sums are then divided by
-// the length: they are the gradient with respect to u W. Also along[n] = sums[n] . P[n] / length, 0 where the length is
-// clamped: the multiple of u that the gradient with respect to u loses. As x . (sums W) = sums . (x W), it needs no gradient
-// with respect to x.
-// The kernels _through_norm read d [E, H], the gradient with respect to relu(norm(z)), and compute d_z from it while they
-// read, in the bits in which it would be stored.
-// in   projected = P [n, 2H]; subject, object [E] -> n; edge_projected [u, H], edge_row [E] -> u;
-//      offsets [n + 1], entries (2 e + role) or (e); lengths [n], null where x is not divided
-// out  z [E, H] and, if they are wanted, the statistics of its columns, of the values as they are stored; sums [n, 2H] or
-//      [u, H], along [n], written
-// All matrices are of T; rows of H are `stride` apart (stored.cuh), rows of 2 H `ends_stride`.
-// grid lookup: x strips of 64 columns, y chunks of 64 rows, with E in device memory (common.cuh), 16 rows at a time; the
-//      strip's last block merges the chunks (column_sums.cuh). sums: one block per row of the output, with n and u in
-//      device memory, threads stride over H; by types, first a block for each predicate type that there may be, then
-//      those for objects. Four columns to a thread. Sums in the order of rows, or of `entries`: bit-reproducible
-// cost lookup reads 3 T E H and writes T E H bytes; sums read 2 T E H, or of d and z 4 T E H, and write 2 T n H bytes:
+// With lengths, x = u / length by row, where u = relu(norm(.)) (linear_forward_unit in linear.cuh). The sums are then
+// divided by the length, which makes them the gradient with respect to u W. The kernel also writes along[n] = sums[n] .
+// P[n] / length, or 0 where the length is clamped. It is the multiple of u to subtract from the gradient with respect
+// to u. Since x . (sums W) = sums . (x W), it does not depend on the gradient with respect to x.
+// The kernels named _through_norm read d [E, H], the gradient with respect to relu(norm(z)), and compute d_z from it
+// while loading. The bits are those of a stored d_z.
+// in   projected = P [n, 2H]; subject, object [E] -> n; edge_projected [u, H], edge_row [E] -> u; offsets [n + 1],
+//      entries (2 e + role) or (e); lengths [n], null if x is not divided
+// out  z [E, H] and optionally the statistics of its columns, computed from the stored values; sums [n, 2H] or [u, H]
+//      and along [n], overwritten
+// All matrices have element type T; rows of H are `stride` apart (stored.cuh), rows of 2 H are `ends_stride` apart.
+// grid lookup: x strips of 64 columns, y chunks of 64 rows, with E in device memory (common.cuh), 16 rows at a time;
+//      the strip's last block merges the chunks (column_sums.cuh). sums: one block per output row, with n and u in
+//      device memory; threads stride over H. sums by type: the blocks of all possible predicate types come first, those
+//      of object types follow. Four columns per thread. Sums in the order of rows, or of `entries`: bit-reproducible
+// cost lookup reads 3 T E H and writes T E H bytes; sums read 2 T E H (4 T E H from d and z) and write 2 T n H bytes:
 //      bandwidth
 
 #include "lists.cuh"
 #include "norm_arguments.cuh"
 
-constexpr int THREADS = 128; // of sums
-// Of the sums by end, on a multiprocessor, at least: as many warps as hide the gather, without spills.
+constexpr int THREADS = 128; // sums
+// Least number of resident blocks per multiprocessor for the sums by end: enough warps to hide the gather, without
+// spills.
 constexpr int ENDS_BLOCKS = 12, NORM_BLOCKS = 9;
-// Of the lookup: a strip's columns, four to a thread, and as many rows at a time.
+// Lookup: columns of a strip, four per thread, and rows at a time.
 constexpr int STRIP = 64, ROW_LANES = 16;
 constexpr int LOOKUP_THREADS = STRIP / COLUMNS_EACH * ROW_LANES;
-constexpr int LOOKUP_BLOCKS = 4; // on a multiprocessor, at least: registers for double precision without spills
+constexpr int LOOKUP_BLOCKS = 4; // least number per multiprocessor: registers for double precision without spills
 
 template <class T> struct EdgeHiddenLookup {
     T *z;
@@ -42,8 +44,8 @@ template <class T> struct EdgeHiddenLookup {
     int hidden, stride, ends_stride, reserved;
 };
 
-// The statistics of a chunk are its columns' means, and sums of squared deviations from them. They are taken around the
-// chunk's first row, which keeps them free of cancellation.
+// The statistics of a chunk are the means of its columns and the sums of squared deviations from them. They are taken
+// around the chunk's first row, which avoids cancellation.
 template <class T> __device__ __forceinline__ void edge_hidden_lookup(const EdgeHiddenLookup<T> &args) {
     __shared__ union {
         float2 chunk[ROW_LANES][STRIP];
@@ -53,11 +55,11 @@ template <class T> __device__ __forceinline__ void edge_hidden_lookup(const Edge
     int edge_count = *args.edge_count, hidden = args.hidden, stride = args.stride, ends_stride = args.ends_stride;
     int first = blockIdx.y * CHUNK_ROWS, count = min(CHUNK_ROWS, edge_count - first);
     if (first >= edge_count && first > 0) {
-        return; // the whole block; without rows the first blocks stay, for the statistics
+        return; // the whole block; without rows the first blocks continue, for the statistics
     }
     int in_strip = threadIdx.x % (STRIP / COLUMNS_EACH) * COLUMNS_EACH, lane = threadIdx.x / (STRIP / COLUMNS_EACH);
     int column = blockIdx.x * STRIP + in_strip;
-    // As it is stored.
+    // The value as stored.
     auto looked_up = [&](int edge) {
         Four sum = load_four(args.edge_projected + size_t(args.edge_row[edge]) * stride, column, hidden);
         Four s = load_four(args.projected + size_t(args.subject[edge]) * ends_stride, column, hidden);
@@ -107,12 +109,12 @@ template <class T> __device__ __forceinline__ void edge_hidden_lookup(const Edge
         to[thread.column] = first_row[thread.in_strip] + offset;
         to[hidden + thread.column] = deviation < 0.0f ? 0.0f : deviation; // keeps NaN
     }
-    __syncthreads(); // the chunk's sums were read
+    __syncthreads(); // the chunk's sums have been read
     finish_columns<LOOKUP_THREADS / STRIP, STRIP>(of, args.statistics.merge(), thread, edge_count, hidden, blockIdx.y, 1,
                                                   memory.merged);
 }
 
-// The rows of d_z, which `columns` gives four columns at a time: read from memory,
+// Rows of d_z, returned by `columns` four columns at a time: loaded from memory,
 template <class T> struct Stored {
     const T *d_z;
     int stride;
@@ -141,14 +143,14 @@ template <class T> struct ThroughNorm {
     }
 };
 
-// The lengths of x; null pointers where x is not divided.
+// Lengths of the rows of x; null pointers if x is not divided.
 template <class T> struct LengthsArguments {
-    float *along;         // [n], written
+    float *along;         // [n], overwritten
     const float *lengths; // [n]
     const T *projected;   // [n, 2 H]
 };
 
-// Divides the values by a length; `dot` adds up their products, as they are stored, with a row of P.
+// Divides the values by a length. Adds to `dot` the products of the values, as stored, with a row of P.
 template <class T>
 __device__ __forceinline__ void over_length(Four &values, float length, const T *projected, int column, int columns,
                                             float &dot) {
@@ -160,7 +162,7 @@ __device__ __forceinline__ void over_length(Four &values, float length, const T 
     }
 }
 
-// Sums [n, 2 H] by node, or by object type.
+// Sums [n, 2 H] per node or per object type.
 template <class T> struct EndSums {
     T *sums;
     LengthsArguments<T> lengths;
@@ -185,7 +187,7 @@ __device__ __forceinline__ void sum_ends(const EndSums<T> &of, const Gradient &d
         for (int i = first; i < end; i++) {
             int entry = entries[i];
             Four value = row(entry >> 1);
-            // The role is the same for the whole block.
+            // The branch is uniform: all threads of the block read the same entry.
             if (entry & 1) {
                 add_four(as_object, value);
             } else {
@@ -210,7 +212,7 @@ __device__ __forceinline__ void sum_ends(const EndSums<T> &of, const Gradient &d
     }
 }
 
-// Sums [u, H] by predicate type.
+// Sums [u, H] per predicate type.
 template <class T>
 __device__ __forceinline__ void sum_edges(T *sums, const ThroughNorm<T> &d_z, const ListsArguments &by_predicate, int u,
                                           int hidden) {
@@ -263,7 +265,7 @@ template <class T> struct EdgeHiddenSumTypesThroughNorm {
     const T *d;
     NormBackwardArguments<T> through;
     ListsArguments by_predicate, by_object;
-    int predicate_blocks; // the blocks of predicates; those of objects come after them
+    int predicate_blocks; // number of blocks for predicates; the blocks for objects follow
     int hidden, stride, ends_stride;
 };
 

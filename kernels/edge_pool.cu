@@ -1,14 +1,14 @@
-// edge_pool: mean of the messages that reach each node; a message is relu(norm(z)), computed where z is read.
+// edge_pool: mean of the messages that reach each node. A message is relu(norm(z)), computed while loading z.
 //   pooled[n] = sum(messages of n) / count(n), and 0 where count(n) = 0; a self loop counts twice
-// in   z [E, W]: messages to the subject in the first H columns, to the object in the last H, W = H + D + H;
+// in   z [E, W]: messages to the subject in the first H columns, to the object in the last H; W = H + D + H
 //      mean, rstd, weight, bias [W]; offsets [N + 1], entries [2E] (2 e + role; role 0 subject, 1 object)
 // out  pooled [N, H]
-// All matrices are of T, with rows at the given strides (stored.cuh).
+// All matrices have element type T and rows at the given strides (stored.cuh).
 // grid one block per node, with N in device memory (common.cuh), threads stride over H, four columns each; sums in the
 //      order of `entries`: bit-reproducible
 // cost reads 2 T E H and writes T N H bytes: bandwidth
-// backward, with that of batch norm and the ReLU: d_heads [E, W], the gradient with respect to the heads' outputs, is never
-//   stored; both kernels gather it from d_pooled [N, H] and d_edge_state [E, D]
+// backward, joined with the backward of batch norm and ReLU. d_heads [E, W], the gradient with respect to the outputs
+// of the heads, is never stored; both kernels gather it from d_pooled [N, H] and d_edge_state [E, D]:
 //   edge_pool_backward_sums  d_weight, d_bias and terms of batch norm (batch_norm.cu); strips (strip_sums.cuh)
 //   edge_pool_backward       d_z [E, W]; one block per edge, threads as above
 //   cost each reads T E (W + D) + T N H bytes, the second writes T E W: bandwidth
@@ -40,7 +40,7 @@ template <class T> __device__ __forceinline__ void edge_pool_forward(const EdgeP
         NormFour to_subject = load_norm(norm, c, hidden), to_object = load_norm(of_object, c, hidden);
         Four sum = {};
         for (int i = first; i < end; i++) {
-            // The role is the same for the whole block.
+            // The branch is uniform: all threads of the block read the same entry.
             int entry = entries[i], role = entry & 1;
             const T *row = args.z + size_t(entry >> 1) * args.z_stride + (role == 1 ? object_start : 0);
             Four value = load_four(row, c, hidden);
@@ -57,17 +57,17 @@ template <class T> __device__ __forceinline__ void edge_pool_forward(const EdgeP
     }
 }
 
-// The gradient [E, W] with respect to the heads' outputs, gathered.
+// Gradient [E, W] with respect to the outputs of the heads, gathered.
 template <class T> struct HeadsGradientArguments {
     const T *d_pooled, *d_edge_state;     // [N, H], [E, D]
     const int *subject, *object;          // [E] -> node
     const int *offsets;                   // [N + 1]: start of each node's messages
     const int *edge_count;                // [1]: E
     int width, hidden;                    // W, H
-    int stride, pooled_stride, state_stride; // of rows of W, H and D
+    int stride, pooled_stride, state_stride; // row strides of the matrices of width W, H and D
     int reserved;
 
-    // The gradient of a message's node, and the count that it is divided by.
+    // Gradient row of a message's node, and the message count that divides it.
     __device__ __forceinline__ const T *node_row(int node) const { return d_pooled + size_t(node) * pooled_stride; }
     __device__ __forceinline__ float count(int node) const { return offsets[node + 1] - offsets[node]; }
     __device__ __forceinline__ const T *edge_row(int edge) const { return d_edge_state + size_t(edge) * state_stride; }
@@ -83,8 +83,8 @@ template <class T> struct HeadsGradientArguments {
     }
 };
 
-// Some columns of the row of an edge, where the gradient with respect to the output is `d_y` over `count`. The pointers begin
-// at the first of these columns.
+// Backward of some columns of an edge's row; the gradient with respect to the output is `d_y` / `count`. The pointers
+// point to the first of these columns.
 template <class T>
 __device__ __forceinline__ void part_backward(T *d_z, const T *z,
                                               const NormBackwardRows &backward, const T *d_y, float count,

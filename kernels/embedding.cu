@@ -1,17 +1,18 @@
-// embedding: rows of the two tables by type, for the types that occur in a batch, and the way back.
-//   forward: rows[u] = table[types[u]];   backward: d_table[types[u]] = d_rows[u], and 0 where no type occurs
-// in   table [V, D] in single precision, or d_rows [U, D]; types [U], ascending, each once; of objects and of predicates
-// out  rows [U, D], or d_table [V, D] in single precision, written whole
-// rows and d_rows are of T, `stride` apart (stored.cuh)
-// grid x one block per row, with U in device memory (common.cuh), y the table; threads stride over D, four columns each.
-//      In backward each block also writes the zeros up to the next row, and the first block those before its row
-// cost copies of (4 + T) U D bytes; backward reads T U D and writes 4 V D
+// embedding: gathers the table rows of the types in a batch, for both tables; the backward scatters the gradients.
+//   forward: rows[u] = table[types[u]];   backward: d_table[types[u]] = d_rows[u], and 0 for types that do not occur
+// in   table [V, D] in single precision, or d_rows [U, D]; types [U], ascending and unique; one set for objects, one
+//      for predicates
+// out  rows [U, D], or d_table [V, D] in single precision, overwritten completely
+// rows and d_rows have element type T, rows `stride` apart (stored.cuh)
+// grid x one block per row, with U in device memory (common.cuh); y the table. Threads stride over D, four columns
+//      each. In the backward, each block also writes the zeros up to the next row; the first block also writes those
+//      before its row
 
 #include "stored.cuh"
 
 constexpr int THREADS = 128;
 
-// Of one table.
+// Arguments for one table.
 template <class T> struct LookupArguments {
     T *rows;
     const float *table;

@@ -1,32 +1,33 @@
-// graph_batch: puts the batch of a step's triples together, from a collection of graphs that stays on the device; the same
-//   lists as src/batch/graph_batch.rs builds. A collection is itself a batch, of all images: the nodes, the edges and the
-//   message lists of a graph are ranges of it, so that concatenating graphs is copying with shifted indices. Five launches:
-//     graph_batch_places    the graphs, and where each begins         one block
-//     graph_batch_graphs    ends, edges, and node -> messages         a block per graph
-//     graph_batch_count     rows and entries of each type             a warp for 4 types and a segment of the rows
-//     graph_batch_number    the types that occur, numbered            one block each for objects and predicates
-//     graph_batch_fill      type -> messages of its nodes, or edges   as count; a third part of the grid finds the
-//                           numbers of each edge's types              numbers, with a thread per edge
-//   Only the device knows the sizes: counts [6] = graphs, nodes, edges, object types, predicate types that occur, triples.
-//   Grids may cover more rows than there are.
-// in   a collection; the epoch's triples [A] (an anchor with a negative `positive` has none); position [1]: start of the
-//      step's anchors, moved behind them. Batches without a triple are passed over. Behind the last there are no graphs.
-// out  counts and lists where they lie in a slot (src/backend/cuda/launchers/batch_places.rs)
-// cost bytes of the lists; counting and filling read the types of all rows once per 4 types, from the caches
-// All values are integers, in one order: bit-reproducible.
+// graph_batch: assembles the batch of a step's triples from a collection of graphs that stays on the device. The lists
+// equal those of src/batch/graph_batch.rs. A collection is itself a batch, of all images: the nodes, edges and message
+// lists of a graph are ranges of it. Concatenating graphs is therefore copying with shifted indices. Five launches:
+//     graph_batch_places    graphs, and where each begins             one block
+//     graph_batch_graphs    ends, edges, and node -> messages         one block per graph
+//     graph_batch_count     rows and entries of each type             one warp per 4 types and segment of the rows
+//     graph_batch_number    numbering of the types in use             one block each for objects and predicates
+//     graph_batch_fill      type -> messages of its nodes, or edges   as count; a third of the grid looks up the type
+//                                                                     numbers of the edges, one thread per edge
+//   Only the device knows the sizes: counts [6] = graphs, nodes, edges, object types, predicate types in use, triples.
+//   Grids may cover more rows than exist.
+// in   a collection; the epoch's triples [A] (an anchor whose `positive` is negative has none); position [1]: the first
+//      anchor of the step, advanced past the step's anchors. Batches without a triple are skipped. At the end of the
+//      epoch the batch has no graphs.
+// out  counts and lists, at their places in a slot (src/backend/cuda/launchers/batch_places.rs)
+// cost bytes of the lists; counting and filling read the types of all rows once per 4 types, from cache
+// All values are integers, written in a fixed order: bit-reproducible.
 
 #include "common.cuh"
 
 constexpr int GRAPHS = 0, NODES = 1, EDGES = 2, OBJECTS = 3, PREDICATES = 4, TRIPLES = 5;
 
 constexpr int THREADS = 256;
-constexpr int GRAPH_THREADS = 128; // of a graph
-constexpr int TYPE_BLOCKS = 5;     // on a multiprocessor, at least
+constexpr int GRAPH_THREADS = 128; // kernels with one block per graph
+constexpr int TYPE_BLOCKS = 5;     // least number of resident blocks per multiprocessor
 constexpr int TYPES_PER_WARP = 4;
-// Rows whose types a lane loads before it looks at the first.
+// Rows whose types a lane loads before it tests the first.
 constexpr int ROWS_AHEAD = 8;
 
-// The sum of the values of the lanes before this one; `total` is that of all.
+// Sum of the values of the lower lanes; `total` is the sum over all lanes.
 __device__ __forceinline__ int warp_scan(int value, int &total) {
     int lane = threadIdx.x % WARP_LANES, sum = value;
     for (int step = 1; step < WARP_LANES; step *= 2) {
@@ -37,10 +38,10 @@ __device__ __forceinline__ int warp_scan(int value, int &total) {
     return sum - value;
 }
 
-// The same over a block of THREADS. `partial` is shared, a value per warp.
+// The same over a block of THREADS. `partial` is shared, one value per warp.
 __device__ __forceinline__ int block_scan(int value, int &total, int *partial) {
     int of_warp, sum = warp_scan(value, of_warp), warp = threadIdx.x / WARP_LANES;
-    __syncthreads(); // an earlier scan's values may still be being read
+    __syncthreads(); // the values of an earlier scan may still be in use
     if (threadIdx.x % WARP_LANES == 0) {
         partial[warp] = of_warp;
     }
@@ -55,7 +56,7 @@ __device__ __forceinline__ int block_scan(int value, int &total, int *partial) {
 
 // ---- arguments ----------------------------------------------------------------------------------------------------
 
-// The lists of all images, as one batch of them all.
+// Lists of all images, as one batch.
 struct CollectionArguments {
     const int *node_offsets, *edge_offsets; // [images + 1]
     const int *object_ends;                 // [images]
@@ -65,13 +66,13 @@ struct CollectionArguments {
     const int *messages;                    // [2 edges]
 };
 
-// The epoch's triples [A].
+// Triples of the epoch, one per anchor [A].
 struct EpochArguments {
     const int *anchors, *positive, *negative;
     const float *similarity_positive, *similarity_negative;
 };
 
-// The header and the lists of the batch.
+// Header and lists of the batch.
 struct BatchArguments {
     int *counts;                                      // [6]
     int *graph_offsets;                               // [G + 1] -> node
@@ -82,10 +83,10 @@ struct BatchArguments {
     int *predicate_types, *predicate_offsets, *predicate_entries; // [V]; [V + 1]; [E] edges
     int *edge_subject_slot, *edge_object_slot;        // [E] -> object_types
     int *edge_predicate_slot;                         // [E] -> predicate_types
-    int *similarity_positive, *similarity_negative;   // [B]: the bits of floats
+    int *similarity_positive, *similarity_negative;   // [B], floats as bits
 };
 
-// What the launches pass to each other.
+// Intermediate results passed between the launches.
 struct ScratchArguments {
     int *graph_image;              // [G] -> image
     int *graph_edges;              // [G + 1] -> edge
@@ -95,7 +96,7 @@ struct ScratchArguments {
     int *slot_of_type;             // [object_types + predicate_types], -1 where the type does not occur
 };
 
-// Of all five launches.
+// Arguments of all five launches.
 struct AssembleGraphBatch {
     CollectionArguments collection;
     EpochArguments epoch;
@@ -176,7 +177,7 @@ graph_batch_graphs(const __grid_constant__ AssembleGraphBatch args) {
     const ScratchArguments &scratch = args.scratch;
     int graph = blockIdx.x;
     if (graph >= batch.counts[GRAPHS]) {
-        // The end of the message lists; one block writes it, also where there is no graph.
+        // End of the message lists. One block writes it, even if there are no graphs.
         if (graph == batch.counts[GRAPHS] && threadIdx.x == 0) {
             batch.node_offsets[batch.counts[NODES]] = 2 * batch.counts[EDGES];
         }
@@ -204,8 +205,8 @@ graph_batch_graphs(const __grid_constant__ AssembleGraphBatch args) {
     }
 }
 
-// A segment of the rows of one kind of types: of nodes, whose entries are the messages that reach them, or of edges, which
-// are their own entries. All warps go through each segment.
+// A segment of the rows of one kind of type. Object rows are nodes, whose entries are the messages that reach them.
+// Predicate rows are edges, which are their own entries. All warps scan each segment.
 struct Rows {
     const int *type_of, *message_offsets;
     int start, end;
@@ -214,7 +215,7 @@ struct Rows {
         return message_offsets ? message_offsets[row + 1] - message_offsets[row] : 1;
     }
 
-    // The types of rows `row`, row + 32 and so on, counted from `first`; -1 where a type is not one of the warp's.
+    // Types of rows `row`, row + 32, ..., relative to `first`; -1 if a type is not one of the warp's.
     __device__ __forceinline__ void types(int (&of_row)[ROWS_AHEAD], int row, int first) const {
 #pragma unroll
         for (int ahead = 0; ahead < ROWS_AHEAD; ahead++) {
@@ -228,7 +229,7 @@ struct Rows {
     }
 };
 
-// blockIdx.y is the kind: 0 objects, 1 predicates; blockIdx.z the segment, of at most 32.
+// blockIdx.y is the kind (0 objects, 1 predicates); blockIdx.z is the segment, one of at most 32.
 __device__ __forceinline__ Rows segment_of_kind(const AssembleGraphBatch &args) {
     bool objects = blockIdx.y == 0;
     int count = args.batch.counts[objects ? NODES : EDGES];
@@ -237,12 +238,12 @@ __device__ __forceinline__ Rows segment_of_kind(const AssembleGraphBatch &args) 
             objects ? args.batch.node_offsets : nullptr, start, min(start + length, count)};
 }
 
-// The warp's first type.
+// First type of the warp.
 __device__ __forceinline__ int first_type() {
     return (blockIdx.x * THREADS + threadIdx.x) / WARP_LANES * TYPES_PER_WARP;
 }
 
-// type_rows, type_entries: how many there are of each type.
+// Counts the rows and entries of each type in a segment: type_rows, type_entries.
 extern "C" __global__ void __launch_bounds__(THREADS, TYPE_BLOCKS)
 graph_batch_count(const __grid_constant__ AssembleGraphBatch args) {
     begin_kernel();
@@ -281,7 +282,7 @@ graph_batch_count(const __grid_constant__ AssembleGraphBatch args) {
     }
 }
 
-// The types that occur, ascending; the start of the entries of each; and the number of each type among them.
+// Lists the types in use in ascending order, with the start of their entries and the number (slot) of each type.
 extern "C" __global__ void __launch_bounds__(THREADS)
 graph_batch_number(const __grid_constant__ AssembleGraphBatch args) {
     begin_kernel();
@@ -319,7 +320,7 @@ graph_batch_number(const __grid_constant__ AssembleGraphBatch args) {
     }
 }
 
-// The numbers of each edge's types.
+// Type numbers of the ends and the predicate of each edge.
 __device__ __forceinline__ void fill_edge_slots(const AssembleGraphBatch &args) {
     const BatchArguments &batch = args.batch;
     const int *slot_of_type = args.scratch.slot_of_type, *node_object = args.scratch.node_object;
@@ -332,7 +333,8 @@ __device__ __forceinline__ void fill_edge_slots(const AssembleGraphBatch &args) 
     }
 }
 
-// Entries by type, rows ascending; those of a node are its messages. Where blockIdx.y is 2, the edges' slots.
+// Entries by type, with rows ascending; the entries of a node are its messages. With blockIdx.y = 2: the type numbers
+// of the edges.
 extern "C" __global__ void __launch_bounds__(THREADS, TYPE_BLOCKS)
 graph_batch_fill(const __grid_constant__ AssembleGraphBatch args) {
     begin_kernel();
@@ -348,7 +350,7 @@ graph_batch_fill(const __grid_constant__ AssembleGraphBatch args) {
     int lane = threadIdx.x % WARP_LANES;
     int *entries = objects ? batch.object_entries : batch.predicate_entries;
     const int *offsets = objects ? batch.object_offsets : batch.predicate_offsets;
-    // Start of the segment's entries of each type: behind those of the segments before.
+    // Start of the segment's entries of each type, after those of earlier segments.
     int next[TYPES_PER_WARP];
 #pragma unroll
     for (int t = 0; t < TYPES_PER_WARP; t++) {
@@ -380,7 +382,8 @@ graph_batch_fill(const __grid_constant__ AssembleGraphBatch args) {
                 }
                 continue;
             }
-            // The warp copies the messages of one node after another: an image node has one for each object of its graph.
+            // The warp copies the messages of one node at a time: an image node has one message for each object of its
+            // graph.
             int message = type < 0 ? 0 : batch.node_offsets[row];
             for (; wanted != 0; wanted &= wanted - 1) {
                 int node = __ffs(wanted) - 1;

@@ -1,9 +1,9 @@
-// inner_products: a strip of the inner products of all rows with each other, in double precision.
+// inner_products: a strip of the matrix of inner products between all pairs of rows, in double precision.
 //   products[r, c] = <values[first_row + r], values[c]>
 // in   values [n, D]
 // out  products [R, n]
-// grid one block per tile of 64 x 64, those of one row of tiles after each other; sums in the order of the inner
-//      dimension, so bit-reproducible and symmetric (inner_products.cuh)
+// grid one block per tile of 64 x 64, tiles of one row in sequence; sums in the order of the inner dimension:
+//      bit-reproducible and symmetric (inner_products.cuh)
 // cost reads 4 n D, writes 8 R n bytes; 2 R n D flops in double precision: arithmetic
 
 #include "inner_products.cuh"

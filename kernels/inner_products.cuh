@@ -1,40 +1,40 @@
-// inner_products: a tile of the inner products of some rows with others, in double precision.
+// inner_products: a tile of inner products between two sets of rows, in double precision.
 //   product[l, r] = <left[l], right[r]>
-// Products of two f32 are exact in double precision, so only the order of summation rounds (and a fused multiply-add
-// gives the same bits as two instructions). That order is the one of the inner dimension, by one thread for each
-// product: equal rows give equal products wherever they lie, to the last bit, and ties stay ties.
+// The product of two f32 is exact in double precision, so only the summation rounds. A fused multiply-add therefore
+// gives the same bits as two instructions. One thread computes each product, in the order of the inner dimension: equal
+// rows give equal products wherever they lie, and ties stay ties.
 //
-// 256 threads make 64 x 64 products; they walk the inner dimension in steps of 16, through shared memory, where both
-// sides lie inner dimension first; a thread makes 4 neighbouring rows by 4 columns that are 16 apart, so that a warp
-// reads 16 neighbouring columns at once and each row as one broadcast. Double precision runs at half the rate of single
-// on data centre GPUs and at a 64th on others.
+// 256 threads compute 64 x 64 products. They walk the inner dimension in steps of 16 through shared memory, where both
+// sides are stored inner dimension first. A thread computes 4 adjacent rows by 4 columns that are 16 apart, so a warp
+// reads 16 adjacent columns at once and each row as one broadcast. Double precision runs at half the single-precision
+// rate on data centre GPUs and at 1/64 of it on others.
 #pragma once
 
 #include "common.cuh"
 
 struct InnerTile {
     static constexpr int SIDE = 64, THREADS = 256, STEP = 16, EACH = 4, APART = SIDE / EACH;
-    // Padded, so that a warp's stores of two rows by 16 steps spread over the banks.
+    // Padded so that a warp's stores of two rows by 16 steps hit different banks.
     static constexpr int LINE = SIDE + 2;
-    // Doubles of shared memory: one step of both sides.
+    // Number of doubles in shared memory: one step of both sides.
     static constexpr int MEMORY = 2 * STEP * LINE;
 
-    // The tile's rows and columns that this thread makes: row() + i, column() + APART * j.
+    // Rows and columns of the tile that this thread computes: row() + i, column() + APART * j.
     static __device__ __forceinline__ int row() { return threadIdx.x / APART * EACH; }
     static __device__ __forceinline__ int column() { return threadIdx.x % APART; }
 
-    // One step of SIDE rows; `row_at` gives the row at each place, or -1 for zeros.
+    // Loads one step of SIDE rows; `row_at` returns the row for each position, or -1 for zeros.
     template <class RowAt>
     static __device__ __forceinline__ void load(double *to, const float *values, RowAt row_at, int width,
                                                 int first) {
         for (int i = threadIdx.x; i < SIDE * STEP; i += THREADS) {
-            int at = i / STEP, step = i % STEP, row = row_at(at); // neighbouring threads read neighbouring values
+            int at = i / STEP, step = i % STEP, row = row_at(at); // adjacent threads read adjacent values
             bool inside = row >= 0 && first + step < width;
             to[step * LINE + at] = inside ? double(values[size_t(row) * width + first + step]) : 0.0;
         }
     }
 
-    // This thread's products of the rows that `left_row` and `right_row` give.
+    // Computes this thread's products of the rows selected by `left_row` and `right_row`.
     template <class LeftRow, class RightRow>
     static __device__ __forceinline__ void multiply(double (&product)[EACH][EACH], double *memory,
                                                     const float *left, LeftRow left_row,
@@ -71,7 +71,7 @@ struct InnerTile {
         }
     }
 
-    // The products of SIDE pairs of rows, each with the bits that `multiply` gives it; thread t < SIDE has the t-th.
+    // Products of SIDE pairs of rows, with the same bits as from `multiply`; thread t < SIDE returns the t-th.
     template <class LeftRow, class RightRow>
     static __device__ __forceinline__ double multiply_pairs(double *memory, const float *left,
                                                             LeftRow left_row, const float *right,

@@ -1,22 +1,23 @@
-// l2_normalise: rows x = y / max(|y|, eps) of y = relu(norm(z)), for the last layer, whose states the readout reads. The
-// other layers need no launch for it: the products divide (linear_forward_unit in linear.cuh).
-// backward: d_y = (d_x - x (x . d_x)) / |y|, and d_x / eps where |y| < eps; x is computed from z again
-// in   z [R, C]; mean, rstd, weight, bias [C]; backward: d_x [R, C]. Matrices are of T, rows `stride` apart (stored.cuh)
-// out  x [R, C]; d_y [R, C], the gradient with respect to relu(norm(z)), and the first part of batch norm's backward:
+// l2_normalise: rows x = y / max(|y|, eps) of y = relu(norm(z)), for the last layer, whose states the readout reads. In
+// the other layers the matrix products divide by the length (linear_forward_unit in linear.cuh).
+// backward: d_y = (d_x - x (x . d_x)) / |y|, and d_x / eps where |y| < eps; x is recomputed from z
+// in   z [R, C]; mean, rstd, weight, bias [C]; backward: d_x [R, C]. Matrices have element type T, rows `stride` apart
+//      (stored.cuh)
+// out  x [R, C]; d_y [R, C], the gradient with respect to relu(norm(z)); the first part of batch norm's backward:
 //      d_weight, d_bias and terms (batch_norm.cu)
 // grid forward: one block per row, with R in device memory (common.cuh), threads stride over C, four columns each;
 //      backward: x strips of 128 columns, y chunks of 64 rows, 8 rows at a time; the strip's last block merges the
 //      chunks (column_sums.cuh); sums by warp, then over warps, in a fixed order: bit-reproducible
-// cost forward reads T R C (again from the cache) and writes T R C bytes; backward reads 2 T R C, once more for each
-//      strip (from the cache), and writes T R C
+// cost forward reads T R C (twice, the second time from cache) and writes T R C bytes; backward reads 2 T R C, once
+//      more for each strip (from cache), and writes T R C
 
 #include "strip_sums.cuh"
 
 constexpr int THREADS = 128; // forward
-// Columns of a block of the backward, four to a lane of a warp, and its threads: a warp for each row lane.
+// Columns of a backward block, four per lane of a warp; threads of the block: one warp per row lane.
 constexpr int WIDE_STRIP = WARP_LANES * COLUMNS_EACH;
 constexpr int BACKWARD_THREADS = WARP_LANES * ROW_LANES;
-constexpr int BACKWARD_BLOCKS = 4; // on a multiprocessor, at least: registers for double precision without spills
+constexpr int BACKWARD_BLOCKS = 4; // least number per multiprocessor: registers for double precision without spills
 
 // relu(norm(z)) of four columns of the row.
 template <class T>
@@ -75,17 +76,18 @@ template <class T> struct L2NormaliseBackward {
     int columns, stride;
 };
 
-// A block takes a strip of the columns of a chunk. It computes the lengths of the chunk's rows itself, and reads them whole.
+// A block handles one strip of columns of a chunk. It computes the lengths of the chunk's rows itself, and reads whole
+// rows for that.
 template <class T> __device__ __forceinline__ void l2_normalise_backward(const L2NormaliseBackward<T> &args) {
     __shared__ union {
         float2 chunk[ROW_LANES][WIDE_STRIP];
         Pair merged[BACKWARD_THREADS];
     } memory;
-    __shared__ float2 of_rows[CHUNK_ROWS]; // divisor, and x . d_x over it
+    __shared__ float2 of_rows[CHUNK_ROWS]; // divisor, and x . d_x divided by it
     int rows = *args.row_count, columns = args.columns, stride = args.stride;
     int first = blockIdx.y * CHUNK_ROWS, count = min(CHUNK_ROWS, rows - first);
     if (first >= rows && first > 0) {
-        return; // the whole block; without rows the first blocks stay
+        return; // the whole block; without rows the first blocks continue
     }
     int lane = threadIdx.x % WARP_LANES, warp = threadIdx.x / WARP_LANES;
     NormRows norm = args.norm.rows();
@@ -121,7 +123,7 @@ template <class T> __device__ __forceinline__ void l2_normalise_backward(const L
             for (int i = 0; i < COLUMNS_EACH; i++) {
                 float y = relu_norm(norms[i], values[i]);
                 d[i] = (d[i] - y * of_row.y) / of_row.x;
-                // As it is stored.
+                // The value as stored.
                 float passed = norm_value(norms[i], values[i]) > 0.0f ? rounded<T>(d[i]) : 0.0f;
                 sums[i] += passed;
                 products[i] += passed * (values[i] - norms.mean[i]);
@@ -148,7 +150,7 @@ template <class T> __device__ __forceinline__ void l2_normalise_backward(const L
         to[thread.column] = sum.x;
         to[columns + thread.column] = sum.y;
     }
-    __syncthreads(); // the chunk's sums were read
+    __syncthreads(); // the chunk's sums have been read
     finish_columns<BACKWARD_THREADS / WIDE_STRIP, WIDE_STRIP>(chunks, args.gradient.merge(args.norm), thread, rows,
                                                               columns, blockIdx.y, 1, memory.merged);
 }

@@ -1,19 +1,19 @@
-// launch: how a kernel follows the one before it in its stream, or in a captured graph.
+// launch: how a kernel follows its predecessor in a stream or in a captured graph.
 //
-// Kernels depend on each other in a chain, and each is short. On Hopper and later (sm_90) a launch may therefore begin
-// before the one ahead of it has ended (programmatic dependent launch, gpu.rs): its blocks take their places while the
-// last blocks of that one are still at work, wait here until all of it is done and written, and let the next launch
-// come in turn. What a launch costs, its blocks' way to their multiprocessors and their start, is then over when the
-// values are there. Elsewhere, and where a launch does not ask for it, this does nothing.
+// Kernels form a chain of dependencies, and each is short. On Hopper and later (sm_90) a launch may begin before its
+// predecessor has ended (programmatic dependent launch, gpu.rs). Its blocks are scheduled while the last blocks of the
+// predecessor still run. They wait here until all of the predecessor's writes are visible, and then allow the next
+// launch to start. The launch overhead, scheduling blocks and starting them, overlaps with the predecessor. On other
+// GPUs, and for launches that do not request it, this has no effect.
 #pragma once
 
 #ifndef __CUDACC__
 #include "emulator/emulator.h"
 #endif
 
-// The first statement of every kernel: it comes before any access to memory that another launch may have written or may
-// read. Blocks that have nothing to do call it too, since a launch counts as done when its blocks are. The emulator refuses
-// a kernel that a thread leaves without it. A test disassembles each kernel and checks that no memory access precedes the
+// First statement of every kernel, before any access to memory that another launch may have written or may read. Blocks
+// without work call it too, because a launch counts as done only when all its blocks are. The emulator rejects a kernel
+// if a thread returns without calling it. A test disassembles each kernel and checks that no memory access precedes the
 // wait (tests/kernels/machine_code.rs).
 __device__ __forceinline__ void begin_kernel() {
 #ifndef __CUDACC__

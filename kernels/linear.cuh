@@ -1,40 +1,41 @@
-// linear: the products of a linear layer y = x W^T without bias, and what is fused with them. One file per number
-// format of the operands: linear_fp32.cu, linear_bf16.cu, linear_bf16x3.cu. A kernel's name ends in its format and
-// tile: _bf16_64.
+// linear: matrix products of a linear layer y = x W^T without bias, and the operations fused with them. There is one
+// file per number format of the operands: linear_fp32.cu, linear_bf16.cu, linear_bf16x3.cu. A kernel's name ends in its
+// format and tile: _bf16_64.
 //   linear_forward              y = x W^T, and the statistics of y
-//   linear_forward_norm         y = relu(norm(x)) W^T, and the statistics of y; the activated x is never stored
-//   linear_forward_unit         y = (u / |u|) W^T by row, where u = relu(norm(x)), and the lengths |u|. The product
-//                               finds the lengths while it passes over u, and divides what it stores
+//   linear_forward_norm         y = relu(norm(x)) W^T, and the statistics of y; relu(norm(x)) is never stored
+//   linear_forward_unit         y = (u / |u|) W^T by row, where u = relu(norm(x)), and the lengths |u|. The lengths are
+//                               accumulated while u is loaded; the epilogue divides by them
 //   linear_forward_gather       y[r] = x[r] W^T + P[subject(r), 0..O] + P[object(r), O..2 O], and the statistics of y
 //   linear_forward_gather_norm  the same with relu(norm(x))
 //   linear_forward_two          two independent products in one launch
 //   linear_backward             d_x = d_y W and d_W = d_y^T x in one launch
 //   linear_backward_norm        the same where x is relu(norm(z)), and the sums of this norm's backward
-//   linear_backward_unit        the backward of linear_forward_unit: d_y is divided by |u| already, and
+//   linear_backward_unit        backward of linear_forward_unit: d_y is already divided by |u|, and
 //                               d_u = d_y W - along u by row. edge_hidden.cu computes `along`. Also the sums of the
 //                               norm's backward
 //   linear_backward_through_norm, linear_backward_norm_through_norm
-//                               linear_backward and linear_backward_norm where d_y is what batch norm's backward makes
-//                               of a gradient d and of the layer's own z: no d_z is stored
-//   linear_backward_states      linear_backward_unit of nodes and linear_backward_norm_through_norm of edges in one
+//                               linear_backward and linear_backward_norm where d_y is the gradient through batch norm,
+//                               computed from a gradient d and the layer's own z: d_z is never stored
+//   linear_backward_states      linear_backward_unit for nodes and linear_backward_norm_through_norm for edges in one
 //                               launch
-// in   linear_arguments.cuh. Matrices have row strides, so that some columns of a wider matrix are a matrix too. R lies
-//      in device memory (common.cuh)
-// out  overwritten. The last block of a strip of columns merges the columns' sums (column_sums.cuh); the last block of
-//      a tile of d_W adds up its parts, each the sum over some rows
-// grid forward: x tiles of columns, y tiles of rows; linear_forward_two: the first product's tiles row by row, then the
-//      second's. backward: d_x's tiles row by row, then d_W's tiles, part by part. Blocks beyond R have nothing to do
-// sums products in the order of the inner dimension, columns' sums and parts in the order of rows: bit-reproducible.
-//      The parts follow from R alone
-// cost 2 R I O flops per product, three times as many for bf16x3; all but fp32 run on the tensor cores. A tile of n x n
-//      reads 2 n values per n^2 multiply-adds: in fp32 32 (n = 64) or 64 (n = 128) flops per byte from L2, in bf16
-//      twice as many
+// in   see linear_arguments.cuh. Matrices have row strides, so a block of columns of a wider matrix is a matrix too. R
+//      lies in device memory (common.cuh)
+// out  all overwritten. The last block of a strip of columns merges the column sums (column_sums.cuh). The last block
+//      of a tile of d_W adds up its parts, each of which is the sum over some rows
+// grid forward: x tiles of columns, y tiles of rows. linear_forward_two: the tiles of the first product row by row,
+//      then those of the second. backward: the tiles of d_x row by row, then the tiles of d_W, part by part. Blocks
+//      beyond R have no work
+// sums products in the order of the inner dimension, column sums and parts in the order of rows: bit-reproducible.
+//      The number of parts depends on R alone
+// cost 2 R I O flops per product, three times as many for bf16x3; all formats but fp32 run on the tensor cores. A tile
+//      of n x n reads 2 n values per n^2 multiply-adds. In fp32 that is 32 (n = 64) or 64 (n = 128) flops per byte from
+//      L2, in bf16 twice as many
 //
-// Two tiles. 64 x 64 while there are few tiles: [1056, 300] x [300, 512], at 16 triples, makes 136 of them for 132
-// multiprocessors, but only 36 of 128 x 128. 128 x 128, with half the traffic per product, once these fill the GPU. The
-// kernels through norm have the smaller tile only: more and larger tiles would normalise the same values again and
-// again. Registers are bounded so that 512 threads share a multiprocessor in bf16 and 384 in bf16x3 (so one block of
-// the larger tile): one block's copies hide behind another's products.
+// There are two tile sizes. 64 x 64 is used while there are few tiles: [1056, 300] x [300, 512], at 16 triples, has 136
+// of them for 132 multiprocessors, but only 36 of 128 x 128. 128 x 128, with half the traffic per product, is used once
+// its tiles fill the GPU. The through_norm kernels have the smaller tile only: more and larger tiles would normalise
+// the same values repeatedly. Registers are bounded so that 512 threads share a multiprocessor in bf16 and 384 in
+// bf16x3 (one block of the larger tile). The copies of one block then hide behind the products of another.
 #pragma once
 
 #include "linear_arguments.cuh"
@@ -42,8 +43,8 @@
 #include "matmul_fma.cuh"
 #include "matmul_tensor.cuh"
 
-// A stage holds 64 bytes of each row. In bf16 that is 32 inner steps between two barriers, in bf16x3 16. Four stages
-// fit into shared memory.
+// A stage holds 64 bytes of each row: 32 inner steps between two barriers in bf16, 16 in bf16x3. Four stages fit into
+// shared memory.
 template <class Value> struct Tiles {
     static constexpr int inner = 64 / int(sizeof(Value));
     using Small = Shape<64, 64, inner, 4, 2, 2>;
@@ -56,7 +57,7 @@ template <class Core> using ValueOf = typename Core::Value;
 
 __shared__ __align__(16) float small_tile_memory[SMALL_TILE_BYTES / sizeof(float)];
 
-// The block's shared memory.
+// Shared memory of the block.
 template <class Core> __device__ __forceinline__ float *tile_memory() {
     if constexpr (Core::Shape::rows == LARGE_TILE) {
         DYNAMIC_SHARED(float, large_tile_memory);
@@ -68,8 +69,8 @@ template <class Core> __device__ __forceinline__ float *tile_memory() {
 
 // ---- operands ---------------------------------------------------------------------------------------------------
 
-// Whether a layer's weight and its gradient are one matrix each, or may be two parts of a wider one. With one part the
-// compiler leaves the split out.
+// Whether a layer's weight and its gradient are one matrix each, or may be two parts of a wider matrix. With one part
+// the compiler removes the split.
 enum class Parts { ONE, TWO };
 
 template <class T, class Norm>
@@ -105,8 +106,8 @@ __device__ __forceinline__ Statistics statistics(const StatisticsArguments &of) 
 
 // ---- products ---------------------------------------------------------------------------------------------------
 
-// The block's tile of the matrix out(). out() is called once the tile is complete: earlier, the address would take
-// registers from the product. `add` turns a product into what is stored.
+// Computes the block's tile of the matrix out(). out() is called after the tile is complete: earlier, the address would
+// occupy registers during the product. `add` maps a product to the stored value.
 template <class Core, Order order_a, Order order_b, class Out, class A, class B, class Lengths, class Add, class Sums>
 __device__ __forceinline__ void product(const Out &out, const A &a, const B &b, const Place &place,
                                         const Lengths &lengths, const Add &add, const Sums &sums) {
@@ -119,10 +120,11 @@ __device__ __forceinline__ void product(const Out &out, const A &a, const B &b, 
     finish_sums<Core>(memory, place, sums);
 }
 
-// Whether a block whose tile begins at this row has work. Without rows one block of each strip has, for the sums.
+// Whether a block whose tile begins at this row has work. Without rows, one block of each strip still has work: the
+// sums.
 __device__ __forceinline__ bool has_rows(int first_row, int rows) { return first_row < rows || first_row == 0; }
 
-// The tile of y of a block in a grid of columns by rows.
+// Tile of y for a block in a grid of columns by rows.
 template <class Core> __device__ __forceinline__ Place forward_place(const ForwardArguments<ValueOf<Core>> &of) {
     int first_row = int(blockIdx.y) * Core::Shape::rows, first_column = int(blockIdx.x) * Core::Shape::columns;
     return {*of.row_count, of.y.columns, first_row, first_column, 0, of.x.columns};
@@ -132,23 +134,23 @@ template <class Core, Parts parts, class Norm, class Add>
 __device__ __forceinline__ void forward(const ForwardArguments<ValueOf<Core>> &of, const Norm &norm, const Add &add,
                                         const Statistics &sums) {
     Place place = forward_place<Core>(of);
-    if (has_rows(place.first_row, place.rows)) { // or the whole block leaves
+    if (has_rows(place.first_row, place.rows)) { // otherwise the whole block returns
         product<Core, INNER_LAST, INNER_LAST>([&] { return output(of.y); }, operand(of.x, norm),
                                               weight_operand<parts>(of.weight), place, NoLengths{}, add, sums);
     }
 }
 
-// The numbers and the rule below are the launcher's too.
+// The launcher has the same numbers and the same rule.
 constexpr int LEAST_PART_ROWS = 128, ENOUGH_BLOCKS = 264;
 
-// How the sum over rows of a weight's gradient is cut into parts: `count` of them, at least one, of `rows_each` rows.
+// Division of the sum over rows for a weight's gradient: `count` parts, at least one, of `rows_each` rows.
 struct RowParts {
     int count, rows_each;
 };
 
-// `most_large_parts`, which suit the larger tile, if d_x has enough larger tiles (0: never). Otherwise `most_parts`, or
-// fewer so that each gets enough rows. The number of rows alone decides, not the tile that runs, which depends on the
-// grid's bound: so the bound changes no bits.
+// Returns `most_large_parts`, chosen for the larger tile, if d_x has enough larger tiles (0: never). Otherwise returns
+// `most_parts`, or fewer so that each part has enough rows. The result depends on the number of rows alone, not on the
+// tile that runs, which depends on the grid's bound. The bound therefore changes no bits.
 __device__ __forceinline__ RowParts row_parts(int rows, int inputs, int most_parts, int most_large_parts) {
     int large_tiles = (rows + LARGE_TILE - 1) / LARGE_TILE * ((inputs + LARGE_TILE - 1) / LARGE_TILE);
     bool large = most_large_parts > 0 && large_tiles >= ENOUGH_BLOCKS;
@@ -157,7 +159,7 @@ __device__ __forceinline__ RowParts row_parts(int rows, int inputs, int most_par
     return {max((rows + each - 1) / each, 1), each};
 }
 
-// Adds up a tile's parts in their order.
+// Adds up the parts of a tile in order.
 template <class Core>
 __device__ __forceinline__ void add_parts(const Output<float> &out, const float *parts, int count, const Place &place) {
     constexpr int columns = Core::Shape::columns, rows_at_once = Core::Shape::threads / columns;
@@ -169,7 +171,7 @@ __device__ __forceinline__ void add_parts(const Output<float> &out, const float 
     int end = min(place.first_row + Core::Shape::rows, place.rows);
     for (int row = place.first_row + threadIdx.x / columns; row < end; row += rows_at_once) {
         const float *from = parts + size_t(row) * place.columns + column;
-        float sum = __ldcg(from); // begins with the first part and not with 0, which would turn -0 into 0
+        float sum = __ldcg(from); // starts with the first part instead of 0, which would turn -0 into 0
 #pragma unroll 4
         for (int part = 1; part < count; part++) {
             sum += __ldcg(from + part * part_stride);
@@ -178,7 +180,7 @@ __device__ __forceinline__ void add_parts(const Output<float> &out, const float 
     }
 }
 
-// A layer's backward in some blocks of a launch; this one is their `block`-th.
+// Backward of one layer in a range of the launch's blocks; `block` is the index of this block in the range.
 template <class Core, Parts parts, class NormY, class NormX, class Add, class Sums>
 __device__ __forceinline__ void backward(const BackwardArguments<ValueOf<Core>> &of, int block, const NormY &norm_y,
                                          const NormX &norm_x, const Add &add, const Sums &sums) {
@@ -187,7 +189,7 @@ __device__ __forceinline__ void backward(const BackwardArguments<ValueOf<Core>> 
     int tiles_across = (inputs + tile_columns - 1) / tile_columns;
     if (block < of.input_blocks) {
         Place place = {rows, inputs, block / tiles_across * tile_rows, block % tiles_across * tile_columns, 0, outputs};
-        if (has_rows(place.first_row, rows)) { // or the whole block leaves
+        if (has_rows(place.first_row, rows)) { // otherwise the whole block returns
             product<Core, INNER_LAST, INNER_FIRST>([&] { return output(of.d_x); }, operand(of.d_y, norm_y),
                                                    weight_operand<parts>(of.weight), place, NoLengths{}, add, sums);
         }
@@ -211,7 +213,7 @@ __device__ __forceinline__ void backward(const BackwardArguments<ValueOf<Core>> 
     product<Core, INNER_FIRST, INNER_FIRST>(out, operand(of.d_y, norm_y), operand(of.x, norm_x), place, NoLengths{},
                                             Alone{}, NoSums{});
     if (cut.count > 1) {
-        __syncthreads(); // the tile in shared memory was read
+        __syncthreads(); // the tile in shared memory has been read
         int *flag = reinterpret_cast<int *>(tile_memory<Core>());
         if (last_to_come(&of.d_weight.tickets[tile], 1, cut.count, threadIdx.x == 0, flag)) {
             add_parts<Core>(weight_output<parts>(of.d_weight), of.d_weight.parts, cut.count, place);
@@ -234,7 +236,7 @@ template <class Core>
 __device__ __forceinline__ void linear_forward_unit(const LinearForwardUnit<ValueOf<Core>> &args) {
     const ForwardArguments<ValueOf<Core>> &of = args.product;
     Place place = forward_place<Core>(of);
-    if (place.first_row < place.rows) { // or the whole block leaves
+    if (place.first_row < place.rows) { // otherwise the whole block returns
         OverLength over = {tile_memory<Core>() + Core::first_length, place.first_row};
         product<Core, INNER_LAST, INNER_LAST>([&] { return output(of.y); }, operand(of.x, args.norm.rows()),
                                               weight_operand<Parts::TWO>(of.weight), place,
@@ -266,9 +268,9 @@ template <class Core> __device__ __forceinline__ void linear_forward_two(const L
     ForwardArguments<ValueOf<Core>> of = is_first ? first : second;
     int tiles_across = (of.y.columns + Core::Shape::columns - 1) / Core::Shape::columns;
     int first_row = block / tiles_across * Core::Shape::rows, rows = *of.row_count;
-    if (first_row < rows) { // or the whole block leaves
+    if (first_row < rows) { // otherwise the whole block returns
         Place place = {rows, of.y.columns, first_row, block % tiles_across * Core::Shape::columns, 0, first.x.columns};
-        // The strides are alike: taken of one product, they need no registers for a choice.
+        // Both products have the same strides; reading them from one product saves the registers of a selection.
         of.x.stride = first.x.stride;
         of.weight.stride = first.weight.stride;
         product<Core, INNER_LAST, INNER_LAST>([&] { return output(of.y); }, operand(of.x, NoNorm{}),
@@ -329,7 +331,7 @@ __device__ __forceinline__ void linear_backward_states(const LinearBackwardState
 
 // ---- names ------------------------------------------------------------------------------------------------------
 
-// The kernel <name>_<suffix> of the function template `name` with this core.
+// Defines the kernel <name>_<suffix> from the function template `name` and a core.
 #define LINEAR_KERNEL(name, Args, suffix, Core)                                                                        \
     extern "C" __global__ void __launch_bounds__(Core::Shape::threads, Core::blocks)                                   \
         name##_##suffix(const __grid_constant__ Args<Core::Value> args) {                                              \
@@ -338,7 +340,7 @@ __device__ __forceinline__ void linear_backward_states(const LinearBackwardState
     }
 #define EMULATED_LINEAR_KERNEL(name, suffix, Core) EMULATED_KERNEL(name##_##suffix, Core::Shape::threads)
 
-// The kernels that come with both tiles.
+// Kernels compiled with both tiles.
 #define LINEAR_KERNELS(suffix, Core)                                                                                   \
     LINEAR_KERNEL(linear_forward, LinearForward, suffix, Core)                                                         \
     LINEAR_KERNEL(linear_forward_norm, LinearForwardNorm, suffix, Core)                                                \
@@ -359,7 +361,7 @@ __device__ __forceinline__ void linear_backward_states(const LinearBackwardState
         EMULATED_LINEAR_KERNEL(linear_backward_norm, suffix, Core),                                                    \
         EMULATED_LINEAR_KERNEL(linear_backward_unit, suffix, Core)
 
-// The kernels that come with the smaller tile only.
+// Kernels compiled with the smaller tile only.
 #define LINEAR_SMALL_KERNELS(suffix, Core)                                                                             \
     LINEAR_KERNEL(linear_backward_through_norm, LinearBackwardThroughNorm, suffix, Core)                               \
     LINEAR_KERNEL(linear_backward_norm_through_norm, LinearBackwardNormThroughNorm, suffix, Core)                      \
@@ -369,7 +371,7 @@ __device__ __forceinline__ void linear_backward_states(const LinearBackwardState
         EMULATED_LINEAR_KERNEL(linear_backward_norm_through_norm, suffix, Core),                                       \
         EMULATED_LINEAR_KERNEL(linear_backward_states, suffix, Core)
 
-// All kernels of a format on the tensor cores, which are those of the file linear_<format>.cu.
+// All kernels of a tensor-core format, for the file linear_<format>.cu.
 #define LINEAR_FORMAT(format, Format)                                                                                  \
     LINEAR_KERNELS(format##_64, Tile64<Format>)                                                                        \
     LINEAR_SMALL_KERNELS(format##_64, Tile64<Format>)                                                                  \

@@ -1,34 +1,34 @@
-// linear_arguments: the argument structs of the linear kernels, as src/backend/cuda/launchers/linear/arguments.rs has
-// them. Letters: R rows, I inputs, O outputs of a layer.
+// linear_arguments: argument structs of the linear kernels, as in src/backend/cuda/launchers/linear/arguments.rs.
+// Letters: R rows, I inputs, O outputs of a layer.
 #pragma once
 
 #include "norm_arguments.cuh"
 
-// A matrix to read: rows of `columns` values, `stride` values apart.
+// Input matrix: rows of `columns` values, `stride` values apart.
 template <class T> struct MatrixArguments {
     const T *values;
     int stride, columns;
 };
 
-// A matrix to write.
+// Output matrix: rows of `columns` values, `stride` values apart.
 template <class T> struct MatrixMutArguments {
     T *values;
     int stride, columns;
 };
 
-// A weight [O, I]. It may be two parts of a wider matrix, one above the other: rows from `split` on lie `jump` values
-// further than their stride says.
+// Weight [O, I]. It may consist of two parts of a wider matrix, one above the other: rows from `split` on lie `jump`
+// values beyond their regular position.
 template <class T> struct WeightArguments {
     const T *values;
     long long jump;
     int stride, split;
 };
 
-// A weight's gradient [O, I], which may be split as the weight is, and the memory of its parts.
+// Gradient of a weight [O, I], split like the weight, and the memory for its parts.
 struct WeightGradientArguments {
-    float *values; // written
-    float *parts;  // [parts, O, I]: each the sum over some of the rows; unused if there is one part
-    int *tickets;  // [tiles]: zeros before and after
+    float *values; // overwritten
+    float *parts;  // [parts, O, I]: sums over some of the rows; unused if there is one part
+    int *tickets;  // [tiles]: zeros before and after each launch
     long long jump;
     int stride, split;
     int most_parts, most_large_parts; // see row_parts in linear.cuh
@@ -44,7 +44,7 @@ template <class T> struct ForwardArguments {
     const int *row_count; // [1]: R
 };
 
-// What the edges, the rows of y, gather: projected[subject, 0..O] + projected[object, O..2 O].
+// Values gathered by the edges, the rows of y: projected[subject, 0..O] + projected[object, O..2 O].
 template <class T> struct GatherArguments {
     MatrixArguments<T> projected; // [n, 2 O]
     const int *subject, *object;  // [R] -> n
@@ -64,7 +64,7 @@ template <class T> struct LinearForwardNorm {
 template <class T> struct LinearForwardUnit {
     ForwardArguments<T> product;
     NormArguments norm; // of x
-    float *lengths;     // [R]: the divisors of y, written; null: y is not divided
+    float *lengths;     // [R]: divisors of y, overwritten; null if y is not divided
 };
 
 template <class T> struct LinearForwardGather {
@@ -81,7 +81,7 @@ template <class T> struct LinearForwardGatherNorm {
 };
 
 template <class T> struct LinearForwardTwo {
-    ForwardArguments<T> first, second; // of as many inputs, and with the same strides of x and of weight
+    ForwardArguments<T> first, second; // same number of inputs, same strides of x and of weight
     int first_blocks;                  // number of tiles of the first product
     int reserved;
 };
@@ -95,7 +95,7 @@ template <class T> struct BackwardArguments {
     MatrixArguments<T> d_y, x;
     WeightArguments<T> weight;
     const int *row_count; // [1]: R
-    int input_blocks;     // number of tiles of d_x in the grid; the tiles of d_weight come after them
+    int input_blocks;     // number of tiles of d_x in the grid; the tiles of d_weight follow
     int reserved;
 };
 
@@ -113,7 +113,7 @@ template <class T> struct LinearBackwardUnit {
     BackwardArguments<T> product;
     NormArguments norm; // of x
     NormGradientArguments d_norm;
-    const float *along; // [R]: the multiple of u that d_x is to lose; null: none
+    const float *along; // [R]: multiple of u to subtract from d_x; null: none
 };
 
 template <class T> struct LinearBackwardThroughNorm {
@@ -130,7 +130,7 @@ template <class T> struct LinearBackwardNormThroughNorm {
 
 template <class T> struct LinearBackwardStates {
     LinearBackwardUnit<T> nodes;
-    LinearBackwardNormThroughNorm<T> edges; // d_norm unused: no sums of the edges' norm
-    int node_blocks;                        // number of blocks of the nodes; those of the edges come after them
+    LinearBackwardNormThroughNorm<T> edges; // d_norm unused: the sums of the edges' norm are not needed
+    int node_blocks;                        // number of blocks for nodes; the blocks for edges follow
     int reserved;
 };

@@ -1,4 +1,4 @@
-// linear_bf16: the products of operands stored in bf16 (stored.cuh), on tensor cores.
+// linear_bf16: products of operands stored in bf16 (stored.cuh), on tensor cores.
 
 #include "linear.cuh"
 

@@ -1,4 +1,4 @@
-// linear_bf16x3: the products of operands split into two bf16 each, three products on tensor cores for one.
+// linear_bf16x3: products of operands split into two bf16 each; three tensor-core products replace one.
 
 #include "linear.cuh"
 

@@ -1,16 +1,17 @@
-// linear_epilogue: what becomes of a tile's products (linear.cuh), in chunks of 64 rows as a core leaves them:
-//   what is stored   the product itself, or with what an edge gathers, or over its row's length, or less what lies
-//                    along u
-//   column sums      over the chunk, of the values as they are stored: statistics, or those of batch norm's backward
-//   the merge        of the chunks' sums, by the last block of these columns (column_sums.cuh)
+// linear_epilogue: epilogue of a tile's products (linear.cuh), in chunks of 64 rows as a core leaves them:
+//   stored values    the product; or the product plus gathered values, divided by the row's length, or minus the
+//                    component parallel to u
+//   column sums      over the chunk, of the values as stored: statistics, or the sums of batch norm's backward
+//   merge            of the chunks' sums, by the last block of these columns (column_sums.cuh)
 #pragma once
 
 #include "matmul.cuh"
 
 // ---- sums of a column over a chunk ------------------------------------------------------------------------------
-// `Column` holds a thread's sums of one column. What it needs of global memory for a row is a `Row`, loaded ahead.
+// A `Column` holds a thread's sums of one column. A `Row` holds the values that a row needs from global memory, loaded
+// ahead.
 
-// Nothing to load.
+// No values to load.
 struct NoRow {};
 
 // No sums.
@@ -27,7 +28,7 @@ struct NoSums {
     static __device__ __forceinline__ float2 join(float2 first, int, float2, int) { return first; }
 };
 
-// Mean and sum of squared deviations from it (M2), taken around the first value to avoid cancellation.
+// Mean and sum of squared deviations from it (M2), accumulated around the first value to avoid cancellation.
 struct Statistics {
     ColumnMemory memory;
     StatisticsMerge merge;
@@ -50,7 +51,7 @@ struct Statistics {
             return make_float2(around + offset, deviation < 0.0f ? 0.0f : deviation); // keeps NaN
         }
     };
-    // Joins the sums of two sets of rows (Chan et al.).
+    // Merges the sums of two sets of rows (Chan et al.).
     static __device__ __forceinline__ float2 join(float2 first, int first_count, float2 second, int second_count) {
         if (second_count == 0) {
             return first;
@@ -60,8 +61,8 @@ struct Statistics {
     }
 };
 
-// The backward of relu(norm(z)), given the gradient with respect to its output: sums of d and of d (z - mean), where d
-// is that gradient where the ReLU passed, and 0 elsewhere.
+// Backward of relu(norm(z)), given the gradient with respect to its output: sums of d and of d (z - mean). d is that
+// gradient where the ReLU passed, and 0 elsewhere.
 template <class T> struct BackwardSums {
     ColumnMemory memory;
     BackwardMerge merge;
@@ -97,11 +98,11 @@ template <class T> struct BackwardSums {
     }
 };
 
-// ---- what is stored ---------------------------------------------------------------------------------------------
-// `at_once`: as many rows are loaded before the first of them is stored, as registers allow. `reads_row_of_sums`: needs
-// the sums' Row even where no sums are wanted.
+// ---- stored values ----------------------------------------------------------------------------------------------
+// `at_once`: number of rows loaded before the first of them is stored, limited by registers. `reads_row_of_sums`: the
+// Row of the sums is needed even if no sums are wanted.
 
-// The product itself,
+// The product itself.
 struct Alone {
     static constexpr int at_once = 4;
     static constexpr bool reads_row_of_sums = false;
@@ -116,7 +117,7 @@ struct Alone {
     };
 };
 
-// with what an edge, the row, gathers from its ends,
+// The product plus the values that an edge (the row) gathers from its two ends.
 template <class T> struct Gathered {
     const T *projected;
     int stride;
@@ -146,7 +147,7 @@ template <class T> struct Gathered {
     };
 };
 
-// over the length of a's row,
+// The product divided by the length of a's row.
 struct OverLength {
     const float *of_tile; // in shared memory
     int first_row;
@@ -168,8 +169,8 @@ struct OverLength {
     };
 };
 
-// or less what lies along u = relu(norm(z)), the norm whose sums are made: u times along[row]. Nothing is subtracted if
-// `along` is null.
+// The product minus along[row] u, the component parallel to u = relu(norm(z)), where norm is the norm whose sums are
+// computed. Nothing is subtracted if `along` is null.
 template <class T> struct LessAlong {
     const float *along;
     static constexpr int at_once = 2;
@@ -184,7 +185,7 @@ template <class T> struct LessAlong {
         __device__ __forceinline__ float stored(int, float product, Row row,
                                                 const typename BackwardSums<T>::Column &of_column,
                                                 typename BackwardSums<T>::Row of_row) const {
-            // u as the product that made the length has read it.
+            // u with the rounding that it had when its length was computed.
             return along == nullptr ? product : fmaf(-rounded<T>(of_column.activated(of_row)), row.along, product);
         }
     };
@@ -192,15 +193,14 @@ template <class T> struct LessAlong {
 
 // ---- chunks -----------------------------------------------------------------------------------------------------
 
-// A thread's part of a chunk in shared memory: `each` neighbouring columns, as many as 4 bytes hold, of every
-// rows_at_once-th row.
+// A thread's part of a chunk in shared memory: `each` adjacent columns (those in 4 bytes) of every rows_at_once-th row.
 template <class Core, class T> struct ChunkThread {
     static constexpr int each = 4 / int(sizeof(T)), across = Core::Shape::columns / each;
     static constexpr int rows_at_once = Core::Shape::threads / across;
     int in_tile = int(threadIdx.x) % across * each, lane = int(threadIdx.x) / across;
 };
 
-// A matrix to write, with lines as in Operand.
+// Output matrix, with lines as in Operand.
 template <class T> struct Output {
     T *values;
     int stride, split;
@@ -211,8 +211,8 @@ template <class T> struct Output {
     }
 };
 
-// Stores neighbouring columns, of which only the first one may exist, and rounds `values` to what was stored. Lines of
-// bf16 begin at multiples of 16 bytes.
+// Stores adjacent columns, of which only the first may exist, and rounds `values` to the stored values. Lines of bf16
+// begin at multiples of 16 bytes.
 __device__ __forceinline__ void store_columns(float *to, float (&values)[1], bool) { *to = values[0]; }
 __device__ __forceinline__ void store_columns(bf16 *to, float (&values)[2], bool both) {
     unsigned pair = pack_bf16(values[0], values[1]);
@@ -225,7 +225,8 @@ __device__ __forceinline__ void store_columns(bf16 *to, float (&values)[2], bool
     }
 }
 
-// Stores what `add` makes of the products of a chunk, and leaves the columns' sums over the chunk for the merge.
+// Stores the values that `add` computes from the products of a chunk, and leaves the column sums over the chunk for the
+// merge.
 template <class Core, class T, class Add, class Sums>
 __device__ __forceinline__ void finish_chunk(float *memory, const Output<T> &out, const Place &place, int chunk,
                                              const Add &add, const Sums &sums) {
@@ -246,8 +247,8 @@ __device__ __forceinline__ void finish_chunk(float *memory, const Output<T> &out
             of_column[i].begin(sums, min(column + i, place.columns - 1));
             add_column[i].begin(add, min(column + i, place.columns - 1));
         }
-        // The compiler may not move a load ahead of a store, which might write what is loaded: a group of rows is
-        // loaded before any of them is stored.
+        // The compiler may not move a load ahead of a store that might alias it. A group of rows is therefore loaded
+        // before any of them is stored.
         for (int first = thread.lane; first < count; first += group * rows_at_once) {
             typename Sums::Row of_row[group][each] = {};
             typename Add::Row add_row[group][each] = {};
@@ -295,7 +296,7 @@ __device__ __forceinline__ void finish_chunk(float *memory, const Output<T> &out
     if (!sums.wanted()) {
         return; // the whole block
     }
-    __syncthreads(); // the chunk was read
+    __syncthreads(); // the chunk has been read
     float2 *of_lanes = reinterpret_cast<float2 *>(memory);
 #pragma unroll
     for (int i = 0; i < each; i++) {
@@ -322,7 +323,7 @@ __device__ __forceinline__ void finish_chunk(float *memory, const Output<T> &out
     }
 }
 
-// After the tile's chunks: the last block of these columns merges the chunks' sums.
+// After all chunks of the tile: the last block of these columns merges the chunks' sums.
 template <class Core> __device__ __forceinline__ void finish_sums(float *, const Place &, const NoSums &) {}
 
 template <class Core, class Sums>
@@ -331,7 +332,7 @@ __device__ __forceinline__ void finish_sums(float *memory, const Place &place, c
     if (!sums.wanted()) {
         return;
     }
-    __syncthreads(); // the last chunk's lanes were read
+    __syncthreads(); // the lanes of the last chunk have been read
     int in_strip = threadIdx.x % columns;
     StripThread thread = {place.first_column / columns, (place.columns + columns - 1) / columns,
                           place.first_column + in_strip, in_strip, int(threadIdx.x / columns)};

@@ -1,4 +1,4 @@
-// linear_fp32: the products of operands in single precision, without tensor cores.
+// linear_fp32: products of operands in single precision, without tensor cores.
 
 #include "linear.cuh"
 

@@ -1,7 +1,7 @@
-// lists: the compressed lists of a batch, as src/backend/cuda/launchers/lists.rs has them.
+// lists: compressed lists of a batch, as in src/backend/cuda/launchers/lists.rs.
 #pragma once
 
-// A list of edges, or of messages (2 edge + role; role 0 subject, 1 object), for each of n rows.
+// For each of n rows, a list of edges or of messages (2 edge + role; role 0 subject, 1 object).
 struct ListsArguments {
     const int *offsets;   // [n + 1]
     const int *entries;

@@ -1,31 +1,31 @@
-// matmul: what the cores of a product share. A block computes a tile of out [rows, columns] = a [rows, inner] b
+// matmul: definitions shared by the product cores. A block computes a tile of out [rows, columns] = a [rows, inner] b
 // [columns, inner]^T, on the tensor cores (matmul_tensor.cuh) or by fused multiply-adds (matmul_fma.cuh). A core leaves
-// the tile in shared memory in chunks of 64 rows and calls its `finish` for each: there whole rows are stored at once,
-// and a column's sums over the chunk are made on the way (linear_epilogue.cuh).
+// the tile in shared memory in chunks of 64 rows and calls `finish` for each. `finish` stores whole rows at once and
+// accumulates the column sums of the chunk (linear_epilogue.cuh).
 #pragma once
 
 #include "column_sums.cuh"
 #include "stored.cuh"
 
-// How an operand lies in memory: line by line of its rows (of the product), or of the inner dimension.
+// Memory order of an operand: each line is a row of the product, or a step of the inner dimension.
 enum Order { INNER_LAST, INNER_FIRST };
 
-// What an operand makes of the values in memory, column by column. The result is never stored.
-// The values themselves.
+// Prologue of an operand, applied per column to the loaded values; its result is never stored.
+// Identity.
 struct NoNorm {};
 // relu(norm(values)): NormRows (stored.cuh).
-// d_z, which batch norm's backward makes of the values d and of z, whose lines lie as those of d.
+// d_z, computed by batch norm's backward from the values d and from z, which has the layout of d.
 template <class T> struct NormBackward : NormBackwardRows {
     const T *z;
 };
 template <class Norm> constexpr bool reads_z = false;
 template <class T> constexpr bool reads_z<NormBackward<T>> = true;
 
-// The split of a matrix in one part: beyond every line.
+// Value of `split` for a matrix in one part: beyond every line.
 constexpr int NO_SPLIT = 0x7fffffff;
 
-// An operand in memory: lines of values that are `stride` apart. Lines from `split` on lie `jump` values further, so
-// that two parts of a wider matrix are one matrix, one part above the other.
+// Operand in memory: lines of values, `stride` apart. Lines from `split` on lie `jump` values further, so two parts of
+// a wider matrix form one matrix, one part above the other.
 template <class T, class Norm> struct Operand {
     const T *values;
     int stride, split;
@@ -37,30 +37,30 @@ template <class T, class Norm> struct Operand {
     }
 };
 
-// The matrix z of an operand that is d_z.
+// Matrix z of an operand that is d_z.
 template <class T> __device__ __forceinline__ Operand<T, NoNorm> z_of(const Operand<T, NormBackward<T>> &from) {
     return {from.norm.z, from.stride, from.split, from.jump, NoNorm{}};
 }
 
-// Shared memory of a block's tile. Four blocks of the smaller tile fit beside each other on every GPU but the smallest,
-// two of the larger one. The larger one exceeds what static shared memory allows: it is dynamic, and the launcher
-// passes its size.
+// Shared memory of a block's tile. Four blocks of the smaller tile, or two of the larger one, fit on a multiprocessor
+// of every GPU but the smallest. The larger tile exceeds the limit of static shared memory. Its memory is dynamic, and
+// the launcher passes the size.
 constexpr int SMALL_TILE_BYTES = 40960, LARGE_TILE_BYTES = 81920;
-constexpr int LARGE_TILE = 128; // rows and columns; the launcher has this number too
+constexpr int LARGE_TILE = 128; // rows and columns; the launcher has the same number
 
-// Where a block computes: the product's sizes, the tile's first row and column, and the inner steps that are added up.
+// Work of a block: sizes of the product, first row and column of the tile, and the range of inner steps to add up.
 struct Place {
     int rows, columns, first_row, first_column, first_inner, inner_end;
 };
 
-// The lengths of a's rows, which a core finds while it passes over the inner dimension: none,
+// Lengths of the rows of a, accumulated by a core while it walks the inner dimension. No lengths:
 struct NoLengths {
     static constexpr bool wanted = false;
 };
 
-// or the divisors of an l2 normalisation, written to `to`. If `to` is null, all divisors are 1. Neighbouring threads
-// share a row: each takes the same columns of every 16. So the order of the sums follows from the number of threads per
-// row, which is the same for both tiles of a format.
+// Divisors of an l2 normalisation, written to `to`. If `to` is null, all divisors are 1. Adjacent threads share a row:
+// each takes the same columns of every 16. The order of the sums depends only on the number of threads per row, which
+// is the same for both tiles of a format.
 template <class Shape> struct RowLengths {
     static constexpr bool wanted = true;
     static constexpr int STEPS = 16, lanes = Shape::threads / Shape::rows, steps_each = STEPS / lanes;
@@ -68,7 +68,7 @@ template <class Shape> struct RowLengths {
     float *to;
     float squares = 0.0f;
 
-    // Adds 16 inner steps; `load(row, step)` gives four of them, both counted within the tile.
+    // Adds 16 inner steps. `load(row, step)` returns four of them; both indices are relative to the tile.
     template <class Load> __device__ __forceinline__ void add(Load load) {
         int row = int(threadIdx.x) / lanes, first = int(threadIdx.x) % lanes * steps_each;
 #pragma unroll

@@ -1,7 +1,7 @@
 // matmul_fma: a block's tile of a product in single precision, without tensor cores.
 //
 // 256 threads compute 64 x 64 values, 4 x 4 each. They walk the inner dimension in steps of 16 through shared memory,
-// where both operands lie inner dimension first. Sums in the order of the inner dimension: bit-reproducible.
+// where both operands are stored inner dimension first. Sums run in the order of the inner dimension: bit-reproducible.
 #pragma once
 
 #include "matmul.cuh"
@@ -13,14 +13,15 @@ struct FmaCore {
     };
     static constexpr int blocks = 3; // on a multiprocessor: 80 registers hold a thread's values without spills
     static constexpr int STEP = 16, PER_THREAD = 4;
-    // Padded so that a column is stored to different banks; a multiple of 4 so that four values are loaded at once.
+    // Padded so that the stores of a column hit different banks; a multiple of 4 so that four values are loaded at
+    // once.
     static constexpr int stride = Shape::rows + 4;
     static constexpr int tile_stride = Shape::columns + 8;
-    static constexpr int first_length = Shape::rows * tile_stride; // where the rows' lengths begin in shared memory
+    static constexpr int first_length = Shape::rows * tile_stride; // start of the row lengths in shared memory
     static_assert((first_length + Shape::rows) * int(sizeof(float)) <= SMALL_TILE_BYTES,
                   "room for the tile, which is larger than the operands' steps");
 
-    // An operand's value.
+    // Value of an operand after its prologue.
     static __device__ __forceinline__ float value(const Operand<float, NoNorm> &from, int line, int column) {
         return from.line(line)[column];
     }
@@ -39,7 +40,7 @@ struct FmaCore {
     static __device__ __forceinline__ void load(float *to, const Operand<float, Norm> &from, int rows, int first_row,
                                                 int inner_end, int first_inner) {
         for (int i = threadIdx.x; i < Shape::rows * STEP; i += Shape::threads) {
-            // Neighbouring threads read neighbouring values.
+            // Adjacent threads read adjacent values.
             int row = order == INNER_LAST ? i / STEP : i % Shape::rows;
             int step = order == INNER_LAST ? i % STEP : i / Shape::rows;
             bool inside = first_row + row < rows && first_inner + step < inner_end;

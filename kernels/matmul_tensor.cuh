@@ -1,30 +1,29 @@
 // matmul_tensor: a block's tile of a product on the tensor cores.
 //
-//   copies      stored values, global -> shared memory, some stages ahead (cp.async); zeros beyond the inner
-//               dimension's end
+//   copies      stored values, global -> shared memory, several stages ahead (cp.async); zeros beyond the end of the
+//               inner dimension
 //   operands    batch norm and ReLU, or batch norm's backward, in shared memory, by the thread that copied the values
-//   fragments   shared memory -> registers: 16 x 16 values of an operand for a warp, in the tensor cores' format
-//   sums        f32, in the order of the inner dimension: bit-reproducible
+//   fragments   shared memory -> registers: 16 x 16 values of an operand per warp, in the layout of the tensor cores
 //
-// Each warp computes a part of the block's tile. An operand lies in memory with its inner dimension last (x and W of a
+// Each warp computes a part of the block's tile. An operand is stored with its inner dimension last (x and W of a
 // forward product) or first (both operands of a weight's gradient).
 #pragma once
 
 #include "matmul.cuh"
 #include "tensor_core.cuh"
 
-// A block's tile: its size, inner steps per stage, number of stages, and the warps that share it.
+// Tile of a block: its size, inner steps per stage, number of stages, and the warps that share it.
 template <int rows_, int columns_, int inner_, int stages_, int warps_down_, int warps_across_> struct Shape {
     static constexpr int rows = rows_, columns = columns_, inner = inner_, stages = stages_;
     static constexpr int warps_down = warps_down_, warps_across = warps_across_;
     static constexpr int threads = warps_down * warps_across * WARP_LANES;
-    // A warp's part, in pairs of 16 x 8 products: one fragment of b serves two.
+    // Part of a warp, in pairs of 16 x 8 products: one fragment of b serves two.
     static constexpr int warp_rows = rows / warps_down, warp_columns = columns / warps_across;
     static_assert(warp_rows % 16 == 0 && warp_columns % 16 == 0 && inner % 16 == 0, "whole fragments");
 };
 
-// An operand's stage in shared memory. The padding puts 8 rows of 16 bytes (ldmatrix), or the 4 x 8 values of 32 bits
-// that a warp reads at once, into different banks.
+// One stage of an operand in shared memory. The padding puts 8 rows of 16 bytes (ldmatrix), or the 4 x 8 values of 32
+// bits that a warp reads at once, into different banks.
 template <class T, Order order, int outer, int inner> struct Stage {
     static constexpr int lines = order == INNER_LAST ? outer : inner;
     static constexpr int line = order == INNER_LAST ? inner : outer; // values side by side
@@ -33,14 +32,14 @@ template <class T, Order order, int outer, int inner> struct Stage {
     static constexpr int values = lines * stride;
 };
 
-// A stage of the matrix z beside an operand's d. Only the thread that copied a piece of z reads it, so z needs no
-// padding. The piece is read before the barrier that frees the operand's stage, so z needs one stage less.
+// One stage of the matrix z that accompanies an operand's d. Only the thread that copied a piece of z reads it, so z
+// needs no padding. The piece is read before the barrier that frees the operand's stage, so z needs one stage less.
 template <class Stage> struct StageBeside {
     static constexpr int lines = Stage::lines, line = Stage::line, stride = line, values = lines * stride;
 };
 
-// The part of an operand's 16 x 16 values that lane 4 g + t holds. The inner steps may come in any order that is the
-// same for both operands.
+// The part of an operand's 16 x 16 values that lane 4 g + t holds. The order of the inner steps is free, as long as it
+// is the same for both operands.
 template <class T> struct Fragment;
 // [i][j] is row g + 8 i, inner step t + 4 j.
 template <> struct Fragment<float> {
@@ -53,8 +52,8 @@ template <> struct Fragment<bf16> {
 
 // ---- number formats ---------------------------------------------------------------------------------------------
 
-// `factor`: a fragment in the format. `multiply_add`: d [16, 8] += a b for b's columns 8 i..8 i + 8. `threads`: the
-// number of threads that share a multiprocessor's 65,536 registers.
+// `factor`: a fragment in the format. `multiply_add`: d [16, 8] += a b for columns 8 i..8 i + 8 of b. `threads`: number
+// of threads that share the 65,536 registers of a multiprocessor.
 
 // Values are stored in bf16.
 struct Bf16 {
@@ -69,7 +68,8 @@ struct Bf16 {
     }
 };
 
-// x = high + low + rest, where high and low are bf16 and |rest| <= 2^-17 |x|. The product of the two lows is left out.
+// x = high + low + rest, where high and low are bf16 and |rest| <= 2^-17 |x|. The product of the two low parts is
+// omitted.
 struct Bf16x3 {
     using Value = float;
     static constexpr int threads = 384;
@@ -100,13 +100,13 @@ struct Bf16x3 {
 
 // ---- copies -----------------------------------------------------------------------------------------------------
 
-// The piece of an operand in a stage: rows first_outer.. and inner steps first_inner.., up to the ends.
+// Piece of an operand in one stage: rows first_outer.. and inner steps first_inner.., up to the ends.
 struct Piece {
     int outer_end, first_outer, inner_end, first_inner;
 };
 
-// Loads the same four columns of several rows. One test of the alignment serves all rows, because a step of the inner
-// dimension is short. (Elsewhere more columns are loaded at once, and this would take too many registers.)
+// Loads the same four columns of several rows. One alignment test serves all rows, because a step of the inner
+// dimension is short. (Elsewhere more columns are loaded at once, and this would need too many registers.)
 template <int count>
 __device__ __forceinline__ void load_fours(Four (&to)[count], const float *const (&rows)[count], int column,
                                            int columns) {
@@ -144,7 +144,7 @@ __device__ __forceinline__ NormBackwardFour load_for_step(const NormBackwardRows
     return {norm_four(all[0], all[1], all[2], all[3]), all[4], all[5]};
 }
 
-// The copies of a piece, `bytes` each, and how the threads share them: a thread takes the same columns of some lines.
+// Copies of a piece, `bytes` each, divided among the threads: a thread copies the same columns of several lines.
 template <int bytes, class Stage, Order order, int threads, class T> struct Copies {
     static constexpr int width = bytes / int(sizeof(T)), per_line = Stage::line / width;
     static constexpr int lines_at_once = threads / per_line, lines_each = Stage::lines / lines_at_once;
@@ -157,8 +157,8 @@ template <int bytes, class Stage, Order order, int threads, class T> struct Copi
           first(order == INNER_LAST ? of.first_inner : of.first_outer),
           end(order == INNER_LAST ? of.inner_end : of.outer_end) {}
 
-    // Results of lines or columns beyond the outer end are never stored. There the last ones are copied again, so that
-    // their addresses need no test.
+    // Results for lines or columns beyond the outer end are never stored. The last valid ones are copied there again,
+    // so the addresses need no test.
     template <class Norm>
     __device__ __forceinline__ void begin(T *stage, const Operand<T, Norm> &from, const Piece &of) const {
         int columns = min(max(of.inner_end - of.first_inner - at, 0), width);
@@ -177,8 +177,8 @@ template <int bytes, class Stage, Order order, int threads, class T> struct Copi
         }
     }
 
-    // Applies relu(norm(.)) to what this thread copied, after its copies were waited for: each value once, without
-    // another barrier.
+    // Applies relu(norm(.)) to the values that this thread copied, after waiting for its copies. Each value is
+    // processed once, without another barrier.
     __device__ __forceinline__ void apply(T *stage, const NormRows &norm) const {
         auto load = [&](int column, int end) { return load_for_step(norm, column, end); };
         each_four<2>(load, [&](const NormFour &of, int line, int in_line) {
@@ -191,7 +191,7 @@ template <int bytes, class Stage, Order order, int threads, class T> struct Copi
             store_copied(values, four);
         });
     }
-    // Turns d into d_z, with the stage of z.
+    // Turns d into d_z in place, using the stage of z.
     __device__ __forceinline__ void apply(T *stage, const T *beside, const NormBackwardRows &norm) const {
         auto load = [&](int column, int end) { return load_for_step(norm, column, end); };
         each_four<1>(load, [&](const NormBackwardFour &of, int line, int in_line) {
@@ -201,9 +201,9 @@ template <int bytes, class Stage, Order order, int threads, class T> struct Copi
     }
 
   private:
-    // Calls `run` for the thread's columns, four at a time (or the one that 4 bytes hold), in each of its lines, with
-    // what `load` gives for these columns. Eight columns of bf16 are one or two fours at once, as registers allow.
-    // Zeros beyond the ends stay.
+    // Calls `run` on the thread's columns in each of its lines, four at a time (or the single column in 4 bytes), with
+    // the values that `load` returns for these columns. Eight columns of bf16 are processed as one or two fours at
+    // once, limited by registers. Zeros beyond the ends stay zero.
     template <int at_once, class Load, class Do> __device__ __forceinline__ void each_four(Load load, Do run) const {
         int column = first + at;
         if (column >= end) {
@@ -237,8 +237,8 @@ template <int bytes, class Stage, Order order, int threads, class T> struct Copi
     }
 };
 
-// Whether every line begins at a multiple of 16 bytes, so that 16 bytes are copied at a time. In bf16 always: its rows
-// are padded (stored.cuh).
+// Whether every line begins at a multiple of 16 bytes, so that copies can move 16 bytes. Always true in bf16, whose
+// rows are padded (stored.cuh).
 template <class Norm> __device__ __forceinline__ bool takes_wide_copies(const Operand<float, Norm> &from) {
     return reinterpret_cast<size_t>(from.values) % 16 == 0 && from.stride % 4 == 0 && from.jump % 4 == 0;
 }
@@ -247,10 +247,10 @@ __device__ __forceinline__ bool takes_wide_copies(const Operand<float, NormBackw
 }
 template <class Norm> __device__ __forceinline__ bool takes_wide_copies(const Operand<bf16, Norm> &) { return true; }
 
-// The `count` stages of an operand in shared memory; each step of the inner dimension takes the next one.
+// The `count` stages of an operand in shared memory; each step of the inner dimension uses the next one.
 template <class Stage, int count, Order order, int threads, class T, class Norm> struct Stages {
     using Beside = StageBeside<Stage>;
-    static constexpr int first_beside = count * Stage::values; // z's stages lie behind d's
+    static constexpr int first_beside = count * Stage::values; // the stages of z follow those of d
     static constexpr int values = first_beside + (reads_z<Norm> ? (count - 1) * Beside::values : 0);
     T *memory;
     const Operand<T, Norm> &from;
@@ -267,7 +267,7 @@ template <class Stage, int count, Order order, int threads, class T, class Norm>
             begin_copies<Beside>(beside(step), z_of(from), of);
         }
     }
-    // Turns the values that this thread copied into the operand's.
+    // Applies the operand's prologue to the values that this thread copied.
     __device__ __forceinline__ void apply(int step, const Piece &of) const {
         if (wide) {
             apply_to(As<16, Stage>(of), step, from.norm);
@@ -300,14 +300,14 @@ template <class Stage, int count, Order order, int threads, class T, class Norm>
 
 // ---- fragments --------------------------------------------------------------------------------------------------
 
-enum Side { LEFT, RIGHT }; // of the product: operand a, or b
+enum Side { LEFT, RIGHT }; // of the product: operand a or operand b
 
 // Loads rows outer..outer + 16 and inner steps inner..inner + 16 of a stage.
 template <class Stage, Order order, Side>
 __device__ __forceinline__ void load_fragment(Fragment<float> &to, const float *stage, int outer, int inner) {
     int lane = threadIdx.x % WARP_LANES;
     if (order == INNER_LAST) {
-        // Four matrices of 8 rows x 4 steps: rows 0 and 8, then steps 4 later.
+        // Four matrices of 8 rows x 4 steps: rows 0 and 8, then the same rows 4 steps later.
         const float *row = &stage[(outer + lane % 16) * Stage::stride + inner + lane / 16 * 4];
 #pragma unroll
         for (int j = 0; j < 4; j += 2) {
@@ -330,9 +330,9 @@ __device__ __forceinline__ void load_fragment(Fragment<float> &to, const float *
     }
 }
 
-// The instruction takes neighbouring registers, those of one load. Of a it takes four: rows 0 and 8, then the same 8
-// steps later. Of b it takes two for each 8 rows: the steps. Loaded in another order, registers would be moved before
-// each product.
+// The instruction takes adjacent registers, those of one load. For a it takes four: rows 0 and 8, then the same rows 8
+// steps later. For b it takes two per 8 rows: the two groups of steps. Any other load order would require register
+// moves before each product.
 template <class Stage, Order order, Side side>
 __device__ __forceinline__ void load_fragment(Fragment<bf16> &to, const bf16 *stage, int outer, int inner) {
     int lane = threadIdx.x % WARP_LANES, second = lane / 8 % 2 * 8, fourth = lane / 16 * 8;
@@ -352,18 +352,18 @@ __device__ __forceinline__ void load_fragment(Fragment<bf16> &to, const bf16 *st
 
 // ---- the product ------------------------------------------------------------------------------------------------
 
-// The core of a tile's shape and a number format.
+// Core for a tile shape and a number format.
 template <class Shape_, class Format> struct TensorCore {
     using Shape = Shape_;
     using Value = typename Format::Value; // of the operands in memory
-    static constexpr int blocks = Format::threads / Shape::threads; // on a multiprocessor
-    // Distance of a chunk's rows in shared memory: pairs of values from lanes 4 g + t are stored to all banks.
+    static constexpr int blocks = Format::threads / Shape::threads; // resident blocks per multiprocessor
+    // Row stride of a chunk in shared memory: pairs of values from lanes 4 g + t go to all banks.
     static constexpr int tile_stride = Shape::columns + 8;
     static constexpr int memory_bytes = Shape::rows == LARGE_TILE ? LARGE_TILE_BYTES : SMALL_TILE_BYTES;
-    static constexpr int first_length = CHUNK_ROWS * tile_stride; // where the rows' lengths begin, behind a chunk
+    static constexpr int first_length = CHUNK_ROWS * tile_stride; // start of the row lengths, after a chunk
     static_assert((first_length + Shape::rows) * int(sizeof(float)) <= memory_bytes, "room for a chunk");
 
-    // Computes the block's tile. Calls finish(chunk) for each 64 rows, when they lie in `memory`, with the lengths of
+    // Computes the block's tile. Calls finish(chunk) for each 64 rows once they lie in `memory`, with the lengths of
     // a's rows if these are wanted.
     template <Order order_a, Order order_b, class NormA, class NormB, class Lengths, class Finish>
     static __device__ __forceinline__ void multiply(float *memory, Operand<Value, NormA> a, Operand<Value, NormB> b,
@@ -371,7 +371,7 @@ template <class Shape_, class Format> struct TensorCore {
         using StageA = Stage<Value, order_a, Shape::rows, Shape::inner>;
         using StageB = Stage<Value, order_b, Shape::columns, Shape::inner>;
         constexpr int products_down = Shape::warp_rows / 16, pairs_across = Shape::warp_columns / 16;
-        constexpr int stages = Shape::stages - int(reads_z<NormA>); // z takes the room of one
+        constexpr int stages = Shape::stages - int(reads_z<NormA>); // z takes the memory of one stage
         using StagesA = Stages<StageA, stages, order_a, Shape::threads, Value, NormA>;
         using StagesB = Stages<StageB, stages, order_b, Shape::threads, Value, NormB>;
         static_assert((StagesA::values + StagesB::values) * int(sizeof(Value)) <= memory_bytes, "room");
@@ -384,7 +384,7 @@ template <class Shape_, class Format> struct TensorCore {
 
         auto piece_a = [&](int inner) { return Piece{place.rows, place.first_row, place.inner_end, inner}; };
         auto piece_b = [&](int inner) { return Piece{place.columns, place.first_column, place.inner_end, inner}; };
-        // One group of copies per step, an empty one beyond the end: the number of groups to wait for stays the same.
+        // One group of copies per step, empty beyond the end, so the number of groups to wait for stays constant.
         auto begin = [&](int step) {
             int inner = place.first_inner + step * Shape::inner;
             if (inner < place.inner_end) {
@@ -404,7 +404,7 @@ template <class Shape_, class Format> struct TensorCore {
             wait_copies<stages - 2>();
             stages_a.apply(step, piece_a(inner));
             stages_b.apply(step, piece_b(inner));
-            __syncthreads(); // all copies are there, and no thread reads the stage before, the next one to fill
+            __syncthreads(); // all copies have arrived; no thread still reads the previous stage, the next to fill
             const Value *stage_a = stages_a.stage(step), *stage_b = stages_b.stage(step);
 #pragma unroll
             for (int in_stage = 0; in_stage < Shape::inner; in_stage += 16) {
@@ -414,7 +414,8 @@ template <class Shape_, class Format> struct TensorCore {
                         return load_aligned(&stage_a[row * StageA::stride + in_stage + inner_step]);
                     });
                 }
-                // The larger tile's warps have more rows than columns: b's fragments stay in registers, a's pass by.
+                // The warps of the larger tile have more rows than columns: fragments of b stay in registers, those of
+                // a are streamed.
                 Fragment<Value> left, right[pairs_across];
 #pragma unroll
                 for (int j = 0; j < pairs_across; j++) {
@@ -422,7 +423,7 @@ template <class Shape_, class Format> struct TensorCore {
                 }
                 load_fragment<StageA, order_a, LEFT>(left, stage_a, warp_row, in_stage);
                 if (in_stage == 0) {
-                    begin(step + stages - 1); // computes its addresses while the fragments are loaded
+                    begin(step + stages - 1); // its address computations overlap with the fragment loads
                 }
                 typename Format::Factor of_right[pairs_across];
 #pragma unroll
@@ -446,7 +447,7 @@ template <class Shape_, class Format> struct TensorCore {
 
 #pragma unroll
         for (int chunk = 0; chunk < Shape::rows; chunk += CHUNK_ROWS) {
-            __syncthreads(); // no thread reads the stages, or the chunk before, any more
+            __syncthreads(); // no thread still reads the stages or the previous chunk
             if constexpr (Lengths::wanted) {
                 if (chunk == 0) {
                     lengths.finish(memory + first_length, place);

@@ -1,31 +1,31 @@
 // readout_loss: graph embeddings, the loss of every triple, and the gradient with respect to the node states.
 //   f[g] = l2_normalise(mean of the graph's node states)
-//   per triple (A, P, N): loss, and its slope with respect to fA.fP - fA.fN (src/loss/mod.rs has the formulas)
+//   per triple (A, P, N): the loss and its slope with respect to fA.fP - fA.fN (formulas in src/loss/mod.rs)
 //   d_fA = slope (fP - fN) / B,  d_fP = slope fA / B,  d_fN = -slope fA / B,  back through normalisation and mean
 // in   node_state [N, D]; graph_offsets [G + 1]; mean_ends [G]; similarity_positive, similarity_negative [B]; steps [1]
-//      the mean runs over the nodes graph_offsets[g]..mean_ends[g]: all of the graph's, or all but its image node
-// out  embedding [G, D]; readout_loss also writes d_node_state [N, D], and the row steps % loss_rows of
-//      losses [loss_rows, most_triples]
-// grid readout: one block per graph; readout_loss: one block per triple, whose three graphs belong to no other triple, with
-//      as many threads for each graph as readout has. G and B lie in device memory (common.cuh)
-// node_state and d_node_state are of T, rows `stride` apart (stored.cuh); all else is in single precision
-// cost reads T N D bytes, the loss writes as many; launch-bound at 16 triples
+//      the mean runs over the nodes graph_offsets[g]..mean_ends[g]: all nodes of the graph, or all but its image node
+// out  embedding [G, D]; readout_loss also writes d_node_state [N, D] and row steps % loss_rows of losses [loss_rows,
+//      most_triples]
+// grid readout: one block per graph. readout_loss: one block per triple, with the threads of one readout block for each
+//      of its three graphs; no graph belongs to two triples. G and B lie in device memory (common.cuh)
+// node_state and d_node_state have element type T, rows `stride` apart (stored.cuh); the rest is in single precision
+// cost reads T N D bytes; readout_loss also writes T N D bytes; launch-bound at 16 triples
 // Sums run over the graph's nodes in order, then by warp and over warps: bit-reproducible, and both kernels give the same
 // embedding.
 
 #include "stored.cuh"
 
-constexpr int THREADS = 128; // of a graph
+constexpr int THREADS = 128; // per graph
 constexpr int WARPS = THREADS / WARP_LANES;
-constexpr int ROLES = 3; // of a triple's graphs: anchor, positive, negative
-constexpr int LOSS_BLOCKS = 3; // of the loss, on a multiprocessor, at least
+constexpr int ROLES = 3; // graphs of a triple: anchor, positive, negative
+constexpr int LOSS_BLOCKS = 3; // least number of resident blocks per multiprocessor for the loss
 
-// A graph's nodes: those of the mean end at `mean_end`, all at `end`.
+// Nodes of a graph: those that enter the mean end at `mean_end`, all nodes end at `end`.
 struct Nodes {
     int first, mean_end, end;
 };
 
-// The states of all graphs' nodes.
+// Node states of all graphs.
 template <class T> struct StatesArguments {
     const T *values;
     const int *graph_offsets, *mean_ends;
@@ -36,7 +36,7 @@ template <class T> struct StatesArguments {
     }
 };
 
-// Writes f [D] of a graph, and returns the length of the mean.
+// Writes the embedding f [D] of a graph and returns the length of the mean.
 template <class T>
 __device__ __forceinline__ float graph_embedding(float *f, const StatesArguments<T> &states, Nodes nodes,
                                                  float *partial) {
@@ -50,9 +50,9 @@ __device__ __forceinline__ float graph_embedding(float *f, const StatesArguments
 #pragma unroll
         for (int i = 0; i < COLUMNS_EACH; i++) {
             mean[i] /= count;
-            squares += c + i < width ? mean[i] * mean[i] : 0.0f; // beyond the row, of no nodes, it is 0 / 0
+            squares += c + i < width ? mean[i] * mean[i] : 0.0f; // 0 / 0 beyond the row if there are no nodes
         }
-        store_four(f, c, width, mean); // read back by the same thread
+        store_four(f, c, width, mean); // read again by the same thread
     }
     float norm = sqrtf(block_sum(squares, partial));
     for (int c = threadIdx.x * COLUMNS_EACH; c < width; c += THREADS * COLUMNS_EACH) {
@@ -76,12 +76,12 @@ template <class T> __device__ __forceinline__ void readout(const Readout<T> &arg
     __shared__ float partial[WARPS];
     const StatesArguments<T> &states = args.states;
     int graph = blockIdx.x;
-    if (graph < *args.graph_count) { // or the whole block leaves
+    if (graph < *args.graph_count) { // otherwise the whole block returns
         graph_embedding(args.embedding + size_t(graph) * states.width, states, states.of(graph), partial);
     }
 }
 
-// As in readout_loss.rs.
+// The same in readout_loss.rs.
 enum LossKind { RANKING = 0, TRIPLET = 1, INFO_NCE = 2 };
 
 // log(1 + e^x), without overflow.
@@ -90,7 +90,7 @@ __device__ __forceinline__ float softplus(float x) { return x > 0.0f ? x + log1p
 // e^-x may overflow to infinity, which gives the right limit 0.
 __device__ __forceinline__ float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 
-// The loss and its derivative with respect to `toward`; the one with respect to `away` is the negative.
+// Loss and its derivative with respect to `toward`; the derivative with respect to `away` is its negative.
 __device__ __forceinline__ float2 loss_and_slope(int kind, float toward, float away, float similarity_positive,
                                                  float similarity_negative, float temperature, float margin) {
     float logit = (toward - away) / temperature;
@@ -101,14 +101,14 @@ __device__ __forceinline__ float2 loss_and_slope(int kind, float toward, float a
     }
     if (kind == TRIPLET) {
         float violation = away - toward + margin;
-        // NaN must come out as NaN, so the comparison asks for the harmless case.
+        // NaN must propagate, so the comparison tests for the zero case.
         return violation <= 0.0f ? make_float2(0.0f, 0.0f) : make_float2(violation, -1.0f);
     }
     return make_float2(softplus(-logit), (sigmoid(logit) - 1.0f) / temperature);
 }
 
-// The vector that a graph's embedding is multiplied with in the loss: factor (one - other); `other` may be null. Both are
-// embeddings that this launch has written.
+// Factor of a graph's embedding in the derivative of the loss: factor (one - other); `other` may be null. Both
+// embeddings were written by this launch.
 struct Direction {
     const float *one, *other;
     float factor;
@@ -126,7 +126,8 @@ struct Direction {
     }
 };
 
-// Writes (d - f (f . d)) / (|mean| count) for each node of the mean, where d is the direction, and 0 for the other nodes.
+// Writes (d - f (f . d)) / (|mean| count) for each node in the mean, where d is the direction, and 0 for the other
+// nodes.
 template <class T>
 __device__ __forceinline__ void graph_backward(T *d_node_state, const float *f,
                                                Direction direction, float norm, Nodes nodes, int width, int stride,
@@ -182,7 +183,7 @@ template <class T> __device__ __forceinline__ void readout_loss(const ReadoutLos
     float *partial = partials[role], *f = embedding + size_t(graph) * width;
     Nodes nodes = states.of(graph);
     float norm = graph_embedding(f, states, nodes, partial);
-    __syncthreads(); // all three are there
+    __syncthreads(); // all three embeddings are complete
     const float *anchor = embedding + size_t(triple) * width;
     const float *positive = embedding + size_t(triples + triple) * width;
     const float *negative = embedding + size_t(2 * triples + triple) * width;

@@ -1,21 +1,21 @@
-// row_correlations: counts and sums for Kendall's tau-b, Spearman's rho and Pearson's r of each row of scores x with the same
-// row of similarities y, without the diagonal entry: n = columns - 1 pairs (x_i, y_i) in a row.
-//   out of n (n - 1) / 2 pairs of entries: number of concordant less discordant ones, ties in x, ties in y
-//   u_i = (entries below x_i) - (entries above x_i), twice the rank's distance from the middle; v_i likewise of y:
+// row_correlations: counts and sums for Kendall's tau-b, Spearman's rho and Pearson's r. Each row of scores x is
+// compared with the same row of similarities y, without the diagonal entry: n = columns - 1 pairs (x_i, y_i) per row.
+//   over n (n - 1) / 2 pairs of entries: number of concordant minus discordant pairs, of ties in x, of ties in y
+//   u_i = (entries below x_i) - (entries above x_i), twice the distance of the rank from the middle; v_i likewise for y:
 //   sum u u, sum v v, sum u v
-//   sums of dx dx, dy dy, dx dy of the deviations from the means
-// in   scores, similarities [R, columns], in double precision; similarities are taken clamped to [0, 1]; row r is that
-//      of image first_row + r, whose entry with itself is left out
+//   sums of dx dx, dy dy, dx dy, with deviations from the means
+// in   scores, similarities [R, columns], in double precision; similarities are clamped to [0, 1]; row r belongs to
+//      image first_row + r, and its entry with itself is left out
 // out  counts [R, 6]: concordant - discordant, tied in x, tied in y, uu, vv, uv;  moments [R, 3]: xx, yy, xy
-// grid one block of 256 threads per row. Each entry is compared with each: a thread holds 4, and all go past it, 1,024 at
-//      a time, through shared memory; so rows may be of any length. Counts are integers; sums of deviations run by
-//      thread, then over threads in one order: bit-reproducible
-// cost 16 R columns bytes; per row n^2 pairs, each of 4 comparisons of 64-bit integers and 6 counts: arithmetic
+// grid one block of 256 threads per row. Each entry is compared with every other: a thread holds 4, and all entries
+//      pass through shared memory, 1,024 at a time, so rows may have any length. Counts are integers. Sums of
+//      deviations run by thread, then over threads in a fixed order: bit-reproducible
+// cost 16 R columns bytes; n^2 pairs per row, each with 4 comparisons of 64-bit integers and 6 counts: arithmetic
 //
-// Of an entry i and all entries j, counting x_j < x_i, x_j <= x_i, the same of y, and
+// For an entry i and all entries j, the kernel counts x_j < x_i and x_j <= x_i, the same for y, and
 //   both = #(x_j < x_i and y_j < y_i),  mixed = #(x_j < x_i and y_j <= y_i)
-// meets every concordant pair once in `both`, every discordant one once in #(x_j < x_i) - mixed, and every pair that is
-// tied in x twice in #(x_j <= x_i) - #(x_j < x_i), which also counts i itself.
+// `both` counts every concordant pair once. #(x_j < x_i) - mixed counts every discordant pair once. #(x_j <= x_i) -
+// #(x_j < x_i) counts every pair tied in x twice, and also i itself.
 
 #include "common.cuh"
 
@@ -23,13 +23,13 @@ typedef long long Count;
 typedef long long Key;
 
 constexpr int THREADS = 256;
-constexpr int EACH = 4;    // entries that a thread holds
+constexpr int EACH = 4;    // entries held by a thread
 constexpr int TILE = 1024; // entries in shared memory
 constexpr int COUNTS = 6, MOMENTS = 3;
 
-// An integer of the same order as the value, so that comparisons need no special cases. -0 and 0 are equal. NaN compares
-// as above or below all numbers, by its sign, and as equal to the same NaN. The bits of positive numbers ascend with the
-// value; those of negative numbers descend until all bits but the sign are flipped.
+// Integer with the same order as the value, so that comparisons need no special cases. -0 and 0 are equal. NaN compares
+// as above or below all numbers, depending on its sign, and as equal to the same NaN. The bits of positive numbers
+// ascend with the value; those of negative numbers descend until all bits but the sign are flipped.
 __device__ __forceinline__ Key key_of(double value) {
     double positive_zero = value + 0.0;
     Key bits;
@@ -42,7 +42,7 @@ __device__ __forceinline__ double clamped(double similarity) {
     return similarity < 0.0 ? 0.0 : similarity > 1.0 ? 1.0 : similarity;
 }
 
-// The keys of an entry: 16 bytes, read at once.
+// Keys of an entry: 16 bytes, loaded at once.
 struct __align__(16) Pair {
     Key x, y;
 };
@@ -58,14 +58,14 @@ struct Row {
     __device__ __forceinline__ Pair keys(int entry) const { return {key_of(x(entry)), key_of(y(entry))}; }
 };
 
-// The moments, by thread 0.
+// Computes the moments; thread 0 writes them.
 __device__ __forceinline__ void write_moments(double *to, Row row, int n, double *partial) {
     double sum_x = 0.0, sum_y = 0.0;
     for (int i = threadIdx.x; i < n; i += THREADS) {
         sum_x += row.x(i);
         sum_y += row.y(i);
     }
-    // One division: its subroutine would cost registers twice.
+    // A single division: its subroutine costs many registers.
     double share = 1.0 / n, mean_x = block_sum(sum_x, partial) * share, mean_y = block_sum(sum_y, partial) * share;
     double xx = 0.0, yy = 0.0, xy = 0.0;
     for (int i = threadIdx.x; i < n; i += THREADS) {
@@ -89,7 +89,7 @@ struct RowCorrelations {
     int columns, first_row;
 };
 
-// Two blocks on a multiprocessor: with three the compiler would spill registers.
+// Two blocks per multiprocessor: with three the compiler would spill registers.
 extern "C" __global__ void __launch_bounds__(THREADS, 2)
 row_correlations(const __grid_constant__ RowCorrelations args) {
     begin_kernel();
@@ -112,7 +112,7 @@ row_correlations(const __grid_constant__ RowCorrelations args) {
         }
         for (int start = 0; start < n; start += TILE) {
             int count = min(TILE, n - start);
-            __syncthreads(); // the tile before may still be being read
+            __syncthreads(); // the previous tile may still be in use
             for (int j = threadIdx.x; j < count; j += THREADS) {
                 tile[j] = row.keys(start + j);
             }

@@ -1,9 +1,10 @@
-// Activations and their gradients, as they are stored between kernels: in the element type T of a run, float or bf16.
-// Arithmetic is always in single precision; a value is rounded once, to nearest even, when it is stored.
+// Activations and their gradients as stored between kernels: in the element type T of a run, float or bf16. Arithmetic
+// is always in single precision; a value is rounded once, to nearest even, when it is stored.
 //
-// Rows lie `stride` values apart: a multiple of 8 for bf16 (16 bytes, the unit of asynchronous copies), the number of columns
-// for float. The values between the columns and the stride are padding, which may hold anything. Kernels that work value by
-// value neither read nor write it; products load zeros in its place, and do not store what they compute there.
+// Rows lie `stride` values apart. For bf16 the stride is a multiple of 8 (16 bytes, the unit of asynchronous copies);
+// for float it is the number of columns. The values between the columns and the stride are padding and may hold
+// anything. Elementwise kernels neither read nor write the padding. Matrix products load zeros in its place and discard
+// the results there.
 #pragma once
 
 #include "common.cuh"
@@ -23,13 +24,13 @@ template <> __device__ __forceinline__ bf16 narrow<bf16>(float value) {
     return {static_cast<unsigned short>(pack_bf16(value, 0.0f))};
 }
 
-// The value that is read back after `value` was stored.
+// Value that is read back after `value` was stored.
 template <class T> __device__ __forceinline__ float rounded(float value) { return widen(narrow<T>(value)); }
 
 // ---- four columns at a time ---------------------------------------------------------------------------------------
 
-// A thread takes four neighbouring columns: in one access of 8 or 16 bytes where the address is a multiple of as many bytes,
-// and value by value elsewhere and at the end of the row. Values beyond the end are 0.
+// A thread handles four adjacent columns. It uses one access of 8 or 16 bytes if the address is aligned to that size.
+// Otherwise, and at the end of the row, it accesses single values. Values beyond the end are 0.
 constexpr int COLUMNS_EACH = 4;
 
 struct Four {
@@ -57,7 +58,7 @@ template <class T> __device__ __forceinline__ bool is_aligned(const T *at) {
     return reinterpret_cast<size_t>(at) % (COLUMNS_EACH * sizeof(T)) == 0;
 }
 
-// Four columns from `column` on, of a row of `columns`.
+// Loads four columns, starting at `column`, of a row with `columns` values.
 template <class T> __device__ __forceinline__ Four load_four(const T *row, int column, int columns) {
     const T *from = row + column;
     if (column + COLUMNS_EACH <= columns && is_aligned(from)) {
@@ -92,7 +93,7 @@ __device__ __forceinline__ void add_four(Four &sum, const Four &value) {
     }
 }
 
-// Batch norm of all columns; beyond the end norm(z) is 0.
+// Batch norm of all columns; norm(z) is 0 beyond the end.
 struct NormRows {
     const float *mean, *rstd, *weight, *bias;
 
@@ -126,7 +127,7 @@ __device__ __forceinline__ NormFour load_norm(const NormRows &norm, int column, 
     return norm_four(mean, rstd, weight, bias);
 }
 
-// The backward of batch norm, of all columns.
+// Backward of batch norm for all columns.
 struct NormBackwardRows {
     NormRows norm;
     const float *constant, *slope;
@@ -137,7 +138,7 @@ struct NormBackwardRows {
     __device__ __forceinline__ NormTerms terms(int column) const { return {constant[column], slope[column]}; }
 };
 
-// `terms` [2, C] holds the constants, and below them the slopes.
+// `terms` [2, C] holds the constants, then the slopes.
 __device__ __forceinline__ NormBackwardRows norm_backward_rows(const NormRows &norm, const float *terms, int columns) {
     return {norm, terms, terms + columns};
 }
@@ -163,8 +164,8 @@ __device__ __forceinline__ NormBackwardFour load_norm_backward(const NormBackwar
 
 // ---- kernels for both element types -------------------------------------------------------------------------------
 
-// The kernels name_f32 and name_bf16 of a function template `name(const Args<T> &)`; then the arguments of
-// __launch_bounds__.
+// Defines the kernels name_f32 and name_bf16 from a function template `name(const Args<T> &)`. The remaining arguments
+// are those of __launch_bounds__.
 #define STORED_KERNEL(name, Args, ...)                                                                                \
     extern "C" __global__ void __launch_bounds__(__VA_ARGS__) name##_f32(const __grid_constant__ Args<float> args) {  \
         begin_kernel();                                                                                               \
@@ -174,6 +175,6 @@ __device__ __forceinline__ NormBackwardFour load_norm_backward(const NormBackwar
         begin_kernel();                                                                                               \
         name(args);                                                                                                   \
     }
-// Both in a table of emulated kernels, with the same arguments of __launch_bounds__.
+// Table entries of both kernels for the emulator, with the same arguments of __launch_bounds__.
 #define EMULATED_STORED_KERNEL(name, ...)                                                                             \
     EMULATED_KERNEL(name##_f32, __VA_ARGS__), EMULATED_KERNEL(name##_bf16, __VA_ARGS__)

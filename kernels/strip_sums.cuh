@@ -1,12 +1,13 @@
-// strip_sums: sums of columns in a pass over a matrix, where no product computes them on the way. A block takes a strip of
-// 32 columns of a chunk of 64 rows, 8 rows at a time; the strip's last block merges the chunks (column_sums.cuh).
+// strip_sums: column sums in a separate pass over a matrix, for matrices whose product does not compute them. A block
+// handles a strip of 32 columns and a chunk of 64 rows, 8 rows at a time. The strip's last block merges the chunks
+// (column_sums.cuh).
 #pragma once
 
 #include "norm_arguments.cuh"
 
-constexpr int STRIP = 32;     // as in batch_norm.rs; so is ROW_LANES
+constexpr int STRIP = 32;     // the same in batch_norm.rs, as is ROW_LANES
 constexpr int ROW_LANES = 8;
-constexpr int SUM_BLOCKS = 6; // on a multiprocessor, at least: with more the compiler would spill registers
+constexpr int SUM_BLOCKS = 6; // least number per multiprocessor; with more the compiler would spill registers
 
 // Shared memory for the sums.
 union SumMemory {
@@ -14,7 +15,7 @@ union SumMemory {
     Pair merged[ROW_LANES * STRIP];
 };
 
-// The two sums over the rows of a chunk, in a fixed order; in the threads of the first row lane.
+// The two sums over the rows of a chunk, in a fixed order; valid in the threads of the first row lane.
 __device__ __forceinline__ float2 chunk_sum(float2 own, float2 (*partial)[STRIP]) {
     partial[threadIdx.y][threadIdx.x] = own;
     __syncthreads();
@@ -28,25 +29,25 @@ __device__ __forceinline__ float2 chunk_sum(float2 own, float2 (*partial)[STRIP]
     return sum;
 }
 
-// Merges the chunks, after the block has written its own.
+// Merges the chunks, after the block has written its own chunk.
 template <class Merge>
 __device__ __forceinline__ void finish_strip(const ColumnMemory &of, const Merge &merge, int rows, int columns,
                                              SumMemory &memory) {
-    __syncthreads(); // the chunk's sums were read
+    __syncthreads(); // the chunk's sums have been read
     StripThread thread = {int(blockIdx.x), int(gridDim.x), int(blockIdx.x * STRIP + threadIdx.x), int(threadIdx.x),
                           int(threadIdx.y)};
     finish_columns<ROW_LANES, STRIP>(of, merge, thread, rows, columns, blockIdx.y, 1, memory.merged);
 }
 
-// z [rows, columns] of a norm.
+// Input z [rows, columns] of a norm.
 template <class T> struct NormInput {
     const T *z;
     const NormArguments &norm;
     int rows, columns, stride;
 };
 
-// The first part of the backward of relu(norm(z)): sums of d and of d (z - mean) over each chunk. `gradient(row, column)` is
-// the gradient with respect to relu(norm(z)); d is equal to it where the ReLU passed, and 0 elsewhere.
+// First part of the backward of relu(norm(z)): sums of d and of d (z - mean) over each chunk. `gradient(row, column)`
+// returns the gradient with respect to relu(norm(z)). d equals it where the ReLU passed, and is 0 elsewhere.
 template <class T, class Gradient>
 __device__ __forceinline__ void backward_strip(const NormGradientArguments &to, const NormInput<T> &of,
                                                const Gradient &gradient) {
@@ -54,7 +55,7 @@ __device__ __forceinline__ void backward_strip(const NormGradientArguments &to, 
     int rows = of.rows, columns = of.columns;
     int column = blockIdx.x * STRIP + threadIdx.x, first = blockIdx.y * CHUNK_ROWS;
     if (first >= rows && first > 0) {
-        return; // the whole block; without rows the first blocks stay
+        return; // the whole block; without rows the first blocks continue
     }
     int count = min(CHUNK_ROWS, rows - first);
     float2 own = make_float2(0.0f, 0.0f);

@@ -1,5 +1,5 @@
-// tensor_core: the tensor cores' instructions and asynchronous copies, one thin function each. With nvcc they are PTX
-// for sm_80 and up. Without, they are the emulator's (emulator/tensor_core.h), which also finds missing waits and
+// tensor_core: tensor-core instructions and asynchronous copies, one thin function each. With nvcc they are PTX for
+// sm_80 and later. Without nvcc they are the emulator's (emulator/tensor_core.h), which also detects missing waits and
 // misaligned addresses.
 //
 // Fragments (PTX ISA, "Matrix fragments for mma.m16n8k16"). Lane = 4 g + t, g = 0..7, t = 0..3; a pair of
@@ -17,7 +17,7 @@
 #ifndef __CUDACC__
 #include "emulator/emulator.h"
 #include "emulator/tensor_core.h"
-// A parameter for the emulator's errors: the line of the call. With nvcc there is none.
+// Extra parameter for the emulator's error messages: the line of the call. Empty with nvcc.
 #define CALL_LINE , int line = __builtin_LINE()
 #else
 #define CALL_LINE
@@ -36,13 +36,13 @@ __device__ __forceinline__ void mma_bf16(float (&d)[4], const unsigned (&a)[4], 
 }
 
 #ifdef __CUDACC__
-// The address in shared memory that the instructions take.
+// Address in shared memory, in the form that the instructions take.
 __device__ __forceinline__ unsigned shared_address(const void *pointer) {
     return unsigned(__cvta_generic_to_shared(pointer));
 }
 #endif
 
-// Loads four matrices; `row` is the lane's row of 16 bytes in shared memory.
+// Loads four matrices; `row` points to the lane's row of 16 bytes in shared memory.
 __device__ __forceinline__ void load_matrix_x4(unsigned (&to)[4], const void *row CALL_LINE) {
 #ifdef __CUDACC__
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
@@ -65,9 +65,9 @@ __device__ __forceinline__ void load_matrix_x4_transposed(unsigned (&to)[4], con
 #endif
 }
 
-// Begins a copy of 16 or 4 bytes from global to shared memory; both addresses are aligned to the same number of bytes.
-// Bytes from `valid_bytes` on become zero; if it is 0, `from` is not read. Copies of 16 bytes bypass the first-level
-// cache, since the next reader is another block.
+// Starts a copy of 16 or 4 bytes from global to shared memory; both addresses are aligned to that size. Bytes from
+// `valid_bytes` on are zero-filled; if it is 0, `from` is not read. Copies of 16 bytes bypass the L1 cache, because the
+// next reader is another block.
 template <int bytes>
 __device__ __forceinline__ void copy_async(void *to, const void *from, int valid_bytes CALL_LINE) {
     static_assert(bytes == 16 || bytes == 4, "cp.async with and without .cg");
@@ -86,7 +86,7 @@ __device__ __forceinline__ void copy_async(void *to, const void *from, int valid
 #endif
 }
 
-// Makes one group of the thread's copies since the last call.
+// Commits the thread's copies since the last call as one group.
 __device__ __forceinline__ void commit_copies() {
 #ifdef __CUDACC__
     asm volatile("cp.async.commit_group;" ::: "memory");
@@ -95,7 +95,7 @@ __device__ __forceinline__ void commit_copies() {
 #endif
 }
 
-// Waits until at most the latest `groups` of the thread's groups are in flight. Other threads see the copied values
+// Waits until at most the latest `groups` groups of this thread are in flight. Other threads see the copied values
 // after a barrier.
 template <int groups> __device__ __forceinline__ void wait_copies() {
 #ifdef __CUDACC__
@@ -126,6 +126,6 @@ __device__ __forceinline__ unsigned pack_bf16(float low, float high) {
 #endif
 }
 
-// The two values of a pair of bf16, exact.
+// The two values of a pair of bf16, exact in f32.
 __device__ __forceinline__ float low_bf16(unsigned pair) { return __uint_as_float(pair << 16); }
 __device__ __forceinline__ float high_bf16(unsigned pair) { return __uint_as_float(pair & 0xffff0000u); }

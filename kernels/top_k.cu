@@ -1,37 +1,38 @@
-// top_k: the rows that have the greatest inner products with a query, best first.
+// top_k: the rows with the greatest inner products with a query, best first.
 //   score[q, i] = <queries[q], embeddings[i]>; ties go to the lower index, NaN comes after all numbers
 // in   queries [Q, D]; embeddings [n, D]; bound [Q]
-// out  lists [Q, parts, k]: each part's best;  scores, indices [Q, k]: the best of all below `bound`, NaN and -1 where
-//      rows run out; bound [Q]: the last one's key, so that another pass goes on from there
-// grid top_k_parts: one block per query and TILE rows, a warp for 32 of them; top_k_merge: one block per query
-// cost reads 4 n D bytes per query, 2 n D flops: bandwidth, the L2's from the second query on; nothing of [Q, n] is
-//      written but 8 k n / TILE bytes of lists. Sorting TILE keys takes 36 barriers.
+// out  lists [Q, parts, k]: the best keys of each part. scores, indices [Q, k]: the best rows whose key is below
+//      `bound`, padded with NaN and -1. bound [Q]: the key of the last row, so the next pass continues from there
+// grid top_k_parts: one block per query and TILE rows, one warp per 32 rows; top_k_merge: one block per query
+// cost reads 4 n D bytes per query, 2 n D flops: bandwidth, that of L2 from the second query on. The scores [Q, n] are
+//      never stored; only 8 k n / TILE bytes of lists are. Sorting TILE keys takes 36 barriers.
 //
-// A score and its row are one 64-bit key, greater where the score is greater or, among equals, the row lower: so keys
-// are distinct, and the order is the same however the work is cut. Sums run by lane, then over lanes: bit-reproducible.
+// A score and its row form one 64-bit key, greater for a greater score and, among equal scores, for a lower row. Keys
+// are therefore distinct, and the order does not depend on how the work is divided. Sums run by lane, then over lanes:
+// bit-reproducible.
 
 #include "common.cuh"
 
 typedef unsigned long long Key;
 
-// Rows of a part, keys that are sorted at once, threads of a block.
+// Rows of a part, keys sorted at once, and threads of a block.
 constexpr int TILE = 256;
-// Rows whose values a warp loads side by side, so that loads overlap.
+// Rows whose values a warp loads together, so that the loads overlap.
 constexpr int ROWS_AT_ONCE = 4;
 
-// Below that of any row.
+// Below the key of any row.
 constexpr Key NO_KEY = 0;
 
 __device__ __forceinline__ Key key_of(float score, int row) {
-    float positive_zero = score + 0.0f; // -0 counts as 0
+    float positive_zero = score + 0.0f; // -0 is treated as 0
     unsigned bits;
     memcpy(&bits, &positive_zero, sizeof(bits));
-    // Numbers of either sign, ascending; NaN has 1, below that of -infinity.
+    // Ascending for numbers of either sign; NaN maps to 1, below -infinity.
     unsigned ordered = score != score ? 1u : bits >> 31 ? ~bits : bits | 0x80000000u;
     return Key(ordered) << 32 | (0xffffffffu - unsigned(row));
 }
 
-// NaN of NO_KEY.
+// Score of a key; NaN for NO_KEY.
 __device__ __forceinline__ float score_of(Key key) {
     unsigned ordered = unsigned(key >> 32);
     unsigned bits = ordered >> 31 ? ordered & 0x7fffffffu : ~ordered;
@@ -40,10 +41,10 @@ __device__ __forceinline__ float score_of(Key key) {
     return score;
 }
 
-// -1 of NO_KEY.
+// Row of a key; -1 for NO_KEY.
 __device__ __forceinline__ int row_of(Key key) { return int(0xffffffffu - unsigned(key)); }
 
-// TILE keys in shared memory, descending: a bitonic network, one key per thread.
+// Sorts TILE keys in shared memory in descending order: a bitonic network, one key per thread.
 __device__ __forceinline__ void sort_descending(Key *keys) {
     int i = threadIdx.x;
     for (int size = 2; size <= TILE; size *= 2) {
@@ -84,7 +85,7 @@ extern "C" __global__ void __launch_bounds__(TILE) top_k_parts(const __grid_cons
         for (int c = lane; c < width; c += WARP_LANES) {
 #pragma unroll
             for (int at = 0; at < ROWS_AT_ONCE; at++) {
-                int row = min(first + r + at, rows - 1); // the last rows again, where there are no more
+                int row = min(first + r + at, rows - 1); // past the end, reload the last row
                 sum[at] += q[c] * embeddings[size_t(row) * width + c];
             }
         }
@@ -121,7 +122,7 @@ extern "C" __global__ void __launch_bounds__(TILE) top_k_merge(const __grid_cons
     int t = threadIdx.x, query = blockIdx.x;
     const Key *from = args.lists + query * candidates;
     keys[t] = NO_KEY;
-    // The best so far stay in front; the rest of the tile takes new ones.
+    // The best keys so far stay in front; the rest of the tile takes new ones.
     for (long long start = 0; start < candidates; start += TILE - k) {
         if (t >= k) {
             long long at = start + t - k;

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# How much of each kernel a multiprocessor holds, as a table: kernels of one kind in one row, the least occupied first.
+# Prints the occupancy of each kernel as a table: one row per kind of kernel, the lowest occupancy first.
 #
 #   scripts/occupancy.sh [ARCHITECTURE [kernel_resources.csv]]     # sm_90a, what `cargo build` wrote
 set -euo pipefail

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Runs tests of the emulated kernels under AddressSanitizer and UBSan, each module in a process of its own, as many at a
-# time as there are cores.
+# Runs tests of the emulated kernels under AddressSanitizer and UBSan. Each module runs in a process of its
+# own, with one process per core at a time.
 #
 #   scripts/sanitize.sh [MODULE...]      such as `edge_pool linear cuda_step`; without one, all modules
 #
-# All modules are those of tests/kernels, the whole step of tests/backends (cuda_step), and the emulator's own tests, whose
-# planted errors must be found. Needs g++ (or CXX) with its sanitizer libraries. Builds into target/sanitize, so that the
-# ordinary build stays as it is; the logs lie there too. PROPTEST_CASES is the number of cases of each property (4).
+# All modules are those of tests/kernels, the whole step of tests/backends (cuda_step), and the emulator's own
+# tests, whose planted errors must be detected. Requires g++ (or CXX) with its sanitizer libraries. Builds
+# into target/sanitize, so that the ordinary build is not affected; the logs are there too. PROPTEST_CASES is
+# the number of cases of each property (4).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -17,18 +18,19 @@ if [[ ! -e "$library" ]]; then
     exit 1
 fi
 export SCENERANK_SANITIZE=1 PROPTEST_CASES="${PROPTEST_CASES:-4}" CARGO_TARGET_DIR=target/sanitize
-# The kernels are optimised all the same; what is in Rust here only prepares and compares, and builds twice as fast so.
+# Only the kernels are optimised. The Rust code here merely prepares and compares, and builds twice as fast
+# without it.
 export CARGO_PROFILE_DEV_OPT_LEVEL=0 CARGO_PROFILE_DEV_DEBUG=none CARGO_INCREMENTAL=0
-# Built before the sanitizer is loaded into everything: compilers leak on purpose and would be stopped for it.
+# Built before the sanitizer is preloaded: compilers leak memory on purpose and would be stopped for it.
 built="$(cargo test --no-run --message-format=json --test=kernels --test=backends --test=emulator)"
 program() { # of a test binary, as cargo named it
     sed -n "s|.*\"executable\":\"\([^\"]*/$1-[0-9a-f]*\)\".*|\1|p" <<<"$built"
 }
 kernels="$(program kernels)" backends="$(program backends)" emulator="$(program emulator)"
 
-# The fibers' stacks come and go, and Rust's test harness keeps some memory until the end.
+# The stacks of the fibers come and go, and Rust's test harness keeps some memory until the end.
 sanitized=(env LD_PRELOAD="$library" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1)
-# The longest first. What nvcc made of the kernels is not there in this build.
+# The longest modules come first. The tests of nvcc's output are not part of this build.
 kernel_modules="$("${sanitized[@]}" "$kernels" --list | sed -n 's/::.*: test$//p' | sort -u |
     grep -vx -e machine_code -e occupancy)"
 read -ra modules <<<"cuda_step emulator ${kernel_modules//$'\n'/ }"

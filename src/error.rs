@@ -1,16 +1,16 @@
-//! The one error type: what is wrong, where, and what to do about it.
+//! The crate's error type. It states what is wrong, where, and what to do about it.
 //!
-//! Every variant is the caller's or the environment's fault and ends the program with exit code 2. Broken
-//! invariants of our own are panics.
+//! Every variant is caused by the caller or the environment and ends the program with exit code 2. Violated
+//! internal invariants are panics.
 
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Result of everything in this crate that can fail.
+/// Result of every fallible function in this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// What went wrong, with the file or option it concerns and a remedy.
+/// An error, with the file or option that it concerns and a remedy.
 #[derive(Debug)]
 pub enum Error {
     /// The operating system refused an operation on a file.
@@ -19,14 +19,14 @@ pub enum Error {
         action: &'static str,
         /// The file or folder.
         path: PathBuf,
-        /// The system's own words.
+        /// Error of the operating system.
         source: io::Error,
     },
-    /// A file was read but does not hold what it must.
+    /// A file was read, but its content is invalid.
     Invalid {
         /// The file.
         path: PathBuf,
-        /// The place in it: a line, a record, a section, a tensor's name.
+        /// Position in the file: a line, a record, a section, a tensor's name.
         place: String,
         /// What is wrong there.
         problem: String,
@@ -51,9 +51,9 @@ pub enum Error {
         /// What to do.
         remedy: String,
     },
-    /// Training left the finite numbers.
+    /// A value became infinite or NaN during training.
     Diverged {
-        /// What did: the loss, or a tensor.
+        /// The quantity that diverged: the loss, or a tensor.
         quantity: String,
         /// Its value.
         value: f32,
@@ -61,19 +61,19 @@ pub enum Error {
         epoch: usize,
         /// Optimizer step since the start of the run, counted from 1.
         step: u64,
-        /// The last checkpoint that was saved before.
+        /// Last checkpoint saved before that.
         checkpoint: PathBuf,
     },
 }
 
 impl Error {
-    /// An [`Error::File`], to be used as `map_err(Error::file("read", path))`.
+    /// Creates an [`Error::File`], for use as `map_err(Error::file("read", path))`.
     pub fn file(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Self {
         let path = path.as_ref().to_path_buf();
         move |source| Error::File { action, path, source }
     }
 
-    /// An [`Error::Invalid`].
+    /// Creates an [`Error::Invalid`].
     pub fn invalid(
         path: impl AsRef<Path>,
         place: impl Into<String>,
@@ -88,7 +88,7 @@ impl Error {
         }
     }
 
-    /// An [`Error::Argument`].
+    /// Creates an [`Error::Argument`].
     pub fn argument(name: impl Into<String>, problem: impl Into<String>, remedy: impl Into<String>) -> Self {
         Error::Argument { name: name.into(), problem: problem.into(), remedy: remedy.into() }
     }

@@ -1,4 +1,4 @@
-//! The `scenerank` command. Exit codes: 0 done, 1 `bench` found a kernel that is wrong, 2 bad input (one line on
+//! The `scenerank` command. Exit codes: 0 success, 1 `bench` found a wrong kernel, 2 bad input (one line on
 //! standard error says what and where), 130 stopped by Ctrl-C.
 
 mod cli;
@@ -9,7 +9,7 @@ use std::process::exit;
 use clap::Parser;
 use scenerank::Error;
 
-/// The exit code of every error.
+/// Exit code of every error.
 const FAILED: i32 = 2;
 
 fn main() {
@@ -18,7 +18,7 @@ fn main() {
     }
 }
 
-/// Says what went wrong; the exit code. Nobody may be listening.
+/// Reports an error and returns the exit code. Standard error may be closed.
 fn fail(error: &Error) -> i32 {
     let _ = writeln!(std::io::stderr(), "error: {error}");
     FAILED

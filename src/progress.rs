@@ -1,26 +1,35 @@
-//! Progress of long work on standard error: a bar on a terminal, plain lines at intervals elsewhere.
+//! Progress of long operations on standard error: a bar on a terminal, otherwise plain lines at intervals.
 
 use std::cell::{Cell, RefCell};
 use std::io::{IsTerminal, Write};
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// Seconds between plain lines where standard error is no terminal.
+/// Interval of plain lines if standard error is not a terminal.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
-/// Shorter work is not worth a line there.
+/// Shorter operations print no plain line.
 const WORTH_A_LINE: Duration = Duration::from_secs(2);
 
-/// All bars of the program, one below the other, where several are at work.
+/// All progress bars of the program, one below the other.
 static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 
+/// Whether progress is hidden (see [`hide`]).
+static HIDDEN: AtomicBool = AtomicBool::new(false);
+
 thread_local! {
-    /// What this thread's work belongs to.
+    /// Name of the owner of this thread's work.
     static OWNER: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
-/// Does `work`, whose progress (of what it starts on this thread) begins with the name of `owner`.
+/// Hides the progress of all operations that start from here on.
+pub fn hide() {
+    HIDDEN.store(true, Ordering::Relaxed);
+}
+
+/// Runs `work`; progress that it reports on this thread begins with the name of `owner`.
 pub fn owned_by<T>(owner: &str, work: impl FnOnce() -> T) -> T {
     let before = OWNER.replace(format!("{owner}: "));
     let done = work();
@@ -28,7 +37,7 @@ pub fn owned_by<T>(owner: &str, work: impl FnOnce() -> T) -> T {
     done
 }
 
-/// Progress of one piece of work, such as reading a file or an epoch.
+/// Progress of one operation, such as reading a file or an epoch.
 pub struct Progress {
     label: String,
     unit: &'static str,
@@ -38,14 +47,14 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Starts at zero of `total` units (`None` where the end is not known).
+    /// Starts at zero of `total` units (`None` if the total is unknown).
     pub fn new(label: impl Into<String>, total: Option<u64>, unit: &'static str) -> Self {
         let label = OWNER.with_borrow(|owner| format!("{owner}{}", label.into()));
         let bar = match total {
             Some(total) => ProgressBar::new(total),
             None => ProgressBar::new_spinner(),
         };
-        if std::io::stderr().is_terminal() {
+        if std::io::stderr().is_terminal() && !HIDDEN.load(Ordering::Relaxed) {
             let template = match total {
                 Some(_) => "{prefix:>12} {bar:32} {human_pos}/{human_len} {msg} {eta}",
                 None => "{prefix:>12} {spinner} {human_pos} {msg} {elapsed}",
@@ -59,7 +68,7 @@ impl Progress {
         Progress { label, unit, bar, started: Instant::now(), last_line: Cell::new(Instant::now()) }
     }
 
-    /// `amount` more units are done.
+    /// Adds `amount` finished units.
     pub fn advance(&self, amount: u64) {
         self.bar.inc(amount);
         if self.bar.is_hidden() && self.last_line.get().elapsed() >= PLAIN_INTERVAL {
@@ -73,7 +82,7 @@ impl Progress {
         self.bar.set_message(text.into());
     }
 
-    /// Ends; elsewhere than on a terminal one plain line says how long it took, if it took long.
+    /// Ends the progress. Without a terminal, a long operation prints one plain line with its duration.
     pub fn finish(self) {
         if self.bar.is_hidden() && self.started.elapsed() >= WORTH_A_LINE {
             self.line(&format!(" in {:.1} s", self.started.elapsed().as_secs_f64()));
@@ -82,11 +91,14 @@ impl Progress {
     }
 
     fn line(&self, suffix: &str) {
+        if HIDDEN.load(Ordering::Relaxed) {
+            return;
+        }
         let done = self.bar.position();
         let of = self.bar.length().map_or(String::new(), |total| format!("/{total}"));
         let message = self.bar.message();
         let message = if message.is_empty() { message } else { format!(", {message}") };
-        // Work goes on where nobody reads standard error any more.
+        // The operation continues even if standard error is closed.
         let _ = writeln!(std::io::stderr(), "{}: {done}{of} {}{message}{suffix}", self.label, self.unit);
     }
 }

@@ -1,4 +1,4 @@
-//! A trained run, opened for use: its model's parameters and its data.
+//! A trained run, opened for use: the parameters of its model, and its data.
 
 use std::path::{Path, PathBuf};
 
@@ -15,21 +15,21 @@ use crate::network::tensors::NamedTensors;
 use crate::train::checkpoint::{self, BEST, Checkpoint, LAST, RunConfig};
 use crate::train::first_parameters;
 
-/// Which of a run's checkpoints.
+/// Checkpoint of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Which {
-    /// Of the epoch with the best validation.
+    /// The epoch with the best validation result.
     #[default]
     Best,
-    /// As training left it.
+    /// The latest state of the training.
     Last,
 }
 
-/// A run folder's checkpoint and data.
+/// Checkpoint and data of a run folder.
 pub struct Run {
-    /// The checkpoint.
+    /// Checkpoint of the run.
     pub checkpoint: Checkpoint,
-    /// The data that it was trained on.
+    /// Data on which the run was trained.
     pub dataset: Dataset,
     supervision: Supervision,
     device: Device,
@@ -37,7 +37,7 @@ pub struct Run {
 }
 
 impl Run {
-    /// Opens the run in `folder`; `data` says where its data lies now, if not where the run found it.
+    /// Opens the run in `folder`; `data` is the path of its data file, if that has moved.
     pub fn open(
         folder: &Path,
         which: Which,
@@ -54,51 +54,51 @@ impl Run {
         Ok(Run { checkpoint, dataset, supervision, device, precision })
     }
 
-    /// The similarities that supervised it.
+    /// Similarities that supervised the training.
     pub fn similarity(&self) -> Similarity<'_> {
         self.supervision.view(&self.dataset)
     }
 
-    /// Width of its embeddings.
+    /// Width of the embeddings.
     pub fn width(&self) -> usize {
         self.checkpoint.config.model.state_width
     }
 
-    /// The embeddings of graphs, `[graphs, D]`.
+    /// Embeddings of graphs, `[graphs, D]`.
     pub fn embed(&self, graphs: &[SceneGraph<'_>]) -> Result<Vec<f32>> {
         self.embed_by(&self.checkpoint.tensors, graphs)
     }
 
-    /// The embeddings of a split's images, `[images, D]`.
+    /// Embeddings of a split's images, `[images, D]`.
     pub fn embed_split(&self, split: Split) -> Result<Vec<f32>> {
         self.embed(&self.graphs(split))
     }
 
-    /// The same by the network as it was before training.
+    /// Like [`Run::embed_split`], with the network before training.
     pub fn embed_split_untrained(&self, split: Split) -> Result<Vec<f32>> {
         let RunConfig { model, train, .. } = &self.checkpoint.config;
         let tensors = first_parameters(&self.dataset, *model, train.seed);
         self.embed_by(&tensors, &self.graphs(split))
     }
 
-    /// Runs `task` on the device that the run was opened for.
+    /// Runs `task` on the device for which the run was opened.
     pub fn compute<T: BackendTask>(&self, task: T) -> Result<T::Output> {
         self.device.run(self.precision, task)
     }
 
-    /// Where and how precisely it computes.
+    /// Device and precision used for computations.
     pub fn place(&self) -> (Device, Precision) {
         (self.device, self.precision)
     }
 
-    /// The `k` rows of `index [images, D]` nearest to `query [D]`, and their cosines.
+    /// Finds the `k` rows of `index [images, D]` nearest to `query [D]`, with their cosines.
     pub fn nearest(&self, query: &[f32], index: &[f32], k: usize) -> Result<Vec<(usize, f32)>> {
         let rows = |values| Embeddings::new(values, self.width());
         nearest(self.device, self.precision, rows(query)?, rows(index)?, k)
     }
 
-    /// The same of rows as they are stored. Where the device was not named they are compared on the CPU: to read them
-    /// once is quicker than to bring them to another device.
+    /// Like [`Run::nearest`], for stored rows. If no device was named, this runs on the CPU: reading the rows
+    /// once is faster than copying them to another device.
     pub fn nearest_stored(&self, query: &[f32], rows: StoredRows<'_>, k: usize) -> Result<Vec<(usize, f32)>> {
         match self.device {
             Device::Auto | Device::Cpu => nearest_stored(Embeddings::new(query, self.width())?, rows, k),
@@ -106,7 +106,7 @@ impl Run {
         }
     }
 
-    /// The scene graphs of a split.
+    /// Scene graphs of a split.
     pub fn graphs(&self, split: Split) -> Vec<SceneGraph<'_>> {
         self.dataset.split(split).map(|image| self.dataset.graph(image)).collect()
     }

@@ -1,13 +1,14 @@
-//! One training step of given inputs, written out whole: how anyone checks the backward pass against autograd.
+//! Runs one training step on given inputs and writes all results, to check the backward pass against
+//! autograd.
 //!
-//! The input holds `param.<name>` (model.md, "Parameter names") and `batch.{node_object, node_graph, edge_subject,
-//! edge_predicate, edge_object, similarity_positive, similarity_negative}`, and the configuration as JSON in the
-//! metadata under `config`. Nodes and edges may come in any order; a graph's image node is one of the last object type.
-//! The output holds the input and
+//! The input holds `param.<name>` (model.md, "Parameter names"), `batch.{node_object, node_graph,
+//! edge_subject, edge_predicate, edge_object, similarity_positive, similarity_negative}`, and the
+//! configuration as JSON in the metadata under `config`. Nodes and edges may come in any order; the image
+//! node of a graph has the last object type. The output holds the input and
 //!
 //! ```text
 //! embedding [G, D], loss [1]   of the forward pass with batch statistics
-//! grad.<name>                  the loss's gradient by each parameter
+//! grad.<name>                  gradient of the loss with respect to each parameter
 //! next.<name>                  parameters after one Adam step from zero moments, and running statistics
 //! mask.<block> [rows, C] u8    which ReLUs passed their input; rows in the input's order
 //! ```
@@ -29,7 +30,7 @@ use crate::network::config::{ModelConfig, on};
 use crate::network::tensors::NamedTensors;
 use crate::optimizer::Adam;
 
-/// The configuration in a step file's metadata.
+/// Configuration in the metadata of a step file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct StepConfig {
     layers: usize,
@@ -47,7 +48,7 @@ struct StepConfig {
     learning_rate: f64,
     #[serde(default = "first_step")]
     step: u64,
-    /// Which of two kinds of tolerances suit the results: `fp32`, also for double precision and bf16x3, or `bf16`.
+    /// Kind of tolerances that suit the results: `fp32`, also for double precision and bf16x3, or `bf16`.
     #[serde(default = "single_precision")]
     precision: String,
 }
@@ -60,31 +61,31 @@ fn single_precision() -> String {
     "fp32".to_string()
 }
 
-/// The results of one step.
+/// Results of one step.
 pub struct StepResult {
-    /// `[G, D]`.
+    /// `[G, D]` embeddings.
     pub embedding: Vec<f32>,
-    /// The mean over the triples.
+    /// Mean loss over the triples.
     pub loss: f32,
-    /// By parameter.
+    /// Gradients by parameter name.
     pub gradients: NamedTensors,
     /// Parameters and running statistics after the step.
     pub next: NamedTensors,
-    /// `(block, columns, [rows, columns])`, rows in the batch's order.
+    /// ReLU masks `(block, columns, [rows, columns])`, with rows in the batch's order.
     pub masks: Vec<(String, usize, Vec<u8>)>,
 }
 
-/// One training step from zero moments.
+/// One training step, starting from zero moments.
 pub struct StepTask<'a> {
-    /// The network's sizes and switches.
+    /// Sizes and switches of the network.
     pub config: ModelConfig,
     /// Parameters and running statistics.
     pub tensors: &'a NamedTensors,
-    /// The batch, indexed.
+    /// Batch, indexed.
     pub batch: &'a GraphBatch,
-    /// The loss.
+    /// Loss to minimise.
     pub loss: Loss,
-    /// The optimizer.
+    /// Constants of the optimizer.
     pub adam: Adam,
 }
 
@@ -96,7 +97,7 @@ impl BackendTask for StepTask<'_> {
         let mut state = TrainingState::new(&model)?;
         model.load_batch(self.batch)?;
         model.forward_backward(&self.loss, &mut state)?;
-        // Before the update: the masks follow from the parameters that the forward pass used.
+        // Before the update: the masks must come from the parameters that the forward pass used.
         let masks = model.relu_masks()?;
         model.update(&self.adam, &mut state)?;
         Ok(StepResult {
@@ -163,7 +164,8 @@ pub fn run_step_file(input: &Path, output: &Path, device: Device, precision: Pre
     Ok(result.loss)
 }
 
-/// The network: vocabulary from the embedding tables' shapes, the rest from the metadata.
+/// Configuration of the network: vocabulary sizes from the shapes of the embedding tables, the rest from the
+/// metadata.
 fn model_config(file: &TensorFile, step: &StepConfig) -> Result<ModelConfig> {
     let rows =
         |name: &str| -> Result<usize> { Ok(file.tensor(name)?.shape.first().copied().unwrap_or_default()) };
@@ -191,13 +193,13 @@ fn reject_unknown_parameters(file: &TensorFile, known: &NamedTensors) -> Result<
         None => Ok(()),
         Some(name) => Err(file.invalid(
             format!("tensor {name}"),
-            "is no parameter of this model",
+            "is not a parameter of this model",
             "remove it, or correct the sizes in the configuration",
         )),
     }
 }
 
-/// The batch as the file holds it.
+/// Batch as stored in the file.
 struct BatchInputs {
     node_object: Vec<u32>,
     node_graph: Vec<u32>,
@@ -208,7 +210,7 @@ struct BatchInputs {
     similarity_negative: Vec<f32>,
 }
 
-/// The input's rows in the batch's order.
+/// Input rows in the batch's order.
 struct InputOrder {
     nodes: Vec<u32>,
     edges: Vec<u32>,
@@ -240,7 +242,7 @@ impl BatchInputs {
             if len != expected {
                 return Err(file.invalid(
                     format!("tensor batch.{name}"),
-                    format!("has {len} values where {expected} belong"),
+                    format!("has {len} values, expected {expected}"),
                     "give one value per node, edge or triple",
                 ));
             }
@@ -255,7 +257,8 @@ impl BatchInputs {
         Ok(inputs)
     }
 
-    /// The batch with nodes and edges sorted by graph, the image node last, and the order that this made.
+    /// Builds the batch with nodes and edges sorted by graph and the image node last; also returns the
+    /// resulting order.
     fn batch(&self, file: &TensorFile, config: ModelConfig) -> Result<(GraphBatch, InputOrder)> {
         let graphs = 3 * self.similarity_positive.len();
         let mut nodes: Vec<u32> = (0..self.node_object.len() as u32).collect();
@@ -327,7 +330,8 @@ impl BatchInputs {
     }
 }
 
-/// Rows of `[rows, columns]` moved back to the input's order: row i of `values` is the input's row `order[i]`.
+/// Moves rows of `[rows, columns]` back to the input's order: row i of `values` is the input's row
+/// `order[i]`.
 fn in_input_order(values: &[u8], columns: usize, order: &[u32]) -> Vec<u8> {
     let mut ordered = vec![0; values.len()];
     for (row, &to) in values.chunks_exact(columns).zip(order) {

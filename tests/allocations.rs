@@ -1,8 +1,8 @@
-//! A step allocates nothing once its buffers have their sizes.
+//! A step does not allocate once its buffers have their sizes.
 //!
-//! The allocator counts what all threads allocate while a step runs, and shows where the first few came from. The steps
-//! run inside a pool of threads: from outside, rayon's queue of incoming jobs takes a block of 1.5 kB for some sixty
-//! jobs.
+//! The allocator counts all allocations of all threads during a step, and prints backtraces of the first few.
+//! The steps run inside a thread pool: from outside, rayon's queue of incoming jobs allocates a block of 1.5
+//! kB for about every sixty jobs.
 
 mod support;
 
@@ -31,7 +31,7 @@ thread_local! {
 
 struct Counter;
 
-// SAFETY: every call goes to the system's allocator unchanged.
+// SAFETY: every call is passed to the system allocator unchanged.
 unsafe impl GlobalAlloc for Counter {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if COUNTING.load(Relaxed) && !INSIDE.replace(true) {
@@ -41,12 +41,12 @@ unsafe impl GlobalAlloc for Counter {
             }
             INSIDE.set(false);
         }
-        // SAFETY: as this function's own contract.
+        // SAFETY: the caller fulfils the contract of `alloc`.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: as this function's own contract; `alloc` handed out the system's pointers.
+        // SAFETY: the caller fulfils the contract of `dealloc`; `alloc` returned the system's pointers.
         unsafe { System.dealloc(pointer, layout) }
     }
 }
@@ -63,8 +63,8 @@ fn a_step_allocates_nothing_after_the_first() {
     several.install(|| count_allocations(&one));
 }
 
-/// One other thread takes the step that sizes the buffers: no thread of this pool has had a product when it takes the
-/// step that is counted.
+/// The step that sizes the buffers runs on another thread, so no thread of this pool has computed a product
+/// before the counted step.
 fn count_allocations(sizing: &ThreadPool) {
     let wide = ModelConfig { state_width: 300, hidden_width: 512, layers: 2, ..SMALL };
     for config in [SMALL, wide] {

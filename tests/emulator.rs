@@ -1,4 +1,4 @@
-//! The emulator's own tests: what it must find is planted in `tests/emulator/planted.cu`.
+//! Tests of the emulator, with errors planted in `tests/emulator/planted.cu`.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -12,7 +12,7 @@ const SANITIZERS: [&str; 5] = [
     "-O1",
 ];
 
-/// `planted_main` built with these flags; or what is missing.
+/// Builds `planted_main` with these flags; otherwise returns what is missing.
 fn build(name: &str, flags: &[&str]) -> Result<PathBuf, String> {
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_string());
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -40,7 +40,7 @@ fn run(program: &Path, kernel: &str, seed: u64) -> Output {
     Command::new(program).args([kernel, &seed.to_string()]).output().expect("the program that was built")
 }
 
-/// The lines that `kernel` prints, or None (said once) without a C++ compiler.
+/// Lines printed by `kernel`; without a C++ compiler, reports a skip once and returns `None`.
 fn planted(kernel: &str, seed: u64) -> Option<Vec<String>> {
     static PROGRAM: OnceLock<Option<PathBuf>> = OnceLock::new();
     let program = PROGRAM.get_or_init(|| {
@@ -196,7 +196,7 @@ fn a_product_that_a_lane_takes_elsewhere_is_an_error() {
 fn sanitizers_see_what_lies_out_of_bounds_or_askew() {
     let program = match build("planted_sanitized", &SANITIZERS) {
         Ok(program) => program,
-        // A sanitized run exists to see this.
+        // A sanitized run exists to detect this.
         Err(error) if std::env::var_os("SCENERANK_SANITIZE").is_some() => panic!("{error}"),
         Err(error) => return println!("skipped: no sanitizer runtime: {error}"),
     };

@@ -1,8 +1,9 @@
-//! Whole steps against an independent implementation in PyTorch, and what `step` says of bad input.
+//! Whole steps, compared with an independent implementation in PyTorch, and the errors of `step` for bad
+//! input.
 //!
-//! `../shared/peer/make_step.py` writes a step's inputs, `scenerank step` computes it, and `check_step.py` recomputes it
-//! in double precision from the equations. `SCENERANK_PEER_PYTHON` names a Python that has PyTorch; without it, or
-//! without the scripts, these tests say that they were skipped.
+//! `../shared/peer/make_step.py` writes the inputs of a step, `scenerank step` computes it, and
+//! `check_step.py` recomputes it in double precision from the equations. `SCENERANK_PEER_PYTHON` names a
+//! Python with PyTorch; without it, or without the scripts, these tests report a skip.
 
 mod support;
 
@@ -34,8 +35,8 @@ const EDGE_CASES: [&str; 8] = [
     "inverted-similarity",
 ];
 
-/// Runs many scripts in one process, since importing PyTorch takes longer than a small step: reads lines of arguments
-/// as JSON, and prints `status N` after each script's output.
+/// Runs several scripts in one process, since importing PyTorch takes longer than a small step. Reads lines
+/// of arguments as JSON, and prints `status N` after each script's output.
 const DRIVER: &str = r#"
 import json, runpy, sys
 sys.path.insert(0, sys.argv[1])
@@ -49,7 +50,7 @@ for line in sys.stdin:
     print("status", status, flush=True)
 "#;
 
-/// The scripts' process, one for all tests of this binary.
+/// Process of the scripts, shared by all tests of this binary.
 struct Peer {
     scripts: PathBuf,
     input: ChildStdin,
@@ -59,10 +60,10 @@ struct Peer {
 static PEER: LazyLock<Result<Mutex<Peer>, String>> = LazyLock::new(|| Peer::start().map(Mutex::new));
 
 impl Peer {
-    /// The peer, or `None` after saying that `test` is skipped.
+    /// The peer, or `None` after reporting that `test` is skipped.
     fn find(test: &str) -> Option<MutexGuard<'static, Peer>> {
         match &*PEER {
-            // A test that failed leaves the process between two scripts.
+            // A failed test leaves the process between two scripts.
             Ok(peer) => Some(peer.lock().unwrap_or_else(PoisonError::into_inner)),
             Err(reason) => {
                 println!("skipped: {test}: {reason}");
@@ -91,7 +92,7 @@ impl Peer {
         Ok(Peer { scripts, input, output })
     }
 
-    /// Runs `script`; gives its exit status and output.
+    /// Runs `script`; returns its exit status and output.
     fn run(&mut self, script: &str, arguments: &[String]) -> (i64, String) {
         let script = [self.scripts.join(script).display().to_string()];
         let line = serde_json::to_string(&[&script, arguments].concat()).unwrap();
@@ -113,7 +114,7 @@ impl Peer {
         assert_eq!(status, 0, "make_step.py {options}: {output}");
     }
 
-    /// Exit status and output of the check of a dump, with options.
+    /// Exit status and output of checking a dump, with options.
     fn judge(&mut self, dump: &Path, options: &str) -> (i64, String) {
         let path = [dump.display().to_string(), "--quiet".into()];
         self.run(
@@ -144,7 +145,7 @@ const CPU: &str = "--device cpu";
 const REFERENCE: &str = "--device reference";
 const DOUBLE: &str = "--device reference --precision fp64";
 
-/// Small, of few types, so that types repeat within a batch.
+/// Small, with few types, so that types repeat within a batch.
 const SIZES: &str = "--layers 3 --state-dim 13 --hidden-dim 19 --objects 20 --predicates 7";
 
 #[test]
@@ -171,7 +172,7 @@ fn steps_equal_the_independent_implementation() {
     }
 }
 
-/// That the check can fail.
+/// Verifies that the check can fail.
 #[test]
 fn a_corrupt_gradient_fails_the_check() {
     let Some(mut peer) = Peer::find("a_corrupt_gradient_fails_the_check") else { return };
@@ -209,9 +210,9 @@ fn steps_of_the_papers_size_equal_the_independent_implementation() {
     }
 }
 
-/// The CUDA kernels' formats and the checker's options: their tolerances, as the README states them. The errors of
-/// operands are 2^-8 (bf16) and 2^-17 (bf16x3); ten products in a row and their backward
-/// magnify them. PyTorch's own autocast needs bf16's limit for gradients (../shared/peer/README.md).
+/// Formats of the CUDA kernels with the options of the checker: their tolerances, as stated in the README.
+/// The errors of operands are 2^-8 (bf16) and 2^-17 (bf16x3); ten products in sequence and their backward
+/// magnify them. PyTorch's autocast also needs the limit of bf16 for gradients (../shared/peer/README.md).
 const FORMATS: [(&str, &str); 3] = [("fp32", ""), ("bf16x3", ""), ("bf16", "--gradient-tolerance 0.15")];
 
 fn check_formats(peer: &mut Peer, folder: &Path, options: &str) {
@@ -228,15 +229,15 @@ fn check_formats(peer: &mut Peer, folder: &Path, options: &str) {
 fn emulated_steps_in_every_format_equal_the_independent_implementation() {
     let Some(mut peer) = Peer::find("emulated_steps_in_every_format") else { return };
     let folder = tempfile::tempdir().unwrap();
-    // Wide enough that roundings average as they do at the paper's size: PyTorch's autocast is worse here, and over its
-    // own limits at a width of 13.
+    // Wide enough that roundings average out as at the paper's size; at a width of 13, PyTorch's autocast
+    // exceeds its own limits.
     let sizes = "--layers 2 --state-dim 68 --hidden-dim 72 --triples 8";
     let edge_cases = "--edge-case self-loops --edge-case duplicate-edges --edge-case isolated-nodes";
     check_formats(&mut peer, folder.path(), &format!("{sizes} --seed 7 --affine random {edge_cases}"));
     check_formats(&mut peer, folder.path(), &format!("{sizes} --seed 8 --loss infonce"));
 }
 
-/// Takes some minutes.
+/// Takes a few minutes.
 #[test]
 #[ignore = "four emulated steps of the paper's size"]
 fn emulated_steps_of_the_papers_size_equal_the_independent_implementation() {
@@ -245,7 +246,7 @@ fn emulated_steps_of_the_papers_size_equal_the_independent_implementation() {
     check_formats(&mut peer, folder.path(), "--paper --affine random");
 }
 
-/// A step file in memory.
+/// Content of a step file in memory.
 struct Dump {
     tensors: HashMap<String, (Vec<usize>, TensorData)>,
     metadata: HashMap<String, String>,
@@ -276,7 +277,7 @@ impl Dump {
         std::fs::write(path, to_safetensors(&tensors, self.metadata)).unwrap();
     }
 
-    /// A dump's inputs, made here, for steps that need no peer.
+    /// Generates the inputs of a dump here, for steps that do not need the peer.
     fn random(config: ModelConfig, triples: usize, seed: u64) -> Self {
         let shape = BatchShape { triples, objects: 7, relationships: 6, oddities: true };
         let batch = random_batch(config, shape, seed);
@@ -330,7 +331,7 @@ impl Dump {
         }
     }
 
-    /// The same graphs with nodes and edges in an order drawn at random, and that order: row i was `order[i]`.
+    /// The same graphs with nodes and edges in a random order, and that order: row i was `order[i]`.
     fn shuffled(mut self, seed: u64) -> (Self, [Vec<usize>; 2]) {
         let mut rng = StdRng::seed_from_u64(seed);
         let mut order = |count: usize| {
@@ -370,7 +371,7 @@ const TINY: ModelConfig = ModelConfig {
     ..ModelConfig::PAPER
 };
 
-/// The order of nodes and edges is no part of the input's meaning.
+/// The order of nodes and edges has no meaning in the input.
 #[test]
 fn nodes_and_edges_may_come_in_any_order() {
     let folder = tempfile::tempdir().unwrap();
@@ -381,10 +382,11 @@ fn nodes_and_edges_may_come_in_any_order() {
         Dump::random(config, 6, seed).write(&path("in"));
         let (shuffled, [nodes, edges]) = Dump::read(&path("in")).shuffled(seed);
         shuffled.write(&path("shuffled-in"));
-        // Sums change their order. In double precision the dump's rounding is all that may show, 6e-8. In single
-        // precision the gradients of this network of few columns, whose short rows and small variances magnify
-        // rounding, are themselves off by 3e-5 in the median over 39 seeds, on the CPU backend and in the reference's
-        // plain loops, and by 6e-4 at most (2e-4 in the plain loops); the limit is that of the independent check.
+        // Sums change their order. In double precision, only the rounding of the dump may show, 6e-8. In
+        // single precision, the network has few columns, short rows and small variances, which magnify
+        // rounding. Its gradients have errors of 3e-5 in the median over 39 seeds, on the CPU backend and in
+        // the plain loops of the reference, and of at most 6e-4 (2e-4 in the plain loops). The limit is that
+        // of the independent check.
         for (device, limit) in [(DOUBLE, 1e-7), (CPU, 1e-3)] {
             scenerank_step(&path("in"), &path("out"), device);
             scenerank_step(&path("shuffled-in"), &path("shuffled-out"), device);
@@ -404,7 +406,7 @@ fn nodes_and_edges_may_come_in_any_order() {
                     margins.assert_norm_close(&quantity, &case, got.floats(name), want.floats(name), limit);
                 }
             }
-            // It knows the paper's network alone.
+            // The peer only knows the paper's network.
             if let Some(peer) = peer.as_mut().filter(|_| config == TINY) {
                 peer.check(&path("shuffled-out"), "");
             }
@@ -412,7 +414,7 @@ fn nodes_and_edges_may_come_in_any_order() {
     }
 }
 
-/// What is wrong with an input, to be planted, and what must then be said.
+/// A planted problem in the input, and the expected parts of the error.
 type BadInput = (&'static str, fn(&mut Dump), &'static [&'static str]);
 
 #[test]
@@ -467,7 +469,7 @@ fn bad_inputs_are_named_and_exit_with_2() {
             |dump| {
                 dump.tensors.insert("param.layers.7.bogus".into(), (vec![1], TensorData::F32(vec![0.0])));
             },
-            &["tensor param.layers.7.bogus", "is no parameter of this model"],
+            &["tensor param.layers.7.bogus", "is not a parameter of this model"],
         ),
         (
             "the last layer's predicate head",
@@ -475,7 +477,7 @@ fn bad_inputs_are_named_and_exit_with_2() {
                 let name = "param.layers.2.edge.predicate.norm.bias";
                 dump.tensors.insert(name.into(), (vec![7], TensorData::F32(vec![0.0; 7])));
             },
-            &["layers.2.edge.predicate.norm.bias", "is no parameter"],
+            &["layers.2.edge.predicate.norm.bias", "is not a parameter"],
         ),
         (
             "an edge between two graphs",
@@ -499,7 +501,7 @@ fn bad_inputs_are_named_and_exit_with_2() {
                 dump.indices("edge_predicate").pop();
                 dump.tensors.get_mut("batch.edge_predicate").unwrap().0[0] -= 1;
             },
-            &["batch.edge_predicate", "values where"],
+            &["batch.edge_predicate", "values, expected"],
         ),
         (
             "a parameter that is NaN",

@@ -1,8 +1,8 @@
-// The emulator's runtime: blocks one after another, a block's threads as fibers (see emulator.h).
+// Runtime of the emulator: blocks run one after another, the threads of a block as fibers (see emulator.h).
 //
-//   run every ready thread until it waits or returns; then let go those whose meeting is complete:
+//   run every ready thread until it waits or returns; then release those whose synchronisation is complete:
 //   a barrier when all threads of the block wait at it, a shuffle when all lanes that it names do;
-//   where nothing can be let go and not all have returned, some thread never comes: an error.
+//   if nothing can be released and not all threads have returned, some thread never arrives: an error.
 
 #include "emulator.h"
 #include "fiber.h"
@@ -29,20 +29,20 @@ struct Thread {
     uint3 index;
     State state;
     bool begun;      // has called begin_kernel
-    Meeting meeting; // at_warp: of which kind
-    int line;        // where it waits
-    unsigned mask;   // at_warp: the lanes that it names
-    uint64_t given;  // what it gives to a shuffle or ballot; the address of its operands in a collective
+    Meeting meeting; // at_warp: kind of meeting
+    int line;        // line at which it waits
+    unsigned mask;   // at_warp: lanes named by the mask
+    uint64_t given;  // value passed to a shuffle or ballot; address of the operands in a collective
     const Collective *collective;
 };
 
 struct Warp {
-    // What the lanes gave to the meeting that was completed last: they read it after they go on.
+    // Values passed by the lanes to the latest completed meeting; the lanes read them after they resume.
     uint64_t given[WARP];
     unsigned votes;
 };
 
-// The launch that runs.
+// State of the running launch.
 struct Running {
     Launch of;
     int thread_count;
@@ -56,7 +56,7 @@ int running; // the index of the running thread
 int waiting_in_warps, returned;
 Running launch;
 
-// Keeps the first problem only: what follows it is its consequence.
+// Keeps the first error only; later ones are its consequences.
 __attribute__((format(printf, 1, 2))) void fail(const char *format, ...) {
     if (launch.failed) {
         return;
@@ -101,7 +101,7 @@ uint64_t next_random() {
     return z ^ (z >> 31);
 }
 
-// A permutation of 0..count by i -> (i * step + start) mod count, step prime to count: shuffled when there is a seed.
+// Permutation of 0..count: i -> (i * step + start) mod count, with step coprime to count; shuffled if there is a seed.
 struct Order {
     uint64_t count, step, start;
 };
@@ -157,7 +157,7 @@ void thread_main() {
 
 // ---- meetings ---------------------------------------------------------------------------------------------------
 
-// Lets go the lanes of every complete meeting of a warp; whether there was one.
+// Releases the lanes of every complete meeting of a warp; returns whether there was one.
 bool release_warp(int warp) {
     int first = warp * WARP, lanes = launch.thread_count - first < WARP ? launch.thread_count - first : WARP;
     bool released = false;
@@ -166,14 +166,14 @@ bool release_warp(int warp) {
         if (thread.state != State::at_warp) {
             continue;
         }
-        // A partial last warp: the lanes that do not exist cannot come, and need not.
+        // In a partial last warp, lanes that do not exist are not waited for.
         unsigned mask = thread.mask & (lanes == WARP ? 0xffffffffu : (1u << lanes) - 1);
         bool complete = true;
         for (int other = 0; other < lanes && complete; other++) {
             const Thread &t = threads[first + other];
             complete = (mask >> other & 1) == 0 ||
                        (t.state == State::at_warp && t.meeting == thread.meeting && t.mask == thread.mask);
-            // One instruction of the whole warp: the same one, at the same place.
+            // A collective is one instruction of the whole warp: all lanes must run the same one, at the same line.
             complete &= thread.meeting != Meeting::collective ||
                         (t.collective == thread.collective && t.line == thread.line);
         }
@@ -199,12 +199,12 @@ bool release_warp(int warp) {
         }
         warps[warp].votes = votes;
         released = true;
-        break; // a second meeting of the same warp waits, so that this one's votes are read first
+        break; // a second meeting of the same warp waits until this one's votes have been read
     }
     return released;
 }
 
-// All threads wait at one barrier: lets them go.
+// Releases all threads if they wait at the same barrier.
 bool release_barrier() {
     for (int i = 0; i < launch.thread_count; i++) {
         if (threads[i].state != State::at_barrier || threads[i].line != threads[0].line) {
@@ -217,7 +217,7 @@ bool release_barrier() {
     return true;
 }
 
-// Nothing can go on: names a thread that waits and one that does not come.
+// Reports a deadlock: names a thread that waits and one that does not arrive.
 void report_stuck() {
     int waiting = 0;
     while (threads[waiting].state == State::returned) {
@@ -246,13 +246,13 @@ void report_stuck() {
 // ---- blocks -----------------------------------------------------------------------------------------------------
 
 extern "C" {
-// The ends of the section of static shared arrays, from the linker; null where no kernel has one.
+// Ends of the section of static shared arrays, defined by the linker; null if no kernel has any.
 extern char __start_emulator_shared[] __attribute__((weak));
 extern char __stop_emulator_shared[] __attribute__((weak));
 }
 
-// A quiet NaN in every float, and in every bf16. Plain stores without instrumentation, and no call of memset: the
-// section includes AddressSanitizer's zones.
+// Fills memory with quiet NaN, as f32 and as bf16. Uses plain stores without instrumentation instead of memset, because
+// the section includes AddressSanitizer's redzones.
 __attribute__((no_sanitize("address"))) void poison(volatile char *from, size_t bytes) {
     size_t i = 0;
     for (; i + 8 <= bytes; i += 8) {
@@ -303,7 +303,7 @@ void run_block() {
 }
 
 bool check_launch() {
-    // The least of the architectures that the kernels are compiled for.
+    // Smallest limit of the architectures that the kernels are compiled for.
     constexpr size_t MAX_SHARED_BYTES = 99 << 10;
     const Kernel &kernel = *launch.of.kernel;
     const uint32_t *grid = launch.of.grid, *block = launch.of.block;
@@ -415,7 +415,7 @@ int emulator_launch(const Launch *given) {
     launch.thread_count = int(block[0] * block[1] * block[2]);
     position.block_size = {block[0], block[1], block[2]};
     position.grid_size = {grid[0], grid[1], grid[2]};
-    // Allocated for each launch at its exact size, so that AddressSanitizer sees its end.
+    // Allocated for each launch with its exact size, so that AddressSanitizer detects accesses beyond its end.
     size_t room = (given->dynamic_shared_bytes + 15) / 16 * 16;
     if (!reserve_stacks(launch.thread_count) ||
         (room > 0 && (dynamic_shared = aligned_alloc(16, room)) == nullptr)) {

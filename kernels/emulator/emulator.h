@@ -1,13 +1,13 @@
-// The part of CUDA C++ that the kernels use, for a C++ compiler: the same sources run without a GPU.
+// The subset of CUDA C++ that the kernels use, for a C++ compiler: the same sources run without a GPU.
 //
-// A block's threads are fibers: each runs on a stack of its own until it waits for others (a barrier, a shuffle) or
-// returns. Blocks run one after another. What a GPU hides is found here:
+// The threads of a block are fibers. Each runs on its own stack until it waits for others (a barrier, a shuffle) or
+// returns. Blocks run one after another. The emulator detects errors that a GPU hides:
 //   - shared memory holds NaN when a block starts;
 //   - a barrier that some thread never reaches, or a shuffle that a named lane never reaches, ends the launch with an
-//     error that names kernel, block and thread;
-//   - with a seed, blocks, and threads between two waits, run in a shuffled order: a race changes the answer;
-//   - a kernel that a thread leaves without begin_kernel (launch.cuh) ends the launch with an error;
-//   - an asynchronous copy is performed only when it is waited for, and until then its target holds NaN;
+//     error that names the kernel, block and thread;
+//   - with a seed, blocks run in a shuffled order, and so do threads between two waits: a race changes the result;
+//   - a kernel that a thread leaves without calling begin_kernel (launch.cuh) ends the launch with an error;
+//   - an asynchronous copy is performed only when it is waited for; until then its target holds NaN;
 //   - built with AddressSanitizer, an access outside of a buffer or of shared memory is reported.
 //
 // One launch runs at a time: the caller holds a lock.
@@ -28,9 +28,9 @@
 #define __launch_bounds__(...)
 #define __grid_constant__
 #define __align__(n) __attribute__((aligned(n)))
-// All static shared arrays lie in one section, so that the runtime can fill them with NaN.
+// All static shared arrays lie in one section, which the runtime fills with NaN.
 #define __shared__ static __attribute__((section("emulator_shared")))
-// `extern __shared__` within a function: allocated for each launch, at the size that it asks for.
+// `extern __shared__` within a function: allocated for each launch, with the requested size.
 #define DYNAMIC_SHARED(type, name) type *name = static_cast<type *>(emulator::dynamic_shared)
 
 struct uint3 {
@@ -61,19 +61,19 @@ struct Position {
     dim3 grid_size;
 };
 
-// The running thread's place; the runtime keeps it while it switches between fibers.
+// Position of the running thread; the runtime updates it when it switches fibers.
 extern Position position;
 extern void *dynamic_shared;
 
-// Marks that the running thread has waited for the launch before.
+// Marks that the running thread has waited for the previous launch.
 void begin_kernel();
 
-// The threads' meeting points; `line` is that of the call in the kernel's source.
+// Synchronisation points of the threads; `line` is the line of the call in the kernel's source.
 void barrier(int line);
 void warp_barrier(unsigned mask, int line);
-// Gives `value` to the lanes of `mask` and takes that of lane `source`.
+// Passes `value` to the lanes of `mask` and returns the value of lane `source`.
 uint64_t shuffle(unsigned mask, uint64_t value, int source, int line);
-// The lanes of `mask` whose `predicate` holds.
+// Lanes of `mask` whose `predicate` is true.
 unsigned ballot(unsigned mask, bool predicate, int line);
 int lane();
 
@@ -86,7 +86,7 @@ template <typename T> T shuffle_value(unsigned mask, T value, int source, int li
     return value;
 }
 
-// A lane within groups of `width`; a source beyond the group is the lane itself.
+// Source lane within groups of `width`; a source beyond the group is the lane itself.
 inline int source_down(int delta, int width) {
     int own = lane();
     return own % width + delta < width ? own + delta : own;
@@ -112,12 +112,12 @@ inline int source_index(int index, int width) {
 #define gridDim (emulator::position.grid_size)
 #define warpSize 32
 
-// ---- meeting points ---------------------------------------------------------------------------------------------
+// ---- synchronisation points -------------------------------------------------------------------------------------
 
 #define __syncthreads() emulator::barrier(__LINE__)
 #define EMULATOR_FIRST(first, ...) first
 #define EMULATOR_SECOND(first, second, ...) second
-// A shuffle's optional width.
+// Optional width argument of a shuffle.
 #define EMULATOR_WIDTH(...) EMULATOR_SECOND(__VA_ARGS__, 32, )
 #define EMULATOR_SHUFFLE(source, mask, value, ...)                                                                    \
     emulator::shuffle_value(mask, value, emulator::source(EMULATOR_FIRST(__VA_ARGS__, ), EMULATOR_WIDTH(__VA_ARGS__)), \
@@ -133,8 +133,8 @@ inline int source_index(int index, int width) {
 
 // ---- memory and arithmetic --------------------------------------------------------------------------------------
 
-// One thread runs at a time and never stops inside one of these.
-float atomicAdd(float *, float) = delete; // sums of floats have a fixed order
+// Only one thread runs at a time, and it never switches inside one of these.
+float atomicAdd(float *, float) = delete; // float sums need a fixed order
 template <typename T> T atomicAdd(T *address, T value) {
     T before = *address;
     *address = before + value;
@@ -173,7 +173,7 @@ inline float __fdiv_rn(float a, float b) { return a / b; }
 inline float __fsqrt_rn(float a) { return sqrtf(a); }
 inline float rsqrtf(float a) { return 1.0f / sqrtf(a); }
 inline double rsqrt(double a) { return 1.0 / sqrt(a); }
-// The place of the lowest set bit, from 1; 0 of none.
+// Position of the lowest set bit, from 1; 0 if there is none.
 inline int __ffs(int bits) { return __builtin_ffs(bits); }
 template <typename T> T min(T a, T b) { return b < a ? b : a; }
 template <typename T> T max(T a, T b) { return a < b ? b : a; }
@@ -184,16 +184,16 @@ namespace emulator {
 
 constexpr int MAX_PARAMETERS = 64;
 
-// A kernel as the runtime sees it: how to call it with an array of pointers to its arguments.
+// Kernel as seen by the runtime: how to call it with an array of pointers to its arguments.
 struct Kernel {
     const char *name;
     void (*call)(void *const *arguments);
     int parameter_count;
     unsigned short parameter_bytes[MAX_PARAMETERS];
-    int threads; // of a block; 0: not registered, any number
+    int threads; // threads per block; 0: not registered, any number
 };
 
-// The threads of __launch_bounds__'s arguments.
+// Number of threads from the arguments of __launch_bounds__.
 constexpr int bound_threads(int threads = 0, int = 0) { return threads; }
 
 template <auto function> struct Call;
@@ -213,7 +213,7 @@ template <typename... Parameter, void (*function)(Parameter...)> struct Call<fun
     }
 };
 
-// What emulator_launch is given; the same in src/backend/cuda/device/emulator/functions.rs.
+// Arguments of emulator_launch; the same struct as in src/backend/cuda/device/emulator/functions.rs.
 struct Launch {
     const Kernel *kernel;
     uint32_t grid[3], block[3];
@@ -222,30 +222,30 @@ struct Launch {
     void *const *arguments;
     const size_t *argument_bytes;
     size_t argument_count;
-    // Shuffles the order of blocks and threads, unless it is 0.
+    // Seed that shuffles the order of blocks and threads; 0: no shuffling.
     uint64_t seed;
-    // Room for the reason of a failure.
+    // Buffer for the error message.
     char *message;
     size_t message_bytes;
 };
 
 } // namespace emulator
 
-// A kernel, and the arguments of its __launch_bounds__: a launch must have as many threads.
+// A kernel and the arguments of its __launch_bounds__; a launch must use the same number of threads.
 #define EMULATED_KERNEL(function, ...)                                                                                \
     emulator::Call<&function>::kernel(#function, emulator::bound_threads(__VA_ARGS__))
-// At the end of kernels/<file>.cu: the kernels that it offers.
+// Table of the kernels in kernels/<file>.cu, placed at its end.
 #define EMULATED_KERNELS(file, ...)                                                                                   \
     extern "C" const emulator::Kernel emulator_kernels_##file[] = {__VA_ARGS__, {}};
 
 extern "C" {
 
-// The tables of all kernel files, ended by null: written by who links them.
+// Tables of all kernel files, terminated by null; defined by the program that links them.
 extern const emulator::Kernel *const emulator_tables[];
 
-// The kernel of this name, or null.
+// Returns the kernel with this name, or null.
 const emulator::Kernel *emulator_find(const char *name);
 
-// Runs a kernel. Returns 0, or 1 with the reason in the message.
+// Runs a kernel. Returns 0, or 1 with the reason in the message buffer.
 int emulator_launch(const emulator::Launch *launch);
 }

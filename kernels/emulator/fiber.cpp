@@ -27,7 +27,7 @@ extern "C" void __sanitizer_finish_switch_fiber(void *save, const void **bottom_
 #endif
 
 #ifdef EMULATOR_SWITCH
-// Saves the preserved registers and the stack pointer, takes over those of the other fiber.
+// Saves the preserved registers and the stack pointer, and loads those of the other fiber.
 extern "C" void emulator_switch(void **save, void *to);
 #endif
 
@@ -105,10 +105,10 @@ constexpr size_t STACK_BYTES = 64 << 10;
 
 char *stacks;
 int reserved;
-Fiber caller; // what entered the running fiber
+Fiber caller; // context that entered the running fiber
 
 #ifndef EMULATOR_SWITCH
-ucontext_t *contexts; // one for each stack
+ucontext_t *contexts; // one per stack
 ucontext_t caller_context;
 #endif
 
@@ -121,7 +121,7 @@ void switch_stack(Fiber &from, Fiber &to) {
 }
 
 #ifdef EMULATOR_SANITIZED
-// AddressSanitizer hears of every change of stacks, and tells where the caller's lies.
+// AddressSanitizer must be told of every stack switch; it returns the location of the caller's stack.
 const void *caller_bottom;
 size_t caller_bytes;
 void (*first_entry)();
@@ -133,7 +133,7 @@ void sanitized_entry() {
 
 } // namespace
 
-// The stacks lie in one mapping, each above a page that must not be touched; memory comes with the first touch.
+// The stacks lie in one mapping, each above a guard page. Memory is committed on first use.
 bool reserve_stacks(int count) {
     if (count <= reserved) {
         return true;
@@ -174,7 +174,8 @@ void start_fiber(Fiber &fiber, int index, void (*entry)()) {
 #ifdef EMULATOR_SWITCH
     void **top = reinterpret_cast<void **>(stacks + size_t(index + 1) * STACK_BYTES);
 #ifdef __x86_64__
-    // Six registers, then where the switch returns to; at the entry the stack is 8 off a multiple of 16, as by a call.
+    // Six registers, then the return address of the switch. At the entry the stack is 8 off a multiple of 16, as after
+    // a call.
     void **frame = top - 8;
     frame[6] = reinterpret_cast<void *>(entry);
     frame[7] = nullptr;

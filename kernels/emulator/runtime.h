@@ -1,4 +1,4 @@
-// What the emulator's files know of each other.
+// Internal interface between the emulator's source files.
 #pragma once
 
 #include <stddef.h>
@@ -8,24 +8,24 @@ namespace emulator {
 constexpr int MAX_THREADS = 1024;
 constexpr int WARP = 32;
 
-// An instruction of a whole warp: `run` performs it once for all 32 lanes, on what each has given.
+// Instruction of a whole warp: `run` performs it once for all 32 lanes, on the operands of each lane.
 struct Collective {
-    const char *name; // as in "waits at ..."
+    const char *name; // used in the message "waits at ..."
     void (*run)(void *const operands[WARP]);
 };
 
-// The running thread's part in it: waits for the other lanes.
+// Runs the running thread's part of a collective: waits for the other lanes.
 void collective(const Collective &kind, void *operands, int line);
 
-// The index of the running thread in its block.
+// Index of the running thread in its block.
 int running_thread();
 
-// Ends the launch with an error that names kernel, line, block and thread.
+// Ends the launch with an error that names the kernel, line, block and thread.
 __attribute__((format(printf, 2, 3))) void report(int line, const char *format, ...);
 
 bool in_shared_memory(const void *address, size_t bytes);
 
-// A block begins: no thread has copies under way.
+// Called when a block begins: no thread has copies in flight.
 void forget_copies(int thread_count);
 
 } // namespace emulator

@@ -19,7 +19,7 @@ struct Product {
 
 float bf16(uint32_t pair, int half) { return __uint_as_float(half == 0 ? pair << 16 : pair & 0xffff0000u); }
 
-// d [16, 8] += a [16, 16] b [16, 8], the fragments as tensor_core.cuh has them.
+// d [16, 8] += a [16, 16] b [16, 8], with fragments as in tensor_core.cuh.
 void run_mma_bf16(void *const operands[WARP]) {
     constexpr int INNER = 16;
     float a[16][INNER], b[INNER][8];
@@ -58,8 +58,8 @@ struct Load {
     const void *row;
 };
 
-// Lane 8 m + r gives the address of row r of matrix m. Lane 4 g + t takes of each matrix, 8 x 8 of 16 bits, the
-// values [g][2t] and [g][2t+1], or of its transpose.
+// Lane 8 m + r gives the address of row r of matrix m. From each matrix, 8 x 8 of 16 bits, lane 4 g + t receives the
+// values [g][2t] and [g][2t+1], or those of the transpose.
 template <bool transposed> void run_load(void *const operands[WARP]) {
     int count = static_cast<const Load *>(operands[0])->count;
     for (int matrix = 0; matrix < count; matrix++) {
@@ -87,16 +87,16 @@ struct Copy {
     int group;
 };
 
-// A thread's copies under way, in the order in which it issued them.
+// A thread's copies in flight, in the order of issue.
 struct Copies {
     Copy *list;
     int count, room;
-    int groups; // committed
+    int groups; // number of committed groups
 };
 
 Copies copies[MAX_THREADS];
 
-// What does not fit an instruction's addresses, or null.
+// Describes how the addresses violate an instruction's requirements; null if they do not.
 const char *flaw(const void *shared, const void *global, size_t alignment, size_t bytes) {
     if (reinterpret_cast<uintptr_t>(shared) % alignment != 0 || reinterpret_cast<uintptr_t>(global) % alignment != 0) {
         return "is not aligned";
@@ -112,7 +112,7 @@ void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], int
 }
 
 void load_matrices(uint32_t *to, int count, bool transposed, const void *row, int line) {
-    // The lanes beyond give no address.
+    // Lanes beyond those needed give no address.
     bool gives_address = running_thread() % WARP < count * 8;
     const char *problem = gives_address ? flaw(row, nullptr, 16, 16) : nullptr;
     if (problem != nullptr) {

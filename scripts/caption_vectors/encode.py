@@ -15,8 +15,8 @@ import numpy as np
 from sentence_transformers import SentenceTransformer
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("captions", help="what `scenerank inspect --captions` wrote")
-parser.add_argument("out", help="the .npy file to write, [images, d] in single precision")
+parser.add_argument("captions", help="file written by `scenerank inspect --captions`")
+parser.add_argument("out", help=".npy file to write, [images, d] in single precision")
 parser.add_argument("--model", default="all-MiniLM-L6-v2")
 parser.add_argument("--batch-size", type=int, default=128)
 arguments = parser.parse_args()

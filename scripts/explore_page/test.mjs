@@ -1,11 +1,12 @@
-// The page of `scenerank explore` in headless Chromium: a graph is typed, images are found, one of them becomes the
-// query, an edge is deleted, its rank changes; at phone and desktop width, in light and dark; without a console error.
+// Tests the page of `scenerank explore` in headless Chromium: enters a graph, finds images, makes one of them
+// the query, deletes an edge and sees its rank change. Runs at phone and desktop width, in light and dark
+// mode; the console must stay free of errors.
 //
 //   npm install --prefix target/browser puppeteer-core@24
 //   node scripts/explore_page/test.mjs http://127.0.0.1:7411/ [FOLDER]
 //
-// FOLDER keeps the screenshots. Says "skipped" and ends well where Chromium (CHROMIUM, or on PATH) or puppeteer-core
-// is not installed.
+// Screenshots are saved to FOLDER. Prints "skipped" and exits successfully if Chromium (CHROMIUM, or on PATH)
+// or puppeteer-core is not installed.
 
 import assert from "node:assert/strict";
 import { existsSync, mkdirSync } from "node:fs";
@@ -35,7 +36,7 @@ function findPuppeteer() {
     try {
       return createRequire(place)("puppeteer-core");
     } catch {
-      // It may be in the other place.
+      // It may be at the other position.
     }
   }
   return null;
@@ -61,7 +62,7 @@ try {
   await browser.close();
 }
 
-/** Waits until the results are there that the last action asked for. */
+/** Waits for the results of the last action. */
 async function settled(page) {
   await new Promise(done => setTimeout(done, 250)); // longer than the pause after typing
   await page.waitForSelector("#results[aria-busy=false]");
@@ -75,7 +76,7 @@ async function rankOf(page) {
   return Number(await textOf(page, "#rank strong"));
 }
 
-/** Edges, and objects without one, of the query. */
+/** Edges of the query, and its objects without an edge. */
 async function partsOf(page) {
   return (await page.$$("#drawing .edge, #lone button")).length;
 }
@@ -86,7 +87,7 @@ async function mainPath(page) {
   const { objects, predicates } = await page.evaluate(() => fetch("/api/vocabulary").then(answer => answer.json()));
   assert.match(await textOf(page, "#collection"), /^\d+ \w+ images/);
 
-  // A graph, typed with completion and by the keyboard alone.
+  // Enters a graph with completion, by keyboard only.
   await page.focus("#text");
   await page.keyboard.type(objects[0].slice(0, 2));
   await page.waitForSelector("#completions:not([hidden]) [aria-selected=true]");
@@ -102,7 +103,7 @@ async function mainPath(page) {
   assert.equal((await page.$$("#found .card")).length, 12);
   assert.equal((await page.$$("#drawing .edge")).length, 1);
 
-  // A name that does not exist: a sentence, with names that do.
+  // An unknown name gives a sentence with suggestions.
   await page.keyboard.press("Escape");
   await page.keyboard.type(`\n${objects[2]}x\n`);
   await settled(page);
@@ -123,7 +124,7 @@ async function mainPath(page) {
   assert.equal(await page.$eval("#target", box => box.hidden), false);
   assert.ok(before >= 1);
 
-  // Edges, and then objects, are deleted until its rank is another; Back brings the last one back.
+  // Deletes edges, and then objects, until its rank changes; Back restores the last one.
   const [address, count] = [page.url(), await partsOf(page)];
   await page.click("#drop");
   let rank = before;
@@ -145,7 +146,7 @@ async function mainPath(page) {
   await settled(page);
   assert.deepEqual([await rankOf(page), await partsOf(page)], [rank, parts]);
 
-  // By the keyboard: the first edge or object has a focus and a name.
+  // By keyboard: the first edge or object has the focus and a name.
   await page.click("#whole");
   await settled(page);
   assert.ok((await page.$eval("#drawing [role=button]", node => node.getAttribute("aria-label"))).startsWith("delete "));
@@ -154,7 +155,7 @@ async function mainPath(page) {
   await settled(page);
   assert.ok((await partsOf(page)) < count);
 
-  // By words of a caption, and by an id that does not exist.
+  // Searches by words of a caption, and by an id that does not exist.
   await page.type("#pick-words", "a");
   await page.keyboard.press("Enter");
   await page.waitForSelector("#pick-list button");
@@ -163,7 +164,7 @@ async function mainPath(page) {
   assert.ok((await rankOf(page)) >= 1);
 }
 
-/** Looks at both widths in both colours; nothing may be wider than the window. */
+/** Checks both widths in both colour schemes; nothing may be wider than the window. */
 async function screens(page) {
   if (folder) mkdirSync(folder, { recursive: true });
   for (const [name, width, height] of [["phone", 390, 844], ["desktop", 1280, 900]]) {

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# Packs the GPU check: one archive that needs neither Rust nor network where it runs (see README.md beside this file).
+# Packs the GPU check: one archive that runs without Rust and without a network (see README.md beside this
+# file).
 #
 #   scripts/gpu_check/make.sh [--without-gpu-code]     -> target/gpu_check/scenerank-gpu-check.tar.zst
 #
-# Needs Rust, a C++ compiler, nvcc and zstd; takes the PyTorch oracle from ../shared/peer where it lies beside the checkout.
-# --without-gpu-code: for trying the bundle out with `run.sh --device emulated` where there is no nvcc.
+# Requires Rust, a C++ compiler, nvcc and zstd; includes the PyTorch oracle of ../shared/peer if it lies
+# beside the checkout. Use --without-gpu-code to try the bundle with `run.sh --device emulated` without nvcc.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 readonly MOST_BYTES=$((64 << 20))
@@ -42,8 +43,8 @@ for test in kernels backends; do
     fi
     cp "$program" "$bundle/bin/test-$test"
 done
-# The modules that run on a GPU, each with its program: those of the kernels (what nvcc made of them is tested where it
-# was built), the whole step, and training.
+# Modules that run on a GPU, each with its program: those of the kernels (except the tests of nvcc's output,
+# which run where it was built), the whole step, and training.
 {
     "$bundle/bin/test-kernels" --list | sed -n 's/::.*: test$//p' | sort -u |
         grep -vx -e machine_code -e occupancy | sed 's/^/kernels /'
@@ -57,7 +58,7 @@ else
     echo "../shared/peer is not there: the bundle has no oracle and no race"
 fi
 
-# What was built, and what it needs.
+# Description of the build, and its requirements.
 glibc="$(objdump -T "$bundle"/bin/* | grep -o 'GLIBC_[0-9.]*' | sort -Vu | tail -1)"
 {
     echo "commit $(git rev-parse HEAD)$([[ -z "$(git status --porcelain)" ]] || echo ', with changes')"
@@ -68,7 +69,7 @@ glibc="$(objdump -T "$bundle"/bin/* | grep -o 'GLIBC_[0-9.]*' | sort -Vu | tail 
 [[ ! -e "$resources" ]] || cp "$resources" "$bundle/"
 
 archive="$bundle.tar.zst"
-# Every program holds the same kernels: a long window finds them again.
+# Every program contains the same kernels; a long window lets the compressor find the repetitions.
 tar -C target/gpu_check -c "$name" | zstd -q -T0 -9 --long=27 -f -o "$archive"
 bytes="$(stat -c %s "$archive")"
 if ((bytes > MOST_BYTES)); then

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# The GPU check: every kernel's tests on the GPU, compute-sanitizer over them, whole steps against the oracle, the bench,
-# the race against PyTorch, and training at the paper's size. Each stage has a time limit and a log; one that fails does not stop the others.
-# Writes RESULTS/summary.md, summary.json and logs/; exits with 1 if a stage failed.
+# The GPU check: the tests of every kernel on the GPU, compute-sanitizer on them, whole steps against the
+# oracle, the bench, the race against PyTorch, and training at the paper's size. Each stage has a time limit
+# and a log; a stage that fails does not stop the others. Writes RESULTS/summary.md, summary.json and logs/;
+# exits with 1 if a stage failed.
 set -uo pipefail
 here="$(cd "$(dirname "$0")" && pwd)"
 
@@ -68,8 +69,8 @@ skip() { # NAME REASON
     fi
 }
 
-# Runs a command for at most LIMIT seconds. FIGURES: a pattern of the log's lines that are worth a look; the last ten are
-# kept. Expecting `rejects` turns the verdict of exit code 1 around: for a check that must fail.
+# Runs a command for at most LIMIT seconds. FIGURES is a pattern of log lines for the summary, which keeps the
+# last ten. Expecting `rejects` inverts the meaning of exit code 1, for a check that must fail.
 stage() { # NAME LIMIT FIGURES EXPECTED COMMAND...
     local name="$1" limit="$2" pattern="$3" expected="$4" log="$out/logs/$1.log" began=$SECONDS code result note=""
     shift 4
@@ -144,7 +145,7 @@ write_summary() {
     } >"$out/summary.md"
 }
 
-# ---- what is here ---------------------------------------------------------------------------------------------------
+# ---- environment ----------------------------------------------------------------------------------------------------
 
 date="$(date -u +%Y-%m-%dT%H:%MZ)"
 gpu="none"
@@ -178,7 +179,7 @@ fi
 
 # ---- kernel tests ---------------------------------------------------------------------------------------------------
 
-# The tests take what is not `cuda` for the emulator.
+# The tests interpret any value other than `cuda` as the emulator.
 export SCENERANK_TEST_DEVICE="$device"
 if [[ "$device" == emulated ]]; then
     export PROPTEST_CASES="${PROPTEST_CASES:-5}"
@@ -195,7 +196,7 @@ for tool in memcheck racecheck initcheck synccheck; do
     elif [[ -z "$sanitizer" ]]; then
         skip "$tool" "compute-sanitizer is not installed (it comes with the CUDA toolkit)"
     else
-        # Few cases: racecheck is some hundred times slower.
+        # Few cases, because racecheck is several hundred times slower.
         for line in "${modules[@]}"; do
             program="$here/bin/test-${line% *}" module="${line#* }"
             stage "$tool-$module" 900 'SUMMARY|^test result|Error:|Invalid|hazard' passes env PROPTEST_CASES=4 \
@@ -207,7 +208,7 @@ done
 # ---- whole steps against the oracle ---------------------------------------------------------------------------------
 
 size=(--paper)
-# Wide enough that roundings in bf16 average as they do at the paper's size.
+# Wide enough that roundings in bf16 average out as at the paper's size.
 [[ "$device" == cuda ]] || size=(--layers 2 --state-dim 68 --hidden-dim 72 --triples 8)
 for loss in ranking triplet infonce; do
     input="$work/$loss.safetensors" inputs_made=no
@@ -223,8 +224,8 @@ for loss in ranking triplet infonce; do
             stage "$name-inputs" 600 'nodes' passes "$python" "$here/peer/make_step.py" "$input" "${size[@]}" \
                 --loss "$loss" --affine random
         fi
-        # The dump holds the step's ReLU masks. Limits as the engine's README states them: fp32 and bf16x3 have the
-        # oracle's own; in bf16 torch's autocast is off by as much.
+        # The dump holds the ReLU masks of the step. Limits as stated in the README: fp32 and bf16x3 use those
+        # of the oracle; in bf16, PyTorch's autocast has errors of the same size.
         limits=()
         [[ "$precision" != bf16 ]] || limits=(--gradient-tolerance 0.15)
         stage "$name-run" 300 'loss' passes "$scenerank" step "$input" "$output" --device "$device" \
@@ -235,7 +236,7 @@ for loss in ranking triplet infonce; do
     done
     rm -f "$input"
 done
-# The oracle must be able to say no.
+# Verifies that the oracle can reject a step.
 if [[ -n "$no_oracle" ]]; then
     skip oracle-rejects "$no_oracle"
 elif wanted oracle-rejects; then
@@ -269,7 +270,7 @@ for precision in fp32 bf16x3 bf16; do
     fi
 done
 if [[ "$device" == cuda ]]; then
-    # What it gains that launches begin while those ahead of them end.
+    # Measures the gain of launches that begin before their predecessors end.
     SCENERANK_SERIAL_LAUNCHES=1 bench bench-steps-bf16-serial --precision bf16 --kernel step --batch-size 16 64 256 1024
 fi
 
@@ -284,7 +285,7 @@ if [[ -z "$no_race" && "$device" == cuda ]] &&
 fi
 for variant in "${variants[@]}"; do
     for precision in "${precisions[@]}"; do
-        # A process for each: a failed capture spoils those after it.
+        # One process for each, because a failed capture affects those after it.
         if [[ -n "$no_race" ]]; then
             skip "race-$variant-$precision" "$no_race"
         else
@@ -297,8 +298,9 @@ cat "$out"/logs/race-*.log 2>/dev/null | grep '^{' >"$out/race.jsonl" || rm -f "
 
 # ---- training -------------------------------------------------------------------------------------------------------
 
-# A synthetic collection as large as the paper's, 31,771 anchors, and its whole training, validation included; then a few
-# epochs of several seeds in fp32 and in bf16, whose validation must come out alike.
+# A synthetic collection as large as the paper's, with 31,771 anchors, and its complete training with
+# validation. Then a few epochs with several seeds in fp32 and in bf16, whose validation results must be
+# similar.
 images=46560 network=() epochs=100 seeds=(1 2 3) seed_epochs=10
 if [[ "$device" == emulated ]]; then
     images=300 network=(--layers 1 --state-width 16 --hidden-width 16) epochs=1 seeds=(1) seed_epochs=1

@@ -1,11 +1,12 @@
-// Opens a report from disk in headless Chromium, at a phone's and a desktop's width, light and dark: it must render
-// without a word on the console and without a request to any network, every link must lead somewhere, tables must sort,
-// hovering and arrow keys must show exact values, and nothing may be wider than the window. Screenshots of each section
-// go to a folder, to be looked at.
+// Opens a report from disk in headless Chromium, at phone and desktop width, in light and dark mode. It must
+// render without console messages and without network requests. Every link must have a target, tables must
+// sort, hovering and arrow keys must show exact values, and nothing may be wider than the window. Screenshots
+// of each section are saved to a folder for inspection.
 //
 //   node check.mjs REPORT_FOLDER SCREENSHOT_FOLDER
 //
-// BROWSER names the browser; otherwise PATH is searched. Without one it says "skipped" and ends well.
+// BROWSER names the browser; otherwise PATH is searched. Without a browser it prints "skipped" and exits
+// successfully.
 import { access, mkdir } from "node:fs/promises";
 import { delimiter, join, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
@@ -35,7 +36,7 @@ if (!executablePath || !puppeteer) {
   process.exit(0);
 }
 await mkdir(screenshots, { recursive: true });
-// The sandbox needs privileges that containers rarely give; the only page is our own file.
+// The sandbox needs privileges that containers rarely grant; the only page is our own file.
 const browser = await puppeteer.launch({ executablePath, args: ["--no-sandbox"] });
 
 async function open(width, scheme) {

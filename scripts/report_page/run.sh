@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes a small report and opens it in headless Chromium (check.mjs); screenshots go to target/report_page. Needs
-# Chromium, Node and npm; says "skipped" where one is missing.
+# Creates a small report and opens it in headless Chromium (check.mjs); screenshots are saved to
+# target/report_page. Requires Chromium, Node and npm; prints "skipped" if one is missing.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -17,7 +17,7 @@ npm ci --prefix scripts/report_page --silent --no-fund --no-audit
 out=target/report_page
 rm -rf "$out"
 mkdir -p "$out"
-# The program that is there; SCENERANK names one that is built already.
+# Uses an existing program if SCENERANK names one.
 if [[ -z "${SCENERANK:-}" ]]; then
     cargo build --quiet
     SCENERANK=target/debug/scenerank

@@ -1,4 +1,4 @@
-"""Loads what `scenerank embed --format arrow` wrote into Qdrant and finds the nearest images of a query.
+"""Loads an Arrow file of `scenerank embed --format arrow` into Qdrant, and finds the nearest images of a query.
 
     pip install qdrant-client pyarrow
     python scripts/vector_engine/qdrant.py all.arrow query.npy -k 8                  # within this process
@@ -20,7 +20,7 @@ POINTS_PER_REQUEST = 1024  # 1.2 MB of the paper's width; a server takes up to 3
 
 
 def points(table):
-    """The table's rows, in parts as large as a request. No part is copied before it is sent."""
+    """Yields the rows of the table in parts of the size of a request, without copies before sending."""
     for batch in table.to_batches(max_chunksize=POINTS_PER_REQUEST):
         width = batch.schema.field("embedding").type.list_size
         yield models.Batch(
@@ -31,7 +31,7 @@ def points(table):
 
 
 def load(client, table, shards):
-    """Rows have unit length, so their inner product is the cosine, and exactly that of `scenerank search`."""
+    """Creates the collection. Rows have unit length, so the inner product is the cosine, as in `scenerank search`."""
     width = table.schema.field("embedding").type.list_size
     client.create_collection(
         COLLECTION,
@@ -52,7 +52,7 @@ def nearest(client, query, k, split):
         query=query.tolist(),
         limit=k,
         query_filter=query_filter,
-        # Every point is compared, as `scenerank search` does; without it the index answers, faster and approximately.
+        # Compares every point, like `scenerank search`. Otherwise the index gives an approximate answer, faster.
         search_params=models.SearchParams(exact=True),
     )
     return [
@@ -63,10 +63,10 @@ def nearest(client, query, k, split):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("embeddings", help="an Arrow file of `scenerank embed --format arrow`")
-    parser.add_argument("query", help="a .npy file of `scenerank search --query-out`")
-    parser.add_argument("--url", help="a Qdrant server; without one, within this process")
-    parser.add_argument("--shards", type=int, default=1, help="parts of the collection, spread over a cluster's nodes")
+    parser.add_argument("embeddings", help="Arrow file of `scenerank embed --format arrow`")
+    parser.add_argument("query", help=".npy file of `scenerank search --query-out`")
+    parser.add_argument("--url", help="URL of a Qdrant server; default: within this process")
+    parser.add_argument("--shards", type=int, default=1, help="number of shards, distributed over the nodes of a cluster")
     parser.add_argument("--split", help="only images of this split")
     parser.add_argument("-k", type=int, default=8)
     arguments = parser.parse_args()

@@ -1,18 +1,19 @@
-//! Counts and sums from which the correlations of scores with similarities follow.
+//! Counts and sums for computing the correlations between scores and similarities.
 
-/// What the correlations of the n pairs (x, y) of a row follow from.
+/// Sufficient statistics for the correlations of a row's n pairs (x, y).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct CorrelationSums {
-    /// n.
+    /// Number n of pairs (x, y) in the row.
     pub entries: u64,
-    /// Number of pairs of entries, out of n (n - 1) / 2, whose order in x and in y agrees, less those whose orders differ.
+    /// Number of concordant minus number of discordant pairs of entries, out of n (n - 1) / 2.
     pub concordant_minus_discordant: i64,
     /// Number of pairs of entries that are equal in x.
     pub tied_x: u64,
     /// Number of pairs of entries that are equal in y.
     pub tied_y: u64,
-    /// Sums of u u, v v and u v: u is the number of entries below x less the number above it; v is the same for y.
+    /// Sums of u u, v v and u v. u is the number of entries below x minus the number above it; v is the same
+    /// for y.
     pub rank_products: [i128; 3],
-    /// Sums of dx dx, dy dy and dx dy of the deviations from the means.
+    /// Sums of dx dx, dy dy and dx dy, where dx and dy are deviations from the means.
     pub deviation_products: [f64; 3],
 }

@@ -1,4 +1,5 @@
-//! What a stage is given: a pass through a layer, the readout, an update; and what a backward stage hands to the next.
+//! Arguments of the stages (a pass through a layer, the readout, an update), and the tokens passed between
+//! backward stages.
 
 use std::marker::PhantomData;
 
@@ -7,78 +8,80 @@ use crate::network::config::ModelConfig;
 use crate::network::parameters::{Layout, Parameters};
 use crate::optimizer::{Adam, Moments, Part};
 
-/// A layer's forward pass.
+/// Forward pass of a layer.
 pub struct Forward<'a, B: Stages + ?Sized> {
-    /// The layer, from 0.
+    /// Index of the layer, from 0.
     pub layer: usize,
     /// Statistics that batch norm uses.
     pub mode: Mode,
-    /// Parameters, read; in training their running statistics are moved.
+    /// Parameters, read only; in training, the running statistics are updated.
     pub parameters: &'a mut Parameters<B::Buffer>,
-    /// The batch.
+    /// Batch to process.
     pub batch: &'a B::Batch,
-    /// Activations: the layer below is read, this one is written.
+    /// Activations: those of the layer below are read, those of this layer are written.
     pub activations: &'a mut B::Activations,
 }
 
-/// A layer's backward pass.
+/// Backward pass of a layer.
 pub struct Backward<'a, B: Stages + ?Sized> {
-    /// The layer, from 0.
+    /// Index of the layer, from 0.
     pub layer: usize,
     /// Parameters, as in the forward pass.
     pub parameters: &'a Parameters<B::Buffer>,
-    /// The batch of the forward pass.
+    /// Batch of the forward pass.
     pub batch: &'a B::Batch,
-    /// Activations that the forward pass saved.
+    /// Activations saved by the forward pass.
     pub activations: &'a B::Activations,
-    /// Gradients with respect to activations: those of the stage above are read, those of the stage below written.
+    /// Gradients with respect to activations: those of the stage above are read, those of the stage below are
+    /// written.
     pub d: &'a mut B::ActivationGradients,
-    /// Gradients with respect to the parameters, in their layout; each stage writes those of its own parameters.
+    /// Gradients with respect to the parameters, in their layout; each stage writes those of its own
+    /// parameters.
     pub gradients: &'a mut B::Buffer,
 }
 
-/// Where a pass ends: the last node states, and the embeddings that they become.
+/// End of a pass: the last node states, and the embeddings computed from them.
 pub struct Readout<'a, B: Stages + ?Sized> {
-    /// The network's sizes and switches.
+    /// Sizes and switches of the network.
     pub config: ModelConfig,
-    /// The batch.
+    /// Batch to process.
     pub batch: &'a B::Batch,
-    /// Activations with the last layer's node states.
+    /// Activations, including the last layer's node states.
     pub activations: &'a B::Activations,
-    /// `[G, D]` embeddings, written.
+    /// `[G, D]` embeddings, overwritten.
     pub embedding: &'a mut B::Buffer,
 }
 
-/// What the loss writes beside the embeddings.
+/// Outputs of the loss, in addition to the embeddings.
 pub struct LossOutputs<'a, B: Stages + ?Sized> {
-    /// `[LOSS_STEPS, most triples]` losses of the last steps, of which one row is written.
+    /// `[LOSS_STEPS, most triples]` losses of the last steps; one row is overwritten.
     pub losses: &'a mut B::Buffer,
-    /// Number of optimizer steps done, which chooses the row.
+    /// Number of optimizer steps taken, which selects the row.
     pub steps: &'a B::Steps,
-    /// Gradients with respect to activations, of which those of the last node states are written.
+    /// Gradients with respect to activations; those of the last node states are written.
     pub d: &'a mut B::ActivationGradients,
 }
 
-/// An optimizer step over a part of the parameters.
+/// Optimizer step over a part of the parameters.
 pub struct Update<'a, B: Stages + ?Sized> {
-    /// The optimizer's constants.
+    /// Constants of the optimizer.
     pub adam: &'a Adam,
-    /// Parameters, moved.
+    /// Parameters, updated.
     pub parameters: &'a mut Parameters<B::Buffer>,
     /// Gradients with respect to the parameters, in their layout.
     pub gradients: &'a B::Buffer,
-    /// Adam's moments, moved.
+    /// Moments of Adam, updated.
     pub moments: &'a mut Moments<B::Buffer>,
-    /// Number of steps done, moved on by the part that ends the step.
+    /// Number of steps taken, incremented by the part that ends the step.
     pub steps: &'a mut B::Steps,
-    /// The part.
+    /// Part of the parameters to update.
     pub part: Part,
 }
 
-/// Node and edge states that a layer makes.
+/// Node and edge states, the outputs of a layer.
 #[derive(Debug)]
 pub enum States {}
-/// Activated hidden nodes, relu(norm(node_hidden)).
+/// Activated hidden node values, relu(norm(node_hidden)).
 #[derive(Debug)]
 pub enum NodeHidden {}
 /// Pooled messages.
@@ -87,41 +90,41 @@ pub enum Pooled {}
 /// Linear outputs of the heads.
 #[derive(Debug)]
 pub enum EdgeHeads {}
-/// Activated hidden edges, relu(norm(edge_hidden)).
+/// Activated hidden edge values, relu(norm(edge_hidden)).
 #[derive(Debug)]
 pub enum EdgeHidden {}
 
-/// Token of the gradient with respect to `Of`: it lies in the pass's [`Backward::d`], in the form in which this backend's
-/// next stage takes it.
+/// Token of the gradient with respect to `Of`. The gradient lies in the pass's [`Backward::d`], in the form
+/// that the backend's next stage expects.
 ///
-/// The stage that computes a gradient returns its token, and the next stage takes the token away. So a backend may leave
-/// work half done for the next stage, and no caller can put another stage between them or leave one out.
+/// The stage that computes a gradient returns its token, and the next stage consumes it. A backend may
+/// therefore leave work unfinished for the next stage, and no caller can insert or skip a stage.
 #[must_use = "the next backward stage takes it"]
 #[derive(Debug)]
 pub struct Gradient<Of>(PhantomData<Of>);
 
 impl<Of> Gradient<Of> {
-    /// The token of a gradient that this stage computed.
+    /// Token of a gradient that this stage computed.
     pub(super) fn computed() -> Self {
         Gradient(PhantomData)
     }
 
-    /// The token of a gradient that the caller wrote into the buffers, for a test of one stage.
+    /// Token of a gradient that the caller wrote into the buffers, to test one stage.
     pub fn written_by_caller() -> Self {
         Gradient(PhantomData)
     }
 }
 
 impl Gradient<EdgeHidden> {
-    /// The parameters that a step can already move: those of `layer` from its heads on, up to the heads of the layer above.
-    /// All their gradients are computed, and no later stage reads them.
+    /// Parameters that the optimizer can already update: those from the heads of `layer` up to the heads of
+    /// the layer above. All their gradients are computed, and no later stage reads them.
     pub fn finished(&self, parameters: &Layout, layer: usize) -> Part {
         Part { parameters: parameters.part_from_heads(layer), ends_step: false }
     }
 }
 
 impl Gradient<States> {
-    /// The parameters that a step moves last, after the backward of layer 0.
+    /// Parameters that the optimizer updates last, after the backward of layer 0.
     pub fn rest(self, parameters: &Layout) -> Part {
         Part { parameters: 0..parameters.part_from_heads(0).start, ends_step: true }
     }

@@ -1,19 +1,19 @@
 //! Named ranges on a profiler's timeline.
 
-/// A range that has begun (see [`Backend::range`](crate::backend::Backend::range)); it ends when this is dropped, however
-/// the code in between ends, so that ranges nest.
+/// A range that has begun (see [`Backend::range`](crate::backend::Backend::range)). It ends when this is
+/// dropped, whichever way the enclosing code exits, so ranges nest.
 #[must_use = "a range ends when it is dropped"]
 pub struct Range {
     end: Option<fn()>,
 }
 
 impl Range {
-    /// Of a backend that tells no profiler.
+    /// Range that reports to no profiler.
     pub fn none() -> Self {
         Range { end: None }
     }
 
-    /// A range that `end` ends.
+    /// Range that calls `end` when it ends.
     pub fn ended_by(end: fn()) -> Self {
         Range { end: Some(end) }
     }

@@ -1,8 +1,9 @@
-//! Every image's most and least similar other image: argmax and argmin of s_A, ties to the lowest index.
+//! Most and least similar other image of every image: argmax and argmin of s_A, ties to the lowest index.
 //!
-//! With caption vectors this is a product of N x N x width (605 GFLOP for 31,750 images of width 300), done in
-//! blocks that are searched and forgotten. The product's sums run in another order than [`Similarity::get`], so
-//! it only proposes: whatever lies within rounding error of the best is decided by `get`.
+//! With caption vectors this is a product of N x N x width (605 GFLOP for 31,750 images of width 300). It is
+//! computed in blocks that are searched and discarded. The product sums in another order than
+//! [`Similarity::get`], so it only proposes candidates: `get` decides among those within rounding error of
+//! the best.
 //!
 //! ```text
 //! for y in ascending order:
@@ -16,21 +17,21 @@ use rayon::prelude::*;
 use crate::data::similarity::Similarity;
 use crate::matmul::{Accumulate, MatMut, MatRef, Packed};
 
-/// Anchors per block of the product, one task each.
+/// Anchors per block of the product; each block is one task.
 const BLOCK_ROWS: usize = 96;
-/// Columns per block: with the rows above 512 KiB of products, which stay in the second-level cache.
+/// Columns per block: with [`BLOCK_ROWS`], 384 KiB of products, which stay in the L2 cache.
 const BLOCK_COLUMNS: usize = 1024;
 
-/// The images of an `extreme` triple.
+/// Images of an `extreme` triple.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Extremes {
     /// argmax of s_A.
     pub(super) positive: u32,
-    /// argmin of s_A; where all similarities are equal, the lowest index but the positive's.
+    /// argmin of s_A. If all similarities are equal, the lowest index other than the positive.
     pub(super) negative: u32,
 }
 
-/// The extremes of every image of `images`, in their order; at least three images.
+/// Extremes of every image in `images`, in order. Requires at least three images.
 pub(super) fn extremes(similarity: Similarity<'_>, images: &Range<usize>) -> Vec<Extremes> {
     match similarity {
         Similarity::Factored { vectors, width } => {
@@ -48,7 +49,7 @@ pub(super) fn extremes(similarity: Similarity<'_>, images: &Range<usize>) -> Vec
     }
 }
 
-/// By blocks of the product of the images' caption vectors, `[images, width]`.
+/// Extremes from blocks of the product of the images' caption vectors, `[images, width]`.
 fn factored(
     similarity: Similarity<'_>,
     vectors: &[f32],
@@ -57,7 +58,7 @@ fn factored(
 ) -> Vec<Extremes> {
     let count = images.len();
     let all = MatRef::new(vectors, count, width);
-    // |two orders of one sum of `width` products - each other| <= 2 width eps |m_X| |m_Y|.
+    // Bound on the difference between two summation orders: 2 width eps |m_X| |m_Y|.
     let largest_square =
         vectors.chunks_exact(width).map(|m| m.iter().map(|v| v * v).sum()).fold(0.0, f32::max);
     let margin = 2.0 * width as f32 * f32::EPSILON * largest_square;
@@ -83,7 +84,7 @@ fn factored(
     searches.into_par_iter().map(|search| search.finish(images)).collect()
 }
 
-/// The extremes of one anchor's row among the images seen so far, in ascending order.
+/// Extremes of one anchor's row among the images visited so far, in ascending order.
 struct Search<'a> {
     similarity: Similarity<'a>,
     anchor: usize,
@@ -99,7 +100,7 @@ impl<'a> Search<'a> {
         Search { similarity, anchor, largest, largest_at: anchor, smallest, smallest_at: anchor }
     }
 
-    /// Strict comparisons, so that the lowest index wins a tie.
+    /// Considers one image. Comparisons are strict, so the lowest index wins a tie.
     fn consider(&mut self, image: usize) {
         let s = self.similarity.get(self.anchor, image);
         if s > self.largest {
@@ -110,10 +111,10 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Considers those of the images from `first` on whose approximate similarity is within `margin` of a best.
+    /// Considers the images from `first` on whose approximate similarity is within `margin` of an extreme.
     fn consider_block(&mut self, first: usize, products: &[f32], margin: f32) {
         for (image, &product) in (first..).zip(products) {
-            // Similarities are clamped to [0, 1]: nothing beats a best that is there already.
+            // Similarities are clamped to [0, 1]: an extreme at a bound cannot be exceeded.
             let maybe_largest = product > self.largest - margin && self.largest < 1.0;
             let maybe_smallest = product < self.smallest + margin && self.smallest > 0.0;
             if (maybe_largest || maybe_smallest) && image != self.anchor {
@@ -124,7 +125,7 @@ impl<'a> Search<'a> {
 
     fn finish(self, images: &Range<usize>) -> Extremes {
         let positive = self.largest_at;
-        // One image is both only where all are equal.
+        // One image is both extremes only if all similarities are equal.
         let negative = if self.smallest_at == positive {
             images.clone().find(|&image| image != self.anchor && image != positive).expect("three images")
         } else {

@@ -1,77 +1,79 @@
-//! Many scene graphs as one: what a step reads.
+//! Many scene graphs concatenated into one: the input of a step.
 //!
-//! The graphs are concatenated; node indices become batch-wide. Beside the arrays of model.md ("Scene graph")
-//! a batch carries three inverse lists, all built by counting, so that every sum of a step is a gather in a
-//! fixed order and no backend needs an atomic addition:
+//! Node indices become batch-wide. In addition to the arrays of model.md ("Scene graph"), a batch has three
+//! inverse lists, built by counting. With them, every sum of a step is a gather in a fixed order, and no
+//! backend needs atomic additions:
 //!
 //! - [`Incidence`]: node -> the messages that reach it (forward: pooling; backward: gradients of gathers);
 //! - `object_occurrences`: object type -> its nodes, and `predicate_occurrences`: predicate type -> its edges
-//!   (layer 0 works on the distinct types; the embedding tables' gradients are sums over these lists).
+//!   (layer 0 works on the distinct types; the gradients of the embedding tables are sums over these lists).
 
 use std::ops::Range;
 
 use crate::data::scene_graph::SceneGraph;
 pub use crate::network::batch_size::BatchSize;
 
-/// Bit 0 of an entry of [`Incidence`]: the message for the edge's object rather than its subject.
+/// Bit 0 of an entry of [`Incidence`]: set for the message to the edge's object, clear for its subject.
 pub const OBJECT_ROLE: u32 = 1;
 
-/// A batch of graphs; `G` graphs, `N` nodes, `E` edges, `B` triples (`G = 3 B`, anchors, then positives, then
-/// negatives) or none.
+/// A batch of graphs with `G` graphs, `N` nodes, `E` edges and `B` triples. Either `G = 3 B` (anchors, then
+/// positives, then negatives), or there are no triples.
 #[derive(Debug, Default)]
 pub struct GraphBatch {
-    /// `[G + 1] -> node`: the nodes of graph g are `graph_offsets[g]..graph_offsets[g + 1]`.
+    /// `[G + 1] -> node` graph offsets: the nodes of graph g are `graph_offsets[g]..graph_offsets[g + 1]`.
     pub graph_offsets: Vec<u32>,
-    /// `[G] -> node`: where the nodes of graph g end that are not its image node; see [`GraphBatch::mean_nodes`].
+    /// `[G] -> node` end of the nodes of each graph other than its image node; see
+    /// [`GraphBatch::mean_nodes`].
     pub object_ends: Vec<u32>,
-    /// `[N] -> object type`.
+    /// `[N] -> object type` type of each node.
     pub node_object: Vec<u32>,
-    /// `[N] -> graph`.
+    /// `[N] -> graph` graph of each node.
     pub node_graph: Vec<u32>,
-    /// `[E] -> node`.
+    /// `[E] -> node` subject of each edge.
     pub edge_subject: Vec<u32>,
-    /// `[E] -> predicate type`.
+    /// `[E] -> predicate type` type of each edge.
     pub edge_predicate: Vec<u32>,
-    /// `[E] -> node`.
+    /// `[E] -> node` object of each edge.
     pub edge_object: Vec<u32>,
-    /// Node -> messages.
+    /// Messages of each node.
     pub incidence: Incidence,
-    /// Object type -> nodes.
+    /// Nodes of each object type.
     pub object_occurrences: Occurrences,
-    /// Predicate type -> edges.
+    /// Edges of each predicate type.
     pub predicate_occurrences: Occurrences,
-    /// `[B]`: s of anchor and positive; empty where only embeddings are wanted.
+    /// `[B]` similarity of anchor and positive; empty if only embeddings are needed.
     pub similarity_positive: Vec<f32>,
-    /// `[B]`: s of anchor and negative.
+    /// `[B]` similarity of anchor and negative; empty if only embeddings are needed.
     pub similarity_negative: Vec<f32>,
 }
 
-/// The messages that reach each node, in compressed rows.
+/// Messages that reach each node, as compressed rows.
 #[derive(Debug, Default)]
 pub struct Incidence {
-    /// `[N + 1] -> entry`.
+    /// `[N + 1] -> entry` start of each node's entries.
     pub offsets: Vec<u32>,
-    /// `[2 E]`: `2 edge + role`, ascending within a node; role 0 is the edge's subject, [`OBJECT_ROLE`] its object.
+    /// `[2 E]` entries `2 edge + role`, ascending within a node; role 0 is the edge's subject,
+    /// [`OBJECT_ROLE`] its object.
     pub entries: Vec<u32>,
 }
 
-/// The distinct types of a batch's rows (nodes or edges), and the rows of each.
+/// Distinct types of a batch's rows (nodes or edges), and the rows of each type.
 #[derive(Debug, Default)]
 pub struct Occurrences {
-    /// `[U]`: the types that occur, ascending.
+    /// `[U]` types in use, ascending.
     pub types: Vec<u32>,
-    /// `[rows] -> index into types`.
+    /// `[rows] -> index into types` type of each row.
     pub slot: Vec<u32>,
-    /// `[U + 1] -> entry`.
+    /// `[U + 1] -> entry` start of each type's entries.
     pub offsets: Vec<u32>,
-    /// `[rows]`: rows by type, ascending within a type.
+    /// `[rows]` rows by type, ascending within a type.
     pub entries: Vec<u32>,
-    /// `[types of the vocabulary]`: where the counting puts each type's slot.
+    /// `[types of the vocabulary]` scratch memory: slot of each type while counting.
     slot_of_type: Vec<u32>,
 }
 
 impl BatchSize {
-    /// The size that no batch of `graphs` of these graphs exceeds.
+    /// Size that no batch with `graphs` of these graphs exceeds.
     pub fn bound<'a>(all: impl Iterator<Item = SceneGraph<'a>>, graphs: usize) -> Self {
         let (mut nodes, mut edges) = (0, 0);
         for graph in all {
@@ -88,7 +90,7 @@ impl BatchSize {
 }
 
 impl GraphBatch {
-    /// Empties it, keeping the memory.
+    /// Empties the batch, keeping its memory.
     pub fn clear(&mut self) {
         self.graph_offsets.clear();
         self.graph_offsets.push(0);
@@ -113,7 +115,7 @@ impl GraphBatch {
         self.graph_offsets.push(self.node_object.len() as u32);
     }
 
-    /// Builds the inverse lists and the ends of the graphs' objects, after the last graph.
+    /// Builds the inverse lists and the ends of the graphs' objects. Called after the last graph.
     pub fn index(&mut self, object_types: usize, predicate_types: usize) {
         let is_image = |node: u32| self.node_object[node as usize] as usize + 1 == object_types;
         self.object_ends.clear();
@@ -126,7 +128,7 @@ impl GraphBatch {
         self.predicate_occurrences.build(&self.edge_predicate, predicate_types);
     }
 
-    /// The batch of `graphs`, indexed.
+    /// Builds the indexed batch of `graphs`.
     pub fn of_graphs<'a>(
         graphs: impl Iterator<Item = SceneGraph<'a>>,
         object_types: usize,
@@ -139,11 +141,11 @@ impl GraphBatch {
         batch
     }
 
-    /// The nodes whose mean is the embedding of `graph`: all, or all but its image node.
+    /// Nodes whose mean is the embedding of `graph`: all, or all but its image node.
     ///
-    /// The image node is the graph's last, if that has the last object type: a query that lost all edges to its image
-    /// node has none, and then nothing is left out. Nor is it where it is the graph's only node: there is no mean of
-    /// nothing.
+    /// The image node is the graph's last node, if that has the last object type. A query that lost all edges
+    /// to its image node has none, so nothing is left out. The image node is also kept if it is the only
+    /// node, because the mean must not be empty.
     pub fn mean_nodes(&self, graph: usize, image_node_in_mean: bool) -> Range<usize> {
         let end = match image_node_in_mean {
             true => self.graph_offsets[graph + 1],
@@ -152,7 +154,7 @@ impl GraphBatch {
         self.graph_offsets[graph] as usize..end as usize
     }
 
-    /// Its numbers of graphs, nodes and edges.
+    /// Number of graphs, nodes and edges.
     pub fn size(&self) -> BatchSize {
         BatchSize {
             graphs: self.graph_offsets.len() - 1,
@@ -162,7 +164,7 @@ impl GraphBatch {
     }
 }
 
-// Cloned by hand because the derived `clone_from` would allocate anew, and backends take over a batch every step.
+// Implemented by hand: the derived `clone_from` would allocate, and backends copy a batch every step.
 
 macro_rules! clone_fields {
     ($type:ty { $($field:ident),* }) => {
@@ -201,12 +203,12 @@ impl Incidence {
         count_rows(ends(), nodes, &mut self.offsets, &mut self.entries);
     }
 
-    /// The messages for `node`, as `(edge, role)`.
+    /// Messages that reach `node`, as `(edge, role)`.
     pub fn messages(&self, node: usize) -> impl Iterator<Item = (usize, u32)> + '_ {
         self.entries[self.range(node)].iter().map(|entry| ((entry >> 1) as usize, entry & OBJECT_ROLE))
     }
 
-    /// The number of messages that reach `node`; a self loop counts twice.
+    /// Number of messages that reach `node`; a self loop counts twice.
     pub fn degree(&self, node: usize) -> usize {
         self.range(node).len()
     }
@@ -236,13 +238,13 @@ impl Occurrences {
         count_rows(self.slot.iter().copied(), self.types.len(), &mut self.offsets, &mut self.entries);
     }
 
-    /// The rows (nodes or edges) of the type in `slot`.
+    /// Rows (nodes or edges) of the type in `slot`.
     pub fn rows(&self, slot: usize) -> &[u32] {
         &self.entries[self.offsets[slot] as usize..self.offsets[slot + 1] as usize]
     }
 }
 
-/// Sorts the positions of `keys` (each below `rows`) by key, stably, by counting:
+/// Counting sort, stable, of the positions of `keys` (each below `rows`) by key:
 /// `entries[offsets[k]..offsets[k + 1]]` are the positions of key k, ascending.
 fn count_rows(
     keys: impl Iterator<Item = u32> + Clone,
@@ -270,7 +272,7 @@ fn count_rows(
         entries[*cursor as usize] = position;
         *cursor += 1;
     }
-    // Each start has moved to its row's end, which is the next row's start.
+    // Each start has advanced to the end of its row, which is the start of the next row.
     offsets.copy_within(0..rows, 1);
     offsets[0] = 0;
 }

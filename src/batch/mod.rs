@@ -1,4 +1,4 @@
-//! What one training step consumes: triples of images drawn, and their graphs concatenated to one batch.
+//! Input of a training step: drawn triples of images, and their graphs concatenated into one batch.
 
 mod anchor_row;
 mod extremes;

@@ -1,8 +1,8 @@
 //! Philox4x32-10, a counter-based random number generator (Salmon et al., "Parallel Random Numbers: As Easy as
 //! 1, 2, 3", SC 2011): 128 random bits are a pure function of a key and a counter.
 //!
-//! There is no state, so every draw can be computed anywhere, in any order and on any device, and resuming a run
-//! needs nothing but the seed. One round, with the 32-bit halves of two products:
+//! There is no state, so every draw can be computed anywhere, in any order and on any device. A resumed run
+//! needs only the seed. One round, with the 32-bit halves of two products:
 //!
 //! ```text
 //! (hi0, lo0) = 0xD2511F53 * c0      (hi1, lo1) = 0xCD9E8D57 * c2
@@ -10,11 +10,11 @@
 //! k = k + (0x9E3779B9, 0xBB67AE85)
 //! ```
 
-/// What a random number decides; part of the counter, so that different decisions never share bits.
+/// Purpose of a random number. It is part of the counter, so different purposes never share bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Role {
-    /// The anchor's place in the order of an epoch.
+    /// Position of the anchor in the order of an epoch.
     Order = 0,
     /// The positive of a triple.
     Positive = 1,
@@ -24,19 +24,19 @@ pub enum Role {
     Pair = 3,
 }
 
-/// The generator: its key is the seed.
+/// Random number generator; its key is the seed.
 #[derive(Clone, Copy, Debug)]
 pub struct Philox {
     key: [u32; 2],
 }
 
 impl Philox {
-    /// The generator of `seed`; the low half is the first key word.
+    /// Creates the generator of `seed`; the low half is the first key word.
     pub fn new(seed: u64) -> Self {
         Philox { key: [seed as u32, (seed >> 32) as u32] }
     }
 
-    /// The four words at the counter `(epoch, anchor, role, trial)`.
+    /// Returns the four words at the counter `(epoch, anchor, role, trial)`.
     pub fn draw(&self, epoch: u32, anchor: u32, role: Role, trial: u32) -> [u32; 4] {
         self.block([epoch, anchor, role as u32, trial])
     }
@@ -59,23 +59,23 @@ impl Philox {
     }
 }
 
-/// Two words as one, the first being the low half.
+/// Joins two words; the first is the low half.
 pub fn join(low: u32, high: u32) -> u64 {
     u64::from(high) << 32 | u64::from(low)
 }
 
-/// A uniform integer in `0..n` from 64 random bits: the high half of the product (`__umul64hi` in CUDA). No
-/// value's probability is off by more than 2^-64.
+/// Uniform integer in `0..n` from 64 random bits: the high half of the product (`__umul64hi` in CUDA). The
+/// error of each value's probability is at most 2^-64.
 pub fn index_below(bits: u64, n: u64) -> u64 {
     ((u128::from(bits) * u128::from(n)) >> 64) as u64
 }
 
-/// A uniform multiple of 2^-24 in [0, 1), from the high 24 bits.
+/// Uniform multiple of 2^-24 in [0, 1), from the high 24 bits.
 pub fn unit_f32(bits: u32) -> f32 {
     (bits >> 8) as f32 * (1.0 / 16_777_216.0)
 }
 
-/// A uniform multiple of 2^-53 in [0, 1), from the high 53 bits.
+/// Uniform multiple of 2^-53 in [0, 1), from the high 53 bits.
 pub fn unit_f64(bits: u64) -> f64 {
     (bits >> 11) as f64 * (1.0 / 9_007_199_254_740_992.0)
 }
@@ -84,7 +84,7 @@ pub fn unit_f64(bits: u64) -> f64 {
 mod tests {
     use super::*;
 
-    /// The known answers that the authors publish with Random123 (`kat_vectors`, philox4x32, 10 rounds).
+    /// Known answers published by the authors with Random123 (`kat_vectors`, philox4x32, 10 rounds).
     #[test]
     fn known_answers() {
         let cases = [

@@ -1,11 +1,12 @@
-//! The strategies' distributions drawn from a whole row of similarities, where rejection would take too long.
+//! Draws from the distribution of a strategy by scanning a whole row of similarities, if rejection would take
+//! too long.
 //!
-//! Sums are in f64 and the draws invert the cumulative weights, so these functions serve as the definition of
-//! each strategy too. Rows are indexed by position; `None` means that every weight is zero.
+//! Sums are in f64 and the draws invert the cumulative weights, so these functions also define each strategy.
+//! Rows are indexed by position; `None` means that every weight is zero.
 
 use super::philox::{index_below, unit_f64};
 
-/// A position drawn with probability proportional to its weight.
+/// Draws a position with probability proportional to its weight.
 pub(super) fn weighted(weights: impl Iterator<Item = f64> + Clone, bits: u64) -> Option<usize> {
     let total: f64 = weights.clone().sum();
     let target = unit_f64(bits) * total;
@@ -20,12 +21,12 @@ pub(super) fn weighted(weights: impl Iterator<Item = f64> + Clone, bits: u64) ->
             }
         }
     }
-    // `target` can round up to the total: the last position with a weight is then the one.
+    // `target` can round up to the total; the last position with a weight is drawn then.
     last_possible
 }
 
-/// `(P, N)` uniform over the pairs with s_P > s_N: P proportional to the number of smaller similarities, then N
-/// uniform among those.
+/// Draws `(P, N)` uniformly from the pairs with s_P > s_N: P in proportion to the number of smaller
+/// similarities, then N uniformly among those.
 pub(super) fn random(row: &[f32], positive_bits: u64, negative_bits: u64) -> Option<(usize, usize)> {
     let order = ascending(row);
     let mut pairs_up_to = Vec::with_capacity(row.len());
@@ -47,7 +48,8 @@ pub(super) fn random(row: &[f32], positive_bits: u64, negative_bits: u64) -> Opt
     Some((order[rank], order[index_below(negative_bits, smaller) as usize]))
 }
 
-/// `(P, N)` with weight s_P (1 - s_N) over the pairs with s_N <= s_P and N != P, by sorting and prefix sums.
+/// Draws `(P, N)` with weight s_P (1 - s_N) from the pairs with s_N <= s_P and N != P, by sorting and prefix
+/// sums.
 pub(super) fn reject(row: &[f32], positive_bits: u64, negative_bits: u64) -> Option<(usize, usize)> {
     let order = ascending(row);
     let similarity = |rank: usize| f64::from(row[order[rank]]);
@@ -55,7 +57,7 @@ pub(super) fn reject(row: &[f32], positive_bits: u64, negative_bits: u64) -> Opt
     let mut group_starts_at = 0;
     let mut dissimilarity = 0.0;
     while group_starts_at < order.len() {
-        // Equal similarities may be each other's negatives, so a group of them shares one sum.
+        // Images with equal similarities may be each other's negatives, so a group of them shares one sum.
         let s = similarity(group_starts_at);
         let mut end = group_starts_at;
         while end < order.len() && similarity(end) == s {
@@ -73,7 +75,7 @@ pub(super) fn reject(row: &[f32], positive_bits: u64, negative_bits: u64) -> Opt
     Some((order[positive], order[negative]))
 }
 
-/// Positions by similarity, then by position.
+/// Positions sorted by similarity, then by position.
 fn ascending(row: &[f32]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..row.len()).collect();
     order.sort_unstable_by(|&a, &b| row[a].total_cmp(&row[b]).then(a.cmp(&b)));
@@ -84,7 +86,7 @@ fn ascending(row: &[f32]) -> Vec<usize> {
 mod tests {
     use super::*;
 
-    /// Fractions of the way through the unit interval, as 64 random bits.
+    /// Position in the unit interval, as 64 random bits.
     fn bits(fraction: f64) -> u64 {
         (fraction * 2f64.powi(64)) as u64
     }
@@ -126,7 +128,7 @@ mod tests {
     fn reject_has_no_pair_without_weight() {
         assert_eq!(reject(&[0.0; 4], bits(0.3), bits(0.7)), None);
         assert_eq!(reject(&[1.0; 4], bits(0.3), bits(0.7)), None);
-        // The one image with 1 - s > 0 is below all others: it can only be N.
+        // The only image with 1 - s > 0 is the least similar one: it can only be N.
         assert!(matches!(reject(&[1.0, 0.2, 1.0], bits(0.3), bits(0.7)), Some((0 | 2, 1))));
     }
 }

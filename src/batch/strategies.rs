@@ -1,32 +1,34 @@
-//! Positive and negative of one anchor in one epoch, by rejection: no row of similarities is needed.
+//! Draws the positive and negative of one anchor in one epoch by rejection, which needs no row of
+//! similarities.
 //!
-//! As 0 <= s <= 1, a uniform other image X that is accepted with probability s_AX is distributed in proportion to
-//! s_AX, at an expected 1 / mean(s) trials of one similarity each:
+//! Since 0 <= s <= 1, a uniformly drawn other image X that is accepted with probability s_AX has a
+//! distribution proportional to s_AX. This takes 1 / mean(s) trials on average, with one similarity each:
 //!
 //! ```text
 //! for trial in 0..1024 { X = uniform other image; if uniform [0, 1) < s_AX { return X } }
 //! return the exact draw from the whole row
 //! ```
 //!
-//! What is accepted does not depend on how many trials it took, so stopping at the cap and drawing from the row
-//! leaves the distribution as it is, up to the 2^-24 steps of the uniform number. The numbers of trial t are the
-//! Philox block (epoch, anchor, role, t); the row scan uses t = 1024.
+//! The accepted image does not depend on the number of trials. Stopping at the limit and drawing from the row
+//! therefore keeps the distribution, up to the 2^-24 steps of the uniform number. The random numbers of trial
+//! t are the Philox block (epoch, anchor, role, t); the row scan uses t = 1024.
 
 use super::anchor_row::AnchorRow;
 use super::philox::{Philox, Role, index_below, join, unit_f32};
 use super::row_scan;
 
-/// Trials before the exact row scan: with a mean similarity of 0.01 one draw in 30,000 reaches it.
+/// Number of trials before the exact row scan; with a mean similarity of 0.01 one draw in 30,000 needs the
+/// scan.
 const MAX_TRIALS: u32 = 1024;
 
-/// An image that was drawn: position in the anchor's row and similarity to the anchor.
+/// A drawn image: its position in the anchor's row, and its similarity to the anchor.
 #[derive(Clone, Copy)]
 pub(super) struct Pick {
     pub(super) position: usize,
     pub(super) similarity: f32,
 }
 
-/// One anchor's row and its random numbers in one epoch.
+/// The row of one anchor, and its random numbers in one epoch.
 pub(super) struct AnchorDraw<'a> {
     pub(super) row: AnchorRow<'a>,
     pub(super) philox: Philox,
@@ -35,12 +37,14 @@ pub(super) struct AnchorDraw<'a> {
 }
 
 impl AnchorDraw<'_> {
-    /// Uniform over the pairs with s_P > s_N: an unordered pair, ordered, drawn again where it ties.
+    /// Uniform over the pairs with s_P > s_N: draws an unordered pair and orders it; draws again if the two
+    /// tie.
     pub(super) fn random(&self) -> Option<(Pick, Pick)> {
         for trial in 0..MAX_TRIALS {
             let [a, b, c, d] = self.words(Role::Pair, trial);
             let first = index_below(join(a, b), self.row.count() as u64) as usize;
-            // One of the others but the first: skip it by a shift, as the row skips the anchor.
+            // Uniform over the other images except the first draw: shifting by one skips it, as the row skips
+            // the anchor.
             let second = index_below(join(c, d), self.row.count() as u64 - 1) as usize;
             let second = second + usize::from(second >= first);
             let (first, second) = (self.pick(first), self.pick(second));
@@ -72,7 +76,7 @@ impl AnchorDraw<'_> {
         Some((positive, negative))
     }
 
-    /// P with weight s_P and N with weight 1 - s_N, both drawn again while s_P < s_N or P = N.
+    /// P with weight s_P and N with weight 1 - s_N; both are redrawn while s_P < s_N or P = N.
     pub(super) fn reject(&self) -> Option<(Pick, Pick)> {
         let mut trials = 0..MAX_TRIALS;
         while let Some(positive) = trials.find_map(|trial| self.positive(trial))
@@ -93,7 +97,8 @@ impl AnchorDraw<'_> {
         self.accept(Role::Negative, trial, |s| 1.0 - s)
     }
 
-    /// One trial: a uniform other image, accepted with the probability that `weight` gives its similarity.
+    /// Runs one trial: draws a uniform other image, and accepts it with probability `weight` of its
+    /// similarity.
     fn accept(&self, role: Role, trial: u32, weight: impl Fn(f32) -> f32) -> Option<Pick> {
         let [a, b, c, _] = self.words(role, trial);
         let pick = self.pick(index_below(join(a, b), self.row.count() as u64) as usize);

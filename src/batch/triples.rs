@@ -1,7 +1,7 @@
-//! Triples (anchor A, positive P, negative N) of training images: one per anchor and epoch, every training image
-//! an anchor once an epoch (paper, "Sampling"; model.md, "Triples").
+//! Triples (anchor A, positive P, negative N) of training images: one per anchor and epoch. Every training
+//! image is an anchor once per epoch (paper, "Sampling"; model.md, "Triples").
 //!
-//! With s_X for s_AX and over the training images other than A, the strategies draw *exactly*
+//! With s_X = s_AX, over the training images other than A, the strategies draw *exactly* from:
 //!
 //! ```text
 //! random       (P, N) uniform over the pairs with s_P > s_N
@@ -10,9 +10,9 @@
 //! reject       Pr(P, N) proportional to s_P (1 - s_N) over the pairs with s_P >= s_N and P != N
 //! ```
 //!
-//! In `probability` only N is drawn again where it equals P; in `reject` the pair is. A draw is a pure function of
-//! (seed, epoch, anchor), so triples depend on neither threads nor order, and a resumed run draws what the
-//! uninterrupted one would have drawn.
+//! In `probability` only N is redrawn if it equals P; in `reject` the pair is redrawn. A draw is a pure
+//! function of (seed, epoch, anchor). Triples therefore do not depend on threads or order, and a resumed run
+//! draws the same triples as an uninterrupted one.
 
 use std::ops::Range;
 
@@ -25,49 +25,49 @@ use super::strategies::AnchorDraw;
 use crate::data::similarity::Similarity;
 use crate::{Error, Result};
 
-/// How an anchor's positive and negative are chosen.
+/// Strategy for choosing the positive and negative of an anchor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Sampling {
-    /// Any two images, the more similar one being the positive.
+    /// Any two images; the more similar one is the positive.
     Random,
     /// The most and the least similar image.
     Extreme,
     /// The positive in proportion to its similarity, the negative in proportion to its dissimilarity.
     Probability,
-    /// As `probability`, drawn again until the positive is at least as similar as the negative.
+    /// As `probability`, but redrawn until the positive is at least as similar as the negative.
     Reject,
 }
 
-/// Three different images, by their index in the dataset, and what supervises them.
+/// Three different images, as indices into the dataset, and the similarities that supervise them.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Triple {
-    /// A.
+    /// Anchor A.
     pub anchor: u32,
-    /// P.
+    /// Positive P.
     pub positive: u32,
-    /// N.
+    /// Negative N.
     pub negative: u32,
-    /// s_AP.
+    /// Similarity s_AP of anchor and positive.
     pub similarity_positive: f32,
-    /// s_AN.
+    /// Similarity s_AN of anchor and negative.
     pub similarity_negative: f32,
 }
 
-/// Draws the triples of a training run; shared by threads.
+/// Draws the triples of a training run. Threads can share it.
 pub struct TripleSampler<'a> {
     similarity: Similarity<'a>,
     images: Range<usize>,
     sampling: Sampling,
     seed: u64,
     philox: Philox,
-    /// One per image for `extreme`, otherwise empty.
+    /// Extremes of each image for `extreme`; otherwise empty.
     extremes: Vec<Extremes>,
 }
 
 impl<'a> TripleSampler<'a> {
-    /// A sampler of the training `images`, indices into `similarity`. `extreme` searches all pairs here, on all
-    /// threads; the others cost nothing.
+    /// Creates a sampler for the training `images`, given as indices into `similarity`. `extreme` searches
+    /// all pairs here, on all threads; for the other strategies this is cheap.
     pub fn new(
         similarity: Similarity<'a>,
         images: Range<usize>,
@@ -96,27 +96,27 @@ impl<'a> TripleSampler<'a> {
         Ok(TripleSampler { similarity, images, sampling, seed, philox: Philox::new(seed), extremes })
     }
 
-    /// What triples are drawn by.
+    /// Similarities from which triples are drawn.
     pub fn similarity(&self) -> Similarity<'a> {
         self.similarity
     }
 
-    /// The training images.
+    /// Training images.
     pub fn images(&self) -> Range<usize> {
         self.images.clone()
     }
 
-    /// How triples are drawn.
+    /// Strategy for drawing triples.
     pub fn sampling(&self) -> Sampling {
         self.sampling
     }
 
-    /// The key of the random numbers.
+    /// Key of the random numbers.
     pub fn seed(&self) -> u64 {
         self.seed
     }
 
-    /// All training images in the order of an epoch: sorted by a random number each, O(N log N).
+    /// All training images in the order of an epoch, sorted by a random number each: O(N log N).
     pub fn anchor_order(&self, epoch: u32) -> Vec<u32> {
         let mut keyed: Vec<(u64, u32)> = self
             .images
@@ -131,9 +131,9 @@ impl<'a> TripleSampler<'a> {
         keyed.into_iter().map(|(_, image)| image).collect()
     }
 
-    /// The triple of a training image in an epoch; `None` where the strategy gives no pair any weight, as in a row
-    /// of zeros: such an anchor is to be skipped. Expected cost: a handful of similarities, whatever the number
-    /// of images; a row that accepts next to nothing is scanned once.
+    /// Draws the triple of a training image in an epoch. Returns `None` if the strategy gives no pair any
+    /// weight, as in a row of zeros; such an anchor must be skipped. The expected cost is a few similarities,
+    /// whatever the number of images. A row that accepts almost nothing is scanned once.
     pub fn draw(&self, epoch: u32, anchor: u32) -> Option<Triple> {
         let row = AnchorRow::new(self.similarity, &self.images, anchor as usize);
         let draw = AnchorDraw { row, philox: self.philox, epoch, anchor };
@@ -162,7 +162,7 @@ impl<'a> TripleSampler<'a> {
             similarity_positive: similarity_to(positive),
             similarity_negative: similarity_to(negative),
         };
-        // The largest similarity is zero: a row of zeros.
+        // If the largest similarity is zero, the whole row is zero.
         (triple.similarity_positive > 0.0).then_some(triple)
     }
 }

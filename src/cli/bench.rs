@@ -8,11 +8,11 @@ use scenerank::bench::sizes::SMALL;
 use scenerank::bench::{BenchOptions, roofline, run};
 use scenerank::network::config::ModelConfig;
 
-/// Check and time every kernel and a whole step, beside what the device reaches at most.
+/// Check and time every kernel and a whole training step, and compare with the peak rates of the device.
 ///
-/// A kernel's error against the reference comes first: a wrong one is said to be wrong and not timed, and the exit code
-/// is 1. Times on a GPU are CUDA events; on other devices they are the host's clock, which on the emulator says nothing
-/// about a GPU. Devices without kernels time the step alone.
+/// Each kernel is first checked against the reference. A wrong kernel is reported and not timed, and the exit
+/// code is 1. Times are CUDA events on a GPU, and the host clock on other devices; times on the emulator say
+/// nothing about a GPU. Devices without kernels time only the step.
 #[derive(Args)]
 #[command(after_help = "Examples:
   scenerank bench --device cuda --batch-size 16 256 --json > bench.json
@@ -22,19 +22,21 @@ use scenerank::network::config::ModelConfig;
 pub struct BenchArguments {
     #[command(flatten)]
     device: super::DeviceArguments,
-    /// A kernel, all kernels of a file (such as linear), or step; may be given again.
+    /// Kernel to run: a kernel, all kernels of a file (such as linear), or step. May be repeated.
     #[arg(long = "kernel", value_name = "NAME")]
     kernels: Vec<String>,
-    /// Triples of a batch, of 22 nodes and 36 edges per graph [default: 16 at the paper's size, 2 at the small one].
+    /// Triples per batch, with 22 nodes and 36 edges per graph [default: 16 at the paper's size, 2 at the
+    /// small one].
     #[arg(long = "batch-size", value_name = "B", num_args = 1.., value_parser = clap::value_parser!(u16).range(1..))]
     batch_sizes: Vec<u16>,
-    /// The network [default: small on emulated and reference, else the paper's].
+    /// Size of the network [default: small on emulated and reference, paper otherwise].
     #[arg(long, value_enum)]
     size: Option<Size>,
-    /// About how long to time each kernel; a step eight times as long [default: 10 on emulated and reference, else 200].
+    /// Approximate time for each kernel; a step takes eight times as long [default: 10 on emulated and
+    /// reference, 200 otherwise].
     #[arg(long, value_name = "MILLISECONDS", value_parser = clap::value_parser!(u32).range(1..=600_000))]
     budget: Option<u32>,
-    /// Run nothing: print what each kernel must move and compute, and its least time at an H200's ceilings.
+    /// Run nothing; print the bytes and operations of each kernel, and its minimum time on an H200.
     #[arg(long, conflicts_with = "budget")]
     roofline: bool,
     /// Print the result as JSON.
@@ -44,9 +46,9 @@ pub struct BenchArguments {
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Size {
-    /// 5 layers, 300 and 512 wide.
+    /// 5 layers, widths 300 and 512.
     Paper,
-    /// 3 layers, 44 and 68 wide.
+    /// 3 layers, widths 44 and 68.
     Small,
 }
 

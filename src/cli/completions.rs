@@ -4,12 +4,13 @@ use clap::{Args, CommandFactory};
 use clap_complete::Shell;
 use scenerank::Result;
 
-/// Print a shell's completion script.
+/// Print the completion script of a shell.
 #[derive(Args)]
 #[command(after_help = "Example:
-  scenerank completions bash > ~/.local/share/bash-completion/completions/scenerank")]
+  scenerank completions bash \\
+      > ~/.local/share/bash-completion/completions/scenerank")]
 pub struct CompletionsArguments {
-    /// The shell.
+    /// Shell to complete for.
     shell: Shell,
 }
 

@@ -22,25 +22,25 @@ use super::evaluate::evaluate;
 use super::retrieve::retrieve;
 use super::train::plot_training;
 
-/// Run everything once on a small synthetic collection: make, prepare, train, evaluate, retrieve.
+/// Run everything once on a small synthetic collection: generate, prepare, train, evaluate, retrieve.
 ///
-/// Leaves OUT/raw (the collection in the public schemas), OUT/data (the data file) and OUT/run (checkpoints, metrics,
-/// embeddings, plots).
+/// Writes OUT/raw (the collection in the public formats), OUT/data (the data file) and OUT/run (checkpoints,
+/// metrics, embeddings, plots).
 #[derive(Args)]
 #[command(after_help = "Examples:
   scenerank demo
   scenerank demo --out /tmp/demo --images 3000 --epochs 20")]
 pub struct DemoArguments {
-    /// Where everything goes.
+    /// Folder for all output.
     #[arg(long, value_name = "DIR", default_value = "scenerank-demo")]
     out: PathBuf,
-    /// Images of the collection.
+    /// Number of images in the collection.
     #[arg(long, default_value_t = 1200)]
     images: u64,
-    /// Passes over the training images.
+    /// Number of passes over the training images.
     #[arg(long, default_value_t = 8)]
     epochs: usize,
-    /// Of the collection, the split, the parameters and all drawing.
+    /// Seed of the collection, the split, the initial parameters and the triples.
     #[arg(long, default_value_t = 1)]
     seed: u64,
     #[command(flatten)]
@@ -50,7 +50,7 @@ pub struct DemoArguments {
     json: bool,
 }
 
-/// The demo's network is smaller than the paper's, so that two cores train it in about a minute.
+/// A smaller network than the paper's, so that two cores train it in about a minute.
 fn config(arguments: &DemoArguments) -> TrainConfig {
     TrainConfig {
         layers: 3,

@@ -15,16 +15,17 @@ use super::run_arguments::RunArguments;
 const EXAMPLES: &str = "\
 Examples:
   scenerank embed runs/paper --out all.npy --ids all.txt
-  scenerank embed runs/paper --split test --out test.npy --caption-vectors captions.npy
+  scenerank embed runs/paper --split test --out test.npy \\
+      --caption-vectors captions.npy
   scenerank embed runs/paper --out all.arrow --format arrow";
 
-/// How embeddings are written.
+/// File format of the embeddings.
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
 enum Format {
     /// A .npy file, [images, width], in single precision.
     #[default]
     Npy,
-    /// The same in half precision: half the bytes.
+    /// A .npy file in half precision, half as large.
     NpyF16,
     /// An Arrow IPC file (Feather 2): image_id (u64), split (string), embedding (fixed-size list of f32).
     Arrow,
@@ -36,22 +37,22 @@ enum Format {
 pub struct EmbedArguments {
     #[command(flatten)]
     run: RunArguments,
-    /// The file to write.
+    /// File to write.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// In which format.
+    /// File format.
     #[arg(long, value_enum, default_value_t)]
     format: Format,
-    /// Which images.
+    /// Images to embed.
     #[arg(long, value_enum, default_value_t = Split::All)]
     split: Split,
-    /// Write the Visual Genome ids of the rows to this text file, one a line.
+    /// Write the Visual Genome ids of the rows to this text file, one per line.
     #[arg(long, value_name = "TXT")]
     ids: Option<PathBuf>,
     /// Write the images' caption vectors to this .npy file, in the same order.
     #[arg(long, value_name = "NPY")]
     caption_vectors: Option<PathBuf>,
-    /// Print as JSON.
+    /// Print the result as JSON.
     #[arg(long)]
     json: bool,
 }

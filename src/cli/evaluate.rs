@@ -21,23 +21,23 @@ Examples:
 
 /// Measure how embeddings agree with caption similarity (the paper's Table 2).
 ///
-/// Rows: the run's model, a file of features if one is given, the network before training, and normal features.
+/// Rows: the model, features from a file (if given), the network before training, and random features.
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub struct EvaluateArguments {
     #[command(flatten)]
     run: RunArguments,
-    /// Which images.
+    /// Images to evaluate.
     #[arg(long, value_enum, default_value_t = Split::Test)]
     split: Split,
-    /// Features of the same images, such as a classifier's: a .npy file with one row per image of the split, or of the
-    /// whole data.
+    /// Features of the same images, such as those of a classifier: a .npy file with one row per image of the
+    /// split, or per image of the whole data.
     #[arg(long, value_name = "NPY")]
     embeddings: Option<PathBuf>,
-    /// Of the normal features.
+    /// Seed of the random-features baseline.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Print as JSON.
+    /// Print the result as JSON.
     #[arg(long)]
     json: bool,
 }
@@ -69,7 +69,7 @@ impl EvaluateArguments {
     }
 }
 
-/// The rows of the table.
+/// Computes the rows of the table.
 pub fn evaluate(run: &Run, split: Split, features: Option<&Path>, seed: u64) -> Result<Evaluation> {
     let images = run.dataset.split(split);
     if images.len() < 3 {
@@ -105,13 +105,13 @@ pub fn evaluate(run: &Run, split: Split, features: Option<&Path>, seed: u64) -> 
     Ok(Evaluation { split, images: images.len(), rows })
 }
 
-/// A value's name on the command line.
+/// Name of a value on the command line.
 fn value_name(value: &impl clap::ValueEnum) -> String {
     value.to_possible_value().map_or(String::new(), |value| value.get_name().to_string())
 }
 
 impl Evaluation {
-    /// As the paper's Table 2.
+    /// Formats the result like Table 2 of the paper.
     pub fn table(&self) -> Table {
         let mut table = plain_table([
             format!("{} {} images", self.images, self.split),

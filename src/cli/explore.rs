@@ -14,26 +14,26 @@ const EXAMPLES: &str = "\
 Examples:
   scenerank explore runs/paper
   scenerank explore runs/paper --split all --port 0
-  ssh -L 7411:localhost:7411 machine     # then open http://localhost:7411/ here
+  ssh -L 7411:localhost:7411 machine   # then open http://localhost:7411/ here
 
-Ctrl-C ends it.";
+Press Ctrl-C to end it.";
 
-/// Serve a small local web page: search by a graph or an image, delete edges, see ranks change.
+/// Serve a local web page to search by a graph or an image, delete edges and watch the ranks change.
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub struct ExploreArguments {
     #[command(flatten)]
     run: RunArguments,
-    /// Which images to search.
+    /// Images to search.
     #[arg(long, value_enum, default_value_t = Split::Test)]
     split: Split,
-    /// The port; 0 for any that is free.
+    /// Port to listen on; 0 selects a free port.
     #[arg(long, default_value_t = 7411)]
     port: u16,
-    /// The address to listen at.
+    /// Address to listen on.
     #[arg(long, value_name = "ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     host: IpAddr,
-    /// Let other machines in: --host may be an address that is not this machine's loopback. Anyone who reaches it can
+    /// Allow connections from other machines: --host may then be any address. Anyone who can reach it can
     /// read the collection; there is no password.
     #[arg(long)]
     allow_remote: bool,
@@ -63,7 +63,7 @@ impl ExploreArguments {
         let (sender, events) = mpsc::channel();
         let stop = sender.clone();
         explore(run, self.split, listener, (sender, events), |address| {
-            // From now on Ctrl-C is how it ends; before, it merely ended early.
+            // From here on, Ctrl-C ends the server; before, it ends the program at once.
             ctrlc::set_handler(move || {
                 let _ = stop.send(Event::Stop);
             })

@@ -1,4 +1,4 @@
-//! `scenerank inspect`: what a data file holds.
+//! `scenerank inspect`: shows the content of a data file.
 
 use std::path::{Path, PathBuf};
 
@@ -18,30 +18,29 @@ Examples:
   scenerank inspect vg.data --captions captions.jsonl
   scenerank inspect vg.data --json --vocabulary > vg.json";
 
-/// Show the statistics of a data file beside the paper's, one of its images, or all of its facts as JSON.
+/// Show the statistics of a data file and those of the paper, one of its images, or everything as JSON.
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub struct InspectArguments {
-    /// A data file that `prepare` wrote.
+    /// Data file written by `prepare`.
     data: PathBuf,
     /// Print the scene graph and the captions of the image with this Visual Genome id.
     #[arg(long, value_name = "ID")]
     image: Option<u64>,
-    /// Draw the paper's figure 2 into this folder: similarity_curves.svg and similarity_differences.svg. Nothing is
-    /// drawn without it.
+    /// Draw Figure 2 of the paper into this folder: similarity_curves.svg and similarity_differences.svg.
     #[arg(long, value_name = "DIR")]
     plots: Option<PathBuf>,
-    /// Write every image's captions to this file, in the data's order, a line of JSON each: what another sentence encoder
-    /// reads to make a file for `train --caption-vectors`.
+    /// Write every image's captions to this file in the order of the data, as one line of JSON each. Another
+    /// sentence encoder can read it to make a file for `train --caption-vectors`.
     #[arg(long, value_name = "JSONL")]
     captions: Option<PathBuf>,
-    /// List all types with their occurrences in the raw graph file.
+    /// List all types with their numbers of occurrences in the raw graph file.
     #[arg(long)]
     vocabulary: bool,
-    /// Print everything as JSON, with the fingerprint and what each stage of preparing left.
+    /// Print everything as JSON, including the fingerprint and the counts of each preparation stage.
     #[arg(long)]
     json: bool,
-    /// Decides the anchors of the plot and the sampled similarities.
+    /// Seed for the anchors of the plot and the sampled similarities.
     #[arg(long, default_value_t = 0)]
     seed: u64,
 }
@@ -133,14 +132,14 @@ fn split_of(data: &Dataset, image: usize) -> Split {
     Split::PARTS.into_iter().find(|&split| data.split(split).contains(&image)).unwrap_or(Split::All)
 }
 
-/// Names of the annotated objects, the image node left out.
+/// Names of the annotated objects, without the image node.
 fn objects(data: &Dataset, image: usize) -> Vec<&str> {
     let graph = data.graph(image);
     let objects = graph.node_count() - 1;
     graph.node_object[..objects].iter().map(|&object| data.object_name(object as usize)).collect()
 }
 
-/// The annotated relationships as `man - throwing -> frisbee`.
+/// Annotated relationships as `man - throwing -> frisbee`.
 fn relationships(data: &Dataset, image: usize) -> Vec<String> {
     let graph = data.graph(image);
     let name = |node: u32| data.object_name(graph.node_object[node as usize] as usize);
@@ -162,7 +161,7 @@ fn print_image(data: &Dataset, image: usize) {
     data.captions(image).for_each(|caption| println!("  {caption}"));
 }
 
-/// The paper's column has the figures that it gives; `-` where it gives none.
+/// Prints the statistics. The column of the paper has `-` if the paper gives no value.
 fn print_statistics(data: &Dataset, found: &Statistics) {
     let row = |label: &str, here: String, paper: &str| println!("{label:<36}{here:>12}{paper:>12}");
     row("", "this data".into(), "paper");

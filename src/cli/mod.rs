@@ -1,11 +1,11 @@
-//! The command line: one file per command, each holding its arguments and what it prints.
+//! Command line: one file per command, with its arguments and its output.
 
-/// `print!` as all commands mean it: see [`output`].
+/// Shadows the standard `print!`: see [`output`].
 macro_rules! print {
     ($($words:tt)*) => { crate::cli::output(format_args!($($words)*)) };
 }
 
-/// `println!` likewise.
+/// Shadows the standard `println!`: see [`output`].
 macro_rules! println {
     ($($words:tt)*) => { crate::cli::output(format_args!("{}\n", format_args!($($words)*))) };
 }
@@ -42,9 +42,12 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// More log messages: -v for debug, -vv for trace; RUST_LOG overrides.
+    /// Print more log messages: -v for debug, -vv for trace. RUST_LOG overrides this.
     #[arg(short, long, action = clap::ArgAction::Count, global = true)]
     verbose: u8,
+    /// Print no progress, and only warnings and errors. RUST_LOG overrides the latter.
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
 }
 
 #[derive(Subcommand)]
@@ -65,10 +68,10 @@ enum Command {
     Completions(completions::CompletionsArguments),
 }
 
-/// Where and how to compute.
+/// Device and number format.
 #[derive(Args, Clone, Copy)]
 pub struct DeviceArguments {
-    /// auto, cpu, reference, emulated, cuda or cuda:INDEX.
+    /// Device to compute on: auto, cpu, reference, emulated, cuda or cuda:INDEX.
     #[arg(long, default_value_t)]
     device: Device,
     /// Number format of the computation.
@@ -78,7 +81,10 @@ pub struct DeviceArguments {
 
 impl Cli {
     pub fn run(self) -> Result<()> {
-        start_log(self.verbose);
+        if self.quiet {
+            scenerank::progress::hide();
+        }
+        start_log(self.verbose, self.quiet);
         match self.command {
             Command::Demo(arguments) => arguments.run(),
             Command::Synth(arguments) => arguments.run(),
@@ -98,8 +104,8 @@ impl Cli {
     }
 }
 
-/// Writes to standard output. A reader that has seen enough, such as `head`, ends the program quietly; anything else
-/// that goes wrong there, such as a full disk, is an error. The standard library's `print!` panics at both.
+/// Writes to standard output. If the reader closes it, as `head` does, the program ends quietly. Any other
+/// failure, such as a full disk, is an error. The standard library's `print!` panics in both cases.
 fn output(words: fmt::Arguments<'_>) {
     let mut output = io::stdout();
     match output.write_fmt(words).and_then(|()| output.flush()) {
@@ -109,9 +115,14 @@ fn output(words: fmt::Arguments<'_>) {
     }
 }
 
-/// Log lines go to standard error, so that `--json` on standard output stays clean.
-fn start_log(verbose: u8) {
-    let default = ["scenerank=info", "scenerank=debug", "scenerank=trace"][usize::from(verbose.min(2))];
+/// Starts logging to standard error, so that standard output contains only results such as `--json`.
+fn start_log(verbose: u8, quiet: bool) {
+    let default = match (quiet, verbose) {
+        (true, _) => "scenerank=warn",
+        (false, 0) => "scenerank=info",
+        (false, 1) => "scenerank=debug",
+        (false, _) => "scenerank=trace",
+    };
     let wanted = std::env::var("RUST_LOG").ok().and_then(|text| text.parse().ok());
     let filter: Targets = wanted.unwrap_or_else(|| default.parse().expect("a level"));
     let lines = tracing_subscriber::fmt::layer()
@@ -119,7 +130,7 @@ fn start_log(verbose: u8) {
         .with_target(false)
         .without_time()
         .with_writer(std::io::stderr)
-        // It would say that standard error cannot be written on standard error, and panic.
+        // Reporting that standard error cannot be written would write to standard error, and panic.
         .log_internal_errors(false);
     tracing_subscriber::registry().with(lines.with_filter(filter)).init();
 }

@@ -19,56 +19,61 @@ const EXAMPLES: &str = "\
 Examples:
   scenerank reproduce vg.data --out reproduction
   scenerank reproduce vg.data --out quick --subset 1200 --epochs 3
-  scenerank reproduce vg.data --out reproduction --seeds 3 --budget 8h --ablations layers temperature
+  scenerank reproduce vg.data --out reproduction --seeds 3 --budget 8h \\
+      --ablations layers temperature
   scenerank reproduce vg.data --out reproduction --images VG_100K
 
-The same command again goes on where it stopped: finished runs are skipped, interrupted ones continue.";
+Run the same command again to continue: finished runs are skipped, interrupted
+ones resume.";
 
-/// Run what the paper ran, and write a report with ours beside theirs.
+/// Run the experiments of the paper, and write a report that compares the results.
 ///
-/// Trains 3 losses x 4 strategies, measures them and the baselines (Tables 2 and 3, Figures 2 to 4), and writes
-/// report.html, report.md, report.json, CSV tables and SVG figures into --out; the runs lie in its folder runs/.
+/// Trains 3 losses x 4 sampling strategies, and evaluates them and the baselines (Tables 2 and 3, Figures 2
+/// to 4). Writes report.html, report.md, report.json, CSV tables and SVG figures to --out, and the runs to
+/// its folder runs/.
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub struct ReproduceArguments {
-    /// A data file that `prepare` wrote.
+    /// Data file written by `prepare`.
     data: PathBuf,
-    /// The report's folder.
+    /// Folder for the report.
     #[arg(long, value_name = "REPORT")]
     out: PathBuf,
-    /// Runs of each model: with more than one, tables hold mean and standard deviation.
+    /// Number of runs of each model. With more than one, tables hold mean and standard deviation.
     #[arg(long, default_value_t = 1, value_name = "N")]
     seeds: u64,
-    /// Passes over the training images.
+    /// Number of passes over the training images.
     #[arg(long, default_value_t = 100)]
     epochs: usize,
-    /// Take only this many of the data's images, the same ones each time.
+    /// Use only this number of images, the same ones each time.
     #[arg(long, value_name = "IMAGES")]
     subset: Option<usize>,
-    /// Stop training after this time, such as 30m or 8h; the report says what is missing.
+    /// Stop training after this time, such as 30m or 8h; the report lists what is missing.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     budget: Option<Duration>,
-    /// Runs at a time, which share the CPU's threads [default: one per thread on a CPU, one on a GPU].
+    /// Number of concurrent runs, which share the CPU's threads [default: one per thread on a CPU, one on a
+    /// GPU].
     #[arg(long, value_name = "N")]
     jobs: Option<usize>,
-    /// Vary this in the paper's model as well.
+    /// Settings to vary in the paper's model, in addition to the tables.
     #[arg(long, value_enum, num_args = 1.., value_delimiter = ',', value_name = "WHAT")]
     ablations: Vec<Ablation>,
-    /// Features of the same images, such as a classifier's: a .npy file with one row per test image, or per image.
+    /// Features of the same images, such as those of a classifier: a .npy file with one row per test image,
+    /// or per image.
     #[arg(long, value_name = "NPY")]
     features: Option<PathBuf>,
-    /// Train the paper's model by another sentence encoder's caption vectors as well: a .npy file, [images, d] in the
-    /// data's order, each row the mean of its captions' unit vectors.
+    /// Also train the paper's model with the caption vectors of another sentence encoder: a .npy file,
+    /// [images, d] in the order of the data; each row is the mean of the unit vectors of the captions.
     #[arg(long, value_name = "NPY")]
     caption_vectors: Option<PathBuf>,
-    /// Photographs for the gallery, named by Visual Genome or COCO ids, such as 2405110.jpg.
+    /// Folder with photographs for the gallery, named by Visual Genome or COCO id, such as 2405110.jpg.
     #[arg(long, value_name = "DIR")]
     images: Option<PathBuf>,
-    /// Let the gallery show the photographs from the addresses that the data has; the page then needs a network for
-    /// them, and shows the drawing where one does not load. --images comes first.
+    /// Show photographs in the gallery from their web addresses in the data. The page then needs a network, and shows
+    /// a drawing if a photograph does not load. Photographs of --images take precedence.
     #[arg(long)]
     link_photographs: bool,
-    /// Graph convolution layers [default: 5].
+    /// Number of graph convolution layers [default: 5].
     #[arg(long)]
     layers: Option<usize>,
     /// Width of node states, edge states and embeddings [default: 300].
@@ -77,15 +82,15 @@ pub struct ReproduceArguments {
     /// Width of hidden layers and messages [default: 512].
     #[arg(long)]
     hidden_width: Option<usize>,
-    /// Triples per step [default: 16].
+    /// Number of triples per step [default: 16].
     #[arg(long)]
     batch_size: Option<usize>,
-    /// Adam's learning rate [default: 1e-4].
+    /// Learning rate of Adam [default: 1e-4].
     #[arg(long)]
     learning_rate: Option<f64>,
     #[command(flatten)]
     device: DeviceArguments,
-    /// Print the report's tables as JSON.
+    /// Print the tables of the report as JSON.
     #[arg(long)]
     json: bool,
 }
@@ -121,7 +126,7 @@ impl ReproduceArguments {
         let stop = stop_on_ctrl_c()?;
         let out = reproduction.out.display();
         let Some(report) = reproduce(&reproduction, &stop)? else {
-            eprintln!("stopped; the same command goes on from here");
+            eprintln!("stopped; run the same command again to continue");
             std::process::exit(INTERRUPTED);
         };
         if self.json {
@@ -141,7 +146,7 @@ impl ReproduceArguments {
     }
 }
 
-/// What was typed, quoted where a shell needs it.
+/// The command line, with shell quoting.
 fn command_line(words: impl Iterator<Item = String>) -> String {
     let plain = |word: &str| {
         !word.is_empty() && word.chars().all(|c| c.is_ascii_alphanumeric() || "-_./=:,+%@".contains(c))
@@ -151,7 +156,7 @@ fn command_line(words: impl Iterator<Item = String>) -> String {
     std::iter::once("scenerank".to_owned()).chain(quoted).collect::<Vec<_>>().join(" ")
 }
 
-/// Ours alone; the paper's numbers beside them are in the report.
+/// Prints the results; the report also shows the numbers of the paper.
 fn print_table(table: &Table) {
     let mut plain = plain_table(std::iter::once("").chain(table.metrics.iter().map(String::as_str)));
     for row in &table.rows {
@@ -169,7 +174,7 @@ fn print_table(table: &Table) {
 
 fn print_missing(report: &Report) {
     if !report.missing.is_empty() {
-        println!("{} runs are missing; the same command goes on:", report.missing.len());
+        println!("{} runs are missing; continue with:", report.missing.len());
         for run in &report.missing {
             println!("  {}: {} of {} epochs", run.name, run.epochs, run.of);
         }

@@ -22,37 +22,38 @@ Examples:
   scenerank retrieve runs/paper
   scenerank retrieve runs/paper --sweep 20 --edges relationships --json";
 
-/// Retrieve images by incomplete scene graphs (the paper's Table 3 and Figure 4).
+/// Retrieve images with incomplete scene graphs (the paper's Table 3 and Figure 4).
 ///
-/// Each image's graph loses random edges and the objects they isolate, and queries the whole split by cosine. Writes
-/// recall@k at --noise (recall.csv, recall.svg), and with --sweep the metrics by noise (noise.csv, noise.svg).
+/// Random edges, and the objects that this isolates, are removed from each image's graph. The result queries
+/// the whole split by cosine similarity. Writes recall@k at --noise (recall.csv, recall.svg), and with
+/// --sweep the metrics by noise (noise.csv, noise.svg).
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub struct RetrieveArguments {
     #[command(flatten)]
     run: RunArguments,
-    /// Edges removed from each query, M.
+    /// Number of edges removed from each query, M.
     #[arg(long, default_value_t = 12)]
     noise: usize,
-    /// Measure M = 1 to this as well.
+    /// Also measure M = 1 up to this number.
     #[arg(long, value_name = "M", value_parser = clap::value_parser!(u16).range(1..=1000))]
     sweep: Option<u16>,
-    /// Which edges are drawn from: all, or relationships alone.
+    /// Edges that may be removed: all, or only relationships.
     #[arg(long, value_enum, default_value_t)]
     edges: QueryEdges,
-    /// Which images.
+    /// Images to retrieve.
     #[arg(long, value_enum, default_value_t = Split::Test)]
     split: Split,
-    /// Of the edges that are removed.
+    /// Seed for the removed edges.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Where CSV and SVG files go [default: the run's folder].
+    /// Folder for the CSV and SVG files [default: the run's folder].
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Write the embeddings of the queries at --noise to this .npy file.
     #[arg(long, value_name = "NPY")]
     queries: Option<PathBuf>,
-    /// Print as JSON.
+    /// Print the result as JSON.
     #[arg(long)]
     json: bool,
 }
@@ -62,7 +63,7 @@ pub struct Retrieval {
     split: Split,
     images: usize,
     edges: QueryEdges,
-    /// The level asked for first, then the sweep's.
+    /// The requested level, followed by those of the sweep.
     pub levels: Vec<NoiseLevel>,
 }
 
@@ -86,7 +87,7 @@ impl RetrieveArguments {
     }
 }
 
-/// The noise asked for, and the levels of a sweep.
+/// Evaluates the requested level of noise, and the levels of a sweep.
 pub fn retrieve(
     run: &Run,
     split: Split,
@@ -109,14 +110,14 @@ pub fn retrieve(
     };
     let mut levels = vec![level(noise)?];
     for removed in sweep {
-        // A level does not depend on the others, so the one asked for serves the sweep too.
+        // Levels are independent, so the requested one also serves the sweep.
         levels.push(if removed == noise { levels[0].clone() } else { level(removed)? });
     }
     Ok(Retrieval { split, images, edges, levels })
 }
 
 impl Retrieval {
-    /// Recall@k of the first level; the metrics by noise if there was a sweep.
+    /// Writes recall@k of the first level, and the metrics by noise if there was a sweep.
     pub fn write_curves(&self, out: &std::path::Path) -> Result<()> {
         let (first, sweep) = self.levels.split_first().expect("one level at least");
         let label = || "model".to_string();
@@ -137,7 +138,7 @@ impl Retrieval {
         noise_plot(&out.join("noise.svg"), &noise)
     }
 
-    /// As the paper's Table 3.
+    /// Formats the result like Table 3 of the paper.
     pub fn table(&self) -> Table {
         let mut table = plain_table([
             format!("edges removed ({} {} images)", self.images, self.split).as_str(),

@@ -1,4 +1,4 @@
-//! Arguments of the commands that use a trained run.
+//! Arguments shared by the commands that use a trained run.
 
 use std::path::PathBuf;
 
@@ -10,12 +10,12 @@ use super::DeviceArguments;
 
 #[derive(Args)]
 pub struct RunArguments {
-    /// The folder of a run.
+    /// Folder of a trained run.
     pub run: PathBuf,
-    /// Which of its checkpoints.
+    /// Checkpoint to use.
     #[arg(long, value_enum, default_value_t)]
     checkpoint: Which,
-    /// The run's data, if it has moved since.
+    /// Data file of the run, if it has moved.
     #[arg(long, value_name = "DATA")]
     data: Option<PathBuf>,
     #[command(flatten)]

@@ -26,30 +26,30 @@ const EXAMPLES: &str = r#"Examples:
 pub struct SearchArguments {
     #[command(flatten)]
     run: RunArguments,
-    /// Query with this image, by its Visual Genome id; it is left out of the answer.
+    /// Query with the image that has this Visual Genome id. The image itself is left out of the result.
     #[arg(long, value_name = "ID", required_unless_present = "graph", conflicts_with = "graph")]
     image: Option<u64>,
-    /// Query with a graph by names: a JSON list of [subject, predicate, object].
+    /// Query with a graph: a JSON list of [subject, predicate, object] with names.
     #[arg(long, value_name = "JSON")]
     graph: Option<PathBuf>,
-    /// How many images.
+    /// Number of images to find.
     #[arg(short, long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
     k: u32,
-    /// Which images to search.
+    /// Images to search.
     #[arg(long, value_enum, default_value_t = Split::All)]
     split: Split,
-    /// The embeddings of those images, as `embed` wrote them with the same --split; saves computing them. The file is
-    /// memory-mapped, so a million images need no memory of their own.
+    /// Embeddings of those images, as written by `embed` with the same --split; saves computing them. The
+    /// file is memory-mapped, so a million images need no memory of their own.
     #[arg(long, value_name = "NPY")]
     embeddings: Option<PathBuf>,
-    /// The images of --embeddings where they are not those of --split, such as another collection embedded by this
-    /// model: their ids, one a line, as `embed --ids` wrote them.
+    /// Ids of the images in --embeddings, one per line, as written by `embed --ids`. Needed if they are not
+    /// those of --split, such as another collection embedded by this model.
     #[arg(long, value_name = "TXT", requires = "embeddings", conflicts_with = "split")]
     ids: Option<PathBuf>,
-    /// Write the query's embedding to this .npy file, [1, width], for another engine to search with.
+    /// Write the embedding of the query to this .npy file, [1, width], to search with another program.
     #[arg(long, value_name = "NPY")]
     query_out: Option<PathBuf>,
-    /// Print as JSON.
+    /// Print the result as JSON.
     #[arg(long)]
     json: bool,
 }
@@ -57,18 +57,18 @@ pub struct SearchArguments {
 #[derive(Serialize)]
 struct Found<'a> {
     image_id: u64,
-    /// None, and no captions, for an image that the run's data does not have.
+    /// `None`, and no captions, for an image that is not in the run's data.
     coco_id: Option<u64>,
     cosine: f32,
-    /// With the query image; none for a graph.
+    /// Similarity to the captions of the query image; `None` for a graph.
     caption_similarity: Option<f32>,
     captions: Vec<&'a str>,
 }
 
-/// What is searched.
+/// Rows to search.
 struct Index {
     rows: Rows,
-    /// The image of each row.
+    /// Image id of each row.
     ids: Vec<u64>,
 }
 
@@ -98,7 +98,7 @@ impl SearchArguments {
             write_npy(path, &query, run.width())?;
         }
         let Index { rows, ids } = self.index(&run)?;
-        // More by the query image's own rows: it finds itself.
+        // Searches for additional rows, because the query image finds its own rows.
         let wanted = self.k as usize;
         let k = wanted + ids.iter().filter(|&&id| Some(id) == self.image).count();
         let nearest = match &rows {
@@ -154,13 +154,18 @@ impl SearchArguments {
     }
 }
 
-/// One id a line.
+/// Reads one id per line.
 fn read_ids(path: &Path) -> Result<Vec<u64>> {
     let text = std::fs::read_to_string(path).map_err(Error::file("read", path))?;
     let ids = text.lines().zip(1..).map(|(line, number)| {
         line.trim().parse().map_err(|_| {
             let place = format!("line {number}");
-            Error::invalid(path, place, format!("{line:?} is no image id"), "write one whole number a line")
+            Error::invalid(
+                path,
+                place,
+                format!("{line:?} is not an image id"),
+                "write one whole number per line",
+            )
         })
     });
     ids.collect()

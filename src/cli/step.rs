@@ -3,15 +3,16 @@ use std::path::PathBuf;
 use clap::Args;
 use scenerank::Result;
 
-/// Run one training step of a dump's inputs and write everything it computes.
+/// Run one training step on the inputs in a file and write everything that it computes.
 #[derive(Args)]
 #[command(after_help = "Examples:
   scenerank step in.safetensors out.safetensors
-  scenerank step in.safetensors out.safetensors --device reference --precision fp64")]
+  scenerank step in.safetensors out.safetensors \\
+      --device reference --precision fp64")]
 pub struct StepArguments {
-    /// Inputs: param.*, batch.* and the configuration in the metadata.
+    /// File with inputs: param.*, batch.* and the configuration in the metadata.
     input: PathBuf,
-    /// Where to write inputs, embedding, loss, grad.*, next.* and mask.*.
+    /// File to write: inputs, embedding, loss, grad.*, next.* and mask.*.
     output: PathBuf,
     #[command(flatten)]
     device: super::DeviceArguments,

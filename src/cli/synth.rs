@@ -13,24 +13,25 @@ Examples:
   scenerank synth demo/raw
   scenerank synth large/raw --images 100000 --seed 7 --gzip
 
-Writes scene_graphs.json and image_data.json (Visual Genome), captions.json (COCO) and glove.txt (GloVe),
-about 4 kB an image, and prints their paths. The same options give the same bytes on any number of threads.")]
+Writes scene_graphs.json and image_data.json (Visual Genome), captions.json (COCO)
+and glove.txt (GloVe), about 4 kB per image, and prints their paths. The same options
+give the same bytes on any number of threads.")]
 pub struct SynthArguments {
-    /// Folder to write into; created if need be
+    /// Folder to write to; created if necessary.
     out: PathBuf,
-    /// Number of images
+    /// Number of images.
     #[arg(long, value_name = "N", default_value_t = SynthConfig::default().images)]
     images: u64,
-    /// Which images; more images of the same seed begin with the same ones
+    /// Seed that selects the images; a larger collection with the same seed begins with the same images.
     #[arg(long, value_name = "S", default_value_t = SynthConfig::default().seed)]
     seed: u64,
-    /// Width of the word vectors
+    /// Width of the word vectors.
     #[arg(long, value_name = "WIDTH", default_value_t = SynthConfig::default().word_width)]
     word_width: usize,
-    /// Compress the files, which end in .gz then
+    /// Compress the files; their names end in .gz.
     #[arg(long)]
     gzip: bool,
-    /// Replace files that are already there
+    /// Replace existing files.
     #[arg(long)]
     force: bool,
 }

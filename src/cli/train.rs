@@ -16,35 +16,41 @@ use scenerank::{Error, Result};
 const EXAMPLES: &str = "\
 Examples:
   scenerank train vg.data --out runs/paper
-  scenerank train vg.data --out runs/triplet --loss triplet --sampling random --epochs 20
-  scenerank train vg.data --out runs/mine --config mine.toml --learning-rate 3e-4
+  scenerank train vg.data --out runs/triplet --loss triplet \\
+      --sampling random --epochs 20
+  scenerank train vg.data --out runs/mine --config mine.toml \\
+      --learning-rate 3e-4
   scenerank train vg.data --out runs/paper --resume
 
-Ctrl-C finishes the step and saves; --resume continues as if nothing had happened.";
+Ctrl-C finishes the step and saves a checkpoint. --resume continues from it, with
+the results of an uninterrupted run.";
 
-/// Exit code after Ctrl-C, as shells have it.
+/// Heading of the options for output in the help text.
+const OUTPUT: &str = "Output";
+
+/// Exit code after Ctrl-C, as is usual for shells.
 pub const INTERRUPTED: i32 = 130;
 
-/// Train a model. The defaults are the paper's.
+/// Train a model. The defaults are those of the paper.
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub struct TrainArguments {
-    /// A data file that `prepare` wrote.
+    /// Data file written by `prepare`.
     data: PathBuf,
-    /// The run's folder: checkpoints, metrics.jsonl, TensorBoard events, training.svg.
-    #[arg(long, value_name = "RUN")]
-    out: PathBuf,
-    /// Options from a TOML file, under the names of the command line; the command line wins.
-    #[arg(long, value_name = "TOML")]
-    config: Option<PathBuf>,
-    /// Continue the run in --out from its last checkpoint, with its options; --epochs, --learning-rate and --device may
-    /// change.
-    #[arg(long, conflicts_with = "config")]
-    resume: bool,
     #[command(flatten)]
     options: TrainOptions,
-    /// Print the outcome as JSON.
-    #[arg(long)]
+    /// Folder for the run: checkpoints, metrics.jsonl, TensorBoard events, training.svg.
+    #[arg(long, value_name = "RUN", help_heading = OUTPUT)]
+    out: PathBuf,
+    /// Read options from a TOML file, with the same names; options on the command line take precedence.
+    #[arg(long, value_name = "TOML")]
+    config: Option<PathBuf>,
+    /// Continue the run in --out from its last checkpoint, with its options. Only --epochs, --learning-rate
+    /// and --device may change.
+    #[arg(long, conflicts_with = "config", help_heading = OUTPUT)]
+    resume: bool,
+    /// Print the result as JSON.
+    #[arg(long, help_heading = OUTPUT)]
     json: bool,
 }
 
@@ -85,7 +91,7 @@ impl TrainArguments {
     }
 }
 
-/// A continued run must remain the run it was.
+/// Checks that only options that may change differ from those of the run.
 fn only_what_may_change(before: &TrainConfig, after: &TrainConfig) -> Result<()> {
     let TrainConfig { epochs, device, learning_rate, .. } = *after;
     if (TrainConfig { epochs, device, learning_rate, ..before.clone() }) == *after {
@@ -94,11 +100,11 @@ fn only_what_may_change(before: &TrainConfig, after: &TrainConfig) -> Result<()>
     Err(Error::argument(
         "--resume",
         "an option differs from the run's own",
-        "only --epochs, --learning-rate and --device may change; train a new run for the rest",
+        "only --epochs, --learning-rate and --device may change; train a new run for other options",
     ))
 }
 
-/// A flag that the first Ctrl-C (or termination signal) raises; a second one ends the program.
+/// Returns a flag that the first Ctrl-C (or termination signal) sets; a second one ends the program.
 pub fn stop_on_ctrl_c() -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let raised = Arc::clone(&stop);
@@ -106,14 +112,16 @@ pub fn stop_on_ctrl_c() -> Result<Arc<AtomicBool>> {
         if raised.swap(true, Ordering::Relaxed) {
             std::process::exit(INTERRUPTED);
         }
-        // Ctrl-C has ended `tee` as well, if there was one; the step must be finished all the same.
-        let _ = writeln!(std::io::stderr(), "finishing the step and saving; Ctrl-C again quits at once");
+        // Ctrl-C has also ended `tee`, if there was one. The step must be finished anyway, so a failed write
+        // is ignored.
+        let _ =
+            writeln!(std::io::stderr(), "finishing the step and saving; press Ctrl-C again to quit at once");
     })
     .map_err(|error| Error::argument("Ctrl-C", error.to_string(), "run one training per process"))?;
     Ok(stop)
 }
 
-/// `training.svg` from the run's records.
+/// Writes `training.svg` from the records of the run.
 pub fn plot_training(run: &Path) -> Result<()> {
     let label = run.file_name().map_or("run".into(), |name| name.to_string_lossy().into_owned());
     training_plot(&run.join("training.svg"), &[TrainingCurve::read(run, label)?])

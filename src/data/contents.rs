@@ -1,4 +1,4 @@
-//! What goes into a data file, and writing it.
+//! Content of a data file, and writing it.
 
 use std::path::Path;
 
@@ -9,14 +9,14 @@ use super::object_box::{ImageSize, ObjectBox};
 use super::scene_graph::SceneGraphBuf;
 use crate::Result;
 
-/// Name of the last object type, that of every graph's image node.
+/// Name of the last object type, the type of every graph's image node.
 ///
-/// An annotated object may have the same name; it keeps a type of its own.
+/// An annotated object may have the same name; it has a separate type.
 pub const IMAGE: &str = "image";
-/// Name of the last predicate type, that of the edges to the image node.
+/// Name of the last predicate type, the type of the edges to the image node.
 pub const IN_IMAGE: &str = "in image";
 
-/// Everything that a data file holds.
+/// Complete content of a data file.
 #[derive(Clone, Debug, Default)]
 pub struct DatasetContents {
     /// Width of caption and name vectors.
@@ -27,44 +27,44 @@ pub struct DatasetContents {
     pub predicates: Vec<TypeContents>,
     /// Images of train, validation and test, in any order.
     pub images: [Vec<ImageContents>; 3],
-    /// How the data came about, for people and for comparison.
+    /// Provenance of the data, for readers and for comparison.
     pub metadata: Value,
 }
 
 /// An object or predicate type.
 #[derive(Clone, Debug, Default)]
 pub struct TypeContents {
-    /// Its name.
+    /// Name of the type.
     pub name: String,
-    /// `[word_width]`, mean word vector of its name; `None` where no word is known.
+    /// `[word_width]` mean word vector of the name; `None` if no word is known.
     pub vector: Option<Vec<f32>>,
-    /// How often it occurs in the raw file.
+    /// Number of occurrences in the raw file.
     pub occurrences: u64,
 }
 
 /// An image.
 #[derive(Clone, Debug, Default)]
 pub struct ImageContents {
-    /// Its Visual Genome id.
+    /// Visual Genome id.
     pub image_id: u64,
-    /// Its COCO id.
+    /// COCO id.
     pub coco_id: u64,
-    /// Its captions as written.
+    /// Captions as written.
     pub captions: Vec<String>,
-    /// `[word_width]`, mean of the unit vectors of its captions.
+    /// `[word_width]` mean of the captions' unit vectors.
     pub caption_vector: Vec<f32>,
-    /// Its augmented graph.
+    /// Augmented scene graph.
     pub graph: SceneGraphBuf,
-    /// Its size, where it is known.
+    /// Size of the image, if known.
     pub size: Option<ImageSize>,
-    /// `[objects]`, or empty where no object has a box; [`ObjectBox::NONE`] for one that has none.
+    /// `[objects]` boxes, or empty if no object has one; [`ObjectBox::NONE`] for an object without a box.
     pub boxes: Vec<ObjectBox>,
-    /// Address of the photograph; empty where none is known.
+    /// Address of the photograph; empty if unknown.
     pub url: String,
 }
 
 impl TypeContents {
-    /// A type with the given word vector.
+    /// Creates a type with the given word vector.
     pub fn new(name: impl Into<String>, vector: Option<Vec<f32>>) -> Self {
         TypeContents { name: name.into(), vector, occurrences: 0 }
     }
@@ -73,8 +73,8 @@ impl TypeContents {
 impl DatasetContents {
     /// Writes a data file at `path`; images are sorted by id within their split.
     ///
-    /// Panics where the contents contradict themselves: a vector of another width, last types that are not
-    /// [`IMAGE`] and [`IN_IMAGE`]. Graphs are checked when the file is opened.
+    /// Panics if the content is inconsistent: a vector has another width, or the last types are not [`IMAGE`]
+    /// and [`IN_IMAGE`]. Graphs are checked when the file is opened.
     pub fn write(&mut self, path: impl AsRef<Path>) -> Result<()> {
         assert_eq!(self.objects.last().map(|last| last.name.as_str()), Some(IMAGE), "last object type");
         assert_eq!(
@@ -116,7 +116,7 @@ impl DatasetContents {
     }
 }
 
-/// The optional sections, where there is anything to be in them.
+/// Writes the optional sections, if they are not empty.
 fn pictures(writer: &mut Writer, images: &[&ImageContents]) -> Result<()> {
     if images.iter().any(|image| image.size.is_some()) {
         let sizes = images.iter().map(|image| image.size.map_or([0; 2], |size| [size.width, size.height]));
@@ -157,7 +157,7 @@ fn scalars<T: Element>(writer: &mut Writer, name: &str, values: impl Iterator<It
     writer.section(name, [values.collect::<Vec<T>>()])
 }
 
-/// Running sums, from 0 to the total.
+/// Cumulative sums, from 0 to the total.
 fn offsets(lengths: impl Iterator<Item = usize>) -> Vec<u64> {
     let mut sum = 0;
     let sums = lengths.map(|length| {

@@ -1,6 +1,6 @@
 //! A prepared data file: graphs, captions, supervision and vocabulary as views of mapped memory.
 //!
-//! Images are indexed 0.., those of train first, then validation, then test, by ascending image id within each.
+//! Images are indexed from 0: first train, then validation, then test, each by ascending image id.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -17,7 +17,7 @@ use super::split::Split;
 use super::web_address::is_web_address;
 use crate::{Error, Result};
 
-/// An open data file. Views are checked once, when it is opened, and cost nothing afterwards.
+/// An open data file. The content is checked once, when the file is opened; views cost nothing afterwards.
 #[derive(Debug)]
 pub struct Dataset {
     file: Container,
@@ -42,7 +42,7 @@ pub struct Dataset {
     predicates: Types,
 }
 
-/// Strings laid end to end.
+/// Strings, concatenated.
 #[derive(Debug)]
 struct Texts {
     offsets: Section<u64>,
@@ -60,7 +60,7 @@ struct Types {
 }
 
 impl Dataset {
-    /// Opens and checks the data file at `path`: one pass over its bytes.
+    /// Opens and checks the data file at `path`, in one pass over its bytes.
     pub fn open(path: impl AsRef<Path>) -> Result<Dataset> {
         let file = Container::open(path)?;
         let check = Check { file: &file };
@@ -118,7 +118,7 @@ impl Dataset {
         Ok(dataset)
     }
 
-    /// Sizes, boxes within them, and addresses that a page may name. Graphs are checked before.
+    /// Checks image sizes, boxes, and addresses that a page may link to. Requires checked graphs.
     fn check_pictures(&self) -> Result<()> {
         let check = Check { file: &self.file };
         let images = self.image_count();
@@ -145,12 +145,12 @@ impl Dataset {
             let count = self.file.slice(&urls.offsets).len() - 1;
             check.that("url_text_offsets", count == images, "not one entry per image")?;
             let holds = (0..images).filter_map(|image| self.url(image)).all(is_web_address);
-            check.that("url_text", holds, "an address is not of http or https")?;
+            check.that("url_text", holds, "an address is not http or https")?;
         }
         Ok(())
     }
 
-    /// Index ranges, and the image node and `in image` edges where every reader expects them.
+    /// Checks index ranges, and the positions of the image node and the `in image` edges.
     fn check_graphs(&self) -> Result<()> {
         let check = Check { file: &self.file };
         let images = self.image_count();
@@ -193,27 +193,27 @@ impl Dataset {
         Ok(())
     }
 
-    /// The file.
+    /// Path of the file.
     pub fn path(&self) -> &Path {
         self.file.path()
     }
 
-    /// Identifies the content: a checksum over the checksums of all sections.
+    /// Identifies the content: a checksum of the checksums of all sections.
     pub fn fingerprint(&self) -> u64 {
         self.file.checksum()
     }
 
-    /// How the data was prepared: `options`, `sources` and `stages`, where `prepare` wrote the file.
+    /// Provenance of the data: `options`, `sources` and `stages`, if `prepare` wrote the file.
     pub fn metadata(&self) -> &Value {
         &self.metadata
     }
 
-    /// Images of all splits.
+    /// Number of images in all splits.
     pub fn image_count(&self) -> usize {
         self.file.slice(&self.image_id).len()
     }
 
-    /// The images of `split`.
+    /// Indices of the images in `split`.
     pub fn split(&self, split: Split) -> Range<usize> {
         match split {
             Split::Train => self.splits[0].clone(),
@@ -228,12 +228,12 @@ impl Dataset {
         self.file.slice(&self.image_id)[image]
     }
 
-    /// COCO id; two images may share one.
+    /// COCO id; two images may have the same one.
     pub fn coco_id(&self, image: usize) -> u64 {
         self.file.slice(&self.coco_id)[image]
     }
 
-    /// The image with this Visual Genome id.
+    /// Index of the image with this Visual Genome id.
     pub fn find_image(&self, image_id: u64) -> Option<usize> {
         let ids = self.file.slice(&self.image_id);
         self.splits
@@ -241,7 +241,7 @@ impl Dataset {
             .find_map(|split| Some(split.start + ids[split.clone()].binary_search(&image_id).ok()?))
     }
 
-    /// The augmented scene graph, with node indices local to it.
+    /// Augmented scene graph, with node indices local to it.
     pub fn graph(&self, image: usize) -> SceneGraph<'_> {
         let nodes = range(self.file.slice(&self.node_offsets), image);
         let edges = range(self.file.slice(&self.edge_offsets), image);
@@ -253,16 +253,16 @@ impl Dataset {
         }
     }
 
-    /// The image's size in pixels, where the raw files have it.
+    /// Size of the image in pixels, if the raw files contain it.
     pub fn image_size(&self, image: usize) -> Option<ImageSize> {
         let numbers = &self.file.slice(self.image_size.as_ref()?)[2 * image..][..2];
         (numbers[0] > 0).then_some(ImageSize { width: numbers[0], height: numbers[1] })
     }
 
-    /// The box of each object, the image node left out; nothing at all where the file has no boxes.
+    /// Box of each object, without the image node; empty if the file has no boxes.
     pub fn boxes(&self, image: usize) -> impl Iterator<Item = Option<ObjectBox>> {
         let nodes = range(self.file.slice(&self.node_offsets), image);
-        // Every image before has one node without a box.
+        // Each preceding image has one node without a box.
         let objects = nodes.start - image..nodes.end - image - 1;
         let boxes = self.object_box.as_ref().map_or(&[][..], |section| {
             let boxes: &[ObjectBox] = bytemuck::cast_slice(self.file.slice(section));
@@ -271,18 +271,18 @@ impl Dataset {
         boxes.iter().map(|&found| (found != ObjectBox::NONE).then_some(found))
     }
 
-    /// The address of the photograph, of http or https, where the raw files have one.
+    /// Address of the photograph (http or https), if the raw files contain one.
     pub fn url(&self, image: usize) -> Option<&str> {
         let url = self.text(self.urls.as_ref()?, image);
         (!url.is_empty()).then_some(url)
     }
 
-    /// The captions as written.
+    /// Captions as written.
     pub fn captions(&self, image: usize) -> impl Iterator<Item = &str> {
         range(self.file.slice(&self.caption_offsets), image).map(|caption| self.text(&self.captions, caption))
     }
 
-    /// `[images, word_width]`, the mean of the unit vectors of each image's captions.
+    /// `[images, word_width]` mean of the unit vectors of each image's captions.
     pub fn caption_vectors(&self) -> &[f32] {
         self.file.slice(&self.caption_vectors)
     }
@@ -292,17 +292,17 @@ impl Dataset {
         self.word_width
     }
 
-    /// The caption similarities of all images.
+    /// Caption similarities of all images.
     pub fn similarity(&self) -> Similarity<'_> {
         Similarity::Factored { vectors: self.caption_vectors(), width: self.word_width }
     }
 
-    /// Object types, `image` (the last) included.
+    /// Number of object types, including `image` (the last).
     pub fn object_count(&self) -> usize {
         self.file.slice(&self.objects.known).len()
     }
 
-    /// Predicate types, `in image` (the last) included.
+    /// Number of predicate types, including `in image` (the last).
     pub fn predicate_count(&self) -> usize {
         self.file.slice(&self.predicates.known).len()
     }
@@ -317,22 +317,23 @@ impl Dataset {
         self.text(&self.predicates.names, predicate)
     }
 
-    /// The object type of this name, an annotated one before the image node's own.
+    /// Object type with this name; an annotated type takes precedence over that of the image node.
     pub fn find_object(&self, name: &str) -> Option<u32> {
         self.objects.by_name.get(name).copied()
     }
 
-    /// The predicate type of this name, an annotated one before that of the edges to the image node.
+    /// Predicate type with this name; an annotated type takes precedence over that of the edges to the image
+    /// node.
     pub fn find_predicate(&self, name: &str) -> Option<u32> {
         self.predicates.by_name.get(name).copied()
     }
 
-    /// `[object types, word_width]`, mean word vector of each name; zeros where no word is known.
+    /// `[object types, word_width]` mean word vector of each name; zeros if no word is known.
     pub fn object_vectors(&self) -> &[f32] {
         self.file.slice(&self.objects.vectors)
     }
 
-    /// `[predicate types, word_width]`, likewise.
+    /// `[predicate types, word_width]` mean word vector of each name; zeros if no word is known.
     pub fn predicate_vectors(&self) -> &[f32] {
         self.file.slice(&self.predicates.vectors)
     }
@@ -347,24 +348,24 @@ impl Dataset {
         self.file.slice(&self.predicates.known)[predicate] != 0
     }
 
-    /// How often the object type was counted in the raw file; 0 for `image`.
+    /// Number of occurrences of the object type in the raw file; 0 for `image`.
     pub fn object_occurrences(&self, object: usize) -> u64 {
         self.file.slice(&self.objects.occurrences)[object]
     }
 
-    /// How often the predicate type was counted in the raw file; 0 for `in image`.
+    /// Number of occurrences of the predicate type in the raw file; 0 for `in image`.
     pub fn predicate_occurrences(&self, predicate: usize) -> u64 {
         self.file.slice(&self.predicates.occurrences)[predicate]
     }
 
-    /// Names of a graph's objects, the image node left out.
+    /// Names of a graph's objects, without the image node.
     pub fn object_names(&self, graph: SceneGraph<'_>) -> Vec<String> {
         let objects = &graph.node_object[..graph.node_count() - 1];
         objects.iter().map(|&object| self.object_name(object as usize).to_owned()).collect()
     }
 
-    /// An image's relationships, its `in image` edges left out: subject and object (`-> objects`), and the predicate's
-    /// name between them.
+    /// Relationships of an image, without its `in image` edges: subject (`-> objects`), name of the
+    /// predicate, object (`-> objects`).
     pub fn relationships(&self, graph: SceneGraph<'_>) -> Vec<(usize, String, usize)> {
         // The `in image` edges, one per object, come last.
         (0..graph.edge_count() + 1 - graph.node_count())
@@ -385,7 +386,7 @@ fn range(offsets: &[u64], index: usize) -> Range<usize> {
     offsets[index] as usize..offsets[index + 1] as usize
 }
 
-/// The checks of a file whose bytes are intact but may not fit together.
+/// Consistency checks of a file whose bytes are intact.
 struct Check<'a> {
     file: &'a Container,
 }
@@ -399,7 +400,7 @@ impl Check<'_> {
         if holds { Ok(()) } else { Err(self.invalid(format!("section {section}"), problem.into())) }
     }
 
-    /// `parts + 1` ascending offsets from 0 to `total`.
+    /// Checks for `parts + 1` ascending offsets from 0 to `total`.
     fn offsets(&self, name: &str, section: &Section<u64>, parts: usize, total: usize) -> Result<()> {
         let offsets = self.file.slice(section);
         let holds = offsets.len() == parts + 1
@@ -450,7 +451,7 @@ impl Check<'_> {
             let last = index + 1 == count;
             let (place, problem) = (format!("{kind}_name_text"), "the last type is not the image's");
             self.that(&place, !last || name == last_name, problem)?;
-            // The last type may repeat an annotated type's name, which then keeps it.
+            // The last type may repeat the name of an annotated type, which then keeps it.
             if types.by_name.contains_key(name.as_str()) {
                 self.that(&place, last, &format!("two types are called `{name}`"))?;
                 continue;

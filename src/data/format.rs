@@ -1,4 +1,4 @@
-//! The container of a data file: named, typed, checksummed arrays that are mapped and used in place.
+//! Container of a data file: named, typed, checksummed arrays that are mapped and used in place.
 //!
 //! ```text
 //! 0     header, 64 bytes: magic, version, section count, file length, checksum of the first 4096 bytes
@@ -6,15 +6,15 @@
 //! 4096  the sections in the order of the table, each at the next multiple of 64, zeros between them
 //! ```
 //!
-//! Numbers are little-endian and checksums are XXH3-64. A file is written beside its target and renamed
-//! at the end, so a failed write leaves nothing behind and an older file in place. Reading checks every byte of
-//! the file once, in [`Container::open`]; afterwards the typed views are trusted and cost nothing.
+//! Numbers are little-endian and checksums are XXH3-64. A file is written beside its target and renamed at
+//! the end, so a failed write leaves nothing behind and keeps an older file. [`Container::open`] checks every
+//! byte of the file once; the typed views are trusted afterwards and cost nothing.
 //!
-//! Some sections are optional: a reader finds them by name and does without those that are missing. So the version stays
-//! where such a section is new: this program opens the files that were written before it, and an older program those that
-//! have it. Optional are `image_size` (width and height per image), `object_box` (x, y, width, height per object, image
-//! nodes left out), `url_text_offsets` and `url_text` (an address per image); where nothing is known of one image or
-//! object, zeros or an empty text stand in its place.
+//! Some sections are optional: readers find them by name and work without them. A new optional section
+//! therefore does not change the version: this program opens older files without it, and older programs open
+//! files with it. The optional sections are `image_size` (width and height per image), `object_box` (x, y,
+//! width, height per object, without image nodes), `url_text_offsets` and `url_text` (an address per image).
+//! Unknown values are zeros or an empty text.
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
@@ -31,13 +31,13 @@ use crate::{Error, Result};
 #[cfg(target_endian = "big")]
 compile_error!("data files are little-endian and used in place, so a little-endian machine is required");
 
-/// The first eight bytes of every data file.
+/// First eight bytes of every data file.
 pub const MAGIC: [u8; 8] = *b"scenerk\0";
-/// The layout that this program writes and reads.
+/// Version of the layout that this program writes and reads.
 pub const VERSION: u32 = 1;
-/// Sections that fit in the table.
+/// Number of sections that fit in the table.
 pub const MAX_SECTIONS: usize = 63;
-/// Every section begins at a multiple of this: a cache line, and enough for any vector load.
+/// Alignment of the sections: a cache line, and enough for any vector load.
 pub const ALIGNMENT: u64 = 64;
 
 const FRONT_BYTES: usize = 64 * (1 + MAX_SECTIONS);
@@ -51,7 +51,7 @@ struct Header {
     version: u32,
     section_count: u32,
     file_length: u64,
-    /// Over the first 4096 bytes with this field zero.
+    /// Checksum of the first 4096 bytes, with this field zero.
     checksum: u64,
     reserved: [u64; 4],
 }
@@ -91,9 +91,9 @@ impl Entry {
     }
 }
 
-/// A type that a section can hold.
+/// Element type of a section.
 pub trait Element: Pod {
-    /// Its number in the section table.
+    /// Number of the type in the section table.
     const TAG: u32;
 }
 
@@ -113,7 +113,7 @@ impl Element for u16 {
     const TAG: u32 = 5;
 }
 
-/// Writes a container section by section; nothing is at the target before [`Writer::finish`].
+/// Writes a container section by section; the target does not exist before [`Writer::finish`].
 pub struct Writer {
     target: PathBuf,
     file: NamedTempFile,
@@ -122,7 +122,7 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Starts a file that will stand at `target`.
+    /// Starts a file that will be moved to `target`.
     pub fn create(target: impl AsRef<Path>) -> Result<Self> {
         let target = target.as_ref().to_path_buf();
         let mut builder = tempfile::Builder::new();
@@ -135,7 +135,7 @@ impl Writer {
         Ok(Writer { target, file, front: Front::zeroed(), position: FRONT_BYTES as u64 })
     }
 
-    /// Appends the section `name`, the concatenation of `chunks`, which may be made on the way.
+    /// Appends the section `name`, the concatenation of `chunks`, which may be computed lazily.
     pub fn section<T: Element, C: AsRef<[T]>>(
         &mut self,
         name: &str,
@@ -168,7 +168,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Completes the file and moves it to its target, replacing what was there.
+    /// Completes the file and moves it to its target, replacing an older file.
     pub fn finish(mut self) -> Result<()> {
         let header = &mut self.front.header;
         (header.magic, header.version, header.file_length) = (MAGIC, VERSION, self.position);
@@ -180,7 +180,7 @@ impl Writer {
             .map_err(Error::file("write", &self.target))?;
         let folder = folder(&self.target);
         self.file.persist(&self.target).map_err(|error| Error::file("write", &self.target)(error.error))?;
-        // Makes the rename itself durable. Some file systems cannot sync a folder, and the data is safe already.
+        // Makes the rename itself durable. Some file systems cannot sync a folder; the data is safe already.
         if let Ok(folder) = File::open(folder) {
             folder.sync_all().ok();
         }
@@ -188,7 +188,7 @@ impl Writer {
     }
 }
 
-/// The folder of `target`, where its temporary file must be so that renaming does not copy.
+/// Folder of `target`, which must hold the temporary file so that it can be renamed without a copy.
 fn folder(target: &Path) -> PathBuf {
     match target.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder.to_path_buf(),
@@ -205,7 +205,7 @@ pub struct Container {
     entries: Vec<(String, u32, std::ops::Range<usize>)>,
 }
 
-/// Where a section's elements lie; resolved by [`Container::slice`].
+/// Position of a section's elements; resolved by [`Container::slice`].
 #[derive(Debug)]
 pub struct Section<T> {
     bytes: std::ops::Range<usize>,
@@ -213,7 +213,7 @@ pub struct Section<T> {
 }
 
 impl Container {
-    /// Maps `path` and checks all of it: magic, version, lengths, alignment, padding, checksums.
+    /// Maps `path` and checks everything: magic, version, lengths, alignment, padding, checksums.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let invalid =
@@ -224,7 +224,7 @@ impl Container {
             return Err(invalid("path", "not a file".into(), "name the data file that `prepare` wrote"));
         }
         // SAFETY: data files are only ever replaced by renaming, never changed in place, so the mapped bytes
-        // stay as they are while this map lives.
+        // do not change while this map lives.
         let map = unsafe { Mmap::map(&file) }.map_err(Error::file("map", path))?;
         let magic = &map[..map.len().min(MAGIC.len())];
         if magic != MAGIC {
@@ -275,7 +275,7 @@ impl Container {
             let problem = format!("the sections end at byte {end}, the file at {}", map.len());
             return Err(invalid("section table", problem, REMEDY));
         }
-        // One thread reads at the speed of memory, far above a disk's.
+        // One thread reads at the speed of memory, far above the speed of a disk.
         for (entry, (name, _, range)) in sections.iter().zip(&entries) {
             if xxh3_64(&map[range.clone()]) != entry.checksum {
                 let problem = "damaged: its checksum does not match".to_string();
@@ -286,12 +286,12 @@ impl Container {
         Ok(Container { path: path.to_path_buf(), map, checksum, entries })
     }
 
-    /// The file.
+    /// Path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Checksum of header and section table, which holds the checksums of all sections.
+    /// Checksum of the header and section table, which contains the checksums of all sections.
     pub fn checksum(&self) -> u64 {
         self.checksum
     }
@@ -310,7 +310,7 @@ impl Container {
         Ok(Section { bytes: bytes.clone(), element: PhantomData })
     }
 
-    /// The same of an optional section.
+    /// Like [`Container::section`], for an optional section.
     pub fn optional_section<T: Element>(&self, name: &str) -> Result<Option<Section<T>>> {
         match self.entries.iter().any(|entry| entry.0 == name) {
             true => self.section(name).map(Some),
@@ -318,7 +318,7 @@ impl Container {
         }
     }
 
-    /// The elements of a section of this container.
+    /// Elements of a section of this container.
     pub fn slice<T: Element>(&self, section: &Section<T>) -> &[T] {
         bytemuck::cast_slice(&self.map[section.bytes.clone()])
     }

@@ -1,4 +1,4 @@
-//! Raw public files in, one memory-mapped data file out, and typed views of it.
+//! Preparation of raw public files into one memory-mapped data file, and typed views of it.
 
 pub mod contents;
 pub mod dataset;

@@ -1,7 +1,8 @@
-//! Raw files to one data file: join and filter ([`select`]), caption vectors, split, write.
+//! Converts raw files to one data file: join and filter ([`select`]), caption vectors, split, write.
 //!
-//! A caption's vector is the mean of the vectors of its known words, l2-normalised; an image's is the mean of its
-//! captions' (model.md, "Supervision"). A caption without a known word has the zero vector.
+//! The vector of a caption is the mean of the vectors of its known words, l2-normalised. The vector of an
+//! image is the mean of its captions' vectors (model.md, "Supervision"). A caption without a known word has
+//! the zero vector.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -18,25 +19,25 @@ use super::stages::Stages;
 use super::words::words;
 use crate::{Error, Result};
 
-/// An anchor needs two other images to be compared with.
+/// An anchor needs two other images for a triple.
 const MIN_TRAIN_IMAGES: usize = 3;
 
-/// Everything that decides what the data file will hold.
+/// Everything that determines the content of the data file.
 #[derive(Clone, Debug)]
 pub struct Preparation {
     /// Graphs and captions.
     pub sources: Sources,
     /// Word vectors in GloVe's text format.
     pub glove: PathBuf,
-    /// Which types and images stay.
+    /// Criteria for keeping types and images.
     pub filter: Filter,
-    /// Shares of train, validation and test.
+    /// Ratio of train, validation and test.
     pub split: SplitRatio,
-    /// Decides which image goes to which split.
+    /// Seed that assigns images to splits.
     pub seed: u64,
 }
 
-/// Prepares the data file `out` and returns what each stage left.
+/// Prepares the data file `out` and returns the counts of each stage.
 pub fn prepare(preparation: &Preparation, out: impl AsRef<Path>) -> Result<Stages> {
     let Selection { objects, predicates, images, mut captions, mut stages } =
         select(&preparation.sources, &preparation.filter)?;
@@ -101,7 +102,7 @@ pub fn prepare(preparation: &Preparation, out: impl AsRef<Path>) -> Result<Stage
     Ok(stages)
 }
 
-/// The mean of the captions' unit vectors, and how many captions have no known word.
+/// Mean of the captions' unit vectors, and the number of captions without a known word.
 fn caption_vector(captions: &[String], glove: &WordVectors) -> (Vec<f32>, usize) {
     let mut mean = vec![0.0f32; glove.width()];
     let mut unknown = 0;
@@ -117,7 +118,7 @@ fn caption_vector(captions: &[String], glove: &WordVectors) -> (Vec<f32>, usize)
     (mean, unknown)
 }
 
-/// The kept types and, last, the one of the image node or its edges.
+/// The kept types, followed by the type of the image node or of its edges.
 fn types(kept: &[KeptType], last: &str, glove: &WordVectors) -> Vec<TypeContents> {
     let last = KeptType { name: last.to_string(), occurrences: 0 };
     kept.iter()
@@ -130,7 +131,7 @@ fn types(kept: &[KeptType], last: &str, glove: &WordVectors) -> Vec<TypeContents
         .collect()
 }
 
-/// File names come without folders: where a file lies is no property of the data.
+/// Provenance of the data. Files are named without their folders, which are no property of the data.
 fn metadata(preparation: &Preparation, stages: &Stages) -> serde_json::Value {
     let name = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let sources = &preparation.sources;

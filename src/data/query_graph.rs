@@ -1,4 +1,4 @@
-//! Query graphs written by hand, by names: a JSON list of `[subject, predicate, object]`.
+//! Hand-written query graphs, by names: a JSON list of `[subject, predicate, object]`.
 //!
 //! ```json
 //! [["man", "throwing", "frisbee"],
@@ -6,9 +6,9 @@
 //!  ["man#2", "watching", "man"]]
 //! ```
 //!
-//! One name is one object; `#` and a number tell objects of one type apart. A list of a single name, `["tree"]`, is an
-//! object without a relationship. Objects are numbered as they are first mentioned; a statement that is made twice
-//! counts once, as in the data.
+//! Each name is one object; `#` and a number distinguish objects of the same type. A list with a single name,
+//! `["tree"]`, is an object without a relationship. Objects are numbered in the order of their first mention.
+//! A repeated statement counts once, as in the data.
 
 use std::fmt;
 use std::path::Path;
@@ -17,30 +17,30 @@ use crate::data::Dataset;
 use crate::data::scene_graph::{SceneGraph, SceneGraphBuf};
 use crate::error::{Error, Result};
 
-/// One name, an object, or three: subject, predicate, object.
+/// Either one name (an object), or three: subject, predicate, object.
 pub type Statement = Vec<String>;
 
-/// A graph by names, with the types that a data file gives them.
+/// A graph by names, with the corresponding types of a data file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct QueryGraph {
-    /// `[objects]`: names, lower-cased, `#` and number included.
+    /// `[objects]` names in lower case, including `#` and number.
     pub names: Vec<String>,
-    /// `[objects] -> object type`.
+    /// `[objects] -> object type` type of each object.
     pub objects: Vec<u32>,
-    /// Subject (`-> objects`), predicate type, object (`-> objects`).
+    /// Relationships: subject (`-> objects`), predicate type, object (`-> objects`).
     pub relationships: Vec<(u32, u32, u32)>,
 }
 
-/// What is wrong with a list of statements.
+/// A problem with a list of statements.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueryProblem {
-    /// The statement, from 0; none where it is the list.
+    /// Index of the statement, from 0; `None` if the problem concerns the whole list.
     pub statement: Option<usize>,
     /// What is wrong.
     pub problem: String,
     /// What to do.
     pub remedy: String,
-    /// Names of the vocabulary that are closest to an unknown one.
+    /// Names in the vocabulary that are closest to an unknown name.
     pub suggestions: Vec<String>,
 }
 
@@ -49,7 +49,7 @@ impl QueryProblem {
         QueryProblem { statement, problem: problem.into(), remedy: remedy.into(), suggestions: Vec::new() }
     }
 
-    /// An unknown name, with the closest known ones.
+    /// Reports an unknown name, with the closest known ones.
     fn unknown<'a>(statement: usize, kind: &str, name: &str, known: impl Iterator<Item = &'a str>) -> Self {
         const SUGGESTIONS: usize = 5;
         let mut scored: Vec<(f64, &str)> =
@@ -65,7 +65,7 @@ impl QueryProblem {
         }
     }
 
-    /// Where it is, in words.
+    /// Describes the position in words.
     pub fn place(&self) -> String {
         self.statement.map_or("list".into(), |index| format!("statement {}", index + 1))
     }
@@ -78,7 +78,7 @@ impl fmt::Display for QueryProblem {
 }
 
 impl QueryGraph {
-    /// The graph that `statements` describe, in the types of `dataset`.
+    /// Builds the graph described by `statements`, with the types of `dataset`.
     pub fn new(statements: &[Statement], dataset: &Dataset) -> std::result::Result<Self, QueryProblem> {
         let mut graph = QueryGraph::default();
         for (index, statement) in statements.iter().enumerate() {
@@ -134,14 +134,14 @@ impl QueryGraph {
         Ok(self.names.len() as u32 - 1)
     }
 
-    /// It, augmented.
+    /// The augmented graph.
     pub fn augmented(&self, dataset: &Dataset) -> SceneGraphBuf {
         let (image, in_image) = image_types(dataset);
         SceneGraphBuf::augmented(&self.objects, &self.relationships, image, in_image)
     }
 
-    /// It, augmented but for the `in image` edges of the objects called `without`; nodes that no edge touches any
-    /// more are left out, as [`incomplete_query`](crate::evaluation::incomplete_query()) leaves them out of its
+    /// The augmented graph without the `in image` edges of the objects called `without`. Nodes without any
+    /// edge are removed, as [`incomplete_query`](crate::evaluation::incomplete_query()) does for its
     /// augmented queries.
     pub fn partly_augmented(
         &self,
@@ -184,8 +184,8 @@ impl QueryGraph {
         }
     }
 
-    /// The names of a graph of `dataset`, augmented wholly or partly, and the objects that lack their `in image` edge:
-    /// what [`partly_augmented`](Self::partly_augmented) makes the same graph of.
+    /// Names of a graph of `dataset`, fully or partly augmented, and the objects that lack their `in image`
+    /// edge. [`partly_augmented`](Self::partly_augmented) reverses this.
     pub fn naming(graph: SceneGraph<'_>, dataset: &Dataset) -> (Self, Vec<String>) {
         let (image, in_image) = image_types(dataset);
         let mut named = QueryGraph::default();
@@ -209,7 +209,7 @@ impl QueryGraph {
         (named, without)
     }
 
-    /// Statements that describe it: its objects in their order, then its relationships.
+    /// Statements that describe the graph: its objects in order, then its relationships.
     pub fn statements(&self, dataset: &Dataset) -> Vec<Statement> {
         let objects = self.names.iter().map(|name| vec![name.clone()]);
         let relationships = self.relationships.iter().map(|&(subject, predicate, object)| {
@@ -220,12 +220,12 @@ impl QueryGraph {
     }
 }
 
-/// The types of the image node and of its edges: the last.
+/// Types of the image node and of its edges: the last ones.
 fn image_types(dataset: &Dataset) -> (u32, u32) {
     (dataset.object_count() as u32 - 1, dataset.predicate_count() as u32 - 1)
 }
 
-/// Reads the query graph in `path`, with the types of `dataset`, augmented.
+/// Reads the query graph in `path`, with the types of `dataset`, and augments it.
 pub fn read_query_graph(path: &Path, dataset: &Dataset) -> Result<SceneGraphBuf> {
     let text = std::fs::read_to_string(path).map_err(Error::file("read", path))?;
     let statements: Vec<Statement> = serde_json::from_str(&text).map_err(|error| {

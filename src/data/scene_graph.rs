@@ -1,42 +1,42 @@
-//! One image's scene graph: typed nodes and directed, typed edges.
+//! Scene graph of one image: typed nodes and directed, typed edges.
 //!
-//! Every graph is *augmented* (model.md, "Scene graph"): its last node has the type `image`, the last object
-//! type, and an edge `in image`, the last predicate type, leads to it from every other node. The edges are the
-//! annotated relationships first, then the `in image` edges in the order of the nodes.
+//! Every graph is *augmented* (model.md, "Scene graph"). Its last node has the type `image`, the last object
+//! type. Every other node has an edge `in image`, the last predicate type, to it. The annotated relationships
+//! come first, then the `in image` edges in the order of the nodes.
 
 /// A borrowed scene graph; node indices are local to the graph.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SceneGraph<'a> {
-    /// `[nodes] -> object type`; the image node is last.
+    /// `[nodes] -> object type` type of each node; the image node is last.
     pub node_object: &'a [u32],
-    /// `[edges] -> node`.
+    /// `[edges] -> node` subject of each edge.
     pub edge_subject: &'a [u32],
-    /// `[edges] -> predicate type`.
+    /// `[edges] -> predicate type` type of each edge.
     pub edge_predicate: &'a [u32],
-    /// `[edges] -> node`.
+    /// `[edges] -> node` object of each edge.
     pub edge_object: &'a [u32],
 }
 
 /// An owned scene graph, for queries and for graphs under construction.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SceneGraphBuf {
-    /// `[nodes] -> object type`; the image node is last.
+    /// `[nodes] -> object type` type of each node; the image node is last.
     pub node_object: Vec<u32>,
-    /// `[edges] -> node`.
+    /// `[edges] -> node` subject of each edge.
     pub edge_subject: Vec<u32>,
-    /// `[edges] -> predicate type`.
+    /// `[edges] -> predicate type` type of each edge.
     pub edge_predicate: Vec<u32>,
-    /// `[edges] -> node`.
+    /// `[edges] -> node` object of each edge.
     pub edge_object: Vec<u32>,
 }
 
 impl SceneGraph<'_> {
-    /// Nodes, the image node included.
+    /// Number of nodes, including the image node.
     pub fn node_count(&self) -> usize {
         self.node_object.len()
     }
 
-    /// Edges, the `in image` edges included.
+    /// Number of edges, including the `in image` edges.
     pub fn edge_count(&self) -> usize {
         self.edge_subject.len()
     }
@@ -54,7 +54,7 @@ impl From<SceneGraph<'_>> for SceneGraphBuf {
 }
 
 impl SceneGraphBuf {
-    /// Borrows it.
+    /// Borrows the graph.
     pub fn view(&self) -> SceneGraph<'_> {
         SceneGraph {
             node_object: &self.node_object,
@@ -64,8 +64,8 @@ impl SceneGraphBuf {
         }
     }
 
-    /// The augmented graph of `objects` (types) and `relationships` (subject node, predicate type, object
-    /// node): appends the image node of type `image` and one edge of type `in_image` per object.
+    /// Builds the augmented graph of `objects` (types) and `relationships` (subject node, predicate type,
+    /// object node): appends the image node of type `image`, and one edge of type `in_image` per object.
     pub fn augmented(objects: &[u32], relationships: &[(u32, u32, u32)], image: u32, in_image: u32) -> Self {
         let mut graph = SceneGraphBuf { node_object: objects.to_vec(), ..Default::default() };
         let image_node = objects.len() as u32;

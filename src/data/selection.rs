@@ -1,4 +1,4 @@
-//! The first half of preparing: join graphs with captions, count types, filter types and images.
+//! First half of the preparation: joins graphs with captions, counts types, filters types and images.
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use super::raw::{image_data, visual_genome};
 use super::stages::{Pictures, Stages};
 use crate::{Error, Result};
 
-/// The raw files with graphs and captions.
+/// Raw files with graphs and captions.
 #[derive(Clone, Debug)]
 pub struct Sources {
     /// Scene graphs.
@@ -24,7 +24,7 @@ pub struct Sources {
     pub captions: Vec<PathBuf>,
 }
 
-/// Where scene graphs come from.
+/// Source of the scene graphs.
 #[derive(Clone, Debug)]
 pub enum GraphSource {
     /// Visual Genome's `scene_graphs.json`, or a GQA scene graph file.
@@ -34,7 +34,7 @@ pub enum GraphSource {
 }
 
 impl GraphSource {
-    /// The file that lists the images.
+    /// Path of the file that lists the images.
     pub fn path(&self) -> &PathBuf {
         match self {
             GraphSource::SceneGraphs(path) | GraphSource::ObjectsAndRelationships(path, _) => path,
@@ -42,41 +42,41 @@ impl GraphSource {
     }
 }
 
-/// Which images are counted to decide how often a type occurs.
+/// Images over which the occurrences of types are counted.
 ///
-/// The paper does not say. The whole file is the default: the vocabulary then does not depend on which caption
-/// files are at hand, and never has fewer types.
+/// The paper does not say. The default is the whole file: the vocabulary then does not depend on the
+/// available caption files, and never has fewer types.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum CountOver {
-    /// Every image of the graph file.
+    /// Every image in the graph file.
     #[default]
     File,
     /// The images that have captions.
     Joined,
 }
 
-/// Which types and images stay.
+/// Criteria for keeping types and images.
 #[derive(Clone, Debug, Serialize)]
 pub struct Filter {
-    /// An object type is kept if it occurs at least this often.
+    /// Least number of occurrences of an object type.
     pub min_object_occurrences: u64,
-    /// A predicate type is kept if it occurs at least this often; duplicate relationships count.
+    /// Least number of occurrences of a predicate type; duplicate relationships count.
     pub min_predicate_occurrences: u64,
-    /// Where occurrences are counted.
+    /// Images over which occurrences are counted.
     pub count_over: CountOver,
-    /// An image stays if at least this many of its objects are of kept types,
+    /// Least number of objects of kept types in an image.
     pub min_objects: usize,
-    /// and at most this many,
+    /// Largest number of objects of kept types in an image.
     pub max_objects: usize,
-    /// and at least this many relationships have a kept predicate and kept ends.
+    /// Least number of relationships in an image with a kept predicate and kept objects.
     pub min_relationships: usize,
-    /// Drop relationships that name an absent object, instead of refusing the file.
+    /// Whether to drop relationships that refer to an absent object, instead of rejecting the file.
     pub skip_absent_objects: bool,
 }
 
 impl Default for Filter {
-    /// The paper's.
+    /// Values of the paper.
     fn default() -> Self {
         Filter {
             min_object_occurrences: 25,
@@ -90,46 +90,46 @@ impl Default for Filter {
     }
 }
 
-/// What join and filter leave.
+/// Result of joining and filtering.
 #[derive(Debug)]
 pub struct Selection {
-    /// Object types, the most frequent first.
+    /// Object types, in order of decreasing frequency.
     pub objects: Vec<KeptType>,
-    /// Predicate types, the most frequent first.
+    /// Predicate types, in order of decreasing frequency.
     pub predicates: Vec<KeptType>,
     /// Images, in the order of the graph file.
     pub images: Vec<KeptImage>,
     /// Captions by COCO id.
     pub captions: HashMap<u64, Vec<String>>,
-    /// Counts up to here.
+    /// Counts of the stages so far.
     pub stages: Stages,
 }
 
 /// A type that occurs often enough.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeptType {
-    /// Its name, lower-cased.
+    /// Name in lower case.
     pub name: String,
-    /// How often it was counted.
+    /// Number of occurrences.
     pub occurrences: u64,
 }
 
-/// An image that stays, not yet augmented.
+/// An image that is kept, not yet augmented.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeptImage {
     /// Visual Genome id.
     pub image_id: u64,
     /// COCO id.
     pub coco_id: u64,
-    /// Its size, where it is known.
+    /// Size of the image, if known.
     pub size: Option<ImageSize>,
-    /// `[objects]`, or empty where none has a box.
+    /// `[objects]` boxes, or empty if there are none.
     pub boxes: Vec<ObjectBox>,
     /// Address of the photograph, or empty.
     pub url: String,
-    /// `[objects] -> object type`.
+    /// `[objects] -> object type` type of each object.
     pub objects: Vec<u32>,
-    /// Subject (`-> objects`), predicate type, object (`-> objects`); no duplicates.
+    /// Relationships without duplicates: subject (`-> objects`), predicate type, object (`-> objects`).
     pub relationships: Vec<(u32, u32, u32)>,
 }
 
@@ -142,7 +142,7 @@ pub fn select(sources: &Sources, filter: &Filter) -> Result<Selection> {
         }
     };
     let mut stages = Stages { oddities: raw.oddities, ..Default::default() };
-    // Name 0 stands for "none".
+    // Name 0 stands for "no name".
     stages.object_names = raw.object_names.count() as u64 - 1;
     stages.predicate_names = raw.predicates.count() as u64 - 1;
     raw.images.iter().for_each(|image| stages.graph_file.add(image.objects.len(), image.relationships.len()));
@@ -222,17 +222,17 @@ pub fn select(sources: &Sources, filter: &Filter) -> Result<Selection> {
 fn nothing_joined(sources: &Sources, stages: &Stages) -> Error {
     let captions: Vec<String> = sources.captions.iter().map(|path| path.display().to_string()).collect();
     let problem = format!(
-        "no image has captions: of its {} images {} have a COCO id in {}, and none of those a caption in {}",
+        "no image has captions: of its {} images, {} have a COCO id in {}, and none of these has a caption in {}",
         stages.graph_file.images,
         stages.with_coco_id,
         sources.image_data.display(),
         captions.join(", ")
     );
-    Error::invalid(sources.graphs.path(), "join", problem, "give the files that belong together")
+    Error::invalid(sources.graphs.path(), "join", problem, "give files that match")
 }
 
-/// The types that occur at least `minimum` times, and the type of each name. Frequent ones come first, names
-/// decide between equals, so that the order of the raw file does not matter.
+/// Returns the types that occur at least `minimum` times, and the type of each name. Types are ordered by
+/// decreasing frequency, then by name, so that the order of the raw file does not matter.
 fn keep_types(names: &Names, counts: &[u64], minimum: u64) -> (Vec<KeptType>, Vec<Option<u32>>) {
     let mut kept: Vec<usize> = (1..names.count()).filter(|&name| counts[name] >= minimum.max(1)).collect();
     kept.sort_by_key(|&name| (std::cmp::Reverse(counts[name]), names.text(name)));
@@ -242,7 +242,7 @@ fn keep_types(names: &Names, counts: &[u64], minimum: u64) -> (Vec<KeptType>, Ve
     (kept.iter().map(describe).collect(), type_of)
 }
 
-/// The boxes of an image's objects, cut at its border, counted; empty where there is none.
+/// Clips the boxes of an image's objects at its border, and counts them; empty if there are none.
 fn boxes_within(corners: &[Corners], size: Option<ImageSize>, counts: &mut Pictures) -> Vec<ObjectBox> {
     let annotated = corners.iter().filter(|&&corners| corners != NO_CORNERS).count() as u64;
     let Some(size) = size else {
@@ -282,10 +282,10 @@ fn address(found: Option<&Address>, counts: &mut Pictures) -> String {
     }
 }
 
-/// A graph of kept types.
+/// A graph reduced to kept types.
 struct Reduced {
     objects: Vec<u32>,
-    /// `[objects]`
+    /// `[objects]` annotated boxes.
     corners: Vec<Corners>,
     relationships: Vec<(u32, u32, u32)>,
     duplicates: u64,

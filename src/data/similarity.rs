@@ -1,35 +1,36 @@
-//! The supervision: s_XY in [0, 1] for any two images (paper, "Weak Supervision from the Text Modality").
+//! Supervision: the similarity s_XY in [0, 1] of any two images (paper, "Weak Supervision from the Text
+//! Modality").
 //!
-//! With caption vectors m (model.md, "Supervision") an entry is the clamped dot product <m_X, m_Y>: the matrix
-//! has the rank of the word vectors and is never stored. A user's own matrix is read entry by entry from a
-//! memory-mapped `.npy` file; it need not be symmetric nor a metric.
+//! With caption vectors m (model.md, "Supervision"), an entry is the clamped inner product <m_X, m_Y>. The
+//! matrix has the rank of the word vectors and is never stored. A user-supplied matrix is read entry by entry
+//! from a memory-mapped `.npy` file; it need not be symmetric.
 
 use half::f16;
 
 use crate::Error;
 
-/// Pairwise similarities of the images of a dataset, by their index in it.
+/// Pairwise similarities of the images of a dataset, by image index.
 #[derive(Clone, Copy, Debug)]
 pub enum Similarity<'a> {
     /// `s_XY = clamp(<m_X, m_Y>, 0, 1)`.
     Factored {
         /// `[images, width]` caption vectors.
         vectors: &'a [f32],
-        /// Values per image.
+        /// Number of values per image.
         width: usize,
     },
     /// `s_XY = clamp(matrix[X, Y], 0, 1)`, in single precision.
     MatrixF32 {
-        /// `[images, images]`, row X holds s_X.
+        /// `[images, images]` matrix whose row X holds s_X.
         values: &'a [f32],
-        /// Images.
+        /// Number of images.
         images: usize,
     },
-    /// The same in half precision.
+    /// The same, in half precision.
     MatrixF16 {
-        /// `[images, images]`, row X holds s_X.
+        /// `[images, images]` matrix whose row X holds s_X.
         values: &'a [f16],
-        /// Images.
+        /// Number of images.
         images: usize,
     },
 }
@@ -43,7 +44,7 @@ impl Similarity<'_> {
         }
     }
 
-    /// Whether there is no image.
+    /// Whether there are no images.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -61,7 +62,7 @@ impl Similarity<'_> {
     }
 }
 
-/// Inner product with eight partial sums, so that it vectorises and its order is fixed.
+/// Inner product with eight partial sums, which vectorises and fixes the order of summation.
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     const LANES: usize = 8;
     let mut sums = [0.0f32; LANES];
@@ -75,7 +76,7 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
     sums.iter().sum::<f32>() + tail
 }
 
-/// That the similarity of two images is no number.
+/// Error: the similarity of two images is NaN.
 pub fn not_a_number(x: usize, y: usize) -> Error {
     Error::argument(
         "similarity",

@@ -1,4 +1,4 @@
-//! A user's own similarity matrix: a NumPy `.npy` file, memory-mapped.
+//! User-supplied similarity matrix: a memory-mapped NumPy `.npy` file.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use crate::{Error, Result};
 const REMEDY: &str = "save a square array with numpy.save, one row and column per image of the data file, as little-endian float16 \
      or float32 in C order";
 
-/// A mapped `[images, images]` matrix whose row X holds s_X; rows follow the image order of the data file.
+/// A mapped `[images, images]` matrix whose row X holds s_X. Rows follow the image order of the data file.
 #[derive(Debug)]
 pub struct SimilarityMatrix {
     map: Mmap,
@@ -28,7 +28,7 @@ impl SimilarityMatrix {
     /// Maps the matrix at `path` for a dataset of `images` images.
     ///
     /// Checks the header, the length, and in one parallel pass over the file that no entry is NaN. Entries
-    /// outside [0, 1] are allowed; they are clamped when read.
+    /// outside [0, 1] are allowed and clamped when read.
     pub fn open(path: impl AsRef<Path>, images: usize) -> Result<Self> {
         let path: PathBuf = path.as_ref().to_path_buf();
         let invalid = |place: &str, problem: String| Error::invalid(&path, place, problem, REMEDY);
@@ -37,8 +37,8 @@ impl SimilarityMatrix {
         if !metadata.is_file() {
             return Err(invalid("path", "not a file".into()));
         }
-        // SAFETY: the user must not change the file during a run, as the documentation of the option says; every
-        // bit pattern is a valid float.
+        // SAFETY: the user must not change the file during a run, as the documentation of the option states;
+        // every bit pattern is a valid float.
         let map = unsafe { Mmap::map(&file) }.map_err(Error::file("map", &path))?;
         let mut rest = &map[..];
         let header =
@@ -65,7 +65,7 @@ impl SimilarityMatrix {
         }
         // numpy pads its header so that the data is aligned; other writers may not.
         if start % 4 != 0 {
-            return Err(invalid("header", format!("the data begins at byte {start}, no multiple of 4")));
+            return Err(invalid("header", format!("the data begins at byte {start}, not a multiple of 4")));
         }
         let matrix = SimilarityMatrix { map, start, images, half };
         let nan = match matrix.view() {
@@ -79,7 +79,7 @@ impl SimilarityMatrix {
         }
     }
 
-    /// The similarities.
+    /// View of the similarities.
     pub fn view(&self) -> Similarity<'_> {
         let bytes = &self.map[self.start..];
         let images = self.images;

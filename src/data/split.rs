@@ -1,4 +1,4 @@
-//! The parts of a data file, and how its images are divided among them.
+//! Splits of a data file, and how its images are divided among them.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,22 +6,22 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-/// Which images of a dataset.
+/// A selection of the images of a dataset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Split {
-    /// The images that the model learns from.
+    /// Images that the model learns from.
     Train,
-    /// The images that choose the best epoch.
+    /// Images that select the best epoch.
     Validation,
-    /// The images that are only evaluated.
+    /// Images that are only evaluated.
     Test,
     /// Every image.
     All,
 }
 
 impl Split {
-    /// The three parts, in the order in which they are stored.
+    /// The three splits, in storage order.
     pub const PARTS: [Split; 3] = [Split::Train, Split::Validation, Split::Test];
 }
 
@@ -36,10 +36,10 @@ impl fmt::Display for Split {
     }
 }
 
-/// Shares of train, validation and test, such as `70:20:10`.
+/// Ratio of train, validation and test, such as `70:20:10`.
 ///
 /// Of n images, train gets `floor(n * train / sum)`, validation `floor(n * validation / sum)`, and test the
-/// rest: the rounding that gives the paper's 4,537 test images of 45,358. Where test's share is 0, train gets
+/// rest. This rounding gives the paper's 4,537 test images of 45,358. If the share of test is 0, train gets
 /// the rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
@@ -52,7 +52,7 @@ impl Default for SplitRatio {
 }
 
 impl SplitRatio {
-    /// Images in train, validation and test.
+    /// Number of images in train, validation and test.
     pub fn counts(self, images: usize) -> [usize; 3] {
         let sum: u64 = self.0.iter().map(|&share| u64::from(share)).sum();
         let part = |share: u32| (images as u128 * u128::from(share) / u128::from(sum)) as usize;
@@ -97,8 +97,8 @@ impl From<SplitRatio> for String {
     }
 }
 
-/// Shuffles `images` by `seed`: sorts by a hash of the image id, so that the order depends neither on the order
-/// of the raw file nor on a random number generator's version.
+/// Shuffles `images` by `seed`: sorts by a hash of the image id. The order depends neither on the order of
+/// the raw file nor on the version of a random number generator.
 pub fn shuffle<T>(images: &mut [T], seed: u64, image_id: impl Fn(&T) -> u64) {
     images.sort_by_key(|image| {
         let id = image_id(image);

@@ -1,4 +1,4 @@
-//! What every stage of preparing left.
+//! Counts after every stage of the preparation.
 
 use std::fmt;
 
@@ -9,111 +9,111 @@ use super::raw::oddities::Oddities;
 /// Counts of every stage, in order.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Stages {
-    /// The graph file as it is.
+    /// The graph file before any stage.
     pub graph_file: Counts,
-    /// Distinct object names in it, lower-cased.
+    /// Distinct object names in the graph file, in lower case.
     pub object_names: u64,
-    /// Distinct predicates in it, lower-cased.
+    /// Distinct predicates in the graph file, in lower case.
     pub predicate_names: u64,
-    /// Peculiarities of it.
+    /// Oddities of the graph file.
     #[serde(flatten)]
     pub oddities: Oddities,
     /// Images that have a COCO id.
     pub with_coco_id: u64,
-    /// Of those, images that have captions.
+    /// Those of them that have captions.
     pub joined: Counts,
-    /// Object types that occur often enough, `image` not included.
+    /// Object types that occur often enough, without `image`.
     pub object_types: u64,
-    /// Predicate types that occur often enough, `in image` not included.
+    /// Predicate types that occur often enough, without `in image`.
     pub predicate_types: u64,
-    /// What the filter would leave of the graph file without the join.
+    /// The graph file after the filter, without the join.
     pub filtered_graph_file: Counts,
-    /// Joined images dropped because too few of their objects are of a kept type.
+    /// Joined images dropped because too few of their objects have a kept type.
     pub too_few_objects: u64,
-    /// Joined images dropped because too many are.
+    /// Joined images dropped because too many of their objects have a kept type.
     pub too_many_objects: u64,
-    /// Joined images dropped because too few relationships are left.
+    /// Joined images dropped because too few relationships remain.
     pub too_few_relationships: u64,
-    /// Joined images that the filter leaves.
+    /// Joined images that pass the filter.
     pub filtered: Counts,
-    /// Exact duplicates of relationships that were dropped in them.
+    /// Exact duplicates of relationships dropped in the filtered images.
     pub duplicate_relationships: u64,
     /// Boxes and addresses of photographs of the filtered images.
     #[serde(flatten)]
     pub pictures: Pictures,
     /// Captions in the caption files.
     pub captions_read: u64,
-    /// Captions left out because their annotation id came before.
+    /// Captions left out because an earlier one has the same annotation id.
     pub captions_repeated: u64,
     /// Captions of the filtered images.
     pub captions: u64,
-    /// Of those, captions without any known word; their vector is zero.
+    /// Those of them without any known word; their vector is zero.
     pub captions_without_known_word: u64,
     /// Filtered images dropped because no caption has a known word.
     pub images_without_known_word: u64,
     /// Width of the word vectors.
     pub word_width: u64,
-    /// Distinct words of captions and names.
+    /// Distinct words in captions and names.
     pub words: u64,
-    /// Of those, words that have a vector.
+    /// Those of them that have a vector.
     pub words_known: u64,
-    /// What the data file holds.
+    /// Content of the data file.
     pub kept: Counts,
-    /// Images of train, validation and test.
+    /// Number of images in train, validation and test.
     pub splits: [u64; 3],
 }
 
-/// What is known of the photographs of the images that the filter leaves.
+/// Photographs of the images that pass the filter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Pictures {
-    /// Images of which the size is known.
+    /// Images with known size.
     pub images_with_size: u64,
-    /// Boxes kept, of objects of kept types.
+    /// Boxes kept, for objects of kept types.
     pub boxes: u64,
-    /// Of those, boxes that passed the image's border and end there now.
+    /// Those of them that were clipped at the border of the image.
     pub boxes_cut: u64,
-    /// Boxes dropped because nothing of them is within the image.
+    /// Boxes dropped because they lie completely outside of the image.
     pub boxes_outside: u64,
-    /// Boxes dropped because their image's size is not known.
+    /// Boxes dropped because the size of their image is unknown.
     pub boxes_without_image_size: u64,
     /// Addresses kept.
     pub urls: u64,
-    /// Addresses dropped because they are not of http or https.
+    /// Addresses dropped because they are not http or https.
     pub urls_refused: u64,
 }
 
-/// Images, and their objects and relationships.
+/// Number of images, objects and relationships.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
-    /// Images.
+    /// Number of images.
     pub images: u64,
-    /// Objects, without image nodes.
+    /// Number of objects, without image nodes.
     pub objects: u64,
-    /// Relationships, without `in image` edges.
+    /// Number of relationships, without `in image` edges.
     pub relationships: u64,
 }
 
 impl Counts {
-    /// One more image.
+    /// Adds one image.
     pub fn add(&mut self, objects: usize, relationships: usize) {
         self.images += 1;
         self.objects += objects as u64;
         self.relationships += relationships as u64;
     }
 
-    /// Objects per image.
+    /// Mean number of objects per image.
     pub fn mean_objects(&self) -> f64 {
         self.objects as f64 / self.images.max(1) as f64
     }
 
-    /// Relationships per image.
+    /// Mean number of relationships per image.
     pub fn mean_relationships(&self) -> f64 {
         self.relationships as f64 / self.images.max(1) as f64
     }
 }
 
 impl Stages {
-    /// The stages up to the filter in one sentence, for errors.
+    /// Describes the stages up to the filter in one sentence, for errors.
     pub fn summary(&self) -> String {
         format!(
             "{} images in the graph file, {} with a COCO id, {} with captions; {} object and {} predicate types \
@@ -198,7 +198,7 @@ impl fmt::Display for Stages {
             ),
             (
                 "addresses of photographs",
-                format!("{} kept, {} not of http or https", pictures.urls, pictures.urls_refused),
+                format!("{} kept, {} not http or https", pictures.urls, pictures.urls_refused),
             ),
             (
                 "captions",

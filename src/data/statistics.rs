@@ -1,4 +1,4 @@
-//! Statistics of a data file that the paper gives for its own.
+//! Statistics of a data file, as the paper reports them for its data.
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -9,33 +9,34 @@ use super::dataset::Dataset;
 use super::similarity::Similarity;
 use super::split::Split;
 
-/// Triples (A, X, Y) drawn for the similarity statistics: all of them would take a dot product per pair.
+/// Number of triples (A, X, Y) sampled for the similarity statistics; all triples would take one inner
+/// product per pair.
 const SAMPLED_TRIPLES: usize = 500_000;
 
-/// Figures of a data file; objects and relationships without image nodes and `in image` edges.
+/// Statistics of a data file; objects and relationships exclude image nodes and `in image` edges.
 #[derive(Clone, Debug, Serialize)]
 pub struct Statistics {
-    /// Images of all splits.
+    /// Number of images in all splits.
     pub images: usize,
-    /// Images of train.
+    /// Number of training images.
     pub train: usize,
-    /// Images of validation.
+    /// Number of validation images.
     pub validation: usize,
-    /// Images of test.
+    /// Number of test images.
     pub test: usize,
-    /// Object types without `image`.
+    /// Number of object types, without `image`.
     pub object_types: usize,
-    /// Predicate types without `in image`.
+    /// Number of predicate types, without `in image`.
     pub predicate_types: usize,
-    /// Objects per image.
+    /// Mean number of objects per image.
     pub mean_objects: f64,
-    /// Relationships per image.
+    /// Mean number of relationships per image.
     pub mean_relationships: f64,
-    /// Median of relationships per image.
+    /// Median number of relationships per image.
     pub median_relationships: f64,
-    /// Third quartile of relationships per image.
+    /// Third quartile of the number of relationships per image.
     pub third_quartile_relationships: f64,
-    /// Captions of all images.
+    /// Number of captions of all images.
     pub captions: usize,
     /// Quantiles 0, 0.01, 0.25, 0.5, 0.75, 0.99, 1 of s_XY over sampled pairs X != Y.
     pub similarity_quantiles: [f32; 7],
@@ -43,10 +44,10 @@ pub struct Statistics {
     pub difference_99th_percentile: f32,
 }
 
-/// The quantiles of [`Statistics::similarity_quantiles`].
+/// Quantiles reported in [`Statistics::similarity_quantiles`].
 pub const QUANTILES: [f64; 7] = [0.0, 0.01, 0.25, 0.5, 0.75, 0.99, 1.0];
 
-/// Computes them; `seed` decides which triples are sampled.
+/// Computes the statistics; `seed` selects the sampled triples.
 pub fn statistics(data: &Dataset, seed: u64) -> Statistics {
     let images = data.image_count();
     let mut relationships = Vec::with_capacity(images);
@@ -79,7 +80,7 @@ pub fn statistics(data: &Dataset, seed: u64) -> Statistics {
     }
 }
 
-/// s_AX and |s_AX - s_AY| of sampled triples of different images; empty below three images.
+/// Samples s_AX and |s_AX - s_AY| for triples of different images; empty for fewer than three images.
 pub fn sample(similarity: Similarity<'_>, seed: u64) -> (Vec<f32>, Vec<f32>) {
     let images = similarity.len();
     if images < 3 {
@@ -105,7 +106,7 @@ pub fn sample(similarity: Similarity<'_>, seed: u64) -> (Vec<f32>, Vec<f32>) {
         .unzip()
 }
 
-/// The `q` quantile of ascending values, interpolated linearly; 0 where there are none.
+/// The `q` quantile of ascending values, interpolated linearly; 0 if there are none.
 pub fn quantile(sorted: &[f32], q: f64) -> f32 {
     let Some(last) = sorted.len().checked_sub(1) else { return 0.0 };
     let position = q * last as f64;

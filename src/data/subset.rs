@@ -1,4 +1,4 @@
-//! Some of a data file's images as a data file of its own, so that a run on them is like any other run.
+//! Writes some images of a data file as a separate data file, so that a run on them needs no special case.
 
 use std::ops::Range;
 use std::path::Path;
@@ -12,9 +12,9 @@ use super::split::shuffle;
 use super::{Dataset, Split};
 use crate::{Error, Result};
 
-/// Chooses `count` images of `dataset`, from each split its share (what rounding leaves goes to train), by a hash of
-/// their ids: the same images on every machine, and those of a smaller subset are among those of a larger one as long as
-/// the shares are. Gives their indices, ascending.
+/// Chooses `count` images of `dataset` by a hash of their ids, in proportion to the splits (the rest after
+/// rounding goes to train). The choice is the same on every machine. A smaller subset is contained in a
+/// larger one as long as its shares are. Returns ascending indices.
 pub fn choose(dataset: &Dataset, count: usize) -> Result<Vec<usize>> {
     let all = dataset.image_count();
     if count > all {
@@ -33,8 +33,8 @@ pub fn choose(dataset: &Dataset, count: usize) -> Result<Vec<usize>> {
     Ok(chosen)
 }
 
-/// Writes the data file `out` with these images of `dataset` (indices, ascending), in their splits and with the whole
-/// vocabulary.
+/// Writes the data file `out` with these images of `dataset` (ascending indices), in their splits and with
+/// the whole vocabulary.
 pub fn write_subset(dataset: &Dataset, images: &[usize], out: impl AsRef<Path>) -> Result<()> {
     let of_split = |split: Range<usize>| -> Vec<ImageContents> {
         images.iter().filter(|&image| split.contains(image)).map(|&image| contents(dataset, image)).collect()

@@ -1,4 +1,4 @@
-//! Where a run's similarities come from: the captions, or what the user gives instead of them.
+//! Source of the similarities of a run: the captions, or data supplied by the user.
 
 use std::path::Path;
 
@@ -8,21 +8,21 @@ use super::similarity_matrix::SimilarityMatrix;
 use crate::files::npy::{NpyMatrix, read_npy};
 use crate::{Error, Result};
 
-/// The supervision of a run.
+/// Supervision of a run.
 pub enum Supervision {
-    /// The data's own: GloVe means of the captions.
+    /// Inner products of the caption vectors in the data file.
     Captions,
-    /// A similarity for every two images.
+    /// A similarity for every pair of images.
     Matrix(SimilarityMatrix),
-    /// Another encoder's vectors, `[images, d]`; similarities are their inner products.
+    /// Vectors `[images, d]` of another encoder; similarities are their inner products.
     Vectors(NpyMatrix),
 }
 
-/// How far above 1 a norm may be by rounding, in half precision too.
+/// Tolerance by which rounding may raise a norm above 1, also in half precision.
 const NORM_SLACK: f32 = 1e-2;
 
 impl Supervision {
-    /// Opens a matrix `[images, images]` or vectors `[images, d]` from a `.npy` file, where one is given.
+    /// Opens a matrix `[images, images]` or vectors `[images, d]` from a `.npy` file, if one is given.
     pub fn open(matrix: Option<&Path>, vectors: Option<&Path>, dataset: &Dataset) -> Result<Self> {
         match (matrix, vectors) {
             (Some(_), Some(_)) => Err(Error::argument(
@@ -38,7 +38,7 @@ impl Supervision {
         }
     }
 
-    /// The similarities of all images of `dataset`.
+    /// Similarities of all images of `dataset`.
     pub fn view<'a>(&'a self, dataset: &'a Dataset) -> Similarity<'a> {
         match self {
             Supervision::Captions => dataset.similarity(),
@@ -50,8 +50,8 @@ impl Supervision {
     }
 }
 
-/// Reads one vector per image of `dataset`. An image's vector is the mean of its captions' unit vectors, so no row may be
-/// longer than 1: beyond, similarities would be cut off at 1.
+/// Reads one vector per image of `dataset`. The vector of an image is the mean of its captions' unit vectors,
+/// so its norm is at most 1; with longer vectors, similarities would be clamped at 1.
 pub fn read_caption_vectors(path: &Path, dataset: &Dataset) -> Result<NpyMatrix> {
     let vectors = read_npy(path)?;
     if vectors.rows != dataset.image_count() || vectors.width == 0 {

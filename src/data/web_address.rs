@@ -1,6 +1,7 @@
 //! Addresses of photographs.
 
-/// An address that a page may name: of http or https, with a host, printable ASCII without blanks and quotes.
+/// Whether a page may link to an address: http or https, with a host, printable ASCII without blanks and
+/// quotes.
 pub fn is_web_address(text: &str) -> bool {
     let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
     let host = rest

@@ -1,6 +1,6 @@
-//! Words of captions and names, as the word vectors know them.
+//! Words of captions and names, in the form used by the word vectors.
 
-/// The words of `text`: its runs of ASCII letters and digits, in lower case.
+/// Splits `text` into words: runs of ASCII letters and digits, in lower case.
 pub fn words(text: &str) -> impl Iterator<Item = String> + '_ {
     text.split(|c: char| !c.is_ascii_alphanumeric())
         .filter(|word| !word.is_empty())

@@ -1,10 +1,10 @@
-//! Agreement of the embeddings' inner products with the supervision: do images that look alike to the model read
-//! alike (paper, Table 2)?
+//! Agreement of the embeddings' inner products with the supervision: do images with similar embeddings have
+//! similar captions (paper, Table 2)?
 //!
-//! Scores <f_X, f_Y> and similarities s_XY are computed in double precision. A GPU or the emulator correlates the rows by a
-//! kernel. The correlations over all pairs come from the CPU on every device: it takes 64 rows at a time, each block on one
-//! thread, and keeps the part above the diagonal. Where no kernel has correlated the rows, the same pass does so while they
-//! are in the cache.
+//! Scores <f_X, f_Y> and similarities s_XY are computed in double precision. On a GPU or the emulator, a
+//! kernel computes the correlations of the rows. The CPU always computes the correlations over all pairs. It
+//! processes 64 rows at a time, each block on one thread, and keeps the part above the diagonal. Without a
+//! kernel, the same pass also computes the correlations of the rows while these are in the cache.
 
 use std::ops::Range;
 use std::sync::Mutex;
@@ -25,7 +25,7 @@ use crate::matmul::Packed;
 use crate::progress::Progress;
 use crate::{Error, Result};
 
-/// The three correlations of scores with similarities.
+/// The three correlations between scores and similarities.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Correlations {
     /// Kendall's tau-b.
@@ -36,7 +36,7 @@ pub struct Correlations {
     pub pearson: f64,
 }
 
-/// Images whose row has no correlation, because its scores or its similarities are all equal.
+/// Number of rows without a correlation, because their scores or their similarities are all equal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UndefinedRows {
     /// Rows without Kendall's tau-b.
@@ -47,27 +47,29 @@ pub struct UndefinedRows {
     pub pearson: usize,
 }
 
-/// Agreement at the paper's two levels.
+/// Agreement at the two levels of the paper.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Agreement {
-    /// Images compared.
+    /// Number of images compared.
     pub images: usize,
-    /// Mean over the images of the correlation of each one's row, without itself; an undefined one counts as 0.
+    /// Mean over the images of the correlation of each row, without the image itself; an undefined
+    /// correlation counts as 0.
     pub per_image: Correlations,
-    /// Over all pairs X < Y; 0 where undefined. A matrix that is not symmetric enters with s_XY, X < Y, alone.
+    /// Correlations over all pairs X < Y; 0 if undefined. For a matrix that is not symmetric, only the
+    /// entries s_XY with X < Y count.
     pub all_pairs: Correlations,
-    /// How many rows counted as 0 in `per_image`.
+    /// Number of rows that count as 0 in `per_image`.
     pub undefined_rows: UndefinedRows,
 }
 
-/// Agreement of `embeddings` with `similarity` over `images`, a range of the similarity's images; row i of the
-/// embeddings belongs to image `images.start + i`. A kernel of the device correlates the rows, where it has one; all else
-/// runs on all threads of the CPU.
+/// Agreement of `embeddings` with `similarity` over `images`, a range of the similarity's images. Row i of
+/// the embeddings belongs to image `images.start + i`. A kernel of the device correlates the rows, if it has
+/// one; the rest runs on all threads of the CPU.
 ///
-/// Exact. Cost for n images: n^2 (width + word vectors' width) multiply-adds and O(n^2 log n) comparisons; the kernel
-/// compares n^3 times for the rows. Memory of the CPU: 48 bytes per pair (0.5 GB for 4,537 images, 10 GB for 20,000),
-/// besides both factors in double precision and 64 rows of scores and similarities per thread. Memory of the device: 64 MiB
-/// or two rows, and the factors.
+/// The result is exact. Cost for n images: n^2 (width + width of the word vectors) multiply-adds and O(n^2
+/// log n) comparisons; the kernel makes n^3 comparisons for the rows. Memory of the CPU: 48 bytes per pair
+/// (0.5 GB for 4,537 images, 10 GB for 20,000), plus both factors in double precision and 64 rows of scores
+/// and similarities per thread. Memory of the device: 64 MiB or two rows, and the factors.
 pub fn agreement(
     device: Device,
     precision: Precision,
@@ -110,8 +112,8 @@ pub fn agreement(
     Ok(result)
 }
 
-/// The correlations of each row and of all pairs, on all threads of the CPU. Rows that are given are taken as they are, and
-/// `done` is then not called.
+/// Correlations of each row and of all pairs, on all threads of the CPU. If the rows are already given, they
+/// are returned as they are, and `done` is not called.
 fn correlate_on_cpu(
     embeddings: Embeddings<'_>,
     similarity: Similarity<'_>,
@@ -119,7 +121,7 @@ fn correlate_on_cpu(
     by_row: Option<Vec<Defined>>,
     done: impl Fn(usize) + Sync + Send,
 ) -> Result<(Vec<Defined>, Defined)> {
-    /// What a row leaves behind: its part above the diagonal, and its correlations.
+    /// Outputs of a row: its part above the diagonal, and its correlations.
     struct Row<'a> {
         scores: &'a mut [f64],
         similarities: &'a mut [f64],
@@ -165,9 +167,9 @@ fn correlate_on_cpu(
     Ok((by_row, all_pairs))
 }
 
-/// `agreement(..).per_image.kendall` alone, which selects the best epoch: without the other correlations and without
-/// memory for all pairs. A kernel of the backend, where it has one, reads the embeddings that are on the device already;
-/// otherwise all threads of the CPU compute it.
+/// Computes only `agreement(..).per_image.kendall`, which selects the best epoch, without the other
+/// correlations and without memory for all pairs. A kernel of the backend, if it has one, reads the
+/// embeddings that are already on the device; otherwise all threads of the CPU compute it.
 pub fn row_kendall<B: Backend>(
     backend: &mut B,
     embeddings: Embeddings<'_>,
@@ -195,12 +197,12 @@ pub fn row_kendall<B: Backend>(
     Ok(mean_of_defined(&taus))
 }
 
-/// The mean; an undefined value counts as 0.
+/// Mean; an undefined value counts as 0.
 fn mean_of_defined(values: &[Option<f64>]) -> f64 {
     values.iter().map(|value| value.unwrap_or(0.0)).sum::<f64>() / values.len() as f64
 }
 
-/// Kendall's tau-b, Spearman's rho and Pearson's r, where they are defined.
+/// Kendall's tau-b, Spearman's rho and Pearson's r, if they are defined.
 type Defined = [Option<f64>; 3];
 
 fn correlations(of: &CorrelationSums) -> Defined {
@@ -213,7 +215,7 @@ fn correlations(of: &CorrelationSums) -> Defined {
     ]
 }
 
-/// The correlations of the rows by the backend's kernel; none if it has no kernel for them.
+/// Correlates the rows with the backend's kernel; returns `None` if it has none.
 struct CorrelateRows<'a> {
     embeddings: Embeddings<'a>,
     similarity: Similarity<'a>,
@@ -232,27 +234,28 @@ impl BackendTask for CorrelateRows<'_> {
     }
 }
 
-/// Images with their embeddings and what supervises them.
+/// Images with their embeddings and supervision.
 struct Compared<'a> {
     embeddings: Embeddings<'a>,
     similarity: Similarity<'a>,
-    /// The image of every embedding, as a range of the similarity's images.
+    /// Image of every embedding, as a range of the similarity's images.
     images: Range<usize>,
 }
 
-/// An image compared with every other one.
+/// An image, compared with every other one.
 struct ComparedRow<'a> {
-    /// Index of its embedding.
+    /// Index of the embedding.
     row: usize,
-    /// `[images - 1]`: its scores without its own; entries `row..` belong to later images.
+    /// `[images - 1]` scores, without the image's own; entries `row..` belong to later images.
     scores: &'a [f64],
-    /// `[images - 1]`: its similarities, likewise.
+    /// `[images - 1]` similarities, in the same order.
     similarities: &'a [f64],
 }
 
 impl Compared<'_> {
-    /// Calls `visit(state, output, row)` for every row, on all threads of the CPU, and `done` with the number of rows
-    /// after each block. `outputs` has one entry per row; `state` makes one thread's working memory.
+    /// Calls `visit(state, output, row)` for every row, on all threads of the CPU, and `done` with the number
+    /// of rows after each block. `outputs` has one entry per row; `state` creates the working memory of one
+    /// thread.
     fn for_each_row<T: Send, S>(
         &self,
         outputs: &mut [T],
@@ -318,11 +321,11 @@ fn without(row: &[f64], diagonal: usize, rest: &mut Vec<f64>) {
     rest.extend_from_slice(&row[diagonal + 1..]);
 }
 
-/// Blocks of s_XY in double precision, clamped to [0, 1], of a range of the images.
+/// Blocks of s_XY for a range of the images, in double precision, clamped to [0, 1].
 enum SimilarityRows<'a> {
-    /// From the caption vectors of the range.
+    /// Computed from the caption vectors of the range.
     Factored { vectors: WideRows, all_vectors: Packed<f64> },
-    /// From a stored matrix of all images.
+    /// Read from a stored matrix of all images.
     Stored { similarity: Similarity<'a>, images: Range<usize> },
 }
 

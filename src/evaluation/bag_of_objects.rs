@@ -1,26 +1,26 @@
-//! A baseline that knows which objects a scene has and nothing of how they relate: tf-idf of the object types.
+//! Baseline that uses the objects of a scene but not their relationships: tf-idf of the object types.
 //!
 //! ```text
-//! tf(t, X)  = how often the type t occurs in the graph of X
+//! tf(t, X)  = number of occurrences of type t in the graph of X
 //! idf(t)    = 1 + ln((1 + images) / (1 + images with t)),   over the training images
 //! f_X       = tf(t, X) idf(t) over all t, divided by its norm, so that inner products are cosines
 //! ```
 //!
-//! The ones keep a type that every image has, and one that no training image has, from weighing nothing or too much.
+//! The ones in idf keep the weights of a type in every image above 0, and those of an unseen type finite.
 
 use std::ops::Range;
 
 use crate::data::Dataset;
 use crate::data::scene_graph::SceneGraph;
 
-/// The weights of the object types.
+/// Weights of the object types.
 pub struct BagOfObjects {
-    /// `[object types]`, `image` (the last) included, whose weight is 0.
+    /// `[object types]` weights, including `image` (the last), whose weight is 0.
     idf: Vec<f32>,
 }
 
 impl BagOfObjects {
-    /// Counts the types of `images`, those of the training split.
+    /// Counts the types in `images`, the training split.
     pub fn fit(dataset: &Dataset, images: Range<usize>) -> Self {
         let mut images_with = vec![0usize; dataset.object_count()];
         let count = images.len();
@@ -38,7 +38,7 @@ impl BagOfObjects {
         BagOfObjects { idf }
     }
 
-    /// Values per image: the object types.
+    /// Number of values per image, one per object type.
     pub fn width(&self) -> usize {
         self.idf.len()
     }
@@ -48,7 +48,7 @@ impl BagOfObjects {
         self.idf[object as usize]
     }
 
-    /// `[graphs, width]` unit rows; zeros for a graph without objects.
+    /// `[graphs, width]` rows of unit norm; zeros for a graph without objects.
     pub fn embed(&self, graphs: &[SceneGraph<'_>]) -> Vec<f32> {
         let mut values = vec![0.0; graphs.len() * self.width()];
         for (graph, row) in graphs.iter().zip(values.chunks_exact_mut(self.width())) {
@@ -64,7 +64,7 @@ fn objects<'a>(graph: SceneGraph<'a>) -> &'a [u32] {
     &graph.node_object[..graph.node_count() - 1]
 }
 
-/// Divides a row by its norm; zeros stay.
+/// Divides a row by its norm; zeros stay zero.
 pub(super) fn normalise(row: &mut [f32]) {
     let norm = row.iter().map(|value| value * value).sum::<f32>().sqrt().max(1e-12);
     row.iter_mut().for_each(|value| *value /= norm);

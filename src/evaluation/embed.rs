@@ -1,4 +1,4 @@
-//! Embeddings of many scene graphs by a trained model.
+//! Embeddings of many scene graphs with a trained model.
 
 use crate::backend::Backend;
 use crate::backend::device::{BackendTask, Device, Precision};
@@ -10,10 +10,11 @@ use crate::network::config::ModelConfig;
 use crate::network::tensors::NamedTensors;
 use crate::progress::Progress;
 
-/// Graphs per batch: enough rows for a product to run at full speed, few enough that a layer stays in the cache.
+/// Graphs per batch: enough rows for products to run at full speed, few enough that a layer stays in the
+/// cache.
 pub const BATCH_GRAPHS: usize = 64;
 
-/// The embeddings `[graphs, D]` of `graphs`, in batches as large as `model` has room for.
+/// Embeddings `[graphs, D]` of `graphs`, computed in the largest batches that fit `model`.
 pub fn embed_with<'a, B: Backend>(
     model: &mut Model<B>,
     graphs: impl Iterator<Item = SceneGraph<'a>>,
@@ -27,7 +28,7 @@ pub fn embed_with<'a, B: Backend>(
     Ok(embeddings)
 }
 
-/// The same where the backend computes.
+/// Like [`embed_with`], with the result in the backend's memory.
 pub fn embed_on_device<'a, B: Backend>(
     model: &mut Model<B>,
     graphs: impl ExactSizeIterator<Item = SceneGraph<'a>>,
@@ -68,7 +69,7 @@ fn for_each_batch<'a, B: Backend>(
     Ok(())
 }
 
-/// The embeddings `[graphs, D]` of `graphs` by the model with these parameters.
+/// Embeddings `[graphs, D]` of `graphs`, with the model that has these parameters.
 pub fn embed_graphs(
     device: Device,
     precision: Precision,

@@ -5,7 +5,7 @@ use crate::backend::cpu::stored_rows::StoredRows;
 use crate::files::npy::StoredValues;
 use crate::{Error, Result};
 
-/// `[images, width]`, row-major; every value is finite.
+/// View of `[images, width]` embeddings, row-major; every value is finite.
 #[derive(Clone, Copy, Debug)]
 pub struct Embeddings<'a> {
     values: &'a [f32],
@@ -19,12 +19,12 @@ impl<'a> From<Embeddings<'a>> for StoredRows<'a> {
 }
 
 impl<'a> Embeddings<'a> {
-    /// Checks the shape and that every value is finite: one pass over the values.
+    /// Checks the shape, and that every value is finite: one pass over the values.
     pub fn new(values: &'a [f32], width: usize) -> Result<Self> {
         if width == 0 || !values.len().is_multiple_of(width) {
             return Err(Error::argument(
                 "embeddings",
-                format!("{} values are no rows of {width}", values.len()),
+                format!("{} values cannot be divided into rows of {width}", values.len()),
                 "give as many values as images times the width",
             ));
         }
@@ -38,34 +38,34 @@ impl<'a> Embeddings<'a> {
         Ok(Embeddings { values, width })
     }
 
-    /// Images.
+    /// Number of images.
     pub fn len(&self) -> usize {
         self.values.len() / self.width
     }
 
-    /// Whether there is no image.
+    /// Whether there are no images.
     pub fn is_empty(&self) -> bool {
         self.values.is_empty()
     }
 
-    /// Values per image.
+    /// Number of values per image.
     pub fn width(&self) -> usize {
         self.width
     }
 
-    /// All values, row after row.
+    /// All values, row-major.
     pub fn values(&self) -> &'a [f32] {
         self.values
     }
 
-    /// A copy where `backend` computes.
+    /// Copies the embeddings to the memory of `backend`.
     pub(super) fn upload<B: Backend>(&self, backend: &mut B) -> Result<B::Buffer> {
         let mut buffer = backend.allocate(self.values.len())?;
         backend.upload(self.values, &mut buffer, 0)?;
         Ok(buffer)
     }
 
-    /// One image's embedding.
+    /// Embedding of one image.
     pub fn row(&self, image: usize) -> &'a [f32] {
         &self.values[image * self.width..][..self.width]
     }

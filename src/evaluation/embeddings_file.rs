@@ -1,4 +1,4 @@
-//! Embeddings that stay in their file: mapped, so that a million of them need no memory of their own.
+//! Embeddings in a mapped file, so that a million of them need no memory of their own.
 
 use std::path::Path;
 
@@ -6,22 +6,22 @@ use crate::backend::cpu::stored_rows::StoredRows;
 use crate::files::npy::{MappedMatrix, StoredValues, map_npy, read_npy};
 use crate::{Error, Result};
 
-/// The rows of a `.npy` file.
+/// Rows of a `.npy` file.
 pub struct EmbeddingsFile {
     rows: Rows,
 }
 
 enum Rows {
-    /// As they lie in the file.
+    /// Used in place, in the layout of the file.
     Mapped(MappedMatrix),
-    /// Converted: double precision, another order of bytes or of storage.
+    /// Converted from double precision, or another order of bytes or of storage.
     Read { values: Vec<f32>, width: usize },
 }
 
 impl EmbeddingsFile {
-    /// Opens a two-dimensional array. One of half or single precision, row after row, as `embed` writes it, is
-    /// mapped; others are read and converted to single precision. Every value must be finite: one pass over the file,
-    /// on all threads.
+    /// Opens a two-dimensional array. Row-major arrays of half or single precision, as written by `embed`,
+    /// are mapped. Others are read and converted to single precision. Checks that every value is finite, in
+    /// one pass over the file on all threads.
     pub fn open(path: &Path) -> Result<Self> {
         let rows = match map_npy(path)? {
             Some(matrix) => Rows::Mapped(matrix),
@@ -42,7 +42,7 @@ impl EmbeddingsFile {
         Ok(EmbeddingsFile { rows })
     }
 
-    /// Its rows.
+    /// Rows of the file.
     pub fn rows(&self) -> StoredRows<'_> {
         let (values, width) = self.rows.stored();
         StoredRows::checked(values, width)

@@ -1,4 +1,4 @@
-//! Features of the same images from elsewhere, such as a classifier's, to be measured like embeddings.
+//! Features of the same images from another source, such as a classifier, evaluated like embeddings.
 
 use std::path::Path;
 
@@ -6,15 +6,16 @@ use crate::data::{Dataset, Split};
 use crate::files::npy::read_npy;
 use crate::{Error, Result};
 
-/// `[images of the split, width]` features.
+/// Features `[images of the split, width]`.
 pub struct Features {
-    /// Row after row.
+    /// Values, row-major.
     pub values: Vec<f32>,
-    /// Values per image.
+    /// Number of values per image.
     pub width: usize,
 }
 
-/// Reads the `.npy` file at `path`: one row per image of `split`, or of the whole data, of which the split's are kept.
+/// Reads the `.npy` file at `path`: one row per image of `split`, or one row per image of the data, of which
+/// those of the split are kept.
 pub fn read_features(path: &Path, dataset: &Dataset, split: Split) -> Result<Features> {
     let matrix = read_npy(path)?;
     let (images, width) = (dataset.split(split), matrix.width);

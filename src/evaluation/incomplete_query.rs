@@ -1,32 +1,32 @@
-//! Incomplete queries: a scene graph from which edges were removed at random, and the objects they leave isolated.
+//! Incomplete queries: scene graphs with random edges removed, together with the objects that this isolates.
 //!
-//! The edges of a graph have one random order, given by the seed and the image alone; removing M means removing the
-//! first M of it. So the edges removed for M are among those removed for M + 1, and a sweep over M degrades one and
-//! the same query step by step.
+//! The edges of a graph have one random order, which depends on the seed and the image alone. Removing M
+//! edges means removing the first M in this order. The edges removed for M are thus among those removed for M
+//! + 1, and a sweep over M degrades the same query step by step.
 
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::data::scene_graph::{SceneGraph, SceneGraphBuf};
 
-/// Which edges are drawn from, and when an object counts as isolated (model.md, "Evaluation").
+/// Edges that may be removed, and the condition for an isolated object (model.md, "Evaluation").
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum QueryEdges {
-    /// All edges, `in image` included. A node is dropped once no edge touches it, and the image node is a node: where
-    /// all its edges are drawn, it goes too.
+    /// All edges, including `in image`. A node without edges is dropped, also the image node.
     #[default]
     Augmented,
-    /// Relationships alone. An object is dropped once no relationship touches it, together with its `in image` edge;
-    /// the image node stays. An object that never had a relationship is dropped even for M = 0.
+    /// Relationships only. An object without relationships is dropped together with its `in image` edge; the
+    /// image node stays. An object that never had a relationship is dropped even for M = 0.
     Relationships,
 }
 
-/// `graph` without `remove` random edges and without the nodes they leave isolated.
+/// Removes `remove` random edges from `graph`, and the nodes that this isolates.
 ///
-/// At least one edge (one relationship) is kept, so fewer than `remove` are removed from a small graph; a graph
-/// without any stays as it is. `in_image` is the type of the `in image` edges. The random order depends on `seed`
-/// and `image`, the image's index or identifier. Remaining nodes and edges keep their order; nodes are renumbered.
+/// At least one edge (one relationship) is kept, so fewer than `remove` edges are removed from a small graph.
+/// A graph without any is returned unchanged. `in_image` is the type of the `in image` edges. The random
+/// order depends on `seed` and `image`, the image's index or identifier. Remaining nodes and edges keep their
+/// order; nodes are renumbered.
 pub fn incomplete_query(
     graph: SceneGraph<'_>,
     remove: usize,
@@ -44,7 +44,8 @@ pub fn incomplete_query(
         return subgraph(graph, &keep_node, &keep_edge);
     }
 
-    // Sorting by a hash is a random order that needs no generator, and no other library's promise to keep it.
+    // Sorting by a hash gives a random order without a generator, whose sequence another library could
+    // change.
     order.sort_by_cached_key(|&edge| (edge_priority(seed, image, edge), edge));
     let removed = remove.min(order.len() - 1);
     for &edge in &order[..removed] {
@@ -73,7 +74,7 @@ fn edge_priority(seed: u64, image: u64, edge: usize) -> u64 {
     xxh3_64_with_seed(&key, seed)
 }
 
-/// The kept nodes, renumbered, and the kept edges, whose ends are kept nodes.
+/// Subgraph of the kept nodes, renumbered, and the kept edges, whose ends are kept nodes.
 fn subgraph(graph: SceneGraph<'_>, keep_node: &[bool], keep_edge: &[bool]) -> SceneGraphBuf {
     let mut kept = SceneGraphBuf::default();
     let mut new_node = vec![0u32; graph.node_count()];

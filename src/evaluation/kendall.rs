@@ -4,12 +4,12 @@
 //! ```text
 //! tau_b = (C - D) / sqrt((P - X) (P - Y))
 //! ```
-//! of the P = n (n - 1) / 2 pairs of observations C are concordant, D discordant, X tied in x, Y tied in y. Sort by
-//! x, then y. A pair is then discordant exactly when its y values stand in the wrong order (pairs tied in x are
-//! sorted by y, so never), and merge sort counts those while it sorts y:
+//! Of the P = n (n - 1) / 2 pairs of observations, C are concordant, D discordant, X tied in x, Y tied in y.
+//! Sort by x, then y. A pair is then discordant exactly if its y values are in the wrong order. (Pairs tied
+//! in x are sorted by y, so they never are.) Merge sort counts these pairs while it sorts y:
 //!
 //! ```text
-//! merge: whenever an element of the right half goes before k remaining ones of the left, D += k
+//! merge: whenever an element of the right half precedes k remaining ones of the left, D += k
 //! ```
 //! With XY pairs tied in both, C - D = P - X - Y + XY - 2 D. All counts are exact integers.
 
@@ -17,9 +17,9 @@ use rayon::prelude::*;
 
 use super::order::{first, pack, second};
 
-/// Below this length merge sort hands over to insertion sort.
+/// Length below which merge sort switches to insertion sort.
 const INSERTION: usize = 24;
-/// Below this length a parallel count does not split further: some 100 us of work per task.
+/// Length below which a parallel count does not split further: about 100 us of work per task.
 const PARALLEL: usize = 1 << 15;
 
 /// Reusable working memory: 32 bytes per observation, allocated by the first call.
@@ -37,13 +37,13 @@ impl Kendall {
         Self::default()
     }
 
-    /// For one huge problem, on all threads of the current rayon pool. The result is the same.
+    /// For one large problem, on all threads of the current rayon pool. The result is the same.
     pub fn parallel() -> Self {
         Kendall { parallel: true, ..Self::default() }
     }
 
-    /// tau-b of the finite values `x[i], y[i]`; `None` where it is undefined: fewer than two observations, or one
-    /// side constant.
+    /// Computes tau-b of the finite values `x[i], y[i]`. Returns `None` if it is undefined: fewer than two
+    /// observations, or one side constant.
     pub fn tau(&mut self, x: &[f64], y: &[f64]) -> Option<f64> {
         assert_eq!(x.len(), y.len(), "kendall: one y per x");
         let n = x.len();
@@ -78,7 +78,7 @@ impl Kendall {
     }
 }
 
-/// tau-b of `n` observations by the counts of their pairs; `None` where it is undefined.
+/// tau-b of `n` observations from the counts of their pairs; `None` if it is undefined.
 pub(super) fn tau_b(n: u64, concordant_minus_discordant: i128, tied_x: u64, tied_y: u64) -> Option<f64> {
     let all = pair_count(n);
     if tied_x == all || tied_y == all {
@@ -86,16 +86,16 @@ pub(super) fn tau_b(n: u64, concordant_minus_discordant: i128, tied_x: u64, tied
     }
     let tau =
         concordant_minus_discordant as f64 / ((all - tied_x) as f64).sqrt() / ((all - tied_y) as f64).sqrt();
-    // Rounding may leave a perfect agreement a last bit above one.
+    // Rounding may give a perfect agreement slightly above one.
     Some(tau.clamp(-1.0, 1.0))
 }
 
-/// Pairs among `n` things.
+/// Number of pairs among `n` items.
 pub(super) fn pair_count(n: u64) -> u64 {
     n * n.saturating_sub(1) / 2
 }
 
-/// Pairs of equal values in a sorted sequence.
+/// Number of pairs of equal values in a sorted sequence.
 fn tied_pairs<T: PartialEq + Copy>(mut sorted: impl Iterator<Item = T>) -> u64 {
     let Some(mut current) = sorted.next() else { return 0 };
     let (mut ties, mut run) = (0, 0);
@@ -108,7 +108,7 @@ fn tied_pairs<T: PartialEq + Copy>(mut sorted: impl Iterator<Item = T>) -> u64 {
     ties
 }
 
-/// Sorts `values` and returns how many pairs stood in the wrong order; `scratch` has the same length.
+/// Sorts `values` and returns the number of pairs in the wrong order; `scratch` has the same length.
 fn sort_and_count(values: &mut [u64], scratch: &mut [u64]) -> u64 {
     if values.len() <= INSERTION {
         return insertion_sort_and_count(values);
@@ -120,7 +120,7 @@ fn sort_and_count(values: &mut [u64], scratch: &mut [u64]) -> u64 {
     inversions + merge_and_count(values, middle, scratch)
 }
 
-/// As [`sort_and_count`], with the halves on different threads.
+/// Like [`sort_and_count`], with the halves on different threads.
 fn sort_and_count_parallel(values: &mut [u64], scratch: &mut [u64]) -> u64 {
     if values.len() <= PARALLEL {
         return sort_and_count(values, scratch);
@@ -158,7 +158,7 @@ fn merge_and_count(values: &mut [u64], middle: usize, scratch: &mut [u64]) -> u6
     let (left, right) = values.split_at(middle);
     let (mut i, mut j, mut inversions) = (0, 0, 0u64);
     while i < left.len() && j < right.len() {
-        // Arithmetic instead of a branch: which half gives the next element is a coin toss to the predictor.
+        // Arithmetic instead of a branch, which would be unpredictable.
         let take_right = right[j] < left[i];
         scratch[i + j] = if take_right { right[j] } else { left[i] };
         inversions += (left.len() - i) as u64 * u64::from(take_right);

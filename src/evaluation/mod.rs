@@ -1,8 +1,8 @@
-//! How good embeddings are: agreement with caption similarity, and retrieval with incomplete queries
-//! (model.md, "Evaluation").
+//! Quality of embeddings: agreement with caption similarity, and retrieval with incomplete queries (model.md,
+//! "Evaluation").
 //!
-//! Every number here is a function of its inputs alone: work is cut into blocks whose size does not depend on the
-//! number of threads, and sums run in a fixed order.
+//! Every result is a function of its inputs alone: work is divided into blocks whose size does not depend on
+//! the number of threads, and sums run in a fixed order.
 
 pub mod agreement;
 pub mod bag_of_objects;

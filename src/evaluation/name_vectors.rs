@@ -1,11 +1,11 @@
-//! A baseline of word vectors: the mean of the GloVe vectors of a scene's object names, as unit vectors.
+//! Word-vector baseline: the mean of the GloVe vectors of a scene's object names, normalised.
 
 use super::bag_of_objects::normalise;
 use crate::data::Dataset;
 use crate::data::scene_graph::SceneGraph;
 
-/// `[graphs, word_width]` unit rows. Every object counts; one whose name has no known word, and the image node, do
-/// not. Zeros for a graph without a known name.
+/// `[graphs, word_width]` rows of unit norm. The mean is over all objects except the image node and objects
+/// whose name has no known word. Zeros for a graph without a known name.
 pub fn mean_name_vectors(dataset: &Dataset, graphs: &[SceneGraph<'_>]) -> Vec<f32> {
     let width = dataset.word_width();
     let (vectors, image) = (dataset.object_vectors(), dataset.object_count() - 1);

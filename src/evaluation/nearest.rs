@@ -1,5 +1,5 @@
-//! The k nearest images of one query by inner product: every image is compared (`top_k` of each backend); and an image's
-//! rank.
+//! Exact search for the k nearest images of one query by inner product (`top_k` of each backend), and the
+//! rank of an image.
 
 use rayon::prelude::*;
 
@@ -10,8 +10,9 @@ use crate::backend::cpu::top_k::top_k_stored;
 use crate::backend::device::{BackendTask, Device, Precision};
 use crate::{Error, Result};
 
-/// The `k` images (or all, if fewer) with the greatest inner product with `query`, best first, ties by the lower
-/// index; with their inner products. The CPU sums them in double precision, other devices in their own.
+/// Finds the `k` images (or all, if fewer) with the greatest inner products with `query`, best first; ties go
+/// to the lower index. Returns them with their inner products. The CPU sums these in double precision, other
+/// devices in their own precision.
 pub fn nearest(
     device: Device,
     precision: Precision,
@@ -23,7 +24,7 @@ pub fn nearest(
     device.run(precision, Nearest { query, embeddings, k })
 }
 
-/// The same of rows as they are stored, on the CPU: exact for the stored values.
+/// Like [`nearest`], for stored rows, on the CPU: exact for the stored values.
 pub fn nearest_stored<'a>(
     query: Embeddings<'_>,
     rows: impl Into<StoredRows<'a>>,
@@ -34,8 +35,8 @@ pub fn nearest_stored<'a>(
     Ok(top_k_stored(query.values(), rows, k))
 }
 
-/// The rank, from 1, of row `target` among `rows` by inner product with `query`, one row, and that inner product; on the
-/// CPU. Rows that score the same rank before it, as in [`ranks`](super::ranks).
+/// Rank, from 1, of row `target` among `rows` by inner product with `query` (one row), and that inner
+/// product; computed on the CPU. Rows with the same score rank before it, as in [`ranks`](super::ranks).
 pub fn rank<'a>(
     query: Embeddings<'_>,
     rows: impl Into<StoredRows<'a>>,

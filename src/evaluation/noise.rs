@@ -8,33 +8,33 @@ use crate::data::scene_graph::{SceneGraph, SceneGraphBuf};
 use crate::data::{Dataset, Split};
 use crate::error::Result;
 
-/// What happens to the graphs of a split before they are queries.
+/// Selection of queries, and the noise applied to them.
 #[derive(Clone, Copy, Debug)]
 pub struct QueryNoise {
-    /// Which images.
+    /// Images whose graphs are the queries.
     pub split: Split,
-    /// Edges removed from each query, M.
+    /// Number of edges removed from each query, M.
     pub removed: usize,
-    /// Which edges are drawn from.
+    /// Edges that may be removed.
     pub edges: QueryEdges,
-    /// Of the edges that are removed.
+    /// Seed for the removed edges.
     pub seed: u64,
 }
 
-/// The queries of one level of noise, and how well they found their images.
+/// Queries at one level of noise, and their retrieval metrics.
 #[derive(Clone, Debug, Serialize)]
 pub struct NoiseLevel {
-    /// Edges removed from each query, M.
+    /// Number of edges removed from each query, M.
     pub removed: usize,
-    /// Over all images of the split.
+    /// Metrics over all images of the split.
     #[serde(flatten)]
     pub metrics: RetrievalMetrics,
-    /// `[images, D]`: the queries' embeddings, in the order of the split.
+    /// `[images, D]` embeddings of the queries, in the order of the split.
     #[serde(skip)]
     pub queries: Vec<f32>,
 }
 
-/// Every image's graph, incomplete.
+/// Incomplete graphs of all images in the split.
 pub fn incomplete_queries(dataset: &Dataset, noise: QueryNoise) -> Vec<SceneGraphBuf> {
     let QueryNoise { split, removed, edges, seed } = noise;
     let in_image = dataset.predicate_count() as u32 - 1;
@@ -46,8 +46,8 @@ pub fn incomplete_queries(dataset: &Dataset, noise: QueryNoise) -> Vec<SceneGrap
         .collect()
 }
 
-/// Ranks, on `device`, each image of the split for its own incomplete query, which `embed` turns into a row, among `index
-/// [images, D]`, the split's embeddings by the same method.
+/// Ranks each image of the split, on `device`, for its own incomplete query. `embed` embeds the queries;
+/// `index [images, D]` holds the split's embeddings by the same method.
 pub fn noise_level(
     device: Device,
     precision: Precision,

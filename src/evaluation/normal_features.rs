@@ -1,13 +1,13 @@
-//! The baseline without information: embeddings drawn from a normal distribution (paper, Table 2, "Normal Features").
+//! Uninformative baseline: embeddings drawn from a normal distribution (paper, Table 2, "Normal Features").
 
 use rand::SeedableRng;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand_distr::{Distribution, StandardNormal};
 
-/// `[images, width]` values of N(0, 1), each row then divided by its norm.
+/// `[images, width]` values of N(0, 1), with each row divided by its norm.
 ///
-/// Normalised because every other embedding is: inner products are cosines, and an image whose vector happens to be
-/// long does not lead or trail every other image's row. The same arguments give the same values on every machine.
+/// Rows are normalised like every other embedding: inner products are cosines, and a long vector does not
+/// rank first or last in every row. The same arguments give the same values on every machine.
 pub fn normal_features(images: usize, width: usize, seed: u64) -> Vec<f32> {
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
     let mut row = vec![0.0f64; width];

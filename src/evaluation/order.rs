@@ -1,10 +1,10 @@
-//! Order-preserving integer keys: the rank correlations only compare values, and integers compare without
-//! branches, sort faster than floats and pack in pairs.
+//! Order-preserving integer keys. The rank correlations only compare values, and integers compare without
+//! branches, sort faster than floats, and pack in pairs.
 
-/// Maps a finite `value` to an integer of the same order; -0 and 0, which are equal, map to one key.
+/// Maps a finite `value` to an integer with the same order; -0 and 0, which are equal, map to the same key.
 ///
-/// Bit patterns of positive floats already ascend with their value; those of negative ones descend, so their bits
-/// are flipped, and the sign bit is set on the positive ones to put them above.
+/// Bit patterns of positive floats already ascend with their value. Those of negative floats descend, so
+/// their bits are flipped. The sign bit is set on positive ones to place them above.
 #[inline]
 fn key(value: f64) -> u64 {
     let bits = (value + 0.0).to_bits();

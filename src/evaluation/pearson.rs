@@ -1,14 +1,14 @@
-//! Pearson's r, in two passes: the means first, then the sums of products of the deviations.
+//! Pearson's r, in two passes: first the means, then the sums of products of the deviations.
 
-/// Values per partial sum; partial sums are then added up, so the rounding error grows with their number instead of
-/// with that of the values.
+/// Number of values per partial sum. Partial sums are then added up, so the rounding error grows with their
+/// number instead of the number of values.
 const BLOCK: usize = 1024;
 
-/// r of the finite values `x[i], y[i]`; `None` where it is undefined: fewer than two observations, or one side
-/// constant.
+/// Computes r of the finite values `x[i], y[i]`. Returns `None` if it is undefined: fewer than two
+/// observations, or one side constant.
 pub fn pearson(x: &[f64], y: &[f64]) -> Option<f64> {
     assert_eq!(x.len(), y.len(), "pearson: one y per x");
-    // By comparison: the rounded mean of equal values may differ from them, and its deviations from zero.
+    // Tested by comparison, because the rounded mean of equal values may differ from them.
     if is_constant(x) || is_constant(y) {
         return None;
     }
@@ -30,10 +30,10 @@ pub fn pearson(x: &[f64], y: &[f64]) -> Option<f64> {
     r_of_sums([sum_xx, sum_yy, sum_xy])
 }
 
-/// r by the sums of products of the deviations, of sides that are not constant.
+/// r from the sums of products of the deviations; neither side is constant.
 pub(super) fn r_of_sums([sum_xx, sum_yy, sum_xy]: [f64; 3]) -> Option<f64> {
-    // The roots are taken apart because the product of the sums may underflow. A side that varies only below the
-    // square root of the smallest double counts as constant.
+    // The square roots are taken separately because the product of the sums may underflow. A side whose
+    // variation is below the square root of the smallest double counts as constant.
     let r = sum_xy / sum_xx.sqrt() / sum_yy.sqrt();
     r.is_finite().then(|| r.clamp(-1.0, 1.0))
 }

@@ -1,4 +1,4 @@
-//! Embeddings on a sheet of paper: their first two principal components.
+//! Projection of embeddings to the plane: their first two principal components.
 //!
 //! ```text
 //! C = sum_X (f_X - mean)(f_X - mean)^T / images,   C v = lambda v,   lambda_1 >= lambda_2 >= ...
@@ -10,13 +10,14 @@ use crate::matmul::{Accumulate, MatMut, MatRef, Packed, matmul};
 
 /// Images in the plane of the largest variance.
 pub struct Projection {
-    /// `[images]`, along the first and the second component.
+    /// `[images]` coordinates along the first and second component.
     pub points: Vec<(f64, f64)>,
-    /// The share of the variance along each.
+    /// Share of the variance along each component.
     pub explained: (f64, f64),
 }
 
-/// Projects `embeddings`; `None` where there are fewer than two images or columns, or all images are one point.
+/// Projects `embeddings`. Returns `None` if there are fewer than two images or columns, or if all images
+/// coincide.
 pub fn principal_plane(embeddings: Embeddings<'_>) -> Option<Projection> {
     let (images, width) = (embeddings.len(), embeddings.width());
     if images < 2 || width < 2 {
@@ -48,19 +49,22 @@ pub fn principal_plane(embeddings: Embeddings<'_>) -> Option<Projection> {
 
 struct Eigenvector {
     value: f64,
-    /// Of unit length; the largest part is positive, so that every machine takes the same of the two directions.
+    /// Unit vector. Its largest component is positive, so that every machine takes the same of the two directions.
     direction: Vec<f64>,
 }
 
-/// The eigenvectors of the two largest eigenvalues of a symmetric matrix without negative eigenvalues.
+/// Eigenvectors of the two largest eigenvalues of a symmetric matrix without negative eigenvalues.
 ///
 /// Rotations of pairs of rows make all rows orthogonal (one-sided Jacobi method: Golub and Van Loan, *Matrix Computations*,
 /// 8.6.3). Each row then is an eigenvalue times its eigenvector. The convergence is quadratic.
 fn leading_eigenvectors(mut matrix: Vec<f64>, width: usize) -> [Eigenvector; 2] {
     /// Rows with a smaller cosine are orthogonal.
     const ORTHOGONAL: f64 = 1e-14;
+    /// Rows whose part of the sum of squares is smaller are rounding errors of an eigenvalue 0.
+    const NEGLIGIBLE: f64 = 1e-30;
     /// Far more than the six to ten that a matrix takes.
     const MOST_SWEEPS: usize = 60;
+    let negligible = NEGLIGIBLE * dot(&matrix, &matrix);
     for _ in 0..MOST_SWEEPS {
         let mut rotated = false;
         for i in 1..width {
@@ -68,7 +72,7 @@ fn leading_eigenvectors(mut matrix: Vec<f64>, width: usize) -> [Eigenvector; 2] 
             let q = &mut rest[..width];
             for p in before.chunks_exact_mut(width) {
                 let (of_p, of_q, of_both) = (dot(p, p), dot(q, q), dot(p, q));
-                if of_both.abs() <= ORTHOGONAL * (of_p * of_q).sqrt() {
+                if of_p.min(of_q) <= negligible || of_both.abs() <= ORTHOGONAL * (of_p * of_q).sqrt() {
                     continue;
                 }
                 rotated = true;
@@ -95,7 +99,7 @@ fn leading_eigenvectors(mut matrix: Vec<f64>, width: usize) -> [Eigenvector; 2] 
     })
 }
 
-/// The inner product, in eight partial sums.
+/// Inner product, in eight partial sums.
 fn dot(a: &[f64], b: &[f64]) -> f64 {
     const SUMS: usize = 8;
     let (a, b) = (a.chunks_exact(SUMS), b.chunks_exact(SUMS));

@@ -1,4 +1,4 @@
-//! Retrieval: at which rank does a query find its own image, and what follows from the ranks.
+//! Retrieval: the rank of each query's own image, and metrics of the ranks.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,10 +10,10 @@ use crate::{Error, Result};
 /// recall@k is reported for k = 1..=RECALL_DEPTH (paper, Figure 4a).
 pub const RECALL_DEPTH: usize = 100;
 
-/// The rank, from 1, of image `targets[q]` among all of `index` when query q ranks them by inner product; with
-/// normalised rows, by cosine. Computed on `device`, with sums in double precision on all of them.
+/// Rank, from 1, of image `targets[q]` among all of `index`, by inner product with query q (the cosine for
+/// normalised rows). Computed on `device`, with sums in double precision on all devices.
 ///
-/// Images that score the same as the target rank before it, so constant embeddings look as bad as they are. Cost:
+/// Images with the same score as the target rank before it, so constant embeddings get the worst ranks. Cost:
 /// queries x images x width multiply-adds.
 pub fn ranks(
     device: Device,
@@ -61,21 +61,21 @@ impl BackendTask for Ranks<'_> {
     }
 }
 
-/// What a list of ranks amounts to.
+/// Metrics of a list of ranks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RetrievalMetrics {
     /// Mean reciprocal rank.
     pub mrr: f64,
-    /// Share of the queries whose image ranks first.
+    /// Share of queries whose image ranks first.
     pub recall_at_1: f64,
-    /// Share of the queries whose image is among the first five.
+    /// Share of queries whose image is among the first five.
     pub recall_at_5: f64,
-    /// `[RECALL_DEPTH]`, `recall[k - 1]` = recall@k.
+    /// `[RECALL_DEPTH]` recall, where `recall[k - 1]` = recall@k.
     pub recall: Vec<f64>,
 }
 
 impl RetrievalMetrics {
-    /// From ranks that start at 1. No ranks give zeros.
+    /// Computes the metrics from ranks that start at 1; zeros if there are none.
     pub fn new(ranks: &[u32]) -> Self {
         let queries = ranks.len().max(1) as f64;
         let mut at_rank = [0u64; RECALL_DEPTH];

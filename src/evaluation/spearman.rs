@@ -1,11 +1,11 @@
-//! Spearman's rho: Pearson's r of the ranks, tied values sharing the mean of theirs.
+//! Spearman's rho: Pearson's r of the ranks; tied values share the mean of their ranks.
 //!
-//! Twice a mean rank is an integer, and so is twice its distance from the mean of all, n + 1:
+//! Twice a mean rank is an integer, and so is twice its distance from the mean of all ranks, n + 1:
 //! ```text
 //! u = 2 rank(x) - (n + 1),  v = 2 rank(y) - (n + 1),  rho = sum u v / sqrt(sum u^2 * sum v^2)
 //! ```
-//! so the three sums are exact, whatever their order. Sorting (x, y) by x turns x into u in place, sorting (y, u) by
-//! y then meets the ranks of y in order: no index is needed.
+//! The three sums are therefore exact, in any order. Sorting (x, y) by x lets x be replaced by u in place.
+//! Sorting (y, u) by y then gives the ranks of y in order, without an index.
 
 use rayon::prelude::*;
 
@@ -24,13 +24,13 @@ impl Spearman {
         Self::default()
     }
 
-    /// For one huge problem: sorts on all threads of the current rayon pool. The result is the same.
+    /// For one large problem: sorts on all threads of the current rayon pool. The result is the same.
     pub fn parallel() -> Self {
         Spearman { parallel: true, ..Self::default() }
     }
 
-    /// rho of the finite values `x[i], y[i]`; `None` where it is undefined: fewer than two observations, or one side
-    /// constant.
+    /// Computes rho of the finite values `x[i], y[i]`. Returns `None` if it is undefined: fewer than two
+    /// observations, or one side constant.
     pub fn rho(&mut self, x: &[f64], y: &[f64]) -> Option<f64> {
         assert_eq!(x.len(), y.len(), "spearman: one y per x");
         self.pairs.clear();
@@ -43,7 +43,7 @@ impl Spearman {
             let u = centred_rank(start, end, n);
             sum_uu += i128::from(u) * i128::from(u) * (end - start) as i128;
             for pair in tie {
-                // Only carried along, so the order of the second half is of no concern.
+                // The second half is only carried along, so its order does not matter.
                 *pair = (u128::from(second(*pair)) << 64) | u128::from(u as u64);
             }
         });
@@ -68,7 +68,7 @@ impl Spearman {
     }
 }
 
-/// rho by the sums of u u, v v and u v; `None` where it is undefined.
+/// rho from the sums of u u, v v and u v; `None` if it is undefined.
 pub(super) fn rho_of_sums([sum_uu, sum_vv, sum_uv]: [i128; 3]) -> Option<f64> {
     if sum_uu == 0 || sum_vv == 0 {
         return None;
@@ -77,7 +77,7 @@ pub(super) fn rho_of_sums([sum_uu, sum_vv, sum_uv]: [i128; 3]) -> Option<f64> {
     Some(rho.clamp(-1.0, 1.0))
 }
 
-/// Twice the mean of the ranks start + 1 ..= end, less n + 1.
+/// Twice the mean of the ranks start + 1 ..= end, minus n + 1.
 fn centred_rank(start: usize, end: usize, n: usize) -> i64 {
     (start + 1 + end) as i64 - (n + 1) as i64
 }

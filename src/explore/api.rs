@@ -1,4 +1,4 @@
-//! The answers of the JSON API, which the module above describes.
+//! Handlers of the JSON API, which the parent module describes.
 
 use std::collections::HashSet;
 use std::str::FromStr;
@@ -19,19 +19,19 @@ use crate::evaluation::{Embeddings, QueryEdges, incomplete_query, nearest_stored
 use crate::report::scene::{Drawing, Frame, Scene};
 use crate::report::scene_drawing;
 
-/// Images that a search among the captions lists.
+/// Number of images listed by a search in the captions.
 const MOST_LISTED: usize = 24;
-/// Results of a search.
+/// Largest number of results of a search.
 const MOST_RESULTS: usize = 100;
 
 type Answer<T> = std::result::Result<T, Refusal>;
 
-/// Why a request is not answered.
+/// An error response.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Refusal {
     #[serde(skip)]
     pub status: StatusCode,
-    /// The methods that would be.
+    /// Allowed methods, for the `Allow` header.
     #[serde(skip)]
     pub allow: Option<&'static str>,
     error: String,
@@ -66,13 +66,13 @@ impl From<QueryProblem> for Refusal {
 }
 
 impl From<Error> for Refusal {
-    /// The request was fine.
+    /// An internal error: the request was valid.
     fn from(error: Error) -> Self {
         Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
     }
 }
 
-/// Work that takes some milliseconds, on a thread of its own: connections are served meanwhile.
+/// Runs work that takes some milliseconds on a separate thread, so that connections are still served.
 pub(super) async fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Answer<T> {
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(|error| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
@@ -86,7 +86,7 @@ pub(super) struct Vocabulary {
     predicates: Vec<String>,
 }
 
-/// The names that a query may use, without those of the image node and its edges.
+/// Names that a query may use, without those of the image node and its edges.
 pub(super) fn vocabulary(collection: &Collection) -> Vocabulary {
     let dataset = &collection.run.dataset;
     let objects = (0..dataset.object_count() - 1).map(|t| dataset.object_name(t).into());
@@ -108,7 +108,7 @@ pub(super) struct Image {
     without_in_image: Vec<String>,
 }
 
-/// The image with this id; `options` may remove edges.
+/// Returns the image with this id; `options` may remove edges.
 pub(super) fn image(collection: &Collection, id: &str, options: &str) -> Answer<Image> {
     let id = number("an image id", id)?;
     let image = find(collection, id)?;
@@ -121,7 +121,7 @@ pub(super) fn image(collection: &Collection, id: &str, options: &str) -> Answer<
                 let wrong = |_| Refusal::bad(format!("edges: {value:?}; use augmented or relationships"));
                 edges = QueryEdges::from_str(&value, false).map_err(wrong)?;
             }
-            _ => return Err(Refusal::bad(format!("there is no option {name:?}; use remove, edges or seed"))),
+            _ => return Err(Refusal::bad(format!("unknown option {name:?}; use remove, edges or seed"))),
         }
     }
     let dataset = &collection.run.dataset;
@@ -152,13 +152,13 @@ struct Listed {
     caption: String,
 }
 
-/// The first images with a caption that has all the words in it, each at the beginning of one of its own.
+/// Returns the first images with a caption that contains all the given words as prefixes of its words.
 pub(super) fn images(collection: &Collection, options: &str) -> Answer<Listing> {
     let mut wanted = Vec::new();
     for (name, value) in form_urlencoded::parse(options.as_bytes()) {
         match &*name {
             "caption" => wanted.extend(value.split_whitespace().map(str::to_lowercase)),
-            _ => return Err(Refusal::bad(format!("there is no option {name:?}; use caption"))),
+            _ => return Err(Refusal::bad(format!("unknown option {name:?}; use caption"))),
         }
     }
     let dataset = &collection.run.dataset;
@@ -173,7 +173,7 @@ pub(super) fn images(collection: &Collection, options: &str) -> Answer<Listing> 
     Ok(Listing { images: listed.take(MOST_LISTED).collect() })
 }
 
-/// An image, drawn uniformly.
+/// Returns a random image, uniformly distributed.
 pub(super) fn random(collection: &Collection) -> serde_json::Value {
     let image = rand::rng().random_range(collection.images.clone());
     serde_json::json!({ "image_id": collection.run.dataset.image_id(image) })
@@ -229,7 +229,7 @@ struct Shared {
     objects: Vec<String>,
 }
 
-/// The images nearest to the graph that `body` describes.
+/// Returns the images nearest to the graph described by `body`.
 pub(super) async fn search(collection: Arc<Collection>, body: &[u8]) -> Answer<Results> {
     let request: Search = serde_json::from_slice(body).map_err(|error| {
         Refusal::bad(format!(
@@ -307,7 +307,7 @@ fn results(
     Ok(Results { images: images.len(), target: target_rank, results: found.collect::<Answer<_>>()? })
 }
 
-/// An image's boxes, drawn; none where the data has none of it.
+/// Draws the boxes of an image; `None` if the data has none.
 fn drawing(dataset: &Dataset, image: usize) -> Answer<Option<Drawing>> {
     let Some(size) = dataset.image_size(image) else { return Ok(None) };
     let boxes: Vec<_> = dataset.boxes(image).collect();
@@ -321,7 +321,7 @@ fn drawing(dataset: &Dataset, image: usize) -> Answer<Option<Drawing>> {
     Ok(Some(drawn.map_err(Error::file("draw", format!("image {}", dataset.image_id(image))))?))
 }
 
-/// The image of the split with this id.
+/// Index of the image with this id in the split.
 fn find(collection: &Collection, id: u64) -> Answer<usize> {
     let Collection { run, split, images, .. } = collection;
     match run.dataset.find_image(id) {
@@ -338,5 +338,5 @@ fn captions(dataset: &Dataset, image: usize) -> Vec<String> {
 }
 
 fn number<T: FromStr>(what: &str, text: &str) -> Answer<T> {
-    text.parse().map_err(|_| Refusal::bad(format!("{what}: {text:?} is no whole number from 0")))
+    text.parse().map_err(|_| Refusal::bad(format!("{what}: {text:?} is not a whole number")))
 }

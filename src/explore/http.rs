@@ -1,8 +1,8 @@
-//! The server: which hosts, paths, methods and bodies are answered at all, and how an answer is sent.
+//! HTTP server: checks hosts, paths, methods and bodies, and sends the responses.
 //!
-//! A web page elsewhere could have its own name point to this machine and so read the answers; therefore a request
-//! must name the host by an IP address or as `localhost`, neither of which another page can claim. A search must be
-//! declared as JSON, which a page of another origin cannot send without asking first.
+//! A foreign web page could make its own name point to this machine and thereby read the responses. A request
+//! must therefore name the host by an IP address or as `localhost`, which no foreign page can claim. A search
+//! must be declared as JSON, which a page of another origin cannot send without a preflight request.
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -25,23 +25,23 @@ use super::api::{self, Refusal};
 use super::page::PAGE;
 use crate::error::{Error, Result};
 
-/// Bytes of a search: some ten times the largest query.
+/// Largest size of a search in bytes, about ten times the largest query.
 const MOST_BODY_BYTES: usize = 1 << 16;
-/// Bytes of a body that are read at all: who sends a little too much is told so, which closing the connection on unread
-/// bytes would prevent.
+/// Number of bytes of a body that are read. A slightly larger body gets an error response, which closing the
+/// connection with unread bytes would prevent.
 const MOST_READ_BYTES: usize = 1 << 20;
-/// Bytes of a request's head.
+/// Largest size of a request's header in bytes.
 const MOST_HEAD_BYTES: usize = 1 << 14;
-/// Connections at a time; a browser holds six.
+/// Largest number of concurrent connections; a browser uses six.
 const MOST_CONNECTIONS: usize = 128;
-/// For a head or a body to arrive.
+/// Timeout for receiving a header or a body.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What a browser may do with the page: use what this server sends, and nothing else.
+/// Content security policy of the page: only resources of this server are allowed.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
                                        img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// A server at work.
+/// A running server.
 pub(super) struct Server {
     runtime: Runtime,
     address: SocketAddr,
@@ -72,7 +72,7 @@ impl Server {
         self.address
     }
 
-    /// Without waiting for requests that are under way.
+    /// Stops without waiting for requests in flight.
     pub(super) fn stop(self) {
         self.runtime.shutdown_background();
     }
@@ -85,7 +85,7 @@ async fn accept(listener: tokio::net::TcpListener, collection: Arc<Collection>) 
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                // Such as too many open files, which passes.
+                // For example too many open files, which is temporary.
                 tracing::warn!("cannot accept a connection: {error}");
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
@@ -192,7 +192,7 @@ async fn answer(
     api::beside(look_up).await?
 }
 
-/// That the request is for this machine under a name that no other page can have.
+/// Checks that the request names this machine in a way that no foreign page can.
 fn check_host(request: &Request<Incoming>) -> std::result::Result<(), Refusal> {
     let mut hosts = request.headers().get_all(header::HOST).iter();
     let named = match (hosts.next(), hosts.next()) {
@@ -228,7 +228,7 @@ fn check_method(
     Err(refusal)
 }
 
-/// The body of a request that says that it is JSON.
+/// Reads the body of a request that is declared as JSON.
 async fn read_json(request: Request<Incoming>) -> std::result::Result<Bytes, Refusal> {
     let declared = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let media_type = declared.and_then(|value| value.split(';').next()).unwrap_or_default().trim();

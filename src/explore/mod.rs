@@ -1,7 +1,9 @@
-//! A trained run as a local web page: type a graph or pick an image, delete edges, see the nearest images change.
+//! Local web page for a trained run: enter a graph or select an image, delete edges, and see how the nearest
+//! images change.
 //!
-//! The page ([`page`]) is plain HTML, CSS and JavaScript within the program; it asks for nothing from outside. It and
-//! anyone else may use the JSON API, which answers from the run's data alone; no request names a file.
+//! The page ([`page`]) is plain HTML, CSS and JavaScript within the program; it loads nothing from outside.
+//! It uses the JSON API, which is also open to other clients. The API answers from the run's data alone; no
+//! request can name a file.
 //!
 //! | request | answer |
 //! | --- | --- |
@@ -12,16 +14,17 @@
 //! | `GET /api/random` | `{image_id}` |
 //! | `POST /api/search` | the nearest images, below |
 //!
-//! A `graph` is what `search --graph` reads: a list of `[subject, predicate, object]` and `[object]`
-//! ([`query_graph`](crate::data::query_graph)). `without_in_image` names the objects that lack the edge which leads
-//! from every object to the image node; an object without any edge is no part of the graph. A search is
+//! A `graph` has the format of `search --graph`: a list of `[subject, predicate, object]` and `[object]`
+//! ([`query_graph`](crate::data::query_graph)). `without_in_image` names the objects that lack their edge to
+//! the image node, which every object has by default. An object without any edge is not part of the graph. A
+//! search is
 //!
 //! ```json
 //! {"graph": [["man", "throwing", "frisbee"]], "without_in_image": [], "target": 2317468, "k": 12}
 //! ```
 //!
-//! where all but `graph` may be left out; its answer, best first, `shared` being what an image has in common with the
-//! query, in the names of its own graph:
+//! where all fields but `graph` are optional. The response lists the best images first. `shared` is what an
+//! image has in common with the query, by the names in its own graph:
 //!
 //! ```json
 //! {"images": 390, "target": {"image_id": 2317468, "rank": 1, "cosine": 0.97},
@@ -31,11 +34,12 @@
 //!               "shared": {"relationships": [["man", "throwing", "frisbee"]], "objects": ["man", "frisbee"]}}]}
 //! ```
 //!
-//! `drawing` is what stands inside an `<svg>` of the image's boxes, each element of an object with its place among the
-//! graph's objects in `data-object`; null where the data has no boxes of it. `url` is the photograph's address, or null.
-//! `caption_similarity` is that with the target's captions, null where there is no target; the target's rank counts
-//! images that score the same before it. What cannot be answered has a status of 4xx and
-//! `{"error": "a sentence", "statement": 0, "suggestions": ["name"]}`, the last two only of a graph with an unknown name.
+//! `drawing` is the content of an `<svg>` with the image's boxes; elements of an object have its index in
+//! `data-object`. It is null if the data has no boxes. `url` is the address of the photograph, or null.
+//! `caption_similarity` is the similarity to the captions of the target, or null without a target. Images
+//! with the same score rank before the target. Errors have a status of 4xx and `{"error": "a sentence",
+//! "statement": 0, "suggestions": ["name"]}`, where the last two are only present for a graph with an unknown
+//! name.
 
 mod api;
 mod http;
@@ -59,35 +63,35 @@ use crate::model::Model;
 use crate::progress::Progress;
 use crate::run::Run;
 
-/// Objects of a query; the largest image of the paper's data has 40.
+/// Largest number of objects in a query; the largest image of the paper's data has 40.
 const MOST_OBJECTS: usize = 128;
-/// Statements of a query.
+/// Largest number of statements in a query.
 const MOST_STATEMENTS: usize = 512;
 
-/// What the thread with the model waits for.
+/// Message to the thread that holds the model.
 pub enum Event {
-    /// A query, and where its embedding goes.
+    /// A query, and the channel for its embedding.
     Embed(SceneGraphBuf, oneshot::Sender<Result<Vec<f32>>>),
-    /// The end.
+    /// Stops the server.
     Stop,
 }
 
-/// What requests are answered from.
+/// Shared state of the requests.
 struct Collection {
     run: Arc<Run>,
     split: Split,
-    /// The split's images.
+    /// Images of the split.
     images: Range<usize>,
-    /// `[images, D]`
+    /// `[images, D]` embeddings of the images.
     embeddings: Vec<f32>,
     embed: Sender<Event>,
 }
 
-/// Embeds the images of `split`, then answers requests at `listener` until a [`Event::Stop`] comes. `ready` is called
-/// with the address once they are answered.
+/// Embeds the images of `split`, then answers requests on `listener` until an [`Event::Stop`] arrives. Calls
+/// `ready` with the address once requests are answered.
 ///
-/// The calling thread keeps the model, which no two queries use at once, and the device; the rest of a request runs
-/// beside it.
+/// The calling thread keeps the model, which only one query can use at a time, and the device. The rest of a
+/// request runs concurrently.
 pub fn explore(
     run: Run,
     split: Split,
@@ -135,7 +139,7 @@ impl<F: FnOnce(SocketAddr) -> Result<()>> BackendTask for ExploreTask<'_, F> {
         ready(server.address())?;
         for event in events {
             match event {
-                // Whoever asked may have gone.
+                // The client may have disconnected.
                 Event::Embed(graph, reply) => {
                     let _ = reply.send(embed_with(&mut model, [graph.view()].into_iter(), |_| ()));
                 }

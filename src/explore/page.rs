@@ -1,12 +1,12 @@
-//! The page's files, each under the path at which it is served. Nothing else is.
+//! Files of the page, each with its path. No other file is served.
 
 /// A file of the page.
 pub struct PageFile {
-    /// Its path, as requested.
+    /// Requested path.
     pub path: &'static str,
-    /// Its media type.
+    /// Media type.
     pub media_type: &'static str,
-    /// Its bytes.
+    /// Content of the file.
     pub content: &'static str,
 }
 
@@ -16,7 +16,7 @@ macro_rules! page_file {
     };
 }
 
-/// All of them.
+/// All files of the page.
 pub const PAGE: [PageFile; 8] = [
     page_file!("/", "text/html; charset=utf-8", "page.html"),
     page_file!("/page.css", "text/css; charset=utf-8", "page.css"),

@@ -1,4 +1,5 @@
-//! Embeddings as an Arrow IPC file (Feather, version 2): what vector engines and data frames read without a copy.
+//! Writes embeddings as an Arrow IPC file (Feather, version 2), which vector engines and data frames read
+//! without a copy.
 //!
 //! Columns: `image_id` (u64), `split` (string), `embedding` (fixed-size list of f32).
 
@@ -12,10 +13,11 @@ use arrow_schema::{ArrowError, DataType, Field, Schema};
 use crate::Result;
 use crate::files::atomic_file::write_atomically;
 
-/// Rows per record batch: 10 MB of the paper's width, which readers hold at a time.
+/// Rows per record batch: 10 MB at the paper's width, which readers hold at a time.
 const ROWS_PER_BATCH: usize = 8192;
 
-/// Writes `[rows, width]` values, with the id and the split of each row's image; the file appears whole or not at all.
+/// Writes `[rows, width]` values, with the id and split of each row's image. The file appears complete or not
+/// at all.
 pub fn write_arrow(path: &Path, ids: &[u64], splits: &[&str], values: &[f32], width: usize) -> Result<()> {
     assert!(width > 0 && values.len() == ids.len() * width, "arrow: a row of {width} for every id");
     assert_eq!(ids.len(), splits.len(), "arrow: a split for every id");

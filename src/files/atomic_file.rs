@@ -1,14 +1,15 @@
-//! Files that are either complete or not there: written beside the target, then renamed over it.
+//! Atomic file replacement: files are written beside the target, then renamed over it.
 
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 use crate::{Error, Result};
 
-/// Replaces `path` by what `write` writes (buffered here). On any error, a full disk among them, the old file
-/// stays as it was and nothing else is left behind; after a power cut the old or the new file is there, whole.
+/// Replaces `path` with the data that `write` writes (buffered here). After an error, such as a full disk,
+/// the old file is unchanged and nothing else remains. After a power failure either the old or the new file
+/// exists, complete.
 ///
-/// The temporary file lies in the same folder, since a rename cannot cross file systems. A symbolic link is
+/// The temporary file lies in the same folder, because a rename cannot cross file systems. A symbolic link is
 /// replaced, not followed.
 pub fn write_atomically(
     path: impl AsRef<Path>,
@@ -25,7 +26,8 @@ fn replace(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) ->
     };
     let mut builder = tempfile::Builder::new();
     builder.prefix(".scenerank-");
-    // Temporary files are private by default; this one becomes an ordinary file, subject to the umask.
+    // Temporary files are private by default; this one gets the permissions of an ordinary file, subject to
+    // the umask.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     let mut file = builder.tempfile_in(folder)?;
@@ -33,7 +35,7 @@ fn replace(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) ->
     write(&mut buffered)?;
     buffered.flush()?;
     drop(buffered);
-    // Without it the rename could reach the disk before the content does.
+    // Without this, the rename could reach the disk before the content.
     file.as_file().sync_all()?;
     file.persist(path)?;
     Ok(())
@@ -91,13 +93,14 @@ mod tests {
         assert!(error.to_string().starts_with("no/such/folder/checkpoint: cannot write"), "{error}");
     }
 
-    /// The system itself refuses a write: this test runs again in a process whose files may not pass one block.
+    /// Tests a write that the operating system refuses: runs this test again in a process whose files are
+    /// limited to one block.
     #[cfg(unix)]
     #[test]
     fn a_refused_write_keeps_the_old_file() {
         const TARGET: &str = "SCENERANK_TEST_ATOMIC_FILE";
         if let Some(path) = std::env::var_os(TARGET) {
-            // Small enough to stay in the buffer, so that the refusal comes from the flush.
+            // Small enough to stay in the buffer, so that the error occurs in the flush.
             let error = write_atomically(path, |writer| writer.write_all(&[0; 4000])).unwrap_err();
             assert!(error.to_string().contains("cannot write"), "{error}");
             return;

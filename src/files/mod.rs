@@ -1,4 +1,4 @@
-//! File formats and how files are written, whatever they hold.
+//! File formats, and writing of files, independent of their content.
 
 pub mod arrow;
 pub mod atomic_file;

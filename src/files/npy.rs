@@ -1,4 +1,4 @@
-//! Embeddings in and out of NumPy's `.npy` files: two dimensions, one row per image.
+//! Reads and writes embeddings as NumPy `.npy` files: two dimensions, one row per image.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek};
@@ -12,34 +12,34 @@ use rayon::prelude::*;
 use crate::files::atomic_file::write_atomically;
 use crate::{Error, Result};
 
-/// numpy itself reads no longer header unless told to.
+/// Largest header in bytes; numpy rejects longer ones by default.
 const MOST_HEADER_BYTES: usize = 10_000;
 
-/// Enough for any array of plain numbers.
+/// Largest number of brackets in a header, enough for any array of plain numbers.
 const MOST_BRACKETS: usize = 4;
 
 /// A matrix read from a file; every value is finite.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NpyMatrix {
-    /// `[rows, width]`, row-major.
+    /// `[rows, width]` values, row-major.
     pub values: Vec<f32>,
-    /// Rows.
+    /// Number of rows.
     pub rows: usize,
-    /// Columns.
+    /// Number of columns.
     pub width: usize,
 }
 
-/// Values as they are stored.
+/// Values in their stored precision.
 #[derive(Clone, Copy, Debug)]
 pub enum StoredValues<'a> {
-    /// In single precision.
+    /// Single precision.
     Single(&'a [f32]),
-    /// In half precision.
+    /// Half precision.
     Half(&'a [f16]),
 }
 
 impl StoredValues<'_> {
-    /// Values of all rows.
+    /// Number of values in all rows.
     pub fn len(&self) -> usize {
         match self {
             StoredValues::Single(values) => values.len(),
@@ -47,17 +47,18 @@ impl StoredValues<'_> {
         }
     }
 
-    /// Whether there is none.
+    /// Whether there are no values.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The first value that is not finite, with its place; one pass on all threads.
+    /// Finds the first value that is not finite, with its position. One pass on all threads.
     pub fn find_not_finite(&self) -> Option<(usize, f32)> {
         const VALUES_PER_TASK: usize = 1 << 18;
         fn find<T: Copy + Sync>(values: &[T], finite: impl Fn(T) -> bool + Sync) -> Option<usize> {
             let task = |(task, values): (usize, &[T])| {
-                // Without a branch, so that it vectorises; the place is looked for where there is one to find.
+                // Branch-free, so that it vectorises; the position is only searched for if there is such a
+                // value.
                 let all = values.iter().fold(true, |all, &value| all & finite(value));
                 let start = task * VALUES_PER_TASK;
                 (!all).then(|| start + values.iter().position(|&value| !finite(value)).unwrap_or(0))
@@ -71,10 +72,10 @@ impl StoredValues<'_> {
     }
 }
 
-/// A two-dimensional array of numbers whose header was read and agrees with the file's length.
+/// A two-dimensional array of numbers; its header was read and agrees with the file's length.
 struct MatrixFile {
     header: NpyHeader,
-    /// At the first value.
+    /// Positioned at the first value.
     reader: BufReader<File>,
     rows: usize,
     width: usize,
@@ -86,14 +87,14 @@ fn open_matrix(path: &Path) -> Result<MatrixFile> {
     let file_bytes = file.metadata().map_err(Error::file("read", path))?.len();
     let mut reader = BufReader::new(file);
     let header = read_header(&mut reader).map_err(|error| {
-        Error::invalid(path, "header", error.to_string(), "give a .npy file as numpy.save writes it")
+        Error::invalid(path, "header", error.to_string(), "give a .npy file written by numpy.save")
     })?;
 
     let &[rows, width] = header.shape() else {
         return Err(Error::invalid(
             path,
             "header",
-            format!("an array of {} dimensions, where two are read", header.shape().len()),
+            format!("an array of {} dimensions, expected two", header.shape().len()),
             "save an array of one row per image, such as x.reshape(len(x), -1)",
         ));
     };
@@ -101,12 +102,12 @@ fn open_matrix(path: &Path) -> Result<MatrixFile> {
         return Err(Error::invalid(
             path,
             "header",
-            format!("an array of shape {rows} x {width} holds nothing"),
+            format!("an array of shape {rows} x {width} is empty"),
             "save one row per image",
         ));
     }
     let dtype = header.dtype().descr();
-    // The descriptor ends in the kind and the bytes of a value, as in '<f4'.
+    // The descriptor ends in the kind and size of a value, as in '<f4'.
     let bytes_per_value = match dtype.trim_matches('\'').trim_start_matches(['<', '>', '=', '|']) {
         "f2" => 2,
         "f4" => 4,
@@ -135,17 +136,18 @@ fn open_matrix(path: &Path) -> Result<MatrixFile> {
     Ok(MatrixFile { header, reader, rows: rows as usize, width: width as usize, bytes_per_value })
 }
 
-/// Rows of a file that lie in it as they lie in memory: half or single precision, row after row.
+/// A file whose layout equals that in memory: half or single precision, row-major.
 pub(crate) struct MappedMatrix {
     map: Mmap,
-    /// Of the first value.
+    /// Offset of the first value, in bytes.
     offset: usize,
     rows: usize,
     width: usize,
     half: bool,
 }
 
-/// Maps a file that [`read_npy`] reads; none if its values must be converted. Nothing is checked of the values.
+/// Maps a file that [`read_npy`] can read. Returns `None` if its values must be converted. Does not check the
+/// values.
 pub(crate) fn map_npy(path: &Path) -> Result<Option<MappedMatrix>> {
     let MatrixFile { header, mut reader, rows, width, bytes_per_value } = open_matrix(path)?;
     let offset = reader.stream_position().map_err(Error::file("read", path))? as usize;
@@ -157,13 +159,14 @@ pub(crate) fn map_npy(path: &Path) -> Result<Option<MappedMatrix>> {
     if !plain || bytes_per_value > 4 {
         return Ok(None);
     }
-    // SAFETY: the file must not be cut short or changed while it is mapped, as for every mapped file of this program.
+    // SAFETY: the file must not be truncated or changed while it is mapped; this holds for every mapped file
+    // of this program.
     let map = unsafe { Mmap::map(reader.get_ref()) }.map_err(Error::file("map", path))?;
     Ok(Some(MappedMatrix { map, offset, rows, width, half: bytes_per_value == 2 }))
 }
 
 impl MappedMatrix {
-    /// Its values, `[rows, width]`.
+    /// Values `[rows, width]`.
     pub(crate) fn values(&self) -> StoredValues<'_> {
         let bytes_per_value = if self.half { 2 } else { 4 };
         let bytes = &self.map[self.offset..][..self.rows * self.width * bytes_per_value];
@@ -173,13 +176,13 @@ impl MappedMatrix {
         }
     }
 
-    /// Columns.
+    /// Number of columns.
     pub(crate) fn width(&self) -> usize {
         self.width
     }
 }
 
-/// Reads a two-dimensional array of half, single or double precision, in either order of storage.
+/// Reads a two-dimensional array of half, single or double precision, in row-major or column-major order.
 pub fn read_npy(path: &Path) -> Result<NpyMatrix> {
     let MatrixFile { header, reader, rows, width, bytes_per_value } = open_matrix(path)?;
     let order = header.order();
@@ -206,10 +209,11 @@ pub fn read_npy(path: &Path) -> Result<NpyMatrix> {
 
 /// Reads the header of a `.npy` file.
 ///
-/// npyz multiplies the sizes of the shape without a check, so a shape that no file can hold is refused before it sees
-/// the header.
+/// npyz multiplies the sizes of the shape without a check. A shape that no file can hold is therefore
+/// rejected before npyz reads the header.
 pub(crate) fn read_header(mut reader: impl Read) -> io::Result<NpyHeader> {
-    // The magic string, two bytes of version, and the header's length: two bytes in version 1, four since.
+    // Magic string, two bytes of version, and the length of the header: two bytes in version 1, four in later
+    // versions.
     let mut bytes = vec![0; 10];
     reader.read_exact(&mut bytes)?;
     let mut length = usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
@@ -224,7 +228,8 @@ pub(crate) fn read_header(mut reader: impl Read) -> io::Result<NpyHeader> {
     let start = bytes.len();
     bytes.resize(start + length, 0);
     reader.read_exact(&mut bytes[start..])?;
-    // An array of numbers has two: of the dictionary and of the shape. npyz takes twice as long for every nested one.
+    // An array of numbers has two brackets: dictionary and shape. The time npyz takes doubles with every
+    // nested one.
     if bytes[start..].iter().filter(|byte| b"([{".contains(byte)).count() > MOST_BRACKETS {
         return Err(io::Error::other("a header with too many brackets"));
     }
@@ -234,7 +239,7 @@ pub(crate) fn read_header(mut reader: impl Read) -> io::Result<NpyHeader> {
     }
 }
 
-/// Whether the sizes of the `shape` in a header, zeros aside, have a product. Other faults of it are npyz's to name.
+/// Whether the product of the nonzero sizes in the header's `shape` fits. npyz reports any other fault.
 fn shape_is_possible(header: &str) -> bool {
     let shape = header.split_once("shape").and_then(|(_, rest)| rest.split_once('(')?.1.split_once(')'));
     let Some((sizes, _)) = shape else { return true };
@@ -259,12 +264,12 @@ fn read_values<T: Deserialize>(
         .map_err(Error::file("read", path))
 }
 
-/// Writes `[rows, width]` values in single precision; the file appears whole or not at all.
+/// Writes `[rows, width]` values in single precision. The file appears complete or not at all.
 pub fn write_npy(path: &Path, values: &[f32], width: usize) -> Result<()> {
     write_values(path, values, width, |value| value)
 }
 
-/// The same, rounded to half precision: half the bytes.
+/// Like [`write_npy`], rounded to half precision.
 pub fn write_npy_half(path: &Path, values: &[f32], width: usize) -> Result<()> {
     write_values(path, values, width, f16::from_f32)
 }

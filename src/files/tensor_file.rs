@@ -1,4 +1,4 @@
-//! Safetensors files.
+//! Reads and writes safetensors files.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -8,7 +8,7 @@ use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use crate::error::{Error, Result};
 use crate::network::tensors::Tensor;
 
-/// A safetensors file read whole: its tensors as bytes, and its metadata.
+/// A safetensors file in memory: its tensors as bytes, and its metadata.
 pub struct TensorFile {
     path: std::path::PathBuf,
     bytes: Vec<u8>,
@@ -24,8 +24,8 @@ impl TensorFile {
             Error::invalid(
                 &path,
                 "header",
-                format!("no readable safetensors file ({error})"),
-                "the file is damaged or of another kind; write it again",
+                format!("not a readable safetensors file ({error})"),
+                "the file is damaged or has another format; write it again",
             )
         };
         let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(broken)?;
@@ -34,12 +34,12 @@ impl TensorFile {
         Ok(TensorFile { path, bytes, metadata })
     }
 
-    /// The file's path.
+    /// Path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// An entry of the metadata, as JSON of type `T`.
+    /// Entry of the metadata, as JSON of type `T`.
     pub fn metadata<T: serde::de::DeserializeOwned>(&self, key: &str) -> Result<T> {
         let place = format!("metadata \"{key}\"");
         let Some(text) = self.metadata.get(key) else {
@@ -54,12 +54,12 @@ impl TensorFile {
         })
     }
 
-    /// The names of all tensors.
+    /// Names of all tensors.
     pub fn names(&self) -> Vec<String> {
         self.tensors().names().into_iter().map(str::to_string).collect()
     }
 
-    /// A tensor in single precision, or `None` where there is none of this name.
+    /// Tensor in single precision, or `None` if there is none with this name.
     pub fn find(&self, name: &str) -> Result<Option<Tensor>> {
         let tensors = self.tensors();
         let Ok(view) = tensors.tensor(name) else { return Ok(None) };
@@ -70,12 +70,12 @@ impl TensorFile {
         Ok(Some(Tensor { shape: view.shape().to_vec(), values }))
     }
 
-    /// A tensor in single precision.
+    /// Tensor in single precision.
     pub fn tensor(&self, name: &str) -> Result<Tensor> {
         self.find(name)?.ok_or_else(|| self.missing(name))
     }
 
-    /// A tensor of the given shape.
+    /// Tensor of the given shape.
     pub fn tensor_of_shape(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
         let tensor = self.tensor(name)?;
         if tensor.shape != shape {
@@ -88,7 +88,7 @@ impl TensorFile {
         Ok(tensor)
     }
 
-    /// A vector of indices, stored as 32- or 64-bit integers, each of them from 0 to `below - 1`.
+    /// Vector of indices, stored as 32- or 64-bit integers, each from 0 to `below - 1`.
     pub fn indices(&self, name: &str, below: usize) -> Result<Vec<u32>> {
         let tensors = self.tensors();
         let view = tensors.tensor(name).map_err(|_| self.missing(name))?;
@@ -104,13 +104,13 @@ impl TensorFile {
             return Err(self.invalid(
                 format!("tensor {name}[{at}]"),
                 format!("is {}, outside 0..{below}", values[at]),
-                "mend the indices",
+                "correct the indices",
             ));
         }
         Ok(values.into_iter().map(|value| value as u32).collect())
     }
 
-    /// An [`Error::Invalid`] about this file.
+    /// Creates an [`Error::Invalid`] about this file.
     pub fn invalid(
         &self,
         place: impl Into<String>,
@@ -138,7 +138,7 @@ impl TensorFile {
     }
 }
 
-/// A tensor to be written: values of one of the types that our files hold.
+/// Values of a tensor to be written.
 pub enum TensorData {
     /// Single precision.
     F32(Vec<f32>),
@@ -148,7 +148,7 @@ pub enum TensorData {
     U8(Vec<u8>),
 }
 
-/// The bytes of a safetensors file with these tensors `(name, shape, values)` and metadata.
+/// Serialises tensors `(name, shape, values)` and metadata as a safetensors file.
 pub fn to_safetensors(
     tensors: &[(String, Vec<usize>, TensorData)],
     metadata: HashMap<String, String>,

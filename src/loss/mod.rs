@@ -1,6 +1,6 @@
 //! The three losses of a triple (paper, Table 1 and "Ranking Loss for Similarity Supervision").
 //!
-//! Each depends on the embeddings through `toward = fA.fP` and `away = fA.fN` alone, and on their difference:
+//! Each depends on the embeddings only through the difference of `toward = fA.fP` and `away = fA.fN`:
 //!
 //! - ranking:  `-T log Phat - (1 - T) log(1 - Phat)`, `Phat = sigmoid((toward - away) / nu)`,
 //!   `T = sAP / (sAP + sAN)`, and 1/2 where both are 0
@@ -10,14 +10,14 @@
 use num_traits::Float;
 use serde::{Deserialize, Serialize};
 
-/// Which loss.
+/// Kind of loss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 #[value(rename_all = "lowercase")]
 pub enum LossKind {
-    /// Cross entropy of the order's probability against a soft target.
+    /// Cross entropy of the predicted order's probability against a soft target.
     Ranking,
-    /// Hinge on the difference.
+    /// Hinge loss on the difference.
     Triplet,
     /// Softmax over the positive and the negative.
     InfoNce,
@@ -26,16 +26,17 @@ pub enum LossKind {
 /// A loss and its constants.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Loss {
-    /// Which loss.
+    /// Kind of loss.
     pub kind: LossKind,
-    /// nu of the ranking loss, lambda of InfoNCE.
+    /// Temperature: nu of the ranking loss, lambda of InfoNCE.
     pub temperature: f64,
-    /// m of the triplet loss.
+    /// Margin m of the triplet loss.
     pub margin: f64,
 }
 
 impl Loss {
-    /// The loss of one triple, and its derivative by `toward`; the derivative by `away` is the negative.
+    /// Loss of one triple, and its derivative with respect to `toward`; the derivative with respect to `away`
+    /// is its negative.
     pub fn of_triple<F: Float>(
         &self,
         toward: F,
@@ -55,7 +56,7 @@ impl Loss {
             }
             LossKind::Triplet => {
                 let violation = away - toward + constant(self.margin);
-                // A NaN must come out as one, so the comparison asks for the harmless case.
+                // NaN must propagate, so the comparison tests for the zero case.
                 if violation <= zero { (zero, zero) } else { (violation, -one) }
             }
             LossKind::InfoNce => (softplus(-logit), (sigmoid(logit) - one) / temperature),

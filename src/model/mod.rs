@@ -1,6 +1,7 @@
-//! The network: forward and backward, written once above any [`Backend`].
+//! The network: forward and backward, written once on top of any [`Backend`].
 //!
-//! A layer reads node states x and edge states e and makes new ones (paper, "Model"; model.md, "Forward"):
+//! A layer computes new node states and edge states from node states x and edge states e (paper, "Model";
+//! model.md, "Forward"):
 //!
 //! ```text
 //! edge_hidden   hidden = block(concat(x[subject], e, x[object]))
@@ -11,7 +12,7 @@
 //! readout       f = l2_normalise(mean of the graph's node states)
 //! ```
 //!
-//! [`ModelConfig`] switches off the norm of blocks, that of x', and the image node's part in the mean.
+//! [`ModelConfig`] can switch off batch norm, the l2 normalisation of x', and the image node in the mean.
 
 use std::sync::Arc;
 
@@ -29,7 +30,7 @@ use crate::network::parameters::{BlockKind, Layout, Parameters, Storage};
 use crate::network::tensors::{NamedTensors, Tensor};
 use crate::optimizer::{Adam, Moments, Part};
 
-/// The network on a backend, with room for batches up to a capacity.
+/// The network on a backend, with memory for batches up to a capacity.
 pub struct Model<B: Backend> {
     backend: B,
     parameters: Parameters<B::Buffer>,
@@ -37,54 +38,54 @@ pub struct Model<B: Backend> {
     /// `[G, D]` embeddings of the last batch, rows of unit length.
     embedding: B::Buffer,
     batch: B::Batch,
-    /// Size of the loaded batch; zeros where steps take their batches from the training set.
+    /// Size of the loaded batch; zeros if steps take their batches from the training set.
     batch_size: BatchSize,
-    /// Number of triples of the batch that the next step takes.
+    /// Number of triples in the next step's batch.
     triples: usize,
     /// Size of the largest batch.
     capacity: BatchSize,
     epoch: Epoch,
-    /// Tells models apart.
+    /// Distinguishes this model from others.
     identity: Arc<()>,
 }
 
-/// An epoch of a training set that the backend keeps.
+/// Progress in an epoch of a training set that the backend stores.
 #[derive(Default)]
 struct Epoch {
-    /// Whether each anchor has a triple, in the order of the steps.
+    /// `[anchors]` whether each anchor has a triple, in the order of the steps.
     has_triple: Vec<bool>,
-    /// Number of anchors that are done.
+    /// Number of anchors already processed.
     position: usize,
 }
 
-/// What training needs beside the model.
+/// State of training, in addition to the model.
 pub struct TrainingState<B: Backend> {
     /// `[parameter_count]` gradients with respect to the parameters.
     gradients: B::Buffer,
     moments: Moments<B::Buffer>,
     activation_gradients: B::ActivationGradients,
-    /// `[LOSS_STEPS, most triples]` losses of the last steps, one row per step in turns.
+    /// `[LOSS_STEPS, most triples]` losses of the last steps; steps use the rows in turn.
     losses: B::Buffer,
-    /// Number of triples of each row of `losses`.
+    /// Number of triples in each row of `losses`.
     loss_triples: [usize; LOSS_STEPS],
-    /// The row of `losses` that was written last.
+    /// Row of `losses` written last.
     last_loss: usize,
     /// Number of steps whose losses were already returned or overwritten.
     losses_taken: u64,
-    /// The same number as `steps`, where the backend counts.
+    /// The value of `steps`, in the backend's memory.
     counter: B::Steps,
     /// Captured steps.
     graphs: B::Graphs,
-    /// Loss and optimizer that the steps were captured with.
+    /// Loss and optimizer with which the steps were captured.
     captured: Option<(Loss, Adam)>,
     /// Identity of the model that this state trains.
     model: Arc<()>,
-    /// Number of optimizer steps done.
+    /// Number of optimizer steps taken.
     pub steps: u64,
 }
 
 impl<B: Backend> Model<B> {
-    /// A model with these tensors (every one that its layout names), for batches up to `capacity`.
+    /// Creates a model with these tensors (all that its layout names), for batches up to `capacity`.
     pub fn new(
         mut backend: B,
         config: ModelConfig,
@@ -124,22 +125,23 @@ impl<B: Backend> Model<B> {
         })
     }
 
-    /// Its sizes.
+    /// Sizes and switches of the network.
     pub fn config(&self) -> ModelConfig {
         self.parameters.layout.config
     }
 
-    /// The largest batch that it has room for.
+    /// Largest batch that fits.
     pub fn capacity(&self) -> BatchSize {
         self.capacity
     }
 
-    /// Where it computes. Not for other crates: a captured step holds the addresses of this very backend's memory.
+    /// The backend. Not public: captured steps hold addresses of this backend's memory, so it must not be
+    /// replaced.
     pub(crate) fn backend(&mut self) -> &mut B {
         &mut self.backend
     }
 
-    /// What the next passes read. The batch must fit the capacity.
+    /// Loads the batch for the following passes. It must fit the capacity.
     pub fn load_batch(&mut self, batch: &GraphBatch) -> Result<()> {
         let size = batch.size();
         assert!(size.fits(self.capacity), "a batch of {size:?} in buffers for {:?}", self.capacity);
@@ -149,8 +151,9 @@ impl<B: Backend> Model<B> {
         self.backend.load_batch(batch, &mut self.batch)
     }
 
-    /// Keeps the training set where the backend computes, once: `graphs`, numbered as the images of `sampler`, which all
-    /// batches that fit the capacity may be of. False where the backend keeps none: then load the batches.
+    /// Stores the training set in the backend's memory, once: `graphs`, numbered like the images of
+    /// `sampler`. All batches that fit the capacity may contain any of them. Returns false if the backend
+    /// does not store it; the caller must load batches then.
     pub fn load_training_set<'a>(
         &mut self,
         mut graphs: impl Iterator<Item = SceneGraph<'a>> + Clone,
@@ -161,8 +164,8 @@ impl<B: Backend> Model<B> {
         self.backend.load_training_set(&mut graphs, config, sampler, &mut self.batch)
     }
 
-    /// An epoch of the training set that the backend keeps: draws the triples of `order`'s anchors, of which those before
-    /// `position` are done.
+    /// Begins an epoch of the stored training set: draws the triples of the anchors in `order`. The anchors
+    /// before `position` are already processed.
     pub fn begin_epoch(
         &mut self,
         sampler: &TripleSampler<'_>,
@@ -177,8 +180,8 @@ impl<B: Backend> Model<B> {
         Ok(())
     }
 
-    /// The next step takes the epoch's next batch: that of as many anchors as the capacity has room for, at the end fewer.
-    /// Gives their triples: with any, the step must follow; without, there is none to take.
+    /// Selects the next batch of the epoch: as many anchors as the capacity allows, fewer at the end. Returns
+    /// its number of triples. If that is not 0, a step must follow; otherwise there is none to take.
     pub fn next_batch(&mut self) -> Result<usize> {
         let Epoch { has_triple, position } = &mut self.epoch;
         let end = has_triple.len().min(*position + self.capacity.graphs / 3);
@@ -189,20 +192,20 @@ impl<B: Backend> Model<B> {
         Ok(self.triples)
     }
 
-    /// The embeddings `[G, D]` of a batch's graphs, with the running statistics.
+    /// Embeddings `[G, D]` of a batch's graphs, computed with the running statistics.
     pub fn embed(&mut self, batch: &GraphBatch) -> Result<Vec<f32>> {
         self.evaluate(batch)?;
         self.embedding()
     }
 
-    /// The same into `embeddings[at..]`, where the backend computes.
+    /// Like [`Model::embed`], into `embeddings[at..]` in the backend's memory.
     pub fn embed_into(&mut self, batch: &GraphBatch, embeddings: &mut B::Buffer, at: usize) -> Result<()> {
         self.evaluate(batch)?;
         let values = self.batch_size.graphs * self.config().state_width;
         self.backend.copy(&self.embedding, 0..values, embeddings, at)
     }
 
-    /// Forward and readout with the running statistics.
+    /// Runs forward and readout with the running statistics.
     fn evaluate(&mut self, batch: &GraphBatch) -> Result<()> {
         self.load_batch(batch)?;
         self.forward(Mode::Evaluate)?;
@@ -210,8 +213,8 @@ impl<B: Backend> Model<B> {
         backend.readout(Readout { config: parameters.layout.config, batch, activations, embedding })
     }
 
-    /// One training step, on the loaded batch or the epoch's next. A backend that can capture records its stages the first time, and from then
-    /// on does them in one call.
+    /// Runs one training step, on the loaded batch or on the next batch of the epoch. A backend that supports
+    /// captures records the stages the first time, and later runs them in one call.
     pub fn train_step(&mut self, loss: &Loss, adam: &Adam, state: &mut TrainingState<B>) -> Result<()> {
         assert!(Arc::ptr_eq(&self.identity, &state.model), "a training state of another model");
         if state.captured != Some((*loss, *adam)) {
@@ -231,14 +234,14 @@ impl<B: Backend> Model<B> {
         Ok(())
     }
 
-    /// Does the step that was captured for where its batch comes from; false where there is none.
+    /// Replays the step captured for the source of its batch; returns false if there is none.
     fn replay(&mut self, state: &TrainingState<B>) -> Result<bool> {
-        // SAFETY: the stages were given this model's buffers and this state's, as `train_step` has checked; both keep them
-        // and take no others.
+        // SAFETY: the stages used the buffers of this model and this state, as `train_step` has checked; both
+        // keep these buffers.
         unsafe { self.backend.replay(&self.batch, &state.graphs) }
     }
 
-    /// The stages of a step, between the calls that record them where the backend can, and do them otherwise.
+    /// Runs the stages of a step, or records them if the backend supports captures.
     fn capture(&mut self, loss: &Loss, adam: &Adam, state: &mut TrainingState<B>) -> Result<()> {
         let _range = self.backend.range(format_args!("capture"));
         self.backend.begin_capture(&mut self.batch)?;
@@ -254,14 +257,14 @@ impl<B: Backend> Model<B> {
         self.backward(state, d, Some(adam))
     }
 
-    /// The losses of the loaded batch and their gradients.
+    /// Computes the losses of the loaded batch and their gradients.
     pub fn forward_backward(&mut self, loss: &Loss, state: &mut TrainingState<B>) -> Result<()> {
         self.forward(Mode::Train)?;
         let d = self.loss(loss, state)?;
         self.backward(state, d, None)
     }
 
-    /// One optimizer step along the gradients.
+    /// Takes one optimizer step along the gradients.
     pub fn update(&mut self, adam: &Adam, state: &mut TrainingState<B>) -> Result<()> {
         let Model { backend, parameters, .. } = self;
         let TrainingState { gradients, moments, counter, .. } = state;
@@ -272,7 +275,7 @@ impl<B: Backend> Model<B> {
         Ok(())
     }
 
-    /// All layers, on the batch that was loaded or put together.
+    /// Runs all layers, on the batch that was loaded or assembled.
     pub(crate) fn forward(&mut self, mode: Mode) -> Result<()> {
         let Model { backend, parameters, activations, batch, .. } = self;
         let _range = backend.range(format_args!("forward"));
@@ -288,7 +291,7 @@ impl<B: Backend> Model<B> {
         Ok(())
     }
 
-    /// The losses, and the gradient of their mean with respect to the last node states.
+    /// Computes the losses, and the gradient of their mean with respect to the last node states.
     pub(crate) fn loss(&mut self, loss: &Loss, state: &mut TrainingState<B>) -> Result<Gradient<States>> {
         state.expect_losses(self.triples);
         self.readout_loss(loss, state)
@@ -302,8 +305,8 @@ impl<B: Backend> Model<B> {
         backend.readout_loss(of, loss, LossOutputs { losses, steps: counter, d })
     }
 
-    /// The mirror of [`Model::forward`], from the gradient with respect to the last node states. With `update`, it also takes
-    /// an optimizer step, each part of it as soon as its gradients are final.
+    /// Mirror of [`Model::forward`], starting from the gradient with respect to the last node states. With
+    /// `update`, it also takes an optimizer step, each part as soon as its gradients are final.
     pub(crate) fn backward(
         &mut self,
         state: &mut TrainingState<B>,
@@ -337,21 +340,21 @@ impl<B: Backend> Model<B> {
         backend.adam_step(Update { adam, parameters, gradients, moments, steps: counter, part })
     }
 
-    /// The loaded batch's embeddings `[G, D]`, as the last pass left them.
+    /// Embeddings `[G, D]` of the loaded batch, from the last pass.
     pub fn embedding(&mut self) -> Result<Vec<f32>> {
         let values = self.batch_size.graphs * self.config().state_width;
         self.backend.download(&self.embedding, 0..values)
     }
 
-    /// The mean loss of the last step; waits for it.
+    /// Mean loss of the last step; waits for it.
     pub fn mean_loss(&mut self, state: &TrainingState<B>) -> Result<f32> {
         let at = state.last_loss * self.most_triples();
         let triples = state.loss_triples[state.last_loss];
         Ok(mean(&self.backend.download(&state.losses, at..at + triples)?))
     }
 
-    /// The mean loss and the triples of each step since the last call, in order; waits for them. Only the last
-    /// [`LOSS_STEPS`] steps' losses are kept: call this at least as often.
+    /// Mean loss and number of triples of each step since the last call, in order; waits for them. Only the
+    /// losses of the last [`LOSS_STEPS`] steps are kept, so call this at least that often.
     pub fn take_losses(&mut self, state: &mut TrainingState<B>) -> Result<Vec<(f32, usize)>> {
         let len = LOSS_STEPS * self.most_triples();
         let first = state.losses_taken.max(state.steps.saturating_sub(LOSS_STEPS as u64));
@@ -367,7 +370,7 @@ impl<B: Backend> Model<B> {
         Ok((first..state.steps).map(of_step).collect())
     }
 
-    /// Number of triples of the largest batch.
+    /// Number of triples in the largest batch.
     fn most_triples(&self) -> usize {
         self.capacity.graphs / 3
     }
@@ -388,17 +391,17 @@ impl<B: Backend> Model<B> {
         Ok(tensors)
     }
 
-    /// The last step's gradients by the names of their parameters.
+    /// Gradients of the last step, by parameter name.
     pub fn gradients(&mut self, state: &TrainingState<B>) -> Result<NamedTensors> {
         self.learnt(&state.gradients)
     }
 
-    /// Adam's moments, first and second, by the names of their parameters.
+    /// First and second moments of Adam, by parameter name.
     pub fn moments(&mut self, state: &TrainingState<B>) -> Result<(NamedTensors, NamedTensors)> {
         Ok((self.learnt(&state.moments.first)?, self.learnt(&state.moments.second)?))
     }
 
-    /// A flat array in the parameters' layout, by name.
+    /// Splits a flat array in the parameters' layout into named tensors.
     fn learnt(&mut self, buffer: &B::Buffer) -> Result<NamedTensors> {
         let layouts = self.parameters.layout.tensors().into_iter();
         layouts
@@ -410,7 +413,7 @@ impl<B: Backend> Model<B> {
             .collect()
     }
 
-    /// Which ReLUs passed their input in the last forward pass: `(block, columns, [rows, columns] of 0 and 1)`.
+    /// ReLU masks of the last forward pass: `(block, columns, [rows, columns] of 0 and 1)`.
     pub fn relu_masks(&mut self) -> Result<Vec<(String, usize, Vec<u8>)>> {
         let BatchSize { nodes, edges, .. } = self.batch_size;
         let mut masks = Vec::new();
@@ -430,7 +433,7 @@ impl<B: Backend> Model<B> {
 }
 
 impl<B: Backend> TrainingState<B> {
-    /// Zero moments, for training `model`.
+    /// Creates the state for training `model`, with zero moments.
     pub fn new(model: &Model<B>) -> Result<Self> {
         let backend = &model.backend;
         let parameters = model.parameters.layout.parameter_count;
@@ -450,13 +453,13 @@ impl<B: Backend> TrainingState<B> {
         })
     }
 
-    /// The losses of so many triples are those of this step.
+    /// Records that this step has losses of `triples` triples.
     fn expect_losses(&mut self, triples: usize) {
         self.last_loss = (self.steps % LOSS_STEPS as u64) as usize;
         self.loss_triples[self.last_loss] = triples;
     }
 
-    /// Continues after `steps` steps with these moments.
+    /// Resumes after `steps` steps with these moments.
     pub fn restore(
         &mut self,
         model: &mut Model<B>,
@@ -477,13 +480,13 @@ impl<B: Backend> TrainingState<B> {
     }
 }
 
-/// Summed in order.
+/// Mean, summed in order.
 fn mean(losses: &[f32]) -> f32 {
     (losses.iter().map(|&loss| f64::from(loss)).sum::<f64>() / losses.len() as f64) as f32
 }
 
-/// Every tensor that a model of these sizes needs, from `file`, where their names begin with `prefix`; shapes are
-/// checked, and so is that all values are finite.
+/// Reads every tensor that a model of these sizes needs from `file`, where names begin with `prefix`. Checks
+/// the shapes, and that all values are finite.
 pub fn read_tensors(file: &TensorFile, prefix: &str, config: ModelConfig) -> Result<NamedTensors> {
     let layouts = Layout::new(config).tensors().into_iter();
     layouts
@@ -491,7 +494,7 @@ pub fn read_tensors(file: &TensorFile, prefix: &str, config: ModelConfig) -> Res
         .collect()
 }
 
-/// One tensor, checked as [`read_tensors`] does.
+/// Reads one tensor, with the same checks as [`read_tensors`].
 pub fn finite_tensor(file: &TensorFile, prefix: &str, name: &str, shape: &[usize]) -> Result<Tensor> {
     let name = format!("{prefix}{name}");
     let tensor = file.tensor_of_shape(&name, shape)?;

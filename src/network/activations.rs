@@ -1,7 +1,8 @@
-//! Shapes of what a forward pass saves for the backward pass, and of the gradients that the backward pass hands down.
+//! Shapes of the values that a forward pass saves for the backward pass, and of the gradients that the
+//! backward pass computes.
 //!
-//! `S` is memory for such values, `T` memory for statistics. Both are allocated once, for the largest batch; a step uses
-//! the first rows.
+//! `S` is memory for such values, `T` memory for statistics. Both are allocated once, for the largest batch;
+//! a step uses the first rows.
 
 use crate::network::batch_size::BatchSize;
 use crate::network::config::ModelConfig;
@@ -12,7 +13,8 @@ use crate::network::parameters::BlockKind;
 pub struct BlockActivations<S, T = S> {
     /// `[R, C]` output of the linear layer, before batch norm.
     pub linear: S,
-    /// `[C]` mean that batch norm subtracts: the batch's in training, the running one in evaluation, 0 without batch norm.
+    /// `[C]` mean that batch norm subtracts: the batch mean in training, the running mean in evaluation, 0
+    /// without batch norm.
     pub mean: T,
     /// `[C]` 1 / sqrt(variance + eps), from the same source as `mean`; 1 without batch norm.
     pub rstd: T,
@@ -48,7 +50,7 @@ pub struct Activations<T> {
     pub layers: Vec<LayerActivations<T>>,
 }
 
-/// Running gradients of the backward pass; layers take turns in the same buffers.
+/// Gradients with respect to activations during the backward pass; all layers reuse the same buffers.
 #[derive(Debug)]
 pub struct ActivationGradients<S> {
     /// `[N, D]` gradient with respect to the node states that a layer reads.
@@ -66,7 +68,7 @@ pub struct ActivationGradients<S> {
 }
 
 impl<T> LayerActivations<T> {
-    /// The saved values of a block.
+    /// Saved values of a block.
     pub fn block(&self, kind: BlockKind) -> &BlockActivations<T> {
         match kind {
             BlockKind::EdgeHidden => &self.edge_hidden,
@@ -78,7 +80,7 @@ impl<T> LayerActivations<T> {
 }
 
 impl<T> Activations<T> {
-    /// Memory for batches up to `capacity`; `allocate` gives memory for a number of values.
+    /// Allocates memory for batches up to `capacity`; `allocate` returns memory for a number of values.
     pub fn new(config: ModelConfig, capacity: BatchSize, allocate: impl Fn(usize) -> T) -> Self {
         let BatchSize { nodes, edges, .. } = capacity;
         let (state, hidden) = (config.state_width, config.hidden_width);
@@ -101,12 +103,12 @@ impl<T> Activations<T> {
         Activations { layers: layers.collect() }
     }
 
-    /// Activations of the layer below, none in layer 0, and of this layer.
+    /// Activations of the layer below (`None` in layer 0) and of this layer.
     pub fn at(&self, layer: usize) -> (Option<&LayerActivations<T>>, &LayerActivations<T>) {
         (layer.checked_sub(1).map(|below| &self.layers[below]), &self.layers[layer])
     }
 
-    /// The same, this layer to be written.
+    /// Like [`Activations::at`], with this layer mutable.
     pub fn at_mut(&mut self, layer: usize) -> (Option<&LayerActivations<T>>, &mut LayerActivations<T>) {
         let (below, from_here) = self.layers.split_at_mut(layer);
         (below.last(), &mut from_here[0])
@@ -119,7 +121,8 @@ impl<T> Activations<T> {
 }
 
 impl<S> ActivationGradients<S> {
-    /// Memory for batches up to `capacity`; `allocate` gives memory for a matrix of so many rows and columns.
+    /// Allocates memory for batches up to `capacity`; `allocate` returns memory for a matrix, given its rows
+    /// and columns.
     pub fn new<E>(
         config: ModelConfig,
         capacity: BatchSize,

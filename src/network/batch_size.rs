@@ -1,6 +1,6 @@
-//! The size of a batch.
+//! Size of a batch.
 
-/// Number of graphs, nodes and edges of a batch, or the most that buffers must hold.
+/// Number of graphs, nodes and edges of a batch, or the largest numbers that buffers must hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BatchSize {
     /// Number of graphs.

@@ -1,43 +1,44 @@
-//! The network's sizes, and its switches.
+//! Sizes and switches of the network.
 
 use serde::{Deserialize, Serialize};
 
-/// What the network is: its sizes (model.md's symbols in brackets), and the switches of the ablations, which the paper's
-/// network has on. A file without a switch is of a network that has it on.
+/// Configuration of the network: its sizes (symbols of model.md in brackets), and switches for ablations. The
+/// paper's network has all switches on. A switch that is missing in a file is on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct ModelConfig {
-    /// Object types, `image` included (V_o).
+    /// Number of object types, including `image` (V_o).
     pub object_types: usize,
-    /// Predicate types, `in image` included (V_p).
+    /// Number of predicate types, including `in image` (V_p).
     pub predicate_types: usize,
-    /// Graph convolution layers (L).
+    /// Number of graph convolution layers (L).
     pub layers: usize,
     /// Width of node states, edge states and embeddings (D).
     pub state_width: usize,
     /// Width of hidden layers and messages (H).
     pub hidden_width: usize,
-    /// Whether blocks normalise their columns. Without, a block is `relu(weight * (x W^T) + bias)`: parameters of the same
-    /// names and shapes, and running statistics that stay at 0 and 1.
+    /// Whether blocks normalise their columns. If off, a block is `relu(weight * (x W^T) + bias)`: its
+    /// parameters have the same names and shapes, and its running statistics stay at 0 and 1.
     #[serde(default = "on")]
     pub batch_norm: bool,
-    /// Whether node states are l2-normalised between layers. The embedding always is, so that inner products of embeddings
-    /// are cosines, which the losses and every evaluation take them for.
+    /// Whether node states are l2-normalised between layers. The embedding always is, so inner products of
+    /// embeddings are cosines, as the losses and every evaluation assume.
     #[serde(default = "on")]
     pub l2_norm: bool,
-    /// Whether the mean of a graph's last node states takes the image node in; see
-    /// [`GraphBatch::mean_nodes`](crate::batch::graph_batch::GraphBatch::mean_nodes) for graphs without any other.
+    /// Whether the mean of a graph's last node states includes the image node.
+    /// [`GraphBatch::mean_nodes`](crate::batch::graph_batch::GraphBatch::mean_nodes) describes graphs without
+    /// other nodes.
     #[serde(default = "on")]
     pub image_node_in_mean: bool,
 }
 
-/// What a switch is where a file does not say.
+/// Default of a switch that is missing in a file.
 pub(crate) fn on() -> bool {
     true
 }
 
 impl ModelConfig {
-    /// The paper's network, on its data.
+    /// The paper's network, with the vocabulary of its data.
     pub const PAPER: ModelConfig = ModelConfig {
         object_types: 2417,
         predicate_types: 479,
@@ -49,18 +50,19 @@ impl ModelConfig {
         image_node_in_mean: true,
     };
 
-    /// Whether layer `layer` has the head of new edge states; nothing would read the last layer's.
+    /// Whether layer `layer` has the head for new edge states. The last layer has none, because nothing would
+    /// read them.
     pub fn has_predicate_head(&self, layer: usize) -> bool {
         layer + 1 < self.layers
     }
 
-    /// Columns of the heads of `layer` side by side: messages to the subject (H), new edge states (D, but for
-    /// the last layer), messages to the object (H).
+    /// Number of columns of the heads of `layer` side by side: messages to the subject (H), new edge states
+    /// (D, none in the last layer), messages to the object (H).
     pub fn heads_width(&self, layer: usize) -> usize {
         2 * self.hidden_width + self.edge_state_width(layer)
     }
 
-    /// Columns of the edge states that `layer` makes.
+    /// Number of columns of the edge states that `layer` computes.
     pub fn edge_state_width(&self, layer: usize) -> usize {
         if self.has_predicate_head(layer) { self.state_width } else { 0 }
     }

@@ -1,4 +1,4 @@
-//! The network as sizes and names: its configuration, where its parameters lie, the tensors of a checkpoint.
+//! The network's configuration, layout of parameters, and named tensors of a checkpoint.
 
 pub mod activations;
 pub mod batch_size;

@@ -1,6 +1,6 @@
-//! The model's parameters: one flat array, and where each tensor lies in it.
+//! Parameters of the model: one flat array, and the position of each tensor in it.
 //!
-//! The three heads of an edge's hidden state are three tensors in a checkpoint and one matrix here, their rows
+//! The three heads of an edge's hidden state are three tensors in a checkpoint and one matrix here, with rows
 //! stacked (subject, predicate, object), so that one product computes them. Weights are `[outputs, inputs]`.
 
 use std::ops::Range;
@@ -12,7 +12,7 @@ use rand_distr::{Distribution, Normal};
 use crate::network::config::ModelConfig;
 use crate::network::tensors::{NamedTensors, Tensor};
 
-/// The blocks of one layer; a block is linear, batch norm, ReLU (model.md, "Forward").
+/// Blocks of a layer. A block is linear, batch norm, ReLU (model.md, "Forward").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BlockKind {
     /// `concat(x[subject], e, x[object])`, 3 D -> H.
@@ -21,90 +21,90 @@ pub enum BlockKind {
     EdgeHeads,
     /// Pooled messages, H -> H.
     NodeHidden,
-    /// H -> D.
+    /// Node output, H -> D.
     NodeOutput,
 }
 
 impl BlockKind {
-    /// All, in the order of the forward pass.
+    /// All blocks, in the order of the forward pass.
     pub const ALL: [BlockKind; 4] =
         [BlockKind::EdgeHidden, BlockKind::EdgeHeads, BlockKind::NodeHidden, BlockKind::NodeOutput];
 }
 
-/// Where one block's tensors lie.
+/// Positions of a block's tensors.
 #[derive(Clone, Debug)]
 pub struct BlockLayout {
-    /// Columns in (fan-in).
+    /// Number of input columns (fan-in).
     pub inputs: usize,
-    /// Columns out.
+    /// Number of output columns.
     pub outputs: usize,
-    /// `[outputs, inputs]` in the flat parameters.
+    /// `[outputs, inputs]` weight, in the flat parameters.
     pub weight: Range<usize>,
-    /// `[outputs]` in the flat parameters: batch norm's weight.
+    /// `[outputs]` weight of batch norm, in the flat parameters.
     pub norm_weight: Range<usize>,
-    /// `[outputs]` in the flat parameters: batch norm's bias.
+    /// `[outputs]` bias of batch norm, in the flat parameters.
     pub norm_bias: Range<usize>,
-    /// `[outputs]` in the flat running means and variances.
+    /// `[outputs]` running statistics, in the flat running means and variances.
     pub running: Range<usize>,
-    /// Whether its columns are normalised; if not, their mean and rstd are 0 and 1 in every mode.
+    /// Whether the columns are normalised. If not, their mean and rstd are 0 and 1 in every mode.
     pub batch_norm: bool,
 }
 
-/// Which flat array a tensor lies in.
+/// Flat array that holds a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Storage {
-    /// Learnt by gradient.
+    /// Parameters, which are learnt.
     Parameters,
-    /// Batch norm's running means.
+    /// Running means of batch norm.
     RunningMean,
-    /// Batch norm's running variances.
+    /// Running variances of batch norm.
     RunningVar,
 }
 
 /// One tensor of a checkpoint.
 #[derive(Clone, Debug)]
 pub struct TensorLayout {
-    /// Its name in every file.
+    /// Name of the tensor, the same in every file.
     pub name: String,
-    /// Its shape.
+    /// Shape of the tensor.
     pub shape: Vec<usize>,
-    /// The flat array that holds it.
+    /// Flat array that holds it.
     pub storage: Storage,
-    /// Its place there.
+    /// Position in the flat array.
     pub range: Range<usize>,
 }
 
-/// Where every tensor lies.
+/// Positions of all tensors.
 #[derive(Clone, Debug)]
 pub struct Layout {
-    /// The sizes that it follows from.
+    /// Configuration from which the layout follows.
     pub config: ModelConfig,
-    /// `[V_o, D]` in the flat parameters.
+    /// `[V_o, D]` embedding of the object types, in the flat parameters.
     pub object_embedding: Range<usize>,
-    /// `[V_p, D]` in the flat parameters.
+    /// `[V_p, D]` embedding of the predicate types, in the flat parameters.
     pub predicate_embedding: Range<usize>,
     /// Length of the flat parameters.
     pub parameter_count: usize,
-    /// Length of the flat running means, and of the variances.
+    /// Length of the flat running means, and of the flat running variances.
     pub running_count: usize,
     blocks: Vec<[BlockLayout; 4]>,
 }
 
-/// The parameters and running statistics where a backend computes.
+/// Parameters and running statistics in a backend's memory.
 #[derive(Debug)]
 pub struct Parameters<T> {
-    /// Where every tensor lies.
+    /// Positions of all tensors.
     pub layout: Layout,
-    /// `[parameter_count]`.
+    /// `[parameter_count]` parameters.
     pub values: T,
-    /// `[running_count]`.
+    /// `[running_count]` running means of batch norm.
     pub running_mean: T,
-    /// `[running_count]`.
+    /// `[running_count]` running variances of batch norm.
     pub running_var: T,
 }
 
 impl Layout {
-    /// The layout for these sizes.
+    /// Layout for these sizes.
     pub fn new(config: ModelConfig) -> Self {
         let (state, hidden) = (config.state_width, config.hidden_width);
         let mut parameters = Cursor(0);
@@ -142,21 +142,22 @@ impl Layout {
         }
     }
 
-    /// One block's place.
+    /// Positions of one block's tensors.
     pub fn block(&self, layer: usize, kind: BlockKind) -> &BlockLayout {
         &self.blocks[layer][kind as usize]
     }
 
-    /// The parameters that a step can move once the backward of `layer`'s heads is over: from these on up to the heads of the
-    /// layer after, or the end. Of them all gradients are made, and nothing reads them any more. What lies before layer
-    /// 0's heads is left for the end.
+    /// Parameters that the optimizer can update once the backward of `layer`'s heads is done: from these
+    /// heads up to the heads of the next layer, or the end. All their gradients are computed, and nothing
+    /// reads these parameters any more. The parameters before the heads of layer 0 come last.
     pub fn part_from_heads(&self, layer: usize) -> Range<usize> {
         let heads = |layer: usize| self.block(layer, BlockKind::EdgeHeads).weight.start;
         let end = if layer + 1 < self.config.layers { heads(layer + 1) } else { self.parameter_count };
         heads(layer)..end
     }
 
-    /// The blocks as a checkpoint names them, with their columns of [`BlockLayout`]: `(name, layer, kind, columns)`.
+    /// Blocks under their names in a checkpoint, with the columns of [`BlockLayout`]: `(name, layer, kind,
+    /// columns)`.
     pub fn named_blocks(&self) -> Vec<(String, usize, BlockKind, Range<usize>)> {
         let (state, hidden) = (self.config.state_width, self.config.hidden_width);
         let mut named = Vec::new();
@@ -177,7 +178,7 @@ impl Layout {
         named
     }
 
-    /// Every tensor under its name (model.md, "Parameter names").
+    /// All tensors with their names (model.md, "Parameter names").
     pub fn tensors(&self) -> Vec<TensorLayout> {
         let state = self.config.state_width;
         let tensor =
@@ -220,19 +221,20 @@ impl Layout {
     }
 }
 
-/// The word vectors that an embedding table starts from.
+/// Word vectors that initialise an embedding table.
 #[derive(Clone, Copy)]
 pub struct TypeVectors<'a> {
-    /// `[types, width]`: the mean of the word vectors of each type's name.
+    /// `[types, width]` mean of the word vectors of each type's name.
     pub vectors: &'a [f32],
-    /// Columns.
+    /// Number of columns.
     pub width: usize,
-    /// Whether a type's name has any known word.
+    /// Whether a type's name contains any known word.
     pub known: &'a dyn Fn(usize) -> bool,
 }
 
-/// The model's first parameters (model.md, "Forward"): Kaiming-normal weights (fan-in, ReLU gain), batch norm at
-/// 1 and 0, embedding tables from word vectors and, where there are none, from N(0, 1/sqrt(300)).
+/// Initial parameters of the model (model.md, "Forward"): Kaiming-normal weights (fan-in, ReLU gain), batch
+/// norm at 1 and 0, embedding tables from word vectors. Types without a word vector are drawn from N(0,
+/// 1/sqrt(300)).
 pub fn initial_parameters(
     config: ModelConfig,
     objects: TypeVectors<'_>,
@@ -259,7 +261,8 @@ pub fn initial_parameters(
     tensors
 }
 
-/// Spread of table entries without a word vector: 1/sqrt(300), the scale of a word vector's entries.
+/// Standard deviation of table entries without a word vector: 1/sqrt(300), the scale of a word vector's
+/// entries.
 const UNKNOWN_STD: f32 = 0.057_735_03;
 
 fn initial_table(from: TypeVectors<'_>, types: usize, width: usize, rng: &mut StdRng) -> Vec<f32> {
@@ -276,7 +279,7 @@ fn normal_values(std: f32, count: usize, rng: &mut StdRng) -> Vec<f32> {
     (0..count).map(|_| normal.sample(rng)).collect()
 }
 
-/// Hands out consecutive ranges.
+/// Allocates consecutive ranges.
 struct Cursor(usize);
 
 impl Cursor {

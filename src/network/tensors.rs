@@ -1,13 +1,13 @@
-//! Tensors by name on the host.
+//! Named tensors on the host.
 
 use std::collections::BTreeMap;
 
-/// One tensor in single precision.
+/// A tensor in single precision.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tensor {
     /// Sizes, outermost first.
     pub shape: Vec<usize>,
-    /// The values, row by row.
+    /// Values, row-major.
     pub values: Vec<f32>,
 }
 

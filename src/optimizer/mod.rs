@@ -5,26 +5,26 @@
 
 use std::ops::Range;
 
-/// Adam's constants.
+/// Constants of Adam.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Adam {
-    /// lr.
+    /// Learning rate, lr.
     pub learning_rate: f64,
-    /// b1.
+    /// Decay rate of the first moment, b1.
     pub beta1: f64,
-    /// b2.
+    /// Decay rate of the second moment, b2.
     pub beta2: f64,
-    /// eps.
+    /// Constant added to the denominator, eps.
     pub epsilon: f64,
 }
 
 impl Adam {
-    /// The paper's optimizer with this learning rate.
+    /// Optimizer of the paper, with this learning rate.
     pub fn new(learning_rate: f64) -> Self {
         Adam { learning_rate, beta1: 0.9, beta2: 0.999, epsilon: 1e-8 }
     }
 
-    /// The factors of step t >= 1, with the bias corrections folded in.
+    /// Factors of step t >= 1, with the bias corrections folded in.
     pub fn at_step(&self, t: u64) -> AdamStep {
         let exponent = t.min(i32::MAX as u64) as i32;
         AdamStep {
@@ -37,36 +37,37 @@ impl Adam {
     }
 }
 
-/// One step's factors: `p -= rate m / (sqrt(v second_moment_correction) + epsilon)`.
+/// Factors of one step: `p -= rate m / (sqrt(v second_moment_correction) + epsilon)`.
 #[derive(Clone, Copy, Debug)]
 pub struct AdamStep {
-    /// b1.
+    /// Decay rate of the first moment, b1.
     pub beta1: f64,
-    /// b2.
+    /// Decay rate of the second moment, b2.
     pub beta2: f64,
-    /// eps.
+    /// Constant added to the denominator, eps.
     pub epsilon: f64,
-    /// lr / (1 - b1^t).
+    /// Learning rate with bias correction, lr / (1 - b1^t).
     pub rate: f64,
-    /// 1 / (1 - b2^t).
+    /// Bias correction of the second moment, 1 / (1 - b2^t).
     pub second_moment_correction: f64,
 }
 
-/// The parameters that a call takes a step of. A step may be taken in parts, each as soon as its gradients are made and its
-/// parameters are read no more, so that it runs beside what makes the others.
+/// Part of the parameters to update in one call. A step may be taken in parts, each as soon as its gradients
+/// are final and its parameters are no longer read. An update then overlaps with the rest of the backward.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
-    /// Among the flat parameters.
+    /// Range of the flat parameters.
     pub parameters: Range<usize>,
-    /// Whether it is the step's last, which counts it: then all parts are done.
+    /// Whether this is the last part of the step, which increments the step count. All other parts are done
+    /// by then.
     pub ends_step: bool,
 }
 
-/// Adam's moments, in the layout of the parameters.
+/// Moments of Adam, in the layout of the parameters.
 #[derive(Debug)]
 pub struct Moments<T> {
-    /// m.
+    /// First moments m.
     pub first: T,
-    /// v.
+    /// Second moments v.
     pub second: T,
 }

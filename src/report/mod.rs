@@ -1,4 +1,4 @@
-//! What people see: progress, tables, plots, TensorBoard events.
+//! Output for people: tables, plots, drawings, TensorBoard events.
 
 pub mod panels;
 pub mod plots;

@@ -1,5 +1,5 @@
-//! Panels of curves, points or bars, side by side in one SVG. On request every point gets a transparent mark on top that
-//! holds its exact value, for a page that shows it.
+//! Panels with curves, points or bars, side by side in one SVG. On request every point gets a transparent
+//! mark on top with its exact value, which a page can show.
 
 use std::io;
 use std::ops::Range;
@@ -9,7 +9,7 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use serde::Serialize;
 
-/// Okabe and Ito's palette, which readers with any colour vision tell apart; its yellow is too light for lines.
+/// Palette of Okabe and Ito, distinguishable with any colour vision; its yellow is too light for lines.
 const PALETTE: [RGBColor; 7] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
@@ -22,41 +22,41 @@ const PALETTE: [RGBColor; 7] = [
 const FONT: &str = "sans-serif";
 const GRID: RGBColor = RGBColor(225, 225, 225);
 const PANEL: (u32, u32) = (560, 440);
-/// Lines with at most this many points mark each of them.
+/// Largest number of points for which a line marks each of them.
 const MARKED: usize = 25;
-/// Panels with more lines than the palette are of one kind and need no legend.
+/// Numbers of lines that get a legend. Panels with more lines than the palette show lines of one kind.
 const LEGEND: Range<usize> = 2..PALETTE.len() + 1;
 
 /// One pair of axes.
 #[derive(Clone, Debug, Serialize)]
 pub struct Panel {
-    /// Above the axes.
+    /// Title above the axes.
     pub title: String,
-    /// Along the x axis.
+    /// Label of the x axis.
     pub x_name: String,
-    /// Along the y axis.
+    /// Label of the y axis.
     pub y_name: String,
-    /// How points are drawn.
+    /// Style of the points.
     pub shape: Shape,
-    /// The range of y to show; by the data if `None`.
+    /// Displayed range of y; derived from the data if `None`.
     #[serde(skip)]
     pub y: Option<Range<f64>>,
-    /// The corner where the data is not.
+    /// Corner of the legend, chosen to be free of data.
     #[serde(skip)]
     pub legend: Corner,
-    /// What is drawn.
+    /// Curves, points or bars to draw.
     pub series: Vec<Series>,
 }
 
-/// How the points of a panel are drawn.
+/// Style of the points in a panel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Shape {
     /// Joined by a line.
     Line,
-    /// One by one.
+    /// Separate points.
     Points,
-    /// As bars that stand at x and are as wide as the distance to the next.
+    /// Bars that start at x and extend to the next x.
     Bars,
 }
 
@@ -76,21 +76,21 @@ pub enum Corner {
 pub struct Series {
     /// Name in the legend.
     pub label: String,
-    /// (x, y).
+    /// Points (x, y).
     pub points: Vec<(f64, f64)>,
-    /// What to say of each point, where there is more to say than its place.
+    /// Notes on each point, if any.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
 }
 
 impl Series {
-    /// Points without notes.
+    /// Creates a series without notes.
     pub fn new(label: impl Into<String>, points: impl IntoIterator<Item = (f64, f64)>) -> Self {
         Series { label: label.into(), points: points.into_iter().collect(), notes: Vec::new() }
     }
 }
 
-/// The transparent marks on top of a plot.
+/// Transparent marks on top of a plot.
 #[derive(Template)]
 #[template(path = "marks.svg", escape = "html")]
 struct Marks {
@@ -98,21 +98,21 @@ struct Marks {
 }
 
 struct Mark {
-    /// Pixels.
+    /// Position in pixels.
     at: (i32, i32),
     label: String,
     x_name: String,
     x: f64,
     y: f64,
-    /// Where the report's JSON holds y.
+    /// JSON pointer to y in the report.
     pointer: String,
 }
 
-/// Plotters' result.
+/// Result type of plotters.
 type Drawn<E> = std::result::Result<(), DrawingAreaErrorKind<E>>;
 
-/// The panels as an SVG document, at most `columns` side by side. `pointer` asks for marks: it is the place of `panels`
-/// in the report's JSON.
+/// Draws the panels as an SVG document, at most `columns` side by side. With `pointer`, the JSON pointer to
+/// `panels` in the report, every point gets a mark.
 pub fn svg(panels: &[Panel], columns: usize, pointer: Option<&str>) -> io::Result<String> {
     let columns = columns.clamp(1, panels.len().max(1));
     let rows = panels.len().div_ceil(columns).max(1);
@@ -151,7 +151,7 @@ fn draw_panel<B: DrawingBackend>(
     index: usize,
     marks: &mut Vec<Mark>,
 ) -> Drawn<B::ErrorType> {
-    // A diverged run's loss has no place on an axis.
+    // The loss of a diverged run cannot be drawn.
     let finite = |series: &Series| -> Vec<(f64, f64)> {
         series.points.iter().copied().filter(|(x, y)| x.is_finite() && y.is_finite()).collect()
     };
@@ -167,7 +167,7 @@ fn draw_panel<B: DrawingBackend>(
     let mut chart = ChartBuilder::on(area)
         .caption(&panel.title, (FONT, 20))
         .margin(14)
-        // Half of the last label on the x axis.
+        // Space for half of the last label on the x axis.
         .margin_right(24)
         .x_label_area_size(48)
         .y_label_area_size(64)
@@ -241,7 +241,7 @@ fn draw_panel<B: DrawingBackend>(
     Ok(())
 }
 
-/// The distance between bars; any width where there is one bar.
+/// Distance between bars; arbitrary for a single bar.
 fn bar_width(points: &[(f64, f64)]) -> f64 {
     match points {
         [first, second, ..] => second.0 - first.0,
@@ -249,7 +249,7 @@ fn bar_width(points: &[(f64, f64)]) -> f64 {
     }
 }
 
-/// Smallest range of the values, widened by `margin` of itself; never empty.
+/// Smallest range of the values, widened by the fraction `margin`; never empty.
 fn range(values: impl Iterator<Item = f64> + Clone, margin: f64) -> Range<f64> {
     let low = values.clone().fold(f64::INFINITY, f64::min);
     let high = values.fold(f64::NEG_INFINITY, f64::max);
@@ -260,12 +260,12 @@ fn range(values: impl Iterator<Item = f64> + Clone, margin: f64) -> Range<f64> {
     low - extent..high + extent
 }
 
-/// Decimals that tell an axis' ticks apart.
+/// Number of decimals that distinguish an axis' ticks.
 fn tick_decimals(axis: &Range<f64>) -> usize {
     (2.0 - (axis.end - axis.start).log10()).ceil().clamp(0.0, 12.0) as usize
 }
 
-/// A tick's value without trailing zeros.
+/// Value of a tick without trailing zeros.
 fn tick(value: f64, decimals: usize) -> String {
     let text = format!("{value:.decimals$}");
     let text = if decimals > 0 { text.trim_end_matches('0').trim_end_matches('.') } else { &text };

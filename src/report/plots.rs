@@ -1,5 +1,5 @@
-//! Plots as SVG: retrieval with incomplete queries (paper, Figure 4) and the course of training. Every retrieval plot
-//! has a CSV twin with the same numbers.
+//! Plots as SVG: retrieval with incomplete queries (paper, Figure 4) and training curves. Every retrieval
+//! plot has a CSV file with the same numbers.
 
 use std::ops::Range;
 use std::path::Path;
@@ -11,10 +11,10 @@ use super::run_log::{METRICS, Record, read_records};
 use crate::files::atomic_file::write_atomically;
 use crate::{Error, Result};
 
-/// Of shares: a little above 1, so that a perfect line does not hide in the frame.
+/// Range of an axis for shares: slightly above 1, so that a perfect line is not hidden by the frame.
 const SHARES: Range<f64> = 0.0..1.02;
 
-/// recall@k of one model, `recall[k - 1]`.
+/// Recall@k of one model, `recall[k - 1]`.
 #[derive(Clone, Debug)]
 pub struct RecallCurve {
     /// Name in the legend.
@@ -23,10 +23,10 @@ pub struct RecallCurve {
     pub recall: Vec<f64>,
 }
 
-/// Retrieval after the removal of some edges.
+/// Retrieval metrics at one level of noise.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct NoisePoint {
-    /// Edges removed from each query, M.
+    /// Number of edges removed from each query, M.
     pub removed: usize,
     /// Mean reciprocal rank.
     pub mrr: f64,
@@ -41,23 +41,23 @@ pub struct NoisePoint {
 pub struct NoiseCurve {
     /// Name in the legend.
     pub label: String,
-    /// By growing M.
+    /// Points in order of increasing M.
     pub points: Vec<NoisePoint>,
 }
 
-/// One run's course; points are (epoch, value), fractions of an epoch allowed.
+/// Training curve of one run; points are (epoch, value), where the epoch may be fractional.
 #[derive(Clone, Debug)]
 pub struct TrainingCurve {
     /// Name in the legend.
     pub label: String,
     /// Mean training loss.
     pub loss: Vec<(f64, f64)>,
-    /// Row-wise Kendall's tau of the validation set.
+    /// Row-wise Kendall's tau of the validation split.
     pub validation_kendall: Vec<(f64, f64)>,
 }
 
 impl TrainingCurve {
-    /// The epochs of the run in `folder`, from its records.
+    /// Reads the curve of the run in `folder` from its records.
     pub fn read(folder: &Path, label: impl Into<String>) -> Result<Self> {
         let mut curve =
             TrainingCurve { label: label.into(), loss: Vec::new(), validation_kendall: Vec::new() };
@@ -92,7 +92,7 @@ pub fn recall_plot(path: &Path, curves: &[RecallCurve]) -> Result<()> {
     save(path, &[recall_panel("Retrieval with incomplete queries", curves)])
 }
 
-/// The numbers of [`recall_plot`]: `model,k,recall`.
+/// Writes the numbers of [`recall_plot`]: `model,k,recall`.
 pub fn recall_csv(path: &Path, curves: &[RecallCurve]) -> Result<()> {
     let rows = curves
         .iter()
@@ -100,7 +100,7 @@ pub fn recall_csv(path: &Path, curves: &[RecallCurve]) -> Result<()> {
     write_csv(path, &["model", "k", "recall"], rows)
 }
 
-/// Figure 4b: MRR, recall@1 and recall@5 over the number of removed edges, a panel each.
+/// Figure 4b: MRR, recall@1 and recall@5 over the number of removed edges, one panel each.
 pub fn noise_panels(curves: &[NoiseCurve]) -> Vec<Panel> {
     let panel = |title: &str, metric: fn(&NoisePoint) -> f64| Panel {
         title: title.into(),
@@ -129,7 +129,7 @@ pub fn noise_plot(path: &Path, curves: &[NoiseCurve]) -> Result<()> {
     save(path, &noise_panels(curves))
 }
 
-/// The numbers of [`noise_plot`]: `model,removed,mrr,recall_at_1,recall_at_5`.
+/// Writes the numbers of [`noise_plot`]: `model,removed,mrr,recall_at_1,recall_at_5`.
 pub fn noise_csv(path: &Path, curves: &[NoiseCurve]) -> Result<()> {
     let rows = curves.iter().flat_map(|curve| {
         let point = |point: &NoisePoint| {
@@ -140,7 +140,7 @@ pub fn noise_csv(path: &Path, curves: &[NoiseCurve]) -> Result<()> {
     write_csv(path, &["model", "removed", "mrr", "recall_at_1", "recall_at_5"], rows)
 }
 
-/// The numbers behind a plot as comma-separated values.
+/// Writes the numbers of a plot as comma-separated values.
 pub fn write_csv(path: &Path, header: &[&str], rows: impl Iterator<Item = impl Serialize>) -> Result<()> {
     write_atomically(path, |file| {
         let mut csv = csv::Writer::from_writer(file);
@@ -152,7 +152,7 @@ pub fn write_csv(path: &Path, header: &[&str], rows: impl Iterator<Item = impl S
     })
 }
 
-/// Training loss and validation tau by epoch, a panel each; `of` says whose.
+/// Training loss and validation tau by epoch, one panel each; `of` names the model in the titles.
 pub fn training_panels(of: &str, curves: &[TrainingCurve]) -> [Panel; 2] {
     let panel = |title: &str, y_name: &str, legend, points: fn(&TrainingCurve) -> &[(f64, f64)]| Panel {
         title: format!("{title}{of}"),
@@ -174,7 +174,7 @@ pub fn training_plot(path: &Path, curves: &[TrainingCurve]) -> Result<()> {
     save(path, &training_panels("", curves))
 }
 
-/// Panels side by side in one file.
+/// Saves panels side by side in one file.
 fn save(path: &Path, panels: &[Panel]) -> Result<()> {
     let svg = panels::svg(panels, panels.len(), None).map_err(Error::file("draw", path))?;
     write_atomically(path, |file| file.write_all(svg.as_bytes()))

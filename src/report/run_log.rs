@@ -1,11 +1,12 @@
-//! A run's records: `metrics.jsonl`, one JSON object per line, and TensorBoard events of the same numbers.
+//! Records of a run: `metrics.jsonl`, one JSON object per line, and TensorBoard events with the same numbers.
 //!
 //! ```json
 //! {"kind":"step","epoch":1,"step":50,"loss":0.69,"seconds":12.1}
 //! {"kind":"epoch","epoch":1,"step":89,"loss":0.68,"validation_kendall":0.21,"skipped_anchors":0,"seconds":31.5}
 //! ```
 //!
-//! Epochs and steps count from 1; a step's loss is the mean over its triples, an epoch's over all its triples.
+//! Epochs and steps count from 1. The loss of a step is the mean over its triples, that of an epoch the mean
+//! over all its triples.
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
@@ -17,14 +18,14 @@ use crate::error::{Error, Result};
 use crate::files::atomic_file::write_atomically;
 use crate::report::tensorboard::EventWriter;
 
-/// The records' file name.
+/// File name of the records.
 pub const METRICS: &str = "metrics.jsonl";
 
 /// One line of `metrics.jsonl`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum Record {
-    /// A step, now and then.
+    /// A step, recorded at intervals.
     Step {
         /// Epoch.
         epoch: usize,
@@ -32,7 +33,7 @@ pub enum Record {
         step: u64,
         /// Mean loss of the step's triples.
         loss: f32,
-        /// Since the command was started.
+        /// Seconds since the start of the command.
         seconds: f64,
     },
     /// The end of an epoch.
@@ -43,27 +44,28 @@ pub enum Record {
         step: u64,
         /// Mean loss of the epoch's triples.
         loss: f64,
-        /// Row-wise Kendall tau of the validation images; none where there are fewer than 3.
+        /// Row-wise Kendall tau of the validation images; `None` if there are fewer than 3.
         validation_kendall: Option<f64>,
-        /// Anchors that no triple could be drawn for.
+        /// Number of anchors for which no triple could be drawn.
         skipped_anchors: u64,
-        /// Since the command was started.
+        /// Seconds since the start of the command.
         seconds: f64,
     },
 }
 
 impl Record {
-    /// Whether it was written before a run had finished this many epochs and steps.
+    /// Whether the record belongs to the first `epochs` epochs and `steps` steps.
     fn within(&self, epochs: usize, steps: u64) -> bool {
         match *self {
             Record::Step { step, .. } => step <= steps,
-            // A run that was stopped at an epoch's last step has yet to write that epoch's record.
+            // A run that was stopped at the last step of an epoch still has to write the record of that
+            // epoch.
             Record::Epoch { epoch, .. } => epoch <= epochs,
         }
     }
 }
 
-/// Appends records to a run's files.
+/// Appends records to the files of a run.
 pub struct RunLog {
     path: PathBuf,
     file: File,
@@ -71,8 +73,8 @@ pub struct RunLog {
 }
 
 impl RunLog {
-    /// Opens the records of the run in `folder`, keeping those of the first `epochs` and `steps`: later ones were
-    /// written after the checkpoint that training continues from.
+    /// Opens the records of the run in `folder`, keeping those of the first `epochs` and `steps`. Later
+    /// records were written after the checkpoint from which training continues, and are dropped.
     pub fn open(folder: &Path, epochs: usize, steps: u64) -> Result<Self> {
         let path = folder.join(METRICS);
         if path.exists() {
@@ -108,7 +110,7 @@ fn write_record(writer: &mut dyn Write, record: &Record) -> std::io::Result<()> 
     writeln!(writer, "{line}")
 }
 
-/// All records of a run. A last line that was cut off while it was written is left out.
+/// Reads all records of a run. A last line that was truncated while it was written is left out.
 pub fn read_records(path: &Path) -> Result<Vec<Record>> {
     let file = File::open(path).map_err(Error::file("read", path))?;
     let lines: Vec<String> =
@@ -123,7 +125,7 @@ pub fn read_records(path: &Path) -> Result<Vec<Record>> {
                 return Err(Error::invalid(
                     path,
                     place,
-                    format!("is no record ({error})"),
+                    format!("is not a record ({error})"),
                     "remove the line",
                 ));
             }

@@ -1,4 +1,4 @@
-//! A scene to be drawn, and its drawing.
+//! Input and output of scene drawings.
 
 use serde::Serialize;
 
@@ -11,27 +11,27 @@ pub struct Scene<'a> {
     pub objects: &'a [String],
     /// Subject, name of the predicate, object; subject and object are indices into `objects`.
     pub relationships: &'a [(usize, String, usize)],
-    /// The picture that the objects were seen in, if it is known.
+    /// Image in which the objects were annotated, if it is known.
     pub frame: Option<Frame<'a>>,
 }
 
-/// The picture that a scene was seen in.
+/// Image in which a scene was annotated.
 #[derive(Clone, Copy, Debug)]
 pub struct Frame<'a> {
-    /// The image's size.
+    /// Size of the image.
     pub size: ImageSize,
-    /// `[objects]`: the box of each object, if it has one.
+    /// `[objects]` box of each object, if it has one.
     pub boxes: &'a [Option<ObjectBox>],
 }
 
-/// A scene as SVG.
+/// Drawing of a scene as SVG.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Drawing {
     /// Width in pixels.
     pub width: f64,
     /// Height in pixels.
     pub height: f64,
-    /// The elements inside `<svg>`; classes `node`, `alone`, `name`, `arrow`, `predicate`, and of boxes `frame`,
-    /// `box`, `ground`, `tone-0` to `tone-5`, leave colours to the page.
+    /// Elements inside `<svg>`. The page defines the colours of their classes: `node`, `alone`, `name`,
+    /// `arrow`, `predicate`, and for boxes `frame`, `box`, `ground`, `tone-0` to `tone-5`.
     pub elements: String,
 }

@@ -1,9 +1,10 @@
-//! A scene drawn as its boxes, at their places in the picture's frame.
+//! Drawing of a scene as its boxes, at their positions in the image.
 //!
-//! Large boxes lie behind small ones. A name stands at its box where it covers no other name: first along the box' upper
-//! border, then within it, then around it; small boxes choose first. An arrow leads from box to box: from border to
-//! border where the boxes are apart, otherwise from or to a box' middle. Its predicate stands along it where there is
-//! room, and always in its title. Objects without a box stand in rows below the frame.
+//! Large boxes lie behind small ones. A name is placed at its box where it covers no other name: preferably
+//! along the upper border of the box, then inside, then around it. Small boxes choose first. An arrow
+//! connects two boxes: from border to border if the boxes are apart, otherwise from or to the centre of a
+//! box. The predicate is written along the arrow if there is room, and always in its title. Objects without a
+//! box are listed in rows below the frame.
 
 use std::io;
 
@@ -12,38 +13,38 @@ use askama::Template;
 use super::scene::{Drawing, Frame, Scene};
 use crate::data::object_box::ObjectBox;
 
-/// The frame's longer sides in pixels; a frame is as large as fits.
+/// Largest width and height of a frame in pixels; the frame is as large as possible within them.
 const WIDTH: f64 = 400.0;
 const HIGHEST: f64 = 420.0;
-/// Around frame and rows.
+/// Margin around the frame and the rows.
 const MARGIN: f64 = 1.0;
-/// Of a name's ground.
+/// Height of a name's background.
 const LABEL_HEIGHT: f64 = 15.0;
-/// Width of a letter of a name and of a predicate, on average, and of a ground's padding.
+/// Average width of a letter in a name and in a predicate, and padding of a background.
 const LETTER: f64 = 6.1;
 const PREDICATE_LETTER: f64 = 5.2;
 const PADDING: f64 = 7.0;
 const PREDICATE_HEIGHT: f64 = 11.0;
 const GAP: f64 = 5.0;
-/// A longer name ends in an ellipsis; the whole one is in its title.
+/// Longest name in letters. A longer one is cut with an ellipsis; its title has the whole name.
 const LONGEST: usize = 20;
-/// Colours of boxes, which the page chooses.
+/// Number of box colours, which the page defines.
 const TONES: usize = 6;
-/// From one place to the next where a name is tried.
+/// Distance between positions that are tried for a name.
 const STEP: f64 = 8.0;
-/// Ends of an arrow that are nearer to each other make a bow, so that it can be seen.
+/// Distance below which the ends of an arrow are joined by a bow, so that it is visible.
 const SHORT: f64 = 26.0;
-/// How far an arrow bends to the side, and more so each further one between the same boxes.
+/// Sideways bend of an arrow; each further arrow between the same boxes bends more.
 const BEND: f64 = 9.0;
 const PARALLEL_BEND: f64 = 16.0;
-/// Where along an arrow its predicate is tried.
+/// Positions along an arrow that are tried for its predicate.
 const PREDICATE_PLACES: [f64; 5] = [0.5, 0.4, 0.6, 0.3, 0.7];
 
 #[derive(Template)]
 #[template(path = "scene_boxes.svg", escape = "html")]
 struct Elements<'a> {
     frame: Area,
-    /// As they are drawn, the largest first.
+    /// Objects in drawing order, the largest first.
     objects: Vec<Object<'a>>,
     arrows: Vec<Arrow<'a>>,
 }
@@ -52,7 +53,7 @@ struct Object<'a> {
     index: usize,
     name: &'a str,
     text: String,
-    /// Its box, or its place in the rows below.
+    /// Box of the object, or its position in the rows below.
     area: Area,
     label: Area,
     boxed: bool,
@@ -64,11 +65,11 @@ struct Arrow<'a> {
     subject: &'a str,
     predicate: &'a str,
     object: &'a str,
-    /// Where its predicate stands, if there is room.
+    /// Position of the predicate, if there is room.
     label: Option<(f64, f64)>,
 }
 
-/// An upright rectangle, by its upper left corner.
+/// Axis-aligned rectangle, given by its upper left corner.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Area {
     x: f64,
@@ -97,14 +98,14 @@ impl Area {
         shared(self.x, self.width, other.x, other.width) * shared(self.y, self.height, other.y, other.height)
     }
 
-    /// It, moved into `frame`.
+    /// Moves the rectangle into `frame`.
     fn moved_into(mut self, frame: &Area) -> Self {
         self.x = self.x.min(frame.x + frame.width - self.width).max(frame.x);
         self.y = self.y.min(frame.y + frame.height - self.height).max(frame.y);
         self
     }
 
-    /// Where the line from its middle towards `point` leaves it.
+    /// Point at which the line from the centre towards `point` crosses the border.
     fn border_towards(&self, point: (f64, f64)) -> (f64, f64) {
         let (x, y) = self.middle();
         let (dx, dy) = (point.0 - x, point.1 - y);
@@ -115,7 +116,7 @@ impl Area {
     }
 }
 
-/// Draws the scene in its frame.
+/// Draws the scene in its image.
 pub(super) fn draw(scene: Scene<'_>, frame: Frame<'_>) -> io::Result<Drawing> {
     let scale = (WIDTH / f64::from(frame.size.width)).min(HIGHEST / f64::from(frame.size.height));
     let picture = Area {
@@ -157,7 +158,7 @@ impl<'a> Object<'a> {
     }
 }
 
-/// Sets the objects without a box in rows from `top` on; gives where they end.
+/// Places the objects without a box in rows, starting at `top`; returns the end of the rows.
 fn rows_below(objects: &mut [Object<'_>], top: f64) -> f64 {
     let (mut x, mut y) = (MARGIN, top + GAP);
     let mut bottom = top;
@@ -173,7 +174,7 @@ fn rows_below(objects: &mut [Object<'_>], top: f64) -> f64 {
     bottom
 }
 
-/// Finds a place for each name, those of small boxes first.
+/// Finds a position for each name; names of small boxes come first.
 fn place_names(objects: &mut [Object<'_>], frame: &Area) {
     let mut order: Vec<usize> = (0..objects.len()).filter(|&index| objects[index].boxed).collect();
     order.sort_by(|&a, &b| objects[a].area.size().total_cmp(&objects[b].area.size()));
@@ -197,8 +198,8 @@ fn place_names(objects: &mut [Object<'_>], frame: &Area) {
     }
 }
 
-/// Where a name may stand, the best place first: along the upper border of its box, inside and then outside; along the
-/// lower one; anywhere within; then further and further away.
+/// Positions that are tried for a name, the best ones first: along the upper border of its box, inside and
+/// then outside; along the lower border; anywhere inside; then at increasing distance.
 fn places(area: &Area, label: &Area, frame: &Area) -> impl Iterator<Item = Area> {
     let slack = (area.width - label.width).max(0.0);
     let steps = (slack / STEP) as usize;
@@ -260,7 +261,7 @@ fn arrows<'a>(
     arrows
 }
 
-/// A quadratic curve.
+/// Quadratic Bezier curve.
 struct Curve {
     start: (f64, f64),
     middle: (f64, f64),
@@ -270,7 +271,8 @@ struct Curve {
 impl Curve {
     fn between(from: &Area, to: &Area, parallel: usize) -> Self {
         let (from_middle, to_middle) = (from.middle(), to.middle());
-        // Within another box a border is no end: the arrow would not be seen to leave or to reach its own.
+        // Inside another box, the arrow must not end at a border: it would not be visible where it leaves or
+        // reaches its own box.
         let start = if from.contains(to_middle) { from_middle } else { from.border_towards(to_middle) };
         let end = if to.contains(from_middle) { to_middle } else { to.border_towards(from_middle) };
         let (dx, dy) = (end.0 - start.0, end.1 - start.1);
@@ -282,7 +284,7 @@ impl Curve {
         Curve { start, middle, end }
     }
 
-    /// Out of the upper border and back.
+    /// A loop out of the upper border and back.
     fn around(area: &Area, parallel: usize) -> Self {
         let (x, y) = (area.middle().0 + 14.0 * parallel as f64, area.y);
         let (left, right) = ((x - 8.0).max(area.x), (x + 8.0).min(area.x + area.width));

@@ -1,10 +1,10 @@
-//! A scene drawn, small enough for a gallery: as its boxes where it has any ([`scene_boxes`]), otherwise as the nodes and
-//! arrows of its graph.
+//! Drawing of a scene that is small enough for a gallery: its boxes if it has any ([`scene_boxes`]),
+//! otherwise the nodes and arrows of its graph.
 //!
-//! Each connected part is laid out in layers: the object with the most relationships on top, below it those that it is
-//! related to, below them theirs, so that most arrows lead from one row to the next and their labels stand between the
-//! rows. A row that is too wide goes on in another one. Parts stand beside each other while there is room. Objects
-//! without a relationship stand in rows below.
+//! Each connected component is laid out in layers. The object with the most relationships is on top, its
+//! neighbours are below it, their neighbours below these. Most arrows then lead from one row to the next,
+//! with their labels between the rows. A row that is too wide is wrapped. Components are placed side by side
+//! while there is room. Objects without a relationship are listed in rows below.
 
 use std::collections::VecDeque;
 use std::io;
@@ -14,26 +14,26 @@ use askama::Template;
 use super::scene::{Drawing, Scene};
 use super::scene_boxes;
 
-/// The canvas' width in pixels, at most and at least; its height follows from the scene.
+/// Largest and smallest width of the canvas in pixels; its height follows from the scene.
 const WIDTH: f64 = 380.0;
 const LEAST_WIDTH: f64 = 250.0;
 const MARGIN: f64 = 6.0;
-/// Of a node's box.
+/// Height of a node's box.
 const HEIGHT: f64 = 20.0;
-/// From one layer to the next: room for a box and for an arrow with its label.
+/// Distance between layers: room for a box and an arrow with its label.
 const LAYER: f64 = 54.0;
-/// Width of a letter at the font size in use, on average, and of a box' padding.
+/// Average width of a letter at the font size in use, and padding of a box.
 const LETTER: f64 = 6.3;
 const LABEL_LETTER: f64 = 5.4;
 const PADDING: f64 = 14.0;
-/// Between boxes.
+/// Distance between boxes.
 const GAP: f64 = 6.0;
-/// Between connected parts.
+/// Distance between connected components.
 const PART_GAP: f64 = 16.0;
-/// A longer name ends in an ellipsis; the whole one is in its title.
+/// Longest name in letters. A longer one is cut with an ellipsis; its title has the whole name.
 const LONGEST: usize = 22;
-/// Where on an arrow between two layers its label stands, from the upper to the lower end: arrows part on their way down,
-/// so that labels have most room there.
+/// Position of a label on an arrow between two layers, from the upper to the lower end. Arrows diverge on
+/// their way down, so labels have most room there.
 const LABEL_PLACE: f64 = 0.62;
 
 #[derive(Template)]
@@ -43,7 +43,7 @@ struct Elements<'a> {
     arrows: Vec<Arrow<'a>>,
 }
 
-/// A node; x and y are its middle.
+/// A node; x and y are its centre.
 struct Box<'a> {
     name: &'a str,
     text: String,
@@ -53,7 +53,8 @@ struct Box<'a> {
     connected: bool,
 }
 
-/// From a box' edge to another's, bent so that arrows between one pair do not hide each other.
+/// An arrow between the edges of two boxes, bent so that arrows between the same boxes do not hide each
+/// other.
 struct Arrow<'a> {
     path: String,
     predicate: &'a str,
@@ -98,7 +99,7 @@ fn draw_graph(scene: Scene<'_>) -> io::Result<Drawing> {
     let height = rows_below(&mut boxes, bottom);
     let right = boxes.iter().map(|node| node.left() + node.width).fold(0.0, f64::max) + MARGIN;
     let width = right.clamp(LEAST_WIDTH, WIDTH);
-    // A small scene stands in the middle.
+    // A small scene is centred.
     boxes.iter_mut().for_each(|node| node.x += (width - right).max(0.0) / 2.0);
     let arrows = scene
         .relationships
@@ -119,7 +120,7 @@ fn draw_graph(scene: Scene<'_>) -> io::Result<Drawing> {
     Ok(Drawing { width, height, elements })
 }
 
-/// A connected part: its rows of boxes, from the top, with the width that each box takes.
+/// A connected component: its rows of boxes from the top, with the width needed by each box.
 struct Part {
     rows: Vec<Vec<(usize, f64)>>,
 }
@@ -138,12 +139,12 @@ fn row_width(row: &[(usize, f64)]) -> f64 {
     row.iter().map(|(_, slot)| slot).sum()
 }
 
-/// Places the connected boxes; gives where they end.
+/// Places the boxes of the components; returns their end.
 fn place_parts(boxes: &mut [Box<'_>], relationships: &[(usize, String, usize)]) -> f64 {
     let mut parts = parts(boxes, relationships);
-    // High ones first, so that the parts of a shelf are about as high.
+    // Tall components come first, so that components side by side have similar heights.
     parts.sort_by_key(|part| std::cmp::Reverse(part.rows.len()));
-    // Above the boxes there is room for a loop's label.
+    // Leaves room for the label of a loop above the boxes.
     let (mut x, mut top, mut bottom) = (MARGIN, 2.0 * MARGIN, MARGIN);
     for part in &parts {
         if x > MARGIN && x + part.width() > WIDTH - MARGIN {
@@ -164,14 +165,15 @@ fn place_parts(boxes: &mut [Box<'_>], relationships: &[(usize, String, usize)]) 
     bottom
 }
 
-/// The connected parts, each in layers by the distance from its busiest object.
+/// Connected components, each in layers by the distance from its object with the most relationships.
 fn parts(boxes: &[Box<'_>], relationships: &[(usize, String, usize)]) -> Vec<Part> {
     let mut neighbours: Vec<Vec<usize>> = vec![Vec::new(); boxes.len()];
     for &(subject, _, object) in relationships {
         neighbours[subject].push(object);
         neighbours[object].push(subject);
     }
-    // A box takes the width of its name or that at which the labels of its arrows pass those of its neighbours'.
+    // A box needs the width of its name, or the width at which the labels of its arrows clear those of its
+    // neighbours.
     let slot = |index: usize| {
         let labels = relationships
             .iter()
@@ -207,7 +209,7 @@ fn parts(boxes: &[Box<'_>], relationships: &[(usize, String, usize)]) -> Vec<Par
     parts
 }
 
-/// A layer in as many rows as the canvas' width asks for.
+/// Wraps a layer into as many rows as the width of the canvas requires.
 fn wrap(layer: Vec<(usize, f64)>) -> Vec<Vec<(usize, f64)>> {
     let mut rows: Vec<Vec<(usize, f64)>> = vec![Vec::new()];
     for entry in layer {
@@ -221,7 +223,7 @@ fn wrap(layer: Vec<(usize, f64)>) -> Vec<Vec<(usize, f64)>> {
     rows
 }
 
-/// Sets the other boxes in rows from `top` on; gives the canvas' height.
+/// Places the other boxes in rows, starting at `top`; returns the height of the canvas.
 fn rows_below(boxes: &mut [Box<'_>], top: f64) -> f64 {
     let (mut x, mut y) = (MARGIN, top + 2.0 * GAP);
     let mut bottom = top + MARGIN;
@@ -245,14 +247,15 @@ fn loop_arrow<'a>(node: &Box<'_>, predicate: &'a str, parallel: usize) -> Arrow<
 fn arrow<'a>(from: &Box<'_>, to: &Box<'_>, predicate: &'a str, parallel: usize) -> Arrow<'a> {
     let (dx, dy) = (to.x - from.x, to.y - from.y);
     let length = dx.hypot(dy).max(1.0);
-    // Arrows of one pair bend to either side; one along a row bends around what stands between its ends.
+    // Arrows of one pair bend to alternating sides. An arrow along a row bends around the boxes between its
+    // ends.
     let along = if dy == 0.0 { LAYER * 0.55 } else { 0.0 };
     let side = if parallel.is_multiple_of(2) { 1.0 } else { -1.0 };
     let bend = side * (18.0 * parallel as f64 + along);
     let middle =
         ((from.x + to.x) / 2.0 - dy / length * bend, (from.y + to.y) / 2.0 + dx.abs() / length * bend);
     let (start, end) = (edge_of(from, middle), edge_of(to, middle));
-    // Of the quadratic curve.
+    // Point on the quadratic curve.
     let place = match dy {
         down if down > 0.0 => LABEL_PLACE,
         up if up < 0.0 => 1.0 - LABEL_PLACE,
@@ -272,7 +275,7 @@ fn arrow<'a>(from: &Box<'_>, to: &Box<'_>, predicate: &'a str, parallel: usize) 
     }
 }
 
-/// Where the line from a box' middle to `point` leaves the box.
+/// Point at which the line from the centre of a box to `point` crosses its border.
 fn edge_of(node: &Box<'_>, point: (f64, f64)) -> (f64, f64) {
     let (dx, dy) = (point.0 - node.x, point.1 - node.y);
     let x = (node.width / 2.0 + 1.0) / dx.abs().max(1e-9);

@@ -1,4 +1,4 @@
-//! The paper's figure 2 of a data file: how similarities are distributed.
+//! Figure 2 of the paper for a data file: the distribution of the similarities.
 
 use std::path::{Path, PathBuf};
 
@@ -12,14 +12,14 @@ use crate::data::statistics::sample;
 use crate::files::atomic_file::write_atomically;
 use crate::{Error, Result};
 
-/// Anchors whose curves are drawn, as in the paper.
+/// Number of anchors whose curves are drawn, as in the paper.
 const ANCHORS: usize = 20;
-/// Points per curve: more would not be seen, but a curve of 45,358 points fills megabytes.
+/// Points per curve. More would not be visible, and a curve of 45,358 points takes megabytes.
 const CURVE_POINTS: usize = 100;
 const BINS: usize = 60;
 
-/// Draws `similarity_curves.svg` ([`curves`]) and `similarity_differences.svg` ([`differences`]) into `folder`; `seed`
-/// decides anchors and samples. Returns the two paths.
+/// Draws `similarity_curves.svg` ([`curves`]) and `similarity_differences.svg` ([`differences`]) into
+/// `folder`; `seed` selects anchors and samples. Returns the two paths.
 pub fn draw(similarity: Similarity<'_>, seed: u64, folder: &Path) -> Result<[PathBuf; 2]> {
     std::fs::create_dir_all(folder).map_err(Error::file("create", folder))?;
     let save = |name: &str, panel: Panel| -> Result<PathBuf> {
@@ -34,7 +34,7 @@ pub fn draw(similarity: Similarity<'_>, seed: u64, folder: &Path) -> Result<[Pat
     ])
 }
 
-/// s_AX sorted, for 20 anchors A.
+/// Sorted similarities s_AX for 20 anchors A.
 pub fn curves(similarity: Similarity<'_>, seed: u64) -> Panel {
     let images = similarity.len();
     let anchors = ANCHORS.min(images);

@@ -1,12 +1,12 @@
-//! Scalars for TensorBoard: an event file of protobuf messages in TFRecord frames.
+//! Writes scalars for TensorBoard: an event file of protobuf messages in TFRecord frames.
 //!
 //! ```text
 //! frame  length u64 | masked crc32c(length) u32 | message | masked crc32c(message) u32      (little-endian)
 //! mask   rotate_right(crc, 15) + 0xa282ead8
 //! ```
 //!
-//! The first message states the version `brain.Event:2`, every other one holds a scalar. The messages are the
-//! parts of TensorFlow's `event.proto` and `summary.proto` that scalars need.
+//! The first message states the version `brain.Event:2`; every other message holds a scalar. The messages
+//! contain the parts of TensorFlow's `event.proto` and `summary.proto` that scalars need.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
@@ -40,20 +40,20 @@ struct Summary {
 struct Value {
     #[prost(string, tag = "1")]
     tag: String,
-    /// Optional, as in TensorFlow's `oneof`: a zero is then written too.
+    /// Optional, as in TensorFlow's `oneof`, so that a zero is also written.
     #[prost(float, optional, tag = "2")]
     simple_value: Option<f32>,
 }
 
-/// A new event file in a folder of logs.
+/// A new event file in a log folder.
 pub struct EventWriter {
     path: PathBuf,
     file: BufWriter<File>,
 }
 
 impl EventWriter {
-    /// Creates `folder` if need be and an event file in it. Earlier event files there stay: TensorBoard shows all
-    /// of them as one run.
+    /// Creates an event file in `folder`, which is created if necessary. Existing event files are kept;
+    /// TensorBoard shows all of them as one run.
     pub fn create(folder: impl AsRef<Path>) -> Result<Self> {
         let folder = folder.as_ref();
         fs::create_dir_all(folder).map_err(Error::file("create", folder))?;
@@ -61,12 +61,12 @@ impl EventWriter {
         let mut writer = EventWriter { path, file: BufWriter::new(file) };
         let version = Some("brain.Event:2".to_owned());
         writer.write(Event { wall_time: wall_time(), file_version: version, ..Default::default() })?;
-        // A run that has not logged anything yet is already visible.
+        // Makes a run visible before it has logged anything.
         writer.flush()?;
         Ok(writer)
     }
 
-    /// Where the events go.
+    /// Path of the event file.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -78,7 +78,7 @@ impl EventWriter {
         self.write(Event { wall_time: wall_time(), step: step as i64, summary, ..Default::default() })
     }
 
-    /// Hands everything to the operating system, so that a running TensorBoard sees it.
+    /// Passes all data to the operating system, so that a running TensorBoard sees it.
     pub fn flush(&mut self) -> Result<()> {
         self.file.flush().map_err(Error::file("write", &self.path))
     }
@@ -88,8 +88,8 @@ impl EventWriter {
     }
 }
 
-/// `events.out.tfevents.<seconds>.scenerank.<number>`: TensorBoard looks for the first three words and orders the
-/// files of a folder by name. The number tells files of one second apart.
+/// Creates `events.out.tfevents.<seconds>.scenerank.<number>`. TensorBoard looks for the first three words
+/// and orders the files of a folder by name. The number distinguishes files of the same second.
 fn create_new(folder: &Path) -> Result<(PathBuf, File)> {
     let seconds = wall_time() as u64;
     let mut number = 0;
@@ -103,7 +103,7 @@ fn create_new(folder: &Path) -> Result<(PathBuf, File)> {
     }
 }
 
-/// Seconds since 1970; 0 on a machine whose clock is before that.
+/// Seconds since 1970; 0 if the clock of the machine is before that.
 fn wall_time() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
@@ -116,7 +116,7 @@ fn write_frame(writer: &mut impl Write, message: &[u8]) -> io::Result<()> {
     writer.write_all(&masked_crc32c(message).to_le_bytes())
 }
 
-/// The mask keeps a checksum from being computed over bytes that hold their own checksum.
+/// Masked so that a checksum is never computed over bytes that contain their own checksum.
 fn masked_crc32c(bytes: &[u8]) -> u32 {
     crc32c::crc32c(bytes).rotate_right(15).wrapping_add(0xa282_ead8)
 }
@@ -181,7 +181,7 @@ mod tests {
         assert!(error.to_string().starts_with(&format!("{}: cannot create", file.path().display())));
     }
 
-    /// What the `RecordWriter` of the Python package `tensorboard` writes.
+    /// Output of the `RecordWriter` of the Python package `tensorboard`.
     #[test]
     fn known_frames() {
         let known: [(&[u8], &[u8]); 2] = [

@@ -1,4 +1,4 @@
-//! What the paper says of the order of its models, and whether it is so here.
+//! Claims of the paper about the order of its models, and whether they hold here.
 
 use serde::Serialize;
 
@@ -8,18 +8,18 @@ use super::tables::{Row, Table};
 use crate::batch::triples::Sampling;
 use crate::loss::LossKind;
 
-/// A sentence about the results that is true or not.
+/// A claim about the results.
 #[derive(Clone, Debug, Serialize)]
 pub struct Expectation {
-    /// The sentence.
+    /// Claim as a sentence.
     pub claim: String,
-    /// Whether it is so; none where a run that it speaks of is missing.
+    /// Whether the claim holds; `None` if a run that it needs is missing.
     pub holds: Option<bool>,
-    /// The numbers that decide, in words.
+    /// Numbers that decide, as a sentence.
     pub seen: String,
 }
 
-/// The paper's ordering, in Tables 2 and 3.
+/// Order of the models in the paper's Tables 2 and 3.
 pub(super) fn expectations(table_2: &Table, table_3: &[Table; 2]) -> Vec<Expectation> {
     let mut all = vec![ranking_first(table_2)];
     all.push(best_strategy(table_2));
@@ -28,7 +28,7 @@ pub(super) fn expectations(table_2: &Table, table_3: &[Table; 2]) -> Vec<Expecta
     all
 }
 
-/// The first column's mean in a row: row-wise tau, or MRR.
+/// Mean in the first column of a row: row-wise tau, or MRR.
 fn first(row: &Row) -> Option<f64> {
     row.cells.first()?.ours.as_ref().map(|ours| ours.mean)
 }

@@ -1,4 +1,4 @@
-//! The paper's Figures 2 and 4, the course of training, and the test images on a plane.
+//! Figures 2 and 4 of the paper, training curves, and a projection of the test images.
 
 use std::path::Path;
 
@@ -23,51 +23,51 @@ use crate::report::plots::{
 use crate::report::similarity_curves;
 use crate::run::{Run, Which};
 
-/// Of the anchors and samples of Figure 2.
+/// Seed for the anchors and samples of Figure 2.
 const SIMILARITY_SEED: u64 = 0;
-/// The file with a run's noise sweep.
+/// File name of a run's noise sweep.
 const SWEEP: &str = "sweep.json";
-/// Object types that get a colour of their own in the projection.
+/// Number of object types with their own colour in the projection.
 const COLOURED_TYPES: usize = 6;
-/// A type that more images than this share have tells nothing of where an image lies.
+/// Largest share of images with a type for which the type still says something about their position.
 const COMMON: f64 = 0.3;
 
 /// Panels with a caption.
 #[derive(Clone, Debug, Serialize)]
 pub struct Figure {
-    /// Its place in the page and its file's name.
+    /// Anchor in the page, and name of the file.
     pub id: String,
-    /// Above it.
+    /// Title above the figure.
     pub title: String,
-    /// Below it.
+    /// Caption below the figure.
     pub caption: String,
-    /// Panels side by side.
+    /// Number of panels side by side.
     #[serde(skip)]
     pub columns: usize,
-    /// What is drawn.
+    /// Panels of the figure.
     pub panels: Vec<Panel>,
-    /// Drawn, with a mark at each point.
+    /// SVG of the panels, with a mark at each point.
     #[serde(skip)]
     pub svg: String,
 }
 
-/// A finished run, opened.
+/// A finished run, opened for use.
 pub(super) struct ChosenRun {
     pub name: String,
     pub run: Run,
 }
 
-/// The runs that figures show.
+/// Runs shown in the figures.
 pub(super) struct Chosen {
-    /// Of each loss the strategy with the best MRR: what the paper's Figure 4 shows.
+    /// For each loss, the strategy with the best MRR, as in the paper's Figure 4.
     by_loss: Vec<(ChosenRun, RunResult, Sweep)>,
-    /// The paper's model, or if it is missing the one with the best row-wise tau.
+    /// The paper's model, or the one with the best row-wise tau if that is missing.
     pub best: Option<ChosenRun>,
     training: Vec<(Model, TrainingCurve)>,
 }
 
 impl Chosen {
-    /// Opens them, and measures what the figures need of them.
+    /// Opens the runs, and measures what the figures need.
     pub fn new(plan: &Plan, trained: &[Trained], reproduction: &Reproduction) -> Result<Self> {
         let first = |model: &Model| model.runs.iter().copied().find(|&run| trained[run].result().is_some());
         let open = |model: &Model, run: usize| -> Result<ChosenRun> {
@@ -77,7 +77,7 @@ impl Chosen {
                 run: Run::open(&folder, Which::Best, None, base.device, base.precision)?,
             })
         };
-        // The finished model for which `value` is greatest.
+        // Finished model with the greatest `value`.
         let best_of = |models: &mut dyn Iterator<Item = &Model>, value: fn(&RunResult) -> f64| {
             models
                 .filter_map(|model| {
@@ -115,7 +115,7 @@ impl Chosen {
     }
 }
 
-/// A run's sweep over levels of noise, measured once.
+/// Sweep of a run over levels of noise, measured once.
 fn sweep(chosen: &ChosenRun, folder: &Path) -> Result<Sweep> {
     let path = folder.join(SWEEP);
     if path.exists() {
@@ -131,7 +131,7 @@ fn sweep(chosen: &ChosenRun, folder: &Path) -> Result<Sweep> {
     Ok(sweep)
 }
 
-/// All figures, not yet drawn.
+/// All figures, before drawing.
 pub(super) fn figures(chosen: &Chosen, material: &Material) -> Result<Vec<Figure>> {
     let dataset = &material.dataset;
     let mut figures = vec![similarities(dataset)];
@@ -194,7 +194,7 @@ pub(super) fn figures(chosen: &Chosen, material: &Material) -> Result<Vec<Figure
     Ok(figures)
 }
 
-/// Draws them.
+/// Draws the figures.
 pub(super) fn draw(figures: &mut [Figure]) -> Result<()> {
     for (index, figure) in figures.iter_mut().enumerate() {
         let pointer = format!("/figures/{index}/panels");
@@ -234,10 +234,10 @@ fn training(curves: &[(Model, TrainingCurve)]) -> Figure {
     });
     Figure {
         id: "training".into(),
-        title: "The course of training".into(),
-        caption: "A row per loss: the mean loss of an epoch's triples, and agreement with the captions on the validation \
-                  images; the first seed's runs. Losses of different kinds, and of one kind on different triples, do not \
-                  compare."
+        title: "Training curves".into(),
+        caption: "One row per loss: the mean loss over an epoch's triples, and agreement with the captions on the validation \
+                  images, for the runs of the first seed. Values of different losses, or of one loss on different triples, \
+                  are not comparable."
             .into(),
         columns: 2,
         panels: panels.collect(),
@@ -268,7 +268,7 @@ fn projection(best: &ChosenRun) -> Result<Option<Figure>> {
     let percent = |share: f64| format!("{:.0} %", 100.0 * share);
     Ok(Some(Figure {
         id: "projection".into(),
-        title: "The test images on a plane".into(),
+        title: "Projection of the test images".into(),
         caption: format!(
             "The first two principal components of the embeddings of {}: {} and {} of their variance. Colours: frequent \
              objects, the rarer one where an image has several.",
@@ -290,7 +290,7 @@ fn projection(best: &ChosenRun) -> Result<Option<Figure>> {
     }))
 }
 
-/// Object types that many test images have, but not most: the rarest first.
+/// Object types of many but not most test images, in order of increasing frequency.
 fn telling_types(dataset: &Dataset) -> Vec<u32> {
     let images = dataset.split(Split::Test);
     let mut images_with = vec![0usize; dataset.object_count()];

@@ -1,4 +1,4 @@
-//! The files of a report's folder.
+//! Files in the folder of a report.
 
 use std::path::Path;
 
@@ -22,7 +22,7 @@ pub(super) fn write(report: &Report, out: &Path) -> Result<()> {
     ];
     for figure in &report.figures {
         let path = figures.join(format!("{}.svg", figure.id));
-        // Without the marks, which only the page can read out.
+        // Without the marks, which only the page can show.
         let svg = panels::svg(&figure.panels, figure.columns, None).map_err(Error::file("draw", &path))?;
         files.push((path, svg));
         let points = figure.panels.iter().flat_map(|panel| {

@@ -1,5 +1,5 @@
-//! The paper's Figure 3: queries with the images nearest to them, by the model, by the bag of objects and by the
-//! captions. Queries are drawn by a hash of their ids: nobody chose them.
+//! Figure 3 of the paper: queries with their nearest images according to the model, the bag of objects and
+//! the captions. Queries are selected by a hash of their ids, so they are not hand-picked.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -22,16 +22,16 @@ use crate::report::scene_drawing;
 
 const QUERIES: usize = 6;
 const NEIGHBOURS: usize = 8;
-/// A query with fewer relationships shows nothing of what a graph adds.
+/// Least number of relationships of a query; with fewer, the advantage of a graph is not visible.
 const LEAST_RELATIONSHIPS: usize = 3;
 const QUERY_SEED: u64 = 3;
 
-/// Queries and what was found for them.
+/// Queries and their results.
 #[derive(Clone, Debug, Serialize)]
 pub struct Gallery {
-    /// In the order of the page.
+    /// Queries in the order of the page.
     pub queries: Vec<Query>,
-    /// Every image that is shown, by its id.
+    /// Scenes of all images shown, ordered by id.
     pub scenes: Vec<SceneEntry>,
 }
 
@@ -40,59 +40,59 @@ pub struct Gallery {
 pub struct Query {
     /// Visual Genome id.
     pub image: u64,
-    /// One list per method.
+    /// Results, one list per method.
     pub lists: Vec<Neighbours>,
 }
 
-/// What one method found.
+/// Results of one method.
 #[derive(Clone, Debug, Serialize)]
 pub struct Neighbours {
-    /// Its name.
+    /// Name of the method.
     pub method: String,
-    /// Best first, without the query itself.
+    /// Best images first, without the query itself.
     pub images: Vec<Neighbour>,
 }
 
-/// An image that was found.
+/// An image in a result.
 #[derive(Clone, Debug, Serialize)]
 pub struct Neighbour {
     /// Visual Genome id.
     pub image: u64,
-    /// What it was found by: cosine, or caption similarity.
+    /// Score of the method: cosine, or caption similarity.
     pub score: f64,
-    /// Its captions' similarity to the query's, whatever it was found by.
+    /// Similarity between its captions and those of the query, for any method.
     pub caption_similarity: f64,
 }
 
-/// An image as it is shown.
+/// An image that is shown.
 #[derive(Clone, Debug, Serialize)]
 pub struct SceneEntry {
     /// Visual Genome id.
     pub image: u64,
     /// COCO id.
     pub coco: u64,
-    /// Names of its objects.
+    /// Names of the objects.
     pub objects: Vec<String>,
-    /// Subject (an index of `objects`), predicate, object.
+    /// Relationships: subject (`-> objects`), predicate, object (`-> objects`).
     pub relationships: Vec<(usize, String, usize)>,
-    /// The image's size, where the data has it.
+    /// Size of the image, if the data contains it.
     pub size: Option<ImageSize>,
-    /// `[objects]` in pixels, or empty where the data has no boxes.
+    /// `[objects]` boxes in pixels, or empty if the data has no boxes.
     pub boxes: Vec<Option<ObjectBox>>,
-    /// As written.
+    /// Captions as written.
     pub captions: Vec<String>,
-    /// The address of the photograph, where addresses were asked for and the photograph is not in the page.
+    /// Address of the photograph, if addresses were requested and the page does not contain the photograph.
     pub photograph_url: Option<String>,
-    /// Its boxes or its graph, drawn.
+    /// Drawing of the boxes or the graph.
     #[serde(skip)]
     pub drawing: Drawing,
-    /// The photograph as a data URL, where there is one.
+    /// Photograph as a data URL, if there is one.
     #[serde(skip)]
     pub photograph: Option<String>,
 }
 
 impl SceneEntry {
-    /// `man - throwing -> frisbee` for each relationship.
+    /// Relationships, for display as `man - throwing -> frisbee`.
     pub fn sentences(&self) -> impl Iterator<Item = (&str, &str, &str)> {
         let name = |object: &usize| self.objects[*object].as_str();
         self.relationships
@@ -100,21 +100,21 @@ impl SceneEntry {
             .map(move |(subject, predicate, object)| (name(subject), predicate.as_str(), name(object)))
     }
 
-    /// The first caption.
+    /// First caption.
     pub fn caption(&self) -> &str {
         self.captions.first().map_or("", |caption| caption.trim())
     }
 }
 
 impl Gallery {
-    /// The scene of an image.
+    /// Scene of an image.
     pub fn scene(&self, image: &u64) -> &SceneEntry {
         let found = self.scenes.binary_search_by_key(image, |scene| scene.image);
         &self.scenes[found.expect("every image that is shown has a scene")]
     }
 }
 
-/// The gallery, by `model` where one is finished.
+/// Builds the gallery, using `model` if one is finished.
 pub(super) fn gallery(
     model: Option<&ChosenRun>,
     material: &Material,
@@ -134,7 +134,7 @@ pub(super) fn gallery(
         let captions = |other: usize| f64::from(dataset.similarity().get(image, other));
         let neighbours = |method: &Method<'_>, index: &[f32]| -> Result<Neighbours> {
             let query = Embeddings::new(&index[row * method.width..][..method.width], method.width)?;
-            // One more, for the query finds itself.
+            // One more, because the query finds itself.
             let index = Embeddings::new(index, method.width)?;
             let found = nearest_stored(query, index, NEIGHBOURS + 1)?;
             let found = found.into_iter().filter(|&(other, _)| other != row).take(NEIGHBOURS);
@@ -203,7 +203,7 @@ fn shown(
         .collect()
 }
 
-/// Test images with enough relationships, or any where there are too few of those.
+/// Test images with enough relationships, or any if there are too few of those.
 fn query_images(dataset: &Dataset) -> Vec<usize> {
     let mut images: Vec<usize> = dataset.split(Split::Test).collect();
     shuffle(&mut images, QUERY_SEED, |&image| dataset.image_id(image));
@@ -211,7 +211,7 @@ fn query_images(dataset: &Dataset) -> Vec<usize> {
         let graph = dataset.graph(image);
         graph.edge_count() + 1 - graph.node_count()
     };
-    // Stable: the drawn order stays among those with enough and among the others.
+    // The sort is stable, so both groups keep their order.
     images.sort_by_key(|image| relationships(image) < LEAST_RELATIONSHIPS);
     images.truncate(QUERIES);
     images
@@ -252,7 +252,7 @@ fn scene(dataset: &Dataset, image: usize, reproduction: &Reproduction) -> Result
     })
 }
 
-/// Visual Genome's and COCO's names for an image's file.
+/// Finds the file of an image by its Visual Genome or COCO name.
 fn find_photograph(folder: &Path, id: u64, coco: u64) -> Option<PathBuf> {
     let names = [
         format!("{id}"),

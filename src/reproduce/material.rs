@@ -1,4 +1,4 @@
-//! What the runs are made of: the data or a subset of it, and the rows of the user's files that belong to it.
+//! Inputs of the runs: the data or a subset of it, and the corresponding rows of files supplied by the user.
 
 use std::path::PathBuf;
 
@@ -10,21 +10,21 @@ use crate::error::{Error, Result};
 use crate::evaluation::features::{Features, read_features};
 use crate::files::npy::write_npy;
 
-/// A rank correlation needs three images, and so does a triple.
+/// Least number of images for a rank correlation or a triple.
 const LEAST_IMAGES: usize = 3;
 
-/// The files, opened.
+/// Opened input files.
 pub(super) struct Material {
-    /// The data that all runs use; in the report's folder where it is a subset.
+    /// Data used by all runs; a subset is stored in the report's folder.
     pub dataset: Dataset,
-    /// Of the test images.
+    /// Features of the test images.
     pub features: Option<Features>,
-    /// Of all images, where they lie.
+    /// Path of the caption vectors of all images.
     pub caption_vectors: Option<PathBuf>,
 }
 
 impl Material {
-    /// Opens everything; a subset's data and caption vectors are written into the report's folder.
+    /// Opens all files. A subset's data and caption vectors are written to the report's folder.
     pub fn open(reproduction: &Reproduction) -> Result<Self> {
         let whole = Dataset::open(&reproduction.data)?;
         let mut features = reproduction

@@ -1,5 +1,5 @@
-//! Measuring: agreement with the captions (Table 2), retrieval by incomplete queries (Table 3, Figure 4), of a trained
-//! model or of anything else that embeds images.
+//! Evaluation of a trained model or another method: agreement with the captions (Table 2), and retrieval with
+//! incomplete queries (Table 3, Figure 4).
 
 use serde::{Deserialize, Serialize};
 
@@ -19,70 +19,70 @@ use crate::progress::Progress;
 use crate::report::plots::NoisePoint;
 use crate::train::first_parameters;
 
-/// Edges removed for Table 3 and Figure 4a.
+/// Number of edges removed for Table 3 and Figure 4a.
 pub(super) const NOISE: usize = 12;
-/// Most edges removed for Figure 4b.
+/// Largest number of edges removed for Figure 4b.
 pub(super) const MOST_NOISE: usize = 20;
-/// Of the edges that are removed, for every method the same.
+/// Seed for the removed edges, the same for every method.
 const QUERY_SEED: u64 = 1;
 
-/// What the tables hold of a method.
+/// Results of a method in the tables.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Measurement {
-    /// Table 2.
+    /// Agreement (Table 2).
     pub agreement: Agreement,
-    /// Table 3; none where the method cannot embed a query.
+    /// Retrieval (Table 3); `None` if the method cannot embed a query.
     pub retrieval: Option<Retrieval>,
 }
 
-/// Table 3 in both readings of "edges".
+/// Table 3, for both interpretations of "edges".
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Retrieval {
-    /// From all edges.
+    /// With edges removed from all edges.
     pub augmented: RetrievalMetrics,
-    /// From relationships.
+    /// With edges removed from the relationships.
     pub relationships: RetrievalMetrics,
 }
 
-/// Figure 4b in both readings of "edges".
+/// Figure 4b, for both interpretations of "edges".
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Sweep {
     pub augmented: Vec<NoisePoint>,
     pub relationships: Vec<NoisePoint>,
 }
 
-/// `[graphs, width]` of graphs.
+/// Function that embeds graphs as `[graphs, width]`.
 type Embed<'a> = dyn Fn(&[SceneGraph<'_>]) -> Result<Vec<f32>> + 'a;
 
-/// Where something is computed, and how precisely.
+/// Device and precision of a computation.
 pub(super) type Place = (Device, Precision);
-/// Of what no device is asked for.
+/// Place of computations for which no device was requested.
 const ON_CPU: Place = (Device::Cpu, Precision::Fp32);
 
-/// A way to embed any scene graph.
+/// A method that embeds any scene graph.
 pub(super) struct Method<'a> {
     pub name: String,
-    /// Values per image.
+    /// Number of values per image.
     pub width: usize,
-    /// Where its embeddings are compared: where they are made.
+    /// Device that compares the embeddings, the same as computes them.
     pub place: Place,
     pub embed: Box<Embed<'a>>,
 }
 
 impl Method<'_> {
-    /// Names of the baselines, as in tables and legends.
+    /// Names of the baselines in tables and legends.
     pub const BAG_OF_OBJECTS: &'static str = "bag of objects";
     pub const NAME_VECTORS: &'static str = "mean of GloVe vectors of object names";
     pub const UNTRAINED: &'static str = "untrained network";
     pub const NORMAL: &'static str = "normal features";
 
-    /// The test images' embeddings.
+    /// Embeddings of the test images.
     pub fn index(&self, dataset: &Dataset) -> Result<Vec<f32>> {
         let graphs: Vec<_> = dataset.split(Split::Test).map(|image| dataset.graph(image)).collect();
         (self.embed)(&graphs)
     }
 
-    /// Both tables' numbers.
+    /// Measures the numbers of both tables.
     pub fn measure(&self, dataset: &Dataset) -> Result<Measurement> {
         let index = self.index(dataset)?;
         let at = |edges| self.level(dataset, &index, NOISE, edges);
@@ -95,7 +95,7 @@ impl Method<'_> {
         })
     }
 
-    /// Figure 4b's numbers.
+    /// Measures the numbers of Figure 4b.
     pub fn sweep(&self, dataset: &Dataset) -> Result<Sweep> {
         let index = self.index(dataset)?;
         let progress = Progress::new(format!("{}, noise", self.name), Some(2 * MOST_NOISE as u64), "levels");
@@ -130,7 +130,7 @@ impl Method<'_> {
     }
 }
 
-/// Table 2's numbers of the test images' embeddings.
+/// Agreement of the test images' embeddings, for Table 2.
 fn agreement_of(
     dataset: &Dataset,
     (device, precision): Place,
@@ -141,7 +141,7 @@ fn agreement_of(
     agreement(device, precision, embeddings, dataset.similarity(), dataset.split(Split::Test), None)
 }
 
-/// The bag of objects, its weights counted on the training images.
+/// The bag of objects, with weights from the training images.
 pub(super) fn bag_of_objects(dataset: &Dataset) -> Method<'_> {
     let bag = BagOfObjects::fit(dataset, dataset.split(Split::Train));
     Method {
@@ -152,7 +152,7 @@ pub(super) fn bag_of_objects(dataset: &Dataset) -> Method<'_> {
     }
 }
 
-/// The rows of the tables that nothing was trained for, with one measurement or one per seed.
+/// A row of the tables without training, with one measurement or one per seed.
 pub(super) struct Untrained {
     pub name: String,
     pub measurements: Vec<Measurement>,
@@ -198,7 +198,7 @@ pub(super) fn measure_baselines(material: &Material, reproduction: &Reproduction
     Ok(rows)
 }
 
-/// Agreement of the features that the user gave.
+/// Agreement of the features supplied by the user.
 pub(super) fn measure_features(material: &Material) -> Result<Option<Measurement>> {
     let features = material.features.as_ref();
     features

@@ -1,16 +1,16 @@
-//! The paper, run again: its 12 models and our baselines trained and measured, beside its own numbers.
+//! Reproduction of the paper: trains and evaluates its 12 models and our baselines, and compares the results.
 //!
 //! ```text
-//! plan       which runs: losses x strategies x seeds, and ablations
-//! material   the data, or a subset of it, and the files that go with it
-//! training   the runs, several at a time, resumed where they stopped, each measured when it ends
-//! measure    agreement and retrieval of a model or of a baseline
-//! paper      the paper's numbers
-//! tables     ours, the paper's and the difference
-//! figures, gallery     what is to be looked at
-//! report     all of it as one value
-//! page       the value as one HTML page, and as Markdown
-//! files      what is written: JSON, CSV, Markdown, SVG and the page
+//! plan       the runs: losses x strategies x seeds, and ablations
+//! material   the data, or a subset of it, and the corresponding files
+//! training   the runs, several at a time, resumed if interrupted, each measured at its end
+//! measure    agreement and retrieval of a model or a baseline
+//! paper      the numbers of the paper
+//! tables     our numbers, those of the paper, and the differences
+//! figures, gallery     plots and example queries
+//! report     all results as one value
+//! page       the report as one HTML page, and as Markdown
+//! files      writes JSON, CSV, Markdown, SVG and the page
 //! ```
 
 mod expectations;
@@ -38,34 +38,35 @@ use self::training::train_all;
 use crate::error::{Error, Result};
 use crate::train::config::TrainConfig;
 
-/// What to reproduce, and how much of it.
+/// Options of a reproduction.
 #[derive(Clone, Debug)]
 pub struct Reproduction {
-    /// The data file.
+    /// Path of the data file.
     pub data: PathBuf,
-    /// The report's folder.
+    /// Folder of the report.
     pub out: PathBuf,
-    /// What all runs share; loss, sampling and seed are the plan's.
+    /// Settings shared by all runs; loss, sampling and seed come from the plan.
     pub base: TrainConfig,
-    /// Runs of each model, with the seeds 1, 2, ...
+    /// Number of runs of each model, with the seeds 1, 2, ...
     pub seeds: u64,
-    /// Only so many images.
+    /// Number of images to use, if not all.
     pub subset: Option<usize>,
-    /// Training stops when so much time is spent.
+    /// Time after which training stops.
     pub budget: Option<Duration>,
-    /// Runs at a time; `None` is one per thread on a CPU, one on a GPU.
+    /// Number of concurrent runs; `None` means one per thread on a CPU, one on a GPU.
     pub jobs: Option<usize>,
-    /// What to vary besides.
+    /// Ablations to run in addition.
     pub ablations: Vec<Ablation>,
-    /// Features of the same images, a row of Table 2.
+    /// Features of the same images, for a row of Table 2.
     pub features: Option<PathBuf>,
-    /// Another sentence encoder's caption vectors, an ablation.
+    /// Caption vectors of another sentence encoder, for an ablation.
     pub caption_vectors: Option<PathBuf>,
-    /// Photographs for the gallery.
+    /// Folder with photographs for the gallery.
     pub photographs: Option<PathBuf>,
-    /// Whether the page names the addresses of photographs that the data has, for images that `photographs` lacks.
+    /// Whether the page links to the addresses of photographs in the data, for images missing in
+    /// `photographs`.
     pub link_photographs: bool,
-    /// How all this was asked for, to be printed in the report.
+    /// Command line, printed in the report.
     pub command: String,
 }
 
@@ -85,8 +86,8 @@ impl Reproduction {
     }
 }
 
-/// Trains what is not trained yet, measures it and writes the report; `None` where `stop` was raised: what was done so
-/// far is saved, and the same call goes on from there.
+/// Trains the runs that are not finished, measures them and writes the report. Returns `None` if `stop` was
+/// set; all progress is saved then, and the same call continues from there.
 pub fn reproduce(reproduction: &Reproduction, stop: &AtomicBool) -> Result<Option<Report>> {
     let started = Instant::now();
     reproduction.check()?;

@@ -1,5 +1,5 @@
-//! The report as a page and as Markdown. Templates lie in `src/report/page`; everything that they insert is escaped, but
-//! for SVG and tables, which other templates made.
+//! The report as an HTML page and as Markdown. Templates are in `src/report/page`. They escape everything
+//! that they insert, except SVG and tables from other templates.
 
 use askama::Template;
 
@@ -31,9 +31,9 @@ struct Page<'a> {
     tables: Vec<TableView<'a>>,
     settings: String,
     run_columns: [&'static str; 10],
-    /// Whether there is any.
+    /// Whether there are photographs.
     photographs: bool,
-    /// Whether any scene is drawn by its boxes.
+    /// Whether any scene is drawn with boxes.
     boxes: bool,
 }
 
@@ -41,7 +41,7 @@ struct Page<'a> {
 struct Headline<'a> {
     title: String,
     cell: &'a Cell,
-    /// Path of the cell in the JSON.
+    /// JSON pointer to the cell.
     place: String,
 }
 
@@ -49,14 +49,14 @@ struct Headline<'a> {
 #[template(path = "table.html")]
 struct TableView<'a> {
     table: &'a Table,
-    /// Its place in the JSON.
+    /// JSON pointer to the table.
     pointer: String,
     /// Whether the paper has such a table.
     has_paper: bool,
 }
 
 impl TableView<'_> {
-    /// Path of a cell in the JSON.
+    /// JSON pointer to a cell.
     fn place(&self, row: &usize, column: &usize) -> String {
         format!("{}/rows/{row}/cells/{column}", self.pointer)
     }
@@ -69,7 +69,7 @@ struct MarkdownPage<'a> {
     settings: String,
 }
 
-/// The page.
+/// Renders the HTML page.
 pub(super) fn html<'a>(report: &'a Report) -> Result<String> {
     let view = |(pointer, table): (String, &'a Table)| {
         let has_paper = table.rows.iter().any(|row| row.cells.iter().any(|cell| cell.paper.is_some()));
@@ -103,13 +103,13 @@ pub(super) fn html<'a>(report: &'a Report) -> Result<String> {
     page.render().map_err(|error| Error::file("write", "report.html")(std::io::Error::other(error)))
 }
 
-/// The tables, and the figures by their files.
+/// Renders the Markdown page: tables, and references to the figures' files.
 pub(super) fn markdown(report: &Report) -> Result<String> {
     let page = MarkdownPage { report, settings: settings_line(&report.about.settings) };
     page.render().map_err(|error| Error::file("write", "report.md")(std::io::Error::other(error)))
 }
 
-/// What all runs share, in one line.
+/// Settings shared by all runs, in one line.
 fn settings_line(settings: &TrainConfig) -> String {
     format!(
         "{} epochs, {} layers of {} and {}, batches of {}, learning rate {}, temperature {}, margin {}, {} on device {}",
@@ -127,7 +127,7 @@ fn settings_line(settings: &TrainConfig) -> String {
 }
 
 impl RunSummary {
-    /// The numbers of a run: name in the JSON, value, and whether it is a fraction.
+    /// Numbers of a run: name in the JSON, value, and whether it is a fraction.
     fn numbers(&self) -> [(&'static str, Option<f64>, bool); 9] {
         let count = |count: usize| Some(count as f64);
         [
@@ -144,9 +144,9 @@ impl RunSummary {
     }
 }
 
-/// Filters of the templates.
+/// Template filters.
 mod filters {
-    /// What Markdown would read as its own signs, as plain characters.
+    /// Escapes the special characters of Markdown.
     #[askama::filter_fn]
     pub fn markdown(text: impl std::fmt::Display, _: &dyn askama::Values) -> askama::Result<String> {
         let mut escaped = String::new();

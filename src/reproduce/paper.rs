@@ -1,4 +1,4 @@
-//! The paper's numbers, as `paper.toml` holds them.
+//! Numbers of the paper, read from `paper.toml`.
 
 use std::sync::LazyLock;
 
@@ -7,35 +7,35 @@ use serde::Deserialize;
 use crate::batch::triples::Sampling;
 use crate::loss::LossKind;
 
-/// The paper's Tables 2 and 3, and a number of Figure 2.
+/// Tables 2 and 3 of the paper, and one number of Figure 2.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Paper {
     /// Agreement: Kendall, Spearman, Pearson by row, then over all pairs.
     table_2: ByLoss<[f64; 6]>,
-    /// The same of features that no graph network made.
+    /// Agreement of features without a graph network.
     pub table_2_features: FeatureRows,
-    /// Retrieval at 12 removed edges: MRR, R@1, R@5.
+    /// Retrieval with 12 removed edges: MRR, R@1, R@5.
     table_3: ByLoss<[f64; 3]>,
-    /// Similarities.
+    /// Distribution of the similarities.
     pub figure_2: Figure2,
 }
 
-/// Table 2's last rows.
+/// Last rows of Table 2.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FeatureRows {
-    /// Drawn from a normal distribution.
+    /// Features drawn from a normal distribution.
     pub normal: [f64; 6],
-    /// ResNet-152's.
+    /// Features of ResNet-152.
     pub classification: [f64; 6],
 }
 
-/// What the text says of Figure 2.
+/// Numbers about Figure 2 in the text.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Figure2 {
-    /// Of |s_AX - s_AY|.
+    /// 99th percentile of |s_AX - s_AY|.
     pub difference_99th_percentile: f64,
 }
 
@@ -73,19 +73,19 @@ impl<T: Copy> ByLoss<T> {
 }
 
 impl Paper {
-    /// The numbers.
+    /// Numbers of the paper, parsed once.
     pub fn get() -> &'static Paper {
         static PAPER: LazyLock<Paper> =
             LazyLock::new(|| toml::from_str(include_str!("paper.toml")).expect("paper.toml is ours"));
         &PAPER
     }
 
-    /// Table 2's row of a model.
+    /// Row of a model in Table 2.
     pub fn agreement(&self, loss: LossKind, sampling: Sampling) -> [f64; 6] {
         self.table_2.get(loss, sampling)
     }
 
-    /// Table 3's row of a model.
+    /// Row of a model in Table 3.
     pub fn retrieval(&self, loss: LossKind, sampling: Sampling) -> [f64; 3] {
         self.table_3.get(loss, sampling)
     }

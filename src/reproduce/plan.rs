@@ -1,4 +1,4 @@
-//! Which runs are to be made, in which order, and which row of which table each belongs to.
+//! Plan of the runs: their settings, their order, and the rows of the tables that use them.
 
 use std::path::PathBuf;
 
@@ -9,20 +9,20 @@ use crate::batch::triples::Sampling;
 use crate::loss::LossKind;
 use crate::train::config::TrainConfig;
 
-/// The losses in the order of the paper's tables.
+/// Losses, in the order of the paper's tables.
 pub const LOSSES: [LossKind; 3] = [LossKind::Triplet, LossKind::InfoNce, LossKind::Ranking];
-/// The strategies in the order of the paper's tables.
+/// Strategies, in the order of the paper's tables.
 pub const STRATEGIES: [Sampling; 4] =
     [Sampling::Random, Sampling::Extreme, Sampling::Probability, Sampling::Reject];
-/// The paper's model: what ablations start from.
+/// The paper's model, on which ablations are based.
 pub const PROPOSED: (LossKind, Sampling) = (LossKind::Ranking, Sampling::Probability);
 
-/// Runs are made in this order, so that what a budget leaves out matters least.
+/// Order of the runs, so that a limited budget leaves out the least important ones.
 const LOSSES_BY_WEIGHT: [LossKind; 3] = [LossKind::Ranking, LossKind::Triplet, LossKind::InfoNce];
 const STRATEGIES_BY_WEIGHT: [Sampling; 4] =
     [Sampling::Probability, Sampling::Random, Sampling::Reject, Sampling::Extreme];
 
-/// What may be varied, one thing at a time, in the paper's model.
+/// Settings that can be varied, one at a time, in the paper's model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Ablation {
@@ -30,66 +30,67 @@ pub enum Ablation {
     Layers,
     /// nu = 0.1, 0.3, 1, 3.
     Temperature,
-    /// 4, 16, 64 triples a step.
+    /// 4, 16, 64 triples per step.
     BatchSize,
-    /// Node states l2-normalised between layers, or not.
+    /// L2 normalisation of node states between layers, on or off.
     L2Norm,
-    /// Columns normalised in every block, or not.
+    /// Batch norm in every block, on or off.
     BatchNorm,
-    /// The image node in a graph's mean, or not.
+    /// The image node in the mean of a graph, on or off.
     ImageNode,
 }
 
 const LAYERS: [usize; 5] = [1, 2, 3, 4, 5];
 const TEMPERATURES: [f64; 4] = [0.1, 0.3, 1.0, 3.0];
 const BATCH_SIZES: [usize; 3] = [4, 16, 64];
-/// A switch's settings and their names, the paper's first.
+/// Values of a switch and their names; the paper's value comes first.
 const SWITCH: [(bool, &str); 2] = [(true, "on"), (false, "off")];
 
-/// A run to be made.
+/// A planned run.
 #[derive(Clone, Debug)]
 pub struct PlannedRun {
-    /// Its folder's name.
+    /// Name of its folder.
     pub name: String,
-    /// Its settings.
+    /// Settings of the run.
     pub config: TrainConfig,
 }
 
 /// One of the 12 models.
 #[derive(Clone, Debug)]
 pub struct Model {
-    /// Its loss.
+    /// Loss of the model.
     pub loss: LossKind,
-    /// Its strategy.
+    /// Sampling strategy of the model.
     pub sampling: Sampling,
-    /// One run per seed, indices of [`Plan::runs`].
+    /// Runs as indices of [`Plan::runs`], one per seed.
     pub runs: Vec<usize>,
 }
 
 /// A row of the ablation table.
 #[derive(Clone, Debug)]
 pub struct Variant {
-    /// What is varied.
+    /// Name of the varied setting.
     pub what: &'static str,
-    /// Its value in this row.
+    /// Value of the setting in this row.
     pub value: String,
-    /// One run per seed, indices of [`Plan::runs`].
+    /// Runs as indices of [`Plan::runs`], one per seed.
     pub runs: Vec<usize>,
 }
 
-/// All runs.
+/// All planned runs, and the models and ablations that use them.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// In the order in which they are made.
+    /// Runs in the order of execution.
     pub runs: Vec<PlannedRun>,
-    /// In the order of the paper's tables.
+    /// Models in the order of the paper's tables.
     pub models: Vec<Model>,
-    /// Where something is varied.
+    /// Variants of the ablations.
     pub variants: Vec<Variant>,
 }
 
 impl Plan {
-    /// `seeds` runs of each model, the first seed of all before the second of any; then the ablations likewise.
+    /// Plans `seeds` runs of each model: the first seed of all models, then the second, and so on; then the
+    /// ablations in the same way.
     pub fn new(
         base: &TrainConfig,
         seeds: u64,
@@ -133,7 +134,7 @@ impl Plan {
         plan
     }
 
-    /// The run of these settings, which is made once however often it is asked for.
+    /// Index of the run with these settings, which is planned only once.
     fn add(&mut self, name: String, config: TrainConfig) -> usize {
         self.runs.iter().position(|run| run.config == config).unwrap_or_else(|| {
             self.runs.push(PlannedRun { name, config });
@@ -142,7 +143,7 @@ impl Plan {
     }
 }
 
-/// What is varied, its value, the folder's name, the settings.
+/// Varied setting, its value, name of the folder, settings of the run.
 type Setting = (&'static str, String, String, TrainConfig);
 
 impl Ablation {
@@ -179,7 +180,7 @@ impl Ablation {
     }
 }
 
-/// Both settings of `what`; folders are named `word-on` and `word-off`.
+/// Both values of the switch `what`; folders are named `word-on` and `word-off`.
 fn switch(what: &'static str, word: &str, config: impl Fn(bool) -> TrainConfig) -> Vec<Setting> {
     SWITCH.map(|(on, value)| (what, value.into(), format!("{word}-{value}"), config(on))).into()
 }
@@ -191,12 +192,12 @@ fn pairs<const M: usize, const N: usize>(
     losses.iter().flat_map(|&loss| strategies.iter().map(move |&sampling| (loss, sampling)))
 }
 
-/// A value's name on the command line.
+/// Name of a value on the command line.
 pub fn word(value: &impl ValueEnum) -> String {
     value.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned())
 }
 
-/// A model's name in tables and legends.
+/// Name of a model in tables and legends.
 pub fn model_name(loss: LossKind, sampling: Sampling) -> String {
     format!("{} + {}", word(&loss), word(&sampling))
 }

@@ -1,4 +1,4 @@
-//! The report as one value: what `report.json` holds, and what everything else is written from.
+//! The report as one value: the content of `report.json`, from which all other files are written.
 
 use std::path::Path;
 
@@ -14,39 +14,39 @@ use crate::data::{Dataset, Split};
 use crate::evaluation::Agreement;
 use crate::train::config::TrainConfig;
 
-/// Everything that was found.
+/// Complete results.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
-    /// How it came about.
+    /// Provenance of the report.
     pub about: About,
     /// Runs without a result.
     pub missing: Vec<MissingRun>,
-    /// The paper's ordering, and whether it is so here.
+    /// Claims of the paper about the order of its models, and whether they hold here.
     pub expectations: Vec<Expectation>,
     /// Agreement with the captions.
     pub table_2: Table,
-    /// Retrieval, from all edges and from relationships.
+    /// Retrieval, with edges removed from all edges and from the relationships.
     pub table_3: [Table; 2],
-    /// What was varied.
+    /// Results of the ablations.
     pub ablations: Option<Table>,
     /// Every finished run.
     pub runs: Vec<RunSummary>,
-    /// What is drawn.
+    /// Figures of the report.
     pub figures: Vec<Figure>,
     /// Queries and their neighbours.
     pub gallery: Gallery,
 }
 
-/// How a report came about.
+/// Provenance of a report.
 #[derive(Clone, Debug, Serialize)]
 pub struct About {
-    /// The title of the page.
+    /// Title of the page.
     pub title: String,
-    /// The version of the program.
+    /// Version of the program.
     pub version: String,
-    /// The command as it was typed.
+    /// Command as it was typed.
     pub command: String,
-    /// When the report was written.
+    /// Date of the report.
     pub date: String,
     /// Duration of this command, without runs that were finished before.
     pub seconds: f64,
@@ -54,26 +54,26 @@ pub struct About {
     pub threads: usize,
     /// Number of runs of each model.
     pub seeds: u64,
-    /// What all runs share.
+    /// Settings shared by all runs.
     pub settings: TrainConfig,
-    /// The data of all runs.
+    /// Data used by all runs.
     pub data: DataCounts,
 }
 
 /// Sizes of the data.
 #[derive(Clone, Debug, Serialize)]
 pub struct DataCounts {
-    /// The name of the file that was given.
+    /// Name of the given file.
     pub file: String,
     /// [`Dataset::fingerprint`], in hexadecimal.
     pub fingerprint: String,
-    /// Whether it is a subset of the file that was given.
+    /// Whether it is a subset of the given file.
     pub subset: bool,
     /// Number of training images.
     pub train: usize,
-    /// Number of validation images, which choose the epoch.
+    /// Number of validation images, which select the epoch.
     pub validation: usize,
-    /// Number of test images, which are measured.
+    /// Number of test images, which are evaluated.
     pub test: usize,
     /// Number of object types without `image`.
     pub object_types: usize,
@@ -84,25 +84,25 @@ pub struct DataCounts {
 /// One finished run.
 #[derive(Clone, Debug, Serialize)]
 pub struct RunSummary {
-    /// Its folder's name.
+    /// Name of the folder.
     pub name: String,
-    /// Its seed.
+    /// Seed of the run.
     pub seed: u64,
-    /// Epochs trained.
+    /// Number of epochs trained.
     pub epochs: usize,
-    /// The epoch that was measured.
+    /// Epoch that was measured.
     pub best_epoch: Option<usize>,
-    /// Row-wise tau of the validation images then.
+    /// Row-wise tau of the validation images at that epoch.
     pub validation_kendall: Option<f64>,
     /// Row-wise tau of the test images.
     pub kendall: f64,
     /// Tau over all pairs of the test images.
     pub kendall_all_pairs: f64,
-    /// Mean reciprocal rank at 12 removed, from all edges.
+    /// Mean reciprocal rank with 12 edges removed from all edges.
     pub mrr: Option<f64>,
-    /// The same, from relationships alone.
+    /// Mean reciprocal rank with 12 edges removed from the relationships.
     pub mrr_relationships: Option<f64>,
-    /// Rows of the similarity matrix without a correlation, which count as 0.
+    /// Number of rows of the similarity matrix without a correlation, which count as 0.
     pub undefined_rows: usize,
 }
 
@@ -145,7 +145,7 @@ pub(super) fn run_summaries(plan: &Plan, trained: &[Trained]) -> Vec<RunSummary>
 }
 
 impl Report {
-    /// All tables, in the order of the page, with their places in the JSON.
+    /// All tables in the order of the page, with their JSON pointers.
     pub fn tables(&self) -> Vec<(String, &Table)> {
         let mut tables = vec![("/table_2".to_owned(), &self.table_2)];
         tables.extend((0..).zip(&self.table_3).map(|(index, table)| (format!("/table_3/{index}"), table)));

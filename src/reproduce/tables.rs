@@ -1,4 +1,4 @@
-//! Ours, the paper's and the difference, in one table; the best in bold.
+//! Tables with our numbers, those of the paper, and the differences; the best are bold.
 
 use serde::Serialize;
 
@@ -13,15 +13,15 @@ use crate::evaluation::{Agreement, RetrievalMetrics};
 /// A table of the report.
 #[derive(Clone, Debug, Serialize)]
 pub struct Table {
-    /// Its place in the page and its file's name.
+    /// Anchor in the page, and name of the file.
     pub id: String,
-    /// Above it.
+    /// Title above the table.
     pub title: String,
-    /// Below the title.
+    /// Note below the title.
     pub note: String,
-    /// Columns that belong together: their name and number.
+    /// Groups of columns: their name and number of columns.
     pub groups: Vec<(String, usize)>,
-    /// The columns.
+    /// Names of the columns.
     pub metrics: Vec<String>,
     /// Models and baselines.
     pub rows: Vec<Row>,
@@ -30,46 +30,46 @@ pub struct Table {
 /// A model or a baseline.
 #[derive(Clone, Debug, Serialize)]
 pub struct Row {
-    /// Its name.
+    /// Name of the model or baseline.
     pub name: String,
-    /// Its loss, of one of the 12 models.
+    /// Loss, if it is one of the 12 models.
     pub loss: Option<String>,
-    /// Its strategy, of one of the 12 models.
+    /// Sampling strategy, if it is one of the 12 models.
     pub sampling: Option<String>,
-    /// One per metric.
+    /// One cell per metric.
     pub cells: Vec<Cell>,
 }
 
 /// One metric of one row.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Cell {
-    /// Measured here.
+    /// Value measured here.
     pub ours: Option<Measured>,
-    /// In the paper.
+    /// Value in the paper.
     pub paper: Option<f64>,
-    /// Ours less the paper's.
+    /// Our value minus that of the paper.
     pub difference: Option<f64>,
-    /// Whether ours is the best of its column.
+    /// Whether our value is the best in its column.
     pub best: bool,
-    /// Whether ours is the best strategy of its loss.
+    /// Whether our value is that of the best strategy for its loss.
     pub best_of_loss: bool,
-    /// Whether the paper's is the best of its column.
+    /// Whether the paper's value is the best in its column.
     pub best_in_paper: bool,
 }
 
-/// A number, over seeds.
+/// A value over several seeds.
 #[derive(Clone, Debug, Serialize)]
 pub struct Measured {
-    /// The mean.
+    /// Mean over the runs.
     pub mean: f64,
-    /// The sample standard deviation; none of a single run.
+    /// Sample standard deviation; `None` for a single run.
     pub spread: Option<f64>,
-    /// Each run's.
+    /// Value of each run.
     pub values: Vec<f64>,
 }
 
 impl Measured {
-    /// Of at least one value.
+    /// Summarises the values; `None` if there are none.
     pub fn new(values: Vec<f64>) -> Option<Self> {
         let count = values.len() as f64;
         if values.is_empty() {
@@ -82,7 +82,7 @@ impl Measured {
     }
 }
 
-/// What a measurement gives for a table's columns; none where it has no such numbers.
+/// Function that extracts the columns of a table from a measurement; `None` if it has no such numbers.
 type Columns<const N: usize> = fn(&Measurement) -> Option<[f64; N]>;
 
 fn agreement_columns(measurement: &Measurement) -> Option<[f64; 6]> {
@@ -118,7 +118,7 @@ fn cells<'a, const N: usize>(
         .collect()
 }
 
-/// The measurements of these runs, as far as they are finished.
+/// Measurements of the finished runs among these.
 fn measurements<'a>(runs: &'a [usize], trained: &'a [Trained]) -> impl Iterator<Item = &'a Measurement> {
     runs.iter().filter_map(|&run| Some(&trained[run].result()?.measurement))
 }
@@ -148,7 +148,7 @@ fn baseline<const N: usize>(
     Row { name: name.into(), loss: None, sampling: None, cells }
 }
 
-/// Table 2.
+/// Builds Table 2.
 pub(super) fn agreement_table(
     plan: &Plan,
     trained: &[Trained],
@@ -172,7 +172,7 @@ pub(super) fn agreement_table(
         id: "table-2".into(),
         title: "Table 2: agreement with caption similarity".into(),
         note: "Correlation of the embeddings' inner products with the similarity of the captions, over the test images. The mean \
-               of GloVe vectors is close to what it is compared with: caption similarity is made of such vectors."
+               of GloVe vectors is close to this similarity, which is itself computed from GloVe vectors."
             .into(),
         groups: vec![("per image (row-wise)".into(), 3), ("all pairs".into(), 3)],
         metrics: ["Kendall τ", "Spearman ρ", "Pearson r"].repeat(2).into_iter().map(String::from).collect(),
@@ -182,14 +182,14 @@ pub(super) fn agreement_table(
     Ok(table)
 }
 
-/// Table 3, once for each reading of "edges".
+/// Builds Table 3, once for each interpretation of "edges".
 pub(super) fn retrieval_tables(plan: &Plan, trained: &[Trained], untrained: &[Untrained]) -> [Table; 2] {
     let paper = Paper::get();
     let readings: [(&str, &str, &str, Columns<3>); 2] = [
         (
             "table-3-augmented",
             "edges of all kinds",
-            "all edges, those to the image node included",
+            "all edges, including those to the image node",
             augmented_columns,
         ),
         ("table-3-relationships", "relationships", "the relationships alone", relationships_columns),
@@ -197,14 +197,14 @@ pub(super) fn retrieval_tables(plan: &Plan, trained: &[Trained], untrained: &[Un
     readings.map(|(id, title, from, columns)| {
         let mut rows = model_rows(plan, trained, columns, |m| paper.retrieval(m.loss, m.sampling));
         for Untrained { name, measurements } in untrained {
-            // What cannot embed a query has no row.
+            // A method that cannot embed a query has no row.
             if measurements.iter().any(|measurement| measurement.retrieval.is_some()) {
                 rows.push(baseline(name, measurements, columns, None));
             }
         }
         let mut table = Table {
             id: id.into(),
-            title: format!("Table 3: retrieval by incomplete queries, {title}"),
+            title: format!("Table 3: retrieval with incomplete queries, {title}"),
             note: format!("12 edges are removed at random from each test image's graph, drawn from {from}."),
             groups: vec![("retrieval".into(), 3)],
             metrics: ["MRR", "R@1", "R@5"].map(String::from).into(),
@@ -215,7 +215,8 @@ pub(super) fn retrieval_tables(plan: &Plan, trained: &[Trained], untrained: &[Un
     })
 }
 
-/// The ablations: agreement by row and over all pairs, retrieval in both readings. `None` where none was asked for.
+/// Builds the table of ablations: agreement by row and over all pairs, retrieval for both interpretations.
+/// `None` if none was requested.
 pub(super) fn ablation_table(plan: &Plan, trained: &[Trained]) -> Option<Table> {
     fn columns(measurement: &Measurement) -> Option<[f64; 4]> {
         let retrieval = measurement.retrieval.as_ref()?;
@@ -235,7 +236,7 @@ pub(super) fn ablation_table(plan: &Plan, trained: &[Trained]) -> Option<Table> 
     Some(Table {
         id: "ablations".into(),
         title: "Ablations of ranking + probability".into(),
-        note: "One setting is changed at a time; the similarity that is agreed with is that of the data's captions in every row."
+        note: "One setting is changed at a time. Agreement is always measured with the similarity of the data's captions."
             .into(),
         groups: vec![("Kendall τ".into(), 2), ("MRR at 12 removed".into(), 2)],
         metrics: ["per image", "all pairs", "all edges", "relationships"].map(String::from).into(),
@@ -244,7 +245,7 @@ pub(super) fn ablation_table(plan: &Plan, trained: &[Trained]) -> Option<Table> 
 }
 
 impl Table {
-    /// The row of this name.
+    /// Row with this name.
     pub fn row(&self, name: &str) -> Option<&Row> {
         self.rows.iter().find(|row| row.name == name)
     }

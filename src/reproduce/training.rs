@@ -1,7 +1,8 @@
-//! The runs: each in a folder of its own under REPORT/runs, skipped if finished, continued if interrupted, several at a
-//! time, until all are done or the time is spent.
+//! Trains the runs, each in its own folder under REPORT/runs, several at a time, until all are done or the
+//! time is up. Finished runs are skipped, interrupted ones continue.
 //!
-//! A run's bits do not depend on the number of threads, so neither do they on how many runs share the processor.
+//! The bits of a run do not depend on the number of threads, so they do not depend on the number of
+//! concurrent runs either.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -27,32 +28,32 @@ use crate::train::checkpoint::{self, LAST, RunConfig};
 use crate::train::config::TrainConfig;
 use crate::train::{TrainOutcome, train};
 
-/// The file that a finished run has.
+/// File that exists once a run is finished.
 const RESULT: &str = "result.json";
-/// The file with a run's settings, under the names of the command line.
+/// File with the settings of a run, under the names of the command line.
 const CONFIG: &str = "config.toml";
-/// How often it is looked whether time is up; a signal can raise a flag and nothing else.
+/// Interval for checking whether the time is up; a signal handler can only set a flag.
 const WATCH_INTERVAL: Duration = Duration::from_millis(50);
 
-/// What a finished run leaves.
+/// Result of a finished run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RunResult {
-    /// What it was made with.
+    /// Configuration of the run.
     pub config: RunConfig,
-    /// How training went.
+    /// Outcome of the training.
     pub outcome: TrainOutcome,
-    /// Of the epoch with the best validation.
+    /// Measurement of the epoch with the best validation.
     pub measurement: Measurement,
 }
 
-/// How a run stands at the end.
+/// Final state of a run.
 #[derive(Clone, Debug)]
 pub(super) enum Trained {
     /// Trained and measured.
     Finished(Box<RunResult>),
-    /// Stopped after so many epochs, or not begun.
+    /// Stopped after this number of epochs, or not started.
     Unfinished { epochs: usize },
-    /// Left the finite numbers; the words of the error.
+    /// Diverged, with the message of the error.
     Diverged(String),
 }
 
@@ -66,20 +67,20 @@ impl Trained {
     }
 }
 
-/// A run that the tables lack.
+/// A run that is missing in the tables.
 #[derive(Clone, Debug, Serialize)]
 pub struct MissingRun {
-    /// Its folder's name.
+    /// Name of its folder.
     pub name: String,
-    /// Epochs that it has.
+    /// Number of finished epochs.
     pub epochs: usize,
-    /// Epochs that it should have.
+    /// Number of requested epochs.
     pub of: usize,
-    /// Why it ended, where it ended by itself.
+    /// Reason why it ended, if it ended by itself.
     pub reason: Option<String>,
 }
 
-/// The runs of the plan that have no result.
+/// Runs of the plan without a result.
 pub(super) fn missing(plan: &Plan, trained: &[Trained]) -> Vec<MissingRun> {
     let runs = plan.runs.iter().zip(trained);
     runs.filter_map(|(run, trained)| {
@@ -93,12 +94,12 @@ pub(super) fn missing(plan: &Plan, trained: &[Trained]) -> Vec<MissingRun> {
     .collect()
 }
 
-/// The folder of a run.
+/// Folder of a run.
 pub(super) fn folder(out: &Path, run: &PlannedRun) -> PathBuf {
     out.join("runs").join(&run.name)
 }
 
-/// Makes all runs of the plan that are not made yet; one entry per run.
+/// Trains all runs of the plan that are not finished; returns one entry per run.
 pub(super) fn train_all(
     reproduction: &Reproduction,
     dataset: &Dataset,
@@ -106,7 +107,7 @@ pub(super) fn train_all(
     stop: &AtomicBool,
 ) -> Result<Vec<Trained>> {
     let deadline = reproduction.budget.map(|budget| Instant::now() + budget);
-    // Every folder is looked at before hours are spent on the first.
+    // Checks every folder before spending hours on the first.
     let mut trained = Vec::with_capacity(plan.runs.len());
     let mut queue = VecDeque::new();
     for (index, run) in plan.runs.iter().enumerate() {
@@ -126,7 +127,7 @@ pub(super) fn train_all(
     let results: Vec<(usize, Result<Trained>)> = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..jobs)
             .map(|job| {
-                // All threads are used, where they do not divide.
+                // Uses all threads, even if they do not divide evenly.
                 let threads = (threads * (job + 1) / jobs - threads * job / jobs).max(1);
                 scope.spawn(move || work(reproduction, dataset, plan, threads, queue, halt))
             })
@@ -149,9 +150,9 @@ pub(super) fn train_all(
     Ok(trained)
 }
 
-/// Runs at a time.
+/// Number of concurrent runs.
 ///
-/// On a CPU one thread per run: the parts of a step that do not divide then keep no thread waiting. A GPU is one run's.
+/// On a CPU one per thread, so that the serial parts of a step keep no thread waiting. On a GPU one.
 fn job_count(reproduction: &Reproduction) -> usize {
     let on_gpu = match reproduction.base.device {
         Device::Auto => launchers::gpu(0).is_ok(),
@@ -161,8 +162,8 @@ fn job_count(reproduction: &Reproduction) -> usize {
     reproduction.jobs.unwrap_or(if on_gpu { 1 } else { rayon::current_num_threads() })
 }
 
-/// Makes runs from the queue on `threads` threads until it is empty or `halt` is raised. An error ends the others too,
-/// but for a run that diverged: that is a finding about this run.
+/// Trains runs from the queue on `threads` threads until it is empty or `halt` is set. An error stops the
+/// other workers too, except for a run that diverged, which is a result.
 fn work(
     reproduction: &Reproduction,
     dataset: &Dataset,
@@ -196,7 +197,7 @@ fn work(
     made
 }
 
-/// Trains one run, from where it stands, and measures it.
+/// Trains one run from its current state, and measures it.
 fn make(
     reproduction: &Reproduction,
     dataset: &Dataset,
@@ -227,12 +228,12 @@ fn make(
     Ok(Trained::Finished(Box::new(result)))
 }
 
-/// A trained model as a way to embed.
+/// Turns a trained model into a method.
 pub(super) fn method_of(run: &Run, name: String) -> Method<'_> {
     Method { name, width: run.width(), place: run.place(), embed: Box::new(|graphs| run.embed(graphs)) }
 }
 
-/// How the run in `folder` stands; an error if it was made with other settings or on other data.
+/// State of the run in `folder`; an error if it has other settings or other data.
 fn find(folder: &Path, planned: &RunConfig) -> Result<Trained> {
     let (result, last) = (folder.join(RESULT), folder.join(LAST));
     if result.exists() {
@@ -252,7 +253,7 @@ fn find(folder: &Path, planned: &RunConfig) -> Result<Trained> {
     Ok(Trained::Unfinished { epochs: 0 })
 }
 
-/// A run goes on as the run it was; only where it computes and where its data lies may change.
+/// Checks that a continued run keeps its settings; only its device and the path of its data may change.
 fn same_settings(folder: &Path, before: &RunConfig, now: &RunConfig) -> Result<()> {
     let mut before = before.clone();
     before.train.device = now.train.device;

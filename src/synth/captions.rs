@@ -1,7 +1,7 @@
-//! Five captions of an image: each tells a part of what it depicts, in words of its own choice.
+//! Five captions per image; each describes a part of what the image depicts, in varying words.
 //!
-//! Most tell the activity, which is one relationship among the dozen of the scene graph; the others name salient
-//! objects. Synonyms, adjectives and turns of phrase are noise, as in captions that people write.
+//! Most describe the activity, which is one of about a dozen relationships in the scene graph; the others
+//! name salient objects. Synonyms, adjectives and phrasing are noise, as in captions written by people.
 
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::{Rng, RngExt};
@@ -10,19 +10,19 @@ use super::draws::{Stream, stream, zipf};
 use super::image::{Depiction, SALIENT};
 use super::scene_model::{Activity, SceneModel};
 
-/// Captions of an image that has any.
+/// Number of captions of an image that has any.
 pub const CAPTIONS_PER_IMAGE: usize = 5;
 
-/// Share of captions that tell the activity, where there is one.
+/// Share of captions that describe the activity, if there is one.
 const TELL_ACTIVITY_RATE: f64 = 0.8;
-/// Share of nouns replaced by a synonym, where there is one.
+/// Share of nouns replaced by a synonym, if there is one.
 const SYNONYM_RATE: f64 = 0.3;
-/// Share of nouns with an adjective; persons have none, because a random one would be a remark on them.
+/// Share of nouns with an adjective. Persons have none: a random adjective would be a remark about them.
 const ADJECTIVE_RATE: f64 = 0.3;
-/// Share of nouns in the plural, where they have one.
+/// Share of nouns in the plural, if they have one.
 const PLURAL_RATE: f64 = 0.1;
 
-/// Adjectives, that say nothing about the image.
+/// Adjectives, which carry no information about the image.
 pub(super) const ADJECTIVES: [&str; 32] = [
     "large",
     "small",
@@ -63,7 +63,7 @@ const NUMBERS: [&str; 4] = ["two", "some", "three", "several"];
 const SPATIAL: [&str; 6] = ["with", "near", "next to", "on", "behind", "beside"];
 const LINKS: [&str; 4] = ["for", "during", "and", "while"];
 
-/// Words of captions without a topic, the most frequent first.
+/// Words without a topic in captions, in order of decreasing frequency.
 pub(super) fn function_words() -> impl Iterator<Item = &'static str> {
     const OTHERS: &str = "a the in of and on with is to at an there by from up that are it this has as over for its \
         his her down out into under past left right front";
@@ -71,7 +71,7 @@ pub(super) fn function_words() -> impl Iterator<Item = &'static str> {
     OTHERS.split_whitespace().chain(lists.concat().into_iter().flat_map(str::split_whitespace))
 }
 
-/// The captions of image `index`.
+/// Captions of image `index`.
 pub fn captions(seed: u64, index: u64, depiction: &Depiction) -> [String; CAPTIONS_PER_IMAGE] {
     let mut rng = stream(seed, index, Stream::Captions);
     [(); CAPTIONS_PER_IMAGE].map(|()| caption(&mut rng, depiction))
@@ -130,7 +130,7 @@ fn list(rng: &mut Xoshiro256PlusPlus, depiction: &Depiction) -> String {
     }
 }
 
-/// A salient object; sometimes any in view.
+/// A salient object, or sometimes any object in view.
 fn salient(rng: &mut Xoshiro256PlusPlus, depiction: &Depiction) -> String {
     let kind = if rng.random_bool(0.8) {
         depiction.in_view[0][rng.random_range(0..SALIENT)]

@@ -1,8 +1,8 @@
-//! One synthetic image: first what it depicts (scene, activity, salient objects), then the scene graph that an
-//! annotator might draw of it.
+//! One synthetic image: first what it depicts (scene, activity, salient objects), then a scene graph as an
+//! annotator might draw it.
 //!
-//! Everything follows from (seed, index), so images can be made in any order and on any number of threads, and
-//! a longer collection begins with the images of a shorter one.
+//! Everything depends only on (seed, index). Images can be generated in any order and on any number of
+//! threads, and a longer collection begins with the images of a shorter one.
 
 use rand::RngExt;
 use rand::rngs::Xoshiro256PlusPlus;
@@ -13,56 +13,57 @@ use super::layout;
 use super::object::Object;
 use super::scene_model::{Activity, Scene, SceneModel};
 
-/// Share of images without a COCO id, and so without captions.
+/// Share of images without a COCO id, and therefore without captions.
 pub const WITHOUT_COCO_RATE: f64 = 0.01;
-/// Share of images that share the COCO id of the image before them: one photograph, annotated twice.
+/// Share of images with the COCO id of the previous image: one photograph, annotated twice.
 pub const SHARED_COCO_RATE: f64 = 0.005;
-/// Share of images in which nothing particular happens.
+/// Share of images without an activity.
 pub const QUIET_RATE: f64 = 0.12;
 /// Share of activities with a second actor of the same type.
 pub const COMPANY_RATE: f64 = 0.4;
-/// Share of other relationships whose predicate is one that is usual in this superclass of scenes.
+/// Share of other relationships whose predicate is usual in this superclass of scenes.
 pub const HABIT_RATE: f64 = 0.6;
-/// Share of names and predicates that the annotator wrote in upper case.
+/// Share of names and predicates written in upper case.
 pub const UPPER_CASE_RATE: f64 = 0.02;
-/// Share of objects with a name so rare that no filter keeps it.
+/// Share of objects with a name so rare that every filter drops it.
 pub const RARE_NAME_RATE: f64 = 0.005;
-/// Share of objects that carry a synonym as a second name.
+/// Share of objects with a synonym as a second name.
 pub const SECOND_NAME_RATE: f64 = 0.01;
 /// Share of images with one relationship annotated twice.
 pub const DUPLICATE_RATE: f64 = 0.02;
 
-/// Objects per image: a normal distribution, so that a few images have more than 40 or fewer than 3.
+/// Number of objects per image: normally distributed, so that a few images have more than 40 or fewer than 3.
 const OBJECTS_MEAN: f64 = 22.0;
 const OBJECTS_DEVIATION: f64 = 8.0;
 const OBJECTS_MAX: f64 = 70.0;
-/// Relationships per image: log-normal, long to the right.
+/// Number of relationships per image: log-normal, with a long right tail.
 const RELATIONSHIPS_MEDIAN: f64 = 13.0;
 const RELATIONSHIPS_LOG_DEVIATION: f64 = 0.73;
 const RELATIONSHIPS_MAX: f64 = 90.0;
-/// How far the number of relationships follows the number of objects (a correlation of logarithms).
+/// Correlation of the logarithms of the numbers of relationships and objects.
 const RICHNESS: f64 = 0.5;
 
-/// Ids of image i are i+1 in Visual Genome and i+1 plus this in COCO, so that mixing them up shows.
+/// Image i has the id i+1 in Visual Genome, and i+1 plus this number in COCO, so that mixing them up is
+/// noticed.
 const FIRST_COCO_ID: u64 = 500_000;
-/// Object and relationship ids are the image id times this, plus their place.
+/// Object and relationship ids are the image id times this number, plus their index.
 const IDS_PER_IMAGE: u64 = 100;
 
-/// How an image of Visual Genome stands to COCO.
+/// Relation of a Visual Genome image to COCO.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CocoRole {
-    /// It is a COCO image of its own, with captions.
+    /// A COCO image of its own, with captions.
     Own,
-    /// It is the COCO image of the image before it.
+    /// The same COCO image as the previous image.
     SharesPrevious,
-    /// It is no COCO image.
+    /// Not a COCO image.
     Absent,
 }
 
-/// The role of image `index`.
+/// Role of image `index`.
 pub fn coco_role(seed: u64, index: u64) -> CocoRole {
     match drawn_role(seed, index) {
-        // The image before must have a COCO id of its own to share.
+        // Sharing requires that the previous image has a COCO id of its own.
         CocoRole::SharesPrevious if index == 0 || drawn_role(seed, index - 1) != CocoRole::Own => {
             CocoRole::Own
         }
@@ -81,7 +82,7 @@ fn drawn_role(seed: u64, index: u64) -> CocoRole {
     }
 }
 
-/// The image whose photograph image `index` shows: itself, or the one before it.
+/// Index of the image whose photograph image `index` shows: itself, or the previous one.
 fn photograph(seed: u64, index: u64) -> u64 {
     index - u64::from(coco_role(seed, index) == CocoRole::SharesPrevious)
 }
@@ -91,7 +92,7 @@ pub fn image_id(index: u64) -> u64 {
     index + 1
 }
 
-/// COCO id of image `index`, if it has one.
+/// COCO id of image `index`, if any.
 pub fn coco_id(seed: u64, index: u64) -> Option<u64> {
     match coco_role(seed, index) {
         CocoRole::Own => Some(FIRST_COCO_ID + index),
@@ -100,28 +101,29 @@ pub fn coco_id(seed: u64, index: u64) -> Option<u64> {
     }
 }
 
-/// What an image shows; the scene graph and the captions are two partial views of it.
+/// Content of an image; the scene graph and the captions are two partial views of it.
 #[derive(Clone, Debug)]
 pub struct Depiction {
     /// Index into [`SceneModel::scenes`].
     pub scene: usize,
-    /// Index into the scene's activities, unless nothing particular happens.
+    /// Index into the scene's activities; `None` if there is no activity.
     pub activity: Option<usize>,
-    /// Who acts in it: an object type.
+    /// Object type of the actor.
     pub subject: usize,
-    /// Object types in view, in groups from the most particular (the scene's) to the most common.
+    /// Object types in view, in groups from the most specific (the scene's) to the most common.
     pub(super) in_view: [Vec<usize>; 4],
 }
 
-/// Object types drawn from each group: the scene's, the superclass's, the setting's, and those anywhere.
+/// Number of object types drawn from each group: the scene's, the superclass's, the setting's, and those
+/// found anywhere.
 const GROUP_SIZES: [usize; 4] = [6, 3, 4, 3];
 /// Share of each group among the objects of an image.
 const GROUP_WEIGHTS: [f64; 4] = [0.5, 0.2, 0.18, 0.12];
-/// Object types that are certainly in the graph, and that captions prefer.
+/// Number of object types that are always in the graph, and that captions prefer.
 pub(super) const SALIENT: usize = 3;
 
 impl Depiction {
-    /// What image `index` shows: for a photograph that was annotated twice, the same both times.
+    /// Content of image `index`; a photograph that was annotated twice has the same content both times.
     pub fn new(seed: u64, index: u64) -> Depiction {
         let model = SceneModel::get();
         let rng = &mut stream(seed, photograph(seed, index), Stream::Depiction);
@@ -134,7 +136,7 @@ impl Depiction {
         let setting = if superclass.outdoor { &model.outdoor } else { &model.indoor };
         let lists = [&scene.objects, &superclass.objects, setting, &model.anywhere];
         let mut in_view = [0, 1, 2, 3].map(|group| sample_distinct(rng, lists[group], GROUP_SIZES[group]));
-        // What another activity would need lies about too: which objects are there does not tell what happens.
+        // Adds the objects of another activity, so that the objects present do not reveal the activity.
         if rng.random_bool(0.6) {
             let other = &scene.activities[rng.random_range(0..scene.activities.len())];
             in_view[0].extend([other.object, other.place]);
@@ -142,12 +144,12 @@ impl Depiction {
         Depiction { scene: scene_index, activity, subject, in_view }
     }
 
-    /// The scene.
+    /// Scene of the image.
     pub fn scene(&self) -> &'static Scene {
         &SceneModel::get().scenes[self.scene]
     }
 
-    /// The activity.
+    /// Activity in the image, if any.
     pub fn activity(&self) -> Option<&'static Activity> {
         self.activity.map(|activity| &self.scene().activities[activity])
     }
@@ -177,7 +179,7 @@ pub fn image_size(seed: u64, index: u64) -> (u32, u32) {
     if rng.random_bool(0.7) { (long, short) } else { (short, long) }
 }
 
-/// The scene graph of image `index`.
+/// Scene graph of image `index`.
 pub fn annotated_graph(seed: u64, index: u64, depiction: &Depiction) -> AnnotatedGraph {
     let rng = stream(seed, index, Stream::Graph);
     let mut annotator =
@@ -186,11 +188,11 @@ pub fn annotated_graph(seed: u64, index: u64, depiction: &Depiction) -> Annotate
     annotator.finish(image_id(index))
 }
 
-/// Draws boxes and relationships until it has had enough.
+/// Draws boxes and relationships until the graph has its intended size.
 struct Annotator {
     rng: Xoshiro256PlusPlus,
     objects: Vec<Object>,
-    /// (subject, predicate, object), the ends as indices into `objects`.
+    /// Triples (subject, predicate, object); the ends are indices into `objects`.
     triples: Vec<(usize, String, usize)>,
     size: (u32, u32),
 }
@@ -220,11 +222,12 @@ impl Annotator {
         while self.objects.len() < object_count {
             self.add_any(depiction);
         }
-        // An annotation that ended early kept what came first.
+        // An annotation that ends early keeps what was drawn first.
         self.objects.truncate(object_count);
         self.triples.retain(|&(subject, _, object)| subject.max(object) < object_count);
         self.triples.truncate(relationship_count);
-        // Not every draw finds a predicate that fits; a bound keeps graphs of one object from looping.
+        // Not every draw finds a suitable predicate; the bound prevents an endless loop for graphs with one
+        // object.
         let habits = depiction.scene().superclass;
         for _ in 0..20 * relationship_count {
             if self.triples.len() >= relationship_count {
@@ -237,7 +240,7 @@ impl Annotator {
         }
     }
 
-    /// One more object: in view, a part of one before, or a rarity.
+    /// Adds one object: in view, a part of an earlier one, or a rarity.
     fn add_any(&mut self, depiction: &Depiction) {
         let draw: f64 = self.rng.random();
         if draw < RARE_NAME_RATE {
@@ -266,7 +269,7 @@ impl Annotator {
         self.push(names, Some(object.category))
     }
 
-    /// "wheel" or "bus wheel", often with a relationship to the whole.
+    /// Adds a part such as "wheel" or "bus wheel", often with a relationship to the whole.
     fn add_part(&mut self) {
         let model = SceneModel::get();
         let whole = self.rng.random_range(0..self.objects.len());
@@ -289,7 +292,7 @@ impl Annotator {
         }
     }
 
-    /// Two types that have nothing to do with each other, such as "violin carrot".
+    /// Adds two unrelated types, such as "violin carrot".
     fn add_rarity(&mut self) {
         let objects = &SceneModel::get().objects;
         let [first, second] =
@@ -302,7 +305,8 @@ impl Annotator {
             names[0] = names[0].to_uppercase();
         }
         let (width, height) = self.size;
-        // As numbers of pixels, of which the graph's later draws depend: a collection keeps its graphs.
+        // Drawn as numbers of pixels, because later draws of the graph depend on them: existing collections
+        // keep their graphs.
         let (w, h) = (self.rng.random_range(8..=width / 2), self.rng.random_range(8..=height / 2));
         let (x, y) = (self.rng.random_range(0..=width - w), self.rng.random_range(0..=height - h));
         let share = |value: u32, least: u32, most: u32| f64::from(value - least) / f64::from(most - least);
@@ -316,8 +320,8 @@ impl Annotator {
         self.objects.len() - 1
     }
 
-    /// Tries one pair; pairs of which the tables know nothing are mostly passed over. What is usual between a
-    /// pair of categories differs by the scene's superclass, `habits`.
+    /// Tries one pair; most pairs without an entry in the tables are skipped. The usual predicates of a pair
+    /// of categories depend on the scene's superclass, `habits`.
     fn relate_any(&mut self, habits: usize) {
         let model = SceneModel::get();
         let [subject, object] = [(); 2].map(|()| self.rng.random_range(0..self.objects.len()));

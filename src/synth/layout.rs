@@ -1,16 +1,17 @@
-//! Where the objects of a synthetic image are: sizes by category, places by the relationships.
+//! Positions of the objects in a synthetic image: sizes by category, positions by relationships.
 //!
-//! The first relationship of a pair that leaves room decides: its object stands where things of its kind stand (sky above,
-//! ground below, furniture on the ground), and its subject is set beside, on, above, within it and so on, as the
-//! predicate says. What no relationship ties stands where its kind does. Later relationships between objects that are
-//! placed already are not heeded, as people annotate what the words do not quite fit.
+//! The first relationship of a pair that can be placed decides. Its object is placed where its category
+//! usually is (sky above, ground below, furniture on the ground). Its subject is placed beside, on, above or
+//! within it, according to the predicate. Objects without relationships are placed where their category
+//! usually is. Later relationships between placed objects are ignored, since real annotations do not always
+//! fit either.
 
 use super::object::Object;
 use super::scene_model::SceneModel;
 
-/// Least width and height of a box in pixels.
+/// Smallest width and height of a box in pixels.
 const LEAST: f64 = 8.0;
-/// Share of an object's height by which what stands on it sinks into it.
+/// Share of an object's height by which things that stand on it overlap with it.
 const SINK: f64 = 0.12;
 
 /// A box in pixels, upper left corner first.
@@ -22,7 +23,7 @@ struct Place {
     h: f64,
 }
 
-/// What a predicate says of the subject's place beside the object's.
+/// Position of the subject relative to the object, according to the predicate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Relation {
     On,
@@ -41,7 +42,7 @@ enum Relation {
 }
 
 impl Relation {
-    /// Of lower-case predicates.
+    /// Relation of a lower-case predicate.
     fn of(predicate: &str) -> Self {
         let first = predicate.split(' ').next().unwrap_or_default();
         let last = predicate.rsplit(' ').next().unwrap_or_default();
@@ -71,8 +72,8 @@ impl Relation {
     }
 }
 
-/// Width and height of an object as shares of the image's, and where its lower edge usually is, by the category's name;
-/// parts and rarities have none.
+/// Width and height of an object as shares of the image's, and the usual range of its lower edge, by the name
+/// of the category. Parts and rarities have no category.
 fn usual(category: Option<&str>, name: &str) -> (f64, f64, std::ops::Range<f64>) {
     match name {
         "wall" | "forest" => return (0.96, 0.62, 0.62..0.7),
@@ -101,8 +102,8 @@ fn usual(category: Option<&str>, name: &str) -> (f64, f64, std::ops::Range<f64>)
     }
 }
 
-/// Sets the boxes of `objects` in an image of `size`, from the random numbers that each object has drawn; `triples` are
-/// (subject, predicate, object).
+/// Sets the boxes of `objects` in an image of `size`, using the random numbers that each object has drawn.
+/// `triples` are (subject, predicate, object).
 pub(super) fn place(objects: &mut [Object], triples: &[(usize, String, usize)], size: (u32, u32)) {
     let (width, height) = (f64::from(size.0), f64::from(size.1));
     let alone: Vec<Place> = objects.iter().map(|object| alone(object, width, height)).collect();
@@ -113,7 +114,7 @@ pub(super) fn place(objects: &mut [Object], triples: &[(usize, String, usize)], 
         if subject == object {
             continue;
         }
-        // Who acts is the more particular one, so what is held or worn goes to its place and not the other way round.
+        // The actor is the more specific object, so whatever is held or worn moves to it, not the reverse.
         let carries = matches!(relation, Relation::Around | Relation::Holding);
         if places[subject].is_none() && places[object].is_none() {
             let anchor = if carries { subject } else { object };
@@ -149,7 +150,7 @@ pub(super) fn place(objects: &mut [Object], triples: &[(usize, String, usize)], 
     }
 }
 
-/// Where an object is that nothing ties.
+/// Position of an object without a placed relationship.
 fn alone(object: &Object, width: f64, height: f64) -> Place {
     let category = object.category.map(|category| SceneModel::get().categories[category].name.as_str());
     let (w, h, lower) = usual(category, &object.names[0].to_lowercase());
@@ -160,7 +161,7 @@ fn alone(object: &Object, width: f64, height: f64) -> Place {
     Place { x: across * (width - w), y: (bottom - h).max(0.0), w, h }
 }
 
-/// `own` moved to where `relation` to `anchor` puts it, smaller where there is no room.
+/// Moves `own` to the position given by `relation` to `anchor`, and shrinks it if there is no room.
 fn beside(relation: Relation, own: Place, anchor: Place, draws: [f64; 4], frame: (f64, f64)) -> Place {
     let [across, down, ..] = draws;
     let (mut w, mut h) = (own.w, own.h);
@@ -176,7 +177,7 @@ fn beside(relation: Relation, own: Place, anchor: Place, draws: [f64; 4], frame:
             (within(anchor.x, right, w, across), within(anchor.y, bottom, h, down))
         }
         Relation::On => {
-            // On the ground one stands within it, on a table on its edge.
+            // On the ground an object stands within it, on a table on its edge.
             let stands_in = anchor.w > 0.8 * frame.0;
             let base = if stands_in {
                 anchor.y + anchor.h * (0.25 + 0.6 * down)

@@ -1,22 +1,23 @@
-//! A synthetic collection in the public formats of Visual Genome, COCO and GloVe, to try the engine without any
-//! download and to test it at any scale.
+//! A synthetic collection in the public formats of Visual Genome, COCO and GloVe, to try the program without
+//! downloads and to test it at any scale.
 //!
 //! ```text
-//! draws         one random generator per image and purpose, and how lists are drawn from
+//! draws         one random generator per image and purpose, and draws from lists
 //! scene_model   the world: scenes, their objects and activities, predicates      (tables -> SceneModel)
 //! image         (seed, index) -> Depiction -> AnnotatedGraph
 //! object        a named box
-//! layout        where the objects of an image are, by their relationships
+//! layout        positions of the objects of an image, by their relationships
 //! captions      Depiction -> five captions                                       a second, partial view
-//! word_vectors  words of the same scene or meaning are near each other
-//! writer        all of it to disk
+//! word_vectors  words of the same scene or meaning are close to each other
+//! writer        writes everything to disk
 //! ```
 //! A scene graph and the captions of its image are two noisy views of one [`image::Depiction`], so a graph
-//! says something about the captions but not all. The activity, one relationship among a dozen, decides what most
-//! captions tell: a model that reads relationships can do better than one that counts objects.
+//! says something about the captions but not everything. Most captions describe the activity, one
+//! relationship among about a dozen. A model that reads relationships can therefore outperform one that
+//! counts objects.
 //!
-//! Noise is part of it, at the rates of the constants in [`image`]: names in upper case, rare names, duplicates,
-//! isolated objects, images with too many or too few objects, without a COCO id, or sharing one.
+//! The noise is at the rates of the constants in [`image`]: names in upper case, rare names, duplicates,
+//! isolated objects, images with too many or too few objects, without a COCO id, or with a shared one.
 
 pub mod captions;
 mod draws;
@@ -31,18 +32,18 @@ use std::path::PathBuf;
 
 pub use writer::write_collection;
 
-/// What collection to write.
+/// Options for writing a collection.
 #[derive(Clone, Debug)]
 pub struct SynthConfig {
     /// Number of images.
     pub images: u64,
-    /// Which images of the world; a longer collection begins with the images of a shorter one.
+    /// Seed that selects the images; a longer collection begins with the images of a shorter one.
     pub seed: u64,
     /// Width of the word vectors.
     pub word_width: usize,
     /// Whether to compress the files (`.gz`).
     pub gzip: bool,
-    /// Whether to replace files that are already there.
+    /// Whether to replace existing files.
     pub force: bool,
 }
 
@@ -52,7 +53,7 @@ impl Default for SynthConfig {
     }
 }
 
-/// The files of a collection.
+/// Files of a collection.
 #[derive(Clone, Debug)]
 pub struct SynthFiles {
     /// Visual Genome's `scene_graphs.json`.

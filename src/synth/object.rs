@@ -11,7 +11,7 @@ pub struct Object {
     pub(super) h: u32,
     #[serde(skip)]
     pub(super) category: Option<usize>,
-    /// What decides its box: across, down, width, height, each from 0 to 1.
+    /// Random numbers for its box: x, y, width, height, each from 0 to 1.
     #[serde(skip)]
     pub(super) draws: [f64; 4],
 }

@@ -1,18 +1,19 @@
-//! The world that synthetic images are drawn from: object types by category, scenes by superclass, the
+//! The world from which synthetic images are drawn: object types by category, scenes by superclass, the
 //! activities of each scene, and the predicates that fit a pair of categories.
 //!
-//! It is one fixed world, read from three tables beside this file (`objects.txt`, `scenes.txt`,
-//! `predicates.txt`), whatever the seed: a seed chooses images, not meanings, so what is learnt on one
-//! collection can be tried on another.
+//! The world is fixed, whatever the seed, and read from three tables beside this file (`objects.txt`,
+//! `scenes.txt`, `predicates.txt`). A seed selects images, not meanings, so a model trained on one collection
+//! can be tested on another.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use super::draws::seeded_normal;
 
-/// Category of a compound such as "pencil case" whose last word no table knows.
+/// Category of a compound such as "pencil case" whose last word is not in the tables.
 const FALLBACK_CATEGORY: &str = "tool";
-/// Spread of the scenes' log frequencies, so that some scenes are a few times as frequent as others.
+/// Standard deviation of the scenes' log frequencies, so that some scenes are a few times as frequent as
+/// others.
 const SCENE_LOG_SPREAD: f32 = 0.5;
 
 /// Categories whose names take a plural "s".
@@ -38,35 +39,35 @@ const UNCOUNTABLE: [&str; 14] = [
 /// A type of object.
 #[derive(Debug)]
 pub struct ObjectType {
-    /// The name in scene graphs, such as `tennis racket`.
+    /// Name in scene graphs, such as `tennis racket`.
     pub name: String,
     /// Index into [`SceneModel::categories`].
     pub category: usize,
-    /// Other words that mean the same, used in captions.
+    /// Synonyms, used in captions.
     pub synonyms: Vec<String>,
 }
 
 /// A group of object types that take the same predicates.
 #[derive(Debug)]
 pub struct Category {
-    /// Its name, such as `vehicle`.
+    /// Name of the category, such as `vehicle`.
     pub name: String,
-    /// What its objects are made of, such as `wheel`.
+    /// Parts of its objects, such as `wheel`.
     pub parts: Vec<String>,
 }
 
-/// What happens in an image: one relationship that the captions tell, and a place for it.
+/// An activity in an image: one relationship that the captions describe, and a place for it.
 #[derive(Debug)]
 pub struct Activity {
-    /// Who acts; `None` is any person.
+    /// Object type of the actor; `None` for any person.
     pub subject: Option<usize>,
-    /// The verb, a predicate.
+    /// Verb of the activity, a predicate.
     pub verb: String,
-    /// Object type acted on.
+    /// Object type that is acted on.
     pub object: usize,
-    /// The predicate that leads from the subject to `place`.
+    /// Predicate that connects the subject to `place`.
     pub preposition: String,
-    /// Object type that the activity takes place at or with.
+    /// Object type at or with which the activity takes place.
     pub place: usize,
     /// Words that only captions of this activity use.
     pub words: Vec<String>,
@@ -75,26 +76,26 @@ pub struct Activity {
 /// A kind of scene, such as `kitchen`.
 #[derive(Debug)]
 pub struct Scene {
-    /// Its name in captions.
+    /// Name in captions.
     pub name: String,
     /// Index into [`SceneModel::superclasses`].
     pub superclass: usize,
-    /// Object types of this scene, the most frequent first.
+    /// Object types of this scene, in order of decreasing frequency.
     pub objects: Vec<usize>,
-    /// What may happen in it.
+    /// Possible activities.
     pub activities: Vec<Activity>,
     /// Relative frequency.
     pub weight: f64,
 }
 
-/// A family of scenes that resemble each other, such as `home`.
+/// A family of similar scenes, such as `home`.
 #[derive(Debug)]
 pub struct Superclass {
-    /// Its name.
+    /// Name of the family.
     pub name: String,
     /// Whether its scenes are outdoors.
     pub outdoor: bool,
-    /// Object types of all its scenes, the most frequent first.
+    /// Object types of all its scenes, in order of decreasing frequency.
     pub objects: Vec<usize>,
 }
 
@@ -109,15 +110,15 @@ pub struct SceneModel {
     pub superclasses: Vec<Superclass>,
     /// Kinds of scenes.
     pub scenes: Vec<Scene>,
-    /// Object types seen everywhere.
+    /// Object types that occur everywhere.
     pub anywhere: Vec<usize>,
-    /// Object types seen indoors.
+    /// Object types that occur indoors.
     pub indoor: Vec<usize>,
-    /// Object types seen outdoors.
+    /// Object types that occur outdoors.
     pub outdoor: Vec<usize>,
-    /// Persons, who may be `anyone` in an activity.
+    /// Object types of persons, used for `anyone` in an activity.
     pub persons: Vec<usize>,
-    /// (subject category, object category) -> predicates, the most frequent first.
+    /// Predicates by (subject category, object category), in order of decreasing frequency.
     predicates: HashMap<(usize, usize), Vec<String>>,
     /// Predicates that fit any pair.
     any_predicates: Vec<String>,
@@ -130,17 +131,17 @@ impl SceneModel {
         &MODEL
     }
 
-    /// Predicates made for this pair of categories; `None` where only the spatial ones fit.
+    /// Predicates specific to this pair of categories; `None` if only the general ones fit.
     pub fn predicates(&self, subject: usize, object: usize) -> Option<&[String]> {
         self.predicates.get(&(subject, object)).map(Vec::as_slice)
     }
 
-    /// Predicates that fit any pair, the most frequent first.
+    /// Predicates that fit any pair, in order of decreasing frequency.
     pub fn any_predicates(&self) -> &[String] {
         &self.any_predicates
     }
 
-    /// Every predicate of the tables, activities' verbs included; some occur several times.
+    /// Every predicate in the tables, including verbs of activities; some occur several times.
     pub fn all_predicates(&self) -> impl Iterator<Item = &str> {
         let activities = self.scenes.iter().flat_map(|scene| &scene.activities);
         let of_activities = activities.flat_map(|a| [a.verb.as_str(), a.preposition.as_str()]);
@@ -148,7 +149,7 @@ impl SceneModel {
         of_pairs.chain(of_activities)
     }
 
-    /// "cars" of "car", where that is how it goes.
+    /// Regular plural of the name, such as "cars" for "car", if it has one.
     pub fn plural(&self, kind: usize) -> Option<String> {
         let object = &self.objects[kind];
         let countable = COUNTABLE.contains(&self.categories[object.category].name.as_str());
@@ -238,7 +239,7 @@ impl SceneModel {
         }
     }
 
-    /// `subject verb object preposition place ; words`.
+    /// Parses an activity: `subject verb object preposition place ; words`.
     fn activity(&mut self, line: &str, types: &mut Types) -> Activity {
         let (sentence, words) = split(line, ';');
         let [subject, verb, object, preposition, place] = &names(sentence)[..] else {
@@ -282,7 +283,7 @@ struct Types {
 }
 
 impl Types {
-    /// A name that `objects.txt` lacks is a compound: its last word says its category.
+    /// A name that is missing in `objects.txt` is a compound; its last word determines the category.
     fn find_or_add(&mut self, name: &str, objects: &mut Vec<ObjectType>) -> usize {
         if let Some(&found) = self.by_name.get(name) {
             return found;

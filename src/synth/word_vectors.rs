@@ -1,14 +1,14 @@
-//! Word vectors of our own, in the shape of GloVe's: words that mean the same, or that belong to the same scenes,
-//! are near each other.
+//! Synthetic word vectors in GloVe's format: words with the same meaning, or of the same scenes, are close to
+//! each other.
 //!
 //! ```text
 //! vector(word) = COMMON * common + TOPIC * mean of the topics that use the word
 //!                                + CATEGORY * mean of its categories + OWN * its own
 //! topic: setting -> superclass -> scene -> activity, each near the one before it
 //! ```
-//! Every named direction is a random one of length near 1, seeded by its name, so that a vector does not depend
-//! on which other words there are. The common part is what makes all captions similar, as it is in GloVe: words
-//! without a topic ("a", "with") are made mostly of it.
+//! Every named direction is random, with length near 1, and seeded by its name, so a vector does not depend
+//! on the other words. The common part makes all captions similar, as in GloVe; words without a topic ("a",
+//! "with") consist mostly of it.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ use super::scene_model::SceneModel;
 
 /// Length of the common part of a word with a topic.
 const COMMON: f32 = 0.16;
-/// Length of the topic part, where all uses of the word are in one scene.
+/// Length of the topic part, if all uses of the word are in one scene.
 const TOPIC: f32 = 0.6;
 /// Length of the category part.
 const CATEGORY: f32 = 0.2;
@@ -27,10 +27,10 @@ const OWN: f32 = 0.6;
 /// Length of the common part of a word without a topic, and of its own part.
 const FUNCTION_COMMON: f32 = 0.38;
 const FUNCTION_OWN: f32 = 0.25;
-/// Share of a synonym's vector that is the vector of the word it stands for.
+/// Share of a synonym's vector that comes from the word it replaces.
 const SYNONYM: f32 = 0.75;
 
-/// Sums of directions, and how many.
+/// Sums of directions, and their numbers.
 #[derive(Clone, Default)]
 struct Meaning {
     topics: Vec<f32>,
@@ -39,15 +39,15 @@ struct Meaning {
     category_count: f32,
 }
 
-/// The meanings of all words, while they are gathered.
+/// Meanings of all words, while they are collected.
 struct Lexicon {
     width: usize,
     words: BTreeMap<String, Meaning>,
-    /// Synonym -> the name it stands for.
+    /// Synonym -> the name it replaces.
     synonyms: BTreeMap<String, String>,
 }
 
-/// A vector for every word that a collection may use: words without a topic first, then by the alphabet.
+/// Vectors of every word that a collection may use: words without a topic first, then in alphabetical order.
 pub fn word_vectors(width: usize) -> Vec<(String, Vec<f32>)> {
     let lexicon = Lexicon::gather(width);
     let common = seeded_normal("common", width);
@@ -80,7 +80,7 @@ impl Lexicon {
             }
             if let Some(plural) = model.plural(kind) {
                 lexicon.add_category(&plural, category);
-                // "hot dogs" of "hot dog": the last words differ.
+                // For example "hot dogs" and "hot dog": the last words differ.
                 lexicon.synonyms.insert(last_word(&plural).into(), last_word(&object.name).into());
             }
         }
@@ -146,7 +146,7 @@ impl Lexicon {
     fn vector(&self, word: &str, common: &[f32]) -> Vec<f32> {
         let meaning = &self.words[word];
         let own = seeded_normal(&format!("word {word}"), self.width);
-        // A word with a topic of its own speaks for itself, even where it stands for another.
+        // A word with its own topic keeps its meaning, even if it is also a synonym.
         if let Some(name) = self.synonyms.get(word)
             && meaning.topic_count == 0.0
             && self.words.contains_key(name)
@@ -175,7 +175,7 @@ fn add(sum: &mut Vec<f32>, term: &[f32]) {
     sum.iter_mut().zip(term).for_each(|(sum, term)| *sum += term);
 }
 
-/// The weighted sum; a part that is empty counts as zero.
+/// Weighted sum; an empty part counts as zero.
 fn mix(width: usize, parts: &[(f32, &[f32])]) -> Vec<f32> {
     let mut sum = vec![0.0; width];
     for (weight, part) in parts {

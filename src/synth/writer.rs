@@ -1,7 +1,8 @@
-//! Writes a collection image by image: memory does not grow with the number of images.
+//! Writes a collection image by image, in constant memory.
 //!
-//! Chunks of images are made in parallel and written in order while the next chunk is being made, so the bytes
-//! do not depend on the number of threads. The files appear under their names only when all of them are complete.
+//! Chunks of images are generated in parallel and written in order while the next chunk is generated, so the
+//! bytes do not depend on the number of threads. The files appear under their names only when all of them are
+//! complete.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -22,18 +23,18 @@ use super::{SynthConfig, SynthFiles};
 use crate::progress::Progress;
 use crate::{Error, Result};
 
-/// Images made at a time: some megabytes of text, and enough work for many threads.
+/// Number of images generated at a time: a few megabytes of text, and enough work for many threads.
 const CHUNK: u64 = 1024;
 
-/// Widths of word vectors that can be written; narrower ones hold no topics.
+/// Widths of word vectors that can be written; narrower ones cannot hold topics.
 const WORD_WIDTHS: Range<usize> = 8..4097;
-/// Ids are 100 times the image's, and readers may hold them in 32 bits as signed numbers.
+/// Ids are 100 times the image's id, and readers may store them as signed 32-bit numbers.
 const MAX_IMAGES: u64 = 20_000_000;
 
-/// Writes the collection that `config` describes into the folder `out`, which is created if need be.
+/// Writes the collection described by `config` to the folder `out`, which is created if necessary.
 ///
-/// Some 4 kB an image, and memory for a few thousand images whatever their number. Files that are already there
-/// are an error unless `config.force`.
+/// Writes about 4 kB per image, and needs memory for a few thousand images at most. Existing files are an
+/// error unless `config.force` is set.
 pub fn write_collection(out: &Path, config: &SynthConfig) -> Result<SynthFiles> {
     check(config)?;
     std::fs::create_dir_all(out).map_err(Error::file("create", out))?;
@@ -128,7 +129,7 @@ struct CocoCaption {
     caption: String,
 }
 
-/// What some images add to the three documents: entries separated by commas.
+/// Contributions of some images to the three documents: entries separated by commas.
 #[derive(Default)]
 struct Entries {
     scene_graphs: String,
@@ -142,7 +143,8 @@ fn write_images(
     image_data: &mut Output,
     captions: &mut Output,
 ) -> Result<()> {
-    // COCO lists images before annotations, and an image's entry is cheap enough to make it in a pass of its own.
+    // COCO lists images before annotations. An image's entry is cheap enough to generate it in a separate
+    // pass.
     let info = json!({ "description": "synthetic scenes", "version": "1.0", "seed": config.seed });
     captions.write(&format!("{{\"info\":{info},\"licenses\":[],\"images\":["))?;
     let mut separator = "";
@@ -181,7 +183,7 @@ fn chunks(images: u64) -> impl Iterator<Item = Range<u64>> {
     (0..images).step_by(CHUNK as usize).map(move |start| start..images.min(start + CHUNK))
 }
 
-/// The entries of `chunk`, made in parallel.
+/// Entries of `chunk`, generated in parallel.
 fn entries(seed: u64, chunk: Range<u64>) -> Entries {
     let of_images: Vec<Entries> = chunk.into_par_iter().map(|index| image_entries(seed, index)).collect();
     let join = |field: fn(&Entries) -> &str| join_entries(of_images.iter().map(field));
@@ -230,9 +232,9 @@ fn to_json(entry: &impl Serialize) -> String {
     serde_json::to_string(entry).expect("entries have string keys and no failing parts")
 }
 
-/// A file under a temporary name, plain or gzip'd.
+/// A file under a temporary name, plain or gzip-compressed.
 struct Output {
-    /// Its final name, for messages.
+    /// Final name of the file, for messages.
     path: PathBuf,
     encoder: Encoder,
 }
@@ -244,7 +246,7 @@ enum Encoder {
 
 impl Output {
     fn create(folder: &Path, path: &Path, gzip: bool) -> Result<Output> {
-        // `File::create_new` gives the usual permissions; tempfile's own would shut out other users.
+        // `File::create_new` sets the usual permissions; those of tempfile would exclude other users.
         let file = tempfile::Builder::new().prefix(".synth-").make_in(folder, |path| File::create_new(path));
         let file = BufWriter::new(file.map_err(Error::file("create", path))?);
         let encoder = match gzip {
@@ -262,7 +264,7 @@ impl Output {
         written.map_err(Error::file("write", &self.path))
     }
 
-    /// Writes entries after those before them.
+    /// Writes entries after the previous ones.
     fn write_entries(&mut self, separator: &mut &str, entries: &str) -> Result<()> {
         if entries.is_empty() {
             return Ok(());
@@ -272,7 +274,7 @@ impl Output {
         self.write(entries)
     }
 
-    /// Flushes down to the disk, so that a name never stands for half a file.
+    /// Flushes to disk, so that the final name never refers to an incomplete file.
     fn finish(self) -> Result<NamedTempFile> {
         let complete = || -> io::Result<NamedTempFile> {
             let buffer = match self.encoder {

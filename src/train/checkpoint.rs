@@ -1,9 +1,10 @@
-//! A run's checkpoints: `best.safetensors` (the model) and `last.safetensors` (the model and all that continues it).
+//! Checkpoints of a run: `best.safetensors` (the model) and `last.safetensors` (the model and all state
+//! needed to continue).
 //!
-//! Parameters and running statistics have the names of model.md; Adam's moments those names under
-//! `adam.first_moment.` and `adam.second_moment.`. The metadata holds JSON: `config`, the run's configuration and its
-//! data, and `progress`, its position. Files are written beside their place and renamed, so a failed write loses
-//! nothing.
+//! Parameters and running statistics have the names of model.md; Adam's moments have those names with the
+//! prefixes `adam.first_moment.` and `adam.second_moment.`. The metadata holds JSON: `config`, the
+//! configuration and data of the run, and `progress`, its position. Files are written under a temporary name
+//! and renamed, so a failed write loses nothing.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -20,62 +21,62 @@ use crate::network::parameters::{Layout, Storage};
 use crate::network::tensors::NamedTensors;
 use crate::train::config::TrainConfig;
 
-/// The model of the best epoch.
+/// File name of the model of the best epoch.
 pub const BEST: &str = "best.safetensors";
-/// The model, optimizer and position of the last save.
+/// File name of the latest model, optimizer state and position.
 pub const LAST: &str = "last.safetensors";
 
 const FIRST_MOMENT: &str = "adam.first_moment.";
 const SECOND_MOMENT: &str = "adam.second_moment.";
 
-/// What a run is: its configuration, the network and the data.
+/// Identity of a run: its configuration, the network and the data.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct RunConfig {
-    /// The training configuration.
+    /// Configuration of the training.
     pub train: TrainConfig,
-    /// The network's sizes and switches.
+    /// Sizes and switches of the network.
     pub model: ModelConfig,
-    /// The data file.
+    /// Path of the data file.
     pub data: PathBuf,
-    /// [`Dataset::fingerprint`], in hexadecimal.
+    /// Fingerprint of the data ([`Dataset::fingerprint`]), in hexadecimal.
     pub fingerprint: String,
 }
 
-/// How far a run has come.
+/// Position of a run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct TrainProgress {
-    /// Epochs finished.
+    /// Number of finished epochs.
     pub epoch: usize,
-    /// Anchors of the current epoch that are done.
+    /// Number of processed anchors in the current epoch.
     pub position: usize,
-    /// Optimizer steps done.
+    /// Number of optimizer steps taken.
     pub steps: u64,
-    /// Sum of the current epoch's losses over its triples.
+    /// Sum of the losses in the current epoch, over its triples.
     pub loss_sum: f64,
-    /// Triples of the current epoch.
+    /// Number of triples in the current epoch.
     pub triples: u64,
-    /// Anchors of the current epoch that no triple could be drawn for.
+    /// Number of anchors in the current epoch for which no triple could be drawn.
     pub skipped: u64,
-    /// Epochs finished when the validation was best, and its row-wise Kendall tau.
+    /// Best validation result: number of finished epochs, and row-wise Kendall tau.
     pub best: Option<(usize, f64)>,
 }
 
-/// A checkpoint as read.
+/// Content of a checkpoint.
 pub struct Checkpoint {
-    /// What the run is.
+    /// Identity of the run.
     pub config: RunConfig,
-    /// How far it had come.
+    /// Position of the run.
     pub progress: TrainProgress,
     /// Parameters and running statistics.
     pub tensors: NamedTensors,
-    /// Adam's moments, in a [`LAST`] file.
+    /// Moments of Adam, in a [`LAST`] file.
     pub moments: Option<(NamedTensors, NamedTensors)>,
 }
 
 impl RunConfig {
-    /// The configuration of a run on `dataset`.
+    /// Configuration of a run on `dataset`.
     pub fn new(train: TrainConfig, dataset: &Dataset) -> Result<Self> {
         let path = dataset.path();
         Ok(RunConfig {
@@ -86,7 +87,7 @@ impl RunConfig {
         })
     }
 
-    /// What is wrong with a configuration that was read.
+    /// Checks a configuration that was read.
     fn check(&self) -> std::result::Result<(), String> {
         self.train.check().map_err(|error| error.to_string())?;
         let ModelConfig { object_types, predicate_types, .. } = self.model;
@@ -105,7 +106,7 @@ fn fingerprint(dataset: &Dataset) -> String {
     format!("{:016x}", dataset.fingerprint())
 }
 
-/// Writes a checkpoint; with `moments` one that training can continue from.
+/// Writes a checkpoint; with `moments`, training can continue from it.
 pub fn save(
     path: &Path,
     config: &RunConfig,
@@ -158,7 +159,8 @@ pub fn load(path: &Path) -> Result<Checkpoint> {
     Ok(Checkpoint { config, progress, tensors, moments })
 }
 
-/// The data of a run: at `path`, or where the run found it; it must be the data that the run was trained on.
+/// Opens the data of a run, at `path` or at its recorded path. It must be the data on which the run was
+/// trained.
 pub fn open_data(config: &RunConfig, path: Option<&Path>) -> Result<Dataset> {
     let path = path.unwrap_or(&config.data);
     let dataset = Dataset::open(path)?;

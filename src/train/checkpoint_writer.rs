@@ -1,26 +1,27 @@
-//! Checkpoints are checked and written beside training: at the paper's size a hundred megabytes an epoch, which take as
-//! long as many steps of a GPU.
+//! Checks and writes checkpoints concurrently with training. At the paper's size an epoch writes a hundred
+//! megabytes, which takes as long as many steps on a GPU.
 
 use std::panic::resume_unwind;
 use std::thread::{self, JoinHandle};
 
 use crate::error::Result;
 
-/// Does one write at a time, in the order in which they are given.
+/// Runs one write at a time, in the given order.
 #[derive(Debug, Default)]
 pub(crate) struct CheckpointWriter {
     writing: Option<JoinHandle<Result<()>>>,
 }
 
 impl CheckpointWriter {
-    /// Starts a write, after the one before is done. An error of that one comes back here, and this one is left out.
+    /// Starts a write after the previous one has finished. If that one failed, returns its error and does not
+    /// start.
     pub(crate) fn start(&mut self, write: impl FnOnce() -> Result<()> + Send + 'static) -> Result<()> {
         self.finish()?;
         self.writing = Some(thread::spawn(write));
         Ok(())
     }
 
-    /// Waits for the write that was started.
+    /// Waits for the current write.
     pub(crate) fn finish(&mut self) -> Result<()> {
         match self.writing.take() {
             Some(writing) => writing.join().unwrap_or_else(|panic| resume_unwind(panic)),
@@ -29,7 +30,7 @@ impl CheckpointWriter {
     }
 }
 
-/// However training ends, a checkpoint that was begun is completed.
+/// Completes a checkpoint that was begun, however training ends.
 impl Drop for CheckpointWriter {
     fn drop(&mut self) {
         if let Some(writing) = self.writing.take() {
@@ -58,7 +59,7 @@ mod tests {
                 Ok(())
             })
             .unwrap();
-        // The first write waits for what is sent after `start` has come back.
+        // The first write waits for a message that is sent after `start` has returned.
         go.send(()).unwrap();
         writer
             .start(move || {

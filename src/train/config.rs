@@ -1,6 +1,6 @@
-//! A training run's configuration, and the options that give it: typed, or read from a TOML file.
+//! Configuration of a training run, and the options that set it: typed, or read from a TOML file.
 //!
-//! Every option is defined once: an entry of the list under `training_options`.
+//! Every option is defined once, as an entry of the list under `training_options`.
 
 use std::path::{Path, PathBuf};
 
@@ -14,21 +14,27 @@ use crate::loss::{Loss, LossKind};
 use crate::network::config::ModelConfig;
 use crate::optimizer::Adam;
 
-/// Far beyond any use; a slip of the keyboard should not ask for all memory.
+/// Limits far beyond practical use; they catch typing errors that would exhaust the memory.
 const MOST_LAYERS: usize = 100;
 const MOST_WIDTH: usize = 1 << 14;
 
-/// Makes [`TrainOptions`] and [`TrainConfig`] of one list of options.
+/// Headings that group the options in the help text.
+const OPTIMIZATION: &str = "Optimization";
+const MODEL: &str = "Model";
+const COMPUTATION: &str = "Computation";
+const DATA: &str = "Data";
+
+/// Defines [`TrainOptions`] and [`TrainConfig`] from one list of options.
 ///
-/// An entry under `values` is the help text, clap's attribute, and `name: Type = default`. One under `files` is the path of
-/// a file that need not be given, so it has neither type nor default. The name in snake case becomes the option and the key
-/// of TOML and JSON in kebab case.
+/// An entry under `values` consists of the help text, clap's attribute, and `name: Type = default`. An entry
+/// under `files` is an optional path, so it has neither type nor default. The option, and the key in TOML and
+/// JSON, is the name in kebab case.
 macro_rules! training_options {
     (
         values { $($(#[doc = $help:literal])+ #[arg($($arg:tt)+)] $name:ident: $type:ty = $default:expr,)+ }
         files { $($(#[doc = $file_help:literal])+ #[arg($($file_arg:tt)+)] $file:ident,)+ }
     ) => {
-        /// Training options as they are typed or read; `None` where one is not given.
+        /// Training options as typed or read; `None` for those not given.
         #[derive(Args, Clone, Debug, Default, Serialize, Deserialize)]
         #[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
         pub struct TrainOptions {
@@ -36,7 +42,7 @@ macro_rules! training_options {
             $($(#[doc = $file_help])+ #[arg($($file_arg)+)] pub $file: Option<PathBuf>,)+
         }
 
-        /// The configuration of a training run. An option that an older file lacks has its default.
+        /// Configuration of a training run. An option that is missing in an older file has its default.
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
         #[serde(default, rename_all = "kebab-case", deny_unknown_fields)]
         pub struct TrainConfig {
@@ -51,12 +57,12 @@ macro_rules! training_options {
         }
 
         impl TrainOptions {
-            /// These options, and `other`'s where one is not given.
+            /// These options; those not given come from `other`.
             pub fn or(self, other: TrainOptions) -> Self {
                 TrainOptions { $($name: self.$name.or(other.$name),)+ $($file: self.$file.or(other.$file),)+ }
             }
 
-            /// These options, and `base`'s where one is not given.
+            /// These options; those not given come from `base`.
             fn over(self, base: TrainConfig) -> TrainConfig {
                 TrainConfig {
                     $($name: self.$name.unwrap_or(base.$name),)+
@@ -66,7 +72,7 @@ macro_rules! training_options {
         }
 
         impl TrainConfig {
-            /// The paths under `files`.
+            /// Paths of the entries under `files`.
             fn files_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
                 [$(&mut self.$file),+].into_iter().flatten()
             }
@@ -74,65 +80,66 @@ macro_rules! training_options {
     };
 }
 
-// The defaults are the paper's.
+// The defaults are those of the paper.
 training_options! {
     values {
         /// Loss of a triple [default: ranking].
-        #[arg(long, value_enum)]
+        #[arg(long, value_enum, help_heading = OPTIMIZATION)]
         loss: LossKind = LossKind::Ranking,
-        /// How positives and negatives are drawn [default: probability].
-        #[arg(long, value_enum)]
+        /// Strategy for drawing positives and negatives [default: probability].
+        #[arg(long, value_enum, help_heading = OPTIMIZATION)]
         sampling: Sampling = Sampling::Probability,
-        /// nu of the ranking loss, lambda of InfoNCE [default: 1].
-        #[arg(long)]
+        /// Temperature: nu of the ranking loss, lambda of InfoNCE [default: 1].
+        #[arg(long, help_heading = OPTIMIZATION)]
         temperature: f64 = 1.0,
-        /// m of the triplet loss [default: 0.5].
-        #[arg(long)]
+        /// Margin m of the triplet loss [default: 0.5].
+        #[arg(long, help_heading = OPTIMIZATION)]
         margin: f64 = 0.5,
-        /// Graph convolution layers [default: 5].
-        #[arg(long)]
+        /// Number of graph convolution layers [default: 5].
+        #[arg(long, help_heading = MODEL)]
         layers: usize = 5,
         /// Width of node states, edge states and embeddings [default: 300].
-        #[arg(long)]
+        #[arg(long, help_heading = MODEL)]
         state_width: usize = 300,
         /// Width of hidden layers and messages [default: 512].
-        #[arg(long)]
+        #[arg(long, help_heading = MODEL)]
         hidden_width: usize = 512,
-        /// Whether blocks normalise their columns; else only scale and shift them [default: true].
-        #[arg(long, value_name = "BOOL")]
+        /// Whether blocks normalise their columns; if false, they only scale and shift them [default: true].
+        #[arg(long, value_name = "BOOL", help_heading = MODEL)]
         batch_norm: bool = true,
         /// Whether node states are l2-normalised between layers; embeddings always are [default: true].
-        #[arg(long, value_name = "BOOL")]
+        #[arg(long, value_name = "BOOL", help_heading = MODEL)]
         l2_norm: bool = true,
-        /// Whether a graph's embedding is the mean of its image node, too, or of its objects alone [default: true].
-        #[arg(long, value_name = "BOOL")]
+        /// Whether the mean of a graph's node states includes the image node [default: true].
+        #[arg(long, value_name = "BOOL", help_heading = MODEL)]
         image_node_in_mean: bool = true,
-        /// Triples per step [default: 16].
-        #[arg(long)]
+        /// Number of triples per step [default: 16].
+        #[arg(long, help_heading = OPTIMIZATION)]
         batch_size: usize = 16,
-        /// Adam's learning rate [default: 1e-4].
-        #[arg(long)]
+        /// Learning rate of Adam [default: 1e-4].
+        #[arg(long, help_heading = OPTIMIZATION)]
         learning_rate: f64 = 1e-4,
-        /// Passes over the training images as anchors [default: 100].
-        #[arg(long)]
+        /// Number of passes over the training images [default: 100].
+        #[arg(long, help_heading = OPTIMIZATION)]
         epochs: usize = 100,
-        /// Seed of the first parameters and of all drawing [default: 1].
-        #[arg(long)]
+        /// Seed of the initial parameters and of the triples [default: 1].
+        #[arg(long, help_heading = OPTIMIZATION)]
         seed: u64 = 1,
         /// Number format of the computation [default: fp32].
-        #[arg(long, value_enum)]
+        #[arg(long, value_enum, help_heading = COMPUTATION)]
         precision: Precision = Precision::Fp32,
-        /// auto, cpu, reference, emulated, cuda or cuda:INDEX [default: auto].
-        #[arg(long)]
+        /// Device to compute on: auto, cpu, reference, emulated, cuda or cuda:INDEX [default: auto].
+        #[arg(long, help_heading = COMPUTATION)]
         device: Device = Device::Auto,
     }
     files {
-        /// Similarities of your own instead of the captions': a .npy file, [images, images] in the data's order, f16 or f32.
-        #[arg(long, value_name = "NPY")]
+        /// Similarities to learn instead of those of the captions: a .npy file, [images, images] in the order
+        /// of the data, f16 or f32.
+        #[arg(long, value_name = "NPY", help_heading = DATA)]
         similarity,
-        /// Another sentence encoder's caption vectors instead of GloVe's: a .npy file, [images, d] in the data's order, each
-        /// row the mean of its captions' unit vectors.
-        #[arg(long, value_name = "NPY", conflicts_with = "similarity")]
+        /// Caption vectors of another sentence encoder instead of GloVe's: a .npy file, [images, d] in the
+        /// order of the data; each row is the mean of the unit vectors of the captions.
+        #[arg(long, value_name = "NPY", conflicts_with = "similarity", help_heading = DATA)]
         caption_vectors,
     }
 }
@@ -149,11 +156,11 @@ impl TrainOptions {
         })
     }
 
-    /// The configuration that they give over `base`.
+    /// Configuration from these options; those not given come from `base`.
     pub fn resolve(self, base: &TrainConfig) -> Result<TrainConfig> {
         let mut config = self.over(base.clone());
         config.check()?;
-        // Checkpoints must find the files from any working directory.
+        // Checkpoints store absolute paths, so they work from any directory.
         for file in config.files_mut() {
             *file = std::path::absolute(&*file).map_err(Error::file("read", &*file))?;
         }
@@ -162,7 +169,7 @@ impl TrainOptions {
 }
 
 impl TrainConfig {
-    /// Whether every value can be used.
+    /// Checks that every value is valid.
     pub fn check(&self) -> Result<()> {
         for (name, size, most) in [
             ("--layers", self.layers, MOST_LAYERS),
@@ -188,7 +195,7 @@ impl TrainConfig {
         Ok(())
     }
 
-    /// The network with this vocabulary.
+    /// Network configuration for a vocabulary of this size.
     pub fn model(&self, object_types: usize, predicate_types: usize) -> ModelConfig {
         ModelConfig {
             object_types,
@@ -202,12 +209,12 @@ impl TrainConfig {
         }
     }
 
-    /// The loss with its constants.
+    /// Loss with its constants.
     pub fn loss(&self) -> Loss {
         Loss { kind: self.loss, temperature: self.temperature, margin: self.margin }
     }
 
-    /// The optimizer.
+    /// Optimizer with its constants.
     pub fn adam(&self) -> Adam {
         Adam::new(self.learning_rate)
     }
@@ -234,7 +241,7 @@ mod tests {
             assert_eq!(options.over(default.clone()), default, "{option}");
             told += 1;
         }
-        // All but the files, which have none.
+        // All options but the two files have a default.
         assert_eq!(told + 2, command.get_arguments().count());
     }
 }

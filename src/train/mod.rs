@@ -1,13 +1,14 @@
 //! The training loop.
 //!
-//! An epoch takes every training image as an anchor once, in an order of its own, `batch_size` at a time: triples
-//! are drawn, their graphs become a batch, the model takes a step. A backend that keeps the training set draws an epoch's
-//! triples at its start and puts the batches together within the steps; for others all of this is done here, step by
-//! step. Both give the same batches. After each epoch the validation images are
-//! embedded; the epoch with the best row-wise Kendall tau is kept. All that is drawn follows from the seed, the epoch
-//! and the anchor, so a position in an epoch is all that a checkpoint needs to know of the random streams.
+//! An epoch uses every training image as an anchor once, in an order of its own, `batch_size` at a time:
+//! triples are drawn, their graphs become a batch, and the model takes a step. A backend that stores the
+//! training set draws the triples at the start of an epoch and assembles the batches within the steps. For
+//! other backends this happens here, step by step. Both give the same batches. After each epoch the
+//! validation images are embedded, and the epoch with the best row-wise Kendall tau is kept. All random
+//! numbers depend only on the seed, the epoch and the anchor, so a checkpoint needs to store no more than the
+//! position in an epoch.
 //!
-//! [`config`] has the options, [`checkpoint`] what is saved.
+//! [`config`] defines the options, [`checkpoint`] the saved state.
 
 pub mod checkpoint;
 mod checkpoint_writer;
@@ -41,27 +42,29 @@ use checkpoint::{BEST, Checkpoint, LAST, RunConfig, TrainProgress};
 use checkpoint_writer::CheckpointWriter;
 use config::TrainConfig;
 
-/// Steps between two records of the loss; in between nothing is read back, and the host runs ahead of the device.
+/// Number of steps between two records of the loss. In between nothing is downloaded, and the host runs ahead
+/// of the device.
 const RECORD_STEPS: u64 = LOSS_STEPS as u64;
-/// Values per task of a check.
+/// Values per task in a check.
 const FINITE_CHUNK: usize = 1 << 16;
-/// A split below this has no rank correlation.
+/// Least number of images for a rank correlation on the validation split.
 const LEAST_VALIDATION_IMAGES: usize = 3;
 
-/// How a training run ended.
+/// Result of a training run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TrainOutcome {
-    /// Epochs finished, of this run's configuration.
+    /// Number of finished epochs.
     pub epochs: usize,
-    /// Optimizer steps.
+    /// Number of optimizer steps taken.
     pub steps: u64,
-    /// Epochs finished when the validation was best, and its row-wise Kendall tau.
+    /// Best validation result: number of finished epochs, and row-wise Kendall tau.
     pub best: Option<(usize, f64)>,
-    /// Whether it was asked to stop before the last epoch.
+    /// Whether the run was stopped before the last epoch.
     pub interrupted: bool,
 }
 
-/// Trains on `dataset` in the folder `run`, from the start or from `resume`, until the last epoch or until `stop`.
+/// Trains on `dataset` in the folder `run`, from the start or from `resume`, until the last epoch or until
+/// `stop` is set.
 pub fn train(
     dataset: &Dataset,
     config: TrainConfig,
@@ -73,7 +76,7 @@ pub fn train(
     prepare(dataset, config, run, resume, stop, |training| device.run(precision, training))
 }
 
-/// The same on this backend, whatever device the configuration names.
+/// Like [`train`], on this backend, whatever device the configuration names.
 pub fn train_on<B: Backend>(
     backend: B,
     dataset: &Dataset,
@@ -103,7 +106,7 @@ fn prepare(
     start(Training { dataset, similarity, sampler, config, run, resume, stop, started })
 }
 
-/// Adam's first and second.
+/// First and second moments of Adam.
 type Moments = (NamedTensors, NamedTensors);
 
 struct Training<'a> {
@@ -203,7 +206,7 @@ impl BackendTask for Training<'_> {
 }
 
 impl Training<'_> {
-    /// The model and where it stands: the checkpoint's, or the first parameters.
+    /// Creates the model and its state: those of the checkpoint, or the initial ones.
     fn start<B: Backend>(
         &self,
         backend: B,
@@ -229,7 +232,8 @@ impl Training<'_> {
         Ok((model, state, checkpoint.progress))
     }
 
-    /// Loads the batch of the anchors' triples, of which there are so many: an anchor without one is left out.
+    /// Loads the batch of the anchors' triples and returns their number; anchors without a triple are left
+    /// out.
     fn load<B: Backend>(
         &self,
         epoch: u32,
@@ -246,7 +250,7 @@ impl Training<'_> {
         Ok(triples.len())
     }
 
-    /// The triples' graphs as a batch: anchors, then positives, then negatives.
+    /// Builds the batch of the triples' graphs: anchors, then positives, then negatives.
     fn fill(&self, triples: &[Triple], batch: &mut GraphBatch) {
         batch.clear();
         let roles: [fn(&Triple) -> u32; 3] = [|t| t.anchor, |t| t.positive, |t| t.negative];
@@ -258,7 +262,7 @@ impl Training<'_> {
         batch.index(self.config.model.object_types, self.config.model.predicate_types);
     }
 
-    /// Counts the losses of the steps since the last call into `progress`; the last step's loss.
+    /// Adds the losses of the steps since the last call to `progress`; returns the loss of the last step.
     fn record<B: Backend>(
         &self,
         model: &mut Model<B>,
@@ -286,7 +290,7 @@ impl Training<'_> {
         Ok(last)
     }
 
-    /// The validation images' row-wise Kendall tau; none where there are too few.
+    /// Row-wise Kendall tau of the validation images; `None` if there are too few.
     fn validate<B: Backend>(&self, model: &mut Model<B>, progress: &TrainProgress) -> Result<Option<f64>> {
         let images = self.dataset.split(Split::Validation);
         if images.len() < LEAST_VALIDATION_IMAGES {
@@ -304,7 +308,8 @@ impl Training<'_> {
         Ok(Some(tau))
     }
 
-    /// Ends the run where a value is not finite. The last checkpoint stays as it is: what it holds was still good.
+    /// Ends the run if a value is not finite. The last checkpoint stays unchanged: its values were still
+    /// finite.
     fn check_finite<'v>(
         &self,
         quantity: &str,
@@ -327,8 +332,8 @@ impl Training<'_> {
         self.run.join(LAST)
     }
 
-    /// What a checkpoint holds, all of it finite: a ReLU turns NaN into 0, so the loss alone does not show that
-    /// training has left the numbers.
+    /// Tensors of a checkpoint, checked to be finite. A ReLU turns NaN into 0, so the loss alone does not
+    /// show that training has diverged.
     fn tensors<B: Backend>(
         &self,
         model: &mut Model<B>,
@@ -341,7 +346,7 @@ impl Training<'_> {
             [("", &tensors), ("first moment of ", &first), ("second moment of ", &second)]
         {
             for (name, tensor) in tensors {
-                // The search in order is for the message alone.
+                // The sequential search is only needed for the message.
                 if !tensor.values.par_chunks(FINITE_CHUNK).all(|chunk| chunk.iter().all(|v| v.is_finite())) {
                     self.check_finite(&format!("{moment}{name}"), &tensor.values, progress)?;
                 }
@@ -350,7 +355,8 @@ impl Training<'_> {
         Ok((tensors, (first, second)))
     }
 
-    /// The write of the last checkpoint, and before it, of what is `better` than all before, that of the best.
+    /// Writes the last checkpoint. If the result is `better` than all before, writes the best checkpoint
+    /// first.
     fn save(
         &self,
         progress: &TrainProgress,
@@ -368,7 +374,7 @@ impl Training<'_> {
     }
 }
 
-/// The parameters that training on `dataset` starts from.
+/// Initial parameters for training on `dataset`.
 pub fn first_parameters(dataset: &Dataset, model: ModelConfig, seed: u64) -> NamedTensors {
     let vectors = |vectors, known| TypeVectors { vectors, width: dataset.word_width(), known };
     initial_parameters(

@@ -1,5 +1,5 @@
-//! How the CUDA backend runs steps, on the emulator: what it allocates, when it waits, and that training on it is the
-//! same training.
+//! How the CUDA backend runs steps, on the emulator: its allocations and waits, and the equivalence of
+//! captured and uncaptured training.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -30,12 +30,13 @@ use tempfile::TempDir;
 
 const RANKING: Loss = Loss { kind: LossKind::Ranking, temperature: 1.0, margin: 0.5 };
 
-/// A backend on the emulator and what it is asked for; None (said so) where it cannot be built.
+/// A backend on the emulator, and its call counters; reports a skip and returns `None` if the emulator is not
+/// built.
 fn emulated<T: StoredElement>(format: Format) -> Option<(Cuda<T>, Arc<Calls>)> {
     emulated_in_order(format, None)
 }
 
-/// The same in an order that the seed shuffles.
+/// Like [`emulated`], with the order of threads and blocks shuffled by the seed.
 fn emulated_in_order<T: StoredElement>(format: Format, seed: Option<u64>) -> Option<(Cuda<T>, Arc<Calls>)> {
     match launchers::emulated(seed) {
         Ok(device) => {
@@ -49,7 +50,7 @@ fn emulated_in_order<T: StoredElement>(format: Format, seed: Option<u64>) -> Opt
     }
 }
 
-/// Batches of many sizes, one without edges, and what holds the largest of each.
+/// Batches of many sizes, one of them without edges, and the capacity for all of them.
 fn batches() -> (Vec<GraphBatch>, BatchSize) {
     let shapes = [(2, 3, 0), (5, 12, 9), (1, 1, 0), (4, 20, 30), (5, 2, 1)];
     let batches: Vec<GraphBatch> = (0..)
@@ -65,7 +66,8 @@ fn batches() -> (Vec<GraphBatch>, BatchSize) {
 #[test]
 fn steps_allocate_nothing_and_read_nothing_back() {
     let (batches, capacity) = batches();
-    // The wide one splits its weight gradients into parts, whose memory depends on the number of rows and the format.
+    // The wide network splits its weight gradients into parts, whose memory depends on the number of rows and
+    // the format.
     let wide = ModelConfig { layers: 2, state_width: 70, hidden_width: 130, ..SMALL };
     for (config, format) in [(SMALL, Format::Fp32), (wide, Format::Fp32), (wide, Format::Bf16x3)] {
         let Some((backend, calls)) = emulated::<f32>(format) else { return };
@@ -75,7 +77,7 @@ fn steps_allocate_nothing_and_read_nothing_back() {
         let planned = calls.allocations.load(Relaxed);
         assert!(planned > 0);
         let mut losses = Vec::new();
-        // Smallest first: memory that grew would show.
+        // Smallest batch first: memory that grows later would be noticed.
         let order = [2, 0, 4, 1, 3].iter().cycle().take(LOSS_STEPS);
         for (step, &batch) in (1..).zip(order) {
             let before = calls.downloads.load(Relaxed);
@@ -125,7 +127,7 @@ fn losses_taken_together_are_those_taken_one_by_one() {
     assert_eq!(losses(true), losses(false));
 }
 
-/// Training as the program does it.
+/// Trains as the program does.
 #[test]
 fn training_reads_back_records_and_checkpoints_alone() {
     let folder = TempDir::new().unwrap();
@@ -146,38 +148,39 @@ fn training_reads_back_records_and_checkpoints_alone() {
     let steps_of_epoch = dataset.split(Split::Train).len().div_ceil(8) as u64;
     assert_eq!((outcome.epochs, outcome.steps), (2, 2 * steps_of_epoch));
 
-    // The first parameters, then those after each epoch: parameters and statistics, and both moments.
+    // Downloads the initial parameters, then those after each epoch: parameters, statistics, and both
+    // moments.
     let layout = Layout::new(checkpoint::load(&run.join(LAST)).unwrap().config.model);
     let tensors = layout.tensors();
     let learnt = tensors.iter().filter(|tensor| tensor.storage == Storage::Parameters).count();
     let saved = 3 * (tensors.len() + 2 * learnt) as u64;
-    // Validation brings back the embeddings of the split, once, and two lists of its rows' sums.
+    // Validation downloads the embeddings of the split once, and two lists of row sums.
     let validated = 2 * (1 + 2);
     // Which anchors of an epoch have a triple.
     let drawn = 2;
-    // Every tenth step, and the end of an epoch unless that is one.
+    // The losses of every tenth step, and of an epoch's last step unless it is one of these.
     let every = LOSS_STEPS as u64;
     let ends = (1..=2u64).filter(|epoch| !(epoch * steps_of_epoch).is_multiple_of(every)).count() as u64;
     let records = outcome.steps / every + ends;
     assert_eq!(calls.downloads.load(Relaxed), saved + validated + drawn + records);
-    // No step waits for a batch: only those of validation are loaded, as many graphs at once as a step has.
+    // No step waits for a batch. Only validation loads batches, with as many graphs as a step has.
     let embedded = 2 * dataset.split(Split::Validation).len().div_ceil(3 * 8) as u64;
     assert_eq!(calls.host_waits.load(Relaxed), embedded);
 }
 
-/// How a run takes its steps.
+/// How a run executes its steps.
 #[derive(Clone, Copy, PartialEq)]
 enum Steps {
     /// Captured and replayed.
     Captured,
-    /// The same, the parts of the update not where they are called but as late as they may be, and threads and blocks in a
-    /// shuffled order.
+    /// Captured and replayed, with the parts of the update postponed as far as possible, and threads and
+    /// blocks in a shuffled order.
     CapturedLate,
-    /// Stage by stage, by grids for just the batch.
+    /// Stage by stage, with grids for exactly the batch.
     ByStage,
 }
 
-/// All that a run leaves, as bits: the loss of each step, parameters and statistics, both moments.
+/// Complete result of a run, as bits: the loss of each step, parameters and statistics, both moments.
 #[derive(PartialEq)]
 struct Left {
     losses: Vec<u32>,
@@ -188,7 +191,8 @@ fn bits(tensors: &NamedTensors) -> Vec<u32> {
     tensors.values().flat_map(|tensor| &tensor.values).map(|value| value.to_bits()).collect()
 }
 
-/// Some steps of a model, on batches of many sizes in turns; `resumed` begins anew at that step from what was saved there.
+/// Runs some steps of a model on alternating batches of many sizes. With `resumed`, it restarts at that step
+/// from the saved state.
 fn run(
     config: ModelConfig,
     format: Format,
@@ -223,7 +227,7 @@ fn run_as<T: StoredElement>(
             state = TrainingState::new(&model).unwrap();
             state.restore(&mut model, done, &first, &second).unwrap();
         }
-        // 5 batches of different sizes in two slots: each comes into both.
+        // 5 batches of different sizes alternate between two slots, so each uses both.
         model.load_batch(&batches[step * 3 % 5]).unwrap();
         match steps {
             Steps::Captured | Steps::CapturedLate => model.train_step(&loss, &adam, &mut state).unwrap(),
@@ -234,7 +238,7 @@ fn run_as<T: StoredElement>(
         }
         losses.push(model.mean_loss(&state).unwrap().to_bits());
         if step % 7 == 0 {
-            // Something else on the same buffers between two steps.
+            // Other work on the same buffers between two steps.
             model.embed(&batches[(step + 1) % 5]).unwrap();
         }
     }
@@ -243,7 +247,7 @@ fn run_as<T: StoredElement>(
     Some(Left { losses, tensors })
 }
 
-/// A captured step is for the largest batch and serves the others: that changes no bit.
+/// A step captured for the largest batch also serves the others, without changing a bit.
 #[test]
 fn captured_steps_leave_the_bits_of_steps_stage_by_stage() {
     let wide = ModelConfig { layers: 2, state_width: 70, hidden_width: 130, ..SMALL };
@@ -263,12 +267,13 @@ fn captured_steps_leave_the_bits_of_steps_stage_by_stage() {
     }
 }
 
-/// In bf16 what is resumed makes a new copy of the weights, and what goes on has the one that Adam kept up.
+/// In bf16, a resumed run computes a new copy of the weights; an uninterrupted run has the copy that Adam
+/// updated.
 #[test]
 fn captured_steps_that_are_resumed_leave_the_same_bits() {
     for format in [Format::Fp32, Format::Bf16] {
         let Some(whole) = run(SMALL, format, Steps::Captured, 17, None) else { return };
-        // Within a turn of the losses' rows and at its end.
+        // Within a round of the loss rows, and at its end.
         for at in [3, 10, 14] {
             let resumed = run(SMALL, format, Steps::Captured, 17, Some(at)).expect("as before");
             assert!(whole == resumed, "{format:?}, resumed after {at} steps");
@@ -276,7 +281,7 @@ fn captured_steps_that_are_resumed_leave_the_same_bits() {
     }
 }
 
-/// What a step was captured with is part of it.
+/// The parameters with which a step was captured belong to the step.
 #[test]
 fn a_step_with_another_loss_or_rate_is_another() {
     let (batches, capacity) = batches();
@@ -320,7 +325,7 @@ fn a_state_trains_its_own_model_alone() {
     let _ = models[1].train_step(&RANKING, &Adam::new(1e-3), &mut state);
 }
 
-/// Losses that nobody takes make room for later ones.
+/// Losses that are not taken are overwritten by later ones.
 #[test]
 fn the_last_losses_are_kept() {
     let (batches, capacity) = batches();
@@ -337,7 +342,7 @@ fn the_last_losses_are_kept() {
     assert_eq!(model.take_losses(&mut state).unwrap(), []);
 }
 
-/// The loss of each step of a small network, over and over the same four batches.
+/// Loss of each step of a small network that cycles through the same four batches.
 fn losses<B: Backend>(backend: B, steps: usize) -> Vec<f32> {
     let config = ModelConfig { layers: 2, state_width: 12, hidden_width: 16, ..SMALL };
     let shape = BatchShape { triples: 6, objects: 9, relationships: 9, oddities: false };
@@ -354,12 +359,13 @@ fn losses<B: Backend>(backend: B, steps: usize) -> Vec<f32> {
         .collect()
 }
 
-/// Single precision leaves the path of double precision by and by: roundings add up, Adam divides by the root of its
-/// second moment, which makes a step of full size of any gradient, and a ReLU next to zero that rounds to the other
-/// side moves all gradients below it. Over 240 of these steps the CPU backend, the reference in single precision and the
-/// emulated kernels were each seen to be off by 3e-7 in the first 50 and by 1.5e-4 at most later, and all three by much
-/// the same: which ReLUs are next to zero lies in the data. The limits leave some seven times that, for CPUs that sum in
-/// another order; training itself moves the loss by 4e-2.
+/// Single precision gradually departs from double precision. Roundings add up; Adam divides by the root of
+/// its second moment, which turns any gradient into a step of full size; and a ReLU next to zero that rounds
+/// to the other side changes all gradients below it. Over 240 of these steps, the CPU backend, the reference
+/// in single precision and the emulated kernels were each observed to differ by 3e-7 in the first 50 steps
+/// and by at most 1.5e-4 later. All three differ by a similar amount, because the data determines which ReLUs
+/// are next to zero. The limits allow about seven times that, for CPUs that sum in another order; training
+/// itself changes the loss by 4e-2.
 #[test]
 fn hundreds_of_steps_go_as_in_double_precision() {
     const STEPS: usize = 220;

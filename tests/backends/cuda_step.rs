@@ -1,4 +1,5 @@
-//! The CUDA backend's whole step, on the emulator or a GPU: against the reference in double precision.
+//! The whole step of the CUDA backend, on the emulator or a GPU, compared with the reference in double
+//! precision.
 
 use crate::support::{
     BatchShape, SMALL, Tolerance, assert_close, random_batch, random_parameters, relative_error, switched_off,
@@ -22,8 +23,8 @@ const SHAPE: BatchShape = BatchShape { triples: 5, objects: 9, relationships: 12
 const FORMATS: [Format; 3] = [Format::Fp32, Format::Bf16, Format::Bf16x3];
 const KINDS: [LossKind; 3] = [LossKind::Ranking, LossKind::Triplet, LossKind::InfoNce];
 
-/// A backend on the emulator, threads in the order of this seed, or with `SCENERANK_TEST_DEVICE=cuda` on a GPU, which
-/// must be there; None (said so) where the emulator cannot be built.
+/// A backend on the emulator, with threads in the order of this seed, or with `SCENERANK_TEST_DEVICE=cuda` on
+/// a GPU, which must exist. Reports a skip and returns `None` if the emulator is not built.
 fn backend<T: StoredElement>(seed: Option<u64>, format: Format) -> Option<Cuda<T>> {
     let device = match std::env::var("SCENERANK_TEST_DEVICE") {
         Ok(device) if device == "cuda" => {
@@ -71,7 +72,7 @@ fn step_of<B: Backend>(config: ModelConfig, backend: B, batch: &GraphBatch, kind
     }
 }
 
-/// By the kernels of a format, which stores activations in its own type.
+/// Runs a step with the kernels of a format, which stores activations in its own type.
 fn step_in(config: ModelConfig, format: Format, seed: Option<u64>, batch: &GraphBatch) -> Option<Step> {
     Some(match format {
         Format::Bf16 => step_of(config, backend::<bf16>(seed, format)?, batch, LossKind::Ranking),
@@ -79,8 +80,8 @@ fn step_in(config: ModelConfig, format: Format, seed: Option<u64>, batch: &Graph
     })
 }
 
-/// Networks whose edge states begin where copies of 16 bytes cannot, so that bf16 stores them activated, and where they
-/// can, so that they are activated where they are read.
+/// Networks whose edge states are not aligned for copies of 16 bytes, so that bf16 stores them activated, and
+/// networks whose edge states are aligned, so that they are activated while loading.
 const CONFIGS: [ModelConfig; 2] = [SMALL, ModelConfig { hidden_width: 24, ..SMALL }];
 
 #[test]
@@ -109,7 +110,7 @@ fn a_step_of_a_network_with_something_switched_off_agrees_with_the_reference() {
             for (name, tensor) in before.iter().filter(|(name, _)| name.contains("running")) {
                 assert_eq!(got.next[name] == *tensor, !config.batch_norm, "{name}");
             }
-            // Without batch statistics training and evaluation are one function, to the bit.
+            // Without batch statistics, training and evaluation compute the same function, to the bit.
             let cuda = backend::<f32>(None, Format::Fp32).expect("a device, as before");
             let mut model = Model::new(cuda, config, &before, batch.size()).expect("a model");
             let evaluated = model.embed(&batch).expect("embeddings");
@@ -119,18 +120,19 @@ fn a_step_of_a_network_with_something_switched_off_agrees_with_the_reference() {
     }
 }
 
-/// Compares a step's results where both took the same decision at every ReLU. Gives whether.
+/// Compares the results of a step if all ReLUs decided alike; returns whether they did.
 fn compare(got: &Step, want: &Step) -> bool {
     if got.masks != want.masks {
-        // A ReLU next to zero fell to the other side, which moves every gradient below it.
+        // A ReLU next to zero decided differently, which changes every gradient below it.
         return false;
     }
-    // Some hundred roundings one after another, each of 6e-8, relative to the largest value of a tensor.
+    // About a hundred roundings in sequence, each of 6e-8, relative to the largest value of a tensor.
     let tolerance = Tolerance { absolute: 1e-6, relative: 2e-5 };
     assert_close("loss", &[got.loss], &[want.loss], tolerance);
     assert_close("embedding", &got.embedding, &want.embedding, tolerance);
     for (name, wanted) in &want.gradients {
-        // Batch norm's backward subtracts sums of like size, in small batches nearly all of a gradient.
+        // The backward of batch norm subtracts sums of similar size; in small batches this removes nearly all
+        // of a gradient.
         let tolerance = Tolerance { absolute: 2e-6, relative: 2e-4 };
         assert_close(name, &got.gradients[name].values, &wanted.values, tolerance);
     }
@@ -154,9 +156,9 @@ fn the_order_of_threads_and_blocks_changes_no_bit() {
     }
 }
 
-/// Embeddings in each format, by their mean distance from the reference over some batches, of which single ones differ by a
-/// third: each more precise than the next, so that no format takes another's place. The oracle's tests hold their gradients
-/// against the same decisions of the ReLUs.
+/// Compares the embeddings of each format with the reference, as the mean distance over some batches (single
+/// batches differ by a third). Each format must be more precise than the next, which detects the use of a
+/// wrong format. The oracle's tests check the gradients with the same ReLU decisions.
 #[test]
 fn formats_reach_the_products_of_a_step() {
     CONFIGS.into_iter().for_each(formats_reach_the_products_of);
@@ -179,16 +181,17 @@ fn formats_reach_the_products_of(config: ModelConfig) {
         }
     }
     println!("distances of fp32, bf16x3, bf16: {distances:?}");
-    // Operands have 24 significand bits in fp32 and 16 in bf16x3; in bf16 they and all that is stored have 8.
+    // Operands have 24 significand bits in fp32 and 16 in bf16x3; in bf16, operands and all stored values
+    // have 8.
     for (pair, factor) in distances.windows(2).zip([4.0, 12.0]) {
         assert!(pair[1] > factor * pair[0], "{distances:?}");
     }
     assert!(distances[2] < 2e-2, "{distances:?}");
 }
 
-/// The CPU backend rounds to bf16 where the kernels do. In some steps a sum in another order falls to the other side of a
-/// rounding's edge, and moves what follows by a like share; in the others the two agree as closely as in single precision.
-/// A rounding left out, or made elsewhere, parts them in every step.
+/// The CPU backend rounds to bf16 where the kernels do. In some steps, a sum in another order rounds to the
+/// other side, and later values change by a similar relative amount. In the other steps both agree as closely
+/// as in single precision. A missing or misplaced rounding would separate them in every step.
 #[test]
 fn bf16_on_the_cpu_rounds_what_the_kernels_round() {
     let (mut alike, mut cases) = (0, 0);

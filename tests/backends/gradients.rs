@@ -1,4 +1,5 @@
-//! The reference in `f64` against calculus: central differences, away from the kinks of ReLU and hinge.
+//! Gradients of the reference in `f64`, compared with central differences, away from the kinks of ReLU and
+//! hinge.
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -25,17 +26,17 @@ use crate::support::{
 
 const LOSSES: [LossKind; 3] = [LossKind::Ranking, LossKind::Triplet, LossKind::InfoNce];
 
-/// Step of the differences. [`slope`] is off by the fourth power of the step times a fifth derivative, and by the
-/// rounding of f, some 1e-16, over the step: 3e-11. The plain difference of two values will not do: batch norm divides
-/// by small deviations, so that third derivatives reach 1e5 and its error 1e-5.
+/// Step of the differences. The error of [`slope`] is the fourth power of the step times a fifth derivative,
+/// plus the rounding of f, about 1e-16, divided by the step: 3e-11. A plain difference of two values is not
+/// enough: batch norm divides by small deviations, so third derivatives reach 1e5 and the error 1e-5.
 const STEP: f64 = 3e-6;
 
-/// The slope at 0 by the central difference of fourth order.
+/// Slope at 0 by the central difference of fourth order.
 fn slope(step: f64, mut f: impl FnMut(f64) -> f64) -> f64 {
     (8.0 * (f(step) - f(-step)) - (f(2.0 * step) - f(-2.0 * step))) / (12.0 * step)
 }
 
-/// The network as model.md writes it, in `f64`, and every decision of a ReLU or a hinge on the way.
+/// The network as specified in model.md, in `f64`, and every decision of a ReLU or hinge.
 struct Forward {
     loss: f64,
     decisions: Vec<bool>,
@@ -89,7 +90,7 @@ fn forward(
     Forward { loss: losses.iter().sum::<f64>() / losses.len() as f64, decisions }
 }
 
-/// Compares the gradient of every parameter tensor with differences, in some of its entries.
+/// Compares the gradient of every parameter tensor with differences, for some of its entries.
 fn check_network(config: ModelConfig, batch: &GraphBatch, loss: &Loss, seed: u64, margins: &mut Margins) {
     let case = format!("{config:?}, {:?}, {:?}, seed {seed}", batch.size(), loss.kind);
     let tensors = random_parameters(config, true, seed);
@@ -110,7 +111,8 @@ fn check_network(config: ModelConfig, batch: &GraphBatch, loss: &Loss, seed: u64
     for layout in layouts.into_iter().filter(|layout| layout.storage == Storage::Parameters) {
         let gradient = &gradients[&layout.name].values;
         let mut entries: Vec<usize> = (0..4).map(|_| rng.random_range(0..gradient.len())).collect();
-        // Random entries of a table are mostly of types that do not occur; the largest gradient is of one that does.
+        // Random entries of a table mostly belong to types that do not occur; the largest gradient belongs to
+        // one that does.
         entries.push(
             (0..gradient.len()).max_by(|&a, &b| gradient[a].abs().total_cmp(&gradient[b].abs())).unwrap(),
         );
@@ -134,7 +136,7 @@ fn check_network(config: ModelConfig, batch: &GraphBatch, loss: &Loss, seed: u64
             want.push(expected);
         }
         compared += got.len();
-        // The difference's own error, see STEP, and the gradient's rounding to single precision, 6e-8.
+        // The error of the difference (see STEP), and the gradient's rounding to single precision, 6e-8.
         let tolerance = Tolerance::absolute(2e-10 + 1e-7 * largest(gradient));
         margins.assert_close("gradients", &format!("{case}: {}", layout.name), &got, &want, tolerance);
     }
@@ -188,7 +190,7 @@ fn gradients_are_the_slopes_of_networks_with_something_switched_off() {
     for (seed, kind) in (30..).zip(LOSSES) {
         for layers in 1..=3 {
             for config in switched_off(ModelConfig { layers, ..SMALL }) {
-                // Few graphs, so that few of their ReLUs lie next to a kink by chance.
+                // Few graphs, so that few ReLUs are close to a kink by chance.
                 let shape = BatchShape { triples: 1, objects: 4, relationships: 3, oddities: true };
                 let loss = Loss { kind, temperature: 0.7, margin: 0.05 };
                 check_network(config, &random_batch(config, shape, seed), &loss, seed, &mut margins);
@@ -211,7 +213,7 @@ fn check_slopes(name: &str, margins: &mut Margins, x: &[f64], gradient: &[f64], 
             slope
         })
         .collect();
-    // Sums of up to a hundred terms round to 1e-15, over the step 3e-10.
+    // Sums of up to a hundred terms round to 1e-15, divided by the step 3e-10.
     margins.assert_close(name, name, gradient, &slopes, Tolerance { absolute: 3e-10, relative: 1e-10 });
 }
 
@@ -239,7 +241,7 @@ fn batch_norm_backward_is_the_slope() {
             let y = Norm { weight, bias, mean: &mean, rstd: &rstd }.relu_rows(z);
             (dot(&y, &d_y), mean, rstd, y)
         };
-        // Drawn again until no value is next to a kink.
+        // Redrawn until no value is close to a kink.
         let (z, mean, rstd) = loop {
             let z = uniform(&mut rng, rows * columns);
             let (_, mean, rstd, _) = value(&z, &weight, &bias);
@@ -280,7 +282,8 @@ fn l2_normalise_backward_is_the_slope_also_where_the_length_is_clamped() {
             dot(&x, &d_x)
         };
         check_slopes("l2_normalise", &mut margins, &y, &l2_normalise_backward(&y, &d_x, width), value);
-        // Lengths below 1e-12, where the map is a plain multiple; in units of 1e-12 to keep the step sensible.
+        // Lengths below 1e-12, where the function is a plain multiple; in units of 1e-12 to keep the step
+        // sensible.
         let small: Vec<f64> = y.iter().map(|v| v * 0.1).collect();
         let scaled = |y: &[f64]| value(&y.iter().map(|v| v * 1e-12).collect::<Vec<_>>());
         let tiny: Vec<f64> = small.iter().map(|v| v * 1e-12).collect();
@@ -375,7 +378,7 @@ fn readout_and_losses_backward_are_the_slopes() {
     }
 }
 
-/// Adam's formula written as its paper does, with the moments unrolled into sums over all steps.
+/// Adam's formula as in the paper, with the moments unrolled into sums over all steps.
 #[test]
 fn adam_follows_its_formula() {
     let settings = Adam::new(0.01);

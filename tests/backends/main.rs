@@ -1,5 +1,5 @@
-//! Tests of the backends: the reference against central differences, the CPU stage by stage against the reference, whole
-//! steps and trainings of CPU and CUDA against each other.
+//! Tests of the backends: the reference against central differences, the stages of the CPU against the
+//! reference, and whole steps and trainings of CPU and CUDA against each other.
 
 #[path = "../support/program.rs"]
 mod program;

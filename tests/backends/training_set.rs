@@ -1,4 +1,4 @@
-//! Training on a device that keeps the training set is the training that loads every batch, bit for bit.
+//! Training on a device that stores the training set equals training that loads every batch, bit for bit.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
@@ -21,7 +21,7 @@ use scenerank::train::config::TrainConfig;
 use scenerank::train::{TrainOutcome, first_parameters, train_on};
 use serde_json::Value;
 
-/// A small network for some steps of `batch_size` triples.
+/// Configuration of a small network for some steps of `batch_size` triples.
 fn config(sampling: Sampling, batch_size: usize, epochs: usize) -> TrainConfig {
     TrainConfig {
         layers: 1,
@@ -35,8 +35,8 @@ fn config(sampling: Sampling, batch_size: usize, epochs: usize) -> TrainConfig {
     }
 }
 
-/// A backend on the emulator, or with `SCENERANK_TEST_DEVICE=cuda` on a GPU, which must be there; None (said so) where the
-/// emulator cannot be built.
+/// A backend on the emulator, or with `SCENERANK_TEST_DEVICE=cuda` on a GPU, which must exist. Reports a skip
+/// and returns `None` if the emulator is not built.
 fn backend() -> Option<Cuda<f32>> {
     let device = match std::env::var("SCENERANK_TEST_DEVICE") {
         Ok(device) if device == "cuda" => {
@@ -53,7 +53,8 @@ fn backend() -> Option<Cuda<f32>> {
     }
 }
 
-/// What training leaves: of each epoch the mean loss and the anchors without a triple; steps; all tensors, as bits.
+/// Result of training: mean loss and number of anchors without a triple for each epoch; steps; all tensors,
+/// as bits.
 #[derive(Debug, PartialEq)]
 struct Left {
     epochs: Vec<(u64, u64)>,
@@ -72,7 +73,7 @@ fn bits<'a>(parts: impl IntoIterator<Item = (&'static str, &'a NamedTensors)>) -
     all
 }
 
-/// Trains as the program does, stopped after each of the first `stops` steps.
+/// Trains as the program does, interrupted after each of the first `stops` steps.
 fn trained(work: &Workplace, config: &TrainConfig, stops: usize) -> Left {
     let dataset = Dataset::open(&work.data).unwrap();
     let run = work.path("run");
@@ -103,7 +104,7 @@ fn trained(work: &Workplace, config: &TrainConfig, stops: usize) -> Left {
     }
 }
 
-/// The model that training begins with.
+/// Initial model of the training.
 fn first_model(dataset: &Dataset, config: &TrainConfig) -> (Model<Cuda<f32>>, TrainingState<Cuda<f32>>) {
     let network = config.model(dataset.object_count(), dataset.predicate_count());
     let graphs = (0..dataset.image_count()).map(|image| dataset.graph(image));
@@ -114,7 +115,8 @@ fn first_model(dataset: &Dataset, config: &TrainConfig) -> (Model<Cuda<f32>>, Tr
     (model, state)
 }
 
-/// The same with every batch drawn, put together and loaded here; and how many batches had no triple.
+/// The same training with every batch drawn, assembled and loaded here; also returns the number of batches
+/// without a triple.
 fn loaded(work: &Workplace, config: &TrainConfig) -> (Left, usize) {
     let dataset = Dataset::open(&work.data).unwrap();
     let supervision =
@@ -154,8 +156,8 @@ fn loaded(work: &Workplace, config: &TrainConfig) -> (Left, usize) {
     (Left { epochs, steps: state.steps, tensors }, empty)
 }
 
-/// Caption vectors in a file: of most images those of the data; every other one has none, so that it has no triple, and
-/// every tenth resembles others so little that rejection finds nothing, but a scan of its row does.
+/// Caption vectors in a file, mostly those of the data. Every other image has none, and therefore no triple.
+/// Every tenth is so dissimilar to others that rejection finds nothing, but a scan of its row does.
 fn odd_vectors(work: &Workplace) -> std::path::PathBuf {
     let dataset = Dataset::open(&work.data).unwrap();
     let Similarity::Factored { vectors, width } = dataset.similarity() else {
@@ -183,7 +185,7 @@ fn every_supervision_trains_alike() {
     let work = Workplace::new();
     let images = Dataset::open(&work.data).unwrap().image_count();
     let matrix = work.path("matrix.npy");
-    // Not symmetric, and of no vectors.
+    // A matrix that is not symmetric and does not come from vectors.
     let values: Vec<f32> = (0..images * images).map(|at| (at * 7919 % 1009) as f32 / 1009.0).collect();
     write_npy(&matrix, &values, images).unwrap();
     for config in [
@@ -200,7 +202,8 @@ fn every_supervision_trains_alike() {
     }
 }
 
-/// Anchors and whole batches without a triple, triples that the host draws, and a run that is stopped again and again.
+/// Anchors and whole batches without a triple, triples drawn by the host, and a run that is interrupted
+/// repeatedly.
 #[test]
 fn what_rejection_does_not_find_and_where_a_run_stops_change_nothing() {
     if backend().is_none() {
@@ -218,7 +221,7 @@ fn what_rejection_does_not_find_and_where_a_run_stops_change_nothing() {
     }
 }
 
-/// Embedding uses the slots that steps put their batches in.
+/// Embedding uses the same slots as the batches of the steps.
 #[test]
 fn batches_loaded_between_two_steps_change_nothing() {
     if backend().is_none() {
@@ -249,7 +252,7 @@ fn batches_loaded_between_two_steps_change_nothing() {
         (model.take_losses(&mut state).unwrap(), model.tensors().unwrap())
     };
     let want = run(&[0]);
-    // Odd and even numbers: steps follow a batch in either slot.
+    // Odd and even numbers, so that steps follow a batch in either slot.
     for loads in [&[1][..], &[3, 0, 2]] {
         assert!(run(loads) == want, "{loads:?} batches");
     }

@@ -1,4 +1,4 @@
-//! Whole steps: the CPU backend against the reference, bits that must not change, and batch norm's two modes.
+//! Whole steps: the CPU backend against the reference, reproducible bits, and the two modes of batch norm.
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -24,7 +24,7 @@ use scenerank::backend::device::BackendTask;
 
 const LOSSES: [LossKind; 3] = [LossKind::Ranking, LossKind::Triplet, LossKind::InfoNce];
 
-/// Widths of the paper, where products take their blocked paths, and a small vocabulary.
+/// Widths of the paper, for which products use their blocked code paths, and a small vocabulary.
 const WIDE: ModelConfig = ModelConfig {
     object_types: 60,
     predicate_types: 20,
@@ -50,10 +50,11 @@ fn step<B: Backend>(
     StepTask { config, tensors, batch, loss, adam: Adam::new(1e-3) }.run(backend).unwrap()
 }
 
-/// Compares all results of a step; gradients where both took the same decisions at every ReLU. Gives whether.
+/// Compares all results of a step; gradients only if all ReLUs decided alike. Returns whether they did.
 fn compare_steps(case: &str, got: &StepResult, want: &StepResult, margins: &mut Margins) -> bool {
-    // Five to fifteen blocks deep, each adding some roundings that batch norm may magnify: 1e-5 in norm is some hundred
-    // roundings. One ReLU that rounds to the other side moves embeddings by its input, which is next to zero.
+    // Five to fifteen blocks deep, each adding some roundings, which batch norm may magnify: 1e-5 in norm is
+    // about a hundred roundings. A ReLU that rounds to the other side changes embeddings by its input, which
+    // is close to zero.
     margins.assert_norm_close("embeddings", case, &got.embedding, &want.embedding, 1e-5);
     margins.assert_close("loss", case, &[got.loss], &[want.loss], Tolerance::relative(1e-5));
     let flips: usize = got
@@ -148,7 +149,7 @@ fn a_step_of_a_network_with_something_switched_off_equals_the_reference() {
     assert!(exact >= 12, "masks agreed in {exact} of 16 cases only");
 }
 
-/// The embeddings that a step computes, with batch statistics if there are any.
+/// Embeddings computed by a step, with batch statistics if there are any.
 fn train_embeddings<B: Backend>(
     backend: B,
     config: ModelConfig,
@@ -174,7 +175,7 @@ fn without_batch_norm_a_graph_does_not_see_its_neighbours_in_training_either() {
         batch
     };
     let [a, b, c, d, e, f] = [0, 1, 2, 3, 4, 5].map(|i| &graphs[i]);
-    // Three graphs alone, and the same with three others between.
+    // Three graphs alone, and the same graphs with three others between them.
     let (alone, together) = (of(&[a, b, c]), of(&[a, d, b, e, c, f]));
     for batch_norm in [false, true] {
         let config = ModelConfig { batch_norm, ..SMALL };
@@ -184,7 +185,8 @@ fn without_batch_norm_a_graph_does_not_see_its_neighbours_in_training_either() {
             all.chunks_exact(config.state_width).step_by(2).flatten().copied().collect()
         };
         assert_eq!(both(&alone) == every_second(both(&together)), !batch_norm, "the reference");
-        // Products of other numbers of rows may sum in another order: some roundings, which batch norm would hide.
+        // Products with another number of rows may sum in another order: some roundings, which batch norm
+        // would hide.
         let cpu = |batch: &GraphBatch| train_embeddings(Cpu::new(), config, &tensors, batch);
         let error = relative_error(&cpu(&alone), &every_second(cpu(&together)));
         assert!(if batch_norm { error > 1e-2 } else { error < 1e-6 }, "batch norm {batch_norm}: {error:e}");
@@ -194,13 +196,13 @@ fn without_batch_norm_a_graph_does_not_see_its_neighbours_in_training_either() {
     }
 }
 
-/// By hand, from any node states: the mean of the rows without the image node's, at unit length.
+/// Computed by hand from arbitrary node states: the mean of the rows without the image node's, normalised.
 #[test]
 fn the_image_node_can_be_left_out_of_the_mean() {
     let (image, in_image) = (SMALL.object_types as u32 - 1, SMALL.predicate_types as u32 - 1);
     let whole = SceneGraphBuf::augmented(&[4, 7, 1], &[(0, 2, 1)], image, in_image);
     let only_image = SceneGraphBuf::augmented(&[], &[], image, in_image);
-    // As a query that lost its edges to the image node.
+    // Like a query that lost the edges to its image node.
     let mut without_image = SceneGraphBuf { node_object: vec![5, 6], ..Default::default() };
     without_image.push_edge(0, 1, 1);
     let graphs = [&whole, &only_image, &without_image].map(SceneGraphBuf::view);
@@ -224,7 +226,7 @@ fn the_image_node_can_be_left_out_of_the_mean() {
         let mut got = vec![f32::NAN; want.len()];
         let embedding = &mut got;
         Stages::readout(&mut Cpu::new(), Readout { config, batch, activations, embedding }).unwrap();
-        // Components of unit vectors, a few roundings each.
+        // Components of unit vectors, with a few roundings each.
         crate::support::assert_close("cpu", &got, &want, Tolerance::absolute(4.0 * EPS));
         let embedding = &mut got;
         let mut reference = Reference::<f32>::new();
@@ -233,7 +235,7 @@ fn the_image_node_can_be_left_out_of_the_mean() {
     }
 }
 
-/// A model and its state, to be trained.
+/// A model and its training state.
 struct Run<B: Backend> {
     model: Model<B>,
     state: TrainingState<B>,
@@ -253,7 +255,7 @@ impl<B: Backend> Run<B> {
         }
     }
 
-    /// Everything that a step leaves behind, as bits.
+    /// Complete result of a step, as bits.
     fn bits(&mut self) -> Vec<u32> {
         let mut bits = vec![self.model.mean_loss(&self.state).unwrap().to_bits()];
         bits.extend(self.model.embedding().unwrap().into_iter().map(f32::to_bits));
@@ -270,8 +272,8 @@ fn batches(config: ModelConfig, count: u64) -> Vec<GraphBatch> {
     (0..count).map(|seed| random_batch(config, shape(3 + seed as usize % 3), seed)).collect()
 }
 
-/// Parameters after several steps: Adam divides by the gradient's own size, so that an entry whose gradient is nearly
-/// zero may go either way; all others must move together.
+/// Parameters after several steps. Adam divides by the size of the gradient, so an entry whose gradient is
+/// nearly zero may move either way; all other entries must move alike.
 #[test]
 fn several_steps_stay_with_the_reference() {
     let batches = batches(SMALL, 6);
@@ -290,7 +292,7 @@ fn several_steps_stay_with_the_reference() {
     }
     let (want, got) = (want.model.tensors().unwrap(), got.model.tensors().unwrap());
     for (name, want) in &want {
-        // How far they moved apart, by how far they moved.
+        // Their difference, relative to the distance moved.
         let moved = |values: &[f32]| -> Vec<f32> {
             values.iter().zip(&tensors[name].values).map(|(after, before)| after - before).collect()
         };
@@ -313,7 +315,7 @@ fn the_same_seed_gives_the_same_bits() {
 
 #[test]
 fn bits_do_not_depend_on_the_number_of_threads() {
-    // Rows that threads share unevenly, down to single ones, in products small and large.
+    // Rows that threads share unevenly, down to single ones, in small and large products.
     let small: Vec<GraphBatch> =
         [(3, 1), (7, 11), (33, 65), (65, 33), (130, 131)].map(|(n, e)| sized_batch(SMALL, n, e, 1)).to_vec();
     let cases = [
@@ -361,7 +363,7 @@ fn spare_capacity_does_not_change_bits() {
     let tight = batches[0].size();
     assert_eq!(run(tight), run(BatchSize { graphs: 90, nodes: 1000, edges: 3000 }));
 
-    // Nor does what an earlier, larger batch left in the buffers.
+    // The content that an earlier, larger batch left in the buffers does not matter either.
     let large = random_batch(SMALL, shape(9), 9);
     let mut used = Run::new(Cpu::new(), SMALL, &tensors, capacity(&[large.clone(), batches[0].clone()]));
     used.model.load_batch(&large).unwrap();
@@ -391,7 +393,7 @@ fn saving_and_continuing_equals_not_stopping() {
     assert_eq!(whole.bits(), continued.bits());
 }
 
-/// With the running statistics every row is computed on its own.
+/// With the running statistics every row is computed independently.
 #[test]
 fn in_evaluation_a_graph_does_not_see_its_neighbours() {
     let config = SMALL;
@@ -438,8 +440,8 @@ fn in_evaluation_a_graph_does_not_see_its_neighbours() {
     margins.assert_norm_close("reference", "all", &together, &reference.embed(&all).unwrap(), 1e-5);
 }
 
-/// The running statistics after a step, from the formula: momentum 0.1, the mean, and the unbiased variance, of values
-/// that are easy to know: in layer 0 of a batch of two edges.
+/// Running statistics after a step, from the formula (momentum 0.1, the mean, and the unbiased variance), for
+/// values that are easy to compute: layer 0 of a batch with two edges.
 #[test]
 fn running_statistics_take_a_tenth_of_the_batchs_and_the_unbiased_variance() {
     let config = ModelConfig {

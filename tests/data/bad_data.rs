@@ -1,4 +1,4 @@
-//! Every bad input ends with exit code 2 and one line that names file, place, problem and remedy.
+//! Every bad input ends with exit code 2 and one line that names the file, place, problem and remedy.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use scenerank::data::prepare::prepare;
 use scenerank::data::similarity_matrix::SimilarityMatrix;
 use serde_json::{Value, json};
 
-/// Runs the program; standard error must be one error line with all `parts`.
+/// Runs the program; standard error must be one error line that contains all `parts`.
 fn refuse(arguments: &[&str], parts: &[&str]) {
     let assert = assert_cmd::Command::cargo_bin("scenerank").unwrap().args(arguments).assert().code(2);
     let text = String::from_utf8(assert.get_output().stderr.clone()).unwrap();
@@ -19,7 +19,7 @@ fn refuse(arguments: &[&str], parts: &[&str]) {
     assert!(assert.get_output().stdout.is_empty());
 }
 
-/// Prepares with `option` pointing to `file`; nothing may be left at the target.
+/// Prepares with `option` set to `file`; no file may remain at the target.
 fn refuse_prepare(files: &RawFiles, option: &str, file: &Path, parts: &[&str]) {
     refuse_prepare_with(files, &[(option, file)], &[], parts);
 }
@@ -80,7 +80,7 @@ fn truncated_files() {
             &["cut.json: line 1, column ", "truncated", "download it again"],
         );
         let packed = std::fs::read(gzip(&files.path(name))).unwrap();
-        // In the data, and in the checksum behind it.
+        // Truncated in the data, and in the checksum after it.
         for missing in [packed.len() / 3, 4] {
             std::fs::write(files.path("cut.gz"), &packed[..packed.len() - missing]).unwrap();
             refuse_prepare(
@@ -275,7 +275,7 @@ fn unknown_image() {
     refuse(&["inspect", files.path("out.data").to_str().unwrap(), "--image", "4711"], &parts);
 }
 
-/// A `.npy` file, version 1.0, whose header is padded to `header_bytes`.
+/// Content of a `.npy` file, version 1.0, whose header is padded to `header_bytes`.
 fn npy(descr: &str, order: &str, shape: &str, header_bytes: usize, data: &[u8]) -> Vec<u8> {
     let mut header = format!("{{'descr': '{descr}', 'fortran_order': {order}, 'shape': {shape}, }}");
     while header.len() + 11 < header_bytes {
@@ -312,7 +312,7 @@ fn similarity_matrices() {
         (npy("<f4", "True", "(2, 2)", 128, &singles), "order: Fortran order, expected C order"),
         (npy("<f4", "False", "(2, 2)", 128, &singles[..15]), "data: truncated: 16 bytes expected, 15 found"),
         (npy("<f4", "False", "(2, 2)", 128, &[singles.clone(), vec![0]].concat()), "data: too long"),
-        (npy("<f4", "False", "(2, 2)", 127, &singles), "no multiple of 4"),
+        (npy("<f4", "False", "(2, 2)", 127, &singles), "not a multiple of 4"),
         (npy("<f4", "False", "(2, 2)", 128, &nan), "row 1, column 0: NaN"),
         (b"not numpy".to_vec(), "header: not a .npy file"),
         (Vec::new(), "header: not a .npy file"),

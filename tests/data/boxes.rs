@@ -1,4 +1,4 @@
-//! Boxes, sizes and addresses on their way from raw files to a data file, whatever is odd about them.
+//! Conversion of boxes, sizes and addresses from raw files to a data file, including odd ones.
 
 use crate::raw_files::{RawFiles, graph};
 use scenerank::data::Dataset;
@@ -9,12 +9,12 @@ use scenerank::data::stages::Stages;
 use scenerank::data::subset::write_subset;
 use serde_json::{Value, json};
 
-/// Object `number` of image `id`, as [`graph`] numbers them.
+/// Box of object `number` in image `id`, with the numbers of [`graph`].
 fn box_of(id: u64, number: u64) -> [u64; 4] {
     [10 * number + id, 5 * number, 30 + number, 20 + id]
 }
 
-/// The graphs with a box for each object, in Visual Genome's fields.
+/// Graphs with a box for each object, in Visual Genome's fields.
 fn graphs() -> Vec<Value> {
     let mut graphs: Vec<Value> = (1..=8).map(graph).collect();
     for graph in &mut graphs {
@@ -29,7 +29,7 @@ fn graphs() -> Vec<Value> {
     graphs
 }
 
-/// Every image is 200 by 100, and has an address.
+/// Writes image data in which every image is 200 by 100 and has an address.
 fn write_image_data(files: &RawFiles, change: impl Fn(u64, &mut Value)) {
     let text = std::fs::read_to_string(files.path("image_data.json")).unwrap();
     let mut images: Value = serde_json::from_str(&text).unwrap();
@@ -54,7 +54,8 @@ fn boxes(data: &Dataset, id: u64) -> Vec<Option<[u64; 4]>> {
     data.boxes(image).map(|found| found.map(numbers)).collect()
 }
 
-/// Man, dog and ball are numbers 1 to 3; image 3's unicorn stands before them in the file and is of a rare type.
+/// Man, dog and ball are numbers 1 to 3. The unicorn of image 3 precedes them in the file and has a rare
+/// type.
 fn check_all(data: &Dataset) {
     for id in [1, 2, 3, 7, 8] {
         let want: Vec<_> = (1..=3).map(|number| Some(box_of(id, number))).collect();
@@ -77,7 +78,7 @@ fn boxes_stay_with_their_objects_through_the_filters() {
     assert_eq!((pictures.images_with_size, pictures.boxes, pictures.boxes_cut, pictures.urls), (6, 18, 0, 6));
     assert_eq!((stages.oddities.objects_without_box, stages.oddities.boxes_without_area), (0, 0));
 
-    // A subset keeps them.
+    // A subset keeps the boxes.
     let images = [data.find_image(3).unwrap(), data.find_image(7).unwrap()];
     let mut images = images.to_vec();
     images.sort();
@@ -125,7 +126,7 @@ fn objects_json_and_gqa_give_the_same_boxes() {
         .collect();
     let gqa = GraphSource::SceneGraphs(files.write("gqa.json", &Value::Object(gqa).to_string()));
     for (name, graphs) in [("pair", pair), ("gqa", gqa)] {
-        // GQA's own size counts; the other has none where `image_data.json` has none.
+        // GQA's own size takes precedence; the other formats have none if `image_data.json` has none.
         write_image_data(&files, |_, image| {
             if name == "gqa" {
                 (image["width"], image["height"]) = (json!(7), json!(null));
@@ -147,7 +148,7 @@ fn files_without_boxes_have_none() {
     for image in 0..data.image_count() {
         assert_eq!((data.image_size(image), data.url(image), data.boxes(image).count()), (None, None, 0));
     }
-    // No section is written for nothing: the file is as it was before there were any.
+    // Empty sections are not written: the file is the same as in older versions.
     let bytes = std::fs::read(files.path("out.data")).unwrap();
     for name in ["image_size", "object_box", "url_text"] {
         assert!(!bytes[..4096].windows(name.len()).any(|part| part == name.as_bytes()), "{name}");
@@ -168,7 +169,7 @@ fn odd_boxes_are_cut_or_left_out_and_counted() {
             graphs[id - 1]["objects"][number - 1][field] = value;
         }
     };
-    // Over the left and upper border, over the right and lower one, and nothing of it within.
+    // Across the left and upper border, across the right and lower one, and completely outside.
     set(1, 1, [json!(-5), json!(-1), json!(25), json!(11)]);
     set(1, 2, [json!(190), json!(95.4), json!(1e300), json!(6)]);
     set(1, 3, [json!(200), json!(0), json!(10), json!(10)]);
@@ -179,7 +180,7 @@ fn odd_boxes_are_cut_or_left_out_and_counted() {
     let (stages, data) = prepared(&files, &Value::Array(graphs));
     assert_eq!(boxes(&data, 1), [Some([0, 0, 20, 10]), Some([190, 95, 10, 5]), None]);
     assert_eq!(boxes(&data, 2), [None; 3]);
-    // The image's boxes are unknown, others' are not.
+    // The boxes of this image are unknown, those of others are not.
     assert_eq!(boxes(&data, 7), [None; 3]);
     assert_eq!(data.image_size(data.find_image(8).unwrap()), None);
     let (pictures, oddities) = (stages.pictures, stages.oddities);

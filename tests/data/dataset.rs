@@ -1,4 +1,4 @@
-//! The data file itself: what is written is read, and nothing damaged is.
+//! The data file: a written file is read back, and every damage is detected.
 
 use std::io::{Seek, SeekFrom, Write};
 
@@ -64,7 +64,7 @@ fn what_is_written_is_read() {
     assert_eq!(data.graph(2), contents().images[0][0].graph.view());
     assert_eq!(data.object_vectors(), [1., 2., 0., 0., 3., 4.]);
     assert_eq!([data.object_known(0), data.object_known(1), data.predicate_known(1)], [true, false, false]);
-    // An annotated object called `image` keeps its own type beside the image node's.
+    // An annotated object called `image` keeps its own type, different from that of the image node.
     assert_eq!((data.find_object("image"), data.object_name(2)), (Some(0), "image"));
     assert_eq!(data.metadata()["made"], "by hand");
     for (image, id) in [2u16, 5, 9, 1].into_iter().enumerate() {
@@ -80,7 +80,7 @@ fn what_is_written_is_read() {
     assert_eq!((similarity.len(), similarity.get(0, 3)), (4, 0.27));
 }
 
-/// As files were before there were any.
+/// As in files written before these sections existed.
 #[test]
 fn sections_of_pictures_may_be_missing() {
     let mut without = contents();
@@ -111,7 +111,7 @@ fn fingerprint_follows_the_content() {
     assert_ne!(fingerprint(&mut contents()), fingerprint(&mut other));
 }
 
-/// Every single byte: header, table, sections and the zeros between them.
+/// Flips every single byte: header, table, sections and the zeros between them.
 #[test]
 fn a_flipped_byte_is_found_wherever_it_is() {
     let (folder, path) = write(&mut contents());
@@ -171,7 +171,7 @@ fn header_errors_are_told_apart() {
     }
 }
 
-/// Files whose bytes are intact but whose content contradicts itself.
+/// Files with intact bytes but inconsistent content.
 #[test]
 fn contradictions_are_found() {
     type Change = fn(&mut DatasetContents);
@@ -192,7 +192,7 @@ fn contradictions_are_found() {
             |c| c.images[0][0].size = Some(ImageSize { width: 0, height: 3 }),
             "section image_size: not a width",
         ),
-        (|c| c.images[0][0].url = "data:x".into(), "section url_text: an address is not of http or https"),
+        (|c| c.images[0][0].url = "data:x".into(), "section url_text: an address is not http or https"),
     ];
     for (change, problem) in cases {
         let mut wrong = contents();
@@ -238,7 +238,7 @@ fn sections_are_typed_and_named() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Any sections in any chunks come back as they were, each aligned.
+    /// Any sections, in any chunks, are read back unchanged and aligned.
     #[test]
     fn sections_round_trip(sections in prop::collection::vec(
         prop::collection::vec(prop::collection::vec(any::<u32>(), 0..40), 0..5), 0..MAX_SECTIONS + 1)

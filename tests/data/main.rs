@@ -1,5 +1,5 @@
-//! Tests of the data: raw files and what `prepare` makes of them, the data file, synthetic collections, and the triples
-//! that training draws.
+//! Tests of the data: raw files and their preparation, the data file, synthetic collections, and the triples
+//! for training.
 
 mod raw_files;
 

@@ -1,4 +1,4 @@
-//! Matrices in and out of `.npy` files, and what is said of files that hold something else.
+//! Reading and writing matrices as `.npy` files, and errors for files with other content.
 
 use std::path::Path;
 
@@ -66,7 +66,7 @@ fn what_cannot_be_read_is_named() {
     assert_says(error(), "header");
 }
 
-/// A header can announce any shape; the product of its sizes must not be taken at its word.
+/// A header can announce any shape; the product of its sizes must be checked.
 #[test]
 fn a_shape_beyond_any_file_is_refused() {
     let folder = tempfile::tempdir().unwrap();
@@ -94,7 +94,7 @@ fn a_shape_beyond_any_file_is_refused() {
     nested.resize(nested.len() + 10_000, b'[');
     std::fs::write(&path, nested).unwrap();
     assert!(read_npy(&path).unwrap_err().to_string().contains("too many brackets"));
-    // A length of the header that the file does not have, in both versions of the format.
+    // A header length beyond the end of the file, in both versions of the format.
     for bytes in
         [&b"\x93NUMPY\x01\x00\xff\xff{"[..], b"\x93NUMPY\x02\x00\xff\xff\xff\xff{", b"\x93NUMPY\x01\x00\xff"]
     {

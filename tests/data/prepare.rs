@@ -1,4 +1,4 @@
-//! From raw files to a data file: every schema, and outcomes computed by hand or counted independently.
+//! Preparation of a data file: every schema, with results computed by hand or counted independently.
 
 use std::path::PathBuf;
 
@@ -24,7 +24,7 @@ fn every_stage_is_as_computed_by_hand() {
     assert_eq!((stages.with_coco_id, stages.joined.images), (7, 6));
     assert_eq!((stages.object_types, stages.predicate_types), (3, 2));
     assert_eq!((stages.filtered_graph_file.images, stages.filtered.images), (8, 6));
-    // Each image has one duplicate, and 2 relationships are left of it.
+    // Each image has one duplicate; 2 of its relationships remain.
     assert_eq!((stages.duplicate_relationships, stages.filtered.relationships), (6, 12));
     assert_eq!((stages.captions_read, stages.captions_repeated, stages.captions), (9, 1, 8));
     assert_eq!((stages.captions_without_known_word, stages.images_without_known_word), (2, 1));
@@ -42,7 +42,7 @@ fn every_stage_is_as_computed_by_hand() {
     for image in 0..5 {
         assert_eq!(data.find_image(data.image_id(image)), Some(image));
     }
-    // Two images share one COCO id, and so captions and similarity.
+    // Two images share one COCO id, and therefore captions and similarity.
     let (seven, eight) = (data.find_image(7).unwrap(), data.find_image(8).unwrap());
     assert_eq!((data.coco_id(seven), data.coco_id(eight)), (107, 107));
     assert_eq!(data.similarity().get(seven, eight), 1.0);
@@ -64,7 +64,7 @@ fn types_come_by_frequency_then_name_and_the_image_last() {
     assert_eq!((data.find_object("man"), data.find_object("unicorn")), (Some(2), None));
     assert_eq!((data.find_predicate("in image"), data.find_predicate("rides")), (Some(2), None));
     assert_eq!(data.object_vectors(), [1., 0., 0., 0., 0., 2., 3., 4., 0., 0., 1., 0.]);
-    // `throws` is unknown; of `in image` only `image` is known.
+    // `throws` is unknown; in `in image`, only `image` is known.
     assert_eq!(data.predicate_vectors(), [0., 0., 0., 1., 1., 1., 0., 1., 0.]);
     assert_eq!([0, 1, 2].map(|t| data.predicate_known(t)), [false, true, true]);
     assert!((0..4).all(|t| data.object_known(t)));
@@ -93,13 +93,14 @@ fn caption_vectors_are_means_of_unit_vectors() {
         let image = data.find_image(id).unwrap();
         data.caption_vectors()[3 * image..][..3].to_vec()
     };
-    // "A man, a DOG." is the mean of (3, 4, 0) and (0, 0, 2): (1.5, 2, 1), of norm sqrt(7.25); "dog" is (0, 0, 1).
+    // "A man, a DOG." is the mean of (3, 4, 0) and (0, 0, 2): (1.5, 2, 1), with norm sqrt(7.25); "dog" is (0,
+    // 0, 1).
     let norm = 7.25f32.sqrt();
     let want = [0.75 / norm, 1.0 / norm, 0.5 / norm + 0.5];
     for (got, want) in vector(1).iter().zip(want) {
         assert!((got - want).abs() < 1e-6, "{got} {want}");
     }
-    // One of image 2's two captions is unknown and counts as zero.
+    // One of the two captions of image 2 is unknown and counts as zero.
     for (got, want) in vector(2).iter().zip([0.3f32, 0.4, 0.0]) {
         assert!((got - want).abs() < 1e-6, "{got} {want}");
     }
@@ -133,7 +134,7 @@ fn images_with_too_many_objects_are_dropped_and_counted() {
     assert_eq!((stages.too_few_relationships, stages.filtered.images), (5, 1));
 }
 
-/// All schemas of the same graphs give the same file, up to the names of the sources.
+/// All schemas of the same graphs give the same file, except for the names of the sources.
 #[test]
 fn every_schema_gives_the_same_data() {
     let files = RawFiles::new();
@@ -146,7 +147,7 @@ fn every_schema_gives_the_same_data() {
         .map(|graph| {
             let mut objects = graph["objects"].clone();
             for object in objects.as_array_mut().unwrap() {
-                // The other spelling of a name, and the id by which relationships will call it.
+                // The other spelling of a name, and the id that relationships will use for it.
                 let id = object["object_id"].as_u64().unwrap();
                 *object =
                     json!({ "object_id": id + 5000, "merged_object_ids": [id], "name": object["names"][0] });
@@ -299,7 +300,7 @@ fn inspect_tells_statistics_image_vocabulary_and_plots() {
     }
 }
 
-/// Where the real files are, if they are.
+/// Folder of the real files, if available.
 fn real_data() -> Option<PathBuf> {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../shared/data");
     if folder.is_dir() {
@@ -320,7 +321,7 @@ fn real_stages(folder: &std::path::Path, graphs: &str, minimum: u64) -> Stages {
     select(&sources, &filter).unwrap().stages
 }
 
-/// Counted independently of this program, on the same files.
+/// Counted independently of this program, from the same files.
 #[test]
 fn real_files_give_the_published_counts() {
     let Some(folder) = real_data() else { return };

@@ -1,4 +1,4 @@
-//! A small set of raw files in a temporary folder, whose outcome is computed by hand in `prepare.rs`.
+//! A small set of raw files in a temporary folder; `prepare.rs` computes the result by hand.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -15,8 +15,8 @@ pub struct RawFiles {
 }
 
 impl RawFiles {
-    /// Files of the images 1 to 8; see [`graph`]. COCO ids are 100 + image id, but image 8 has 107 like image 7, and
-    /// image 6 has none. Image 5 has no caption.
+    /// Files of the images 1 to 8; see [`graph`]. COCO ids are 100 + image id, but image 8 has 107 like image
+    /// 7, and image 6 has none. Image 5 has no caption.
     pub fn new() -> Self {
         let files = RawFiles { folder: TempDir::new().unwrap() };
         files.write("scene_graphs.json", &Value::Array((1..=8).rev().map(graph).collect()).to_string());
@@ -73,8 +73,9 @@ impl RawFiles {
     }
 }
 
-/// Objects man, Dog (two names), ball; relationships `man - throws -> ball` twice and `dog - ON -> man`. Image 3 has
-/// a `unicorn` and a relationship `rides` besides, both too rare; image 4's only caption is unknown.
+/// Objects man, Dog (two names), ball; relationships `man - throws -> ball` twice and `dog - ON -> man`.
+/// Image 3 also has a `unicorn` and a relationship `rides`, both too rare. The only caption of image 4 is
+/// unknown.
 pub fn graph(id: u64) -> Value {
     let object = |number: u64, name: &str| json!({ "object_id": 10 * id + number, "names": [name, "thing"] });
     let relation = |subject: u64, predicate: &str, target: u64| json!({ "subject_id": 10 * id + subject, "predicate": predicate, "object_id": 10 * id + target });

@@ -1,6 +1,6 @@
-//! The synthetic collection: reproducible bytes, sound joins, and the statistics that its purpose asks for.
+//! The synthetic collection: reproducible bytes, correct joins, and the required statistics.
 //!
-//! The statistics are computed from the files alone, with a filter and a Kendall tau of this file's own;
+//! The statistics are computed from the files alone, with a separate filter and Kendall tau;
 //! `cargo test --test data synth:: -- --nocapture` prints them.
 
 use std::collections::{HashMap, HashSet};
@@ -138,7 +138,7 @@ fn image_vector(captions: &[&str]) -> Vec<f32> {
     sum
 }
 
-/// COCO id -> mean of its captions' vectors.
+/// Mean of the captions' vectors by COCO id.
 static CAPTION_VECTORS: LazyLock<HashMap<u64, Vec<f32>>> = LazyLock::new(|| {
     let mut of_image: HashMap<u64, Vec<&str>> = HashMap::new();
     for caption in &COLLECTION.captions.annotations {
@@ -165,7 +165,7 @@ fn mean(values: &[f32]) -> f32 {
     (values.iter().map(|&value| f64::from(value)).sum::<f64>() / values.len() as f64) as f32
 }
 
-/// Kendall tau-b by its definition.
+/// Kendall tau-b from its definition.
 fn kendall_tau(x: &[f32], y: &[f32]) -> f32 {
     let sign = |a: f32, b: f32| i64::from(a > b) - i64::from(a < b);
     let (mut agreement, mut untied_x, mut untied_y) = (0, 0, 0);
@@ -304,7 +304,7 @@ fn every_word_has_a_vector() {
     }
 }
 
-/// Occurrences of each type, lower-cased.
+/// Number of occurrences of each type, in lower case.
 fn type_counts<'a>(names: impl Iterator<Item = &'a String>) -> HashMap<String, usize> {
     let mut counts = HashMap::new();
     for name in names {
@@ -424,7 +424,7 @@ fn graphs_tell_of_captions_but_not_all() {
     assert!((0.03..0.4).contains(&predicates));
 }
 
-/// How well the similarities can be known at all: by someone who sees the image and captions it anew.
+/// Upper limit of the predictability: agreement of the captions with new captions of the same image.
 #[test]
 fn captions_agree_with_other_captions_of_the_same_image() {
     let images: Vec<u64> = (0..600).filter(|&index| caption_vector(index).is_some()).collect();
@@ -463,10 +463,10 @@ fn within_a_scene_predicates_tell_what_objects_do_not() {
     assert!(predicates > objects + 0.05 && both > objects + 0.05);
 }
 
-/// The weight of a view of graphs, and its terms.
+/// Weight of a view of the graphs, and its terms.
 type View<'a> = (f32, &'a dyn Fn(&Graph) -> Vec<String>);
 
-/// tf-idf vectors, l2-normalised, of the terms of each graph.
+/// L2-normalised tf-idf vectors of the terms in each graph.
 fn tf_idf(documents: &[Vec<String>]) -> Vec<HashMap<&str, f32>> {
     let mut document_count: HashMap<&str, f32> = HashMap::new();
     for document in documents {
@@ -517,8 +517,8 @@ fn row_wise_tau(graphs: &[&Graph], views: &[View]) -> f32 {
     mean(&taus)
 }
 
-/// Boxes come and change without changing what graphs and captions a seed gives; the sums are those of the collection
-/// before boxes followed the relationships.
+/// Changes of the boxes must not change the graphs and captions of a seed. The checksums are those of the
+/// collection before boxes followed the relationships.
 #[test]
 fn graphs_and_captions_are_as_they_were_before_the_boxes() {
     let [graphs, image_data, captions, _] = written_bytes(&config(400, SEED), 2);
@@ -535,8 +535,8 @@ fn graphs_and_captions_are_as_they_were_before_the_boxes() {
     assert_eq!((sum(&image_data), sum(&captions)), ("8f3d20e1d5001df4".into(), "797132a8a043ed29".into()));
 }
 
-/// Of all relationships of these predicates; an object of several can follow one alone. Boxes drawn at random keep 0.3 to
-/// 0.6 of them.
+/// Share of the relationships with these predicates; an object with several can only follow one. Randomly
+/// drawn boxes satisfy 0.3 to 0.6 of them.
 #[test]
 fn boxes_follow_the_relationships() {
     let mut held: HashMap<&str, [u32; 2]> = HashMap::new();

@@ -1,4 +1,4 @@
-//! The triples drawn against the distributions that `batch::triples` states, enumerated here from their formulas.
+//! Drawn triples against the distributions stated in `batch::triples`, enumerated here from their formulas.
 
 use std::ops::Range;
 
@@ -11,9 +11,10 @@ use scenerank::data::similarity::Similarity;
 use statrs::distribution::{ChiSquared, ContinuousCDF};
 
 const DRAWS: u32 = 200_000;
-/// Where each takes some thousand trials before its row is scanned.
+/// Number of draws if each takes about a thousand trials before its row is scanned.
 const SCANS: u32 = 50_000;
-/// Seeds are fixed, so this decides once and for all: wrong distributions reach 1e-30 and less.
+/// Smallest accepted p value. Seeds are fixed, so the result is constant; wrong distributions reach 1e-30 and
+/// less.
 const LOWEST_P_VALUE: f64 = 1e-4;
 const RANDOMISED: [Sampling; 3] = [Sampling::Random, Sampling::Probability, Sampling::Reject];
 
@@ -43,12 +44,12 @@ impl Collection {
         Collection::Factored(vectors, width)
     }
 
-    /// Asymmetric, in steps of 1/8 from below 0 to above 1, so that ties, zeros and ones occur.
+    /// Asymmetric values in steps of 1/8 from below 0 to above 1, so that ties, zeros and ones occur.
     fn coarse(seed: u64, images: usize) -> Vec<f32> {
         uniform(seed, images * images).map(|u| ((u * 1.4 - 0.2) * 8.0).round() / 8.0).collect()
     }
 
-    /// Every row of a matrix is `row` but for the diagonal.
+    /// Matrix in which every row is `row`, except for the diagonal.
     fn of_rows(row: &[f32]) -> Self {
         Collection::F32(row.repeat(row.len()), row.len())
     }
@@ -81,7 +82,7 @@ fn exact(similarity: Similarity, images: Range<usize>, sampling: Sampling, ancho
     joint.iter().map(|weight| weight / sum).collect()
 }
 
-/// Counts of (P, N) over the epochs; checks each triple's own consistency.
+/// Counts of (P, N) over the epochs; checks the consistency of each triple.
 fn count(
     similarity: Similarity,
     images: Range<usize>,
@@ -106,7 +107,8 @@ fn count(
     counts
 }
 
-/// Pearson's chi-square test; cells that expect fewer than five draws count as one. 0 if the impossible occurred.
+/// Pearson's chi-square test; cells that expect fewer than five draws are merged. Returns 0 if an impossible
+/// draw occurred.
 fn p_value(counts: &[u64], probabilities: &[f64]) -> f64 {
     let draws = counts.iter().sum::<u64>() as f64;
     let (mut statistic, mut cells) = (0.0, 0);
@@ -179,7 +181,7 @@ fn the_frequency_test_tells_the_strategies_apart() {
             assert_eq!(p > LOWEST_P_VALUE, drawn == claimed, "{drawn:?} as {claimed:?}: p-value {p:e}");
         }
     }
-    // One cell of 42 whose probability is claimed a tenth too low is seen as well.
+    // A probability that is a tenth too low in one cell of 42 is also detected.
     let mut wrong = exact(collection.view(), 0..8, Sampling::Probability, 3);
     let largest = (0..wrong.len()).max_by(|&a, &b| wrong[a].total_cmp(&wrong[b])).unwrap();
     wrong[largest] *= 0.9;
@@ -189,7 +191,7 @@ fn the_frequency_test_tells_the_strategies_apart() {
     assert!(p_value(&counts, &wrong) < LOWEST_P_VALUE);
 }
 
-/// Rows that accept about one trial in 60,000, so that 98 draws in 100 reach the row scan.
+/// Rows that accept about one trial in 60,000, so that 98 of 100 draws need the row scan.
 #[test]
 fn row_scans_follow_the_same_distributions() {
     let faint = Collection::of_rows(&[0.0, 3e-5, 1e-5, 0.0, 2e-5, 1e-5, 5e-6, 4e-5]);
@@ -200,7 +202,7 @@ fn row_scans_follow_the_same_distributions() {
     check_draws(SCANS, "near", near.view(), 0..6, Sampling::Reject, 0);
 }
 
-/// One image in 3,000 is similar at all: half of the `random` draws reach the row scan.
+/// Only one image in 3,000 is similar at all, so half of the `random` draws need the row scan.
 #[test]
 fn the_row_scan_of_random_is_uniform_over_its_pairs() {
     let mut vectors = vec![0.0; 3000];
@@ -236,7 +238,7 @@ fn anchors_without_a_valid_triple_are_none() {
         assert!(draw(&equal, Sampling::Reject).iter().all(Option::is_some));
         assert_eq!(pairs(draw(&equal, Sampling::Extreme)), vec![Some((1, 2)); 20]);
     }
-    // Three images leave two others: where they differ, every draw of these is the same.
+    // Three images leave two others; if these differ, every draw gives the same triple.
     for sampling in [Sampling::Random, Sampling::Extreme, Sampling::Reject] {
         assert_eq!(pairs(draw(&[0.5, 0.2, 0.6], sampling)), vec![Some((2, 1)); 20], "{sampling:?}");
     }
@@ -244,7 +246,7 @@ fn anchors_without_a_valid_triple_are_none() {
 
 #[test]
 fn extremes_are_those_of_the_exact_similarities() {
-    // More images than a block of the product has rows and columns; duplicates and clamped zeros make ties.
+    // More images than a block of the product has rows and columns; duplicates and clamped zeros give ties.
     let images = 1100;
     let Collection::Factored(mut vectors, width) = Collection::factored(6, images, 7) else { unreachable!() };
     vectors.copy_within(0..200 * width, 600 * width);

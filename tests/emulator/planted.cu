@@ -1,4 +1,4 @@
-// planted: kernels for the emulator's own tests; some are wrong on purpose.
+// planted: kernels for the tests of the emulator; some contain errors on purpose.
 
 #include "launch.cuh"
 #include "tensor_core.cuh"
@@ -25,7 +25,7 @@ extern "C" __global__ void block_sum(float *__restrict__ out, const float *__res
     }
 }
 
-// The same with a barrier left out: a race.
+// The same without one barrier: a race.
 extern "C" __global__ void planted_race(float *__restrict__ out, const float *__restrict__ in) {
     begin_kernel();
     __shared__ float partial[256];
@@ -42,7 +42,7 @@ extern "C" __global__ void planted_race(float *__restrict__ out, const float *__
     }
 }
 
-// Every block writes the same value: the last one wins.
+// Every block writes to the same address: the last one wins.
 extern "C" __global__ void planted_block_race(float *__restrict__ out, const float *__restrict__ in) {
     begin_kernel();
     if (threadIdx.x == 0) {
@@ -50,7 +50,7 @@ extern "C" __global__ void planted_block_race(float *__restrict__ out, const flo
     }
 }
 
-// A thread that reads what the launch before may still be writing.
+// A thread reads values that the previous launch may still be writing.
 extern "C" __global__ void planted_early_kernel(float *__restrict__ out, const float *__restrict__ in) {
     if (threadIdx.x == 77 && blockIdx.x == 1) {
         out[77] = in[77];
@@ -60,7 +60,7 @@ extern "C" __global__ void planted_early_kernel(float *__restrict__ out, const f
     out[threadIdx.x] = in[threadIdx.x];
 }
 
-// A barrier that the last thread returns before.
+// The last thread returns before a barrier.
 extern "C" __global__ void planted_divergent_barrier(float *__restrict__ out, const float *__restrict__ in) {
     begin_kernel();
     if (threadIdx.x == blockDim.x - 1) {
@@ -70,7 +70,7 @@ extern "C" __global__ void planted_divergent_barrier(float *__restrict__ out, co
     out[threadIdx.x] = in[threadIdx.x];
 }
 
-// Two barriers where there should be one.
+// Two barriers instead of one.
 extern "C" __global__ void planted_two_barriers(float *__restrict__ out, const float *__restrict__ in) {
     begin_kernel();
     if (threadIdx.x < 32) {
@@ -81,7 +81,7 @@ extern "C" __global__ void planted_two_barriers(float *__restrict__ out, const f
     out[threadIdx.x] = in[threadIdx.x];
 }
 
-// A shuffle over the whole warp that half of it takes.
+// Only half of the warp executes a shuffle over the whole warp.
 extern "C" __global__ void planted_divergent_shuffle(float *__restrict__ out, const float *__restrict__ in) {
     begin_kernel();
     float value = in[threadIdx.x];
@@ -91,7 +91,7 @@ extern "C" __global__ void planted_divergent_shuffle(float *__restrict__ out, co
     out[threadIdx.x] = value;
 }
 
-// Reads shared memory that nothing wrote.
+// Reads shared memory that was never written.
 extern "C" __global__ void planted_unwritten_shared(float *__restrict__ out, const float *__restrict__ in) {
     begin_kernel();
     __shared__ float values[257];
@@ -100,7 +100,7 @@ extern "C" __global__ void planted_unwritten_shared(float *__restrict__ out, con
     out[threadIdx.x] = values[threadIdx.x + 1];
 }
 
-// The same of dynamic shared memory, of which there are 256 floats.
+// The same for dynamic shared memory of 256 floats.
 extern "C" __global__ void planted_unwritten_dynamic(float *__restrict__ out, const float *__restrict__ in) {
     begin_kernel();
     DYNAMIC_SHARED(float, values);
@@ -111,7 +111,7 @@ extern "C" __global__ void planted_unwritten_dynamic(float *__restrict__ out, co
     out[threadIdx.x] = values[threadIdx.x];
 }
 
-// Writes one value behind its end.
+// Writes one value beyond its end.
 extern "C" __global__ void planted_dynamic_out_of_bounds(float *__restrict__ out, const float *__restrict__ in) {
     begin_kernel();
     DYNAMIC_SHARED(float, values);
@@ -120,7 +120,7 @@ extern "C" __global__ void planted_dynamic_out_of_bounds(float *__restrict__ out
     out[blockIdx.x] = values[1];
 }
 
-// Writes one value behind the end of `out`.
+// Writes one value beyond the end of `out`.
 extern "C" __global__ void planted_out_of_bounds(float *__restrict__ out, const float *__restrict__ in) {
     begin_kernel();
     if (blockIdx.x == gridDim.x - 1) {
@@ -128,7 +128,7 @@ extern "C" __global__ void planted_out_of_bounds(float *__restrict__ out, const 
     }
 }
 
-// Writes behind the end of a static shared array.
+// Writes beyond the end of a static shared array.
 extern "C" __global__ void planted_shared_out_of_bounds(float *__restrict__ out, const float *__restrict__ in) {
     begin_kernel();
     __shared__ float values[255];
@@ -137,13 +137,13 @@ extern "C" __global__ void planted_shared_out_of_bounds(float *__restrict__ out,
     out[blockIdx.x] = values[0];
 }
 
-// Reads four floats at once from an address that is no multiple of 16.
+// Reads four floats at once from an address that is not a multiple of 16.
 extern "C" __global__ void planted_misaligned(float *__restrict__ out, const float *__restrict__ in) {
     begin_kernel();
     out[threadIdx.x] = reinterpret_cast<const float4 *>(in + 1)->x;
 }
 
-// A block's ticket, votes and every shuffle: out[b] = 1 where all is as it must be.
+// Tests a block's ticket, votes and every shuffle: out[b] = 1 if all results are correct.
 extern "C" __global__ void warp_functions(float *__restrict__ out, const float *__restrict__ in) {
     begin_kernel();
     int t = threadIdx.x, lane = t % 32;
@@ -172,7 +172,7 @@ extern "C" __global__ void warp_functions(float *__restrict__ out, const float *
 
 // ---- tensor cores -----------------------------------------------------------------------------------------------
 
-// Small integers, which every format holds, no two rows or columns alike.
+// Small integers, which every format can represent, with no two rows or columns alike.
 static float value_a(int row, int inner) { return float((row * 7 + inner * 5) % 23 - 11); }
 static float value_b(int inner, int column) { return float((inner * 3 + column * 11) % 19 - 9); }
 
@@ -190,7 +190,7 @@ static bool is_product(const float (&d)[4]) {
     return right;
 }
 
-// Fragments written by hand as the table of tensor_core.cuh has them: out[b] = 1 where the products are right.
+// Fragments written by hand according to the table in tensor_core.cuh: out[b] = 1 if the products are correct.
 extern "C" __global__ void fragments(float *__restrict__ out, const float *__restrict__ in) {
     begin_kernel();
     int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
@@ -211,8 +211,8 @@ extern "C" __global__ void fragments(float *__restrict__ out, const float *__res
     }
 }
 
-// The same products from shared memory by copies and ldmatrix: a row by row, b once with its inner dimension last and
-// once, transposed, with it first.
+// The same products from shared memory with copies and ldmatrix: a is row-major, b is used with its inner dimension
+// last, and transposed with it first.
 extern "C" __global__ void loaded_fragments(float *__restrict__ out, const float *__restrict__ in) {
     begin_kernel();
     __shared__ __align__(16) unsigned short a[16][24], b_last[8][24], b_first[16][24];
@@ -241,7 +241,7 @@ extern "C" __global__ void loaded_fragments(float *__restrict__ out, const float
     }
 }
 
-// Roundings to the formats: out[b] = 1 where ties, signs and what is beyond come out as they must.
+// Roundings to the formats: out[b] = 1 if ties, signs and values out of range are correct.
 extern "C" __global__ void roundings(float *__restrict__ out, const float *__restrict__ in) {
     begin_kernel();
     float ulp_bf16 = 1.0f / 128;
@@ -255,8 +255,8 @@ extern "C" __global__ void roundings(float *__restrict__ out, const float *__res
     }
 }
 
-// Copies in two groups, of which the first is waited for: out[b] = 1 where its values, and zeros beyond the valid
-// bytes, are there.
+// Copies in two groups, of which the first is waited for: out[b] = 1 if its values, and zeros beyond the valid bytes,
+// have arrived.
 extern "C" __global__ void copies(float *__restrict__ out, const float *__restrict__ in) {
     begin_kernel();
     __shared__ __align__(16) float first[256][4], second[256];
@@ -283,7 +283,7 @@ extern "C" __global__ void copies(float *__restrict__ out, const float *__restri
     }
 }
 
-// A wait for one group too few.
+// Waits for one group too few.
 extern "C" __global__ void planted_missing_wait(float *__restrict__ out, const float *__restrict__ in) {
     begin_kernel();
     __shared__ __align__(16) float stages[2][256];
@@ -297,7 +297,7 @@ extern "C" __global__ void planted_missing_wait(float *__restrict__ out, const f
     out[t] = stages[1][t];
 }
 
-// A wait, but no barrier before what another thread copied is read.
+// Waits, but reads another thread's copies without a barrier.
 extern "C" __global__ void planted_missing_barrier(float *__restrict__ out, const float *__restrict__ in) {
     begin_kernel();
     __shared__ float values[256];
@@ -308,7 +308,7 @@ extern "C" __global__ void planted_missing_barrier(float *__restrict__ out, cons
     out[t] = values[255 - t];
 }
 
-// 16 bytes to an address that is a multiple of 4 only.
+// Copies 16 bytes to an address that is only a multiple of 4.
 extern "C" __global__ void planted_misaligned_copy(float *__restrict__ out, const float *__restrict__ in) {
     begin_kernel();
     __shared__ __align__(16) float values[1024 + 4];
@@ -319,7 +319,7 @@ extern "C" __global__ void planted_misaligned_copy(float *__restrict__ out, cons
     out[t] = values[4 * t];
 }
 
-// A copy to an array of the thread's own.
+// Copies to an array that is local to the thread.
 extern "C" __global__ void planted_copy_elsewhere(float *__restrict__ out, const float *__restrict__ in) {
     begin_kernel();
     float value;
@@ -329,7 +329,7 @@ extern "C" __global__ void planted_copy_elsewhere(float *__restrict__ out, const
     out[threadIdx.x] = value;
 }
 
-// A row of ldmatrix that begins at no multiple of 16 bytes.
+// An ldmatrix row that does not begin at a multiple of 16 bytes.
 extern "C" __global__ void planted_misaligned_load(float *__restrict__ out, const float *__restrict__ in) {
     begin_kernel();
     __shared__ __align__(16) unsigned short values[32][9];
@@ -338,7 +338,7 @@ extern "C" __global__ void planted_misaligned_load(float *__restrict__ out, cons
     out[threadIdx.x] = in[0] + float(to[0]);
 }
 
-// A product that half of the warp takes at one place, half at another.
+// Half of the warp executes a product at one line, the other half at another.
 extern "C" __global__ void planted_divergent_mma(float *__restrict__ out, const float *__restrict__ in) {
     begin_kernel();
     float d[4] = {};

@@ -1,5 +1,5 @@
-// Runs one kernel of planted.cu on 3 blocks of 256 threads: planted_main KERNEL SEED. Prints its output, one line a
-// value, or `error: ` and the emulator's message.
+// Runs one kernel of planted.cu on 3 blocks of 256 threads: planted_main KERNEL SEED. Prints its output, one value per
+// line, or `error: ` and the emulator's message.
 
 #include "emulator/emulator.h"
 

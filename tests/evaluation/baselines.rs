@@ -1,4 +1,4 @@
-//! Baselines, the projection and subsets, on data small enough to compute by hand.
+//! Baselines, the projection and subsets, on data that is small enough to compute by hand.
 
 use scenerank::data::contents::{DatasetContents, IMAGE, IN_IMAGE, ImageContents, TypeContents};
 use scenerank::data::scene_graph::SceneGraphBuf;
@@ -45,7 +45,7 @@ fn dataset(train: &[&[u32]], validation: &[&[u32]], test: &[&[u32]]) -> (TempDir
 
 fn assert_rows(got: &[f32], want: &[f64]) {
     assert_eq!(got.len(), want.len());
-    // A handful of roundings of numbers up to 1.
+    // A few roundings of numbers up to 1.
     let close = got.iter().zip(want).all(|(&got, want)| (f64::from(got) - want).abs() < 1e-6);
     assert!(close, "{got:?} where {want:?} is expected");
 }
@@ -70,14 +70,15 @@ fn the_bag_of_objects_weighs_types_by_how_rare_they_are_in_training() {
 fn name_vectors_are_the_mean_of_what_is_known() {
     let (_folder, data) = dataset(&[&[0, 0, 2, 1], &[1, 1], &[0, 1]], &[], &[]);
     let graphs: Vec<_> = (0..3).map(|image| data.graph(image)).collect();
-    // Dog, dog and car: (6, 4), whatever it is divided by.
+    // Dog, dog and car: (6, 4), up to a factor.
     let norm = 52.0f64.sqrt();
     assert_rows(&mean_name_vectors(&data, &graphs), &[6.0 / norm, 4.0 / norm, 0.0, 0.0, 1.0, 0.0]);
 }
 
 #[test]
 fn the_principal_plane_has_the_largest_spread() {
-    // Along (3, 4, 0) / 5 by 5 t, along (0, 0, 1) by u: t and u of mean 0 and without correlation.
+    // Spread along (3, 4, 0) / 5 by 5 t and along (0, 0, 1) by u, where t and u have mean 0 and are
+    // uncorrelated.
     let values: Vec<f32> = [(-2.0, 1.0), (-1.0, -2.0), (1.0, -2.0), (2.0, 1.0), (0.0, 2.0)]
         .iter()
         .flat_map(|&(t, u): &(f32, f32)| [7.0 + 3.0 * t, 4.0 * t, u - 1.0])
@@ -89,7 +90,7 @@ fn the_principal_plane_has_the_largest_spread() {
     };
     assert_close(&along, &[-10.0, -5.0, 5.0, 10.0, 0.0]);
     assert_close(&across, &[1.0, -2.0, -2.0, 1.0, 2.0]);
-    // Sums of squares 250 and 14.
+    // The sums of squares are 250 and 14.
     assert_close(&[plane.explained.0, plane.explained.1], &[250.0 / 264.0, 14.0 / 264.0]);
     assert!(principal_plane(Embeddings::new(&[1.0, 2.0], 2).unwrap()).is_none());
     assert!(principal_plane(Embeddings::new(&[1.0, 2.0, 1.0, 2.0], 2).unwrap()).is_none());
@@ -104,7 +105,7 @@ fn a_subset_keeps_splits_shares_and_contents() {
     let path = folder.path().join("subset.data");
     write_subset(&data, &images, &path).unwrap();
     let subset = Dataset::open(&path).unwrap();
-    // 21 x 10 / 50 = 4.2 and 21 x 5 / 50 = 2.1; train has the rest.
+    // 21 x 10 / 50 = 4.2 and 21 x 5 / 50 = 2.1; train gets the rest.
     assert_eq!(Split::PARTS.map(|split| subset.split(split).len()), [15, 4, 2]);
     for (image, &whole) in images.iter().enumerate() {
         assert_eq!(subset.image_id(image), data.image_id(whole));

@@ -1,4 +1,4 @@
-//! Incomplete queries: what is removed, what goes with it, and that sweeps nest.
+//! Incomplete queries: removed edges, removed nodes, and nested sweeps.
 
 use proptest::prelude::*;
 use scenerank::data::scene_graph::{SceneGraph, SceneGraphBuf};
@@ -7,8 +7,8 @@ use scenerank::evaluation::{QueryEdges, incomplete_query};
 const IMAGE: u32 = 1000;
 const IN_IMAGE: u32 = 2000;
 
-/// Objects have their index as type, so that a node is recognised after renumbering; relationships likewise have
-/// theirs as predicate type. Self loops and parallel edges occur.
+/// Graphs whose objects have their index as type, so that a node is recognised after renumbering;
+/// relationships likewise have their index as predicate type. Self loops and parallel edges occur.
 fn graphs() -> impl Strategy<Value = SceneGraphBuf> {
     (1u32..12).prop_flat_map(|objects| {
         prop::collection::vec((0..objects, 0..objects), 0..20).prop_map(move |ends| {

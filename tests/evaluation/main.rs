@@ -1,5 +1,5 @@
-//! Tests of the evaluation: its measures and baselines, embeddings kept in files, queries of incomplete graphs, and the
-//! plots and scenes of a report.
+//! Tests of the evaluation: metrics and baselines, embeddings in files, incomplete queries, and the plots and
+//! scenes of a report.
 
 mod baselines;
 mod incomplete_query;

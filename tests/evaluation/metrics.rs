@@ -1,5 +1,5 @@
-//! Rank correlations, agreement, retrieval and nearest images against definitions written out, against numbers that
-//! SciPy computed, and, where a Python with SciPy is given, against SciPy itself.
+//! Rank correlations, agreement, retrieval and nearest images, compared with their definitions, with numbers
+//! computed by SciPy, and with SciPy itself if a Python with SciPy is available.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ use scenerank::evaluation::spearman::Spearman;
 use scenerank::evaluation::{self, Agreement, Embeddings, RetrievalMetrics, nearest, normal_features};
 use scenerank::files::npy::write_npy;
 
-/// The devices that rank by code of their own; without the emulator, which is said, where it cannot be built.
+/// Devices with their own code for ranking. Without the emulator, reports a skip.
 fn devices() -> Vec<Device> {
     match launchers::emulated(None) {
         Ok(_) => vec![Device::Cpu, Device::Reference, Device::Emulated],
@@ -31,7 +31,7 @@ fn devices() -> Vec<Device> {
     }
 }
 
-/// On the CPU.
+/// Agreement on the CPU.
 fn agreement(
     embeddings: Embeddings<'_>,
     similarity: Similarity<'_>,
@@ -40,12 +40,12 @@ fn agreement(
     evaluation::agreement(Device::Cpu, Precision::Fp32, embeddings, similarity, images, None)
 }
 
-/// On the CPU.
+/// Ranks on the CPU.
 fn ranks(queries: Embeddings<'_>, index: Embeddings<'_>, targets: &[u32]) -> Result<Vec<u32>> {
     evaluation::ranks(Device::Cpu, Precision::Fp32, queries, index, targets)
 }
 
-/// On the CPU.
+/// Row-wise Kendall tau on the CPU.
 fn row_kendall(embeddings: Embeddings<'_>, similarity: Similarity<'_>, images: Range<usize>) -> Result<f64> {
     evaluation::row_kendall(&mut Cpu::new(), embeddings, &embeddings.values().to_vec(), similarity, images)
 }
@@ -56,7 +56,7 @@ fn close(name: &str, got: f64, want: f64, limit: f64) {
     assert!(agrees, "{name}: got {got}, want {want}, differ by {:e}, limit {limit:e}", (got - want).abs());
 }
 
-/// tau-b by its definition, over all pairs.
+/// Tau-b from its definition, over all pairs.
 fn kendall_by_definition(x: &[f64], y: &[f64]) -> Option<f64> {
     let (mut difference, mut untied_x, mut untied_y) = (0i64, 0i64, 0i64);
     for i in 0..x.len() {
@@ -72,7 +72,7 @@ fn kendall_by_definition(x: &[f64], y: &[f64]) -> Option<f64> {
     (untied_x > 0 && untied_y > 0).then(|| tau.clamp(-1.0, 1.0))
 }
 
-/// Pearson's r of mean ranks found by counting.
+/// Pearson's r of mean ranks, which are found by counting.
 fn spearman_by_definition(x: &[f64], y: &[f64]) -> Option<f64> {
     let ranks = |values: &[f64]| -> Vec<f64> {
         values
@@ -141,7 +141,7 @@ fn correlations_of_constant_or_missing_values_are_undefined() {
         assert_eq!(pearson(&x, &y), None);
         assert_eq!(pearson(&y, &x), None);
     }
-    // A negative zero is a zero.
+    // A negative zero counts as zero.
     assert_eq!(Kendall::new().tau(&[0.0, -0.0], &[1.0, 2.0]), None);
 }
 
@@ -168,7 +168,7 @@ fn a_large_problem_gives_the_same_bits_on_one_thread_and_many() {
         assert_eq!(pool.install(|| Kendall::parallel().tau(&x, &y)), Some(tau));
         assert_eq!(pool.install(|| Spearman::parallel().rho(&x, &y)), Some(rho));
     }
-    // Two in the wrong order among ascending values, across every merge.
+    // Two values in the wrong order in an ascending list, across every merge.
     let n = 200_000u64;
     let ascending: Vec<f64> = (0..n).map(|i| i as f64).collect();
     let mut swapped = ascending.clone();
@@ -178,7 +178,7 @@ fn a_large_problem_gives_the_same_bits_on_one_thread_and_many() {
     close("swapped", Kendall::parallel().tau(&ascending, &swapped).unwrap(), want, 1e-15);
 }
 
-/// `count` small integers, the same in any language: a linear congruential generator's upper bits.
+/// `count` small integers, the same in any language: upper bits of a linear congruential generator.
 fn integers(count: usize, seed: u64, modulus: u64) -> impl Iterator<Item = f32> {
     let mut state = seed;
     (0..count).map(move |_| {
@@ -189,8 +189,8 @@ fn integers(count: usize, seed: u64, modulus: u64) -> impl Iterator<Item = f32> 
 
 const IMAGES: usize = 37;
 
-/// Embeddings and caption vectors of [`IMAGES`] images whose inner products are exact, so that the many ties among
-/// them do not depend on rounding. Image 4 has the embedding 0.
+/// Embeddings and caption vectors of [`IMAGES`] images whose inner products are exact, so that the many ties
+/// do not depend on rounding. Image 4 has the embedding 0.
 fn exact_images() -> (Vec<f32>, Vec<f32>) {
     let mut embeddings: Vec<f32> = integers(IMAGES * 5, 7, 5).map(|v| v - 2.0).collect();
     embeddings[4 * 5..5 * 5].fill(0.0);
@@ -212,7 +212,7 @@ fn agreement_equals_scipy_for_known_images() {
     let embeddings = Embeddings::new(&embeddings, 5).unwrap();
     let similarity = Similarity::Factored { vectors: &captions, width: 4 };
     let got = agreement(embeddings, similarity, 0..IMAGES).unwrap();
-    // SciPy's, over the same vectors.
+    // Values of SciPy, from the same vectors.
     let per_image = [0.00898006142096462, 0.015038651909523774, 0.013467281938196827];
     let all_pairs = [-0.017052448044359583, -0.023364318168557094, -0.01806499065341589];
     assert_agreement(&got, per_image, all_pairs, 1e-13);
@@ -228,7 +228,7 @@ fn agreement_is_the_same_for_every_form_of_the_similarity_and_inside_a_larger_da
     let want =
         agreement(embeddings, Similarity::Factored { vectors: &captions, width: 4 }, 0..IMAGES).unwrap();
 
-    // Ten foreign images before, three after.
+    // Ten other images before, three after.
     let (before, after) = (10, 3);
     let all = before + IMAGES + after;
     let mut vectors: Vec<f32> = integers(before * 4, 1, 4).collect();
@@ -238,7 +238,7 @@ fn agreement_is_the_same_for_every_form_of_the_similarity_and_inside_a_larger_da
     let range = before..before + IMAGES;
     assert_eq!(agreement(embeddings, similarity, range.clone()).unwrap(), want);
 
-    // Multiples of 1/64 below 1 are exact in half precision too.
+    // Multiples of 1/64 below 1 are also exact in half precision.
     let matrix: Vec<f32> = (0..all * all).map(|at| similarity.get(at / all, at % all)).collect();
     let half: Vec<f16> = matrix.iter().map(|&s| f16::from_f32(s)).collect();
     let single = Similarity::MatrixF32 { values: &matrix, images: all };
@@ -246,7 +246,7 @@ fn agreement_is_the_same_for_every_form_of_the_similarity_and_inside_a_larger_da
     let half = Similarity::MatrixF16 { values: &half, images: all };
     assert_eq!(agreement(embeddings, half, range.clone()).unwrap(), want);
 
-    // All pairs read the upper triangle alone.
+    // All pairs use only the upper triangle.
     let mut upper = matrix.clone();
     for (at, s) in upper.iter_mut().enumerate() {
         if at % all < at / all {
@@ -290,13 +290,13 @@ fn perfect_reversed_and_constant_embeddings() {
     assert_eq!(constant.undefined_rows.pearson, IMAGES);
 }
 
-/// What `device` makes of rows and of pairs, beside the CPU: the same counts, so the same bits, and sums that differ by
-/// rounding.
+/// Compares rows and pairs of `device` with the CPU: the counts, and therefore their bits, are equal; sums
+/// differ by rounding.
 #[test]
 fn every_device_correlates_as_the_cpu_does() {
     let (exact, exact_captions) = exact_images();
     let constant = vec![0.3; IMAGES * 5];
-    // More rows than a tile of products, and similarities that are clamped at either end.
+    // More rows than a tile of products, and similarities that are clamped at both ends.
     let (many, many_captions) = (normal_features(150, 7, 1), normal_features(150, 3, 2));
     let longer: Vec<f32> = many_captions.iter().map(|value| 2.0 * value).collect();
     for device in devices() {
@@ -308,7 +308,7 @@ fn every_device_correlates_as_the_cpu_does() {
         ] {
             let embeddings = Embeddings::new(values, width).unwrap();
             let images = embeddings.len();
-            // Five foreign images before, three after.
+            // Five other images before, three after.
             let (before, after) = (integers(5 * captions_width, 1, 4), integers(3 * captions_width, 2, 4));
             let vectors: Vec<f32> = before.chain(captions.iter().copied()).chain(after).collect();
             let factored = Similarity::Factored { vectors: &vectors, width: captions_width };
@@ -366,7 +366,7 @@ fn agreement_refuses_what_it_cannot_compare() {
             .unwrap_err()
             .to_string()
     };
-    assert!(error(&[1.0; 7], 3, 0..2).contains("7 values are no rows of 3"));
+    assert!(error(&[1.0; 7], 3, 0..2).contains("7 values cannot be divided into rows of 3"));
     assert!(error(&[1.0, 1.0, 1.0, f32::NAN], 2, 0..2).contains("row 1, column 1 is NaN"));
     assert!(error(&[1.0; 4], 2, 0..3).contains("2 rows for images 0..3 of 3"));
     assert!(error(&[1.0; 4], 2, 2..4).contains("2 rows for images 2..4 of 3"));
@@ -454,11 +454,11 @@ fn normal_features_are_unit_vectors_and_depend_on_the_seed_alone() {
     }
     assert_eq!(features, normal_features(50, 300, 9));
     assert_ne!(features, normal_features(50, 300, 10));
-    // An image keeps its features in a larger set.
+    // The features of an image are the same in a larger set.
     assert_eq!(features[..], normal_features(51, 300, 9)[..50 * 300]);
 }
 
-/// Runs the independent implementation over two random sets of images and compares every number to 1e-6.
+/// Runs the independent implementation on two random sets of images and compares every number to 1e-6.
 #[test]
 fn agreement_and_retrieval_equal_the_scipy_reference() {
     let Some(python) = std::env::var_os("SCENERANK_PEER_PYTHON") else {
@@ -477,11 +477,11 @@ fn agreement_and_retrieval_equal_the_scipy_reference() {
         let mut rng = Xoshiro256PlusPlus::seed_from_u64(seed);
         let mut uniform =
             |count: usize| -> Vec<f32> { (0..count).map(|_| rng.random_range(0.0..1.0)).collect() };
-        // Between 0 and 1 / width, so that no similarity is clamped; over a power of two, so that coarse values have
-        // exact inner products, and one set of ties.
+        // Values between 0 and 1 / width, so that no similarity is clamped. They are divided by a power of
+        // two, so that coarse values have exact inner products and the ties are the same.
         let scale = captions_width.next_power_of_two() as f32;
         let captions: Vec<f32> = uniform(images * captions_width).iter().map(|&v| round(v) / scale).collect();
-        // The first columns follow the captions, so that the correlations are not all noise.
+        // The first columns follow the captions, so that the correlations are not only noise.
         let mut embeddings: Vec<f32> =
             uniform(images * width).iter().map(|&v| round(2.0 * v - 1.0)).collect();
         for image in 0..images {

@@ -1,4 +1,4 @@
-//! Plots, their CSV twins, and the plain table. Set SCENERANK_PLOTS to a folder to look at the plots.
+//! Plots, their CSV files, and the plain table. Set SCENERANK_PLOTS to a folder to inspect the plots.
 
 use std::path::PathBuf;
 

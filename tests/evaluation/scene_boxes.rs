@@ -1,11 +1,11 @@
-//! Scenes drawn by their boxes, read back from the SVG.
+//! Scenes drawn with their boxes, parsed from the SVG.
 
 use scenerank::data::object_box::{ImageSize, ObjectBox};
 use scenerank::report::scene::{Drawing, Frame, Scene};
 use scenerank::report::scene_drawing::draw;
 use scraper::{ElementRef, Html, Selector};
 
-/// A rectangle: left, top, right, bottom.
+/// Rectangle: left, top, right, bottom.
 type Rectangle = [f64; 4];
 
 struct Drawn {
@@ -52,7 +52,7 @@ fn rectangle(element: ElementRef<'_>) -> Rectangle {
     [x, y, x + width, y + height]
 }
 
-/// As far as one decimal tells.
+/// Whether `inner` is within `outer`, up to one decimal.
 fn within(inner: Rectangle, outer: Rectangle) -> bool {
     inner[0] >= outer[0] - 0.2
         && inner[1] >= outer[1] - 0.2
@@ -86,20 +86,20 @@ fn boxes_keep_their_places_in_a_frame_of_the_images_shape() {
     for (side, want) in want.into_iter().enumerate() {
         assert!((dog[side] - frame[side % 2] - want).abs() < 0.2, "{dog:?}");
     }
-    // The larger one is drawn first, so behind.
+    // The larger box is drawn first, behind the other.
     let order: Vec<&str> =
         drawn.all("rect.box").iter().map(|found| found.value().attr("data-object").unwrap()).collect();
     assert_eq!(order, ["1", "0"]);
-    // What has no box stands below the frame, and on the canvas.
+    // Objects without a box are below the frame, and on the canvas.
     let leash = drawn.rectangle("rect.alone");
     assert!(leash[1] >= frame[3] && leash[3] <= drawn.drawing.height && leash[2] <= drawn.drawing.width);
     assert!(drawn.all("title").iter().any(|title| title.inner_html() == "leash, without a box"));
-    // A scene without any box is its graph.
+    // A scene without boxes is drawn as its graph.
     let graph = draw(Scene { objects: &["dog".into()], relationships: &[], frame: None }).unwrap();
     assert!(!graph.elements.contains("frame") && graph.elements.contains("dog"));
 }
 
-/// Twenty boxes in a heap: every name is there, within the frame, and none covers another.
+/// Twenty overlapping boxes: every name is present and within the frame, and none covers another.
 #[test]
 fn names_are_all_there_and_apart() {
     let names: Vec<String> = (0..20).map(|index| format!("thing {index}")).collect();
@@ -162,7 +162,7 @@ fn arrows_lead_from_subject_to_object() {
         let title = path.text().collect::<String>();
         assert_eq!(title, format!("{} {predicate} {}", objects[subject].0, objects[object].0));
     }
-    // Boxes that are apart are joined at their borders.
+    // Separate boxes are connected at their borders.
     let (man, car) = (place(0), place(2));
     let [start, end] = ends(paths[1].value().attr("d").unwrap());
     assert!((start[0] - man[2]).abs() < 0.2 && (end[0] - car[0]).abs() < 0.2, "{start:?} {end:?}");

@@ -1,4 +1,4 @@
-//! The nearest of many stored rows, in single and half precision, against every product in double precision.
+//! Nearest stored rows, in single and half precision, compared with all inner products in double precision.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use scenerank::evaluation::{Embeddings, EmbeddingsFile, nearest_stored, normal_f
 use scenerank::files::npy::{write_npy, write_npy_half};
 use tempfile::TempDir;
 
-/// All rows by their products with the query, best first, ties by the lower index.
+/// All rows by their inner products with the query, best first, ties by the lower index.
 fn brute_force(query: &[f32], rows: &[f32]) -> Vec<(usize, f64)> {
     let products = rows
         .chunks(query.len())
@@ -26,7 +26,8 @@ fn open(folder: &TempDir, half: bool, values: &[f32], width: usize) -> Embedding
     EmbeddingsFile::open(&path).unwrap()
 }
 
-/// Whole numbers, whose products and sums are exact in any order, so that the answer is one and ties are many.
+/// Integers, whose products and sums are exact in any order, so that the answer is unique and there are many
+/// ties.
 #[test]
 fn ties_go_to_the_lower_index() {
     let folder = TempDir::new().unwrap();
@@ -46,7 +47,7 @@ fn ties_go_to_the_lower_index() {
                     want.iter().take(k).map(|&(row, score)| (row, score as f32)).collect();
                 assert_eq!(got, want, "{rows} x {width}, half {half}, k {k}");
             }
-            // As many rank before a row as score at least as much.
+            // The rank of a row is the number of rows with at least its score.
             for target in [0, rows / 2, rows - 1] {
                 let own = want.iter().find(|(row, _)| *row == target).unwrap().1;
                 let at_least = want.iter().filter(|(_, score)| *score >= own).count();
@@ -56,7 +57,7 @@ fn ties_go_to_the_lower_index() {
     }
 }
 
-/// Random rows: the stored values are what is compared, so half precision is exact for its own rounded values.
+/// Random rows. The stored values are compared, so half precision is exact for its rounded values.
 #[test]
 fn random_rows_in_either_precision() {
     let folder = TempDir::new().unwrap();
@@ -69,8 +70,8 @@ fn random_rows_in_either_precision() {
         let got = nearest_stored(Embeddings::new(&query, width).unwrap(), file.rows(), 50).unwrap();
         let want = brute_force(&query, stored);
         for ((row, score), (want_row, want_score)) in got.iter().zip(&want) {
-            // Sums of 300 products of unit rows: some 300 roundings of 2^-53 in double precision, 2^-24 once at the
-            // end. Scores of this seed are further apart, so the order is one.
+            // Sums of 300 products of unit rows: about 300 roundings of 2^-53 in double precision, and one of
+            // 2^-24 at the end. The scores for this seed are further apart, so the order is unique.
             assert_eq!(row, want_row, "half {half}");
             assert!(
                 (f64::from(*score) - want_score).abs() <= 2f64.powi(-24),
@@ -103,7 +104,7 @@ fn what_cannot_be_searched_is_refused() {
         let error = error.to_string();
         assert!(error.starts_with(&path.display().to_string()) && error.contains(words), "{error}");
     };
-    // The first of several, at the end of the last row and beyond the first task's values.
+    // The first of several, at the end of the last row and beyond the values of the first task.
     for (rows, width, at) in [(1, 1, 0), (3, 5, 14), (2000, 300, 599_999), (2000, 300, 262_144)] {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let mut values = vec![0.25; rows * width];
@@ -132,7 +133,7 @@ fn what_cannot_be_searched_is_refused() {
     assert!(rank(query, file.rows(), 3).unwrap_err().to_string().contains("is row 3, there are 3"));
 }
 
-/// Double precision and the other order of storage are converted.
+/// Files in double precision and column-major order are converted.
 #[test]
 fn other_files_are_read() {
     let folder = TempDir::new().unwrap();

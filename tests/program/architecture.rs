@@ -1,14 +1,14 @@
-//! The sources keep to `docs/architecture.md`: every file belongs to a room, no room imports from a room above it, no
-//! files import each other in a circle, and the floors of the CUDA backend import downwards.
+//! The sources follow `docs/architecture.md`: every file belongs to a room, no room imports from a room above
+//! it, there are no import cycles, and the floors of the CUDA backend import downwards only.
 //!
-//! An import is a path of a `use`, or a path that begins with `crate`, `self` or `super`. What is compiled for tests alone
-//! does not count. A name that a module re-exports belongs to the file that defines it.
+//! An import is a path in a `use`, or a path that begins with `crate`, `self` or `super`. Code that is only
+//! compiled for tests does not count. A re-exported name belongs to the file that defines it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
 use std::path::Path;
 
-/// Folders of the CUDA backend, each with what it must not import.
+/// Folders of the CUDA backend, each with the folders that it must not import.
 const FLOORS: [(&str, &[&str]); 2] = [
     (
         "src/backend/cuda/device/",
@@ -46,7 +46,7 @@ fn the_crates_map_lists_the_rooms_in_their_order() {
     assert_eq!(listed, rooms.iter().map(|room| room.name.as_str()).collect::<Vec<&str>>());
 }
 
-/// Small trees with one error each, and the words that report it.
+/// Small trees with one error each, and the expected report.
 #[test]
 fn each_kind_of_error_is_found() {
     let document = "## Rooms\n| room | files | |\n| --- | --- | --- |\n| `low` | `src/low.rs` | |\n\
@@ -98,7 +98,7 @@ fn each_kind_of_error_is_found() {
                 "src/backend/cuda/launchers/mod.rs:2 imports src/backend/cuda/step/mod.rs, which is no business of its floor",
             ],
         ),
-        // Neither comments and texts nor what is compiled for tests alone.
+        // Comments, strings and code that is only compiled for tests do not count.
         (
             &[(
                 "src/low.rs",
@@ -113,7 +113,7 @@ fn each_kind_of_error_is_found() {
     }
 }
 
-/// Every source below `folder`, by its path from the root.
+/// Every source file below `folder`, by its path from the root.
 fn read_sources(root: &Path, folder: &str, sources: &mut BTreeMap<String, String>) {
     for entry in fs::read_dir(root.join(folder)).unwrap() {
         let entry = entry.unwrap();
@@ -126,10 +126,10 @@ fn read_sources(root: &Path, folder: &str, sources: &mut BTreeMap<String, String
     }
 }
 
-/// A row of the document's table.
+/// A row of the table in the document.
 struct Room {
     name: String,
-    /// Files, and folders with a slash at their end.
+    /// Files, and folders with a trailing slash.
     files: Vec<String>,
 }
 
@@ -139,7 +139,8 @@ impl Room {
     }
 }
 
-/// The rooms, the lowest first: the table below the heading `Rooms`, names and files in backticks.
+/// The rooms, starting with the lowest: the table below the heading `Rooms`, with names and files in
+/// backticks.
 fn rooms(document: &str) -> Vec<Room> {
     let section = document.split("## Rooms\n").nth(1).expect("a heading `Rooms`");
     let rows = section.lines().take_while(|line| !line.starts_with("##"));
@@ -153,7 +154,7 @@ fn rooms(document: &str) -> Vec<Room> {
         .collect()
 }
 
-/// All that is against the architecture, a line or a circle each.
+/// All violations of the architecture, one line per violation or cycle.
 fn problems(sources: &BTreeMap<String, String>, document: &str) -> Vec<String> {
     let rooms = rooms(document);
     let room_of = |path: &str| rooms.iter().position(|room| room.holds(path));
@@ -185,7 +186,7 @@ fn problems(sources: &BTreeMap<String, String>, document: &str) -> Vec<String> {
     problems
 }
 
-/// The shortest circle through every import that closes one, each circle once.
+/// The shortest cycle through every import that closes one; each cycle is reported once.
 fn circles(imports: &[Import]) -> BTreeSet<String> {
     let is_family = |a: &[String], b: &[String]| a.starts_with(b) || b.starts_with(a);
     let mut by_file: BTreeMap<&str, Vec<&Import>> = BTreeMap::new();
@@ -195,7 +196,7 @@ fn circles(imports: &[Import]) -> BTreeSet<String> {
     let from = |file: &str| by_file.get(file).into_iter().flatten().copied();
     let mut circles = BTreeSet::new();
     for &first in by_file.values().flatten() {
-        // How each file is reached from the import's target.
+        // Import through which each file is reached, starting from the import's target.
         let mut reached: BTreeMap<&str, &Import> = BTreeMap::from([(first.to.as_str(), first)]);
         let mut queue = VecDeque::from([first.to.as_str()]);
         while let Some(file) = queue.pop_front() {
@@ -229,7 +230,7 @@ struct Import {
     to: String,
 }
 
-/// The module path of a file; both roots of the package are the crate.
+/// Module path of a file; both roots of the package are the crate.
 fn module(path: &str) -> Vec<String> {
     let inner = path.trim_start_matches("src/").trim_end_matches(".rs").trim_end_matches("/mod");
     match inner {
@@ -238,7 +239,8 @@ fn module(path: &str) -> Vec<String> {
     }
 }
 
-/// The first import of every file from every other one. The crate's root is no target: it only names the rooms.
+/// First import of every file by every other file. The root of the crate is not a target: it only declares
+/// the rooms.
 fn imports(sources: &BTreeMap<String, String>) -> Vec<Import> {
     let files: BTreeMap<Vec<String>, &str> = sources
         .keys()
@@ -254,7 +256,7 @@ fn imports(sources: &BTreeMap<String, String>) -> Vec<Import> {
     for used in parsed.iter().flat_map(|(_, used)| used) {
         if let (Some(name), Some(path)) = (&used.re_export, used.whole(&files)) {
             let exported = [&used.module[..], std::slice::from_ref(name)].concat();
-            // A function with the name of its module lies in that module's file as it is.
+            // A function with the name of its module is defined in the file of that module.
             if !path.starts_with(&exported) {
                 re_exports.insert(exported, path);
             }
@@ -281,19 +283,19 @@ fn imports(sources: &BTreeMap<String, String>) -> Vec<Import> {
     imports
 }
 
-/// A path in a source.
+/// A path in a source file.
 struct Used {
     line: usize,
-    /// The module that it stands in.
+    /// Module that contains the path.
     module: Vec<String>,
-    /// As it is written.
+    /// Path as written.
     path: Vec<String>,
-    /// The name under which it is exported again.
+    /// Name under which it is re-exported.
     re_export: Option<String>,
 }
 
 impl Used {
-    /// The path from the crate's root; none where it leads out of the crate.
+    /// Path from the root of the crate; `None` if it leads out of the crate.
     fn whole(&self, files: &BTreeMap<Vec<String>, &str>) -> Option<Vec<String>> {
         let mut base = self.module.clone();
         let mut rest = &self.path[..];
@@ -313,10 +315,11 @@ impl Used {
     }
 }
 
-/// A word or sign, with its line.
+/// A token with its line.
 type Token = (usize, String);
 
-/// Every path that a file with the module path `module` imports or begins with `crate`, `self` or `super`.
+/// Every path that a file with the module path `module` imports, or that begins with `crate`, `self` or
+/// `super`.
 fn used_paths(tokens: &[Token], module: &[String]) -> Vec<Used> {
     let word = |at: usize| tokens.get(at).map_or("", |(_, word)| word.as_str());
     let (mut module, mut depth, mut inner) = (module.to_vec(), 0, Vec::new());
@@ -369,8 +372,8 @@ fn used_paths(tokens: &[Token], module: &[String]) -> Vec<Used> {
     found
 }
 
-/// Adds the paths of the `use` tree that begins at `at`, each with its line and the name that it gets, and moves `at`
-/// behind the tree.
+/// Adds the paths of the `use` tree that begins at `at`, each with its line and its local name, and advances
+/// `at` past the tree.
 fn use_tree(
     tokens: &[Token],
     at: &mut usize,
@@ -415,7 +418,7 @@ fn is_word(token: &str) -> bool {
     token.starts_with(|c: char| c.is_alphanumeric() || c == '_')
 }
 
-/// The words and signs of a source, without comments, texts, and items under `#[cfg(test)]`.
+/// Tokens of a source file, without comments, strings, and items under `#[cfg(test)]`.
 fn tokens(text: &str) -> Vec<Token> {
     let letters: Vec<char> = text.chars().collect();
     let is = |at: usize, sign: &str| sign.chars().enumerate().all(|(i, c)| letters.get(at + i) == Some(&c));
@@ -459,7 +462,7 @@ fn tokens(text: &str) -> Vec<Token> {
     without_tests(tokens)
 }
 
-/// Takes out the items that are compiled for tests alone.
+/// Removes the items that are only compiled for tests.
 fn without_tests(tokens: Vec<Token>) -> Vec<Token> {
     let test = ["#", "[", "cfg", "(", "test", ")", "]"];
     let is_test = |at: usize| tokens[at..].iter().map(|(_, word)| word).take(test.len()).eq(test);

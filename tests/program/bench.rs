@@ -1,4 +1,5 @@
-//! The bench: every launcher has its cases, right ones are timed and wrong ones are not, and JSON says so.
+//! The bench: every launcher has its cases, correct ones are timed and wrong ones are not, and the JSON
+//! reports both.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,7 +16,7 @@ use scenerank::bench::{BenchOptions, cases, run, run_cases};
 use scenerank::network::config::ModelConfig;
 use serde_json::Value;
 
-/// Whether the emulator is there; says so where not.
+/// Whether the emulator is built; reports a skip if not.
 fn emulator() -> bool {
     let device = launchers::emulated(None);
     if let Err(error) = &device {
@@ -35,7 +36,8 @@ fn options(device: Device, kernels: &[&str]) -> BenchOptions {
     }
 }
 
-/// The functions of `src/backend/cuda` that begin `pub fn NAME(device: &Device` or `pub fn NAME<TYPES>(device: &Device`, but for those that measure ceilings.
+/// Functions in `src/backend/cuda` that begin with `pub fn NAME(device: &Device` or `pub fn
+/// NAME<TYPES>(device: &Device`, except those that measure peak rates.
 fn launchers(folder: &Path) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for entry in fs::read_dir(folder).expect("the launchers' folder") {
@@ -73,7 +75,8 @@ fn every_launcher_has_a_case() {
     assert_eq!(launchers, with_case, "launchers, and those with a case");
 }
 
-/// The formulas need no device; the least time is the longer of bytes and operations at the ceilings.
+/// The formulas need no device. The minimum time is the longer of the times for bytes and operations at peak
+/// rates.
 #[test]
 fn a_roofline_runs_nothing() {
     let report =
@@ -165,7 +168,7 @@ fn products_are_right_in_every_format_within_their_tolerance() {
         if precision == Precision::Fp32 {
             of_fp32 = largest;
         } else {
-            // The kernels of this format ran, and no others.
+            // Only the kernels of this format ran.
             assert!(largest > 2.0 * of_fp32 && largest > 0.1 * operands, "{precision}: {largest:.1e}");
         }
     }
@@ -221,7 +224,7 @@ fn a_wrong_kernel_is_not_timed_and_the_exit_code_says_so() {
     if !emulator() {
         return;
     }
-    // Twice the tolerance, one value among thousands.
+    // An error of twice the tolerance, in one value among thousands.
     let perturbed = |sizes: &Sizes, format: Format| -> Vec<Case> {
         let mut cases = cases::all(sizes, format);
         for case in cases.iter_mut().filter(|case| case.kernel == "l2_normalise_forward") {
@@ -289,15 +292,15 @@ fn costs_are_what_the_formulas_say() {
     };
     let of = |kernel: &str, shape: &str| find(&in_fp32, kernel, shape);
     let of_bf16 = |kernel: &str, shape: &str| find(&in_bf16, kernel, shape);
-    // 1,728 edges; 512 to 512 + 300 + 512 = 1,324 columns. Values: 1,728 * 512 = 884,736 of x, 512 * 1,324 = 677,888 of
-    // the weight, 1,728 * 1,324 = 2,287,872 of y; 4 bytes each. Flops: 2 * 1,728 * 512 * 1,324.
+    // 1,728 edges; 512 to 512 + 300 + 512 = 1,324 columns. Values: 1,728 * 512 = 884,736 of x, 512 * 1,324 =
+    // 677,888 of the weight, 1,728 * 1,324 = 2,287,872 of y; 4 bytes each. Flops: 2 * 1,728 * 512 * 1,324.
     let heads = Cost { bytes: 15_401_984, flops: 2_342_780_928 };
     assert_eq!(of("linear_forward", "[1728, 512] -> 1324"), heads);
     assert_eq!(of_bf16("linear_forward", "[1728, 512] -> 1324"), Cost { bytes: heads.bytes / 2, ..heads });
-    // And as much again for d_x and d_W, without a second reading of d_y.
+    // The same again for d_x and d_W, without reading d_y twice.
     let gradients = Cost { bytes: 2 * 15_401_984 - 4 * 2_287_872, flops: 2 * 2_342_780_928 };
     assert_eq!(of("linear_backward", "[1728, 512] -> 1324"), gradients);
-    // In bf16 all but d_W is half as large.
+    // In bf16 everything except d_W is half as large.
     let gradients = Cost { bytes: gradients.bytes / 2 + 2 * 677_888, ..gradients };
     assert_eq!(of_bf16("linear_backward", "[1728, 512] -> 1324"), gradients);
     // 8,513,240 parameters (performance.md): 28 bytes each.
@@ -307,6 +310,7 @@ fn costs_are_what_the_formulas_say() {
     // operations for each of 1,728 * 1,324.
     let pooled = Cost { bytes: 36_026_696, flops: 44_720_640 };
     assert_eq!(of("edge_pool_backward", "[1728, 1324]"), pooled);
-    // Ends, offsets, batch norm and sums remain of four bytes: 8,981,760 values of two, and 24,914 of four.
+    // Ends, offsets, batch norm and sums still have four bytes: 8,981,760 values of two bytes, and 24,914 of
+    // four.
     assert_eq!(of_bf16("edge_pool_backward", "[1728, 1324]"), Cost { bytes: 18_063_176, ..pooled });
 }

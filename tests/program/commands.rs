@@ -1,4 +1,4 @@
-//! The commands from end to end: what they leave, what they print, and what they say of input they cannot use.
+//! The commands from end to end: their files, their output, and their errors for bad input.
 
 use std::collections::HashSet;
 use std::fs;
@@ -11,7 +11,7 @@ use scenerank::files::npy::{read_npy, write_npy};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// What `demo` leaves of a small collection.
+/// Output of `demo` for a small collection.
 struct Demo {
     folder: TempDir,
     results: Value,
@@ -87,10 +87,10 @@ fn demo_leaves_data_and_a_run() {
     assert_eq!(names, ["ranking + probability", "untrained network", "normal features"]);
     assert_eq!(demo.results["retrieve"]["levels"].as_array().unwrap().len(), 21);
 
-    // A second one would mix with the first.
+    // A second demo would mix with the first.
     let out = demo.text("demo");
     refuse(["demo", "--out", &out], &["demo: folder: already holds a demo", "--out"]);
-    // The same words again as a table, from the commands by themselves.
+    // The same names in the tables of the separate commands.
     let table = crate::program::run(["evaluate", &demo.run]);
     let lines: Vec<&str> = table.lines().collect();
     assert!(lines[0].starts_with(&format!("{test} test images")) && lines[0].ends_with(" r"), "{table}");
@@ -136,7 +136,7 @@ fn evaluate_and_retrieve_agree_with_the_files_they_write() {
     assert_eq!(noise.lines().count(), 4, "{noise}");
     assert!(noise.starts_with("model,removed,mrr,recall_at_1,recall_at_5\nmodel,1,"), "{noise}");
 
-    // The model's own embeddings from a file are the model's row, whether of the split or of all images.
+    // The model's own embeddings from a file give the model's row, for the split as for all images.
     let all = demo.text("all.npy");
     run(["embed", &demo.run, "--out", &all]);
     let evaluation = run_json(["evaluate", &demo.run, "--embeddings", &embeddings, "--json"]);
@@ -149,7 +149,7 @@ fn evaluate_and_retrieve_agree_with_the_files_they_write() {
     assert_eq!(agreement(&evaluation, 0), agreement(&evaluation, 1));
     let (file, model) = (agreement(&of_all, 1), agreement(&of_all, 0));
     for kind in ["kendall", "spearman", "pearson"] {
-        // Graphs embedded in other batches, so not to the last bit.
+        // Graphs are embedded in other batches, so the last bits may differ.
         assert!((number(&file.0[kind]) - number(&model.0[kind])).abs() < 1e-2, "{of_all}");
     }
     let few = demo.text("few.npy");
@@ -162,7 +162,7 @@ fn evaluate_and_retrieve_agree_with_the_files_they_write() {
     compare_with_peer(&evaluation, &levels[0], &[&embeddings, &captions, &queries]);
 }
 
-/// Against SciPy, on the files that the commands wrote.
+/// Compares with SciPy, on the files written by the commands.
 fn compare_with_peer(evaluation: &Value, retrieval: &Value, files: &[&str; 3]) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/peer/metrics.py");
     let Some(python) = std::env::var_os("SCENERANK_PEER_PYTHON").filter(|_| script.exists()) else {
@@ -205,7 +205,7 @@ fn search_finds_images_by_image_and_by_graph() {
         assert!((number(&image["caption_similarity"]) - similarity).abs() < 1e-6);
         assert!(!image["captions"].as_array().unwrap().is_empty());
     }
-    // Embeddings that were written before give the same answer; more than there are is all there are.
+    // Existing embeddings give the same answer; a k beyond the number of images returns all of them.
     let all = demo.text("all.npy");
     run(["embed", &demo.run, "--out", &all]);
     let again = run_json(["search", &demo.run, "--image", &query, "-k", "5", "--embeddings", &all, "--json"]);
@@ -296,7 +296,7 @@ fn numbers_out_of_range() {
     refuse(["demo", "--out", &out, "--images", "0"], &["--images: 0 images cannot be made"]);
     refuse(["demo", "--out", &out, "--images", "5"], &["scene_graphs.json: filter: no image is left"]);
     refuse(["synth", &out, "--word-width", "0"], &["--word-width: "]);
-    // However many edges are to go, one stays.
+    // However many edges are removed, one remains.
     let curves = demo.text("curves");
     let most = usize::MAX.to_string();
     let arguments = ["retrieve", &demo.run, "--out", &curves, "--json", "--noise"];
@@ -305,7 +305,9 @@ fn numbers_out_of_range() {
 }
 
 #[test]
-fn every_command_explains_itself_by_an_example() {
+fn every_command_has_examples() {
+    /// The narrowest common terminal; a wider example would be wrapped, and could not be pasted.
+    const TERMINAL_WIDTH: usize = 80;
     let help = run(["--help"]);
     let commands = help.split_once("Commands:\n").unwrap().1.lines().take_while(|line| !line.is_empty());
     // Deeper lines continue a description.
@@ -316,6 +318,10 @@ fn every_command_explains_itself_by_an_example() {
         let help = run([command, "--help"]);
         let example = format!("\n  scenerank {command}");
         assert!(help.contains("Example") && help.contains(&example), "{help}");
+        let examples = help.split_once("Example").unwrap().1;
+        for line in examples.lines().take_while(|line| !line.is_empty()) {
+            assert!(line.chars().count() < TERMINAL_WIDTH, "{command}: {line}");
+        }
     }
     let script = run(["completions", "bash"]);
     assert!(script.contains("complete -F _scenerank") && script.contains("--similarity"), "{script}");
@@ -323,7 +329,29 @@ fn every_command_explains_itself_by_an_example() {
     refuse(["evaluate", "runs/paper", "--jsn"], &["--jsn"]);
 }
 
-/// A reader that leaves early, as `head` does, ends the program; it is no error of the program's.
+#[test]
+fn help_of_train_groups_its_options() {
+    let help = run(["train", "--help"]);
+    let places = ["\nOptimization:\n", "\nModel:\n", "\nComputation:\n", "\nData:\n", "\nOutput:\n"]
+        .map(|heading| help.find(heading).unwrap_or_else(|| panic!("no {heading:?} in {help}")));
+    assert!(places.is_sorted(), "{help}");
+    let [optimization, model, ..] = places;
+    assert!((optimization..model).contains(&help.find("--loss").unwrap()), "{help}");
+    assert!(help.find("--layers").unwrap() > model, "{help}");
+}
+
+#[test]
+fn quiet_prints_results_only() {
+    let folder = TempDir::new().unwrap();
+    let out = folder.path().join("demo").display().to_string();
+    let demo = ["demo", "--out", &out, "--images", "300", "--epochs", "1", "--quiet"];
+    let output = crate::program::scenerank().args(demo).output().unwrap();
+    assert!(output.status.success() && !output.stdout.is_empty());
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    refuse(["inspect", "vg.data", "-q", "-v"], &["'--quiet'", "'--verbose...'"]);
+}
+
+/// A reader that closes the pipe early, as `head` does, ends the program without an error.
 #[cfg(unix)]
 #[test]
 fn a_closed_pipe_is_no_panic() {
@@ -342,7 +370,7 @@ fn a_closed_pipe_is_no_panic() {
         assert_eq!(String::from_utf8_lossy(&program.stderr), "", "{arguments:?}");
         assert_eq!(program.status.code(), Some(0), "{arguments:?}");
     }
-    // A full disk behind standard output is.
+    // A full disk behind standard output is an error.
     if let Ok(full) = fs::OpenOptions::new().write(true).open("/dev/full") {
         let mut program = Command::new(assert_cmd::cargo::cargo_bin("scenerank"));
         let output = program.args(["inspect", &data]).stdout(full).output().unwrap();

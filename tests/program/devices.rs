@@ -1,5 +1,5 @@
-//! What is said of a GPU that cannot be used, and in which order the driver is called for a step, by a driver that is
-//! a stub (`tests/program/stub_driver/libcuda.c`). Without a C compiler these tests say that they are skipped.
+//! Errors for unusable GPUs, and the order of driver calls during a step, using a stub driver
+//! (`tests/program/stub_driver/libcuda.c`). Without a C compiler these tests report a skip.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use crate::program::{SMALL_NETWORK, scenerank, small_data};
 use tempfile::TempDir;
 
-/// The folder of the stub driver, built once; None (said so) without a C compiler.
+/// Folder of the stub driver, built once; reports a skip and returns `None` without a C compiler.
 fn stub() -> Option<&'static Path> {
     static FOLDER: OnceLock<Option<PathBuf>> = OnceLock::new();
     let folder = FOLDER.get_or_init(|| {
@@ -34,7 +34,7 @@ fn stub() -> Option<&'static Path> {
     folder.as_deref()
 }
 
-/// The data file that runs begin with.
+/// Data file for the runs.
 struct Fixture {
     folder: TempDir,
     data: String,
@@ -47,7 +47,7 @@ impl Fixture {
         Fixture { folder, data }
     }
 
-    /// `train` on a device with this driver in place of the system's.
+    /// Runs `train` on a device with this driver instead of the system's.
     fn train(&self, device: &str, driver: &Path, settings: &[(&str, &str)]) -> assert_cmd::Command {
         let mut command = scenerank();
         let run = self.folder.path().join("run");
@@ -58,7 +58,7 @@ impl Fixture {
         command
     }
 
-    /// The one error line of a device that cannot be used.
+    /// The single error line for an unusable device.
     fn refusal(&self, device: &str, driver: &Path, settings: &[(&str, &str)]) -> String {
         let assert = self.train(device, driver, settings).assert().code(2);
         let text = String::from_utf8(assert.get_output().stderr.clone()).unwrap();
@@ -92,9 +92,9 @@ fn a_driver_that_cannot_be_used_is_named_with_a_remedy() {
         let error = fixture.refusal(device, stub, settings);
         assert!(parts.iter().all(|part| error.contains(part)), "{parts:?} in {error}");
     }
-    // What comes after needs kernels to load.
+    // The checks that follow need kernels to load.
     for (settings, parts) in [
-        (("STUB_RETAIN", "2"), &["open: CUDA_ERROR_OUT_OF_MEMORY", "who uses its memory"][..]),
+        (("STUB_RETAIN", "2"), &["open: CUDA_ERROR_OUT_OF_MEMORY", "which processes use its memory"][..]),
         (("STUB_CAPABILITY", "7"), &["has compute capability 7.0, and 8.0 is needed", "--device cpu"]),
         (
             ("STUB_SHARED_BYTES", "49152"),
@@ -114,7 +114,7 @@ fn a_driver_that_cannot_be_used_is_named_with_a_remedy() {
     }
 }
 
-/// Where the machine has no driver, for that of the system would be found.
+/// Only on machines without a driver; otherwise the system's driver would be found.
 #[test]
 fn a_missing_driver_is_named_with_a_remedy() {
     let fixture = Fixture::new();
@@ -136,15 +136,15 @@ fn auto_takes_the_cpu_and_says_why() {
     assert!(said[0].contains("computing on the CPU") && said[0].contains("the driver sees no GPU"), "{text}");
 }
 
-/// A call of the driver's: what, of which stream or event, and for which other.
+/// A driver call: its name, its stream or event, and the other stream or event.
 type Call = (String, i32, i32);
 
-/// The calls of a run on the stub; None (said so) where there are no kernels to launch.
+/// Calls of a run on the stub; reports a skip and returns `None` if there are no kernels to launch.
 fn calls(fixture: &Fixture, stub: &Path) -> Option<Calls> {
     calls_with(fixture, stub, &[])
 }
 
-/// The same with these settings.
+/// Like [`calls`], with these settings.
 fn calls_with(fixture: &Fixture, stub: &Path, settings: &[(&str, &str)]) -> Option<Calls> {
     let log = fixture.folder.path().join("calls");
     let _ = std::fs::remove_file(&log);
@@ -165,7 +165,7 @@ fn calls_with(fixture: &Fixture, stub: &Path, settings: &[(&str, &str)]) -> Opti
     Some(Calls(std::fs::read_to_string(log).unwrap().lines().map(call).collect()))
 }
 
-/// The driver's mode of a capture that forbids no call.
+/// Capture mode of the driver that forbids no calls.
 const RELAXED: i32 = 2;
 
 /// All calls of a run, in order.
@@ -182,12 +182,12 @@ impl Calls {
 }
 
 const EPOCHS: usize = 2;
-/// 101 anchors, 8 a step.
+/// Number of steps per epoch: 101 anchors, 8 per step.
 const STEPS_OF_EPOCH: usize = 13;
-/// Of the small network.
+/// Number of layers of the small network.
 const LAYERS: usize = 2;
 
-/// What the host does while it trains: it launches a graph for each step, and nothing else.
+/// Calls of the host during training: one graph launch per step, and nothing else.
 #[test]
 fn a_step_is_one_launch() {
     let Some(stub) = stub() else { return };
@@ -197,21 +197,22 @@ fn a_step_is_one_launch() {
     assert_eq!(steps.len(), EPOCHS * STEPS_OF_EPOCH);
     let compute = calls.0[steps[0]].1;
 
-    // An epoch begins with the order of its anchors, where it begins, and the launch that draws; back come the positives.
+    // An epoch starts with uploads of the anchors' order and of the position, and the launch that draws; then
+    // the positives are downloaded.
     let draws = calls.named("draw_probability");
     assert_eq!(draws.len(), EPOCHS);
     for (epoch, &draw) in draws.iter().enumerate() {
         let around: Vec<_> = calls.0[draw - 2..draw + 3].iter().map(|call| (&*call.0, call.1)).collect();
         let wanted = ["upload", "upload", "draw_probability", "download", "stream_synchronize"];
         assert_eq!(around, wanted.map(|name| (name, compute)), "epoch {epoch}");
-        // The next batch that is loaded will wait for what has read the slot of the last one.
+        // The next loaded batch will wait for the readers of the latest batch's slot.
         let (name, _, stream) = &calls.0[draw + 3];
         assert_eq!((&**name, *stream), ("record", compute), "epoch {epoch}");
         let next = if epoch == 0 { calls.named("begin_capture")[0] } else { steps[STEPS_OF_EPOCH] };
         assert_eq!(draw + 4, next, "epoch {epoch}: the first step comes next");
     }
 
-    // The step is captured once, before it runs first: its batch is put together, and all else follows.
+    // The step is captured once, before it first runs: it assembles its batch, and everything else follows.
     let (captures, updates) = (calls.named("begin_capture"), calls.named("adam_step"));
     assert_eq!((captures.len(), updates.len()), (1, 1 + LAYERS));
     let (begin, end) = (captures[0], updates[LAYERS] + 1);
@@ -221,15 +222,17 @@ fn a_step_is_one_launch() {
         captured.iter().partition(|call| ["record", "stream_waits"].contains(&&*call.0));
     let (update, chain): (Vec<&Call>, Vec<&Call>) =
         launches.into_iter().partition(|call| call.0 == "adam_step");
-    // Of two layers: 5 put the batch together; 7 and 7 go forward, 1 is the loss, 8 and 9 go back.
+    // For two layers: 5 launches assemble the batch; 7 and 7 are forward, 1 is the loss, 8 and 9 are
+    // backward.
     assert_eq!(chain.len(), 5 + (7 + 7) + 1 + (8 + 9), "{chain:?}");
     assert_eq!(chain[0].0, "graph_batch_places");
     let forbidden = ["allocate", "upload", "download", "host_waits", "launch_graph"];
     assert!(chain.iter().all(|call| !forbidden.contains(&&*call.0)), "{chain:?}");
-    // Each begins while the one before it ends.
+    // Each launch begins before its predecessor ends.
     assert!(chain.iter().all(|call| (call.1, call.2) == (compute, 1)), "{chain:?}");
 
-    // Each layer's update is beside the chain, behind what has made its gradients; the last one is behind all.
+    // Each layer's update runs beside the chain, after its gradients are computed; the last update follows
+    // everything else.
     let beside = update[0].1;
     assert_ne!(beside, compute);
     assert_eq!(
@@ -248,7 +251,7 @@ fn a_step_is_one_launch() {
         let before = &calls.0[at - 3].0;
         assert!(before.starts_with("linear_backward_norm"), "the heads of the {layer}. layer back: {before}");
     }
-    // Blocks of the chain come first.
+    // Blocks of the chain have priority.
     let priority =
         |stream: i32| calls.0.iter().find(|call| call.0 == "stream" && call.1 == stream).unwrap().2;
     assert!(priority(compute) < priority(beside));
@@ -260,7 +263,7 @@ fn a_step_is_one_launch() {
     assert_eq!(end + 2, steps[0]);
     assert!(steps.iter().all(|&at| calls.0[at] == launched), "one graph for all steps");
 
-    // Between two steps the host calls nothing; after every tenth it reads the losses.
+    // The host makes no calls between two steps; after every tenth it reads the losses.
     for (step, pair) in (1..).zip(steps.windows(2)).filter(|(step, _)| step % STEPS_OF_EPOCH != 0) {
         let between: Vec<&str> = calls.0[pair[0] + 1..pair[1]].iter().map(|call| &*call.0).collect();
         let wanted: &[&str] = if step % 10 == 0 { &["download", "stream_synchronize"] } else { &[] };
@@ -268,7 +271,7 @@ fn a_step_is_one_launch() {
     }
 }
 
-/// More than 48 KiB of shared memory are given only to a kernel that asked for them: the products of the larger tile.
+/// A kernel gets more than 48 KiB of shared memory only on request: the products of the larger tile.
 #[test]
 fn large_tiles_ask_for_their_shared_memory() {
     let Some(stub) = stub() else { return };
@@ -278,8 +281,8 @@ fn large_tiles_ask_for_their_shared_memory() {
     assert_eq!(asked, vec![81_920; 2 * 9], "nine products in each of two formats");
 }
 
-/// Launches begin when the one ahead has ended where the driver cannot capture others, kernels were compiled for GPUs that
-/// know no others, or the user says so.
+/// Launches wait for their predecessor to end if the driver cannot capture other ones, if the kernels were
+/// compiled for GPUs that do not support them, or if the user requests it.
 #[test]
 fn launches_overlap_only_where_kernels_wait() {
     let Some(stub) = stub() else { return };
@@ -299,8 +302,8 @@ fn launches_overlap_only_where_kernels_wait() {
     }
 }
 
-/// Batches that are loaded, here those of validation, are copied on a stream of their own, and the host waits for nothing
-/// but the batch before the last.
+/// Loaded batches, here those of validation, are copied on a separate stream, and the host only waits for the
+/// batch before the last.
 #[test]
 fn batches_are_copied_ahead_of_the_gpu() {
     let Some(stub) = stub() else { return };
@@ -316,8 +319,8 @@ fn batches_are_copied_ahead_of_the_gpu() {
         let [ready, waits] = [1, 2].map(|after| calls[at + after].clone());
         assert_eq!(ready, ("record".to_string(), ready.1, calls[at].1), "batch {batch}");
         assert_eq!(waits, ("stream_waits".to_string(), compute, ready.1), "batch {batch}");
-        // The host has waited for what last read the slot: for an event behind all its launches and before those of the
-        // last batch.
+        // The host has waited for the previous readers of the slot: for an event after all its launches and
+        // before those of the last batch.
         let slot = &calls[at - 1];
         assert_eq!(slot.0, "host_waits", "batch {batch}");
         if batch >= 2 {
@@ -338,7 +341,7 @@ fn a_training_set_that_does_not_fit_is_named_with_a_remedy() {
     let fixture = Fixture::new();
     let Some(calls) = calls(&fixture, stub) else { return };
     let before = calls.named("begin_capture")[0];
-    // The training set is what is allocated last.
+    // The training set is allocated last.
     let allocations = calls.named("allocate").into_iter().filter(|&at| at < before).count();
     let error = fixture.refusal("cuda", stub, &[("STUB_ALLOCATIONS", &(allocations - 1).to_string())]);
     let parts =
@@ -346,7 +349,8 @@ fn a_training_set_that_does_not_fit_is_named_with_a_remedy() {
     assert!(parts.iter().all(|part| error.contains(part)), "{error}");
 }
 
-/// Validation copies each batch's embeddings into the split's, reads these once, and uploads nothing but caption vectors.
+/// Validation copies each batch's embeddings into those of the split, downloads these once, and uploads
+/// nothing but caption vectors.
 #[test]
 fn validation_leaves_embeddings_on_the_gpu() {
     let Some(stub) = stub() else { return };

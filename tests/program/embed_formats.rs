@@ -1,4 +1,4 @@
-//! What `embed` writes: the same rows in every format, as the crate, pyarrow and a vector engine read them.
+//! Output of `embed`: the same rows in every format, as read by this crate, pyarrow and a vector engine.
 
 use std::fs::File;
 use std::path::Path;
@@ -54,7 +54,7 @@ fn columns(path: &Path) -> (Vec<u64>, Vec<String>, Vec<f32>) {
 fn arrow_files_hold_what_was_written() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("rows.arrow");
-    // No row, one, and one more than two record batches.
+    // No row, one row, and more than two record batches.
     for (rows, width) in [(0, 3), (1, 1), (16_385, 3)] {
         let values = if rows == 0 { Vec::new() } else { normal_features(rows, width, 1) };
         let ids: Vec<u64> = (0..rows as u64).map(|row| u64::MAX - row).collect();
@@ -91,7 +91,7 @@ fn embed_writes_the_same_rows_in_every_format() {
     assert_eq!((matrix.rows, matrix.width), (dataset.image_count(), 12));
     let rounded = read_npy(&half).unwrap();
     for (full, half) in matrix.values.iter().zip(&rounded.values) {
-        // Half precision has 11 bits, and values of at most 1.
+        // Half precision has 11 bits; values are at most 1.
         assert!((full - half).abs() <= full.abs() * 2f32.powi(-11) + 2f32.powi(-25), "{full} {half}");
     }
     let (ids, splits, values) = columns(&arrow);
@@ -110,7 +110,8 @@ fn embed_writes_the_same_rows_in_every_format() {
     a_vector_engine_finds_the_same(&run_folder, &arrow, &folder);
 }
 
-/// As from embeddings that it computes; and with ids of another collection under those.
+/// Search gives the same answers from files as from computed embeddings, and supports ids of another
+/// collection.
 fn search_answers_from_the_files(run_folder: &str, dataset: &Dataset, files: &[&Path; 2], ids: &str) {
     let image = dataset.image_id(2).to_string();
     let search = |more: &[&str]| {
@@ -127,7 +128,7 @@ fn search_answers_from_the_files(run_folder: &str, dataset: &Dataset, files: &[&
     }
     let file = files[0].to_str().unwrap();
     assert_eq!(search(&["--embeddings", file, "--ids", ids]), want);
-    // Ids that the data does not have are given as they are, without captions.
+    // Ids that are not in the data are returned unchanged, without captions.
     let others = Path::new(ids).with_file_name("others.txt");
     let lines: Vec<String> = (0..dataset.image_count()).map(|row| (900_000_000 + row).to_string()).collect();
     std::fs::write(&others, lines.join("\n")).unwrap();
@@ -139,7 +140,7 @@ fn search_answers_from_the_files(run_folder: &str, dataset: &Dataset, files: &[&
 
     std::fs::write(others, "1\n2\nthree\n").unwrap();
     let arguments = ["search", run_folder, "--image", &image, "--embeddings", file, "--ids", others];
-    refuse(arguments, &["others.txt: line 3: \"three\" is no image id"]);
+    refuse(arguments, &["others.txt: line 3: \"three\" is not an image id"]);
     std::fs::write(others, "1\n2\n").unwrap();
     refuse(arguments, &["npy: shape: [", "expected (2, 12)", "embed --ids"]);
     refuse(
@@ -169,7 +170,7 @@ print(json.dumps({'types': [str(field.type) for field in table.schema], 'nulls':
     assert_eq!(read, values);
 }
 
-/// The recipe of docs/vector_engine.md, with the engine in the script's own process.
+/// Follows docs/vector_engine.md, with the engine in the script's process.
 fn a_vector_engine_finds_the_same(run_folder: &str, arrow: &Path, folder: &TempDir) {
     if !(python_has("pyarrow") && python_has("qdrant_client")) {
         return;
@@ -195,7 +196,7 @@ fn a_vector_engine_finds_the_same(run_folder: &str, arrow: &Path, folder: &TempD
         let (got, want) = (got.as_array().unwrap(), want.as_array().unwrap());
         assert_eq!(got.len(), want.len());
         for (got, want) in got.iter().zip(want) {
-            // It sums in single precision: 12 roundings of 2^-24.
+            // The engine sums in single precision: 12 roundings of 2^-24.
             let difference = got["cosine"].as_f64().unwrap() - want["cosine"].as_f64().unwrap();
             assert!(got["image_id"] == want["image_id"] && difference.abs() < 1e-6, "{got} {want}");
         }

@@ -1,4 +1,4 @@
-//! The commands on `--device emulated`: the same results as on the CPU, but for rounding.
+//! The commands on `--device emulated`: the same results as on the CPU, except for rounding.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -18,7 +18,7 @@ use tempfile::TempDir;
 
 const DEVICES: [&str; 2] = ["emulated", "cpu"];
 
-/// Whether it could be built; if not, that is said.
+/// Whether the emulator is built; reports a skip if not.
 fn emulator_is_there() -> bool {
     match launchers::emulated(None) {
         Ok(_) => true,
@@ -29,7 +29,7 @@ fn emulator_is_there() -> bool {
     }
 }
 
-/// One run on the emulated device, which the commands then use on both.
+/// One run on the emulated device, which the commands then use on both devices.
 struct Fixture {
     folder: TempDir,
     run: String,
@@ -37,7 +37,7 @@ struct Fixture {
 }
 
 impl Fixture {
-    /// None, said so, where the emulator cannot be built.
+    /// Reports a skip and returns `None` if the emulator is not built.
     fn new() -> Option<Self> {
         if !emulator_is_there() {
             return None;
@@ -54,7 +54,7 @@ impl Fixture {
         self.folder.path().join(name).display().to_string()
     }
 
-    /// What a command says on both devices.
+    /// Output of a command on both devices.
     fn both(&self, command: &str, more: &[&str]) -> [Value; 2] {
         DEVICES.map(|device| run_json([&[command, &self.run, "--device", device, "--json"], more].concat()))
     }
@@ -81,7 +81,7 @@ fn embed_evaluate_retrieve_and_search() {
     });
     assert_eq!(files[0].rows, fixture.dataset.image_count());
     for (got, want) in files[0].values.iter().zip(&files[1].values) {
-        // Components of unit vectors, two layers of some hundred roundings.
+        // Components of unit vectors, after two layers with about a hundred roundings.
         assert_close("embedding", f64::from(*got), f64::from(*want), 2e-5);
     }
 
@@ -91,7 +91,7 @@ fn embed_evaluate_retrieve_and_search() {
     for (got, want) in got["rows"].as_array().unwrap().iter().zip(want["rows"].as_array().unwrap()) {
         assert_eq!(got["name"], want["name"]);
         if got["name"] == features.as_str() || got["name"] == "normal features" {
-            // The same embeddings on both: the kernels count the same pairs.
+            // The embeddings are the same on both devices, so the kernels count the same pairs.
             for kind in ["kendall", "spearman"] {
                 assert_eq!(got["per_image"][kind], want["per_image"][kind], "{} {kind}", got["name"]);
             }
@@ -99,7 +99,8 @@ fn embed_evaluate_retrieve_and_search() {
             assert_close("pearson", got, want, 1e-13);
         }
         for over in ["per_image", "all_pairs"] {
-            // A pair of cosines that agree to 1e-5 may change places: each moves tau by 4 / (n (n - 1)) of its row.
+            // Pairs of cosines that agree to 1e-5 may change places: each changes the tau of its row by 4 /
+            // (n (n - 1)).
             for (kind, limit) in [("kendall", 0.05), ("spearman", 0.05), ("pearson", 1e-4)] {
                 let name = format!("{} {over} {kind}", got["name"]);
                 assert_close(&name, number(&got[over][kind]), number(&want[over][kind]), limit);
@@ -112,12 +113,12 @@ fn embed_evaluate_retrieve_and_search() {
     for (got, want) in got["levels"].as_array().unwrap().iter().zip(want["levels"].as_array().unwrap()) {
         assert_eq!(got["removed"], want["removed"]);
         for metric in ["mrr", "recall_at_1", "recall_at_5"] {
-            // One image that changes places with another.
+            // One image changes places with another.
             assert_close(metric, number(&got[metric]), number(&want[metric]), 1.01 / test as f64);
         }
     }
 
-    // The ranks of the queries that the emulator embedded, by the CPU.
+    // Ranks of the queries embedded by the emulator, computed on the CPU.
     let (index, queries) = (fixture.text("index.npy"), fixture.text("queries.npy"));
     run(["embed", &fixture.run, "--out", &index, "--split", "test", "--device", "emulated"]);
     let more = ["--noise", "12", "--queries", &queries, "--out", &curves, "--device", "emulated", "--json"];
@@ -137,7 +138,7 @@ fn embed_evaluate_retrieve_and_search() {
         assert_eq!(got.len(), want.len());
         for (at, (found, wanted)) in got.iter().zip(want).enumerate() {
             assert_close("cosine", number(&found["cosine"]), number(&wanted["cosine"]), 1e-5);
-            // The same image, or one whose cosine is as good as the same.
+            // The same image, or one whose cosine is practically equal.
             let same = |other: &&Value| other["image_id"] == found["image_id"];
             let there = want.iter().find(same).map(|other| number(&other["cosine"]));
             let last = number(&want[want.len() - 1]["cosine"]);
@@ -161,12 +162,12 @@ fn demo_runs() {
     });
     assert!(got.rows > 30 && got.rows == want.rows);
     for (got, want) in got.values.iter().zip(&want.values) {
-        // Two of Adam's steps, which take full length along the smallest gradient: seen are 3e-5.
+        // Two steps of Adam, which moves by full steps even for the smallest gradients: observed are 3e-5.
         assert_close("embedding", f64::from(*got), f64::from(*want), 3e-4);
     }
 }
 
-/// A step's inputs as `step` reads them.
+/// Writes the inputs of a step, as `step` reads them.
 fn write_step(path: &Path, config: ModelConfig) {
     let shape = BatchShape { triples: 3, objects: 7, relationships: 6, oddities: true };
     let batch = random_batch(config, shape, 1);
@@ -200,7 +201,7 @@ fn write_step(path: &Path, config: ModelConfig) {
     fs::write(path, to_safetensors(&tensors, metadata)).unwrap();
 }
 
-/// `tests/oracle.rs` compares it with an independent implementation, where there is one.
+/// `tests/oracle.rs` compares with an independent implementation, if available.
 #[test]
 fn step_gives_the_loss_and_gradients_of_the_cpu() {
     if !emulator_is_there() {
@@ -231,7 +232,7 @@ fn compare_steps(folder: &TempDir, input: &Path) {
     assert!(names.len() > 30, "{names:?}");
     for name in names {
         let [got, want] = [&got, &want].map(|file| file.tensor(&name).unwrap().values);
-        // As in tests/backends/training_step.rs, where nothing is next to a ReLU's zero.
+        // As in tests/backends/training_step.rs, where no ReLU input is close to zero.
         let error = relative_error(&got, &want);
         assert!(error <= 1e-4, "{name}: {error:e}");
     }

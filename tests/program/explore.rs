@@ -1,4 +1,4 @@
-//! `explore`: its answers are those of `search` and `retrieve`, and what it must not answer it does not.
+//! `explore`: its answers agree with those of `search` and `retrieve`, and invalid requests are rejected.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -12,7 +12,7 @@ use scenerank::evaluation::{QueryEdges, incomplete_query};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// A served run; it ends with the value.
+/// A served run; the server stops when this is dropped.
 struct Served {
     folder: TempDir,
     run: String,
@@ -48,7 +48,7 @@ impl Served {
         Dataset::open(self.folder.path().join("data3")).unwrap()
     }
 
-    /// Sends `request` as it is; the status, the head and the body of the answer.
+    /// Sends `request` unchanged; returns the status, header and body of the response.
     fn send(&self, request: &[u8]) -> (u16, String, Vec<u8>) {
         let mut stream = TcpStream::connect(&self.address).unwrap();
         stream.write_all(request).unwrap();
@@ -142,7 +142,7 @@ fn the_same_as_search(served: &Served, dataset: &Dataset) {
     }
 }
 
-/// Each box once, under its object's place in the graph.
+/// Each box occurs once, with its object's index in the graph.
 fn boxes_are_drawn(dataset: &Dataset, results: &Value) {
     for found in results.as_array().unwrap() {
         let image = dataset.find_image(found["image_id"].as_u64().unwrap()).unwrap();
@@ -176,7 +176,7 @@ fn shared_is_what_both_have(graph: &Value, results: &Value) {
     }
 }
 
-/// An image's graph by names is the same graph again, whole or incomplete; and it is found.
+/// The graph of an image by names reproduces the graph, complete or incomplete, and finds the image.
 fn images_and_their_ranks(served: &Served, dataset: &Dataset) {
     let in_image = dataset.predicate_count() as u32 - 1;
     for image in dataset.split(Split::All) {
@@ -204,9 +204,9 @@ fn images_and_their_ranks(served: &Served, dataset: &Dataset) {
     assert_eq!(whole["target"]["image_id"], id);
     let results = whole["results"].as_array().unwrap();
     let own = results.iter().find(|found| found["image_id"] == id).expect("it finds itself");
-    // Images that score the same rank before it.
+    // Images with the same score rank before it.
     assert!(own["rank"].as_u64().unwrap() <= whole["target"]["rank"].as_u64().unwrap(), "{own}");
-    // Graphs embedded in other batches, so not to the last bit.
+    // Graphs are embedded in other batches, so the last bits may differ.
     assert!(own["cosine"].as_f64().unwrap() > 0.9999, "{own}");
     for found in results {
         let image = dataset.find_image(found["image_id"].as_u64().unwrap()).unwrap();
@@ -214,7 +214,7 @@ fn images_and_their_ranks(served: &Served, dataset: &Dataset) {
         assert_eq!(similarity, dataset.similarity().get(5, image));
     }
 
-    // Incomplete, as `retrieve` measures it: the mean reciprocal rank over all images is its.
+    // For incomplete graphs, as measured by `retrieve`: the mean reciprocal rank over all images is equal.
     let retrieval = run_json(
         [
             &["retrieve", &served.run, "--split", "all", "--noise", "6", "--device", "cpu", "--json"][..],
@@ -234,7 +234,7 @@ fn images_and_their_ranks(served: &Served, dataset: &Dataset) {
         })
         .sum();
     let mean = reciprocal / dataset.image_count() as f64;
-    // A single query and a batch of them round differently, which may swap two images that score the same.
+    // A single query and a batch round differently, which may swap two images with the same score.
     let want = retrieval["levels"][0]["mrr"].as_f64().unwrap();
     assert!((mean - want).abs() < 2e-3, "{mean} and {want}");
 
@@ -261,7 +261,7 @@ fn bad_requests(served: &Served, dataset: &Dataset) {
         assert!(sentence.contains(words), "`{words}` is not in: {sentence}");
         body
     };
-    // What is no search.
+    // Invalid searches.
     refused(served.post(""), 400, "EOF");
     refused(served.post("{\"graph\": [[\"man\""), 400, "EOF");
     refused(served.post("[]"), 400, "");
@@ -290,7 +290,7 @@ fn bad_requests(served: &Served, dataset: &Dataset) {
     refused(search(json!({ "graph": vec![json!([object]); 513] })), 400, "513 statements");
     let most: Vec<_> = (0..128).map(|number| json!([format!("{object}#{number}")])).collect();
     assert_eq!(search(json!({ "graph": most })).0, 200);
-    // Too large, as announced and as sent.
+    // Bodies that are too large, by declaration and in fact.
     refused(served.post(&" ".repeat(70_000)), 413, "at most 65536 bytes");
     let head = "POST /api/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n";
     let announced = format!("{head}Content-Length: 18446744073709551615\r\n\r\n");
@@ -303,13 +303,13 @@ fn bad_requests(served: &Served, dataset: &Dataset) {
 
     // Paths, methods, hosts, media types.
     refused(served.get("/api/image/4711"), 404, "no image 4711");
-    refused(served.get("/api/image/"), 400, "no whole number");
-    refused(served.get("/api/image/-1"), 400, "no whole number");
+    refused(served.get("/api/image/"), 400, "not a whole number");
+    refused(served.get("/api/image/-1"), 400, "not a whole number");
     let id = dataset.image_id(0);
     refused(served.get(&format!("/api/image/{id}?remove=x")), 400, "remove: \"x\"");
     refused(served.get(&format!("/api/image/{id}?edges=all")), 400, "use augmented or relationships");
-    refused(served.get(&format!("/api/image/{id}?colour=red")), 400, "no option \"colour\"");
-    refused(served.get("/api/images?words=dog"), 400, "no option \"words\"");
+    refused(served.get(&format!("/api/image/{id}?colour=red")), 400, "unknown option \"colour\"");
+    refused(served.get("/api/images?words=dog"), 400, "unknown option \"words\"");
     for path in [
         "/nothing",
         "/../../etc/passwd",
@@ -374,7 +374,7 @@ fn bad_requests(served: &Served, dataset: &Dataset) {
 }
 
 fn many_at_once(served: &Served, dataset: &Dataset) {
-    // One that never sends what it announced holds up nobody.
+    // A client that never sends its declared body must not block others.
     let mut slow = TcpStream::connect(&served.address).unwrap();
     slow.write_all(b"POST /api/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9000\r\n\r\n")
         .unwrap();
@@ -393,7 +393,7 @@ fn many_at_once(served: &Served, dataset: &Dataset) {
     });
 }
 
-/// The main path in headless Chromium, by `scripts/explore_page/test.mjs`.
+/// Main use of the page in headless Chromium, by `scripts/explore_page/test.mjs`.
 fn the_page_in_a_browser(served: &Served) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/explore_page/test.mjs");
     let Ok(output) = Command::new("node").arg(script).arg(format!("http://{}/", served.address)).output()
@@ -407,7 +407,7 @@ fn the_page_in_a_browser(served: &Served) {
 }
 
 fn ctrl_c_ends_it(mut served: Served) {
-    // The one that never sends its body is still there, as any browser's idle connection is.
+    // The client that never sends its body is still connected, like the idle connection of a browser.
     let _idle = TcpStream::connect(&served.address).unwrap();
     #[cfg(unix)]
     {

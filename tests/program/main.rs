@@ -1,4 +1,4 @@
-//! Tests of the `scenerank` program: its commands and devices, as a user runs them.
+//! Tests of the `scenerank` program: its commands and devices, from the user's point of view.
 
 #[path = "../support/program.rs"]
 mod program;

@@ -1,4 +1,4 @@
-//! NVTX ranges as a profiler sees them: a tool of the test's own is loaded the way that Nsight Systems is.
+//! NVTX ranges as a profiler sees them: the test's own tool is loaded like Nsight Systems.
 
 use std::fs;
 use std::path::PathBuf;
@@ -6,7 +6,7 @@ use std::process::Command;
 
 use crate::program::scenerank;
 
-/// The tool's library; None (said so) without a C++ compiler or the emulator.
+/// Library of the tool; reports a skip and returns `None` without a C++ compiler or the emulator.
 fn tool() -> Option<PathBuf> {
     if let Err(error) = scenerank::backend::cuda::launchers::emulated(None) {
         println!("skipped: {error}");
@@ -61,7 +61,7 @@ fn phases_and_layers_are_ranges_that_nest() {
         }
     }
     assert!(open.is_empty(), "ranges that did not end: {open:?}");
-    // Three layers; the batch is loaded once before the first step.
+    // Three layers; the batch is loaded once, before the first step.
     let step = [
         "forward",
         "forward / forward, layer 0",
@@ -74,8 +74,8 @@ fn phases_and_layers_are_ranges_that_nest() {
         "backward / backward, layer 0",
         "update",
     ];
-    // The first step is captured; from then on each is one call, and the phases' ranges are those of the capture, where each
-    // layer's backward holds the update of what it is done with.
+    // The first step is captured; later steps are one call each. The ranges of the phases are those of the
+    // capture, where the backward of each layer contains the update of the finished parameters.
     let mut first = vec!["load_batch".to_string(), "capture".to_string()];
     for name in step {
         first.push(format!("capture / {name}"));
@@ -85,7 +85,7 @@ fn phases_and_layers_are_ranges_that_nest() {
     }
     first.extend(["step", "step"].map(String::from));
     assert_eq!(seen[..first.len()], first);
-    // Timed phase by phase, steps are not captured.
+    // Steps that are timed phase by phase are not captured.
     let at = seen.iter().rposition(|name| name == "load_batch").expect("phases");
     assert!(at > 0);
     assert_eq!(seen[at + 1..], step);
@@ -99,8 +99,8 @@ fn a_tool_that_cannot_be_used_is_said_and_left_out() {
     let assert = scenerank().args(STEP).env("NVTX_INJECTION64_PATH", "/no/tool.so").assert().success();
     let text = String::from_utf8(assert.get_output().stderr.clone()).unwrap();
     assert!(text.contains("/no/tool.so") && text.contains("no NVTX ranges"), "{text}");
-    // Without NVTX_TEST_LOG the tool gives up.
+    // Without NVTX_TEST_LOG the tool's initialisation fails.
     let assert = scenerank().args(STEP).env("NVTX_INJECTION64_PATH", tool().unwrap()).assert().success();
     let text = String::from_utf8(assert.get_output().stderr.clone()).unwrap();
-    assert!(text.contains("takes no NVTX ranges"), "{text}");
+    assert!(text.contains("does not accept NVTX ranges"), "{text}");
 }

@@ -1,5 +1,5 @@
-//! `reproduce`: that runs are skipped, resumed and kept apart, that every number of the page is in the JSON, that the
-//! paper's numbers are the paper's.
+//! `reproduce`: runs are skipped, resumed and kept apart; every number on the page is in the JSON; and the
+//! paper's numbers are correct.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
@@ -24,7 +24,7 @@ impl Workplace {
         words
     }
 
-    /// Reproduces to a good end; the tables on standard output, and the report's JSON.
+    /// Runs `reproduce` successfully; returns the tables on standard output, and the report's JSON.
     fn reproduce(&self, out: &str, more: &[&str]) -> (Value, Value) {
         let tables = run_json(self.reproduce_arguments(out, &[more, &["--json"]].concat()));
         (tables, self.report(out))
@@ -47,7 +47,7 @@ fn number(value: &Value) -> f64 {
     value.as_f64().unwrap_or_else(|| panic!("{value} is no number"))
 }
 
-/// Every table with its place.
+/// All tables with their JSON pointers.
 fn tables(report: &Value) -> Vec<(String, &Value)> {
     ["/table_2", "/table_3/0", "/table_3/1", "/ablations"]
         .into_iter()
@@ -67,7 +67,7 @@ fn a_report_is_whole_and_its_page_says_what_its_json_says() {
     let half = |row: &[f32]| row[..width / 2].to_vec();
     let vectors: Vec<f32> = dataset.caption_vectors().chunks(width).flat_map(half).collect();
     write_npy(&work.path("vectors.npy"), &vectors, width / 2).unwrap();
-    // The smallest picture there is will do for a photograph.
+    // The smallest possible picture serves as a photograph.
     fs::create_dir(work.path("photographs")).unwrap();
     for image in dataset.split(Split::Test) {
         fs::write(
@@ -94,7 +94,7 @@ fn a_report_is_whole_and_its_page_says_what_its_json_says() {
         ],
     );
 
-    // Tables 2 and 3 hold all models, of two seeds each, beside the paper's.
+    // Tables 2 and 3 contain all models, with two seeds each, and the paper's values.
     for (place, table) in &tables(&report)[..3] {
         for loss in LOSSES {
             for sampling in STRATEGIES {
@@ -110,7 +110,7 @@ fn a_report_is_whole_and_its_page_says_what_its_json_says() {
                         cell["ours"]["values"].as_array().unwrap().iter().map(number).collect();
                     let mean = (values[0] + values[1]) / 2.0;
                     assert_eq!((values.len(), number(&cell["ours"]["mean"])), (2, mean));
-                    // Of two values, the sample deviation is their distance over the root of 2.
+                    // For two values, the sample deviation is their distance divided by the root of 2.
                     let spread = (values[0] - values[1]).abs() / 2f64.sqrt();
                     assert!((number(&cell["ours"]["spread"]) - spread).abs() < 1e-12);
                     assert_eq!(
@@ -137,10 +137,11 @@ fn a_report_is_whole_and_its_page_says_what_its_json_says() {
     let given = row(&report["table_2"], "features from a file (paper: classification features)");
     assert_eq!(given["cells"][3]["paper"], 0.247);
     assert!(given["cells"][3]["difference"].is_number());
-    // Noise says nothing of captions: its correlation's deviation is that of 15 x 14 / 2 pairs, about 0.1.
+    // Noise is uncorrelated with captions: the deviation of its correlation is that of 15 x 14 / 2 pairs,
+    // about 0.1.
     assert!(number(&row(&report["table_2"], "normal features")["cells"][0]["ours"]["mean"]).abs() < 0.4);
 
-    // The setting that the paper's model has is no run of its own.
+    // The paper's value of a setting needs no separate run.
     let names: Vec<&str> =
         rows(&report["ablations"]).iter().map(|row| row["name"].as_str().unwrap()).collect();
     assert_eq!(names.len(), 5 + 4 + 3 * 2 + 2, "{names:?}");
@@ -172,8 +173,8 @@ fn a_report_is_whole_and_its_page_says_what_its_json_says() {
     check_csv(&work.path("report/table-2.csv"), &report["table_2"]);
 }
 
-/// Every number of the page is the JSON's at the place that it names, and every number of the JSON's tables, figures and
-/// gallery is on the page.
+/// Every number on the page is in the JSON at the stated pointer, and every number in the JSON's tables,
+/// figures and gallery is on the page.
 fn check_page(folder: &Path, report: &Value) {
     let page = Html::parse_document(&fs::read_to_string(folder.join("report.html")).unwrap());
     let all = |words: &str| Selector::parse(words).unwrap();
@@ -188,7 +189,7 @@ fn check_page(folder: &Path, report: &Value) {
             assert_eq!(value.attr("value"), Some(exact), "{place}");
             let decimals = text.split('.').nth(1).map_or(0, str::len);
             let rounded: f64 = text.parse().unwrap_or_else(|_| panic!("{text} at {place}"));
-            // A number with d decimals is off by half of the last one at most.
+            // A number with d decimals has an error of at most half of the last one.
             assert!(
                 (rounded - stored).abs() <= 0.5001 * 10f64.powi(-(decimals as i32)),
                 "{text} for {stored}"
@@ -239,7 +240,7 @@ fn check_page(folder: &Path, report: &Value) {
     }
     assert!(expected > 1000, "{expected} numbers");
 
-    // Nothing is loaded from anywhere, and every link inside the page leads to something.
+    // The page loads nothing, and every link inside it has a target.
     let ids: Vec<&str> =
         page.select(&all("[id]")).map(|element| element.value().attr("id").unwrap()).collect();
     assert_eq!(ids.len(), ids.iter().collect::<HashSet<_>>().len(), "an id twice");
@@ -257,7 +258,7 @@ fn check_page(folder: &Path, report: &Value) {
     assert_eq!(page.select(&all("link, iframe, object, script[src]")).count(), 0);
 }
 
-/// The JSON has the data's boxes, and the page draws each.
+/// The JSON contains the boxes of the data, and the page draws each of them.
 fn check_boxes(folder: &Path, report: &Value, dataset: &Dataset) {
     let page = Html::parse_document(&fs::read_to_string(folder.join("report.html")).unwrap());
     let scenes = report["gallery"]["scenes"].as_array().unwrap();
@@ -274,7 +275,8 @@ fn check_boxes(folder: &Path, report: &Value, dataset: &Dataset) {
     }
 }
 
-/// Addresses are on the page only where they are asked for, escaped, with the drawing behind them; `--images` comes first.
+/// Addresses are on the page only if requested, escaped, with the drawing behind them; `--images` takes
+/// precedence.
 #[test]
 fn photographs_are_linked_if_asked_for() {
     let folder = TempDir::new().unwrap();
@@ -344,7 +346,7 @@ fn photographs_are_linked_if_asked_for() {
     assert!(linked.iter().any(|(source, _)| source.starts_with("data:image/jpeg;base64,")));
 }
 
-/// The CSV's lines, one per cell, have the table's numbers.
+/// The lines of the CSV, one per cell, contain the numbers of the table.
 fn check_csv(path: &Path, table: &Value) {
     let mut lines = csv::Reader::from_path(path).unwrap();
     let lines: Vec<csv::StringRecord> = lines.records().map(Result::unwrap).collect();
@@ -366,7 +368,7 @@ fn finished_runs_are_skipped_and_stopped_ones_go_on() {
     let settings = ["--epochs", "2", "--subset", "140"];
     let (whole, _) = work.reproduce("whole", &[&settings[..], &["--jobs", "2"]].concat());
 
-    // No time at all: every model is missing, the baselines and the paper are there.
+    // No time at all: every model is missing, the baselines and the paper's numbers are present.
     let (nothing, report) = work.reproduce("parts", &[&settings[..], &["--budget", "0s"]].concat());
     assert_eq!(nothing["missing"].as_array().unwrap().len(), 12);
     assert!(row(&nothing["table_2"], "triplet + random")["cells"][0]["ours"].is_null());
@@ -375,12 +377,13 @@ fn finished_runs_are_skipped_and_stopped_ones_go_on() {
     let page = fs::read_to_string(work.path("parts/report.html")).unwrap();
     assert!(page.contains("12 runs are missing") && page.contains("infonce-reject-seed1"));
 
-    // Some time, so that a run is stopped on its way; then the rest, one run at a time. Nothing shows of the stops.
+    // Limited time, so that a run is interrupted; then the rest, one run at a time. The interruptions leave
+    // no trace.
     work.reproduce("parts", &[&settings[..], &["--budget", "150ms"]].concat());
     let (parts, _) = work.reproduce("parts", &[&settings[..], &["--jobs", "1"]].concat());
     assert_eq!(parts, whole);
 
-    // What is finished is not touched again; what is missing is made again, the same.
+    // Finished runs are not changed; missing ones are repeated with the same result.
     let run = |name: &str| work.path("parts/runs").join(name);
     let written = |file: &Path| fs::metadata(file).unwrap().modified().unwrap();
     let kept = run("triplet-random-seed1/last.safetensors");
@@ -390,7 +393,7 @@ fn finished_runs_are_skipped_and_stopped_ones_go_on() {
     let (again, _) = work.reproduce("parts", &settings);
     assert_eq!((again, written(&kept)), (whole, before));
 
-    // A run in a report's folder is a run like any other.
+    // A run in a report's folder is an ordinary run.
     let settings_file = fs::read_to_string(run("ranking-reject-seed1/config.toml")).unwrap();
     assert!(settings_file.contains("sampling = \"reject\""), "{settings_file}");
     let folder = run("ranking-reject-seed1").display().to_string();
@@ -399,7 +402,7 @@ fn finished_runs_are_skipped_and_stopped_ones_go_on() {
     let ours = &row(&report["table_2"], "ranking + reject")["cells"][0]["ours"]["mean"];
     assert_eq!(&evaluated["rows"][0]["per_image"]["kendall"], ours);
 
-    // Other settings, or other data, in the same folder.
+    // Other settings or other data in the same folder.
     let other = |more: &[&str], parts: &[&str]| refuse(work.reproduce_arguments("parts", more), parts);
     let remedy = "choose another --out";
     other(
@@ -443,7 +446,7 @@ fn what_cannot_be_used_is_refused() {
     scenerank().args(work.reproduce_arguments("refused", &["--budget", "soon"])).assert().code(2);
 }
 
-/// Where the paper's text lies beside the checkout, each row of the tables is found in it.
+/// If the text of the paper is available beside the checkout, it contains each row of the tables.
 #[test]
 fn the_papers_numbers_are_the_papers() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/paper.txt");
@@ -456,7 +459,7 @@ fn the_papers_numbers_are_the_papers() {
         numbers.iter().fold(name.to_owned(), |line, number| format!("{line} {number:.3}"))
     };
     let paper = Paper::get();
-    // The text has a table's rows one after another, in the order of the losses.
+    // The text lists the rows of a table one after another, in the order of the losses.
     let name = |sampling| match sampling {
         Sampling::Random => "Random",
         Sampling::Extreme => "Extreme",

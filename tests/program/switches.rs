@@ -1,4 +1,4 @@
-//! Runs of networks with something switched off: what was trained is what is used afterwards.
+//! Runs of networks with ablation switches off: later commands use the network as it was trained.
 
 use std::fs;
 
@@ -16,7 +16,7 @@ use scenerank::train::config::TrainConfig;
 use serde_json::Value;
 
 impl Workplace {
-    /// Trains the small network into the folder `name`; the outcome.
+    /// Trains the small network into the folder `name`; returns the outcome.
     fn train(&self, name: &str, more: &[&str]) -> Value {
         let (data, out) = (self.data.display().to_string(), self.text(name));
         let arguments = ["train", &data, "--out", &out, "--learning-rate", "1e-3", "--json"];
@@ -27,7 +27,7 @@ impl Workplace {
         run_json(["evaluate", &self.text(name), "--json"])
     }
 
-    /// The validation images by the run's best checkpoint.
+    /// Embeddings of the validation images with the run's best checkpoint.
     fn embed(&self, name: &str) -> Vec<f32> {
         let run = Run::open(&self.path(name), Which::Best, None, Device::Cpu, Precision::Fp32).unwrap();
         run.embed_split(Split::Validation).unwrap()
@@ -59,8 +59,8 @@ fn a_run_is_used_as_it_was_trained() {
         assert!(!seen.contains(&tensors), "{name} trains as another network");
         seen.push(tensors);
 
-        // The validation of the best epoch, again, from its checkpoint. Other batches sum in another order: a pair or
-        // three next to a tie may swap, 1.6e-4 each.
+        // Repeats the validation of the best epoch from its checkpoint. Other batches sum in another order:
+        // up to three pairs next to a tie may swap, 1.6e-4 each.
         let embeddings = work.embed(name);
         let rows = Embeddings::new(&embeddings, 12).unwrap();
         let images = dataset.split(Split::Validation);
@@ -78,14 +78,14 @@ fn a_run_is_used_as_it_was_trained() {
         checkpoint::save(&path, &config, &progress, tensors, None).unwrap();
         assert_ne!(work.embed(name), embeddings, "{name}");
     }
-    // It goes on as what it is, and the command line wins over a file.
+    // The run continues with its own switches, and the command line takes precedence over a file.
     work.train("all", &["--resume", "--epochs", "3"]);
     assert_eq!(work.switches("all"), [false; 3]);
     work.train("mixed", &["--config", &file, "--l2-norm", "true", "--epochs", "1"]);
     assert_eq!(work.switches("mixed"), [false, true, false]);
 }
 
-/// A checkpoint from before there were switches is one of the paper's network.
+/// A checkpoint from before the switches existed belongs to the paper's network.
 #[test]
 fn a_checkpoint_without_switches_has_everything_on() {
     let work = Workplace::new();
@@ -112,7 +112,7 @@ fn a_checkpoint_without_switches_has_everything_on() {
     }
     assert_eq!(work.last("run").config, last.config);
     assert_eq!(work.evaluate("run"), before);
-    // Continued, it is the run that was not interrupted.
+    // When continued, it equals the run that was not interrupted.
     work.train("run", &["--resume", "--epochs", "2"]);
     work.train("whole", &["--epochs", "2"]);
     assert!(work.last("run").tensors == work.last("whole").tensors);

@@ -1,4 +1,4 @@
-//! Training runs: what is stopped, killed or refused continues or stays as if nothing had happened.
+//! Training runs: interrupted, killed or rejected runs continue or remain unchanged, with identical results.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -22,7 +22,7 @@ impl Workplace {
         self.text(name)
     }
 
-    /// `train DATA --out RUN` with the small network, unless it resumes, and `more`.
+    /// Arguments `train DATA --out RUN` with the small network, unless it resumes, followed by `more`.
     fn train_arguments(&self, run: &str, more: &[&str]) -> Vec<String> {
         let mut arguments =
             vec!["train".to_string(), self.data.display().to_string(), "--out".into(), self.text(run)];
@@ -36,7 +36,7 @@ impl Workplace {
         arguments
     }
 
-    /// In this process, with the same network.
+    /// Trains in this process, with the same network.
     fn train_in_process(&self, run: &str, epochs: usize, resume: bool, stop: bool) -> TrainOutcome {
         let config = TrainConfig {
             layers: 2,
@@ -52,7 +52,8 @@ impl Workplace {
         train(&dataset, config, &self.path(run), resume, &AtomicBool::new(stop)).unwrap()
     }
 
-    /// Both runs' checkpoints hold the same bits, and their records say the same but for the time.
+    /// Checks that the checkpoints of both runs have the same bits, and that their records only differ in the
+    /// time.
     fn assert_same(&self, run: &str, other: &str) {
         for file in [LAST, BEST] {
             let [a, b] = [run, other].map(|run| checkpoint::load(&self.path(run).join(file)).unwrap());
@@ -111,7 +112,7 @@ fn a_run_stopped_after_every_step_is_the_run_that_was_not_stopped() {
     assert!(stops > 20, "{stops} stops");
     fixture.assert_same("whole", "stopped");
 
-    // Without more epochs there is nothing left to do; with more, it goes on as one run.
+    // Without more epochs nothing is left to do; with more, the run continues as one run.
     fixture.train_in_process("stopped", 3, true, false);
     fixture.assert_same("whole", "stopped");
     fixture.train_in_process("stopped", 5, true, false);
@@ -124,7 +125,7 @@ fn records_after_the_checkpoint_are_dropped() {
     let fixture = Workplace::new();
     let steps = fixture.train_in_process("whole", 2, false, false).steps;
     fixture.train_in_process("killed", 1, false, false);
-    // As a killed process leaves it: records of steps that no checkpoint holds, the last one torn.
+    // As a killed process leaves it: records of steps that are in no checkpoint, the last one truncated.
     let metrics = fixture.path("killed").join(METRICS);
     let mut text = fs::read_to_string(&metrics).unwrap();
     text += &format!("{{\"kind\":\"step\",\"epoch\":2,\"step\":{steps},\"loss\":9.0,\"seconds\":1.0}}\n");
@@ -133,7 +134,8 @@ fn records_after_the_checkpoint_are_dropped() {
     fixture.train_in_process("killed", 2, true, false);
     fixture.assert_same("whole", "killed");
 
-    // Stopped at the last step of an epoch, continued, and killed between that epoch's record and its checkpoint.
+    // Stopped at the last step of an epoch, continued, and killed between the epoch's record and its
+    // checkpoint.
     let mut outcome = fixture.train_in_process("between", 2, false, true);
     while outcome.steps < steps {
         outcome = fixture.train_in_process("between", 2, true, true);
@@ -170,7 +172,7 @@ mod signals {
 
     use super::*;
 
-    /// Long enough to be met in the middle.
+    /// Long enough to be interrupted in the middle.
     const EPOCHS: &str = "40";
 
     fn event_files(fixture: &Workplace, run: &str) -> usize {
@@ -180,7 +182,7 @@ mod signals {
             .count()
     }
 
-    /// Starts or continues a run and waits until it trains: until it has begun a file of events.
+    /// Starts or continues a run and waits until it trains, that is until it has created an event file.
     fn start(fixture: &Workplace, run: &str, stderr: Stdio) -> Child {
         let more: &[&str] =
             if fixture.path(run).join(LAST).exists() { &["--resume"] } else { &["--epochs", EPOCHS] };
@@ -203,16 +205,16 @@ mod signals {
     }
 
     fn signal(child: &Child, name: &str) {
-        // It may have ended by itself meanwhile.
+        // It may have ended by itself in the meantime.
         Command::new("kill").args([name, &child.id().to_string()]).stderr(Stdio::null()).status().unwrap();
     }
 
-    /// Stops a run by signals at many places until it ends by itself; how it ended each time.
+    /// Interrupts a run by signals at many positions until it ends by itself; returns all exit statuses.
     fn ends(fixture: &Workplace, run: &str, name: &str) -> Vec<ExitStatus> {
         let mut ends = Vec::new();
         for attempt in 0.. {
             let mut child = start(fixture, run, Stdio::null());
-            // Some places: in the first steps and later, in an epoch and between two.
+            // Positions in the first steps and later, within an epoch and between two.
             if attempt < 8 {
                 std::thread::sleep(Duration::from_millis(attempt * 13 % 40));
                 signal(&child, name);
@@ -262,7 +264,7 @@ mod signals {
         fixture.assert_same("whole", "run");
     }
 
-    /// The system refuses to write files of more than a few blocks, as a full disk would.
+    /// The operating system rejects files of more than a few blocks, like a full disk.
     #[test]
     fn a_checkpoint_that_cannot_be_written_leaves_the_old_one() {
         let fixture = Workplace::new();
@@ -293,12 +295,12 @@ fn a_diverging_run_keeps_its_last_good_checkpoint() {
     for rate in ["1e38", "1e300"] {
         let name = format!("wild{rate}");
         let last = fixture.path(&name).join(LAST).display().to_string();
-        // The step after the first update, though losses are read later.
+        // The step after the first update, although losses are read later.
         let parts = ["the loss became NaN in epoch 1, step 2;", &last, "a lower --learning-rate"];
         refuse(fixture.train_arguments(&name, &["--learning-rate", rate, "--epochs", "3"]), &parts);
         assert_eq!(fixture.last(&name).progress.steps, 0);
     }
-    // Where an epoch is one step, its loss is from before the parameters went wrong.
+    // If an epoch is one step, its loss was computed before the parameters diverged.
     let file = fixture.write("wild.toml", "learning-rate = 1e300\nbatch-size = 1000000\nepochs = 1\n");
     let data = fixture.data.display().to_string();
     let arguments = ["train", &data, "--out", &fixture.text("one"), "--config", &file];
@@ -309,7 +311,7 @@ fn a_diverging_run_keeps_its_last_good_checkpoint() {
     let wild = fixture.train_arguments("run", &["--resume", "--epochs", "2", "--learning-rate", "1e38"]);
     refuse(wild, &[" became ", "in epoch 2"]);
     assert!(before == fs::read(fixture.path("run").join(LAST)).unwrap());
-    // The remedy works.
+    // The suggested remedy works.
     run(fixture.train_arguments("run", &["--resume", "--epochs", "2", "--learning-rate", "1e-4"]));
     assert_eq!(fixture.last("run").config.train.learning_rate, 1e-4);
 }
@@ -347,7 +349,7 @@ fn checkpoints_that_cannot_be_used() {
     resume(&["adam.first_moment.", NAME, "is missing"]);
     save(&|checkpoint| checkpoint.config.model.object_types += 1);
     resume(&["object_embedding.weight", "has the shape"]);
-    // Sizes that nothing could hold are refused before anything is made of them.
+    // Impossible sizes are rejected before anything is allocated.
     save(&|checkpoint| checkpoint.config.model.layers = usize::MAX);
     resume(&["metadata \"config\"", "layers"]);
     save(&|checkpoint| {
@@ -362,7 +364,7 @@ fn checkpoints_that_cannot_be_used() {
 
     for bytes in [&b""[..], b"not tensors", &good[..20], &good[..good.len() - 7]] {
         fs::write(&last, bytes).unwrap();
-        resume(&["no readable safetensors file"]);
+        resume(&["not a readable safetensors file"]);
     }
     // The other checkpoint has no moments.
     fs::copy(fixture.path("run").join(BEST), &last).unwrap();
@@ -398,7 +400,7 @@ fn runs_that_cannot_be_trained_or_continued() {
         let parts = ["--resume: an option differs from the run's own"];
         refuse(fixture.train_arguments("run", &[&["--resume"], &option[..]].concat()), &parts);
     }
-    // Repeating the run's own options is no difference.
+    // Repeating the run's own options is allowed.
     run(fixture.train_arguments("run", &["--resume", "--batch-size", "8", "--epochs", "2"]));
 
     let missing = fixture.text("missing");
@@ -464,7 +466,7 @@ fn options_from_a_file() {
         &["--config", "cannot be used with"],
     );
 
-    // The command line wins.
+    // The command line takes precedence.
     let outcome: Value =
         run_json(fixture.train_arguments("run", &["--config", &file, "--epochs", "1", "--json"]));
     assert_eq!((&outcome["epochs"], &outcome["interrupted"]), (&1.into(), &false.into()));
@@ -478,7 +480,7 @@ fn similarities_of_the_users_own() {
     let fixture = Workplace::new();
     let dataset = Dataset::open(&fixture.data).unwrap();
     let images = dataset.image_count();
-    // Not symmetric, and of no vectors.
+    // A matrix that is not symmetric and does not come from vectors.
     let values: Vec<f32> = (0..images * images).map(|at| (at * 7919 % 1009) as f32 / 1009.0).collect();
     write_npy(&fixture.path("single.npy"), &values, images).unwrap();
     let file = fs::File::create(fixture.path("half.npy")).unwrap();
@@ -489,7 +491,7 @@ fn similarities_of_the_users_own() {
 
     run(fixture.train_arguments("captions", &["--epochs", "1"]));
     for name in ["single", "half"] {
-        // A path relative to this folder must be found from any other.
+        // A path relative to this folder must work from any other folder.
         let file = format!("{name}.npy");
         let arguments = fixture.train_arguments(name, &["--epochs", "1", "--similarity", &file]);
         scenerank().args(arguments).current_dir(fixture.folder.path()).assert().success();

@@ -1,4 +1,4 @@
-//! Random batches and the comparison that every test uses.
+//! Random batches, and the comparison used by every test.
 #![allow(dead_code)] // each test binary uses its part
 
 use std::collections::BTreeMap;
@@ -12,10 +12,10 @@ use scenerank::network::config::ModelConfig;
 use scenerank::network::parameters::{Layout, Parameters, Storage, TypeVectors, initial_parameters};
 use scenerank::network::tensors::NamedTensors;
 
-/// The paper's sizes.
+/// Sizes of the paper.
 pub const PAPER: ModelConfig = ModelConfig::PAPER;
 
-/// A small network with widths that are no multiple of anything.
+/// A small network with widths that are not multiples of anything.
 pub const SMALL: ModelConfig = ModelConfig {
     object_types: 23,
     predicate_types: 9,
@@ -25,7 +25,7 @@ pub const SMALL: ModelConfig = ModelConfig {
     ..PAPER
 };
 
-/// The network without each of what the paper's has on, then without all of it.
+/// The network with each of the paper's switches off, then with all of them off.
 pub fn switched_off(config: ModelConfig) -> [ModelConfig; 4] {
     [
         ModelConfig { batch_norm: false, ..config },
@@ -35,11 +35,11 @@ pub fn switched_off(config: ModelConfig) -> [ModelConfig; 4] {
     ]
 }
 
-/// The distance from 1 to the next number in single precision: twice the most that one rounding is off by.
+/// Distance from 1 to the next number in single precision: twice the largest error of one rounding.
 pub const EPS: f64 = f32::EPSILON as f64;
 
-/// How far two numbers may differ: `|got - want| <= absolute + relative * scale`, where the scale is the largest
-/// magnitude wanted.
+/// Allowed difference of two numbers: `|got - want| <= absolute + relative * scale`, where the scale is the
+/// largest expected magnitude.
 #[derive(Clone, Copy, Debug)]
 pub struct Tolerance {
     pub absolute: f64,
@@ -56,8 +56,8 @@ impl Tolerance {
     }
 }
 
-/// Panics where a value is not within tolerance (NaN never is), naming the worst place; gives the part of the
-/// tolerance that was used.
+/// Panics if a value is not within the tolerance (NaN never is), naming the worst index. Returns the used
+/// part of the tolerance.
 #[track_caller]
 pub fn assert_close<T: Copy + Into<f64>>(name: &str, got: &[T], want: &[T], tolerance: Tolerance) -> f64 {
     assert_eq!(got.len(), want.len(), "{name}: length");
@@ -86,12 +86,13 @@ pub fn assert_close<T: Copy + Into<f64>>(name: &str, got: &[T], want: &[T], tole
     used
 }
 
-/// The largest magnitude, 0 of nothing.
+/// Largest magnitude; 0 if there are no values.
 pub fn largest<T: Copy + Into<f64>>(values: &[T]) -> f64 {
     values.iter().fold(0.0, |m, &v| m.max(v.into().abs()))
 }
 
-/// `|got - want| / |want|` in Euclidean norms; infinite where something is not finite, 0 where nothing differs.
+/// `|got - want| / |want|` in Euclidean norms; infinite if a value is not finite, 0 if there is no
+/// difference.
 pub fn relative_error<T: Copy + Into<f64>>(got: &[T], want: &[T]) -> f64 {
     assert_eq!(got.len(), want.len(), "length");
     let squares = |terms: &mut dyn Iterator<Item = f64>| terms.map(|v| v * v).sum::<f64>();
@@ -103,13 +104,13 @@ pub fn relative_error<T: Copy + Into<f64>>(got: &[T], want: &[T]) -> f64 {
     }
 }
 
-/// The most that was used of each quantity's tolerance, and where; printed in the end, so that a run with
+/// Largest used part of each quantity's tolerance, and where. Printed at the end, so that a run with
 /// `--nocapture` shows how tight the tolerances are.
 #[derive(Default)]
 pub struct Margins(BTreeMap<String, (f64, String)>);
 
 impl Margins {
-    /// [`assert_close`] of one quantity in one case, recorded.
+    /// [`assert_close`] for one quantity in one case, recorded.
     #[track_caller]
     pub fn assert_close<T: Copy + Into<f64>>(
         &mut self,
@@ -123,7 +124,7 @@ impl Margins {
         self.record(quantity, case, used);
     }
 
-    /// [`relative_error`] of one quantity in one case, which must not pass `limit`, recorded.
+    /// [`relative_error`] of one quantity in one case, which must not exceed `limit`, recorded.
     #[track_caller]
     pub fn assert_norm_close<T: Copy + Into<f64>>(
         &mut self,
@@ -154,19 +155,19 @@ impl Drop for Margins {
     }
 }
 
-/// A batch's graphs by their sizes, and oddities.
+/// Sizes of a batch's graphs, and oddities.
 #[derive(Clone, Copy, Debug)]
 pub struct BatchShape {
     pub triples: usize,
-    /// Objects of a graph, besides its image node: up to this many.
+    /// Largest number of objects of a graph, without its image node.
     pub objects: usize,
-    /// Relationships of a graph: up to this many.
+    /// Largest number of relationships of a graph.
     pub relationships: usize,
-    /// Self loops, duplicate edges, nodes without edges, graphs of one node.
+    /// Whether there are self loops, duplicate edges, nodes without edges, and graphs of one node.
     pub oddities: bool,
 }
 
-/// A random batch of triples of graphs.
+/// Random batch of triples of graphs.
 pub fn random_batch(config: ModelConfig, shape: BatchShape, seed: u64) -> GraphBatch {
     let mut rng = StdRng::seed_from_u64(seed);
     let (image, in_image) = (config.object_types as u32 - 1, config.predicate_types as u32 - 1);
@@ -191,7 +192,7 @@ pub fn random_batch(config: ModelConfig, shape: BatchShape, seed: u64) -> GraphB
                     graph.push_edge(s, 0, s);
                     graph.push_edge(s, 0, s);
                 }
-                1 => graph.node_object.insert(0, 0), // shifts every edge's ends and leaves the last node alone
+                1 => graph.node_object.insert(0, 0), // shifts every edge's ends and isolates the last node
                 2 => graph = SceneGraphBuf::augmented(&[], &[], image, in_image),
                 _ => {}
             }
@@ -205,9 +206,9 @@ pub fn random_batch(config: ModelConfig, shape: BatchShape, seed: u64) -> GraphB
     batch
 }
 
-/// A batch of one triple, or none where `nodes < 3` (then it is one graph), with exactly these numbers of nodes and
-/// edges: ends are drawn at random, so that small graphs have self loops, duplicates and parallel edges, and those of
-/// few edges have nodes without any. The last graph has one node.
+/// Batch of one triple (or of one graph without triples if `nodes < 3`) with exactly these numbers of nodes
+/// and edges. Ends are random, so small graphs have self loops, duplicates and parallel edges, and graphs
+/// with few edges have isolated nodes. The last graph has one node.
 pub fn sized_batch(config: ModelConfig, nodes: usize, edges: usize, seed: u64) -> GraphBatch {
     let mut rng = StdRng::seed_from_u64(seed);
     let sizes = if nodes < 3 { vec![nodes] } else { vec![nodes / 2, nodes - nodes / 2 - 1, 1] };
@@ -240,7 +241,7 @@ pub fn sized_batch(config: ModelConfig, nodes: usize, edges: usize, seed: u64) -
     batch
 }
 
-/// A batch of the paper's mean sizes: 22 nodes and 36 edges per graph.
+/// Batch with the paper's mean sizes: 22 nodes and 36 edges per graph.
 pub fn paper_batch(triples: usize) -> GraphBatch {
     let mut rng = StdRng::seed_from_u64(7);
     let graphs: Vec<SceneGraphBuf> = (0..3 * triples)
@@ -265,7 +266,7 @@ pub fn paper_batch(triples: usize) -> GraphBatch {
     batch
 }
 
-/// The least capacity that all of these fit.
+/// Smallest capacity that fits all of these batches.
 pub fn capacity(batches: &[GraphBatch]) -> BatchSize {
     batches.iter().map(GraphBatch::size).fold(BatchSize::default(), |most, size| BatchSize {
         graphs: most.graphs.max(size.graphs),
@@ -274,8 +275,8 @@ pub fn capacity(batches: &[GraphBatch]) -> BatchSize {
     })
 }
 
-/// Initial parameters; with `affine`, batch norm's weights, biases and running statistics are moved off their
-/// defaults, some weights below zero.
+/// Initial parameters. With `affine`, the weights, biases and running statistics of batch norm differ from
+/// their defaults, and some weights are negative.
 pub fn random_parameters(config: ModelConfig, affine: bool, seed: u64) -> NamedTensors {
     let unknown = TypeVectors { vectors: &[], width: 0, known: &|_| false };
     let mut tensors = initial_parameters(config, unknown, unknown, seed);
@@ -297,7 +298,7 @@ pub fn random_parameters(config: ModelConfig, affine: bool, seed: u64) -> NamedT
     tensors
 }
 
-/// Parameters on a backend.
+/// Parameters in the memory of a backend.
 pub fn parameters_on<B: Backend>(
     backend: &mut B,
     config: ModelConfig,

@@ -1,4 +1,4 @@
-//! The `scenerank` program as a test runs it, and a small data file to run it on.
+//! Runs the `scenerank` program in tests, and creates a small data file for it.
 #![allow(dead_code)] // each test binary uses its part
 
 use std::ffi::OsStr;
@@ -10,7 +10,7 @@ use scenerank::synth::{SynthConfig, write_collection};
 use scenerank::train::checkpoint::{self, Checkpoint, LAST};
 use tempfile::TempDir;
 
-/// A network that takes a millisecond a step.
+/// Options of a network that takes a millisecond per step.
 pub const SMALL_NETWORK: [&str; 8] =
     ["--layers", "2", "--state-width", "12", "--hidden-width", "16", "--batch-size", "8"];
 
@@ -18,18 +18,19 @@ pub fn scenerank() -> assert_cmd::Command {
     assert_cmd::Command::cargo_bin("scenerank").unwrap()
 }
 
-/// Runs it to a good end; its standard output.
+/// Runs the program successfully; returns its standard output.
 pub fn run<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> String {
     let assert = scenerank().args(arguments).assert().success();
     String::from_utf8(assert.get_output().stdout.clone()).unwrap()
 }
 
-/// The same, with JSON on standard output.
+/// Like [`run`], with JSON on standard output.
 pub fn run_json<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> serde_json::Value {
     serde_json::from_str(&run(arguments)).unwrap()
 }
 
-/// Runs it into an error: exit code 2, nothing on standard output, one error line with all `parts`.
+/// Runs the program with an expected error: exit code 2, no standard output, one error line that contains all
+/// `parts`.
 pub fn refuse<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>, parts: &[&str]) {
     let assert = scenerank().args(arguments).assert().code(2);
     let text = String::from_utf8(assert.get_output().stderr.clone()).unwrap();
@@ -42,7 +43,7 @@ pub fn refuse<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>, parts: &[
     assert!(assert.get_output().stdout.is_empty());
 }
 
-/// A data file of some 100 training images, 30 validation and 15 test images in `folder`.
+/// Creates a data file with about 100 training images, 30 validation and 15 test images in `folder`.
 pub fn small_data(folder: &Path, seed: u64) -> PathBuf {
     let config = SynthConfig { images: 200, seed, word_width: 20, ..Default::default() };
     let files = write_collection(&folder.join(format!("raw{seed}")), &config).unwrap();
@@ -62,7 +63,7 @@ pub fn small_data(folder: &Path, seed: u64) -> PathBuf {
     data
 }
 
-/// A folder with a small data file, for runs. Tests add what they do there.
+/// Folder with a small data file for runs, extended by the tests.
 pub struct Workplace {
     pub folder: TempDir,
     pub data: PathBuf,
@@ -82,7 +83,7 @@ impl Workplace {
         self.path(name).display().to_string()
     }
 
-    /// The last checkpoint of the run `name`.
+    /// Last checkpoint of the run `name`.
     pub fn last(&self, name: &str) -> Checkpoint {
         checkpoint::load(&self.path(name).join(LAST)).unwrap()
     }

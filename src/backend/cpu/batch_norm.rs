@@ -1,32 +1,33 @@
 //! batch_norm: statistics, relu(norm(z)) and their backward, in fused passes over chunks of rows.
 //!
-//! A pass splits the rows into chunks of a fixed size; each chunk reduces its columns on its own and the chunks'
-//! results are merged in their order in `f64`, so that the bits do not depend on the number of threads.
+//! A pass splits the rows into chunks of a fixed size. Each chunk reduces its columns independently, and the
+//! results of the chunks are merged in order in `f64`. The bits therefore do not depend on the number of
+//! threads.
 //!
-//! Every pass decides a ReLU by the same expression, `(z - mean) * scale + bias > 0` with `scale = rstd * weight`:
-//! forward, backward and the masks for checking agree to the bit.
+//! Every pass evaluates the ReLU condition with the same expression, `(z - mean) * scale + bias > 0` with
+//! `scale = rstd * weight`: forward, backward and the masks for checking agree to the bit.
 
 use rayon::prelude::*;
 
 use super::rows::vectorised;
 use crate::backend::{NORM_EPSILON, NORM_MOMENTUM};
 
-/// Rows per chunk: enough to amortise a merge, few enough that their running sums stay accurate in `f32`.
+/// Rows per chunk: enough to amortise a merge, few enough that the running sums stay accurate in `f32`.
 pub const CHUNK_ROWS: usize = 64;
 
 /// Normalisation by column: `norm(z) = (z - mean) scale + bias`.
 #[derive(Debug, Default)]
 pub struct Columns {
-    /// `[C]`.
+    /// `[C]` mean of each column.
     pub mean: Vec<f32>,
-    /// `[C]`: rstd * weight.
+    /// `[C]` scale, rstd * weight.
     pub scale: Vec<f32>,
-    /// `[C]`.
+    /// `[C]` bias.
     pub bias: Vec<f32>,
 }
 
 impl Columns {
-    /// Takes over a block's statistics and parameters.
+    /// Sets the columns from a block's statistics and parameters.
     pub fn set(&mut self, mean: &[f32], rstd: &[f32], weight: &[f32], bias: &[f32]) {
         self.mean.clear();
         self.mean.extend_from_slice(mean);
@@ -36,7 +37,7 @@ impl Columns {
         self.bias.extend_from_slice(bias);
     }
 
-    /// The columns `start..start + count`.
+    /// Columns `start..start + count`.
     pub fn part(&self, start: usize, count: usize) -> ColumnsPart<'_> {
         let range = start..start + count;
         ColumnsPart {
@@ -52,7 +53,7 @@ impl Columns {
     }
 }
 
-/// Some columns of [`Columns`].
+/// A range of [`Columns`].
 #[derive(Clone, Copy, Debug)]
 pub struct ColumnsPart<'a> {
     mean: &'a [f32],
@@ -139,7 +140,7 @@ impl ColumnsPart<'_> {
         );
     }
 
-    /// [`ColumnsPart::backward`] of a row of d_y that it overwrites.
+    /// Like [`ColumnsPart::backward`], in place: overwrites a row of d_y with d_z.
     #[inline]
     pub fn backward_in_place(&self, z: &[f32], terms: TermsPart<'_>, d: &mut [f32]) {
         vectorised(
@@ -158,7 +159,7 @@ impl ColumnsPart<'_> {
         );
     }
 
-    /// 1 where the ReLU passes z.
+    /// ReLU mask of a row: 1 where the ReLU passes z, 0 elsewhere.
     pub fn mask(&self, z: &[f32]) -> impl Iterator<Item = u8> {
         z.iter().enumerate().map(|(c, z)| u8::from((z - self.mean[c]) * self.scale[c] + self.bias[c] > 0.0))
     }
@@ -170,14 +171,14 @@ fn relu(y: f32) -> f32 {
     if y <= 0.0 { 0.0 } else { y }
 }
 
-/// What batch norm's backward subtracts, by column.
+/// Terms that the backward of batch norm subtracts, by column.
 #[derive(Debug, Default)]
 pub struct Terms {
     constant: Vec<f32>,
     slope: Vec<f32>,
 }
 
-/// Some columns of [`Terms`].
+/// A range of columns of [`Terms`].
 #[derive(Clone, Copy, Debug)]
 pub struct TermsPart<'a> {
     constant: &'a [f32],
@@ -185,7 +186,7 @@ pub struct TermsPart<'a> {
 }
 
 impl Terms {
-    /// The columns `start..start + count`.
+    /// Columns `start..start + count`.
     pub fn part(&self, start: usize, count: usize) -> TermsPart<'_> {
         TermsPart { constant: &self.constant[start..start + count], slope: &self.slope[start..start + count] }
     }
@@ -199,15 +200,15 @@ pub struct Partials {
 }
 
 impl Partials {
-    /// Room for `rows` rows of `columns` columns, zeroed, chunk by chunk.
+    /// Resizes to `rows` rows of `columns` columns, zeroed, and returns one slice per chunk.
     fn chunks(&mut self, rows: usize, columns: usize) -> rayon::slice::ChunksMut<'_, f32> {
         self.values.clear();
         self.values.resize(rows.div_ceil(CHUNK_ROWS) * 2 * columns, 0.0);
         self.values.par_chunks_mut(2 * columns)
     }
 
-    /// Reduces `z [R, C]` to mean and rstd, after `prepare` has filled each chunk of rows: it gets the chunk's first
-    /// row and the rows. Moves the running statistics.
+    /// Reduces `z [R, C]` to mean and rstd, and updates the running statistics. `prepare` first fills each
+    /// chunk of rows; it receives the index of the chunk's first row and the rows.
     pub fn statistics(
         &mut self,
         z: &mut [f32],
@@ -226,7 +227,8 @@ impl Partials {
         self.merge_statistics(rows, statistics);
     }
 
-    /// Merges the chunks' means and squared deviations (Chan et al.): `M2 = sum M2_i + sum n_i (mean_i - mean)^2`.
+    /// Merges means and squared deviations of the chunks (Chan et al.): `M2 = sum M2_i + sum n_i (mean_i -
+    /// mean)^2`.
     fn merge_statistics(&mut self, rows: usize, to: Statistics<'_>) {
         let columns = to.mean.len();
         let count = rows.max(1) as f64;
@@ -260,8 +262,8 @@ impl Partials {
         }
     }
 
-    /// The backward sums over `rows` rows: `add` adds a chunk of rows to its sums of d and of d (z - mean). Gives the
-    /// parameters' gradients and what to subtract.
+    /// Backward sums over `rows` rows. `add` adds a chunk of rows to its sums of d and of d (z - mean).
+    /// Writes the gradients of the parameters and the terms to subtract.
     pub fn backward_sums(
         &mut self,
         rows: usize,
@@ -278,7 +280,7 @@ impl Partials {
         self.merge_backward(rows, columns, rstd, to);
     }
 
-    /// [`Partials::backward_sums`] where the gradients' rows are first made, in place.
+    /// Like [`Partials::backward_sums`], but first computes the gradient rows in place.
     pub fn backward_sums_of(
         &mut self,
         d_y: &mut [f32],
@@ -326,32 +328,32 @@ impl Partials {
     }
 }
 
-/// Where a block's statistics go.
+/// Outputs of [`Partials::statistics`].
 pub struct Statistics<'a> {
-    /// `[C]`.
+    /// `[C]` batch mean, overwritten.
     pub mean: &'a mut [f32],
-    /// `[C]`.
+    /// `[C]` 1 / sqrt(batch variance + eps), overwritten.
     pub rstd: &'a mut [f32],
-    /// `[C]`.
+    /// `[C]` running mean, updated.
     pub running_mean: &'a mut [f32],
-    /// `[C]`.
+    /// `[C]` running variance, updated.
     pub running_var: &'a mut [f32],
 }
 
-/// Where the backward sums go.
+/// Outputs of [`Partials::backward_sums`].
 pub struct BackwardSums<'a> {
-    /// `[C]`.
+    /// `[C]` gradient with respect to the weight, overwritten.
     pub d_weight: &'a mut [f32],
-    /// `[C]`.
+    /// `[C]` gradient with respect to the bias, overwritten.
     pub d_bias: &'a mut [f32],
-    /// What to subtract: zeros where the statistics are constants.
+    /// Terms to subtract; zeros if the statistics are constants.
     pub terms: &'a mut Terms,
-    /// Whether they are the batch's own, and so move with z.
+    /// Whether the statistics are those of the batch and therefore depend on z.
     pub batch_statistics: bool,
 }
 
-/// Means and squared deviations of a chunk's columns, in one pass: sums are taken around the first row, which keeps
-/// them free of cancellation.
+/// Means and squared deviations of a chunk's columns, in one pass. Sums are taken around the first row to
+/// avoid cancellation.
 fn chunk_statistics(z: &[f32], mean: &mut [f32], deviation: &mut [f32]) {
     let columns = mean.len();
     let rows = (z.len() / columns) as f32;

@@ -1,4 +1,4 @@
-//! A block: linear layer, batch norm and ReLU, forward and backward, as the stages put them together.
+//! Forward and backward of a block (linear layer, batch norm and ReLU), shared by the stages.
 
 use rayon::prelude::*;
 
@@ -10,27 +10,27 @@ use crate::matmul::{Accumulate, MatMut, MatRef, matmul};
 use crate::network::activations::BlockActivations;
 use crate::network::parameters::{BlockKind, BlockLayout, Parameters};
 
-/// A block's place among the parameters.
+/// A block's layout together with the parameters.
 #[derive(Clone, Copy)]
 pub(super) struct Block<'a> {
-    /// Where its tensors lie.
+    /// Positions of the block's tensors among the parameters.
     pub layout: &'a BlockLayout,
     /// All parameters, flat.
     pub values: &'a [f32],
 }
 
 impl<'a> Block<'a> {
-    /// The block of this kind in `layer`.
+    /// Block of this kind in `layer`.
     pub(super) fn new(parameters: &'a Parameters<Vec<f32>>, layer: usize, kind: BlockKind) -> Self {
         Block { layout: parameters.layout.block(layer, kind), values: &parameters.values }
     }
 }
 
-/// What the statistics of a block are taken from and move.
+/// Source and destination of a block's statistics.
 pub(super) struct RunningStatistics<'a> {
-    /// Which statistics.
+    /// Whether to use batch or running statistics.
     pub mode: Mode,
-    /// Where the block's running statistics lie.
+    /// Positions of the block's running statistics.
     pub layout: &'a BlockLayout,
     /// All running means, flat.
     pub mean: &'a mut [f32],
@@ -42,8 +42,9 @@ pub(super) struct RunningStatistics<'a> {
 pub(super) type Saved = BlockActivations<Vec<f32>>;
 
 impl Cpu {
-    /// The statistics of the first rows of `z [R, C]`, into `mean [C]` and `rstd [C]`. `prepare` completes `z` chunk by chunk,
-    /// given a chunk's first row; the completed chunk is rounded as this backend stores it.
+    /// Computes the statistics of the first rows of `z [R, C]` into `mean [C]` and `rstd [C]`. `prepare`
+    /// completes `z` chunk by chunk, given a chunk's first row; the completed chunk is rounded to this
+    /// backend's storage format.
     pub(super) fn statistics(
         &mut self,
         running: RunningStatistics<'_>,
@@ -71,7 +72,7 @@ impl Cpu {
         rows.for_each(|(chunk, z)| prepare(chunk * CHUNK_ROWS, z));
     }
 
-    /// `z = x W^T` of the rows `x`, and its statistics, into `block`.
+    /// Computes `z = x W^T` of the rows `x`, and its statistics, into `block`.
     pub(super) fn linear_forward(
         &mut self,
         mode: Mode,
@@ -98,7 +99,7 @@ impl Cpu {
         self.statistics(running, z, mean, rstd, |_, _| {});
     }
 
-    /// `output = relu(norm(z))`, as many values as `output` holds.
+    /// `output = relu(norm(z))`, for as many values as `output` holds.
     pub(super) fn relu_norm(&mut self, of: Block<'_>, block: &Saved, output: &mut [f32]) {
         self.set_columns(of, block);
         let (columns, width) = (self.columns.all(), of.layout.outputs);
@@ -111,14 +112,15 @@ impl Cpu {
         });
     }
 
-    /// Makes the block's normalisation the current one.
+    /// Loads the block's normalisation into `self.columns`.
     pub(super) fn set_columns(&mut self, of: Block<'_>, block: &Saved) {
         let (weight, bias) =
             (&of.values[of.layout.norm_weight.clone()], &of.values[of.layout.norm_bias.clone()]);
         self.columns.set(&block.mean, &block.rstd, weight, bias);
     }
 
-    /// Backward of relu(norm(z)): `d [R, C]`, the gradient with respect to the output, becomes that with respect to z.
+    /// Backward of relu(norm(z)): overwrites `d [R, C]`, the gradient with respect to the output, with that
+    /// with respect to z.
     pub(super) fn norm_backward(
         &mut self,
         of: Block<'_>,
@@ -147,7 +149,7 @@ impl Cpu {
         });
     }
 
-    /// Backward of `z = x W^T`: `d_weight = d_z^T x` and `d_x = d_z W`, of as many rows as `d_x` has.
+    /// Backward of `z = x W^T`: `d_weight = d_z^T x` and `d_x = d_z W`, for the number of rows of `d_x`.
     pub(super) fn linear_backward(
         &mut self,
         of: Block<'_>,
@@ -169,7 +171,7 @@ impl Cpu {
     }
 }
 
-/// Where a block's backward sums go.
+/// Outputs for a block's backward sums.
 pub(super) fn backward_sums<'a>(
     layout: &BlockLayout,
     gradients: &'a mut [f32],

@@ -1,13 +1,14 @@
-//! cosine_ranks: at which rank each query finds its own image, ties against the query.
+//! cosine_ranks: the rank of each query's own image; ties count against the query.
 //!
-//! A block of queries at a time meets all rows; products are summed in double precision, all in one order.
+//! A block of queries at a time is compared with all rows. Products are summed in double precision, all in
+//! the same order.
 
 use rayon::prelude::*;
 
 use super::inner_products::{ROW_BLOCK, WideRows};
 
-/// The rank, from 1, of row `truth[q]` of `index [n, width]` for each row of `queries [Q, width]`, whose values are all
-/// finite: the rows whose inner product with the query is at least its own.
+/// Rank, from 1, of row `truth[q]` of `index [n, width]` for each row of `queries [Q, width]`: the number of
+/// rows whose inner product with the query is at least that of the true row. All values are finite.
 ///
 /// Cost: Q x n x width multiply-adds, on all threads; memory: both sides in double precision and 48 rows of scores per
 /// thread.

@@ -1,4 +1,4 @@
-//! edge_hidden: the layer's first product, split by operand, and its backward.
+//! edge_hidden: the first product of a layer, split by operand, and its backward.
 //!
 //! ```text
 //! z[e] = P_s[s(e)] + e W_e^T + P_o[o(e)],   P_s = x W_s^T,  P_o = x W_o^T
@@ -7,8 +7,9 @@
 //! d_x = S_s W_s + S_o W_o,   d_W_s = S_s^T x,   d_W_o = S_o^T x,   d_e = d_z W_e,   d_W_e = d_z^T e
 //! ```
 //!
-//! In layer 0, x and e are rows of the embedding tables, so P, S and the products run over the batch's distinct
-//! types: n stands for an object type, e W_e^T is one row per predicate type, and d_z is first summed by it.
+//! In layer 0, x and e are rows of the embedding tables, so P, S and the products run over the distinct types
+//! of the batch. There n is an object type, e W_e^T has one row per predicate type, and d_z is first summed
+//! by predicate type.
 
 use rayon::prelude::*;
 
@@ -23,26 +24,27 @@ use crate::matmul::{Accumulate, MatMut, MatRef, Packed, matmul};
 use crate::network::activations::{ActivationGradients, BlockActivations};
 use crate::network::parameters::{BlockKind, Parameters};
 
-/// Memory of these stages.
+/// Scratch memory of these stages.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
-    /// `[n, 2 H]`: P_s and P_o side by side, in one place for all layers, or where this backend rounds by layer.
+    /// `[n, 2 H]`: P_s and P_o side by side. One entry shared by all layers, or one per layer if this backend
+    /// rounds.
     projected: Vec<Vec<f32>>,
     /// `[n, 2 H]`: S_s and S_o side by side.
     sums: Vec<f32>,
-    /// `[u, H]`: the predicate types' part of z, or of d_z (layer 0).
+    /// `[u, H]`: contribution of the predicate types to z, or sums of d_z by predicate type (layer 0).
     edges: Vec<f32>,
-    /// `[n, D]`: the rows of the object table that occur (layer 0).
+    /// `[n, D]`: rows of the object table for the types in use (layer 0).
     object_rows: Vec<f32>,
-    /// `[n, D]`: their gradients.
+    /// `[n, D]`: gradients with respect to `object_rows`.
     d_object_rows: Vec<f32>,
-    /// `[u, D]`: the rows of the predicate table that occur, then their gradients.
+    /// `[u, D]`: rows of the predicate table for the types in use, later their gradients.
     predicate_rows: Vec<f32>,
     /// Right operand of the product at hand.
     operand: Packed<f32>,
 }
 
-/// The weight's three parts, `[H, D]` each.
+/// The three parts of the weight, `[H, D]` each.
 struct Split<T> {
     subject: T,
     edge: T,
@@ -64,7 +66,7 @@ fn split_weight_mut(weight: &mut [f32], hidden: usize, width: usize) -> Split<Ma
     Split { subject, edge, object }
 }
 
-/// The rows of `table [V, D]` that occur.
+/// Gathers the rows of `table [V, D]` for the types in use.
 fn occurring_rows<'a>(table: &[f32], width: usize, of: &Occurrences, rows: &'a mut Vec<f32>) -> &'a [f32] {
     rows.clear();
     for &t in &of.types {
@@ -74,7 +76,7 @@ fn occurring_rows<'a>(table: &[f32], width: usize, of: &Occurrences, rows: &'a m
 }
 
 impl Cpu {
-    /// z and its statistics.
+    /// Computes z and its statistics.
     pub(super) fn edge_hidden_forward(&mut self, pass: &mut Forward<'_, Self>) {
         let (layer, mode, batch) = (pass.layer, pass.mode, pass.batch);
         let (below, a) = pass.activations.at_mut(layer);
@@ -86,7 +88,7 @@ impl Cpu {
         let values = rounding.parameters(values);
         let weight = split_weight(&values[layout.weight.clone()], hidden, width);
         let z = &mut linear[..edges * hidden];
-        // Moved out so that the closure below can read it while `self` keeps the statistics.
+        // Moved out so that the closure below can read it while `self` updates the statistics.
         let mut scratch = std::mem::take(&mut self.edge_hidden);
 
         let (nodes, node_rows) = match below {
@@ -98,7 +100,7 @@ impl Cpu {
             Some(below) => (below.node_state.as_slice(), batch.size().nodes),
         };
         let x = MatRef::new(nodes, node_rows, width);
-        // Those over lengths are read again.
+        // With rounding, the backward reads each layer's projections again, so each layer keeps its own.
         let place = if rounding.is_to_bf16() { layer } else { 0 };
         if scratch.projected.len() <= place {
             scratch.projected.resize_with(place + 1, Vec::new);
@@ -153,7 +155,8 @@ impl Cpu {
     }
 }
 
-/// Adds the rows of `d_z [E, H]` of a node's messages to its `sums [2 H]`, those as subject before those as object.
+/// Adds the rows of `d_z [E, H]` of a node's messages to its `sums [2 H]`: subject messages in the first
+/// half, object messages in the second.
 fn add_messages(batch: &GraphBatch, d_z: &[f32], node: usize, sums: &mut [f32]) {
     let hidden = sums.len() / 2;
     let (subject, object) = sums.split_at_mut(hidden);
@@ -164,8 +167,9 @@ fn add_messages(batch: &GraphBatch, d_z: &[f32], node: usize, sums: &mut [f32]) 
 }
 
 impl Scratch {
-    /// Backward of a later layer: from d_z, which is in `pass.d.d_edge_hidden [E, H]`, to the weight and to the states of the
-    /// layer below. With `lengths [N]`, the gradient is with respect to the node states times their lengths.
+    /// Backward of a layer after the first: from d_z, stored in `pass.d.d_edge_hidden [E, H]`, to the weight
+    /// and the states of the layer below. With `lengths [N]`, the gradient is with respect to the node states
+    /// times their lengths.
     pub(super) fn backward_to_states(
         &mut self,
         rounding: &Rounding,
@@ -234,7 +238,8 @@ impl Scratch {
         rounding.store_all(&mut d_edges[..size.edges * width]);
     }
 
-    /// Backward of layer 0: from d_z, which is in `pass.d.d_edge_hidden [E, H]`, to the weight and to the embedding tables.
+    /// Backward of layer 0: from d_z, stored in `pass.d.d_edge_hidden [E, H]`, to the weight and the
+    /// embedding tables.
     pub(super) fn backward_to_embeddings(&mut self, rounding: &Rounding, pass: &mut Backward<'_, Cpu>) {
         let (batch, all) = (pass.batch, &pass.parameters.layout);
         let (width, hidden) = (all.config.state_width, all.config.hidden_width);
@@ -282,8 +287,8 @@ impl Scratch {
     }
 }
 
-/// Products of S_s and S_o, side by side in `sums [n, 2 H]`, with the weights into `d_x [n, D]`, and with `x [n, D]` into the
-/// gradients with respect to the weights.
+/// Multiplies S_s and S_o, side by side in `sums [n, 2 H]`, with the weights into `d_x [n, D]`, and with `x
+/// [n, D]` into the gradients with respect to the weights.
 fn products(
     (sums, rows): (&[f32], usize),
     x: &[f32],
@@ -303,14 +308,14 @@ fn products(
     matmul(operand, d_x, Accumulate::Add, s_object, weight.object);
 }
 
-/// Rows times as many factors.
+/// Multiplies each row by its factor.
 fn scale_rows(rows: &mut [f32], width: usize, factors: &[f32]) {
     for (row, &factor) in rows.chunks_exact_mut(width).zip(factors) {
         scale(row, factor);
     }
 }
 
-/// Writes the rows of the types that occur to their places in `table`.
+/// Writes the rows of the types in use to their positions in `table`.
 fn scatter(rows: &[f32], width: usize, of: &Occurrences, table: &mut [f32]) {
     for (row, &t) in rows.chunks_exact(width).zip(&of.types) {
         table[t as usize * width..][..width].copy_from_slice(row);

@@ -1,4 +1,5 @@
-//! edge_pool: batch norm and ReLU of the heads, read in place, and the mean of the messages that reach each node.
+//! edge_pool: batch norm and ReLU of the edge heads, applied while reading, and the mean of the messages that
+//! reach each node.
 
 use rayon::prelude::*;
 
@@ -11,11 +12,11 @@ use crate::batch::graph_batch::OBJECT_ROLE;
 use crate::network::activations::ActivationGradients;
 use crate::network::parameters::BlockKind;
 
-/// Nodes per task: their messages are some hundred rows.
+/// Nodes per task: their messages are a few hundred rows.
 const CHUNK_NODES: usize = 16;
 
 impl Cpu {
-    /// The pooled messages and the new edge states.
+    /// Computes the pooled messages and the new edge states.
     pub(super) fn edge_pool_forward(&mut self, pass: &mut Forward<'_, Self>) {
         let (batch, config) = (pass.batch, pass.parameters.layout.config);
         let of = Block::new(pass.parameters, pass.layer, BlockKind::EdgeHeads);
@@ -55,8 +56,8 @@ impl Cpu {
         }
     }
 
-    /// The gradient with respect to the linear outputs of the heads. Gradients of messages are gathered from their nodes in
-    /// both passes of batch norm's backward, rather than stored between them.
+    /// Gradient with respect to the linear outputs of the heads. Both passes of batch norm's backward gather
+    /// the gradients of the messages from their nodes, so these are never stored.
     pub(super) fn edge_pool_backward_heads(&mut self, pass: &mut Backward<'_, Self>) {
         let (batch, config) = (pass.batch, pass.parameters.layout.config);
         let of = Block::new(pass.parameters, pass.layer, BlockKind::EdgeHeads);
@@ -68,7 +69,8 @@ impl Cpu {
         self.set_columns(of, heads);
         let edges = batch.size().edges;
         let z = &heads.linear[..edges * width];
-        // The three parts of a row: first column, columns, and where an edge's gradient lies with its factor.
+        // The three parts of a row: first column, number of columns, and the gradient of an edge with its
+        // factor.
         let end = |node: u32| {
             let node = node as usize;
             (&d_pooled[node * hidden..][..hidden], 1.0 / batch.incidence.degree(node) as f32)

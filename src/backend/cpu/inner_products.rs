@@ -1,11 +1,11 @@
-//! Inner products of many rows with many rows, in double precision, a block of rows at a time.
+//! Inner products between two sets of rows, in double precision, a block of rows at a time.
 //!
-//! Products of two f32 values are exact in f64, so only the order of summation rounds. That order is the same for all
-//! products ([`crate::matmul`]): equal rows give equal products, to the last bit, and ties stay ties.
+//! The product of two f32 is exact in f64, so only the summation rounds. Its order is the same for all products
+//! ([`crate::matmul`]). Equal rows therefore give equal products, to the last bit, and ties stay ties.
 
 use crate::matmul::{Accumulate, MatMut, MatRef, Packed};
 
-/// Rows per block: enough to amortise the reading of the other side, few enough that a block of products of 5,000
+/// Rows per block: enough to amortise reading the other side, few enough that a block of products for 5,000
 /// images (1.9 MB) stays in the cache.
 pub(crate) const ROW_BLOCK: usize = 48;
 
@@ -63,7 +63,7 @@ mod tests {
                 rows.times(block, &right, &mut products);
                 for left in 0..ROW_BLOCK.min(len - block * ROW_BLOCK) {
                     for column in 0..len {
-                        // (0, 0), (0, 1) or (1, 0), (1, 1)
+                        // Index 0: pair (0, 0); index 1: (0, 1) or (1, 0); index 2: (1, 1).
                         let product = products[left * len + column].to_bits();
                         assert_eq!(
                             *seen[left % 2 + column % 2].get_or_insert(product),

@@ -1,9 +1,11 @@
-//! The CPU backend: products by a GEMM crate, everything between them in fused passes on all threads.
+//! CPU backend: a GEMM crate computes the products; fused multi-threaded passes compute everything between
+//! them.
 //!
-//! What it saves over the formulas as written: the first product of a layer is split by operand
-//! (`concat(x[s], e, x[o]) W^T = (x W_s^T)[s] + e W_e^T + (x W_o^T)[o]`), so that node states are projected once per
-//! node rather than twice per edge, and in layer 0 once per distinct type; its backward sums the edges' gradients by
-//! node (or type) first. Nothing is concatenated; the heads' outputs are never stored after batch norm.
+//! It saves work compared with the plain formulas. The first product of a layer is split by operand
+//! (`concat(x[s], e, x[o]) W^T = (x W_s^T)[s] + e W_e^T + (x W_o^T)[o]`). Node states are thus projected once
+//! per node instead of twice per edge, and in layer 0 once per distinct type. The backward first sums the
+//! edge gradients by node (or type). Nothing is concatenated, and the outputs of the heads are never stored
+//! after batch norm.
 
 mod batch_norm;
 mod block;
@@ -41,7 +43,7 @@ use block::Block;
 use rounding::Rounding;
 use rows::vectorised;
 
-/// The CPU backend. All fields but the first are scratch memory, kept between stages.
+/// CPU backend. All fields but the first are scratch memory, kept between stages.
 #[derive(Debug, Default)]
 pub struct Cpu {
     rounding: Rounding,
@@ -51,34 +53,35 @@ pub struct Cpu {
     /// Right operand of the product at hand.
     operand: Packed<f32>,
     edge_hidden: edge_hidden::Scratch,
-    /// `[N]` divisors of the node states that a layer reads, one entry per layer, where this backend rounds ([`mod@node`]).
+    /// `[N]` divisors of the node states that a layer reads, one entry per layer; only used if this backend
+    /// rounds ([`mod@node`]).
     lengths: Vec<Vec<f32>>,
     /// `[N, D]` gradient with respect to the node output's linear layer.
     d_node_output: Vec<f32>,
     readout: readout_loss::Scratch,
 }
 
-/// Values per task of a pass over a flat array.
+/// Values per task in a pass over a flat array.
 const FLAT_CHUNK: usize = 1 << 16;
 
 impl Cpu {
-    /// A CPU backend on rayon's threads.
+    /// Creates a CPU backend that uses rayon's threads.
     pub fn new() -> Self {
         Cpu::default()
     }
 
-    /// A CPU backend that computes in single precision and rounds to bf16 what the CUDA kernels store in bf16. It shows
-    /// what that costs in accuracy, and is no faster.
+    /// Creates a CPU backend that computes in single precision but rounds to bf16 whatever the CUDA kernels
+    /// store in bf16. It measures the loss of accuracy, and is no faster.
     pub fn rounding_to_bf16() -> Self {
         Cpu { rounding: Rounding::to_bf16(), ..Cpu::default() }
     }
 
-    /// Whether a layer's node states are over lengths that are kept for the next ([`mod@node`]).
+    /// Whether the lengths of a layer's node states are kept for the next layer ([`mod@node`]).
     fn takes_lengths(&self, layer: usize, config: ModelConfig) -> bool {
         self.rounding.is_to_bf16() && config.l2_norm && layer + 1 < config.layers
     }
 
-    /// Moved out, to be put back when they are filled.
+    /// Moves a layer's buffer of lengths out; the caller puts it back after filling it.
     fn take_lengths(&mut self, layer: usize) -> Vec<f32> {
         if self.lengths.len() <= layer {
             self.lengths.resize_with(layer + 1, Vec::new);
@@ -87,7 +90,7 @@ impl Cpu {
     }
 }
 
-/// Grows `scratch` to at least `len` values; what they are does not matter.
+/// Grows `scratch` to at least `len` values with unspecified content.
 fn at_least(scratch: &mut Vec<f32>, len: usize) -> &mut [f32] {
     if scratch.len() < len {
         scratch.resize(len, 0.0);
@@ -95,7 +98,7 @@ fn at_least(scratch: &mut Vec<f32>, len: usize) -> &mut [f32] {
     &mut scratch[..len]
 }
 
-/// One Adam step, with the factors rounded to single precision once.
+/// One Adam step on a chunk; the factors are rounded to single precision once.
 fn adam_chunk(adam: &AdamStep, values: &mut [f32], gradients: &[f32], first: &mut [f32], second: &mut [f32]) {
     let (beta1, beta2) = (adam.beta1 as f32, adam.beta2 as f32);
     let (rate, epsilon) = (adam.rate as f32, adam.epsilon as f32);

@@ -1,8 +1,8 @@
 //! node_output: batch norm, ReLU and l2 normalisation in one pass per row, and their backward.
 //!
-//! The kernels store only the last layer's node states u / |u|. Their products read u and divide by |u| where they store
-//! (`backend/cuda/step/layer_input.rs`). Where this backend rounds as they do, it therefore rounds u and not the state, and
-//! the gradient that comes back is with respect to u.
+//! The kernels store the normalised node states u / |u| for the last layer only. In other layers the products
+//! read u and divide their results by |u| (`backend/cuda/step/layer_input.rs`). If this backend rounds like
+//! the kernels, it therefore rounds u instead of the state, and the incoming gradient is with respect to u.
 
 use rayon::prelude::*;
 
@@ -13,8 +13,8 @@ use super::{Cpu, at_least};
 use crate::backend::L2_EPSILON;
 
 impl Cpu {
-    /// `node_state [N, D] = l2_normalise(relu(norm(z)))`. With `lengths`, relu(norm(z)) is rounded first, and the divisors of
-    /// its rows go into `lengths [N]`.
+    /// `node_state [N, D] = l2_normalise(relu(norm(z)))`. With `lengths`, relu(norm(z)) is rounded first, and
+    /// the divisors of its rows are written to `lengths [N]`.
     pub(super) fn l2_normalise(
         &mut self,
         lengths: Option<&mut Vec<f32>>,
@@ -48,7 +48,8 @@ impl Cpu {
         });
     }
 
-    /// The gradient with respect to z, into `self.d_node_output`, and those with respect to the norm's parameters.
+    /// Computes the gradient with respect to z into `self.d_node_output`, and the gradients of the norm's
+    /// parameters.
     pub(super) fn l2_normalise_backward(
         &mut self,
         of: Block<'_>,
@@ -66,7 +67,7 @@ impl Cpu {
             let rows = (first..).zip(d.chunks_exact_mut(width)).zip(z[first * width..].chunks_exact(width));
             for ((row, d), z) in rows {
                 let d_state = &d_node_state[row * width..][..width];
-                // y, of which the state is y / |y|.
+                // y; the state is y / |y|.
                 columns.relu(z, d);
                 let norm = length(d);
                 let (factor, along) = if norm < L2_EPSILON as f32 {

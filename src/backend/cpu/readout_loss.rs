@@ -1,6 +1,6 @@
-//! readout_loss: graph means, their normalisation, the triples' losses and the way back to the nodes.
+//! readout_loss: graph means, their normalisation, the triples' losses, and the backward to the node states.
 //!
-//! Some 50 rows per step: one thread does it while the nodes' rows are still in its cache.
+//! Only about 50 rows per step: one thread handles them while the node rows are still in its cache.
 
 use super::rows::{add, dot, length, scale};
 use crate::backend::L2_EPSILON;
@@ -8,12 +8,13 @@ use crate::batch::graph_batch::GraphBatch;
 use crate::loss::Loss;
 use crate::network::config::ModelConfig;
 
-/// Memory of these stages.
+/// Scratch memory of these stages.
 #[derive(Debug, Default)]
 pub(super) struct Scratch {
-    /// `[G]`: the length of each graph's mean node state.
+    /// `[G]`: length of each graph's mean node state.
     norms: Vec<f32>,
-    /// `[G, D]`: by the embeddings, then by the means, over the graph's nodes.
+    /// `[G, D]`: gradient with respect to the embeddings, later with respect to the means, divided by the
+    /// number of nodes.
     d_embedding: Vec<f32>,
 }
 
@@ -42,7 +43,7 @@ impl Scratch {
         }
     }
 
-    /// The losses `[B]`, and the gradient of their mean by the embeddings, kept here.
+    /// Returns the losses `[B]`. Keeps the gradient of their mean with respect to the embeddings.
     pub(super) fn losses(
         &mut self,
         loss: &Loss,
@@ -75,7 +76,7 @@ impl Scratch {
         }
     }
 
-    /// `d_node_state [N, D]` of the gradient that [`Scratch::losses`] kept.
+    /// Computes `d_node_state [N, D]` from the gradient kept by [`Scratch::losses`].
     pub(super) fn backward(
         &mut self,
         config: ModelConfig,

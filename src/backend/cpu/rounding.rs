@@ -1,6 +1,6 @@
-//! What the CPU backend rounds: nothing, or to bf16 all that the CUDA kernels store in it. Sums, statistics, losses,
-//! parameters and their gradients stay in single precision in both, so that training here shows what training there
-//! loses to bf16.
+//! Rounding on the CPU backend: none, or to bf16 wherever the CUDA kernels store bf16. Sums, statistics,
+//! losses, parameters and their gradients stay in single precision in both cases. Training with it shows how
+//! much accuracy bf16 costs.
 
 use half::bf16;
 use rayon::prelude::*;
@@ -8,25 +8,25 @@ use rayon::prelude::*;
 use super::FLAT_CHUNK;
 use super::rows::vectorised;
 
-/// Nothing by default.
+/// Rounding mode; no rounding by default.
 #[derive(Debug, Default)]
 pub(super) struct Rounding {
-    /// Of rounding to bf16, a rounded copy of the parameters, which products read.
+    /// Rounded copy of the parameters, read by the products; `None` without rounding.
     parameters: Option<Vec<f32>>,
 }
 
 impl Rounding {
-    /// To bf16.
+    /// Rounds to bf16.
     pub(super) fn to_bf16() -> Self {
         Rounding { parameters: Some(Vec::new()) }
     }
 
-    /// Whether to bf16.
+    /// Whether values are rounded to bf16.
     pub(super) fn is_to_bf16(&self) -> bool {
         self.parameters.is_some()
     }
 
-    /// Parameters have changed.
+    /// Updates the rounded copy after the parameters have changed.
     pub(super) fn keep_parameters(&mut self, values: &[f32]) {
         if let Some(parameters) = &mut self.parameters {
             parameters.clear();
@@ -35,19 +35,19 @@ impl Rounding {
         }
     }
 
-    /// The parameters as products, and layer 0, read them.
+    /// Parameters as read by the products and by layer 0.
     pub(super) fn parameters<'a>(&'a self, values: &'a [f32]) -> &'a [f32] {
         self.parameters.as_deref().unwrap_or(values)
     }
 
-    /// Values of a thread's own, as they are stored.
+    /// Rounds values to the storage format, on the calling thread.
     pub(super) fn store(&self, values: &mut [f32]) {
         if self.parameters.is_some() {
             round(values);
         }
     }
 
-    /// [`Rounding::store`] on all threads.
+    /// Like [`Rounding::store`], on all threads.
     pub(super) fn store_all(&self, values: &mut [f32]) {
         if self.parameters.is_some() {
             round_all(values);

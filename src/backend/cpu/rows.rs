@@ -1,9 +1,9 @@
-//! Loops over one row, compiled for every width of vector registers and chosen at run time.
+//! Loops over one row, compiled for every width of vector registers and selected at run time.
 //!
-//! Wider registers change no result: no loop here sums across lanes in an order that depends on the width, and
-//! products are not fused into sums.
+//! Wider registers do not change results: no loop sums across lanes in an order that depends on the width,
+//! and products are not fused into sums.
 
-/// Runs `loops`, compiled for the widest vector registers that the machine has.
+/// Runs `loops`, compiled for the widest vector registers of the machine.
 #[inline(always)]
 pub fn vectorised<R>(loops: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(loops)
@@ -27,7 +27,7 @@ pub fn scale(row: &mut [f32], factor: f32) {
     );
 }
 
-/// The inner product, in a fixed number of partial sums.
+/// Inner product, in a fixed number of partial sums.
 #[inline]
 pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     const SUMS: usize = 16;
@@ -47,7 +47,7 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     )
 }
 
-/// The Euclidean norm.
+/// Euclidean norm of a row.
 #[inline]
 pub fn length(row: &[f32]) -> f32 {
     dot(row, row).sqrt()

@@ -1,7 +1,7 @@
-//! Rows of embeddings as they are stored, in single or half precision, and their inner products with one query.
+//! Stored embedding rows, in single or half precision, and their inner products with one query.
 //!
-//! Products of two f32 values (f16 values are some of those) are exact in f64, and every row's are summed in the same
-//! order on every machine: equal rows score the same to the last bit, wherever they lie.
+//! The product of two f32 values (or f16 values, a subset of these) is exact in f64. Every row's products are
+//! summed in the same order on every machine, so equal rows have exactly equal scores wherever they lie.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -12,10 +12,10 @@ use rayon::prelude::*;
 use super::rows::vectorised;
 use crate::files::npy::StoredValues;
 
-/// Rows per task: some 100 µs of work.
+/// Rows per task: about 100 µs of work.
 const ROWS_PER_TASK: usize = 1024;
 
-/// Partial sums of an inner product: two of the widest vector registers, four of most.
+/// Partial sums of an inner product: two of the widest vector registers, four on most machines.
 const SUMS: usize = 16;
 
 /// `[rows, width]`, row-major; every value is finite.
@@ -26,28 +26,28 @@ pub struct StoredRows<'a> {
 }
 
 impl<'a> StoredRows<'a> {
-    /// Whole rows of finite values, as the caller knows them to be.
+    /// Wraps whole rows of values that the caller has checked to be finite.
     pub(crate) fn checked(values: StoredValues<'a>, width: usize) -> Self {
         assert!(width > 0 && values.len().is_multiple_of(width), "whole rows of {width}");
         StoredRows { values, width }
     }
 
-    /// Rows.
+    /// Number of rows.
     pub fn len(&self) -> usize {
         self.values.len() / self.width
     }
 
-    /// Whether there is no row.
+    /// Whether there are no rows.
     pub fn is_empty(&self) -> bool {
         self.values.is_empty()
     }
 
-    /// Values per row.
+    /// Number of values per row.
     pub fn width(&self) -> usize {
         self.width
     }
 
-    /// Its values in single precision, without a copy where they are.
+    /// Values in single precision; borrowed if they are stored that way.
     pub(crate) fn to_single(self) -> Cow<'a, [f32]> {
         match self.values {
             StoredValues::Single(values) => Cow::Borrowed(values),
@@ -55,17 +55,17 @@ impl<'a> StoredRows<'a> {
         }
     }
 
-    /// All rows in parts, to be scored on all threads.
+    /// Splits the rows into ranges for parallel scoring.
     pub(crate) fn tasks(self) -> impl IndexedParallelIterator<Item = Range<usize>> {
         let tasks = (0..self.len().div_ceil(ROWS_PER_TASK)).into_par_iter();
         tasks.map(move |task| task * ROWS_PER_TASK..self.len().min((task + 1) * ROWS_PER_TASK))
     }
 
-    /// Gives `each` the index and the inner product with `query [width]` of every one of `rows`, in order.
+    /// Calls `each` with the index of each of `rows`, in order, and its inner product with `query [width]`.
     pub(crate) fn scores(&self, query: &[f32], rows: Range<usize>, mut each: impl FnMut(usize, f64)) {
         let values = rows.start * self.width..rows.end * self.width;
         let indices = rows.start..;
-        // + 0.0 turns -0 into 0, which total_cmp would put above it.
+        // + 0.0 turns -0 into 0; total_cmp would order them differently.
         match self.values {
             StoredValues::Single(stored) => vectorised(
                 #[inline(always)]
@@ -91,7 +91,7 @@ impl<'a> StoredRows<'a> {
     }
 }
 
-/// Inner product with a fixed number of partial sums, so that it vectorises and its order is fixed.
+/// Inner product with a fixed number of partial sums, which vectorises and fixes the order of summation.
 #[inline(always)]
 fn dot(a: &[f32], b: &[f32]) -> f64 {
     let mut sums = [0.0f64; SUMS];

@@ -1,7 +1,7 @@
-//! top_k: the rows that have the greatest inner products with a query, exactly: every row is compared.
+//! top_k: exact search for the rows with the greatest inner products with a query; every row is compared.
 //!
-//! Each block of rows keeps its own k best in a heap whose top is the worst of them, so most rows cost one dot product
-//! and one comparison. Cost: one pass over the rows, so the memory's bandwidth.
+//! Each block of rows keeps its k best rows in a heap with the worst of them on top. Most rows then cost one
+//! dot product and one comparison. Cost: one pass over the rows, limited by memory bandwidth.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use super::stored_rows::StoredRows;
 use crate::files::npy::StoredValues;
 
-/// A row with its score; the greater score is greater, among equals the lower index.
+/// A row with its score. Ordered by score; among equal scores the lower index is greater.
 #[derive(Clone, Copy, PartialEq)]
 struct Scored {
     score: f64,
@@ -33,13 +33,14 @@ impl PartialOrd for Scored {
     }
 }
 
-/// The `k` rows (or all, if fewer) of `embeddings [n, D]` with the greatest inner product with `query [D]`, best first,
-/// ties by the lower index; with their inner products, which are summed in double precision. All values are finite.
+/// Returns the `k` rows (or all, if fewer) of `embeddings [n, D]` with the greatest inner product with `query
+/// [D]`, best first; ties go to the lower index. Each comes with its inner product, summed in double
+/// precision. All values are finite.
 pub fn top_k(query: &[f32], embeddings: &[f32], k: usize) -> Vec<(usize, f32)> {
     top_k_stored(query, StoredRows::checked(StoredValues::Single(embeddings), query.len()), k)
 }
 
-/// The same of rows as they are stored.
+/// Like [`top_k`], for stored rows.
 pub fn top_k_stored(query: &[f32], rows: StoredRows<'_>, k: usize) -> Vec<(usize, f32)> {
     let best_of_task = |task: Range<usize>| {
         let mut heap = BinaryHeap::new();

@@ -1,12 +1,14 @@
-//! The CUDA backend: our own kernels, on a GPU, or compiled as C++ from the same sources, on the emulator.
+//! CUDA backend: handwritten kernels, run on a GPU, or compiled as C++ from the same sources and run on the
+//! emulator.
 //!
-//! It has three floors. [`device`] runs kernels. [`launchers`] has one file per `kernels/<name>.cu`, with one safe function
-//! per kernel. [`step`] has what the stages share. This module composes the stages of a step from launches. As on the CPU,
-//! a layer's first product is split by operand, and layer 0 works on the types that occur ([`step::layer_input`]).
+//! It has three levels. [`device`] runs kernels. [`launchers`] has one file per `kernels/<name>.cu`, with one
+//! safe function per kernel. [`step`] holds what the stages share. This module composes the stages of a step
+//! from launches. As on the CPU, a layer's first product is split by operand, and layer 0 works on the types
+//! in use ([`step::layer_input`]).
 //!
-//! A training step is captured once for each source of batches ([`device::graph`]) and replayed from then on. What differs
-//! between two batches lies in the device's memory ([`device::rows`], [`step::batch`]). Where the training set lies there
-//! too ([`step::training_set`]), the captured step begins by putting its batch together.
+//! A training step is captured once for each source of batches ([`device::graph`]) and then replayed. Values
+//! that differ between batches lie in device memory ([`device::rows`], [`step::batch`]). If the training set
+//! lies there too ([`step::training_set`]), the captured step begins by assembling its batch.
 
 pub mod device;
 pub mod launchers;
@@ -49,25 +51,25 @@ use step::block::{
 use step::layer_input::{self, LayerPass, StateGradients};
 use step::training_set::TrainingSet;
 
-/// The CUDA backend, which stores activations in `T`. Its buffers are scratch memory of the stages, planned for the largest
-/// batch.
+/// CUDA backend that stores activations in `T`. Its buffers are scratch memory of the stages, planned for the
+/// largest batch.
 pub struct Cuda<T> {
     device: Device,
     format: Format,
     sums: BlockSums,
     layer_input: layer_input::Scratch<T>,
     weight_parts: WeightParts,
-    /// `[N, D]` gradient with respect to the node output's linear layer, in the last layer.
+    /// `[N, D]` gradient with respect to the linear output of the node output, in the last layer.
     d_node_output: Buffer<T>,
-    /// The weights as products read them, where products do not read the parameters.
+    /// Weights in the form that products read, if that is not the parameters.
     weight_copy: Option<WeightCopy>,
 }
 
-/// The captured step for each source of batches.
+/// Captured steps, one per source of batches.
 pub type Graphs = [Option<Graph>; batch::SOURCES];
 
 impl<T: StoredElement> Cuda<T> {
-    /// On this device, with the operands of products in this format.
+    /// Creates the backend on this device, with the operands of products in this format.
     pub fn new(device: Device, format: Format) -> Result<Self> {
         Ok(Cuda {
             format,
@@ -86,7 +88,7 @@ impl<T: StoredElement> Cuda<T> {
     }
 }
 
-/// The last node states, as graphs read them.
+/// Node states of the last layer, as read by the readout.
 fn node_states<'a, T: StoredElement>(
     config: ModelConfig,
     batch: &'a Batch,
@@ -135,7 +137,7 @@ impl<T: StoredElement> Batches for Cuda<T> {
         for (layer, kind) in (0..config.layers).flat_map(|layer| BlockKind::ALL.map(|kind| (layer, kind))) {
             let block = layout.block(layer, kind);
             let (rows, inputs) = match kind {
-                // Its product is split by operand: node states, edge states, node states.
+                // Split by operand, the product has three parts: node states, edge states, node states.
                 BlockKind::EdgeHidden => (nodes.max(edges), config.state_width),
                 BlockKind::EdgeHeads => (edges, block.inputs),
                 BlockKind::NodeHidden | BlockKind::NodeOutput => (nodes, block.inputs),
@@ -144,7 +146,8 @@ impl<T: StoredElement> Batches for Cuda<T> {
             let of_block = WeightGradient { outputs: block.outputs, inputs, rows };
             weight_parts.reserve(device, *format, [of_block])?;
         }
-        // Of the first weight the gradient of two thirds is of nodes, and in one launch with that of the rest.
+        // Two thirds of the gradient of the first weight come from nodes; they share one launch with the
+        // rest.
         let (hidden, inputs) = (config.hidden_width, config.state_width);
         let ends = WeightGradient { outputs: 2 * hidden, inputs, rows: nodes };
         weight_parts.reserve(
@@ -207,8 +210,8 @@ impl<T: StoredElement> Batches for Cuda<T> {
     unsafe fn replay(&mut self, batch: &Batch, graphs: &Graphs) -> Result<bool> {
         let Some(graph) = &graphs[batch.source()] else { return Ok(false) };
         let _range = nvtx::range(format_args!("step"));
-        // SAFETY: as the caller promises; beside its buffers the stages were given the batch's slot and training set, which
-        // stay with the batch, and this backend's own, which were planned and grow no more.
+        // SAFETY: the caller guarantees its buffers. The stages also used the batch's slot and training set,
+        // which stay with the batch, and this backend's buffers, which were planned and do not grow any more.
         unsafe { self.device.replay(graph) }?;
         Ok(true)
     }
@@ -223,8 +226,8 @@ impl<T: StoredElement> Stages for Cuda<T> {
         Activations::new(&self.device, config, capacity)
     }
 
-    /// Below the last layer, `d_node_state` is the gradient with respect to relu(norm(node_output)), before the l2
-    /// normalisation, since [`Stages::edge_hidden_backward`] of the layer above takes it that far.
+    /// Below the last layer, `d_node_state` is the gradient with respect to relu(norm(node_output)), before
+    /// the l2 normalisation, because [`Stages::edge_hidden_backward`] of the layer above includes that step.
     fn activation_gradients(
         &self,
         config: ModelConfig,
@@ -311,7 +314,7 @@ impl<T: StoredElement> Stages for Cuda<T> {
         self.blocks().forward(pass.mode, place, pass.parameters, x, &mut a.node_output)?;
         let config = pass.parameters.layout.config;
         if layer + 1 < config.layers {
-            return Ok(()); // the layer above activates what it reads
+            return Ok(()); // the layer above normalises what it reads
         }
         let layout = pass.parameters.layout.block(layer, BlockKind::NodeOutput);
         let (rows, columns) = (nodes.bound, layout.outputs);
@@ -354,8 +357,8 @@ impl<T: StoredElement> Stages for Cuda<T> {
         Ok(Gradient::computed())
     }
 
-    /// Below the last layer, the product of the layer above has computed the gradient with respect to relu(norm(.)) and the
-    /// sums of the norm's backward.
+    /// Below the last layer, the product of the layer above has already computed the gradient with respect to
+    /// relu(norm(.)) and the sums of the norm's backward.
     fn node_output_backward(
         &mut self,
         pass: &mut Backward<'_, Self>,
@@ -394,7 +397,7 @@ impl<T: StoredElement> Stages for Cuda<T> {
         Ok(Gradient::computed())
     }
 
-    /// The product of [`Stages::node_output_backward`] has computed the sums of the norm's backward.
+    /// The product of [`Stages::node_output_backward`] has already computed the sums of the norm's backward.
     fn node_hidden_backward(
         &mut self,
         pass: &mut Backward<'_, Self>,
@@ -452,7 +455,7 @@ impl<T: StoredElement> Stages for Cuda<T> {
         Ok(Gradient::computed())
     }
 
-    /// The product of [`Stages::edge_heads_backward`] has computed the sums of the norm's backward.
+    /// The product of [`Stages::edge_heads_backward`] has already computed the sums of the norm's backward.
     fn edge_hidden_backward(
         &mut self,
         pass: &mut Backward<'_, Self>,
@@ -465,7 +468,7 @@ impl<T: StoredElement> Stages for Cuda<T> {
         let Parameters { layout, values, .. } = pass.parameters;
         let weights = Weights { layout, values, copy: weight_copy.as_ref() };
         let block = &saved.edge_hidden;
-        // The node output of the layer below shares the upper memory of sums with the heads.
+        // The node output of the layer below uses the same upper memory for sums as the heads.
         let (sums, sums_before) = sums.of(kind);
         let d_z = norm_backward(layout.block(layer, kind), values, block, d_edge_hidden, batch.edges(), sums);
         let of = LayerPass { device, layer, weights, batch };

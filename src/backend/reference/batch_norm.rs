@@ -1,23 +1,23 @@
-//! batch_norm: columns normalised by their statistics, scaled and shifted; ReLU follows.
+//! batch_norm: batch normalisation of columns (normalise, scale, shift), followed by ReLU.
 //!
-//! `xhat = (z - mean) rstd`, `rstd = 1 / sqrt(variance + eps)`, `norm(z) = weight xhat + bias`. The variance is the
-//! biased one; the running variance takes the unbiased one. Without a row nothing moves; with a single row the
-//! unbiased variance does not exist, and the running one takes the biased one, 0.
+//! `xhat = (z - mean) rstd`, `rstd = 1 / sqrt(variance + eps)`, `norm(z) = weight xhat + bias`. The variance
+//! is biased; the running variance uses the unbiased one. Without rows the running statistics do not change.
+//! With a single row the unbiased variance does not exist, and the running variance uses the biased one, 0.
 
 use num_traits::Float;
 
 use crate::backend::{NORM_EPSILON, NORM_MOMENTUM};
 
-/// A block's normalisation, by column.
+/// Batch norm of a block, by column.
 #[derive(Clone, Copy)]
 pub struct Norm<'a, F> {
-    /// `[C]`.
+    /// `[C]` weight.
     pub weight: &'a [F],
-    /// `[C]`.
+    /// `[C]` bias.
     pub bias: &'a [F],
-    /// `[C]`.
+    /// `[C]` mean.
     pub mean: &'a [F],
-    /// `[C]`.
+    /// `[C]` 1 / sqrt(variance + eps).
     pub rstd: &'a [F],
 }
 
@@ -30,7 +30,7 @@ impl<F: Float> Norm<'_, F> {
     /// relu(norm(z)) in column `c`.
     pub fn relu(&self, z: F, c: usize) -> F {
         let y = self.apply(z, c);
-        // Keeps NaN, which `max` would swallow.
+        // Keeps NaN, which `max` would drop.
         if y <= F::zero() { F::zero() } else { y }
     }
 
@@ -41,7 +41,7 @@ impl<F: Float> Norm<'_, F> {
     }
 }
 
-/// The statistics of `z [R, C]` into `mean` and `rstd`; moves the running ones.
+/// Computes the statistics of `z [R, C]` into `mean` and `rstd`, and updates the running statistics.
 pub fn train_statistics<F: Float>(
     z: &[F],
     mean: &mut [F],
@@ -68,13 +68,13 @@ pub fn train_statistics<F: Float>(
     }
 }
 
-/// Without batch norm: the statistics that change nothing.
+/// Without batch norm: mean 0 and rstd 1, the identity.
 pub fn no_statistics<F: Float>(mean: &mut [F], rstd: &mut [F]) {
     mean.fill(F::zero());
     rstd.fill(F::one());
 }
 
-/// The running statistics into `mean` and `rstd`.
+/// Writes the running statistics to `mean` and `rstd`.
 pub fn running_statistics<F: Float>(running_mean: &[F], running_var: &[F], mean: &mut [F], rstd: &mut [F]) {
     let epsilon = F::from(NORM_EPSILON).expect("a float");
     mean.copy_from_slice(running_mean);
@@ -83,11 +83,11 @@ pub fn running_statistics<F: Float>(running_mean: &[F], running_var: &[F], mean:
     }
 }
 
-/// Backward of relu(norm(z)): `d_y [R, C]`, by its output, becomes `d_z`.
+/// Backward of relu(norm(z)): overwrites `d_y [R, C]`, the gradient with respect to its output, with `d_z`.
 ///
-/// With `d = d_y` where the ReLU passed and 0 elsewhere: `d_bias = sum d`, `d_weight = sum d xhat`. Where the statistics are
-/// the batch's own, they move with z: `d_z = weight rstd (d - d_bias / R - xhat d_weight / R)`; where they are constants,
-/// `d_z = weight rstd d`.
+/// With `d = d_y` where the ReLU passed and 0 elsewhere: `d_bias = sum d`, `d_weight = sum d xhat`. If the
+/// statistics are those of the batch, they depend on z: `d_z = weight rstd (d - d_bias / R - xhat d_weight /
+/// R)`. If they are constants, `d_z = weight rstd d`.
 pub fn batch_norm_backward<F: Float>(
     z: &[F],
     norm: Norm<'_, F>,

@@ -1,10 +1,10 @@
-//! edge_gather: what an edge reads, `concat(x[subject], e, x[object])`, and the way back.
+//! edge_gather: the input of an edge, `concat(x[subject], e, x[object])`, and its backward.
 
 use num_traits::Float;
 
 use crate::batch::graph_batch::GraphBatch;
 
-/// `[E, 3 D]` of node states `[N, D]` and edge states `[E, D]`.
+/// Gathers `[E, 3 D]` from node states `[N, D]` and edge states `[E, D]`.
 pub fn edge_gather<F: Float>(batch: &GraphBatch, node_state: &[F], edge_state: &[F], width: usize) -> Vec<F> {
     let mut gathered = Vec::with_capacity(3 * edge_state.len());
     for (edge, state) in edge_state.chunks_exact(width).enumerate() {
@@ -15,7 +15,7 @@ pub fn edge_gather<F: Float>(batch: &GraphBatch, node_state: &[F], edge_state: &
     gathered
 }
 
-/// The gradients by node and edge states of `d_gathered [E, 3 D]`.
+/// Gradients with respect to the node and edge states, from `d_gathered [E, 3 D]`.
 pub fn edge_gather_backward<F: Float>(
     batch: &GraphBatch,
     d_gathered: &[F],
@@ -33,12 +33,12 @@ pub fn edge_gather_backward<F: Float>(
     }
 }
 
-/// Rows of an embedding table `[V, D]`, by type.
+/// Gathers rows of an embedding table `[V, D]` by type.
 pub fn embedding_lookup<F: Float>(table: &[F], types: &[u32], width: usize) -> Vec<F> {
     types.iter().flat_map(|&t| &table[t as usize * width..][..width]).copied().collect()
 }
 
-/// The gradient by the table of `d_rows [R, D]`.
+/// Gradient with respect to the table, from `d_rows [R, D]`.
 pub fn embedding_lookup_backward<F: Float>(d_rows: &[F], types: &[u32], width: usize, d_table: &mut [F]) {
     d_table.fill(F::zero());
     for (&t, d_row) in types.iter().zip(d_rows.chunks_exact(width)) {

@@ -7,7 +7,7 @@ use num_traits::Float;
 
 use crate::batch::graph_batch::GraphBatch;
 
-/// Messages per node.
+/// Number of messages per node.
 fn message_counts(batch: &GraphBatch) -> Vec<usize> {
     let mut counts = vec![0; batch.node_object.len()];
     for &node in batch.edge_subject.iter().chain(&batch.edge_object) {
@@ -16,8 +16,8 @@ fn message_counts(batch: &GraphBatch) -> Vec<usize> {
     counts
 }
 
-/// `pooled [N, H]` of the heads' outputs `[E, heads_width]`: messages to the subject in the first H columns, to the
-/// object in H columns from `object_start` on.
+/// Computes `pooled [N, H]` from the outputs `[E, heads_width]` of the heads: messages to the subject in the
+/// first H columns, to the object in H columns starting at `object_start`.
 pub fn edge_pool<F: Float>(
     batch: &GraphBatch,
     heads: &[F],
@@ -42,8 +42,8 @@ pub fn edge_pool<F: Float>(
     pooled
 }
 
-/// `d_heads [E, heads_width]`: each message receives its node's gradient over the node's count; the columns
-/// between the messages receive `d_edge_state [E, D]`.
+/// Computes `d_heads [E, heads_width]`: each message receives its node's gradient divided by the node's
+/// message count; the columns between the messages receive `d_edge_state [E, D]`.
 pub fn edge_pool_backward<F: Float>(
     batch: &GraphBatch,
     d_pooled: &[F],

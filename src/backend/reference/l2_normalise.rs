@@ -12,8 +12,8 @@ pub fn l2_normalise<F: Float>(y: &mut [F], width: usize) {
     }
 }
 
-/// `d_y` of rows `y [R, D]`, before normalisation, and `d_x`, by the normalised rows x:
-/// `d_y = (d_x - x (x . d_x)) / |y|`, and `d_x / eps` where |y| < eps.
+/// Computes `d_y` from the rows `y [R, D]` before normalisation and `d_x`, the gradient with respect to the
+/// normalised rows x: `d_y = (d_x - x (x . d_x)) / |y|`, and `d_x / eps` where |y| < eps.
 pub fn l2_normalise_backward<F: Float>(y: &[F], d_x: &[F], width: usize) -> Vec<F> {
     let mut d_y = Vec::with_capacity(y.len());
     for (row, d_row) in y.chunks_exact(width).zip(d_x.chunks_exact(width)) {
@@ -25,7 +25,7 @@ pub fn l2_normalise_backward<F: Float>(y: &[F], d_x: &[F], width: usize) -> Vec<
     d_y
 }
 
-/// max(|y|, eps), and whether eps won.
+/// Returns max(|y|, eps), and whether it is eps.
 fn divisor<F: Float>(row: &[F]) -> (F, bool) {
     let epsilon = F::from(L2_EPSILON).expect("a float");
     let norm = row.iter().fold(F::zero(), |sum, &value| sum + value * value).sqrt();

@@ -2,7 +2,7 @@
 
 use num_traits::Float;
 
-/// `y [R, outputs]` of `x [R, inputs]` and `weight [outputs, inputs]`.
+/// `y [R, outputs] = x W^T` of `x [R, inputs]` and `weight [outputs, inputs]`.
 pub fn linear<F: Float>(x: &[F], weight: &[F], inputs: usize, outputs: usize) -> Vec<F> {
     let mut y = Vec::with_capacity(x.len() / inputs * outputs);
     for row in x.chunks_exact(inputs) {

@@ -1,6 +1,6 @@
 //! The reference backend: plain loops in the order of the formulas, in `f32` or `f64`.
 //!
-//! It exists to be read and to be compared with; nothing here is clever, fused, parallel or sparing with memory.
+//! It exists to be read and compared with: nothing here is clever, fused, parallel or sparing with memory.
 
 pub mod adam;
 pub mod batch_norm;
@@ -33,26 +33,26 @@ use crate::optimizer::Part;
 
 use batch_norm::Norm;
 
-/// The reference backend in the precision `F`.
+/// Reference backend in precision `F`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Reference<F>(PhantomData<F>);
 
 impl<F> Reference<F> {
-    /// A reference backend.
+    /// Creates a reference backend.
     pub fn new() -> Self {
         Reference(PhantomData)
     }
 }
 
-/// In double precision.
+/// Converts to double precision.
 fn wide<F: Float>(values: &[F]) -> Vec<f64> {
     values.iter().map(|value| value.to_f64().expect("a float")).collect()
 }
 
-/// A block's place: its layer, and which of the layer's blocks it is.
+/// Position of a block: its layer, and its kind within the layer.
 type Place = (usize, BlockKind);
 
-/// Statistics that the block uses in this mode, written into `block`.
+/// Writes the statistics that the block uses in this mode into `block`.
 fn statistics<F: Float>(
     mode: Mode,
     (layer, kind): Place,
@@ -84,7 +84,7 @@ fn norm<'a, F>(
     }
 }
 
-/// `relu(norm(linear(x)))`; the linear output and its statistics go into `block`.
+/// `relu(norm(linear(x)))`; the linear output and its statistics are written to `block`.
 fn block_forward<F: Float>(
     mode: Mode,
     (layer, kind): Place,
@@ -99,7 +99,8 @@ fn block_forward<F: Float>(
     norm(parameters, parameters.layout.block(layer, kind), block).relu_rows(&z)
 }
 
-/// Backward of batch norm and ReLU: `d_y` becomes `d_z`. Writes the gradients with respect to the norm's parameters.
+/// Backward of batch norm and ReLU: overwrites `d_y` with `d_z`. Writes the gradients with respect to the
+/// norm's parameters.
 fn norm_backward<F: Float>(
     (layer, kind): Place,
     parameters: &Parameters<Vec<F>>,
@@ -117,7 +118,8 @@ fn norm_backward<F: Float>(
     gradients[layout.norm_bias.clone()].copy_from_slice(&d_bias);
 }
 
-/// Backward of a linear layer: writes the gradient with respect to the weight, returns that with respect to the input.
+/// Backward of a linear layer: writes the gradient with respect to the weight, returns that with respect to
+/// the input.
 fn linear_backward<F: Float>(
     (layer, kind): Place,
     parameters: &Parameters<Vec<F>>,
@@ -135,8 +137,8 @@ fn write<F: Copy>(to: &mut [F], values: &[F]) {
     to[..values.len()].copy_from_slice(values);
 }
 
-/// Node states `[N, D]` and edge states `[E, D]` that a layer reads: those of the layer `below`, or in layer 0 the embeddings
-/// of the types.
+/// Node states `[N, D]` and edge states `[E, D]` that a layer reads: those of the layer `below`, or in layer
+/// 0 the embeddings of the types.
 fn layer_input<F: Float>(
     parameters: &Parameters<Vec<F>>,
     batch: &GraphBatch,

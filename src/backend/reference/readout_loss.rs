@@ -1,4 +1,5 @@
-//! readout_loss: graph embeddings `f = l2_normalise(mean of the graph's node states)`, and the loss of triples.
+//! readout_loss: graph embeddings `f = l2_normalise(mean of the graph's node states)`, and the losses of the
+//! triples.
 
 use num_traits::Float;
 
@@ -6,7 +7,7 @@ use crate::backend::reference::l2_normalise::{l2_normalise, l2_normalise_backwar
 use crate::batch::graph_batch::GraphBatch;
 use crate::loss::Loss;
 
-/// The mean node state of every graph, `[G, D]`, over [`GraphBatch::mean_nodes`].
+/// Mean node state of every graph, `[G, D]`, over [`GraphBatch::mean_nodes`].
 fn graph_mean<F: Float>(
     batch: &GraphBatch,
     node_state: &[F],
@@ -26,7 +27,7 @@ fn graph_mean<F: Float>(
     mean
 }
 
-/// The embeddings, `[G, D]`.
+/// Embeddings `[G, D]` of all graphs.
 pub fn readout<F: Float>(
     batch: &GraphBatch,
     node_state: &[F],
@@ -38,7 +39,7 @@ pub fn readout<F: Float>(
     embedding
 }
 
-/// The embeddings' backward: `d_node_state [N, D]` of `d_embedding [G, D]`.
+/// Backward of the embeddings: `d_node_state [N, D]` from `d_embedding [G, D]`.
 pub fn readout_backward<F: Float>(
     batch: &GraphBatch,
     node_state: &[F],
@@ -59,8 +60,8 @@ pub fn readout_backward<F: Float>(
     d_node_state
 }
 
-/// The losses `[B]` of the triples whose embeddings are `[anchors | positives | negatives]`, and the gradient
-/// `[3 B, D]` of their mean.
+/// Losses `[B]` of the triples with embeddings `[anchors | positives | negatives]`, and the gradient `[3 B,
+/// D]` of their mean with respect to the embeddings.
 pub fn triple_losses<F: Float>(
     loss: &Loss,
     batch: &GraphBatch,

@@ -1,8 +1,8 @@
-//! row_correlations: counts and sums for the correlations of a row; every entry is compared with every other.
+//! row_correlations: counts and sums for the correlations of a row; compares every pair of entries.
 
 use crate::backend::correlation_sums::CorrelationSums;
 
-/// Counts and sums of row `diagonal` of the scores and of the similarities, without its entry with itself.
+/// Counts and sums of row `diagonal` of the scores and similarities, without its entry with itself.
 pub fn row_sums(scores: &[f64], similarities: &[f64], diagonal: usize) -> CorrelationSums {
     let pairs: Vec<(f64, f64)> = scores
         .iter()
@@ -44,7 +44,7 @@ fn correlation_sums(pairs: &[(f64, f64)]) -> CorrelationSums {
     of
 }
 
-/// 1 where a is the greater, -1 where b is, 0 where they are equal.
+/// 1 if a is greater, -1 if b is greater, 0 if they are equal.
 fn order(a: f64, b: f64) -> i64 {
     i64::from(a > b) - i64::from(a < b)
 }

@@ -1,4 +1,4 @@
-//! COCO's caption files: `{annotations: [{id, image_id, caption}], ..}`.
+//! COCO caption files: `{annotations: [{id, image_id, caption}], ..}`.
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
@@ -16,19 +16,19 @@ struct AnnotationRecord {
     caption: String,
 }
 
-/// Captions of the wanted images.
+/// Captions of the selected images.
 #[derive(Debug, Default)]
 pub struct Captions {
     /// Captions by COCO id, in the order of the files.
     pub by_image: HashMap<u64, Vec<String>>,
-    /// Captions in all files.
+    /// Number of captions in all files.
     pub read: u64,
-    /// Captions of wanted images left out because an earlier one has the same annotation id, as where the
-    /// files of two releases are given.
+    /// Number of captions left out because an earlier one has the same annotation id, as with the files of
+    /// two releases.
     pub repeated: u64,
 }
 
-/// Reads the captions of the images for which `wanted` holds from all files.
+/// Reads the captions of the images for which `wanted` returns true, from all files.
 pub fn read(paths: &[PathBuf], wanted: impl Fn(u64) -> bool) -> Result<Captions> {
     let mut captions = Captions::default();
     let mut seen = HashSet::new();

@@ -1,4 +1,4 @@
-//! GloVe's text format: one word and its vector a line, with or without a word2vec header `count width`.
+//! GloVe's text format: one word and its vector per line, with or without a word2vec header `count width`.
 
 use std::collections::{HashMap, HashSet};
 use std::io::BufRead;
@@ -7,7 +7,7 @@ use std::path::Path;
 use super::raw_file::{RawFile, read_error};
 use crate::{Error, Result};
 
-/// Vectors of the words that were asked for.
+/// Vectors of the requested words.
 #[derive(Debug)]
 pub struct WordVectors {
     width: usize,
@@ -18,8 +18,8 @@ pub struct WordVectors {
 impl WordVectors {
     /// Reads `path`, keeping the vectors of `wanted` words only.
     ///
-    /// The first line sets the width. A word may contain spaces: the last `width` fields are the numbers. Of a
-    /// word that comes twice the first vector counts.
+    /// The first line sets the width. A word may contain spaces: the last `width` fields are the numbers. If
+    /// a word occurs twice, the first vector counts.
     pub fn read(path: &Path, wanted: &HashSet<String>) -> Result<Self> {
         let mut file = RawFile::open(path)?;
         let mut words = WordVectors { width: 0, vectors: HashMap::new(), lines: 0 };
@@ -64,14 +64,14 @@ impl WordVectors {
             return Err(format!("{} numbers, where the first line has {width}", fields.len() - 1));
         }
         let (word, numbers) = fields.split_at(fields.len() - width);
-        // A word of several fields whose last one reads as a number is a vector that is too long.
+        // Several fields whose last one is a number: the vector is too long.
         if let [_, .., last] = word
             && parse::<f32>(last).is_some_and(f32::is_finite)
         {
             return Err(format!("more than the {width} numbers of the first line"));
         }
         self.lines += 1;
-        // A word with spaces is never asked for.
+        // A word with spaces is never requested.
         let [word] = word else { return Ok(()) };
         let word = String::from_utf8_lossy(word);
         if !wanted.contains(word.as_ref()) || self.vectors.contains_key(word.as_ref()) {
@@ -87,27 +87,27 @@ impl WordVectors {
         Ok(())
     }
 
-    /// Numbers per vector.
+    /// Width of the vectors.
     pub fn width(&self) -> usize {
         self.width
     }
 
-    /// Words of the file.
+    /// Number of words in the file.
     pub fn file_words(&self) -> u64 {
         self.lines
     }
 
-    /// Words that were asked for and found.
+    /// Number of requested words that were found.
     pub fn found(&self) -> usize {
         self.vectors.len()
     }
 
-    /// The vector of `word`.
+    /// Vector of `word`.
     pub fn get(&self, word: &str) -> Option<&[f32]> {
         self.vectors.get(word).map(Vec::as_slice)
     }
 
-    /// Mean vector of the known words among `words`; `None` where none is known.
+    /// Mean vector of the known words among `words`; `None` if none is known.
     pub fn mean(&self, words: impl Iterator<Item = String>) -> Option<Vec<f32>> {
         let mut sum = vec![0.0f32; self.width];
         let mut count = 0;
@@ -121,7 +121,7 @@ impl WordVectors {
     }
 }
 
-const REMEDY: &str = "use a GloVe text file, one word and its vector a line";
+const REMEDY: &str = "use a GloVe text file with one word and its vector per line";
 
 fn parse<T: std::str::FromStr>(field: &[u8]) -> Option<T> {
     std::str::from_utf8(field).ok()?.parse().ok()

@@ -1,4 +1,4 @@
-//! GQA's graphs: a map from image id to
+//! GQA scene graphs: a map from image id to
 //! `{width, height, objects: {id: {name, x, y, w, h, relations: [{name, object}]}}}`.
 
 use std::collections::BTreeMap;
@@ -36,7 +36,7 @@ struct RelationRecord {
     object: String,
 }
 
-/// Reads a GQA graph file; the objects of an image come in the order of their ids' text.
+/// Reads a GQA graph file; the objects of an image are ordered by their ids, as text.
 pub(super) fn read(file: RawFile, skip_absent_objects: bool) -> Result<RawGraphs> {
     let path = file.path().to_path_buf();
     let mut graphs = RawGraphs::default();

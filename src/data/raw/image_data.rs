@@ -1,4 +1,4 @@
-//! Visual Genome's `image_data.json`: which images are COCO images too, how large they are and where they can be seen.
+//! Visual Genome's `image_data.json`: COCO ids, sizes and addresses of the images.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -20,27 +20,27 @@ struct ImageRecord {
     url: Option<String>,
 }
 
-/// What the file says of an image.
+/// Entry of an image.
 #[derive(Debug)]
 pub struct ImageData {
-    /// Its COCO id.
+    /// COCO id.
     pub coco_id: u64,
-    /// Its size, where it is given.
+    /// Size of the image, if given.
     pub size: Option<ImageSize>,
-    /// Its address, if there is one.
+    /// Address of the image, if given.
     pub url: Option<Address>,
 }
 
-/// The `url` of an image.
+/// The `url` field of an image.
 #[derive(Debug)]
 pub enum Address {
-    /// Of http or https.
+    /// An http or https address.
     Web(Box<str>),
-    /// Of another kind, which no page should name.
+    /// Any other address, which no page should link to.
     Other,
 }
 
-/// The images that have a COCO id, by Visual Genome id.
+/// Reads the images with a COCO id, by Visual Genome id.
 pub fn read(path: &Path) -> Result<HashMap<u64, ImageData>> {
     let mut images = HashMap::new();
     records(RawFile::open(path)?, Shape::Array, |_, record: ImageRecord| {

@@ -1,4 +1,4 @@
-//! Records of a large JSON document, one at a time, so that the document is never held.
+//! Reads the records of a large JSON document one at a time, without holding the document in memory.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -10,7 +10,7 @@ use serde::de::{
 use super::raw_file::{RawFile, read_error};
 use crate::{Error, Result};
 
-/// Where the records of a document are.
+/// Position of the records in a document.
 #[derive(Clone, Copy)]
 pub enum Shape {
     /// The elements of the top-level array.
@@ -21,8 +21,8 @@ pub enum Shape {
     Map,
 }
 
-/// Calls `each` with every record of `file`, and with its key where the records are a map's values (`""`
-/// otherwise). Errors name line, column and record.
+/// Calls `each` with every record of `file`. Records that are values of a map come with their key, others
+/// with `""`. Errors name the line, column and record.
 pub fn records<T: DeserializeOwned>(
     mut file: RawFile,
     shape: Shape,
@@ -35,7 +35,7 @@ pub fn records<T: DeserializeOwned>(
         Shape::Array => reader.deserialize_seq(&mut walk),
         Shape::Field(_) | Shape::Map => reader.deserialize_map(&mut walk),
     };
-    // The end is part of the document: only there is a gzip stream's checksum compared.
+    // Reads to the end of the document: only there is the checksum of a gzip stream compared.
     let Err(error) = result.and_then(|()| reader.end()) else { return Ok(()) };
     if let Some(stopped) = walk.stopped {
         return Err(stopped);
@@ -50,18 +50,18 @@ pub fn records<T: DeserializeOwned>(
         serde_json::error::Category::Syntax => (format!("not JSON: {problem}"), "download it again"),
         serde_json::error::Category::Data => (
             format!("not of the expected schema: {problem}"),
-            "check that it is the file which the option asks for",
+            "check that it is the file that the option expects",
         ),
     };
     Err(Error::invalid(path, place, problem, remedy))
 }
 
-/// Walks to the records and hands them out.
+/// Visitor that finds the records and passes them on.
 struct Walk<T, F> {
     shape: Shape,
     each: F,
     count: usize,
-    /// Why `each` stopped; serde's own error can only carry text.
+    /// Error of `each`; serde's own error can only carry text.
     stopped: Option<Error>,
     record: PhantomData<T>,
 }
@@ -114,7 +114,7 @@ impl<'de, T: DeserializeOwned, F: FnMut(String, T) -> Result<()>> Visitor<'de> f
     }
 }
 
-/// The array in a field.
+/// Visits the array in a field.
 impl<'de, T: DeserializeOwned, F: FnMut(String, T) -> Result<()>> DeserializeSeed<'de> for &mut Walk<T, F> {
     type Value = ();
 

@@ -1,6 +1,7 @@
-//! Readers of the public files, plain or gzip'd: Visual Genome, GQA, COCO captions, GloVe.
+//! Readers of the public files, plain or gzip-compressed: Visual Genome, GQA, COCO captions, GloVe.
 //!
-//! JSON is streamed record by record; what stays in memory is compact ([`RawGraphs`]) or filtered while reading.
+//! JSON is streamed record by record. Data kept in memory is compact ([`RawGraphs`]) or filtered while
+//! reading.
 
 pub mod coco_captions;
 pub mod glove;

@@ -1,9 +1,9 @@
-//! An object's `x`, `y`, `w`, `h`, which Visual Genome and GQA name alike: pixels, any of them perhaps absent or null.
+//! Fields `x`, `y`, `w`, `h` of an object, as in Visual Genome and GQA: pixels; each may be absent or null.
 
 use super::oddities::Oddities;
 use crate::data::object_box::{Corners, NO_CORNERS};
 
-/// The fields.
+/// Box fields of an object.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RawBox {
     pub x: Option<f64>,
@@ -13,13 +13,13 @@ pub(super) struct RawBox {
 }
 
 impl RawBox {
-    /// Its borders in whole pixels; what is no box is counted.
+    /// Borders in whole pixels. Counts missing boxes and boxes without area.
     pub fn corners(self, oddities: &mut Oddities) -> Corners {
         let RawBox { x: Some(x), y: Some(y), w: Some(w), h: Some(h) } = self else {
             oddities.objects_without_box += 1;
             return NO_CORNERS;
         };
-        // A cast keeps to the type's range.
+        // The cast saturates at the limits of the type.
         let [left, top, right, bottom] = [x, y, x + w, y + h].map(|at| at.round() as i16);
         if right <= left || bottom <= top {
             oddities.boxes_without_area += 1;

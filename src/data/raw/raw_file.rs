@@ -1,4 +1,4 @@
-//! A raw file, unpacked while it is read.
+//! A raw file, decompressed while it is read.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
@@ -12,13 +12,13 @@ use crate::{Error, Result};
 const BUFFER_BYTES: usize = 1 << 18;
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 
-/// An open raw file; the gzip magic bytes, not the name, decide whether it is unpacked.
+/// An open raw file. Its first bytes, not its name, decide whether it is gzip-compressed.
 pub struct RawFile {
     path: PathBuf,
     content: BufReader<Box<dyn Read>>,
 }
 
-/// Reads on and reports how far.
+/// Reader that reports its progress.
 struct Counted {
     file: BufReader<File>,
     progress: Option<Progress>,
@@ -43,7 +43,7 @@ impl Drop for Counted {
 }
 
 impl RawFile {
-    /// Opens `path` and shows progress until it is dropped.
+    /// Opens `path`. Shows a progress bar until the file is dropped.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref().to_path_buf();
         let file = File::open(&path).map_err(Error::file("read", &path))?;
@@ -57,17 +57,17 @@ impl RawFile {
         Ok(RawFile { path, content: BufReader::with_capacity(BUFFER_BYTES, content) })
     }
 
-    /// The file.
+    /// Path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The unpacked content.
+    /// Decompressed content.
     pub fn content(&mut self) -> &mut impl BufRead {
         &mut self.content
     }
 
-    /// The first character that is no white space, left unread.
+    /// Returns the first character that is not white space, without consuming it.
     pub fn first_character(&mut self) -> Result<Option<u8>> {
         loop {
             let buffer = self.content.fill_buf().map_err(|error| read_error(&self.path, &error))?;
@@ -85,7 +85,7 @@ impl RawFile {
     }
 }
 
-/// What reading failed with: a cut or damaged gzip stream, or the system's refusal.
+/// Describes a read error: a truncated or damaged gzip stream, or an error of the operating system.
 pub fn read_error(path: &Path, error: &io::Error) -> Error {
     let problem = match error.kind() {
         io::ErrorKind::UnexpectedEof => "truncated: the compressed data ends early".to_string(),

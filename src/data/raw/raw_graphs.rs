@@ -11,7 +11,7 @@ use super::raw_box::RawBox;
 use crate::data::object_box::{Corners, ImageSize};
 use crate::{Error, Result};
 
-/// The graphs of a raw file: about 12 bytes per object, 8 of them its box, and 12 per relationship.
+/// Graphs of a raw file: about 12 bytes per object, 8 of them for its box, and 12 per relationship.
 #[derive(Debug, Default)]
 pub struct RawGraphs {
     /// Names of objects; the first is empty and stands for "no name".
@@ -20,31 +20,31 @@ pub struct RawGraphs {
     pub predicates: Names,
     /// Images in the order of the file.
     pub images: Vec<RawImage>,
-    /// `-> object_names`, of all images.
+    /// `-> object_names` objects of all images.
     pub objects: Vec<u32>,
-    /// The box of each; [`NO_CORNERS`](crate::data::object_box::NO_CORNERS) where it has none.
+    /// Box of each object; [`NO_CORNERS`](crate::data::object_box::NO_CORNERS) if it has none.
     pub boxes: Vec<Corners>,
-    /// Subject (local object), `-> predicates`, object (local object), of all images.
+    /// Relationships of all images: subject (local object), `-> predicates`, object (local object).
     pub relationships: Vec<[u32; 3]>,
-    /// What was odd in the file.
+    /// Oddities of the file.
     pub oddities: Oddities,
     index: HashMap<u64, usize>,
 }
 
-/// An image's parts of the flat arrays.
+/// An image, as ranges of the flat arrays.
 #[derive(Clone, Debug)]
 pub struct RawImage {
     /// Visual Genome id.
     pub image_id: u64,
-    /// Its size, where the graph file has it, as GQA's do.
+    /// Size of the image, if the graph file contains it (as in GQA).
     pub size: Option<ImageSize>,
-    /// Its part of [`RawGraphs::objects`].
+    /// Range of [`RawGraphs::objects`].
     pub objects: Range<usize>,
-    /// Its part of [`RawGraphs::relationships`].
+    /// Range of [`RawGraphs::relationships`].
     pub relationships: Range<usize>,
 }
 
-/// Distinct names, lower-cased and trimmed, numbered in the order in which they came.
+/// Distinct names, in lower case and trimmed, numbered in the order of their first occurrence.
 #[derive(Debug)]
 pub struct Names {
     texts: Vec<String>,
@@ -69,25 +69,25 @@ impl Names {
         id
     }
 
-    /// Distinct names, the empty one included.
+    /// Number of distinct names, including the empty one.
     pub fn count(&self) -> usize {
         self.texts.len()
     }
 
-    /// The name with this number.
+    /// Name with this number.
     pub fn text(&self, id: usize) -> &str {
         &self.texts[id]
     }
 }
 
-/// An object as a file gives it.
+/// An object as given in a file.
 pub(super) struct RawObject<K> {
     pub id: K,
     pub name: String,
     pub place: RawBox,
 }
 
-/// A relationship as a file gives it.
+/// A relationship as given in a file.
 pub(super) struct RawRelationship<K> {
     pub subject: K,
     pub predicate: String,
@@ -95,12 +95,12 @@ pub(super) struct RawRelationship<K> {
 }
 
 impl RawGraphs {
-    /// The image with this id.
+    /// Index of the image with this id.
     pub(super) fn find(&self, image_id: u64) -> Option<usize> {
         self.index.get(&image_id).copied()
     }
 
-    /// Adds an image with its objects; returns its index and where each object id stands in it.
+    /// Adds an image with its objects. Returns its index and the local index of each object id.
     pub(super) fn add_image<K: Eq + Hash>(
         &mut self,
         path: &Path,
@@ -137,8 +137,8 @@ impl RawGraphs {
         Ok((image, local))
     }
 
-    /// Sets the relationships of `image`. One with an end that is not in `local` is an error, or dropped and
-    /// counted where `skip_absent_objects`.
+    /// Sets the relationships of `image`. A relationship with an object that is not in `local` is an error,
+    /// or with `skip_absent_objects` it is dropped and counted.
     pub(super) fn set_relationships<K: Eq + Hash + Display>(
         &mut self,
         path: &Path,

@@ -1,8 +1,8 @@
 //! Visual Genome graphs: `scene_graphs.json`, or `objects.json` with `relationships.json`.
 //!
-//! Objects carry their names as `names: [..]`, of which the first counts, or as `name`. Relationships name their
-//! ends by `subject_id` and `object_id`, or hold them as `subject: {object_id, ..}` and `object: {..}`. Objects that
-//! the annotators merged answer to their `merged_object_ids` too. Boxes are `x`, `y`, `w`, `h`.
+//! The name of an object is the first of `names: [..]`, or `name`. Relationships refer to their objects by
+//! `subject_id` and `object_id`, or contain them as `subject: {object_id, ..}` and `object: {..}`. Objects
+//! merged by the annotators are also found by their `merged_object_ids`. Boxes are `x`, `y`, `w`, `h`.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -91,7 +91,7 @@ impl ObjectRecord {
     }
 }
 
-/// Reads a graph file: Visual Genome's list or GQA's map, told apart by the first character.
+/// Reads a graph file: Visual Genome's list or GQA's map, distinguished by the first character.
 pub fn read_scene_graphs(path: &Path, skip_absent_objects: bool) -> Result<RawGraphs> {
     let mut file = RawFile::open(path)?;
     if file.first_character()? == Some(b'{') {
@@ -109,14 +109,14 @@ pub fn read_scene_graphs(path: &Path, skip_absent_objects: bool) -> Result<RawGr
     Ok(graphs)
 }
 
-/// Reads objects and relationships from two files; their images may be in different orders.
+/// Reads objects and relationships from two files, whose images may be in different orders.
 pub fn read_objects_and_relationships(
     objects_path: &Path,
     relationships_path: &Path,
     skip_absent_objects: bool,
 ) -> Result<RawGraphs> {
     let mut graphs = RawGraphs::default();
-    // Object ids of all images laid end to end, each with its local node.
+    // Object ids of all images, concatenated, each with its local node.
     let mut ids: Vec<(u64, u32)> = Vec::new();
     let mut ranges = Vec::new();
     records(RawFile::open(objects_path)?, Shape::Array, |_, record: ObjectsRecord| {
@@ -151,7 +151,7 @@ pub fn read_objects_and_relationships(
     Ok(graphs)
 }
 
-/// Merged id and the id that it was merged into.
+/// Pairs of a merged id and the id that it was merged into.
 fn merged_ids(objects: &[ObjectRecord]) -> Vec<(u64, u64)> {
     let merged = |object: &ObjectRecord| {
         let id = object.object_id;

@@ -1,9 +1,9 @@
-// Completion of names in the text field, from the vocabulary: beginnings of names first, then of their words, then
-// anywhere; the more frequent first.
+// Completion of names in the text field, from the vocabulary. Matches at the beginning of a name come first, then at the
+// beginning of a word, then anywhere; among equals, the more frequent name comes first.
 
 const MOST = 8;
 
-/** Which name the cursor is in: its kind, what is typed of it, and where it lies in the text. */
+/** The name at the cursor: its kind, the typed part, and its position in the text. */
 export function nameAt(text, cursor) {
   const start = text.lastIndexOf("\n", cursor - 1) + 1;
   const before = text.slice(start, cursor);
@@ -28,7 +28,7 @@ export function completions(typed, names) {
   return ranked.flat().slice(0, MOST);
 }
 
-/** Shows completions below `field` in `list`; calls `changed` after it has put one in. */
+/** Shows completions below `field` in `list`; calls `changed` after inserting one. */
 export function complete(field, list, vocabulary, changed) {
   let place = null;
   let selected = -1;
@@ -47,7 +47,7 @@ export function complete(field, list, vocabulary, changed) {
   };
   const accept = name => {
     const after = field.value.slice(field.selectionEnd);
-    // What the cursor stands in is replaced to the end of the line's name.
+    // Replaces the name at the cursor up to its end.
     const rest = /^[^\n]*/.exec(after)[0];
     const own = place.kind === "predicate" ? rest.split("->")[0] : rest.split(/\s-/)[0];
     const following = after.slice(own.length);
@@ -61,7 +61,7 @@ export function complete(field, list, vocabulary, changed) {
     place = nameAt(field.value, field.selectionEnd);
     const names = place.kind === "predicate" ? vocabulary.predicates : vocabulary.objects;
     const found = place.typed || place.kind !== "subject" ? completions(place.typed, names) : [];
-    // A whole name that nothing continues needs no list.
+    // A complete name without longer matches needs no list.
     if (!found.length || (found.length === 1 && found[0] === place.typed)) return close();
     list.replaceChildren(
       ...found.map((name, index) => {

@@ -1,4 +1,4 @@
-// A graph as SVG: objects as boxes, relationships as arrows that carry their name.
+// A graph as SVG: objects are boxes, relationships are labelled arrows.
 
 import { labelKey, layout } from "./layout.js";
 
@@ -13,9 +13,9 @@ function element(name, attributes = {}, children = []) {
 }
 
 /**
- * Draws `relationships` and the objects in them. `sharedObjects` and `sharedRelationships` (label keys) are
- * highlighted, `alone` names the objects without an edge to the image node. With `onEdge` and `onObject` each is a
- * button. `earlier` holds where bodies were, and is brought up to date.
+ * Draws `relationships` and their objects. `sharedObjects` and `sharedRelationships` (label keys) are highlighted;
+ * `alone` names the objects without an edge to the image node. `onEdge` and `onObject` turn the parts into buttons.
+ * `earlier` holds the previous positions of the bodies, and is updated.
  */
 export function draw(relationships, options) {
   const { sharedObjects, sharedRelationships, alone, onEdge, onObject, earlier, title } = options;
@@ -29,7 +29,7 @@ export function draw(relationships, options) {
   const width = Math.max(...all.map(body => body.x + body.w / 2)) + PADDING - left;
   const height = Math.max(...all.map(body => body.y + body.h / 2)) + PADDING - top;
   const svg = element("svg", { class: "graph", viewBox: [left, top, width, height].map(Math.round).join(" ") });
-  // Never larger than life.
+  // Never enlarged beyond the natural size.
   svg.style.maxWidth = `${Math.round(width)}px`;
   if (!onEdge) {
     svg.setAttribute("role", "img");
@@ -71,7 +71,7 @@ function text({ x, y }, content) {
   return element("text", { x, y }, [content]);
 }
 
-/** Points of the curve from one box through the label to the other, where it is outside of both. */
+/** Points of the curve from one box through the label to the other, outside of both boxes. */
 function points(from, label, to) {
   const at = curve(from, label, to);
   const inside = ([x, y], { x: cx, y: cy, w, h }) => Math.abs(x - cx) <= w / 2 + 1 && Math.abs(y - cy) <= h / 2 + 1;
@@ -105,7 +105,7 @@ function curve(from, label, to) {
   };
 }
 
-/** An arrow's head at the end of a line. */
+/** Arrow head at the end of a line. */
 function arrow(line) {
   const [tip, before] = [line.at(-1), line.at(-4) ?? line[0]];
   const angle = Math.atan2(tip[1] - before[1], tip[0] - before[0]);

@@ -1,10 +1,10 @@
-// Where the nodes of a graph go. An edge's label takes part as a small node between its ends, so that labels keep
-// apart as nodes do, and parallel edges and loops bend around each other.
+// Layout of the nodes of a graph. The label of an edge takes part as a small node between its ends. Labels are thus kept
+// apart like nodes, and parallel edges and loops bend around each other.
 //
-// Forces act in a space that is half as wide, since names are wider than high; then what overlaps is pushed apart.
+// Forces act in a space of half the width, because names are wider than high. Overlapping bodies are then pushed apart.
 
 const STEPS = 260;
-const APART = 40; // the distance at which two nodes rest, in the narrowed space
+const APART = 40; // distance at rest between two nodes, in the narrowed space
 const NARROW = 0.5;
 const MARGIN = { x: 8, y: 9 };
 
@@ -15,7 +15,7 @@ function width(text, font) {
   return pen.measureText(text).width;
 }
 
-/** Bodies of objects and of relationships' labels: `{x, y, w, h}` around their centres, under their names. */
+/** Bodies of objects and of relationship labels, by name: `{x, y, w, h}` around their centres. */
 export function layout(objects, relationships, earlier = new Map()) {
   const bodies = new Map();
   const add = (key, w, h, isLabel) => bodies.set(key, { w, h, isLabel, known: earlier.get(key) });
@@ -36,7 +36,7 @@ export function layout(objects, relationships, earlier = new Map()) {
 
 export const labelKey = (subject, predicate, object) => `${subject}\n${predicate}\n${object}`;
 
-/** Where a body was before, or else on a spiral, so that the same graph always looks the same. */
+/** Previous position of a body, or else a position on a spiral, so that the same graph always looks the same. */
 function place(all) {
   all.forEach((body, index) => {
     const angle = index * 2.4;
@@ -82,7 +82,7 @@ function relax(all, links, heat) {
   }
 }
 
-/** Pushes overlapping bodies apart, along the shorter way; whether there were any. */
+/** Pushes overlapping bodies apart along the shorter axis; returns whether there were any. */
 function separate(all) {
   let any = false;
   for (let i = 0; i < all.length; i++) {

@@ -1,4 +1,4 @@
-// The page: what is typed or clicked becomes a state, the state an address and a search, its answer the results.
+// The page: input changes the state; the state determines the address and the search, whose answer becomes the results.
 
 import { complete } from "./completion.js";
 import { draw } from "./drawing.js";
@@ -11,15 +11,15 @@ const MOST_RESULTS = 96;
 
 const $ = id => document.getElementById(id);
 const field = $("text");
-const earlier = new Map(); // where the bodies of the query's drawing are
+const earlier = new Map(); // positions of the bodies in the query's drawing
 let state = { text: "", target: null, without: [] };
 let vocabulary = { objects: [], predicates: [] };
 let known = { objects: new Set(), predicates: new Set() };
 let wanted = RESULTS;
 let lastRank = null; // {target, rank}
 let seed = 1;
-let asking = null; // the search under way
-let asked = null; // what the last search was for
+let asking = null; // the search in flight
+let asked = null; // the query of the latest search
 
 async function ask(path, options) {
   const response = await fetch(path, options);
@@ -31,7 +31,7 @@ async function ask(path, options) {
 const isKnown = (name, isPredicate) =>
   isPredicate ? known.predicates.has(name) : known.objects.has(name) || known.objects.has(name.split("#")[0].trim());
 
-/** The line that is being typed, if any. */
+/** The line being typed, if any. */
 function typedLine() {
   if (document.activeElement !== field) return -1;
   return field.value.slice(0, field.selectionEnd).split("\n").length - 1;
@@ -39,7 +39,7 @@ function typedLine() {
 
 const statementsNow = () => parse(state.text, -1, isKnown).statements.map(({ names }) => names);
 
-/** Shows `next`; as a new entry of the browser's history unless it merely continues the last one. */
+/** Shows `next`, as a new entry in the browser's history unless it only continues the last one. */
 function go(next, { replace = false } = {}) {
   state = next;
   const address = hashOf(state);
@@ -52,7 +52,7 @@ function go(next, { replace = false } = {}) {
 
 async function search() {
   const { statements, problem } = parse(state.text, typedLine(), isKnown);
-  // Nothing is drawn anew that is the same: it may be about to be clicked.
+  // Unchanged parts are not redrawn: the user may be about to click them.
   const question = JSON.stringify([statements, problem, state.target, state.without, wanted]);
   if (question === asked) return;
   asked = question;
@@ -65,7 +65,7 @@ async function search() {
   $("target").hidden = state.target === null;
   if (!names.length) {
     $("found").replaceChildren();
-    $("results-help").textContent = "Type a graph, or begin from an image.";
+    $("results-help").textContent = "Enter a graph, or start from an image.";
     $("more").hidden = true;
     $("rank").textContent = state.target === null ? "" : `Image ${state.target}; the query is empty.`;
     return;
@@ -94,7 +94,7 @@ function say(words) {
   $("message").textContent = words;
 }
 
-/** What the server could not answer; for an unknown name, with names to put in its place. */
+/** Shows an error of the server; for an unknown name, with suggestions to replace it. */
 function complain(error, statements) {
   const statement = statements[error.statement];
   if (!statement) {
@@ -114,7 +114,7 @@ function complain(error, statements) {
     button.addEventListener("click", () => put(name));
     return button;
   });
-  // The buttons say the rest of the sentence.
+  // The buttons complete the sentence.
   say(`${$("message").textContent.split(";")[0]}. Closest:`);
   $("message").append(make("div", {}, buttons));
 }
@@ -131,7 +131,7 @@ function show({ images, target, results }) {
   lastRank = { target: target.image_id, rank: target.rank };
 }
 
-/** The query's graph, to be clicked away. */
+/** Draws the query's graph; clicking a part deletes it. */
 function drawQuery(statements) {
   const { objects, relationships, lone } = graphOf(statements);
   const drop = () => $("drop").checked;
@@ -164,11 +164,11 @@ function drawQuery(statements) {
     });
     return make("li", {}, [make("label", { className: "check" }, [box, name])]);
   }));
-  // Who deletes by the keyboard goes on where something was.
+  // After a deletion with the keyboard, the focus stays near the deleted part.
   if (focused) $(focused).querySelector("[role=button], button")?.focus();
 }
 
-/** Makes an image's graph the query, `options` removing edges. */
+/** Makes an image's graph the query; `options` may remove edges. */
 async function pick(id, options = "") {
   try {
     const image = await ask(`/api/image/${encodeURIComponent(id)}${options}`);
@@ -181,7 +181,7 @@ async function pick(id, options = "") {
   }
 }
 
-/** The state of the address, as opened, shared or gone back to. */
+/** Loads the state of the address, after opening a link or moving in the history. */
 async function showAddress() {
   const next = stateOf(location.hash);
   state = next;
@@ -194,7 +194,7 @@ async function showAddress() {
     const { captions } = await ask(`/api/image/${next.target}`);
     if (state.target === next.target) $("target-caption").textContent = captions[0] ?? "";
   } catch {
-    // The search says what is wrong with it.
+    // The search reports the error.
   }
 }
 
@@ -215,7 +215,7 @@ function listen() {
     clearTimeout(pause);
     pause = setTimeout(() => go({ ...state, text: field.value }, { replace: true }), TYPING_PAUSE);
   });
-  // Leaving the line ends its being typed: only then are its names wrong. A click that left it comes first.
+  // A line is only complete, and its names checked, once the cursor leaves it. A click that left it is handled first.
   field.addEventListener("blur", () => setTimeout(() => go({ ...state, text: field.value }, { replace: true }), TYPING_PAUSE));
   complete(field, $("completions"), vocabulary, () => go({ ...state, text: field.value }, { replace: true }));
   $("pick").addEventListener("submit", event => {

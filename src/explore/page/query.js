@@ -1,16 +1,16 @@
-// The query as text, as statements and as an address; the text is what counts, the rest follows from it.
+// The query as text, as statements and as an address. The text is the source of the others.
 //
 //   man - throwing -> frisbee     a relationship
-//   tree                          an object without one
+//   tree                          an object without a relationship
 //
-// A state is {text, target, without}: `target` the id of the image that the query began from, or null; `without` the
-// names of the objects whose edge to the image node is deleted.
+// A state is {text, target, without}: `target` is the id of the image from which the query started, or null; `without`
+// holds the names of the objects whose edge to the image node is deleted.
 
 const LINE = /^(.*?)\s-\s*(.*?)\s*(?:->\s*(.*))?$/;
 
 export const normal = name => name.trim().toLowerCase();
 
-/** The names of a line: none, one, or three, of which the last two may be empty while they are being typed. */
+/** Names in a line: none, one, or three; the last two may be empty while they are being typed. */
 export function namesOfLine(line) {
   const text = line.replaceAll("→", "->").replaceAll("–", "-");
   if (!text.trim()) return [];
@@ -24,8 +24,8 @@ export function namesOfLine(line) {
 export const lineOf = names => (names.length === 1 ? names[0] : `${names[0]} - ${names[1]} -> ${names[2]}`);
 
 /**
- * The statements of a text, each with its line. The line that is being typed counts as far as it goes: its subject
- * alone while the rest is no relationship yet, nothing while that is no known name either. Another unfinished line is
+ * Parses the statements of a text, each with its line. The line being typed counts as far as it is valid: only its
+ * subject until the relationship is complete, nothing until the subject is a known name. Any other unfinished line is
  * the `problem`.
  */
 export function parse(text, typedLine, isKnown) {
@@ -54,7 +54,7 @@ function unseen() {
   };
 }
 
-/** Objects in the order of their first mention, relationships, and the objects that are in none. */
+/** Objects in the order of their first mention, relationships, and objects without a relationship. */
 export function graphOf(statements) {
   const objects = [...new Set(statements.flatMap(names => (names.length === 1 ? names : [names[0], names[2]])))];
   const relationships = statements.filter(names => names.length === 3);
@@ -62,13 +62,13 @@ export function graphOf(statements) {
   return { objects, relationships, lone: objects.filter(name => !related.has(name)) };
 }
 
-/** Text of statements, without the lone mention of objects that a relationship mentions too. */
+/** Text of statements; objects that occur in a relationship get no line of their own. */
 export function textOf(statements) {
   const { relationships, lone } = graphOf(statements);
   return [...relationships, ...lone.map(name => [name])].map(lineOf).join("\n");
 }
 
-/** Without one relationship; its objects stay, or go if nothing else relates them and `drop` is set. */
+/** Removes one relationship. With `drop`, objects that have no other relationship are removed too. */
 export function withoutRelationship(statements, relationship, drop) {
   const key = lineOf(relationship);
   const rest = statements.filter(names => lineOf(names) !== key);
@@ -78,7 +78,7 @@ export function withoutRelationship(statements, relationship, drop) {
   return rest.filter(names => names.length === 3 || !(ends.includes(names[0]) && lone.includes(names[0])));
 }
 
-/** Without one object and its relationships; the objects at their other ends stay, or go likewise. */
+/** Removes one object and its relationships. With `drop`, objects left without a relationship are removed too. */
 export function withoutObject(statements, object, drop) {
   const touches = names => names.length === 3 && (names[0] === object || names[2] === object);
   let rest = statements.filter(names => !(names.length === 1 && names[0] === object));
@@ -86,7 +86,7 @@ export function withoutObject(statements, object, drop) {
   return rest.filter(names => !(names.length === 1 && names[0] === object));
 }
 
-/** The address's fragment of a state, so that it can be shared. */
+/** Encodes a state as the fragment of an address, so that it can be shared. */
 export function hashOf({ text, target, without }) {
   const parts = new URLSearchParams();
   if (text.trim()) parts.set("q", text);
@@ -95,7 +95,7 @@ export function hashOf({ text, target, without }) {
   return `#${parts}`;
 }
 
-/** The state of an address's fragment. */
+/** Decodes the state from the fragment of an address. */
 export function stateOf(hash) {
   const parts = new URLSearchParams(hash.replace(/^#/, ""));
   const target = parts.get("image");

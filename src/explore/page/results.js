@@ -1,13 +1,13 @@
-// The nearest images, a card each.
+// The nearest images, one card each.
 
 import { draw } from "./drawing.js";
 import { labelKey } from "./layout.js";
 import { graphOf, hashOf, textOf } from "./query.js";
 
-// Relationships that a card names among what is shared; the drawing shows all.
+// Number of shared relationships named in a card; the drawing shows all.
 const MOST_NAMED = 4;
 
-// Where the bodies of an image's drawing are, by image: a drawing that comes back looks as before.
+// Positions of the bodies in each image's drawing, so that a drawing looks the same when it is shown again.
 const drawings = new Map();
 
 export function make(name, properties = {}, children = []) {
@@ -49,7 +49,7 @@ export function card(found, target) {
   ]);
 }
 
-/** The image's boxes, as the server draws them; what it shares with the query stands out. */
+/** The image's boxes, as drawn by the server, with the names shared with the query highlighted. */
 function picture({ image_id, drawing, graph }, sharedObjects) {
   const holder = make("template");
   const { width, height, elements } = drawing;

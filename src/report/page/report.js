@@ -20,7 +20,7 @@ document.addEventListener("pointerover", event => {
 document.addEventListener("keydown", event => { if (event.key === "Escape") tooltip.hidden = true; });
 document.addEventListener("scroll", () => { tooltip.hidden = true; }, { passive: true });
 
-// Arrow keys go through a figure's points, from left to right within a curve.
+// Arrow keys move through the points of a figure, from left to right within a curve.
 for (const plot of document.querySelectorAll(".plot .scroll")) {
   const marks = [...plot.querySelectorAll(".marks circle")];
   let current = -1;
@@ -37,7 +37,7 @@ for (const plot of document.querySelectorAll(".plot .scroll")) {
   plot.addEventListener("blur", leave);
 }
 
-// A click on a column's name sorts by it, best first; a second one turns the order round; the first column restores it.
+// A click on a column name sorts by that column, best first; a second click reverses the order. The first column restores it.
 function sortTable(table, button, turn) {
   const column = Number(button.dataset.column);
   const head = button.closest("th");
@@ -49,7 +49,7 @@ function sortTable(table, button, turn) {
     return number ? Number(number.dataset.value) : null;
   };
   const rows = [...table.tBodies[0].rows].map(row => [key(row), row]);
-  // What has no number stays last in either order.
+  // Rows without a number stay last in both orders.
   rows.sort(([a], [b]) => (a === null) - (b === null) || (ascending ? a - b : b - a));
   table.tBodies[0].append(...rows.map(([, row]) => row));
   for (const other of table.querySelectorAll("th[aria-sort]")) other.removeAttribute("aria-sort");

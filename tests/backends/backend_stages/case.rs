@@ -1,8 +1,8 @@
-//! One layer with random inputs, and what a forward pass saves of it.
+//! One layer with random inputs, and the values saved by its forward pass.
 
 use super::*;
 
-/// One layer, its inputs and what a forward pass saves of it.
+/// One layer, its inputs and the values saved by its forward pass.
 pub struct Case {
     pub name: String,
     pub config: ModelConfig,
@@ -10,20 +10,21 @@ pub struct Case {
     pub batch: GraphBatch,
     pub size: BatchSize,
     pub tensors: NamedTensors,
-    /// The parameters, flat.
+    /// Parameters, flat.
     pub values: Vec<f32>,
-    /// `[N, D]` and `[E, D]`: what the layer reads (the embeddings in layer 0).
+    /// `[N, D]` and `[E, D]` inputs of the layer (the embeddings in layer 0).
     pub nodes: Vec<f32>,
     pub edges: Vec<f32>,
     /// Saved values, kept off the kinks.
     pub saved: LayerActivations<Vec<f32>>,
-    /// No column of small variance, no short row: then nothing magnifies rounding, and [`compare`] is stricter.
+    /// Whether no column has a small variance and no row is short. Rounding is then not magnified, and
+    /// [`compare`] is stricter.
     pub well_conditioned: bool,
     pub seed: u64,
 }
 
 impl Case {
-    /// A layer of a batch, with values as a forward pass would save them.
+    /// Creates a layer of a batch, with values like those that a forward pass saves.
     pub fn new(name: &str, config: ModelConfig, layer: usize, batch: GraphBatch, seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let (size, width) = (batch.size(), config.state_width);
@@ -36,7 +37,7 @@ impl Case {
                 embedding_lookup(&values[layout.object_embedding.clone()], &batch.node_object, width),
                 embedding_lookup(&values[layout.predicate_embedding.clone()], &batch.edge_predicate, width),
             ),
-            // Both are ReLU outputs, hence many zeros.
+            // Both are ReLU outputs, so many values are zero.
             _ => (relu_like(&mut rng, size.nodes * width), relu_like(&mut rng, size.edges * width)),
         };
         let empty = || BlockActivations { linear: Vec::new(), mean: Vec::new(), rstd: Vec::new() };
@@ -98,7 +99,7 @@ impl Case {
         ((value(&block.linear, at) - value(&block.mean, c)) * scale + bias, scale)
     }
 
-    /// A block's outputs, with the values next to a ReLU's kink moved away from it.
+    /// Outputs of a block; values close to a ReLU's kink are moved away from it.
     pub fn off_the_kinks(&self, kind: BlockKind, outputs: &[Output]) -> BlockActivations<Vec<f32>> {
         let [linear, mean, rstd] = [0, 1, 2].map(|i| outputs[i].written());
         let mut block = BlockActivations { linear, mean, rstd };
@@ -124,7 +125,7 @@ impl Case {
         (0..count).map(|_| rng.random_range(-1.0..1.0)).collect()
     }
 
-    /// The most messages that reach a node, or in layer 0 an object type; or the most edges of a predicate type.
+    /// Largest number of messages per node (in layer 0 per object type), or of edges per predicate type.
     pub fn most_summed(&self) -> f64 {
         let messages = |node: usize| self.batch.incidence.degree(node);
         let of_objects = |slot| -> usize {

@@ -1,15 +1,15 @@
-//! A case's stages on both backends, compared within limits that follow from the arithmetic.
+//! Runs the stages of a case on both backends, and compares them within limits derived from the arithmetic.
 
 use super::*;
 
-/// What a stage must not write is still NaN.
+/// Checks that cells which a stage must not write are still NaN.
 pub fn assert_untouched(case: &Case, output: &Output) {
     let untouched = |at: &usize| !output.written.iter().any(|range| range.contains(at));
     let wrong = (0..output.values.len()).filter(untouched).find(|&at| !output.values[at].is_nan());
     assert_eq!(wrong, None, "{}: {} was written beyond the batch", case.name, output.name);
 }
 
-/// Compares a stage's outputs on both backends; `limit` gives the absolute tolerance of each.
+/// Compares the outputs of a stage on both backends; `limit` returns the absolute tolerance of each.
 pub fn compare(
     stage: &str,
     case: &Case,
@@ -23,7 +23,7 @@ pub fn compare(
         let quantity = format!("{stage}: {}", got.name);
         assert_untouched(case, got);
         assert_untouched(case, want);
-        // The wanted value is itself rounded to single precision.
+        // The expected value is itself rounded to single precision.
         let tolerance = Tolerance { absolute: limit(&got.name), relative: EPS };
         margins.assert_close(&quantity, &case.name, &got.written(), &want.written(), tolerance);
         // The slope of a loss may be a difference of nearly equal numbers.
@@ -43,7 +43,7 @@ pub fn abs(values: &[f32]) -> Vec<f64> {
     values.iter().map(|&v| f64::from(v).abs()).collect()
 }
 
-/// The largest Euclidean norm of a column: how independent errors add up in a product with it.
+/// Largest Euclidean norm of a column: independent errors add up like this in a product with it.
 pub fn largest_column(values: &[f32], columns: usize) -> f64 {
     let mut sums = vec![0.0; columns];
     for row in values.chunks_exact(columns) {
@@ -52,7 +52,7 @@ pub fn largest_column(values: &[f32], columns: usize) -> f64 {
     largest(&sums).sqrt()
 }
 
-/// Limits of a forward block on the rows `x`.
+/// Limits for a forward block on the rows `x`.
 pub fn block_limits(
     case: &Case,
     kind: BlockKind,
@@ -72,8 +72,8 @@ pub fn block_limits(
     let (weight, bias) =
         (largest(&case.values[layout.norm_weight.clone()]), largest(&case.values[layout.norm_bias.clone()]));
     let (largest_rstd, largest_z) = (largest(&rstd), largest(&linear));
-    // The variance's relative error is twice that of z over the deviation, and some roundings of squares taken around
-    // the first row, which may lie |xhat| deviations off.
+    // The relative error of the variance is twice that of z over the deviation, plus some roundings of
+    // squares taken around the first row, which may be |xhat| deviations away.
     let rstd_error = largest_rstd * z + EPS * (2.0 + xhat * xhat);
     let y = weight * (largest_rstd * (2.0 * z + EPS * largest_z) + xhat * rstd_error)
         + 2.0 * EPS * (weight * xhat + bias);
@@ -83,7 +83,7 @@ pub fn block_limits(
         "linear" => z,
         "mean" => mean,
         "rstd" => largest_rstd * rstd_error,
-        // A tenth of the batch's.
+        // A tenth of the batch's values.
         "running_mean" => 0.1 * mean,
         "running_var" => 0.2 * variance * 2.0 * rstd_error,
         "output" | "node_state" => y,
@@ -92,7 +92,7 @@ pub fn block_limits(
 }
 
 pub fn check_forward(case: &Case, mode: Mode, margins: &mut Margins) {
-    // A new pair for every stage, so that only its own running statistics have moved.
+    // Every stage gets a new pair of backends, so that only its own running statistics have been updated.
     let fresh = || {
         (
             On::new(Cpu::new(), case.config, &case.batch, &case.tensors),
@@ -125,7 +125,8 @@ pub fn check_forward(case: &Case, mode: Mode, margins: &mut Margins) {
     }
     let (got_state, want_state) = (got.pop().expect("states"), want.pop().expect("states"));
     compare(&stage("node_output"), case, margins, &got, &want, &limits);
-    // A row's error grows as its length before normalisation shrinks; next to zero its direction is arbitrary.
+    // The error of a row grows as its length before normalisation shrinks; close to zero its direction is
+    // arbitrary.
     let of = |name: &str| want.iter().find(|o| o.name == name).expect("an output").written();
     let block = BlockActivations { linear: of("linear"), mean: of("mean"), rstd: of("rstd") };
     let y = case.relu(BlockKind::NodeOutput, &block);
@@ -167,8 +168,8 @@ pub fn check_pool_and_readout(case: &Case, margins: &mut Margins) {
         assert_eq!(got, want, "{}: mask of {kind:?}", case.name);
     }
 
-    // Rounding relative to a graph's mean state grows as that is short; a graph of zero states has length 0, and 1e-12
-    // takes its place.
+    // Rounding relative to a graph's mean state grows as the mean shrinks. A graph of zero states has length
+    // 0, which 1e-12 replaces.
     let width = case.config.state_width;
     let states: Vec<f64> = case.saved.node_state.iter().map(|&v| f64::from(v)).collect();
     let graphs: Vec<_> = case.batch.graph_offsets.windows(2).map(|n| n[0] as usize..n[1] as usize).collect();
@@ -183,7 +184,7 @@ pub fn check_pool_and_readout(case: &Case, margins: &mut Margins) {
     let roundings = EPS * (4.0 + (width as f64).sqrt() / 2.0);
     let rows = |output: &Output, range: Range<usize>| {
         let values = output.written()[range.start * width..range.end * width].to_vec();
-        // Of one graph, to be compared on its own.
+        // Values of one graph, to be compared separately.
         Output { name: output.name.clone(), written: std::iter::once(0..values.len()).collect(), values }
     };
     let compare_graphs = |margins: &mut Margins,
@@ -196,7 +197,8 @@ pub fn check_pool_and_readout(case: &Case, margins: &mut Margins) {
             let (got, want) = (rows(got, of(graph)), rows(want, of(graph)));
             let limit =
                 if slope == 0.0 { roundings / length.min(1.0) } else { slope * roundings / length.powi(2) };
-            // A state of zeros stays one, and its gradient is a multiple of the embedding's, itself exact to `roundings`.
+            // A state of zeros stays zero, and its gradient is a multiple of the embedding's, which is exact
+            // to `roundings`.
             let limit = if length == L2_EPSILON { slope * roundings / length } else { limit };
             compare("readout_loss", case, margins, &[got], &[want], |_| limit);
         }
@@ -211,7 +213,7 @@ pub fn check_pool_and_readout(case: &Case, margins: &mut Margins) {
         let loss = Loss { kind, temperature: 0.7, margin: 0.31 };
         let (got, want) = (readout_loss(&mut cpu, case, &loss), readout_loss(&mut reference, case, &loss));
         compare_graphs(margins, &got[0], &want[0], &|graph| graph..graph + 1, 0.0);
-        // Slopes up to 1 / 0.7 of differences of unit vectors, over the triples.
+        // Slopes of up to 1 / 0.7 times differences of unit vectors, divided by the number of triples.
         compare_graphs(
             margins,
             &got[2],
@@ -219,23 +221,24 @@ pub fn check_pool_and_readout(case: &Case, margins: &mut Margins) {
             &|graph| graphs[graph].clone(),
             4.0 / 0.7f64.powi(2) / triples,
         );
-        // Cosines over the temperature, off by the embeddings' error; the loss adds numbers around 1.
+        // Cosines divided by the temperature, with the error of the embeddings; the loss adds numbers around
+        // 1.
         let shortest = lengths.iter().copied().filter(|&l| l > L2_EPSILON).fold(1.0, f64::min);
         let losses = 2.0 / 0.7 * roundings / shortest + 2.0 * EPS;
         compare(&format!("{kind:?}"), case, margins, &got[1..2], &want[1..2], |_| losses);
     }
 }
 
-/// Limits of batch norm's backward and of the linear layer below it.
+/// Limits for the backward of batch norm and of the linear layer below it.
 pub struct BackwardLimits {
     pub weight: f64,
     pub bias: f64,
     pub z: f64,
-    /// The largest gradient by z.
+    /// Largest gradient with respect to z.
     pub largest_z: f64,
 }
 
-/// `d_y` is at most `largest_d`, and each has gone through `roundings` before.
+/// `d_y` is at most `largest_d`, and each value has an error of `roundings` roundings.
 pub fn backward_limits(case: &Case, kind: BlockKind, largest_d: f64, roundings: f64) -> BackwardLimits {
     let (block, layout) = (case.saved.block(kind), case.layout(kind));
     let columns = layout.outputs;
@@ -247,7 +250,7 @@ pub fn backward_limits(case: &Case, kind: BlockKind, largest_d: f64, roundings: 
         .fold(0.0, |most: f64, x| most.max(x.abs()));
     let norm_weight = &case.values[layout.norm_weight];
     let scale = largest(&block.rstd.iter().zip(norm_weight).map(|(r, w)| r * w).collect::<Vec<_>>());
-    // sqrt(R) roundings of a sum of R terms, of which chunks of 64 rows are in single precision.
+    // sqrt(R) roundings for a sum of R terms; chunks of 64 rows are summed in single precision.
     let sum = EPS * (2.0 + roundings + rows.sqrt().min(8.0));
     let largest_z = scale * largest_d * (1.0 + 1.0 + xhat);
     BackwardLimits {
@@ -258,7 +261,8 @@ pub fn backward_limits(case: &Case, kind: BlockKind, largest_d: f64, roundings: 
     }
 }
 
-/// The limits of `d_weight = d_z^T x` and of `d_x = d_z W`, where d_z is off by `z` and at most `largest_z`.
+/// Limits for `d_weight = d_z^T x` and `d_x = d_z W`, where d_z has an error of `z` and is at most
+/// `largest_z`.
 pub fn product_limits(case: &Case, kind: BlockKind, x: &[f32], z: f64, largest_z: f64) -> (f64, f64) {
     let layout = case.layout(kind);
     let rows = (x.len() / layout.inputs) as f64;
@@ -336,7 +340,7 @@ pub fn check_backward(case: &Case, margins: &mut Margins) {
     let (got, want) =
         (edge_hidden_backward(&mut cpu, case, &d), edge_hidden_backward(&mut reference, case, &d));
     compare("edge_hidden_backward", case, margins, &got, &want, |name| match name {
-        // Sums of up to `most` edges' gradients.
+        // Sums of the gradients of up to `most` edges.
         "d_nodes" | "d_edges" => most.sqrt() * products.1,
         _ => all(name, &limits, products),
     });

@@ -1,11 +1,12 @@
-//! Every stage of the CPU backend against the reference in `f64`, on the same inputs.
+//! Compares every stage of the CPU backend with the reference in `f64`, on the same inputs.
 //!
-//! Buffers are longer than the batch needs and hold NaN wherever a stage has no business: an output cell that it does
-//! not write, an input cell beyond the batch that it reads, and a cell beyond the batch that it writes all show.
+//! Buffers are longer than the batch needs, and hold NaN in every cell that a stage must not access. This
+//! detects output cells that are not written, input cells beyond the batch that are read, and cells beyond
+//! the batch that are written.
 //!
-//! Tolerances are bounds of single precision's rounding, from the magnitudes that occur. A sum of n terms counts as
-//! `sqrt(n)` roundings of the sum of their magnitudes: the roundings are independent, and the bound by n itself would
-//! hide an error in one term. `--nocapture` prints how much of each was used.
+//! Tolerances are rounding bounds of single precision, based on the magnitudes that occur. A sum of n terms
+//! counts as `sqrt(n)` roundings of the sum of their magnitudes. The roundings are independent, and a bound
+//! with n would hide an error in one term. `--nocapture` prints the used part of each tolerance.
 
 mod case;
 mod checks;
@@ -37,10 +38,10 @@ use crate::support::{
     sized_batch, switched_off,
 };
 
-/// Values beyond what a batch needs in every buffer; no multiple of a row.
+/// Number of values beyond the needs of a batch in every buffer; not a multiple of a row.
 const GUARD: usize = 67;
 
-/// How far saved values lie from the ReLU's kink, after normalisation: further than single precision can confuse.
+/// Distance of saved values from the ReLU's kink, after normalisation, large enough for single precision.
 const KINK: f32 = 0.05;
 
 use case::*;
@@ -50,7 +51,7 @@ use stages::*;
 #[test]
 fn stages_at_every_number_of_rows() {
     let mut margins = Margins::default();
-    // Chunks of 16 nodes and 64 rows, and vectors of 4 to 16 columns, have their edges here.
+    // Numbers at the edges of chunks of 16 nodes and 64 rows, and of vectors of 4 to 16 columns.
     for (nodes, edges) in [
         (1, 0),
         (3, 0),
@@ -112,7 +113,8 @@ fn stages_on_random_batches() {
     }
 }
 
-/// Rows that no norm keeps at a size, graphs of the image node alone, and graphs whose last node is none.
+/// Networks whose rows are not normalised, graphs with only an image node, and graphs whose last node is not
+/// an image node.
 #[test]
 fn stages_of_networks_with_something_switched_off() {
     let mut margins = Margins::default();
@@ -129,7 +131,7 @@ fn stages_of_networks_with_something_switched_off() {
     }
 }
 
-/// Where nothing magnifies rounding, each output must be within a few units of single precision, in norm.
+/// Without magnified rounding, the norm of each output must agree within a few units of single precision.
 #[test]
 fn stages_are_as_exact_as_single_precision_allows() {
     let mut margins = Margins::default();
@@ -150,15 +152,15 @@ fn stages_are_as_exact_as_single_precision_allows() {
 fn stages_on_odd_graphs() {
     let mut margins = Margins::default();
     let (image, in_image) = (SMALL.object_types as u32 - 1, SMALL.predicate_types as u32 - 1);
-    // A star: one node of degree 1000 with self loops among its edges, 600 nodes of degree 1 or 2.
+    // A star: one node of degree 1000 with some self loops, and 600 nodes of degree 1 or 2.
     let objects: Vec<u32> = (0..600).map(|i| i % image).collect();
     let loops: Vec<(u32, u32, u32)> = (0..200).map(|i| (600, i % in_image, 600)).collect();
     let star = SceneGraphBuf::augmented(&objects, &loops, image, in_image);
-    // One edge 40 times, and both ways, and its image node.
+    // One edge repeated 40 times, in both directions, and the image node.
     let parallel: Vec<(u32, u32, u32)> = (0..40).map(|i| [(0, 3, 1), (1, 3, 0)][i % 2]).collect();
     let parallel = SceneGraphBuf::augmented(&[5, 5], &parallel, image, in_image);
     let lonely = SceneGraphBuf::augmented(&[], &[], image, in_image);
-    // All alike: every column of layer 0 is constant, its variance 0.
+    // Identical nodes: every column of layer 0 is constant, with variance 0.
     let alike = SceneGraphBuf::augmented(&[], &[(0, in_image, 0); 70], image, in_image);
     for (name, graphs) in [
         ("star", [&star, &lonely, &parallel]),
@@ -176,7 +178,7 @@ fn stages_on_odd_graphs() {
     }
 }
 
-/// Scratch memory of a larger batch, or of another layer's widths, must not leak into a later stage.
+/// Scratch memory of a larger batch, or of a layer with other widths, must not affect a later stage.
 #[test]
 fn a_used_backend_gives_the_bits_of_a_new_one() {
     let large = Case::new("large", SMALL, 1, sized_batch(SMALL, 130, 200, 1), 1);
@@ -213,7 +215,7 @@ fn adam_step_equals_the_reference() {
     let mut reference = On::new(Reference::<f64>::new(), SMALL, &batch, &tensors);
     let count = cpu.parameters.layout.parameter_count;
     let mut rng = StdRng::seed_from_u64(1);
-    // Gradients of all magnitudes, zero and denormal squares among them.
+    // Gradients of all magnitudes, including zeros and ones with denormal squares.
     let gradients: Vec<f32> = (0..count)
         .map(|i| if i % 7 == 0 { 0.0 } else { rng.random_range(-1.0f32..1.0) * 10f32.powi(-(i as i32 % 25)) })
         .collect();
@@ -227,7 +229,7 @@ fn adam_step_equals_the_reference() {
             let mut moments = Moments { first, second };
             let mut steps = on.backend.steps().unwrap();
             on.backend.set_steps(&mut steps, t - 1).unwrap();
-            // In parts, as training takes it.
+            // In parts, as in training.
             for (parameters, ends_step) in [(count / 3..count, false), (0..count / 3, true)] {
                 let part = Part { parameters, ends_step };
                 let On { backend, parameters, .. } = &mut *on;
@@ -241,12 +243,13 @@ fn adam_step_equals_the_reference() {
         let got = step(&mut cpu, &settings, t, given);
         let want = step(&mut reference, &settings, t, given);
         let case = format!("step {t}");
-        // A step is at most some 0.01 * 3 (sqrt of the moments' ratio), off by a few roundings; parameters around 1.
+        // A step is at most about 0.01 * 3 (square root of the ratio of the moments), with a few roundings;
+        // parameters are around 1.
         let tolerance = Tolerance { absolute: 0.0, relative: EPS };
         margins.assert_close("adam: parameters", &case, &got[0], &want[0], tolerance);
         for (got, want) in [(&got[1], &want[1]), (&got[2], &want[2])] {
             for (&got, &want) in got.iter().zip(want) {
-                // Per value, since magnitudes differ; numbers below 2^-126 have fewer digits.
+                // Compared per value, since magnitudes differ; numbers below 2^-126 have fewer digits.
                 let tolerance = Tolerance { absolute: 3e-45, relative: 4.0 * EPS };
                 margins.assert_close("adam: moments", &case, &[got], &[want], tolerance);
             }

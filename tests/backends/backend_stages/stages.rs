@@ -1,8 +1,8 @@
-//! Each stage run on a backend, over guarded buffers of its own.
+//! Runs each stage on a backend, with guarded buffers of its own.
 
 use super::*;
 
-/// A backend whose activations are all stored, as both CPU backends' are.
+/// A backend that stores all activations, as both CPU backends do.
 pub trait HostBackend:
     Backend<
         Activations = Activations<<Self as Memory>::Buffer>,
@@ -19,7 +19,7 @@ impl<B> HostBackend for B where
 {
 }
 
-/// A backend with a case's batch and parameters.
+/// A backend with the batch and parameters of a case.
 pub struct On<B: HostBackend> {
     pub backend: B,
     pub batch: B::Batch,
@@ -30,7 +30,7 @@ pub struct On<B: HostBackend> {
 pub struct Output {
     pub name: String,
     pub values: Vec<f32>,
-    /// What the stage must write; the rest must still be NaN.
+    /// Range that the stage must write; the rest must still be NaN.
     pub written: Vec<Range<usize>>,
 }
 
@@ -48,12 +48,12 @@ impl<B: HostBackend> On<B> {
         buffer
     }
 
-    /// A buffer with these values and NaN behind.
+    /// Buffer with these values, followed by NaN.
     pub fn input(&mut self, values: &[f32]) -> B::Buffer {
         self.exactly(&[values, &[f32::NAN; GUARD]].concat())
     }
 
-    /// A buffer of NaN for `len` values.
+    /// Buffer of NaN for `len` values.
     pub fn output(&mut self, len: usize) -> B::Buffer {
         self.exactly(&vec![f32::NAN; len + GUARD])
     }
@@ -93,13 +93,13 @@ impl<B: HostBackend> On<B> {
         ]
     }
 
-    /// NaN where gradients go.
+    /// Buffer of NaN for the gradients.
     pub fn gradients(&mut self) -> B::Buffer {
         let count = self.parameters.layout.parameter_count;
         self.exactly(&vec![f32::NAN; count])
     }
 
-    /// The gradients of which only these ranges may be written.
+    /// Reads the gradients, of which only these ranges may be written.
     pub fn read_gradients(&mut self, buffer: &B::Buffer, ranges: &[(&str, Range<usize>)]) -> Vec<Output> {
         let values = self.backend.download(buffer, 0..self.parameters.layout.parameter_count).unwrap();
         let others = (0..values.len()).filter(|at| !ranges.iter().any(|(_, range)| range.contains(at)));
@@ -135,23 +135,24 @@ impl<B: HostBackend> On<B> {
     }
 }
 
-// The stages, each on buffers of its own. A stage reads what the case has saved; buffers that it writes begin as NaN.
+// Stages, each with buffers of its own. A stage reads the values saved by the case; its output buffers are
+// initialised with NaN.
 
-/// A backward stage, which takes one gradient and gives another.
+/// A backward stage, which consumes one gradient and returns another.
 type BackwardStage<B, In, Out> = fn(&mut B, &mut Backward<'_, B>, Gradient<In>) -> Result<Gradient<Out>>;
 
-/// A pass of one stage: the activations that it reads and writes.
+/// Activations that one stage reads and writes.
 pub struct Saved<T>(Activations<T>);
 
 impl<T> Saved<T> {
-    /// The case's layer.
+    /// Layer of the case.
     pub fn layer(&mut self) -> &mut LayerActivations<T> {
         self.0.layers.last_mut().expect("a layer")
     }
 }
 
 impl<B: HostBackend> On<B> {
-    /// What the case has saved, and below it the states that its layer reads.
+    /// Values saved by the case, and the states of the layer below.
     pub fn saved(&mut self, case: &Case) -> Saved<B::Buffer> {
         let mut layers = Vec::new();
         for layer in 0..case.layer {
@@ -166,7 +167,7 @@ impl<B: HostBackend> On<B> {
         Saved(Activations { layers })
     }
 
-    /// A layer of which nothing may be read.
+    /// A layer whose values must not be read.
     fn unwritten_layer(&mut self) -> LayerActivations<B::Buffer> {
         LayerActivations {
             edge_hidden: self.output_block(0, 0),
@@ -181,7 +182,7 @@ impl<B: HostBackend> On<B> {
         }
     }
 
-    /// Gradients with respect to activations, all of them NaN.
+    /// Gradients with respect to activations, all NaN.
     fn activation_gradients(&mut self, case: &Case) -> ActivationGradients<B::Buffer> {
         let BatchSize { nodes, edges, .. } = case.size;
         let (state, hidden) = (case.config.state_width, case.config.hidden_width);
@@ -207,13 +208,13 @@ impl<B: HostBackend> On<B> {
         stage(backend, &mut Forward { layer: case.layer, mode, parameters, batch, activations }).unwrap();
     }
 
-    /// The ReLU decisions of a block of the case's layer.
+    /// ReLU mask of a block in the case's layer.
     pub fn mask(&mut self, case: &Case, kind: BlockKind, rows: usize, saved: &Saved<B::Buffer>) -> Vec<u8> {
         let On { backend, parameters, .. } = self;
         backend.relu_mask((case.layer, kind), rows, parameters, &saved.0).unwrap()
     }
 
-    /// The gradients with respect to the parameters that the stage wrote.
+    /// Gradients with respect to the parameters that the stage wrote.
     fn backward<In, Out>(
         &mut self,
         case: &Case,

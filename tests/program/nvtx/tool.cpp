@@ -1,5 +1,5 @@
-// A tool as a profiler is one: NVTX loads it into the program, and it writes down the ranges that begin and end, into the
-// file that NVTX_TEST_LOG names. The numbers are those of NVTX 3's nvtxTypes.h.
+// A minimal profiler tool: NVTX loads it into the program, and it writes the beginning and end of ranges to the file
+// named by NVTX_TEST_LOG. The numbers are those of NVTX 3's nvtxTypes.h.
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -20,7 +20,7 @@ struct VersionInfo {
 };
 
 enum { CALLBACKS = 1, VERSION_INFO = 3, MODULES = 6, CORE = 1, RANGE_PUSH_A = 9, RANGE_POP = 11 };
-// Entries of each module's table, the unused first one included.
+// Number of entries in each module's table, including the unused first one.
 const unsigned SIZES[MODULES + 1] = {0, 16, 9, 15, 7, 16, 7};
 
 FILE *out;

@@ -1,5 +1,6 @@
-// A CUDA driver without a GPU: memory is the host's, copies take place at once, kernels do nothing. Variables of the
-// environment set what a call answers; with STUB_LOG every call that a step makes is a line of that file.
+// A CUDA driver without a GPU: device memory is host memory, copies take place at once, kernels do nothing.
+// Environment variables set the results of calls. With STUB_LOG, every call of a step is written as a line to
+// that file.
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -54,7 +55,7 @@ Result cuDeviceGet(int *device, int ordinal) {
     return 0;
 }
 Result cuDeviceGetAttribute(int *value, int attribute, int device) {
-    // 75 and 76 are the compute capability, 97 is what a block may have of shared memory.
+    // 75 and 76 are the compute capability, 97 is the shared memory available to a block.
     *value = attribute == 75   ? number("STUB_CAPABILITY", 9)
              : attribute == 76 ? 0
              : attribute == 97 ? number("STUB_SHARED_BYTES", 227 << 10)
@@ -113,13 +114,13 @@ Result cuModuleGetFunction(void **function, void *module, const char *kernel) {
     return 0;
 }
 Result cuFuncSetAttribute(void *function, int attribute, int value) {
-    // 8 is the most dynamic shared memory.
+    // 8 is the largest size of dynamic shared memory.
     if (attribute == 8) {
         say("most_shared", value, 0);
     }
     return 0;
 }
-// A graph is a number, too; what is captured is said, and not done.
+// A graph is a number, too. Captured calls are logged, and do nothing.
 static int capturing = 0;
 
 Result cuStreamBeginCapture_v2(void *stream, int mode) {
@@ -146,7 +147,7 @@ Result cuGraphExecDestroy(void *executable) { return 0; }
 Result cuGraphDestroy(void *graph) { return 0; }
 
 Result cuFuncGetAttribute(int *value, int attribute, void *function) {
-    // 5 is the PTX that it was compiled through.
+    // 5 is the PTX version through which the kernel was compiled.
     *value = attribute == 5 ? number("STUB_PTX", 90) : 0;
     return 0;
 }
@@ -163,7 +164,7 @@ typedef struct {
     unsigned attribute_count;
 } LaunchConfig;
 
-// The second number: whether the launch may begin before the one ahead of it has ended.
+// The second number: whether the launch may begin before its predecessor has ended.
 Result cuLaunchKernelEx(const LaunchConfig *config, void *function, void **parameters, void **extra) {
     int overlaps = 0;
     for (unsigned i = 0; i < config->attribute_count; i++) {

@@ -1,4 +1,4 @@
-//! Arrays in device memory, and the parts of them that kernels take.
+//! Arrays in device memory, and the slices of them that are passed to kernels.
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -7,7 +7,7 @@ use half::bf16;
 
 use super::memory::Memory;
 
-/// What arrays hold: plain data that kernels know by a C++ type.
+/// Element type of device arrays: plain data with a C++ counterpart.
 pub trait Element: bytemuck::Pod {
     /// Name of the type in the kernels.
     const C_TYPE: &'static str;
@@ -58,20 +58,20 @@ impl<T> Buffer<T> {
         self.len == 0
     }
 
-    /// The values in `range`, to read.
+    /// Slice of the values in `range`, for reading.
     #[track_caller]
     pub fn slice(&self, range: Range<usize>) -> Slice<'_, T> {
         Slice { address: self.address, len: self.len, lifetime: PhantomData }.slice(range)
     }
 
-    /// The values in `range`, to write.
+    /// Slice of the values in `range`, for writing.
     #[track_caller]
     pub fn slice_mut(&mut self, range: Range<usize>) -> SliceMut<'_, T> {
         let slice = self.slice(range);
         SliceMut { address: slice.address, len: slice.len, lifetime: PhantomData }
     }
 
-    /// Several parts to write at once; `ranges` ascend and do not overlap.
+    /// Several slices for writing; `ranges` are ascending and do not overlap.
     #[track_caller]
     pub fn slices_mut<const N: usize>(&mut self, ranges: [Range<usize>; N]) -> [SliceMut<'_, T>; N] {
         let apart = ranges.windows(2).all(|pair| pair[0].end <= pair[1].start);
@@ -83,7 +83,7 @@ impl<T> Buffer<T> {
     }
 }
 
-/// A part of a buffer, borrowed for reading.
+/// Slice of a buffer, borrowed for reading.
 #[derive(Debug)]
 pub struct Slice<'a, T> {
     address: u64,
@@ -100,7 +100,7 @@ impl<T> Clone for Slice<'_, T> {
 impl<T> Copy for Slice<'_, T> {}
 
 impl<'a, T> Slice<'a, T> {
-    /// The values in `range` of this part.
+    /// Subslice of the values in `range`.
     #[track_caller]
     pub fn slice(self, range: Range<usize>) -> Slice<'a, T> {
         assert!(range.start <= range.end && range.end <= self.len, "{range:?} of {} values", self.len);
@@ -124,13 +124,13 @@ impl<'a, T> Slice<'a, T> {
 }
 
 impl<'a> Slice<'a, i32> {
-    /// The same memory, which holds the bits of floats.
+    /// The same memory, seen as floats; it holds their bits.
     pub(crate) fn bits_as_floats(self) -> Slice<'a, f32> {
         Slice { address: self.address, len: self.len, lifetime: PhantomData }
     }
 }
 
-/// A part of a buffer, borrowed for writing.
+/// Slice of a buffer, borrowed for writing.
 #[derive(Debug)]
 pub struct SliceMut<'a, T> {
     address: u64,
@@ -139,14 +139,14 @@ pub struct SliceMut<'a, T> {
 }
 
 impl<'a, T> SliceMut<'a, T> {
-    /// The values in `range` of this part.
+    /// Subslice of the values in `range`.
     #[track_caller]
     pub fn slice_mut(&mut self, range: Range<usize>) -> SliceMut<'_, T> {
         let part = self.as_slice().slice(range);
         SliceMut { address: part.address, len: part.len, lifetime: PhantomData }
     }
 
-    /// The values before `at`, and those from `at` on.
+    /// Splits into the values before `at` and those from `at` on.
     #[track_caller]
     pub fn split_at(self, at: usize) -> (SliceMut<'a, T>, SliceMut<'a, T>) {
         let (first, second) = (self.as_slice().slice(0..at), self.as_slice().slice(at..self.len));
@@ -156,17 +156,17 @@ impl<'a, T> SliceMut<'a, T> {
         )
     }
 
-    /// The same part twice, for two kernels' arguments that write different columns of it.
+    /// The same slice twice, for two arguments of one kernel that write different columns.
     pub(crate) fn shared(&mut self) -> [SliceMut<'_, T>; 2] {
         [(); 2].map(|()| SliceMut { address: self.address, len: self.len, lifetime: PhantomData })
     }
 
-    /// The same part for reading, as long as the borrow for writing lasts.
+    /// Converts to a slice for reading with the same lifetime.
     pub fn into_slice(self) -> Slice<'a, T> {
         Slice { address: self.address, len: self.len, lifetime: PhantomData }
     }
 
-    /// The same part for reading.
+    /// The same slice for reading.
     pub fn as_slice(&self) -> Slice<'_, T> {
         Slice { address: self.address, len: self.len, lifetime: PhantomData }
     }

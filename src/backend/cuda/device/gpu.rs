@@ -1,4 +1,5 @@
-//! A GPU through the CUDA driver, which is loaded when a device opens: nothing of CUDA is needed before.
+//! A GPU through the CUDA driver. The driver library is loaded when a device opens; nothing of CUDA is needed
+//! before.
 
 use std::collections::HashMap;
 use std::ffi::c_void;
@@ -19,54 +20,55 @@ use super::memory::Memory;
 use super::properties::Properties;
 use crate::error::{Error, Result};
 
-/// Each kernel file's fat binary; empty where the build found no nvcc.
+/// Fat binary of each kernel file; empty if the build found no nvcc.
 static FAT_BINARIES: &[(&str, &[u8])] = &include!(concat!(env!("OUT_DIR"), "/fat_binaries.rs"));
 
-/// The least compute capability that the kernels are written for: asynchronous copies and bf16 begin there.
+/// Lowest compute capability supported by the kernels: it introduced asynchronous copies and bf16.
 const LEAST_CAPABILITY: (i32, i32) = (8, 0);
 
-/// The least driver, by the CUDA that it knows (1000 major + 10 minor): all functions that are called are there.
+/// Lowest supported driver, as the CUDA version that it supports (1000 major + 10 minor).
 const LEAST_DRIVER: i32 = 12_000;
 
-/// The least compute capability, driver, and PTX version of the kernel's compilation for launches that begin before the one
-/// ahead of them has ended (`kernels/launch.cuh`). Earlier drivers cannot capture such launches, and kernels compiled for
-/// earlier GPUs do not wait.
+/// Requirements for launches that begin before their predecessor has ended (`kernels/launch.cuh`): compute
+/// capability, driver version, and PTX version of the kernel. Earlier drivers cannot capture such launches,
+/// and kernels compiled for earlier GPUs do not wait.
 const OVERLAP_CAPABILITY: (i32, i32) = (9, 0);
 const OVERLAP_DRIVER: i32 = 12_030;
 const OVERLAP_PTX: i32 = 90;
 
-/// If set to 1, every launch begins only when the one ahead of it has ended. This measures the overlap, or rules it out.
+/// Environment variable; if it is 1, every launch waits for its predecessor to end. Measures the overlap, or
+/// rules it out as a cause.
 const SERIAL_LAUNCHES: &str = "SCENERANK_SERIAL_LAUNCHES";
 
 /// An open GPU.
 pub(super) struct Gpu {
     context: Arc<CudaContext>,
-    /// The stream of launches.
+    /// Stream of the launches.
     stream: Arc<CudaStream>,
-    /// The stream of batches; work on it is ordered with the other's by events alone.
+    /// Stream of the batch copies; events alone order it with the other stream.
     copies: Arc<CudaStream>,
     branch: Branch,
     functions: HashMap<&'static str, Function>,
-    /// Whether the next launch follows work of two streams. It must then not overlap with the one ahead of it.
+    /// Whether the next launch depends on work of two streams. It must then not overlap with its predecessor.
     joins: AtomicBool,
 }
 
-/// A stream beside the stream of launches. Events order its beginning and its end with that stream.
+/// A stream beside the main stream. Events order its beginning and its end with that stream.
 struct Branch {
-    /// Of low priority: the other stream's blocks come first.
+    /// Low-priority stream: blocks of the main stream are scheduled first.
     stream: Arc<CudaStream>,
     left: CudaEvent,
     done: CudaEvent,
-    /// Whether launches go to the branch now.
+    /// Whether launches currently go to the branch.
     taken: AtomicBool,
-    /// Whether launches have gone there since it was last joined.
+    /// Whether launches have gone to the branch since it was last joined.
     open: AtomicBool,
 }
 
-/// A kernel.
+/// A loaded kernel.
 struct Function {
     function: CudaFunction,
-    /// Whether a launch may begin before the one ahead of it has ended.
+    /// Whether a launch may begin before its predecessor has ended.
     overlaps: bool,
 }
 
@@ -114,7 +116,7 @@ fn problem(index: usize, problem: impl Into<String>, remedy: &str) -> Error {
     Error::Device { device: format!("cuda:{index}"), problem: problem.into(), remedy: remedy.into() }
 }
 
-/// The driver's name and description of an error.
+/// Name and description of a driver error.
 fn words(error: DriverError) -> String {
     let text = |text: std::result::Result<&std::ffi::CStr, DriverError>| {
         text.map_or_else(|_| format!("code {}", error.0 as u32), |text| text.to_string_lossy().into_owned())
@@ -122,10 +124,10 @@ fn words(error: DriverError) -> String {
     format!("{} ({})", text(error.error_name()), text(error.error_string()))
 }
 
-/// The newest CUDA version that the driver supports, as in [`LEAST_DRIVER`].
+/// Newest CUDA version that the driver supports, encoded as in [`LEAST_DRIVER`].
 fn driver_version() -> std::result::Result<i32, DriverError> {
     let mut version = 0;
-    // SAFETY: it writes the number.
+    // SAFETY: the call only writes to `version`.
     unsafe { sys::cuDriverGetVersion(&mut version) }.result()?;
     Ok(version)
 }
@@ -137,7 +139,7 @@ fn version_words(version: i32) -> String {
 impl Gpu {
     /// Opens the GPU and loads all kernels of `files`.
     pub(super) fn open(index: usize, files: &[KernelFile]) -> Result<Self> {
-        // SAFETY: this only tries to load the driver's library.
+        // SAFETY: this only tries to load the driver library.
         if !unsafe { sys::is_culib_present() } {
             return Err(problem(
                 index,
@@ -154,7 +156,7 @@ impl Gpu {
         result::init().map_err(|error| match error.0 {
             CUresult::CUDA_ERROR_NO_DEVICE => problem(index, "the driver sees no GPU", other),
             CUresult::CUDA_ERROR_STUB_LIBRARY => {
-                let remedy = "take the toolkit's lib/stubs out of LD_LIBRARY_PATH, or use --device cpu";
+                let remedy = "remove the toolkit's lib/stubs from LD_LIBRARY_PATH, or use --device cpu";
                 failed("start the driver", remedy)(error)
             }
             CUresult::CUDA_ERROR_SYSTEM_DRIVER_MISMATCH
@@ -186,9 +188,10 @@ impl Gpu {
             ));
         }
         let context = CudaContext::new(index).map_err(|error| match error.0 {
-            CUresult::CUDA_ERROR_OUT_OF_MEMORY => {
-                failed("open", "see in nvidia-smi who uses its memory, or use --device cpu")(error)
-            }
+            CUresult::CUDA_ERROR_OUT_OF_MEMORY => failed(
+                "open",
+                "check with nvidia-smi which processes use its memory, or use --device cpu",
+            )(error),
             _ => failed("open", driver)(error),
         })?;
         let capability = context.compute_capability().map_err(failed("ask for its capability", driver))?;
@@ -202,7 +205,8 @@ impl Gpu {
         let most_shared = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
         let most_shared =
             context.attribute(most_shared).map_err(failed("ask for its shared memory", driver))?;
-        // SAFETY: all memory is used on one stream, except that of batches, which our own events order.
+        // SAFETY: all memory is used on one stream, except that of batches, which is ordered by explicit
+        // events.
         unsafe { context.disable_event_tracking() };
         let (least, greatest) =
             result::stream::get_priority_range().map_err(failed("make a stream", driver))?;
@@ -248,12 +252,13 @@ impl Gpu {
 
     fn failed<'a>(&'a self, operation: &'a str) -> impl Fn(DriverError) -> Error + 'a {
         move |error| {
-            let remedy = "run again; if it stays, check the GPU with nvidia-smi and compute-sanitizer";
+            let remedy =
+                "run again; if the error persists, check the GPU with nvidia-smi and compute-sanitizer";
             problem(self.context.ordinal(), format!("{operation}: {}", words(error)), remedy)
         }
     }
 
-    /// Makes its context the calling thread's.
+    /// Makes this GPU's context current on the calling thread.
     fn bind(&self) -> Result<()> {
         self.context.bind_to_thread().map_err(self.failed("bind"))
     }
@@ -268,7 +273,7 @@ impl Gpu {
 impl Driver for Gpu {
     fn allocate(&self, bytes: usize) -> Result<Box<dyn Memory>> {
         // A pointer must be valid even if there is nothing to read.
-        // SAFETY: any bits are bytes, and callers write before they read.
+        // SAFETY: every bit pattern is a valid u8, and callers write before they read.
         let slice = unsafe { self.stream.alloc::<u8>(bytes.max(1)) }.map_err(|error| {
             let free = self.context.mem_get_info().map_or(0, |(free, _)| free >> 20);
             problem(
@@ -278,7 +283,7 @@ impl Driver for Gpu {
                     bytes.div_ceil(1 << 20).max(1),
                     words(error)
                 ),
-                "use a smaller --batch-size, see in nvidia-smi who else uses its memory, or use --device cpu",
+                "use a smaller --batch-size, check with nvidia-smi which processes use its memory, or use --device cpu",
             )
         })?;
         let address = slice.device_ptr(&self.stream).0;
@@ -286,7 +291,7 @@ impl Driver for Gpu {
     }
 
     fn allocate_page_locked(&self, bytes: usize) -> Result<Box<dyn Memory>> {
-        // SAFETY: any bits are bytes, and callers write before they read.
+        // SAFETY: every bit pattern is a valid u8, and callers write before they read.
         let slice = unsafe { self.context.alloc_pinned::<u8>(bytes.max(1)) };
         let located = slice.and_then(|slice| Ok((slice.as_ptr()? as u64, slice)));
         let (address, slice) = located.map_err(|error| {
@@ -301,20 +306,21 @@ impl Driver for Gpu {
 
     unsafe fn zero(&self, address: u64, bytes: usize) -> Result<()> {
         self.bind()?;
-        // SAFETY: as the caller promises.
+        // SAFETY: guaranteed by the caller.
         unsafe { result::memset_d8_async(address, 0, bytes, self.stream.cu_stream()) }
             .map_err(self.failed("zero"))
     }
 
     unsafe fn upload(&self, from: &[u8], to: u64) -> Result<()> {
         self.bind()?;
-        // SAFETY: as the caller promises; from pageable memory the call returns after it has read the values.
+        // SAFETY: guaranteed by the caller. From pageable memory the call returns only after it has read the
+        // values.
         unsafe { result::memcpy_htod_async(to, from, self.stream.cu_stream()) }.map_err(self.failed("upload"))
     }
 
     unsafe fn download(&self, from: u64, to: &mut [u8]) -> Result<()> {
         self.bind()?;
-        // SAFETY: as the caller promises; `to` outlives the copy, which is waited for.
+        // SAFETY: guaranteed by the caller; `to` outlives the copy, which is waited for below.
         unsafe { result::memcpy_dtoh_async(to, from, self.stream.cu_stream()) }
             .map_err(self.failed("download"))?;
         self.stream.synchronize().map_err(self.failed("wait"))
@@ -322,7 +328,7 @@ impl Driver for Gpu {
 
     unsafe fn copy_on_device(&self, from: u64, to: u64, bytes: usize) -> Result<()> {
         self.bind()?;
-        // SAFETY: as the caller promises.
+        // SAFETY: guaranteed by the caller.
         unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) }
             .map_err(self.failed("copy"))
     }
@@ -334,8 +340,8 @@ impl Driver for Gpu {
         let mut parameter: *mut c_void = arguments.as_ptr().cast_mut().cast();
         let ([x, y, z], [tx, ty, tz]) = (blocks, threads);
         let Function { function, overlaps } = &self.functions[name];
-        // The branch's first launch follows work of the other stream, and a launch after a wait follows two: neither
-        // overlaps.
+        // The first launch of the branch depends on work of the other stream, and a launch after a wait
+        // depends on two streams. Neither overlaps.
         let beside = self.branch.taken.load(Ordering::Relaxed);
         let joins = !beside && self.joins.swap(false, Ordering::Relaxed);
         let mut overlap = sys::CUlaunchAttribute {
@@ -355,7 +361,7 @@ impl Driver for Gpu {
             attrs: &mut overlap,
             numAttrs: u32::from(*overlaps && !beside && !joins),
         };
-        // SAFETY: the arguments are the caller's promise; they outlive the call, which copies them.
+        // SAFETY: the caller guarantees the arguments; they outlive the call, which copies them.
         unsafe {
             sys::cuLaunchKernelEx(&config, function.cu_function(), &mut parameter, std::ptr::null_mut())
         }
@@ -387,7 +393,7 @@ impl Driver for Gpu {
 
     unsafe fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<()> {
         self.bind()?;
-        // SAFETY: as the caller promises.
+        // SAFETY: guaranteed by the caller.
         unsafe {
             let values = std::slice::from_raw_parts(from as *const u8, bytes);
             result::memcpy_htod_async(to, values, self.copies.cu_stream())
@@ -396,14 +402,14 @@ impl Driver for Gpu {
     }
 
     fn event(self: Arc<Self>) -> Result<Box<dyn EventHandle>> {
-        // The host sleeps while it waits: it is a step ahead, and other threads want its core.
+        // The host thread sleeps while it waits: it is one step ahead, and other threads need its core.
         let sleeping = sys::CUevent_flags::CU_EVENT_BLOCKING_SYNC;
         let event = self.context.new_event(Some(sleeping)).map_err(self.failed("make an event"))?;
         Ok(Box::new(GpuEvent { gpu: self, event }))
     }
 
-    /// The mode is relaxed, because the driver may load a kernel only at its first call, and other threads may call the
-    /// driver meanwhile. [`super::Device`] itself refuses what a capture cannot hold.
+    /// Uses the relaxed mode: the driver may load a kernel only at its first call, and other threads may call
+    /// the driver during the capture. [`super::Device`] itself rejects operations that cannot be captured.
     fn begin_capture(&self) -> Result<()> {
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
         self.stream.begin_capture(mode).map_err(self.failed("begin to capture a graph"))
@@ -417,7 +423,7 @@ impl Driver for Gpu {
     }
 
     fn stopwatch(self: Arc<Self>) -> Result<Box<dyn StopwatchHandle>> {
-        // By default cudarc's events take no time.
+        // cudarc creates events without timing by default.
         let event = || self.context.new_event(Some(sys::CUevent_flags::CU_EVENT_DEFAULT));
         let start = event().map_err(self.failed("make an event"))?;
         let end = event().map_err(self.failed("make an event"))?;

@@ -1,9 +1,9 @@
-//! Work that is captured once and replayed many times: a CUDA graph, and on the emulator a list.
+//! Work that is captured once and replayed many times: a CUDA graph, or a list on the emulator.
 //!
-//! While a device captures, launches and zeros are recorded instead of done, with the grids and addresses of the call.
-//! What differs from one replay to the next must therefore lie in device memory: numbers of rows ([`super::rows`]), the
-//! number of the step. What a graph cannot hold (allocations, copies from and to the host, waits of the host) panics
-//! meanwhile.
+//! During a capture, launches and zero fills are recorded instead of run, with the grids and addresses of the
+//! call. Values that differ between replays must therefore lie in device memory: row counts ([`super::rows`])
+//! and the step number. Operations that a graph cannot hold panic during a capture: allocations, copies from
+//! and to the host, and waits of the host.
 
 use std::sync::atomic::Ordering;
 
@@ -15,7 +15,7 @@ use crate::error::Result;
 pub struct Graph(Box<dyn Recorded>);
 
 impl Device {
-    /// Begins to capture, until [`Device::end_capture`].
+    /// Begins a capture, which lasts until [`Device::end_capture`].
     pub fn begin_capture(&self) -> Result<()> {
         assert!(!self.capturing.load(Ordering::Relaxed), "a capture within another");
         self.driver.begin_capture()?;
@@ -23,23 +23,24 @@ impl Device {
         Ok(())
     }
 
-    /// The work captured since [`Device::begin_capture`].
+    /// Ends the capture and returns the work recorded since [`Device::begin_capture`].
     pub fn end_capture(&self) -> Result<Graph> {
         assert!(self.capturing.swap(false, Ordering::Relaxed), "the end of a capture that did not begin");
         self.driver.clone().end_capture().map(Graph)
     }
 
-    /// Does the captured work, after all that was called before.
+    /// Runs the captured work, after all earlier work.
     ///
     /// # Safety
-    /// All memory that the captured launches were given must still live, and no reference may lead to what they write.
+    /// All memory passed to the captured launches must still be live, and no reference to the memory that
+    /// they write may exist.
     pub unsafe fn replay(&self, graph: &Graph) -> Result<()> {
         self.assert_not_capturing("a replay");
-        // SAFETY: as the caller promises.
+        // SAFETY: guaranteed by the caller.
         unsafe { graph.0.replay() }
     }
 
-    /// Panics while a graph is captured, which cannot hold `what`.
+    /// Panics if a graph is being captured, which cannot hold the operation `what`.
     #[track_caller]
     pub(crate) fn assert_not_capturing(&self, what: &str) {
         assert!(!self.capturing.load(Ordering::Relaxed), "{what} while a graph is captured");
@@ -64,7 +65,8 @@ mod tests {
         rows: Buffer<f32>,
     }
 
-    /// A table's rows, looked up twice: zeros and a launch. None, said so, where the emulator cannot be built.
+    /// A lookup of table rows, captured twice: zero fills and a launch. Reports a skip and returns `None` if
+    /// the emulator is not built.
     fn captured(seed: Option<u64>) -> Option<Captured> {
         let device = match launchers::emulated(seed) {
             Ok(device) => device,
@@ -94,17 +96,18 @@ mod tests {
             return;
         };
         assert_eq!(device.download(&rows, 0..6).unwrap(), [7.0; 6], "nothing was done yet");
-        // SAFETY: the buffers are those that the launch was given.
+        // SAFETY: the buffers are those passed to the launch.
         unsafe { device.replay(&graph) }.unwrap();
         assert_eq!(device.download(&rows, 0..6).unwrap(), [2.5, 0.5, 0.0, 2.5, 0.5, 0.0]);
         device.upload(&[3], count.slice_mut(0..1)).unwrap();
         device.upload(&[4.5f32], table.slice_mut(2..3)).unwrap();
-        // SAFETY: likewise.
+        // SAFETY: the buffers are those passed to the launch.
         unsafe { device.replay(&graph) }.unwrap();
         assert_eq!(device.download(&rows, 0..6).unwrap(), [4.5, 0.5, 3.5, 4.5, 0.5, 3.5]);
     }
 
-    /// In order a branch is done where it is called, with a seed when it is joined: what comes in between must not care.
+    /// Without a seed a branch runs when it is called, with a seed when it is joined. Work in between must
+    /// not depend on that.
     #[test]
     fn a_branch_is_done_when_it_is_joined() {
         for (seed, before) in [(None, [2.5, 0.5]), (Some(1), [7.0; 2])] {
@@ -129,7 +132,7 @@ mod tests {
                 if is_captured {
                     let graph = device.end_capture().unwrap();
                     assert_eq!(device.download(&rows, 0..2).unwrap(), [7.0; 2]);
-                    // SAFETY: the buffers are those that the launch was given.
+                    // SAFETY: the buffers are those passed to the launch.
                     unsafe { device.replay(&graph) }.unwrap();
                 }
                 assert_eq!(device.download(&rows, 0..2).unwrap(), [2.5, 0.5]);

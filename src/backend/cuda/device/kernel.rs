@@ -19,7 +19,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::buffer::{Element, Slice, SliceMut};
 
-/// A kernel that takes `A`.
+/// A kernel with argument struct `A`.
 pub struct Kernel<A> {
     name: &'static str,
     threads: [u32; 3],
@@ -36,7 +36,7 @@ impl<A> Clone for Kernel<A> {
 impl<A> Copy for Kernel<A> {}
 
 impl<A: KernelArguments> Kernel<A> {
-    /// The kernel `name`, which runs in blocks of `threads` threads.
+    /// Kernel `name`, launched with blocks of `threads` threads.
     pub const fn new(name: &'static str, threads: [u32; 3]) -> Self {
         Kernel { name, threads, dynamic_shared_bytes: 0, arguments: PhantomData }
     }
@@ -47,7 +47,7 @@ impl<A: KernelArguments> Kernel<A> {
         self
     }
 
-    /// The kernel without its type.
+    /// Untyped description of the kernel.
     pub const fn info(&self) -> KernelInfo {
         KernelInfo {
             name: self.name,
@@ -59,22 +59,22 @@ impl<A: KernelArguments> Kernel<A> {
 }
 
 impl<A> Kernel<A> {
-    /// Threads of a block.
+    /// Number of threads per block.
     pub const fn block_threads(&self) -> usize {
         self.threads[0] as usize * self.threads[1] as usize * self.threads[2] as usize
     }
 }
 
-/// What a device needs to know of a kernel.
+/// Description of a kernel for a device.
 #[derive(Clone, Copy, Debug)]
 pub struct KernelInfo {
-    /// Its name in the kernel file.
+    /// Name of the kernel in the kernel file.
     pub name: &'static str,
-    /// Threads of a block by dimension.
+    /// Threads per block, by dimension.
     pub threads: [u32; 3],
     /// Bytes of dynamic shared memory per block.
     pub dynamic_shared_bytes: u32,
-    /// Layout of its argument struct.
+    /// Layout of the argument struct.
     pub arguments: ArgumentsLayout,
 }
 
@@ -83,7 +83,7 @@ pub struct KernelInfo {
 pub struct KernelFile {
     /// `kernels/<name>.cu`.
     pub name: &'static str,
-    /// All kernels of the file that are launched.
+    /// All launched kernels of the file.
     pub kernels: &'static [KernelInfo],
 }
 
@@ -102,18 +102,18 @@ impl Blocks {
         Blocks::new(count, 1, 1)
     }
 
-    /// Blocks of `kernel` with at least `threads` threads in total.
+    /// Enough blocks of `kernel` for at least `threads` threads in total.
     pub fn cover<A>(threads: usize, kernel: &Kernel<A>) -> Self {
         Blocks::rows(threads.div_ceil(kernel.block_threads()))
     }
 }
 
-/// A number of blocks as the driver takes it.
+/// Converts a number of blocks to the driver's type.
 pub(crate) fn dimension(blocks: usize) -> u32 {
     u32::try_from(blocks).expect("a grid of fewer than 2^32 blocks")
 }
 
-/// A size or an index as the kernels' `int`.
+/// Converts a size or an index to the kernels' `int`.
 #[track_caller]
 pub(crate) fn int(value: usize) -> i32 {
     i32::try_from(value).expect("sizes below 2^31")
@@ -121,18 +121,18 @@ pub(crate) fn int(value: usize) -> i32 {
 
 // ---- arguments -----------------------------------------------------------------------------------------------------
 
-/// The argument struct of a kernel, or a part of one. The macro `kernel_arguments!` makes such structs.
+/// Argument struct of a kernel, or a part of one. Defined with the macro `kernel_arguments!`.
 ///
 /// # Safety
-/// `LAYOUT` must describe the struct: it is `repr(C)`, has these fields at these offsets, and no padding.
+/// `LAYOUT` must describe the struct: it is `repr(C)`, has these fields at these offsets, and has no padding.
 pub unsafe trait KernelArguments: Pod {
     /// Name, size and fields.
     const LAYOUT: ArgumentsLayout;
 }
 
-/// What an argument struct may hold.
+/// Type of a field in an argument struct.
 pub trait Argument: Pod {
-    /// The field's C type.
+    /// C type of the field.
     const KIND: FieldKind;
 }
 
@@ -141,16 +141,16 @@ pub trait Argument: Pod {
 pub struct ArgumentsLayout {
     /// Name of the struct, or of the struct template.
     pub name: &'static str,
-    /// C types that a struct template is instantiated with; empty for a plain struct.
+    /// C types with which a struct template is instantiated; empty for a plain struct.
     pub elements: &'static [&'static str],
-    /// Bytes of the struct.
+    /// Size of the struct in bytes.
     pub size: usize,
-    /// Fields in order.
+    /// Fields, in order.
     pub fields: &'static [Field],
 }
 
 impl ArgumentsLayout {
-    /// The C++ type, such as `AdamStep` or `EdgePoolForward<float>`.
+    /// C++ type, such as `AdamStep` or `EdgePoolForward<float>`.
     pub fn type_name(&self) -> String {
         match self.elements {
             [] => self.name.to_string(),
@@ -162,13 +162,13 @@ impl ArgumentsLayout {
 /// A field of an argument struct.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Field {
-    /// Name in both languages.
+    /// Name, the same in both languages.
     pub name: &'static str,
-    /// Bytes before it.
+    /// Offset in bytes.
     pub offset: usize,
-    /// Bytes of it.
+    /// Size in bytes.
     pub size: usize,
-    /// Type.
+    /// Type of the field.
     pub kind: FieldKind,
 }
 
@@ -181,13 +181,13 @@ pub enum FieldKind {
     PointerMut(&'static str),
     /// A number, with the name of its type.
     Scalar(&'static str),
-    /// A struct of arguments within the struct.
+    /// A nested struct of arguments.
     Arguments(&'static ArgumentsLayout),
-    /// An array of `count` such fields.
+    /// An array.
     Array {
         /// Type of an element.
         of: &'static FieldKind,
-        /// Bytes of an element.
+        /// Size of an element in bytes.
         size: usize,
         /// Number of elements.
         count: usize,
@@ -195,7 +195,7 @@ pub enum FieldKind {
 }
 
 impl fmt::Display for FieldKind {
-    /// The C++ type, such as `const float *`; an array as `float [4]`.
+    /// Writes the C++ type, such as `const float *`; an array as `float [4]`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             FieldKind::Pointer(element) => write!(f, "const {element} *"),
@@ -207,14 +207,14 @@ impl fmt::Display for FieldKind {
     }
 }
 
-/// A device address of values that a kernel reads.
+/// Device address of values that a kernel reads.
 #[repr(transparent)]
 pub struct Pointer<T> {
     address: u64,
     element: PhantomData<fn() -> T>,
 }
 
-/// A device address of values that a kernel writes.
+/// Device address of values that a kernel writes.
 #[repr(transparent)]
 pub struct PointerMut<T> {
     address: u64,
@@ -224,7 +224,7 @@ pub struct PointerMut<T> {
 macro_rules! device_pointer {
     ($name:ident) => {
         impl<T> $name<T> {
-            /// The null pointer.
+            /// Null pointer.
             pub const fn null() -> Self {
                 $name { address: 0, element: PhantomData }
             }
@@ -244,7 +244,7 @@ macro_rules! device_pointer {
             }
         }
 
-        // SAFETY: a transparent u64, of which zero is a value.
+        // SAFETY: a transparent u64, for which all zeros is a valid value.
         unsafe impl<T> Zeroable for $name<T> {}
         // SAFETY: a transparent u64, which has no padding and no invalid bits.
         unsafe impl<T: 'static> Pod for $name<T> {}
@@ -264,7 +264,7 @@ impl<T> From<Slice<'_, T>> for Pointer<T> {
 }
 
 impl<T> From<Option<Slice<'_, T>>> for Pointer<T> {
-    /// Null for none.
+    /// Null for `None`.
     fn from(slice: Option<Slice<'_, T>>) -> Self {
         slice.map_or(Pointer::null(), Pointer::from)
     }
@@ -277,7 +277,7 @@ impl<T> From<&mut SliceMut<'_, T>> for PointerMut<T> {
 }
 
 impl<T> From<Option<&mut SliceMut<'_, T>>> for PointerMut<T> {
-    /// Null for none.
+    /// Null for `None`.
     fn from(slice: Option<&mut SliceMut<'_, T>>) -> Self {
         slice.map_or(PointerMut::null(), PointerMut::from)
     }
@@ -296,7 +296,7 @@ impl<A: Argument, const N: usize> Argument for [A; N] {
     const KIND: FieldKind = FieldKind::Array { of: &A::KIND, size: size_of::<A>(), count: N };
 }
 
-/// The sum of the fields' sizes; it equals the struct's size if there is no padding.
+/// Sum of the field sizes. It equals the size of the struct if there is no padding.
 pub(crate) const fn bytes_of_fields(fields: &[Field]) -> usize {
     let (mut bytes, mut i) = (0, 0);
     while i < fields.len() {
@@ -308,8 +308,8 @@ pub(crate) const fn bytes_of_fields(fields: &[Field]) -> usize {
 
 /// Defines the argument structs of kernels: `repr(C)`, plain data, all fields `pub(crate)`.
 ///
-/// A struct with padding does not compile: put pointers and 8-byte fields first, and fill the rest with `reserved: i32`. A
-/// type parameter is an [`Element`], or what its bound says.
+/// A struct with padding does not compile: put pointers and 8-byte fields first, and fill the rest with
+/// `reserved: i32`. A type parameter must be an [`Element`], and satisfy its bound if it has one.
 macro_rules! kernel_arguments {
     (@float_for $element:ident) => { f32 };
     ($(
@@ -325,13 +325,13 @@ macro_rules! kernel_arguments {
             $($(#[$field_meta])* pub(crate) $field: $type),*
         }
 
-        // SAFETY: all fields are plain data, of which zeros are values.
+        // SAFETY: all fields are plain data, for which all zeros is a valid value.
         unsafe impl $(<$($element: $crate::backend::cuda::device::buffer::Element $(+ $bound)?),+>)?
             bytemuck::Zeroable for $name $(<$($element),+>)? {}
         // SAFETY: all fields are plain data, and LAYOUT asserts that there is no padding between them.
         unsafe impl $(<$($element: $crate::backend::cuda::device::buffer::Element $(+ $bound)?),+>)?
             bytemuck::Pod for $name $(<$($element),+>)? {}
-        // SAFETY: the compiler gives sizes and offsets of the fields.
+        // SAFETY: the compiler computes sizes and offsets of the fields.
         unsafe impl $(<$($element: $crate::backend::cuda::device::buffer::Element $(+ $bound)?),+>)?
             $crate::backend::cuda::device::kernel::KernelArguments for $name $(<$($element),+>)?
         {
@@ -365,7 +365,8 @@ macro_rules! kernel_arguments {
                 );
         }
 
-        // Checked here, whether the struct is used or not; the size of a template's fields is the same for all elements.
+        // Evaluated here so that unused structs are checked too; the size of a template's fields is the same
+        // for all elements.
         const _: $crate::backend::cuda::device::kernel::ArgumentsLayout =
             <$name $(<$($crate::backend::cuda::device::kernel::kernel_arguments!(@float_for $element)),+>)?
                 as $crate::backend::cuda::device::kernel::KernelArguments>::LAYOUT;
@@ -381,7 +382,7 @@ mod tests {
     use super::*;
 
     kernel_arguments! {
-        /// A part of the struct below.
+        /// Part of the struct below.
         struct Part {
             mean: Pointer<f32>,
             count: i64,

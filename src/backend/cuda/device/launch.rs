@@ -1,4 +1,4 @@
-//! A launch as drivers take it.
+//! Description of a launch for drivers.
 
 use super::kernel::{ArgumentsLayout, FieldKind, KernelInfo};
 
@@ -8,7 +8,7 @@ pub(crate) struct Launch<'a> {
     pub kernel: KernelInfo,
     /// Blocks by dimension.
     pub blocks: [u32; 3],
-    /// Bytes of the argument struct, at an address that suits it.
+    /// Bytes of the argument struct, suitably aligned.
     pub arguments: &'a [u8],
 }
 
@@ -40,16 +40,16 @@ fn word(bytes: &[u8]) -> u64 {
     bytemuck::pod_read_unaligned(bytes)
 }
 
-/// A launch that outlives its caller's arguments.
+/// A launch that owns its arguments.
 pub(crate) struct OwnedLaunch {
     kernel: KernelInfo,
     blocks: [u32; 3],
-    /// The argument struct in words of 8 bytes, an alignment that suits every field.
+    /// Argument struct in words of 8 bytes, an alignment that suits every field.
     words: Box<[u64]>,
 }
 
 impl OwnedLaunch {
-    /// Calls `launch` with the same launch.
+    /// Calls `launch` with the launch.
     pub(crate) fn with<R>(&self, launch: impl FnOnce(Launch<'_>) -> R) -> R {
         let bytes: &[u8] = bytemuck::cast_slice(&self.words);
         let arguments = &bytes[..self.kernel.arguments.size];

@@ -1,7 +1,7 @@
-//! What keeps memory alive.
+//! Ownership of allocated memory.
 
-/// Memory that a driver allocated, and frees when this is dropped.
+/// Memory allocated by a driver, freed when this is dropped.
 pub(crate) trait Memory: Send + Sync {
-    /// Address of the first byte, for the device; that of page-locked memory is valid on the host too.
+    /// Device address of the first byte. For page-locked memory it is also valid on the host.
     fn address(&self) -> u64;
 }

@@ -1,10 +1,11 @@
-//! Where the kernels run: a GPU, or the emulator.
+//! Device on which kernels run: a GPU, or the emulator.
 //!
-//! A device is handed the table of kernels when it opens. It looks up all of them, so that a missing kernel fails at the
-//! start and not at step 900. What differs between a GPU and the emulator is behind one trait (`driver.rs`).
+//! A device receives the table of kernels when it opens, and looks up all of them. A missing kernel therefore
+//! fails at the start and not at step 900. One trait (`driver.rs`) hides the differences between a GPU and
+//! the emulator.
 //!
-//! Launches and copies take effect in the order of the calls, with two exceptions: copies of batches, which go on a stream
-//! of their own (`streams.rs`), and launches on a branch, which later launches may overtake (`on_branch`).
+//! Launches and copies take effect in the order of the calls, with two exceptions. Copies of batches run on a
+//! stream of their own (`streams.rs`). Launches on a branch may be overtaken by later launches (`on_branch`).
 
 pub mod buffer;
 mod driver;
@@ -40,25 +41,26 @@ pub struct Device {
     capturing: AtomicBool,
 }
 
-/// How often a device was asked for what a step must do without.
+/// Counts the calls that a training step must avoid.
 #[derive(Debug, Default)]
 pub struct Calls {
     /// Number of buffers and page-locked arrays allocated.
     pub allocations: AtomicU64,
-    /// Number of downloads, for each of which the host waits.
+    /// Number of downloads; the host waits for each.
     pub downloads: AtomicU64,
-    /// Number of the host's waits for an event, which is usually reached unless the host is a step ahead.
+    /// Number of times the host waited for an event. The event is usually reached already, unless the host is
+    /// a step ahead.
     pub host_waits: AtomicU64,
 }
 
 impl Device {
-    /// The GPU with this index, with the kernels of `files`.
+    /// Opens the GPU with this index, with the kernels of `files`.
     pub fn gpu(index: usize, files: &'static [KernelFile]) -> Result<Self> {
         Ok(Device::driven_by(Arc::new(Gpu::open(index, files)?)))
     }
 
-    /// The emulator, with the kernels of `files`. A `seed` shuffles the order of blocks, and of threads between barriers,
-    /// which must change no result.
+    /// Opens the emulator with the kernels of `files`. A `seed` shuffles the order of blocks, and of threads
+    /// between barriers, which must not change any result.
     pub fn emulated(seed: Option<u64>, files: &'static [KernelFile]) -> Result<Self> {
         Ok(Device::driven_by(Arc::new(Emulator::open(seed, files)?)))
     }
@@ -67,26 +69,26 @@ impl Device {
         Device { driver, calls: Arc::default(), capturing: AtomicBool::new(false) }
     }
 
-    /// Counters that go on counting while the device is used.
+    /// Counters, updated while the device is used.
     pub fn calls(&self) -> Arc<Calls> {
         self.calls.clone()
     }
 
-    /// A buffer of `len` zeros.
+    /// Allocates a buffer of `len` zeros.
     pub fn allocate<T: Element>(&self, len: usize) -> Result<Buffer<T>> {
         let mut buffer = self.allocate_unwritten(len)?;
         self.zero(buffer.slice_mut(0..len))?;
         Ok(buffer)
     }
 
-    /// A buffer that a kernel must write before another reads it; on the emulator it holds NaN.
+    /// Allocates a buffer that a kernel must write before another reads it. On the emulator it holds NaN.
     pub fn allocate_unwritten<T: Element>(&self, len: usize) -> Result<Buffer<T>> {
         self.assert_not_capturing("memory");
         self.calls.allocations.fetch_add(1, Ordering::Relaxed);
         Ok(Buffer::new(self.driver.allocate(len * size_of::<T>())?, len))
     }
 
-    /// Grows `buffer` to at least `len` values and loses what it holds. Within a step buffers are large enough already, and
+    /// Grows `buffer` to at least `len` values and discards its content. Within a step buffers are already large enough, and
     /// this does nothing.
     pub fn reserve<T: Element>(&self, buffer: &mut Buffer<T>, len: usize) -> Result<()> {
         if buffer.len() < len {
@@ -100,7 +102,7 @@ impl Device {
         if slice.is_empty() {
             return Ok(());
         }
-        // SAFETY: the bytes are those of a live buffer's part, which is borrowed mutably.
+        // SAFETY: the bytes belong to a slice of a live buffer, which is borrowed mutably.
         unsafe { self.driver.zero(slice.address(), slice.len() * size_of::<T>()) }
     }
 
@@ -111,7 +113,8 @@ impl Device {
         if values.is_empty() {
             return Ok(());
         }
-        // SAFETY: the address is that of a live buffer's part with room for the values, which is borrowed mutably.
+        // SAFETY: the address is that of a slice of a live buffer with room for the values; the slice is
+        // borrowed mutably.
         unsafe { self.driver.upload(bytemuck::cast_slice(values), slice.address()) }
     }
 
@@ -120,11 +123,12 @@ impl Device {
         assert!(from.len() <= to.len(), "{} values into {}", from.len(), to.len());
         self.assert_not_capturing("a copy");
         let bytes = from.len() * size_of::<T>();
-        // SAFETY: both are parts of live buffers with room for the bytes. `to` is borrowed mutably, so they do not overlap.
+        // SAFETY: both are slices of live buffers with room for the bytes. `to` is borrowed mutably, so they
+        // do not overlap.
         unsafe { self.driver.copy_on_device(from.address(), to.address(), bytes) }
     }
 
-    /// Copies `buffer[range]` to the host, after waiting for the launches before.
+    /// Copies `buffer[range]` to the host, after waiting for the earlier launches.
     pub fn download<T: Element>(&self, buffer: &Buffer<T>, range: Range<usize>) -> Result<Vec<T>> {
         let slice = buffer.slice(range);
         if slice.is_empty() {
@@ -133,16 +137,16 @@ impl Device {
         self.assert_not_capturing("a download");
         self.calls.downloads.fetch_add(1, Ordering::Relaxed);
         let mut values = vec![T::zeroed(); slice.len()];
-        // SAFETY: the address is that of a live buffer's part of this length.
+        // SAFETY: the address is that of a slice of a live buffer with this length.
         unsafe { self.driver.download(slice.address(), bytemuck::cast_slice_mut(&mut values)) }?;
         Ok(values)
     }
 
-    /// Runs `kernel` after what was called before.
+    /// Runs `kernel` after all earlier work.
     ///
     /// # Safety
-    /// `A` must be the kernel's argument struct in its source; what its pointers point to must be as long as the kernel
-    /// expects; no other reference may lead to what the kernel writes.
+    /// `A` must be the kernel's argument struct in its source. Its pointers must point to as many values as
+    /// the kernel expects. No other reference to the values that the kernel writes may exist.
     pub(crate) unsafe fn launch<A: KernelArguments>(
         &self,
         kernel: &Kernel<A>,
@@ -150,12 +154,12 @@ impl Device {
         arguments: &A,
     ) -> Result<()> {
         let arguments = bytemuck::bytes_of(arguments);
-        // SAFETY: as the caller promises.
+        // SAFETY: guaranteed by the caller.
         unsafe { self.driver.launch(Launch { kernel: kernel.info(), blocks: blocks.0, arguments }) }
     }
 
-    /// Sends what `launches` launches to a branch: behind all that was called before, and beside what is called after,
-    /// until [`Device::join_branch`].
+    /// Runs the launches of `launches` on a branch: ordered after all earlier work, and concurrent with later
+    /// work until [`Device::join_branch`].
     pub(crate) fn on_branch(&self, launches: impl FnOnce() -> Result<()>) -> Result<()> {
         self.driver.take_branch()?;
         let launched = launches();
@@ -163,13 +167,13 @@ impl Device {
         launched
     }
 
-    /// Puts what is called from here on behind the branch.
+    /// Orders the following work after the branch.
     pub(crate) fn join_branch(&self) -> Result<()> {
         self.driver.join_branch()
     }
 }
 
-/// Panics unless the slice called `name` holds the `wanted` values that the kernel reads or writes.
+/// Panics unless the slice called `name` holds the `wanted` values that the kernel accesses.
 #[track_caller]
 pub(crate) fn check_len(name: &str, len: usize, wanted: usize) {
     assert!(len >= wanted, "{name}: {wanted} values are needed, the slice holds {len}");

@@ -1,9 +1,10 @@
-//! NVTX: named ranges beside the kernels on the timeline of Nsight Systems and other tools.
+//! NVTX: named ranges on the timeline of Nsight Systems and other tools.
 //!
-//! A tool that starts a program names its library in `NVTX_INJECTION64_PATH`. As NVTX 3 defines it, the program loads that
-//! library and calls its `InitializeInjectionNvtx2`, which asks for tables of function pointers and fills them in. NVTX's
-//! own implementation of this is a C header; here it is the part that two functions need, so that neither a C compiler
-//! nor anything of CUDA has to be there. Without a tool a range is one branch.
+//! A tool that starts a program names its library in `NVTX_INJECTION64_PATH`. As defined by NVTX 3, the
+//! program loads that library and calls its `InitializeInjectionNvtx2`, which requests tables of function
+//! pointers and fills them in. NVTX itself implements this in a C header. This module contains the part
+//! needed for two functions, so neither a C compiler nor CUDA is required. Without a tool a range costs one
+//! branch.
 
 use std::ffi::{CString, c_char, c_int, c_uint, c_void};
 use std::fmt;
@@ -15,24 +16,24 @@ use libloading::Library;
 
 use crate::backend::range::Range;
 
-/// Where a tool says which library to load.
+/// Environment variable with the path of the tool's library.
 #[cfg(target_pointer_width = "64")]
 const INJECTION_PATH: &str = "NVTX_INJECTION64_PATH";
 #[cfg(not(target_pointer_width = "64"))]
 const INJECTION_PATH: &str = "NVTX_INJECTION32_PATH";
 
-/// Begins a range, where a tool is attached.
+/// Begins a range if a tool is attached.
 pub(crate) fn range(name: fmt::Arguments<'_>) -> Range {
     static TOOL: OnceLock<Option<Tool>> = OnceLock::new();
     let Some(tool) = TOOL.get_or_init(load) else {
         return Range::none();
     };
     let name = CString::new(name.to_string()).expect("a name without a zero");
-    // SAFETY: the tool's nvtxRangePushA; the name is a C string, which it copies.
+    // SAFETY: this is the tool's nvtxRangePushA; the name is a C string, which it copies.
     unsafe { (tool.push)(name.as_ptr()) };
     Range::ended_by(|| {
         if let Some(Some(tool)) = TOOL.get() {
-            // SAFETY: the tool's nvtxRangePop.
+            // SAFETY: this is the tool's nvtxRangePop.
             unsafe { (tool.pop)() };
         }
     })
@@ -42,26 +43,26 @@ pub(crate) fn range(name: fmt::Arguments<'_>) -> Range {
 type Push = unsafe extern "C" fn(*const c_char) -> c_int;
 /// `int nvtxRangePop()`.
 type Pop = unsafe extern "C" fn() -> c_int;
-/// `const void *(uint32_t id)`: gives a tool our tables.
+/// `const void *(uint32_t id)`: returns one of our tables to the tool.
 type GetTable = unsafe extern "C" fn(u32) -> *const c_void;
-/// `int InitializeInjectionNvtx2(GetTable)`: 0 where the tool gives up.
+/// `int InitializeInjectionNvtx2(GetTable)`: returns 0 on failure.
 type Initialize = unsafe extern "C" fn(GetTable) -> c_int;
 
-/// A tool's functions.
+/// Functions of a tool.
 #[derive(Clone, Copy)]
 struct Tool {
     push: Push,
     pop: Pop,
 }
 
-/// The tool that the environment names, if it can be loaded.
+/// Loads the tool that the environment names; `None` if that fails.
 fn load() -> Option<Tool> {
     let path = std::env::var_os(INJECTION_PATH).filter(|path| !path.is_empty())?;
-    // SAFETY: who runs the program asks for this library's code to be run.
+    // SAFETY: whoever sets the variable asks for this library's code to be run.
     let tool = unsafe {
         Library::new(&path).and_then(|library| {
             let initialize = *library.get::<Initialize>(b"InitializeInjectionNvtx2")?;
-            // Its functions are called to the end of the program.
+            // The library stays loaded: its functions are called until the end of the program.
             std::mem::forget(library);
             Ok(attach(initialize))
         })
@@ -69,7 +70,7 @@ fn load() -> Option<Tool> {
     match tool {
         Ok(Some(tool)) => Some(tool),
         Ok(None) => {
-            tracing::warn!("{}: takes no NVTX ranges", path.display());
+            tracing::warn!("{}: does not accept NVTX ranges", path.display());
             None
         }
         Err(error) => {
@@ -84,7 +85,7 @@ fn load() -> Option<Tool> {
 /// # Safety
 /// `initialize` must be an `InitializeInjectionNvtx2`.
 unsafe fn attach(initialize: Initialize) -> Option<Tool> {
-    // SAFETY: as the caller promises.
+    // SAFETY: guaranteed by the caller.
     if unsafe { initialize(get_table) } == 0 {
         return None;
     }
@@ -92,7 +93,7 @@ unsafe fn attach(initialize: Initialize) -> Option<Tool> {
     if push.is_null() || pop.is_null() {
         return None;
     }
-    // SAFETY: the tool put functions of these types there.
+    // SAFETY: the tool stored functions of these types there.
     unsafe {
         Some(Tool {
             push: std::mem::transmute::<*mut c_void, Push>(push),
@@ -103,25 +104,25 @@ unsafe fn attach(initialize: Initialize) -> Option<Tool> {
 
 // ---- the tables ----------------------------------------------------------------------------------------------------
 
-/// Modules by number less one: core, CUDA, OpenCL, CUDA runtime, core with domains, synchronisation; the functions of
-/// each, numbered from 1.
+/// Number of functions per module, numbered from 1. The modules: core, CUDA, OpenCL, CUDA runtime, core with
+/// domains, synchronisation.
 const FUNCTIONS: [usize; 6] = [15, 8, 14, 6, 15, 6];
 const MOST_FUNCTIONS: usize = 15;
 const CORE: usize = 1;
 const RANGE_PUSH: usize = 9;
 const RANGE_POP: usize = 11;
 
-/// Where a tool puts its functions, by module and number less one. Those that nothing calls are there because a tool may
-/// fill them in all the same.
+/// Slots for a tool's functions, by module and number minus one. Unused functions have slots too, because a
+/// tool may fill them in.
 static SLOTS: [[AtomicPtr<c_void>; MOST_FUNCTIONS]; 6] =
     [const { [const { AtomicPtr::new(ptr::null_mut()) }; MOST_FUNCTIONS] }; 6];
 
 /// `[null, &slot of function 1, ..., null]` for each module.
 struct Tables([[*const AtomicPtr<c_void>; MOST_FUNCTIONS + 2]; 6]);
 
-// SAFETY: they point to statics.
+// SAFETY: the pointers refer to statics.
 unsafe impl Send for Tables {}
-// SAFETY: likewise, which are atomic.
+// SAFETY: the pointers refer to statics, whose values are atomic.
 unsafe impl Sync for Tables {}
 
 static TABLES: OnceLock<Tables> = OnceLock::new();
@@ -138,14 +139,14 @@ fn tables() -> &'static Tables {
     })
 }
 
-/// `NvtxExportTableCallbacks`.
+/// Counterpart of the C struct `NvtxExportTableCallbacks`.
 #[repr(C)]
 struct Callbacks {
     struct_size: usize,
     get_module_function_table: unsafe extern "C" fn(c_int, *mut *const c_void, *mut c_uint) -> c_int,
 }
 
-/// `NvtxExportTableVersionInfo`.
+/// Counterpart of the C struct `NvtxExportTableVersionInfo`.
 #[repr(C)]
 struct VersionInfo {
     struct_size: usize,
@@ -170,7 +171,7 @@ unsafe extern "C" fn get_table(id: u32) -> *const c_void {
     }
 }
 
-/// Gives a module's table and its length without the null at its end; 0 where there is none.
+/// Returns a module's table and its length without the final null; 0 if there is no such module.
 unsafe extern "C" fn get_module_function_table(
     module: c_int,
     table: *mut *const c_void,
@@ -182,7 +183,7 @@ unsafe extern "C" fn get_module_function_table(
     let Some(count) = FUNCTIONS.get(index) else {
         return 0;
     };
-    // SAFETY: a tool passes pointers to its variables, or null where it does not want one.
+    // SAFETY: a tool passes pointers to its variables, or null for values that it does not want.
     unsafe {
         if !table.is_null() {
             table.write(tables().0[index].as_ptr().cast());

@@ -1,23 +1,23 @@
-//! What a device says of itself.
+//! Properties reported by a device.
 
 use super::Device;
 use crate::error::Result;
 
-/// A device's name and sizes.
+/// Name and sizes of a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Properties {
-    /// The driver's name for it, or `emulator`.
+    /// Name reported by the driver, or `emulator`.
     pub name: String,
-    /// Whether it is a GPU, where times mean something.
+    /// Whether it is a GPU, so that measured times are meaningful.
     pub gpu: bool,
     /// Number of streaming multiprocessors.
     pub multiprocessors: usize,
-    /// Bytes of the L2 cache.
+    /// Size of the L2 cache in bytes.
     pub l2_bytes: usize,
 }
 
 impl Device {
-    /// Name and sizes.
+    /// Queries the name and sizes.
     pub fn properties(&self) -> Result<Properties> {
         self.driver.properties()
     }

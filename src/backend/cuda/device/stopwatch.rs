@@ -1,26 +1,26 @@
-//! How long a device's work takes, without the host waiting for it: two events among the launches.
+//! Measures the duration of device work without making the host wait: two events among the launches.
 
 use super::Device;
 use super::driver::StopwatchHandle;
 use crate::error::Result;
 
-/// Two points of time in the order of a device's work.
+/// Measures the time between two points in the order of a device's work.
 pub struct Stopwatch(Box<dyn StopwatchHandle>);
 
 impl Device {
-    /// A stopwatch that can be used many times.
+    /// Creates a stopwatch, which can be used many times.
     pub fn stopwatch(&self) -> Result<Stopwatch> {
         self.driver.clone().stopwatch().map(Stopwatch)
     }
 }
 
 impl Stopwatch {
-    /// Starts when all work called before is done.
+    /// Starts the measurement when all earlier work is done.
     pub fn start(&mut self) -> Result<()> {
         self.0.start()
     }
 
-    /// Stops when all work called before is done.
+    /// Stops the measurement when all earlier work is done.
     pub fn stop(&mut self) -> Result<()> {
         self.0.stop()
     }

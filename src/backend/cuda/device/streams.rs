@@ -1,6 +1,6 @@
 //! Two streams, and events between them: kernels run on one, batches are copied to the device on the other.
 //!
-//! Both streams take work without making the host wait. One waits for the other only through an event.
+//! Both streams accept work without making the host wait. One waits for the other only through an event.
 
 use std::sync::atomic::Ordering;
 
@@ -11,27 +11,27 @@ pub(crate) use super::driver::Stream;
 use super::memory::Memory;
 use crate::error::Result;
 
-/// A place in a stream: behind all work called before it was recorded.
+/// A point in a stream, after all work enqueued before it was recorded.
 pub(crate) struct Event(Box<dyn EventHandle>);
 
 impl Event {
-    /// Makes the host wait, as [`Device::host_wait`], without a device at hand to count the wait.
+    /// Makes the host wait, like [`Device::host_wait`], without counting the wait on a device.
     pub(crate) fn synchronize(&self) -> Result<()> {
         self.0.host_wait()
     }
 }
 
-/// Page-locked host memory, which a GPU reads without the host's help.
+/// Page-locked host memory, which a GPU reads without involving the host.
 pub(crate) struct Pinned {
     memory: Box<dyn Memory>,
     len: usize,
 }
 
 impl Pinned {
-    /// The numbers; to be written only while no copy reads them.
+    /// Values, to be written only while no copy reads them.
     pub(crate) fn values(&mut self) -> &mut [i32] {
-        // SAFETY: the memory has this length, is aligned, and lives as long as self, which is borrowed mutably. A copy may
-        // read it meanwhile only if the caller of `Device::copy` broke its promise.
+        // SAFETY: the memory has this length, is aligned, and lives as long as self, which is borrowed
+        // mutably. A copy may read it meanwhile only if the caller of `Device::copy` violated its contract.
         unsafe { std::slice::from_raw_parts_mut(self.memory.address() as *mut i32, self.len) }
     }
 
@@ -41,19 +41,19 @@ impl Pinned {
 }
 
 impl Device {
-    /// Page-locked memory for `len` numbers.
+    /// Allocates page-locked memory for `len` numbers.
     pub(crate) fn pinned(&self, len: usize) -> Result<Pinned> {
         self.calls.allocations.fetch_add(1, Ordering::Relaxed);
         let memory = self.driver.allocate_page_locked(len * size_of::<i32>())?;
         Ok(Pinned { memory, len })
     }
 
-    /// An event that is not recorded yet.
+    /// Creates an event that is not recorded yet.
     pub(crate) fn event(&self) -> Result<Event> {
         self.driver.clone().event().map(Event)
     }
 
-    /// Puts `event` behind all work called on `stream`.
+    /// Records `event` after all earlier work on `stream`.
     pub(crate) fn record(&self, event: &mut Event, stream: Stream) -> Result<()> {
         event.0.record(stream)
     }
@@ -70,14 +70,14 @@ impl Device {
         event.synchronize()
     }
 
-    /// Copies the first `len` numbers on the stream of copies.
+    /// Copies the first `len` numbers on the copy stream.
     ///
     /// # Safety
     /// Both sides must live until the host has waited for the copy. Until a stream has waited for it, nothing may write
     /// `from` or read `to`.
     pub(crate) unsafe fn copy(&self, from: &Pinned, len: usize, to: SliceMut<'_, i32>) -> Result<()> {
         assert!(len <= from.len() && len <= to.len(), "{len} numbers of {} into {}", from.len(), to.len());
-        // SAFETY: the lengths were checked; the rest is the caller's promise.
+        // SAFETY: the lengths were checked; the caller guarantees the rest.
         unsafe { self.driver.copy(from.memory.address(), to.address(), len * size_of::<i32>()) }
     }
 }
@@ -90,7 +90,8 @@ mod tests {
     use crate::backend::cuda::launchers;
     use crate::backend::cuda::launchers::embedding::{Lookup, Occurring, embedding_forward};
 
-    /// Types in page-locked memory on their way to the device, and a table that a kernel looks them up in, twice.
+    /// Types in page-locked memory that are copied to the device, and a table in which a kernel looks them
+    /// up, twice.
     struct Case {
         device: Device,
         host: Pinned,
@@ -105,7 +106,7 @@ mod tests {
     const TYPES: [i32; 3] = [2, 0, 1];
 
     impl Case {
-        /// None, said so, where the emulator cannot be built.
+        /// Reports a skip and returns `None` if the emulator is not built.
         fn new() -> Option<Self> {
             let device = match launchers::emulated(None) {
                 Ok(device) => device,
@@ -165,7 +166,7 @@ mod tests {
         let Some(mut case) = Case::new() else { return };
         case.copy().unwrap();
         assert_eq!(case.types(), [-1; 3]);
-        // Another event says nothing of it.
+        // An event on another stream does not complete the copy.
         case.device.record(&mut case.read, Stream::Compute).unwrap();
         case.device.wait(&case.read).unwrap();
         assert_eq!(case.types(), [-1; 3]);
@@ -195,13 +196,13 @@ mod tests {
         case.device.record(&mut case.read, Stream::Compute).unwrap();
         case.launch();
         case.device.host_wait(&case.read).unwrap();
-        // That was recorded before the launch.
+        // The event was recorded before the launch.
         let error = case.copy().unwrap_err().to_string();
         assert!(error.contains("may still be reading"), "{error}");
         case.device.record(&mut case.read, Stream::Compute).unwrap();
         case.device.host_wait(&case.read).unwrap();
         case.copy().unwrap();
-        // What reads something else is no matter.
+        // A launch that reads another buffer does not matter.
         case.device.wait(&case.copied).unwrap();
         let other = case.device.allocate::<i32>(3).unwrap();
         look_up(&case.device, &other, &case.count, &case.table, &mut case.rows);

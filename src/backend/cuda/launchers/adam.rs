@@ -1,4 +1,5 @@
-//! adam: one step over flat arrays, and the weights' copy in bf16 (`kernels/adam.cu`, [`crate::optimizer`]).
+//! adam: one step over flat arrays, and the bf16 copy of the weights (`kernels/adam.cu`,
+//! [`crate::optimizer`]).
 
 use bytemuck::Zeroable;
 use half::bf16;
@@ -13,25 +14,25 @@ use crate::error::Result;
 use crate::optimizer::{Adam, Part};
 
 kernel_arguments! {
-    /// Where new weights are copied to; null pointers for nowhere.
+    /// Destination of the weight copy; null pointers for no copy.
     struct CopyArguments {
-        /// The weights in bf16.
+        /// Weights in bf16, rows at padded strides.
         values: PointerMut<bf16>,
-        /// `[segment_count]`, ascending: where they lie.
+        /// `[segment_count]` positions of the weights, ascending.
         segments: Pointer<WeightSegment>,
         segment_count: i32,
         reserved: i32,
     }
 
     struct AdamStep {
-        /// `[end]`, updated from `begin` on; so are both moments.
+        /// `[end]` parameters, updated from `begin` on, like both moments.
         values: PointerMut<f32>,
         first: PointerMut<f32>,
         second: PointerMut<f32>,
         gradients: Pointer<f32>,
-        /// `[1]`: number of steps done.
+        /// `[1]` number of steps taken.
         steps: PointerMut<u64>,
-        /// `[1]`: number of blocks that have read `steps`; null if this is not the step's last part.
+        /// `[1]` number of blocks that have read `steps`; null if this is not the last part of the step.
         ticket: PointerMut<i32>,
         copy: CopyArguments,
         learning_rate: f64,
@@ -45,7 +46,7 @@ kernel_arguments! {
 
     struct CopyWeights {
         copy: CopyArguments,
-        /// `[count]`: the parameters.
+        /// `[count]` parameters.
         values: Pointer<f32>,
         count: i32,
         reserved: i32,
@@ -53,18 +54,18 @@ kernel_arguments! {
 }
 
 const THREADS: u32 = 256;
-/// Values of a thread.
+/// Values per thread.
 const VALUES_EACH: usize = 4;
 
 const ADAM_STEP: Kernel<AdamStep> = Kernel::new("adam_step", [THREADS, 1, 1]);
 const WEIGHT_COPY: Kernel<CopyWeights> = Kernel::new("weight_copy", [THREADS, 1, 1]);
 
-/// The kernels of `kernels/adam.cu`.
+/// Kernels of `kernels/adam.cu`.
 pub(crate) const FILE: KernelFile =
     KernelFile { name: "adam", kernels: &[ADAM_STEP.info(), WEIGHT_COPY.info()] };
 
 impl CopyArguments {
-    /// Into `copy`, of `count` parameters.
+    /// Arguments for a copy into `copy`, for `count` parameters.
     #[track_caller]
     fn new(copy: &mut WeightCopy, count: usize) -> Self {
         copy.check(count);
@@ -77,53 +78,53 @@ impl CopyArguments {
         }
     }
 
-    /// Into nothing.
+    /// Arguments for no copy.
     fn none() -> Self {
         Zeroable::zeroed()
     }
 }
 
-/// How many steps are done, where kernels read it and move it on.
+/// Number of steps taken, in device memory, where kernels read and increment it.
 pub struct Steps {
-    /// `[1]`.
+    /// `[1]` number of steps taken.
     done: Buffer<u64>,
-    /// `[1]`: 0 between launches.
+    /// `[1]` ticket of the kernel; 0 between launches.
     ticket: Buffer<i32>,
 }
 
 impl Steps {
-    /// None done.
+    /// Creates the counter; no steps taken.
     pub fn new(device: &Device) -> Result<Self> {
         Ok(Steps { done: device.allocate(1)?, ticket: device.allocate(1)? })
     }
 
-    /// So many done.
+    /// Sets the number of steps taken.
     pub fn set(&mut self, device: &Device, done: u64) -> Result<()> {
         device.upload(&[done], self.done.slice_mut(0..1))
     }
 
-    /// `[1]`: how many are done.
+    /// `[1]` number of steps taken.
     pub fn done(&self) -> Slice<'_, u64> {
         self.done.slice(0..1)
     }
 }
 
-/// What a step moves: arrays of one length, in the parameters' layout, and which part of them.
+/// Arrays updated by a step, all of one length and in the parameters' layout, and the part of them to update.
 pub struct Update<'a> {
-    /// The parameters, moved.
+    /// Parameters, updated.
     pub values: SliceMut<'a, f32>,
-    /// Their first moments, moved.
+    /// First moments, updated.
     pub first: SliceMut<'a, f32>,
-    /// Their second moments, moved.
+    /// Second moments, updated.
     pub second: SliceMut<'a, f32>,
-    /// Their gradients.
+    /// Gradients with respect to the parameters.
     pub gradients: Slice<'a, f32>,
-    /// Which part; the one that ends the step must be launched behind all others.
+    /// Part to update. The part that ends the step must be launched after all others.
     pub part: Part,
 }
 
-/// Takes the next step, or a part of it; its last part counts it. The new weights also go into `copy`, where there is one, of
-/// parameters laid out alike.
+/// Takes the next step, or a part of it; the last part increments the step count. If `copy` is given, the new
+/// weights are also written there; it must have the same layout.
 pub fn adam_step(
     device: &Device,
     update: Update<'_>,
@@ -155,9 +156,10 @@ pub fn adam_step(
         epsilon: adam.epsilon as f32,
         reserved: 0,
     };
-    // A step of no values is one too.
+    // A step over no values still counts.
     let blocks = Blocks::cover(range.len().div_ceil(VALUES_EACH).max(1), &ADAM_STEP);
-    // SAFETY: lengths were checked, and a copy's segments lie within both arrays; what is written is borrowed mutably.
+    // SAFETY: lengths were checked, and the segments of a copy lie within both arrays; everything written is
+    // borrowed mutably.
     unsafe { device.launch(&ADAM_STEP, blocks, &arguments) }
 }
 

@@ -20,7 +20,7 @@ kernel_arguments! {
         /// `[columns]`, written; so is `rstd`.
         mean: PointerMut<f32>,
         rstd: PointerMut<f32>,
-        /// `[columns]`.
+        /// `[columns]` running mean.
         running_mean: Pointer<f32>,
         running_var: Pointer<f32>,
         columns: i32,
@@ -36,12 +36,12 @@ kernel_arguments! {
     }
 
     struct BatchNormRelu<T> {
-        /// `[R, columns]`, written.
+        /// `[R, columns]` relu(norm(z)), overwritten.
         y: PointerMut<T>,
-        /// `[R, columns]`.
+        /// `[R, columns]` input of the batch norm.
         z: Pointer<T>,
         norm: NormArguments,
-        /// `[1]`: R.
+        /// `[1]` number of rows R.
         row_count: Pointer<i32>,
         columns: i32,
         y_stride: i32,
@@ -52,7 +52,7 @@ kernel_arguments! {
     struct BatchNormMask<T> {
         /// `[rows, columns]` without padding, written.
         mask: PointerMut<u8>,
-        /// `[rows, columns]`.
+        /// `[rows, columns]` input of the batch norm.
         z: Pointer<T>,
         norm: NormArguments,
         rows: i32,
@@ -62,23 +62,23 @@ kernel_arguments! {
     }
 
     struct BatchNormBackwardSums<T> {
-        /// `[R, columns]`.
+        /// `[R, columns]` gradient with respect to relu(norm(z)).
         d_y: Pointer<T>,
-        /// `[R, columns]`.
+        /// `[R, columns]` input of the batch norm.
         z: Pointer<T>,
         norm: NormArguments,
         gradient: NormGradientArguments,
-        /// `[1]`: R.
+        /// `[1]` number of rows R.
         row_count: Pointer<i32>,
         columns: i32,
         stride: i32,
     }
 
     struct BatchNormBackward<T> {
-        /// `[R, columns]`: the gradient with respect to relu(norm(z)) becomes the one with respect to z.
+        /// `[R, columns]`: overwritten; gradient with respect to relu(norm(z)), then with respect to z.
         d: PointerMut<T>,
         through: NormBackwardArguments<T>,
-        /// `[1]`: R.
+        /// `[1]` number of rows R.
         row_count: Pointer<i32>,
         columns: i32,
         stride: i32,
@@ -90,7 +90,7 @@ const STRIP: usize = 32;
 const ROW_LANES: u32 = 8;
 const COLUMN_THREADS: u32 = 128;
 const THREADS: u32 = 256;
-/// The block of a kernel that sums columns (`kernels/strip_sums.cuh`).
+/// Block of a kernel that sums columns (`kernels/strip_sums.cuh`).
 pub(crate) const STRIP_THREADS: [u32; 3] = [STRIP as u32, ROW_LANES, 1];
 
 const RUNNING_STATISTICS: Kernel<BatchNormRunningStatistics> =
@@ -114,7 +114,7 @@ impl<T: StoredElement> BatchNormBackward<T> {
     const KERNEL: Kernel<Self> = Kernel::new(stored_kernel!("batch_norm_backward", T), [THREADS, 1, 1]);
 }
 
-/// The kernels of `kernels/batch_norm.cu`.
+/// Kernels of `kernels/batch_norm.cu`.
 pub(crate) const FILE: KernelFile = KernelFile {
     name: "batch_norm",
     kernels: &[
@@ -131,14 +131,14 @@ pub(crate) const FILE: KernelFile = KernelFile {
     ],
 };
 
-/// Columns of a thread.
+/// Columns per thread.
 const COLUMNS_EACH: usize = 4;
 
 /// Rows of a chunk, and chunks of a group, as in `kernels/column_sums.cuh`.
 pub const CHUNK_ROWS: usize = 64;
 const GROUP_CHUNKS: usize = 32;
 
-/// The normalisation of a block of the network, by column.
+/// Batch norm of a block of the network, by column.
 #[derive(Clone, Copy, Debug)]
 pub struct Norm<'a> {
     /// `[C]` mean of each column.
@@ -152,7 +152,7 @@ pub struct Norm<'a> {
 }
 
 impl<'a> Norm<'a> {
-    /// The normalisation of `count` columns from `start` on.
+    /// Batch norm of `count` columns, starting at `start`.
     #[track_caller]
     pub fn columns(self, start: usize, count: usize) -> Self {
         let part = |slice: Slice<'a, f32>| slice.slice(start..start + count);
@@ -174,7 +174,7 @@ impl<'a> Norm<'a> {
     }
 }
 
-/// Where statistics are written.
+/// Statistics to be written.
 #[derive(Debug)]
 pub struct Statistics<'a> {
     /// `[C]` mean of each column.
@@ -183,47 +183,47 @@ pub struct Statistics<'a> {
     pub rstd: SliceMut<'a, f32>,
 }
 
-/// Where the statistics of a batch's rows are written, and the memory of their sums.
+/// Destination of a batch's statistics, and the memory for their sums.
 pub struct BatchStatistics<'a> {
-    /// Statistics of these rows.
+    /// Statistics of the batch.
     pub to: Statistics<'a>,
-    /// `[C]` running mean, moved.
+    /// `[C]` running mean, updated.
     pub running_mean: SliceMut<'a, f32>,
-    /// `[C]` running variance, moved.
+    /// `[C]` running variance, updated.
     pub running_var: SliceMut<'a, f32>,
-    /// Memory of the sums.
+    /// Memory for the sums.
     pub sums: &'a mut Sums,
 }
 
-/// Where the gradients with respect to a norm's weight and bias are written. The terms that the backward subtracts stay in
-/// `sums`, for [`NormBackward`].
+/// Destination of the gradients with respect to a norm's weight and bias. The terms that the backward
+/// subtracts stay in `sums`, for [`NormBackward`].
 pub struct NormGradient<'a> {
     /// `[C]` gradient with respect to the weight.
     pub weight: SliceMut<'a, f32>,
     /// `[C]` gradient with respect to the bias.
     pub bias: SliceMut<'a, f32>,
-    /// Whether mean and rstd are the batch's, and so depend on z, or constants.
+    /// Whether mean and rstd are those of the batch and depend on z, or are constants.
     pub batch_statistics: bool,
-    /// Memory of the sums.
+    /// Memory for the sums.
     pub sums: &'a mut Sums,
 }
 
-/// The second part of the backward of relu(norm(z)): computes the gradient d_z with respect to z from the one with respect to
-/// the output.
+/// Second part of the backward of relu(norm(z)): computes the gradient d_z with respect to z from the
+/// gradient with respect to the output.
 pub struct NormBackward<'a, T> {
-    /// `[R, C]` gradient with respect to the output; d_z takes its place if it is written.
+    /// `[R, C]` gradient with respect to the output; overwritten if d_z is stored.
     pub d: SliceMut<'a, T>,
     /// `[R, C]` input of the batch norm.
     pub z: Slice<'a, T>,
-    /// The batch norm of z.
+    /// Batch norm of z.
     pub norm: Norm<'a>,
-    /// `[2, C]` terms that are subtracted: [`Sums::terms`] of the first part, which is [`batch_norm_backward_sums`] or the
-    /// product that computed d.
+    /// `[2, C]` terms to subtract: [`Sums::terms`] of the first part, which is [`batch_norm_backward_sums`]
+    /// or the product that computed d.
     pub terms: Slice<'a, f32>,
 }
 
 impl<T: StoredElement> NormBackward<'_, T> {
-    /// C: number of columns.
+    /// Number of columns C.
     pub(crate) fn columns(&self) -> usize {
         self.norm.mean.len()
     }
@@ -239,20 +239,20 @@ impl<T: StoredElement> NormBackward<'_, T> {
     }
 }
 
-/// Memory of the sums over rows (`kernels/column_sums.cuh`).
+/// Memory for sums over rows (`kernels/column_sums.cuh`).
 pub struct Sums {
-    /// `[chunks, 2, C]`.
+    /// `[chunks, 2, C]` sums of each chunk.
     partials: Buffer<f32>,
-    /// `[groups, 2, C]`.
+    /// `[groups, 2, C]` sums of each group of chunks.
     groups: Buffer<f64>,
-    /// `[groups + 1, strips]`: zeros between launches.
+    /// `[groups + 1, strips]` tickets: zeros between launches.
     tickets: Buffer<i32>,
-    /// `[2, C]` terms that backward subtracts.
+    /// `[2, C]` terms that the backward subtracts.
     terms: Buffer<f32>,
 }
 
 impl Sums {
-    /// No memory yet.
+    /// Creates an empty memory.
     pub fn new(device: &Device) -> Result<Self> {
         Ok(Sums {
             partials: device.allocate(0)?,
@@ -262,12 +262,12 @@ impl Sums {
         })
     }
 
-    /// `[2, C]` terms that backward subtracts, as the first part of a norm's backward wrote them.
+    /// `[2, C]` terms that the backward subtracts, as written by the first part of a norm's backward.
     pub fn terms(&self, columns: usize) -> Slice<'_, f32> {
         self.terms.slice(0..2 * columns)
     }
 
-    /// Makes room for sums over up to `rows` rows of `columns` columns.
+    /// Grows the memory for sums over up to `rows` rows of `columns` columns.
     pub(crate) fn reserve(&mut self, device: &Device, rows: usize, columns: usize) -> Result<()> {
         let chunks = rows.div_ceil(CHUNK_ROWS);
         let groups = chunks.div_ceil(GROUP_CHUNKS);
@@ -282,7 +282,7 @@ impl Sums {
     }
 }
 
-/// The address of all of a buffer.
+/// Address of a whole buffer.
 fn whole<T: Element>(buffer: &mut Buffer<T>) -> PointerMut<T> {
     let len = buffer.len();
     (&mut buffer.slice_mut(0..len)).into()
@@ -302,7 +302,7 @@ impl<T: StoredElement> From<&NormBackward<'_, T>> for NormBackwardArguments<T> {
 }
 
 impl StatisticsArguments {
-    /// For statistics of up to `rows` rows; null where none are wanted.
+    /// Arguments for statistics of up to `rows` rows; null if none are wanted.
     pub(crate) fn new(
         device: &Device,
         statistics: Option<BatchStatistics<'_>>,
@@ -330,7 +330,7 @@ impl StatisticsArguments {
 }
 
 impl NormGradientArguments {
-    /// For sums over up to `rows` rows; null where none are wanted.
+    /// Arguments for sums over up to `rows` rows; null if none are wanted.
     pub(crate) fn new(
         device: &Device,
         gradient: Option<NormGradient<'_>>,
@@ -356,19 +356,20 @@ impl NormGradientArguments {
     }
 }
 
-/// Blocks of strips of columns and chunks of rows; at least one for each strip, since without rows there are sums too.
+/// Grid of strips of columns by chunks of rows; at least one block per strip, since the sums must be written
+/// even without rows.
 pub(crate) fn strips(rows: usize, columns: usize) -> Blocks {
     Blocks::new(columns.div_ceil(STRIP), rows.div_ceil(CHUNK_ROWS).max(1), 1)
 }
 
-/// Blocks with a thread for four columns of each row.
+/// Grid with one thread per four columns of each row.
 fn by_fours<A>(rows: usize, columns: usize, kernel: &Kernel<A>) -> Blocks {
     let threads = rows * columns.div_ceil(COLUMNS_EACH);
     assert!(u32::try_from(threads).is_ok(), "kernels count their threads in 32 bits");
     Blocks::cover(threads, kernel)
 }
 
-/// Writes the running statistics to `to`.
+/// Writes mean and rstd of the running statistics to `to`.
 pub fn batch_norm_running_statistics(
     device: &Device,
     to: &mut Statistics<'_>,
@@ -392,7 +393,7 @@ pub fn batch_norm_running_statistics(
     unsafe { device.launch(&RUNNING_STATISTICS, blocks, &arguments) }
 }
 
-/// Writes the statistics of a block without batch norm, 0 and 1, to `to`.
+/// Writes the identity statistics of a block without batch norm, 0 and 1, to `to`.
 pub fn batch_norm_no_statistics(device: &Device, to: &mut Statistics<'_>) -> Result<()> {
     let columns = to.mean.len();
     check_len("batch_norm: rstd", to.rstd.len(), columns);
@@ -402,7 +403,7 @@ pub fn batch_norm_no_statistics(device: &Device, to: &mut Statistics<'_>) -> Res
     unsafe { device.launch(&NO_STATISTICS, Blocks::cover(columns, &NO_STATISTICS), &arguments) }
 }
 
-/// Writes `y [R, C] = relu(norm(z))`; rows of z lie `z_stride` apart.
+/// Writes `y [R, C] = relu(norm(z))`; rows of z are `z_stride` apart.
 pub fn batch_norm_relu<T: StoredElement>(
     device: &Device,
     y: &mut SliceMut<'_, T>,
@@ -462,8 +463,9 @@ pub fn batch_norm_mask<T: StoredElement>(
     unsafe { device.launch(&kernel, Blocks::cover(rows * columns, &kernel), &arguments) }
 }
 
-/// The first part of the backward of relu(norm(z)), given the gradient `d [R, C]` with respect to its output: the gradients
-/// with respect to weight and bias, and the terms that the second part subtracts, in one pass over d and z.
+/// First part of the backward of relu(norm(z)), given the gradient `d [R, C]` with respect to its output.
+/// Computes the gradients with respect to weight and bias, and the terms that the second part subtracts, in
+/// one pass over d and z.
 pub fn batch_norm_backward_sums<T: StoredElement>(
     device: &Device,
     gradient: NormGradient<'_>,
@@ -489,7 +491,7 @@ pub fn batch_norm_backward_sums<T: StoredElement>(
     unsafe { device.launch(&BatchNormBackwardSums::KERNEL, strips(rows.bound, columns), &arguments) }
 }
 
-/// The second part in a launch of its own: d becomes d_z.
+/// Second part in a separate launch: overwrites d with d_z.
 pub fn batch_norm_backward<T: StoredElement>(
     device: &Device,
     of: &mut NormBackward<'_, T>,

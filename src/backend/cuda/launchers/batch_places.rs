@@ -1,38 +1,38 @@
-//! Where a batch lies in its slot: one array of 32-bit numbers that all kernels read.
+//! Layout of a batch in its slot: one array of 32-bit numbers that all kernels read.
 //!
-//! The array begins with a header of six numbers. The place of every list follows from the capacity alone, so that kernels find
-//! header and lists wherever a batch of any size was written:
+//! The array begins with a header of six numbers. The position of every list follows from the capacity alone,
+//! so kernels find header and lists for a batch of any size:
 //!
 //! ```text
-//! header   graphs G, nodes N, edges E, object types that occur U, predicate types that occur V, triples B
-//! lists    one after another, in the order of Places, each with room for the most of its kind
+//! header   graphs G, nodes N, edges E, object types in use U, predicate types in use V, triples B
+//! lists    consecutive, in the order of Places, each with room for its largest size
 //! ```
 
 use crate::batch::graph_batch::{BatchSize, GraphBatch};
 use crate::network::config::ModelConfig;
 
-/// The sizes of a batch, or the largest sizes that there is room for; in the order of the header.
+/// Sizes of a batch, or the largest sizes that fit, in the order of the header.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Counts {
-    /// G: number of graphs.
+    /// Number of graphs, G.
     pub(crate) graphs: usize,
-    /// N: number of nodes.
+    /// Number of nodes, N.
     pub(crate) nodes: usize,
-    /// E: number of edges.
+    /// Number of edges, E.
     pub(crate) edges: usize,
-    /// U: number of object types that occur.
+    /// Number of object types in use, U.
     pub(crate) objects: usize,
-    /// V: number of predicate types that occur.
+    /// Number of predicate types in use, V.
     pub(crate) predicates: usize,
-    /// B: number of triples.
+    /// Number of triples, B.
     pub(crate) triples: usize,
 }
 
-/// Numbers in the header, at the start of the slot.
+/// Length of the header, at the start of the slot.
 pub const HEADER: usize = 6;
 
 impl Counts {
-    /// The sizes of this batch.
+    /// Sizes of this batch.
     pub(crate) fn of(batch: &GraphBatch) -> Self {
         let BatchSize { graphs, nodes, edges } = batch.size();
         let objects = batch.object_occurrences.types.len();
@@ -40,70 +40,70 @@ impl Counts {
         Counts { graphs, nodes, edges, objects, predicates, triples: batch.similarity_positive.len() }
     }
 
-    /// The largest sizes of batches up to `capacity`.
+    /// Largest sizes of batches up to `capacity`.
     pub(crate) fn most(config: ModelConfig, capacity: BatchSize) -> Self {
         let BatchSize { graphs, nodes, edges } = capacity;
         let (objects, predicates) = most_types(config, capacity);
         Counts { graphs, nodes, edges, objects, predicates, triples: graphs / 3 }
     }
 
-    /// The header, as the kernels read it.
+    /// Header as read by the kernels.
     pub(crate) fn header(self) -> [usize; HEADER] {
         let Counts { graphs, nodes, edges, objects, predicates, triples } = self;
         [graphs, nodes, edges, objects, predicates, triples]
     }
 }
 
-/// The most object and predicate types that occur in a batch.
+/// Largest numbers of object and predicate types in a batch.
 pub(crate) fn most_types(config: ModelConfig, capacity: BatchSize) -> (usize, usize) {
     (config.object_types.min(capacity.nodes), config.predicate_types.min(capacity.edges))
 }
 
-/// Where each list begins in a slot.
+/// Position of each list in a slot.
 #[derive(Debug)]
 pub struct Places {
-    /// The sizes that there is room for.
+    /// Sizes that fit in the slot.
     pub(crate) most: Counts,
-    /// `[G + 1] -> node`.
+    /// `[G + 1] -> node` first node of each graph.
     pub(crate) graph_offsets: usize,
-    /// `[G] -> node`: end of the objects of each graph.
+    /// `[G] -> node` end of the objects of each graph.
     pub(crate) object_ends: usize,
-    /// `[E] -> node`.
+    /// `[E] -> node` subject of each edge.
     pub(crate) edge_subject: usize,
-    /// `[E] -> node`.
+    /// `[E] -> node` object of each edge.
     pub(crate) edge_object: usize,
-    /// `[N + 1] -> node_entries`.
+    /// `[N + 1] -> node_entries` start of the messages of each node.
     pub(crate) node_offsets: usize,
-    /// `[2 E] -> 2 edge + role`, by node.
+    /// `[2 E] -> 2 edge + role` messages by node.
     pub(crate) node_entries: usize,
-    /// `[U]`: the object types that occur, ascending.
+    /// `[U]` object types in use, ascending.
     pub(crate) object_types: usize,
-    /// `[U + 1] -> object_entries`.
+    /// `[U + 1] -> object_entries` start of the messages of each object type.
     pub(crate) object_offsets: usize,
-    /// `[2 E] -> 2 edge + role`, by object type, and by node within one.
+    /// `[2 E] -> 2 edge + role` messages by object type, and by node within a type.
     pub(crate) object_entries: usize,
-    /// `[E] -> object_types`: the type of the edge's subject.
+    /// `[E] -> object_types` type of the edge's subject.
     pub(crate) edge_subject_slot: usize,
-    /// `[E] -> object_types`: the type of the edge's object.
+    /// `[E] -> object_types` type of the edge's object.
     pub(crate) edge_object_slot: usize,
-    /// `[V]`: the predicate types that occur, ascending.
+    /// `[V]` predicate types in use, ascending.
     pub(crate) predicate_types: usize,
-    /// `[V + 1] -> predicate_entries`.
+    /// `[V + 1] -> predicate_entries` start of the edges of each predicate type.
     pub(crate) predicate_offsets: usize,
-    /// `[E] -> edge`, by predicate type.
+    /// `[E] -> edge` edges by predicate type.
     pub(crate) predicate_entries: usize,
-    /// `[E] -> predicate_types`: the type of the edge's predicate.
+    /// `[E] -> predicate_types` type of the edge's predicate.
     pub(crate) edge_predicate_slot: usize,
-    /// `[B]` similarity of anchor and positive: the bits of floats.
+    /// `[B]` similarity of anchor and positive, as bits of floats.
     pub(crate) similarity_positive: usize,
-    /// `[B]` similarity of anchor and negative: the bits of floats.
+    /// `[B]` similarity of anchor and negative, as bits of floats.
     pub(crate) similarity_negative: usize,
     /// End of the last list.
     end: usize,
 }
 
 impl Places {
-    /// The places in a slot for batches up to `capacity`, of a network of these sizes.
+    /// Layout of a slot for batches up to `capacity`, for a network of these sizes.
     pub fn new(config: ModelConfig, capacity: BatchSize) -> Self {
         let most = Counts::most(config, capacity);
         let Counts { graphs, nodes, edges, objects, predicates, triples } = most;
@@ -135,7 +135,7 @@ impl Places {
         }
     }
 
-    /// Numbers in a slot.
+    /// Length of a slot.
     pub fn slot_len(&self) -> usize {
         self.end
     }
@@ -143,7 +143,7 @@ impl Places {
     /// Writes the header and the lists of `from`.
     pub fn pack(&self, to: &mut [i32], from: &GraphBatch) {
         let (objects, predicates) = (&from.object_occurrences, &from.predicate_occurrences);
-        // The messages of an object type's nodes, node by node: layer 0 sums over them without summing by node first.
+        // Messages by object type, node by node: layer 0 sums over them without summing by node first.
         let slots = 0..objects.types.len();
         let mut end = 0;
         let type_ends = slots.clone().map(|slot| {
@@ -176,7 +176,7 @@ impl Places {
     }
 }
 
-/// Writes `values` from `at` on. Indices lie far below 2^31, and the bits of floats stay what they are.
+/// Writes `values` starting at `at`. Indices lie far below 2^31, and the bits of floats are preserved.
 fn put(to: &mut [i32], at: usize, values: impl IntoIterator<Item = u32>) {
     let mut to = to[at..].iter_mut();
     for value in values {

@@ -1,5 +1,5 @@
-//! ceilings: the highest rates that a device reaches, by arithmetic without memory accesses (`kernels/ceilings.cu`) and
-//! by copies without arithmetic.
+//! ceilings: peak rates of a device, measured by arithmetic without memory accesses (`kernels/ceilings.cu`)
+//! and by copies without arithmetic.
 
 use crate::backend::cuda::device::Device;
 use crate::backend::cuda::device::buffer::SliceMut;
@@ -8,7 +8,7 @@ use crate::error::Result;
 
 kernel_arguments! {
     struct CeilingFma {
-        /// `[threads]`, written.
+        /// `[threads]` sums, one per thread, overwritten.
         sums: PointerMut<f32>,
         factor: f32,
         addend: f32,
@@ -17,18 +17,18 @@ kernel_arguments! {
     }
 
     struct CeilingMma {
-        /// `[threads]`, written.
+        /// `[threads]` sums, one per thread, overwritten.
         sums: PointerMut<f32>,
-        /// The value of every register of the left fragments: a pair of bf16.
+        /// Value of every register of the left fragments: a pair of bf16.
         a: u32,
-        /// The same for the right fragments.
+        /// Value of every register of the right fragments.
         b: u32,
         steps: i32,
         reserved: i32,
     }
 }
 
-/// As in the kernels.
+/// The same as in the kernels.
 const THREADS: u32 = 256;
 const FMA_CHAINS: usize = 8;
 const MMA_CHAINS: usize = 4;
@@ -39,11 +39,11 @@ const WARP_LANES: usize = 32;
 const CEILING_FMA: Kernel<CeilingFma> = Kernel::new("ceiling_fma", [THREADS, 1, 1]);
 const CEILING_MMA: Kernel<CeilingMma> = Kernel::new("ceiling_mma", [THREADS, 1, 1]);
 
-/// The kernels of `kernels/ceilings.cu`.
+/// Kernels of `kernels/ceilings.cu`.
 pub(crate) const FILE: KernelFile =
     KernelFile { name: "ceilings", kernels: &[CEILING_FMA.info(), CEILING_MMA.info()] };
 
-/// Runs chains of fused multiply-adds, `steps` in each: `s = s factor + addend`. `sums` has one number per thread, a
+/// Runs chains of `steps` fused multiply-adds: `s = s factor + addend`. `sums` has one number per thread, a
 /// multiple of 256. Returns the number of floating-point operations.
 pub fn ceiling_fma(
     device: &Device,
@@ -59,8 +59,8 @@ pub fn ceiling_fma(
     Ok((2 * FMA_CHAINS * steps * threads) as u64)
 }
 
-/// Runs chains of tensor-core products of bf16 fragments, `steps` in each. All values of the left fragments are `a`,
-/// all values of the right ones `b`, both cut to bf16. Otherwise like [`ceiling_fma`].
+/// Runs chains of `steps` tensor-core products of bf16 fragments. All values of the left fragments are `a`,
+/// all values of the right ones `b`, both truncated to bf16. Otherwise like [`ceiling_fma`].
 pub fn ceiling_mma(
     device: &Device,
     sums: &mut SliceMut<'_, f32>,
@@ -77,13 +77,13 @@ pub fn ceiling_mma(
     Ok((2 * products * MMA_CHAINS * steps * (threads / WARP_LANES)) as u64)
 }
 
-/// A fragment's register: twice `value`, cut to bf16.
+/// Register of a fragment: twice `value`, truncated to bf16.
 fn bf16_pair(value: f32) -> u32 {
     let bits = value.to_bits();
     (bits >> 16) | (bits & 0xffff_0000)
 }
 
-/// One thread for each of the sums.
+/// Grid with one thread per sum.
 fn whole_blocks(sums: &SliceMut<'_, f32>) -> (Blocks, usize) {
     let threads = sums.len();
     assert_eq!(threads % THREADS as usize, 0, "ceilings: whole blocks");

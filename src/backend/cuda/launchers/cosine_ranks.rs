@@ -1,4 +1,4 @@
-//! cosine_ranks: the rank at which each query finds its own image (`kernels/cosine_ranks.cu`).
+//! cosine_ranks: the rank of each query's own image (`kernels/cosine_ranks.cu`).
 
 use super::inner_products::{SIDE, THREADS};
 use crate::backend::cuda::device::buffer::{Slice, SliceMut};
@@ -10,13 +10,13 @@ use crate::error::Result;
 
 kernel_arguments! {
     struct CosineRanks {
-        /// `[query_count]`, added to.
+        /// `[query_count]` ranks, from 1; blocks add to them.
         ranks: PointerMut<i32>,
-        /// `[query_count, width]`.
+        /// `[query_count, width]` queries.
         queries: Pointer<f32>,
-        /// `[rows, width]`.
+        /// `[rows, width]` rows to search.
         index: Pointer<f32>,
-        /// `[query_count] -> row of index`.
+        /// `[query_count] -> row of index` true row of each query.
         truth: Pointer<i32>,
         query_count: i32,
         rows: i32,
@@ -25,26 +25,26 @@ kernel_arguments! {
     }
 }
 
-/// Rows that one block goes through, as in the kernel.
+/// Rows processed by one block, as in the kernel.
 const PART_ROWS: usize = 8 * SIDE;
 
 const COSINE_RANKS: Kernel<CosineRanks> = Kernel::new("cosine_ranks", [THREADS, 1, 1]);
 
-/// The kernel of `kernels/cosine_ranks.cu`.
+/// Kernel of `kernels/cosine_ranks.cu`.
 pub(crate) const FILE: KernelFile = KernelFile { name: "cosine_ranks", kernels: &[COSINE_RANKS.info()] };
 
-/// Queries, and the rows that they are ranked among.
+/// Queries, and the rows among which they are ranked.
 #[derive(Clone, Copy, Debug)]
 pub struct Queries<'a> {
     /// `[Q, D]` queries.
     pub queries: Slice<'a, f32>,
-    /// `[n, D]` rows that are searched.
+    /// `[n, D]` rows to search.
     pub index: Slice<'a, f32>,
-    /// `[Q] -> row of index`: the true row of each query, below n.
+    /// `[Q] -> row of index` true row of each query, below n.
     pub truth: Slice<'a, i32>,
-    /// n: number of rows.
+    /// Number of rows, n.
     pub rows: usize,
-    /// D: width of a row.
+    /// Width of a row, D.
     pub width: usize,
 }
 
@@ -58,7 +58,7 @@ pub fn cosine_ranks(device: &Device, ranks: &mut SliceMut<'_, i32>, of: Queries<
     if count == 0 {
         return Ok(());
     }
-    // Blocks add to the ranks.
+    // Blocks add to the ranks, so these start as zeros.
     device.zero(ranks.slice_mut(0..count))?;
     let blocks = count.div_ceil(SIDE) * of.rows.div_ceil(PART_ROWS);
     let arguments = CosineRanks {
@@ -76,7 +76,7 @@ pub fn cosine_ranks(device: &Device, ranks: &mut SliceMut<'_, i32>, of: Queries<
     unsafe { device.launch(&COSINE_RANKS, Blocks::rows(blocks), &arguments) }
 }
 
-/// The ranks for true rows that are on the host, all below `rows`.
+/// Ranks for true rows given on the host, all below `rows`.
 pub(crate) fn ranks_of_rows(
     device: &Device,
     queries: Slice<'_, f32>,

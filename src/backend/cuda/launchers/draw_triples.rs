@@ -1,4 +1,4 @@
-//! draw_triples: an epoch's triples, drawn by rejection (`kernels/draw_triples.cu`).
+//! draw_triples: draws the triples of an epoch by rejection sampling (`kernels/draw_triples.cu`).
 
 use std::ops::Range;
 
@@ -12,17 +12,17 @@ use crate::error::Result;
 
 kernel_arguments! {
     struct DrawTriples {
-        /// `[count] -> image`, written.
+        /// `[count] -> image` positives, overwritten.
         positive: PointerMut<i32>,
-        /// `[count] -> image`, written.
+        /// `[count] -> image` negatives, overwritten.
         negative: PointerMut<i32>,
-        /// `[count]`, written.
+        /// `[count]` similarity of anchor and positive, overwritten.
         similarity_positive: PointerMut<f32>,
-        /// `[count]`, written.
+        /// `[count]` similarity of anchor and negative, overwritten.
         similarity_negative: PointerMut<f32>,
-        /// `[count] -> image`.
+        /// `[count] -> image` anchors.
         anchors: Pointer<i32>,
-        /// `[all images, width]`.
+        /// `[all images, width]` caption vectors.
         caption_vectors: Pointer<f32>,
         count: i32,
         first: i32,
@@ -43,39 +43,39 @@ const DRAW_RANDOM: Kernel<DrawTriples> = Kernel::new("draw_random", [THREADS, 1,
 const DRAW_PROBABILITY: Kernel<DrawTriples> = Kernel::new("draw_probability", [THREADS, 1, 1]);
 const DRAW_REJECT: Kernel<DrawTriples> = Kernel::new("draw_reject", [THREADS, 1, 1]);
 
-/// The kernels of `kernels/draw_triples.cu`.
+/// Kernels of `kernels/draw_triples.cu`.
 pub(crate) const FILE: KernelFile = KernelFile {
     name: "draw_triples",
     kernels: &[DRAW_RANDOM.info(), DRAW_PROBABILITY.info(), DRAW_REJECT.info()],
 };
 
-/// The anchors, and what their triples are drawn from.
+/// Anchors, and the images from which their triples are drawn.
 #[derive(Clone, Debug)]
 pub struct Anchors<'a> {
-    /// `[A] -> image`, all of them among `images`.
+    /// `[A] -> image` anchors, all of them among `images`.
     pub anchors: Slice<'a, i32>,
-    /// `[all images, W]`: s_XY is the inner product of two rows, clamped to [0, 1].
+    /// `[all images, W]` caption vectors: s_XY is the inner product of two rows, clamped to [0, 1].
     pub caption_vectors: Slice<'a, f32>,
-    /// W: width of a caption vector.
+    /// Width of a caption vector, W.
     pub width: usize,
-    /// The training images, at least three, as rows of `caption_vectors`.
+    /// Training images, at least three, as rows of `caption_vectors`.
     pub images: Range<usize>,
 }
 
 /// Triples, one per anchor.
 #[derive(Debug)]
 pub struct Triples<'a> {
-    /// `[A] -> image`: P, or -1 where rejection found none and the CPU's sampler must draw.
+    /// `[A] -> image` positives P, or -1 if rejection found none and the CPU's sampler must draw.
     pub positive: SliceMut<'a, i32>,
-    /// `[A] -> image`: N, or -1 where P is -1.
+    /// `[A] -> image` negatives N, or -1 where P is -1.
     pub negative: SliceMut<'a, i32>,
-    /// `[A]`: s_AP, or NaN.
+    /// `[A]` similarities s_AP, or NaN.
     pub similarity_positive: SliceMut<'a, f32>,
-    /// `[A]`: s_AN, or NaN.
+    /// `[A]` similarities s_AN, or NaN.
     pub similarity_negative: SliceMut<'a, f32>,
 }
 
-/// The kernel of a strategy; `extreme` draws nothing and has none.
+/// Kernel of a strategy; `extreme` does not draw and has none.
 fn kernel(sampling: Sampling) -> Option<&'static Kernel<DrawTriples>> {
     match sampling {
         Sampling::Random => Some(&DRAW_RANDOM),
@@ -85,8 +85,8 @@ fn kernel(sampling: Sampling) -> Option<&'static Kernel<DrawTriples>> {
     }
 }
 
-/// Writes the triples that [`TripleSampler`](crate::batch::triples::TripleSampler) draws for these anchors in this epoch,
-/// except those that need a whole row. Panics for `extreme`.
+/// Writes the same triples that [`TripleSampler`](crate::batch::triples::TripleSampler) draws for these
+/// anchors in this epoch, except those that need a whole row. Panics for `extreme`.
 pub fn draw_triples(
     device: &Device,
     triples: &mut Triples<'_>,
@@ -122,7 +122,7 @@ pub fn draw_triples(
         epoch,
         reserved: 0,
     };
-    // SAFETY: lengths were checked; anchors are images, as the caller promises of the batch's lists too; what is written is
+    // SAFETY: lengths were checked, and the caller guarantees that anchors are images; everything written is
     // borrowed mutably.
     unsafe { device.launch(kernel, Blocks::cover(WARP_LANES * count, kernel), &arguments) }
 }

@@ -1,4 +1,4 @@
-//! edge_hidden: joins the parts of an edge's first product, and sums its gradient by node or type
+//! edge_hidden: adds up the parts of an edge's first product, and sums its gradient by node or type
 //! (`kernels/edge_hidden.cu`).
 
 use bytemuck::Zeroable;
@@ -18,44 +18,44 @@ use crate::error::Result;
 
 kernel_arguments! {
     struct EdgeHiddenLookup<T> {
-        /// `[E, hidden]`, written.
+        /// `[E, hidden]` sum of the three parts, overwritten.
         z: PointerMut<T>,
         statistics: StatisticsArguments,
-        /// `[u, hidden]`.
+        /// `[u, hidden]` product of the edge states or predicate embeddings.
         edge_projected: Pointer<T>,
-        /// `[n, 2 hidden]`.
+        /// `[n, 2 hidden]` products of the nodes or object types, as subject and as object.
         projected: Pointer<T>,
-        /// `[E] -> u`.
+        /// `[E] -> u` row of `edge_projected`.
         edge_row: Pointer<i32>,
-        /// `[E] -> n`.
+        /// `[E] -> n` subject of each edge.
         subject: Pointer<i32>,
-        /// `[E] -> n`.
+        /// `[E] -> n` object of each edge.
         object: Pointer<i32>,
-        /// `[1]`: E.
+        /// `[1]` number of edges E.
         edge_count: Pointer<i32>,
         hidden: i32,
-        /// Distance of rows of `hidden` values.
+        /// Stride of rows of `hidden` values.
         stride: i32,
-        /// Distance of rows of `2 hidden` values.
+        /// Stride of rows of `2 hidden` values.
         ends_stride: i32,
         reserved: i32,
     }
 
-    /// [`Lengths`], as the kernels take them; null pointers where the sums are not divided.
+    /// [`Lengths`] in the kernels' form; null pointers if the sums are not divided.
     struct LengthsArguments<T> {
-        /// `[n]`, written.
+        /// `[n]` multiple of u to subtract, overwritten.
         along: PointerMut<f32>,
-        /// `[n]`.
+        /// `[n]` divisors of the rows.
         lengths: Pointer<f32>,
-        /// `[n, 2 hidden]`.
+        /// `[n, 2 hidden]` products of the nodes or object types, as subject and as object.
         projected: Pointer<T>,
     }
 
     struct EdgeHiddenSumEnds<T> {
-        /// `[n, 2 hidden]`, written.
+        /// `[n, 2 hidden]` sums by node or type, as subject and as object, overwritten.
         sums: PointerMut<T>,
         lengths: LengthsArguments<T>,
-        /// `[E, hidden]`.
+        /// `[E, hidden]` gradient with respect to z.
         d_z: Pointer<T>,
         by_row: ListsArguments,
         hidden: i32,
@@ -65,10 +65,10 @@ kernel_arguments! {
     }
 
     struct EdgeHiddenSumEndsThroughNorm<T> {
-        /// `[n, 2 hidden]`, written.
+        /// `[n, 2 hidden]` sums by node or type, as subject and as object, overwritten.
         sums: PointerMut<T>,
         lengths: LengthsArguments<T>,
-        /// `[E, hidden]`: gradient with respect to relu(norm(z)).
+        /// `[E, hidden]` gradient with respect to relu(norm(z)).
         d: Pointer<T>,
         through: NormBackwardArguments<T>,
         by_row: ListsArguments,
@@ -79,16 +79,16 @@ kernel_arguments! {
     }
 
     struct EdgeHiddenSumTypesThroughNorm<T> {
-        /// `[u, hidden]`, written.
+        /// `[u, hidden]` sums by predicate type, overwritten.
         edge_sums: PointerMut<T>,
-        /// `[n, 2 hidden]`, written.
+        /// `[n, 2 hidden]` sums by object type, overwritten.
         end_sums: PointerMut<T>,
-        /// `[E, hidden]`: gradient with respect to relu(norm(z)).
+        /// `[E, hidden]` gradient with respect to relu(norm(z)).
         d: Pointer<T>,
         through: NormBackwardArguments<T>,
         by_predicate: ListsArguments,
         by_object: ListsArguments,
-        /// Blocks of predicates; those of objects come after them.
+        /// Number of blocks for predicates; the blocks for objects follow.
         predicate_blocks: i32,
         hidden: i32,
         stride: i32,
@@ -119,7 +119,7 @@ impl<T: StoredElement> EdgeHiddenSumTypesThroughNorm<T> {
         Kernel::new(stored_kernel!("edge_hidden_sum_types_through_norm", T), [THREADS, 1, 1]);
 }
 
-/// The kernels of `kernels/edge_hidden.cu`.
+/// Kernels of `kernels/edge_hidden.cu`.
 pub(crate) const FILE: KernelFile = KernelFile {
     name: "edge_hidden",
     kernels: &[
@@ -134,7 +134,7 @@ pub(crate) const FILE: KernelFile = KernelFile {
     ],
 };
 
-/// The three terms of [`edge_hidden_lookup`], and which rows of them each edge reads.
+/// The three terms of [`edge_hidden_lookup`], and the rows of them that each edge reads.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms<'a, T> {
     /// `[u, H]` product of the edge states, or of the predicate embeddings.
@@ -177,24 +177,24 @@ pub fn edge_hidden_lookup<T: StoredElement>(
         ends_stride: int(T::stride(2 * hidden)),
         reserved: 0,
     };
-    // At least one block for each strip, since without rows there are statistics too.
+    // At least one block per strip, since the statistics must be written even without rows.
     let blocks = Blocks::new(hidden.div_ceil(LOOKUP_STRIP), edges.div_ceil(CHUNK_ROWS).max(1), 1);
     // SAFETY: lengths were checked, and the sums have room; all that is written is borrowed mutably.
     unsafe { device.launch(&EdgeHiddenLookup::KERNEL, blocks, &arguments) }
 }
 
-/// For an x whose rows were divided by their lengths, x = u / length ([`super::linear::linear_forward_unit`]).
+/// Lengths of the rows u in x = u / length ([`super::linear::linear_forward_unit`]).
 pub struct Lengths<'a, T> {
     /// `[n]` length of each row.
     pub lengths: Slice<'a, f32>,
     /// `[n, 2 H]` products P of x.
     pub projected: Slice<'a, T>,
-    /// `[n]`, written: the multiple of u that the gradient with respect to u loses.
+    /// `[n]` multiple of u to subtract from the gradient with respect to u, overwritten.
     pub along: SliceMut<'a, f32>,
 }
 
 impl<T: StoredElement> LengthsArguments<T> {
-    /// For sums of `rows` rows, of which `values` values are stored; null pointers without lengths.
+    /// Arguments for sums of `rows` rows, stored in `values` values; null pointers without lengths.
     #[track_caller]
     fn new(lengths: Option<Lengths<'_, T>>, rows: usize, values: usize) -> Self {
         let Some(Lengths { lengths, projected, mut along }) = lengths else { return Self::zeroed() };
@@ -205,8 +205,9 @@ impl<T: StoredElement> LengthsArguments<T> {
     }
 }
 
-/// Writes `sums [n, 2 H]`: the sum of `d_z [E, H]` over the edges with subject n, and over the edges with object n. Entries are
-/// `2 edge + role`. With lengths the sums are divided by them, and `along = sums . P / length`.
+/// Writes `sums [n, 2 H]`: the sum of `d_z [E, H]` over the edges with subject n, and over the edges with
+/// object n. Entries are `2 edge + role`. With lengths, the sums are divided by them, and `along = sums . P /
+/// length`.
 pub fn edge_hidden_sum_ends<T: StoredElement>(
     device: &Device,
     sums: &mut SliceMut<'_, T>,
@@ -250,8 +251,9 @@ pub fn edge_hidden_sum_ends<T: StoredElement>(
     }
 }
 
-/// The two sums of layer 0 in one launch, over d_z, which is computed from the gradient `of` `[E, H]`: `edge_sums [u, H]` over the
-/// edges of predicate type u, and `end_sums [n, 2 H]` by object type, as in [`edge_hidden_sum_ends`].
+/// The two sums of layer 0 in one launch, over d_z, which is computed from the gradient `of` `[E, H]`:
+/// `edge_sums [u, H]` over the edges of predicate type u, and `end_sums [n, 2 H]` by object type, as in
+/// [`edge_hidden_sum_ends`].
 pub fn edge_hidden_sum_types<T: StoredElement>(
     device: &Device,
     edge_sums: &mut SliceMut<'_, T>,

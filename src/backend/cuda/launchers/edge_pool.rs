@@ -1,5 +1,5 @@
-//! edge_pool: the mean of the messages that reach each node, and its backward with that of the heads' batch norm
-//! (`kernels/edge_pool.cu`).
+//! edge_pool: the mean of the messages that reach each node, and its backward, joined with the backward of
+//! the heads' batch norm (`kernels/edge_pool.cu`).
 
 use half::bf16;
 
@@ -16,9 +16,9 @@ use crate::error::Result;
 
 kernel_arguments! {
     struct EdgePoolForward<T> {
-        /// `[N, hidden]`, written.
+        /// `[N, hidden]` pooled messages, overwritten.
         pooled: PointerMut<T>,
-        /// `[E, width]`.
+        /// `[E, width]` linear outputs of the heads.
         z: Pointer<T>,
         norm: NormArguments,
         incidence: ListsArguments,
@@ -28,19 +28,19 @@ kernel_arguments! {
         pooled_stride: i32,
     }
 
-    /// The gradient `[E, width]` with respect to the heads' outputs, which the kernels gather.
+    /// Gradient `[E, width]` with respect to the outputs of the heads, which the kernels gather.
     struct HeadsGradientArguments<T> {
-        /// `[N, hidden]`.
+        /// `[N, hidden]` gradient with respect to the pooled messages.
         d_pooled: Pointer<T>,
-        /// `[E, width - 2 hidden]`.
+        /// `[E, width - 2 hidden]` gradient with respect to the edge states.
         d_edge_state: Pointer<T>,
-        /// `[E] -> node`.
+        /// `[E] -> node` subject of each edge.
         subject: Pointer<i32>,
-        /// `[E] -> node`.
+        /// `[E] -> node` object of each edge.
         object: Pointer<i32>,
-        /// `[N + 1]`: start of each node's messages.
+        /// `[N + 1]` start of each node's messages.
         offsets: Pointer<i32>,
-        /// `[1]`: E.
+        /// `[1]` number of edges E.
         edge_count: Pointer<i32>,
         width: i32,
         hidden: i32,
@@ -53,13 +53,13 @@ kernel_arguments! {
     struct EdgePoolBackwardSums<T> {
         gradient: NormGradientArguments,
         of: HeadsGradientArguments<T>,
-        /// `[E, width]`.
+        /// `[E, width]` linear outputs of the heads.
         z: Pointer<T>,
         norm: NormArguments,
     }
 
     struct EdgePoolBackward<T> {
-        /// `[E, width]`, written.
+        /// `[E, width]` gradient with respect to z, overwritten.
         d_z: PointerMut<T>,
         of: HeadsGradientArguments<T>,
         through: NormBackwardArguments<T>,
@@ -81,7 +81,7 @@ impl<T: StoredElement> EdgePoolBackward<T> {
     const KERNEL: Kernel<Self> = Kernel::new(stored_kernel!("edge_pool_backward", T), [THREADS, 1, 1]);
 }
 
-/// The kernels of `kernels/edge_pool.cu`.
+/// Kernels of `kernels/edge_pool.cu`.
 pub(crate) const FILE: KernelFile = KernelFile {
     name: "edge_pool",
     kernels: &[
@@ -94,7 +94,8 @@ pub(crate) const FILE: KernelFile = KernelFile {
     ],
 };
 
-/// Writes `pooled [N, H]` from the heads' linear outputs `z [E, W]`; `incidence` lists `2 edge + role` by node.
+/// Writes `pooled [N, H]` from the linear outputs `z [E, W]` of the heads; `incidence` lists `2 edge + role`
+/// by node.
 pub fn edge_pool_forward<T: StoredElement>(
     device: &Device,
     pooled: &mut SliceMut<'_, T>,
@@ -125,18 +126,18 @@ pub fn edge_pool_forward<T: StoredElement>(
     unsafe { device.launch(&EdgePoolForward::KERNEL, Blocks::rows(incidence.rows.bound), &arguments) }
 }
 
-/// The gradient `[E, W]` with respect to the heads' outputs, in the parts that the kernels gather.
+/// Gradient `[E, W]` with respect to the outputs of the heads, in the parts that the kernels gather.
 #[derive(Clone, Copy, Debug)]
 pub struct HeadsGradient<'a, T> {
     /// `[N, H]` gradient with respect to the pooled messages.
     pub d_pooled: Slice<'a, T>,
     /// `[E, W - 2 H]` gradient with respect to the edge states.
     pub d_edge_state: Slice<'a, T>,
-    /// `[E] -> N` nodes of each edge.
+    /// `[E] -> N` end nodes of each edge.
     pub nodes: Ends<'a>,
     /// Messages of each node: `2 edge + role`.
     pub incidence: Lists<'a>,
-    /// H: width of a message.
+    /// Width of a message, H.
     pub hidden: usize,
 }
 
@@ -168,8 +169,8 @@ impl<T: StoredElement> HeadsGradient<'_, T> {
     }
 }
 
-/// The first part of the backward of relu(norm(z)) of the heads, `z [E, W]`: the sums of
-/// [`super::batch_norm::batch_norm_backward_sums`], of the gathered gradient.
+/// First part of the backward of relu(norm(z)) of the heads, `z [E, W]`: the sums of
+/// [`super::batch_norm::batch_norm_backward_sums`] over the gathered gradient.
 pub fn edge_pool_backward_sums<T: StoredElement>(
     device: &Device,
     gradient: NormGradient<'_>,
@@ -191,7 +192,7 @@ pub fn edge_pool_backward_sums<T: StoredElement>(
     unsafe { device.launch(&EdgePoolBackwardSums::KERNEL, strips(edges, width), &arguments) }
 }
 
-/// The second part: writes `d_z [E, W]`. `sums` holds the terms that are subtracted.
+/// Second part: writes `d_z [E, W]`. `sums` holds the terms to subtract.
 pub fn edge_pool_backward<T: StoredElement>(
     device: &Device,
     d_z: &mut SliceMut<'_, T>,

@@ -1,4 +1,5 @@
-//! embedding: rows of the two tables by type, and the tables' gradients (`kernels/embedding.cu`).
+//! embedding: gathers table rows by type, for both tables, and computes the tables' gradients
+//! (`kernels/embedding.cu`).
 
 use half::bf16;
 
@@ -13,42 +14,42 @@ use crate::error::Result;
 
 kernel_arguments! {
     struct LookupArguments<T> {
-        /// `[U, width]`, written.
+        /// `[U, width]` looked-up rows, overwritten.
         rows: PointerMut<T>,
-        /// `[V, width]`.
+        /// `[V, width]` embedding table.
         table: Pointer<f32>,
-        /// `[U]`.
+        /// `[U]` types in use, ascending.
         types: Pointer<i32>,
-        /// `[1]`: U.
+        /// `[1]` number of rows U.
         row_count: Pointer<i32>,
     }
 
     struct EmbeddingForward<T> {
-        /// Of objects, of predicates.
+        /// Lookups for objects and for predicates.
         lookups: [LookupArguments<T>; 2],
         width: i32,
-        /// Distance of rows in `rows`.
+        /// Stride of `rows`.
         stride: i32,
     }
 
     struct LookupGradientArguments<T> {
-        /// `[type_count, width]`, written.
+        /// `[type_count, width]` gradient with respect to the table, overwritten.
         d_table: PointerMut<f32>,
-        /// `[U, width]`.
+        /// `[U, width]` gradient with respect to the rows.
         d_rows: Pointer<T>,
-        /// `[U]`.
+        /// `[U]` types in use, ascending.
         types: Pointer<i32>,
-        /// `[1]`: U.
+        /// `[1]` number of rows U.
         row_count: Pointer<i32>,
         type_count: i32,
         reserved: i32,
     }
 
     struct EmbeddingBackward<T> {
-        /// Of objects, of predicates.
+        /// Gradients for objects and for predicates.
         lookups: [LookupGradientArguments<T>; 2],
         width: i32,
-        /// Distance of rows in `d_rows`.
+        /// Stride of `d_rows`.
         stride: i32,
     }
 }
@@ -64,7 +65,7 @@ impl<T: StoredElement> EmbeddingBackward<T> {
     const KERNEL: Kernel<Self> = Kernel::new(stored_kernel!("embedding_backward", T), [THREADS, 1, 1]);
 }
 
-/// The kernels of `kernels/embedding.cu`.
+/// Kernels of `kernels/embedding.cu`.
 pub(crate) const FILE: KernelFile = KernelFile {
     name: "embedding",
     kernels: &[
@@ -75,36 +76,36 @@ pub(crate) const FILE: KernelFile = KernelFile {
     ],
 };
 
-/// The types of a table that occur in a batch.
+/// Types of one table that occur in a batch.
 #[derive(Clone, Copy, Debug)]
 pub struct Occurring<'a> {
-    /// `[U]` types, ascending, each once.
+    /// `[U]` types, ascending and unique.
     pub types: Slice<'a, i32>,
-    /// U: number of types that occur.
+    /// Number of types in use, U.
     pub rows: Rows<'a>,
 }
 
-/// A table, and the rows of it that are looked up.
+/// A table, and the rows to look up.
 pub struct Lookup<'a, T> {
-    /// `[U, D]` rows, written.
+    /// `[U, D]` rows, overwritten.
     pub rows: SliceMut<'a, T>,
     /// `[V, D]` table.
     pub table: Slice<'a, f32>,
-    /// The types that are looked up, below V.
+    /// Types to look up, below V.
     pub of: Occurring<'a>,
 }
 
-/// The gradient with respect to a table, and the one with respect to the rows that were looked up.
+/// Gradient with respect to a table, and with respect to the rows that were looked up.
 pub struct LookupGradient<'a, T> {
-    /// `[V, D]` gradient with respect to the table, written whole: zeros where no type occurs.
+    /// `[V, D]` gradient with respect to the table, overwritten completely: zeros where no type occurs.
     pub d_table: SliceMut<'a, f32>,
     /// `[U, D]` gradient with respect to the rows.
     pub d_rows: Slice<'a, T>,
-    /// The types that were looked up, below V.
+    /// Types that were looked up, below V.
     pub of: Occurring<'a>,
 }
 
-/// A block for each row of either of two tables, at least one of each.
+/// Grid with one block per row of each table, at least one per table.
 fn blocks(of: [Occurring<'_>; 2]) -> Blocks {
     let rows = of.map(|of| of.rows.bound).into_iter().fold(1, usize::max);
     Blocks::new(rows, 2, 1)
@@ -118,7 +119,7 @@ impl Occurring<'_> {
     }
 }
 
-/// Copies the rows of both tables that occur.
+/// Gathers the rows of the types in use from both tables.
 pub fn embedding_forward<T: StoredElement>(
     device: &Device,
     lookups: [Lookup<'_, T>; 2],
@@ -135,7 +136,8 @@ pub fn embedding_forward<T: StoredElement>(
         }
     });
     let arguments = EmbeddingForward { lookups, width: int(width), stride: int(T::stride(width)) };
-    // SAFETY: lengths were checked; a batch's types lie below the vocabulary's size; what is written is borrowed mutably.
+    // SAFETY: lengths were checked; the types of a batch lie below the vocabulary size; everything written is
+    // borrowed mutably.
     unsafe { device.launch(&EmbeddingForward::KERNEL, blocks, &arguments) }
 }
 
@@ -158,6 +160,7 @@ pub fn embedding_backward<T: StoredElement>(
         }
     });
     let arguments = EmbeddingBackward { lookups, width: int(width), stride: int(T::stride(width)) };
-    // SAFETY: lengths were checked; a batch's types lie below the vocabulary's size; what is written is borrowed mutably.
+    // SAFETY: lengths were checked; the types of a batch lie below the vocabulary size; everything written is
+    // borrowed mutably.
     unsafe { device.launch(&EmbeddingBackward::KERNEL, blocks, &arguments) }
 }

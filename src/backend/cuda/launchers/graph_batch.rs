@@ -1,4 +1,5 @@
-//! graph_batch: puts the batch of a step together from a collection of graphs on the device (`kernels/graph_batch.cu`).
+//! graph_batch: assembles the batch of a step from a collection of graphs on the device
+//! (`kernels/graph_batch.cu`).
 
 use super::batch_places::Places;
 use crate::backend::cuda::device::buffer::{Slice, SliceMut};
@@ -11,29 +12,29 @@ use crate::data::scene_graph::SceneGraph;
 use crate::error::Result;
 
 kernel_arguments! {
-    /// The lists of a collection.
+    /// Lists of a collection.
     struct CollectionArguments {
-        /// `[images + 1] -> node`.
+        /// `[images + 1] -> node` first node of each graph.
         node_offsets: Pointer<i32>,
-        /// `[images + 1] -> edge`.
+        /// `[images + 1] -> edge` first edge of each graph.
         edge_offsets: Pointer<i32>,
-        /// `[images] -> node`.
+        /// `[images] -> node` end of the objects of each graph.
         object_ends: Pointer<i32>,
-        /// `[nodes] -> object type`.
+        /// `[nodes] -> object type` object type of each node.
         node_object: Pointer<i32>,
-        /// `[edges] -> predicate type`.
+        /// `[edges] -> predicate type` predicate type of each edge.
         edge_predicate: Pointer<i32>,
-        /// `[edges] -> node`.
+        /// `[edges] -> node` subject of each edge.
         edge_subject: Pointer<i32>,
-        /// `[edges] -> node`.
+        /// `[edges] -> node` object of each edge.
         edge_object: Pointer<i32>,
-        /// `[nodes + 1] -> message`.
+        /// `[nodes + 1] -> message` start of the messages of each node.
         message_offsets: Pointer<i32>,
-        /// `[2 edges]`.
+        /// `[2 edges]` messages: `2 edge + role`.
         messages: Pointer<i32>,
     }
 
-    /// The epoch's triples, `[A]` each.
+    /// Triples of the epoch, `[A]` each.
     struct EpochArguments {
         anchors: Pointer<i32>,
         positive: Pointer<i32>,
@@ -42,7 +43,7 @@ kernel_arguments! {
         similarity_negative: Pointer<f32>,
     }
 
-    /// The header and the lists of the batch, written ([`Places`] has their shapes).
+    /// Header and lists of the batch, overwritten ([`Places`] has their shapes).
     struct BatchArguments {
         counts: PointerMut<i32>,
         graph_offsets: PointerMut<i32>,
@@ -64,7 +65,7 @@ kernel_arguments! {
         similarity_negative: PointerMut<i32>,
     }
 
-    /// What the launches pass to each other ([`ScratchPlaces`] has the shapes).
+    /// Intermediate results passed between the launches ([`ScratchPlaces`] has the shapes).
     struct ScratchArguments {
         graph_image: PointerMut<i32>,
         graph_edges: PointerMut<i32>,
@@ -75,13 +76,13 @@ kernel_arguments! {
         slot_of_type: PointerMut<i32>,
     }
 
-    /// The arguments of all five launches.
+    /// Arguments of all five launches.
     struct AssembleGraphBatch {
         collection: CollectionArguments,
         epoch: EpochArguments,
         batch: BatchArguments,
         scratch: ScratchArguments,
-        /// `[1]`: start of the step's anchors, moved.
+        /// `[1]` first anchor of the step, advanced past the step's anchors.
         position: PointerMut<i32>,
         anchor_count: i32,
         batch_size: i32,
@@ -102,7 +103,7 @@ const COUNT: Kernel<AssembleGraphBatch> = Kernel::new("graph_batch_count", [THRE
 const NUMBER: Kernel<AssembleGraphBatch> = Kernel::new("graph_batch_number", [THREADS, 1, 1]);
 const FILL: Kernel<AssembleGraphBatch> = Kernel::new("graph_batch_fill", [THREADS, 1, 1]);
 
-/// The kernels of `kernels/graph_batch.cu`.
+/// Kernels of `kernels/graph_batch.cu`.
 pub(crate) const FILE: KernelFile = KernelFile {
     name: "graph_batch",
     kernels: &[PLACES.info(), GRAPHS.info(), COUNT.info(), NUMBER.info(), FILL.info()],
@@ -110,37 +111,38 @@ pub(crate) const FILE: KernelFile = KernelFile {
 
 /// Types that a block counts in one segment of the rows.
 const TYPES_PER_BLOCK: usize = 32;
-/// Rows of a segment; more where there would be too many segments.
+/// Rows of a segment, unless that would give too many segments.
 const SEGMENT_ROWS: usize = 256;
 const MOST_SEGMENTS: usize = 16;
 
-/// Where the lists of a collection lie in its array. A collection is one batch of all images, without the lists by type.
+/// Position of each list in a collection's array. A collection is one batch of all images, without the lists
+/// by type.
 #[derive(Debug)]
 pub struct CollectionPlaces {
-    /// `[images + 1] -> node`.
+    /// `[images + 1] -> node` first node of each graph.
     node_offsets: usize,
-    /// `[images + 1] -> edge`.
+    /// `[images + 1] -> edge` first edge of each graph.
     edge_offsets: usize,
-    /// `[images] -> node`: end of the objects of each graph.
+    /// `[images] -> node` end of the objects of each graph.
     object_ends: usize,
-    /// `[nodes] -> object type`.
+    /// `[nodes] -> object type` object type of each node.
     node_object: usize,
-    /// `[edges] -> predicate type`.
+    /// `[edges] -> predicate type` predicate type of each edge.
     edge_predicate: usize,
-    /// `[edges] -> node`.
+    /// `[edges] -> node` subject of each edge.
     edge_subject: usize,
-    /// `[edges] -> node`.
+    /// `[edges] -> node` object of each edge.
     edge_object: usize,
-    /// `[nodes + 1] -> message`.
+    /// `[nodes + 1] -> message` start of the messages of each node.
     message_offsets: usize,
-    /// `[2 edges]`: `2 edge + role`.
+    /// `[2 edges]` messages: `2 edge + role`.
     messages: usize,
     object_types: usize,
     predicate_types: usize,
 }
 
 impl CollectionPlaces {
-    /// Packs these graphs into an array, and returns it with the places in it.
+    /// Packs these graphs into an array; returns it with the positions of the lists.
     pub fn pack<'a>(
         graphs: impl Iterator<Item = SceneGraph<'a>>,
         object_types: usize,
@@ -182,20 +184,20 @@ impl CollectionPlaces {
 /// Graphs on the device.
 #[derive(Clone, Copy, Debug)]
 pub struct Collection<'a> {
-    /// The lists of all graphs.
+    /// Lists of all graphs.
     pub array: Slice<'a, i32>,
-    /// Where each list lies in `array`.
+    /// Position of each list in `array`.
     pub places: &'a CollectionPlaces,
 }
 
-/// An epoch's triples on the device, in the order of their steps.
+/// Triples of an epoch on the device, in the order of their steps.
 #[derive(Clone, Copy, Debug)]
 pub struct EpochTriples<'a> {
-    /// `[A] -> image`.
+    /// `[A] -> image` anchors.
     pub anchors: Slice<'a, i32>,
-    /// `[A] -> image`; negative where the anchor has no triple and is left out.
+    /// `[A] -> image` positives; negative if the anchor has no triple and is left out.
     pub positive: Slice<'a, i32>,
-    /// `[A] -> image`.
+    /// `[A] -> image` negatives.
     pub negative: Slice<'a, i32>,
     /// `[A]` similarity of anchor and positive.
     pub similarity_positive: Slice<'a, f32>,
@@ -203,21 +205,21 @@ pub struct EpochTriples<'a> {
     pub similarity_negative: Slice<'a, f32>,
 }
 
-/// Where the arrays lie that the kernels pass to each other.
+/// Positions of the arrays that the kernels pass to each other.
 struct ScratchPlaces {
-    /// `[G] -> image`.
+    /// `[G] -> image` image of each graph.
     graph_image: usize,
-    /// `[G + 1] -> edge`.
+    /// `[G + 1] -> edge` first edge of each graph.
     graph_edges: usize,
-    /// `[N] -> object type`.
+    /// `[N] -> object type` object type of each node.
     node_object: usize,
-    /// `[E] -> predicate type`.
+    /// `[E] -> predicate type` predicate type of each edge.
     edge_predicate: usize,
-    /// `[segments, object types + predicate types]`: rows of each type in the batch.
+    /// `[segments, object types + predicate types]` number of rows of each type in the batch.
     type_rows: usize,
-    /// `[segments, object types + predicate types]`: entries of each type in the batch.
+    /// `[segments, object types + predicate types]` number of entries of each type in the batch.
     type_entries: usize,
-    /// `[object types + predicate types]`: each type's number among those that occur, or -1.
+    /// `[object types + predicate types]` number of each type among those in use, or -1.
     slot_of_type: usize,
     end: usize,
     segments: usize,
@@ -246,21 +248,21 @@ impl ScratchPlaces {
     }
 }
 
-/// Where [`assemble_graph_batch`] writes.
+/// Destination of [`assemble_graph_batch`].
 pub struct BatchSlot<'a> {
-    /// [`Places::slot_len`] numbers: the batch's header and lists.
+    /// [`Places::slot_len`] numbers: header and lists of the batch.
     pub lists: SliceMut<'a, i32>,
-    /// Where each list begins in `lists`.
+    /// Position of each list in `lists`.
     pub places: &'a Places,
-    /// [`CollectionPlaces::scratch_len`] numbers that the kernels pass to each other.
+    /// [`CollectionPlaces::scratch_len`] numbers passed between the kernels.
     pub scratch: SliceMut<'a, i32>,
 }
 
-/// Writes the batch of the next anchors, from `position [1]` on, and moves the position behind them.
+/// Writes the batch of the next anchors, starting at `position [1]`, and advances the position past them.
 ///
-/// There are as many anchors as the slot has room for triples, and fewer at the epoch's end. Where none of them has a triple,
-/// the batch is that of the anchors after them. Images must be those of the collection, and a batch of any of them must fit
-/// the slot.
+/// The number of anchors is the slot's capacity for triples, or fewer at the end of the epoch. If none of
+/// them has a triple, the batch is that of the following anchors. Images must be those of the collection, and
+/// a batch of any of them must fit the slot.
 pub fn assemble_graph_batch(
     device: &Device,
     slot: BatchSlot<'_>,
@@ -321,15 +323,15 @@ pub fn assemble_graph_batch(
     let by_type = |kinds: usize| Blocks::new(type_blocks, kinds, at.segments);
     for (kernel, blocks) in [
         (PLACES, Blocks::rows(1)),
-        // One block more, which ends the list of messages.
+        // One more block writes the end of the message lists.
         (GRAPHS, Blocks::rows(3 * batch_size + 1)),
         (COUNT, by_type(2)),
         (NUMBER, Blocks::rows(2)),
-        // Objects, predicates, and the edges' slots.
+        // Objects, predicates, and the type numbers of the edges.
         (FILL, by_type(3)),
     ] {
-        // SAFETY: arrays are long enough for the lists at their places, and indices lie in range, as the caller promises;
-        // slot, scratch and position are borrowed mutably, and nothing else is written.
+        // SAFETY: arrays are long enough for the lists at their positions, and the caller guarantees that
+        // indices are in range. Slot, scratch and position are borrowed mutably, and nothing else is written.
         unsafe { device.launch(&kernel, blocks, &arguments) }?;
     }
     Ok(())

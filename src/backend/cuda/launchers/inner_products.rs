@@ -1,4 +1,5 @@
-//! inner_products: a strip of the inner products of all rows with each other (`kernels/inner_products.cu`).
+//! inner_products: a strip of the matrix of inner products between all pairs of rows
+//! (`kernels/inner_products.cu`).
 
 use crate::backend::cuda::device::buffer::{Slice, SliceMut};
 use crate::backend::cuda::device::kernel::{
@@ -9,9 +10,9 @@ use crate::error::Result;
 
 kernel_arguments! {
     struct InnerProducts {
-        /// `[strip_rows, rows]`, written.
+        /// `[strip_rows, rows]` inner products, overwritten.
         products: PointerMut<f64>,
-        /// `[rows, width]`.
+        /// `[rows, width]` rows.
         values: Pointer<f32>,
         first_row: i32,
         strip_rows: i32,
@@ -20,17 +21,17 @@ kernel_arguments! {
     }
 }
 
-/// Rows and columns of a block's tile, and threads of a block, as in `kernels/inner_products.cuh`.
+/// Rows and columns of a block's tile, and threads per block, as in `kernels/inner_products.cuh`.
 pub(crate) const SIDE: usize = 64;
 pub(crate) const THREADS: u32 = 256;
 
 const INNER_PRODUCTS: Kernel<InnerProducts> = Kernel::new("inner_products", [THREADS, 1, 1]);
 
-/// The kernel of `kernels/inner_products.cu`.
+/// Kernel of `kernels/inner_products.cu`.
 pub(crate) const FILE: KernelFile = KernelFile { name: "inner_products", kernels: &[INNER_PRODUCTS.info()] };
 
-/// Writes `products [R, rows]`: the inner products of R rows of `values [rows, width]`, from `first_row` on, with all rows.
-/// R follows from the length of `products`.
+/// Writes `products [R, rows]`: the inner products of R rows of `values [rows, width]`, starting at
+/// `first_row`, with all rows. R follows from the length of `products`.
 pub fn inner_products(
     device: &Device,
     products: &mut SliceMut<'_, f64>,

@@ -1,4 +1,5 @@
-//! l2_normalise: rows of relu(norm(z)) at unit length, and their backward (`kernels/l2_normalise.cu`).
+//! l2_normalise: scales the rows of relu(norm(z)) to unit length, and its backward
+//! (`kernels/l2_normalise.cu`).
 
 use half::bf16;
 
@@ -15,34 +16,34 @@ use crate::error::Result;
 
 kernel_arguments! {
     struct L2NormaliseForward<T> {
-        /// `[R, columns]`, written.
+        /// `[R, columns]` rows of unit length, overwritten.
         x: PointerMut<T>,
-        /// `[R, columns]`.
+        /// `[R, columns]` input of the batch norm.
         z: Pointer<T>,
         norm: NormArguments,
-        /// `[1]`: R.
+        /// `[1]` number of rows R.
         row_count: Pointer<i32>,
         columns: i32,
         stride: i32,
     }
 
     struct L2NormaliseBackward<T> {
-        /// `[R, columns]`, written.
+        /// `[R, columns]` gradient with respect to relu(norm(z)), overwritten.
         d_y: PointerMut<T>,
-        /// `[R, columns]`.
+        /// `[R, columns]` gradient with respect to x.
         d_x: Pointer<T>,
-        /// `[R, columns]`.
+        /// `[R, columns]` input of the batch norm.
         z: Pointer<T>,
         norm: NormArguments,
         gradient: NormGradientArguments,
-        /// `[1]`: R.
+        /// `[1]` number of rows R.
         row_count: Pointer<i32>,
         columns: i32,
         stride: i32,
     }
 }
 
-/// Threads of a block, and columns of a strip, as in the kernels.
+/// Threads per block, and columns of a strip, as in the kernels.
 const THREADS: u32 = 128;
 const STRIP: usize = 128;
 const BACKWARD_THREADS: u32 = 256;
@@ -56,7 +57,7 @@ impl<T: StoredElement> L2NormaliseBackward<T> {
         Kernel::new(stored_kernel!("l2_normalise_backward", T), [BACKWARD_THREADS, 1, 1]);
 }
 
-/// The kernels of `kernels/l2_normalise.cu`.
+/// Kernels of `kernels/l2_normalise.cu`.
 pub(crate) const FILE: KernelFile = KernelFile {
     name: "l2_normalise",
     kernels: &[
@@ -95,20 +96,20 @@ pub fn l2_normalise_forward<T: StoredElement>(
     unsafe { device.launch(&L2NormaliseForward::KERNEL, Blocks::rows(rows.bound), &arguments) }
 }
 
-/// The gradients of [`l2_normalise_forward`].
+/// Gradients of [`l2_normalise_forward`].
 pub struct UnitRowsBackward<'a, T> {
-    /// `[R, C]` gradient with respect to y, written.
+    /// `[R, C]` gradient with respect to y, overwritten.
     pub d_y: SliceMut<'a, T>,
     /// `[R, C]` gradient with respect to x.
     pub d_x: Slice<'a, T>,
     /// `[R, C]` input of the batch norm, as in the forward pass.
     pub z: Slice<'a, T>,
-    /// `[C]` the batch norm of z.
+    /// `[C]` batch norm of z.
     pub norm: Norm<'a>,
 }
 
-/// Computes `d_y`, and the first part of the backward of y: the same sums over d_y as
-/// [`super::batch_norm::batch_norm_backward_sums`].
+/// Computes `d_y`, and the first part of the backward of y: the sums of
+/// [`super::batch_norm::batch_norm_backward_sums`] over d_y.
 pub fn l2_normalise_backward<T: StoredElement>(
     device: &Device,
     of: UnitRowsBackward<'_, T>,
@@ -132,7 +133,7 @@ pub fn l2_normalise_backward<T: StoredElement>(
         columns: int(columns),
         stride: int(stride),
     };
-    // At least one block for each strip, since without rows there are sums too.
+    // At least one block per strip, since the sums must be written even without rows.
     let blocks = Blocks::new(columns.div_ceil(STRIP), rows.bound.div_ceil(CHUNK_ROWS).max(1), 1);
     // SAFETY: lengths were checked, and the sums have room; all that is written is borrowed mutably.
     unsafe { device.launch(&L2NormaliseBackward::KERNEL, blocks, &arguments) }

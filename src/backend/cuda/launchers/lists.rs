@@ -6,20 +6,20 @@ use crate::backend::cuda::device::kernel::{Pointer, kernel_arguments};
 use crate::backend::cuda::device::rows::Rows;
 
 kernel_arguments! {
-    /// [`Lists`], as the kernels take them (`kernels/lists.cuh`).
+    /// [`Lists`] in the kernels' form (`kernels/lists.cuh`).
     pub(crate) struct ListsArguments {
-        /// `[n + 1] -> entry`.
+        /// `[n + 1] -> entry` start of each row's entries.
         offsets: Pointer<i32>,
         entries: Pointer<i32>,
-        /// `[1]`: n.
+        /// `[1]` number of rows n.
         row_count: Pointer<i32>,
     }
 }
 
-/// The two ends of each edge, as rows of a matrix of n rows: nodes, or object types that occur.
+/// The two ends of each edge, as rows of a matrix with n rows: nodes, or object types in use.
 #[derive(Clone, Copy, Debug)]
 pub struct Ends<'a> {
-    /// E: number of edges.
+    /// Number of edges, E.
     pub edges: Rows<'a>,
     /// `[E] -> n` row of each edge's subject.
     pub subject: Slice<'a, i32>,
@@ -27,10 +27,11 @@ pub struct Ends<'a> {
     pub object: Slice<'a, i32>,
 }
 
-/// A list of edges, or of edges with roles, for each of n rows, compressed. It is the batch's own, so that indices lie in range.
+/// For each of n rows, a list of edges or of edges with roles, compressed. The batch itself provides it, so
+/// indices are in range.
 #[derive(Clone, Copy, Debug)]
 pub struct Lists<'a> {
-    /// n: number of rows.
+    /// Number of rows, n.
     pub rows: Rows<'a>,
     /// `[n + 1] -> entry` start of each row's entries.
     pub offsets: Slice<'a, i32>,

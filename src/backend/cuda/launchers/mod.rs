@@ -1,4 +1,4 @@
-//! The launchers: one file per `kernels/<name>.cu`, one safe function per kernel, and what they share.
+//! Launchers: one file per `kernels/<name>.cu`, one safe function per kernel, and shared definitions.
 
 pub mod adam;
 pub mod batch_norm;
@@ -26,17 +26,18 @@ use super::device::Device;
 use super::device::kernel::KernelFile;
 use crate::error::Result;
 
-/// The GPU with this index, with all kernels loaded.
+/// Opens the GPU with this index, with all kernels loaded.
 pub fn gpu(index: usize) -> Result<Device> {
     Device::gpu(index, FILES)
 }
 
-/// The emulator with all kernels. A `seed` shuffles the order of blocks, and of threads between barriers.
+/// Opens the emulator with all kernels. A `seed` shuffles the order of blocks, and of threads between
+/// barriers.
 pub fn emulated(seed: Option<u64>) -> Result<Device> {
     Device::emulated(seed, FILES)
 }
 
-/// All kernel files: loaded when a device opens.
+/// All kernel files, loaded when a device opens.
 pub const FILES: &[KernelFile] = &[
     adam::FILE,
     batch_norm::FILE,

@@ -1,9 +1,10 @@
-//! Batch norm's parts of kernels' argument structs (`kernels/norm_arguments.cuh`); `batch_norm.rs` fills them.
+//! Batch norm's parts of the kernels' argument structs (`kernels/norm_arguments.cuh`); `batch_norm.rs` fills
+//! them.
 
 use crate::backend::cuda::device::kernel::{Pointer, PointerMut, kernel_arguments};
 
 kernel_arguments! {
-    /// A normalisation of C columns, `[C]` each.
+    /// Normalisation of C columns: `[C]` each.
     pub(crate) struct NormArguments {
         mean: Pointer<f32>,
         rstd: Pointer<f32>,
@@ -11,48 +12,49 @@ kernel_arguments! {
         bias: Pointer<f32>,
     }
 
-    /// The statistics of a batch's rows and the memory of their sums; all null where no statistics are wanted.
+    /// Statistics over the rows of a batch, and the memory for their sums; all null if no statistics are
+    /// wanted.
     pub(crate) struct StatisticsArguments {
-        /// `[chunks, 2, C]`.
+        /// `[chunks, 2, C]` sums of each chunk.
         partials: PointerMut<f32>,
-        /// `[groups, 2, C]`.
+        /// `[groups, 2, C]` sums of each group of chunks.
         groups: PointerMut<f64>,
-        /// `[groups + 1, strips]`: zeros before and after.
+        /// `[groups + 1, strips]` tickets: zeros before and after each launch.
         tickets: PointerMut<i32>,
-        /// `[C]`, written; so is `rstd`.
+        /// `[C]` mean of each column, overwritten; `rstd` likewise.
         mean: PointerMut<f32>,
         rstd: PointerMut<f32>,
-        /// `[C]`, moved; so is `running_var`.
+        /// `[C]` running mean, updated; `running_var` likewise.
         running_mean: PointerMut<f32>,
         running_var: PointerMut<f32>,
     }
 
-    /// What the backward of relu(norm(z)) sums over rows and the memory of these sums; all null where no sums are
-    /// wanted.
+    /// Sums over rows in the backward of relu(norm(z)), and their memory; all null if no sums are wanted.
     pub(crate) struct NormGradientArguments {
-        /// `[chunks, 2, C]`.
+        /// `[chunks, 2, C]` sums of each chunk.
         partials: PointerMut<f32>,
-        /// `[groups, 2, C]`.
+        /// `[groups, 2, C]` sums of each group of chunks.
         groups: PointerMut<f64>,
-        /// `[groups + 1, strips]`: zeros before and after.
+        /// `[groups + 1, strips]` tickets: zeros before and after each launch.
         tickets: PointerMut<i32>,
-        /// `[C]` gradient with respect to the norm's weight, written.
+        /// `[C]` gradient with respect to the norm's weight, overwritten.
         d_weight: PointerMut<f32>,
-        /// `[C]` gradient with respect to the norm's bias, written.
+        /// `[C]` gradient with respect to the norm's bias, overwritten.
         d_bias: PointerMut<f32>,
-        /// `[2, C]`: what [`NormBackwardArguments`] reads, written.
+        /// `[2, C]` terms that [`NormBackwardArguments`] reads, overwritten.
         terms: PointerMut<f32>,
-        /// 1: mean and rstd depend on z; 0: they are constants.
+        /// 1 if mean and rstd depend on z, 0 if they are constants.
         batch_statistics: i32,
         reserved: i32,
     }
 
-    /// What makes the gradient with respect to z `[R, C]` of the gradient d with respect to relu(norm(z)).
+    /// Inputs needed to turn the gradient d with respect to relu(norm(z)) into the gradient with respect to z
+    /// `[R, C]`.
     pub(crate) struct NormBackwardArguments<T> {
-        /// `[R, C]`: rows lie as those of d do.
+        /// `[R, C]` input of the batch norm, rows laid out like those of d.
         z: Pointer<T>,
         norm: NormArguments,
-        /// `[2, C]`: the constants, and below them the slopes.
+        /// `[2, C]` constants, then slopes.
         terms: Pointer<f32>,
     }
 }

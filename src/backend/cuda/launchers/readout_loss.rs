@@ -14,39 +14,39 @@ use crate::loss::{Loss, LossKind};
 
 kernel_arguments! {
     struct StatesArguments<T> {
-        /// `[N, width]`.
+        /// `[N, width]` node states.
         values: Pointer<T>,
-        /// `[G + 1] -> node`.
+        /// `[G + 1] -> node` first node of each graph.
         graph_offsets: Pointer<i32>,
-        /// `[G] -> node`.
+        /// `[G] -> node` end of the nodes in each graph's mean.
         mean_ends: Pointer<i32>,
         width: i32,
         stride: i32,
     }
 
     struct Readout<T> {
-        /// `[G, width]`, written.
+        /// `[G, width]` embeddings, overwritten.
         embedding: PointerMut<f32>,
         states: StatesArguments<T>,
-        /// `[1]`: G.
+        /// `[1]` number of graphs G.
         graph_count: Pointer<i32>,
     }
 
     struct ReadoutLoss<T> {
-        /// `[3 B, width]`, written.
+        /// `[3 B, width]` embeddings, overwritten.
         embedding: PointerMut<f32>,
-        /// `[loss_rows, most_triples]`, of which one row is written.
+        /// `[loss_rows, most_triples]` losses; one row is overwritten.
         losses: PointerMut<f32>,
-        /// `[N, width]`, written.
+        /// `[N, width]` gradient with respect to the node states, overwritten.
         d_node_state: PointerMut<T>,
         states: StatesArguments<T>,
-        /// `[B]`.
+        /// `[B]` similarity of anchor and positive.
         similarity_positive: Pointer<f32>,
-        /// `[B]`.
+        /// `[B]` similarity of anchor and negative.
         similarity_negative: Pointer<f32>,
-        /// `[1]`: B.
+        /// `[1]` number of triples B.
         triple_count: Pointer<i32>,
-        /// `[1]`.
+        /// `[1]` number of steps taken.
         steps: Pointer<u64>,
         loss_rows: i32,
         most_triples: i32,
@@ -57,9 +57,9 @@ kernel_arguments! {
     }
 }
 
-/// Threads of a graph, as in the kernels.
+/// Threads per graph, as in the kernels.
 const THREADS: u32 = 128;
-/// Graphs of a triple.
+/// Number of graphs in a triple.
 const ROLES: usize = 3;
 
 impl<T: StoredElement> Readout<T> {
@@ -70,7 +70,7 @@ impl<T: StoredElement> ReadoutLoss<T> {
     const KERNEL: Kernel<Self> = Kernel::new(stored_kernel!("readout_loss", T), [THREADS, ROLES as u32, 1]);
 }
 
-/// The kernels of `kernels/readout_loss.cu`.
+/// Kernels of `kernels/readout_loss.cu`.
 pub(crate) const FILE: KernelFile = KernelFile {
     name: "readout_loss",
     kernels: &[
@@ -81,16 +81,16 @@ pub(crate) const FILE: KernelFile = KernelFile {
     ],
 };
 
-/// The states of all graphs' nodes.
+/// Node states of all graphs.
 #[derive(Clone, Copy, Debug)]
 pub struct NodeStates<'a, T> {
     /// `[N, D]` node states.
     pub values: Slice<'a, T>,
-    /// `[G + 1] -> node`: start of each graph.
+    /// `[G + 1] -> node` first node of each graph.
     pub graph_offsets: Slice<'a, i32>,
-    /// `[G] -> node`: end of the nodes that each graph's mean is taken over, of which there is at least one.
+    /// `[G] -> node` end of the nodes in each graph's mean, which contains at least one node.
     pub mean_ends: Slice<'a, i32>,
-    /// D: width of a state.
+    /// Width of a state, D.
     pub width: usize,
 }
 
@@ -131,10 +131,10 @@ pub fn readout<T: StoredElement>(
     unsafe { device.launch(&Readout::KERNEL, Blocks::rows(graphs.bound), &arguments) }
 }
 
-/// Triples. Their graphs are the anchors, then the positives, then the negatives.
+/// Triples. The graphs of the batch are all anchors, then all positives, then all negatives.
 #[derive(Clone, Copy, Debug)]
 pub struct Triples<'a> {
-    /// B: number of triples.
+    /// Number of triples, B.
     pub count: Rows<'a>,
     /// `[B]` similarity of anchor and positive.
     pub similarity_positive: Slice<'a, f32>,
@@ -142,22 +142,22 @@ pub struct Triples<'a> {
     pub similarity_negative: Slice<'a, f32>,
 }
 
-/// The losses of the last steps, one row for each step.
+/// Losses of the last steps, one row per step.
 #[derive(Debug)]
 pub struct LossRows<'a> {
-    /// `[rows, most triples]` losses; one row is written.
+    /// `[rows, most triples]` losses; one row is overwritten.
     pub values: SliceMut<'a, f32>,
     /// Number of rows.
     pub rows: usize,
-    /// `[1]` number of steps done; the losses go to row `steps % rows`.
+    /// `[1]` number of steps taken; the losses go to row `steps % rows`.
     pub steps: Slice<'a, u64>,
 }
 
-/// The outputs of [`readout_loss`].
+/// Outputs of [`readout_loss`].
 pub struct LossOutputs<'a, T> {
-    /// `[3 B, D]` embeddings, as [`readout`] writes them.
+    /// `[3 B, D]` embeddings, as written by [`readout`].
     pub embedding: SliceMut<'a, f32>,
-    /// The losses; the row of this step is written.
+    /// Losses; the row of this step is overwritten.
     pub losses: LossRows<'a>,
     /// `[N, D]` gradient of the mean loss with respect to the node states.
     pub d_node_state: SliceMut<'a, T>,
@@ -183,7 +183,7 @@ pub fn readout_loss<T: StoredElement>(
     if count == 0 {
         return Ok(());
     }
-    // As in the kernel's enum.
+    // The same values as in the kernel's enum.
     let kind = match loss.kind {
         LossKind::Ranking => 0,
         LossKind::Triplet => 1,

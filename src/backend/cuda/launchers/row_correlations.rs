@@ -14,13 +14,13 @@ use crate::error::{Error, Result};
 
 kernel_arguments! {
     struct RowCorrelations {
-        /// `[R, 6]`, written.
+        /// `[R, 6]` counts, overwritten.
         counts: PointerMut<i64>,
-        /// `[R, 3]`, written.
+        /// `[R, 3]` sums, overwritten.
         moments: PointerMut<f64>,
-        /// `[R, columns]`.
+        /// `[R, columns]` scores.
         scores: Pointer<f64>,
-        /// `[R, columns]`.
+        /// `[R, columns]` similarities.
         similarities: Pointer<f64>,
         columns: i32,
         first_row: i32,
@@ -29,18 +29,18 @@ kernel_arguments! {
 
 /// Threads of a block, as in the kernel.
 const THREADS: u32 = 256;
-/// Numbers of a row.
+/// Number of counts per row.
 pub const COUNTS: usize = 6;
-/// Sums of a row.
+/// Number of sums per row.
 pub const MOMENTS: usize = 3;
 
 const ROW_CORRELATIONS: Kernel<RowCorrelations> = Kernel::new("row_correlations", [THREADS, 1, 1]);
 
-/// The kernel of `kernels/row_correlations.cu`.
+/// Kernel of `kernels/row_correlations.cu`.
 pub(crate) const FILE: KernelFile =
     KernelFile { name: "row_correlations", kernels: &[ROW_CORRELATIONS.info()] };
 
-/// The most columns: sums of squares of ranks stay below 2^63 (n^3 / 3 for n of them).
+/// Largest number of columns for which sums of squares of ranks stay below 2^63 (n^3 / 3 for n columns).
 const MOST_COLUMNS: usize = 1 << 21;
 
 /// Writes `counts [R, 6]` and `moments [R, 3]` of the R rows.
@@ -70,8 +70,8 @@ pub fn row_correlations(
     unsafe { device.launch(&ROW_CORRELATIONS, Blocks::rows(rows), &arguments) }
 }
 
-/// The sums of all rows of `embeddings [n, width]` against `similarity` over the n `images`. Calls `done` with the number of
-/// rows after each strip.
+/// Computes the sums of all rows of `embeddings [n, width]` against `similarity` over the n `images`. Calls
+/// `done` with the number of rows after each strip.
 pub(crate) fn all_rows(
     device: &Device,
     embeddings: &Buffer<f32>,
@@ -107,7 +107,7 @@ pub(crate) fn all_rows(
     Ok(all)
 }
 
-/// The sums of a row, from the numbers that the kernel writes.
+/// Sums of a row from the numbers written by the kernel.
 fn row_sums(entries: u64, counts: &[i64], moments: &[f64]) -> CorrelationSums {
     CorrelationSums {
         entries,

@@ -1,23 +1,24 @@
-//! The element types in which activations and their gradients are stored between kernels (`kernels/stored.cuh`).
+//! Element types in which activations and their gradients are stored between kernels (`kernels/stored.cuh`).
 //!
-//! Kernels compute in single precision and round once, to nearest even, when they store. Rows of bf16 are padded to a
-//! multiple of 16 bytes; the padding may hold anything.
+//! Kernels compute in single precision and round once, to nearest even, when they store. Rows of bf16 are
+//! padded to a multiple of 16 bytes; the padding may hold anything.
 
 use half::bf16;
 
 use crate::backend::cuda::device::buffer::{Buffer, Element, Slice, SliceMut};
 
-/// An element type that kernels store in: `f32` or `bf16`.
+/// Element type of stored activations: `f32` or `bf16`.
 pub trait StoredElement: Element {
-    /// Rows begin at multiples of this many values.
+    /// Rows begin at multiples of this number of values.
     const ROW_MULTIPLE: usize;
-    /// Whether products read a copy of the weights in this type ([`super::weight_copy`]), or the parameters.
+    /// Whether products read a copy of the weights in this type ([`super::weight_copy`]) instead of the
+    /// parameters.
     const PRODUCTS_READ_COPY: bool;
 
     /// Largest relative error of one rounding.
     const ROUNDING: f64;
 
-    /// Distance between rows of `columns` values.
+    /// Stride of rows of `columns` values.
     fn stride(columns: usize) -> usize {
         columns.next_multiple_of(Self::ROW_MULTIPLE)
     }
@@ -27,29 +28,29 @@ pub trait StoredElement: Element {
         column.is_multiple_of(Self::ROW_MULTIPLE)
     }
 
-    /// Whether this is `bf16`: the kernels' names end in `_bf16` or `_f32`.
+    /// Whether this is `bf16`; kernel names end in `_bf16` or `_f32`.
     const IS_BF16: bool;
 
-    /// Calls the one of the two functions that returns values of this type.
+    /// Calls whichever of the two functions returns values of this type.
     fn choose<'a>(
         single: impl FnOnce() -> Slice<'a, f32>,
         half: impl FnOnce() -> Slice<'a, bf16>,
     ) -> Slice<'a, Self>;
 
-    /// The value rounded to nearest even.
+    /// Rounds a value to nearest even.
     fn narrow(value: f32) -> Self;
 
-    /// The value in single precision, exact.
+    /// Converts a value to single precision, exactly.
     fn widen(self) -> f32;
 
-    /// `values [rows, columns]` as they are stored, with zeros as padding.
+    /// Converts `values [rows, columns]` to stored form, with zeros as padding.
     fn padded(values: &[f32], columns: usize) -> Vec<Self> {
         let padding = std::iter::repeat_n(Self::narrow(0.0), Self::stride(columns) - columns);
         let rows = values.chunks_exact(columns.max(1));
         rows.flat_map(|row| row.iter().map(|&value| Self::narrow(value)).chain(padding.clone())).collect()
     }
 
-    /// Stored rows without their padding.
+    /// Removes the padding from stored rows.
     fn dense(stored: &[Self], columns: usize) -> Vec<f32> {
         let rows = stored.chunks_exact(Self::stride(columns).max(1));
         rows.flat_map(|row| row[..columns].iter().map(|&value| value.widen())).collect()
@@ -57,13 +58,13 @@ pub trait StoredElement: Element {
 }
 
 impl<T: StoredElement> Buffer<T> {
-    /// The first `rows` rows of a stored matrix of `columns` columns.
+    /// First `rows` rows of a stored matrix with `columns` columns.
     #[track_caller]
     pub fn rows(&self, rows: usize, columns: usize) -> Slice<'_, T> {
         self.slice(0..rows * T::stride(columns))
     }
 
-    /// The same rows, to write.
+    /// First `rows` rows of a stored matrix, for writing.
     #[track_caller]
     pub fn rows_mut(&mut self, rows: usize, columns: usize) -> SliceMut<'_, T> {
         self.slice_mut(0..rows * T::stride(columns))
@@ -114,7 +115,7 @@ impl StoredElement for bf16 {
     }
 }
 
-/// The name of a kernel for one of the two element types: a constant.
+/// Name of a kernel for one of the two element types, as a constant.
 macro_rules! stored_kernel {
     ($name:literal, $element:ty) => {
         if <$element as $crate::backend::cuda::launchers::stored::StoredElement>::IS_BF16 {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! strip of scores       = rows first.. of f f^T        (inner_products)
-//! strip of similarities = rows first.. of m m^T, or as they are stored
+//! strip of similarities = rows first.. of m m^T, or of a stored matrix
 //! ```
 
 use std::ops::Range;
@@ -13,7 +13,7 @@ use crate::backend::cuda::device::{Device, check_len};
 use crate::data::similarity::{Similarity, not_a_number};
 use crate::error::Result;
 
-/// Largest number of values in a strip of more than one row: 32 MiB each of scores and of similarities.
+/// Largest number of values in a strip of more than one row: 32 MiB each for scores and similarities.
 const STRIP_VALUES: usize = 1 << 22;
 
 /// A strip: the same rows of both matrices.
@@ -25,12 +25,12 @@ pub struct Strips<'a> {
     pub similarities: Slice<'a, f64>,
     /// Number of images.
     pub columns: usize,
-    /// Image of the first row. The entry of each row with itself is left out.
+    /// Image of the first row. The entry of a row with itself is left out.
     pub first_row: usize,
 }
 
 impl Strips<'_> {
-    /// R: number of rows.
+    /// Number of rows, R.
     pub fn rows(&self) -> usize {
         self.scores.len().checked_div(self.columns).unwrap_or(0)
     }
@@ -49,12 +49,13 @@ impl Strips<'_> {
     }
 }
 
-/// Rows of a strip of `columns` columns.
+/// Number of rows in a strip of `columns` columns.
 pub(crate) fn strip_rows(columns: usize) -> usize {
     (STRIP_VALUES / columns.max(1)).clamp(1, columns.max(1))
 }
 
-/// Calls `visit` for each strip, in order, of the scores of `embeddings [n, width]` and of `similarity` over the n `images`.
+/// Calls `visit` for each strip, in order, of the scores of `embeddings [n, width]` and of `similarity` over
+/// the n `images`.
 pub(crate) fn for_each_strip(
     device: &Device,
     embeddings: &Buffer<f32>,
@@ -79,7 +80,7 @@ pub(crate) fn for_each_strip(
     Ok(())
 }
 
-/// Strips of the similarities of a range of images.
+/// Source of the similarity strips for a range of images.
 enum SimilarityRows<'a> {
     /// `[n, width]` caption vectors on the device.
     Factored { vectors: Buffer<f32>, images: usize, width: usize },

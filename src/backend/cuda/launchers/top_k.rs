@@ -1,4 +1,4 @@
-//! top_k: the rows that have the greatest inner products with a query (`kernels/top_k.cu`).
+//! top_k: finds the rows with the greatest inner products with a query (`kernels/top_k.cu`).
 
 use crate::backend::cuda::device::buffer::{Slice, SliceMut};
 use crate::backend::cuda::device::kernel::{
@@ -9,13 +9,13 @@ use crate::error::Result;
 
 kernel_arguments! {
     struct TopKParts {
-        /// `[Q, parts, k]`, written.
+        /// `[Q, parts, k]` best keys of each part, overwritten.
         lists: PointerMut<u64>,
-        /// `[Q]`.
+        /// `[Q]` upper bounds of the keys.
         bound: Pointer<u64>,
-        /// `[Q, width]`.
+        /// `[Q, width]` queries.
         queries: Pointer<f32>,
-        /// `[rows, width]`.
+        /// `[rows, width]` rows to search.
         embeddings: Pointer<f32>,
         parts: i32,
         rows: i32,
@@ -24,13 +24,13 @@ kernel_arguments! {
     }
 
     struct TopKMerge {
-        /// `[Q, k]`, written.
+        /// `[Q, k]` scores, overwritten.
         scores: PointerMut<f32>,
-        /// `[Q, k]`, written.
+        /// `[Q, k]` rows, overwritten.
         indices: PointerMut<i32>,
-        /// `[Q]`, written.
+        /// `[Q]` key of the last row found, overwritten.
         bound: PointerMut<u64>,
-        /// `[Q, candidates]`.
+        /// `[Q, candidates]` keys.
         lists: Pointer<u64>,
         candidates: i64,
         k: i32,
@@ -38,43 +38,44 @@ kernel_arguments! {
     }
 }
 
-/// Rows of a part and threads of a block, as in the kernels.
+/// Rows of a part and threads per block, as in the kernels.
 const TILE: usize = 256;
 
 const TOP_K_PARTS: Kernel<TopKParts> = Kernel::new("top_k_parts", [TILE as u32, 1, 1]);
 const TOP_K_MERGE: Kernel<TopKMerge> = Kernel::new("top_k_merge", [TILE as u32, 1, 1]);
 
-/// The kernels of `kernels/top_k.cu`.
+/// Kernels of `kernels/top_k.cu`.
 pub(crate) const FILE: KernelFile =
     KernelFile { name: "top_k", kernels: &[TOP_K_PARTS.info(), TOP_K_MERGE.info()] };
 
-/// Largest number of rows that one pass finds.
+/// Largest number of rows found in one pass.
 pub const MAX_K: usize = TILE / 2;
 
-/// A `bound` above every row.
+/// A `bound` above the key of every row.
 pub const UNBOUNDED: u64 = u64::MAX;
 
-/// Queries, and the rows that are searched.
+/// Queries, and the rows to search.
 #[derive(Clone, Copy, Debug)]
 pub struct Search<'a> {
     /// `[Q, D]` queries.
     pub queries: Slice<'a, f32>,
-    /// `[n, D]` rows that are searched.
+    /// `[n, D]` rows to search.
     pub embeddings: Slice<'a, f32>,
-    /// n: number of rows.
+    /// Number of rows, n.
     pub rows: usize,
-    /// D: width of a row.
+    /// Width of a row, D.
     pub width: usize,
 }
 
-/// The results of a pass, for Q queries.
+/// Results of a pass, for Q queries.
 #[derive(Debug)]
 pub struct Found<'a> {
-    /// `[Q, k]` scores, best first; NaN where there is no row.
+    /// `[Q, k]` scores, best first; NaN if there are no more rows.
     pub scores: SliceMut<'a, f32>,
-    /// `[Q, k] -> row`, -1 where there is none.
+    /// `[Q, k] -> row` indices; -1 if there are no more rows.
     pub indices: SliceMut<'a, i32>,
-    /// `[Q]` keys: a pass finds only rows that come after them, and leaves the keys of the last rows. [`UNBOUNDED`] at first.
+    /// `[Q]` keys. A pass finds only rows that come after them, and replaces them with the keys of its last
+    /// rows. Initially [`UNBOUNDED`].
     pub bound: SliceMut<'a, u64>,
 }
 
@@ -83,7 +84,7 @@ pub fn lists_len(queries: usize, rows: usize, k: usize) -> usize {
     queries * rows.div_ceil(TILE) * k
 }
 
-/// The next `k` rows, 1 to [`MAX_K`], of each of `found.bound.len()` queries.
+/// Finds the next `k` rows, 1 to [`MAX_K`], of each of `found.bound.len()` queries.
 pub fn top_k(
     device: &Device,
     found: &mut Found<'_>,
@@ -124,11 +125,13 @@ pub fn top_k(
         k: int(k),
         reserved: 0,
     };
-    // SAFETY: lengths were checked; the launch before wrote the lists; what is written is borrowed mutably.
+    // SAFETY: lengths were checked; the previous launch wrote the lists; everything written is borrowed
+    // mutably.
     unsafe { device.launch(&TOP_K_MERGE, Blocks::rows(queries), &arguments) }
 }
 
-/// The best `k` rows of the only query, or all rows if there are fewer, with their scores; in as many passes as it takes.
+/// Finds the best `k` rows, or all rows if there are fewer, for a single query, with their scores. Uses as
+/// many passes as needed.
 pub(crate) fn top_k_of_one(device: &Device, of: Search<'_>, k: usize) -> Result<Vec<(usize, f32)>> {
     let k = k.min(of.rows);
     let most = k.clamp(1, MAX_K);

@@ -1,9 +1,9 @@
-//! The copy of the linear weights in bf16 that products read. The parameters stay in single precision. Adam writes both in one
-//! pass (`kernels/adam.cu`).
+//! Copy of the linear weights in bf16, which the products read. The parameters stay in single precision. Adam
+//! writes both in one pass (`kernels/adam.cu`).
 //!
-//! Every weight `[O, I]` lies in the copy row by row, rows padded as stored rows are ([`StoredElement`]). That of
-//! `edge.hidden`, `[H, 3 D]`, is used as three matrices (`layer_input.rs`), each of whose rows must begin at a multiple of
-//! 16 bytes: it lies as `[3 H, D]`, row `3 o + p` being part p of output o.
+//! Every weight `[O, I]` is stored row by row, with rows padded like stored rows ([`StoredElement`]). The
+//! weight of `edge.hidden`, `[H, 3 D]`, is used as three matrices (`layer_input.rs`), whose rows must begin
+//! at multiples of 16 bytes. It is therefore stored as `[3 H, D]`, where row `3 o + p` is part p of output o.
 
 use bytemuck::{Pod, Zeroable};
 use half::bf16;
@@ -16,27 +16,27 @@ use crate::backend::cuda::device::kernel::int;
 use crate::error::Result;
 use crate::network::parameters::{BlockKind, Layout};
 
-/// The copy, and where each weight lies in it.
+/// The copy, and the position of each weight in it.
 pub struct WeightCopy {
     values: Buffer<bf16>,
-    /// `[S]`: one for each weight.
+    /// `[S]` segments, one per weight.
     segments: Buffer<WeightSegment>,
     places: Vec<[CopiedWeight; 4]>,
-    /// Length of the parameters.
+    /// Number of parameters.
     parameter_count: usize,
 }
 
-/// A weight as the kernel sees it (`WeightSegment` in `kernels/adam.cu`).
+/// A weight in the kernel's form (`WeightSegment` in `kernels/adam.cu`).
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 pub(crate) struct WeightSegment {
-    /// First parameter.
+    /// Index of the first parameter.
     first: i32,
-    /// The parameter behind the last.
+    /// Index after the last parameter.
     end: i32,
-    /// Values of a row.
+    /// Number of values in a row.
     width: i32,
-    /// Distance of rows in the copy.
+    /// Stride of the rows in the copy.
     stride: i32,
     /// Start in the copy.
     at: i32,
@@ -49,18 +49,18 @@ impl Element for WeightSegment {
 /// A weight in the copy: rows of `columns` values, `stride` apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CopiedWeight {
-    /// Where its first row begins.
+    /// Start of the first row.
     pub start: usize,
-    /// Rows: O, and 3 H of `edge.hidden`.
+    /// Number of rows: O, or 3 H for `edge.hidden`.
     pub rows: usize,
-    /// Columns: I, and D of `edge.hidden`.
+    /// Number of columns: I, or D for `edge.hidden`.
     pub columns: usize,
-    /// From one row to the next.
+    /// Stride of the rows.
     pub stride: usize,
 }
 
 impl CopiedWeight {
-    /// Of `edge.hidden`: part 0, 1 or 2 (subject, edge, object), a matrix `[H, D]` of every third row.
+    /// Part 0, 1 or 2 (subject, edge, object) of `edge.hidden`: a matrix `[H, D]` of every third row.
     pub fn part(self, part: usize) -> Self {
         CopiedWeight {
             start: self.start + part * self.stride,
@@ -71,19 +71,20 @@ impl CopiedWeight {
     }
 }
 
-/// The weights of the network, where products read them.
+/// Weights of the network, in the form that products read.
 #[derive(Clone, Copy)]
 pub struct Weights<'a> {
-    /// Places of the weights among the parameters.
+    /// Positions of the weights among the parameters.
     pub layout: &'a Layout,
-    /// The parameters.
+    /// All parameters, flat.
     pub values: &'a Buffer<f32>,
-    /// Their copy in bf16, if products read it.
+    /// Copy of the weights in bf16, if products read it.
     pub copy: Option<&'a WeightCopy>,
 }
 
 impl<'a> Weights<'a> {
-    /// A block's weight `[O, I]`; that of `edge.hidden` as `[H, 3 stride(D)]`, its three parts `[H, D]` side by side.
+    /// Weight `[O, I]` of a block; for `edge.hidden` `[H, 3 stride(D)]`, its three parts `[H, D]` side by
+    /// side.
     pub(crate) fn of<T: StoredElement>(self, layer: usize, kind: BlockKind) -> Matrix<'a, T> {
         let (block, width) = (self.layout.block(layer, kind), self.layout.config.state_width);
         let columns = match kind {
@@ -94,12 +95,12 @@ impl<'a> Weights<'a> {
         Matrix::new(values, block.outputs, columns)
     }
 
-    /// The weight among the parameters.
+    /// Weight among the parameters.
     fn in_parameters(self, layer: usize, kind: BlockKind) -> Slice<'a, f32> {
         self.values.slice(self.layout.block(layer, kind).weight.clone())
     }
 
-    /// The weight in the copy.
+    /// Weight in the copy.
     fn in_copy(self, layer: usize, kind: BlockKind) -> Slice<'a, bf16> {
         let copy = self.copy.expect("a copy of the weights, which parameters_loaded makes");
         let CopiedWeight { start, rows, stride, .. } = copy.place(layer, kind);
@@ -108,7 +109,7 @@ impl<'a> Weights<'a> {
 }
 
 impl WeightCopy {
-    /// Room for the weights of this layout, which [`super::adam::weight_copy`] fills.
+    /// Allocates a copy for the weights of this layout; [`super::adam::weight_copy`] fills it.
     pub fn new(device: &Device, layout: &Layout) -> Result<Self> {
         let (mut len, mut segments) = (0, Vec::new());
         let mut place = |layer: usize, kind: BlockKind| {
@@ -137,7 +138,7 @@ impl WeightCopy {
         })
     }
 
-    /// Where a block's weight lies.
+    /// Position of a block's weight.
     pub fn place(&self, layer: usize, kind: BlockKind) -> CopiedWeight {
         self.places[layer][kind as usize]
     }
@@ -147,12 +148,12 @@ impl WeightCopy {
         self.values.slice(0..self.values.len())
     }
 
-    /// All values of the copy, read back.
+    /// Downloads all values of the copy.
     pub fn download(&self, device: &Device) -> Result<Vec<bf16>> {
         device.download(&self.values, 0..self.values.len())
     }
 
-    /// What the kernel takes: the copy and its segments.
+    /// Arguments for the kernel: the copy and its segments.
     pub(crate) fn parts(&mut self) -> (SliceMut<'_, bf16>, Slice<'_, WeightSegment>) {
         let WeightCopy { values, segments, .. } = self;
         let len = values.len();

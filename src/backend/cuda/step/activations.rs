@@ -1,4 +1,4 @@
-//! What a forward pass saves on the device.
+//! Values that a forward pass saves on the device.
 //!
 //! Activated outputs are not stored: each consumer applies batch norm and ReLU while loading. Node states are stored only in
 //! the last layer, for the readout; the layers between divide by the row lengths while storing (`layer_input.rs`).
@@ -21,7 +21,8 @@ pub struct LayerActivations<T> {
     pub edge_hidden: Block<T>,
     /// `[E, H + D + H]` heads; without D columns in the last layer.
     pub edge_heads: Block<T>,
-    /// `[E, D]` activated edge states, where products cannot read them among the heads for want of alignment.
+    /// `[E, D]` activated edge states; present only if alignment prevents products from reading them among
+    /// the heads.
     pub edge_state: Option<Buffer<T>>,
     /// `[N, H]` mean of the messages that reach a node.
     pub pooled: Buffer<T>,
@@ -39,7 +40,7 @@ pub struct Activations<T> {
     pub node_state: Buffer<T>,
 }
 
-/// A matrix of zeros in the stored type.
+/// Allocates a matrix of zeros in the stored type.
 pub(crate) fn allocate_stored<T: StoredElement>(
     device: &Device,
     rows: usize,
@@ -48,13 +49,14 @@ pub(crate) fn allocate_stored<T: StoredElement>(
     device.allocate(rows * T::stride(columns))
 }
 
-/// Whether products read the edge states among the heads, between the messages. They do where the columns are aligned.
+/// Whether products can read the edge states among the heads, between the messages. This requires aligned
+/// columns.
 pub(crate) fn reads_edge_states_of_heads<T: StoredElement>(config: ModelConfig) -> bool {
     T::begins_row(config.hidden_width)
 }
 
 impl<T: StoredElement> Activations<T> {
-    /// Memory for batches up to `capacity`.
+    /// Allocates memory for batches up to `capacity`.
     pub(crate) fn new(device: &Device, config: ModelConfig, capacity: BatchSize) -> Result<Self> {
         let BatchSize { nodes, edges, .. } = capacity;
         let (state, hidden) = (config.state_width, config.hidden_width);
@@ -83,12 +85,12 @@ impl<T: StoredElement> Activations<T> {
         })
     }
 
-    /// Activations of the layer below, none in layer 0, and of this layer.
+    /// Activations of the layer below (`None` in layer 0) and of this layer.
     pub(crate) fn at(&self, layer: usize) -> (Option<&LayerActivations<T>>, &LayerActivations<T>) {
         (layer.checked_sub(1).map(|below| &self.layers[below]), &self.layers[layer])
     }
 
-    /// The same, this layer to be written.
+    /// Like [`Activations::at`], with this layer mutable.
     pub(crate) fn at_mut(
         &mut self,
         layer: usize,
@@ -97,7 +99,7 @@ impl<T: StoredElement> Activations<T> {
         (below.last(), &mut from_here[0])
     }
 
-    /// The saved values of a block.
+    /// Saved values of a block.
     pub(crate) fn block(&self, layer: usize, kind: BlockKind) -> &Block<T> {
         let layer = &self.layers[layer];
         match kind {

@@ -1,8 +1,9 @@
-//! A batch on the device: its lists in one array, so that one copy brings it over, while the step before still runs.
+//! A batch on the device. Its lists lie in one array, so one copy transfers it, while the previous step still
+//! runs.
 //!
-//! There are two slots, each page-locked memory and its array on the device; batches take turns. Time runs to the
-//! right; the host packs a batch into a slot once the step that last read that slot is over, so that it is one step
-//! ahead and never two:
+//! There are two slots, each with page-locked memory and its array on the device; batches alternate between
+//! them. The host packs a batch into a slot once the step that last read the slot is over. It is thus one
+//! step ahead, never two. Time runs to the right:
 //!
 //! ```text
 //! host      pack 1    pack 2             waits for step 1, pack 3        waits for step 2, pack 4
@@ -15,8 +16,8 @@
 //!
 //! A slot's array holds the batch's header and lists (`launchers/batch_places.rs`).
 //!
-//! In training no batch is loaded: the device keeps the training set (`training_set.rs`), and each step puts together its
-//! own, in the first slot.
+//! Training does not load batches: the device keeps the training set (`training_set.rs`), and each step
+//! assembles its own batch in the first slot.
 
 use super::training_set::TrainingSet;
 use crate::backend::cuda::device::Device;
@@ -30,37 +31,37 @@ use crate::batch::graph_batch::{BatchSize, GraphBatch};
 use crate::error::Result;
 use crate::network::config::ModelConfig;
 
-/// A batch where the kernels read it.
+/// A batch in the form that the kernels read.
 pub struct Batch {
     places: Places,
-    /// Of the batch that was loaded last.
+    /// Sizes of the batch loaded last.
     counts: Counts,
-    /// Whether grids are for the most that there may be, rather than for that batch.
+    /// Whether grids cover the largest batch instead of the batch loaded last.
     for_most: bool,
     slots: [Slot; 2],
-    /// The slot of that batch, or where the next is put together.
+    /// Slot of the batch loaded last, or slot in which the next batch is assembled.
     current: usize,
-    /// Whether each step puts together its batch.
+    /// Whether each step assembles its batch.
     assembles: bool,
     training_set: Option<TrainingSet>,
 }
 
-/// Where batches come from, as an index: from the host into slot 0 or 1, or put together.
+/// Number of sources of batches: the host through slot 0 or 1, or assembly on the device.
 pub(crate) const SOURCES: usize = 3;
 
-/// Memory of one batch, and how far it is used.
+/// Memory of one batch, and the state of its use.
 struct Slot {
     host: Pinned,
     device: Buffer<i32>,
-    /// The last copy to the device.
+    /// Recorded after the latest copy to the device.
     ready: Event,
-    /// All that was launched while this was the current slot.
+    /// Recorded after everything launched while this was the current slot.
     read: Event,
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        // The copy reads the host's memory. If waiting fails there is no device any more.
+        // The copy reads host memory. If waiting fails, the device no longer exists.
         let _ = self.ready.synchronize();
     }
 }
@@ -73,16 +74,16 @@ impl Slot {
             ready: device.event()?,
             read: device.event()?,
         };
-        // The copies' stream may write the memory once it is allocated on the other.
+        // The copy stream may write the memory once it is allocated on the compute stream.
         device.record(&mut slot.read, Stream::Compute)?;
         Ok(slot)
     }
 
-    /// Brings header and lists over, for launches after this.
+    /// Copies header and lists to the device, before the following launches.
     fn upload(&mut self, device: &Device) -> Result<()> {
         let len = self.host.len();
-        // SAFETY: the slot keeps both until it is dropped, which waits for `ready`; it packs only after it has waited
-        // for `read`, which comes after `ready`; and it lends its array only as the kernels' input.
+        // SAFETY: the slot keeps both until it is dropped, which waits for `ready`. It packs only after waiting for
+        // `read`, which comes after `ready`. It lends its array only as an input of kernels.
         unsafe { device.copy(&self.host, len, self.device.slice_mut(0..len)) }?;
         device.record(&mut self.ready, Stream::Copies)?;
         device.wait(&self.ready)
@@ -90,7 +91,7 @@ impl Slot {
 }
 
 impl Batch {
-    /// An empty batch with room for batches up to `capacity`.
+    /// Creates an empty batch with room for batches up to `capacity`.
     pub(crate) fn new(device: &Device, config: ModelConfig, capacity: BatchSize) -> Result<Self> {
         let places = Places::new(config, capacity);
         let len = places.slot_len();
@@ -105,25 +106,25 @@ impl Batch {
         })
     }
 
-    /// How its lists lie in a slot.
+    /// Layout of the lists in a slot.
     pub(crate) fn places(&self) -> &Places {
         &self.places
     }
 
-    /// Once: captured steps hold the addresses of its memory.
+    /// Stores the training set, at most once: captured steps hold the addresses of its memory.
     pub(crate) fn keep_training_set(&mut self, set: TrainingSet) {
         assert!(self.training_set.replace(set).is_none(), "a second training set");
     }
 
-    /// That was kept.
+    /// Training set stored by [`Batch::keep_training_set`].
     pub(crate) fn training_set(&mut self) -> &mut TrainingSet {
         self.training_set.as_mut().expect("a training set")
     }
 
-    /// Steps put together their batches from here on, until one is loaded.
+    /// Makes the following steps assemble their batches, until a batch is loaded.
     pub(crate) fn take_from_training_set(&mut self, device: &Device) -> Result<()> {
         if !self.assembles {
-            // A batch that is loaded later must find what reads this slot until now.
+            // A batch that is loaded later must wait for the current readers of this slot.
             device.record(&mut self.slots[self.current].read, Stream::Compute)?;
             self.current = 0;
             self.assembles = true;
@@ -131,7 +132,7 @@ impl Batch {
         Ok(())
     }
 
-    /// Puts together the step's batch, unless one was loaded.
+    /// Assembles the batch of the step, unless one was loaded.
     pub(crate) fn assemble(&mut self, device: &Device) -> Result<()> {
         let Batch { places, slots, current, assembles: true, training_set: Some(set), .. } = self else {
             return Ok(());
@@ -139,7 +140,7 @@ impl Batch {
         set.assemble(device, slots[*current].device.slice_mut(0..places.slot_len()), places)
     }
 
-    /// Takes over `from`; waits if the step before the last is still running.
+    /// Loads `from`; waits if the step before the last is still running.
     pub(crate) fn load(&mut self, device: &Device, from: &GraphBatch) -> Result<()> {
         device.record(&mut self.slots[self.current].read, Stream::Compute)?;
         self.current = 1 - self.current;
@@ -151,17 +152,18 @@ impl Batch {
         slot.upload(device)
     }
 
-    /// Where the step's batch comes from, below [`SOURCES`].
+    /// Source of the step's batch, below [`SOURCES`].
     pub(crate) fn source(&self) -> usize {
         if self.assembles { SOURCES - 1 } else { self.current }
     }
 
-    /// Launches after this are for any batch in this slot, or for the one that was loaded there.
+    /// Makes the grids of the following launches cover the largest batch in this slot, or only the batch
+    /// loaded there.
     pub(crate) fn launch_for_most(&mut self, for_most: bool) {
         self.for_most = for_most;
     }
 
-    /// What grids are for.
+    /// Sizes that grids must cover.
     fn grids(&self) -> Counts {
         if self.for_most || self.assembles { self.places.most } else { self.counts }
     }
@@ -170,42 +172,42 @@ impl Batch {
         self.slots[self.current].device.slice(place..place + len)
     }
 
-    /// Of the header's number at `index`.
+    /// Row count at `index` of the header.
     fn rows(&self, index: usize) -> Rows<'_> {
         Rows { count: self.list(index, 1), bound: self.grids().header()[index] }
     }
 
-    /// G.
+    /// Number of graphs, G.
     pub(crate) fn graphs(&self) -> Rows<'_> {
         self.rows(0)
     }
 
-    /// N.
+    /// Number of nodes, N.
     pub(crate) fn nodes(&self) -> Rows<'_> {
         self.rows(1)
     }
 
-    /// E.
+    /// Number of edges, E.
     pub(crate) fn edges(&self) -> Rows<'_> {
         self.rows(2)
     }
 
-    /// U: object types that occur.
+    /// Number of object types in use, U.
     pub(crate) fn objects(&self) -> Rows<'_> {
         self.rows(3)
     }
 
-    /// V: predicate types that occur.
+    /// Number of predicate types in use, V.
     pub(crate) fn predicates(&self) -> Rows<'_> {
         self.rows(4)
     }
 
-    /// B.
+    /// Number of triples, B.
     pub(crate) fn triples(&self) -> Rows<'_> {
         self.rows(5)
     }
 
-    /// `[G + 1] -> node`.
+    /// `[G + 1] -> node` first node of each graph.
     pub(crate) fn graph_offsets(&self) -> Slice<'_, i32> {
         self.list(self.places.graph_offsets, self.grids().graphs + 1)
     }
@@ -215,7 +217,7 @@ impl Batch {
         Ends { edges: self.edges(), subject: self.list(subject, edges), object: self.list(object, edges) }
     }
 
-    /// `[G] -> node`: as [`GraphBatch::mean_nodes`] has the ends.
+    /// `[G] -> node` end of the nodes in each graph's mean, as in [`GraphBatch::mean_nodes`].
     pub(crate) fn mean_ends(&self, image_node_in_mean: bool) -> Slice<'_, i32> {
         match image_node_in_mean {
             true => self.list(self.places.graph_offsets + 1, self.grids().graphs),
@@ -223,12 +225,12 @@ impl Batch {
         }
     }
 
-    /// The nodes of each edge.
+    /// End nodes of each edge.
     pub(crate) fn edge_nodes(&self) -> Ends<'_> {
         self.ends(self.places.edge_subject, self.places.edge_object)
     }
 
-    /// The object types of each edge's nodes, as indices into the types that occur.
+    /// Object types of each edge's ends, as indices into the types in use.
     pub(crate) fn edge_objects(&self) -> Ends<'_> {
         self.ends(self.places.edge_subject_slot, self.places.edge_object_slot)
     }
@@ -238,42 +240,42 @@ impl Batch {
         Lists { rows, offsets, entries: self.list(entries, entry_count) }
     }
 
-    /// Node -> `2 edge + role`.
+    /// Messages by node: `2 edge + role`.
     pub(crate) fn incidence(&self) -> Lists<'_> {
         let Places { node_offsets, node_entries, .. } = self.places;
         self.lists(self.nodes(), node_offsets, node_entries, 2 * self.grids().edges)
     }
 
-    /// The object types and the predicate types that occur.
+    /// Object types and predicate types in use.
     pub(crate) fn occurring(&self) -> [Occurring<'_>; 2] {
         let Places { object_types, predicate_types, .. } = self.places;
         [(object_types, self.objects()), (predicate_types, self.predicates())]
             .map(|(types, rows)| Occurring { types: self.list(types, rows.bound), rows })
     }
 
-    /// Object type that occurs -> `2 edge + role` of its nodes.
+    /// Messages by object type in use: `2 edge + role` of its nodes.
     pub(crate) fn object_incidence(&self) -> Lists<'_> {
         let Places { object_offsets, object_entries, .. } = self.places;
         self.lists(self.objects(), object_offsets, object_entries, 2 * self.grids().edges)
     }
 
-    /// `[E]` -> predicate type that occurs.
+    /// `[E]` predicate type of each edge, as an index into the types in use.
     pub(crate) fn edge_predicates(&self) -> Slice<'_, i32> {
         self.list(self.places.edge_predicate_slot, self.grids().edges)
     }
 
-    /// Predicate type that occurs -> edges.
+    /// Edges by predicate type in use.
     pub(crate) fn predicate_edges(&self) -> Lists<'_> {
         let Places { predicate_offsets, predicate_entries, .. } = self.places;
         self.lists(self.predicates(), predicate_offsets, predicate_entries, self.grids().edges)
     }
 
-    /// `[B]`.
+    /// `[B]` similarity of anchor and positive.
     pub(crate) fn similarity_positive(&self) -> Slice<'_, f32> {
         self.list(self.places.similarity_positive, self.grids().triples).bits_as_floats()
     }
 
-    /// `[B]`.
+    /// `[B]` similarity of anchor and negative.
     pub(crate) fn similarity_negative(&self) -> Slice<'_, f32> {
         self.list(self.places.similarity_negative, self.grids().triples).bits_as_floats()
     }

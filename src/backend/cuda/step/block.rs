@@ -1,7 +1,7 @@
-//! A block's linear layer with its batch norm and ReLU, forward and backward, as the stages put them together.
+//! Forward and backward of a block (linear layer, batch norm and ReLU), shared by the stages.
 //!
-//! Activated outputs are never stored; each consumer applies batch norm and ReLU while loading. Sums over rows are computed
-//! in the products that make the values.
+//! Activated outputs are never stored; each consumer applies batch norm and ReLU while loading. The products
+//! that compute the values also compute the sums over their rows.
 
 use super::activations::Block;
 use crate::backend::Mode;
@@ -21,10 +21,10 @@ use crate::error::Result;
 use crate::network::activations::BlockActivations;
 use crate::network::parameters::{BlockKind, BlockLayout, Parameters};
 
-/// A block's place: its layer, and which of the layer's blocks it is.
+/// Position of a block: its layer, and its kind within the layer.
 pub(crate) type Place = (usize, BlockKind);
 
-/// What a linear layer reads.
+/// Input of a linear layer.
 #[derive(Clone, Copy)]
 pub(crate) enum Before<'a, T> {
     /// `[R, I]` values.
@@ -33,38 +33,39 @@ pub(crate) enum Before<'a, T> {
     Block(BlockKind, &'a Block<T>),
 }
 
-/// The gradient that a linear layer's backward starts from.
+/// Gradient from which a linear layer's backward starts.
 pub(crate) enum After<'a, T> {
     /// `[R, O]` gradient with respect to the linear output.
     Values(&'a Buffer<T>),
-    /// `[R, O]` gradient with respect to relu(norm(.)) of this block's linear output. Its values are lost.
+    /// `[R, O]` gradient with respect to relu(norm(.)) of this block's linear output. Its values may be
+    /// overwritten.
     Block(&'a Block<T>, &'a mut Buffer<T>),
 }
 
-/// What a linear layer's backward reads.
+/// Inputs of a linear layer's backward.
 pub(crate) struct Operands<'a, T> {
-    /// The gradient that it starts from.
+    /// Gradient from which it starts.
     pub(crate) d: After<'a, T>,
-    /// The layer's input.
+    /// Input of the layer.
     pub(crate) x: Before<'a, T>,
     /// Number of rows.
     pub(crate) rows: Rows<'a>,
 }
 
-/// Memory of the sums over rows of blocks. The two blocks of a chain have one each: a product of the upper block's backward
-/// reads the upper terms while it computes the sums of the lower block.
+/// Memory for sums over rows of blocks. The two blocks of a chain have one each: a product in the upper
+/// block's backward reads the upper terms while it computes the sums of the lower block.
 pub(crate) struct BlockSums {
     lower: Sums,
     upper: Sums,
 }
 
 impl BlockSums {
-    /// None yet.
+    /// Creates empty memory.
     pub(crate) fn new(device: &Device) -> Result<Self> {
         Ok(BlockSums { lower: Sums::new(device)?, upper: Sums::new(device)? })
     }
 
-    /// A block's, and those of the one that it is on, or under.
+    /// Memory of a block, and that of the other block in its chain.
     pub(crate) fn of(&mut self, kind: BlockKind) -> (&mut Sums, &mut Sums) {
         match kind {
             BlockKind::EdgeHidden | BlockKind::NodeHidden => (&mut self.lower, &mut self.upper),
@@ -73,7 +74,7 @@ impl BlockSums {
     }
 }
 
-/// The device and the memory of these steps.
+/// Device and memory used by these steps.
 pub(crate) struct Blocks<'a> {
     pub(crate) device: &'a Device,
     pub(crate) format: Format,
@@ -82,7 +83,7 @@ pub(crate) struct Blocks<'a> {
     pub(crate) weight_copy: Option<&'a WeightCopy>,
 }
 
-/// A block's normalisation.
+/// Batch norm of a block.
 pub(crate) fn norm<'a, T>(layout: &BlockLayout, values: &'a Buffer<f32>, block: &'a Block<T>) -> Norm<'a> {
     Norm {
         mean: block.mean.slice(0..layout.outputs),
@@ -92,7 +93,8 @@ pub(crate) fn norm<'a, T>(layout: &BlockLayout, values: &'a Buffer<f32>, block: 
     }
 }
 
-/// What makes the gradient by a block's linear output of the first `rows` rows of `d`, that by the block's.
+/// Arguments that turn the gradient `d`, `rows` rows, with respect to a block's output into the gradient with
+/// respect to its linear output.
 pub(crate) fn norm_backward<'a, T: StoredElement>(
     layout: &BlockLayout,
     values: &'a Buffer<f32>,
@@ -109,7 +111,7 @@ pub(crate) fn norm_backward<'a, T: StoredElement>(
     }
 }
 
-/// `rows` rows of what `x` stands for.
+/// First `rows` rows of the input `x`.
 fn input<'a, T: StoredElement>(
     x: Before<'a, T>,
     layer: usize,
@@ -127,7 +129,8 @@ fn input<'a, T: StoredElement>(
     }
 }
 
-/// Where the statistics of a block's rows go: in training, with batch norm. Otherwise [`constant_statistics`] apply.
+/// Destination of the statistics over a block's rows, in training with batch norm; otherwise
+/// [`constant_statistics`] apply.
 pub(crate) fn batch_statistics<'a>(
     mode: Mode,
     layout: &BlockLayout,
@@ -144,7 +147,7 @@ pub(crate) fn batch_statistics<'a>(
     })
 }
 
-/// Writes a block's statistics where they do not come from its rows: the running ones, or those that change nothing.
+/// Writes a block's statistics if they do not come from its rows: the running statistics, or the identity.
 pub(crate) fn constant_statistics<T>(
     device: &Device,
     mode: Mode,
@@ -170,7 +173,7 @@ pub(crate) fn constant_statistics<T>(
 }
 
 impl Blocks<'_> {
-    /// `z = x W^T` and its statistics, into `block`.
+    /// Computes `z = x W^T` and its statistics into `block`.
     pub(crate) fn forward<T: StoredElement>(
         &mut self,
         mode: Mode,
@@ -199,8 +202,8 @@ impl Blocks<'_> {
         constant_statistics(self.device, mode, layout, parameters, block)
     }
 
-    /// Backward of `z = x W^T`: `d_weight = d_z^T x` and `d_x = d_z W`. Where x is a block's output, this also computes the
-    /// sums of that block's batch norm backward, which the next backward stage takes.
+    /// Backward of `z = x W^T`: `d_weight = d_z^T x` and `d_x = d_z W`. If x is the output of a block, this
+    /// also computes the sums of that block's batch norm backward, which the next backward stage uses.
     pub(crate) fn linear_backward<T: StoredElement>(
         &mut self,
         (layer, kind): Place,
@@ -249,8 +252,8 @@ impl Blocks<'_> {
         )
     }
 
-    /// The sums of the backward of relu(norm(z)) where no product has computed them, given the gradient `d` with respect to
-    /// the output.
+    /// Sums of the backward of relu(norm(z)), given the gradient `d` with respect to the output, if no
+    /// product has computed them.
     pub(crate) fn norm_backward_sums<T: StoredElement>(
         &mut self,
         (layer, kind): Place,

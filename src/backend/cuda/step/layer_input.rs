@@ -1,5 +1,5 @@
-//! A layer's first product, split by operand, and its backward, on either kind of input: states of nodes and edges, or
-//! in layer 0 the rows of the embedding tables that occur.
+//! The first product of a layer, split by operand, and its backward. The input is the node and edge states,
+//! or in layer 0 the rows of the embedding tables for the types in use.
 //!
 //! ```text
 //! z[e] = P_s[s(e)] + e W_e^T + P_o[o(e)],   P_s = x W_s^T,  P_o = x W_o^T
@@ -7,17 +7,18 @@
 //! d_x = S_s W_s + S_o W_o,   d_W_s = S_s^T x,   d_W_o = S_o^T x,   d_e = d_z W_e,   d_W_e = d_z^T e
 //! ```
 //!
-//! Node states are never written but the last. With u = relu(norm(.)) of the node output and x = u / |u| by row, the
-//! products divide where they store, and S and P lie side by side as they are above:
+//! Node states are stored only in the last layer. With u = relu(norm(.)) of the node output and x = u / |u|
+//! by row, the products divide by |u| in their epilogue. S and P lie side by side as above:
 //!
 //! ```text
 //! P = (u W^T) / |u|
 //! S' = S / |u|,   d_W = S'^T u,   d_u = S' W - t u,   t = (S' . P) / |u|
 //! ```
 //!
-//! For `d_u = (d_x - x (x . d_x)) / |u|` with `d_x = S W`, and `x . (S W) = S . (x W^T)`; where |u| is less than the least
-//! divisor that stands in its place, t is 0. What t is off by, the rounding of P where it is stored moves d_u along u alone,
-//! by up to 2^-9 |S'| |P| in bf16: no more than the rounding of S' may move S' W by.
+//! This follows from `d_u = (d_x - x (x . d_x)) / |u|` with `d_x = S W`, and `x . (S W) = S . (x W^T)`. If
+//! |u| is below the smallest divisor, which replaces it, t is 0. Rounding P when it is stored changes t, and
+//! thus d_u parallel to u only, by up to 2^-9 |S'| |P| in bf16. That is no more than the rounding of S' may
+//! change S' W.
 
 use super::activations::LayerActivations;
 use super::batch::Batch;
@@ -45,30 +46,30 @@ use crate::error::Result;
 use crate::network::config::ModelConfig;
 use crate::network::parameters::{BlockKind, Layout};
 
-/// Memory of these stages.
+/// Scratch memory of these stages.
 pub(crate) struct Scratch<T> {
     format: Format,
-    /// By layer, `[n, 2 H]`: P_s and P_o side by side.
+    /// `[n, 2 H]` per layer: P_s and P_o side by side.
     projected: Vec<Buffer<T>>,
-    /// By layer but the first, `[n]`: what its x was divided by, from the forward pass to the backward pass.
+    /// `[n]` per layer after the first: divisors of the rows of x, kept from the forward to the backward.
     lengths: Vec<Buffer<f32>>,
-    /// `[n]`: t.
+    /// `[n]`: multiples t of u.
     along: Buffer<f32>,
     /// `[n, 2 H]`: S_s and S_o side by side.
     sums: Buffer<T>,
-    /// `[u, H]`: the predicate types' part of z, or of d_z (layer 0).
+    /// `[u, H]`: contribution of the predicate types to z, or sums of d_z by predicate type (layer 0).
     edges: Buffer<T>,
-    /// `[n, D]`: the rows of the object table that occur (layer 0).
+    /// `[n, D]`: rows of the object table for the types in use (layer 0).
     object_rows: Buffer<T>,
-    /// `[u, D]`: the same for predicates.
+    /// `[u, D]`: rows of the predicate table for the types in use (layer 0).
     predicate_rows: Buffer<T>,
-    /// `[n, D]`: gradients of such rows.
+    /// `[n, D]`: gradients with respect to `object_rows`.
     d_object_rows: Buffer<T>,
-    /// `[u, D]`.
+    /// `[u, D]`: gradients with respect to `predicate_rows`.
     d_predicate_rows: Buffer<T>,
 }
 
-/// The weight's three parts, `[H, D]` each: their first columns, where rows of D lie `width` apart.
+/// First columns of the weight's three parts, `[H, D]` each, whose rows of D values are `width` apart.
 struct Parts {
     subject: usize,
     edge: usize,
@@ -80,7 +81,7 @@ fn parts(width: usize) -> Parts {
 }
 
 impl<T: StoredElement> Scratch<T> {
-    /// None yet.
+    /// Creates empty memory.
     pub(crate) fn new(device: &Device, format: Format) -> Result<Self> {
         Ok(Scratch {
             format,
@@ -96,7 +97,7 @@ impl<T: StoredElement> Scratch<T> {
         })
     }
 
-    /// Room for batches up to `capacity`.
+    /// Allocates memory for batches up to `capacity`.
     pub(crate) fn plan(&mut self, device: &Device, config: ModelConfig, capacity: BatchSize) -> Result<()> {
         let (objects, predicates) = most_types(config, capacity);
         let (width, hidden) = (config.state_width, config.hidden_width);
@@ -118,7 +119,8 @@ impl<T: StoredElement> Scratch<T> {
         device.reserve(&mut self.d_predicate_rows, predicates * T::stride(width))
     }
 
-    /// `z [E, H]` and its statistics, from the states of the layer `below`, or in layer 0 from the embedding tables.
+    /// Computes `z [E, H]` and its statistics, from the states of the layer `below`, or in layer 0 from the
+    /// embedding tables.
     pub(crate) fn forward(
         &mut self,
         LayerPass { device, layer, weights, batch }: LayerPass<'_>,
@@ -195,7 +197,7 @@ impl<T: StoredElement> Scratch<T> {
         }
     }
 
-    /// The rows of both tables that occur.
+    /// Gathers the rows of both tables for the types in use.
     fn gather_rows(
         &mut self,
         device: &Device,
@@ -216,9 +218,10 @@ impl<T: StoredElement> Scratch<T> {
         embedding_forward(device, [of_objects, of_predicates], width)
     }
 
-    /// Backward of a later layer, from `d_z [E, H]`, which is computed while it is read, to the weight, to u of the nodes and to
-    /// the edge states of the layer `below`; with it come the sums of the batch norm backward of that layer's node output.
-    /// Runs after [`Scratch::forward`] of the same layer and batch, whose products it reads.
+    /// Backward of a layer after the first. From `d_z [E, H]`, computed while it is loaded, it derives the
+    /// gradients with respect to the weight, u of the nodes, and the edge states of the layer `below`. It
+    /// also computes the sums of the batch norm backward of that layer's node output. It must follow
+    /// [`Scratch::forward`] of the same layer and batch, whose products it reads.
     pub(crate) fn backward_to_states(
         &mut self,
         LayerPass { device, layer, weights, batch }: LayerPass<'_>,
@@ -283,8 +286,8 @@ impl<T: StoredElement> Scratch<T> {
         }
     }
 
-    /// Backward of layer 0, from `d_z [E, H]`, which is computed while it is read, to the weight and to both embedding tables.
-    /// Runs after [`Scratch::forward`] of the same batch, whose rows of the tables it reads.
+    /// Backward of layer 0, from `d_z [E, H]`, computed while it is loaded, to the weight and both embedding
+    /// tables. It must follow [`Scratch::forward`] of the same batch, whose table rows it reads.
     pub(crate) fn backward_to_embeddings(
         &mut self,
         LayerPass { device, layer, weights, batch }: LayerPass<'_>,
@@ -302,7 +305,8 @@ impl<T: StoredElement> Scratch<T> {
         let (object_count, predicate_count) = (object_rows.bound, predicate_rows.bound);
         let mut edge_sums = self.edges.rows_mut(predicate_count, hidden);
         let mut sums = self.sums.rows_mut(object_count, 2 * hidden);
-        // Only sums read d_z here: d and z twice are no more bytes than writing it and reading that twice.
+        // Only the sums read d_z here. Reading d and z twice moves no more bytes than writing d_z and reading
+        // it twice.
         edge_hidden_sum_types(
             device,
             &mut edge_sums,
@@ -336,50 +340,50 @@ impl<T: StoredElement> Scratch<T> {
     }
 }
 
-/// A layer's pass: where it runs, on what.
+/// Arguments of a layer's pass.
 #[derive(Clone, Copy)]
 pub(crate) struct LayerPass<'a> {
-    /// The device.
+    /// Device to run on.
     pub(crate) device: &'a Device,
-    /// The layer, from 0.
+    /// Index of the layer, from 0.
     pub(crate) layer: usize,
-    /// The parameters, and the weights as products read them.
+    /// Parameters, and the weights in the form that products read.
     pub(crate) weights: Weights<'a>,
-    /// The batch.
+    /// Batch to process.
     pub(crate) batch: &'a Batch,
 }
 
-/// What the backward of a later layer writes.
+/// Outputs of the backward of a layer after the first.
 pub(crate) struct StateGradients<'a, T> {
     /// `[N, D]` gradient with respect to u of the nodes, before their l2 normalisation.
     pub(crate) d_node_state: &'a mut Buffer<T>,
     /// `[E, D]` gradient with respect to the edge states.
     pub(crate) d_edge_state: &'a mut Buffer<T>,
-    /// Gradients with respect to the parameters: the weight's, and those of the node output's norm of the layer below.
+    /// Gradients with respect to the parameters: the weight, and the norm of the node output of the layer below.
     pub(crate) gradients: &'a mut Buffer<f32>,
 }
 
-/// Memory that the backward of a later layer needs.
+/// Memory needed by the backward of a layer after the first.
 pub(crate) struct Memory<'a> {
-    /// Parts of the gradients with respect to weights.
+    /// Memory for the parts of the weight gradients.
     pub(crate) weight_parts: &'a mut WeightParts,
-    /// Sums of the batch norm backward of the layer below.
+    /// Memory for the sums of the batch norm backward of the layer below.
     pub(crate) sums_before: &'a mut Sums,
 }
 
-/// The backward's products in layer 0, with the whole weight: its parts `[H, D]` side by side, rows as they are stored.
+/// Backward products of layer 0, with the whole weight: its stored parts `[H, D]` side by side.
 struct Products<'a, T> {
     device: &'a Device,
     format: Format,
     weight: Matrix<'a, T>,
-    /// D.
+    /// Width of a state, D.
     width: usize,
     weight_parts: &'a mut WeightParts,
 }
 
 impl<T: StoredElement> Products<'_, T> {
-    /// Of S_s and S_o, side by side in `sums [n, 2 H]`: `d_x [n, D] = S_s W_s + S_o W_o`, and with `x [n, D]` the gradients
-    /// of W_s and W_o.
+    /// Products of S_s and S_o, side by side in `sums [n, 2 H]`: computes `d_x [n, D] = S_s W_s + S_o W_o`, and with
+    /// `x [n, D]` the gradients with respect to W_s and W_o.
     fn of_ends(
         &mut self,
         rows: Rows<'_>,
@@ -402,7 +406,7 @@ impl<T: StoredElement> Products<'_, T> {
         linear_backward(self.device, self.format, of, self.weight_parts)
     }
 
-    /// Of `d_z [n, H]`: `d_e [n, D] = d_z W_e`, and with `e [n, D]` the gradient of W_e.
+    /// Products of `d_z [n, H]`: computes `d_e [n, D] = d_z W_e`, and with `e [n, D]` the gradient with respect to W_e.
     fn of_edges(
         &mut self,
         rows: Rows<'_>,
@@ -424,7 +428,7 @@ impl<T: StoredElement> Products<'_, T> {
     }
 }
 
-/// The node output `[N, D]` of the layer `below`, and its norm.
+/// Node output `[N, D]` of the layer `below`, and its norm.
 fn node_output<'a, T: StoredElement>(
     layer: usize,
     weights: Weights<'a>,
@@ -436,7 +440,7 @@ fn node_output<'a, T: StoredElement>(
     (Matrix::new(block.linear.rows(nodes, width), nodes, width), norm(layout, weights.values, block))
 }
 
-/// The edge states `[E, D]` of the layer `below`.
+/// Edge states `[E, D]` of the layer `below`.
 fn edge_states<'a, T: StoredElement>(
     layer: usize,
     weights: Weights<'a>,

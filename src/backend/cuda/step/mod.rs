@@ -1,4 +1,5 @@
-//! What the stages of a step share: the batch and the training set on the device, saved activations, blocks, layer inputs.
+//! State shared by the stages of a step: the batch and the training set on the device, saved activations,
+//! blocks, layer inputs.
 
 pub mod activations;
 pub mod batch;

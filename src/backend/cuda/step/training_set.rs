@@ -1,10 +1,11 @@
-//! The training set on the device, so that a step needs nothing of the host but its launch.
+//! The training set on the device, so that a step needs nothing from the host but its launch.
 //!
 //! ```text
-//! once       graphs and caption vectors to the device
-//! an epoch   the anchors' order to the device; draw_triples; back comes which anchors have a triple; the host draws what
-//!            rejection did not find, or all triples where the kernels cannot (`extreme`, a matrix of similarities)
-//! a step     assemble_graph_batch, the first stage of the captured step: the next anchors' triples become its batch
+//!   once         upload graphs and caption vectors
+//!   each epoch   upload the order of the anchors; draw_triples; download which anchors have a triple; the host draws
+//!                the triples that rejection did not find, or all of them if the kernels cannot draw (`extreme`, or a
+//!                matrix of similarities)
+//!   each step    assemble_graph_batch, the first stage of the captured step: builds the batch of the next anchors
 //! ```
 
 use rayon::prelude::*;
@@ -22,26 +23,26 @@ use crate::data::similarity::Similarity;
 use crate::error::{Error, Result};
 use crate::network::config::ModelConfig;
 
-/// Graphs, an epoch's triples, and how far its steps have come.
+/// Graphs, the triples of an epoch, and the position of the next step.
 pub(crate) struct TrainingSet {
     collection: Buffer<i32>,
     places: CollectionPlaces,
-    /// None where the host draws.
+    /// Caption vectors; `None` if the host draws.
     caption_vectors: Option<CaptionVectors>,
     triples: TripleLists,
-    /// `[1]`: the anchor that the next step begins with.
+    /// `[1]` first anchor of the next step.
     position: Buffer<i32>,
     scratch: Buffer<i32>,
 }
 
-/// What similarities are products of.
+/// Vectors whose inner products are the similarities.
 struct CaptionVectors {
-    /// `[images, W]`.
+    /// `[images, W]` caption vectors.
     values: Buffer<f32>,
     width: usize,
 }
 
-/// An epoch's triples in the order of their steps, `[A]` each.
+/// Triples of an epoch in the order of their steps, `[A]` each.
 struct TripleLists {
     anchors: Buffer<i32>,
     positive: Buffer<i32>,
@@ -51,7 +52,8 @@ struct TripleLists {
 }
 
 impl TrainingSet {
-    /// Brings over `graphs`, numbered as the sampler's images, and what the kernels draw by; batches will lie at `slot`.
+    /// Uploads `graphs`, numbered like the images of the sampler, and the data for drawing triples. Batches
+    /// will have the layout `slot`.
     pub(crate) fn new(
         device: &Device,
         graphs: &mut dyn Iterator<Item = SceneGraph<'_>>,
@@ -104,7 +106,8 @@ impl TrainingSet {
         })
     }
 
-    /// Draws the triples of `order`; which of its anchors have one. Steps begin at anchor `position`.
+    /// Draws the triples of `order` and returns which of its anchors have one. Steps begin at anchor
+    /// `position`.
     pub(crate) fn begin_epoch(
         &mut self,
         device: &Device,
@@ -162,7 +165,7 @@ impl TrainingSet {
         Ok(positives.into_iter().map(|positive| positive >= 0).collect())
     }
 
-    /// Puts together the batch of the next anchors in the slot.
+    /// Assembles the batch of the next anchors in the slot.
     pub(crate) fn assemble(
         &mut self,
         device: &Device,

@@ -7,16 +7,16 @@ use super::bug;
 use crate::backend::cuda::device::launch::Launch;
 use crate::error::Result;
 
-/// A kernel in one of the emulator's tables, which live as long as the program.
+/// Kernel in one of the emulator's tables, which have static lifetime.
 #[derive(Clone, Copy)]
 pub(super) struct Function(*const c_void);
 
 // SAFETY: it points to a constant.
 unsafe impl Send for Function {}
-// SAFETY: likewise.
+// SAFETY: it points to a constant.
 unsafe impl Sync for Function {}
 
-/// `emulator::Launch`.
+/// Counterpart of the C++ struct `emulator::Launch`.
 #[repr(C)]
 struct CLaunch {
     kernel: *const c_void,
@@ -27,14 +27,14 @@ struct CLaunch {
     arguments: *const *const c_void,
     argument_bytes: *const usize,
     argument_count: usize,
-    /// Order of blocks and threads; 0 for ascending.
+    /// Seed for the order of blocks and threads; 0 for ascending order.
     seed: u64,
-    /// Room for a message that says why the launch failed.
+    /// Buffer for the reason of a failure.
     message: *mut c_char,
     message_bytes: usize,
 }
 
-/// One launch at a time: the emulator's state, shared memory included, is global.
+/// Serialises launches: the emulator's state, including shared memory, is global.
 static LAUNCH: Mutex<()> = Mutex::new(());
 
 #[cfg(emulator)]
@@ -43,7 +43,8 @@ unsafe extern "C" {
     fn emulator_launch(launch: *const CLaunch) -> c_int;
 }
 
-/// Without a C++ compiler there are no tables, and opening the emulator fails before anything is called.
+/// Stubs for builds without a C++ compiler. There are no tables then, and opening the emulator fails before
+/// any call.
 #[cfg(not(emulator))]
 mod absent {
     use super::{CLaunch, c_char, c_int, c_void};
@@ -60,7 +61,7 @@ mod absent {
 use absent::{emulator_find, emulator_launch};
 
 impl Function {
-    /// The kernel of this name; none if no table has it.
+    /// Finds the kernel with this name; `None` if no table has it.
     pub(super) fn find(name: &str) -> Option<Self> {
         let c_name = CString::new(name).expect("a name without a zero");
         // SAFETY: the name is a C string.
@@ -68,7 +69,7 @@ impl Function {
         (!function.is_null()).then_some(Function(function))
     }
 
-    /// Runs the kernel; an error holds the emulator's message.
+    /// Runs the kernel. An error contains the emulator's message.
     ///
     /// # Safety
     /// As for [`super::Driver::launch`].
@@ -89,12 +90,12 @@ impl Function {
             message_bytes: message.len(),
         };
         let _one = LAUNCH.lock().unwrap_or_else(PoisonError::into_inner);
-        // SAFETY: the function came from `emulator_find`, all pointers are those of the live arrays above, and the rest is
-        // the caller's promise; the emulator checks the sizes.
+        // SAFETY: the function came from `emulator_find`, all pointers point to the live arrays above, and
+        // the caller guarantees the rest; the emulator checks the sizes.
         if unsafe { emulator_launch(&launch) } == 0 {
             return Ok(());
         }
-        // SAFETY: the emulator ends its message with a zero.
+        // SAFETY: the emulator terminates its message with a zero.
         let problem = unsafe { CStr::from_ptr(message.as_ptr()) };
         Err(bug(problem.to_string_lossy().into_owned()))
     }

@@ -1,26 +1,26 @@
-//! The emulator's device memory and page-locked memory: both lie in the host's memory.
+//! Device memory and page-locked memory of the emulator; both lie in host memory.
 
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
 
 use crate::backend::cuda::device::memory::Memory;
 
-/// Alignment of the widest load of a kernel.
+/// Alignment of a kernel's widest load.
 const ALIGNMENT: usize = 16;
 
-/// Memory of exactly the size that was asked for, so that AddressSanitizer sees an access beyond its end.
+/// Memory of exactly the requested size, so that AddressSanitizer detects accesses beyond its end.
 pub(super) struct HostMemory {
     start: NonNull<u8>,
     layout: Layout,
 }
 
-// SAFETY: it owns its memory, as a box does.
+// SAFETY: it owns its memory, as a Box does.
 unsafe impl Send for HostMemory {}
-// SAFETY: a shared reference gives the address alone.
+// SAFETY: a shared reference only exposes the address.
 unsafe impl Sync for HostMemory {}
 
 impl HostMemory {
-    /// Memory with all bits set: NaN in a float, -1 in an index.
+    /// Allocates memory with all bits set: NaN as a float, -1 as an index.
     pub(super) fn unwritten(bytes: usize) -> Self {
         let layout = Layout::from_size_align(bytes, ALIGNMENT).expect("a size below 2^63");
         if bytes == 0 {

@@ -1,4 +1,4 @@
-//! The kernels compiled as C++ against the emulator (`kernels/emulator/emulator.h`), launched like a GPU's.
+//! Kernels compiled as C++ against the emulator (`kernels/emulator/emulator.h`), launched as on a GPU.
 
 mod functions;
 mod memory;
@@ -19,19 +19,19 @@ use functions::Function;
 use memory::HostMemory;
 use streams::SharedStreams;
 
-/// The emulator.
+/// Driver that runs the kernels on the CPU.
 pub(super) struct Emulator {
     functions: HashMap<&'static str, Function>,
-    /// Order of blocks and threads; 0 for ascending.
+    /// Seed for the order of blocks and threads; 0 for ascending order.
     seed: u64,
     streams: SharedStreams,
-    /// The work recorded so far, while a graph is captured.
+    /// Work recorded so far, while a graph is captured.
     recording: Mutex<Option<Vec<Work>>>,
-    /// Whether launches go to the branch now.
+    /// Whether launches currently go to the branch.
     on_branch: AtomicBool,
-    /// Launches of the branch that are yet to be done. Without a seed they are done when they are called. With a seed they
-    /// are done as late as possible, when the branch is joined: the work called in between must not depend on them, nor
-    /// they on it.
+    /// Postponed launches of the branch. Without a seed, branch launches run when they are called. With a
+    /// seed they run as late as possible, when the branch is joined. This exposes work in between that
+    /// depends on them, or on which they depend.
     late: Mutex<Vec<Work>>,
 }
 
@@ -42,7 +42,7 @@ enum Work {
     Zero { address: u64, bytes: usize },
 }
 
-/// A captured graph.
+/// Captured graph.
 struct WorkList {
     emulator: Arc<Emulator>,
     work: Vec<Work>,
@@ -50,12 +50,12 @@ struct WorkList {
 
 impl Recorded for WorkList {
     unsafe fn replay(&self) -> Result<()> {
-        // SAFETY: as the caller promises.
+        // SAFETY: guaranteed by the caller.
         unsafe { self.emulator.perform(&self.work) }
     }
 }
 
-/// Launches are done when they return, so the host's clock tells their time.
+/// Launches are finished when they return, so the host clock measures them.
 #[derive(Default)]
 struct HostClock {
     start: Option<Instant>,
@@ -79,14 +79,14 @@ impl StopwatchHandle for HostClock {
     }
 }
 
-/// A problem that the emulator finds.
+/// Error for a problem detected by the emulator.
 fn bug(problem: String) -> Error {
     let remedy = "this is a bug of the kernel or its launcher".to_string();
     Error::Device { device: "emulated".into(), problem, remedy }
 }
 
 impl Emulator {
-    /// Opens it with all kernels of `files`; a seed shuffles the order of blocks and threads.
+    /// Opens the emulator with all kernels of `files`. A seed shuffles the order of blocks and threads.
     pub(super) fn open(seed: Option<u64>, files: &[KernelFile]) -> Result<Self> {
         if !cfg!(emulator) {
             return Err(Error::Device {
@@ -123,11 +123,11 @@ impl Emulator {
         for work in work {
             match work {
                 Work::Launch { launch, on_branch } => {
-                    // SAFETY: as the caller promises.
+                    // SAFETY: guaranteed by the caller.
                     launch.with(|launch| unsafe { self.begin_launch(launch, *on_branch) })?;
                 }
                 Work::JoinBranch => self.join_branch()?,
-                // SAFETY: as the caller promises.
+                // SAFETY: guaranteed by the caller.
                 Work::Zero { address, bytes } => unsafe { self.zero(*address, *bytes) }?,
             }
         }
@@ -137,14 +137,14 @@ impl Emulator {
     /// Launches now, or postpones a launch of the branch.
     ///
     /// # Safety
-    /// As for [`Driver::launch`]; for the branch until it is joined.
+    /// As for [`Driver::launch`]; for a branch launch, until the branch is joined.
     unsafe fn begin_launch(&self, launch: Launch<'_>, on_branch: bool) -> Result<()> {
         if on_branch && self.seed != 0 {
             self.late().push(Work::Launch { launch: launch.into(), on_branch: false });
             return Ok(());
         }
         self.streams.lock().launch(&launch);
-        // SAFETY: as the caller promises.
+        // SAFETY: guaranteed by the caller.
         unsafe { self.functions[launch.kernel.name].run(launch, self.seed) }
     }
 }
@@ -163,13 +163,13 @@ impl Driver for Emulator {
             recorded.push(Work::Zero { address, bytes });
             return Ok(());
         }
-        // SAFETY: as the caller promises.
+        // SAFETY: guaranteed by the caller.
         unsafe { std::ptr::write_bytes(address as *mut u8, 0, bytes) };
         Ok(())
     }
 
     unsafe fn upload(&self, from: &[u8], to: u64) -> Result<()> {
-        // SAFETY: as the caller promises; the host's memory does not overlap with the device's.
+        // SAFETY: guaranteed by the caller; host and device memory do not overlap.
         unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to as *mut u8, from.len()) };
         Ok(())
     }
@@ -178,13 +178,13 @@ impl Driver for Emulator {
         let mut streams = self.streams.lock();
         let launches = streams.record(Stream::Compute);
         streams.host_wait(launches);
-        // SAFETY: as the caller promises; the host's memory does not overlap with the device's.
+        // SAFETY: guaranteed by the caller; host and device memory do not overlap.
         unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to.as_mut_ptr(), to.len()) };
         Ok(())
     }
 
     unsafe fn copy_on_device(&self, from: u64, to: u64, bytes: usize) -> Result<()> {
-        // SAFETY: as the caller promises.
+        // SAFETY: guaranteed by the caller.
         unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to as *mut u8, bytes) };
         Ok(())
     }
@@ -195,7 +195,7 @@ impl Driver for Emulator {
             recorded.push(Work::Launch { launch: launch.into(), on_branch });
             return Ok(());
         }
-        // SAFETY: as the caller promises.
+        // SAFETY: guaranteed by the caller.
         unsafe { self.begin_launch(launch, on_branch) }
     }
 
@@ -214,12 +214,12 @@ impl Driver for Emulator {
             return Ok(());
         }
         let late = std::mem::take(&mut *self.late());
-        // SAFETY: the callers of `launch` promised that all memory lives until the branch is joined.
+        // SAFETY: the callers of `launch` guarantee that all memory lives until the branch is joined.
         unsafe { self.perform(&late) }
     }
 
     unsafe fn copy(&self, from: u64, to: u64, bytes: usize) -> Result<()> {
-        // SAFETY: as the caller promises.
+        // SAFETY: guaranteed by the caller.
         unsafe { self.streams.lock().copy(from, to, bytes) }
     }
 

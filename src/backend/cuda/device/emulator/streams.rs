@@ -1,8 +1,10 @@
-//! The emulator's two streams. Kernels run when they are launched, but the streams keep to what a GPU promises and no more:
+//! The two streams of the emulator. Kernels run when they are launched, but the streams guarantee only what a
+//! GPU guarantees:
 //!
-//! - A copy is performed as late as possible, when somebody waits for it, and reads its source only then. Until then its
-//!   destination holds -1.
-//! - A launch counts as running until the host has waited for it. A copy that overwrites what it reads is an error.
+//! - A copy is performed as late as possible, when something waits for it, and reads its source only then.
+//!   Until then its destination holds -1.
+//! - A launch counts as running until the host has waited for it. A copy that overwrites memory that it reads
+//!   is an error.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,7 +14,7 @@ use crate::backend::cuda::device::driver::{EventHandle, Stream};
 use crate::backend::cuda::device::launch::Launch;
 use crate::error::Result;
 
-/// The streams, shared with their events.
+/// Streams, shared with their events.
 #[derive(Clone, Default)]
 pub(super) struct SharedStreams(Arc<Mutex<Streams>>);
 
@@ -21,13 +23,13 @@ impl SharedStreams {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// An event that counts as reached.
+    /// Creates an event that counts as reached.
     pub(super) fn event(&self) -> EmulatedEvent {
         EmulatedEvent { streams: self.clone(), mark: Mark::Copies(0) }
     }
 }
 
-/// A place in one of the streams.
+/// A point in one of the streams.
 pub(super) struct EmulatedEvent {
     streams: SharedStreams,
     mark: Mark,
@@ -50,7 +52,7 @@ impl EventHandle for EmulatedEvent {
     }
 }
 
-/// How many launches, or copies, were called before.
+/// Number of launches, or of copies, called before the point.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Mark {
     Launches(u64),
@@ -59,15 +61,15 @@ pub(super) enum Mark {
 
 #[derive(Default)]
 pub(super) struct Streams {
-    /// Number of launches called.
+    /// Number of launches so far.
     launches: u64,
-    /// Number of these that the host knows to be over.
+    /// Number of launches that the host has waited for.
     finished_launches: u64,
-    /// Number of copies called.
+    /// Number of copies called so far.
     copies: u64,
-    /// The last copies called, which are not performed yet.
+    /// Latest copies, not performed yet.
     waiting: VecDeque<Copy>,
-    /// Where copies have written, by the first address.
+    /// Destinations of copies, by first address.
     destinations: HashMap<u64, Destination>,
 }
 
@@ -79,7 +81,7 @@ struct Copy {
 
 struct Destination {
     bytes: u64,
-    /// Number of the last launch that was given an address inside.
+    /// Number of the last launch with an argument address inside.
     last_launch: u64,
 }
 
@@ -91,7 +93,7 @@ impl Streams {
         }
     }
 
-    /// Counts a launch, and notes which destinations of copies it was given.
+    /// Counts a launch, and records which destinations of copies it received.
     pub(super) fn launch(&mut self, launch: &Launch<'_>) {
         self.launches += 1;
         launch.for_each_address(|address| {
@@ -103,7 +105,7 @@ impl Streams {
         });
     }
 
-    /// Calls a copy. It is an error if a launch may still be reading the destination.
+    /// Enqueues a copy. Fails if a launch may still be reading the destination.
     ///
     /// # Safety
     /// Both sides must have `bytes` bytes and live until the copy is waited for.
@@ -113,25 +115,25 @@ impl Streams {
             return Err(bug("a copy overwrites what a launch may still be reading".into()));
         }
         self.destinations.insert(to, Destination { bytes: bytes as u64, last_launch });
-        // SAFETY: as the caller promises.
+        // SAFETY: guaranteed by the caller.
         unsafe { std::ptr::write_bytes(to as *mut u8, 0xff, bytes) };
         self.copies += 1;
         self.waiting.push_back(Copy { from, to, bytes });
         Ok(())
     }
 
-    /// Performs the copies before `mark`.
+    /// Performs the copies up to `mark`.
     fn wait(&mut self, mark: Mark) {
         let Mark::Copies(until) = mark else { return };
         while self.copies - (self.waiting.len() as u64) < until
             && let Some(Copy { from, to, bytes }) = self.waiting.pop_front()
         {
-            // SAFETY: as the caller of `copy` promised.
+            // SAFETY: guaranteed by the caller of `copy`.
             unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to as *mut u8, bytes) };
         }
     }
 
-    /// The host waits for `mark`.
+    /// Makes the host wait for `mark`.
     pub(super) fn host_wait(&mut self, mark: Mark) {
         self.wait(mark);
         if let Mark::Launches(launches) = mark {

@@ -1,5 +1,5 @@
-//! The argument structs of the linear kernels (`kernels/linear_arguments.cuh`). Letters: R rows, I inputs, O outputs of
-//! a layer.
+//! Argument structs of the linear kernels (`kernels/linear_arguments.cuh`). Letters: R rows, I inputs, O
+//! outputs of a layer.
 
 use crate::backend::cuda::device::kernel::{Pointer, PointerMut, kernel_arguments};
 use crate::backend::cuda::launchers::norm_arguments::{
@@ -7,21 +7,22 @@ use crate::backend::cuda::launchers::norm_arguments::{
 };
 
 kernel_arguments! {
-    /// A matrix to read: rows of `columns` values, `stride` values apart.
+    /// Input matrix: rows of `columns` values, `stride` values apart.
     pub(super) struct MatrixArguments<T> {
         values: Pointer<T>,
         stride: i32,
         columns: i32,
     }
 
-    /// A matrix to write.
+    /// Output matrix: rows of `columns` values, `stride` values apart.
     pub(super) struct MatrixMutArguments<T> {
         values: PointerMut<T>,
         stride: i32,
         columns: i32,
     }
 
-    /// A weight `[O, I]`, maybe of two parts: rows from `split` on lie `jump` values further than their stride says.
+    /// Weight `[O, I]`, possibly in two parts: rows from `split` on lie `jump` values beyond their regular
+    /// position.
     pub(super) struct WeightArguments<T> {
         values: Pointer<T>,
         jump: i64,
@@ -29,13 +30,13 @@ kernel_arguments! {
         split: i32,
     }
 
-    /// A weight's gradient `[O, I]`, which may be split as the weight is, and the memory of its parts.
+    /// Gradient of a weight `[O, I]`, split like the weight, and the memory for its parts.
     pub(super) struct WeightGradientArguments {
-        /// Written.
+        /// `[O, I]` gradient, overwritten.
         values: PointerMut<f32>,
-        /// `[parts, O, I]`: each the sum over some of the rows; unused if there is one part.
+        /// `[parts, O, I]` sums over some of the rows; unused if there is one part.
         parts: PointerMut<f32>,
-        /// `[tiles]`: zeros before and after.
+        /// `[tiles]` tickets: zeros before and after each launch.
         tickets: PointerMut<i32>,
         jump: i64,
         stride: i32,
@@ -53,29 +54,29 @@ kernel_arguments! {
         y: MatrixMutArguments<T>,
         x: MatrixArguments<T>,
         weight: WeightArguments<T>,
-        /// `[1]`: R.
+        /// `[1]` number of rows R.
         row_count: Pointer<i32>,
     }
 
-    /// What the edges, the rows of y, gather: `projected[subject, ..O] + projected[object, O..]`.
+    /// Values gathered by the edges, the rows of y: `projected[subject, ..O] + projected[object, O..]`.
     pub(super) struct GatherArguments<T> {
-        /// `[n, 2 O]`.
+        /// `[n, 2 O]` products of the nodes, as subject and as object.
         projected: MatrixArguments<T>,
-        /// `[R] -> n`; so is `object`.
+        /// `[R] -> n` subject of each edge; `object` likewise.
         subject: Pointer<i32>,
         object: Pointer<i32>,
     }
 
     pub(super) struct LinearForward<T> {
         product: ForwardArguments<T>,
-        /// The statistics of y; so everywhere.
+        /// Statistics of y; the same in the following structs.
         statistics: StatisticsArguments,
     }
 
     pub(super) struct LinearForwardNorm<T> {
-        /// The weight in one part.
+        /// The product; its weight is in one part.
         product: ForwardArguments<T>,
-        /// The norm of x; so everywhere.
+        /// Norm of x; the same in the following structs.
         norm: NormArguments,
         statistics: StatisticsArguments,
     }
@@ -83,19 +84,19 @@ kernel_arguments! {
     pub(super) struct LinearForwardUnit<T> {
         product: ForwardArguments<T>,
         norm: NormArguments,
-        /// `[R]`: the divisors of y, written; null: y is not divided.
+        /// `[R]` divisors of y, overwritten; null if y is not divided.
         lengths: PointerMut<f32>,
     }
 
     pub(super) struct LinearForwardGather<T> {
-        /// The weight in one part.
+        /// The product; its weight is in one part.
         product: ForwardArguments<T>,
         gather: GatherArguments<T>,
         statistics: StatisticsArguments,
     }
 
     pub(super) struct LinearForwardGatherNorm<T> {
-        /// The weight in one part.
+        /// The product; its weight is in one part.
         product: ForwardArguments<T>,
         norm: NormArguments,
         gather: GatherArguments<T>,
@@ -104,7 +105,7 @@ kernel_arguments! {
 
     pub(super) struct LinearForwardTwo<T> {
         first: ForwardArguments<T>,
-        /// Of as many inputs as the first, and with the same strides of x and of the weight.
+        /// Has the same number of inputs as the first, and the same strides of x and of the weight.
         second: ForwardArguments<T>,
         /// Number of tiles of the first product.
         first_blocks: i32,
@@ -122,9 +123,9 @@ kernel_arguments! {
         d_y: MatrixArguments<T>,
         x: MatrixArguments<T>,
         weight: WeightArguments<T>,
-        /// `[1]`: R.
+        /// `[1]` number of rows R.
         row_count: Pointer<i32>,
-        /// Number of tiles of d_x in the grid; the tiles of d_weight come after them.
+        /// Number of tiles of d_x in the grid; the tiles of d_weight follow.
         input_blocks: i32,
         reserved: i32,
     }
@@ -134,9 +135,9 @@ kernel_arguments! {
     }
 
     pub(super) struct LinearBackwardNorm<T> {
-        /// Both weights in one part.
+        /// The products; both weights are in one part.
         product: BackwardArguments<T>,
-        /// The norm of x; so everywhere.
+        /// Norm of x; the same in the following structs.
         norm: NormArguments,
         d_norm: NormGradientArguments,
     }
@@ -145,18 +146,18 @@ kernel_arguments! {
         product: BackwardArguments<T>,
         norm: NormArguments,
         d_norm: NormGradientArguments,
-        /// `[R]`: the multiple of u that d_x is to lose; null: none.
+        /// `[R]` multiple of u to subtract from d_x; null: none.
         along: Pointer<f32>,
     }
 
     pub(super) struct LinearBackwardThroughNorm<T> {
-        /// Both weights in one part; d_y is the gradient with respect to relu(norm(y)).
+        /// The products; both weights are in one part, and d_y is the gradient with respect to relu(norm(y)).
         product: BackwardArguments<T>,
         through: NormBackwardArguments<T>,
     }
 
     pub(super) struct LinearBackwardNormThroughNorm<T> {
-        /// Both weights in one part; d_y is the gradient with respect to relu(norm(y)).
+        /// The products; both weights are in one part, and d_y is the gradient with respect to relu(norm(y)).
         product: BackwardArguments<T>,
         through: NormBackwardArguments<T>,
         norm: NormArguments,
@@ -165,9 +166,9 @@ kernel_arguments! {
 
     pub(super) struct LinearBackwardStates<T> {
         nodes: LinearBackwardUnit<T>,
-        /// Its `d_norm` is unused: no sums of the edges' norm.
+        /// Backward of the edges. `d_norm` is unused: the sums of the edges' norm are not needed.
         edges: LinearBackwardNormThroughNorm<T>,
-        /// Number of blocks of the nodes; those of the edges come after them.
+        /// Number of blocks for nodes; the blocks for edges follow.
         node_blocks: i32,
         reserved: i32,
     }

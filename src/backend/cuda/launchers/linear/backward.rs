@@ -1,4 +1,4 @@
-//! The products of a layer's backward: both gradients in one launch, or those of two layers.
+//! Backward products of a linear layer: both gradients in one launch, or those of two layers.
 
 use super::arguments::{
     BackwardArguments, LinearBackward, LinearBackwardNorm, LinearBackwardNormThroughNorm,
@@ -18,10 +18,12 @@ use crate::backend::cuda::launchers::norm_arguments::NormGradientArguments;
 use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::error::Result;
 
-/// Into how many parts a weight's gradient is cut, each the sum over some rows: as many as make their tiles fill a GPU,
-/// if each gets enough rows. The kernels derive the parts from the number of rows alone (`row_parts` in
-/// `kernels/linear.cuh`), so that neither the tile nor the grid's bound changes a bit.
+/// Numbers of parts into which a weight's gradient is divided; each part is the sum over some rows. There are
+/// enough parts for their tiles to fill a GPU, as long as each gets enough rows. The kernels derive the
+/// number from the number of rows alone (`row_parts` in `kernels/linear.cuh`), so neither the tile nor the
+/// grid's bound changes a bit.
 #[derive(Clone, Copy)]
+/// Number of inputs of the layer, I.
 struct Parts {
     inputs: usize,
     /// Number of parts for the smaller tile.
@@ -37,19 +39,19 @@ impl Parts {
         Parts { inputs, most: most(Tile::Small), most_large }
     }
 
-    /// Whether the input's gradient of so many rows has enough larger tiles.
+    /// Whether the gradient of the input, with this many rows, has enough larger tiles.
     fn are_large(self, rows: usize) -> bool {
         self.most_large > 0 && is_large(rows, self.inputs)
     }
 
-    /// The largest number of parts for any number of rows up to `bound`.
+    /// Largest number of parts for any number of rows up to `bound`.
     fn up_to(self, bound: usize) -> usize {
         let small = self.most.min(bound.div_ceil(LEAST_PART_ROWS)).max(1);
         if self.are_large(bound) { small.max(self.most_large) } else { small }
     }
 }
 
-/// The size of a weight's gradient `[outputs, inputs]`, a sum over up to `rows` rows.
+/// Size of a weight's gradient `[outputs, inputs]`, a sum over up to `rows` rows.
 #[derive(Clone, Copy)]
 pub(crate) struct WeightGradient {
     pub(crate) outputs: usize,
@@ -67,7 +69,7 @@ impl WeightGradient {
         Parts::new(format, self.outputs, self.inputs).are_large(self.rows)
     }
 
-    /// Number of values and of tickets that its parts take: none if there is one part.
+    /// Number of values and of tickets needed for the parts; none if there is one part.
     fn room(self, format: Format) -> (usize, usize) {
         let WeightGradient { outputs, inputs, rows } = self;
         match Parts::new(format, outputs, inputs).up_to(rows) {
@@ -77,21 +79,21 @@ impl WeightGradient {
     }
 }
 
-/// Memory for the parts of the weights' gradients of a launch, one gradient after another.
+/// Memory for the parts of the weight gradients of a launch, one gradient after another.
 pub struct WeightParts {
-    /// `[parts, O, I]`.
+    /// `[parts, O, I]` sums over some of the rows.
     values: Buffer<f32>,
-    /// `[tiles]`: zeros between launches.
+    /// `[tiles]` tickets: zeros between launches.
     tickets: Buffer<i32>,
 }
 
 impl WeightParts {
-    /// None yet.
+    /// Creates an empty memory.
     pub fn new(device: &Device) -> Result<Self> {
         Ok(WeightParts { values: device.allocate(0)?, tickets: device.allocate(0)? })
     }
 
-    /// Makes room for the gradients of a launch.
+    /// Grows the memory for the gradients of a launch.
     pub(crate) fn reserve(
         &mut self,
         device: &Device,
@@ -108,7 +110,7 @@ impl WeightParts {
         Ok(())
     }
 
-    /// The memory of each of the gradients of a launch.
+    /// Splits the memory among the gradients of a launch.
     fn split<const N: usize>(
         &mut self,
         device: &Device,
@@ -128,62 +130,62 @@ impl WeightParts {
         }))
     }
 
-    /// Number of values that the parts may take.
+    /// Number of values allocated for parts.
     pub fn len(&self) -> usize {
         self.values.len()
     }
 
-    /// Whether no gradient needed parts so far.
+    /// Whether no gradient has needed parts so far.
     pub fn is_empty(&self) -> bool {
         self.values.is_empty()
     }
 }
 
-/// What the backward of a linear layer writes.
+/// Outputs of a linear layer's backward.
 pub struct LinearGradients<'a, T> {
     /// `[R, I]` gradient with respect to x.
     pub x: MatrixMut<'a, T>,
     /// `[O, I]` gradient with respect to the weight.
     pub weight: MatrixMut<'a, f32>,
-    /// Gradients of the norm of an activated x; none if no sums are wanted.
+    /// Gradients of the norm of an activated x; `None` if no sums are wanted.
     pub norm: Option<NormGradient<'a>>,
 }
 
 /// A layer's backward: `d_x [R, I] = d_y [R, O] weight [O, I]` and `d_weight [O, I] = d_y [R, O]^T x [R, I]`.
 pub struct Backward<'a, T, D, X> {
-    /// R.
+    /// Number of rows, R.
     pub rows: Rows<'a>,
-    /// What is written.
+    /// Destination of the gradients.
     pub to: LinearGradients<'a, T>,
     /// `[R, O]` gradient with respect to y.
     pub d_y: D,
-    /// `[R, I]`.
+    /// `[R, I]` input of the layer.
     pub x: X,
-    /// `[O, I]`.
+    /// `[O, I]` weight of the layer.
     pub weight: Matrix<'a, T>,
 }
 
-/// u = relu(norm(z)), as [`linear_forward_unit`](super::linear_forward_unit) has read it.
+/// u = relu(norm(z)), as read by [`linear_forward_unit`](super::linear_forward_unit).
 pub struct Unit<'a, T> {
-    /// z, `[R, I]`.
+    /// `[R, I]` input z of the norm.
     pub z: Matrix<'a, T>,
-    /// The norm of z.
+    /// Norm of z.
     pub norm: Norm<'a>,
-    /// `[R]`: u times this number is subtracted from each row of the gradient with respect to u; none if the forward
-    /// pass divided by no lengths.
+    /// `[R]` multiple of u to subtract from each row of the gradient with respect to u; `None` if the forward
+    /// did not divide by lengths.
     pub along: Option<Slice<'a, f32>>,
 }
 
-/// The backward of [`linear_forward_unit`](super::linear_forward_unit): d_y is already divided by the lengths, d_x is
-/// the gradient with respect to u.
+/// Backward of [`linear_forward_unit`](super::linear_forward_unit): d_y is already divided by the lengths,
+/// and d_x is the gradient with respect to u.
 pub type UnitBackward<'a, T> = Backward<'a, T, Matrix<'a, T>, Unit<'a, T>>;
-/// The backward of [`linear_forward`](super::linear_forward).
+/// Backward of [`linear_forward`](super::linear_forward).
 pub type InputBackward<'a, T> = Backward<'a, T, Gradient<'a, T>, Input<'a, T>>;
-/// The backward of [`linear_forward`](super::linear_forward) for an activated input.
+/// Backward of [`linear_forward`](super::linear_forward) for an activated input.
 pub type ActivatedBackward<'a, T> = Backward<'a, T, Gradient<'a, T>, (Matrix<'a, T>, Norm<'a>)>;
 
-/// `d_x = d_y weight` and `d_weight = d_y^T x`; for an activated x also the sums of its norm's backward, if they are
-/// wanted. `parts` is memory for the parts of the sum over rows.
+/// Computes `d_x = d_y weight` and `d_weight = d_y^T x`. For an activated x it also computes the sums of its
+/// norm's backward, if they are wanted. `parts` is memory for the parts of the sum over rows.
 pub fn linear_backward<T: StoredElement>(
     device: &Device,
     format: Format,
@@ -205,9 +207,9 @@ pub fn linear_backward<T: StoredElement>(
     let (product, blocks) = products.arguments(format, tile, memory);
     let (kernels, grid) = (FormatKernels::<T>::of(format), Blocks::rows(blocks));
     let (of_tile, small_only) = (kernels.tile(tile), &kernels.small_only);
-    // SAFETY: shapes were checked; a matrix's slice holds its rows, a norm's its columns, the sums and the parts have
-    // room; what is written is borrowed mutably. Gradients through norm take the smaller tile: `for_input` left no
-    // large ones.
+    // SAFETY: shapes were checked; a matrix's slice holds its rows, a norm's its columns, and the sums and
+    // parts have room; everything written is borrowed mutably. Gradients through norm use the smaller tile:
+    // `for_input` left no large ones.
     unsafe {
         match (&d_y, x) {
             (Gradient::Values(_), Input::Values(_)) => {
@@ -234,7 +236,7 @@ pub fn linear_backward<T: StoredElement>(
     }
 }
 
-/// Like [`linear_backward`], and subtracts what lies along u.
+/// Like [`linear_backward`], but also subtracts the component parallel to u.
 pub fn linear_backward_unit<T: StoredElement>(
     device: &Device,
     format: Format,
@@ -249,12 +251,12 @@ pub fn linear_backward_unit<T: StoredElement>(
     unsafe { device.launch(kernel, Blocks::rows(blocks), &arguments) }
 }
 
-/// [`linear_backward_unit`] of the nodes' states and [`linear_backward`] of the edges' states, with the bits of two
-/// launches. Both layers have the same number of inputs.
+/// [`linear_backward_unit`] for the node states and [`linear_backward`] for the edge states, with the same
+/// bits as two launches. Both layers have the same number of inputs.
 ///
-/// Where the edges' d_y is made through norm, both share one launch. `edges.d_y` must be as [`Gradient::for_input`]
-/// left it: where that gave values, the matrix is large. There two launches cost little more, and the products take the
-/// larger tile, for which no kernel does both.
+/// If the edges' d_y is computed through norm, both share one launch. `edges.d_y` must be the result of
+/// [`Gradient::for_input`]: if that is `Values`, the matrix is large. Two launches cost little more then, and
+/// the products use the larger tile, for which no kernel does both.
 pub fn linear_backward_states<T: StoredElement>(
     device: &Device,
     format: Format,
@@ -290,7 +292,7 @@ pub fn linear_backward_states<T: StoredElement>(
     let edges = LinearBackwardNormThroughNorm { product, through, norm: norm.into(), d_norm };
     let arguments = LinearBackwardStates { nodes, edges, node_blocks: int(node_blocks), reserved: 0 };
     let kernel = &FormatKernels::of(format).small_only.backward_states;
-    // SAFETY: as in `linear_backward`; the parts of one layer lie apart from those of the other.
+    // SAFETY: as in `linear_backward`; the two layers use separate parts.
     unsafe { device.launch(kernel, Blocks::rows(node_blocks + edge_blocks), &arguments) }
 }
 
@@ -305,11 +307,11 @@ struct Products<'a, T> {
     rows: Rows<'a>,
     d_x: MatrixMut<'a, T>,
     d_weight: MatrixMut<'a, f32>,
-    /// The gradient with respect to y, or the one that it is made of.
+    /// Gradient with respect to y, or the gradient from which it is computed.
     d_y: Matrix<'a, T>,
     x: Matrix<'a, T>,
     weight: Matrix<'a, T>,
-    /// How the kernel takes both weights.
+    /// Form in which the kernel takes both weights.
     weights: Weights,
 }
 
@@ -322,7 +324,7 @@ impl<T: StoredElement> Products<'_, T> {
         format.tile(self.weight_gradient().is_large(format))
     }
 
-    /// The products' arguments and number of blocks. Panics unless shapes fit.
+    /// Returns the arguments and the number of blocks. Panics unless the shapes fit.
     #[track_caller]
     fn arguments(
         &mut self,
@@ -370,7 +372,7 @@ impl<T: StoredElement> UnitBackward<'_, T> {
         WeightGradient::new(&self.to.weight, self.rows)
     }
 
-    /// The arguments and number of blocks. Panics unless shapes fit.
+    /// Returns the arguments and the number of blocks. Panics unless the shapes fit.
     #[track_caller]
     fn arguments(
         self,

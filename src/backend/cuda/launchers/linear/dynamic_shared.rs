@@ -1,11 +1,12 @@
-//! Dynamic shared memory of the products' kernels, beside their static shared memory.
+//! Dynamic shared memory of the product kernels, in addition to their static shared memory.
 //!
-//! The build script includes this file too, to compute occupancy: it uses nothing of the crate.
+//! The build script also includes this file, to compute occupancy, so it uses nothing of the crate.
 
-/// As in `kernels/matmul.cuh`: the tile of 128 x 128, for which static memory, 48 KiB at most, has no room.
+/// The same as in `kernels/matmul.cuh`: the tile of 128 x 128 does not fit in static memory, which is limited
+/// to 48 KiB.
 pub const LARGE_TILE_BYTES: u32 = 81_920;
 
-/// Bytes of dynamic shared memory per block of `kernel`: products end in the size of their tile.
+/// Bytes of dynamic shared memory per block of `kernel`; names of products end in the size of their tile.
 pub const fn dynamic_shared_bytes(kernel: &str) -> u32 {
     let is_large = begins(kernel.as_bytes(), b"linear_") && ends(kernel.as_bytes(), b"_128");
     if is_large { LARGE_TILE_BYTES } else { 0 }

@@ -1,4 +1,4 @@
-//! The forward products: one, with a norm, at unit length, with what edges gather; or two in a launch.
+//! Forward products: plain, with a norm, with l2-normalised rows, with gathered values, or two in one launch.
 
 use super::arguments::{
     ForwardArguments, GatherArguments, LinearForward, LinearForwardGather, LinearForwardGatherNorm,
@@ -18,33 +18,33 @@ use crate::error::Result;
 
 /// A forward product: `y [R, O] = x [R, I] weight [O, I]^T`.
 pub struct Forward<'a, T, X> {
-    /// R.
+    /// Number of rows, R.
     pub rows: Rows<'a>,
-    /// `[R, O]`, written.
+    /// `[R, O]` product, overwritten.
     pub y: MatrixMut<'a, T>,
-    /// `[R, I]`.
+    /// `[R, I]` input.
     pub x: X,
-    /// `[O, I]`.
+    /// `[O, I]` weight.
     pub weight: Matrix<'a, T>,
 }
 
-/// The product of an edge's own state and what the edge gathers:
-/// `y [E, H] = x [E, I] weight [H, I]^T + projected[subject, ..H] + projected[object, H..]`.
+/// Product of an edge's own state plus the values that the edge gathers: `y [E, H] = x [E, I] weight [H, I]^T
+/// + projected[subject, ..H] + projected[object, H..]`.
 pub struct ForwardGather<'a, T> {
-    /// E, and the rows of `projected` that each edge gathers.
+    /// Number of edges E, and the rows of `projected` that each edge gathers.
     pub ends: Ends<'a>,
-    /// `[n, 2 H]`.
+    /// `[n, 2 H]` products of the nodes, as subject and as object.
     pub projected: Slice<'a, T>,
-    /// `[E, H]`, written.
+    /// `[E, H]` result, overwritten.
     pub y: MatrixMut<'a, T>,
-    /// `[E, I]`.
+    /// `[E, I]` edge states.
     pub x: Input<'a, T>,
-    /// `[H, I]`.
+    /// `[H, I]` weight of the edge states.
     pub weight: Matrix<'a, T>,
 }
 
 impl<T: StoredElement> Forward<'_, T, Matrix<'_, T>> {
-    /// Panics unless shapes fit, and the weight is as the kernel takes it.
+    /// Panics unless the shapes fit and the weight has the form that the kernel takes.
     #[track_caller]
     fn arguments(&mut self, launcher: &str, weights: Weights) -> ForwardArguments<T> {
         let Forward { rows, y, x, weight } = self;
@@ -60,14 +60,14 @@ impl<T: StoredElement> Forward<'_, T, Matrix<'_, T>> {
     }
 }
 
-/// The kernels and blocks that compute y. Without rows there is one block for each strip of columns, for the sums.
+/// Kernels and grid that compute y. Without rows there is one block per strip of columns, for the sums.
 fn grid<T: StoredElement>(format: Format, y: &MatrixMut<'_, T>) -> (&'static TileKernels<T>, Blocks) {
     let tile = format.tile(is_large(y.rows, y.columns));
     let blocks = Blocks::new(y.columns.div_ceil(tile.size()), y.rows.div_ceil(tile.size()).max(1), 1);
     (FormatKernels::of(format).tile(tile), blocks)
 }
 
-/// `y = x weight^T` and the statistics of y. Only the weight of plain values may be split.
+/// Computes `y = x weight^T` and the statistics of y. The weight may be split only if x is plain values.
 pub fn linear_forward<T: StoredElement>(
     device: &Device,
     format: Format,
@@ -78,8 +78,8 @@ pub fn linear_forward<T: StoredElement>(
     let (kernels, blocks) = grid(format, &y);
     let statistics = StatisticsArguments::new(device, statistics, y.rows, y.columns)?;
     let mut product = Forward { rows, y, x: x.check(), weight };
-    // SAFETY: shapes were checked; a matrix's slice holds its rows, a norm's its columns, and the sums have room; what
-    // is written is borrowed mutably.
+    // SAFETY: shapes were checked; a matrix's slice holds its rows, a norm's its columns, and the sums have
+    // room; everything written is borrowed mutably.
     unsafe {
         match x {
             Input::Values(_) => {
@@ -95,8 +95,9 @@ pub fn linear_forward<T: StoredElement>(
     }
 }
 
-/// `y = (u / |u|) weight^T` by row, where `u [R, I] = relu(norm(z))` and `of.x` is z with its norm. Writes the divisors
-/// to `lengths [R]`: |u|, or the smallest value that an l2 normalisation divides by. Without lengths `y = u weight^T`.
+/// Computes `y = (u / |u|) weight^T` by row, where `u [R, I] = relu(norm(z))` and `of.x` is z with its norm.
+/// Writes the divisors to `lengths [R]`: |u|, or the smallest divisor of an l2 normalisation. Without
+/// lengths, `y = u weight^T`.
 pub fn linear_forward_unit<T: StoredElement>(
     device: &Device,
     format: Format,
@@ -115,12 +116,12 @@ pub fn linear_forward_unit<T: StoredElement>(
         return Ok(());
     }
     let arguments = LinearForwardUnit { product, norm: norm.into(), lengths: lengths.into() };
-    // SAFETY: shapes were checked; a matrix's slice holds its rows, a norm's its columns; what is written is borrowed
-    // mutably.
+    // SAFETY: shapes were checked; a matrix's slice holds its rows, a norm's its columns; everything written
+    // is borrowed mutably.
     unsafe { device.launch(&kernels.forward_unit, blocks, &arguments) }
 }
 
-/// [`ForwardGather`] and the statistics of y. No matrix may be split.
+/// Computes [`ForwardGather`] and the statistics of y. No matrix may be split.
 pub fn linear_forward_gather<T: StoredElement>(
     device: &Device,
     format: Format,
@@ -139,8 +140,8 @@ pub fn linear_forward_gather<T: StoredElement>(
     let statistics = StatisticsArguments::new(device, statistics, y.rows, y.columns)?;
     let mut product = Forward { rows: ends.edges, y, x: x.check(), weight };
     let product = product.arguments("linear_forward_gather", Weights::InOnePart);
-    // SAFETY: shapes were checked; a matrix's slice holds its rows, a norm's its columns, the ends are rows of
-    // `projected`, and the sums have room; what is written is borrowed mutably.
+    // SAFETY: shapes were checked; a matrix's slice holds its rows, a norm's its columns, the ends are rows
+    // of `projected`, and the sums have room; everything written is borrowed mutably.
     unsafe {
         match x {
             Input::Values(_) => {
@@ -155,7 +156,7 @@ pub fn linear_forward_gather<T: StoredElement>(
     }
 }
 
-/// Two products that do not depend on each other, in one launch. Their inputs have rows of one width and stride, and
+/// Computes two independent products in one launch. Their inputs have rows of the same width and stride, and
 /// their weights are parts of one matrix.
 pub fn linear_forward_two<T: StoredElement>(
     device: &Device,
@@ -172,6 +173,6 @@ pub fn linear_forward_two<T: StoredElement>(
     let [first, second] = of.each_mut().map(|of| of.arguments("linear_forward_two", Weights::MayBeSplit));
     let arguments = LinearForwardTwo { first, second, first_blocks: int(first_blocks), reserved: 0 };
     let kernel = &FormatKernels::of(format).tile(tile).forward_two;
-    // SAFETY: shapes were checked; a matrix's slice holds its rows; what is written is borrowed mutably.
+    // SAFETY: shapes were checked; a matrix's slice holds its rows; everything written is borrowed mutably.
     unsafe { device.launch(kernel, Blocks::rows(first_blocks + second_blocks), &arguments) }
 }

@@ -1,4 +1,4 @@
-//! The kernels of each format and tile: names, arguments and block sizes.
+//! Kernels of each format and tile: names, arguments and block sizes.
 
 use half::bf16;
 
@@ -11,7 +11,7 @@ use super::{Format, Tile, dynamic_shared_bytes};
 use crate::backend::cuda::device::kernel::{Kernel, KernelArguments, KernelFile, KernelInfo};
 use crate::backend::cuda::launchers::stored::StoredElement;
 
-/// The kernels that come with both tiles.
+/// Kernels that exist for both tiles.
 #[derive(Clone, Copy)]
 pub(super) struct TileKernels<T: StoredElement> {
     pub forward: Kernel<LinearForward<T>>,
@@ -25,7 +25,7 @@ pub(super) struct TileKernels<T: StoredElement> {
     pub backward_unit: Kernel<LinearBackwardUnit<T>>,
 }
 
-/// The kernels that come with the smaller tile only.
+/// Kernels that exist for the smaller tile only.
 #[derive(Clone, Copy)]
 pub(super) struct SmallKernels<T: StoredElement> {
     pub backward_through_norm: Kernel<LinearBackwardThroughNorm<T>>,
@@ -33,14 +33,14 @@ pub(super) struct SmallKernels<T: StoredElement> {
     pub backward_states: Kernel<LinearBackwardStates<T>>,
 }
 
-/// The kernels of a format whose operands are stored as `T`.
+/// Kernels of a format whose operands are stored as `T`.
 #[derive(Clone, Copy)]
 pub(super) struct FormatKernels<T: StoredElement> {
-    /// With tiles of 64 x 64.
+    /// Kernels with tiles of 64 x 64.
     pub small: TileKernels<T>,
-    /// With tiles of 64 x 64; there are no larger ones.
+    /// Kernels that exist only with tiles of 64 x 64.
     pub small_only: SmallKernels<T>,
-    /// With tiles of 128 x 128, where the format has them.
+    /// Kernels with tiles of 128 x 128, if the format has them.
     pub large: Option<TileKernels<T>>,
 }
 
@@ -94,7 +94,7 @@ impl<T: StoredElement> FormatKernels<T> {
         large: Some(tile_kernels!("bf16x3_128", 256)),
     };
 
-    /// The kernels of `format`. Panics if the format does not store its operands as `T`.
+    /// Kernels of `format`. Panics if the format does not store its operands as `T`.
     #[track_caller]
     pub(super) fn of(format: Format) -> &'static Self {
         assert_eq!(format == Format::Bf16, T::IS_BF16, "{format:?}: operands stored in another type");
@@ -105,7 +105,7 @@ impl<T: StoredElement> FormatKernels<T> {
         }
     }
 
-    /// The kernels with this tile, which the format must have.
+    /// Kernels with this tile, which the format must have.
     pub(super) fn tile(&self, tile: Tile) -> &TileKernels<T> {
         match (tile, &self.large) {
             (Tile::Small, _) => &self.small,
@@ -127,7 +127,7 @@ impl<T: StoredElement> FormatKernels<T> {
     }
 }
 
-/// Copies `from` to `to[at..]`; the index behind it.
+/// Copies `from` to `to[at..]`; returns the index after it.
 const fn put(to: &mut [KernelInfo], at: usize, from: &[KernelInfo]) -> usize {
     let mut i = 0;
     while i < from.len() {
@@ -163,12 +163,12 @@ impl<T: StoredElement> SmallKernels<T> {
     }
 }
 
-/// The kernels of `kernels/linear_fp32.cu`.
+/// Kernels of `kernels/linear_fp32.cu`.
 pub(crate) const FP32_FILE: KernelFile =
     KernelFile { name: "linear_fp32", kernels: &FormatKernels::<f32>::FP32.infos::<12>() };
-/// The kernels of `kernels/linear_bf16.cu`.
+/// Kernels of `kernels/linear_bf16.cu`.
 pub(crate) const BF16_FILE: KernelFile =
     KernelFile { name: "linear_bf16", kernels: &FormatKernels::<bf16>::BF16.infos::<21>() };
-/// The kernels of `kernels/linear_bf16x3.cu`.
+/// Kernels of `kernels/linear_bf16x3.cu`.
 pub(crate) const BF16X3_FILE: KernelFile =
     KernelFile { name: "linear_bf16x3", kernels: &FormatKernels::<f32>::BF16X3.infos::<21>() };

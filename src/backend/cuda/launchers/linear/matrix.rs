@@ -1,4 +1,4 @@
-//! Matrices that products read and write, parts of wider ones among them.
+//! Matrices that products read and write, including parts of wider matrices.
 
 use super::arguments::{MatrixArguments, MatrixMutArguments, WeightArguments};
 use crate::backend::cuda::device::buffer::{Slice, SliceMut};
@@ -6,7 +6,7 @@ use crate::backend::cuda::device::check_len;
 use crate::backend::cuda::device::kernel::int;
 use crate::backend::cuda::launchers::stored::StoredElement;
 
-/// A matrix to read: rows of `columns` values, `stride` apart.
+/// Input matrix: rows of `columns` values, `stride` apart.
 #[derive(Clone, Copy, Debug)]
 pub struct Matrix<'a, T> {
     pub(super) values: Slice<'a, T>,
@@ -15,7 +15,7 @@ pub struct Matrix<'a, T> {
     pub(super) lines: Lines,
 }
 
-/// A matrix to write.
+/// Output matrix: rows of `columns` values, `stride` apart.
 #[derive(Debug)]
 pub struct MatrixMut<'a, T> {
     pub(super) values: SliceMut<'a, T>,
@@ -24,7 +24,7 @@ pub struct MatrixMut<'a, T> {
     pub(super) lines: Lines,
 }
 
-/// Where rows begin: `stride` values apart. Rows from `split` on lie `jump` values further.
+/// Positions of the rows: `stride` values apart. Rows from `split` on lie `jump` values further.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Lines {
     pub(super) stride: usize,
@@ -37,7 +37,8 @@ impl Lines {
         Lines { stride, split: i32::MAX as usize, jump: 0 }
     }
 
-    /// The lines of columns from `first` on above those of columns from `second` on, each of `rows` rows.
+    /// Lines of the columns from `first` on, above those of the columns from `second` on, each with `rows`
+    /// rows.
     fn stacked(self, rows: usize, first: usize, second: usize) -> Self {
         let jump = second as i64 - first as i64 - (rows * self.stride) as i64;
         Lines { stride: self.stride, split: rows, jump }
@@ -49,14 +50,14 @@ impl Lines {
 }
 
 impl<'a, T: StoredElement> Matrix<'a, T> {
-    /// The first `rows` rows of a stored matrix.
+    /// First `rows` rows of a stored matrix.
     #[track_caller]
     pub fn new(values: Slice<'a, T>, rows: usize, columns: usize) -> Self {
         check_len("a matrix", values.len(), rows * T::stride(columns));
         Matrix { values, rows, columns, lines: Lines::new(T::stride(columns)) }
     }
 
-    /// The values from the first row on.
+    /// Values, starting with the first row.
     pub(crate) fn values(&self) -> Slice<'a, T> {
         self.values
     }
@@ -71,7 +72,7 @@ impl<'a, T: StoredElement> Matrix<'a, T> {
         self.columns
     }
 
-    /// The columns `start..start + count`.
+    /// Columns `start..start + count`.
     #[track_caller]
     pub fn columns(self, start: usize, count: usize) -> Self {
         check_columns::<T>(start, count, self.columns);
@@ -79,7 +80,7 @@ impl<'a, T: StoredElement> Matrix<'a, T> {
         Matrix { values, columns: count, ..self }
     }
 
-    /// The columns `first..first + count` above the columns `second..second + count`: twice as many rows.
+    /// Columns `first..first + count` above columns `second..second + count`: twice as many rows.
     #[track_caller]
     pub fn stacked(self, first: usize, second: usize, count: usize) -> Self {
         check_columns::<T>(second, count, self.columns);
@@ -89,14 +90,14 @@ impl<'a, T: StoredElement> Matrix<'a, T> {
 }
 
 impl<'a, T: StoredElement> MatrixMut<'a, T> {
-    /// The first `rows` rows of a stored matrix.
+    /// First `rows` rows of a stored matrix.
     #[track_caller]
     pub fn new(values: SliceMut<'a, T>, rows: usize, columns: usize) -> Self {
         check_len("a matrix", values.len(), rows * T::stride(columns));
         MatrixMut { values, rows, columns, lines: Lines::new(T::stride(columns)) }
     }
 
-    /// The columns `start..start + count`.
+    /// Columns `start..start + count`.
     #[track_caller]
     pub fn columns(&mut self, start: usize, count: usize) -> MatrixMut<'_, T> {
         check_columns::<T>(start, count, self.columns);
@@ -112,7 +113,8 @@ impl<'a, T: StoredElement> MatrixMut<'a, T> {
         MatrixMut { rows, lines, ..self.columns(first, count) }
     }
 
-    /// Cuts three parts of `count` columns each: the outer two, one above the other, and the middle one.
+    /// Splits three parts of `count` columns each into the outer two, one above the other, and the middle
+    /// one.
     #[track_caller]
     pub fn outer_and_middle(&mut self, count: usize) -> [MatrixMut<'_, T>; 2] {
         assert_eq!(self.columns, 3 * count, "three parts of {count} columns");
@@ -132,7 +134,7 @@ impl<'a, T: StoredElement> MatrixMut<'a, T> {
     }
 }
 
-/// Panics unless there are such columns, and they begin where rows may.
+/// Panics unless these columns exist and start at a valid row alignment.
 #[track_caller]
 fn check_columns<T: StoredElement>(start: usize, count: usize, columns: usize) {
     assert!(start + count <= columns, "columns {start} and {count} more of {columns}");
@@ -140,7 +142,7 @@ fn check_columns<T: StoredElement>(start: usize, count: usize, columns: usize) {
 }
 
 impl<T: StoredElement> Matrix<'_, T> {
-    /// For a kernel that takes it in one part, as it must be.
+    /// Arguments for a kernel that takes the matrix in one part. Panics if it is split.
     #[track_caller]
     pub(super) fn arguments(&self) -> MatrixArguments<T> {
         assert!(!self.lines.is_split(), "linear: a split matrix where a kernel takes none");
@@ -151,7 +153,7 @@ impl<T: StoredElement> Matrix<'_, T> {
         }
     }
 
-    /// For a kernel that takes a weight in two parts.
+    /// Arguments for a kernel that takes a weight in two parts.
     pub(super) fn weight_arguments(&self) -> WeightArguments<T> {
         let Lines { stride, split, jump } = self.lines;
         WeightArguments { values: self.values.into(), jump, stride: int(stride), split: int(split) }
@@ -159,7 +161,7 @@ impl<T: StoredElement> Matrix<'_, T> {
 }
 
 impl<T: StoredElement> MatrixMut<'_, T> {
-    /// For a kernel that takes it in one part, as it must be.
+    /// Arguments for a kernel that takes the matrix in one part. Panics if it is split.
     #[track_caller]
     pub(super) fn arguments(&mut self) -> MatrixMutArguments<T> {
         assert!(!self.lines.is_split(), "linear: a split matrix where a kernel takes none");

@@ -1,4 +1,4 @@
-//! linear: the products of a linear layer and what is fused with them (`kernels/linear.cuh`).
+//! linear: matrix products of a linear layer and the operations fused with them (`kernels/linear.cuh`).
 
 mod arguments;
 mod backward;
@@ -26,20 +26,21 @@ use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::error::Result;
 use matrix::Lines;
 
-/// Number of blocks that fill a large GPU twice, as in `kernels/linear.cuh`. A weight's gradient is split into parts
-/// until it has about as many blocks, and the larger tile is taken where it makes as many.
+/// Number of blocks that fill a large GPU twice, as in `kernels/linear.cuh`. A weight's gradient is split
+/// into parts until it has about as many blocks. The larger tile is used if it gives as many.
 const ENOUGH_BLOCKS: usize = 264;
-/// Smallest number of rows of a part, so that its product outweighs adding it up; as in `kernels/linear.cuh`.
+/// Smallest number of rows of a part, for which its product outweighs adding up the parts; as in
+/// `kernels/linear.cuh`.
 const LEAST_PART_ROWS: usize = 128;
 
-/// The number format of a product's operands. Sums are in single precision in every format.
+/// Number format of a product's operands. Sums are in single precision in every format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// Single precision, without tensor cores.
     Fp32,
     /// bf16 as the operands are stored: 8 significand bits.
     Bf16,
-    /// The sum of two bf16, about 16 significand bits.
+    /// Each operand as the sum of two bf16, about 16 significand bits.
     Bf16x3,
 }
 
@@ -70,13 +71,13 @@ pub(crate) fn is_large(rows: usize, columns: usize) -> bool {
 }
 
 impl Format {
-    /// The larger tile if `wanted` and if the format has it.
+    /// Returns the larger tile if it is `wanted` and the format has it.
     fn tile(self, wanted: bool) -> Tile {
         if wanted && self != Format::Fp32 { Tile::Large } else { Tile::Small }
     }
 }
 
-/// How a kernel takes a layer's weight and its gradient.
+/// Form in which a kernel takes a layer's weight and its gradient.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Weights {
     InOnePart,
@@ -91,17 +92,17 @@ impl Weights {
     }
 }
 
-/// What a product reads of a layer's input.
+/// Input of a layer, as read by a product.
 #[derive(Clone, Copy, Debug)]
 pub enum Input<'a, T> {
-    /// The values.
+    /// Values as stored.
     Values(Matrix<'a, T>),
-    /// relu(norm(values)).
+    /// relu(norm(values)), computed while loading.
     Activated(Matrix<'a, T>, Norm<'a>),
 }
 
 impl<'a, T: StoredElement> Input<'a, T> {
-    /// The values; panics unless their norm has as many columns.
+    /// Returns the values; panics unless their norm has the same number of columns.
     #[track_caller]
     fn check(self) -> Matrix<'a, T> {
         match self {
@@ -114,18 +115,18 @@ impl<'a, T: StoredElement> Input<'a, T> {
     }
 }
 
-/// The gradient with respect to a layer's output, as the products of its backward read it.
+/// Gradient with respect to a layer's output, as read by the products of its backward.
 pub enum Gradient<'a, T> {
-    /// The values.
+    /// Values as stored.
     Values(Matrix<'a, T>),
-    /// What batch norm's backward makes of the gradient with respect to relu(norm(output)), while products read that.
+    /// Computed by batch norm's backward while loading, from the gradient with respect to relu(norm(output)).
     ThroughNorm(NormBackward<'a, T>),
 }
 
 impl<T: StoredElement> Gradient<'_, T> {
-    /// The gradient in the form that suits the gradient of an input `[rows, inputs]`. If that is large, a gradient
-    /// through norm is computed now and overwrites the one that it is made of: in the products every block would
-    /// compute it again, which costs more than the launch that it saves. The bits are the same either way.
+    /// Converts the gradient to the form that suits the gradient of an input `[rows, inputs]`. If that is
+    /// large, a gradient through norm is computed now, in place. Within the products every block would
+    /// recompute it, which costs more than the launch that it saves. The bits are the same either way.
     pub fn for_input(self, device: &Device, rows: Rows<'_>, inputs: usize) -> Result<Self> {
         match self {
             Gradient::ThroughNorm(mut of) if is_large(rows.bound, inputs) => {
@@ -137,7 +138,7 @@ impl<T: StoredElement> Gradient<'_, T> {
         }
     }
 
-    /// The values in memory: the gradient, or the one that it is made of.
+    /// Values in memory: the gradient, or the gradient from which it is computed.
     #[track_caller]
     fn matrix(&self, rows: usize) -> Matrix<'_, T> {
         match self {
@@ -149,7 +150,7 @@ impl<T: StoredElement> Gradient<'_, T> {
         }
     }
 
-    /// The stride of its rows. Panics unless there are `rows` rows of `columns` columns.
+    /// Returns the stride of the rows. Panics unless there are `rows` rows of `columns` columns.
     #[track_caller]
     pub(crate) fn check(&self, rows: usize, columns: usize) -> usize {
         let of = self.matrix(rows);
@@ -159,7 +160,7 @@ impl<T: StoredElement> Gradient<'_, T> {
     }
 }
 
-/// Panics unless the matrices have as many rows as the grid is for.
+/// Panics unless the number of rows of each matrix is that of the grid.
 #[track_caller]
 fn check_rows<const N: usize>(launcher: &str, rows: Rows<'_>, of: [usize; N]) {
     assert_eq!(of, [rows.bound; N], "{launcher}: rows of matrices");
