@@ -1,6 +1,6 @@
 //! cosine_ranks: incomplete queries among the test images.
 
-use super::test_images;
+use super::{SEED, near, test_images};
 use crate::backend::cuda::launchers::cosine_ranks::{Queries, cosine_ranks};
 use crate::backend::cuda::launchers::linear::Format;
 use crate::backend::reference::cosine_ranks as reference;
@@ -21,9 +21,8 @@ pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
         cost: Cost::of((queries + rows) * width + 2 * queries, 2 * queries * rows * width),
         format: Format::Fp32,
         // Ranks are integers, and sums run in the reference's order.
-        tolerance: 0.0,
-        prepare: Box::new(move || {
-            let mut values = Values::new();
+        prepare: Box::new(move |_| {
+            let mut values = Values::new(SEED);
             let truth: Vec<i32> = (0..queries as i32).collect();
             Prepared {
                 host: Host {
@@ -37,7 +36,7 @@ pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
                     let of = Queries { queries, index, truth, rows, width };
                     cosine_ranks(device, &mut all_mut(&mut others.found), of)
                 }),
-                expected: Box::new(move |host| {
+                expected: near(0.0, move |host| {
                     let [of, index] = host.wide_inputs();
                     let truth: Vec<u32> = (0..queries as u32).collect();
                     let ranks = reference::cosine_ranks(&of, &index, width, &truth);

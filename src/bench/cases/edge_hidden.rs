@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use super::batch_norm::{batch_statistics, decided_inputs, norm_backward};
 use super::linear::{followed_by_statistics, statistics};
-use super::{count, counted, indices, norm, roundings, stored_tolerance};
+use super::{SEED, count, counted, indices, near, norm, roundings, stored_tolerance};
 use crate::backend::cuda::launchers::batch_norm::NormBackward;
 use crate::backend::cuda::launchers::edge_hidden::{
     Lengths, Terms, edge_hidden_lookup, edge_hidden_sum_ends, edge_hidden_sum_types,
@@ -46,10 +46,9 @@ fn lookup<T: StoredElement>(batch: &Rc<GraphBatch>, hidden: usize) -> Case {
         format: Format::Fp32,
         // Two sums; of the statistics a lane's four rows and sixteen lanes, then in double precision difference, square,
         // root and quotient.
-        tolerance: stored_tolerance::<T>(roundings(2 + 4 + 16 + 6)),
-        prepare: Box::new(move || {
+        prepare: Box::new(move |_| {
             let batch = batch.clone();
-            let mut values = Values::new();
+            let mut values = Values::new(SEED);
             let [subject_type, object_type] = end_types(&batch);
             Prepared {
                 host: Host {
@@ -75,7 +74,7 @@ fn lookup<T: StoredElement>(batch: &Rc<GraphBatch>, hidden: usize) -> Case {
                     let terms = Terms { edge_projected, projected, edge_row, ends };
                     edge_hidden_lookup(device, &mut z, terms, hidden, to)
                 }),
-                expected: Box::new(move |host| {
+                expected: near(stored_tolerance::<T>(roundings(2 + 4 + 16 + 6)), move |host| {
                     let [edge_projected, projected] = host.wide_stored();
                     let row = |&u: &u32| edge_projected[u as usize * hidden..][..hidden].iter().copied();
                     let mut z: Vec<f64> = batch.predicate_occurrences.slot.iter().flat_map(row).collect();
@@ -134,10 +133,9 @@ fn sum_ends<T: StoredElement>(batch: &Rc<GraphBatch>, hidden: usize) -> Case {
         ),
         format: Format::Fp32,
         // Eight columns to a thread, and their sum over a block.
-        tolerance: stored_tolerance::<T>(roundings(degree + 2 + 8 + 12)),
-        prepare: Box::new(move || {
+        prepare: Box::new(move |_| {
             let batch = batch.clone();
-            let mut values = Values::new();
+            let mut values = Values::new(SEED);
             Prepared {
                 host: Host {
                     stored: vec![values.matrix::<T>(edges, hidden), values.matrix::<T>(nodes, 2 * hidden)],
@@ -159,7 +157,7 @@ fn sum_ends<T: StoredElement>(batch: &Rc<GraphBatch>, hidden: usize) -> Case {
                     let of = Some(Lengths { lengths, projected, along });
                     edge_hidden_sum_ends(device, &mut sums, of, &d_z, by_row, hidden)
                 }),
-                expected: Box::new(move |host| {
+                expected: near(stored_tolerance::<T>(roundings(degree + 2 + 8 + 12)), move |host| {
                     let ([d_z, projected], [lengths]) = (host.wide_stored(), host.wide_inputs());
                     let mut sums =
                         expected_sum_ends(&d_z, &batch.edge_subject, &batch.edge_object, nodes, hidden);
@@ -202,10 +200,9 @@ fn sum_ends_through_norm<T: StoredElement>(batch: &Rc<GraphBatch>, hidden: usize
         ),
         format: Format::Fp32,
         // d_z is rounded as if it were stored, and some times before.
-        tolerance: stored_tolerance::<T>(roundings(6 + degree)) + T::ROUNDING,
-        prepare: Box::new(move || {
+        prepare: Box::new(move |_| {
             let batch = batch.clone();
-            let mut values = Values::new();
+            let mut values = Values::new(SEED);
             let (z, of_z) = decided_inputs::<T>(&mut values, edges, hidden);
             let terms = values.signed(2 * hidden);
             Prepared {
@@ -231,7 +228,7 @@ fn sum_ends_through_norm<T: StoredElement>(batch: &Rc<GraphBatch>, hidden: usize
                     let d_z = Gradient::ThroughNorm(of);
                     edge_hidden_sum_ends(device, &mut sums, None, &d_z, by_row, hidden)
                 }),
-                expected: Box::new(move |host| {
+                expected: near(stored_tolerance::<T>(roundings(6 + degree)) + T::ROUNDING, move |host| {
                     let ([z], [d, _]) = (host.wide_stored(), host.wide_stored_outputs());
                     let [mean, rstd, scale, bias, terms] = host.wide_inputs();
                     let d_z = norm_backward(&z, &[mean, rstd, scale, bias], &terms, &d);
@@ -264,11 +261,10 @@ fn sum_types_through_norm<T: StoredElement>(batch: &Rc<GraphBatch>, hidden: usiz
         ),
         format: Format::Fp32,
         // d_z is rounded as if it were stored, and some times before.
-        tolerance: stored_tolerance::<T>(roundings(6 + most)) + T::ROUNDING,
-        prepare: Box::new(move || {
+        prepare: Box::new(move |_| {
             let (batch, ends) = (batch.clone(), ends.clone());
             let by_predicate = &batch.predicate_occurrences;
-            let mut values = Values::new();
+            let mut values = Values::new(SEED);
             let (z, of_z) = decided_inputs::<T>(&mut values, edges, hidden);
             let terms = values.signed(2 * hidden);
             Prepared {
@@ -304,7 +300,7 @@ fn sum_types_through_norm<T: StoredElement>(batch: &Rc<GraphBatch>, hidden: usiz
                     let (edge_sums, end_sums) = (&mut edge_sums, &mut end_sums);
                     edge_hidden_sum_types(device, edge_sums, end_sums, &of, by_predicate, by_object)
                 }),
-                expected: Box::new(move |host| {
+                expected: near(stored_tolerance::<T>(roundings(6 + most)) + T::ROUNDING, move |host| {
                     let ([z], [d, _, _]) = (host.wide_stored(), host.wide_stored_outputs());
                     let [mean, rstd, scale, bias, terms] = host.wide_inputs();
                     let d_z = norm_backward(&z, &[mean, rstd, scale, bias], &terms, &d);

@@ -1,6 +1,6 @@
 //! embedding: the rows of both tables that occur in the batch.
 
-use super::{count, counted, indices};
+use super::{SEED, count, counted, indices, near};
 use crate::backend::cuda::launchers::embedding::{
     Lookup, LookupGradient, Occurring, embedding_backward, embedding_forward,
 };
@@ -29,9 +29,8 @@ pub(super) fn cases<T: StoredElement>(sizes: &Sizes) -> Vec<Case> {
             // Reads the types and their rows, in single precision, writes the rows.
             cost: Cost::stored::<T>(all_rows * width, all_rows + all_rows * width, 0),
             format: Format::Fp32,
-            tolerance: 0.0,
-            prepare: Box::new(move || {
-                let (types, mut values) = (forward_types.clone(), Values::new());
+            prepare: Box::new(move |_| {
+                let (types, mut values) = (forward_types.clone(), Values::new(SEED));
                 Prepared {
                     host: Host {
                         inputs: tables.map(|table| values.signed(table * width)).to_vec(),
@@ -52,7 +51,7 @@ pub(super) fn cases<T: StoredElement>(sizes: &Sizes) -> Vec<Case> {
                         let lookups = lookups.map(|(rows, table, of)| Lookup { rows, table, of });
                         embedding_forward(device, lookups, width)
                     }),
-                    expected: Box::new(move |host| {
+                    expected: near(0.0, move |host| {
                         let looked_up = host.inputs.iter().zip(&types).map(|(table, types)| {
                             // Each value is rounded once, to what it is to be.
                             let table = HostMatrix::new::<T>(table.clone(), width);
@@ -69,9 +68,8 @@ pub(super) fn cases<T: StoredElement>(sizes: &Sizes) -> Vec<Case> {
             // Reads the types and their rows, writes the whole tables.
             cost: Cost::stored::<T>(all_rows * width, all_rows + all_types * width, 0),
             format: Format::Fp32,
-            tolerance: 0.0,
-            prepare: Box::new(move || {
-                let (types, mut values) = (backward_types.clone(), Values::new());
+            prepare: Box::new(move |_| {
+                let (types, mut values) = (backward_types.clone(), Values::new(SEED));
                 Prepared {
                     host: Host {
                         stored: rows.map(|rows| values.matrix::<T>(rows, width)).to_vec(),
@@ -92,7 +90,7 @@ pub(super) fn cases<T: StoredElement>(sizes: &Sizes) -> Vec<Case> {
                             lookups.map(|(d_table, d_rows, of)| LookupGradient { d_table, d_rows, of });
                         embedding_backward(device, lookups, width)
                     }),
-                    expected: Box::new(move |host| {
+                    expected: near(0.0, move |host| {
                         let d_rows: [_; 2] = host.wide_stored();
                         let tables = d_rows.iter().zip(&types).zip(tables).map(|((d_rows, types), table)| {
                             let mut d_table = vec![f64::NAN; table * width];

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::indices;
+use super::{indices, near};
 use crate::backend::cuda::launchers::batch_places::{HEADER, Places};
 use crate::backend::cuda::launchers::graph_batch::{
     BatchSlot, Collection, CollectionPlaces, EpochTriples, assemble_graph_batch,
@@ -31,8 +31,7 @@ pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
         ),
         format: Format::Fp32,
         // Integers, and similarities as they are.
-        tolerance: 0.0,
-        prepare: Box::new(move || {
+        prepare: Box::new(move |_| {
             let (array, of) = CollectionPlaces::pack(
                 all.iter().map(SceneGraphBuf::view),
                 config.object_types,
@@ -77,7 +76,7 @@ pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
                     let collection = Collection { array, places: &of };
                     assemble_graph_batch(device, slot, &mut position, triples, collection)
                 }),
-                expected: Box::new(move |host| {
+                expected: near(0.0, move |host| {
                     let graphs = expected_graphs.iter().rev().map(SceneGraphBuf::view);
                     let mut batch =
                         GraphBatch::of_graphs(graphs, config.object_types, config.predicate_types);

@@ -1,6 +1,6 @@
 //! inner_products: a strip of the test images' products with each other.
 
-use super::{ROUNDING, test_images};
+use super::{ROUNDING, SEED, near, test_images};
 use crate::backend::cuda::launchers::inner_products::inner_products;
 use crate::backend::cuda::launchers::linear::Format;
 use crate::bench::case::{Case, Cost, Host, OtherLengths, Prepared, all_mut};
@@ -19,10 +19,9 @@ pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
         cost: Cost::of(rows * width + 2 * STRIP_ROWS * rows, 2 * STRIP_ROWS * rows * width),
         format: Format::Fp32,
         // That of the comparison: both sides are in double precision.
-        tolerance: ROUNDING,
-        prepare: Box::new(move || Prepared {
+        prepare: Box::new(move |_| Prepared {
             host: Host {
-                inputs: vec![Values::new().signed(rows * width)],
+                inputs: vec![Values::new(SEED).signed(rows * width)],
                 others: OtherLengths { sums: STRIP_ROWS * rows, ..Default::default() },
                 ..Default::default()
             },
@@ -30,7 +29,7 @@ pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
                 let ([values], [], [], others) = arrays.parts();
                 inner_products(device, &mut all_mut(&mut others.wide_sums), values, first_row, rows, width)
             }),
-            expected: Box::new(move |host| {
+            expected: near(ROUNDING, move |host| {
                 let [values] = host.wide_inputs();
                 let product = |(a, b): (&[f64], &[f64])| a.iter().zip(b).map(|(x, y)| x * y).sum::<f64>();
                 let left = values[first_row * width..].chunks_exact(width);

@@ -1,7 +1,7 @@
 //! l2_normalise: the node states that a layer gives.
 
 use super::batch_norm::{decided_inputs, expected_backward, norm_gradient};
-use super::{count, counted, norm, norm_values, reference_norm, roundings, stored_tolerance};
+use super::{SEED, count, counted, near, norm, norm_values, reference_norm, roundings, stored_tolerance};
 use crate::backend::cuda::launchers::l2_normalise::{
     UnitRowsBackward, l2_normalise_backward, l2_normalise_forward,
 };
@@ -26,9 +26,8 @@ pub(super) fn cases<T: StoredElement>(sizes: &Sizes) -> Vec<Case> {
             // Reads z and writes x; norm 3, ReLU 1, square and sum 2, quotient 1.
             cost: Cost::stored::<T>(2 * values_count, 4 * columns, 7 * values_count),
             format: Format::Fp32,
-            tolerance,
-            prepare: Box::new(move || {
-                let mut values = Values::new();
+            prepare: Box::new(move |_| {
+                let mut values = Values::new(SEED);
                 Prepared {
                     host: Host {
                         stored: vec![values.matrix::<T>(nodes, columns)],
@@ -41,7 +40,7 @@ pub(super) fn cases<T: StoredElement>(sizes: &Sizes) -> Vec<Case> {
                         let ([z], [mut x], (of, [count], [], _)) = arrays.stored_as::<T>().parts();
                         l2_normalise_forward(device, &mut x, z, norm(of), counted(count, nodes))
                     }),
-                    expected: Box::new(move |host| {
+                    expected: near(tolerance, move |host| {
                         let [z] = host.wide_stored();
                         let mut x = reference_norm(&host.wide_inputs()).relu_rows(&z);
                         reference::l2_normalise(&mut x, columns);
@@ -57,9 +56,8 @@ pub(super) fn cases<T: StoredElement>(sizes: &Sizes) -> Vec<Case> {
             // two sums 4.
             cost: Cost::stored::<T>(3 * values_count, 6 * columns, 15 * values_count),
             format: Format::Fp32,
-            tolerance,
-            prepare: Box::new(move || {
-                let mut values = Values::new();
+            prepare: Box::new(move |_| {
+                let mut values = Values::new(SEED);
                 let (z, of) = decided_inputs::<T>(&mut values, nodes, columns);
                 Prepared {
                     host: Host {
@@ -76,11 +74,11 @@ pub(super) fn cases<T: StoredElement>(sizes: &Sizes) -> Vec<Case> {
                         let of = UnitRowsBackward { d_y, d_x, z, norm: norm(of) };
                         l2_normalise_backward(device, of, to, counted(count, nodes))
                     }),
-                    expected: Box::new(move |host| {
+                    expected: near(tolerance, move |host| {
                         let ([d_x, z], of) = (host.wide_stored(), host.wide_inputs());
                         let y = reference_norm(&of).relu_rows(&z);
                         let d_y = reference::l2_normalise_backward(&y, &d_x, columns);
-                        let [_, d_weight, d_bias] = expected_backward(&z, &of, d_y.clone());
+                        let [_, d_weight, d_bias] = expected_backward(&z, &of, d_y.clone(), true);
                         vec![d_y, d_weight, d_bias]
                     }),
                 }

@@ -4,13 +4,12 @@
 //!
 //! They run on the emulator, or with `SCENERANK_TEST_DEVICE=cuda` on a GPU, where a missing one fails them.
 
+pub mod agreement;
 pub mod calculus;
 pub mod cases;
 pub mod products;
 pub mod scores;
 pub mod stored;
-
-use std::sync::OnceLock;
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -18,6 +17,8 @@ use scenerank::backend::cuda::device::Device;
 use scenerank::backend::cuda::device::buffer::{Buffer, Element, Slice, SliceMut};
 use scenerank::backend::cuda::device::rows::Rows;
 use scenerank::backend::cuda::launchers;
+
+use agreement::three_runs;
 
 /// Row counts at the edges of warps, tiles and chunks.
 pub const ROWS: [usize; 8] = [0, 1, 31, 32, 33, 65, 300, 513];
@@ -61,15 +62,7 @@ pub fn same_bits<const N: usize>(
     order: u64,
     launches: impl Fn(&Device, usize) -> [Vec<f32>; N],
 ) -> [Vec<f32>; N] {
-    static GPU: OnceLock<Device> = OnceLock::new();
-    let emulated = |seed| launchers::emulated(seed).expect("an emulator, which was there before");
-    let [first, again, shuffled] = if on_gpu() {
-        let gpu = GPU.get_or_init(open_gpu);
-        [launches(gpu, 0), launches(gpu, 0), launches(gpu, spare(order))]
-    } else {
-        let in_order = emulated(None);
-        [launches(&in_order, 0), launches(&in_order, 0), launches(&emulated(Some(order)), spare(order))]
-    };
+    let [first, again, shuffled] = three_runs(order, launches);
     for (other, what) in
         [(again, "a second run"), (shuffled, "another order of threads and blocks, with a larger grid")]
     {
@@ -208,6 +201,12 @@ pub fn scale(values: &[f64]) -> f64 {
 #[track_caller]
 pub fn assert_within(name: &str, got: &[f32], want: &[f64], limit: f64) {
     assert_each_within(name, got, want, |_| limit);
+}
+
+/// [`assert_within`] of what a case wrote.
+#[track_caller]
+pub fn assert_wide_within(name: &str, got: &[f64], want: &[f64], limit: f64) {
+    assert_within(name, &got.iter().map(|&value| value as f32).collect::<Vec<f32>>(), want, limit);
 }
 
 /// [`assert_within`] with a limit for each wanted value.
