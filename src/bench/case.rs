@@ -88,6 +88,8 @@ pub struct Host {
     pub outputs: Vec<Vec<f32>>,
     /// Lengths of arrays of other types.
     pub others: OtherLengths,
+    /// Optimizer steps that are done before.
+    pub steps_done: u64,
     /// The parameters whose weights are copied in bf16.
     pub copied: Option<Layout>,
 }
@@ -190,20 +192,20 @@ pub struct Others {
     pub counts: Buffer<i64>,
     /// Written in double precision.
     pub wide_sums: Buffer<f64>,
-    /// The optimizer's steps: [`STEPS_DONE`].
+    /// The optimizer's steps.
     pub steps: Steps,
     /// The weights' copy.
     pub copy: Option<WeightCopy>,
 }
 
-/// Optimizer steps that are done when a case begins.
+/// Optimizer steps that are done when a case of the bench begins.
 pub const STEPS_DONE: u64 = 9;
 
 impl Arrays {
     /// A copy of `host` on the device.
     pub fn upload(device: &Device, host: &Host) -> Result<Self> {
         let mut steps = Steps::new(device)?;
-        steps.set(device, STEPS_DONE)?;
+        steps.set(device, host.steps_done)?;
         let upload = |matrices: &[HostMatrix]| -> Result<Vec<DeviceMatrix>> {
             matrices.iter().map(|matrix| matrix.upload(device)).collect()
         };
@@ -224,7 +226,8 @@ impl Arrays {
                 mask: to_device(device, &vec![u8::MAX; host.others.mask])?,
                 found: to_device(device, &vec![i32::MIN; host.others.found])?,
                 bounds: to_device(device, &vec![UNBOUNDED; host.others.bounds])?,
-                keys: device.allocate_unwritten(host.others.keys)?,
+                // Before any other key: a key that no kernel wrote would be found first.
+                keys: to_device(device, &vec![u64::MAX; host.others.keys])?,
                 scratch: device.allocate_unwritten(host.others.scratch)?,
                 counts: to_device(device, &vec![i64::MIN; host.others.counts])?,
                 wide_sums: to_device(device, &vec![f64::NAN; host.others.sums])?,

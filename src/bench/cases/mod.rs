@@ -1,20 +1,20 @@
 //! The cases of every launcher, one file per kernel file. A new launcher is one more entry in its file, and a new kernel
 //! file one more line in [`all`].
 
-mod adam;
+pub mod adam;
 pub mod batch_norm;
-mod cosine_ranks;
-mod draw_triples;
-mod edge_hidden;
+pub mod cosine_ranks;
+pub mod draw_triples;
+pub mod edge_hidden;
 pub mod edge_pool;
-mod embedding;
-mod graph_batch;
-mod inner_products;
-mod l2_normalise;
-mod linear;
-mod readout_loss;
-mod row_correlations;
-mod top_k;
+pub mod embedding;
+pub mod graph_batch;
+pub mod inner_products;
+pub mod l2_normalise;
+pub mod linear;
+pub mod readout_loss;
+pub mod row_correlations;
+pub mod top_k;
 
 use half::bf16;
 
@@ -122,6 +122,12 @@ fn indices(values: &[u32]) -> Vec<i32> {
 fn with_spare(mut indices: Vec<i32>, spare: usize) -> Vec<i32> {
     indices.resize(indices.len() + spare, -1);
     indices
+}
+
+/// `values`, and NaN for `spare` more.
+fn with_room(mut values: Vec<f32>, spare: usize) -> Vec<f32> {
+    values.resize(values.len() + spare, f32::NAN);
+    values
 }
 
 /// Mean, rstd, weight and bias of `columns` columns of values in -1..1: xhat and scale reach 4 in magnitude, norm(z) 9.

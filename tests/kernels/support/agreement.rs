@@ -87,6 +87,28 @@ pub fn all_agree(order: u64, cases: impl IntoIterator<Item = Case>) {
     }
 }
 
+/// The case with other values, another launch or another expectation, by the number of spare rows.
+pub fn with(case: Case, change: impl Fn(usize, &mut Prepared) + 'static) -> Case {
+    let prepare = case.prepare;
+    let prepare = Box::new(move |spare| {
+        let mut prepared = prepare(spare);
+        change(spare, &mut prepared);
+        prepared
+    });
+    Case { prepare, ..case }
+}
+
+/// The case without tolerance, for values of which every operation is exact.
+pub fn exactly(case: Case) -> Case {
+    with(case, |_, prepared| {
+        let expected = std::mem::replace(&mut prepared.expected, Box::new(|_, _| Vec::new()));
+        prepared.expected = Box::new(move |host, written| {
+            let outputs = expected(host, written).into_iter();
+            outputs.map(|output| Output { limits: vec![0.0; output.values.len()], ..output }).collect()
+        });
+    })
+}
+
 fn within_outputs(expected: &[Output], written: Vec<Written>) -> Vec<Vec<f64>> {
     let outputs = expected.iter().zip(written);
     outputs.map(|(output, written)| written.values[..output.values.len()].to_vec()).collect()
