@@ -23,9 +23,6 @@ use agreement::three_runs;
 /// Row counts at the edges of warps, tiles and chunks.
 pub const ROWS: [usize; 8] = [0, 1, 31, 32, 33, 65, 300, 513];
 
-/// Half the distance from 1 to the next number in single precision: the most that one rounding is off by, relatively.
-pub const ROUNDING: f64 = f32::EPSILON as f64 / 2.0;
-
 /// Whether the tests run on a GPU.
 pub fn on_gpu() -> bool {
     std::env::var("SCENERANK_TEST_DEVICE").is_ok_and(|device| device == "cuda")
@@ -157,11 +154,6 @@ pub fn to_device<T: Element>(device: &Device, values: &[T]) -> Buffer<T> {
     let mut buffer = device.allocate_unwritten(values.len()).expect("memory");
     device.upload(values, buffer.slice_mut(0..values.len())).expect("an upload");
     buffer
-}
-
-/// Indices on the device.
-pub fn indices_to_device(device: &Device, values: &[u32]) -> Buffer<i32> {
-    to_device(device, &values.iter().map(|&value| value as i32).collect::<Vec<_>>())
 }
 
 /// `count` NaN on the device: a cell that no kernel writes stays one.
