@@ -58,6 +58,13 @@ impl Output {
         Output::within(name, values, limit)
     }
 
+    /// The same values, none of which may be off by more than its own limit here.
+    pub fn at_most(mut self, limits: Vec<f64>) -> Self {
+        assert_eq!(self.limits.len(), limits.len(), "{}: limits", self.name);
+        self.limits.iter_mut().zip(limits).for_each(|(limit, most)| *limit = limit.min(most));
+        self
+    }
+
     /// The same values stored as `T`. The limits count the last rounding as one to single precision; here it is one to `T`.
     pub fn stored<T: StoredElement>(mut self) -> Self {
         let more = T::ROUNDING - f32::ROUNDING;

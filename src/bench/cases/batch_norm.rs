@@ -11,7 +11,7 @@ use crate::backend::cuda::launchers::linear::Format;
 use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::backend::reference::batch_norm as reference;
 use crate::bench::case::{Case, Cost, Host, OtherLengths, Prepared, all_mut, unwritten};
-use crate::bench::check::{Output, Tolerance};
+use crate::bench::check::{Output, Tolerance, largest};
 use crate::bench::matrix::HostMatrix;
 use crate::bench::sizes::Sizes;
 use crate::bench::values::Values;
@@ -68,6 +68,37 @@ pub(super) fn expected_statistics(y: &[f64], to: [&[f64]; 2], columns: usize) ->
     let [mut running_mean, mut running_var] = to.map(<[f64]>::to_vec);
     reference::train_statistics(y, &mut mean, &mut rstd, &mut running_mean, &mut running_var);
     [mean, rstd, running_mean, running_var]
+}
+
+/// Mean and rstd, which are written, and running mean and variance, which are moved.
+pub(super) fn statistics(values: &mut Values, columns: usize) -> Vec<Vec<f32>> {
+    vec![unwritten(columns), unwritten(columns), values.signed(columns), values.positive(columns)]
+}
+
+/// What [`statistics`] must become of the rows `y` as they were written: `before` is running mean and variance before, and
+/// `relative` counts the roundings of the sums.
+pub(super) fn statistics_outputs(y: &[f64], before: [&[f64]; 2], relative: f64) -> Vec<Output> {
+    let columns = before[0].len();
+    let rows = (y.len() / columns).max(1) as f64;
+    let [mean, rstd, running_mean, running_var] = expected_statistics(y, before, columns);
+    let mut most = vec![0.0f64; columns];
+    y.iter().enumerate().for_each(|(i, y)| most[i % columns] = most[i % columns].max(y.abs()));
+    // Sums around a chunk's first value: their 64 roundings are of offsets from it, of up to 2 `most`.
+    let eps = f64::from(f32::EPSILON);
+    let mean_limits = most.iter().map(|most| 70.0 * eps * most).collect();
+    let rstd_limit =
+        |(rstd, most): (&f64, &f64)| rstd * (2.0 * eps + 0.5 * 70.0 * eps * 4.0 * (most * rstd).powi(2));
+    let rstd_limits = rstd.iter().zip(&most).map(rstd_limit).collect();
+    // A mean that cancels is as far off as the others, which are of the order of the root of the number of rows.
+    let least = largest(y) / rows.sqrt();
+    let tolerance = |least| Tolerance { relative, least, most: f64::INFINITY };
+    vec![
+        Output::scaled("mean", mean, tolerance(least)).at_most(mean_limits),
+        Output::scaled("rstd", rstd, tolerance(0.0)).at_most(rstd_limits),
+        // Nine tenths of numbers of up to 1 are in it.
+        Output::scaled("running_mean", running_mean, tolerance(0.75)),
+        Output::scaled("running_var", running_var, tolerance(0.0)),
+    ]
 }
 
 /// The running statistics in place of a batch's.

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 
-use super::batch_norm::{batch_statistics, decided_inputs, expected_statistics};
+use super::batch_norm::{batch_statistics, decided_inputs, expected_statistics, statistics};
 use super::{
     ROUNDING, SEED, count, counted, indices, near, norm, reference_norm, roundings, stored_tolerance,
 };
@@ -342,13 +342,8 @@ fn forward_activated<T: StoredElement>(product: Product) -> Case {
     }
 }
 
-/// A product's mean and rstd, which are written, and running ones that are moved.
-pub(super) fn statistics(values: &mut Values, columns: usize) -> Vec<Vec<f32>> {
-    vec![unwritten(columns), unwritten(columns), values.signed(columns), values.positive(columns)]
-}
-
 /// What a product and its [`statistics`] must become; they are of the values as they are stored.
-pub(super) fn followed_by_statistics<T: StoredElement>(host: &Host, product: Vec<f64>) -> Vec<Vec<f64>> {
+fn followed_by_statistics<T: StoredElement>(host: &Host, product: Vec<f64>) -> Vec<Vec<f64>> {
     let [_, _, running_mean, running_var] = host.wide_outputs();
     let columns = running_mean.len();
     let of = rounded::<T>(&product);

@@ -18,8 +18,6 @@ use scenerank::backend::cuda::device::buffer::{Buffer, Element, Slice, SliceMut}
 use scenerank::backend::cuda::device::rows::Rows;
 use scenerank::backend::cuda::launchers;
 
-use agreement::three_runs;
-
 /// Row counts at the edges of warps, tiles and chunks.
 pub const ROWS: [usize; 8] = [0, 1, 31, 32, 33, 65, 300, 513];
 
@@ -50,27 +48,6 @@ pub fn devices() -> Vec<Device> {
 
 fn open_gpu() -> Device {
     launchers::gpu(0).expect("a GPU, which SCENERANK_TEST_DEVICE asks for")
-}
-
-/// What `launches` wrote. They run twice and once more with a grid for more rows than there are (the second argument) and,
-/// on the emulator, in the order of threads and blocks that `order` gives: the bits must be the same each time.
-#[track_caller]
-pub fn same_bits<const N: usize>(
-    order: u64,
-    launches: impl Fn(&Device, usize) -> [Vec<f32>; N],
-) -> [Vec<f32>; N] {
-    let [first, again, shuffled] = three_runs(order, launches);
-    for (other, what) in
-        [(again, "a second run"), (shuffled, "another order of threads and blocks, with a larger grid")]
-    {
-        for (output, (one, two)) in first.iter().zip(&other).enumerate() {
-            assert_eq!(one.len(), two.len(), "output {output}: length");
-            if let Some(at) = (0..one.len()).find(|&i| one[i].to_bits() != two[i].to_bits()) {
-                panic!("output {output}, value {at}: {} became {} in {what}", one[at], two[at]);
-            }
-        }
-    }
-    first
 }
 
 /// Rows for which a grid has room beyond those that there are, by a case's seed: none, some, more than a tile.
@@ -181,11 +158,6 @@ pub fn to_host_within(device: &Device, buffer: &Buffer<f32>, count: usize) -> Ve
 /// In double precision.
 pub fn wide(values: &[f32]) -> Vec<f64> {
     values.iter().map(|&value| f64::from(value)).collect()
-}
-
-/// The largest magnitude, at least 1.
-pub fn scale(values: &[f64]) -> f64 {
-    values.iter().fold(1.0, |most: f64, value| most.max(value.abs()))
 }
 
 /// Panics where `|got - want| <= limit` fails (NaN does), naming the worst place. `limit` is absolute: each test says
