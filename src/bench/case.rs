@@ -13,6 +13,7 @@ use crate::backend::cuda::launchers::linear::{Format, WeightParts};
 use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::backend::cuda::launchers::top_k::UNBOUNDED;
 use crate::backend::cuda::launchers::weight_copy::WeightCopy;
+use crate::bench::check::{Output, Written};
 use crate::bench::matrix::{DeviceMatrix, HostMatrix, to_device};
 use crate::error::Result;
 use crate::network::parameters::Layout;
@@ -50,10 +51,8 @@ pub struct Case {
     pub cost: Cost,
     /// What computes it: the format of a product's operands, and single precision for all else.
     pub format: Format,
-    /// The largest [`error`](crate::bench::check::largest_error) of a right kernel.
-    pub tolerance: f64,
-    /// Draws its values; large, so only when its turn comes.
-    pub prepare: Box<dyn Fn() -> Prepared>,
+    /// Draws its values, with room for so many rows more than there are; large, so only when its turn comes.
+    pub prepare: Box<dyn Fn(usize) -> Prepared>,
 }
 
 /// A case's values and functions.
@@ -62,14 +61,15 @@ pub struct Prepared {
     pub host: Host,
     /// Calls the launcher.
     pub launch: Launch,
-    /// What each output must be, by the reference in double precision.
+    /// What each output must be, by the reference in double precision, and how far it may be off.
     pub expected: Expected,
 }
 
 /// Calls a launcher.
 pub type Launch = Box<dyn Fn(&Device, &mut Arrays) -> Result<()>>;
-/// Gives the outputs that a launcher must give, in the order of [`Arrays::written`].
-pub type Expected = Box<dyn Fn(&Host) -> Vec<Vec<f64>>>;
+/// Gives the outputs that a launcher must write, in the order of [`Arrays::written`]. An output that the kernel computes from
+/// another output is expected of the values that were written there, the second argument.
+pub type Expected = Box<dyn Fn(&Host, &[Written]) -> Vec<Output>>;
 
 /// A case's arrays on the host.
 #[derive(Clone, Debug, Default)]
@@ -88,6 +88,8 @@ pub struct Host {
     pub outputs: Vec<Vec<f32>>,
     /// Lengths of arrays of other types.
     pub others: OtherLengths,
+    /// Optimizer steps that are done before.
+    pub steps_done: u64,
     /// The parameters whose weights are copied in bf16.
     pub copied: Option<Layout>,
 }
@@ -190,20 +192,20 @@ pub struct Others {
     pub counts: Buffer<i64>,
     /// Written in double precision.
     pub wide_sums: Buffer<f64>,
-    /// The optimizer's steps: [`STEPS_DONE`].
+    /// The optimizer's steps.
     pub steps: Steps,
     /// The weights' copy.
     pub copy: Option<WeightCopy>,
 }
 
-/// Optimizer steps that are done when a case begins.
+/// Optimizer steps that are done when a case of the bench begins.
 pub const STEPS_DONE: u64 = 9;
 
 impl Arrays {
     /// A copy of `host` on the device.
     pub fn upload(device: &Device, host: &Host) -> Result<Self> {
         let mut steps = Steps::new(device)?;
-        steps.set(device, STEPS_DONE)?;
+        steps.set(device, host.steps_done)?;
         let upload = |matrices: &[HostMatrix]| -> Result<Vec<DeviceMatrix>> {
             matrices.iter().map(|matrix| matrix.upload(device)).collect()
         };
@@ -224,7 +226,8 @@ impl Arrays {
                 mask: to_device(device, &vec![u8::MAX; host.others.mask])?,
                 found: to_device(device, &vec![i32::MIN; host.others.found])?,
                 bounds: to_device(device, &vec![UNBOUNDED; host.others.bounds])?,
-                keys: device.allocate_unwritten(host.others.keys)?,
+                // Before any other key: a key that no kernel wrote would be found first.
+                keys: to_device(device, &vec![u64::MAX; host.others.keys])?,
                 scratch: device.allocate_unwritten(host.others.scratch)?,
                 counts: to_device(device, &vec![i64::MIN; host.others.counts])?,
                 wide_sums: to_device(device, &vec![f64::NAN; host.others.sums])?,
@@ -246,33 +249,37 @@ impl Arrays {
     }
 
     /// What was written: stored matrices row by row, the outputs, and the weights' copy, mask, rows found, integers and
-    /// double precision, if there are any; rounded to single precision.
-    pub fn written(&self, device: &Device) -> Result<Vec<Vec<f32>>> {
+    /// double precision, if there are any.
+    pub fn written(&self, device: &Device) -> Result<Vec<Written>> {
         let mut written = Vec::new();
         for matrix in &self.stored_outputs {
-            written.push(matrix.download(device)?);
+            written.push(Written { values: matrix.download(device)?, unwritten: f64::NAN });
         }
         for output in &self.outputs {
-            written.push(device.download(output, 0..output.len())?);
+            let values = device.download(output, 0..output.len())?;
+            written.push(Written { values: wide(&values), unwritten: f64::NAN });
         }
         let Others { mask, found, counts, wide_sums, copy, .. } = &self.others;
         if let Some(copy) = copy {
-            written.push(copy.download(device)?.into_iter().map(bf16::to_f32).collect());
+            let values = copy.download(device)?.into_iter().map(bf16::to_f64).collect();
+            written.push(Written { values, unwritten: 0.0 });
         }
         if !mask.is_empty() {
-            written.push(device.download(mask, 0..mask.len())?.into_iter().map(f32::from).collect());
+            let values = device.download(mask, 0..mask.len())?.into_iter().map(f64::from).collect();
+            written.push(Written { values, unwritten: f64::from(u8::MAX) });
         }
         if !found.is_empty() {
-            // Rows lie far below 2^24, where floats are exact.
-            written.push(device.download(found, 0..found.len())?.into_iter().map(|row| row as f32).collect());
+            let values = device.download(found, 0..found.len())?.into_iter().map(f64::from).collect();
+            written.push(Written { values, unwritten: f64::from(i32::MIN) });
         }
         if !counts.is_empty() {
-            let counts = device.download(counts, 0..counts.len())?;
-            written.push(counts.into_iter().map(|count| count as f32).collect());
+            // Counts lie far below 2^53, where doubles are exact.
+            let values = device.download(counts, 0..counts.len())?.into_iter().map(|count| count as f64);
+            written.push(Written { values: values.collect(), unwritten: i64::MIN as f64 });
         }
         if !wide_sums.is_empty() {
-            let sums = device.download(wide_sums, 0..wide_sums.len())?;
-            written.push(sums.into_iter().map(|sum| sum as f32).collect());
+            let values = device.download(wide_sums, 0..wide_sums.len())?;
+            written.push(Written { values, unwritten: f64::NAN });
         }
         Ok(written)
     }

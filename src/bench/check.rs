@@ -1,45 +1,202 @@
-//! Whether a kernel is right: it is asked before its time is.
+//! Whether a kernel is right. The bench asks before it times a kernel, and the kernels' tests ask for random shapes.
 
 use crate::backend::cuda::device::Device;
+use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::bench::case::{Arrays, Prepared};
 use crate::error::Result;
 
-/// Runs a case once on outputs that begin as NaN and gives its error: the largest deviation of an output from what is
-/// expected, over the largest magnitude that is expected of it. Infinite where a value is NaN or missing.
-///
-/// Over the largest magnitude, since a sum that happens to be near zero is as far off as its neighbours.
-pub fn largest_error(device: &Device, prepared: &Prepared) -> Result<f64> {
-    let mut arrays = Arrays::upload(device, &prepared.host)?;
-    (prepared.launch)(device, &mut arrays)?;
-    let (got, want) = (arrays.written(device)?, (prepared.expected)(&prepared.host));
-    if got.len() != want.len() {
-        return Ok(f64::INFINITY);
-    }
-    Ok(got.iter().zip(&want).map(|(got, want)| deviation(got, want)).fold(0.0, f64::max))
+/// What a kernel must write to one output.
+#[derive(Clone, Debug)]
+pub struct Output {
+    /// The output's name in messages.
+    pub name: &'static str,
+    /// The expected values, by the reference in double precision.
+    pub values: Vec<f64>,
+    /// The most that each value may be off by.
+    pub limits: Vec<f64>,
+    /// Whether NaN may be expected, and then must be written. Anywhere else it is wrong, even if the reference has it too.
+    pub may_be_nan: bool,
 }
 
-fn deviation(got: &[f32], want: &[f64]) -> f64 {
-    if got.len() != want.len() {
-        return f64::INFINITY;
+/// How far the values of an output may be off.
+#[derive(Clone, Copy, Debug)]
+pub struct Tolerance {
+    /// Relative to the largest expected magnitude: a sum that happens to be near zero is as far off as its neighbours.
+    pub relative: f64,
+    /// Takes the place of the largest expected magnitude where that is smaller: the magnitude of terms that cancel.
+    pub least: f64,
+    /// Absolute: no value may be off by more.
+    pub most: f64,
+}
+
+impl Output {
+    /// Values that must be equal.
+    pub fn exact(name: &'static str, values: Vec<f64>) -> Self {
+        Output::within(name, values, 0.0)
     }
-    let scale = want.iter().fold(0.0f64, |most, value| most.max(value.abs()));
-    let off = got.iter().zip(want).fold(0.0f64, |most, (&got, &want)| {
-        let off = (f64::from(got) - want).abs();
-        if off.is_nan() { f64::INFINITY } else { most.max(off) }
+
+    /// Values that may be off by `limit`.
+    pub fn within(name: &'static str, values: Vec<f64>, limit: f64) -> Self {
+        Output { name, limits: vec![limit; values.len()], values, may_be_nan: false }
+    }
+
+    /// The same values, some of which may be expected to be NaN.
+    pub fn with_nan(self) -> Self {
+        Output { may_be_nan: true, ..self }
+    }
+
+    /// Values that may be off by a part of the largest expected magnitude.
+    pub fn near(name: &'static str, values: Vec<f64>, relative: f64) -> Self {
+        let limit = relative * largest(&values);
+        Output::within(name, values, limit)
+    }
+
+    /// Values that may be off by `tolerance`.
+    pub fn scaled(name: &'static str, values: Vec<f64>, tolerance: Tolerance) -> Self {
+        let Tolerance { relative, least, most } = tolerance;
+        let limit = (relative * largest(&values).max(least)).min(most);
+        Output::within(name, values, limit)
+    }
+
+    /// The same values, none of which may be off by more than its own limit here.
+    pub fn at_most(mut self, limits: Vec<f64>) -> Self {
+        assert_eq!(self.limits.len(), limits.len(), "{}: limits", self.name);
+        self.limits.iter_mut().zip(limits).for_each(|(limit, most)| *limit = limit.min(most));
+        self
+    }
+
+    /// The same values stored as `T`. The limits count the last rounding as one to single precision; here it is one to `T`.
+    pub fn stored<T: StoredElement>(mut self) -> Self {
+        let more = T::ROUNDING - f32::ROUNDING;
+        for (limit, value) in self.limits.iter_mut().zip(&self.values) {
+            *limit += more * (value.abs() + *limit);
+        }
+        self
+    }
+}
+
+/// The largest magnitude, 0 of nothing.
+pub fn largest(values: &[f64]) -> f64 {
+    values.iter().fold(0.0, |most, value| most.max(value.abs()))
+}
+
+/// What a kernel wrote to one output.
+#[derive(Clone, Debug)]
+pub struct Written {
+    /// The values, and after them the cells that no kernel may write: spare rows and the padding of rows.
+    pub values: Vec<f64>,
+    /// The value of a cell that no kernel wrote.
+    pub unwritten: f64,
+}
+
+/// The value that used the largest part of its limit.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Worst {
+    /// The output's name.
+    pub name: &'static str,
+    /// The value's index in the output.
+    pub index: usize,
+    /// The value that was written.
+    pub got: f64,
+    /// The expected value.
+    pub want: f64,
+    /// How far it is off; infinite if it is NaN, missing, or beyond the output.
+    pub off: f64,
+    /// How far it may be off.
+    pub limit: f64,
+    /// The largest expected magnitude of the output, 1 if all expected values are 0.
+    pub scale: f64,
+}
+
+impl Worst {
+    /// Whether the value, and so every other, is within its limit.
+    pub fn ok(&self) -> bool {
+        self.off <= self.limit
+    }
+
+    fn share(&self) -> f64 {
+        if self.off == 0.0 { 0.0 } else { self.off / self.limit }
+    }
+}
+
+/// The worst value of all outputs; none if there is no value.
+pub fn worst(outputs: &[Output], written: &[Written]) -> Option<Worst> {
+    assert_eq!(outputs.len(), written.len(), "outputs, expected and written");
+    let worst = outputs.iter().zip(written).filter_map(|(output, written)| worst_of(output, written));
+    worst.max_by(|one, other| one.share().total_cmp(&other.share()))
+}
+
+fn worst_of(output: &Output, written: &Written) -> Option<Worst> {
+    let Output { name, values, limits, may_be_nan } = output;
+    let scale = Some(largest(values)).filter(|&largest| largest > 0.0).unwrap_or(1.0);
+    let at = |index: usize, got: f64, want: f64, off: f64| {
+        let limit = limits.get(index).copied().unwrap_or(0.0);
+        Worst { name, index, got, want, off, limit, scale }
+    };
+    let count = written.values.len();
+    if count < values.len() {
+        return Some(at(count, f64::NAN, values[count], f64::INFINITY));
+    }
+    let (inside, beyond) = written.values.split_at(values.len());
+    let stray = |value: &f64| value.to_bits() != written.unwritten.to_bits();
+    if let Some(stray) = beyond.iter().position(stray) {
+        return Some(at(values.len() + stray, beyond[stray], written.unwritten, f64::INFINITY));
+    }
+    let each = inside.iter().zip(values).enumerate().map(|(index, (&got, &want))| {
+        let equal = got == want || (*may_be_nan && got.is_nan() && want.is_nan());
+        let off = if equal { 0.0 } else { (got - want).abs() };
+        at(index, got, want, if off.is_nan() { f64::INFINITY } else { off })
     });
-    if off == 0.0 { 0.0 } else { off / scale }
+    each.max_by(|one, other| one.share().total_cmp(&other.share()))
+}
+
+/// Runs a case once, on outputs that begin as NaN, and compares what it wrote with what is expected.
+pub fn check(device: &Device, prepared: &Prepared) -> Result<Option<Worst>> {
+    let mut arrays = Arrays::upload(device, &prepared.host)?;
+    (prepared.launch)(device, &mut arrays)?;
+    let written = arrays.written(device)?;
+    Ok(worst(&(prepared.expected)(&prepared.host, &written), &written))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::deviation;
+    use super::{Output, Tolerance, Worst, Written, worst};
+
+    fn of(want: &[f64], limit: f64, got: &[f64]) -> Worst {
+        let written = Written { values: got.to_vec(), unwritten: f64::NAN };
+        worst(&[Output::within("y", want.to_vec(), limit)], &[written]).unwrap()
+    }
 
     #[test]
-    fn deviations_are_over_the_largest_magnitude_and_nan_is_infinite() {
-        assert_eq!(deviation(&[1.0, -4.5], &[1.0, -4.0]), 0.125);
-        assert_eq!(deviation(&[0.0], &[0.0]), 0.0);
-        assert_eq!(deviation(&[1.0], &[0.0]), f64::INFINITY);
-        assert_eq!(deviation(&[f32::NAN, 1.0], &[1.0, 1.0]), f64::INFINITY);
-        assert_eq!(deviation(&[1.0], &[1.0, 1.0]), f64::INFINITY);
+    fn the_worst_value_used_most_of_its_limit() {
+        let worst = of(&[1.0, -4.0], 0.5, &[1.0, -4.5]);
+        assert_eq!((worst.index, worst.off, worst.scale, worst.ok()), (1, 0.5, 4.0, true));
+        assert!(!of(&[1.0, -4.0], 0.49, &[1.0, -4.5]).ok());
+        assert!(of(&[0.0], 0.0, &[0.0]).ok());
+        assert!(!of(&[0.0], 0.0, &[1e-30]).ok());
+    }
+
+    #[test]
+    fn nan_missing_values_and_values_beyond_the_output_are_wrong() {
+        assert!(!of(&[1.0, 1.0], 9.0, &[f64::NAN, 1.0]).ok());
+        assert!(!of(&[1.0, 1.0], 9.0, &[1.0]).ok());
+        assert!(!of(&[1.0], 9.0, &[1.0, 0.0]).ok());
+        assert!(of(&[1.0], 9.0, &[1.0, f64::NAN]).ok());
+        assert!(!of(&[f64::NAN], 0.0, &[f64::NAN]).ok());
+        let expected = Output::exact("y", vec![f64::NAN]).with_nan();
+        let written = |value: f64| Written { values: vec![value], unwritten: 0.0 };
+        assert!(worst(std::slice::from_ref(&expected), &[written(f64::NAN)]).unwrap().ok());
+        assert!(!worst(&[expected], &[written(1.0)]).unwrap().ok());
+    }
+
+    #[test]
+    fn limits_follow_the_largest_value_between_two_bounds() {
+        let limit = |value: f64| {
+            let tolerance = Tolerance { relative: 0.125, least: 1.0, most: 0.5 };
+            Output::scaled("y", vec![value], tolerance).limits[0]
+        };
+        assert_eq!((limit(0.5), limit(-2.0), limit(8.0)), (0.125, 0.25, 0.5));
+        let stored = Output::within("y", vec![1.0, 0.0], 0.5).stored::<half::bf16>();
+        assert!(stored.limits[0] > stored.limits[1] && stored.limits[1] > 0.5);
     }
 }

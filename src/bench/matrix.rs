@@ -13,6 +13,8 @@ pub struct HostMatrix {
     /// Row by row, rounded to the element type, so that the reference reads what the kernel reads.
     values: Vec<f32>,
     columns: usize,
+    /// Rows of NaN after those that there are.
+    spare: usize,
     bytes: usize,
     upload: fn(&Device, &HostMatrix) -> Result<DeviceMatrix>,
 }
@@ -20,13 +22,19 @@ pub struct HostMatrix {
 impl HostMatrix {
     /// Rows of `columns` values, to be stored as `T`.
     pub fn new<T: StoredElement>(values: Vec<f32>, columns: usize) -> Self {
-        let rows = values.len() / columns;
+        let rows = values.len().checked_div(columns).unwrap_or(0);
         HostMatrix {
             values: values.into_iter().map(|value| T::narrow(value).widen()).collect(),
             columns,
+            spare: 0,
             bytes: rows * T::stride(columns) * size_of::<T>(),
             upload: DeviceMatrix::upload::<T>,
         }
+    }
+
+    /// The same matrix with room for `spare` more rows, of NaN.
+    pub fn with_room(self, spare: usize) -> Self {
+        HostMatrix { spare, ..self }
     }
 
     /// One that a kernel must write.
@@ -55,23 +63,35 @@ pub struct DeviceMatrix {
     /// A `Buffer` of the element type.
     buffer: Box<dyn Any>,
     columns: usize,
-    download: fn(&Device, &DeviceMatrix) -> Result<Vec<f32>>,
+    download: fn(&Device, &DeviceMatrix) -> Result<Vec<f64>>,
 }
 
 impl DeviceMatrix {
+    /// Spare rows and the padding between rows hold NaN: no kernel may use either.
     fn upload<T: StoredElement>(device: &Device, of: &HostMatrix) -> Result<Self> {
+        let (columns, stride) = (of.columns, T::stride(of.columns));
+        let rows = of.values.len().checked_div(columns).unwrap_or(0);
+        let mut stored = vec![T::narrow(f32::NAN); (rows + of.spare) * stride];
+        let places = stored.chunks_exact_mut(stride.max(1));
+        for (place, row) in places.zip(of.values.chunks_exact(columns.max(1))) {
+            place.iter_mut().zip(row).for_each(|(place, &value)| *place = T::narrow(value));
+        }
         Ok(DeviceMatrix {
-            buffer: Box::new(to_device(device, &T::padded(&of.values, of.columns))?),
-            columns: of.columns,
+            buffer: Box::new(to_device(device, &stored)?),
+            columns,
             download: |device, matrix| {
                 let buffer = matrix.buffer::<T>();
-                Ok(T::dense(&device.download(buffer, 0..buffer.len())?, matrix.columns))
+                let stored = device.download(buffer, 0..buffer.len())?;
+                let rows = || stored.chunks_exact(T::stride(matrix.columns).max(1));
+                let values = rows().flat_map(|row| &row[..matrix.columns]);
+                let padding = rows().flat_map(|row| &row[matrix.columns..]);
+                Ok(values.chain(padding).map(|value| f64::from(value.widen())).collect())
             },
         })
     }
 
-    /// The values, row by row.
-    pub fn download(&self, device: &Device) -> Result<Vec<f32>> {
+    /// The values row by row, spare rows too, and after them the padding of all rows.
+    pub fn download(&self, device: &Device) -> Result<Vec<f64>> {
         (self.download)(device, self)
     }
 

@@ -31,6 +31,7 @@ use crate::progress::Progress;
 
 use case::Case;
 use ceilings::Ceilings;
+use check::Worst;
 use report::{Entry, EntryTimes, Report};
 use sizes::Sizes;
 use step::{StepTask, StepTimes, step_flops};
@@ -240,14 +241,16 @@ impl<'a> Bench<'a> {
     }
 
     fn entry(&mut self, case: &Case, batch_size: usize) -> Result<Entry> {
-        let prepared = (case.prepare)();
-        let error = check::largest_error(self.device, &prepared)?;
-        let ok = error <= case.tolerance;
+        let prepared = (case.prepare)(0);
+        let worst = check::check(self.device, &prepared)?;
+        let ok = worst.is_none_or(|worst| worst.ok());
+        let of_scale = |of: fn(&Worst) -> f64| worst.as_ref().map_or(0.0, |worst| of(worst) / worst.scale);
         let timed = if ok { Some(self.timer.launch(&prepared)?) } else { None };
         let ms = timed.map(|(times, _)| times.ms);
         let entry = Entry::of(case, batch_size, self.ceilings.as_ref());
         Ok(Entry {
-            error: Some(error).filter(|error| error.is_finite()),
+            error: Some(of_scale(|worst| worst.off)).filter(|error| error.is_finite()),
+            tolerance: Some(of_scale(|worst| worst.limit)),
             ok,
             times: timed.map_or_else(EntryTimes::default, |(times, _)| times.into()),
             cold: timed.map(|(_, cold)| cold).filter(|_| self.ceilings.is_some()),
@@ -269,7 +272,7 @@ impl Entry {
             bytes: Some(case.cost.bytes),
             flops: Some(case.cost.flops),
             error: None,
-            tolerance: Some(case.tolerance),
+            tolerance: None,
             ok: true,
             times: EntryTimes::default(),
             cold: None,

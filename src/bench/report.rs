@@ -47,9 +47,10 @@ pub struct Entry {
     pub bytes: Option<u64>,
     /// Floating-point operations.
     pub flops: Option<u64>,
-    /// Against the reference in double precision, of the largest magnitude; none where it is no number.
+    /// Error against the reference in double precision, over the largest expected magnitude of the output, of the value that
+    /// used most of its limit; none if it is no number.
     pub error: Option<f64>,
-    /// The largest error of a right kernel.
+    /// The limit of the same value, over the same magnitude; none if nothing ran.
     pub tolerance: Option<f64>,
     /// Whether it is right; a wrong one is not timed.
     pub ok: bool,

@@ -1,4 +1,4 @@
-//! The shapes of a bench: a network's sizes and a batch of graphs of the paper's averages.
+//! The shapes of cases: a network's sizes and a batch, of graphs of the paper's averages or of any others.
 
 use std::rc::Rc;
 
@@ -25,15 +25,20 @@ const OBJECTS: usize = 21;
 /// Relationships of a graph on average, edges `in image` aside.
 const RELATIONSHIPS: usize = 15;
 
+/// The seed of a bench's values.
+const SEED: u64 = 1;
+
 /// A network and a batch for it.
 #[derive(Clone)]
 pub struct Sizes {
     /// The network.
     pub config: ModelConfig,
-    /// The batch's graphs.
+    /// The batch's graphs; empty for a batch that was given without them.
     pub graphs: Rc<Vec<SceneGraphBuf>>,
     /// The batch.
     pub batch: Rc<GraphBatch>,
+    /// The seed of the values.
+    pub seed: u64,
 }
 
 impl Sizes {
@@ -42,7 +47,12 @@ impl Sizes {
         let mut rng = StdRng::seed_from_u64(7);
         let graphs = average_graphs(config, 3 * triples, &mut rng);
         let batch = batch_of(config, &graphs, &mut rng);
-        Sizes { config, graphs: Rc::new(graphs), batch: Rc::new(batch) }
+        Sizes { config, graphs: Rc::new(graphs), batch: Rc::new(batch), seed: SEED }
+    }
+
+    /// An indexed batch of any graphs, and a seed.
+    pub fn of_batch(config: ModelConfig, batch: GraphBatch, seed: u64) -> Self {
+        Sizes { config, graphs: Rc::default(), batch: Rc::new(batch), seed }
     }
 
     /// B.
@@ -50,19 +60,19 @@ impl Sizes {
         self.batch.similarity_positive.len()
     }
 
-    /// G = 3 B.
+    /// G: 3 B in a batch of triples.
     pub fn graphs(&self) -> usize {
-        3 * self.triples()
+        self.batch.size().graphs
     }
 
-    /// N = 66 B.
+    /// N: 66 B in a bench.
     pub fn nodes(&self) -> usize {
-        self.batch.node_object.len()
+        self.batch.size().nodes
     }
 
-    /// E = 108 B.
+    /// E: 108 B in a bench.
     pub fn edges(&self) -> usize {
-        self.batch.edge_subject.len()
+        self.batch.size().edges
     }
 }
 

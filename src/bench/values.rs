@@ -1,4 +1,4 @@
-//! Values of cases, from a fixed seed.
+//! Random values of cases.
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -10,9 +10,9 @@ use crate::bench::matrix::HostMatrix;
 pub struct Values(StdRng);
 
 impl Values {
-    /// The same each time.
-    pub fn new() -> Self {
-        Values(StdRng::seed_from_u64(1))
+    /// The same values for the same seed.
+    pub fn new(seed: u64) -> Self {
+        Values(StdRng::seed_from_u64(seed))
     }
 
     /// Uniform in -1..1.
@@ -30,15 +30,21 @@ impl Values {
         self.uniform(count, 0.5, 2.0)
     }
 
+    /// Of a magnitude in 0.5..2 and either sign.
+    pub fn scales(&mut self, count: usize) -> Vec<f32> {
+        let mut scales = self.positive(count);
+        scales.iter_mut().filter(|_| self.0.random()).for_each(|scale| *scale = -*scale);
+        scales
+    }
+
+    /// Indices below `end`.
+    pub fn indices(&mut self, count: usize, end: usize) -> Vec<u32> {
+        (0..count).map(|_| self.0.random_range(0..end as u32)).collect()
+    }
+
     /// Drawn in double precision, so that all bits vary: single-precision draws are multiples of one number, whose sums
     /// would be exact.
     fn uniform(&mut self, count: usize, low: f64, high: f64) -> Vec<f32> {
         (0..count).map(|_| self.0.random_range(low..high) as f32).collect()
-    }
-}
-
-impl Default for Values {
-    fn default() -> Self {
-        Values::new()
     }
 }

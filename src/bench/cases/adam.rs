@@ -3,61 +3,97 @@
 use half::bf16;
 
 use super::roundings;
-use crate::backend::cuda::launchers::adam::{Update, adam_step, weight_copy};
+use crate::backend::cuda::launchers::adam::{self as launchers, adam_step, weight_copy};
 use crate::backend::cuda::launchers::linear::Format;
 use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::backend::reference::adam as reference;
 use crate::bench::case::{Case, Cost, Host, Prepared, STEPS_DONE};
+use crate::bench::check::{Output, Tolerance};
 use crate::bench::sizes::Sizes;
 use crate::bench::values::Values;
 use crate::network::parameters::{BlockKind, Layout};
 use crate::optimizer::{Adam, Part};
 
-pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
-    let layout = Layout::new(sizes.config);
-    vec![step(layout.parameter_count), copy(layout)]
+/// A step of parameters.
+#[derive(Clone, Debug)]
+pub struct Update {
+    /// Number of parameters.
+    pub count: usize,
+    /// Launches that share the parameters, from the last part on.
+    pub parts: usize,
+    /// The optimizer.
+    pub adam: Adam,
+    /// Steps that are done before.
+    pub steps_done: u64,
+    /// The seed of parameters, gradients and moments.
+    pub seed: u64,
 }
 
-fn step(count: usize) -> Case {
+pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
+    let layout = Layout::new(sizes.config);
+    let (count, adam, seed) = (layout.parameter_count, Adam::new(1e-3), sizes.seed);
+    vec![step(Update { count, parts: 1, adam, steps_done: STEPS_DONE, seed }, None), copy(layout, seed)]
+}
+
+/// A step, which also keeps the copy of these weights up to date.
+pub fn step(of: Update, copied: Option<Layout>) -> Case {
+    let Update { count, parts, adam, steps_done, seed } = of;
     Case {
         kernel: "adam_step",
         shape: format!("[{count}]"),
         // Reads four arrays and writes three; moments 3 + 4, root and quotient 6.
         cost: Cost::of(7 * count, 13 * count),
-        // At most four roundings of operands and six of results, one after another.
         format: Format::Fp32,
-        tolerance: roundings(10),
-        prepare: Box::new(move || {
-            let mut values = Values::new();
+        prepare: Box::new(move |_| {
+            let mut values = Values::new(seed);
             let (parameters, gradients) = (values.signed(count), values.signed(count));
             // The second moment lies above the square of the first, as training leaves them.
             let (first, second) = (values.signed(count), values.positive(count));
-            let adam = Adam::new(1e-3);
+            let layout = copied.clone();
             Prepared {
                 host: Host {
                     inputs: vec![gradients],
                     outputs: vec![parameters, first, second],
+                    copied: copied.clone(),
+                    steps_done,
                     ..Default::default()
                 },
                 launch: Box::new(move |device, arrays| {
-                    let ([gradients], [], [values, first, second], others) = arrays.parts();
-                    let part = Part { parameters: 0..count, ends_step: true };
-                    let update = Update { values, first, second, gradients, part };
-                    adam_step(device, update, &adam, &mut others.steps, None)
+                    let ([gradients], [], mut moved, others) = arrays.parts();
+                    let ends: Vec<usize> = (0..=parts).map(|part| count * part / parts).collect();
+                    for part in (0..parts).rev() {
+                        let part = Part { parameters: ends[part]..ends[part + 1], ends_step: part == 0 };
+                        let [values, first, second] =
+                            moved.each_mut().map(|buffer| buffer.slice_mut(0..count));
+                        let update = launchers::Update { values, first, second, gradients, part };
+                        adam_step(device, update, &adam, &mut others.steps, others.copy.as_mut())?;
+                    }
+                    Ok(())
                 }),
-                expected: Box::new(move |host| {
+                expected: Box::new(move |host, written| {
                     let [gradients] = host.wide_inputs();
                     let [mut values, mut first, mut second] = host.wide_outputs();
-                    let step = adam.at_step(STEPS_DONE + 1);
+                    let step = adam.at_step(steps_done + 1);
                     reference::adam_step(&step, &mut values, &gradients, &mut first, &mut second);
-                    vec![values, first, second]
+                    // At most four roundings of operands and six of results, one after another, of numbers of about 1.
+                    let tolerance = |most| Tolerance { relative: roundings(10), least: 1.0, most };
+                    let mut outputs = vec![
+                        Output::scaled("parameters", values, tolerance(1e-6)),
+                        Output::scaled("first moments", first, tolerance(5e-7)),
+                        Output::scaled("second moments", second, tolerance(5e-7)),
+                    ];
+                    // Of the parameters that were written, bit by bit.
+                    let moved: Vec<f32> = written[0].values.iter().map(|&value| value as f32).collect();
+                    outputs.extend(layout.iter().map(|of| Output::exact("copy", copy_of(of, &moved))));
+                    outputs
                 }),
             }
         }),
     }
 }
 
-fn copy(layout: Layout) -> Case {
+/// The copy of the weights of a network with this layout.
+pub fn copy(layout: Layout, seed: u64) -> Case {
     let count = layout.parameter_count;
     let copied: usize = (0..layout.config.layers)
         .flat_map(|layer| BlockKind::ALL.map(|kind| layout.block(layer, kind).weight.len()))
@@ -68,12 +104,11 @@ fn copy(layout: Layout) -> Case {
         // Reads weights, writes them in two bytes.
         cost: Cost { bytes: 6 * copied as u64, flops: 0 },
         format: Format::Fp32,
-        tolerance: 0.0,
-        prepare: Box::new(move || {
+        prepare: Box::new(move |_| {
             let layout = layout.clone();
             Prepared {
                 host: Host {
-                    inputs: vec![Values::new().signed(count)],
+                    inputs: vec![Values::new(seed).signed(count)],
                     copied: Some(layout.clone()),
                     ..Default::default()
                 },
@@ -81,7 +116,9 @@ fn copy(layout: Layout) -> Case {
                     let ([values], [], [], others) = arrays.parts();
                     weight_copy(device, others.copy.as_mut().expect("room for a copy"), values)
                 }),
-                expected: Box::new(move |host| vec![copy_of(&layout, &host.inputs[0])]),
+                expected: Box::new(move |host, _| {
+                    vec![Output::exact("copy", copy_of(&layout, &host.inputs[0]))]
+                }),
             }
         }),
     }

@@ -1,6 +1,6 @@
 //! batch_norm: at the widest block, the heads; ReLU also on a part of its columns.
 
-use super::{count, counted, norm, norm_values, reference_norm, roundings, stored_tolerance};
+use super::{Shape, count, counted, norm, norm_values, reference_norm, roundings};
 use crate::backend::cuda::device::buffer::SliceMut;
 use crate::backend::cuda::launchers::batch_norm::{
     BatchStatistics, NormBackward, NormGradient, Statistics, Sums, batch_norm_backward,
@@ -11,22 +11,49 @@ use crate::backend::cuda::launchers::linear::Format;
 use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::backend::reference::batch_norm as reference;
 use crate::bench::case::{Case, Cost, Host, OtherLengths, Prepared, all_mut, unwritten};
+use crate::bench::check::{Output, Tolerance, largest};
 use crate::bench::matrix::HostMatrix;
 use crate::bench::sizes::Sizes;
 use crate::bench::values::Values;
 
 pub(super) fn cases<T: StoredElement>(sizes: &Sizes) -> Vec<Case> {
-    let (nodes, edges, config) = (sizes.nodes(), sizes.edges(), sizes.config);
-    let (heads, hidden) = (config.heads_width(0), config.hidden_width);
+    let (nodes, edges, config, seed) = (sizes.nodes(), sizes.edges(), sizes.config, sizes.seed);
+    let heads = Shape { rows: edges, columns: config.heads_width(0), seed };
+    let hidden = Shape { rows: nodes, columns: config.hidden_width, seed };
     vec![
-        running_statistics(heads),
-        no_statistics(heads),
-        relu::<T>(nodes, config.state_width),
-        mask::<T>(edges, heads),
-        backward::<T>(edges, heads),
-        backward::<T>(nodes, hidden),
-        backward_sums::<T>(edges, heads),
+        running_statistics(heads.columns, seed),
+        no_statistics(heads.columns),
+        relu::<T>(Shape { rows: nodes, columns: config.state_width, seed }),
+        mask::<T>(heads),
+        backward::<T>(heads, true),
+        backward::<T>(hidden, true),
+        backward_sums::<T>(heads),
     ]
+}
+
+/// What d_z may be off by after so many more roundings than those of sums.
+pub(super) fn gradient_tolerance(rows: usize, more: usize) -> Tolerance {
+    Tolerance {
+        // A lane's eight rows and eight lanes of products, then in double precision; some eight operations after it.
+        relative: roundings(8 + 8 + 8 + more),
+        // Of one row the terms are d, its mean and xhat times the mean of d xhat, all times the scale: 64 at most, rarely 48.
+        // The means of more rows are smaller.
+        least: 48.0 / rows.max(1) as f64,
+        // Sixteen times a result of about 1 through some ten roundings and a sum whose chunks have 64 rows.
+        most: 6.4e-5,
+    }
+}
+
+/// What d_weight and d_bias may be off by.
+pub(super) fn sums_tolerance(rows: usize, more: usize) -> Tolerance {
+    let rows = rows as f64;
+    Tolerance {
+        relative: roundings(8 + 8 + 4 + more),
+        // Terms of up to 4, of either sign: a sum that cancels is as far off as one that grows with the root of their number.
+        least: 4.0 + rows.sqrt() / 2.0,
+        // Chunks have 64 rows, whose roundings may go one way.
+        most: 4e-6 * (4.0 + rows / 16.0),
+    }
 }
 
 /// Mean, rstd and the running ones.
@@ -43,15 +70,46 @@ pub(super) fn expected_statistics(y: &[f64], to: [&[f64]; 2], columns: usize) ->
     [mean, rstd, running_mean, running_var]
 }
 
-fn running_statistics(columns: usize) -> Case {
+/// Mean and rstd, which are written, and running mean and variance, which are moved.
+pub(super) fn statistics(values: &mut Values, columns: usize) -> Vec<Vec<f32>> {
+    vec![unwritten(columns), unwritten(columns), values.signed(columns), values.positive(columns)]
+}
+
+/// What [`statistics`] must become of the rows `y` as they were written: `before` is running mean and variance before, and
+/// `relative` counts the roundings of the sums.
+pub(super) fn statistics_outputs(y: &[f64], before: [&[f64]; 2], relative: f64) -> Vec<Output> {
+    let columns = before[0].len();
+    let rows = (y.len() / columns).max(1) as f64;
+    let [mean, rstd, running_mean, running_var] = expected_statistics(y, before, columns);
+    let mut most = vec![0.0f64; columns];
+    y.iter().enumerate().for_each(|(i, y)| most[i % columns] = most[i % columns].max(y.abs()));
+    // Sums around a chunk's first value: their 64 roundings are of offsets from it, of up to 2 `most`.
+    let eps = f64::from(f32::EPSILON);
+    let mean_limits = most.iter().map(|most| 70.0 * eps * most).collect();
+    let rstd_limit =
+        |(rstd, most): (&f64, &f64)| rstd * (2.0 * eps + 0.5 * 70.0 * eps * 4.0 * (most * rstd).powi(2));
+    let rstd_limits = rstd.iter().zip(&most).map(rstd_limit).collect();
+    // A mean that cancels is as far off as the others, which are of the order of the root of the number of rows.
+    let least = largest(y) / rows.sqrt();
+    let tolerance = |least| Tolerance { relative, least, most: f64::INFINITY };
+    vec![
+        Output::scaled("mean", mean, tolerance(least)).at_most(mean_limits),
+        Output::scaled("rstd", rstd, tolerance(0.0)).at_most(rstd_limits),
+        // Nine tenths of numbers of up to 1 are in it.
+        Output::scaled("running_mean", running_mean, tolerance(0.75)),
+        Output::scaled("running_var", running_var, tolerance(0.0)),
+    ]
+}
+
+/// The running statistics in place of a batch's.
+pub fn running_statistics(columns: usize, seed: u64) -> Case {
     Case {
         kernel: "batch_norm_running_statistics",
         shape: format!("[{columns}]"),
         cost: Cost::of(4 * columns, 3 * columns),
         format: Format::Fp32,
-        tolerance: roundings(3),
-        prepare: Box::new(move || {
-            let mut values = Values::new();
+        prepare: Box::new(move |_| {
+            let mut values = Values::new(seed);
             Prepared {
                 host: Host {
                     inputs: vec![values.signed(columns), values.positive(columns)],
@@ -63,73 +121,77 @@ fn running_statistics(columns: usize) -> Case {
                     let mut to = Statistics { mean, rstd };
                     batch_norm_running_statistics(device, &mut to, running_mean, running_var)
                 }),
-                expected: Box::new(move |host| {
+                expected: Box::new(move |host, _| {
                     let [running_mean, running_var] = host.wide_inputs();
                     let [mut mean, mut rstd] = host.wide_outputs();
                     reference::running_statistics(&running_mean, &running_var, &mut mean, &mut rstd);
-                    vec![mean, rstd]
+                    // A sum, a root and a quotient.
+                    vec![Output::exact("mean", mean), Output::near("rstd", rstd, roundings(3))]
                 }),
             }
         }),
     }
 }
 
-fn no_statistics(columns: usize) -> Case {
+/// The statistics that change nothing.
+pub fn no_statistics(columns: usize) -> Case {
     Case {
         kernel: "batch_norm_no_statistics",
         shape: format!("[{columns}]"),
         cost: Cost::of(2 * columns, 0),
         format: Format::Fp32,
-        tolerance: 0.0,
-        prepare: Box::new(move || Prepared {
+        prepare: Box::new(move |_| Prepared {
             host: Host { outputs: vec![unwritten(columns), unwritten(columns)], ..Default::default() },
             launch: Box::new(move |device, arrays| {
                 let ([], [], [mean, rstd], _) = arrays.parts();
                 batch_norm_no_statistics(device, &mut Statistics { mean, rstd })
             }),
-            expected: Box::new(move |host| {
+            expected: Box::new(move |host, _| {
                 let [mut mean, mut rstd] = host.wide_outputs();
                 reference::no_statistics(&mut mean, &mut rstd);
-                vec![mean, rstd]
+                vec![Output::exact("mean", mean), Output::exact("rstd", rstd)]
             }),
         }),
     }
 }
 
-fn relu<T: StoredElement>(rows: usize, columns: usize) -> Case {
+/// relu(norm(z)).
+pub fn relu<T: StoredElement>(Shape { rows, columns, seed }: Shape) -> Case {
     Case {
         kernel: "batch_norm_relu",
         shape: format!("[{rows}, {columns}]"),
         // Reads z, writes y; norm 3, ReLU 1.
         cost: Cost::stored::<T>(2 * rows * columns, 4 * columns, 4 * rows * columns),
-        // Difference, two products, sum, and the scale's own.
         format: Format::Fp32,
-        tolerance: stored_tolerance::<T>(roundings(5)),
-        prepare: Box::new(move || {
-            let mut values = Values::new();
+        prepare: Box::new(move |spare| {
+            let (z, norm_values) = decided_inputs::<T>(&mut Values::new(seed), rows, columns);
             Prepared {
                 host: Host {
-                    stored: vec![values.matrix::<T>(rows, columns)],
-                    stored_outputs: vec![HostMatrix::unwritten::<T>(rows, columns)],
-                    inputs: norm_values(&mut values, columns).to_vec(),
+                    stored: vec![z.with_room(spare)],
+                    stored_outputs: vec![HostMatrix::unwritten::<T>(rows + spare, columns)],
+                    inputs: norm_values.to_vec(),
                     indices: vec![count(rows)],
                     ..Default::default()
                 },
                 launch: Box::new(move |device, arrays| {
                     let ([z], [mut y], (of, [count], [], _)) = arrays.stored_as::<T>().parts();
                     let stride = T::stride(columns);
-                    batch_norm_relu(device, &mut y, z, norm(of), stride, counted(count, rows))
+                    batch_norm_relu(device, &mut y, z, norm(of), stride, counted(count, rows + spare))
                 }),
-                expected: Box::new(move |host| {
+                expected: Box::new(move |host, _| {
                     let [z] = host.wide_stored();
-                    vec![reference_norm(&host.wide_inputs()).relu_rows(&z)]
+                    let y = reference_norm(&host.wide_inputs()).relu_rows(&z);
+                    // Difference, two products, sum, and the scale's own; terms reach 8 where norm(z) may be smaller.
+                    let tolerance = Tolerance { relative: roundings(5), least: 4.0, most: 8e-6 };
+                    vec![Output::scaled("y", y, tolerance).stored::<T>()]
                 }),
             }
         }),
     }
 }
 
-fn mask<T: StoredElement>(rows: usize, columns: usize) -> Case {
+/// Whether relu(norm(z)) is above 0.
+pub fn mask<T: StoredElement>(Shape { rows, columns, seed }: Shape) -> Case {
     Case {
         kernel: "batch_norm_mask",
         shape: format!("[{rows}, {columns}]"),
@@ -139,12 +201,11 @@ fn mask<T: StoredElement>(rows: usize, columns: usize) -> Case {
             flops: 4 * (rows * columns) as u64,
         },
         format: Format::Fp32,
-        tolerance: 0.0,
-        prepare: Box::new(move || {
-            let (z, norm_values) = decided_inputs::<T>(&mut Values::new(), rows, columns);
+        prepare: Box::new(move |spare| {
+            let (z, norm_values) = decided_inputs::<T>(&mut Values::new(seed), rows, columns);
             Prepared {
                 host: Host {
-                    stored: vec![z],
+                    stored: vec![z.with_room(spare)],
                     inputs: norm_values.to_vec(),
                     others: OtherLengths { mask: rows * columns, ..Default::default() },
                     ..Default::default()
@@ -153,33 +214,34 @@ fn mask<T: StoredElement>(rows: usize, columns: usize) -> Case {
                     let ([z], [], (of, [], [], others)) = arrays.stored_as::<T>().parts();
                     batch_norm_mask(device, &mut all_mut(&mut others.mask), z, norm(of), rows)
                 }),
-                expected: Box::new(move |host| {
+                expected: Box::new(move |host, _| {
                     let [z] = host.wide_stored();
                     let y = reference_norm(&host.wide_inputs()).relu_rows(&z);
-                    vec![y.into_iter().map(|y| f64::from(u8::from(y > 0.0))).collect()]
+                    let mask = y.into_iter().map(|y| f64::from(u8::from(y > 0.0))).collect();
+                    // No rows, no mask.
+                    if rows == 0 { Vec::new() } else { vec![Output::exact("mask", mask)] }
                 }),
             }
         }),
     }
 }
 
-fn backward<T: StoredElement>(rows: usize, columns: usize) -> Case {
+/// Both launches of the backward: the sums, then d_z in the place of the gradient by the output.
+pub fn backward<T: StoredElement>(Shape { rows, columns, seed }: Shape, batch_statistics: bool) -> Case {
     Case {
         kernel: "batch_norm_backward",
         shape: format!("[{rows}, {columns}]"),
         // Reads d and z for the sums, then again, since the sums must be complete, and writes d: that second reading is
         // counted, too. Norm and ReLU 4 each time, two sums 4, the gradient 6.
         cost: Cost::stored::<T>(5 * rows * columns, 6 * columns, 18 * rows * columns),
-        // A lane's eight rows and eight lanes of products, then in double precision; some eight operations after it.
         format: Format::Fp32,
-        tolerance: stored_tolerance::<T>(roundings(8 + 8 + 8)),
-        prepare: Box::new(move || {
-            let mut values = Values::new();
+        prepare: Box::new(move |spare| {
+            let mut values = Values::new(seed);
             let (z, norm_values) = decided_inputs::<T>(&mut values, rows, columns);
             Prepared {
                 host: Host {
-                    stored: vec![z],
-                    stored_outputs: vec![values.matrix::<T>(rows, columns)],
+                    stored: vec![z.with_room(spare)],
+                    stored_outputs: vec![values.matrix::<T>(rows, columns).with_room(spare)],
                     inputs: norm_values.to_vec(),
                     indices: vec![count(rows)],
                     outputs: vec![unwritten(columns), unwritten(columns)],
@@ -188,15 +250,21 @@ fn backward<T: StoredElement>(rows: usize, columns: usize) -> Case {
                 launch: Box::new(move |device, arrays| {
                     let ([z], [d], parts) = arrays.stored_as::<T>().parts();
                     let (of_norm, [count], to, others) = parts;
-                    let (norm, of) = (norm(of_norm), counted(count, rows));
-                    let to = norm_gradient(to, &mut others.sums);
+                    let (norm, of) = (norm(of_norm), counted(count, rows + spare));
+                    let to = NormGradient { batch_statistics, ..norm_gradient(to, &mut others.sums) };
                     batch_norm_backward_sums(device, to, d.as_slice(), z, norm, of)?;
                     let terms = others.sums.terms(columns);
                     batch_norm_backward(device, &mut NormBackward { d, z, norm, terms }, of)
                 }),
-                expected: Box::new(move |host| {
+                expected: Box::new(move |host, _| {
                     let ([z], [d]) = (host.wide_stored(), host.wide_stored_outputs());
-                    expected_backward(&z, &host.wide_inputs(), d).to_vec()
+                    let gradients = expected_backward(&z, &host.wide_inputs(), d, batch_statistics);
+                    let [d, d_weight, d_bias] = gradients;
+                    vec![
+                        Output::scaled("d_z", d, gradient_tolerance(rows, 0)).stored::<T>(),
+                        Output::scaled("d_weight", d_weight, sums_tolerance(rows, 0)),
+                        Output::scaled("d_bias", d_bias, sums_tolerance(rows, 0)),
+                    ]
                 }),
             }
         }),
@@ -209,21 +277,20 @@ pub(super) fn norm_gradient<'a>(to: [SliceMut<'a, f32>; 2], sums: &'a mut Sums) 
     NormGradient { weight, bias, batch_statistics: true, sums }
 }
 
-/// The first part of [`backward`] alone.
-fn backward_sums<T: StoredElement>(rows: usize, columns: usize) -> Case {
+/// The first launch of [`backward`] alone.
+pub fn backward_sums<T: StoredElement>(Shape { rows, columns, seed }: Shape) -> Case {
     Case {
         kernel: "batch_norm_backward_sums",
         shape: format!("[{rows}, {columns}]"),
         // Reads d and z, writes d_weight and d_bias. Norm and ReLU 4, two sums 4.
         cost: Cost::stored::<T>(2 * rows * columns, 6 * columns, 8 * rows * columns),
         format: Format::Fp32,
-        tolerance: roundings(8 + 8 + 4),
-        prepare: Box::new(move || {
-            let mut values = Values::new();
+        prepare: Box::new(move |spare| {
+            let mut values = Values::new(seed);
             let (z, norm_values) = decided_inputs::<T>(&mut values, rows, columns);
             Prepared {
                 host: Host {
-                    stored: vec![z, values.matrix::<T>(rows, columns)],
+                    stored: [z, values.matrix::<T>(rows, columns)].map(|of| of.with_room(spare)).to_vec(),
                     inputs: norm_values.to_vec(),
                     indices: vec![count(rows)],
                     outputs: vec![unwritten(columns), unwritten(columns)],
@@ -231,13 +298,16 @@ fn backward_sums<T: StoredElement>(rows: usize, columns: usize) -> Case {
                 },
                 launch: Box::new(move |device, arrays| {
                     let ([z, d], [], (of_norm, [count], to, others)) = arrays.stored_as::<T>().parts();
-                    let (norm, of) = (norm(of_norm), counted(count, rows));
+                    let (norm, of) = (norm(of_norm), counted(count, rows + spare));
                     batch_norm_backward_sums(device, norm_gradient(to, &mut others.sums), d, z, norm, of)
                 }),
-                expected: Box::new(move |host| {
+                expected: Box::new(move |host, _| {
                     let ([z, d], of) = (host.wide_stored(), host.wide_inputs());
-                    let [_, d_weight, d_bias] = expected_backward(&z, &of, d);
-                    vec![d_weight, d_bias]
+                    let [_, d_weight, d_bias] = expected_backward(&z, &of, d, true);
+                    vec![
+                        Output::scaled("d_weight", d_weight, sums_tolerance(rows, 0)),
+                        Output::scaled("d_bias", d_bias, sums_tolerance(rows, 0)),
+                    ]
                 }),
             }
         }),
@@ -245,9 +315,15 @@ fn backward_sums<T: StoredElement>(rows: usize, columns: usize) -> Case {
 }
 
 /// d_z, d_weight and d_bias of z, its norm, and d by the output.
-pub(super) fn expected_backward(z: &[f64], norm: &[Vec<f64>; 4], mut d: Vec<f64>) -> [Vec<f64>; 3] {
+pub(super) fn expected_backward(
+    z: &[f64],
+    norm: &[Vec<f64>; 4],
+    mut d: Vec<f64>,
+    batch_statistics: bool,
+) -> [Vec<f64>; 3] {
     let [mut d_weight, mut d_bias] = [0, 1].map(|_| vec![0.0; norm[0].len()]);
-    reference::batch_norm_backward(z, reference_norm(norm), true, &mut d, &mut d_weight, &mut d_bias);
+    let norm = reference_norm(norm);
+    reference::batch_norm_backward(z, norm, batch_statistics, &mut d, &mut d_weight, &mut d_bias);
     [d, d_weight, d_bias]
 }
 

@@ -5,30 +5,46 @@ use crate::backend::cuda::launchers::cosine_ranks::{Queries, cosine_ranks};
 use crate::backend::cuda::launchers::linear::Format;
 use crate::backend::reference::cosine_ranks as reference;
 use crate::bench::case::{Case, Cost, Host, OtherLengths, Prepared, all_mut};
+use crate::bench::check::Output;
 use crate::bench::sizes::Sizes;
 use crate::bench::values::Values;
 
 /// As many as there are images, but no more than the reference ranks in a second or two.
 const MOST_QUERIES: usize = 1_024;
 
+/// Queries, each of which has a true row in an index.
+#[derive(Clone, Copy, Debug)]
+pub struct Ranking {
+    /// Number of queries.
+    pub queries: usize,
+    /// Rows of the index.
+    pub rows: usize,
+    /// Columns of both.
+    pub width: usize,
+    /// The seed of the values.
+    pub seed: u64,
+}
+
 pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
-    let (rows, width) = (test_images(sizes), sizes.config.state_width);
+    let rows = test_images(sizes);
     let queries = rows.min(MOST_QUERIES);
-    vec![Case {
+    vec![ranks(Ranking { queries, rows, width: sizes.config.state_width, seed: sizes.seed })]
+}
+
+/// The ranks of the true rows. The inputs are queries and index, the indices the true rows.
+pub fn ranks(Ranking { queries, rows, width, seed }: Ranking) -> Case {
+    Case {
         kernel: "cosine_ranks",
         shape: format!("[{queries}, {width}] in [{rows}, {width}]"),
         // Reads queries, index and true rows, writes ranks. Multiply-adds are in double precision.
         cost: Cost::of((queries + rows) * width + 2 * queries, 2 * queries * rows * width),
         format: Format::Fp32,
-        // Ranks are integers, and sums run in the reference's order.
-        tolerance: 0.0,
-        prepare: Box::new(move || {
-            let mut values = Values::new();
-            let truth: Vec<i32> = (0..queries as i32).collect();
+        prepare: Box::new(move |_| {
+            let mut values = Values::new(seed);
             Prepared {
                 host: Host {
                     inputs: vec![values.signed(queries * width), values.signed(rows * width)],
-                    indices: vec![truth],
+                    indices: vec![(0..queries).map(|query| (query % rows) as i32).collect()],
                     others: OtherLengths { found: queries, ..Default::default() },
                     ..Default::default()
                 },
@@ -37,13 +53,16 @@ pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
                     let of = Queries { queries, index, truth, rows, width };
                     cosine_ranks(device, &mut all_mut(&mut others.found), of)
                 }),
-                expected: Box::new(move |host| {
-                    let [of, index] = host.wide_inputs();
-                    let truth: Vec<u32> = (0..queries as u32).collect();
+                expected: Box::new(move |host, _| {
+                    let ([of, index], truth) = (host.wide_inputs(), &host.indices[0]);
+                    let truth: Vec<u32> = truth.iter().map(|&row| row as u32).collect();
                     let ranks = reference::cosine_ranks(&of, &index, width, &truth);
-                    vec![ranks.into_iter().map(f64::from).collect()]
+                    // Ranks are integers. Products of two f32 are exact in double precision, and sums run in the reference's
+                    // order. No queries, no output.
+                    let ranks = ranks.into_iter().map(f64::from).collect();
+                    if queries == 0 { Vec::new() } else { vec![Output::exact("ranks", ranks)] }
                 }),
             }
         }),
-    }]
+    }
 }

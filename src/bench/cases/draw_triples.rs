@@ -1,9 +1,13 @@
 //! draw_triples: an epoch of the paper's training images.
 
+use std::ops::Range;
+
+use super::indices;
 use crate::backend::cuda::launchers::draw_triples::{Anchors, Triples, draw_triples};
 use crate::backend::cuda::launchers::linear::Format;
-use crate::batch::triples::{Sampling, TripleSampler};
+use crate::batch::triples::{Sampling, Triple, TripleSampler};
 use crate::bench::case::{Case, Cost, Host, OtherLengths, Prepared, all_mut, unwritten};
+use crate::bench::check::Output;
 use crate::bench::sizes::Sizes;
 use crate::bench::values::Values;
 use crate::data::similarity::Similarity;
@@ -17,67 +21,119 @@ const MEAN: f64 = 0.7;
 const SEED: u64 = 5;
 const EPOCH: u32 = 3;
 
+/// Anchors, and how their triples are drawn.
+#[derive(Clone, Debug)]
+pub struct Draws {
+    /// The images that triples are drawn from.
+    pub images: Range<usize>,
+    /// Images among them, each of which has a triple drawn.
+    pub anchors: Vec<u32>,
+    /// Columns of the caption vectors.
+    pub width: usize,
+    /// The strategy.
+    pub sampling: Sampling,
+    /// The sampler's seed.
+    pub seed: u64,
+    /// The epoch.
+    pub epoch: u32,
+}
+
 pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
-    let width = sizes.config.state_width;
+    let (width, seed) = (sizes.config.state_width, sizes.seed);
     let images = if width < ModelConfig::PAPER.state_width { FEW_IMAGES } else { IMAGES };
+    let of = |sampling| Draws {
+        images: 0..images,
+        anchors: (0..images as u32).collect(),
+        width,
+        sampling,
+        seed: SEED,
+        epoch: EPOCH,
+    };
+    [Sampling::Random, Sampling::Probability, Sampling::Reject]
+        .map(|sampling| triples(of(sampling), move || caption_vectors(images, width, seed)))
+        .into()
+}
+
+/// The triples that the CPU's sampler draws; -1 and NaN where it finds none. `draw` gives the caption vectors of all images.
+pub fn triples(of: Draws, draw: impl Fn() -> Vec<f32> + 'static) -> Case {
     // Similarities of a draw: one is accepted in 1 / mean trials, the other in 1 / (1 - mean); half of all pairs are in
     // order.
     let independent = 1.0 / MEAN + 1.0 / (1.0 - MEAN);
-    [
-        (Sampling::Random, "random", 2.0),
-        (Sampling::Probability, "probability", independent),
-        (Sampling::Reject, "reject", 2.0 * independent),
-    ]
-    .map(|(sampling, name, similarities)| Case {
+    let (name, similarities) = match of.sampling {
+        Sampling::Random => ("random", 2.0),
+        Sampling::Extreme => ("extreme", 0.0),
+        Sampling::Probability => ("probability", independent),
+        Sampling::Reject => ("reject", 2.0 * independent),
+    };
+    let (count, width) = (of.anchors.len(), of.width);
+    Case {
         kernel: "draw_triples",
-        shape: format!("{name}, {images} anchors, width {width}"),
+        shape: format!("{name}, {count} anchors, width {width}"),
         // Reads caption vectors and anchors, writes triples; a multiply-add for each value of a similarity.
         cost: Cost::of(
-            images * width + 5 * images,
-            (images as f64 * similarities * 2.0 * width as f64).round() as usize,
+            of.images.len() * width + 5 * count,
+            (count as f64 * similarities * 2.0 * width as f64).round() as usize,
         ),
         format: Format::Fp32,
-        // Sums run in the CPU's order.
-        tolerance: 0.0,
-        prepare: Box::new(move || Prepared {
-            host: Host {
-                inputs: vec![caption_vectors(images, width)],
-                indices: vec![(0..images as i32).collect()],
-                outputs: vec![unwritten(images), unwritten(images)],
-                others: OtherLengths { found: 2 * images, ..Default::default() },
-                ..Default::default()
-            },
-            launch: Box::new(move |device, arrays| {
-                let ([caption_vectors], [anchors], [similarity_positive, similarity_negative], others) =
-                    arrays.parts();
-                let (positive, negative) = all_mut(&mut others.found).split_at(images);
-                let mut triples = Triples { positive, negative, similarity_positive, similarity_negative };
-                let of = Anchors { anchors, caption_vectors, width, images: 0..images };
-                draw_triples(device, &mut triples, of, sampling, SEED, EPOCH)
-            }),
-            expected: Box::new(move |host| {
-                let similarity = Similarity::Factored { vectors: &host.inputs[0], width };
-                let sampler = TripleSampler::new(similarity, 0..images, sampling, SEED);
-                let sampler = sampler.expect("similarities of all images");
-                let triples: Vec<_> = (0..images as u32)
-                    .map(|anchor| sampler.draw(EPOCH, anchor).expect("similarities far from 0 and 1"))
-                    .collect();
-                let images = triples.iter().map(|triple| triple.positive);
-                let images = images.chain(triples.iter().map(|triple| triple.negative));
-                vec![
-                    triples.iter().map(|triple| f64::from(triple.similarity_positive)).collect(),
-                    triples.iter().map(|triple| f64::from(triple.similarity_negative)).collect(),
-                    images.map(f64::from).collect(),
-                ]
-            }),
+        prepare: Box::new(move |spare| {
+            let (launched, expected) = (of.clone(), of.clone());
+            Prepared {
+                host: Host {
+                    inputs: vec![draw()],
+                    indices: vec![indices(&of.anchors)],
+                    outputs: vec![unwritten(count + spare), unwritten(count + spare)],
+                    others: OtherLengths {
+                        found: if count == 0 { 0 } else { 2 * count + spare },
+                        ..Default::default()
+                    },
+                    ..Default::default()
+                },
+                launch: Box::new(move |device, arrays| {
+                    let ([caption_vectors], [anchors], to, others) = arrays.parts();
+                    let [similarity_positive, similarity_negative] = to;
+                    let Draws { images, sampling, seed, epoch, .. } = launched.clone();
+                    let (positive, negative) = all_mut(&mut others.found).split_at(count);
+                    let mut triples =
+                        Triples { positive, negative, similarity_positive, similarity_negative };
+                    let of = Anchors { anchors, caption_vectors, width, images };
+                    draw_triples(device, &mut triples, of, sampling, seed, epoch)
+                }),
+                expected: Box::new(move |host, _| {
+                    let similarity = Similarity::Factored { vectors: &host.inputs[0], width };
+                    let Draws { images, sampling, seed, epoch, .. } = expected.clone();
+                    let sampler = TripleSampler::new(similarity, images, sampling, seed);
+                    let sampler = sampler.expect("similarities of all images");
+                    let triples: Vec<_> =
+                        expected.anchors.iter().map(|&anchor| sampler.draw(epoch, anchor)).collect();
+                    let similarities = |of: fn(&Triple) -> f32| -> Vec<f64> {
+                        let of = |triple: &Option<Triple>| triple.as_ref().map_or(f32::NAN, of);
+                        triples.iter().map(|triple| f64::from(of(triple))).collect()
+                    };
+                    let images = |of: fn(&Triple) -> u32| {
+                        triples.iter().map(move |triple| triple.as_ref().map_or(-1.0, |t| f64::from(of(t))))
+                    };
+                    // Sums run in the CPU's order.
+                    let mut outputs = vec![
+                        Output::exact("similarity_positive", similarities(|t| t.similarity_positive))
+                            .with_nan(),
+                        Output::exact("similarity_negative", similarities(|t| t.similarity_negative))
+                            .with_nan(),
+                    ];
+                    // No anchors, no output of images.
+                    if count > 0 {
+                        let images = images(|t| t.positive).chain(images(|t| t.negative)).collect();
+                        outputs.push(Output::exact("images", images));
+                    }
+                    outputs
+                }),
+            }
         }),
-    })
-    .into()
+    }
 }
 
 /// `[images, width]`: what all share gives two of them their mean similarity, and what each has for itself the rest.
-fn caption_vectors(images: usize, width: usize) -> Vec<f32> {
-    let mut vectors = Values::new().signed(images * width);
+fn caption_vectors(images: usize, width: usize, seed: u64) -> Vec<f32> {
+    let mut vectors = Values::new(seed).signed(images * width);
     // The variance of a uniform value in -1..1 is a third.
     let own = (3.0 * (1.0 - MEAN) / (width - 1) as f64).sqrt() as f32;
     for vector in vectors.chunks_exact_mut(width) {

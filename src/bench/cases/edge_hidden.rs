@@ -2,9 +2,9 @@
 
 use std::rc::Rc;
 
-use super::batch_norm::{batch_statistics, decided_inputs, norm_backward};
-use super::linear::{followed_by_statistics, statistics};
-use super::{count, counted, indices, norm, roundings, stored_tolerance};
+use super::batch_norm::{batch_statistics, decided_inputs, norm_backward, statistics, statistics_outputs};
+use super::{count, counted, indices, norm, norm_values, roundings, with_room, with_spare};
+use crate::backend::L2_EPSILON;
 use crate::backend::cuda::launchers::batch_norm::NormBackward;
 use crate::backend::cuda::launchers::edge_hidden::{
     Lengths, Terms, edge_hidden_lookup, edge_hidden_sum_ends, edge_hidden_sum_types,
@@ -14,314 +14,461 @@ use crate::backend::cuda::launchers::lists::{Ends, Lists};
 use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::batch::graph_batch::GraphBatch;
 use crate::bench::case::{Case, Cost, Host, Prepared, unwritten};
+use crate::bench::check::{Output, Tolerance, largest};
 use crate::bench::matrix::HostMatrix;
 use crate::bench::sizes::Sizes;
 use crate::bench::values::Values;
 
+/// Edges, and the rows that they read, or sum up to.
+#[derive(Clone, Debug)]
+pub struct Edges {
+    /// `[E] -> row`: of their predicates.
+    pub predicate: Vec<u32>,
+    /// Number of rows of predicates.
+    pub predicates: usize,
+    /// `[E] -> row`: of their subjects, and of their objects.
+    pub ends: [Vec<u32>; 2],
+    /// Number of rows of subjects and objects.
+    pub rows: usize,
+    /// H: columns of a predicate's row, and half of those of an end's row.
+    pub hidden: usize,
+    /// The seed of the values.
+    pub seed: u64,
+}
+
+/// A gradient with respect to z, `[E, H]`, and what is made of its sums.
+#[derive(Clone, Debug)]
+pub struct Summed {
+    /// Where it is.
+    pub from: Source,
+    /// Its values, if they are known as a kernel stores them; else they are drawn, or the reference makes them.
+    pub d_z: Option<Rc<Vec<f32>>>,
+    /// Whether sums are divided by lengths, and multiplied by what was projected.
+    pub over_lengths: bool,
+}
+
+/// Where the gradient with respect to z is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// In memory.
+    Stored,
+    /// Made by batch norm's backward as it is read.
+    ThroughNorm,
+}
+
 pub(super) fn cases<T: StoredElement>(sizes: &Sizes) -> Vec<Case> {
-    let (batch, hidden) = (&sizes.batch, sizes.config.hidden_width);
+    let (batch, hidden, seed) = (&sizes.batch, sizes.config.hidden_width, sizes.seed);
+    let by_node = Edges::by_node(batch, sizes.config.predicate_types, hidden, seed);
+    let by_type = Edges::by_type(batch, hidden, seed);
+    let stored = Summed { from: Source::Stored, d_z: None, over_lengths: true };
+    let through_norm = Summed { from: Source::ThroughNorm, d_z: None, over_lengths: false };
     vec![
-        lookup::<T>(batch, hidden),
-        sum_ends::<T>(batch, hidden),
-        sum_ends_through_norm::<T>(batch, hidden),
-        sum_types_through_norm::<T>(batch, hidden),
+        lookup::<T>(by_type.clone(), true),
+        sum_ends::<T>(by_node.clone(), stored),
+        sum_ends::<T>(by_node, through_norm),
+        sum_types::<T>(by_type, None),
     ]
 }
 
-fn lookup<T: StoredElement>(batch: &Rc<GraphBatch>, hidden: usize) -> Case {
-    let batch = batch.clone();
-    let edges = batch.size().edges;
-    let (objects, predicates) =
-        (batch.object_occurrences.types.len(), batch.predicate_occurrences.types.len());
+impl Edges {
+    /// A row for each node, and for each predicate type, whether it occurs or not.
+    pub fn by_node(batch: &GraphBatch, predicates: usize, hidden: usize, seed: u64) -> Self {
+        let (predicate, rows) = (batch.edge_predicate.clone(), batch.size().nodes);
+        let ends = [&batch.edge_subject, &batch.edge_object].map(Vec::clone);
+        Edges { predicate, predicates, ends, rows, hidden, seed }
+    }
+
+    /// A row for each object type and predicate type that occurs.
+    pub fn by_type(batch: &GraphBatch, hidden: usize, seed: u64) -> Self {
+        let slot = |&node: &u32| batch.object_occurrences.slot[node as usize];
+        Edges {
+            predicate: batch.predicate_occurrences.slot.clone(),
+            predicates: batch.predicate_occurrences.types.len(),
+            ends: [&batch.edge_subject, &batch.edge_object].map(|ends| ends.iter().map(slot).collect()),
+            rows: batch.object_occurrences.types.len(),
+            hidden,
+            seed,
+        }
+    }
+
+    fn count(&self) -> usize {
+        self.predicate.len()
+    }
+
+    /// Offsets and entries (edge) of the edges by predicate.
+    fn lists_of_predicates(&self) -> [Vec<u32>; 2] {
+        lists(self.predicates, (0..).zip(self.predicate.iter().copied()))
+    }
+
+    /// Offsets and entries (2 edge + role) of the edges by their ends.
+    fn lists_of_ends(&self) -> [Vec<u32>; 2] {
+        let ends = (0..).zip(self.ends[0].iter().zip(&self.ends[1]));
+        lists(self.rows, ends.flat_map(|(edge, (&s, &o))| [(2 * edge, s), (2 * edge + 1, o)]))
+    }
+
+    /// `z[e] += projected[subject(e), ..H] + projected[object(e), H..]`.
+    fn add_ends(&self, z: &mut [f64], projected: &[f64]) {
+        let hidden = self.hidden;
+        for (edge, row) in z.chunks_exact_mut(hidden).enumerate() {
+            let from_subject = &projected[self.ends[0][edge] as usize * 2 * hidden..][..hidden];
+            let from_object = &projected[self.ends[1][edge] as usize * 2 * hidden + hidden..][..hidden];
+            for ((z, s), o) in row.iter_mut().zip(from_subject).zip(from_object) {
+                *z += s + o;
+            }
+        }
+    }
+
+    /// `[rows, 2 H]`: sums of d_z by subject, and by object.
+    fn sums_by_end(&self, d_z: &[f64]) -> Vec<f64> {
+        let mut sums = vec![0.0; 2 * self.rows * self.hidden];
+        for ((d, &subject), &object) in d_z.chunks_exact(self.hidden).zip(&self.ends[0]).zip(&self.ends[1]) {
+            add_row(&mut sums, 2 * subject as usize, d);
+            add_row(&mut sums, 2 * object as usize + 1, d);
+        }
+        sums
+    }
+
+    /// `[predicates, H]`: sums of d_z by predicate.
+    fn sums_by_predicate(&self, d_z: &[f64]) -> Vec<f64> {
+        let mut sums = vec![0.0; self.predicates * self.hidden];
+        for (d, &row) in d_z.chunks_exact(self.hidden).zip(&self.predicate) {
+            add_row(&mut sums, row as usize, d);
+        }
+        sums
+    }
+
+    /// What sums of up to `degree` rows may be off by: each adds one rounding.
+    fn sums_tolerance<T: StoredElement>(&self, degree: usize, d_z_is_known: bool) -> Tolerance {
+        // Below 2 each; a sum that cancels is as far off as one of the root of their number.
+        let least = 3.0 * (degree as f64).sqrt();
+        if d_z_is_known {
+            let most = sum_limit(self.count());
+            return Tolerance { relative: roundings(6 + degree), least, most };
+        }
+        // d_z is rounded as if it were stored, and some times before.
+        Tolerance { relative: roundings(6 + degree) + T::ROUNDING, least, most: f64::INFINITY }
+    }
+}
+
+/// Of sums of up to `edges` numbers below 2, and what is subtracted, one after another.
+fn sum_limit(edges: usize) -> f64 {
+    2.1 * (5e-7 + 1e-7 * edges as f64)
+}
+
+/// Offsets and entries of so many rows.
+fn lists(rows: usize, entries: impl Iterator<Item = (u32, u32)>) -> [Vec<u32>; 2] {
+    let mut lists = vec![Vec::new(); rows];
+    entries.for_each(|(entry, row)| lists[row as usize].push(entry));
+    let mut offsets = vec![0];
+    for list in &lists {
+        offsets.push(offsets[offsets.len() - 1] + list.len() as u32);
+    }
+    [offsets, lists.concat()]
+}
+
+/// The longest list.
+fn longest(offsets: &[u32]) -> usize {
+    offsets.windows(2).map(|pair| (pair[1] - pair[0]) as usize).max().unwrap_or(0)
+}
+
+fn add_row(matrix: &mut [f64], row: usize, values: &[f64]) {
+    for (to, value) in matrix[row * values.len()..].iter_mut().zip(values) {
+        *to += value;
+    }
+}
+
+/// z, the sum of an edge's three rows, and the statistics of z if they are wanted.
+pub fn lookup<T: StoredElement>(of: Edges, with_statistics: bool) -> Case {
+    let (edges, hidden, rows, predicates) = (of.count(), of.hidden, of.rows, of.predicates);
     Case {
         kernel: "edge_hidden_lookup",
-        shape: format!("[{edges}, {hidden}], {objects} and {predicates} types"),
+        shape: format!("[{edges}, {hidden}], {rows} and {predicates} types"),
         // Reads each type's rows, the edges' types and the running statistics, writes z and four rows; two sums, and a
         // difference, a square and two sums for the statistics.
         cost: Cost::stored::<T>(
-            2 * objects * hidden + predicates * hidden + edges * hidden,
+            2 * rows * hidden + predicates * hidden + edges * hidden,
             3 * edges + 6 * hidden,
             (2 + 4) * edges * hidden,
         ),
         format: Format::Fp32,
-        // Two sums; of the statistics a lane's four rows and sixteen lanes, then in double precision difference, square,
-        // root and quotient.
-        tolerance: stored_tolerance::<T>(roundings(2 + 4 + 16 + 6)),
-        prepare: Box::new(move || {
-            let batch = batch.clone();
-            let mut values = Values::new();
-            let [subject_type, object_type] = end_types(&batch);
+        prepare: Box::new(move |spare| {
+            let of = of.clone();
+            let mut values = Values::new(of.seed);
+            let stored = [values.matrix::<T>(predicates, hidden), values.matrix::<T>(rows, 2 * hidden)];
             Prepared {
                 host: Host {
-                    stored: vec![
-                        values.matrix::<T>(predicates, hidden),
-                        values.matrix::<T>(objects, 2 * hidden),
-                    ],
-                    stored_outputs: vec![HostMatrix::unwritten::<T>(edges, hidden)],
-                    indices: vec![
-                        indices(&batch.predicate_occurrences.slot),
-                        indices(&subject_type),
-                        indices(&object_type),
-                        count(edges),
-                    ],
+                    stored: stored.map(|matrix| matrix.with_room(spare)).to_vec(),
+                    stored_outputs: vec![HostMatrix::unwritten::<T>(edges + spare, hidden)],
+                    indices: [&of.predicate, &of.ends[0], &of.ends[1]]
+                        .map(|list| with_spare(indices(list), spare))
+                        .into_iter()
+                        .chain([count(edges)])
+                        .collect(),
                     outputs: statistics(&mut values, hidden),
                     ..Default::default()
                 },
                 launch: Box::new(move |device, arrays| {
                     let ([edge_projected, projected], [mut z], parts) = arrays.stored_as::<T>().parts();
                     let ([], [edge_row, subject, object, count], to, others) = parts;
-                    let ends = Ends { edges: counted(count, edges), subject, object };
-                    let to = Some(batch_statistics(to, &mut others.sums));
+                    let ends = Ends { edges: counted(count, edges + spare), subject, object };
+                    let to = with_statistics.then(|| batch_statistics(to, &mut others.sums));
                     let terms = Terms { edge_projected, projected, edge_row, ends };
                     edge_hidden_lookup(device, &mut z, terms, hidden, to)
                 }),
-                expected: Box::new(move |host| {
+                expected: Box::new(move |host, written| {
                     let [edge_projected, projected] = host.wide_stored();
                     let row = |&u: &u32| edge_projected[u as usize * hidden..][..hidden].iter().copied();
-                    let mut z: Vec<f64> = batch.predicate_occurrences.slot.iter().flat_map(row).collect();
-                    add_ends(&mut z, &projected, &subject_type, &object_type, hidden);
-                    followed_by_statistics::<T>(host, z)
+                    let mut z: Vec<f64> = of.predicate.iter().flat_map(row).collect();
+                    of.add_ends(&mut z, &projected);
+                    // Two sums of numbers below 1, or of larger ones.
+                    let limits = z.iter().map(|z| 5e-7 * (z.abs() / 3.0).max(1.0)).collect();
+                    let z = Output { limits, ..Output::exact("z", z) }.stored::<T>();
+                    let [_, _, running_mean, running_var] = host.wide_outputs();
+                    let mut outputs = if with_statistics {
+                        // A lane's four rows and sixteen lanes, then in double precision difference, square, root and quotient.
+                        let z = &written[0].values[..edges * hidden];
+                        statistics_outputs(z, [&running_mean, &running_var], roundings(2 + 4 + 16 + 6))
+                    } else {
+                        vec![
+                            Output::exact("mean", Vec::new()),
+                            Output::exact("rstd", Vec::new()),
+                            Output::exact("running_mean", running_mean),
+                            Output::exact("running_var", running_var),
+                        ]
+                    };
+                    for output in &mut outputs {
+                        // Results of about 1, through some ten roundings and a sum whose chunks have 64 rows.
+                        let most = 4e-6 * largest(&output.values).max(1.0);
+                        output.limits.iter_mut().for_each(|limit| *limit = limit.min(most));
+                    }
+                    outputs.insert(0, z);
+                    outputs
                 }),
             }
         }),
     }
 }
 
-/// Each edge's ends, by their types' places among those that occur.
-fn end_types(batch: &GraphBatch) -> [Vec<u32>; 2] {
-    [&batch.edge_subject, &batch.edge_object]
-        .map(|ends| ends.iter().map(|&node| batch.object_occurrences.slot[node as usize]).collect())
+/// The gradient with respect to relu(norm(z)): of up to 1/2, since norms scale by up to 4 and sums take numbers below 2.
+fn gradient<T: StoredElement>(values: &mut Values, edges: usize, hidden: usize) -> HostMatrix {
+    let d = values.signed(edges * hidden).into_iter().map(|d| d / 2.0).collect();
+    HostMatrix::new::<T>(d, hidden)
 }
 
-/// Offsets and entries (2 edge + role) of the edges by their ends' types.
-fn lists_of_ends([subject, object]: &[Vec<u32>; 2], types: usize) -> [Vec<u32>; 2] {
-    let mut rows = vec![Vec::new(); types];
-    for (edge, (&subject, &object)) in (0..).zip(subject.iter().zip(object)) {
-        rows[subject as usize].push(2 * edge);
-        rows[object as usize].push(2 * edge + 1);
-    }
-    let mut offsets = vec![0];
-    for row in &rows {
-        offsets.push(offsets[offsets.len() - 1] + row.len() as u32);
-    }
-    [offsets, rows.concat()]
+/// What is subtracted of d_z: small, as the shares of sums over many rows are. Else the sums drift, and round to more than
+/// those of either sign.
+fn terms(values: &mut Values, hidden: usize) -> Vec<f32> {
+    values.signed(2 * hidden).iter().map(|term| term / 32.0).collect()
 }
 
-/// `z[e] += projected[subject(e), ..H] + projected[object(e), H..]`.
-fn add_ends(z: &mut [f64], projected: &[f64], subject: &[u32], object: &[u32], hidden: usize) {
-    for (edge, row) in z.chunks_exact_mut(hidden).enumerate() {
-        let from_subject = &projected[subject[edge] as usize * 2 * hidden..][..hidden];
-        let from_object = &projected[object[edge] as usize * 2 * hidden + hidden..][..hidden];
-        for ((z, s), o) in row.iter_mut().zip(from_subject).zip(from_object) {
-            *z += s + o;
-        }
+/// The gradient with respect to z of a case whose inputs begin with a norm and terms, in double precision.
+fn d_z_of(host: &Host, known: Option<&Rc<Vec<f32>>>) -> Vec<f64> {
+    if let Some(d_z) = known {
+        return d_z.iter().map(|&d| f64::from(d)).collect();
     }
+    let of = [0, 1, 2, 3, 4].map(|i| host.inputs[i].iter().map(|&value| f64::from(value)).collect());
+    let [mean, rstd, scale, bias, terms] = of;
+    let (z, d) = (host.stored[0].wide(), host.stored_outputs[0].wide());
+    norm_backward(&z, &[mean, rstd, scale, bias], &terms, &d)
 }
 
-fn sum_ends<T: StoredElement>(batch: &Rc<GraphBatch>, hidden: usize) -> Case {
-    let batch = batch.clone();
-    let (nodes, edges) = (batch.size().nodes, batch.size().edges);
-    let degree = (0..nodes).map(|node| batch.incidence.degree(node)).max().unwrap_or(0);
+/// Sums of d_z by end. Arrays that this case does not need are empty.
+pub fn sum_ends<T: StoredElement>(of: Edges, summed: Summed) -> Case {
+    let (edges, hidden, rows) = (of.count(), of.hidden, of.rows);
+    let Summed { from, d_z, over_lengths } = summed;
+    let through_norm = from == Source::ThroughNorm;
+    let (norms, lengths) = (usize::from(through_norm), usize::from(over_lengths));
+    let what = if over_lengths { " over lengths" } else { "" };
+    let how = if through_norm { " through norm" } else { "" };
     Case {
         kernel: "edge_hidden_sum_ends",
-        shape: format!("[{edges}, {hidden}] -> [{nodes}, {}] over lengths", 2 * hidden),
-        // Reads d_z once for both ends, P, the lengths and the lists, writes the sums and what is along; a sum for each end, a
-        // quotient and a product with P.
+        shape: format!("[{edges}, {hidden}] -> [{rows}, {}]{what}{how}", 2 * hidden),
+        // Reads d_z once for both ends and the lists, writes the sums; a sum for each end. Through a norm d, z, the norm and two
+        // rows more; 8 for d_z. Over lengths P and the lengths, and what is along is written; a quotient and a product
+        // with P.
         cost: Cost::stored::<T>(
-            edges * hidden + 4 * nodes * hidden,
-            2 * nodes + (nodes + 1) + 2 * edges,
-            2 * edges * hidden + 3 * 2 * nodes * hidden,
+            (1 + norms) * edges * hidden + (1 + lengths) * 2 * rows * hidden,
+            (rows + 1) + 2 * edges + norms * 6 * hidden + lengths * 2 * rows,
+            (2 + 8 * norms) * edges * hidden + lengths * 3 * 2 * rows * hidden,
         ),
         format: Format::Fp32,
-        // Eight columns to a thread, and their sum over a block.
-        tolerance: stored_tolerance::<T>(roundings(degree + 2 + 8 + 12)),
-        prepare: Box::new(move || {
-            let batch = batch.clone();
-            let mut values = Values::new();
+        prepare: Box::new(move |spare| {
+            let (of, d_z) = (of.clone(), d_z.clone());
+            let mut values = Values::new(of.seed);
+            let (first, of_z, d) = if through_norm {
+                let (z, of_z) = decided_inputs::<T>(&mut values, edges, hidden);
+                (z, of_z, gradient::<T>(&mut values, edges, hidden))
+            } else {
+                let stored = d_z.as_ref().map(|d_z| HostMatrix::new::<T>(d_z.to_vec(), hidden));
+                let stored = stored.unwrap_or_else(|| values.matrix::<T>(edges, hidden));
+                (stored, norm_values(&mut values, hidden), HostMatrix::new::<T>(Vec::new(), hidden))
+            };
+            let terms = terms(&mut values, hidden);
+            // As many rows where there are lengths, else none.
+            let projected = values.matrix::<T>(lengths * rows, 2 * hidden).with_room(lengths * spare);
+            let of_lengths = with_room(values.positive(lengths * rows), lengths * spare);
+            let [offsets, entries] = of.lists_of_ends();
+            let degree = longest(&offsets);
             Prepared {
                 host: Host {
-                    stored: vec![values.matrix::<T>(edges, hidden), values.matrix::<T>(nodes, 2 * hidden)],
-                    stored_outputs: vec![HostMatrix::unwritten::<T>(nodes, 2 * hidden)],
-                    inputs: vec![values.positive(nodes)],
-                    indices: vec![
-                        indices(&batch.incidence.offsets),
-                        indices(&batch.incidence.entries),
-                        count(nodes),
+                    stored: vec![first.with_room(spare), projected],
+                    stored_outputs: vec![
+                        d.with_room(norms * spare),
+                        HostMatrix::unwritten::<T>(rows + spare, 2 * hidden),
                     ],
-                    outputs: vec![unwritten(nodes)],
+                    inputs: of_z.into_iter().chain([terms, of_lengths]).collect(),
+                    indices: vec![
+                        with_spare(indices(&offsets), spare),
+                        with_spare(indices(&entries), spare),
+                        count(rows),
+                    ],
+                    outputs: vec![unwritten(lengths * (rows + spare))],
                     ..Default::default()
                 },
                 launch: Box::new(move |device, arrays| {
-                    let ([d_z, projected], [mut sums], parts) = arrays.stored_as::<T>().parts();
-                    let ([lengths], [offsets, entries, count], [along], _) = parts;
-                    let by_row = Lists { rows: counted(count, nodes), offsets, entries };
-                    let d_z = Gradient::Values(Matrix::new(d_z, edges, hidden));
-                    let of = Some(Lengths { lengths, projected, along });
+                    let ([first, projected], [d, mut sums], parts) = arrays.stored_as::<T>().parts();
+                    let (inputs, [offsets, entries, count], [along], _) = parts;
+                    let [mean, rstd, scale, bias, terms, lengths] = inputs;
+                    let by_row = Lists { rows: counted(count, rows + spare), offsets, entries };
+                    let d_z = if through_norm {
+                        let norm = norm([mean, rstd, scale, bias]);
+                        Gradient::ThroughNorm(NormBackward { d, z: first, norm, terms })
+                    } else {
+                        Gradient::Values(Matrix::new(first, edges + spare, hidden))
+                    };
+                    let of = over_lengths.then_some(Lengths { lengths, projected, along });
                     edge_hidden_sum_ends(device, &mut sums, of, &d_z, by_row, hidden)
                 }),
-                expected: Box::new(move |host| {
-                    let ([d_z, projected], [lengths]) = (host.wide_stored(), host.wide_inputs());
-                    let mut sums =
-                        expected_sum_ends(&d_z, &batch.edge_subject, &batch.edge_object, nodes, hidden);
-                    let mut along = Vec::new();
-                    let rows = sums.chunks_exact_mut(2 * hidden).zip(projected.chunks_exact(2 * hidden));
-                    for ((sums, projected), length) in rows.zip(lengths) {
-                        sums.iter_mut().for_each(|sum| *sum /= length);
-                        let product = |(&s, p): (&f64, &f64)| f64::from(T::narrow(s as f32).widen()) * p;
-                        along.push(sums.iter().zip(projected).map(product).sum::<f64>() / length);
+                expected: Box::new(move |host, written| {
+                    let before = Output::exact("d, which is only read", host.stored_outputs[0].wide());
+                    let d_z_is_known = !through_norm || d_z.is_some();
+                    let d_z = match from {
+                        Source::Stored => host.stored[0].wide(),
+                        Source::ThroughNorm => d_z_of(host, d_z.as_ref()),
+                    };
+                    let sums = of.sums_by_end(&d_z);
+                    let tolerance = of.sums_tolerance::<T>(degree, d_z_is_known);
+                    if over_lengths {
+                        let stored = &written[1].values[..sums.len()];
+                        let [sums, along] = of_lengths_outputs(host, (&sums, tolerance), stored, degree);
+                        return vec![before, sums.stored::<T>(), along];
                     }
-                    vec![sums, along]
+                    let sums = Output::scaled("sums by end", sums, tolerance).stored::<T>();
+                    vec![before, sums, Output::exact("along", Vec::new())]
                 }),
             }
         }),
     }
 }
 
-/// Of d_z by subject, and by object: of nodes, or of their types.
-fn expected_sum_ends(d_z: &[f64], subject: &[u32], object: &[u32], rows: usize, hidden: usize) -> Vec<f64> {
-    let mut sums = vec![0.0; 2 * rows * hidden];
-    for ((d, &subject), &object) in d_z.chunks_exact(hidden).zip(subject).zip(object) {
-        add_row(&mut sums, 2 * subject as usize, d);
-        add_row(&mut sums, 2 * object as usize + 1, d);
+/// Sums over lengths; and of the sums as they were `stored` the products with P, over lengths once more, 0 where the length is
+/// the least divisor.
+fn of_lengths_outputs(
+    host: &Host,
+    (sums, tolerance): (&[f64], Tolerance),
+    stored: &[f64],
+    degree: usize,
+) -> [Output; 2] {
+    let (projected, lengths) = (host.stored[1].wide(), &host.inputs[5]);
+    let columns = 2 * host.inputs[0].len();
+    let divisor = |at: usize| f64::from(lengths[at / columns]);
+    let is_least = |row: usize| lengths[row] == L2_EPSILON as f32;
+    let quotients: Vec<f64> = sums.iter().enumerate().map(|(at, sum)| sum / divisor(at)).collect();
+    // Relative to what is not divided by the least divisor.
+    let others = quotients.iter().enumerate().filter(|(at, _)| !is_least(at / columns));
+    let most = others.fold(0.0, |most: f64, (_, value)| most.max(value.abs()));
+    // The sums, a quotient, and what is counted for the products too: eight columns to a thread, and their sum over a block.
+    let relative = roundings(degree + 2 + 8 + 12);
+    let limit = |at: usize| {
+        let row = at / columns;
+        let of_row = largest(&quotients[row * columns..][..columns]);
+        let limit = tolerance.most / divisor(at) + 2e-7 * of_row;
+        if is_least(row) { limit } else { limit.min(relative * most.max(tolerance.least)) }
+    };
+    let limits = (0..quotients.len()).map(limit).collect();
+    let (mut along, mut along_limits) = (Vec::new(), Vec::new());
+    let rows = stored.chunks_exact(columns).zip(projected.chunks_exact(columns));
+    for (row, (stored, projected)) in rows.enumerate() {
+        let terms = || stored.iter().zip(projected).map(|(s, p)| s * p / f64::from(lengths[row]));
+        along.push(if is_least(row) { 0.0 } else { terms().sum() });
+        let rounding = super::ROUNDING * (10.0 + columns as f64 / 64.0 + 12.0);
+        let size = terms().map(|term| term * term).sum::<f64>().sqrt();
+        along_limits.push((terms().map(f64::abs).sum::<f64>() * rounding, 2.0 * size));
     }
-    sums
+    let others = along.iter().enumerate().filter(|&(row, _)| !is_least(row));
+    let most = others.fold(0.0, |most: f64, (_, value)| most.max(value.abs()));
+    let limit = |(row, &(limit, size)): (usize, &(f64, f64))| {
+        if is_least(row) { limit } else { limit.min(relative * most.max(size)) }
+    };
+    let along_limits = along_limits.iter().enumerate().map(limit).collect();
+    [
+        Output { limits, ..Output::exact("sums over lengths", quotients) },
+        Output { limits: along_limits, ..Output::exact("along", along) },
+    ]
 }
 
-fn sum_ends_through_norm<T: StoredElement>(batch: &Rc<GraphBatch>, hidden: usize) -> Case {
-    let batch = batch.clone();
-    let (nodes, edges) = (batch.size().nodes, batch.size().edges);
-    let degree = (0..nodes).map(|node| batch.incidence.degree(node)).max().unwrap_or(0);
-    Case {
-        kernel: "edge_hidden_sum_ends",
-        shape: format!("[{edges}, {hidden}] -> [{nodes}, {}] through norm", 2 * hidden),
-        // Reads d and z once for both ends, the norm, two rows more and the lists, writes the sums; 8 and a sum for each end.
-        cost: Cost::stored::<T>(
-            2 * edges * hidden + 2 * nodes * hidden,
-            6 * hidden + (nodes + 1) + 2 * edges,
-            (8 + 2) * edges * hidden,
-        ),
-        format: Format::Fp32,
-        // d_z is rounded as if it were stored, and some times before.
-        tolerance: stored_tolerance::<T>(roundings(6 + degree)) + T::ROUNDING,
-        prepare: Box::new(move || {
-            let batch = batch.clone();
-            let mut values = Values::new();
-            let (z, of_z) = decided_inputs::<T>(&mut values, edges, hidden);
-            let terms = values.signed(2 * hidden);
-            Prepared {
-                host: Host {
-                    stored: vec![z],
-                    stored_outputs: vec![
-                        values.matrix::<T>(edges, hidden),
-                        HostMatrix::unwritten::<T>(nodes, 2 * hidden),
-                    ],
-                    inputs: of_z.into_iter().chain([terms]).collect(),
-                    indices: vec![
-                        indices(&batch.incidence.offsets),
-                        indices(&batch.incidence.entries),
-                        count(nodes),
-                    ],
-                    ..Default::default()
-                },
-                launch: Box::new(move |device, arrays| {
-                    let ([z], [d, mut sums], parts) = arrays.stored_as::<T>().parts();
-                    let ([mean, rstd, scale, bias, terms], [offsets, entries, count], [], _) = parts;
-                    let by_row = Lists { rows: counted(count, nodes), offsets, entries };
-                    let of = NormBackward { d, z, norm: norm([mean, rstd, scale, bias]), terms };
-                    let d_z = Gradient::ThroughNorm(of);
-                    edge_hidden_sum_ends(device, &mut sums, None, &d_z, by_row, hidden)
-                }),
-                expected: Box::new(move |host| {
-                    let ([z], [d, _]) = (host.wide_stored(), host.wide_stored_outputs());
-                    let [mean, rstd, scale, bias, terms] = host.wide_inputs();
-                    let d_z = norm_backward(&z, &[mean, rstd, scale, bias], &terms, &d);
-                    let ends = [&batch.edge_subject, &batch.edge_object];
-                    vec![d, expected_sum_ends(&d_z, ends[0], ends[1], nodes, hidden)]
-                }),
-            }
-        }),
-    }
-}
-
-fn sum_types_through_norm<T: StoredElement>(batch: &Rc<GraphBatch>, hidden: usize) -> Case {
-    let batch = batch.clone();
-    let edges = batch.size().edges;
-    let [objects, predicates] =
-        [&batch.object_occurrences, &batch.predicate_occurrences].map(|of| of.types.len());
-    let most_of_predicate = (0..predicates).map(|slot| batch.predicate_occurrences.rows(slot).len()).max();
-    let ends = end_types(&batch);
-    let [offsets, entries] = lists_of_ends(&ends, objects);
-    let most_of_object = offsets.windows(2).map(|pair| (pair[1] - pair[0]) as usize).max();
-    let most = most_of_predicate.max(most_of_object).unwrap_or(0);
+/// Sums of d_z by predicate and by end, in one launch and through a norm. `d_z` is what a kernel stores, if it is known.
+pub fn sum_types<T: StoredElement>(of: Edges, d_z: Option<Rc<Vec<f32>>>) -> Case {
+    let (edges, hidden, rows, predicates) = (of.count(), of.hidden, of.rows, of.predicates);
     Case {
         kernel: "edge_hidden_sum_types",
-        shape: format!("[{edges}, {hidden}] -> {predicates} and {objects} types through norm"),
+        shape: format!("[{edges}, {hidden}] -> {predicates} and {rows} types through norm"),
         // Reads d and z once for all sums, the norm, two rows more and the lists, writes the sums; 8 and three sums.
         cost: Cost::stored::<T>(
-            2 * edges * hidden + predicates * hidden + 2 * objects * hidden,
-            6 * hidden + (predicates + 1) + edges + (objects + 1) + 2 * edges,
+            2 * edges * hidden + predicates * hidden + 2 * rows * hidden,
+            6 * hidden + (predicates + 1) + edges + (rows + 1) + 2 * edges,
             (8 + 3) * edges * hidden,
         ),
         format: Format::Fp32,
-        // d_z is rounded as if it were stored, and some times before.
-        tolerance: stored_tolerance::<T>(roundings(6 + most)) + T::ROUNDING,
-        prepare: Box::new(move || {
-            let (batch, ends) = (batch.clone(), ends.clone());
-            let by_predicate = &batch.predicate_occurrences;
-            let mut values = Values::new();
+        prepare: Box::new(move |spare| {
+            let (of, d_z) = (of.clone(), d_z.clone());
+            let mut values = Values::new(of.seed);
             let (z, of_z) = decided_inputs::<T>(&mut values, edges, hidden);
-            let terms = values.signed(2 * hidden);
+            let d = gradient::<T>(&mut values, edges, hidden);
+            let terms = terms(&mut values, hidden);
+            let [by_predicate, by_end] = [of.lists_of_predicates(), of.lists_of_ends()];
+            let degree = longest(&by_predicate[0]).max(longest(&by_end[0]));
+            let list = |list: &Vec<u32>| with_spare(indices(list), spare);
             Prepared {
                 host: Host {
-                    stored: vec![z],
+                    stored: vec![z.with_room(spare)],
                     stored_outputs: vec![
-                        values.matrix::<T>(edges, hidden),
-                        HostMatrix::unwritten::<T>(predicates, hidden),
-                        HostMatrix::unwritten::<T>(objects, 2 * hidden),
+                        d.with_room(spare),
+                        HostMatrix::unwritten::<T>(predicates + spare, hidden),
+                        HostMatrix::unwritten::<T>(rows + spare, 2 * hidden),
                     ],
                     inputs: of_z.into_iter().chain([terms]).collect(),
-                    indices: vec![
-                        indices(&by_predicate.offsets),
-                        indices(&by_predicate.entries),
-                        count(predicates),
-                        indices(&offsets),
-                        indices(&entries),
-                        count(objects),
-                    ],
+                    indices: [by_predicate.each_ref(), by_end.each_ref()]
+                        .into_iter()
+                        .zip([predicates, rows])
+                        .flat_map(|([offsets, entries], rows)| [list(offsets), list(entries), count(rows)])
+                        .collect(),
                     ..Default::default()
                 },
                 launch: Box::new(move |device, arrays| {
                     let ([z], [d, mut edge_sums, mut end_sums], parts) = arrays.stored_as::<T>().parts();
                     let ([mean, rstd, scale, bias, terms], lists, [], _) = parts;
                     let [offsets, entries, count, end_offsets, end_entries, end_count] = lists;
-                    let by_predicate = Lists { rows: counted(count, predicates), offsets, entries };
-                    let by_object = Lists {
-                        rows: counted(end_count, objects),
-                        offsets: end_offsets,
-                        entries: end_entries,
-                    };
+                    let of_rows = counted(count, predicates + spare);
+                    let by_predicate = Lists { rows: of_rows, offsets, entries };
+                    let of_rows = counted(end_count, rows + spare);
+                    let by_end = Lists { rows: of_rows, offsets: end_offsets, entries: end_entries };
                     let of = NormBackward { d, z, norm: norm([mean, rstd, scale, bias]), terms };
                     let (edge_sums, end_sums) = (&mut edge_sums, &mut end_sums);
-                    edge_hidden_sum_types(device, edge_sums, end_sums, &of, by_predicate, by_object)
+                    edge_hidden_sum_types(device, edge_sums, end_sums, &of, by_predicate, by_end)
                 }),
-                expected: Box::new(move |host| {
-                    let ([z], [d, _, _]) = (host.wide_stored(), host.wide_stored_outputs());
-                    let [mean, rstd, scale, bias, terms] = host.wide_inputs();
-                    let d_z = norm_backward(&z, &[mean, rstd, scale, bias], &terms, &d);
-                    let mut edge_sums = vec![0.0; predicates * hidden];
-                    for (d, &slot) in d_z.chunks_exact(hidden).zip(&batch.predicate_occurrences.slot) {
-                        add_row(&mut edge_sums, slot as usize, d);
-                    }
-                    let [subject, object] = &ends;
-                    vec![d, edge_sums, expected_sum_ends(&d_z, subject, object, objects, hidden)]
+                expected: Box::new(move |host, _| {
+                    let before = Output::exact("d, which is only read", host.stored_outputs[0].wide());
+                    let tolerance = of.sums_tolerance::<T>(degree, d_z.is_some());
+                    let d_z = d_z_of(host, d_z.as_ref());
+                    let sums = |name, sums| Output::scaled(name, sums, tolerance).stored::<T>();
+                    vec![
+                        before,
+                        sums("sums by predicate", of.sums_by_predicate(&d_z)),
+                        sums("sums by end", of.sums_by_end(&d_z)),
+                    ]
                 }),
             }
         }),
-    }
-}
-
-fn add_row(matrix: &mut [f64], row: usize, values: &[f64]) {
-    for (to, value) in matrix[row * values.len()..].iter_mut().zip(values) {
-        *to += value;
     }
 }

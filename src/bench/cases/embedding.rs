@@ -1,6 +1,6 @@
 //! embedding: the rows of both tables that occur in the batch.
 
-use super::{count, counted, indices};
+use super::{count, counted, indices, with_spare};
 use crate::backend::cuda::launchers::embedding::{
     Lookup, LookupGradient, Occurring, embedding_backward, embedding_forward,
 };
@@ -8,101 +8,146 @@ use crate::backend::cuda::launchers::linear::Format;
 use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::backend::reference::edge_gather as reference;
 use crate::bench::case::{Case, Cost, Host, Prepared, unwritten};
+use crate::bench::check::Output;
 use crate::bench::matrix::HostMatrix;
 use crate::bench::sizes::Sizes;
 use crate::bench::values::Values;
 
+/// The tables of objects and predicates.
+#[derive(Clone, Debug)]
+pub struct Tables {
+    /// Number of rows of each table.
+    pub rows: [usize; 2],
+    /// The types that occur, ascending: rows of each table.
+    pub types: [Vec<u32>; 2],
+    /// Number of columns of both tables.
+    pub width: usize,
+    /// The seed of the values.
+    pub seed: u64,
+}
+
+/// The names of outputs that have a row for each object type and each predicate type.
+const OUTPUTS: [&str; 2] = ["objects", "predicates"];
+
 pub(super) fn cases<T: StoredElement>(sizes: &Sizes) -> Vec<Case> {
     let (config, batch) = (sizes.config, &sizes.batch);
-    let width = config.state_width;
-    let tables = [config.object_types, config.predicate_types];
-    let types = [&batch.object_occurrences, &batch.predicate_occurrences].map(|of| of.types.clone());
-    let rows = types.each_ref().map(Vec::len);
-    let (all_rows, all_types) = (rows[0] + rows[1], tables[0] + tables[1]);
-    let shape = format!("[{} of {}, {width}], [{} of {}, {width}]", rows[0], tables[0], rows[1], tables[1]);
-    let lists = [indices(&types[0]), count(rows[0]), indices(&types[1]), count(rows[1])].to_vec();
-    let (forward_types, backward_types, backward_lists) = (types.clone(), types, lists.clone());
-    vec![
-        Case {
-            kernel: "embedding_forward",
-            shape: shape.clone(),
-            // Reads the types and their rows, in single precision, writes the rows.
-            cost: Cost::stored::<T>(all_rows * width, all_rows + all_rows * width, 0),
-            format: Format::Fp32,
-            tolerance: 0.0,
-            prepare: Box::new(move || {
-                let (types, mut values) = (forward_types.clone(), Values::new());
-                Prepared {
-                    host: Host {
-                        inputs: tables.map(|table| values.signed(table * width)).to_vec(),
-                        stored_outputs: rows.map(|rows| HostMatrix::unwritten::<T>(rows, width)).to_vec(),
-                        indices: lists.clone(),
-                        ..Default::default()
-                    },
-                    launch: Box::new(move |device, arrays| {
-                        let ([], to, parts) = arrays.stored_as::<T>().parts();
-                        let ([object_table, predicate_table], lists, [], _) = parts;
-                        let [objects, object_count, predicates, predicate_count] = lists;
-                        let [object_rows, predicate_rows] = to;
-                        let of = |types, count, rows| Occurring { types, rows: counted(count, rows) };
-                        let lookups = [
-                            (object_rows, object_table, of(objects, object_count, rows[0])),
-                            (predicate_rows, predicate_table, of(predicates, predicate_count, rows[1])),
-                        ];
-                        let lookups = lookups.map(|(rows, table, of)| Lookup { rows, table, of });
-                        embedding_forward(device, lookups, width)
-                    }),
-                    expected: Box::new(move |host| {
-                        let looked_up = host.inputs.iter().zip(&types).map(|(table, types)| {
-                            // Each value is rounded once, to what it is to be.
-                            let table = HostMatrix::new::<T>(table.clone(), width);
-                            reference::embedding_lookup(&table.wide(), types, width)
-                        });
-                        looked_up.collect()
-                    }),
-                }
-            }),
-        },
-        Case {
-            kernel: "embedding_backward",
-            shape,
-            // Reads the types and their rows, writes the whole tables.
-            cost: Cost::stored::<T>(all_rows * width, all_rows + all_types * width, 0),
-            format: Format::Fp32,
-            tolerance: 0.0,
-            prepare: Box::new(move || {
-                let (types, mut values) = (backward_types.clone(), Values::new());
-                Prepared {
-                    host: Host {
-                        stored: rows.map(|rows| values.matrix::<T>(rows, width)).to_vec(),
-                        indices: backward_lists.clone(),
-                        outputs: tables.map(|table| unwritten(table * width)).to_vec(),
-                        ..Default::default()
-                    },
-                    launch: Box::new(move |device, arrays| {
-                        let ([d_objects, d_predicates], [], parts) = arrays.stored_as::<T>().parts();
-                        let ([], [objects, object_count, predicates, predicate_count], to, _) = parts;
-                        let [d_object_table, d_predicate_table] = to;
-                        let of = |types, count, rows| Occurring { types, rows: counted(count, rows) };
-                        let lookups = [
-                            (d_object_table, d_objects, of(objects, object_count, rows[0])),
-                            (d_predicate_table, d_predicates, of(predicates, predicate_count, rows[1])),
-                        ];
-                        let lookups =
-                            lookups.map(|(d_table, d_rows, of)| LookupGradient { d_table, d_rows, of });
-                        embedding_backward(device, lookups, width)
-                    }),
-                    expected: Box::new(move |host| {
-                        let d_rows: [_; 2] = host.wide_stored();
-                        let tables = d_rows.iter().zip(&types).zip(tables).map(|((d_rows, types), table)| {
-                            let mut d_table = vec![f64::NAN; table * width];
-                            reference::embedding_lookup_backward(d_rows, types, width, &mut d_table);
-                            d_table
-                        });
-                        tables.collect()
-                    }),
-                }
-            }),
-        },
-    ]
+    let tables = Tables {
+        rows: [config.object_types, config.predicate_types],
+        types: [&batch.object_occurrences, &batch.predicate_occurrences].map(|of| of.types.clone()),
+        width: config.state_width,
+        seed: sizes.seed,
+    };
+    vec![forward::<T>(tables.clone()), backward::<T>(tables)]
+}
+
+impl Tables {
+    /// Number of types that occur.
+    fn counts(&self) -> [usize; 2] {
+        self.types.each_ref().map(Vec::len)
+    }
+
+    fn shape(&self) -> String {
+        let (rows, [objects, predicates], width) = (self.rows, self.counts(), self.width);
+        format!("[{objects} of {}, {width}], [{predicates} of {}, {width}]", rows[0], rows[1])
+    }
+
+    /// The types that occur and their number, of objects and of predicates.
+    fn lists(&self, spare: usize) -> Vec<Vec<i32>> {
+        let list = |types: &Vec<u32>| [with_spare(indices(types), spare), count(types.len())];
+        self.types.iter().flat_map(list).collect()
+    }
+}
+
+/// Rows of the tables.
+pub fn forward<T: StoredElement>(tables: Tables) -> Case {
+    let (counts, width) = (tables.counts(), tables.width);
+    let rows = counts[0] + counts[1];
+    Case {
+        kernel: "embedding_forward",
+        shape: tables.shape(),
+        // Reads the types and their rows, in single precision, writes the rows.
+        cost: Cost::stored::<T>(rows * width, rows + rows * width, 0),
+        format: Format::Fp32,
+        prepare: Box::new(move |spare| {
+            let (mut values, types) = (Values::new(tables.seed), tables.types.clone());
+            let unwritten = |count| HostMatrix::unwritten::<T>(count + spare, width);
+            Prepared {
+                host: Host {
+                    inputs: tables.rows.map(|rows| values.signed(rows * width)).to_vec(),
+                    stored_outputs: counts.map(unwritten).to_vec(),
+                    indices: tables.lists(spare),
+                    ..Default::default()
+                },
+                launch: Box::new(move |device, arrays| {
+                    let ([], to, parts) = arrays.stored_as::<T>().parts();
+                    let ([object_table, predicate_table], lists, [], _) = parts;
+                    let [objects, object_count, predicates, predicate_count] = lists;
+                    let [object_rows, predicate_rows] = to;
+                    let of = |types, count, rows| Occurring { types, rows: counted(count, rows + spare) };
+                    let lookups = [
+                        (object_rows, object_table, of(objects, object_count, counts[0])),
+                        (predicate_rows, predicate_table, of(predicates, predicate_count, counts[1])),
+                    ];
+                    let lookups = lookups.map(|(rows, table, of)| Lookup { rows, table, of });
+                    embedding_forward(device, lookups, width)
+                }),
+                expected: Box::new(move |host, _| {
+                    let looked_up = host.inputs.iter().zip(&types).zip(OUTPUTS);
+                    let looked_up = looked_up.map(|((table, types), name)| {
+                        // Copies: each value is rounded once, to the element type of the rows.
+                        let table = HostMatrix::new::<T>(table.clone(), width);
+                        Output::exact(name, reference::embedding_lookup(&table.wide(), types, width))
+                    });
+                    looked_up.collect()
+                }),
+            }
+        }),
+    }
+}
+
+/// Gradients with respect to the tables.
+pub fn backward<T: StoredElement>(tables: Tables) -> Case {
+    let (counts, width) = (tables.counts(), tables.width);
+    let (rows, all_types) = (counts[0] + counts[1], tables.rows[0] + tables.rows[1]);
+    Case {
+        kernel: "embedding_backward",
+        shape: tables.shape(),
+        // Reads the types and their rows, writes the whole tables.
+        cost: Cost::stored::<T>(rows * width, rows + all_types * width, 0),
+        format: Format::Fp32,
+        prepare: Box::new(move |spare| {
+            let (mut values, tables) = (Values::new(tables.seed), tables.clone());
+            Prepared {
+                host: Host {
+                    stored: counts.map(|rows| values.matrix::<T>(rows, width).with_room(spare)).to_vec(),
+                    indices: tables.lists(spare),
+                    outputs: tables.rows.map(|rows| unwritten(rows * width)).to_vec(),
+                    ..Default::default()
+                },
+                launch: Box::new(move |device, arrays| {
+                    let ([d_objects, d_predicates], [], parts) = arrays.stored_as::<T>().parts();
+                    let ([], [objects, object_count, predicates, predicate_count], to, _) = parts;
+                    let [d_object_table, d_predicate_table] = to;
+                    let of = |types, count, rows| Occurring { types, rows: counted(count, rows + spare) };
+                    let lookups = [
+                        (d_object_table, d_objects, of(objects, object_count, counts[0])),
+                        (d_predicate_table, d_predicates, of(predicates, predicate_count, counts[1])),
+                    ];
+                    let lookups = lookups.map(|(d_table, d_rows, of)| LookupGradient { d_table, d_rows, of });
+                    embedding_backward(device, lookups, width)
+                }),
+                expected: Box::new(move |host, _| {
+                    let d_rows: [_; 2] = host.wide_stored();
+                    let outputs = d_rows.iter().zip(&tables.types).zip(tables.rows).zip(OUTPUTS);
+                    let outputs = outputs.map(|(((d_rows, types), rows), name)| {
+                        let mut d_table = vec![f64::NAN; rows * width];
+                        reference::embedding_lookup_backward(d_rows, types, width, &mut d_table);
+                        // Copies and zeros.
+                        Output::exact(name, d_table)
+                    });
+                    outputs.collect()
+                }),
+            }
+        }),
+    }
 }

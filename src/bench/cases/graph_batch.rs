@@ -1,24 +1,107 @@
-//! graph_batch: the batch of a step, of graphs that are each in it once.
+//! graph_batch: the batch of a step, of graphs that are each in it once in the bench.
 
 use std::rc::Rc;
 
-use super::indices;
 use crate::backend::cuda::launchers::batch_places::{HEADER, Places};
 use crate::backend::cuda::launchers::graph_batch::{
     BatchSlot, Collection, CollectionPlaces, EpochTriples, assemble_graph_batch,
 };
 use crate::backend::cuda::launchers::linear::Format;
-use crate::batch::graph_batch::GraphBatch;
+use crate::batch::graph_batch::{BatchSize, GraphBatch};
 use crate::bench::case::{Case, Cost, Host, OtherLengths, Prepared, all_mut};
+use crate::bench::check::Output;
 use crate::bench::sizes::Sizes;
-use crate::data::scene_graph::SceneGraphBuf;
+use crate::data::scene_graph::{SceneGraph, SceneGraphBuf};
+use crate::network::config::ModelConfig;
+
+/// The triples of an epoch, and the batches that are made of them.
+#[derive(Clone, Debug)]
+pub struct Epoch {
+    /// The graphs of all images.
+    pub graphs: Rc<Vec<SceneGraphBuf>>,
+    /// The network, whose numbers of types count.
+    pub config: ModelConfig,
+    /// One for each anchor.
+    pub triples: Vec<EpochTriple>,
+    /// Anchors of a batch.
+    pub batch_size: usize,
+    /// Number of batches that are made, one after another, each in a slot of its own.
+    pub batches: usize,
+}
+
+/// A triple of images, as it lies on the device.
+#[derive(Clone, Copy, Debug)]
+pub struct EpochTriple {
+    /// Anchor, positive and negative; an anchor without a triple has -1 twice.
+    pub images: [i32; 3],
+    /// Similarities of the anchor to the positive and to the negative.
+    pub similarities: [f32; 2],
+}
 
 pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
-    let (triples, graphs, nodes, edges) = (sizes.triples(), sizes.graphs(), sizes.nodes(), sizes.edges());
-    let (batch, config, all) = (&sizes.batch, sizes.config, sizes.graphs.clone());
-    let types = batch.object_occurrences.types.len() + batch.predicate_occurrences.types.len();
-    let size = batch.size();
-    vec![Case {
+    let (triples, graphs) = (sizes.triples(), sizes.graphs());
+    // The last images are the anchors. Similarities are sums of few powers of two.
+    let image = |graph: usize| (graphs - 1 - graph) as i32;
+    let similarity = |at: usize| 0.5 + (at % 128) as f32 / 256.0;
+    let triple = |at: usize| EpochTriple {
+        images: [0, 1, 2].map(|role| image(role * triples + at)),
+        similarities: [similarity(at), similarity(7 + at)],
+    };
+    vec![batches(Epoch {
+        graphs: sizes.graphs.clone(),
+        config: sizes.config,
+        triples: (0..triples).map(triple).collect(),
+        batch_size: triples,
+        batches: 1,
+    })]
+}
+
+impl Epoch {
+    fn views(&self) -> impl Iterator<Item = SceneGraph<'_>> {
+        self.graphs.iter().map(SceneGraphBuf::view)
+    }
+
+    /// A batch of those of the triples that there are.
+    fn batch(&self, triples: &[EpochTriple]) -> GraphBatch {
+        let triples: Vec<_> = triples.iter().filter(|triple| triple.images[1] >= 0).collect();
+        let role = |role: usize| triples.iter().map(move |t| self.graphs[t.images[role] as usize].view());
+        let graphs = role(0).chain(role(1)).chain(role(2));
+        let mut batch = GraphBatch::of_graphs(graphs, self.config.object_types, self.config.predicate_types);
+        batch.similarity_positive = triples.iter().map(|triple| triple.similarities[0]).collect();
+        batch.similarity_negative = triples.iter().map(|triple| triple.similarities[1]).collect();
+        batch
+    }
+
+    /// The slots one after another, and the position after the last. Batches without a triple are passed over; behind the last
+    /// batch that has any comes an empty one.
+    fn slots(&self, places: &Places) -> Vec<i32> {
+        let (mut slots, mut position) = (Vec::new(), 0);
+        for _ in 0..self.batches {
+            let batch = loop {
+                let end = self.triples.len().min(position + self.batch_size);
+                let triples = &self.triples[position..end];
+                position = end;
+                if end == self.triples.len() || triples.iter().any(|triple| triple.images[1] >= 0) {
+                    break self.batch(triples);
+                }
+            };
+            let mut slot = vec![i32::MIN; places.slot_len()];
+            places.pack(&mut slot, &batch);
+            slots.extend(slot);
+        }
+        slots.push(position as i32);
+        slots
+    }
+}
+
+/// The slots of some batches, and the position after them.
+pub fn batches(epoch: Epoch) -> Case {
+    let first = epoch.batch(&epoch.triples[..epoch.batch_size.min(epoch.triples.len())]);
+    let types = first.object_occurrences.types.len() + first.predicate_occurrences.types.len();
+    let (BatchSize { graphs, nodes, edges }, triples) = (first.size(), first.similarity_positive.len());
+    let (config, batches) = (epoch.config, epoch.batches);
+    let size = BatchSize::bound(epoch.views(), 3 * epoch.batch_size);
+    Case {
         kernel: "assemble_graph_batch",
         shape: format!("{graphs} graphs, {nodes} nodes, {edges} edges"),
         // Reads the triples, and of each graph offsets, end, types of nodes and edges, ends of edges, and messages; writes the
@@ -30,31 +113,23 @@ pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
             0,
         ),
         format: Format::Fp32,
-        // Integers, and similarities as they are.
-        tolerance: 0.0,
-        prepare: Box::new(move || {
-            let (array, of) = CollectionPlaces::pack(
-                all.iter().map(SceneGraphBuf::view),
-                config.object_types,
-                config.predicate_types,
-            );
+        prepare: Box::new(move |_| {
+            let (array, of) =
+                CollectionPlaces::pack(epoch.views(), config.object_types, config.predicate_types);
             let places = Rc::new(Places::new(config, size));
-            let (launch_places, scratch) = (places.clone(), of.scratch_len(&places));
-            let (expected_places, expected_graphs) = (places, all.clone());
-            // The last images are the anchors. Similarities are sums of few powers of two: their bits are compared as
-            // integers that single precision holds.
-            let image = |graph: usize| (graphs - 1 - graph) as u32;
-            let images = |first: usize| indices(&(first..first + triples).map(image).collect::<Vec<_>>());
+            let (expected_places, scratch, epoch) = (places.clone(), of.scratch_len(&places), epoch.clone());
+            let images =
+                [0, 1, 2].map(|role| epoch.triples.iter().map(|triple| triple.images[role]).collect());
             let similarities =
-                |first: usize| (0..triples).map(|i| 0.5 + ((first + i) % 128) as f32 / 256.0).collect();
+                [0, 1].map(|role| epoch.triples.iter().map(|triple| triple.similarities[role]).collect());
             Prepared {
                 host: Host {
-                    inputs: vec![similarities(0), similarities(7)],
-                    indices: vec![array, images(0), images(triples), images(2 * triples)],
-                    // The position, and what the kernels tell each other.
+                    inputs: similarities.to_vec(),
+                    indices: [array].into_iter().chain(images).collect(),
                     others: OtherLengths {
-                        found: launch_places.slot_len(),
-                        scratch: 1 + scratch,
+                        found: batches * places.slot_len() + 1,
+                        // What the kernels tell each other.
+                        scratch,
                         ..Default::default()
                     },
                     ..Default::default()
@@ -69,25 +144,25 @@ pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
                         similarity_positive,
                         similarity_negative,
                     };
-                    let (mut position, scratch) = all_mut(&mut others.scratch).split_at(1);
+                    let (mut slots, mut position) =
+                        all_mut(&mut others.found).split_at(batches * places.slot_len());
                     // A launch more than a step has, since each moves it.
                     device.zero(position.slice_mut(0..1))?;
-                    let lists = all_mut(&mut others.found);
-                    let slot = BatchSlot { lists, places: &launch_places, scratch };
-                    let collection = Collection { array, places: &of };
-                    assemble_graph_batch(device, slot, &mut position, triples, collection)
+                    for batch in 0..batches {
+                        let place = batch * places.slot_len()..(batch + 1) * places.slot_len();
+                        let scratch = all_mut(&mut others.scratch);
+                        let slot = BatchSlot { lists: slots.slice_mut(place), places: &places, scratch };
+                        let collection = Collection { array, places: &of };
+                        assemble_graph_batch(device, slot, &mut position, triples, collection)?;
+                    }
+                    Ok(())
                 }),
-                expected: Box::new(move |host| {
-                    let graphs = expected_graphs.iter().rev().map(SceneGraphBuf::view);
-                    let mut batch =
-                        GraphBatch::of_graphs(graphs, config.object_types, config.predicate_types);
-                    batch.similarity_positive = host.inputs[0].clone();
-                    batch.similarity_negative = host.inputs[1].clone();
-                    let mut slot = vec![i32::MIN; expected_places.slot_len()];
-                    expected_places.pack(&mut slot, &batch);
-                    vec![slot.into_iter().map(f64::from).collect()]
+                expected: Box::new(move |_, _| {
+                    let slots = epoch.slots(&expected_places).into_iter().map(f64::from).collect();
+                    // Integers, and bits of similarities.
+                    vec![Output::exact("slots and position", slots)]
                 }),
             }
         }),
-    }]
+    }
 }

@@ -4,8 +4,10 @@ mod backward;
 
 use std::rc::Rc;
 
-use super::batch_norm::{batch_statistics, decided_inputs, expected_statistics};
-use super::{ROUNDING, count, counted, indices, norm, reference_norm, roundings, stored_tolerance};
+use super::batch_norm::{batch_statistics, decided_inputs, expected_statistics, statistics};
+use super::{
+    ROUNDING, SEED, count, counted, indices, near, norm, reference_norm, roundings, stored_tolerance,
+};
 use crate::backend::L2_EPSILON;
 use crate::backend::cuda::launchers::linear::{
     Format, Forward, ForwardGather, Input, Matrix, MatrixMut, linear_forward, linear_forward_gather,
@@ -123,9 +125,8 @@ fn forward<T: StoredElement>(product: Product) -> Case {
             2 * rows * inputs * outputs,
         ),
         format,
-        tolerance: tolerance::<T>(format, inputs, Operands::Stored),
-        prepare: Box::new(move || {
-            let mut values = Values::new();
+        prepare: Box::new(move |_| {
+            let mut values = Values::new(SEED);
             Prepared {
                 host: Host {
                     stored: vec![values.matrix::<T>(rows, inputs), values.matrix::<T>(outputs, inputs)],
@@ -139,7 +140,7 @@ fn forward<T: StoredElement>(product: Product) -> Case {
                     let (rows, y) = (counted(count, rows), MatrixMut::new(y, rows, outputs));
                     linear_forward(device, format, Forward { rows, y, x: Input::Values(x), weight }, None)
                 }),
-                expected: Box::new(move |host| {
+                expected: near(tolerance::<T>(format, inputs, Operands::Stored), move |host| {
                     let [x, weight] = host.wide_stored();
                     let (x, weight) = (matrix(&x, rows, inputs), matrix(&weight, outputs, inputs));
                     vec![product_of(x, weight.transpose())]
@@ -167,9 +168,8 @@ fn forward_two<T: StoredElement>(
         ),
         cost: Cost::stored::<T>((rows + 3 * hidden) * inputs + products, 0, 2 * products * inputs),
         format,
-        tolerance: tolerance::<T>(format, inputs, Operands::Stored),
-        prepare: Box::new(move || {
-            let mut values = Values::new();
+        prepare: Box::new(move |_| {
+            let mut values = Values::new(SEED);
             let shapes = [(objects, inputs), (predicates, inputs), (hidden, 3 * part)];
             let outputs = [(objects, 2 * hidden), (predicates, hidden)];
             Prepared {
@@ -199,7 +199,7 @@ fn forward_two<T: StoredElement>(
                     };
                     linear_forward_two(device, format, [of_objects, of_predicates])
                 }),
-                expected: Box::new(move |host| {
+                expected: near(tolerance::<T>(format, inputs, Operands::Stored), move |host| {
                     let [x, e, weight] = host.wide_stored();
                     let part =
                         |index: usize| Part { start: index * part, of: 3 * part }.take(&weight, inputs);
@@ -242,10 +242,9 @@ fn forward_gather<T: StoredElement>(product: Product, part: Part, batch: &Rc<Gra
             2 * rows * inputs * outputs + 4 * rows * inputs + 2 * rows * outputs,
         ),
         format,
-        tolerance: with_sums(tolerance::<T>(format, inputs + 2, Operands::Activated)),
-        prepare: Box::new(move || {
+        prepare: Box::new(move |_| {
             let batch = batch.clone();
-            let mut values = Values::new();
+            let mut values = Values::new(SEED);
             let (heads, norm_values) = decided_inputs::<T>(&mut values, rows, part.of);
             Prepared {
                 host: Host {
@@ -272,21 +271,24 @@ fn forward_gather<T: StoredElement>(product: Product, part: Part, batch: &Rc<Gra
                     let of = ForwardGather { ends, projected, y, x: e, weight };
                     linear_forward_gather(device, format, of, to)
                 }),
-                expected: Box::new(move |host| {
-                    let [heads, weight, projected] = host.wide_stored();
-                    let e = reference_norm(&host.wide_inputs()).relu_rows(&heads);
-                    let e = part.take(&e, inputs);
-                    let (e, weight) = (matrix(&e, rows, inputs), matrix(&weight, outputs, inputs));
-                    let mut z = product_of(e, weight.transpose());
-                    for (edge, row) in z.chunks_exact_mut(outputs).enumerate() {
-                        let subject = 2 * batch.edge_subject[edge] as usize * outputs;
-                        let object = (2 * batch.edge_object[edge] as usize + 1) * outputs;
-                        for (c, z) in row.iter_mut().enumerate() {
-                            *z += projected[subject + c] + projected[object + c];
+                expected: near(
+                    with_sums(tolerance::<T>(format, inputs + 2, Operands::Activated)),
+                    move |host| {
+                        let [heads, weight, projected] = host.wide_stored();
+                        let e = reference_norm(&host.wide_inputs()).relu_rows(&heads);
+                        let e = part.take(&e, inputs);
+                        let (e, weight) = (matrix(&e, rows, inputs), matrix(&weight, outputs, inputs));
+                        let mut z = product_of(e, weight.transpose());
+                        for (edge, row) in z.chunks_exact_mut(outputs).enumerate() {
+                            let subject = 2 * batch.edge_subject[edge] as usize * outputs;
+                            let object = (2 * batch.edge_object[edge] as usize + 1) * outputs;
+                            for (c, z) in row.iter_mut().enumerate() {
+                                *z += projected[subject + c] + projected[object + c];
+                            }
                         }
-                    }
-                    followed_by_statistics::<T>(host, z)
-                }),
+                        followed_by_statistics::<T>(host, z)
+                    },
+                ),
             }
         }),
     }
@@ -305,9 +307,8 @@ fn forward_activated<T: StoredElement>(product: Product) -> Case {
             2 * rows * inputs * outputs + 4 * rows * inputs,
         ),
         format,
-        tolerance: with_sums(tolerance::<T>(format, inputs, Operands::Activated)),
-        prepare: Box::new(move || {
-            let mut values = Values::new();
+        prepare: Box::new(move |_| {
+            let mut values = Values::new(SEED);
             let (z, norm_values) = decided_inputs::<T>(&mut values, rows, inputs);
             Prepared {
                 host: Host {
@@ -327,7 +328,7 @@ fn forward_activated<T: StoredElement>(product: Product) -> Case {
                     let (rows, y) = (counted(count, rows), MatrixMut::new(y, rows, outputs));
                     linear_forward(device, format, Forward { rows, y, x, weight }, to)
                 }),
-                expected: Box::new(move |host| {
+                expected: near(with_sums(tolerance::<T>(format, inputs, Operands::Activated)), move |host| {
                     let [z, weight] = host.wide_stored();
                     let x = reference_norm(&host.wide_inputs()).relu_rows(&z);
                     let weight = matrix(&weight, outputs, inputs);
@@ -339,13 +340,8 @@ fn forward_activated<T: StoredElement>(product: Product) -> Case {
     }
 }
 
-/// A product's mean and rstd, which are written, and running ones that are moved.
-pub(super) fn statistics(values: &mut Values, columns: usize) -> Vec<Vec<f32>> {
-    vec![unwritten(columns), unwritten(columns), values.signed(columns), values.positive(columns)]
-}
-
 /// What a product and its [`statistics`] must become; they are of the values as they are stored.
-pub(super) fn followed_by_statistics<T: StoredElement>(host: &Host, product: Vec<f64>) -> Vec<Vec<f64>> {
+fn followed_by_statistics<T: StoredElement>(host: &Host, product: Vec<f64>) -> Vec<Vec<f64>> {
     let [_, _, running_mean, running_var] = host.wide_outputs();
     let columns = running_mean.len();
     let of = rounded::<T>(&product);
@@ -372,9 +368,8 @@ fn forward_unit<T: StoredElement>(product: Product) -> Case {
             2 * rows * inputs * outputs + 6 * rows * inputs + rows * outputs,
         ),
         format,
-        tolerance: tolerance::<T>(format, inputs, Operands::Activated) + roundings(4),
-        prepare: Box::new(move || {
-            let mut values = Values::new();
+        prepare: Box::new(move |_| {
+            let mut values = Values::new(SEED);
             let (z, norm_values) = decided_inputs::<T>(&mut values, rows, inputs);
             Prepared {
                 host: Host {
@@ -393,18 +388,21 @@ fn forward_unit<T: StoredElement>(product: Product) -> Case {
                     let (rows, y) = (counted(count, rows), MatrixMut::new(y, rows, outputs));
                     linear_forward_unit(device, format, Forward { rows, y, x, weight }, lengths)
                 }),
-                expected: Box::new(move |host| {
-                    let [z, weight] = host.wide_stored();
-                    let u = reference_norm(&host.wide_inputs()).relu_rows(&z);
-                    let weight = matrix(&weight, outputs, inputs);
-                    let mut y = product_of(matrix(&u, rows, inputs), weight.transpose());
-                    let length = |u: &[f64]| u.iter().map(|u| u * u).sum::<f64>().sqrt().max(L2_EPSILON);
-                    let lengths: Vec<f64> = u.chunks_exact(inputs).map(length).collect();
-                    for (row, length) in y.chunks_exact_mut(outputs).zip(&lengths) {
-                        row.iter_mut().for_each(|y| *y /= length);
-                    }
-                    vec![y, lengths]
-                }),
+                expected: near(
+                    tolerance::<T>(format, inputs, Operands::Activated) + roundings(4),
+                    move |host| {
+                        let [z, weight] = host.wide_stored();
+                        let u = reference_norm(&host.wide_inputs()).relu_rows(&z);
+                        let weight = matrix(&weight, outputs, inputs);
+                        let mut y = product_of(matrix(&u, rows, inputs), weight.transpose());
+                        let length = |u: &[f64]| u.iter().map(|u| u * u).sum::<f64>().sqrt().max(L2_EPSILON);
+                        let lengths: Vec<f64> = u.chunks_exact(inputs).map(length).collect();
+                        for (row, length) in y.chunks_exact_mut(outputs).zip(&lengths) {
+                            row.iter_mut().for_each(|y| *y /= length);
+                        }
+                        vec![y, lengths]
+                    },
+                ),
             }
         }),
     }
@@ -431,7 +429,7 @@ mod tests {
     fn the_fast_product_is_the_reference() {
         let (rows, inputs, outputs) = (7, 5, 3);
         let wide = |values: Vec<f32>| -> Vec<f64> { values.into_iter().map(f64::from).collect() };
-        let mut values = Values::new();
+        let mut values = Values::new(SEED);
         let (x, weight) = (wide(values.signed(rows * inputs)), wide(values.signed(outputs * inputs)));
         let got = product_of(matrix(&x, rows, inputs), matrix(&weight, outputs, inputs).transpose());
         let want = reference::linear(&x, &weight, inputs, outputs);

@@ -1,20 +1,20 @@
 //! The cases of every launcher, one file per kernel file. A new launcher is one more entry in its file, and a new kernel
 //! file one more line in [`all`].
 
-mod adam;
-mod batch_norm;
-mod cosine_ranks;
-mod draw_triples;
-mod edge_hidden;
-mod edge_pool;
-mod embedding;
-mod graph_batch;
-mod inner_products;
-mod l2_normalise;
-mod linear;
-mod readout_loss;
-mod row_correlations;
-mod top_k;
+pub mod adam;
+pub mod batch_norm;
+pub mod cosine_ranks;
+pub mod draw_triples;
+pub mod edge_hidden;
+pub mod edge_pool;
+pub mod embedding;
+pub mod graph_batch;
+pub mod inner_products;
+pub mod l2_normalise;
+pub mod linear;
+pub mod readout_loss;
+pub mod row_correlations;
+pub mod top_k;
 
 use half::bf16;
 
@@ -24,7 +24,8 @@ use crate::backend::cuda::launchers::batch_norm::Norm;
 use crate::backend::cuda::launchers::linear::Format;
 use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::backend::reference::batch_norm as reference;
-use crate::bench::case::Case;
+use crate::bench::case::{Case, Expected, Host};
+use crate::bench::check::Output;
 use crate::bench::sizes::Sizes;
 use crate::bench::values::Values;
 use crate::network::config::ModelConfig;
@@ -83,6 +84,26 @@ fn stored_tolerance<T: StoredElement>(in_f32: f64) -> f64 {
     in_f32 + (T::ROUNDING - ROUNDING)
 }
 
+/// Outputs that may be off by `relative` of their largest magnitude.
+fn near(relative: f64, values: impl Fn(&Host) -> Vec<Vec<f64>> + 'static) -> Expected {
+    Box::new(move |host, _| {
+        values(host).into_iter().map(|values| Output::near("output", values, relative)).collect()
+    })
+}
+
+/// A matrix of a case, and the seed of its values.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    /// Rows; may be 0.
+    pub rows: usize,
+    /// Columns; at least 1.
+    pub columns: usize,
+    /// The seed of the values.
+    pub seed: u64,
+}
+
+const SEED: u64 = 1;
+
 /// So many rows, as a list of indices for [`counted`].
 fn count(rows: usize) -> Vec<i32> {
     vec![rows as i32]
@@ -97,9 +118,21 @@ fn indices(values: &[u32]) -> Vec<i32> {
     values.iter().map(|&value| value as i32).collect()
 }
 
-/// Mean, rstd, weight and bias of `columns` columns of values in -1..1.
+/// `indices`, and -1 for `spare` more.
+fn with_spare(mut indices: Vec<i32>, spare: usize) -> Vec<i32> {
+    indices.resize(indices.len() + spare, -1);
+    indices
+}
+
+/// `values`, and NaN for `spare` more.
+fn with_room(mut values: Vec<f32>, spare: usize) -> Vec<f32> {
+    values.resize(values.len() + spare, f32::NAN);
+    values
+}
+
+/// Mean, rstd, weight and bias of `columns` columns of values in -1..1: xhat and scale reach 4 in magnitude, norm(z) 9.
 fn norm_values(values: &mut Values, columns: usize) -> [Vec<f32>; 4] {
-    [values.signed(columns), values.positive(columns), values.positive(columns), values.signed(columns)]
+    [values.signed(columns), values.positive(columns), values.scales(columns), values.signed(columns)]
 }
 
 fn norm<'a>(of: [Slice<'a, f32>; 4]) -> Norm<'a> {

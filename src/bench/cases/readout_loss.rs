@@ -1,128 +1,247 @@
 //! readout_loss: embeddings of the batch's graphs, and the ranking loss of its triples.
 
-use super::{count, counted, indices, roundings, stored_tolerance};
+use std::rc::Rc;
+
+use super::{count, counted, indices, roundings, with_room, with_spare};
 use crate::backend::cuda::launchers::linear::Format;
 use crate::backend::cuda::launchers::readout_loss::{
     LossOutputs, LossRows, NodeStates, Triples, readout, readout_loss,
 };
 use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::backend::reference::readout_loss as reference;
-use crate::bench::case::{Case, Cost, Host, Prepared, unwritten};
+use crate::batch::graph_batch::GraphBatch;
+use crate::bench::case::{Case, Cost, Host, Prepared, STEPS_DONE, unwritten};
+use crate::bench::check::{Output, Tolerance};
 use crate::bench::matrix::HostMatrix;
 use crate::bench::sizes::Sizes;
 use crate::bench::values::Values;
 use crate::loss::{Loss, LossKind};
 
-const LOSS: Loss = Loss { kind: LossKind::Ranking, temperature: 1.0, margin: 0.5 };
-/// The paper's mean, whose ends are the graphs'.
-const IMAGE_NODE_IN_MEAN: bool = true;
-
-pub(super) fn cases<T: StoredElement>(sizes: &Sizes) -> Vec<Case> {
-    let (triples, graphs, nodes) = (sizes.triples(), sizes.graphs(), sizes.nodes());
-    let width = sizes.config.state_width;
-    let shape = format!("[{nodes}, {width}], {graphs} graphs");
-    let (readout_batch, loss_batch) = (sizes.batch.clone(), sizes.batch.clone());
-    vec![
-        Case {
-            kernel: "readout",
-            shape: shape.clone(),
-            // Reads the node states, writes embeddings; a sum for each value of a node's, mean, square, sum
-            // and quotient for each of a graph's.
-            cost: Cost::stored::<T>(
-                nodes * width,
-                graphs * width + 2 * graphs + 1,
-                nodes * width + 4 * graphs * width,
-            ),
-            // A sum over 22 nodes, a mean, a sum over the row by lane and warp, a root and a quotient.
-            format: Format::Fp32,
-            tolerance: roundings(22 + width.div_ceil(128) + 12),
-            prepare: Box::new(move || {
-                let batch = readout_batch.clone();
-                Prepared {
-                    host: Host {
-                        stored: vec![node_states::<T>(nodes, width)],
-                        indices: vec![
-                            indices(&batch.graph_offsets),
-                            indices(&batch.graph_offsets[1..]),
-                            count(graphs),
-                        ],
-                        outputs: vec![unwritten(graphs * width)],
-                        ..Default::default()
-                    },
-                    launch: Box::new(move |device, arrays| {
-                        let ([values], [], parts) = arrays.stored_as::<T>().parts();
-                        let ([], [graph_offsets, mean_ends, count], [mut embedding], _) = parts;
-                        let states = NodeStates { values, graph_offsets, mean_ends, width };
-                        readout(device, &mut embedding, states, counted(count, graphs))
-                    }),
-                    expected: Box::new(move |host| {
-                        let [node_state] = host.wide_stored();
-                        vec![reference::readout(&batch, &node_state, width, IMAGE_NODE_IN_MEAN)]
-                    }),
-                }
-            }),
-        },
-        Case {
-            kernel: "readout_loss",
-            shape,
-            // Reads the node states and similarities, writes embeddings, losses and the nodes' gradients; beside the
-            // readout two dot products per triple, and per graph a difference, a dot product and three operations more.
-            cost: Cost::stored::<T>(
-                2 * nodes * width,
-                graphs * width + 2 * graphs + 1 + 3 * triples,
-                nodes * width + 4 * graphs * width + 2 * 2 * triples * width + 6 * graphs * width,
-            ),
-            // Embeddings are off by the readout's roundings; two dot products by lane and warp, some ten operations of the loss
-            // and the way back. The slope is a difference of a sigmoid and its target, which may be a tenth of either.
-            format: Format::Fp32,
-            tolerance: stored_tolerance::<T>(10.0 * roundings(2 * (width.div_ceil(128) + 8) + 20)),
-            prepare: Box::new(move || {
-                let batch = loss_batch.clone();
-                Prepared {
-                    host: Host {
-                        stored: vec![node_states::<T>(nodes, width)],
-                        inputs: vec![batch.similarity_positive.clone(), batch.similarity_negative.clone()],
-                        indices: vec![
-                            indices(&batch.graph_offsets),
-                            indices(&batch.graph_offsets[1..]),
-                            count(triples),
-                        ],
-                        stored_outputs: vec![HostMatrix::unwritten::<T>(nodes, width)],
-                        outputs: vec![unwritten(graphs * width), unwritten(triples)],
-                        ..Default::default()
-                    },
-                    launch: Box::new(move |device, arrays| {
-                        let ([node_state], [d_node_state], parts) = arrays.stored_as::<T>().parts();
-                        let (inputs, [graph_offsets, mean_ends, count], [embedding, values], others) = parts;
-                        let [similarity_positive, similarity_negative] = inputs;
-                        let states = NodeStates { values: node_state, graph_offsets, mean_ends, width };
-                        let count = counted(count, triples);
-                        let of = Triples { count, similarity_positive, similarity_negative };
-                        let losses = LossRows { values, rows: 1, steps: others.steps.done() };
-                        let to = LossOutputs { embedding, losses, d_node_state };
-                        readout_loss(device, to, states, of, &LOSS)
-                    }),
-                    expected: Box::new(move |host| {
-                        let [wide] = host.wide_stored();
-                        let embedding = reference::readout(&batch, &wide, width, IMAGE_NODE_IN_MEAN);
-                        let (losses, d_embedding) =
-                            reference::triple_losses(&LOSS, &batch, &embedding, width);
-                        let d = reference::readout_backward(
-                            &batch,
-                            &wide,
-                            &d_embedding,
-                            width,
-                            IMAGE_NODE_IN_MEAN,
-                        );
-                        vec![d, embedding, losses]
-                    }),
-                }
-            }),
-        },
-    ]
+/// Graphs with node states, and their loss.
+#[derive(Clone, Debug)]
+pub struct Readout {
+    /// The graphs of triples: anchors, positives and negatives.
+    pub batch: Rc<GraphBatch>,
+    /// D: width of a node state.
+    pub width: usize,
+    /// Whether means include the image node.
+    pub image_node_in_mean: bool,
+    /// The loss of a triple.
+    pub loss: Loss,
+    /// What the node states are like.
+    pub states: States,
+    /// The seed of the node states.
+    pub seed: u64,
 }
 
-/// Node states at or above 0, as they are: their mean is not small against them.
-fn node_states<T: StoredElement>(nodes: usize, width: usize) -> HostMatrix {
-    HostMatrix::new::<T>(Values::new().positive(nodes * width), width)
+/// What node states are like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum States {
+    /// In 0.5..2, as after a ReLU: their mean is not small against them.
+    Positive,
+    /// In -1..1: their mean may cancel.
+    Signed,
+}
+
+pub(super) fn cases<T: StoredElement>(sizes: &Sizes) -> Vec<Case> {
+    let of = Readout {
+        batch: sizes.batch.clone(),
+        width: sizes.config.state_width,
+        // The paper's mean.
+        image_node_in_mean: true,
+        loss: Loss { kind: LossKind::Ranking, temperature: 1.0, margin: 0.5 },
+        states: States::Positive,
+        seed: sizes.seed,
+    };
+    vec![embeddings::<T>(of.clone()), losses::<T>(of)]
+}
+
+/// How far results may be off, from how short the mean node states are.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Of a component of an embedding.
+    pub embedding: f64,
+    /// Of a triple's loss.
+    pub loss: f64,
+    /// Of a component of the gradient with respect to the node states.
+    pub d_node_state: f64,
+}
+
+impl Limits {
+    /// `shortest` is the length of the shortest mean. A component of a mean of n numbers of about 1 is off by about one rounding
+    /// (its sum by sqrt(n) roundings of sqrt(n)), a length by a few; both are divided by the length. A dot product of
+    /// unit vectors adds `width` errors weighed by components, whose magnitudes sum to at most sqrt(width), twice.
+    /// Loss and slope move with it, over the temperature. The gradient, a few such terms of up to 3, is divided by the
+    /// length again.
+    pub fn new(shortest: f64, width: usize, temperature: f64) -> Self {
+        let shortest = shortest.min(1.0);
+        let embedding = 8.0 * super::ROUNDING * (1.0 + 1.0 / shortest);
+        let product = 2.0 * (width as f64).sqrt() * embedding;
+        Limits {
+            embedding,
+            loss: product / temperature + 8.0 * super::ROUNDING,
+            d_node_state: 4.0 * (product + embedding) / shortest,
+        }
+    }
+}
+
+impl Readout {
+    fn graphs(&self) -> usize {
+        self.batch.size().graphs
+    }
+
+    fn nodes(&self) -> usize {
+        self.batch.size().nodes
+    }
+
+    fn triples(&self) -> usize {
+        self.batch.similarity_positive.len()
+    }
+
+    fn shape(&self) -> String {
+        format!("[{}, {}], {} graphs", self.nodes(), self.width, self.graphs())
+    }
+
+    fn node_states<T: StoredElement>(&self, spare: usize) -> HostMatrix {
+        let (mut values, count) = (Values::new(self.seed), self.nodes() * self.width);
+        let values = match self.states {
+            States::Positive => values.positive(count),
+            States::Signed => values.signed(count),
+        };
+        HostMatrix::new::<T>(values, self.width).with_room(spare)
+    }
+
+    /// Offsets of the graphs, the ends of the nodes of their means, and `count` rows.
+    fn lists(&self, spare: usize, rows: usize) -> Vec<Vec<i32>> {
+        let ends = (0..self.graphs()).map(|graph| self.batch.mean_nodes(graph, self.image_node_in_mean).end);
+        let ends = ends.map(|end| end as i32).collect();
+        vec![with_spare(indices(&self.batch.graph_offsets), spare), with_spare(ends, spare), count(rows)]
+    }
+
+    fn limits(&self, node_state: &[f64]) -> Limits {
+        let lengths = (0..self.graphs()).map(|graph| {
+            let nodes = self.batch.mean_nodes(graph, self.image_node_in_mean);
+            let rows =
+                || node_state[nodes.start * self.width..nodes.end * self.width].chunks_exact(self.width);
+            let mean = |c: usize| rows().map(|row| row[c]).sum::<f64>() / nodes.len() as f64;
+            (0..self.width).map(|c| mean(c).powi(2)).sum::<f64>().sqrt()
+        });
+        // A graph without nodes has no length: NaN, which `min` passes over.
+        Limits::new(lengths.fold(1.0, f64::min), self.width, self.loss.temperature)
+    }
+
+    /// Relative to the largest value, unless means may cancel; at most `most`.
+    fn tolerance(&self, relative: f64, most: f64) -> Tolerance {
+        let least = if self.states == States::Signed { f64::INFINITY } else { 0.0 };
+        Tolerance { relative, least, most }
+    }
+
+    /// Embeddings. Relatively: a sum over 22 nodes, a mean, a sum over the row by lane and warp, a root and a quotient. The mean
+    /// of no nodes is 0 / 0.
+    fn embedding_output(&self, embedding: Vec<f64>, limits: Limits) -> Output {
+        let tolerance = self.tolerance(roundings(22 + self.width.div_ceil(128) + 12), limits.embedding);
+        Output::scaled("embedding", embedding, tolerance).with_nan()
+    }
+}
+
+/// The embeddings alone.
+pub fn embeddings<T: StoredElement>(of: Readout) -> Case {
+    let (graphs, nodes, width) = (of.graphs(), of.nodes(), of.width);
+    Case {
+        kernel: "readout",
+        shape: of.shape(),
+        // Reads the node states, writes embeddings; a sum for each value of a node's, mean, square, sum and quotient for each
+        // of a graph's.
+        cost: Cost::stored::<T>(
+            nodes * width,
+            graphs * width + 2 * graphs + 1,
+            nodes * width + 4 * graphs * width,
+        ),
+        format: Format::Fp32,
+        prepare: Box::new(move |spare| {
+            let of = of.clone();
+            Prepared {
+                host: Host {
+                    stored: vec![of.node_states::<T>(spare)],
+                    indices: of.lists(spare, graphs),
+                    outputs: vec![unwritten((graphs + spare) * width)],
+                    ..Default::default()
+                },
+                launch: Box::new(move |device, arrays| {
+                    let ([values], [], parts) = arrays.stored_as::<T>().parts();
+                    let ([], [graph_offsets, mean_ends, count], [mut embedding], _) = parts;
+                    let states = NodeStates { values, graph_offsets, mean_ends, width };
+                    readout(device, &mut embedding, states, counted(count, graphs + spare))
+                }),
+                expected: Box::new(move |host, _| {
+                    let [node_state] = host.wide_stored();
+                    let embedding = reference::readout(&of.batch, &node_state, width, of.image_node_in_mean);
+                    vec![of.embedding_output(embedding, of.limits(&node_state))]
+                }),
+            }
+        }),
+    }
+}
+
+/// The losses, with embeddings and the gradient with respect to the node states. The losses have as many rows, one for each
+/// of the last steps, as there is room for.
+pub fn losses<T: StoredElement>(of: Readout) -> Case {
+    let (graphs, nodes, triples, width) = (of.graphs(), of.nodes(), of.triples(), of.width);
+    Case {
+        kernel: "readout_loss",
+        shape: of.shape(),
+        // Reads the node states and similarities, writes embeddings, losses and the nodes' gradients; beside the readout two
+        // dot products per triple, and per graph a difference, a dot product and three operations more.
+        cost: Cost::stored::<T>(
+            2 * nodes * width,
+            graphs * width + 2 * graphs + 1 + 3 * triples,
+            nodes * width + 4 * graphs * width + 2 * 2 * triples * width + 6 * graphs * width,
+        ),
+        format: Format::Fp32,
+        prepare: Box::new(move |spare| {
+            let (of, loss, most_triples) = (of.clone(), of.loss, triples + spare);
+            let similarities = [&of.batch.similarity_positive, &of.batch.similarity_negative];
+            Prepared {
+                host: Host {
+                    stored: vec![of.node_states::<T>(spare)],
+                    inputs: similarities.map(|values| with_room(values.clone(), spare)).to_vec(),
+                    indices: of.lists(3 * spare, triples),
+                    stored_outputs: vec![HostMatrix::unwritten::<T>(nodes + spare, width)],
+                    outputs: vec![unwritten((graphs + 3 * spare) * width), unwritten(most_triples)],
+                    steps_done: STEPS_DONE,
+                    ..Default::default()
+                },
+                launch: Box::new(move |device, arrays| {
+                    let ([node_state], [d_node_state], parts) = arrays.stored_as::<T>().parts();
+                    let (inputs, [graph_offsets, mean_ends, count], [embedding, values], others) = parts;
+                    let [similarity_positive, similarity_negative] = inputs;
+                    let states = NodeStates { values: node_state, graph_offsets, mean_ends, width };
+                    let count = counted(count, most_triples);
+                    let of = Triples { count, similarity_positive, similarity_negative };
+                    let rows = values.len() / most_triples.max(1);
+                    let losses = LossRows { values, rows: rows.max(1), steps: others.steps.done() };
+                    let to = LossOutputs { embedding, losses, d_node_state };
+                    readout_loss(device, to, states, of, &loss)
+                }),
+                expected: Box::new(move |host, _| {
+                    let ([wide], mean) = (host.wide_stored(), of.image_node_in_mean);
+                    let limits = of.limits(&wide);
+                    let embedding = reference::readout(&of.batch, &wide, width, mean);
+                    let (losses, d_embedding) =
+                        reference::triple_losses(&of.loss, &of.batch, &embedding, width);
+                    let d = reference::readout_backward(&of.batch, &wide, &d_embedding, width, mean);
+                    // Embeddings are off by the readout's roundings; two dot products by lane and warp, some ten operations of
+                    // the loss and the way back. The slope is a difference of a sigmoid and its target, which may be
+                    // a tenth of either.
+                    let relative = 10.0 * roundings(2 * (width.div_ceil(128) + 8) + 20);
+                    let d_tolerance = of.tolerance(relative, limits.d_node_state);
+                    vec![
+                        Output::scaled("d_node_state", d, d_tolerance).stored::<T>().with_nan(),
+                        of.embedding_output(embedding, limits),
+                        Output::scaled("losses", losses, of.tolerance(relative, limits.loss)).with_nan(),
+                    ]
+                }),
+            }
+        }),
+    }
 }

@@ -1,11 +1,12 @@
 //! row_correlations: a strip of the test images' scores and similarities.
 
-use super::{ROUNDING, test_images};
+use super::test_images;
 use crate::backend::cuda::launchers::linear::Format;
 use crate::backend::cuda::launchers::row_correlations::{COUNTS, MOMENTS, row_correlations};
 use crate::backend::cuda::launchers::strips::Strips;
 use crate::backend::reference::row_correlations::row_sums;
 use crate::bench::case::{Case, Cost, Host, OtherLengths, Prepared, all, all_mut};
+use crate::bench::check::{Output, largest};
 use crate::bench::sizes::Sizes;
 use crate::bench::values::Values;
 
@@ -13,34 +14,58 @@ const STRIP_ROWS: usize = 192;
 /// Rows that differ by more than where their own image stands: the reference takes a second for some twenty.
 const DIFFERENT_ROWS: usize = 4;
 
+/// Rows of scores and similarities, of images one after another.
+#[derive(Clone, Copy, Debug)]
+pub struct Strip {
+    /// Number of columns: all images.
+    pub columns: usize,
+    /// The image of the first row.
+    pub first_row: usize,
+    /// Number of rows.
+    pub rows: usize,
+    /// Rows after which the values come again, but for the place of their own image.
+    pub different_rows: usize,
+    /// The seed of the values.
+    pub seed: u64,
+}
+
 pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
-    let columns = test_images(sizes);
-    vec![Case {
+    vec![sums(Strip {
+        columns: test_images(sizes),
+        first_row: 0,
+        rows: STRIP_ROWS,
+        different_rows: DIFFERENT_ROWS,
+        seed: sizes.seed,
+    })]
+}
+
+/// Counts and moments of each row. The doubles are scores and similarities.
+pub fn sums(Strip { columns, first_row, rows, different_rows, seed }: Strip) -> Case {
+    Case {
         kernel: "row_correlations",
-        shape: format!("[{STRIP_ROWS}, {columns}] scores and similarities"),
+        shape: format!("[{rows}, {columns}] scores and similarities"),
         // Reads both, writes counts and sums, all of eight bytes. Floating-point: two sums, then two differences, three
         // products and three sums for each column; comparisons, of integers, do not count as such.
-        cost: Cost::of(2 * STRIP_ROWS * (2 * columns + COUNTS + MOMENTS), STRIP_ROWS * 10 * (columns - 1)),
+        cost: Cost::of(2 * rows * (2 * columns + COUNTS + MOMENTS), rows * 10 * (columns - 1)),
         format: Format::Fp32,
-        // That of the comparison, and of sums of thousands of terms in double precision.
-        tolerance: 1.001 * ROUNDING,
-        prepare: Box::new(move || {
-            let mut values = Values::new();
+        prepare: Box::new(move |_| {
+            let mut values = Values::new(seed);
             let mut strip = || {
-                let patterns = values.signed(DIFFERENT_ROWS * (columns - 1));
-                let patterns: Vec<&[f32]> = patterns.chunks_exact(columns - 1).collect();
+                let others = columns - 1;
+                let patterns = values.signed(different_rows * others);
                 let row = |row: usize| {
-                    let (before, after) = patterns[row % DIFFERENT_ROWS].split_at(row);
+                    let pattern = &patterns[row % different_rows * others..][..others];
+                    let (before, after) = pattern.split_at(first_row + row);
                     [before, &[1.0], after].concat().into_iter().map(f64::from)
                 };
-                (0..STRIP_ROWS).flat_map(row).collect::<Vec<f64>>()
+                (0..rows).flat_map(row).collect::<Vec<f64>>()
             };
             Prepared {
                 host: Host {
                     doubles: vec![strip(), strip()],
                     others: OtherLengths {
-                        counts: STRIP_ROWS * COUNTS,
-                        sums: STRIP_ROWS * MOMENTS,
+                        counts: rows * COUNTS,
+                        sums: rows * MOMENTS,
                         ..Default::default()
                     },
                     ..Default::default()
@@ -48,24 +73,37 @@ pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
                 launch: Box::new(move |device, arrays| {
                     let ([], [], [], others) = arrays.parts();
                     let (scores, similarities) = (all(&others.doubles[0]), all(&others.doubles[1]));
-                    let of = Strips { scores, similarities, columns, first_row: 0 };
+                    let of = Strips { scores, similarities, columns, first_row };
                     let (counts, sums) = (&mut others.counts, &mut others.wide_sums);
                     row_correlations(device, &mut all_mut(counts), &mut all_mut(sums), of)
                 }),
-                expected: Box::new(move |host| {
-                    let rows = |strip: usize| host.doubles[strip].chunks_exact(columns);
-                    let few = rows(0).zip(rows(1)).take(DIFFERENT_ROWS).enumerate();
-                    let few: Vec<_> = few.map(|(row, (x, y))| row_sums(x, y, row)).collect();
-                    let all = || (0..STRIP_ROWS).map(|row| few[row % DIFFERENT_ROWS]);
-                    let counts = all().flat_map(|of| {
+                expected: Box::new(move |host, _| {
+                    let strip = |strip: usize| host.doubles[strip].chunks_exact(columns);
+                    let few = strip(0).zip(strip(1)).take(different_rows).enumerate();
+                    let few: Vec<_> = few
+                        .map(|(row, (x, y))| (row_sums(x, y, first_row + row), moment_limits(x, y)))
+                        .collect();
+                    let all = || (0..rows).map(|row| few[row % different_rows]);
+                    let counts = all().flat_map(|(of, _)| {
                         let [uu, vv, uv] = of.rank_products.map(|sum| sum as i64);
                         let (tied_x, tied_y) = (of.tied_x as i64, of.tied_y as i64);
                         [of.concordant_minus_discordant, tied_x, tied_y, uu, vv, uv]
                     });
                     let counts = counts.map(|count| count as f64).collect();
-                    vec![counts, all().flat_map(|of| of.deviation_products).collect()]
+                    let moments = all().flat_map(|(of, _)| of.deviation_products).collect();
+                    let limits = all().flat_map(|(_, limits)| limits).collect();
+                    let moments = Output { limits, ..Output::exact("moments", moments) };
+                    // No rows, no outputs.
+                    if rows == 0 { Vec::new() } else { vec![Output::exact("counts", counts), moments] }
                 }),
             }
         }),
-    }]
+    }
+}
+
+/// How far the three moments of a row may be off. Each of n terms is at most 4 m m of the largest magnitudes m, its factors
+/// are off by the mean's n roundings, and the sum has n more.
+fn moment_limits(x: &[f64], y: &[f64]) -> [f64; MOMENTS] {
+    let (x, y, n) = (largest(x), largest(y).min(1.0), x.len() as f64);
+    [x * x, y * y, x * y].map(|scale| 16.0 * (n + 3.0).powi(2) * (f64::EPSILON / 2.0) * scale)
 }

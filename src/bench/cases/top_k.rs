@@ -5,6 +5,7 @@ use crate::backend::cuda::launchers::linear::Format;
 use crate::backend::cuda::launchers::top_k::{Found, Search, lists_len, top_k};
 use crate::backend::reference::top_k as reference;
 use crate::bench::case::{Case, Cost, Host, OtherLengths, Prepared, all_mut, unwritten};
+use crate::bench::check::Output;
 use crate::bench::sizes::Sizes;
 use crate::bench::values::Values;
 use crate::network::config::ModelConfig;
@@ -16,62 +17,103 @@ const QUERIES: usize = 16;
 const ROWS: usize = 45_358;
 const FEW_ROWS: usize = 1_000;
 
+/// Queries of an index, in passes.
+#[derive(Clone, Debug)]
+pub struct Searches {
+    /// Number of queries.
+    pub queries: usize,
+    /// Rows of the index.
+    pub rows: usize,
+    /// Columns of both.
+    pub width: usize,
+    /// k of each pass: how many rows it finds of those that come after what the passes before found.
+    pub passes: Vec<usize>,
+    /// The seed of the values.
+    pub seed: u64,
+}
+
 pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
     let width = sizes.config.state_width;
     let rows = if width < ModelConfig::PAPER.state_width { FEW_ROWS } else { ROWS };
-    vec![Case {
+    let of = Searches { queries: QUERIES, rows, width, passes: vec![K], seed: sizes.seed };
+    vec![search(of, well_separated)]
+}
+
+/// The best rows of each query, pass after pass, and their scores. `draw` gives queries and index, of which roundings must not
+/// decide the order.
+pub fn search(of: Searches, draw: impl Fn(&Searches) -> [Vec<f32>; 2] + 'static) -> Case {
+    let Searches { queries, rows, width, .. } = of;
+    let all: usize = of.passes.iter().sum();
+    let most = of.passes.iter().copied().max().unwrap_or(1);
+    Case {
         kernel: "top_k",
-        shape: format!("[{QUERIES}, {width}] in [{rows}, {width}], {K} best"),
+        shape: format!("[{queries}, {width}] in [{rows}, {width}], {all} best"),
         // Reads queries, embeddings and bounds of two values' size, writes scores, rows and bounds.
         cost: Cost::of(
-            QUERIES * width + rows * width + 2 * QUERIES * K + 4 * QUERIES,
-            2 * QUERIES * rows * width,
+            queries * width + rows * width + 2 * queries * all + 4 * queries,
+            2 * queries * rows * width,
         ),
         format: Format::Fp32,
-        // Sums by lane and then over 32 lanes; rows must be exact, and differ by far more.
-        tolerance: (width.div_ceil(32) + 5) as f64 * ROUNDING,
-        prepare: Box::new(move || {
-            let (queries, embeddings) = well_separated(rows, width);
+        prepare: Box::new(move |_| {
+            let (passes, expected_passes) = (of.passes.clone(), of.passes.clone());
             Prepared {
                 host: Host {
-                    inputs: vec![queries, embeddings],
-                    outputs: vec![unwritten(QUERIES * K)],
+                    inputs: draw(&of).to_vec(),
+                    outputs: vec![unwritten(queries * all)],
                     others: OtherLengths {
-                        found: QUERIES * K,
-                        bounds: QUERIES,
-                        keys: lists_len(QUERIES, rows, K),
+                        found: queries * all,
+                        bounds: queries,
+                        keys: lists_len(queries, rows, most),
                         ..Default::default()
                     },
                     ..Default::default()
                 },
                 launch: Box::new(move |device, arrays| {
-                    let ([queries, embeddings], [], [scores], others) = arrays.parts();
-                    let mut found = Found {
-                        scores,
-                        indices: all_mut(&mut others.found),
-                        bound: all_mut(&mut others.bounds),
-                    };
-                    let search = Search { queries, embeddings, rows, width };
-                    top_k(device, &mut found, &mut all_mut(&mut others.keys), search, K)
+                    let ([queries_there, embeddings], [], [mut scores], others) = arrays.parts();
+                    let mut start = 0;
+                    for &k in &passes {
+                        let place = start..start + queries * k;
+                        start = place.end;
+                        let mut found = Found {
+                            scores: scores.slice_mut(place.clone()),
+                            indices: others.found.slice_mut(place),
+                            bound: all_mut(&mut others.bounds),
+                        };
+                        let search = Search { queries: queries_there, embeddings, rows, width };
+                        top_k(device, &mut found, &mut all_mut(&mut others.keys), search, k)?;
+                    }
+                    Ok(())
                 }),
-                expected: Box::new(move |host| {
+                expected: Box::new(move |host, _| {
                     let [queries, embeddings] = host.wide_inputs();
-                    let best: Vec<(usize, f64)> = queries
-                        .chunks_exact(width)
-                        .flat_map(|query| reference::top_k(query, &embeddings, K))
-                        .collect();
-                    let scores = best.iter().map(|&(_, score)| score).collect();
-                    vec![scores, best.iter().map(|&(row, _)| row as f64).collect()]
+                    let best = |query| reference::top_k(query, &embeddings, all);
+                    let best: Vec<Vec<(usize, f64)>> = queries.chunks_exact(width).map(best).collect();
+                    let mut start = 0;
+                    let mut found = Vec::new();
+                    for k in &expected_passes {
+                        // Where there are no more rows, -1 and NaN.
+                        let row = |best: &Vec<(usize, f64)>, at| {
+                            best.get(at).map_or((-1.0, f64::NAN), |&(row, score)| (row as f64, score))
+                        };
+                        let of_query = |best| (start..start + k).map(move |at| row(best, at));
+                        found.extend(best.iter().flat_map(of_query));
+                        start += k;
+                    }
+                    let (found, scores) = found.into_iter().unzip();
+                    // Sums by lane and then over 32 lanes; rows are exact.
+                    let relative = (width.div_ceil(32) + 5) as f64 * ROUNDING;
+                    let scores = Output::near("scores", scores, relative).with_nan();
+                    vec![scores, Output::exact("rows", found)]
                 }),
             }
         }),
-    }]
+    }
 }
 
 /// Queries along columns, and small embeddings but for a few rows, which lie along a column by 0.05 more each: roundings
 /// decide nothing.
-fn well_separated(rows: usize, width: usize) -> (Vec<f32>, Vec<f32>) {
-    let mut values = Values::new();
+fn well_separated(of: &Searches) -> [Vec<f32>; 2] {
+    let (width, rows, mut values) = (of.width, of.rows, Values::new(of.seed));
     let mut queries: Vec<f32> = values.signed(QUERIES * width).iter().map(|value| 0.01 * value).collect();
     let mut embeddings: Vec<f32> = values.signed(rows * width).iter().map(|value| 0.1 * value).collect();
     for query in 0..QUERIES {
@@ -82,5 +124,5 @@ fn well_separated(rows: usize, width: usize) -> (Vec<f32>, Vec<f32>) {
             embeddings[row * width + query] = 1.0 - 0.05 * place as f32;
         }
     }
-    (queries, embeddings)
+    [queries, embeddings]
 }

@@ -11,6 +11,8 @@ use proptest::sample::{Index, select};
 use proptest::test_runner::{RngSeed, TestError, TestRunner};
 use scenerank::backend::cuda::launchers;
 use scenerank::batch::graph_batch::GraphBatch;
+use scenerank::bench::sizes::Sizes;
+use scenerank::network::config::ModelConfig;
 
 /// Whether there is no device to test, which is said.
 pub fn no_device() -> bool {
@@ -113,6 +115,21 @@ impl Graphs {
         }
         batch.index(TYPES, TYPES);
         batch
+    }
+}
+
+impl Graphs {
+    /// The batch, for a network of these widths. Its heads have no edge states if `state` is 0.
+    pub fn sizes(&self, hidden: usize, state: usize, seed: u64) -> Sizes {
+        let config = ModelConfig {
+            object_types: TYPES,
+            predicate_types: TYPES,
+            layers: if state == 0 { 1 } else { 2 },
+            state_width: state,
+            hidden_width: hidden,
+            ..ModelConfig::PAPER
+        };
+        Sizes::of_batch(config, self.batch(), seed)
     }
 }
 

@@ -4,13 +4,12 @@
 //!
 //! They run on the emulator, or with `SCENERANK_TEST_DEVICE=cuda` on a GPU, where a missing one fails them.
 
+pub mod agreement;
 pub mod calculus;
 pub mod cases;
 pub mod products;
 pub mod scores;
 pub mod stored;
-
-use std::sync::OnceLock;
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -21,9 +20,6 @@ use scenerank::backend::cuda::launchers;
 
 /// Row counts at the edges of warps, tiles and chunks.
 pub const ROWS: [usize; 8] = [0, 1, 31, 32, 33, 65, 300, 513];
-
-/// Half the distance from 1 to the next number in single precision: the most that one rounding is off by, relatively.
-pub const ROUNDING: f64 = f32::EPSILON as f64 / 2.0;
 
 /// Whether the tests run on a GPU.
 pub fn on_gpu() -> bool {
@@ -52,35 +48,6 @@ pub fn devices() -> Vec<Device> {
 
 fn open_gpu() -> Device {
     launchers::gpu(0).expect("a GPU, which SCENERANK_TEST_DEVICE asks for")
-}
-
-/// What `launches` wrote. They run twice and once more with a grid for more rows than there are (the second argument) and,
-/// on the emulator, in the order of threads and blocks that `order` gives: the bits must be the same each time.
-#[track_caller]
-pub fn same_bits<const N: usize>(
-    order: u64,
-    launches: impl Fn(&Device, usize) -> [Vec<f32>; N],
-) -> [Vec<f32>; N] {
-    static GPU: OnceLock<Device> = OnceLock::new();
-    let emulated = |seed| launchers::emulated(seed).expect("an emulator, which was there before");
-    let [first, again, shuffled] = if on_gpu() {
-        let gpu = GPU.get_or_init(open_gpu);
-        [launches(gpu, 0), launches(gpu, 0), launches(gpu, spare(order))]
-    } else {
-        let in_order = emulated(None);
-        [launches(&in_order, 0), launches(&in_order, 0), launches(&emulated(Some(order)), spare(order))]
-    };
-    for (other, what) in
-        [(again, "a second run"), (shuffled, "another order of threads and blocks, with a larger grid")]
-    {
-        for (output, (one, two)) in first.iter().zip(&other).enumerate() {
-            assert_eq!(one.len(), two.len(), "output {output}: length");
-            if let Some(at) = (0..one.len()).find(|&i| one[i].to_bits() != two[i].to_bits()) {
-                panic!("output {output}, value {at}: {} became {} in {what}", one[at], two[at]);
-            }
-        }
-    }
-    first
 }
 
 /// Rows for which a grid has room beyond those that there are, by a case's seed: none, some, more than a tile.
@@ -166,11 +133,6 @@ pub fn to_device<T: Element>(device: &Device, values: &[T]) -> Buffer<T> {
     buffer
 }
 
-/// Indices on the device.
-pub fn indices_to_device(device: &Device, values: &[u32]) -> Buffer<i32> {
-    to_device(device, &values.iter().map(|&value| value as i32).collect::<Vec<_>>())
-}
-
 /// `count` NaN on the device: a cell that no kernel writes stays one.
 pub fn poisoned(device: &Device, count: usize) -> Buffer<f32> {
     to_device(device, &vec![f32::NAN; count])
@@ -198,16 +160,17 @@ pub fn wide(values: &[f32]) -> Vec<f64> {
     values.iter().map(|&value| f64::from(value)).collect()
 }
 
-/// The largest magnitude, at least 1.
-pub fn scale(values: &[f64]) -> f64 {
-    values.iter().fold(1.0, |most: f64, value| most.max(value.abs()))
-}
-
 /// Panics where `|got - want| <= limit` fails (NaN does), naming the worst place. `limit` is absolute: each test says
 /// how it follows from the sizes of what is added up.
 #[track_caller]
 pub fn assert_within(name: &str, got: &[f32], want: &[f64], limit: f64) {
     assert_each_within(name, got, want, |_| limit);
+}
+
+/// [`assert_within`] of what a case wrote.
+#[track_caller]
+pub fn assert_wide_within(name: &str, got: &[f64], want: &[f64], limit: f64) {
+    assert_within(name, &got.iter().map(|&value| value as f32).collect::<Vec<f32>>(), want, limit);
 }
 
 /// [`assert_within`] with a limit for each wanted value.

@@ -6,7 +6,7 @@ use scenerank::backend::cuda::device::Device;
 use scenerank::backend::cuda::device::buffer::Buffer;
 use scenerank::backend::cuda::launchers::stored::StoredElement;
 
-use super::{assert_each_within, to_device};
+use super::to_device;
 
 /// What is left of `values` where they are stored: what a reference reads.
 pub fn rounded<T: StoredElement>(values: Vec<f32>) -> Vec<f32> {
@@ -48,10 +48,4 @@ pub fn stored_to_host<T: StoredElement>(
         assert!(inside || value.widen().to_bits() == untouched, "value {at} was written: {}", value.widen());
     }
     T::dense(&values[..rows * T::stride(columns)], columns)
-}
-
-/// [`super::assert_within`], and one rounding of each result to T.
-#[track_caller]
-pub fn assert_stored_within<T: StoredElement>(name: &str, got: &[f32], want: &[f64], limit: f64) {
-    assert_each_within(name, got, want, |want| limit + T::ROUNDING * (want.abs() + limit));
 }

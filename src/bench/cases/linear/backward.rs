@@ -1,7 +1,7 @@
 //! The products of a layer's backward.
 
 use super::super::batch_norm::{decided_inputs, expected_backward, norm_backward, norm_gradient};
-use super::super::{count, counted, norm, reference_norm, roundings};
+use super::super::{SEED, count, counted, near, norm, reference_norm, roundings};
 use super::{Operands, Part, Product, matrix, product_of, rounded, tolerance, with_sums};
 use crate::backend::cuda::launchers::batch_norm::NormBackward;
 use crate::backend::cuda::launchers::linear::{
@@ -26,9 +26,8 @@ pub(super) fn backward<T: StoredElement>(product: Product) -> Case {
             4 * rows * inputs * outputs,
         ),
         format,
-        tolerance: tolerance::<T>(format, rows.max(outputs), Operands::Stored),
-        prepare: Box::new(move || {
-            let mut values = Values::new();
+        prepare: Box::new(move |_| {
+            let mut values = Values::new(SEED);
             let shapes = [(rows, outputs), (rows, inputs), (outputs, inputs)];
             Prepared {
                 host: Host {
@@ -52,7 +51,7 @@ pub(super) fn backward<T: StoredElement>(product: Product) -> Case {
                     let of = Backward { rows, to, d_y, x, weight };
                     linear_backward(device, format, of, &mut others.parts)
                 }),
-                expected: Box::new(move |host| {
+                expected: near(tolerance::<T>(format, rows.max(outputs), Operands::Stored), move |host| {
                     let [d_y, x, weight] = host.wide_stored();
                     let (d_y, x) = (matrix(&d_y, rows, outputs), matrix(&x, rows, inputs));
                     let weight = matrix(&weight, outputs, inputs);
@@ -77,9 +76,8 @@ pub(super) fn backward_activated<T: StoredElement>(product: Product) -> Case {
             4 * rows * inputs * outputs + 12 * rows * inputs,
         ),
         format,
-        tolerance: with_sums(tolerance::<T>(format, rows.max(outputs), Operands::Activated)),
-        prepare: Box::new(move || {
-            let mut values = Values::new();
+        prepare: Box::new(move |_| {
+            let mut values = Values::new(SEED);
             let (z, norm_values) = decided_inputs::<T>(&mut values, rows, inputs);
             let (d_y, weight) = (values.matrix::<T>(rows, outputs), values.matrix::<T>(outputs, inputs));
             Prepared {
@@ -105,15 +103,19 @@ pub(super) fn backward_activated<T: StoredElement>(product: Product) -> Case {
                     let of = Backward { rows, to, d_y, x, weight };
                     linear_backward(device, format, of, &mut others.parts)
                 }),
-                expected: Box::new(move |host| {
-                    let ([z, d_y, weight], of) = (host.wide_stored(), host.wide_inputs());
-                    let x = reference_norm(&of).relu_rows(&z);
-                    let d_y = matrix(&d_y, rows, outputs);
-                    let d_x = product_of(d_y, matrix(&weight, outputs, inputs));
-                    let d_weight = product_of(d_y.transpose(), matrix(&x, rows, inputs));
-                    let [_, d_norm_weight, d_norm_bias] = expected_backward(&z, &of, rounded::<T>(&d_x));
-                    vec![d_x, d_weight, d_norm_weight, d_norm_bias]
-                }),
+                expected: near(
+                    with_sums(tolerance::<T>(format, rows.max(outputs), Operands::Activated)),
+                    move |host| {
+                        let ([z, d_y, weight], of) = (host.wide_stored(), host.wide_inputs());
+                        let x = reference_norm(&of).relu_rows(&z);
+                        let d_y = matrix(&d_y, rows, outputs);
+                        let d_x = product_of(d_y, matrix(&weight, outputs, inputs));
+                        let d_weight = product_of(d_y.transpose(), matrix(&x, rows, inputs));
+                        let [_, d_norm_weight, d_norm_bias] =
+                            expected_backward(&z, &of, rounded::<T>(&d_x), true);
+                        vec![d_x, d_weight, d_norm_weight, d_norm_bias]
+                    },
+                ),
             }
         }),
     }
@@ -133,9 +135,8 @@ pub(super) fn backward_through_norm<T: StoredElement>(product: Product) -> Case 
             4 * rows * inputs * outputs + 16 * rows * outputs,
         ),
         format,
-        tolerance: tolerance::<T>(format, rows.max(outputs), Operands::Activated) + roundings(6),
-        prepare: Box::new(move || {
-            let mut values = Values::new();
+        prepare: Box::new(move |_| {
+            let mut values = Values::new(SEED);
             let (z, of_z) = decided_inputs::<T>(&mut values, rows, outputs);
             let x = values.matrix::<T>(rows, inputs);
             let (terms, d) = (values.signed(2 * outputs), values.matrix::<T>(rows, outputs));
@@ -163,17 +164,20 @@ pub(super) fn backward_through_norm<T: StoredElement>(product: Product) -> Case 
                     let of = Backward { rows, to, d_y, x, weight };
                     linear_backward(device, format, of, &mut others.parts)
                 }),
-                expected: Box::new(move |host| {
-                    let ([z, x, weight], [d, _]) = (host.wide_stored(), host.wide_stored_outputs());
-                    let [mean, rstd, scale, bias, terms] = host.wide_inputs();
-                    let d_z = rounded::<T>(&norm_backward(&z, &[mean, rstd, scale, bias], &terms, &d));
-                    let d_y = matrix(&d_z, rows, outputs);
-                    let d_x = product_of(d_y, matrix(&weight, outputs, inputs));
-                    // Where it is large, d_z was written in its place.
-                    let d = if is_large(rows, inputs) { d_z.clone() } else { d };
-                    let d_weight = product_of(d_y.transpose(), matrix(&x, rows, inputs));
-                    vec![d, d_x, d_weight]
-                }),
+                expected: near(
+                    tolerance::<T>(format, rows.max(outputs), Operands::Activated) + roundings(6),
+                    move |host| {
+                        let ([z, x, weight], [d, _]) = (host.wide_stored(), host.wide_stored_outputs());
+                        let [mean, rstd, scale, bias, terms] = host.wide_inputs();
+                        let d_z = rounded::<T>(&norm_backward(&z, &[mean, rstd, scale, bias], &terms, &d));
+                        let d_y = matrix(&d_z, rows, outputs);
+                        let d_x = product_of(d_y, matrix(&weight, outputs, inputs));
+                        // Where it is large, d_z was written in its place.
+                        let d = if is_large(rows, inputs) { d_z.clone() } else { d };
+                        let d_weight = product_of(d_y.transpose(), matrix(&x, rows, inputs));
+                        vec![d, d_x, d_weight]
+                    },
+                ),
             }
         }),
     }
@@ -192,9 +196,8 @@ pub(super) fn backward_activated_through_norm<T: StoredElement>(product: Product
             4 * rows * inputs * outputs + 16 * rows * outputs + 12 * rows * inputs,
         ),
         format,
-        tolerance: with_sums(tolerance::<T>(format, rows.max(outputs), Operands::Activated)) + roundings(6),
-        prepare: Box::new(move || {
-            let mut values = Values::new();
+        prepare: Box::new(move |_| {
+            let mut values = Values::new(SEED);
             let (z, of_z) = decided_inputs::<T>(&mut values, rows, outputs);
             let (x, of_x) = decided_inputs::<T>(&mut values, rows, inputs);
             let (terms, d) = (values.signed(2 * outputs), values.matrix::<T>(rows, outputs));
@@ -231,21 +234,25 @@ pub(super) fn backward_activated_through_norm<T: StoredElement>(product: Product
                     let of = Backward { rows, to, d_y, x, weight };
                     linear_backward(device, format, of, &mut others.parts)
                 }),
-                expected: Box::new(move |host| {
-                    let ([z, x, weight], [d, _]) = (host.wide_stored(), host.wide_stored_outputs());
-                    let [mean, rstd, scale, bias, mean_x, rstd_x, scale_x, bias_x, terms] =
-                        host.wide_inputs();
-                    let of_x = [mean_x, rstd_x, scale_x, bias_x];
-                    let d_z = rounded::<T>(&norm_backward(&z, &[mean, rstd, scale, bias], &terms, &d));
-                    let d_y = matrix(&d_z, rows, outputs);
-                    let d_x = product_of(d_y, matrix(&weight, outputs, inputs));
-                    // Where it is large, d_z was written in its place.
-                    let d = if is_large(rows, inputs) { d_z.clone() } else { d };
-                    let activated = reference_norm(&of_x).relu_rows(&x);
-                    let d_weight = product_of(d_y.transpose(), matrix(&activated, rows, inputs));
-                    let [_, d_norm_weight, d_norm_bias] = expected_backward(&x, &of_x, rounded::<T>(&d_x));
-                    vec![d, d_x, d_weight, d_norm_weight, d_norm_bias]
-                }),
+                expected: near(
+                    with_sums(tolerance::<T>(format, rows.max(outputs), Operands::Activated)) + roundings(6),
+                    move |host| {
+                        let ([z, x, weight], [d, _]) = (host.wide_stored(), host.wide_stored_outputs());
+                        let [mean, rstd, scale, bias, mean_x, rstd_x, scale_x, bias_x, terms] =
+                            host.wide_inputs();
+                        let of_x = [mean_x, rstd_x, scale_x, bias_x];
+                        let d_z = rounded::<T>(&norm_backward(&z, &[mean, rstd, scale, bias], &terms, &d));
+                        let d_y = matrix(&d_z, rows, outputs);
+                        let d_x = product_of(d_y, matrix(&weight, outputs, inputs));
+                        // Where it is large, d_z was written in its place.
+                        let d = if is_large(rows, inputs) { d_z.clone() } else { d };
+                        let activated = reference_norm(&of_x).relu_rows(&x);
+                        let d_weight = product_of(d_y.transpose(), matrix(&activated, rows, inputs));
+                        let [_, d_norm_weight, d_norm_bias] =
+                            expected_backward(&x, &of_x, rounded::<T>(&d_x), true);
+                        vec![d, d_x, d_weight, d_norm_weight, d_norm_bias]
+                    },
+                ),
             }
         }),
     }
@@ -265,9 +272,8 @@ pub(super) fn backward_unit<T: StoredElement>(product: Product) -> Case {
             4 * rows * inputs * outputs + 18 * rows * inputs,
         ),
         format,
-        tolerance: with_sums(tolerance::<T>(format, rows.max(outputs), Operands::Activated)) + roundings(2),
-        prepare: Box::new(move || {
-            let mut values = Values::new();
+        prepare: Box::new(move |_| {
+            let mut values = Values::new(SEED);
             let (z, norm_values) = decided_inputs::<T>(&mut values, rows, inputs);
             let (d_y, weight) = (values.matrix::<T>(rows, outputs), values.matrix::<T>(outputs, inputs));
             Prepared {
@@ -294,20 +300,24 @@ pub(super) fn backward_unit<T: StoredElement>(product: Product) -> Case {
                     let of = Backward { rows, to, d_y, x, weight };
                     linear_backward_unit(device, format, of, &mut others.parts)
                 }),
-                expected: Box::new(move |host| {
-                    let [z, d_y, weight] = host.wide_stored();
-                    let [mean, rstd, scale, bias, along] = host.wide_inputs();
-                    let of = [mean, rstd, scale, bias];
-                    let u = reference_norm(&of).relu_rows(&z);
-                    let d_y = matrix(&d_y, rows, outputs);
-                    let mut d_u = product_of(d_y, matrix(&weight, outputs, inputs));
-                    for (i, (d, u)) in d_u.iter_mut().zip(&u).enumerate() {
-                        *d -= along[i / inputs] * u;
-                    }
-                    let d_weight = product_of(d_y.transpose(), matrix(&u, rows, inputs));
-                    let [_, d_norm_weight, d_norm_bias] = expected_backward(&z, &of, rounded::<T>(&d_u));
-                    vec![d_u, d_weight, d_norm_weight, d_norm_bias]
-                }),
+                expected: near(
+                    with_sums(tolerance::<T>(format, rows.max(outputs), Operands::Activated)) + roundings(2),
+                    move |host| {
+                        let [z, d_y, weight] = host.wide_stored();
+                        let [mean, rstd, scale, bias, along] = host.wide_inputs();
+                        let of = [mean, rstd, scale, bias];
+                        let u = reference_norm(&of).relu_rows(&z);
+                        let d_y = matrix(&d_y, rows, outputs);
+                        let mut d_u = product_of(d_y, matrix(&weight, outputs, inputs));
+                        for (i, (d, u)) in d_u.iter_mut().zip(&u).enumerate() {
+                            *d -= along[i / inputs] * u;
+                        }
+                        let d_weight = product_of(d_y.transpose(), matrix(&u, rows, inputs));
+                        let [_, d_norm_weight, d_norm_bias] =
+                            expected_backward(&z, &of, rounded::<T>(&d_u), true);
+                        vec![d_u, d_weight, d_norm_weight, d_norm_bias]
+                    },
+                ),
             }
         }),
     }
@@ -336,10 +346,8 @@ pub(super) fn backward_states<T: StoredElement>(of_nodes: Product, of_edges: Pro
                 + 8 * edges * width,
         ),
         format,
-        tolerance: with_sums(tolerance::<T>(format, nodes.max(edges).max(2 * hidden), Operands::Activated))
-            + roundings(6),
-        prepare: Box::new(move || {
-            let mut values = Values::new();
+        prepare: Box::new(move |_| {
+            let mut values = Values::new(SEED);
             let (u, of_u) = decided_inputs::<T>(&mut values, nodes, width);
             let (e, of_e) = decided_inputs::<T>(&mut values, edges, width);
             let (z, of_z) = decided_inputs::<T>(&mut values, edges, hidden);
@@ -395,35 +403,42 @@ pub(super) fn backward_states<T: StoredElement>(of_nodes: Product, of_edges: Pro
                     };
                     linear_backward_states(device, format, of_nodes, of_edges, &mut others.parts)
                 }),
-                expected: Box::new(move |host| {
-                    let ([u, sums, e, z, weight], [d, _, _]) =
-                        (host.wide_stored(), host.wide_stored_outputs());
-                    let of = host.wide_inputs();
-                    let [m_u, r_u, w_u, b_u, m_e, r_e, w_e, b_e, m_z, r_z, w_z, b_z, terms, along] = of;
-                    let of_u = [m_u, r_u, w_u, b_u];
-                    let part_of = |start: usize| Part { start, of: 3 * part }.take(&weight, width);
-                    let ends = [part_of(0), part_of(2 * part)].concat();
-                    let activated = reference_norm(&of_u).relu_rows(&u);
-                    let sums = matrix(&sums, nodes, 2 * hidden);
-                    let mut d_u = product_of(sums, matrix(&ends, 2 * hidden, width));
-                    for (i, (d, u)) in d_u.iter_mut().zip(&activated).enumerate() {
-                        *d -= along[i / width] * u;
-                    }
-                    let d_ends = product_of(sums.transpose(), matrix(&activated, nodes, width));
-                    let [_, d_norm_weight, d_norm_bias] = expected_backward(&u, &of_u, rounded::<T>(&d_u));
-                    let d_z = rounded::<T>(&norm_backward(&z, &[m_z, r_z, w_z, b_z], &terms, &d));
-                    let d_y = matrix(&d_z, edges, hidden);
-                    let d_e = product_of(d_y, matrix(&part_of(part), hidden, width));
-                    let activated = reference_norm(&[m_e, r_e, w_e, b_e]).relu_rows(&e);
-                    let d_middle = product_of(d_y.transpose(), matrix(&activated, edges, width));
-                    let row = |of: &[f64], row: usize| of[row * width..(row + 1) * width].to_vec();
-                    let d_weight = (0..hidden)
-                        .flat_map(|h| [row(&d_ends, h), row(&d_middle, h), row(&d_ends, hidden + h)].concat())
-                        .collect();
-                    // Where it is large, d_z was written in its place.
-                    let d = if is_large(edges, width) { d_z.clone() } else { d };
-                    vec![d, d_u, d_e, d_weight, d_norm_weight, d_norm_bias]
-                }),
+                expected: near(
+                    with_sums(tolerance::<T>(format, nodes.max(edges).max(2 * hidden), Operands::Activated))
+                        + roundings(6),
+                    move |host| {
+                        let ([u, sums, e, z, weight], [d, _, _]) =
+                            (host.wide_stored(), host.wide_stored_outputs());
+                        let of = host.wide_inputs();
+                        let [m_u, r_u, w_u, b_u, m_e, r_e, w_e, b_e, m_z, r_z, w_z, b_z, terms, along] = of;
+                        let of_u = [m_u, r_u, w_u, b_u];
+                        let part_of = |start: usize| Part { start, of: 3 * part }.take(&weight, width);
+                        let ends = [part_of(0), part_of(2 * part)].concat();
+                        let activated = reference_norm(&of_u).relu_rows(&u);
+                        let sums = matrix(&sums, nodes, 2 * hidden);
+                        let mut d_u = product_of(sums, matrix(&ends, 2 * hidden, width));
+                        for (i, (d, u)) in d_u.iter_mut().zip(&activated).enumerate() {
+                            *d -= along[i / width] * u;
+                        }
+                        let d_ends = product_of(sums.transpose(), matrix(&activated, nodes, width));
+                        let [_, d_norm_weight, d_norm_bias] =
+                            expected_backward(&u, &of_u, rounded::<T>(&d_u), true);
+                        let d_z = rounded::<T>(&norm_backward(&z, &[m_z, r_z, w_z, b_z], &terms, &d));
+                        let d_y = matrix(&d_z, edges, hidden);
+                        let d_e = product_of(d_y, matrix(&part_of(part), hidden, width));
+                        let activated = reference_norm(&[m_e, r_e, w_e, b_e]).relu_rows(&e);
+                        let d_middle = product_of(d_y.transpose(), matrix(&activated, edges, width));
+                        let row = |of: &[f64], row: usize| of[row * width..(row + 1) * width].to_vec();
+                        let d_weight = (0..hidden)
+                            .flat_map(|h| {
+                                [row(&d_ends, h), row(&d_middle, h), row(&d_ends, hidden + h)].concat()
+                            })
+                            .collect();
+                        // Where it is large, d_z was written in its place.
+                        let d = if is_large(edges, width) { d_z.clone() } else { d };
+                        vec![d, d_u, d_e, d_weight, d_norm_weight, d_norm_bias]
+                    },
+                ),
             }
         }),
     }

@@ -1,0 +1,115 @@
+//! Cases of [`scenerank::bench::cases`] at random shapes: every run writes the same bits, within the limits of what the
+//! reference gives.
+
+use std::sync::OnceLock;
+
+use scenerank::backend::cuda::device::Device;
+use scenerank::backend::cuda::launchers;
+use scenerank::bench::case::{Arrays, Case, Prepared};
+use scenerank::bench::check::{Output, Written, worst};
+
+use super::{on_gpu, open_gpu, spare};
+
+/// Results of two runs and of a third with a grid for more rows than there are (the second argument). On the emulator the
+/// third also has the order of threads and blocks that `order` gives.
+pub fn three_runs<R>(order: u64, run: impl Fn(&Device, usize) -> R) -> [R; 3] {
+    static GPU: OnceLock<Device> = OnceLock::new();
+    let emulated = |seed| launchers::emulated(seed).expect("an emulator, which was there before");
+    if on_gpu() {
+        let gpu = GPU.get_or_init(open_gpu);
+        return [run(gpu, 0), run(gpu, 0), run(gpu, spare(order))];
+    }
+    let in_order = emulated(None);
+    [run(&in_order, 0), run(&in_order, 0), run(&emulated(Some(order)), spare(order))]
+}
+
+/// What a case expects and what it wrote: each output the same bits in all of [`three_runs`], and nothing beyond it.
+#[track_caller]
+fn same_bits(order: u64, name: &str, prepare: impl Fn(usize) -> Prepared) -> (Vec<Output>, Vec<Written>) {
+    let [(prepared, first), (_, again), (_, shuffled)] = three_runs(order, |device, spare| {
+        let prepared = prepare(spare);
+        let mut arrays = Arrays::upload(device, &prepared.host).expect("memory");
+        (prepared.launch)(device, &mut arrays).expect("a launch");
+        let written = arrays.written(device).expect("a download");
+        (prepared, written)
+    });
+    let expected = (prepared.expected)(&prepared.host, &first);
+    assert_eq!(expected.len(), first.len(), "{name}: outputs, expected and written");
+    let others =
+        [(again, "a second run"), (shuffled, "another order of threads and blocks, with a larger grid")];
+    for (other, run) in others {
+        for (output, (one, two)) in expected.iter().zip(first.iter().zip(&other)) {
+            let (label, count) = (output.name, output.values.len());
+            assert!(one.values.len() >= count && two.values.len() >= count, "{name}: length of {label}");
+            let differs = |&at: &usize| one.values[at].to_bits() != two.values[at].to_bits();
+            if let Some(at) = (0..count).find(differs) {
+                panic!("{name}: {label}[{at}]: {} became {} in {run}", one.values[at], two.values[at]);
+            }
+            let stray = |value: &f64| value.to_bits() != two.unwritten.to_bits();
+            if let Some(at) = two.values[count..].iter().position(stray) {
+                let value = two.values[count + at];
+                panic!(
+                    "{name}: {label}: {value} was written beyond its {count} values, at {}, in {run}",
+                    count + at
+                );
+            }
+        }
+    }
+    (expected, first)
+}
+
+/// The outputs of a case, the same bits in every run; nothing is said of whether they are right.
+#[track_caller]
+pub fn outputs(order: u64, name: &str, prepare: impl Fn(usize) -> Prepared) -> Vec<Vec<f64>> {
+    let (expected, written) = same_bits(order, name, prepare);
+    within_outputs(&expected, written)
+}
+
+/// The outputs of a case, the same bits in every run and each within its limits.
+#[track_caller]
+pub fn agree(order: u64, case: &Case) -> Vec<Vec<f64>> {
+    let name = format!("{} {}, order {order}", case.kernel, case.shape);
+    let (expected, written) = same_bits(order, &name, &case.prepare);
+    if let Some(worst) = worst(&expected, &written).filter(|worst| !worst.ok()) {
+        panic!(
+            "{name}: {}[{}]: {} where {} is expected: off by {:.3e}, limit {:.3e}",
+            worst.name, worst.index, worst.got, worst.want, worst.off, worst.limit
+        );
+    }
+    within_outputs(&expected, written)
+}
+
+/// [`agree`] of several cases.
+#[track_caller]
+pub fn all_agree(order: u64, cases: impl IntoIterator<Item = Case>) {
+    for case in cases {
+        agree(order, &case);
+    }
+}
+
+/// The case with other values, another launch or another expectation, by the number of spare rows.
+pub fn with(case: Case, change: impl Fn(usize, &mut Prepared) + 'static) -> Case {
+    let prepare = case.prepare;
+    let prepare = Box::new(move |spare| {
+        let mut prepared = prepare(spare);
+        change(spare, &mut prepared);
+        prepared
+    });
+    Case { prepare, ..case }
+}
+
+/// The case without tolerance, for values of which every operation is exact.
+pub fn exactly(case: Case) -> Case {
+    with(case, |_, prepared| {
+        let expected = std::mem::replace(&mut prepared.expected, Box::new(|_, _| Vec::new()));
+        prepared.expected = Box::new(move |host, written| {
+            let outputs = expected(host, written).into_iter();
+            outputs.map(|output| Output { limits: vec![0.0; output.values.len()], ..output }).collect()
+        });
+    })
+}
+
+fn within_outputs(expected: &[Output], written: Vec<Written>) -> Vec<Vec<f64>> {
+    let outputs = expected.iter().zip(written);
+    outputs.map(|(output, written)| written.values[..output.values.len()].to_vec()).collect()
+}
