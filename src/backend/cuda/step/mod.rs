@@ -2,6 +2,6 @@
 
 pub mod activations;
 pub mod batch;
-pub mod block;
+pub(crate) mod block;
 pub mod layer_input;
 pub mod training_set;
