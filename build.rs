@@ -7,6 +7,8 @@
 //! `SCENERANK_DENY_SPILLS=1` (a kernel that spills registers ends the build), `SCENERANK_CHECK_ONLY=1` (no kernel is
 //! compiled: enough for lints, which link nothing), and where nvcc may be: `NVCC`, `CUDA_HOME`, `CUDA_PATH`, `PATH`,
 //! `VIRTUAL_ENV`.
+//!
+//! Set for `scenerank --version`: `SCENERANK_COMMIT` and `SCENERANK_CUDA`.
 
 #[path = "src/backend/cuda/launchers/linear/dynamic_shared.rs"]
 mod dynamic_shared;
@@ -40,8 +42,10 @@ fn main() {
     println!("cargo:rerun-if-changed=kernels");
     println!("cargo:rerun-if-env-changed=SCENERANK_CHECK_ONLY");
     println!("cargo:rustc-check-cfg=cfg(emulator)");
+    println!("cargo:rustc-env=SCENERANK_COMMIT={}", commit());
     if asked("SCENERANK_CHECK_ONLY") {
         println!("cargo:rustc-cfg=emulator");
+        record_cuda("not compiled in: the build was for checks alone");
         write_if_changed(&out.join("fat_binaries.rs"), "[]");
         return;
     }
@@ -150,16 +154,19 @@ fn build_fat_binaries(kernels: &[PathBuf], out: &Path) {
     if asked("SCENERANK_SANITIZE") || archs == "none" {
         // Such a build is only for the emulator.
         write_if_changed(&list, "[]");
+        record_cuda("not compiled in: the build was for the emulator alone");
         return;
     }
     let Some(nvcc) = find_nvcc() else {
         write_if_changed(&list, "[]");
+        record_cuda("not compiled in: the build found no nvcc");
         println!(
             "cargo:warning=CUDA is off: no nvcc in NVCC, CUDA_HOME, CUDA_PATH, PATH, /usr/local/cuda or the active \
              venv; install the CUDA toolkit (12.8 or later) and build again"
         );
         return;
     };
+    record_cuda(&format!("toolkit {}; architectures {archs}, and PTX of the first", toolkit(&nvcc)));
     let compiler = Nvcc { flags: nvcc_flags(&archs), inputs: shared_inputs(&nvcc), path: nvcc, out };
 
     // Compiles several files at a time: each nvcc runs its processes sequentially.
@@ -301,6 +308,14 @@ fn shared_inputs(nvcc: &Path) -> u64 {
     hasher.finish()
 }
 
+/// The release that nvcc names, such as `13.0`.
+fn toolkit(nvcc: &Path) -> String {
+    let output = Command::new(nvcc).arg("--version").output();
+    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    let release = text.split("release ").nth(1).and_then(|rest| rest.split(',').next());
+    release.unwrap_or("of unknown release").trim().to_string()
+}
+
 fn find_nvcc() -> Option<PathBuf> {
     let variable = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let mut places: Vec<PathBuf> = variable("NVCC").into_iter().collect();
@@ -374,6 +389,43 @@ fn report_resources(logs: &str, out: &Path) {
 /// Whether a variable is set to 1.
 fn asked(name: &str) -> bool {
     env::var(name).is_ok_and(|value| value == "1")
+}
+
+// ---- version -------------------------------------------------------------------------------------------------------
+
+/// The commit of the sources, or why there is none. Git and a repository are not required.
+///
+/// A release build follows commits: after a new one, cargo runs this script again. A development build does not, because
+/// the emulator, the library and every test would then be built again after each commit.
+fn commit() -> String {
+    // An unpacked source archive may lie in another project's repository, which does not track this file.
+    let Some(commit) = git(&["ls-files", "--error-unmatch", "build.rs"])
+        .and_then(|_| git(&["rev-parse", "--short=12", "HEAD"]))
+    else {
+        return "unknown: the build found no repository".to_string();
+    };
+    if env::var("PROFILE").is_ok_and(|profile| profile != "release") {
+        return format!("{commit} or later (development build)");
+    }
+    for name in ["HEAD", "logs/HEAD"] {
+        // Cargo would run this script every time for a file that does not exist.
+        if let Some(file) = git(&["rev-parse", "--git-path", name]).filter(|file| Path::new(file).exists()) {
+            println!("cargo:rerun-if-changed={file}");
+        }
+    }
+    commit
+}
+
+/// The first line that git prints; `None` if it fails.
+fn git(arguments: &[&str]) -> Option<String> {
+    let output =
+        Command::new("git").args(arguments).output().ok().filter(|output| output.status.success())?;
+    String::from_utf8(output.stdout).ok()?.lines().next().map(String::from)
+}
+
+/// Sets what `--version` tells of the compiled kernels.
+fn record_cuda(text: &str) {
+    println!("cargo:rustc-env=SCENERANK_CUDA={text}");
 }
 
 // ---- files ---------------------------------------------------------------------------------------------------------

@@ -1,11 +1,37 @@
 //! Image embeddings from scene graphs, learnt from relative caption similarity.
 //!
-//! A graph convolutional network maps an image's scene graph (objects, and relationships between them) to a unit
-//! vector. It is supervised by nothing but triples of images: an anchor whose captions resemble those of a positive
-//! more than those of a negative (Maheshwari, Chaudhry and Vinay: *Scene Graph Embeddings Using Relative Similarity
-//! Supervision*, AAAI 2021). Forward and backward are written by hand.
+//! A graph convolutional network maps an image's scene graph (objects and the relationships between them) to a unit
+//! vector. Triples of images supervise it: the captions of an anchor resemble those of a positive more than those of a
+//! negative (Maheshwari, Chaudhry and Vinay: *Scene Graph Embeddings Using Relative Similarity Supervision*, AAAI 2021).
+//! Forward and backward are written by hand. `docs/model.md` has the formulas.
 //!
-//! The rooms, from the lowest to the highest: each imports only from those before it (`docs/architecture.md`).
+//! [`train::train`] trains a model, and so does the `scenerank` program. [`run::Run`] opens what it leaves:
+//!
+//! ```no_run
+//! use std::path::Path;
+//!
+//! use scenerank::backend::device::{Device, Precision};
+//! use scenerank::data::Split;
+//! use scenerank::data::query_graph::read_query_graph;
+//! use scenerank::run::{Run, Which};
+//!
+//! # fn main() -> scenerank::Result<()> {
+//! let run = Run::open(Path::new("runs/paper"), Which::Best, None, Device::Auto, Precision::Fp32)?;
+//! // [images, D], each row of unit length.
+//! let index = run.embed_split(Split::All)?;
+//! // A list such as [["man", "throwing", "frisbee"]].
+//! let query = read_query_graph(Path::new("query.json"), &run.dataset)?;
+//! let embedding = run.embed(&[query.view()])?;
+//! for (image, cosine) in run.nearest(&embedding, &index, 8)? {
+//!     println!("image {}: {cosine:.4}", run.dataset.image_id(image));
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! `examples/train_and_search.rs` goes the whole way, from raw files to a search.
+//!
+//! The rooms, from the lowest to the highest. Each imports only from those before it (`docs/architecture.md`).
 //!
 //! ```text
 //! error        what is wrong, where, and what to do about it

@@ -25,6 +25,7 @@ mod search;
 mod step;
 mod synth;
 mod train;
+mod version;
 
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
@@ -38,7 +39,7 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 #[derive(Parser)]
-#[command(name = "scenerank", version, about, propagate_version = true)]
+#[command(name = "scenerank", version, long_version = version::long_version(), about, propagate_version = true)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,

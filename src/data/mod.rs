@@ -16,8 +16,8 @@ pub mod stages;
 pub mod statistics;
 pub mod subset;
 pub mod supervision;
-pub mod web_address;
-pub mod words;
+pub(crate) mod web_address;
+pub(crate) mod words;
 
 pub use dataset::Dataset;
 pub use split::Split;

@@ -4,22 +4,22 @@
 //! Every result is a function of its inputs alone: work is divided into blocks whose size does not depend on
 //! the number of threads, and sums run in a fixed order.
 
-pub mod agreement;
-pub mod bag_of_objects;
+pub(crate) mod agreement;
+pub(crate) mod bag_of_objects;
 pub mod embed;
-pub mod embeddings;
-pub mod embeddings_file;
+pub(crate) mod embeddings;
+pub(crate) mod embeddings_file;
 pub mod features;
-pub mod incomplete_query;
+pub(crate) mod incomplete_query;
 pub mod kendall;
-pub mod name_vectors;
-pub mod nearest;
+pub(crate) mod name_vectors;
+pub(crate) mod nearest;
 pub mod noise;
-pub mod normal_features;
+pub(crate) mod normal_features;
 mod order;
 pub mod pearson;
 pub mod projection;
-pub mod retrieval;
+pub(crate) mod retrieval;
 pub mod spearman;
 
 pub use agreement::{Agreement, Correlations, UndefinedRows, agreement, row_kendall};

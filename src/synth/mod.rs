@@ -25,7 +25,7 @@ pub mod image;
 mod layout;
 mod object;
 pub mod scene_model;
-pub mod word_vectors;
+pub(crate) mod word_vectors;
 mod writer;
 
 use std::path::PathBuf;

@@ -3,15 +3,15 @@
 //! JSON is streamed record by record. Data kept in memory is compact ([`RawGraphs`]) or filtered while
 //! reading.
 
-pub mod coco_captions;
+pub(crate) mod coco_captions;
 pub mod glove;
 mod gqa;
-pub mod image_data;
-pub mod json_stream;
+pub(crate) mod image_data;
+pub(crate) mod json_stream;
 pub mod oddities;
 mod raw_box;
-pub mod raw_file;
+pub(crate) mod raw_file;
 pub mod raw_graphs;
-pub mod visual_genome;
+pub(crate) mod visual_genome;
 
 pub use raw_graphs::RawGraphs;

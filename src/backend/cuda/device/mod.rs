@@ -15,11 +15,11 @@ pub mod graph;
 pub mod kernel;
 mod launch;
 mod memory;
-pub mod nvtx;
+pub(crate) mod nvtx;
 pub mod properties;
 pub mod rows;
 pub mod stopwatch;
-pub mod streams;
+pub(crate) mod streams;
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -3,6 +3,6 @@
 
 pub mod activations;
 pub mod batch;
-pub mod block;
+pub(crate) mod block;
 pub mod layer_input;
 pub mod training_set;

@@ -1,0 +1,32 @@
+//! What `scenerank --version` prints: the commit, and what of the CPU, CUDA and the emulator this program uses.
+
+use std::env::consts::ARCH;
+use std::sync::LazyLock;
+
+/// The long version, after the program's name.
+pub fn long_version() -> &'static str {
+    static TEXT: LazyLock<String> = LazyLock::new(|| {
+        format!(
+            "{}\ncommit:   {}\nCPU:      {ARCH}, {}\nCUDA:     {}\nemulator: {}",
+            env!("CARGO_PKG_VERSION"),
+            env!("SCENERANK_COMMIT"),
+            vector_features(),
+            env!("SCENERANK_CUDA"),
+            if cfg!(emulator) { "compiled in" } else { "not compiled in: the build found no C++ compiler" },
+        )
+    });
+    &TEXT
+}
+
+/// The instruction set that the loops of the CPU backend are dispatched to on this machine.
+fn vector_features() -> &'static str {
+    match pulp::Arch::new() {
+        #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+        pulp::Arch::V4(_) => "AVX-512 (x86-64-v4), detected at run time",
+        #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+        pulp::Arch::V3(_) => "AVX2 and FMA (x86-64-v3), detected at run time",
+        #[cfg(target_arch = "aarch64")]
+        pulp::Arch::Neon(_) => "NEON, detected at run time",
+        _ => "no vector features beyond the target's",
+    }
+}
