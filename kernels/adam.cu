@@ -4,7 +4,7 @@
 //   rate = learning_rate / (1 - beta1^t),  correction = 1 / (1 - beta2^t)
 // in   gradients [end]; steps [1]: t - 1, the number of steps already taken; ticket [1]: 0 before and after each launch
 // out  adam_step: values, first, second [begin..end], updated in place. If copy is not null, the new weights are also
-//      written there. If ticket is not null, the last block to finish increments steps. A step may run as several
+//      written there. If ticket is not null, the last block to read steps increments it. A step may run as several
 //      launches; only the last one passes a ticket, so the step is counted once.
 //      weight_copy: copy, filled from the current values
 // copy the weights in bf16, rows at padded strides; segments [segment_count], in ascending order, locate the rows

@@ -10,11 +10,11 @@
 // Memory order of an operand: each line is a row of the product, or a step of the inner dimension.
 enum Order { INNER_LAST, INNER_FIRST };
 
-// Prologue of an operand, applied per column to the loaded values; its result is never stored.
-// Identity.
+// The prologues of an operand, applied per column to the loaded values; the result is never stored.
+// None: the values themselves.
 struct NoNorm {};
-// relu(norm(values)): NormRows (stored.cuh).
-// d_z, computed by batch norm's backward from the values d and from z, which has the layout of d.
+// Batch norm and ReLU, relu(norm(values)), is NormRows (stored.cuh).
+// Backward of batch norm: d_z, computed by batch norm's backward from the values d and from z, which has the layout of d.
 template <class T> struct NormBackward : NormBackwardRows {
     const T *z;
 };

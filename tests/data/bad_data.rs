@@ -208,7 +208,7 @@ fn images_with_no_captions() {
     let parts = [
         "scene_graphs.json: join",
         "no image has captions",
-        "8 images 7 have a COCO id",
+        "8 images, 7 have a COCO id",
         "image_data.json",
         "other.json",
     ];

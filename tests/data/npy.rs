@@ -48,7 +48,7 @@ fn what_cannot_be_read_is_named() {
     std::fs::write(&path, "").unwrap();
     assert_says(error(), "numpy.save");
     save(&path, vec![1.0f32, 2.0], &[2], Order::C);
-    assert_says(error(), "1 dimensions, where two");
+    assert_says(error(), "1 dimensions, expected two");
     save(&path, vec![1i32, 2], &[1, 2], Order::C);
     assert_says(error(), "values of type '<i4'");
     save::<f32>(&path, vec![], &[0, 3], Order::C);

@@ -71,7 +71,7 @@ impl Cpu {
     }
 
     /// Creates a CPU backend that computes in single precision but rounds to bf16 whatever the CUDA kernels
-    /// store in bf16. It measures the loss of accuracy, and is no faster.
+    /// store in bf16. It shows the loss of accuracy, and is no faster.
     pub fn rounding_to_bf16() -> Self {
         Cpu { rounding: Rounding::to_bf16(), ..Cpu::default() }
     }
