@@ -8,7 +8,6 @@ use scenerank::backend::cuda::launchers;
 use scenerank::backend::cuda::launchers::linear::Format;
 use scenerank::bench::case::Arrays;
 use scenerank::bench::cases;
-use scenerank::bench::check::check;
 use scenerank::bench::sizes::{SMALL, Sizes};
 
 fn kernels(criterion: &mut Criterion) {
@@ -24,7 +23,7 @@ fn kernels(criterion: &mut Criterion) {
             .measurement_time(Duration::from_millis(100));
         group.bench_function(&case.shape, |bencher| {
             let prepared = (case.prepare)(0);
-            let worst = check(&device, &prepared).expect("a launch");
+            let worst = prepared.check(&device).expect("a launch");
             assert!(worst.is_none_or(|worst| worst.ok()), "{} {}: {worst:?}", case.kernel, case.shape);
             let mut arrays = Arrays::upload(&device, &prepared.host).expect("memory");
             bencher.iter(|| (prepared.launch)(&device, &mut arrays).expect("a launch"));

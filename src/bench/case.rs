@@ -13,7 +13,7 @@ use crate::backend::cuda::launchers::linear::{Format, WeightParts};
 use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::backend::cuda::launchers::top_k::UNBOUNDED;
 use crate::backend::cuda::launchers::weight_copy::WeightCopy;
-use crate::bench::check::{Output, Written};
+use crate::bench::check::{Output, Worst, Written, worst};
 use crate::bench::matrix::{DeviceMatrix, HostMatrix, to_device};
 use crate::error::Result;
 use crate::network::parameters::Layout;
@@ -63,6 +63,16 @@ pub struct Prepared {
     pub launch: Launch,
     /// What each output must be, by the reference in double precision, and how far it may be off.
     pub expected: Expected,
+}
+
+impl Prepared {
+    /// Runs the case once, on outputs that begin as NaN, and compares what it wrote with what is expected.
+    pub fn check(&self, device: &Device) -> Result<Option<Worst>> {
+        let mut arrays = Arrays::upload(device, &self.host)?;
+        (self.launch)(device, &mut arrays)?;
+        let written = arrays.written(device)?;
+        Ok(worst(&(self.expected)(&self.host, &written), &written))
+    }
 }
 
 /// Calls a launcher.

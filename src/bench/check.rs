@@ -1,9 +1,6 @@
 //! Whether a kernel is right. The bench asks before it times a kernel, and the kernels' tests ask for random shapes.
 
-use crate::backend::cuda::device::Device;
 use crate::backend::cuda::launchers::stored::StoredElement;
-use crate::bench::case::{Arrays, Prepared};
-use crate::error::Result;
 
 /// What a kernel must write to one output.
 #[derive(Clone, Debug)]
@@ -148,14 +145,6 @@ fn worst_of(output: &Output, written: &Written) -> Option<Worst> {
         at(index, got, want, if off.is_nan() { f64::INFINITY } else { off })
     });
     each.max_by(|one, other| one.share().total_cmp(&other.share()))
-}
-
-/// Runs a case once, on outputs that begin as NaN, and compares what it wrote with what is expected.
-pub fn check(device: &Device, prepared: &Prepared) -> Result<Option<Worst>> {
-    let mut arrays = Arrays::upload(device, &prepared.host)?;
-    (prepared.launch)(device, &mut arrays)?;
-    let written = arrays.written(device)?;
-    Ok(worst(&(prepared.expected)(&prepared.host, &written), &written))
 }
 
 #[cfg(test)]

@@ -242,7 +242,7 @@ impl<'a> Bench<'a> {
 
     fn entry(&mut self, case: &Case, batch_size: usize) -> Result<Entry> {
         let prepared = (case.prepare)(0);
-        let worst = check::check(self.device, &prepared)?;
+        let worst = prepared.check(self.device)?;
         let ok = worst.is_none_or(|worst| worst.ok());
         let of_scale = |of: fn(&Worst) -> f64| worst.as_ref().map_or(0.0, |worst| of(worst) / worst.scale);
         let timed = if ok { Some(self.timer.launch(&prepared)?) } else { None };
