@@ -1,8 +1,13 @@
 //! Tests of the emulator, with errors planted in `tests/emulator/planted.cu`.
 
+#[path = "support/compiler.rs"]
+mod compiler;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
+
+use compiler::compiler;
 
 const SANITIZERS: [&str; 5] = [
     "-fsanitize=address,undefined",
@@ -14,10 +19,10 @@ const SANITIZERS: [&str; 5] = [
 
 /// Builds `planted_main` with these flags; otherwise returns what is missing.
 fn build(name: &str, flags: &[&str]) -> Result<PathBuf, String> {
-    let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_string());
+    let mut compiler = compiler().ok_or("no C++ compiler")?;
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    let output = Command::new(&compiler)
+    let output = compiler
         .args(["-std=c++17", "-O2", "-fno-exceptions", "-fno-rtti", "-x", "c++", "-I"])
         .arg(root.join("kernels"))
         .args(flags)
@@ -29,7 +34,7 @@ fn build(name: &str, flags: &[&str]) -> Result<PathBuf, String> {
         .arg("-o")
         .arg(&program)
         .output()
-        .map_err(|error| format!("{compiler}: {error}"))?;
+        .map_err(|error| error.to_string())?;
     match output.status.success() {
         true => Ok(program),
         false => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
@@ -44,11 +49,7 @@ fn run(program: &Path, kernel: &str, seed: u64) -> Output {
 fn planted(kernel: &str, seed: u64) -> Option<Vec<String>> {
     static PROGRAM: OnceLock<Option<PathBuf>> = OnceLock::new();
     let program = PROGRAM.get_or_init(|| {
-        let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_string());
-        if Command::new(&compiler).arg("--version").output().is_err() {
-            println!("skipped: no C++ compiler {compiler}");
-            return None;
-        }
+        compiler()?;
         Some(build("planted", &[]).unwrap_or_else(|error| panic!("{error}")))
     });
     let output = run(program.as_ref()?, kernel, seed);

@@ -5,24 +5,14 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use scenerank::backend::cuda::device::kernel::{ArgumentsLayout, Field, FieldKind, KernelFile};
 use scenerank::backend::cuda::launchers::FILES;
 
-/// The C++ compiler and its first arguments; `CXX` may name a wrapper too, as in `ccache g++`.
-fn compiler() -> Vec<String> {
-    let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_string());
-    compiler.split_whitespace().map(String::from).collect()
-}
-
-fn command(compiler: &[String]) -> Command {
-    let mut command = Command::new(&compiler[0]);
-    command.args(&compiler[1..]);
-    command
-}
+use crate::compiler::compiler;
 
 /// Adds this struct and the structs within it.
 fn add_structs(structs: &mut BTreeMap<String, ArgumentsLayout>, layout: &ArgumentsLayout) {
@@ -76,8 +66,9 @@ fn assertions(file: &KernelFile) -> String {
 }
 
 /// What the compiler says against the text.
-fn compile(compiler: &[String], text: &str) -> Result<(), String> {
-    let mut child = command(compiler)
+fn compile(text: &str) -> Result<(), String> {
+    let mut child = compiler()
+        .expect("the compiler that has just run")
         .args(["-std=c++17", "-fsyntax-only", "-Wno-invalid-offsetof", "-I"])
         .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/kernels"))
         .args(["-x", "c++", "-"])
@@ -94,27 +85,18 @@ fn compile(compiler: &[String], text: &str) -> Result<(), String> {
     }
 }
 
-/// The compiler, or None (said so) where there is none.
-fn compiler_there() -> Option<Vec<String>> {
-    let compiler = compiler();
-    let there = !compiler.is_empty()
-        && command(&compiler).arg("--version").output().is_ok_and(|output| output.status.success());
-    if !there {
-        println!("skipped: no C++ compiler {}", compiler.join(" "));
-    }
-    there.then_some(compiler)
-}
-
 #[test]
 fn argument_structs_are_the_same_in_rust_and_in_cuda() {
-    let Some(compiler) = compiler_there() else { return };
+    if compiler().is_none() {
+        return;
+    }
     let texts: Vec<_> = FILES.iter().map(|file| (file.name, assertions(file))).collect();
     let (next, problems) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
             scope.spawn(|| {
                 while let Some((name, text)) = texts.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    if let Err(error) = compile(&compiler, text) {
+                    if let Err(error) = compile(text) {
                         problems.lock().expect("no thread panics with it").push(format!("{name}: {error}"));
                     }
                 }
@@ -146,20 +128,22 @@ const FIELDS: [Field; 5] = [
 ];
 
 /// What the compiler says of a layout of `Planted` with these fields and this size.
-fn planted(compiler: &[String], size: usize, fields: &[Field]) -> Result<(), String> {
+fn planted(size: usize, fields: &[Field]) -> Result<(), String> {
     let fields: &'static [Field] = Box::leak(fields.to_vec().into_boxed_slice());
     let layout = ArgumentsLayout { name: "Planted", elements: &[], size, fields };
     let mut structs = BTreeMap::new();
     add_structs(&mut structs, &layout);
     let assertions: String =
         structs.values().enumerate().map(|(index, layout)| struct_assertions(index, layout)).collect();
-    compile(compiler, &format!("{PLANTED}{assertions}"))
+    compile(&format!("{PLANTED}{assertions}"))
 }
 
 #[test]
 fn a_struct_that_differs_is_found() {
-    let Some(compiler) = compiler_there() else { return };
-    planted(&compiler, 40, &FIELDS).expect("a layout that agrees");
+    if compiler().is_none() {
+        return;
+    }
+    planted(40, &FIELDS).expect("a layout that agrees");
     let with = |at: usize, field: Field| {
         let mut fields = FIELDS;
         fields[at] = field;
@@ -185,7 +169,7 @@ fn a_struct_that_differs_is_found() {
         (40, with(3, Field { kind: FieldKind::Scalar("float"), ..FIELDS[3] }), "Planted::rows: type"),
         (40, with(2, Field { kind: FieldKind::Scalar("Planted"), ..FIELDS[2] }), "Planted::part: type"),
     ] {
-        let error = planted(&compiler, size, &fields).expect_err(expected);
+        let error = planted(size, &fields).expect_err(expected);
         assert!(error.contains(expected), "{expected}: {error}");
     }
 }

@@ -3,6 +3,8 @@
 //! [`argument_layout`] compares the argument structs of Rust and CUDA; [`machine_code`] and [`occupancy`] test what nvcc made
 //! of the kernels.
 
+#[path = "../support/compiler.rs"]
+mod compiler;
 mod support;
 
 mod adam;

@@ -1,5 +1,7 @@
 //! Tests of the `scenerank` program: its commands and devices, from the user's point of view.
 
+#[path = "../support/compiler.rs"]
+mod compiler;
 #[path = "../support/program.rs"]
 mod program;
 #[path = "../support/mod.rs"]

@@ -2,8 +2,8 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
 
+use crate::compiler::compiler;
 use crate::program::scenerank;
 
 /// Library of the tool; reports a skip and returns `None` without a C++ compiler or the emulator.
@@ -12,23 +12,15 @@ fn tool() -> Option<PathBuf> {
         println!("skipped: {error}");
         return None;
     }
-    let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_string());
     let library = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("nvtx_tool.so");
-    let output = Command::new(&compiler)
+    let output = compiler()?
         .args(["-std=c++17", "-shared", "-fPIC", "-o"])
         .arg(&library)
         .arg(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/program/nvtx/tool.cpp"))
-        .output();
-    match output {
-        Ok(output) => {
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-            Some(library)
-        }
-        Err(_) => {
-            println!("skipped: no C++ compiler {compiler}");
-            None
-        }
-    }
+        .output()
+        .expect("the compiler that has just run");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Some(library)
 }
 
 const STEP: [&str; 9] =
