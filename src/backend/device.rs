@@ -1,4 +1,4 @@
-//! Devices by name, and the one place where a name becomes a backend's type.
+//! Names of devices, and the only place that turns a name into a backend.
 
 use std::fmt;
 use std::str::FromStr;
@@ -16,31 +16,32 @@ use crate::backend::cuda::launchers::linear::Format;
 use crate::backend::reference::Reference;
 use crate::error::{Error, Result};
 
-/// Where to compute.
+/// Device that computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Device {
-    /// The first usable GPU, else the CPU.
+    /// The first usable GPU, or the CPU if there is none.
     #[default]
     Auto,
-    /// All of rayon's threads.
+    /// CPU, on all threads of rayon's pool.
     Cpu,
-    /// Plain loops, for checking; slow.
+    /// Plain loops on the CPU. Slow; for checks.
     Reference,
-    /// The GPU's kernels on the CPU, for checking them; slow.
+    /// The CUDA kernels, emulated on the CPU. Slow; for checks.
     Emulated,
-    /// An NVIDIA GPU by its index.
+    /// NVIDIA GPU with this index.
     Cuda(usize),
 }
 
 /// Number format of the computation.
 ///
-/// All but `fp64` compute in single precision: sums of products, batch norm, the loss, the master weights and Adam. They
-/// differ in the operands of matrix products, `bf16` also in what is stored between the stages of a step. The last two
-/// need a device that runs the CUDA kernels; but the CPU device rounds to bf16 what these store so, which shows what that
-/// costs in accuracy and gains no time. A step's embeddings and gradients agree with one in double precision that takes the same
-/// decisions at its ReLUs within these relative distances: `fp32` and `bf16x3` 1e-4 and 1e-3, `bf16` 2e-2
-/// and 0.15.
+/// All formats but `fp64` compute sums of products, batch norm, the loss, the master weights and Adam in single precision.
+/// They differ in the operands of matrix products. `bf16` also stores activations in bf16 between the stages of a step.
+/// `bf16` and `bf16x3` need a device that runs the CUDA kernels. The CPU device accepts `bf16` too: it rounds what the
+/// kernels store in bf16, which shows the loss of accuracy and saves no time.
+///
+/// A step is compared with one in double precision that makes the same ReLU decisions. Embeddings agree within a relative
+/// distance of 1e-4 and gradients within 1e-3 in `fp32` and `bf16x3`; within 2e-2 and 0.15 in `bf16`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 #[value(rename_all = "lowercase")]
@@ -48,17 +49,18 @@ pub enum Precision {
     /// Single precision.
     #[default]
     Fp32,
-    /// Double precision; on the reference device only.
+    /// Double precision. Only on the reference device.
     Fp64,
-    /// Activations, their gradients and a copy of the weights stored in bf16 (8 significand bits), products on tensor
-    /// cores; devices cuda and emulated, and cpu, which rounds alike.
+    /// Activations, their gradients and a copy of the weights in bf16 (8 significant bits); products on tensor cores. On
+    /// devices cuda, emulated and cpu (which only rounds).
     Bf16,
-    /// Products of operands split into two bf16 each (16 significand bits), on tensor cores; devices cuda and emulated.
+    /// Products on tensor cores, each operand split into two bf16 values (16 significant bits). On devices cuda and
+    /// emulated.
     Bf16x3,
 }
 
 impl Precision {
-    /// How the CUDA kernels compute products; None where they do not.
+    /// Format of the CUDA kernels' products, or None for formats that they do not have.
     pub fn format(self) -> Option<Format> {
         match self {
             Precision::Fp32 => Some(Format::Fp32),
@@ -82,13 +84,13 @@ impl fmt::Display for Precision {
 
 /// Work that runs on any backend.
 pub trait BackendTask {
-    /// What it gives.
+    /// Result of the work.
     type Output;
-    /// Runs it.
+    /// Runs the work on a backend.
     fn run<B: Backend>(self, backend: B) -> Result<Self::Output>;
 }
 
-/// Runs `task` with our kernels, activations stored as the format of products has them.
+/// Runs `task` on the CUDA backend. The format of products decides the element type of stored activations.
 fn run_kernels<T: BackendTask>(device: KernelDevice, format: Format, task: T) -> Result<T::Output> {
     match format {
         Format::Bf16 => task.run(Cuda::<bf16>::new(device, format)?),
