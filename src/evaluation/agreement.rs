@@ -68,7 +68,7 @@ pub struct Agreement {
 ///
 /// The result is exact. Cost for n images: n^2 (width + width of the word vectors) multiply-adds and O(n^2
 /// log n) comparisons; the kernel makes n^3 comparisons for the rows. Memory of the CPU: 48 bytes per pair
-/// (0.5 GB for 4,537 images, 10 GB for 20,000), plus both factors in double precision and 64 rows of scores
+/// (0.5 GB for 4,537 images, 10 GB for 20,000), plus both factors in double precision, twice, and 48 rows of scores
 /// and similarities per thread. Memory of the device: 64 MiB or two rows, and the factors.
 pub fn agreement(
     device: Device,

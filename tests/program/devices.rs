@@ -367,3 +367,28 @@ fn validation_leaves_embeddings_on_the_gpu() {
     // The split, then counts and moments of the only strip of rows.
     assert_eq!((count("upload"), count("download")), (1, 3), "{after:?}");
 }
+
+/// The device's kernels correlate rows; the CPU correlates all pairs.
+#[test]
+fn rows_are_correlated_by_kernels_and_all_pairs_by_the_cpu() {
+    let Some(stub) = stub() else { return };
+    let fixture = Fixture::new();
+    if calls(&fixture, stub).is_none() {
+        return;
+    }
+    let run = fixture.folder.path().join("run");
+    let evaluate = |device: &str| -> serde_json::Value {
+        let mut command = scenerank();
+        command.arg("evaluate").arg(&run).args(["--device", device, "--json"]);
+        command.env("LD_LIBRARY_PATH", stub);
+        let evaluation: serde_json::Value =
+            serde_json::from_slice(&command.assert().success().get_output().stdout).unwrap();
+        // Embeddings of this baseline are drawn, so kernels that do nothing do not change them.
+        let rows = evaluation["rows"].as_array().unwrap();
+        rows.iter().find(|row| row["name"] == "normal features").unwrap().clone()
+    };
+    let (cpu, cuda) = (evaluate("cpu"), evaluate("cuda"));
+    assert_eq!(cuda["all_pairs"], cpu["all_pairs"]);
+    // The stub's kernels count nothing.
+    assert_ne!(cuda["per_image"], cpu["per_image"]);
+}
