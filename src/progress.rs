@@ -1,4 +1,5 @@
-//! Progress of long operations on standard error: a bar on a terminal, otherwise plain lines at intervals.
+//! Progress of long operations on standard error: a bar on a terminal, otherwise plain lines at intervals. Log lines go
+//! through [`log_writer`], which takes the bars off the terminal while a line is written.
 
 use std::cell::{Cell, RefCell};
 use std::io::{IsTerminal, Write};
@@ -37,6 +38,28 @@ pub fn owned_by<T>(owner: &str, work: impl FnOnce() -> T) -> T {
     done
 }
 
+/// Whether standard error is a terminal that moves its cursor.
+fn on_terminal() -> bool {
+    std::io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
+/// Standard error for log lines. Bars are cleared before a line and drawn again below it.
+pub fn log_writer() -> impl Write {
+    LogWriter
+}
+
+struct LogWriter;
+
+impl Write for LogWriter {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        BARS.suspend(|| std::io::stderr().write(bytes))
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        std::io::stderr().flush()
+    }
+}
+
 /// Progress of one operation, such as reading a file or an epoch.
 pub struct Progress {
     label: String,
@@ -50,20 +73,16 @@ impl Progress {
     /// Starts at zero of `total` units (`None` if the total is unknown).
     pub fn new(label: impl Into<String>, total: Option<u64>, unit: &'static str) -> Self {
         let label = OWNER.with_borrow(|owner| format!("{owner}{}", label.into()));
-        let bar = match total {
-            Some(total) => ProgressBar::new(total),
-            None => ProgressBar::new_spinner(),
-        };
-        if std::io::stderr().is_terminal() && !HIDDEN.load(Ordering::Relaxed) {
+        let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::hidden());
+        if on_terminal() && !HIDDEN.load(Ordering::Relaxed) {
             let template = match total {
                 Some(_) => "{prefix:>12} {bar:32} {human_pos}/{human_len} {msg} {eta}",
                 None => "{prefix:>12} {spinner} {human_pos} {msg} {elapsed}",
             };
             bar.set_style(ProgressStyle::with_template(template).expect("a valid template"));
             bar.set_prefix(label.clone());
+            // A bar that was drawn before it is added would leave a line that nobody clears.
             BARS.add(bar.clone());
-        } else {
-            bar.set_draw_target(ProgressDrawTarget::hidden());
         }
         Progress { label, unit, bar, started: Instant::now(), last_line: Cell::new(Instant::now()) }
     }

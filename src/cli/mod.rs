@@ -28,10 +28,12 @@ mod train;
 mod version;
 
 use std::fmt;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 
+use anstream::{AutoStream, ColorChoice};
 use clap::{Args, Parser, Subcommand};
 use scenerank::backend::device::{Device, Precision};
+use scenerank::progress::log_writer;
 use scenerank::{Error, Result};
 use tracing_subscriber::Layer as _;
 use tracing_subscriber::filter::Targets;
@@ -127,10 +129,11 @@ fn start_log(verbose: u8, quiet: bool) {
     let wanted = std::env::var("RUST_LOG").ok().and_then(|text| text.parse().ok());
     let filter: Targets = wanted.unwrap_or_else(|| default.parse().expect("a level"));
     let lines = tracing_subscriber::fmt::layer()
-        .with_ansi(std::io::stderr().is_terminal())
+        // Honours NO_COLOR, CLICOLOR, CLICOLOR_FORCE and TERM=dumb.
+        .with_ansi(AutoStream::choice(&std::io::stderr()) != ColorChoice::Never)
         .with_target(false)
         .without_time()
-        .with_writer(std::io::stderr)
+        .with_writer(log_writer)
         // Reporting that standard error cannot be written would write to standard error, and panic.
         .log_internal_errors(false);
     tracing_subscriber::registry().with(lines.with_filter(filter)).init();

@@ -18,5 +18,6 @@ mod explore;
 mod nvtx;
 mod reproduce;
 mod switches;
+mod terminal;
 mod training;
 mod version;
