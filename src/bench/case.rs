@@ -258,6 +258,11 @@ impl Arrays {
         StoredArrays { arrays: self, element: PhantomData }
     }
 
+    /// Number of values of the memory for parts of a weight's gradient.
+    pub fn weight_parts_len(&self) -> usize {
+        self.others.parts.len()
+    }
+
     /// What was written: stored matrices row by row, the outputs, and the weights' copy, mask, rows found, integers and
     /// double precision, if there are any.
     pub fn written(&self, device: &Device) -> Result<Vec<Written>> {

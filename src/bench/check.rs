@@ -108,7 +108,7 @@ pub struct Worst {
 impl Worst {
     /// Whether the value, and so every other, is within its limit.
     pub fn ok(&self) -> bool {
-        self.off <= self.limit
+        self.off == 0.0 || self.off <= self.limit
     }
 
     fn share(&self) -> f64 {

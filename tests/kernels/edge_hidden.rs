@@ -3,38 +3,18 @@
 
 use std::rc::Rc;
 
-use crate::support::agreement::{agree, with};
+use crate::support::agreement::{agree, assert_same_bits, stored_gradient, with};
 use crate::support::calculus::{central_differences, weighted_sum};
 use crate::support::cases::{
     Edge, Graphs, TYPES, check, columns, graphs, no_device, rows, seeds, small_graphs,
 };
-use crate::support::{Counted, Values, all, all_mut, assert_wide_within, devices, to_device, wide};
+use crate::support::{Values, assert_wide_within, wide};
 use half::bf16;
 use scenerank::backend::L2_EPSILON;
-use scenerank::backend::cuda::launchers::batch_norm::{Norm, NormBackward, batch_norm_backward};
 use scenerank::backend::cuda::launchers::stored::StoredElement;
 use scenerank::bench::case::Case;
 use scenerank::bench::cases::edge_hidden::{Edges, Source, Summed, lookup, sum_ends, sum_types};
 use scenerank::bench::matrix::HostMatrix;
-
-fn bits(values: &[f64]) -> Vec<u64> {
-    values.iter().map(|value| value.to_bits()).collect()
-}
-
-/// d_z of a case through a norm, as batch norm's backward stores it.
-fn stored_gradient<T: StoredElement>(case: &Case, edges: usize) -> Rc<Vec<f32>> {
-    let (host, device) = ((case.prepare)(0).host, devices().remove(0));
-    let z = host.stored[0].upload(&device).expect("memory");
-    let mut d = host.stored_outputs[0].upload(&device).expect("memory");
-    let of = [0, 1, 2, 3, 4].map(|i| to_device(&device, &host.inputs[i]));
-    let [mean, rstd, weight, bias, terms] = of.each_ref().map(all);
-    let norm = Norm { mean, rstd, weight, bias };
-    let (d_there, z_there) = (all_mut(d.buffer_mut::<T>()), all(z.buffer::<T>()));
-    let mut of = NormBackward { d: d_there, z: z_there, norm, terms };
-    batch_norm_backward(&device, &mut of, Counted::new(&device, edges, 0).rows()).expect("a launch");
-    let values = d.download(&device).expect("a download");
-    Rc::new(values[..edges * host.inputs[0].len()].iter().map(|&d| d as f32).collect())
-}
 
 /// Every fifth length is the least divisor of an l2 normalisation.
 fn some_without_length(case: Case) -> Case {
@@ -48,11 +28,12 @@ fn agree_in<T: StoredElement>(of: &Edges) {
     let order = of.seed;
     let looked_up = agree(order, &lookup::<T>(of.clone(), true));
     let alone = agree(order, &lookup::<T>(of.clone(), false));
-    assert_eq!(bits(&alone[0]), bits(&looked_up[0]), "without statistics");
+    assert_same_bits("without statistics", &alone[0], &looked_up[0]);
     let sums = |from, d_z: Option<&Rc<Vec<f32>>>, over_lengths| {
         sum_ends::<T>(of.clone(), Summed { from, d_z: d_z.cloned(), over_lengths })
     };
-    let d_z = stored_gradient::<T>(&sums(Source::ThroughNorm, None, false), of.predicate.len());
+    let through_norm = sums(Source::ThroughNorm, None, false);
+    let d_z = Rc::new(stored_gradient::<T>(&through_norm, of.predicate.len()));
     // Sums by end have the same bits whether d_z is stored or made as it is read, in a launch with those by predicate or alone.
     for over_lengths in [false, true] {
         let [stored, through_norm] = [Source::Stored, Source::ThroughNorm].map(|from| {
@@ -67,15 +48,11 @@ fn agree_in<T: StoredElement>(of: &Edges) {
             agree(order, &some_without_length(case))
         });
         for (one, other) in stored.iter().zip(&through_norm).skip(1) {
-            assert_eq!(bits(one), bits(other), "sums through batch norm's backward");
+            assert_same_bits("sums through batch norm's backward", one, other);
         }
         if !over_lengths {
             let in_one_launch = agree(order, &sum_types::<T>(of.clone(), Some(d_z.clone())));
-            assert_eq!(
-                bits(&in_one_launch[2]),
-                bits(&stored[1]),
-                "sums in one launch with those by predicate"
-            );
+            assert_same_bits("sums in one launch with those by predicate", &in_one_launch[2], &stored[1]);
         }
     }
 }
@@ -156,6 +133,7 @@ fn the_backward_agrees_with_finite_differences() {
     check(200, (small_graphs(), 1..=3usize, seeds()), |(graphs, hidden, seed)| {
         let of = Edges::by_node(&graphs.batch(), TYPES, hidden, seed);
         let d_z = stored_gradient::<f32>(&sum_types::<f32>(of.clone(), None), of.predicate.len());
+        let d_z = Rc::new(d_z);
         let written = agree(seed, &sum_types::<f32>(of.clone(), Some(d_z.clone())));
         let ends = of.ends[0].iter().zip(&of.ends[1]).zip(&of.predicate);
         // z of an edge is the sum of three rows.

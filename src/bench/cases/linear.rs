@@ -1,36 +1,78 @@
 //! linear: the products of a layer, each with its gradients, plain and with what is fused with them.
 
-mod backward;
+pub mod backward;
+pub mod forward;
+pub mod states;
+pub mod unit;
 
-use std::rc::Rc;
-
-use super::batch_norm::{batch_statistics, decided_inputs, expected_statistics, statistics};
-use super::{
-    ROUNDING, SEED, count, counted, indices, near, norm, reference_norm, roundings, stored_tolerance,
-};
-use crate::backend::L2_EPSILON;
-use crate::backend::cuda::launchers::linear::{
-    Format, Forward, ForwardGather, Input, Matrix, MatrixMut, linear_forward, linear_forward_gather,
-    linear_forward_two, linear_forward_unit,
-};
-use crate::backend::cuda::launchers::lists::Ends;
+use super::ROUNDING;
+use crate::backend::cuda::launchers::linear::Format;
 use crate::backend::cuda::launchers::stored::StoredElement;
-use crate::batch::graph_batch::GraphBatch;
-use crate::bench::case::{Case, Cost, Host, Prepared, unwritten};
+use crate::bench::case::Case;
+use crate::bench::check::{Output, largest};
 use crate::bench::matrix::HostMatrix;
 use crate::bench::sizes::Sizes;
+#[cfg(test)]
 use crate::bench::values::Values;
 use crate::matmul::{Accumulate, MatMut, MatRef, Packed, matmul};
-use backward::{
-    backward, backward_activated, backward_activated_through_norm, backward_states, backward_through_norm,
-    backward_unit,
-};
+use backward::Backwards;
+use forward::{Ends, Forwards, Types};
+use states::States;
+use unit::Units;
 
-/// Columns of wider rows, from one on.
-#[derive(Clone, Copy)]
-struct Part {
-    start: usize,
-    of: usize,
+/// A product `[rows, inputs] x [outputs, inputs]^T`.
+#[derive(Clone, Copy, Debug)]
+pub struct Product {
+    /// What it is in the model.
+    pub what: &'static str,
+    /// Rows of x.
+    pub rows: usize,
+    /// Columns of x.
+    pub inputs: usize,
+    /// Columns of the product.
+    pub outputs: usize,
+    /// The format of the operands.
+    pub format: Format,
+    /// The seed of the values.
+    pub seed: u64,
+}
+
+/// What x of a backward is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum X {
+    /// Values as they are stored.
+    Values,
+    /// relu(norm(values)).
+    Activated,
+    /// The same, and the gradients of the norm's weight and bias are made too.
+    ActivatedWithSums,
+}
+
+/// Where a gradient is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// In memory.
+    Stored,
+    /// Made by batch norm's backward as it is read.
+    ThroughNorm,
+}
+
+/// Launches of two products.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Launches {
+    /// Both in one launch.
+    One,
+    /// Each in a launch of its own.
+    Two,
+}
+
+/// Columns of wider rows.
+#[derive(Clone, Copy, Debug)]
+pub struct Part {
+    /// The first of the columns.
+    pub start: usize,
+    /// Columns of the wider rows.
+    pub of: usize,
 }
 
 impl Part {
@@ -38,315 +80,199 @@ impl Part {
     fn take(self, rows: &[f64], count: usize) -> Vec<f64> {
         rows.chunks_exact(self.of).flat_map(|row| row[self.start..][..count].to_vec()).collect()
     }
+
+    /// The matrix with NaN in all other columns: no kernel may use them.
+    fn alone<T: StoredElement>(self, matrix: &HostMatrix, count: usize) -> HostMatrix {
+        let mut values: Vec<f32> = matrix.wide().into_iter().map(|value| value as f32).collect();
+        for row in values.chunks_exact_mut(self.of) {
+            row[..self.start].fill(f32::NAN);
+            row[self.start + count..].fill(f32::NAN);
+        }
+        HostMatrix::new::<T>(values, self.of)
+    }
 }
 
-/// A product `[rows, inputs] x [outputs, inputs]^T`.
-#[derive(Clone, Copy)]
-struct Product {
-    what: &'static str,
-    rows: usize,
-    inputs: usize,
-    outputs: usize,
-    format: Format,
+impl Product {
+    /// All of x.
+    pub fn whole(self) -> Part {
+        Part { start: 0, of: self.inputs }
+    }
 }
 
-pub(super) fn cases<T: StoredElement>(sizes: &Sizes, format: Format) -> Vec<Case> {
-    let (nodes, edges, config) = (sizes.nodes(), sizes.edges(), sizes.config);
+pub(super) fn cases(sizes: &Sizes, format: Format) -> Vec<Case> {
+    let (nodes, edges, config, seed) = (sizes.nodes(), sizes.edges(), sizes.config, sizes.seed);
     let (state, hidden, heads) = (config.state_width, config.hidden_width, config.heads_width(0));
+    let product = |what, rows, inputs, outputs| Product { what, rows, inputs, outputs, format, seed };
+    let edge_hidden = product("edges of edge.hidden", edges, state, hidden);
+    let [of_heads, node_hidden, node_output] = [
+        product("heads", edges, hidden, heads),
+        product("node.hidden", nodes, hidden, hidden),
+        product("node.output", nodes, hidden, state),
+    ];
     let plain = [
-        ("nodes of edge.hidden", nodes, state, hidden),
-        ("edges of edge.hidden", edges, state, hidden),
-        ("heads", edges, hidden, heads),
-        ("node.hidden", nodes, hidden, hidden),
-        ("node.output", nodes, hidden, state),
+        product("nodes of edge.hidden", nodes, state, hidden),
+        edge_hidden,
+        of_heads,
+        node_hidden,
+        node_output,
     ]
     .into_iter()
-    .map(|(what, rows, inputs, outputs)| Product { what, rows, inputs, outputs, format })
-    .flat_map(|product| [forward::<T>(product), backward::<T>(product)]);
-    let edge_hidden = Product { what: "edge.hidden", rows: edges, inputs: state, outputs: hidden, format };
-    let heads = Product { what: "heads", rows: edges, inputs: hidden, outputs: heads, format };
-    let node_hidden = Product { what: "node.hidden", rows: nodes, inputs: hidden, outputs: hidden, format };
-    let node_output = Product { what: "node.output", rows: nodes, inputs: hidden, outputs: state, format };
-    let ends =
-        Product { what: "nodes of edge.hidden", rows: nodes, inputs: state, outputs: 2 * hidden, format };
-    let edge_states = Part { start: hidden, of: heads.outputs };
+    .flat_map(|product| {
+        let forward = Forwards::plain(product);
+        let backward = Backwards { product, x: X::Values, part: product.whole(), d_y: Source::Stored };
+        [forward::forward(forward), backward::backward(backward)]
+    });
+    let ends = product("nodes of edge.hidden", nodes, state, 2 * hidden);
     let [objects, predicates] =
         [&sizes.batch.object_occurrences, &sizes.batch.predicate_occurrences].map(|of| of.types.len());
+    let of_ends = Ends { of: [&sizes.batch.edge_subject, &sizes.batch.edge_object].map(Vec::clone), nodes };
+    let edge_hidden = Product { what: "edge.hidden", ..edge_hidden };
+    let types = Types { rows: [objects, predicates], room: [0; 2], inputs: state, hidden, format, seed };
+    let activated = |product: Product, d_y| {
+        let (x, part) = (X::ActivatedWithSums, product.whole());
+        backward::backward(Backwards { product, x, part, d_y })
+    };
+    let through_norm =
+        Backwards { product: node_hidden, x: X::Values, part: node_hidden.whole(), d_y: Source::ThroughNorm };
     let fused = [
-        forward_two::<T>([objects, predicates], state, hidden, format),
-        forward_gather::<T>(edge_hidden, edge_states, &sizes.batch),
-        forward_activated::<T>(heads),
-        backward_activated::<T>(heads),
-        backward_through_norm::<T>(node_hidden),
-        backward_activated_through_norm::<T>(node_output),
-        forward_unit::<T>(ends),
-        backward_unit::<T>(ends),
-        backward_states::<T>(ends, edge_hidden),
+        forward::forward_two(types, Launches::One),
+        forward::forward(Forwards {
+            part: Part { start: hidden, of: heads },
+            ends: Some(of_ends),
+            ..Forwards::activated(edge_hidden)
+        }),
+        forward::forward(Forwards::activated(of_heads)),
+        activated(of_heads, Source::Stored),
+        backward::backward(through_norm),
+        activated(node_output, Source::ThroughNorm),
+        unit::forward(Units { product: ends, with_rows: true }),
+        unit::backward(Units { product: ends, with_rows: true }),
+        states::backward(States { nodes: ends, edges: edge_hidden, d_y: Source::ThroughNorm }, Launches::One),
     ];
     plain.chain(fused).collect()
 }
 
-/// The error of sums of this many products of numbers in -1..1, of the largest of them, as they are stored.
-///
-/// Partial sums grow as the root of their length and a rounding may go either way, so those of n additions add up to
-/// about sqrt(n) / 2 of the largest sum's: 2 sqrt(n) leaves room for the worst of millions of sums, and for tensor cores,
-/// which may truncate where they add. A product's operands are off by u each, mostly less, and either way: sums by
-/// about 0.6 u, of which 2 u is the worst. Values that are stored in bf16 are operands as they are, but one that a norm
-/// makes of them is rounded once more.
-fn tolerance<T: StoredElement>(format: Format, terms: usize, operands: Operands) -> f64 {
-    let operands = match format {
-        Format::Fp32 => 0.0,
-        Format::Bf16 if operands == Operands::Stored => 0.0,
-        Format::Bf16 => 2f64.powi(-8),
-        // Rests of 2^-17 each, and the product of two low halves that is left out.
-        Format::Bf16x3 => 2.0 * 2f64.powi(-17) + 2f64.powi(-16),
+/// How far the values of a product may be off.
+#[derive(Clone, Copy, Debug)]
+pub struct Error {
+    /// Relative to the sum of the magnitudes of a value's terms: no value is off by more.
+    pub strict: f64,
+    /// Relative to the largest value: rarely is one off by more.
+    pub usual: f64,
+    /// Number of terms of a value.
+    pub terms: usize,
+}
+
+impl Error {
+    /// Of sums of `terms` products, of whose operands so many are `made` on the way of what is stored.
+    ///
+    /// Strictly, with M = sum of |a| |b| over the terms, operands rounded with relative errors of up to u move a sum by
+    /// (2 u + u^2) M, and each addition by an eps of a partial sum, which is at most M: tensor cores may truncate, and the
+    /// format of two bf16 adds three times a term. Operands that are stored in bf16 are not rounded on the way.
+    ///
+    /// Usually partial sums grow as the root of their length and a rounding may go either way, so those of n additions add
+    /// up to about sqrt(n) / 2 of the largest sum's: 2 sqrt(n) leaves room for the worst of millions of sums, and for
+    /// truncation. A product's operands are off by u each, mostly less, and either way: sums by about 0.6 u, of which 2 u is
+    /// the worst.
+    pub fn new(format: Format, terms: usize, made: i32) -> Self {
+        let (operands, usual_operands) = match format {
+            Format::Fp32 => (0.0, 0.0),
+            Format::Bf16 if made == 0 => (0.0, 0.0),
+            Format::Bf16 => ((1.0 + 2f64.powi(-8)).powi(made) - 1.0, 2f64.powi(-8)),
+            // Rests of 2^-17 each, and the product of two low halves that is left out.
+            Format::Bf16x3 => {
+                let rests = 2.0 * 2f64.powi(-17) + 2f64.powi(-16);
+                (rests + 2f64.powi(-34), rests)
+            }
+        };
+        let additions = if format == Format::Bf16x3 { 3 * terms } else { terms };
+        Error {
+            strict: operands + EPS * (additions as f64 + 4.0),
+            usual: usual_operands + 2.0 * (terms as f64).sqrt() * ROUNDING,
+            terms,
+        }
+    }
+
+    /// The same, with relative errors of the operands beside their last rounding.
+    fn after(self, strict: f64, usual: f64) -> Self {
+        Error { strict: (1.0 + self.strict) * (1.0 + strict) - 1.0, usual: self.usual + usual, ..self }
+    }
+
+    /// An output whose values are sums of terms with these `magnitudes`.
+    fn output(self, name: &'static str, values: Vec<f64>, magnitudes: &[f64]) -> Output {
+        let most = largest(&values);
+        // A sum that cancels is as far off as one of the root of the number of its terms.
+        let root = (self.terms.max(1) as f64).sqrt();
+        let limit = |size: &f64| (self.strict * size).min(self.usual * most.max(2.0 * size / root));
+        let limits = magnitudes.iter().map(limit).collect();
+        Output { limits, ..Output::exact(name, values) }
+    }
+}
+
+/// The distance from 1 to the next number in single precision.
+const EPS: f64 = f32::EPSILON as f64;
+/// The roundings of sums over chunks of 64 rows, which double precision merges, and a few after them.
+fn sums_error() -> f64 {
+    super::roundings(64) + 6.0 * ROUNDING
+}
+
+/// norm(z) in single precision, as the kernels round it; mean, rstd, weight and bias begin `norm`.
+fn normed(z: &[f64], norm: &[Vec<f32>]) -> Vec<f64> {
+    let [mean, rstd, weight, bias] = [0, 1, 2, 3].map(|i| &norm[i]);
+    let value = |(i, &z): (usize, &f64)| {
+        let c = i % mean.len();
+        f64::from((z as f32 - mean[c]) * (rstd[c] * weight[c]) + bias[c])
     };
-    stored_tolerance::<T>(operands + 2.0 * (terms as f64).sqrt() * ROUNDING)
+    z.iter().enumerate().map(value).collect()
 }
 
-/// What a product multiplies.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Operands {
-    /// Values as they are stored.
-    Stored,
-    /// One of them is relu(norm(values)).
-    Activated,
+/// 0 where it is below; NaN stays.
+fn relu(values: &[f64]) -> Vec<f64> {
+    values.iter().map(|&y| if y <= 0.0 { 0.0 } else { y }).collect()
 }
 
-/// `y = x W^T`.
-fn forward<T: StoredElement>(product: Product) -> Case {
-    let Product { what, rows, inputs, outputs, format } = product;
-    Case {
-        kernel: "linear_forward",
-        shape: format!("[{rows}, {inputs}] -> {outputs}, {what}"),
-        cost: Cost::stored::<T>(
-            rows * inputs + outputs * inputs + rows * outputs,
-            0,
-            2 * rows * inputs * outputs,
-        ),
-        format,
-        prepare: Box::new(move |_| {
-            let mut values = Values::new(SEED);
-            Prepared {
-                host: Host {
-                    stored: vec![values.matrix::<T>(rows, inputs), values.matrix::<T>(outputs, inputs)],
-                    stored_outputs: vec![HostMatrix::unwritten::<T>(rows, outputs)],
-                    indices: vec![count(rows)],
-                    ..Default::default()
-                },
-                launch: Box::new(move |device, arrays| {
-                    let ([x, weight], [y], ([], [count], [], _)) = arrays.stored_as::<T>().parts();
-                    let (x, weight) = (Matrix::new(x, rows, inputs), Matrix::new(weight, outputs, inputs));
-                    let (rows, y) = (counted(count, rows), MatrixMut::new(y, rows, outputs));
-                    linear_forward(device, format, Forward { rows, y, x: Input::Values(x), weight }, None)
-                }),
-                expected: near(tolerance::<T>(format, inputs, Operands::Stored), move |host| {
-                    let [x, weight] = host.wide_stored();
-                    let (x, weight) = (matrix(&x, rows, inputs), matrix(&weight, outputs, inputs));
-                    vec![product_of(x, weight.transpose())]
-                }),
-            }
-        }),
+/// The gradients of a norm's weight and bias: sums of d as it was written, where the ReLU of norm(x) passes it.
+fn norm_gradient_outputs(x: &[f64], norm: &[Vec<f32>], d: &[f64]) -> [Output; 2] {
+    let columns = norm[0].len();
+    let normed = normed(x, norm);
+    let [mut d_weight, mut d_bias, mut most] = [0; 3].map(|_| vec![0.0; columns]);
+    for (i, &d) in d.iter().enumerate().filter(|&(i, _)| normed[i] > 0.0) {
+        let c = i % columns;
+        let xhat = (x[i] - f64::from(norm[0][c])) * f64::from(norm[1][c]);
+        d_bias[c] += d;
+        d_weight[c] += d * xhat;
+        most[c] += d.abs() * (1.0 + xhat.abs());
     }
+    // 64 roundings within a chunk.
+    let error = Error { strict: 70.0 * EPS, usual: sums_error(), terms: x.len() / columns };
+    [error.output("d_norm_weight", d_weight, &most), error.output("d_norm_bias", d_bias, &most)]
 }
 
-/// `y = x W^T` of the types' rows of both tables, as layer 0 has them: of objects by the first part of a weight above the
-/// last, of predicates by the part between.
-fn forward_two<T: StoredElement>(
-    [objects, predicates]: [usize; 2],
-    inputs: usize,
-    hidden: usize,
-    format: Format,
-) -> Case {
-    let part = T::stride(inputs);
-    let (rows, products) = (objects + predicates, (2 * objects + predicates) * hidden);
-    Case {
-        kernel: "linear_forward_two",
-        shape: format!(
-            "[{objects}, {inputs}] -> {}, [{predicates}, {inputs}] -> {hidden}, types",
-            2 * hidden
-        ),
-        cost: Cost::stored::<T>((rows + 3 * hidden) * inputs + products, 0, 2 * products * inputs),
-        format,
-        prepare: Box::new(move |_| {
-            let mut values = Values::new(SEED);
-            let shapes = [(objects, inputs), (predicates, inputs), (hidden, 3 * part)];
-            let outputs = [(objects, 2 * hidden), (predicates, hidden)];
-            Prepared {
-                host: Host {
-                    stored: shapes.map(|(rows, columns)| values.matrix::<T>(rows, columns)).to_vec(),
-                    stored_outputs: outputs
-                        .map(|(rows, columns)| HostMatrix::unwritten::<T>(rows, columns))
-                        .to_vec(),
-                    indices: vec![count(objects), count(predicates)],
-                    ..Default::default()
-                },
-                launch: Box::new(move |device, arrays| {
-                    let ([x, e, weight], [y, z], parts) = arrays.stored_as::<T>().parts();
-                    let ([], [object_count, predicate_count], [], _) = parts;
-                    let weight = Matrix::new(weight, hidden, 3 * part);
-                    let of_objects = Forward {
-                        rows: counted(object_count, objects),
-                        y: MatrixMut::new(y, objects, 2 * hidden),
-                        x: Matrix::new(x, objects, inputs),
-                        weight: weight.stacked(0, 2 * part, inputs),
-                    };
-                    let of_predicates = Forward {
-                        rows: counted(predicate_count, predicates),
-                        y: MatrixMut::new(z, predicates, hidden),
-                        x: Matrix::new(e, predicates, inputs),
-                        weight: weight.columns(part, inputs),
-                    };
-                    linear_forward_two(device, format, [of_objects, of_predicates])
-                }),
-                expected: near(tolerance::<T>(format, inputs, Operands::Stored), move |host| {
-                    let [x, e, weight] = host.wide_stored();
-                    let part =
-                        |index: usize| Part { start: index * part, of: 3 * part }.take(&weight, inputs);
-                    let of_objects = [part(0), part(2)].concat();
-                    let product = |x: &[f64], rows: usize, weight: &[f64], outputs: usize| {
-                        product_of(matrix(x, rows, inputs), matrix(weight, outputs, inputs).transpose())
-                    };
-                    vec![
-                        product(&x, objects, &of_objects, 2 * hidden),
-                        product(&e, predicates, &part(1), hidden),
-                    ]
-                }),
-            }
-        }),
-    }
+/// d_y that batch norm's backward makes of d and z, and the sum of the magnitudes of what it is made of; `norm` is mean, rstd,
+/// weight, bias and the terms that are subtracted.
+fn made_gradient(z: &[f64], norm: &[Vec<f32>], d: &[f64]) -> [Vec<f64>; 2] {
+    let (columns, terms, normed) = (norm[0].len(), &norm[4], normed(z, norm));
+    let of = |i: usize| {
+        let c = i % columns;
+        let scale = f64::from(norm[1][c] * norm[2][c]);
+        let passed = if normed[i] > 0.0 { d[i] } else { 0.0 };
+        let offset = z[i] - f64::from(norm[0][c]);
+        [scale * passed, -f64::from(terms[c]), -offset * f64::from(terms[columns + c])]
+    };
+    [
+        (0..d.len()).map(|i| of(i).iter().sum()).collect(),
+        (0..d.len()).map(|i| of(i).iter().map(|term| term.abs()).sum()).collect(),
+    ]
 }
 
-/// What statistics or sums over chunks of 64 rows add to a product's tolerance; errors of the values go either way.
-fn with_sums(tolerance: f64) -> f64 {
-    tolerance + roundings(64)
+/// d_y takes a difference and two fused multiply-adds, each of up to half an eps of its magnitudes.
+fn through_norm(error: Error) -> Error {
+    error.after(2.0 * EPS, super::roundings(6))
 }
 
-/// z = e W^T of e = relu(norm(.)) of a part of the heads, and the rows of both ends added; the statistics of z.
-fn forward_gather<T: StoredElement>(product: Product, part: Part, batch: &Rc<GraphBatch>) -> Case {
-    let Product { what, rows, inputs, outputs, format } = product;
-    let (batch, nodes) = (batch.clone(), batch.size().nodes);
-    let operands = rows * inputs + outputs * inputs + 2 * nodes * outputs;
-    Case {
-        kernel: "linear_forward_gather",
-        shape: format!(
-            "relu(norm([{rows}, {inputs} of {}])) -> {outputs} + [{nodes}, {}], {what}",
-            part.of,
-            2 * outputs
-        ),
-        // Reads the part of the heads, its norm, W, each node's two rows and the ends, writes z; norm and ReLU 4 and two
-        // sums beside the product.
-        cost: Cost::stored::<T>(
-            operands + rows * outputs,
-            4 * inputs + 2 * rows,
-            2 * rows * inputs * outputs + 4 * rows * inputs + 2 * rows * outputs,
-        ),
-        format,
-        prepare: Box::new(move |_| {
-            let batch = batch.clone();
-            let mut values = Values::new(SEED);
-            let (heads, norm_values) = decided_inputs::<T>(&mut values, rows, part.of);
-            Prepared {
-                host: Host {
-                    stored: vec![
-                        heads,
-                        values.matrix::<T>(outputs, inputs),
-                        values.matrix::<T>(nodes, 2 * outputs),
-                    ],
-                    stored_outputs: vec![HostMatrix::unwritten::<T>(rows, outputs)],
-                    inputs: norm_values.to_vec(),
-                    indices: vec![indices(&batch.edge_subject), indices(&batch.edge_object), count(rows)],
-                    outputs: statistics(&mut values, outputs),
-                    ..Default::default()
-                },
-                launch: Box::new(move |device, arrays| {
-                    let ([heads, weight, projected], [z], parts) = arrays.stored_as::<T>().parts();
-                    let (of_norm, [subject, object, count], to, others) = parts;
-                    let e = Matrix::new(heads, rows, part.of).columns(part.start, inputs);
-                    let e = Input::Activated(e, norm(of_norm).columns(part.start, inputs));
-                    let weight = Matrix::new(weight, outputs, inputs);
-                    let y = MatrixMut::new(z, rows, outputs);
-                    let ends = Ends { edges: counted(count, rows), subject, object };
-                    let to = Some(batch_statistics(to, &mut others.sums));
-                    let of = ForwardGather { ends, projected, y, x: e, weight };
-                    linear_forward_gather(device, format, of, to)
-                }),
-                expected: near(
-                    with_sums(tolerance::<T>(format, inputs + 2, Operands::Activated)),
-                    move |host| {
-                        let [heads, weight, projected] = host.wide_stored();
-                        let e = reference_norm(&host.wide_inputs()).relu_rows(&heads);
-                        let e = part.take(&e, inputs);
-                        let (e, weight) = (matrix(&e, rows, inputs), matrix(&weight, outputs, inputs));
-                        let mut z = product_of(e, weight.transpose());
-                        for (edge, row) in z.chunks_exact_mut(outputs).enumerate() {
-                            let subject = 2 * batch.edge_subject[edge] as usize * outputs;
-                            let object = (2 * batch.edge_object[edge] as usize + 1) * outputs;
-                            for (c, z) in row.iter_mut().enumerate() {
-                                *z += projected[subject + c] + projected[object + c];
-                            }
-                        }
-                        followed_by_statistics::<T>(host, z)
-                    },
-                ),
-            }
-        }),
-    }
-}
-
-/// y = relu(norm(z)) W^T, and the statistics of y.
-fn forward_activated<T: StoredElement>(product: Product) -> Case {
-    let Product { what, rows, inputs, outputs, format } = product;
-    Case {
-        kernel: "linear_forward",
-        shape: format!("relu(norm([{rows}, {inputs}])) -> {outputs}, {what}"),
-        // Reads z, its norm and W, writes y; norm and ReLU 4 beside the product.
-        cost: Cost::stored::<T>(
-            rows * inputs + outputs * inputs + rows * outputs,
-            4 * inputs,
-            2 * rows * inputs * outputs + 4 * rows * inputs,
-        ),
-        format,
-        prepare: Box::new(move |_| {
-            let mut values = Values::new(SEED);
-            let (z, norm_values) = decided_inputs::<T>(&mut values, rows, inputs);
-            Prepared {
-                host: Host {
-                    stored: vec![z, values.matrix::<T>(outputs, inputs)],
-                    stored_outputs: vec![HostMatrix::unwritten::<T>(rows, outputs)],
-                    inputs: norm_values.to_vec(),
-                    indices: vec![count(rows)],
-                    outputs: statistics(&mut values, outputs),
-                    ..Default::default()
-                },
-                launch: Box::new(move |device, arrays| {
-                    let ([z, weight], [y], parts) = arrays.stored_as::<T>().parts();
-                    let (of_norm, [count], to, others) = parts;
-                    let x = Input::Activated(Matrix::new(z, rows, inputs), norm(of_norm));
-                    let weight = Matrix::new(weight, outputs, inputs);
-                    let to = Some(batch_statistics(to, &mut others.sums));
-                    let (rows, y) = (counted(count, rows), MatrixMut::new(y, rows, outputs));
-                    linear_forward(device, format, Forward { rows, y, x, weight }, to)
-                }),
-                expected: near(with_sums(tolerance::<T>(format, inputs, Operands::Activated)), move |host| {
-                    let [z, weight] = host.wide_stored();
-                    let x = reference_norm(&host.wide_inputs()).relu_rows(&z);
-                    let weight = matrix(&weight, outputs, inputs);
-                    let y = product_of(matrix(&x, rows, inputs), weight.transpose());
-                    followed_by_statistics::<T>(host, y)
-                }),
-            }
-        }),
-    }
-}
-
-/// What a product and its [`statistics`] must become; they are of the values as they are stored.
-fn followed_by_statistics<T: StoredElement>(host: &Host, product: Vec<f64>) -> Vec<Vec<f64>> {
-    let [_, _, running_mean, running_var] = host.wide_outputs();
-    let columns = running_mean.len();
-    let of = rounded::<T>(&product);
-    let statistics = expected_statistics(&of, [&running_mean, &running_var], columns);
-    std::iter::once(product).chain(statistics).collect()
+/// Of each value.
+fn magnitudes(values: &[f64]) -> Vec<f64> {
+    values.iter().map(|value| value.abs()).collect()
 }
 
 /// As they are stored.
@@ -354,58 +280,29 @@ fn rounded<T: StoredElement>(values: &[f64]) -> Vec<f64> {
     values.iter().map(|&value| f64::from(T::narrow(value as f32).widen())).collect()
 }
 
-/// y = (u W^T) / |u| of u = relu(norm(z)), and |u| by row.
-fn forward_unit<T: StoredElement>(product: Product) -> Case {
-    let Product { what, rows, inputs, outputs, format } = product;
-    Case {
-        kernel: "linear_forward_unit",
-        shape: format!("relu(norm([{rows}, {inputs}])) at unit length -> {outputs}, {what}"),
-        // Reads z, its norm and W, writes y and the lengths; norm and ReLU 4, square and sum 2, and a quotient beside the
-        // product.
-        cost: Cost::stored::<T>(
-            rows * inputs + outputs * inputs + rows * outputs,
-            4 * inputs + rows,
-            2 * rows * inputs * outputs + 6 * rows * inputs + rows * outputs,
-        ),
-        format,
-        prepare: Box::new(move |_| {
-            let mut values = Values::new(SEED);
-            let (z, norm_values) = decided_inputs::<T>(&mut values, rows, inputs);
-            Prepared {
-                host: Host {
-                    stored: vec![z, values.matrix::<T>(outputs, inputs)],
-                    stored_outputs: vec![HostMatrix::unwritten::<T>(rows, outputs)],
-                    inputs: norm_values.to_vec(),
-                    indices: vec![count(rows)],
-                    outputs: vec![unwritten(rows)],
-                    ..Default::default()
-                },
-                launch: Box::new(move |device, arrays| {
-                    let ([z, weight], [y], parts) = arrays.stored_as::<T>().parts();
-                    let (of_norm, [count], [mut lengths], _) = parts;
-                    let (x, lengths) = ((Matrix::new(z, rows, inputs), norm(of_norm)), Some(&mut lengths));
-                    let weight = Matrix::new(weight, outputs, inputs);
-                    let (rows, y) = (counted(count, rows), MatrixMut::new(y, rows, outputs));
-                    linear_forward_unit(device, format, Forward { rows, y, x, weight }, lengths)
-                }),
-                expected: near(
-                    tolerance::<T>(format, inputs, Operands::Activated) + roundings(4),
-                    move |host| {
-                        let [z, weight] = host.wide_stored();
-                        let u = reference_norm(&host.wide_inputs()).relu_rows(&z);
-                        let weight = matrix(&weight, outputs, inputs);
-                        let mut y = product_of(matrix(&u, rows, inputs), weight.transpose());
-                        let length = |u: &[f64]| u.iter().map(|u| u * u).sum::<f64>().sqrt().max(L2_EPSILON);
-                        let lengths: Vec<f64> = u.chunks_exact(inputs).map(length).collect();
-                        for (row, length) in y.chunks_exact_mut(outputs).zip(&lengths) {
-                            row.iter_mut().for_each(|y| *y /= length);
-                        }
-                        vec![y, lengths]
-                    },
-                ),
-            }
-        }),
-    }
+/// Three parts of a weight side by side, each of `count` columns of `part` with padding: the first above the last, and the one
+/// between.
+fn parts_of_weight(weight: &[f64], part: usize, count: usize) -> [Vec<f64>; 2] {
+    let take = |index: usize| Part { start: index * part, of: 3 * part }.take(weight, count);
+    [[take(0), take(2)].concat(), take(1)]
+}
+
+/// `x W^T` for rows of `inputs` values, and the same of magnitudes.
+fn product(x: &[f64], weight: &[f64], inputs: usize) -> Vec<f64> {
+    let (rows, outputs) = (x.len() / inputs, weight.len() / inputs);
+    product_of(matrix(x, rows, inputs), matrix(weight, outputs, inputs).transpose())
+}
+
+/// `d_y W`.
+fn input_gradient(d_y: &[f64], weight: &[f64], inputs: usize) -> Vec<f64> {
+    let outputs = weight.len() / inputs;
+    product_of(matrix(d_y, d_y.len() / outputs, outputs), matrix(weight, outputs, inputs))
+}
+
+/// `d_y^T x`.
+fn weight_gradient(d_y: &[f64], x: &[f64], [inputs, outputs]: [usize; 2]) -> Vec<f64> {
+    let rows = x.len() / inputs;
+    product_of(matrix(d_y, rows, outputs).transpose(), matrix(x, rows, inputs))
 }
 
 fn matrix(values: &[f64], rows: usize, columns: usize) -> MatRef<'_, f64> {
@@ -429,7 +326,7 @@ mod tests {
     fn the_fast_product_is_the_reference() {
         let (rows, inputs, outputs) = (7, 5, 3);
         let wide = |values: Vec<f32>| -> Vec<f64> { values.into_iter().map(f64::from).collect() };
-        let mut values = Values::new(SEED);
+        let mut values = Values::new(1);
         let (x, weight) = (wide(values.signed(rows * inputs)), wide(values.signed(outputs * inputs)));
         let got = product_of(matrix(&x, rows, inputs), matrix(&weight, outputs, inputs).transpose());
         let want = reference::linear(&x, &weight, inputs, outputs);

@@ -24,8 +24,7 @@ use crate::backend::cuda::launchers::batch_norm::Norm;
 use crate::backend::cuda::launchers::linear::Format;
 use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::backend::reference::batch_norm as reference;
-use crate::bench::case::{Case, Expected, Host};
-use crate::bench::check::Output;
+use crate::bench::case::Case;
 use crate::bench::sizes::Sizes;
 use crate::bench::values::Values;
 use crate::network::config::ModelConfig;
@@ -60,7 +59,7 @@ fn stored<T: StoredElement>(sizes: &Sizes, format: Format) -> Vec<Case> {
         l2_normalise::cases::<T>,
         readout_loss::cases::<T>,
     ];
-    let mut cases = linear::cases::<T>(sizes, format);
+    let mut cases = linear::cases(sizes, format);
     cases.extend(others.into_iter().flat_map(|cases| cases(sizes)));
     cases
 }
@@ -79,18 +78,6 @@ fn roundings(count: usize) -> f64 {
     ROUNDING * (count as f64).min(4.0 * (count as f64).sqrt())
 }
 
-/// The tolerance of results that are stored as `T`: that in single precision, and one rounding more where `T` is narrower.
-fn stored_tolerance<T: StoredElement>(in_f32: f64) -> f64 {
-    in_f32 + (T::ROUNDING - ROUNDING)
-}
-
-/// Outputs that may be off by `relative` of their largest magnitude.
-fn near(relative: f64, values: impl Fn(&Host) -> Vec<Vec<f64>> + 'static) -> Expected {
-    Box::new(move |host, _| {
-        values(host).into_iter().map(|values| Output::near("output", values, relative)).collect()
-    })
-}
-
 /// A matrix of a case, and the seed of its values.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
@@ -101,8 +88,6 @@ pub struct Shape {
     /// The seed of the values.
     pub seed: u64,
 }
-
-const SEED: u64 = 1;
 
 /// So many rows, as a list of indices for [`counted`].
 fn count(rows: usize) -> Vec<i32> {

@@ -5,10 +5,12 @@ use std::sync::OnceLock;
 
 use scenerank::backend::cuda::device::Device;
 use scenerank::backend::cuda::launchers;
+use scenerank::backend::cuda::launchers::batch_norm::{Norm, NormBackward, batch_norm_backward};
+use scenerank::backend::cuda::launchers::stored::StoredElement;
 use scenerank::bench::case::{Arrays, Case, Prepared};
-use scenerank::bench::check::{Output, Written, worst};
+use scenerank::bench::check::{Output, Worst, Written, check, worst};
 
-use super::{on_gpu, open_gpu, spare};
+use super::{Counted, all, all_mut, devices, on_gpu, open_gpu, spare, to_device};
 
 /// Results of two runs and of a third with a grid for more rows than there are (the second argument). On the emulator the
 /// third also has the order of threads and blocks that `order` gives.
@@ -70,13 +72,38 @@ pub fn outputs(order: u64, name: &str, prepare: impl Fn(usize) -> Prepared) -> V
 pub fn agree(order: u64, case: &Case) -> Vec<Vec<f64>> {
     let name = format!("{} {}, order {order}", case.kernel, case.shape);
     let (expected, written) = same_bits(order, &name, &case.prepare);
-    if let Some(worst) = worst(&expected, &written).filter(|worst| !worst.ok()) {
+    assert_within_limits(&name, worst(&expected, &written));
+    within_outputs(&expected, written)
+}
+
+/// [`agree`] of one run, in order and by a grid for so many rows more.
+#[track_caller]
+pub fn agree_once(case: &Case, spare: usize) {
+    for device in devices().into_iter().take(1) {
+        let name = format!("{} {} and {spare} spare rows", case.kernel, case.shape);
+        assert_within_limits(&name, check(&device, &(case.prepare)(spare)).expect("a launch"));
+    }
+}
+
+/// The outputs of one run, in order and by a grid for so many rows more; and how many values the memory for parts of a weight's
+/// gradient has then.
+pub fn outputs_once(device: &Device, case: &Case, spare: usize) -> (Vec<Vec<f64>>, usize) {
+    let prepared = (case.prepare)(spare);
+    let mut arrays = Arrays::upload(device, &prepared.host).expect("memory");
+    (prepared.launch)(device, &mut arrays).expect("a launch");
+    let written = arrays.written(device).expect("a download");
+    let expected = (prepared.expected)(&prepared.host, &written);
+    (within_outputs(&expected, written), arrays.weight_parts_len())
+}
+
+#[track_caller]
+fn assert_within_limits(name: &str, worst: Option<Worst>) {
+    if let Some(worst) = worst.filter(|worst| !worst.ok()) {
         panic!(
             "{name}: {}[{}]: {} where {} is expected: off by {:.3e}, limit {:.3e}",
             worst.name, worst.index, worst.got, worst.want, worst.off, worst.limit
         );
     }
-    within_outputs(&expected, written)
 }
 
 /// [`agree`] of several cases.
@@ -112,4 +139,30 @@ pub fn exactly(case: Case) -> Case {
 fn within_outputs(expected: &[Output], written: Vec<Written>) -> Vec<Vec<f64>> {
     let outputs = expected.iter().zip(written);
     outputs.map(|(output, written)| written.values[..output.values.len()].to_vec()).collect()
+}
+
+/// The gradient d_z of a case that makes it through a norm, as batch norm's backward stores it. z is the first matrix that the
+/// case reads, d the first in which it may write, and norm and terms are its first inputs.
+pub fn stored_gradient<T: StoredElement>(case: &Case, rows: usize) -> Vec<f32> {
+    let (host, device) = ((case.prepare)(0).host, devices().remove(0));
+    let z = host.stored[0].upload(&device).expect("memory");
+    let mut d = host.stored_outputs[0].upload(&device).expect("memory");
+    let of = [0, 1, 2, 3, 4].map(|i| to_device(&device, &host.inputs[i]));
+    let [mean, rstd, weight, bias, terms] = of.each_ref().map(all);
+    let norm = Norm { mean, rstd, weight, bias };
+    let (d_there, z_there) = (all_mut(d.buffer_mut::<T>()), all(z.buffer::<T>()));
+    let mut of = NormBackward { d: d_there, z: z_there, norm, terms };
+    batch_norm_backward(&device, &mut of, Counted::new(&device, rows, 0).rows()).expect("a launch");
+    let values = d.download(&device).expect("a download");
+    values[..rows * host.inputs[0].len()].iter().map(|&d| d as f32).collect()
+}
+
+/// Panics unless all values have the same bits.
+#[track_caller]
+pub fn assert_same_bits(what: &str, one: &[f64], other: &[f64]) {
+    assert_eq!(one.len(), other.len(), "{what}: length");
+    let differs = |&at: &usize| one[at].to_bits() != other[at].to_bits();
+    if let Some(at) = (0..one.len()).find(differs) {
+        panic!("{what}: value {at} is {} and {}", one[at], other[at]);
+    }
 }

@@ -10,6 +10,7 @@ use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use proptest::test_runner::{RngSeed, TestError, TestRunner};
 use scenerank::backend::cuda::launchers;
+use scenerank::backend::cuda::launchers::linear::Format;
 use scenerank::batch::graph_batch::GraphBatch;
 use scenerank::bench::sizes::Sizes;
 use scenerank::network::config::ModelConfig;
@@ -59,6 +60,9 @@ pub fn rows() -> impl Strategy<Value = usize> {
 pub fn columns() -> impl Strategy<Value = usize> {
     prop_oneof![3 => 1..=70usize, 2 => select(vec![1, 31, 32, 33, 64, 65, 127, 128, 129, 257, 300])]
 }
+
+/// All formats of products.
+pub const FORMATS: [Format; 3] = [Format::Fp32, Format::Bf16, Format::Bf16x3];
 
 /// Seeds of a case's numbers and of the order of threads.
 pub fn seeds() -> impl Strategy<Value = u64> {

@@ -1,15 +1,13 @@
 //! What the tests of single kernels share: the device, random values, outputs that begin as NaN, and tolerances;
-//! [`cases`] draws shapes and [`scores`] what is correlated, [`stored`] lays matrices out, [`products`] bounds what they
-//! may be off by, [`calculus`] differentiates the reference.
+//! [`cases`] draws shapes and [`scores`] what is correlated, [`agreement`] runs the cases of the bench, [`calculus`]
+//! differentiates the reference.
 //!
 //! They run on the emulator, or with `SCENERANK_TEST_DEVICE=cuda` on a GPU, where a missing one fails them.
 
 pub mod agreement;
 pub mod calculus;
 pub mod cases;
-pub mod products;
 pub mod scores;
-pub mod stored;
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -71,19 +69,6 @@ impl Counted {
     }
 }
 
-/// `values`, and NaN for `spare` more: no kernel may use them.
-pub fn with_room(device: &Device, values: &[f32], spare: usize) -> Buffer<f32> {
-    let mut roomy = values.to_vec();
-    roomy.resize(values.len() + spare, f32::NAN);
-    to_device(device, &roomy)
-}
-
-/// Indices, and -1 for `spare` more.
-pub fn indices_with_room(device: &Device, values: &[u32], spare: usize) -> Buffer<i32> {
-    let spare = std::iter::repeat_n(-1, spare);
-    to_device(device, &values.iter().map(|&value| value as i32).chain(spare).collect::<Vec<_>>())
-}
-
 /// Random numbers of a test case.
 pub struct Values(StdRng);
 
@@ -141,18 +126,6 @@ pub fn poisoned(device: &Device, count: usize) -> Buffer<f32> {
 /// All of a buffer's values.
 pub fn to_host(device: &Device, buffer: &Buffer<f32>) -> Vec<f32> {
     device.download(buffer, 0..buffer.len()).expect("a download")
-}
-
-/// A buffer's first `count` values; beyond them nothing was written over the NaN of [`poisoned`] or [`with_room`].
-#[track_caller]
-pub fn to_host_within(device: &Device, buffer: &Buffer<f32>, count: usize) -> Vec<f32> {
-    let mut values = to_host(device, buffer);
-    let untouched = |value: &f32| value.to_bits() == f32::NAN.to_bits();
-    if let Some(at) = values[count..].iter().position(|value| !untouched(value)) {
-        panic!("value {} was written, beyond the {count} that there are: {}", count + at, values[count + at]);
-    }
-    values.truncate(count);
-    values
 }
 
 /// In double precision.
