@@ -75,6 +75,9 @@ pub(super) fn statistics(values: &mut Values, columns: usize) -> Vec<Vec<f32>> {
     vec![unwritten(columns), unwritten(columns), values.signed(columns), values.positive(columns)]
 }
 
+/// Number of rows that the kernels sum around one value.
+const CHUNK_ROWS: usize = 64;
+
 /// What [`statistics`] must become of the rows `y` as they were written: `before` is running mean and variance before, and
 /// `relative` counts the roundings of the sums.
 pub(super) fn statistics_outputs(y: &[f64], before: [&[f64]; 2], relative: f64) -> Vec<Output> {
@@ -89,12 +92,24 @@ pub(super) fn statistics_outputs(y: &[f64], before: [&[f64]; 2], relative: f64) 
     let rstd_limit =
         |(rstd, most): (&f64, &f64)| rstd * (2.0 * eps + 0.5 * 70.0 * eps * 4.0 * (most * rstd).powi(2));
     let rstd_limits = rstd.iter().zip(&most).map(rstd_limit).collect();
+    // `relative` counts the roundings where a chunk's first value is as far off as any other. Squares of offsets from a first
+    // value that is further off cancel, and their roundings grow as their sum does over that of squared deviations.
+    let mut squares = vec![0.0f64; columns];
+    for chunk in y.chunks(CHUNK_ROWS * columns) {
+        let offsets = chunk.iter().enumerate().map(|(i, y)| (i % columns, y - chunk[i % columns]));
+        offsets.for_each(|(column, offset)| squares[column] += offset * offset);
+    }
+    let cancellation: Vec<f64> =
+        squares.iter().zip(&rstd).map(|(squares, rstd)| squares * rstd * rstd / (4.0 * rows)).collect();
     // A mean that cancels is as far off as the others, which are of the order of the root of the number of rows.
     let least = largest(y) / rows.sqrt();
     let tolerance = |least| Tolerance { relative, least, most: f64::INFINITY };
+    let mut rstd_output = Output::scaled("rstd", rstd, tolerance(0.0));
+    let limits = rstd_output.limits.iter_mut().zip(&cancellation);
+    limits.for_each(|(limit, cancellation)| *limit *= cancellation.max(1.0));
     vec![
         Output::scaled("mean", mean, tolerance(least)).at_most(mean_limits),
-        Output::scaled("rstd", rstd, tolerance(0.0)).at_most(rstd_limits),
+        rstd_output.at_most(rstd_limits),
         // Nine tenths of numbers of up to 1 are in it.
         Output::scaled("running_mean", running_mean, tolerance(0.75)),
         Output::scaled("running_var", running_var, tolerance(0.0)),
