@@ -8,7 +8,7 @@ use scenerank::backend::cuda::launchers;
 use scenerank::backend::cuda::launchers::batch_norm::{Norm, NormBackward, batch_norm_backward};
 use scenerank::backend::cuda::launchers::stored::StoredElement;
 use scenerank::bench::case::{Arrays, Case, Prepared};
-use scenerank::bench::check::{Output, Worst, Written, check, worst};
+use scenerank::bench::check::{Output, Worst, Written, worst};
 
 use super::{Counted, all, all_mut, devices, on_gpu, open_gpu, spare, to_device};
 
@@ -81,7 +81,7 @@ pub fn agree(order: u64, case: &Case) -> Vec<Vec<f64>> {
 pub fn agree_once(case: &Case, spare: usize) {
     for device in devices().into_iter().take(1) {
         let name = format!("{} {} and {spare} spare rows", case.kernel, case.shape);
-        assert_within_limits(&name, check(&device, &(case.prepare)(spare)).expect("a launch"));
+        assert_within_limits(&name, (case.prepare)(spare).check(&device).expect("a launch"));
     }
 }
 
