@@ -1,7 +1,7 @@
 //! Runs one training step on given inputs and writes all results, to check the backward pass against
 //! autograd.
 //!
-//! The input holds `param.<name>` (model.md, "Parameter names"), `batch.{node_object, node_graph,
+//! The input holds `param.<name>` (docs/model.md, "Parameter names"), `batch.{node_object, node_graph,
 //! edge_subject, edge_predicate, edge_object, similarity_positive, similarity_negative}`, and the
 //! configuration as JSON in the metadata under `config`. Nodes and edges may come in any order; the image
 //! node of a graph has the last object type. The output holds the input and

@@ -210,7 +210,7 @@ fn steps_of_the_papers_size_equal_the_independent_implementation() {
     }
 }
 
-/// Formats of the CUDA kernels with the options of the checker: their tolerances, as stated in the README.
+/// Formats of the CUDA kernels with the options of the checker: their tolerances, as stated in docs/determinism.md.
 /// The errors of operands are 2^-8 (bf16) and 2^-17 (bf16x3); ten products in sequence and their backward
 /// magnify them. PyTorch's autocast also needs the limit of bf16 for gradients (../shared/peer/README.md).
 const FORMATS: [(&str, &str); 3] = [("fp32", ""), ("bf16x3", ""), ("bf16", "--gradient-tolerance 0.15")];

@@ -224,7 +224,7 @@ for loss in ranking triplet infonce; do
             stage "$name-inputs" 600 'nodes' passes "$python" "$here/peer/make_step.py" "$input" "${size[@]}" \
                 --loss "$loss" --affine random
         fi
-        # The dump holds the ReLU masks of the step. Limits as stated in the README: fp32 and bf16x3 use those
+        # The dump holds the ReLU masks of the step. Limits as stated in docs/determinism.md: fp32 and bf16x3 use those
         # of the oracle; in bf16, PyTorch's autocast has errors of the same size.
         limits=()
         [[ "$precision" != bf16 ]] || limits=(--gradient-tolerance 0.15)

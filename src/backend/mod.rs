@@ -44,7 +44,7 @@ use pass::{
     Update,
 };
 
-/// Number added to the variance (model.md, "Forward").
+/// Number added to the variance (docs/model.md, "Forward").
 pub const NORM_EPSILON: f64 = 1e-5;
 /// Weight of the batch statistics in the running statistics.
 pub const NORM_MOMENTUM: f64 = 0.1;

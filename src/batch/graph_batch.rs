@@ -1,6 +1,6 @@
 //! Many scene graphs concatenated into one: the input of a step.
 //!
-//! Node indices become batch-wide. In addition to the arrays of model.md ("Scene graph"), a batch has three
+//! Node indices become batch-wide. In addition to the arrays of docs/model.md ("Scene graph"), a batch has three
 //! inverse lists, built by counting. With them, every sum of a step is a gather in a fixed order, and no
 //! backend needs atomic additions:
 //!

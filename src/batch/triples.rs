@@ -1,5 +1,5 @@
 //! Triples (anchor A, positive P, negative N) of training images: one per anchor and epoch. Every training
-//! image is an anchor once per epoch (paper, "Sampling"; model.md, "Triples").
+//! image is an anchor once per epoch (paper, "Sampling"; docs/model.md, "Triples").
 //!
 //! With s_X = s_AX, over the training images other than A, the strategies draw *exactly* from:
 //!

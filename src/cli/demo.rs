@@ -122,8 +122,10 @@ fn print_next(out: &Path) {
     let out = out.display();
     println!("{out}/run holds checkpoints, metrics.jsonl, embeddings.npy and plots. Try:");
     println!("  scenerank inspect {out}/data");
-    println!("  echo '[[\"man\", \"throwing\", \"frisbee\"]]' > query.json");
-    println!("  scenerank search {out}/run --graph query.json");
+    println!("  echo '[[\"man\", \"riding\", \"horse\"]]' > query.json");
+    println!("  scenerank search {out}/run --graph query.json -k 3");
+    println!("  scenerank explore {out}/run");
+    println!("  tensorboard --logdir {out}/run");
     println!("With real data (Visual Genome, COCO captions, GloVe):");
     println!("  scenerank prepare --scene-graphs scene_graphs.json --image-data image_data.json \\");
     println!(

@@ -1,7 +1,7 @@
 //! Converts raw files to one data file: join and filter ([`select`]), caption vectors, split, write.
 //!
 //! The vector of a caption is the mean of the vectors of its known words, l2-normalised. The vector of an
-//! image is the mean of its captions' vectors (model.md, "Supervision"). A caption without a known word has
+//! image is the mean of its captions' vectors (docs/model.md, "Supervision"). A caption without a known word has
 //! the zero vector.
 
 use std::collections::HashSet;

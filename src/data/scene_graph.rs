@@ -1,6 +1,6 @@
 //! Scene graph of one image: typed nodes and directed, typed edges.
 //!
-//! Every graph is *augmented* (model.md, "Scene graph"). Its last node has the type `image`, the last object
+//! Every graph is *augmented* (docs/model.md, "Scene graph"). Its last node has the type `image`, the last object
 //! type. Every other node has an edge `in image`, the last predicate type, to it. The annotated relationships
 //! come first, then the `in image` edges in the order of the nodes.
 

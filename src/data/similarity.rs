@@ -1,7 +1,7 @@
 //! Supervision: the similarity s_XY in [0, 1] of any two images (paper, "Weak Supervision from the Text
 //! Modality").
 //!
-//! With caption vectors m (model.md, "Supervision"), an entry is the clamped inner product <m_X, m_Y>. The
+//! With caption vectors m (docs/model.md, "Supervision"), an entry is the clamped inner product <m_X, m_Y>. The
 //! matrix has the rank of the word vectors and is never stored. A user-supplied matrix is read entry by entry
 //! from a memory-mapped `.npy` file; it need not be symmetric.
 

@@ -9,7 +9,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::data::scene_graph::{SceneGraph, SceneGraphBuf};
 
-/// Edges that may be removed, and the condition for an isolated object (model.md, "Evaluation").
+/// Edges that may be removed, and the condition for an isolated object (docs/model.md, "Evaluation").
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum QueryEdges {

@@ -1,4 +1,4 @@
-//! Quality of embeddings: agreement with caption similarity, and retrieval with incomplete queries (model.md,
+//! Quality of embeddings: agreement with caption similarity, and retrieval with incomplete queries (docs/model.md,
 //! "Evaluation").
 //!
 //! Every result is a function of its inputs alone: work is divided into blocks whose size does not depend on

@@ -1,7 +1,7 @@
 //! The network: forward and backward, written once on top of any [`Backend`].
 //!
 //! A layer computes new node states and edge states from node states x and edge states e (paper, "Model";
-//! model.md, "Forward"):
+//! docs/model.md, "Forward"):
 //!
 //! ```text
 //! edge_hidden   hidden = block(concat(x[subject], e, x[object]))

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Configuration of the network: its sizes (symbols of model.md in brackets), and switches for ablations. The
+/// Configuration of the network: its sizes (symbols of docs/model.md in brackets), and switches for ablations. The
 /// paper's network has all switches on. A switch that is missing in a file is on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]

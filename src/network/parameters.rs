@@ -12,7 +12,7 @@ use rand_distr::{Distribution, Normal};
 use crate::network::config::ModelConfig;
 use crate::network::tensors::{NamedTensors, Tensor};
 
-/// Blocks of a layer. A block is linear, batch norm, ReLU (model.md, "Forward").
+/// Blocks of a layer. A block is linear, batch norm, ReLU (docs/model.md, "Forward").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BlockKind {
     /// `concat(x[subject], e, x[object])`, 3 D -> H.
@@ -178,7 +178,7 @@ impl Layout {
         named
     }
 
-    /// All tensors with their names (model.md, "Parameter names").
+    /// All tensors with their names (docs/model.md, "Parameter names").
     pub fn tensors(&self) -> Vec<TensorLayout> {
         let state = self.config.state_width;
         let tensor =
@@ -232,7 +232,7 @@ pub struct TypeVectors<'a> {
     pub known: &'a dyn Fn(usize) -> bool,
 }
 
-/// Initial parameters of the model (model.md, "Forward"): Kaiming-normal weights (fan-in, ReLU gain), batch
+/// Initial parameters of the model (docs/model.md, "Forward"): Kaiming-normal weights (fan-in, ReLU gain), batch
 /// norm at 1 and 0, embedding tables from word vectors. Types without a word vector are drawn from N(0,
 /// 1/sqrt(300)).
 pub fn initial_parameters(

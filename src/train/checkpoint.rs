@@ -1,7 +1,7 @@
 //! Checkpoints of a run: `best.safetensors` (the model) and `last.safetensors` (the model and all state
 //! needed to continue).
 //!
-//! Parameters and running statistics have the names of model.md; Adam's moments have those names with the
+//! Parameters and running statistics have the names of docs/model.md; Adam's moments have those names with the
 //! prefixes `adam.first_moment.` and `adam.second_moment.`. The metadata holds JSON: `config`, the
 //! configuration and data of the run, and `progress`, its position. Files are written under a temporary name
 //! and renamed, so a failed write loses nothing.

@@ -36,7 +36,7 @@ fn slope(step: f64, mut f: impl FnMut(f64) -> f64) -> f64 {
     (8.0 * (f(step) - f(-step)) - (f(2.0 * step) - f(-2.0 * step))) / (12.0 * step)
 }
 
-/// The network as specified in model.md, in `f64`, and every decision of a ReLU or hinge.
+/// The network as specified in docs/model.md, in `f64`, and every decision of a ReLU or hinge.
 struct Forward {
     loss: f64,
     decisions: Vec<bool>,
