@@ -6,7 +6,7 @@ use crate::support::agreement::{
 };
 use crate::support::calculus::{central_differences, weighted_sum};
 use crate::support::cases::{FORMATS, check, no_device, rows, seeds};
-use crate::support::{ROWS, Values, assert_wide_within, devices, spare};
+use crate::support::{ROWS, Values, assert_within, devices, spare};
 use half::bf16;
 use scenerank::backend::cuda::device::Device;
 use scenerank::backend::cuda::device::rows::Rows;
@@ -97,9 +97,9 @@ fn the_backward_products_agree_with_finite_differences() {
             // What the kernels agree with, but for the differences' own error.
             let [_, d_x, d_weight, ..] = &(prepared.expected)(&prepared.host, &[])[..] else { panic!() };
             let want = central_differences(&x, |x| loss(x, &weight));
-            assert_wide_within("d_x", &d_x.values, &want, 1e-6);
+            assert_within("d_x", &d_x.values, &want, 1e-6);
             let want = central_differences(&weight, |weight| loss(&x, weight));
-            assert_wide_within("d_weight", &d_weight.values, &want, 1e-6);
+            assert_within("d_weight", &d_weight.values, &want, 1e-6);
         }
     });
 }
