@@ -141,7 +141,7 @@ fn forward_as<T: StoredElement>(of: ForwardProduct) -> Case {
                     if with_statistics {
                         let y = &written[0].values[..rows * outputs];
                         let before = [&running_mean[..], &running_var[..]];
-                        outputs_of.extend(statistics_outputs(y, before, sums_error()));
+                        outputs_of.extend(statistics_outputs(y, before, sums_error(), f64::INFINITY));
                     } else {
                         outputs_of.extend(["mean", "rstd"].map(|name| Output::exact(name, Vec::new())));
                         outputs_of.push(Output::exact("running_mean", running_mean));
