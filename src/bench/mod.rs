@@ -3,7 +3,8 @@
 //! For each launcher at each of the model's shapes, in this order: its error against the reference in double precision
 //! (a wrong kernel is not timed); its time ([`timing`]); what its formula says it reads, writes and computes
 //! ([`case::Cost`]) over that time; and the least time at the ceilings that were measured before ([`ceilings`]).
-//! The command `bench` and the benches in `benches/kernels.rs` share the cases ([`cases`]).
+//! The command `bench`, the benches in `benches/kernels.rs` and the tests of the kernels in `tests/kernels` share the cases
+//! ([`cases`]): inputs, launches, expectations and tolerances are defined once.
 
 pub mod case;
 pub mod cases;

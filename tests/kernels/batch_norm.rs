@@ -4,7 +4,7 @@
 use crate::support::agreement::{agree, all_agree, outputs};
 use crate::support::calculus::{central_differences, weighted_sum};
 use crate::support::cases::{check, columns, rows, seeds};
-use crate::support::{Values, assert_wide_within, wide};
+use crate::support::{Values, assert_within, wide};
 use half::bf16;
 use proptest::prelude::any;
 use scenerank::backend::cuda::launchers::stored::StoredElement;
@@ -149,10 +149,10 @@ fn the_backward_agrees_with_finite_differences() {
         // At most seven rows of terms below 4, of z up to 25.
         let limit = 2.0 * LIMIT;
         let want = central_differences(&wide_z, |z| loss(z, &wide_weight, &wide_bias));
-        assert_wide_within("d_z", &d_z, &want, limit);
+        assert_within("d_z", &d_z, &want, limit);
         let want = central_differences(&wide_weight, |weight| loss(&wide_z, weight, &wide_bias));
-        assert_wide_within("d_weight", &d_weight, &want, limit);
+        assert_within("d_weight", &d_weight, &want, limit);
         let want = central_differences(&wide_bias, |bias| loss(&wide_z, &wide_weight, bias));
-        assert_wide_within("d_bias", &d_bias, &want, limit);
+        assert_within("d_bias", &d_bias, &want, limit);
     });
 }

@@ -8,7 +8,7 @@ use crate::support::calculus::{central_differences, weighted_sum};
 use crate::support::cases::{
     Edge, Graphs, TYPES, check, columns, graphs, no_device, rows, seeds, small_graphs,
 };
-use crate::support::{Values, assert_wide_within, wide};
+use crate::support::{Values, assert_within, wide};
 use half::bf16;
 use scenerank::backend::L2_EPSILON;
 use scenerank::backend::cuda::launchers::stored::StoredElement;
@@ -153,8 +153,8 @@ fn the_backward_agrees_with_finite_differences() {
         // Sums of up to six numbers below 2, and what is subtracted.
         let limit = 2.1 * (5e-7 + 1e-7 * of.predicate.len() as f64);
         let want = central_differences(&edge_projected, |edges| weighted_sum(&d_z, &z(edges, &projected)));
-        assert_wide_within("sums by predicate", &written[1], &want, limit);
+        assert_within("sums by predicate", &written[1], &want, limit);
         let want = central_differences(&projected, |ends| weighted_sum(&d_z, &z(&edge_projected, ends)));
-        assert_wide_within("sums by end", &written[2], &want, limit);
+        assert_within("sums by end", &written[2], &want, limit);
     });
 }

@@ -1,7 +1,7 @@
 //! edge_pool: the cases of the bench at random shapes, and the gradient against finite differences.
 
 use crate::support::agreement::{all_agree, outputs};
-use crate::support::assert_wide_within;
+use crate::support::assert_within;
 use crate::support::calculus::{central_differences, weighted_sum};
 use crate::support::cases::{Edge, Graphs, check, columns, graphs, no_device, seeds, small_graphs};
 use half::bf16;
@@ -63,6 +63,6 @@ fn the_backward_agrees_with_finite_differences() {
             weighted_sum(&d_pooled, &pooled) + weighted_sum(&d_state, &state)
         });
         // A quotient below 1 times a scale below 4, a few roundings; the differences are off by less than 1e-7.
-        assert_wide_within("d_z", d_z, &want, 1.5e-6);
+        assert_within("d_z", d_z, &want, 1.5e-6);
     });
 }

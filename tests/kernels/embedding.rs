@@ -3,7 +3,7 @@
 use crate::support::agreement::{all_agree, outputs};
 use crate::support::calculus::{central_differences, weighted_sum};
 use crate::support::cases::{check, columns, seeds};
-use crate::support::{Values, assert_wide_within, wide};
+use crate::support::{Values, assert_within, wide};
 use half::bf16;
 use proptest::prelude::*;
 use proptest::sample::subsequence;
@@ -52,7 +52,7 @@ fn the_backward_agrees_with_finite_differences() {
                 weighted_sum(&d_rows[i], &rows)
             });
             // The kernel copies; the differences are off by less than 1e-8.
-            assert_wide_within("d_table", d_table, &want, 1e-8);
+            assert_within("d_table", d_table, &want, 1e-8);
         }
     });
 }

@@ -3,7 +3,7 @@
 use crate::support::agreement::{all_agree, outputs, with};
 use crate::support::calculus::{central_differences, weighted_sum};
 use crate::support::cases::{check, columns, rows, seeds};
-use crate::support::{Values, assert_wide_within, wide};
+use crate::support::{Values, assert_within, wide};
 use half::bf16;
 use scenerank::backend::reference::l2_normalise as reference;
 use scenerank::bench::cases::Shape;
@@ -36,6 +36,6 @@ fn the_backward_agrees_with_finite_differences() {
             prepared.host.inputs = [0.0, 1.0, 1.0, 0.0].map(|value| vec![value; columns]).to_vec();
         });
         // d_x and x (x . d_x), both up to sqrt(5), over a length of at least 1/2: some ten roundings of 4.
-        assert_wide_within("d_y", &outputs(seed, case.kernel, &case.prepare)[0], &want, 2e-6);
+        assert_within("d_y", &outputs(seed, case.kernel, &case.prepare)[0], &want, 2e-6);
     });
 }

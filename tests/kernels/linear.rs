@@ -6,7 +6,7 @@ use crate::support::agreement::{
 };
 use crate::support::calculus::{central_differences, weighted_sum};
 use crate::support::cases::{FORMATS, check, no_device, rows, seeds};
-use crate::support::{ROWS, Values, assert_wide_within, devices, spare};
+use crate::support::{ROWS, Values, assert_within, devices, spare};
 use half::bf16;
 use scenerank::backend::cuda::device::Device;
 use scenerank::backend::cuda::device::rows::Rows;
@@ -17,8 +17,8 @@ use scenerank::backend::cuda::launchers::linear::{
 use scenerank::backend::cuda::launchers::stored::StoredElement;
 use scenerank::backend::reference::linear as reference;
 use scenerank::bench::case::Case;
-use scenerank::bench::cases::linear::backward::{Backwards, backward};
-use scenerank::bench::cases::linear::forward::{Ends, Forwards, Types, forward, forward_two};
+use scenerank::bench::cases::linear::backward::{BackwardProduct, backward};
+use scenerank::bench::cases::linear::forward::{Ends, ForwardProduct, Types, forward, forward_two};
 use scenerank::bench::cases::linear::{Launches, Part, Product, Source, X};
 use scenerank::bench::check::Output;
 use scenerank::bench::matrix::HostMatrix;
@@ -46,13 +46,13 @@ fn forwards(product: Product) -> [Case; 4] {
         let mut values = Values::new(product.seed);
         let of = [0; 2].map(|_| values.indices(product.rows, NODES));
         let (part, ends) = (part(product), gathers.then_some(Ends { of, nodes: NODES }));
-        forward(Forwards { product, activated, with_statistics: true, part, ends })
+        forward(ForwardProduct { product, activated, with_statistics: true, part, ends })
     })
 }
 
 fn backwards(product: Product) -> [Case; 3] {
     [X::Values, X::Activated, X::ActivatedWithSums]
-        .map(|x| backward(Backwards { product, x, part: part(product), d_y: Source::Stored }))
+        .map(|x| backward(BackwardProduct { product, x, part: part(product), d_y: Source::Stored }))
 }
 
 fn all_products_agree(rows: usize, inputs: usize, outputs: usize, seed: u64) {
@@ -87,7 +87,7 @@ fn the_backward_products_agree_with_finite_differences() {
         for format in FORMATS {
             let product = sizes(rows, inputs, outputs, format, seed);
             let (x, part, d_y) = (X::Values, product.whole(), Source::Stored);
-            let case = backward(Backwards { product, x, part, d_y });
+            let case = backward(BackwardProduct { product, x, part, d_y });
             agree(seed, &case);
             let prepared = (case.prepare)(0);
             let [d_y, x, weight] = prepared.host.wide_stored();
@@ -97,9 +97,9 @@ fn the_backward_products_agree_with_finite_differences() {
             // What the kernels agree with, but for the differences' own error.
             let [_, d_x, d_weight, ..] = &(prepared.expected)(&prepared.host, &[])[..] else { panic!() };
             let want = central_differences(&x, |x| loss(x, &weight));
-            assert_wide_within("d_x", &d_x.values, &want, 1e-6);
+            assert_within("d_x", &d_x.values, &want, 1e-6);
             let want = central_differences(&weight, |weight| loss(&x, weight));
-            assert_wide_within("d_weight", &d_weight.values, &want, 1e-6);
+            assert_within("d_weight", &d_weight.values, &want, 1e-6);
         }
     });
 }
@@ -152,7 +152,7 @@ fn every_format_has_its_own_precision() {
     for (format, least) in
         [(Format::Fp32, 0.0), (Format::Bf16x3, 2f64.powi(-17)), (Format::Bf16, 2f64.powi(-9))]
     {
-        let case = forward(Forwards::plain(sizes(rows, 1, outputs, format, 4)));
+        let case = forward(ForwardProduct::plain(sizes(rows, 1, outputs, format, 4)));
         let [x, weight, _] = (case.prepare)(0).host.wide_stored();
         let y = &agree(1, &case)[0];
         let worst = (0..rows * outputs).fold(0.0, |worst: f64, i| {
@@ -195,7 +195,7 @@ fn narrow(values: &[f64]) -> Vec<f32> {
 
 fn check_parts<T: StoredElement>(product: Product, hidden: usize) {
     let Product { rows, inputs: width, format, .. } = product;
-    let plain = forward(Forwards::plain(product));
+    let plain = forward(ForwardProduct::plain(product));
     let y = outputs(1, plain.kernel, &plain.prepare).remove(0);
     let part = T::stride(width);
     // Into columns of a wider matrix.
@@ -222,7 +222,7 @@ fn check_parts<T: StoredElement>(product: Product, hidden: usize) {
     });
     agree(1, &case);
 
-    let of = Backwards { product, x: X::Values, part: product.whole(), d_y: Source::Stored };
+    let of = BackwardProduct { product, x: X::Values, part: product.whole(), d_y: Source::Stored };
     let [_, d_x, d_weight, ..] = &outputs(1, "linear_backward", backward(of).prepare)[..] else { panic!() };
     let (d_x, d_weight) = (d_x.clone(), in_parts(d_weight, width, width));
     let case = with(backward(of), move |spare, prepared| {

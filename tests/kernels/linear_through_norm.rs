@@ -9,7 +9,7 @@ use scenerank::backend::cuda::device::Device;
 use scenerank::backend::cuda::launchers::linear::Format;
 use scenerank::backend::cuda::launchers::stored::StoredElement;
 use scenerank::bench::case::Case;
-use scenerank::bench::cases::linear::backward::{Backwards, backward};
+use scenerank::bench::cases::linear::backward::{BackwardProduct, backward};
 use scenerank::bench::cases::linear::{Product, Source, X};
 use scenerank::bench::matrix::HostMatrix;
 
@@ -19,7 +19,7 @@ const WIDTHS: [(usize, usize); 6] = [(13, 19), (64, 64), (65, 1), (1, 65), (100,
 const ALL: [X; 3] = [X::Values, X::Activated, X::ActivatedWithSums];
 
 fn case(product: Product, x: X, d_y: Source) -> Case {
-    backward(Backwards { product, x, part: product.whole(), d_y })
+    backward(BackwardProduct { product, x, part: product.whole(), d_y })
 }
 
 /// The case with d_y as batch norm's backward stores it, in a launch before.

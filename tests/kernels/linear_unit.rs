@@ -16,7 +16,7 @@ use scenerank::backend::reference::l2_normalise as reference;
 use scenerank::backend::reference::linear as reference_products;
 use scenerank::bench::case::Case;
 use scenerank::bench::cases::edge_hidden::{Edges, Source, Summed, sum_ends};
-use scenerank::bench::cases::linear::unit::{Units, backward, forward, length_error, lengths};
+use scenerank::bench::cases::linear::unit::{UnitProduct, backward, forward, length_error, lengths};
 use scenerank::bench::cases::linear::{Error, Product};
 use scenerank::bench::matrix::HostMatrix;
 
@@ -30,7 +30,7 @@ fn sizes(format: Format, (rows, inputs, half): (usize, usize, usize), seed: u64)
 fn agrees(sizes_of: (usize, usize, usize), seed: u64) {
     for format in FORMATS {
         for with_rows in [true, false] {
-            let of = Units { product: sizes(format, sizes_of, seed), with_rows };
+            let of = UnitProduct { product: sizes(format, sizes_of, seed), with_rows };
             all_agree(seed, [forward(of), backward(of)]);
         }
     }
@@ -55,7 +55,7 @@ fn products_of_unit_rows_agree_with_the_reference() {
 fn the_tile_that_a_bound_chooses_changes_no_bit() {
     for device in devices().iter().take(1) {
         for format in [Format::Bf16, Format::Bf16x3] {
-            let of = |sizes_of, seed| Units { product: sizes(format, sizes_of, seed), with_rows: true };
+            let of = |sizes_of, seed| UnitProduct { product: sizes(format, sizes_of, seed), with_rows: true };
             for case in [forward(of((70, 21, 511), 1)), backward(of((70, 1021, 11), 2))] {
                 let [small, large] = [0, 4149].map(|spare| outputs_once(device, &case, spare).0);
                 for (small, large) in small.iter().zip(&large) {
@@ -71,7 +71,7 @@ fn the_tile_that_a_bound_chooses_changes_no_bit() {
 fn products_of_many_tiles_agree_with_the_reference() {
     for format in [Format::Bf16, Format::Bf16x3] {
         for with_rows in [true, false] {
-            let of = |sizes_of, seed| Units { product: sizes(format, sizes_of, seed), with_rows };
+            let of = |sizes_of, seed| UnitProduct { product: sizes(format, sizes_of, seed), with_rows };
             agree_once(&forward(of((2171, 21, 65), 3)), 132 * 128);
             agree_once(&backward(of((2171, 130, 10), 4)), 132 * 128);
         }
@@ -107,7 +107,7 @@ fn rows_without_length_are_divided_by_the_least() {
     let (rows, inputs, half) = (5, 7, 3);
     for (order, format) in [1, 2].into_iter().flat_map(|order| FORMATS.map(|format| (order, format))) {
         let product = sizes(format, (rows, inputs, half), 5);
-        let of = Units { product, with_rows: true };
+        let of = UnitProduct { product, with_rows: true };
         let mut z = z_of(&forward(of));
         z[..inputs].fill(-1.0);
         z[inputs..3 * inputs].fill(0.0);
@@ -119,7 +119,7 @@ fn rows_without_length_are_divided_by_the_least() {
         assert_eq!(lengths[..2], [f64::from(L2_EPSILON as f32); 2], "{format:?}");
         assert!((lengths[2] / third - 1.0).abs() < 1e-6, "{format:?}");
         agree(order, &of_z(backward(of), product, z.clone()));
-        let without = Units { with_rows: false, ..of };
+        let without = UnitProduct { with_rows: false, ..of };
         all_agree(order, [forward(without), backward(without)].map(|case| of_z(case, product, z.clone())));
         z[3 * inputs + 1] = f32::NAN;
         let case = of_z(forward(of), product, z);
@@ -152,7 +152,7 @@ fn forward_sums_and_backward_are_the_gradient_of_the_normalisation() {
 
 fn check_way<T: StoredElement>(product: Product) {
     let Product { rows, inputs, outputs, format, seed, .. } = product;
-    let (hidden, of) = (outputs / 2, Units { product, with_rows: true });
+    let (hidden, of) = (outputs / 2, UnitProduct { product, with_rows: true });
     // The first row is below the least divisor: its gradient is d_x over that.
     let mut z = z_of(&forward(of));
     z[..inputs].fill(1e-14);

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use crate::support::agreement::{agree, outputs, with};
 use crate::support::calculus::central_differences;
 use crate::support::cases::{check, columns, no_device, seeds};
-use crate::support::{Values, assert_wide_within};
+use crate::support::{Values, assert_within};
 use half::bf16;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -139,6 +139,6 @@ fn the_backward_agrees_with_finite_differences() {
         });
         // The mean of positive states is no shorter than 1/2.
         let limit = Limits::new(0.5, width, loss.temperature).d_node_state;
-        assert_wide_within("d_node_state", &outputs(seed, case.kernel, &case.prepare)[0], &want, limit);
+        assert_within("d_node_state", &outputs(seed, case.kernel, &case.prepare)[0], &want, limit);
     });
 }

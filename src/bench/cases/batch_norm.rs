@@ -75,44 +75,43 @@ pub(super) fn statistics(values: &mut Values, columns: usize) -> Vec<Vec<f32>> {
     vec![unwritten(columns), unwritten(columns), values.signed(columns), values.positive(columns)]
 }
 
-/// Number of rows that the kernels sum around one value.
-const CHUNK_ROWS: usize = 64;
-
-/// What [`statistics`] must become of the rows `y` as they were written: `before` is running mean and variance before, and
-/// `relative` counts the roundings of the sums.
-pub(super) fn statistics_outputs(y: &[f64], before: [&[f64]; 2], relative: f64) -> Vec<Output> {
+/// What [`statistics`] must become of the rows `y` as they were written: `before` is running mean and variance before,
+/// `relative` counts the roundings of the sums, and results of about 1 are off by `most`.
+pub(super) fn statistics_outputs(y: &[f64], before: [&[f64]; 2], relative: f64, most: f64) -> Vec<Output> {
     let columns = before[0].len();
     let rows = (y.len() / columns).max(1) as f64;
     let [mean, rstd, running_mean, running_var] = expected_statistics(y, before, columns);
-    let mut most = vec![0.0f64; columns];
-    y.iter().enumerate().for_each(|(i, y)| most[i % columns] = most[i % columns].max(y.abs()));
-    // Sums around a chunk's first value: their 64 roundings are of offsets from it, of up to 2 `most`.
-    let eps = f64::from(f32::EPSILON);
-    let mean_limits = most.iter().map(|most| 70.0 * eps * most).collect();
-    let rstd_limit =
-        |(rstd, most): (&f64, &f64)| rstd * (2.0 * eps + 0.5 * 70.0 * eps * 4.0 * (most * rstd).powi(2));
-    let rstd_limits = rstd.iter().zip(&most).map(rstd_limit).collect();
-    // `relative` counts the roundings where a chunk's first value is as far off as any other. Squares of offsets from a first
-    // value that is further off cancel, and their roundings grow as their sum does over that of squared deviations.
-    let mut squares = vec![0.0f64; columns];
-    for chunk in y.chunks(CHUNK_ROWS * columns) {
-        let offsets = chunk.iter().enumerate().map(|(i, y)| (i % columns, y - chunk[i % columns]));
-        offsets.for_each(|(column, offset)| squares[column] += offset * offset);
+    let [mut size, mut spread] = [0; 2].map(|_| vec![0.0f64; columns]);
+    for (i, y) in y.iter().enumerate() {
+        let c = i % columns;
+        size[c] = size[c].max(y.abs());
+        spread[c] = spread[c].max((y - mean[c]).abs() * rstd[c]);
     }
-    let cancellation: Vec<f64> =
-        squares.iter().zip(&rstd).map(|(squares, rstd)| squares * rstd * rstd / (4.0 * rows)).collect();
+    let tolerance = |values: &[f64], least| {
+        let most = most * largest(values).max(1.0);
+        Tolerance { relative, least, most }
+    };
+    // Sums around a chunk's first value: their 64 roundings are of offsets from it, of up to twice the largest value.
+    let eps = f64::from(f32::EPSILON);
+    let mean_limits = size.iter().map(|size| 70.0 * eps * size).collect();
+    let rstd_limit =
+        |(rstd, size): (&f64, &f64)| rstd * (2.0 * eps + 0.5 * 70.0 * eps * 4.0 * (size * rstd).powi(2));
+    let rstd_limits = rstd.iter().zip(&size).map(rstd_limit).collect();
     // A mean that cancels is as far off as the others, which are of the order of the root of the number of rows.
-    let least = largest(y) / rows.sqrt();
-    let tolerance = |least| Tolerance { relative, least, most: f64::INFINITY };
-    let mut rstd_output = Output::scaled("rstd", rstd, tolerance(0.0));
-    let limits = rstd_output.limits.iter_mut().zip(&cancellation);
-    limits.for_each(|(limit, cancellation)| *limit *= cancellation.max(1.0));
+    let mean_tolerance = tolerance(&mean, largest(y) / rows.sqrt());
+    let rstd_tolerance = tolerance(&rstd, 0.0);
+    let mut rstd = Output::scaled("rstd", rstd, rstd_tolerance);
+    for (limit, spread) in rstd.limits.iter_mut().zip(&spread) {
+        // Where a chunk's first value is far from all others, by more than 8 standard deviations, squares of offsets cancel.
+        *limit *= (spread / 8.0).powi(2).max(1.0);
+    }
+    // Nine tenths of numbers of up to 1 are in running means.
+    let (of_mean, of_var) = (tolerance(&running_mean, 0.75), tolerance(&running_var, 0.0));
     vec![
-        Output::scaled("mean", mean, tolerance(least)).at_most(mean_limits),
-        rstd_output.at_most(rstd_limits),
-        // Nine tenths of numbers of up to 1 are in it.
-        Output::scaled("running_mean", running_mean, tolerance(0.75)),
-        Output::scaled("running_var", running_var, tolerance(0.0)),
+        Output::scaled("mean", mean, mean_tolerance).at_most(mean_limits),
+        rstd.at_most(rstd_limits),
+        Output::scaled("running_mean", running_mean, of_mean),
+        Output::scaled("running_var", running_var, of_var),
     ]
 }
 

@@ -226,8 +226,10 @@ pub fn lookup<T: StoredElement>(of: Edges, with_statistics: bool) -> Case {
                     let [_, _, running_mean, running_var] = host.wide_outputs();
                     let mut outputs = if with_statistics {
                         // A lane's four rows and sixteen lanes, then in double precision difference, square, root and quotient.
+                        let relative = roundings(2 + 4 + 16 + 6);
                         let z = &written[0].values[..edges * hidden];
-                        statistics_outputs(z, [&running_mean, &running_var], roundings(2 + 4 + 16 + 6))
+                        // Results of about 1, through some ten roundings and a sum whose chunks have 64 rows.
+                        statistics_outputs(z, [&running_mean, &running_var], relative, 4e-6)
                     } else {
                         vec![
                             Output::exact("mean", Vec::new()),
@@ -236,11 +238,6 @@ pub fn lookup<T: StoredElement>(of: Edges, with_statistics: bool) -> Case {
                             Output::exact("running_var", running_var),
                         ]
                     };
-                    for output in &mut outputs {
-                        // Results of about 1, through some ten roundings and a sum whose chunks have 64 rows.
-                        let most = 4e-6 * largest(&output.values).max(1.0);
-                        output.limits.iter_mut().for_each(|limit| *limit = limit.min(most));
-                    }
                     outputs.insert(0, z);
                     outputs
                 }),

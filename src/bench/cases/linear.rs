@@ -12,13 +12,11 @@ use crate::bench::case::Case;
 use crate::bench::check::{Output, largest};
 use crate::bench::matrix::HostMatrix;
 use crate::bench::sizes::Sizes;
-#[cfg(test)]
-use crate::bench::values::Values;
 use crate::matmul::{Accumulate, MatMut, MatRef, Packed, matmul};
-use backward::Backwards;
-use forward::{Ends, Forwards, Types};
+use backward::BackwardProduct;
+use forward::{Ends, ForwardProduct, Types};
 use states::States;
-use unit::Units;
+use unit::UnitProduct;
 
 /// A product `[rows, inputs] x [outputs, inputs]^T`.
 #[derive(Clone, Copy, Debug)]
@@ -118,8 +116,8 @@ pub(super) fn cases(sizes: &Sizes, format: Format) -> Vec<Case> {
     ]
     .into_iter()
     .flat_map(|product| {
-        let forward = Forwards::plain(product);
-        let backward = Backwards { product, x: X::Values, part: product.whole(), d_y: Source::Stored };
+        let forward = ForwardProduct::plain(product);
+        let backward = BackwardProduct { product, x: X::Values, part: product.whole(), d_y: Source::Stored };
         [forward::forward(forward), backward::backward(backward)]
     });
     let ends = product("nodes of edge.hidden", nodes, state, 2 * hidden);
@@ -130,23 +128,27 @@ pub(super) fn cases(sizes: &Sizes, format: Format) -> Vec<Case> {
     let types = Types { rows: [objects, predicates], room: [0; 2], inputs: state, hidden, format, seed };
     let activated = |product: Product, d_y| {
         let (x, part) = (X::ActivatedWithSums, product.whole());
-        backward::backward(Backwards { product, x, part, d_y })
+        backward::backward(BackwardProduct { product, x, part, d_y })
     };
-    let through_norm =
-        Backwards { product: node_hidden, x: X::Values, part: node_hidden.whole(), d_y: Source::ThroughNorm };
+    let through_norm = BackwardProduct {
+        product: node_hidden,
+        x: X::Values,
+        part: node_hidden.whole(),
+        d_y: Source::ThroughNorm,
+    };
     let fused = [
         forward::forward_two(types, Launches::One),
-        forward::forward(Forwards {
+        forward::forward(ForwardProduct {
             part: Part { start: hidden, of: heads },
             ends: Some(of_ends),
-            ..Forwards::activated(edge_hidden)
+            ..ForwardProduct::activated(edge_hidden)
         }),
-        forward::forward(Forwards::activated(of_heads)),
+        forward::forward(ForwardProduct::activated(of_heads)),
         activated(of_heads, Source::Stored),
         backward::backward(through_norm),
         activated(node_output, Source::ThroughNorm),
-        unit::forward(Units { product: ends, with_rows: true }),
-        unit::backward(Units { product: ends, with_rows: true }),
+        unit::forward(UnitProduct { product: ends, with_rows: true }),
+        unit::backward(UnitProduct { product: ends, with_rows: true }),
         states::backward(States { nodes: ends, edges: edge_hidden, d_y: Source::ThroughNorm }, Launches::One),
     ];
     plain.chain(fused).collect()
@@ -321,6 +323,7 @@ fn product_of(a: MatRef<'_, f64>, b: MatRef<'_, f64>) -> Vec<f64> {
 mod tests {
     use super::*;
     use crate::backend::reference::linear as reference;
+    use crate::bench::values::Values;
 
     #[test]
     fn the_fast_product_is_the_reference() {

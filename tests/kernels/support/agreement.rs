@@ -4,13 +4,14 @@
 use std::sync::OnceLock;
 
 use scenerank::backend::cuda::device::Device;
+use scenerank::backend::cuda::device::rows::Rows;
 use scenerank::backend::cuda::launchers;
 use scenerank::backend::cuda::launchers::batch_norm::{Norm, NormBackward, batch_norm_backward};
 use scenerank::backend::cuda::launchers::stored::StoredElement;
 use scenerank::bench::case::{Arrays, Case, Prepared};
 use scenerank::bench::check::{Output, Worst, Written, worst};
 
-use super::{Counted, all, all_mut, devices, on_gpu, open_gpu, spare, to_device};
+use super::{all, all_mut, devices, on_gpu, open_gpu, spare, to_device};
 
 /// Results of two runs and of a third with a grid for more rows than there are (the second argument). On the emulator the
 /// third also has the order of threads and blocks that `order` gives.
@@ -96,8 +97,9 @@ pub fn outputs_once(device: &Device, case: &Case, spare: usize) -> (Vec<Vec<f64>
     (within_outputs(&expected, written), arrays.weight_parts_len())
 }
 
+/// Panics where a value is off by more than its limit.
 #[track_caller]
-fn assert_within_limits(name: &str, worst: Option<Worst>) {
+pub fn assert_within_limits(name: &str, worst: Option<Worst>) {
     if let Some(worst) = worst.filter(|worst| !worst.ok()) {
         panic!(
             "{name}: {}[{}]: {} where {} is expected: off by {:.3e}, limit {:.3e}",
@@ -152,7 +154,8 @@ pub fn stored_gradient<T: StoredElement>(case: &Case, rows: usize) -> Vec<f32> {
     let norm = Norm { mean, rstd, weight, bias };
     let (d_there, z_there) = (all_mut(d.buffer_mut::<T>()), all(z.buffer::<T>()));
     let mut of = NormBackward { d: d_there, z: z_there, norm, terms };
-    batch_norm_backward(&device, &mut of, Counted::new(&device, rows, 0).rows()).expect("a launch");
+    let count = to_device(&device, &[rows as i32]);
+    batch_norm_backward(&device, &mut of, Rows { count: all(&count), bound: rows }).expect("a launch");
     let values = d.download(&device).expect("a download");
     values[..rows * host.inputs[0].len()].iter().map(|&d| d as f32).collect()
 }

@@ -9,12 +9,13 @@ pub mod calculus;
 pub mod cases;
 pub mod scores;
 
-use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
 use scenerank::backend::cuda::device::Device;
-use scenerank::backend::cuda::device::buffer::{Buffer, Element, Slice, SliceMut};
-use scenerank::backend::cuda::device::rows::Rows;
+use scenerank::backend::cuda::device::buffer::{Buffer, Element};
 use scenerank::backend::cuda::launchers;
+use scenerank::bench::check::{Output, Written, worst};
+
+pub use scenerank::bench::case::{all, all_mut};
+pub use scenerank::bench::values::Values;
 
 /// Row counts at the edges of warps, tiles and chunks.
 pub const ROWS: [usize; 8] = [0, 1, 31, 32, 33, 65, 300, 513];
@@ -53,64 +54,6 @@ pub fn spare(seed: u64) -> usize {
     [1, 0, 64, 7, 130, 63, 200, 31][seed as usize % 8]
 }
 
-/// A number of rows on the device, and room for `spare` more.
-pub struct Counted {
-    count: Buffer<i32>,
-    bound: usize,
-}
-
-impl Counted {
-    pub fn new(device: &Device, rows: usize, spare: usize) -> Self {
-        Counted { count: to_device(device, &[rows as i32]), bound: rows + spare }
-    }
-
-    pub fn rows(&self) -> Rows<'_> {
-        Rows { count: all(&self.count), bound: self.bound }
-    }
-}
-
-/// Random numbers of a test case.
-pub struct Values(StdRng);
-
-impl Values {
-    pub fn new(seed: u64) -> Self {
-        Values(StdRng::seed_from_u64(seed))
-    }
-
-    /// Uniform in -1..1.
-    pub fn signed(&mut self, count: usize) -> Vec<f32> {
-        (0..count).map(|_| self.0.random_range(-1.0..1.0)).collect()
-    }
-
-    /// Uniform in 0.5..2.
-    pub fn positive(&mut self, count: usize) -> Vec<f32> {
-        (0..count).map(|_| self.0.random_range(0.5..2.0)).collect()
-    }
-
-    /// Of a magnitude in 0.5..2 and either sign.
-    pub fn scales(&mut self, count: usize) -> Vec<f32> {
-        let mut scales = self.positive(count);
-        scales.iter_mut().filter(|_| self.0.random()).for_each(|scale| *scale = -*scale);
-        scales
-    }
-
-    /// Indices below `end`.
-    pub fn indices(&mut self, count: usize, end: usize) -> Vec<u32> {
-        (0..count).map(|_| self.0.random_range(0..end as u32)).collect()
-    }
-}
-
-/// All of a buffer.
-pub fn all<T>(buffer: &Buffer<T>) -> Slice<'_, T> {
-    buffer.slice(0..buffer.len())
-}
-
-/// All of a buffer, to write.
-pub fn all_mut<T>(buffer: &mut Buffer<T>) -> SliceMut<'_, T> {
-    let len = buffer.len();
-    buffer.slice_mut(0..len)
-}
-
 /// `values` on the device.
 pub fn to_device<T: Element>(device: &Device, values: &[T]) -> Buffer<T> {
     let mut buffer = device.allocate_unwritten(values.len()).expect("memory");
@@ -136,35 +79,9 @@ pub fn wide(values: &[f32]) -> Vec<f64> {
 /// Panics where `|got - want| <= limit` fails (NaN does), naming the worst place. `limit` is absolute: each test says
 /// how it follows from the sizes of what is added up.
 #[track_caller]
-pub fn assert_within(name: &str, got: &[f32], want: &[f64], limit: f64) {
-    assert_each_within(name, got, want, |_| limit);
-}
-
-/// [`assert_within`] of what a case wrote.
-#[track_caller]
-pub fn assert_wide_within(name: &str, got: &[f64], want: &[f64], limit: f64) {
-    assert_within(name, &got.iter().map(|&value| value as f32).collect::<Vec<f32>>(), want, limit);
-}
-
-/// [`assert_within`] with a limit for each wanted value.
-#[track_caller]
-pub fn assert_each_within(name: &str, got: &[f32], want: &[f64], limit: impl Fn(f64) -> f64) {
+pub fn assert_within(name: &'static str, got: &[f64], want: &[f64], limit: f64) {
     assert_eq!(got.len(), want.len(), "{name}: length");
-    let off = |i: usize| (f64::from(got[i]) - want[i]).abs();
-    let over = |i: usize| rank(off(i) - limit(want[i]));
-    if let Some(worst) = (0..got.len()).max_by(|&i, &j| over(i).total_cmp(&over(j))) {
-        assert!(
-            off(worst) <= limit(want[worst]),
-            "{name}[{worst}]: {} where {} is expected: off by {:.3e}, limit {:.3e}",
-            got[worst],
-            want[worst],
-            off(worst),
-            limit(want[worst])
-        );
-    }
-}
-
-/// NaN is the worst.
-fn rank(difference: f64) -> f64 {
-    if difference.is_nan() { f64::INFINITY } else { difference }
+    let written = Written { values: got.to_vec(), unwritten: f64::NAN };
+    let worst = worst(&[Output::within(name, want.to_vec(), limit)], &[written]);
+    agreement::assert_within_limits(name, worst);
 }

@@ -20,7 +20,7 @@ use crate::bench::values::Values;
 
 /// The products of a backward.
 #[derive(Clone, Copy, Debug)]
-pub struct Backwards {
+pub struct BackwardProduct {
     /// The sizes of the forward's product.
     pub product: Product,
     /// What x is. With sums, the gradients of its norm's weight and bias are made too.
@@ -32,15 +32,15 @@ pub struct Backwards {
 }
 
 /// `d_x = d_y W` and `d_W = d_y^T x`. Inputs are the norm of z, what is subtracted of d_y, and the norm of x.
-pub fn backward(of: Backwards) -> Case {
+pub fn backward(of: BackwardProduct) -> Case {
     match of.product.format {
         Format::Bf16 => backward_as::<bf16>(of),
         Format::Fp32 | Format::Bf16x3 => backward_as::<f32>(of),
     }
 }
 
-fn backward_as<T: StoredElement>(of: Backwards) -> Case {
-    let Backwards { product: Product { what, rows, inputs, outputs, format, seed }, x, part, d_y } = of;
+fn backward_as<T: StoredElement>(of: BackwardProduct) -> Case {
+    let BackwardProduct { product: Product { what, rows, inputs, outputs, format, seed }, x, part, d_y } = of;
     let (activated, with_sums, made) =
         (x != X::Values, x == X::ActivatedWithSums, d_y == Source::ThroughNorm);
     let [of_made, of_sums] = [made, with_sums].map(usize::from);

@@ -18,7 +18,7 @@ use crate::bench::values::Values;
 
 /// A product of the forward.
 #[derive(Clone, Debug)]
-pub struct Forwards {
+pub struct ForwardProduct {
     /// Its sizes.
     pub product: Product,
     /// Whether x is relu(norm(.)) of what is stored.
@@ -40,29 +40,29 @@ pub struct Ends {
     pub nodes: usize,
 }
 
-impl Forwards {
+impl ForwardProduct {
     /// The product of x as it is stored.
     pub fn plain(product: Product) -> Self {
         let (activated, with_statistics, part) = (false, false, product.whole());
-        Forwards { product, activated, with_statistics, part, ends: None }
+        ForwardProduct { product, activated, with_statistics, part, ends: None }
     }
 
     /// The product of relu(norm(x)), and its statistics.
     pub fn activated(product: Product) -> Self {
-        Forwards { activated: true, with_statistics: true, ..Forwards::plain(product) }
+        ForwardProduct { activated: true, with_statistics: true, ..ForwardProduct::plain(product) }
     }
 }
 
 /// `y = x W^T`.
-pub fn forward(of: Forwards) -> Case {
+pub fn forward(of: ForwardProduct) -> Case {
     match of.product.format {
         Format::Bf16 => forward_as::<bf16>(of),
         Format::Fp32 | Format::Bf16x3 => forward_as::<f32>(of),
     }
 }
 
-fn forward_as<T: StoredElement>(of: Forwards) -> Case {
-    let Forwards { product: sizes, activated, with_statistics, part, ref ends } = of;
+fn forward_as<T: StoredElement>(of: ForwardProduct) -> Case {
+    let ForwardProduct { product: sizes, activated, with_statistics, part, ref ends } = of;
     let Product { what, rows, inputs, outputs, format, seed } = sizes;
     let gathers = ends.is_some();
     let nodes = ends.as_ref().map_or(0, |ends| ends.nodes);
@@ -141,7 +141,7 @@ fn forward_as<T: StoredElement>(of: Forwards) -> Case {
                     if with_statistics {
                         let y = &written[0].values[..rows * outputs];
                         let before = [&running_mean[..], &running_var[..]];
-                        outputs_of.extend(statistics_outputs(y, before, sums_error()));
+                        outputs_of.extend(statistics_outputs(y, before, sums_error(), f64::INFINITY));
                     } else {
                         outputs_of.extend(["mean", "rstd"].map(|name| Output::exact(name, Vec::new())));
                         outputs_of.push(Output::exact("running_mean", running_mean));

@@ -21,7 +21,7 @@ use crate::bench::values::Values;
 
 /// A product of rows of unit length, by the first of three parts of a weight side by side, above the last.
 #[derive(Clone, Copy, Debug)]
-pub struct Units {
+pub struct UnitProduct {
     /// Its sizes; the number of outputs is even.
     pub product: Product,
     /// Whether each row has a number: a forward divides by lengths and writes them, a backward subtracts a part along u.
@@ -56,15 +56,15 @@ pub fn length_error(columns: usize) -> f64 {
 }
 
 /// y = (u W^T) / |u|, and |u| by row; or the product alone.
-pub fn forward(of: Units) -> Case {
+pub fn forward(of: UnitProduct) -> Case {
     match of.product.format {
         Format::Bf16 => forward_as::<bf16>(of),
         Format::Fp32 | Format::Bf16x3 => forward_as::<f32>(of),
     }
 }
 
-fn forward_as<T: StoredElement>(of: Units) -> Case {
-    let Units { product: Product { what, rows, inputs, outputs, format, seed }, with_rows } = of;
+fn forward_as<T: StoredElement>(of: UnitProduct) -> Case {
+    let UnitProduct { product: Product { what, rows, inputs, outputs, format, seed }, with_rows } = of;
     let (hidden, part) = (outputs / 2, T::stride(inputs));
     Case {
         kernel: "linear_forward_unit",
@@ -128,15 +128,15 @@ fn forward_as<T: StoredElement>(of: Units) -> Case {
 }
 
 /// d_u = d_y W - t u and d_W = d_y^T u of u = relu(norm(z)), and the gradients of the norm's weight and bias.
-pub fn backward(of: Units) -> Case {
+pub fn backward(of: UnitProduct) -> Case {
     match of.product.format {
         Format::Bf16 => backward_as::<bf16>(of),
         Format::Fp32 | Format::Bf16x3 => backward_as::<f32>(of),
     }
 }
 
-fn backward_as<T: StoredElement>(of: Units) -> Case {
-    let Units { product: Product { what, rows, inputs, outputs, format, seed }, with_rows } = of;
+fn backward_as<T: StoredElement>(of: UnitProduct) -> Case {
+    let UnitProduct { product: Product { what, rows, inputs, outputs, format, seed }, with_rows } = of;
     let (hidden, part) = (outputs / 2, T::stride(inputs));
     Case {
         kernel: "linear_backward_unit",
