@@ -28,13 +28,13 @@ pub struct Cost {
 }
 
 impl Cost {
-    /// Of counts of values of four bytes, and operations.
+    /// Cost of `values` of four bytes each, and operations.
     pub fn of(values: usize, flops: usize) -> Self {
         Cost { bytes: 4 * values as u64, flops: flops as u64 }
     }
 
-    /// Of matrices of `stored` values of type `T` together, without what pads their rows, and of other `values` of four
-    /// bytes.
+    /// Cost of matrices with `stored` values of type `T` together (row padding is not counted), of other `values` of four
+    /// bytes each, and operations.
     pub fn stored<T: StoredElement>(stored: usize, values: usize, flops: usize) -> Self {
         let of_others = Cost::of(values, flops);
         Cost { bytes: (size_of::<T>() * stored) as u64 + of_others.bytes, ..of_others }
@@ -51,7 +51,8 @@ pub struct Case {
     pub cost: Cost,
     /// What computes it: the format of a product's operands, and single precision for all else.
     pub format: Format,
-    /// Draws its values, with room for so many rows more than there are; large, so only when its turn comes.
+    /// Draws the values, with room for the given number of spare rows. Values are large, so they are drawn when the case
+    /// runs.
     pub prepare: Box<dyn Fn(usize) -> Prepared>,
 }
 
@@ -104,10 +105,10 @@ pub struct Host {
     pub copied: Option<Layout>,
 }
 
-/// How many values of other types a launcher writes.
+/// Numbers of values of other types.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct OtherLengths {
-    /// Of a mask.
+    /// Values of a mask.
     pub mask: usize,
     /// Rows that were found.
     pub found: usize,
@@ -119,7 +120,7 @@ pub struct OtherLengths {
     pub scratch: usize,
     /// Integers of 64 bits.
     pub counts: usize,
-    /// In double precision.
+    /// Sums in double precision.
     pub sums: usize,
 }
 
@@ -184,9 +185,9 @@ pub struct Arrays {
 pub struct Others {
     /// What is read in double precision.
     pub doubles: Vec<Buffer<f64>>,
-    /// Of batch norm's sums.
+    /// Memory of batch norm's sums.
     pub sums: Sums,
-    /// Of the parts of a weight's gradient.
+    /// Memory of the parts of a weight's gradient.
     pub parts: WeightParts,
     /// A written mask.
     pub mask: Buffer<u8>,

@@ -10,7 +10,7 @@ use crate::bench::case::Cost;
 use crate::bench::timing::Timer;
 use crate::error::Result;
 
-/// The best of so many counts, the first of which find clocks that are still rising.
+/// Number of measurements; the best counts. Clocks are still rising in the first ones.
 const REPEATS: usize = 20;
 /// Threads of a multiprocessor: all that fit.
 const THREADS: usize = 2048;

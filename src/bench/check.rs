@@ -37,7 +37,7 @@ impl Output {
         Output { name, limits: vec![limit; values.len()], values, may_be_nan: false }
     }
 
-    /// The same values, some of which may be expected to be NaN.
+    /// The same values; some may be expected to be NaN.
     pub fn with_nan(self) -> Self {
         Output { may_be_nan: true, ..self }
     }
@@ -55,7 +55,7 @@ impl Output {
         Output::within(name, values, limit)
     }
 
-    /// The same values, none of which may be off by more than its own limit here.
+    /// The same values with further limits: each value's limit is the smaller of both.
     pub fn at_most(mut self, limits: Vec<f64>) -> Self {
         assert_eq!(self.limits.len(), limits.len(), "{}: limits", self.name);
         self.limits.iter_mut().zip(limits).for_each(|(limit, most)| *limit = limit.min(most));

@@ -47,7 +47,7 @@ impl HostMatrix {
         self.values.iter().map(|&value| f64::from(value)).collect()
     }
 
-    /// Of a copy on a device.
+    /// Bytes of one copy on a device.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
@@ -109,7 +109,7 @@ impl DeviceMatrix {
 }
 
 /// A copy of `values` on the device.
-pub(super) fn to_device<T: Element>(device: &Device, values: &[T]) -> Result<Buffer<T>> {
+pub fn to_device<T: Element>(device: &Device, values: &[T]) -> Result<Buffer<T>> {
     let mut buffer = device.allocate_unwritten(values.len())?;
     device.upload(values, buffer.slice_mut(0..values.len()))?;
     Ok(buffer)

@@ -56,7 +56,7 @@ impl Multiprocessor {
             (warps_with_registers / warps, Limit::Registers),
             (self.shared_bytes / of_block, Limit::SharedMemory),
         ];
-        // Of equal ones the first.
+        // Takes the first of equal limits.
         let (blocks, limit) = limits.into_iter().min_by_key(|(blocks, _)| *blocks).expect("four limits");
         Occupancy { blocks, warps: blocks * warps, limit }
     }

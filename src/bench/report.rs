@@ -1,4 +1,4 @@
-//! What a bench found, as JSON and as a table.
+//! Results of a bench, as JSON and as a table.
 
 use serde::Serialize;
 
@@ -12,11 +12,11 @@ use crate::report::table::{Table, plain_table};
 /// A whole run.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    /// Of this program.
+    /// Version of this program.
     pub version: &'static str,
     /// `cpu`, `reference`, `emulated`, `cuda:0`, or `none` of a roofline.
     pub device: String,
-    /// As the driver calls it.
+    /// Name of the device, from its driver.
     pub device_name: String,
     /// `cuda events`, or `wall clock`, which on the emulator says nothing about a GPU. A step's is always `wall clock`.
     pub timing: &'static str,
@@ -24,11 +24,11 @@ pub struct Report {
     pub precision: Precision,
     /// The network.
     pub model: ModelConfig,
-    /// Bytes of the L2 cache, where known.
+    /// Size of the L2 cache in bytes, if known.
     pub l2_bytes: Option<usize>,
-    /// Streaming multiprocessors, where there are any.
+    /// Number of streaming multiprocessors, on a GPU.
     pub multiprocessors: Option<usize>,
-    /// What the device reaches at most: measured on a GPU, assumed in a roofline.
+    /// Highest rates of the device: measured on a GPU, assumed in a roofline.
     pub ceilings: Option<Ceilings>,
     /// Kernels by shape, and the step.
     pub kernels: Vec<Entry>,
@@ -39,11 +39,11 @@ pub struct Report {
 pub struct Entry {
     /// The launcher, or `step`.
     pub name: String,
-    /// Triples.
+    /// Number of triples.
     pub batch_size: usize,
     /// Sizes.
     pub shape: String,
-    /// Read and written at least.
+    /// Least number of bytes to read and write.
     pub bytes: Option<u64>,
     /// Floating-point operations.
     pub flops: Option<u64>,
@@ -59,15 +59,15 @@ pub struct Entry {
     pub times: EntryTimes,
     /// Whether arrays came from beyond the L2 cache.
     pub cold: Option<bool>,
-    /// Achieved.
+    /// Achieved memory throughput in GB/s.
     pub gb_per_s: Option<f64>,
-    /// Achieved.
+    /// Achieved arithmetic throughput in TFLOP/s.
     pub tflop_per_s: Option<f64>,
-    /// The least time at the ceilings, of the time taken.
+    /// Least time at the ceilings, as a share of the time taken.
     pub share: Option<f64>,
-    /// The least time at the ceilings.
+    /// Least time at the ceilings, in ms.
     pub floor_ms: Option<f64>,
-    /// Of a step.
+    /// Times of a step.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub phases: Option<Phases>,
 }

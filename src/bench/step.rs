@@ -31,12 +31,12 @@ pub struct StepTask<'a> {
     pub steps_per_wait: usize,
 }
 
-/// What was seen.
+/// Result of timing a step.
 pub struct StepTimes {
-    /// Of a step on a loaded batch, captured and replayed where the backend can. In training such a step first puts together
-    /// its batch, which is a kernel's case of its own.
+    /// Times of a step on a loaded batch, captured and replayed where the backend can. A training step also assembles its
+    /// batch first; that kernel has a case of its own.
     pub step: Times,
-    /// Its parts, called stage by stage and each waited for.
+    /// Times of its parts, called stage by stage; each is waited for.
     pub phases: Phases,
     /// Whether the loss is a number.
     pub finite: bool,
@@ -45,13 +45,13 @@ pub struct StepTimes {
 /// Medians in milliseconds. Each phase is waited for, so that on a GPU they add up to more than a step.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Phases {
-    /// The batch to the device; not a part of the step's time.
+    /// Copy of the batch to the device; not a part of the step's time.
     pub load_batch: f64,
-    /// All layers.
+    /// Forward of all layers.
     pub forward: f64,
-    /// Embeddings, losses and their gradient by the node states.
+    /// Embeddings, losses and their gradient with respect to the node states.
     pub loss: f64,
-    /// All layers upside down.
+    /// Backward of all layers.
     pub backward: f64,
     /// Adam.
     pub update: f64,
@@ -121,8 +121,8 @@ fn repeat(budget: Duration, mut work: impl FnMut() -> Result<Duration>) -> Resul
     Ok(Times::of(samples))
 }
 
-/// Floating-point operations of a step's products: forward, and a gradient by each operand. The first product of a layer
-/// is split by operand, and in layer 0 works on the types that occur.
+/// Number of floating-point operations in the products of a step: forward, and the gradient with respect to each operand.
+/// The first product of a layer is split by operand. In layer 0 it works on the types that occur.
 pub fn step_flops(sizes: &Sizes) -> u64 {
     let (nodes, edges, config) = (sizes.nodes(), sizes.edges(), sizes.config);
     let (state, hidden) = (config.state_width, config.hidden_width);

@@ -39,12 +39,12 @@ pub struct Times {
     pub ms_low: f64,
     /// The 95th percentile.
     pub ms_high: f64,
-    /// How many.
+    /// Number of samples.
     pub samples: usize,
 }
 
 impl Times {
-    /// Of at least one sample.
+    /// Statistics of at least one sample.
     pub fn of(mut samples: Vec<f64>) -> Self {
         samples.sort_by(f64::total_cmp);
         let at = |part: f64| samples[((samples.len() - 1) as f64 * part).round() as usize];

@@ -30,7 +30,7 @@ impl Values {
         self.uniform(count, 0.5, 2.0)
     }
 
-    /// Of a magnitude in 0.5..2 and either sign.
+    /// Values of either sign with a magnitude in 0.5..2.
     pub fn scales(&mut self, count: usize) -> Vec<f32> {
         let mut scales = self.positive(count);
         scales.iter_mut().filter(|_| self.0.random()).for_each(|scale| *scale = -*scale);

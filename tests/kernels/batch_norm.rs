@@ -47,7 +47,7 @@ fn forward_mask_and_backward_agree_with_the_reference() {
     });
 }
 
-/// z and the gradient by the output.
+/// z and the gradient with respect to the output.
 struct Matrices {
     z: HostMatrix,
     d: HostMatrix,

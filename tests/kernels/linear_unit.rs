@@ -78,7 +78,7 @@ fn products_of_many_tiles_agree_with_the_reference() {
     }
 }
 
-/// The case with these z, of which norm(z) = z, in the format's element type.
+/// The case with these z, for which norm(z) = z, in the format's element type.
 fn of_z(case: Case, product: Product, z: Vec<f32>) -> Case {
     let columns = product.inputs;
     let matrix = match product.format {
@@ -131,7 +131,7 @@ fn rows_without_length_are_divided_by_the_least() {
     }
 }
 
-/// The whole way, forward, sums by end and backward: the gradient by u of the sum of S (x W^T), against that of the l2
+/// The whole chain, forward, sums by end and backward: the gradient with respect to u of the sum of S (x W^T), against that of the l2
 /// normalisation in double precision.
 ///
 /// With S' = S / |u| d_u is off by what the product and the stores are, and u times what t is: t = (S' . P) / |u| takes S'

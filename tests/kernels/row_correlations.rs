@@ -1,7 +1,7 @@
 //! row_correlations: the case of the bench with random values and ties, and rows whose counts are known.
 
 use crate::support::Values;
-use crate::support::agreement::{agree, with};
+use crate::support::agreement::{agree, agree_in_two_orders, with};
 use crate::support::cases::{check, no_device, seeds};
 use crate::support::scores::{Kind, draw, kind};
 use proptest::prelude::*;
@@ -48,7 +48,7 @@ fn long_rows_pass_in_tiles() {
 /// Counts and moments of one row.
 fn known(scores: &[f64], similarities: &[f64], image: usize) -> [Vec<f64>; 2] {
     let case = of(scores.to_vec(), similarities.to_vec(), scores.len(), image);
-    agree(1, &case).try_into().expect("as many outputs")
+    agree_in_two_orders(&case).try_into().expect("as many outputs")
 }
 
 #[test]
@@ -68,5 +68,5 @@ fn known_rows() {
     // One other image, and none.
     assert_eq!(known(&[1.0, 2.0], &[1.0, 0.5], 0), [vec![0.0; COUNTS], vec![0.0; MOMENTS]]);
     assert_eq!(known(&[1.0], &[1.0], 0)[0], [0.0; COUNTS]);
-    assert!(agree(1, &of(Vec::new(), Vec::new(), 3, 0)).is_empty());
+    assert!(agree_in_two_orders(&of(Vec::new(), Vec::new(), 3, 0)).is_empty());
 }

@@ -1,7 +1,7 @@
 //! top_k: the case of the bench with values of which sums are exact, scores that roundings order, and values that are no
 //! numbers.
 
-use crate::support::agreement::{agree, exactly, outputs};
+use crate::support::agreement::{agree, agree_in_two_orders, exactly, outputs};
 use crate::support::cases::no_device;
 use crate::support::{Values, wide};
 use scenerank::backend::cuda::launchers::top_k::MAX_K;
@@ -38,9 +38,7 @@ fn a_pass_goes_on_where_the_one_before_ended() {
     if no_device() {
         return;
     }
-    for order in [1, 2] {
-        agree(order, &whole_numbers(2, 300, 4, vec![1, 120, MAX_K, 60], 7));
-    }
+    agree_in_two_orders(&whole_numbers(2, 300, 4, vec![1, 120, MAX_K, 60], 7));
 }
 
 #[test]
@@ -93,9 +91,11 @@ fn what_is_no_number_comes_last() {
         [f32::NAN, -0.0, f32::NEG_INFINITY, 0.0, f32::INFINITY, -f32::NAN, -1.0, f32::MAX, 1e-40];
     let of = Searches { queries: 1, rows: INDEX.len(), width: 1, passes: vec![MAX_K], seed: 0 };
     let case = search(of, |_| [vec![1.0], INDEX.to_vec()]);
-    let [scores, rows] = outputs(1, case.kernel, &case.prepare).try_into().expect("two outputs");
-    assert_eq!(rows[..10], [4.0, 7.0, 8.0, 1.0, 3.0, 6.0, 2.0, 0.0, 5.0, -1.0]);
-    let numbers = [f32::INFINITY, f32::MAX, 1e-40, 0.0, 0.0, -1.0, f32::NEG_INFINITY];
-    assert_eq!(scores[..7], wide(&numbers)[..]);
-    assert!(scores[7..].iter().all(|score| score.is_nan()));
+    for order in [1, 2] {
+        let [scores, rows] = outputs(order, case.kernel, &case.prepare).try_into().expect("two outputs");
+        assert_eq!(rows[..10], [4.0, 7.0, 8.0, 1.0, 3.0, 6.0, 2.0, 0.0, 5.0, -1.0]);
+        let numbers = [f32::INFINITY, f32::MAX, 1e-40, 0.0, 0.0, -1.0, f32::NEG_INFINITY];
+        assert_eq!(scores[..7], wide(&numbers)[..]);
+        assert!(scores[7..].iter().all(|score| score.is_nan()));
+    }
 }

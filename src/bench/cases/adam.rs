@@ -82,7 +82,7 @@ pub fn step(of: Update, copied: Option<Layout>) -> Case {
                         Output::scaled("first moments", first, tolerance(5e-7)),
                         Output::scaled("second moments", second, tolerance(5e-7)),
                     ];
-                    // Of the parameters that were written, bit by bit.
+                    // The copy is expected of the parameters that the kernel wrote, bit for bit.
                     let moved: Vec<f32> = written[0].values.iter().map(|&value| value as f32).collect();
                     outputs.extend(layout.iter().map(|of| Output::exact("copy", copy_of(of, &moved))));
                     outputs

@@ -31,12 +31,13 @@ pub(super) fn cases<T: StoredElement>(sizes: &Sizes) -> Vec<Case> {
     ]
 }
 
-/// What d_z may be off by after so many more roundings than those of sums.
+/// Tolerance of d_z after `more` roundings beside those of the sums.
 pub(super) fn gradient_tolerance(rows: usize, more: usize) -> Tolerance {
     Tolerance {
         // A lane's eight rows and eight lanes of products, then in double precision; some eight operations after it.
         relative: roundings(8 + 8 + 8 + more),
-        // Of one row the terms are d, its mean and xhat times the mean of d xhat, all times the scale: 64 at most, rarely 48.
+        // The terms of a row are d, the mean of d, and xhat times the mean of d xhat, all times the scale. Their sum is at most
+        // 64, rarely more than 48.
         // The means of more rows are smaller.
         least: 48.0 / rows.max(1) as f64,
         // Sixteen times a result of about 1 through some ten roundings and a sum whose chunks have 64 rows.
@@ -44,7 +45,7 @@ pub(super) fn gradient_tolerance(rows: usize, more: usize) -> Tolerance {
     }
 }
 
-/// What d_weight and d_bias may be off by.
+/// Tolerance of d_weight and d_bias.
 pub(super) fn sums_tolerance(rows: usize, more: usize) -> Tolerance {
     let rows = rows as f64;
     Tolerance {
@@ -56,7 +57,7 @@ pub(super) fn sums_tolerance(rows: usize, more: usize) -> Tolerance {
     }
 }
 
-/// Mean, rstd and the running ones.
+/// Mean, rstd, running mean and running variance.
 pub(super) fn batch_statistics<'a>(to: [SliceMut<'a, f32>; 4], sums: &'a mut Sums) -> BatchStatistics<'a> {
     let [mean, rstd, running_mean, running_var] = to;
     BatchStatistics { to: Statistics { mean, rstd }, running_mean, running_var, sums }
@@ -240,7 +241,7 @@ pub fn mask<T: StoredElement>(Shape { rows, columns, seed }: Shape) -> Case {
     }
 }
 
-/// Both launches of the backward: the sums, then d_z in the place of the gradient by the output.
+/// Both launches of the backward: the sums, then d_z in place of the gradient with respect to the output.
 pub fn backward<T: StoredElement>(Shape { rows, columns, seed }: Shape, batch_statistics: bool) -> Case {
     Case {
         kernel: "batch_norm_backward",
@@ -285,7 +286,7 @@ pub fn backward<T: StoredElement>(Shape { rows, columns, seed }: Shape, batch_st
     }
 }
 
-/// Of batch statistics.
+/// Gradient of a norm that uses batch statistics.
 pub(super) fn norm_gradient<'a>(to: [SliceMut<'a, f32>; 2], sums: &'a mut Sums) -> NormGradient<'a> {
     let [weight, bias] = to;
     NormGradient { weight, bias, batch_statistics: true, sums }
@@ -328,7 +329,7 @@ pub fn backward_sums<T: StoredElement>(Shape { rows, columns, seed }: Shape) -> 
     }
 }
 
-/// d_z, d_weight and d_bias of z, its norm, and d by the output.
+/// d_z, d_weight and d_bias, from z, its norm and the gradient d with respect to the output.
 pub(super) fn expected_backward(
     z: &[f64],
     norm: &[Vec<f64>; 4],
@@ -341,7 +342,7 @@ pub(super) fn expected_backward(
     [d, d_weight, d_bias]
 }
 
-/// d_z of z, its norm, d by the output, and `terms` that are subtracted.
+/// d_z, from z, its norm, the gradient d with respect to the output, and the `terms` to subtract.
 pub(super) fn norm_backward(z: &[f64], norm: &[Vec<f64>; 4], terms: &[f64], d: &[f64]) -> Vec<f64> {
     let ([mean, rstd, weight, _], (constant, slope)) = (norm, terms.split_at(norm[0].len()));
     let of = reference_norm(norm);

@@ -12,7 +12,7 @@ use crate::bench::values::Values;
 /// As many as there are images, but no more than the reference ranks in a second or two.
 const MOST_QUERIES: usize = 1_024;
 
-/// Queries, each of which has a true row in an index.
+/// Queries. Each has a true row in an index.
 #[derive(Clone, Copy, Debug)]
 pub struct Ranking {
     /// Number of queries.

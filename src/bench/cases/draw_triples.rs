@@ -26,7 +26,7 @@ const EPOCH: u32 = 3;
 pub struct Draws {
     /// The images that triples are drawn from.
     pub images: Range<usize>,
-    /// Images among them, each of which has a triple drawn.
+    /// Anchors: one triple is drawn for each.
     pub anchors: Vec<u32>,
     /// Columns of the caption vectors.
     pub width: usize,

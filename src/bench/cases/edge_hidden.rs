@@ -150,12 +150,12 @@ impl Edges {
     }
 }
 
-/// Of sums of up to `edges` numbers below 2, and what is subtracted, one after another.
+/// Tolerance of sums of up to `edges` numbers below 2, minus terms that are subtracted one by one.
 fn sum_limit(edges: usize) -> f64 {
     2.1 * (5e-7 + 1e-7 * edges as f64)
 }
 
-/// Offsets and entries of so many rows.
+/// Offsets and entries of a list with this number of rows.
 fn lists(rows: usize, entries: impl Iterator<Item = (u32, u32)>) -> [Vec<u32>; 2] {
     let mut lists = vec![Vec::new(); rows];
     entries.for_each(|(entry, row)| lists[row as usize].push(entry));

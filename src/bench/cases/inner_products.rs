@@ -10,7 +10,7 @@ use crate::bench::values::Values;
 
 const STRIP_ROWS: usize = 192;
 
-/// Some rows of a matrix, of which the products with all its rows are made.
+/// A strip: some rows of a matrix, to be multiplied with all of its rows.
 #[derive(Clone, Copy, Debug)]
 pub struct Strip {
     /// Rows of the matrix.

@@ -166,7 +166,7 @@ pub struct Error {
 }
 
 impl Error {
-    /// Of sums of `terms` products, of whose operands so many are `made` on the way of what is stored.
+    /// Errors of sums of `terms` products. The kernel computes `made` of the two operands from stored values.
     ///
     /// Strictly, with M = sum of |a| |b| over the terms, operands rounded with relative errors of up to u move a sum by
     /// (2 u + u^2) M, and each addition by an eps of a partial sum, which is at most M: tensor cores may truncate, and the
@@ -272,7 +272,7 @@ fn through_norm(error: Error) -> Error {
     error.after(2.0 * EPS, super::roundings(6))
 }
 
-/// Of each value.
+/// Magnitude of each value.
 fn magnitudes(values: &[f64]) -> Vec<f64> {
     values.iter().map(|value| value.abs()).collect()
 }

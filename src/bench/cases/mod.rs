@@ -89,7 +89,7 @@ pub struct Shape {
     pub seed: u64,
 }
 
-/// So many rows, as a list of indices for [`counted`].
+/// A number of rows, as a list of indices for [`counted`].
 fn count(rows: usize) -> Vec<i32> {
     vec![rows as i32]
 }

@@ -59,11 +59,11 @@ pub(super) fn cases<T: StoredElement>(sizes: &Sizes) -> Vec<Case> {
 /// How far results may be off, from how short the mean node states are.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Of a component of an embedding.
+    /// Tolerance of a component of an embedding.
     pub embedding: f64,
-    /// Of a triple's loss.
+    /// Tolerance of a triple's loss.
     pub loss: f64,
-    /// Of a component of the gradient with respect to the node states.
+    /// Tolerance of a component of the gradient with respect to the node states.
     pub d_node_state: f64,
 }
 

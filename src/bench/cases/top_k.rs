@@ -39,8 +39,8 @@ pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
     vec![search(of, well_separated)]
 }
 
-/// The best rows of each query, pass after pass, and their scores. `draw` gives queries and index, of which roundings must not
-/// decide the order.
+/// The best rows of each query, pass after pass, and their scores. `draw` gives queries and index. Their scores must differ
+/// by more than roundings.
 pub fn search(of: Searches, draw: impl Fn(&Searches) -> [Vec<f32>; 2] + 'static) -> Case {
     let Searches { queries, rows, width, .. } = of;
     let all: usize = of.passes.iter().sum();

@@ -77,7 +77,15 @@ pub fn agree(order: u64, case: &Case) -> Vec<Vec<f64>> {
     within_outputs(&expected, written)
 }
 
-/// [`agree`] of one run, in order and by a grid for so many rows more.
+/// [`agree`] in two orders of threads and blocks, for special cases: one with a grid for just the rows that there are, one
+/// with a grid for more.
+#[track_caller]
+pub fn agree_in_two_orders(case: &Case) -> Vec<Vec<f64>> {
+    let [_, outputs] = [1, 2].map(|order| agree(order, case));
+    outputs
+}
+
+/// [`agree`] of one run, in order, with a grid for `spare` more rows.
 #[track_caller]
 pub fn agree_once(case: &Case, spare: usize) {
     for device in devices().into_iter().take(1) {
@@ -86,8 +94,8 @@ pub fn agree_once(case: &Case, spare: usize) {
     }
 }
 
-/// The outputs of one run, in order and by a grid for so many rows more; and how many values the memory for parts of a weight's
-/// gradient has then.
+/// Outputs of one run, in order, with a grid for `spare` more rows; and the number of values that the memory for parts of a
+/// weight's gradient holds afterwards.
 pub fn outputs_once(device: &Device, case: &Case, spare: usize) -> (Vec<Vec<f64>>, usize) {
     let prepared = (case.prepare)(spare);
     let mut arrays = Arrays::upload(device, &prepared.host).expect("memory");

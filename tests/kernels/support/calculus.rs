@@ -24,7 +24,7 @@ pub fn central_differences(x: &[f64], mut f: impl FnMut(&[f64]) -> f64) -> Vec<f
         .collect()
 }
 
-/// `weights . values`: a scalar whose gradient by the values is the weights, as a backward kernel receives it.
+/// `weights . values`: a scalar. Its gradient with respect to the values is the weights, as a backward kernel receives it.
 pub fn weighted_sum(weights: &[f64], values: &[f64]) -> f64 {
     assert_eq!(weights.len(), values.len());
     weights.iter().zip(values).map(|(weight, value)| weight * value).sum()

@@ -56,9 +56,7 @@ pub fn spare(seed: u64) -> usize {
 
 /// `values` on the device.
 pub fn to_device<T: Element>(device: &Device, values: &[T]) -> Buffer<T> {
-    let mut buffer = device.allocate_unwritten(values.len()).expect("memory");
-    device.upload(values, buffer.slice_mut(0..values.len())).expect("an upload");
-    buffer
+    scenerank::bench::matrix::to_device(device, values).expect("memory, and an upload")
 }
 
 /// `count` NaN on the device: a cell that no kernel writes stays one.

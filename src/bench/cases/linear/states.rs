@@ -23,9 +23,9 @@ use crate::bench::values::Values;
 /// Both products of a layer's first block.
 #[derive(Clone, Copy, Debug)]
 pub struct States {
-    /// Of the nodes: by the outer parts of the weight, one above the other.
+    /// Product of the nodes. Its weight is the two outer parts of the whole weight, stacked.
     pub nodes: Product,
-    /// Of the edges: by the middle part, with as many inputs, and half as many outputs.
+    /// Product of the edges. Its weight is the middle part, with as many inputs and half as many outputs.
     pub edges: Product,
     /// Where the gradient with respect to the edges' product is.
     pub d_y: Source,

@@ -28,7 +28,7 @@ pub struct UnitProduct {
     pub with_rows: bool,
 }
 
-/// A weight in three parts, of which no kernel may use the one between.
+/// A weight in three parts. No kernel may use the middle one.
 pub(super) fn weight_in_parts<T: StoredElement>(
     values: &mut Values,
     hidden: usize,
