@@ -3,9 +3,11 @@
 
 mod cli;
 
+use std::env;
 use std::io::Write;
 use std::process::exit;
 
+use anstream::ColorChoice;
 use clap::Parser;
 use scenerank::Error;
 
@@ -13,8 +15,18 @@ use scenerank::Error;
 const FAILED: i32 = 2;
 
 fn main() {
+    no_colours_on_a_dumb_terminal();
     if let Err(error) = cli::Cli::parse().run() {
         exit(fail(&error));
+    }
+}
+
+/// Turns colours off if `TERM` is `dumb`. By its own rules `anstream` would colour there if `CI` is set, since the logs of
+/// hosted CI show colours.
+fn no_colours_on_a_dumb_terminal() {
+    let forced = env::var_os("CLICOLOR_FORCE").is_some_and(|value| value != "0");
+    if !forced && env::var_os("TERM").is_some_and(|term| term == "dumb") {
+        ColorChoice::Never.write_global();
     }
 }
 

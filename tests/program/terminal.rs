@@ -15,7 +15,7 @@ const COLUMNS: u16 = 100;
 /// Characters of a bar, drawn or not.
 const BAR: [char; 2] = ['█', '░'];
 
-/// Lines on the screen after the command has ended, and the raw output.
+/// Lines on the screen after the command has ended, and the raw output. `CI` is set, for which colours could be assumed.
 fn screen(arguments: &[&str], settings: &[(&str, &str)]) -> (Vec<String>, String) {
     let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a pseudo-terminal");
     grantpt(&controller).expect("a pseudo-terminal");
@@ -29,7 +29,7 @@ fn screen(arguments: &[&str], settings: &[(&str, &str)]) -> (Vec<String>, String
     for setting in ["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "RUST_LOG"] {
         command.env_remove(setting);
     }
-    command.env("TERM", "xterm-256color").envs(settings.iter().copied()).args(arguments);
+    command.env("CI", "true").env("TERM", "xterm-256color").envs(settings.iter().copied()).args(arguments);
     let copy = || terminal.try_clone().expect("a terminal");
     let mut child = command.stdin(copy()).stdout(copy()).stderr(copy()).spawn().expect("the program");
     // The read below ends when the last copy of the terminal is closed.
@@ -82,4 +82,6 @@ fn a_plain_terminal_gets_plain_lines() {
         assert_eq!(output.contains(BAR), bars, "{settings:?}: {output}");
         assert!(bars || !output.contains('\u{1b}'), "{settings:?}: {output}");
     }
+    let (_, help) = screen(&["train", "--help"], &[("TERM", "dumb")]);
+    assert!(!help.contains('\u{1b}'), "{help}");
 }
