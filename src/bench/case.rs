@@ -1,6 +1,5 @@
 //! A case: one launcher at one shape, with what it costs, how to run it, and what it must give.
 
-use std::array;
 use std::marker::PhantomData;
 
 use half::bf16;
@@ -144,27 +143,31 @@ impl Host {
 
     /// All matrices that are read, row by row and in double precision.
     pub fn wide_stored<const S: usize>(&self) -> [Vec<f64>; S] {
-        assert_eq!(self.stored.len(), S, "stored matrices");
-        array::from_fn(|i| self.stored[i].wide())
+        exactly(wide_matrices(&self.stored), "stored matrices")
     }
 
     /// All matrices that are written, as they are before.
     pub fn wide_stored_outputs<const W: usize>(&self) -> [Vec<f64>; W] {
-        assert_eq!(self.stored_outputs.len(), W, "stored outputs");
-        array::from_fn(|i| self.stored_outputs[i].wide())
+        exactly(wide_matrices(&self.stored_outputs), "stored outputs")
     }
 
     /// All inputs in double precision.
     pub fn wide_inputs<const I: usize>(&self) -> [Vec<f64>; I] {
-        assert_eq!(self.inputs.len(), I, "inputs");
-        array::from_fn(|i| wide(&self.inputs[i]))
+        exactly(wide_all(&self.inputs), "inputs")
     }
 
     /// All outputs in double precision, as they are before.
     pub fn wide_outputs<const O: usize>(&self) -> [Vec<f64>; O] {
-        assert_eq!(self.outputs.len(), O, "outputs");
-        array::from_fn(|i| wide(&self.outputs[i]))
+        exactly(wide_all(&self.outputs), "outputs")
     }
+}
+
+fn wide_all(arrays: &[Vec<f32>]) -> Vec<Vec<f64>> {
+    arrays.iter().map(|values| wide(values)).collect()
+}
+
+fn wide_matrices(matrices: &[HostMatrix]) -> Vec<Vec<f64>> {
+    matrices.iter().map(HostMatrix::wide).collect()
 }
 
 fn wide(values: &[f32]) -> Vec<f64> {
@@ -318,20 +321,33 @@ impl<'a, T: StoredElement> StoredArrays<'a, T> {
         self,
     ) -> ([Slice<'a, T>; S], [SliceMut<'a, T>; W], Parts<'a, I, X, O>) {
         let Arrays { stored, stored_outputs, inputs, indices, outputs, others } = self.arrays;
-        assert_eq!((stored.len(), stored_outputs.len()), (S, W), "stored matrices, read and written");
-        assert_eq!((inputs.len(), indices.len(), outputs.len()), (I, X, O), "inputs, indices, outputs");
-        let (mut matrices, mut outputs) = (stored_outputs.iter_mut(), outputs.iter_mut());
         (
-            array::from_fn(|i| all(stored[i].buffer())),
-            array::from_fn(|_| all_mut(matrices.next().expect("as many as counted").buffer_mut())),
+            exactly(slices(stored.iter().map(DeviceMatrix::buffer)), "stored matrices"),
+            exactly(slices_mut(stored_outputs.iter_mut().map(DeviceMatrix::buffer_mut)), "stored outputs"),
             (
-                array::from_fn(|i| all(&inputs[i])),
-                array::from_fn(|i| all(&indices[i])),
-                array::from_fn(|_| all_mut(outputs.next().expect("as many as counted"))),
+                exactly(slices(inputs.iter()), "inputs"),
+                exactly(slices(indices.iter()), "indices"),
+                exactly(slices_mut(outputs.iter_mut()), "outputs"),
                 others,
             ),
         )
     }
+}
+
+/// The `N` values of `values`. Closures for each number of arrays would be a twentieth of the crate's code.
+fn exactly<T, const N: usize>(values: Vec<T>, what: &str) -> [T; N] {
+    let count = values.len();
+    values.try_into().unwrap_or_else(|_| panic!("{what}: the case has {count}, its launch takes {N}"))
+}
+
+/// The whole of each buffer.
+fn slices<'a, T: 'a>(buffers: impl IntoIterator<Item = &'a Buffer<T>>) -> Vec<Slice<'a, T>> {
+    buffers.into_iter().map(all).collect()
+}
+
+/// The whole of each buffer, to write.
+fn slices_mut<'a, T: 'a>(buffers: impl IntoIterator<Item = &'a mut Buffer<T>>) -> Vec<SliceMut<'a, T>> {
+    buffers.into_iter().map(all_mut).collect()
 }
 
 /// The whole of a buffer.
