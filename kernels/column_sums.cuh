@@ -78,19 +78,21 @@ struct BackwardMerge {
 };
 
 // Adds `count` to the ticket and returns whether it has reached `of`. If so, all earlier writes of the other blocks are
-// visible, and the ticket is reset to 0. All threads of the block call it; `flag` is in shared memory.
+// visible, and the ticket is reset to 0. All threads of the block call it; `flag` is in shared memory. The first thread's
+// fences stand for the block: the barriers order the other threads' accesses before and after them.
 __device__ __forceinline__ bool last_to_come(int *ticket, int count, int of, bool first_thread, int *flag) {
-    __threadfence(); // this thread's writes become visible before the ticket
     __syncthreads();
     if (first_thread) {
-        *flag = atomicAdd(ticket, count) + count == of;
-        if (*flag) {
+        __threadfence(); // the block's writes become visible before the ticket
+        bool last = atomicAdd(ticket, count) + count == of;
+        if (last) {
+            __threadfence(); // the other blocks' writes were visible before their tickets
             *ticket = 0;
         }
+        *flag = last;
     }
     __syncthreads();
     bool last = *flag;
-    __threadfence();
     __syncthreads(); // the flag's memory may be reused after this
     return last;
 }

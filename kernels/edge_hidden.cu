@@ -17,9 +17,10 @@
 //      and along [n], overwritten
 // All matrices have element type T; rows of H are `stride` apart (stored.cuh), rows of 2 H are `ends_stride` apart.
 // grid lookup: x strips of 64 columns, y chunks of 64 rows, with E in device memory (common.cuh), 16 rows at a time;
-//      the strip's last block merges the chunks (column_sums.cuh). sums: one block per output row, with n and u in
-//      device memory; threads stride over H. sums by type: the blocks of all possible predicate types come first, those
-//      of object types follow. Four columns per thread. Sums in the order of rows, or of `entries`: bit-reproducible
+//      the strip's last block merges the chunks (column_sums.cuh). sums: one block per output row, with n in device
+//      memory; threads stride over H. sums by type: one block per chunk of 64 entries of a type's list (lists.cuh), since
+//      one type may have most of them; the type's last block merges the chunks. The blocks of predicate types come first,
+//      those of object types follow. Four columns per thread. Sums in the order of rows, or of `entries`: bit-reproducible
 // cost lookup reads 3 T E H and writes T E H bytes; sums read 2 T E H (4 T E H from d and z) and write 2 T n H bytes:
 //      bandwidth
 
@@ -29,7 +30,7 @@
 constexpr int THREADS = 128; // sums
 // Least number of resident blocks per multiprocessor for the sums by end: enough warps to hide the gather, without
 // spills.
-constexpr int ENDS_BLOCKS = 12, NORM_BLOCKS = 9;
+constexpr int ENDS_BLOCKS = 10, NORM_BLOCKS = 6;
 // Lookup: columns of a strip, four per thread, and rows at a time.
 constexpr int STRIP = 64, ROW_LANES = 16;
 constexpr int LOOKUP_THREADS = STRIP / COLUMNS_EACH * ROW_LANES;
@@ -61,9 +62,10 @@ template <class T> __device__ __forceinline__ void edge_hidden_lookup(const Edge
     int column = blockIdx.x * STRIP + in_strip;
     // The value as stored.
     auto looked_up = [&](int edge) {
-        Four sum = load_four(args.edge_projected + size_t(args.edge_row[edge]) * stride, column, hidden);
-        Four s = load_four(args.projected + size_t(args.subject[edge]) * ends_stride, column, hidden);
-        Four o = load_four(args.projected + size_t(args.object[edge]) * ends_stride + hidden, column, hidden);
+        auto of_edge = load_packed(args.edge_projected + size_t(args.edge_row[edge]) * stride, column, hidden);
+        auto of_subject = load_packed(args.projected + size_t(args.subject[edge]) * ends_stride, column, hidden);
+        auto of_object = load_packed(args.projected + size_t(args.object[edge]) * ends_stride + hidden, column, hidden);
+        Four sum = of_edge.widen(), s = of_subject.widen(), o = of_object.widen();
 #pragma unroll
         for (int i = 0; i < COLUMNS_EACH; i++) {
             sum[i] = rounded<T>(sum[i] + (s[i] + o[i]));
@@ -114,32 +116,56 @@ template <class T> __device__ __forceinline__ void edge_hidden_lookup(const Edge
                                                   memory.merged);
 }
 
-// Rows of d_z, returned by `columns` four columns at a time: loaded from memory,
+// Four columns of rows of d_z: loaded from memory,
+template <class T> struct StoredFour {
+    const T *d_z;
+    int stride, column, columns;
+
+    __device__ __forceinline__ PackedFour<T> load(int edge) const {
+        return load_packed(d_z + size_t(edge) * stride, column, columns);
+    }
+    __device__ __forceinline__ Four value(const PackedFour<T> &loaded) const { return loaded.widen(); }
+};
+
 template <class T> struct Stored {
     const T *d_z;
     int stride;
 
-    __device__ __forceinline__ auto columns(int c, int hidden) const {
-        return [=, of = *this](int edge) { return load_four(of.d_z + size_t(edge) * of.stride, c, hidden); };
+    __device__ __forceinline__ StoredFour<T> at(int column, int columns) const {
+        return {d_z, stride, column, columns};
     }
 };
 
 // or computed from d and z.
+template <class T> struct ThroughNormFour {
+    const T *d, *z;
+    int stride, column, columns;
+    NormBackwardFour backward;
+
+    struct Loaded {
+        PackedFour<T> d, z;
+    };
+    __device__ __forceinline__ Loaded load(int edge) const {
+        size_t row = size_t(edge) * stride;
+        return {load_packed(d + row, column, columns), load_packed(z + row, column, columns)};
+    }
+    __device__ __forceinline__ Four value(const Loaded &loaded) const {
+        Four d_z = backward(loaded.d.widen(), loaded.z.widen());
+#pragma unroll
+        for (int i = 0; i < COLUMNS_EACH; i++) {
+            d_z[i] = rounded<T>(d_z[i]);
+        }
+        return d_z;
+    }
+};
+
 template <class T> struct ThroughNorm {
     const T *d, *z;
     int stride;
     NormBackwardRows norm;
 
-    __device__ __forceinline__ auto columns(int c, int hidden) const {
-        return [=, of = *this, backward = load_norm_backward(norm, c, hidden)](int edge) {
-            size_t row = size_t(edge) * of.stride;
-            Four d_z = backward(load_four(of.d + row, c, hidden), load_four(of.z + row, c, hidden));
-#pragma unroll
-            for (int i = 0; i < COLUMNS_EACH; i++) {
-                d_z[i] = rounded<T>(d_z[i]);
-            }
-            return d_z;
-        };
+    __device__ __forceinline__ ThroughNormFour<T> at(int column, int columns) const {
+        return {d, z, stride, column, columns, load_norm_backward(norm, column, columns)};
     }
 };
 
@@ -162,7 +188,21 @@ __device__ __forceinline__ void over_length(Four &values, float length, const T 
     }
 }
 
-// Sums [n, 2 H] per node or per object type.
+// Adds the rows of the entries first..end, in order, to the sum of each role. Entries are roles * edge + role.
+template <int roles, class Rows>
+__device__ __forceinline__ void add_list(Four (&sums)[roles], const Rows &rows, const int *entries, int first, int end) {
+    auto load = [&](int entry) { return rows.load(entry / roles); };
+    for_each_entry(entries, first, end, load, [&](int entry, const decltype(load(0)) &loaded) {
+        // The branch is uniform: all threads of the block read the same entry.
+        if (entry % roles == 0) {
+            add_four(sums[0], rows.value(loaded));
+        } else {
+            add_four(sums[roles - 1], rows.value(loaded));
+        }
+    });
+}
+
+// Sums [n, 2 H] per node.
 template <class T> struct EndSums {
     T *sums;
     LengthsArguments<T> lengths;
@@ -177,23 +217,13 @@ __device__ __forceinline__ void sum_ends(const EndSums<T> &of, const Gradient &d
         return;
     }
     const LengthsArguments<T> &with = of.lengths;
-    const int *entries = by_row.entries;
     int first = by_row.offsets[n], end = by_row.offsets[n + 1], hidden = of.hidden;
     float dot = 0.0f;
     T *to = of.sums + size_t(n) * of.ends_stride;
     for (int c = threadIdx.x * COLUMNS_EACH; c < hidden; c += THREADS * COLUMNS_EACH) {
-        auto row = d_z.columns(c, hidden);
-        Four as_subject = {}, as_object = {};
-        for (int i = first; i < end; i++) {
-            int entry = entries[i];
-            Four value = row(entry >> 1);
-            // The branch is uniform: all threads of the block read the same entry.
-            if (entry & 1) {
-                add_four(as_object, value);
-            } else {
-                add_four(as_subject, value);
-            }
-        }
+        Four sums[2] = {};
+        add_list<2>(sums, d_z.at(c, hidden), by_row.entries, first, end);
+        Four &as_subject = sums[0], &as_object = sums[1];
         if (with.lengths != nullptr) {
             const T *projected = with.projected + size_t(n) * of.ends_stride;
             float length = with.lengths[n];
@@ -212,22 +242,65 @@ __device__ __forceinline__ void sum_ends(const EndSums<T> &of, const Gradient &d
     }
 }
 
-// Sums [u, H] per predicate type.
-template <class T>
-__device__ __forceinline__ void sum_edges(T *sums, const ThroughNorm<T> &d_z, const ListsArguments &by_predicate, int u,
-                                          int hidden) {
-    if (u >= *by_predicate.row_count) {
-        return;
+// Sums [n, roles H] per type of one kind, and the memory for those of the chunks of its lists.
+template <class T> struct TypeSumsArguments {
+    T *sums; // overwritten; rows lie `stride` apart
+    ListsArguments by_type;
+    float *partials; // [chunks, roles, H up to a multiple of 4]
+    int *tickets;    // [n]: zeros before and after each launch
+    int stride, reserved;
+};
+
+// Number of chunks whose sums are loaded before the first of them is added.
+constexpr int CHUNKS_AT_ONCE = 8;
+
+// Sums over one chunk of a type's list. The type's last block merges the chunks in order.
+template <int roles, class T>
+__device__ __forceinline__ void sum_type(const TypeSumsArguments<T> &of, const ThroughNorm<T> &d_z, int number,
+                                         int hidden) {
+    __shared__ int flag;
+    ListChunk chunk = find_chunk(of.by_type, number);
+    if (chunk.count == 0) {
+        return; // the whole block
     }
-    const int *entries = by_predicate.entries;
-    int first = by_predicate.offsets[u], end = by_predicate.offsets[u + 1];
+    T *to = of.sums + size_t(chunk.row) * of.stride;
+    size_t part_stride = (hidden + COLUMNS_EACH - 1) / COLUMNS_EACH * COLUMNS_EACH, chunk_stride = roles * part_stride;
     for (int c = threadIdx.x * COLUMNS_EACH; c < hidden; c += THREADS * COLUMNS_EACH) {
-        auto row = d_z.columns(c, hidden);
-        Four sum = {};
-        for (int i = first; i < end; i++) {
-            add_four(sum, row(entries[i]));
+        Four sums[roles] = {};
+        add_list<roles>(sums, d_z.at(c, hidden), of.by_type.entries, chunk.first, chunk.end);
+#pragma unroll
+        for (int role = 0; role < roles; role++) {
+            if (chunk.count == 1) {
+                store_four(to + role * hidden, c, hidden, sums[role]);
+            } else {
+                store_aligned(of.partials + number * chunk_stride + role * part_stride + c, sums[role]);
+            }
         }
-        store_four(sums + size_t(u) * d_z.stride, c, hidden, sum);
+    }
+    if (chunk.count == 1 || !last_to_come(&of.tickets[chunk.row], 1, chunk.count, threadIdx.x == 0, &flag)) {
+        return; // the whole block
+    }
+    for (int c = threadIdx.x * COLUMNS_EACH; c < hidden; c += THREADS * COLUMNS_EACH) {
+#pragma unroll
+        for (int role = 0; role < roles; role++) {
+            const float *from = of.partials + chunk.first_chunk * chunk_stride + role * part_stride + c;
+            Four sum = {};
+            for (int i = 0; i < chunk.count; i += CHUNKS_AT_ONCE) {
+                float4 parts[CHUNKS_AT_ONCE];
+#pragma unroll
+                for (int k = 0; k < CHUNKS_AT_ONCE; k++) {
+                    size_t part = min(i + k, chunk.count - 1); // the last one again instead of a branch
+                    parts[k] = __ldcg(reinterpret_cast<const float4 *>(from + part * chunk_stride));
+                }
+#pragma unroll
+                for (int k = 0; k < CHUNKS_AT_ONCE; k++) {
+                    if (i + k < chunk.count) {
+                        add_four(sum, PackedFour<float>{parts[k]}.widen());
+                    }
+                }
+            }
+            store_four(to + role * hidden, c, hidden, sum);
+        }
     }
 }
 
@@ -261,12 +334,11 @@ __device__ __forceinline__ void edge_hidden_sum_ends_through_norm(const EdgeHidd
 }
 
 template <class T> struct EdgeHiddenSumTypesThroughNorm {
-    T *edge_sums, *end_sums;
+    TypeSumsArguments<T> by_predicate, by_object;
     const T *d;
     NormBackwardArguments<T> through;
-    ListsArguments by_predicate, by_object;
     int predicate_blocks; // number of blocks for predicates; the blocks for objects follow
-    int hidden, stride, ends_stride;
+    int hidden, stride, reserved;
 };
 
 template <class T>
@@ -274,10 +346,9 @@ __device__ __forceinline__ void edge_hidden_sum_types_through_norm(const EdgeHid
     ThroughNorm<T> d_z = {args.d, args.through.z, args.stride, args.through.rows(args.hidden)};
     int block = blockIdx.x;
     if (block < args.predicate_blocks) {
-        sum_edges(args.edge_sums, d_z, args.by_predicate, block, args.hidden);
+        sum_type<1>(args.by_predicate, d_z, block, args.hidden);
     } else {
-        EndSums<T> of = {args.end_sums, {}, args.hidden, args.ends_stride};
-        sum_ends(of, d_z, args.by_object, block - args.predicate_blocks);
+        sum_type<2>(args.by_object, d_z, block - args.predicate_blocks, args.hidden);
     }
 }
 

@@ -9,14 +9,17 @@
 // cost reads 2 T E H and writes T N H bytes: bandwidth
 // backward, joined with the backward of batch norm and ReLU. d_heads [E, W], the gradient with respect to the outputs
 // of the heads, is never stored; both kernels gather it from d_pooled [N, H] and d_edge_state [E, D]:
-//   edge_pool_backward_sums  d_weight, d_bias and terms of batch norm (batch_norm.cu); strips (strip_sums.cuh)
-//   edge_pool_backward       d_z [E, W]; one block per edge, threads as above
+//   edge_pool_backward_sums  d_weight, d_bias and terms of batch norm (batch_norm.cu)
+//   edge_pool_backward       d_z [E, W]
+//   grid x strips of 128 columns, y chunks of 64 edges, 8 rows at a time (strip_sums.cuh); no thread's four columns lie in
+//        two of the row's parts
 //   cost each reads T E (W + D) + T N H bytes, the second writes T E W: bandwidth
 
 #include "lists.cuh"
 #include "strip_sums.cuh"
 
-constexpr int THREADS = 128;
+constexpr int THREADS = 128;      // forward
+constexpr int BACKWARD_BLOCKS = 3; // least number per multiprocessor: registers for four rows at once
 
 template <class T> struct EdgePoolForward {
     T *pooled;
@@ -39,16 +42,17 @@ template <class T> __device__ __forceinline__ void edge_pool_forward(const EdgeP
     for (int c = threadIdx.x * COLUMNS_EACH; c < hidden; c += THREADS * COLUMNS_EACH) {
         NormFour to_subject = load_norm(norm, c, hidden), to_object = load_norm(of_object, c, hidden);
         Four sum = {};
-        for (int i = first; i < end; i++) {
-            // The branch is uniform: all threads of the block read the same entry.
-            int entry = entries[i], role = entry & 1;
-            const T *row = args.z + size_t(entry >> 1) * args.z_stride + (role == 1 ? object_start : 0);
-            Four value = load_four(row, c, hidden);
+        auto load = [&](int entry) {
+            const T *row = args.z + size_t(entry / 2) * args.z_stride + (entry % 2 == 1 ? object_start : 0);
+            return load_packed(row, c, hidden);
+        };
+        for_each_entry(entries, first, end, load, [&](int entry, const PackedFour<T> &loaded) {
+            Four value = loaded.widen();
 #pragma unroll
             for (int k = 0; k < COLUMNS_EACH; k++) {
-                sum[k] += relu_norm(role == 1 ? to_object[k] : to_subject[k], value[k]);
+                sum[k] += relu_norm(entry % 2 == 1 ? to_object[k] : to_subject[k], value[k]);
             }
-        }
+        });
 #pragma unroll
         for (int k = 0; k < COLUMNS_EACH; k++) {
             sum[k] /= max(end - first, 1);
@@ -66,36 +70,86 @@ template <class T> struct HeadsGradientArguments {
     int width, hidden;                    // W, H
     int stride, pooled_stride, state_stride; // row strides of the matrices of width W, H and D
     int reserved;
+};
 
-    // Gradient row of a message's node, and the message count that divides it.
-    __device__ __forceinline__ const T *node_row(int node) const { return d_pooled + size_t(node) * pooled_stride; }
-    __device__ __forceinline__ float count(int node) const { return offsets[node + 1] - offsets[node]; }
-    __device__ __forceinline__ const T *edge_row(int edge) const { return d_edge_state + size_t(edge) * state_stride; }
+// Four adjacent columns of a row, all in one of its parts: the message to the subject, the edge state, the message to the
+// object.
+enum HeadPart { TO_SUBJECT, EDGE_STATE, TO_OBJECT };
+struct HeadColumns {
+    HeadPart part;
+    int start, columns; // first column of the part in the row, and its width
+    int column;         // first of the four in the part; none if it is not below `columns`
 
-    __device__ __forceinline__ float operator()(int edge, int column) const {
-        int object_start = width - hidden;
-        if (column >= hidden && column < object_start) {
-            return widen(edge_row(edge)[column - hidden]);
-        }
-        bool to_object = column >= object_start;
-        int node = to_object ? object[edge] : subject[edge];
-        return widen(node_row(node)[to_object ? column - object_start : column]) / count(node);
+    // Column of the row, or `width` if the part has no i-th of the four.
+    __device__ __forceinline__ int in_row(int i, int width) const {
+        return column + i < columns ? start + column + i : width;
     }
 };
 
-// Backward of some columns of an edge's row; the gradient with respect to the output is `d_y` / `count`. The pointers
-// point to the first of these columns.
+// The columns number `index`: each part begins with a new number.
+__device__ __forceinline__ HeadColumns head_columns(int index, int width, int hidden) {
+    int column = index * COLUMNS_EACH, each = (hidden + COLUMNS_EACH - 1) / COLUMNS_EACH * COLUMNS_EACH;
+    int state = width - 2 * hidden, of_state = (state + COLUMNS_EACH - 1) / COLUMNS_EACH * COLUMNS_EACH;
+    if (column < each) {
+        return {TO_SUBJECT, 0, hidden, column};
+    }
+    if (column < each + of_state) {
+        return {EDGE_STATE, hidden, state, column - each};
+    }
+    return {TO_OBJECT, width - hidden, hidden, column - each - of_state};
+}
+
+// Nodes at the ends of a chunk's edges, and 1 / their number of messages.
+struct ChunkEnds {
+    int node[2][CHUNK_ROWS];
+    float share[2][CHUNK_ROWS];
+};
+
+// Fills `ends` for `count` edges, starting at `first`. The caller waits for the block.
 template <class T>
-__device__ __forceinline__ void part_backward(T *d_z, const T *z,
-                                              const NormBackwardRows &backward, const T *d_y, float count,
-                                              int columns) {
-    for (int c = threadIdx.x * COLUMNS_EACH; c < columns; c += THREADS * COLUMNS_EACH) {
-        Four values = load_four(z, c, columns), d = load_four(d_y, c, columns);
+__device__ __forceinline__ void load_ends(ChunkEnds &ends, const HeadsGradientArguments<T> &of, int first, int count) {
+    int end = threadIdx.x / CHUNK_ROWS, row = threadIdx.x % CHUNK_ROWS;
+    if (end < 2 && row < count) {
+        int node = end == 0 ? of.subject[first + row] : of.object[first + row];
+        ends.node[end][row] = node;
+        ends.share[end][row] = 1.0f / (of.offsets[node + 1] - of.offsets[node]);
+    }
+}
+
+// Number of rows that are loaded before the first of them is used.
+constexpr int ROWS_AT_ONCE = 4;
+
+// Calls use(row, d, z) for a warp's rows of a chunk: d, the gradient with respect to four columns of the heads' outputs, and
+// their z.
+template <class T, class Use>
+__device__ __forceinline__ void for_each_gradient(const HeadsGradientArguments<T> &of, const T *z,
+                                                  const HeadColumns &at, const ChunkEnds &ends, int first, int count,
+                                                  const Use &use) {
+    int end = at.part == TO_OBJECT;
+    for (int begin = threadIdx.x / WARP_LANES; begin < count; begin += ROWS_AT_ONCE * ROW_LANES) {
+        PackedFour<T> of_d[ROWS_AT_ONCE], of_z[ROWS_AT_ONCE];
 #pragma unroll
-        for (int i = 0; i < COLUMNS_EACH; i++) {
-            d[i] /= count;
+        for (int k = 0; k < ROWS_AT_ONCE; k++) {
+            int row = min(begin + k * ROW_LANES, count - 1); // the last one again instead of a branch
+            size_t edge = first + row;
+            const T *from = at.part == EDGE_STATE ? of.d_edge_state + edge * of.state_stride
+                                                  : of.d_pooled + size_t(ends.node[end][row]) * of.pooled_stride;
+            of_d[k] = load_packed(from, at.column, at.columns);
+            of_z[k] = load_packed(z + edge * of.stride + at.start, at.column, at.columns);
         }
-        store_four(d_z, c, columns, load_norm_backward(backward, c, columns)(d, values));
+#pragma unroll
+        for (int k = 0; k < ROWS_AT_ONCE; k++) {
+            int row = begin + k * ROW_LANES;
+            if (row < count) {
+                Four d = of_d[k].widen();
+                float share = at.part == EDGE_STATE ? 1.0f : ends.share[end][row];
+#pragma unroll
+                for (int i = 0; i < COLUMNS_EACH; i++) {
+                    d[i] = __fmul_rn(d[i], share);
+                }
+                use(row, d, of_z[k].widen());
+            }
+        }
     }
 }
 
@@ -107,9 +161,35 @@ template <class T> struct EdgePoolBackwardSums {
 };
 
 template <class T> __device__ __forceinline__ void edge_pool_backward_sums(const EdgePoolBackwardSums<T> &args) {
-    NormInput<T> z = {args.z, args.norm, *args.of.edge_count, args.of.width, args.of.stride};
-    HeadsGradientArguments<T> of = args.of; // a copy takes fewer registers
-    backward_strip(args.gradient, z, of);
+    __shared__ WideSumMemory memory;
+    __shared__ ChunkEnds ends;
+    const HeadsGradientArguments<T> &of = args.of;
+    int edges = *of.edge_count, first = blockIdx.y * CHUNK_ROWS, count = min(CHUNK_ROWS, edges - first);
+    if (first >= edges && first > 0) {
+        return; // the whole block; without edges the first blocks continue
+    }
+    load_ends(ends, of, first, count);
+    __syncthreads();
+    auto columns_of = [&](int index) {
+        return head_columns(blockIdx.x * WARP_LANES + index, of.width, of.hidden);
+    };
+    HeadColumns at = columns_of(threadIdx.x % WARP_LANES);
+    SumsOfFour sums = {};
+    if (at.column < at.columns) {
+        NormFour norm = load_norm(args.norm.rows().from(at.start), at.column, at.columns);
+        for_each_gradient(of, args.z, at, ends, first, count, [&](int, const Four &d, const Four &z) {
+#pragma unroll
+            for (int i = 0; i < COLUMNS_EACH; i++) {
+                float passed = norm_value(norm[i], z[i]) > 0.0f ? d[i] : 0.0f;
+                sums.first[i] += passed;
+                sums.second[i] += passed * (z[i] - norm.mean[i]);
+            }
+        });
+    }
+    auto column_of = [&](int in_strip) {
+        return columns_of(in_strip / COLUMNS_EACH).in_row(in_strip % COLUMNS_EACH, of.width);
+    };
+    finish_wide_strip(args.gradient.memory(), args.gradient.merge(args.norm), sums, edges, of.width, column_of, memory);
 }
 
 template <class T> struct EdgePoolBackward {
@@ -119,27 +199,27 @@ template <class T> struct EdgePoolBackward {
 };
 
 template <class T> __device__ __forceinline__ void edge_pool_backward(const EdgePoolBackward<T> &args) {
+    __shared__ ChunkEnds ends;
     const HeadsGradientArguments<T> &of = args.of;
-    int edge = blockIdx.x;
-    if (edge >= *of.edge_count) {
+    int first = blockIdx.y * CHUNK_ROWS, count = min(CHUNK_ROWS, *of.edge_count - first);
+    if (count <= 0) {
+        return; // the whole block
+    }
+    load_ends(ends, of, first, count);
+    __syncthreads();
+    HeadColumns at = head_columns(blockIdx.x * WARP_LANES + threadIdx.x % WARP_LANES, of.width, of.hidden);
+    if (at.column >= at.columns) {
         return;
     }
-    int hidden = of.hidden, object_start = of.width - hidden;
-    T *d_z = args.d_z + size_t(edge) * of.stride;
-    const T *z = args.through.z + size_t(edge) * of.stride;
-    NormBackwardRows backward = args.through.rows(of.width);
-    auto part = [=](int first, const T *d_y, float count, int columns) {
-        part_backward(d_z + first, z + first, backward.from(first), d_y, count, columns);
-    };
-    int subject = of.subject[edge], object = of.object[edge];
-    part(0, of.node_row(subject), of.count(subject), hidden);
-    part(hidden, of.edge_row(edge), 1.0f, object_start - hidden);
-    part(object_start, of.node_row(object), of.count(object), hidden);
+    NormBackwardFour backward = load_norm_backward(args.through.rows(of.width).from(at.start), at.column, at.columns);
+    for_each_gradient(of, args.through.z, at, ends, first, count, [&](int row, const Four &d, const Four &z) {
+        store_four(args.d_z + size_t(first + row) * of.stride + at.start, at.column, at.columns, backward(d, z));
+    });
 }
 
 STORED_KERNEL(edge_pool_forward, EdgePoolForward, THREADS)
-STORED_KERNEL(edge_pool_backward_sums, EdgePoolBackwardSums, STRIP *ROW_LANES, SUM_BLOCKS)
-STORED_KERNEL(edge_pool_backward, EdgePoolBackward, THREADS)
+STORED_KERNEL(edge_pool_backward_sums, EdgePoolBackwardSums, WIDE_THREADS, BACKWARD_BLOCKS)
+STORED_KERNEL(edge_pool_backward, EdgePoolBackward, WIDE_THREADS, BACKWARD_BLOCKS)
 EMULATED_KERNELS(edge_pool, EMULATED_STORED_KERNEL(edge_pool_forward, THREADS),
-                 EMULATED_STORED_KERNEL(edge_pool_backward_sums, STRIP *ROW_LANES, SUM_BLOCKS),
-                 EMULATED_STORED_KERNEL(edge_pool_backward, THREADS))
+                 EMULATED_STORED_KERNEL(edge_pool_backward_sums, WIDE_THREADS, BACKWARD_BLOCKS),
+                 EMULATED_STORED_KERNEL(edge_pool_backward, WIDE_THREADS, BACKWARD_BLOCKS))

@@ -14,9 +14,6 @@
 #include "strip_sums.cuh"
 
 constexpr int THREADS = 128; // forward
-// Columns of a backward block, four per lane of a warp; threads of the block: one warp per row lane.
-constexpr int WIDE_STRIP = WARP_LANES * COLUMNS_EACH;
-constexpr int BACKWARD_THREADS = WARP_LANES * ROW_LANES;
 constexpr int BACKWARD_BLOCKS = 4; // least number per multiprocessor: registers for double precision without spills
 
 // relu(norm(z)) of four columns of the row.
@@ -79,10 +76,7 @@ template <class T> struct L2NormaliseBackward {
 // A block handles one strip of columns of a chunk. It computes the lengths of the chunk's rows itself, and reads whole
 // rows for that.
 template <class T> __device__ __forceinline__ void l2_normalise_backward(const L2NormaliseBackward<T> &args) {
-    __shared__ union {
-        float2 chunk[ROW_LANES][WIDE_STRIP];
-        Pair merged[BACKWARD_THREADS];
-    } memory;
+    __shared__ WideSumMemory memory;
     __shared__ float2 of_rows[CHUNK_ROWS]; // divisor, and x . d_x divided by it
     int rows = *args.row_count, columns = args.columns, stride = args.stride;
     int first = blockIdx.y * CHUNK_ROWS, count = min(CHUNK_ROWS, rows - first);
@@ -112,7 +106,7 @@ template <class T> __device__ __forceinline__ void l2_normalise_backward(const L
     }
     __syncthreads();
     int column = blockIdx.x * WIDE_STRIP + lane * COLUMNS_EACH;
-    Four sums = {}, products = {};
+    SumsOfFour sums = {};
     if (column < columns) {
         NormFour norms = load_norm(norm, column, columns);
         for (int row = warp; row < count; row += ROW_LANES) {
@@ -125,37 +119,17 @@ template <class T> __device__ __forceinline__ void l2_normalise_backward(const L
                 d[i] = (d[i] - y * of_row.y) / of_row.x;
                 // The value as stored.
                 float passed = norm_value(norms[i], values[i]) > 0.0f ? rounded<T>(d[i]) : 0.0f;
-                sums[i] += passed;
-                products[i] += passed * (values[i] - norms.mean[i]);
+                sums.first[i] += passed;
+                sums.second[i] += passed * (values[i] - norms.mean[i]);
             }
             store_four(args.d_y + size_t(first + row) * stride, column, columns, d);
         }
     }
-#pragma unroll
-    for (int i = 0; i < COLUMNS_EACH; i++) {
-        memory.chunk[warp][lane * COLUMNS_EACH + i] = make_float2(sums[i], products[i]);
-    }
-    __syncthreads();
-    int in_strip = threadIdx.x % WIDE_STRIP;
-    StripThread thread = {int(blockIdx.x), int(gridDim.x), int(blockIdx.x * WIDE_STRIP) + in_strip, in_strip,
-                          int(threadIdx.x / WIDE_STRIP)};
-    ColumnMemory chunks = args.gradient.memory();
-    if (thread.lane == 0 && thread.column < columns && count > 0) {
-        float2 sum = make_float2(0.0f, 0.0f);
-        for (int other = 0; other < ROW_LANES; other++) {
-            sum.x += memory.chunk[other][in_strip].x;
-            sum.y += memory.chunk[other][in_strip].y;
-        }
-        float *to = chunks.chunk(blockIdx.y, columns);
-        to[thread.column] = sum.x;
-        to[columns + thread.column] = sum.y;
-    }
-    __syncthreads(); // the chunk's sums have been read
-    finish_columns<BACKWARD_THREADS / WIDE_STRIP, WIDE_STRIP>(chunks, args.gradient.merge(args.norm), thread, rows,
-                                                              columns, blockIdx.y, 1, memory.merged);
+    auto column_of = [&](int in_strip) { return int(blockIdx.x * WIDE_STRIP) + in_strip; };
+    finish_wide_strip(args.gradient.memory(), args.gradient.merge(args.norm), sums, rows, columns, column_of, memory);
 }
 
 STORED_KERNEL(l2_normalise_forward, L2NormaliseForward, THREADS)
-STORED_KERNEL(l2_normalise_backward, L2NormaliseBackward, BACKWARD_THREADS, BACKWARD_BLOCKS)
+STORED_KERNEL(l2_normalise_backward, L2NormaliseBackward, WIDE_THREADS, BACKWARD_BLOCKS)
 EMULATED_KERNELS(l2_normalise, EMULATED_STORED_KERNEL(l2_normalise_forward, THREADS),
-                 EMULATED_STORED_KERNEL(l2_normalise_backward, BACKWARD_THREADS, BACKWARD_BLOCKS))
+                 EMULATED_STORED_KERNEL(l2_normalise_backward, WIDE_THREADS, BACKWARD_BLOCKS))

@@ -159,24 +159,53 @@ __device__ __forceinline__ RowParts row_parts(int rows, int inputs, int most_par
     return {max((rows + each - 1) / each, 1), each};
 }
 
-// Adds up the parts of a tile in order.
+// Four adjacent columns that other blocks of this launch wrote; 0 beyond the end of the row.
+__device__ __forceinline__ Four load_written(const float *row, int column, int columns) {
+    const float *from = row + column;
+    if (column + COLUMNS_EACH <= columns && is_aligned(from)) {
+        return PackedFour<float>{__ldcg(reinterpret_cast<const float4 *>(from))}.widen();
+    }
+    Four all;
+#pragma unroll
+    for (int i = 0; i < COLUMNS_EACH; i++) {
+        all[i] = column + i < columns ? __ldcg(from + i) : 0.0f;
+    }
+    return all;
+}
+
+// Number of parts that are loaded before the first of them is added.
+constexpr int PARTS_AT_ONCE = 8;
+
+// Adds up the parts of a tile in order, four columns per thread.
 template <class Core>
 __device__ __forceinline__ void add_parts(const Output<float> &out, const float *parts, int count, const Place &place) {
-    constexpr int columns = Core::Shape::columns, rows_at_once = Core::Shape::threads / columns;
-    int column = place.first_column + threadIdx.x % columns;
+    constexpr int across = Core::Shape::columns / COLUMNS_EACH, rows_at_once = Core::Shape::threads / across;
+    int column = place.first_column + int(threadIdx.x) % across * COLUMNS_EACH;
     if (column >= place.columns) {
         return;
     }
     size_t part_stride = size_t(place.rows) * place.columns;
     int end = min(place.first_row + Core::Shape::rows, place.rows);
-    for (int row = place.first_row + threadIdx.x / columns; row < end; row += rows_at_once) {
-        const float *from = parts + size_t(row) * place.columns + column;
-        float sum = __ldcg(from); // starts with the first part instead of 0, which would turn -0 into 0
-#pragma unroll 4
-        for (int part = 1; part < count; part++) {
-            sum += __ldcg(from + part * part_stride);
+    for (int row = place.first_row + threadIdx.x / across; row < end; row += rows_at_once) {
+        const float *from = parts + size_t(row) * place.columns;
+        Four sum = {};
+        for (int first = 0; first < count; first += PARTS_AT_ONCE) {
+            Four part[PARTS_AT_ONCE];
+#pragma unroll
+            for (int k = 0; k < PARTS_AT_ONCE; k++) {
+                // The last one again instead of a branch.
+                part[k] = load_written(from + min(first + k, count - 1) * part_stride, column, place.columns);
+            }
+#pragma unroll
+            for (int k = 0; k < PARTS_AT_ONCE; k++) {
+                if (first + k == 0) {
+                    sum = part[k]; // a sum with 0 would turn -0 into 0
+                } else if (first + k < count) {
+                    add_four(sum, part[k]);
+                }
+            }
         }
-        out.line(row)[column] = sum;
+        store_four(out.line(row), column, place.columns, sum);
     }
 }
 

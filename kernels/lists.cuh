@@ -1,5 +1,7 @@
-// lists: compressed lists of a batch, as in src/backend/cuda/launchers/lists.rs.
+// lists: compressed lists of a batch, as in src/backend/cuda/launchers/lists.rs, and how kernels read them.
 #pragma once
+
+#include "common.cuh"
 
 // For each of n rows, a list of edges or of messages (2 edge + role; role 0 subject, 1 object).
 struct ListsArguments {
@@ -7,3 +9,85 @@ struct ListsArguments {
     const int *entries;
     const int *row_count; // [1]: n
 };
+
+// Number of rows that are loaded before the first of them is used: their latencies overlap.
+constexpr int LISTED_AT_ONCE = 4;
+
+// Calls use(row, load(row)) for the rows first..end, in order. Behind the last row it is loaded again, which costs less
+// than a branch between the loads.
+template <class Load, class Use>
+__device__ __forceinline__ void for_each_row(int first, int end, const Load &load, const Use &use) {
+    for (int row = first; row < end; row += LISTED_AT_ONCE) {
+        decltype(load(0)) loaded[LISTED_AT_ONCE];
+#pragma unroll
+        for (int k = 0; k < LISTED_AT_ONCE; k++) {
+            loaded[k] = load(min(row + k, end - 1));
+        }
+#pragma unroll
+        for (int k = 0; k < LISTED_AT_ONCE; k++) {
+            if (row + k < end) {
+                use(row + k, loaded[k]);
+            }
+        }
+    }
+}
+
+// Calls use(entry, load(entry)) for the entries first..end of the lists, in order.
+template <class Load, class Use>
+__device__ __forceinline__ void for_each_entry(const int *entries, int first, int end, const Load &load,
+                                               const Use &use) {
+    for (int i = first; i < end; i += LISTED_AT_ONCE) {
+        int entry[LISTED_AT_ONCE];
+        decltype(load(0)) loaded[LISTED_AT_ONCE];
+#pragma unroll
+        for (int k = 0; k < LISTED_AT_ONCE; k++) {
+            entry[k] = entries[min(i + k, end - 1)];
+        }
+#pragma unroll
+        for (int k = 0; k < LISTED_AT_ONCE; k++) {
+            loaded[k] = load(entry[k]);
+        }
+#pragma unroll
+        for (int k = 0; k < LISTED_AT_ONCE; k++) {
+            if (i + k < end) {
+                use(entry[k], loaded[k]);
+            }
+        }
+    }
+}
+
+// ---- long lists ---------------------------------------------------------------------------------------------------
+
+// Lists that may be long are cut into chunks, one block each. Chunks have numbers without gaps between the lists of a
+// row, but for one unused number at most behind each: row n has those from n + offsets[n] / CHUNK_ENTRIES on.
+constexpr int CHUNK_ENTRIES = 64; // the same in edge_hidden.rs
+
+struct ListChunk {
+    int row, first, end; // entries
+    int first_chunk;     // of the row
+    int count;           // number of the row's chunks, at least one; 0: the number is not used
+};
+
+__device__ __forceinline__ int first_chunk(const int *offsets, int row) { return row + offsets[row] / CHUNK_ENTRIES; }
+
+// Chunk with this number. All lanes of a warp search together, in 32 places at a time.
+__device__ __forceinline__ ListChunk find_chunk(const ListsArguments &lists, int number) {
+    const int *offsets = lists.offsets;
+    int row = 0, end = *lists.row_count, lane = threadIdx.x % WARP_LANES;
+    if (end == 0 || number >= first_chunk(offsets, end)) {
+        return {};
+    }
+    while (end - row > 1) { // first_chunk of row <= number < first_chunk of end
+        int step = (end - row + WARP_LANES - 1) / WARP_LANES, at = row + lane * step;
+        unsigned reached = __ballot_sync(FULL_WARP, at < end && first_chunk(offsets, at) <= number);
+        row += (__popc(reached) - 1) * step;
+        end = min(end, row + step);
+    }
+    int begin = offsets[row], length = offsets[row + 1] - begin;
+    int of_row = row + begin / CHUNK_ENTRIES, count = max(1, (length + CHUNK_ENTRIES - 1) / CHUNK_ENTRIES);
+    int index = number - of_row, first = begin + index * CHUNK_ENTRIES;
+    if (index >= count) {
+        return {};
+    }
+    return {row, first, min(first + CHUNK_ENTRIES, begin + length), of_row, count};
+}

@@ -118,7 +118,7 @@ __device__ __forceinline__ void load_fours(Four (&to)[count], const float *const
     if (aligned) {
 #pragma unroll
         for (int row = 0; row < count; row++) {
-            to[row] = load_aligned(rows[row] + column);
+            to[row] = load_aligned(rows[row] + column).widen();
         }
         return;
     }
@@ -225,7 +225,7 @@ template <int bytes, class Stage, Order order, int threads, class T> struct Copi
         if constexpr (width == 1) {
             return {{widen(*values)}};
         } else {
-            return load_aligned(values);
+            return load_aligned(values).widen();
         }
     }
     static __device__ __forceinline__ void store_copied(T *values, const Four &four) {
@@ -411,7 +411,7 @@ template <class Shape_, class Format> struct TensorCore {
                 if constexpr (Lengths::wanted) {
                     static_assert(order_a == INNER_LAST, "rows of a");
                     lengths.add([&](int row, int inner_step) {
-                        return load_aligned(&stage_a[row * StageA::stride + in_stage + inner_step]);
+                        return load_aligned(&stage_a[row * StageA::stride + in_stage + inner_step]).widen();
                     });
                 }
                 // The warps of the larger tile have more rows than columns: fragments of b stay in registers, those of

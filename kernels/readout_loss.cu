@@ -13,6 +13,7 @@
 // Sums run over the graph's nodes in order, then by warp and over warps: bit-reproducible, and both kernels give the same
 // embedding.
 
+#include "lists.cuh"
 #include "stored.cuh"
 
 constexpr int THREADS = 128; // per graph
@@ -44,9 +45,9 @@ __device__ __forceinline__ float graph_embedding(float *f, const StatesArguments
     float squares = 0.0f;
     for (int c = threadIdx.x * COLUMNS_EACH; c < width; c += THREADS * COLUMNS_EACH) {
         Four mean = {};
-        for (int node = nodes.first; node < nodes.mean_end; node++) {
-            add_four(mean, load_four(states.values + size_t(node) * states.stride, c, width));
-        }
+        auto load = [&](int node) { return load_packed(states.values + size_t(node) * states.stride, c, width); };
+        for_each_row(nodes.first, nodes.mean_end, load,
+                     [&](int, const PackedFour<T> &loaded) { add_four(mean, loaded.widen()); });
 #pragma unroll
         for (int i = 0; i < COLUMNS_EACH; i++) {
             mean[i] /= count;

@@ -39,13 +39,31 @@ struct Four {
     __device__ __forceinline__ float operator[](int i) const { return of[i]; }
 };
 
-__device__ __forceinline__ Four load_aligned(const float *from) {
-    float4 all = *reinterpret_cast<const float4 *>(from);
-    return {{all.x, all.y, all.z, all.w}};
+// Four adjacent values as loaded. A kernel that reads several rows loads all of them before it widens the first: their
+// latencies then overlap.
+template <class T> struct PackedFour;
+template <> struct PackedFour<float> {
+    float4 all;
+    __device__ __forceinline__ Four widen() const { return {{all.x, all.y, all.z, all.w}}; }
+};
+template <> struct PackedFour<bf16> {
+    uint2 all;
+    __device__ __forceinline__ Four widen() const {
+        return {{low_bf16(all.x), high_bf16(all.x), low_bf16(all.y), high_bf16(all.y)}};
+    }
+};
+
+__device__ __forceinline__ PackedFour<float> pack_four(const float (&of)[COLUMNS_EACH]) {
+    return {make_float4(of[0], of[1], of[2], of[3])};
 }
-__device__ __forceinline__ Four load_aligned(const bf16 *from) {
-    uint2 all = *reinterpret_cast<const uint2 *>(from);
-    return {{low_bf16(all.x), high_bf16(all.x), low_bf16(all.y), high_bf16(all.y)}};
+__device__ __forceinline__ PackedFour<bf16> pack_four(const bf16 (&of)[COLUMNS_EACH]) {
+    return {make_uint2(of[0].bits | unsigned(of[1].bits) << 16, of[2].bits | unsigned(of[3].bits) << 16)};
+}
+__device__ __forceinline__ PackedFour<float> load_aligned(const float *from) {
+    return {*reinterpret_cast<const float4 *>(from)};
+}
+__device__ __forceinline__ PackedFour<bf16> load_aligned(const bf16 *from) {
+    return {*reinterpret_cast<const uint2 *>(from)};
 }
 __device__ __forceinline__ void store_aligned(float *to, const Four &all) {
     *reinterpret_cast<float4 *>(to) = make_float4(all[0], all[1], all[2], all[3]);
@@ -59,17 +77,23 @@ template <class T> __device__ __forceinline__ bool is_aligned(const T *at) {
 }
 
 // Loads four columns, starting at `column`, of a row with `columns` values.
-template <class T> __device__ __forceinline__ Four load_four(const T *row, int column, int columns) {
+template <class T> __device__ __forceinline__ PackedFour<T> load_packed(const T *row, int column, int columns) {
     const T *from = row + column;
     if (column + COLUMNS_EACH <= columns && is_aligned(from)) {
         return load_aligned(from);
     }
-    Four all;
+    T all[COLUMNS_EACH] = {};
 #pragma unroll
     for (int i = 0; i < COLUMNS_EACH; i++) {
-        all[i] = column + i < columns ? widen(from[i]) : 0.0f;
+        if (column + i < columns) {
+            all[i] = from[i];
+        }
     }
-    return all;
+    return pack_four(all);
+}
+
+template <class T> __device__ __forceinline__ Four load_four(const T *row, int column, int columns) {
+    return load_packed(row, column, columns).widen();
 }
 
 template <class T> __device__ __forceinline__ void store_four(T *row, int column, int columns, const Four &all) {

@@ -1,6 +1,6 @@
 // strip_sums: column sums in a separate pass over a matrix, for matrices whose product does not compute them. A block
-// handles a strip of 32 columns and a chunk of 64 rows, 8 rows at a time. The strip's last block merges the chunks
-// (column_sums.cuh).
+// handles a strip of columns and a chunk of 64 rows, 8 rows at a time. A strip has 32 columns, one per thread of a row, or
+// 128, four per thread. The strip's last block merges the chunks (column_sums.cuh).
 #pragma once
 
 #include "norm_arguments.cuh"
@@ -76,4 +76,49 @@ __device__ __forceinline__ void backward_strip(const NormGradientArguments &to, 
         chunk[columns + column] = sum.y;
     }
     finish_strip(sums, to.merge(of.norm), rows, columns, memory);
+}
+
+// ---- strips of 128 columns ------------------------------------------------------------------------------------------
+
+constexpr int WIDE_STRIP = WARP_LANES * COLUMNS_EACH;
+constexpr int WIDE_THREADS = WARP_LANES * ROW_LANES; // of a block: one warp per row
+
+// Shared memory for the sums.
+union WideSumMemory {
+    float2 chunk[ROW_LANES][WIDE_STRIP];
+    Pair merged[WIDE_THREADS];
+};
+
+// Two sums of each of a thread's four columns.
+struct SumsOfFour {
+    Four first, second;
+};
+
+// Adds up the sums of a chunk's rows in a fixed order, and merges the chunks if this block is the strip's last. All
+// threads of the block call it. `column_of(i)` is the i-th column of the strip, or at least `columns` if there is none.
+template <class Merge, class ColumnOf>
+__device__ __forceinline__ void finish_wide_strip(const ColumnMemory &of, const Merge &merge, const SumsOfFour &own,
+                                                  int rows, int columns, const ColumnOf &column_of,
+                                                  WideSumMemory &memory) {
+    int lane = threadIdx.x % WARP_LANES, warp = threadIdx.x / WARP_LANES;
+#pragma unroll
+    for (int i = 0; i < COLUMNS_EACH; i++) {
+        memory.chunk[warp][lane * COLUMNS_EACH + i] = make_float2(own.first[i], own.second[i]);
+    }
+    __syncthreads();
+    int in_strip = threadIdx.x % WIDE_STRIP;
+    StripThread thread = {int(blockIdx.x), int(gridDim.x), column_of(in_strip), in_strip, int(threadIdx.x / WIDE_STRIP)};
+    if (thread.lane == 0 && thread.column < columns && rows > 0) {
+        float2 sum = make_float2(0.0f, 0.0f);
+        for (int other = 0; other < ROW_LANES; other++) {
+            sum.x += memory.chunk[other][in_strip].x;
+            sum.y += memory.chunk[other][in_strip].y;
+        }
+        float *to = of.chunk(blockIdx.y, columns);
+        to[thread.column] = sum.x;
+        to[columns + thread.column] = sum.y;
+    }
+    __syncthreads(); // the chunk's sums have been read
+    finish_columns<WIDE_THREADS / WIDE_STRIP, WIDE_STRIP>(of, merge, thread, rows, columns, blockIdx.y, 1,
+                                                          memory.merged);
 }

@@ -8,6 +8,7 @@ use crate::backend::cuda::device::Device;
 use crate::backend::cuda::device::buffer::{Buffer, Slice, SliceMut};
 use crate::backend::cuda::launchers::adam::Steps;
 use crate::backend::cuda::launchers::batch_norm::Sums;
+use crate::backend::cuda::launchers::edge_hidden::ChunkSums;
 use crate::backend::cuda::launchers::linear::{Format, WeightParts};
 use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::backend::cuda::launchers::top_k::UNBOUNDED;
@@ -192,6 +193,8 @@ pub struct Others {
     pub sums: Sums,
     /// Memory of the parts of a weight's gradient.
     pub parts: WeightParts,
+    /// Memory of the sums of chunks of a list.
+    pub chunk_sums: ChunkSums,
     /// A written mask.
     pub mask: Buffer<u8>,
     /// Written indices of rows.
@@ -237,6 +240,7 @@ impl Arrays {
                     .collect::<Result<_>>()?,
                 sums: Sums::new(device)?,
                 parts: WeightParts::new(device)?,
+                chunk_sums: ChunkSums::new(device)?,
                 mask: to_device(device, &vec![u8::MAX; host.others.mask])?,
                 found: to_device(device, &vec![i32::MIN; host.others.found])?,
                 bounds: to_device(device, &vec![UNBOUNDED; host.others.bounds])?,

@@ -7,7 +7,7 @@ use super::{count, counted, indices, norm, norm_values, roundings, with_room, wi
 use crate::backend::L2_EPSILON;
 use crate::backend::cuda::launchers::batch_norm::NormBackward;
 use crate::backend::cuda::launchers::edge_hidden::{
-    Lengths, Terms, edge_hidden_lookup, edge_hidden_sum_ends, edge_hidden_sum_types,
+    Lengths, Terms, TypeSums, edge_hidden_lookup, edge_hidden_sum_ends, edge_hidden_sum_types,
 };
 use crate::backend::cuda::launchers::linear::{Format, Gradient, Matrix};
 use crate::backend::cuda::launchers::lists::{Ends, Lists};
@@ -98,6 +98,11 @@ impl Edges {
     /// Offsets and entries (edge) of the edges by predicate.
     fn lists_of_predicates(&self) -> [Vec<u32>; 2] {
         lists(self.predicates, (0..).zip(self.predicate.iter().copied()))
+    }
+
+    /// Length of the longest list of ends.
+    pub fn most_ends_of_a_row(&self) -> usize {
+        longest(&self.lists_of_ends()[0])
     }
 
     /// Offsets and entries (2 edge + role) of the edges by their ends.
@@ -444,15 +449,16 @@ pub fn sum_types<T: StoredElement>(of: Edges, d_z: Option<Rc<Vec<f32>>>) -> Case
                 },
                 launch: Box::new(move |device, arrays| {
                     let ([z], [d, mut edge_sums, mut end_sums], parts) = arrays.stored_as::<T>().parts();
-                    let ([mean, rstd, scale, bias, terms], lists, [], _) = parts;
+                    let ([mean, rstd, scale, bias, terms], lists, [], others) = parts;
                     let [offsets, entries, count, end_offsets, end_entries, end_count] = lists;
                     let of_rows = counted(count, predicates + spare);
-                    let by_predicate = Lists { rows: of_rows, offsets, entries };
+                    let lists = Lists { rows: of_rows, offsets, entries };
+                    let by_predicate = TypeSums { sums: &mut edge_sums, lists };
                     let of_rows = counted(end_count, rows + spare);
-                    let by_end = Lists { rows: of_rows, offsets: end_offsets, entries: end_entries };
+                    let lists = Lists { rows: of_rows, offsets: end_offsets, entries: end_entries };
+                    let by_end = TypeSums { sums: &mut end_sums, lists };
                     let of = NormBackward { d, z, norm: norm([mean, rstd, scale, bias]), terms };
-                    let (edge_sums, end_sums) = (&mut edge_sums, &mut end_sums);
-                    edge_hidden_sum_types(device, edge_sums, end_sums, &of, by_predicate, by_end)
+                    edge_hidden_sum_types(device, by_predicate, by_end, &of, &mut others.chunk_sums)
                 }),
                 expected: Box::new(move |host, _| {
                     let before = Output::exact("d, which is only read", host.stored_outputs[0].wide());

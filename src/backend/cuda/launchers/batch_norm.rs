@@ -91,7 +91,10 @@ const ROW_LANES: u32 = 8;
 const COLUMN_THREADS: u32 = 128;
 const THREADS: u32 = 256;
 /// Block of a kernel that sums columns (`kernels/strip_sums.cuh`).
-pub(crate) const STRIP_THREADS: [u32; 3] = [STRIP as u32, ROW_LANES, 1];
+const STRIP_THREADS: [u32; 3] = [STRIP as u32, ROW_LANES, 1];
+/// Threads of a block that handles a strip of 128 columns, and those that share a row: four columns each.
+pub(crate) const WIDE_STRIP_THREADS: [u32; 3] = [WIDE_STRIP_LANES as u32 * ROW_LANES, 1, 1];
+pub(crate) const WIDE_STRIP_LANES: usize = 32;
 
 const RUNNING_STATISTICS: Kernel<BatchNormRunningStatistics> =
     Kernel::new("batch_norm_running_statistics", [COLUMN_THREADS, 1, 1]);
@@ -132,7 +135,7 @@ pub(crate) const FILE: KernelFile = KernelFile {
 };
 
 /// Columns per thread.
-const COLUMNS_EACH: usize = 4;
+pub(crate) const COLUMNS_EACH: usize = 4;
 
 /// Rows of a chunk, and chunks of a group, as in `kernels/column_sums.cuh`.
 pub const CHUNK_ROWS: usize = 64;
@@ -358,8 +361,13 @@ impl NormGradientArguments {
 
 /// Grid of strips of columns by chunks of rows; at least one block per strip, since the sums must be written
 /// even without rows.
-pub(crate) fn strips(rows: usize, columns: usize) -> Blocks {
+fn strips(rows: usize, columns: usize) -> Blocks {
     Blocks::new(columns.div_ceil(STRIP), rows.div_ceil(CHUNK_ROWS).max(1), 1)
+}
+
+/// Grid of strips of 128 columns for rows of `fours` times four columns.
+pub(crate) fn wide_strips(rows: usize, fours: usize) -> Blocks {
+    Blocks::new(fours.div_ceil(WIDE_STRIP_LANES), rows.div_ceil(CHUNK_ROWS).max(1), 1)
 }
 
 /// Grid with one thread per four columns of each row.

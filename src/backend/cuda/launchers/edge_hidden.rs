@@ -9,7 +9,7 @@ use super::linear::Gradient;
 use super::lists::{Ends, Lists, ListsArguments};
 use super::norm_arguments::{NormBackwardArguments, StatisticsArguments};
 use super::stored::{StoredElement, stored_kernel};
-use crate::backend::cuda::device::buffer::{Slice, SliceMut};
+use crate::backend::cuda::device::buffer::{Buffer, Slice, SliceMut};
 use crate::backend::cuda::device::kernel::{
     Blocks, Kernel, KernelFile, Pointer, PointerMut, int, kernel_arguments,
 };
@@ -78,21 +78,31 @@ kernel_arguments! {
         reserved: i32,
     }
 
+    /// [`TypeSums`] in the kernel's form.
+    struct TypeSumsArguments<T> {
+        /// `[n, roles hidden]` sums by type, overwritten.
+        sums: PointerMut<T>,
+        by_type: ListsArguments,
+        /// `[chunks, roles, hidden up to a multiple of 4]` sums of the lists' chunks.
+        partials: PointerMut<f32>,
+        /// `[n]` numbers of finished chunks: zeros before and after each launch.
+        tickets: PointerMut<i32>,
+        /// Stride of rows of `sums`.
+        stride: i32,
+        reserved: i32,
+    }
+
     struct EdgeHiddenSumTypesThroughNorm<T> {
-        /// `[u, hidden]` sums by predicate type, overwritten.
-        edge_sums: PointerMut<T>,
-        /// `[n, 2 hidden]` sums by object type, overwritten.
-        end_sums: PointerMut<T>,
+        by_predicate: TypeSumsArguments<T>,
+        by_object: TypeSumsArguments<T>,
         /// `[E, hidden]` gradient with respect to relu(norm(z)).
         d: Pointer<T>,
         through: NormBackwardArguments<T>,
-        by_predicate: ListsArguments,
-        by_object: ListsArguments,
         /// Number of blocks for predicates; the blocks for objects follow.
         predicate_blocks: i32,
         hidden: i32,
         stride: i32,
-        ends_stride: i32,
+        reserved: i32,
     }
 }
 
@@ -100,6 +110,8 @@ kernel_arguments! {
 const THREADS: u32 = 128;
 const LOOKUP_STRIP: usize = 64;
 const LOOKUP_THREADS: u32 = 256;
+/// Number of entries in a chunk of a type's list, as in `kernels/lists.cuh`.
+const CHUNK_ENTRIES: usize = 64;
 
 impl<T: StoredElement> EdgeHiddenLookup<T> {
     const KERNEL: Kernel<Self> = Kernel::new(stored_kernel!("edge_hidden_lookup", T), [LOOKUP_THREADS, 1, 1]);
@@ -251,40 +263,121 @@ pub fn edge_hidden_sum_ends<T: StoredElement>(
     }
 }
 
-/// The two sums of layer 0 in one launch, over d_z, which is computed from the gradient `of` `[E, H]`:
-/// `edge_sums [u, H]` over the edges of predicate type u, and `end_sums [n, 2 H]` by object type, as in
-/// [`edge_hidden_sum_ends`].
+/// Sums of rows by type, and the lists of the rows to add.
+pub struct TypeSums<'a, 'b, T> {
+    /// `[n, H]` sums by predicate type, or `[n, 2 H]` by object type, overwritten.
+    pub sums: &'a mut SliceMut<'b, T>,
+    /// Edges of each predicate type, or `2 edge + role` of each object type.
+    pub lists: Lists<'a>,
+}
+
+/// Largest numbers of types and of entries of their lists.
+#[derive(Clone, Copy, Debug)]
+pub struct TypeBound {
+    /// Number of types in use.
+    pub types: usize,
+    /// Number of entries.
+    pub entries: usize,
+}
+
+impl TypeBound {
+    /// Bound of the numbers of chunks: each type's list may end with an unused number.
+    fn chunks(self) -> usize {
+        self.types + self.entries / CHUNK_ENTRIES
+    }
+}
+
+impl Lists<'_> {
+    fn bound(&self) -> TypeBound {
+        TypeBound { types: self.rows.bound, entries: self.entries.len() }
+    }
+}
+
+/// Number of ends of an edge; their sums lie side by side.
+const ENDS: usize = 2;
+
+/// Memory of [`edge_hidden_sum_types`] for the sums of chunks.
+pub struct ChunkSums {
+    partials: Buffer<f32>,
+    tickets: Buffer<i32>,
+}
+
+impl ChunkSums {
+    /// Creates an empty memory.
+    pub fn new(device: &Device) -> Result<Self> {
+        Ok(ChunkSums { partials: device.allocate(0)?, tickets: device.allocate(0)? })
+    }
+
+    /// Grows the memory for sums by predicate type and by object type.
+    pub fn reserve(
+        &mut self,
+        device: &Device,
+        predicates: TypeBound,
+        objects: TypeBound,
+        hidden: usize,
+    ) -> Result<()> {
+        let each = hidden.next_multiple_of(4);
+        device.reserve(&mut self.partials, (predicates.chunks() + ENDS * objects.chunks()) * each)?;
+        if self.tickets.len() < predicates.types + objects.types {
+            self.tickets = device.allocate(predicates.types + objects.types)?;
+        }
+        Ok(())
+    }
+}
+
+/// The two sums of layer 0 in one launch, over d_z, which is computed from the gradient `of` `[E, H]`: over the edges of each
+/// predicate type, and by object type as in [`edge_hidden_sum_ends`].
 pub fn edge_hidden_sum_types<T: StoredElement>(
     device: &Device,
-    edge_sums: &mut SliceMut<'_, T>,
-    end_sums: &mut SliceMut<'_, T>,
+    by_predicate: TypeSums<'_, '_, T>,
+    by_object: TypeSums<'_, '_, T>,
     of: &NormBackward<'_, T>,
-    by_predicate: Lists<'_>,
-    by_object: Lists<'_>,
+    memory: &mut ChunkSums,
 ) -> Result<()> {
-    let (hidden, predicates, objects) = (of.columns(), by_predicate.rows.bound, by_object.rows.bound);
-    check_len("edge_hidden_sum_types: edge_sums", edge_sums.len(), predicates * T::stride(hidden));
-    check_len("edge_hidden_sum_types: end_sums", end_sums.len(), objects * T::stride(2 * hidden));
-    of.check(by_predicate.entries.len());
-    of.check(by_object.entries.len() / 2);
-    by_predicate.check();
-    by_object.check();
-    if predicates + objects == 0 {
+    let hidden = of.columns();
+    let (predicates, objects) = (by_predicate.lists.bound(), by_object.lists.bound());
+    let [stride, ends_stride] = [hidden, ENDS * hidden].map(T::stride);
+    check_len("edge_hidden_sum_types: by_predicate", by_predicate.sums.len(), predicates.types * stride);
+    check_len("edge_hidden_sum_types: by_object", by_object.sums.len(), objects.types * ends_stride);
+    of.check(predicates.entries);
+    of.check(objects.entries / ENDS);
+    by_predicate.lists.check();
+    by_object.lists.check();
+    if predicates.types + objects.types == 0 {
         return Ok(());
     }
+    memory.reserve(device, predicates, objects, hidden)?;
+    let ChunkSums { partials, tickets } = memory;
+    let (partial_count, ticket_count) = (partials.len(), tickets.len());
+    let predicate_partials = predicates.chunks() * hidden.next_multiple_of(4);
+    let (mut partials, mut object_partials) =
+        partials.slice_mut(0..partial_count).split_at(predicate_partials);
+    let (mut tickets, mut object_tickets) = tickets.slice_mut(0..ticket_count).split_at(predicates.types);
     let arguments = EdgeHiddenSumTypesThroughNorm {
-        edge_sums: edge_sums.into(),
-        end_sums: end_sums.into(),
+        by_predicate: TypeSumsArguments {
+            sums: by_predicate.sums.into(),
+            by_type: by_predicate.lists.into(),
+            partials: (&mut partials).into(),
+            tickets: (&mut tickets).into(),
+            stride: int(stride),
+            reserved: 0,
+        },
+        by_object: TypeSumsArguments {
+            sums: by_object.sums.into(),
+            by_type: by_object.lists.into(),
+            partials: (&mut object_partials).into(),
+            tickets: (&mut object_tickets).into(),
+            stride: int(ends_stride),
+            reserved: 0,
+        },
         d: of.d.as_slice().into(),
         through: of.into(),
-        by_predicate: by_predicate.into(),
-        by_object: by_object.into(),
-        predicate_blocks: int(predicates),
+        predicate_blocks: int(predicates.chunks()),
         hidden: int(hidden),
-        stride: int(T::stride(hidden)),
-        ends_stride: int(T::stride(2 * hidden)),
+        stride: int(stride),
+        reserved: 0,
     };
-    let blocks = Blocks::rows(predicates + objects);
-    // SAFETY: lengths were checked; both sums are borrowed mutably, and nothing else is written.
+    let blocks = Blocks::rows(predicates.chunks() + objects.chunks());
+    // SAFETY: lengths were checked, and the memory has room for all chunks; all that is written is borrowed mutably.
     unsafe { device.launch(&EdgeHiddenSumTypesThroughNorm::KERNEL, blocks, &arguments) }
 }

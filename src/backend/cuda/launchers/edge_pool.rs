@@ -3,7 +3,7 @@
 
 use half::bf16;
 
-use super::batch_norm::{Norm, NormGradient, STRIP_THREADS, Sums, strips};
+use super::batch_norm::{COLUMNS_EACH, Norm, NormGradient, Sums, WIDE_STRIP_THREADS, wide_strips};
 use super::lists::{Ends, Lists, ListsArguments};
 use super::norm_arguments::{NormArguments, NormBackwardArguments, NormGradientArguments};
 use super::stored::{StoredElement, stored_kernel};
@@ -66,7 +66,7 @@ kernel_arguments! {
     }
 }
 
-/// Threads of a block, as in the kernels.
+/// Threads of a block of the forward, as in the kernel.
 const THREADS: u32 = 128;
 
 impl<T: StoredElement> EdgePoolForward<T> {
@@ -74,11 +74,12 @@ impl<T: StoredElement> EdgePoolForward<T> {
 }
 
 impl<T: StoredElement> EdgePoolBackwardSums<T> {
-    const KERNEL: Kernel<Self> = Kernel::new(stored_kernel!("edge_pool_backward_sums", T), STRIP_THREADS);
+    const KERNEL: Kernel<Self> =
+        Kernel::new(stored_kernel!("edge_pool_backward_sums", T), WIDE_STRIP_THREADS);
 }
 
 impl<T: StoredElement> EdgePoolBackward<T> {
-    const KERNEL: Kernel<Self> = Kernel::new(stored_kernel!("edge_pool_backward", T), [THREADS, 1, 1]);
+    const KERNEL: Kernel<Self> = Kernel::new(stored_kernel!("edge_pool_backward", T), WIDE_STRIP_THREADS);
 }
 
 /// Kernels of `kernels/edge_pool.cu`.
@@ -151,6 +152,13 @@ impl<T: StoredElement> HeadsGradient<'_, T> {
         check_len("d_edge_state", self.d_edge_state.len(), edges * T::stride(width - 2 * hidden));
     }
 
+    /// Grid of the kernels. Each part of a row begins with a new thread.
+    fn blocks(&self, width: usize) -> Blocks {
+        let [of_message, of_state] =
+            [self.hidden, width - 2 * self.hidden].map(|columns| columns.div_ceil(COLUMNS_EACH));
+        wide_strips(self.nodes.edges.bound, 2 * of_message + of_state)
+    }
+
     fn arguments(&self, width: usize) -> HeadsGradientArguments<T> {
         HeadsGradientArguments {
             d_pooled: self.d_pooled.into(),
@@ -189,7 +197,7 @@ pub fn edge_pool_backward_sums<T: StoredElement>(
         norm: norm.into(),
     };
     // SAFETY: lengths were checked, and the sums have room; all that is written is borrowed mutably.
-    unsafe { device.launch(&EdgePoolBackwardSums::KERNEL, strips(edges, width), &arguments) }
+    unsafe { device.launch(&EdgePoolBackwardSums::KERNEL, of.blocks(width), &arguments) }
 }
 
 /// Second part: writes `d_z [E, W]`. `sums` holds the terms to subtract.
@@ -212,5 +220,5 @@ pub fn edge_pool_backward<T: StoredElement>(
     let through = NormBackwardArguments { z: z.into(), norm: norm.into(), terms: sums.terms(width).into() };
     let arguments = EdgePoolBackward { d_z: d_z.into(), of: of.arguments(width), through };
     // SAFETY: lengths were checked; only d_z is written, which is borrowed mutably.
-    unsafe { device.launch(&EdgePoolBackward::KERNEL, Blocks::rows(edges), &arguments) }
+    unsafe { device.launch(&EdgePoolBackward::KERNEL, of.blocks(width), &arguments) }
 }

@@ -3,7 +3,7 @@
 
 use half::bf16;
 
-use super::batch_norm::{CHUNK_ROWS, Norm, NormGradient};
+use super::batch_norm::{COLUMNS_EACH, Norm, NormGradient, WIDE_STRIP_THREADS, wide_strips};
 use super::norm_arguments::{NormArguments, NormGradientArguments};
 use super::stored::{StoredElement, stored_kernel};
 use crate::backend::cuda::device::buffer::{Slice, SliceMut};
@@ -45,16 +45,13 @@ kernel_arguments! {
 
 /// Threads per block, and columns of a strip, as in the kernels.
 const THREADS: u32 = 128;
-const STRIP: usize = 128;
-const BACKWARD_THREADS: u32 = 256;
 
 impl<T: StoredElement> L2NormaliseForward<T> {
     const KERNEL: Kernel<Self> = Kernel::new(stored_kernel!("l2_normalise_forward", T), [THREADS, 1, 1]);
 }
 
 impl<T: StoredElement> L2NormaliseBackward<T> {
-    const KERNEL: Kernel<Self> =
-        Kernel::new(stored_kernel!("l2_normalise_backward", T), [BACKWARD_THREADS, 1, 1]);
+    const KERNEL: Kernel<Self> = Kernel::new(stored_kernel!("l2_normalise_backward", T), WIDE_STRIP_THREADS);
 }
 
 /// Kernels of `kernels/l2_normalise.cu`.
@@ -134,7 +131,7 @@ pub fn l2_normalise_backward<T: StoredElement>(
         stride: int(stride),
     };
     // At least one block per strip, since the sums must be written even without rows.
-    let blocks = Blocks::new(columns.div_ceil(STRIP), rows.bound.div_ceil(CHUNK_ROWS).max(1), 1);
+    let blocks = wide_strips(rows.bound, columns.div_ceil(COLUMNS_EACH));
     // SAFETY: lengths were checked, and the sums have room; all that is written is borrowed mutably.
     unsafe { device.launch(&L2NormaliseBackward::KERNEL, blocks, &arguments) }
 }

@@ -29,7 +29,8 @@ use crate::backend::cuda::device::rows::Rows;
 use crate::backend::cuda::launchers::batch_norm::{BatchStatistics, Norm, NormBackward, NormGradient, Sums};
 use crate::backend::cuda::launchers::batch_places::most_types;
 use crate::backend::cuda::launchers::edge_hidden::{
-    Lengths, Terms, edge_hidden_lookup, edge_hidden_sum_ends, edge_hidden_sum_types,
+    ChunkSums, Lengths, Terms, TypeBound, TypeSums, edge_hidden_lookup, edge_hidden_sum_ends,
+    edge_hidden_sum_types,
 };
 use crate::backend::cuda::launchers::embedding::{
     Lookup, LookupGradient, embedding_backward, embedding_forward,
@@ -59,6 +60,8 @@ pub(crate) struct Scratch<T> {
     sums: Buffer<T>,
     /// `[u, H]`: contribution of the predicate types to z, or sums of d_z by predicate type (layer 0).
     edges: Buffer<T>,
+    /// Memory for sums by type.
+    chunk_sums: ChunkSums,
     /// `[n, D]`: rows of the object table for the types in use (layer 0).
     object_rows: Buffer<T>,
     /// `[u, D]`: rows of the predicate table for the types in use (layer 0).
@@ -90,6 +93,7 @@ impl<T: StoredElement> Scratch<T> {
             along: device.allocate(0)?,
             sums: device.allocate(0)?,
             edges: device.allocate(0)?,
+            chunk_sums: ChunkSums::new(device)?,
             object_rows: device.allocate(0)?,
             predicate_rows: device.allocate(0)?,
             d_object_rows: device.allocate(0)?,
@@ -113,6 +117,9 @@ impl<T: StoredElement> Scratch<T> {
         device.reserve(&mut self.along, capacity.nodes)?;
         device.reserve(&mut self.sums, ends)?;
         device.reserve(&mut self.edges, predicates * T::stride(hidden))?;
+        let of_predicates = TypeBound { types: predicates, entries: capacity.edges };
+        let of_objects = TypeBound { types: objects, entries: 2 * capacity.edges };
+        self.chunk_sums.reserve(device, of_predicates, of_objects, hidden)?;
         device.reserve(&mut self.object_rows, objects * T::stride(width))?;
         device.reserve(&mut self.predicate_rows, predicates * T::stride(width))?;
         device.reserve(&mut self.d_object_rows, objects * T::stride(width))?;
@@ -307,14 +314,9 @@ impl<T: StoredElement> Scratch<T> {
         let mut sums = self.sums.rows_mut(object_count, 2 * hidden);
         // Only the sums read d_z here. Reading d and z twice moves no more bytes than writing d_z and reading
         // it twice.
-        edge_hidden_sum_types(
-            device,
-            &mut edge_sums,
-            &mut sums,
-            &d_z,
-            batch.predicate_edges(),
-            batch.object_incidence(),
-        )?;
+        let by_predicate = TypeSums { sums: &mut edge_sums, lists: batch.predicate_edges() };
+        let by_object = TypeSums { sums: &mut sums, lists: batch.object_incidence() };
+        edge_hidden_sum_types(device, by_predicate, by_object, &d_z, &mut self.chunk_sums)?;
 
         let mut d_weight = MatrixMut::new(gradients.slice_mut(layout.weight.clone()), hidden, 3 * width);
         let x = self.object_rows.rows(object_count, width);
