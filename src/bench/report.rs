@@ -7,7 +7,8 @@ use crate::bench::ceilings::Ceilings;
 use crate::bench::step::Phases;
 use crate::bench::timing::Times;
 use crate::network::config::ModelConfig;
-use crate::report::table::{Table, plain_table};
+use crate::report::table::plain_table;
+use crate::terminal::{count, duration, wrap};
 
 /// A whole run.
 #[derive(Debug, Serialize)]
@@ -92,49 +93,56 @@ impl From<Times> for EntryTimes {
     }
 }
 
+/// Lines of a table above its rows.
+const HEADER_LINES: usize = 2;
+
+/// Text for a value that there is not.
+fn absent() -> String {
+    "-".into()
+}
+
 impl Report {
     /// 0, or 1 where something is wrong.
     pub fn exit_code(&self) -> i32 {
         i32::from(self.kernels.iter().any(|entry| !entry.ok))
     }
 
-    /// The entries; the phases of steps; what the columns mean.
-    pub fn table(&self) -> Table {
+    /// Table of the entries: a line with kernel and shape, and below it a line of numbers.
+    pub fn text(&self) -> String {
         let mut table = plain_table([
-            "kernel", "B", "shape", "MB", "MFLOP", "error", "of", "us", "5%", "95%", "GB/s", "TFLOP/s",
-            "floor us", "share",
+            "B", "bytes", "FLOP", "error", "limit", "time", "5%", "95%", "GB/s", "TFLOP/s", "floor", "share",
         ]);
         for entry in &self.kernels {
             let number = |value: Option<f64>, digits: usize| {
-                value.map_or("-".to_string(), |value| format!("{value:.digits$}"))
+                value.map_or(absent(), |value| format!("{value:.digits$}"))
             };
-            let count = |value: Option<u64>| number(value.map(|value| value as f64 / 1e6), 2);
-            let micros = |ms: Option<f64>| number(ms.map(|ms| ms * 1e3), 1);
-            let scientific = |value: Option<f64>| value.map_or("-".into(), |value| format!("{value:.1e}"));
-            let error = match (entry.error, entry.ok) {
-                (Some(_), true) => scientific(entry.error),
-                (Some(error), false) => format!("WRONG {error:.1e}"),
-                (None, false) => "WRONG".into(),
-                (None, true) => "-".into(),
-            };
+            let cost = |value: Option<u64>| value.map_or(absent(), |value| count(value as f64));
+            let time = |ms: Option<f64>| ms.map_or(absent(), |ms| duration(ms / 1e3));
+            let scientific = |value: Option<f64>| value.map_or(absent(), |value| format!("{value:.1e}"));
             table.add_row([
-                entry.name.clone(),
-                entry.batch_size.to_string(),
-                entry.shape.clone(),
-                count(entry.bytes),
-                count(entry.flops),
-                error,
+                format!("{:>5}", entry.batch_size),
+                cost(entry.bytes),
+                cost(entry.flops),
+                scientific(entry.error),
                 scientific(entry.tolerance),
-                micros(entry.times.ms),
-                micros(entry.times.ms_low),
-                micros(entry.times.ms_high),
+                time(entry.times.ms),
+                time(entry.times.ms_low),
+                time(entry.times.ms_high),
                 number(entry.gb_per_s, 1),
                 number(entry.tflop_per_s, 3),
-                micros(entry.floor_ms),
-                entry.share.map_or("-".into(), |share| format!("{:.0}%", 100.0 * share)),
+                time(entry.floor_ms),
+                entry.share.map_or(absent(), |share| format!("{:.0}%", 100.0 * share)),
             ]);
         }
-        table
+        let table = table.to_string();
+        let mut lines = table.lines();
+        let mut text: Vec<String> = lines.by_ref().take(HEADER_LINES).map(String::from).collect();
+        for (entry, numbers) in self.kernels.iter().zip(lines) {
+            let wrong = if entry.ok { "" } else { "WRONG: " };
+            text.push(wrap(&format!("{wrong}{} {}", entry.name, entry.shape), 0, 2));
+            text.push(numbers.into());
+        }
+        text.join("\n")
     }
 
     /// What the table's times are, and the ceilings.
@@ -150,11 +158,15 @@ impl Report {
         }
         for entry in &self.kernels {
             if let Some(Phases { load_batch, forward, loss, backward, update }) = entry.phases {
-                words.push_str(&format!(
-                    "\nphases of a step of {}, ms, each waited for: load_batch {load_batch:.3}, forward \
-                     {forward:.3}, loss {loss:.3}, backward {backward:.3}, update {update:.3}",
+                let [load_batch, forward, loss, backward, update] =
+                    [load_batch, forward, loss, backward, update].map(|ms| duration(ms / 1e3));
+                let phases = format!(
+                    "phases of a step with {} triples, each waited for: load_batch {load_batch}, forward {forward}, \
+                     loss {loss}, backward {backward}, update {update}",
                     entry.batch_size
-                ));
+                );
+                words.push('\n');
+                words.push_str(&wrap(&phases, 0, 2));
             }
         }
         words

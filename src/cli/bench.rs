@@ -48,7 +48,7 @@ pub struct BenchArguments {
 enum Size {
     /// 5 layers, widths 300 and 512.
     Paper,
-    /// 3 layers, widths 44 and 68.
+    /// 3 layers, widths 44 and 72.
     Small,
 }
 
@@ -81,7 +81,7 @@ impl BenchArguments {
         if self.json {
             println!("{}", serde_json::to_string_pretty(&report).expect("plain fields"));
         } else {
-            println!("{}\n{}", report.table(), report.caption());
+            println!("{}\n{}", report.text(), report.caption());
         }
         match report.exit_code() {
             0 => Ok(()),

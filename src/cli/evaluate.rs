@@ -9,6 +9,7 @@ use scenerank::evaluation::{Agreement, Embeddings, agreement, normal_features};
 use scenerank::progress::Progress;
 use scenerank::report::table::{Table, plain_table};
 use scenerank::run::Run;
+use scenerank::terminal::shorten;
 use scenerank::{Error, Result};
 use serde::Serialize;
 
@@ -110,6 +111,9 @@ fn value_name(value: &impl clap::ValueEnum) -> String {
     value.to_possible_value().map_or(String::new(), |value| value.get_name().to_string())
 }
 
+/// Columns for a name, such as the path of features, beside six numbers.
+const NAME_WIDTH: usize = 54;
+
 impl Evaluation {
     /// Formats the result like Table 2 of the paper.
     pub fn table(&self) -> Table {
@@ -124,7 +128,9 @@ impl Evaluation {
         ]);
         for EvaluationRow { name, agreement: Agreement { per_image, all_pairs, .. } } in &self.rows {
             let numbers = [per_image, all_pairs].into_iter().flat_map(|c| [c.kendall, c.spearman, c.pearson]);
-            table.add_row(std::iter::once(name.clone()).chain(numbers.map(|value| format!("{value:.3}"))));
+            table.add_row(
+                std::iter::once(shorten(name, NAME_WIDTH)).chain(numbers.map(|value| format!("{value:.3}"))),
+            );
         }
         table
     }

@@ -9,6 +9,7 @@ use scenerank::report::table::plain_table;
 use scenerank::reproduce::plan::Ablation;
 use scenerank::reproduce::report::{Report, Table};
 use scenerank::reproduce::{Reproduction, reproduce};
+use scenerank::terminal::{shorten, wrap};
 use scenerank::train::config::TrainOptions;
 use serde_json::json;
 
@@ -156,20 +157,31 @@ fn command_line(words: impl Iterator<Item = String>) -> String {
     std::iter::once("scenerank".to_owned()).chain(quoted).collect::<Vec<_>>().join(" ")
 }
 
+/// Columns for a row's name beside three values with their deviation.
+const NAME_WIDTH: usize = 54;
+
 /// Prints the results; the report also shows the numbers of the paper.
 fn print_table(table: &Table) {
-    let mut plain = plain_table(std::iter::once("").chain(table.metrics.iter().map(String::as_str)));
-    for row in &table.rows {
-        let numbers = row.cells.iter().map(|cell| match &cell.ours {
-            None => "-".to_owned(),
-            Some(ours) => match ours.spread {
-                None => format!("{:.3}", ours.mean),
-                Some(spread) => format!("{:.3} ± {spread:.3}", ours.mean),
-            },
-        });
-        plain.add_row(std::iter::once(row.name.clone()).chain(numbers));
+    println!("{}\n{}\n", wrap(&table.title, 0, 0), wrap(&table.note, 0, 0));
+    let mut first = 0;
+    // One table per group of columns, so that values with their deviation fit.
+    for (group, count) in &table.groups {
+        let columns = first..first + count;
+        first = columns.end;
+        let metrics = table.metrics[columns.clone()].iter().map(String::as_str);
+        let mut plain = plain_table(std::iter::once(group.as_str()).chain(metrics));
+        for row in &table.rows {
+            let numbers = row.cells[columns.clone()].iter().map(|cell| match &cell.ours {
+                None => "-".to_owned(),
+                Some(ours) => match ours.spread {
+                    None => format!("{:.3}", ours.mean),
+                    Some(spread) => format!("{:.3} ± {spread:.3}", ours.mean),
+                },
+            });
+            plain.add_row(std::iter::once(shorten(&row.name, NAME_WIDTH)).chain(numbers));
+        }
+        println!("{plain}\n");
     }
-    println!("{}\n{plain}\n", table.title);
 }
 
 fn print_missing(report: &Report) {
