@@ -10,16 +10,17 @@ use crate::network::config::ModelConfig;
 use crate::report::table::plain_table;
 use crate::terminal::{count, duration, wrap};
 
-/// A whole run.
+/// Results of one bench.
 #[derive(Debug, Serialize)]
 pub struct Report {
     /// Version of this program.
     pub version: &'static str,
-    /// `cpu`, `reference`, `emulated`, `cuda:0`, or `none` of a roofline.
+    /// `cpu`, `reference`, `emulated`, `cuda:0`, or `none` for a roofline.
     pub device: String,
     /// Name of the device, from its driver.
     pub device_name: String,
-    /// `cuda events`, or `wall clock`, which on the emulator says nothing about a GPU. A step's is always `wall clock`.
+    /// `cuda events` or `wall clock`; on the emulator the latter says nothing about a GPU. A step is always timed by
+    /// `wall clock`.
     pub timing: &'static str,
     /// Number format.
     pub precision: Precision,
@@ -29,51 +30,51 @@ pub struct Report {
     pub l2_bytes: Option<usize>,
     /// Number of streaming multiprocessors, on a GPU.
     pub multiprocessors: Option<usize>,
-    /// Highest rates of the device: measured on a GPU, assumed in a roofline.
+    /// Peak rates of the device: measured on a GPU, assumed in a roofline.
     pub ceilings: Option<Ceilings>,
-    /// Kernels by shape, and the step.
+    /// Entries of kernels by shape, and of the step.
     pub kernels: Vec<Entry>,
 }
 
-/// A kernel at a shape, or a step.
+/// Result of a kernel at a shape, or of a step.
 #[derive(Debug, Serialize)]
 pub struct Entry {
-    /// The launcher, or `step`.
+    /// Name of the launcher, or `step`.
     pub name: String,
     /// Number of triples.
     pub batch_size: usize,
     /// Sizes.
     pub shape: String,
-    /// Least number of bytes to read and write.
+    /// Minimum number of bytes read and written.
     pub bytes: Option<u64>,
-    /// Floating-point operations.
+    /// Number of floating-point operations.
     pub flops: Option<u64>,
-    /// Error against the reference in double precision, over the largest expected magnitude of the output, of the value that
-    /// used most of its limit; none if it is no number.
+    /// Error of the value that used most of its limit, against the reference in double precision, relative to the
+    /// largest expected magnitude of the output. `None` if it is not finite.
     pub error: Option<f64>,
-    /// The limit of the same value, over the same magnitude; none if nothing ran.
+    /// Limit of the same value, relative to the same magnitude; `None` if nothing ran.
     pub tolerance: Option<f64>,
-    /// Whether it is right; a wrong one is not timed.
+    /// Whether all values are within their limits. A wrong kernel is not timed.
     pub ok: bool,
     /// Median and spread.
     #[serde(flatten)]
     pub times: EntryTimes,
-    /// Whether arrays came from beyond the L2 cache.
+    /// Whether the arrays were read from memory rather than from the L2 cache.
     pub cold: Option<bool>,
     /// Achieved memory throughput in GB/s.
     pub gb_per_s: Option<f64>,
     /// Achieved arithmetic throughput in TFLOP/s.
     pub tflop_per_s: Option<f64>,
-    /// Least time at the ceilings, as a share of the time taken.
+    /// Minimum time at the peak rates, as a share of the time taken.
     pub share: Option<f64>,
-    /// Least time at the ceilings, in ms.
+    /// Minimum time at the peak rates, in ms.
     pub floor_ms: Option<f64>,
-    /// Times of a step.
+    /// Times of the phases of a step.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub phases: Option<Phases>,
 }
 
-/// Times, none of what is wrong.
+/// Times of an entry; `None` for a wrong kernel.
 #[derive(Debug, Default, Serialize)]
 pub struct EntryTimes {
     /// Median in milliseconds.
@@ -102,7 +103,7 @@ fn absent() -> String {
 }
 
 impl Report {
-    /// 0, or 1 where something is wrong.
+    /// Exit code: 1 if a kernel is wrong, otherwise 0.
     pub fn exit_code(&self) -> i32 {
         i32::from(self.kernels.iter().any(|entry| !entry.ok))
     }
@@ -145,7 +146,7 @@ impl Report {
         text.join("\n")
     }
 
-    /// What the table's times are, and the ceilings.
+    /// Names the device, the clock and the peak rates, and lists the phases of each step.
     pub fn caption(&self) -> String {
         let mut words = format!("{} ({}), {}", self.device, self.device_name, self.timing);
         match &self.ceilings {
