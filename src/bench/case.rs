@@ -237,7 +237,7 @@ impl Arrays {
                 mask: to_device(device, &vec![u8::MAX; host.others.mask])?,
                 found: to_device(device, &vec![i32::MIN; host.others.found])?,
                 bounds: to_device(device, &vec![UNBOUNDED; host.others.bounds])?,
-                // The smallest key in the order of the search, so that a search would find a key that no kernel wrote.
+                // First in the order of the search, so that a search would find a key that no kernel wrote.
                 keys: to_device(device, &vec![u64::MAX; host.others.keys])?,
                 scratch: device.allocate_unwritten(host.others.scratch)?,
                 counts: to_device(device, &vec![i64::MIN; host.others.counts])?,
