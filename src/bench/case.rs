@@ -264,8 +264,8 @@ impl Arrays {
         self.others.parts.len()
     }
 
-    /// Downloads everything that was written: the matrices row by row, the outputs, and, where a case has them, the
-    /// copy of the weights, the mask, the rows found, the 64-bit integers and the sums in double precision.
+    /// Downloads everything that was written: the matrices row by row, the outputs, and other arrays that the case has.
+    /// Those are the copy of the weights, the mask, the rows found, the 64-bit integers and the sums.
     pub fn written(&self, device: &Device) -> Result<Vec<Written>> {
         let mut written = Vec::new();
         for matrix in &self.stored_outputs {

@@ -148,7 +148,7 @@ impl<T: Element> WithSimd for PackPanel<'_, T> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
         let PackPanel { rows, panel } = self;
-        // The widths of all registers that there are, as constants.
+        // Widths of all registers, as constants.
         match tile_width::<T, S>() {
             32 => interleave::<T, 32>(rows, bytemuck::cast_slice_mut(panel)),
             16 => interleave::<T, 16>(rows, bytemuck::cast_slice_mut(panel)),

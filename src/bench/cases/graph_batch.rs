@@ -105,8 +105,8 @@ pub fn batches(epoch: Epoch) -> Case {
         kernel: "assemble_graph_batch",
         shape: format!("{graphs} graphs, {nodes} nodes, {edges} edges"),
         // Reads the triples, and for each graph its offsets, types of nodes and edges, ends of edges and messages.
-        // Writes the header, the offsets of the graphs, the ends of edges, the messages per node and per object type,
-        // the edges per predicate type, the types that occur and the similarities.
+        // Writes the header, the offsets of the graphs, the ends of edges, and the messages per node and per object
+        // type. Also writes the edges per predicate type, the types that occur and the similarities.
         cost: Cost::of(
             (5 * triples + 3 * graphs + 2 * nodes + 5 * edges)
                 + (HEADER + (2 * graphs + 1) + (nodes + 1) + 10 * edges + (2 * types + 2) + 2 * triples),
