@@ -22,7 +22,10 @@ Examples:
 
 /// Measure how embeddings agree with caption similarity (the paper's Table 2).
 ///
-/// Rows: the model, features from a file (if given), the network before training, and random features.
+/// Agreement is the correlation of two similarities of images: the inner product of embeddings, and the similarity of
+/// captions. The columns are Kendall's tau, Spearman's rho and Pearson's r, first as the mean over images ("row", each
+/// image with all others), then over all pairs of images. The rows are the model, features from a file (if given), the
+/// network before training, and random features.
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub struct EvaluateArguments {
