@@ -1,9 +1,8 @@
 //! Products of dense matrices on the CPU: `c = a b` in single or double precision.
 //!
 //! The right operand is packed first: panels of as many columns as two vector registers hold, each panel row by row. A
-//! task takes `BLOCK_ROWS` rows of the left operand, packs `BLOCK_DEPTH` columns of them at a time, and multiplies
-//! tile by tile with the sums of a tile in registers. [`MatRef::transpose`] costs nothing: packing reads
-//! through strides.
+//! task takes `BLOCK_ROWS` rows of the left operand, packs `BLOCK_DEPTH` columns of them at a time, and multiplies tile
+//! by tile. The sums of a tile stay in registers. [`MatRef::transpose`] costs nothing: packing reads through strides.
 //!
 //! A value of the product is a sum in ascending order of the inner index, cut every `BLOCK_DEPTH` terms. So its bits
 //! depend neither on its place, nor on the number of threads, nor on the width of the registers: equal rows give equal

@@ -22,7 +22,8 @@ fn vectors(values: &mut Values, images: usize, width: usize) -> Vec<f32> {
 }
 
 /// Whether 1024 trials of any strategy fail less often than once in 10^12. That holds if a positive and a negative are
-/// each accepted with a probability of at least 0.15, and an accepted pair is ordered with one of at least 0.3.
+/// each accepted with a probability of at least 0.15. An accepted pair must be ordered with a probability of at least
+/// 0.3.
 fn rejection_ends(row: &[f64]) -> bool {
     let (mut accepted, mut ordered) = (0.0, 0.0);
     for (i, p) in row.iter().enumerate() {
