@@ -97,7 +97,7 @@ impl From<Times> for EntryTimes {
 /// Lines of a table above its rows.
 const HEADER_LINES: usize = 2;
 
-/// Text for a value that there is not.
+/// Text for a missing value.
 fn absent() -> String {
     "-".into()
 }
@@ -171,5 +171,47 @@ impl Report {
             }
         }
         words
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wide_numbers_fit() {
+        let times = Times { ms: 123.4, ms_low: 123.4, ms_high: 123.4, samples: 3 };
+        let entry = Entry {
+            name: "linear_backward_states".into(),
+            batch_size: 65_535,
+            shape: "relu(norm([4325310, 300])) at unit length -> 1024, edge.hidden".into(),
+            bytes: Some(123_456_789),
+            flops: Some(123_456_789),
+            error: Some(1.2e-12),
+            tolerance: Some(1.2e-12),
+            ok: false,
+            times: times.into(),
+            cold: Some(true),
+            gb_per_s: Some(4321.0),
+            tflop_per_s: Some(432.1),
+            share: Some(1.0),
+            floor_ms: Some(123.4),
+            phases: None,
+        };
+        let report = Report {
+            version: "0",
+            device: "cuda:0".into(),
+            device_name: "GPU".into(),
+            timing: "cuda events",
+            precision: Precision::Bf16,
+            model: ModelConfig::PAPER,
+            l2_bytes: None,
+            multiprocessors: None,
+            ceilings: None,
+            kernels: vec![entry],
+        };
+        let text = report.text();
+        assert!(text.lines().all(|line| line.chars().count() <= crate::terminal::WIDTH), "{text}");
+        assert_eq!(text.lines().filter(|line| line.starts_with("WRONG: linear_backward_states")).count(), 1);
     }
 }
