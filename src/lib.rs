@@ -35,7 +35,7 @@
 //!
 //! ```text
 //! error        what is wrong, where, and what to do about it
-//! progress     progress of long work
+//! progress     progress of long work; text that fits a terminal
 //! network      sizes of the network, layout of its parameters
 //! files        npy, safetensors, Arrow; files written whole or not at all
 //! loss         ranking, triplet, InfoNCE: value and slope of a triple
@@ -78,6 +78,7 @@ pub mod reproduce;
 pub mod run;
 pub mod step;
 pub mod synth;
+pub mod terminal;
 pub mod train;
 
 pub use error::{Error, Result};

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::terminal::duration;
+
 /// Interval of plain lines if standard error is not a terminal.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
 /// Shorter operations print no plain line.
@@ -104,7 +106,7 @@ impl Progress {
     /// Ends the progress. Without a terminal, a long operation prints one plain line with its duration.
     pub fn finish(self) {
         if self.bar.is_hidden() && self.started.elapsed() >= WORTH_A_LINE {
-            self.line(&format!(" in {:.1} s", self.started.elapsed().as_secs_f64()));
+            self.line(&format!(" in {}", duration(self.started.elapsed().as_secs_f64())));
         }
         self.bar.finish_and_clear();
     }

@@ -115,7 +115,14 @@ impl Device {
                 Ok(gpu) => run_kernels(gpu, format, task),
                 Err(reason) if precision == Precision::Fp32 => {
                     static SAID: Once = Once::new();
-                    SAID.call_once(|| tracing::info!("device auto: computing on the CPU ({reason})"));
+                    SAID.call_once(|| {
+                        let threads = rayon::current_num_threads();
+                        let reason = match &reason {
+                            Error::Device { problem, .. } => problem.clone(),
+                            other => other.to_string(),
+                        };
+                        tracing::info!("device auto: {reason}, computing on the CPU ({threads} threads)");
+                    });
                     task.run(Cpu::new())
                 }
                 Err(reason) => unavailable(

@@ -1,4 +1,4 @@
-//! A case: one launcher at one shape, with what it costs, how to run it, and what it must give.
+//! A case: one launcher at one shape, with its cost, its inputs, its launch and its expected outputs.
 
 use std::marker::PhantomData;
 
@@ -18,7 +18,7 @@ use crate::bench::matrix::{DeviceMatrix, HostMatrix, to_device};
 use crate::error::Result;
 use crate::network::parameters::Layout;
 
-/// What a launch needs at least, from its formula: each input read once, each output written once.
+/// Minimum cost of a launch, from its formula: each input is read once, and each output is written once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cost {
     /// Bytes read and written.
@@ -28,13 +28,13 @@ pub struct Cost {
 }
 
 impl Cost {
-    /// Cost of `values` of four bytes each, and operations.
+    /// Cost of `values` values of four bytes each, and of `flops` operations.
     pub fn of(values: usize, flops: usize) -> Self {
         Cost { bytes: 4 * values as u64, flops: flops as u64 }
     }
 
-    /// Cost of matrices with `stored` values of type `T` together (row padding is not counted), of other `values` of four
-    /// bytes each, and operations.
+    /// Cost of `stored` matrix values of type `T` (row padding is not counted), of `values` other values of four bytes
+    /// each, and of `flops` operations.
     pub fn stored<T: StoredElement>(stored: usize, values: usize, flops: usize) -> Self {
         let of_others = Cost::of(values, flops);
         Cost { bytes: (size_of::<T>() * stored) as u64 + of_others.bytes, ..of_others }
@@ -43,31 +43,31 @@ impl Cost {
 
 /// One launcher at one shape.
 pub struct Case {
-    /// The launcher's name.
+    /// Name of the launcher.
     pub kernel: &'static str,
-    /// Sizes, and what they are in the model.
+    /// Sizes, and their meaning in the model.
     pub shape: String,
-    /// What it needs at least.
+    /// Minimum cost.
     pub cost: Cost,
-    /// What computes it: the format of a product's operands, and single precision for all else.
+    /// Number format that sets the peak rate: that of a product's operands, or single precision for all else.
     pub format: Format,
-    /// Draws the values, with room for the given number of spare rows. Values are large, so they are drawn when the case
-    /// runs.
+    /// Draws the values, with room for this number of spare rows. The arrays are large, so they are only drawn when the
+    /// case runs.
     pub prepare: Box<dyn Fn(usize) -> Prepared>,
 }
 
-/// A case's values and functions.
+/// Values and functions of a case.
 pub struct Prepared {
-    /// What the launcher reads and writes.
+    /// Arrays that the launcher reads and writes.
     pub host: Host,
     /// Calls the launcher.
     pub launch: Launch,
-    /// What each output must be, by the reference in double precision, and how far it may be off.
+    /// Computes the expected outputs with the reference in double precision, and their limits.
     pub expected: Expected,
 }
 
 impl Prepared {
-    /// Runs the case once, on outputs that begin as NaN, and compares what it wrote with what is expected.
+    /// Runs the case once, on outputs filled with NaN, and compares them with the expected outputs.
     pub fn check(&self, device: &Device) -> Result<Option<Worst>> {
         let mut arrays = Arrays::upload(device, &self.host)?;
         (self.launch)(device, &mut arrays)?;
@@ -78,59 +78,59 @@ impl Prepared {
 
 /// Calls a launcher.
 pub type Launch = Box<dyn Fn(&Device, &mut Arrays) -> Result<()>>;
-/// Gives the outputs that a launcher must write, in the order of [`Arrays::written`]. An output that the kernel computes from
-/// another output is expected of the values that were written there, the second argument.
+/// Computes the expected outputs, in the order of [`Arrays::written`]. The second argument holds the outputs that the
+/// kernel wrote: where it computes one output from another, the expectation starts from the written one.
 pub type Expected = Box<dyn Fn(&Host, &[Written]) -> Vec<Output>>;
 
-/// A case's arrays on the host.
+/// Arrays of a case on the host.
 #[derive(Clone, Debug, Default)]
 pub struct Host {
     /// Matrices that are read.
     pub stored: Vec<HostMatrix>,
-    /// Matrices that are written: NaN, or what the kernel replaces.
+    /// Matrices that are written: filled with NaN, or with values that the kernel replaces.
     pub stored_outputs: Vec<HostMatrix>,
-    /// What else is read.
+    /// Other arrays that are read.
     pub inputs: Vec<Vec<f32>>,
     /// Lists of indices.
     pub indices: Vec<Vec<i32>>,
-    /// What is read in double precision.
+    /// Arrays that are read, in double precision.
     pub doubles: Vec<Vec<f64>>,
-    /// What else is written: NaN, or the values that the kernel adds to or moves.
+    /// Other arrays that are written: filled with NaN, or with values that the kernel updates.
     pub outputs: Vec<Vec<f32>>,
     /// Lengths of arrays of other types.
     pub others: OtherLengths,
-    /// Optimizer steps that are done before.
+    /// Number of optimizer steps before this one.
     pub steps_done: u64,
-    /// The parameters whose weights are copied in bf16.
+    /// Layout of the parameters whose weights are copied in bf16.
     pub copied: Option<Layout>,
 }
 
-/// Numbers of values of other types.
+/// Lengths of arrays of other types.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct OtherLengths {
-    /// Values of a mask.
+    /// Length of a mask.
     pub mask: usize,
-    /// Rows that were found.
+    /// Number of rows found by a search.
     pub found: usize,
-    /// Bounds of a search, which begin unbounded and are moved.
+    /// Number of bounds of a search; they begin unbounded, and the kernel updates them.
     pub bounds: usize,
-    /// Scratch memory of a search.
+    /// Length of a search's scratch memory.
     pub keys: usize,
-    /// Other scratch memory.
+    /// Length of other scratch memory.
     pub scratch: usize,
-    /// Integers of 64 bits.
+    /// Number of 64-bit integers.
     pub counts: usize,
-    /// Sums in double precision.
+    /// Number of sums in double precision.
     pub sums: usize,
 }
 
-/// `count` values that a kernel must write.
+/// Array of `count` values that a kernel must write, filled with NaN.
 pub fn unwritten(count: usize) -> Vec<f32> {
     vec![f32::NAN; count]
 }
 
 impl Host {
-    /// Bytes of one copy on a device.
+    /// Size in bytes of one copy on a device.
     pub fn bytes(&self) -> usize {
         let floats = self.inputs.iter().chain(&self.outputs).map(Vec::len).sum::<usize>();
         let OtherLengths { mask, found, bounds, keys, scratch, counts, sums: wide_sums } = self.others;
@@ -142,12 +142,12 @@ impl Host {
             + mask
     }
 
-    /// All matrices that are read, row by row and in double precision.
+    /// Matrices that are read, row by row in double precision.
     pub fn wide_stored<const S: usize>(&self) -> [Vec<f64>; S] {
         exactly(wide_matrices(&self.stored), "stored matrices")
     }
 
-    /// All matrices that are written, as they are before.
+    /// Matrices that are written, with their values before the launch.
     pub fn wide_stored_outputs<const W: usize>(&self) -> [Vec<f64>; W] {
         exactly(wide_matrices(&self.stored_outputs), "stored outputs")
     }
@@ -157,7 +157,7 @@ impl Host {
         exactly(wide_all(&self.inputs), "inputs")
     }
 
-    /// All outputs in double precision, as they are before.
+    /// Outputs in double precision, with their values before the launch.
     pub fn wide_outputs<const O: usize>(&self) -> [Vec<f64>; O] {
         exactly(wide_all(&self.outputs), "outputs")
     }
@@ -185,37 +185,37 @@ pub struct Arrays {
     others: Others,
 }
 
-/// Arrays of other types, and memory that launchers grow as they need it.
+/// Arrays of other types, and memory that launchers grow on demand.
 pub struct Others {
-    /// What is read in double precision.
+    /// Arrays that are read, in double precision.
     pub doubles: Vec<Buffer<f64>>,
-    /// Memory of batch norm's sums.
+    /// Scratch memory for batch norm's sums.
     pub sums: Sums,
-    /// Memory of the parts of a weight's gradient.
+    /// Scratch memory for the parts of a weight gradient.
     pub parts: WeightParts,
     /// Memory of the sums of chunks of a list.
     pub chunk_sums: ChunkSums,
-    /// A written mask.
+    /// Mask that is written.
     pub mask: Buffer<u8>,
-    /// Written indices of rows.
+    /// Indices of rows found; written.
     pub found: Buffer<i32>,
     /// Bounds of a search.
     pub bounds: Buffer<u64>,
-    /// Memory of a search.
+    /// Scratch memory of a search.
     pub keys: Buffer<u64>,
-    /// Other memory.
+    /// Other scratch memory.
     pub scratch: Buffer<i32>,
-    /// Written integers of 64 bits.
+    /// 64-bit integers that are written.
     pub counts: Buffer<i64>,
-    /// Written in double precision.
+    /// Sums in double precision that are written.
     pub wide_sums: Buffer<f64>,
-    /// The optimizer's steps.
+    /// Step counter of the optimizer.
     pub steps: Steps,
-    /// The weights' copy.
+    /// Copy of the weights in bf16.
     pub copy: Option<WeightCopy>,
 }
 
-/// Optimizer steps that are done when a case of the bench begins.
+/// Number of optimizer steps before a case of the bench.
 pub const STEPS_DONE: u64 = 9;
 
 impl Arrays {
@@ -244,7 +244,7 @@ impl Arrays {
                 mask: to_device(device, &vec![u8::MAX; host.others.mask])?,
                 found: to_device(device, &vec![i32::MIN; host.others.found])?,
                 bounds: to_device(device, &vec![UNBOUNDED; host.others.bounds])?,
-                // Before any other key: a key that no kernel wrote would be found first.
+                // First in the order of the search, so that a search would find a key that no kernel wrote.
                 keys: to_device(device, &vec![u64::MAX; host.others.keys])?,
                 scratch: device.allocate_unwritten(host.others.scratch)?,
                 counts: to_device(device, &vec![i64::MIN; host.others.counts])?,
@@ -255,24 +255,24 @@ impl Arrays {
         })
     }
 
-    /// All inputs, all lists of indices, all outputs, and the rest, of a case without stored matrices.
+    /// Inputs, lists of indices, outputs and other arrays of a case without stored matrices.
     pub fn parts<const I: usize, const X: usize, const O: usize>(&mut self) -> Parts<'_, I, X, O> {
         let ([], [], parts) = self.stored_as::<f32>().parts();
         parts
     }
 
-    /// The arrays of a case whose stored matrices are of `T`.
+    /// Arrays of a case whose stored matrices have elements of type `T`.
     pub fn stored_as<T: StoredElement>(&mut self) -> StoredArrays<'_, T> {
         StoredArrays { arrays: self, element: PhantomData }
     }
 
-    /// Number of values of the memory for parts of a weight's gradient.
+    /// Length of the scratch memory for parts of a weight gradient.
     pub fn weight_parts_len(&self) -> usize {
         self.others.parts.len()
     }
 
-    /// What was written: stored matrices row by row, the outputs, and the weights' copy, mask, rows found, integers and
-    /// double precision, if there are any.
+    /// Downloads everything that was written: the matrices row by row, the outputs, and other arrays that the case has.
+    /// Those are the copy of the weights, the mask, the rows found, the 64-bit integers and the sums.
     pub fn written(&self, device: &Device) -> Result<Vec<Written>> {
         let mut written = Vec::new();
         for matrix in &self.stored_outputs {
@@ -296,7 +296,7 @@ impl Arrays {
             written.push(Written { values, unwritten: f64::from(i32::MIN) });
         }
         if !counts.is_empty() {
-            // Counts lie far below 2^53, where doubles are exact.
+            // Counts are far below 2^53, so a double holds them exactly.
             let values = device.download(counts, 0..counts.len())?.into_iter().map(|count| count as f64);
             written.push(Written { values: values.collect(), unwritten: i64::MIN as f64 });
         }
@@ -308,19 +308,19 @@ impl Arrays {
     }
 }
 
-/// All inputs, all lists of indices, all outputs, and the rest.
+/// Inputs, lists of indices, outputs and other arrays.
 pub type Parts<'a, const I: usize, const X: usize, const O: usize> =
     ([Slice<'a, f32>; I], [Slice<'a, i32>; X], [SliceMut<'a, f32>; O], &'a mut Others);
 
-/// The arrays of a case whose stored matrices are of `T`.
+/// Arrays of a case whose stored matrices have elements of type `T`.
 pub struct StoredArrays<'a, T> {
     arrays: &'a mut Arrays,
     element: PhantomData<T>,
 }
 
 impl<'a, T: StoredElement> StoredArrays<'a, T> {
-    /// All matrices that are read, all that are written, and the other arrays.
-    #[allow(clippy::type_complexity)] // taken apart where it is given
+    /// Matrices that are read, matrices that are written, and the other arrays.
+    #[allow(clippy::type_complexity)] // every caller destructures it at once
     pub fn parts<const S: usize, const W: usize, const I: usize, const X: usize, const O: usize>(
         self,
     ) -> ([Slice<'a, T>; S], [SliceMut<'a, T>; W], Parts<'a, I, X, O>) {
@@ -354,12 +354,12 @@ fn slices_mut<'a, T: 'a>(buffers: impl IntoIterator<Item = &'a mut Buffer<T>>) -
     buffers.into_iter().map(all_mut).collect()
 }
 
-/// The whole of a buffer.
+/// A whole buffer, readable.
 pub fn all<T>(buffer: &Buffer<T>) -> Slice<'_, T> {
     buffer.slice(0..buffer.len())
 }
 
-/// The whole of a buffer, to write.
+/// A whole buffer, writable.
 pub fn all_mut<T>(buffer: &mut Buffer<T>) -> SliceMut<'_, T> {
     let len = buffer.len();
     buffer.slice_mut(0..len)

@@ -1,4 +1,4 @@
-//! What the device reaches at most, measured in the same run, so that shares need no datasheet.
+//! Peak rates of the device. They are measured in the same run, so shares of the peak need no datasheet.
 
 use serde::Serialize;
 
@@ -10,32 +10,32 @@ use crate::bench::case::Cost;
 use crate::bench::timing::Timer;
 use crate::error::Result;
 
-/// Number of measurements; the best counts. Clocks are still rising in the first ones.
+/// Number of measurements, of which the best counts. Clocks are still rising in the first ones.
 const REPEATS: usize = 20;
-/// Threads of a multiprocessor: all that fit.
+/// Threads per multiprocessor: as many as it holds.
 const THREADS: usize = 2048;
-/// Steps of a chain: some 5 ms of an H200, by its datasheet.
+/// Number of steps in a chain: about 5 ms on an H200, by its datasheet.
 const FMA_STEPS: usize = 1 << 16;
 const MMA_STEPS: usize = 1 << 14;
 
-/// The device's measured ceilings.
+/// Peak rates of a device.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Ceilings {
-    /// Bytes read and written by a copy within the device's memory.
+    /// Bytes read and written by a copy within the device's memory, in GB/s.
     pub copy_gb_per_s: f64,
-    /// Fused multiply-adds in single precision, in registers alone.
+    /// Fused multiply-adds in single precision with all operands in registers, in TFLOP/s.
     pub fp32_tflop_per_s: f64,
-    /// Tensor-core products by `mma.sync`, in registers alone.
+    /// Tensor-core products by `mma.sync` with all operands in registers, in TFLOP/s.
     pub bf16_tflop_per_s: f64,
 }
 
 impl Ceilings {
-    /// An H200's as the kernels' plan takes them: the copy as published measurements have it, single precision by the
-    /// datasheet, and 62 % of the rates published for `wgmma` as what `mma.sync` reaches, which is a guess.
+    /// Assumed rates of an H200: the copy from published measurements, single precision from the datasheet. The rate of
+    /// `mma.sync` is a guess: 62 % of the rates published for `wgmma`.
     pub const H200_PLAN: Ceilings =
         Ceilings { copy_gb_per_s: 4300.0, fp32_tflop_per_s: 67.0, bf16_tflop_per_s: 490.0 };
 
-    /// Measures them on a GPU; elsewhere they would say nothing.
+    /// Measures the rates of a GPU; `None` on the emulator, where they would mean nothing.
     pub fn measure(device: &Device, properties: &Properties, timer: &mut Timer<'_>) -> Result<Option<Self>> {
         let Some(lead) = timer.lead() else {
             return Ok(None);
@@ -57,20 +57,20 @@ impl Ceilings {
         }))
     }
 
-    /// Milliseconds that work of this cost takes at least: its bytes at the rate of a copy, or its operations at that of
-    /// the format.
+    /// Minimum time in milliseconds for this cost: the longer of its bytes at the rate of a copy and its operations at
+    /// the rate of the format.
     pub fn floor_ms(&self, cost: Cost, format: Format) -> f64 {
         let tflop_per_s = match format {
             Format::Fp32 => self.fp32_tflop_per_s,
             Format::Bf16 => self.bf16_tflop_per_s,
-            // Three products for each.
+            // Each product is three products in bf16.
             Format::Bf16x3 => self.bf16_tflop_per_s / 3.0,
         };
         (cost.bytes as f64 / (self.copy_gb_per_s * 1e6)).max(cost.flops as f64 / (tflop_per_s * 1e9))
     }
 }
 
-/// The most of what `work` counts that the device does in a millisecond.
+/// Highest rate of `work` per millisecond, in the units that it returns.
 fn best_rate(device: &Device, mut work: impl FnMut() -> Result<f64>) -> Result<f64> {
     let mut stopwatch = device.stopwatch()?;
     let mut best = 0.0f64;

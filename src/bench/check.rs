@@ -1,28 +1,31 @@
-//! Whether a kernel is right. The bench asks before it times a kernel, and the kernels' tests ask for random shapes.
+//! Comparison of a kernel's outputs with the expected ones: in the bench before a kernel is timed, and in the kernel
+//! tests at random shapes.
 
 use crate::backend::cuda::launchers::stored::StoredElement;
 
-/// What a kernel must write to one output.
+/// Expected values of one output.
 #[derive(Clone, Debug)]
 pub struct Output {
-    /// The output's name in messages.
+    /// Name of the output in messages.
     pub name: &'static str,
-    /// The expected values, by the reference in double precision.
+    /// Expected values, from the reference in double precision.
     pub values: Vec<f64>,
-    /// The most that each value may be off by.
+    /// Largest allowed error of each value.
     pub limits: Vec<f64>,
-    /// Whether NaN may be expected, and then must be written. Anywhere else it is wrong, even if the reference has it too.
+    /// Whether an expected NaN is valid, so that NaN must be written there. Otherwise NaN is wrong, even if the
+    /// reference has it too.
     pub may_be_nan: bool,
 }
 
-/// How far the values of an output may be off.
+/// Largest allowed error of the values of an output.
 #[derive(Clone, Copy, Debug)]
 pub struct Tolerance {
-    /// Relative to the largest expected magnitude: a sum that happens to be near zero is as far off as its neighbours.
+    /// Error relative to the largest expected magnitude: a sum that happens to be near zero has the error of its
+    /// neighbours.
     pub relative: f64,
-    /// Takes the place of the largest expected magnitude where that is smaller: the magnitude of terms that cancel.
+    /// Lower bound of the magnitude that `relative` refers to: the size of the terms, where they cancel.
     pub least: f64,
-    /// Absolute: no value may be off by more.
+    /// Upper bound of the absolute error.
     pub most: f64,
 }
 
@@ -32,37 +35,38 @@ impl Output {
         Output::within(name, values, 0.0)
     }
 
-    /// Values that may be off by `limit`.
+    /// Values with an allowed error of `limit`.
     pub fn within(name: &'static str, values: Vec<f64>, limit: f64) -> Self {
         Output { name, limits: vec![limit; values.len()], values, may_be_nan: false }
     }
 
-    /// The same values; some may be expected to be NaN.
+    /// The same values, among which NaN is valid.
     pub fn with_nan(self) -> Self {
         Output { may_be_nan: true, ..self }
     }
 
-    /// Values that may be off by a part of the largest expected magnitude.
+    /// Values with an allowed error relative to the largest expected magnitude.
     pub fn near(name: &'static str, values: Vec<f64>, relative: f64) -> Self {
         let limit = relative * largest(&values);
         Output::within(name, values, limit)
     }
 
-    /// Values that may be off by `tolerance`.
+    /// Values with this tolerance.
     pub fn scaled(name: &'static str, values: Vec<f64>, tolerance: Tolerance) -> Self {
         let Tolerance { relative, least, most } = tolerance;
         let limit = (relative * largest(&values).max(least)).min(most);
         Output::within(name, values, limit)
     }
 
-    /// The same values with further limits: each value's limit is the smaller of both.
+    /// The same values with additional limits; the smaller limit of each value counts.
     pub fn at_most(mut self, limits: Vec<f64>) -> Self {
         assert_eq!(self.limits.len(), limits.len(), "{}: limits", self.name);
         self.limits.iter_mut().zip(limits).for_each(|(limit, most)| *limit = limit.min(most));
         self
     }
 
-    /// The same values stored as `T`. The limits count the last rounding as one to single precision; here it is one to `T`.
+    /// The same values stored as `T`. The limits include a last rounding to single precision; here it becomes a
+    /// rounding to `T`.
     pub fn stored<T: StoredElement>(mut self) -> Self {
         let more = T::ROUNDING - f32::ROUNDING;
         for (limit, value) in self.limits.iter_mut().zip(&self.values) {
@@ -72,36 +76,36 @@ impl Output {
     }
 }
 
-/// The largest magnitude, 0 of nothing.
+/// Largest magnitude; 0 if there are no values.
 pub fn largest(values: &[f64]) -> f64 {
     values.iter().fold(0.0, |most, value| most.max(value.abs()))
 }
 
-/// What a kernel wrote to one output.
+/// Values that a kernel wrote to one output.
 #[derive(Clone, Debug)]
 pub struct Written {
-    /// The values, and after them the cells that no kernel may write: spare rows and the padding of rows.
+    /// Values, followed by the cells that no kernel may write: spare rows and row padding.
     pub values: Vec<f64>,
-    /// The value of a cell that no kernel wrote.
+    /// Value of a cell that no kernel wrote.
     pub unwritten: f64,
 }
 
-/// The value that used the largest part of its limit.
+/// The value that used the largest share of its limit.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Worst {
-    /// The output's name.
+    /// Name of the output.
     pub name: &'static str,
-    /// The value's index in the output.
+    /// Index of the value in the output.
     pub index: usize,
-    /// The value that was written.
+    /// Written value.
     pub got: f64,
-    /// The expected value.
+    /// Expected value.
     pub want: f64,
-    /// How far it is off; infinite if it is NaN, missing, or beyond the output.
+    /// Error of the value; infinite if it is NaN, missing, or beyond the output.
     pub off: f64,
-    /// How far it may be off.
+    /// Largest allowed error.
     pub limit: f64,
-    /// The largest expected magnitude of the output, 1 if all expected values are 0.
+    /// Largest expected magnitude of the output; 1 if all expected values are 0.
     pub scale: f64,
 }
 
@@ -116,7 +120,7 @@ impl Worst {
     }
 }
 
-/// The worst value of all outputs; none if there is no value.
+/// Worst value of all outputs; `None` if there is no value.
 pub fn worst(outputs: &[Output], written: &[Written]) -> Option<Worst> {
     assert_eq!(outputs.len(), written.len(), "outputs, expected and written");
     let worst = outputs.iter().zip(written).filter_map(|(output, written)| worst_of(output, written));

@@ -1,4 +1,5 @@
-//! Matrices of cases as they lie between kernels ([`StoredElement`]): in single precision, or in bf16 with padded rows.
+//! Matrices of cases in the layout that kernels exchange ([`StoredElement`]): single precision, or bf16 with padded
+//! rows.
 
 use std::any::Any;
 
@@ -10,17 +11,17 @@ use crate::error::Result;
 /// A matrix on the host.
 #[derive(Clone, Debug)]
 pub struct HostMatrix {
-    /// Row by row, rounded to the element type, so that the reference reads what the kernel reads.
+    /// Values row by row, rounded to the element type, so that the reference reads what the kernel reads.
     values: Vec<f32>,
     columns: usize,
-    /// Rows of NaN after those that there are.
+    /// Number of spare rows, filled with NaN, after the last row.
     spare: usize,
     bytes: usize,
     upload: fn(&Device, &HostMatrix) -> Result<DeviceMatrix>,
 }
 
 impl HostMatrix {
-    /// Rows of `columns` values, to be stored as `T`.
+    /// Matrix with rows of `columns` values, to be stored as `T`.
     pub fn new<T: StoredElement>(values: Vec<f32>, columns: usize) -> Self {
         let rows = values.len().checked_div(columns).unwrap_or(0);
         HostMatrix {
@@ -32,27 +33,27 @@ impl HostMatrix {
         }
     }
 
-    /// The same matrix with room for `spare` more rows, of NaN.
+    /// The same matrix with `spare` more rows of NaN.
     pub fn with_room(self, spare: usize) -> Self {
         HostMatrix { spare, ..self }
     }
 
-    /// One that a kernel must write.
+    /// Matrix that a kernel must write, filled with NaN.
     pub fn unwritten<T: StoredElement>(rows: usize, columns: usize) -> Self {
         HostMatrix::new::<T>(vec![f32::NAN; rows * columns], columns)
     }
 
-    /// Row by row, in double precision.
+    /// Values row by row, in double precision.
     pub fn wide(&self) -> Vec<f64> {
         self.values.iter().map(|&value| f64::from(value)).collect()
     }
 
-    /// Bytes of one copy on a device.
+    /// Size in bytes of one copy on a device.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// A copy on a device.
+    /// Copies the matrix to a device.
     pub fn upload(&self, device: &Device) -> Result<DeviceMatrix> {
         (self.upload)(device, self)
     }
@@ -60,14 +61,14 @@ impl HostMatrix {
 
 /// A matrix on a device.
 pub struct DeviceMatrix {
-    /// A `Buffer` of the element type.
+    /// `Buffer` of the element type.
     buffer: Box<dyn Any>,
     columns: usize,
     download: fn(&Device, &DeviceMatrix) -> Result<Vec<f64>>,
 }
 
 impl DeviceMatrix {
-    /// Spare rows and the padding between rows hold NaN: no kernel may use either.
+    /// Copies a matrix to the device. Spare rows and row padding hold NaN: no kernel may use either.
     fn upload<T: StoredElement>(device: &Device, of: &HostMatrix) -> Result<Self> {
         let (columns, stride) = (of.columns, T::stride(of.columns));
         let rows = of.values.len().checked_div(columns).unwrap_or(0);
@@ -90,25 +91,25 @@ impl DeviceMatrix {
         })
     }
 
-    /// The values row by row, spare rows too, and after them the padding of all rows.
+    /// Values row by row, spare rows included, followed by the padding of all rows.
     pub fn download(&self, device: &Device) -> Result<Vec<f64>> {
         (self.download)(device, self)
     }
 
-    /// Its memory.
+    /// Memory of the matrix.
     #[track_caller]
     pub fn buffer<T: StoredElement>(&self) -> &Buffer<T> {
         self.buffer.downcast_ref().expect("a matrix of the type that the case asks for")
     }
 
-    /// Its memory, to write.
+    /// Memory of the matrix, writable.
     #[track_caller]
     pub fn buffer_mut<T: StoredElement>(&mut self) -> &mut Buffer<T> {
         self.buffer.downcast_mut().expect("a matrix of the type that the case asks for")
     }
 }
 
-/// A copy of `values` on the device.
+/// Copies `values` to the device.
 pub fn to_device<T: Element>(device: &Device, values: &[T]) -> Result<Buffer<T>> {
     let mut buffer = device.allocate_unwritten(values.len())?;
     device.upload(values, buffer.slice_mut(0..values.len()))?;

@@ -1,10 +1,10 @@
-//! How fast every kernel and a whole step are, beside what the device reaches at most.
+//! Times of every kernel and of a whole training step, beside the peak rates of the device.
 //!
-//! For each launcher at each of the model's shapes, in this order: its error against the reference in double precision
-//! (a wrong kernel is not timed); its time ([`timing`]); what its formula says it reads, writes and computes
-//! ([`case::Cost`]) over that time; and the least time at the ceilings that were measured before ([`ceilings`]).
-//! The command `bench`, the benches in `benches/kernels.rs` and the tests of the kernels in `tests/kernels` share the cases
-//! ([`cases`]): inputs, launches, expectations and tolerances are defined once.
+//! Each launcher runs at each of the model's shapes. Its error against the reference in double precision comes first; a
+//! wrong kernel is not timed. Its time ([`timing`]) follows, with the rates that its cost ([`case::Cost`]) implies, and
+//! the minimum time at the measured peak rates ([`ceilings`]). The command `bench`, the benches in `benches/kernels.rs`
+//! and the tests of the kernels in `tests/kernels` share the cases ([`cases`]): inputs, launches, expectations and
+//! tolerances are defined once.
 
 pub mod case;
 pub mod cases;
@@ -38,23 +38,23 @@ use sizes::Sizes;
 use step::{StepTask, StepTimes, step_flops};
 use timing::Timer;
 
-/// The name of the whole step among the kernels.
+/// Name of the whole step among the kernels.
 pub const STEP: &str = "step";
 
-/// What to run.
+/// Options of a bench.
 #[derive(Clone, Debug)]
 pub struct BenchOptions {
-    /// Where.
+    /// Device to run on.
     pub device: Device,
-    /// In which number format.
+    /// Number format of the computation.
     pub precision: Precision,
-    /// The network.
+    /// Sizes of the network.
     pub model: ModelConfig,
-    /// Triples of a batch; each has its entries.
+    /// Numbers of triples per batch; the report has entries for each.
     pub batch_sizes: Vec<usize>,
-    /// Launchers, kernel files, or `step`; all where empty.
+    /// Names of launchers, of kernel files, or `step`; empty for all.
     pub kernels: Vec<String>,
-    /// About how long a kernel is timed, and a step eight times as long.
+    /// Approximate time for each kernel; a step gets eight times as much.
     pub budget: Duration,
 }
 
@@ -63,12 +63,12 @@ const STEP_BUDGETS: u32 = 8;
 /// Steps between two waits on a GPU.
 const STEPS_PER_WAIT: usize = 10;
 
-/// Runs it.
+/// Checks and times what the options name.
 pub fn run(options: &BenchOptions) -> Result<Report> {
     run_cases(options, cases::all)
 }
 
-/// [`run`] with cases of the caller's.
+/// Like [`run`], with the caller's cases.
 pub fn run_cases(options: &BenchOptions, cases: impl Fn(&Sizes, Format) -> Vec<Case>) -> Result<Report> {
     options.device.run(options.precision, Probe)?;
     if options.device == Device::Cpu && options.precision == Precision::Bf16 {
@@ -124,8 +124,8 @@ pub fn run_cases(options: &BenchOptions, cases: impl Fn(&Sizes, Format) -> Vec<C
     Ok(report)
 }
 
-/// What every kernel must move and compute, and its least time at these ceilings, by the formulas alone: nothing runs,
-/// and no device is needed.
+/// Bytes and operations of every kernel, and its minimum time at these peak rates, from the formulas alone. Nothing
+/// runs, and no device is needed.
 pub fn roofline(options: &BenchOptions, ceilings: Ceilings) -> Result<Report> {
     check_names(options, true, &cases::all)?;
     let Some(format) = options.precision.format() else {
@@ -159,12 +159,12 @@ impl BenchOptions {
     }
 }
 
-/// Whether `name` is the kernel's or that of its file, such as `linear` of `linear_forward`.
+/// Whether `name` is the kernel's name or that of its file, such as `linear` for `linear_forward`.
 fn names(name: &str, kernel: &str) -> bool {
     kernel.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
 }
 
-/// Opens a device for kernels, if it has any; what `auto` means.
+/// Opens the device that `auto` stands for, and its kernels if it has any.
 fn open(device: Device) -> Result<(Device, Option<KernelDevice>)> {
     Ok(match device {
         Device::Auto => match launchers::gpu(0) {
@@ -216,7 +216,7 @@ fn check_names(
     Ok(())
 }
 
-/// Opens the device in the options' precision, so that what cannot be used is said before work begins.
+/// Opens the device in the requested precision, so that an unusable one is an error before work begins.
 struct Probe;
 
 impl BackendTask for Probe {
@@ -227,7 +227,7 @@ impl BackendTask for Probe {
     }
 }
 
-/// A device with its ceilings.
+/// An open device with its peak rates.
 struct Bench<'a> {
     device: &'a KernelDevice,
     timer: Timer<'a>,
@@ -264,7 +264,7 @@ impl<'a> Bench<'a> {
 }
 
 impl Entry {
-    /// What the formulas say of a case, which has not run.
+    /// Entry of a case that has not run: only what the formulas give.
     fn of(case: &Case, batch_size: usize, ceilings: Option<&Ceilings>) -> Self {
         Entry {
             name: case.kernel.into(),

@@ -1,37 +1,37 @@
-//! How many blocks of a kernel a multiprocessor holds at once, by what it has and what a block takes (CUDA C++ Programming
-//! Guide, "Compute Capabilities"; the rounding as in the toolkit's `cuda_occupancy.h`).
+//! Occupancy: number of blocks of a kernel that a multiprocessor holds at once (CUDA C++ Programming Guide, "Compute
+//! Capabilities"). The rounding is that of the toolkit's `cuda_occupancy.h`.
 //!
 //! ```text
 //! blocks = min(warps / warps of a block, most blocks, registers / registers of a block, shared memory / that of a block)
 //! ```
-//! Registers are handed out by warp, 256 at a time, from four equal parts; shared memory 128 bytes at a time, and 1 KiB of
-//! each block's is the system's.
+//! Registers are allocated per warp in units of 256, from four equal partitions. Shared memory is allocated in units of
+//! 128 bytes, and the system reserves 1 KiB of it per block.
 //!
-//! Free of everything else: the build script, which writes `kernel_resources.csv`, contains this file too.
+//! This file depends on nothing else, because the build script includes it too, to write `kernel_resources.csv`.
 
 use std::fmt;
 
 const WARP_THREADS: u64 = 32;
 const REGISTERS: u64 = 1 << 16;
 const REGISTER_UNIT: u64 = 256;
-/// Each schedules a quarter of the warps, with a quarter of the registers.
+/// Partitions of a multiprocessor. Each schedules a quarter of the warps with a quarter of the registers.
 const PARTITIONS: u64 = 4;
 const SHARED_UNIT: u64 = 128;
 const SYSTEM_SHARED_BYTES: u64 = 1 << 10;
 
-/// What a streaming multiprocessor has.
+/// Resources of a streaming multiprocessor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Multiprocessor {
-    /// Warps at most.
+    /// Maximum number of warps.
     pub warps: u64,
-    /// Blocks at most.
+    /// Maximum number of blocks.
     pub blocks: u64,
-    /// Bytes of shared memory.
+    /// Shared memory in bytes.
     pub shared_bytes: u64,
 }
 
 impl Multiprocessor {
-    /// By the name of the architecture, such as `sm_90a`; none of one that is not in this list.
+    /// Resources of an architecture such as `sm_90a`; `None` if it is not in this list.
     pub fn of(architecture: &str) -> Option<Self> {
         let (warps, blocks, shared_kib) =
             match architecture.trim_end_matches(|c: char| c.is_ascii_lowercase()) {
@@ -43,8 +43,8 @@ impl Multiprocessor {
         Some(Multiprocessor { warps, blocks, shared_bytes: shared_kib << 10 })
     }
 
-    /// How many blocks of so many `threads` fit, with `registers` a thread and `shared_bytes` of shared memory, static and
-    /// dynamic.
+    /// Occupancy of blocks with this number of `threads`, of `registers` per thread, and of bytes of static and dynamic
+    /// shared memory.
     pub fn occupancy(&self, threads: u64, registers: u64, shared_bytes: u64) -> Occupancy {
         let warps = threads.max(1).div_ceil(WARP_THREADS);
         let of_warp = (registers.max(1) * WARP_THREADS).next_multiple_of(REGISTER_UNIT);
@@ -56,29 +56,29 @@ impl Multiprocessor {
             (warps_with_registers / warps, Limit::Registers),
             (self.shared_bytes / of_block, Limit::SharedMemory),
         ];
-        // Takes the first of equal limits.
+        // The first of equal limits is reported.
         let (blocks, limit) = limits.into_iter().min_by_key(|(blocks, _)| *blocks).expect("four limits");
         Occupancy { blocks, warps: blocks * warps, limit }
     }
 }
 
-/// What a multiprocessor holds of a kernel.
+/// Blocks of a kernel that a multiprocessor holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Occupancy {
-    /// Blocks at once.
+    /// Number of blocks at once.
     pub blocks: u64,
-    /// Their warps.
+    /// Number of warps of these blocks.
     pub warps: u64,
-    /// What there is no more of for another block.
+    /// The resource that another block would exceed.
     pub limit: Limit,
 }
 
-/// What limits the blocks on a multiprocessor.
+/// Resource that limits the number of blocks on a multiprocessor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
-    /// As many warps as it can hold.
+    /// Maximum number of warps.
     Warps,
-    /// As many blocks as it can hold.
+    /// Maximum number of blocks.
     Blocks,
     /// Registers.
     Registers,

@@ -7,18 +7,20 @@ use crate::bench::ceilings::Ceilings;
 use crate::bench::step::Phases;
 use crate::bench::timing::Times;
 use crate::network::config::ModelConfig;
-use crate::report::table::{Table, plain_table};
+use crate::report::table::plain_table;
+use crate::terminal::{count, duration, wrap};
 
-/// A whole run.
+/// Results of one bench.
 #[derive(Debug, Serialize)]
 pub struct Report {
     /// Version of this program.
     pub version: &'static str,
-    /// `cpu`, `reference`, `emulated`, `cuda:0`, or `none` of a roofline.
+    /// `cpu`, `reference`, `emulated`, `cuda:0`, or `none` for a roofline.
     pub device: String,
     /// Name of the device, from its driver.
     pub device_name: String,
-    /// `cuda events`, or `wall clock`, which on the emulator says nothing about a GPU. A step's is always `wall clock`.
+    /// `cuda events` or `wall clock`; on the emulator the latter says nothing about a GPU. A step is always timed by
+    /// `wall clock`.
     pub timing: &'static str,
     /// Number format.
     pub precision: Precision,
@@ -28,51 +30,51 @@ pub struct Report {
     pub l2_bytes: Option<usize>,
     /// Number of streaming multiprocessors, on a GPU.
     pub multiprocessors: Option<usize>,
-    /// Highest rates of the device: measured on a GPU, assumed in a roofline.
+    /// Peak rates of the device: measured on a GPU, assumed in a roofline.
     pub ceilings: Option<Ceilings>,
-    /// Kernels by shape, and the step.
+    /// Entries of kernels by shape, and of the step.
     pub kernels: Vec<Entry>,
 }
 
-/// A kernel at a shape, or a step.
+/// Result of a kernel at a shape, or of a step.
 #[derive(Debug, Serialize)]
 pub struct Entry {
-    /// The launcher, or `step`.
+    /// Name of the launcher, or `step`.
     pub name: String,
     /// Number of triples.
     pub batch_size: usize,
     /// Sizes.
     pub shape: String,
-    /// Least number of bytes to read and write.
+    /// Minimum number of bytes read and written.
     pub bytes: Option<u64>,
-    /// Floating-point operations.
+    /// Number of floating-point operations.
     pub flops: Option<u64>,
-    /// Error against the reference in double precision, over the largest expected magnitude of the output, of the value that
-    /// used most of its limit; none if it is no number.
+    /// Error of the value that used most of its limit, against the reference in double precision, relative to the
+    /// largest expected magnitude of the output. `None` if it is not finite.
     pub error: Option<f64>,
-    /// The limit of the same value, over the same magnitude; none if nothing ran.
+    /// Limit of the same value, relative to the same magnitude; `None` if nothing ran.
     pub tolerance: Option<f64>,
-    /// Whether it is right; a wrong one is not timed.
+    /// Whether all values are within their limits. A wrong kernel is not timed.
     pub ok: bool,
     /// Median and spread.
     #[serde(flatten)]
     pub times: EntryTimes,
-    /// Whether arrays came from beyond the L2 cache.
+    /// Whether the arrays were read from memory rather than from the L2 cache.
     pub cold: Option<bool>,
     /// Achieved memory throughput in GB/s.
     pub gb_per_s: Option<f64>,
     /// Achieved arithmetic throughput in TFLOP/s.
     pub tflop_per_s: Option<f64>,
-    /// Least time at the ceilings, as a share of the time taken.
+    /// Minimum time at the peak rates, as a share of the time taken.
     pub share: Option<f64>,
-    /// Least time at the ceilings, in ms.
+    /// Minimum time at the peak rates, in ms.
     pub floor_ms: Option<f64>,
-    /// Times of a step.
+    /// Times of the phases of a step.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub phases: Option<Phases>,
 }
 
-/// Times, none of what is wrong.
+/// Times of an entry; `None` for a wrong kernel.
 #[derive(Debug, Default, Serialize)]
 pub struct EntryTimes {
     /// Median in milliseconds.
@@ -92,52 +94,59 @@ impl From<Times> for EntryTimes {
     }
 }
 
+/// Lines of a table above its rows.
+const HEADER_LINES: usize = 2;
+
+/// Text for a missing value.
+fn absent() -> String {
+    "-".into()
+}
+
 impl Report {
-    /// 0, or 1 where something is wrong.
+    /// Exit code: 1 if a kernel is wrong, otherwise 0.
     pub fn exit_code(&self) -> i32 {
         i32::from(self.kernels.iter().any(|entry| !entry.ok))
     }
 
-    /// The entries; the phases of steps; what the columns mean.
-    pub fn table(&self) -> Table {
+    /// Table of the entries: a line with kernel and shape, and below it a line of numbers.
+    pub fn text(&self) -> String {
         let mut table = plain_table([
-            "kernel", "B", "shape", "MB", "MFLOP", "error", "of", "us", "5%", "95%", "GB/s", "TFLOP/s",
-            "floor us", "share",
+            "B", "bytes", "FLOP", "error", "limit", "time", "5%", "95%", "GB/s", "TFLOP/s", "floor", "share",
         ]);
         for entry in &self.kernels {
             let number = |value: Option<f64>, digits: usize| {
-                value.map_or("-".to_string(), |value| format!("{value:.digits$}"))
+                value.map_or(absent(), |value| format!("{value:.digits$}"))
             };
-            let count = |value: Option<u64>| number(value.map(|value| value as f64 / 1e6), 2);
-            let micros = |ms: Option<f64>| number(ms.map(|ms| ms * 1e3), 1);
-            let scientific = |value: Option<f64>| value.map_or("-".into(), |value| format!("{value:.1e}"));
-            let error = match (entry.error, entry.ok) {
-                (Some(_), true) => scientific(entry.error),
-                (Some(error), false) => format!("WRONG {error:.1e}"),
-                (None, false) => "WRONG".into(),
-                (None, true) => "-".into(),
-            };
+            let cost = |value: Option<u64>| value.map_or(absent(), |value| count(value as f64));
+            let time = |ms: Option<f64>| ms.map_or(absent(), |ms| duration(ms / 1e3));
+            let scientific = |value: Option<f64>| value.map_or(absent(), |value| format!("{value:.1e}"));
             table.add_row([
-                entry.name.clone(),
-                entry.batch_size.to_string(),
-                entry.shape.clone(),
-                count(entry.bytes),
-                count(entry.flops),
-                error,
+                format!("{:>5}", entry.batch_size),
+                cost(entry.bytes),
+                cost(entry.flops),
+                scientific(entry.error),
                 scientific(entry.tolerance),
-                micros(entry.times.ms),
-                micros(entry.times.ms_low),
-                micros(entry.times.ms_high),
+                time(entry.times.ms),
+                time(entry.times.ms_low),
+                time(entry.times.ms_high),
                 number(entry.gb_per_s, 1),
                 number(entry.tflop_per_s, 3),
-                micros(entry.floor_ms),
-                entry.share.map_or("-".into(), |share| format!("{:.0}%", 100.0 * share)),
+                time(entry.floor_ms),
+                entry.share.map_or(absent(), |share| format!("{:.0}%", 100.0 * share)),
             ]);
         }
-        table
+        let table = table.to_string();
+        let mut lines = table.lines();
+        let mut text: Vec<String> = lines.by_ref().take(HEADER_LINES).map(String::from).collect();
+        for (entry, numbers) in self.kernels.iter().zip(lines) {
+            let wrong = if entry.ok { "" } else { "WRONG: " };
+            text.push(wrap(&format!("{wrong}{} {}", entry.name, entry.shape), 0, 2));
+            text.push(numbers.into());
+        }
+        text.join("\n")
     }
 
-    /// What the table's times are, and the ceilings.
+    /// Names the device, the clock and the peak rates, and lists the phases of each step.
     pub fn caption(&self) -> String {
         let mut words = format!("{} ({}), {}", self.device, self.device_name, self.timing);
         match &self.ceilings {
@@ -150,13 +159,59 @@ impl Report {
         }
         for entry in &self.kernels {
             if let Some(Phases { load_batch, forward, loss, backward, update }) = entry.phases {
-                words.push_str(&format!(
-                    "\nphases of a step of {}, ms, each waited for: load_batch {load_batch:.3}, forward \
-                     {forward:.3}, loss {loss:.3}, backward {backward:.3}, update {update:.3}",
+                let [load_batch, forward, loss, backward, update] =
+                    [load_batch, forward, loss, backward, update].map(|ms| duration(ms / 1e3));
+                let phases = format!(
+                    "phases of a step with {} triples, each waited for: load_batch {load_batch}, forward {forward}, \
+                     loss {loss}, backward {backward}, update {update}",
                     entry.batch_size
-                ));
+                );
+                words.push('\n');
+                words.push_str(&wrap(&phases, 0, 2));
             }
         }
         words
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wide_numbers_fit() {
+        let times = Times { ms: 123.4, ms_low: 123.4, ms_high: 123.4, samples: 3 };
+        let entry = Entry {
+            name: "linear_backward_states".into(),
+            batch_size: 65_535,
+            shape: "relu(norm([4325310, 300])) at unit length -> 1024, edge.hidden".into(),
+            bytes: Some(123_456_789),
+            flops: Some(123_456_789),
+            error: Some(1.2e-12),
+            tolerance: Some(1.2e-12),
+            ok: false,
+            times: times.into(),
+            cold: Some(true),
+            gb_per_s: Some(4321.0),
+            tflop_per_s: Some(432.1),
+            share: Some(1.0),
+            floor_ms: Some(123.4),
+            phases: None,
+        };
+        let report = Report {
+            version: "0",
+            device: "cuda:0".into(),
+            device_name: "GPU".into(),
+            timing: "cuda events",
+            precision: Precision::Bf16,
+            model: ModelConfig::PAPER,
+            l2_bytes: None,
+            multiprocessors: None,
+            ceilings: None,
+            kernels: vec![entry],
+        };
+        let text = report.text();
+        assert!(text.lines().all(|line| line.chars().count() <= crate::terminal::WIDTH), "{text}");
+        assert_eq!(text.lines().filter(|line| line.starts_with("WRONG: linear_backward_states")).count(), 1);
     }
 }

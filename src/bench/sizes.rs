@@ -1,4 +1,4 @@
-//! The shapes of cases: a network's sizes and a batch, of graphs of the paper's averages or of any others.
+//! Shapes of cases: the sizes of a network, and a batch of graphs with the paper's mean sizes or of other graphs.
 
 use std::rc::Rc;
 
@@ -9,8 +9,8 @@ use crate::batch::graph_batch::GraphBatch;
 use crate::data::scene_graph::SceneGraphBuf;
 use crate::network::config::ModelConfig;
 
-/// A network that the emulator and the plain loops finish soon; widths are no multiples of a tile, but
-/// the hidden one suits copies of 16 bytes in bf16 too, as the paper's.
+/// A network that the emulator and the reference finish soon. Its widths are not multiples of a tile. Its hidden width,
+/// like the paper's, allows 16-byte copies in bf16 too.
 pub const SMALL: ModelConfig = ModelConfig {
     object_types: 121,
     predicate_types: 31,
@@ -20,29 +20,29 @@ pub const SMALL: ModelConfig = ModelConfig {
     ..ModelConfig::PAPER
 };
 
-/// Objects of a graph on average, its image node aside (paper, "Data").
+/// Mean number of objects per graph, without the image node (paper, "Data").
 const OBJECTS: usize = 21;
-/// Relationships of a graph on average, edges `in image` aside.
+/// Mean number of relationships per graph, without `in image` edges.
 const RELATIONSHIPS: usize = 15;
 
-/// The seed of a bench's values.
+/// Seed of a bench's values.
 const SEED: u64 = 1;
 
 /// A network and a batch for it.
 #[derive(Clone)]
 pub struct Sizes {
-    /// The network.
+    /// Sizes of the network.
     pub config: ModelConfig,
-    /// The batch's graphs; empty for a batch that was given without them.
+    /// Graphs of the batch; empty if the batch was given without them.
     pub graphs: Rc<Vec<SceneGraphBuf>>,
-    /// The batch.
+    /// Batch of the graphs.
     pub batch: Rc<GraphBatch>,
-    /// The seed of the values.
+    /// Seed of the values.
     pub seed: u64,
 }
 
 impl Sizes {
-    /// `triples` triples of graphs for this network.
+    /// Sizes with a batch of `triples` triples of random graphs.
     pub fn new(config: ModelConfig, triples: usize) -> Self {
         let mut rng = StdRng::seed_from_u64(7);
         let graphs = average_graphs(config, 3 * triples, &mut rng);
@@ -50,34 +50,34 @@ impl Sizes {
         Sizes { config, graphs: Rc::new(graphs), batch: Rc::new(batch), seed: SEED }
     }
 
-    /// An indexed batch of any graphs, and a seed.
+    /// Sizes with a given batch.
     pub fn of_batch(config: ModelConfig, batch: GraphBatch, seed: u64) -> Self {
         Sizes { config, graphs: Rc::default(), batch: Rc::new(batch), seed }
     }
 
-    /// B.
+    /// B: number of triples.
     pub fn triples(&self) -> usize {
         self.batch.similarity_positive.len()
     }
 
-    /// G: 3 B in a batch of triples.
+    /// G: number of graphs, 3 B in a batch of triples.
     pub fn graphs(&self) -> usize {
         self.batch.size().graphs
     }
 
-    /// N: 66 B in a bench.
+    /// N: number of nodes, 66 B in a bench.
     pub fn nodes(&self) -> usize {
         self.batch.size().nodes
     }
 
-    /// E: 108 B in a bench.
+    /// E: number of edges, 108 B in a bench.
     pub fn edges(&self) -> usize {
         self.batch.size().edges
     }
 }
 
-/// Random graphs of the paper's mean size: 22 nodes and 36 edges each. Types are drawn with a density of
-/// one over their rank, so that few types are most of what occurs.
+/// Random graphs of the paper's mean size: 22 nodes and 36 edges each. The density of a type is the inverse of its
+/// rank, so that a few types are frequent.
 fn average_graphs(config: ModelConfig, count: usize, rng: &mut StdRng) -> Vec<SceneGraphBuf> {
     let (image, in_image) = (config.object_types as u32 - 1, config.predicate_types as u32 - 1);
     (0..count)
@@ -94,7 +94,7 @@ fn average_graphs(config: ModelConfig, count: usize, rng: &mut StdRng) -> Vec<Sc
         .collect()
 }
 
-/// The batch of these triples, with similarities.
+/// Batch of these triples, with random similarities.
 fn batch_of(config: ModelConfig, graphs: &[SceneGraphBuf], rng: &mut StdRng) -> GraphBatch {
     let triples = graphs.len() / 3;
     let views = graphs.iter().map(SceneGraphBuf::view);

@@ -1,4 +1,4 @@
-//! A whole training step, on any device, by the host's clock: work is waited for by reading the losses.
+//! Times of a whole training step on any device, by the host's clock. Reading the losses waits for the device.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use crate::optimizer::Adam;
 const LOSS: Loss = Loss { kind: LossKind::Ranking, temperature: 1.0, margin: 0.5 };
 const LEARNING_RATE: f64 = 1e-4;
 const WARM_UP: usize = 2;
-/// Samples at least and at most.
+/// Minimum and maximum number of samples.
 const LEAST: usize = 3;
 const MOST: usize = 200;
 
@@ -25,27 +25,27 @@ const MOST: usize = 200;
 pub struct StepTask<'a> {
     /// Network and batch.
     pub sizes: &'a Sizes,
-    /// About how long.
+    /// Approximate time to spend.
     pub budget: Duration,
-    /// Steps that are started before the last one's losses are read: training reads them now and then.
+    /// Number of steps before the losses are read; training also reads them only now and then.
     pub steps_per_wait: usize,
 }
 
 /// Result of timing a step.
 pub struct StepTimes {
-    /// Times of a step on a loaded batch, captured and replayed where the backend can. A training step also assembles its
-    /// batch first; that kernel has a case of its own.
+    /// Times of a step on a loaded batch, captured and replayed where the backend can. Training also assembles the
+    /// batch first; that kernel has its own case.
     pub step: Times,
-    /// Times of its parts, called stage by stage; each is waited for.
+    /// Times of the phases, each waited for.
     pub phases: Phases,
-    /// Whether the loss is a number.
+    /// Whether the loss is finite.
     pub finite: bool,
 }
 
-/// Medians in milliseconds. Each phase is waited for, so that on a GPU they add up to more than a step.
+/// Median times in milliseconds. The host waits for each phase, so on a GPU they add up to more than a step.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Phases {
-    /// Copy of the batch to the device; not a part of the step's time.
+    /// Copy of the batch to the device; not part of the step's time.
     pub load_batch: f64,
     /// Forward of all layers.
     pub forward: f64,
@@ -121,8 +121,8 @@ fn repeat(budget: Duration, mut work: impl FnMut() -> Result<Duration>) -> Resul
     Ok(Times::of(samples))
 }
 
-/// Number of floating-point operations in the products of a step: forward, and the gradient with respect to each operand.
-/// The first product of a layer is split by operand. In layer 0 it works on the types that occur.
+/// Number of floating-point operations in the products of a step: forward, and the gradient with respect to each
+/// operand. The first product of a layer is split by operand. Layer 0 computes it once per type that occurs.
 pub fn step_flops(sizes: &Sizes) -> u64 {
     let (nodes, edges, config) = (sizes.nodes(), sizes.edges(), sizes.config);
     let (state, hidden) = (config.state_width, config.hidden_width);

@@ -1,4 +1,4 @@
-//! How long a launch takes: events around each launch, among many that the device has in its queue.
+//! Times of launches, from events around each of many launches that are queued at once.
 //!
 //! ```text
 //! copies of the case's arrays, together twice the L2 cache, so that none is there when its turn comes again
@@ -6,8 +6,8 @@
 //!     copy a large array, and meanwhile, for as many launches as that hides: event, launch, event
 //!     wait, and read the events
 //! ```
-//! A launch takes the host a few microseconds, more than a small kernel runs. The large copy gives the host a lead: the
-//! device then finds the next launch in its queue, and the events measure the kernel and not the host.
+//! The host needs a few microseconds per launch, which is longer than a small kernel runs. The large copy gives the
+//! host a lead. The device then finds the next launch in its queue, and the events measure the kernel, not the host.
 
 use std::time::{Duration, Instant};
 
@@ -20,14 +20,14 @@ use crate::backend::cuda::device::stopwatch::Stopwatch;
 use crate::bench::case::{Arrays, Prepared};
 use crate::error::Result;
 
-/// Values of the large array: 512 MiB, which take an H200 some 0.25 ms to copy.
+/// Length of the large array: 512 MiB, which an H200 copies in about 0.25 ms.
 const LEAD_VALUES: usize = 128 << 20;
-/// Launches in the lead: two events and up to three kernels each, some 8 us of the host's time.
+/// Launches per lead: two events and up to three kernels each, about 8 us of the host's time.
 const ROUND: usize = 32;
-/// Samples at least and at most.
+/// Minimum and maximum number of samples.
 const LEAST: usize = 3;
 const MOST: usize = 1000;
-/// Copies at most: the arrays of the smallest kernels stay in the cache, which is then said.
+/// Maximum number of copies. The arrays of the smallest kernels stay in the cache; the report says so.
 const MOST_COPIES: usize = 256;
 
 /// Times of repeated work in milliseconds.
@@ -44,7 +44,7 @@ pub struct Times {
 }
 
 impl Times {
-    /// Statistics of at least one sample.
+    /// Statistics of the samples, of which there must be at least one.
     pub fn of(mut samples: Vec<f64>) -> Self {
         samples.sort_by(f64::total_cmp);
         let at = |part: f64| samples[((samples.len() - 1) as f64 * part).round() as usize];
@@ -60,14 +60,14 @@ pub struct Timer<'a> {
     lead: Option<Lead>,
 }
 
-/// Two large arrays.
+/// Two large arrays, for the copy that gives the host a lead.
 pub(super) struct Lead {
     pub(super) from: Buffer<f32>,
     pub(super) to: Buffer<f32>,
 }
 
 impl Lead {
-    /// Enqueues the copy; gives the bytes that it reads and writes.
+    /// Enqueues the copy; returns the number of bytes that it reads and writes.
     pub(super) fn take(&mut self, device: &Device) -> Result<usize> {
         let values = self.from.len();
         device.copy_on_device(self.from.slice(0..values), self.to.slice_mut(0..values))?;
@@ -76,7 +76,7 @@ impl Lead {
 }
 
 impl<'a> Timer<'a> {
-    /// For cases of about this much time each.
+    /// Creates a timer that spends about `budget` on each case.
     pub fn new(device: &'a Device, properties: &Properties, budget: Duration) -> Result<Self> {
         let large = || device.allocate::<f32>(LEAD_VALUES);
         let lead = if properties.gpu { Some(Lead { from: large()?, to: large()? }) } else { None };
@@ -87,7 +87,7 @@ impl<'a> Timer<'a> {
         self.lead.as_mut()
     }
 
-    /// Times of a case's launch, and whether its arrays came from beyond the L2 cache.
+    /// Times a case's launch. Also returns whether its arrays were read from memory rather than from the L2 cache.
     pub fn launch(&mut self, prepared: &Prepared) -> Result<(Times, bool)> {
         let Timer { device, l2_bytes, budget, lead } = self;
         let bytes = prepared.host.bytes().max(1);
@@ -96,7 +96,7 @@ impl<'a> Timer<'a> {
         let mut copies =
             (0..count).map(|_| Arrays::upload(device, &prepared.host)).collect::<Result<Vec<_>>>()?;
 
-        // Warm-up, in which launchers also grow their scratch memory.
+        // Warm-up, during which launchers also grow their scratch memory.
         let mut stopwatch = device.stopwatch()?;
         stopwatch.start()?;
         for arrays in &mut copies {

@@ -1,4 +1,4 @@
-//! Random values of cases.
+//! Random values for cases.
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -10,22 +10,22 @@ use crate::bench::matrix::HostMatrix;
 pub struct Values(StdRng);
 
 impl Values {
-    /// The same values for the same seed.
+    /// Starts a generator; the same seed gives the same values.
     pub fn new(seed: u64) -> Self {
         Values(StdRng::seed_from_u64(seed))
     }
 
-    /// Uniform in -1..1.
+    /// Uniform values in -1..1.
     pub fn signed(&mut self, count: usize) -> Vec<f32> {
         self.uniform(count, -1.0, 1.0)
     }
 
-    /// A matrix of `T`, of values in -1..1.
+    /// Matrix of type `T` with uniform values in -1..1.
     pub fn matrix<T: StoredElement>(&mut self, rows: usize, columns: usize) -> HostMatrix {
         HostMatrix::new::<T>(self.signed(rows * columns), columns)
     }
 
-    /// Uniform in 0.5..2.
+    /// Uniform values in 0.5..2.
     pub fn positive(&mut self, count: usize) -> Vec<f32> {
         self.uniform(count, 0.5, 2.0)
     }
@@ -42,8 +42,8 @@ impl Values {
         (0..count).map(|_| self.0.random_range(0..end as u32)).collect()
     }
 
-    /// Drawn in double precision, so that all bits vary: single-precision draws are multiples of one number, whose sums
-    /// would be exact.
+    /// Uniform values, drawn in double precision so that all bits vary. Draws in single precision are multiples of one
+    /// number, and their sums would be exact.
     fn uniform(&mut self, count: usize, low: f64, high: f64) -> Vec<f32> {
         (0..count).map(|_| self.0.random_range(low..high) as f32).collect()
     }

@@ -12,7 +12,11 @@ use scenerank::network::config::ModelConfig;
 ///
 /// Each kernel is first checked against the reference. A wrong kernel is reported and not timed, and the exit
 /// code is 1. Times are CUDA events on a GPU, and the host clock on other devices; times on the emulator say
-/// nothing about a GPU. Devices without kernels time only the step.
+/// nothing about a GPU. The devices cpu and reference have no kernels and time only the step.
+///
+/// Each kernel has a line with its shape and a line of numbers: triples per batch (B); bytes and floating-point
+/// operations by formula; error and its limit, both relative to the largest value; median, 5th and 95th percentile of
+/// the time; achieved rates; and the minimum time at the device's peak rates (floor), also as a share of the median.
 #[derive(Args)]
 #[command(after_help = "Examples:
   scenerank bench --device cuda --batch-size 16 256 --json > bench.json
@@ -22,18 +26,19 @@ use scenerank::network::config::ModelConfig;
 pub struct BenchArguments {
     #[command(flatten)]
     device: super::DeviceArguments,
-    /// Kernel to run: a kernel, all kernels of a file (such as linear), or step. May be repeated.
+    /// What to run: a kernel (such as linear_forward), all kernels of a file (linear), or the training step (step). May
+    /// be repeated [default: everything].
     #[arg(long = "kernel", value_name = "NAME")]
     kernels: Vec<String>,
-    /// Triples per batch, with 22 nodes and 36 edges per graph [default: 16 at the paper's size, 2 at the
+    /// Triples per batch; its random graphs have 22 nodes and 36 edges each [default: 16 at the paper's size, 2 at the
     /// small one].
     #[arg(long = "batch-size", value_name = "B", num_args = 1.., value_parser = clap::value_parser!(u16).range(1..))]
     batch_sizes: Vec<u16>,
-    /// Size of the network [default: small on emulated and reference, paper otherwise].
+    /// Size of the network [default: small on the devices emulated and reference, otherwise paper].
     #[arg(long, value_enum)]
     size: Option<Size>,
-    /// Approximate time for each kernel; a step takes eight times as long [default: 10 on emulated and
-    /// reference, 200 otherwise].
+    /// Approximate time for each kernel; a step takes eight times as long [default: 10 on the devices
+    /// emulated and reference, otherwise 200].
     #[arg(long, value_name = "MILLISECONDS", value_parser = clap::value_parser!(u32).range(1..=600_000))]
     budget: Option<u32>,
     /// Run nothing; print the bytes and operations of each kernel, and its minimum time on an H200.
@@ -48,7 +53,7 @@ pub struct BenchArguments {
 enum Size {
     /// 5 layers, widths 300 and 512.
     Paper,
-    /// 3 layers, widths 44 and 68.
+    /// 3 layers, widths 44 and 72.
     Small,
 }
 
@@ -81,7 +86,7 @@ impl BenchArguments {
         if self.json {
             println!("{}", serde_json::to_string_pretty(&report).expect("plain fields"));
         } else {
-            println!("{}\n{}", report.table(), report.caption());
+            println!("{}\n{}", report.text(), report.caption());
         }
         match report.exit_code() {
             0 => Ok(()),

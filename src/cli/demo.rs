@@ -19,7 +19,7 @@ use scenerank::{Error, Result};
 
 use super::DeviceArguments;
 use super::evaluate::evaluate;
-use super::retrieve::retrieve;
+use super::retrieve::{Levels, retrieve};
 use super::train::plot_training;
 
 /// Run everything once on a small synthetic collection: generate, prepare, train, evaluate, retrieve.
@@ -84,7 +84,8 @@ impl DemoArguments {
         let DeviceArguments { device, precision } = self.device;
         let trained = Run::open(&run, Which::Best, None, device, precision)?;
         let evaluation = evaluate(&trained, Split::Test, None, self.seed)?;
-        let retrieval = retrieve(&trained, Split::Test, 12, 1..21, QueryEdges::Augmented, self.seed)?;
+        let levels = Levels { noise: 12, sweep: Some(20), edges: QueryEdges::Augmented, seed: self.seed };
+        let retrieval = retrieve(&trained, &levels, Split::Test)?;
         retrieval.write_curves(&run)?;
         write_npy(&run.join("embeddings.npy"), &trained.embed_split(Split::All)?, trained.width())?;
         if self.json {
@@ -92,7 +93,7 @@ impl DemoArguments {
                 serde_json::json!({ "prepare": stages, "evaluate": evaluation, "retrieve": retrieval });
             println!("{results:#}");
         } else {
-            println!("{}\n\n{}\n", evaluation.table(), retrieval.table());
+            println!("{}\n\n{}\n", evaluation.table(), retrieval.text());
             print_next(&self.out);
         }
         Ok(())
@@ -128,9 +129,8 @@ fn print_next(out: &Path) {
     println!("  tensorboard --logdir {out}/run");
     println!("With real data (Visual Genome, COCO captions, GloVe):");
     println!("  scenerank prepare --scene-graphs scene_graphs.json --image-data image_data.json \\");
-    println!(
-        "      --captions captions_train2014.json captions_val2014.json --glove glove.6B.300d.txt --out vg.data"
-    );
+    println!("      --captions captions_train2014.json captions_val2014.json \\");
+    println!("      --glove glove.6B.300d.txt --out vg.data");
     println!("  scenerank train vg.data --out runs/paper");
     println!("  scenerank evaluate runs/paper");
 }

@@ -9,6 +9,7 @@ use scenerank::evaluation::{Agreement, Embeddings, agreement, normal_features};
 use scenerank::progress::Progress;
 use scenerank::report::table::{Table, plain_table};
 use scenerank::run::Run;
+use scenerank::terminal::shorten;
 use scenerank::{Error, Result};
 use serde::Serialize;
 
@@ -21,7 +22,10 @@ Examples:
 
 /// Measure how embeddings agree with caption similarity (the paper's Table 2).
 ///
-/// Rows: the model, features from a file (if given), the network before training, and random features.
+/// Agreement is the correlation of two similarities of images: the inner product of embeddings, and the similarity of
+/// captions. The columns are Kendall's tau, Spearman's rho and Pearson's r, first as the mean over images ("row", each
+/// image with all others), then over all pairs of images. The rows are the model, features from a file (if given), the
+/// network before training, and random features.
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub struct EvaluateArguments {
@@ -110,6 +114,9 @@ fn value_name(value: &impl clap::ValueEnum) -> String {
     value.to_possible_value().map_or(String::new(), |value| value.get_name().to_string())
 }
 
+/// Columns for a name, such as the path of features, beside six numbers.
+const NAME_WIDTH: usize = 54;
+
 impl Evaluation {
     /// Formats the result like Table 2 of the paper.
     pub fn table(&self) -> Table {
@@ -124,7 +131,9 @@ impl Evaluation {
         ]);
         for EvaluationRow { name, agreement: Agreement { per_image, all_pairs, .. } } in &self.rows {
             let numbers = [per_image, all_pairs].into_iter().flat_map(|c| [c.kendall, c.spearman, c.pearson]);
-            table.add_row(std::iter::once(name.clone()).chain(numbers.map(|value| format!("{value:.3}"))));
+            table.add_row(
+                std::iter::once(shorten(name, NAME_WIDTH)).chain(numbers.map(|value| format!("{value:.3}"))),
+            );
         }
         table
     }

@@ -16,9 +16,21 @@ Examples:
   scenerank explore runs/paper --split all --port 0
   ssh -L 7411:localhost:7411 machine   # then open http://localhost:7411/ here
 
-Press Ctrl-C to end it.";
+The page uses a JSON API, which other programs may use too:
+  GET  /api/vocabulary              names of objects and predicates
+  GET  /api/image/ID                captions and graph of an image
+  GET  /api/image/ID?remove=12      the same, without 12 random edges
+  GET  /api/images?caption=WORDS    images that have these words in a caption
+  GET  /api/random                  id of a random image
+  POST /api/search                  nearest images, for a body such as
+       {\"graph\": [[\"man\", \"throwing\", \"frisbee\"]], \"target\": 2317468, \"k\": 12}
+All fields of a search but graph are optional. The library's documentation of the
+module explore describes the answers. Press Ctrl-C to end the server.";
 
 /// Serve a local web page to search by a graph or an image, delete edges and watch the ranks change.
+///
+/// The page and its JSON API answer only from the run's data; no request can name a file. Other machines cannot
+/// connect unless --allow-remote is given.
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub struct ExploreArguments {
@@ -33,8 +45,8 @@ pub struct ExploreArguments {
     /// Address to listen on.
     #[arg(long, value_name = "ADDRESS", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     host: IpAddr,
-    /// Allow connections from other machines: --host may then be any address. Anyone who can reach it can
-    /// read the collection; there is no password.
+    /// Allow a --host that other machines can reach, such as 0.0.0.0. There is no password: anyone who can
+    /// connect can read the collection.
     #[arg(long)]
     allow_remote: bool,
 }

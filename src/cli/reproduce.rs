@@ -9,6 +9,7 @@ use scenerank::report::table::plain_table;
 use scenerank::reproduce::plan::Ablation;
 use scenerank::reproduce::report::{Report, Table};
 use scenerank::reproduce::{Reproduction, reproduce};
+use scenerank::terminal::{shorten, wrap};
 use scenerank::train::config::TrainOptions;
 use serde_json::json;
 
@@ -26,11 +27,14 @@ Examples:
 Run the same command again to continue: finished runs are skipped, interrupted
 ones resume.";
 
+/// Heading of the options of all models in the help text.
+const MODEL: &str = "Every model";
+
 /// Run the experiments of the paper, and write a report that compares the results.
 ///
-/// Trains 3 losses x 4 sampling strategies, and evaluates them and the baselines (Tables 2 and 3, Figures 2
-/// to 4). Writes report.html, report.md, report.json, CSV tables and SVG figures to --out, and the runs to
-/// its folder runs/.
+/// Trains the paper's 12 models, which are 3 losses x 4 sampling strategies. Measures them and the baselines for
+/// Tables 2 and 3 and Figures 2 to 4. Writes report.html, report.md, report.json, CSV tables and SVG figures to
+/// --out, and the runs to its folder runs/.
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub struct ReproduceArguments {
@@ -39,7 +43,7 @@ pub struct ReproduceArguments {
     /// Folder for the report.
     #[arg(long, value_name = "REPORT")]
     out: PathBuf,
-    /// Number of runs of each model. With more than one, tables hold mean and standard deviation.
+    /// Number of runs of each model, with different seeds. With more than one, tables hold mean and standard deviation.
     #[arg(long, default_value_t = 1, value_name = "N")]
     seeds: u64,
     /// Number of passes over the training images.
@@ -48,21 +52,21 @@ pub struct ReproduceArguments {
     /// Use only this number of images, the same ones each time.
     #[arg(long, value_name = "IMAGES")]
     subset: Option<usize>,
-    /// Stop training after this time, such as 30m or 8h; the report lists what is missing.
+    /// Stop training after this time, such as 30m or 8h; the report lists the missing runs.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     budget: Option<Duration>,
     /// Number of concurrent runs, which share the CPU's threads [default: one per thread on a CPU, one on a
     /// GPU].
     #[arg(long, value_name = "N")]
     jobs: Option<usize>,
-    /// Settings to vary in the paper's model, in addition to the tables.
+    /// Settings to vary, one at a time, in the paper's best model (ranking loss, probability sampling).
     #[arg(long, value_enum, num_args = 1.., value_delimiter = ',', value_name = "WHAT")]
     ablations: Vec<Ablation>,
     /// Features of the same images, such as those of a classifier: a .npy file with one row per test image,
     /// or per image.
     #[arg(long, value_name = "NPY")]
     features: Option<PathBuf>,
-    /// Also train the paper's model with the caption vectors of another sentence encoder: a .npy file,
+    /// Also train the paper's best model with the caption vectors of another sentence encoder: a .npy file,
     /// [images, d] in the order of the data; each row is the mean of the unit vectors of the captions.
     #[arg(long, value_name = "NPY")]
     caption_vectors: Option<PathBuf>,
@@ -74,19 +78,19 @@ pub struct ReproduceArguments {
     #[arg(long)]
     link_photographs: bool,
     /// Number of graph convolution layers [default: 5].
-    #[arg(long)]
+    #[arg(long, help_heading = MODEL)]
     layers: Option<usize>,
     /// Width of node states, edge states and embeddings [default: 300].
-    #[arg(long)]
+    #[arg(long, help_heading = MODEL)]
     state_width: Option<usize>,
     /// Width of hidden layers and messages [default: 512].
-    #[arg(long)]
+    #[arg(long, help_heading = MODEL)]
     hidden_width: Option<usize>,
     /// Number of triples per step [default: 16].
-    #[arg(long)]
+    #[arg(long, help_heading = MODEL)]
     batch_size: Option<usize>,
     /// Learning rate of Adam [default: 1e-4].
-    #[arg(long)]
+    #[arg(long, help_heading = MODEL)]
     learning_rate: Option<f64>,
     #[command(flatten)]
     device: DeviceArguments,
@@ -156,20 +160,31 @@ fn command_line(words: impl Iterator<Item = String>) -> String {
     std::iter::once("scenerank".to_owned()).chain(quoted).collect::<Vec<_>>().join(" ")
 }
 
+/// Columns for a row's name beside three values with their deviation.
+const NAME_WIDTH: usize = 54;
+
 /// Prints the results; the report also shows the numbers of the paper.
 fn print_table(table: &Table) {
-    let mut plain = plain_table(std::iter::once("").chain(table.metrics.iter().map(String::as_str)));
-    for row in &table.rows {
-        let numbers = row.cells.iter().map(|cell| match &cell.ours {
-            None => "-".to_owned(),
-            Some(ours) => match ours.spread {
-                None => format!("{:.3}", ours.mean),
-                Some(spread) => format!("{:.3} ± {spread:.3}", ours.mean),
-            },
-        });
-        plain.add_row(std::iter::once(row.name.clone()).chain(numbers));
+    println!("{}\n{}\n", wrap(&table.title, 0, 0), wrap(&table.note, 0, 0));
+    let mut first = 0;
+    // One table per group of columns, so that values with their deviation fit.
+    for (group, count) in &table.groups {
+        let columns = first..first + count;
+        first = columns.end;
+        let metrics = table.metrics[columns.clone()].iter().map(String::as_str);
+        let mut plain = plain_table(std::iter::once(group.as_str()).chain(metrics));
+        for row in &table.rows {
+            let numbers = row.cells[columns.clone()].iter().map(|cell| match &cell.ours {
+                None => "-".to_owned(),
+                Some(ours) => match ours.spread {
+                    None => format!("{:.3}", ours.mean),
+                    Some(spread) => format!("{:.3} ± {spread:.3}", ours.mean),
+                },
+            });
+            plain.add_row(std::iter::once(shorten(&row.name, NAME_WIDTH)).chain(numbers));
+        }
+        println!("{plain}\n");
     }
-    println!("{}\n{plain}\n", table.title);
 }
 
 fn print_missing(report: &Report) {

@@ -1,6 +1,7 @@
 //! `scenerank retrieve`.
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use scenerank::data::Split;
@@ -10,7 +11,7 @@ use scenerank::files::npy::write_npy;
 use scenerank::report::plots::{
     NoiseCurve, NoisePoint, RecallCurve, noise_csv, noise_plot, recall_csv, recall_plot,
 };
-use scenerank::report::table::{Table, plain_table};
+use scenerank::report::table::plain_table;
 use scenerank::run::Run;
 use scenerank::{Error, Result};
 use serde::Serialize;
@@ -58,44 +59,53 @@ pub struct RetrieveArguments {
     json: bool,
 }
 
+/// Levels of noise to measure.
+#[derive(Clone, Copy, Serialize)]
+pub struct Levels {
+    /// Number of edges removed from each query, M.
+    pub noise: usize,
+    /// Largest M of the sweep, which starts at 1.
+    pub sweep: Option<usize>,
+    /// Edges that may be removed.
+    pub edges: QueryEdges,
+    /// Seed for the removed edges.
+    pub seed: u64,
+}
+
 #[derive(Serialize)]
 pub struct Retrieval {
     split: Split,
     images: usize,
-    edges: QueryEdges,
-    /// The requested level, followed by those of the sweep.
-    pub levels: Vec<NoiseLevel>,
+    #[serde(flatten)]
+    requested: Levels,
+    /// The requested level and those of the sweep, each once, by the number of removed edges.
+    levels: Vec<NoiseLevel>,
 }
 
 impl RetrieveArguments {
     pub fn run(self) -> Result<()> {
         let run = self.run.open()?;
-        let sweep = self.sweep.map_or(0..0, |most| 1..usize::from(most) + 1);
-        let retrieval = retrieve(&run, self.split, self.noise, sweep, self.edges, self.seed)?;
+        let sweep = self.sweep.map(usize::from);
+        let levels = Levels { noise: self.noise, sweep, edges: self.edges, seed: self.seed };
+        let retrieval = retrieve(&run, &levels, self.split)?;
         let out = self.out.as_deref().unwrap_or(&self.run.run);
         std::fs::create_dir_all(out).map_err(Error::file("create", out))?;
         retrieval.write_curves(out)?;
         if let Some(path) = &self.queries {
-            write_npy(path, &retrieval.levels[0].queries, run.width())?;
+            write_npy(path, &retrieval.at_noise().queries, run.width())?;
         }
         if self.json {
             println!("{}", serde_json::to_string_pretty(&retrieval).expect("plain fields"));
         } else {
-            println!("{}", retrieval.table());
+            println!("{}", retrieval.text());
         }
         Ok(())
     }
 }
 
 /// Evaluates the requested level of noise, and the levels of a sweep.
-pub fn retrieve(
-    run: &Run,
-    split: Split,
-    noise: usize,
-    sweep: std::ops::Range<usize>,
-    edges: QueryEdges,
-    seed: u64,
-) -> Result<Retrieval> {
+pub fn retrieve(run: &Run, requested: &Levels, split: Split) -> Result<Retrieval> {
+    let Levels { noise, sweep, edges, seed } = *requested;
     let images = run.dataset.split(split).len();
     if images == 0 {
         let remedy = "choose another split or prepare more images";
@@ -108,49 +118,52 @@ pub fn retrieve(
         let (device, precision) = run.place();
         noise_level(device, precision, &run.dataset, index, noise, |graphs| run.embed(graphs))
     };
-    let mut levels = vec![level(noise)?];
-    for removed in sweep {
-        // Levels are independent, so the requested one also serves the sweep.
-        levels.push(if removed == noise { levels[0].clone() } else { level(removed)? });
-    }
-    Ok(Retrieval { split, images, edges, levels })
+    let wanted: BTreeSet<usize> = (1..=sweep.unwrap_or(0)).chain([noise]).collect();
+    let levels = wanted.into_iter().map(level).collect::<Result<_>>()?;
+    Ok(Retrieval { split, images, requested: *requested, levels })
 }
 
 impl Retrieval {
-    /// Writes recall@k of the first level, and the metrics by noise if there was a sweep.
-    pub fn write_curves(&self, out: &std::path::Path) -> Result<()> {
-        let (first, sweep) = self.levels.split_first().expect("one level at least");
+    /// The requested level.
+    fn at_noise(&self) -> &NoiseLevel {
+        let requested = self.levels.iter().find(|level| level.removed == self.requested.noise);
+        requested.expect("the requested level is measured")
+    }
+
+    /// Writes recall@k of the requested level, and the metrics by noise if there was a sweep.
+    pub fn write_curves(&self, out: &Path) -> Result<()> {
         let label = || "model".to_string();
-        let recall = [RecallCurve { label: label(), recall: first.metrics.recall.clone() }];
+        let recall = [RecallCurve { label: label(), recall: self.at_noise().metrics.recall.clone() }];
         recall_csv(&out.join("recall.csv"), &recall)?;
         recall_plot(&out.join("recall.svg"), &recall)?;
-        if sweep.is_empty() {
+        let Some(most) = self.requested.sweep else {
             return Ok(());
-        }
+        };
+        let sweep = self.levels.iter().filter(|level| (1..=most).contains(&level.removed));
         let point = |level: &NoiseLevel| NoisePoint {
             removed: level.removed,
             mrr: level.metrics.mrr,
             recall_at_1: level.metrics.recall_at_1,
             recall_at_5: level.metrics.recall_at_5,
         };
-        let noise = [NoiseCurve { label: label(), points: sweep.iter().map(point).collect() }];
+        let noise = [NoiseCurve { label: label(), points: sweep.map(point).collect() }];
         noise_csv(&out.join("noise.csv"), &noise)?;
         noise_plot(&out.join("noise.svg"), &noise)
     }
 
-    /// Formats the result like Table 3 of the paper.
-    pub fn table(&self) -> Table {
-        let mut table = plain_table([
-            format!("edges removed ({} {} images)", self.images, self.split).as_str(),
-            "MRR",
-            "R@1",
-            "R@5",
-        ]);
+    /// Formats the result like Table 3 of the paper, one row for each number of removed edges.
+    pub fn text(&self) -> String {
+        let (images, split) = (self.images, self.split);
+        let (edges, least) = match self.requested.edges {
+            QueryEdges::Augmented => ("edges of any kind", "edge"),
+            QueryEdges::Relationships => ("relationships", "relationship"),
+        };
+        let mut table = plain_table([format!("M ({images} {split} images)").as_str(), "MRR", "R@1", "R@5"]);
         for NoiseLevel { removed, metrics, .. } in &self.levels {
             let numbers =
                 [metrics.mrr, metrics.recall_at_1, metrics.recall_at_5].map(|value| format!("{value:.3}"));
             table.add_row(std::iter::once(removed.to_string()).chain(numbers));
         }
-        table
+        format!("M random {edges} are removed from each query; at least one {least} stays.\n{table}")
     }
 }

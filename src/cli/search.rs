@@ -21,6 +21,10 @@ const EXAMPLES: &str = r#"Examples:
   scenerank search runs/paper --graph query.json --embeddings all.npy"#;
 
 /// Find the images nearest to an image or to a scene graph.
+///
+/// Images are ranked by the cosine of their embedding and that of the query. A query graph is a JSON list of
+/// relationships, each a list of three names: subject, predicate, object. Names come from the data
+/// (`inspect --vocabulary`). The same name means the same object; man and man#2 are two men.
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub struct SearchArguments {
@@ -29,7 +33,7 @@ pub struct SearchArguments {
     /// Query with the image that has this Visual Genome id. The image itself is left out of the result.
     #[arg(long, value_name = "ID", required_unless_present = "graph", conflicts_with = "graph")]
     image: Option<u64>,
-    /// Query with a graph: a JSON list of [subject, predicate, object] with names.
+    /// Query with a graph from a JSON file, such as [["man", "throwing", "frisbee"]].
     #[arg(long, value_name = "JSON")]
     graph: Option<PathBuf>,
     /// Number of images to find.
@@ -38,12 +42,12 @@ pub struct SearchArguments {
     /// Images to search.
     #[arg(long, value_enum, default_value_t = Split::All)]
     split: Split,
-    /// Embeddings of those images, as written by `embed` with the same --split; saves computing them. The
-    /// file is memory-mapped, so a million images need no memory of their own.
+    /// Embeddings of the images to search, written by `embed` with the same --split; otherwise they are computed.
+    /// The file is mapped into memory and not loaded, so it may hold millions of images.
     #[arg(long, value_name = "NPY")]
     embeddings: Option<PathBuf>,
-    /// Ids of the images in --embeddings, one per line, as written by `embed --ids`. Needed if they are not
-    /// those of --split, such as another collection embedded by this model.
+    /// Ids of the images in --embeddings, one per line, as written by `embed --ids`. Needed if the
+    /// embeddings are of other images than those of --split, such as another collection.
     #[arg(long, value_name = "TXT", requires = "embeddings", conflicts_with = "split")]
     ids: Option<PathBuf>,
     /// Write the embedding of the query to this .npy file, [1, width], to search with another program.

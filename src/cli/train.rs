@@ -32,6 +32,9 @@ const OUTPUT: &str = "Output";
 pub const INTERRUPTED: i32 = 130;
 
 /// Train a model. The defaults are those of the paper.
+///
+/// A training example is a triple of images: an anchor, a positive, and a negative. The positive's captions resemble those
+/// of the anchor more than the negative's do. Each training image is the anchor of one triple per epoch.
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub struct TrainArguments {
@@ -42,7 +45,7 @@ pub struct TrainArguments {
     /// Folder for the run: checkpoints, metrics.jsonl, TensorBoard events, training.svg.
     #[arg(long, value_name = "RUN", help_heading = OUTPUT)]
     out: PathBuf,
-    /// Read options from a TOML file, with the same names; options on the command line take precedence.
+    /// Read options from a TOML file, such as `learning-rate = 3e-4`; options on the command line take precedence.
     #[arg(long, value_name = "TOML")]
     config: Option<PathBuf>,
     /// Continue the run in --out from its last checkpoint, with its options. Only --epochs, --learning-rate

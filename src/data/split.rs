@@ -38,7 +38,7 @@ impl fmt::Display for Split {
 
 /// Ratio of train, validation and test, such as `70:20:10`.
 ///
-/// Of n images, train gets `floor(n * train / sum)`, validation `floor(n * validation / sum)`, and test the
+/// Train gets `floor(n * train / sum)` of n images, validation `floor(n * validation / sum)`, and test the
 /// rest. This rounding gives the paper's 4,537 test images of 45,358. If the share of test is 0, train gets
 /// the rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

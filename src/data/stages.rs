@@ -5,6 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::raw::oddities::Oddities;
+use crate::terminal::wrap;
 
 /// Counts of every stage, in order.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -220,7 +221,7 @@ impl fmt::Display for Stages {
             ("split", format!("{train} train, {validation} validation, {test} test")),
         ];
         for (label, text) in lines {
-            writeln!(f, "{label:<28}{text}")?;
+            writeln!(f, "{label:<28}{}", wrap(&text, 28, 28))?;
         }
         Ok(())
     }

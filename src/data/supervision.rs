@@ -18,7 +18,7 @@ pub enum Supervision {
     Vectors(NpyMatrix),
 }
 
-/// Tolerance by which rounding may raise a norm above 1, also in half precision.
+/// Tolerance for norms above 1, which rounding may cause, also in half precision.
 const NORM_SLACK: f32 = 1e-2;
 
 impl Supervision {

@@ -14,8 +14,8 @@ pub struct Features {
     pub width: usize,
 }
 
-/// Reads the `.npy` file at `path`: one row per image of `split`, or one row per image of the data, of which
-/// those of the split are kept.
+/// Reads the `.npy` file at `path`: one row per image of `split`, or one row per image of the data. Only rows of the
+/// split are kept.
 pub fn read_features(path: &Path, dataset: &Dataset, split: Split) -> Result<Features> {
     let matrix = read_npy(path)?;
     let (images, width) = (dataset.split(split), matrix.width);

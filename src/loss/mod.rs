@@ -15,11 +15,11 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "lowercase")]
 #[value(rename_all = "lowercase")]
 pub enum LossKind {
-    /// Cross entropy of the predicted order's probability against a soft target.
+    /// Cross entropy of the predicted probability that the positive is closer, against one from the captions.
     Ranking,
-    /// Hinge loss on the difference.
+    /// Hinge loss on the difference of the two cosines.
     Triplet,
-    /// Softmax over the positive and the negative.
+    /// Cross entropy of a softmax over the cosines of the positive and the negative.
     InfoNce,
 }
 

@@ -1,9 +1,8 @@
 //! Products of dense matrices on the CPU: `c = a b` in single or double precision.
 //!
 //! The right operand is packed first: panels of as many columns as two vector registers hold, each panel row by row. A
-//! task takes `BLOCK_ROWS` rows of the left operand, packs `BLOCK_DEPTH` columns of them at a time, and multiplies
-//! tile by tile with the sums of a tile in registers. [`MatRef::transpose`] costs nothing: packing reads
-//! through strides.
+//! task takes `BLOCK_ROWS` rows of the left operand, packs `BLOCK_DEPTH` columns of them at a time, and multiplies tile
+//! by tile. The sums of a tile stay in registers. [`MatRef::transpose`] costs nothing: packing reads through strides.
 //!
 //! A value of the product is a sum in ascending order of the inner index, cut every `BLOCK_DEPTH` terms. So its bits
 //! depend neither on its place, nor on the number of threads, nor on the width of the registers: equal rows give equal
@@ -148,7 +147,7 @@ impl<T: Element> WithSimd for PackPanel<'_, T> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
         let PackPanel { rows, panel } = self;
-        // The widths of all registers that there are, as constants.
+        // Widths of all registers, as constants.
         match tile_width::<T, S>() {
             32 => interleave::<T, 32>(rows, bytemuck::cast_slice_mut(panel)),
             16 => interleave::<T, 16>(rows, bytemuck::cast_slice_mut(panel)),

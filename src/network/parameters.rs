@@ -1,7 +1,7 @@
 //! Parameters of the model: one flat array, and the position of each tensor in it.
 //!
-//! The three heads of an edge's hidden state are three tensors in a checkpoint and one matrix here, with rows
-//! stacked (subject, predicate, object), so that one product computes them. Weights are `[outputs, inputs]`.
+//! The three heads of an edge's hidden state are three tensors in a checkpoint. Here they are one matrix with stacked
+//! rows (subject, predicate, object), so that one product computes them. Weights are `[outputs, inputs]`.
 
 use std::ops::Range;
 

@@ -11,7 +11,7 @@ use super::scene_model::SceneModel;
 
 /// Smallest width and height of a box in pixels.
 const LEAST: f64 = 8.0;
-/// Share of an object's height by which things that stand on it overlap with it.
+/// Overlap of an object with the things that stand on it, as a share of its height.
 const SINK: f64 = 0.12;
 
 /// A box in pixels, upper left corner first.

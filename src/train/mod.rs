@@ -37,6 +37,7 @@ use crate::network::parameters::{TypeVectors, initial_parameters};
 use crate::network::tensors::NamedTensors;
 use crate::progress::Progress;
 use crate::report::run_log::{Record, RunLog};
+use crate::terminal::duration;
 
 use checkpoint::{BEST, Checkpoint, LAST, RunConfig, TrainProgress};
 use checkpoint_writer::CheckpointWriter;
@@ -392,8 +393,7 @@ fn outcome(progress: &TrainProgress, interrupted: bool) -> TrainOutcome {
 fn report(record: &Record) {
     if let Record::Epoch { epoch, step, loss, validation_kendall, seconds, .. } = record {
         let tau = validation_kendall.map_or("none".to_string(), |tau| format!("{tau:.4}"));
-        tracing::info!(
-            "epoch {epoch}: step {step}, loss {loss:.4}, validation Kendall tau {tau}, {seconds:.0} s"
-        );
+        let time = duration(*seconds);
+        tracing::info!("epoch {epoch}: step {step}, loss {loss:.4}, validation Kendall tau {tau}, {time}");
     }
 }

@@ -359,13 +359,12 @@ fn losses<B: Backend>(backend: B, steps: usize) -> Vec<f32> {
         .collect()
 }
 
-/// Single precision gradually departs from double precision. Roundings add up; Adam divides by the root of
-/// its second moment, which turns any gradient into a step of full size; and a ReLU next to zero that rounds
-/// to the other side changes all gradients below it. Over 240 of these steps, the CPU backend, the reference
-/// in single precision and the emulated kernels were each observed to differ by 3e-7 in the first 50 steps
-/// and by at most 1.5e-4 later. All three differ by a similar amount, because the data determines which ReLUs
-/// are next to zero. The limits allow about seven times that, for CPUs that sum in another order; training
-/// itself changes the loss by 4e-2.
+/// Single precision gradually departs from double precision. Roundings add up; Adam divides by the root of its second
+/// moment, which turns any gradient into a step of full size; and a ReLU next to zero that rounds to the other side
+/// changes all gradients below it. Differences were observed over 240 of these steps, for the CPU backend, the
+/// reference in single precision and the emulated kernels. Each differed by 3e-7 in the first 50 steps, and by at most
+/// 1.5e-4 later. All three differ by a similar amount, because the data determines which ReLUs are next to zero. The
+/// limits allow about seven times that, for CPUs that sum in another order; training itself changes the loss by 4e-2.
 #[test]
 fn hundreds_of_steps_go_as_in_double_precision() {
     const STEPS: usize = 220;

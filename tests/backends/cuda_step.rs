@@ -80,8 +80,8 @@ fn step_in(config: ModelConfig, format: Format, seed: Option<u64>, batch: &Graph
     })
 }
 
-/// Networks whose edge states are not aligned for copies of 16 bytes, so that bf16 stores them activated, and
-/// networks whose edge states are aligned, so that they are activated while loading.
+/// Networks with two kinds of edge states. If those are not aligned for copies of 16 bytes, bf16 stores them activated;
+/// if they are aligned, they are activated while loading.
 const CONFIGS: [ModelConfig; 2] = [SMALL, ModelConfig { hidden_width: 24, ..SMALL }];
 
 #[test]

@@ -1,4 +1,4 @@
-//! adam: the cases of the bench at random sizes, steps that are counted on the device, and the places of the weights' copy.
+//! adam: the cases of the bench at random sizes, the step counter on the device, and the layout of the weights' copy.
 
 use crate::support::agreement::agree;
 use crate::support::cases::{check, seeds};
@@ -23,8 +23,8 @@ fn a_step_agrees_with_the_reference() {
     });
 }
 
-/// Steps that are counted on the device, and a step that begins where they are, as a run that was resumed: the same bits,
-/// and the factors that the host computes.
+/// Steps counted on the device, and a step that starts from their count, as in a resumed run. Both give the same bits,
+/// with the factors that the host computes.
 #[test]
 fn steps_count_on_by_themselves() {
     let adam = Adam::new(1e-2);
@@ -33,12 +33,12 @@ fn steps_count_on_by_themselves() {
         for t in 1..=300 {
             let mut set = Steps::new(&device).expect("memory");
             set.set(&device, t - 1).expect("an upload");
-            // A gradient and moments that leave rate and correction in the open.
+            // Gradient and moments for which the result shows the rate and the correction.
             let [one, other] = [&mut counted, &mut set].map(|steps| {
                 let [mut p, g, mut m, mut v] =
                     [[0.0f32], [0.0], [1.0], [1.0]].map(|v| to_device(&device, &v));
                 for part in (0..1 + t as usize % 2).rev() {
-                    // The only value is in the last part; the first ends the step.
+                    // The only value is in the last part, and the first part ends the step.
                     let last = part == t as usize % 2;
                     let parameters = if last { 0..1 } else { 0..0 };
                     let [values, first, second] = [&mut p, &mut m, &mut v].map(all_mut);
@@ -53,14 +53,14 @@ fn steps_count_on_by_themselves() {
             let root = (beta2 as f32 * second_moment_correction as f32).sqrt();
             let want = -(rate as f32 * beta1 as f32) / (root + epsilon as f32);
             if !on_gpu() {
-                // The same operations, one after another; a GPU's compiler may contract them.
+                // The same operations in the same order; the compiler may contract them on a GPU.
                 assert_eq!(one.to_bits(), want.to_bits(), "step {t}: {one} where {want} is expected");
             }
         }
     }
 }
 
-/// Small networks: widths that are multiples of 4 and of 8, and odd ones, whose weights begin anywhere.
+/// Small networks with widths that are multiples of 4 and of 8, and with odd widths, whose weights begin at any offset.
 fn configs() -> impl Strategy<Value = ModelConfig> {
     let width = || prop_oneof![1..=21usize, select(vec![4, 8, 16, 24])];
     (1..=3usize, 1..=5usize, 1..=3usize, width(), width()).prop_map(
@@ -86,7 +86,7 @@ fn the_weights_copy_is_made_and_kept_up_bit_by_bit() {
     });
 }
 
-/// Each place is written once, and every row that a product reads begins at a multiple of 16 bytes.
+/// Each element of the copy is written once, and every row that a product reads begins at a multiple of 16 bytes.
 #[test]
 fn the_weights_copy_has_a_place_of_its_own_for_every_weight() {
     check(60, (configs(), seeds()), |(config, seed)| {

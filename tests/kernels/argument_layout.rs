@@ -1,6 +1,6 @@
-//! The argument struct of every kernel is the same in Rust and in CUDA: a C++ compiler reads each kernel file, against the
-//! emulator's header, and asserts for each struct its size, and for each field its offset, its size and its type, constness
-//! of pointers included. It also asserts that each kernel takes that struct.
+//! The argument struct of every kernel is the same in Rust and in CUDA. A C++ compiler reads each kernel file with the
+//! emulator's header. Static assertions check the size of each struct, and the offset, size and type of each field,
+//! including the constness of pointers. They also check that each kernel takes that struct.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -14,7 +14,7 @@ use scenerank::backend::cuda::launchers::FILES;
 
 use crate::compiler::compiler;
 
-/// Adds this struct and the structs within it.
+/// Collects a struct and the structs within it.
 fn add_structs(structs: &mut BTreeMap<String, ArgumentsLayout>, layout: &ArgumentsLayout) {
     for field in layout.fields {
         let mut kind = &field.kind;
@@ -28,7 +28,7 @@ fn add_structs(structs: &mut BTreeMap<String, ArgumentsLayout>, layout: &Argumen
     structs.insert(layout.type_name(), *layout);
 }
 
-/// Assertions about a struct, each with a message that names what differs.
+/// Assertions about a struct, each with a message that names the difference.
 fn struct_assertions(index: usize, layout: &ArgumentsLayout) -> String {
     let (name, alias) = (layout.type_name(), format!("Struct{index}"));
     let mut text = format!(
@@ -46,7 +46,7 @@ fn struct_assertions(index: usize, layout: &ArgumentsLayout) -> String {
     text
 }
 
-/// A C++ file that compiles only if the structs of this kernel file are those of Rust.
+/// C++ source that compiles only if the structs of the kernel file equal those of Rust.
 fn assertions(file: &KernelFile) -> String {
     let mut text = format!("#include <cstddef>\n#include <type_traits>\n#include \"{}.cu\"\n", file.name);
     let mut structs = BTreeMap::new();
@@ -65,7 +65,7 @@ fn assertions(file: &KernelFile) -> String {
     text
 }
 
-/// What the compiler says against the text.
+/// Error messages of the compiler for this source; empty if it compiles.
 fn compile(text: &str) -> Result<(), String> {
     let mut child = compiler()
         .expect("the compiler that has just run")
@@ -107,7 +107,7 @@ fn argument_structs_are_the_same_in_rust_and_in_cuda() {
     assert!(problems.is_empty(), "{}", problems.join("\n"));
 }
 
-/// A kernel file, and a layout that agrees with its struct.
+/// Kernel file with a struct, and a layout that agrees with it.
 const PLANTED: &str = "#include <cstddef>\n#include <type_traits>\nstruct Part { const float *mean; long long count; };\n\
                        struct Planted { float *to; const int *from; Part part; int rows, columns; };\n";
 const PART: ArgumentsLayout = ArgumentsLayout {
@@ -127,7 +127,7 @@ const FIELDS: [Field; 5] = [
     Field { name: "columns", offset: 36, size: 4, kind: FieldKind::Scalar("int") },
 ];
 
-/// What the compiler says of a layout of `Planted` with these fields and this size.
+/// Error messages of the compiler for a layout of `Planted` with these fields and this size.
 fn planted(size: usize, fields: &[Field]) -> Result<(), String> {
     let fields: &'static [Field] = Box::leak(fields.to_vec().into_boxed_slice());
     let layout = ArgumentsLayout { name: "Planted", elements: &[], size, fields };
@@ -157,13 +157,13 @@ fn a_struct_that_differs_is_found() {
         Field { name: "rows", ..FIELDS[4] },
     ];
     for (size, fields, expected) in [
-        // Another size of the whole, or of a field.
+        // A different size of the struct or of a field.
         (48, FIELDS, "Planted: size"),
         (40, with(4, Field { size: 8, ..FIELDS[4] }), "Planted::columns: size"),
-        // Another offset, or another order.
+        // A different offset or order.
         (40, with(4, Field { offset: 40, ..FIELDS[4] }), "Planted::columns: offset"),
         (40, swapped, "Planted::columns: offset"),
-        // Another type: of the pointer, of its constness, of a number, of a struct.
+        // A different type: pointer, constness, number or struct.
         (40, with(0, Field { kind: FieldKind::PointerMut("int"), ..FIELDS[0] }), "Planted::to: type"),
         (40, with(1, Field { kind: FieldKind::PointerMut("int"), ..FIELDS[1] }), "Planted::from: type"),
         (40, with(3, Field { kind: FieldKind::Scalar("float"), ..FIELDS[3] }), "Planted::rows: type"),

@@ -1,4 +1,4 @@
-//! batch_norm: the cases of the bench at random shapes, decisions next to a kink, and the gradient against finite
+//! batch_norm: the cases of the bench at random shapes, ReLU decisions close to 0, and the gradient against finite
 //! differences.
 
 use crate::support::agreement::{agree, all_agree, outputs};
@@ -16,7 +16,7 @@ use scenerank::bench::cases::batch_norm::{
 };
 use scenerank::bench::matrix::HostMatrix;
 
-/// Results of about 1, through some ten roundings and a sum whose chunks have 64 rows.
+/// Error of results of about 1, after about ten roundings and a sum with chunks of 64 rows.
 const LIMIT: f64 = 4e-6;
 
 #[test]
@@ -59,7 +59,7 @@ impl Matrices {
     }
 }
 
-/// What a case writes of these values, and of mean, rstd, weight and bias.
+/// Outputs of a case for these values, and for mean, rstd, weight and bias.
 #[track_caller]
 fn outputs_of<const N: usize>(case: &Case, of: &Matrices, norm: &[Vec<f32>; 4], order: u64) -> [Vec<f64>; N] {
     let outputs = outputs(order, case.kernel, |spare| {
@@ -74,7 +74,7 @@ fn outputs_of<const N: usize>(case: &Case, of: &Matrices, norm: &[Vec<f32>; 4], 
     outputs.try_into().expect("as many outputs")
 }
 
-/// Moves each z whose norm(z) is next to zero, where the derivative of a ReLU jumps.
+/// Moves each z with norm(z) close to 0, where the derivative of a ReLU jumps.
 fn away_from_zero(z: &mut [f32], norm: reference::Norm<'_, f64>) {
     let columns = norm.mean.len();
     for (i, z) in z.iter_mut().enumerate() {
@@ -84,7 +84,7 @@ fn away_from_zero(z: &mut [f32], norm: reference::Norm<'_, f64>) {
     }
 }
 
-/// Where norm(z) is within a few roundings of 0.
+/// Decisions of the ReLU where norm(z) is within a few roundings of 0.
 fn relus_decide_alike<T: StoredElement>(rows: usize, columns: usize, seed: u64) {
     let mut values = Values::new(seed);
     let (mean, rstd) = (values.signed(columns), values.positive(columns));
@@ -119,12 +119,12 @@ fn the_backward_agrees_with_finite_differences() {
     check(200, (2..=7usize, 1..=3usize, seeds()), |(rows, columns, seed)| {
         let mut values = Values::new(seed);
         let (mut z, d_y) = (values.signed(rows * columns), values.signed(rows * columns));
-        // Rows apart, so that the variance is no smaller than 1 and rstd's derivatives stay of the order of 1.
+        // Distant rows, so that the variance is at least 1 and the derivatives of rstd stay of the order of 1.
         for (row, z) in z.chunks_exact_mut(columns).enumerate() {
             z.iter_mut().for_each(|z| *z += 4.0 * row as f32);
         }
         let (weight, bias) = (values.scales(columns), values.signed(columns));
-        // The whole of batch norm in double precision: its statistics move with z.
+        // Batch norm in double precision, including its statistics, which depend on z.
         let forward =
             |z: &[f64], weight: &[f64], bias: &[f64], use_norm: &mut dyn FnMut(reference::Norm<'_, f64>)| {
                 let [mut mean, mut rstd, mut unused, mut unused_too] = [(); 4].map(|()| vec![0.0; columns]);

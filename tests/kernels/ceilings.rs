@@ -1,4 +1,4 @@
-//! ceilings: the arithmetic that measures a GPU's rates is done, all of it, and counted.
+//! ceilings: the kernels that measure peak rates do all of their arithmetic, and count it correctly.
 
 use crate::support::{Values, devices, poisoned, to_device, to_host};
 use scenerank::backend::cuda::launchers::ceilings::{ceiling_fma, ceiling_mma};
@@ -13,7 +13,7 @@ fn chains_have_as_many_steps_as_are_counted() {
         let chain = |start: usize| (0..steps).fold(start as f32, |s, _| s.mul_add(factor, addend));
         let want: Vec<f32> =
             (0..threads).map(|thread| (0..8).fold(0.0, |sum, i| sum + chain(thread % 256 + i))).collect();
-        // Fused multiply-adds in a fixed order: the same bits.
+        // Fused multiply-adds in a fixed order give the same bits.
         let got = to_host(&device, &sums);
         assert!(got == want, "{:?} and so on, where {:?} is expected", &got[..3], &want[..3]);
         assert_eq!(flops, 512 * 8 * 37 * 2);

@@ -1,4 +1,4 @@
-//! cosine_ranks: the case of the bench at random shapes, and ties and NaN in it.
+//! cosine_ranks: the case of the bench at random shapes, with ties and with NaN.
 
 use crate::support::Values;
 use crate::support::agreement::{agree, agree_in_two_orders, with};
@@ -9,7 +9,7 @@ use scenerank::bench::cases::cosine_ranks::{Ranking, ranks};
 
 #[test]
 fn ranks_are_the_references() {
-    // Around the part of 512 rows too.
+    // Also sizes around the chunk of 512 rows.
     let index_rows = prop_oneof![3 => 1..=80usize, 2 => prop::sample::select(vec![511, 512, 513, 1100])];
     let shapes = (rows(), index_rows, columns(), any::<bool>(), seeds());
     check(40, shapes, |(queries, rows, width, coarse, seed)| {
@@ -17,7 +17,7 @@ fn ranks_are_the_references() {
             Values::new(seed).indices(queries, rows).into_iter().map(|row| row as i32).collect();
         let case = with(ranks(Ranking { queries, rows, width, seed }), move |_, prepared| {
             prepared.host.indices = vec![truth.clone()];
-            // Few values, so that many rows tie.
+            // Few distinct values, so that many rows tie.
             let values = prepared.host.inputs.iter_mut().flatten().filter(|_| coarse);
             values.for_each(|value| *value = (*value * 1.5).round());
         });
@@ -42,7 +42,7 @@ fn copies_of_the_true_row_rank_before_it_wherever_they_lie() {
     let (rows, width) = (600, 300);
     let mut values = Values::new(3);
     let mut index = values.signed(rows * width);
-    // Neighbours, another tile, another part, the last row.
+    // Neighbouring rows, rows of another tile and of another chunk, and the last row.
     for copy in [1, 65, 513, rows - 1] {
         index.copy_within(0..width, copy * width);
     }

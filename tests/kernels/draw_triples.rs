@@ -1,4 +1,5 @@
-//! draw_triples: the case of the bench with random vectors, all bits of its seed, and rows in which rejection finds nothing.
+//! draw_triples: the case of the bench with random vectors, with seeds of all 64 bits, and with rows in which rejection
+//! finds nothing.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -14,14 +15,15 @@ use scenerank::data::similarity::Similarity;
 
 const STRATEGIES: [Sampling; 3] = [Sampling::Random, Sampling::Probability, Sampling::Reject];
 
-/// Vectors whose similarities are 0.45 on average; the fewer values, the more of them are clamped.
+/// Vectors with a mean similarity of 0.45. The smaller the width, the more similarities are clamped.
 fn vectors(values: &mut Values, images: usize, width: usize) -> Vec<f32> {
     let scale = (1.25 / width as f32).sqrt();
     values.signed(images * width).iter().map(|v| (v + 0.6) * scale).collect()
 }
 
-/// Whether 1024 trials of any strategy fail less often than once in 10^12: those accept a positive, a negative, and an
-/// ordered pair, of those that are accepted, with at least these probabilities.
+/// Whether 1024 trials of any strategy fail less often than once in 10^12. That holds if a positive and a negative are
+/// each accepted with a probability of at least 0.15. An accepted pair must be ordered with a probability of at least
+/// 0.3.
 fn rejection_ends(row: &[f64]) -> bool {
     let (mut accepted, mut ordered) = (0.0, 0.0);
     for (i, p) in row.iter().enumerate() {
@@ -34,8 +36,8 @@ fn rejection_ends(row: &[f64]) -> bool {
     (0.15..=0.85).contains(&mean) && ordered >= 0.3 * accepted
 }
 
-/// Outputs of the case, as `agree` gives them: similarities, then positive and negative images. The kernel may leave an anchor
-/// to the host where `may_be_left` says so, even if the CPU's sampler finds a triple.
+/// Outputs of the case, in the order of `agree`: similarities, then positive and negative images. The kernel may leave
+/// anchors of `may_be_left` to the host, even if the CPU's sampler finds a triple.
 fn drawn(
     agree: impl Fn(&Case) -> Vec<Vec<f64>>,
     of: Draws,
@@ -89,7 +91,7 @@ fn every_strategy_draws_what_the_cpu_draws() {
     assert!(no_device() || compared.get() > 150, "{} anchors compared", compared.get());
 }
 
-/// A large key and epoch, so that no word of the generator's input is lost.
+/// Large seed and epoch, so that a lost word of the generator's input would show.
 #[test]
 fn all_bits_of_seed_and_epoch_count() {
     if no_device() {
@@ -107,14 +109,14 @@ fn all_bits_of_seed_and_epoch_count() {
     }
 }
 
-/// Where next to nothing is accepted, the kernel says so and leaves the row to the host; what it does draw is right.
+/// Where almost nothing is accepted, the kernel leaves the row to the host. The triples that it does draw are correct.
 #[test]
 fn what_rejection_does_not_find_is_left_to_the_host() {
     if no_device() {
         return;
     }
     let count = 40;
-    // Orthogonal but for images 0 and 1: every other row is all zeros.
+    // All vectors are orthogonal except those of images 0 and 1, so every other row of similarities is zero.
     let width = count;
     let mut unit = vec![0.0; count * width];
     (0..count).for_each(|image| unit[image * width + image] = 1.0);
@@ -124,7 +126,7 @@ fn what_rejection_does_not_find_is_left_to_the_host() {
         let anchors = (0..count as u32).collect();
         let of = Draws { images: 0..count, anchors, width, sampling, seed: 5, epoch: 2 };
         let written = drawn(agree_in_two_orders, of, unit.clone(), |_| true);
-        // Rows of zeros have no positive under any strategy.
+        // A row of zeros has no positive for any strategy.
         let left = written[2][..count].iter().filter(|&&image| image == -1.0).count();
         assert_eq!(left, count - 2, "{sampling:?}");
     }

@@ -1,4 +1,4 @@
-//! edge_hidden: the cases of the bench with random graphs, sums that must have the same bits in every launch, and the gradients
+//! edge_hidden: the cases of the bench with random graphs, sums with the same bits in every launch, and the gradients
 //! against finite differences.
 
 use std::rc::Rc;
@@ -16,7 +16,7 @@ use scenerank::bench::case::Case;
 use scenerank::bench::cases::edge_hidden::{Edges, Source, Summed, lookup, sum_ends, sum_types};
 use scenerank::bench::matrix::HostMatrix;
 
-/// Every fifth length is the least divisor of an l2 normalisation.
+/// Every fifth length is the smallest divisor of an l2 normalisation.
 fn some_without_length(case: Case) -> Case {
     with(case, |_, prepared| {
         let lengths = prepared.host.inputs[5].iter_mut().filter(|length| !length.is_nan());
@@ -34,11 +34,12 @@ fn agree_in<T: StoredElement>(of: &Edges) {
     };
     let through_norm = sums(Source::ThroughNorm, None, false);
     let d_z = Rc::new(stored_gradient::<T>(&through_norm, of.predicate.len()));
-    // Sums by end have the same bits whether d_z is stored or made as it is read, in a launch with those by predicate or alone.
+    // Sums per end have the same bits whether d_z is stored or computed while it is read, and whether the sums per
+    // predicate share the launch or not.
     for over_lengths in [false, true] {
         let [stored, through_norm] = [Source::Stored, Source::ThroughNorm].map(|from| {
             let case = sums(from, Some(&d_z), over_lengths);
-            // Of both the same lengths and projections.
+            // Both cases have the same lengths and projections.
             let of_stored = sums(Source::Stored, Some(&d_z), over_lengths).prepare;
             let case = with(case, move |spare, prepared| {
                 let host = of_stored(spare).host;
@@ -88,7 +89,7 @@ fn one_node_takes_all_ends_of_600_edges() {
     agrees_with_plain_loops((Graphs { sizes: vec![1], edges: vec![edge] }, 130, 1));
 }
 
-/// Of `rows` edges, far from zero, where a plain sum of squares would cancel.
+/// Statistics of `rows` edges far from zero, where a plain sum of squares would cancel.
 fn statistics_agree<T: StoredElement>(rows: usize, hidden: usize, seed: u64) {
     let nodes = 5u32;
     let pairs = Values::new(seed).indices(rows, (nodes * nodes) as usize);
@@ -119,7 +120,7 @@ fn statistics_agree_with_the_reference() {
     });
 }
 
-/// Groups of 32 chunks of 64 rows, and what is left of them.
+/// Whole groups of 32 chunks of 64 rows, and partial ones.
 #[test]
 fn statistics_of_several_groups_agree_with_the_reference() {
     if no_device() {
@@ -139,7 +140,7 @@ fn the_backward_agrees_with_finite_differences() {
         let d_z = Rc::new(d_z);
         let written = agree(seed, &sum_types::<f32>(of.clone(), Some(d_z.clone())));
         let ends = of.ends[0].iter().zip(&of.ends[1]).zip(&of.predicate);
-        // z of an edge is the sum of three rows.
+        // The z of an edge is the sum of three rows.
         let z = |edge_projected: &[f64], projected: &[f64]| -> Vec<f64> {
             let row = |((&s, &o), &p): ((&u32, &u32), &u32)| {
                 let [s, o, p] = [s, o, p].map(|row| row as usize * hidden);
@@ -153,7 +154,7 @@ fn the_backward_agrees_with_finite_differences() {
         let edge_projected = wide(&values.signed(TYPES * hidden));
         let projected = wide(&values.signed(of.rows * 2 * hidden));
         let d_z = wide(&d_z);
-        // Sums of up to six numbers below 2, and what is subtracted.
+        // Sums of up to six numbers below 2, and the terms that are subtracted.
         let limit = 2.1 * (5e-7 + 1e-7 * of.predicate.len() as f64);
         let want = central_differences(&edge_projected, |edges| weighted_sum(&d_z, &z(edges, &projected)));
         assert_within("sums by predicate", &written[1], &want, limit);

@@ -34,7 +34,7 @@ fn a_node_of_degree_1000_among_others() {
     }
     let mut edges: Vec<Edge> =
         (0..40).map(|subject| Edge { subject, predicate: 0, object: 0, copies: 25 }).collect();
-    // A self loop counts twice; node 40 has no edge.
+    // A self loop counts twice, and node 40 has no edge.
     edges[0].copies = 24;
     let graphs = Graphs { sizes: vec![41], edges };
     assert_eq!(graphs.batch().incidence.degree(0), 24 + 999);
@@ -54,7 +54,7 @@ fn the_backward_agrees_with_finite_differences() {
         let d_z = &outputs(seed, "edge_pool_backward", &case.prepare)[0];
         let norm = Norm { mean: &of[0], rstd: &of[1], weight: &of[2], bias: &of[3] };
         let width = config.heads_width(0);
-        // Pooled takes the messages, the edge's new state is the columns between.
+        // The outer columns are messages, which are pooled; the middle ones are the edge's new state.
         let want = central_differences(&z, |z| {
             let heads = norm.relu_rows(z);
             let pooled = reference::edge_pool(batch, &heads, width, hidden, width - hidden);
@@ -62,7 +62,8 @@ fn the_backward_agrees_with_finite_differences() {
                 heads.chunks_exact(width).flat_map(|row| &row[hidden..hidden + state]).copied().collect();
             weighted_sum(&d_pooled, &pooled) + weighted_sum(&d_state, &state)
         });
-        // A quotient below 1 times a scale below 4, a few roundings; the differences are off by less than 1e-7.
+        // A quotient below 1 times a scale below 4 has a few roundings, and finite differences have an error below
+        // 1e-7.
         assert_within("d_z", d_z, &want, 1.5e-6);
     });
 }

@@ -10,7 +10,7 @@ use proptest::sample::subsequence;
 use scenerank::backend::reference::edge_gather as reference;
 use scenerank::bench::cases::embedding::{Tables, backward, forward};
 
-/// A table's rows, and the types that occur, ascending; perhaps none.
+/// Number of rows of a table, and the types that occur, ascending; there may be none.
 fn occurring(rows: std::ops::RangeInclusive<usize>) -> impl Strategy<Value = (usize, Vec<u32>)> {
     rows.prop_flat_map(|rows| {
         let types: Vec<u32> = (0..rows as u32).collect();
@@ -51,7 +51,7 @@ fn the_backward_agrees_with_finite_differences() {
                 let rows = reference::embedding_lookup(table, &tables.types[i], tables.width);
                 weighted_sum(&d_rows[i], &rows)
             });
-            // The kernel copies; the differences are off by less than 1e-8.
+            // The kernel copies, so only the finite differences have an error, below 1e-8.
             assert_within("d_table", d_table, &want, 1e-8);
         }
     });

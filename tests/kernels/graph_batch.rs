@@ -1,4 +1,4 @@
-//! graph_batch: the case of the bench with random graphs, batch after batch of an epoch.
+//! graph_batch: the case of the bench with random graphs, for all batches of an epoch.
 
 use std::rc::Rc;
 
@@ -11,7 +11,7 @@ use scenerank::bench::cases::graph_batch::{Epoch, EpochTriple, batches};
 use scenerank::data::scene_graph::SceneGraphBuf;
 use scenerank::network::config::ModelConfig;
 
-/// Scene graphs with an image node each, but for some, and their vocabulary.
+/// Scene graphs and their vocabulary. Most graphs have an image node.
 #[derive(Clone, Debug)]
 struct Images {
     graphs: Vec<SceneGraphBuf>,
@@ -19,8 +19,7 @@ struct Images {
     predicate_types: usize,
 }
 
-/// At least three images of up to six objects (none too) and up to eight relationships, duplicates and self loops
-/// among them.
+/// At least three images with 0 to 6 objects and up to 8 relationships, including duplicates and self loops.
 fn images() -> impl Strategy<Value = Images> {
     let graph = (0..=6usize, vec((any::<u32>(), any::<u32>(), any::<u32>()), 0..=8));
     (vec(graph, 3..=12), 2..=80usize, 2..=70usize, seeds()).prop_map(
@@ -52,7 +51,7 @@ fn images() -> impl Strategy<Value = Images> {
     )
 }
 
-/// Three different images per anchor; where `skipped` says so, none.
+/// Three different images per anchor, or no triple for anchors in `skipped`.
 fn epoch(images: usize, anchors: usize, skipped: &[bool], seed: u64) -> Vec<EpochTriple> {
     let mut values = Values::new(seed);
     let similarities = values.signed(2 * anchors);
@@ -66,7 +65,7 @@ fn epoch(images: usize, anchors: usize, skipped: &[bool], seed: u64) -> Vec<Epoc
         .collect()
 }
 
-/// All batches of the epoch, and every number of its first ones.
+/// All batches of the epoch, and every prefix of them.
 fn assert_batches_agree(order: u64, images: &Images, triples: &[EpochTriple], batch_size: usize) {
     let config = ModelConfig {
         object_types: images.object_types,
@@ -92,7 +91,7 @@ fn batches_are_the_cpus() {
     });
 }
 
-/// More graphs than a block has threads, more rows than a warp, more types than a block.
+/// More graphs than a block has threads, more rows than a warp has lanes, and more types than a block has threads.
 #[test]
 fn large_batches_are_the_cpus() {
     if no_device() {

@@ -1,4 +1,4 @@
-//! inner_products: the case of the bench at random shapes, and equal rows in it.
+//! inner_products: the case of the bench at random shapes, and with equal rows.
 
 use crate::support::Values;
 use crate::support::agreement::{agree, agree_in_two_orders, with};

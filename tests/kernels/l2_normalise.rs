@@ -22,7 +22,7 @@ fn forward_and_backward_agree_with_the_reference() {
 #[test]
 fn the_backward_agrees_with_finite_differences() {
     check(200, (1..=4usize, 1..=5usize, seeds()), |(rows, columns, seed)| {
-        // norm(z) = z, and every ReLU passes: y = z, of a length of at least 1/2.
+        // norm(z) = z and every ReLU passes, so y = z, with a length of at least 1/2.
         let y = Values::new(seed).positive(rows * columns);
         let case = backward::<f32>(Shape { rows, columns, seed }, Rows::Drawn);
         let [d_x, _] = (case.prepare)(0).host.wide_stored();
@@ -35,7 +35,7 @@ fn the_backward_agrees_with_finite_differences() {
             prepared.host.stored[1] = HostMatrix::new::<f32>(y.clone(), columns).with_room(spare);
             prepared.host.inputs = [0.0, 1.0, 1.0, 0.0].map(|value| vec![value; columns]).to_vec();
         });
-        // d_x and x (x . d_x), both up to sqrt(5), over a length of at least 1/2: some ten roundings of 4.
+        // d_x and x (x . d_x), both up to sqrt(5), are divided by a length of at least 1/2: about ten roundings of 4.
         assert_within("d_y", &outputs(seed, case.kernel, &case.prepare)[0], &want, 2e-6);
     });
 }

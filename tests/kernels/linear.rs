@@ -1,5 +1,5 @@
-//! linear: the cases of the bench at random shapes, in every format; tiles that a grid chooses, parts of wider matrices, two
-//! products in a launch, and the gradients against finite differences.
+//! linear: the cases of the bench at random shapes in every format; the choice of tiles, parts of wider matrices, two
+//! products in one launch, and the gradients against finite differences.
 
 use crate::support::agreement::{
     agree, agree_in_two_orders, agree_once, all_agree, assert_same_bits, outputs, outputs_once, with,
@@ -23,24 +23,24 @@ use scenerank::bench::cases::linear::{Launches, Part, Product, Source, X};
 use scenerank::bench::check::Output;
 use scenerank::bench::matrix::HostMatrix;
 
-/// Inputs and outputs: below, at and above a tile, no multiple of anything, one.
+/// Numbers of inputs and outputs: below, at and above a tile, odd ones, and 1.
 const WIDTHS: [(usize, usize); 5] = [(13, 19), (64, 64), (65, 1), (1, 65), (100, 67)];
 
-/// Nodes that edges gather from.
+/// Number of nodes that edges gather from.
 const NODES: usize = 9;
 
 fn sizes(rows: usize, inputs: usize, outputs: usize, format: Format, seed: u64) -> Product {
     Product { what: "test", rows, inputs, outputs, format, seed }
 }
 
-/// Where x lies among columns that nobody may read.
+/// Position of x among columns that no kernel may read.
 fn part(product: Product) -> Part {
     let multiple = if product.format == Format::Bf16 { bf16::ROW_MULTIPLE } else { f32::ROW_MULTIPLE };
     let start = product.rows % 5 * multiple;
     Part { start, of: start + product.inputs + product.rows % 3 }
 }
 
-/// Of x and of relu(norm(x)), with rows of nodes added and without.
+/// Forward products of x and of relu(norm(x)), with and without added rows of nodes.
 fn forwards(product: Product) -> [Case; 4] {
     [(false, false), (false, true), (true, false), (true, true)].map(|(activated, gathers)| {
         let mut values = Values::new(product.seed);
@@ -94,7 +94,7 @@ fn the_backward_products_agree_with_finite_differences() {
             let loss = |x: &[f64], weight: &[f64]| {
                 weighted_sum(&d_y, &reference::linear(x, weight, inputs, outputs))
             };
-            // What the kernels agree with, but for the differences' own error.
+            // The limits of the kernels, plus the error of the finite differences.
             let [_, d_x, d_weight, ..] = &(prepared.expected)(&prepared.host, &[])[..] else { panic!() };
             let want = central_differences(&x, |x| loss(x, &weight));
             assert_within("d_x", &d_x.values, &want, 1e-6);
@@ -106,13 +106,13 @@ fn the_backward_products_agree_with_finite_differences() {
 
 #[test]
 fn products_of_many_tiles_agree_with_the_reference() {
-    // 33 x 8 tiles of 128 x 128, from where on they are taken; the last ones are partial.
+    // 33 x 8 tiles of 128 x 128: the smallest grid that uses this tile. The last tiles are partial.
     let (many, several) = (4219, 1021);
     let [.., activated, _] = forwards(sizes(many, 21, several, Format::Bf16, 5));
     agree_once(&activated, 0);
     let [.., with_sums] = backwards(sizes(many, several, 21, Format::Bf16, 6));
     agree_once(&with_sums, 0);
-    // Few columns, and rows for two groups of the columns' sums, in a grid for so many that it takes that tile too.
+    // Few columns, and rows for two groups of the column sums, in a grid for so many rows that this tile is used.
     let (rows, few, spare) = (2171, 130, 132 * 128);
     for format in [Format::Bf16, Format::Bf16x3] {
         let forwards = forwards(sizes(rows, 21, few, format, 7));
@@ -121,7 +121,7 @@ fn products_of_many_tiles_agree_with_the_reference() {
     }
 }
 
-/// A grid for so many rows that it takes the larger tile, where there are few.
+/// Few rows in a grid for so many that the larger tile is used.
 #[test]
 fn the_tile_that_a_bound_chooses_changes_no_bit() {
     for device in devices().iter().take(1) {
@@ -141,8 +141,9 @@ fn the_tile_that_a_bound_chooses_changes_no_bit() {
     }
 }
 
-/// Products of one term each have no error but that of their operands: the largest of many comes near its bound. So a
-/// format that computed in another's place would be seen. In bf16 the operands are stored so, and the product too.
+/// Products of one term have only the error of their operands, and the largest of many comes close to its bound. A
+/// format that computed in place of another would therefore show. In bf16 the operands and the product are also stored
+/// in bf16.
 #[test]
 fn every_format_has_its_own_precision() {
     if no_device() {
@@ -162,14 +163,15 @@ fn every_format_has_its_own_precision() {
     }
 }
 
-/// Two parts of a wider weight, one above the other, and beside what is written nothing changes: the bits of the same products
-/// of matrices of their own.
+/// Two parts of a wider weight, stacked. The products have the same bits as those of separate matrices, and nothing
+/// else is written.
 #[test]
 fn parts_of_wider_matrices_are_read_and_written() {
     if no_device() {
         return;
     }
-    // The second at multiples of 16 bytes, where copies are wide; the last with its split inside a tile and beyond it.
+    // The second shape is at multiples of 16 bytes, where copies are wide. The last ones have their split inside a tile
+    // and beyond it.
     for (rows, width, hidden) in [(70, 21, 34), (70, 20, 36), (300, 8, 70)] {
         for format in FORMATS {
             let product = sizes(rows, width, 2 * hidden, format, 3);
@@ -181,7 +183,8 @@ fn parts_of_wider_matrices_are_read_and_written() {
     }
 }
 
-/// Columns of three parts, each padded to `part`: the first and the last hold the halves of `weight`, the other is 7.
+/// Rows of three parts, each padded to `part`. The first and the last hold the halves of `weight`, and the middle one
+/// holds 7.
 fn in_parts(weight: &[f64], width: usize, part: usize) -> Vec<f64> {
     let (left, right) = weight.split_at(weight.len() / 2);
     let rows = left.chunks_exact(width).zip(right.chunks_exact(width));
@@ -198,7 +201,7 @@ fn check_parts<T: StoredElement>(product: Product, hidden: usize) {
     let plain = forward(ForwardProduct::plain(product));
     let y = outputs(1, plain.kernel, &plain.prepare).remove(0);
     let part = T::stride(width);
-    // Into columns of a wider matrix.
+    // The product is written into columns of a wider matrix.
     let (before, whole) = (8, 8 + 2 * hidden + 1);
     let case = with(plain, move |spare, prepared| {
         let weight = prepared.host.stored[1].wide();
@@ -257,7 +260,7 @@ fn check_parts<T: StoredElement>(product: Product, hidden: usize) {
     agree_in_two_orders(&case);
 }
 
-/// Statistics that no launch makes: running ones as they are.
+/// Running statistics, which no launch here updates.
 fn expected_after(running: &[Vec<f32>]) -> impl Fn() -> Vec<Output> + 'static {
     let wide = |values: &Vec<f32>| values.iter().map(|&value| f64::from(value)).collect::<Vec<f64>>();
     let (mean, var) = (wide(&running[0]), wide(&running[1]));
@@ -269,7 +272,7 @@ fn expected_after(running: &[Vec<f32>]) -> impl Fn() -> Vec<Output> + 'static {
     }
 }
 
-/// Both products have the bits that they have in launches of their own.
+/// Both products have the same bits as in separate launches.
 fn two_agree(device: &Device, order: u64, of: Types) {
     let one = agree(order, &forward_two(of, Launches::One));
     let (two, _) = outputs_once(device, &forward_two(of, Launches::Two), 0);
@@ -297,7 +300,8 @@ fn two_products_in_a_launch_have_the_bits_of_each() {
             Types { rows: [0, 0], room: [0, 0], inputs: 5, hidden: 3, format, seed: 11 },
         );
     }
-    // Grids for so many rows that they take the larger tile, by the first product and by the second.
+    // Grids for so many rows that the larger tile is used, once because of the first product and once because of the
+    // second.
     for format in [Format::Bf16, Format::Bf16x3] {
         let of = Types { rows: [70, 130], room: [4149, 0], inputs: 21, hidden: 449, format, seed: 11 };
         two_agree(device, 1, of);

@@ -1,4 +1,4 @@
-//! linear: the backward of node states and of edge states in one launch, which must have the bits of two.
+//! linear: the backward of node states and of edge states in one launch, which must give the same bits as two launches.
 
 use crate::support::agreement::{agree, assert_same_bits, outputs_once};
 use crate::support::cases::{FORMATS, check, rows, seeds};
@@ -24,7 +24,7 @@ fn one_launch_has_the_bits_of_two() {
     let Some(device) = devices.first() else { return };
     let sizes = ROWS.iter().flat_map(|&rows| [(13, 9), (64, 32), (65, 67)].map(|of| (rows, of)));
     for (seed, (rows, (width, hidden))) in (0..).zip(sizes) {
-        // Edges without nodes there are not, but a kernel need not know.
+        // Edges without nodes do not occur in training, but the kernel must handle them.
         let edges = ROWS[(seed as usize * 5 + 3) % ROWS.len()];
         for format in FORMATS {
             agrees(device, format, [rows, edges, width, hidden], seed);
@@ -37,7 +37,7 @@ fn one_launch_has_the_bits_of_two() {
     });
 }
 
-/// Parts of both weights' gradients at once, each in its own memory.
+/// Parts of both weight gradients at once, each in its own memory.
 #[test]
 fn gradients_in_many_parts_do_not_meet() {
     let devices = devices();

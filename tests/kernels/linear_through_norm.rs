@@ -1,5 +1,5 @@
-//! linear: the products of the backward that make d_y, batch norm's backward of (d, z), while they read it: the bits of two
-//! launches, and the case of the bench at random shapes.
+//! linear: products of the backward that compute d_y, batch norm's backward of (d, z), while they read it. They must
+//! give the same bits as two launches. The case of the bench runs at random shapes.
 
 use crate::support::agreement::{agree, assert_same_bits, outputs_once, stored_gradient, with};
 use crate::support::cases::{FORMATS, check, rows, seeds};
@@ -13,7 +13,7 @@ use scenerank::bench::cases::linear::backward::{BackwardProduct, backward};
 use scenerank::bench::cases::linear::{Product, Source, X};
 use scenerank::bench::matrix::HostMatrix;
 
-/// Inputs and outputs: below, at and above a tile; of whole copies of 16 bytes, and not.
+/// Numbers of inputs and outputs: below, at and above a tile, with and without whole 16-byte copies.
 const WIDTHS: [(usize, usize); 6] = [(13, 19), (64, 64), (65, 1), (1, 65), (100, 67), (36, 100)];
 
 const ALL: [X; 3] = [X::Values, X::Activated, X::ActivatedWithSums];
@@ -22,7 +22,7 @@ fn case(product: Product, x: X, d_y: Source) -> Case {
     backward(BackwardProduct { product, x, part: product.whole(), d_y })
 }
 
-/// The case with d_y as batch norm's backward stores it, in a launch before.
+/// The case with a d_y that batch norm's backward stored in a launch before.
 fn made_before<T: StoredElement>(product: Product, x: X) -> Case {
     let through_norm = case(product, x, Source::ThroughNorm);
     let (d_y, prepare) = (stored_gradient::<T>(&through_norm, product.rows), through_norm.prepare);
@@ -34,7 +34,7 @@ fn made_before<T: StoredElement>(product: Product, x: X) -> Case {
     })
 }
 
-/// The products agree with the reference, which makes d_y too, and have the bits of two launches.
+/// The products agree with the reference, which computes d_y too, and have the same bits as those of two launches.
 fn agrees(device: &Device, product: Product, seed: u64) {
     for x in ALL {
         let two = match product.format {
@@ -66,7 +66,8 @@ fn products_through_norm_agree_with_the_reference_and_have_the_bits_of_two_launc
     });
 }
 
-/// A grid for so many rows that d_y is made before the products, and these take the larger tile where there is one.
+/// A grid for so many rows that d_y is computed before the products, and that these use the larger tile if there is
+/// one.
 #[test]
 fn where_a_bound_has_them_made_changes_no_bit() {
     for device in devices().iter().take(1) {

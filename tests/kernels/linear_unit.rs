@@ -1,5 +1,6 @@
-//! linear: the products of an x whose rows are at unit length, x = u / |u| with u = relu(norm(z)), and their backward, whose
-//! part along u the sums by end have found: the cases of the bench at random shapes, rows without length, and the whole way.
+//! linear: products of rows at unit length, x = u / |u| with u = relu(norm(z)), and their backward. The sums per end
+//! provide the component parallel to u. The tests run the cases of the bench at random shapes, rows of length 0, and
+//! the whole chain.
 
 use std::rc::Rc;
 
@@ -20,7 +21,8 @@ use scenerank::bench::cases::linear::unit::{UnitProduct, backward, forward, leng
 use scenerank::bench::cases::linear::{Error, Product};
 use scenerank::bench::matrix::HostMatrix;
 
-/// Inputs and half of the outputs, where the weight is split: below, at and above a tile, no multiple of anything, one.
+/// Numbers of inputs, and half the numbers of outputs, where the weight is split: below, at and above a tile, odd ones,
+/// and 1.
 const WIDTHS: [(usize, usize); 5] = [(13, 9), (64, 32), (65, 1), (1, 33), (100, 67)];
 
 fn sizes(format: Format, (rows, inputs, half): (usize, usize, usize), seed: u64) -> Product {
@@ -50,7 +52,7 @@ fn products_of_unit_rows_agree_with_the_reference() {
     });
 }
 
-/// Grids for so many rows that they take the larger tile, where there are few.
+/// Few rows in grids for so many that the larger tile is used.
 #[test]
 fn the_tile_that_a_bound_chooses_changes_no_bit() {
     for device in devices().iter().take(1) {
@@ -66,7 +68,7 @@ fn the_tile_that_a_bound_chooses_changes_no_bit() {
     }
 }
 
-/// Few columns, and rows for two groups of the columns' sums, in a grid for so many that it takes the larger tile.
+/// Few columns, and rows for two groups of the column sums, in a grid for so many rows that the larger tile is used.
 #[test]
 fn products_of_many_tiles_agree_with_the_reference() {
     for format in [Format::Bf16, Format::Bf16x3] {
@@ -78,7 +80,7 @@ fn products_of_many_tiles_agree_with_the_reference() {
     }
 }
 
-/// The case with these z, for which norm(z) = z, in the format's element type.
+/// The case with these z, with norm(z) = z, in the element type of the format.
 fn of_z(case: Case, product: Product, z: Vec<f32>) -> Case {
     let columns = product.inputs;
     let matrix = match product.format {
@@ -93,12 +95,13 @@ fn of_z(case: Case, product: Product, z: Vec<f32>) -> Case {
     })
 }
 
-/// The z of a case.
+/// z of a case.
 fn z_of(case: &Case) -> Vec<f32> {
     (case.prepare)(0).host.stored[0].wide().into_iter().map(|z| z as f32).collect()
 }
 
-/// Rows of zeros, of lengths below the least divisor and just above it, and with a NaN, which stays one.
+/// Rows of zeros, rows with lengths below the smallest divisor and just above it, and a row with a NaN, which must stay
+/// NaN.
 #[test]
 fn rows_without_length_are_divided_by_the_least() {
     if no_device() {
@@ -131,12 +134,12 @@ fn rows_without_length_are_divided_by_the_least() {
     }
 }
 
-/// The whole chain, forward, sums by end and backward: the gradient with respect to u of the sum of S (x W^T), against that of the l2
-/// normalisation in double precision.
+/// The whole chain of forward, sums per end and backward. The gradient of the sum of S (x W^T) with respect to u is
+/// compared with that of the l2 normalisation in double precision.
 ///
-/// With S' = S / |u| d_u is off by what the product and the stores are, and u times what t is: t = (S' . P) / |u| takes S'
-/// and P as they were stored. S' is rounded once, in d_u as in t, and P once; so t is off by two roundings, and the errors of
-/// P's product and the additions, of (|S'| . |P|) / |u|, where |P| is the sum of its terms' magnitudes.
+/// With S' = S / |u|, the error of d_u is that of the product and of the stores, plus u times the error of t. t = (S' .
+/// P) / |u| uses the stored S' and P, each rounded once. So the error of t is two roundings, plus the errors of P's
+/// product and of the additions, relative to (|S'| . |P|) / |u|. |P| is the sum of the magnitudes of its terms.
 #[test]
 fn forward_sums_and_backward_are_the_gradient_of_the_normalisation() {
     check(40, (1..=40usize, 1..=40usize, 1..=40usize, seeds()), |(rows, inputs, half, seed)| {
@@ -153,7 +156,7 @@ fn forward_sums_and_backward_are_the_gradient_of_the_normalisation() {
 fn check_way<T: StoredElement>(product: Product) {
     let Product { rows, inputs, outputs, format, seed, .. } = product;
     let (hidden, of) = (outputs / 2, UnitProduct { product, with_rows: true });
-    // The first row is below the least divisor: its gradient is d_x over that.
+    // The length of the first row is below the smallest divisor, so its gradient is d_x over that divisor.
     let mut z = z_of(&forward(of));
     z[..inputs].fill(1e-14);
     let case = of_z(forward(of), product, z.clone());
@@ -161,7 +164,7 @@ fn check_way<T: StoredElement>(product: Product) {
     let [y, lengths_there] = agree(seed, &case).try_into().expect("two outputs");
     let host = (case.prepare)(0).host;
 
-    // Each row is both ends of one edge: S is d_z twice.
+    // Each row is both ends of one edge, so S is twice d_z.
     let ends: Vec<u32> = (0..rows as u32).collect();
     let predicate = vec![0; rows];
     let edges = Edges { predicate, predicates: 1, ends: [ends.clone(), ends], rows, hidden, seed };

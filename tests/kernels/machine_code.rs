@@ -1,9 +1,9 @@
-//! The machine code of the kernels, on every architecture that they were compiled for:
+//! Properties of the machine code of the kernels, on every architecture that they were compiled for:
 //! - no access to global memory precedes the wait for the launch ahead (`kernels/launch.cuh`);
 //! - from sm_90 on, where launches overlap, nothing is loaded as constant data: such loads may return what the launch ahead
 //!   has since overwritten;
 //! - products run on the tensor cores, with asynchronous copies and matrix loads;
-//! - nothing lies on a stack.
+//! - no kernel uses a stack.
 //!
 //! The tests need kernels that nvcc has compiled, and the toolkit's disassemblers `cuobjdump` and `nvdisasm` in one folder
 //! (`CUDA_HOME`, `PATH` or `/usr/local/cuda`).
@@ -17,7 +17,7 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// The instructions of a kernel on an architecture: their names, with all suffixes.
+/// Names of a kernel's instructions, with all suffixes, on one architecture.
 type Code = Vec<String>;
 
 fn search_path() -> OsString {
@@ -32,7 +32,7 @@ fn cuobjdump() -> Option<PathBuf> {
     folders.map(|folder| folder.join("cuobjdump")).find(|program| program.is_file())
 }
 
-/// The fat binaries in the build's folder.
+/// Fat binaries in the build folder.
 fn fat_binaries() -> Vec<PathBuf> {
     let files = fs::read_dir(env!("OUT_DIR"))
         .expect("the build's folder")
@@ -43,7 +43,7 @@ fn fat_binaries() -> Vec<PathBuf> {
     files
 }
 
-/// The code of the kernels of a file, by architecture and name.
+/// Code of the kernels in a file, by architecture and name.
 fn disassemble(cuobjdump: &Path, file: &Path) -> BTreeMap<(String, String), Code> {
     let folder = cuobjdump.parent().expect("a folder");
     let path = env::join_paths(
@@ -60,7 +60,7 @@ fn disassemble(cuobjdump: &Path, file: &Path) -> BTreeMap<(String, String), Code
         } else if let Some(name) = line.strip_prefix("Function :") {
             kernel = name.trim().to_string();
         } else if let Some((_, text)) = line.strip_prefix("/*").and_then(|rest| rest.split_once("*/")) {
-            // `@!P0 NAME operands ;`, and lines with nothing but the encoding's second half.
+            // Lines are `@!P0 NAME operands ;`, or contain only the second half of the encoding.
             let mut words = text.split_whitespace().filter(|word| !word.starts_with('@'));
             if let Some(name) = words.next().filter(|name| !name.starts_with("/*")) {
                 let code: &mut Code = kernels.entry((arch.clone(), kernel.clone())).or_default();
@@ -71,7 +71,7 @@ fn disassemble(cuobjdump: &Path, file: &Path) -> BTreeMap<(String, String), Code
     kernels
 }
 
-/// All kernels of all architectures; None, with a message, if there are none or no disassembler.
+/// All kernels of all architectures. `None`, with a message, if there are none, or if there is no disassembler.
 fn all_kernels() -> Option<BTreeMap<(String, String), Code>> {
     let files = fat_binaries();
     if files.is_empty() {
@@ -97,7 +97,7 @@ fn all_kernels() -> Option<BTreeMap<(String, String), Code>> {
     Some(all.into_inner().expect("no thread panicked"))
 }
 
-/// The name of an instruction without its suffixes.
+/// Name of an instruction without its suffixes.
 fn operation(name: &str) -> &str {
     name.split('.').next().unwrap_or(name)
 }
@@ -118,7 +118,7 @@ fn kernels_are_compiled_as_they_are_meant() {
         let position = |wanted: &str| code.iter().position(|name| operation(name) == wanted);
         let generation: u32 =
             arch.trim_start_matches("sm_").trim_end_matches('a').parse().expect("sm_NUMBER");
-        // ACQBULK waits for the launch ahead, PREEXIT lets the next one come.
+        // ACQBULK waits for the previous launch, and PREEXIT lets the next one start.
         match (generation >= 90, position("ACQBULK"), position("PREEXIT")) {
             (true, Some(wait), Some(let_go)) => {
                 waiting += 1;

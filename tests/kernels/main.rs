@@ -1,7 +1,8 @@
-//! Tests of the kernels, one module per file of `kernels/`: each against its reference, on the emulator or on a GPU.
+//! Tests of the kernels, one module per file of `kernels/`. Each kernel is compared with its reference, on the emulator
+//! or on a GPU.
 //!
-//! [`argument_layout`] compares the argument structs of Rust and CUDA; [`machine_code`] and [`occupancy`] test what nvcc made
-//! of the kernels.
+//! [`argument_layout`] compares the argument structs of Rust and CUDA. [`machine_code`] and [`occupancy`] test the
+//! output of nvcc.
 
 #[path = "../support/compiler.rs"]
 mod compiler;

@@ -1,5 +1,5 @@
-//! readout_loss: the cases of the bench with random graphs, the rows of losses, graphs without nodes, and the gradient against
-//! finite differences.
+//! readout_loss: the cases of the bench with random graphs, the rows of the losses, graphs without nodes, and the
+//! gradient against finite differences.
 
 use std::rc::Rc;
 
@@ -25,8 +25,8 @@ fn loss() -> impl Strategy<Value = Loss> {
     select(KINDS.to_vec()).prop_map(|kind| Loss { kind, temperature: 0.7, margin: 0.4 })
 }
 
-/// Graphs of `sizes` nodes, anchors, positives and negatives one after another: three of each triple's. Every third
-/// graph's last node is no image node.
+/// Graphs with these numbers of nodes: all anchors, then all positives, then all negatives. In every third graph the
+/// last node is not an image node.
 fn batch(sizes: &[[usize; 3]], seed: u64) -> Rc<GraphBatch> {
     let mut values = Values::new(seed);
     let triples = sizes.len();
@@ -46,13 +46,13 @@ fn batch(sizes: &[[usize; 3]], seed: u64) -> Rc<GraphBatch> {
     batch.similarity_positive = values.positive(triples);
     batch.similarity_negative = values.positive(triples);
     if triples > 1 {
-        // 0 / 0 means an even target.
+        // Similarities of 0 / 0 mean a target of 1/2.
         (batch.similarity_positive[1], batch.similarity_negative[1]) = (0.0, 0.0);
     }
     Rc::new(batch)
 }
 
-/// What both kernels write; the embeddings are the same bits.
+/// Outputs of both kernels, whose embeddings have the same bits.
 #[track_caller]
 fn agree_in<T: StoredElement>(of: &Readout) -> [Vec<f64>; 3] {
     let written = agree(of.seed, &losses::<T>(of.clone()));
@@ -87,7 +87,7 @@ fn losses_go_to_the_row_of_their_step() {
     let of = Readout { batch, width: 9, image_node_in_mean: true, loss, states: States::Signed, seed: 1 };
     let one_size = losses::<f32>(of.clone()).prepare;
     let case = with(losses::<f32>(of), move |_, prepared| {
-        // Without spare rows, which would move the row.
+        // No spare rows, because they would change the row of the losses.
         *prepared = one_size(0);
         prepared.host.outputs[1] = unwritten(rows * triples);
         let expected = std::mem::replace(&mut prepared.expected, Box::new(|_, _| Vec::new()));
@@ -108,7 +108,7 @@ fn a_graph_without_nodes_has_no_embedding_and_changes_no_other() {
     check(8, (any::<bool>(), loss(), seeds()), |(image_node_in_mean, loss, seed)| {
         let batch = batch(&[[2, 0, 3], [1, 4, 2]], seed);
         let of = Readout { batch, width: 33, image_node_in_mean, loss, states: States::Signed, seed };
-        // The mean of nothing is 0 / 0, as in the reference.
+        // The mean over no nodes is 0 / 0, as in the reference.
         let [_, embedding, losses] = agree_in::<f32>(&of);
         for (graph, row) in embedding.chunks_exact(33).enumerate() {
             assert!(row.iter().all(|value| value.is_nan() == (graph == 2)), "graph {graph}");
@@ -122,8 +122,8 @@ fn the_backward_agrees_with_finite_differences() {
     let sizes = vec([1..=3usize, 1..=3, 1..=3], 1..=2);
     let cases = (sizes, 2..=4usize, any::<bool>(), loss(), seeds());
     check(200, cases, |(sizes, width, image_node_in_mean, loss, seed)| {
-        // Cosines of positive states lie in 0.47..1 (by Polya and Szego's inequality): no triple is at the triplet loss's hinge,
-        // which has no derivative.
+        // Cosines of positive states are in 0.47..1 (inequality of Polya and Szego), so no triple is at the hinge of
+        // the triplet loss, which has no derivative there.
         let loss = Loss { margin: 0.6, ..loss };
         let batch = batch(&sizes, seed);
         let losses_of = |node_state: &[f64]| {
@@ -137,7 +137,7 @@ fn the_backward_agrees_with_finite_differences() {
         let want = central_differences(&node_state, |node_state| {
             losses_of(node_state).iter().sum::<f64>() / sizes.len() as f64
         });
-        // The mean of positive states is no shorter than 1/2.
+        // The mean of positive states has a length of at least 1/2.
         let limit = Limits::new(0.5, width, loss.temperature).d_node_state;
         assert_within("d_node_state", &outputs(seed, case.kernel, &case.prepare)[0], &want, limit);
     });

@@ -1,4 +1,4 @@
-//! row_correlations: the case of the bench with random values and ties, and rows whose counts are known.
+//! row_correlations: the case of the bench with random values and ties, and rows with known counts.
 
 use crate::support::Values;
 use crate::support::agreement::{agree, agree_in_two_orders, with};
@@ -20,7 +20,7 @@ fn of(scores: Vec<f64>, similarities: Vec<f64>, columns: usize, first_row: usize
 
 #[test]
 fn counts_are_the_references_and_sums_within_rounding() {
-    // Around the threads of a block too.
+    // Also sizes around the number of threads of a block.
     let columns = prop_oneof![4 => 1..=70usize, 1 => prop::sample::select(vec![256, 257, 258, 300])];
     let shapes = columns
         .prop_flat_map(|columns| (Just(columns), 0..columns))
@@ -32,7 +32,7 @@ fn counts_are_the_references_and_sums_within_rounding() {
     });
 }
 
-/// More entries than a block holds, and than a tile: 1,024 of either.
+/// More entries than a block and a tile hold, which is 1,024 each.
 #[test]
 fn long_rows_pass_in_tiles() {
     if no_device() {
@@ -56,16 +56,16 @@ fn known_rows() {
     if no_device() {
         return;
     }
-    // Of the middle image; its own entries, NaN here, are not read. Ranks 1 2 3 against 1 3 2.
+    // The row of the middle image, whose own entries, NaN here, are not read. Ranks are 1 2 3 against 1 3 2.
     let [counts, moments] = known(&[0.1, 0.2, f64::NAN, 0.3], &[0.25, 0.75, f64::NAN, 0.5], 2);
     assert_eq!(counts, [1.0, 0.0, 0.0, 8.0, 8.0, 4.0]);
     for (got, want) in moments.iter().zip([0.02, 0.125, 0.025]) {
         assert!((got - want).abs() < 1e-15, "{moments:?}");
     }
-    // Below 0 and above 1 similarities tie; -0 ties with 0.
+    // Similarities below 0 tie, as do those above 1; -0 ties with 0.
     let [counts, _] = known(&[9.0, -0.0, 0.0, 5.0, 7.0], &[9.0, -3.0, 0.0, 1.0, 1.5], 0);
     assert_eq!(counts, [4.0, 1.0, 2.0, 18.0, 16.0, 16.0]);
-    // One other image, and none.
+    // Rows with one other image, and with none.
     assert_eq!(known(&[1.0, 2.0], &[1.0, 0.5], 0), [vec![0.0; COUNTS], vec![0.0; MOMENTS]]);
     assert_eq!(known(&[1.0], &[1.0], 0)[0], [0.0; COUNTS]);
     assert!(agree_in_two_orders(&of(Vec::new(), Vec::new(), 3, 0)).is_empty());

@@ -1,5 +1,4 @@
-//! top_k: the case of the bench with values of which sums are exact, scores that roundings order, and values that are no
-//! numbers.
+//! top_k: the case of the bench with values whose sums are exact, with scores that only roundings order, and with NaN.
 
 use crate::support::agreement::{agree, agree_in_two_orders, exactly, outputs};
 use crate::support::cases::no_device;
@@ -9,7 +8,7 @@ use scenerank::backend::reference::top_k::top_k as reference;
 use scenerank::bench::case::Case;
 use scenerank::bench::cases::top_k::{Searches, search};
 
-/// Few whole numbers, so that sums are exact and many scores are equal.
+/// Small integers, so that sums are exact and many scores are equal.
 fn whole_numbers(queries: usize, rows: usize, width: usize, passes: Vec<usize>, seed: u64) -> Case {
     let of = Searches { queries, rows, width, passes, seed };
     exactly(search(of, |of| {
@@ -58,7 +57,7 @@ fn unit_vectors_come_in_order_but_for_rounding() {
                 all
             };
             let (mut queries, mut embeddings) = (unit(of.queries), unit(rows));
-            // Duplicates, near and far, the best of the first query.
+            // The first query's best row has duplicates, next to it and far from it.
             queries[..width].copy_from_slice(&embeddings[..width]);
             embeddings.copy_within(0..width, width);
             embeddings.copy_within(0..width, (rows - 1) * width);
@@ -66,7 +65,7 @@ fn unit_vectors_come_in_order_but_for_rounding() {
         });
         let [queries, embeddings] = (case.prepare)(0).host.wide_inputs();
         let [scores, found] = outputs(seed, case.kernel, &case.prepare).try_into().expect("two outputs");
-        // Products of unit vectors: at most `width` roundings of 6e-8 each of a sum of at most 1.
+        // Products of unit vectors have at most `width` roundings of 6e-8 each, of a sum of at most 1.
         let limit = width as f64 * 6e-8;
         for ((query, scores), found) in queries.chunks(width).zip(scores.chunks(k)).zip(found.chunks(k)) {
             let want = reference(query, &embeddings, rows);

@@ -281,8 +281,8 @@ fn large_tiles_ask_for_their_shared_memory() {
     assert_eq!(asked, vec![81_920; 2 * 9], "nine products in each of two formats");
 }
 
-/// Launches wait for their predecessor to end if the driver cannot capture other ones, if the kernels were
-/// compiled for GPUs that do not support them, or if the user requests it.
+/// A launch waits for its predecessor to end in three cases. The driver cannot capture overlapping launches, the
+/// kernels were compiled for GPUs without them, or the user requests it.
 #[test]
 fn launches_overlap_only_where_kernels_wait() {
     let Some(stub) = stub() else { return };

@@ -157,7 +157,7 @@ fn demo_runs() {
         let out = folder.path().join(device);
         let words = ["--images", "120", "--epochs", "1", "--json", "--device", device, "--out"];
         let results = run_json([&["demo"], &words[..], &[out.to_str().unwrap()]].concat());
-        assert_eq!(results["retrieve"]["levels"].as_array().unwrap().len(), 21);
+        assert_eq!(results["retrieve"]["levels"].as_array().unwrap().len(), 20);
         read_npy(&out.join("run/embeddings.npy")).unwrap()
     });
     assert!(got.rows > 30 && got.rows == want.rows);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::fs;
 use std::path::Path;
 
-use crate::program::{SMALL_NETWORK, Workplace, refuse, run_json, scenerank, small_data};
+use crate::program::{SMALL_NETWORK, Workplace, refuse, run, run_json, scenerank, small_data};
 use scenerank::batch::triples::Sampling;
 use scenerank::data::{Dataset, Split};
 use scenerank::files::npy::write_npy;
@@ -76,23 +76,18 @@ fn a_report_is_whole_and_its_page_says_what_its_json_says() {
         )
         .unwrap();
     }
-    let (_, report) = work.reproduce(
-        "report",
-        &[
-            "--epochs",
-            "1",
-            "--seeds",
-            "2",
-            "--ablations",
-            "layers,temperature,l2-norm,batch-norm,image-node",
-            "--features",
-            &work.text("features.npy"),
-            "--caption-vectors",
-            &work.text("vectors.npy"),
-            "--images",
-            &work.text("photographs"),
-        ],
-    );
+    let [features, vectors, photographs] =
+        ["features.npy", "vectors.npy", "photographs"].map(|name| work.text(name));
+    let options = [
+        &["--epochs", "1", "--seeds", "2", "--features", &features, "--caption-vectors", &vectors][..],
+        &["--ablations", "layers,temperature,l2-norm,batch-norm,image-node", "--images", &photographs],
+    ]
+    .concat();
+    let (_, report) = work.reproduce("report", &options);
+    let text = run(work.reproduce_arguments("report", &options));
+    assert!(text.contains("per image (row-wise)") && text.contains(" ± "), "{text}");
+    let tables_in_text = text.lines().filter(|line| !line.starts_with('/'));
+    tables_in_text.for_each(|line| assert!(line.chars().count() <= 100, "{line}"));
 
     // Tables 2 and 3 contain all models, with two seeds each, and the paper's values.
     for (place, table) in &tables(&report)[..3] {

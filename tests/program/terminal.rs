@@ -9,9 +9,14 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcsetwinsize};
 use tempfile::TempDir;
 
+use crate::program::run;
+
 /// Enough rows for all output, so that nothing scrolls away.
 const ROWS: u16 = 400;
-const COLUMNS: u16 = 100;
+/// More columns than any line may have, so that a longer one shows as such and is not broken by the terminal.
+const COLUMNS: u16 = 250;
+/// Columns that a table may have.
+const WIDTH: usize = 100;
 /// Characters of a bar, drawn or not.
 const BAR: [char; 2] = ['█', '░'];
 
@@ -63,8 +68,48 @@ fn no_bar_is_left_on_the_screen() {
     for line in lines.iter().filter(|line| line.contains("INFO") || line.contains("WARN")) {
         assert!(line.trim_start().starts_with("INFO") || line.trim_start().starts_with("WARN"), "{line}");
     }
-    let wide: Vec<&String> = lines.iter().filter(|line| line.chars().count() > 100).collect();
-    assert!(wide.is_empty(), "{wide:#?}");
+    assert_eq!(too_wide(&text), [""; 0]);
+    assert!(text.matches("device auto").count() <= 1, "{text}");
+    assert!(!text.contains(", 0 s") && !text.contains(" 0.0 s"), "{text}");
+    // Each level of noise has one row.
+    let levels = lines.iter().skip_while(|line| !line.starts_with("M ("));
+    let levels: Vec<&str> = levels.skip(2).map_while(|line| line.split_whitespace().next()).collect();
+    assert_eq!(levels, (1..=20).map(|removed| removed.to_string()).collect::<Vec<String>>(), "{text}");
+}
+
+/// Lines of `text` that do not fit.
+fn too_wide(text: &str) -> Vec<&str> {
+    text.lines().filter(|line| line.chars().count() > WIDTH).collect()
+}
+
+#[test]
+fn tables_fit() {
+    let folder = TempDir::new().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    run(["demo", "--out", &path("demo"), "--images", "300", "--epochs", "1", "--quiet"]);
+    let [raw, data, trained] = ["raw", "data", "run"].map(|part| format!("{}/{part}", path("demo")));
+    let [graphs, images, captions, glove] =
+        ["scene_graphs.json", "image_data.json", "captions.json", "glove.txt"]
+            .map(|file| format!("{raw}/{file}"));
+    // A long path stands for the name of a row.
+    let features = path(&"features".repeat(12));
+    run(["embed", &trained, "--split", "test", "--out", &features]);
+    let sources =
+        ["--scene-graphs", &graphs, "--image-data", &images, "--captions", &captions, "--glove", &glove];
+    let other = path("other");
+    let prepare = [&["prepare", "--out", &other][..], &sources].concat();
+    for arguments in [
+        &prepare[..],
+        &["inspect", &data],
+        &["evaluate", &trained, "--embeddings", &features],
+        &["retrieve", &trained, "--sweep", "3", "--edges", "relationships"],
+        &["bench", "--roofline", "--batch-size", "1024"],
+        &["bench", "--device", "cpu", "--size", "small", "--kernel", "step", "--budget", "1"],
+    ] {
+        let text = run(arguments);
+        assert!(text.lines().count() > 3, "{text}");
+        assert_eq!(too_wide(&text), [""; 0], "{arguments:?}");
+    }
 }
 
 #[test]

@@ -14,18 +14,18 @@ use crate::bench::values::Values;
 use crate::network::parameters::{BlockKind, Layout};
 use crate::optimizer::{Adam, Part};
 
-/// A step of parameters.
+/// Parameters of one optimizer step.
 #[derive(Clone, Debug)]
 pub struct Update {
     /// Number of parameters.
     pub count: usize,
-    /// Launches that share the parameters, from the last part on.
+    /// Number of launches that share the parameters, beginning with the last part.
     pub parts: usize,
-    /// The optimizer.
+    /// Settings of the optimizer.
     pub adam: Adam,
-    /// Steps that are done before.
+    /// Number of steps before this one.
     pub steps_done: u64,
-    /// The seed of parameters, gradients and moments.
+    /// Seed of parameters, gradients and moments.
     pub seed: u64,
 }
 
@@ -35,19 +35,19 @@ pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
     vec![step(Update { count, parts: 1, adam, steps_done: STEPS_DONE, seed }, None), copy(layout, seed)]
 }
 
-/// A step, which also keeps the copy of these weights up to date.
+/// One step, which also updates the copy of the weights.
 pub fn step(of: Update, copied: Option<Layout>) -> Case {
     let Update { count, parts, adam, steps_done, seed } = of;
     Case {
         kernel: "adam_step",
         shape: format!("[{count}]"),
-        // Reads four arrays and writes three; moments 3 + 4, root and quotient 6.
+        // Reads four arrays and writes three. The moments take 3 + 4 operations, root and quotient 6.
         cost: Cost::of(7 * count, 13 * count),
         format: Format::Fp32,
         prepare: Box::new(move |_| {
             let mut values = Values::new(seed);
             let (parameters, gradients) = (values.signed(count), values.signed(count));
-            // The second moment lies above the square of the first, as training leaves them.
+            // The second moment is larger than the square of the first, as in training.
             let (first, second) = (values.signed(count), values.positive(count));
             let layout = copied.clone();
             Prepared {
@@ -75,14 +75,14 @@ pub fn step(of: Update, copied: Option<Layout>) -> Case {
                     let [mut values, mut first, mut second] = host.wide_outputs();
                     let step = adam.at_step(steps_done + 1);
                     reference::adam_step(&step, &mut values, &gradients, &mut first, &mut second);
-                    // At most four roundings of operands and six of results, one after another, of numbers of about 1.
+                    // At most four roundings of operands and six of results, one after another, for numbers of about 1.
                     let tolerance = |most| Tolerance { relative: roundings(10), least: 1.0, most };
                     let mut outputs = vec![
                         Output::scaled("parameters", values, tolerance(1e-6)),
                         Output::scaled("first moments", first, tolerance(5e-7)),
                         Output::scaled("second moments", second, tolerance(5e-7)),
                     ];
-                    // The copy is expected of the parameters that the kernel wrote, bit for bit.
+                    // The copy must equal the parameters that the kernel wrote, rounded, bit for bit.
                     let moved: Vec<f32> = written[0].values.iter().map(|&value| value as f32).collect();
                     outputs.extend(layout.iter().map(|of| Output::exact("copy", copy_of(of, &moved))));
                     outputs
@@ -92,7 +92,7 @@ pub fn step(of: Update, copied: Option<Layout>) -> Case {
     }
 }
 
-/// The copy of the weights of a network with this layout.
+/// Copy of the weights of a network with this layout.
 pub fn copy(layout: Layout, seed: u64) -> Case {
     let count = layout.parameter_count;
     let copied: usize = (0..layout.config.layers)
@@ -101,7 +101,7 @@ pub fn copy(layout: Layout, seed: u64) -> Case {
     Case {
         kernel: "weight_copy",
         shape: format!("[{copied} of {count}]"),
-        // Reads weights, writes them in two bytes.
+        // Reads weights of four bytes, writes them in two bytes.
         cost: Cost { bytes: 6 * copied as u64, flops: 0 },
         format: Format::Fp32,
         prepare: Box::new(move |_| {
@@ -124,7 +124,7 @@ pub fn copy(layout: Layout, seed: u64) -> Case {
     }
 }
 
-/// The weights in bf16, row by row, those of `edge.hidden` by parts of a row; between rows zeros.
+/// The weights in bf16, row by row; those of `edge.hidden` part by part. The padding between rows is zero.
 fn copy_of(layout: &Layout, values: &[f32]) -> Vec<f64> {
     let mut copy = Vec::new();
     for (layer, kind) in (0..layout.config.layers).flat_map(|layer| BlockKind::ALL.map(|kind| (layer, kind)))

@@ -1,4 +1,4 @@
-//! batch_norm: at the widest block, the heads; ReLU also on a part of its columns.
+//! batch_norm: the widest block, which is the heads; ReLU also on some of its columns.
 
 use super::{Shape, count, counted, norm, norm_values, reference_norm, roundings};
 use crate::backend::cuda::device::buffer::SliceMut;
@@ -31,16 +31,15 @@ pub(super) fn cases<T: StoredElement>(sizes: &Sizes) -> Vec<Case> {
     ]
 }
 
-/// Tolerance of d_z after `more` roundings beside those of the sums.
+/// Tolerance of d_z with `more` roundings beside those of the sums.
 pub(super) fn gradient_tolerance(rows: usize, more: usize) -> Tolerance {
     Tolerance {
-        // A lane's eight rows and eight lanes of products, then in double precision; some eight operations after it.
+        // A lane sums eight rows, and eight lanes are summed, before double precision; about eight operations follow.
         relative: roundings(8 + 8 + 8 + more),
-        // The terms of a row are d, the mean of d, and xhat times the mean of d xhat, all times the scale. Their sum is at most
-        // 64, rarely more than 48.
-        // The means of more rows are smaller.
+        // The terms of a value are d, the mean of d, and xhat times the mean of d xhat, all times the scale. Their sum
+        // is at most 64, and rarely more than 48. Means over more rows are smaller.
         least: 48.0 / rows.max(1) as f64,
-        // Sixteen times a result of about 1 through some ten roundings and a sum whose chunks have 64 rows.
+        // Sixteen times the error of a result of about 1 after about ten roundings and a sum with chunks of 64 rows.
         most: 6.4e-5,
     }
 }
@@ -50,9 +49,10 @@ pub(super) fn sums_tolerance(rows: usize, more: usize) -> Tolerance {
     let rows = rows as f64;
     Tolerance {
         relative: roundings(8 + 8 + 4 + more),
-        // Terms of up to 4, of either sign: a sum that cancels is as far off as one that grows with the root of their number.
+        // Terms are up to 4, of either sign. A sum that cancels has the error of one that grows with the root of their
+        // number.
         least: 4.0 + rows.sqrt() / 2.0,
-        // Chunks have 64 rows, whose roundings may go one way.
+        // Chunks have 64 rows, whose roundings may all have one sign.
         most: 4e-6 * (4.0 + rows / 16.0),
     }
 }
@@ -63,7 +63,7 @@ pub(super) fn batch_statistics<'a>(to: [SliceMut<'a, f32>; 4], sums: &'a mut Sum
     BatchStatistics { to: Statistics { mean, rstd }, running_mean, running_var, sums }
 }
 
-/// The same of rows in double precision, and the running ones' place before.
+/// Statistics of rows in double precision, from the running statistics before.
 pub(super) fn expected_statistics(y: &[f64], to: [&[f64]; 2], columns: usize) -> [Vec<f64>; 4] {
     let [mut mean, mut rstd] = [vec![0.0; columns], vec![0.0; columns]];
     let [mut running_mean, mut running_var] = to.map(<[f64]>::to_vec);
@@ -71,13 +71,13 @@ pub(super) fn expected_statistics(y: &[f64], to: [&[f64]; 2], columns: usize) ->
     [mean, rstd, running_mean, running_var]
 }
 
-/// Mean and rstd, which are written, and running mean and variance, which are moved.
+/// Mean and rstd, which are written, and running mean and variance, which are updated.
 pub(super) fn statistics(values: &mut Values, columns: usize) -> Vec<Vec<f32>> {
     vec![unwritten(columns), unwritten(columns), values.signed(columns), values.positive(columns)]
 }
 
-/// What [`statistics`] must become of the rows `y` as they were written: `before` is running mean and variance before,
-/// `relative` counts the roundings of the sums, and results of about 1 are off by `most`.
+/// Expected [`statistics`] of the rows `y` that were written. `before` holds running mean and variance before the
+/// launch. `relative` is the error of the sums, and `most` that of results of about 1.
 pub(super) fn statistics_outputs(y: &[f64], before: [&[f64]; 2], relative: f64, most: f64) -> Vec<Output> {
     let columns = before[0].len();
     let rows = (y.len() / columns).max(1) as f64;
@@ -92,21 +92,21 @@ pub(super) fn statistics_outputs(y: &[f64], before: [&[f64]; 2], relative: f64, 
         let most = most * largest(values).max(1.0);
         Tolerance { relative, least, most }
     };
-    // Sums around a chunk's first value: their 64 roundings are of offsets from it, of up to twice the largest value.
+    // Chunks sum offsets from their first value: 64 roundings of up to twice the largest value.
     let eps = f64::from(f32::EPSILON);
     let mean_limits = size.iter().map(|size| 70.0 * eps * size).collect();
     let rstd_limit =
         |(rstd, size): (&f64, &f64)| rstd * (2.0 * eps + 0.5 * 70.0 * eps * 4.0 * (size * rstd).powi(2));
     let rstd_limits = rstd.iter().zip(&size).map(rstd_limit).collect();
-    // A mean that cancels is as far off as the others, which are of the order of the root of the number of rows.
+    // A mean that cancels has the error of the others, which is of the order of the root of the number of rows.
     let mean_tolerance = tolerance(&mean, largest(y) / rows.sqrt());
     let rstd_tolerance = tolerance(&rstd, 0.0);
     let mut rstd = Output::scaled("rstd", rstd, rstd_tolerance);
     for (limit, spread) in rstd.limits.iter_mut().zip(&spread) {
-        // Where a chunk's first value is far from all others, by more than 8 standard deviations, squares of offsets cancel.
+        // Squares of offsets cancel where a chunk's first value is more than 8 standard deviations from all others.
         *limit *= (spread / 8.0).powi(2).max(1.0);
     }
-    // Nine tenths of numbers of up to 1 are in running means.
+    // Running means keep nine tenths of values of up to 1.
     let (of_mean, of_var) = (tolerance(&running_mean, 0.75), tolerance(&running_var, 0.0));
     vec![
         Output::scaled("mean", mean, mean_tolerance).at_most(mean_limits),
@@ -116,7 +116,7 @@ pub(super) fn statistics_outputs(y: &[f64], before: [&[f64]; 2], relative: f64, 
     ]
 }
 
-/// The running statistics in place of a batch's.
+/// Running statistics in place of those of a batch.
 pub fn running_statistics(columns: usize, seed: u64) -> Case {
     Case {
         kernel: "batch_norm_running_statistics",
@@ -140,7 +140,7 @@ pub fn running_statistics(columns: usize, seed: u64) -> Case {
                     let [running_mean, running_var] = host.wide_inputs();
                     let [mut mean, mut rstd] = host.wide_outputs();
                     reference::running_statistics(&running_mean, &running_var, &mut mean, &mut rstd);
-                    // A sum, a root and a quotient.
+                    // rstd takes a sum, a root and a quotient.
                     vec![Output::exact("mean", mean), Output::near("rstd", rstd, roundings(3))]
                 }),
             }
@@ -148,7 +148,7 @@ pub fn running_statistics(columns: usize, seed: u64) -> Case {
     }
 }
 
-/// The statistics that change nothing.
+/// Statistics of the identity: mean 0 and rstd 1.
 pub fn no_statistics(columns: usize) -> Case {
     Case {
         kernel: "batch_norm_no_statistics",
@@ -175,7 +175,7 @@ pub fn relu<T: StoredElement>(Shape { rows, columns, seed }: Shape) -> Case {
     Case {
         kernel: "batch_norm_relu",
         shape: format!("[{rows}, {columns}]"),
-        // Reads z, writes y; norm 3, ReLU 1.
+        // Reads z, writes y. Norm takes 3 operations, ReLU 1.
         cost: Cost::stored::<T>(2 * rows * columns, 4 * columns, 4 * rows * columns),
         format: Format::Fp32,
         prepare: Box::new(move |spare| {
@@ -196,7 +196,8 @@ pub fn relu<T: StoredElement>(Shape { rows, columns, seed }: Shape) -> Case {
                 expected: Box::new(move |host, _| {
                     let [z] = host.wide_stored();
                     let y = reference_norm(&host.wide_inputs()).relu_rows(&z);
-                    // Difference, two products, sum, and the scale's own; terms reach 8 where norm(z) may be smaller.
+                    // A difference, two products, a sum, and the rounding of the scale. Terms reach 8 even where
+                    // norm(z) is smaller.
                     let tolerance = Tolerance { relative: roundings(5), least: 4.0, most: 8e-6 };
                     vec![Output::scaled("y", y, tolerance).stored::<T>()]
                 }),
@@ -205,12 +206,12 @@ pub fn relu<T: StoredElement>(Shape { rows, columns, seed }: Shape) -> Case {
     }
 }
 
-/// Whether relu(norm(z)) is above 0.
+/// Mask of the values where relu(norm(z)) is above 0.
 pub fn mask<T: StoredElement>(Shape { rows, columns, seed }: Shape) -> Case {
     Case {
         kernel: "batch_norm_mask",
         shape: format!("[{rows}, {columns}]"),
-        // Reads z, writes bytes; norm 3, a comparison.
+        // Reads z, writes bytes. Norm takes 3 operations, and there is a comparison.
         cost: Cost {
             bytes: ((size_of::<T>() + 1) * rows * columns + 16 * columns) as u64,
             flops: 4 * (rows * columns) as u64,
@@ -233,7 +234,7 @@ pub fn mask<T: StoredElement>(Shape { rows, columns, seed }: Shape) -> Case {
                     let [z] = host.wide_stored();
                     let y = reference_norm(&host.wide_inputs()).relu_rows(&z);
                     let mask = y.into_iter().map(|y| f64::from(u8::from(y > 0.0))).collect();
-                    // No rows, no mask.
+                    // Without rows there is no mask.
                     if rows == 0 { Vec::new() } else { vec![Output::exact("mask", mask)] }
                 }),
             }
@@ -246,8 +247,8 @@ pub fn backward<T: StoredElement>(Shape { rows, columns, seed }: Shape, batch_st
     Case {
         kernel: "batch_norm_backward",
         shape: format!("[{rows}, {columns}]"),
-        // Reads d and z for the sums, then again, since the sums must be complete, and writes d: that second reading is
-        // counted, too. Norm and ReLU 4 each time, two sums 4, the gradient 6.
+        // Reads d and z for the sums, reads them again once the sums are complete, and writes d. Norm and ReLU take 4
+        // operations each time, two sums 4, the gradient 6.
         cost: Cost::stored::<T>(5 * rows * columns, 6 * columns, 18 * rows * columns),
         format: Format::Fp32,
         prepare: Box::new(move |spare| {
@@ -297,7 +298,7 @@ pub fn backward_sums<T: StoredElement>(Shape { rows, columns, seed }: Shape) -> 
     Case {
         kernel: "batch_norm_backward_sums",
         shape: format!("[{rows}, {columns}]"),
-        // Reads d and z, writes d_weight and d_bias. Norm and ReLU 4, two sums 4.
+        // Reads d and z, writes d_weight and d_bias. Norm and ReLU take 4 operations, two sums 4.
         cost: Cost::stored::<T>(2 * rows * columns, 6 * columns, 8 * rows * columns),
         format: Format::Fp32,
         prepare: Box::new(move |spare| {
@@ -357,7 +358,8 @@ pub(super) fn norm_backward(z: &[f64], norm: &[Vec<f64>; 4], terms: &[f64], d: &
         .collect()
 }
 
-/// z, and mean, rstd, weight and bias for which no norm(z) is so near 0 that roundings would decide what the ReLU passes.
+/// z, mean, rstd, weight and bias, such that no norm(z) is so close to 0 that roundings would decide whether the ReLU
+/// passes.
 pub(super) fn decided_inputs<T: StoredElement>(
     values: &mut Values,
     rows: usize,

@@ -9,19 +9,19 @@ use crate::bench::check::Output;
 use crate::bench::sizes::Sizes;
 use crate::bench::values::Values;
 
-/// As many as there are images, but no more than the reference ranks in a second or two.
+/// Number of queries: one per image, but not more than the reference ranks in about two seconds.
 const MOST_QUERIES: usize = 1_024;
 
-/// Queries. Each has a true row in an index.
+/// Queries in an index; each has a true row.
 #[derive(Clone, Copy, Debug)]
 pub struct Ranking {
     /// Number of queries.
     pub queries: usize,
-    /// Rows of the index.
+    /// Number of rows of the index.
     pub rows: usize,
-    /// Columns of both.
+    /// Number of columns of both.
     pub width: usize,
-    /// The seed of the values.
+    /// Seed of the values.
     pub seed: u64,
 }
 
@@ -31,12 +31,12 @@ pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
     vec![ranks(Ranking { queries, rows, width: sizes.config.state_width, seed: sizes.seed })]
 }
 
-/// The ranks of the true rows. The inputs are queries and index, the indices the true rows.
+/// Ranks of the true rows. The inputs are the queries and the index, and the indices are the true rows.
 pub fn ranks(Ranking { queries, rows, width, seed }: Ranking) -> Case {
     Case {
         kernel: "cosine_ranks",
         shape: format!("[{queries}, {width}] in [{rows}, {width}]"),
-        // Reads queries, index and true rows, writes ranks. Multiply-adds are in double precision.
+        // Reads queries, index and true rows; writes ranks. Multiply-adds are in double precision.
         cost: Cost::of((queries + rows) * width + 2 * queries, 2 * queries * rows * width),
         format: Format::Fp32,
         prepare: Box::new(move |_| {
@@ -57,8 +57,8 @@ pub fn ranks(Ranking { queries, rows, width, seed }: Ranking) -> Case {
                     let ([of, index], truth) = (host.wide_inputs(), &host.indices[0]);
                     let truth: Vec<u32> = truth.iter().map(|&row| row as u32).collect();
                     let ranks = reference::cosine_ranks(&of, &index, width, &truth);
-                    // Ranks are integers. Products of two f32 are exact in double precision, and sums run in the reference's
-                    // order. No queries, no output.
+                    // Ranks are integers. Products of two f32 are exact in double precision, and sums run in the
+                    // reference's order. Without queries there is no output.
                     let ranks = ranks.into_iter().map(f64::from).collect();
                     if queries == 0 { Vec::new() } else { vec![Output::exact("ranks", ranks)] }
                 }),

@@ -13,28 +13,28 @@ use crate::bench::values::Values;
 use crate::data::similarity::Similarity;
 use crate::network::config::ModelConfig;
 
-/// The paper's training images, and fewer for a smaller network.
+/// Number of training images in the paper; fewer for a smaller network.
 const IMAGES: usize = 31_750;
 const FEW_IMAGES: usize = 200;
-/// The mean similarity of two images, as the paper's captions have it.
+/// Mean similarity of two images, as in the paper's captions.
 const MEAN: f64 = 0.7;
 const SEED: u64 = 5;
 const EPOCH: u32 = 3;
 
-/// Anchors, and how their triples are drawn.
+/// Anchors of an epoch, and the strategy for their triples.
 #[derive(Clone, Debug)]
 pub struct Draws {
-    /// The images that triples are drawn from.
+    /// Number of images that triples are drawn from.
     pub images: Range<usize>,
-    /// Anchors: one triple is drawn for each.
+    /// Anchors; one triple is drawn for each.
     pub anchors: Vec<u32>,
-    /// Columns of the caption vectors.
+    /// Width of the caption vectors.
     pub width: usize,
-    /// The strategy.
+    /// Sampling strategy.
     pub sampling: Sampling,
-    /// The sampler's seed.
+    /// Seed of the sampler.
     pub seed: u64,
-    /// The epoch.
+    /// Number of the epoch.
     pub epoch: u32,
 }
 
@@ -54,10 +54,10 @@ pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
         .into()
 }
 
-/// The triples that the CPU's sampler draws; -1 and NaN where it finds none. `draw` gives the caption vectors of all images.
+/// Triples of the CPU's sampler; -1 and NaN where it finds none. `draw` returns the caption vectors of all images.
 pub fn triples(of: Draws, draw: impl Fn() -> Vec<f32> + 'static) -> Case {
-    // Similarities of a draw: one is accepted in 1 / mean trials, the other in 1 / (1 - mean); half of all pairs are in
-    // order.
+    // Expected number of similarities per draw: a positive is accepted after 1 / mean trials, a negative after 1 / (1 -
+    // mean), and half of all pairs are in order.
     let independent = 1.0 / MEAN + 1.0 / (1.0 - MEAN);
     let (name, similarities) = match of.sampling {
         Sampling::Random => ("random", 2.0),
@@ -69,7 +69,7 @@ pub fn triples(of: Draws, draw: impl Fn() -> Vec<f32> + 'static) -> Case {
     Case {
         kernel: "draw_triples",
         shape: format!("{name}, {count} anchors, width {width}"),
-        // Reads caption vectors and anchors, writes triples; a multiply-add for each value of a similarity.
+        // Reads caption vectors and anchors, writes triples. Each similarity takes one multiply-add per value.
         cost: Cost::of(
             of.images.len() * width + 5 * count,
             (count as f64 * similarities * 2.0 * width as f64).round() as usize,
@@ -112,14 +112,14 @@ pub fn triples(of: Draws, draw: impl Fn() -> Vec<f32> + 'static) -> Case {
                     let images = |of: fn(&Triple) -> u32| {
                         triples.iter().map(move |triple| triple.as_ref().map_or(-1.0, |t| f64::from(of(t))))
                     };
-                    // Sums run in the CPU's order.
+                    // Sums have the order of the CPU's sampler, so they are equal.
                     let mut outputs = vec![
                         Output::exact("similarity_positive", similarities(|t| t.similarity_positive))
                             .with_nan(),
                         Output::exact("similarity_negative", similarities(|t| t.similarity_negative))
                             .with_nan(),
                     ];
-                    // No anchors, no output of images.
+                    // Without anchors there is no output of images.
                     if count > 0 {
                         let images = images(|t| t.positive).chain(images(|t| t.negative)).collect();
                         outputs.push(Output::exact("images", images));
@@ -131,10 +131,11 @@ pub fn triples(of: Draws, draw: impl Fn() -> Vec<f32> + 'static) -> Case {
     }
 }
 
-/// `[images, width]`: what all share gives two of them their mean similarity, and what each has for itself the rest.
+/// `[images, width]` caption vectors. A shared component sets the mean similarity of two images; each also has a
+/// component of its own.
 fn caption_vectors(images: usize, width: usize, seed: u64) -> Vec<f32> {
     let mut vectors = Values::new(seed).signed(images * width);
-    // The variance of a uniform value in -1..1 is a third.
+    // The variance of a uniform value in -1..1 is 1/3.
     let own = (3.0 * (1.0 - MEAN) / (width - 1) as f64).sqrt() as f32;
     for vector in vectors.chunks_exact_mut(width) {
         vector.iter_mut().for_each(|value| *value *= own);

@@ -1,4 +1,4 @@
-//! edge_hidden: the parts of an edge's first product, by node, and by type as in layer 0.
+//! edge_hidden: the parts of an edge's first product, per node, or per type as in layer 0.
 
 use std::rc::Rc;
 
@@ -19,40 +19,40 @@ use crate::bench::matrix::HostMatrix;
 use crate::bench::sizes::Sizes;
 use crate::bench::values::Values;
 
-/// Edges, and the rows that they read, or sum up to.
+/// Edges, and the rows that they read or add to.
 #[derive(Clone, Debug)]
 pub struct Edges {
-    /// `[E] -> row`: of their predicates.
+    /// `[E] -> row` of the predicates.
     pub predicate: Vec<u32>,
-    /// Number of rows of predicates.
+    /// Number of predicate rows.
     pub predicates: usize,
-    /// `[E] -> row`: of their subjects, and of their objects.
+    /// `[E] -> row` of the subjects, and of the objects.
     pub ends: [Vec<u32>; 2],
-    /// Number of rows of subjects and objects.
+    /// Number of rows for subjects and objects.
     pub rows: usize,
-    /// H: columns of a predicate's row, and half of those of an end's row.
+    /// H: number of columns of a predicate row, and half of that of a row for subjects and objects.
     pub hidden: usize,
-    /// The seed of the values.
+    /// Seed of the values.
     pub seed: u64,
 }
 
-/// A gradient with respect to z, `[E, H]`, and what is made of its sums.
+/// `[E, H]` gradient with respect to z, and the use of its sums.
 #[derive(Clone, Debug)]
 pub struct Summed {
-    /// Where it is.
+    /// Source of the gradient.
     pub from: Source,
-    /// Its values, if they are known as a kernel stores them; else they are drawn, or the reference makes them.
+    /// Values as a kernel stores them, if known; otherwise they are drawn, or the reference computes them.
     pub d_z: Option<Rc<Vec<f32>>>,
-    /// Whether sums are divided by lengths, and multiplied by what was projected.
+    /// Whether the sums are divided by the lengths, and multiplied with the projected states.
     pub over_lengths: bool,
 }
 
-/// Where the gradient with respect to z is.
+/// Source of the gradient with respect to z.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     /// In memory.
     Stored,
-    /// Made by batch norm's backward as it is read.
+    /// Computed by batch norm's backward while it is read.
     ThroughNorm,
 }
 
@@ -71,14 +71,14 @@ pub(super) fn cases<T: StoredElement>(sizes: &Sizes) -> Vec<Case> {
 }
 
 impl Edges {
-    /// A row for each node, and for each predicate type, whether it occurs or not.
+    /// Edges with a row per node and per predicate type, even if the type does not occur.
     pub fn by_node(batch: &GraphBatch, predicates: usize, hidden: usize, seed: u64) -> Self {
         let (predicate, rows) = (batch.edge_predicate.clone(), batch.size().nodes);
         let ends = [&batch.edge_subject, &batch.edge_object].map(Vec::clone);
         Edges { predicate, predicates, ends, rows, hidden, seed }
     }
 
-    /// A row for each object type and predicate type that occurs.
+    /// Edges with a row per object type and predicate type that occurs.
     pub fn by_type(batch: &GraphBatch, hidden: usize, seed: u64) -> Self {
         let slot = |&node: &u32| batch.object_occurrences.slot[node as usize];
         Edges {
@@ -95,7 +95,7 @@ impl Edges {
         self.predicate.len()
     }
 
-    /// Offsets and entries (edge) of the edges by predicate.
+    /// Offsets and entries of the edges per predicate; an entry is an edge.
     fn lists_of_predicates(&self) -> [Vec<u32>; 2] {
         lists(self.predicates, (0..).zip(self.predicate.iter().copied()))
     }
@@ -105,7 +105,7 @@ impl Edges {
         longest(&self.lists_of_ends()[0])
     }
 
-    /// Offsets and entries (2 edge + role) of the edges by their ends.
+    /// Offsets and entries of the edges per subject and object; an entry is 2 edge + role.
     fn lists_of_ends(&self) -> [Vec<u32>; 2] {
         let ends = (0..).zip(self.ends[0].iter().zip(&self.ends[1]));
         lists(self.rows, ends.flat_map(|(edge, (&s, &o))| [(2 * edge, s), (2 * edge + 1, o)]))
@@ -123,7 +123,7 @@ impl Edges {
         }
     }
 
-    /// `[rows, 2 H]`: sums of d_z by subject, and by object.
+    /// `[rows, 2 H]` sums of d_z per subject, and per object.
     fn sums_by_end(&self, d_z: &[f64]) -> Vec<f64> {
         let mut sums = vec![0.0; 2 * self.rows * self.hidden];
         for ((d, &subject), &object) in d_z.chunks_exact(self.hidden).zip(&self.ends[0]).zip(&self.ends[1]) {
@@ -133,7 +133,7 @@ impl Edges {
         sums
     }
 
-    /// `[predicates, H]`: sums of d_z by predicate.
+    /// `[predicates, H]` sums of d_z per predicate.
     fn sums_by_predicate(&self, d_z: &[f64]) -> Vec<f64> {
         let mut sums = vec![0.0; self.predicates * self.hidden];
         for (d, &row) in d_z.chunks_exact(self.hidden).zip(&self.predicate) {
@@ -142,25 +142,25 @@ impl Edges {
         sums
     }
 
-    /// What sums of up to `degree` rows may be off by: each adds one rounding.
+    /// Tolerance of sums of up to `degree` rows, each of which adds one rounding.
     fn sums_tolerance<T: StoredElement>(&self, degree: usize, d_z_is_known: bool) -> Tolerance {
-        // Below 2 each; a sum that cancels is as far off as one of the root of their number.
+        // Terms are below 2. A sum that cancels has the error of one that grows with the root of their number.
         let least = 3.0 * (degree as f64).sqrt();
         if d_z_is_known {
             let most = sum_limit(self.count());
             return Tolerance { relative: roundings(6 + degree), least, most };
         }
-        // d_z is rounded as if it were stored, and some times before.
+        // d_z is rounded as if it were stored, and a few times before.
         Tolerance { relative: roundings(6 + degree) + T::ROUNDING, least, most: f64::INFINITY }
     }
 }
 
-/// Tolerance of sums of up to `edges` numbers below 2, minus terms that are subtracted one by one.
+/// Largest error of sums of up to `edges` numbers below 2, from each of which a term is subtracted.
 fn sum_limit(edges: usize) -> f64 {
     2.1 * (5e-7 + 1e-7 * edges as f64)
 }
 
-/// Offsets and entries of a list with this number of rows.
+/// Offsets and entries of lists for this number of rows.
 fn lists(rows: usize, entries: impl Iterator<Item = (u32, u32)>) -> [Vec<u32>; 2] {
     let mut lists = vec![Vec::new(); rows];
     entries.for_each(|(entry, row)| lists[row as usize].push(entry));
@@ -171,7 +171,7 @@ fn lists(rows: usize, entries: impl Iterator<Item = (u32, u32)>) -> [Vec<u32>; 2
     [offsets, lists.concat()]
 }
 
-/// The longest list.
+/// Length of the longest list.
 fn longest(offsets: &[u32]) -> usize {
     offsets.windows(2).map(|pair| (pair[1] - pair[0]) as usize).max().unwrap_or(0)
 }
@@ -182,14 +182,14 @@ fn add_row(matrix: &mut [f64], row: usize, values: &[f64]) {
     }
 }
 
-/// z, the sum of an edge's three rows, and the statistics of z if they are wanted.
+/// z, the sum of an edge's three rows, and, if requested, the statistics of z.
 pub fn lookup<T: StoredElement>(of: Edges, with_statistics: bool) -> Case {
     let (edges, hidden, rows, predicates) = (of.count(), of.hidden, of.rows, of.predicates);
     Case {
         kernel: "edge_hidden_lookup",
         shape: format!("[{edges}, {hidden}], {rows} and {predicates} types"),
-        // Reads each type's rows, the edges' types and the running statistics, writes z and four rows; two sums, and a
-        // difference, a square and two sums for the statistics.
+        // Reads the rows of each type, the types of the edges and the running statistics; writes z and four rows. Each
+        // value takes two sums, and a difference, a square and two sums for the statistics.
         cost: Cost::stored::<T>(
             2 * rows * hidden + predicates * hidden + edges * hidden,
             3 * edges + 6 * hidden,
@@ -225,15 +225,16 @@ pub fn lookup<T: StoredElement>(of: Edges, with_statistics: bool) -> Case {
                     let row = |&u: &u32| edge_projected[u as usize * hidden..][..hidden].iter().copied();
                     let mut z: Vec<f64> = of.predicate.iter().flat_map(row).collect();
                     of.add_ends(&mut z, &projected);
-                    // Two sums of numbers below 1, or of larger ones.
+                    // Two sums of numbers below 1, or of larger numbers.
                     let limits = z.iter().map(|z| 5e-7 * (z.abs() / 3.0).max(1.0)).collect();
                     let z = Output { limits, ..Output::exact("z", z) }.stored::<T>();
                     let [_, _, running_mean, running_var] = host.wide_outputs();
                     let mut outputs = if with_statistics {
-                        // A lane's four rows and sixteen lanes, then in double precision difference, square, root and quotient.
+                        // A lane sums four rows, and sixteen lanes are summed; difference, square, root and quotient
+                        // follow in double precision.
                         let relative = roundings(2 + 4 + 16 + 6);
                         let z = &written[0].values[..edges * hidden];
-                        // Results of about 1, through some ten roundings and a sum whose chunks have 64 rows.
+                        // Results are about 1, after about ten roundings and a sum with chunks of 64 rows.
                         statistics_outputs(z, [&running_mean, &running_var], relative, 4e-6)
                     } else {
                         vec![
@@ -251,19 +252,20 @@ pub fn lookup<T: StoredElement>(of: Edges, with_statistics: bool) -> Case {
     }
 }
 
-/// The gradient with respect to relu(norm(z)): of up to 1/2, since norms scale by up to 4 and sums take numbers below 2.
+/// Gradient with respect to relu(norm(z)). Its values are at most 1/2, because norms scale by up to 4 and sums take
+/// numbers below 2.
 fn gradient<T: StoredElement>(values: &mut Values, edges: usize, hidden: usize) -> HostMatrix {
     let d = values.signed(edges * hidden).into_iter().map(|d| d / 2.0).collect();
     HostMatrix::new::<T>(d, hidden)
 }
 
-/// What is subtracted of d_z: small, as the shares of sums over many rows are. Else the sums drift, and round to more than
-/// those of either sign.
+/// Terms that are subtracted from d_z. They are small, like means over many rows; otherwise the sums would drift, and
+/// their roundings would grow.
 fn terms(values: &mut Values, hidden: usize) -> Vec<f32> {
     values.signed(2 * hidden).iter().map(|term| term / 32.0).collect()
 }
 
-/// The gradient with respect to z of a case whose inputs begin with a norm and terms, in double precision.
+/// Gradient with respect to z in double precision, for a case whose inputs begin with a norm and its terms.
 fn d_z_of(host: &Host, known: Option<&Rc<Vec<f32>>>) -> Vec<f64> {
     if let Some(d_z) = known {
         return d_z.iter().map(|&d| f64::from(d)).collect();
@@ -274,7 +276,7 @@ fn d_z_of(host: &Host, known: Option<&Rc<Vec<f32>>>) -> Vec<f64> {
     norm_backward(&z, &[mean, rstd, scale, bias], &terms, &d)
 }
 
-/// Sums of d_z by end. Arrays that this case does not need are empty.
+/// Sums of d_z per subject and object. Arrays that this case does not need are empty.
 pub fn sum_ends<T: StoredElement>(of: Edges, summed: Summed) -> Case {
     let (edges, hidden, rows) = (of.count(), of.hidden, of.rows);
     let Summed { from, d_z, over_lengths } = summed;
@@ -285,9 +287,9 @@ pub fn sum_ends<T: StoredElement>(of: Edges, summed: Summed) -> Case {
     Case {
         kernel: "edge_hidden_sum_ends",
         shape: format!("[{edges}, {hidden}] -> [{rows}, {}]{what}{how}", 2 * hidden),
-        // Reads d_z once for both ends and the lists, writes the sums; a sum for each end. Through a norm d, z, the norm and two
-        // rows more; 8 for d_z. Over lengths P and the lengths, and what is along is written; a quotient and a product
-        // with P.
+        // Reads d_z once for both ends, and the lists; writes the sums, one per end. Through a norm it reads d, z, the
+        // norm and two more rows, and d_z takes 8 operations. Over lengths it reads P and the lengths, writes the
+        // components along u, and takes a quotient and a product with P.
         cost: Cost::stored::<T>(
             (1 + norms) * edges * hidden + (1 + lengths) * 2 * rows * hidden,
             (rows + 1) + 2 * edges + norms * 6 * hidden + lengths * 2 * rows,
@@ -306,7 +308,7 @@ pub fn sum_ends<T: StoredElement>(of: Edges, summed: Summed) -> Case {
                 (stored, norm_values(&mut values, hidden), HostMatrix::new::<T>(Vec::new(), hidden))
             };
             let terms = terms(&mut values, hidden);
-            // As many rows where there are lengths, else none.
+            // As many rows as there are lengths, or none.
             let projected = values.matrix::<T>(lengths * rows, 2 * hidden).with_room(lengths * spare);
             let of_lengths = with_room(values.positive(lengths * rows), lengths * spare);
             let [offsets, entries] = of.lists_of_ends();
@@ -363,8 +365,8 @@ pub fn sum_ends<T: StoredElement>(of: Edges, summed: Summed) -> Case {
     }
 }
 
-/// Sums over lengths; and of the sums as they were `stored` the products with P, over lengths once more, 0 where the length is
-/// the least divisor.
+/// Sums divided by the lengths, and the products of the `stored` sums with P, divided by the lengths again. The latter
+/// are 0 where the length is the smallest divisor.
 fn of_lengths_outputs(
     host: &Host,
     (sums, tolerance): (&[f64], Tolerance),
@@ -376,10 +378,11 @@ fn of_lengths_outputs(
     let divisor = |at: usize| f64::from(lengths[at / columns]);
     let is_least = |row: usize| lengths[row] == L2_EPSILON as f32;
     let quotients: Vec<f64> = sums.iter().enumerate().map(|(at, sum)| sum / divisor(at)).collect();
-    // Relative to what is not divided by the least divisor.
+    // The error is relative to values that are not divided by the smallest divisor.
     let others = quotients.iter().enumerate().filter(|(at, _)| !is_least(at / columns));
     let most = others.fold(0.0, |most: f64, (_, value)| most.max(value.abs()));
-    // The sums, a quotient, and what is counted for the products too: eight columns to a thread, and their sum over a block.
+    // Roundings of the sums and a quotient, and those of the products: eight columns per thread, and their sum over a
+    // block.
     let relative = roundings(degree + 2 + 8 + 12);
     let limit = |at: usize| {
         let row = at / columns;
@@ -409,13 +412,15 @@ fn of_lengths_outputs(
     ]
 }
 
-/// Sums of d_z by predicate and by end, in one launch and through a norm. `d_z` is what a kernel stores, if it is known.
+/// Sums of d_z per predicate, and per subject and object, in one launch and through a norm. `d_z` holds the values as a
+/// kernel stores them, if known.
 pub fn sum_types<T: StoredElement>(of: Edges, d_z: Option<Rc<Vec<f32>>>) -> Case {
     let (edges, hidden, rows, predicates) = (of.count(), of.hidden, of.rows, of.predicates);
     Case {
         kernel: "edge_hidden_sum_types",
         shape: format!("[{edges}, {hidden}] -> {predicates} and {rows} types through norm"),
-        // Reads d and z once for all sums, the norm, two rows more and the lists, writes the sums; 8 and three sums.
+        // Reads d and z once for all sums, the norm, two more rows and the lists; writes the sums. d_z takes 8
+        // operations, and there are three sums.
         cost: Cost::stored::<T>(
             2 * edges * hidden + predicates * hidden + 2 * rows * hidden,
             6 * hidden + (predicates + 1) + edges + (rows + 1) + 2 * edges,

@@ -1,4 +1,4 @@
-//! edge_pool: the messages of a layer's edges to its nodes.
+//! edge_pool: mean of the messages from a layer's edges to its nodes.
 
 use super::batch_norm::{
     decided_inputs, expected_backward, gradient_tolerance, norm_gradient, sums_tolerance,
@@ -19,7 +19,7 @@ use crate::bench::matrix::HostMatrix;
 use crate::bench::sizes::Sizes;
 use crate::bench::values::Values;
 
-/// Those of layer 0's heads, which have no edge states if it is the only layer.
+/// Columns of layer 0's heads, which have no edge states if it is the only layer.
 pub fn cases<T: StoredElement>(sizes: &Sizes) -> Vec<Case> {
     vec![forward::<T>(sizes), backward_sums::<T>(sizes), backward::<T>(sizes)]
 }
@@ -31,8 +31,8 @@ fn forward<T: StoredElement>(sizes: &Sizes) -> Case {
     Case {
         kernel: "edge_pool_forward",
         shape: format!("[{edges}, {width}] and [{nodes}, {hidden}]"),
-        // Reads the two messages of each edge and the lists, writes the nodes' means; norm 3, ReLU 1, sum 1 for each
-        // value of a message, a quotient for each of a mean.
+        // Reads the two messages of each edge and the lists; writes the means of the nodes. Each value of a message
+        // takes 3 operations for norm, 1 for ReLU and 1 for the sum, and each value of a mean takes a quotient.
         cost: Cost::stored::<T>(
             2 * edges * hidden + nodes * hidden,
             (nodes + 1) + 2 * edges + 4 * width,
@@ -64,8 +64,8 @@ fn forward<T: StoredElement>(sizes: &Sizes) -> Case {
                     let [z] = host.wide_stored();
                     let heads = reference_norm(&host.wide_inputs()).relu_rows(&z);
                     let pooled = reference::edge_pool(&batch, &heads, width, hidden, width - hidden);
-                    // Batch norm's four, whose terms reach 8, and a sum over a node's edges, off by some 30 roundings of
-                    // its size where they are 1,000; its mean likewise.
+                    // Four roundings of batch norm, whose terms reach 8, and those of the sum over a node's edges:
+                    // about 30 for 1,000 edges. The mean has the same relative error.
                     let tolerance = Tolerance { relative: roundings(40), least: 4.0, most: 2e-5 };
                     vec![Output::scaled("pooled", pooled, tolerance).stored::<T>()]
                 }),
@@ -74,8 +74,8 @@ fn forward<T: StoredElement>(sizes: &Sizes) -> Case {
     }
 }
 
-/// Each node's gradient is read once, the edge states', z and the lists, and norm; a quotient for each value of a message:
-/// stored values, others and operations.
+/// Cost shared by both launches: stored values, other values and operations. The gradients of nodes and of edge states,
+/// z, the norm and the lists are read once, and each value of a message takes a quotient.
 fn gradient_cost(sizes: &Sizes) -> (usize, usize, usize) {
     let (nodes, edges, config) = (sizes.nodes(), sizes.edges(), sizes.config);
     let (hidden, state, width) = (config.hidden_width, config.edge_state_width(0), config.heads_width(0));
@@ -97,7 +97,7 @@ fn gradient_host<T: StoredElement>(sizes: &Sizes, spare: usize) -> Host {
     Host { stored, inputs: of.to_vec(), indices: lists, ..Default::default() }
 }
 
-/// d_z, d_weight and d_bias: a quotient, then as batch norm's.
+/// d_z, d_weight and d_bias: a quotient, then the backward of batch norm.
 fn gradient_expected<T: StoredElement>(sizes: &Sizes, host: &Host) -> Vec<Output> {
     let (hidden, width, rows) = (sizes.config.hidden_width, sizes.config.heads_width(0), sizes.edges());
     let ([d_pooled, d_edge_state, z], of) = (host.wide_stored(), host.wide_inputs());
@@ -111,7 +111,7 @@ fn gradient_expected<T: StoredElement>(sizes: &Sizes, host: &Host) -> Vec<Output
     ]
 }
 
-/// What both launchers take, of a case's inputs and lists.
+/// Arguments of both launchers, from a case's inputs and lists.
 fn gathered<'a, T: StoredElement>(
     (sizes, spare): (&Sizes, usize),
     [d_pooled, d_edge_state, z]: [Slice<'a, T>; 3],
@@ -132,7 +132,7 @@ fn backward_sums<T: StoredElement>(sizes: &Sizes) -> Case {
     Case {
         kernel: "edge_pool_backward_sums",
         shape: format!("[{edges}, {width}]"),
-        // Writes d_weight and d_bias; norm and ReLU 4, two sums 4.
+        // Writes d_weight and d_bias. Norm and ReLU take 4 operations, two sums 4.
         cost: Cost::stored::<T>(stored, values + 2 * width, flops + 8 * edges * width),
         format: Format::Fp32,
         prepare: Box::new(move |spare| {
@@ -155,7 +155,7 @@ fn backward_sums<T: StoredElement>(sizes: &Sizes) -> Case {
     }
 }
 
-/// After the sums, which are made here too.
+/// The gradient, after the sums, which this case computes too.
 fn backward<T: StoredElement>(sizes: &Sizes) -> Case {
     let (edges, width) = (sizes.edges(), sizes.config.heads_width(0));
     let (stored, values, flops) = gradient_cost(sizes);
@@ -163,8 +163,8 @@ fn backward<T: StoredElement>(sizes: &Sizes) -> Case {
     Case {
         kernel: "edge_pool_backward",
         shape: format!("[{edges}, {width}]"),
-        // Both passes: each reads all, since the sums must be complete; the second reads the sums and writes d_z. Norm and
-        // ReLU 4 each time, two sums 4, the gradient 6.
+        // Both passes read everything, because the sums must be complete first. The second reads the sums and writes
+        // d_z. Norm and ReLU take 4 operations each time, two sums 4, the gradient 6.
         cost: Cost::stored::<T>(
             2 * stored + edges * width,
             2 * values + 4 * width,

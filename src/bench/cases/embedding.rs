@@ -13,20 +13,20 @@ use crate::bench::matrix::HostMatrix;
 use crate::bench::sizes::Sizes;
 use crate::bench::values::Values;
 
-/// The tables of objects and predicates.
+/// Tables of object and predicate vectors.
 #[derive(Clone, Debug)]
 pub struct Tables {
     /// Number of rows of each table.
     pub rows: [usize; 2],
-    /// The types that occur, ascending: rows of each table.
+    /// Types that occur, ascending; they are rows of each table.
     pub types: [Vec<u32>; 2],
     /// Number of columns of both tables.
     pub width: usize,
-    /// The seed of the values.
+    /// Seed of the values.
     pub seed: u64,
 }
 
-/// The names of outputs that have a row for each object type and each predicate type.
+/// Names of the outputs for object types and for predicate types.
 const OUTPUTS: [&str; 2] = ["objects", "predicates"];
 
 pub(super) fn cases<T: StoredElement>(sizes: &Sizes) -> Vec<Case> {
@@ -51,21 +51,21 @@ impl Tables {
         format!("[{objects} of {}, {width}], [{predicates} of {}, {width}]", rows[0], rows[1])
     }
 
-    /// The types that occur and their number, of objects and of predicates.
+    /// Types that occur and their number, for objects and for predicates.
     fn lists(&self, spare: usize) -> Vec<Vec<i32>> {
         let list = |types: &Vec<u32>| [with_spare(indices(types), spare), count(types.len())];
         self.types.iter().flat_map(list).collect()
     }
 }
 
-/// Rows of the tables.
+/// Forward: the rows of the types that occur.
 pub fn forward<T: StoredElement>(tables: Tables) -> Case {
     let (counts, width) = (tables.counts(), tables.width);
     let rows = counts[0] + counts[1];
     Case {
         kernel: "embedding_forward",
         shape: tables.shape(),
-        // Reads the types and their rows, in single precision, writes the rows.
+        // Reads the types and their rows in single precision; writes the rows.
         cost: Cost::stored::<T>(rows * width, rows + rows * width, 0),
         format: Format::Fp32,
         prepare: Box::new(move |spare| {
@@ -94,7 +94,7 @@ pub fn forward<T: StoredElement>(tables: Tables) -> Case {
                 expected: Box::new(move |host, _| {
                     let looked_up = host.inputs.iter().zip(&types).zip(OUTPUTS);
                     let looked_up = looked_up.map(|((table, types), name)| {
-                        // Copies: each value is rounded once, to the element type of the rows.
+                        // The kernel copies: each value is rounded once, to the element type of the rows.
                         let table = HostMatrix::new::<T>(table.clone(), width);
                         Output::exact(name, reference::embedding_lookup(&table.wide(), types, width))
                     });
@@ -112,7 +112,7 @@ pub fn backward<T: StoredElement>(tables: Tables) -> Case {
     Case {
         kernel: "embedding_backward",
         shape: tables.shape(),
-        // Reads the types and their rows, writes the whole tables.
+        // Reads the types and their rows; writes the whole tables.
         cost: Cost::stored::<T>(rows * width, rows + all_types * width, 0),
         format: Format::Fp32,
         prepare: Box::new(move |spare| {
@@ -142,7 +142,7 @@ pub fn backward<T: StoredElement>(tables: Tables) -> Case {
                     let outputs = outputs.map(|(((d_rows, types), rows), name)| {
                         let mut d_table = vec![f64::NAN; rows * width];
                         reference::embedding_lookup_backward(d_rows, types, width, &mut d_table);
-                        // Copies and zeros.
+                        // The kernel only copies and writes zeros.
                         Output::exact(name, d_table)
                     });
                     outputs.collect()

@@ -1,4 +1,4 @@
-//! graph_batch: the batch of a step, of graphs that are each in it once in the bench.
+//! graph_batch: assembly of a step's batch. In the bench each graph occurs in it once.
 
 use std::rc::Rc;
 
@@ -14,22 +14,22 @@ use crate::bench::sizes::Sizes;
 use crate::data::scene_graph::{SceneGraph, SceneGraphBuf};
 use crate::network::config::ModelConfig;
 
-/// The triples of an epoch, and the batches that are made of them.
+/// Triples of an epoch, and the batches assembled from them.
 #[derive(Clone, Debug)]
 pub struct Epoch {
-    /// The graphs of all images.
+    /// Graphs of all images.
     pub graphs: Rc<Vec<SceneGraphBuf>>,
-    /// The network, whose numbers of types count.
+    /// Sizes of the network; only its numbers of types matter.
     pub config: ModelConfig,
-    /// One for each anchor.
+    /// Triples, one per anchor.
     pub triples: Vec<EpochTriple>,
-    /// Anchors of a batch.
+    /// Number of anchors per batch.
     pub batch_size: usize,
-    /// Number of batches that are made, one after another, each in a slot of its own.
+    /// Number of batches to assemble, one after another, each in its own slot.
     pub batches: usize,
 }
 
-/// A triple of images, as it lies on the device.
+/// Triple of images in the device's layout.
 #[derive(Clone, Copy, Debug)]
 pub struct EpochTriple {
     /// Anchor, positive and negative; an anchor without a triple has -1 twice.
@@ -40,7 +40,7 @@ pub struct EpochTriple {
 
 pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
     let (triples, graphs) = (sizes.triples(), sizes.graphs());
-    // The last images are the anchors. Similarities are sums of few powers of two.
+    // The last images are the anchors. Similarities are sums of a few powers of two.
     let image = |graph: usize| (graphs - 1 - graph) as i32;
     let similarity = |at: usize| 0.5 + (at % 128) as f32 / 256.0;
     let triple = |at: usize| EpochTriple {
@@ -61,7 +61,7 @@ impl Epoch {
         self.graphs.iter().map(SceneGraphBuf::view)
     }
 
-    /// A batch of those of the triples that there are.
+    /// Batch of the triples that exist.
     fn batch(&self, triples: &[EpochTriple]) -> GraphBatch {
         let triples: Vec<_> = triples.iter().filter(|triple| triple.images[1] >= 0).collect();
         let role = |role: usize| triples.iter().map(move |t| self.graphs[t.images[role] as usize].view());
@@ -72,8 +72,8 @@ impl Epoch {
         batch
     }
 
-    /// The slots one after another, and the position after the last. Batches without a triple are passed over; behind the last
-    /// batch that has any comes an empty one.
+    /// Contents of the slots, one after another, and the position after the last. Batches without a triple are skipped;
+    /// an empty batch follows the last one.
     fn slots(&self, places: &Places) -> Vec<i32> {
         let (mut slots, mut position) = (Vec::new(), 0);
         for _ in 0..self.batches {
@@ -94,7 +94,7 @@ impl Epoch {
     }
 }
 
-/// The slots of some batches, and the position after them.
+/// Assembles several batches: their slots, and the position after them.
 pub fn batches(epoch: Epoch) -> Case {
     let first = epoch.batch(&epoch.triples[..epoch.batch_size.min(epoch.triples.len())]);
     let types = first.object_occurrences.types.len() + first.predicate_occurrences.types.len();
@@ -104,9 +104,9 @@ pub fn batches(epoch: Epoch) -> Case {
     Case {
         kernel: "assemble_graph_batch",
         shape: format!("{graphs} graphs, {nodes} nodes, {edges} edges"),
-        // Reads the triples, and of each graph offsets, end, types of nodes and edges, ends of edges, and messages; writes the
-        // header, the graphs' offsets and ends, ends of edges, messages by node and by object type, edges by predicate
-        // type, the types that occur, and similarities.
+        // Reads the triples, and for each graph its offsets, types of nodes and edges, ends of edges and messages.
+        // Writes the header, the offsets of the graphs, the ends of edges, and the messages per node and per object
+        // type. Also writes the edges per predicate type, the types that occur and the similarities.
         cost: Cost::of(
             (5 * triples + 3 * graphs + 2 * nodes + 5 * edges)
                 + (HEADER + (2 * graphs + 1) + (nodes + 1) + 10 * edges + (2 * types + 2) + 2 * triples),
@@ -128,7 +128,7 @@ pub fn batches(epoch: Epoch) -> Case {
                     indices: [array].into_iter().chain(images).collect(),
                     others: OtherLengths {
                         found: batches * places.slot_len() + 1,
-                        // What the kernels tell each other.
+                        // Memory through which the kernels communicate.
                         scratch,
                         ..Default::default()
                     },
@@ -146,7 +146,7 @@ pub fn batches(epoch: Epoch) -> Case {
                     };
                     let (mut slots, mut position) =
                         all_mut(&mut others.found).split_at(batches * places.slot_len());
-                    // A launch more than a step has, since each moves it.
+                    // One more launch than a step has, because each launch advances the position.
                     device.zero(position.slice_mut(0..1))?;
                     for batch in 0..batches {
                         let place = batch * places.slot_len()..(batch + 1) * places.slot_len();
@@ -159,7 +159,7 @@ pub fn batches(epoch: Epoch) -> Case {
                 }),
                 expected: Box::new(move |_, _| {
                     let slots = epoch.slots(&expected_places).into_iter().map(f64::from).collect();
-                    // Integers, and bits of similarities.
+                    // All values are integers, or bits of similarities.
                     vec![Output::exact("slots and position", slots)]
                 }),
             }

@@ -1,4 +1,4 @@
-//! inner_products: a strip of the test images' products with each other.
+//! inner_products: a strip of the inner products of all test images.
 
 use super::test_images;
 use crate::backend::cuda::launchers::inner_products::inner_products;
@@ -10,18 +10,18 @@ use crate::bench::values::Values;
 
 const STRIP_ROWS: usize = 192;
 
-/// A strip: some rows of a matrix, to be multiplied with all of its rows.
+/// Strip: some rows of a matrix, to be multiplied with all of its rows.
 #[derive(Clone, Copy, Debug)]
 pub struct Strip {
-    /// Rows of the matrix.
+    /// Number of rows of the matrix.
     pub rows: usize,
-    /// Columns of the matrix.
+    /// Number of columns of the matrix.
     pub width: usize,
-    /// The strip's first row.
+    /// First row of the strip.
     pub first_row: usize,
     /// Number of rows of the strip.
     pub count: usize,
-    /// The seed of the values.
+    /// Seed of the values.
     pub seed: u64,
 }
 
@@ -31,12 +31,12 @@ pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
     vec![strip(Strip { rows, width: sizes.config.state_width, first_row, count, seed: sizes.seed })]
 }
 
-/// The products of a strip.
+/// Inner products of a strip.
 pub fn strip(Strip { rows, width, first_row, count, seed }: Strip) -> Case {
     Case {
         kernel: "inner_products",
         shape: format!("[{count}, {width}] by [{rows}, {width}]"),
-        // Reads the rows, writes products of eight bytes. Multiply-adds are in double precision.
+        // Reads the rows; writes products of eight bytes. Multiply-adds are in double precision.
         cost: Cost::of(rows * width + 2 * count * rows, 2 * count * rows * width),
         format: Format::Fp32,
         prepare: Box::new(move |_| Prepared {
@@ -55,8 +55,8 @@ pub fn strip(Strip { rows, width, first_row, count, seed }: Strip) -> Case {
                 let left = values[first_row * width..(first_row + count) * width].chunks_exact(width);
                 let pairs = left.flat_map(|a| values.chunks_exact(width).map(move |b| (a, b)));
                 let products = pairs.map(product).collect();
-                // Products of two f32 are exact in double precision, and these sums run in the kernel's order. No rows, no
-                // output.
+                // Products of two f32 are exact in double precision, and these sums run in the kernel's order. Without
+                // rows there is no output.
                 if count == 0 { Vec::new() } else { vec![Output::exact("products", products)] }
             }),
         }),

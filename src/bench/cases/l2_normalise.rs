@@ -1,4 +1,4 @@
-//! l2_normalise: the node states that a layer gives.
+//! l2_normalise: the node states of a layer, scaled to unit length.
 
 use super::batch_norm::{decided_inputs, norm_gradient};
 use super::{Shape, count, counted, norm, norm_values, reference_norm, roundings};
@@ -14,12 +14,13 @@ use crate::bench::matrix::HostMatrix;
 use crate::bench::sizes::Sizes;
 use crate::bench::values::Values;
 
-/// What the rows of relu(norm(z)) are like.
+/// Kind of rows of relu(norm(z)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rows {
     /// About half of the values pass the ReLU: a row of a few columns may be as short as 1e-3.
     Drawn,
-    /// No value of the first row passes, so it has no length; every value of the other rows does, so none is short.
+    /// No value of the first row passes the ReLU, so its length is 0. All values of the other rows pass, so none is
+    /// short.
     FirstIsZero,
 }
 
@@ -36,15 +37,15 @@ fn inputs<T: StoredElement>(values: &mut Values, shape: Shape, kind: Rows) -> (H
     }
     let [mean, rstd, mut weight, bias] = norm_values(values, columns);
     weight.iter_mut().for_each(|weight| *weight = weight.abs());
-    // Scales reach 4 and z - mean 2.
+    // Scales reach 4, and z - mean reaches 2.
     let bias = bias.iter().map(|bias| 9.5 + bias).collect();
     let mut z = values.signed(rows * columns);
     z.iter_mut().take(columns).for_each(|z| *z = -100.0);
     (HostMatrix::new::<T>(z, columns), [mean, rstd, weight, bias])
 }
 
-/// What x and d_y may be off by. Relatively, a row's sum, by lane and then by warp, its root, a quotient, and batch norm's
-/// four. Rows that are not short have results below 1: a few roundings each.
+/// Largest error of x and d_y. The relative error is that of a row's sum, by lane and then by warp, its root, a
+/// quotient, and four roundings of batch norm. Rows that are not short have results below 1, with a few roundings each.
 fn tolerance(kind: Rows, columns: usize) -> Tolerance {
     let relative = roundings(columns.div_ceil(128) + 20);
     match kind {
@@ -53,13 +54,13 @@ fn tolerance(kind: Rows, columns: usize) -> Tolerance {
     }
 }
 
-/// Rows of unit length of relu(norm(z)).
+/// Forward: rows of relu(norm(z)), scaled to unit length.
 pub fn forward<T: StoredElement>(shape: Shape, kind: Rows) -> Case {
     let Shape { rows, columns, seed } = shape;
     Case {
         kernel: "l2_normalise_forward",
         shape: format!("[{rows}, {columns}]"),
-        // Reads z and writes x; norm 3, ReLU 1, square and sum 2, quotient 1.
+        // Reads z and writes x. Norm takes 3 operations, ReLU 1, square and sum 2, the quotient 1.
         cost: Cost::stored::<T>(2 * rows * columns, 4 * columns, 7 * rows * columns),
         format: Format::Fp32,
         prepare: Box::new(move |spare| {
@@ -87,14 +88,14 @@ pub fn forward<T: StoredElement>(shape: Shape, kind: Rows) -> Case {
     }
 }
 
-/// The gradient with respect to relu(norm(z)), and those with respect to the norm's weight and bias.
+/// Backward: gradients with respect to relu(norm(z)), and to the norm's weight and bias.
 pub fn backward<T: StoredElement>(shape: Shape, kind: Rows) -> Case {
     let Shape { rows, columns, seed } = shape;
     Case {
         kernel: "l2_normalise_backward",
         shape: format!("[{rows}, {columns}]"),
-        // Reads d_x and z, writes d_y, d_weight and d_bias; norm 3, ReLU 1, two dot products 4, difference and quotient 3, two
-        // sums 4.
+        // Reads d_x and z; writes d_y, d_weight and d_bias. Norm takes 3 operations, ReLU 1, two dot products 4,
+        // difference and quotient 3, two sums 4.
         cost: Cost::stored::<T>(3 * rows * columns, 6 * columns, 15 * rows * columns),
         format: Format::Fp32,
         prepare: Box::new(move |spare| {
@@ -122,10 +123,10 @@ pub fn backward<T: StoredElement>(shape: Shape, kind: Rows) -> Case {
                     let d_y = reference::l2_normalise_backward(&y, &d_x, columns);
                     let first = if kind == Rows::FirstIsZero { columns.min(d_y.len()) } else { 0 };
                     let mut wanted = Output::scaled("d_y", d_y[first..].to_vec(), tolerance(kind, columns));
-                    // The gradient of a row of zeros is d_x over 1e-12, in which one rounding is some 1e5.
+                    // The gradient of a row of zeros is d_x / 1e-12, for which one rounding is about 1e5.
                     wanted.limits.splice(0..0, vec![1e6; first]);
                     wanted.values = d_y;
-                    // Sums of the d_y that were written.
+                    // The sums are expected for the d_y that the kernel wrote.
                     let d_y = &written[0].values[..y.len()];
                     let [d_weight, d_bias] = column_sums(&z, &y, d_y, &of);
                     vec![
@@ -139,7 +140,8 @@ pub fn backward<T: StoredElement>(shape: Shape, kind: Rows) -> Case {
     }
 }
 
-/// What the sums of d_y may be off by. d_y of rows that are not short is up to 1/8, xhat up to 4, and chunks have 64 rows.
+/// Largest error of the sums of d_y. In rows that are not short, d_y is up to 1/8 and xhat up to 4; chunks have 64
+/// rows.
 fn sums_tolerance(kind: Rows, rows: usize, columns: usize) -> Tolerance {
     match kind {
         Rows::Drawn => tolerance(kind, columns),

@@ -1,4 +1,4 @@
-//! linear: the products of a layer, each with its gradients, plain and with what is fused with them.
+//! linear: the products of a layer with their gradients, alone and with fused operations.
 
 pub mod backward;
 pub mod forward;
@@ -21,65 +21,65 @@ use unit::UnitProduct;
 /// A product `[rows, inputs] x [outputs, inputs]^T`.
 #[derive(Clone, Copy, Debug)]
 pub struct Product {
-    /// What it is in the model.
+    /// Name of the product in the model.
     pub what: &'static str,
-    /// Rows of x.
+    /// Number of rows of x.
     pub rows: usize,
-    /// Columns of x.
+    /// Number of columns of x.
     pub inputs: usize,
-    /// Columns of the product.
+    /// Number of columns of the product.
     pub outputs: usize,
-    /// The format of the operands.
+    /// Format of the operands.
     pub format: Format,
-    /// The seed of the values.
+    /// Seed of the values.
     pub seed: u64,
 }
 
-/// What x of a backward is.
+/// Operand x of a backward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum X {
-    /// Values as they are stored.
+    /// The stored values.
     Values,
     /// relu(norm(values)).
     Activated,
-    /// The same, and the gradients of the norm's weight and bias are made too.
+    /// relu(norm(values)); the gradients with respect to the norm's weight and bias are computed too.
     ActivatedWithSums,
 }
 
-/// Where a gradient is.
+/// Source of a gradient.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     /// In memory.
     Stored,
-    /// Made by batch norm's backward as it is read.
+    /// Computed by batch norm's backward while it is read.
     ThroughNorm,
 }
 
-/// Launches of two products.
+/// Number of launches for two products.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Launches {
     /// Both in one launch.
     One,
-    /// Each in a launch of its own.
+    /// Each in its own launch.
     Two,
 }
 
-/// Columns of wider rows.
+/// Range of columns within wider rows.
 #[derive(Clone, Copy, Debug)]
 pub struct Part {
-    /// The first of the columns.
+    /// First column of the range.
     pub start: usize,
-    /// Columns of the wider rows.
+    /// Number of columns of the wider rows.
     pub of: usize,
 }
 
 impl Part {
-    /// `count` columns of each of the rows.
+    /// The range, `count` columns, of each row.
     fn take(self, rows: &[f64], count: usize) -> Vec<f64> {
         rows.chunks_exact(self.of).flat_map(|row| row[self.start..][..count].to_vec()).collect()
     }
 
-    /// The matrix with NaN in all other columns: no kernel may use them.
+    /// The matrix with NaN in all columns outside the range: no kernel may use them.
     fn alone<T: StoredElement>(self, matrix: &HostMatrix, count: usize) -> HostMatrix {
         let mut values: Vec<f32> = matrix.wide().into_iter().map(|value| value as f32).collect();
         for row in values.chunks_exact_mut(self.of) {
@@ -154,34 +154,35 @@ pub(super) fn cases(sizes: &Sizes, format: Format) -> Vec<Case> {
     plain.chain(fused).collect()
 }
 
-/// How far the values of a product may be off.
+/// Largest expected error of the values of a product.
 #[derive(Clone, Copy, Debug)]
 pub struct Error {
-    /// Relative to the sum of the magnitudes of a value's terms: no value is off by more.
+    /// Strict bound, relative to the sum of the magnitudes of a value's terms.
     pub strict: f64,
-    /// Relative to the largest value: rarely is one off by more.
+    /// Usual bound, relative to the largest value; rarely exceeded.
     pub usual: f64,
-    /// Number of terms of a value.
+    /// Number of terms per value.
     pub terms: usize,
 }
 
 impl Error {
-    /// Errors of sums of `terms` products. The kernel computes `made` of the two operands from stored values.
+    /// Errors of sums of `terms` products. `made` is the number of operands, of two, that the kernel computes from
+    /// stored values.
     ///
-    /// Strictly, with M = sum of |a| |b| over the terms, operands rounded with relative errors of up to u move a sum by
-    /// (2 u + u^2) M, and each addition by an eps of a partial sum, which is at most M: tensor cores may truncate, and the
-    /// format of two bf16 adds three times a term. Operands that are stored in bf16 are not rounded on the way.
+    /// Strict bound, with M = sum of |a| |b| over the terms: operands rounded with relative errors of up to u change a
+    /// sum by up to (2 u + u^2) M. Each addition changes it by up to eps M, since tensor cores may truncate. The format
+    /// of two bf16 adds three times per term. Operands that are stored in bf16 are not rounded again.
     ///
-    /// Usually partial sums grow as the root of their length and a rounding may go either way, so those of n additions add
-    /// up to about sqrt(n) / 2 of the largest sum's: 2 sqrt(n) leaves room for the worst of millions of sums, and for
-    /// truncation. A product's operands are off by u each, mostly less, and either way: sums by about 0.6 u, of which 2 u is
-    /// the worst.
+    /// Usual bound: partial sums grow as the root of their length, and roundings have either sign. The roundings of n
+    /// additions thus add up to about sqrt(n) / 2 roundings of the largest sum. A factor of 2 sqrt(n) leaves room for
+    /// the worst of millions of sums, and for truncation. The operands of a product have errors of up to u, with either
+    /// sign. Sums then have an error of about 0.6 u, and 2 u at worst.
     pub fn new(format: Format, terms: usize, made: i32) -> Self {
         let (operands, usual_operands) = match format {
             Format::Fp32 => (0.0, 0.0),
             Format::Bf16 if made == 0 => (0.0, 0.0),
             Format::Bf16 => ((1.0 + 2f64.powi(-8)).powi(made) - 1.0, 2f64.powi(-8)),
-            // Rests of 2^-17 each, and the product of two low halves that is left out.
+            // Each operand has a remainder of up to 2^-17, and the product of the two low halves is left out.
             Format::Bf16x3 => {
                 let rests = 2.0 * 2f64.powi(-17) + 2f64.powi(-16);
                 (rests + 2f64.powi(-34), rests)
@@ -195,15 +196,15 @@ impl Error {
         }
     }
 
-    /// The same, with relative errors of the operands beside their last rounding.
+    /// The same, with additional relative errors of the operands before their last rounding.
     fn after(self, strict: f64, usual: f64) -> Self {
         Error { strict: (1.0 + self.strict) * (1.0 + strict) - 1.0, usual: self.usual + usual, ..self }
     }
 
-    /// An output whose values are sums of terms with these `magnitudes`.
+    /// Output whose values are sums of terms; `magnitudes` holds the sums of the terms' magnitudes.
     fn output(self, name: &'static str, values: Vec<f64>, magnitudes: &[f64]) -> Output {
         let most = largest(&values);
-        // A sum that cancels is as far off as one of the root of the number of its terms.
+        // A sum that cancels has the error of a sum of the root of its number of terms.
         let root = (self.terms.max(1) as f64).sqrt();
         let limit = |size: &f64| (self.strict * size).min(self.usual * most.max(2.0 * size / root));
         let limits = magnitudes.iter().map(limit).collect();
@@ -211,14 +212,14 @@ impl Error {
     }
 }
 
-/// The distance from 1 to the next number in single precision.
+/// Distance from 1 to the next number in single precision.
 const EPS: f64 = f32::EPSILON as f64;
-/// The roundings of sums over chunks of 64 rows, which double precision merges, and a few after them.
+/// Error of sums over chunks of 64 rows, merged in double precision, and of a few roundings after them.
 fn sums_error() -> f64 {
     super::roundings(64) + 6.0 * ROUNDING
 }
 
-/// norm(z) in single precision, as the kernels round it; mean, rstd, weight and bias begin `norm`.
+/// norm(z) in single precision, rounded as in the kernels. `norm` begins with mean, rstd, weight and bias.
 fn normed(z: &[f64], norm: &[Vec<f32>]) -> Vec<f64> {
     let [mean, rstd, weight, bias] = [0, 1, 2, 3].map(|i| &norm[i]);
     let value = |(i, &z): (usize, &f64)| {
@@ -228,12 +229,12 @@ fn normed(z: &[f64], norm: &[Vec<f32>]) -> Vec<f64> {
     z.iter().enumerate().map(value).collect()
 }
 
-/// 0 where it is below; NaN stays.
+/// max(y, 0), where NaN stays NaN.
 fn relu(values: &[f64]) -> Vec<f64> {
     values.iter().map(|&y| if y <= 0.0 { 0.0 } else { y }).collect()
 }
 
-/// The gradients of a norm's weight and bias: sums of d as it was written, where the ReLU of norm(x) passes it.
+/// Gradients with respect to a norm's weight and bias: sums of the written d where the ReLU of norm(x) passes.
 fn norm_gradient_outputs(x: &[f64], norm: &[Vec<f32>], d: &[f64]) -> [Output; 2] {
     let columns = norm[0].len();
     let normed = normed(x, norm);
@@ -245,13 +246,13 @@ fn norm_gradient_outputs(x: &[f64], norm: &[Vec<f32>], d: &[f64]) -> [Output; 2]
         d_weight[c] += d * xhat;
         most[c] += d.abs() * (1.0 + xhat.abs());
     }
-    // 64 roundings within a chunk.
+    // A chunk has 64 roundings.
     let error = Error { strict: 70.0 * EPS, usual: sums_error(), terms: x.len() / columns };
     [error.output("d_norm_weight", d_weight, &most), error.output("d_norm_bias", d_bias, &most)]
 }
 
-/// d_y that batch norm's backward makes of d and z, and the sum of the magnitudes of what it is made of; `norm` is mean, rstd,
-/// weight, bias and the terms that are subtracted.
+/// d_y that batch norm's backward computes from d and z, and the sum of the magnitudes of its terms. `norm` holds mean,
+/// rstd, weight, bias and the terms that are subtracted.
 fn made_gradient(z: &[f64], norm: &[Vec<f32>], d: &[f64]) -> [Vec<f64>; 2] {
     let (columns, terms, normed) = (norm[0].len(), &norm[4], normed(z, norm));
     let of = |i: usize| {
@@ -267,7 +268,8 @@ fn made_gradient(z: &[f64], norm: &[Vec<f32>], d: &[f64]) -> [Vec<f64>; 2] {
     ]
 }
 
-/// d_y takes a difference and two fused multiply-adds, each of up to half an eps of its magnitudes.
+/// Error of a product whose d_y takes a difference and two fused multiply-adds, each with an error of up to half an
+/// eps.
 fn through_norm(error: Error) -> Error {
     error.after(2.0 * EPS, super::roundings(6))
 }
@@ -277,19 +279,19 @@ fn magnitudes(values: &[f64]) -> Vec<f64> {
     values.iter().map(|value| value.abs()).collect()
 }
 
-/// As they are stored.
+/// Values rounded to the element type.
 fn rounded<T: StoredElement>(values: &[f64]) -> Vec<f64> {
     values.iter().map(|&value| f64::from(T::narrow(value as f32).widen())).collect()
 }
 
-/// Three parts of a weight side by side, each of `count` columns of `part` with padding: the first above the last, and the one
-/// between.
+/// Splits a weight of three parts side by side, each with `count` columns padded to `part`. Returns the first above the
+/// last, and the middle one.
 fn parts_of_weight(weight: &[f64], part: usize, count: usize) -> [Vec<f64>; 2] {
     let take = |index: usize| Part { start: index * part, of: 3 * part }.take(weight, count);
     [[take(0), take(2)].concat(), take(1)]
 }
 
-/// `x W^T` for rows of `inputs` values, and the same of magnitudes.
+/// `x W^T` for rows of `inputs` values.
 fn product(x: &[f64], weight: &[f64], inputs: usize) -> Vec<f64> {
     let (rows, outputs) = (x.len() / inputs, weight.len() / inputs);
     product_of(matrix(x, rows, inputs), matrix(weight, outputs, inputs).transpose())
@@ -311,7 +313,7 @@ fn matrix(values: &[f64], rows: usize, columns: usize) -> MatRef<'_, f64> {
     MatRef::new(values, rows, columns)
 }
 
-/// `a b`, by the fast product: the reference's plain loops would take minutes at these sizes.
+/// `a b` by the CPU's blocked product: the reference's plain loops would take minutes at these sizes.
 fn product_of(a: MatRef<'_, f64>, b: MatRef<'_, f64>) -> Vec<f64> {
     let mut product = vec![f64::NAN; a.rows() * b.columns()];
     let to = MatMut::new(&mut product, a.rows(), b.columns());

@@ -1,5 +1,5 @@
-//! The cases of every launcher, one file per kernel file. A new launcher is one more entry in its file, and a new kernel
-//! file one more line in [`all`].
+//! Cases of every launcher, one file per kernel file. A new launcher needs an entry in its file, and a new kernel file
+//! needs a line in [`all`].
 
 pub mod adam;
 pub mod batch_norm;
@@ -29,8 +29,8 @@ use crate::bench::sizes::Sizes;
 use crate::bench::values::Values;
 use crate::network::config::ModelConfig;
 
-/// The cases of all launchers at these sizes, with operands of products in this format, and in the element type that goes
-/// with it.
+/// Cases of all launchers at these sizes. `format` is that of a product's operands, and decides the element type of
+/// stored matrices.
 pub fn all(sizes: &Sizes, format: Format) -> Vec<Case> {
     let mut cases = match format {
         Format::Bf16 => stored::<bf16>(sizes, format),
@@ -49,7 +49,7 @@ pub fn all(sizes: &Sizes, format: Format) -> Vec<Case> {
     cases
 }
 
-/// Those of launchers that come for either element type.
+/// Cases of launchers that exist for both element types.
 fn stored<T: StoredElement>(sizes: &Sizes, format: Format) -> Vec<Case> {
     let others = [
         batch_norm::cases::<T>,
@@ -64,37 +64,37 @@ fn stored<T: StoredElement>(sizes: &Sizes, format: Format) -> Vec<Case> {
     cases
 }
 
-/// The paper's test images, and fewer for a smaller network.
+/// Number of test images in the paper; fewer for a smaller network.
 fn test_images(sizes: &Sizes) -> usize {
     if sizes.config.state_width < ModelConfig::PAPER.state_width { 200 } else { 4_537 }
 }
 
-/// The most that one rounding to single precision is off by.
+/// Largest relative error of one rounding to single precision.
 const ROUNDING: f64 = f32::ROUNDING;
 
-/// The roundings of a chain of `count` of them that are at their worst together: all of a few, and of many, which
-/// partly cancel, four times their square root.
+/// Largest expected error of `count` roundings one after another. A few may all be at their worst; many partly cancel
+/// and reach four times the square root of their number.
 fn roundings(count: usize) -> f64 {
     ROUNDING * (count as f64).min(4.0 * (count as f64).sqrt())
 }
 
-/// A matrix of a case, and the seed of its values.
+/// Shape of a case's matrix, and the seed of its values.
 #[derive(Clone, Copy, Debug)]
 pub struct Shape {
-    /// Rows; may be 0.
+    /// Number of rows; may be 0.
     pub rows: usize,
-    /// Columns; at least 1.
+    /// Number of columns; at least 1.
     pub columns: usize,
-    /// The seed of the values.
+    /// Seed of the values.
     pub seed: u64,
 }
 
-/// A number of rows, as a list of indices for [`counted`].
+/// Number of rows as a list of indices, for [`counted`].
 fn count(rows: usize) -> Vec<i32> {
     vec![rows as i32]
 }
 
-/// The rows of a [`count`], with a grid for just as many.
+/// Rows that a [`count`] holds, with a grid for `bound` rows.
 fn counted(count: Slice<'_, i32>, bound: usize) -> Rows<'_> {
     Rows { count, bound }
 }
@@ -103,19 +103,20 @@ fn indices(values: &[u32]) -> Vec<i32> {
     values.iter().map(|&value| value as i32).collect()
 }
 
-/// `indices`, and -1 for `spare` more.
+/// Appends -1 to `indices`, `spare` times.
 fn with_spare(mut indices: Vec<i32>, spare: usize) -> Vec<i32> {
     indices.resize(indices.len() + spare, -1);
     indices
 }
 
-/// `values`, and NaN for `spare` more.
+/// Appends NaN to `values`, `spare` times.
 fn with_room(mut values: Vec<f32>, spare: usize) -> Vec<f32> {
     values.resize(values.len() + spare, f32::NAN);
     values
 }
 
-/// Mean, rstd, weight and bias of `columns` columns of values in -1..1: xhat and scale reach 4 in magnitude, norm(z) 9.
+/// Mean, rstd, weight and bias for `columns` columns of values in -1..1. xhat and the scale reach 4 in magnitude, and
+/// norm(z) reaches 9.
 fn norm_values(values: &mut Values, columns: usize) -> [Vec<f32>; 4] {
     [values.signed(columns), values.positive(columns), values.scales(columns), values.signed(columns)]
 }

@@ -1,4 +1,4 @@
-//! readout_loss: embeddings of the batch's graphs, and the ranking loss of its triples.
+//! readout_loss: embeddings of a batch's graphs, and the ranking loss of its triples.
 
 use std::rc::Rc;
 
@@ -17,29 +17,29 @@ use crate::bench::sizes::Sizes;
 use crate::bench::values::Values;
 use crate::loss::{Loss, LossKind};
 
-/// Graphs with node states, and their loss.
+/// Graphs with node states, and the loss of their triples.
 #[derive(Clone, Debug)]
 pub struct Readout {
-    /// The graphs of triples: anchors, positives and negatives.
+    /// Graphs of the triples: anchors, positives and negatives.
     pub batch: Rc<GraphBatch>,
     /// D: width of a node state.
     pub width: usize,
     /// Whether means include the image node.
     pub image_node_in_mean: bool,
-    /// The loss of a triple.
+    /// Loss of a triple.
     pub loss: Loss,
-    /// What the node states are like.
+    /// Kind of node states.
     pub states: States,
-    /// The seed of the node states.
+    /// Seed of the node states.
     pub seed: u64,
 }
 
-/// What node states are like.
+/// Kind of node states.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum States {
-    /// In 0.5..2, as after a ReLU: their mean is not small against them.
+    /// Values in 0.5..2, as after a ReLU: their mean is of their size.
     Positive,
-    /// In -1..1: their mean may cancel.
+    /// Values in -1..1: their mean may cancel.
     Signed,
 }
 
@@ -56,7 +56,7 @@ pub(super) fn cases<T: StoredElement>(sizes: &Sizes) -> Vec<Case> {
     vec![embeddings::<T>(of.clone()), losses::<T>(of)]
 }
 
-/// How far results may be off, from how short the mean node states are.
+/// Tolerances of the results, from the length of the shortest mean node state.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Tolerance of a component of an embedding.
@@ -68,11 +68,11 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// `shortest` is the length of the shortest mean. A component of a mean of n numbers of about 1 is off by about one rounding
-    /// (its sum by sqrt(n) roundings of sqrt(n)), a length by a few; both are divided by the length. A dot product of
-    /// unit vectors adds `width` errors weighed by components, whose magnitudes sum to at most sqrt(width), twice.
-    /// Loss and slope move with it, over the temperature. The gradient, a few such terms of up to 3, is divided by the
-    /// length again.
+    /// `shortest` is the length of the shortest mean. A component of a mean of n numbers of about 1 has an error of
+    /// about one rounding, and a length of a few; both are divided by the length. A dot product of unit vectors adds
+    /// `width` errors, weighted by components whose magnitudes sum to at most sqrt(width), twice. Loss and slope have
+    /// that error, divided by the temperature. The gradient, a few such terms of up to 3, is divided by the length
+    /// again.
     pub fn new(shortest: f64, width: usize, temperature: f64) -> Self {
         let shortest = shortest.min(1.0);
         let embedding = 8.0 * super::ROUNDING * (1.0 + 1.0 / shortest);
@@ -111,7 +111,7 @@ impl Readout {
         HostMatrix::new::<T>(values, self.width).with_room(spare)
     }
 
-    /// Offsets of the graphs, the ends of the nodes of their means, and `count` rows.
+    /// Offsets of the graphs, the end of the nodes that each mean includes, and `count` rows.
     fn lists(&self, spare: usize, rows: usize) -> Vec<Vec<i32>> {
         let ends = (0..self.graphs()).map(|graph| self.batch.mean_nodes(graph, self.image_node_in_mean).end);
         let ends = ends.map(|end| end as i32).collect();
@@ -126,18 +126,18 @@ impl Readout {
             let mean = |c: usize| rows().map(|row| row[c]).sum::<f64>() / nodes.len() as f64;
             (0..self.width).map(|c| mean(c).powi(2)).sum::<f64>().sqrt()
         });
-        // A graph without nodes has no length: NaN, which `min` passes over.
+        // The length for a graph without nodes is NaN, which `min` ignores.
         Limits::new(lengths.fold(1.0, f64::min), self.width, self.loss.temperature)
     }
 
-    /// Relative to the largest value, unless means may cancel; at most `most`.
+    /// Tolerance relative to the largest value, unless means may cancel; at most `most`.
     fn tolerance(&self, relative: f64, most: f64) -> Tolerance {
         let least = if self.states == States::Signed { f64::INFINITY } else { 0.0 };
         Tolerance { relative, least, most }
     }
 
-    /// Embeddings. Relatively: a sum over 22 nodes, a mean, a sum over the row by lane and warp, a root and a quotient. The mean
-    /// of no nodes is 0 / 0.
+    /// Expected embeddings. The relative error is that of a sum over 22 nodes, a mean, a sum over the row by lane and
+    /// warp, a root and a quotient. The mean over no nodes is 0 / 0.
     fn embedding_output(&self, embedding: Vec<f64>, limits: Limits) -> Output {
         let tolerance = self.tolerance(roundings(22 + self.width.div_ceil(128) + 12), limits.embedding);
         Output::scaled("embedding", embedding, tolerance).with_nan()
@@ -150,8 +150,8 @@ pub fn embeddings<T: StoredElement>(of: Readout) -> Case {
     Case {
         kernel: "readout",
         shape: of.shape(),
-        // Reads the node states, writes embeddings; a sum for each value of a node's, mean, square, sum and quotient for each
-        // of a graph's.
+        // Reads the node states; writes embeddings. Each value of a node takes a sum; each value of a graph takes mean,
+        // square, sum and quotient.
         cost: Cost::stored::<T>(
             nodes * width,
             graphs * width + 2 * graphs + 1,
@@ -183,15 +183,15 @@ pub fn embeddings<T: StoredElement>(of: Readout) -> Case {
     }
 }
 
-/// The losses, with embeddings and the gradient with respect to the node states. The losses have as many rows, one for each
-/// of the last steps, as there is room for.
+/// Losses, embeddings and the gradient with respect to the node states. The losses have one row per recent step, for as
+/// many steps as there is room.
 pub fn losses<T: StoredElement>(of: Readout) -> Case {
     let (graphs, nodes, triples, width) = (of.graphs(), of.nodes(), of.triples(), of.width);
     Case {
         kernel: "readout_loss",
         shape: of.shape(),
-        // Reads the node states and similarities, writes embeddings, losses and the nodes' gradients; beside the readout two
-        // dot products per triple, and per graph a difference, a dot product and three operations more.
+        // Reads the node states and similarities; writes embeddings, losses and the gradients of the nodes. Beside the
+        // readout, a triple takes two dot products, and a graph a difference, a dot product and three more operations.
         cost: Cost::stored::<T>(
             2 * nodes * width,
             graphs * width + 2 * graphs + 1 + 3 * triples,
@@ -230,9 +230,9 @@ pub fn losses<T: StoredElement>(of: Readout) -> Case {
                     let (losses, d_embedding) =
                         reference::triple_losses(&of.loss, &of.batch, &embedding, width);
                     let d = reference::readout_backward(&of.batch, &wide, &d_embedding, width, mean);
-                    // Embeddings are off by the readout's roundings; two dot products by lane and warp, some ten operations of
-                    // the loss and the way back. The slope is a difference of a sigmoid and its target, which may be
-                    // a tenth of either.
+                    // Embeddings have the roundings of the readout. Two dot products by lane and warp and about ten
+                    // operations of loss and backward follow. The slope is the difference of a sigmoid and its target,
+                    // and may be a tenth of either.
                     let relative = 10.0 * roundings(2 * (width.div_ceil(128) + 8) + 20);
                     let d_tolerance = of.tolerance(relative, limits.d_node_state);
                     vec![

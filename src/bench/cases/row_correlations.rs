@@ -1,4 +1,4 @@
-//! row_correlations: a strip of the test images' scores and similarities.
+//! row_correlations: a strip of scores and similarities of the test images.
 
 use super::test_images;
 use crate::backend::cuda::launchers::linear::Format;
@@ -11,21 +11,21 @@ use crate::bench::sizes::Sizes;
 use crate::bench::values::Values;
 
 const STRIP_ROWS: usize = 192;
-/// Rows that differ by more than where their own image stands: the reference takes a second for some twenty.
+/// Number of rows with distinct values: the reference takes a second for about twenty.
 const DIFFERENT_ROWS: usize = 4;
 
-/// Rows of scores and similarities, of images one after another.
+/// Rows of scores and similarities of consecutive images.
 #[derive(Clone, Copy, Debug)]
 pub struct Strip {
-    /// Number of columns: all images.
+    /// Number of columns, one per image.
     pub columns: usize,
-    /// The image of the first row.
+    /// Image of the first row.
     pub first_row: usize,
     /// Number of rows.
     pub rows: usize,
-    /// Rows after which the values come again, but for the place of their own image.
+    /// Period after which the values of the rows repeat, except at the row's own image.
     pub different_rows: usize,
-    /// The seed of the values.
+    /// Seed of the values.
     pub seed: u64,
 }
 
@@ -39,13 +39,13 @@ pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
     })]
 }
 
-/// Counts and moments of each row. The doubles are scores and similarities.
+/// Counts and moments of each row. The arrays in double precision are scores and similarities.
 pub fn sums(Strip { columns, first_row, rows, different_rows, seed }: Strip) -> Case {
     Case {
         kernel: "row_correlations",
         shape: format!("[{rows}, {columns}] scores and similarities"),
-        // Reads both, writes counts and sums, all of eight bytes. Floating-point: two sums, then two differences, three
-        // products and three sums for each column; comparisons, of integers, do not count as such.
+        // Reads both; writes counts and sums, all of eight bytes. Each column takes two sums, then two differences,
+        // three products and three sums. Comparisons are of integers and do not count.
         cost: Cost::of(2 * rows * (2 * columns + COUNTS + MOMENTS), rows * 10 * (columns - 1)),
         format: Format::Fp32,
         prepare: Box::new(move |_| {
@@ -93,7 +93,7 @@ pub fn sums(Strip { columns, first_row, rows, different_rows, seed }: Strip) -> 
                     let moments = all().flat_map(|(of, _)| of.deviation_products).collect();
                     let limits = all().flat_map(|(_, limits)| limits).collect();
                     let moments = Output { limits, ..Output::exact("moments", moments) };
-                    // No rows, no outputs.
+                    // Without rows there is no output.
                     if rows == 0 { Vec::new() } else { vec![Output::exact("counts", counts), moments] }
                 }),
             }
@@ -101,8 +101,8 @@ pub fn sums(Strip { columns, first_row, rows, different_rows, seed }: Strip) -> 
     }
 }
 
-/// How far the three moments of a row may be off. Each of n terms is at most 4 m m of the largest magnitudes m, its factors
-/// are off by the mean's n roundings, and the sum has n more.
+/// Largest error of the three moments of a row. Each of n terms is at most 4 m m, with the largest magnitude m. Its
+/// factors have the n roundings of the mean, and the sum has n more.
 fn moment_limits(x: &[f64], y: &[f64]) -> [f64; MOMENTS] {
     let (x, y, n) = (largest(x), largest(y).min(1.0), x.len() as f64);
     [x * x, y * y, x * y].map(|scale| 16.0 * (n + 3.0).powi(2) * (f64::EPSILON / 2.0) * scale)

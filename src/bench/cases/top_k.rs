@@ -1,4 +1,4 @@
-//! top_k: the nearest of all images of the paper to some queries.
+//! top_k: the images nearest to some queries, among all images of the paper.
 
 use super::ROUNDING;
 use crate::backend::cuda::launchers::linear::Format;
@@ -11,24 +11,24 @@ use crate::bench::values::Values;
 use crate::network::config::ModelConfig;
 
 const K: usize = 8;
-/// Each has a column of its own.
+/// Number of queries; each has its own column.
 const QUERIES: usize = 16;
-/// The paper's images, and fewer for a smaller network.
+/// Number of images in the paper; fewer for a smaller network.
 const ROWS: usize = 45_358;
 const FEW_ROWS: usize = 1_000;
 
-/// Queries of an index, in passes.
+/// Queries in an index, searched in passes.
 #[derive(Clone, Debug)]
 pub struct Searches {
     /// Number of queries.
     pub queries: usize,
-    /// Rows of the index.
+    /// Number of rows of the index.
     pub rows: usize,
-    /// Columns of both.
+    /// Number of columns of both.
     pub width: usize,
-    /// k of each pass: how many rows it finds of those that come after what the passes before found.
+    /// k of each pass: the number of rows that it finds, after those of the passes before.
     pub passes: Vec<usize>,
-    /// The seed of the values.
+    /// Seed of the values.
     pub seed: u64,
 }
 
@@ -39,8 +39,8 @@ pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
     vec![search(of, well_separated)]
 }
 
-/// The best rows of each query, pass after pass, and their scores. `draw` gives queries and index. Their scores must differ
-/// by more than roundings.
+/// Best rows of each query with their scores, pass after pass. `draw` returns queries and index, whose scores must
+/// differ by more than roundings.
 pub fn search(of: Searches, draw: impl Fn(&Searches) -> [Vec<f32>; 2] + 'static) -> Case {
     let Searches { queries, rows, width, .. } = of;
     let all: usize = of.passes.iter().sum();
@@ -48,7 +48,7 @@ pub fn search(of: Searches, draw: impl Fn(&Searches) -> [Vec<f32>; 2] + 'static)
     Case {
         kernel: "top_k",
         shape: format!("[{queries}, {width}] in [{rows}, {width}], {all} best"),
-        // Reads queries, embeddings and bounds of two values' size, writes scores, rows and bounds.
+        // Reads queries, embeddings and bounds of eight bytes; writes scores, rows and bounds.
         cost: Cost::of(
             queries * width + rows * width + 2 * queries * all + 4 * queries,
             2 * queries * rows * width,
@@ -91,7 +91,7 @@ pub fn search(of: Searches, draw: impl Fn(&Searches) -> [Vec<f32>; 2] + 'static)
                     let mut start = 0;
                     let mut found = Vec::new();
                     for k in &expected_passes {
-                        // Where there are no more rows, -1 and NaN.
+                        // -1 and NaN stand for rows that do not exist.
                         let row = |best: &Vec<(usize, f64)>, at| {
                             best.get(at).map_or((-1.0, f64::NAN), |&(row, score)| (row as f64, score))
                         };
@@ -100,7 +100,7 @@ pub fn search(of: Searches, draw: impl Fn(&Searches) -> [Vec<f32>; 2] + 'static)
                         start += k;
                     }
                     let (found, scores) = found.into_iter().unzip();
-                    // Sums by lane and then over 32 lanes; rows are exact.
+                    // Scores are sums by lane and then over 32 lanes; rows are exact.
                     let relative = (width.div_ceil(32) + 5) as f64 * ROUNDING;
                     let scores = Output::near("scores", scores, relative).with_nan();
                     vec![scores, Output::exact("rows", found)]
@@ -110,8 +110,8 @@ pub fn search(of: Searches, draw: impl Fn(&Searches) -> [Vec<f32>; 2] + 'static)
     }
 }
 
-/// Queries along columns, and small embeddings but for a few rows, which lie along a column by 0.05 more each: roundings
-/// decide nothing.
+/// Queries parallel to the axes, and small embeddings except for a few rows. Those have components along an axis in
+/// steps of 0.05, so that roundings decide nothing.
 fn well_separated(of: &Searches) -> [Vec<f32>; 2] {
     let (width, rows, mut values) = (of.width, of.rows, Values::new(of.seed));
     let mut queries: Vec<f32> = values.signed(QUERIES * width).iter().map(|value| 0.01 * value).collect();
@@ -119,7 +119,7 @@ fn well_separated(of: &Searches) -> [Vec<f32>; 2] {
     for query in 0..QUERIES {
         queries[query * width + query] = 1.0;
         for place in 0..K {
-            // Scattered over the rows, each taken once.
+            // The few rows are scattered over all rows, each taken once.
             let row = (query * K + place) * (rows / (QUERIES * K));
             embeddings[row * width + query] = 1.0 - 0.05 * place as f32;
         }

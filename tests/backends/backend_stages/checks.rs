@@ -72,8 +72,8 @@ pub fn block_limits(
     let (weight, bias) =
         (largest(&case.values[layout.norm_weight.clone()]), largest(&case.values[layout.norm_bias.clone()]));
     let (largest_rstd, largest_z) = (largest(&rstd), largest(&linear));
-    // The relative error of the variance is twice that of z over the deviation, plus some roundings of
-    // squares taken around the first row, which may be |xhat| deviations away.
+    // The relative error of the variance is twice that of z over the deviation, plus some roundings. Squares are taken
+    // around the first row, which may be |xhat| deviations away.
     let rstd_error = largest_rstd * z + EPS * (2.0 + xhat * xhat);
     let y = weight * (largest_rstd * (2.0 * z + EPS * largest_z) + xhat * rstd_error)
         + 2.0 * EPS * (weight * xhat + bias);

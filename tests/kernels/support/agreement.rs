@@ -1,5 +1,5 @@
-//! Cases of [`scenerank::bench::cases`] at random shapes: every run writes the same bits, within the limits of what the
-//! reference gives.
+//! Runs cases of [`scenerank::bench::cases`] at random shapes. Every run must write the same bits, within the limits
+//! around the reference.
 
 use std::sync::OnceLock;
 
@@ -13,8 +13,8 @@ use scenerank::bench::check::{Output, Worst, Written, worst};
 
 use super::{all, all_mut, devices, on_gpu, open_gpu, spare, to_device};
 
-/// Results of two runs and of a third with a grid for more rows than there are (the second argument). On the emulator the
-/// third also has the order of threads and blocks that `order` gives.
+/// Results of two runs, and of a third with a grid for more rows than exist (the second argument). On the emulator,
+/// `order` also shuffles the threads and blocks of the third.
 pub fn three_runs<R>(order: u64, run: impl Fn(&Device, usize) -> R) -> [R; 3] {
     static GPU: OnceLock<Device> = OnceLock::new();
     let emulated = |seed| launchers::emulated(seed).expect("an emulator, which was there before");
@@ -26,7 +26,8 @@ pub fn three_runs<R>(order: u64, run: impl Fn(&Device, usize) -> R) -> [R; 3] {
     [run(&in_order, 0), run(&in_order, 0), run(&emulated(Some(order)), spare(order))]
 }
 
-/// What a case expects and what it wrote: each output the same bits in all of [`three_runs`], and nothing beyond it.
+/// Expected and written outputs of a case. Each output has the same bits in all of [`three_runs`], and nothing is
+/// written beyond it.
 #[track_caller]
 fn same_bits(order: u64, name: &str, prepare: impl Fn(usize) -> Prepared) -> (Vec<Output>, Vec<Written>) {
     let [(prepared, first), (_, again), (_, shuffled)] = three_runs(order, |device, spare| {
@@ -61,14 +62,14 @@ fn same_bits(order: u64, name: &str, prepare: impl Fn(usize) -> Prepared) -> (Ve
     (expected, first)
 }
 
-/// The outputs of a case, the same bits in every run; nothing is said of whether they are right.
+/// Outputs of a case, with the same bits in every run. They are not compared with the reference.
 #[track_caller]
 pub fn outputs(order: u64, name: &str, prepare: impl Fn(usize) -> Prepared) -> Vec<Vec<f64>> {
     let (expected, written) = same_bits(order, name, prepare);
     within_outputs(&expected, written)
 }
 
-/// The outputs of a case, the same bits in every run and each within its limits.
+/// Outputs of a case, with the same bits in every run and each value within its limit.
 #[track_caller]
 pub fn agree(order: u64, case: &Case) -> Vec<Vec<f64>> {
     let name = format!("{} {}, order {order}", case.kernel, case.shape);
@@ -77,7 +78,7 @@ pub fn agree(order: u64, case: &Case) -> Vec<Vec<f64>> {
     within_outputs(&expected, written)
 }
 
-/// [`agree`] in two orders of threads and blocks, for special cases: one with a grid for just the rows that there are, one
+/// [`agree`] in two orders of threads and blocks, for special cases: one with a grid for exactly the existing rows, one
 /// with a grid for more.
 #[track_caller]
 pub fn agree_in_two_orders(case: &Case) -> Vec<Vec<f64>> {
@@ -85,7 +86,7 @@ pub fn agree_in_two_orders(case: &Case) -> Vec<Vec<f64>> {
     outputs
 }
 
-/// [`agree`] of one run, in order, with a grid for `spare` more rows.
+/// [`agree`] with one run, in order, with a grid for `spare` more rows.
 #[track_caller]
 pub fn agree_once(case: &Case, spare: usize) {
     for device in devices().into_iter().take(1) {
@@ -94,8 +95,8 @@ pub fn agree_once(case: &Case, spare: usize) {
     }
 }
 
-/// Outputs of one run, in order, with a grid for `spare` more rows; and the number of values that the memory for parts of a
-/// weight's gradient holds afterwards.
+/// Outputs of one run, in order, with a grid for `spare` more rows. Also returns the length of the memory for parts of
+/// a weight gradient afterwards.
 pub fn outputs_once(device: &Device, case: &Case, spare: usize) -> (Vec<Vec<f64>>, usize) {
     let prepared = (case.prepare)(spare);
     let mut arrays = Arrays::upload(device, &prepared.host).expect("memory");
@@ -105,7 +106,7 @@ pub fn outputs_once(device: &Device, case: &Case, spare: usize) -> (Vec<Vec<f64>
     (within_outputs(&expected, written), arrays.weight_parts_len())
 }
 
-/// Panics where a value is off by more than its limit.
+/// Panics if the error of a value exceeds its limit.
 #[track_caller]
 pub fn assert_within_limits(name: &str, worst: Option<Worst>) {
     if let Some(worst) = worst.filter(|worst| !worst.ok()) {
@@ -116,7 +117,7 @@ pub fn assert_within_limits(name: &str, worst: Option<Worst>) {
     }
 }
 
-/// [`agree`] of several cases.
+/// [`agree`] for several cases.
 #[track_caller]
 pub fn all_agree(order: u64, cases: impl IntoIterator<Item = Case>) {
     for case in cases {
@@ -124,7 +125,7 @@ pub fn all_agree(order: u64, cases: impl IntoIterator<Item = Case>) {
     }
 }
 
-/// The case with other values, another launch or another expectation, by the number of spare rows.
+/// The case with its values, launch or expectation changed by a function, which gets the number of spare rows.
 pub fn with(case: Case, change: impl Fn(usize, &mut Prepared) + 'static) -> Case {
     let prepare = case.prepare;
     let prepare = Box::new(move |spare| {
@@ -135,7 +136,7 @@ pub fn with(case: Case, change: impl Fn(usize, &mut Prepared) + 'static) -> Case
     Case { prepare, ..case }
 }
 
-/// The case without tolerance, for values of which every operation is exact.
+/// The case without tolerance, for values with which every operation is exact.
 pub fn exactly(case: Case) -> Case {
     with(case, |_, prepared| {
         let expected = std::mem::replace(&mut prepared.expected, Box::new(|_, _| Vec::new()));
@@ -151,8 +152,8 @@ fn within_outputs(expected: &[Output], written: Vec<Written>) -> Vec<Vec<f64>> {
     outputs.map(|(output, written)| written.values[..output.values.len()].to_vec()).collect()
 }
 
-/// The gradient d_z of a case that makes it through a norm, as batch norm's backward stores it. z is the first matrix that the
-/// case reads, d the first in which it may write, and norm and terms are its first inputs.
+/// Gradient d_z of a case that computes it through a norm, as batch norm's backward stores it. z is the first matrix
+/// that the case reads, and d the first that it may write. Norm and terms are its first inputs.
 pub fn stored_gradient<T: StoredElement>(case: &Case, rows: usize) -> Vec<f32> {
     let (host, device) = ((case.prepare)(0).host, devices().remove(0));
     let z = host.stored[0].upload(&device).expect("memory");

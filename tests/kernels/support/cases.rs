@@ -1,7 +1,7 @@
 //! Random cases: shapes and graphs drawn by proptest, which shrinks a failing one.
 //!
-//! A case is small to print: sizes, edges, and the seed of its numbers. Cases are the same in every run; with
-//! `PROPTEST_RNG_SEED` others, with `PROPTEST_CASES` more or fewer (the sanitizers take fewer).
+//! A case prints briefly: sizes, edges, and the seed of its numbers. Cases are the same in every run.
+//! `PROPTEST_RNG_SEED` chooses other cases, and `PROPTEST_CASES` their number (the sanitizers run fewer).
 
 use std::fmt;
 
@@ -15,7 +15,7 @@ use scenerank::batch::graph_batch::GraphBatch;
 use scenerank::bench::sizes::Sizes;
 use scenerank::network::config::ModelConfig;
 
-/// Whether there is no device to test, which is said.
+/// Whether there is no device to test; reports the skip.
 pub fn no_device() -> bool {
     match launchers::emulated(None) {
         Err(error) if !super::on_gpu() => {
@@ -26,7 +26,7 @@ pub fn no_device() -> bool {
     }
 }
 
-/// Runs `test` on `cases` cases; panics with the smallest that fails. Says so where there is no device.
+/// Runs `test` on `cases` cases; panics with the smallest failing case. Reports a skip if there is no device.
 #[track_caller]
 pub fn check<S: Strategy>(cases: u32, strategy: S, test: impl Fn(S::Value)) {
     if no_device() {
@@ -51,12 +51,12 @@ pub fn check<S: Strategy>(cases: u32, strategy: S, test: impl Fn(S::Value)) {
     }
 }
 
-/// Row counts: small ones, and those at the edges of warps, tiles and chunks.
+/// Row counts: small ones, and ones around the sizes of warps, tiles and chunks.
 pub fn rows() -> impl Strategy<Value = usize> {
     prop_oneof![3 => 0..=80usize, 2 => select(super::ROWS.to_vec())]
 }
 
-/// Column counts, at least one: odd ones, those at the edges of warps and blocks, the model's 300.
+/// Column counts, at least 1: odd ones, ones around the sizes of warps and blocks, and the model's 300.
 pub fn columns() -> impl Strategy<Value = usize> {
     prop_oneof![3 => 1..=70usize, 2 => select(vec![1, 31, 32, 33, 64, 65, 127, 128, 129, 257, 300])]
 }
@@ -69,15 +69,15 @@ pub fn seeds() -> impl Strategy<Value = u64> {
     0..1u64 << 32
 }
 
-/// Graphs of a batch, edges by graph.
+/// Graphs of a batch; edges are in the order of the graphs.
 #[derive(Clone)]
 pub struct Graphs {
-    /// Nodes of each graph; some graphs have none.
+    /// Number of nodes of each graph; may be 0.
     pub sizes: Vec<usize>,
     pub edges: Vec<Edge>,
 }
 
-/// One edge, some times over. Node indices are batch-wide.
+/// An edge, repeated some number of times. Node indices count over the whole batch.
 #[derive(Clone, Copy)]
 pub struct Edge {
     pub subject: u32,
@@ -86,7 +86,7 @@ pub struct Edge {
     pub copies: usize,
 }
 
-/// Object and predicate types of [`Graphs`].
+/// Number of object types, and of predicate types, in [`Graphs`].
 pub const TYPES: usize = 7;
 
 impl fmt::Debug for Graphs {
@@ -104,7 +104,7 @@ impl fmt::Debug for Graphs {
 }
 
 impl Graphs {
-    /// As a batch with its inverse lists; similarities are left out.
+    /// The batch with its inverse lists, without similarities.
     pub fn batch(&self) -> GraphBatch {
         let mut batch = GraphBatch { graph_offsets: vec![0], ..Default::default() };
         for (graph, &size) in (0u32..).zip(&self.sizes) {
@@ -123,7 +123,7 @@ impl Graphs {
 }
 
 impl Graphs {
-    /// The batch, for a network of these widths. Its heads have no edge states if `state` is 0.
+    /// Sizes of a network with these widths, and the batch. The heads have no edge states if `state` is 0.
     pub fn sizes(&self, hidden: usize, state: usize, seed: u64) -> Sizes {
         let config = ModelConfig {
             object_types: TYPES,
@@ -137,14 +137,15 @@ impl Graphs {
     }
 }
 
-/// Up to six graphs of up to nine nodes, among them empty ones and single nodes, and up to 40 distinct edges, among them
-/// self loops, duplicates and a thousand times the same; nodes without edges come by themselves.
+/// Up to six graphs of 0 to 9 nodes, and up to 40 distinct edges. Edges include self loops, duplicates and one that
+/// repeats a thousand times. Nodes without edges occur by chance.
 pub fn graphs() -> impl Strategy<Value = Graphs> {
     let copies = prop_oneof![40 => Just(1usize), 4 => Just(2usize), 1 => Just(1000usize)];
     edges(prop_oneof![5 => 1..=9usize, 1 => Just(1usize), 1 => Just(0usize)], 6, copies, 40)
 }
 
-/// Two graphs of up to three nodes, up to six edges: for differences, whose number is that of the inputs.
+/// Two graphs of up to three nodes with up to six edges, for finite differences, whose cost grows with the number of
+/// inputs.
 pub fn small_graphs() -> impl Strategy<Value = Graphs> {
     edges(1..=3usize, 2, 1..=2usize, 6)
 }
@@ -155,7 +156,7 @@ fn edges(
     copies: impl Strategy<Value = usize>,
     most_edges: usize,
 ) -> impl Strategy<Value = Graphs> {
-    // Each index picks from what turns out to be there: a graph that is not empty, then two of its nodes.
+    // Each index picks among what exists: a graph that is not empty, then two of its nodes.
     let edge = (any::<Index>(), any::<Index>(), any::<Index>(), 0..TYPES as u32, copies);
     (vec(size, 0..=most_graphs), vec(edge, 0..=most_edges)).prop_map(|(sizes, edges)| {
         let mut ranges: Vec<(u32, usize)> = Vec::new();
@@ -174,7 +175,7 @@ fn edges(
                 Edge { subject: node(subject), predicate, object: node(object), copies }
             })
             .collect();
-        // A graph's edges are contiguous, and its nodes ascend with it.
+        // The edges of a graph are contiguous, and node indices ascend with the graph.
         edges.sort_by_key(|edge| ranges.partition_point(|&(first, _)| first <= edge.subject));
         Graphs { sizes, edges }
     })

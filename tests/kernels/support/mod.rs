@@ -1,8 +1,8 @@
-//! What the tests of single kernels share: the device, random values, outputs that begin as NaN, and tolerances;
-//! [`cases`] draws shapes and [`scores`] what is correlated, [`agreement`] runs the cases of the bench, [`calculus`]
+//! Shared by the tests of single kernels: the device, random values, outputs filled with NaN, and tolerances. [`cases`]
+//! draws shapes, [`scores`] draws values to correlate, [`agreement`] runs the cases of the bench, and [`calculus`]
 //! differentiates the reference.
 //!
-//! They run on the emulator, or with `SCENERANK_TEST_DEVICE=cuda` on a GPU, where a missing one fails them.
+//! The tests run on the emulator. With `SCENERANK_TEST_DEVICE=cuda` they run on a GPU, and fail if there is none.
 
 pub mod agreement;
 pub mod calculus;
@@ -17,7 +17,7 @@ use scenerank::bench::check::{Output, Written, worst};
 pub use scenerank::bench::case::{all, all_mut};
 pub use scenerank::bench::values::Values;
 
-/// Row counts at the edges of warps, tiles and chunks.
+/// Row counts around the sizes of warps, tiles and chunks.
 pub const ROWS: [usize; 8] = [0, 1, 31, 32, 33, 65, 300, 513];
 
 /// Whether the tests run on a GPU.
@@ -25,7 +25,8 @@ pub fn on_gpu() -> bool {
     std::env::var("SCENERANK_TEST_DEVICE").is_ok_and(|device| device == "cuda")
 }
 
-/// The devices to test: in order and, on the emulator, in two shuffled orders; none (said so) where none can be built.
+/// Devices to test: one that runs threads in order and, on the emulator, two with shuffled orders. Reports a skip and
+/// returns none if the emulator is not built.
 pub fn devices() -> Vec<Device> {
     if on_gpu() {
         return vec![open_gpu()];
@@ -49,33 +50,34 @@ fn open_gpu() -> Device {
     launchers::gpu(0).expect("a GPU, which SCENERANK_TEST_DEVICE asks for")
 }
 
-/// Rows for which a grid has room beyond those that there are, by a case's seed: none, some, more than a tile.
+/// Number of rows that a grid has room for beyond the existing ones, from a case's seed: none, some, or more than a
+/// tile.
 pub fn spare(seed: u64) -> usize {
     [1, 0, 64, 7, 130, 63, 200, 31][seed as usize % 8]
 }
 
-/// `values` on the device.
+/// Copies `values` to the device.
 pub fn to_device<T: Element>(device: &Device, values: &[T]) -> Buffer<T> {
     scenerank::bench::matrix::to_device(device, values).expect("memory, and an upload")
 }
 
-/// `count` NaN on the device: a cell that no kernel writes stays one.
+/// `count` values of NaN on the device; a cell that no kernel writes stays NaN.
 pub fn poisoned(device: &Device, count: usize) -> Buffer<f32> {
     to_device(device, &vec![f32::NAN; count])
 }
 
-/// All of a buffer's values.
+/// Downloads all values of a buffer.
 pub fn to_host(device: &Device, buffer: &Buffer<f32>) -> Vec<f32> {
     device.download(buffer, 0..buffer.len()).expect("a download")
 }
 
-/// In double precision.
+/// Converts to double precision.
 pub fn wide(values: &[f32]) -> Vec<f64> {
     values.iter().map(|&value| f64::from(value)).collect()
 }
 
-/// Panics where `|got - want| <= limit` fails (NaN does), naming the worst place. `limit` is absolute: each test says
-/// how it follows from the sizes of what is added up.
+/// Panics unless `|got - want| <= limit` for every value (NaN fails), and names the worst index. `limit` is absolute;
+/// each test derives it from the sizes of the terms.
 #[track_caller]
 pub fn assert_within(name: &'static str, got: &[f64], want: &[f64], limit: f64) {
     assert_eq!(got.len(), want.len(), "{name}: length");

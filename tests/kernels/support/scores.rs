@@ -1,29 +1,29 @@
-//! Values to correlate: with ties or without, in order or not.
+//! Values to correlate, with or without ties, in order or not.
 
 use proptest::prelude::{Just, Strategy, prop_oneof};
 
 use super::{Values, wide};
 
-/// What the values of a correlation are like.
+/// Kind of values to correlate.
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
-    /// All different, of either sign.
+    /// Distinct values of either sign.
     Distinct,
-    /// Five values, -0 and 0 among them.
+    /// Five distinct values, including -0 and 0.
     Few,
-    /// One value.
+    /// The same value everywhere.
     Constant,
-    /// Ascending, all different.
+    /// Distinct values in ascending order.
     Sorted,
-    /// Descending, each twice.
+    /// Values in descending order, each twice.
     Reversed,
 }
 
-/// `count` such values.
+/// Draws `count` values of this kind.
 pub fn draw(values: &mut Values, kind: Kind, count: usize) -> Vec<f64> {
     let values = wide(&values.signed(count)).into_iter();
     match kind {
-        // Sums of bits far apart, so that low bits decide too.
+        // Sums of distant bits, so that low bits also decide.
         Kind::Distinct => values.enumerate().map(|(i, v)| 1.2 * v + 1e-12 * i as f64).collect(),
         Kind::Few => values.map(|v| (2.4 * v).round() / 2.0 * if v < 0.1 { -1.0 } else { 1.0 }).collect(),
         Kind::Constant => vec![0.3; count],
@@ -32,7 +32,7 @@ pub fn draw(values: &mut Values, kind: Kind, count: usize) -> Vec<f64> {
     }
 }
 
-/// Any of them.
+/// Any kind of values.
 pub fn kind() -> impl Strategy<Value = Kind> {
     prop_oneof![
         3 => Just(Kind::Distinct),

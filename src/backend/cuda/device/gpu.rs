@@ -143,8 +143,8 @@ impl Gpu {
         if !unsafe { sys::is_culib_present() } {
             return Err(problem(
                 index,
-                "no NVIDIA driver is installed (libcuda is not found)",
-                "install the driver, or use --device cpu",
+                "no NVIDIA driver is installed",
+                "install the driver, or use --device cpu (libcuda was not found)",
             ));
         }
         let failed = |operation: &'static str, remedy: &'static str| {

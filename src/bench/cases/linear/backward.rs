@@ -1,4 +1,4 @@
-//! The products of a layer's backward.
+//! Products of a layer's backward.
 
 use half::bf16;
 
@@ -18,20 +18,21 @@ use crate::bench::check::Output;
 use crate::bench::matrix::HostMatrix;
 use crate::bench::values::Values;
 
-/// The products of a backward.
+/// Both products of a backward.
 #[derive(Clone, Copy, Debug)]
 pub struct BackwardProduct {
-    /// The sizes of the forward's product.
+    /// Sizes of the forward product.
     pub product: Product,
-    /// What x is. With sums, the gradients of its norm's weight and bias are made too.
+    /// Operand x. With sums, the gradients with respect to its norm's weight and bias are computed too.
     pub x: X,
-    /// Where x lies.
+    /// Columns of x within its rows.
     pub part: Part,
-    /// Where the gradient with respect to the product is.
+    /// Source of the gradient with respect to the product.
     pub d_y: Source,
 }
 
-/// `d_x = d_y W` and `d_W = d_y^T x`. Inputs are the norm of z, what is subtracted of d_y, and the norm of x.
+/// `d_x = d_y W` and `d_W = d_y^T x`. The inputs are the norm of z, the terms that are subtracted from d_y, and the
+/// norm of x.
 pub fn backward(of: BackwardProduct) -> Case {
     match of.product.format {
         Format::Bf16 => backward_as::<bf16>(of),
@@ -44,7 +45,7 @@ fn backward_as<T: StoredElement>(of: BackwardProduct) -> Case {
     let (activated, with_sums, made) =
         (x != X::Values, x == X::ActivatedWithSums, d_y == Source::ThroughNorm);
     let [of_made, of_sums] = [made, with_sums].map(usize::from);
-    // Rows of x's norm that are read or written; norm and ReLU twice, and two sums.
+    // Rows of x's norm that are read or written, and the operations of norm and ReLU, twice, and of two sums.
     let (norm_rows, norm_flops) = match x {
         X::Values => (0, 0),
         X::Activated => (4, 8),
@@ -56,8 +57,8 @@ fn backward_as<T: StoredElement>(of: BackwardProduct) -> Case {
     Case {
         kernel: "linear_backward",
         shape: format!("{x_shape} -> {outputs}{how}, {what}"),
-        // Reads d_y, x and W, writes d_x and, in single precision, d_W. Through a norm d and z instead, the norm and two rows
-        // more, 8 twice for d_y.
+        // Reads d_y, x and W; writes d_x and, in single precision, d_W. Through a norm it reads d, z, the norm and two
+        // more rows instead of d_y, and computes d_y twice with 8 operations.
         cost: Cost::stored::<T>(
             (1 + of_made) * rows * outputs + outputs * inputs + 2 * rows * inputs,
             outputs * inputs + of_made * 6 * outputs + norm_rows * inputs,
@@ -129,7 +130,7 @@ fn backward_as<T: StoredElement>(of: BackwardProduct) -> Case {
                         let error = Error::new(format, terms, made_operands);
                         if made { through_norm(error) } else { error }
                     };
-                    // Where it is large, d_y is written in the place of d.
+                    // A large launch writes d_y in place of d.
                     let d = if made && is_large(bound, inputs) {
                         Output::near("d", d_y.clone(), roundings(8)).stored::<T>()
                     } else {

@@ -1,4 +1,4 @@
-//! The products of a layer's forward.
+//! Products of a layer's forward.
 
 use half::bf16;
 
@@ -16,38 +16,38 @@ use crate::bench::check::Output;
 use crate::bench::matrix::HostMatrix;
 use crate::bench::values::Values;
 
-/// A product of the forward.
+/// One product of the forward.
 #[derive(Clone, Debug)]
 pub struct ForwardProduct {
-    /// Its sizes.
+    /// Sizes of the product.
     pub product: Product,
-    /// Whether x is relu(norm(.)) of what is stored.
+    /// Whether x is relu(norm(z)) of the stored z, or the stored values.
     pub activated: bool,
-    /// Whether the product's statistics are made too.
+    /// Whether the statistics of the product are computed too.
     pub with_statistics: bool,
-    /// Where x lies.
+    /// Columns of x within its rows.
     pub part: Part,
-    /// Rows that are added to the product.
+    /// Rows to add to the product.
     pub ends: Option<Ends>,
 }
 
-/// The two rows of a matrix `[nodes, 2 outputs]` that are added to each row of a product.
+/// The two rows of a matrix `[nodes, 2 outputs]` to add to each row of a product.
 #[derive(Clone, Debug)]
 pub struct Ends {
-    /// `[rows] -> node`: of the subjects, and of the objects.
+    /// `[rows] -> node` of the subjects, and of the objects.
     pub of: [Vec<u32>; 2],
     /// Number of nodes.
     pub nodes: usize,
 }
 
 impl ForwardProduct {
-    /// The product of x as it is stored.
+    /// Product of the stored x.
     pub fn plain(product: Product) -> Self {
         let (activated, with_statistics, part) = (false, false, product.whole());
         ForwardProduct { product, activated, with_statistics, part, ends: None }
     }
 
-    /// The product of relu(norm(x)), and its statistics.
+    /// Product of relu(norm(x)), with its statistics.
     pub fn activated(product: Product) -> Self {
         ForwardProduct { activated: true, with_statistics: true, ..ForwardProduct::plain(product) }
     }
@@ -74,7 +74,8 @@ fn forward_as<T: StoredElement>(of: ForwardProduct) -> Case {
     Case {
         kernel: if gathers { "linear_forward_gather" } else { "linear_forward" },
         shape: format!("{x_shape} -> {outputs}{added}, {what}"),
-        // Reads x, its norm, W, each node's two rows and the ends, writes y; norm and ReLU 4 and two sums beside the product.
+        // Reads x, its norm, W, two rows per node and the ends; writes y. Beside the product, norm and ReLU take 4
+        // operations, and two sums.
         cost: Cost::stored::<T>(
             rows * inputs + outputs * inputs + rows * outputs + 2 * nodes * outputs,
             made * 4 * inputs + gathered * 2 * rows,
@@ -154,25 +155,25 @@ fn forward_as<T: StoredElement>(of: ForwardProduct) -> Case {
     }
 }
 
-/// Two products as layer 0 has them: of objects by the first part of a weight above the last, of predicates by the part
-/// between.
+/// Two products, as in layer 0: objects times the first and the last part of a weight, stacked, and predicates times
+/// the middle part.
 #[derive(Clone, Copy, Debug)]
 pub struct Types {
-    /// Rows of objects, and of predicates.
+    /// Number of rows of objects, and of predicates.
     pub rows: [usize; 2],
-    /// How many rows more each grid is for.
+    /// Number of additional rows that each grid has room for.
     pub room: [usize; 2],
-    /// Columns of both.
+    /// Number of columns of both inputs.
     pub inputs: usize,
-    /// H: columns of the second product, and half of those of the first.
+    /// H: number of columns of the second product, and half of that of the first.
     pub hidden: usize,
-    /// The format of the operands.
+    /// Format of the operands.
     pub format: Format,
-    /// The seed of the values.
+    /// Seed of the values.
     pub seed: u64,
 }
 
-/// Both products `y = x W^T`; those of two launches have the same bits.
+/// Both products `y = x W^T`. One launch and two launches give the same bits.
 pub fn forward_two(of: Types, launches: Launches) -> Case {
     match of.format {
         Format::Bf16 => forward_two_as::<bf16>(of, launches),

@@ -1,4 +1,4 @@
-//! The backward of node states at unit length and of edge states, by parts of one weight.
+//! Backward of normalised node states and of edge states, with parts of one weight.
 
 use half::bf16;
 
@@ -20,19 +20,19 @@ use crate::bench::check::Output;
 use crate::bench::matrix::HostMatrix;
 use crate::bench::values::Values;
 
-/// Both products of a layer's first block.
+/// Both products of a layer's first block, for the backward.
 #[derive(Clone, Copy, Debug)]
 pub struct States {
-    /// Product of the nodes. Its weight is the two outer parts of the whole weight, stacked.
+    /// Product of the nodes. Its weight consists of the two outer parts of the whole weight, stacked.
     pub nodes: Product,
     /// Product of the edges. Its weight is the middle part, with as many inputs and half as many outputs.
     pub edges: Product,
-    /// Where the gradient with respect to the edges' product is.
+    /// Source of the gradient with respect to the edges' product.
     pub d_y: Source,
 }
 
-/// [`backward`](super::unit::backward) of nodes and [`backward`](super::backward::backward) of edges without the sums of their
-/// norm, of a weight `[H, 3 D]`; those of two launches have the same bits.
+/// [`backward`](super::unit::backward) of nodes, and [`backward`](super::backward::backward) of edges without the sums
+/// of their norm, for a weight `[H, 3 D]`. One launch and two launches give the same bits.
 pub fn backward(of: States, launches: Launches) -> Case {
     match of.nodes.format {
         Format::Bf16 => backward_as::<bf16>(of, launches),
@@ -53,7 +53,7 @@ fn backward_as<T: StoredElement>(of: States, launches: Launches) -> Case {
             2 * hidden,
             if made { " through norm" } else { "" }
         ),
-        // What either takes of its own launch.
+        // Costs of the two separate launches.
         cost: Cost::stored::<T>(
             2 * nodes * hidden
                 + (1 + norms) * edges * hidden
@@ -154,7 +154,7 @@ fn backward_as<T: StoredElement>(of: States, launches: Launches) -> Case {
                     let d_middle_sizes = weight_gradient(&sizes, &magnitudes(&e), [width, hidden]);
                     let of_d_y = i32::from(made);
                     let d_middle = error(edges, of_d_y + 1).output("d_weight", d_middle, &d_middle_sizes);
-                    // Where it is large, d_y is written in the place of d.
+                    // A large launch writes d_y in place of d.
                     let d = if made && is_large(edge_bound, width) {
                         Output::near("d", d_y, roundings(8)).stored::<T>()
                     } else {

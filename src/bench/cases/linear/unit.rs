@@ -1,4 +1,4 @@
-//! The products of x = u / |u| by rows, with u = relu(norm(z)), and their backward.
+//! Products of normalised rows x = u / |u|, with u = relu(norm(z)), and their backward.
 
 use half::bf16;
 
@@ -19,16 +19,17 @@ use crate::bench::check::Output;
 use crate::bench::matrix::HostMatrix;
 use crate::bench::values::Values;
 
-/// A product of rows of unit length, by the first of three parts of a weight side by side, above the last.
+/// Product of rows of unit length with the first and the last of a weight's three parts, stacked.
 #[derive(Clone, Copy, Debug)]
 pub struct UnitProduct {
-    /// Its sizes; the number of outputs is even.
+    /// Sizes of the product; the number of outputs is even.
     pub product: Product,
-    /// Whether each row has a number: a forward divides by lengths and writes them, a backward subtracts a part along u.
+    /// Whether rows are normalised: a forward then divides by the lengths and writes them, and a backward subtracts the
+    /// component parallel to u.
     pub with_rows: bool,
 }
 
-/// A weight in three parts. No kernel may use the middle one.
+/// Weight of three parts with NaN in the middle one, which no kernel may use.
 pub(super) fn weight_in_parts<T: StoredElement>(
     values: &mut Values,
     hidden: usize,
@@ -39,23 +40,23 @@ pub(super) fn weight_in_parts<T: StoredElement>(
     HostMatrix::new::<T>(weight, 3 * part)
 }
 
-/// u as the products take it, which is as it would be stored.
+/// u as the products read it, rounded to the element type.
 pub(super) fn unit_rows<T: StoredElement>(z: &[f64], norm: &[Vec<f32>]) -> Vec<f64> {
     rounded::<T>(&relu(&normed(z, norm)))
 }
 
-/// What rows are divided by.
+/// Divisors of the rows.
 pub fn lengths(u: &[f64], columns: usize) -> Vec<f64> {
     let length = |row: &[f64]| row.iter().map(|u| u * u).sum::<f64>().sqrt();
     u.chunks_exact(columns).map(|row| length(row).max(f64::from(L2_EPSILON as f32))).collect()
 }
 
-/// What a sum of `columns` squares and its root may be off by, relatively.
+/// Largest relative error of the root of a sum of `columns` squares.
 pub fn length_error(columns: usize) -> f64 {
     EPS * (columns as f64 + 4.0)
 }
 
-/// y = (u W^T) / |u|, and |u| by row; or the product alone.
+/// y = (u W^T) / |u| and |u| per row, or the product alone.
 pub fn forward(of: UnitProduct) -> Case {
     match of.product.format {
         Format::Bf16 => forward_as::<bf16>(of),
@@ -69,8 +70,8 @@ fn forward_as<T: StoredElement>(of: UnitProduct) -> Case {
     Case {
         kernel: "linear_forward_unit",
         shape: format!("relu(norm([{rows}, {inputs}])) at unit length -> {outputs}, {what}"),
-        // Reads z, its norm and W, writes y and the lengths; norm and ReLU 4, square and sum 2, and a quotient beside the
-        // product.
+        // Reads z, its norm and W; writes y and the lengths. Beside the product, norm and ReLU take 4 operations,
+        // square and sum 2, and there is a quotient.
         cost: Cost::stored::<T>(
             rows * inputs + outputs * inputs + rows * outputs,
             4 * inputs + rows,
@@ -110,7 +111,7 @@ fn forward_as<T: StoredElement>(of: UnitProduct) -> Case {
                     };
                     let y = over_lengths(product(&u, &weight, inputs));
                     let sizes = over_lengths(product(&magnitudes(&u), &magnitudes(&weight), inputs));
-                    // The length and a quotient.
+                    // The errors of the length and of a quotient are added.
                     let of_length = length_error(inputs);
                     let error = Error::new(format, inputs, 0).after(2.0 * of_length, roundings(4));
                     let error = Error { strict: error.strict + EPS, ..error };
@@ -127,7 +128,8 @@ fn forward_as<T: StoredElement>(of: UnitProduct) -> Case {
     }
 }
 
-/// d_u = d_y W - t u and d_W = d_y^T u of u = relu(norm(z)), and the gradients of the norm's weight and bias.
+/// d_u = d_y W - t u and d_W = d_y^T u for u = relu(norm(z)), and the gradients with respect to the norm's weight and
+/// bias.
 pub fn backward(of: UnitProduct) -> Case {
     match of.product.format {
         Format::Bf16 => backward_as::<bf16>(of),
@@ -141,8 +143,8 @@ fn backward_as<T: StoredElement>(of: UnitProduct) -> Case {
     Case {
         kernel: "linear_backward_unit",
         shape: format!("relu(norm([{rows}, {inputs}])) at unit length -> {outputs}, {what}"),
-        // Reads d_y, W, z, its norm and t, writes d_u and, in single precision, d_W and two rows; norm and ReLU 4 three
-        // times, a product and a difference 2, and two sums 4 beside the products.
+        // Reads d_y, W, z, its norm and t; writes d_u and, in single precision, d_W and two rows. Beside the products,
+        // norm and ReLU take 4 operations three times, a product and a difference 2, and two sums 4.
         cost: Cost::stored::<T>(
             rows * outputs + outputs * inputs + 2 * rows * inputs,
             outputs * inputs + 6 * inputs + rows,
@@ -190,7 +192,7 @@ fn backward_as<T: StoredElement>(of: UnitProduct) -> Case {
                     let u = unit_rows::<T>(&z, &host.inputs);
                     let along = with_rows.then_some(&host.inputs[4][..]);
                     let [d_u, outer] = unit_outputs::<T>(format, [&d_y, &weight, &u], inputs, along);
-                    // Nothing is written to the part between.
+                    // The middle part of the gradient is not written.
                     let between = Output::exact("d_weight", vec![f64::NAN; hidden * inputs]);
                     let d_weight = side_by_side(&outer, &between, inputs).with_nan();
                     let mut expected = vec![d_u, d_weight];
@@ -203,7 +205,7 @@ fn backward_as<T: StoredElement>(of: UnitProduct) -> Case {
     }
 }
 
-/// d_u and d_W of d_y, W and u, less a part along u by row.
+/// d_u and d_W from d_y, W and u. `along` holds the factor of u that is subtracted from each row of d_u.
 pub(super) fn unit_outputs<T: StoredElement>(
     format: Format,
     [d_y, weight, u]: [&[f64]; 3],
@@ -220,7 +222,7 @@ pub(super) fn unit_outputs<T: StoredElement>(
     let d_weight = weight_gradient(d_y, u, [inputs, outputs]);
     let weight_sizes = weight_gradient(&magnitudes(d_y), &magnitudes(u), [inputs, outputs]);
     let error = Error::new(format, outputs, 0);
-    // A product and a difference.
+    // A product and a difference add their errors.
     let error = Error { strict: error.strict + EPS, usual: error.usual + roundings(2), ..error };
     [
         error.output("d_u", d_u, &sizes).stored::<T>(),
@@ -228,7 +230,8 @@ pub(super) fn unit_outputs<T: StoredElement>(
     ]
 }
 
-/// Gradients of a weight in three parts: of `outer`, the first of two halves is on the left, and the last on the right.
+/// Joins the gradients of a weight's three parts: the first half of `outer` goes to the left, `middle` between, and the
+/// last half to the right.
 pub(super) fn side_by_side(outer: &Output, middle: &Output, width: usize) -> Output {
     let place = |outer: &[f64], middle: &[f64]| -> Vec<f64> {
         let (left, right) = outer.split_at(outer.len() / 2);
