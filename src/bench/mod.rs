@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use crate::backend::Backend;
 use crate::backend::cuda::device::Device as KernelDevice;
+use crate::backend::cuda::device::interpreter::Interpretation;
 use crate::backend::cuda::device::properties::Properties;
 use crate::backend::cuda::launchers;
 use crate::backend::cuda::launchers::linear::Format;
@@ -173,6 +174,7 @@ fn open(device: Device) -> Result<(Device, Option<KernelDevice>)> {
         },
         Device::Cuda(index) => (device, Some(launchers::gpu(index)?)),
         Device::Emulated => (device, Some(launchers::emulated(None)?)),
+        Device::Ptx { .. } => (device, Some(launchers::interpreted(Interpretation::from_environment()?)?)),
         Device::Cpu | Device::Reference => (device, None),
     })
 }
