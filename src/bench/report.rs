@@ -1,8 +1,10 @@
 //! Results of a bench, as JSON and as a table.
 
+use scenerank_ptx::timing::{LaunchTime, Micros};
 use serde::Serialize;
 
 use crate::backend::device::Precision;
+use crate::bench::MODELLED;
 use crate::bench::ceilings::Ceilings;
 use crate::bench::step::Phases;
 use crate::bench::timing::Times;
@@ -14,11 +16,12 @@ use crate::report::table::{Table, plain_table};
 pub struct Report {
     /// Version of this program.
     pub version: &'static str,
-    /// `cpu`, `reference`, `emulated`, `cuda:0`, or `none` of a roofline.
+    /// `cpu`, `reference`, `emulated`, `ptx`, `cuda:0`, or `none` of a roofline.
     pub device: String,
     /// Name of the device, from its driver.
     pub device_name: String,
-    /// `cuda events`, or `wall clock`, which on the emulator says nothing about a GPU. A step's is always `wall clock`.
+    /// `cuda events`; `wall clock`, which on the emulator says nothing about a GPU; or `modelled`, on the PTX interpreter. A
+    /// step's is always `wall clock` unless it is modelled.
     pub timing: &'static str,
     /// Number format.
     pub precision: Precision,
@@ -28,7 +31,7 @@ pub struct Report {
     pub l2_bytes: Option<usize>,
     /// Number of streaming multiprocessors, on a GPU.
     pub multiprocessors: Option<usize>,
-    /// Highest rates of the device: measured on a GPU, assumed in a roofline.
+    /// Highest rates of the device: measured on a GPU, assumed in a roofline and beside modelled times.
     pub ceilings: Option<Ceilings>,
     /// Kernels by shape, and the step.
     pub kernels: Vec<Entry>,
@@ -70,9 +73,13 @@ pub struct Entry {
     /// Times of a step.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub phases: Option<Phases>,
+    /// Table of a step's launches, if they are modelled.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub launches: String,
 }
 
-/// Times, none of what is wrong.
+/// Times, none of what is wrong. Modelled times are the likely one, the optimistic one and the pessimistic one; samples are
+/// launches.
 #[derive(Debug, Default, Serialize)]
 pub struct EntryTimes {
     /// Median in milliseconds.
@@ -83,6 +90,15 @@ pub struct EntryTimes {
     pub ms_high: Option<f64>,
     /// Number of samples.
     pub samples: usize,
+}
+
+impl EntryTimes {
+    /// Sum over modelled launches.
+    pub(crate) fn modelled(launches: &[LaunchTime]) -> Self {
+        let Micros { optimistic, likely, pessimistic } = Micros::sum(launches);
+        let [ms, ms_low, ms_high] = [likely, optimistic, pessimistic].map(|micros| Some(micros / 1e3));
+        EntryTimes { ms, ms_low, ms_high, samples: launches.len() }
+    }
 }
 
 impl From<Times> for EntryTimes {
@@ -100,8 +116,12 @@ impl Report {
 
     /// The entries; the phases of steps; what the columns mean.
     pub fn table(&self) -> Table {
+        let [middle, low, high] = match self.timing == MODELLED {
+            true => ["likely us", "optimistic", "pessimistic"],
+            false => ["us", "5%", "95%"],
+        };
         let mut table = plain_table([
-            "kernel", "B", "shape", "MB", "MFLOP", "error", "of", "us", "5%", "95%", "GB/s", "TFLOP/s",
+            "kernel", "B", "shape", "MB", "MFLOP", "error", "of", middle, low, high, "GB/s", "TFLOP/s",
             "floor us", "share",
         ]);
         for entry in &self.kernels {
@@ -156,6 +176,9 @@ impl Report {
                     entry.batch_size
                 ));
             }
+        }
+        for entry in self.kernels.iter().filter(|entry| !entry.launches.is_empty()) {
+            words.push_str(&format!("\nlaunches of a step of {}:\n{}", entry.batch_size, entry.launches));
         }
         words
     }

@@ -12,12 +12,14 @@ use scenerank::network::config::ModelConfig;
 ///
 /// Each kernel is first checked against the reference. A wrong kernel is reported and not timed, and the exit
 /// code is 1. Times are CUDA events on a GPU, and the host clock on other devices; times on the emulator say
-/// nothing about a GPU. Devices without kernels time only the step.
+/// nothing about a GPU. The device ptx models the time of each launch on an H200: likely, optimistic and
+/// pessimistic. Devices without kernels time only the step.
 #[derive(Args)]
 #[command(after_help = "Examples:
   scenerank bench --device cuda --batch-size 16 256 --json > bench.json
   scenerank bench --device emulated --kernel linear
   scenerank bench --device cpu --kernel step
+  scenerank bench --device ptx --size paper --kernel step --precision bf16
   scenerank bench --roofline --precision bf16 --batch-size 16 1024")]
 pub struct BenchArguments {
     #[command(flatten)]
@@ -29,11 +31,11 @@ pub struct BenchArguments {
     /// small one].
     #[arg(long = "batch-size", value_name = "B", num_args = 1.., value_parser = clap::value_parser!(u16).range(1..))]
     batch_sizes: Vec<u16>,
-    /// Size of the network [default: small on emulated and reference, paper otherwise].
+    /// Size of the network [default: small on emulated, ptx and reference, paper otherwise].
     #[arg(long, value_enum)]
     size: Option<Size>,
     /// Approximate time for each kernel; a step takes eight times as long [default: 10 on emulated and
-    /// reference, 200 otherwise].
+    /// reference, 200 otherwise]. Ignored on ptx, which runs each kernel once.
     #[arg(long, value_name = "MILLISECONDS", value_parser = clap::value_parser!(u32).range(1..=600_000))]
     budget: Option<u32>,
     /// Run nothing; print the bytes and operations of each kernel, and its minimum time on an H200.
@@ -55,7 +57,8 @@ enum Size {
 impl BenchArguments {
     pub fn run(self) -> Result<()> {
         let super::DeviceArguments { device, precision } = self.device;
-        let slow = matches!(device, Device::Emulated | Device::Reference) && !self.roofline;
+        let slow =
+            matches!(device, Device::Emulated | Device::Ptx { .. } | Device::Reference) && !self.roofline;
         let size = self.size.unwrap_or(if slow { Size::Small } else { Size::Paper });
         let (model, batch_size) = match size {
             Size::Paper => (ModelConfig::PAPER, 16),

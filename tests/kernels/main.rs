@@ -1,6 +1,6 @@
 //! Tests of the kernels, one module per file of `kernels/`: each against its reference, on the emulator or on a GPU.
 //!
-//! [`argument_layout`] compares the argument structs of Rust and CUDA; [`machine_code`] and [`occupancy`] test what nvcc made
+//! [`interpreter`] runs the PTX of all kernels; [`argument_layout`] compares the argument structs of Rust and CUDA; [`machine_code`] and [`occupancy`] test what nvcc made
 //! of the kernels.
 
 #[path = "../support/compiler.rs"]
@@ -27,5 +27,6 @@ mod row_correlations;
 mod top_k;
 
 mod argument_layout;
+mod interpreter;
 mod machine_code;
 mod occupancy;

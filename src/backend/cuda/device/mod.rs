@@ -46,6 +46,16 @@ pub struct Device {
     capturing: AtomicBool,
 }
 
+/// Access to the observations of a device.
+pub struct Observer(Arc<dyn Driver>);
+
+impl Observer {
+    /// Removes and returns what the PTX interpreter observed of the launches since the last call.
+    pub fn take(&self) -> Observations {
+        self.0.take_observations()
+    }
+}
+
 /// Counts the calls that a training step must avoid.
 #[derive(Debug, Default)]
 pub struct Calls {
@@ -81,6 +91,11 @@ impl Device {
     /// Removes and returns what the PTX interpreter observed of the launches since the last call.
     pub fn take_observations(&self) -> Observations {
         self.driver.take_observations()
+    }
+
+    /// Gives access to the observations after the device has gone to a backend.
+    pub fn observer(&self) -> Observer {
+        Observer(self.driver.clone())
     }
 
     fn driven_by(driver: Arc<dyn Driver>) -> Self {

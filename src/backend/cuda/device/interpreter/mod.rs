@@ -2,7 +2,6 @@
 
 mod sources;
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use scenerank_ptx::compare::Comparison;
@@ -86,9 +85,8 @@ impl PtxExecutor {
     /// Looks up all kernels of `files`.
     pub(super) fn open(interpretation: Interpretation, files: &[KernelFile]) -> Result<Self> {
         let Interpretation { kernels, compare, seed, races, timing } = interpretation;
-        let known: HashMap<&str, ()> = kernels.keys().map(|name| (name.as_str(), ())).collect();
         for KernelInfo { name, .. } in files.iter().flat_map(|file| file.kernels) {
-            if !known.contains_key(name) {
+            if !kernels.contains_key(*name) {
                 let problem = format!("the PTX has no kernel {name}");
                 let remedy = format!("give {FOLDER} the PTX of all kernels, or build again");
                 return Err(Error::Device { device: NAME.into(), problem, remedy });
