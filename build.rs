@@ -1,5 +1,5 @@
 //! Compiles the kernels: as C++ against the emulator if there is a C++ compiler, and as fat binaries for GPUs
-//! if there is nvcc. The crate also builds without either; a warning then says what is missing.
+//! if there is nvcc; the PTX among them is also kept for the interpreter. The crate also builds without either; a warning then says what is missing.
 //!
 //! Read from the environment: `SCENERANK_SANITIZE=1` (the emulated kernels with AddressSanitizer and UBSan; see
 //! `scripts/sanitize.sh`), `SCENERANK_CUDA_ARCHS` (such as `80,90a`: machine code for these, PTX for the first; `none`:
@@ -46,7 +46,7 @@ fn main() {
     if asked("SCENERANK_CHECK_ONLY") {
         println!("cargo:rustc-cfg=emulator");
         record_cuda("not compiled in: the build was for checks alone");
-        write_if_changed(&out.join("fat_binaries.rs"), "[]");
+        write_no_binaries(&out);
         return;
     }
     build_emulator(&kernels, &out);
@@ -149,16 +149,15 @@ fn build_fat_binaries(kernels: &[PathBuf], out: &Path) {
     ] {
         println!("cargo:rerun-if-env-changed={name}");
     }
-    let list = out.join("fat_binaries.rs");
     let archs = env::var("SCENERANK_CUDA_ARCHS").unwrap_or_else(|_| DEFAULT_ARCHS.to_string());
     if asked("SCENERANK_SANITIZE") || archs == "none" {
         // Such a build is only for the emulator.
-        write_if_changed(&list, "[]");
+        write_no_binaries(out);
         record_cuda("not compiled in: the build was for the emulator alone");
         return;
     }
     let Some(nvcc) = find_nvcc() else {
-        write_if_changed(&list, "[]");
+        write_no_binaries(out);
         record_cuda("not compiled in: the build found no nvcc");
         println!(
             "cargo:warning=CUDA is off: no nvcc in NVCC, CUDA_HOME, CUDA_PATH, PATH, /usr/local/cuda or the active \
@@ -167,7 +166,8 @@ fn build_fat_binaries(kernels: &[PathBuf], out: &Path) {
         return;
     };
     record_cuda(&format!("toolkit {}; architectures {archs}, and PTX of the first", toolkit(&nvcc)));
-    let compiler = Nvcc { flags: nvcc_flags(&archs), inputs: shared_inputs(&nvcc), path: nvcc, out };
+    let inputs = shared_inputs(&nvcc);
+    let compiler = Nvcc { flags: nvcc_flags(&archs), ptx: interpreted(&archs), inputs, path: nvcc, out };
 
     // Compiles several files at a time: each nvcc runs its processes sequentially.
     let jobs = env::var("NUM_JOBS").ok().and_then(|jobs| jobs.parse().ok()).unwrap_or(1usize).clamp(1, 8);
@@ -193,13 +193,23 @@ fn build_fat_binaries(kernels: &[PathBuf], out: &Path) {
         let _ = writeln!(text, "    ({:?}, include_bytes!({:?}).as_slice()),", stem(file), binary);
     }
     text.push(']');
-    write_if_changed(&list, &text);
+    write_if_changed(&out.join("fat_binaries.rs"), &text);
+    write_if_changed(&out.join("ptx.rs"), &ptx_list(kernels, &archs, out));
     report_resources(&logs, out);
+}
+
+/// Writes the files that the crate includes, for a build without nvcc.
+fn write_no_binaries(out: &Path) {
+    for (name, text) in [("fat_binaries.rs", "[]"), ("ptx.rs", "[]"), ("kernel_resources.csv", "")] {
+        write_if_changed(&out.join(name), text);
+    }
 }
 
 struct Nvcc<'a> {
     path: PathBuf,
     flags: Vec<String>,
+    /// Architectures whose PTX is kept for the interpreter.
+    ptx: Vec<String>,
     /// Hash of the inputs shared by all files: headers and nvcc's version.
     inputs: u64,
     out: &'a Path,
@@ -210,7 +220,7 @@ impl Nvcc<'_> {
     /// of each kernel.
     fn compile(&self, file: &Path) -> String {
         let mut hasher = DefaultHasher::new();
-        (self.inputs, &self.flags, read(file)).hash(&mut hasher);
+        (self.inputs, &self.flags, &self.ptx, read(file)).hash(&mut hasher);
         let stamp = format!("{:016x}\n", hasher.finish());
         let binary = self.out.join(format!("{}.fatbin", stem(file)));
         let log = self.out.join(format!("{}.ptxas", stem(file)));
@@ -234,22 +244,68 @@ impl Nvcc<'_> {
             panic!("{}: {}\n{said}", file.display(), String::from_utf8_lossy(&output.stdout));
         }
         let text = stamp + &said + &block_threads(&intermediate);
+        self.keep_ptx(&intermediate, stem(file));
         // Removes megabytes of intermediate files that are no longer needed.
         let _ = fs::remove_dir_all(&intermediate);
         fs::write(&log, &text).unwrap_or_else(|error| panic!("{}: {error}", log.display()));
         text
     }
+
+    /// Keeps the PTX among nvcc's intermediate files that the interpreter runs. The compression is gzip's, which leaves an
+    /// eighth; without gzip the text stays as it is.
+    fn keep_ptx(&self, intermediate: &Path, stem: &str) {
+        for file in ptx_files(intermediate) {
+            let text = read(&file);
+            let target =
+                text.lines().find_map(|line| line.strip_prefix(".target sm_")).unwrap_or_default().trim();
+            if self.ptx.iter().any(|arch| arch == target) {
+                let kept = self.out.join(format!("{stem}.{target}.ptx"));
+                let output = Command::new("gzip").args(["-9", "-n", "-c"]).arg(&file).output();
+                let compressed = output.ok().filter(|output| output.status.success());
+                fs::write(&kept, compressed.map_or(text.clone().into_bytes(), |output| output.stdout))
+                    .unwrap_or_else(|error| panic!("{}: {error}", kept.display()));
+            }
+        }
+    }
+}
+
+/// Architectures whose PTX the interpreter runs: with and without overlapping launches, or the first one.
+fn interpreted(archs: &str) -> Vec<String> {
+    let archs: Vec<&str> = archs.split(',').map(str::trim).filter(|arch| !arch.is_empty()).collect();
+    let known: Vec<String> =
+        ["80", "90", "90a"].iter().filter(|arch| archs.contains(arch)).map(|arch| arch.to_string()).collect();
+    if known.is_empty() { archs.first().map(|arch| arch.to_string()).into_iter().collect() } else { known }
+}
+
+/// The list that `src/backend/cuda/device/interpreter/sources.rs` includes.
+fn ptx_list(kernels: &[PathBuf], archs: &str, out: &Path) -> String {
+    let mut text = String::from("[\n");
+    for arch in interpreted(archs) {
+        let _ = writeln!(text, "    Embedded {{ architecture: {arch:?}, files: &[");
+        for file in kernels {
+            let ptx = out.join(format!("{}.{arch}.ptx", stem(file)));
+            let _ = writeln!(text, "        ({:?}, include_bytes!({ptx:?}).as_slice()),", stem(file));
+        }
+        text.push_str("    ] },\n");
+    }
+    text.push(']');
+    text
+}
+
+/// PTX files in a folder of nvcc's intermediate files.
+fn ptx_files(folder: &Path) -> Vec<PathBuf> {
+    let files = fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    files
+        .map(|entry| entry.expect("an entry of nvcc's folder").path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "ptx"))
+        .collect()
 }
 
 /// Lists `threads of 'KERNEL' for 'ARCHITECTURE': COUNT` for each kernel in the PTX: its `__launch_bounds__`,
 /// which its launcher uses as the block size.
 fn block_threads(folder: &Path) -> String {
-    let files = fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     let mut lines = String::new();
-    for file in files.map(|entry| entry.expect("an entry of nvcc's folder").path()) {
-        if file.extension().is_none_or(|extension| extension != "ptx") {
-            continue;
-        }
+    for file in ptx_files(folder) {
         let (text, mut arch, mut kernel) = (read(&file), String::new(), String::new());
         for line in text.lines() {
             if let Some(name) = line.strip_prefix(".target ") {

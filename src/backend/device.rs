@@ -11,6 +11,7 @@ use crate::backend::Backend;
 use crate::backend::cpu::Cpu;
 use crate::backend::cuda::Cuda;
 use crate::backend::cuda::device::Device as KernelDevice;
+use crate::backend::cuda::device::interpreter::Interpretation;
 use crate::backend::cuda::launchers;
 use crate::backend::cuda::launchers::linear::Format;
 use crate::backend::reference::Reference;
@@ -29,6 +30,11 @@ pub enum Device {
     Reference,
     /// The CUDA kernels, emulated on the CPU. Slow; for checks.
     Emulated,
+    /// The PTX of the CUDA kernels, interpreted on the CPU. Slower still; for checks.
+    Ptx {
+        /// Whether each launch also runs emulated, and both memories are compared.
+        compare: bool,
+    },
     /// NVIDIA GPU with this index.
     Cuda(usize),
 }
@@ -90,8 +96,18 @@ pub trait BackendTask {
     fn run<B: Backend>(self, backend: B) -> Result<Self::Output>;
 }
 
+/// Opens the PTX interpreter.
+fn interpreted(compare: bool) -> Result<KernelDevice> {
+    let interpretation = Interpretation::from_environment()?;
+    launchers::interpreted(Interpretation { compare, ..interpretation })
+}
+
 /// Runs `task` on the CUDA backend. The format of products decides the element type of stored activations.
-fn run_kernels<T: BackendTask>(device: KernelDevice, format: Format, task: T) -> Result<T::Output> {
+pub(crate) fn run_kernels<T: BackendTask>(
+    device: KernelDevice,
+    format: Format,
+    task: T,
+) -> Result<T::Output> {
     match format {
         Format::Bf16 => task.run(Cuda::<bf16>::new(device, format)?),
         Format::Fp32 | Format::Bf16x3 => task.run(Cuda::<f32>::new(device, format)?),
@@ -110,6 +126,7 @@ impl Device {
             (Device::Cpu, Precision::Fp32, _) => task.run(Cpu::new()),
             (Device::Cpu, Precision::Bf16, _) => task.run(Cpu::rounding_to_bf16()),
             (Device::Emulated, _, Some(format)) => run_kernels(launchers::emulated(None)?, format, task),
+            (Device::Ptx { compare }, _, Some(format)) => run_kernels(interpreted(compare)?, format, task),
             (Device::Cuda(index), _, Some(format)) => run_kernels(launchers::gpu(index)?, format, task),
             (Device::Auto, _, Some(format)) => match launchers::gpu(0) {
                 Ok(gpu) => run_kernels(gpu, format, task),
@@ -149,6 +166,8 @@ impl fmt::Display for Device {
             Device::Cpu => write!(f, "cpu"),
             Device::Reference => write!(f, "reference"),
             Device::Emulated => write!(f, "emulated"),
+            Device::Ptx { compare: false } => write!(f, "ptx"),
+            Device::Ptx { compare: true } => write!(f, "ptx:compare"),
             Device::Cuda(index) => write!(f, "cuda:{index}"),
         }
     }
@@ -163,12 +182,14 @@ impl FromStr for Device {
             "cpu" => Ok(Device::Cpu),
             "reference" => Ok(Device::Reference),
             "emulated" => Ok(Device::Emulated),
+            "ptx" => Ok(Device::Ptx { compare: false }),
+            "ptx:compare" => Ok(Device::Ptx { compare: true }),
             "cuda" => Ok(Device::Cuda(0)),
             _ => {
                 let index = name.strip_prefix("cuda:").and_then(|index| index.parse().ok());
                 index.map(Device::Cuda).ok_or_else(|| {
                     format!(
-                        "no device is called {name:?}; use auto, cpu, reference, emulated, cuda or cuda:INDEX"
+                        "no device is called {name:?}; use auto, cpu, reference, emulated, ptx, cuda or cuda:INDEX"
                     )
                 })
             }

@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use crate::backend::Backend;
 use crate::backend::cuda::device::Device as KernelDevice;
+use crate::backend::cuda::device::interpreter::Interpretation;
 use crate::backend::cuda::device::properties::Properties;
 use crate::backend::cuda::launchers;
 use crate::backend::cuda::launchers::linear::Format;
@@ -34,8 +35,9 @@ use case::Case;
 use ceilings::Ceilings;
 use check::Worst;
 use report::{Entry, EntryTimes, Report};
+use scenerank_ptx::timing::table;
 use sizes::Sizes;
-use step::{StepTask, StepTimes, step_flops};
+use step::{StepTask, StepTimes, modelled_step, step_flops};
 use timing::Timer;
 
 /// Name of the whole step among the kernels.
@@ -57,6 +59,9 @@ pub struct BenchOptions {
     /// Approximate time for each kernel; a step gets eight times as much.
     pub budget: Duration,
 }
+
+/// Timing of a report whose times the PTX interpreter models.
+pub const MODELLED: &str = "modelled";
 
 /// A step is timed whole and in phases, and takes longer than a kernel.
 const STEP_BUDGETS: u32 = 8;
@@ -81,6 +86,7 @@ pub fn run_cases(options: &BenchOptions, cases: impl Fn(&Sizes, Format) -> Vec<C
     let (device, kernels) = open(options.device)?;
     check_names(options, kernels.is_some(), &cases)?;
     let properties = kernels.as_ref().map(KernelDevice::properties).transpose()?;
+    let modelled = matches!(device, Device::Ptx { .. });
     let mut report = Report {
         version: env!("CARGO_PKG_VERSION"),
         device: device.to_string(),
@@ -88,19 +94,23 @@ pub fn run_cases(options: &BenchOptions, cases: impl Fn(&Sizes, Format) -> Vec<C
             || format!("{} threads", rayon::current_num_threads()),
             |properties| properties.name.clone(),
         ),
-        timing: if properties.as_ref().is_some_and(|p| p.gpu) { "cuda events" } else { "wall clock" },
+        timing: match (modelled, properties.as_ref().is_some_and(|p| p.gpu)) {
+            (true, _) => MODELLED,
+            (false, true) => "cuda events",
+            (false, false) => "wall clock",
+        },
         precision: options.precision,
         model: options.model,
         l2_bytes: properties.as_ref().filter(|p| p.gpu).map(|p| p.l2_bytes),
         multiprocessors: properties.as_ref().filter(|p| p.gpu).map(|p| p.multiprocessors),
-        ceilings: None,
+        ceilings: modelled.then_some(Ceilings::H200_PLAN),
         kernels: Vec::new(),
     };
     if let (Some(kernels), Some(properties), Some(format)) =
         (&kernels, &properties, options.precision.format())
     {
         let mut bench = Bench::new(kernels, properties, options.budget)?;
-        report.ceilings = bench.ceilings;
+        report.ceilings = report.ceilings.or(bench.ceilings);
         for &batch_size in &options.batch_sizes {
             let sizes = Sizes::new(options.model, batch_size);
             let chosen: Vec<Case> =
@@ -109,7 +119,10 @@ pub fn run_cases(options: &BenchOptions, cases: impl Fn(&Sizes, Format) -> Vec<C
                 Progress::new(format!("batch of {batch_size}"), Some(chosen.len() as u64), "kernels");
             for case in chosen {
                 progress.message(case.kernel);
-                report.kernels.push(bench.entry(&case, batch_size)?);
+                report.kernels.push(match modelled {
+                    true => modelled_entry(kernels, &case, batch_size)?,
+                    false => bench.entry(&case, batch_size)?,
+                });
                 progress.advance(1);
             }
             progress.finish();
@@ -118,7 +131,10 @@ pub fn run_cases(options: &BenchOptions, cases: impl Fn(&Sizes, Format) -> Vec<C
     if options.wants(STEP) {
         for &batch_size in &options.batch_sizes {
             let sizes = Sizes::new(options.model, batch_size);
-            report.kernels.push(step_entry(options, device, &sizes, batch_size)?);
+            report.kernels.push(match options.precision.format().filter(|_| modelled) {
+                Some(format) => modelled_step_entry(options, &sizes, format, batch_size)?,
+                None => step_entry(options, device, &sizes, batch_size)?,
+            });
         }
     }
     Ok(report)
@@ -173,6 +189,10 @@ fn open(device: Device) -> Result<(Device, Option<KernelDevice>)> {
         },
         Device::Cuda(index) => (device, Some(launchers::gpu(index)?)),
         Device::Emulated => (device, Some(launchers::emulated(None)?)),
+        Device::Ptx { .. } => {
+            let interpretation = Interpretation::from_environment()?.timed()?;
+            (device, Some(launchers::interpreted(interpretation)?))
+        }
         Device::Cpu | Device::Reference => (device, None),
     })
 }
@@ -263,6 +283,39 @@ impl<'a> Bench<'a> {
     }
 }
 
+/// A case with the times that the PTX interpreter models.
+fn modelled_entry(device: &KernelDevice, case: &Case, batch_size: usize) -> Result<Entry> {
+    device.take_observations();
+    let worst = (case.prepare)(0).check(device)?;
+    let launches = device.take_observations().times;
+    let of_scale = |of: fn(&Worst) -> f64| worst.as_ref().map_or(0.0, |worst| of(worst) / worst.scale);
+    let entry = Entry::of(case, batch_size, Some(&Ceilings::H200_PLAN));
+    let times = EntryTimes::modelled(&launches);
+    Ok(Entry {
+        error: Some(of_scale(|worst| worst.off)).filter(|error| error.is_finite()),
+        tolerance: Some(of_scale(|worst| worst.limit)),
+        ok: worst.is_none_or(|worst| worst.ok()),
+        share: entry.floor_ms.zip(times.ms).map(|(floor, ms)| floor / ms),
+        times,
+        ..entry
+    })
+}
+
+fn modelled_step_entry(
+    options: &BenchOptions,
+    sizes: &Sizes,
+    format: Format,
+    batch_size: usize,
+) -> Result<Entry> {
+    let interpretation = Interpretation::from_environment()?.timed()?;
+    let (launches, finite) = modelled_step(sizes, format, interpretation)?;
+    Ok(Entry {
+        times: EntryTimes::modelled(&launches),
+        launches: table(&launches),
+        ..Entry::of_step(options, sizes, batch_size, finite)
+    })
+}
+
 impl Entry {
     /// Entry of a case that has not run: only what the formulas give.
     fn of(case: &Case, batch_size: usize, ceilings: Option<&Ceilings>) -> Self {
@@ -282,6 +335,30 @@ impl Entry {
             share: None,
             floor_ms: ceilings.map(|ceilings| ceilings.floor_ms(case.cost, case.format)),
             phases: None,
+            launches: String::new(),
+        }
+    }
+
+    /// A step that is not timed yet.
+    fn of_step(options: &BenchOptions, sizes: &Sizes, batch_size: usize, finite: bool) -> Self {
+        let (layers, nodes, edges) = (options.model.layers, sizes.nodes(), sizes.edges());
+        Entry {
+            name: STEP.into(),
+            batch_size,
+            shape: format!("{layers} layers, {nodes} nodes, {edges} edges"),
+            bytes: None,
+            flops: Some(step_flops(sizes)),
+            error: None,
+            tolerance: None,
+            ok: finite,
+            times: EntryTimes::default(),
+            cold: None,
+            gb_per_s: None,
+            tflop_per_s: None,
+            share: None,
+            floor_ms: None,
+            phases: None,
+            launches: String::new(),
         }
     }
 }
@@ -290,22 +367,10 @@ fn step_entry(options: &BenchOptions, device: Device, sizes: &Sizes, batch_size:
     let steps_per_wait = if matches!(device, Device::Cuda(_)) { STEPS_PER_WAIT } else { 1 };
     let task = StepTask { sizes, budget: options.budget * STEP_BUDGETS, steps_per_wait };
     let StepTimes { step, phases, finite } = device.run(options.precision, task)?;
-    let flops = step_flops(sizes);
     Ok(Entry {
-        name: STEP.into(),
-        batch_size,
-        shape: format!("{} layers, {} nodes, {} edges", options.model.layers, sizes.nodes(), sizes.edges()),
-        bytes: None,
-        flops: Some(flops),
-        error: None,
-        tolerance: None,
-        ok: finite,
         times: step.into(),
-        cold: None,
-        gb_per_s: None,
-        tflop_per_s: Some(flops as f64 / step.ms / 1e9),
-        share: None,
-        floor_ms: None,
+        tflop_per_s: Some(step_flops(sizes) as f64 / step.ms / 1e9),
         phases: Some(phases),
+        ..Entry::of_step(options, sizes, batch_size, finite)
     })
 }

@@ -1,8 +1,10 @@
 //! Results of a bench, as JSON and as a table.
 
+use scenerank_ptx::timing::{LaunchTime, Micros};
 use serde::Serialize;
 
 use crate::backend::device::Precision;
+use crate::bench::MODELLED;
 use crate::bench::ceilings::Ceilings;
 use crate::bench::step::Phases;
 use crate::bench::timing::Times;
@@ -15,12 +17,12 @@ use crate::terminal::{count, duration, wrap};
 pub struct Report {
     /// Version of this program.
     pub version: &'static str,
-    /// `cpu`, `reference`, `emulated`, `cuda:0`, or `none` for a roofline.
+    /// `cpu`, `reference`, `emulated`, `ptx`, `cuda:0`, or `none` for a roofline.
     pub device: String,
     /// Name of the device, from its driver.
     pub device_name: String,
-    /// `cuda events` or `wall clock`; on the emulator the latter says nothing about a GPU. A step is always timed by
-    /// `wall clock`.
+    /// `cuda events`; `wall clock`, which on the emulator says nothing about a GPU; or `modelled`, on the PTX interpreter. A
+    /// step is always timed by `wall clock` unless it is modelled.
     pub timing: &'static str,
     /// Number format.
     pub precision: Precision,
@@ -30,7 +32,7 @@ pub struct Report {
     pub l2_bytes: Option<usize>,
     /// Number of streaming multiprocessors, on a GPU.
     pub multiprocessors: Option<usize>,
-    /// Peak rates of the device: measured on a GPU, assumed in a roofline.
+    /// Peak rates of the device: measured on a GPU, assumed in a roofline and beside modelled times.
     pub ceilings: Option<Ceilings>,
     /// Entries of kernels by shape, and of the step.
     pub kernels: Vec<Entry>,
@@ -72,9 +74,13 @@ pub struct Entry {
     /// Times of the phases of a step.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub phases: Option<Phases>,
+    /// Table of a step's launches, if they are modelled.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub launches: String,
 }
 
-/// Times of an entry; `None` for a wrong kernel.
+/// Times of an entry; `None` for a wrong kernel. Modelled times are the likely one, the optimistic one and the pessimistic
+/// one; their samples are launches.
 #[derive(Debug, Default, Serialize)]
 pub struct EntryTimes {
     /// Median in milliseconds.
@@ -85,6 +91,15 @@ pub struct EntryTimes {
     pub ms_high: Option<f64>,
     /// Number of samples.
     pub samples: usize,
+}
+
+impl EntryTimes {
+    /// Sum over modelled launches.
+    pub(crate) fn modelled(launches: &[LaunchTime]) -> Self {
+        let Micros { optimistic, likely, pessimistic } = Micros::sum(launches);
+        let [ms, ms_low, ms_high] = [likely, optimistic, pessimistic].map(|micros| Some(micros / 1e3));
+        EntryTimes { ms, ms_low, ms_high, samples: launches.len() }
+    }
 }
 
 impl From<Times> for EntryTimes {
@@ -110,8 +125,12 @@ impl Report {
 
     /// Table of the entries: a line with kernel and shape, and below it a line of numbers.
     pub fn text(&self) -> String {
+        let [middle, low, high] = match self.timing == MODELLED {
+            true => ["likely", "optimistic", "pessimistic"],
+            false => ["time", "5%", "95%"],
+        };
         let mut table = plain_table([
-            "B", "bytes", "FLOP", "error", "limit", "time", "5%", "95%", "GB/s", "TFLOP/s", "floor", "share",
+            "B", "bytes", "FLOP", "error", "limit", middle, low, high, "GB/s", "TFLOP/s", "floor", "share",
         ]);
         for entry in &self.kernels {
             let number = |value: Option<f64>, digits: usize| {
@@ -169,6 +188,9 @@ impl Report {
                 words.push('\n');
                 words.push_str(&wrap(&phases, 0, 2));
             }
+        }
+        for entry in self.kernels.iter().filter(|entry| !entry.launches.is_empty()) {
+            words.push_str(&format!("\nlaunches of a step of {}:\n{}", entry.batch_size, entry.launches));
         }
         words
     }

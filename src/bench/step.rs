@@ -2,9 +2,14 @@
 
 use std::time::{Duration, Instant};
 
+use scenerank_ptx::timing::LaunchTime;
 use serde::Serialize;
 
-use crate::backend::device::BackendTask;
+use crate::backend::cuda::device::Observer;
+use crate::backend::cuda::device::interpreter::Interpretation;
+use crate::backend::cuda::launchers;
+use crate::backend::cuda::launchers::linear::Format;
+use crate::backend::device::{BackendTask, run_kernels};
 use crate::backend::{Backend, Mode};
 use crate::bench::sizes::Sizes;
 use crate::bench::timing::Times;
@@ -61,13 +66,9 @@ impl BackendTask for StepTask<'_> {
     type Output = StepTimes;
 
     fn run<B: Backend>(self, backend: B) -> Result<StepTimes> {
-        let Sizes { config, batch, .. } = self.sizes;
-        let unknown = TypeVectors { vectors: &[], width: 0, known: &|_| false };
-        let tensors = initial_parameters(*config, unknown, unknown, 1);
-        let mut model = Model::new(backend, *config, &tensors, batch.size())?;
-        let mut state = TrainingState::new(&model)?;
+        let batch = &self.sizes.batch;
+        let (mut model, mut state) = model_of(self.sizes, backend)?;
         let adam = Adam::new(LEARNING_RATE);
-        model.load_batch(batch)?;
         for _ in 0..WARM_UP {
             model.train_step(&LOSS, &adam, &mut state)?;
         }
@@ -110,6 +111,46 @@ impl BackendTask for StepTask<'_> {
             finite: model.mean_loss(&state)?.is_finite(),
         })
     }
+}
+
+/// Modelled launches of a training step on a loaded batch, and whether its loss is a number.
+pub fn modelled_step(
+    sizes: &Sizes,
+    format: Format,
+    interpretation: Interpretation,
+) -> Result<(Vec<LaunchTime>, bool)> {
+    let device = launchers::interpreted(interpretation)?;
+    let observer = device.observer();
+    run_kernels(device, format, ModelledStep { sizes, observer })
+}
+
+/// One step, of which the PTX interpreter models the launches.
+struct ModelledStep<'a> {
+    sizes: &'a Sizes,
+    observer: Observer,
+}
+
+impl BackendTask for ModelledStep<'_> {
+    type Output = (Vec<LaunchTime>, bool);
+
+    fn run<B: Backend>(self, backend: B) -> Result<Self::Output> {
+        let (mut model, mut state) = model_of(self.sizes, backend)?;
+        self.observer.take();
+        model.train_step(&LOSS, &Adam::new(LEARNING_RATE), &mut state)?;
+        let launches = self.observer.take().times;
+        Ok((launches, model.mean_loss(&state)?.is_finite()))
+    }
+}
+
+/// A model with the batch of `sizes` loaded.
+fn model_of<B: Backend>(sizes: &Sizes, backend: B) -> Result<(Model<B>, TrainingState<B>)> {
+    let Sizes { config, batch, .. } = sizes;
+    let unknown = TypeVectors { vectors: &[], width: 0, known: &|_| false };
+    let tensors = initial_parameters(*config, unknown, unknown, 1);
+    let mut model = Model::new(backend, *config, &tensors, batch.size())?;
+    let state = TrainingState::new(&model)?;
+    model.load_batch(batch)?;
+    Ok((model, state))
 }
 
 /// Times of `work` until the budget is used up.

@@ -12,16 +12,19 @@ use scenerank::network::config::ModelConfig;
 ///
 /// Each kernel is first checked against the reference. A wrong kernel is reported and not timed, and the exit
 /// code is 1. Times are CUDA events on a GPU, and the host clock on other devices; times on the emulator say
-/// nothing about a GPU. The devices cpu and reference have no kernels and time only the step.
+/// nothing about a GPU. The device ptx models the time of each launch on an H200. The devices cpu and reference have
+/// no kernels and time only the step.
 ///
 /// Each kernel has a line with its shape and a line of numbers: triples per batch (B); bytes and floating-point
 /// operations by formula; error and its limit, both relative to the largest value; median, 5th and 95th percentile of
-/// the time; achieved rates; and the minimum time at the device's peak rates (floor), also as a share of the median.
+/// the time (on ptx the likely, optimistic and pessimistic time); achieved rates; and the minimum time at the
+/// device's peak rates (floor), also as a share of the median.
 #[derive(Args)]
 #[command(after_help = "Examples:
   scenerank bench --device cuda --batch-size 16 256 --json > bench.json
   scenerank bench --device emulated --kernel linear
   scenerank bench --device cpu --kernel step
+  scenerank bench --device ptx --size paper --kernel step --precision bf16
   scenerank bench --roofline --precision bf16 --batch-size 16 1024")]
 pub struct BenchArguments {
     #[command(flatten)]
@@ -34,11 +37,11 @@ pub struct BenchArguments {
     /// small one].
     #[arg(long = "batch-size", value_name = "B", num_args = 1.., value_parser = clap::value_parser!(u16).range(1..))]
     batch_sizes: Vec<u16>,
-    /// Size of the network [default: small on the devices emulated and reference, otherwise paper].
+    /// Size of the network [default: small on the devices emulated, ptx and reference, otherwise paper].
     #[arg(long, value_enum)]
     size: Option<Size>,
     /// Approximate time for each kernel; a step takes eight times as long [default: 10 on the devices
-    /// emulated and reference, otherwise 200].
+    /// emulated and reference, otherwise 200]. The device ptx runs each kernel once.
     #[arg(long, value_name = "MILLISECONDS", value_parser = clap::value_parser!(u32).range(1..=600_000))]
     budget: Option<u32>,
     /// Run nothing; print the bytes and operations of each kernel, and its minimum time on an H200.
@@ -60,7 +63,8 @@ enum Size {
 impl BenchArguments {
     pub fn run(self) -> Result<()> {
         let super::DeviceArguments { device, precision } = self.device;
-        let slow = matches!(device, Device::Emulated | Device::Reference) && !self.roofline;
+        let slow =
+            matches!(device, Device::Emulated | Device::Ptx { .. } | Device::Reference) && !self.roofline;
         let size = self.size.unwrap_or(if slow { Size::Small } else { Size::Paper });
         let (model, batch_size) = match size {
             Size::Paper => (ModelConfig::PAPER, 16),

@@ -74,7 +74,7 @@ enum Command {
 /// Device and number format.
 #[derive(Args, Clone, Copy)]
 pub struct DeviceArguments {
-    /// Device to compute on: auto, cpu, reference, emulated, cuda or cuda:INDEX.
+    /// Device to compute on: auto, cpu, reference, emulated, ptx, cuda or cuda:INDEX.
     #[arg(long, default_value_t)]
     device: Device,
     /// Number format of the computation.

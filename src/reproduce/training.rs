@@ -157,7 +157,7 @@ fn job_count(reproduction: &Reproduction) -> usize {
     let on_gpu = match reproduction.base.device {
         Device::Auto => launchers::gpu(0).is_ok(),
         Device::Cuda(_) => true,
-        Device::Cpu | Device::Reference | Device::Emulated => false,
+        Device::Cpu | Device::Reference | Device::Emulated | Device::Ptx { .. } => false,
     };
     reproduction.jobs.unwrap_or(if on_gpu { 1 } else { rayon::current_num_threads() })
 }

@@ -8,6 +8,8 @@ use half::bf16;
 use scenerank::backend::Backend;
 use scenerank::backend::cpu::Cpu;
 use scenerank::backend::cuda::Cuda;
+use scenerank::backend::cuda::device::Device;
+use scenerank::backend::cuda::device::interpreter::Interpretation;
 use scenerank::backend::cuda::launchers;
 use scenerank::backend::cuda::launchers::linear::Format;
 use scenerank::backend::cuda::launchers::stored::StoredElement;
@@ -19,29 +21,31 @@ use scenerank::network::config::ModelConfig;
 use scenerank::network::tensors::NamedTensors;
 use scenerank::optimizer::Adam;
 
-const SHAPE: BatchShape = BatchShape { triples: 5, objects: 9, relationships: 12, oddities: true };
-const FORMATS: [Format; 3] = [Format::Fp32, Format::Bf16, Format::Bf16x3];
-const KINDS: [LossKind; 3] = [LossKind::Ranking, LossKind::Triplet, LossKind::InfoNce];
+pub(crate) const SHAPE: BatchShape = BatchShape { triples: 5, objects: 9, relationships: 12, oddities: true };
+pub(crate) const FORMATS: [Format; 3] = [Format::Fp32, Format::Bf16, Format::Bf16x3];
+pub(crate) const KINDS: [LossKind; 3] = [LossKind::Ranking, LossKind::Triplet, LossKind::InfoNce];
 
-/// A backend on the emulator, with threads in the order of this seed, or with `SCENERANK_TEST_DEVICE=cuda` on
-/// a GPU, which must exist. Reports a skip and returns `None` if the emulator is not built.
-fn backend<T: StoredElement>(seed: Option<u64>, format: Format) -> Option<Cuda<T>> {
-    let device = match std::env::var("SCENERANK_TEST_DEVICE") {
-        Ok(device) if device == "cuda" => {
-            Ok(launchers::gpu(0).expect("a GPU, which SCENERANK_TEST_DEVICE asks for"))
+/// A device for kernels whose order of threads and blocks a seed shuffles: the emulator, or what `SCENERANK_TEST_DEVICE` names,
+/// `cuda` or `ptx`, which must exist. Reports a skip and returns `None` if the emulator is not built.
+pub(crate) fn kernel_device(seed: Option<u64>) -> Option<Device> {
+    let asked = "a device, which SCENERANK_TEST_DEVICE asks for";
+    let device = match std::env::var("SCENERANK_TEST_DEVICE").as_deref() {
+        Ok("cuda") => Ok(launchers::gpu(0).expect(asked)),
+        Ok("ptx") => {
+            let interpretation = Interpretation::from_environment().expect(asked);
+            Ok(launchers::interpreted(Interpretation { seed, ..interpretation }).expect(asked))
         }
         _ => launchers::emulated(seed),
     };
-    match device {
-        Ok(device) => Some(Cuda::new(device, format).expect("an empty backend")),
-        Err(error) => {
-            println!("skipped: {error}");
-            None
-        }
-    }
+    device.map_err(|error| println!("skipped: {error}")).ok()
 }
 
-struct Step {
+/// A backend on [`kernel_device`].
+fn backend<T: StoredElement>(seed: Option<u64>, format: Format) -> Option<Cuda<T>> {
+    Some(Cuda::new(kernel_device(seed)?, format).expect("an empty backend"))
+}
+
+pub(crate) struct Step {
     loss: f32,
     embedding: Vec<f32>,
     gradients: NamedTensors,
@@ -53,7 +57,12 @@ fn step<B: Backend>(backend: B, batch: &GraphBatch, kind: LossKind) -> Step {
     step_of(SMALL, backend, batch, kind)
 }
 
-fn step_of<B: Backend>(config: ModelConfig, backend: B, batch: &GraphBatch, kind: LossKind) -> Step {
+pub(crate) fn step_of<B: Backend>(
+    config: ModelConfig,
+    backend: B,
+    batch: &GraphBatch,
+    kind: LossKind,
+) -> Step {
     let tensors = random_parameters(config, true, 3);
     let mut model = Model::new(backend, config, &tensors, batch.size()).expect("a model");
     let mut state = TrainingState::new(&model).expect("a state");
@@ -82,7 +91,7 @@ fn step_in(config: ModelConfig, format: Format, seed: Option<u64>, batch: &Graph
 
 /// Networks with two kinds of edge states. If those are not aligned for copies of 16 bytes, bf16 stores them activated;
 /// if they are aligned, they are activated while loading.
-const CONFIGS: [ModelConfig; 2] = [SMALL, ModelConfig { hidden_width: 24, ..SMALL }];
+pub(crate) const CONFIGS: [ModelConfig; 2] = [SMALL, ModelConfig { hidden_width: 24, ..SMALL }];
 
 #[test]
 fn a_step_agrees_with_the_reference() {
@@ -121,7 +130,7 @@ fn a_step_of_a_network_with_something_switched_off_agrees_with_the_reference() {
 }
 
 /// Compares the results of a step if all ReLUs decided alike; returns whether they did.
-fn compare(got: &Step, want: &Step) -> bool {
+pub(crate) fn compare(got: &Step, want: &Step) -> bool {
     if got.masks != want.masks {
         // A ReLU next to zero decided differently, which changes every gradient below it.
         return false;

@@ -10,5 +10,6 @@ mod backend_stages;
 mod cuda_runtime;
 mod cuda_step;
 mod gradients;
+mod interpreter;
 mod training_set;
 mod training_step;

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 
+use crate::cuda_step::kernel_device;
 use crate::program::Workplace;
 use scenerank::backend::cuda::Cuda;
-use scenerank::backend::cuda::launchers;
 use scenerank::backend::cuda::launchers::linear::Format;
 use scenerank::batch::graph_batch::{BatchSize, GraphBatch};
 use scenerank::batch::triples::{Sampling, Triple, TripleSampler};
@@ -22,7 +22,7 @@ use scenerank::train::{TrainOutcome, first_parameters, train_on};
 use serde_json::Value;
 
 /// Configuration of a small network for some steps of `batch_size` triples.
-fn config(sampling: Sampling, batch_size: usize, epochs: usize) -> TrainConfig {
+pub(crate) fn config(sampling: Sampling, batch_size: usize, epochs: usize) -> TrainConfig {
     TrainConfig {
         layers: 1,
         state_width: 8,
@@ -35,22 +35,10 @@ fn config(sampling: Sampling, batch_size: usize, epochs: usize) -> TrainConfig {
     }
 }
 
-/// A backend on the emulator, or with `SCENERANK_TEST_DEVICE=cuda` on a GPU, which must exist. Reports a skip
-/// and returns `None` if the emulator is not built.
+/// A backend on the emulator, or on what `SCENERANK_TEST_DEVICE` names. Reports a skip and returns `None` if the emulator is
+/// not built.
 fn backend() -> Option<Cuda<f32>> {
-    let device = match std::env::var("SCENERANK_TEST_DEVICE") {
-        Ok(device) if device == "cuda" => {
-            Ok(launchers::gpu(0).expect("a GPU, which SCENERANK_TEST_DEVICE asks for"))
-        }
-        _ => launchers::emulated(None),
-    };
-    match device {
-        Ok(device) => Some(Cuda::new(device, Format::Fp32).expect("an empty backend")),
-        Err(error) => {
-            println!("skipped: {error}");
-            None
-        }
-    }
+    Some(Cuda::new(kernel_device(None)?, Format::Fp32).expect("an empty backend"))
 }
 
 /// Result of training: mean loss and number of anchors without a triple for each epoch; steps; all tensors,

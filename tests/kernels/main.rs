@@ -1,8 +1,8 @@
 //! Tests of the kernels, one module per file of `kernels/`. Each kernel is compared with its reference, on the emulator
 //! or on a GPU.
 //!
-//! [`argument_layout`] compares the argument structs of Rust and CUDA. [`machine_code`] and [`occupancy`] test the
-//! output of nvcc.
+//! [`interpreter`] runs the PTX of all kernels. [`argument_layout`] compares the argument structs of Rust and CUDA.
+//! [`machine_code`] and [`occupancy`] test the output of nvcc.
 
 #[path = "../support/compiler.rs"]
 mod compiler;
@@ -28,5 +28,6 @@ mod row_correlations;
 mod top_k;
 
 mod argument_layout;
+mod interpreter;
 mod machine_code;
 mod occupancy;

@@ -168,7 +168,7 @@ fn demo_runs() {
 }
 
 /// Writes the inputs of a step, as `step` reads them.
-fn write_step(path: &Path, config: ModelConfig) {
+pub(crate) fn write_step(path: &Path, config: ModelConfig) {
     let shape = BatchShape { triples: 3, objects: 7, relationships: 6, oddities: true };
     let batch = random_batch(config, shape, 1);
     let mut tensors: Vec<(String, Vec<usize>, TensorData)> = random_parameters(config, true, 1)
@@ -211,12 +211,13 @@ fn step_gives_the_loss_and_gradients_of_the_cpu() {
     let input = folder.path().join("in");
     for config in [SMALL, switched_off(SMALL)[3]] {
         write_step(&input, config);
-        compare_steps(&folder, &input);
+        compare_steps(&folder, &input, DEVICES);
     }
 }
 
-fn compare_steps(folder: &TempDir, input: &Path) {
-    let [got, want] = DEVICES.map(|device| {
+/// Compares the step of the first device with that of the second.
+pub(crate) fn compare_steps(folder: &TempDir, input: &Path, devices: [&str; 2]) {
+    let [got, want] = devices.map(|device| {
         let out = folder.path().join(device);
         run([
             OsStr::new("step"),

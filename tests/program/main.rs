@@ -15,6 +15,7 @@ mod embed_formats;
 mod emulated_commands;
 mod example;
 mod explore;
+mod interpreter;
 mod nvtx;
 mod reproduce;
 mod switches;

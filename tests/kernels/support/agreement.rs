@@ -5,25 +5,24 @@ use std::sync::OnceLock;
 
 use scenerank::backend::cuda::device::Device;
 use scenerank::backend::cuda::device::rows::Rows;
-use scenerank::backend::cuda::launchers;
 use scenerank::backend::cuda::launchers::batch_norm::{Norm, NormBackward, batch_norm_backward};
 use scenerank::backend::cuda::launchers::stored::StoredElement;
 use scenerank::bench::case::{Arrays, Case, Prepared};
 use scenerank::bench::check::{Output, Worst, Written, worst};
 
-use super::{all, all_mut, devices, on_gpu, open_gpu, spare, to_device};
+use super::{TestDevice, all, all_mut, devices, open, spare, test_device, to_device};
 
-/// Results of two runs, and of a third with a grid for more rows than exist (the second argument). On the emulator,
+/// Results of two runs, and of a third with a grid for more rows than exist (the second argument). Except on a GPU,
 /// `order` also shuffles the threads and blocks of the third.
 pub fn three_runs<R>(order: u64, run: impl Fn(&Device, usize) -> R) -> [R; 3] {
     static GPU: OnceLock<Device> = OnceLock::new();
-    let emulated = |seed| launchers::emulated(seed).expect("an emulator, which was there before");
-    if on_gpu() {
-        let gpu = GPU.get_or_init(open_gpu);
+    let opened = |seed| open(seed).expect("a device, which was there before");
+    if test_device() == TestDevice::Gpu {
+        let gpu = GPU.get_or_init(|| opened(None));
         return [run(gpu, 0), run(gpu, 0), run(gpu, spare(order))];
     }
-    let in_order = emulated(None);
-    [run(&in_order, 0), run(&in_order, 0), run(&emulated(Some(order)), spare(order))]
+    let in_order = opened(None);
+    [run(&in_order, 0), run(&in_order, 0), run(&opened(Some(order)), spare(order))]
 }
 
 /// Expected and written outputs of a case. Each output has the same bits in all of [`three_runs`], and nothing is

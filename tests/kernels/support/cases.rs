@@ -9,7 +9,6 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use proptest::test_runner::{RngSeed, TestError, TestRunner};
-use scenerank::backend::cuda::launchers;
 use scenerank::backend::cuda::launchers::linear::Format;
 use scenerank::batch::graph_batch::GraphBatch;
 use scenerank::bench::sizes::Sizes;
@@ -17,13 +16,7 @@ use scenerank::network::config::ModelConfig;
 
 /// Whether there is no device to test; reports the skip.
 pub fn no_device() -> bool {
-    match launchers::emulated(None) {
-        Err(error) if !super::on_gpu() => {
-            println!("skipped: {error}");
-            true
-        }
-        _ => false,
-    }
+    super::open(None).is_none()
 }
 
 /// Runs `test` on `cases` cases; panics with the smallest failing case. Reports a skip if there is no device.

@@ -2,7 +2,8 @@
 //! draws shapes, [`scores`] draws values to correlate, [`agreement`] runs the cases of the bench, and [`calculus`]
 //! differentiates the reference.
 //!
-//! The tests run on the emulator. With `SCENERANK_TEST_DEVICE=cuda` they run on a GPU, and fail if there is none.
+//! The tests run on the emulator. With `SCENERANK_TEST_DEVICE=cuda` they run on a GPU, and with
+//! `SCENERANK_TEST_DEVICE=ptx` on the PTX interpreter. A missing device then fails them.
 
 pub mod agreement;
 pub mod calculus;
@@ -11,6 +12,7 @@ pub mod scores;
 
 use scenerank::backend::cuda::device::Device;
 use scenerank::backend::cuda::device::buffer::{Buffer, Element};
+use scenerank::backend::cuda::device::interpreter::Interpretation;
 use scenerank::backend::cuda::launchers;
 use scenerank::bench::check::{Output, Written, worst};
 
@@ -20,34 +22,42 @@ pub use scenerank::bench::values::Values;
 /// Row counts around the sizes of warps, tiles and chunks.
 pub const ROWS: [usize; 8] = [0, 1, 31, 32, 33, 65, 300, 513];
 
-/// Whether the tests run on a GPU.
-pub fn on_gpu() -> bool {
-    std::env::var("SCENERANK_TEST_DEVICE").is_ok_and(|device| device == "cuda")
+/// Device that the tests run on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TestDevice {
+    Emulated,
+    Gpu,
+    Ptx,
 }
 
-/// Devices to test: one that runs threads in order and, on the emulator, two with shuffled orders. Reports a skip and
+/// The device that `SCENERANK_TEST_DEVICE` names.
+pub fn test_device() -> TestDevice {
+    match std::env::var("SCENERANK_TEST_DEVICE").as_deref() {
+        Ok("cuda") => TestDevice::Gpu,
+        Ok("ptx") => TestDevice::Ptx,
+        _ => TestDevice::Emulated,
+    }
+}
+
+/// Opens a device whose order of threads and blocks a seed shuffles, or reports a skip where the emulator is not built.
+fn open(seed: Option<u64>) -> Option<Device> {
+    let asked = "a device, which SCENERANK_TEST_DEVICE asks for";
+    match test_device() {
+        TestDevice::Gpu => Some(launchers::gpu(0).expect(asked)),
+        TestDevice::Ptx => {
+            let interpretation = Interpretation::from_environment().expect(asked);
+            Some(launchers::interpreted(Interpretation { seed, ..interpretation }).expect(asked))
+        }
+        TestDevice::Emulated => launchers::emulated(seed).map_err(|error| println!("skipped: {error}")).ok(),
+    }
+}
+
+/// Devices to test: one that runs threads in order and, except on a GPU, two with shuffled orders. Reports a skip and
 /// returns none if the emulator is not built.
 pub fn devices() -> Vec<Device> {
-    if on_gpu() {
-        return vec![open_gpu()];
-    }
-    match launchers::emulated(None) {
-        Ok(device) => {
-            vec![
-                device,
-                launchers::emulated(Some(1)).expect("as before"),
-                launchers::emulated(Some(2)).expect("as before"),
-            ]
-        }
-        Err(error) => {
-            println!("skipped: {error}");
-            Vec::new()
-        }
-    }
-}
-
-fn open_gpu() -> Device {
-    launchers::gpu(0).expect("a GPU, which SCENERANK_TEST_DEVICE asks for")
+    let seeds: &[Option<u64>] =
+        if test_device() == TestDevice::Gpu { &[None] } else { &[None, Some(1), Some(2)] };
+    seeds.iter().filter_map(|&seed| open(seed)).collect()
 }
 
 /// Number of rows that a grid has room for beyond the existing ones, from a case's seed: none, some, or more than a

@@ -7,7 +7,11 @@
 //! All calls take effect in order, with two exceptions. Copies of batches run on their own stream and are
 //! ordered by events alone. Launches on the branch may be overtaken by later ones until the branch is joined.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+
+use scenerank_ptx::compare::Comparison;
+use scenerank_ptx::timing::LaunchTime;
 
 use super::launch::Launch;
 use super::memory::Memory;
@@ -86,6 +90,32 @@ pub(crate) trait Driver: Send + Sync {
 
     /// Name and sizes of the device.
     fn properties(&self) -> Result<Properties>;
+
+    /// Removes and returns what the device observed of the launches since the last call. Only the PTX interpreter
+    /// observes any.
+    fn take_observations(&self) -> Observations {
+        Observations::default()
+    }
+}
+
+/// What the PTX interpreter observed of launches.
+#[derive(Clone, Debug, Default)]
+pub struct Observations {
+    /// Modelled times, if they were asked for.
+    pub times: Vec<LaunchTime>,
+    /// Comparisons with the emulator by kernel, if they were asked for.
+    pub comparisons: BTreeMap<&'static str, Compared>,
+}
+
+/// Launches of one kernel, compared with the emulator.
+#[derive(Clone, Debug, Default)]
+pub struct Compared {
+    /// Number of launches.
+    pub launches: u64,
+    /// Number of launches that wrote equal bits.
+    pub equal: u64,
+    /// Values of all launches.
+    pub all: Comparison,
 }
 
 /// Stream in which an event is recorded.

@@ -1,8 +1,8 @@
-//! Device on which kernels run: a GPU, or the emulator.
+//! Device on which kernels run: a GPU, the emulator, or the PTX interpreter.
 //!
 //! A device receives the table of kernels when it opens, and looks up all of them. A missing kernel therefore
-//! fails at the start and not at step 900. One trait (`driver.rs`) hides the differences between a GPU and
-//! the emulator.
+//! fails at the start and not at step 900. One trait (`driver.rs`) hides the differences between
+//! them.
 //!
 //! Launches and copies take effect in the order of the calls, with two exceptions. Copies of batches run on a
 //! stream of their own (`streams.rs`). Launches on a branch may be overtaken by later launches (`on_branch`).
@@ -12,6 +12,8 @@ mod driver;
 mod emulator;
 mod gpu;
 pub mod graph;
+mod host;
+pub mod interpreter;
 pub mod kernel;
 mod launch;
 mod memory;
@@ -28,8 +30,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::error::Result;
 use buffer::{Buffer, Element, Slice, SliceMut};
 use driver::Driver;
+pub use driver::{Compared, Observations};
 use emulator::Emulator;
 use gpu::Gpu;
+use host::Host;
+use interpreter::{Interpretation, PtxExecutor};
 use kernel::{Blocks, Kernel, KernelArguments, KernelFile};
 use launch::Launch;
 
@@ -39,6 +44,16 @@ pub struct Device {
     calls: Arc<Calls>,
     /// Whether a graph is being captured (`graph.rs`).
     capturing: AtomicBool,
+}
+
+/// Access to the observations of a device.
+pub struct Observer(Arc<dyn Driver>);
+
+impl Observer {
+    /// Removes and returns what the PTX interpreter observed of the launches since the last call.
+    pub fn take(&self) -> Observations {
+        self.0.take_observations()
+    }
 }
 
 /// Counts the calls that a training step must avoid.
@@ -62,7 +77,25 @@ impl Device {
     /// Opens the emulator with the kernels of `files`. A `seed` shuffles the order of blocks, and of threads
     /// between barriers, which must not change any result.
     pub fn emulated(seed: Option<u64>, files: &'static [KernelFile]) -> Result<Self> {
-        Ok(Device::driven_by(Arc::new(Emulator::open(seed, files)?)))
+        let emulator = Emulator::open(seed, files)?;
+        Ok(Device::driven_by(Arc::new(Host::new(Arc::new(emulator), seed.is_some()))))
+    }
+
+    /// Opens the PTX interpreter for the kernels of `files`.
+    pub fn interpreted(interpretation: Interpretation, files: &'static [KernelFile]) -> Result<Self> {
+        let postpones = interpretation.seed.is_some();
+        let executor = PtxExecutor::open(interpretation, files)?;
+        Ok(Device::driven_by(Arc::new(Host::new(Arc::new(executor), postpones))))
+    }
+
+    /// Removes and returns what the PTX interpreter observed of the launches since the last call.
+    pub fn take_observations(&self) -> Observations {
+        self.driver.take_observations()
+    }
+
+    /// Gives access to the observations after the device has gone to a backend.
+    pub fn observer(&self) -> Observer {
+        Observer(self.driver.clone())
     }
 
     fn driven_by(driver: Arc<dyn Driver>) -> Self {

@@ -23,6 +23,7 @@ pub mod top_k;
 pub mod weight_copy;
 
 use super::device::Device;
+use super::device::interpreter::Interpretation;
 use super::device::kernel::KernelFile;
 use crate::error::Result;
 
@@ -35,6 +36,11 @@ pub fn gpu(index: usize) -> Result<Device> {
 /// barriers.
 pub fn emulated(seed: Option<u64>) -> Result<Device> {
     Device::emulated(seed, FILES)
+}
+
+/// Opens the PTX interpreter with all kernels.
+pub fn interpreted(interpretation: Interpretation) -> Result<Device> {
+    Device::interpreted(interpretation, FILES)
 }
 
 /// All kernel files, loaded when a device opens.

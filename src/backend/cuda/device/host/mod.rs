@@ -1,37 +1,62 @@
-//! Kernels compiled as C++ against the emulator (`kernels/emulator/emulator.h`), launched as on a GPU.
+//! Devices on the CPU: device memory is memory of this process. Streams, events and captured graphs keep no other order
+//! than a GPU does. An [`Executor`] runs the kernels.
 
-mod functions;
 mod memory;
 mod streams;
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use super::driver::{Driver, EventHandle, Recorded, StopwatchHandle, Stream};
-use super::kernel::{KernelFile, KernelInfo};
+use super::driver::{Driver, EventHandle, Observations, Recorded, StopwatchHandle, Stream};
 use super::launch::{Launch, OwnedLaunch};
 use super::memory::Memory;
 use super::properties::Properties;
 use crate::error::{Error, Result};
-use functions::Function;
-use memory::HostMemory;
+use memory::{DeviceMemory, HostMemory};
 use streams::SharedStreams;
 
-/// Driver that runs the kernels on the CPU.
-pub(super) struct Emulator {
-    functions: HashMap<&'static str, Function>,
-    /// Seed for the order of blocks and threads; 0 for ascending order.
-    seed: u64,
+/// Runs kernels on memory of this process.
+pub(super) trait Executor: Send + Sync {
+    /// Name of the device, for errors.
+    fn device(&self) -> &'static str;
+
+    /// Name and sizes of the device.
+    fn properties(&self) -> Properties;
+
+    /// Runs a launch to its end.
+    ///
+    /// # Safety
+    /// As for [`Driver::launch`].
+    unsafe fn launch(&self, launch: Launch<'_>) -> Result<()>;
+
+    /// Takes note of allocated device memory.
+    fn allocated(&self, _address: u64, _bytes: usize) {}
+
+    /// Takes note of device memory that is about to be freed.
+    fn freed(&self, _address: u64) {}
+
+    /// Takes note of device memory that the host has written.
+    fn written(&self, _address: u64, _bytes: usize) {}
+
+    /// Removes and returns what was observed of the launches.
+    fn take_observations(&self) -> Observations {
+        Observations::default()
+    }
+}
+
+/// Driver of a device on the CPU.
+pub(super) struct Host {
+    executor: Arc<dyn Executor>,
+    /// Whether launches of the branch are postponed.
+    postpones: bool,
     streams: SharedStreams,
     /// Work recorded so far, while a graph is captured.
     recording: Mutex<Option<Vec<Work>>>,
     /// Whether launches currently go to the branch.
     on_branch: AtomicBool,
-    /// Postponed launches of the branch. Without a seed, branch launches run when they are called. With a
-    /// seed they run as late as possible, when the branch is joined. This exposes work in between that
-    /// depends on them, or on which they depend.
+    /// Postponed launches of the branch. They run as late as possible, when the branch is joined. This exposes
+    /// work in between that depends on them, or on which they depend.
     late: Mutex<Vec<Work>>,
 }
 
@@ -44,14 +69,14 @@ enum Work {
 
 /// Captured graph.
 struct WorkList {
-    emulator: Arc<Emulator>,
+    host: Arc<Host>,
     work: Vec<Work>,
 }
 
 impl Recorded for WorkList {
     unsafe fn replay(&self) -> Result<()> {
         // SAFETY: guaranteed by the caller.
-        unsafe { self.emulator.perform(&self.work) }
+        unsafe { self.host.perform(&self.work) }
     }
 }
 
@@ -79,34 +104,23 @@ impl StopwatchHandle for HostClock {
     }
 }
 
-/// Error for a problem detected by the emulator.
-fn bug(problem: String) -> Error {
+/// Error for a defect of a kernel or its launcher.
+pub(super) fn bug(device: &str, problem: String) -> Error {
     let remedy = "this is a bug of the kernel or its launcher".to_string();
-    Error::Device { device: "emulated".into(), problem, remedy }
+    Error::Device { device: device.into(), problem, remedy }
 }
 
-impl Emulator {
-    /// Opens the emulator with all kernels of `files`. A seed shuffles the order of blocks and threads.
-    pub(super) fn open(seed: Option<u64>, files: &[KernelFile]) -> Result<Self> {
-        if !cfg!(emulator) {
-            return Err(Error::Device {
-                device: "emulated".into(),
-                problem: "this build found no C++ compiler for its kernels".into(),
-                remedy: "install g++ or clang++ and build again, or use --device cpu".into(),
-            });
-        }
-        let find = |&KernelInfo { name, .. }: &KernelInfo| {
-            let function = Function::find(name);
-            (name, function.unwrap_or_else(|| panic!("the kernel {name} is in no table of the emulator's")))
-        };
-        Ok(Emulator {
-            functions: files.iter().flat_map(|file| file.kernels).map(find).collect(),
-            seed: seed.map_or(0, |seed| seed.max(1)),
-            streams: SharedStreams::default(),
+impl Host {
+    /// Driver that launches by `executor`. If it postpones, launches of the branch run when the branch is joined.
+    pub(super) fn new(executor: Arc<dyn Executor>, postpones: bool) -> Self {
+        Host {
+            streams: SharedStreams::new(executor.clone()),
+            executor,
+            postpones,
             recording: Mutex::default(),
             on_branch: AtomicBool::new(false),
             late: Mutex::default(),
-        })
+        }
     }
 
     fn recording(&self) -> MutexGuard<'_, Option<Vec<Work>>> {
@@ -139,23 +153,23 @@ impl Emulator {
     /// # Safety
     /// As for [`Driver::launch`]; for a branch launch, until the branch is joined.
     unsafe fn begin_launch(&self, launch: Launch<'_>, on_branch: bool) -> Result<()> {
-        if on_branch && self.seed != 0 {
+        if on_branch && self.postpones {
             self.late().push(Work::Launch { launch: launch.into(), on_branch: false });
             return Ok(());
         }
         self.streams.lock().launch(&launch);
         // SAFETY: guaranteed by the caller.
-        unsafe { self.functions[launch.kernel.name].run(launch, self.seed) }
+        unsafe { self.executor.launch(launch) }
     }
 }
 
-impl Driver for Emulator {
+impl Driver for Host {
     fn allocate(&self, bytes: usize) -> Result<Box<dyn Memory>> {
-        Ok(Box::new(HostMemory::unwritten(bytes)))
+        Ok(Box::new(DeviceMemory::unwritten(bytes, self.executor.clone())))
     }
 
     fn allocate_page_locked(&self, bytes: usize) -> Result<Box<dyn Memory>> {
-        self.allocate(bytes)
+        Ok(Box::new(HostMemory::unwritten(bytes)))
     }
 
     unsafe fn zero(&self, address: u64, bytes: usize) -> Result<()> {
@@ -165,12 +179,14 @@ impl Driver for Emulator {
         }
         // SAFETY: guaranteed by the caller.
         unsafe { std::ptr::write_bytes(address as *mut u8, 0, bytes) };
+        self.executor.written(address, bytes);
         Ok(())
     }
 
     unsafe fn upload(&self, from: &[u8], to: u64) -> Result<()> {
         // SAFETY: guaranteed by the caller; host and device memory do not overlap.
         unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to as *mut u8, from.len()) };
+        self.executor.written(to, from.len());
         Ok(())
     }
 
@@ -186,6 +202,7 @@ impl Driver for Emulator {
     unsafe fn copy_on_device(&self, from: u64, to: u64, bytes: usize) -> Result<()> {
         // SAFETY: guaranteed by the caller.
         unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to as *mut u8, bytes) };
+        self.executor.written(to, bytes);
         Ok(())
     }
 
@@ -234,7 +251,7 @@ impl Driver for Emulator {
 
     fn end_capture(self: Arc<Self>) -> Result<Box<dyn Recorded>> {
         let work = self.recording().take().expect("a capture that began");
-        Ok(Box::new(WorkList { emulator: self, work }))
+        Ok(Box::new(WorkList { host: self, work }))
     }
 
     fn stopwatch(self: Arc<Self>) -> Result<Box<dyn StopwatchHandle>> {
@@ -242,6 +259,10 @@ impl Driver for Emulator {
     }
 
     fn properties(&self) -> Result<Properties> {
-        Ok(Properties { name: "emulator".into(), gpu: false, multiprocessors: 1, l2_bytes: 0 })
+        Ok(self.executor.properties())
+    }
+
+    fn take_observations(&self) -> Observations {
+        self.executor.take_observations()
     }
 }

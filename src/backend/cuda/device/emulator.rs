@@ -1,15 +1,64 @@
-//! The emulator's C interface (`kernels/emulator/emulator.h`).
+//! Emulator: kernels compiled as C++ (`kernels/emulator/emulator.h`), called by its C interface.
 
+use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::sync::{Mutex, PoisonError};
 
-use super::bug;
-use crate::backend::cuda::device::launch::Launch;
-use crate::error::Result;
+use super::host::{Executor, bug};
+use super::kernel::{KernelFile, KernelInfo};
+use super::launch::Launch;
+use super::properties::Properties;
+use crate::error::{Error, Result};
+
+/// Runs the emulated kernels.
+pub(super) struct Emulator {
+    functions: HashMap<&'static str, Function>,
+    /// Seed for the order of blocks and threads; 0 for ascending order.
+    seed: u64,
+}
+
+impl Emulator {
+    /// Looks up all kernels of `files`. A seed shuffles the order of blocks and threads.
+    pub(super) fn open(seed: Option<u64>, files: &[KernelFile]) -> Result<Self> {
+        if !cfg!(emulator) {
+            return Err(Error::Device {
+                device: NAME.into(),
+                problem: "this build found no C++ compiler for its kernels".into(),
+                remedy: "install g++ or clang++ and build again, or use --device cpu".into(),
+            });
+        }
+        let find = |&KernelInfo { name, .. }: &KernelInfo| {
+            let function = Function::find(name);
+            (name, function.unwrap_or_else(|| panic!("the kernel {name} is in no table of the emulator's")))
+        };
+        Ok(Emulator {
+            functions: files.iter().flat_map(|file| file.kernels).map(find).collect(),
+            seed: seed.map_or(0, |seed| seed.max(1)),
+        })
+    }
+}
+
+/// Name of the device.
+const NAME: &str = "emulated";
+
+impl Executor for Emulator {
+    fn device(&self) -> &'static str {
+        NAME
+    }
+
+    fn properties(&self) -> Properties {
+        Properties { name: "emulator".into(), gpu: false, multiprocessors: 1, l2_bytes: 0 }
+    }
+
+    unsafe fn launch(&self, launch: Launch<'_>) -> Result<()> {
+        // SAFETY: guaranteed by the caller.
+        unsafe { self.functions[launch.kernel.name].run(launch, self.seed) }
+    }
+}
 
 /// Kernel in one of the emulator's tables, which have static lifetime.
 #[derive(Clone, Copy)]
-pub(super) struct Function(*const c_void);
+struct Function(*const c_void);
 
 // SAFETY: it points to a constant.
 unsafe impl Send for Function {}
@@ -62,7 +111,7 @@ use absent::{emulator_find, emulator_launch};
 
 impl Function {
     /// Finds the kernel with this name; `None` if no table has it.
-    pub(super) fn find(name: &str) -> Option<Self> {
+    fn find(name: &str) -> Option<Self> {
         let c_name = CString::new(name).expect("a name without a zero");
         // SAFETY: the name is a C string.
         let function = unsafe { emulator_find(c_name.as_ptr()) };
@@ -72,8 +121,8 @@ impl Function {
     /// Runs the kernel. An error contains the emulator's message.
     ///
     /// # Safety
-    /// As for [`super::Driver::launch`].
-    pub(super) unsafe fn run(self, launch: Launch<'_>, seed: u64) -> Result<()> {
+    /// As for [`Executor::launch`].
+    unsafe fn run(self, launch: Launch<'_>, seed: u64) -> Result<()> {
         let Launch { kernel, blocks, arguments } = launch;
         let (address, bytes): (*const c_void, usize) = (arguments.as_ptr().cast(), arguments.len());
         let mut message: [c_char; 512] = [0; 512];
@@ -97,6 +146,6 @@ impl Function {
         }
         // SAFETY: the emulator terminates its message with a zero.
         let problem = unsafe { CStr::from_ptr(message.as_ptr()) };
-        Err(bug(problem.to_string_lossy().into_owned()))
+        Err(bug(NAME, problem.to_string_lossy().into_owned()))
     }
 }

@@ -2,7 +2,9 @@
 
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
 use std::ptr::NonNull;
+use std::sync::Arc;
 
+use super::Executor;
 use crate::backend::cuda::device::memory::Memory;
 
 /// Alignment of a kernel's widest load.
@@ -46,5 +48,31 @@ impl Drop for HostMemory {
             // SAFETY: the memory came from `alloc` with this layout, and is freed once.
             unsafe { dealloc(self.start.as_ptr(), self.layout) };
         }
+    }
+}
+
+/// Device memory, of which the executor takes note.
+pub(super) struct DeviceMemory {
+    memory: HostMemory,
+    executor: Arc<dyn Executor>,
+}
+
+impl DeviceMemory {
+    pub(super) fn unwritten(bytes: usize, executor: Arc<dyn Executor>) -> Self {
+        let memory = HostMemory::unwritten(bytes);
+        executor.allocated(memory.address(), bytes);
+        DeviceMemory { memory, executor }
+    }
+}
+
+impl Memory for DeviceMemory {
+    fn address(&self) -> u64 {
+        self.memory.address()
+    }
+}
+
+impl Drop for DeviceMemory {
+    fn drop(&mut self) {
+        self.executor.freed(self.memory.address());
     }
 }

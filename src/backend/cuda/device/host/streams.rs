@@ -1,4 +1,4 @@
-//! The two streams of the emulator. Kernels run when they are launched, but the streams guarantee only what a
+//! The two streams of a device on the CPU. Kernels run when they are launched, but the streams guarantee only what a
 //! GPU guarantees:
 //!
 //! - A copy is performed as late as possible, when something waits for it, and reads its source only then.
@@ -9,33 +9,44 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::bug;
+use super::{Executor, bug};
 use crate::backend::cuda::device::driver::{EventHandle, Stream};
 use crate::backend::cuda::device::launch::Launch;
 use crate::error::Result;
 
 /// Streams, shared with their events.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(super) struct SharedStreams(Arc<Mutex<Streams>>);
 
 impl SharedStreams {
+    pub(super) fn new(executor: Arc<dyn Executor>) -> Self {
+        SharedStreams(Arc::new(Mutex::new(Streams {
+            executor,
+            launches: 0,
+            finished_launches: 0,
+            copies: 0,
+            waiting: VecDeque::new(),
+            destinations: HashMap::new(),
+        })))
+    }
+
     pub(super) fn lock(&self) -> MutexGuard<'_, Streams> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Creates an event that counts as reached.
-    pub(super) fn event(&self) -> EmulatedEvent {
-        EmulatedEvent { streams: self.clone(), mark: Mark::Copies(0) }
+    pub(super) fn event(&self) -> HostEvent {
+        HostEvent { streams: self.clone(), mark: Mark::Copies(0) }
     }
 }
 
 /// A point in one of the streams.
-pub(super) struct EmulatedEvent {
+pub(super) struct HostEvent {
     streams: SharedStreams,
     mark: Mark,
 }
 
-impl EventHandle for EmulatedEvent {
+impl EventHandle for HostEvent {
     fn record(&mut self, stream: Stream) -> Result<()> {
         self.mark = self.streams.lock().record(stream);
         Ok(())
@@ -59,8 +70,8 @@ pub(super) enum Mark {
     Copies(u64),
 }
 
-#[derive(Default)]
 pub(super) struct Streams {
+    executor: Arc<dyn Executor>,
     /// Number of launches so far.
     launches: u64,
     /// Number of launches that the host has waited for.
@@ -112,7 +123,10 @@ impl Streams {
     pub(super) unsafe fn copy(&mut self, from: u64, to: u64, bytes: usize) -> Result<()> {
         let last_launch = self.destinations.get(&to).map_or(0, |destination| destination.last_launch);
         if last_launch > self.finished_launches {
-            return Err(bug("a copy overwrites what a launch may still be reading".into()));
+            return Err(bug(
+                self.executor.device(),
+                "a copy overwrites what a launch may still be reading".into(),
+            ));
         }
         self.destinations.insert(to, Destination { bytes: bytes as u64, last_launch });
         // SAFETY: guaranteed by the caller.
@@ -130,6 +144,7 @@ impl Streams {
         {
             // SAFETY: guaranteed by the caller of `copy`.
             unsafe { std::ptr::copy_nonoverlapping(from as *const u8, to as *mut u8, bytes) };
+            self.executor.written(to, bytes);
         }
     }
 
