@@ -56,6 +56,12 @@ fn drawn(
                     (outputs[2].values[at], outputs[2].values[anchors.len() + at]) = (-1.0, -1.0);
                 }
             }
+            // Bit for bit, the signs of zeros too.
+            for (want, got) in
+                outputs.iter().zip(written).flat_map(|(want, got)| want.values.iter().zip(&got.values))
+            {
+                assert!(*want != 0.0 || got.to_bits() == want.to_bits(), "{got} where {want} is expected");
+            }
             outputs
         });
     });
@@ -66,7 +72,7 @@ fn drawn(
 fn every_strategy_draws_what_the_cpu_draws() {
     let cases = (3..=70usize, 0..=5usize, select(vec![1, 3, 7, 8, 9, 50, 96, 300]), 0..3usize, seeds());
     let compared = Cell::new(0);
-    check(60, cases, |(count, first, width, strategy, seed)| {
+    check(80, cases, |(count, first, width, strategy, seed)| {
         let (images, sampling, epoch) = (first..first + count, STRATEGIES[strategy], (seed % 1000) as u32);
         let vectors = Rc::new(vectors(&mut Values::new(seed), images.end, width));
         let similarity = Similarity::Factored { vectors: &vectors, width };
@@ -88,7 +94,7 @@ fn every_strategy_draws_what_the_cpu_draws() {
         );
         compared.set(compared.get() + written[2][..count].iter().filter(|&&image| image >= 0.0).count());
     });
-    assert!(no_device() || compared.get() > 150, "{} anchors compared", compared.get());
+    assert!(no_device() || compared.get() > 166, "{} anchors compared", compared.get());
 }
 
 /// Large seed and epoch, so that a lost word of the generator's input would show.
@@ -104,6 +110,7 @@ fn all_bits_of_seed_and_epoch_count() {
         let (anchors, sampling) = ((0..count as u32).collect(), Sampling::Reject);
         let of = Draws { images: 0..count, anchors, width, sampling, seed, epoch };
         let written = drawn(agree_in_two_orders, of, vectors.clone(), |_| false);
+        assert!(written[2].iter().all(|&image| image >= 0.0), "a triple for every anchor");
         assert!(!seen.contains(&written), "seed {seed}, epoch {epoch} draw as others do");
         seen.push(written);
     }

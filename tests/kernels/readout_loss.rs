@@ -3,10 +3,12 @@
 
 use std::rc::Rc;
 
-use crate::support::agreement::{agree, agree_in_two_orders, outputs, with};
+use crate::support::agreement::{
+    agree, agree_in_two_orders, agree_once, assert_within_limits, outputs, with,
+};
 use crate::support::calculus::central_differences;
 use crate::support::cases::{check, columns, no_device, seeds};
-use crate::support::{Values, assert_within};
+use crate::support::{Values, assert_within, devices, spare};
 use half::bf16;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -14,7 +16,7 @@ use proptest::sample::select;
 use scenerank::backend::cuda::launchers::stored::StoredElement;
 use scenerank::backend::reference::readout_loss as reference;
 use scenerank::batch::graph_batch::GraphBatch;
-use scenerank::bench::case::{STEPS_DONE, unwritten};
+use scenerank::bench::case::{Case, STEPS_DONE, unwritten};
 use scenerank::bench::cases::readout_loss::{Limits, Readout, States, embeddings, losses};
 use scenerank::bench::check::Output;
 use scenerank::loss::{Loss, LossKind};
@@ -71,9 +73,34 @@ fn embeddings_losses_and_gradients_agree_with_the_reference() {
     check(200, cases, |(sizes, width, image_node_in_mean, loss, seed)| {
         let batch = batch(&sizes, seed);
         let of = Readout { batch, width, image_node_in_mean, loss, states: States::Signed, seed };
-        agree_in::<f32>(&of);
-        agree_in::<bf16>(&of);
+        let finite = |written: [Vec<f64>; 3]| written.iter().flatten().all(|value| value.is_finite());
+        assert!(finite(agree_in::<f32>(&of)) && finite(agree_in::<bf16>(&of)), "no NaN is expected");
+        agree_once(&in_rows(losses::<f32>(of.clone()), sizes.len()), spare(seed));
+        agree_once(&in_rows(losses::<bf16>(of), sizes.len()), spare(seed));
     });
+}
+
+/// Rows of losses, one for each of the last steps.
+const LOSS_ROWS: usize = 4;
+
+/// The case of the losses of so many triples with several rows for them, of which the step's is not the first.
+fn in_rows(case: Case, triples: usize) -> Case {
+    with(case, move |spare, prepared| {
+        let most_triples = triples + spare;
+        prepared.host.outputs[1] = unwritten(LOSS_ROWS * most_triples);
+        let expected = std::mem::replace(&mut prepared.expected, Box::new(|_, _| Vec::new()));
+        prepared.expected = Box::new(move |host, written| {
+            let mut outputs = expected(host, written);
+            let Output { values, limits, .. } = &mut outputs[2];
+            let before = vec![f64::NAN; STEPS_DONE as usize % LOSS_ROWS * most_triples];
+            // Without triples nothing is written.
+            if triples > 0 {
+                limits.splice(0..0, vec![0.0; before.len()]);
+                values.splice(0..0, before);
+            }
+            outputs
+        });
+    })
 }
 
 #[test]
@@ -81,25 +108,18 @@ fn losses_go_to_the_row_of_their_step() {
     if no_device() {
         return;
     }
-    let (triples, rows) = (5, 4);
+    let triples = 5;
     let batch = batch(&[[2, 1, 3]; 5], 1);
     let loss = Loss { kind: LossKind::Ranking, temperature: 0.7, margin: 0.4 };
     let of = Readout { batch, width: 9, image_node_in_mean: true, loss, states: States::Signed, seed: 1 };
-    let one_size = losses::<f32>(of.clone()).prepare;
-    let case = with(losses::<f32>(of), move |_, prepared| {
-        // No spare rows, because they would change the row of the losses.
-        *prepared = one_size(0);
-        prepared.host.outputs[1] = unwritten(rows * triples);
-        let expected = std::mem::replace(&mut prepared.expected, Box::new(|_, _| Vec::new()));
-        prepared.expected = Box::new(move |host, written| {
-            let mut outputs = expected(host, written);
-            let Output { values, limits, .. } = &mut outputs[2];
-            let before = vec![f64::NAN; STEPS_DONE as usize % rows * triples];
-            limits.splice(0..0, vec![0.0; before.len()]);
-            values.splice(0..0, before);
-            outputs
-        });
-    });
+    let case = in_rows(losses::<f32>(of), triples);
+    for (device, spare) in devices().iter().zip([0, 7, 64]) {
+        let name = format!("{spare} spare triples");
+        assert_within_limits(&name, (case.prepare)(spare).check(device).expect("a launch"));
+    }
+    // Without spare triples, which would move the row, the same bits each time.
+    let without_spare = case.prepare;
+    let case = Case { prepare: Box::new(move |_| without_spare(0)), ..case };
     assert!(agree_in_two_orders(&case)[2][triples..].iter().all(|loss| loss.is_finite()));
 }
 

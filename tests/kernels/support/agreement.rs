@@ -9,38 +9,43 @@ use scenerank::backend::cuda::launchers::batch_norm::{Norm, NormBackward, batch_
 use scenerank::backend::cuda::launchers::stored::StoredElement;
 use scenerank::bench::case::{Arrays, Case, Prepared};
 use scenerank::bench::check::{Output, Worst, Written, worst};
+use scenerank::bench::matrix::HostMatrix;
 
 use super::{TestDevice, all, all_mut, devices, open, spare, test_device, to_device};
 
-/// Results of two runs, and of a third with a grid for more rows than exist (the second argument). Except on a GPU,
-/// `order` also shuffles the threads and blocks of the third.
-pub fn three_runs<R>(order: u64, run: impl Fn(&Device, usize) -> R) -> [R; 3] {
+/// Results of two runs, and of one more for each of `orders` with a grid for more rows than exist (the second argument).
+/// Except on a GPU, the order also shuffles the threads and blocks.
+fn runs<R>(orders: &[u64], run: impl Fn(&Device, usize) -> R) -> Vec<R> {
     static GPU: OnceLock<Device> = OnceLock::new();
     let opened = |seed| open(seed).expect("a device, which was there before");
     if test_device() == TestDevice::Gpu {
         let gpu = GPU.get_or_init(|| opened(None));
-        return [run(gpu, 0), run(gpu, 0), run(gpu, spare(order))];
+        let spares = [0, 0].into_iter().chain(orders.iter().map(|&order| spare(order)));
+        return spares.map(|spare| run(gpu, spare)).collect();
     }
     let in_order = opened(None);
-    [run(&in_order, 0), run(&in_order, 0), run(&opened(Some(order)), spare(order))]
+    let mut results = vec![run(&in_order, 0), run(&in_order, 0)];
+    results.extend(orders.iter().map(|&order| run(&opened(Some(order)), spare(order))));
+    results
 }
 
-/// Expected and written outputs of a case. Each output has the same bits in all of [`three_runs`], and nothing is
-/// written beyond it.
+/// Expected and written outputs of a case. Each output has the same bits in all [`runs`], and nothing is written beyond
+/// it.
 #[track_caller]
-fn same_bits(order: u64, name: &str, prepare: impl Fn(usize) -> Prepared) -> (Vec<Output>, Vec<Written>) {
-    let [(prepared, first), (_, again), (_, shuffled)] = three_runs(order, |device, spare| {
+fn same_bits(orders: &[u64], name: &str, prepare: impl Fn(usize) -> Prepared) -> (Vec<Output>, Vec<Written>) {
+    let mut results = runs(orders, |device, spare| {
         let prepared = prepare(spare);
         let mut arrays = Arrays::upload(device, &prepared.host).expect("memory");
         (prepared.launch)(device, &mut arrays).expect("a launch");
         let written = arrays.written(device).expect("a download");
         (prepared, written)
     });
+    let (prepared, first) = results.remove(0);
     let expected = (prepared.expected)(&prepared.host, &first);
     assert_eq!(expected.len(), first.len(), "{name}: outputs, expected and written");
-    let others =
-        [(again, "a second run"), (shuffled, "another order of threads and blocks, with a larger grid")];
-    for (other, run) in others {
+    let names = ["a second run", "another order of threads and blocks, with a larger grid"];
+    for (at, (_, other)) in results.into_iter().enumerate() {
+        let run = names[at.min(1)];
         for (output, (one, two)) in expected.iter().zip(first.iter().zip(&other)) {
             let (label, count) = (output.name, output.values.len());
             assert!(one.values.len() >= count && two.values.len() >= count, "{name}: length of {label}");
@@ -64,15 +69,21 @@ fn same_bits(order: u64, name: &str, prepare: impl Fn(usize) -> Prepared) -> (Ve
 /// Outputs of a case, with the same bits in every run. They are not compared with the reference.
 #[track_caller]
 pub fn outputs(order: u64, name: &str, prepare: impl Fn(usize) -> Prepared) -> Vec<Vec<f64>> {
-    let (expected, written) = same_bits(order, name, prepare);
+    let (expected, written) = same_bits(&[order], name, prepare);
     within_outputs(&expected, written)
 }
 
 /// Outputs of a case, with the same bits in every run and each value within its limit.
 #[track_caller]
 pub fn agree(order: u64, case: &Case) -> Vec<Vec<f64>> {
-    let name = format!("{} {}, order {order}", case.kernel, case.shape);
-    let (expected, written) = same_bits(order, &name, &case.prepare);
+    agree_in_orders(&[order], case)
+}
+
+/// [`agree`] in each of these orders of threads and blocks, each with a larger grid of its own.
+#[track_caller]
+pub fn agree_in_orders(orders: &[u64], case: &Case) -> Vec<Vec<f64>> {
+    let name = format!("{} {}, orders {orders:?}", case.kernel, case.shape);
+    let (expected, written) = same_bits(orders, &name, &case.prepare);
     assert_within_limits(&name, worst(&expected, &written));
     within_outputs(&expected, written)
 }
@@ -81,8 +92,7 @@ pub fn agree(order: u64, case: &Case) -> Vec<Vec<f64>> {
 /// with a grid for more.
 #[track_caller]
 pub fn agree_in_two_orders(case: &Case) -> Vec<Vec<f64>> {
-    let [_, outputs] = [1, 2].map(|order| agree(order, case));
-    outputs
+    agree_in_orders(&[1, 2], case)
 }
 
 /// [`agree`] with one run, in order, with a grid for `spare` more rows.
@@ -135,14 +145,35 @@ pub fn with(case: Case, change: impl Fn(usize, &mut Prepared) + 'static) -> Case
     Case { prepare, ..case }
 }
 
-/// The case without tolerance, for values with which every operation is exact.
-pub fn exactly(case: Case) -> Case {
-    with(case, |_, prepared| {
+/// The case with limits of at most `most` of an output.
+pub fn at_most(case: Case, most: fn(&Output) -> f64) -> Case {
+    with(case, move |_, prepared| {
         let expected = std::mem::replace(&mut prepared.expected, Box::new(|_, _| Vec::new()));
         prepared.expected = Box::new(move |host, written| {
             let outputs = expected(host, written).into_iter();
-            outputs.map(|output| Output { limits: vec![0.0; output.values.len()], ..output }).collect()
+            let limited = |output: Output| {
+                let limits = vec![most(&output); output.values.len()];
+                output.at_most(limits)
+            };
+            outputs.map(limited).collect()
         });
+    })
+}
+
+/// The case without tolerance, for values of which every operation is exact.
+pub fn exactly(case: Case) -> Case {
+    at_most(case, |_| 0.0)
+}
+
+/// The case with NaN in the padding of its weight: no kernel may use it. The weight is the stored matrix at this index, three
+/// parts side by side with `width` columns each and padding after them.
+pub fn with_poisoned_padding<T: StoredElement>(case: Case, weight: usize, width: usize) -> Case {
+    let part = T::stride(width);
+    with(case, move |_, prepared| {
+        let weight = &mut prepared.host.stored[weight];
+        let mut values: Vec<f32> = weight.wide().into_iter().map(|value| value as f32).collect();
+        values.chunks_exact_mut(part).for_each(|columns| columns[width..].fill(f32::NAN));
+        *weight = HostMatrix::new::<T>(values, 3 * part);
     })
 }
 
