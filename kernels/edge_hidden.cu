@@ -60,11 +60,13 @@ template <class T> __device__ __forceinline__ void edge_hidden_lookup(const Edge
     }
     int in_strip = threadIdx.x % (STRIP / COLUMNS_EACH) * COLUMNS_EACH, lane = threadIdx.x / (STRIP / COLUMNS_EACH);
     int column = blockIdx.x * STRIP + in_strip;
+    auto edge_rows = four_columns(args.edge_projected, stride, column, hidden);
+    auto subject_rows = four_columns(args.projected, ends_stride, column, hidden);
+    auto object_rows = four_columns(args.projected + hidden, ends_stride, column, hidden);
     // The value as stored.
     auto looked_up = [&](int edge) {
-        auto of_edge = load_packed(args.edge_projected + size_t(args.edge_row[edge]) * stride, column, hidden);
-        auto of_subject = load_packed(args.projected + size_t(args.subject[edge]) * ends_stride, column, hidden);
-        auto of_object = load_packed(args.projected + size_t(args.object[edge]) * ends_stride + hidden, column, hidden);
+        auto of_edge = edge_rows.load(args.edge_row[edge]);
+        auto of_subject = subject_rows.load(args.subject[edge]), of_object = object_rows.load(args.object[edge]);
         Four sum = of_edge.widen(), s = of_subject.widen(), o = of_object.widen();
 #pragma unroll
         for (int i = 0; i < COLUMNS_EACH; i++) {
@@ -116,14 +118,11 @@ template <class T> __device__ __forceinline__ void edge_hidden_lookup(const Edge
                                                   memory.merged);
 }
 
-// Four columns of rows of d_z: loaded from memory,
+// Four columns of d_z: loaded from memory,
 template <class T> struct StoredFour {
-    const T *d_z;
-    int stride, column, columns;
+    FourColumns<T> d_z;
 
-    __device__ __forceinline__ PackedFour<T> load(int edge) const {
-        return load_packed(d_z + size_t(edge) * stride, column, columns);
-    }
+    __device__ __forceinline__ PackedFour<T> load(int edge) const { return d_z.load(edge); }
     __device__ __forceinline__ Four value(const PackedFour<T> &loaded) const { return loaded.widen(); }
 };
 
@@ -132,23 +131,19 @@ template <class T> struct Stored {
     int stride;
 
     __device__ __forceinline__ StoredFour<T> at(int column, int columns) const {
-        return {d_z, stride, column, columns};
+        return {four_columns(d_z, stride, column, columns)};
     }
 };
 
 // or computed from d and z.
 template <class T> struct ThroughNormFour {
-    const T *d, *z;
-    int stride, column, columns;
+    FourColumns<T> d, z;
     NormBackwardFour backward;
 
     struct Loaded {
         PackedFour<T> d, z;
     };
-    __device__ __forceinline__ Loaded load(int edge) const {
-        size_t row = size_t(edge) * stride;
-        return {load_packed(d + row, column, columns), load_packed(z + row, column, columns)};
-    }
+    __device__ __forceinline__ Loaded load(int edge) const { return {d.load(edge), z.load(edge)}; }
     __device__ __forceinline__ Four value(const Loaded &loaded) const {
         Four d_z = backward(loaded.d.widen(), loaded.z.widen());
 #pragma unroll
@@ -165,7 +160,8 @@ template <class T> struct ThroughNorm {
     NormBackwardRows norm;
 
     __device__ __forceinline__ ThroughNormFour<T> at(int column, int columns) const {
-        return {d, z, stride, column, columns, load_norm_backward(norm, column, columns)};
+        return {four_columns(d, stride, column, columns), four_columns(z, stride, column, columns),
+                load_norm_backward(norm, column, columns)};
     }
 };
 

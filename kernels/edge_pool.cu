@@ -42,10 +42,9 @@ template <class T> __device__ __forceinline__ void edge_pool_forward(const EdgeP
     for (int c = threadIdx.x * COLUMNS_EACH; c < hidden; c += THREADS * COLUMNS_EACH) {
         NormFour to_subject = load_norm(norm, c, hidden), to_object = load_norm(of_object, c, hidden);
         Four sum = {};
-        auto load = [&](int entry) {
-            const T *row = args.z + size_t(entry / 2) * args.z_stride + (entry % 2 == 1 ? object_start : 0);
-            return load_packed(row, c, hidden);
-        };
+        auto subjects = four_columns(args.z, args.z_stride, c, hidden);
+        auto objects = four_columns(args.z + object_start, args.z_stride, c, hidden);
+        auto load = [&](int entry) { return entry % 2 == 1 ? objects.load(entry / 2) : subjects.load(entry / 2); };
         for_each_entry(entries, first, end, load, [&](int entry, const PackedFour<T> &loaded) {
             Four value = loaded.widen();
 #pragma unroll
@@ -125,24 +124,25 @@ template <class T, class Use>
 __device__ __forceinline__ void for_each_gradient(const HeadsGradientArguments<T> &of, const T *z,
                                                   const HeadColumns &at, const ChunkEnds &ends, int first, int count,
                                                   const Use &use) {
+    bool is_message = at.part != EDGE_STATE;
     int end = at.part == TO_OBJECT;
+    auto gradient = four_columns(is_message ? of.d_pooled : of.d_edge_state,
+                                 is_message ? of.pooled_stride : of.state_stride, at.column, at.columns);
+    auto input = four_columns(z + at.start, of.stride, at.column, at.columns);
     for (int begin = threadIdx.x / WARP_LANES; begin < count; begin += ROWS_AT_ONCE * ROW_LANES) {
         PackedFour<T> of_d[ROWS_AT_ONCE], of_z[ROWS_AT_ONCE];
 #pragma unroll
         for (int k = 0; k < ROWS_AT_ONCE; k++) {
             int row = min(begin + k * ROW_LANES, count - 1); // the last one again instead of a branch
-            size_t edge = first + row;
-            const T *from = at.part == EDGE_STATE ? of.d_edge_state + edge * of.state_stride
-                                                  : of.d_pooled + size_t(ends.node[end][row]) * of.pooled_stride;
-            of_d[k] = load_packed(from, at.column, at.columns);
-            of_z[k] = load_packed(z + edge * of.stride + at.start, at.column, at.columns);
+            of_d[k] = gradient.load(is_message ? ends.node[end][row] : first + row);
+            of_z[k] = input.load(first + row);
         }
 #pragma unroll
         for (int k = 0; k < ROWS_AT_ONCE; k++) {
             int row = begin + k * ROW_LANES;
             if (row < count) {
                 Four d = of_d[k].widen();
-                float share = at.part == EDGE_STATE ? 1.0f : ends.share[end][row];
+                float share = is_message ? ends.share[end][row] : 1.0f;
 #pragma unroll
                 for (int i = 0; i < COLUMNS_EACH; i++) {
                     d[i] = __fmul_rn(d[i], share);

@@ -109,10 +109,11 @@ template <class T> __device__ __forceinline__ void l2_normalise_backward(const L
     SumsOfFour sums = {};
     if (column < columns) {
         NormFour norms = load_norm(norm, column, columns);
+        auto z_rows = four_columns(of_z, stride, column, columns), x_rows = four_columns(of_x, stride, column, columns);
         for (int row = warp; row < count; row += ROW_LANES) {
             float2 of_row = of_rows[row];
-            Four values = load_four(of_z + size_t(row) * stride, column, columns);
-            Four d = load_four(of_x + size_t(row) * stride, column, columns);
+            auto of_value = z_rows.load(row), of_d = x_rows.load(row);
+            Four values = of_value.widen(), d = of_d.widen();
 #pragma unroll
             for (int i = 0; i < COLUMNS_EACH; i++) {
                 float y = relu_norm(norms[i], values[i]);

@@ -45,9 +45,10 @@ __device__ __forceinline__ float graph_embedding(float *f, const StatesArguments
     float squares = 0.0f;
     for (int c = threadIdx.x * COLUMNS_EACH; c < width; c += THREADS * COLUMNS_EACH) {
         Four mean = {};
-        auto load = [&](int node) { return load_packed(states.values + size_t(node) * states.stride, c, width); };
-        for_each_row(nodes.first, nodes.mean_end, load,
-                     [&](int, const PackedFour<T> &loaded) { add_four(mean, loaded.widen()); });
+        auto rows = four_columns(states.values, states.stride, c, width);
+        for_each_row(
+            nodes.first, nodes.mean_end, [&](int node) { return rows.load(node); },
+            [&](int, const PackedFour<T> &loaded) { add_four(mean, loaded.widen()); });
 #pragma unroll
         for (int i = 0; i < COLUMNS_EACH; i++) {
             mean[i] /= count;

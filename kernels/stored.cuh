@@ -76,24 +76,39 @@ template <class T> __device__ __forceinline__ bool is_aligned(const T *at) {
     return reinterpret_cast<size_t>(at) % (COLUMNS_EACH * sizeof(T)) == 0;
 }
 
-// Loads four columns, starting at `column`, of a row with `columns` values.
-template <class T> __device__ __forceinline__ PackedFour<T> load_packed(const T *row, int column, int columns) {
-    const T *from = row + column;
-    if (column + COLUMNS_EACH <= columns && is_aligned(from)) {
-        return load_aligned(from);
-    }
-    T all[COLUMNS_EACH] = {};
-#pragma unroll
-    for (int i = 0; i < COLUMNS_EACH; i++) {
-        if (column + i < columns) {
-            all[i] = from[i];
+// Four columns of the rows of a matrix. Whether one access reads them is decided once for all rows.
+template <class T> struct FourColumns {
+    const T *first_row; // at the first of the columns
+    int stride, count;  // number of columns that exist
+    bool whole;
+
+    __device__ __forceinline__ PackedFour<T> load(int row) const {
+        const T *from = first_row + size_t(row) * stride;
+        if (whole) {
+            return load_aligned(from);
         }
+        T all[COLUMNS_EACH] = {};
+#pragma unroll
+        for (int i = 0; i < COLUMNS_EACH; i++) {
+            if (i < count) {
+                all[i] = from[i];
+            }
+        }
+        return pack_four(all);
     }
-    return pack_four(all);
+};
+
+// Four columns, starting at `column`, of a matrix with `columns` columns.
+template <class T>
+__device__ __forceinline__ FourColumns<T> four_columns(const T *matrix, int stride, int column, int columns) {
+    const T *first = matrix + column;
+    bool whole = column + COLUMNS_EACH <= columns && is_aligned(first) && stride % COLUMNS_EACH == 0;
+    return {first, stride, columns - column, whole};
 }
 
+// Loads four columns, starting at `column`, of a row with `columns` values.
 template <class T> __device__ __forceinline__ Four load_four(const T *row, int column, int columns) {
-    return load_packed(row, column, columns).widen();
+    return four_columns(row, 0, column, columns).load(0).widen();
 }
 
 template <class T> __device__ __forceinline__ void store_four(T *row, int column, int columns, const Four &all) {

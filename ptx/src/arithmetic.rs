@@ -287,6 +287,8 @@ pub(crate) fn decode(opcode: &str) -> Option<(Op, &'static [bool])> {
         // ---- comparisons
         "setp.eq.s32" | "setp.eq.b32" | "setp.eq.u32" => b32!(|a, b| u32::from(a == b)),
         "setp.ne.s32" | "setp.ne.b32" | "setp.ne.u32" => b32!(|a, b| u32::from(a != b)),
+        "setp.eq.s16" | "setp.eq.b16" | "setp.eq.u16" => b32!(|a, b| u32::from(a & 0xffff == b & 0xffff)),
+        "setp.ne.s16" | "setp.ne.b16" | "setp.ne.u16" => b32!(|a, b| u32::from(a & 0xffff != b & 0xffff)),
         "setp.lt.s32" => b32!(|a, b| u32::from((a as i32) < b as i32)),
         "setp.le.s32" => b32!(|a, b| u32::from(a as i32 <= b as i32)),
         "setp.gt.s32" => b32!(|a, b| u32::from(a as i32 > b as i32)),

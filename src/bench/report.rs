@@ -219,6 +219,7 @@ mod tests {
             share: Some(1.0),
             floor_ms: Some(123.4),
             phases: None,
+            launches: String::new(),
         };
         let report = Report {
             version: "0",
