@@ -160,8 +160,8 @@ fn command_line(words: impl Iterator<Item = String>) -> String {
     std::iter::once("scenerank".to_owned()).chain(quoted).collect::<Vec<_>>().join(" ")
 }
 
-/// Columns for a row's name beside three values with their deviation.
-const NAME_WIDTH: usize = 54;
+/// Columns for a row's name beside three values with their deviation, such as `-0.304 ± 0.003`.
+const NAME_WIDTH: usize = 52;
 
 /// Prints the results; the report also shows the numbers of the paper.
 fn print_table(table: &Table) {

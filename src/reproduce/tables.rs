@@ -164,7 +164,7 @@ pub(super) fn agreement_table(
     let features: Vec<Measurement> = measure_features(material)?.into_iter().collect();
     let name = match features.is_empty() {
         true => "classification features",
-        false => "features from a file (paper: classification features)",
+        false => "features from a file (paper: of a classifier)",
     };
     let theirs = Some(paper.table_2_features.classification);
     rows.push(baseline(name, &features, agreement_columns, theirs));

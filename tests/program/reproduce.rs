@@ -129,7 +129,7 @@ fn a_report_is_whole_and_its_page_says_what_its_json_says() {
     let proposed = row(&report["table_2"], "ranking + probability");
     assert_eq!(number(&proposed["cells"][0]["paper"]), 0.391);
     assert!(proposed["cells"][0]["best_in_paper"].as_bool().unwrap());
-    let given = row(&report["table_2"], "features from a file (paper: classification features)");
+    let given = row(&report["table_2"], "features from a file (paper: of a classifier)");
     assert_eq!(given["cells"][3]["paper"], 0.247);
     assert!(given["cells"][3]["difference"].is_number());
     // Noise is uncorrelated with captions: the deviation of its correlation is that of 15 x 14 / 2 pairs,
