@@ -47,6 +47,7 @@ impl Run {
     ) -> Result<Self> {
         let path = checkpoint_path(folder, which)?;
         let checkpoint = checkpoint::load(&path)?;
+        checkpoint::check_neighbour(&path, &checkpoint.config)?;
         let dataset = checkpoint::open_data(&checkpoint.config, data)?;
         let train = &checkpoint.config.train;
         let (matrix, vectors) = (train.similarity.as_deref(), train.caption_vectors.as_deref());

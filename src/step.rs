@@ -13,7 +13,6 @@
 //! mask.<block> [rows, C] u8    which ReLUs passed their input; rows in the input's order
 //! ```
 
-use std::collections::HashMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -159,7 +158,7 @@ pub fn run_step_file(input: &Path, output: &Path, device: Device, precision: Pre
     dump.push(("loss".into(), vec![1], TensorData::F32(vec![result.loss])));
     dump.extend(inputs.into_tensors());
     let config = serde_json::to_string(&step).expect("plain fields");
-    let bytes = to_safetensors(&dump, HashMap::from([("config".to_string(), config)]));
+    let bytes = to_safetensors(&dump, [("config".to_string(), config)]);
     write_atomically(output, |writer| writer.write_all(&bytes))?;
     Ok(result.loss)
 }

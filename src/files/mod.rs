@@ -2,5 +2,6 @@
 
 pub mod arrow;
 pub mod atomic_file;
+pub mod folder_lock;
 pub mod npy;
 pub mod tensor_file;

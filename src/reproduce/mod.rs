@@ -36,6 +36,7 @@ use self::plan::{Ablation, Plan};
 use self::report::{About, DataCounts, Report};
 use self::training::train_all;
 use crate::error::{Error, Result};
+use crate::files::folder_lock::FolderLock;
 use crate::train::config::TrainConfig;
 
 /// Options of a reproduction.
@@ -92,6 +93,7 @@ pub fn reproduce(reproduction: &Reproduction, stop: &AtomicBool) -> Result<Optio
     let started = Instant::now();
     reproduction.check()?;
     std::fs::create_dir_all(&reproduction.out).map_err(Error::file("create", &reproduction.out))?;
+    let _lock = FolderLock::take(&reproduction.out)?;
     let material = Material::open(reproduction)?;
     let plan = Plan::new(
         &reproduction.base,

@@ -17,6 +17,7 @@ mod example;
 mod explore;
 mod nvtx;
 mod reproduce;
+mod run_folder;
 mod switches;
 mod terminal;
 mod training;
