@@ -12,6 +12,7 @@ use std::path::Path;
 
 use safetensors::SafeTensorError;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
 use xxhash_rust::xxh3::Xxh3Default;
@@ -32,6 +33,13 @@ const NO_DIGITS: &str = "00000000000000000000000000000000";
 pub struct TensorFile {
     path: std::path::PathBuf,
     bytes: Vec<u8>,
+    metadata: HashMap<String, String>,
+}
+
+/// The part of a header that is read without the tensors.
+#[derive(Deserialize)]
+struct Header {
+    #[serde(rename = "__metadata__", default)]
     metadata: HashMap<String, String>,
 }
 
@@ -72,10 +80,10 @@ impl TensorFile {
         let mut file = File::open(path).map_err(Error::file("read", path))?;
         let mut length = [0; LENGTH_BYTES];
         file.read_exact(&mut length).map_err(Error::file("read", path))?;
-        let mut bytes = length.to_vec();
-        file.take(u64::from_le_bytes(length)).read_to_end(&mut bytes).map_err(Error::file("read", path))?;
-        let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|error| unreadable(path, &error))?;
-        let metadata = metadata.metadata().clone().unwrap_or_default();
+        let mut header = Vec::new();
+        file.take(u64::from_le_bytes(length)).read_to_end(&mut header).map_err(Error::file("read", path))?;
+        let Header { metadata } = serde_json::from_slice(&header)
+            .map_err(|error| unreadable(path, &SafeTensorError::InvalidHeaderDeserialization(error)))?;
         TensorFile { path: path.to_path_buf(), bytes: Vec::new(), metadata }.metadata(key)
     }
 

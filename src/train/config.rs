@@ -133,8 +133,8 @@ training_options! {
         device: Device = Device::Auto,
     }
     files {
-        /// Similarities to learn instead of those of the captions: a .npy file, [images, images] in the order
-        /// of the data, f16 or f32.
+        /// Similarities from 0 to 1 to learn instead of those of the captions: a .npy file, [images, images] in
+        /// the order of the data, f16 or f32.
         #[arg(long, value_name = "NPY", help_heading = DATA)]
         similarity,
         /// Caption vectors of another sentence encoder instead of GloVe's: a .npy file, [images, d] in the

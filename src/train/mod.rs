@@ -103,6 +103,9 @@ fn prepare(
         Supervision::open(config.similarity.as_deref(), config.caption_vectors.as_deref(), dataset)?;
     let similarity = supervision.view(dataset);
     let sampler = TripleSampler::new(similarity, dataset.split(Split::Train), config.sampling, config.seed)?;
+    if resume.is_none() {
+        check_trainable(&sampler, &config)?;
+    }
     let config = RunConfig::new(config, dataset)?;
     std::fs::create_dir_all(run).map_err(Error::file("create", run))?;
     let _lock = FolderLock::take(run)?;
@@ -114,6 +117,27 @@ fn prepare(
         }
     };
     start(Training { dataset, similarity, sampler, config, run, resume, stop, started })
+}
+
+/// Checks that the first epoch has a triple. Otherwise the training would take no step.
+///
+/// Stops at the first triple, so this is cheap for usual similarities.
+fn check_trainable(sampler: &TripleSampler<'_>, config: &TrainConfig) -> Result<()> {
+    let images = sampler.images();
+    if images.clone().into_par_iter().any(|image| sampler.draw(0, image as u32).is_some()) {
+        return Ok(());
+    }
+    let file = config.similarity.as_ref().or(config.caption_vectors.as_ref());
+    let path = file.map_or(Path::new("similarities of captions"), |path| path.as_path());
+    Err(Error::invalid(
+        path,
+        "training images",
+        format!(
+            "no triple can be drawn: to each of the {} images all others are equally similar, or not similar at all",
+            images.len()
+        ),
+        "give similarities that differ between images, or another --sampling",
+    ))
 }
 
 /// Checks that `run` holds no run. Requires its lock.
