@@ -86,7 +86,9 @@ impl DemoArguments {
         let evaluation = evaluate(&trained, Split::Test, None, self.seed)?;
         let retrieval = retrieve(&trained, Split::Test, 12, 1..21, QueryEdges::Augmented, self.seed)?;
         retrieval.write_curves(&run)?;
-        write_npy(&run.join("embeddings.npy"), &trained.embed_split(Split::All)?, trained.width())?;
+        let embeddings = run.join("embeddings.npy");
+        write_npy(&embeddings, &trained.embed_split(Split::All)?, trained.width())?;
+        trained.origin(trained.dataset.split(Split::All)).write_beside(&embeddings)?;
         if self.json {
             let results =
                 serde_json::json!({ "prepare": stages, "evaluate": evaluation, "retrieve": retrieval });

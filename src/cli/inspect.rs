@@ -6,6 +6,7 @@ use clap::Args;
 use scenerank::data::statistics::{QUANTILES, Statistics, statistics};
 use scenerank::data::{Dataset, Split};
 use scenerank::files::atomic_file::write_atomically;
+use scenerank::files::outputs::{Kind, Output, check_outputs};
 use scenerank::report::similarity_curves;
 use scenerank::{Error, Result};
 use serde_json::{Value, json};
@@ -104,6 +105,8 @@ impl InspectArguments {
 }
 
 fn write_captions(data: &Dataset, path: &Path) -> Result<()> {
+    let output = Output { option: "--captions", path, kind: Kind::JSON };
+    check_outputs(&[output], &[data.path()])?;
     write_atomically(path, |writer| {
         (0..data.image_count()).try_for_each(|image| {
             let line = json!({

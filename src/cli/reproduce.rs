@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use scenerank::Result;
+use scenerank::evaluation::measure::Measure;
 use scenerank::report::table::plain_table;
 use scenerank::reproduce::plan::Ablation;
 use scenerank::reproduce::report::{Report, Table};
@@ -62,6 +63,9 @@ pub struct ReproduceArguments {
     /// or per image.
     #[arg(long, value_name = "NPY")]
     features: Option<PathBuf>,
+    /// Comparison of two rows of --features.
+    #[arg(long, value_enum, default_value_t, requires = "features")]
+    measure: Measure,
     /// Also train the paper's model with the caption vectors of another sentence encoder: a .npy file,
     /// [images, d] in the order of the data; each row is the mean of the unit vectors of the captions.
     #[arg(long, value_name = "NPY")]
@@ -118,6 +122,7 @@ impl ReproduceArguments {
             jobs: self.jobs,
             ablations: self.ablations,
             features: self.features,
+            measure: self.measure,
             caption_vectors: self.caption_vectors,
             photographs: self.images,
             link_photographs: self.link_photographs,

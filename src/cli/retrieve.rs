@@ -7,6 +7,7 @@ use scenerank::data::Split;
 use scenerank::evaluation::noise::{NoiseLevel, QueryNoise, noise_level};
 use scenerank::evaluation::{Embeddings, QueryEdges};
 use scenerank::files::npy::write_npy;
+use scenerank::files::outputs::{Kind, Output, check_outputs};
 use scenerank::report::plots::{
     NoiseCurve, NoisePoint, RecallCurve, noise_csv, noise_plot, recall_csv, recall_plot,
 };
@@ -70,6 +71,8 @@ pub struct Retrieval {
 impl RetrieveArguments {
     pub fn run(self) -> Result<()> {
         let run = self.run.open()?;
+        let queries = self.queries.iter().map(|path| Output { option: "--queries", path, kind: Kind::NPY });
+        check_outputs(&queries.collect::<Vec<_>>(), &run.inputs())?;
         let sweep = self.sweep.map_or(0..0, |most| 1..usize::from(most) + 1);
         let retrieval = retrieve(&run, self.split, self.noise, sweep, self.edges, self.seed)?;
         let out = self.out.as_deref().unwrap_or(&self.run.run);

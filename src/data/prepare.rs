@@ -11,12 +11,14 @@ use rayon::prelude::*;
 use serde_json::json;
 
 use super::contents::{DatasetContents, IMAGE, IN_IMAGE, ImageContents, TypeContents};
+use super::format;
 use super::raw::glove::WordVectors;
 use super::scene_graph::SceneGraphBuf;
 use super::selection::{Filter, GraphSource, KeptImage, KeptType, Selection, Sources, select};
 use super::split::{SplitRatio, shuffle};
 use super::stages::Stages;
 use super::words::words;
+use crate::files::outputs::{Output, check_outputs};
 use crate::{Error, Result};
 
 /// An anchor needs two other images for a triple.
@@ -37,8 +39,22 @@ pub struct Preparation {
     pub seed: u64,
 }
 
+impl Preparation {
+    /// Every file that is read.
+    fn inputs(&self) -> Vec<&Path> {
+        let Sources { graphs, image_data, captions } = &self.sources;
+        let graphs = match graphs {
+            GraphSource::SceneGraphs(path) => vec![path],
+            GraphSource::ObjectsAndRelationships(objects, relationships) => vec![objects, relationships],
+        };
+        graphs.into_iter().chain([image_data, &self.glove]).chain(captions).map(PathBuf::as_path).collect()
+    }
+}
+
 /// Prepares the data file `out` and returns the counts of each stage.
 pub fn prepare(preparation: &Preparation, out: impl AsRef<Path>) -> Result<Stages> {
+    let output = Output { option: "--out", path: out.as_ref(), kind: format::KIND };
+    check_outputs(&[output], &preparation.inputs())?;
     let Selection { objects, predicates, images, mut captions, mut stages } =
         select(&preparation.sources, &preparation.filter)?;
     let coco_ids: HashSet<u64> = images.iter().map(|image| image.coco_id).collect();

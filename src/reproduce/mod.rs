@@ -36,6 +36,7 @@ use self::plan::{Ablation, Plan};
 use self::report::{About, DataCounts, Report};
 use self::training::train_all;
 use crate::error::{Error, Result};
+use crate::evaluation::measure::Measure;
 use crate::files::folder_lock::FolderLock;
 use crate::train::config::TrainConfig;
 
@@ -60,6 +61,8 @@ pub struct Reproduction {
     pub ablations: Vec<Ablation>,
     /// Features of the same images, for a row of Table 2.
     pub features: Option<PathBuf>,
+    /// Comparison of two rows of the features.
+    pub measure: Measure,
     /// Caption vectors of another sentence encoder, for an ablation.
     pub caption_vectors: Option<PathBuf>,
     /// Folder with photographs for the gallery.
@@ -106,7 +109,7 @@ pub fn reproduce(reproduction: &Reproduction, stop: &AtomicBool) -> Result<Optio
         return Ok(None);
     }
     let baselines = measure_baselines(&material, reproduction)?;
-    let table_2 = tables::agreement_table(&plan, &trained, &baselines, &material)?;
+    let table_2 = tables::agreement_table(&plan, &trained, &baselines, &material, reproduction.measure)?;
     let table_3 = tables::retrieval_tables(&plan, &trained, &baselines);
     let chosen = figures::Chosen::new(&plan, &trained, reproduction)?;
     let mut figures = figures::figures(&chosen, &material)?;

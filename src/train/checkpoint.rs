@@ -10,6 +10,7 @@
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::data::Dataset;
 use crate::error::{Error, Result};
@@ -73,6 +74,21 @@ pub struct Checkpoint {
     pub tensors: NamedTensors,
     /// Moments of Adam, in a [`LAST`] file.
     pub moments: Option<(NamedTensors, NamedTensors)>,
+}
+
+impl Checkpoint {
+    /// Identity of the model in hexadecimal: a checksum of its sizes, switches, parameters and running statistics. The best and
+    /// the last checkpoint of an epoch have the same.
+    pub fn model_id(&self) -> String {
+        let mut hash = Xxh3Default::new();
+        hash.update(&serde_json::to_vec(&self.config.model).expect("plain fields"));
+        for (name, tensor) in &self.tensors {
+            hash.update(name.as_bytes());
+            tensor.shape.iter().for_each(|&size| hash.update(&(size as u64).to_le_bytes()));
+            tensor.values.iter().for_each(|value| hash.update(&value.to_le_bytes()));
+        }
+        format!("{:032x}", hash.digest128())
+    }
 }
 
 impl RunConfig {
