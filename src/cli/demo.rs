@@ -114,6 +114,7 @@ fn make_data(raw: &Path, data: &Path, arguments: &DemoArguments) -> Result<serde
         glove: files.glove,
         filter: Filter::default(),
         split: SplitRatio::default(),
+        split_by: Default::default(),
         seed: arguments.seed,
     };
     let stages = prepare(&preparation, data)?;

@@ -10,6 +10,7 @@ use scenerank::evaluation::measure::Measure;
 use scenerank::files::npy::write_npy;
 use scenerank::files::origin::Origin;
 use scenerank::files::outputs::{Kind, Output, check_outputs};
+use scenerank::files::text::read_text;
 use scenerank::run::Run;
 use scenerank::{Error, Result};
 use serde::Serialize;
@@ -209,7 +210,7 @@ fn known_ids(path: &Path, run: &Run, expected: Option<Vec<u64>>) -> Result<Vec<u
 
 /// Reads one id per line.
 fn read_ids(path: &Path) -> Result<Vec<u64>> {
-    let text = std::fs::read_to_string(path).map_err(Error::file("read", path))?;
+    let text = read_text(path)?;
     let ids = text.lines().zip(1..).map(|(line, number)| {
         line.trim().parse().map_err(|_| {
             let place = format!("line {number}");

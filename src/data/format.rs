@@ -35,7 +35,7 @@ compile_error!("data files are little-endian and used in place, so a little-endi
 /// First eight bytes of every data file.
 pub const MAGIC: [u8; 8] = *b"scenerk\0";
 /// Kind of a data file, for checks before one is written.
-pub const KIND: Kind = Kind::Beginning { name: "data file", bytes: &MAGIC };
+pub const KIND: Kind = Kind::Beginning { name: "a data file", bytes: &MAGIC };
 /// Version of the layout that this program writes and reads.
 pub const VERSION: u32 = 1;
 /// Number of sections that fit in the table.

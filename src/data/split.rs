@@ -1,5 +1,6 @@
 //! Splits of a data file, and how its images are divided among them.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -94,6 +95,95 @@ impl fmt::Display for SplitRatio {
 impl From<SplitRatio> for String {
     fn from(ratio: SplitRatio) -> String {
         ratio.to_string()
+    }
+}
+
+/// What is assigned to a split as a whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum SplitBy {
+    /// All images of one photograph, known by its COCO id: they have the same captions, so that one of them in test would
+    /// repeat one of train.
+    #[default]
+    Photograph,
+    /// Each image.
+    Image,
+}
+
+/// An image, to be assigned to a split.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ids {
+    /// Visual Genome id.
+    pub image_id: u64,
+    /// COCO id.
+    pub coco_id: u64,
+}
+
+/// Divides `images` into train, validation and test by `seed`.
+///
+/// Groups of images go to splits in the order of a hash of their least image id, each to the first split that has room for it.
+/// An image that shares no photograph goes where it goes by [`SplitBy::Image`], or near the end of a split one further. The
+/// numbers of images are those of `ratio`, unless the last group fits nowhere.
+pub fn divide<T>(
+    mut images: Vec<T>,
+    ratio: SplitRatio,
+    by: SplitBy,
+    seed: u64,
+    ids: impl Fn(&T) -> Ids,
+) -> [Vec<T>; 3] {
+    let mut first: HashMap<u64, u64> = HashMap::new();
+    for Ids { image_id, coco_id } in images.iter().map(&ids) {
+        first.entry(coco_id).and_modify(|first| *first = image_id.min(*first)).or_insert(image_id);
+    }
+    let group = |image: &T| match by {
+        SplitBy::Photograph => first[&ids(image).coco_id],
+        SplitBy::Image => ids(image).image_id,
+    };
+    let mut left = ratio.counts(images.len());
+    // Stable: the images of a group stay together, in the order of their ids.
+    images.sort_by_key(|image| ids(image).image_id);
+    shuffle(&mut images, seed, group);
+    let sizes: Vec<usize> = images.chunk_by(|a, b| group(a) == group(b)).map(<[T]>::len).collect();
+    let mut parts = [Vec::new(), Vec::new(), Vec::new()];
+    let mut images = images.into_iter();
+    for size in sizes {
+        let most = (0..3).rev().max_by_key(|&part| left[part]).expect("three splits");
+        let part = (0..3).find(|&part| left[part] >= size).unwrap_or(most);
+        parts[part].extend(images.by_ref().take(size));
+        left[part] = left[part].saturating_sub(size);
+    }
+    parts
+}
+
+/// Pairs of images of one photograph.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Twins {
+    /// Number of pairs.
+    pub pairs: u64,
+    /// Number of those whose images are in different splits.
+    pub in_different_splits: u64,
+}
+
+impl Twins {
+    /// Counts the pairs of images, given by COCO id and number of their split.
+    pub fn count(images: impl IntoIterator<Item = (u64, usize)>) -> Self {
+        let mut photographs: HashMap<u64, [u64; 3]> = HashMap::new();
+        images.into_iter().for_each(|(coco_id, part)| photographs.entry(coco_id).or_default()[part] += 1);
+        let pairs = |count: u64| count * (count - 1) / 2;
+        let mut twins = Twins::default();
+        for parts in photographs.into_values() {
+            let all = pairs(parts.iter().sum());
+            let within: u64 = parts.into_iter().filter(|&count| count > 0).map(pairs).sum();
+            twins.pairs += all;
+            twins.in_different_splits += all - within;
+        }
+        twins
+    }
+}
+
+impl fmt::Display for Twins {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} pairs, {} of them in different splits", self.pairs, self.in_different_splits)
     }
 }
 

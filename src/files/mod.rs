@@ -7,3 +7,4 @@ pub mod npy;
 pub mod origin;
 pub mod outputs;
 pub mod tensor_file;
+pub mod text;

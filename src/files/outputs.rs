@@ -17,7 +17,7 @@ const FIRST_BYTES: u64 = 64;
 pub enum Kind {
     /// A format whose files begin with these bytes.
     Beginning {
-        /// Name of the format, as in "a .npy file".
+        /// Name of the format with its article, as in "a .npy file".
         name: &'static str,
         /// First bytes.
         bytes: &'static [u8],
@@ -41,11 +41,11 @@ pub struct Output<'a> {
 
 impl Kind {
     /// A NumPy array.
-    pub const NPY: Kind = Kind::Beginning { name: ".npy file", bytes: b"\x93NUMPY" };
+    pub const NPY: Kind = Kind::Beginning { name: "a .npy file", bytes: b"\x93NUMPY" };
     /// An Arrow IPC file.
-    pub const ARROW: Kind = Kind::Beginning { name: "Arrow file", bytes: b"ARROW1" };
+    pub const ARROW: Kind = Kind::Beginning { name: "an Arrow file", bytes: b"ARROW1" };
     /// JSON: an object, or an object per line.
-    pub const JSON: Kind = Kind::Beginning { name: "JSON file", bytes: b"{" };
+    pub const JSON: Kind = Kind::Beginning { name: "a JSON file", bytes: b"{" };
 
     /// Whether a file that begins with `bytes` is of this kind. An empty file is of every kind.
     fn matches(self, bytes: &[u8]) -> bool {
@@ -61,8 +61,8 @@ impl Kind {
     fn name(self) -> &'static str {
         match self {
             Kind::Beginning { name, .. } => name,
-            Kind::Ids => "list of ids",
-            Kind::Safetensors => "safetensors file",
+            Kind::Ids => "a list of ids",
+            Kind::Safetensors => "a safetensors file",
         }
     }
 }
@@ -106,7 +106,7 @@ pub fn check_outputs(outputs: &[Output<'_>], inputs: &[&Path]) -> Result<()> {
         }
         if !path_is_of_kind(output)? {
             return refuse(
-                format!("{path} exists and is not a {}", output.kind.name()),
+                format!("{path} exists and is not {}", output.kind.name()),
                 "choose another file, or remove this one",
             );
         }
@@ -132,7 +132,7 @@ mod tests {
 
     use super::*;
 
-    const DATA: Kind = Kind::Beginning { name: "data file", bytes: b"scenerk\0" };
+    const DATA: Kind = Kind::Beginning { name: "a data file", bytes: b"scenerk\0" };
 
     #[test]
     fn a_file_is_known_by_its_identity_and_its_first_bytes() {

@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 
 use flate2::read::MultiGzDecoder;
 
+use crate::files::text::BYTE_ORDER_MARK;
 use crate::progress::Progress;
 use crate::{Error, Result};
 
 const BUFFER_BYTES: usize = 1 << 18;
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 
-/// An open raw file. Its first bytes, not its name, decide whether it is gzip-compressed.
+/// An open raw file. Its first bytes, not its name, decide whether it is gzip-compressed. A byte order mark is skipped.
 pub struct RawFile {
     path: PathBuf,
     content: BufReader<Box<dyn Read>>,
@@ -52,8 +53,15 @@ impl RawFile {
         let gzip = file.fill_buf().map_err(Error::file("read", &path))?.starts_with(&GZIP_MAGIC);
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let counted = Counted { file, progress: Some(Progress::new(name, Some(bytes), "bytes")) };
-        let content: Box<dyn Read> =
+        let mut content: Box<dyn Read> =
             if gzip { Box::new(MultiGzDecoder::new(BufReader::new(counted))) } else { Box::new(counted) };
+        // The byte order mark is no part of the content. A reader may return fewer bytes than asked for.
+        let mut first = Vec::new();
+        let mark = BYTE_ORDER_MARK.len() as u64;
+        content.by_ref().take(mark).read_to_end(&mut first).map_err(|error| read_error(&path, &error))?;
+        if first != BYTE_ORDER_MARK {
+            content = Box::new(io::Cursor::new(first).chain(content));
+        }
         Ok(RawFile { path, content: BufReader::with_capacity(BUFFER_BYTES, content) })
     }
 
