@@ -79,7 +79,7 @@ impl EmbedArguments {
             true => {
                 println!(
                     "{}",
-                    serde_json::json!({ "out": self.out, "images": images.len(), "width": width })
+                    serde_json::json!({ "out": self.out.display().to_string(), "images": images.len(), "width": width })
                 );
             }
             false => println!("{}: {} images of {width} values", self.out.display(), images.len()),

@@ -126,7 +126,9 @@ impl ReproduceArguments {
             caption_vectors: self.caption_vectors,
             photographs: self.images,
             link_photographs: self.link_photographs,
-            command: command_line(std::env::args().skip(1)),
+            command: command_line(
+                std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()),
+            ),
         };
         let stop = stop_on_ctrl_c()?;
         let out = reproduction.out.display();

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::ops::Range;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -121,9 +122,9 @@ pub struct Ids {
 
 /// Divides `images` into train, validation and test by `seed`.
 ///
-/// Groups of images go to splits in the order of a hash of their least image id, each to the first split that has room for it.
-/// An image that shares no photograph goes where it goes by [`SplitBy::Image`], or near the end of a split one further. The
-/// numbers of images are those of `ratio`, unless the last group fits nowhere.
+/// The images are put in the order of a hash of the least image id of their group. A group of several images goes to the split
+/// in whose part of this order it begins, or to the one with the most room if it does not fit there. Single images then fill the
+/// splits in the same order. The numbers of images are those of `ratio`, unless a group fits nowhere.
 pub fn divide<T>(
     mut images: Vec<T>,
     ratio: SplitRatio,
@@ -143,15 +144,35 @@ pub fn divide<T>(
     // Stable: the images of a group stay together, in the order of their ids.
     images.sort_by_key(|image| ids(image).image_id);
     shuffle(&mut images, seed, group);
-    let sizes: Vec<usize> = images.chunk_by(|a, b| group(a) == group(b)).map(<[T]>::len).collect();
-    let mut parts = [Vec::new(), Vec::new(), Vec::new()];
-    let mut images = images.into_iter();
-    for size in sizes {
+    let groups: Vec<Range<usize>> = images
+        .chunk_by(|a, b| group(a) == group(b))
+        .scan(0, |end, chunk| {
+            *end += chunk.len();
+            Some(*end - chunk.len()..*end)
+        })
+        .collect();
+    let counts = left;
+    let mut part_of = vec![0; images.len()];
+    let (single, several): (Vec<_>, Vec<_>) = groups.into_iter().partition(|range| range.len() == 1);
+    for range in several {
+        let at = match range.start {
+            start if start < counts[0] => 0,
+            start if start < counts[0] + counts[1] => 1,
+            _ => 2,
+        };
         let most = (0..3).rev().max_by_key(|&part| left[part]).expect("three splits");
-        let part = (0..3).find(|&part| left[part] >= size).unwrap_or(most);
-        parts[part].extend(images.by_ref().take(size));
-        left[part] = left[part].saturating_sub(size);
+        let part = if left[at] >= range.len() { at } else { most };
+        left[part] = left[part].saturating_sub(range.len());
+        part_of[range].fill(part);
     }
+    for range in single {
+        // Without room anywhere, a group was larger than every split.
+        let part = (0..3).find(|&part| left[part] > 0).unwrap_or(0);
+        left[part] = left[part].saturating_sub(1);
+        part_of[range].fill(part);
+    }
+    let mut parts = [Vec::new(), Vec::new(), Vec::new()];
+    images.into_iter().zip(part_of).for_each(|(image, part)| parts[part].push(image));
     parts
 }
 

@@ -237,6 +237,12 @@ pub(crate) fn read_header(mut reader: impl Read) -> io::Result<NpyHeader> {
     if bytes[start..].iter().filter(|byte| b"([{".contains(byte)).count() > MOST_BRACKETS {
         return Err(io::Error::other("a header with too many brackets"));
     }
+    // Python 2 wrote long integers, as in (4L, 3L).
+    for at in start + 1..bytes.len() {
+        if bytes[at] == b'L' && bytes[at - 1].is_ascii_digit() {
+            bytes[at] = b' ';
+        }
+    }
     match shape_is_possible(&String::from_utf8_lossy(&bytes[start..])) {
         true => NpyHeader::from_reader(bytes.as_slice()),
         false => Err(io::Error::other("a shape that no file can hold")),

@@ -40,6 +40,9 @@ use crate::evaluation::measure::Measure;
 use crate::files::folder_lock::FolderLock;
 use crate::train::config::TrainConfig;
 
+/// Far more runs of each model than a table needs.
+const MOST_SEEDS: u64 = 1000;
+
 /// Options of a reproduction.
 #[derive(Clone, Debug)]
 pub struct Reproduction {
@@ -85,6 +88,14 @@ impl Reproduction {
             if value == 0 {
                 return Err(Error::argument(name, "is 0", "give a positive number"));
             }
+        }
+        if self.seeds > MOST_SEEDS {
+            let problem = format!("is {}", self.seeds);
+            return Err(Error::argument("--seeds", problem, format!("give at most {MOST_SEEDS}")));
+        }
+        if let Some(folder) = self.photographs.as_deref().filter(|folder| !folder.is_dir()) {
+            let problem = format!("{} is no folder", folder.display());
+            return Err(Error::argument("--images", problem, "give the folder of the photographs"));
         }
         self.base.check()
     }

@@ -95,10 +95,16 @@ impl RunConfig {
     /// Configuration of a run on `dataset`.
     pub fn new(train: TrainConfig, dataset: &Dataset) -> Result<Self> {
         let path = dataset.path();
+        let data = path.canonicalize().map_err(Error::file("read", path))?;
+        // Checkpoints store paths as JSON.
+        let given = [&train.similarity, &train.caption_vectors].into_iter().flatten();
+        if let Some(path) = given.chain([&data]).find(|path| path.to_str().is_none()) {
+            return Err(Error::invalid(path, "path", "is not UTF-8", "rename the file or its folder"));
+        }
         Ok(RunConfig {
             model: train.model(dataset.object_count(), dataset.predicate_count()),
             train,
-            data: path.canonicalize().map_err(Error::file("read", path))?,
+            data,
             fingerprint: fingerprint(dataset),
         })
     }

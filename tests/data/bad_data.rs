@@ -246,6 +246,11 @@ fn glove_lines() {
         ("man 1 2 3\ndog 1 2 3 4\n", "line 2: more than the 3 numbers"),
         ("man 1 2 3\n\ndog 1 x 3\n", "line 3: `x` is not a finite number"),
         ("man 1 2 3\ndog 1 nan 3\n", "line 2: `nan` is not a finite number"),
+        (
+            "18446744073709551615 18446744073709551615\nman 1 2 3\n",
+            "line 1: vectors of 18446744073709551615 numbers",
+        ),
+        ("3 0\nman 1 2 3\n", "line 1: vectors of 0 numbers"),
         ("man\n", "line 1: a word without numbers"),
         ("", "no word vectors"),
     ];

@@ -377,6 +377,57 @@ fn a_photograph_is_in_one_split() {
     assert!(apart > 3, "{apart} of 20");
 }
 
+/// Ids as exports of data frames write them, `id` in place of `image_id`, a blank word and zeros after a gzip member.
+#[test]
+fn other_spellings_of_the_same_files_give_the_same_data() {
+    let files = RawFiles::new();
+    prepare(&files.preparation(), files.path("out.data")).unwrap();
+    let fingerprint = |files: &RawFiles| {
+        prepare(&files.preparation(), files.path("out.data")).unwrap();
+        let data = open(files);
+        (0..data.image_count()).map(|image| (data.image_id(image), data.coco_id(image))).collect::<Vec<_>>()
+    };
+    let want = (fingerprint(&files), open(&files).fingerprint());
+    let text = |name: &str| std::fs::read_to_string(files.path(name)).unwrap();
+    let read = |name: &str| -> Value { serde_json::from_str(&text(name)).unwrap() };
+    let mut images = read("image_data.json");
+    for (number, record) in images.as_array_mut().unwrap().iter_mut().enumerate() {
+        let coco_id = record["coco_id"].clone();
+        record["coco_id"] = match (coco_id.as_u64(), number % 3) {
+            (None, _) => json!(-1),
+            (Some(id), 0) => json!(id as f64),
+            (Some(id), 1) => json!(id.to_string()),
+            (Some(id), _) => json!(id),
+        };
+        let id = record.as_object_mut().unwrap().remove("image_id").unwrap();
+        record["id"] = id;
+    }
+    files.write("image_data.json", &images.to_string());
+    let mut graphs = read("scene_graphs.json");
+    for record in graphs.as_array_mut().unwrap() {
+        let id = record.as_object_mut().unwrap().remove("image_id").unwrap();
+        record["id"] = json!(id.as_u64().unwrap() as f64);
+    }
+    files.write("scene_graphs.json", &graphs.to_string());
+    let mut captions = read("captions.json");
+    for record in captions["annotations"].as_array_mut().unwrap() {
+        record["image_id"] = json!(record["image_id"].to_string());
+    }
+    files.write("captions.json", &captions.to_string());
+    let glove = text("glove.txt");
+    files.write("glove.txt", &format!("{glove} 1 2 3\n"));
+    assert_eq!((fingerprint(&files), open(&files).fingerprint()), want);
+
+    let mut packed = std::fs::read(gzip(&files.path("captions.json"))).unwrap();
+    packed.extend([0; 1000]);
+    std::fs::write(files.path("captions.json"), &packed).unwrap();
+    assert_eq!((fingerprint(&files), open(&files).fingerprint()), want);
+    packed.extend(b"something that is no member of a gzip file");
+    std::fs::write(files.path("captions.json"), &packed).unwrap();
+    let error = prepare(&files.preparation(), files.path("out.data")).unwrap_err().to_string();
+    assert!(error.contains("captions.json: gzip stream: damaged"), "{error}");
+}
+
 #[test]
 fn same_seed_same_file_other_seed_other_split() {
     let files = RawFiles::new();

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::program::{SMALL_NETWORK, Workplace, refuse, run};
+use scenerank::data::Dataset;
 
 /// Arguments of `prepare` for the raw files of a workplace's data.
 fn prepare(work: &Workplace, glove: &str, out: &str) -> Vec<String> {
@@ -103,12 +104,10 @@ fn embed_replaces_only_embeddings() {
     // Repeating it replaces its own files, but not by those of another format.
     run(embed(&["--out", &out, "--ids", &ids]));
     refuse(&["--out", &out, "--format", "arrow"], &["--out: ", "all.npy exists and is not an Arrow file"]);
-    let query = [&run_folder, "--image", "1", "--query-out", &data].map(String::as_str);
-    refuse_and_keep(
-        folder,
-        &[&["search"], &query[..]].concat().iter().map(ToString::to_string).collect::<Vec<_>>(),
-        &[],
-    );
+    let image = Dataset::open(&work.data).unwrap().image_id(0).to_string();
+    let query: Vec<String> =
+        ["search", &run_folder, "--image", &image, "--query-out", &data].map(String::from).to_vec();
+    refuse_and_keep(folder, &query, &["--query-out: ", "is the same file as the input"]);
     let queries: Vec<String> = ["retrieve", &run_folder, "--queries", &data].map(String::from).to_vec();
     refuse_and_keep(folder, &queries, &["--queries: ", "is the same file as the input"]);
     let captions: Vec<String> = ["inspect", &data, "--captions", &data].map(String::from).to_vec();

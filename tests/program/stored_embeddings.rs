@@ -188,6 +188,6 @@ fn features_below_single_precision_are_refused() {
         &["tiny.npy: row 0: the largest value is 2e-200, too small for single precision", "scale"],
     );
     // Small values beside others, as of a classifier's probabilities, and rows of zeros are accepted.
-    write((0..2 * images).map(|at| if at % 2 == 0 { 1e-60 } else { (at / 2) as f64 }).collect());
+    write((0..2 * images).map(|at| if at % 2 == 0 { 1e-60 } else { 1.0 + (at / 2 % 7) as f64 }).collect());
     run(arguments);
 }

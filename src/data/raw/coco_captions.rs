@@ -6,13 +6,16 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use xxhash_rust::xxh3::xxh3_128;
 
+use super::ids;
 use super::json_stream::{Shape, records};
 use super::raw_file::RawFile;
 use crate::Result;
 
 #[derive(Deserialize)]
 struct AnnotationRecord {
+    #[serde(deserialize_with = "ids::required")]
     id: u64,
+    #[serde(deserialize_with = "ids::required")]
     image_id: u64,
     caption: String,
 }

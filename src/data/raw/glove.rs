@@ -52,6 +52,9 @@ impl WordVectors {
             if let [count, width] = fields[..]
                 && let (Some(_), Some(width)) = (parse::<u64>(count), parse::<usize>(width))
             {
+                if !(1..=MOST_WIDTH).contains(&width) {
+                    return Err(Wrong::format(format!("vectors of {width} numbers, of 1 to {MOST_WIDTH}")));
+                }
                 self.width = width;
                 return Ok(());
             }
@@ -60,6 +63,11 @@ impl WordVectors {
         let width = self.width;
         if width == 0 {
             return Err(Wrong::format("a word without numbers"));
+        }
+        // A word of white space alone, which is never requested.
+        if fields.len() == width && line.first().is_some_and(u8::is_ascii_whitespace) {
+            self.lines += 1;
+            return Ok(());
         }
         if fields.len() < width + 1 {
             let count = fields.len() - 1;
@@ -131,6 +139,9 @@ impl WordVectors {
         (count > 0).then(|| sum.iter().map(|total| total / count as f32).collect())
     }
 }
+
+/// Largest number of values of a vector.
+const MOST_WIDTH: usize = 1 << 16;
 
 /// Accepted lengths of a vector. The network takes the vectors as they are, so others would overflow in single precision or
 /// vanish beside its biases.

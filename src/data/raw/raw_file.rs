@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use flate2::read::MultiGzDecoder;
+use flate2::bufread::GzDecoder;
 
 use crate::files::text::BYTE_ORDER_MARK;
 use crate::progress::Progress;
@@ -54,7 +54,7 @@ impl RawFile {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let counted = Counted { file, progress: Some(Progress::new(name, Some(bytes), "bytes")) };
         let mut content: Box<dyn Read> =
-            if gzip { Box::new(MultiGzDecoder::new(BufReader::new(counted))) } else { Box::new(counted) };
+            if gzip { Box::new(Members::new(BufReader::new(counted))) } else { Box::new(counted) };
         // The byte order mark is no part of the content. A reader may return fewer bytes than asked for.
         let mut first = Vec::new();
         let mark = BYTE_ORDER_MARK.len() as u64;
@@ -88,6 +88,58 @@ impl RawFile {
                     let length = buffer.len();
                     self.content.consume(length);
                 }
+            }
+        }
+    }
+}
+
+/// Members of a gzip file, one after the other. Zeros after the last one are padding, as of tapes and some downloads.
+struct Members<R: BufRead> {
+    /// `None` while no member is open.
+    member: Option<GzDecoder<R>>,
+    /// The file, while no member is open.
+    file: Option<R>,
+}
+
+impl<R: BufRead> Members<R> {
+    fn new(file: R) -> Self {
+        Members { member: Some(GzDecoder::new(file)), file: None }
+    }
+
+    /// Opens the next member; false at the end of the file.
+    fn open_next(&mut self) -> io::Result<bool> {
+        if let Some(member) = self.member.take() {
+            self.file = Some(member.into_inner());
+        }
+        let Some(file) = &mut self.file else { return Ok(false) };
+        loop {
+            let buffer = file.fill_buf()?;
+            if buffer.is_empty() {
+                return Ok(false);
+            }
+            let zeros = buffer.iter().take_while(|&&byte| byte == 0).count();
+            if zeros < buffer.len() {
+                file.consume(zeros);
+                break;
+            }
+            file.consume(zeros);
+        }
+        self.member = self.file.take().map(GzDecoder::new);
+        Ok(true)
+    }
+}
+
+impl<R: BufRead> Read for Members<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            if let Some(member) = &mut self.member {
+                let count = member.read(buffer)?;
+                if count > 0 || buffer.is_empty() {
+                    return Ok(count);
+                }
+            }
+            if !self.open_next()? {
+                return Ok(0);
             }
         }
     }
