@@ -10,7 +10,7 @@ use scenerank::backend::device::{Device, Precision};
 use scenerank::data::prepare::{Preparation, prepare};
 use scenerank::data::query_graph::QueryGraph;
 use scenerank::data::selection::{Filter, GraphSource, Sources};
-use scenerank::data::split::SplitRatio;
+use scenerank::data::split::{SplitBy, SplitRatio};
 use scenerank::data::{Dataset, Split};
 use scenerank::run::{Run, Which};
 use scenerank::synth::{SynthConfig, write_collection};
@@ -29,7 +29,8 @@ pub fn main() -> scenerank::Result<()> {
         captions: vec![files.captions],
     };
     let (filter, split) = (Filter::default(), SplitRatio::default());
-    prepare(&Preparation { sources, glove: files.glove, filter, split, seed: 1 }, &data)?;
+    let split_by = SplitBy::default();
+    prepare(&Preparation { sources, glove: files.glove, filter, split, split_by, seed: 1 }, &data)?;
 
     // The paper's loss and sampling, a smaller network. The last argument stops training when another thread sets it.
     let config = TrainConfig {

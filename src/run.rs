@@ -1,5 +1,6 @@
 //! A trained run, opened for use: the parameters of its model, and its data.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use crate::backend::cpu::stored_rows::StoredRows;
@@ -11,8 +12,10 @@ use crate::data::{Dataset, Split};
 use crate::error::{Error, Result};
 use crate::evaluation::embed::embed_graphs;
 use crate::evaluation::{Embeddings, nearest, nearest_stored};
+use crate::files::origin::Origin;
 use crate::network::tensors::NamedTensors;
 use crate::train::checkpoint::{self, BEST, Checkpoint, LAST, RunConfig};
+use crate::train::config::TrainConfig;
 use crate::train::first_parameters;
 
 /// Checkpoint of a run.
@@ -27,6 +30,8 @@ pub enum Which {
 
 /// Checkpoint and data of a run folder.
 pub struct Run {
+    /// Path of the checkpoint.
+    path: PathBuf,
     /// Checkpoint of the run.
     pub checkpoint: Checkpoint,
     /// Data on which the run was trained.
@@ -47,11 +52,12 @@ impl Run {
     ) -> Result<Self> {
         let path = checkpoint_path(folder, which)?;
         let checkpoint = checkpoint::load(&path)?;
+        checkpoint::check_neighbour(&path, &checkpoint.config)?;
         let dataset = checkpoint::open_data(&checkpoint.config, data)?;
         let train = &checkpoint.config.train;
         let (matrix, vectors) = (train.similarity.as_deref(), train.caption_vectors.as_deref());
         let supervision = Supervision::open(matrix, vectors, &dataset)?;
-        Ok(Run { checkpoint, dataset, supervision, device, precision })
+        Ok(Run { path, checkpoint, dataset, supervision, device, precision })
     }
 
     /// Similarities that supervised the training.
@@ -79,6 +85,19 @@ impl Run {
         let RunConfig { model, train, .. } = &self.checkpoint.config;
         let tensors = first_parameters(&self.dataset, *model, train.seed);
         self.embed_by(&tensors, &self.graphs(split))
+    }
+
+    /// Origin of the embeddings of these images.
+    pub fn origin(&self, images: Range<usize>) -> Origin {
+        let ids = images.map(|image| self.dataset.image_id(image)).collect();
+        Origin::new(self.checkpoint.model_id(), self.checkpoint.config.fingerprint.clone(), ids)
+    }
+
+    /// Files that the run was opened from.
+    pub fn inputs(&self) -> Vec<&Path> {
+        let TrainConfig { similarity, caption_vectors, .. } = &self.checkpoint.config.train;
+        let given = similarity.iter().chain(caption_vectors).map(PathBuf::as_path);
+        [self.path.as_path(), self.dataset.path()].into_iter().chain(given).collect()
     }
 
     /// Runs `task` on the device for which the run was opened.

@@ -13,7 +13,6 @@
 //! mask.<block> [rows, C] u8    which ReLUs passed their input; rows in the input's order
 //! ```
 
-use std::collections::HashMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -23,6 +22,7 @@ use crate::backend::device::{BackendTask, Device, Precision};
 use crate::batch::graph_batch::GraphBatch;
 use crate::error::Result;
 use crate::files::atomic_file::write_atomically;
+use crate::files::outputs::{Kind, Output, check_outputs};
 use crate::files::tensor_file::{TensorData, TensorFile, to_safetensors};
 use crate::loss::{Loss, LossKind};
 use crate::model::{Model, TrainingState, read_tensors};
@@ -112,6 +112,8 @@ impl BackendTask for StepTask<'_> {
 
 /// Reads `input`, runs its step on `device` and writes `output`.
 pub fn run_step_file(input: &Path, output: &Path, device: Device, precision: Precision) -> Result<f32> {
+    let written = Output { option: "OUTPUT", path: output, kind: Kind::Safetensors };
+    check_outputs(&[written], &[input])?;
     let file = TensorFile::read(input)?;
     let mut step: StepConfig = file.metadata("config")?;
     if step.step != 1 {
@@ -159,7 +161,7 @@ pub fn run_step_file(input: &Path, output: &Path, device: Device, precision: Pre
     dump.push(("loss".into(), vec![1], TensorData::F32(vec![result.loss])));
     dump.extend(inputs.into_tensors());
     let config = serde_json::to_string(&step).expect("plain fields");
-    let bytes = to_safetensors(&dump, HashMap::from([("config".to_string(), config)]));
+    let bytes = to_safetensors(&dump, [("config".to_string(), config)]);
     write_atomically(output, |writer| writer.write_all(&bytes))?;
     Ok(result.loss)
 }

@@ -87,7 +87,9 @@ impl DemoArguments {
         let levels = Levels { noise: 12, sweep: Some(20), edges: QueryEdges::Augmented, seed: self.seed };
         let retrieval = retrieve(&trained, &levels, Split::Test)?;
         retrieval.write_curves(&run)?;
-        write_npy(&run.join("embeddings.npy"), &trained.embed_split(Split::All)?, trained.width())?;
+        let embeddings = run.join("embeddings.npy");
+        write_npy(&embeddings, &trained.embed_split(Split::All)?, trained.width())?;
+        trained.origin(trained.dataset.split(Split::All)).write_beside(&embeddings)?;
         if self.json {
             let results =
                 serde_json::json!({ "prepare": stages, "evaluate": evaluation, "retrieve": retrieval });
@@ -113,6 +115,7 @@ fn make_data(raw: &Path, data: &Path, arguments: &DemoArguments) -> Result<serde
         glove: files.glove,
         filter: Filter::default(),
         split: SplitRatio::default(),
+        split_by: Default::default(),
         seed: arguments.seed,
     };
     let stages = prepare(&preparation, data)?;

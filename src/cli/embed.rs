@@ -8,6 +8,8 @@ use scenerank::data::Split;
 use scenerank::files::arrow::write_arrow;
 use scenerank::files::atomic_file::write_atomically;
 use scenerank::files::npy::{write_npy, write_npy_half};
+use scenerank::files::origin::Origin;
+use scenerank::files::outputs::{Kind, Output, check_outputs};
 use scenerank::run::Run;
 
 use super::run_arguments::RunArguments;
@@ -37,7 +39,7 @@ enum Format {
 pub struct EmbedArguments {
     #[command(flatten)]
     run: RunArguments,
-    /// File to write.
+    /// File to write. Beside a .npy file, FILE.json tells its model, its data and the ids of its rows.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
     /// File format.
@@ -62,6 +64,7 @@ impl EmbedArguments {
         let run = self.run.open()?;
         let (dataset, width) = (&run.dataset, run.width());
         let images = dataset.split(self.split);
+        self.check_outputs(&run)?;
         self.write(&run, &run.embed_split(self.split)?)?;
         if let Some(path) = &self.ids {
             write_atomically(path, |writer| {
@@ -76,7 +79,7 @@ impl EmbedArguments {
             true => {
                 println!(
                     "{}",
-                    serde_json::json!({ "out": self.out, "images": images.len(), "width": width })
+                    serde_json::json!({ "out": self.out.display().to_string(), "images": images.len(), "width": width })
                 );
             }
             false => println!("{}: {} images of {width} values", self.out.display(), images.len()),
@@ -84,22 +87,40 @@ impl EmbedArguments {
         Ok(())
     }
 
+    /// Checks that nothing that the run needs, and no file of another kind, would be replaced.
+    fn check_outputs(&self, run: &Run) -> Result<()> {
+        let beside = Origin::beside(&self.out);
+        let kind = match self.format {
+            Format::Npy | Format::NpyF16 => Kind::NPY,
+            Format::Arrow => Kind::ARROW,
+        };
+        let mut outputs = vec![Output { option: "--out", path: &self.out, kind }];
+        if kind == Kind::NPY {
+            outputs.push(Output { option: "--out", path: &beside, kind: Kind::JSON });
+        }
+        outputs.extend(self.ids.iter().map(|path| Output { option: "--ids", path, kind: Kind::Ids }));
+        let vectors = self.caption_vectors.iter();
+        outputs.extend(vectors.map(|path| Output { option: "--caption-vectors", path, kind: Kind::NPY }));
+        check_outputs(&outputs, &run.inputs())
+    }
+
     fn write(&self, run: &Run, values: &[f32]) -> Result<()> {
         let (dataset, width) = (&run.dataset, run.width());
+        let images = dataset.split(self.split);
+        let origin = run.origin(images.clone());
         match self.format {
-            Format::Npy => write_npy(&self.out, values, width),
-            Format::NpyF16 => write_npy_half(&self.out, values, width),
+            Format::Npy => write_npy(&self.out, values, width)?,
+            Format::NpyF16 => write_npy_half(&self.out, values, width)?,
             Format::Arrow => {
-                let images = dataset.split(self.split);
-                let ids: Vec<u64> = images.clone().map(|image| dataset.image_id(image)).collect();
                 let parts = [Split::Train, Split::Validation, Split::Test];
                 let names = parts.map(|part| (part.to_string(), dataset.split(part)));
                 let splits: Vec<&str> = images
                     .map(|image| names.iter().find(|(_, part)| part.contains(&image)))
                     .map(|part| part.expect("an image is of one split").0.as_str())
                     .collect();
-                write_arrow(&self.out, &ids, &splits, values, width)
+                return write_arrow(&self.out, &origin, &splits, values, width);
             }
         }
+        origin.write_beside(&self.out)
     }
 }

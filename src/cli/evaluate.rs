@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use scenerank::data::Split;
 use scenerank::evaluation::features::read_features;
+use scenerank::evaluation::measure::Measure;
 use scenerank::evaluation::{Agreement, Embeddings, agreement, normal_features};
 use scenerank::progress::Progress;
 use scenerank::report::table::{Table, plain_table};
@@ -38,6 +39,9 @@ pub struct EvaluateArguments {
     /// split, or per image of the whole data.
     #[arg(long, value_name = "NPY")]
     embeddings: Option<PathBuf>,
+    /// Comparison of two rows of --embeddings.
+    #[arg(long, value_enum, default_value_t, requires = "embeddings")]
+    measure: Measure,
     /// Seed of the random-features baseline.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -50,6 +54,9 @@ pub struct EvaluateArguments {
 pub struct Evaluation {
     pub split: Split,
     pub images: usize,
+    /// Comparison of the features from a file, if there are any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub measure: Option<Measure>,
     pub rows: Vec<EvaluationRow>,
 }
 
@@ -63,18 +70,27 @@ pub struct EvaluationRow {
 impl EvaluateArguments {
     pub fn run(self) -> Result<()> {
         let run = self.run.open()?;
-        let evaluation = evaluate(&run, self.split, self.embeddings.as_deref(), self.seed)?;
+        let features = self.embeddings.as_deref().map(|path| (path, self.measure));
+        let evaluation = evaluate(&run, self.split, features, self.seed)?;
         if self.json {
             println!("{}", serde_json::to_string_pretty(&evaluation).expect("plain fields"));
         } else {
             println!("{}", evaluation.table());
+            if let Some((path, measure)) = features {
+                println!("{}: compared by the {} of its rows", path.display(), measure.plural());
+            }
         }
         Ok(())
     }
 }
 
-/// Computes the rows of the table.
-pub fn evaluate(run: &Run, split: Split, features: Option<&Path>, seed: u64) -> Result<Evaluation> {
+/// Computes the rows of the table; `features` are a file and the comparison of its rows.
+pub fn evaluate(
+    run: &Run,
+    split: Split,
+    features: Option<(&Path, Measure)>,
+    seed: u64,
+) -> Result<Evaluation> {
     let images = run.dataset.split(split);
     if images.len() < 3 {
         return Err(Error::argument(
@@ -100,13 +116,14 @@ pub fn evaluate(run: &Run, split: Split, features: Option<&Path>, seed: u64) -> 
         &run.embed_split(split)?,
         width,
     )?;
-    if let Some(path) = features {
-        let features = read_features(path, &run.dataset, split)?;
+    if let Some((path, measure)) = features {
+        let features = read_features(path, &run.dataset, split, measure)?;
         add(&path.display().to_string(), &features.values, features.width)?;
     }
     add("untrained network", &run.embed_split_untrained(split)?, width)?;
     add("normal features", &normal_features(images.len(), width, seed), width)?;
-    Ok(Evaluation { split, images: images.len(), rows })
+    let measure = features.map(|(_, measure)| measure);
+    Ok(Evaluation { split, images: images.len(), measure, rows })
 }
 
 /// Name of a value on the command line.

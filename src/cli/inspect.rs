@@ -3,9 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use scenerank::data::split::Twins;
 use scenerank::data::statistics::{QUANTILES, Statistics, statistics};
 use scenerank::data::{Dataset, Split};
 use scenerank::files::atomic_file::write_atomically;
+use scenerank::files::outputs::{Kind, Output, check_outputs};
 use scenerank::report::similarity_curves;
 use scenerank::{Error, Result};
 use serde_json::{Value, json};
@@ -75,6 +77,7 @@ impl InspectArguments {
         let mut facts = json!({
             "fingerprint": format!("{:016x}", data.fingerprint()),
             "statistics": statistics(data, self.seed),
+            "images_of_one_photograph": twins(data),
             "prepared": data.metadata(),
         });
         if let Some(image) = image {
@@ -104,6 +107,8 @@ impl InspectArguments {
 }
 
 fn write_captions(data: &Dataset, path: &Path) -> Result<()> {
+    let output = Output { option: "--captions", path, kind: Kind::JSON };
+    check_outputs(&[output], &[data.path()])?;
     write_atomically(path, |writer| {
         (0..data.image_count()).try_for_each(|image| {
             let line = json!({
@@ -169,6 +174,8 @@ fn print_statistics(data: &Dataset, found: &Statistics) {
     row("  train", found.train.to_string(), "-");
     row("  validation", found.validation.to_string(), "-");
     row("  test", found.test.to_string(), "4537");
+    row("pairs of images of one photograph", twins(data).pairs.to_string(), "-");
+    row("  in different splits", twins(data).in_different_splits.to_string(), "-");
     row("object types", found.object_types.to_string(), "2416");
     row("predicate types", found.predicate_types.to_string(), "478");
     row("objects per image, mean", format!("{:.2}", found.mean_objects), "21");
@@ -181,6 +188,14 @@ fn print_statistics(data: &Dataset, found: &Statistics) {
     }
     row("|s_AX - s_AY|, 99th percentile", format!("{:.4}", found.difference_99th_percentile), "0.16");
     println!("fingerprint {:016x}", data.fingerprint());
+}
+
+/// Pairs of images of one photograph.
+fn twins(data: &Dataset) -> Twins {
+    let parts = Split::PARTS.iter().enumerate();
+    Twins::count(
+        parts.flat_map(|(part, &split)| data.split(split).map(move |image| (data.coco_id(image), part))),
+    )
 }
 
 fn print_vocabulary(data: &Dataset) {

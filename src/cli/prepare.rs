@@ -6,7 +6,7 @@ use clap::Args;
 use scenerank::Result;
 use scenerank::data::prepare::{Preparation, prepare};
 use scenerank::data::selection::{CountOver, Filter, GraphSource, Sources};
-use scenerank::data::split::SplitRatio;
+use scenerank::data::split::{SplitBy, SplitRatio};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -42,7 +42,7 @@ pub struct PrepareArguments {
     /// Visual Genome's image_data.json, with the COCO id of each image.
     #[arg(long, value_name = "FILE")]
     image_data: PathBuf,
-    /// COCO caption files. Captions with a repeated annotation id are skipped.
+    /// COCO caption files. A caption with the annotation id, image and text of an earlier one is skipped.
     #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
     captions: Vec<PathBuf>,
     /// Word vectors in GloVe's text format, or in word2vec's with its header line.
@@ -80,6 +80,10 @@ pub struct PrepareArguments {
     /// Ratio of train, validation and test. Train and validation are rounded down; test gets the rest.
     #[arg(long, value_name = "TRAIN:VALIDATION:TEST", default_value_t)]
     split: SplitRatio,
+    /// Keep images of one photograph in one split, or divide images as if each were a photograph of its own. Some
+    /// COCO photographs have two Visual Genome ids.
+    #[arg(long, value_enum, default_value_t)]
+    split_by: SplitBy,
     /// Seed that assigns images to splits.
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -110,6 +114,7 @@ impl PrepareArguments {
                 skip_absent_objects: self.skip_absent_objects,
             },
             split: self.split,
+            split_by: self.split_by,
             seed: self.seed,
         };
         let stages = prepare(&preparation, &self.out)?;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use scenerank::Result;
+use scenerank::evaluation::measure::Measure;
 use scenerank::report::table::plain_table;
 use scenerank::reproduce::plan::Ablation;
 use scenerank::reproduce::report::{Report, Table};
@@ -66,6 +67,9 @@ pub struct ReproduceArguments {
     /// or per image.
     #[arg(long, value_name = "NPY")]
     features: Option<PathBuf>,
+    /// Comparison of two rows of --features.
+    #[arg(long, value_enum, default_value_t, requires = "features")]
+    measure: Measure,
     /// Also train the paper's best model with the caption vectors of another sentence encoder: a .npy file,
     /// [images, d] in the order of the data; each row is the mean of the unit vectors of the captions.
     #[arg(long, value_name = "NPY")]
@@ -122,10 +126,13 @@ impl ReproduceArguments {
             jobs: self.jobs,
             ablations: self.ablations,
             features: self.features,
+            measure: self.measure,
             caption_vectors: self.caption_vectors,
             photographs: self.images,
             link_photographs: self.link_photographs,
-            command: command_line(std::env::args().skip(1)),
+            command: command_line(
+                std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()),
+            ),
         };
         let stop = stop_on_ctrl_c()?;
         let out = reproduction.out.display();

@@ -8,6 +8,7 @@ use scenerank::data::Split;
 use scenerank::evaluation::noise::{NoiseLevel, QueryNoise, noise_level};
 use scenerank::evaluation::{Embeddings, QueryEdges};
 use scenerank::files::npy::write_npy;
+use scenerank::files::outputs::{Kind, Output, check_outputs};
 use scenerank::report::plots::{
     NoiseCurve, NoisePoint, RecallCurve, noise_csv, noise_plot, recall_csv, recall_plot,
 };
@@ -85,6 +86,8 @@ pub struct Retrieval {
 impl RetrieveArguments {
     pub fn run(self) -> Result<()> {
         let run = self.run.open()?;
+        let queries = self.queries.iter().map(|path| Output { option: "--queries", path, kind: Kind::NPY });
+        check_outputs(&queries.collect::<Vec<_>>(), &run.inputs())?;
         let sweep = self.sweep.map(usize::from);
         let levels = Levels { noise: self.noise, sweep, edges: self.edges, seed: self.seed };
         let retrieval = retrieve(&run, &levels, self.split)?;

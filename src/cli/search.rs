@@ -6,7 +6,11 @@ use clap::Args;
 use scenerank::data::Split;
 use scenerank::data::query_graph::read_query_graph;
 use scenerank::evaluation::EmbeddingsFile;
+use scenerank::evaluation::measure::Measure;
 use scenerank::files::npy::write_npy;
+use scenerank::files::origin::Origin;
+use scenerank::files::outputs::{Kind, Output, check_outputs};
+use scenerank::files::text::read_text;
 use scenerank::run::Run;
 use scenerank::{Error, Result};
 use serde::Serialize;
@@ -39,17 +43,24 @@ pub struct SearchArguments {
     /// Number of images to find.
     #[arg(short, long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
     k: u32,
-    /// Images to search.
-    #[arg(long, value_enum, default_value_t = Split::All)]
-    split: Split,
-    /// Embeddings of the images to search, written by `embed` with the same --split; otherwise they are computed.
-    /// The file is mapped into memory and not loaded, so it may hold millions of images.
+    /// Images to search [default: all, or those of --embeddings].
+    #[arg(long, value_enum)]
+    split: Option<Split>,
+    /// Embeddings of the images to search, written by `embed`; otherwise they are computed. A second file beside
+    /// it names its model, its data and its images. The file is mapped into memory and not loaded, so it may
+    /// hold millions of images.
     #[arg(long, value_name = "NPY")]
     embeddings: Option<PathBuf>,
-    /// Ids of the images in --embeddings, one per line, as written by `embed --ids`. Needed if the
-    /// embeddings are of other images than those of --split, such as another collection.
+    /// Search --embeddings of unknown origin, or of another model or data. Its rows are those of --split or of --ids.
+    #[arg(long, requires = "embeddings")]
+    any_origin: bool,
+    /// Ids of the images in --embeddings, one per line, as written by `embed --ids`. Needed with --any-origin if
+    /// they are not those of --split, such as another collection embedded by this model.
     #[arg(long, value_name = "TXT", requires = "embeddings", conflicts_with = "split")]
     ids: Option<PathBuf>,
+    /// Comparison of the query and the rows of --any-origin.
+    #[arg(long, value_enum, default_value_t, requires = "any_origin")]
+    measure: Measure,
     /// Write the embedding of the query to this .npy file, [1, width], to search with another program.
     #[arg(long, value_name = "NPY")]
     query_out: Option<PathBuf>,
@@ -63,10 +74,19 @@ struct Found<'a> {
     image_id: u64,
     /// `None`, and no captions, for an image that is not in the run's data.
     coco_id: Option<u64>,
-    cosine: f32,
+    #[serde(flatten)]
+    score: Score,
     /// Similarity to the captions of the query image; `None` for a graph.
     caption_similarity: Option<f32>,
     captions: Vec<&'a str>,
+}
+
+/// Comparison of the query with the image.
+#[derive(Clone, Copy, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Score {
+    Cosine(f32),
+    InnerProduct(f32),
 }
 
 /// Rows to search.
@@ -99,6 +119,10 @@ impl SearchArguments {
             (None, None) => unreachable!("the argument parser requires one of the two"),
         };
         if let Some(path) = &self.query_out {
+            let given =
+                [&self.graph, &self.embeddings, &self.ids].into_iter().flatten().map(PathBuf::as_path);
+            let inputs: Vec<&Path> = run.inputs().into_iter().chain(given).collect();
+            check_outputs(&[Output { option: "--query-out", path, kind: Kind::NPY }], &inputs)?;
             write_npy(path, &query, run.width())?;
         }
         let Index { rows, ids } = self.index(&run)?;
@@ -113,12 +137,15 @@ impl SearchArguments {
             .into_iter()
             .filter(|&(row, _)| Some(ids[row]) != self.image)
             .take(wanted)
-            .map(|(row, cosine)| {
+            .map(|(row, score)| {
                 let image = dataset.find_image(ids[row]);
                 Found {
                     image_id: ids[row],
                     coco_id: image.map(|image| dataset.coco_id(image)),
-                    cosine,
+                    score: match self.measure {
+                        Measure::Cosine => Score::Cosine(score),
+                        Measure::InnerProduct => Score::InnerProduct(score),
+                    },
                     caption_similarity: query_image
                         .and_then(|query| Some(run.similarity().get(query, image?))),
                     captions: image.map_or(Vec::new(), |image| dataset.captions(image).collect()),
@@ -134,14 +161,20 @@ impl SearchArguments {
     }
 
     fn index(&self, run: &Run) -> Result<Index> {
-        let ids = match &self.ids {
-            Some(path) => read_ids(path)?,
-            None => run.dataset.split(self.split).map(|image| run.dataset.image_id(image)).collect(),
-        };
+        let split = self.split.unwrap_or(Split::All);
+        let of_split = || run.dataset.split(split).map(|image| run.dataset.image_id(image)).collect();
         let Some(path) = &self.embeddings else {
-            return Ok(Index { rows: Rows::Computed(run.embed_split(self.split)?), ids });
+            return Ok(Index { rows: Rows::Computed(run.embed_split(split)?), ids: of_split() });
         };
-        let file = EmbeddingsFile::open(path)?;
+        let given = self.ids.as_deref().map(read_ids).transpose()?;
+        let (file, ids) = if self.any_origin {
+            let file = EmbeddingsFile::open(path)?.prepared(self.measure);
+            (file, given.unwrap_or_else(of_split))
+        } else {
+            let expected = given.or_else(|| self.split.map(|_| of_split()));
+            let ids = known_ids(path, run, expected)?;
+            (EmbeddingsFile::open(path)?, ids)
+        };
         let (shape, expected) = ((file.rows().len(), file.rows().width()), (ids.len(), run.width()));
         if shape != expected {
             return Err(Error::invalid(
@@ -158,9 +191,31 @@ impl SearchArguments {
     }
 }
 
+/// Ids of the rows of a file that `embed` wrote, which must be of this model, this data and the `expected` images, if these are
+/// given.
+fn known_ids(path: &Path, run: &Run, expected: Option<Vec<u64>>) -> Result<Vec<u64>> {
+    let remedy = "write it with `scenerank embed` from this run, or search it as it is with --any-origin";
+    let Some(origin) = Origin::read_beside(path)? else {
+        let problem =
+            format!("{} is missing, which tells its model and its images", Origin::beside(path).display());
+        return Err(Error::invalid(path, "origin", problem, remedy));
+    };
+    let own = run.origin(0..0);
+    let problem = if origin.model != own.model {
+        "is of another model, or of another checkpoint of this run"
+    } else if origin.data != own.data {
+        "is of other data"
+    } else if expected.is_some_and(|expected| expected != origin.image_ids) {
+        "is of other images than those of --split or --ids"
+    } else {
+        return Ok(origin.image_ids);
+    };
+    Err(Error::invalid(path, "origin", problem, remedy))
+}
+
 /// Reads one id per line.
 fn read_ids(path: &Path) -> Result<Vec<u64>> {
-    let text = std::fs::read_to_string(path).map_err(Error::file("read", path))?;
+    let text = read_text(path)?;
     let ids = text.lines().zip(1..).map(|(line, number)| {
         line.trim().parse().map_err(|_| {
             let place = format!("line {number}");
@@ -179,7 +234,11 @@ fn print(rank: usize, found: &Found) {
     let similarity =
         found.caption_similarity.map_or(String::new(), |s| format!(", caption similarity {s:.3}"));
     let coco = found.coco_id.map_or(String::new(), |id| format!(" (coco {id})"));
-    println!("{rank}. image {}{coco}: cosine {:.4}{similarity}", found.image_id, found.cosine);
+    let score = match found.score {
+        Score::Cosine(cosine) => format!("cosine {cosine:.4}"),
+        Score::InnerProduct(product) => format!("inner product {product:.4}"),
+    };
+    println!("{rank}. image {}{coco}: {score}{similarity}", found.image_id);
     for caption in &found.captions {
         println!("     {}", caption.trim());
     }

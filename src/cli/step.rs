@@ -26,7 +26,10 @@ impl StepArguments {
         let super::DeviceArguments { device, precision } = self.device;
         let loss = scenerank::step::run_step_file(&self.input, &self.output, device, precision)?;
         match self.json {
-            true => println!("{}", serde_json::json!({ "loss": loss, "output": self.output })),
+            true => println!(
+                "{}",
+                serde_json::json!({ "loss": loss, "output": self.output.display().to_string() })
+            ),
             false => println!("loss {loss:.6}; wrote {}", self.output.display()),
         }
         Ok(())

@@ -68,14 +68,6 @@ impl TrainArguments {
             let data = checkpoint::open_data(&checkpoint.config, Some(&self.data))?;
             (config, Some(checkpoint), data)
         } else {
-            if last.exists() {
-                return Err(Error::invalid(
-                    &self.out,
-                    "run folder",
-                    "already holds a run",
-                    "continue it with --resume, or choose another folder",
-                ));
-            }
             let from_file = self.config.as_deref().map(TrainOptions::read).transpose()?.unwrap_or_default();
             (self.options.or(from_file).resolve(&TrainConfig::default())?, None, Dataset::open(&self.data)?)
         };

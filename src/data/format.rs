@@ -26,6 +26,7 @@ use memmap2::Mmap;
 use tempfile::NamedTempFile;
 use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
 
+use crate::files::outputs::Kind;
 use crate::{Error, Result};
 
 #[cfg(target_endian = "big")]
@@ -33,6 +34,8 @@ compile_error!("data files are little-endian and used in place, so a little-endi
 
 /// First eight bytes of every data file.
 pub const MAGIC: [u8; 8] = *b"scenerk\0";
+/// Kind of a data file, for checks before one is written.
+pub const KIND: Kind = Kind::Beginning { name: "a data file", bytes: &MAGIC };
 /// Version of the layout that this program writes and reads.
 pub const VERSION: u32 = 1;
 /// Number of sections that fit in the table.

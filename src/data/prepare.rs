@@ -1,8 +1,8 @@
 //! Converts raw files to one data file: join and filter ([`select`]), caption vectors, split, write.
 //!
 //! The vector of a caption is the mean of the vectors of its known words, l2-normalised. The vector of an
-//! image is the mean of its captions' vectors (docs/model.md, "Supervision"). A caption without a known word has
-//! the zero vector.
+//! image is the mean of its captions' vectors (docs/model.md, "Supervision"). A caption without a known word, or
+//! whose words' vectors are zero, has the zero vector.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -11,12 +11,14 @@ use rayon::prelude::*;
 use serde_json::json;
 
 use super::contents::{DatasetContents, IMAGE, IN_IMAGE, ImageContents, TypeContents};
+use super::format;
 use super::raw::glove::WordVectors;
 use super::scene_graph::SceneGraphBuf;
 use super::selection::{Filter, GraphSource, KeptImage, KeptType, Selection, Sources, select};
-use super::split::{SplitRatio, shuffle};
+use super::split::{Ids, SplitBy, SplitRatio, Twins, divide};
 use super::stages::Stages;
 use super::words::words;
+use crate::files::outputs::{Output, check_outputs};
 use crate::{Error, Result};
 
 /// An anchor needs two other images for a triple.
@@ -33,12 +35,28 @@ pub struct Preparation {
     pub filter: Filter,
     /// Ratio of train, validation and test.
     pub split: SplitRatio,
+    /// What is assigned to a split as a whole.
+    pub split_by: SplitBy,
     /// Seed that assigns images to splits.
     pub seed: u64,
 }
 
+impl Preparation {
+    /// Every file that is read.
+    fn inputs(&self) -> Vec<&Path> {
+        let Sources { graphs, image_data, captions } = &self.sources;
+        let graphs = match graphs {
+            GraphSource::SceneGraphs(path) => vec![path],
+            GraphSource::ObjectsAndRelationships(objects, relationships) => vec![objects, relationships],
+        };
+        graphs.into_iter().chain([image_data, &self.glove]).chain(captions).map(PathBuf::as_path).collect()
+    }
+}
+
 /// Prepares the data file `out` and returns the counts of each stage.
 pub fn prepare(preparation: &Preparation, out: impl AsRef<Path>) -> Result<Stages> {
+    let output = Output { option: "--out", path: out.as_ref(), kind: format::KIND };
+    check_outputs(&[output], &preparation.inputs())?;
     let Selection { objects, predicates, images, mut captions, mut stages } =
         select(&preparation.sources, &preparation.filter)?;
     let coco_ids: HashSet<u64> = images.iter().map(|image| image.coco_id).collect();
@@ -75,9 +93,17 @@ pub fn prepare(preparation: &Preparation, out: impl AsRef<Path>) -> Result<Stage
         kept.push(image);
     }
 
-    shuffle(&mut kept, preparation.seed, |image| image.image_id);
-    let counts = preparation.split.counts(kept.len());
+    let Preparation { split, split_by, seed, .. } = *preparation;
+    let ids = |image: &ImageContents| Ids { image_id: image.image_id, coco_id: image.coco_id };
+    let parts = divide(kept, split, split_by, seed, ids);
+    let counts = parts.each_ref().map(Vec::len);
     stages.splits = counts.map(|count| count as u64);
+    stages.twins = Twins::count(
+        parts
+            .iter()
+            .enumerate()
+            .flat_map(|(part, images)| images.iter().map(move |image| (image.coco_id, part))),
+    );
     if counts[0] < MIN_TRAIN_IMAGES {
         let problem = format!(
             "{} images for train, at least {MIN_TRAIN_IMAGES} are needed: {}; {} of those have no caption with a \
@@ -89,13 +115,11 @@ pub fn prepare(preparation: &Preparation, out: impl AsRef<Path>) -> Result<Stage
         let remedy = "lower --min-occurrences, or raise train's share in --split";
         return Err(Error::invalid(preparation.sources.graphs.path(), "split", problem, remedy));
     }
-    let test = kept.split_off(counts[0] + counts[1]);
-    let validation = kept.split_off(counts[0]);
     let mut contents = DatasetContents {
         word_width: glove.width(),
         objects: types(&objects, IMAGE, &glove),
         predicates: types(&predicates, IN_IMAGE, &glove),
-        images: [kept, validation, test],
+        images: parts,
         metadata: metadata(preparation, &stages),
     };
     contents.write(out)?;
@@ -111,8 +135,12 @@ fn caption_vector(captions: &[String], glove: &WordVectors) -> (Vec<f32>, usize)
             unknown += 1;
             continue;
         };
-        let norm = vector.iter().map(|value| value * value).sum::<f32>().sqrt().max(1e-12);
-        let scale = 1.0 / (norm * captions.len() as f32);
+        let norm = vector.iter().map(|&value| f64::from(value).powi(2)).sum::<f64>().sqrt();
+        if norm == 0.0 {
+            unknown += 1;
+            continue;
+        }
+        let scale = (1.0 / (norm * captions.len() as f64)) as f32;
         mean.iter_mut().zip(&vector).for_each(|(total, value)| *total += value * scale);
     }
     (mean, unknown)
@@ -142,7 +170,7 @@ fn metadata(preparation: &Preparation, stages: &Stages) -> serde_json::Value {
         }
     };
     json!({
-        "options": { "filter": preparation.filter, "split": preparation.split, "seed": preparation.seed },
+        "options": { "filter": preparation.filter, "split": preparation.split, "split_by": preparation.split_by, "seed": preparation.seed },
         "sources": {
             "graphs": graphs,
             "image_data": name(&sources.image_data),

@@ -16,6 +16,7 @@ use std::path::Path;
 use crate::data::Dataset;
 use crate::data::scene_graph::{SceneGraph, SceneGraphBuf};
 use crate::error::{Error, Result};
+use crate::files::text::read_text;
 
 /// Either one name (an object), or three: subject, predicate, object.
 pub type Statement = Vec<String>;
@@ -227,7 +228,7 @@ fn image_types(dataset: &Dataset) -> (u32, u32) {
 
 /// Reads the query graph in `path`, with the types of `dataset`, and augments it.
 pub fn read_query_graph(path: &Path, dataset: &Dataset) -> Result<SceneGraphBuf> {
-    let text = std::fs::read_to_string(path).map_err(Error::file("read", path))?;
+    let text = read_text(path)?;
     let statements: Vec<Statement> = serde_json::from_str(&text).map_err(|error| {
         let place = format!("line {}, column {}", error.line(), error.column());
         Error::invalid(

@@ -152,9 +152,9 @@ pub fn select(sources: &Sources, filter: &Filter) -> Result<Selection> {
         raw.images.iter().map(|image| Some(image_data.get(&image.image_id)?.coco_id)).collect();
     stages.with_coco_id = coco_ids.iter().flatten().count() as u64;
     let wanted: HashSet<u64> = coco_ids.iter().flatten().copied().collect();
-    let Captions { by_image: captions, read, repeated } =
+    let Captions { by_image: captions, read, repeated, clashing } =
         coco_captions::read(&sources.captions, |coco_id| wanted.contains(&coco_id))?;
-    (stages.captions_read, stages.captions_repeated) = (read, repeated);
+    (stages.captions_read, stages.captions_repeated, stages.captions_clashing) = (read, repeated, clashing);
     let coco_ids: Vec<Option<u64>> =
         coco_ids.into_iter().map(|id| id.filter(|id| captions.contains_key(id))).collect();
     let joined = |image: usize| coco_ids[image].is_some();

@@ -15,6 +15,11 @@ use crate::{Error, Result};
 const REMEDY: &str = "save a square array with numpy.save, one row and column per image of the data file, as little-endian float16 \
      or float32 in C order";
 
+const RANGE_REMEDY: &str = "save similarities from 0 to 1: divide percentages by 100, and clip or rescale cosines below 0 and logits";
+
+/// Accepted rounding error at the ends of the range: half precision has steps of 1e-3 above 1.
+const SLACK: f32 = 1e-3;
+
 /// A mapped `[images, images]` matrix whose row X holds s_X. Rows follow the image order of the data file.
 #[derive(Debug)]
 pub struct SimilarityMatrix {
@@ -27,8 +32,8 @@ pub struct SimilarityMatrix {
 impl SimilarityMatrix {
     /// Maps the matrix at `path` for a dataset of `images` images.
     ///
-    /// Checks the header, the length, and in one parallel pass over the file that no entry is NaN. Entries
-    /// outside [0, 1] are allowed and clamped when read.
+    /// Checks the header, the length, and in one parallel pass over the file that every entry is from 0 to 1. Entries up to
+    /// [`SLACK`] beyond are rounding errors, and are clamped when read.
     pub fn open(path: impl AsRef<Path>, images: usize) -> Result<Self> {
         let path: PathBuf = path.as_ref().to_path_buf();
         let invalid = |place: &str, problem: String| Error::invalid(&path, place, problem, REMEDY);
@@ -68,15 +73,24 @@ impl SimilarityMatrix {
             return Err(invalid("header", format!("the data begins at byte {start}, not a multiple of 4")));
         }
         let matrix = SimilarityMatrix { map, start, images, half };
-        let nan = match matrix.view() {
-            Similarity::MatrixF16 { values, .. } => values.par_iter().position_first(|value| value.is_nan()),
-            Similarity::MatrixF32 { values, .. } => values.par_iter().position_first(|value| value.is_nan()),
+        let within = |value: f32| (-SLACK..=1.0 + SLACK).contains(&value);
+        let outside = match matrix.view() {
+            Similarity::MatrixF16 { values, .. } => {
+                let found = values.par_iter().position_first(|value| !within(value.to_f32()));
+                found.map(|at| (at, values[at].to_f32()))
+            }
+            Similarity::MatrixF32 { values, .. } => {
+                let found = values.par_iter().position_first(|&value| !within(value));
+                found.map(|at| (at, values[at]))
+            }
             Similarity::Factored { .. } => None,
         };
-        match nan {
-            Some(at) => Err(invalid(&format!("row {}, column {}", at / images, at % images), "NaN".into())),
-            None => Ok(matrix),
-        }
+        let Some((at, value)) = outside else { return Ok(matrix) };
+        let place = format!("row {}, column {}", at / images, at % images);
+        Err(match value.is_finite() {
+            true => Error::invalid(&path, place, format!("{value} is outside 0 to 1"), RANGE_REMEDY),
+            false => invalid(&place, format!("{value}")),
+        })
     }
 
     /// View of the similarities.

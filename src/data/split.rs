@@ -1,6 +1,8 @@
 //! Splits of a data file, and how its images are divided among them.
 
+use std::collections::HashMap;
 use std::fmt;
+use std::ops::Range;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -94,6 +96,115 @@ impl fmt::Display for SplitRatio {
 impl From<SplitRatio> for String {
     fn from(ratio: SplitRatio) -> String {
         ratio.to_string()
+    }
+}
+
+/// What is assigned to a split as a whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum SplitBy {
+    /// All images of one photograph, known by its COCO id: they have the same captions, so that one of them in test would
+    /// repeat one of train.
+    #[default]
+    Photograph,
+    /// Each image.
+    Image,
+}
+
+/// An image, to be assigned to a split.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ids {
+    /// Visual Genome id.
+    pub image_id: u64,
+    /// COCO id.
+    pub coco_id: u64,
+}
+
+/// Divides `images` into train, validation and test by `seed`.
+///
+/// The images are put in the order of a hash of the least image id of their group. A group of several images goes to the split
+/// in whose part of this order it begins, or to the one with the most room if it does not fit there. Single images then fill the
+/// splits in the same order. The numbers of images are those of `ratio`, unless a group fits nowhere.
+pub fn divide<T>(
+    mut images: Vec<T>,
+    ratio: SplitRatio,
+    by: SplitBy,
+    seed: u64,
+    ids: impl Fn(&T) -> Ids,
+) -> [Vec<T>; 3] {
+    let mut first: HashMap<u64, u64> = HashMap::new();
+    for Ids { image_id, coco_id } in images.iter().map(&ids) {
+        first.entry(coco_id).and_modify(|first| *first = image_id.min(*first)).or_insert(image_id);
+    }
+    let group = |image: &T| match by {
+        SplitBy::Photograph => first[&ids(image).coco_id],
+        SplitBy::Image => ids(image).image_id,
+    };
+    let mut left = ratio.counts(images.len());
+    // Stable: the images of a group stay together, in the order of their ids.
+    images.sort_by_key(|image| ids(image).image_id);
+    shuffle(&mut images, seed, group);
+    let groups: Vec<Range<usize>> = images
+        .chunk_by(|a, b| group(a) == group(b))
+        .scan(0, |end, chunk| {
+            *end += chunk.len();
+            Some(*end - chunk.len()..*end)
+        })
+        .collect();
+    let counts = left;
+    let mut part_of = vec![0; images.len()];
+    let (single, several): (Vec<_>, Vec<_>) = groups.into_iter().partition(|range| range.len() == 1);
+    for range in several {
+        let at = match range.start {
+            start if start < counts[0] => 0,
+            start if start < counts[0] + counts[1] => 1,
+            _ => 2,
+        };
+        let most = (0..3).rev().max_by_key(|&part| left[part]).expect("three splits");
+        let part = if left[at] >= range.len() { at } else { most };
+        left[part] = left[part].saturating_sub(range.len());
+        part_of[range].fill(part);
+    }
+    for range in single {
+        // Without room anywhere, a group was larger than every split.
+        let part = (0..3).find(|&part| left[part] > 0).unwrap_or(0);
+        left[part] = left[part].saturating_sub(1);
+        part_of[range].fill(part);
+    }
+    let mut parts = [Vec::new(), Vec::new(), Vec::new()];
+    images.into_iter().zip(part_of).for_each(|(image, part)| parts[part].push(image));
+    parts
+}
+
+/// Pairs of images of one photograph.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Twins {
+    /// Number of pairs.
+    pub pairs: u64,
+    /// Number of those whose images are in different splits.
+    pub in_different_splits: u64,
+}
+
+impl Twins {
+    /// Counts the pairs of images, given by COCO id and number of their split.
+    pub fn count(images: impl IntoIterator<Item = (u64, usize)>) -> Self {
+        let mut photographs: HashMap<u64, [u64; 3]> = HashMap::new();
+        images.into_iter().for_each(|(coco_id, part)| photographs.entry(coco_id).or_default()[part] += 1);
+        let pairs = |count: u64| count * (count - 1) / 2;
+        let mut twins = Twins::default();
+        for parts in photographs.into_values() {
+            let all = pairs(parts.iter().sum());
+            let within: u64 = parts.into_iter().filter(|&count| count > 0).map(pairs).sum();
+            twins.pairs += all;
+            twins.in_different_splits += all - within;
+        }
+        twins
+    }
+}
+
+impl fmt::Display for Twins {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} pairs, {} of them in different splits", self.pairs, self.in_different_splits)
     }
 }
 

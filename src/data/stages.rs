@@ -5,6 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::raw::oddities::Oddities;
+use super::split::Twins;
 use crate::terminal::wrap;
 
 /// Counts of every stage, in order.
@@ -44,8 +45,10 @@ pub struct Stages {
     pub pictures: Pictures,
     /// Captions in the caption files.
     pub captions_read: u64,
-    /// Captions left out because an earlier one has the same annotation id.
+    /// Captions left out because an earlier one has the same annotation id, image and text.
     pub captions_repeated: u64,
+    /// Captions kept although an earlier one of another image or text has the same annotation id.
+    pub captions_clashing: u64,
     /// Captions of the filtered images.
     pub captions: u64,
     /// Those of them without any known word; their vector is zero.
@@ -62,6 +65,8 @@ pub struct Stages {
     pub kept: Counts,
     /// Number of images in train, validation and test.
     pub splits: [u64; 3],
+    /// Images of the data file that show one photograph.
+    pub twins: Twins,
 }
 
 /// Photographs of the images that pass the filter.
@@ -204,11 +209,12 @@ impl fmt::Display for Stages {
             (
                 "captions",
                 format!(
-                    "{} read, {} repeated, {} of filtered images, {} without known word",
+                    "{} read, {} repeated, {} of filtered images, {} without known word, {} with the id of another",
                     self.captions_read,
                     self.captions_repeated,
                     self.captions,
-                    self.captions_without_known_word
+                    self.captions_without_known_word,
+                    self.captions_clashing
                 ),
             ),
             (
@@ -219,6 +225,7 @@ impl fmt::Display for Stages {
                 ),
             ),
             ("split", format!("{train} train, {validation} validation, {test} test")),
+            ("images of one photograph", self.twins.to_string()),
         ];
         for (label, text) in lines {
             writeln!(f, "{label:<28}{}", wrap(&text, 28, 28))?;

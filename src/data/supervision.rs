@@ -19,7 +19,7 @@ pub enum Supervision {
 }
 
 /// Tolerance for norms above 1, which rounding may cause, also in half precision.
-const NORM_SLACK: f32 = 1e-2;
+const NORM_SLACK: f64 = 1e-2;
 
 impl Supervision {
     /// Opens a matrix `[images, images]` or vectors `[images, d]` from a `.npy` file, if one is given.
@@ -67,7 +67,7 @@ pub fn read_caption_vectors(path: &Path, dataset: &Dataset) -> Result<NpyMatrix>
             "give one row per image of the data file, in the order of `scenerank embed --ids`",
         ));
     }
-    let norm = |row: &[f32]| row.iter().map(|value| value * value).sum::<f32>().sqrt();
+    let norm = |row: &[f32]| row.iter().map(|&value| f64::from(value).powi(2)).sum::<f64>().sqrt();
     let mut norms = vectors.values.chunks_exact(vectors.width).map(norm).enumerate();
     if let Some((row, norm)) = norms.find(|&(_, norm)| norm.is_nan() || norm > 1.0 + NORM_SLACK) {
         return Err(Error::invalid(

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::measure::Measure;
 use crate::backend::cpu::stored_rows::StoredRows;
 use crate::files::npy::{MappedMatrix, StoredValues, map_npy, read_npy};
 use crate::{Error, Result};
@@ -40,6 +41,14 @@ impl EmbeddingsFile {
             ));
         }
         Ok(EmbeddingsFile { rows })
+    }
+
+    /// The rows in single precision and in memory, prepared for this measure.
+    pub fn prepared(self, measure: Measure) -> Self {
+        let rows = self.rows();
+        let (mut values, width) = (rows.to_single().into_owned(), rows.width());
+        measure.prepare(&mut values, width);
+        EmbeddingsFile { rows: Rows::Read { values, width } }
     }
 
     /// Rows of the file.

@@ -12,6 +12,7 @@ pub(crate) mod embeddings_file;
 pub mod features;
 pub(crate) mod incomplete_query;
 pub mod kendall;
+pub mod measure;
 pub(crate) mod name_vectors;
 pub(crate) mod nearest;
 pub mod noise;

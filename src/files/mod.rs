@@ -2,5 +2,9 @@
 
 pub mod arrow;
 pub mod atomic_file;
+pub mod folder_lock;
 pub mod npy;
+pub mod origin;
+pub mod outputs;
 pub mod tensor_file;
+pub mod text;

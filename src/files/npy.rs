@@ -188,9 +188,13 @@ pub fn read_npy(path: &Path) -> Result<NpyMatrix> {
     let order = header.order();
     let npy = NpyFile::with_header(header, reader);
     let stored = match bytes_per_value {
-        2 => read_values::<f16>(npy, path, |value| f64::from(value.to_f32()))?,
-        4 => read_values::<f32>(npy, path, f64::from)?,
-        _ => read_values::<f64>(npy, path, |value| value)?,
+        2 => read_values(npy, path, f16::to_f32)?,
+        4 => read_values(npy, path, |value: f32| value)?,
+        _ => {
+            let doubles: Vec<f64> = read_values(npy, path, |value: f64| value)?;
+            check_not_lost(path, &doubles, (rows, width), order)?;
+            doubles.into_iter().map(|value| value as f32).collect()
+        }
     };
     let values = match order {
         Order::C => stored,
@@ -233,6 +237,12 @@ pub(crate) fn read_header(mut reader: impl Read) -> io::Result<NpyHeader> {
     if bytes[start..].iter().filter(|byte| b"([{".contains(byte)).count() > MOST_BRACKETS {
         return Err(io::Error::other("a header with too many brackets"));
     }
+    // Python 2 wrote long integers, as in (4L, 3L).
+    for at in start + 1..bytes.len() {
+        if bytes[at] == b'L' && bytes[at - 1].is_ascii_digit() {
+            bytes[at] = b' ';
+        }
+    }
     match shape_is_possible(&String::from_utf8_lossy(&bytes[start..])) {
         true => NpyHeader::from_reader(bytes.as_slice()),
         false => Err(io::Error::other("a shape that no file can hold")),
@@ -250,18 +260,36 @@ fn shape_is_possible(header: &str) -> bool {
     product.is_some()
 }
 
-fn read_values<T: Deserialize>(
+/// Checks that no row with values other than zero would be all but zeros in single precision. Single small values among larger
+/// ones may be rounded to zero.
+fn check_not_lost(path: &Path, values: &[f64], (rows, width): (usize, usize), order: Order) -> Result<()> {
+    for row in 0..rows {
+        let at = |column: usize| match order {
+            Order::C => row * width + column,
+            Order::Fortran => column * rows + row,
+        };
+        let largest = (0..width).fold(0.0f64, |most, column| most.max(values[at(column)].abs()));
+        if largest > 0.0 && largest < f64::from(f32::MIN_POSITIVE) {
+            return Err(Error::invalid(
+                path,
+                format!("row {row}"),
+                format!("the largest value is {largest:e}, too small for single precision"),
+                "scale the values, such as to rows of length 1",
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn read_values<T: Deserialize, V>(
     npy: NpyFile<BufReader<File>>,
     path: &Path,
-    widen: impl Fn(T) -> f64,
-) -> Result<Vec<f32>> {
+    convert: impl Fn(T) -> V,
+) -> Result<Vec<V>> {
     let values = npy.data::<T>().map_err(|error| {
         Error::invalid(path, "header", error.to_string(), "write the file with numpy.save")
     })?;
-    values
-        .map(|value| value.map(|value| widen(value) as f32))
-        .collect::<std::io::Result<_>>()
-        .map_err(Error::file("read", path))
+    values.map(|value| value.map(&convert)).collect::<std::io::Result<_>>().map_err(Error::file("read", path))
 }
 
 /// Writes `[rows, width]` values in single precision. The file appears complete or not at all.

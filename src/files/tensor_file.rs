@@ -1,12 +1,33 @@
-//! Reads and writes safetensors files.
+//! Reads and writes safetensors files, with or without a checksum.
+//!
+//! A sealed file has an XXH3 checksum of 128 bits as the first entry of its metadata. It is computed over the whole file with
+//! zeros in place of the checksum's own digits, so it covers every byte. Other readers of the format see an entry of the
+//! metadata.
 
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
+use safetensors::SafeTensorError;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::json;
+use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::error::{Error, Result};
 use crate::network::tensors::Tensor;
+
+/// Key of the checksum in the metadata. It sorts before the keys of a checkpoint.
+const CHECKSUM: &str = "checksum";
+/// First bytes of a sealed file's header. The digits of the checksum follow.
+const SEALED: &str = r#"{"__metadata__":{"checksum":""#;
+/// Number of bytes before the header: its length.
+const LENGTH_BYTES: usize = 8;
+/// The digits while the checksum is computed.
+const NO_DIGITS: &str = "00000000000000000000000000000000";
 
 /// A safetensors file in memory: its tensors as bytes, and its metadata.
 pub struct TensorFile {
@@ -15,23 +36,55 @@ pub struct TensorFile {
     metadata: HashMap<String, String>,
 }
 
+/// The part of a header that is read without the tensors.
+#[derive(Deserialize)]
+struct Header {
+    #[serde(rename = "__metadata__", default)]
+    metadata: HashMap<String, String>,
+}
+
 impl TensorFile {
     /// Reads and checks `path`.
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref().to_path_buf();
         let bytes = std::fs::read(&path).map_err(Error::file("read", &path))?;
-        let broken = |error| {
-            Error::invalid(
-                &path,
-                "header",
-                format!("not a readable safetensors file ({error})"),
-                "the file is damaged or has another format; write it again",
-            )
-        };
+        let broken = |error| unreadable(&path, &error);
         let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(broken)?;
         let metadata = metadata.metadata().clone().unwrap_or_default();
         SafeTensors::deserialize(&bytes).map_err(broken)?;
         Ok(TensorFile { path, bytes, metadata })
+    }
+
+    /// Like [`TensorFile::read`], for a file that [`to_sealed_safetensors`] made: also checks its checksum.
+    pub fn read_sealed(path: impl AsRef<Path>) -> Result<Self> {
+        let file = TensorFile::read(path)?;
+        let Some(digits) = sealed_digits(&file.bytes) else {
+            return Err(file.invalid(
+                "header",
+                "has no checksum",
+                "it was written by an older version or another program; train the run again",
+            ));
+        };
+        if digits != checksum(&file.bytes).as_bytes() {
+            return Err(file.invalid(
+                "checksum",
+                "differs from that of the content",
+                "the file is damaged; restore it from a copy, or train the run again",
+            ));
+        }
+        Ok(file)
+    }
+
+    /// Entry of the metadata of the file at `path`, whose tensors are neither read nor checked.
+    pub fn read_metadata<T: DeserializeOwned>(path: &Path, key: &str) -> Result<T> {
+        let mut file = File::open(path).map_err(Error::file("read", path))?;
+        let mut length = [0; LENGTH_BYTES];
+        file.read_exact(&mut length).map_err(Error::file("read", path))?;
+        let mut header = Vec::new();
+        file.take(u64::from_le_bytes(length)).read_to_end(&mut header).map_err(Error::file("read", path))?;
+        let Header { metadata } = serde_json::from_slice(&header)
+            .map_err(|error| unreadable(path, &SafeTensorError::InvalidHeaderDeserialization(error)))?;
+        TensorFile { path: path.to_path_buf(), bytes: Vec::new(), metadata }.metadata(key)
     }
 
     /// Path of the file.
@@ -40,7 +93,7 @@ impl TensorFile {
     }
 
     /// Entry of the metadata, as JSON of type `T`.
-    pub fn metadata<T: serde::de::DeserializeOwned>(&self, key: &str) -> Result<T> {
+    pub fn metadata<T: DeserializeOwned>(&self, key: &str) -> Result<T> {
         let place = format!("metadata \"{key}\"");
         let Some(text) = self.metadata.get(key) else {
             return Err(self.invalid(
@@ -138,6 +191,15 @@ impl TensorFile {
     }
 }
 
+fn unreadable(path: &Path, error: &SafeTensorError) -> Error {
+    Error::invalid(
+        path,
+        "header",
+        format!("not a readable safetensors file ({error})"),
+        "the file is damaged or has another format; write it again",
+    )
+}
+
 /// Values of a tensor to be written.
 pub enum TensorData {
     /// Single precision.
@@ -148,18 +210,82 @@ pub enum TensorData {
     U8(Vec<u8>),
 }
 
-/// Serialises tensors `(name, shape, values)` and metadata as a safetensors file.
+impl TensorData {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            TensorData::F32(values) => bytemuck::cast_slice(values),
+            TensorData::I32(values) => bytemuck::cast_slice(values),
+            TensorData::U8(values) => values,
+        }
+    }
+
+    fn value_bytes(&self) -> usize {
+        match self {
+            TensorData::F32(_) | TensorData::I32(_) => 4,
+            TensorData::U8(_) => 1,
+        }
+    }
+
+    fn type_name(&self) -> &'static str {
+        match self {
+            TensorData::F32(_) => "F32",
+            TensorData::I32(_) => "I32",
+            TensorData::U8(_) => "U8",
+        }
+    }
+}
+
+/// Serialises tensors `(name, shape, values)` and metadata as a safetensors file. The same content gives the same bytes, in any
+/// order.
 pub fn to_safetensors(
     tensors: &[(String, Vec<usize>, TensorData)],
-    metadata: HashMap<String, String>,
+    metadata: impl IntoIterator<Item = (String, String)>,
 ) -> Vec<u8> {
-    let views = tensors.iter().map(|(name, shape, data)| {
-        let (dtype, bytes) = match data {
-            TensorData::F32(values) => (Dtype::F32, bytemuck::cast_slice(values)),
-            TensorData::I32(values) => (Dtype::I32, bytemuck::cast_slice(values)),
-            TensorData::U8(values) => (Dtype::U8, values.as_slice()),
-        };
-        (name, TensorView::new(dtype, shape.clone(), bytes).expect("shape and values agree"))
-    });
-    safetensors::serialize(views, Some(metadata)).expect("tensors that were just viewed")
+    // The format demands that values follow each other without gaps. Wider types first keeps them aligned.
+    let mut sorted: Vec<_> = tensors.iter().collect();
+    sorted.sort_by_key(|(name, _, data)| (Reverse(data.value_bytes()), name));
+    let metadata: BTreeMap<String, String> = metadata.into_iter().collect();
+    let mut header = serde_json::Map::from_iter([("__metadata__".to_string(), json!(metadata))]);
+    let mut end = 0;
+    for (name, shape, data) in &sorted {
+        let (start, bytes) = (end, data.bytes().len());
+        assert_eq!(bytes, shape.iter().product::<usize>() * data.value_bytes(), "{name}: shape and values");
+        end += bytes;
+        let entry = json!({ "dtype": data.type_name(), "shape": shape, "data_offsets": [start, end] });
+        let before = header.insert(name.clone(), entry);
+        assert!(before.is_none(), "{name} is given twice");
+    }
+    let mut header = serde_json::to_vec(&header).expect("names and numbers");
+    header.resize(header.len().next_multiple_of(LENGTH_BYTES), b' ');
+    let mut bytes = Vec::with_capacity(LENGTH_BYTES + header.len() + end);
+    bytes.extend((header.len() as u64).to_le_bytes());
+    bytes.extend(header);
+    sorted.iter().for_each(|(_, _, data)| bytes.extend(data.bytes()));
+    bytes
+}
+
+/// Like [`to_safetensors`], with a checksum of the whole file.
+pub fn to_sealed_safetensors(
+    tensors: &[(String, Vec<usize>, TensorData)],
+    metadata: impl IntoIterator<Item = (String, String)>,
+) -> Vec<u8> {
+    let unsealed = (CHECKSUM.to_string(), NO_DIGITS.to_string());
+    let mut bytes = to_safetensors(tensors, metadata.into_iter().chain([unsealed]));
+    assert!(sealed_digits(&bytes).is_some(), "the checksum is the first entry of the metadata");
+    let digits = checksum(&bytes);
+    bytes[LENGTH_BYTES + SEALED.len()..][..NO_DIGITS.len()].copy_from_slice(digits.as_bytes());
+    bytes
+}
+
+/// Digits of the checksum that a file contains; `None` if it is not sealed.
+fn sealed_digits(bytes: &[u8]) -> Option<&[u8]> {
+    bytes.get(LENGTH_BYTES..)?.strip_prefix(SEALED.as_bytes())?.get(..NO_DIGITS.len())
+}
+
+/// Checksum of a sealed file, as digits.
+fn checksum(bytes: &[u8]) -> String {
+    let (before, rest) = bytes.split_at(LENGTH_BYTES + SEALED.len());
+    let mut hash = Xxh3Default::new();
+    [before, NO_DIGITS.as_bytes(), &rest[NO_DIGITS.len()..]].iter().for_each(|part| hash.update(part));
+    format!("{:032x}", hash.digest128())
 }

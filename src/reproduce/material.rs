@@ -30,7 +30,7 @@ impl Material {
         let mut features = reproduction
             .features
             .as_deref()
-            .map(|path| read_features(path, &whole, Split::Test))
+            .map(|path| read_features(path, &whole, Split::Test, reproduction.measure))
             .transpose()?;
         let vectors = reproduction.caption_vectors.as_deref();
         let vectors = vectors.map(|path| read_caption_vectors(path, &whole)).transpose()?;

@@ -36,7 +36,12 @@ use self::plan::{Ablation, Plan};
 use self::report::{About, DataCounts, Report};
 use self::training::train_all;
 use crate::error::{Error, Result};
+use crate::evaluation::measure::Measure;
+use crate::files::folder_lock::FolderLock;
 use crate::train::config::TrainConfig;
+
+/// Far more runs of each model than a table needs.
+const MOST_SEEDS: u64 = 1000;
 
 /// Options of a reproduction.
 #[derive(Clone, Debug)]
@@ -59,6 +64,8 @@ pub struct Reproduction {
     pub ablations: Vec<Ablation>,
     /// Features of the same images, for a row of Table 2.
     pub features: Option<PathBuf>,
+    /// Comparison of two rows of the features.
+    pub measure: Measure,
     /// Caption vectors of another sentence encoder, for an ablation.
     pub caption_vectors: Option<PathBuf>,
     /// Folder with photographs for the gallery.
@@ -82,6 +89,14 @@ impl Reproduction {
                 return Err(Error::argument(name, "is 0", "give a positive number"));
             }
         }
+        if self.seeds > MOST_SEEDS {
+            let problem = format!("is {}", self.seeds);
+            return Err(Error::argument("--seeds", problem, format!("give at most {MOST_SEEDS}")));
+        }
+        if let Some(folder) = self.photographs.as_deref().filter(|folder| !folder.is_dir()) {
+            let problem = format!("{} is no folder", folder.display());
+            return Err(Error::argument("--images", problem, "give the folder of the photographs"));
+        }
         self.base.check()
     }
 }
@@ -92,6 +107,7 @@ pub fn reproduce(reproduction: &Reproduction, stop: &AtomicBool) -> Result<Optio
     let started = Instant::now();
     reproduction.check()?;
     std::fs::create_dir_all(&reproduction.out).map_err(Error::file("create", &reproduction.out))?;
+    let _lock = FolderLock::take(&reproduction.out)?;
     let material = Material::open(reproduction)?;
     let plan = Plan::new(
         &reproduction.base,
@@ -104,7 +120,7 @@ pub fn reproduce(reproduction: &Reproduction, stop: &AtomicBool) -> Result<Optio
         return Ok(None);
     }
     let baselines = measure_baselines(&material, reproduction)?;
-    let table_2 = tables::agreement_table(&plan, &trained, &baselines, &material)?;
+    let table_2 = tables::agreement_table(&plan, &trained, &baselines, &material, reproduction.measure)?;
     let table_3 = tables::retrieval_tables(&plan, &trained, &baselines);
     let chosen = figures::Chosen::new(&plan, &trained, reproduction)?;
     let mut figures = figures::figures(&chosen, &material)?;

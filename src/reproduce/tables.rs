@@ -8,6 +8,7 @@ use super::paper::Paper;
 use super::plan::{Plan, model_name, word};
 use super::training::Trained;
 use crate::error::Result;
+use crate::evaluation::measure::Measure;
 use crate::evaluation::{Agreement, RetrievalMetrics};
 
 /// A table of the report.
@@ -154,6 +155,7 @@ pub(super) fn agreement_table(
     trained: &[Trained],
     untrained: &[Untrained],
     material: &Material,
+    measure: Measure,
 ) -> Result<Table> {
     let paper = Paper::get();
     let mut rows = model_rows(plan, trained, agreement_columns, |m| paper.agreement(m.loss, m.sampling));
@@ -168,12 +170,16 @@ pub(super) fn agreement_table(
     };
     let theirs = Some(paper.table_2_features.classification);
     rows.push(baseline(name, &features, agreement_columns, theirs));
+    let mut note = "Correlation of the embeddings' cosines with the similarity of the captions, over the test images. The mean \
+                    of GloVe vectors is close to this similarity, which is itself computed from GloVe vectors."
+        .to_owned();
+    if !features.is_empty() {
+        note += &format!(" Features from a file are compared by their {}.", measure.plural());
+    }
     let mut table = Table {
         id: "table-2".into(),
         title: "Table 2: agreement with caption similarity".into(),
-        note: "Correlation of the embeddings' inner products with the similarity of the captions, over the test images. The mean \
-               of GloVe vectors is close to this similarity, which is itself computed from GloVe vectors."
-            .into(),
+        note,
         groups: vec![("per image (row-wise)".into(), 3), ("all pairs".into(), 3)],
         metrics: ["Kendall τ", "Spearman ρ", "Pearson r"].repeat(2).into_iter().map(String::from).collect(),
         rows,

@@ -106,7 +106,7 @@ pub(super) fn train_all(
     plan: &Plan,
     stop: &AtomicBool,
 ) -> Result<Vec<Trained>> {
-    let deadline = reproduction.budget.map(|budget| Instant::now() + budget);
+    let deadline = reproduction.budget.and_then(|budget| Instant::now().checked_add(budget));
     // Checks every folder before spending hours on the first.
     let mut trained = Vec::with_capacity(plan.runs.len());
     let mut queue = VecDeque::new();

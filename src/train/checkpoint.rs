@@ -3,18 +3,19 @@
 //!
 //! Parameters and running statistics have the names of docs/model.md; Adam's moments have those names with the
 //! prefixes `adam.first_moment.` and `adam.second_moment.`. The metadata holds JSON: `config`, the
-//! configuration and data of the run, and `progress`, its position. Files are written under a temporary name
-//! and renamed, so a failed write loses nothing.
+//! configuration and data of the run, and `progress`, its position. A checksum covers the whole file and is verified when it
+//! is read. The same training gives the same bytes. Files are written under a temporary name and renamed, so a failed write
+//! loses nothing.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::files::atomic_file::write_atomically;
-use crate::files::tensor_file::{TensorData, TensorFile, to_safetensors};
+use crate::files::tensor_file::{TensorData, TensorFile, to_sealed_safetensors};
 use crate::model::{finite_tensor, read_tensors};
 use crate::network::config::ModelConfig;
 use crate::network::parameters::{Layout, Storage};
@@ -75,16 +76,45 @@ pub struct Checkpoint {
     pub moments: Option<(NamedTensors, NamedTensors)>,
 }
 
+impl Checkpoint {
+    /// Identity of the model in hexadecimal: a checksum of its sizes, switches, parameters and running statistics. The best and
+    /// the last checkpoint of an epoch have the same.
+    pub fn model_id(&self) -> String {
+        let mut hash = Xxh3Default::new();
+        hash.update(&serde_json::to_vec(&self.config.model).expect("plain fields"));
+        for (name, tensor) in &self.tensors {
+            hash.update(name.as_bytes());
+            tensor.shape.iter().for_each(|&size| hash.update(&(size as u64).to_le_bytes()));
+            tensor.values.iter().for_each(|value| hash.update(&value.to_le_bytes()));
+        }
+        format!("{:032x}", hash.digest128())
+    }
+}
+
 impl RunConfig {
     /// Configuration of a run on `dataset`.
     pub fn new(train: TrainConfig, dataset: &Dataset) -> Result<Self> {
         let path = dataset.path();
+        let data = path.canonicalize().map_err(Error::file("read", path))?;
+        // Checkpoints store paths as JSON.
+        let given = [&train.similarity, &train.caption_vectors].into_iter().flatten();
+        if let Some(path) = given.chain([&data]).find(|path| path.to_str().is_none()) {
+            return Err(Error::invalid(path, "path", "is not UTF-8", "rename the file or its folder"));
+        }
         Ok(RunConfig {
             model: train.model(dataset.object_count(), dataset.predicate_count()),
             train,
-            data: path.canonicalize().map_err(Error::file("read", path))?,
+            data,
             fingerprint: fingerprint(dataset),
         })
+    }
+
+    /// Whether `other` is a configuration of the same run: a run may change its number of epochs, its learning rate and its
+    /// device, and its data may be moved.
+    pub fn is_same_run(&self, other: &RunConfig) -> bool {
+        let TrainConfig { epochs, learning_rate, device, .. } = other.train;
+        let train = TrainConfig { epochs, learning_rate, device, ..self.train.clone() };
+        RunConfig { train, data: other.data.clone(), ..self.clone() } == *other
     }
 
     /// Checks a configuration that was read.
@@ -99,6 +129,32 @@ impl RunConfig {
             return Err("its model has other layers, widths or switches than its training".into());
         }
         Ok(())
+    }
+}
+
+impl TrainProgress {
+    /// Checks a position that was read, as far as it is known without the data.
+    fn check(&self, train: &TrainConfig) -> std::result::Result<(), String> {
+        let TrainProgress { epoch, position, steps, loss_sum, triples, skipped, best } = *self;
+        if epoch > train.epochs || (position > 0 && epoch == train.epochs) {
+            return Err(format!("is in epoch {} of {}", epoch + usize::from(position > 0), train.epochs));
+        }
+        if triples.checked_add(skipped) != Some(position as u64) {
+            return Err(format!("has {triples} triples and {skipped} skipped anchors of {position}"));
+        }
+        // A step has at least one triple.
+        if steps == 0 && triples > 0 {
+            return Err(format!("has {triples} triples in {steps} steps"));
+        }
+        if !loss_sum.is_finite() {
+            return Err(format!("has the sum of losses {loss_sum}"));
+        }
+        match best {
+            Some((best, tau)) if !(1..=epoch).contains(&best) || !(-1.0..=1.0).contains(&tau) => {
+                Err(format!("names the best epoch {best} with tau {tau}, of {epoch} epochs"))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -124,22 +180,24 @@ pub fn save(
         );
     }
     let json = |value: serde_json::Result<String>| value.expect("plain fields");
-    let metadata = HashMap::from([
+    let metadata = [
         ("config".to_string(), json(serde_json::to_string(config))),
         ("progress".to_string(), json(serde_json::to_string(progress))),
-    ]);
-    let bytes = to_safetensors(&all, metadata);
+    ];
+    let bytes = to_sealed_safetensors(&all, metadata);
     write_atomically(path, |writer| writer.write_all(&bytes))
 }
 
 /// Reads and checks a checkpoint.
 pub fn load(path: &Path) -> Result<Checkpoint> {
-    let file = TensorFile::read(path)?;
+    let file = TensorFile::read_sealed(path)?;
+    let invalid = |key: &str, problem| {
+        file.invalid(format!("metadata \"{key}\""), problem, "the file is damaged; use another checkpoint")
+    };
     let config: RunConfig = file.metadata("config")?;
-    config.check().map_err(|problem| {
-        file.invalid("metadata \"config\"", problem, "the file is damaged; use another checkpoint")
-    })?;
-    let progress = file.metadata("progress")?;
+    config.check().map_err(|problem| invalid("config", problem))?;
+    let progress: TrainProgress = file.metadata("progress")?;
+    progress.check(&config.train).map_err(|problem| invalid("progress", problem))?;
     let tensors = read_tensors(&file, "", config.model)?;
     let has_moments = file.names().iter().any(|name| name.starts_with(FIRST_MOMENT));
     let moments = |prefix: &str| -> Result<NamedTensors> {
@@ -157,6 +215,54 @@ pub fn load(path: &Path) -> Result<Checkpoint> {
         false => None,
     };
     Ok(Checkpoint { config, progress, tensors, moments })
+}
+
+/// Checks that the best checkpoint in the folder `run` belongs to the run of the last one, `last`. Returns the best result, which
+/// is that of a later epoch than `last` if the process died between writing the two.
+pub fn check_best(run: &Path, last: &Checkpoint) -> Result<Option<(usize, f64)>> {
+    let path = run.join(BEST);
+    let TrainProgress { epoch, best, .. } = last.progress;
+    if !path.exists() {
+        if epoch == 0 {
+            return Ok(None);
+        }
+        let problem = format!("is missing, although {LAST} has finished {epoch} epochs");
+        let remedy = "restore it, or train a new run in another folder";
+        return Err(Error::invalid(path, "file", problem, remedy));
+    }
+    let found = load(&path)?;
+    is_of_run(&path, &found.config, &last.config)?;
+    if found.progress.epoch > epoch {
+        return Ok(found.progress.best);
+    }
+    let expected = best.map_or(epoch, |(epoch, _)| epoch);
+    if found.progress.epoch != expected {
+        let problem =
+            format!("is of epoch {}, but {LAST} names epoch {expected} as the best", found.progress.epoch);
+        return Err(Error::invalid(path, "metadata \"progress\"", problem, "restore the file of this run"));
+    }
+    Ok(best)
+}
+
+/// Checks that the other checkpoint in the folder, if there is one, is of the same run as the one at `path`. Reads only its
+/// metadata; an unreadable one is not used, so it is no error.
+pub fn check_neighbour(path: &Path, config: &RunConfig) -> Result<()> {
+    let other = path.with_file_name(if path.ends_with(BEST) { LAST } else { BEST });
+    match TensorFile::read_metadata::<RunConfig>(&other, "config") {
+        Ok(neighbour) => is_of_run(path, config, &neighbour),
+        Err(_) => Ok(()),
+    }
+}
+
+fn is_of_run(path: &Path, config: &RunConfig, other: &RunConfig) -> Result<()> {
+    if config.is_same_run(other) {
+        return Ok(());
+    }
+    let problem = format!(
+        "{BEST} and {LAST} are of different runs, with the seeds {} and {}",
+        config.train.seed, other.train.seed
+    );
+    Err(Error::invalid(path, "metadata \"config\"", problem, "restore the files of one run"))
 }
 
 /// Opens the data of a run, at `path` or at its recorded path. It must be the data on which the run was

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::backend::device::{Device, Precision};
 use crate::batch::triples::Sampling;
 use crate::error::{Error, Result};
+use crate::files::text::read_text;
 use crate::loss::{Loss, LossKind};
 use crate::network::config::ModelConfig;
 use crate::optimizer::Adam;
@@ -133,8 +134,8 @@ training_options! {
         device: Device = Device::Auto,
     }
     files {
-        /// Similarities to learn instead of those of the captions: a .npy file, [images, images] in the order
-        /// of the data, f16 or f32.
+        /// Similarities from 0 to 1 to learn instead of those of the captions: a .npy file, [images, images] in
+        /// the order of the data, f16 or f32.
         #[arg(long, value_name = "NPY", help_heading = DATA)]
         similarity,
         /// Caption vectors of another sentence encoder instead of GloVe's: a .npy file, [images, d] in the
@@ -148,7 +149,7 @@ impl TrainOptions {
     /// Reads a TOML file.
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let text = std::fs::read_to_string(path).map_err(Error::file("read", path))?;
+        let text = read_text(path)?;
         toml::from_str(&text).map_err(|error| {
             let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
             let remedy = "use the names of the command line without dashes in front, such as batch-size = 16";

@@ -31,6 +31,8 @@ use crate::data::{Dataset, Split};
 use crate::error::{Error, Result};
 use crate::evaluation::embed::embed_on_device;
 use crate::evaluation::{Embeddings, row_kendall};
+use crate::files::folder_lock::FolderLock;
+use crate::files::tensor_file::TensorFile;
 use crate::model::{LOSS_STEPS, Model, TrainingState};
 use crate::network::config::ModelConfig;
 use crate::network::parameters::{TypeVectors, initial_parameters};
@@ -102,9 +104,80 @@ fn prepare(
         Supervision::open(config.similarity.as_deref(), config.caption_vectors.as_deref(), dataset)?;
     let similarity = supervision.view(dataset);
     let sampler = TripleSampler::new(similarity, dataset.split(Split::Train), config.sampling, config.seed)?;
+    if resume.is_none() {
+        check_trainable(&sampler, &config)?;
+    }
     let config = RunConfig::new(config, dataset)?;
     std::fs::create_dir_all(run).map_err(Error::file("create", run))?;
+    let _lock = FolderLock::take(run)?;
+    let resume = match resume {
+        Some(checkpoint) => Some(check_resume(run, checkpoint, dataset)?),
+        None => {
+            check_fresh(run)?;
+            None
+        }
+    };
     start(Training { dataset, similarity, sampler, config, run, resume, stop, started })
+}
+
+/// Checks that the first epoch has a triple. Otherwise the training would take no step.
+///
+/// Stops at the first triple, so this is cheap for usual similarities.
+fn check_trainable(sampler: &TripleSampler<'_>, config: &TrainConfig) -> Result<()> {
+    let images = sampler.images();
+    if images.clone().into_par_iter().any(|image| sampler.draw(0, image as u32).is_some()) {
+        return Ok(());
+    }
+    let file = config.similarity.as_ref().or(config.caption_vectors.as_ref());
+    let path = file.map_or(Path::new("similarities of captions"), |path| path.as_path());
+    Err(Error::invalid(
+        path,
+        "training images",
+        format!(
+            "no triple can be drawn: to each of the {} images all others are equally similar, or not similar at all",
+            images.len()
+        ),
+        "give similarities that differ between images, or another --sampling",
+    ))
+}
+
+/// Checks that `run` holds no run. Requires its lock.
+fn check_fresh(run: &Path) -> Result<()> {
+    match run.join(LAST).exists() {
+        false => Ok(()),
+        true => Err(Error::invalid(
+            run,
+            "run folder",
+            "already holds a run",
+            "continue it with --resume, or choose another folder",
+        )),
+    }
+}
+
+/// Checks that `checkpoint` is still the last one of `run`, can be continued on `dataset`, and is accompanied by the best one.
+/// Requires the lock of the folder.
+fn check_resume(run: &Path, mut checkpoint: Checkpoint, dataset: &Dataset) -> Result<Checkpoint> {
+    let last = run.join(LAST);
+    let TrainProgress { epoch, position, steps, .. } = checkpoint.progress;
+    if checkpoint.moments.is_none() {
+        let remedy = format!("continue from {LAST}");
+        return Err(Error::invalid(last, "tensors", "holds no optimizer moments", remedy));
+    }
+    let stored: TrainProgress = TensorFile::read_metadata(&last, "progress")?;
+    if stored != checkpoint.progress {
+        let problem = "was replaced by another process while this one read it";
+        return Err(Error::invalid(last, "file", problem, "run again"));
+    }
+    let anchors = dataset.split(Split::Train).len();
+    let most_steps = (epoch as u128 * anchors as u128) + position as u128;
+    if position > anchors || u128::from(steps) > most_steps {
+        let problem =
+            format!("is at anchor {position} of {anchors} and step {steps}, of at most {most_steps}");
+        let remedy = "the file is damaged; use another checkpoint";
+        return Err(Error::invalid(last, "metadata \"progress\"", problem, remedy));
+    }
+    checkpoint.progress.best = checkpoint::check_best(run, &checkpoint)?;
+    Ok(checkpoint)
 }
 
 /// First and second moments of Adam.
@@ -225,10 +298,7 @@ impl Training<'_> {
         };
         let mut model = Model::new(backend, self.config.model, &checkpoint.tensors, capacity)?;
         let mut state = TrainingState::new(&model)?;
-        let (first, second) = checkpoint.moments.ok_or_else(|| {
-            let remedy = format!("continue from {LAST}");
-            Error::invalid(self.run.join(LAST), "tensors", "holds no optimizer moments", remedy)
-        })?;
+        let (first, second) = checkpoint.moments.expect("checked before the start");
         state.restore(&mut model, checkpoint.progress.steps, &first, &second)?;
         Ok((model, state, checkpoint.progress))
     }

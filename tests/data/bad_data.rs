@@ -246,6 +246,11 @@ fn glove_lines() {
         ("man 1 2 3\ndog 1 2 3 4\n", "line 2: more than the 3 numbers"),
         ("man 1 2 3\n\ndog 1 x 3\n", "line 3: `x` is not a finite number"),
         ("man 1 2 3\ndog 1 nan 3\n", "line 2: `nan` is not a finite number"),
+        (
+            "18446744073709551615 18446744073709551615\nman 1 2 3\n",
+            "line 1: vectors of 18446744073709551615 numbers",
+        ),
+        ("3 0\nman 1 2 3\n", "line 1: vectors of 0 numbers"),
         ("man\n", "line 1: a word without numbers"),
         ("", "no word vectors"),
     ];
@@ -293,9 +298,14 @@ fn npy(descr: &str, order: &str, shape: &str, header_bytes: usize, data: &[u8]) 
 fn similarity_matrices() {
     let files = RawFiles::new();
     let path = files.path("matrix.npy");
-    let singles: Vec<u8> = [0.0f32, 0.25, 1.5, -1.0].iter().flat_map(|value| value.to_le_bytes()).collect();
-    let halves: Vec<u8> =
-        [0.0f32, 0.25, 1.5, -1.0].iter().flat_map(|&v| half::f16::from_f32(v).to_le_bytes()).collect();
+    // The last two are rounding errors at the ends of the range.
+    let values = [0.0f32, 0.25, 1.0009766, -0.0005];
+    let in_single =
+        |values: &[f32]| -> Vec<u8> { values.iter().flat_map(|value| value.to_le_bytes()).collect() };
+    let in_half = |values: &[f32]| -> Vec<u8> {
+        values.iter().flat_map(|&value| half::f16::from_f32(value).to_le_bytes()).collect()
+    };
+    let (singles, halves) = (in_single(&values), in_half(&values));
     for (descr, data) in [("<f4", &singles), ("<f2", &halves)] {
         std::fs::write(&path, npy(descr, "False", "(2, 2)", 128, data)).unwrap();
         let matrix = SimilarityMatrix::open(&path, 2).unwrap();
@@ -316,11 +326,34 @@ fn similarity_matrices() {
         (npy("<f4", "False", "(2, 2)", 128, &nan), "row 1, column 0: NaN"),
         (b"not numpy".to_vec(), "header: not a .npy file"),
         (Vec::new(), "header: not a .npy file"),
+        (
+            npy("<f4", "False", "(2, 2)", 128, &in_single(&[0.0, 1.0, f32::INFINITY, 0.0])),
+            "row 1, column 0: inf",
+        ),
+        (
+            npy("<f2", "False", "(2, 2)", 128, &in_half(&[0.0, f32::NEG_INFINITY, 0.0, 0.0])),
+            "row 0, column 1: -inf",
+        ),
     ];
     for (bytes, problem) in cases {
         std::fs::write(&path, bytes).unwrap();
         let error = SimilarityMatrix::open(&path, 2).unwrap_err().to_string();
         assert!(error.contains("matrix.npy: ") && error.contains(problem), "`{problem}` is not in: {error}");
         assert!(error.contains("numpy.save"), "{error}");
+    }
+    // Other scales: percent, a cosine below 0, a logit.
+    for (value, place) in [(100.0f32, 1), (-0.25, 2), (1.002, 3), (-7.5, 0)] {
+        let mut values = [0.5; 4];
+        values[place] = value;
+        for bytes in [
+            npy("<f4", "False", "(2, 2)", 128, &in_single(&values)),
+            npy("<f2", "False", "(2, 2)", 128, &in_half(&values)),
+        ] {
+            std::fs::write(&path, bytes).unwrap();
+            let error = SimilarityMatrix::open(&path, 2).unwrap_err().to_string();
+            let found = format!("matrix.npy: row {}, column {}: ", place / 2, place % 2);
+            assert!(error.contains(&found), "{error}");
+            assert!(error.contains(" is outside 0 to 1; save similarities from 0 to 1"), "{error}");
+        }
     }
 }

@@ -4,10 +4,12 @@ use std::path::PathBuf;
 
 use crate::raw_files::{RawFiles, graph, gzip};
 use scenerank::data::prepare::prepare;
+use scenerank::data::query_graph::read_query_graph;
 use scenerank::data::selection::{CountOver, Filter, GraphSource, Sources, select};
-use scenerank::data::split::SplitRatio;
+use scenerank::data::split::{Ids, SplitBy, SplitRatio, Twins, divide};
 use scenerank::data::stages::Stages;
 use scenerank::data::{Dataset, Split};
+use scenerank::train::config::TrainOptions;
 use serde_json::{Value, json};
 
 fn open(files: &RawFiles) -> Dataset {
@@ -242,6 +244,188 @@ fn word2vec_header_and_words_with_spaces_are_accepted() {
     let stages = prepare(&files.preparation(), files.path("out.data")).unwrap();
     assert_eq!(stages, plain);
     assert_eq!(open(&files).caption_vectors(), vectors);
+}
+
+/// GloVe's first word, and every JSON file.
+#[test]
+fn a_byte_order_mark_is_no_part_of_a_text() {
+    let files = RawFiles::new();
+    let plain = prepare(&files.preparation(), files.path("out.data")).unwrap();
+    let fingerprint = open(&files).fingerprint();
+    for compressed in [false, true] {
+        for name in ["scene_graphs.json", "image_data.json", "captions.json", "glove.txt"] {
+            let text = std::fs::read_to_string(files.path(name)).unwrap();
+            let marked = format!("\u{feff}{}", text.trim_start_matches('\u{feff}'));
+            files.write(name, &marked);
+            if compressed {
+                std::fs::rename(gzip(&files.path(name)), files.path(name)).unwrap();
+            }
+            assert_eq!(prepare(&files.preparation(), files.path("out.data")).unwrap(), plain, "{name}");
+            if compressed {
+                files.write(name, &text);
+            }
+        }
+    }
+    assert_eq!(open(&files).fingerprint(), fingerprint);
+    let config = files.write("train.toml", "\u{feff}epochs = 7\n");
+    assert_eq!(TrainOptions::read(config).unwrap().epochs, Some(7));
+    let query = files.write("query.json", "\u{feff}[[\"man\", \"throws\", \"ball\"]]");
+    read_query_graph(&query, &open(&files)).unwrap();
+}
+
+/// Two caption files whose ids both begin at 1.
+#[test]
+fn captions_with_the_id_of_another_are_kept() {
+    let files = RawFiles::new();
+    let plain = prepare(&files.preparation(), files.path("out.data")).unwrap();
+    let second = json!({ "annotations": [
+        // Another image, and another text of the same image.
+        { "id": 1, "image_id": 105, "caption": "a man" },
+        { "id": 2, "image_id": 101, "caption": "a dog" },
+        // Repetitions, one of them with white space around it.
+        { "id": 3, "image_id": 102, "caption": "man" },
+        { "id": 5, "image_id": 103, "caption": " dog\n" },
+    ] });
+    let mut preparation = files.preparation();
+    preparation.sources.captions.push(files.write("second.json", &second.to_string()));
+    let stages = prepare(&preparation, files.path("out.data")).unwrap();
+    assert_eq!((stages.captions_repeated, stages.captions_clashing), (plain.captions_repeated + 2, 2));
+    let data = open(&files);
+    let captions = |id: u64| data.captions(data.find_image(id).unwrap()).collect::<Vec<_>>();
+    assert_eq!(captions(5), ["a man"]);
+    assert_eq!(captions(1), ["A man, a DOG.", "dog", "a dog"]);
+    assert_eq!(captions(2), ["man", "zzz qqq"]);
+    assert!(stages.to_string().contains("2 with the id of another"), "{stages}");
+}
+
+#[test]
+fn vectors_of_extreme_lengths_are_refused_by_line() {
+    let files = RawFiles::new();
+    let error = |text: &str| {
+        files.write("glove.txt", text);
+        prepare(&files.preparation(), files.path("out.data")).unwrap_err().to_string()
+    };
+    for scale in ["1e19", "3e38", "1e-20", "1e-45", "1e-200", "1e200", "2e6", "1e-7"] {
+        let message = error(&format!("man 1 2 3\ndog 0 {scale} 0\nball 1 0 0\n"));
+        let parts = [
+            "glove.txt: line 2: the vector of `dog` has the length ",
+            "outside 1e-6 to 1e6; scale the vectors",
+        ];
+        assert!(parts.iter().all(|part| message.contains(part)), "{scale}: {message}");
+    }
+    // Lengths near the ends of the range give the similarities of vectors of length 1. A word with a zero vector counts as
+    // unknown in a caption.
+    let vectors = |scale: &str, zero: &str| {
+        files.write("glove.txt", &format!("man {scale} 0 0\ndog 0 {scale} 0\nball 0 0 {scale}\n{zero}"));
+        let stages = prepare(&files.preparation(), files.path("out.data")).unwrap();
+        (open(&files).caption_vectors().to_vec(), stages.captions_without_known_word)
+    };
+    let (unit, unknown) = vectors("1", "");
+    for scale in ["9e5", "2e-6"] {
+        let (scaled, _) = vectors(scale, "");
+        assert!(unit.iter().zip(&scaled).all(|(a, b)| (a - b).abs() < 1e-6), "{unit:?} {scaled:?}");
+    }
+    assert_eq!(vectors("1", "zzz 0 0 0\nqqq 0 0 0\n"), (unit, unknown));
+}
+
+/// Images of one photograph are in one split; all others are where they were.
+#[test]
+fn a_photograph_is_in_one_split() {
+    let images: Vec<Ids> =
+        (0..500u64).map(|id| Ids { image_id: id, coco_id: if id % 5 == 4 { id - 1 } else { id } }).collect();
+    let by =
+        |by: SplitBy, seed: u64| divide(images.clone(), "70:20:10".parse().unwrap(), by, seed, |ids| *ids);
+    let twins = |parts: &[Vec<Ids>; 3]| {
+        let numbered = parts.iter().enumerate();
+        Twins::count(numbered.flat_map(|(part, images)| images.iter().map(move |ids| (ids.coco_id, part))))
+    };
+    let place = |parts: &[Vec<Ids>; 3], id: u64| {
+        parts.iter().position(|part| part.iter().any(|ids| ids.image_id == id))
+    };
+    for seed in 0..20 {
+        let (together, apart) = (by(SplitBy::Photograph, seed), by(SplitBy::Image, seed));
+        assert_eq!(together.each_ref().map(Vec::len), [350, 100, 50]);
+        assert_eq!(apart.each_ref().map(Vec::len), [350, 100, 50]);
+        assert_eq!(twins(&together), Twins { pairs: 100, in_different_splits: 0 });
+        assert!(twins(&apart).in_different_splits > 20 && twins(&apart).pairs == 100);
+        let mut ids: Vec<u64> = together.iter().flatten().map(|ids| ids.image_id).collect();
+        ids.sort();
+        assert!(ids.into_iter().eq(0..500));
+        // Without twins both rules are one.
+        let single = |by| {
+            let images = images.iter().filter(|ids| ids.image_id % 5 != 4).copied().collect();
+            divide(images, SplitRatio::default(), by, seed, |ids| *ids)
+        };
+        assert_eq!(single(SplitBy::Photograph), single(SplitBy::Image));
+        assert!((0..500).filter(|&id| place(&together, id) != place(&apart, id)).count() < 250);
+    }
+
+    // The report of the preparation, and the option.
+    let files = RawFiles::new();
+    let mut apart = 0;
+    for seed in 0..20 {
+        let mut preparation = files.preparation();
+        preparation.seed = seed;
+        let stages = prepare(&preparation, files.path("out.data")).unwrap();
+        assert_eq!(stages.twins, Twins { pairs: 1, in_different_splits: 0 });
+        assert!(stages.to_string().contains("1 pairs, 0 of them in different splits"), "{stages}");
+        preparation.split_by = SplitBy::Image;
+        let stages = prepare(&preparation, files.path("out.data")).unwrap();
+        assert_eq!((stages.splits, stages.twins.pairs), ([3, 1, 1], 1));
+        apart += stages.twins.in_different_splits;
+    }
+    assert!(apart > 3, "{apart} of 20");
+}
+
+/// Ids as exports of data frames write them, `id` in place of `image_id`, a blank word and zeros after a gzip member.
+#[test]
+fn other_spellings_of_the_same_files_give_the_same_data() {
+    let files = RawFiles::new();
+    prepare(&files.preparation(), files.path("out.data")).unwrap();
+    let fingerprint = |files: &RawFiles| {
+        prepare(&files.preparation(), files.path("out.data")).unwrap();
+        let data = open(files);
+        (0..data.image_count()).map(|image| (data.image_id(image), data.coco_id(image))).collect::<Vec<_>>()
+    };
+    let want = (fingerprint(&files), open(&files).fingerprint());
+    let text = |name: &str| std::fs::read_to_string(files.path(name)).unwrap();
+    let read = |name: &str| -> Value { serde_json::from_str(&text(name)).unwrap() };
+    let mut images = read("image_data.json");
+    for (number, record) in images.as_array_mut().unwrap().iter_mut().enumerate() {
+        let coco_id = record["coco_id"].clone();
+        record["coco_id"] = match (coco_id.as_u64(), number % 3) {
+            (None, _) => json!(-1),
+            (Some(id), 0) => json!(id as f64),
+            (Some(id), 1) => json!(id.to_string()),
+            (Some(id), _) => json!(id),
+        };
+        let id = record.as_object_mut().unwrap().remove("image_id").unwrap();
+        record["id"] = id;
+    }
+    files.write("image_data.json", &images.to_string());
+    let mut graphs = read("scene_graphs.json");
+    for record in graphs.as_array_mut().unwrap() {
+        let id = record.as_object_mut().unwrap().remove("image_id").unwrap();
+        record["id"] = json!(id.as_u64().unwrap() as f64);
+    }
+    files.write("scene_graphs.json", &graphs.to_string());
+    let mut captions = read("captions.json");
+    for record in captions["annotations"].as_array_mut().unwrap() {
+        record["image_id"] = json!(record["image_id"].to_string());
+    }
+    files.write("captions.json", &captions.to_string());
+    let glove = text("glove.txt");
+    files.write("glove.txt", &format!("{glove} 1 2 3\n"));
+    assert_eq!((fingerprint(&files), open(&files).fingerprint()), want);
+
+    let mut packed = std::fs::read(gzip(&files.path("captions.json"))).unwrap();
+    packed.extend([0; 1000]);
+    std::fs::write(files.path("captions.json"), &packed).unwrap();
+    assert_eq!((fingerprint(&files), open(&files).fingerprint()), want);
+    packed.extend(b"something that is no member of a gzip file");
+    std::fs::write(files.path("captions.json"), &packed).unwrap();
+    let error = prepare(&files.preparation(), files.path("out.data")).unwrap_err().to_string();
+    assert!(error.contains("captions.json: gzip stream: damaged"), "{error}");
 }
 
 #[test]

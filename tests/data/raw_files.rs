@@ -68,6 +68,7 @@ impl RawFiles {
             glove: self.path("glove.txt"),
             filter: Filter { min_object_occurrences: 2, min_predicate_occurrences: 2, ..Default::default() },
             split: "3:1:1".parse().unwrap(),
+            split_by: Default::default(),
             seed: 1,
         }
     }

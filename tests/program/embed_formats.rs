@@ -13,6 +13,7 @@ use scenerank::data::{Dataset, Split};
 use scenerank::evaluation::normal_features;
 use scenerank::files::arrow::write_arrow;
 use scenerank::files::npy::read_npy;
+use scenerank::files::origin::Origin;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -59,13 +60,15 @@ fn arrow_files_hold_what_was_written() {
         let values = if rows == 0 { Vec::new() } else { normal_features(rows, width, 1) };
         let ids: Vec<u64> = (0..rows as u64).map(|row| u64::MAX - row).collect();
         let splits: Vec<&str> = (0..rows).map(|row| ["train", "", "bild ü"][row % 3]).collect();
-        write_arrow(&path, &ids, &splits, &values, width).unwrap();
+        let origin = Origin::new("model".into(), "data".into(), ids.clone());
+        write_arrow(&path, &origin, &splits, &values, width).unwrap();
         let (got_ids, got_splits, got_values) = columns(&path);
         assert!(got_ids == ids && got_values == values, "{rows} rows");
         assert!(got_splits.iter().eq(&splits), "{rows} rows");
     }
     assert_eq!(batches(&path).len(), 3);
-    let error = write_arrow(&folder.path().join("none/rows.arrow"), &[], &[], &[], 1).unwrap_err();
+    let origin = Origin::new(String::new(), String::new(), Vec::new());
+    let error = write_arrow(&folder.path().join("none/rows.arrow"), &origin, &[], &[], 1).unwrap_err();
     assert!(error.to_string().contains("none/rows.arrow: cannot write"), "{error}");
 }
 
@@ -133,13 +136,14 @@ fn search_answers_from_the_files(run_folder: &str, dataset: &Dataset, files: &[&
     let lines: Vec<String> = (0..dataset.image_count()).map(|row| (900_000_000 + row).to_string()).collect();
     std::fs::write(&others, lines.join("\n")).unwrap();
     let others = others.to_str().unwrap();
-    let found = search(&["--embeddings", file, "--ids", others]);
+    let found = search(&["--embeddings", file, "--any-origin", "--ids", others]);
     let row = found[0]["image_id"].as_u64().unwrap() - 900_000_000;
     assert_eq!(row, 2, "the image finds itself under its other id: {found}");
     assert_eq!((&found[0]["captions"], &found[0]["coco_id"]), (&json!([]), &Value::Null));
 
     std::fs::write(others, "1\n2\nthree\n").unwrap();
-    let arguments = ["search", run_folder, "--image", &image, "--embeddings", file, "--ids", others];
+    let arguments =
+        ["search", run_folder, "--image", &image, "--embeddings", file, "--any-origin", "--ids", others];
     refuse(arguments, &["others.txt: line 3: \"three\" is not an image id"]);
     std::fs::write(others, "1\n2\n").unwrap();
     refuse(arguments, &["npy: shape: [", "expected (2, 12)", "embed --ids"]);

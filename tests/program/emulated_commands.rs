@@ -197,7 +197,7 @@ pub(crate) fn write_step(path: &Path, config: ModelConfig) {
         "image_node_in_mean": config.image_node_in_mean,
         "loss": "ranking", "temperature": 1.0, "margin": 0.5, "learning_rate": 1e-3,
     });
-    let metadata = [("config".to_string(), config.to_string())].into();
+    let metadata = [("config".to_string(), config.to_string())];
     fs::write(path, to_safetensors(&tensors, metadata)).unwrap();
 }
 

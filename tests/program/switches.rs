@@ -7,7 +7,7 @@ use scenerank::backend::cpu::Cpu;
 use scenerank::backend::device::{Device, Precision};
 use scenerank::data::{Dataset, Split};
 use scenerank::evaluation::{Embeddings, row_kendall};
-use scenerank::files::tensor_file::{TensorData, TensorFile, to_safetensors};
+use scenerank::files::tensor_file::{TensorData, TensorFile, to_sealed_safetensors};
 use scenerank::network::config::ModelConfig;
 use scenerank::network::tensors::{NamedTensors, Tensor};
 use scenerank::run::{Run, Which};
@@ -75,8 +75,11 @@ fn a_run_is_used_as_it_was_trained() {
         config.train =
             TrainConfig { batch_norm: true, l2_norm: true, image_node_in_mean: true, ..config.train };
         config.model = config.train.model(config.model.object_types, config.model.predicate_types);
-        checkpoint::save(&path, &config, &progress, tensors, None).unwrap();
-        assert_ne!(work.embed(name), embeddings, "{name}");
+        // In a folder of its own: the checkpoints of one folder must be of one run.
+        let other = format!("{name}-on");
+        fs::create_dir(work.path(&other)).unwrap();
+        checkpoint::save(&work.path(&other).join(BEST), &config, &progress, tensors, None).unwrap();
+        assert_ne!(work.embed(&other), embeddings, "{name}");
     }
     // The run continues with its own switches, and the command line takes precedence over a file.
     work.train("all", &["--resume", "--epochs", "3"]);
@@ -108,7 +111,7 @@ fn a_checkpoint_without_switches_has_everything_on() {
         let tensors: Vec<_> = file.names().into_iter().map(tensor).collect();
         let metadata = [("config", config), ("progress", progress)]
             .map(|(key, value)| (key.to_string(), value.to_string()));
-        fs::write(&path, to_safetensors(&tensors, metadata.into())).unwrap();
+        fs::write(&path, to_sealed_safetensors(&tensors, metadata)).unwrap();
     }
     assert_eq!(work.last("run").config, last.config);
     assert_eq!(work.evaluate("run"), before);

@@ -511,3 +511,43 @@ fn similarities_of_the_users_own() {
         &["none.npy: cannot read", "check the path"],
     );
 }
+
+#[test]
+fn supervision_without_a_triple_is_refused() {
+    let fixture = Workplace::new();
+    let images = Dataset::open(&fixture.data).unwrap().image_count();
+    let matrix = |value: &dyn Fn(usize, usize) -> f32| -> Vec<f32> {
+        (0..images * images).map(|at| value(at / images, at % images)).collect()
+    };
+    let file = fixture.text("matrix.npy");
+    let cases: [(&str, Vec<f32>, &[&str]); 4] = [
+        ("zeros", matrix(&|_, _| 0.0), &["no triple can be drawn", "give similarities that differ"]),
+        ("identity", matrix(&|x, y| f32::from(u8::from(x == y))), &["no triple can be drawn"]),
+        (
+            "percent",
+            matrix(&|x, y| ((x * 7 + y) % 101) as f32),
+            &["row 0, column 2: 2 is outside 0 to 1", "by 100"],
+        ),
+        (
+            "infinite",
+            matrix(&|x, y| if (x, y) == (3, 4) { f32::INFINITY } else { 0.5 }),
+            &["row 3, column 4: inf"],
+        ),
+    ];
+    for (name, values, parts) in cases {
+        write_npy(&fixture.path("matrix.npy"), &values, images).unwrap();
+        for sampling in ["probability", "reject", "random", "extreme"] {
+            let more = ["--epochs", "1", "--similarity", &file, "--sampling", sampling];
+            refuse(fixture.train_arguments(name, &more), &[&["matrix.npy: "], parts].concat());
+        }
+        // Nothing was begun, so the same command can be repeated with another file.
+        assert!(!fixture.path(name).exists(), "{name}");
+    }
+    // Vectors of length 0.
+    write_npy(&fixture.path("vectors.npy"), &vec![0.0; 3 * images], 3).unwrap();
+    let more = ["--epochs", "1", "--caption-vectors", &fixture.text("vectors.npy")];
+    refuse(
+        fixture.train_arguments("vectors", &more),
+        &["vectors.npy: training images: no triple can be drawn"],
+    );
+}

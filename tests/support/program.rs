@@ -56,6 +56,7 @@ pub fn small_data(folder: &Path, seed: u64) -> PathBuf {
         glove: files.glove,
         filter: Filter { min_object_occurrences: 15, min_predicate_occurrences: 15, ..Default::default() },
         split: Default::default(),
+        split_by: Default::default(),
         seed: 1,
     };
     let data = folder.join(format!("data{seed}"));

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io::BufRead;
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 use super::raw_file::{RawFile, read_error};
@@ -31,9 +32,9 @@ impl WordVectors {
             if count == 0 {
                 break;
             }
-            words
-                .add(&line, wanted)
-                .map_err(|problem| Error::invalid(path, format!("line {number}"), problem, REMEDY))?;
+            words.add(&line, wanted).map_err(|Wrong { problem, remedy }| {
+                Error::invalid(path, format!("line {number}"), problem, remedy)
+            })?;
         }
         if words.lines == 0 {
             return Err(Error::invalid(path, "file", "no word vectors", REMEDY));
@@ -41,7 +42,7 @@ impl WordVectors {
         Ok(words)
     }
 
-    fn add(&mut self, line: &[u8], wanted: &HashSet<String>) -> std::result::Result<(), String> {
+    fn add(&mut self, line: &[u8], wanted: &HashSet<String>) -> std::result::Result<(), Wrong> {
         let fields: Vec<&[u8]> =
             line.split(u8::is_ascii_whitespace).filter(|field| !field.is_empty()).collect();
         if fields.is_empty() {
@@ -51,6 +52,9 @@ impl WordVectors {
             if let [count, width] = fields[..]
                 && let (Some(_), Some(width)) = (parse::<u64>(count), parse::<usize>(width))
             {
+                if !(1..=MOST_WIDTH).contains(&width) {
+                    return Err(Wrong::format(format!("vectors of {width} numbers, of 1 to {MOST_WIDTH}")));
+                }
                 self.width = width;
                 return Ok(());
             }
@@ -58,17 +62,23 @@ impl WordVectors {
         }
         let width = self.width;
         if width == 0 {
-            return Err("a word without numbers".into());
+            return Err(Wrong::format("a word without numbers"));
+        }
+        // A word of white space alone, which is never requested.
+        if fields.len() == width && line.first().is_some_and(u8::is_ascii_whitespace) {
+            self.lines += 1;
+            return Ok(());
         }
         if fields.len() < width + 1 {
-            return Err(format!("{} numbers, where the first line has {width}", fields.len() - 1));
+            let count = fields.len() - 1;
+            return Err(Wrong::format(format!("{count} numbers, where the first line has {width}")));
         }
         let (word, numbers) = fields.split_at(fields.len() - width);
         // Several fields whose last one is a number: the vector is too long.
         if let [_, .., last] = word
             && parse::<f32>(last).is_some_and(f32::is_finite)
         {
-            return Err(format!("more than the {width} numbers of the first line"));
+            return Err(Wrong::format(format!("more than the {width} numbers of the first line")));
         }
         self.lines += 1;
         // A word with spaces is never requested.
@@ -79,10 +89,19 @@ impl WordVectors {
         }
         let mut vector = Vec::with_capacity(width);
         for field in numbers {
-            let value = parse::<f32>(field).filter(|value| value.is_finite());
+            let value = parse::<f64>(field).filter(|value| value.is_finite());
             let text = String::from_utf8_lossy(field);
-            vector.push(value.ok_or_else(|| format!("`{text}` is not a finite number"))?);
+            vector.push(value.ok_or_else(|| Wrong::format(format!("`{text}` is not a finite number")))?);
         }
+        // A zero vector has no direction, but does no harm.
+        let length = vector.iter().fold(0.0f64, |length, value| length.hypot(*value));
+        if length != 0.0 && !LENGTHS.contains(&length) {
+            return Err(Wrong {
+                problem: format!("the vector of `{word}` has the length {length:e}, outside 1e-6 to 1e6"),
+                remedy: "scale the vectors, such as to lengths near 1",
+            });
+        }
+        let vector = vector.into_iter().map(|value| value as f32).collect();
         self.vectors.insert(word.into_owned(), vector);
         Ok(())
     }
@@ -118,6 +137,26 @@ impl WordVectors {
             }
         }
         (count > 0).then(|| sum.iter().map(|total| total / count as f32).collect())
+    }
+}
+
+/// Largest number of values of a vector.
+const MOST_WIDTH: usize = 1 << 16;
+
+/// Accepted lengths of a vector. The network takes the vectors as they are, so others would overflow in single precision or
+/// vanish beside its biases.
+const LENGTHS: RangeInclusive<f64> = 1e-6..=1e6;
+
+/// What is wrong with a line.
+struct Wrong {
+    problem: String,
+    remedy: &'static str,
+}
+
+impl Wrong {
+    /// The line is not of the format.
+    fn format(problem: impl Into<String>) -> Self {
+        Wrong { problem: problem.into(), remedy: REMEDY }
     }
 }
 

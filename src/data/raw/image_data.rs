@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
+use super::ids;
 use super::json_stream::{Shape, records};
 use super::raw_file::RawFile;
 use crate::data::object_box::ImageSize;
@@ -13,7 +14,12 @@ use crate::{Error, Result};
 
 #[derive(Deserialize)]
 struct ImageRecord {
-    image_id: u64,
+    #[serde(default, deserialize_with = "ids::optional")]
+    image_id: Option<u64>,
+    /// Name of `image_id` in older files.
+    #[serde(default, deserialize_with = "ids::optional")]
+    id: Option<u64>,
+    #[serde(default, deserialize_with = "ids::optional")]
     coco_id: Option<u64>,
     width: Option<f64>,
     height: Option<f64>,
@@ -44,9 +50,9 @@ pub enum Address {
 pub fn read(path: &Path) -> Result<HashMap<u64, ImageData>> {
     let mut images = HashMap::new();
     records(RawFile::open(path)?, Shape::Array, |_, record: ImageRecord| {
-        let ImageRecord { image_id, coco_id: Some(coco_id), width, height, url } = record else {
-            return Ok(());
-        };
+        let ImageRecord { image_id, id, coco_id, width, height, url } = record;
+        let image_id = ids::of_image(path, image_id, id)?;
+        let Some(coco_id) = coco_id else { return Ok(()) };
         let url = url.filter(|url| !url.is_empty()).map(|url| match is_web_address(&url) {
             true => Address::Web(url.into()),
             false => Address::Other,

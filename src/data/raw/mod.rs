@@ -6,6 +6,7 @@
 pub(crate) mod coco_captions;
 pub mod glove;
 mod gqa;
+mod ids;
 pub(crate) mod image_data;
 pub(crate) mod json_stream;
 pub mod oddities;

@@ -9,34 +9,47 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::gqa;
 use super::json_stream::{Shape, records};
 use super::raw_box::RawBox;
 use super::raw_file::RawFile;
 use super::raw_graphs::{RawGraphs, RawObject, RawRelationship};
+use super::{gqa, ids};
 use crate::{Error, Result};
 
 #[derive(Deserialize)]
 struct SceneGraphRecord {
-    image_id: u64,
+    #[serde(default, deserialize_with = "ids::optional")]
+    image_id: Option<u64>,
+    /// Name of `image_id` in older files.
+    #[serde(default, deserialize_with = "ids::optional")]
+    id: Option<u64>,
     objects: Vec<ObjectRecord>,
     relationships: Vec<RelationshipRecord>,
 }
 
 #[derive(Deserialize)]
 struct ObjectsRecord {
-    image_id: u64,
+    #[serde(default, deserialize_with = "ids::optional")]
+    image_id: Option<u64>,
+    /// Name of `image_id` in older files.
+    #[serde(default, deserialize_with = "ids::optional")]
+    id: Option<u64>,
     objects: Vec<ObjectRecord>,
 }
 
 #[derive(Deserialize)]
 struct RelationshipsRecord {
-    image_id: u64,
+    #[serde(default, deserialize_with = "ids::optional")]
+    image_id: Option<u64>,
+    /// Name of `image_id` in older files.
+    #[serde(default, deserialize_with = "ids::optional")]
+    id: Option<u64>,
     relationships: Vec<RelationshipRecord>,
 }
 
 #[derive(Deserialize)]
 struct ObjectRecord {
+    #[serde(deserialize_with = "ids::required")]
     object_id: u64,
     #[serde(default)]
     names: Vec<String>,
@@ -57,7 +70,9 @@ struct RelationshipRecord(RawRelationship<u64>);
 #[derive(Deserialize)]
 struct RelationshipFields {
     predicate: String,
+    #[serde(default, deserialize_with = "ids::optional")]
     subject_id: Option<u64>,
+    #[serde(default, deserialize_with = "ids::optional")]
     object_id: Option<u64>,
     subject: Option<EndRecord>,
     object: Option<EndRecord>,
@@ -65,6 +80,7 @@ struct RelationshipFields {
 
 #[derive(Deserialize)]
 struct EndRecord {
+    #[serde(deserialize_with = "ids::required")]
     object_id: u64,
 }
 
@@ -101,7 +117,8 @@ pub fn read_scene_graphs(path: &Path, skip_absent_objects: bool) -> Result<RawGr
     records(file, Shape::Array, |_, record: SceneGraphRecord| {
         let merged = merged_ids(&record.objects);
         let objects = record.objects.into_iter().map(ObjectRecord::into_raw);
-        let (image, mut local) = graphs.add_image(path, record.image_id, None, objects)?;
+        let (image, mut local) =
+            graphs.add_image(path, ids::of_image(path, record.image_id, record.id)?, None, objects)?;
         add_merged(&mut local, &merged);
         let relationships = record.relationships.into_iter().map(|relationship| relationship.0);
         graphs.set_relationships(path, image, &local, relationships, skip_absent_objects)
@@ -122,7 +139,12 @@ pub fn read_objects_and_relationships(
     records(RawFile::open(objects_path)?, Shape::Array, |_, record: ObjectsRecord| {
         let merged = merged_ids(&record.objects);
         let objects = record.objects.into_iter().map(ObjectRecord::into_raw);
-        let (_, mut local) = graphs.add_image(objects_path, record.image_id, None, objects)?;
+        let (_, mut local) = graphs.add_image(
+            objects_path,
+            ids::of_image(objects_path, record.image_id, record.id)?,
+            None,
+            objects,
+        )?;
         add_merged(&mut local, &merged);
         let start = ids.len();
         ids.extend(local);
@@ -131,8 +153,9 @@ pub fn read_objects_and_relationships(
     })?;
     let mut seen = vec![false; ranges.len()];
     records(RawFile::open(relationships_path)?, Shape::Array, |_, record: RelationshipsRecord| {
-        let place = || format!("image {}", record.image_id);
-        let Some(image) = graphs.find(record.image_id) else {
+        let image_id = ids::of_image(relationships_path, record.image_id, record.id)?;
+        let place = || format!("image {image_id}");
+        let Some(image) = graphs.find(image_id) else {
             if record.relationships.is_empty() {
                 return Ok(());
             }

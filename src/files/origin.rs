@@ -1,0 +1,94 @@
+//! Origin of embeddings: the model that computed them, the data, and the image of each row.
+//!
+//! An Arrow file carries it in its schema. A `.npy` file has no place for it, so a small JSON file lies beside it:
+//! `all.npy.json` for `all.npy`. It also has a checksum of the `.npy` file.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use memmap2::Mmap;
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_128;
+
+use crate::files::atomic_file::write_atomically;
+use crate::{Error, Result};
+
+/// Version of the description, and the first key of the file beside a `.npy` file.
+const VERSION: u32 = 1;
+
+/// Origin of a file of embeddings.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Origin {
+    /// Version of this description.
+    scenerank_embeddings: u32,
+    /// Identity of the model's parameters, in hexadecimal.
+    pub model: String,
+    /// Fingerprint of the data, in hexadecimal.
+    pub data: String,
+    /// XXH3 checksum of the `.npy` file, 128 bits in hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    checksum: Option<String>,
+    /// `[rows]` Visual Genome id of each row's image. Not in the schema of an Arrow file, which has a column of ids.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub image_ids: Vec<u64>,
+}
+
+impl Origin {
+    /// Origin of rows that `model` computed for the images `image_ids` of `data`.
+    pub fn new(model: String, data: String, image_ids: Vec<u64>) -> Self {
+        Origin { scenerank_embeddings: VERSION, model, data, checksum: None, image_ids }
+    }
+
+    /// Path of the description of the file at `path`.
+    pub fn beside(path: &Path) -> PathBuf {
+        let mut name = OsString::from(path);
+        name.push(".json");
+        name.into()
+    }
+
+    /// Writes the description of the `.npy` file at `path`, which is complete.
+    pub fn write_beside(mut self, path: &Path) -> Result<()> {
+        self.checksum = Some(checksum(path)?);
+        let json = serde_json::to_vec(&self).expect("plain fields");
+        write_atomically(Self::beside(path), |file| file.write_all(&json))
+    }
+
+    /// Reads the description of the `.npy` file at `path`, and checks that the file is the one that it describes. `None` if it has
+    /// no description.
+    pub fn read_beside(path: &Path) -> Result<Option<Origin>> {
+        const REMEDY: &str = "write both files again with `scenerank embed`";
+        let beside = Self::beside(path);
+        if !beside.exists() {
+            return Ok(None);
+        }
+        let text = std::fs::read(&beside).map_err(Error::file("read", &beside))?;
+        let origin: Origin = serde_json::from_slice(&text).map_err(|error| {
+            let place = format!("line {}, column {}", error.line(), error.column());
+            Error::invalid(&beside, place, "not a description of embeddings", REMEDY)
+        })?;
+        if origin.scenerank_embeddings != VERSION {
+            let problem =
+                format!("is version {}, this program reads version {VERSION}", origin.scenerank_embeddings);
+            return Err(Error::invalid(&beside, "scenerank-embeddings", problem, REMEDY));
+        }
+        if origin.checksum != Some(checksum(path)?) {
+            let problem = format!("differs from the checksum in {}", beside.display());
+            return Err(Error::invalid(path, "content", problem, REMEDY));
+        }
+        Ok(Some(origin))
+    }
+
+    /// JSON without ids, for the schema of an Arrow file.
+    pub fn to_schema_entry(&self) -> String {
+        let without_ids = Origin { image_ids: Vec::new(), ..self.clone() };
+        serde_json::to_string(&without_ids).expect("plain fields")
+    }
+}
+
+fn checksum(path: &Path) -> Result<String> {
+    let file = std::fs::File::open(path).map_err(Error::file("read", path))?;
+    // SAFETY: the file must not be truncated while it is mapped; this holds for every mapped file of this program.
+    let map = unsafe { Mmap::map(&file) }.map_err(Error::file("map", path))?;
+    Ok(format!("{:032x}", xxh3_128(&map)))
+}
