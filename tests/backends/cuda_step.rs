@@ -47,7 +47,7 @@ fn backend<T: StoredElement>(seed: Option<u64>, format: Format) -> Option<Cuda<T
 
 pub(crate) struct Step {
     loss: f32,
-    embedding: Vec<f32>,
+    pub(crate) embedding: Vec<f32>,
     gradients: NamedTensors,
     next: NamedTensors,
     masks: Vec<u8>,
