@@ -109,7 +109,8 @@ const PLANTED: [Planted; 12] = [
             None => line.to_string(),
         },
         case: bf16,
-        found: WRONG,
+        // Copies beyond the last row would read nothing.
+        found: "out of bounds",
     },
     Planted {
         name: "no fences in a product",
@@ -194,9 +195,14 @@ fn outcome(architecture: Option<&str>, planted: &Planted, change: fn(&str) -> St
 fn planted_defects_are_found() {
     // Only PTX for sm_90 and later waits for the launch ahead.
     let Some(&architecture) = architectures().last() else { return };
+    let mut failures = Vec::new();
     for planted in PLANTED {
         assert_eq!(outcome(architecture, &planted, str::to_string), None, "{}: without it", planted.name);
         let found = outcome(architecture, &planted, planted.change).unwrap_or("nothing".into());
-        assert!(found.contains(planted.found), "{}: {found}", planted.name);
+        println!("{}: {found}", planted.name);
+        if !found.contains(planted.found) {
+            failures.push(planted.name);
+        }
     }
+    assert!(failures.is_empty(), "not found as expected: {failures:?}");
 }
