@@ -1,12 +1,36 @@
 //! Device memory: bounds, alignment, uninitialised reads, and races within and between blocks.
 //!
-//! An access is ordered before one of a later block if the earlier block's thread executed a fence after it and both
-//! blocks executed an atomic operation.
+//! An access is ordered before one of a later block if a fence follows it and both blocks executed an atomic operation. The
+//! fence is the same thread's, or any thread's of the block after a barrier: the barrier orders the access before it.
 
 use super::Machine;
 use super::shared::stride;
 use super::warp::Thread;
 use crate::memory::{ATOMIC, MANY_BLOCKS, MANY_THREADS, READ_NC};
+
+/// Fences of a block that has run.
+pub(super) struct Fences {
+    /// Number of fences of each thread.
+    pub of_threads: Vec<u16>,
+    /// Epoch of the last fence of any thread.
+    pub last_epoch: u32,
+}
+
+impl Fences {
+    fn any(&self) -> bool {
+        self.last_epoch > 0
+    }
+}
+
+/// A write, as it is ordered with other blocks.
+#[derive(Clone, Copy)]
+struct Write {
+    /// Index of the thread in its block.
+    thread: u32,
+    /// Number of the thread's fences before it.
+    fences: u16,
+    epoch: u32,
+}
 
 /// An access of a thread to device memory.
 #[derive(Clone, Copy)]
@@ -85,13 +109,14 @@ impl Machine<'_> {
         self.find("out of bounds", thread, || format!("{bytes} bytes at {near}"));
     }
 
-    /// Whether a thread's accesses before its fence number `fences`, or any thread's for `None`, are ordered before the
-    /// running block.
-    fn is_ordered(&self, block: u32, thread: Option<(u32, u16)>) -> bool {
+    /// Whether a block's write, or its reads for `None`, are ordered before the running block.
+    fn is_ordered(&self, block: u32, write: Option<Write>) -> bool {
         let Some(fences) = self.over.get(&block) else { return false };
-        let fenced = match thread {
-            Some((thread, count)) => fences[thread as usize] > count,
-            None => fences.iter().any(|&count| count > 0),
+        let fenced = match write {
+            Some(Write { thread, fences: before, epoch }) => {
+                fences.of_threads[thread as usize] > before || fences.last_epoch > epoch
+            }
+            None => fences.any(),
         };
         fenced && self.atomics
     }
@@ -138,7 +163,8 @@ impl Machine<'_> {
             }
             return;
         }
-        let what = match self.is_ordered(block, Some((writer, cell.writer_fences))) {
+        let write = Write { thread: writer, fences: cell.writer_fences, epoch: cell.write_epoch };
+        let what = match self.is_ordered(block, Some(write)) {
             false => "race in global memory: read of another block's write",
             true if !path.cg => "read of another block's write through the first-level cache",
             true => return,
@@ -207,7 +233,8 @@ impl Machine<'_> {
             return;
         }
         let is_counter = cell.flags & ATOMIC != 0 && self.atomics;
-        if !is_counter && !self.is_ordered(block, Some((writer, cell.writer_fences))) {
+        let write = Write { thread: writer, fences: cell.writer_fences, epoch: cell.write_epoch };
+        if !is_counter && !self.is_ordered(block, Some(write)) {
             self.find("race in global memory: two blocks write", thread, || {
                 format!("offset {byte}, written by block {block}, thread {writer}")
             });
@@ -238,8 +265,7 @@ impl Machine<'_> {
             });
         }
         if cell.flags & MANY_BLOCKS != 0 {
-            let fenced = |fences: &Vec<u16>| fences.iter().any(|&count| count > 0);
-            if !self.atomics || !self.over.values().all(fenced) {
+            if !self.atomics || !self.over.values().all(Fences::any) {
                 let what = match self.atomics {
                     false => "race in global memory: write after another block's read",
                     true => "write after another block's read, ordered by an atomic without a fence",

@@ -15,6 +15,7 @@ use crate::finding::{Finding, Findings};
 use crate::kernel::Kernel;
 use crate::memory::Buffer;
 use crate::timing::{LaunchTime, Timing};
+use global::Fences;
 use shared::SharedCell;
 use warp::{Thread, Warp};
 
@@ -149,7 +150,9 @@ struct Machine<'a> {
     block_index: [u32; 3],
     block_linear: u32,
     /// Fences by thread of blocks that have ended and executed an atomic operation.
-    over: HashMap<u32, Vec<u16>>,
+    over: HashMap<u32, Fences>,
+    /// Epoch of the running block's last fence; 0 before the first.
+    fence_epoch: u32,
     /// Whether the running block has executed an atomic operation.
     atomics: bool,
     /// Index of the buffer that was accessed last.
@@ -184,6 +187,7 @@ impl<'a> Machine<'a> {
             block_index: [0; 3],
             block_linear: 0,
             over: HashMap::new(),
+            fence_epoch: 0,
             atomics: false,
             last: 0,
             executed: 0,
@@ -228,6 +232,7 @@ impl<'a> Machine<'a> {
         self.shared_state.fill(shared::UNWRITTEN);
         self.shared_cells.fill(SharedCell::default());
         self.epoch = 1;
+        self.fence_epoch = 0;
         self.atomics = false;
         let count = self.threads.div_ceil(32) as usize;
         let mut warps: Vec<Warp> = (0..count).map(|i| self.start_warp(i as u32)).collect();
@@ -255,8 +260,8 @@ impl<'a> Machine<'a> {
             timing.end_block(warps.iter_mut().filter_map(|warp| warp.time.as_deref_mut()).collect());
         }
         if self.atomics {
-            let fences = warps.iter().flat_map(|warp| warp.fences).collect();
-            self.over.insert(self.block_linear, fences);
+            let of_threads = warps.iter().flat_map(|warp| warp.fences).collect();
+            self.over.insert(self.block_linear, Fences { of_threads, last_epoch: self.fence_epoch });
         }
     }
 

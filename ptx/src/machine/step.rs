@@ -79,6 +79,7 @@ impl Machine<'_> {
             Op::Membar { device } => {
                 if device {
                     lanes(taken).for_each(|lane| warp.fences[lane] += 1);
+                    self.fence_epoch = self.epoch;
                 }
             }
             Op::GridWait => warp.begun |= taken,
