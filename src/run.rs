@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use crate::backend::cpu::stored_rows::StoredRows;
 use crate::backend::device::{BackendTask, Device, Precision};
@@ -15,7 +16,6 @@ use crate::evaluation::{Embeddings, nearest, nearest_stored};
 use crate::files::origin::Origin;
 use crate::network::tensors::NamedTensors;
 use crate::train::checkpoint::{self, BEST, Checkpoint, LAST, RunConfig};
-use crate::train::config::TrainConfig;
 use crate::train::first_parameters;
 
 /// Checkpoint of a run.
@@ -36,7 +36,10 @@ pub struct Run {
     pub checkpoint: Checkpoint,
     /// Data on which the run was trained.
     pub dataset: Dataset,
-    supervision: Supervision,
+    /// Opened when it is first asked for: most commands do not need it.
+    supervision: OnceLock<Supervision>,
+    /// New place of the supervision's file, if it has moved.
+    moved_supervision: Option<PathBuf>,
     device: Device,
     precision: Precision,
 }
@@ -54,15 +57,26 @@ impl Run {
         let checkpoint = checkpoint::load(&path)?;
         checkpoint::check_neighbour(&path, &checkpoint.config)?;
         let dataset = checkpoint::open_data(&checkpoint.config, data)?;
-        let train = &checkpoint.config.train;
-        let (matrix, vectors) = (train.similarity.as_deref(), train.caption_vectors.as_deref());
-        let supervision = Supervision::open(matrix, vectors, &dataset)?;
-        Ok(Run { path, checkpoint, dataset, supervision, device, precision })
+        let (supervision, moved_supervision) = (OnceLock::new(), None);
+        Ok(Run { path, checkpoint, dataset, supervision, moved_supervision, device, precision })
     }
 
-    /// Similarities that supervised the training.
-    pub fn similarity(&self) -> Similarity<'_> {
-        self.supervision.view(&self.dataset)
+    /// Sets the place of the similarity matrix or the caption vectors that supervised the training, if that has moved.
+    pub fn move_supervision(&mut self, path: PathBuf) {
+        self.moved_supervision = Some(path);
+    }
+
+    /// Similarities that supervised the training. The first call opens and checks them.
+    pub fn similarity(&self) -> Result<Similarity<'_>> {
+        let supervision = match self.supervision.get() {
+            Some(supervision) => supervision,
+            None => {
+                let moved = self.moved_supervision.as_deref();
+                let opened = checkpoint::open_supervision(&self.checkpoint.config, moved, &self.dataset)?;
+                self.supervision.get_or_init(|| opened)
+            }
+        };
+        Ok(supervision.view(&self.dataset))
     }
 
     /// Width of the embeddings.
@@ -95,9 +109,8 @@ impl Run {
 
     /// Files that the run was opened from.
     pub fn inputs(&self) -> Vec<&Path> {
-        let TrainConfig { similarity, caption_vectors, .. } = &self.checkpoint.config.train;
-        let given = similarity.iter().chain(caption_vectors).map(PathBuf::as_path);
-        [self.path.as_path(), self.dataset.path()].into_iter().chain(given).collect()
+        let supervision = self.moved_supervision.as_deref().or(self.checkpoint.config.train.supervision());
+        [self.path.as_path(), self.dataset.path()].into_iter().chain(supervision).collect()
     }
 
     /// Runs `task` on the device for which the run was opened.

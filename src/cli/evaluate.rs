@@ -99,14 +99,13 @@ pub fn evaluate(
             "choose another split or prepare more images",
         ));
     }
-    let width = run.width();
+    let (width, similarity) = (run.width(), run.similarity()?);
     let mut rows = Vec::new();
     let mut add = |name: &str, values: &[f32], width: usize| -> Result<()> {
         let progress = Progress::new(name, Some(images.len() as u64), "rows");
         let embeddings = Embeddings::new(values, width)?;
         let (device, precision) = run.place();
-        let agreement =
-            agreement(device, precision, embeddings, run.similarity(), images.clone(), Some(progress))?;
+        let agreement = agreement(device, precision, embeddings, similarity, images.clone(), Some(progress))?;
         rows.push(EvaluationRow { name: name.into(), agreement });
         Ok(())
     };

@@ -18,6 +18,9 @@ pub struct RunArguments {
     /// Data file of the run, if it has moved.
     #[arg(long, value_name = "DATA")]
     data: Option<PathBuf>,
+    /// Similarity matrix or caption vectors of the run, if that file has moved.
+    #[arg(long, value_name = "NPY")]
+    supervision: Option<PathBuf>,
     #[command(flatten)]
     device: DeviceArguments,
 }
@@ -25,6 +28,10 @@ pub struct RunArguments {
 impl RunArguments {
     pub fn open(&self) -> Result<Run> {
         let DeviceArguments { device, precision } = self.device;
-        Run::open(&self.run, self.checkpoint, self.data.as_deref(), device, precision)
+        let mut run = Run::open(&self.run, self.checkpoint, self.data.as_deref(), device, precision)?;
+        if let Some(path) = &self.supervision {
+            run.move_supervision(path.clone());
+        }
+        Ok(run)
     }
 }

@@ -133,6 +133,11 @@ impl SearchArguments {
             Rows::Computed(values) => run.nearest(&query, values, k)?,
             Rows::File(file) => run.nearest_stored(&query, file.rows(), k)?,
         };
+        // Only an image as query has captions to compare with.
+        let similarity = match query_image {
+            Some(query) => Some((query, run.similarity()?)),
+            None => None,
+        };
         let found: Vec<Found> = nearest
             .into_iter()
             .filter(|&(row, _)| Some(ids[row]) != self.image)
@@ -146,8 +151,8 @@ impl SearchArguments {
                         Measure::Cosine => Score::Cosine(score),
                         Measure::InnerProduct => Score::InnerProduct(score),
                     },
-                    caption_similarity: query_image
-                        .and_then(|query| Some(run.similarity().get(query, image?))),
+                    caption_similarity: similarity
+                        .and_then(|(query, similarity)| Some(similarity.get(query, image?))),
                     captions: image.map_or(Vec::new(), |image| dataset.captions(image).collect()),
                 }
             })

@@ -49,7 +49,7 @@ pub struct TrainArguments {
     #[arg(long, value_name = "TOML")]
     config: Option<PathBuf>,
     /// Continue the run in --out from its last checkpoint, with its options. Only --epochs, --learning-rate
-    /// and --device may change.
+    /// and --device may change, and the places of its files.
     #[arg(long, conflicts_with = "config", help_heading = OUTPUT)]
     resume: bool,
     /// Print the result as JSON.
@@ -89,7 +89,16 @@ impl TrainArguments {
 /// Checks that only options that may change differ from those of the run.
 fn only_what_may_change(before: &TrainConfig, after: &TrainConfig) -> Result<()> {
     let TrainConfig { epochs, device, learning_rate, .. } = *after;
-    if (TrainConfig { epochs, device, learning_rate, ..before.clone() }) == *after {
+    let mut same = TrainConfig { epochs, device, learning_rate, ..before.clone() };
+    // Files may have been moved; their content is compared before the training.
+    for (path, after) in
+        [(&mut same.similarity, &after.similarity), (&mut same.caption_vectors, &after.caption_vectors)]
+    {
+        if path.is_some() && after.is_some() {
+            path.clone_from(after);
+        }
+    }
+    if same == *after {
         return Ok(());
     }
     Err(Error::argument(

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::format::{Element, Writer};
+use super::format::{Element, METADATA, Writer};
 use super::object_box::{ImageSize, ObjectBox};
 use super::scene_graph::SceneGraphBuf;
 use crate::Result;
@@ -91,7 +91,7 @@ impl DatasetContents {
 
         let mut writer = Writer::create(path)?;
         let metadata = serde_json::to_vec(&self.metadata).expect("a JSON value can be written");
-        writer.section("metadata", [metadata])?;
+        writer.section(METADATA, [metadata])?;
         writer.section("split_offsets", [offsets(self.images.iter().map(Vec::len))])?;
         scalars(&mut writer, "image_id", images.iter().map(|image| image.image_id))?;
         scalars(&mut writer, "coco_id", images.iter().map(|image| image.coco_id))?;

@@ -9,7 +9,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::contents::{IMAGE, IN_IMAGE};
-use super::format::{Container, Section};
+use super::format::{Container, METADATA, Section};
 use super::object_box::{ImageSize, ObjectBox};
 use super::scene_graph::SceneGraph;
 use super::similarity::Similarity;
@@ -66,9 +66,9 @@ impl Dataset {
         let check = Check { file: &file };
         let image_id = file.section("image_id")?;
         let images = file.slice::<u64>(&image_id).len();
-        let metadata = file.section("metadata")?;
+        let metadata = file.section(METADATA)?;
         let metadata = serde_json::from_slice(file.slice::<u8>(&metadata))
-            .map_err(|error| check.invalid("metadata", error.to_string()))?;
+            .map_err(|error| check.invalid(METADATA, error.to_string()))?;
 
         let split_offsets = file.section::<u64>("split_offsets")?;
         check.offsets("split_offsets", &split_offsets, 3, images)?;
@@ -198,9 +198,10 @@ impl Dataset {
         self.file.path()
     }
 
-    /// Identifies the content: a checksum of the checksums of all sections.
+    /// Identifies the content: a checksum of the checksums of all sections. It does not cover the provenance, so raw files of
+    /// other names or other compression give the same.
     pub fn fingerprint(&self) -> u64 {
-        self.file.checksum()
+        self.file.content_checksum()
     }
 
     /// Provenance of the data: `options`, `sources` and `stages`, if `prepare` wrote the file.

@@ -34,6 +34,8 @@ compile_error!("data files are little-endian and used in place, so a little-endi
 
 /// First eight bytes of every data file.
 pub const MAGIC: [u8; 8] = *b"scenerk\0";
+/// Section with the provenance of the data, which is no part of the content.
+pub const METADATA: &str = "metadata";
 /// Kind of a data file, for checks before one is written.
 pub const KIND: Kind = Kind::Beginning { name: "a data file", bytes: &MAGIC };
 /// Version of the layout that this program writes and reads.
@@ -204,7 +206,7 @@ fn folder(target: &Path) -> PathBuf {
 pub struct Container {
     path: PathBuf,
     map: Mmap,
-    checksum: u64,
+    content: u64,
     entries: Vec<(String, u32, std::ops::Range<usize>)>,
 }
 
@@ -279,14 +281,20 @@ impl Container {
             return Err(invalid("section table", problem, REMEDY));
         }
         // One thread reads at the speed of memory, far above the speed of a disk.
-        for (entry, (name, _, range)) in sections.iter().zip(&entries) {
+        let mut content = Xxh3Default::new();
+        for (entry, (name, element, range)) in sections.iter().zip(&entries) {
             if xxh3_64(&map[range.clone()]) != entry.checksum {
                 let problem = "damaged: its checksum does not match".to_string();
                 return Err(invalid(&format!("section {name}"), problem, REMEDY));
             }
+            if name != METADATA {
+                content.update(name.as_bytes());
+                [u64::from(*element), entry.length, entry.checksum]
+                    .iter()
+                    .for_each(|number| content.update(&number.to_le_bytes()));
+            }
         }
-        let checksum = header.checksum;
-        Ok(Container { path: path.to_path_buf(), map, checksum, entries })
+        Ok(Container { path: path.to_path_buf(), map, content: content.digest(), entries })
     }
 
     /// Path of the file.
@@ -294,9 +302,9 @@ impl Container {
         &self.path
     }
 
-    /// Checksum of the header and section table, which contains the checksums of all sections.
-    pub fn checksum(&self) -> u64 {
-        self.checksum
+    /// Checksum of the names, types, lengths and checksums of all sections but [`METADATA`].
+    pub fn content_checksum(&self) -> u64 {
+        self.content
     }
 
     /// Finds the section `name`, which must hold elements of type `T`.

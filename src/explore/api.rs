@@ -281,6 +281,10 @@ fn results(
     };
     let relationships: HashSet<_> = named.relationships.iter().map(|r| typed(named, r)).collect();
     let objects: HashSet<u32> = named.objects.iter().copied().collect();
+    let similarity = match target {
+        Some(target) => Some((target, run.similarity()?)),
+        None => None,
+    };
     let found = nearest_stored(query, embeddings, k)?.into_iter().zip(1..).map(|((row, cosine), rank)| {
         let image = images.start + row;
         let (own, _) = QueryGraph::naming(dataset.graph(image), dataset);
@@ -293,7 +297,7 @@ fn results(
             image_id: dataset.image_id(image),
             coco_id: dataset.coco_id(image),
             cosine,
-            caption_similarity: target.map(|target| run.similarity().get(target, image)),
+            caption_similarity: similarity.map(|(target, similarity)| similarity.get(target, image)),
             captions: captions(dataset, image),
             graph: own.statements(dataset),
             drawing: drawing(dataset, image)?,

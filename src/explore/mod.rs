@@ -103,6 +103,8 @@ pub fn explore(
         let remedy = "choose another split or prepare more images";
         return Err(Error::argument("--split", format!("{split} has no images"), remedy));
     }
+    // Opened before the first query, so that a missing file is an error of the command.
+    run.similarity()?;
     let run = Arc::new(run);
     run.compute(ExploreTask { run: &run, split, listener, events, ready })
 }

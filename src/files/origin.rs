@@ -86,7 +86,8 @@ impl Origin {
     }
 }
 
-fn checksum(path: &Path) -> Result<String> {
+/// XXH3 checksum of a file, 128 bits in hexadecimal.
+pub fn checksum(path: &Path) -> Result<String> {
     let file = std::fs::File::open(path).map_err(Error::file("read", path))?;
     // SAFETY: the file must not be truncated while it is mapped; this holds for every mapped file of this program.
     let map = unsafe { Mmap::map(&file) }.map_err(Error::file("map", path))?;

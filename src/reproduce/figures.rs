@@ -67,14 +67,14 @@ pub(super) struct Chosen {
 }
 
 impl Chosen {
-    /// Opens the runs, and measures what the figures need.
-    pub fn new(plan: &Plan, trained: &[Trained], reproduction: &Reproduction) -> Result<Self> {
+    /// Opens the runs with their data file at `data`, and measures what the figures need.
+    pub fn new(plan: &Plan, trained: &[Trained], reproduction: &Reproduction, data: &Path) -> Result<Self> {
         let first = |model: &Model| model.runs.iter().copied().find(|&run| trained[run].result().is_some());
         let open = |model: &Model, run: usize| -> Result<ChosenRun> {
             let (folder, base) = (folder(&reproduction.out, &plan.runs[run]), &reproduction.base);
             Ok(ChosenRun {
                 name: model_name(model.loss, model.sampling),
-                run: Run::open(&folder, Which::Best, None, base.device, base.precision)?,
+                run: Run::open(&folder, Which::Best, Some(data), base.device, base.precision)?,
             })
         };
         // Finished model with the greatest `value`.

@@ -122,7 +122,7 @@ pub fn reproduce(reproduction: &Reproduction, stop: &AtomicBool) -> Result<Optio
     let baselines = measure_baselines(&material, reproduction)?;
     let table_2 = tables::agreement_table(&plan, &trained, &baselines, &material, reproduction.measure)?;
     let table_3 = tables::retrieval_tables(&plan, &trained, &baselines);
-    let chosen = figures::Chosen::new(&plan, &trained, reproduction)?;
+    let chosen = figures::Chosen::new(&plan, &trained, reproduction, material.dataset.path())?;
     let mut figures = figures::figures(&chosen, &material)?;
     figures::draw(&mut figures)?;
     let gallery = gallery::gallery(chosen.best.as_ref(), &material, reproduction)?;

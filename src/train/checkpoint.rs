@@ -13,8 +13,10 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::data::Dataset;
+use crate::data::supervision::Supervision;
 use crate::error::{Error, Result};
 use crate::files::atomic_file::write_atomically;
+use crate::files::origin::checksum;
 use crate::files::tensor_file::{TensorData, TensorFile, to_sealed_safetensors};
 use crate::model::{finite_tensor, read_tensors};
 use crate::network::config::ModelConfig;
@@ -42,6 +44,9 @@ pub struct RunConfig {
     pub data: PathBuf,
     /// Fingerprint of the data ([`Dataset::fingerprint`]), in hexadecimal.
     pub fingerprint: String,
+    /// Checksum of the similarity matrix or the caption vectors from a file, if there is one: 128 bits in hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub supervision: Option<String>,
 }
 
 /// Position of a run.
@@ -101,19 +106,30 @@ impl RunConfig {
         if let Some(path) = given.chain([&data]).find(|path| path.to_str().is_none()) {
             return Err(Error::invalid(path, "path", "is not UTF-8", "rename the file or its folder"));
         }
+        let supervision = train.supervision().map(checksum).transpose()?;
         Ok(RunConfig {
             model: train.model(dataset.object_count(), dataset.predicate_count()),
             train,
             data,
             fingerprint: fingerprint(dataset),
+            supervision,
         })
     }
 
     /// Whether `other` is a configuration of the same run: a run may change its number of epochs, its learning rate and its
-    /// device, and its data may be moved.
+    /// device, and its files may be moved.
     pub fn is_same_run(&self, other: &RunConfig) -> bool {
         let TrainConfig { epochs, learning_rate, device, .. } = other.train;
-        let train = TrainConfig { epochs, learning_rate, device, ..self.train.clone() };
+        let mut train = TrainConfig { epochs, learning_rate, device, ..self.train.clone() };
+        // Their content is compared by the checksum.
+        for (path, other) in [
+            (&mut train.similarity, &other.train.similarity),
+            (&mut train.caption_vectors, &other.train.caption_vectors),
+        ] {
+            if path.is_some() && other.is_some() {
+                path.clone_from(other);
+            }
+        }
         RunConfig { train, data: other.data.clone(), ..self.clone() } == *other
     }
 
@@ -263,6 +279,31 @@ fn is_of_run(path: &Path, config: &RunConfig, other: &RunConfig) -> Result<()> {
         config.train.seed, other.train.seed
     );
     Err(Error::invalid(path, "metadata \"config\"", problem, "restore the files of one run"))
+}
+
+/// Opens the supervision of a run, at `path` or at its recorded path. A file must have the content that it had in training.
+pub fn open_supervision(config: &RunConfig, path: Option<&Path>, dataset: &Dataset) -> Result<Supervision> {
+    let TrainConfig { similarity, caption_vectors, .. } = &config.train;
+    let Some(path) = path.or(config.train.supervision()) else { return Ok(Supervision::Captions) };
+    if similarity.is_none() && caption_vectors.is_none() {
+        let problem = "the run was supervised by the captions in its data";
+        return Err(Error::argument("--supervision", problem, "leave it out"));
+    }
+    let found = checksum(path).map_err(|error| match error {
+        Error::File { source, .. } => {
+            let remedy = "give its new place with --supervision";
+            Error::invalid(path, "file", format!("cannot read the supervision of the run: {source}"), remedy)
+        }
+        other => other,
+    })?;
+    if config.supervision.as_ref() != Some(&found) {
+        let problem = "is not the supervision of the run: its content differs";
+        return Err(Error::invalid(path, "content", problem, "give the run's own file with --supervision"));
+    }
+    match similarity {
+        Some(_) => Supervision::open(Some(path), None, dataset),
+        None => Supervision::open(None, Some(path), dataset),
+    }
 }
 
 /// Opens the data of a run, at `path` or at its recorded path. It must be the data on which the run was

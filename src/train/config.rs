@@ -196,6 +196,11 @@ impl TrainConfig {
         Ok(())
     }
 
+    /// File of the supervision, if it is not the captions.
+    pub fn supervision(&self) -> Option<&Path> {
+        self.similarity.as_deref().or(self.caption_vectors.as_deref())
+    }
+
     /// Network configuration for a vocabulary of this size.
     pub fn model(&self, object_types: usize, predicate_types: usize) -> ModelConfig {
         ModelConfig {

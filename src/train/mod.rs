@@ -111,7 +111,7 @@ fn prepare(
     std::fs::create_dir_all(run).map_err(Error::file("create", run))?;
     let _lock = FolderLock::take(run)?;
     let resume = match resume {
-        Some(checkpoint) => Some(check_resume(run, checkpoint, dataset)?),
+        Some(checkpoint) => Some(check_resume(run, checkpoint, dataset, &config)?),
         None => {
             check_fresh(run)?;
             None
@@ -128,8 +128,7 @@ fn check_trainable(sampler: &TripleSampler<'_>, config: &TrainConfig) -> Result<
     if images.clone().into_par_iter().any(|image| sampler.draw(0, image as u32).is_some()) {
         return Ok(());
     }
-    let file = config.similarity.as_ref().or(config.caption_vectors.as_ref());
-    let path = file.map_or(Path::new("similarities of captions"), |path| path.as_path());
+    let path = config.supervision().unwrap_or(Path::new("similarities of captions"));
     Err(Error::invalid(
         path,
         "training images",
@@ -156,8 +155,21 @@ fn check_fresh(run: &Path) -> Result<()> {
 
 /// Checks that `checkpoint` is still the last one of `run`, can be continued on `dataset`, and is accompanied by the best one.
 /// Requires the lock of the folder.
-fn check_resume(run: &Path, mut checkpoint: Checkpoint, dataset: &Dataset) -> Result<Checkpoint> {
+fn check_resume(
+    run: &Path,
+    mut checkpoint: Checkpoint,
+    dataset: &Dataset,
+    config: &RunConfig,
+) -> Result<Checkpoint> {
     let last = run.join(LAST);
+    if !config.is_same_run(&checkpoint.config) {
+        let problem = match config.supervision == checkpoint.config.supervision {
+            true => "is of a run with other options or other data",
+            false => "is of a run with another similarity matrix or other caption vectors",
+        };
+        let remedy = "continue with the options and files of the run, or train a new one";
+        return Err(Error::invalid(last, "metadata \"config\"", problem, remedy));
+    }
     let TrainProgress { epoch, position, steps, .. } = checkpoint.progress;
     if checkpoint.moments.is_none() {
         let remedy = format!("continue from {LAST}");

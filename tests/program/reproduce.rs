@@ -425,6 +425,8 @@ fn what_cannot_be_used_is_refused() {
     let dataset = Dataset::open(&work.data).unwrap();
     let (images, file) = (dataset.image_count(), work.text("rows.npy"));
     write_npy(&work.path("rows.npy"), &vec![0.5; (images + 1) * 4], 4).unwrap();
+    refuse(&["--images", "no/such/folder"], &["--images: no/such/folder is no folder", "give the folder"]);
+    refuse(&["--seeds", "1000000000"], &["--seeds: is 1000000000; give at most 1000"]);
     refuse(&["--features", &file], &["rows.npy: shape", "one row per image"]);
     refuse(&["--caption-vectors", &file], &["rows.npy: shape", &format!("the data has {images} images")]);
     write_npy(&work.path("rows.npy"), &vec![0.8; images * 4], 4).unwrap();

@@ -551,3 +551,67 @@ fn supervision_without_a_triple_is_refused() {
         &["vectors.npy: training images: no triple can be drawn"],
     );
 }
+
+/// Files of a run may be moved: they are known by their content, and only commands that need them ask for them.
+#[test]
+fn moved_files_of_a_run_are_found_and_checked() {
+    let mut fixture = Workplace::new();
+    let dataset = Dataset::open(&fixture.data).unwrap();
+    let (images, first) = (dataset.image_count(), dataset.image_id(0).to_string());
+    let values: Vec<f32> = (0..images * images).map(|at| (at * 7919 % 1009) as f32 / 1009.0).collect();
+    write_npy(&fixture.path("sim.npy"), &values, images).unwrap();
+    write_npy(&fixture.path("other.npy"), &vec![0.5; images * images], images).unwrap();
+    let query = serde_json::json!([[dataset.object_name(0)]]).to_string();
+    let (query, out) = (fixture.write("query.json", query), fixture.text("e.npy"));
+    let run_folder = fixture.text("run");
+    run(fixture.train_arguments("run", &["--epochs", "1", "--similarity", &fixture.text("sim.npy")]));
+
+    fs::rename(fixture.path("sim.npy"), fixture.path("moved.npy")).unwrap();
+    let moved = fixture.text("moved.npy");
+    // No similarity is needed.
+    run(["search", &run_folder, "--graph", &query]);
+    run(["embed", &run_folder, "--out", &out]);
+    run(["retrieve", &run_folder]);
+    // A similarity is needed.
+    for command in [&["evaluate", &run_folder][..], &["search", &run_folder, "--image", &first]] {
+        refuse(command, &["sim.npy: file: cannot read the supervision", "--supervision"]);
+        run([command, &["--supervision", &moved]].concat());
+        let parts = ["other.npy: content: is not the supervision of the run", "--supervision"];
+        refuse([command, &["--supervision", &fixture.text("other.npy")]].concat(), &parts);
+    }
+    let resume =
+        |file: &str| fixture.train_arguments("run", &["--resume", "--epochs", "2", "--similarity", file]);
+    refuse(resume(&fixture.text("other.npy")), &["last.safetensors: ", "another similarity matrix"]);
+    run(resume(&moved));
+
+    // The data file.
+    let data = fixture.path("moved-data");
+    fs::rename(&fixture.data, &data).unwrap();
+    refuse(["embed", &run_folder, "--out", &out], &["data1: cannot read", "check the path"]);
+    run(["embed", &run_folder, "--out", &out, "--data", data.to_str().unwrap()]);
+    fixture.data = data;
+    run(fixture.train_arguments("run", &["--resume", "--epochs", "3", "--similarity", &moved]));
+    // The run knows the new places.
+    run(["evaluate", &run_folder, "--checkpoint", "last"]);
+
+    // A run that was supervised by captions has no such file.
+    run(fixture.train_arguments("captions", &["--epochs", "1"]));
+    refuse(
+        ["evaluate", &fixture.text("captions"), "--supervision", &moved],
+        &["--supervision: ", "leave it out"],
+    );
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_path_that_is_not_utf_8_is_refused_before_the_training() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    let fixture = Workplace::new();
+    let data = fixture.folder.path().join(OsStr::from_bytes(b"d\xff"));
+    fs::copy(&fixture.data, &data).unwrap();
+    let out = fixture.path("run").into_os_string();
+    let arguments = [OsStr::new("train"), data.as_os_str(), OsStr::new("--out"), &out];
+    refuse(arguments, &["path: is not UTF-8; rename the file"]);
+    assert!(!fixture.path("run").exists());
+}
