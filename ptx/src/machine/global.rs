@@ -264,14 +264,12 @@ impl Machine<'_> {
                 format!("offset {byte}, read by thread {reader}")
             });
         }
-        if cell.flags & MANY_BLOCKS != 0 {
-            if !self.atomics || !self.over.values().all(Fences::any) {
-                let what = match self.atomics {
-                    false => "race in global memory: write after another block's read",
-                    true => "write after another block's read, ordered by an atomic without a fence",
-                };
-                self.find(what, thread, || format!("offset {byte}"));
-            }
+        if cell.flags & MANY_BLOCKS != 0 && (!self.atomics || !self.over.values().all(Fences::any)) {
+            let what = match self.atomics {
+                false => "race in global memory: write after another block's read",
+                true => "write after another block's read, ordered by an atomic without a fence",
+            };
+            self.find(what, thread, || format!("offset {byte}"));
         }
     }
 }
