@@ -42,9 +42,9 @@ template <class T> __device__ __forceinline__ void edge_pool_forward(const EdgeP
     for (int c = threadIdx.x * COLUMNS_EACH; c < hidden; c += THREADS * COLUMNS_EACH) {
         NormFour to_subject = load_norm(norm, c, hidden), to_object = load_norm(of_object, c, hidden);
         Four sum = {};
-        auto subjects = four_columns(args.z, args.z_stride, c, hidden);
-        auto objects = four_columns(args.z + object_start, args.z_stride, c, hidden);
-        auto load = [&](int entry) { return entry % 2 == 1 ? objects.load(entry / 2) : subjects.load(entry / 2); };
+        auto rows = four_columns(args.z, args.z_stride, c, hidden);
+        rows.whole = rows.whole && object_start % COLUMNS_EACH == 0; // of both messages
+        auto load = [&](int entry) { return rows.load(entry / 2, entry % 2 * object_start); };
         for_each_entry(entries, first, end, load, [&](int entry, const PackedFour<T> &loaded) {
             Four value = loaded.widen();
 #pragma unroll

@@ -82,8 +82,9 @@ template <class T> struct FourColumns {
     int stride, count;  // number of columns that exist
     bool whole;
 
-    __device__ __forceinline__ PackedFour<T> load(int row) const {
-        const T *from = first_row + size_t(row) * stride;
+    // `shift` columns further on; the same alignment is assumed there.
+    __device__ __forceinline__ PackedFour<T> load(int row, int shift = 0) const {
+        const T *from = first_row + size_t(row) * stride + shift;
         if (whole) {
             return load_aligned(from);
         }
