@@ -1,6 +1,6 @@
 //! Conversion of boxes, sizes and addresses from raw files to a data file, including odd ones.
 
-use crate::raw_files::{RawFiles, graph};
+use crate::raw_files::{RawFiles, graph, in_one_line};
 use scenerank::data::Dataset;
 use scenerank::data::object_box::{ImageSize, ObjectBox};
 use scenerank::data::prepare::prepare;
@@ -189,7 +189,7 @@ fn odd_boxes_are_cut_or_left_out_and_counted() {
     assert_eq!((oddities.objects_without_box, oddities.boxes_without_area), (1, 2));
     // Images 1 and 2 keep two and none, images 3 and 4 three each.
     assert_eq!(pictures.boxes, 2 + 6);
-    let text = stages.to_string();
+    let text = in_one_line(&stages);
     assert!(
         text.contains("8 kept, 2 of them cut at the border; 1 outside, 6 in images of unknown size"),
         "{text}"

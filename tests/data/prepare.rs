@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::raw_files::{RawFiles, graph, gzip};
+use crate::raw_files::{RawFiles, graph, gzip, in_one_line};
 use scenerank::data::prepare::prepare;
 use scenerank::data::query_graph::read_query_graph;
 use scenerank::data::selection::{CountOver, Filter, GraphSource, Sources, select};
@@ -295,7 +295,7 @@ fn captions_with_the_id_of_another_are_kept() {
     assert_eq!(captions(5), ["a man"]);
     assert_eq!(captions(1), ["A man, a DOG.", "dog", "a dog"]);
     assert_eq!(captions(2), ["man", "zzz qqq"]);
-    assert!(stages.to_string().contains("2 with the id of another"), "{stages}");
+    assert!(in_one_line(&stages).contains("2 with the id of another"), "{stages}");
 }
 
 #[test]
@@ -368,7 +368,7 @@ fn a_photograph_is_in_one_split() {
         preparation.seed = seed;
         let stages = prepare(&preparation, files.path("out.data")).unwrap();
         assert_eq!(stages.twins, Twins { pairs: 1, in_different_splits: 0 });
-        assert!(stages.to_string().contains("1 pairs, 0 of them in different splits"), "{stages}");
+        assert!(in_one_line(&stages).contains("1 pairs, 0 of them in different splits"), "{stages}");
         preparation.split_by = SplitBy::Image;
         let stages = prepare(&preparation, files.path("out.data")).unwrap();
         assert_eq!((stages.splits, stages.twins.pairs), ([3, 1, 1], 1));

@@ -7,6 +7,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use scenerank::data::prepare::Preparation;
 use scenerank::data::selection::{Filter, GraphSource, Sources};
+use scenerank::data::stages::Stages;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -97,4 +98,9 @@ pub fn gzip(path: &Path) -> PathBuf {
     let packed = path.with_extension("packed");
     std::fs::write(&packed, encoder.finish().unwrap()).unwrap();
     packed
+}
+
+/// The counts of a preparation as printed, without line breaks.
+pub fn in_one_line(stages: &Stages) -> String {
+    stages.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
 }
