@@ -1,6 +1,7 @@
 //! `scenerank reproduce`.
 
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use clap::Args;
@@ -136,10 +137,13 @@ impl ReproduceArguments {
         };
         let stop = stop_on_ctrl_c()?;
         let out = reproduction.out.display();
-        let Some(report) = reproduce(&reproduction, &stop)? else {
-            eprintln!("stopped; run the same command again to continue");
+        let report = reproduce(&reproduction, &stop)?;
+        if stop.load(Ordering::Relaxed) {
+            eprintln!(
+                "stopped; {out}/report.html shows what is finished; run the same command again to continue"
+            );
             std::process::exit(INTERRUPTED);
-        };
+        }
         if self.json {
             let tables = json!({
                 "missing": report.missing,

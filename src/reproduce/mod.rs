@@ -27,7 +27,7 @@ mod tables;
 mod training;
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant, SystemTime};
 
 use self::material::Material;
@@ -101,9 +101,9 @@ impl Reproduction {
     }
 }
 
-/// Trains the runs that are not finished, measures them and writes the report. Returns `None` if `stop` was
-/// set; all progress is saved then, and the same call continues from there.
-pub fn reproduce(reproduction: &Reproduction, stop: &AtomicBool) -> Result<Option<Report>> {
+/// Trains the runs that are not finished, measures them and writes the report. If `stop` is set meanwhile, training stops and the
+/// report is of the runs that are finished; the same call continues from there.
+pub fn reproduce(reproduction: &Reproduction, stop: &AtomicBool) -> Result<Report> {
     let started = Instant::now();
     reproduction.check()?;
     std::fs::create_dir_all(&reproduction.out).map_err(Error::file("create", &reproduction.out))?;
@@ -116,9 +116,6 @@ pub fn reproduce(reproduction: &Reproduction, stop: &AtomicBool) -> Result<Optio
         material.caption_vectors.clone(),
     );
     let trained = train_all(reproduction, &material.dataset, &plan, stop)?;
-    if stop.load(Ordering::Relaxed) {
-        return Ok(None);
-    }
     let baselines = measure_baselines(&material, reproduction)?;
     let table_2 = tables::agreement_table(&plan, &trained, &baselines, &material, reproduction.measure)?;
     let table_3 = tables::retrieval_tables(&plan, &trained, &baselines);
@@ -148,5 +145,5 @@ pub fn reproduce(reproduction: &Reproduction, stop: &AtomicBool) -> Result<Optio
         gallery,
     };
     files::write(&report, &reproduction.out)?;
-    Ok(Some(report))
+    Ok(report)
 }

@@ -411,6 +411,34 @@ fn finished_runs_are_skipped_and_stopped_ones_go_on() {
     other(&settings, &["infonce-random-seed1/result.json: line 1", "remove the file"]);
 }
 
+#[cfg(unix)]
+#[test]
+fn a_stopped_reproduction_reports_what_is_finished() {
+    use std::process::{Command, Stdio};
+    let work = Workplace::new();
+    let arguments = work.reproduce_arguments("report", &["--epochs", "4", "--jobs", "1"]);
+    let mut program = Command::new(assert_cmd::cargo::cargo_bin("scenerank"))
+        .args(&arguments)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let finished = || {
+        let Ok(runs) = fs::read_dir(work.path("report/runs")) else { return 0 };
+        runs.filter(|run| run.as_ref().unwrap().path().join("result.json").exists()).count()
+    };
+    while finished() == 0 {
+        assert!(program.try_wait().unwrap().is_none(), "it ended by itself");
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    Command::new("kill").args(["-INT", &program.id().to_string()]).status().unwrap();
+    assert_eq!(program.wait().unwrap().code(), Some(130));
+    let (report, finished) = (work.report("report"), finished());
+    assert!((1..12).contains(&finished), "{finished} finished");
+    assert_eq!(report["missing"].as_array().unwrap().len(), 12 - finished);
+    assert!(work.path("report/report.html").exists());
+}
+
 #[test]
 fn what_cannot_be_used_is_refused() {
     let work = Workplace::new();
