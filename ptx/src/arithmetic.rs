@@ -179,6 +179,7 @@ macro_rules! shift64 {
 }
 
 /// Operation of an opcode, and whether each of its sources has 64 bits.
+#[allow(clippy::neg_cmp_op_on_partial_ord)] // an unordered comparison is the negation of an ordered one
 pub(crate) fn decode(opcode: &str) -> Option<(Op, &'static [bool])> {
     let (op, wides): (Op, &'static [bool]) = match opcode {
         // ---- f32
