@@ -18,8 +18,9 @@
 #include "lists.cuh"
 #include "strip_sums.cuh"
 
-constexpr int THREADS = 128;      // forward
-constexpr int BACKWARD_BLOCKS = 3; // least number per multiprocessor: registers for four rows at once
+constexpr int THREADS = 128; // forward
+// Least numbers of resident blocks per multiprocessor: registers for four rows at once.
+constexpr int SUMS_BLOCKS = 3, BACKWARD_BLOCKS = 2;
 
 template <class T> struct EdgePoolForward {
     T *pooled;
@@ -218,8 +219,8 @@ template <class T> __device__ __forceinline__ void edge_pool_backward(const Edge
 }
 
 STORED_KERNEL(edge_pool_forward, EdgePoolForward, THREADS)
-STORED_KERNEL(edge_pool_backward_sums, EdgePoolBackwardSums, WIDE_THREADS, BACKWARD_BLOCKS)
+STORED_KERNEL(edge_pool_backward_sums, EdgePoolBackwardSums, WIDE_THREADS, SUMS_BLOCKS)
 STORED_KERNEL(edge_pool_backward, EdgePoolBackward, WIDE_THREADS, BACKWARD_BLOCKS)
 EMULATED_KERNELS(edge_pool, EMULATED_STORED_KERNEL(edge_pool_forward, THREADS),
-                 EMULATED_STORED_KERNEL(edge_pool_backward_sums, WIDE_THREADS, BACKWARD_BLOCKS),
+                 EMULATED_STORED_KERNEL(edge_pool_backward_sums, WIDE_THREADS, SUMS_BLOCKS),
                  EMULATED_STORED_KERNEL(edge_pool_backward, WIDE_THREADS, BACKWARD_BLOCKS))
