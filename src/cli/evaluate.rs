@@ -77,7 +77,8 @@ impl EvaluateArguments {
         } else {
             println!("{}", evaluation.table());
             if let Some((path, measure)) = features {
-                println!("{}: compared by the {} of its rows", path.display(), measure.plural());
+                let name = shorten(&path.display().to_string(), NAME_WIDTH);
+                println!("{name}: compared by the {} of its rows", measure.plural());
             }
         }
         Ok(())
