@@ -13,7 +13,7 @@ check_loss() { # LOSS PRECISION...
     local loss="$1" precision input="$WORK/$1.safetensors" limits
     shift
     if [[ -n "$no_oracle" ]]; then
-        skip "oracle-$loss" "$no_oracle"
+        skip "oracle-$loss" "$no_oracle" torch
         return
     fi
     wanted "oracle-$loss" || return 0

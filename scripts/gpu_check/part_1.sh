@@ -35,7 +35,7 @@ if wanted bits-; then
     make_data bits-data 3-60 "$images"
     for batch in 16 17; do
         if [[ -z "$TRAINING_DATA" ]]; then
-            skip "bits-$batch" "there are no data"
+            skip "bits-$batch" "there are no data" bits-data
             continue
         fi
         stage "bits-$batch" 10-120 'bits|^time' passes "$HERE/bits.sh" "$SCENERANK" "$TRAINING_DATA" "$WORK/bits-$batch" \
@@ -53,7 +53,7 @@ source "$HERE/oracle.sh"
 check_loss ranking fp32 bf16x3 bf16
 # Verifies that the oracle can reject a step.
 if [[ -n "$no_oracle" ]]; then
-    skip oracle-rejects "$no_oracle"
+    skip oracle-rejects "$no_oracle" torch
 else
     spoilt="$WORK/spoilt.safetensors"
     stage oracle-spoilt-inputs 5-60 'nodes' passes "$PYTHON" "$HERE/peer/make_step.py" "$spoilt" --masks \
@@ -97,7 +97,7 @@ if [[ "$DEVICE" == emulated ]]; then
     variants=(eager) race_sizes=(--cpu --triples 1 --steps 2 --warmup 1)
 fi
 if [[ -n "$no_race" ]]; then
-    skip "race-${variants[0]}-bf16" "$no_race"
+    skip "race-${variants[0]}-bf16" "$no_race" torch
 else
     stage "race-${variants[0]}-bf16" 10-90 '^\{' passes "$PYTHON" "$HERE/peer/race.py" --variants "${variants[@]}" \
         --precisions bf16 "${race_sizes[@]}"

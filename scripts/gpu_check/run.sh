@@ -113,9 +113,11 @@ if [[ "$DEVICE" == emulated ]]; then
 elif has nvidia-smi; then
     fields=name,driver_version,memory.total,clocks.sm,clocks.max.sm,clocks.mem,clocks.max.mem,power.limit
     GPU="$(timeout 20 nvidia-smi --query-gpu="$fields" --format=csv,noheader 2>&1 | paste -sd';')"
+    GPU="${GPU:-nvidia-smi does not answer}"
     log_clocks
     stage gpu 1-20 'CUDA Version|Product Name|Driver Version|Throttle|Persistence|Compute Mode' passes nvidia-smi -q
 else
+    GPU="unknown, without nvidia-smi"
     skip gpu "nvidia-smi is not installed"
 fi
 stage program 1-20 '^scenerank|^CUDA|^commit' passes "$SCENERANK" --version
@@ -143,10 +145,11 @@ race_micros() { # LOG TRIPLES
         awk '{ printf "%.1f", 1000 * $1 }'
 }
 
-# Makes training data of this many synthetic images, unless --data named some. Sets TRAINING_DATA.
+# Makes training data of this many synthetic images, unless there are some or the first attempt failed. Sets TRAINING_DATA.
 TRAINING_DATA="$DATA"
 make_data() { # NAME LEAST-MOST IMAGES
-    [[ -z "$TRAINING_DATA" ]] || return 0
+    local ONLY="" # training stages depend on it
+    [[ -z "$TRAINING_DATA$(result_of "$1")" ]] || return 0
     # shellcheck disable=SC2016 # the inner shell expands them
     stage "$1" "$2" '^split' passes bash -c '
         "$1" synth "$2/raw" --images "$3" --word-width 300 && exec "$1" prepare --scene-graphs "$2/raw/scene_graphs.json" \

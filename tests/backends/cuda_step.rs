@@ -1,6 +1,7 @@
 //! The whole step of the CUDA backend, on the emulator or a GPU, compared with the reference in double
 //! precision.
 
+use crate::gpu::gpu;
 use crate::support::{
     BatchShape, SMALL, Tolerance, assert_close, random_batch, random_parameters, relative_error, switched_off,
 };
@@ -30,7 +31,7 @@ pub(crate) const KINDS: [LossKind; 3] = [LossKind::Ranking, LossKind::Triplet, L
 pub(crate) fn kernel_device(seed: Option<u64>) -> Option<Device> {
     let asked = "a device, which SCENERANK_TEST_DEVICE asks for";
     let device = match std::env::var("SCENERANK_TEST_DEVICE").as_deref() {
-        Ok("cuda") => Ok(launchers::gpu(0).expect(asked)),
+        Ok("cuda") => Ok(gpu()),
         Ok("ptx") => {
             let interpretation = Interpretation::from_environment().expect(asked);
             Ok(launchers::interpreted(Interpretation { seed, ..interpretation }).expect(asked))

@@ -1,6 +1,8 @@
 //! Tests of the backends: the reference against central differences, the stages of the CPU against the
 //! reference, and whole steps and trainings of CPU and CUDA against each other.
 
+#[path = "../support/gpu.rs"]
+mod gpu;
 #[path = "../support/program.rs"]
 mod program;
 #[path = "../support/mod.rs"]

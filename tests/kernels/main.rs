@@ -6,6 +6,8 @@
 
 #[path = "../support/compiler.rs"]
 mod compiler;
+#[path = "../support/gpu.rs"]
+mod gpu;
 mod support;
 
 mod adam;

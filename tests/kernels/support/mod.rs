@@ -16,6 +16,8 @@ use scenerank::backend::cuda::device::interpreter::Interpretation;
 use scenerank::backend::cuda::launchers;
 use scenerank::bench::check::{Output, Written, worst};
 
+use crate::gpu::gpu;
+
 pub use scenerank::bench::case::{all, all_mut};
 pub use scenerank::bench::values::Values;
 
@@ -43,7 +45,7 @@ pub fn test_device() -> TestDevice {
 fn open(seed: Option<u64>) -> Option<Device> {
     let asked = "a device, which SCENERANK_TEST_DEVICE asks for";
     match test_device() {
-        TestDevice::Gpu => Some(launchers::gpu(0).expect(asked)),
+        TestDevice::Gpu => Some(gpu()),
         TestDevice::Ptx => {
             let interpretation = Interpretation::from_environment().expect(asked);
             Some(launchers::interpreted(Interpretation { seed, ..interpretation }).expect(asked))
