@@ -29,7 +29,7 @@ await_all
 # Some hundred steps: an epoch of 4,099 anchors.
 images=6000 network=()
 if [[ "$DEVICE" == emulated ]]; then
-    images=600 network=(--layers 1 --state-width 8 --hidden-width 8)
+    images=160 network=(--layers 1 --state-width 8 --hidden-width 8)
 fi
 if wanted bits-; then
     make_data bits-data 3-60 "$images"
@@ -92,15 +92,15 @@ measure mma "${mma:+$mma TFLOP/s}"
 trained="$(sed -n 's/^time overlap: \([0-9.]*\) us.*/\1/p' "$LOGS/bits-16.log" 2>/dev/null)"
 measure_micros training_step "$trained"
 
-variants=(graph) race_sizes=(--triples 16 --steps 50)
+variant=graph precision=bf16 race_sizes=(--triples 16 --steps 50)
 if [[ "$DEVICE" == emulated ]]; then
-    variants=(eager) race_sizes=(--cpu --triples 1 --steps 2 --warmup 1)
+    variant=eager precision=fp32 race_sizes=(--cpu --triples 1 --steps 1 --warmup 0)
 fi
 if [[ -n "$no_race" ]]; then
-    skip "race-${variants[0]}-bf16" "$no_race" torch
+    skip "race-$variant-$precision" "$no_race" torch
 else
-    stage "race-${variants[0]}-bf16" 10-90 '^\{' passes "$PYTHON" "$HERE/peer/race.py" --variants "${variants[@]}" \
-        --precisions bf16 "${race_sizes[@]}"
+    stage "race-$variant-$precision" 10-90 '^\{' passes "$PYTHON" "$HERE/peer/race.py" --variants "$variant" \
+        --precisions "$precision" "${race_sizes[@]}"
     measure_micros torch_graph "$(race_micros "$LOGS/race-graph-bf16.log" 16)"
 fi
 

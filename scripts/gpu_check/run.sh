@@ -125,7 +125,7 @@ stage program 1-20 '^scenerank|^CUDA|^commit' passes "$SCENERANK" --version
 # Sets no_oracle and no_race to the reasons why they cannot run; empty where they can.
 no_oracle="" no_race=""
 check_torch() {
-    local ONLY="" # whatever stages were asked for, they may depend on it
+    local ONLY="" # stages that were asked for may depend on it
     if [[ ! -d "$HERE/peer" ]]; then
         no_oracle="the bundle has no oracle"
     elif ! stage torch 5-90 '^torch' optional "$PYTHON" -c '
