@@ -8,7 +8,8 @@
 //! compiled: enough for lints, which link nothing), and where nvcc may be: `NVCC`, `CUDA_HOME`, `CUDA_PATH`, `PATH`,
 //! `VIRTUAL_ENV`.
 //!
-//! Set for `scenerank --version`: `SCENERANK_COMMIT` and `SCENERANK_CUDA`.
+//! Set for `scenerank --version`: `SCENERANK_COMMIT` and `SCENERANK_CUDA`. Set for errors of the device:
+//! `SCENERANK_CUDA_TOOLKIT`, the toolkit's release.
 
 #[path = "src/backend/cuda/launchers/linear/dynamic_shared.rs"]
 mod dynamic_shared;
@@ -45,7 +46,7 @@ fn main() {
     println!("cargo:rustc-env=SCENERANK_COMMIT={}", commit());
     if asked("SCENERANK_CHECK_ONLY") {
         println!("cargo:rustc-cfg=emulator");
-        record_cuda("not compiled in: the build was for checks alone");
+        record_cuda("none", "not compiled in: the build was for checks alone");
         write_no_binaries(&out);
         return;
     }
@@ -153,19 +154,20 @@ fn build_fat_binaries(kernels: &[PathBuf], out: &Path) {
     if asked("SCENERANK_SANITIZE") || archs == "none" {
         // Such a build is only for the emulator.
         write_no_binaries(out);
-        record_cuda("not compiled in: the build was for the emulator alone");
+        record_cuda("none", "not compiled in: the build was for the emulator alone");
         return;
     }
     let Some(nvcc) = find_nvcc() else {
         write_no_binaries(out);
-        record_cuda("not compiled in: the build found no nvcc");
+        record_cuda("none", "not compiled in: the build found no nvcc");
         println!(
             "cargo:warning=CUDA is off: no nvcc in NVCC, CUDA_HOME, CUDA_PATH, PATH, /usr/local/cuda or the active \
              venv; install the CUDA toolkit (12.8 or later) and build again"
         );
         return;
     };
-    record_cuda(&format!("toolkit {}; architectures {archs}, and PTX of the first", toolkit(&nvcc)));
+    let release = toolkit(&nvcc);
+    record_cuda(&release, &format!("toolkit {release}; architectures {archs}, and PTX of the first"));
     let inputs = shared_inputs(&nvcc);
     let compiler = Nvcc { flags: nvcc_flags(&archs), ptx: interpreted(&archs), inputs, path: nvcc, out };
 
@@ -331,6 +333,7 @@ fn nvcc_flags(archs: &str) -> Vec<String> {
         "-Xptxas=-v",
         "--keep",
         "-Ikernels",
+        // Drivers before CUDA 12.4 cannot unpack it (src/backend/cuda/device/requirements.rs).
         "--compress-mode=size",
     ]
     .map(String::from)
@@ -479,8 +482,9 @@ fn git(arguments: &[&str]) -> Option<String> {
     String::from_utf8(output.stdout).ok()?.lines().next().map(String::from)
 }
 
-/// Sets what `--version` tells of the compiled kernels.
-fn record_cuda(text: &str) {
+/// Sets the release of the toolkit, and what `--version` tells of the compiled kernels.
+fn record_cuda(release: &str, text: &str) {
+    println!("cargo:rustc-env=SCENERANK_CUDA_TOOLKIT={release}");
     println!("cargo:rustc-env=SCENERANK_CUDA={text}");
 }
 

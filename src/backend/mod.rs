@@ -151,6 +151,12 @@ pub trait Batches: Memory {
         Ok(())
     }
 
+    /// Makes the following stages and captures run strictly one after the other. Returns whether they could overlap
+    /// before.
+    fn launch_in_series(&mut self) -> bool {
+        false
+    }
+
     /// Runs the stages recorded for the position of `batch`. Returns false if there are none.
     ///
     /// # Safety

@@ -214,7 +214,8 @@ impl<B: Backend> Model<B> {
     }
 
     /// Runs one training step, on the loaded batch or on the next batch of the epoch. A backend that supports
-    /// captures records the stages the first time, and later runs them in one call.
+    /// captures records the stages the first time, and later runs them in one call. If a first step with overlapping
+    /// launches fails, it is captured again with launches in series.
     pub fn train_step(&mut self, loss: &Loss, adam: &Adam, state: &mut TrainingState<B>) -> Result<()> {
         assert!(Arc::ptr_eq(&self.identity, &state.model), "a training state of another model");
         if state.captured != Some((*loss, *adam)) {
@@ -222,16 +223,28 @@ impl<B: Backend> Model<B> {
             state.captured = Some((*loss, *adam));
         }
         if !self.replay(state)? {
-            let captured = self.capture(loss, adam, state);
-            if captured.is_err() {
+            let mut first = self.first_step(loss, adam, state);
+            if let Err(error) = &first
+                && self.backend.launch_in_series()
+            {
+                tracing::warn!("{error}; the step is captured again and launched in series");
+                state.graphs = B::Graphs::default();
+                first = self.first_step(loss, adam, state);
+            }
+            if first.is_err() {
                 state.captured = None;
             }
-            captured?;
-            self.replay(state)?;
+            first?;
         }
         state.expect_losses(self.triples);
         state.steps += 1;
         Ok(())
+    }
+
+    /// Captures a step and runs it.
+    fn first_step(&mut self, loss: &Loss, adam: &Adam, state: &mut TrainingState<B>) -> Result<()> {
+        self.capture(loss, adam, state)?;
+        self.replay(state).map(|_| ())
     }
 
     /// Replays the step captured for the source of its batch; returns false if there is none.

@@ -85,7 +85,12 @@ fn a_driver_that_cannot_be_used_is_named_with_a_remedy() {
         ("cuda", &[("STUB_INIT", "803")], &["start the driver: ", "update the driver"]),
         ("cuda", &[("STUB_INIT", "34")], &["start the driver: ", "lib/stubs"]),
         ("cuda", &[("STUB_INIT", "999")], &["start the driver: ", "nvidia-smi"]),
-        ("cuda", &[("STUB_VERSION", "11080")], &["CUDA 11.8, and 12.0 is needed", "update the driver"]),
+        (
+            "cuda",
+            &[("STUB_VERSION", "12030")],
+            &["the driver knows CUDA 12.3, and compressed kernels need 12.4", "update the driver"],
+        ),
+        ("cuda", &[("STUB_VERSION", "11080")], &["CUDA 11.8, and compressed kernels need 12.4"]),
         ("cuda:1", &[], &["device cuda:1: the driver sees 1 GPU, cuda:0", "use another GPU"]),
         ("cuda:7", &[("STUB_COUNT", "4")], &["device cuda:7: the driver sees 4 GPUs, cuda:0 to cuda:3"]),
     ] {
@@ -100,7 +105,10 @@ fn a_driver_that_cannot_be_used_is_named_with_a_remedy() {
             ("STUB_SHARED_BYTES", "49152"),
             &["_128 takes 81920 bytes of shared memory, and a block has 49152", "--device cpu"],
         ),
-        (("STUB_LOAD", "209"), &["load the kernels: ", "CUDA 13.0", "SCENERANK_CUDA_ARCHS"]),
+        (
+            ("STUB_LOAD", "209"),
+            &["load the kernels: ", "CUDA 13.0", "compiled by CUDA ", "SCENERANK_CUDA_ARCHS"],
+        ),
         (("STUB_MEMORY_MIB", "0"), &["1 MiB more do not fit, 3 MiB are free", "--batch-size"]),
         (("STUB_HOST_ALLOC", "2"), &["MiB of page-locked memory: CUDA_ERROR_OUT_OF_MEMORY", "--batch-size"]),
     ] {
@@ -156,22 +164,30 @@ fn calls_with(fixture: &Fixture, stub: &Path, settings: &[(&str, &str)]) -> Opti
         return None;
     }
     assert!(output.status.success(), "{text}");
-    let call = |line: &str| {
-        let mut words = line.split(' ');
-        let (name, mut number) =
-            (words.next().unwrap().to_string(), || words.next().unwrap().parse().unwrap());
-        (name, number(), number())
-    };
-    Some(Calls(std::fs::read_to_string(log).unwrap().lines().map(call).collect()))
+    Some(Calls::read(&log))
 }
 
 /// Capture mode of the driver that forbids no calls.
 const RELAXED: i32 = 2;
 
+/// Flag of an instantiation: kernels of a graph keep the priorities of the streams in which they were captured.
+const USE_NODE_PRIORITY: i32 = 8;
+
 /// All calls of a run, in order.
 struct Calls(Vec<Call>);
 
 impl Calls {
+    /// Reads the log of a stub.
+    fn read(log: &Path) -> Self {
+        let call = |line: &str| {
+            let mut words = line.split(' ');
+            let (name, mut number) =
+                (words.next().unwrap().to_string(), || words.next().unwrap().parse().unwrap());
+            (name, number(), number())
+        };
+        Calls(std::fs::read_to_string(log).unwrap().lines().map(call).collect())
+    }
+
     fn positions(&self, wanted: impl Fn(&Call) -> bool) -> Vec<usize> {
         (0..self.0.len()).filter(|&at| wanted(&self.0[at])).collect()
     }
@@ -228,8 +244,9 @@ fn a_step_is_one_launch() {
     assert_eq!(chain[0].0, "graph_batch_places");
     let forbidden = ["allocate", "upload", "download", "host_waits", "launch_graph"];
     assert!(chain.iter().all(|call| !forbidden.contains(&&*call.0)), "{chain:?}");
-    // Each launch begins before its predecessor ends.
-    assert!(chain.iter().all(|call| (call.1, call.2) == (compute, 1)), "{chain:?}");
+    // Each launch but the root of the graph begins before its predecessor ends.
+    assert_eq!((chain[0].1, chain[0].2), (compute, 0), "the root carries no programmatic dependency");
+    assert!(chain[1..].iter().all(|call| (call.1, call.2) == (compute, 1)), "{chain:?}");
 
     // Each layer's update runs beside the chain, after its gradients are computed; the last update follows
     // everything else.
@@ -256,11 +273,13 @@ fn a_step_is_one_launch() {
         |stream: i32| calls.0.iter().find(|call| call.0 == "stream" && call.1 == stream).unwrap().2;
     assert!(priority(compute) < priority(beside));
 
-    let [ended, instantiated, launched] = [0, 1, 2].map(|after| calls.0[end + after].clone());
+    let [ended, instantiated, flags, launched] = [0, 1, 2, 3].map(|after| calls.0[end + after].clone());
     assert_eq!(ended, ("end_capture".to_string(), compute, ended.2));
     assert_eq!(instantiated, ("instantiate".to_string(), instantiated.1, ended.2));
+    // Without the flag, the updates would have the priority of the stream in which the graph is launched.
+    assert_eq!((&*flags.0, flags.1), ("instantiate_flags", USE_NODE_PRIORITY));
     assert_eq!(launched, ("launch_graph".to_string(), compute, instantiated.1));
-    assert_eq!(end + 2, steps[0]);
+    assert_eq!(end + 3, steps[0]);
     assert!(steps.iter().all(|&at| calls.0[at] == launched), "one graph for all steps");
 
     // The host makes no calls between two steps; after every tenth it reads the losses.
@@ -281,8 +300,8 @@ fn large_tiles_ask_for_their_shared_memory() {
     assert_eq!(asked, vec![81_920; 2 * 9], "nine products in each of two formats");
 }
 
-/// A launch waits for its predecessor to end in three cases. The driver cannot capture overlapping launches, the
-/// kernels were compiled for GPUs without them, or the user requests it.
+/// A launch waits for its predecessor to end in three cases. The GPU has no overlapping launches, the kernels were
+/// compiled for GPUs without them, or the user requests it.
 #[test]
 fn launches_overlap_only_where_kernels_wait() {
     let Some(stub) = stub() else { return };
@@ -291,7 +310,6 @@ fn launches_overlap_only_where_kernels_wait() {
         (("STUB_PTX", "90"), true),
         (("STUB_PTX", "80"), false),
         (("STUB_CAPABILITY", "8"), false),
-        (("STUB_VERSION", "12020"), false),
         (("SCENERANK_SERIAL_LAUNCHES", "1"), false),
     ] {
         let Some(calls) = calls_with(&fixture, stub, &[settings]) else { return };
@@ -300,6 +318,101 @@ fn launches_overlap_only_where_kernels_wait() {
         assert!(!products.is_empty());
         assert_eq!(overlapping > 0, overlap, "{settings:?}: {overlapping} of {}", products.len());
     }
+}
+
+/// The chain of a step without a branch: all launches are in one stream, and no event orders them.
+#[test]
+fn the_branch_can_be_turned_off() {
+    let Some(stub) = stub() else { return };
+    let fixture = Fixture::new();
+    let Some(calls) = calls_with(&fixture, stub, &[("SCENERANK_NO_BRANCH", "1")]) else { return };
+    let [begin, end] = ["begin_capture", "end_capture"].map(|name| calls.named(name)[0]);
+    let captured = &calls.0[begin + 1..end];
+    assert_eq!(captured.iter().filter(|call| call.0 == "adam_step").count(), 1 + LAYERS);
+    assert!(captured.iter().all(|call| call.1 == calls.0[begin].1), "{captured:?}");
+    assert!(captured.iter().all(|call| !["record", "stream_waits"].contains(&&*call.0)), "{captured:?}");
+    // Launches still overlap, those of the updates too.
+    assert!(captured[1..].iter().all(|call| call.2 == 1), "{captured:?}");
+}
+
+/// A driver that refuses a graph with overlapping launches gets one without, and the user gets a warning.
+#[test]
+fn a_step_that_cannot_overlap_is_launched_in_series() {
+    let Some(stub) = stub() else { return };
+    let fixture = Fixture::new();
+    if calls(&fixture, stub).is_none() {
+        return;
+    }
+    for refused in ["launch", "end_capture", "instantiate", "launch_graph"] {
+        let log = fixture.folder.path().join("calls");
+        std::fs::remove_file(&log).unwrap();
+        let settings = [("STUB_REFUSES", refused), ("STUB_LOG", log.to_str().unwrap())];
+        let output = fixture.train("cuda", stub, &settings).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{refused}: {text}");
+        let warnings: Vec<&str> = text.lines().filter(|line| line.contains("launched in series")).collect();
+        assert_eq!(warnings.len(), 1, "{refused}: {text}");
+        assert!(warnings[0].contains("CUDA_ERROR_OF_THE_STUB"), "{refused}: {}", warnings[0]);
+        let calls = Calls::read(&log);
+        let captures = calls.named("begin_capture");
+        assert_eq!(captures.len(), 2, "{refused}: one retry");
+        let second = calls.positions(|call| call.0 == "end_capture")[1];
+        let retried = &calls.0[captures[1] + 1..second];
+        let compute = calls.0[captures[1]].1;
+        assert!(retried.iter().all(|call| (call.1, call.2) == (compute, 0)), "{refused}: {retried:?}");
+        assert_eq!(retried.iter().filter(|call| call.0 == "adam_step").count(), 1 + LAYERS, "{refused}");
+    }
+}
+
+/// What fails in series too is an error, after one retry.
+#[test]
+fn a_step_that_fails_in_series_is_an_error() {
+    let Some(stub) = stub() else { return };
+    let fixture = Fixture::new();
+    if calls(&fixture, stub).is_none() {
+        return;
+    }
+    let log = fixture.folder.path().join("calls");
+    let [serial, no_branch] = ["SCENERANK_SERIAL_LAUNCHES", "SCENERANK_NO_BRANCH"].map(|name| (name, "1"));
+    for (given, captures) in [(&[][..], 2), (&[serial], 2), (&[no_branch], 2), (&[serial, no_branch], 1)] {
+        std::fs::remove_file(&log).unwrap();
+        let stubs = [("STUB_INSTANTIATE", "801"), ("STUB_LOG", log.to_str().unwrap())];
+        let settings: Vec<_> = given.iter().copied().chain(stubs).collect();
+        let error = fixture.refusal("cuda", stub, &settings);
+        assert!(error.contains("capture a graph: CUDA_ERROR_OF_THE_STUB"), "{error}");
+        assert_eq!(Calls::read(&log).named("begin_capture").len(), captures, "{given:?}");
+    }
+}
+
+/// Set for the process that [`memory_may_be_freed_on_any_thread`] starts.
+const WITH_STUB: &str = "SCENERANK_TEST_WITH_STUB";
+
+/// A new thread has no current context. What it frees must be freed, and the next call must not fail.
+#[test]
+fn memory_may_be_freed_on_any_thread() {
+    let Some(stub) = stub() else { return };
+    if std::env::var_os(WITH_STUB).is_some() {
+        let device = scenerank::backend::cuda::launchers::gpu(0).unwrap();
+        let buffer = device.allocate::<f32>(3).unwrap();
+        std::thread::spawn(move || drop(buffer)).join().unwrap();
+        device.allocate::<f32>(3).unwrap();
+        return;
+    }
+    let fixture = Fixture::new();
+    if calls(&fixture, stub).is_none() {
+        return;
+    }
+    // The driver is loaded from the folders that were named when the process started.
+    let log = fixture.folder.path().join("frees");
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "devices::memory_may_be_freed_on_any_thread", "--nocapture"])
+        .envs([(WITH_STUB, "1"), ("STUB_LOG", log.to_str().unwrap())])
+        .env("LD_LIBRARY_PATH", stub)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let calls = Calls::read(&log);
+    assert_eq!((calls.named("allocate").len(), calls.named("free").len()), (2, 2));
 }
 
 /// Loaded batches, here those of validation, are copied on a separate stream, and the host only waits for the

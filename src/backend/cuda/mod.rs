@@ -207,6 +207,10 @@ impl<T: StoredElement> Batches for Cuda<T> {
         Ok(())
     }
 
+    fn launch_in_series(&mut self) -> bool {
+        self.device.launch_in_series()
+    }
+
     unsafe fn replay(&mut self, batch: &Batch, graphs: &Graphs) -> Result<bool> {
         let Some(graph) = &graphs[batch.source()] else { return Ok(false) };
         let _range = nvtx::range(format_args!("step"));

@@ -24,6 +24,11 @@ static Result make(void **handle) {
 
 static int name(const void *handle) { return (int)((size_t)handle >> 4); }
 
+// By stream: whether its latest work is a kernel. Only another kernel may then begin before it has ended.
+static char after_kernel[1 << 10];
+
+static void other_work(const void *stream) { after_kernel[name(stream)] = 0; }
+
 static void say(const char *call, int first, int second) {
     const char *path = getenv("STUB_LOG");
     FILE *file = path == NULL ? NULL : fopen(path, "a");
@@ -67,11 +72,18 @@ Result cuDevicePrimaryCtxRetain(void **context, int device) {
     return number("STUB_RETAIN", 0);
 }
 Result cuDevicePrimaryCtxRelease_v2(int device) { return 0; }
+// A context is current on the threads that set it, and on no other.
+static __thread void *current = NULL;
+enum { INVALID_CONTEXT = 201 };
+
 Result cuCtxGetCurrent(void **context) {
-    *context = &handles;
+    *context = current;
     return 0;
 }
-Result cuCtxSetCurrent(void *context) { return 0; }
+Result cuCtxSetCurrent(void *context) {
+    current = context;
+    return 0;
+}
 Result cuCtxSynchronize(void) { return 0; }
 
 Result cuCtxGetStreamPriorityRange(int *least, int *greatest) {
@@ -90,6 +102,7 @@ Result cuStreamSynchronize(void *stream) {
     return 0;
 }
 Result cuStreamWaitEvent(void *stream, void *event, unsigned flags) {
+    other_work(stream);
     say("stream_waits", name(stream), name(event));
     return 0;
 }
@@ -122,9 +135,19 @@ Result cuFuncSetAttribute(void *function, int attribute, int value) {
 }
 // A graph is a number, too. Captured calls are logged, and do nothing.
 static int capturing = 0;
+// Number of launches of the latest capture that may begin before their predecessor has ended.
+static int overlapping = 0;
+
+// STUB_REFUSES names a call that fails for graphs with overlapping launches.
+static int refuses(const char *call) {
+    const char *refused = getenv("STUB_REFUSES");
+    return refused != NULL && strcmp(refused, call) == 0 && overlapping > 0 ? 801 : 0;
+}
 
 Result cuStreamBeginCapture_v2(void *stream, int mode) {
     capturing = 1;
+    overlapping = 0;
+    other_work(stream);
     say("begin_capture", name(stream), mode);
     return 0;
 }
@@ -132,16 +155,18 @@ Result cuStreamEndCapture(void *stream, void **graph) {
     capturing = 0;
     make(graph);
     say("end_capture", name(stream), name(*graph));
-    return 0;
+    return refuses("end_capture");
 }
 Result cuGraphInstantiateWithFlags(void **executable, void *graph, unsigned long long flags) {
     make(executable);
     say("instantiate", name(*executable), name(graph));
-    return number("STUB_INSTANTIATE", 0);
+    say("instantiate_flags", (int)flags, 0);
+    return number("STUB_INSTANTIATE", refuses("instantiate"));
 }
 Result cuGraphLaunch(void *executable, void *stream) {
+    other_work(stream);
     say("launch_graph", name(stream), name(executable));
-    return 0;
+    return refuses("launch_graph");
 }
 Result cuGraphExecDestroy(void *executable) { return 0; }
 Result cuGraphDestroy(void *graph) { return 0; }
@@ -171,7 +196,12 @@ Result cuLaunchKernelEx(const LaunchConfig *config, void *function, void **param
         overlaps |= config->attributes[i].id == 6 && config->attributes[i].value[0] == 1;
     }
     say(function, name(config->stream), overlaps);
-    return 0;
+    overlapping += capturing && overlaps;
+    if (overlaps && !after_kernel[name(config->stream)]) {
+        return 1;
+    }
+    after_kernel[name(config->stream)] = 1;
+    return current == NULL ? INVALID_CONTEXT : capturing ? refuses("launch") : 0;
 }
 
 Result cuMemGetInfo_v2(size_t *available, size_t *total) {
@@ -187,39 +217,53 @@ Result cuMemAllocAsync(Address *address, size_t bytes, void *stream) {
     if (allocated > (size_t)number("STUB_MEMORY_MIB", 1 << 14) << 20 || allocations > number("STUB_ALLOCATIONS", 1 << 30)) {
         return 2;
     }
+    if (current == NULL) {
+        return INVALID_CONTEXT;
+    }
     say("allocate", name(stream), (int)bytes);
     *address = (Address)calloc(1, bytes); // no kernel runs: what they would write is zeros
     return 0;
 }
 Result cuMemFreeAsync(Address address, void *stream) {
+    if (current == NULL) {
+        return INVALID_CONTEXT;
+    }
+    say("free", name(stream), 0);
     free((void *)address);
     return 0;
 }
 Result cuMemHostAlloc(void **address, size_t bytes, unsigned flags) {
     *address = malloc(bytes);
-    return number("STUB_HOST_ALLOC", 0);
+    return number("STUB_HOST_ALLOC", current == NULL ? INVALID_CONTEXT : 0);
 }
 Result cuMemFreeHost(void *address) {
+    if (current == NULL) {
+        return INVALID_CONTEXT;
+    }
     free(address);
     return 0;
 }
 Result cuMemsetD8Async(Address address, unsigned char value, size_t count, void *stream) {
+    other_work(stream);
     if (!capturing) {
         memset((void *)address, value, count);
     }
     return 0;
 }
 Result cuMemcpyHtoDAsync_v2(Address to, const void *from, size_t bytes, void *stream) {
+    other_work(stream);
     memcpy((void *)to, from, bytes);
     say("upload", name(stream), 0);
     return 0;
 }
 Result cuMemcpyDtoDAsync_v2(Address to, Address from, size_t bytes, void *stream) {
+    other_work(stream);
     memmove((void *)to, (void *)from, bytes);
     say("copy", name(stream), 0);
     return 0;
 }
 Result cuMemcpyDtoHAsync_v2(void *to, Address from, size_t bytes, void *stream) {
+    other_work(stream);
     memcpy(to, (void *)from, bytes);
     say("download", name(stream), 0);
     return 0;

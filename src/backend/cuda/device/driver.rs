@@ -85,6 +85,11 @@ pub(crate) trait Driver: Send + Sync {
     /// Returns the work recorded since [`Driver::begin_capture`].
     fn end_capture(self: Arc<Self>) -> Result<Box<dyn Recorded>>;
 
+    /// Makes the following launches and captures neither overlap nor use the branch. Returns whether they could before.
+    fn launch_in_series(&self) -> bool {
+        false
+    }
+
     /// Creates a stopwatch that is not started yet.
     fn stopwatch(self: Arc<Self>) -> Result<Box<dyn StopwatchHandle>>;
 

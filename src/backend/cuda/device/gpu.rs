@@ -18,27 +18,21 @@ use super::kernel::{KernelFile, KernelInfo};
 use super::launch::Launch;
 use super::memory::Memory;
 use super::properties::Properties;
+use super::requirements::{
+    LEAST_CAPABILITY, OVERLAP_CAPABILITY, OVERLAP_PTX, TOOLKIT, lacking, version_words,
+};
 use crate::error::{Error, Result};
 
 /// Fat binary of each kernel file; empty if the build found no nvcc.
 static FAT_BINARIES: &[(&str, &[u8])] = &include!(concat!(env!("OUT_DIR"), "/fat_binaries.rs"));
 
-/// Lowest compute capability supported by the kernels: it introduced asynchronous copies and bf16.
-const LEAST_CAPABILITY: (i32, i32) = (8, 0);
-
-/// Lowest supported driver, as the CUDA version that it supports (1000 major + 10 minor).
-const LEAST_DRIVER: i32 = 12_000;
-
-/// Requirements for launches that begin before their predecessor has ended (`kernels/launch.cuh`): compute
-/// capability, driver version, and PTX version of the kernel. Earlier drivers cannot capture such launches,
-/// and kernels compiled for earlier GPUs do not wait.
-const OVERLAP_CAPABILITY: (i32, i32) = (9, 0);
-const OVERLAP_DRIVER: i32 = 12_030;
-const OVERLAP_PTX: i32 = 90;
-
 /// Environment variable; if it is 1, every launch waits for its predecessor to end. Measures the overlap, or
 /// rules it out as a cause.
 const SERIAL_LAUNCHES: &str = "SCENERANK_SERIAL_LAUNCHES";
+
+/// Environment variable; if it is 1, launches of the branch go to the main stream. Measures the branch, or rules it out as
+/// a cause.
+const NO_BRANCH: &str = "SCENERANK_NO_BRANCH";
 
 /// An open GPU.
 pub(super) struct Gpu {
@@ -49,8 +43,11 @@ pub(super) struct Gpu {
     copies: Arc<CudaStream>,
     branch: Branch,
     functions: HashMap<&'static str, Function>,
-    /// Whether the next launch depends on work of two streams. It must then not overlap with its predecessor.
-    joins: AtomicBool,
+    /// Whether a launch may begin before its predecessor has ended.
+    overlap: AtomicBool,
+    /// Whether the latest work in the main stream is a launch, and the next launch depends on nothing else. Only then may
+    /// the next launch overlap with it: the first launch of a graph, and a launch after a wait or a copy, may not.
+    after_launch: AtomicBool,
 }
 
 /// A stream beside the main stream. Events order its beginning and its end with that stream.
@@ -59,6 +56,8 @@ struct Branch {
     stream: Arc<CudaStream>,
     left: CudaEvent,
     done: CudaEvent,
+    /// Whether the branch is used. Otherwise its launches go to the main stream.
+    used: AtomicBool,
     /// Whether launches currently go to the branch.
     taken: AtomicBool,
     /// Whether launches have gone to the branch since it was last joined.
@@ -68,13 +67,29 @@ struct Branch {
 /// A loaded kernel.
 struct Function {
     function: CudaFunction,
-    /// Whether a launch may begin before its predecessor has ended.
-    overlaps: bool,
+    /// Whether the kernel waits for its predecessor.
+    waits: bool,
 }
 
-/// Device memory; the slice frees it.
+/// Memory that is freed with its context current. cudarc frees memory in whatever context the thread has. Without one this
+/// fails, and the next call of any thread returns the error.
+struct Freed<M> {
+    _memory: M,
+    context: Arc<CudaContext>,
+}
+
+impl<M> Drop for Freed<M> {
+    fn drop(&mut self) {
+        // The context's own `bind_to_thread` would take an error that is meant for the next call. If this fails, freeing the
+        // memory fails as well, and cudarc keeps that error.
+        // SAFETY: the context lives as long as self.
+        let _ = unsafe { result::ctx::set_current(self.context.cu_ctx()) };
+    }
+}
+
+/// Device memory.
 struct GpuMemory {
-    _slice: CudaSlice<u8>,
+    _slice: Freed<CudaSlice<u8>>,
     address: u64,
 }
 
@@ -84,9 +99,9 @@ impl Memory for GpuMemory {
     }
 }
 
-/// Page-locked host memory; the slice frees it.
+/// Page-locked host memory.
 struct PageLocked {
-    _slice: PinnedHostSlice<u8>,
+    _slice: Freed<PinnedHostSlice<u8>>,
     address: u64,
 }
 
@@ -124,7 +139,7 @@ fn words(error: DriverError) -> String {
     format!("{} ({})", text(error.error_name()), text(error.error_string()))
 }
 
-/// Newest CUDA version that the driver supports, encoded as in [`LEAST_DRIVER`].
+/// Newest CUDA version that the driver supports: 1000 major + 10 minor.
 fn driver_version() -> std::result::Result<i32, DriverError> {
     let mut version = 0;
     // SAFETY: the call only writes to `version`.
@@ -132,8 +147,9 @@ fn driver_version() -> std::result::Result<i32, DriverError> {
     Ok(version)
 }
 
-fn version_words(version: i32) -> String {
-    format!("{}.{}", version / 1000, version % 1000 / 10)
+/// Whether an environment variable is 1.
+fn asked(name: &str) -> bool {
+    std::env::var(name).is_ok_and(|value| value == "1")
 }
 
 impl Gpu {
@@ -167,9 +183,9 @@ impl Gpu {
         })?;
         let version = driver_version().map_err(failed("ask for the driver's version", driver))?;
         let known = format!("the driver knows CUDA {}", version_words(version));
-        if version < LEAST_DRIVER {
-            let problem_words = format!("{known}, and {} is needed", version_words(LEAST_DRIVER));
-            return Err(problem(index, problem_words, update));
+        if let Some(feature) = lacking(version) {
+            let needed = version_words(feature.since);
+            return Err(problem(index, format!("{known}, and {} need {needed}", feature.what), update));
         }
         let count = CudaContext::device_count().map_err(failed("count the GPUs", driver))?;
         if index >= count as usize {
@@ -214,10 +230,10 @@ impl Gpu {
             context.new_stream_with_priority(priority).map_err(failed("make a stream", driver))
         });
         let [left, done] = [(); 2].map(|()| context.new_event(None).map_err(failed("make an event", driver)));
+        let used = AtomicBool::new(!asked(NO_BRANCH));
         let [taken, open] = [(); 2].map(|()| AtomicBool::new(false));
-        let branch = Branch { stream: beside?, left: left?, done: done?, taken, open };
-        let serial = std::env::var(SERIAL_LAUNCHES).is_ok_and(|value| value == "1");
-        let may_overlap = !serial && capability >= OVERLAP_CAPABILITY && version >= OVERLAP_DRIVER;
+        let branch = Branch { stream: beside?, left: left?, done: done?, used, taken, open };
+        let overlap = AtomicBool::new(capability >= OVERLAP_CAPABILITY && !asked(SERIAL_LAUNCHES));
         let mut functions = HashMap::new();
         for KernelFile { name: file, kernels } in files {
             let binary =
@@ -225,7 +241,8 @@ impl Gpu {
             let binary = binary.unwrap_or_else(|| panic!("no fat binary of kernels/{file}.cu"));
             let module = context.load_module(Ptx::from_binary(binary)).map_err(|error| {
                 let remedy = "update the driver, or set SCENERANK_CUDA_ARCHS to this GPU's architecture and build again";
-                problem(index, format!("load the kernels: {}; {known}", words(error)), remedy)
+                let built = format!("the kernels were compiled by CUDA {TOOLKIT}");
+                problem(index, format!("load the kernels: {}; {known}, {built}", words(error)), remedy)
             })?;
             for &KernelInfo { name, dynamic_shared_bytes, .. } in *kernels {
                 let function = module.load_function(name).map_err(failed(name, "build again"))?;
@@ -243,11 +260,12 @@ impl Gpu {
                     let most = CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
                     function.set_attribute(most, shared).map_err(failed(name, driver))?;
                 }
-                functions.insert(name, Function { function, overlaps: may_overlap && ptx >= OVERLAP_PTX });
+                functions.insert(name, Function { function, waits: ptx >= OVERLAP_PTX });
             }
         }
         let (stream, copies) = (stream?, copies?);
-        Ok(Gpu { context, stream, copies, branch, functions, joins: AtomicBool::new(false) })
+        let after_launch = AtomicBool::new(false);
+        Ok(Gpu { context, stream, copies, branch, functions, overlap, after_launch })
     }
 
     fn failed<'a>(&'a self, operation: &'a str) -> impl Fn(DriverError) -> Error + 'a {
@@ -263,9 +281,13 @@ impl Gpu {
         self.context.bind_to_thread().map_err(self.failed("bind"))
     }
 
+    fn freed<M>(&self, memory: M) -> Freed<M> {
+        Freed { _memory: memory, context: self.context.clone() }
+    }
+
     /// Makes the following launches wait for `event`.
     fn wait(&self, event: &CudaEvent) -> Result<()> {
-        self.joins.store(true, Ordering::Relaxed);
+        self.after_launch.store(false, Ordering::Relaxed);
         self.stream.wait(event).map_err(self.failed("wait for an event"))
     }
 }
@@ -287,7 +309,7 @@ impl Driver for Gpu {
             )
         })?;
         let address = slice.device_ptr(&self.stream).0;
-        Ok(Box::new(GpuMemory { _slice: slice, address }))
+        Ok(Box::new(GpuMemory { _slice: self.freed(slice), address }))
     }
 
     fn allocate_page_locked(&self, bytes: usize) -> Result<Box<dyn Memory>> {
@@ -301,11 +323,12 @@ impl Driver for Gpu {
                 "use a smaller --batch-size, or free memory of the host",
             )
         })?;
-        Ok(Box::new(PageLocked { _slice: slice, address }))
+        Ok(Box::new(PageLocked { _slice: self.freed(slice), address }))
     }
 
     unsafe fn zero(&self, address: u64, bytes: usize) -> Result<()> {
         self.bind()?;
+        self.after_launch.store(false, Ordering::Relaxed);
         // SAFETY: guaranteed by the caller.
         unsafe { result::memset_d8_async(address, 0, bytes, self.stream.cu_stream()) }
             .map_err(self.failed("zero"))
@@ -313,6 +336,7 @@ impl Driver for Gpu {
 
     unsafe fn upload(&self, from: &[u8], to: u64) -> Result<()> {
         self.bind()?;
+        self.after_launch.store(false, Ordering::Relaxed);
         // SAFETY: guaranteed by the caller. From pageable memory the call returns only after it has read the
         // values.
         unsafe { result::memcpy_htod_async(to, from, self.stream.cu_stream()) }.map_err(self.failed("upload"))
@@ -320,6 +344,7 @@ impl Driver for Gpu {
 
     unsafe fn download(&self, from: u64, to: &mut [u8]) -> Result<()> {
         self.bind()?;
+        self.after_launch.store(false, Ordering::Relaxed);
         // SAFETY: guaranteed by the caller; `to` outlives the copy, which is waited for below.
         unsafe { result::memcpy_dtoh_async(to, from, self.stream.cu_stream()) }
             .map_err(self.failed("download"))?;
@@ -328,6 +353,7 @@ impl Driver for Gpu {
 
     unsafe fn copy_on_device(&self, from: u64, to: u64, bytes: usize) -> Result<()> {
         self.bind()?;
+        self.after_launch.store(false, Ordering::Relaxed);
         // SAFETY: guaranteed by the caller.
         unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream.cu_stream()) }
             .map_err(self.failed("copy"))
@@ -339,11 +365,11 @@ impl Driver for Gpu {
             launch;
         let mut parameter: *mut c_void = arguments.as_ptr().cast_mut().cast();
         let ([x, y, z], [tx, ty, tz]) = (blocks, threads);
-        let Function { function, overlaps } = &self.functions[name];
-        // The first launch of the branch depends on work of the other stream, and a launch after a wait
-        // depends on two streams. Neither overlaps.
+        let Function { function, waits } = &self.functions[name];
+        // Launches of the branch never overlap: the first one depends on work of the other stream.
         let beside = self.branch.taken.load(Ordering::Relaxed);
-        let joins = !beside && self.joins.swap(false, Ordering::Relaxed);
+        let after_launch = !beside && self.after_launch.swap(true, Ordering::Relaxed);
+        let overlaps = *waits && after_launch && self.overlap.load(Ordering::Relaxed);
         let mut overlap = sys::CUlaunchAttribute {
             id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
             pad: [0; 4],
@@ -359,7 +385,7 @@ impl Driver for Gpu {
             sharedMemBytes: dynamic_shared_bytes,
             hStream: if beside { self.branch.stream.cu_stream() } else { self.stream.cu_stream() },
             attrs: &mut overlap,
-            numAttrs: u32::from(*overlaps && !beside && !joins),
+            numAttrs: u32::from(overlaps),
         };
         // SAFETY: the caller guarantees the arguments; they outlive the call, which copies them.
         unsafe {
@@ -370,7 +396,10 @@ impl Driver for Gpu {
     }
 
     fn take_branch(&self) -> Result<()> {
-        let Branch { stream, left, taken, open, .. } = &self.branch;
+        let Branch { stream, left, used, taken, open, .. } = &self.branch;
+        if !used.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         left.record(&self.stream).map_err(self.failed("record an event"))?;
         stream.wait(left).map_err(self.failed("wait for an event"))?;
         taken.store(true, Ordering::Relaxed);
@@ -411,15 +440,29 @@ impl Driver for Gpu {
     /// Uses the relaxed mode: the driver may load a kernel only at its first call, and other threads may call
     /// the driver during the capture. [`super::Device`] itself rejects operations that cannot be captured.
     fn begin_capture(&self) -> Result<()> {
+        // A capture that failed may have left the branch open.
+        self.branch.open.store(false, Ordering::Relaxed);
+        // The root of the graph has no predecessor to overlap with.
+        self.after_launch.store(false, Ordering::Relaxed);
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
         self.stream.begin_capture(mode).map_err(self.failed("begin to capture a graph"))
     }
 
     fn end_capture(self: Arc<Self>) -> Result<Box<dyn Recorded>> {
-        let graph = self.stream.end_capture(sys::CUgraphInstantiate_flags(0));
+        self.after_launch.store(false, Ordering::Relaxed);
+        // Kernels keep the priorities of their streams. Without the flag, all of them have that of the stream in which the
+        // graph is launched, and the branch would compete with the main stream.
+        let flags = sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_USE_NODE_PRIORITY;
+        let graph = self.stream.end_capture(flags);
         let graph = graph.map_err(self.failed("capture a graph"))?;
         let graph = graph.expect("a graph, unless the capture was broken off");
         Ok(Box::new(GpuGraph { gpu: self, graph }))
+    }
+
+    fn launch_in_series(&self) -> bool {
+        let [overlapped, branched] =
+            [&self.overlap, &self.branch.used].map(|used| used.swap(false, Ordering::Relaxed));
+        overlapped || branched
     }
 
     fn stopwatch(self: Arc<Self>) -> Result<Box<dyn StopwatchHandle>> {
@@ -464,6 +507,7 @@ impl EventHandle for GpuEvent {
 
 impl Recorded for GpuGraph {
     unsafe fn replay(&self) -> Result<()> {
+        self.gpu.after_launch.store(false, Ordering::Relaxed);
         self.graph.launch().map_err(self.gpu.failed("launch a graph"))
     }
 }

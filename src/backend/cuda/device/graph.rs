@@ -40,6 +40,12 @@ impl Device {
         unsafe { graph.0.replay() }
     }
 
+    /// Makes the following launches and captures neither overlap nor use the branch. Returns whether they could before;
+    /// only a GPU can.
+    pub(crate) fn launch_in_series(&self) -> bool {
+        self.driver.launch_in_series()
+    }
+
     /// Panics if a graph is being captured, which cannot hold the operation `what`.
     #[track_caller]
     pub(crate) fn assert_not_capturing(&self, what: &str) {

@@ -19,6 +19,7 @@ mod launch;
 mod memory;
 pub(crate) mod nvtx;
 pub mod properties;
+mod requirements;
 pub mod rows;
 pub mod stopwatch;
 pub(crate) mod streams;
