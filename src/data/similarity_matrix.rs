@@ -33,7 +33,7 @@ impl SimilarityMatrix {
     /// Maps the matrix at `path` for a dataset of `images` images.
     ///
     /// Checks the header, the length, and in one parallel pass over the file that every entry is from 0 to 1. Entries up to
-    /// [`SLACK`] beyond are rounding errors, and are clamped when read.
+    /// `SLACK` beyond are rounding errors, and are clamped when read.
     pub fn open(path: impl AsRef<Path>, images: usize) -> Result<Self> {
         let path: PathBuf = path.as_ref().to_path_buf();
         let invalid = |place: &str, problem: String| Error::invalid(&path, place, problem, REMEDY);
