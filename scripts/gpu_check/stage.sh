@@ -109,10 +109,10 @@ measure_micros() { # KEY MICROSECONDS
 essentials() {
     local key what expected
     [[ "$DEVICE" == cuda ]] || echo "emulated: sizes are small, and times say nothing about a GPU"
-    printf '%-58s %-18s %s\n' "essentials, part $PART" measured "expected by the model (H200)"
+    printf '%-58s %-28s %s\n' "essentials, part $PART" measured "expected by the model (H200)"
     while IFS='|' read -r key what expected; do
         if [[ "$key" == "$PART".* ]]; then
-            printf '%-58s %-18s %s\n' "$what" "${measured[${key#*.}]:--}" "$expected"
+            printf '%-58s %-28s %s\n' "$what" "${measured[${key#*.}]:--}" "$expected"
         fi
     done <"$HERE/expected.txt"
 }
