@@ -58,10 +58,10 @@ pub enum Precision {
     /// Double precision. Only on the reference device.
     Fp64,
     /// Activations, their gradients and a copy of the weights in bf16 (8 significant bits); products on tensor cores. On
-    /// devices cuda, emulated and cpu (which only rounds).
+    /// devices cuda, emulated, ptx and cpu (which only rounds).
     Bf16,
-    /// Products on tensor cores, each operand split into two bf16 values (16 significant bits). On devices cuda and
-    /// emulated.
+    /// Products on tensor cores, each operand split into two bf16 values (16 significant bits). On devices cuda,
+    /// emulated and ptx.
     Bf16x3,
 }
 

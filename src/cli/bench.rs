@@ -11,14 +11,14 @@ use scenerank::network::config::ModelConfig;
 /// Check and time every kernel and a whole training step, and compare with the peak rates of the device.
 ///
 /// Each kernel is first checked against the reference. A wrong kernel is reported and not timed, and the exit
-/// code is 1. Times are CUDA events on a GPU, and the host clock on other devices; times on the emulator say
+/// code is 1. Times come from CUDA events on a GPU, and from the host clock on other devices; times on the emulator say
 /// nothing about a GPU. The device ptx models the time of each launch on an H200. The devices cpu and reference have
 /// no kernels and time only the step.
 ///
-/// Each kernel has a line with its shape and a line of numbers: triples per batch (B); bytes and floating-point
-/// operations by formula; error and its limit, both relative to the largest value; median, 5th and 95th percentile of
-/// the time (on ptx the likely, optimistic and pessimistic time); achieved rates; and the minimum time at the
-/// device's peak rates (floor), also as a share of the median.
+/// Each kernel has a line with its shape and a line of numbers. B is the number of triples in a batch. Bytes and FLOP
+/// are computed by formula. Error and limit are relative to the largest value of the reference. Then follow the median
+/// time with its 5th and 95th percentile (on ptx the likely, optimistic and pessimistic time), and the achieved rates.
+/// The floor is the minimum time at the device's peak rates, and the share is the floor divided by the median.
 #[derive(Args)]
 #[command(after_help = "Examples:
   scenerank bench --device cuda --batch-size 16 256 --json > bench.json

@@ -26,7 +26,7 @@ Examples:
 /// Agreement is the correlation of two similarities of images: the inner product of embeddings, and the similarity of
 /// captions. The columns are Kendall's tau, Spearman's rho and Pearson's r, first as the mean over images ("row", each
 /// image with all others), then over all pairs of images. The rows are the model, features from a file (if given), the
-/// network before training, and random features.
+/// untrained network, and features drawn from a normal distribution.
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub struct EvaluateArguments {
@@ -42,7 +42,7 @@ pub struct EvaluateArguments {
     /// Comparison of two rows of --embeddings.
     #[arg(long, value_enum, default_value_t, requires = "embeddings")]
     measure: Measure,
-    /// Seed of the random-features baseline.
+    /// Seed of the normally distributed features.
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Print the result as JSON.

@@ -129,7 +129,7 @@ training_options! {
         /// Number format of the computation [default: fp32].
         #[arg(long, value_enum, help_heading = COMPUTATION)]
         precision: Precision = Precision::Fp32,
-        /// Device to compute on: auto, cpu, reference, emulated, cuda or cuda:INDEX [default: auto].
+        /// Device to compute on: auto, cpu, reference, emulated, ptx, cuda or cuda:INDEX [default: auto].
         #[arg(long, help_heading = COMPUTATION)]
         device: Device = Device::Auto,
     }
