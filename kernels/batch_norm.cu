@@ -7,7 +7,7 @@
 // in   z [R, C]; batch_norm_relu may read some of the columns of a wider z
 // out  mean, rstd [C]; y [R, C]; d_z [R, C], overwrites d_y; d_weight, d_bias [C], overwritten
 // z, y and d have element type T and rows at the given strides (stored.cuh); R lies in device memory (common.cuh)
-// grid sums: x strips of 32 columns, y chunks of 64 rows, 8 rows at a time; the strip's last block merges the chunks
+// grid sums: x strips of 128 columns, y chunks of 64 rows, 8 rows at a time; the strip's last block merges the chunks
 //      (strip_sums.cuh): bit-reproducible
 // cost each pass over z or d_y reads or writes T R C bytes (T: bytes per element): bandwidth
 
@@ -15,6 +15,7 @@
 
 constexpr int COLUMN_THREADS = 128;
 constexpr int THREADS = 256; // elementwise kernels
+constexpr int SUM_BLOCKS = 4;  // least number per multiprocessor: registers for double precision without spills
 
 struct BatchNormRunningStatistics {
     float *mean, *rstd;
@@ -112,9 +113,24 @@ template <class T> struct BatchNormBackwardSums {
 
 // Sums of d and of d (z - mean), first over each chunk, then over all chunks.
 template <class T> __device__ __forceinline__ void batch_norm_backward_sums(const BatchNormBackwardSums<T> &args) {
-    auto gradient = [&](int row, int column) { return widen(args.d_y[size_t(row) * args.stride + column]); };
-    NormInput<T> of = {args.z, args.norm, *args.row_count, args.columns, args.stride};
-    backward_strip(args.gradient, of, gradient);
+    __shared__ SumMemory memory;
+    int rows = *args.row_count, columns = args.columns, first = blockIdx.y * CHUNK_ROWS;
+    if (first >= rows && first > 0) {
+        return; // the whole block; without rows the first blocks continue
+    }
+    int end = min(first + CHUNK_ROWS, rows), column = blockIdx.x * STRIP + threadIdx.x % WARP_LANES * COLUMNS_EACH;
+    SumsOfFour sums = {};
+    if (column < columns) {
+        NormFour norm = load_norm(args.norm.rows(), column, columns);
+        auto of_d = four_columns(args.d_y, args.stride, column, columns);
+        auto of_z = four_columns(args.z, args.stride, column, columns);
+        for (int row = first + threadIdx.x / WARP_LANES; row < end; row += ROW_LANES) {
+            auto loaded_d = of_d.load(row), loaded_z = of_z.load(row);
+            sums.add(norm, loaded_d.widen(), loaded_z.widen());
+        }
+    }
+    auto column_of = [&](int in_strip) { return int(blockIdx.x * STRIP) + in_strip; };
+    finish_strip(args.gradient.memory(), args.gradient.merge(args.norm), sums, rows, columns, column_of, memory);
 }
 
 template <class T> struct BatchNormBackward {
@@ -139,10 +155,10 @@ template <class T> __device__ __forceinline__ void batch_norm_backward(const Bat
 
 STORED_KERNEL(batch_norm_relu, BatchNormRelu, THREADS)
 STORED_KERNEL(batch_norm_mask, BatchNormMask, THREADS)
-STORED_KERNEL(batch_norm_backward_sums, BatchNormBackwardSums, STRIP *ROW_LANES, SUM_BLOCKS)
+STORED_KERNEL(batch_norm_backward_sums, BatchNormBackwardSums, STRIP_THREADS, SUM_BLOCKS)
 STORED_KERNEL(batch_norm_backward, BatchNormBackward, THREADS)
 EMULATED_KERNELS(batch_norm, EMULATED_KERNEL(batch_norm_running_statistics, COLUMN_THREADS),
                  EMULATED_KERNEL(batch_norm_no_statistics, COLUMN_THREADS),
                  EMULATED_STORED_KERNEL(batch_norm_relu, THREADS), EMULATED_STORED_KERNEL(batch_norm_mask, THREADS),
-                 EMULATED_STORED_KERNEL(batch_norm_backward_sums, STRIP *ROW_LANES, SUM_BLOCKS),
+                 EMULATED_STORED_KERNEL(batch_norm_backward_sums, STRIP_THREADS, SUM_BLOCKS),
                  EMULATED_STORED_KERNEL(batch_norm_backward, THREADS))

@@ -145,12 +145,7 @@ template <class T> struct ThroughNormFour {
     };
     __device__ __forceinline__ Loaded load(int edge) const { return {d.load(edge), z.load(edge)}; }
     __device__ __forceinline__ Four value(const Loaded &loaded) const {
-        Four d_z = backward(loaded.d.widen(), loaded.z.widen());
-#pragma unroll
-        for (int i = 0; i < COLUMNS_EACH; i++) {
-            d_z[i] = rounded<T>(d_z[i]);
-        }
-        return d_z;
+        return rounded_four<T>(backward(loaded.d.widen(), loaded.z.widen()));
     }
 };
 
@@ -281,20 +276,10 @@ __device__ __forceinline__ void sum_type(const TypeSumsArguments<T> &of, const T
         for (int role = 0; role < roles; role++) {
             const float *from = of.partials + chunk.first_chunk * chunk_stride + role * part_stride + c;
             Four sum = {};
-            for (int i = 0; i < chunk.count; i += CHUNKS_AT_ONCE) {
-                float4 parts[CHUNKS_AT_ONCE];
-#pragma unroll
-                for (int k = 0; k < CHUNKS_AT_ONCE; k++) {
-                    size_t part = min(i + k, chunk.count - 1); // the last one again instead of a branch
-                    parts[k] = __ldcg(reinterpret_cast<const float4 *>(from + part * chunk_stride));
-                }
-#pragma unroll
-                for (int k = 0; k < CHUNKS_AT_ONCE; k++) {
-                    if (i + k < chunk.count) {
-                        add_four(sum, PackedFour<float>{parts[k]}.widen());
-                    }
-                }
-            }
+            auto load = [&](int part) { return __ldcg(reinterpret_cast<const float4 *>(from + part * chunk_stride)); };
+            for_each_row<CHUNKS_AT_ONCE>(0, chunk.count, load, [&](int, const float4 &part) {
+                add_four(sum, PackedFour<float>{part}.widen());
+            });
             store_four(to + role * hidden, c, hidden, sum);
         }
     }

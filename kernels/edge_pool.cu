@@ -162,7 +162,7 @@ template <class T> struct EdgePoolBackwardSums {
 };
 
 template <class T> __device__ __forceinline__ void edge_pool_backward_sums(const EdgePoolBackwardSums<T> &args) {
-    __shared__ WideSumMemory memory;
+    __shared__ SumMemory memory;
     __shared__ ChunkEnds ends;
     const HeadsGradientArguments<T> &of = args.of;
     int edges = *of.edge_count, first = blockIdx.y * CHUNK_ROWS, count = min(CHUNK_ROWS, edges - first);
@@ -178,19 +178,13 @@ template <class T> __device__ __forceinline__ void edge_pool_backward_sums(const
     SumsOfFour sums = {};
     if (at.column < at.columns) {
         NormFour norm = load_norm(args.norm.rows().from(at.start), at.column, at.columns);
-        for_each_gradient(of, args.z, at, ends, first, count, [&](int, const Four &d, const Four &z) {
-#pragma unroll
-            for (int i = 0; i < COLUMNS_EACH; i++) {
-                float passed = norm_value(norm[i], z[i]) > 0.0f ? d[i] : 0.0f;
-                sums.first[i] += passed;
-                sums.second[i] += passed * (z[i] - norm.mean[i]);
-            }
-        });
+        for_each_gradient(of, args.z, at, ends, first, count,
+                          [&](int, const Four &d, const Four &z) { sums.add(norm, d, z); });
     }
     auto column_of = [&](int in_strip) {
         return columns_of(in_strip / COLUMNS_EACH).in_row(in_strip % COLUMNS_EACH, of.width);
     };
-    finish_wide_strip(args.gradient.memory(), args.gradient.merge(args.norm), sums, edges, of.width, column_of, memory);
+    finish_strip(args.gradient.memory(), args.gradient.merge(args.norm), sums, edges, of.width, column_of, memory);
 }
 
 template <class T> struct EdgePoolBackward {
@@ -219,8 +213,8 @@ template <class T> __device__ __forceinline__ void edge_pool_backward(const Edge
 }
 
 STORED_KERNEL(edge_pool_forward, EdgePoolForward, THREADS)
-STORED_KERNEL(edge_pool_backward_sums, EdgePoolBackwardSums, WIDE_THREADS, SUMS_BLOCKS)
-STORED_KERNEL(edge_pool_backward, EdgePoolBackward, WIDE_THREADS, BACKWARD_BLOCKS)
+STORED_KERNEL(edge_pool_backward_sums, EdgePoolBackwardSums, STRIP_THREADS, SUMS_BLOCKS)
+STORED_KERNEL(edge_pool_backward, EdgePoolBackward, STRIP_THREADS, BACKWARD_BLOCKS)
 EMULATED_KERNELS(edge_pool, EMULATED_STORED_KERNEL(edge_pool_forward, THREADS),
-                 EMULATED_STORED_KERNEL(edge_pool_backward_sums, WIDE_THREADS, SUMS_BLOCKS),
-                 EMULATED_STORED_KERNEL(edge_pool_backward, WIDE_THREADS, BACKWARD_BLOCKS))
+                 EMULATED_STORED_KERNEL(edge_pool_backward_sums, STRIP_THREADS, SUMS_BLOCKS),
+                 EMULATED_STORED_KERNEL(edge_pool_backward, STRIP_THREADS, BACKWARD_BLOCKS))

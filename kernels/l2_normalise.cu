@@ -76,7 +76,7 @@ template <class T> struct L2NormaliseBackward {
 // A block handles one strip of columns of a chunk. It computes the lengths of the chunk's rows itself, and reads whole
 // rows for that.
 template <class T> __device__ __forceinline__ void l2_normalise_backward(const L2NormaliseBackward<T> &args) {
-    __shared__ WideSumMemory memory;
+    __shared__ SumMemory memory;
     __shared__ float2 of_rows[CHUNK_ROWS]; // divisor, and x . d_x divided by it
     int rows = *args.row_count, columns = args.columns, stride = args.stride;
     int first = blockIdx.y * CHUNK_ROWS, count = min(CHUNK_ROWS, rows - first);
@@ -88,7 +88,7 @@ template <class T> __device__ __forceinline__ void l2_normalise_backward(const L
     const T *of_x = args.d_x + size_t(first) * stride, *of_z = args.z + size_t(first) * stride;
     for (int row = warp; row < count; row += ROW_LANES) {
         float squares = 0.0f, dot = 0.0f;
-        for (int c = lane * COLUMNS_EACH; c < columns; c += WIDE_STRIP) {
+        for (int c = lane * COLUMNS_EACH; c < columns; c += STRIP) {
             Four y = activated(of_z + size_t(row) * stride, norm, c, columns);
             Four d = load_four(of_x + size_t(row) * stride, c, columns);
 #pragma unroll
@@ -105,7 +105,7 @@ template <class T> __device__ __forceinline__ void l2_normalise_backward(const L
         }
     }
     __syncthreads();
-    int column = blockIdx.x * WIDE_STRIP + lane * COLUMNS_EACH;
+    int column = blockIdx.x * STRIP + lane * COLUMNS_EACH;
     SumsOfFour sums = {};
     if (column < columns) {
         NormFour norms = load_norm(norm, column, columns);
@@ -118,19 +118,16 @@ template <class T> __device__ __forceinline__ void l2_normalise_backward(const L
             for (int i = 0; i < COLUMNS_EACH; i++) {
                 float y = relu_norm(norms[i], values[i]);
                 d[i] = (d[i] - y * of_row.y) / of_row.x;
-                // The value as stored.
-                float passed = norm_value(norms[i], values[i]) > 0.0f ? rounded<T>(d[i]) : 0.0f;
-                sums.first[i] += passed;
-                sums.second[i] += passed * (values[i] - norms.mean[i]);
             }
+            sums.add(norms, rounded_four<T>(d), values);
             store_four(args.d_y + size_t(first + row) * stride, column, columns, d);
         }
     }
-    auto column_of = [&](int in_strip) { return int(blockIdx.x * WIDE_STRIP) + in_strip; };
-    finish_wide_strip(args.gradient.memory(), args.gradient.merge(args.norm), sums, rows, columns, column_of, memory);
+    auto column_of = [&](int in_strip) { return int(blockIdx.x * STRIP) + in_strip; };
+    finish_strip(args.gradient.memory(), args.gradient.merge(args.norm), sums, rows, columns, column_of, memory);
 }
 
 STORED_KERNEL(l2_normalise_forward, L2NormaliseForward, THREADS)
-STORED_KERNEL(l2_normalise_backward, L2NormaliseBackward, WIDE_THREADS, BACKWARD_BLOCKS)
+STORED_KERNEL(l2_normalise_backward, L2NormaliseBackward, STRIP_THREADS, BACKWARD_BLOCKS)
 EMULATED_KERNELS(l2_normalise, EMULATED_STORED_KERNEL(l2_normalise_forward, THREADS),
-                 EMULATED_STORED_KERNEL(l2_normalise_backward, WIDE_THREADS, BACKWARD_BLOCKS))
+                 EMULATED_STORED_KERNEL(l2_normalise_backward, STRIP_THREADS, BACKWARD_BLOCKS))

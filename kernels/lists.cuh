@@ -15,16 +15,16 @@ constexpr int LISTED_AT_ONCE = 4;
 
 // Calls use(row, load(row)) for the rows first..end, in order. Behind the last row it is loaded again, which costs less
 // than a branch between the loads.
-template <class Load, class Use>
+template <int at_once = LISTED_AT_ONCE, class Load, class Use>
 __device__ __forceinline__ void for_each_row(int first, int end, const Load &load, const Use &use) {
-    for (int row = first; row < end; row += LISTED_AT_ONCE) {
-        decltype(load(0)) loaded[LISTED_AT_ONCE];
+    for (int row = first; row < end; row += at_once) {
+        decltype(load(0)) loaded[at_once];
 #pragma unroll
-        for (int k = 0; k < LISTED_AT_ONCE; k++) {
+        for (int k = 0; k < at_once; k++) {
             loaded[k] = load(min(row + k, end - 1));
         }
 #pragma unroll
-        for (int k = 0; k < LISTED_AT_ONCE; k++) {
+        for (int k = 0; k < at_once; k++) {
             if (row + k < end) {
                 use(row + k, loaded[k]);
             }

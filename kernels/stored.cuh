@@ -133,6 +133,15 @@ __device__ __forceinline__ void add_four(Four &sum, const Four &value) {
     }
 }
 
+// Four values that are read back after `values` were stored.
+template <class T> __device__ __forceinline__ Four rounded_four(Four values) {
+#pragma unroll
+    for (int i = 0; i < COLUMNS_EACH; i++) {
+        values[i] = rounded<T>(values[i]);
+    }
+    return values;
+}
+
 // Batch norm of all columns; norm(z) is 0 beyond the end.
 struct NormRows {
     const float *mean, *rstd, *weight, *bias;

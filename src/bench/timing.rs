@@ -44,7 +44,7 @@ pub struct Times {
 }
 
 impl Times {
-    /// Statistics of the samples, of which there must be at least one.
+    /// Statistics of the samples. At least one sample is needed.
     pub fn of(mut samples: Vec<f64>) -> Self {
         samples.sort_by(f64::total_cmp);
         let at = |part: f64| samples[((samples.len() - 1) as f64 * part).round() as usize];

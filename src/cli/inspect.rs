@@ -174,8 +174,9 @@ fn print_statistics(data: &Dataset, found: &Statistics) {
     row("  train", found.train.to_string(), "-");
     row("  validation", found.validation.to_string(), "-");
     row("  test", found.test.to_string(), "4537");
-    row("pairs of images of one photograph", twins(data).pairs.to_string(), "-");
-    row("  in different splits", twins(data).in_different_splits.to_string(), "-");
+    let twins = twins(data);
+    row("pairs of images of one photograph", twins.pairs.to_string(), "-");
+    row("  in different splits", twins.in_different_splits.to_string(), "-");
     row("object types", found.object_types.to_string(), "2416");
     row("predicate types", found.predicate_types.to_string(), "478");
     row("objects per image, mean", format!("{:.2}", found.mean_objects), "21");

@@ -4,7 +4,7 @@
 //! ```text
 //! tau_b = (C - D) / sqrt((P - X) (P - Y))
 //! ```
-//! Of the P = n (n - 1) / 2 pairs of observations, C are concordant, D discordant, X tied in x, Y tied in y.
+//! There are P = n (n - 1) / 2 pairs of observations: C concordant, D discordant, X tied in x, Y tied in y.
 //! Sort by x, then y. A pair is then discordant exactly if its y values are in the wrong order. (Pairs tied
 //! in x are sorted by y, so they never are.) Merge sort counts these pairs while it sorts y:
 //!

@@ -6,7 +6,7 @@
 use super::Machine;
 use super::shared::stride;
 use super::warp::Thread;
-use crate::memory::{ATOMIC, MANY_BLOCKS, MANY_THREADS, READ_NC};
+use crate::memory::{ATOMIC, Cell, MANY_BLOCKS, MANY_THREADS, READ_NC};
 
 /// Fences of a block that has run.
 pub(super) struct Fences {
@@ -30,6 +30,13 @@ struct Write {
     /// Number of the thread's fences before it.
     fences: u16,
     epoch: u32,
+}
+
+impl Write {
+    /// The last write of `cell`, by a thread with this index in its block.
+    fn of(thread: u32, cell: &Cell) -> Self {
+        Write { thread, fences: cell.writer_fences, epoch: cell.write_epoch }
+    }
 }
 
 /// An access of a thread to device memory.
@@ -163,8 +170,7 @@ impl Machine<'_> {
             }
             return;
         }
-        let write = Write { thread: writer, fences: cell.writer_fences, epoch: cell.write_epoch };
-        let what = match self.is_ordered(block, Some(write)) {
+        let what = match self.is_ordered(block, Some(Write::of(writer, &cell))) {
             false => "race in global memory: read of another block's write",
             true if !path.cg => "read of another block's write through the first-level cache",
             true => return,
@@ -233,8 +239,7 @@ impl Machine<'_> {
             return;
         }
         let is_counter = cell.flags & ATOMIC != 0 && self.atomics;
-        let write = Write { thread: writer, fences: cell.writer_fences, epoch: cell.write_epoch };
-        if !is_counter && !self.is_ordered(block, Some(write)) {
+        if !is_counter && !self.is_ordered(block, Some(Write::of(writer, &cell))) {
             self.find("race in global memory: two blocks write", thread, || {
                 format!("offset {byte}, written by block {block}, thread {writer}")
             });

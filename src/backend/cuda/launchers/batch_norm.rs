@@ -85,16 +85,15 @@ kernel_arguments! {
     }
 }
 
-/// Columns and rows of a block, and threads of blocks, as in the kernels.
-const STRIP: usize = 32;
+/// Fewest columns that a kernel's block sums; tickets have room for strips of so many.
+const LEAST_STRIP: usize = 32;
+/// Rows and threads of blocks, as in the kernels.
 const ROW_LANES: u32 = 8;
 const COLUMN_THREADS: u32 = 128;
 const THREADS: u32 = 256;
-/// Block of a kernel that sums columns (`kernels/strip_sums.cuh`).
-const STRIP_THREADS: [u32; 3] = [STRIP as u32, ROW_LANES, 1];
-/// Threads of a block that handles a strip of 128 columns, and those that share a row: four columns each.
-pub(crate) const WIDE_STRIP_THREADS: [u32; 3] = [WIDE_STRIP_LANES as u32 * ROW_LANES, 1, 1];
-pub(crate) const WIDE_STRIP_LANES: usize = 32;
+/// Threads of a block that sums columns (`kernels/strip_sums.cuh`), and those that share a row: four columns each.
+pub(crate) const STRIP_THREADS: [u32; 3] = [STRIP_LANES as u32 * ROW_LANES, 1, 1];
+const STRIP_LANES: usize = 32;
 
 const RUNNING_STATISTICS: Kernel<BatchNormRunningStatistics> =
     Kernel::new("batch_norm_running_statistics", [COLUMN_THREADS, 1, 1]);
@@ -277,7 +276,7 @@ impl Sums {
         device.reserve(&mut self.partials, chunks * 2 * columns)?;
         device.reserve(&mut self.groups, groups * 2 * columns)?;
         device.reserve(&mut self.terms, 2 * columns)?;
-        let tickets = (groups + 1) * columns.div_ceil(STRIP);
+        let tickets = (groups + 1) * columns.div_ceil(LEAST_STRIP);
         if self.tickets.len() < tickets {
             self.tickets = device.allocate(tickets)?;
         }
@@ -359,15 +358,10 @@ impl NormGradientArguments {
     }
 }
 
-/// Grid of strips of columns by chunks of rows; at least one block per strip, since the sums must be written
-/// even without rows.
-fn strips(rows: usize, columns: usize) -> Blocks {
-    Blocks::new(columns.div_ceil(STRIP), rows.div_ceil(CHUNK_ROWS).max(1), 1)
-}
-
-/// Grid of strips of 128 columns for rows of `fours` times four columns.
-pub(crate) fn wide_strips(rows: usize, fours: usize) -> Blocks {
-    Blocks::new(fours.div_ceil(WIDE_STRIP_LANES), rows.div_ceil(CHUNK_ROWS).max(1), 1)
+/// Grid of strips of 128 columns by chunks of rows, for rows of `fours` times four columns. At least one block per strip,
+/// since the sums must be written even without rows.
+pub(crate) fn strips(rows: usize, fours: usize) -> Blocks {
+    Blocks::new(fours.div_ceil(STRIP_LANES), rows.div_ceil(CHUNK_ROWS).max(1), 1)
 }
 
 /// Grid with one thread per four columns of each row.
@@ -496,7 +490,13 @@ pub fn batch_norm_backward_sums<T: StoredElement>(
         stride: int(T::stride(columns)),
     };
     // SAFETY: lengths were checked, and the sums have room; all that is written is borrowed mutably.
-    unsafe { device.launch(&BatchNormBackwardSums::KERNEL, strips(rows.bound, columns), &arguments) }
+    unsafe {
+        device.launch(
+            &BatchNormBackwardSums::KERNEL,
+            strips(rows.bound, columns.div_ceil(COLUMNS_EACH)),
+            &arguments,
+        )
+    }
 }
 
 /// Second part in a separate launch: overwrites d with d_z.

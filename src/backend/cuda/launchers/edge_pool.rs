@@ -3,7 +3,7 @@
 
 use half::bf16;
 
-use super::batch_norm::{COLUMNS_EACH, Norm, NormGradient, Sums, WIDE_STRIP_THREADS, wide_strips};
+use super::batch_norm::{COLUMNS_EACH, Norm, NormGradient, STRIP_THREADS, Sums, strips};
 use super::lists::{Ends, Lists, ListsArguments};
 use super::norm_arguments::{NormArguments, NormBackwardArguments, NormGradientArguments};
 use super::stored::{StoredElement, stored_kernel};
@@ -74,12 +74,11 @@ impl<T: StoredElement> EdgePoolForward<T> {
 }
 
 impl<T: StoredElement> EdgePoolBackwardSums<T> {
-    const KERNEL: Kernel<Self> =
-        Kernel::new(stored_kernel!("edge_pool_backward_sums", T), WIDE_STRIP_THREADS);
+    const KERNEL: Kernel<Self> = Kernel::new(stored_kernel!("edge_pool_backward_sums", T), STRIP_THREADS);
 }
 
 impl<T: StoredElement> EdgePoolBackward<T> {
-    const KERNEL: Kernel<Self> = Kernel::new(stored_kernel!("edge_pool_backward", T), WIDE_STRIP_THREADS);
+    const KERNEL: Kernel<Self> = Kernel::new(stored_kernel!("edge_pool_backward", T), STRIP_THREADS);
 }
 
 /// Kernels of `kernels/edge_pool.cu`.
@@ -156,7 +155,7 @@ impl<T: StoredElement> HeadsGradient<'_, T> {
     fn blocks(&self, width: usize) -> Blocks {
         let [of_message, of_state] =
             [self.hidden, width - 2 * self.hidden].map(|columns| columns.div_ceil(COLUMNS_EACH));
-        wide_strips(self.nodes.edges.bound, 2 * of_message + of_state)
+        strips(self.nodes.edges.bound, 2 * of_message + of_state)
     }
 
     fn arguments(&self, width: usize) -> HeadsGradientArguments<T> {

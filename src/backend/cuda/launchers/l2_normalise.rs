@@ -3,7 +3,7 @@
 
 use half::bf16;
 
-use super::batch_norm::{COLUMNS_EACH, Norm, NormGradient, WIDE_STRIP_THREADS, wide_strips};
+use super::batch_norm::{COLUMNS_EACH, Norm, NormGradient, STRIP_THREADS, strips};
 use super::norm_arguments::{NormArguments, NormGradientArguments};
 use super::stored::{StoredElement, stored_kernel};
 use crate::backend::cuda::device::buffer::{Slice, SliceMut};
@@ -51,7 +51,7 @@ impl<T: StoredElement> L2NormaliseForward<T> {
 }
 
 impl<T: StoredElement> L2NormaliseBackward<T> {
-    const KERNEL: Kernel<Self> = Kernel::new(stored_kernel!("l2_normalise_backward", T), WIDE_STRIP_THREADS);
+    const KERNEL: Kernel<Self> = Kernel::new(stored_kernel!("l2_normalise_backward", T), STRIP_THREADS);
 }
 
 /// Kernels of `kernels/l2_normalise.cu`.
@@ -131,7 +131,7 @@ pub fn l2_normalise_backward<T: StoredElement>(
         stride: int(stride),
     };
     // At least one block per strip, since the sums must be written even without rows.
-    let blocks = wide_strips(rows.bound, columns.div_ceil(COLUMNS_EACH));
+    let blocks = strips(rows.bound, columns.div_ceil(COLUMNS_EACH));
     // SAFETY: lengths were checked, and the sums have room; all that is written is borrowed mutably.
     unsafe { device.launch(&L2NormaliseBackward::KERNEL, blocks, &arguments) }
 }
