@@ -99,7 +99,7 @@ __device__ __forceinline__ NormBackward<T> norm_backward(const NormBackwardArgum
 template <class T>
 __device__ __forceinline__ BackwardSums<T> backward_sums(const NormGradientArguments &d_norm, const NormArguments &norm,
                                                          const MatrixArguments<T> &z) {
-    return {d_norm.memory(), d_norm.merge(norm), z.values, z.stride, norm.rows()};
+    return {d_norm.memory(), d_norm.merge(norm), z.values, z.stride, norm.rows(), d_norm.mean};
 }
 
 __device__ __forceinline__ Statistics statistics(const StatisticsArguments &of) { return {of.memory(), of.merge()}; }

@@ -45,7 +45,7 @@ template <class T> __device__ __forceinline__ Operand<T, NoNorm> z_of(const Oper
 // Shared memory of a block's tile. Four blocks of the smaller tile, or two of the larger one, fit on a multiprocessor
 // of every GPU but the smallest. The larger tile exceeds the limit of static shared memory. Its memory is dynamic, and
 // the launcher passes the size.
-constexpr int SMALL_TILE_BYTES = 40960, LARGE_TILE_BYTES = 81920;
+constexpr int SMALL_TILE_BYTES = 43008, LARGE_TILE_BYTES = 83968;
 constexpr int LARGE_TILE = 128; // rows and columns; the launcher has the same number
 
 // Work of a block: sizes of the product, first row and column of the tile, and the range of inner steps to add up.

@@ -212,7 +212,7 @@ fn check_parts<T: StoredElement>(product: Product, hidden: usize) {
         prepared.host.stored_outputs[0] =
             HostMatrix::new::<T>(vec![7.0; rows * whole], whole).with_room(spare);
         prepared.launch = Box::new(move |device, arrays| {
-            let ([x, weight, _], [y], parts) = arrays.stored_as::<T>().parts::<3, 1, 4, 3, 4>();
+            let ([x, weight, _], [y], parts) = arrays.stored_as::<T>().parts::<3, 1, 6, 3, 6>();
             let (_, [.., count], ..) = parts;
             let bound = rows + spare;
             let x = Input::Values(Matrix::new(x, bound, width));
@@ -223,7 +223,7 @@ fn check_parts<T: StoredElement>(product: Product, hidden: usize) {
         });
         let row = |row: &[f64]| [&vec![7.0; before], row, &[7.0]].concat();
         let wider = y.chunks_exact(2 * hidden).flat_map(row).collect::<Vec<f64>>();
-        let after = expected_after(&prepared.host.outputs[2..]);
+        let after = expected_after(&prepared.host.outputs[4..]);
         prepared.expected = Box::new(move |_, _| [vec![Output::exact("y", wider.clone())], after()].concat());
     });
     agree_in_two_orders(&case);
@@ -269,7 +269,7 @@ fn expected_after(running: &[Vec<f32>]) -> impl Fn() -> Vec<Output> + 'static {
     let wide = |values: &Vec<f32>| values.iter().map(|&value| f64::from(value)).collect::<Vec<f64>>();
     let (mean, var) = (wide(&running[0]), wide(&running[1]));
     move || {
-        let none = ["mean", "rstd"].map(|name| Output::exact(name, Vec::new()));
+        let none = ["mean", "rstd", "scale", "shift"].map(|name| Output::exact(name, Vec::new()));
         let [mean, var] = [("running_mean", &mean), ("running_var", &var)]
             .map(|(name, values)| Output::exact(name, values.clone()));
         none.into_iter().chain([mean, var]).collect()

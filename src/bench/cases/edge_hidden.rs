@@ -2,7 +2,10 @@
 
 use std::rc::Rc;
 
-use super::batch_norm::{batch_statistics, decided_inputs, norm_backward, statistics, statistics_outputs};
+use super::batch_norm::{
+    batch_statistics, decided_inputs, norm_backward, parameters, statistics, statistics_outputs,
+    unchanged_statistics,
+};
 use super::{count, counted, indices, norm, norm_values, roundings, with_room, with_spare};
 use crate::backend::L2_EPSILON;
 use crate::backend::cuda::launchers::batch_norm::NormBackward;
@@ -209,14 +212,15 @@ pub fn lookup<T: StoredElement>(of: Edges, with_statistics: bool) -> Case {
                         .into_iter()
                         .chain([count(edges)])
                         .collect(),
+                    inputs: parameters(&mut values, hidden).to_vec(),
                     outputs: statistics(&mut values, hidden),
                     ..Default::default()
                 },
                 launch: Box::new(move |device, arrays| {
                     let ([edge_projected, projected], [mut z], parts) = arrays.stored_as::<T>().parts();
-                    let ([], [edge_row, subject, object, count], to, others) = parts;
+                    let (of_norm, [edge_row, subject, object, count], to, others) = parts;
                     let ends = Ends { edges: counted(count, edges + spare), subject, object };
-                    let to = with_statistics.then(|| batch_statistics(to, &mut others.sums));
+                    let to = with_statistics.then(|| batch_statistics(of_norm, to, &mut others.sums));
                     let terms = Terms { edge_projected, projected, edge_row, ends };
                     edge_hidden_lookup(device, &mut z, terms, hidden, to)
                 }),
@@ -228,21 +232,18 @@ pub fn lookup<T: StoredElement>(of: Edges, with_statistics: bool) -> Case {
                     // Two sums of numbers below 1, or of larger numbers.
                     let limits = z.iter().map(|z| 5e-7 * (z.abs() / 3.0).max(1.0)).collect();
                     let z = Output { limits, ..Output::exact("z", z) }.stored::<T>();
-                    let [_, _, running_mean, running_var] = host.wide_outputs();
+                    let [_, _, _, _, running_mean, running_var] = host.wide_outputs();
+                    let [weight, bias] = host.wide_inputs();
                     let mut outputs = if with_statistics {
                         // A lane sums four rows, and sixteen lanes are summed; difference, square, root and quotient
                         // follow in double precision.
                         let relative = roundings(2 + 4 + 16 + 6);
                         let z = &written[0].values[..edges * hidden];
                         // Results are about 1, after about ten roundings and a sum with chunks of 64 rows.
-                        statistics_outputs(z, [&running_mean, &running_var], relative, 4e-6)
+                        let before = [&running_mean[..], &running_var[..]];
+                        statistics_outputs(z, before, [&weight, &bias], relative, 4e-6)
                     } else {
-                        vec![
-                            Output::exact("mean", Vec::new()),
-                            Output::exact("rstd", Vec::new()),
-                            Output::exact("running_mean", running_mean),
-                            Output::exact("running_var", running_var),
-                        ]
+                        unchanged_statistics([running_mean, running_var])
                     };
                     outputs.insert(0, z);
                     outputs
@@ -271,9 +272,9 @@ fn d_z_of(host: &Host, known: Option<&Rc<Vec<f32>>>) -> Vec<f64> {
         return d_z.iter().map(|&d| f64::from(d)).collect();
     }
     let of = [0, 1, 2, 3, 4].map(|i| host.inputs[i].iter().map(|&value| f64::from(value)).collect());
-    let [mean, rstd, scale, bias, terms] = of;
+    let [mean, rstd, scale, shift, terms] = of;
     let (z, d) = (host.stored[0].wide(), host.stored_outputs[0].wide());
-    norm_backward(&z, &[mean, rstd, scale, bias], &terms, &d)
+    norm_backward(&z, &[mean, rstd, scale, shift], &terms, &d)
 }
 
 /// Sums of d_z per subject and object. Arrays that this case does not need are empty.
@@ -332,10 +333,10 @@ pub fn sum_ends<T: StoredElement>(of: Edges, summed: Summed) -> Case {
                 launch: Box::new(move |device, arrays| {
                     let ([first, projected], [d, mut sums], parts) = arrays.stored_as::<T>().parts();
                     let (inputs, [offsets, entries, count], [along], _) = parts;
-                    let [mean, rstd, scale, bias, terms, lengths] = inputs;
+                    let [mean, rstd, scale, shift, terms, lengths] = inputs;
                     let by_row = Lists { rows: counted(count, rows + spare), offsets, entries };
                     let d_z = if through_norm {
-                        let norm = norm([mean, rstd, scale, bias]);
+                        let norm = norm([mean, rstd, scale, shift]);
                         Gradient::ThroughNorm(NormBackward { d, z: first, norm, terms })
                     } else {
                         Gradient::Values(Matrix::new(first, edges + spare, hidden))
@@ -454,7 +455,7 @@ pub fn sum_types<T: StoredElement>(of: Edges, d_z: Option<Rc<Vec<f32>>>) -> Case
                 },
                 launch: Box::new(move |device, arrays| {
                     let ([z], [d, mut edge_sums, mut end_sums], parts) = arrays.stored_as::<T>().parts();
-                    let ([mean, rstd, scale, bias, terms], lists, [], others) = parts;
+                    let ([mean, rstd, scale, shift, terms], lists, [], others) = parts;
                     let [offsets, entries, count, end_offsets, end_entries, end_count] = lists;
                     let of_rows = counted(count, predicates + spare);
                     let lists = Lists { rows: of_rows, offsets, entries };
@@ -462,7 +463,7 @@ pub fn sum_types<T: StoredElement>(of: Edges, d_z: Option<Rc<Vec<f32>>>) -> Case
                     let of_rows = counted(end_count, rows + spare);
                     let lists = Lists { rows: of_rows, offsets: end_offsets, entries: end_entries };
                     let by_end = TypeSums { sums: &mut end_sums, lists };
-                    let of = NormBackward { d, z, norm: norm([mean, rstd, scale, bias]), terms };
+                    let of = NormBackward { d, z, norm: norm([mean, rstd, scale, shift]), terms };
                     edge_hidden_sum_types(device, by_predicate, by_end, &of, &mut others.chunk_sums)
                 }),
                 expected: Box::new(move |host, _| {

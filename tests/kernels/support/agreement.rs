@@ -189,8 +189,8 @@ pub fn stored_gradient<T: StoredElement>(case: &Case, rows: usize) -> Vec<f32> {
     let z = host.stored[0].upload(&device).expect("memory");
     let mut d = host.stored_outputs[0].upload(&device).expect("memory");
     let of = [0, 1, 2, 3, 4].map(|i| to_device(&device, &host.inputs[i]));
-    let [mean, rstd, weight, bias, terms] = of.each_ref().map(all);
-    let norm = Norm { mean, rstd, weight, bias };
+    let [mean, rstd, scale, shift, terms] = of.each_ref().map(all);
+    let norm = Norm { mean, rstd, scale, shift };
     let (d_there, z_there) = (all_mut(d.buffer_mut::<T>()), all(z.buffer::<T>()));
     let mut of = NormBackward { d: d_there, z: z_there, norm, terms };
     let count = to_device(&device, &[rows as i32]);

@@ -3,7 +3,7 @@
 //! Activated outputs are never stored; each consumer applies batch norm and ReLU while loading. The products
 //! that compute the values also compute the sums over their rows.
 
-use super::activations::Block;
+use super::activations::{Block, BlockNorm};
 use crate::backend::Mode;
 use crate::backend::cuda::device::Device;
 use crate::backend::cuda::device::buffer::Buffer;
@@ -18,7 +18,6 @@ use crate::backend::cuda::launchers::linear::{
 use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::backend::cuda::launchers::weight_copy::{WeightCopy, Weights};
 use crate::error::Result;
-use crate::network::activations::BlockActivations;
 use crate::network::parameters::{BlockKind, BlockLayout, Parameters};
 
 /// Position of a block: its layer, and its kind within the layer.
@@ -84,10 +83,19 @@ pub(crate) struct Blocks<'a> {
 }
 
 /// Batch norm of a block.
-pub(crate) fn norm<'a, T>(layout: &BlockLayout, values: &'a Buffer<f32>, block: &'a Block<T>) -> Norm<'a> {
-    Norm {
-        mean: block.mean.slice(0..layout.outputs),
-        rstd: block.rstd.slice(0..layout.outputs),
+pub(crate) fn norm<T>(block: &Block<T>) -> Norm<'_> {
+    let BlockNorm { mean, rstd, scale, shift } = &block.norm;
+    Norm { mean: mean.all(), rstd: rstd.all(), scale: scale.all(), shift: shift.all() }
+}
+
+/// Destination of a block's statistics.
+fn statistics<'a>(layout: &BlockLayout, values: &'a Buffer<f32>, norm: &'a mut BlockNorm) -> Statistics<'a> {
+    let BlockNorm { mean, rstd, scale, shift } = norm;
+    Statistics {
+        mean: mean.all_mut(),
+        rstd: rstd.all_mut(),
+        scale: scale.all_mut(),
+        shift: shift.all_mut(),
         weight: values.slice(layout.norm_weight.clone()),
         bias: values.slice(layout.norm_bias.clone()),
     }
@@ -97,7 +105,6 @@ pub(crate) fn norm<'a, T>(layout: &BlockLayout, values: &'a Buffer<f32>, block: 
 /// respect to its linear output.
 pub(crate) fn norm_backward<'a, T: StoredElement>(
     layout: &BlockLayout,
-    values: &'a Buffer<f32>,
     block: &'a Block<T>,
     d: &'a mut Buffer<T>,
     rows: Rows<'_>,
@@ -106,26 +113,17 @@ pub(crate) fn norm_backward<'a, T: StoredElement>(
     NormBackward {
         d: d.rows_mut(rows.bound, layout.outputs),
         z: block.linear.rows(rows.bound, layout.outputs),
-        norm: norm(layout, values, block),
+        norm: norm(block),
         terms: sums.terms(layout.outputs),
     }
 }
 
 /// First `rows` rows of the input `x`.
-fn input<'a, T: StoredElement>(
-    x: Before<'a, T>,
-    layer: usize,
-    weights: Weights<'a>,
-    rows: Rows<'_>,
-    columns: usize,
-) -> Input<'a, T> {
+fn input<'a, T: StoredElement>(x: Before<'a, T>, rows: Rows<'_>, columns: usize) -> Input<'a, T> {
     let matrix = |buffer: &'a Buffer<T>| Matrix::new(buffer.rows(rows.bound, columns), rows.bound, columns);
     match x {
         Before::Values(x) => Input::Values(matrix(x)),
-        Before::Block(kind, block) => {
-            let layout = weights.layout.block(layer, kind);
-            Input::Activated(matrix(&block.linear), norm(layout, weights.values, block))
-        }
+        Before::Block(_, block) => Input::Activated(matrix(&block.linear), norm(block)),
     }
 }
 
@@ -135,12 +133,12 @@ pub(crate) fn batch_statistics<'a>(
     mode: Mode,
     layout: &BlockLayout,
     [running_mean, running_var]: [&'a mut Buffer<f32>; 2],
-    [mean, rstd]: [&'a mut Buffer<f32>; 2],
+    (values, norm): (&'a Buffer<f32>, &'a mut BlockNorm),
     sums: &'a mut Sums,
 ) -> Option<BatchStatistics<'a>> {
     let wanted = mode == Mode::Train && layout.batch_norm;
     wanted.then(|| BatchStatistics {
-        to: Statistics { mean: mean.slice_mut(0..layout.outputs), rstd: rstd.slice_mut(0..layout.outputs) },
+        to: statistics(layout, values, norm),
         running_mean: running_mean.slice_mut(layout.running.clone()),
         running_var: running_var.slice_mut(layout.running.clone()),
         sums,
@@ -155,10 +153,7 @@ pub(crate) fn constant_statistics<T>(
     parameters: &Parameters<Buffer<f32>>,
     block: &mut Block<T>,
 ) -> Result<()> {
-    let mut to = Statistics {
-        mean: block.mean.slice_mut(0..layout.outputs),
-        rstd: block.rstd.slice_mut(0..layout.outputs),
-    };
+    let mut to = statistics(layout, &parameters.values, &mut block.norm);
     let running = layout.running.clone();
     match mode {
         _ if !layout.batch_norm => batch_norm::batch_norm_no_statistics(device, &mut to),
@@ -186,17 +181,17 @@ impl Blocks<'_> {
         let layout = all.block(layer, kind);
         let (inputs, outputs) = (layout.inputs, layout.outputs);
         let weights = Weights { layout: all, values, copy: self.weight_copy };
-        let BlockActivations { linear, mean, rstd } = block;
+        let Block { linear, norm } = block;
         linear_forward(
             self.device,
             self.format,
             Forward {
                 rows,
                 y: MatrixMut::new(linear.rows_mut(rows.bound, outputs), rows.bound, outputs),
-                x: input(x, layer, weights, rows, inputs),
+                x: input(x, rows, inputs),
                 weight: weights.of(layer, kind),
             },
-            batch_statistics(mode, layout, [running_mean, running_var], [mean, rstd], self.sums.of(kind).0),
+            batch_statistics(mode, layout, [running_mean, running_var], (values, norm), self.sums.of(kind).0),
         )?;
         let layout = parameters.layout.block(layer, kind);
         constant_statistics(self.device, mode, layout, parameters, block)
@@ -242,10 +237,10 @@ impl Blocks<'_> {
                         Gradient::Values(Matrix::new(d_z.rows(rows.bound, outputs), rows.bound, outputs))
                     }
                     After::Block(block, d) => {
-                        Gradient::ThroughNorm(norm_backward(layout, values, block, d, rows, sums))
+                        Gradient::ThroughNorm(norm_backward(layout, block, d, rows, sums))
                     }
                 },
-                x: input(x, layer, weights, rows, inputs),
+                x: input(x, rows, inputs),
                 weight: weights.of(layer, kind),
             },
             self.weight_parts,
@@ -270,7 +265,7 @@ impl Blocks<'_> {
             NormGradient { weight, bias, batch_statistics, sums },
             d.rows(rows.bound, layout.outputs),
             block.linear.rows(rows.bound, layout.outputs),
-            norm(layout, &parameters.values, block),
+            norm(block),
             rows,
         )
     }

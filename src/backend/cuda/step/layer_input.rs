@@ -439,7 +439,7 @@ fn node_output<'a, T: StoredElement>(
 ) -> (Matrix<'a, T>, Norm<'a>) {
     let layout = weights.layout.block(layer - 1, BlockKind::NodeOutput);
     let (block, width) = (&below.node_output, layout.outputs);
-    (Matrix::new(block.linear.rows(nodes, width), nodes, width), norm(layout, weights.values, block))
+    (Matrix::new(block.linear.rows(nodes, width), nodes, width), norm(block))
 }
 
 /// Edge states `[E, D]` of the layer `below`.
@@ -455,6 +455,6 @@ fn edge_states<'a, T: StoredElement>(
         return Input::Values(Matrix::new(states.rows(edges, width), edges, width));
     }
     let z = Matrix::new(heads.linear.rows(edges, layout.outputs), edges, layout.outputs);
-    let norm = norm(layout, weights.values, heads);
+    let norm = norm(heads);
     Input::Activated(z.columns(start, width), norm.columns(start, width))
 }

@@ -92,7 +92,7 @@ fn backward_as<T: StoredElement>(of: BackwardProduct) -> Case {
                 launch: Box::new(move |device, arrays| {
                     let ([first, x, weight], [d, d_x], parts) = arrays.stored_as::<T>().parts();
                     let (of, [count], [d_weight, d_norm_weight, d_norm_bias], others) = parts;
-                    let [mean, rstd, scale, bias, terms, mean_x, rstd_x, scale_x, bias_x] = of;
+                    let [mean, rstd, scale, shift, terms, mean_x, rstd_x, scale_x, shift_x] = of;
                     let norm_to =
                         with_sums.then(|| norm_gradient([d_norm_weight, d_norm_bias], &mut others.sums));
                     let to = LinearGradients {
@@ -101,13 +101,13 @@ fn backward_as<T: StoredElement>(of: BackwardProduct) -> Case {
                         norm: norm_to,
                     };
                     let d_y = if made {
-                        let norm = norm([mean, rstd, scale, bias]);
+                        let norm = norm([mean, rstd, scale, shift]);
                         Gradient::ThroughNorm(NormBackward { d, z: first, norm, terms })
                     } else {
                         Gradient::Values(Matrix::new(first, bound, outputs))
                     };
                     let x = Matrix::new(x, bound, part.of).columns(part.start, inputs);
-                    let of_x = norm([mean_x, rstd_x, scale_x, bias_x]).columns(part.start, inputs);
+                    let of_x = norm([mean_x, rstd_x, scale_x, shift_x]).columns(part.start, inputs);
                     let x = if activated { Input::Activated(x, of_x) } else { Input::Values(x) };
                     let (rows, weight) = (counted(count, bound), Matrix::new(weight, outputs, inputs));
                     let of = Backward { rows, to, d_y, x, weight };

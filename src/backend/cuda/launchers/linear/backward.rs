@@ -217,7 +217,7 @@ pub fn linear_backward<T: StoredElement>(
                 device.launch(&of_tile.backward, grid, &LinearBackward { product })
             }
             (Gradient::Values(_), Input::Activated(_, norm)) => {
-                let d_norm = NormGradientArguments::new(device, d_norm, rows.bound, inputs)?;
+                let d_norm = NormGradientArguments::new(device, d_norm, norm, rows.bound)?;
                 let arguments = LinearBackwardNorm { product, norm: norm.into(), d_norm };
                 device.launch(&of_tile.backward_norm, grid, &arguments)
             }
@@ -227,7 +227,7 @@ pub fn linear_backward<T: StoredElement>(
                 device.launch(&small_only.backward_through_norm, grid, &arguments)
             }
             (Gradient::ThroughNorm(of), Input::Activated(_, norm)) => {
-                let d_norm = NormGradientArguments::new(device, d_norm, rows.bound, inputs)?;
+                let d_norm = NormGradientArguments::new(device, d_norm, norm, rows.bound)?;
                 let (through, norm) = (of.into(), norm.into());
                 let arguments = LinearBackwardNormThroughNorm { product, through, norm, d_norm };
                 device.launch(&small_only.backward_norm_through_norm, grid, &arguments)
@@ -288,7 +288,7 @@ pub fn linear_backward_states<T: StoredElement>(
     let [of_nodes, of_edges] = parts.split(device, format, gradients)?;
     let (nodes, node_blocks) = nodes.arguments(device, format, Tile::Small, of_nodes)?;
     let (product, edge_blocks) = products.arguments(format, Tile::Small, of_edges);
-    let d_norm = NormGradientArguments::new(device, None, 0, 0)?;
+    let d_norm = NormGradientArguments::new(device, None, norm, rows.bound)?;
     let edges = LinearBackwardNormThroughNorm { product, through, norm: norm.into(), d_norm };
     let arguments = LinearBackwardStates { nodes, edges, node_blocks: int(node_blocks), reserved: 0 };
     let kernel = &FormatKernels::of(format).small_only.backward_states;
@@ -388,7 +388,7 @@ impl<T: StoredElement> UnitBackward<'_, T> {
             check_len("linear_backward: along", along.len(), rows.bound);
         }
         let mut products = Products { rows, d_x, d_weight, d_y, x: z, weight, weights: Weights::MayBeSplit };
-        let d_norm = NormGradientArguments::new(device, d_norm, rows.bound, z.columns)?;
+        let d_norm = NormGradientArguments::new(device, d_norm, norm, rows.bound)?;
         let (product, blocks) = products.arguments(format, tile, memory);
         Ok((LinearBackwardUnit { product, norm: norm.into(), d_norm, along: along.into() }, blocks))
     }
