@@ -2,7 +2,7 @@
 //
 //   copies      stored values, global -> shared memory, several stages ahead (cp.async); zeros beyond the end of the
 //               inner dimension
-//   prologues   batch norm and ReLU, or batch norm's backward, in shared memory, one stage ahead of the products
+//   prologues   batch norm and ReLU, in shared memory, one stage ahead of the products
 //   fragments   shared memory -> registers: 16 x 16 values of an operand per warp, in the layout of the tensor cores
 //
 // Each warp computes a part of the block's tile. An operand is stored with its inner dimension last (x and W of a
@@ -139,9 +139,6 @@ template <int bytes, class Stage, Order order, int threads, class T> struct Copi
 template <class Norm> __device__ __forceinline__ bool takes_wide_copies(const Operand<float, Norm> &from) {
     return reinterpret_cast<size_t>(from.values) % 16 == 0 && from.stride % 4 == 0 && from.jump % 4 == 0;
 }
-__device__ __forceinline__ bool takes_wide_copies(const Operand<float, NormBackward<float>> &from) {
-    return takes_wide_copies(z_of(from)) && reinterpret_cast<size_t>(from.values) % 16 == 0;
-}
 template <class Norm> __device__ __forceinline__ bool takes_wide_copies(const Operand<bf16, Norm> &) { return true; }
 
 // ---- prologues --------------------------------------------------------------------------------------------------
@@ -166,7 +163,7 @@ template <> struct Prologue<NormRows> {
         return {{load(0), load(1)}};
     }
     // Lines beyond the inner end need not stay 0: those of the other operand are.
-    __device__ __forceinline__ void store(bf16 *to, PackedFour<bf16> x, bool) const {
+    __device__ __forceinline__ void store(bf16 *to, PackedFour<bf16> x) const {
         Four z = x.widen();
         float y[COLUMNS_EACH];
 #pragma unroll
@@ -175,41 +172,18 @@ template <> struct Prologue<NormRows> {
         }
         *reinterpret_cast<uint2 *>(to) = make_uint2(pack_relu_bf16(y[0], y[1]), pack_relu_bf16(y[2], y[3]));
     }
-    __device__ __forceinline__ void store(float *to, PackedFour<float> x, bool) const {
+    __device__ __forceinline__ void store(float *to, PackedFour<float> x) const {
         store_aligned(to, relu_norm(norm, x.widen()));
     }
 };
 
-// d_z from d, with z beside it.
-template <class T> struct Prologue<NormBackward<T>> {
-    static constexpr int vectors = 4;
-    NormBackwardFour backward;
-
-    static __device__ __forceinline__ const float *vector(const NormBackward<T> &of, int index) {
-        return index == 0 ? of.norm.scale : index == 1 ? of.norm.shift : index == 2 ? of.constant : of.slope;
-    }
-    template <class Load> static __device__ __forceinline__ Prologue from(const Load &load) {
-        return {{{load(0), load(1)}, load(2), load(3)}};
-    }
-    __device__ __forceinline__ void store(T *to, PackedFour<T> d, PackedFour<T> z, bool inside) const {
-        Four d_z = backward(d.widen(), z.widen());
-#pragma unroll
-        for (int i = 0; i < COLUMNS_EACH; i++) {
-            d_z[i] = inside ? d_z[i] : 0.0f;
-        }
-        store_aligned(to, d_z);
-    }
-};
-
-// The `count` stages of an operand in shared memory; each step of the inner dimension uses the next one. The stages of z
-// follow those of d: z is read a step before the products read d, so it has one stage less. With the inner dimension last,
-// each stage has its part of the prologue's vectors, which is 0 beyond the inner end: a prologue leaves zeros there.
+// The `count` stages of an operand in shared memory; each step of the inner dimension uses the next one. With the inner
+// dimension last, each stage has its part of the prologue's vectors, which is 0 beyond the inner end: a prologue leaves zeros there.
 // Otherwise a thread's columns are the same in all steps, and it keeps the vectors in registers.
 template <class Stage, int count, Order order, int threads, class T, class Norm> struct Stages {
     using Applied = Prologue<Norm>;
     static constexpr bool is_applied = Applied::vectors > 0, keeps_vectors = is_applied && order == INNER_FIRST;
-    static constexpr int first_beside = count * Stage::values;
-    static constexpr int bytes = (first_beside + (reads_z<Norm> ? (count - 1) * Stage::values : 0)) * int(sizeof(T));
+    static constexpr int bytes = count * Stage::values * int(sizeof(T));
     static constexpr int stage_vectors = keeps_vectors ? 0 : Applied::vectors * Stage::line;
     static constexpr int vector_bytes = count * stage_vectors * int(sizeof(float));
     // A thread applies the prologue to the same four columns of several lines.
@@ -237,9 +211,10 @@ template <class Stage, int count, Order order, int threads, class T, class Norm>
     __device__ __forceinline__ T *stage(int step) const { return memory + unsigned(step) % count * Stage::values; }
 
     __device__ __forceinline__ void begin(int step, const Piece &of) const {
-        begin_copies(stage(step), from, of);
-        if constexpr (reads_z<Norm>) {
-            begin_copies(beside(step), z_of(from), of);
+        if (wide) {
+            Copies<16, Stage, order, threads, T>::begin(stage(step), from, of);
+        } else if constexpr (sizeof(T) == 4) {
+            Copies<4, Stage, order, threads, T>::begin(stage(step), from, of);
         }
         if constexpr (stage_vectors > 0) {
             int in_line = int(threadIdx.x) % Stage::line, at = of.first_inner + in_line;
@@ -252,7 +227,7 @@ template <class Stage, int count, Order order, int threads, class T, class Norm>
 
     // Values to which the thread applies the prologue.
     struct Loaded {
-        PackedFour<T> values[is_applied ? lines_each : 1], z[reads_z<Norm> ? lines_each : 1];
+        PackedFour<T> values[is_applied ? lines_each : 1];
         Applied prologue;
     };
 
@@ -271,48 +246,27 @@ template <class Stage, int count, Order order, int threads, class T, class Norm>
 #pragma unroll
             for (int i = 0; i < lines_each; i++) {
                 loaded.values[i] = load_aligned(stage(step) + place(i));
-                if constexpr (reads_z<Norm>) {
-                    loaded.z[i] = load_aligned(beside(step) + place(i));
-                }
             }
             return loaded;
         }
     }
     // Stores the results in place.
-    __device__ __forceinline__ void store(int step, const Loaded &loaded, const Piece &of) const {
+    __device__ __forceinline__ void store(int step, const Loaded &loaded) const {
         if constexpr (is_applied) {
 #pragma unroll
             for (int i = 0; i < lines_each; i++) {
-                bool inside = order == INNER_LAST || of.first_inner + line(i) < of.inner_end;
-                if constexpr (reads_z<Norm>) {
-                    loaded.prologue.store(stage(step) + place(i), loaded.values[i], loaded.z[i], inside);
-                } else {
-                    loaded.prologue.store(stage(step) + place(i), loaded.values[i], inside);
-                }
+                loaded.prologue.store(stage(step) + place(i), loaded.values[i]);
             }
         }
     }
 
   private:
-    __device__ __forceinline__ T *beside(int step) const {
-        return memory + first_beside + unsigned(step) % (count - 1) * Stage::values;
-    }
     __device__ __forceinline__ float *vectors_of(int step) const {
         return vectors + unsigned(step) % count * stage_vectors;
     }
     static __device__ __forceinline__ int column() { return int(threadIdx.x) % per_line * COLUMNS_EACH; }
-    static __device__ __forceinline__ int line(int i) {
-        return line_of<order>(int(threadIdx.x) / per_line) + i * lines_at_once;
-    }
-    static __device__ __forceinline__ int place(int i) { return line(i) * Stage::stride + column(); }
-
-    template <class OfNorm>
-    __device__ __forceinline__ void begin_copies(T *to, const Operand<T, OfNorm> &source, const Piece &of) const {
-        if (wide) {
-            Copies<16, Stage, order, threads, T>::begin(to, source, of);
-        } else if constexpr (sizeof(T) == 4) {
-            Copies<4, Stage, order, threads, T>::begin(to, source, of);
-        }
+    static __device__ __forceinline__ int place(int i) {
+        return (line_of<order>(int(threadIdx.x) / per_line) + i * lines_at_once) * Stage::stride + column();
     }
 };
 
@@ -389,7 +343,7 @@ template <class Shape_, class Format> struct TensorCore {
         using StageA = Stage<Value, order_a, Shape::rows, Shape::inner>;
         using StageB = Stage<Value, order_b, Shape::columns, Shape::inner>;
         constexpr int products_down = Shape::warp_rows / 16, pairs_across = Shape::warp_columns / 16;
-        constexpr int stages = Shape::stages - int(reads_z<NormA>); // z takes the memory of one stage
+        constexpr int stages = Shape::stages;
         using StagesA = Stages<StageA, stages, order_a, Shape::threads, Value, NormA>;
         using StagesB = Stages<StageB, stages, order_b, Shape::threads, Value, NormB>;
         // Steps between a prologue and the products.
@@ -422,8 +376,8 @@ template <class Shape_, class Format> struct TensorCore {
         if (ahead > 0) {
             wait_copies<stages - 2>();
             __syncthreads();
-            stages_a.store(0, stages_a.load(0), piece_a(place.first_inner));
-            stages_b.store(0, stages_b.load(0), piece_b(place.first_inner));
+            stages_a.store(0, stages_a.load(0));
+            stages_b.store(0, stages_b.load(0));
         }
 
         float sums[products_down][2 * pairs_across][4] = {};
@@ -474,8 +428,8 @@ template <class Shape_, class Format> struct TensorCore {
                     }
                 }
             }
-            stages_a.store(step + ahead, next_a, piece_a(inner + ahead * Shape::inner));
-            stages_b.store(step + ahead, next_b, piece_b(inner + ahead * Shape::inner));
+            stages_a.store(step + ahead, next_a);
+            stages_b.store(step + ahead, next_b);
         }
 
 #pragma unroll

@@ -474,7 +474,8 @@ impl<T: StoredElement> Stages for Cuda<T> {
         let block = &saved.edge_hidden;
         // The node output of the layer below uses the same upper memory for sums as the heads.
         let (sums, sums_before) = sums.of(kind);
-        let d_z = norm_backward(layout.block(layer, kind), block, d_edge_hidden, batch.edges(), sums);
+        let d_z =
+            norm_backward(device, layout.block(layer, kind), block, (d_edge_hidden, batch.edges()), sums)?;
         let of = LayerPass { device, layer, weights, batch };
         match below {
             Some(below) => {

@@ -406,20 +406,6 @@ pub(super) fn expected_backward(
     [d, d_weight, d_bias]
 }
 
-/// d_z, from z, its norm, the gradient d with respect to the output, and the `terms` to subtract.
-pub(super) fn norm_backward(z: &[f64], norm: &[Vec<f64>; 4], terms: &[f64], d: &[f64]) -> Vec<f64> {
-    let ([_, _, scale, shift], (constant, slope)) = (norm, terms.split_at(norm[0].len()));
-    z.iter()
-        .zip(d)
-        .enumerate()
-        .map(|(i, (&z, &d))| {
-            let c = i % scale.len();
-            let passed = if scale[c] * z + shift[c] > 0.0 { d } else { 0.0 };
-            scale[c] * passed - constant[c] - z * slope[c]
-        })
-        .collect()
-}
-
 /// z, mean, rstd, scale and shift, such that no norm(z) is so close to 0 that roundings would decide whether the ReLU
 /// passes.
 pub(super) fn decided_inputs<T: StoredElement>(

@@ -46,15 +46,6 @@ pub enum X {
     ActivatedWithSums,
 }
 
-/// Source of a gradient.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// In memory.
-    Stored,
-    /// Computed by batch norm's backward while it is read.
-    ThroughNorm,
-}
-
 /// Number of launches for two products.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Launches {
@@ -117,7 +108,7 @@ pub(super) fn cases(sizes: &Sizes, format: Format) -> Vec<Case> {
     .into_iter()
     .flat_map(|product| {
         let forward = ForwardProduct::plain(product);
-        let backward = BackwardProduct { product, x: X::Values, part: product.whole(), d_y: Source::Stored };
+        let backward = BackwardProduct { product, x: X::Values, part: product.whole() };
         [forward::forward(forward), backward::backward(backward)]
     });
     let ends = product("nodes of edge.hidden", nodes, state, 2 * hidden);
@@ -126,15 +117,9 @@ pub(super) fn cases(sizes: &Sizes, format: Format) -> Vec<Case> {
     let of_ends = Ends { of: [&sizes.batch.edge_subject, &sizes.batch.edge_object].map(Vec::clone), nodes };
     let edge_hidden = Product { what: "edge.hidden", ..edge_hidden };
     let types = Types { rows: [objects, predicates], room: [0; 2], inputs: state, hidden, format, seed };
-    let activated = |product: Product, d_y| {
+    let activated = |product: Product| {
         let (x, part) = (X::ActivatedWithSums, product.whole());
-        backward::backward(BackwardProduct { product, x, part, d_y })
-    };
-    let through_norm = BackwardProduct {
-        product: node_hidden,
-        x: X::Values,
-        part: node_hidden.whole(),
-        d_y: Source::ThroughNorm,
+        backward::backward(BackwardProduct { product, x, part })
     };
     let fused = [
         forward::forward_two(types, Launches::One),
@@ -144,12 +129,11 @@ pub(super) fn cases(sizes: &Sizes, format: Format) -> Vec<Case> {
             ..ForwardProduct::activated(edge_hidden)
         }),
         forward::forward(ForwardProduct::activated(of_heads)),
-        activated(of_heads, Source::Stored),
-        backward::backward(through_norm),
-        activated(node_output, Source::ThroughNorm),
+        activated(of_heads),
+        activated(node_output),
         unit::forward(UnitProduct { product: ends, with_rows: true }),
         unit::backward(UnitProduct { product: ends, with_rows: true }),
-        states::backward(States { nodes: ends, edges: edge_hidden, d_y: Source::ThroughNorm }, Launches::One),
+        states::backward(States { nodes: ends, edges: edge_hidden }, Launches::One),
     ];
     plain.chain(fused).collect()
 }
@@ -249,27 +233,6 @@ fn norm_gradient_outputs(x: &[f64], norm: &[Vec<f32>], d: &[f64]) -> [Output; 2]
     // A chunk has 64 roundings.
     let error = Error { strict: 70.0 * EPS, usual: sums_error(), terms: x.len() / columns };
     [error.output("d_norm_weight", d_weight, &most), error.output("d_norm_bias", d_bias, &most)]
-}
-
-/// d_y that batch norm's backward computes from d and z, and the sum of the magnitudes of its terms. `norm` holds mean,
-/// rstd, scale, shift and the terms that are subtracted.
-fn made_gradient(z: &[f64], norm: &[Vec<f32>], d: &[f64]) -> [Vec<f64>; 2] {
-    let (columns, terms, normed) = (norm[0].len(), &norm[4], normed(z, norm));
-    let of = |i: usize| {
-        let c = i % columns;
-        let scale = f64::from(norm[2][c]);
-        let passed = if normed[i] > 0.0 { d[i] } else { 0.0 };
-        [scale * passed, -f64::from(terms[c]), -z[i] * f64::from(terms[columns + c])]
-    };
-    [
-        (0..d.len()).map(|i| of(i).iter().sum()).collect(),
-        (0..d.len()).map(|i| of(i).iter().map(|term| term.abs()).sum()).collect(),
-    ]
-}
-
-/// Error of a product whose d_y takes two fused multiply-adds, each with an error of up to half an eps.
-fn through_norm(error: Error) -> Error {
-    error.after(EPS, super::roundings(4))
 }
 
 /// Magnitude of each value.

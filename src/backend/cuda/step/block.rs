@@ -6,14 +6,14 @@
 use super::activations::{Block, BlockNorm};
 use crate::backend::Mode;
 use crate::backend::cuda::device::Device;
-use crate::backend::cuda::device::buffer::Buffer;
+use crate::backend::cuda::device::buffer::{Buffer, Slice};
 use crate::backend::cuda::device::rows::Rows;
 use crate::backend::cuda::launchers::batch_norm::{
     self, BatchStatistics, Norm, NormBackward, NormGradient, Statistics, Sums,
 };
 use crate::backend::cuda::launchers::linear::{
-    Backward, Format, Forward, Gradient, Input, LinearGradients, Matrix, MatrixMut, WeightParts,
-    linear_backward, linear_forward,
+    Backward, Format, Forward, Input, LinearGradients, Matrix, MatrixMut, WeightParts, linear_backward,
+    linear_forward,
 };
 use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::backend::cuda::launchers::weight_copy::{WeightCopy, Weights};
@@ -101,21 +101,23 @@ fn statistics<'a>(layout: &BlockLayout, values: &'a Buffer<f32>, norm: &'a mut B
     }
 }
 
-/// Arguments that turn the gradient `d`, `rows` rows, with respect to a block's output into the gradient with
-/// respect to its linear output.
+/// Overwrites the gradient `d` with respect to a block's output by d_z, that with respect to its linear output, and returns
+/// it. `sums` holds the terms to subtract.
 pub(crate) fn norm_backward<'a, T: StoredElement>(
+    device: &Device,
     layout: &BlockLayout,
-    block: &'a Block<T>,
-    d: &'a mut Buffer<T>,
-    rows: Rows<'_>,
-    sums: &'a Sums,
-) -> NormBackward<'a, T> {
-    NormBackward {
+    block: &Block<T>,
+    (d, rows): (&'a mut Buffer<T>, Rows<'_>),
+    sums: &Sums,
+) -> Result<Slice<'a, T>> {
+    let mut of = NormBackward {
         d: d.rows_mut(rows.bound, layout.outputs),
         z: block.linear.rows(rows.bound, layout.outputs),
         norm: norm(block),
         terms: sums.terms(layout.outputs),
-    }
+    };
+    batch_norm::batch_norm_backward(device, &mut of, rows)?;
+    Ok(d.rows(rows.bound, layout.outputs))
 }
 
 /// First `rows` rows of the input `x`.
@@ -222,6 +224,10 @@ impl Blocks<'_> {
         };
         let Parameters { layout: all, values, .. } = parameters;
         let weights = Weights { layout: all, values, copy: self.weight_copy };
+        let d_z = match d {
+            After::Values(d_z) => d_z.rows(rows.bound, outputs),
+            After::Block(block, d) => norm_backward(self.device, layout, block, (d, rows), sums)?,
+        };
         linear_backward(
             self.device,
             self.format,
@@ -232,14 +238,7 @@ impl Blocks<'_> {
                     weight: MatrixMut::new(d_weight, outputs, inputs),
                     norm: d_norm,
                 },
-                d_y: match d {
-                    After::Values(d_z) => {
-                        Gradient::Values(Matrix::new(d_z.rows(rows.bound, outputs), rows.bound, outputs))
-                    }
-                    After::Block(block, d) => {
-                        Gradient::ThroughNorm(norm_backward(layout, block, d, rows, sums))
-                    }
-                },
+                d_y: Matrix::new(d_z, rows.bound, outputs),
                 x: input(x, rows, inputs),
                 weight: weights.of(layer, kind),
             },
