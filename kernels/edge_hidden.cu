@@ -28,7 +28,7 @@
 constexpr int THREADS = 128; // sums
 // Least number of resident blocks per multiprocessor for the sums by end: enough warps to hide the gather, without
 // spills.
-constexpr int ENDS_BLOCKS = 10;
+constexpr int ENDS_BLOCKS = 7;
 // Lookup: columns of a strip, four per thread, and rows at a time.
 constexpr int STRIP = 64, ROW_LANES = 16;
 constexpr int LOOKUP_THREADS = STRIP / COLUMNS_EACH * ROW_LANES;

@@ -172,39 +172,50 @@ __device__ __forceinline__ Four load_written(const float *row, int column, int c
     return all;
 }
 
-// Number of parts that are loaded before the first of them is added.
-constexpr int PARTS_AT_ONCE = 8;
+// Numbers of rows and of parts that are loaded before the first of them is added: their latencies overlap.
+constexpr int ROWS_AT_ONCE = 2, PARTS_AT_ONCE = 4;
 
-// Adds up the parts of a tile in order, four columns per thread.
+// Adds up the parts of a tile in order, four columns per thread. Behind the last row or part it is loaded again, instead of
+// a branch.
 template <class Core>
 __device__ __forceinline__ void add_parts(const Output<float> &out, const float *parts, int count, const Place &place) {
-    constexpr int across = Core::Shape::columns / COLUMNS_EACH, rows_at_once = Core::Shape::threads / across;
+    constexpr int across = Core::Shape::columns / COLUMNS_EACH, stride = Core::Shape::threads / across;
     int column = place.first_column + int(threadIdx.x) % across * COLUMNS_EACH;
     if (column >= place.columns) {
         return;
     }
     size_t part_stride = size_t(place.rows) * place.columns;
     int end = min(place.first_row + Core::Shape::rows, place.rows);
-    for (int row = place.first_row + threadIdx.x / across; row < end; row += rows_at_once) {
-        const float *from = parts + size_t(row) * place.columns;
-        Four sum = {};
+    for (int row = place.first_row + threadIdx.x / across; row < end; row += ROWS_AT_ONCE * stride) {
+        Four sums[ROWS_AT_ONCE];
         for (int first = 0; first < count; first += PARTS_AT_ONCE) {
-            Four part[PARTS_AT_ONCE];
+            Four loaded[ROWS_AT_ONCE][PARTS_AT_ONCE];
 #pragma unroll
-            for (int k = 0; k < PARTS_AT_ONCE; k++) {
-                // The last one again instead of a branch.
-                part[k] = load_written(from + min(first + k, count - 1) * part_stride, column, place.columns);
+            for (int r = 0; r < ROWS_AT_ONCE; r++) {
+                const float *from = parts + size_t(min(row + r * stride, end - 1)) * place.columns;
+#pragma unroll
+                for (int k = 0; k < PARTS_AT_ONCE; k++) {
+                    loaded[r][k] = load_written(from + min(first + k, count - 1) * part_stride, column, place.columns);
+                }
             }
 #pragma unroll
             for (int k = 0; k < PARTS_AT_ONCE; k++) {
-                if (first + k == 0) {
-                    sum = part[k]; // a sum with 0 would turn -0 into 0
-                } else if (first + k < count) {
-                    add_four(sum, part[k]);
+#pragma unroll
+                for (int r = 0; r < ROWS_AT_ONCE; r++) {
+                    if (first + k == 0) {
+                        sums[r] = loaded[r][k]; // a sum with 0 would turn -0 into 0
+                    } else if (first + k < count) {
+                        add_four(sums[r], loaded[r][k]);
+                    }
                 }
             }
         }
-        store_four(out.line(row), column, place.columns, sum);
+#pragma unroll
+        for (int r = 0; r < ROWS_AT_ONCE; r++) {
+            if (row + r * stride < end) {
+                store_four(out.line(row + r * stride), column, place.columns, sums[r]);
+            }
+        }
     }
 }
 

@@ -11,7 +11,7 @@ struct ListsArguments {
 };
 
 // Number of rows that are loaded before the first of them is used: their latencies overlap.
-constexpr int LISTED_AT_ONCE = 4;
+constexpr int LISTED_AT_ONCE = 8;
 
 // Calls use(row, load(row)) for the rows first..end, in order. Behind the last row it is loaded again, which costs less
 // than a branch between the loads.
