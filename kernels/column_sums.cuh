@@ -112,7 +112,8 @@ __device__ __forceinline__ bool last_to_come(int *ticket, int count, int of, boo
     return last;
 }
 
-// Position of a thread in the merge; each column of a strip has `lanes` threads.
+// Position of a thread in the merge. Each column of a strip has `lanes` lanes in all, of which `at_once` threads handle one
+// each at a time.
 struct StripThread {
     int strip, strips, column, in_strip, lane;
 };
@@ -120,20 +121,25 @@ struct StripThread {
 // Merges `count` parts of a column. `part(i)` returns the i-th part; each part covers `rows_each` rows, the last one
 // possibly fewer. Each lane merges a share, and the first lane returns the result. `memory` is shared: lanes * strip
 // pairs.
-template <int lanes, int strip, class Merge, class Part>
+template <int lanes, int strip, int at_once, class Merge, class Part>
 __device__ __forceinline__ Pair merge_parts(const Merge &merge, StripThread thread, bool inside, int count, int rows,
                                             int rows_each, Part part, Pair *memory) {
     Pair own = {0.0, 0.0};
     double around = inside ? part(0).first : 0.0;
-    if (inside) {
+#pragma unroll
+    for (int lane = thread.lane; lane < lanes; lane += at_once) {
+        own = {0.0, 0.0};
+        if (inside) {
 #pragma unroll 4
-        for (int i = thread.lane; i < count; i += lanes) {
-            own = merge.add(own, part(i), min(rows_each, rows - i * rows_each), around);
+            for (int i = lane; i < count; i += lanes) {
+                own = merge.add(own, part(i), min(rows_each, rows - i * rows_each), around);
+            }
         }
+        memory[lane * strip + thread.in_strip] = own;
     }
-    memory[thread.lane * strip + thread.in_strip] = own;
     __syncthreads();
     if (thread.lane == 0) {
+        own = memory[thread.in_strip];
         for (int other = 1; other < lanes; other++) {
             own.first += memory[other * strip + thread.in_strip].first;
             own.second += memory[other * strip + thread.in_strip].second;
@@ -146,7 +152,7 @@ __device__ __forceinline__ Pair merge_parts(const Merge &merge, StripThread thre
 
 // Called after a block has written `chunk_count` chunks of its strip, starting at `first_chunk`, all in one group.
 // Without rows, one block of each strip calls it too. `memory` is shared: lanes * strip pairs.
-template <int lanes, int strip, class Merge>
+template <int lanes, int strip, int at_once = lanes, class Merge>
 __device__ __forceinline__ void finish_columns(const ColumnMemory &of, const Merge &merge, StripThread thread, int rows,
                                                int columns, int first_chunk, int chunk_count, Pair *memory) {
     constexpr int GROUP_ROWS = GROUP_CHUNKS * CHUNK_ROWS;
@@ -170,7 +176,7 @@ __device__ __forceinline__ void finish_columns(const ColumnMemory &of, const Mer
         const float *from = of.chunk(first + i, columns) + thread.column;
         return Pair{__ldcg(from), __ldcg(from + columns)};
     };
-    Pair sum = merge_parts<lanes, strip>(merge, thread, inside, in_group, group_rows, CHUNK_ROWS, chunk, memory);
+    Pair sum = merge_parts<lanes, strip, at_once>(merge, thread, inside, in_group, group_rows, CHUNK_ROWS, chunk, memory);
     if (groups == 1) {
         if (writes) {
             merge.finish(thread.column, columns, rows, sum);
@@ -189,7 +195,7 @@ __device__ __forceinline__ void finish_columns(const ColumnMemory &of, const Mer
         const double *from = of.group(i, columns) + thread.column;
         return Pair{__ldcg(from), __ldcg(from + columns)};
     };
-    sum = merge_parts<lanes, strip>(merge, thread, inside, groups, rows, GROUP_ROWS, merged, memory);
+    sum = merge_parts<lanes, strip, at_once>(merge, thread, inside, groups, rows, GROUP_ROWS, merged, memory);
     if (writes) {
         merge.finish(thread.column, columns, rows, sum);
     }

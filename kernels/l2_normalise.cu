@@ -14,6 +14,7 @@
 #include "strip_sums.cuh"
 
 constexpr int THREADS = 128; // forward
+constexpr int ROWS_AT_ONCE = 4;    // backward: number of rows that a warp loads before it uses the first
 constexpr int BACKWARD_BLOCKS = 4; // least number per multiprocessor: registers for double precision without spills
 
 // relu(norm(z)) of four columns of the row.
@@ -80,22 +81,37 @@ template <class T> __device__ __forceinline__ void l2_normalise_backward(const L
     int lane = threadIdx.x % WARP_LANES, warp = threadIdx.x / WARP_LANES;
     NormRows norm = args.norm.rows();
     const T *of_x = args.d_x + size_t(first) * stride, *of_z = args.z + size_t(first) * stride;
-    for (int row = warp; row < count; row += ROW_LANES) {
-        float squares = 0.0f, dot = 0.0f;
+    for (int begin = warp; begin < count; begin += ROWS_AT_ONCE * ROW_LANES) {
+        float squares[ROWS_AT_ONCE] = {}, dot[ROWS_AT_ONCE] = {};
         for (int c = lane * COLUMNS_EACH; c < columns; c += STRIP) {
-            Four y = activated(of_z + size_t(row) * stride, norm, c, columns);
-            Four d = load_four(of_x + size_t(row) * stride, c, columns);
+            NormFour norms = load_norm(norm, c, columns);
+            auto z_rows = four_columns(of_z, stride, c, columns), x_rows = four_columns(of_x, stride, c, columns);
+            PackedFour<T> of_value[ROWS_AT_ONCE], of_d[ROWS_AT_ONCE];
 #pragma unroll
-            for (int i = 0; i < COLUMNS_EACH; i++) {
-                squares += y[i] * y[i];
-                dot += y[i] * d[i];
+            for (int k = 0; k < ROWS_AT_ONCE; k++) {
+                int row = min(begin + k * ROW_LANES, count - 1); // the last one again instead of a branch
+                of_value[k] = z_rows.load(row);
+                of_d[k] = x_rows.load(row);
+            }
+#pragma unroll
+            for (int k = 0; k < ROWS_AT_ONCE; k++) {
+                Four y = relu_norm(norms, of_value[k].widen()), d = of_d[k].widen();
+#pragma unroll
+                for (int i = 0; i < COLUMNS_EACH; i++) {
+                    squares[k] += y[i] * y[i];
+                    dot[k] += y[i] * d[i];
+                }
             }
         }
-        float length = sqrtf(warp_sum(squares)), product = warp_sum(dot);
-        bool clamped = length < L2_EPSILON;
-        float divisor = clamped ? L2_EPSILON : length;
-        if (lane == 0) {
-            of_rows[row] = make_float2(divisor, clamped ? 0.0f : product / divisor / divisor);
+#pragma unroll
+        for (int k = 0; k < ROWS_AT_ONCE; k++) {
+            float length = sqrtf(warp_sum(squares[k])), product = warp_sum(dot[k]);
+            bool clamped = length < L2_EPSILON;
+            float divisor = clamped ? L2_EPSILON : length;
+            int row = begin + k * ROW_LANES;
+            if (lane == 0 && row < count) {
+                of_rows[row] = make_float2(divisor, clamped ? 0.0f : product / divisor / divisor);
+            }
         }
     }
     __syncthreads();

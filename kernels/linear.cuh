@@ -29,8 +29,8 @@
 //
 // There are two tile sizes. 64 x 64 is used while there are few tiles: [1056, 300] x [300, 512], at 16 triples, has 136
 // of them for 132 multiprocessors, but only 36 of 128 x 128. 128 x 128, with half the traffic per product, is used once
-// there are enough of its tiles. Registers are bounded so that 512 threads share a multiprocessor in bf16 and 384 in
-// bf16x3 (one block of the larger tile). The copies of one block then hide behind the products of another.
+// there are enough of its tiles. Registers are bounded so that several blocks of the smaller tile, or two of
+// the larger one in bf16, share a multiprocessor: the copies of one hide behind the products of another.
 #pragma once
 
 #include "linear_arguments.cuh"
@@ -38,15 +38,21 @@
 #include "matmul_fma.cuh"
 #include "matmul_tensor.cuh"
 
-// A stage holds 64 bytes of each row: 32 inner steps between two barriers in bf16, 16 in bf16x3. Four stages fit into
-// shared memory.
-template <class Value> struct Tiles {
-    static constexpr int inner = 64 / int(sizeof(Value));
-    using Small = Shape<64, 64, inner, 4, 2, 2>;
-    using Large = Shape<LARGE_TILE, LARGE_TILE, inner, 4, 2, 4>;
+// Tiles of a format, with the least numbers of resident blocks. A stage holds 64 bytes of each row: 32 inner steps between
+// two barriers in bf16, 16 in bf16x3. Four stages fit into shared memory. In the larger tile of bf16's forward a warp
+// computes 64 x 64 values: it reads fewer fragments per product than for 64 x 32. The backward has too few blocks at 16
+// triples for so few warps, and the two parts of each operand in bf16x3 leave no registers for that.
+template <class Format> struct Tiles;
+template <> struct Tiles<Bf16> {
+    using Small = TensorCore<Shape<64, 64, 32, 4, 2, 2, 1>, Bf16, 4>;
+    using LargeForward = TensorCore<Shape<LARGE_TILE, LARGE_TILE, 32, 4, 2, 2, 2>, Bf16, 2>;
+    using LargeBackward = TensorCore<Shape<LARGE_TILE, LARGE_TILE, 32, 4, 2, 4, 1>, Bf16, 2>;
 };
-template <class Format> using Tile64 = TensorCore<typename Tiles<typename Format::Value>::Small, Format>;
-template <class Format> using Tile128 = TensorCore<typename Tiles<typename Format::Value>::Large, Format>;
+template <> struct Tiles<Bf16x3> {
+    using Small = TensorCore<Shape<64, 64, 16, 4, 2, 2, 1>, Bf16x3, 3>;
+    using LargeForward = TensorCore<Shape<LARGE_TILE, LARGE_TILE, 16, 4, 2, 4, 1>, Bf16x3, 1>;
+    using LargeBackward = LargeForward;
+};
 
 template <class Core> using ValueOf = typename Core::Value;
 
@@ -172,14 +178,15 @@ __device__ __forceinline__ Four load_written(const float *row, int column, int c
     return all;
 }
 
-// Numbers of rows and of parts that are loaded before the first of them is added: their latencies overlap.
-constexpr int ROWS_AT_ONCE = 2, PARTS_AT_ONCE = 4;
+// Number of parts of a row that are loaded before the first of them is added: their latencies overlap.
+constexpr int PARTS_AT_ONCE = 4;
 
 // Adds up the parts of a tile in order, four columns per thread. Behind the last row or part it is loaded again, instead of
 // a branch.
 template <class Core>
 __device__ __forceinline__ void add_parts(const Output<float> &out, const float *parts, int count, const Place &place) {
     constexpr int across = Core::Shape::columns / COLUMNS_EACH, stride = Core::Shape::threads / across;
+    constexpr int ROWS_AT_ONCE = 2 * Core::Shape::lanes_each;
     int column = place.first_column + int(threadIdx.x) % across * COLUMNS_EACH;
     if (column >= place.columns) {
         return;
@@ -365,38 +372,37 @@ __device__ __forceinline__ void linear_backward_states(const LinearBackwardState
     }
 #define EMULATED_LINEAR_KERNEL(name, suffix, Core) EMULATED_KERNEL(name##_##suffix, Core::Shape::threads)
 
-// Kernels compiled with both tiles.
-#define LINEAR_KERNELS(suffix, Core)                                                                                   \
+#define LINEAR_FORWARD_KERNELS(suffix, Core)                                                                           \
     LINEAR_KERNEL(linear_forward, LinearForward, suffix, Core)                                                         \
     LINEAR_KERNEL(linear_forward_norm, LinearForwardNorm, suffix, Core)                                                \
     LINEAR_KERNEL(linear_forward_unit, LinearForwardUnit, suffix, Core)                                                \
     LINEAR_KERNEL(linear_forward_gather, LinearForwardGather, suffix, Core)                                            \
     LINEAR_KERNEL(linear_forward_gather_norm, LinearForwardGatherNorm, suffix, Core)                                   \
-    LINEAR_KERNEL(linear_forward_two, LinearForwardTwo, suffix, Core)                                                  \
-    LINEAR_KERNEL(linear_backward, LinearBackward, suffix, Core)                                                       \
-    LINEAR_KERNEL(linear_backward_norm, LinearBackwardNorm, suffix, Core)                                              \
-    LINEAR_KERNEL(linear_backward_unit, LinearBackwardUnit, suffix, Core)
-#define EMULATED_LINEAR_KERNELS(suffix, Core)                                                                          \
+    LINEAR_KERNEL(linear_forward_two, LinearForwardTwo, suffix, Core)
+#define EMULATED_LINEAR_FORWARD_KERNELS(suffix, Core)                                                                  \
     EMULATED_LINEAR_KERNEL(linear_forward, suffix, Core), EMULATED_LINEAR_KERNEL(linear_forward_norm, suffix, Core),   \
         EMULATED_LINEAR_KERNEL(linear_forward_unit, suffix, Core),                                                     \
         EMULATED_LINEAR_KERNEL(linear_forward_gather, suffix, Core),                                                   \
         EMULATED_LINEAR_KERNEL(linear_forward_gather_norm, suffix, Core),                                              \
-        EMULATED_LINEAR_KERNEL(linear_forward_two, suffix, Core),                                                      \
-        EMULATED_LINEAR_KERNEL(linear_backward, suffix, Core),                                                         \
-        EMULATED_LINEAR_KERNEL(linear_backward_norm, suffix, Core),                                                    \
+        EMULATED_LINEAR_KERNEL(linear_forward_two, suffix, Core)
+
+#define LINEAR_BACKWARD_KERNELS(suffix, Core)                                                                          \
+    LINEAR_KERNEL(linear_backward, LinearBackward, suffix, Core)                                                       \
+    LINEAR_KERNEL(linear_backward_norm, LinearBackwardNorm, suffix, Core)                                              \
+    LINEAR_KERNEL(linear_backward_unit, LinearBackwardUnit, suffix, Core)
+#define EMULATED_LINEAR_BACKWARD_KERNELS(suffix, Core)                                                                 \
+    EMULATED_LINEAR_KERNEL(linear_backward, suffix, Core), EMULATED_LINEAR_KERNEL(linear_backward_norm, suffix, Core), \
         EMULATED_LINEAR_KERNEL(linear_backward_unit, suffix, Core)
 
-// Kernels compiled with the smaller tile only.
-#define LINEAR_SMALL_KERNELS(suffix, Core)                                                                             \
-    LINEAR_KERNEL(linear_backward_states, LinearBackwardStates, suffix, Core)
-#define EMULATED_LINEAR_SMALL_KERNELS(suffix, Core)                                                                    \
-    EMULATED_LINEAR_KERNEL(linear_backward_states, suffix, Core)
-
-// All kernels of a tensor-core format, for the file linear_<format>.cu.
+// All kernels of a tensor-core format, for the file linear_<format>.cu. The backward of states has no larger tile.
 #define LINEAR_FORMAT(format, Format)                                                                                  \
-    LINEAR_KERNELS(format##_64, Tile64<Format>)                                                                        \
-    LINEAR_SMALL_KERNELS(format##_64, Tile64<Format>)                                                                  \
-    LINEAR_KERNELS(format##_128, Tile128<Format>)                                                                      \
-    EMULATED_KERNELS(linear_##format, EMULATED_LINEAR_KERNELS(format##_64, Tile64<Format>),                            \
-                     EMULATED_LINEAR_SMALL_KERNELS(format##_64, Tile64<Format>),                                       \
-                     EMULATED_LINEAR_KERNELS(format##_128, Tile128<Format>))
+    LINEAR_FORWARD_KERNELS(format##_64, Tiles<Format>::Small)                                                          \
+    LINEAR_FORWARD_KERNELS(format##_128, Tiles<Format>::LargeForward)                                                  \
+    LINEAR_BACKWARD_KERNELS(format##_64, Tiles<Format>::Small)                                                         \
+    LINEAR_BACKWARD_KERNELS(format##_128, Tiles<Format>::LargeBackward)                                                \
+    LINEAR_KERNEL(linear_backward_states, LinearBackwardStates, format##_64, Tiles<Format>::Small)                     \
+    EMULATED_KERNELS(linear_##format, EMULATED_LINEAR_FORWARD_KERNELS(format##_64, Tiles<Format>::Small),              \
+                     EMULATED_LINEAR_FORWARD_KERNELS(format##_128, Tiles<Format>::LargeForward),                       \
+                     EMULATED_LINEAR_BACKWARD_KERNELS(format##_64, Tiles<Format>::Small),                              \
+                     EMULATED_LINEAR_BACKWARD_KERNELS(format##_128, Tiles<Format>::LargeBackward),                     \
+                     EMULATED_LINEAR_KERNEL(linear_backward_states, format##_64, Tiles<Format>::Small))

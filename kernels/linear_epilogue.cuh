@@ -195,10 +195,12 @@ template <class T> struct LessAlong {
 
 // ---- chunks -----------------------------------------------------------------------------------------------------
 
-// A thread's part of a chunk in shared memory: `each` adjacent columns (those in 4 bytes) of every rows_at_once-th row.
+// A thread's part of a chunk in shared memory: `each` adjacent columns (those in 4 bytes) of every rows_at_once-th row. The
+// row with index i belongs to lane i % lanes of the sums.
 template <class Core, class T> struct ChunkThread {
     static constexpr int each = 4 / int(sizeof(T)), across = Core::Shape::columns / each;
-    static constexpr int rows_at_once = Core::Shape::threads / across;
+    static constexpr int rows_at_once = Core::Shape::threads / across, lanes_each = Core::Shape::lanes_each;
+    static constexpr int lanes = rows_at_once * lanes_each;
     int in_tile = int(threadIdx.x) % across * each, lane = int(threadIdx.x) / across;
 };
 
@@ -234,19 +236,24 @@ __device__ __forceinline__ void finish_chunk(float *memory, const Output<T> &out
                                              const Add &add, const Sums &sums) {
     using Thread = ChunkThread<Core, T>;
     constexpr int each = Thread::each, rows_at_once = Thread::rows_at_once, group = Add::at_once;
+    constexpr int lanes_each = Thread::lanes_each, lanes = Thread::lanes;
+    static_assert(group % lanes_each == 0, "the k-th row of a group belongs to the same lane in each");
     Thread thread;
     int column = place.first_column + thread.in_tile, first_row = place.first_row + chunk;
     int count = min(CHUNK_ROWS, place.rows - first_row);
     if (count <= 0) {
         return; // the whole block
     }
-    float2 own[each] = {};
+    float2 own[lanes_each][each] = {};
     if (column < place.columns) {
-        typename Sums::Column of_column[each] = {};
+        typename Sums::Column of_column[lanes_each][each] = {};
         typename Add::Column add_column[each] = {};
 #pragma unroll
         for (int i = 0; i < each; i++) {
-            of_column[i].begin(sums, min(column + i, place.columns - 1));
+#pragma unroll
+            for (int lane = 0; lane < lanes_each; lane++) {
+                of_column[lane][i].begin(sums, min(column + i, place.columns - 1));
+            }
             add_column[i].begin(add, min(column + i, place.columns - 1));
         }
         // The compiler may not move a load ahead of a store that might alias it. A group of rows is therefore loaded
@@ -261,7 +268,7 @@ __device__ __forceinline__ void finish_chunk(float *memory, const Output<T> &out
 #pragma unroll
                     for (int i = 0; i < each; i++) {
                         if (sums.wanted() || Add::reads_row_of_sums) {
-                            of_row[k][i] = of_column[i].load(first_row + row);
+                            of_row[k][i] = of_column[0][i].load(first_row + row);
                         }
                         add_row[k][i] = add_column[i].load(first_row + row);
                     }
@@ -276,7 +283,7 @@ __device__ __forceinline__ void finish_chunk(float *memory, const Output<T> &out
                     for (int i = 0; i < each; i++) {
                         float product = memory[row * Core::tile_stride + thread.in_tile + i];
                         bool inside = column + i < place.columns;
-                        values[i] = inside ? add_column[i].stored(first_row + row, product, add_row[k][i], of_column[i],
+                        values[i] = inside ? add_column[i].stored(first_row + row, product, add_row[k][i], of_column[0][i],
                                                                   of_row[k][i])
                                            : 0.0f;
                     }
@@ -284,7 +291,7 @@ __device__ __forceinline__ void finish_chunk(float *memory, const Output<T> &out
                     if (sums.wanted()) {
 #pragma unroll
                         for (int i = 0; i < each; i++) {
-                            of_column[i].add(of_row[k][i], values[i]);
+                            of_column[k % lanes_each][i].add(of_row[k][i], values[i]);
                         }
                     }
                 }
@@ -292,7 +299,10 @@ __device__ __forceinline__ void finish_chunk(float *memory, const Output<T> &out
         }
 #pragma unroll
         for (int i = 0; i < each; i++) {
-            own[i] = of_column[i].result();
+#pragma unroll
+            for (int lane = 0; lane < lanes_each; lane++) {
+                own[lane][i] = of_column[lane][i].result();
+            }
         }
     }
     if (!sums.wanted()) {
@@ -302,7 +312,11 @@ __device__ __forceinline__ void finish_chunk(float *memory, const Output<T> &out
     float2 *of_lanes = reinterpret_cast<float2 *>(memory);
 #pragma unroll
     for (int i = 0; i < each; i++) {
-        of_lanes[thread.lane * Core::Shape::columns + thread.in_tile + i] = own[i];
+#pragma unroll
+        for (int lane = 0; lane < lanes_each; lane++) {
+            int of_sums = thread.lane + lane * rows_at_once;
+            of_lanes[of_sums * Core::Shape::columns + thread.in_tile + i] = own[lane][i];
+        }
     }
     __syncthreads();
     if (thread.lane > 0) {
@@ -311,10 +325,10 @@ __device__ __forceinline__ void finish_chunk(float *memory, const Output<T> &out
 #pragma unroll
     for (int i = 0; i < each; i++) {
         if (column + i < place.columns) {
-            float2 all = own[i];
-            int rows = (count + rows_at_once - 1) / rows_at_once;
-            for (int other = 1; other < rows_at_once; other++) {
-                int of_other = max(count - other + rows_at_once - 1, 0) / rows_at_once;
+            float2 all = own[0][i];
+            int rows = (count + lanes - 1) / lanes;
+            for (int other = 1; other < lanes; other++) {
+                int of_other = max(count - other + lanes - 1, 0) / lanes;
                 all = Sums::join(all, rows, of_lanes[other * Core::Shape::columns + thread.in_tile + i], of_other);
                 rows += of_other;
             }
@@ -330,7 +344,7 @@ template <class Core> __device__ __forceinline__ void finish_sums(float *, const
 
 template <class Core, class Sums>
 __device__ __forceinline__ void finish_sums(float *memory, const Place &place, const Sums &sums) {
-    constexpr int columns = Core::Shape::columns, lanes = Core::Shape::threads / columns;
+    constexpr int columns = Core::Shape::columns, at_once = Core::Shape::threads / columns;
     if (!sums.wanted()) {
         return;
     }
@@ -339,6 +353,6 @@ __device__ __forceinline__ void finish_sums(float *memory, const Place &place, c
     StripThread thread = {place.first_column / columns, (place.columns + columns - 1) / columns,
                           place.first_column + in_strip, in_strip, int(threadIdx.x / columns)};
     int chunks = (min(Core::Shape::rows, place.rows - place.first_row) + CHUNK_ROWS - 1) / CHUNK_ROWS;
-    finish_columns<lanes, columns>(sums.memory, sums.merge, thread, place.rows, place.columns,
+    finish_columns<at_once * Core::Shape::lanes_each, columns, at_once>(sums.memory, sums.merge, thread, place.rows, place.columns,
                                    place.first_row / CHUNK_ROWS, chunks, reinterpret_cast<Pair *>(memory));
 }

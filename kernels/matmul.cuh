@@ -47,39 +47,46 @@ struct NoLengths {
 };
 
 // Divisors of an l2 normalisation, written to `to`. If `to` is null, all divisors are 1. Adjacent threads share a row:
-// each takes the same columns of every 16. The order of the sums depends only on the number of threads per row, which
+// each lane takes the same columns of every 16. The order of the sums depends only on the number of lanes per row, which
 // is the same for both tiles of a format.
 template <class Shape> struct RowLengths {
     static constexpr bool wanted = true;
-    static constexpr int STEPS = 16, lanes = Shape::threads / Shape::rows, steps_each = STEPS / lanes;
+    static constexpr int STEPS = 16, lanes = Shape::threads / Shape::rows, lanes_each = Shape::lanes_each;
+    static constexpr int steps_each = STEPS / (lanes * lanes_each);
     static_assert(steps_each % COLUMNS_EACH == 0 && WARP_LANES % lanes == 0, "whole fours, a row within a warp");
     float *to;
-    float squares = 0.0f;
+    float squares[lanes_each] = {};
 
     // Adds 16 inner steps. `load(row, step)` returns four of them; both indices are relative to the tile.
     template <class Load> __device__ __forceinline__ void add(Load load) {
-        int row = int(threadIdx.x) / lanes, first = int(threadIdx.x) % lanes * steps_each;
+        int row = int(threadIdx.x) / lanes, first = int(threadIdx.x) % lanes * (lanes_each * steps_each);
 #pragma unroll
-        for (int step = 0; step < steps_each; step += COLUMNS_EACH) {
+        for (int step = 0; step < lanes_each * steps_each; step += COLUMNS_EACH) {
             Four values = load(row, first + step);
+            float &sum = squares[step / steps_each];
 #pragma unroll
             for (int i = 0; i < COLUMNS_EACH; i++) {
-                squares = fmaf(values[i], values[i], squares);
+                sum = fmaf(values[i], values[i], sum);
             }
         }
     }
     // Writes the tile's divisors by row to `of_tile`, in shared memory. The blocks of the first columns also write them
     // to `to`.
     __device__ __forceinline__ void finish(float *of_tile, const Place &place) {
+        float sum = squares[0];
+#pragma unroll
+        for (int lane = 1; lane < lanes_each; lane++) {
+            sum += squares[lane];
+        }
 #pragma unroll
         for (int bit = lanes / 2; bit > 0; bit /= 2) {
-            squares += __shfl_xor_sync(FULL_WARP, squares, bit);
+            sum += __shfl_xor_sync(FULL_WARP, sum, bit);
         }
         if (threadIdx.x % lanes > 0) {
             return;
         }
         int in_tile = int(threadIdx.x) / lanes, row = place.first_row + in_tile;
-        float length = sqrtf(squares), divisor = length < L2_EPSILON ? L2_EPSILON : length; // keeps NaN
+        float length = sqrtf(sum), divisor = length < L2_EPSILON ? L2_EPSILON : length; // keeps NaN
         of_tile[in_tile] = to == nullptr ? 1.0f : divisor;
         if (to != nullptr && place.first_column == 0 && row < place.rows) {
             to[row] = divisor;

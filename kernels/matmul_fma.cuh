@@ -9,7 +9,7 @@
 struct FmaCore {
     using Value = float;
     struct Shape {
-        static constexpr int rows = 64, columns = 64, threads = 256;
+        static constexpr int rows = 64, columns = 64, threads = 256, lanes_each = 1;
     };
     static constexpr int blocks = 3; // on a multiprocessor: 80 registers hold a thread's values without spills
     static constexpr int STEP = 16, PER_THREAD = 4;

@@ -12,9 +12,11 @@
 #include "matmul.cuh"
 #include "tensor_core.cuh"
 
-// Tile of a block: its size, inner steps per stage, number of stages, and the warps that share it.
-template <int rows_, int columns_, int inner_, int stages_, int warps_down_, int warps_across_> struct Shape {
-    static constexpr int rows = rows_, columns = columns_, inner = inner_, stages = stages_;
+// Tile of a block: its size, inner steps per stage, number of stages, the warps that share it, and the number of lanes of
+// sums that a thread accumulates: a format's tiles have the same lanes in all, so that they give the same bits.
+template <int rows_, int columns_, int inner_, int stages_, int warps_down_, int warps_across_, int lanes_each_>
+struct Shape {
+    static constexpr int rows = rows_, columns = columns_, inner = inner_, stages = stages_, lanes_each = lanes_each_;
     static constexpr int warps_down = warps_down_, warps_across = warps_across_;
     static constexpr int threads = warps_down * warps_across * WARP_LANES;
     // Part of a warp, in pairs of 16 x 8 products: one fragment of b serves two.
@@ -46,13 +48,11 @@ template <> struct Fragment<bf16> {
 
 // ---- number formats ---------------------------------------------------------------------------------------------
 
-// `factor`: a fragment in the format. `multiply_add`: d [16, 8] += a b for columns 8 i..8 i + 8 of b. `threads`: number
-// of threads that share the 65,536 registers of a multiprocessor.
+// `factor`: a fragment in the format. `multiply_add`: d [16, 8] += a b for columns 8 i..8 i + 8 of b.
 
 // Values are stored in bf16.
 struct Bf16 {
     using Value = bf16;
-    static constexpr int threads = 512;
     using Factor = Fragment<bf16>;
     static __device__ __forceinline__ Factor factor(const Fragment<bf16> &from) { return from; }
     static __device__ __forceinline__ void multiply_add(float (&d)[4], const Factor &a, const Factor &b, int i) {
@@ -66,7 +66,6 @@ struct Bf16 {
 // omitted.
 struct Bf16x3 {
     using Value = float;
-    static constexpr int threads = 384;
     struct Factor {
         Bf16::Factor high, low;
     };
@@ -324,11 +323,11 @@ __device__ __forceinline__ void load_fragment(Fragment<bf16> &to, const bf16 *st
 
 // ---- the product ------------------------------------------------------------------------------------------------
 
-// Core for a tile shape and a number format.
-template <class Shape_, class Format> struct TensorCore {
+// Core for a tile shape and a number format, with registers for so many resident blocks per multiprocessor.
+template <class Shape_, class Format, int blocks_> struct TensorCore {
     using Shape = Shape_;
     using Value = typename Format::Value; // of the operands in memory
-    static constexpr int blocks = Format::threads / Shape::threads; // resident blocks per multiprocessor
+    static constexpr int blocks = blocks_;
     // Row stride of a chunk in shared memory: pairs of values from lanes 4 g + t go to all banks.
     static constexpr int tile_stride = Shape::columns + 8;
     static constexpr int memory_bytes = Shape::rows == LARGE_TILE ? LARGE_TILE_BYTES : SMALL_TILE_BYTES;

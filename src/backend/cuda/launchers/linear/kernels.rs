@@ -40,7 +40,7 @@ const fn kernel<A: KernelArguments>(name: &'static str, threads: u32) -> Kernel<
 }
 
 macro_rules! tile_kernels {
-    ($suffix:literal, $threads:literal) => {
+    ($suffix:literal, $threads:literal, $backward_threads:literal) => {
         TileKernels {
             forward: kernel(concat!("linear_forward_", $suffix), $threads),
             forward_norm: kernel(concat!("linear_forward_norm_", $suffix), $threads),
@@ -48,28 +48,28 @@ macro_rules! tile_kernels {
             forward_gather: kernel(concat!("linear_forward_gather_", $suffix), $threads),
             forward_gather_norm: kernel(concat!("linear_forward_gather_norm_", $suffix), $threads),
             forward_two: kernel(concat!("linear_forward_two_", $suffix), $threads),
-            backward: kernel(concat!("linear_backward_", $suffix), $threads),
-            backward_norm: kernel(concat!("linear_backward_norm_", $suffix), $threads),
-            backward_unit: kernel(concat!("linear_backward_unit_", $suffix), $threads),
+            backward: kernel(concat!("linear_backward_", $suffix), $backward_threads),
+            backward_norm: kernel(concat!("linear_backward_norm_", $suffix), $backward_threads),
+            backward_unit: kernel(concat!("linear_backward_unit_", $suffix), $backward_threads),
         }
     };
 }
 
 impl<T: StoredElement> FormatKernels<T> {
     const FP32: Self = FormatKernels {
-        small: tile_kernels!("fp32_64", 256),
+        small: tile_kernels!("fp32_64", 256, 256),
         backward_states: kernel("linear_backward_states_fp32_64", 256),
         large: None,
     };
     const BF16: Self = FormatKernels {
-        small: tile_kernels!("bf16_64", 128),
+        small: tile_kernels!("bf16_64", 128, 128),
         backward_states: kernel("linear_backward_states_bf16_64", 128),
-        large: Some(tile_kernels!("bf16_128", 256)),
+        large: Some(tile_kernels!("bf16_128", 128, 256)),
     };
     const BF16X3: Self = FormatKernels {
-        small: tile_kernels!("bf16x3_64", 128),
+        small: tile_kernels!("bf16x3_64", 128, 128),
         backward_states: kernel("linear_backward_states_bf16x3_64", 128),
-        large: Some(tile_kernels!("bf16x3_128", 256)),
+        large: Some(tile_kernels!("bf16x3_128", 256, 256)),
     };
 
     /// Kernels of `format`. Panics if the format does not store its operands as `T`.
