@@ -7,13 +7,14 @@ use super::{count, counted, indices, norm, norm_values, roundings, with_room, wi
 use crate::backend::L2_EPSILON;
 use crate::backend::cuda::launchers::batch_norm::NormBackward;
 use crate::backend::cuda::launchers::edge_hidden::{
-    Lengths, Terms, TypeSums, edge_hidden_lookup, edge_hidden_sum_ends, edge_hidden_sum_types,
+    CHUNK_ENTRIES, Lengths, Terms, TypeSums, edge_hidden_lookup, edge_hidden_sum_ends, edge_hidden_sum_types,
 };
 use crate::backend::cuda::launchers::linear::{Format, Gradient, Matrix};
 use crate::backend::cuda::launchers::lists::{Ends, Lists};
 use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::batch::graph_batch::GraphBatch;
-use crate::bench::case::{Case, Cost, Host, Prepared, unwritten};
+use crate::bench::case::{Case, Cost, Grows, Host, Prepared, unwritten};
+use crate::bench::chain::Chain;
 use crate::bench::check::{Output, Tolerance, largest};
 use crate::bench::matrix::HostMatrix;
 use crate::bench::sizes::Sizes;
@@ -63,10 +64,10 @@ pub(super) fn cases<T: StoredElement>(sizes: &Sizes) -> Vec<Case> {
     let stored = Summed { from: Source::Stored, d_z: None, over_lengths: true };
     let through_norm = Summed { from: Source::ThroughNorm, d_z: None, over_lengths: false };
     vec![
-        lookup::<T>(by_type.clone(), true),
-        sum_ends::<T>(by_node.clone(), stored),
-        sum_ends::<T>(by_node, through_norm),
-        sum_types::<T>(by_type, None),
+        lookup::<T>(by_type.clone(), true).growing_with(Grows::Edges),
+        sum_ends::<T>(by_node.clone(), stored).growing_with(Grows::Nodes),
+        sum_ends::<T>(by_node, through_norm).growing_with(Grows::Nodes),
+        sum_types::<T>(by_type, None).growing_with(Grows::ObjectTypes),
     ]
 }
 
@@ -103,6 +104,12 @@ impl Edges {
     /// Length of the longest list of ends.
     pub fn most_ends_of_a_row(&self) -> usize {
         longest(&self.lists_of_ends()[0])
+    }
+
+    /// Chain of the sums by type: a chunk of the longest list, and the merge of that list's chunks.
+    fn chain_of_types(&self) -> Chain {
+        let most = longest(&self.lists_of_predicates()[0]).max(longest(&self.lists_of_ends()[0]));
+        Chain::list(most.min(CHUNK_ENTRIES)).with_tail_if(most > CHUNK_ENTRIES)
     }
 
     /// Offsets and entries of the edges per subject and object; an entry is 2 edge + role.
@@ -195,6 +202,8 @@ pub fn lookup<T: StoredElement>(of: Edges, with_statistics: bool) -> Case {
             3 * edges + 6 * hidden,
             (2 + 4) * edges * hidden,
         ),
+        chain: Chain::loads(1) + Chain::column_sums(edges),
+        grows: Grows::Nothing,
         format: Format::Fp32,
         prepare: Box::new(move |spare| {
             let of = of.clone();
@@ -295,6 +304,8 @@ pub fn sum_ends<T: StoredElement>(of: Edges, summed: Summed) -> Case {
             (rows + 1) + 2 * edges + norms * 6 * hidden + lengths * 2 * rows,
             (2 + 8 * norms) * edges * hidden + lengths * 3 * 2 * rows * hidden,
         ),
+        chain: Chain::longest_list(&of.lists_of_ends()[0], usize::MAX),
+        grows: Grows::Nothing,
         format: Format::Fp32,
         prepare: Box::new(move |spare| {
             let (of, d_z) = (of.clone(), d_z.clone());
@@ -426,6 +437,8 @@ pub fn sum_types<T: StoredElement>(of: Edges, d_z: Option<Rc<Vec<f32>>>) -> Case
             6 * hidden + (predicates + 1) + edges + (rows + 1) + 2 * edges,
             (8 + 3) * edges * hidden,
         ),
+        chain: of.chain_of_types(),
+        grows: Grows::Nothing,
         format: Format::Fp32,
         prepare: Box::new(move |spare| {
             let (of, d_z) = (of.clone(), d_z.clone());

@@ -6,9 +6,10 @@ pub mod states;
 pub mod unit;
 
 use super::ROUNDING;
-use crate::backend::cuda::launchers::linear::Format;
+use crate::backend::cuda::launchers::linear::{ENOUGH_BLOCKS, Format, LEAST_PART_ROWS};
 use crate::backend::cuda::launchers::stored::StoredElement;
-use crate::bench::case::Case;
+use crate::bench::case::{Case, Grows};
+use crate::bench::chain::Chain;
 use crate::bench::check::{Output, largest};
 use crate::bench::matrix::HostMatrix;
 use crate::bench::sizes::Sizes;
@@ -34,6 +35,9 @@ pub struct Product {
     /// Seed of the values.
     pub seed: u64,
 }
+
+/// Rows and columns of the smaller tile.
+const TILE: usize = 64;
 
 /// Operand x of a backward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,6 +111,7 @@ pub(super) fn cases(sizes: &Sizes, format: Format) -> Vec<Case> {
         product("node.hidden", nodes, hidden, hidden),
         product("node.output", nodes, hidden, state),
     ];
+    let grows = |product: Product| if product.rows == edges { Grows::Edges } else { Grows::Nodes };
     let plain = [
         product("nodes of edge.hidden", nodes, state, hidden),
         edge_hidden,
@@ -118,7 +123,8 @@ pub(super) fn cases(sizes: &Sizes, format: Format) -> Vec<Case> {
     .flat_map(|product| {
         let forward = ForwardProduct::plain(product);
         let backward = BackwardProduct { product, x: X::Values, part: product.whole(), d_y: Source::Stored };
-        [forward::forward(forward), backward::backward(backward)]
+        let grows = grows(product);
+        [forward::forward(forward), backward::backward(backward)].map(|case| case.growing_with(grows))
     });
     let ends = product("nodes of edge.hidden", nodes, state, 2 * hidden);
     let [objects, predicates] =
@@ -128,7 +134,7 @@ pub(super) fn cases(sizes: &Sizes, format: Format) -> Vec<Case> {
     let types = Types { rows: [objects, predicates], room: [0; 2], inputs: state, hidden, format, seed };
     let activated = |product: Product, d_y| {
         let (x, part) = (X::ActivatedWithSums, product.whole());
-        backward::backward(BackwardProduct { product, x, part, d_y })
+        backward::backward(BackwardProduct { product, x, part, d_y }).growing_with(grows(product))
     };
     let through_norm = BackwardProduct {
         product: node_hidden,
@@ -137,21 +143,32 @@ pub(super) fn cases(sizes: &Sizes, format: Format) -> Vec<Case> {
         d_y: Source::ThroughNorm,
     };
     let fused = [
-        forward::forward_two(types, Launches::One),
+        forward::forward_two(types, Launches::One).growing_with(Grows::ObjectTypes),
         forward::forward(ForwardProduct {
             part: Part { start: hidden, of: heads },
             ends: Some(of_ends),
             ..ForwardProduct::activated(edge_hidden)
-        }),
-        forward::forward(ForwardProduct::activated(of_heads)),
+        })
+        .growing_with(Grows::Edges),
+        forward::forward(ForwardProduct::activated(of_heads)).growing_with(Grows::Edges),
         activated(of_heads, Source::Stored),
-        backward::backward(through_norm),
+        backward::backward(through_norm).growing_with(Grows::Nodes),
         activated(node_output, Source::ThroughNorm),
-        unit::forward(UnitProduct { product: ends, with_rows: true }),
-        unit::backward(UnitProduct { product: ends, with_rows: true }),
-        states::backward(States { nodes: ends, edges: edge_hidden, d_y: Source::ThroughNorm }, Launches::One),
+        unit::forward(UnitProduct { product: ends, with_rows: true }).growing_with(Grows::Nodes),
+        unit::backward(UnitProduct { product: ends, with_rows: true }).growing_with(Grows::Nodes),
+        states::backward(States { nodes: ends, edges: edge_hidden, d_y: Source::ThroughNorm }, Launches::One)
+            .growing_with(Grows::Edges),
     ];
     plain.chain(fused).collect()
+}
+
+/// Chain of both products of a backward with this number of rows, inputs and outputs: that of d_x, or that of d_W, whose
+/// rows are split into parts that the last block adds up. A norm's gradient takes sums of the columns of d_x, too.
+fn chain_of_backward([rows, inputs, outputs]: [usize; 3], with_sums: bool) -> Chain {
+    let tiles = outputs.div_ceil(TILE) * inputs.div_ceil(TILE);
+    let parts = (ENOUGH_BLOCKS / tiles.max(1)).min(rows.div_ceil(LEAST_PART_ROWS)).max(1);
+    let of_weight = Chain::product(rows.div_ceil(parts)).with_tail_if(parts > 1);
+    Chain::product(outputs).with_tail_if(with_sums).or(of_weight)
 }
 
 /// Largest expected error of the values of a product.

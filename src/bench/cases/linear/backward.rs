@@ -5,15 +5,15 @@ use half::bf16;
 use super::super::batch_norm::{decided_inputs, norm_gradient};
 use super::super::{count, counted, norm, roundings};
 use super::{
-    Error, Part, Product, Source, X, input_gradient, made_gradient, magnitudes, norm_gradient_outputs,
-    normed, relu, through_norm, weight_gradient,
+    Error, Part, Product, Source, X, chain_of_backward, input_gradient, made_gradient, magnitudes,
+    norm_gradient_outputs, normed, relu, through_norm, weight_gradient,
 };
 use crate::backend::cuda::launchers::batch_norm::NormBackward;
 use crate::backend::cuda::launchers::linear::{
     Backward, Format, Gradient, Input, LinearGradients, Matrix, MatrixMut, is_large, linear_backward,
 };
 use crate::backend::cuda::launchers::stored::StoredElement;
-use crate::bench::case::{Case, Cost, Host, Prepared, unwritten};
+use crate::bench::case::{Case, Cost, Grows, Host, Prepared, unwritten};
 use crate::bench::check::Output;
 use crate::bench::matrix::HostMatrix;
 use crate::bench::values::Values;
@@ -64,6 +64,8 @@ fn backward_as<T: StoredElement>(of: BackwardProduct) -> Case {
             outputs * inputs + of_made * 6 * outputs + norm_rows * inputs,
             4 * rows * inputs * outputs + of_made * 16 * rows * outputs + norm_flops * rows * inputs,
         ),
+        chain: chain_of_backward([rows, inputs, outputs], with_sums),
+        grows: Grows::Nothing,
         format,
         prepare: Box::new(move |spare| {
             let bound = rows + spare;

@@ -11,7 +11,8 @@ use crate::backend::cuda::launchers::linear::{
 };
 use crate::backend::cuda::launchers::lists;
 use crate::backend::cuda::launchers::stored::StoredElement;
-use crate::bench::case::{Case, Cost, Host, Prepared};
+use crate::bench::case::{Case, Cost, Grows, Host, Prepared};
+use crate::bench::chain::Chain;
 use crate::bench::check::Output;
 use crate::bench::matrix::HostMatrix;
 use crate::bench::values::Values;
@@ -81,6 +82,8 @@ fn forward_as<T: StoredElement>(of: ForwardProduct) -> Case {
             made * 4 * inputs + gathered * 2 * rows,
             2 * rows * inputs * outputs + made * 4 * rows * inputs + gathered * 2 * rows * outputs,
         ),
+        chain: Chain::product(inputs).with_tail_if(with_statistics) + Chain::loads(2 * gathered),
+        grows: Grows::Nothing,
         format,
         prepare: Box::new(move |spare| {
             let of = of.clone();
@@ -192,6 +195,8 @@ fn forward_two_as<T: StoredElement>(of: Types, launches: Launches) -> Case {
             2 * hidden
         ),
         cost: Cost::stored::<T>((rows + 3 * hidden) * inputs + products, 0, 2 * products * inputs),
+        chain: Chain::product(inputs),
+        grows: Grows::Nothing,
         format,
         prepare: Box::new(move |spare| {
             let mut values = Values::new(seed);

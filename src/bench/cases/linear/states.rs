@@ -6,8 +6,8 @@ use super::super::batch_norm::{decided_inputs, norm_gradient};
 use super::super::{count, counted, norm, roundings, with_room};
 use super::unit::{side_by_side, unit_outputs, unit_rows};
 use super::{
-    Error, Launches, Product, Source, input_gradient, made_gradient, magnitudes, norm_gradient_outputs,
-    normed, parts_of_weight, relu, through_norm, weight_gradient,
+    Error, Launches, Product, Source, chain_of_backward, input_gradient, made_gradient, magnitudes,
+    norm_gradient_outputs, normed, parts_of_weight, relu, through_norm, weight_gradient,
 };
 use crate::backend::cuda::launchers::batch_norm::NormBackward;
 use crate::backend::cuda::launchers::linear::{
@@ -15,7 +15,7 @@ use crate::backend::cuda::launchers::linear::{
     linear_backward_states, linear_backward_unit,
 };
 use crate::backend::cuda::launchers::stored::StoredElement;
-use crate::bench::case::{Case, Cost, Host, Prepared, unwritten};
+use crate::bench::case::{Case, Cost, Grows, Host, Prepared, unwritten};
 use crate::bench::check::Output;
 use crate::bench::matrix::HostMatrix;
 use crate::bench::values::Values;
@@ -65,6 +65,9 @@ fn backward_as<T: StoredElement>(of: States, launches: Launches) -> Case {
                 + norms * 16 * edges * hidden
                 + 8 * edges * width,
         ),
+        chain: chain_of_backward([nodes, width, 2 * hidden], true)
+            .or(chain_of_backward([edges, width, hidden], true)),
+        grows: Grows::Nothing,
         format,
         prepare: Box::new(move |spare| {
             let mut values = Values::new(seed);

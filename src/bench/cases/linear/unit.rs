@@ -5,8 +5,8 @@ use half::bf16;
 use super::super::batch_norm::{decided_inputs, norm_gradient};
 use super::super::{count, counted, norm, roundings, with_room};
 use super::{
-    EPS, Error, Product, input_gradient, magnitudes, norm_gradient_outputs, normed, parts_of_weight, product,
-    relu, rounded, weight_gradient,
+    EPS, Error, Product, chain_of_backward, input_gradient, magnitudes, norm_gradient_outputs, normed,
+    parts_of_weight, product, relu, rounded, weight_gradient,
 };
 use crate::backend::L2_EPSILON;
 use crate::backend::cuda::launchers::linear::{
@@ -14,7 +14,8 @@ use crate::backend::cuda::launchers::linear::{
     linear_forward_unit,
 };
 use crate::backend::cuda::launchers::stored::StoredElement;
-use crate::bench::case::{Case, Cost, Host, Prepared, unwritten};
+use crate::bench::case::{Case, Cost, Grows, Host, Prepared, unwritten};
+use crate::bench::chain::Chain;
 use crate::bench::check::Output;
 use crate::bench::matrix::HostMatrix;
 use crate::bench::values::Values;
@@ -77,6 +78,8 @@ fn forward_as<T: StoredElement>(of: UnitProduct) -> Case {
             4 * inputs + rows,
             2 * rows * inputs * outputs + 6 * rows * inputs + rows * outputs,
         ),
+        chain: Chain::product(inputs),
+        grows: Grows::Nothing,
         format,
         prepare: Box::new(move |spare| {
             let (mut values, bound) = (Values::new(seed), rows + spare);
@@ -150,6 +153,8 @@ fn backward_as<T: StoredElement>(of: UnitProduct) -> Case {
             outputs * inputs + 6 * inputs + rows,
             4 * rows * inputs * outputs + 18 * rows * inputs,
         ),
+        chain: chain_of_backward([rows, inputs, outputs], true),
+        grows: Grows::Nothing,
         format,
         prepare: Box::new(move |spare| {
             let (mut values, bound) = (Values::new(seed), rows + spare);

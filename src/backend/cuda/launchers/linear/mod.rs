@@ -28,10 +28,10 @@ use matrix::Lines;
 
 /// Number of blocks that fill a large GPU twice, as in `kernels/linear.cuh`. A weight's gradient is split
 /// into parts until it has about as many blocks. The larger tile is used if it gives as many.
-const ENOUGH_BLOCKS: usize = 264;
+pub(crate) const ENOUGH_BLOCKS: usize = 264;
 /// Smallest number of rows of a part, for which its product outweighs adding up the parts; as in
 /// `kernels/linear.cuh`.
-const LEAST_PART_ROWS: usize = 128;
+pub(crate) const LEAST_PART_ROWS: usize = 128;
 
 /// Number format of a product's operands. Sums are in single precision in every format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
