@@ -6,7 +6,9 @@ use std::time::Instant;
 use half::bf16;
 use scenerank::backend::cuda::device::{Compared, Device};
 use scenerank::backend::cuda::launchers;
-use scenerank::backend::cuda::launchers::ceilings::{ceiling_fma, ceiling_mma};
+use scenerank::backend::cuda::launchers::ceilings::{
+    FRAGMENTS, ceiling_fma, ceiling_launch, ceiling_mma, ceiling_mma_varied,
+};
 use scenerank::backend::cuda::launchers::linear::Format;
 use scenerank::bench::case::Case;
 use scenerank::bench::cases;
@@ -119,6 +121,8 @@ fn others(device: &Device) {
     let mut sums = poisoned(device, 512);
     ceiling_fma(device, &mut sums.slice_mut(0..512), 0.75, 1.5, 3).expect("a launch");
     ceiling_mma(device, &mut sums.slice_mut(0..512), 1.5, 0.25, 3).expect("a launch");
+    ceiling_mma_varied(device, &mut sums.slice_mut(0..512), FRAGMENTS).expect("a launch");
+    ceiling_launch(device, 3).expect("a launch");
     check(device, &cases::adam::copy(Layout::new(config(WIDTHS[0])), 1), 0);
 }
 
