@@ -11,7 +11,7 @@ use crate::bench::entry::Entry;
 use crate::bench::report::Report;
 use crate::error::{Error, Result};
 use crate::report::table::plain_table;
-use crate::terminal::{duration, shorten};
+use crate::terminal::{duration, shorten, wrap};
 
 /// Relative difference of modelled times, which have no spread, from which it counts.
 const LEAST_CHANGE: f64 = 0.01;
@@ -173,6 +173,7 @@ impl Comparison {
             "against {}: {faster} faster, {slower} slower, {undecided} undecided by the spread, {} without a counterpart",
             self.commit, self.unmatched
         );
+        let counts = wrap(&counts, 0, 2);
         if faster + slower == 0 { counts } else { format!("{table}\n{counts}") }
     }
 }

@@ -138,7 +138,7 @@ pub struct PlannedLaunch {
 }
 
 /// When a launch of a captured graph began and ended.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct MeasuredLaunch {
     /// Name of the kernel.
     pub kernel: &'static str,

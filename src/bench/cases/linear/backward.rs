@@ -1,7 +1,5 @@
 //! Products of a layer's backward.
 
-use half::bf16;
-
 use super::super::batch_norm::{decided_inputs, norm_gradient};
 use super::super::{count, counted, norm, roundings};
 use super::{
@@ -10,7 +8,8 @@ use super::{
 };
 use crate::backend::cuda::launchers::batch_norm::NormBackward;
 use crate::backend::cuda::launchers::linear::{
-    Backward, Format, Gradient, Input, LinearGradients, Matrix, MatrixMut, is_large, linear_backward,
+    Backward, Format, Gradient, Input, LinearGradients, Matrix, MatrixMut, StoredFormat, is_large,
+    linear_backward,
 };
 use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::bench::case::{Case, Cost, Grows, Host, Prepared, unwritten};
@@ -35,12 +34,13 @@ pub struct BackwardProduct {
 /// norm of x.
 pub fn backward(of: BackwardProduct) -> Case {
     match of.product.format {
-        Format::Bf16 => backward_as::<bf16>(of),
-        Format::Fp32 | Format::Bf16x3 => backward_as::<f32>(of),
+        Format::Bf16 => backward_as(of, StoredFormat::BF16),
+        Format::Fp32 => backward_as(of, StoredFormat::FP32),
+        Format::Bf16x3 => backward_as(of, StoredFormat::BF16X3),
     }
 }
 
-fn backward_as<T: StoredElement>(of: BackwardProduct) -> Case {
+fn backward_as<T: StoredElement>(of: BackwardProduct, stored: StoredFormat<T>) -> Case {
     let BackwardProduct { product: Product { what, rows, inputs, outputs, format, seed }, x, part, d_y } = of;
     let (activated, with_sums, made) =
         (x != X::Values, x == X::ActivatedWithSums, d_y == Source::ThroughNorm);
@@ -113,7 +113,7 @@ fn backward_as<T: StoredElement>(of: BackwardProduct) -> Case {
                     let x = if activated { Input::Activated(x, of_x) } else { Input::Values(x) };
                     let (rows, weight) = (counted(count, bound), Matrix::new(weight, outputs, inputs));
                     let of = Backward { rows, to, d_y, x, weight };
-                    linear_backward(device, format, of, &mut others.parts)
+                    linear_backward(device, stored, of, &mut others.parts)
                 }),
                 expected: Box::new(move |host, written| {
                     let ([first, x, weight], [d, _]) = (host.wide_stored(), host.wide_stored_outputs());

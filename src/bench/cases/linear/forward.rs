@@ -1,13 +1,11 @@
 //! Products of a layer's forward.
 
-use half::bf16;
-
 use super::super::batch_norm::{batch_statistics, decided_inputs, statistics, statistics_outputs};
 use super::super::{count, counted, indices, norm, with_spare};
 use super::{Error, Launches, Part, Product, magnitudes, normed, parts_of_weight, product, relu, sums_error};
 use crate::backend::cuda::launchers::linear::{
-    Format, Forward, ForwardGather, Input, Matrix, MatrixMut, linear_forward, linear_forward_gather,
-    linear_forward_two,
+    Format, Forward, ForwardGather, Input, Matrix, MatrixMut, StoredFormat, linear_forward,
+    linear_forward_gather, linear_forward_two,
 };
 use crate::backend::cuda::launchers::lists;
 use crate::backend::cuda::launchers::stored::StoredElement;
@@ -57,12 +55,13 @@ impl ForwardProduct {
 /// `y = x W^T`.
 pub fn forward(of: ForwardProduct) -> Case {
     match of.product.format {
-        Format::Bf16 => forward_as::<bf16>(of),
-        Format::Fp32 | Format::Bf16x3 => forward_as::<f32>(of),
+        Format::Bf16 => forward_as(of, StoredFormat::BF16),
+        Format::Fp32 => forward_as(of, StoredFormat::FP32),
+        Format::Bf16x3 => forward_as(of, StoredFormat::BF16X3),
     }
 }
 
-fn forward_as<T: StoredElement>(of: ForwardProduct) -> Case {
+fn forward_as<T: StoredElement>(of: ForwardProduct, stored: StoredFormat<T>) -> Case {
     let ForwardProduct { product: sizes, activated, with_statistics, part, ref ends } = of;
     let Product { what, rows, inputs, outputs, format, seed } = sizes;
     let gathers = ends.is_some();
@@ -118,9 +117,9 @@ fn forward_as<T: StoredElement>(of: ForwardProduct) -> Case {
                     if gathers {
                         let ends = lists::Ends { edges: rows, subject, object };
                         let of = ForwardGather { ends, projected, y, x, weight };
-                        return linear_forward_gather(device, format, of, to);
+                        return linear_forward_gather(device, stored, of, to);
                     }
-                    linear_forward(device, format, Forward { rows, y, x, weight }, to)
+                    linear_forward(device, stored, Forward { rows, y, x, weight }, to)
                 }),
                 expected: Box::new(move |host, written| {
                     let [x, weight, projected] = host.wide_stored();
@@ -179,12 +178,13 @@ pub struct Types {
 /// Both products `y = x W^T`. One launch and two launches give the same bits.
 pub fn forward_two(of: Types, launches: Launches) -> Case {
     match of.format {
-        Format::Bf16 => forward_two_as::<bf16>(of, launches),
-        Format::Fp32 | Format::Bf16x3 => forward_two_as::<f32>(of, launches),
+        Format::Bf16 => forward_two_as(of, launches, StoredFormat::BF16),
+        Format::Fp32 => forward_two_as(of, launches, StoredFormat::FP32),
+        Format::Bf16x3 => forward_two_as(of, launches, StoredFormat::BF16X3),
     }
 }
 
-fn forward_two_as<T: StoredElement>(of: Types, launches: Launches) -> Case {
+fn forward_two_as<T: StoredElement>(of: Types, launches: Launches, stored: StoredFormat<T>) -> Case {
     let Types { rows: [objects, predicates], room, inputs, hidden, format, seed } = of;
     let part = T::stride(inputs);
     let (rows, products) = (objects + predicates, (2 * objects + predicates) * hidden);
@@ -232,11 +232,11 @@ fn forward_two_as<T: StoredElement>(of: Types, launches: Launches) -> Case {
                     };
                     let both = [of_objects, of_predicates];
                     if launches == Launches::One {
-                        return linear_forward_two(device, format, both);
+                        return linear_forward_two(device, stored, both);
                     }
                     both.into_iter().try_for_each(|Forward { rows, y, x, weight }| {
                         let x = Input::Values(x);
-                        linear_forward(device, format, Forward { rows, y, x, weight }, None)
+                        linear_forward(device, stored, Forward { rows, y, x, weight }, None)
                     })
                 }),
                 expected: Box::new(move |host, _| {

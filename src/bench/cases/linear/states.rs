@@ -1,7 +1,5 @@
 //! Backward of normalised node states and of edge states, with parts of one weight.
 
-use half::bf16;
-
 use super::super::batch_norm::{decided_inputs, norm_gradient};
 use super::super::{count, counted, norm, roundings, with_room};
 use super::unit::{side_by_side, unit_outputs, unit_rows};
@@ -11,8 +9,8 @@ use super::{
 };
 use crate::backend::cuda::launchers::batch_norm::NormBackward;
 use crate::backend::cuda::launchers::linear::{
-    Backward, Format, Gradient, Input, LinearGradients, Matrix, MatrixMut, Unit, is_large, linear_backward,
-    linear_backward_states, linear_backward_unit,
+    Backward, Format, Gradient, Input, LinearGradients, Matrix, MatrixMut, StoredFormat, Unit, is_large,
+    linear_backward, linear_backward_states, linear_backward_unit,
 };
 use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::bench::case::{Case, Cost, Grows, Host, Prepared, unwritten};
@@ -35,12 +33,13 @@ pub struct States {
 /// of their norm, for a weight `[H, 3 D]`. One launch and two launches give the same bits.
 pub fn backward(of: States, launches: Launches) -> Case {
     match of.nodes.format {
-        Format::Bf16 => backward_as::<bf16>(of, launches),
-        Format::Fp32 | Format::Bf16x3 => backward_as::<f32>(of, launches),
+        Format::Bf16 => backward_as(of, launches, StoredFormat::BF16),
+        Format::Fp32 => backward_as(of, launches, StoredFormat::FP32),
+        Format::Bf16x3 => backward_as(of, launches, StoredFormat::BF16X3),
     }
 }
 
-fn backward_as<T: StoredElement>(of: States, launches: Launches) -> Case {
+fn backward_as<T: StoredElement>(of: States, launches: Launches, stored: StoredFormat<T>) -> Case {
     let Product { rows: nodes, inputs: width, format, seed, .. } = of.nodes;
     let Product { rows: edges, outputs: hidden, .. } = of.edges;
     let made = of.d_y == Source::ThroughNorm;
@@ -131,11 +130,11 @@ fn backward_as<T: StoredElement>(of: States, launches: Launches) -> Case {
                     if launches == Launches::One {
                         let d_y = d_y.for_input(device, rows, width)?;
                         let of_edges = Backward { rows, to, d_y, x: (e, of_e), weight };
-                        return linear_backward_states(device, format, of_nodes, of_edges, &mut others.parts);
+                        return linear_backward_states(device, stored, of_nodes, of_edges, &mut others.parts);
                     }
-                    linear_backward_unit(device, format, of_nodes, &mut others.parts)?;
+                    linear_backward_unit(device, stored, of_nodes, &mut others.parts)?;
                     let x = Input::Activated(e, of_e);
-                    linear_backward(device, format, Backward { rows, to, d_y, x, weight }, &mut others.parts)
+                    linear_backward(device, stored, Backward { rows, to, d_y, x, weight }, &mut others.parts)
                 }),
                 expected: Box::new(move |host, written| {
                     let ([u, sums, e, z, weight], [d, _, _]) =

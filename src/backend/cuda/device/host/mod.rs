@@ -282,7 +282,14 @@ impl Driver for Host {
     }
 
     fn measured_launches(&self) -> Result<Vec<MeasuredLaunch>> {
-        Ok(self.marks().as_ref().map_or_else(Vec::new, |(_, launches)| launches.clone()))
+        let marks = self.marks();
+        let Some((_, launches)) = &*marks else { return Ok(Vec::new()) };
+        let first_us = launches.first().map_or(0.0, |first| first.start_us);
+        let since_first = |launch: &MeasuredLaunch| {
+            let (start_us, end_us) = (launch.start_us - first_us, launch.end_us - first_us);
+            MeasuredLaunch { start_us, end_us, ..*launch }
+        };
+        Ok(launches.iter().map(since_first).collect())
     }
 
     fn stopwatch(self: Arc<Self>) -> Result<Box<dyn StopwatchHandle>> {

@@ -4,10 +4,9 @@ use super::arguments::{
     BackwardArguments, LinearBackward, LinearBackwardNorm, LinearBackwardNormThroughNorm,
     LinearBackwardStates, LinearBackwardThroughNorm, LinearBackwardUnit, WeightGradientArguments,
 };
-use super::kernels::FormatKernels;
 use super::{
-    ENOUGH_BLOCKS, Format, Gradient, Input, LEAST_PART_ROWS, Matrix, MatrixMut, Tile, Weights, check_rows,
-    is_large,
+    ENOUGH_BLOCKS, Format, Gradient, Input, LEAST_PART_ROWS, Matrix, MatrixMut, StoredFormat, Tile, Weights,
+    check_rows, is_large,
 };
 use crate::backend::cuda::device::buffer::{Buffer, Slice, SliceMut};
 use crate::backend::cuda::device::kernel::{Blocks, int};
@@ -188,7 +187,7 @@ pub type ActivatedBackward<'a, T> = Backward<'a, T, Gradient<'a, T>, (Matrix<'a,
 /// norm's backward, if they are wanted. `parts` is memory for the parts of the sum over rows.
 pub fn linear_backward<T: StoredElement>(
     device: &Device,
-    format: Format,
+    format: StoredFormat<T>,
     of: InputBackward<'_, T>,
     parts: &mut WeightParts,
 ) -> Result<()> {
@@ -202,10 +201,10 @@ pub fn linear_backward<T: StoredElement>(
     };
     let mut products =
         Products { rows, d_x, d_weight, d_y: d_y.matrix(rows.bound), x: x.check(), weight, weights };
-    let tile = products.tile(format);
-    let [memory] = parts.split(device, format, [products.weight_gradient()])?;
-    let (product, blocks) = products.arguments(format, tile, memory);
-    let (kernels, grid) = (FormatKernels::<T>::of(format), Blocks::rows(blocks));
+    let tile = products.tile(format.format);
+    let [memory] = parts.split(device, format.format, [products.weight_gradient()])?;
+    let (product, blocks) = products.arguments(format.format, tile, memory);
+    let (kernels, grid) = (format.kernels, Blocks::rows(blocks));
     let (of_tile, small_only) = (kernels.tile(tile), &kernels.small_only);
     // SAFETY: shapes were checked; a matrix's slice holds its rows, a norm's its columns, and the sums and
     // parts have room; everything written is borrowed mutably. Gradients through norm use the smaller tile:
@@ -239,14 +238,14 @@ pub fn linear_backward<T: StoredElement>(
 /// Like [`linear_backward`], but also subtracts the component parallel to u.
 pub fn linear_backward_unit<T: StoredElement>(
     device: &Device,
-    format: Format,
+    format: StoredFormat<T>,
     of: UnitBackward<'_, T>,
     parts: &mut WeightParts,
 ) -> Result<()> {
-    let tile = format.tile(of.weight_gradient().is_large(format));
-    let [memory] = parts.split(device, format, [of.weight_gradient()])?;
-    let (arguments, blocks) = of.arguments(device, format, tile, memory)?;
-    let kernel = &FormatKernels::of(format).tile(tile).backward_unit;
+    let tile = format.format.tile(of.weight_gradient().is_large(format.format));
+    let [memory] = parts.split(device, format.format, [of.weight_gradient()])?;
+    let (arguments, blocks) = of.arguments(device, format.format, tile, memory)?;
+    let kernel = &format.kernels.tile(tile).backward_unit;
     // SAFETY: as in `linear_backward`.
     unsafe { device.launch(kernel, Blocks::rows(blocks), &arguments) }
 }
@@ -259,7 +258,7 @@ pub fn linear_backward_unit<T: StoredElement>(
 /// the products use the larger tile, for which no kernel does both.
 pub fn linear_backward_states<T: StoredElement>(
     device: &Device,
-    format: Format,
+    format: StoredFormat<T>,
     nodes: UnitBackward<'_, T>,
     edges: ActivatedBackward<'_, T>,
     parts: &mut WeightParts,
@@ -285,13 +284,13 @@ pub fn linear_backward_states<T: StoredElement>(
         weights: Weights::InOnePart,
     };
     let gradients = [nodes.weight_gradient(), products.weight_gradient()];
-    let [of_nodes, of_edges] = parts.split(device, format, gradients)?;
-    let (nodes, node_blocks) = nodes.arguments(device, format, Tile::Small, of_nodes)?;
-    let (product, edge_blocks) = products.arguments(format, Tile::Small, of_edges);
+    let [of_nodes, of_edges] = parts.split(device, format.format, gradients)?;
+    let (nodes, node_blocks) = nodes.arguments(device, format.format, Tile::Small, of_nodes)?;
+    let (product, edge_blocks) = products.arguments(format.format, Tile::Small, of_edges);
     let d_norm = NormGradientArguments::new(device, None, 0, 0)?;
     let edges = LinearBackwardNormThroughNorm { product, through, norm: norm.into(), d_norm };
     let arguments = LinearBackwardStates { nodes, edges, node_blocks: int(node_blocks), reserved: 0 };
-    let kernel = &FormatKernels::of(format).small_only.backward_states;
+    let kernel = &format.kernels.small_only.backward_states;
     // SAFETY: as in `linear_backward`; the two layers use separate parts.
     unsafe { device.launch(kernel, Blocks::rows(node_blocks + edge_blocks), &arguments) }
 }
