@@ -43,9 +43,9 @@ pub struct Entry {
     pub flops: Option<u64>,
     /// Longest serial chain of a block: by formula, or modelled from the PTX. Modelled steps are instructions.
     pub chain: Option<Chain>,
-    /// Number of blocks of the launch with the most waves.
+    /// Number of blocks of the launch with the most waves; some may have no work.
     pub blocks: Option<u64>,
-    /// Waves of these blocks on an H200.
+    /// Waves on an H200 of those of these blocks that have work.
     pub waves: Option<f64>,
     /// Error of the value that used most of its limit, against the reference in double precision, relative to the
     /// largest expected magnitude of the output. `None` if it is not finite.
@@ -156,6 +156,7 @@ impl Entry {
         ceilings: Option<&Ceilings>,
     ) -> Result<Self> {
         let Plan { launches, blocks, waves } = Plan::of(prepared)?;
+        let waves = waves * sizes.filled(case.grows);
         let floor_us = 1e3 * Ceilings::H200_PLAN.floor_ms(case.cost, case.format);
         Ok(Entry {
             name: case.kernel.into(),

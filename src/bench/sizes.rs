@@ -66,6 +66,19 @@ impl Sizes {
         Sizes { capacity: BatchSize { graphs, nodes, edges }, ..self }
     }
 
+    /// Share of a grid's rows that the batch has; the other blocks end at once.
+    pub fn filled(&self, grows: Grows) -> f64 {
+        let BatchSize { nodes, edges, .. } = self.capacity;
+        let types = self.batch.object_occurrences.types.len();
+        let (rows, bound) = match grows {
+            Grows::Nothing => (1, 1),
+            Grows::Nodes => (self.nodes(), nodes),
+            Grows::Edges => (self.edges(), edges),
+            Grows::ObjectTypes => (types, types + self.spare_rows(grows)),
+        };
+        rows as f64 / bound.max(1) as f64
+    }
+
     /// Number of rows that a grid covers beyond those of the batch.
     pub fn spare_rows(&self, grows: Grows) -> usize {
         let BatchSize { nodes, edges, .. } = self.capacity;
