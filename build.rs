@@ -8,8 +8,8 @@
 //! compiled: enough for lints, which link nothing), and where nvcc may be: `NVCC`, `CUDA_HOME`, `CUDA_PATH`, `PATH`,
 //! `VIRTUAL_ENV`.
 //!
-//! Set for `scenerank --version`: `SCENERANK_COMMIT` and `SCENERANK_CUDA`. Set for errors of the device:
-//! `SCENERANK_CUDA_TOOLKIT`, the toolkit's release.
+//! Set for `scenerank --version` and the bench: `SCENERANK_COMMIT`, `SCENERANK_CUDA` and `SCENERANK_RUSTC`. Set for errors
+//! of the device: `SCENERANK_CUDA_TOOLKIT`, the toolkit's release.
 
 #[path = "src/backend/cuda/launchers/linear/dynamic_shared.rs"]
 mod dynamic_shared;
@@ -44,6 +44,7 @@ fn main() {
     println!("cargo:rerun-if-env-changed=SCENERANK_CHECK_ONLY");
     println!("cargo:rustc-check-cfg=cfg(emulator)");
     println!("cargo:rustc-env=SCENERANK_COMMIT={}", commit());
+    println!("cargo:rustc-env=SCENERANK_RUSTC={}", rustc());
     if asked("SCENERANK_CHECK_ONLY") {
         println!("cargo:rustc-cfg=emulator");
         record_cuda("none", "not compiled in: the build was for checks alone");
@@ -451,6 +452,14 @@ fn asked(name: &str) -> bool {
 }
 
 // ---- version -------------------------------------------------------------------------------------------------------
+
+/// Version of the Rust compiler, such as `rustc 1.90.0 (1159e78c4 2025-09-14)`.
+fn rustc() -> String {
+    let program = env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
+    let output = Command::new(program).arg("--version").output().ok();
+    let words = output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_string());
+    words.filter(|words| !words.is_empty()).unwrap_or_else(|| "unknown".to_string())
+}
 
 /// The commit of the sources, or why there is none. Git and a repository are not required.
 ///

@@ -10,7 +10,7 @@ echo "| --- | --- | --- | --- | --- | --- |"
 sort "${2:-target/debug/kernel_resources.csv}" | awk -F, -v architecture="${1:-sm_90a}" '
 $2 == architecture {
     name = $1
-    if (match(name, /(_norm)?(_through_norm)?_(fp32|bf16x3|bf16)_(64|128)$/)) name = "linear_*" substr(name, RSTART)
+    if (match(name, /(_norm)?_(fp32|bf16x3|bf16)_(64|128)$/)) name = "linear_*" substr(name, RSTART)
     key = $9 " | " $8 " of " $7 " | " $10
     if (!(key in most) || $3 + 0 < least[key]) least[key] = $3
     if ($3 + 0 > most[key]) most[key] = $3

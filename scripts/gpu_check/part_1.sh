@@ -5,9 +5,9 @@
 # ---- smoke ----------------------------------------------------------------------------------------------------------
 
 # The small network on the emulator.
-step_sizes=(16 64 256 1024) few=16 many=1024
+step_sizes=(16 64 256 1024) few=16 many=1024 heads=1324
 if [[ "$DEVICE" == emulated ]]; then
-    step_sizes=(1 2) few=1 many=2
+    step_sizes=(1 2) few=1 many=2 heads=188
 fi
 bench smoke-step 5-60 --precision bf16 --kernel step --batch-size "$few" --budget 20
 measure_micros smoke "$(micros smoke-step step "$few" layers)"
@@ -77,16 +77,30 @@ for triples in "${step_sizes[@]}"; do
     measure_micros "serial_$triples" "$(micros steps-serial step "$triples" layers)"
 done
 
+SCENERANK_NO_BRANCH=1 bench steps-no-branch 5-60 --precision bf16 --kernel step --batch-size "${step_sizes[@]}" --budget 100
+for triples in "${step_sizes[@]}"; do
+    measure_micros "without_branch_$triples" "$(micros steps-no-branch step "$triples" layers)"
+done
+
+# Each launch of a captured step, in series.
+bench timeline 5-60 --precision bf16 --kernel step --batch-size "$few" --budget 20 --timeline
+in_series="$(field timeline step_us)" between="$(field timeline between_us)"
+measure timeline_16 "${in_series:+$in_series us, $between of them between}"
+
 bench lists-few 5-60 --precision bf16 --kernel edge_hidden --kernel edge_pool --batch-size "$few" --budget 50
-measure_micros sum_types_16 "$(micros lists-few edge_hidden_sum_types "$few" 'through norm')"
-measure_micros sum_ends_16 "$(micros lists-few edge_hidden_sum_ends "$few" 'through norm')"
-measure_micros pool_16 "$(micros lists-few edge_pool_forward "$few")"
-measure_micros pool_backward_sums_16 "$(micros lists-few edge_pool_backward_sums "$few")"
-measure_micros pool_backward_16 "$(micros lists-few edge_pool_backward "$few")"
-copy="$(sed -n 's/.*"copy_gb_per_s": \([0-9]*\).*/\1/p' "$RESULTS/lists-few.json" 2>/dev/null)"
-mma="$(sed -n 's/.*"bf16_tflop_per_s": \([0-9]*\).*/\1/p' "$RESULTS/lists-few.json" 2>/dev/null)"
+measure_kernel sum_types_16 lists-few edge_hidden_sum_types "$few"
+measure_kernel sum_ends_16 lists-few edge_hidden_sum_ends "$few" 'over lengths'
+measure_kernel pool_16 lists-few edge_pool_forward "$few"
+measure_kernel pool_backward_sums_16 lists-few edge_pool_backward_sums "$few"
+measure_kernel pool_backward_16 lists-few edge_pool_backward "$few"
+copy="$(field lists-few copy_gb_per_s %.0f)" mma="$(field lists-few bf16_tflop_per_s %.0f)"
+varied="$(field lists-few bf16_varied_tflop_per_s %.0f)"
 measure copy "${copy:+$copy GB/s}"
 measure mma "${mma:+$mma TFLOP/s}"
+measure mma_varied "${varied:+$varied TFLOP/s}"
+measure_micros empty_single "$(field lists-few single_us %.2f)"
+measure_micros empty_graph "$(field lists-few in_graph_us %.2f)"
+measure_micros empty_overlap "$(field lists-few overlapped_us %.2f)"
 
 # The time of a training step beside the bench's.
 trained="$(sed -n 's/^time overlap: \([0-9.]*\) us.*/\1/p' "$LOGS/bits-16.log" 2>/dev/null)"
@@ -105,13 +119,13 @@ else
 fi
 
 bench lists-many 10-120 --precision bf16 --kernel edge_hidden_sum_types --kernel edge_pool --batch-size "$many" --budget 50
-measure_micros sum_types_1024 "$(micros lists-many edge_hidden_sum_types "$many" 'through norm')"
-measure_micros pool_backward_sums_1024 "$(micros lists-many edge_pool_backward_sums "$many")"
-measure_micros pool_backward_1024 "$(micros lists-many edge_pool_backward "$many")"
+measure_kernel sum_types_1024 lists-many edge_hidden_sum_types "$many"
+measure_kernel pool_backward_sums_1024 lists-many edge_pool_backward_sums "$many"
+measure_kernel pool_backward_1024 lists-many edge_pool_backward "$many"
 # A product's expectation is computed on the CPU in double precision, so a whole file of kernels takes long at this size.
 for kernel in linear_forward linear_backward; do
     bench "products-many-$kernel" 20-150 --precision bf16 --kernel "$kernel" --batch-size "$many" --budget 50
-    measure_micros "heads_${kernel#linear_}_1024" "$(micros "products-many-$kernel" "$kernel" "$many" '-> 1324, heads')"
+    measure_kernel "heads_${kernel#linear_}_1024" "products-many-$kernel" "$kernel" "$many" "-> $heads, heads"
 done
 
 # ---- kernels --------------------------------------------------------------------------------------------------------

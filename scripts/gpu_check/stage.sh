@@ -109,10 +109,10 @@ measure_micros() { # KEY MICROSECONDS
 essentials() {
     local key what expected
     [[ "$DEVICE" == cuda ]] || echo "emulated: sizes are small, and times say nothing about a GPU"
-    printf '%-58s %-28s %s\n' "essentials, part $PART" measured "expected by the model (H200)"
+    printf '%-58s %-34s %s\n' "essentials, part $PART" measured "expected by the model (H200)"
     while IFS='|' read -r key what expected; do
         if [[ "$key" == "$PART".* ]]; then
-            printf '%-58s %-28s %s\n' "$what" "${measured[${key#*.}]:--}" "$expected"
+            printf '%-58s %-34s %s\n' "$what" "${measured[${key#*.}]:--}" "$expected"
         fi
     done <"$HERE/expected.txt"
 }
@@ -196,6 +196,8 @@ finish() { # PID
         optional:*) last_result=skipped note="exit code $code, see its log" ;;
         *) last_result=failed note="exit code $code" ;;
     esac
+    # A bench that was cut has written what it had finished.
+    [[ ! -e "$RESULTS/$name.json" ]] || awk -f "$HERE/bench.awk" "$RESULTS/$name.json" >>"$LOGS/$name.log"
     record "$name" "$last_result" "$((SECONDS - began_at[$pid]))" "$note" \
         "$(grep -E "${pattern_of[$pid]}" "$LOGS/$name.log" | tail -10)"
 }
@@ -228,24 +230,37 @@ stop_running() {
 
 # ---- bench ----------------------------------------------------------------------------------------------------------
 
-# Runs the bench; its JSON goes to NAME.json.
+# Runs the bench; its JSON goes to NAME.json, which is written again after each kernel.
 bench() { # NAME LEAST-MOST ARGUMENTS...
-    local name="$1" seconds="$2" json="$RESULTS/$1.json"
+    local name="$1" seconds="$2"
     shift 2
-    # shellcheck disable=SC2016 # the inner shell expands them
-    stage "$name" "$seconds" '^WRONG|^step|^[a-z_]+ +[0-9]' passes bash -c '
-        "${@:2}" >"$1"
-        code=$?
-        awk -f "$0" "$1"
-        exit $code
-    ' "$HERE/bench.awk" "$json" "$SCENERANK" bench --device "$DEVICE" --quiet --json "$@"
+    stage "$name" "$seconds" '^WRONG|^step|^[a-z_]+ +[0-9]' passes "$SCENERANK" bench --device "$DEVICE" --quiet \
+        --out "$RESULTS/$name.json" "$@"
 }
 
-# Prints the time in microseconds of the last entry of NAME.json with this kernel, number of triples, and words in its
-# shape; nothing if there is none.
+# Prints a column of bench.awk, a time in microseconds, of the last entry of NAME.json with this kernel, number of triples,
+# and words in its shape; nothing if there is none.
+column() { # COLUMN NAME KERNEL TRIPLES [SHAPE]
+    [[ -e "$RESULTS/$2.json" ]] || return 0
+    awk -f "$HERE/bench.awk" "$RESULTS/$2.json" |
+        awk -v column="$1" -v kernel="$3" -v triples="$4" -v shape="${5:- }" \
+            '$1 == kernel && $2 == triples && $column != "null" && index($0, shape) { us = $column } END { if (us) print us }'
+}
+
 micros() { # NAME KERNEL TRIPLES [SHAPE]
+    column 3 "$@"
+}
+
+# Notes the times of a kernel, with arrays in memory and with arrays in the cache.
+measure_kernel() { # KEY NAME KERNEL TRIPLES [SHAPE]
+    local cold warm
+    cold="$(column 3 "${@:2}")" warm="$(column 4 "${@:2}")"
+    measure "$1" "${cold:+$cold us${warm:+, warm $warm us}}"
+}
+
+# Prints a number of NAME.json by its field, in the first place that has it; nothing if there is none.
+field() { # NAME FIELD [FORMAT]
     [[ -e "$RESULTS/$1.json" ]] || return 0
-    awk -f "$HERE/bench.awk" "$RESULTS/$1.json" |
-        awk -v kernel="$2" -v triples="$3" -v shape="${4:- }" \
-            '$1 == kernel && $2 == triples && $3 != "null" && index($0, shape) { us = $3 } END { if (us) print us }'
+    awk -F': ' -v field="\"$2\"" -v format="${3:-%.1f}" \
+        'index($1, field) && $2 + 0 > 0 { printf format, $2; exit }' "$RESULTS/$1.json"
 }

@@ -4,7 +4,6 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Once;
 
-use half::bf16;
 use serde::{Deserialize, Serialize};
 
 use crate::backend::Backend;
@@ -13,7 +12,7 @@ use crate::backend::cuda::Cuda;
 use crate::backend::cuda::device::Device as KernelDevice;
 use crate::backend::cuda::device::interpreter::Interpretation;
 use crate::backend::cuda::launchers;
-use crate::backend::cuda::launchers::linear::Format;
+use crate::backend::cuda::launchers::linear::{Format, StoredFormat};
 use crate::backend::reference::Reference;
 use crate::error::{Error, Result};
 
@@ -109,8 +108,9 @@ pub(crate) fn run_kernels<T: BackendTask>(
     task: T,
 ) -> Result<T::Output> {
     match format {
-        Format::Bf16 => task.run(Cuda::<bf16>::new(device, format)?),
-        Format::Fp32 | Format::Bf16x3 => task.run(Cuda::<f32>::new(device, format)?),
+        Format::Bf16 => task.run(Cuda::new(device, StoredFormat::BF16)?),
+        Format::Fp32 => task.run(Cuda::new(device, StoredFormat::FP32)?),
+        Format::Bf16x3 => task.run(Cuda::new(device, StoredFormat::BF16X3)?),
     }
 }
 

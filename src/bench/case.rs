@@ -13,6 +13,7 @@ use crate::backend::cuda::launchers::linear::{Format, WeightParts};
 use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::backend::cuda::launchers::top_k::UNBOUNDED;
 use crate::backend::cuda::launchers::weight_copy::WeightCopy;
+use crate::bench::chain::Chain;
 use crate::bench::check::{Output, Worst, Written, worst};
 use crate::bench::matrix::{DeviceMatrix, HostMatrix, to_device};
 use crate::error::Result;
@@ -41,6 +42,19 @@ impl Cost {
     }
 }
 
+/// Rows that a launcher's grid covers. In training it covers those of the largest batch, and surplus blocks end at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grows {
+    /// The same rows in every batch.
+    Nothing,
+    /// Nodes of the batch.
+    Nodes,
+    /// Edges of the batch.
+    Edges,
+    /// Object types in use.
+    ObjectTypes,
+}
+
 /// One launcher at one shape.
 pub struct Case {
     /// Name of the launcher.
@@ -49,11 +63,22 @@ pub struct Case {
     pub shape: String,
     /// Minimum cost.
     pub cost: Cost,
+    /// Longest serial chain.
+    pub chain: Chain,
+    /// What the grid covers.
+    pub grows: Grows,
     /// Number format that sets the peak rate: that of a product's operands, or single precision for all else.
     pub format: Format,
     /// Draws the values, with room for this number of spare rows. The arrays are large, so they are only drawn when the
     /// case runs.
     pub prepare: Box<dyn Fn(usize) -> Prepared>,
+}
+
+impl Case {
+    /// The same case with a grid that covers these rows.
+    pub fn growing_with(self, grows: Grows) -> Self {
+        Case { grows, ..self }
+    }
 }
 
 /// Values and functions of a case.

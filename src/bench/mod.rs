@@ -6,15 +6,21 @@
 //! and the tests of the kernels in `tests/kernels` share the cases ([`cases`]): inputs, launches, expectations and
 //! tolerances are defined once.
 
+pub mod baseline;
 pub mod case;
 pub mod cases;
 pub mod ceilings;
+pub mod chain;
 pub mod check;
+pub mod entry;
+pub mod launches;
 pub mod matrix;
 pub mod occupancy;
+pub mod plan;
 pub mod report;
 pub mod sizes;
 pub mod step;
+pub mod timeline;
 pub mod timing;
 pub mod values;
 
@@ -23,7 +29,6 @@ use std::time::Duration;
 use crate::backend::Backend;
 use crate::backend::cuda::device::Device as KernelDevice;
 use crate::backend::cuda::device::interpreter::Interpretation;
-use crate::backend::cuda::device::properties::Properties;
 use crate::backend::cuda::launchers;
 use crate::backend::cuda::launchers::linear::Format;
 use crate::backend::device::{BackendTask, Device, Precision};
@@ -33,12 +38,10 @@ use crate::progress::Progress;
 
 use case::Case;
 use ceilings::Ceilings;
-use check::Worst;
-use report::{Entry, EntryTimes, Report};
-use scenerank_ptx::timing::table;
+use entry::{Bench, Entry};
+use launches::EmptyLaunches;
+use report::{Grids, Report};
 use sizes::Sizes;
-use step::{StepTask, StepTimes, modelled_step, step_flops};
-use timing::Timer;
 
 /// Name of the whole step among the kernels.
 pub const STEP: &str = "step";
@@ -58,15 +61,17 @@ pub struct BenchOptions {
     pub kernels: Vec<String>,
     /// Approximate time for each kernel; a step gets eight times as much.
     pub budget: Duration,
+    /// What grids cover.
+    pub grids: Grids,
+    /// Whether each launch of a captured step is timed too.
+    pub timeline: bool,
 }
 
 /// Timing of a report whose times the PTX interpreter models.
 pub const MODELLED: &str = "modelled";
 
-/// A step is timed whole and in phases, and takes longer than a kernel.
-const STEP_BUDGETS: u32 = 8;
-/// Steps between two waits on a GPU.
-const STEPS_PER_WAIT: usize = 10;
+/// Takes a report with one more entry than before.
+pub type EachEntry<'a> = &'a mut dyn FnMut(&Report) -> Result<()>;
 
 /// Checks and times what the options name.
 pub fn run(options: &BenchOptions) -> Result<Report> {
@@ -75,6 +80,15 @@ pub fn run(options: &BenchOptions) -> Result<Report> {
 
 /// Like [`run`], with the caller's cases.
 pub fn run_cases(options: &BenchOptions, cases: impl Fn(&Sizes, Format) -> Vec<Case>) -> Result<Report> {
+    run_with(options, cases, &mut |_| Ok(()))
+}
+
+/// Like [`run_cases`]; `each` is called after each entry.
+pub fn run_with(
+    options: &BenchOptions,
+    cases: impl Fn(&Sizes, Format) -> Vec<Case>,
+    each: EachEntry<'_>,
+) -> Result<Report> {
     options.device.run(options.precision, Probe)?;
     if options.device == Device::Cpu && options.precision == Precision::Bf16 {
         return Err(Error::Device {
@@ -87,32 +101,35 @@ pub fn run_cases(options: &BenchOptions, cases: impl Fn(&Sizes, Format) -> Vec<C
     check_names(options, kernels.is_some(), &cases)?;
     let properties = kernels.as_ref().map(KernelDevice::properties).transpose()?;
     let modelled = matches!(device, Device::Ptx { .. });
+    let gpu = properties.as_ref().filter(|properties| properties.gpu);
     let mut report = Report {
-        version: env!("CARGO_PKG_VERSION"),
         device: device.to_string(),
         device_name: properties.as_ref().map_or_else(
             || format!("{} threads", rayon::current_num_threads()),
             |properties| properties.name.clone(),
         ),
-        timing: match (modelled, properties.as_ref().is_some_and(|p| p.gpu)) {
+        timing: match (modelled, gpu.is_some()) {
             (true, _) => MODELLED,
             (false, true) => "cuda events",
             (false, false) => "wall clock",
         },
-        precision: options.precision,
-        model: options.model,
-        l2_bytes: properties.as_ref().filter(|p| p.gpu).map(|p| p.l2_bytes),
-        multiprocessors: properties.as_ref().filter(|p| p.gpu).map(|p| p.multiprocessors),
+        driver: gpu.map(|gpu| gpu.driver.clone()),
+        most_clocks_mhz: gpu.and_then(|gpu| gpu.clocks_mhz),
+        l2_bytes: gpu.map(|gpu| gpu.l2_bytes),
+        multiprocessors: gpu.map(|gpu| gpu.multiprocessors),
         ceilings: modelled.then_some(Ceilings::H200_PLAN),
-        kernels: Vec::new(),
+        ..Report::empty(options)
     };
     if let (Some(kernels), Some(properties), Some(format)) =
         (&kernels, &properties, options.precision.format())
     {
         let mut bench = Bench::new(kernels, properties, options.budget)?;
         report.ceilings = report.ceilings.or(bench.ceilings);
+        if !modelled {
+            report.empty_launches = Some(EmptyLaunches::measure(kernels, properties.multiprocessors)?);
+        }
         for &batch_size in &options.batch_sizes {
-            let sizes = Sizes::new(options.model, batch_size);
+            let sizes = options.sizes(batch_size);
             let chosen: Vec<Case> =
                 cases(&sizes, format).into_iter().filter(|case| options.wants(case.kernel)).collect();
             let progress =
@@ -120,9 +137,10 @@ pub fn run_cases(options: &BenchOptions, cases: impl Fn(&Sizes, Format) -> Vec<C
             for case in chosen {
                 progress.message(case.kernel);
                 report.kernels.push(match modelled {
-                    true => modelled_entry(kernels, &case, batch_size)?,
-                    false => bench.entry(&case, batch_size)?,
+                    true => Entry::modelled(kernels, &case, &sizes)?,
+                    false => bench.entry(&case, &sizes)?,
                 });
+                each(&report)?;
                 progress.advance(1);
             }
             progress.finish();
@@ -130,46 +148,59 @@ pub fn run_cases(options: &BenchOptions, cases: impl Fn(&Sizes, Format) -> Vec<C
     }
     if options.wants(STEP) {
         for &batch_size in &options.batch_sizes {
-            let sizes = Sizes::new(options.model, batch_size);
+            let sizes = options.sizes(batch_size);
             report.kernels.push(match options.precision.format().filter(|_| modelled) {
-                Some(format) => modelled_step_entry(options, &sizes, format, batch_size)?,
-                None => step_entry(options, device, &sizes, batch_size)?,
+                Some(format) => Entry::modelled_step(options, &sizes, format)?,
+                None => Entry::step(options, device, &sizes)?,
             });
+            each(&report)?;
         }
     }
     Ok(report)
 }
 
-/// Bytes and operations of every kernel, and its minimum time at these peak rates, from the formulas alone. Nothing
-/// runs, and no device is needed.
+/// Bytes, operations and longest chain of every kernel, its minimum time at these peak rates and its likely time, from the
+/// formulas alone. Nothing runs, and no device is needed.
 pub fn roofline(options: &BenchOptions, ceilings: Ceilings) -> Result<Report> {
     check_names(options, true, &cases::all)?;
     let Some(format) = options.precision.format() else {
         let remedy = "use --precision fp32, bf16 or bf16x3";
         return Err(Error::argument("--precision", "no kernel computes in it", remedy));
     };
-    let of_batch = |&batch_size: &usize| {
-        let cases = cases::all(&Sizes::new(options.model, batch_size), format).into_iter();
-        cases
-            .filter(|case| options.wants(case.kernel))
-            .map(|case| Entry::of(&case, batch_size, Some(&ceilings)))
-            .collect::<Vec<Entry>>()
-    };
-    Ok(Report {
-        version: env!("CARGO_PKG_VERSION"),
-        device: "none".into(),
-        device_name: "formulas alone".into(),
-        timing: "nothing ran",
-        precision: options.precision,
-        model: options.model,
-        l2_bytes: None,
-        multiprocessors: None,
-        ceilings: Some(ceilings),
-        kernels: options.batch_sizes.iter().flat_map(of_batch).collect(),
-    })
+    let mut kernels = Vec::new();
+    for &batch_size in &options.batch_sizes {
+        let sizes = options.sizes(batch_size);
+        for case in cases::all(&sizes, format).into_iter().filter(|case| options.wants(case.kernel)) {
+            let prepared = (case.prepare)(sizes.spare_rows(case.grows));
+            kernels.push(Entry::of(&case, &prepared, &sizes, Some(&ceilings))?);
+        }
+    }
+    Ok(Report { ceilings: Some(ceilings), kernels, ..Report::empty(options) })
+}
+
+/// Names for `--kernel`, each with its shapes at the first batch size.
+pub fn list(options: &BenchOptions) -> Vec<(&'static str, Vec<String>)> {
+    let sizes = options.sizes(options.batch_sizes.first().copied().unwrap_or(1));
+    let format = options.precision.format().unwrap_or(Format::Fp32);
+    let mut names: Vec<(&'static str, Vec<String>)> = Vec::new();
+    for case in cases::all(&sizes, format).into_iter().filter(|case| options.wants(case.kernel)) {
+        match names.iter_mut().find(|(name, _)| *name == case.kernel) {
+            Some((_, shapes)) => shapes.push(case.shape),
+            None => names.push((case.kernel, vec![case.shape])),
+        }
+    }
+    if options.wants(STEP) {
+        names.push((STEP, vec![format!("{} layers, forward to update", options.model.layers)]));
+    }
+    names
 }
 
 impl BenchOptions {
+    fn sizes(&self, batch_size: usize) -> Sizes {
+        let sizes = Sizes::new(self.model, batch_size);
+        if self.grids == Grids::Training { sizes.with_training_grids() } else { sizes }
+    }
+
     fn wants(&self, kernel: &str) -> bool {
         self.kernels.is_empty() || self.kernels.iter().any(|name| names(name, kernel))
     }
@@ -245,132 +276,4 @@ impl BackendTask for Probe {
     fn run<B: Backend>(self, _: B) -> Result<()> {
         Ok(())
     }
-}
-
-/// An open device with its peak rates.
-struct Bench<'a> {
-    device: &'a KernelDevice,
-    timer: Timer<'a>,
-    ceilings: Option<Ceilings>,
-}
-
-impl<'a> Bench<'a> {
-    fn new(device: &'a KernelDevice, properties: &Properties, budget: Duration) -> Result<Self> {
-        let mut timer = Timer::new(device, properties, budget)?;
-        let ceilings = Ceilings::measure(device, properties, &mut timer)?;
-        Ok(Bench { device, timer, ceilings })
-    }
-
-    fn entry(&mut self, case: &Case, batch_size: usize) -> Result<Entry> {
-        let prepared = (case.prepare)(0);
-        let worst = prepared.check(self.device)?;
-        let ok = worst.is_none_or(|worst| worst.ok());
-        let of_scale = |of: fn(&Worst) -> f64| worst.as_ref().map_or(0.0, |worst| of(worst) / worst.scale);
-        let timed = if ok { Some(self.timer.launch(&prepared)?) } else { None };
-        let ms = timed.map(|(times, _)| times.ms);
-        let entry = Entry::of(case, batch_size, self.ceilings.as_ref());
-        Ok(Entry {
-            error: Some(of_scale(|worst| worst.off)).filter(|error| error.is_finite()),
-            tolerance: Some(of_scale(|worst| worst.limit)),
-            ok,
-            times: timed.map_or_else(EntryTimes::default, |(times, _)| times.into()),
-            cold: timed.map(|(_, cold)| cold).filter(|_| self.ceilings.is_some()),
-            gb_per_s: ms.map(|ms| case.cost.bytes as f64 / ms / 1e6),
-            tflop_per_s: ms.map(|ms| case.cost.flops as f64 / ms / 1e9),
-            share: entry.floor_ms.zip(ms).map(|(floor, ms)| floor / ms),
-            ..entry
-        })
-    }
-}
-
-/// A case with the times that the PTX interpreter models.
-fn modelled_entry(device: &KernelDevice, case: &Case, batch_size: usize) -> Result<Entry> {
-    device.take_observations();
-    let worst = (case.prepare)(0).check(device)?;
-    let launches = device.take_observations().times;
-    let of_scale = |of: fn(&Worst) -> f64| worst.as_ref().map_or(0.0, |worst| of(worst) / worst.scale);
-    let entry = Entry::of(case, batch_size, Some(&Ceilings::H200_PLAN));
-    let times = EntryTimes::modelled(&launches);
-    Ok(Entry {
-        error: Some(of_scale(|worst| worst.off)).filter(|error| error.is_finite()),
-        tolerance: Some(of_scale(|worst| worst.limit)),
-        ok: worst.is_none_or(|worst| worst.ok()),
-        share: entry.floor_ms.zip(times.ms).map(|(floor, ms)| floor / ms),
-        times,
-        ..entry
-    })
-}
-
-fn modelled_step_entry(
-    options: &BenchOptions,
-    sizes: &Sizes,
-    format: Format,
-    batch_size: usize,
-) -> Result<Entry> {
-    let interpretation = Interpretation::from_environment()?.timed()?;
-    let (launches, finite) = modelled_step(sizes, format, interpretation)?;
-    Ok(Entry {
-        times: EntryTimes::modelled(&launches),
-        launches: table(&launches),
-        ..Entry::of_step(options, sizes, batch_size, finite)
-    })
-}
-
-impl Entry {
-    /// Entry of a case that has not run: only what the formulas give.
-    fn of(case: &Case, batch_size: usize, ceilings: Option<&Ceilings>) -> Self {
-        Entry {
-            name: case.kernel.into(),
-            batch_size,
-            shape: case.shape.clone(),
-            bytes: Some(case.cost.bytes),
-            flops: Some(case.cost.flops),
-            error: None,
-            tolerance: None,
-            ok: true,
-            times: EntryTimes::default(),
-            cold: None,
-            gb_per_s: None,
-            tflop_per_s: None,
-            share: None,
-            floor_ms: ceilings.map(|ceilings| ceilings.floor_ms(case.cost, case.format)),
-            phases: None,
-            launches: String::new(),
-        }
-    }
-
-    /// A step that is not timed yet.
-    fn of_step(options: &BenchOptions, sizes: &Sizes, batch_size: usize, finite: bool) -> Self {
-        let (layers, nodes, edges) = (options.model.layers, sizes.nodes(), sizes.edges());
-        Entry {
-            name: STEP.into(),
-            batch_size,
-            shape: format!("{layers} layers, {nodes} nodes, {edges} edges"),
-            bytes: None,
-            flops: Some(step_flops(sizes)),
-            error: None,
-            tolerance: None,
-            ok: finite,
-            times: EntryTimes::default(),
-            cold: None,
-            gb_per_s: None,
-            tflop_per_s: None,
-            share: None,
-            floor_ms: None,
-            phases: None,
-            launches: String::new(),
-        }
-    }
-}
-
-fn step_entry(options: &BenchOptions, device: Device, sizes: &Sizes, batch_size: usize) -> Result<Entry> {
-    let steps_per_wait = if matches!(device, Device::Cuda(_)) { STEPS_PER_WAIT } else { 1 };
-    let task = StepTask { sizes, budget: options.budget * STEP_BUDGETS, steps_per_wait };
-    let StepTimes { step, phases, finite } = device.run(options.precision, task)?;
-    Ok(Entry {
-        times: step.into(),
-        tflop_per_s: Some(step_flops(sizes) as f64 / step.ms / 1e9),
-        phases: Some(phases),
-        ..Entry::of_step(options, sizes, batch_size, finite)
-    })
 }

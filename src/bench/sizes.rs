@@ -5,7 +5,8 @@ use std::rc::Rc;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::batch::graph_batch::GraphBatch;
+use crate::batch::graph_batch::{BatchSize, GraphBatch};
+use crate::bench::case::Grows;
 use crate::data::scene_graph::SceneGraphBuf;
 use crate::network::config::ModelConfig;
 
@@ -25,6 +26,11 @@ const OBJECTS: usize = 21;
 /// Mean number of relationships per graph, without `in image` edges.
 const RELATIONSHIPS: usize = 15;
 
+/// Nodes of the largest graph: the paper's filter admits 40 objects, and there is the image node.
+const MOST_NODES: usize = 41;
+/// Edges of the largest graph: 2.6 times the mean, as in the scene graphs that were recovered from captions.
+const MOST_EDGES: usize = 94;
+
 /// Seed of a bench's values.
 const SEED: u64 = 1;
 
@@ -39,6 +45,8 @@ pub struct Sizes {
     pub batch: Rc<GraphBatch>,
     /// Seed of the values.
     pub seed: u64,
+    /// Largest batch, which grids cover; by default the batch itself.
+    pub capacity: BatchSize,
 }
 
 impl Sizes {
@@ -47,12 +55,47 @@ impl Sizes {
         let mut rng = StdRng::seed_from_u64(7);
         let graphs = average_graphs(config, 3 * triples, &mut rng);
         let batch = batch_of(config, &graphs, &mut rng);
-        Sizes { config, graphs: Rc::new(graphs), batch: Rc::new(batch), seed: SEED }
+        let capacity = batch.size();
+        Sizes { config, graphs: Rc::new(graphs), batch: Rc::new(batch), seed: SEED, capacity }
+    }
+
+    /// The same sizes with the grids of training, which cover batches of the largest graphs ([`BatchSize::bound`]).
+    pub fn with_training_grids(self) -> Self {
+        let graphs = self.graphs();
+        let (nodes, edges) = (graphs * MOST_NODES, graphs * MOST_EDGES);
+        Sizes { capacity: BatchSize { graphs, nodes, edges }, ..self }
+    }
+
+    /// Share of a grid's rows that the batch has; the other blocks end at once.
+    pub fn filled(&self, grows: Grows) -> f64 {
+        let BatchSize { nodes, edges, .. } = self.capacity;
+        let types = self.batch.object_occurrences.types.len();
+        let (rows, bound) = match grows {
+            Grows::Nothing => (1, 1),
+            Grows::Nodes => (self.nodes(), nodes),
+            Grows::Edges => (self.edges(), edges),
+            Grows::ObjectTypes => (types, types + self.spare_rows(grows)),
+        };
+        rows as f64 / bound.max(1) as f64
+    }
+
+    /// Number of rows that a grid covers beyond those of the batch.
+    pub fn spare_rows(&self, grows: Grows) -> usize {
+        let BatchSize { nodes, edges, .. } = self.capacity;
+        match grows {
+            Grows::Nothing => 0,
+            Grows::Nodes => nodes - self.nodes(),
+            Grows::Edges => edges - self.edges(),
+            Grows::ObjectTypes => {
+                nodes.min(self.config.object_types) - self.batch.object_occurrences.types.len()
+            }
+        }
     }
 
     /// Sizes with a given batch.
     pub fn of_batch(config: ModelConfig, batch: GraphBatch, seed: u64) -> Self {
-        Sizes { config, graphs: Rc::default(), batch: Rc::new(batch), seed }
+        let capacity = batch.size();
+        Sizes { config, graphs: Rc::default(), batch: Rc::new(batch), seed, capacity }
     }
 
     /// B: number of triples.
@@ -123,11 +166,24 @@ fn draw_type(rng: &mut StdRng, end: u32) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use super::{ModelConfig, Sizes};
+    use super::{Grows, ModelConfig, Sizes};
 
     #[test]
     fn a_batch_has_the_averages_of_the_paper() {
         let sizes = Sizes::new(ModelConfig::PAPER, 16);
         assert_eq!((sizes.graphs(), sizes.nodes(), sizes.edges()), (48, 1056, 1728));
+    }
+
+    #[test]
+    fn grids_of_training_cover_batches_of_the_largest_graphs() {
+        let exact = Sizes::new(ModelConfig::PAPER, 16);
+        let types = exact.batch.object_occurrences.types.len();
+        let kinds = [Grows::Nothing, Grows::Nodes, Grows::Edges, Grows::ObjectTypes];
+        // All nodes of a batch of the largest graphs may have different types.
+        let all_types = (48 * 41).min(ModelConfig::PAPER.object_types);
+        assert_eq!(kinds.map(|grows| exact.spare_rows(grows))[..3], [0; 3]);
+        let in_training = exact.with_training_grids();
+        let spare = [0, 48 * (41 - 22), 48 * (94 - 36), all_types - types];
+        assert_eq!(kinds.map(|grows| in_training.spare_rows(grows)), spare);
     }
 }

@@ -19,8 +19,8 @@ use crate::model::{Model, TrainingState};
 use crate::network::parameters::{TypeVectors, initial_parameters};
 use crate::optimizer::Adam;
 
-const LOSS: Loss = Loss { kind: LossKind::Ranking, temperature: 1.0, margin: 0.5 };
-const LEARNING_RATE: f64 = 1e-4;
+pub(super) const LOSS: Loss = Loss { kind: LossKind::Ranking, temperature: 1.0, margin: 0.5 };
+pub(super) const LEARNING_RATE: f64 = 1e-4;
 const WARM_UP: usize = 2;
 /// Minimum and maximum number of samples.
 const LEAST: usize = 3;
@@ -143,11 +143,11 @@ impl BackendTask for ModelledStep<'_> {
 }
 
 /// A model with the batch of `sizes` loaded.
-fn model_of<B: Backend>(sizes: &Sizes, backend: B) -> Result<(Model<B>, TrainingState<B>)> {
-    let Sizes { config, batch, .. } = sizes;
+pub(super) fn model_of<B: Backend>(sizes: &Sizes, backend: B) -> Result<(Model<B>, TrainingState<B>)> {
+    let Sizes { config, batch, capacity, .. } = sizes;
     let unknown = TypeVectors { vectors: &[], width: 0, known: &|_| false };
     let tensors = initial_parameters(*config, unknown, unknown, 1);
-    let mut model = Model::new(backend, *config, &tensors, batch.size())?;
+    let mut model = Model::new(backend, *config, &tensors, *capacity)?;
     let state = TrainingState::new(&model)?;
     model.load_batch(batch)?;
     Ok((model, state))

@@ -1,11 +1,14 @@
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use scenerank::Result;
 use scenerank::backend::device::Device;
+use scenerank::bench::baseline::Baseline;
 use scenerank::bench::ceilings::Ceilings;
+use scenerank::bench::report::{Grids, Report};
 use scenerank::bench::sizes::SMALL;
-use scenerank::bench::{BenchOptions, roofline, run};
+use scenerank::bench::{BenchOptions, cases, list, roofline, run_with};
 use scenerank::network::config::ModelConfig;
 
 /// Check and time every kernel and a whole training step, and compare with the peak rates of the device.
@@ -16,16 +19,22 @@ use scenerank::network::config::ModelConfig;
 /// no kernels and time only the step.
 ///
 /// Each kernel has a line with its shape and a line of numbers. B is the number of triples in a batch. Bytes and FLOP
-/// are computed by formula. Error and limit are relative to the largest value of the reference. Then follow the median
-/// time with its 5th and 95th percentile (on ptx the likely, optimistic and pessimistic time), and the achieved rates.
+/// are computed by formula, and so is the chain: the longest series of dependent steps in a block, times the cycles of a
+/// step. Error and limit are relative to the largest value of the reference. Then follow the median
+/// time with its 5th and 95th percentile (on ptx the likely, optimistic and pessimistic time), the time with all arrays in
+/// the L2 cache (warm), and the achieved rates.
 /// The floor is the minimum time at the device's peak rates, and the share is the floor divided by the median.
 #[derive(Args)]
 #[command(after_help = "Examples:
-  scenerank bench --device cuda --batch-size 16 256 --json > bench.json
+  scenerank bench --device cuda --batch-size 16 256 --out bench.json
+  scenerank bench --device cuda --batch-size 16 256 --baseline bench.json
+  scenerank bench --device cuda --precision bf16 --kernel step --timeline
   scenerank bench --device emulated --kernel linear
   scenerank bench --device cpu --kernel step
   scenerank bench --device ptx --size paper --kernel step --precision bf16
-  scenerank bench --roofline --precision bf16 --batch-size 16 1024")]
+  scenerank bench --roofline --precision bf16 --batch-size 16 1024
+
+Exit code: 1 if a kernel is wrong, 3 if none is wrong and one is slower than in the baseline.")]
 pub struct BenchArguments {
     #[command(flatten)]
     device: super::DeviceArguments,
@@ -44,9 +53,26 @@ pub struct BenchArguments {
     /// emulated and reference, otherwise 200]. The device ptx runs each kernel once.
     #[arg(long, value_name = "MILLISECONDS", value_parser = clap::value_parser!(u32).range(1..=600_000))]
     budget: Option<u32>,
-    /// Run nothing; print the bytes and operations of each kernel, and its minimum time on an H200.
+    /// Give each launch a grid for exactly the rows of its batch. Training has grids for a batch of the largest graphs, whose
+    /// surplus blocks end at once; the bench has them too without this option.
+    #[arg(long)]
+    exact_grids: bool,
+    /// Also time each launch of a captured step, in series. The step's own time stays as it is.
+    #[arg(long, conflicts_with = "roofline")]
+    timeline: bool,
+    /// Run nothing; print the bytes, operations and longest chain of each kernel, its minimum time and its likely time on an
+    /// H200.
     #[arg(long, conflicts_with = "budget")]
     roofline: bool,
+    /// Print the names for --kernel with their shapes, and run nothing.
+    #[arg(long, conflicts_with_all = ["roofline", "baseline", "out", "timeline"])]
+    list: bool,
+    /// Compare with a file that --out wrote on the same device: faster, slower, or undecided by the spread.
+    #[arg(long, value_name = "FILE", conflicts_with = "roofline")]
+    baseline: Option<PathBuf>,
+    /// File to write the result to as JSON. It is written again after each kernel.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
@@ -82,19 +108,52 @@ impl BenchArguments {
             batch_sizes,
             kernels: self.kernels,
             budget: Duration::from_millis(budget.into()),
+            grids: if self.exact_grids { Grids::Exact } else { Grids::Training },
+            timeline: self.timeline,
         };
-        let report = match self.roofline {
+        if self.list {
+            print_names(&options, self.json);
+            return Ok(());
+        }
+        let baseline = self.baseline.as_deref().map(Baseline::read).transpose()?;
+        let write = |report: &Report| self.out.as_ref().map_or(Ok(()), |path| report.write(path));
+        // A file that cannot be written, or a baseline of another device, is an error before the first kernel runs.
+        let mut began = false;
+        let mut report = match self.roofline {
             true => roofline(&options, Ceilings::H200_PLAN)?,
-            false => run(&options)?,
+            false => run_with(&options, cases::all, &mut |report| {
+                if let (false, Some(baseline)) = (began, &baseline) {
+                    baseline.check(report)?;
+                }
+                began = true;
+                write(report)
+            })?,
         };
-        if self.json {
-            println!("{}", serde_json::to_string_pretty(&report).expect("plain fields"));
-        } else {
-            println!("{}\n{}", report.text(), report.caption());
+        report.baseline = baseline.map(|baseline| baseline.compare(&report));
+        write(&report)?;
+        match self.json {
+            true => println!("{}", report.json()),
+            false => println!("{}\n{}", report.text(), report.caption()),
         }
         match report.exit_code() {
             0 => Ok(()),
             code => std::process::exit(code),
         }
+    }
+}
+
+fn print_names(options: &BenchOptions, json: bool) {
+    let names = list(options);
+    if json {
+        let names: Vec<_> = names
+            .iter()
+            .map(|(name, shapes)| serde_json::json!({ "name": name, "shapes": shapes }))
+            .collect();
+        println!("{}", serde_json::to_string_pretty(&names).expect("plain fields"));
+        return;
+    }
+    for (name, shapes) in names {
+        println!("{name}");
+        shapes.iter().for_each(|shape| println!("    {shape}"));
     }
 }

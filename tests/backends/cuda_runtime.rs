@@ -6,13 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use crate::program::small_data;
 use crate::support::{BatchShape, SMALL, Tolerance, assert_close, capacity, random_batch, random_parameters};
-use half::bf16;
 use scenerank::backend::Backend;
 use scenerank::backend::cpu::Cpu;
 use scenerank::backend::cuda::Cuda;
 use scenerank::backend::cuda::device::Calls;
 use scenerank::backend::cuda::launchers;
-use scenerank::backend::cuda::launchers::linear::Format;
+use scenerank::backend::cuda::launchers::linear::{Format, StoredFormat};
 use scenerank::backend::cuda::launchers::stored::StoredElement;
 use scenerank::backend::reference::Reference;
 use scenerank::batch::graph_batch::{BatchSize, GraphBatch};
@@ -32,12 +31,15 @@ const RANKING: Loss = Loss { kind: LossKind::Ranking, temperature: 1.0, margin: 
 
 /// A backend on the emulator, and its call counters; reports a skip and returns `None` if the emulator is not
 /// built.
-fn emulated<T: StoredElement>(format: Format) -> Option<(Cuda<T>, Arc<Calls>)> {
+fn emulated<T: StoredElement>(format: StoredFormat<T>) -> Option<(Cuda<T>, Arc<Calls>)> {
     emulated_in_order(format, None)
 }
 
 /// Like [`emulated`], with the order of threads and blocks shuffled by the seed.
-fn emulated_in_order<T: StoredElement>(format: Format, seed: Option<u64>) -> Option<(Cuda<T>, Arc<Calls>)> {
+fn emulated_in_order<T: StoredElement>(
+    format: StoredFormat<T>,
+    seed: Option<u64>,
+) -> Option<(Cuda<T>, Arc<Calls>)> {
     match launchers::emulated(seed) {
         Ok(device) => {
             let calls = device.calls();
@@ -69,8 +71,9 @@ fn steps_allocate_nothing_and_read_nothing_back() {
     // The wide network splits its weight gradients into parts, whose memory depends on the number of rows and
     // the format.
     let wide = ModelConfig { layers: 2, state_width: 70, hidden_width: 130, ..SMALL };
-    for (config, format) in [(SMALL, Format::Fp32), (wide, Format::Fp32), (wide, Format::Bf16x3)] {
-        let Some((backend, calls)) = emulated::<f32>(format) else { return };
+    let (fp32, bf16x3) = (StoredFormat::FP32, StoredFormat::BF16X3);
+    for (config, format) in [(SMALL, fp32), (wide, fp32), (wide, bf16x3)] {
+        let Some((backend, calls)) = emulated(format) else { return };
         let tensors = random_parameters(config, false, 1);
         let mut model = Model::new(backend, config, &tensors, capacity).unwrap();
         let mut state = TrainingState::new(&model).unwrap();
@@ -104,13 +107,9 @@ fn steps_allocate_nothing_and_read_nothing_back() {
 fn losses_taken_together_are_those_taken_one_by_one() {
     let (batches, capacity) = batches();
     let losses = |together: bool| -> Option<Vec<(f32, usize)>> {
-        let mut model = Model::new(
-            emulated::<f32>(Format::Fp32)?.0,
-            SMALL,
-            &random_parameters(SMALL, false, 1),
-            capacity,
-        )
-        .unwrap();
+        let mut model =
+            Model::new(emulated(StoredFormat::FP32)?.0, SMALL, &random_parameters(SMALL, false, 1), capacity)
+                .unwrap();
         let mut state = TrainingState::new(&model).unwrap();
         let mut losses = Vec::new();
         for step in 0..LOSS_STEPS {
@@ -142,7 +141,7 @@ fn training_reads_back_records_and_checkpoints_alone() {
         epochs: 2,
         ..Default::default()
     };
-    let Some((backend, calls)) = emulated::<f32>(Format::Fp32) else { return };
+    let Some((backend, calls)) = emulated(StoredFormat::FP32) else { return };
     let run = folder.path().join("run");
     let outcome = train_on(backend, &dataset, config, &run, None, &AtomicBool::new(false)).unwrap();
     let steps_of_epoch = dataset.split(Split::Train).len().div_ceil(8) as u64;
@@ -201,21 +200,22 @@ fn run(
     resumed: Option<usize>,
 ) -> Option<Left> {
     match format {
-        Format::Bf16 => run_as::<bf16>(config, format, steps, count, resumed),
-        _ => run_as::<f32>(config, format, steps, count, resumed),
+        Format::Bf16 => run_as(config, StoredFormat::BF16, steps, count, resumed),
+        Format::Fp32 => run_as(config, StoredFormat::FP32, steps, count, resumed),
+        Format::Bf16x3 => run_as(config, StoredFormat::BF16X3, steps, count, resumed),
     }
 }
 
 fn run_as<T: StoredElement>(
     config: ModelConfig,
-    format: Format,
+    format: StoredFormat<T>,
     steps: Steps,
     count: usize,
     resumed: Option<usize>,
 ) -> Option<Left> {
     let (batches, capacity) = batches();
     let (loss, adam) = (RANKING, Adam::new(1e-3));
-    let backend = || emulated_in_order::<T>(format, (steps == Steps::CapturedLate).then_some(3));
+    let backend = || emulated_in_order(format, (steps == Steps::CapturedLate).then_some(3));
     let mut model = Model::new(backend()?.0, config, &random_parameters(config, false, 1), capacity).unwrap();
     let mut state = TrainingState::new(&model).unwrap();
     let mut losses = Vec::new();
@@ -286,13 +286,9 @@ fn captured_steps_that_are_resumed_leave_the_same_bits() {
 fn a_step_with_another_loss_or_rate_is_another() {
     let (batches, capacity) = batches();
     let run = |captured: bool| -> Option<Vec<u32>> {
-        let mut model = Model::new(
-            emulated::<f32>(Format::Fp32)?.0,
-            SMALL,
-            &random_parameters(SMALL, false, 1),
-            capacity,
-        )
-        .unwrap();
+        let mut model =
+            Model::new(emulated(StoredFormat::FP32)?.0, SMALL, &random_parameters(SMALL, false, 1), capacity)
+                .unwrap();
         let mut state = TrainingState::new(&model).unwrap();
         let other = Loss { kind: LossKind::InfoNce, ..RANKING };
         for (step, (loss, rate)) in
@@ -368,7 +364,7 @@ fn losses<B: Backend>(backend: B, steps: usize) -> Vec<f32> {
 #[test]
 fn hundreds_of_steps_go_as_in_double_precision() {
     const STEPS: usize = 220;
-    let Some((backend, _)) = emulated::<f32>(Format::Fp32) else { return };
+    let Some((backend, _)) = emulated(StoredFormat::FP32) else { return };
     let (got, cpu) = (losses(backend, STEPS), losses(Cpu::new(), STEPS));
     let want = losses(Reference::<f64>::new(), STEPS);
     let mean = |losses: &[f32]| losses.iter().sum::<f32>() / losses.len() as f32;
@@ -382,6 +378,6 @@ fn hundreds_of_steps_go_as_in_double_precision() {
             println!("{name}, steps {steps:?}: {:.1e} off at most", used * limit);
         }
     }
-    let again = losses(emulated::<f32>(Format::Fp32).expect("as before").0, 20);
+    let again = losses(emulated(StoredFormat::FP32).expect("as before").0, 20);
     assert!(got[..20].iter().map(|loss| loss.to_bits()).eq(again.iter().map(|loss| loss.to_bits())));
 }

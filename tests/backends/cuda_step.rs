@@ -5,14 +5,13 @@ use crate::gpu::gpu;
 use crate::support::{
     BatchShape, SMALL, Tolerance, assert_close, random_batch, random_parameters, relative_error, switched_off,
 };
-use half::bf16;
 use scenerank::backend::Backend;
 use scenerank::backend::cpu::Cpu;
 use scenerank::backend::cuda::Cuda;
 use scenerank::backend::cuda::device::Device;
 use scenerank::backend::cuda::device::interpreter::Interpretation;
 use scenerank::backend::cuda::launchers;
-use scenerank::backend::cuda::launchers::linear::Format;
+use scenerank::backend::cuda::launchers::linear::{Format, StoredFormat};
 use scenerank::backend::cuda::launchers::stored::StoredElement;
 use scenerank::backend::reference::Reference;
 use scenerank::batch::graph_batch::GraphBatch;
@@ -42,7 +41,7 @@ pub(crate) fn kernel_device(seed: Option<u64>) -> Option<Device> {
 }
 
 /// A backend on [`kernel_device`].
-fn backend<T: StoredElement>(seed: Option<u64>, format: Format) -> Option<Cuda<T>> {
+fn backend<T: StoredElement>(seed: Option<u64>, format: StoredFormat<T>) -> Option<Cuda<T>> {
     Some(Cuda::new(kernel_device(seed)?, format).expect("an empty backend"))
 }
 
@@ -85,8 +84,9 @@ pub(crate) fn step_of<B: Backend>(
 /// Runs a step with the kernels of a format, which stores activations in its own type.
 fn step_in(config: ModelConfig, format: Format, seed: Option<u64>, batch: &GraphBatch) -> Option<Step> {
     Some(match format {
-        Format::Bf16 => step_of(config, backend::<bf16>(seed, format)?, batch, LossKind::Ranking),
-        _ => step_of(config, backend::<f32>(seed, format)?, batch, LossKind::Ranking),
+        Format::Bf16 => step_of(config, backend(seed, StoredFormat::BF16)?, batch, LossKind::Ranking),
+        Format::Fp32 => step_of(config, backend(seed, StoredFormat::FP32)?, batch, LossKind::Ranking),
+        Format::Bf16x3 => step_of(config, backend(seed, StoredFormat::BF16X3)?, batch, LossKind::Ranking),
     })
 }
 
@@ -100,7 +100,7 @@ fn a_step_agrees_with_the_reference() {
     for (seed, kind) in (0..6).flat_map(|seed| KINDS.map(|kind| (seed, kind))) {
         let batch = random_batch(SMALL, SHAPE, seed);
         let want = step(Reference::<f64>::new(), &batch, kind);
-        let Some(cuda) = backend::<f32>(Some(seed), Format::Fp32) else { return };
+        let Some(cuda) = backend(Some(seed), StoredFormat::FP32) else { return };
         compared += usize::from(compare(&step(cuda, &batch, kind), &want));
     }
     assert!(compared >= 15, "masks agreed in {compared} of 18 steps only");
@@ -113,7 +113,7 @@ fn a_step_of_a_network_with_something_switched_off_agrees_with_the_reference() {
         for seed in 0..4 {
             let batch = random_batch(config, SHAPE, seed);
             let want = step_of(config, Reference::<f64>::new(), &batch, LossKind::Ranking);
-            let Some(cuda) = backend::<f32>(Some(seed), Format::Fp32) else { return };
+            let Some(cuda) = backend(Some(seed), StoredFormat::FP32) else { return };
             let got = step_of(config, cuda, &batch, LossKind::Ranking);
             compared += usize::from(compare(&got, &want));
             let before = random_parameters(config, true, 3);
@@ -121,7 +121,7 @@ fn a_step_of_a_network_with_something_switched_off_agrees_with_the_reference() {
                 assert_eq!(got.next[name] == *tensor, !config.batch_norm, "{name}");
             }
             // Without batch statistics, training and evaluation compute the same function, to the bit.
-            let cuda = backend::<f32>(None, Format::Fp32).expect("a device, as before");
+            let cuda = backend(None, StoredFormat::FP32).expect("a device, as before");
             let mut model = Model::new(cuda, config, &before, batch.size()).expect("a model");
             let evaluated = model.embed(&batch).expect("embeddings");
             assert_eq!(evaluated == got.embedding, !config.batch_norm, "{config:?}, seed {seed}");
@@ -208,7 +208,7 @@ fn bf16_on_the_cpu_rounds_what_the_kernels_round() {
     for (layers, seed) in [1, 2, 3].into_iter().flat_map(|layers| (0..4).map(move |seed| (layers, seed))) {
         let config = ModelConfig { layers, ..SMALL };
         let batch = random_batch(config, SHAPE, seed);
-        let Some(cuda) = backend::<bf16>(None, Format::Bf16) else { return };
+        let Some(cuda) = backend(None, StoredFormat::BF16) else { return };
         let kernels = step_of(config, cuda, &batch, LossKind::Ranking);
         let cpu = step_of(config, Cpu::rounding_to_bf16(), &batch, LossKind::Ranking);
         let gradients = kernels.gradients.iter();
@@ -230,7 +230,7 @@ fn bf16_on_the_cpu_rounds_what_the_kernels_round() {
 fn evaluation_agrees_with_the_reference() {
     let tensors = random_parameters(SMALL, true, 7);
     let batch = random_batch(SMALL, SHAPE, 8);
-    let Some(cuda) = backend::<f32>(None, Format::Fp32) else { return };
+    let Some(cuda) = backend(None, StoredFormat::FP32) else { return };
     let got = Model::new(cuda, SMALL, &tensors, batch.size()).expect("a model").embed(&batch);
     let reference = Reference::<f64>::new();
     let want = Model::new(reference, SMALL, &tensors, batch.size()).expect("a model").embed(&batch);

@@ -4,13 +4,14 @@
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use half::bf16;
 use scenerank::backend::cuda::Cuda;
 use scenerank::backend::cuda::device::interpreter::{self, Interpretation};
 use scenerank::backend::cuda::device::{Device, Observer};
 use scenerank::backend::cuda::launchers;
-use scenerank::backend::cuda::launchers::linear::Format;
+use scenerank::backend::cuda::launchers::linear::{Format, StoredFormat};
+use scenerank::backend::cuda::launchers::stored::StoredElement;
 use scenerank::backend::reference::Reference;
+use scenerank::batch::graph_batch::GraphBatch;
 use scenerank::batch::triples::Sampling;
 use scenerank::data::Dataset;
 use scenerank::loss::LossKind;
@@ -18,7 +19,7 @@ use scenerank::train::checkpoint::{self, Checkpoint, LAST};
 use scenerank::train::config::TrainConfig;
 use scenerank::train::train_on;
 
-use crate::cuda_step::{CONFIGS, FORMATS, KINDS, SHAPE, compare, step_of};
+use crate::cuda_step::{CONFIGS, FORMATS, KINDS, SHAPE, Step, compare, step_of};
 use crate::program::Workplace;
 use crate::support::{random_batch, relative_error};
 use crate::training_set::config;
@@ -60,13 +61,19 @@ fn a_step_of_each_loss_agrees_with_the_reference() {
         let want = step_of(CONFIGS[0], Reference::<f64>::new(), &batch, kind);
         for device in devices() {
             let observer = device.observer();
-            let cuda = Cuda::<f32>::new(device, Format::Fp32).expect("a backend");
+            let cuda = Cuda::new(device, StoredFormat::FP32).expect("a backend");
             compared += usize::from(compare(&step_of(CONFIGS[0], cuda, &batch, kind), &want));
             steps += 1;
             print(&format!("{kind:?}"), &observer);
         }
     }
     assert!(3 * compared >= 2 * steps, "masks agreed in {compared} of {steps} steps only");
+}
+
+/// A step of the second network.
+fn step_on<T: StoredElement>(format: StoredFormat<T>, device: Device, batch: &GraphBatch) -> Step {
+    let cuda = Cuda::new(device, format).expect("a backend");
+    step_of(CONFIGS[1], cuda, batch, LossKind::Ranking)
 }
 
 #[test]
@@ -78,14 +85,9 @@ fn a_step_of_each_format_is_close_to_the_reference() {
         for device in devices() {
             let observer = device.observer();
             let got = match format {
-                Format::Bf16 => {
-                    let cuda = Cuda::<bf16>::new(device, format).expect("a backend");
-                    step_of(config, cuda, &batch, LossKind::Ranking)
-                }
-                _ => {
-                    let cuda = Cuda::<f32>::new(device, format).expect("a backend");
-                    step_of(config, cuda, &batch, LossKind::Ranking)
-                }
+                Format::Bf16 => step_on(StoredFormat::BF16, device, &batch),
+                Format::Fp32 => step_on(StoredFormat::FP32, device, &batch),
+                Format::Bf16x3 => step_on(StoredFormat::BF16X3, device, &batch),
             };
             let distance = relative_error(&got.embedding, &want.embedding);
             let most = if format == Format::Bf16 { 2e-2 } else { 1e-4 };
@@ -98,7 +100,7 @@ fn a_step_of_each_format_is_close_to_the_reference() {
 /// Trains as the program does.
 fn trained(work: &Workplace, config: &TrainConfig, device: Device, run: &Path) -> Checkpoint {
     let dataset = Dataset::open(&work.data).unwrap();
-    let backend = Cuda::<f32>::new(device, Format::Fp32).expect("a backend");
+    let backend = Cuda::new(device, StoredFormat::FP32).expect("a backend");
     train_on(backend, &dataset, config.clone(), run, None, &AtomicBool::new(false)).unwrap();
     checkpoint::load(&run.join(LAST)).unwrap()
 }

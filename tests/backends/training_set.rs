@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use crate::cuda_step::kernel_device;
 use crate::program::Workplace;
 use scenerank::backend::cuda::Cuda;
-use scenerank::backend::cuda::launchers::linear::Format;
+use scenerank::backend::cuda::launchers::linear::StoredFormat;
 use scenerank::batch::graph_batch::{BatchSize, GraphBatch};
 use scenerank::batch::triples::{Sampling, Triple, TripleSampler};
 use scenerank::data::similarity::Similarity;
@@ -38,7 +38,7 @@ pub(crate) fn config(sampling: Sampling, batch_size: usize, epochs: usize) -> Tr
 /// A backend on the emulator, or on what `SCENERANK_TEST_DEVICE` names. Reports a skip and returns `None` if the emulator is
 /// not built.
 fn backend() -> Option<Cuda<f32>> {
-    Some(Cuda::new(kernel_device(None)?, Format::Fp32).expect("an empty backend"))
+    Some(Cuda::new(kernel_device(None)?, StoredFormat::FP32).expect("an empty backend"))
 }
 
 /// Result of training: mean loss and number of anchors without a triple for each epoch; steps; all tensors,

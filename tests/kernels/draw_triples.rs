@@ -71,7 +71,8 @@ fn drawn(
 #[test]
 fn every_strategy_draws_what_the_cpu_draws() {
     let cases = (3..=70usize, 0..=5usize, select(vec![1, 3, 7, 8, 9, 50, 96, 300]), 0..3usize, seeds());
-    let compared = Cell::new(0);
+    // Anchors that drew a triple, and all of them.
+    let (compared, all) = (Cell::new(0), Cell::new(0));
     check(80, cases, |(count, first, width, strategy, seed)| {
         let (images, sampling, epoch) = (first..first + count, STRATEGIES[strategy], (seed % 1000) as u32);
         let vectors = Rc::new(vectors(&mut Values::new(seed), images.end, width));
@@ -93,8 +94,10 @@ fn every_strategy_draws_what_the_cpu_draws() {
             },
         );
         compared.set(compared.get() + written[2][..count].iter().filter(|&&image| image >= 0.0).count());
+        all.set(all.get() + count);
     });
-    assert!(no_device() || compared.get() > 166, "{} anchors compared", compared.get());
+    let (compared, all) = (compared.get(), all.get());
+    assert!(no_device() || 2 * compared > all, "{compared} of {all} anchors compared");
 }
 
 /// Large seed and epoch, so that a lost word of the generator's input would show.

@@ -11,7 +11,8 @@ use half::bf16;
 use scenerank::backend::cuda::device::Device;
 use scenerank::backend::cuda::device::rows::Rows;
 use scenerank::backend::cuda::launchers::linear::{
-    Backward, Format, Forward, Input, LinearGradients, Matrix, MatrixMut, linear_backward, linear_forward,
+    Backward, Format, Forward, Input, LinearGradients, Matrix, MatrixMut, StoredFormat, linear_backward,
+    linear_forward,
 };
 use scenerank::backend::cuda::launchers::stored::StoredElement;
 use scenerank::backend::reference::linear as reference;
@@ -177,8 +178,9 @@ fn parts_of_wider_matrices_are_read_and_written() {
         for format in FORMATS {
             let product = sizes(rows, width, 2 * hidden, format, 3);
             match format {
-                Format::Bf16 => check_parts::<bf16>(product, hidden),
-                _ => check_parts::<f32>(product, hidden),
+                Format::Bf16 => check_parts(product, hidden, StoredFormat::BF16),
+                Format::Fp32 => check_parts(product, hidden, StoredFormat::FP32),
+                Format::Bf16x3 => check_parts(product, hidden, StoredFormat::BF16X3),
             }
         }
     }
@@ -197,8 +199,8 @@ fn narrow(values: &[f64]) -> Vec<f32> {
     values.iter().map(|&value| value as f32).collect()
 }
 
-fn check_parts<T: StoredElement>(product: Product, hidden: usize) {
-    let Product { rows, inputs: width, format, .. } = product;
+fn check_parts<T: StoredElement>(product: Product, hidden: usize, format: StoredFormat<T>) {
+    let Product { rows, inputs: width, .. } = product;
     let plain = forward(ForwardProduct::plain(product));
     let y = agree(1, &plain).remove(0);
     let part = T::stride(width);

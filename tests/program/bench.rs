@@ -10,9 +10,12 @@ use crate::program::{refuse, run_json};
 use scenerank::backend::cuda::launchers;
 use scenerank::backend::cuda::launchers::linear::Format;
 use scenerank::backend::device::{Device, Precision};
+use scenerank::bench::baseline::{Baseline, Verdict};
 use scenerank::bench::case::{Case, Cost};
+use scenerank::bench::entry::{Entry, EntryTimes};
+use scenerank::bench::report::Grids;
 use scenerank::bench::sizes::{SMALL, Sizes};
-use scenerank::bench::{BenchOptions, cases, run, run_cases};
+use scenerank::bench::{BenchOptions, cases, run, run_cases, run_with};
 use scenerank::network::config::ModelConfig;
 use serde_json::Value;
 
@@ -33,6 +36,8 @@ fn options(device: Device, kernels: &[&str]) -> BenchOptions {
         batch_sizes: vec![1],
         kernels: kernels.iter().map(|name| name.to_string()).collect(),
         budget: Duration::from_millis(1),
+        grids: Grids::Training,
+        timeline: false,
     }
 }
 
@@ -92,7 +97,20 @@ fn a_roofline_runs_nothing() {
         let floor = bytes_ms.max(case.cost.flops as f64 / rate);
         assert!((entry["floor_ms"].as_f64().unwrap() - floor).abs() <= 1e-9 * floor, "{entry}");
         assert!(entry["ms"].is_null() && entry["error"].is_null() && entry["ok"] == true, "{entry}");
+        // What is likely is more than the minimum and the chain, and grids are planned.
+        let number = |value: &Value| value.as_f64().unwrap_or_else(|| panic!("a number in {entry}"));
+        assert_eq!(entry["chain"]["steps"], case.chain.steps);
+        assert!(number(&entry["blocks"]) >= 1.0 && number(&entry["waves"]) > 0.0, "{entry}");
+        let likely = number(&entry["likely_ms"]);
+        assert!(likely > floor && likely > case.chain.micros() / 1e3, "{entry}");
     }
+    // Chains that grow with the batch would show here: no block walks a list that grows with it.
+    let chains = |half: &[Value]| -> Vec<u64> {
+        half.iter().map(|entry| entry["chain"]["steps"].as_u64().unwrap()).collect()
+    };
+    let (few, many) = entries.split_at(cases.len());
+    let grown = chains(few).into_iter().zip(chains(many)).filter(|(few, many)| *many > 3 * few + 20);
+    assert_eq!(grown.count(), 0, "steps of chains at 1 and at 16 triples");
     refuse(["bench", "--roofline", "--precision", "fp64"], &["--precision"]);
 }
 
@@ -112,6 +130,13 @@ fn every_case_once_and_right(precision: &str, format: Format) {
     assert_eq!((&report["device"], &report["timing"]), (&"emulated".into(), &"wall clock".into()));
     assert_eq!(report["precision"], precision);
     assert!(report["ceilings"].is_null(), "an emulator has none");
+    assert_eq!(report["grids"], "training");
+    for field in ["commit", "kernels", "rustc"] {
+        assert!(!report["build"][field].as_str().unwrap().is_empty(), "{field}");
+    }
+    for field in ["single_us", "in_graph_us", "overlapped_us"] {
+        assert!(report["empty_launches"][field].as_f64().unwrap() > 0.0, "{field}");
+    }
     let entries = report["kernels"].as_array().unwrap();
     let mut seen = BTreeSet::new();
     for entry in entries {
@@ -126,6 +151,7 @@ fn every_case_once_and_right(precision: &str, format: Format) {
             assert!(number("flops") > 0.0 && entry["phases"]["backward"].as_f64().unwrap() > 0.0, "{entry}");
         } else {
             assert!(number("error") <= number("tolerance"), "{entry}");
+            assert!(number("warm_ms") > 0.0, "{entry}");
             let per_second = number("bytes") / number("ms") / 1e6;
             assert!((number("gb_per_s") - per_second).abs() <= 1e-9 * per_second, "{entry}");
         }
@@ -199,6 +225,111 @@ fn a_kernel_a_file_and_the_step_can_be_chosen() {
             "edge_pool_forward"
         ])
     );
+}
+
+/// The file holds the entries that were finished so far; a comparison with itself is undecided.
+#[test]
+fn a_report_is_written_after_each_kernel_and_compared() {
+    if !emulator() {
+        return;
+    }
+    let folder = tempfile::TempDir::new().unwrap();
+    let path = folder.path().join("bench.json");
+    let chosen = BenchOptions { batch_sizes: vec![1, 2], ..options(Device::Emulated, &["readout"]) };
+    let mut counts = Vec::new();
+    let report = run_with(&chosen, cases::all, &mut |report| {
+        report.write(&path)?;
+        let read: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        counts.push(read["kernels"].as_array().unwrap().len());
+        Ok(())
+    });
+    assert_eq!(counts, [1, 2, 3, 4]);
+
+    let baseline = Baseline::read(&path).unwrap();
+    let mut report = report.unwrap();
+    baseline.check(&report).unwrap();
+    let same = baseline.compare(&report);
+    assert!(same.changes.iter().all(|change| change.verdict == Verdict::Undecided), "{same:?}");
+    assert_eq!((same.changes.len(), same.unmatched), (4, 0));
+    assert_eq!((report.exit_code(), same.is_slower()), (0, false));
+
+    // Half as fast and twice as fast, beyond the spread; one kernel is new.
+    let times = |entry: &mut Entry, factor: f64| {
+        let EntryTimes { ms, ms_low, ms_high, .. } = &mut entry.times;
+        (*ms_low, *ms_high) = (ms_low.map(|ms| factor * ms), ms_high.map(|ms| factor * ms));
+        *ms = ms.map(|ms| factor * ms);
+    };
+    times(&mut report.kernels[0], 1e3);
+    times(&mut report.kernels[1], 1e-3);
+    report.kernels[2].shape.push_str(", another");
+    report.baseline = Some(baseline.compare(&report));
+    let changed = report.baseline.as_ref().unwrap();
+    let verdicts: Vec<Verdict> = changed.changes.iter().map(|change| change.verdict).collect();
+    assert_eq!(verdicts, [Verdict::Slower, Verdict::Faster, Verdict::Undecided]);
+    assert_eq!((changed.unmatched, report.exit_code()), (2, 3));
+    let text = report.caption();
+    let words = text.split_whitespace().collect::<Vec<&str>>().join(" ");
+    let counts = "1 faster, 1 slower, 1 undecided by the spread, 2 without a counterpart";
+    assert!(words.contains(counts), "{text}");
+    assert!(text.lines().all(|line| line.chars().count() <= 120), "{text}");
+
+    report.precision = Precision::Bf16;
+    let error = baseline.check(&report).unwrap_err().to_string();
+    assert!(error.contains("--baseline") && error.contains("fp32 before, bf16 now"), "{error}");
+}
+
+#[test]
+fn the_command_writes_lists_and_compares() {
+    if !emulator() {
+        return;
+    }
+    let folder = tempfile::TempDir::new().unwrap();
+    let path = folder.path().join("bench.json").display().to_string();
+    let bench =
+        ["bench", "--device", "emulated", "--kernel", "readout", "--batch-size", "1", "--budget", "1"];
+    let first = run_json(bench.into_iter().chain(["--json", "--out", &path]));
+    let written: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    assert_eq!(written, first);
+    let output = crate::program::scenerank()
+        .args(bench.into_iter().chain(["--json", "--baseline", &path]))
+        .output()
+        .unwrap();
+    let second: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let slower = second["baseline"]["changes"].as_array().unwrap().iter();
+    let slower = slower.filter(|change| change["verdict"] == "slower").count();
+    assert_eq!(output.status.code(), Some(if slower > 0 { 3 } else { 0 }), "{second}");
+
+    let other = bench.into_iter().chain(["--precision", "bf16", "--baseline", &path]);
+    refuse(other, &["--baseline", "fp32 before, bf16 now"]);
+    fs::write(&path, "{}").unwrap();
+    refuse(bench.into_iter().chain(["--baseline", &path]), &["--baseline", "bench --out"]);
+
+    let names = run_json(["bench", "--list", "--json", "--precision", "bf16"]);
+    let listed: BTreeSet<&str> =
+        names.as_array().unwrap().iter().map(|entry| entry["name"].as_str().unwrap()).collect();
+    let all = cases::all(&Sizes::new(SMALL, 1), Format::Bf16);
+    let wanted = all.iter().map(|case| case.kernel).chain(["step"]).collect::<BTreeSet<_>>();
+    assert_eq!(listed, wanted);
+}
+
+/// A timeline costs nothing when it is off: the step has the same launches, none of which is measured.
+#[test]
+fn a_step_has_a_timeline_if_it_is_asked_for() {
+    if !emulator() {
+        return;
+    }
+    let of = |timeline| {
+        let options =
+            BenchOptions { timeline, precision: Precision::Bf16, ..options(Device::Emulated, &["step"]) };
+        run(&options).unwrap()
+    };
+    assert!(of(false).kernels[0].timeline.is_none());
+    let report = of(true);
+    let timeline = report.kernels[0].timeline.as_ref().unwrap();
+    let main = timeline.kernels.iter().filter(|span| !span.on_branch).map(|span| span.sum_us).sum::<f64>();
+    let difference = main + timeline.between_us - timeline.step_us;
+    assert!(difference.abs() <= 1e-6 * timeline.step_us, "{difference} us are missing");
+    assert!(report.caption().contains("step, launches in series"), "{}", report.caption());
 }
 
 #[test]

@@ -35,7 +35,13 @@ impl Micros {
     }
 }
 
-/// Table with the kernels that take longest first. Below each row: what the slowest block waits for.
+/// Columns of a line at most.
+const WIDTH: usize = 120;
+/// Indentation of the lines below a row.
+const INDENT: usize = 8;
+
+/// Table with the kernels that take longest first. Below each row: what bounds the launch, its work, and what the slowest
+/// block waits for.
 pub fn table(launches: &[LaunchTime]) -> String {
     let mut groups: BTreeMap<(&str, [u32; 3]), Group<'_>> = BTreeMap::new();
     for launch in launches {
@@ -56,57 +62,93 @@ pub fn table(launches: &[LaunchTime]) -> String {
     let mut text = String::new();
     let _ = writeln!(
         text,
-        "{:44} {:>12} {:>3} {:>7} {:>6} {:>8} {:>8} {:>15} {:>9} {:>8} {:>7} {:>7} {:>7} {:>7}  bound by",
-        "kernel",
-        "grid",
-        "n",
-        "per SM",
-        "waves",
-        "us each",
-        "us all",
-        "range of all",
-        "cycles",
-        "kinstr",
-        "mma",
-        "KB in",
-        "KB out",
-        "passes"
+        "{:44} {:>14} {:>3} {:>7} {:>6} {:>8} {:>8} {:>17}",
+        "kernel", "grid", "n", "per SM", "waves", "us each", "us all", "range of all",
     );
     for ((name, [x, y, z]), group) in rows {
         let Some(launch) = group.slowest else { continue };
         let n = f64::from(group.launches);
         let Micros { optimistic, likely, pessimistic } = group.micros;
-        let bounds: Vec<String> =
-            launch.bounds.iter().map(|(what, share)| format!("{what} {:.0} %", 100.0 * share)).collect();
         let _ = writeln!(
             text,
-            "{name:44} {:>12} {:3} {:>7} {:6.2} {:8.1} {likely:8.1} {:>15} {:9} {:8.1} {:7.0} {:7.0} {:7.0} {:7.0}  {}",
+            "{name:44} {:>14} {:3} {:>7} {:6.2} {:8.1} {likely:8.1} {:>17}",
             format!("{x}x{y}x{z}"),
             group.launches,
             format!("{} {}", launch.resident, &launch.limit[..1]),
             launch.waves,
             likely / n,
             format!("{optimistic:.1} .. {pessimistic:.1}"),
-            launch.chain.0,
-            group.instructions / n / 1e3,
-            group.products / n,
-            group.loaded / n / 1e3,
-            group.stored / n / 1e3,
-            group.passes / n,
-            bounds.join(", ")
         );
+        let bounds =
+            launch.bounds.iter().map(|(what, share)| format!("bound by {what} {:.0} %", 100.0 * share));
+        let work = [
+            format!("{:.1} kinstr", group.instructions / n / 1e3),
+            format!("{:.0} mma", group.products / n),
+            format!("{:.0} KB in, {:.0} KB out", group.loaded / n / 1e3, group.stored / n / 1e3),
+            format!("{:.0} passes", group.passes / n),
+        ];
+        write_wrapped(&mut text, bounds.chain(work));
+        let chain = format!("chain of {} cycles, {} instructions", launch.chain.0, launch.chain.1);
         let waits = launch.waits.iter().map(|(place, cycles)| {
             let share = 100.0 * f64::from(*cycles) / f64::from(launch.chain.0.max(1));
-            format!("{place} {cycles} ({share:.0} %)")
+            format!("waits at {place} {cycles} ({share:.0} %)")
         });
-        let waits: Vec<String> = waits.collect();
-        let _ = writeln!(
-            text,
-            "{:8}{} instructions on the chain; waits: {}",
-            "",
-            launch.chain.1,
-            waits.join("; ")
-        );
+        write_wrapped(&mut text, std::iter::once(chain).chain(waits));
     }
     text
+}
+
+/// Writes an indented line with these parts, or several if they do not fit.
+fn write_wrapped(text: &mut String, parts: impl Iterator<Item = String>) {
+    let mut column = 0;
+    for part in parts {
+        let width = part.chars().count();
+        if column > 0 && column + 2 + width <= WIDTH {
+            text.push_str("; ");
+            column += 2 + width;
+        } else {
+            if column > 0 {
+                text.push('\n');
+            }
+            let _ = write!(text, "{:INDENT$}", "");
+            column = INDENT + width;
+        }
+        text.push_str(&part);
+    }
+    if column > 0 {
+        text.push('\n');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_fit() {
+        let place = |line: u32| format!("matmul_tensor.cuh:{line} ldmatrix.sync.aligned.m8n8.x4.shared.b16");
+        let launch = LaunchTime {
+            kernel: "linear_forward_gather_norm_bf16x3_128".into(),
+            grid: [65_535, 1_024, 1],
+            micros: Micros { optimistic: 123_456.7, likely: 123_456.7, pessimistic: 123_456.7 },
+            resident: 16,
+            limit: "registers",
+            waves: 123.45,
+            bounds: vec![("chain", 0.5), ("L2 port", 0.3), ("HBM", 0.2)],
+            chain: (1_234_567, 123_456),
+            waits: vec![(place(123), 123_456), (place(456), 12_345), (place(789), 1_234)],
+            instructions: 123_456_789.0,
+            products: 123_456.0,
+            loaded: 123_456_789.0,
+            stored: 123_456_789.0,
+            passes: 123_456_789.0,
+        };
+        let text = table(&[launch.clone(), launch]);
+        assert!(text.lines().all(|line| line.chars().count() <= WIDTH), "{text}");
+        assert!(
+            text.contains("waits at matmul_tensor.cuh:789") && text.contains("bound by HBM 20 %"),
+            "{text}"
+        );
+        assert_eq!(text.lines().filter(|line| line.starts_with("linear_forward")).count(), 1, "{text}");
+    }
 }

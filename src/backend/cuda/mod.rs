@@ -38,7 +38,7 @@ use device::graph::Graph;
 use device::{Device, nvtx};
 use launchers::adam::{self, Steps};
 use launchers::batch_norm::{self, NormGradient};
-use launchers::linear::{Format, WeightGradient, WeightParts};
+use launchers::linear::{StoredFormat, WeightGradient, WeightParts};
 use launchers::readout_loss::{self, LossRows, NodeStates};
 use launchers::stored::StoredElement;
 use launchers::weight_copy::{WeightCopy, Weights};
@@ -53,9 +53,9 @@ use step::training_set::TrainingSet;
 
 /// CUDA backend that stores activations in `T`. Its buffers are scratch memory of the stages, planned for the
 /// largest batch.
-pub struct Cuda<T> {
+pub struct Cuda<T: StoredElement> {
     device: Device,
-    format: Format,
+    format: StoredFormat<T>,
     sums: BlockSums,
     layer_input: layer_input::Scratch<T>,
     weight_parts: WeightParts,
@@ -70,7 +70,7 @@ pub type Graphs = [Option<Graph>; batch::SOURCES];
 
 impl<T: StoredElement> Cuda<T> {
     /// Creates the backend on this device, with the operands of products in this format.
-    pub fn new(device: Device, format: Format) -> Result<Self> {
+    pub fn new(device: Device, format: StoredFormat<T>) -> Result<Self> {
         Ok(Cuda {
             format,
             sums: BlockSums::new(&device)?,
@@ -82,7 +82,7 @@ impl<T: StoredElement> Cuda<T> {
         })
     }
 
-    fn blocks(&mut self) -> Blocks<'_> {
+    fn blocks(&mut self) -> Blocks<'_, T> {
         let Cuda { device, format, sums, weight_parts, weight_copy, .. } = self;
         Blocks { device, format: *format, sums, weight_parts, weight_copy: weight_copy.as_ref() }
     }
@@ -144,7 +144,7 @@ impl<T: StoredElement> Batches for Cuda<T> {
             };
             sums.of(kind).0.reserve(device, rows, block.outputs)?;
             let of_block = WeightGradient { outputs: block.outputs, inputs, rows };
-            weight_parts.reserve(device, *format, [of_block])?;
+            weight_parts.reserve(device, format.format, [of_block])?;
         }
         // Two thirds of the gradient of the first weight come from nodes; they share one launch with the
         // rest.
@@ -152,7 +152,7 @@ impl<T: StoredElement> Batches for Cuda<T> {
         let ends = WeightGradient { outputs: 2 * hidden, inputs, rows: nodes };
         weight_parts.reserve(
             device,
-            *format,
+            format.format,
             [ends, WeightGradient { outputs: hidden, inputs, rows: edges }],
         )?;
         layer_input.plan(device, config, capacity)?;

@@ -7,7 +7,8 @@ use crate::backend::cuda::launchers::adam::{self as launchers, adam_step, weight
 use crate::backend::cuda::launchers::linear::Format;
 use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::backend::reference::adam as reference;
-use crate::bench::case::{Case, Cost, Host, Prepared, STEPS_DONE};
+use crate::bench::case::{Case, Cost, Grows, Host, Prepared, STEPS_DONE};
+use crate::bench::chain::Chain;
 use crate::bench::check::{Output, Tolerance};
 use crate::bench::sizes::Sizes;
 use crate::bench::values::Values;
@@ -43,6 +44,8 @@ pub fn step(of: Update, copied: Option<Layout>) -> Case {
         shape: format!("[{count}]"),
         // Reads four arrays and writes three. The moments take 3 + 4 operations, root and quotient 6.
         cost: Cost::of(7 * count, 13 * count),
+        chain: Chain::loads(3),
+        grows: Grows::Nothing,
         format: Format::Fp32,
         prepare: Box::new(move |_| {
             let mut values = Values::new(seed);
@@ -103,6 +106,8 @@ pub fn copy(layout: Layout, seed: u64) -> Case {
         shape: format!("[{copied} of {count}]"),
         // Reads weights of four bytes, writes them in two bytes.
         cost: Cost { bytes: 6 * copied as u64, flops: 0 },
+        chain: Chain::loads(3),
+        grows: Grows::Nothing,
         format: Format::Fp32,
         prepare: Box::new(move |_| {
             let layout = layout.clone();

@@ -10,7 +10,8 @@ use crate::backend::cuda::launchers::batch_norm::{
 use crate::backend::cuda::launchers::linear::Format;
 use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::backend::reference::batch_norm as reference;
-use crate::bench::case::{Case, Cost, Host, OtherLengths, Prepared, all_mut, unwritten};
+use crate::bench::case::{Case, Cost, Grows, Host, OtherLengths, Prepared, all_mut, unwritten};
+use crate::bench::chain::Chain;
 use crate::bench::check::{Output, Tolerance, largest};
 use crate::bench::matrix::HostMatrix;
 use crate::bench::sizes::Sizes;
@@ -23,11 +24,11 @@ pub(super) fn cases<T: StoredElement>(sizes: &Sizes) -> Vec<Case> {
     vec![
         running_statistics(heads.columns, seed),
         no_statistics(heads.columns, seed),
-        relu::<T>(Shape { rows: nodes, columns: config.state_width, seed }),
+        relu::<T>(Shape { rows: nodes, columns: config.state_width, seed }).growing_with(Grows::Nodes),
         mask::<T>(heads),
-        backward::<T>(heads, true),
-        backward::<T>(hidden, true),
-        backward_sums::<T>(heads),
+        backward::<T>(heads, true).growing_with(Grows::Edges),
+        backward::<T>(hidden, true).growing_with(Grows::Nodes),
+        backward_sums::<T>(heads).growing_with(Grows::Edges),
     ]
 }
 
@@ -172,6 +173,8 @@ pub fn running_statistics(columns: usize, seed: u64) -> Case {
         kernel: "batch_norm_running_statistics",
         shape: format!("[{columns}]"),
         cost: Cost::of(8 * columns, 6 * columns),
+        chain: Chain::loads(1),
+        grows: Grows::Nothing,
         format: Format::Fp32,
         prepare: Box::new(move |_| {
             let mut values = Values::new(seed);
@@ -211,6 +214,8 @@ pub fn no_statistics(columns: usize, seed: u64) -> Case {
         kernel: "batch_norm_no_statistics",
         shape: format!("[{columns}]"),
         cost: Cost::of(6 * columns, 0),
+        chain: Chain::loads(1),
+        grows: Grows::Nothing,
         format: Format::Fp32,
         prepare: Box::new(move |_| Prepared {
             host: Host {
@@ -240,6 +245,8 @@ pub fn relu<T: StoredElement>(Shape { rows, columns, seed }: Shape) -> Case {
         shape: format!("[{rows}, {columns}]"),
         // Reads z, writes y. Norm takes 2 operations, ReLU 1.
         cost: Cost::stored::<T>(2 * rows * columns, 2 * columns, 3 * rows * columns),
+        chain: Chain::at_once(),
+        grows: Grows::Nothing,
         format: Format::Fp32,
         prepare: Box::new(move |spare| {
             let (z, norm_values) = decided_inputs::<T>(&mut Values::new(seed), rows, columns);
@@ -278,6 +285,8 @@ pub fn mask<T: StoredElement>(Shape { rows, columns, seed }: Shape) -> Case {
             bytes: ((size_of::<T>() + 1) * rows * columns + 16 * columns) as u64,
             flops: 4 * (rows * columns) as u64,
         },
+        chain: Chain::at_once(),
+        grows: Grows::Nothing,
         format: Format::Fp32,
         prepare: Box::new(move |spare| {
             let (z, norm_values) = decided_inputs::<T>(&mut Values::new(seed), rows, columns);
@@ -312,6 +321,8 @@ pub fn backward<T: StoredElement>(Shape { rows, columns, seed }: Shape, batch_st
         // Reads d and z for the sums, reads them again once the sums are complete, and writes d. Norm and ReLU take 4
         // operations each time, two sums 4, the gradient 6.
         cost: Cost::stored::<T>(5 * rows * columns, 6 * columns, 18 * rows * columns),
+        chain: Chain::column_sums(rows) + Chain::at_once(),
+        grows: Grows::Nothing,
         format: Format::Fp32,
         prepare: Box::new(move |spare| {
             let mut values = Values::new(seed);
@@ -362,6 +373,8 @@ pub fn backward_sums<T: StoredElement>(Shape { rows, columns, seed }: Shape) -> 
         shape: format!("[{rows}, {columns}]"),
         // Reads d and z, writes d_weight and d_bias. Norm and ReLU take 4 operations, two sums 4.
         cost: Cost::stored::<T>(2 * rows * columns, 6 * columns, 8 * rows * columns),
+        chain: Chain::column_sums(rows),
+        grows: Grows::Nothing,
         format: Format::Fp32,
         prepare: Box::new(move |spare| {
             let mut values = Values::new(seed);

@@ -4,7 +4,8 @@ use super::test_images;
 use crate::backend::cuda::launchers::cosine_ranks::{Queries, cosine_ranks};
 use crate::backend::cuda::launchers::linear::Format;
 use crate::backend::reference::cosine_ranks as reference;
-use crate::bench::case::{Case, Cost, Host, OtherLengths, Prepared, all_mut};
+use crate::bench::case::{Case, Cost, Grows, Host, OtherLengths, Prepared, all_mut};
+use crate::bench::chain::Chain;
 use crate::bench::check::Output;
 use crate::bench::sizes::Sizes;
 use crate::bench::values::Values;
@@ -38,6 +39,8 @@ pub fn ranks(Ranking { queries, rows, width, seed }: Ranking) -> Case {
         shape: format!("[{queries}, {width}] in [{rows}, {width}]"),
         // Reads queries, index and true rows; writes ranks. Multiply-adds are in double precision.
         cost: Cost::of((queries + rows) * width + 2 * queries, 2 * queries * rows * width),
+        chain: Chain::product(8 * width),
+        grows: Grows::Nothing,
         format: Format::Fp32,
         prepare: Box::new(move |_| {
             let mut values = Values::new(seed);

@@ -4,13 +4,14 @@ use super::batch_norm::{batch_statistics, parameters, statistics, statistics_out
 use super::{count, counted, indices, roundings, with_room, with_spare};
 use crate::backend::L2_EPSILON;
 use crate::backend::cuda::launchers::edge_hidden::{
-    Lengths, Terms, TypeSums, edge_hidden_lookup, edge_hidden_sum_ends, edge_hidden_sum_types,
+    CHUNK_ENTRIES, Lengths, Terms, TypeSums, edge_hidden_lookup, edge_hidden_sum_ends, edge_hidden_sum_types,
 };
 use crate::backend::cuda::launchers::linear::Format;
 use crate::backend::cuda::launchers::lists::{Ends, Lists};
 use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::batch::graph_batch::GraphBatch;
-use crate::bench::case::{Case, Cost, Host, Prepared, unwritten};
+use crate::bench::case::{Case, Cost, Grows, Host, Prepared, unwritten};
+use crate::bench::chain::Chain;
 use crate::bench::check::{Output, Tolerance, largest};
 use crate::bench::matrix::HostMatrix;
 use crate::bench::sizes::Sizes;
@@ -38,10 +39,10 @@ pub(super) fn cases<T: StoredElement>(sizes: &Sizes) -> Vec<Case> {
     let by_node = Edges::by_node(batch, sizes.config.predicate_types, hidden, seed);
     let by_type = Edges::by_type(batch, hidden, seed);
     vec![
-        lookup::<T>(by_type.clone(), true),
-        sum_ends::<T>(by_node.clone(), true),
-        sum_ends::<T>(by_node, false),
-        sum_types::<T>(by_type),
+        lookup::<T>(by_type.clone(), true).growing_with(Grows::Edges),
+        sum_ends::<T>(by_node.clone(), true).growing_with(Grows::Nodes),
+        sum_ends::<T>(by_node, false).growing_with(Grows::Nodes),
+        sum_types::<T>(by_type).growing_with(Grows::ObjectTypes),
     ]
 }
 
@@ -78,6 +79,12 @@ impl Edges {
     /// Length of the longest list of ends.
     pub fn most_ends_of_a_row(&self) -> usize {
         longest(&self.lists_of_ends()[0])
+    }
+
+    /// Chain of the sums by type: a chunk of the longest list, and the merge of that list's chunks.
+    fn chain_of_types(&self) -> Chain {
+        let most = longest(&self.lists_of_predicates()[0]).max(longest(&self.lists_of_ends()[0]));
+        Chain::list(most.min(CHUNK_ENTRIES)).with_tail_if(most > CHUNK_ENTRIES)
     }
 
     /// Offsets and entries of the edges per subject and object; an entry is 2 edge + role.
@@ -165,6 +172,8 @@ pub fn lookup<T: StoredElement>(of: Edges, with_statistics: bool) -> Case {
             3 * edges + 6 * hidden,
             (2 + 4) * edges * hidden,
         ),
+        chain: Chain::loads(1) + Chain::column_sums(edges),
+        grows: Grows::Nothing,
         format: Format::Fp32,
         prepare: Box::new(move |spare| {
             let of = of.clone();
@@ -236,6 +245,8 @@ pub fn sum_ends<T: StoredElement>(of: Edges, over_lengths: bool) -> Case {
             (rows + 1) + 2 * edges + lengths * 2 * rows,
             2 * edges * hidden + lengths * 3 * 2 * rows * hidden,
         ),
+        chain: Chain::longest_list(&of.lists_of_ends()[0], usize::MAX),
+        grows: Grows::Nothing,
         format: Format::Fp32,
         prepare: Box::new(move |spare| {
             let of = of.clone();
@@ -341,6 +352,8 @@ pub fn sum_types<T: StoredElement>(of: Edges) -> Case {
             (predicates + 1) + edges + (rows + 1) + 2 * edges,
             3 * edges * hidden,
         ),
+        chain: of.chain_of_types(),
+        grows: Grows::Nothing,
         format: Format::Fp32,
         prepare: Box::new(move |spare| {
             let of = of.clone();

@@ -13,7 +13,8 @@ use crate::backend::cuda::launchers::linear::Format;
 use crate::backend::cuda::launchers::lists::{Ends, Lists};
 use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::backend::reference::edge_pool as reference;
-use crate::bench::case::{Case, Cost, Host, Prepared, unwritten};
+use crate::bench::case::{Case, Cost, Grows, Host, Prepared, unwritten};
+use crate::bench::chain::Chain;
 use crate::bench::check::{Output, Tolerance};
 use crate::bench::matrix::HostMatrix;
 use crate::bench::sizes::Sizes;
@@ -21,7 +22,9 @@ use crate::bench::values::Values;
 
 /// Columns of layer 0's heads, which have no edge states if it is the only layer.
 pub fn cases<T: StoredElement>(sizes: &Sizes) -> Vec<Case> {
-    vec![forward::<T>(sizes), backward_sums::<T>(sizes), backward::<T>(sizes)]
+    let [forward, sums, backward] = [forward::<T>(sizes), backward_sums::<T>(sizes), backward::<T>(sizes)];
+    let [sums, backward] = [sums, backward].map(|case| case.growing_with(Grows::Edges));
+    vec![forward.growing_with(Grows::Nodes), sums, backward]
 }
 
 fn forward<T: StoredElement>(sizes: &Sizes) -> Case {
@@ -38,6 +41,8 @@ fn forward<T: StoredElement>(sizes: &Sizes) -> Case {
             (nodes + 1) + 2 * edges + 4 * width,
             5 * 2 * edges * hidden + nodes * hidden,
         ),
+        chain: Chain::longest_list(&batch.incidence.offsets, usize::MAX),
+        grows: Grows::Nothing,
         format: Format::Fp32,
         prepare: Box::new(move |spare| {
             let batch = batch.clone();
@@ -134,6 +139,8 @@ fn backward_sums<T: StoredElement>(sizes: &Sizes) -> Case {
         shape: format!("[{edges}, {width}]"),
         // Writes d_weight and d_bias. Norm and ReLU take 4 operations, two sums 4.
         cost: Cost::stored::<T>(stored, values + 2 * width, flops + 8 * edges * width),
+        chain: Chain::loads(2) + Chain::column_sums(edges),
+        grows: Grows::Nothing,
         format: Format::Fp32,
         prepare: Box::new(move |spare| {
             let (launched, expected) = (sizes.clone(), sizes.clone());
@@ -170,6 +177,8 @@ fn backward<T: StoredElement>(sizes: &Sizes) -> Case {
             2 * values + 4 * width,
             2 * flops + 18 * edges * width,
         ),
+        chain: Chain::loads(4) + Chain::column_sums(edges) + Chain::column_sums(edges),
+        grows: Grows::Nothing,
         format: Format::Fp32,
         prepare: Box::new(move |spare| {
             let (launched, expected) = (sizes.clone(), sizes.clone());

@@ -7,7 +7,8 @@ use crate::backend::cuda::launchers::embedding::{
 use crate::backend::cuda::launchers::linear::Format;
 use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::backend::reference::edge_gather as reference;
-use crate::bench::case::{Case, Cost, Host, Prepared, unwritten};
+use crate::bench::case::{Case, Cost, Grows, Host, Prepared, unwritten};
+use crate::bench::chain::Chain;
 use crate::bench::check::Output;
 use crate::bench::matrix::HostMatrix;
 use crate::bench::sizes::Sizes;
@@ -37,7 +38,8 @@ pub(super) fn cases<T: StoredElement>(sizes: &Sizes) -> Vec<Case> {
         width: config.state_width,
         seed: sizes.seed,
     };
-    vec![forward::<T>(tables.clone()), backward::<T>(tables)]
+    let cases = [forward::<T>(tables.clone()), backward::<T>(tables)];
+    cases.map(|case| case.growing_with(Grows::ObjectTypes)).into()
 }
 
 impl Tables {
@@ -67,6 +69,8 @@ pub fn forward<T: StoredElement>(tables: Tables) -> Case {
         shape: tables.shape(),
         // Reads the types and their rows in single precision; writes the rows.
         cost: Cost::stored::<T>(rows * width, rows + rows * width, 0),
+        chain: Chain::loads(3),
+        grows: Grows::Nothing,
         format: Format::Fp32,
         prepare: Box::new(move |spare| {
             let (mut values, types) = (Values::new(tables.seed), tables.types.clone());
@@ -114,6 +118,8 @@ pub fn backward<T: StoredElement>(tables: Tables) -> Case {
         shape: tables.shape(),
         // Reads the types and their rows; writes the whole tables.
         cost: Cost::stored::<T>(rows * width, rows + all_types * width, 0),
+        chain: Chain::loads(3),
+        grows: Grows::Nothing,
         format: Format::Fp32,
         prepare: Box::new(move |spare| {
             let (mut values, tables) = (Values::new(tables.seed), tables.clone());

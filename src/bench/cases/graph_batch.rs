@@ -8,7 +8,8 @@ use crate::backend::cuda::launchers::graph_batch::{
 };
 use crate::backend::cuda::launchers::linear::Format;
 use crate::batch::graph_batch::{BatchSize, GraphBatch};
-use crate::bench::case::{Case, Cost, Host, OtherLengths, Prepared, all_mut};
+use crate::bench::case::{Case, Cost, Grows, Host, OtherLengths, Prepared, all_mut};
+use crate::bench::chain::Chain;
 use crate::bench::check::Output;
 use crate::bench::sizes::Sizes;
 use crate::data::scene_graph::{SceneGraph, SceneGraphBuf};
@@ -94,6 +95,10 @@ impl Epoch {
     }
 }
 
+/// Launches that assemble a batch, and loads in series in each.
+const LAUNCHES: usize = 5;
+const LOADS_OF_LAUNCH: usize = 8;
+
 /// Assembles several batches: their slots, and the position after them.
 pub fn batches(epoch: Epoch) -> Case {
     let first = epoch.batch(&epoch.triples[..epoch.batch_size.min(epoch.triples.len())]);
@@ -112,6 +117,8 @@ pub fn batches(epoch: Epoch) -> Case {
                 + (HEADER + (2 * graphs + 1) + (nodes + 1) + 10 * edges + (2 * types + 2) + 2 * triples),
             0,
         ),
+        chain: Chain::loads(LAUNCHES * LOADS_OF_LAUNCH),
+        grows: Grows::Nothing,
         format: Format::Fp32,
         prepare: Box::new(move |_| {
             let (array, of) =

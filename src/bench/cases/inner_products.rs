@@ -3,7 +3,8 @@
 use super::test_images;
 use crate::backend::cuda::launchers::inner_products::inner_products;
 use crate::backend::cuda::launchers::linear::Format;
-use crate::bench::case::{Case, Cost, Host, OtherLengths, Prepared, all_mut};
+use crate::bench::case::{Case, Cost, Grows, Host, OtherLengths, Prepared, all_mut};
+use crate::bench::chain::Chain;
 use crate::bench::check::Output;
 use crate::bench::sizes::Sizes;
 use crate::bench::values::Values;
@@ -38,6 +39,8 @@ pub fn strip(Strip { rows, width, first_row, count, seed }: Strip) -> Case {
         shape: format!("[{count}, {width}] by [{rows}, {width}]"),
         // Reads the rows; writes products of eight bytes. Multiply-adds are in double precision.
         cost: Cost::of(rows * width + 2 * count * rows, 2 * count * rows * width),
+        chain: Chain::product(width),
+        grows: Grows::Nothing,
         format: Format::Fp32,
         prepare: Box::new(move |_| Prepared {
             host: Host {

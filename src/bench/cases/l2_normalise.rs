@@ -8,7 +8,8 @@ use crate::backend::cuda::launchers::l2_normalise::{
 use crate::backend::cuda::launchers::linear::Format;
 use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::backend::reference::l2_normalise as reference;
-use crate::bench::case::{Case, Cost, Host, Prepared, unwritten};
+use crate::bench::case::{Case, Cost, Grows, Host, Prepared, unwritten};
+use crate::bench::chain::Chain;
 use crate::bench::check::{Output, Tolerance};
 use crate::bench::matrix::HostMatrix;
 use crate::bench::sizes::Sizes;
@@ -26,7 +27,8 @@ pub enum Rows {
 
 pub(super) fn cases<T: StoredElement>(sizes: &Sizes) -> Vec<Case> {
     let shape = Shape { rows: sizes.nodes(), columns: sizes.config.state_width, seed: sizes.seed };
-    vec![forward::<T>(shape, Rows::Drawn), backward::<T>(shape, Rows::Drawn)]
+    let cases = [forward::<T>(shape, Rows::Drawn), backward::<T>(shape, Rows::Drawn)];
+    cases.map(|case| case.growing_with(Grows::Nodes)).into()
 }
 
 /// z, and mean, rstd, scale and shift.
@@ -62,6 +64,8 @@ pub fn forward<T: StoredElement>(shape: Shape, kind: Rows) -> Case {
         shape: format!("[{rows}, {columns}]"),
         // Reads z and writes x. Norm takes 3 operations, ReLU 1, square and sum 2, the quotient 1.
         cost: Cost::stored::<T>(2 * rows * columns, 4 * columns, 7 * rows * columns),
+        chain: Chain::loads(4),
+        grows: Grows::Nothing,
         format: Format::Fp32,
         prepare: Box::new(move |spare| {
             let (z, of) = inputs::<T>(&mut Values::new(seed), shape, kind);
@@ -97,6 +101,8 @@ pub fn backward<T: StoredElement>(shape: Shape, kind: Rows) -> Case {
         // Reads d_x and z; writes d_y, d_weight and d_bias. Norm takes 3 operations, ReLU 1, two dot products 4,
         // difference and quotient 3, two sums 4.
         cost: Cost::stored::<T>(3 * rows * columns, 6 * columns, 15 * rows * columns),
+        chain: Chain::loads(2) + Chain::column_sums(rows),
+        grows: Grows::Nothing,
         format: Format::Fp32,
         prepare: Box::new(move |spare| {
             let mut values = Values::new(seed);

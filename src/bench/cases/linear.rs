@@ -6,9 +6,10 @@ pub mod states;
 pub mod unit;
 
 use super::ROUNDING;
-use crate::backend::cuda::launchers::linear::Format;
+use crate::backend::cuda::launchers::linear::{Format, WeightGradient};
 use crate::backend::cuda::launchers::stored::StoredElement;
-use crate::bench::case::Case;
+use crate::bench::case::{Case, Grows};
+use crate::bench::chain::Chain;
 use crate::bench::check::{Output, largest};
 use crate::bench::matrix::HostMatrix;
 use crate::bench::sizes::Sizes;
@@ -98,6 +99,7 @@ pub(super) fn cases(sizes: &Sizes, format: Format) -> Vec<Case> {
         product("node.hidden", nodes, hidden, hidden),
         product("node.output", nodes, hidden, state),
     ];
+    let grows = |product: Product| if product.rows == edges { Grows::Edges } else { Grows::Nodes };
     let plain = [
         product("nodes of edge.hidden", nodes, state, hidden),
         edge_hidden,
@@ -109,7 +111,8 @@ pub(super) fn cases(sizes: &Sizes, format: Format) -> Vec<Case> {
     .flat_map(|product| {
         let forward = ForwardProduct::plain(product);
         let backward = BackwardProduct { product, x: X::Values, part: product.whole() };
-        [forward::forward(forward), backward::backward(backward)]
+        let grows = grows(product);
+        [forward::forward(forward), backward::backward(backward)].map(|case| case.growing_with(grows))
     });
     let ends = product("nodes of edge.hidden", nodes, state, 2 * hidden);
     let [objects, predicates] =
@@ -119,23 +122,34 @@ pub(super) fn cases(sizes: &Sizes, format: Format) -> Vec<Case> {
     let types = Types { rows: [objects, predicates], room: [0; 2], inputs: state, hidden, format, seed };
     let activated = |product: Product| {
         let (x, part) = (X::ActivatedWithSums, product.whole());
-        backward::backward(BackwardProduct { product, x, part })
+        backward::backward(BackwardProduct { product, x, part }).growing_with(grows(product))
     };
     let fused = [
-        forward::forward_two(types, Launches::One),
+        forward::forward_two(types, Launches::One).growing_with(Grows::ObjectTypes),
         forward::forward(ForwardProduct {
             part: Part { start: hidden, of: heads },
             ends: Some(of_ends),
             ..ForwardProduct::activated(edge_hidden)
-        }),
-        forward::forward(ForwardProduct::activated(of_heads)),
+        })
+        .growing_with(Grows::Edges),
+        forward::forward(ForwardProduct::activated(of_heads)).growing_with(Grows::Edges),
         activated(of_heads),
         activated(node_output),
-        unit::forward(UnitProduct { product: ends, with_rows: true }),
-        unit::backward(UnitProduct { product: ends, with_rows: true }),
-        states::backward(States { nodes: ends, edges: edge_hidden }, Launches::One),
+        unit::forward(UnitProduct { product: ends, with_rows: true }).growing_with(Grows::Nodes),
+        unit::backward(UnitProduct { product: ends, with_rows: true }).growing_with(Grows::Nodes),
+        states::backward(States { nodes: ends, edges: edge_hidden }, Launches::One)
+            .growing_with(Grows::Edges),
     ];
     plain.chain(fused).collect()
+}
+
+/// Chain of both products of a layer's backward: that of d_x, or that of d_W, whose rows are split into parts that the last
+/// block adds up. A norm's gradient takes sums of the columns of d_x, too.
+fn chain_of_backward(of: Product, with_sums: bool) -> Chain {
+    let Product { rows, inputs, outputs, format, .. } = of;
+    let rows_of_part = WeightGradient { outputs, inputs, rows }.rows_of_part(format);
+    let of_weight = Chain::product(rows_of_part).with_tail_if(rows_of_part < rows);
+    Chain::product(outputs).with_tail_if(with_sums).or(of_weight)
 }
 
 /// Largest expected error of the values of a product.

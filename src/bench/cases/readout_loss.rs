@@ -10,7 +10,8 @@ use crate::backend::cuda::launchers::readout_loss::{
 use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::backend::reference::readout_loss as reference;
 use crate::batch::graph_batch::GraphBatch;
-use crate::bench::case::{Case, Cost, Host, Prepared, STEPS_DONE, unwritten};
+use crate::bench::case::{Case, Cost, Grows, Host, Prepared, STEPS_DONE, unwritten};
+use crate::bench::chain::Chain;
 use crate::bench::check::{Output, Tolerance};
 use crate::bench::matrix::HostMatrix;
 use crate::bench::sizes::Sizes;
@@ -98,6 +99,11 @@ impl Readout {
         self.batch.similarity_positive.len()
     }
 
+    /// Chain of a graph's block: its nodes one after another, then the length of the mean.
+    fn chain(&self) -> Chain {
+        Chain::longest_list(&self.batch.graph_offsets, usize::MAX) + Chain::loads(1)
+    }
+
     fn shape(&self) -> String {
         format!("[{}, {}], {} graphs", self.nodes(), self.width, self.graphs())
     }
@@ -157,6 +163,8 @@ pub fn embeddings<T: StoredElement>(of: Readout) -> Case {
             graphs * width + 2 * graphs + 1,
             nodes * width + 4 * graphs * width,
         ),
+        chain: of.chain(),
+        grows: Grows::Nothing,
         format: Format::Fp32,
         prepare: Box::new(move |spare| {
             let of = of.clone();
@@ -197,6 +205,8 @@ pub fn losses<T: StoredElement>(of: Readout) -> Case {
             graphs * width + 2 * graphs + 1 + 3 * triples,
             nodes * width + 4 * graphs * width + 2 * 2 * triples * width + 6 * graphs * width,
         ),
+        chain: of.chain() + Chain::loads(4),
+        grows: Grows::Nothing,
         format: Format::Fp32,
         prepare: Box::new(move |spare| {
             let (of, loss, most_triples) = (of.clone(), of.loss, triples + spare);

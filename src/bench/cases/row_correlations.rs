@@ -5,7 +5,8 @@ use crate::backend::cuda::launchers::linear::Format;
 use crate::backend::cuda::launchers::row_correlations::{COUNTS, MOMENTS, row_correlations};
 use crate::backend::cuda::launchers::strips::Strips;
 use crate::backend::reference::row_correlations::row_sums;
-use crate::bench::case::{Case, Cost, Host, OtherLengths, Prepared, all, all_mut};
+use crate::bench::case::{Case, Cost, Grows, Host, OtherLengths, Prepared, all, all_mut};
+use crate::bench::chain::Chain;
 use crate::bench::check::{Output, largest};
 use crate::bench::sizes::Sizes;
 use crate::bench::values::Values;
@@ -47,6 +48,8 @@ pub fn sums(Strip { columns, first_row, rows, different_rows, seed }: Strip) -> 
         // Reads both; writes counts and sums, all of eight bytes. Each column takes two sums, then two differences,
         // three products and three sums. Comparisons are of integers and do not count.
         cost: Cost::of(2 * rows * (2 * columns + COUNTS + MOMENTS), rows * 10 * (columns - 1)),
+        chain: Chain::loads(3),
+        grows: Grows::Nothing,
         format: Format::Fp32,
         prepare: Box::new(move |_| {
             let mut values = Values::new(seed);

@@ -4,7 +4,8 @@ use super::ROUNDING;
 use crate::backend::cuda::launchers::linear::Format;
 use crate::backend::cuda::launchers::top_k::{Found, Search, lists_len, top_k};
 use crate::backend::reference::top_k as reference;
-use crate::bench::case::{Case, Cost, Host, OtherLengths, Prepared, all_mut, unwritten};
+use crate::bench::case::{Case, Cost, Grows, Host, OtherLengths, Prepared, all_mut, unwritten};
+use crate::bench::chain::Chain;
 use crate::bench::check::Output;
 use crate::bench::sizes::Sizes;
 use crate::bench::values::Values;
@@ -53,6 +54,8 @@ pub fn search(of: Searches, draw: impl Fn(&Searches) -> [Vec<f32>; 2] + 'static)
             queries * width + rows * width + 2 * queries * all + 4 * queries,
             2 * queries * rows * width,
         ),
+        chain: Chain::loads(6 * of.passes.len()),
+        grows: Grows::Nothing,
         format: Format::Fp32,
         prepare: Box::new(move |_| {
             let (passes, expected_passes) = (of.passes.clone(), of.passes.clone());

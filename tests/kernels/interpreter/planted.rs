@@ -64,6 +64,10 @@ fn without<const N: usize>(line: &str, parts: [&str; N]) -> String {
     if parts.iter().any(|part| line.contains(part)) { String::new() } else { line.to_string() }
 }
 
+/// Instruction that waits for the launch ahead, and the defect without it.
+const WAIT: &str = "griddepcontrol.wait";
+const NO_WAIT: &str = "no wait for the launch ahead";
+
 const PLANTED: [Planted; 12] = [
     Planted {
         name: "no barriers",
@@ -137,9 +141,9 @@ const PLANTED: [Planted; 12] = [
         found: WRONG,
     },
     Planted {
-        name: "no wait for the launch ahead",
+        name: NO_WAIT,
         file: "edge_pool",
-        change: |line| without(line, ["griddepcontrol.wait"]),
+        change: |line| without(line, [WAIT]),
         case: pooling,
         found: "global access before griddepcontrol.wait",
     },
@@ -196,7 +200,13 @@ fn planted_defects_are_found() {
     // Only PTX for sm_90 and later waits for the launch ahead.
     let Some(&architecture) = architectures().last() else { return };
     let mut failures = Vec::new();
+    let texts = interpreter::texts(architecture).expect("PTX, which was there before");
+    let waits = texts.iter().any(|(_, text)| text.contains(WAIT));
     for planted in PLANTED {
+        if planted.name == NO_WAIT && !waits {
+            println!("skipped: {NO_WAIT}: this PTX is for GPUs whose launches do not overlap");
+            continue;
+        }
         assert_eq!(outcome(architecture, &planted, str::to_string), None, "{}: without it", planted.name);
         let found = outcome(architecture, &planted, planted.change).unwrap_or("nothing".into());
         println!("{}: {found}", planted.name);

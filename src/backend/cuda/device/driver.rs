@@ -13,6 +13,7 @@ use std::sync::Arc;
 use scenerank_ptx::compare::Comparison;
 use scenerank_ptx::timing::LaunchTime;
 
+use super::kernel::KernelInfo;
 use super::launch::Launch;
 use super::memory::Memory;
 use super::properties::Properties;
@@ -90,26 +91,63 @@ pub(crate) trait Driver: Send + Sync {
         false
     }
 
+    /// Allows or forbids that launches overlap. Returns whether they could before; only a GPU's can.
+    fn allow_overlap(&self, _allowed: bool) -> bool {
+        false
+    }
+
+    /// Measures each launch of the following captures, until this is called with `false`. Measured launches do not
+    /// overlap.
+    fn measure_launches(&self, measured: bool) -> Result<()>;
+
+    /// Start and end of each measured launch in the latest replay, in the order of the capture. The host waits for the
+    /// replay.
+    fn measured_launches(&self) -> Result<Vec<MeasuredLaunch>>;
+
     /// Creates a stopwatch that is not started yet.
     fn stopwatch(self: Arc<Self>) -> Result<Box<dyn StopwatchHandle>>;
 
     /// Name and sizes of the device.
     fn properties(&self) -> Result<Properties>;
 
-    /// Removes and returns what the device observed of the launches since the last call. Only the PTX interpreter
-    /// observes any.
+    /// Removes and returns what the device observed of the launches since the last call. Only the PTX interpreter and
+    /// the planner observe any.
     fn take_observations(&self) -> Observations {
         Observations::default()
     }
 }
 
-/// What the PTX interpreter observed of launches.
+/// What the PTX interpreter or the planner observed of launches.
 #[derive(Clone, Debug, Default)]
 pub struct Observations {
     /// Modelled times, if they were asked for.
     pub times: Vec<LaunchTime>,
     /// Comparisons with the emulator by kernel, if they were asked for.
     pub comparisons: BTreeMap<&'static str, Compared>,
+    /// Launches in the order of the calls, on a device that only plans.
+    pub planned: Vec<PlannedLaunch>,
+}
+
+/// A launch that was planned.
+#[derive(Clone, Copy, Debug)]
+pub struct PlannedLaunch {
+    /// The kernel.
+    pub kernel: KernelInfo,
+    /// Number of blocks by dimension.
+    pub blocks: [u32; 3],
+}
+
+/// When a launch of a captured graph began and ended.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MeasuredLaunch {
+    /// Name of the kernel.
+    pub kernel: &'static str,
+    /// Whether the launch belongs to the branch.
+    pub on_branch: bool,
+    /// Start in microseconds since the start of the first launch.
+    pub start_us: f64,
+    /// End in microseconds since the start of the first launch.
+    pub end_us: f64,
 }
 
 /// Launches of one kernel, compared with the emulator.

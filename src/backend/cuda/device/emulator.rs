@@ -47,7 +47,7 @@ impl Executor for Emulator {
     }
 
     fn properties(&self) -> Properties {
-        Properties { name: "emulator".into(), gpu: false, multiprocessors: 1, l2_bytes: 0 }
+        Properties::of_cpu("emulator")
     }
 
     unsafe fn launch(&self, launch: Launch<'_>) -> Result<()> {

@@ -13,9 +13,10 @@ use cudarc::driver::{
 };
 use cudarc::nvrtc::Ptx;
 
-use super::driver::{Driver, EventHandle, Recorded, StopwatchHandle, Stream};
+use super::driver::{Driver, EventHandle, MeasuredLaunch, Recorded, StopwatchHandle, Stream};
 use super::kernel::{KernelFile, KernelInfo};
 use super::launch::Launch;
+use super::marks::Marks;
 use super::memory::Memory;
 use super::properties::Properties;
 use super::requirements::{
@@ -48,6 +49,8 @@ pub(super) struct Gpu {
     /// Whether the latest work in the main stream is a launch, and the next launch depends on nothing else. Only then may
     /// the next launch overlap with it: the first launch of a graph, and a launch after a wait or a copy, may not.
     after_launch: AtomicBool,
+    /// Events around the launches of a measured capture.
+    marks: Marks,
 }
 
 /// A stream beside the main stream. Events order its beginning and its end with that stream.
@@ -265,7 +268,7 @@ impl Gpu {
         }
         let (stream, copies) = (stream?, copies?);
         let after_launch = AtomicBool::new(false);
-        Ok(Gpu { context, stream, copies, branch, functions, overlap, after_launch })
+        Ok(Gpu { context, stream, copies, branch, functions, overlap, after_launch, marks: Marks::default() })
     }
 
     fn failed<'a>(&'a self, operation: &'a str) -> impl Fn(DriverError) -> Error + 'a {
@@ -369,7 +372,9 @@ impl Driver for Gpu {
         // Launches of the branch never overlap: the first one depends on work of the other stream.
         let beside = self.branch.taken.load(Ordering::Relaxed);
         let after_launch = !beside && self.after_launch.swap(true, Ordering::Relaxed);
-        let overlaps = *waits && after_launch && self.overlap.load(Ordering::Relaxed);
+        let stream = if beside { &self.branch.stream } else { &self.stream };
+        let mark = self.marks.begin(&self.context, stream).map_err(self.failed("measure a launch"))?;
+        let overlaps = *waits && after_launch && mark.is_none() && self.overlap.load(Ordering::Relaxed);
         let mut overlap = sys::CUlaunchAttribute {
             id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
             pad: [0; 4],
@@ -383,7 +388,7 @@ impl Driver for Gpu {
             blockDimY: ty,
             blockDimZ: tz,
             sharedMemBytes: dynamic_shared_bytes,
-            hStream: if beside { self.branch.stream.cu_stream() } else { self.stream.cu_stream() },
+            hStream: stream.cu_stream(),
             attrs: &mut overlap,
             numAttrs: u32::from(overlaps),
         };
@@ -392,7 +397,9 @@ impl Driver for Gpu {
             sys::cuLaunchKernelEx(&config, function.cu_function(), &mut parameter, std::ptr::null_mut())
         }
         .result()
-        .map_err(|error| self.failed(&format!("{name}: launch"))(error))
+        .map_err(|error| self.failed(&format!("{name}: launch"))(error))?;
+        let Some(mark) = mark else { return Ok(()) };
+        self.marks.end(mark, stream, (name, beside)).map_err(self.failed("measure a launch"))
     }
 
     fn take_branch(&self) -> Result<()> {
@@ -444,12 +451,14 @@ impl Driver for Gpu {
         self.branch.open.store(false, Ordering::Relaxed);
         // The root of the graph has no predecessor to overlap with.
         self.after_launch.store(false, Ordering::Relaxed);
+        self.marks.begin_capture();
         let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
         self.stream.begin_capture(mode).map_err(self.failed("begin to capture a graph"))
     }
 
     fn end_capture(self: Arc<Self>) -> Result<Box<dyn Recorded>> {
         self.after_launch.store(false, Ordering::Relaxed);
+        self.marks.end_capture();
         // Kernels keep the priorities of their streams. Without the flag, all of them have that of the stream in which the
         // graph is launched, and the branch would compete with the main stream.
         let flags = sys::CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_USE_NODE_PRIORITY;
@@ -465,6 +474,20 @@ impl Driver for Gpu {
         overlapped || branched
     }
 
+    fn allow_overlap(&self, allowed: bool) -> bool {
+        self.overlap.swap(allowed, Ordering::Relaxed)
+    }
+
+    fn measure_launches(&self, measured: bool) -> Result<()> {
+        self.marks.measure(measured);
+        Ok(())
+    }
+
+    fn measured_launches(&self) -> Result<Vec<MeasuredLaunch>> {
+        self.bind()?;
+        self.marks.read().map_err(self.failed("read the times of launches"))
+    }
+
     fn stopwatch(self: Arc<Self>) -> Result<Box<dyn StopwatchHandle>> {
         // cudarc creates events without timing by default.
         let event = || self.context.new_event(Some(sys::CUevent_flags::CU_EVENT_DEFAULT));
@@ -478,11 +501,15 @@ impl Driver for Gpu {
         let attribute = |attribute| self.context.attribute(attribute).map_err(failed());
         let multiprocessors = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?;
         let l2_bytes = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)?;
+        let of_sms = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_CLOCK_RATE)?;
+        let of_memory = attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE)?;
         Ok(Properties {
             name: self.context.name().map_err(failed())?,
             gpu: true,
             multiprocessors: multiprocessors as usize,
             l2_bytes: l2_bytes as usize,
+            driver: version_words(driver_version().map_err(failed())?),
+            clocks_mhz: Some([of_sms, of_memory].map(|khz| khz as u32 / 1000)),
         })
     }
 }

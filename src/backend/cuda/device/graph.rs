@@ -46,6 +46,14 @@ impl Device {
         self.driver.launch_in_series()
     }
 
+    /// Makes `launches` without overlap between them.
+    pub(crate) fn without_overlap<T>(&self, launches: impl FnOnce() -> Result<T>) -> Result<T> {
+        let allowed = self.driver.allow_overlap(false);
+        let launched = launches();
+        self.driver.allow_overlap(allowed);
+        launched
+    }
+
     /// Panics if a graph is being captured, which cannot hold the operation `what`.
     #[track_caller]
     pub(crate) fn assert_not_capturing(&self, what: &str) {

@@ -1,4 +1,4 @@
-//! Device on which kernels run: a GPU, the emulator, or the PTX interpreter.
+//! Device on which kernels run: a GPU, the emulator, or the PTX interpreter. A fourth one only plans launches.
 //!
 //! A device receives the table of kernels when it opens, and looks up all of them. A missing kernel therefore
 //! fails at the start and not at step 900. One trait (`driver.rs`) hides the differences between
@@ -16,8 +16,10 @@ mod host;
 pub mod interpreter;
 pub mod kernel;
 mod launch;
+mod marks;
 mod memory;
 pub(crate) mod nvtx;
+mod planner;
 pub mod properties;
 mod requirements;
 pub mod rows;
@@ -31,13 +33,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::error::Result;
 use buffer::{Buffer, Element, Slice, SliceMut};
 use driver::Driver;
-pub use driver::{Compared, Observations};
+pub use driver::{Compared, MeasuredLaunch, Observations, PlannedLaunch};
 use emulator::Emulator;
 use gpu::Gpu;
 use host::Host;
 use interpreter::{Interpretation, PtxExecutor};
 use kernel::{Blocks, Kernel, KernelArguments, KernelFile};
 use launch::Launch;
+use planner::Planner;
 
 /// A device on which kernels run.
 pub struct Device {
@@ -51,9 +54,20 @@ pub struct Device {
 pub struct Observer(Arc<dyn Driver>);
 
 impl Observer {
-    /// Removes and returns what the PTX interpreter observed of the launches since the last call.
+    /// Removes and returns what was observed of the launches since the last call.
     pub fn take(&self) -> Observations {
         self.0.take_observations()
+    }
+
+    /// Measures each launch of the following captures, until this is called with `false`. Measured launches do not
+    /// overlap; captures that are not measured stay as they are.
+    pub fn measure_launches(&self, measured: bool) -> Result<()> {
+        self.0.measure_launches(measured)
+    }
+
+    /// Start and end of each measured launch in the latest replay. The host waits for the replay.
+    pub fn measured_launches(&self) -> Result<Vec<MeasuredLaunch>> {
+        self.0.measured_launches()
     }
 }
 
@@ -89,7 +103,12 @@ impl Device {
         Ok(Device::driven_by(Arc::new(Host::new(Arc::new(executor), postpones))))
     }
 
-    /// Removes and returns what the PTX interpreter observed of the launches since the last call.
+    /// Opens a device that runs nothing and has no memory. It records kernel and grid of each launch.
+    pub fn planned() -> Self {
+        Device::driven_by(Arc::new(Planner::default()))
+    }
+
+    /// Removes and returns what was observed of the launches since the last call.
     pub fn take_observations(&self) -> Observations {
         self.driver.take_observations()
     }

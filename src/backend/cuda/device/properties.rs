@@ -14,6 +14,24 @@ pub struct Properties {
     pub multiprocessors: usize,
     /// Size of the L2 cache in bytes.
     pub l2_bytes: usize,
+    /// Newest CUDA version that the driver supports, such as `13.0`; empty without a driver.
+    pub driver: String,
+    /// Highest clocks of the multiprocessors and of the memory in MHz; `None` if the device has none.
+    pub clocks_mhz: Option<[u32; 2]>,
+}
+
+impl Properties {
+    /// Properties of a device on the CPU.
+    pub(super) fn of_cpu(name: &str) -> Self {
+        Properties {
+            name: name.into(),
+            gpu: false,
+            multiprocessors: 1,
+            l2_bytes: 0,
+            driver: String::new(),
+            clocks_mhz: None,
+        }
+    }
 }
 
 impl Device {

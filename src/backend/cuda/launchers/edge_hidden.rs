@@ -95,7 +95,7 @@ const THREADS: u32 = 128;
 const LOOKUP_STRIP: usize = 64;
 const LOOKUP_THREADS: u32 = 256;
 /// Number of entries in a chunk of a type's list, as in `kernels/lists.cuh`.
-const CHUNK_ENTRIES: usize = 64;
+pub(crate) const CHUNK_ENTRIES: usize = 64;
 
 impl<T: StoredElement> EdgeHiddenLookup<T> {
     const KERNEL: Kernel<Self> = Kernel::new(stored_kernel!("edge_hidden_lookup", T), [LOOKUP_THREADS, 1, 1]);

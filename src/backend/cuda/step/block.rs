@@ -12,7 +12,7 @@ use crate::backend::cuda::launchers::batch_norm::{
     self, BatchStatistics, Norm, NormBackward, NormGradient, Statistics, Sums,
 };
 use crate::backend::cuda::launchers::linear::{
-    Backward, Format, Forward, Input, LinearGradients, Matrix, MatrixMut, WeightParts, linear_backward,
+    Backward, Forward, Input, LinearGradients, Matrix, MatrixMut, StoredFormat, WeightParts, linear_backward,
     linear_forward,
 };
 use crate::backend::cuda::launchers::stored::StoredElement;
@@ -74,9 +74,9 @@ impl BlockSums {
 }
 
 /// Device and memory used by these steps.
-pub(crate) struct Blocks<'a> {
+pub(crate) struct Blocks<'a, T: StoredElement> {
     pub(crate) device: &'a Device,
-    pub(crate) format: Format,
+    pub(crate) format: StoredFormat<T>,
     pub(crate) sums: &'a mut BlockSums,
     pub(crate) weight_parts: &'a mut WeightParts,
     pub(crate) weight_copy: Option<&'a WeightCopy>,
@@ -169,9 +169,9 @@ pub(crate) fn constant_statistics<T>(
     }
 }
 
-impl Blocks<'_> {
+impl<T: StoredElement> Blocks<'_, T> {
     /// Computes `z = x W^T` and its statistics into `block`.
-    pub(crate) fn forward<T: StoredElement>(
+    pub(crate) fn forward(
         &mut self,
         mode: Mode,
         (layer, kind): Place,
@@ -201,7 +201,7 @@ impl Blocks<'_> {
 
     /// Backward of `z = x W^T`: `d_weight = d_z^T x` and `d_x = d_z W`. If x is the output of a block, this
     /// also computes the sums of that block's batch norm backward, which the next backward stage uses.
-    pub(crate) fn linear_backward<T: StoredElement>(
+    pub(crate) fn linear_backward(
         &mut self,
         (layer, kind): Place,
         parameters: &Parameters<Buffer<f32>>,
@@ -248,7 +248,7 @@ impl Blocks<'_> {
 
     /// Sums of the backward of relu(norm(z)), given the gradient `d` with respect to the output, if no
     /// product has computed them.
-    pub(crate) fn norm_backward_sums<T: StoredElement>(
+    pub(crate) fn norm_backward_sums(
         &mut self,
         (layer, kind): Place,
         parameters: &Parameters<Buffer<f32>>,

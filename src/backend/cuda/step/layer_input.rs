@@ -36,9 +36,9 @@ use crate::backend::cuda::launchers::embedding::{
     Lookup, LookupGradient, embedding_backward, embedding_forward,
 };
 use crate::backend::cuda::launchers::linear::{
-    Backward, Format, Forward, ForwardGather, Input, LinearGradients, Matrix, MatrixMut, Unit, WeightParts,
-    linear_backward, linear_backward_states, linear_backward_unit, linear_forward_gather, linear_forward_two,
-    linear_forward_unit,
+    Backward, Forward, ForwardGather, Input, LinearGradients, Matrix, MatrixMut, StoredFormat, Unit,
+    WeightParts, linear_backward, linear_backward_states, linear_backward_unit, linear_forward_gather,
+    linear_forward_two, linear_forward_unit,
 };
 use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::backend::cuda::launchers::weight_copy::Weights;
@@ -48,8 +48,8 @@ use crate::network::config::ModelConfig;
 use crate::network::parameters::{BlockKind, Layout};
 
 /// Scratch memory of these stages.
-pub(crate) struct Scratch<T> {
-    format: Format,
+pub(crate) struct Scratch<T: StoredElement> {
+    format: StoredFormat<T>,
     /// `[n, 2 H]` per layer: P_s and P_o side by side.
     projected: Vec<Buffer<T>>,
     /// `[n]` per layer after the first: divisors of the rows of x, kept from the forward to the backward.
@@ -85,7 +85,7 @@ fn parts(width: usize) -> Parts {
 
 impl<T: StoredElement> Scratch<T> {
     /// Creates empty memory.
-    pub(crate) fn new(device: &Device, format: Format) -> Result<Self> {
+    pub(crate) fn new(device: &Device, format: StoredFormat<T>) -> Result<Self> {
         Ok(Scratch {
             format,
             projected: Vec::new(),
@@ -293,7 +293,8 @@ impl<T: StoredElement> Scratch<T> {
         }
     }
 
-    /// Backward of layer 0, from `d_z [E, H]` to the weight and both embedding tables. It must follow [`Scratch::forward`] of the same batch, whose table rows it reads.
+    /// Backward of layer 0, from `d_z [E, H]` to the weight and both embedding tables. It must follow
+    /// [`Scratch::forward`] of the same batch, whose table rows it reads.
     pub(crate) fn backward_to_embeddings(
         &mut self,
         LayerPass { device, layer, weights, batch }: LayerPass<'_>,
@@ -371,9 +372,9 @@ pub(crate) struct Memory<'a> {
 }
 
 /// Backward products of layer 0, with the whole weight: its stored parts `[H, D]` side by side.
-struct Products<'a, T> {
+struct Products<'a, T: StoredElement> {
     device: &'a Device,
-    format: Format,
+    format: StoredFormat<T>,
     weight: Matrix<'a, T>,
     /// Width of a state, D.
     width: usize,

@@ -1,17 +1,16 @@
 //! Products of a layer's backward.
 
-use half::bf16;
-
 use super::super::batch_norm::{decided_inputs, norm_gradient};
 use super::super::{count, counted, norm};
 use super::{
-    Error, Part, Product, X, input_gradient, magnitudes, norm_gradient_outputs, normed, relu, weight_gradient,
+    Error, Part, Product, X, chain_of_backward, input_gradient, magnitudes, norm_gradient_outputs, normed,
+    relu, weight_gradient,
 };
 use crate::backend::cuda::launchers::linear::{
-    Backward, Format, Input, LinearGradients, Matrix, MatrixMut, linear_backward,
+    Backward, Format, Input, LinearGradients, Matrix, MatrixMut, StoredFormat, linear_backward,
 };
 use crate::backend::cuda::launchers::stored::StoredElement;
-use crate::bench::case::{Case, Cost, Host, Prepared, unwritten};
+use crate::bench::case::{Case, Cost, Grows, Host, Prepared, unwritten};
 use crate::bench::check::Output;
 use crate::bench::matrix::HostMatrix;
 use crate::bench::values::Values;
@@ -30,12 +29,13 @@ pub struct BackwardProduct {
 /// `d_x = d_y W` and `d_W = d_y^T x`. The inputs are the norm of x.
 pub fn backward(of: BackwardProduct) -> Case {
     match of.product.format {
-        Format::Bf16 => backward_as::<bf16>(of),
-        Format::Fp32 | Format::Bf16x3 => backward_as::<f32>(of),
+        Format::Bf16 => backward_as(of, StoredFormat::BF16),
+        Format::Fp32 => backward_as(of, StoredFormat::FP32),
+        Format::Bf16x3 => backward_as(of, StoredFormat::BF16X3),
     }
 }
 
-fn backward_as<T: StoredElement>(of: BackwardProduct) -> Case {
+fn backward_as<T: StoredElement>(of: BackwardProduct, stored: StoredFormat<T>) -> Case {
     let BackwardProduct { product: Product { what, rows, inputs, outputs, format, seed }, x, part } = of;
     let (activated, with_sums) = (x != X::Values, x == X::ActivatedWithSums);
     let of_sums = usize::from(with_sums);
@@ -56,6 +56,8 @@ fn backward_as<T: StoredElement>(of: BackwardProduct) -> Case {
             outputs * inputs + norm_rows * inputs,
             4 * rows * inputs * outputs + norm_flops * rows * inputs,
         ),
+        chain: chain_of_backward(of.product, with_sums),
+        grows: Grows::Nothing,
         format,
         prepare: Box::new(move |spare| {
             let bound = rows + spare;
@@ -91,7 +93,7 @@ fn backward_as<T: StoredElement>(of: BackwardProduct) -> Case {
                     let x = if activated { Input::Activated(x, of_x) } else { Input::Values(x) };
                     let (rows, weight) = (counted(count, bound), Matrix::new(weight, outputs, inputs));
                     let of = Backward { rows, to, d_y, x, weight };
-                    linear_backward(device, format, of, &mut others.parts)
+                    linear_backward(device, stored, of, &mut others.parts)
                 }),
                 expected: Box::new(move |host, written| {
                     let [d_y, x, weight] = host.wide_stored();

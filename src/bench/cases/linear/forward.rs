@@ -1,19 +1,18 @@
 //! Products of a layer's forward.
 
-use half::bf16;
-
 use super::super::batch_norm::{
     batch_statistics, decided_inputs, parameters, statistics, statistics_outputs, unchanged_statistics,
 };
 use super::super::{count, counted, indices, norm, with_spare};
 use super::{Error, Launches, Part, Product, magnitudes, normed, parts_of_weight, product, relu, sums_error};
 use crate::backend::cuda::launchers::linear::{
-    Format, Forward, ForwardGather, Input, Matrix, MatrixMut, linear_forward, linear_forward_gather,
-    linear_forward_two,
+    Format, Forward, ForwardGather, Input, Matrix, MatrixMut, StoredFormat, linear_forward,
+    linear_forward_gather, linear_forward_two,
 };
 use crate::backend::cuda::launchers::lists;
 use crate::backend::cuda::launchers::stored::StoredElement;
-use crate::bench::case::{Case, Cost, Host, Prepared};
+use crate::bench::case::{Case, Cost, Grows, Host, Prepared};
+use crate::bench::chain::Chain;
 use crate::bench::matrix::HostMatrix;
 use crate::bench::values::Values;
 
@@ -57,12 +56,13 @@ impl ForwardProduct {
 /// `y = x W^T`.
 pub fn forward(of: ForwardProduct) -> Case {
     match of.product.format {
-        Format::Bf16 => forward_as::<bf16>(of),
-        Format::Fp32 | Format::Bf16x3 => forward_as::<f32>(of),
+        Format::Bf16 => forward_as(of, StoredFormat::BF16),
+        Format::Fp32 => forward_as(of, StoredFormat::FP32),
+        Format::Bf16x3 => forward_as(of, StoredFormat::BF16X3),
     }
 }
 
-fn forward_as<T: StoredElement>(of: ForwardProduct) -> Case {
+fn forward_as<T: StoredElement>(of: ForwardProduct, stored: StoredFormat<T>) -> Case {
     let ForwardProduct { product: sizes, activated, with_statistics, part, ref ends } = of;
     let Product { what, rows, inputs, outputs, format, seed } = sizes;
     let gathers = ends.is_some();
@@ -82,6 +82,8 @@ fn forward_as<T: StoredElement>(of: ForwardProduct) -> Case {
             made * 4 * inputs + gathered * 2 * rows,
             2 * rows * inputs * outputs + made * 4 * rows * inputs + gathered * 2 * rows * outputs,
         ),
+        chain: Chain::product(inputs).with_tail_if(with_statistics) + Chain::loads(2 * gathered),
+        grows: Grows::Nothing,
         format,
         prepare: Box::new(move |spare| {
             let of = of.clone();
@@ -118,9 +120,9 @@ fn forward_as<T: StoredElement>(of: ForwardProduct) -> Case {
                     if gathers {
                         let ends = lists::Ends { edges: rows, subject, object };
                         let of = ForwardGather { ends, projected, y, x, weight };
-                        return linear_forward_gather(device, format, of, to);
+                        return linear_forward_gather(device, stored, of, to);
                     }
-                    linear_forward(device, format, Forward { rows, y, x, weight }, to)
+                    linear_forward(device, stored, Forward { rows, y, x, weight }, to)
                 }),
                 expected: Box::new(move |host, written| {
                     let [x, weight, projected] = host.wide_stored();
@@ -180,12 +182,13 @@ pub struct Types {
 /// Both products `y = x W^T`. One launch and two launches give the same bits.
 pub fn forward_two(of: Types, launches: Launches) -> Case {
     match of.format {
-        Format::Bf16 => forward_two_as::<bf16>(of, launches),
-        Format::Fp32 | Format::Bf16x3 => forward_two_as::<f32>(of, launches),
+        Format::Bf16 => forward_two_as(of, launches, StoredFormat::BF16),
+        Format::Fp32 => forward_two_as(of, launches, StoredFormat::FP32),
+        Format::Bf16x3 => forward_two_as(of, launches, StoredFormat::BF16X3),
     }
 }
 
-fn forward_two_as<T: StoredElement>(of: Types, launches: Launches) -> Case {
+fn forward_two_as<T: StoredElement>(of: Types, launches: Launches, stored: StoredFormat<T>) -> Case {
     let Types { rows: [objects, predicates], room, inputs, hidden, format, seed } = of;
     let part = T::stride(inputs);
     let (rows, products) = (objects + predicates, (2 * objects + predicates) * hidden);
@@ -196,6 +199,8 @@ fn forward_two_as<T: StoredElement>(of: Types, launches: Launches) -> Case {
             2 * hidden
         ),
         cost: Cost::stored::<T>((rows + 3 * hidden) * inputs + products, 0, 2 * products * inputs),
+        chain: Chain::product(inputs),
+        grows: Grows::Nothing,
         format,
         prepare: Box::new(move |spare| {
             let mut values = Values::new(seed);
@@ -231,11 +236,11 @@ fn forward_two_as<T: StoredElement>(of: Types, launches: Launches) -> Case {
                     };
                     let both = [of_objects, of_predicates];
                     if launches == Launches::One {
-                        return linear_forward_two(device, format, both);
+                        return linear_forward_two(device, stored, both);
                     }
                     both.into_iter().try_for_each(|Forward { rows, y, x, weight }| {
                         let x = Input::Values(x);
-                        linear_forward(device, format, Forward { rows, y, x, weight }, None)
+                        linear_forward(device, stored, Forward { rows, y, x, weight }, None)
                     })
                 }),
                 expected: Box::new(move |host, _| {

@@ -1,20 +1,18 @@
 //! Backward of normalised node states and of edge states, with parts of one weight.
 
-use half::bf16;
-
 use super::super::batch_norm::{decided_inputs, norm_gradient};
 use super::super::{count, counted, norm, with_room};
 use super::unit::{side_by_side, unit_outputs, unit_rows};
 use super::{
-    Error, Launches, Product, input_gradient, magnitudes, norm_gradient_outputs, normed, parts_of_weight,
-    relu, weight_gradient,
+    Error, Launches, Product, chain_of_backward, input_gradient, magnitudes, norm_gradient_outputs, normed,
+    parts_of_weight, relu, weight_gradient,
 };
 use crate::backend::cuda::launchers::linear::{
-    Backward, Format, Input, LinearGradients, Matrix, MatrixMut, Unit, linear_backward,
+    Backward, Format, Input, LinearGradients, Matrix, MatrixMut, StoredFormat, Unit, linear_backward,
     linear_backward_states, linear_backward_unit,
 };
 use crate::backend::cuda::launchers::stored::StoredElement;
-use crate::bench::case::{Case, Cost, Host, Prepared, unwritten};
+use crate::bench::case::{Case, Cost, Grows, Host, Prepared, unwritten};
 use crate::bench::matrix::HostMatrix;
 use crate::bench::values::Values;
 
@@ -31,12 +29,13 @@ pub struct States {
 /// of their norm, for a weight `[H, 3 D]`. One launch and two launches give the same bits.
 pub fn backward(of: States, launches: Launches) -> Case {
     match of.nodes.format {
-        Format::Bf16 => backward_as::<bf16>(of, launches),
-        Format::Fp32 | Format::Bf16x3 => backward_as::<f32>(of, launches),
+        Format::Bf16 => backward_as(of, launches, StoredFormat::BF16),
+        Format::Fp32 => backward_as(of, launches, StoredFormat::FP32),
+        Format::Bf16x3 => backward_as(of, launches, StoredFormat::BF16X3),
     }
 }
 
-fn backward_as<T: StoredElement>(of: States, launches: Launches) -> Case {
+fn backward_as<T: StoredElement>(of: States, launches: Launches, stored: StoredFormat<T>) -> Case {
     let Product { rows: nodes, inputs: width, format, seed, .. } = of.nodes;
     let Product { rows: edges, outputs: hidden, .. } = of.edges;
     let part = T::stride(width);
@@ -53,6 +52,8 @@ fn backward_as<T: StoredElement>(of: States, launches: Launches) -> Case {
             3 * hidden * width + 10 * width + nodes,
             4 * (2 * nodes + edges) * width * hidden + 18 * nodes * width + 8 * edges * width,
         ),
+        chain: chain_of_backward(of.nodes, true).or(chain_of_backward(of.edges, false)),
+        grows: Grows::Nothing,
         format,
         prepare: Box::new(move |spare| {
             let mut values = Values::new(seed);
@@ -108,11 +109,11 @@ fn backward_as<T: StoredElement>(of: States, launches: Launches) -> Case {
                     let weight = weight.columns(part, width);
                     if launches == Launches::One {
                         let of_edges = Backward { rows, to, d_y, x: (e, of_e), weight };
-                        return linear_backward_states(device, format, of_nodes, of_edges, &mut others.parts);
+                        return linear_backward_states(device, stored, of_nodes, of_edges, &mut others.parts);
                     }
-                    linear_backward_unit(device, format, of_nodes, &mut others.parts)?;
+                    linear_backward_unit(device, stored, of_nodes, &mut others.parts)?;
                     let x = Input::Activated(e, of_e);
-                    linear_backward(device, format, Backward { rows, to, d_y, x, weight }, &mut others.parts)
+                    linear_backward(device, stored, Backward { rows, to, d_y, x, weight }, &mut others.parts)
                 }),
                 expected: Box::new(move |host, written| {
                     let [u, sums, e, d_z, weight] = host.wide_stored();

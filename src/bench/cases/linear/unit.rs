@@ -1,20 +1,19 @@
 //! Products of normalised rows x = u / |u|, with u = relu(norm(z)), and their backward.
 
-use half::bf16;
-
 use super::super::batch_norm::{decided_inputs, norm_gradient};
 use super::super::{count, counted, norm, roundings, with_room};
 use super::{
-    EPS, Error, Product, input_gradient, magnitudes, norm_gradient_outputs, normed, parts_of_weight, product,
-    relu, rounded, weight_gradient,
+    EPS, Error, Product, chain_of_backward, input_gradient, magnitudes, norm_gradient_outputs, normed,
+    parts_of_weight, product, relu, rounded, weight_gradient,
 };
 use crate::backend::L2_EPSILON;
 use crate::backend::cuda::launchers::linear::{
-    Backward, Format, Forward, LinearGradients, Matrix, MatrixMut, Unit, linear_backward_unit,
+    Backward, Format, Forward, LinearGradients, Matrix, MatrixMut, StoredFormat, Unit, linear_backward_unit,
     linear_forward_unit,
 };
 use crate::backend::cuda::launchers::stored::StoredElement;
-use crate::bench::case::{Case, Cost, Host, Prepared, unwritten};
+use crate::bench::case::{Case, Cost, Grows, Host, Prepared, unwritten};
+use crate::bench::chain::Chain;
 use crate::bench::check::Output;
 use crate::bench::matrix::HostMatrix;
 use crate::bench::values::Values;
@@ -59,12 +58,13 @@ pub fn length_error(columns: usize) -> f64 {
 /// y = (u W^T) / |u| and |u| per row, or the product alone.
 pub fn forward(of: UnitProduct) -> Case {
     match of.product.format {
-        Format::Bf16 => forward_as::<bf16>(of),
-        Format::Fp32 | Format::Bf16x3 => forward_as::<f32>(of),
+        Format::Bf16 => forward_as(of, StoredFormat::BF16),
+        Format::Fp32 => forward_as(of, StoredFormat::FP32),
+        Format::Bf16x3 => forward_as(of, StoredFormat::BF16X3),
     }
 }
 
-fn forward_as<T: StoredElement>(of: UnitProduct) -> Case {
+fn forward_as<T: StoredElement>(of: UnitProduct, stored: StoredFormat<T>) -> Case {
     let UnitProduct { product: Product { what, rows, inputs, outputs, format, seed }, with_rows } = of;
     let (hidden, part) = (outputs / 2, T::stride(inputs));
     Case {
@@ -77,6 +77,8 @@ fn forward_as<T: StoredElement>(of: UnitProduct) -> Case {
             4 * inputs + rows,
             2 * rows * inputs * outputs + 6 * rows * inputs + rows * outputs,
         ),
+        chain: Chain::product(inputs),
+        grows: Grows::Nothing,
         format,
         prepare: Box::new(move |spare| {
             let (mut values, bound) = (Values::new(seed), rows + spare);
@@ -97,7 +99,7 @@ fn forward_as<T: StoredElement>(of: UnitProduct) -> Case {
                     let weight = Matrix::new(weight, hidden, 3 * part).stacked(0, 2 * part, inputs);
                     let (rows, y) = (counted(count, bound), MatrixMut::new(y, bound, outputs));
                     let of = Forward { rows, y, x, weight };
-                    linear_forward_unit(device, format, of, with_rows.then_some(&mut lengths))
+                    linear_forward_unit(device, stored, of, with_rows.then_some(&mut lengths))
                 }),
                 expected: Box::new(move |host, _| {
                     let [z, weight] = host.wide_stored();
@@ -132,12 +134,13 @@ fn forward_as<T: StoredElement>(of: UnitProduct) -> Case {
 /// bias.
 pub fn backward(of: UnitProduct) -> Case {
     match of.product.format {
-        Format::Bf16 => backward_as::<bf16>(of),
-        Format::Fp32 | Format::Bf16x3 => backward_as::<f32>(of),
+        Format::Bf16 => backward_as(of, StoredFormat::BF16),
+        Format::Fp32 => backward_as(of, StoredFormat::FP32),
+        Format::Bf16x3 => backward_as(of, StoredFormat::BF16X3),
     }
 }
 
-fn backward_as<T: StoredElement>(of: UnitProduct) -> Case {
+fn backward_as<T: StoredElement>(of: UnitProduct, stored: StoredFormat<T>) -> Case {
     let UnitProduct { product: Product { what, rows, inputs, outputs, format, seed }, with_rows } = of;
     let (hidden, part) = (outputs / 2, T::stride(inputs));
     Case {
@@ -150,6 +153,8 @@ fn backward_as<T: StoredElement>(of: UnitProduct) -> Case {
             outputs * inputs + 6 * inputs + rows,
             4 * rows * inputs * outputs + 18 * rows * inputs,
         ),
+        chain: chain_of_backward(of.product, true),
+        grows: Grows::Nothing,
         format,
         prepare: Box::new(move |spare| {
             let (mut values, bound) = (Values::new(seed), rows + spare);
@@ -184,7 +189,7 @@ fn backward_as<T: StoredElement>(of: UnitProduct) -> Case {
                     let x = Unit { z: Matrix::new(z, bound, inputs), norm, along };
                     let weight = Matrix::new(weight, hidden, 3 * part).stacked(0, 2 * part, inputs);
                     let of = Backward { rows: counted(count, bound), to, d_y, x, weight };
-                    linear_backward_unit(device, format, of, &mut others.parts)
+                    linear_backward_unit(device, stored, of, &mut others.parts)
                 }),
                 expected: Box::new(move |host, written| {
                     let [z, d_y, weight] = host.wide_stored();

@@ -11,7 +11,7 @@ use crate::backend::cuda::device::memory::Memory;
 const ALIGNMENT: usize = 16;
 
 /// Memory of exactly the requested size, so that AddressSanitizer detects accesses beyond its end.
-pub(super) struct HostMemory {
+pub(in crate::backend::cuda::device) struct HostMemory {
     start: NonNull<u8>,
     layout: Layout,
 }
@@ -23,7 +23,7 @@ unsafe impl Sync for HostMemory {}
 
 impl HostMemory {
     /// Allocates memory with all bits set: NaN as a float, -1 as an index.
-    pub(super) fn unwritten(bytes: usize) -> Self {
+    pub(in crate::backend::cuda::device) fn unwritten(bytes: usize) -> Self {
         let layout = Layout::from_size_align(bytes, ALIGNMENT).expect("a size below 2^63");
         if bytes == 0 {
             return HostMemory { start: NonNull::<u128>::dangling().cast(), layout };

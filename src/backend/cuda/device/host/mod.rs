@@ -8,12 +8,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use super::driver::{Driver, EventHandle, Observations, Recorded, StopwatchHandle, Stream};
+use super::driver::{Driver, EventHandle, MeasuredLaunch, Observations, Recorded, StopwatchHandle, Stream};
 use super::launch::{Launch, OwnedLaunch};
 use super::memory::Memory;
 use super::properties::Properties;
 use crate::error::{Error, Result};
-use memory::{DeviceMemory, HostMemory};
+use memory::DeviceMemory;
+pub(super) use memory::HostMemory;
 use streams::SharedStreams;
 
 /// Runs kernels on memory of this process.
@@ -58,6 +59,10 @@ pub(super) struct Host {
     /// Postponed launches of the branch. They run as late as possible, when the branch is joined. This exposes
     /// work in between that depends on them, or on which they depend.
     late: Mutex<Vec<Work>>,
+    /// Whether captures are measured.
+    measured: AtomicBool,
+    /// Launches of the latest replay of a measured capture, with its start.
+    marks: Mutex<Option<(Instant, Vec<MeasuredLaunch>)>>,
 }
 
 /// Recorded or postponed work.
@@ -71,10 +76,14 @@ enum Work {
 struct WorkList {
     host: Arc<Host>,
     work: Vec<Work>,
+    /// Whether its launches are measured.
+    measured: bool,
 }
 
 impl Recorded for WorkList {
     unsafe fn replay(&self) -> Result<()> {
+        let begun = self.measured.then(|| (Instant::now(), Vec::new()));
+        *self.host.marks() = begun;
         // SAFETY: guaranteed by the caller.
         unsafe { self.host.perform(&self.work) }
     }
@@ -120,6 +129,8 @@ impl Host {
             recording: Mutex::default(),
             on_branch: AtomicBool::new(false),
             late: Mutex::default(),
+            measured: AtomicBool::new(false),
+            marks: Mutex::default(),
         }
     }
 
@@ -129,6 +140,10 @@ impl Host {
 
     fn late(&self) -> MutexGuard<'_, Vec<Work>> {
         self.late.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn marks(&self) -> MutexGuard<'_, Option<(Instant, Vec<MeasuredLaunch>)>> {
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// # Safety
@@ -158,8 +173,14 @@ impl Host {
             return Ok(());
         }
         self.streams.lock().launch(&launch);
+        let started = Instant::now();
         // SAFETY: guaranteed by the caller.
-        unsafe { self.executor.launch(launch) }
+        unsafe { self.executor.launch(launch) }?;
+        if let Some((first, launches)) = &mut *self.marks() {
+            let [start_us, end_us] = [started, Instant::now()].map(|at| (at - *first).as_secs_f64() * 1e6);
+            launches.push(MeasuredLaunch { kernel: launch.kernel.name, on_branch, start_us, end_us });
+        }
+        Ok(())
     }
 }
 
@@ -251,7 +272,24 @@ impl Driver for Host {
 
     fn end_capture(self: Arc<Self>) -> Result<Box<dyn Recorded>> {
         let work = self.recording().take().expect("a capture that began");
-        Ok(Box::new(WorkList { host: self, work }))
+        let measured = self.measured.load(Ordering::Relaxed);
+        Ok(Box::new(WorkList { host: self, work, measured }))
+    }
+
+    fn measure_launches(&self, measured: bool) -> Result<()> {
+        self.measured.store(measured, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn measured_launches(&self) -> Result<Vec<MeasuredLaunch>> {
+        let marks = self.marks();
+        let Some((_, launches)) = &*marks else { return Ok(Vec::new()) };
+        let first_us = launches.first().map_or(0.0, |first| first.start_us);
+        let since_first = |launch: &MeasuredLaunch| {
+            let (start_us, end_us) = (launch.start_us - first_us, launch.end_us - first_us);
+            MeasuredLaunch { start_us, end_us, ..*launch }
+        };
+        Ok(launches.iter().map(since_first).collect())
     }
 
     fn stopwatch(self: Arc<Self>) -> Result<Box<dyn StopwatchHandle>> {

@@ -17,7 +17,7 @@ use super::launch::Launch;
 use super::properties::Properties;
 use crate::error::{Error, Result};
 
-pub use sources::{architectures, kernels, texts};
+pub use sources::{Resources, architectures, kernels, resources, texts};
 
 /// Name of the device.
 const NAME: &str = "ptx";
@@ -64,7 +64,7 @@ impl Interpretation {
         let changes = std::env::var(PARAMETERS).unwrap_or_default();
         let parameters = Parameters::with(&changes)
             .map_err(|problem| Error::argument(PARAMETERS, problem, "give some such as l2=300,cold=1"))?;
-        let registers = sources::registers();
+        let registers = resources().into_iter().map(|(kernel, of)| (kernel, of.registers)).collect();
         Ok(Interpretation { timing: Some(TimingOptions { parameters, registers }), races: false, ..self })
     }
 }
@@ -114,7 +114,7 @@ impl Executor for PtxExecutor {
     }
 
     fn properties(&self) -> Properties {
-        Properties { name: "PTX interpreter".into(), gpu: false, multiprocessors: 1, l2_bytes: 0 }
+        Properties::of_cpu("PTX interpreter")
     }
 
     unsafe fn launch(&self, launch: Launch<'_>) -> Result<()> {

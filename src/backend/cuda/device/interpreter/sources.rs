@@ -102,13 +102,23 @@ pub fn kernels(architecture: Option<&str>) -> Result<Arc<Kernels>> {
     Ok(kernels)
 }
 
-/// Registers per thread by kernel, for the latest architecture of the build up to sm_90.
-pub(super) fn registers() -> HashMap<String, u32> {
+/// What a thread and a block of a kernel take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resources {
+    /// Registers per thread.
+    pub registers: u32,
+    /// Bytes of static and dynamic shared memory per block.
+    pub shared_bytes: u32,
+}
+
+/// Resources by kernel, for the latest architecture of the build up to sm_90; empty without nvcc.
+pub fn resources() -> HashMap<String, Resources> {
     let rows = RESOURCES.lines().map(|line| line.split(',').collect::<Vec<&str>>());
     let of_row = |row: Vec<&str>| {
-        let [kernel, architecture, registers, ..] = row[..] else { return None };
+        let [kernel, architecture, registers, shared, ..] = row[..] else { return None };
         let is_known = matches!(architecture, "sm_80" | "sm_90" | "sm_90a");
-        is_known.then_some((kernel.to_string(), registers.parse().ok()?))
+        let of = Resources { registers: registers.parse().ok()?, shared_bytes: shared.parse().ok()? };
+        is_known.then_some((kernel.to_string(), of))
     };
     // Rows of a later architecture replace earlier ones.
     rows.filter_map(of_row).collect()

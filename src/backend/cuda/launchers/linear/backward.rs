@@ -4,10 +4,9 @@ use super::arguments::{
     BackwardArguments, LinearBackward, LinearBackwardNorm, LinearBackwardStates, LinearBackwardUnit,
     WeightGradientArguments,
 };
-use super::kernels::FormatKernels;
 use super::{
-    ENOUGH_BLOCKS, Format, Input, LARGE_BACKWARD, LEAST_PART_ROWS, Matrix, MatrixMut, Tile, Weights,
-    check_rows,
+    ENOUGH_BLOCKS, Format, Input, LARGE_BACKWARD, LEAST_PART_ROWS, Matrix, MatrixMut, StoredFormat, Tile,
+    Weights, check_rows,
 };
 use crate::backend::cuda::device::buffer::{Buffer, Slice, SliceMut};
 use crate::backend::cuda::device::kernel::{Blocks, int};
@@ -29,6 +28,8 @@ struct Parts {
     most: usize,
     /// Largest number of parts for the larger tile; 0 if the format has none.
     most_large: usize,
+    /// Number of the larger tiles that cover the weight.
+    large_tiles: usize,
 }
 
 impl Parts {
@@ -37,12 +38,23 @@ impl Parts {
         let has_large = format.tile(true) == Tile::Large;
         // The kernels subtract the tiles of the gradient of the input from one or two times the blocks.
         let most_large = if has_large { most(Tile::Large, ENOUGH_BLOCKS * 3 / 2) } else { 0 };
-        Parts { inputs, most: most(Tile::Small, ENOUGH_BLOCKS), most_large }
+        let large_tiles = Tile::Large.count(outputs, inputs);
+        Parts { inputs, most: most(Tile::Small, ENOUGH_BLOCKS), most_large, large_tiles }
     }
 
     /// Whether the products, with this many rows, take the larger tile.
     fn are_large(self, rows: usize) -> bool {
         self.most_large > 0 && Tile::Large.count(rows, self.inputs) >= LARGE_BACKWARD
+    }
+
+    /// Number of parts for this number of rows, as in `kernels/linear.cuh`.
+    fn of_rows(self, rows: usize) -> usize {
+        if !self.are_large(rows) {
+            return self.most.min(rows.div_ceil(LEAST_PART_ROWS)).max(1);
+        }
+        let left = ENOUGH_BLOCKS - Tile::Large.count(rows, self.inputs) % ENOUGH_BLOCKS;
+        let left = if left < ENOUGH_BLOCKS / 2 { left + ENOUGH_BLOCKS } else { left };
+        (left / self.large_tiles).clamp(1, self.most_large)
     }
 
     /// Largest number of parts for any number of rows up to `bound`.
@@ -68,6 +80,11 @@ impl WeightGradient {
     /// Whether the products take the larger tile.
     fn is_large(self, format: Format) -> bool {
         Parts::new(format, self.outputs, self.inputs).are_large(self.rows)
+    }
+
+    /// Largest number of rows that a part adds up.
+    pub(crate) fn rows_of_part(self, format: Format) -> usize {
+        self.rows.div_ceil(Parts::new(format, self.outputs, self.inputs).of_rows(self.rows))
     }
 
     /// Number of values and of tickets needed for the parts; none if there is one part.
@@ -189,7 +206,7 @@ pub type ActivatedBackward<'a, T> = Backward<'a, T, Matrix<'a, T>, (Matrix<'a, T
 /// norm's backward, if they are wanted. `parts` is memory for the parts of the sum over rows.
 pub fn linear_backward<T: StoredElement>(
     device: &Device,
-    format: Format,
+    format: StoredFormat<T>,
     of: InputBackward<'_, T>,
     parts: &mut WeightParts,
 ) -> Result<()> {
@@ -200,10 +217,10 @@ pub fn linear_backward<T: StoredElement>(
         Input::Activated(..) => Weights::InOnePart,
     };
     let mut products = Products { rows, d_x, d_weight, d_y, x: x.check(), weight, weights };
-    let tile = products.tile(format);
-    let [memory] = parts.split(device, format, [products.weight_gradient()])?;
-    let (product, blocks) = products.arguments(format, tile, memory);
-    let (kernels, grid) = (FormatKernels::<T>::of(format).tile(tile), Blocks::rows(blocks));
+    let tile = products.tile(format.format);
+    let [memory] = parts.split(device, format.format, [products.weight_gradient()])?;
+    let (product, blocks) = products.arguments(format.format, tile, memory);
+    let (kernels, grid) = (format.kernels.tile(tile), Blocks::rows(blocks));
     // SAFETY: shapes were checked; a matrix's slice holds its rows, a norm's its columns, and the sums and
     // parts have room; everything written is borrowed mutably.
     unsafe {
@@ -224,14 +241,14 @@ pub fn linear_backward<T: StoredElement>(
 /// Like [`linear_backward`], but also subtracts the component parallel to u.
 pub fn linear_backward_unit<T: StoredElement>(
     device: &Device,
-    format: Format,
+    format: StoredFormat<T>,
     of: UnitBackward<'_, T>,
     parts: &mut WeightParts,
 ) -> Result<()> {
-    let tile = format.tile(of.weight_gradient().is_large(format));
-    let [memory] = parts.split(device, format, [of.weight_gradient()])?;
-    let (arguments, blocks) = of.arguments(device, format, tile, memory)?;
-    let kernel = &FormatKernels::of(format).tile(tile).backward_unit;
+    let tile = format.format.tile(of.weight_gradient().is_large(format.format));
+    let [memory] = parts.split(device, format.format, [of.weight_gradient()])?;
+    let (arguments, blocks) = of.arguments(device, format.format, tile, memory)?;
+    let kernel = &format.kernels.tile(tile).backward_unit;
     // SAFETY: as in `linear_backward`.
     unsafe { device.launch(kernel, Blocks::rows(blocks), &arguments) }
 }
@@ -243,7 +260,7 @@ pub fn linear_backward_unit<T: StoredElement>(
 /// use the larger tile, for which no kernel does both.
 pub fn linear_backward_states<T: StoredElement>(
     device: &Device,
-    format: Format,
+    format: StoredFormat<T>,
     nodes: UnitBackward<'_, T>,
     edges: ActivatedBackward<'_, T>,
     parts: &mut WeightParts,
@@ -251,7 +268,7 @@ pub fn linear_backward_states<T: StoredElement>(
     let Backward { rows, to, d_y, x: (z, norm), weight } = edges;
     assert!(to.norm.is_none(), "linear_backward_states: sums of the edges' norm");
     let of_edges = WeightGradient::new(&to.weight, rows);
-    if nodes.weight_gradient().is_large(format) || of_edges.is_large(format) {
+    if nodes.weight_gradient().is_large(format.format) || of_edges.is_large(format.format) {
         linear_backward_unit(device, format, nodes, parts)?;
         let edges = Backward { rows, to, d_y, x: Input::Activated(z, norm), weight };
         return linear_backward(device, format, edges, parts);
@@ -260,13 +277,13 @@ pub fn linear_backward_states<T: StoredElement>(
     let mut products =
         Products { rows, d_x: to.x, d_weight: to.weight, d_y, x: z, weight, weights: Weights::InOnePart };
     let gradients = [nodes.weight_gradient(), products.weight_gradient()];
-    let [of_nodes, of_edges] = parts.split(device, format, gradients)?;
-    let (nodes, node_blocks) = nodes.arguments(device, format, Tile::Small, of_nodes)?;
-    let (product, edge_blocks) = products.arguments(format, Tile::Small, of_edges);
+    let [of_nodes, of_edges] = parts.split(device, format.format, gradients)?;
+    let (nodes, node_blocks) = nodes.arguments(device, format.format, Tile::Small, of_nodes)?;
+    let (product, edge_blocks) = products.arguments(format.format, Tile::Small, of_edges);
     let d_norm = NormGradientArguments::new(device, None, norm, rows.bound)?;
     let edges = LinearBackwardNorm { product, norm: norm.into(), d_norm };
     let arguments = LinearBackwardStates { nodes, edges, node_blocks: int(node_blocks), reserved: 0 };
-    let kernel = &FormatKernels::of(format).backward_states;
+    let kernel = &format.kernels.backward_states;
     // SAFETY: as in `linear_backward`; the two layers use separate parts.
     unsafe { device.launch(kernel, Blocks::rows(node_blocks + edge_blocks), &arguments) }
 }

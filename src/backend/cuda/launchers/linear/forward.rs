@@ -4,8 +4,8 @@ use super::arguments::{
     ForwardArguments, GatherArguments, LinearForward, LinearForwardGather, LinearForwardGatherNorm,
     LinearForwardNorm, LinearForwardTwo, LinearForwardUnit,
 };
-use super::kernels::{FormatKernels, TileKernels};
-use super::{Format, Input, Matrix, MatrixMut, Weights, check_rows, is_large};
+use super::kernels::TileKernels;
+use super::{Input, Matrix, MatrixMut, StoredFormat, Weights, check_rows, is_large};
 use crate::backend::cuda::device::buffer::{Slice, SliceMut};
 use crate::backend::cuda::device::kernel::{Blocks, int};
 use crate::backend::cuda::device::rows::Rows;
@@ -61,16 +61,19 @@ impl<T: StoredElement> Forward<'_, T, Matrix<'_, T>> {
 }
 
 /// Kernels and grid that compute y. Without rows there is one block per strip of columns, for the sums.
-fn grid<T: StoredElement>(format: Format, y: &MatrixMut<'_, T>) -> (&'static TileKernels<T>, Blocks) {
-    let tile = format.tile(is_large(y.rows, y.columns));
+fn grid<T: StoredElement>(
+    format: StoredFormat<T>,
+    y: &MatrixMut<'_, T>,
+) -> (&'static TileKernels<T>, Blocks) {
+    let tile = format.format.tile(is_large(y.rows, y.columns));
     let blocks = Blocks::new(y.columns.div_ceil(tile.size()), y.rows.div_ceil(tile.size()).max(1), 1);
-    (FormatKernels::of(format).tile(tile), blocks)
+    (format.kernels.tile(tile), blocks)
 }
 
 /// Computes `y = x weight^T` and the statistics of y. The weight may be split only if x is plain values.
 pub fn linear_forward<T: StoredElement>(
     device: &Device,
-    format: Format,
+    format: StoredFormat<T>,
     of: Forward<'_, T, Input<'_, T>>,
     statistics: Option<BatchStatistics<'_>>,
 ) -> Result<()> {
@@ -100,7 +103,7 @@ pub fn linear_forward<T: StoredElement>(
 /// lengths, `y = u weight^T`.
 pub fn linear_forward_unit<T: StoredElement>(
     device: &Device,
-    format: Format,
+    format: StoredFormat<T>,
     of: Forward<'_, T, (Matrix<'_, T>, Norm<'_>)>,
     lengths: Option<&mut SliceMut<'_, f32>>,
 ) -> Result<()> {
@@ -124,7 +127,7 @@ pub fn linear_forward_unit<T: StoredElement>(
 /// Computes [`ForwardGather`] and the statistics of y. No matrix may be split.
 pub fn linear_forward_gather<T: StoredElement>(
     device: &Device,
-    format: Format,
+    format: StoredFormat<T>,
     of: ForwardGather<'_, T>,
     statistics: Option<BatchStatistics<'_>>,
 ) -> Result<()> {
@@ -160,10 +163,10 @@ pub fn linear_forward_gather<T: StoredElement>(
 /// their weights are parts of one matrix.
 pub fn linear_forward_two<T: StoredElement>(
     device: &Device,
-    format: Format,
+    format: StoredFormat<T>,
     mut of: [Forward<'_, T, Matrix<'_, T>>; 2],
 ) -> Result<()> {
-    let tile = format.tile(of.iter().any(|of| is_large(of.y.rows, of.y.columns)));
+    let tile = format.format.tile(of.iter().any(|of| is_large(of.y.rows, of.y.columns)));
     let [first_blocks, second_blocks] = of.each_ref().map(|of| tile.count(of.y.rows, of.y.columns));
     if first_blocks + second_blocks == 0 {
         return Ok(());
@@ -172,7 +175,7 @@ pub fn linear_forward_two<T: StoredElement>(
     assert_eq!(one, other, "linear_forward_two: rows of inputs and of weights");
     let [first, second] = of.each_mut().map(|of| of.arguments("linear_forward_two", Weights::MayBeSplit));
     let arguments = LinearForwardTwo { first, second, first_blocks: int(first_blocks), reserved: 0 };
-    let kernel = &FormatKernels::of(format).tile(tile).forward_two;
+    let kernel = &format.kernels.tile(tile).forward_two;
     // SAFETY: shapes were checked; a matrix's slice holds its rows; everything written is borrowed mutably.
     unsafe { device.launch(kernel, Blocks::rows(first_blocks + second_blocks), &arguments) }
 }

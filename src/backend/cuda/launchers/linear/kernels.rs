@@ -24,6 +24,26 @@ pub(super) struct TileKernels<T: StoredElement> {
     pub backward_unit: Kernel<LinearBackwardUnit<T>>,
 }
 
+/// Format of products whose operands are stored as `T`: another pairing of format and type has no value.
+#[derive(Clone, Copy)]
+pub struct StoredFormat<T: StoredElement> {
+    /// The format.
+    pub(crate) format: Format,
+    pub(super) kernels: &'static FormatKernels<T>,
+}
+
+impl StoredFormat<f32> {
+    /// [`Format::Fp32`].
+    pub const FP32: Self = StoredFormat { format: Format::Fp32, kernels: &FormatKernels::FP32 };
+    /// [`Format::Bf16x3`].
+    pub const BF16X3: Self = StoredFormat { format: Format::Bf16x3, kernels: &FormatKernels::BF16X3 };
+}
+
+impl StoredFormat<bf16> {
+    /// [`Format::Bf16`].
+    pub const BF16: Self = StoredFormat { format: Format::Bf16, kernels: &FormatKernels::BF16 };
+}
+
 /// Kernels of a format whose operands are stored as `T`.
 #[derive(Clone, Copy)]
 pub(super) struct FormatKernels<T: StoredElement> {
@@ -55,34 +75,28 @@ macro_rules! tile_kernels {
     };
 }
 
-impl<T: StoredElement> FormatKernels<T> {
+impl FormatKernels<f32> {
     const FP32: Self = FormatKernels {
         small: tile_kernels!("fp32_64", 256, 256),
         backward_states: kernel("linear_backward_states_fp32_64", 256),
         large: None,
-    };
-    const BF16: Self = FormatKernels {
-        small: tile_kernels!("bf16_64", 128, 128),
-        backward_states: kernel("linear_backward_states_bf16_64", 128),
-        large: Some(tile_kernels!("bf16_128", 128, 256)),
     };
     const BF16X3: Self = FormatKernels {
         small: tile_kernels!("bf16x3_64", 128, 128),
         backward_states: kernel("linear_backward_states_bf16x3_64", 128),
         large: Some(tile_kernels!("bf16x3_128", 256, 256)),
     };
+}
 
-    /// Kernels of `format`. Panics if the format does not store its operands as `T`.
-    #[track_caller]
-    pub(super) fn of(format: Format) -> &'static Self {
-        assert_eq!(format == Format::Bf16, T::IS_BF16, "{format:?}: operands stored in another type");
-        match format {
-            Format::Fp32 => &Self::FP32,
-            Format::Bf16 => &Self::BF16,
-            Format::Bf16x3 => &Self::BF16X3,
-        }
-    }
+impl FormatKernels<bf16> {
+    const BF16: Self = FormatKernels {
+        small: tile_kernels!("bf16_64", 128, 128),
+        backward_states: kernel("linear_backward_states_bf16_64", 128),
+        large: Some(tile_kernels!("bf16_128", 128, 256)),
+    };
+}
 
+impl<T: StoredElement> FormatKernels<T> {
     /// Kernels with this tile, which the format must have.
     pub(super) fn tile(&self, tile: Tile) -> &TileKernels<T> {
         match (tile, &self.large) {
@@ -133,10 +147,10 @@ impl<T: StoredElement> TileKernels<T> {
 
 /// Kernels of `kernels/linear_fp32.cu`.
 pub(crate) const FP32_FILE: KernelFile =
-    KernelFile { name: "linear_fp32", kernels: &FormatKernels::<f32>::FP32.infos::<10>() };
+    KernelFile { name: "linear_fp32", kernels: &FormatKernels::FP32.infos::<10>() };
 /// Kernels of `kernels/linear_bf16.cu`.
 pub(crate) const BF16_FILE: KernelFile =
-    KernelFile { name: "linear_bf16", kernels: &FormatKernels::<bf16>::BF16.infos::<19>() };
+    KernelFile { name: "linear_bf16", kernels: &FormatKernels::BF16.infos::<19>() };
 /// Kernels of `kernels/linear_bf16x3.cu`.
 pub(crate) const BF16X3_FILE: KernelFile =
-    KernelFile { name: "linear_bf16x3", kernels: &FormatKernels::<f32>::BF16X3.infos::<19>() };
+    KernelFile { name: "linear_bf16x3", kernels: &FormatKernels::BF16X3.infos::<19>() };

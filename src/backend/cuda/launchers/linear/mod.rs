@@ -16,6 +16,7 @@ pub(crate) use dynamic_shared::dynamic_shared_bytes;
 pub use forward::{
     Forward, ForwardGather, linear_forward, linear_forward_gather, linear_forward_two, linear_forward_unit,
 };
+pub use kernels::StoredFormat;
 pub(crate) use kernels::{BF16_FILE, BF16X3_FILE, FP32_FILE};
 pub use matrix::{Matrix, MatrixMut};
 
