@@ -113,11 +113,11 @@ pub fn check_is_text(path: &Path, first: &[u8]) -> Result<()> {
 /// Error about a file that is not `expected` ("a .npy file"). It names what the file is, if its first bytes tell.
 pub fn not_expected(path: &Path, first: &[u8], expected: &str, remedy: &str) -> Error {
     let (problem, remedy) = match recognise(first) {
-        _ if first.is_empty() => (format!("it is empty, not {expected}"), remedy),
-        None => (format!("it is not {expected}"), remedy),
+        _ if first.is_empty() => (format!("not {expected}: it is empty"), remedy),
+        None => (format!("not {expected}"), remedy),
         // The reader knows better what it needs.
-        Some(Format { name, remedy: GIVE_OTHER }) => (format!("it is {name}, not {expected}"), remedy),
-        Some(Format { name, remedy: unpack }) => (format!("it is {name}, not {expected}"), unpack),
+        Some(Format { name, remedy: GIVE_OTHER }) => (format!("{name}, not {expected}"), remedy),
+        Some(Format { name, remedy: unpack }) => (format!("{name}, not {expected}"), unpack),
     };
     Error::invalid(path, "header", problem, remedy)
 }

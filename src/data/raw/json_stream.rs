@@ -53,12 +53,14 @@ pub fn records<T: DeserializeOwned>(
         return Err(stopped);
     }
     let (line, column, count) = (error.line(), error.column(), walk.count);
-    let place = format!(
-        "line {line}, column {}, after {count} records",
-        column.saturating_add_signed(-seen.longer.get())
-    );
+    let column = column.saturating_add_signed(-seen.longer.get());
+    let place = match line {
+        // The parser does not tell where reading failed.
+        0 => format!("after {count} records"),
+        _ => format!("line {line}, column {column}, after {count} records"),
+    };
     let text = error.to_string();
-    let problem = text.strip_suffix(&format!(" at line {line} column {column}")).unwrap_or(&text);
+    let problem = text.strip_suffix(&format!(" at line {line} column {}", error.column())).unwrap_or(&text);
     const OTHER: &str = "check that it is the file that the option expects";
     let (problem, remedy) = match error.classify() {
         Category::Io if seen.too_long.get() => (Seen::too_long_problem(), OTHER),
@@ -71,7 +73,7 @@ pub fn records<T: DeserializeOwned>(
             (format!("not JSON: {problem}"), "give a JSON file; if it was one, it is damaged")
         }
         Category::Data => {
-            let problem = match seen.last_was_replaced() {
+            let problem = match seen.was_replaced(line, error.column()) {
                 true => problem.replacen("invalid type: null", "invalid type: NaN or infinity", 1),
                 false => problem.to_string(),
             };

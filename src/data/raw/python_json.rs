@@ -12,7 +12,7 @@ const NOT_FINITE: [&[u8]; 3] = [b"NaN", b"Infinity", b"-Infinity"];
 const NULL: &[u8] = b"null";
 
 /// Largest record in bytes. A record of public files has less than a hundredth of it.
-const MOST_RECORD_BYTES: usize = 16 << 20;
+const MOST_RECORD_BYTES: usize = 4 << 20;
 
 /// What the reader has seen, shared with the parser's user.
 #[derive(Debug, Default)]
@@ -21,8 +21,10 @@ pub(super) struct Seen {
     pub replaced: Cell<u64>,
     /// Number of characters that the current line has become longer.
     pub longer: Cell<isize>,
-    /// Number of bytes since the beginning of the last replaced value; `None` before the first one.
-    since: Cell<Option<usize>>,
+    /// Line, from 1, and number of bytes of it that were given.
+    position: Cell<(usize, usize)>,
+    /// Position behind the last replaced value; line 0 before the first one.
+    replaced_until: Cell<(usize, usize)>,
     /// Number of bytes of the current record; `None` while nothing is kept in memory.
     record: Cell<Option<usize>>,
     /// Whether a record was too long.
@@ -40,9 +42,10 @@ impl Seen {
         self.record.set(None);
     }
 
-    /// Whether the last value that the parser took is a replaced one. The parser may have read one byte more.
-    pub fn last_was_replaced(&self) -> bool {
-        self.since.get().is_some_and(|since| since <= NULL.len() + 1)
+    /// Whether the value before this position of the corrected text is a replaced one. The parser may be one byte further.
+    pub fn was_replaced(&self, line: usize, column: usize) -> bool {
+        let (replaced_line, end) = self.replaced_until.get();
+        replaced_line == line && (end..=end + 1).contains(&column)
     }
 
     /// Problem of a record that was too long.
@@ -66,7 +69,7 @@ pub(super) struct PythonJson<R> {
 
 impl<R: BufRead> PythonJson<R> {
     pub fn new(text: R) -> (Self, Rc<Seen>) {
-        let seen = Rc::new(Seen::default());
+        let seen = Rc::new(Seen { position: Cell::new((1, 0)), ..Default::default() });
         let reader = PythonJson {
             text,
             pending: Vec::new(),
@@ -121,7 +124,8 @@ impl<R: BufRead> PythonJson<R> {
         }
         if NOT_FINITE.contains(&self.pending.as_slice()) {
             self.seen.replaced.set(self.seen.replaced.get() + 1);
-            self.seen.since.set(Some(0));
+            let (line, column) = self.seen.position.get();
+            self.seen.replaced_until.set((line, column + NULL.len()));
             let longer = NULL.len() as isize - self.pending.len() as isize;
             self.seen.longer.set(self.seen.longer.get() + longer);
             self.pending.clear();
@@ -138,10 +142,11 @@ impl<R: BufRead> Read for PythonJson<R> {
         let Some(place) = buffer.first_mut() else { return Ok(0) };
         let Some(byte) = self.next()? else { return Ok(0) };
         *place = byte;
-        if let Some(since) = self.seen.since.get() {
-            self.seen.since.set(Some(since + 1));
-        }
-        if let Some(bytes) = self.seen.record.get() {
+        let (line, column) = self.seen.position.get();
+        self.seen.position.set(if byte == b'\n' { (line + 1, 0) } else { (line, column + 1) });
+        // White space is not kept.
+        let is_kept = self.in_string || !byte.is_ascii_whitespace();
+        if let Some(bytes) = self.seen.record.get().filter(|_| is_kept) {
             if bytes >= MOST_RECORD_BYTES {
                 self.seen.too_long.set(true);
                 return Err(io::Error::new(io::ErrorKind::FileTooLarge, Seen::too_long_problem()));

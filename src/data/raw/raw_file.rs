@@ -19,7 +19,7 @@ const BUFFER_BYTES: usize = 1 << 18;
 pub const EXPANSION: u64 = 200;
 
 /// Unpacked bytes from which the expansion is limited.
-const ANY_EXPANSION_BYTES: u64 = 16 << 20;
+const ANY_EXPANSION_BYTES: u64 = 4 << 20;
 
 /// An open raw file. Its first bytes, not its name, decide whether it is gzip-compressed. A byte order mark is skipped.
 pub struct RawFile {
