@@ -30,7 +30,18 @@ pub fn main() -> scenerank::Result<()> {
     };
     let (filter, split) = (Filter::default(), SplitRatio::default());
     let split_by = SplitBy::default();
-    prepare(&Preparation { sources, glove: files.glove, filter, split, split_by, seed: 1 }, &data)?;
+    prepare(
+        &Preparation {
+            sources,
+            glove: files.glove,
+            filter,
+            split,
+            split_by,
+            seed: 1,
+            reading: Default::default(),
+        },
+        &data,
+    )?;
 
     // The paper's loss and sampling, a smaller network. The last argument stops training when another thread sets it.
     let config = TrainConfig {

@@ -34,8 +34,8 @@
 //! The rooms, from the lowest to the highest. Each imports only from those before it (`docs/architecture.md`).
 //!
 //! ```text
-//! error        what is wrong, where, and what to do about it
-//! progress     progress of long work; text that fits a terminal
+//! error        what is wrong, where, and what to do about it; text that fits a terminal
+//! progress     progress of long work
 //! network      sizes of the network, layout of its parameters
 //! files        npy, safetensors, Arrow; files written whole or not at all
 //! loss         ranking, triplet, InfoNCE: value and slope of a triple

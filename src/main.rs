@@ -10,15 +10,41 @@ use std::process::exit;
 use anstream::ColorChoice;
 use clap::Parser;
 use scenerank::Error;
+use scenerank::terminal::{cut, visible};
 
 /// Exit code of every error.
 const FAILED: i32 = 2;
 
 fn main() {
     no_colours_on_a_dumb_terminal();
-    if let Err(error) = cli::Cli::parse().run() {
+    let cli = cli::Cli::try_parse().unwrap_or_else(|error| refuse(&error));
+    if let Err(error) = cli.run() {
         exit(fail(&error));
     }
+}
+
+/// Longest argument that is shown in a message.
+const MOST_ARGUMENT: usize = 100;
+
+/// Ends the program after an error of the argument parser, or after help and version. Arguments in the message are cut, and their
+/// control characters are made visible.
+fn refuse(error: &clap::Error) -> ! {
+    if !error.use_stderr() {
+        error.exit();
+    }
+    let mut text = error.render().ansi().to_string();
+    for argument in env::args_os().skip(1) {
+        let argument = argument.to_string_lossy();
+        let value = argument.split_once('=').map_or("", |(_, value)| value);
+        for part in [&argument, value] {
+            let shown = cut(&visible(part), MOST_ARGUMENT);
+            if shown != part {
+                text = text.replace(part, &shown);
+            }
+        }
+    }
+    let _ = write!(anstream::stderr(), "{text}");
+    exit(FAILED);
 }
 
 /// Turns colours off if `TERM` is `dumb`. By its own rules `anstream` would colour there if `CI` is set, since the logs of

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::terminal::duration;
+use crate::terminal::{duration, visible};
 
 /// Interval of plain lines if standard error is not a terminal.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
@@ -74,7 +74,8 @@ pub struct Progress {
 impl Progress {
     /// Starts at zero of `total` units (`None` if the total is unknown).
     pub fn new(label: impl Into<String>, total: Option<u64>, unit: &'static str) -> Self {
-        let label = OWNER.with_borrow(|owner| format!("{owner}{}", label.into()));
+        // A label may be the name of a file.
+        let label = OWNER.with_borrow(|owner| visible(&format!("{owner}{}", label.into())).into_owned());
         let bar = ProgressBar::with_draw_target(total, ProgressDrawTarget::hidden());
         if on_terminal() && !HIDDEN.load(Ordering::Relaxed) {
             let template = match total {

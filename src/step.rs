@@ -20,7 +20,8 @@ use serde::{Deserialize, Serialize};
 use crate::backend::Backend;
 use crate::backend::device::{BackendTask, Device, Precision};
 use crate::batch::graph_batch::GraphBatch;
-use crate::error::Result;
+use crate::data::similarity_matrix::is_similarity;
+use crate::error::{Error, Result};
 use crate::files::atomic_file::write_atomically;
 use crate::files::outputs::{Kind, Output, check_outputs};
 use crate::files::tensor_file::{TensorData, TensorFile, to_safetensors};
@@ -29,6 +30,7 @@ use crate::model::{Model, TrainingState, read_tensors};
 use crate::network::config::{ModelConfig, on};
 use crate::network::tensors::NamedTensors;
 use crate::optimizer::Adam;
+use crate::train::config::TrainConfig;
 
 /// Configuration in the metadata of a step file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -136,6 +138,7 @@ pub fn run_step_file(input: &Path, output: &Path, device: Device, precision: Pre
         adam: Adam::new(step.learning_rate),
     };
     let result = device.run(precision, task)?;
+    check_finite(&file, &result)?;
 
     step.precision = match precision {
         Precision::Fp32 | Precision::Fp64 | Precision::Bf16x3 => single_precision(),
@@ -169,12 +172,33 @@ pub fn run_step_file(input: &Path, output: &Path, device: Device, precision: Pre
 /// Configuration of the network: vocabulary sizes from the shapes of the embedding tables, the rest from the
 /// metadata.
 fn model_config(file: &TensorFile, step: &StepConfig) -> Result<ModelConfig> {
-    let rows =
-        |name: &str| -> Result<usize> { Ok(file.tensor(name)?.shape.first().copied().unwrap_or_default()) };
-    if step.layers == 0 || step.state_dim == 0 || step.hidden_dim == 0 {
-        let remedy = "give at least one layer and positive widths";
-        return Err(file.invalid("metadata \"config\"", "has a size of 0", remedy));
-    }
+    let rows = |name: &str| -> Result<usize> {
+        match file.tensor(name)?.shape.first() {
+            Some(&rows) if rows > 0 => Ok(rows),
+            _ => Err(file.invalid(format!("tensor {name}"), "has no row", "give a row per type")),
+        }
+    };
+    // The limits of a training, so that nothing is computed that no training could.
+    let train = TrainConfig {
+        layers: step.layers,
+        state_width: step.state_dim,
+        hidden_width: step.hidden_dim,
+        temperature: step.temperature,
+        margin: step.margin,
+        learning_rate: step.learning_rate,
+        ..Default::default()
+    };
+    train.check().map_err(|error| match error {
+        Error::Argument { name, problem, remedy } => {
+            let name = match name.as_str() {
+                "--state-width" => "state_dim",
+                "--hidden-width" => "hidden_dim",
+                other => other.trim_start_matches('-'),
+            };
+            file.invalid("metadata \"config\"", format!("{} {problem}", name.replace('-', "_")), remedy)
+        }
+        other => other,
+    })?;
     Ok(ModelConfig {
         object_types: rows("param.object_embedding.weight")?,
         predicate_types: rows("param.predicate_embedding.weight")?,
@@ -185,6 +209,22 @@ fn model_config(file: &TensorFile, step: &StepConfig) -> Result<ModelConfig> {
         l2_norm: step.l2_norm,
         image_node_in_mean: step.image_node_in_mean,
     })
+}
+
+/// Checks that the step has not diverged, as a training does.
+fn check_finite(file: &TensorFile, result: &StepResult) -> Result<()> {
+    let tensors = [("grad.", &result.gradients), ("next.", &result.next)];
+    let named = tensors.into_iter().flat_map(|(prefix, tensors)| {
+        tensors.iter().map(move |(name, tensor)| (format!("{prefix}{name}"), tensor.values.as_slice()))
+    });
+    let loss = std::slice::from_ref(&result.loss);
+    for (name, values) in std::iter::once(("loss".to_string(), loss)).chain(named) {
+        if let Some(value) = values.iter().find(|value| !value.is_finite()) {
+            let remedy = "lower the learning rate, raise the temperature, or scale the parameters";
+            return Err(file.invalid("result", format!("{name} became {value}"), remedy));
+        }
+    }
+    Ok(())
 }
 
 fn reject_unknown_parameters(file: &TensorFile, known: &NamedTensors) -> Result<()> {
@@ -246,6 +286,18 @@ impl BatchInputs {
                     format!("tensor batch.{name}"),
                     format!("has {len} values, expected {expected}"),
                     "give one value per node, edge or triple",
+                ));
+            }
+        }
+        for (name, values) in [
+            ("similarity_positive", &inputs.similarity_positive),
+            ("similarity_negative", &inputs.similarity_negative),
+        ] {
+            if let Some(at) = values.iter().position(|&value| !is_similarity(value)) {
+                return Err(file.invalid(
+                    format!("tensor batch.{name}[{at}]"),
+                    format!("is {}, outside 0 to 1", values[at]),
+                    "give similarities from 0 to 1",
                 ));
             }
         }

@@ -1,4 +1,8 @@
-//! Text that fits a terminal: durations, byte counts, lines that are broken or shortened.
+//! Text that fits a terminal and cannot control it: durations, byte counts, lines that are broken or shortened, control
+//! characters that are made visible.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
 
 /// Columns that tables and lists use at most.
 pub const WIDTH: usize = 100;
@@ -62,9 +66,91 @@ pub fn shorten(text: &str, width: usize) -> String {
     }
 }
 
+/// The beginning of `text`, with `...` after it if its end was left out to keep `width` columns.
+pub fn cut(text: &str, width: usize) -> String {
+    match text.char_indices().nth(width) {
+        Some(_) => text.chars().take(width.saturating_sub(3)).chain("...".chars()).collect(),
+        None => text.to_string(),
+    }
+}
+
+/// Beginning and end of `text`, with `...` between them if its middle was left out to keep `width` columns.
+pub fn cut_middle(text: &str, width: usize) -> String {
+    let count = text.chars().count();
+    if count <= width {
+        return text.to_string();
+    }
+    let kept = width.saturating_sub(3);
+    let (head, tail) = (kept - kept / 2, kept / 2);
+    text.chars().take(head).chain("...".chars()).chain(text.chars().skip(count - tail)).collect()
+}
+
+/// Longest excerpt of an input in a message.
+const EXCERPT: usize = 40;
+
+/// A string from an input as it is shown in a message: on one line, without control characters, of 40 columns at most.
+pub fn excerpt(text: &str) -> String {
+    // Only the beginning is made visible: the text may be large.
+    let start: String = text.chars().take(EXCERPT + 1).collect();
+    cut(&visible(&start), EXCERPT)
+}
+
+/// Whether a terminal acts on a character instead of showing it: controls, separators of lines, and marks that reverse the
+/// direction of the text around them.
+fn is_control(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+}
+
+fn escaped(text: &str, escape: impl Fn(char) -> bool) -> Cow<'_, str> {
+    if !text.contains(&escape) {
+        return Cow::Borrowed(text);
+    }
+    let mut visible = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        match c {
+            c if !escape(c) => visible.push(c),
+            '\n' => visible.push_str("\\n"),
+            '\r' => visible.push_str("\\r"),
+            '\t' => visible.push_str("\\t"),
+            c => write!(visible, "\\u{:04x}", u32::from(c)).expect("a string takes any text"),
+        }
+    }
+    Cow::Owned(visible)
+}
+
+/// `text` on one line, with its control characters as JSON spells them, such as `\u001b`.
+pub fn visible(text: &str) -> Cow<'_, str> {
+    escaped(text, is_control)
+}
+
+/// Like [`visible`], for output of several lines: line breaks and tabs stay. JSON stays the same JSON.
+pub fn visible_lines(text: &str) -> Cow<'_, str> {
+    escaped(text, |c| !matches!(c, '\n' | '\t') && is_control(c))
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{count, duration, shorten, wrap};
+    use super::{count, cut, cut_middle, duration, excerpt, shorten, visible, visible_lines, wrap};
+
+    #[test]
+    fn control_characters_are_shown_and_do_nothing() {
+        let text = "a\u{1b}[31m\u{7}\r\n\u{9b}2J\u{202e}é男\u{7f}";
+        let shown = r"a\u001b[31m\u0007\r\n\u009b2J\u202eé男\u007f";
+        assert_eq!(visible(text), shown);
+        assert_eq!(visible_lines("a\n\tb\r"), "a\n\tb\\r");
+        // The same value is read from JSON.
+        let json = serde_json::to_string(text).unwrap();
+        assert_eq!(serde_json::from_str::<String>(&visible_lines(&json)).unwrap(), text);
+        assert_eq!(excerpt("short"), "short");
+        assert_eq!(excerpt(&"\u{1b}".repeat(100_000)).chars().count(), 40);
+    }
+
+    #[test]
+    fn text_is_cut_at_the_end_or_in_the_middle() {
+        assert_eq!([cut("abcdefgh", 8), cut("abcdefghi", 8)], ["abcdefgh", "abcde..."]);
+        assert_eq!([cut_middle("abcdefgh", 8), cut_middle("abcdefghi", 8)], ["abcdefgh", "abc...hi"]);
+    }
 
     #[test]
     fn durations_have_the_unit_that_fits() {

@@ -20,6 +20,7 @@ use rand::seq::SliceRandom;
 use safetensors::SafeTensors;
 use scenerank::files::tensor_file::{TensorData, to_safetensors};
 use scenerank::network::config::ModelConfig;
+use serde_json::json;
 use support::{BatchShape, Margins, random_batch, random_parameters, switched_off};
 
 const LOSSES: [&str; 3] = ["ranking", "triplet", "infonce"];
@@ -558,6 +559,61 @@ fn bad_inputs_are_named_and_exit_with_2() {
     assert_eq!(run("--device cpu --precision fp64").status.code(), Some(2), "double precision on the CPU");
     assert_eq!(run("--device cuda").status.code(), Some(2), "a device that is not there");
     assert_eq!(run(CPU).status.code(), Some(0), "the input that all these spoilt");
+}
+
+/// `step` refuses what `train` refuses, and a result that is not finite.
+#[test]
+fn a_step_is_checked_like_a_training() {
+    let folder = tempfile::tempdir().unwrap();
+    let [input, output] = ["in", "out"].map(|name| folder.path().join(name));
+    let refused = |dump: Dump, part: &str| {
+        dump.write(&input);
+        let result = Command::new(cargo_bin!("scenerank"))
+            .arg("step")
+            .args([&input, &output])
+            .args(["--device", "reference"])
+            .output()
+            .unwrap();
+        let message = String::from_utf8_lossy(&result.stderr).into_owned();
+        assert_eq!(result.status.code(), Some(2), "{part}: {message}");
+        assert!(message.contains(part) && message.trim_end().lines().count() == 1, "{part}: {message}");
+        assert!(!output.exists(), "{part}: there is an output");
+    };
+    for (key, value, part) in [
+        ("layers", json!(10_000_000), "metadata \"config\": layers is 10000000; give at most 100"),
+        ("layers", json!(0), "layers is 0; give a positive number"),
+        ("state_dim", json!(1 << 40), "state_dim is 1099511627776; give at most 16384"),
+        ("hidden_dim", json!(0), "hidden_dim is 0; give a positive number"),
+        ("temperature", json!(0.0), "temperature is 0; give a positive number"),
+        ("temperature", json!(-1.0), "temperature is -1; give a positive number"),
+        (
+            "temperature",
+            json!(1e-300),
+            "temperature is 1e-300; give a positive number within single precision",
+        ),
+        (
+            "learning_rate",
+            json!(1e39),
+            "learning_rate is 1e39; give a positive number within single precision",
+        ),
+        ("learning_rate", json!(1e38), "became "),
+        ("margin", json!(1e300), "margin is 1e300; give a finite number"),
+    ] {
+        let mut dump = Dump::random(TINY, 2, 1);
+        let mut config: serde_json::Value = serde_json::from_str(&dump.metadata["config"]).unwrap();
+        config[key] = value;
+        dump.metadata.insert("config".into(), config.to_string());
+        refused(dump, part);
+    }
+    for (name, value) in
+        [("positive", 1.5), ("negative", -0.1), ("positive", f32::NAN), ("negative", f32::INFINITY)]
+    {
+        let mut dump = Dump::random(TINY, 2, 1);
+        let name = format!("batch.similarity_{name}");
+        let (_, TensorData::F32(values)) = dump.tensors.get_mut(&name).unwrap() else { panic!("numbers") };
+        values[1] = value;
+        refused(dump, &format!("tensor {name}[1]: is {value}, outside 0 to 1"));
+    }
 }
 
 #[test]

@@ -117,6 +117,7 @@ fn make_data(raw: &Path, data: &Path, arguments: &DemoArguments) -> Result<serde
         split: SplitRatio::default(),
         split_by: Default::default(),
         seed: arguments.seed,
+        reading: Default::default(),
     };
     let stages = prepare(&preparation, data)?;
     Ok(serde_json::to_value(&stages).expect("counts can be written as JSON"))

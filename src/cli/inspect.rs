@@ -9,6 +9,7 @@ use scenerank::data::{Dataset, Split};
 use scenerank::files::atomic_file::write_atomically;
 use scenerank::files::outputs::{Kind, Output, check_outputs};
 use scenerank::report::similarity_curves;
+use scenerank::terminal::visible;
 use scenerank::{Error, Result};
 use serde_json::{Value, json};
 
@@ -159,11 +160,11 @@ fn relationships(data: &Dataset, image: usize) -> Vec<String> {
 fn print_image(data: &Dataset, image: usize) {
     let (image_id, coco_id) = (data.image_id(image), data.coco_id(image));
     println!("image {image_id} (COCO {coco_id}), {}", split_of(data, image));
-    println!("objects: {}", objects(data, image).join(", "));
+    println!("objects: {}", visible(&objects(data, image).join(", ")));
     println!("relationships:");
-    relationships(data, image).iter().for_each(|relationship| println!("  {relationship}"));
+    relationships(data, image).iter().for_each(|relationship| println!("  {}", visible(relationship)));
     println!("captions:");
-    data.captions(image).for_each(|caption| println!("  {caption}"));
+    data.captions(image).for_each(|caption| println!("  {}", visible(caption)));
 }
 
 /// Prints the statistics. The column of the paper has `-` if the paper gives no value.
@@ -202,8 +203,8 @@ fn twins(data: &Dataset) -> Twins {
 fn print_vocabulary(data: &Dataset) {
     println!("object types, occurrences in the graph file:");
     (0..data.object_count())
-        .for_each(|t| println!("{:>9}  {}", data.object_occurrences(t), data.object_name(t)));
+        .for_each(|t| println!("{:>9}  {}", data.object_occurrences(t), visible(data.object_name(t))));
     println!("predicate types, occurrences in the graph file:");
     (0..data.predicate_count())
-        .for_each(|t| println!("{:>9}  {}", data.predicate_occurrences(t), data.predicate_name(t)));
+        .for_each(|t| println!("{:>9}  {}", data.predicate_occurrences(t), visible(data.predicate_name(t))));
 }

@@ -10,6 +10,11 @@ macro_rules! println {
     ($($words:tt)*) => { crate::cli::output(format_args!("{}\n", format_args!($($words)*))) };
 }
 
+/// Shadows the standard `eprintln!`: see [`note`].
+macro_rules! eprintln {
+    ($($words:tt)*) => { crate::cli::note(format_args!($($words)*)) };
+}
+
 mod bench;
 mod completions;
 mod demo;
@@ -17,6 +22,7 @@ mod embed;
 mod evaluate;
 mod explore;
 mod inspect;
+mod interrupt;
 mod prepare;
 mod reproduce;
 mod retrieve;
@@ -34,6 +40,7 @@ use anstream::{AutoStream, ColorChoice};
 use clap::{Args, Parser, Subcommand};
 use scenerank::backend::device::{Device, Precision};
 use scenerank::progress::log_writer;
+use scenerank::terminal::visible_lines;
 use scenerank::{Error, Result};
 use tracing_subscriber::Layer as _;
 use tracing_subscriber::filter::Targets;
@@ -88,6 +95,12 @@ impl Cli {
             scenerank::progress::hide();
         }
         start_log(self.verbose, self.quiet);
+        // These three finish what they do first.
+        let finishes =
+            matches!(self.command, Command::Train(_) | Command::Reproduce(_) | Command::Explore(_));
+        if !finishes {
+            interrupt::on_interrupt(|| interrupt::quit())?;
+        }
         match self.command {
             Command::Demo(arguments) => arguments.run(),
             Command::Synth(arguments) => arguments.run(),
@@ -108,14 +121,21 @@ impl Cli {
 }
 
 /// Writes to standard output. If the reader closes it, as `head` does, the program ends quietly. Any other
-/// failure, such as a full disk, is an error. The standard library's `print!` panics in both cases.
+/// failure, such as a full disk, is an error. The standard library's `print!` panics in both cases. Control characters, which
+/// names and captions may have, are made visible.
 fn output(words: fmt::Arguments<'_>) {
+    let words = words.to_string();
     let mut output = io::stdout();
-    match output.write_fmt(words).and_then(|()| output.flush()) {
+    match output.write_all(visible_lines(&words).as_bytes()).and_then(|()| output.flush()) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => std::process::exit(0),
         Err(error) => std::process::exit(crate::fail(&Error::file("write", "standard output")(error))),
     }
+}
+
+/// Writes a line to standard error, which may be closed. Control characters are made visible.
+fn note(words: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "{}", visible_lines(&words.to_string()));
 }
 
 /// Starts logging to standard error, so that standard output contains only results such as `--json`.

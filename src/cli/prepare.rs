@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use clap::Args;
 use scenerank::Result;
-use scenerank::data::prepare::{Preparation, prepare};
+use scenerank::data::prepare::{Preparation, Reading, prepare};
 use scenerank::data::selection::{CountOver, Filter, GraphSource, Sources};
 use scenerank::data::split::{SplitBy, SplitRatio};
+use scenerank::data::words::Tokeniser;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -87,6 +88,12 @@ pub struct PrepareArguments {
     /// Seed that assigns images to splits.
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// Division of captions and names into words.
+    #[arg(long, value_enum, default_value_t)]
+    tokeniser: Tokeniser,
+    /// Refuse a gzip file whose content is more than this number of times larger, as that of a gzip bomb.
+    #[arg(long, value_name = "FACTOR", default_value_t = Reading::default().most_expansion)]
+    max_expansion: u64,
     /// Print the counts as JSON.
     #[arg(long)]
     json: bool,
@@ -116,6 +123,7 @@ impl PrepareArguments {
             split: self.split,
             split_by: self.split_by,
             seed: self.seed,
+            reading: Reading { tokeniser: self.tokeniser, most_expansion: self.max_expansion },
         };
         let stages = prepare(&preparation, &self.out)?;
         if self.json {

@@ -16,7 +16,8 @@ use scenerank::train::config::TrainOptions;
 use serde_json::json;
 
 use super::DeviceArguments;
-use super::train::{INTERRUPTED, stop_on_ctrl_c};
+use super::interrupt::INTERRUPTED;
+use super::train::stop_on_ctrl_c;
 
 const EXAMPLES: &str = "\
 Examples:

@@ -10,8 +10,9 @@ use scenerank::evaluation::measure::Measure;
 use scenerank::files::npy::write_npy;
 use scenerank::files::origin::Origin;
 use scenerank::files::outputs::{Kind, Output, check_outputs};
-use scenerank::files::text::read_text;
+use scenerank::files::text::for_each_line;
 use scenerank::run::Run;
+use scenerank::terminal::{excerpt, visible};
 use scenerank::{Error, Result};
 use serde::Serialize;
 
@@ -220,19 +221,17 @@ fn known_ids(path: &Path, run: &Run, expected: Option<Vec<u64>>) -> Result<Vec<u
 
 /// Reads one id per line.
 fn read_ids(path: &Path) -> Result<Vec<u64>> {
-    let text = read_text(path)?;
-    let ids = text.lines().zip(1..).map(|(line, number)| {
-        line.trim().parse().map_err(|_| {
-            let place = format!("line {number}");
-            Error::invalid(
-                path,
-                place,
-                format!("{line:?} is not an image id"),
-                "write one whole number per line",
-            )
-        })
-    });
-    ids.collect()
+    const MOST_LINE_BYTES: usize = 256;
+    let mut ids = Vec::new();
+    for_each_line(path, MOST_LINE_BYTES, |number, line| {
+        let id = line.trim().parse().map_err(|_| {
+            let problem = format!("\"{}\" is not an image id", excerpt(line));
+            Error::invalid(path, format!("line {number}"), problem, "write one whole number per line")
+        })?;
+        ids.push(id);
+        Ok(())
+    })?;
+    Ok(ids)
 }
 
 fn print(rank: usize, found: &Found) {
@@ -245,6 +244,6 @@ fn print(rank: usize, found: &Found) {
     };
     println!("{rank}. image {}{coco}: {score}{similarity}", found.image_id);
     for caption in &found.captions {
-        println!("     {}", caption.trim());
+        println!("     {}", visible(caption.trim()));
     }
 }

@@ -1,6 +1,5 @@
 //! `scenerank train`.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,6 +11,8 @@ use scenerank::train::checkpoint::{self, LAST};
 use scenerank::train::config::{TrainConfig, TrainOptions};
 use scenerank::train::{TrainOutcome, train};
 use scenerank::{Error, Result};
+
+use super::interrupt::{INTERRUPTED, on_interrupt, quit};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -27,9 +28,6 @@ the results of an uninterrupted run.";
 
 /// Heading of the options for output in the help text.
 const OUTPUT: &str = "Output";
-
-/// Exit code after Ctrl-C, as is usual for shells.
-pub const INTERRUPTED: i32 = 130;
 
 /// Train a model. The defaults are those of the paper.
 ///
@@ -112,16 +110,14 @@ fn only_what_may_change(before: &TrainConfig, after: &TrainConfig) -> Result<()>
 pub fn stop_on_ctrl_c() -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let raised = Arc::clone(&stop);
-    ctrlc::set_handler(move || {
+    on_interrupt(move || {
         if raised.swap(true, Ordering::Relaxed) {
-            std::process::exit(INTERRUPTED);
+            quit();
         }
         // Ctrl-C has also ended `tee`, if there was one. The step must be finished anyway, so a failed write
         // is ignored.
-        let _ =
-            writeln!(std::io::stderr(), "finishing the step and saving; press Ctrl-C again to quit at once");
-    })
-    .map_err(|error| Error::argument("Ctrl-C", error.to_string(), "run one training per process"))?;
+        eprintln!("finishing the step and saving; press Ctrl-C again to quit at once");
+    })?;
     Ok(stop)
 }
 

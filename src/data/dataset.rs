@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::path::Path;
 
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::contents::{IMAGE, IN_IMAGE};
@@ -15,6 +16,7 @@ use super::scene_graph::SceneGraph;
 use super::similarity::Similarity;
 use super::split::Split;
 use super::web_address::is_web_address;
+use super::words::{TOKENISER, Tokeniser};
 use crate::{Error, Result};
 
 /// An open data file. The content is checked once, when the file is opened; views cost nothing afterwards.
@@ -22,6 +24,7 @@ use crate::{Error, Result};
 pub struct Dataset {
     file: Container,
     metadata: Value,
+    tokeniser: Tokeniser,
     splits: [Range<usize>; 3],
     word_width: usize,
     image_id: Section<u64>,
@@ -59,6 +62,19 @@ struct Types {
     by_name: HashMap<Box<str>, u32>,
 }
 
+/// Tokeniser that the metadata name. Files of older versions name none; their words are those of ASCII.
+fn tokeniser_of(metadata: &Value) -> serde_json::Result<Tokeniser> {
+    // A subset has the metadata of its whole.
+    let mut described = metadata;
+    while let Some(whole) = described.get("whole") {
+        described = whole;
+    }
+    match described.pointer("/options").and_then(|options| options.get(TOKENISER)) {
+        Some(name) => Tokeniser::deserialize(name),
+        None => Ok(Tokeniser::Ascii),
+    }
+}
+
 impl Dataset {
     /// Opens and checks the data file at `path`, in one pass over its bytes.
     pub fn open(path: impl AsRef<Path>) -> Result<Dataset> {
@@ -69,6 +85,8 @@ impl Dataset {
         let metadata = file.section(METADATA)?;
         let metadata = serde_json::from_slice(file.slice::<u8>(&metadata))
             .map_err(|error| check.invalid(METADATA, error.to_string()))?;
+        let tokeniser =
+            tokeniser_of(&metadata).map_err(|error| check.invalid(METADATA, error.to_string()))?;
 
         let split_offsets = file.section::<u64>("split_offsets")?;
         check.offsets("split_offsets", &split_offsets, 3, images)?;
@@ -93,6 +111,7 @@ impl Dataset {
 
         let dataset = Dataset {
             metadata,
+            tokeniser,
             splits,
             word_width,
             image_id,
@@ -207,6 +226,11 @@ impl Dataset {
     /// Provenance of the data: `options`, `sources` and `stages`, if `prepare` wrote the file.
     pub fn metadata(&self) -> &Value {
         &self.metadata
+    }
+
+    /// Division of the captions and names into words.
+    pub fn tokeniser(&self) -> Tokeniser {
+        self.tokeniser
     }
 
     /// Number of images in all splits.

@@ -23,10 +23,11 @@ use std::path::{Path, PathBuf};
 
 use bytemuck::{Pod, Zeroable};
 use memmap2::Mmap;
-use tempfile::NamedTempFile;
 use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
 
 use crate::files::outputs::Kind;
+use crate::files::recognise::{FIRST_BYTES, not_expected};
+use crate::files::temporary::Temporary;
 use crate::{Error, Result};
 
 #[cfg(target_endian = "big")]
@@ -121,7 +122,7 @@ impl Element for u16 {
 /// Writes a container section by section; the target does not exist before [`Writer::finish`].
 pub struct Writer {
     target: PathBuf,
-    file: NamedTempFile,
+    file: Temporary,
     front: Front,
     position: u64,
 }
@@ -130,12 +131,7 @@ impl Writer {
     /// Starts a file that will be moved to `target`.
     pub fn create(target: impl AsRef<Path>) -> Result<Self> {
         let target = target.as_ref().to_path_buf();
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(".scenerank-");
-        // A temporary file is private by default; the finished one gets the permissions of any new file.
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let mut file = builder.tempfile_in(folder(&target)).map_err(Error::file("create", &target))?;
+        let mut file = Temporary::beside(&target).map_err(Error::file("create", &target))?;
         file.write_all(&[0; FRONT_BYTES]).map_err(Error::file("write", &target))?;
         Ok(Writer { target, file, front: Front::zeroed(), position: FRONT_BYTES as u64 })
     }
@@ -152,7 +148,7 @@ impl Writer {
         let offset = self.position + padding;
         let mut length = 0;
         let mut hash = Xxh3Default::new();
-        let mut buffered = std::io::BufWriter::with_capacity(1 << 20, self.file.as_file_mut());
+        let mut buffered = std::io::BufWriter::with_capacity(1 << 20, self.file.file());
         let mut append = |bytes: &[u8]| buffered.write_all(bytes).map_err(Error::file("write", &self.target));
         append(&[0; ALIGNMENT as usize][..padding as usize])?;
         for chunk in chunks {
@@ -178,13 +174,13 @@ impl Writer {
         let header = &mut self.front.header;
         (header.magic, header.version, header.file_length) = (MAGIC, VERSION, self.position);
         self.front.header.checksum = self.front.checksum();
-        let file = self.file.as_file_mut();
+        let file = self.file.file();
         file.seek(SeekFrom::Start(0))
             .and_then(|_| file.write_all(bytemuck::bytes_of(&self.front)))
             .and_then(|()| file.sync_all())
             .map_err(Error::file("write", &self.target))?;
         let folder = folder(&self.target);
-        self.file.persist(&self.target).map_err(|error| Error::file("write", &self.target)(error.error))?;
+        self.file.persist(&self.target).map_err(Error::file("write", &self.target))?;
         // Makes the rename itself durable. Some file systems cannot sync a folder; the data is safe already.
         if let Ok(folder) = File::open(folder) {
             folder.sync_all().ok();
@@ -233,8 +229,9 @@ impl Container {
         let map = unsafe { Mmap::map(&file) }.map_err(Error::file("map", path))?;
         let magic = &map[..map.len().min(MAGIC.len())];
         if magic != MAGIC {
-            let problem = "not a scenerank data file".to_string();
-            return Err(invalid("header", problem, "name a file that `scenerank prepare` wrote"));
+            let first = &map[..map.len().min(FIRST_BYTES)];
+            let remedy = "name a file that `scenerank prepare` wrote";
+            return Err(not_expected(path, first, "a scenerank data file", remedy));
         }
         if map.len() < FRONT_BYTES {
             let problem = format!("truncated: {} bytes, and the header alone has {FRONT_BYTES}", map.len());

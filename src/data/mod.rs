@@ -17,7 +17,7 @@ pub mod statistics;
 pub mod subset;
 pub mod supervision;
 pub(crate) mod web_address;
-pub(crate) mod words;
+pub mod words;
 
 pub use dataset::Dataset;
 pub use split::Split;

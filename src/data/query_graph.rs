@@ -17,6 +17,7 @@ use crate::data::Dataset;
 use crate::data::scene_graph::{SceneGraph, SceneGraphBuf};
 use crate::error::{Error, Result};
 use crate::files::text::read_text;
+use crate::terminal::{cut, excerpt};
 
 /// Either one name (an object), or three: subject, predicate, object.
 pub type Statement = Vec<String>;
@@ -53,15 +54,17 @@ impl QueryProblem {
     /// Reports an unknown name, with the closest known ones.
     fn unknown<'a>(statement: usize, kind: &str, name: &str, known: impl Iterator<Item = &'a str>) -> Self {
         const SUGGESTIONS: usize = 5;
+        // The comparison takes the product of the lengths.
+        let start = excerpt(name);
         let mut scored: Vec<(f64, &str)> =
-            known.map(|other| (strsim::jaro_winkler(name, other), other)).collect();
+            known.map(|other| (strsim::jaro_winkler(&start, &excerpt(other)), other)).collect();
         scored.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(b.1)));
         let suggestions: Vec<String> =
             scored.iter().take(SUGGESTIONS).map(|(_, other)| other.to_string()).collect();
         QueryProblem {
             statement: Some(statement),
-            problem: format!("the data has no {kind} {name:?}"),
-            remedy: format!("use a name of its vocabulary, such as {}", suggestions.join(", ")),
+            problem: format!("the data has no {kind} \"{start}\""),
+            remedy: format!("use a name of its vocabulary, such as {}", cut(&suggestions.join(", "), 80)),
             suggestions,
         }
     }

@@ -7,10 +7,11 @@ use serde::Serialize;
 
 use super::object_box::{Corners, ImageSize, NO_CORNERS, ObjectBox};
 use super::raw::coco_captions::{self, Captions};
-use super::raw::image_data::Address;
+use super::raw::image_data::{Address, Images};
 use super::raw::raw_graphs::{Names, RawGraphs, RawImage};
 use super::raw::{image_data, visual_genome};
 use super::stages::{Pictures, Stages};
+use crate::terminal::{cut, excerpt};
 use crate::{Error, Result};
 
 /// Raw files with graphs and captions.
@@ -133,27 +134,31 @@ pub struct KeptImage {
     pub relationships: Vec<(u32, u32, u32)>,
 }
 
-/// Reads graphs and captions, joins and filters them.
-pub fn select(sources: &Sources, filter: &Filter) -> Result<Selection> {
+/// Reads graphs and captions, joins and filters them. A gzip file may unpack to `most_expansion` times its size.
+pub fn select(sources: &Sources, most_expansion: u64, filter: &Filter) -> Result<Selection> {
+    let skip = filter.skip_absent_objects;
     let raw = match &sources.graphs {
-        GraphSource::SceneGraphs(path) => visual_genome::read_scene_graphs(path, filter.skip_absent_objects)?,
+        GraphSource::SceneGraphs(path) => visual_genome::read_scene_graphs(path, most_expansion, skip)?,
         GraphSource::ObjectsAndRelationships(objects, relationships) => {
-            visual_genome::read_objects_and_relationships(objects, relationships, filter.skip_absent_objects)?
+            let paths = [objects.as_path(), relationships];
+            visual_genome::read_objects_and_relationships(paths, most_expansion, skip)?
         }
     };
-    let mut stages = Stages { oddities: raw.oddities, ..Default::default() };
+    let mut stages = Stages { oddities: raw.oddities, spellings: raw.spellings, ..Default::default() };
     // Name 0 stands for "no name".
     stages.object_names = raw.object_names.count() as u64 - 1;
     stages.predicate_names = raw.predicates.count() as u64 - 1;
     raw.images.iter().for_each(|image| stages.graph_file.add(image.objects.len(), image.relationships.len()));
 
-    let image_data = image_data::read(&sources.image_data)?;
+    let Images { by_id: image_data, spellings } = image_data::read(&sources.image_data, most_expansion)?;
+    stages.spellings.add(spellings);
     let coco_ids: Vec<Option<u64>> =
         raw.images.iter().map(|image| Some(image_data.get(&image.image_id)?.coco_id)).collect();
     stages.with_coco_id = coco_ids.iter().flatten().count() as u64;
     let wanted: HashSet<u64> = coco_ids.iter().flatten().copied().collect();
-    let Captions { by_image: captions, read, repeated, clashing } =
-        coco_captions::read(&sources.captions, |coco_id| wanted.contains(&coco_id))?;
+    let Captions { by_image: captions, read, repeated, clashing, spellings } =
+        coco_captions::read(&sources.captions, most_expansion, |coco_id| wanted.contains(&coco_id))?;
+    stages.spellings.add(spellings);
     (stages.captions_read, stages.captions_repeated, stages.captions_clashing) = (read, repeated, clashing);
     let coco_ids: Vec<Option<u64>> =
         coco_ids.into_iter().map(|id| id.filter(|id| captions.contains_key(id))).collect();
@@ -213,20 +218,21 @@ pub fn select(sources: &Sources, filter: &Filter) -> Result<Selection> {
     }
     if images.is_empty() {
         let problem = format!("no image is left: {}", stages.summary());
-        let remedy = "lower --min-occurrences, or widen --min-objects, --max-objects or --min-relationships";
+        let remedy = "lower --min-occurrences, or widen the other limits";
         return Err(Error::invalid(sources.graphs.path(), "filter", problem, remedy));
     }
     Ok(Selection { objects, predicates, images, captions, stages })
 }
 
 fn nothing_joined(sources: &Sources, stages: &Stages) -> Error {
-    let captions: Vec<String> = sources.captions.iter().map(|path| path.display().to_string()).collect();
+    let name = |path: &PathBuf| excerpt(&path.file_name().unwrap_or_default().to_string_lossy());
+    let captions: Vec<String> = sources.captions.iter().map(name).collect();
     let problem = format!(
         "no image has captions: of its {} images, {} have a COCO id in {}, and none of these has a caption in {}",
         stages.graph_file.images,
         stages.with_coco_id,
-        sources.image_data.display(),
-        captions.join(", ")
+        name(&sources.image_data),
+        cut(&captions.join(", "), 60)
     );
     Error::invalid(sources.graphs.path(), "join", problem, "give files that match")
 }

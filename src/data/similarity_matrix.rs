@@ -1,6 +1,5 @@
 //! User-supplied similarity matrix: a memory-mapped NumPy `.npy` file.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use half::f16;
@@ -9,7 +8,10 @@ use npyz::Order;
 use rayon::prelude::*;
 
 use super::similarity::Similarity;
-use crate::files::npy::read_header;
+use crate::files::npy::{MAGIC, read_header};
+use crate::files::recognise::{FIRST_BYTES, not_expected};
+use crate::files::text::open_file;
+use crate::terminal::excerpt;
 use crate::{Error, Result};
 
 const REMEDY: &str = "save a square array with numpy.save, one row and column per image of the data file, as little-endian float16 \
@@ -19,6 +21,11 @@ const RANGE_REMEDY: &str = "save similarities from 0 to 1: divide percentages by
 
 /// Accepted rounding error at the ends of the range: half precision has steps of 1e-3 above 1.
 const SLACK: f32 = 1e-3;
+
+/// Whether a value is a similarity: from 0 to 1, up to a rounding error.
+pub(crate) fn is_similarity(value: f32) -> bool {
+    (-SLACK..=1.0 + SLACK).contains(&value)
+}
 
 /// A mapped `[images, images]` matrix whose row X holds s_X. Rows follow the image order of the data file.
 #[derive(Debug)]
@@ -37,7 +44,7 @@ impl SimilarityMatrix {
     pub fn open(path: impl AsRef<Path>, images: usize) -> Result<Self> {
         let path: PathBuf = path.as_ref().to_path_buf();
         let invalid = |place: &str, problem: String| Error::invalid(&path, place, problem, REMEDY);
-        let file = File::open(&path).map_err(Error::file("read", &path))?;
+        let file = open_file(&path)?;
         let metadata = file.metadata().map_err(Error::file("read", &path))?;
         if !metadata.is_file() {
             return Err(invalid("path", "not a file".into()));
@@ -45,6 +52,9 @@ impl SimilarityMatrix {
         // SAFETY: the user must not change the file during a run, as the documentation of the option states;
         // every bit pattern is a valid float.
         let map = unsafe { Mmap::map(&file) }.map_err(Error::file("map", &path))?;
+        if !map.starts_with(MAGIC) {
+            return Err(not_expected(&path, &map[..map.len().min(FIRST_BYTES)], "a .npy file", REMEDY));
+        }
         let mut rest = &map[..];
         let header =
             read_header(&mut rest).map_err(|error| invalid("header", format!("not a .npy file: {error}")))?;
@@ -54,7 +64,7 @@ impl SimilarityMatrix {
         let half = match dtype.descr().as_str() {
             "'<f2'" => true,
             "'<f4'" => false,
-            other => return Err(invalid("dtype", format!("{other}, expected '<f2' or '<f4'"))),
+            other => return Err(invalid("dtype", format!("{}, expected '<f2' or '<f4'", excerpt(other)))),
         };
         if header.shape() != [images as u64; 2] {
             let problem = format!("{:?}, expected [{images}, {images}]", header.shape());
@@ -73,14 +83,13 @@ impl SimilarityMatrix {
             return Err(invalid("header", format!("the data begins at byte {start}, not a multiple of 4")));
         }
         let matrix = SimilarityMatrix { map, start, images, half };
-        let within = |value: f32| (-SLACK..=1.0 + SLACK).contains(&value);
         let outside = match matrix.view() {
             Similarity::MatrixF16 { values, .. } => {
-                let found = values.par_iter().position_first(|value| !within(value.to_f32()));
+                let found = values.par_iter().position_first(|value| !is_similarity(value.to_f32()));
                 found.map(|at| (at, values[at].to_f32()))
             }
             Similarity::MatrixF32 { values, .. } => {
-                let found = values.par_iter().position_first(|&value| !within(value));
+                let found = values.par_iter().position_first(|&value| !is_similarity(value));
                 found.map(|at| (at, values[at]))
             }
             Similarity::Factored { .. } => None,

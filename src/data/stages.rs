@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::raw::ids::Spellings;
 use super::raw::oddities::Oddities;
 use super::split::Twins;
 use crate::terminal::wrap;
@@ -20,6 +21,9 @@ pub struct Stages {
     /// Oddities of the graph file.
     #[serde(flatten)]
     pub oddities: Oddities,
+    /// How ids are spelled in all raw files.
+    #[serde(flatten)]
+    pub spellings: Spellings,
     /// Images that have a COCO id.
     pub with_coco_id: u64,
     /// Those of them that have captions.
@@ -119,12 +123,11 @@ impl Counts {
 }
 
 impl Stages {
-    /// Describes the stages up to the filter in one sentence, for errors.
+    /// Describes the stages up to the filter in one short sentence, for errors.
     pub fn summary(&self) -> String {
         format!(
             "{} images in the graph file, {} with a COCO id, {} with captions; {} object and {} predicate types \
-             kept; of the images with captions {} have too few objects, {} too many, {} too few relationships, \
-             and {} are left",
+             kept; {} have too few objects, {} too many, {} too few relationships",
             self.graph_file.images,
             self.with_coco_id,
             self.joined.images,
@@ -133,7 +136,6 @@ impl Stages {
             self.too_few_objects,
             self.too_many_objects,
             self.too_few_relationships,
-            self.filtered.images,
         )
     }
 }
@@ -159,7 +161,7 @@ impl fmt::Display for Stages {
         counts("joined and filtered", &self.filtered)?;
         counts("written", &self.kept)?;
         let [train, validation, test] = self.splits;
-        let (oddities, pictures) = (&self.oddities, &self.pictures);
+        let (oddities, spellings, pictures) = (&self.oddities, &self.spellings, &self.pictures);
         let lines = [
             ("images with a COCO id", self.with_coco_id.to_string()),
             (
@@ -187,6 +189,14 @@ impl fmt::Display for Stages {
                     oddities.repeated_objects,
                     oddities.relationships_without_predicate,
                     oddities.relationships_without_object
+                ),
+            ),
+            (
+                "spellings of all files",
+                format!(
+                    "{} ids as text or with a fraction, {} negative or empty ids read as none, {} NaN or infinite \
+                     values read as none",
+                    spellings.respelled_ids, spellings.placeholder_ids, spellings.not_finite
                 ),
             ),
             (

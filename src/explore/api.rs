@@ -157,13 +157,13 @@ pub(super) fn images(collection: &Collection, options: &str) -> Answer<Listing> 
     let mut wanted = Vec::new();
     for (name, value) in form_urlencoded::parse(options.as_bytes()) {
         match &*name {
-            "caption" => wanted.extend(value.split_whitespace().map(str::to_lowercase)),
+            "caption" => wanted.extend(collection.run.dataset.tokeniser().words(&value)),
             _ => return Err(Refusal::bad(format!("unknown option {name:?}; use caption"))),
         }
     }
     let dataset = &collection.run.dataset;
     let matches = |caption: &&str| {
-        let words: Vec<String> = crate::data::words::words(caption).collect();
+        let words = dataset.tokeniser().words(caption);
         wanted.iter().all(|start| words.iter().any(|word| word.starts_with(start)))
     };
     let listed = collection.images.clone().filter_map(|image| {

@@ -1,23 +1,16 @@
 //! Atomic file replacement: files are written beside the target, then renamed over it.
 
-use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
-use std::time::Duration;
 
+use crate::files::temporary::Temporary;
 use crate::{Error, Result};
-
-/// Beginning of the names of temporary files.
-const PREFIX: &str = ".scenerank-";
-/// Age from which an unlocked temporary file is that of a dead process.
-const OLD: Duration = Duration::from_secs(60);
 
 /// Replaces `path` with the data that `write` writes (buffered here). After an error, such as a full disk,
 /// the old file is unchanged and nothing else remains. After a power failure either the old or the new file
 /// exists, complete.
 ///
-/// The temporary file lies in the same folder, because a rename cannot cross file systems. A symbolic link is
-/// replaced, not followed.
+/// A symbolic link is replaced, not followed.
 pub fn write_atomically(
     path: impl AsRef<Path>,
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
@@ -27,55 +20,19 @@ pub fn write_atomically(
 }
 
 fn replace(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
-    let folder = match path.parent() {
-        Some(folder) if folder != Path::new("") => folder,
-        _ => Path::new("."),
-    };
-    remove_what_dead_processes_left(folder);
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(PREFIX);
-    // Temporary files are private by default; this one gets the permissions of an ordinary file, subject to
-    // the umask.
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut file = builder.tempfile_in(folder)?;
-    // Tells other processes that this one is alive. Without locks in the file system nothing is removed there.
-    let _ = file.as_file().try_lock();
-    let mut buffered = BufWriter::new(file.as_file_mut());
+    let mut file = Temporary::beside(path)?;
+    let mut buffered = BufWriter::new(file.file());
     write(&mut buffered)?;
     buffered.flush()?;
     drop(buffered);
     // Without this, the rename could reach the disk before the content.
-    file.as_file().sync_all()?;
-    file.persist(path)?;
-    Ok(())
-}
-
-/// Removes temporary files of processes that were killed while they wrote: old ones that no process has locked. Errors are
-/// ignored, since nothing depends on it.
-fn remove_what_dead_processes_left(folder: &Path) {
-    let Ok(entries) = folder.read_dir() else { return };
-    for entry in entries.flatten() {
-        if !entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX)) {
-            continue;
-        }
-        // A new file is not locked yet.
-        let old = entry
-            .metadata()
-            .ok()
-            .filter(fs::Metadata::is_file)
-            .and_then(|data| data.modified().ok()?.elapsed().ok());
-        if old.is_some_and(|age| age > OLD)
-            && let Ok(file) = File::open(entry.path())
-            && file.try_lock().is_ok()
-        {
-            let _ = fs::remove_file(entry.path());
-        }
-    }
+    file.file().sync_all()?;
+    file.persist(path)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
 
     use super::*;
 
@@ -117,28 +74,6 @@ mod tests {
         let message = error.to_string();
         assert!(message.starts_with(&format!("{}: cannot write", path.display())), "{message}");
         assert!(message.ends_with("free some disk space and run again"), "{message}");
-    }
-
-    #[test]
-    fn files_of_dead_processes_are_removed() {
-        let folder = tempfile::tempdir().unwrap();
-        let leave = |name: &str, age: Duration| {
-            let file = File::create(folder.path().join(name)).unwrap();
-            file.set_modified(std::time::SystemTime::now() - age).unwrap();
-            file
-        };
-        drop(leave(".scenerank-dead", 2 * OLD));
-        drop(leave(".scenerank-new", OLD / 2));
-        drop(leave("scenerank-other", 2 * OLD));
-        let alive = leave(".scenerank-alive", 2 * OLD);
-        alive.lock().unwrap();
-        write_atomically(folder.path().join("x"), |_| Ok(())).unwrap();
-        let mut names = names_in(folder.path());
-        names.sort();
-        assert_eq!(names, [".scenerank-alive", ".scenerank-new", "scenerank-other", "x"]);
-        drop(alive);
-        write_atomically(folder.path().join("x"), |_| Ok(())).unwrap();
-        assert!(!folder.path().join(".scenerank-alive").exists());
     }
 
     #[test]

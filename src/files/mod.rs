@@ -6,5 +6,7 @@ pub mod folder_lock;
 pub mod npy;
 pub mod origin;
 pub mod outputs;
+pub mod recognise;
+pub mod temporary;
 pub mod tensor_file;
 pub mod text;

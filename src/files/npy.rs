@@ -1,7 +1,7 @@
 //! Reads and writes embeddings as NumPy `.npy` files: two dimensions, one row per image.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read, Seek};
+use std::io::{self, BufRead, BufReader, Read, Seek};
 use std::path::Path;
 
 use half::f16;
@@ -10,7 +10,13 @@ use npyz::{AutoSerialize, Deserialize, NpyFile, NpyHeader, Order, WriterBuilder}
 use rayon::prelude::*;
 
 use crate::files::atomic_file::write_atomically;
+use crate::files::recognise::not_expected;
+use crate::files::text::open_file;
+use crate::terminal::excerpt;
 use crate::{Error, Result};
+
+/// First bytes of a `.npy` file.
+pub(crate) const MAGIC: &[u8] = b"\x93NUMPY";
 
 /// Largest header in bytes; numpy rejects longer ones by default.
 const MOST_HEADER_BYTES: usize = 10_000;
@@ -83,9 +89,13 @@ struct MatrixFile {
 }
 
 fn open_matrix(path: &Path) -> Result<MatrixFile> {
-    let file = File::open(path).map_err(Error::file("read", path))?;
+    let file = open_file(path)?;
     let file_bytes = file.metadata().map_err(Error::file("read", path))?.len();
     let mut reader = BufReader::new(file);
+    let first = reader.fill_buf().map_err(Error::file("read", path))?;
+    if !first.starts_with(MAGIC) {
+        return Err(not_expected(path, first, "a .npy file", "give a .npy file written by numpy.save"));
+    }
     let header = read_header(&mut reader).map_err(|error| {
         Error::invalid(path, "header", error.to_string(), "give a .npy file written by numpy.save")
     })?;
@@ -116,7 +126,7 @@ fn open_matrix(path: &Path) -> Result<MatrixFile> {
             return Err(Error::invalid(
                 path,
                 "header",
-                format!("values of type {dtype}"),
+                format!("values of type {}", excerpt(&dtype)),
                 "save half, single or double precision, such as x.astype('float32')",
             ));
         }
@@ -215,7 +225,14 @@ pub fn read_npy(path: &Path) -> Result<NpyMatrix> {
 ///
 /// npyz multiplies the sizes of the shape without a check. A shape that no file can hold is therefore
 /// rejected before npyz reads the header.
-pub(crate) fn read_header(mut reader: impl Read) -> io::Result<NpyHeader> {
+pub(crate) fn read_header(reader: impl Read) -> io::Result<NpyHeader> {
+    parse_header(reader).map_err(|error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => io::Error::other("the file ends within its header"),
+        _ => error,
+    })
+}
+
+fn parse_header(mut reader: impl Read) -> io::Result<NpyHeader> {
     // Magic string, two bytes of version, and the length of the header: two bytes in version 1, four in later
     // versions.
     let mut bytes = vec![0; 10];
@@ -244,7 +261,13 @@ pub(crate) fn read_header(mut reader: impl Read) -> io::Result<NpyHeader> {
         }
     }
     match shape_is_possible(&String::from_utf8_lossy(&bytes[start..])) {
-        true => NpyHeader::from_reader(bytes.as_slice()),
+        // The parser's own message has several lines.
+        true => {
+            NpyHeader::from_reader(bytes.as_slice()).map_err(|error| match error.to_string().contains('\n') {
+                true => io::Error::other("it is not a header that numpy.save writes"),
+                false => error,
+            })
+        }
         false => Err(io::Error::other("a shape that no file can hold")),
     }
 }

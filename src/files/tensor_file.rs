@@ -18,6 +18,8 @@ use serde_json::json;
 use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::error::{Error, Result};
+use crate::files::recognise::{SAFETENSORS, not_expected, recognise};
+use crate::files::text::open_file;
 use crate::network::tensors::Tensor;
 
 /// Key of the checksum in the metadata. It sorts before the keys of a checkpoint.
@@ -47,8 +49,9 @@ impl TensorFile {
     /// Reads and checks `path`.
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref().to_path_buf();
-        let bytes = std::fs::read(&path).map_err(Error::file("read", &path))?;
-        let broken = |error| unreadable(&path, &error);
+        let mut bytes = Vec::new();
+        open_regular_file(&path)?.read_to_end(&mut bytes).map_err(Error::file("read", &path))?;
+        let broken = |error| unreadable(&path, &bytes, &error);
         let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(broken)?;
         let metadata = metadata.metadata().clone().unwrap_or_default();
         SafeTensors::deserialize(&bytes).map_err(broken)?;
@@ -77,13 +80,14 @@ impl TensorFile {
 
     /// Entry of the metadata of the file at `path`, whose tensors are neither read nor checked.
     pub fn read_metadata<T: DeserializeOwned>(path: &Path, key: &str) -> Result<T> {
-        let mut file = File::open(path).map_err(Error::file("read", path))?;
+        let mut file = open_regular_file(path)?;
         let mut length = [0; LENGTH_BYTES];
-        file.read_exact(&mut length).map_err(Error::file("read", path))?;
+        let broken = |bytes: &[u8], error| unreadable(path, bytes, &error);
+        file.read_exact(&mut length).map_err(|_| broken(&[], SafeTensorError::HeaderTooSmall))?;
         let mut header = Vec::new();
         file.take(u64::from_le_bytes(length)).read_to_end(&mut header).map_err(Error::file("read", path))?;
         let Header { metadata } = serde_json::from_slice(&header)
-            .map_err(|error| unreadable(path, &SafeTensorError::InvalidHeaderDeserialization(error)))?;
+            .map_err(|error| broken(&length, SafeTensorError::InvalidHeaderDeserialization(error)))?;
         TensorFile { path: path.to_path_buf(), bytes: Vec::new(), metadata }.metadata(key)
     }
 
@@ -191,7 +195,21 @@ impl TensorFile {
     }
 }
 
-fn unreadable(path: &Path, error: &SafeTensorError) -> Error {
+/// Opens a file that is read as a whole, and so must not be a device without end.
+fn open_regular_file(path: &Path) -> Result<File> {
+    let file = open_file(path)?;
+    match file.metadata().map_err(Error::file("read", path))?.is_file() {
+        true => Ok(file),
+        false => Err(Error::invalid(path, "path", "not a file", "give a safetensors file")),
+    }
+}
+
+/// Error about a file that begins with `bytes`.
+fn unreadable(path: &Path, bytes: &[u8], error: &SafeTensorError) -> Error {
+    if bytes.len() < LENGTH_BYTES || recognise(bytes).is_some_and(|format| format != SAFETENSORS) {
+        let remedy = "give the file that the command expects, or write it again";
+        return not_expected(path, bytes, "a safetensors file", remedy);
+    }
     Error::invalid(
         path,
         "header",

@@ -9,13 +9,14 @@
 //! over all its triples.
 
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::files::atomic_file::write_atomically;
+use crate::files::text::for_each_line;
 use crate::report::tensorboard::EventWriter;
 
 /// File name of the records.
@@ -112,9 +113,12 @@ fn write_record(writer: &mut dyn Write, record: &Record) -> std::io::Result<()> 
 
 /// Reads all records of a run. A last line that was truncated while it was written is left out.
 pub fn read_records(path: &Path) -> Result<Vec<Record>> {
-    let file = File::open(path).map_err(Error::file("read", path))?;
-    let lines: Vec<String> =
-        BufReader::new(file).lines().collect::<std::io::Result<_>>().map_err(Error::file("read", path))?;
+    const MOST_LINE_BYTES: usize = 1 << 16;
+    let mut lines = Vec::new();
+    for_each_line(path, MOST_LINE_BYTES, |_, line| {
+        lines.push(line.to_string());
+        Ok(())
+    })?;
     let mut records = Vec::with_capacity(lines.len());
     for (index, line) in lines.iter().enumerate() {
         match serde_json::from_str(line) {

@@ -22,6 +22,7 @@ use crate::backend::device::Device;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::files::atomic_file::write_atomically;
+use crate::files::text::read_text;
 use crate::progress::owned_by;
 use crate::run::{Run, Which};
 use crate::train::checkpoint::{self, LAST, RunConfig};
@@ -237,7 +238,7 @@ pub(super) fn method_of(run: &Run, name: String) -> Method<'_> {
 fn find(folder: &Path, planned: &RunConfig) -> Result<Trained> {
     let (result, last) = (folder.join(RESULT), folder.join(LAST));
     if result.exists() {
-        let text = std::fs::read_to_string(&result).map_err(Error::file("read", &result))?;
+        let text = read_text(&result)?;
         let found: RunResult = serde_json::from_str(&text).map_err(|error| {
             let place = format!("line {}", error.line());
             Error::invalid(&result, place, error.to_string(), "remove the file: the run is measured again")

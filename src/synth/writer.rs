@@ -4,7 +4,6 @@
 //! bytes do not depend on the number of threads. The files appear under their names only when all of them are
 //! complete.
 
-use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -14,12 +13,12 @@ use flate2::write::GzEncoder;
 use rayon::prelude::*;
 use serde::Serialize;
 use serde_json::json;
-use tempfile::NamedTempFile;
 
 use super::captions::{CAPTIONS_PER_IMAGE, captions};
 use super::image::{CocoRole, Depiction, annotated_graph, coco_id, coco_role, image_id, image_size};
 use super::word_vectors::word_vectors;
 use super::{SynthConfig, SynthFiles};
+use crate::files::temporary::Temporary;
 use crate::progress::Progress;
 use crate::{Error, Result};
 
@@ -58,16 +57,16 @@ pub fn write_collection(out: &Path, config: &SynthConfig) -> Result<SynthFiles> 
         ));
     }
     let [mut scene_graphs, mut image_data, mut captions, mut glove] = [
-        Output::create(out, &files.scene_graphs, config.gzip)?,
-        Output::create(out, &files.image_data, config.gzip)?,
-        Output::create(out, &files.captions, config.gzip)?,
-        Output::create(out, &files.glove, config.gzip)?,
+        Output::create(&files.scene_graphs, config.gzip)?,
+        Output::create(&files.image_data, config.gzip)?,
+        Output::create(&files.captions, config.gzip)?,
+        Output::create(&files.glove, config.gzip)?,
     ];
     write_word_vectors(&mut glove, config.word_width)?;
     write_images(config, &mut scene_graphs, &mut image_data, &mut captions)?;
     let complete = [scene_graphs.finish()?, image_data.finish()?, captions.finish()?, glove.finish()?];
     for (file, path) in complete.into_iter().zip(all) {
-        file.persist(path).map_err(|error| Error::file("write", path)(error.error))?;
+        file.persist(path).map_err(Error::file("write", path))?;
     }
     Ok(files)
 }
@@ -240,15 +239,13 @@ struct Output {
 }
 
 enum Encoder {
-    Plain(BufWriter<NamedTempFile>),
-    Gzip(GzEncoder<BufWriter<NamedTempFile>>),
+    Plain(BufWriter<Temporary>),
+    Gzip(GzEncoder<BufWriter<Temporary>>),
 }
 
 impl Output {
-    fn create(folder: &Path, path: &Path, gzip: bool) -> Result<Output> {
-        // `File::create_new` sets the usual permissions; those of tempfile would exclude other users.
-        let file = tempfile::Builder::new().prefix(".synth-").make_in(folder, |path| File::create_new(path));
-        let file = BufWriter::new(file.map_err(Error::file("create", path))?);
+    fn create(path: &Path, gzip: bool) -> Result<Output> {
+        let file = BufWriter::new(Temporary::beside(path).map_err(Error::file("create", path))?);
         let encoder = match gzip {
             true => Encoder::Gzip(GzEncoder::new(file, Compression::default())),
             false => Encoder::Plain(file),
@@ -275,14 +272,14 @@ impl Output {
     }
 
     /// Flushes to disk, so that the final name never refers to an incomplete file.
-    fn finish(self) -> Result<NamedTempFile> {
-        let complete = || -> io::Result<NamedTempFile> {
+    fn finish(self) -> Result<Temporary> {
+        let complete = || -> io::Result<Temporary> {
             let buffer = match self.encoder {
                 Encoder::Plain(file) => file,
                 Encoder::Gzip(file) => file.finish()?,
             };
-            let file = buffer.into_inner().map_err(io::IntoInnerError::into_error)?;
-            file.as_file().sync_all()?;
+            let mut file = buffer.into_inner().map_err(io::IntoInnerError::into_error)?;
+            file.file().sync_all()?;
             Ok(file)
         };
         complete().map_err(Error::file("write", &self.path))

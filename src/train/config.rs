@@ -186,12 +186,18 @@ impl TrainConfig {
             }
         }
         for (name, value) in [("--temperature", self.temperature), ("--learning-rate", self.learning_rate)] {
-            if !(value.is_finite() && value > 0.0) {
-                return Err(Error::argument(name, format!("is {value}"), "give a positive number"));
+            // The kernels compute in single precision.
+            if !(f64::from(f32::MIN_POSITIVE)..=f64::from(f32::MAX)).contains(&value) {
+                let remedy = "give a positive number within single precision";
+                return Err(Error::argument(name, format!("is {}", number(value)), remedy));
             }
         }
-        if !self.margin.is_finite() {
-            return Err(Error::argument("--margin", format!("is {}", self.margin), "give a finite number"));
+        if !(self.margin as f32).is_finite() {
+            return Err(Error::argument(
+                "--margin",
+                format!("is {}", number(self.margin)),
+                "give a finite number",
+            ));
         }
         Ok(())
     }
@@ -224,6 +230,12 @@ impl TrainConfig {
     pub fn adam(&self) -> Adam {
         Adam::new(self.learning_rate)
     }
+}
+
+/// A number as typed, or in short if it has many digits.
+fn number(value: f64) -> String {
+    let digits = value.to_string();
+    if digits.len() > 20 { format!("{value:e}") } else { digits }
 }
 
 #[cfg(test)]

@@ -133,6 +133,9 @@ fn json_of_another_schema() {
     }
     let file = files.write("syntax.json", "[{\"image_id\": 1,\n oops}]");
     refuse_prepare(&files, "--image-data", &file, &["syntax.json: line 2, column ", "not JSON"]);
+    std::fs::write(files.path("latin.json"), b"[{\"url\": \"caf\xe9\"}]").unwrap();
+    let parts = ["latin.json: line 1, column ", "not UTF-8 text; save the file in UTF-8"];
+    refuse_prepare(&files, "--image-data", &files.path("latin.json"), &parts);
     let file = files.write("more.json", "[] []");
     refuse_prepare(&files, "--image-data", &file, &["more.json", "trailing characters"]);
     let file = files.write("gqa.json", r#"{"n16":{"objects":{}}}"#);
@@ -243,7 +246,12 @@ fn glove_lines() {
     let files = RawFiles::new();
     let cases = [
         ("man 1 2 3\ndog 1 2\n", "line 2: 2 numbers, where the first line has 3"),
-        ("man 1 2 3\ndog 1 2 3 4\n", "line 2: more than the 3 numbers"),
+        ("man one two three\ndog\n", "line 1: a word without numbers"),
+        ("2 4\nman 1 2 3\n", "line 1: vectors of 4 numbers are announced, and 3 follow in most lines"),
+        (
+            "cat 1 2 3\nhorse 1 2 3\n",
+            "words: none of the 12 words of captions and names is among its 2 words",
+        ),
         ("man 1 2 3\n\ndog 1 x 3\n", "line 3: `x` is not a finite number"),
         ("man 1 2 3\ndog 1 nan 3\n", "line 2: `nan` is not a finite number"),
         (
@@ -256,7 +264,16 @@ fn glove_lines() {
     ];
     for (text, problem) in cases {
         let file = files.write("wrong.txt", text);
-        refuse_prepare(&files, "--glove", &file, &["wrong.txt: ", problem, "use a GloVe text file"]);
+        refuse_prepare(
+            &files,
+            "--glove",
+            &file,
+            &[
+                "wrong.txt: ",
+                problem,
+                if problem.starts_with("words") { "give vectors" } else { "use a GloVe text file" },
+            ],
+        );
     }
 }
 

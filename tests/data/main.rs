@@ -8,5 +8,6 @@ mod boxes;
 mod dataset;
 mod npy;
 mod prepare;
+mod spellings;
 mod synth;
 mod triples;

@@ -103,3 +103,41 @@ fn a_shape_beyond_any_file_is_refused() {
         assert!(SimilarityMatrix::open(&path, 4).unwrap_err().to_string().contains("x.npy: header: "));
     }
 }
+
+/// Python 2 wrote long integers in the shape.
+#[test]
+fn shapes_of_python_2_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.npy");
+    for shape in ["(4, 4)", "(4L, 4L)", "(4, 4L)"] {
+        let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}");
+        header.extend(std::iter::repeat_n(' ', 117 - header.len()));
+        header.push('\n');
+        let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+        bytes.extend((header.len() as u16).to_le_bytes());
+        bytes.extend(header.bytes());
+        (0..16).for_each(|value| bytes.extend((value as f32 / 16.0).to_le_bytes()));
+        std::fs::write(&path, bytes).unwrap();
+        let values: Vec<f32> = (0..16).map(|value| value as f32 / 16.0).collect();
+        assert_eq!(read_npy(&path).unwrap(), NpyMatrix { values, rows: 4, width: 4 }, "{shape}");
+        assert!(SimilarityMatrix::open(&path, 4).is_ok(), "{shape}");
+    }
+}
+
+/// The parser of headers describes a fault in several lines.
+#[test]
+fn a_header_of_another_kind_is_told_in_one_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.npy");
+    for header in ["{\"a\": 1}", "(1, 2)", "{'descr': '<f4'", "\u{1b}[31m", ""] {
+        let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+        bytes.extend((header.len() as u16).to_le_bytes());
+        bytes.extend(header.bytes());
+        std::fs::write(&path, bytes).unwrap();
+        for error in [read_npy(&path).unwrap_err(), SimilarityMatrix::open(&path, 4).unwrap_err()] {
+            let error = error.to_string();
+            assert!(error.contains("x.npy: header: "), "{error}");
+            assert!(!error.contains("\\n") && !error.contains("\\u001b"), "{header:?}: {error}");
+        }
+    }
+}

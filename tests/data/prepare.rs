@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::raw_files::{RawFiles, graph, gzip, in_one_line};
-use scenerank::data::prepare::prepare;
+use scenerank::data::prepare::{Reading, prepare};
 use scenerank::data::query_graph::read_query_graph;
 use scenerank::data::selection::{CountOver, Filter, GraphSource, Sources, select};
 use scenerank::data::split::{Ids, SplitBy, SplitRatio, Twins, divide};
@@ -116,10 +116,17 @@ fn occurrences_can_be_counted_over_joined_images() {
     let mut preparation = files.preparation();
     preparation.filter.min_object_occurrences = 7;
     preparation.filter.count_over = CountOver::File;
-    assert_eq!(select(&preparation.sources, &preparation.filter).unwrap().stages.object_types, 3);
+    assert_eq!(
+        select(&preparation.sources, Reading::default().most_expansion, &preparation.filter)
+            .unwrap()
+            .stages
+            .object_types,
+        3
+    );
     preparation.filter.min_object_occurrences = 6;
     preparation.filter.count_over = CountOver::Joined;
-    let joined = select(&preparation.sources, &preparation.filter).unwrap();
+    let joined =
+        select(&preparation.sources, Reading::default().most_expansion, &preparation.filter).unwrap();
     assert_eq!(joined.objects[0].occurrences, 6);
 }
 
@@ -129,10 +136,12 @@ fn images_with_too_many_objects_are_dropped_and_counted() {
     let mut preparation = files.preparation();
     preparation.filter.min_object_occurrences = 1;
     preparation.filter.max_objects = 3;
-    let stages = select(&preparation.sources, &preparation.filter).unwrap().stages;
+    let stages =
+        select(&preparation.sources, Reading::default().most_expansion, &preparation.filter).unwrap().stages;
     assert_eq!((stages.too_many_objects, stages.filtered.images), (1, 5));
     preparation.filter = Filter { max_objects: 40, min_relationships: 3, ..preparation.filter };
-    let stages = select(&preparation.sources, &preparation.filter).unwrap().stages;
+    let stages =
+        select(&preparation.sources, Reading::default().most_expansion, &preparation.filter).unwrap().stages;
     assert_eq!((stages.too_few_relationships, stages.filtered.images), (5, 1));
 }
 
@@ -502,7 +511,7 @@ fn real_stages(folder: &std::path::Path, graphs: &str, minimum: u64) -> Stages {
     };
     let filter =
         Filter { min_object_occurrences: minimum, min_predicate_occurrences: minimum, ..Default::default() };
-    select(&sources, &filter).unwrap().stages
+    select(&sources, Reading::default().most_expansion, &filter).unwrap().stages
 }
 
 /// Counted independently of this program, from the same files.

@@ -71,6 +71,7 @@ impl RawFiles {
             split: "3:1:1".parse().unwrap(),
             split_by: Default::default(),
             seed: 1,
+            reading: Default::default(),
         }
     }
 }

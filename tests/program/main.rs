@@ -8,14 +8,17 @@ mod program;
 mod support;
 
 mod architecture;
+mod bad_inputs;
 mod bench;
 mod commands;
+mod control_characters;
 mod devices;
 mod embed_formats;
 mod emulated_commands;
 mod example;
 mod explore;
 mod interpreter;
+mod interrupted;
 mod nvtx;
 mod outputs;
 mod reproduce;

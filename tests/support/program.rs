@@ -58,6 +58,7 @@ pub fn small_data(folder: &Path, seed: u64) -> PathBuf {
         split: Default::default(),
         split_by: Default::default(),
         seed: 1,
+        reading: Default::default(),
     };
     let data = folder.join(format!("data{seed}"));
     prepare(&preparation, &data).unwrap();

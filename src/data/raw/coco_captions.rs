@@ -6,17 +6,18 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::ids;
+use super::ids::{self, Id, Spellings};
 use super::json_stream::{Shape, records};
 use super::raw_file::RawFile;
 use crate::Result;
 
 #[derive(Deserialize)]
+#[serde(expecting = "a caption record")]
 struct AnnotationRecord {
     #[serde(deserialize_with = "ids::required")]
-    id: u64,
+    id: Id,
     #[serde(deserialize_with = "ids::required")]
-    image_id: u64,
+    image_id: Id,
     caption: String,
 }
 
@@ -33,27 +34,34 @@ pub struct Captions {
     /// Number of captions with the annotation id of an earlier one of another image or text, as in files that are
     /// numbered by themselves. They are kept.
     pub clashing: u64,
+    /// How the ids are spelled.
+    pub spellings: Spellings,
 }
 
-/// Reads the captions of the images for which `wanted` returns true, from all files.
-pub fn read(paths: &[PathBuf], wanted: impl Fn(u64) -> bool) -> Result<Captions> {
+/// Reads the captions of the images for which `wanted` returns true, from all files. A gzip file may unpack to
+/// `most_expansion` times its size.
+pub fn read(paths: &[PathBuf], most_expansion: u64, wanted: impl Fn(u64) -> bool) -> Result<Captions> {
     let mut captions = Captions::default();
     let (mut ids, mut seen) = (HashSet::new(), HashSet::new());
     for path in paths {
-        records(RawFile::open(path)?, Shape::Field("annotations"), |_, record: AnnotationRecord| {
+        let file = RawFile::open(path, most_expansion)?;
+        let not_finite = records(file, Shape::Field("annotations"), |_, record: AnnotationRecord| {
             captions.read += 1;
-            if !wanted(record.image_id) {
+            let id = captions.spellings.count_required(record.id);
+            let image_id = captions.spellings.count_required(record.image_id);
+            if !wanted(image_id) {
                 return Ok(());
             }
             let caption = record.caption.trim().to_string();
-            if !seen.insert((record.id, record.image_id, xxh3_128(caption.as_bytes()))) {
+            if !seen.insert((id, image_id, xxh3_128(caption.as_bytes()))) {
                 captions.repeated += 1;
                 return Ok(());
             }
-            captions.clashing += u64::from(!ids.insert(record.id));
-            captions.by_image.entry(record.image_id).or_default().push(caption);
+            captions.clashing += u64::from(!ids.insert(id));
+            captions.by_image.entry(image_id).or_default().push(caption);
             Ok(())
         })?;
+        captions.spellings.not_finite += not_finite;
     }
     Ok(captions)
 }

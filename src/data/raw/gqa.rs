@@ -5,14 +5,17 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
+use super::ids::{self, Id};
 use super::json_stream::{Shape, records};
 use super::raw_box::RawBox;
 use super::raw_file::RawFile;
 use super::raw_graphs::{RawGraphs, RawObject, RawRelationship};
 use crate::data::object_box::ImageSize;
+use crate::terminal::excerpt;
 use crate::{Error, Result};
 
 #[derive(Deserialize)]
+#[serde(expecting = "a scene graph")]
 struct GraphRecord {
     width: Option<f64>,
     height: Option<f64>,
@@ -20,6 +23,7 @@ struct GraphRecord {
 }
 
 #[derive(Deserialize)]
+#[serde(expecting = "an object")]
 struct ObjectRecord {
     name: String,
     #[serde(default)]
@@ -31,8 +35,10 @@ struct ObjectRecord {
 }
 
 #[derive(Deserialize)]
+#[serde(expecting = "a relation")]
 struct RelationRecord {
     name: String,
+    #[serde(deserialize_with = "ids::text")]
     object: String,
 }
 
@@ -40,10 +46,12 @@ struct RelationRecord {
 pub(super) fn read(file: RawFile, skip_absent_objects: bool) -> Result<RawGraphs> {
     let path = file.path().to_path_buf();
     let mut graphs = RawGraphs::default();
-    records(file, Shape::Map, |key, record: GraphRecord| {
-        let image_id = key.parse().map_err(|_| {
+    let not_finite = records(file, Shape::Map, |name, record: GraphRecord| {
+        // A key of a map is always a text, so this is no odd spelling.
+        let image_id = name.key.parse().ok().and_then(|id: Id| id.value).ok_or_else(|| {
             let problem = "not a Visual Genome image id";
-            Error::invalid(&path, format!("image `{key}`"), problem, "use GQA's own scene graph files")
+            let place = format!("image `{}`", excerpt(&name.key));
+            Error::invalid(&path, place, problem, "use GQA's own scene graph files")
         })?;
         let size = ImageSize::new(record.width, record.height);
         let mut relationships = Vec::new();
@@ -60,5 +68,6 @@ pub(super) fn read(file: RawFile, skip_absent_objects: bool) -> Result<RawGraphs
         let (image, local) = graphs.add_image(&path, image_id, size, objects)?;
         graphs.set_relationships(&path, image, &local, relationships, skip_absent_objects)
     })?;
+    graphs.spellings.not_finite += not_finite;
     Ok(graphs)
 }

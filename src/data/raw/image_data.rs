@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::ids;
+use super::ids::{self, Id, Spellings};
 use super::json_stream::{Shape, records};
 use super::raw_file::RawFile;
 use crate::data::object_box::ImageSize;
@@ -13,14 +13,15 @@ use crate::data::web_address::is_web_address;
 use crate::{Error, Result};
 
 #[derive(Deserialize)]
+#[serde(expecting = "an image record")]
 struct ImageRecord {
-    #[serde(default, deserialize_with = "ids::optional")]
-    image_id: Option<u64>,
+    #[serde(default)]
+    image_id: Id,
     /// Name of `image_id` in older files.
-    #[serde(default, deserialize_with = "ids::optional")]
-    id: Option<u64>,
-    #[serde(default, deserialize_with = "ids::optional")]
-    coco_id: Option<u64>,
+    #[serde(default)]
+    id: Id,
+    #[serde(default)]
+    coco_id: Id,
     width: Option<f64>,
     height: Option<f64>,
     url: Option<String>,
@@ -46,18 +47,28 @@ pub enum Address {
     Other,
 }
 
-/// Reads the images with a COCO id, by Visual Genome id.
-pub fn read(path: &Path) -> Result<HashMap<u64, ImageData>> {
-    let mut images = HashMap::new();
-    records(RawFile::open(path)?, Shape::Array, |_, record: ImageRecord| {
+/// Images with a COCO id.
+#[derive(Debug, Default)]
+pub struct Images {
+    /// Images by Visual Genome id.
+    pub by_id: HashMap<u64, ImageData>,
+    /// How the ids are spelled.
+    pub spellings: Spellings,
+}
+
+/// Reads the images with a COCO id. A gzip file may unpack to `most_expansion` times its size.
+pub fn read(path: &Path, most_expansion: u64) -> Result<Images> {
+    let mut images = Images::default();
+    let file = RawFile::open(path, most_expansion)?;
+    let not_finite = records(file, Shape::Array, |name, record: ImageRecord| {
         let ImageRecord { image_id, id, coco_id, width, height, url } = record;
-        let image_id = ids::of_image(path, image_id, id)?;
-        let Some(coco_id) = coco_id else { return Ok(()) };
+        let image_id = ids::of_image(path, name.number, [image_id, id], &mut images.spellings)?;
+        let Some(coco_id) = images.spellings.count(coco_id) else { return Ok(()) };
         let url = url.filter(|url| !url.is_empty()).map(|url| match is_web_address(&url) {
             true => Address::Web(url.into()),
             false => Address::Other,
         });
-        match images.insert(image_id, ImageData { coco_id, size: ImageSize::new(width, height), url }) {
+        match images.by_id.insert(image_id, ImageData { coco_id, size: ImageSize::new(width, height), url }) {
             Some(other) if other.coco_id != coco_id => {
                 let place = format!("image {image_id}");
                 let problem = format!("it has two COCO ids, {} and {coco_id}", other.coco_id);
@@ -66,5 +77,6 @@ pub fn read(path: &Path) -> Result<HashMap<u64, ImageData>> {
             _ => Ok(()),
         }
     })?;
+    images.spellings.not_finite += not_finite;
     Ok(images)
 }

@@ -2,11 +2,14 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::rc::Rc;
 
 use serde::de::{
     DeserializeOwned, DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor,
 };
+use serde_json::error::Category;
 
+use super::python_json::{PythonJson, Seen};
 use super::raw_file::{RawFile, read_error};
 use crate::{Error, Result};
 
@@ -21,37 +24,61 @@ pub enum Shape {
     Map,
 }
 
-/// Calls `each` with every record of `file`. Records that are values of a map come with their key, others
-/// with `""`. Errors name the line, column and record.
+/// Name of a record.
+pub struct RecordName {
+    /// Number of the record, from 1.
+    pub number: usize,
+    /// Its key in the map; empty in an array.
+    pub key: String,
+}
+
+/// Calls `each` with every record of `file`. Errors name the line, column and record. Returns the number of NaN and infinite
+/// values, which were read as null.
 pub fn records<T: DeserializeOwned>(
     mut file: RawFile,
     shape: Shape,
-    each: impl FnMut(String, T) -> Result<()>,
-) -> Result<()> {
+    each: impl FnMut(RecordName, T) -> Result<()>,
+) -> Result<u64> {
     let path = file.path().to_path_buf();
-    let mut walk = Walk { shape, each, count: 0, stopped: None, record: PhantomData };
-    let mut reader = serde_json::Deserializer::from_reader(file.content());
+    let (text, seen) = PythonJson::new(file.content());
+    let mut walk = Walk { shape, each, count: 0, stopped: None, seen: Rc::clone(&seen), record: PhantomData };
+    let mut reader = serde_json::Deserializer::from_reader(text);
     let result = match shape {
         Shape::Array => reader.deserialize_seq(&mut walk),
         Shape::Field(_) | Shape::Map => reader.deserialize_map(&mut walk),
     };
     // Reads to the end of the document: only there is the checksum of a gzip stream compared.
-    let Err(error) = result.and_then(|()| reader.end()) else { return Ok(()) };
+    let Err(error) = result.and_then(|()| reader.end()) else { return Ok(seen.replaced.get()) };
     if let Some(stopped) = walk.stopped {
         return Err(stopped);
     }
     let (line, column, count) = (error.line(), error.column(), walk.count);
-    let place = format!("line {line}, column {column}, after {count} records");
+    let column = column.saturating_add_signed(-seen.longer.get());
+    let place = match line {
+        // The parser does not tell where reading failed.
+        0 => format!("after {count} records"),
+        _ => format!("line {line}, column {column}, after {count} records"),
+    };
     let text = error.to_string();
-    let problem = text.strip_suffix(&format!(" at line {line} column {column}")).unwrap_or(&text);
+    let problem = text.strip_suffix(&format!(" at line {line} column {}", error.column())).unwrap_or(&text);
+    const OTHER: &str = "check that it is the file that the option expects";
     let (problem, remedy) = match error.classify() {
-        serde_json::error::Category::Io => return Err(read_error(&path, &error.into())),
-        serde_json::error::Category::Eof => (format!("truncated: {problem}"), "download it again"),
-        serde_json::error::Category::Syntax => (format!("not JSON: {problem}"), "download it again"),
-        serde_json::error::Category::Data => (
-            format!("not of the expected schema: {problem}"),
-            "check that it is the file that the option expects",
-        ),
+        Category::Io if seen.too_long.get() => (Seen::too_long_problem(), OTHER),
+        Category::Io => return Err(read_error(&path, error.into())),
+        Category::Eof => (format!("truncated: {problem}"), "download it again"),
+        Category::Syntax if problem.contains("unicode code point") => {
+            ("not UTF-8 text".into(), "save the file in UTF-8")
+        }
+        Category::Syntax => {
+            (format!("not JSON: {problem}"), "give a JSON file; if it was one, it is damaged")
+        }
+        Category::Data => {
+            let problem = match seen.was_replaced(line, error.column()) {
+                true => problem.replacen("invalid type: null", "invalid type: NaN or infinity", 1),
+                false => problem.to_string(),
+            };
+            (format!("not of the expected schema: {problem}"), OTHER)
+        }
     };
     Err(Error::invalid(path, place, problem, remedy))
 }
@@ -63,20 +90,24 @@ struct Walk<T, F> {
     count: usize,
     /// Error of `each`; serde's own error can only carry text.
     stopped: Option<Error>,
+    seen: Rc<Seen>,
     record: PhantomData<T>,
 }
 
-impl<T, F: FnMut(String, T) -> Result<()>> Walk<T, F> {
+impl<T, F: FnMut(RecordName, T) -> Result<()>> Walk<T, F> {
     fn hand_out<E: serde::de::Error>(&mut self, key: String, record: T) -> std::result::Result<(), E> {
         self.count += 1;
-        (self.each)(key, record).map_err(|error| {
+        let name = RecordName { number: self.count, key };
+        (self.each)(name, record).map_err(|error| {
             self.stopped = Some(error);
             E::custom("stopped")
-        })
+        })?;
+        self.seen.begin_record();
+        Ok(())
     }
 }
 
-impl<'de, T: DeserializeOwned, F: FnMut(String, T) -> Result<()>> Visitor<'de> for &mut Walk<T, F> {
+impl<'de, T: DeserializeOwned, F: FnMut(RecordName, T) -> Result<()>> Visitor<'de> for &mut Walk<T, F> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -88,6 +119,7 @@ impl<'de, T: DeserializeOwned, F: FnMut(String, T) -> Result<()>> Visitor<'de> f
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> std::result::Result<(), A::Error> {
+        self.seen.begin_record();
         while let Some(record) = elements.next_element()? {
             self.hand_out(String::new(), record)?;
         }
@@ -95,6 +127,7 @@ impl<'de, T: DeserializeOwned, F: FnMut(String, T) -> Result<()>> Visitor<'de> f
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> std::result::Result<(), A::Error> {
+        self.seen.begin_record();
         let Shape::Field(field) = self.shape else {
             while let Some((key, record)) = entries.next_entry()? {
                 self.hand_out(key, record)?;
@@ -107,15 +140,19 @@ impl<'de, T: DeserializeOwned, F: FnMut(String, T) -> Result<()>> Visitor<'de> f
                 found = true;
                 entries.next_value_seed(&mut *self)?;
             } else {
+                self.seen.begin_skipped();
                 entries.next_value::<IgnoredAny>()?;
             }
+            self.seen.begin_record();
         }
         if found { Ok(()) } else { Err(A::Error::missing_field(field)) }
     }
 }
 
 /// Visits the array in a field.
-impl<'de, T: DeserializeOwned, F: FnMut(String, T) -> Result<()>> DeserializeSeed<'de> for &mut Walk<T, F> {
+impl<'de, T: DeserializeOwned, F: FnMut(RecordName, T) -> Result<()>> DeserializeSeed<'de>
+    for &mut Walk<T, F>
+{
     type Value = ();
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> std::result::Result<(), D::Error> {

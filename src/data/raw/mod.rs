@@ -6,10 +6,11 @@
 pub(crate) mod coco_captions;
 pub mod glove;
 mod gqa;
-mod ids;
+pub mod ids;
 pub(crate) mod image_data;
 pub(crate) mod json_stream;
 pub mod oddities;
+mod python_json;
 mod raw_box;
 pub(crate) mod raw_file;
 pub mod raw_graphs;

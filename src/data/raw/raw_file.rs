@@ -1,17 +1,25 @@
 //! A raw file, decompressed while it is read.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use flate2::bufread::GzDecoder;
 
-use crate::files::text::BYTE_ORDER_MARK;
+use crate::files::recognise::{BYTE_ORDER_MARK, FIRST_BYTES, GZIP, check_is_text};
+use crate::files::text::open_file;
 use crate::progress::Progress;
 use crate::{Error, Result};
 
 const BUFFER_BYTES: usize = 1 << 18;
-const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
+
+/// Default of `--max-expansion`. Compressed JSON and word vectors unpack to 5 to 30 times their size, a gzip bomb to 1000 times.
+pub const EXPANSION: u64 = 200;
+
+/// Unpacked bytes from which the expansion is limited.
+const ANY_EXPANSION_BYTES: u64 = 4 << 20;
 
 /// An open raw file. Its first bytes, not its name, decide whether it is gzip-compressed. A byte order mark is skipped.
 pub struct RawFile {
@@ -19,15 +27,17 @@ pub struct RawFile {
     content: BufReader<Box<dyn Read>>,
 }
 
-/// Reader that reports its progress.
-struct Counted {
+/// Reader of the stored bytes, which reports its progress.
+struct Stored {
     file: BufReader<File>,
+    bytes: Rc<Cell<u64>>,
     progress: Option<Progress>,
 }
 
-impl Read for Counted {
+impl Read for Stored {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.file.read(buffer)?;
+        self.bytes.set(self.bytes.get() + count as u64);
         if let Some(progress) = &self.progress {
             progress.advance(count as u64);
         }
@@ -35,7 +45,7 @@ impl Read for Counted {
     }
 }
 
-impl Drop for Counted {
+impl Drop for Stored {
     fn drop(&mut self) {
         if let Some(progress) = self.progress.take() {
             progress.finish();
@@ -43,25 +53,78 @@ impl Drop for Counted {
     }
 }
 
-impl RawFile {
-    /// Opens `path`. Shows a progress bar until the file is dropped.
-    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref().to_path_buf();
-        let file = File::open(&path).map_err(Error::file("read", &path))?;
-        let bytes = file.metadata().map_err(Error::file("read", &path))?.len();
-        let mut file = BufReader::with_capacity(BUFFER_BYTES, file);
-        let gzip = file.fill_buf().map_err(Error::file("read", &path))?.starts_with(&GZIP_MAGIC);
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let counted = Counted { file, progress: Some(Progress::new(name, Some(bytes), "bytes")) };
-        let mut content: Box<dyn Read> =
-            if gzip { Box::new(Members::new(BufReader::new(counted))) } else { Box::new(counted) };
-        // The byte order mark is no part of the content. A reader may return fewer bytes than asked for.
-        let mut first = Vec::new();
-        let mark = BYTE_ORDER_MARK.len() as u64;
-        content.by_ref().take(mark).read_to_end(&mut first).map_err(|error| read_error(&path, &error))?;
-        if first != BYTE_ORDER_MARK {
-            content = Box::new(io::Cursor::new(first).chain(content));
+/// Reader of unpacked bytes, which ends with an error if they are too many for the stored ones.
+struct Unpacked<R> {
+    content: R,
+    bytes: u64,
+    stored: Rc<Cell<u64>>,
+    most_expansion: u64,
+}
+
+impl<R: Read> Read for Unpacked<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.content.read(buffer)?;
+        self.bytes += count as u64;
+        let most = self.stored.get().saturating_mul(self.most_expansion).max(ANY_EXPANSION_BYTES);
+        match self.bytes > most {
+            true => {
+                let problem = format!("it unpacks to more than {} times its size", self.most_expansion);
+                Err(io::Error::new(io::ErrorKind::FileTooLarge, problem))
+            }
+            false => Ok(count),
         }
+    }
+}
+
+impl RawFile {
+    /// Opens `path`. Shows a progress bar until the file is dropped. A gzip file may unpack to `most_expansion` times its size.
+    ///
+    /// Refuses other formats by their first bytes, also within a gzip file.
+    pub fn open(path: impl AsRef<Path>, most_expansion: u64) -> Result<Self> {
+        let path = path.as_ref();
+        let bytes = open_file(path)?.metadata().map_err(Error::file("read", path))?.len();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Self::start(path, most_expansion, Some(Progress::new(name, Some(bytes), "bytes")))
+    }
+
+    /// Checks that `path` can be opened and begins as a text, or as a compressed text.
+    pub fn check(path: &Path, most_expansion: u64) -> Result<()> {
+        // A pipe can be read only once.
+        match path.is_file() {
+            true => Self::start(path, most_expansion, None).map(drop),
+            false => open_file(path).map(drop),
+        }
+    }
+
+    fn start(path: &Path, most_expansion: u64, progress: Option<Progress>) -> Result<Self> {
+        let path = path.to_path_buf();
+        let mut file = BufReader::with_capacity(BUFFER_BYTES, open_file(&path)?);
+        let first = file.fill_buf().map_err(Error::file("read", &path))?;
+        let gzip = first.starts_with(GZIP);
+        if !gzip {
+            check_is_text(&path, first)?;
+        }
+        let bytes = Rc::new(Cell::new(0));
+        let stored = Stored { file, bytes: Rc::clone(&bytes), progress };
+        let mut content: Box<dyn Read> = match gzip {
+            true => {
+                let content = Members::new(BufReader::new(stored));
+                Box::new(Unpacked { content, bytes: 0, stored: bytes, most_expansion })
+            }
+            false => Box::new(stored),
+        };
+        let mut first = Vec::new();
+        // A reader may return fewer bytes than asked for.
+        content
+            .by_ref()
+            .take(FIRST_BYTES as u64)
+            .read_to_end(&mut first)
+            .map_err(|error| read_error(&path, error))?;
+        check_is_text(&path, &first)?;
+        if first.starts_with(BYTE_ORDER_MARK) {
+            first.drain(..BYTE_ORDER_MARK.len());
+        }
+        let content: Box<dyn Read> = Box::new(io::Cursor::new(first).chain(content));
         Ok(RawFile { path, content: BufReader::with_capacity(BUFFER_BYTES, content) })
     }
 
@@ -78,7 +141,7 @@ impl RawFile {
     /// Returns the first character that is not white space, without consuming it.
     pub fn first_character(&mut self) -> Result<Option<u8>> {
         loop {
-            let buffer = self.content.fill_buf().map_err(|error| read_error(&self.path, &error))?;
+            let buffer = self.content.fill_buf().map_err(|error| read_error(&self.path, error))?;
             if buffer.is_empty() {
                 return Ok(None);
             }
@@ -145,12 +208,19 @@ impl<R: BufRead> Read for Members<R> {
     }
 }
 
-/// Describes a read error: a truncated or damaged gzip stream, or an error of the operating system.
-pub fn read_error(path: &Path, error: &io::Error) -> Error {
-    let problem = match error.kind() {
-        io::ErrorKind::UnexpectedEof => "truncated: the compressed data ends early".to_string(),
-        io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData => format!("damaged: {error}"),
-        _ => return Error::file("read", path)(io::Error::new(error.kind(), error.to_string())),
+/// Describes a read error: a truncated or damaged gzip stream, one that unpacks to too much, or an error of the system.
+pub fn read_error(path: &Path, error: io::Error) -> Error {
+    let (problem, remedy) = match error.kind() {
+        io::ErrorKind::UnexpectedEof => {
+            ("truncated: the compressed data ends early".to_string(), "download it again")
+        }
+        io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData => {
+            (format!("damaged: {error}"), "download it again")
+        }
+        io::ErrorKind::FileTooLarge => {
+            (error.to_string(), "if the content is right, unpack it with gunzip or raise --max-expansion")
+        }
+        _ => return Error::file("read", path)(error),
     };
-    Error::invalid(path, "gzip stream", problem, "download it again")
+    Error::invalid(path, "gzip stream", problem, remedy)
 }

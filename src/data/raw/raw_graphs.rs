@@ -6,9 +6,11 @@ use std::hash::Hash;
 use std::ops::Range;
 use std::path::Path;
 
+use super::ids::Spellings;
 use super::oddities::Oddities;
 use super::raw_box::RawBox;
 use crate::data::object_box::{Corners, ImageSize};
+use crate::terminal::excerpt;
 use crate::{Error, Result};
 
 /// Graphs of a raw file: about 12 bytes per object, 8 of them for its box, and 12 per relationship.
@@ -28,6 +30,8 @@ pub struct RawGraphs {
     pub relationships: Vec<[u32; 3]>,
     /// Oddities of the file.
     pub oddities: Oddities,
+    /// How the ids are spelled.
+    pub spellings: Spellings,
     index: HashMap<u64, usize>,
 }
 
@@ -157,6 +161,7 @@ impl RawGraphs {
                 }
                 let (end, id) =
                     if local.contains_key(&subject) { ("object", object) } else { ("subject", subject) };
+                let id = excerpt(&id.to_string());
                 let place = format!("image {}, relationship {}", self.images[image].image_id, number + 1);
                 let problem = format!("its {end}, object {id}, is not among the image's objects");
                 let remedy = "correct it, or drop such relationships with --skip-absent-objects";

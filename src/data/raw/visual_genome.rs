@@ -9,54 +9,60 @@ use std::path::Path;
 
 use serde::Deserialize;
 
+use super::ids::{Id, Spellings};
 use super::json_stream::{Shape, records};
 use super::raw_box::RawBox;
 use super::raw_file::RawFile;
 use super::raw_graphs::{RawGraphs, RawObject, RawRelationship};
 use super::{gqa, ids};
+use crate::terminal::shorten;
 use crate::{Error, Result};
 
 #[derive(Deserialize)]
+#[serde(expecting = "a scene graph")]
 struct SceneGraphRecord {
-    #[serde(default, deserialize_with = "ids::optional")]
-    image_id: Option<u64>,
+    #[serde(default)]
+    image_id: Id,
     /// Name of `image_id` in older files.
-    #[serde(default, deserialize_with = "ids::optional")]
-    id: Option<u64>,
+    #[serde(default)]
+    id: Id,
     objects: Vec<ObjectRecord>,
     relationships: Vec<RelationshipRecord>,
 }
 
 #[derive(Deserialize)]
+#[serde(expecting = "the objects of an image")]
 struct ObjectsRecord {
-    #[serde(default, deserialize_with = "ids::optional")]
-    image_id: Option<u64>,
+    #[serde(default)]
+    image_id: Id,
     /// Name of `image_id` in older files.
-    #[serde(default, deserialize_with = "ids::optional")]
-    id: Option<u64>,
+    #[serde(default)]
+    id: Id,
     objects: Vec<ObjectRecord>,
 }
 
 #[derive(Deserialize)]
+#[serde(expecting = "the relationships of an image")]
 struct RelationshipsRecord {
-    #[serde(default, deserialize_with = "ids::optional")]
-    image_id: Option<u64>,
+    #[serde(default)]
+    image_id: Id,
     /// Name of `image_id` in older files.
-    #[serde(default, deserialize_with = "ids::optional")]
-    id: Option<u64>,
+    #[serde(default)]
+    id: Id,
     relationships: Vec<RelationshipRecord>,
 }
 
 #[derive(Deserialize)]
+#[serde(expecting = "an object")]
 struct ObjectRecord {
     #[serde(deserialize_with = "ids::required")]
-    object_id: u64,
+    object_id: Id,
     #[serde(default)]
     names: Vec<String>,
     #[serde(default)]
     name: String,
     #[serde(default)]
-    merged_object_ids: Vec<u64>,
+    merged_object_ids: Vec<Id>,
     x: Option<f64>,
     y: Option<f64>,
     w: Option<f64>,
@@ -65,101 +71,144 @@ struct ObjectRecord {
 
 #[derive(Deserialize)]
 #[serde(try_from = "RelationshipFields")]
-struct RelationshipRecord(RawRelationship<u64>);
+struct RelationshipRecord {
+    subject: Id,
+    predicate: String,
+    object: Id,
+}
 
 #[derive(Deserialize)]
+#[serde(expecting = "a relationship")]
 struct RelationshipFields {
     predicate: String,
-    #[serde(default, deserialize_with = "ids::optional")]
-    subject_id: Option<u64>,
-    #[serde(default, deserialize_with = "ids::optional")]
-    object_id: Option<u64>,
+    #[serde(default)]
+    subject_id: Id,
+    #[serde(default)]
+    object_id: Id,
     subject: Option<EndRecord>,
     object: Option<EndRecord>,
 }
 
 #[derive(Deserialize)]
+#[serde(expecting = "an object of a relationship")]
 struct EndRecord {
     #[serde(deserialize_with = "ids::required")]
-    object_id: u64,
+    object_id: Id,
 }
 
 impl TryFrom<RelationshipFields> for RelationshipRecord {
     type Error = &'static str;
 
     fn try_from(fields: RelationshipFields) -> std::result::Result<Self, Self::Error> {
-        let subject = fields.subject_id.or(fields.subject.map(|end| end.object_id));
-        let object = fields.object_id.or(fields.object.map(|end| end.object_id));
-        match (subject, object) {
+        let end =
+            |id: Id, end: Option<EndRecord>| id.value.map_or(end.map(|end| end.object_id), |_| Some(id));
+        match (end(fields.subject_id, fields.subject), end(fields.object_id, fields.object)) {
             (Some(subject), Some(object)) => {
-                Ok(RelationshipRecord(RawRelationship { subject, predicate: fields.predicate, object }))
+                Ok(RelationshipRecord { subject, predicate: fields.predicate, object })
             }
             _ => Err("a relationship needs `subject_id` and `object_id`, or `subject` and `object`"),
         }
     }
 }
 
-impl ObjectRecord {
-    fn into_raw(self) -> RawObject<u64> {
-        let ObjectRecord { object_id: id, x, y, w, h, .. } = self;
-        let name = self.names.into_iter().next().unwrap_or(self.name);
-        RawObject { id, name, place: RawBox { x, y, w, h } }
+impl RelationshipRecord {
+    fn into_raw(self, spellings: &mut Spellings) -> RawRelationship<u64> {
+        let (subject, object) =
+            (spellings.count_required(self.subject), spellings.count_required(self.object));
+        RawRelationship { subject, predicate: self.predicate, object }
+    }
+}
+
+/// Objects of an image, and the pairs of a merged id and the id that it was merged into.
+#[derive(Default)]
+struct Objects {
+    raw: Vec<RawObject<u64>>,
+    merged: Vec<(u64, u64)>,
+}
+
+impl Objects {
+    fn new(records: Vec<ObjectRecord>, spellings: &mut Spellings) -> Self {
+        let mut objects = Objects::default();
+        for ObjectRecord { object_id, names, name, merged_object_ids, x, y, w, h } in records {
+            let id = spellings.count_required(object_id);
+            let merged = merged_object_ids.into_iter().filter_map(|merged| spellings.count(merged));
+            objects.merged.extend(merged.map(|merged| (merged, id)));
+            let name = names.into_iter().next().unwrap_or(name);
+            objects.raw.push(RawObject { id, name, place: RawBox { x, y, w, h } });
+        }
+        objects
+    }
+
+    /// Adds the image with these objects. Returns its index and the local index of each id, also of the merged ones.
+    fn add_to(
+        self,
+        graphs: &mut RawGraphs,
+        path: &Path,
+        image_id: u64,
+    ) -> Result<(usize, HashMap<u64, u32>)> {
+        let (image, mut local) = graphs.add_image(path, image_id, None, self.raw)?;
+        for (merged, id) in self.merged {
+            let node = local[&id];
+            local.entry(merged).or_insert(node);
+        }
+        Ok((image, local))
     }
 }
 
 /// Reads a graph file: Visual Genome's list or GQA's map, distinguished by the first character.
-pub fn read_scene_graphs(path: &Path, skip_absent_objects: bool) -> Result<RawGraphs> {
-    let mut file = RawFile::open(path)?;
+pub fn read_scene_graphs(path: &Path, most_expansion: u64, skip_absent_objects: bool) -> Result<RawGraphs> {
+    let mut file = RawFile::open(path, most_expansion)?;
     if file.first_character()? == Some(b'{') {
         return gqa::read(file, skip_absent_objects);
     }
     let mut graphs = RawGraphs::default();
-    records(file, Shape::Array, |_, record: SceneGraphRecord| {
-        let merged = merged_ids(&record.objects);
-        let objects = record.objects.into_iter().map(ObjectRecord::into_raw);
-        let (image, mut local) =
-            graphs.add_image(path, ids::of_image(path, record.image_id, record.id)?, None, objects)?;
-        add_merged(&mut local, &merged);
-        let relationships = record.relationships.into_iter().map(|relationship| relationship.0);
+    let mut spellings = Spellings::default();
+    spellings.not_finite = records(file, Shape::Array, |name, record: SceneGraphRecord| {
+        let image_id = ids::of_image(path, name.number, [record.image_id, record.id], &mut spellings)?;
+        let objects = Objects::new(record.objects, &mut spellings);
+        let (image, local) = objects.add_to(&mut graphs, path, image_id)?;
+        let relationships = record.relationships.into_iter().map(|record| record.into_raw(&mut spellings));
         graphs.set_relationships(path, image, &local, relationships, skip_absent_objects)
     })?;
+    graphs.spellings = spellings;
     Ok(graphs)
 }
 
 /// Reads objects and relationships from two files, whose images may be in different orders.
 pub fn read_objects_and_relationships(
-    objects_path: &Path,
-    relationships_path: &Path,
+    [objects_path, relationships_path]: [&Path; 2],
+    most_expansion: u64,
     skip_absent_objects: bool,
 ) -> Result<RawGraphs> {
     let mut graphs = RawGraphs::default();
+    let mut spellings = Spellings::default();
     // Object ids of all images, concatenated, each with its local node.
     let mut ids: Vec<(u64, u32)> = Vec::new();
     let mut ranges = Vec::new();
-    records(RawFile::open(objects_path)?, Shape::Array, |_, record: ObjectsRecord| {
-        let merged = merged_ids(&record.objects);
-        let objects = record.objects.into_iter().map(ObjectRecord::into_raw);
-        let (_, mut local) = graphs.add_image(
-            objects_path,
-            ids::of_image(objects_path, record.image_id, record.id)?,
-            None,
-            objects,
-        )?;
-        add_merged(&mut local, &merged);
+    let file = RawFile::open(objects_path, most_expansion)?;
+    let not_finite = records(file, Shape::Array, |name, record: ObjectsRecord| {
+        let image_id =
+            ids::of_image(objects_path, name.number, [record.image_id, record.id], &mut spellings)?;
+        let objects = Objects::new(record.objects, &mut spellings);
+        let (_, local) = objects.add_to(&mut graphs, objects_path, image_id)?;
         let start = ids.len();
         ids.extend(local);
         ranges.push(start..ids.len());
         Ok(())
     })?;
+    spellings.not_finite += not_finite;
     let mut seen = vec![false; ranges.len()];
-    records(RawFile::open(relationships_path)?, Shape::Array, |_, record: RelationshipsRecord| {
-        let image_id = ids::of_image(relationships_path, record.image_id, record.id)?;
+    let file = RawFile::open(relationships_path, most_expansion)?;
+    let not_finite = records(file, Shape::Array, |name, record: RelationshipsRecord| {
+        let given = [record.image_id, record.id];
+        let image_id = ids::of_image(relationships_path, name.number, given, &mut spellings)?;
         let place = || format!("image {image_id}");
         let Some(image) = graphs.find(image_id) else {
             if record.relationships.is_empty() {
                 return Ok(());
             }
-            let problem = format!("it has relationships, but {} does not have it", objects_path.display());
+            let objects = shorten(&objects_path.display().to_string(), 80);
+            let problem = format!("it has relationships, but {objects} does not have it");
             let remedy = "use the two files of one release";
             return Err(Error::invalid(relationships_path, place(), problem, remedy));
         };
@@ -168,24 +217,10 @@ pub fn read_objects_and_relationships(
             return Err(Error::invalid(relationships_path, place(), problem, "remove one of the two"));
         }
         let local: HashMap<u64, u32> = ids[ranges[image].clone()].iter().copied().collect();
-        let relationships = record.relationships.into_iter().map(|relationship| relationship.0);
+        let relationships = record.relationships.into_iter().map(|record| record.into_raw(&mut spellings));
         graphs.set_relationships(relationships_path, image, &local, relationships, skip_absent_objects)
     })?;
+    spellings.not_finite += not_finite;
+    graphs.spellings = spellings;
     Ok(graphs)
-}
-
-/// Pairs of a merged id and the id that it was merged into.
-fn merged_ids(objects: &[ObjectRecord]) -> Vec<(u64, u64)> {
-    let merged = |object: &ObjectRecord| {
-        let id = object.object_id;
-        object.merged_object_ids.iter().map(move |&merged| (merged, id)).collect::<Vec<_>>()
-    };
-    objects.iter().flat_map(merged).collect()
-}
-
-fn add_merged(local: &mut HashMap<u64, u32>, merged: &[(u64, u64)]) {
-    for (merged, id) in merged {
-        let node = local[id];
-        local.entry(*merged).or_insert(node);
-    }
 }
