@@ -10,12 +10,14 @@ use std::process::exit;
 use anstream::ColorChoice;
 use clap::Parser;
 use scenerank::Error;
+use scenerank::files::mapped_file::report_lost_pages;
 
 /// Exit code of every error.
 const FAILED: i32 = 2;
 
 fn main() {
     no_colours_on_a_dumb_terminal();
+    report_lost_pages();
     if let Err(error) = cli::Cli::parse().run() {
         exit(fail(&error));
     }

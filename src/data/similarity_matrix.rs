@@ -4,11 +4,11 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use half::f16;
-use memmap2::Mmap;
 use npyz::Order;
 use rayon::prelude::*;
 
 use super::similarity::Similarity;
+use crate::files::mapped_file::MappedFile;
 use crate::files::npy::read_header;
 use crate::{Error, Result};
 
@@ -23,7 +23,7 @@ const SLACK: f32 = 1e-3;
 /// A mapped `[images, images]` matrix whose row X holds s_X. Rows follow the image order of the data file.
 #[derive(Debug)]
 pub struct SimilarityMatrix {
-    map: Mmap,
+    map: MappedFile,
     start: usize,
     images: usize,
     half: bool,
@@ -42,9 +42,7 @@ impl SimilarityMatrix {
         if !metadata.is_file() {
             return Err(invalid("path", "not a file".into()));
         }
-        // SAFETY: the user must not change the file during a run, as the documentation of the option states;
-        // every bit pattern is a valid float.
-        let map = unsafe { Mmap::map(&file) }.map_err(Error::file("map", &path))?;
+        let map = MappedFile::of_file(file, &path)?;
         let mut rest = &map[..];
         let header =
             read_header(&mut rest).map_err(|error| invalid("header", format!("not a .npy file: {error}")))?;
@@ -91,6 +89,11 @@ impl SimilarityMatrix {
             true => Error::invalid(&path, place, format!("{value} is outside 0 to 1"), RANGE_REMEDY),
             false => invalid(&place, format!("{value}")),
         })
+    }
+
+    /// An error if another process has written to the file since it was opened.
+    pub fn check_unchanged(&self) -> Result<()> {
+        self.map.check_unchanged()
     }
 
     /// View of the similarities.

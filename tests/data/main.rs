@@ -2,11 +2,14 @@
 //! for training.
 
 mod raw_files;
+mod readers;
 
 mod bad_data;
 mod boxes;
 mod dataset;
+mod fuzzed;
 mod npy;
 mod prepare;
+mod query_graph;
 mod synth;
 mod triples;
