@@ -12,7 +12,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
 
 use super::Collection;
-use super::routes::routes;
+use super::routes::{PATIENCE, routes};
 use super::stream::TimedStream;
 use crate::error::{Error, Result};
 
@@ -22,8 +22,6 @@ const MOST_HEAD_BYTES: usize = 1 << 14;
 const MOST_CONNECTIONS: usize = 128;
 /// Largest number of searches and look-ups that are computed at once. Others wait, and are left out if their client goes.
 const MOST_AT_WORK: usize = 8;
-/// Limit on receiving a header, and on computing an answer, body of the request included.
-pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 /// Limit on sending what a client does not take at once.
 const SENDING: Duration = Duration::from_secs(10);
 

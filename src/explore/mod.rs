@@ -37,7 +37,8 @@
 //! `drawing` is the content of an `<svg>` with the image's boxes; elements of an object have its index in
 //! `data-object`. It is null if the data has no boxes. `url` is the address of the photograph, or null.
 //! `caption_similarity` is the similarity to the captions of the target, or null without a target. Images
-//! with the same score rank before the target. Errors have a status of 4xx and `{"error": "a sentence",
+//! with the same score rank before the target. A request has 20 seconds to arrive and be answered, and its client 10 seconds
+//! to take the answer. Errors have a status of 4xx and `{"error": "a sentence",
 //! "statement": 0, "suggestions": ["name"]}`, where the last two are only present for a graph with an unknown
 //! name.
 

@@ -7,6 +7,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
@@ -25,9 +26,10 @@ use tower_http::timeout::TimeoutLayer;
 
 use super::Collection;
 use super::api::{self, Answer, Refusal};
-use super::http::PATIENCE;
 use super::page::PAGE;
 
+/// Limit on receiving a header, and on receiving the rest of a request and computing its answer.
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 /// Largest size of a search in bytes, about ten times the largest query.
 const MOST_BODY_BYTES: usize = 1 << 16;
 /// Number of bytes of a body that are read. A slightly larger body gets an error response, which closing the

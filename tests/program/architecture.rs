@@ -66,7 +66,8 @@ fn every_line_on_determinism_names_a_test() {
             };
             targets.split(", ").any(|target| path.starts_with(&start(target)))
         };
-        for test in tests.split(", ").filter(|test| !["the same", "the module of the kernel"].contains(test)) {
+        for test in tests.split(", ").filter(|test| !["the same", "the module of the kernel"].contains(test))
+        {
             let test = test.trim_matches('`');
             let function = format!("#[test]\nfn {test}()");
             let found = sources.iter().any(|(path, text)| {
