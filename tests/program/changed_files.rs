@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::program::{SMALL_NETWORK, Workplace};
+use scenerank::files::mapped_file::{MappedFile, report_lost_pages};
 
 /// Starts a training that would take hours, and waits until it has taken steps.
 fn train(work: &Workplace, run: &str, more: &[&str]) -> Child {
@@ -43,6 +44,38 @@ fn error_of(mut program: Child) -> String {
 
 fn set_length(path: &Path, length: u64) {
     File::options().write(true).open(path).unwrap().set_len(length).unwrap();
+}
+
+/// Without the checks between batches: a process maps a file, cuts it short and reads it.
+#[test]
+fn a_missing_page_ends_the_program_with_one_line() {
+    const FILE: &str = "SCENERANK_TEST_MISSING_PAGE";
+    const NAME: &str = "changed_files::a_missing_page_ends_the_program_with_one_line";
+    if let Some(path) = std::env::var_os(FILE) {
+        report_lost_pages();
+        let path = Path::new(&path);
+        // Another map must not be blamed, and neither must one that is gone.
+        drop(MappedFile::open(path).unwrap());
+        let other = MappedFile::open(&std::env::current_exe().unwrap()).unwrap();
+        let map = MappedFile::open(path).unwrap();
+        set_length(path, 4096);
+        println!("{}", u32::from(map[0]) + u32::from(other[0]));
+        println!("{}", map[10_000]);
+        unreachable!("the page is missing");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pages");
+    std::fs::write(&path, [1; 20_000]).unwrap();
+    let program = Command::new(std::env::current_exe().unwrap())
+        .args([NAME, "--exact", "--nocapture"])
+        .env(FILE, &path)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let want = format!("error: {}: content: was cut short while it was in use; ", path.display());
+    let error = error_of(program);
+    assert!(error.starts_with(&want), "{error}");
 }
 
 /// Whether the signal or the check at the next batch notices it first is chance.
