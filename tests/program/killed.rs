@@ -1,5 +1,7 @@
 //! Trainings killed by SIGKILL at random moments and inside of saves: what is resumed is the run that was not interrupted.
 
+use std::collections::HashSet;
+use std::ffi::OsString;
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -30,10 +32,10 @@ fn train(work: &Workplace, run: &str) -> Child {
         .unwrap()
 }
 
-/// Whether a file is being saved in the folder: it has a temporary name then.
-fn saves(folder: &Path) -> bool {
-    let Ok(entries) = fs::read_dir(folder) else { return false };
-    entries.flatten().any(|entry| entry.file_name().to_string_lossy().starts_with(".scenerank-"))
+/// Temporary files of the folder: one that is being saved, and those that killed trainings have left.
+fn temporary(folder: &Path) -> HashSet<OsString> {
+    let names = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    names.filter(|name| name.to_string_lossy().starts_with(".scenerank-")).collect()
 }
 
 /// Records without their times.
@@ -61,12 +63,13 @@ fn kill(times: usize) {
     while killed < times {
         let run = format!("run{runs}");
         loop {
+            let before = temporary(&work.path(&run));
+            let saves = || !temporary(&work.path(&run)).is_subset(&before);
             let mut program = train(&work, &run);
             let (began, after) = (Instant::now(), random.random_range(Duration::ZERO..LONGEST));
             let wait_for_save = killed % 2 == 1;
-            let due =
-                |began: Instant| began.elapsed() >= after && (!wait_for_save || saves(&work.path(&run)));
-            while killed < times && !due(began) && program.try_wait().unwrap().is_none() {
+            let due = || began.elapsed() >= after && (!wait_for_save || saves());
+            while killed < times && !due() && program.try_wait().unwrap().is_none() {
                 std::thread::sleep(Duration::from_micros(if wait_for_save { 50 } else { 500 }));
             }
             if killed == times || program.try_wait().unwrap().is_some() {
@@ -76,7 +79,7 @@ fn kill(times: usize) {
             // On Unix this is SIGKILL.
             program.kill().unwrap();
             program.wait().unwrap();
-            (killed, inside) = (killed + 1, inside + usize::from(saves(&work.path(&run))));
+            (killed, inside) = (killed + 1, inside + usize::from(saves()));
         }
         for name in [BEST, LAST] {
             let [whole, run] = ["whole", &run].map(|run| fs::read(work.path(run).join(name)).unwrap());

@@ -67,7 +67,8 @@ impl Case {
         let calls: usize = fs::read_to_string(&count).unwrap().parse().unwrap();
         assert!(calls > 1, "{}: {calls} writes", self.name);
         let step = calls.div_ceil(most).max(1);
-        let numbers = (1..=calls).step_by(step).chain([calls]);
+        let mut numbers: Vec<usize> = (1..=calls).step_by(step).chain([calls]).collect();
+        numbers.dedup();
         let mut tries = 0;
         for number in numbers {
             reset(&before);
