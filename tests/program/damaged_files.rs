@@ -74,22 +74,27 @@ fn all(step: usize, flips: usize) {
         let missing = || scenerank::Error::invalid(path, "origin", "is missing", "write it again");
         origin.map(|_| ()).ok_or_else(missing)
     };
-    let files: [(&Path, &Path, Read); 5] = [
-        (&work.data, &work.data, |path| Dataset::open(path).map(|_| ())),
-        (&work.path("run").join(LAST), &work.path("run").join(LAST), |path| {
-            checkpoint::load(path).map(|_| ())
-        }),
-        (&work.path("run").join(BEST), &work.path("run").join(BEST), |path| {
-            checkpoint::load(path).map(|_| ())
-        }),
-        (embeddings, embeddings, read_embeddings),
-        (&Origin::beside(embeddings), embeddings, read_embeddings),
+    let read_checkpoint: Read = |path| checkpoint::load(path).map(|_| ());
+    let [last, best] = [LAST, BEST].map(|name| work.path("run").join(name));
+    let beside = Origin::beside(embeddings);
+    // One thread for each group. The last two files are read together.
+    let groups: [&[(&Path, &Path, Read)]; 4] = [
+        &[(&work.data, &work.data, |path| Dataset::open(path).map(|_| ()))],
+        &[(&last, &last, read_checkpoint)],
+        &[(&best, &best, read_checkpoint)],
+        &[(embeddings, embeddings, read_embeddings), (&beside, embeddings, read_embeddings)],
     ];
-    for (path, opened, read) in files {
-        let Refused { cut, flipped } = damage(path, opened, read, step, flips);
-        let name = path.file_name().unwrap().display();
-        println!("{name}: {cut} cut short and {flipped} with a flipped bit, all refused");
-    }
+    std::thread::scope(|scope| {
+        for group in groups {
+            scope.spawn(move || {
+                for &(path, opened, read) in group {
+                    let Refused { cut, flipped } = damage(path, opened, read, step, flips);
+                    let name = path.file_name().unwrap().display();
+                    println!("{name}: {cut} cut short and {flipped} with a flipped bit, all refused");
+                }
+            });
+        }
+    });
 }
 
 #[test]

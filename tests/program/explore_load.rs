@@ -20,7 +20,7 @@ struct Client {
 
 impl Client {
     fn new(address: &str) -> Self {
-        let stream = TcpStream::connect(address).unwrap();
+        let stream = slow_reader(address);
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         Client { stream: BufReader::new(stream) }
     }
@@ -76,6 +76,23 @@ fn requests(served: &Served) -> Vec<(String, u16)> {
     ]
 }
 
+/// A connection with a small buffer for answers, which is soon full if nobody reads them.
+fn slow_reader(address: &str) -> TcpStream {
+    let stream = TcpStream::connect(address).unwrap();
+    #[cfg(unix)]
+    {
+        use std::os::fd::AsRawFd;
+        let size: libc::c_int = 4096;
+        // SAFETY: the descriptor is open, and the option takes a pointer to an int and its size.
+        let set = unsafe {
+            let (value, length) = ((&raw const size).cast(), size_of::<libc::c_int>() as libc::socklen_t);
+            libc::setsockopt(stream.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVBUF, value, length)
+        };
+        assert_eq!(set, 0);
+    }
+    stream
+}
+
 /// Fills the server's buffers with answers that nobody reads, until it takes no more requests. Returns whether the server
 /// still keeps the connection.
 fn never_read(stream: &mut TcpStream) -> bool {
@@ -109,7 +126,7 @@ fn load(total: usize) {
             .map(|_| {
                 let (address, done) = (&served.address, &done);
                 scope.spawn(move || {
-                    let (mut stream, mut closed) = (TcpStream::connect(address).unwrap(), 0);
+                    let (mut stream, mut closed) = (slow_reader(address), 0);
                     while !done.load(Ordering::Relaxed) {
                         if !never_read(&mut stream) {
                             closed += 1;
@@ -174,7 +191,7 @@ fn ten_thousand_requests_from_32_connections() {
 #[test]
 fn clients_that_never_read_do_not_block_others() {
     let served = Served::new();
-    let mut slow: Vec<TcpStream> = (0..128).map(|_| TcpStream::connect(&served.address).unwrap()).collect();
+    let mut slow: Vec<TcpStream> = (0..128).map(|_| slow_reader(&served.address)).collect();
     for _ in 0..3 {
         slow.iter_mut().for_each(|stream| {
             never_read(stream);
