@@ -10,6 +10,7 @@ use std::process::exit;
 use anstream::ColorChoice;
 use clap::Parser;
 use scenerank::Error;
+use scenerank::files::mapped_file::report_lost_pages;
 use scenerank::terminal::{cut, visible};
 
 /// Exit code of every error.
@@ -17,6 +18,7 @@ const FAILED: i32 = 2;
 
 fn main() {
     no_colours_on_a_dumb_terminal();
+    report_lost_pages();
     let cli = cli::Cli::try_parse().unwrap_or_else(|error| refuse(&error));
     if let Err(error) = cli.run() {
         exit(fail(&error));

@@ -144,7 +144,11 @@ impl Run {
     }
 
     fn embed_by(&self, tensors: &NamedTensors, graphs: &[SceneGraph<'_>]) -> Result<Vec<f32>> {
-        embed_graphs(self.device, self.precision, self.checkpoint.config.model, tensors, graphs)
+        let model = self.checkpoint.config.model;
+        let embeddings = embed_graphs(self.device, self.precision, model, tensors, graphs)?;
+        // Before anybody uses them.
+        self.dataset.check_unchanged()?;
+        Ok(embeddings)
     }
 }
 

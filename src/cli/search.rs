@@ -132,7 +132,11 @@ impl SearchArguments {
         let k = wanted + ids.iter().filter(|&&id| Some(id) == self.image).count();
         let nearest = match &rows {
             Rows::Computed(values) => run.nearest(&query, values, k)?,
-            Rows::File(file) => run.nearest_stored(&query, file.rows(), k)?,
+            Rows::File(file) => {
+                let nearest = run.nearest_stored(&query, file.rows(), k)?;
+                file.check_unchanged()?;
+                nearest
+            }
         };
         // Only an image as query has captions to compare with.
         let similarity = match query_image {

@@ -253,6 +253,11 @@ impl Dataset {
         self.file.slice(&self.image_id)[image]
     }
 
+    /// An error if another process has written to the file since it was opened.
+    pub fn check_unchanged(&self) -> Result<()> {
+        self.file.check_unchanged()
+    }
+
     /// COCO id; two images may have the same one.
     pub fn coco_id(&self, image: usize) -> u64 {
         self.file.slice(&self.coco_id)[image]

@@ -22,9 +22,9 @@ use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
 use bytemuck::{Pod, Zeroable};
-use memmap2::Mmap;
 use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
 
+use crate::files::mapped_file::MappedFile;
 use crate::files::outputs::Kind;
 use crate::files::recognise::{FIRST_BYTES, not_expected};
 use crate::files::temporary::Temporary;
@@ -201,7 +201,7 @@ fn folder(target: &Path) -> PathBuf {
 #[derive(Debug)]
 pub struct Container {
     path: PathBuf,
-    map: Mmap,
+    map: MappedFile,
     content: u64,
     entries: Vec<(String, u32, std::ops::Range<usize>)>,
 }
@@ -224,9 +224,7 @@ impl Container {
         if !metadata.is_file() {
             return Err(invalid("path", "not a file".into(), "name the data file that `prepare` wrote"));
         }
-        // SAFETY: data files are only ever replaced by renaming, never changed in place, so the mapped bytes
-        // do not change while this map lives.
-        let map = unsafe { Mmap::map(&file) }.map_err(Error::file("map", path))?;
+        let map = MappedFile::of_file(file, path)?;
         let magic = &map[..map.len().min(MAGIC.len())];
         if magic != MAGIC {
             let first = &map[..map.len().min(FIRST_BYTES)];
@@ -297,6 +295,11 @@ impl Container {
     /// Path of the file.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// An error if another process has written to the file since it was opened.
+    pub fn check_unchanged(&self) -> Result<()> {
+        self.map.check_unchanged()
     }
 
     /// Checksum of the names, types, lengths and checksums of all sections but [`METADATA`].

@@ -8,8 +8,10 @@
 //!
 //! Each name is one object; `#` and a number distinguish objects of the same type. A list with a single name,
 //! `["tree"]`, is an object without a relationship. Objects are numbered in the order of their first mention.
-//! A repeated statement counts once, as in the data.
+//! A repeated statement counts once, as in the data. A list has at most [`MOST_STATEMENTS`] statements; the time to read it is
+//! proportional to its length.
 
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::Path;
 
@@ -18,6 +20,9 @@ use crate::data::scene_graph::{SceneGraph, SceneGraphBuf};
 use crate::error::{Error, Result};
 use crate::files::text::read_text;
 use crate::terminal::{cut, excerpt};
+
+/// Largest number of statements of a query. The largest image of the paper's data has some 400.
+pub const MOST_STATEMENTS: usize = 100_000;
 
 /// Either one name (an object), or three: subject, predicate, object.
 pub type Statement = Vec<String>;
@@ -84,11 +89,19 @@ impl fmt::Display for QueryProblem {
 impl QueryGraph {
     /// Builds the graph described by `statements`, with the types of `dataset`.
     pub fn new(statements: &[Statement], dataset: &Dataset) -> std::result::Result<Self, QueryProblem> {
+        if statements.len() > MOST_STATEMENTS {
+            let problem = format!("has {} statements", statements.len());
+            let remedy = format!("write at most {MOST_STATEMENTS}");
+            return Err(QueryProblem::new(None, problem, remedy));
+        }
         let mut graph = QueryGraph::default();
+        let mut nodes = HashMap::new();
+        let mut stated = HashSet::new();
         for (index, statement) in statements.iter().enumerate() {
+            let mut node = |name| graph.node(&mut nodes, index, name, dataset);
             match statement.as_slice() {
                 [object] => {
-                    graph.node(index, object, dataset)?;
+                    node(object)?;
                 }
                 [subject, predicate, object] => {
                     let name = predicate.trim().to_lowercase();
@@ -96,9 +109,8 @@ impl QueryGraph {
                         let known = (0..dataset.predicate_count()).map(|t| dataset.predicate_name(t));
                         QueryProblem::unknown(index, "predicate", &name, known)
                     })?;
-                    let subject = graph.node(index, subject, dataset)?;
-                    let relationship = (subject, predicate, graph.node(index, object, dataset)?);
-                    if !graph.relationships.contains(&relationship) {
+                    let relationship = (node(subject)?, predicate, node(object)?);
+                    if stated.insert(relationship) {
                         graph.relationships.push(relationship);
                     }
                 }
@@ -117,15 +129,17 @@ impl QueryGraph {
         }
     }
 
+    /// Index of the object with this name, which is added if it is new. `nodes` are the indices of the known names.
     fn node(
         &mut self,
+        nodes: &mut HashMap<String, u32>,
         statement: usize,
         name: &str,
         dataset: &Dataset,
     ) -> std::result::Result<u32, QueryProblem> {
         let name = name.trim().to_lowercase();
-        if let Some(node) = self.names.iter().position(|known| *known == name) {
-            return Ok(node as u32);
+        if let Some(&node) = nodes.get(&name) {
+            return Ok(node);
         }
         let type_name = name.split('#').next().unwrap_or_default().trim();
         let object = dataset.find_object(&name).or_else(|| dataset.find_object(type_name));
@@ -133,9 +147,11 @@ impl QueryGraph {
             let known = (0..dataset.object_count()).map(|t| dataset.object_name(t));
             QueryProblem::unknown(statement, "object", type_name, known)
         })?;
+        let node = self.names.len() as u32;
+        nodes.insert(name.clone(), node);
         self.names.push(name);
         self.objects.push(object);
-        Ok(self.names.len() as u32 - 1)
+        Ok(node)
     }
 
     /// The augmented graph.
@@ -152,23 +168,28 @@ impl QueryGraph {
         without: &[String],
         dataset: &Dataset,
     ) -> std::result::Result<SceneGraphBuf, QueryProblem> {
+        let nodes: HashMap<&str, usize> = self.names.iter().map(String::as_str).zip(0..).collect();
         let mut in_image = vec![true; self.objects.len()];
         for name in without {
             let name = name.trim().to_lowercase();
-            let node = self.names.iter().position(|known| *known == name).ok_or_else(|| {
+            let &node = nodes.get(name.as_str()).ok_or_else(|| {
                 let problem =
                     format!("no statement names the object {name:?} that is to be without its edge");
                 QueryProblem::new(None, problem, "name objects of the graph")
             })?;
             in_image[node] = false;
         }
-        let related = |node: u32| self.relationships.iter().any(|&(s, _, o)| s == node || o == node);
+        let mut related = vec![false; self.objects.len()];
+        for &(subject, _, object) in &self.relationships {
+            related[subject as usize] = true;
+            related[object as usize] = true;
+        }
         let (image_type, in_image_type) = image_types(dataset);
         let mut graph = SceneGraphBuf::default();
         let mut place = vec![0; self.objects.len()];
-        for (node, &object) in (0u32..).zip(&self.objects) {
-            if in_image[node as usize] || related(node) {
-                place[node as usize] = graph.node_object.len() as u32;
+        for (node, &object) in self.objects.iter().enumerate() {
+            if in_image[node] || related[node] {
+                place[node] = graph.node_object.len() as u32;
                 graph.node_object.push(object);
             }
         }
@@ -193,10 +214,12 @@ impl QueryGraph {
     pub fn naming(graph: SceneGraph<'_>, dataset: &Dataset) -> (Self, Vec<String>) {
         let (image, in_image) = image_types(dataset);
         let mut named = QueryGraph::default();
+        let mut counts = HashMap::new();
         for &object in graph.node_object.iter().filter(|&&object| object != image) {
-            let earlier = named.objects.iter().filter(|&&other| other == object).count();
+            let count = counts.entry(object).or_insert(0);
+            *count += 1;
             let name = dataset.object_name(object as usize);
-            named.names.push(if earlier == 0 { name.into() } else { format!("{name}#{}", earlier + 1) });
+            named.names.push(if *count == 1 { name.into() } else { format!("{name}#{count}") });
             named.objects.push(object);
         }
         let mut without = vec![true; named.objects.len()];

@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use half::f16;
-use memmap2::Mmap;
 use npyz::Order;
 use rayon::prelude::*;
 
 use super::similarity::Similarity;
+use crate::files::mapped_file::MappedFile;
 use crate::files::npy::{MAGIC, read_header};
 use crate::files::recognise::{FIRST_BYTES, not_expected};
 use crate::files::text::open_file;
@@ -30,7 +30,7 @@ pub(crate) fn is_similarity(value: f32) -> bool {
 /// A mapped `[images, images]` matrix whose row X holds s_X. Rows follow the image order of the data file.
 #[derive(Debug)]
 pub struct SimilarityMatrix {
-    map: Mmap,
+    map: MappedFile,
     start: usize,
     images: usize,
     half: bool,
@@ -49,9 +49,7 @@ impl SimilarityMatrix {
         if !metadata.is_file() {
             return Err(invalid("path", "not a file".into()));
         }
-        // SAFETY: the user must not change the file during a run, as the documentation of the option states;
-        // every bit pattern is a valid float.
-        let map = unsafe { Mmap::map(&file) }.map_err(Error::file("map", &path))?;
+        let map = MappedFile::of_file(file, &path)?;
         if !map.starts_with(MAGIC) {
             return Err(not_expected(&path, &map[..map.len().min(FIRST_BYTES)], "a .npy file", REMEDY));
         }
@@ -100,6 +98,11 @@ impl SimilarityMatrix {
             true => Error::invalid(&path, place, format!("{value} is outside 0 to 1"), RANGE_REMEDY),
             false => invalid(&place, format!("{value}")),
         })
+    }
+
+    /// An error if another process has written to the file since it was opened.
+    pub fn check_unchanged(&self) -> Result<()> {
+        self.map.check_unchanged()
     }
 
     /// View of the similarities.

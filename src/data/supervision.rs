@@ -38,6 +38,14 @@ impl Supervision {
         }
     }
 
+    /// An error if another process has written to a mapped matrix since it was opened.
+    pub fn check_unchanged(&self) -> Result<()> {
+        match self {
+            Supervision::Matrix(matrix) => matrix.check_unchanged(),
+            Supervision::Captions | Supervision::Vectors(_) => Ok(()),
+        }
+    }
+
     /// Similarities of all images of `dataset`.
     pub fn view<'a>(&'a self, dataset: &'a Dataset) -> Similarity<'a> {
         match self {

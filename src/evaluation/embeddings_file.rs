@@ -51,6 +51,14 @@ impl EmbeddingsFile {
         EmbeddingsFile { rows: Rows::Read { values, width } }
     }
 
+    /// An error if another process has written to the file since it was opened.
+    pub fn check_unchanged(&self) -> Result<()> {
+        match &self.rows {
+            Rows::Mapped(matrix) => matrix.check_unchanged(),
+            Rows::Read { .. } => Ok(()),
+        }
+    }
+
     /// Rows of the file.
     pub fn rows(&self) -> StoredRows<'_> {
         let (values, width) = self.rows.stored();

@@ -4,8 +4,8 @@ use std::collections::HashSet;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use axum::http::StatusCode;
 use clap::ValueEnum;
-use hyper::StatusCode;
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
@@ -24,16 +24,14 @@ const MOST_LISTED: usize = 24;
 /// Largest number of results of a search.
 const MOST_RESULTS: usize = 100;
 
-type Answer<T> = std::result::Result<T, Refusal>;
+/// What a request gets.
+pub(super) type Answer<T> = std::result::Result<T, Refusal>;
 
 /// An error response.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Refusal {
     #[serde(skip)]
     pub status: StatusCode,
-    /// Allowed methods, for the `Allow` header.
-    #[serde(skip)]
-    pub allow: Option<&'static str>,
     error: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     statement: Option<usize>,
@@ -72,10 +70,34 @@ impl From<Error> for Refusal {
     }
 }
 
-/// Runs work that takes some milliseconds on a separate thread, so that connections are still served.
-pub(super) async fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Answer<T> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|error| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
+/// The client of a request, as its work on another thread sees it.
+pub(super) struct Client<'a> {
+    is_gone: &'a dyn Fn() -> bool,
+}
+
+impl Client<'_> {
+    /// Fails if the client no longer waits, so that the rest of the work is left out. Nobody receives this error.
+    fn check(&self) -> Answer<()> {
+        match (self.is_gone)() {
+            true => Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, "the client has gone")),
+            false => Ok(()),
+        }
+    }
+}
+
+/// Runs work that takes some milliseconds on a separate thread, so that connections are still served. Dropping the future
+/// abandons the work: it does not begin, or ends at its next [`Client::check`].
+pub(super) async fn beside<T: Send + 'static>(
+    work: impl FnOnce(&Client<'_>) -> Answer<T> + Send + 'static,
+) -> Answer<T> {
+    let (reply, answer) = oneshot::channel();
+    tokio::task::spawn_blocking(move || {
+        let client = Client { is_gone: &|| reply.is_closed() };
+        let answer = client.check().and_then(|()| work(&client));
+        let _ = reply.send(answer);
+    });
+    let failed = |_| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "the request failed; the log says why");
+    answer.await.map_err(failed)?
 }
 
 #[derive(Serialize)]
@@ -153,7 +175,7 @@ struct Listed {
 }
 
 /// Returns the first images with a caption that contains all the given words as prefixes of its words.
-pub(super) fn images(collection: &Collection, options: &str) -> Answer<Listing> {
+pub(super) fn images(collection: &Collection, options: &str, client: &Client<'_>) -> Answer<Listing> {
     let mut wanted = Vec::new();
     for (name, value) in form_urlencoded::parse(options.as_bytes()) {
         match &*name {
@@ -167,10 +189,13 @@ pub(super) fn images(collection: &Collection, options: &str) -> Answer<Listing> 
         wanted.iter().all(|start| words.iter().any(|word| word.starts_with(start)))
     };
     let listed = collection.images.clone().filter_map(|image| {
+        if let Err(gone) = client.check() {
+            return Some(Err(gone));
+        }
         let caption = dataset.captions(image).find(matches)?.trim().to_string();
-        Some(Listed { image_id: dataset.image_id(image), caption })
+        Some(Ok(Listed { image_id: dataset.image_id(image), caption }))
     });
-    Ok(Listing { images: listed.take(MOST_LISTED).collect() })
+    Ok(Listing { images: listed.take(MOST_LISTED).collect::<Answer<_>>()? })
 }
 
 /// Returns a random image, uniformly distributed.
@@ -256,19 +281,26 @@ pub(super) async fn search(collection: Arc<Collection>, body: &[u8]) -> Answer<R
     let (reply, embedded) = oneshot::channel();
     collection.embed.send(Event::Embed(graph, reply)).map_err(|_| gone())?;
     let query = embedded.await.map_err(|_| gone())??;
-    beside(move || results(&collection, &named, &query, target, request.k)).await?
+    let query = Query { named, embedding: query, target, k: request.k };
+    beside(move |client| results(&collection, &query, client)).await
 }
 
-fn results(
-    collection: &Collection,
-    named: &QueryGraph,
-    query: &[f32],
+/// A checked search.
+struct Query {
+    named: QueryGraph,
+    /// `[D]` embedding of the graph.
+    embedding: Vec<f32>,
+    /// Image whose rank is wanted.
     target: Option<usize>,
+    /// Number of results.
     k: usize,
-) -> Answer<Results> {
+}
+
+fn results(collection: &Collection, query: &Query, client: &Client<'_>) -> Answer<Results> {
     let Collection { run, images, embeddings, .. } = collection;
+    let &Query { ref named, ref embedding, target, k } = query;
     let (dataset, width) = (&run.dataset, run.width());
-    let (query, embeddings) = (Embeddings::new(query, width)?, Embeddings::new(embeddings, width)?);
+    let (query, embeddings) = (Embeddings::new(embedding, width)?, Embeddings::new(embeddings, width)?);
     let target_rank = match target {
         None => None,
         Some(target) => {
@@ -285,7 +317,10 @@ fn results(
         Some(target) => Some((target, run.similarity()?)),
         None => None,
     };
-    let found = nearest_stored(query, embeddings, k)?.into_iter().zip(1..).map(|((row, cosine), rank)| {
+    client.check()?;
+    let nearest = nearest_stored(query, embeddings, k)?;
+    let found = nearest.into_iter().zip(1..).map(|((row, cosine), rank)| {
+        client.check()?;
         let image = images.start + row;
         let (own, _) = QueryGraph::naming(dataset.graph(image), dataset);
         let mut shared = own.clone();
@@ -343,4 +378,61 @@ fn captions(dataset: &Dataset, image: usize) -> Vec<String> {
 
 fn number<T: FromStr>(what: &str, text: &str) -> Answer<T> {
     text.parse().map_err(|_| Refusal::bad(format!("{what}: {text:?} is not a whole number")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Runs `beside` with one thread for work, which `hold` occupies first.
+    fn with_one_worker(test: impl AsyncFnOnce(mpsc::Sender<()>)) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(1)
+            .build()
+            .unwrap();
+        let (release, held) = mpsc::channel();
+        runtime.block_on(async {
+            tokio::task::spawn_blocking(move || held.recv());
+            test(release).await;
+        });
+    }
+
+    #[test]
+    fn work_of_a_client_that_has_gone_does_not_begin() {
+        with_one_worker(async |release| {
+            static BEGAN: AtomicBool = AtomicBool::new(false);
+            let abandoned = beside(|_| {
+                BEGAN.store(true, Ordering::SeqCst);
+                Ok(())
+            });
+            assert!(tokio::time::timeout(Duration::from_millis(20), abandoned).await.is_err());
+            release.send(()).unwrap();
+            beside(|_| Ok(())).await.unwrap_or_else(|refusal| panic!("{refusal:?}"));
+            assert!(!BEGAN.load(Ordering::SeqCst));
+        });
+    }
+
+    #[test]
+    fn work_ends_when_its_client_goes() {
+        with_one_worker(async |release| {
+            release.send(()).unwrap();
+            let (noticed, notices) = mpsc::channel();
+            let abandoned = beside(move |client| {
+                let checked = loop {
+                    if let Err(gone) = client.check() {
+                        break Err(gone);
+                    }
+                };
+                noticed.send(()).unwrap();
+                checked as Answer<()>
+            });
+            assert!(tokio::time::timeout(Duration::from_millis(20), abandoned).await.is_err());
+            notices.recv_timeout(Duration::from_secs(10)).unwrap();
+        });
+    }
 }

@@ -37,13 +37,16 @@
 //! `drawing` is the content of an `<svg>` with the image's boxes; elements of an object have its index in
 //! `data-object`. It is null if the data has no boxes. `url` is the address of the photograph, or null.
 //! `caption_similarity` is the similarity to the captions of the target, or null without a target. Images
-//! with the same score rank before the target. Errors have a status of 4xx and `{"error": "a sentence",
+//! with the same score rank before the target. A request has 20 seconds to arrive and be answered, and its client 10 seconds
+//! to take the answer. Errors have a status of 4xx and `{"error": "a sentence",
 //! "statement": 0, "suggestions": ["name"]}`, where the last two are only present for a graph with an unknown
 //! name.
 
 mod api;
 mod http;
 pub mod page;
+mod routes;
+mod stream;
 
 use std::net::{SocketAddr, TcpListener};
 use std::ops::Range;
@@ -139,16 +142,47 @@ impl<F: FnOnce(SocketAddr) -> Result<()>> BackendTask for ExploreTask<'_, F> {
         let collection = Collection { run: Arc::clone(run), split, images, embeddings, embed: sender };
         let server = http::Server::start(listener, Arc::new(collection))?;
         ready(server.address())?;
-        for event in events {
-            match event {
-                // The client may have disconnected.
-                Event::Embed(graph, reply) => {
-                    let _ = reply.send(embed_with(&mut model, [graph.view()].into_iter(), |_| ()));
-                }
-                Event::Stop => break,
-            }
-        }
+        embed_queries(events, |graph| embed_with(&mut model, [graph.view()].into_iter(), |_| ()));
         server.stop();
         Ok(())
+    }
+}
+
+/// Embeds queries until an [`Event::Stop`]. A query whose client has gone is left out.
+fn embed_queries(
+    events: impl IntoIterator<Item = Event>,
+    mut embed: impl FnMut(SceneGraphBuf) -> Result<Vec<f32>>,
+) {
+    for event in events {
+        match event {
+            Event::Embed(_, reply) if reply.is_closed() => {}
+            // The client may go meanwhile.
+            Event::Embed(graph, reply) => {
+                let _ = reply.send(embed(graph));
+            }
+            Event::Stop => break,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queries_of_clients_that_have_gone_are_not_embedded() {
+        let query = || {
+            let (reply, embedded) = oneshot::channel();
+            (Event::Embed(SceneGraphBuf::default(), reply), embedded)
+        };
+        let ((first, mut waiting), (second, gone), (third, _)) = (query(), query(), query());
+        drop(gone);
+        let mut count = 0;
+        embed_queries([first, second, Event::Stop, third], |_| {
+            count += 1;
+            Ok(vec![0.5])
+        });
+        assert_eq!(waiting.try_recv().unwrap().unwrap(), [0.5]);
+        assert_eq!(count, 1);
     }
 }

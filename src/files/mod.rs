@@ -3,6 +3,7 @@
 pub mod arrow;
 pub mod atomic_file;
 pub mod folder_lock;
+pub mod mapped_file;
 pub mod npy;
 pub mod origin;
 pub mod outputs;

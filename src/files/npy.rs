@@ -5,11 +5,11 @@ use std::io::{self, BufRead, BufReader, Read, Seek};
 use std::path::Path;
 
 use half::f16;
-use memmap2::Mmap;
 use npyz::{AutoSerialize, Deserialize, NpyFile, NpyHeader, Order, WriterBuilder};
 use rayon::prelude::*;
 
 use crate::files::atomic_file::write_atomically;
+use crate::files::mapped_file::MappedFile;
 use crate::files::recognise::not_expected;
 use crate::files::text::open_file;
 use crate::terminal::excerpt;
@@ -148,7 +148,7 @@ fn open_matrix(path: &Path) -> Result<MatrixFile> {
 
 /// A file whose layout equals that in memory: half or single precision, row-major.
 pub(crate) struct MappedMatrix {
-    map: Mmap,
+    map: MappedFile,
     /// Offset of the first value, in bytes.
     offset: usize,
     rows: usize,
@@ -169,9 +169,7 @@ pub(crate) fn map_npy(path: &Path) -> Result<Option<MappedMatrix>> {
     if !plain || bytes_per_value > 4 {
         return Ok(None);
     }
-    // SAFETY: the file must not be truncated or changed while it is mapped; this holds for every mapped file
-    // of this program.
-    let map = unsafe { Mmap::map(reader.get_ref()) }.map_err(Error::file("map", path))?;
+    let map = MappedFile::of_file(reader.into_inner(), path)?;
     Ok(Some(MappedMatrix { map, offset, rows, width, half: bytes_per_value == 2 }))
 }
 
@@ -189,6 +187,11 @@ impl MappedMatrix {
     /// Number of columns.
     pub(crate) fn width(&self) -> usize {
         self.width
+    }
+
+    /// An error if another process has written to the file since it was opened.
+    pub(crate) fn check_unchanged(&self) -> Result<()> {
+        self.map.check_unchanged()
     }
 }
 

@@ -1,16 +1,16 @@
 //! Origin of embeddings: the model that computed them, the data, and the image of each row.
 //!
 //! An Arrow file carries it in its schema. A `.npy` file has no place for it, so a small JSON file lies beside it:
-//! `all.npy.json` for `all.npy`. It also has a checksum of the `.npy` file.
+//! `all.npy.json` for `all.npy`. It also has a checksum of the `.npy` file and of the description itself.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
-use xxhash_rust::xxh3::xxh3_128;
+use xxhash_rust::xxh3::{Xxh3Default, xxh3_128};
 
 use crate::files::atomic_file::write_atomically;
+use crate::files::mapped_file::MappedFile;
 use crate::{Error, Result};
 
 /// Version of the description, and the first key of the file beside a `.npy` file.
@@ -26,7 +26,7 @@ pub struct Origin {
     pub model: String,
     /// Fingerprint of the data, in hexadecimal.
     pub data: String,
-    /// XXH3 checksum of the `.npy` file, 128 bits in hexadecimal.
+    /// XXH3 checksum of the `.npy` file, followed by the other values of this description; 128 bits in hexadecimal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     checksum: Option<String>,
     /// `[rows]` Visual Genome id of each row's image. Not in the schema of an Arrow file, which has a column of ids.
@@ -49,7 +49,7 @@ impl Origin {
 
     /// Writes the description of the `.npy` file at `path`, which is complete.
     pub fn write_beside(mut self, path: &Path) -> Result<()> {
-        self.checksum = Some(checksum(path)?);
+        self.checksum = Some(self.checksum_with(path)?);
         let json = serde_json::to_vec(&self).expect("plain fields");
         write_atomically(Self::beside(path), |file| file.write_all(&json))
     }
@@ -72,11 +72,24 @@ impl Origin {
                 format!("is version {}, this program reads version {VERSION}", origin.scenerank_embeddings);
             return Err(Error::invalid(&beside, "scenerank-embeddings", problem, REMEDY));
         }
-        if origin.checksum != Some(checksum(path)?) {
+        if origin.checksum.as_deref() != Some(&origin.checksum_with(path)?) {
             let problem = format!("differs from the checksum in {}", beside.display());
             return Err(Error::invalid(path, "content", problem, REMEDY));
         }
         Ok(Some(origin))
+    }
+
+    /// Checksum of the file at `path` and of this description.
+    fn checksum_with(&self, path: &Path) -> Result<String> {
+        let mut sum = Xxh3Default::new();
+        sum.update(&MappedFile::open(path)?);
+        sum.update(&self.scenerank_embeddings.to_le_bytes());
+        // Of fixed lengths, so the values cannot be shifted against each other.
+        [&self.model, &self.data]
+            .iter()
+            .for_each(|text| sum.update(&xxh3_128(text.as_bytes()).to_le_bytes()));
+        self.image_ids.iter().for_each(|id| sum.update(&id.to_le_bytes()));
+        Ok(format!("{:032x}", sum.digest128()))
     }
 
     /// JSON without ids, for the schema of an Arrow file.
@@ -88,8 +101,5 @@ impl Origin {
 
 /// XXH3 checksum of a file, 128 bits in hexadecimal.
 pub fn checksum(path: &Path) -> Result<String> {
-    let file = std::fs::File::open(path).map_err(Error::file("read", path))?;
-    // SAFETY: the file must not be truncated while it is mapped; this holds for every mapped file of this program.
-    let map = unsafe { Mmap::map(&file) }.map_err(Error::file("map", path))?;
-    Ok(format!("{:032x}", xxh3_128(&map)))
+    Ok(format!("{:032x}", xxh3_128(&MappedFile::open(path)?)))
 }

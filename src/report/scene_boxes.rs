@@ -181,47 +181,59 @@ fn place_names(objects: &mut [Object<'_>], frame: &Area) {
     let mut taken: Vec<Area> = Vec::with_capacity(order.len());
     for index in order {
         let Object { area, label, .. } = &objects[index];
-        let cost = |place: &Area| taken.iter().map(|other| place.overlap(other)).sum::<f64>();
-        let mut best: Option<(f64, Area)> = None;
-        for place in places(area, label, frame) {
-            let overlap = cost(&place);
-            if best.is_none_or(|(least, _)| overlap < least) {
-                best = Some((overlap, place));
-            }
-            if overlap == 0.0 {
-                break;
-            }
-        }
-        let (_, place) = best.expect("a place at least");
+        let place = place_name(area, label, frame, &taken);
         objects[index].label = place;
         taken.push(place);
     }
 }
 
-/// Positions that are tried for a name, the best ones first: along the upper border of its box, inside and
-/// then outside; along the lower border; anywhere inside; then at increasing distance.
-fn places(area: &Area, label: &Area, frame: &Area) -> impl Iterator<Item = Area> {
-    let slack = (area.width - label.width).max(0.0);
-    let steps = (slack / STEP) as usize;
-    let along = (0..=steps).map(|step| area.x + step as f64 * STEP).collect::<Vec<f64>>();
-    let rows = [area.y, area.y - label.height, area.y + area.height - label.height, area.y + area.height];
-    let inside = (1..((area.height / STEP) as usize).max(1)).map(|step| area.y + step as f64 * STEP);
-    let mut around: Vec<(f64, f64)> = Vec::new();
-    let (right, down) = ((frame.width / STEP) as usize, (frame.height / STEP) as usize);
-    for row in 0..=down {
-        around
-            .extend((0..=right).map(|column| (frame.x + column as f64 * STEP, frame.y + row as f64 * STEP)));
+/// First position without an overlap, or the first of those with the least overlap. Tried in this order: along the
+/// upper border of the box, inside and then outside; along the lower border; anywhere inside; then at increasing distance.
+fn place_name(area: &Area, label: &Area, frame: &Area, taken: &[Area]) -> Area {
+    let overlap = |place: &Area| taken.iter().map(|other| place.overlap(other)).sum::<f64>();
+    let mut best: Option<(f64, Area)> = None;
+    for place in places_at(area, label, frame) {
+        let overlap = overlap(&place);
+        if overlap == 0.0 {
+            return place;
+        }
+        if best.is_none_or(|(least, _)| overlap < least) {
+            best = Some((overlap, place));
+        }
     }
+    let (mut least, mut best) = best.expect("a place at least");
+    // Positions anywhere in the frame, in any order: among equal overlaps the nearest to the middle of the box counts. A
+    // farther one than the best free one needs no comparison with other names.
     let (x, y) =
         (area.x + area.width / 2.0 - label.width / 2.0, area.y + area.height / 2.0 - label.height / 2.0);
-    around.sort_by(|a, b| (a.0 - x).hypot(a.1 - y).total_cmp(&(b.0 - x).hypot(b.1 - y)));
-    let near: Vec<(f64, f64)> = rows
-        .into_iter()
-        .chain(inside)
-        .flat_map(|y| along.iter().map(move |&x| (x, y)).collect::<Vec<_>>())
-        .collect();
-    let (label, frame) = (*label, *frame);
-    near.into_iter().chain(around).map(move |(x, y)| Area { x, y, ..label }.moved_into(&frame))
+    let mut distance = 0.0;
+    let (right, down) = ((frame.width / STEP) as usize, (frame.height / STEP) as usize);
+    for row in 0..=down {
+        for column in 0..=right {
+            let (at_x, at_y) = (frame.x + column as f64 * STEP, frame.y + row as f64 * STEP);
+            let apart = (at_x - x).powi(2) + (at_y - y).powi(2);
+            if least == 0.0 && apart >= distance {
+                continue;
+            }
+            let place = Area { x: at_x, y: at_y, ..*label }.moved_into(frame);
+            let overlap = overlap(&place);
+            if overlap < least || overlap == least && apart < distance {
+                (least, best, distance) = (overlap, place, apart);
+            }
+        }
+    }
+    best
+}
+
+/// Positions for a name along the borders of its box and inside it.
+fn places_at(area: &Area, label: &Area, frame: &Area) -> impl Iterator<Item = Area> {
+    let steps = ((area.width - label.width).max(0.0) / STEP) as usize;
+    let rows = [area.y, area.y - label.height, area.y + area.height - label.height, area.y + area.height];
+    let (area, label, frame) = (*area, *label, *frame);
+    let inside = (1..((area.height / STEP) as usize).max(1)).map(move |step| area.y + step as f64 * STEP);
+    rows.into_iter().chain(inside).flat_map(move |y| {
+        (0..=steps).map(move |step| Area { x: area.x + step as f64 * STEP, y, ..label }.moved_into(&frame))
+    })
 }
 
 fn arrows<'a>(

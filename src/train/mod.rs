@@ -117,7 +117,8 @@ fn prepare(
             None
         }
     };
-    start(Training { dataset, similarity, sampler, config, run, resume, stop, started })
+    let supervision = &supervision;
+    start(Training { dataset, supervision, similarity, sampler, config, run, resume, stop, started })
 }
 
 /// Checks that the first epoch has a triple. Otherwise the training would take no step.
@@ -197,6 +198,7 @@ type Moments = (NamedTensors, NamedTensors);
 
 struct Training<'a> {
     dataset: &'a Dataset,
+    supervision: &'a Supervision,
     similarity: Similarity<'a>,
     sampler: TripleSampler<'a>,
     config: RunConfig,
@@ -241,6 +243,8 @@ impl BackendTask for Training<'_> {
                     true => model.next_batch()?,
                     false => self.load(progress.epoch as u32, anchors, &mut batch, &mut model)?,
                 };
+                // Before the batch changes the model.
+                self.check_files()?;
                 progress.position += anchors.len();
                 progress.skipped += (anchors.len() - triples) as u64;
                 bar.advance(anchors.len() as u64);
@@ -264,6 +268,7 @@ impl BackendTask for Training<'_> {
             self.record(&mut model, &mut state, &mut progress, &mut log)?;
             let tensors = self.tensors(&mut model, &state, &progress)?;
             let tau = self.validate(&mut model, &progress)?;
+            self.check_files()?;
             let record = Record::Epoch {
                 epoch: progress.epoch + 1,
                 step: progress.steps,
@@ -409,6 +414,12 @@ impl Training<'_> {
                 checkpoint: self.last(),
             }),
         }
+    }
+
+    /// An error if another process has written to the data.
+    fn check_files(&self) -> Result<()> {
+        self.dataset.check_unchanged()?;
+        self.supervision.check_unchanged()
     }
 
     fn last(&self) -> PathBuf {

@@ -2,12 +2,15 @@
 //! for training.
 
 mod raw_files;
+mod readers;
 
 mod bad_data;
 mod boxes;
 mod dataset;
+mod fuzzed;
 mod npy;
 mod prepare;
+mod query_graph;
 mod spellings;
 mod synth;
 mod triples;

@@ -46,6 +46,39 @@ fn the_crates_map_lists_the_rooms_in_their_order() {
     assert_eq!(listed, rooms.iter().map(|room| room.name.as_str()).collect::<Vec<&str>>());
 }
 
+/// The last cell of each line names tests of the target in the cell before it, a file of tests, or the line above.
+#[test]
+fn every_line_on_determinism_names_a_test() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let document = fs::read_to_string(root.join("docs/determinism.md")).unwrap();
+    let mut sources = BTreeMap::new();
+    ["src", "tests"].iter().for_each(|folder| read_sources(root, folder, &mut sources));
+    let lines = document.lines().filter(|line| line.starts_with("| ") && !line.contains("---"));
+    let lines: Vec<&str> = lines.filter(|line| !line.starts_with("| what ")).collect();
+    assert!(lines.len() > 20, "{}", lines.len());
+    for line in lines {
+        let cells: Vec<&str> = line.trim_matches('|').split(" | ").map(str::trim).collect();
+        let [.., targets, tests] = cells[..] else { panic!("{line}") };
+        let of_target = |path: &str| {
+            let start = |target: &str| match target.trim_matches('`') {
+                "unit test" => "src/".to_string(),
+                target => format!("tests/{target}"),
+            };
+            targets.split(", ").any(|target| path.starts_with(&start(target)))
+        };
+        for test in tests.split(", ").filter(|test| !["the same", "the module of the kernel"].contains(test))
+        {
+            let test = test.trim_matches('`');
+            let function = format!("#[test]\nfn {test}()");
+            let found = sources.iter().any(|(path, text)| {
+                let text = text.lines().map(|line| line.trim_start()).collect::<Vec<_>>().join("\n");
+                of_target(path) && (text.contains(&function) || path == test)
+            });
+            assert!(found, "{test} of {line}");
+        }
+    }
+}
+
 /// Small trees with one error each, and the expected report.
 #[test]
 fn each_kind_of_error_is_found() {

@@ -3,95 +3,14 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
-use crate::program::{SMALL_NETWORK, refuse, run, run_json, small_data};
+use crate::program::{refuse, run_json};
+use crate::served::Served;
 use scenerank::data::query_graph::QueryGraph;
 use scenerank::data::{Dataset, Split};
 use scenerank::evaluation::{QueryEdges, incomplete_query};
 use serde_json::{Value, json};
-use tempfile::TempDir;
-
-/// A served run; the server stops when this is dropped.
-struct Served {
-    folder: TempDir,
-    run: String,
-    address: String,
-    program: Child,
-}
-
-impl Served {
-    fn new() -> Self {
-        let folder = TempDir::new().unwrap();
-        let data = small_data(folder.path(), 3);
-        let run_folder = folder.path().join("run").display().to_string();
-        let data = data.display().to_string();
-        run([
-            &["train", &data, "--out", &run_folder, "--epochs", "1", "--device", "cpu"][..],
-            &SMALL_NETWORK[..],
-        ]
-        .concat());
-        let mut program = Command::new(assert_cmd::cargo::cargo_bin("scenerank"))
-            .args(["explore", &run_folder, "--port", "0", "--split", "all", "--device", "cpu"])
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(program.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let address = line.trim().strip_prefix("http://").and_then(|rest| rest.strip_suffix('/'));
-        let address = address.unwrap_or_else(|| panic!("{line:?} is no address")).to_string();
-        Served { folder, run: run_folder, address, program }
-    }
-
-    fn dataset(&self) -> Dataset {
-        Dataset::open(self.folder.path().join("data3")).unwrap()
-    }
-
-    /// Sends `request` unchanged; returns the status, header and body of the response.
-    fn send(&self, request: &[u8]) -> (u16, String, Vec<u8>) {
-        let mut stream = TcpStream::connect(&self.address).unwrap();
-        stream.write_all(request).unwrap();
-        let mut reader = BufReader::new(stream);
-        let mut head = String::new();
-        while !head.ends_with("\r\n\r\n") {
-            assert!(reader.read_line(&mut head).unwrap() > 0, "the head ends early: {head:?}");
-        }
-        let field = |name: &str| {
-            head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ").map(str::to_string))
-        };
-        let length = field("content-length").map_or(0, |length| length.parse().unwrap());
-        let mut body = vec![0; length];
-        reader.read_exact(&mut body).unwrap();
-        (head.split(' ').nth(1).unwrap().parse().unwrap(), head, body)
-    }
-
-    fn get(&self, path: &str) -> (u16, Value) {
-        let (status, _, body) =
-            self.send(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes());
-        (status, serde_json::from_slice(&body).unwrap_or(Value::Null))
-    }
-
-    fn post(&self, body: &str) -> (u16, Value) {
-        let head = "POST /api/search HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n";
-        let request = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
-        let (status, _, body) = self.send(request.as_bytes());
-        (status, serde_json::from_slice(&body).unwrap())
-    }
-
-    fn search(&self, query: Value) -> Value {
-        let (status, answer) = self.post(&query.to_string());
-        assert_eq!(status, 200, "{answer}");
-        answer
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        let _ = self.program.kill();
-        let _ = self.program.wait();
-    }
-}
 
 fn ids(results: &Value) -> Vec<u64> {
     results.as_array().unwrap().iter().map(|found| found["image_id"].as_u64().unwrap()).collect()
@@ -351,6 +270,17 @@ fn bad_requests(served: &Served, dataset: &Dataset) {
         let (status, _, body) = request("GET", "/", host);
         assert!(status == 421 && body.contains("Host header"), "{host:?}: {status} {body}");
     }
+    // Pages of other origins: of another host or port, from a file, and two origins in one request.
+    for origin in
+        ["http://evil.example", "http://localhost:8080", "http://localhost", "null", "", "localhost:80"]
+    {
+        let (status, _, body) = request("GET", "/api/random", &format!("{local}Origin: {origin}\r\n"));
+        assert!(status == 403 && body.contains("another origin"), "{origin:?}: {status} {body}");
+    }
+    let own = "Origin: http://localhost:80\r\n";
+    assert_eq!(request("GET", "/api/random", &format!("{local}{own}")).0, 200);
+    let two = format!("{local}{own}Origin: http://evil.example\r\n");
+    assert_eq!(request("GET", "/api/random", &two).0, 403);
     let two = "Host: localhost\r\nHost: evil.example\r\n";
     assert!([400, 421].contains(&request("GET", "/", two).0));
     assert_eq!(request("GET", "http://evil.example/", local).0, 421);
@@ -362,6 +292,7 @@ fn bad_requests(served: &Served, dataset: &Dataset) {
         }
     }
     assert!((400..500).contains(&served.send(b"nonsense\r\n\r\n").0));
+    compressed_if_asked_for(served);
     refuse(
         ["explore", &served.run, "--host", "0.0.0.0"],
         &["--host: other machines can reach 0.0.0.0", "--allow-remote"],
@@ -371,6 +302,44 @@ fn bad_requests(served: &Served, dataset: &Dataset) {
         ["explore", &served.run, "--port", port],
         &["--port: cannot listen at 127.0.0.1", "--port", "such as 0"],
     );
+}
+
+/// A client that understands gzip gets it; the content is the same.
+fn compressed_if_asked_for(served: &Served) {
+    let request = |more: &str| {
+        let head = format!("GET /page.js HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{more}\r\n");
+        let mut stream = TcpStream::connect(&served.address).unwrap();
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        let end = answer.windows(4).position(|bytes| bytes == b"\r\n\r\n").unwrap() + 4;
+        (String::from_utf8(answer[..end].to_vec()).unwrap(), answer[end..].to_vec())
+    };
+    let (head, plain) = request("");
+    assert!(!head.contains("content-encoding"), "{head}");
+    let (head, body) = request("Accept-Encoding: br, gzip\r\n");
+    assert!(
+        head.contains("content-encoding: gzip\r\n") && head.contains("transfer-encoding: chunked"),
+        "{head}"
+    );
+    let mut zipped = Vec::new();
+    let mut chunks = BufReader::new(&body[..]);
+    loop {
+        let mut length = String::new();
+        chunks.read_line(&mut length).unwrap();
+        let length = usize::from_str_radix(length.trim(), 16).unwrap();
+        let at = zipped.len();
+        zipped.resize(at + length, 0);
+        chunks.read_exact(&mut zipped[at..]).unwrap();
+        chunks.read_exact(&mut [0; 2]).unwrap();
+        if length == 0 {
+            break;
+        }
+    }
+    assert!(zipped.len() < plain.len() / 2, "{} of {}", zipped.len(), plain.len());
+    let mut unzipped = Vec::new();
+    flate2::read::GzDecoder::new(&zipped[..]).read_to_end(&mut unzipped).unwrap();
+    assert_eq!(unzipped, plain);
 }
 
 fn many_at_once(served: &Served, dataset: &Dataset) {

@@ -10,21 +10,31 @@ mod support;
 mod architecture;
 mod bad_inputs;
 mod bench;
+#[cfg(unix)]
+mod changed_files;
 mod commands;
 mod control_characters;
+#[cfg(unix)]
+mod damaged_files;
 mod devices;
 mod embed_formats;
 mod emulated_commands;
 mod example;
 mod explore;
+mod explore_load;
 mod interpreter;
 mod interrupted;
+#[cfg(unix)]
+mod killed;
 mod nvtx;
 mod outputs;
 mod reproduce;
 mod run_folder;
+mod served;
 mod stored_embeddings;
 mod switches;
 mod terminal;
 mod training;
 mod version;
+#[cfg(target_os = "linux")]
+mod write_errors;

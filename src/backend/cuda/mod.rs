@@ -38,6 +38,7 @@ use device::graph::Graph;
 use device::{Device, nvtx};
 use launchers::adam::{self, Steps};
 use launchers::batch_norm::{self, NormGradient};
+use launchers::batch_places::check_capacity;
 use launchers::linear::{StoredFormat, WeightGradient, WeightParts};
 use launchers::readout_loss::{self, LossRows, NodeStates};
 use launchers::stored::StoredElement;
@@ -131,6 +132,7 @@ impl<T: StoredElement> Batches for Cuda<T> {
     type Graphs = Graphs;
 
     fn plan(&mut self, config: ModelConfig, capacity: BatchSize) -> Result<Batch> {
+        check_capacity(config, capacity)?;
         let BatchSize { nodes, edges, .. } = capacity;
         let Cuda { device, format, sums, layer_input, weight_parts, d_node_output, .. } = self;
         let layout = Layout::new(config);

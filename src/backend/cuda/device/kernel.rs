@@ -87,13 +87,22 @@ pub struct KernelFile {
     pub kernels: &'static [KernelInfo],
 }
 
+/// Largest number of threads that a launch may need: with those of its last block they are below 2^32.
+pub const MOST_THREADS: usize = u32::MAX as usize - 1024;
+
 /// Number of blocks by dimension.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Blocks(pub [u32; 3]);
 
 impl Blocks {
+    /// Largest number of blocks by dimension, of every GPU.
+    pub const MOST: [usize; 3] = [i32::MAX as usize, 65_535, 65_535];
+
     /// `x * y * z` blocks.
+    #[track_caller]
     pub fn new(x: usize, y: usize, z: usize) -> Self {
+        let [most_x, most_y, most_z] = Self::MOST;
+        assert!(x <= most_x && y <= most_y && z <= most_z, "a grid of ({x}, {y}, {z}) blocks");
         Blocks([x, y, z].map(dimension))
     }
 
@@ -102,8 +111,10 @@ impl Blocks {
         Blocks::new(count, 1, 1)
     }
 
-    /// Enough blocks of `kernel` for at least `threads` threads in total.
+    /// Enough blocks of `kernel` for at least `threads` threads in total. Kernels number them by an `unsigned`.
+    #[track_caller]
     pub fn cover<A>(threads: usize, kernel: &Kernel<A>) -> Self {
+        assert!(threads <= MOST_THREADS, "{threads} threads");
         Blocks::rows(threads.div_ceil(kernel.block_threads()))
     }
 }
@@ -113,10 +124,14 @@ pub(crate) fn dimension(blocks: usize) -> u32 {
     u32::try_from(blocks).expect("a grid of fewer than 2^32 blocks")
 }
 
+/// Largest size that kernels take. They round sizes up to whole blocks in `int`: at most 1,024 threads of four values each.
+pub const MOST: usize = i32::MAX as usize - 4 * 1024;
+
 /// Converts a size or an index to the kernels' `int`.
 #[track_caller]
 pub(crate) fn int(value: usize) -> i32 {
-    i32::try_from(value).expect("sizes below 2^31")
+    assert!(value <= MOST, "{value}: kernels take sizes up to {MOST}");
+    value as i32
 }
 
 // ---- arguments -----------------------------------------------------------------------------------------------------

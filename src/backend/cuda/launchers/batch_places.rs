@@ -8,8 +8,29 @@
 //! lists    consecutive, in the order of Places, each with room for its largest size
 //! ```
 
+use super::batch_norm::CHUNK_ROWS;
+use crate::backend::cuda::device::kernel::MOST_THREADS;
 use crate::batch::graph_batch::{BatchSize, GraphBatch};
+use crate::error::{Error, Result};
 use crate::network::config::ModelConfig;
+
+/// Largest number of nodes, and of edges, of a batch: a grid has at most 65,535 blocks in its second dimension, one for each
+/// chunk of rows.
+pub const MOST_ROWS: usize = 65_535 * CHUNK_ROWS;
+
+/// Checks that the kernels can take batches up to `capacity`, for a network of these sizes.
+pub fn check_capacity(config: ModelConfig, capacity: BatchSize) -> Result<()> {
+    // The widest matrix has the outputs of the heads: two messages and the state of an edge. A thread has four columns.
+    let fours = (2 * config.hidden_width + config.state_width).div_ceil(4);
+    let most = MOST_ROWS.min(MOST_THREADS / fours.max(1));
+    for (what, count) in [("edges", capacity.edges), ("nodes", capacity.nodes)] {
+        if count > most {
+            let problem = format!("a batch may have {count} {what}, and the kernels take at most {most}");
+            return Err(Error::argument("--batch-size", problem, "lower it, or use --device cpu"));
+        }
+    }
+    Ok(())
+}
 
 /// Sizes of a batch, or the largest sizes that fit, in the order of the header.
 #[derive(Clone, Copy, Debug)]

@@ -3,7 +3,7 @@
 use super::arguments::{MatrixArguments, MatrixMutArguments, WeightArguments};
 use crate::backend::cuda::device::buffer::{Slice, SliceMut};
 use crate::backend::cuda::device::check_len;
-use crate::backend::cuda::device::kernel::int;
+use crate::backend::cuda::device::kernel::{MOST, int};
 use crate::backend::cuda::launchers::stored::StoredElement;
 
 /// Input matrix: rows of `columns` values, `stride` apart.
@@ -34,7 +34,7 @@ pub(super) struct Lines {
 
 impl Lines {
     fn new(stride: usize) -> Self {
-        Lines { stride, split: i32::MAX as usize, jump: 0 }
+        Lines { stride, split: MOST, jump: 0 }
     }
 
     /// Lines of the columns from `first` on, above those of the columns from `second` on, each with `rows`
