@@ -1,11 +1,11 @@
 // batch_norm: batch normalisation of columns (normalise, scale, shift), followed by ReLU.
-//   norm(z) = (z - mean) rstd weight + bias,  rstd = 1 / sqrt(variance + eps)
+//   norm(z) = (z - mean) rstd weight + bias = scale z + shift,  rstd = 1 / sqrt(variance + eps)
 // backward, where d is d_y if the ReLU passed and 0 otherwise:
 //   d_bias = sum d,  d_weight = sum d xhat,  d_z = weight rstd (d - d_bias / R - xhat d_weight / R)
 // Without batch norm the statistics are the constants 0 and 1, and d_z = weight d.
 // The kernel that computes z also computes the batch's statistics (edge_hidden.cu, linear.cuh).
 // in   z [R, C]; batch_norm_relu may read some of the columns of a wider z
-// out  mean, rstd [C]; y [R, C]; d_z [R, C], overwrites d_y; d_weight, d_bias [C], overwritten
+// out  mean, rstd, scale, shift [C]; y [R, C]; d_z [R, C], overwrites d_y; d_weight, d_bias [C], overwritten
 // z, y and d have element type T and rows at the given strides (stored.cuh); R lies in device memory (common.cuh)
 // grid sums: x strips of 128 columns, y chunks of 64 rows, 8 rows at a time; the strip's last block merges the chunks
 //      (strip_sums.cuh): bit-reproducible
@@ -18,7 +18,7 @@ constexpr int THREADS = 256; // elementwise kernels
 constexpr int SUM_BLOCKS = 4;  // least number per multiprocessor: registers for double precision without spills
 
 struct BatchNormRunningStatistics {
-    float *mean, *rstd;
+    NormStatisticsArguments norm;
     const float *running_mean, *running_var;
     int columns, reserved;
 };
@@ -29,13 +29,12 @@ batch_norm_running_statistics(const __grid_constant__ BatchNormRunningStatistics
     begin_kernel();
     int column = blockIdx.x * COLUMN_THREADS + threadIdx.x;
     if (column < args.columns) {
-        args.mean[column] = args.running_mean[column];
-        args.rstd[column] = float(1.0 / sqrt(args.running_var[column] + NORM_EPSILON));
+        args.norm.to().set(column, args.running_mean[column], 1.0 / sqrt(args.running_var[column] + NORM_EPSILON));
     }
 }
 
 struct BatchNormNoStatistics {
-    float *mean, *rstd;
+    NormStatisticsArguments norm;
     int columns, reserved;
 };
 
@@ -45,8 +44,7 @@ batch_norm_no_statistics(const __grid_constant__ BatchNormNoStatistics args) {
     begin_kernel();
     int column = blockIdx.x * COLUMN_THREADS + threadIdx.x;
     if (column < args.columns) {
-        args.mean[column] = 0.0f;
-        args.rstd[column] = 1.0f;
+        args.norm.to().set(column, 0.0, 1.0);
     }
 }
 
@@ -78,11 +76,7 @@ template <class T> __device__ __forceinline__ void batch_norm_relu(const BatchNo
     }
     NormFour norms = load_norm(args.norm.rows(), at.column, columns);
     Four values = load_four(args.z + size_t(at.row) * args.z_stride, at.column, columns);
-#pragma unroll
-    for (int i = 0; i < COLUMNS_EACH; i++) {
-        values[i] = relu_norm(norms[i], values[i]);
-    }
-    store_four(args.y + size_t(at.row) * args.y_stride, at.column, columns, values);
+    store_four(args.y + size_t(at.row) * args.y_stride, at.column, columns, relu_norm(norms, values));
 }
 
 template <class T> struct BatchNormMask {
@@ -122,11 +116,12 @@ template <class T> __device__ __forceinline__ void batch_norm_backward_sums(cons
     SumsOfFour sums = {};
     if (column < columns) {
         NormFour norm = load_norm(args.norm.rows(), column, columns);
+        Four mean = load_four(args.gradient.mean, column, columns);
         auto of_d = four_columns(args.d_y, args.stride, column, columns);
         auto of_z = four_columns(args.z, args.stride, column, columns);
         for (int row = first + threadIdx.x / WARP_LANES; row < end; row += ROW_LANES) {
             auto loaded_d = of_d.load(row), loaded_z = of_z.load(row);
-            sums.add(norm, loaded_d.widen(), loaded_z.widen());
+            sums.add(norm, mean, loaded_d.widen(), loaded_z.widen());
         }
     }
     auto column_of = [&](int in_strip) { return int(blockIdx.x * STRIP) + in_strip; };

@@ -31,11 +31,26 @@ struct Pair {
     double first, second;
 };
 
-// Merges means and sums of squared deviations from them (M2) into mean and 1 / sqrt(variance + eps), and updates the
-// running statistics. Without rows nothing is updated. With a single row the running variance uses the biased variance,
-// 0.
+// Destination of the statistics of all columns: mean, rstd = 1 / sqrt(variance + eps), and the batch norm that follows from
+// them and from its weight and bias (norm_affine in common.cuh).
+struct NormStatistics {
+    float *mean, *rstd, *scale, *shift;
+    const float *weight, *bias;
+
+    __device__ __forceinline__ void set(int column, double of_mean, double of_rstd) const {
+        NormColumn norm = norm_affine(of_mean, of_rstd, weight[column], bias[column]);
+        mean[column] = float(of_mean);
+        rstd[column] = float(of_rstd);
+        scale[column] = norm.scale;
+        shift[column] = norm.shift;
+    }
+};
+
+// Merges means and sums of squared deviations from them (M2) into the statistics, and updates the running statistics.
+// Without rows nothing is updated. With a single row the running variance uses the biased variance, 0.
 struct StatisticsMerge {
-    float *mean, *rstd, *running_mean, *running_var;
+    NormStatistics to;
+    float *running_mean, *running_var;
 
     // M2 = sum M2_i + sum n_i (mean_i - mean)^2 (Chan et al.), with sums taken around one of the means.
     __device__ __forceinline__ Pair add(Pair sum, Pair part, int rows, double around) const {
@@ -47,8 +62,7 @@ struct StatisticsMerge {
         return {around + offset, deviation < 0.0 ? 0.0 : deviation}; // keeps NaN
     }
     __device__ __forceinline__ void finish(int column, int, int rows, Pair all) const {
-        mean[column] = float(all.first);
-        rstd[column] = float(1.0 / sqrt(all.second / max(rows, 1) + NORM_EPSILON));
+        to.set(column, all.first, 1.0 / sqrt(all.second / max(rows, 1) + NORM_EPSILON));
         if (rows > 0) {
             double unbiased = all.second / max(rows - 1, 1);
             running_mean[column] += float(NORM_MOMENTUM * (all.first - running_mean[column]));
@@ -58,10 +72,10 @@ struct StatisticsMerge {
 };
 
 // Merges the sums of d and of d (z - mean) into d_weight, d_bias and the terms [2, C] of the backward: d_z = scale d -
-// terms[0] - (z - mean) terms[1]. The terms are 0 if mean and rstd are constants.
+// terms[0] - terms[1] z. The terms are 0 if mean and rstd are constants.
 struct BackwardMerge {
     float *d_weight, *d_bias, *terms;
-    const float *rstd, *weight;
+    const float *mean, *rstd, *scale;
     int batch_statistics;
 
     __device__ __forceinline__ Pair add(Pair sum, Pair part, int, double) const {
@@ -69,11 +83,12 @@ struct BackwardMerge {
     }
     __device__ __forceinline__ Pair close(Pair sum, int, double) const { return sum; }
     __device__ __forceinline__ void finish(int column, int columns, int rows, Pair all) const {
-        double r = rstd[column], share = batch_statistics ? r * weight[column] / max(rows, 1) : 0.0;
+        double r = rstd[column], share = batch_statistics ? scale[column] / double(max(rows, 1)) : 0.0;
+        float slope = float(share * r * r * all.second);
         d_bias[column] = float(all.first);
         d_weight[column] = float(all.second * r);
-        terms[column] = float(share * all.first);
-        terms[columns + column] = float(share * r * r * all.second);
+        terms[column] = float(share * all.first - double(slope) * mean[column]);
+        terms[columns + column] = slope;
     }
 };
 

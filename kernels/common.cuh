@@ -23,21 +23,20 @@ constexpr float L2_EPSILON = 1e-12f;
 constexpr double NORM_EPSILON = 1e-5;
 constexpr double NORM_MOMENTUM = 0.1;
 
-// Batch norm of one column, the same in every kernel: norm(z) = (z - mean) (rstd weight) + bias.
+// Batch norm of one column: norm(z) = scale z + shift, where scale = rstd weight and shift = bias - scale mean. They are
+// computed once, in double precision (norm_affine). Rounding the shift costs no more than rounding a z of the size of
+// its mean does, by half a unit in the last place each.
 struct NormColumn {
-    float mean, scale, bias;
+    float scale, shift;
 };
 
-__device__ __forceinline__ NormColumn norm_column(const float *mean, const float *rstd, const float *weight,
-                                                  const float *bias, int column) {
-    return {mean[column], __fmul_rn(rstd[column], weight[column]), bias[column]};
+__device__ __forceinline__ NormColumn norm_affine(double mean, double rstd, float weight, float bias) {
+    float scale = float(rstd * weight);
+    return {scale, float(bias - double(scale) * mean)};
 }
 
-// norm(z). Roundings are explicit: the backward and the masks repeat the ReLU's decision and must agree with the
-// forward. The compiler must not contract one of them into a fused multiply-add.
-__device__ __forceinline__ float norm_value(NormColumn norm, float z) {
-    return __fadd_rn(__fmul_rn(z - norm.mean, norm.scale), norm.bias);
-}
+// norm(z), the same in every kernel: the backward and the masks repeat the ReLU's decision and must agree with the forward.
+__device__ __forceinline__ float norm_value(NormColumn norm, float z) { return fmaf(z, norm.scale, norm.shift); }
 
 // relu(norm(z)); NaN stays NaN.
 __device__ __forceinline__ float relu_norm(NormColumn norm, float z) {
@@ -45,7 +44,8 @@ __device__ __forceinline__ float relu_norm(NormColumn norm, float z) {
     return y <= 0.0f ? 0.0f : y;
 }
 
-// Terms of a column that the backward of batch norm subtracts (computed by BackwardMerge in column_sums.cuh).
+// Terms constant + slope z of a column that the backward of batch norm subtracts (computed by BackwardMerge in
+// column_sums.cuh).
 struct NormTerms {
     float constant, slope;
 };
@@ -54,7 +54,7 @@ struct NormTerms {
 // computes the same d_z from d and z.
 __device__ __forceinline__ float norm_backward_value(NormColumn norm, NormTerms terms, float d, float z) {
     float passed = norm_value(norm, z) > 0.0f ? d : 0.0f;
-    return fmaf(-(z - norm.mean), terms.slope, fmaf(norm.scale, passed, -terms.constant));
+    return fmaf(-z, terms.slope, fmaf(norm.scale, passed, -terms.constant));
 }
 
 // Sum over a warp, returned in every lane, always in the same order.

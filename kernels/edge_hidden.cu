@@ -9,8 +9,6 @@
 // divided by the length, which makes them the gradient with respect to u W. The kernel also writes along[n] = sums[n] .
 // P[n] / length, or 0 where the length is clamped. It is the multiple of u to subtract from the gradient with respect
 // to u. Since x . (sums W) = sums . (x W), it does not depend on the gradient with respect to x.
-// The kernels named _through_norm read d [E, H], the gradient with respect to relu(norm(z)), and compute d_z from it
-// while loading. The bits are those of a stored d_z.
 // in   projected = P [n, 2H]; subject, object [E] -> n; edge_projected [u, H], edge_row [E] -> u; offsets [n + 1],
 //      entries (2 e + role) or (e); lengths [n], null if x is not divided
 // out  z [E, H] and optionally the statistics of its columns, computed from the stored values; sums [n, 2H] or [u, H]
@@ -21,7 +19,7 @@
 //      memory; threads stride over H. sums by type: one block per chunk of 64 entries of a type's list (lists.cuh), since
 //      one type may have most of them; the type's last block merges the chunks. The blocks of predicate types come first,
 //      those of object types follow. Four columns per thread. Sums in the order of rows, or of `entries`: bit-reproducible
-// cost lookup reads 3 T E H and writes T E H bytes; sums read 2 T E H (4 T E H from d and z) and write 2 T n H bytes:
+// cost lookup reads 3 T E H and writes T E H bytes; sums read 2 T E H and write 2 T n H bytes:
 //      bandwidth
 
 #include "lists.cuh"
@@ -30,7 +28,7 @@
 constexpr int THREADS = 128; // sums
 // Least number of resident blocks per multiprocessor for the sums by end: enough warps to hide the gather, without
 // spills.
-constexpr int ENDS_BLOCKS = 10, NORM_BLOCKS = 5;
+constexpr int ENDS_BLOCKS = 10;
 // Lookup: columns of a strip, four per thread, and rows at a time.
 constexpr int STRIP = 64, ROW_LANES = 16;
 constexpr int LOOKUP_THREADS = STRIP / COLUMNS_EACH * ROW_LANES;
@@ -118,45 +116,13 @@ template <class T> __device__ __forceinline__ void edge_hidden_lookup(const Edge
                                                   memory.merged);
 }
 
-// Four columns of d_z: loaded from memory,
-template <class T> struct StoredFour {
-    FourColumns<T> d_z;
-
-    __device__ __forceinline__ PackedFour<T> load(int edge) const { return d_z.load(edge); }
-    __device__ __forceinline__ Four value(const PackedFour<T> &loaded) const { return loaded.widen(); }
-};
-
-template <class T> struct Stored {
+// Gradient d_z with respect to z.
+template <class T> struct Gradient {
     const T *d_z;
     int stride;
 
-    __device__ __forceinline__ StoredFour<T> at(int column, int columns) const {
-        return {four_columns(d_z, stride, column, columns)};
-    }
-};
-
-// or computed from d and z.
-template <class T> struct ThroughNormFour {
-    FourColumns<T> d, z;
-    NormBackwardFour backward;
-
-    struct Loaded {
-        PackedFour<T> d, z;
-    };
-    __device__ __forceinline__ Loaded load(int edge) const { return {d.load(edge), z.load(edge)}; }
-    __device__ __forceinline__ Four value(const Loaded &loaded) const {
-        return rounded_four<T>(backward(loaded.d.widen(), loaded.z.widen()));
-    }
-};
-
-template <class T> struct ThroughNorm {
-    const T *d, *z;
-    int stride;
-    NormBackwardRows norm;
-
-    __device__ __forceinline__ ThroughNormFour<T> at(int column, int columns) const {
-        return {four_columns(d, stride, column, columns), four_columns(z, stride, column, columns),
-                load_norm_backward(norm, column, columns)};
+    __device__ __forceinline__ FourColumns<T> at(int column, int columns) const {
+        return four_columns(d_z, stride, column, columns);
     }
 };
 
@@ -180,15 +146,16 @@ __device__ __forceinline__ void over_length(Four &values, float length, const T 
 }
 
 // Adds the rows of the entries first..end, in order, to the sum of each role. Entries are roles * edge + role.
-template <int roles, class Rows>
-__device__ __forceinline__ void add_list(Four (&sums)[roles], const Rows &rows, const int *entries, int first, int end) {
+template <int roles, class T>
+__device__ __forceinline__ void add_list(Four (&sums)[roles], const FourColumns<T> &rows, const int *entries, int first,
+                                         int end) {
     auto load = [&](int entry) { return rows.load(entry / roles); };
-    for_each_entry(entries, first, end, load, [&](int entry, const decltype(load(0)) &loaded) {
+    for_each_entry(entries, first, end, load, [&](int entry, const PackedFour<T> &loaded) {
         // The branch is uniform: all threads of the block read the same entry.
         if (entry % roles == 0) {
-            add_four(sums[0], rows.value(loaded));
+            add_four(sums[0], loaded.widen());
         } else {
-            add_four(sums[roles - 1], rows.value(loaded));
+            add_four(sums[roles - 1], loaded.widen());
         }
     });
 }
@@ -200,8 +167,8 @@ template <class T> struct EndSums {
     int hidden, ends_stride;
 };
 
-template <class T, class Gradient>
-__device__ __forceinline__ void sum_ends(const EndSums<T> &of, const Gradient &d_z, const ListsArguments &by_row,
+template <class T>
+__device__ __forceinline__ void sum_ends(const EndSums<T> &of, const Gradient<T> &d_z, const ListsArguments &by_row,
                                          int n) {
     __shared__ float partial[THREADS / WARP_LANES];
     if (n >= *by_row.row_count) {
@@ -247,7 +214,7 @@ constexpr int CHUNKS_AT_ONCE = 8;
 
 // Sums over one chunk of a type's list. The type's last block merges the chunks in order.
 template <int roles, class T>
-__device__ __forceinline__ void sum_type(const TypeSumsArguments<T> &of, const ThroughNorm<T> &d_z, int number,
+__device__ __forceinline__ void sum_type(const TypeSumsArguments<T> &of, const Gradient<T> &d_z, int number,
                                          int hidden) {
     __shared__ int flag;
     ListChunk chunk = find_chunk(of.by_type, number);
@@ -295,36 +262,19 @@ template <class T> struct EdgeHiddenSumEnds {
 
 template <class T> __device__ __forceinline__ void edge_hidden_sum_ends(const EdgeHiddenSumEnds<T> &args) {
     EndSums<T> of = {args.sums, args.lengths, args.hidden, args.ends_stride};
-    sum_ends(of, Stored<T>{args.d_z, args.stride}, args.by_row, blockIdx.x);
+    sum_ends(of, Gradient<T>{args.d_z, args.stride}, args.by_row, blockIdx.x);
 }
 
-template <class T> struct EdgeHiddenSumEndsThroughNorm {
-    T *sums;
-    LengthsArguments<T> lengths;
-    const T *d;
-    NormBackwardArguments<T> through;
-    ListsArguments by_row;
-    int hidden, stride, ends_stride, reserved;
-};
-
-template <class T>
-__device__ __forceinline__ void edge_hidden_sum_ends_through_norm(const EdgeHiddenSumEndsThroughNorm<T> &args) {
-    EndSums<T> of = {args.sums, args.lengths, args.hidden, args.ends_stride};
-    ThroughNorm<T> d_z = {args.d, args.through.z, args.stride, args.through.rows(args.hidden)};
-    sum_ends(of, d_z, args.by_row, blockIdx.x);
-}
-
-template <class T> struct EdgeHiddenSumTypesThroughNorm {
+template <class T> struct EdgeHiddenSumTypes {
     TypeSumsArguments<T> by_predicate, by_object;
-    const T *d;
-    NormBackwardArguments<T> through;
+    const T *d_z;
     int predicate_blocks; // number of blocks for predicates; the blocks for objects follow
     int hidden, stride, reserved;
 };
 
 template <class T>
-__device__ __forceinline__ void edge_hidden_sum_types_through_norm(const EdgeHiddenSumTypesThroughNorm<T> &args) {
-    ThroughNorm<T> d_z = {args.d, args.through.z, args.stride, args.through.rows(args.hidden)};
+__device__ __forceinline__ void edge_hidden_sum_types(const EdgeHiddenSumTypes<T> &args) {
+    Gradient<T> d_z = {args.d_z, args.stride};
     int block = blockIdx.x;
     if (block < args.predicate_blocks) {
         sum_type<1>(args.by_predicate, d_z, block, args.hidden);
@@ -335,9 +285,7 @@ __device__ __forceinline__ void edge_hidden_sum_types_through_norm(const EdgeHid
 
 STORED_KERNEL(edge_hidden_lookup, EdgeHiddenLookup, LOOKUP_THREADS, LOOKUP_BLOCKS)
 STORED_KERNEL(edge_hidden_sum_ends, EdgeHiddenSumEnds, THREADS, ENDS_BLOCKS)
-STORED_KERNEL(edge_hidden_sum_ends_through_norm, EdgeHiddenSumEndsThroughNorm, THREADS, NORM_BLOCKS)
-STORED_KERNEL(edge_hidden_sum_types_through_norm, EdgeHiddenSumTypesThroughNorm, THREADS)
+STORED_KERNEL(edge_hidden_sum_types, EdgeHiddenSumTypes, THREADS)
 EMULATED_KERNELS(edge_hidden, EMULATED_STORED_KERNEL(edge_hidden_lookup, LOOKUP_THREADS, LOOKUP_BLOCKS),
                  EMULATED_STORED_KERNEL(edge_hidden_sum_ends, THREADS, ENDS_BLOCKS),
-                 EMULATED_STORED_KERNEL(edge_hidden_sum_ends_through_norm, THREADS, NORM_BLOCKS),
-                 EMULATED_STORED_KERNEL(edge_hidden_sum_types_through_norm, THREADS))
+                 EMULATED_STORED_KERNEL(edge_hidden_sum_types, THREADS))

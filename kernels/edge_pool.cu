@@ -1,7 +1,7 @@
 // edge_pool: mean of the messages that reach each node. A message is relu(norm(z)), computed while loading z.
 //   pooled[n] = sum(messages of n) / count(n), and 0 where count(n) = 0; a self loop counts twice
 // in   z [E, W]: messages to the subject in the first H columns, to the object in the last H; W = H + D + H
-//      mean, rstd, weight, bias [W]; offsets [N + 1], entries [2E] (2 e + role; role 0 subject, 1 object)
+//      scale, shift [W] of the norm; offsets [N + 1], entries [2E] (2 e + role; role 0 subject, 1 object)
 // out  pooled [N, H]
 // All matrices have element type T and rows at the given strides (stored.cuh).
 // grid one block per node, with N in device memory (common.cuh), threads stride over H, four columns each; sums in the
@@ -48,9 +48,12 @@ template <class T> __device__ __forceinline__ void edge_pool_forward(const EdgeP
         auto load = [&](int entry) { return rows.load(entry / 2, entry % 2 * object_start); };
         for_each_entry(entries, first, end, load, [&](int entry, const PackedFour<T> &loaded) {
             Four value = loaded.widen();
+            bool is_object = entry % 2 == 1;
 #pragma unroll
             for (int k = 0; k < COLUMNS_EACH; k++) {
-                sum[k] += relu_norm(entry % 2 == 1 ? to_object[k] : to_subject[k], value[k]);
+                NormColumn of = {is_object ? to_object.scale[k] : to_subject.scale[k],
+                                 is_object ? to_object.shift[k] : to_subject.shift[k]};
+                sum[k] += relu_norm(of, value[k]);
             }
         });
 #pragma unroll
@@ -178,8 +181,9 @@ template <class T> __device__ __forceinline__ void edge_pool_backward_sums(const
     SumsOfFour sums = {};
     if (at.column < at.columns) {
         NormFour norm = load_norm(args.norm.rows().from(at.start), at.column, at.columns);
+        Four mean = load_four(args.gradient.mean + at.start, at.column, at.columns);
         for_each_gradient(of, args.z, at, ends, first, count,
-                          [&](int, const Four &d, const Four &z) { sums.add(norm, d, z); });
+                          [&](int, const Four &d, const Four &z) { sums.add(norm, mean, d, z); });
     }
     auto column_of = [&](int in_strip) {
         return columns_of(in_strip / COLUMNS_EACH).in_row(in_strip % COLUMNS_EACH, of.width);

@@ -1,7 +1,7 @@
 // l2_normalise: rows x = y / max(|y|, eps) of y = relu(norm(z)), for the last layer, whose states the readout reads. In
 // the other layers the matrix products divide by the length (linear_forward_unit in linear.cuh).
 // backward: d_y = (d_x - x (x . d_x)) / |y|, and d_x / eps where |y| < eps; x is recomputed from z
-// in   z [R, C]; mean, rstd, weight, bias [C]; backward: d_x [R, C]. Matrices have element type T, rows `stride` apart
+// in   z [R, C]; scale, shift [C] of the norm; backward: d_x [R, C]. Matrices have element type T, rows `stride` apart
 //      (stored.cuh)
 // out  x [R, C]; d_y [R, C], the gradient with respect to relu(norm(z)); the first part of batch norm's backward:
 //      d_weight, d_bias and terms (batch_norm.cu)
@@ -19,13 +19,7 @@ constexpr int BACKWARD_BLOCKS = 4; // least number per multiprocessor: registers
 // relu(norm(z)) of four columns of the row.
 template <class T>
 __device__ __forceinline__ Four activated(const T *z, const NormRows &norm, int column, int columns) {
-    Four y = load_four(z, column, columns);
-    NormFour norms = load_norm(norm, column, columns);
-#pragma unroll
-    for (int i = 0; i < COLUMNS_EACH; i++) {
-        y[i] = relu_norm(norms[i], y[i]);
-    }
-    return y;
+    return relu_norm(load_norm(norm, column, columns), load_four(z, column, columns));
 }
 
 template <class T> struct L2NormaliseForward {
@@ -109,17 +103,17 @@ template <class T> __device__ __forceinline__ void l2_normalise_backward(const L
     SumsOfFour sums = {};
     if (column < columns) {
         NormFour norms = load_norm(norm, column, columns);
+        Four mean = load_four(args.gradient.mean, column, columns);
         auto z_rows = four_columns(of_z, stride, column, columns), x_rows = four_columns(of_x, stride, column, columns);
         for (int row = warp; row < count; row += ROW_LANES) {
             float2 of_row = of_rows[row];
             auto of_value = z_rows.load(row), of_d = x_rows.load(row);
-            Four values = of_value.widen(), d = of_d.widen();
+            Four values = of_value.widen(), d = of_d.widen(), y = relu_norm(norms, values);
 #pragma unroll
             for (int i = 0; i < COLUMNS_EACH; i++) {
-                float y = relu_norm(norms[i], values[i]);
-                d[i] = (d[i] - y * of_row.y) / of_row.x;
+                d[i] = (d[i] - y[i] * of_row.y) / of_row.x;
             }
-            sums.add(norms, rounded_four<T>(d), values);
+            sums.add(norms, mean, rounded_four<T>(d), values);
             store_four(args.d_y + size_t(first + row) * stride, column, columns, d);
         }
     }

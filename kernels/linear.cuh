@@ -13,11 +13,7 @@
 //   linear_backward_unit        backward of linear_forward_unit: d_y is already divided by |u|, and
 //                               d_u = d_y W - along u by row. edge_hidden.cu computes `along`. Also the sums of the
 //                               norm's backward
-//   linear_backward_through_norm, linear_backward_norm_through_norm
-//                               linear_backward and linear_backward_norm where d_y is the gradient through batch norm,
-//                               computed from a gradient d and the layer's own z: d_z is never stored
-//   linear_backward_states      linear_backward_unit for nodes and linear_backward_norm_through_norm for edges in one
-//                               launch
+//   linear_backward_states      linear_backward_unit for nodes and linear_backward_norm for edges in one launch
 // in   see linear_arguments.cuh. Matrices have row strides, so a block of columns of a wider matrix is a matrix too. R
 //      lies in device memory (common.cuh)
 // out  all overwritten. The last block of a strip of columns merges the column sums (column_sums.cuh). The last block
@@ -33,8 +29,7 @@
 //
 // There are two tile sizes. 64 x 64 is used while there are few tiles: [1056, 300] x [300, 512], at 16 triples, has 136
 // of them for 132 multiprocessors, but only 36 of 128 x 128. 128 x 128, with half the traffic per product, is used once
-// its tiles fill the GPU. The through_norm kernels have the smaller tile only: more and larger tiles would normalise
-// the same values repeatedly. Registers are bounded so that 512 threads share a multiprocessor in bf16 and 384 in
+// there are enough of its tiles. Registers are bounded so that 512 threads share a multiprocessor in bf16 and 384 in
 // bf16x3 (one block of the larger tile). The copies of one block then hide behind the products of another.
 #pragma once
 
@@ -92,14 +87,9 @@ template <Parts parts> __device__ __forceinline__ Output<float> weight_output(co
 }
 
 template <class T>
-__device__ __forceinline__ NormBackward<T> norm_backward(const NormBackwardArguments<T> &of, int columns) {
-    return {of.rows(columns), of.z};
-}
-
-template <class T>
 __device__ __forceinline__ BackwardSums<T> backward_sums(const NormGradientArguments &d_norm, const NormArguments &norm,
                                                          const MatrixArguments<T> &z) {
-    return {d_norm.memory(), d_norm.merge(norm), z.values, z.stride, norm.rows()};
+    return {d_norm.memory(), d_norm.merge(norm), z.values, z.stride, norm.rows(), d_norm.mean};
 }
 
 __device__ __forceinline__ Statistics statistics(const StatisticsArguments &of) { return {of.memory(), of.merge()}; }
@@ -140,21 +130,30 @@ __device__ __forceinline__ void forward(const ForwardArguments<ValueOf<Core>> &o
     }
 }
 
-// The launcher has the same numbers and the same rule.
-constexpr int LEAST_PART_ROWS = 128, ENOUGH_BLOCKS = 264;
+// The launcher has the same numbers.
+constexpr int LEAST_PART_ROWS = 128, ENOUGH_BLOCKS = 264, LARGE_BACKWARD = 50;
 
 // Division of the sum over rows for a weight's gradient: `count` parts, at least one, of `rows_each` rows.
 struct RowParts {
     int count, rows_each;
 };
 
-// Returns `most_large_parts`, chosen for the larger tile, if d_x has enough larger tiles (0: never). Otherwise returns
-// `most_parts`, or fewer so that each part has enough rows. The result depends on the number of rows alone, not on the
-// tile that runs, which depends on the grid's bound. The bound therefore changes no bits.
-__device__ __forceinline__ RowParts row_parts(int rows, int inputs, int most_parts, int most_large_parts) {
-    int large_tiles = (rows + LARGE_TILE - 1) / LARGE_TILE * ((inputs + LARGE_TILE - 1) / LARGE_TILE);
-    bool large = most_large_parts > 0 && large_tiles >= ENOUGH_BLOCKS;
-    int most = large ? most_large_parts : min(most_parts, (rows + LEAST_PART_ROWS - 1) / LEAST_PART_ROWS);
+__device__ __forceinline__ int large_tiles(int rows, int columns) {
+    return (rows + LARGE_TILE - 1) / LARGE_TILE * ((columns + LARGE_TILE - 1) / LARGE_TILE);
+}
+
+// If d_x has LARGE_BACKWARD larger tiles (and the format has them: most_large_parts > 0), the parts' tiles fill the GPU
+// together with those. Otherwise there are `most_parts`, or fewer so that each part has enough rows. The result
+// depends on the number of rows alone, not on the tile that runs, which depends on the grid's bound. The bound therefore
+// changes no bits.
+__device__ __forceinline__ RowParts row_parts(int rows, int inputs, int outputs, int most_parts, int most_large_parts) {
+    int most = min(most_parts, (rows + LEAST_PART_ROWS - 1) / LEAST_PART_ROWS);
+    int of_input = large_tiles(rows, inputs);
+    if (most_large_parts > 0 && of_input >= LARGE_BACKWARD) {
+        int left = ENOUGH_BLOCKS - of_input % ENOUGH_BLOCKS;
+        left += left < ENOUGH_BLOCKS / 2 ? ENOUGH_BLOCKS : 0;
+        most = min(max(left / large_tiles(outputs, inputs), 1), most_large_parts);
+    }
     int each = max((rows + most - 1) / max(most, 1), 1);
     return {max((rows + each - 1) / each, 1), each};
 }
@@ -210,23 +209,23 @@ __device__ __forceinline__ void add_parts(const Output<float> &out, const float 
 }
 
 // Backward of one layer in a range of the launch's blocks; `block` is the index of this block in the range.
-template <class Core, Parts parts, class NormY, class NormX, class Add, class Sums>
-__device__ __forceinline__ void backward(const BackwardArguments<ValueOf<Core>> &of, int block, const NormY &norm_y,
-                                         const NormX &norm_x, const Add &add, const Sums &sums) {
+template <class Core, Parts parts, class NormX, class Add, class Sums>
+__device__ __forceinline__ void backward(const BackwardArguments<ValueOf<Core>> &of, int block, const NormX &norm_x,
+                                         const Add &add, const Sums &sums) {
     constexpr int tile_rows = Core::Shape::rows, tile_columns = Core::Shape::columns;
     int rows = *of.row_count, inputs = of.d_x.columns, outputs = of.d_y.columns;
     int tiles_across = (inputs + tile_columns - 1) / tile_columns;
     if (block < of.input_blocks) {
         Place place = {rows, inputs, block / tiles_across * tile_rows, block % tiles_across * tile_columns, 0, outputs};
         if (has_rows(place.first_row, rows)) { // otherwise the whole block returns
-            product<Core, INNER_LAST, INNER_FIRST>([&] { return output(of.d_x); }, operand(of.d_y, norm_y),
+            product<Core, INNER_LAST, INNER_FIRST>([&] { return output(of.d_x); }, operand(of.d_y, NoNorm{}),
                                                    weight_operand<parts>(of.weight), place, NoLengths{}, add, sums);
         }
         return;
     }
     int tiles = tiles_across * ((outputs + tile_rows - 1) / tile_rows);
     int part = (block - of.input_blocks) / tiles, tile = (block - of.input_blocks) % tiles;
-    RowParts cut = row_parts(rows, inputs, of.d_weight.most_parts, of.d_weight.most_large_parts);
+    RowParts cut = row_parts(rows, inputs, outputs, of.d_weight.most_parts, of.d_weight.most_large_parts);
     if (part >= cut.count) {
         return; // the whole block
     }
@@ -239,7 +238,7 @@ __device__ __forceinline__ void backward(const BackwardArguments<ValueOf<Core>> 
         }
         return weight_output<parts>(of.d_weight);
     };
-    product<Core, INNER_FIRST, INNER_FIRST>(out, operand(of.d_y, norm_y), operand(of.x, norm_x), place, NoLengths{},
+    product<Core, INNER_FIRST, INNER_FIRST>(out, operand(of.d_y, NoNorm{}), operand(of.x, norm_x), place, NoLengths{},
                                             Alone{}, NoSums{});
     if (cut.count > 1) {
         __syncthreads(); // the tile in shared memory has been read
@@ -309,19 +308,24 @@ template <class Core> __device__ __forceinline__ void linear_forward_two(const L
 }
 
 template <class Core> __device__ __forceinline__ void linear_backward(const LinearBackward<ValueOf<Core>> &args) {
-    backward<Core, Parts::TWO>(args.product, blockIdx.x, NoNorm{}, NoNorm{}, Alone{}, NoSums{});
+    backward<Core, Parts::TWO>(args.product, blockIdx.x, NoNorm{}, Alone{}, NoSums{});
+}
+
+template <class Core, class Sums>
+__device__ __forceinline__ void linear_backward_norm(const LinearBackwardNorm<ValueOf<Core>> &args, int block,
+                                                     const Sums &sums) {
+    backward<Core, Parts::ONE>(args.product, block, args.norm.rows(), Alone{}, sums);
 }
 
 template <class Core>
 __device__ __forceinline__ void linear_backward_norm(const LinearBackwardNorm<ValueOf<Core>> &args) {
-    backward<Core, Parts::ONE>(args.product, blockIdx.x, NoNorm{}, args.norm.rows(), Alone{},
-                               backward_sums(args.d_norm, args.norm, args.product.x));
+    linear_backward_norm<Core>(args, blockIdx.x, backward_sums(args.d_norm, args.norm, args.product.x));
 }
 
 template <class Core>
 __device__ __forceinline__ void linear_backward_unit(const LinearBackwardUnit<ValueOf<Core>> &args, int block) {
     LessAlong<ValueOf<Core>> less = {args.along};
-    backward<Core, Parts::TWO>(args.product, block, NoNorm{}, args.norm.rows(), less,
+    backward<Core, Parts::TWO>(args.product, block, args.norm.rows(), less,
                                backward_sums(args.d_norm, args.norm, args.product.x));
 }
 
@@ -331,30 +335,11 @@ __device__ __forceinline__ void linear_backward_unit(const LinearBackwardUnit<Va
 }
 
 template <class Core>
-__device__ __forceinline__ void linear_backward_through_norm(const LinearBackwardThroughNorm<ValueOf<Core>> &args) {
-    backward<Core, Parts::ONE>(args.product, blockIdx.x, norm_backward(args.through, args.product.d_y.columns),
-                               NoNorm{}, Alone{}, NoSums{});
-}
-
-template <class Core, class Sums>
-__device__ __forceinline__ void norm_through_norm(const LinearBackwardNormThroughNorm<ValueOf<Core>> &args, int block,
-                                                  const Sums &sums) {
-    backward<Core, Parts::ONE>(args.product, block, norm_backward(args.through, args.product.d_y.columns),
-                               args.norm.rows(), Alone{}, sums);
-}
-
-template <class Core>
-__device__ __forceinline__ void
-linear_backward_norm_through_norm(const LinearBackwardNormThroughNorm<ValueOf<Core>> &args) {
-    norm_through_norm<Core>(args, blockIdx.x, backward_sums(args.d_norm, args.norm, args.product.x));
-}
-
-template <class Core>
 __device__ __forceinline__ void linear_backward_states(const LinearBackwardStates<ValueOf<Core>> &args) {
     if (int(blockIdx.x) < args.node_blocks) {
         linear_backward_unit<Core>(args.nodes, blockIdx.x);
     } else {
-        norm_through_norm<Core>(args.edges, int(blockIdx.x) - args.node_blocks, NoSums{});
+        linear_backward_norm<Core>(args.edges, int(blockIdx.x) - args.node_blocks, NoSums{});
     }
 }
 
@@ -392,13 +377,9 @@ __device__ __forceinline__ void linear_backward_states(const LinearBackwardState
 
 // Kernels compiled with the smaller tile only.
 #define LINEAR_SMALL_KERNELS(suffix, Core)                                                                             \
-    LINEAR_KERNEL(linear_backward_through_norm, LinearBackwardThroughNorm, suffix, Core)                               \
-    LINEAR_KERNEL(linear_backward_norm_through_norm, LinearBackwardNormThroughNorm, suffix, Core)                      \
     LINEAR_KERNEL(linear_backward_states, LinearBackwardStates, suffix, Core)
 #define EMULATED_LINEAR_SMALL_KERNELS(suffix, Core)                                                                    \
-    EMULATED_LINEAR_KERNEL(linear_backward_through_norm, suffix, Core),                                                \
-        EMULATED_LINEAR_KERNEL(linear_backward_norm_through_norm, suffix, Core),                                       \
-        EMULATED_LINEAR_KERNEL(linear_backward_states, suffix, Core)
+    EMULATED_LINEAR_KERNEL(linear_backward_states, suffix, Core)
 
 // All kernels of a tensor-core format, for the file linear_<format>.cu.
 #define LINEAR_FORMAT(format, Format)                                                                                  \

@@ -116,21 +116,9 @@ template <class T> struct LinearBackwardUnit {
     const float *along; // [R]: multiple of u to subtract from d_x; null: none
 };
 
-template <class T> struct LinearBackwardThroughNorm {
-    BackwardArguments<T> product; // both weights in one part; d_y is the gradient with respect to relu(norm(y))
-    NormBackwardArguments<T> through;
-};
-
-template <class T> struct LinearBackwardNormThroughNorm {
-    BackwardArguments<T> product; // both weights in one part; d_y is the gradient with respect to relu(norm(y))
-    NormBackwardArguments<T> through;
-    NormArguments norm; // of x
-    NormGradientArguments d_norm;
-};
-
 template <class T> struct LinearBackwardStates {
     LinearBackwardUnit<T> nodes;
-    LinearBackwardNormThroughNorm<T> edges; // d_norm unused: the sums of the edges' norm are not needed
+    LinearBackwardNorm<T> edges; // d_norm unused: the sums of the edges' norm are not needed
     int node_blocks;                        // number of blocks for nodes; the blocks for edges follow
     int reserved;
 };

@@ -69,6 +69,7 @@ template <class T> struct BackwardSums {
     const T *z;
     int stride;
     NormRows norm;
+    const float *mean;
     __device__ __forceinline__ bool wanted() const { return memory.partials != nullptr; }
     struct Row {
         T z;
@@ -77,9 +78,10 @@ template <class T> struct BackwardSums {
         NormColumn norm;
         const T *z;
         int stride;
-        float sum, product;
+        float mean, sum, product;
         __device__ __forceinline__ void begin(const BackwardSums &of, int column) {
             norm = of.norm.column(column);
+            mean = of.mean == nullptr ? 0.0f : of.mean[column]; // null if no sums are wanted
             z = of.z + column;
             stride = of.stride;
         }
@@ -89,7 +91,7 @@ template <class T> struct BackwardSums {
             float at = widen(of.z);
             float d = norm_value(norm, at) > 0.0f ? value : 0.0f;
             sum += d;
-            product += d * (at - norm.mean);
+            product += d * (at - mean);
         }
         __device__ __forceinline__ float2 result() const { return make_float2(sum, product); }
     };

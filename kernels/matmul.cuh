@@ -14,13 +14,6 @@ enum Order { INNER_LAST, INNER_FIRST };
 // None: the values themselves.
 struct NoNorm {};
 // Batch norm and ReLU, relu(norm(values)), is NormRows (stored.cuh).
-// Backward of batch norm: d_z, computed by batch norm's backward from the values d and from z, which has the layout of d.
-template <class T> struct NormBackward : NormBackwardRows {
-    const T *z;
-};
-template <class Norm> constexpr bool reads_z = false;
-template <class T> constexpr bool reads_z<NormBackward<T>> = true;
-
 // Value of `split` for a matrix in one part: beyond every line.
 constexpr int NO_SPLIT = 0x7fffffff;
 
@@ -37,15 +30,10 @@ template <class T, class Norm> struct Operand {
     }
 };
 
-// Matrix z of an operand that is d_z.
-template <class T> __device__ __forceinline__ Operand<T, NoNorm> z_of(const Operand<T, NormBackward<T>> &from) {
-    return {from.norm.z, from.stride, from.split, from.jump, NoNorm{}};
-}
-
 // Shared memory of a block's tile. Four blocks of the smaller tile, or two of the larger one, fit on a multiprocessor
 // of every GPU but the smallest. The larger tile exceeds the limit of static shared memory. Its memory is dynamic, and
 // the launcher passes the size.
-constexpr int SMALL_TILE_BYTES = 40960, LARGE_TILE_BYTES = 81920;
+constexpr int SMALL_TILE_BYTES = 41984, LARGE_TILE_BYTES = 82944;
 constexpr int LARGE_TILE = 128; // rows and columns; the launcher has the same number
 
 // Work of a block: sizes of the product, first row and column of the tile, and the range of inner steps to add up.

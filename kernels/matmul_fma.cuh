@@ -28,13 +28,6 @@ struct FmaCore {
     static __device__ __forceinline__ float value(const Operand<float, NormRows> &from, int line, int column) {
         return relu_norm(from.norm.column(column), from.line(line)[column]);
     }
-    static __device__ __forceinline__ float value(const Operand<float, NormBackward<float>> &from, int line,
-                                                  int column) {
-        const NormBackward<float> &of = from.norm;
-        const float *at = from.line(line) + column, *z = of.z + (at - from.values);
-        return norm_backward_value(of.norm.column(column), of.terms(column), *at, *z);
-    }
-
     // Loads rows first_row.. and inner steps first_inner.. of an operand, and zeros beyond its end.
     template <Order order, class Norm>
     static __device__ __forceinline__ void load(float *to, const Operand<float, Norm> &from, int rows, int first_row,

@@ -2,7 +2,7 @@
 //
 //   copies      stored values, global -> shared memory, several stages ahead (cp.async); zeros beyond the end of the
 //               inner dimension
-//   operands    batch norm and ReLU, or batch norm's backward, in shared memory, by the thread that copied the values
+//   prologues   batch norm and ReLU, in shared memory, one stage ahead of the products
 //   fragments   shared memory -> registers: 16 x 16 values of an operand per warp, in the layout of the tensor cores
 //
 // Each warp computes a part of the block's tile. An operand is stored with its inner dimension last (x and W of a
@@ -30,12 +30,6 @@ template <class T, Order order, int outer, int inner> struct Stage {
     static constexpr int padding = sizeof(T) == 4 && order == INNER_LAST ? 4 : 8;
     static constexpr int stride = line + padding;
     static constexpr int values = lines * stride;
-};
-
-// One stage of the matrix z that accompanies an operand's d. Only the thread that copied a piece of z reads it, so z
-// needs no padding. The piece is read before the barrier that frees the operand's stage, so z needs one stage less.
-template <class Stage> struct StageBeside {
-    static constexpr int lines = Stage::lines, line = Stage::line, stride = line, values = lines * stride;
 };
 
 // The part of an operand's 16 x 16 values that lane 4 g + t holds. The order of the inner steps is free, as long as it
@@ -105,43 +99,10 @@ struct Piece {
     int outer_end, first_outer, inner_end, first_inner;
 };
 
-// Loads the same four columns of several rows. One alignment test serves all rows, because a step of the inner
-// dimension is short. (Elsewhere more columns are loaded at once, and this would need too many registers.)
-template <int count>
-__device__ __forceinline__ void load_fours(Four (&to)[count], const float *const (&rows)[count], int column,
-                                           int columns) {
-    bool aligned = column + COLUMNS_EACH <= columns;
-#pragma unroll
-    for (int row = 0; row < count; row++) {
-        aligned = aligned && is_aligned(rows[row] + column);
-    }
-    if (aligned) {
-#pragma unroll
-        for (int row = 0; row < count; row++) {
-            to[row] = load_aligned(rows[row] + column).widen();
-        }
-        return;
-    }
-#pragma unroll
-    for (int row = 0; row < count; row++) {
-#pragma unroll
-        for (int i = 0; i < COLUMNS_EACH; i++) {
-            to[row][i] = column + i < columns ? rows[row][column + i] : 0.0f;
-        }
-    }
-}
-
-__device__ __forceinline__ NormFour load_for_step(const NormRows &of, int column, int columns) {
-    const float *rows[4] = {of.mean, of.rstd, of.weight, of.bias};
-    Four all[4];
-    load_fours(all, rows, column, columns);
-    return norm_four(all[0], all[1], all[2], all[3]);
-}
-__device__ __forceinline__ NormBackwardFour load_for_step(const NormBackwardRows &of, int column, int columns) {
-    const float *rows[6] = {of.norm.mean, of.norm.rstd, of.norm.weight, of.norm.bias, of.constant, of.slope};
-    Four all[6];
-    load_fours(all, rows, column, columns);
-    return {norm_four(all[0], all[1], all[2], all[3]), all[4], all[5]};
+// Line of a stage for the group-th threads that share a line. Two adjacent groups access shared memory at once. With the
+// inner dimension last, lines that lie 4 apart are in different banks.
+template <Order order> __device__ __forceinline__ int line_of(int group) {
+    return order == INNER_FIRST ? group : group / 8 * 8 + group % 2 * 4 + group % 8 / 2;
 }
 
 // Copies of a piece, `bytes` each, divided among the threads: a thread copies the same columns of several lines.
@@ -149,18 +110,13 @@ template <int bytes, class Stage, Order order, int threads, class T> struct Copi
     static constexpr int width = bytes / int(sizeof(T)), per_line = Stage::line / width;
     static constexpr int lines_at_once = threads / per_line, lines_each = Stage::lines / lines_at_once;
     static_assert(threads % per_line == 0 && Stage::lines % lines_at_once == 0, "the same lines for every thread");
-    int first_line, at, lines, first, end;
-
-    __device__ __forceinline__ Copies(const Piece &of)
-        : first_line(int(threadIdx.x) / per_line), at(int(threadIdx.x) % per_line * width),
-          lines(order == INNER_LAST ? of.outer_end - of.first_outer : of.inner_end - of.first_inner),
-          first(order == INNER_LAST ? of.first_inner : of.first_outer),
-          end(order == INNER_LAST ? of.inner_end : of.outer_end) {}
+    static_assert(order == INNER_FIRST || lines_at_once % 8 == 0, "whole groups of lines");
 
     // Results for lines or columns beyond the outer end are never stored. The last valid ones are copied there again,
-    // so the addresses need no test.
+    // so the addresses need no test. Values beyond the inner end are 0.
     template <class Norm>
-    __device__ __forceinline__ void begin(T *stage, const Operand<T, Norm> &from, const Piece &of) const {
+    static __device__ __forceinline__ void begin(T *stage, const Operand<T, Norm> &from, const Piece &of) {
+        int first_line = line_of<order>(int(threadIdx.x) / per_line), at = int(threadIdx.x) % per_line * width;
         int columns = min(max(of.inner_end - of.first_inner - at, 0), width);
         int column = min(of.first_outer + at, (of.outer_end - 1) / width * width);
 #pragma unroll
@@ -176,65 +132,6 @@ template <int bytes, class Stage, Order order, int threads, class T> struct Copi
             }
         }
     }
-
-    // Applies relu(norm(.)) to the values that this thread copied, after waiting for its copies. Each value is
-    // processed once, without another barrier.
-    __device__ __forceinline__ void apply(T *stage, const NormRows &norm) const {
-        auto load = [&](int column, int end) { return load_for_step(norm, column, end); };
-        each_four<2>(load, [&](const NormFour &of, int line, int in_line) {
-            T *values = &stage[line * Stage::stride + in_line];
-            Four four = load_copied(values);
-#pragma unroll
-            for (int k = 0; k < COLUMNS_EACH; k++) {
-                four[k] = relu_norm(of[k], four[k]);
-            }
-            store_copied(values, four);
-        });
-    }
-    // Turns d into d_z in place, using the stage of z.
-    __device__ __forceinline__ void apply(T *stage, const T *beside, const NormBackwardRows &norm) const {
-        auto load = [&](int column, int end) { return load_for_step(norm, column, end); };
-        each_four<1>(load, [&](const NormBackwardFour &of, int line, int in_line) {
-            T *values = &stage[line * Stage::stride + in_line];
-            store_copied(values, of(load_copied(values), load_copied(&beside[line * Stage::line + in_line])));
-        });
-    }
-
-  private:
-    // Calls `run` on the thread's columns in each of its lines, four at a time (or the single column in 4 bytes), with
-    // the values that `load` returns for these columns. Eight columns of bf16 are processed as one or two fours at
-    // once, limited by registers. Zeros beyond the ends stay zero.
-    template <int at_once, class Load, class Do> __device__ __forceinline__ void each_four(Load load, Do run) const {
-        int column = first + at;
-        if (column >= end) {
-            return;
-        }
-#pragma unroll at_once
-        for (int i = 0; i < width; i += COLUMNS_EACH) {
-            auto of = load(column + i, width == 1 ? column + 1 : end);
-#pragma unroll
-            for (int j = 0; j < lines_each; j++) {
-                int line = first_line + j * lines_at_once;
-                if (line < lines) {
-                    run(of, line, at + i);
-                }
-            }
-        }
-    }
-    static __device__ __forceinline__ Four load_copied(const T *values) {
-        if constexpr (width == 1) {
-            return {{widen(*values)}};
-        } else {
-            return load_aligned(values).widen();
-        }
-    }
-    static __device__ __forceinline__ void store_copied(T *values, const Four &four) {
-        if constexpr (width == 1) {
-            *values = four[0];
-        } else {
-            store_aligned(values, four);
-        }
-    }
 };
 
 // Whether every line begins at a multiple of 16 bytes, so that copies can move 16 bytes. Always true in bf16, whose
@@ -242,59 +139,134 @@ template <int bytes, class Stage, Order order, int threads, class T> struct Copi
 template <class Norm> __device__ __forceinline__ bool takes_wide_copies(const Operand<float, Norm> &from) {
     return reinterpret_cast<size_t>(from.values) % 16 == 0 && from.stride % 4 == 0 && from.jump % 4 == 0;
 }
-__device__ __forceinline__ bool takes_wide_copies(const Operand<float, NormBackward<float>> &from) {
-    return takes_wide_copies(z_of(from)) && reinterpret_cast<size_t>(from.values) % 16 == 0;
-}
 template <class Norm> __device__ __forceinline__ bool takes_wide_copies(const Operand<bf16, Norm> &) { return true; }
 
-// The `count` stages of an operand in shared memory; each step of the inner dimension uses the next one.
+// ---- prologues --------------------------------------------------------------------------------------------------
+
+// A prologue applies vectors by column to an operand in shared memory, one step ahead of the products.
+
+// No prologue.
+template <class Norm> struct Prologue {
+    static constexpr int vectors = 0;
+};
+
+// relu(norm(x)).
+template <> struct Prologue<NormRows> {
+    static constexpr int vectors = 2;
+    NormFour norm;
+
+    static __device__ __forceinline__ const float *vector(const NormRows &of, int index) {
+        return index == 0 ? of.scale : of.shift;
+    }
+    // `load(i)` returns four values of vector i.
+    template <class Load> static __device__ __forceinline__ Prologue from(const Load &load) {
+        return {{load(0), load(1)}};
+    }
+    // Lines beyond the inner end need not stay 0: those of the other operand are.
+    __device__ __forceinline__ void store(bf16 *to, PackedFour<bf16> x) const {
+        Four z = x.widen();
+        float y[COLUMNS_EACH];
+#pragma unroll
+        for (int i = 0; i < COLUMNS_EACH; i++) {
+            y[i] = norm_value(norm[i], z[i]);
+        }
+        *reinterpret_cast<uint2 *>(to) = make_uint2(pack_relu_bf16(y[0], y[1]), pack_relu_bf16(y[2], y[3]));
+    }
+    __device__ __forceinline__ void store(float *to, PackedFour<float> x) const {
+        store_aligned(to, relu_norm(norm, x.widen()));
+    }
+};
+
+// The `count` stages of an operand in shared memory; each step of the inner dimension uses the next one. With the inner
+// dimension last, each stage has its part of the prologue's vectors, which is 0 beyond the inner end: a prologue leaves zeros there.
+// Otherwise a thread's columns are the same in all steps, and it keeps the vectors in registers.
 template <class Stage, int count, Order order, int threads, class T, class Norm> struct Stages {
-    using Beside = StageBeside<Stage>;
-    static constexpr int first_beside = count * Stage::values; // the stages of z follow those of d
-    static constexpr int values = first_beside + (reads_z<Norm> ? (count - 1) * Beside::values : 0);
+    using Applied = Prologue<Norm>;
+    static constexpr bool is_applied = Applied::vectors > 0, keeps_vectors = is_applied && order == INNER_FIRST;
+    static constexpr int bytes = count * Stage::values * int(sizeof(T));
+    static constexpr int stage_vectors = keeps_vectors ? 0 : Applied::vectors * Stage::line;
+    static constexpr int vector_bytes = count * stage_vectors * int(sizeof(float));
+    // A thread applies the prologue to the same four columns of several lines.
+    static constexpr int per_line = Stage::line / COLUMNS_EACH, lines_at_once = threads / per_line;
+    static constexpr int lines_each = Stage::lines / lines_at_once;
+    static_assert(stage_vectors <= threads && Stage::lines % lines_at_once == 0, "the same lines for every thread");
+    static_assert(order == INNER_FIRST || lines_at_once % 8 == 0, "whole groups of lines");
+
     T *memory;
+    float *vectors;
     const Operand<T, Norm> &from;
     bool wide;
+    Applied kept; // if keeps_vectors
 
-    __device__ __forceinline__ T *stage(int step) const { return memory + unsigned(step) % count * Stage::values; }
-    __device__ __forceinline__ T *beside(int step) const {
-        return memory + first_beside + unsigned(step) % (count - 1) * Beside::values;
-    }
-
-    __device__ __forceinline__ void begin(int step, const Piece &of) const {
-        begin_copies<Stage>(stage(step), from, of);
-        if constexpr (reads_z<Norm>) {
-            begin_copies<Beside>(beside(step), z_of(from), of);
+    __device__ __forceinline__ Stages(char *stages, char *of_vectors, const Operand<T, Norm> &operand, const Piece &first)
+        : memory(reinterpret_cast<T *>(stages)), vectors(reinterpret_cast<float *>(of_vectors)), from(operand),
+          wide(takes_wide_copies(operand)) {
+        if constexpr (keeps_vectors) {
+            kept = Applied::from([&](int index) {
+                return load_four(Applied::vector(from.norm, index), first.first_outer + column(), first.outer_end);
+            });
         }
     }
-    // Applies the operand's prologue to the values that this thread copied.
-    __device__ __forceinline__ void apply(int step, const Piece &of) const {
+
+    __device__ __forceinline__ T *stage(int step) const { return memory + unsigned(step) % count * Stage::values; }
+
+    __device__ __forceinline__ void begin(int step, const Piece &of) const {
         if (wide) {
-            apply_to(As<16, Stage>(of), step, from.norm);
+            Copies<16, Stage, order, threads, T>::begin(stage(step), from, of);
         } else if constexpr (sizeof(T) == 4) {
-            apply_to(As<4, Stage>(of), step, from.norm);
+            Copies<4, Stage, order, threads, T>::begin(stage(step), from, of);
+        }
+        if constexpr (stage_vectors > 0) {
+            int in_line = int(threadIdx.x) % Stage::line, at = of.first_inner + in_line;
+            if (threadIdx.x < stage_vectors) {
+                const float *vector = Applied::vector(from.norm, int(threadIdx.x) / Stage::line);
+                copy_async<4>(vectors_of(step) + threadIdx.x, vector + at, at < of.inner_end ? 4 : 0);
+            }
+        }
+    }
+
+    // Values to which the thread applies the prologue.
+    struct Loaded {
+        PackedFour<T> values[is_applied ? lines_each : 1];
+        Applied prologue;
+    };
+
+    // Loads a stage that has arrived for all threads.
+    __device__ __forceinline__ Loaded load(int step) const {
+        if constexpr (!is_applied) {
+            return {};
+        } else {
+            Loaded loaded;
+            loaded.prologue = kept;
+            if constexpr (!keeps_vectors) {
+                const float *of_columns = vectors_of(step) + column();
+                loaded.prologue = Applied::from(
+                    [&](int index) { return load_aligned(of_columns + index * Stage::line).widen(); });
+            }
+#pragma unroll
+            for (int i = 0; i < lines_each; i++) {
+                loaded.values[i] = load_aligned(stage(step) + place(i));
+            }
+            return loaded;
+        }
+    }
+    // Stores the results in place.
+    __device__ __forceinline__ void store(int step, const Loaded &loaded) const {
+        if constexpr (is_applied) {
+#pragma unroll
+            for (int i = 0; i < lines_each; i++) {
+                loaded.prologue.store(stage(step) + place(i), loaded.values[i]);
+            }
         }
     }
 
   private:
-    template <int bytes, class Of> using As = Copies<bytes, Of, order, threads, T>;
-
-    template <class Of, class OfNorm>
-    __device__ __forceinline__ void begin_copies(T *to, const Operand<T, OfNorm> &source, const Piece &of) const {
-        if (wide) {
-            As<16, Of>(of).begin(to, source, of);
-        } else if constexpr (sizeof(T) == 4) {
-            As<4, Of>(of).begin(to, source, of);
-        }
+    __device__ __forceinline__ float *vectors_of(int step) const {
+        return vectors + unsigned(step) % count * stage_vectors;
     }
-    template <class Copies> __device__ __forceinline__ void apply_to(const Copies &, int, const NoNorm &) const {}
-    template <class Copies>
-    __device__ __forceinline__ void apply_to(const Copies &copies, int step, const NormRows &norm) const {
-        copies.apply(stage(step), norm);
-    }
-    template <class Copies>
-    __device__ __forceinline__ void apply_to(const Copies &copies, int step, const NormBackward<T> &norm) const {
-        copies.apply(stage(step), beside(step), norm);
+    static __device__ __forceinline__ int column() { return int(threadIdx.x) % per_line * COLUMNS_EACH; }
+    static __device__ __forceinline__ int place(int i) {
+        return (line_of<order>(int(threadIdx.x) / per_line) + i * lines_at_once) * Stage::stride + column();
     }
 };
 
@@ -371,23 +343,27 @@ template <class Shape_, class Format> struct TensorCore {
         using StageA = Stage<Value, order_a, Shape::rows, Shape::inner>;
         using StageB = Stage<Value, order_b, Shape::columns, Shape::inner>;
         constexpr int products_down = Shape::warp_rows / 16, pairs_across = Shape::warp_columns / 16;
-        constexpr int stages = Shape::stages - int(reads_z<NormA>); // z takes the memory of one stage
+        constexpr int stages = Shape::stages;
         using StagesA = Stages<StageA, stages, order_a, Shape::threads, Value, NormA>;
         using StagesB = Stages<StageB, stages, order_b, Shape::threads, Value, NormB>;
-        static_assert((StagesA::values + StagesB::values) * int(sizeof(Value)) <= memory_bytes, "room");
-        Value *memory_a = reinterpret_cast<Value *>(memory), *memory_b = memory_a + StagesA::values;
-        StagesA stages_a = {memory_a, a, takes_wide_copies(a)};
-        StagesB stages_b = {memory_b, b, takes_wide_copies(b)};
+        // Steps between a prologue and the products.
+        constexpr int ahead = StagesA::is_applied || StagesB::is_applied ? 1 : 0;
+        constexpr int vectors = StagesA::bytes + StagesB::bytes;
+        static_assert(vectors + StagesA::vector_bytes + StagesB::vector_bytes <= memory_bytes, "room");
+        char *room = reinterpret_cast<char *>(memory);
         int warp = threadIdx.x / WARP_LANES, lane = threadIdx.x % WARP_LANES;
         int warp_row = warp / Shape::warps_across * Shape::warp_rows;
         int warp_column = warp % Shape::warps_across * Shape::warp_columns;
 
         auto piece_a = [&](int inner) { return Piece{place.rows, place.first_row, place.inner_end, inner}; };
         auto piece_b = [&](int inner) { return Piece{place.columns, place.first_column, place.inner_end, inner}; };
-        // One group of copies per step, empty beyond the end, so the number of groups to wait for stays constant.
+        StagesA stages_a(room, room + vectors, a, piece_a(place.first_inner));
+        StagesB stages_b(room + StagesA::bytes, room + vectors + StagesA::vector_bytes, b, piece_b(place.first_inner));
+        // One group of copies per step, empty beyond the end, so the number of groups to wait for stays constant. The
+        // step that a prologue reads beyond the end is zeros.
         auto begin = [&](int step) {
             int inner = place.first_inner + step * Shape::inner;
-            if (inner < place.inner_end) {
+            if (inner < place.inner_end + ahead * Shape::inner) {
                 stages_a.begin(step, piece_a(inner));
                 stages_b.begin(step, piece_b(inner));
             }
@@ -397,14 +373,23 @@ template <class Shape_, class Format> struct TensorCore {
         for (int step = 0; step < stages - 1; step++) {
             begin(step);
         }
+        if (ahead > 0) {
+            wait_copies<stages - 2>();
+            __syncthreads();
+            stages_a.store(0, stages_a.load(0));
+            stages_b.store(0, stages_b.load(0));
+        }
 
         float sums[products_down][2 * pairs_across][4] = {};
         int step = 0;
         for (int inner = place.first_inner; inner < place.inner_end; inner += Shape::inner, step++) {
-            wait_copies<stages - 2>();
-            stages_a.apply(step, piece_a(inner));
-            stages_b.apply(step, piece_b(inner));
-            __syncthreads(); // all copies have arrived; no thread still reads the previous stage, the next to fill
+            wait_copies<stages - 2 - ahead>();
+            // All copies of this step have arrived and all prologues were applied; no thread still reads the previous
+            // stage, the next to fill.
+            __syncthreads();
+            // The prologue of the next step hides behind the products of this one.
+            auto next_a = stages_a.load(step + ahead);
+            auto next_b = stages_b.load(step + ahead);
             const Value *stage_a = stages_a.stage(step), *stage_b = stages_b.stage(step);
 #pragma unroll
             for (int in_stage = 0; in_stage < Shape::inner; in_stage += 16) {
@@ -443,6 +428,8 @@ template <class Shape_, class Format> struct TensorCore {
                     }
                 }
             }
+            stages_a.store(step + ahead, next_a);
+            stages_b.store(step + ahead, next_b);
         }
 
 #pragma unroll

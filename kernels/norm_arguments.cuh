@@ -5,11 +5,19 @@
 #include "column_sums.cuh"
 #include "stored.cuh"
 
-// Normalisation of C columns: [C] each.
+// Batch norm of C columns, norm(z) = scale z + shift: [C] each.
 struct NormArguments {
-    const float *mean, *rstd, *weight, *bias;
+    const float *scale, *shift;
 
-    __device__ __forceinline__ NormRows rows() const { return {mean, rstd, weight, bias}; }
+    __device__ __forceinline__ NormRows rows() const { return {scale, shift}; }
+};
+
+// Statistics of C columns and the batch norm that follows from them: [C] each.
+struct NormStatisticsArguments {
+    float *mean, *rstd, *scale, *shift; // overwritten
+    const float *weight, *bias;
+
+    __device__ __forceinline__ NormStatistics to() const { return {mean, rstd, scale, shift, weight, bias}; }
 };
 
 // Statistics over the rows of a batch, and the memory for their sums; all null if no statistics are wanted.
@@ -17,11 +25,11 @@ struct StatisticsArguments {
     float *partials; // [chunks, 2, C]
     double *groups;  // [groups, 2, C]
     int *tickets;    // [groups + 1, strips]: zeros before and after each launch
-    float *mean, *rstd;                // [C], overwritten
+    NormStatisticsArguments norm;
     float *running_mean, *running_var; // [C], updated in place
 
     __device__ __forceinline__ ColumnMemory memory() const { return {partials, groups, tickets}; }
-    __device__ __forceinline__ StatisticsMerge merge() const { return {mean, rstd, running_mean, running_var}; }
+    __device__ __forceinline__ StatisticsMerge merge() const { return {norm.to(), running_mean, running_var}; }
 };
 
 // Sums over rows in the backward of relu(norm(z)), and their memory; all null if no sums are wanted.
@@ -31,12 +39,13 @@ struct NormGradientArguments {
     int *tickets;    // [groups + 1, strips]: zeros before and after each launch
     float *d_weight, *d_bias; // [C] gradients with respect to the norm's weight and bias, overwritten
     float *terms;             // [2, C] terms that NormBackwardArguments reads, overwritten
+    const float *mean, *rstd; // [C] statistics of z
     int batch_statistics;     // 1: mean and rstd depend on z; 0: they are constants
     int reserved;
 
     __device__ __forceinline__ ColumnMemory memory() const { return {partials, groups, tickets}; }
     __device__ __forceinline__ BackwardMerge merge(const NormArguments &norm) const {
-        return {d_weight, d_bias, terms, norm.rstd, norm.weight, batch_statistics};
+        return {d_weight, d_bias, terms, mean, rstd, norm.scale, batch_statistics};
     }
 };
 

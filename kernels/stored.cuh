@@ -144,36 +144,28 @@ template <class T> __device__ __forceinline__ Four rounded_four(Four values) {
 
 // Batch norm of all columns; norm(z) is 0 beyond the end.
 struct NormRows {
-    const float *mean, *rstd, *weight, *bias;
+    const float *scale, *shift;
 
-    __device__ __forceinline__ NormColumn column(int index) const {
-        return norm_column(mean, rstd, weight, bias, index);
-    }
-
-    __device__ __forceinline__ NormRows from(int column) const {
-        return {mean + column, rstd + column, weight + column, bias + column};
-    }
+    __device__ __forceinline__ NormColumn column(int index) const { return {scale[index], shift[index]}; }
+    __device__ __forceinline__ NormRows from(int column) const { return {scale + column, shift + column}; }
 };
 
 struct NormFour {
-    Four mean, scale, bias;
-    __device__ __forceinline__ NormColumn operator[](int i) const { return {mean[i], scale[i], bias[i]}; }
+    Four scale, shift;
+    __device__ __forceinline__ NormColumn operator[](int i) const { return {scale[i], shift[i]}; }
 };
 
-__device__ __forceinline__ NormFour norm_four(const Four &mean, const Four &rstd, const Four &weight,
-                                              const Four &bias) {
-    NormFour all = {mean, {}, bias};
-#pragma unroll
-    for (int i = 0; i < COLUMNS_EACH; i++) {
-        all.scale[i] = __fmul_rn(rstd[i], weight[i]);
-    }
-    return all;
+__device__ __forceinline__ NormFour load_norm(const NormRows &norm, int column, int columns) {
+    return {load_four(norm.scale, column, columns), load_four(norm.shift, column, columns)};
 }
 
-__device__ __forceinline__ NormFour load_norm(const NormRows &norm, int column, int columns) {
-    Four mean = load_four(norm.mean, column, columns), rstd = load_four(norm.rstd, column, columns);
-    Four weight = load_four(norm.weight, column, columns), bias = load_four(norm.bias, column, columns);
-    return norm_four(mean, rstd, weight, bias);
+// relu(norm(z)) of four columns.
+__device__ __forceinline__ Four relu_norm(const NormFour &norm, Four z) {
+#pragma unroll
+    for (int i = 0; i < COLUMNS_EACH; i++) {
+        z[i] = relu_norm(norm[i], z[i]);
+    }
+    return z;
 }
 
 // Backward of batch norm for all columns.

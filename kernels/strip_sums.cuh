@@ -21,12 +21,12 @@ struct SumsOfFour {
 
     // Adds a row in the backward of relu(norm(z)): d and d (z - mean), where d is the gradient with respect to the output if
     // the ReLU passed, and 0 otherwise.
-    __device__ __forceinline__ void add(const NormFour &norm, const Four &gradient, const Four &z) {
+    __device__ __forceinline__ void add(const NormFour &norm, const Four &mean, const Four &gradient, const Four &z) {
 #pragma unroll
         for (int i = 0; i < COLUMNS_EACH; i++) {
             float d = norm_value(norm[i], z[i]) > 0.0f ? gradient[i] : 0.0f;
             first[i] += d;
-            second[i] += d * (z[i] - norm.mean[i]);
+            second[i] += d * (z[i] - mean[i]);
         }
     }
 };

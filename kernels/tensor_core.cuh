@@ -126,6 +126,17 @@ __device__ __forceinline__ unsigned pack_bf16(float low, float high) {
 #endif
 }
 
+// Like pack_bf16, with 0 in place of values below 0; NaN stays NaN.
+__device__ __forceinline__ unsigned pack_relu_bf16(float low, float high) {
+#ifdef __CUDACC__
+    unsigned pair;
+    asm("cvt.rn.relu.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
+#else
+    return emulated_bf16(low <= 0.0f ? 0.0f : low) | emulated_bf16(high <= 0.0f ? 0.0f : high) << 16;
+#endif
+}
+
 // The two values of a pair of bf16, exact in f32.
 __device__ __forceinline__ float low_bf16(unsigned pair) { return __uint_as_float(pair << 16); }
 __device__ __forceinline__ float high_bf16(unsigned pair) { return __uint_as_float(pair & 0xffff0000u); }

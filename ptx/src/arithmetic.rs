@@ -3,7 +3,7 @@
 #![allow(clippy::neg_cmp_op_on_partial_ord)] // unordered comparisons: true for NaN
 
 use crate::operation::Op;
-use crate::rounding::{add_rz, bf16, flush, fma_rm, tf32_rna};
+use crate::rounding::{add_rz, bf16, flush, fma_rm, relu, tf32_rna};
 
 fn f(bits: u32) -> f32 {
     f32::from_bits(bits)
@@ -224,6 +224,7 @@ pub(crate) fn decode(opcode: &str) -> Option<(Op, &'static [bool])> {
         "cvt.u32.u16" => u32op!(|a| a & 0xffff),
         "cvt.u16.u32" => u32op!(|a| a & 0xffff),
         "cvt.rn.bf16x2.f32" => b32!(|high, low| bf16(high) << 16 | bf16(low)),
+        "cvt.rn.relu.bf16x2.f32" => b32!(|high, low| bf16(relu(high)) << 16 | bf16(relu(low))),
         "cvt.rna.tf32.f32" => u32op!(tf32_rna),
         // ---- integers
         "add.s32" | "add.u32" => b32!(|a, b| a.wrapping_add(b)),

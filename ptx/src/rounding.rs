@@ -10,6 +10,11 @@ pub(crate) fn bf16(bits: u32) -> u32 {
     if f32::from_bits(bits).is_nan() { 0x7fff } else { (bits + 0x7fff + (bits >> 16 & 1)) >> 16 }
 }
 
+/// The value, or 0 if it is below 0. NaN stays NaN.
+pub(crate) fn relu(bits: u32) -> u32 {
+    if f32::from_bits(bits) <= 0.0 { 0 } else { bits }
+}
+
 /// Rounds to 10 fraction bits, halves away from zero.
 pub(crate) fn tf32_rna(bits: u32) -> u32 {
     match bits & 0x7f80_0000 == 0x7f80_0000 {

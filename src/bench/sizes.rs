@@ -119,17 +119,25 @@ impl Sizes {
     }
 }
 
-/// Random graphs of the paper's mean size: 22 nodes and 36 edges each. The density of a type is the inverse of its
-/// rank, so that a few types are frequent.
+/// Random graphs of the paper's mean size: 22 nodes and 36 edges. Sizes differ between graphs; of each two graphs, one is
+/// larger than the mean by as much as the other is smaller. The density of a type is the inverse of its rank, so that a
+/// few types are frequent.
 fn average_graphs(config: ModelConfig, count: usize, rng: &mut StdRng) -> Vec<SceneGraphBuf> {
     let (image, in_image) = (config.object_types as u32 - 1, config.predicate_types as u32 - 1);
+    let mut more = [0, 0];
     (0..count)
-        .map(|_| {
-            let objects: Vec<u32> = (0..OBJECTS).map(|_| draw_type(rng, image)).collect();
-            let relationships: Vec<_> = (0..RELATIONSHIPS)
+        .map(|graph| {
+            more = match graph % 2 {
+                0 if graph + 1 == count => [0, 0],
+                0 => [draw_difference(rng, OBJECTS), draw_difference(rng, RELATIONSHIPS)],
+                _ => more.map(|more| -more),
+            };
+            let object_count = (OBJECTS as i32 + more[0]) as u32;
+            let objects: Vec<u32> = (0..object_count).map(|_| draw_type(rng, image)).collect();
+            let relationships: Vec<_> = (0..RELATIONSHIPS as i32 + more[1])
                 .map(|_| {
                     let predicate = draw_type(rng, in_image);
-                    (rng.random_range(0..OBJECTS as u32), predicate, rng.random_range(0..OBJECTS as u32))
+                    (rng.random_range(0..object_count), predicate, rng.random_range(0..object_count))
                 })
                 .collect();
             SceneGraphBuf::augmented(&objects, &relationships, image, in_image)
@@ -145,6 +153,12 @@ fn batch_of(config: ModelConfig, graphs: &[SceneGraphBuf], rng: &mut StdRng) -> 
     batch.similarity_positive = (0..triples).map(|_| rng.random_range(0.5..1.0)).collect();
     batch.similarity_negative = (0..triples).map(|_| rng.random_range(0.2..0.8)).collect();
     batch
+}
+
+/// Difference of up to three quarters of a mean.
+fn draw_difference(rng: &mut StdRng, mean: usize) -> i32 {
+    let most = mean as i32 * 3 / 4;
+    rng.random_range(-most..=most)
 }
 
 fn draw_type(rng: &mut StdRng, end: u32) -> u32 {

@@ -1,9 +1,7 @@
 //! edge_hidden: the cases of the bench with random graphs, sums with the same bits in every launch, and the gradients
 //! against finite differences.
 
-use std::rc::Rc;
-
-use crate::support::agreement::{agree, assert_same_bits, at_most, stored_gradient, with};
+use crate::support::agreement::{agree, assert_same_bits, at_most, with};
 use crate::support::calculus::{central_differences, weighted_sum};
 use crate::support::cases::{
     Edge, Graphs, TYPES, check, columns, graphs, no_device, rows, seeds, small_graphs,
@@ -13,14 +11,14 @@ use half::bf16;
 use scenerank::backend::L2_EPSILON;
 use scenerank::backend::cuda::launchers::stored::StoredElement;
 use scenerank::bench::case::Case;
-use scenerank::bench::cases::edge_hidden::{Edges, Source, Summed, lookup, sum_ends, sum_types};
+use scenerank::bench::cases::edge_hidden::{Edges, lookup, sum_ends, sum_types};
 use scenerank::bench::check::{Output, largest};
 use scenerank::bench::matrix::HostMatrix;
 
 /// Every fifth length is the smallest divisor of an l2 normalisation.
 fn some_without_length(case: Case) -> Case {
     with(case, |_, prepared| {
-        let lengths = prepared.host.inputs[5].iter_mut().filter(|length| !length.is_nan());
+        let lengths = prepared.host.inputs[0].iter_mut().filter(|length| !length.is_nan());
         lengths.step_by(5).for_each(|length| *length = L2_EPSILON as f32);
     })
 }
@@ -30,35 +28,12 @@ fn agree_in<T: StoredElement>(of: &Edges) {
     let looked_up = agree(order, &lookup::<T>(of.clone(), true));
     let alone = agree(order, &lookup::<T>(of.clone(), false));
     assert_same_bits("without statistics", &alone[0], &looked_up[0]);
-    let sums = |from, d_z: Option<&Rc<Vec<f32>>>, over_lengths| {
-        sum_ends::<T>(of.clone(), Summed { from, d_z: d_z.cloned(), over_lengths })
-    };
-    let through_norm = sums(Source::ThroughNorm, None, false);
-    let d_z = Rc::new(stored_gradient::<T>(&through_norm, of.predicate.len()));
-    // Sums per end have the same bits whether d_z is stored or computed while it is read, and whether the sums per
-    // predicate share the launch or not.
-    for over_lengths in [false, true] {
-        let [stored, through_norm] = [Source::Stored, Source::ThroughNorm].map(|from| {
-            let case = sums(from, Some(&d_z), over_lengths);
-            // Both cases have the same lengths and projections.
-            let of_stored = sums(Source::Stored, Some(&d_z), over_lengths).prepare;
-            let case = with(case, move |spare, prepared| {
-                let host = of_stored(spare).host;
-                prepared.host.inputs[5] = host.inputs[5].clone();
-                prepared.host.stored[1] = host.stored[1].clone();
-            });
-            agree(order, &some_without_length(case))
-        });
-        for (one, other) in stored.iter().zip(&through_norm).skip(1) {
-            assert_same_bits("sums through batch norm's backward", one, other);
-        }
-        if !over_lengths {
-            let in_one_launch = agree(order, &sum_types::<T>(of.clone(), Some(d_z.clone())));
-            // Longer lists are cut into chunks, which are added up in another order.
-            if of.most_ends_of_a_row() <= 64 {
-                assert_same_bits("sums in one launch with those by predicate", &in_one_launch[2], &stored[1]);
-            }
-        }
+    let sums = agree(order, &sum_ends::<T>(of.clone(), false));
+    agree(order, &some_without_length(sum_ends::<T>(of.clone(), true)));
+    let in_one_launch = agree(order, &sum_types::<T>(of.clone()));
+    // Longer lists are cut into chunks, which are added up in another order.
+    if of.most_ends_of_a_row() <= 64 {
+        assert_same_bits("sums in one launch with those by predicate", &in_one_launch[1], &sums[0]);
     }
 }
 
@@ -140,9 +115,9 @@ fn statistics_of_several_groups_agree_with_the_reference() {
 fn the_backward_agrees_with_finite_differences() {
     check(200, (small_graphs(), 1..=3usize, seeds()), |(graphs, hidden, seed)| {
         let of = Edges::by_node(&graphs.batch(), TYPES, hidden, seed);
-        let d_z = stored_gradient::<f32>(&sum_types::<f32>(of.clone(), None), of.predicate.len());
-        let d_z = Rc::new(d_z);
-        let written = agree(seed, &sum_types::<f32>(of.clone(), Some(d_z.clone())));
+        let case = sum_types::<f32>(of.clone());
+        let [d_z] = (case.prepare)(0).host.wide_stored();
+        let written = agree(seed, &case);
         let ends = of.ends[0].iter().zip(&of.ends[1]).zip(&of.predicate);
         // The z of an edge is the sum of three rows.
         let z = |edge_projected: &[f64], projected: &[f64]| -> Vec<f64> {
@@ -157,12 +132,11 @@ fn the_backward_agrees_with_finite_differences() {
         let mut values = Values::new(seed);
         let edge_projected = wide(&values.signed(TYPES * hidden));
         let projected = wide(&values.signed(of.rows * 2 * hidden));
-        let d_z = wide(&d_z);
         // Sums of up to six numbers below 2, and the terms that are subtracted.
         let limit = 2.1 * (5e-7 + 1e-7 * of.predicate.len() as f64);
         let want = central_differences(&edge_projected, |edges| weighted_sum(&d_z, &z(edges, &projected)));
-        assert_within("sums by predicate", &written[1], &want, limit);
+        assert_within("sums by predicate", &written[0], &want, limit);
         let want = central_differences(&projected, |ends| weighted_sum(&d_z, &z(&edge_projected, ends)));
-        assert_within("sums by end", &written[2], &want, limit);
+        assert_within("sums by end", &written[1], &want, limit);
     });
 }

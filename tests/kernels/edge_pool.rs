@@ -7,9 +7,9 @@ use crate::support::cases::{Edge, Graphs, check, columns, graphs, no_device, see
 use half::bf16;
 use proptest::prelude::*;
 use proptest::sample::select;
-use scenerank::backend::reference::batch_norm::Norm;
 use scenerank::backend::reference::edge_pool as reference;
 use scenerank::bench::cases::edge_pool::cases;
+use scenerank::bench::cases::with_reference_norm;
 use scenerank::bench::sizes::Sizes;
 
 fn agree((graphs, hidden, state, seed): (Graphs, usize, usize, u64)) {
@@ -52,11 +52,10 @@ fn the_backward_agrees_with_finite_differences() {
         let host = (case.prepare)(0).host;
         let ([d_pooled, d_state, z], of) = (host.wide_stored(), host.wide_inputs::<4>());
         let d_z = &outputs(seed, "edge_pool_backward", &case.prepare)[0];
-        let norm = Norm { mean: &of[0], rstd: &of[1], weight: &of[2], bias: &of[3] };
         let width = config.heads_width(0);
         // The outer columns are messages, which are pooled; the middle ones are the edge's new state.
         let want = central_differences(&z, |z| {
-            let heads = norm.relu_rows(z);
+            let heads = with_reference_norm(&of, |norm| norm.relu_rows(z));
             let pooled = reference::edge_pool(batch, &heads, width, hidden, width - hidden);
             let state: Vec<f64> =
                 heads.chunks_exact(width).flat_map(|row| &row[hidden..hidden + state]).copied().collect();

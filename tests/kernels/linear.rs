@@ -11,15 +11,15 @@ use half::bf16;
 use scenerank::backend::cuda::device::Device;
 use scenerank::backend::cuda::device::rows::Rows;
 use scenerank::backend::cuda::launchers::linear::{
-    Backward, Format, Forward, Gradient, Input, LinearGradients, Matrix, MatrixMut, StoredFormat,
-    linear_backward, linear_forward,
+    Backward, Format, Forward, Input, LinearGradients, Matrix, MatrixMut, StoredFormat, linear_backward,
+    linear_forward,
 };
 use scenerank::backend::cuda::launchers::stored::StoredElement;
 use scenerank::backend::reference::linear as reference;
 use scenerank::bench::case::Case;
 use scenerank::bench::cases::linear::backward::{BackwardProduct, backward};
 use scenerank::bench::cases::linear::forward::{Ends, ForwardProduct, Types, forward, forward_two};
-use scenerank::bench::cases::linear::{Launches, Part, Product, Source, X};
+use scenerank::bench::cases::linear::{Launches, Part, Product, X};
 use scenerank::bench::check::Output;
 use scenerank::bench::matrix::HostMatrix;
 
@@ -52,7 +52,7 @@ fn forwards(product: Product) -> [Case; 4] {
 
 fn backwards(product: Product) -> [Case; 3] {
     [X::Values, X::Activated, X::ActivatedWithSums]
-        .map(|x| backward(BackwardProduct { product, x, part: part(product), d_y: Source::Stored }))
+        .map(|x| backward(BackwardProduct { product, x, part: part(product) }))
 }
 
 fn all_products_agree(rows: usize, inputs: usize, outputs: usize, seed: u64) {
@@ -87,8 +87,8 @@ fn the_backward_products_agree_with_finite_differences() {
     check(50, (1..=4usize, 1..=4usize, 1..=4usize, seeds()), |(rows, inputs, outputs, seed)| {
         for format in FORMATS {
             let product = sizes(rows, inputs, outputs, format, seed);
-            let (x, part, d_y) = (X::Values, product.whole(), Source::Stored);
-            let case = backward(BackwardProduct { product, x, part, d_y });
+            let (x, part) = (X::Values, product.whole());
+            let case = backward(BackwardProduct { product, x, part });
             agree(seed, &case);
             let prepared = (case.prepare)(0);
             let [d_y, x, weight] = prepared.host.wide_stored();
@@ -96,7 +96,7 @@ fn the_backward_products_agree_with_finite_differences() {
                 weighted_sum(&d_y, &reference::linear(x, weight, inputs, outputs))
             };
             // The limits of the kernels, plus the error of the finite differences.
-            let [_, d_x, d_weight, ..] = &(prepared.expected)(&prepared.host, &[])[..] else { panic!() };
+            let [d_x, d_weight, ..] = &(prepared.expected)(&prepared.host, &[])[..] else { panic!() };
             let want = central_differences(&x, |x| loss(x, &weight));
             // Both in double precision: a loss below 10 is off by 1e-15 or two, over 2e-5.
             assert_within("d_x", &d_x.values, &want, 1e-9);
@@ -213,7 +213,7 @@ fn check_parts<T: StoredElement>(product: Product, hidden: usize, format: Stored
         prepared.host.stored_outputs[0] =
             HostMatrix::new::<T>(vec![7.0; rows * whole], whole).with_room(spare);
         prepared.launch = Box::new(move |device, arrays| {
-            let ([x, weight, _], [y], parts) = arrays.stored_as::<T>().parts::<3, 1, 4, 3, 4>();
+            let ([x, weight, _], [y], parts) = arrays.stored_as::<T>().parts::<3, 1, 6, 3, 6>();
             let (_, [.., count], ..) = parts;
             let bound = rows + spare;
             let x = Input::Values(Matrix::new(x, bound, width));
@@ -224,13 +224,13 @@ fn check_parts<T: StoredElement>(product: Product, hidden: usize, format: Stored
         });
         let row = |row: &[f64]| [&vec![7.0; before], row, &[7.0]].concat();
         let wider = y.chunks_exact(2 * hidden).flat_map(row).collect::<Vec<f64>>();
-        let after = expected_after(&prepared.host.outputs[2..]);
+        let after = expected_after(&prepared.host.outputs[4..]);
         prepared.expected = Box::new(move |_, _| [vec![Output::exact("y", wider.clone())], after()].concat());
     });
     agree_in_two_orders(&case);
 
-    let of = BackwardProduct { product, x: X::Values, part: product.whole(), d_y: Source::Stored };
-    let [_, d_x, d_weight, ..] = &agree(1, &backward(of))[..] else { panic!() };
+    let of = BackwardProduct { product, x: X::Values, part: product.whole() };
+    let [d_x, d_weight, ..] = &agree(1, &backward(of))[..] else { panic!() };
     let (d_x, d_weight) = (d_x.clone(), in_parts(d_weight, width, width, 7.0));
     let case = with(backward(of), move |spare, prepared| {
         let weight = prepared.host.stored[2].wide();
@@ -238,7 +238,7 @@ fn check_parts<T: StoredElement>(product: Product, hidden: usize, format: Stored
         prepared.host.stored[2] = HostMatrix::new::<T>(narrow(&weight), 3 * part);
         prepared.host.outputs[0] = vec![7.0; hidden * 3 * width];
         prepared.launch = Box::new(move |device, arrays| {
-            let ([d_y, x, weight], [_, d_x], parts) = arrays.stored_as::<T>().parts::<3, 2, 9, 1, 3>();
+            let ([d_y, x, weight], [d_x], parts) = arrays.stored_as::<T>().parts::<3, 1, 4, 1, 3>();
             let (_, [count], [d_weight, ..], others) = parts;
             let bound = rows + spare;
             let mut d_weight = MatrixMut::new(d_weight, hidden, 3 * width);
@@ -247,7 +247,7 @@ fn check_parts<T: StoredElement>(product: Product, hidden: usize, format: Stored
                 weight: d_weight.stacked(0, 2 * width, width),
                 norm: None,
             };
-            let d_y = Gradient::Values(Matrix::new(d_y, bound, 2 * hidden));
+            let d_y = Matrix::new(d_y, bound, 2 * hidden);
             let x = Input::Values(Matrix::new(x, bound, width));
             let weight = Matrix::new(weight, hidden, 3 * part).stacked(0, 2 * part, width);
             let of = Backward { rows: Rows { count, bound }, to, d_y, x, weight };
@@ -255,11 +255,11 @@ fn check_parts<T: StoredElement>(product: Product, hidden: usize, format: Stored
         });
         let (d_x, d_weight) = (d_x.clone(), d_weight.clone());
         prepared.expected = Box::new(move |_, _| {
-            let [d, d_norm_weight, d_norm_bias] =
-                ["d", "d_norm_weight", "d_norm_bias"].map(|name| Output::exact(name, Vec::new()));
+            let [d_norm_weight, d_norm_bias] =
+                ["d_norm_weight", "d_norm_bias"].map(|name| Output::exact(name, Vec::new()));
             let [d_x, d_weight] =
                 [("d_x", &d_x), ("d_weight", &d_weight)].map(|(name, of)| Output::exact(name, of.clone()));
-            vec![d, d_x, d_weight, d_norm_weight, d_norm_bias]
+            vec![d_x, d_weight, d_norm_weight, d_norm_bias]
         });
     });
     agree_in_two_orders(&case);
@@ -270,7 +270,7 @@ fn expected_after(running: &[Vec<f32>]) -> impl Fn() -> Vec<Output> + 'static {
     let wide = |values: &Vec<f32>| values.iter().map(|&value| f64::from(value)).collect::<Vec<f64>>();
     let (mean, var) = (wide(&running[0]), wide(&running[1]));
     move || {
-        let none = ["mean", "rstd"].map(|name| Output::exact(name, Vec::new()));
+        let none = ["mean", "rstd", "scale", "shift"].map(|name| Output::exact(name, Vec::new()));
         let [mean, var] = [("running_mean", &mean), ("running_var", &var)]
             .map(|(name, values)| Output::exact(name, values.clone()));
         none.into_iter().chain([mean, var]).collect()

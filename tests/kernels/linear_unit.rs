@@ -17,7 +17,7 @@ use scenerank::backend::cuda::launchers::stored::StoredElement;
 use scenerank::backend::reference::l2_normalise as reference;
 use scenerank::backend::reference::linear as reference_products;
 use scenerank::bench::case::Case;
-use scenerank::bench::cases::edge_hidden::{Edges, Source, Summed, sum_ends};
+use scenerank::bench::cases::edge_hidden::{Edges, sum_ends};
 use scenerank::bench::cases::linear::unit::{self, UnitProduct, length_error, lengths};
 use scenerank::bench::cases::linear::{Error, Product};
 use scenerank::bench::matrix::HostMatrix;
@@ -183,15 +183,15 @@ fn check_way<T: StoredElement>(product: Product) {
     let ends: Vec<u32> = (0..rows as u32).collect();
     let predicate = vec![0; rows];
     let edges = Edges { predicate, predicates: 1, ends: [ends.clone(), ends], rows, hidden, seed };
-    let sums = sum_ends::<T>(edges, Summed { from: Source::Stored, d_z: None, over_lengths: true });
+    let sums = sum_ends::<T>(edges, true);
     let d_z = (sums.prepare)(0).host.stored[0].wide();
     let s: Vec<f64> = d_z.chunks_exact(hidden).flat_map(|row| [row, row].concat()).collect();
     let (projected, lengths_there) = (narrow(&y), narrow(&lengths_there));
     let sums = with(sums, move |spare, prepared| {
         prepared.host.stored[1] = HostMatrix::new::<T>(projected.clone(), outputs).with_room(spare);
-        prepared.host.inputs[5][..rows].copy_from_slice(&lengths_there);
+        prepared.host.inputs[0][..rows].copy_from_slice(&lengths_there);
     });
-    let [_, over_lengths, along] = agree(seed, &sums).try_into().expect("three outputs");
+    let [over_lengths, along] = agree(seed, &sums).try_into().expect("two outputs");
     assert_eq!(along[0], 0.0, "{format:?}: a length below the least divisor");
 
     let weight = Rc::new(host.stored[1].clone());

@@ -23,7 +23,6 @@ mod inner_products;
 mod l2_normalise;
 mod linear;
 mod linear_states;
-mod linear_through_norm;
 mod linear_unit;
 mod readout_loss;
 mod row_correlations;

@@ -29,7 +29,7 @@ use crate::data::scene_graph::SceneGraph;
 use crate::data::similarity::Similarity;
 use crate::error::Result;
 use crate::loss::Loss;
-use crate::network::activations::{ActivationGradients, BlockActivations};
+use crate::network::activations::ActivationGradients;
 use crate::network::config::ModelConfig;
 use crate::network::parameters::{BlockKind, Layout, Parameters};
 
@@ -43,7 +43,7 @@ use launchers::readout_loss::{self, LossRows, NodeStates};
 use launchers::stored::StoredElement;
 use launchers::weight_copy::{WeightCopy, Weights};
 use launchers::{cosine_ranks, edge_pool, l2_normalise, row_correlations, top_k};
-use step::activations::{Activations, allocate_stored};
+use step::activations::{Activations, Block, allocate_stored};
 use step::batch::{self, Batch};
 use step::block::{
     After, Before, BlockSums, Blocks, Operands, batch_statistics, constant_statistics, norm, norm_backward,
@@ -268,9 +268,9 @@ impl<T: StoredElement> Stages for Cuda<T> {
         let Parameters { layout: all, values, running_mean, running_var } = &mut *pass.parameters;
         let layout = all.block(layer, BlockKind::EdgeHidden);
         let weights = Weights { layout: all, values, copy: weight_copy.as_ref() };
-        let BlockActivations { linear, mean, rstd } = &mut a.edge_hidden;
+        let Block { linear, norm } = &mut a.edge_hidden;
         let sums = sums.of(BlockKind::EdgeHidden).0;
-        let statistics = batch_statistics(mode, layout, [running_mean, running_var], [mean, rstd], sums);
+        let statistics = batch_statistics(mode, layout, [running_mean, running_var], (values, norm), sums);
         layer_input.forward(LayerPass { device, layer, weights, batch }, below, linear, statistics)?;
         let layout = pass.parameters.layout.block(layer, BlockKind::EdgeHidden);
         constant_statistics(device, mode, layout, pass.parameters, &mut a.edge_hidden)
@@ -291,7 +291,7 @@ impl<T: StoredElement> Stages for Cuda<T> {
         let layout = parameters.layout.block(layer, BlockKind::EdgeHeads);
         let (hidden, state, width) = (config.hidden_width, config.edge_state_width(layer), layout.outputs);
         let (nodes, edges) = (batch.nodes(), batch.edges());
-        let norm = norm(layout, &parameters.values, &a.edge_heads);
+        let norm = norm(&a.edge_heads);
         let z = a.edge_heads.linear.rows(edges.bound, width);
         let mut pooled = a.pooled.rows_mut(nodes.bound, hidden);
         edge_pool::edge_pool_forward(&self.device, &mut pooled, z, norm, batch.incidence(), hidden)?;
@@ -323,7 +323,7 @@ impl<T: StoredElement> Stages for Cuda<T> {
         let layout = pass.parameters.layout.block(layer, BlockKind::NodeOutput);
         let (rows, columns) = (nodes.bound, layout.outputs);
         let (mut x, z) = (node_state.rows_mut(rows, columns), a.node_output.linear.rows(rows, columns));
-        let norm = norm(layout, &pass.parameters.values, &a.node_output);
+        let norm = norm(&a.node_output);
         match config.l2_norm {
             true => l2_normalise::l2_normalise_forward(&self.device, &mut x, z, norm, nodes),
             false => batch_norm::batch_norm_relu(&self.device, &mut x, z, norm, T::stride(columns), nodes),
@@ -386,7 +386,7 @@ impl<T: StoredElement> Stages for Cuda<T> {
                 d_y: d_node_output.rows_mut(bound, columns),
                 d_x: d_node_state.rows(bound, columns),
                 z: block.linear.rows(bound, columns),
-                norm: norm(layout, &parameters.values, block),
+                norm: norm(block),
             };
             let gradient = NormGradient { weight, bias, batch_statistics, sums };
             l2_normalise::l2_normalise_backward(device, of, gradient, rows)?;
@@ -434,7 +434,7 @@ impl<T: StoredElement> Stages for Cuda<T> {
             incidence: batch.incidence(),
             hidden: config.hidden_width,
         };
-        let (z, norm) = (heads.linear.rows(edges.bound, width), norm(layout, &parameters.values, heads));
+        let (z, norm) = (heads.linear.rows(edges.bound, width), norm(heads));
         let of_norm = [layout.norm_weight.clone(), layout.norm_bias.clone()];
         let [weight, bias] = pass.gradients.slices_mut(of_norm);
         let (batch_statistics, sums) = (layout.batch_norm, self.sums.of(BlockKind::EdgeHeads).0);
@@ -474,7 +474,8 @@ impl<T: StoredElement> Stages for Cuda<T> {
         let block = &saved.edge_hidden;
         // The node output of the layer below uses the same upper memory for sums as the heads.
         let (sums, sums_before) = sums.of(kind);
-        let d_z = norm_backward(layout.block(layer, kind), values, block, d_edge_hidden, batch.edges(), sums);
+        let d_z =
+            norm_backward(device, layout.block(layer, kind), block, (d_edge_hidden, batch.edges()), sums)?;
         let of = LayerPass { device, layer, weights, batch };
         match below {
             Some(below) => {
@@ -519,7 +520,7 @@ impl<T: StoredElement> Stages for Cuda<T> {
             &self.device,
             &mut mask.slice_mut(0..count),
             block.linear.rows(rows, layout.outputs),
-            norm(layout, &parameters.values, block),
+            norm(block),
             rows,
         )?;
         self.device.download(&mask, 0..count)

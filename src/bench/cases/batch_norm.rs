@@ -1,7 +1,7 @@
 //! batch_norm: the widest block, which is the heads; ReLU also on some of its columns.
 
-use super::{Shape, count, counted, norm, norm_values, reference_norm, roundings};
-use crate::backend::cuda::device::buffer::SliceMut;
+use super::{Shape, count, counted, norm, norm_values, reference_relu, roundings, with_reference_norm};
+use crate::backend::cuda::device::buffer::{Slice, SliceMut};
 use crate::backend::cuda::launchers::batch_norm::{
     BatchStatistics, NormBackward, NormGradient, Statistics, Sums, batch_norm_backward,
     batch_norm_backward_sums, batch_norm_mask, batch_norm_no_statistics, batch_norm_relu,
@@ -23,7 +23,7 @@ pub(super) fn cases<T: StoredElement>(sizes: &Sizes) -> Vec<Case> {
     let hidden = Shape { rows: nodes, columns: config.hidden_width, seed };
     vec![
         running_statistics(heads.columns, seed),
-        no_statistics(heads.columns),
+        no_statistics(heads.columns, seed),
         relu::<T>(Shape { rows: nodes, columns: config.state_width, seed }).growing_with(Grows::Nodes),
         mask::<T>(heads),
         backward::<T>(heads, true).growing_with(Grows::Edges),
@@ -58,10 +58,15 @@ pub(super) fn sums_tolerance(rows: usize, more: usize) -> Tolerance {
     }
 }
 
-/// Mean, rstd, running mean and running variance.
-pub(super) fn batch_statistics<'a>(to: [SliceMut<'a, f32>; 4], sums: &'a mut Sums) -> BatchStatistics<'a> {
-    let [mean, rstd, running_mean, running_var] = to;
-    BatchStatistics { to: Statistics { mean, rstd }, running_mean, running_var, sums }
+/// Mean, rstd, scale, shift, running mean and running variance, for a norm with these weight and bias.
+pub(super) fn batch_statistics<'a>(
+    [weight, bias]: [Slice<'a, f32>; 2],
+    to: [SliceMut<'a, f32>; 6],
+    sums: &'a mut Sums,
+) -> BatchStatistics<'a> {
+    let [mean, rstd, scale, shift, running_mean, running_var] = to;
+    let to = Statistics { mean, rstd, scale, shift, weight, bias };
+    BatchStatistics { to, running_mean, running_var, sums }
 }
 
 /// Statistics of rows in double precision, from the running statistics before.
@@ -72,14 +77,54 @@ pub(super) fn expected_statistics(y: &[f64], to: [&[f64]; 2], columns: usize) ->
     [mean, rstd, running_mean, running_var]
 }
 
-/// Mean and rstd, which are written, and running mean and variance, which are updated.
+/// Mean, rstd, scale and shift, which are written, and running mean and variance, which are updated.
 pub(super) fn statistics(values: &mut Values, columns: usize) -> Vec<Vec<f32>> {
-    vec![unwritten(columns), unwritten(columns), values.signed(columns), values.positive(columns)]
+    let mut all = vec![unwritten(columns); 4];
+    all.extend([values.signed(columns), values.positive(columns)]);
+    all
 }
 
-/// Expected [`statistics`] of the rows `y` that were written. `before` holds running mean and variance before the
-/// launch. `relative` is the error of the sums, and `most` that of results of about 1.
-pub(super) fn statistics_outputs(y: &[f64], before: [&[f64]; 2], relative: f64, most: f64) -> Vec<Output> {
+/// Weight and bias of a norm.
+pub(super) fn parameters(values: &mut Values, columns: usize) -> [Vec<f32>; 2] {
+    [values.scales(columns), values.signed(columns)]
+}
+
+/// Expected [`statistics`] without a launch that computes them.
+pub(super) fn unchanged_statistics([running_mean, running_var]: [Vec<f64>; 2]) -> Vec<Output> {
+    let unwritten = ["mean", "rstd", "scale", "shift"].map(|name| Output::exact(name, Vec::new()));
+    let running = [Output::exact("running_mean", running_mean), Output::exact("running_var", running_var)];
+    unwritten.into_iter().chain(running).collect()
+}
+
+/// Scale and shift that follow from a mean and a rstd with these errors.
+fn affine_outputs(mean: &Output, rstd: &Output, [weight, bias]: [&[f64]; 2]) -> [Output; 2] {
+    let scale: Vec<f64> = rstd.values.iter().zip(weight).map(|(rstd, weight)| rstd * weight).collect();
+    let shift = |c: usize| bias[c] - scale[c] * mean.values[c];
+    let shift: Vec<f64> = (0..bias.len()).map(shift).collect();
+    // The kernel computes both in double precision; a rounding follows.
+    let eps = f64::from(f32::EPSILON);
+    let scale_limit = |c: usize| rstd.limits[c] * weight[c].abs() + eps * scale[c].abs();
+    let shift_limit = |c: usize| {
+        let product = mean.limits[c] * scale[c].abs() + mean.values[c].abs() * scale_limit(c);
+        product + eps * shift[c].abs()
+    };
+    let limits = [(0..bias.len()).map(scale_limit).collect(), (0..bias.len()).map(shift_limit).collect()];
+    let [scale_limits, shift_limits] = limits;
+    [
+        Output { limits: scale_limits, ..Output::exact("scale", scale) },
+        Output { limits: shift_limits, ..Output::exact("shift", shift) },
+    ]
+}
+
+/// Expected [`statistics`] of the rows `y` that were written, for a norm with these weight and bias. `before` holds running
+/// mean and variance before the launch. `relative` is the error of the sums, and `most` that of results of about 1.
+pub(super) fn statistics_outputs(
+    y: &[f64],
+    before: [&[f64]; 2],
+    parameters: [&[f64]; 2],
+    relative: f64,
+    most: f64,
+) -> Vec<Output> {
     let columns = before[0].len();
     let rows = (y.len() / columns).max(1) as f64;
     let [mean, rstd, running_mean, running_var] = expected_statistics(y, before, columns);
@@ -109,9 +154,14 @@ pub(super) fn statistics_outputs(y: &[f64], before: [&[f64]; 2], relative: f64, 
     }
     // Running means keep nine tenths of values of up to 1.
     let (of_mean, of_var) = (tolerance(&running_mean, 0.75), tolerance(&running_var, 0.0));
+    let (mean, rstd) =
+        (Output::scaled("mean", mean, mean_tolerance).at_most(mean_limits), rstd.at_most(rstd_limits));
+    let [scale, shift] = affine_outputs(&mean, &rstd, parameters);
     vec![
-        Output::scaled("mean", mean, mean_tolerance).at_most(mean_limits),
-        rstd.at_most(rstd_limits),
+        mean,
+        rstd,
+        scale,
+        shift,
         Output::scaled("running_mean", running_mean, of_mean),
         Output::scaled("running_var", running_var, of_var),
     ]
@@ -122,7 +172,7 @@ pub fn running_statistics(columns: usize, seed: u64) -> Case {
     Case {
         kernel: "batch_norm_running_statistics",
         shape: format!("[{columns}]"),
-        cost: Cost::of(4 * columns, 3 * columns),
+        cost: Cost::of(8 * columns, 6 * columns),
         chain: Chain::loads(1),
         grows: Grows::Nothing,
         format: Format::Fp32,
@@ -130,21 +180,28 @@ pub fn running_statistics(columns: usize, seed: u64) -> Case {
             let mut values = Values::new(seed);
             Prepared {
                 host: Host {
-                    inputs: vec![values.signed(columns), values.positive(columns)],
-                    outputs: vec![unwritten(columns), unwritten(columns)],
+                    inputs: [values.signed(columns), values.positive(columns)]
+                        .into_iter()
+                        .chain(parameters(&mut values, columns))
+                        .collect(),
+                    outputs: vec![unwritten(columns); 4],
                     ..Default::default()
                 },
                 launch: Box::new(move |device, arrays| {
-                    let ([running_mean, running_var], [], [mean, rstd], _) = arrays.parts();
-                    let mut to = Statistics { mean, rstd };
+                    let (of, [], [mean, rstd, scale, shift], _) = arrays.parts();
+                    let [running_mean, running_var, weight, bias] = of;
+                    let mut to = Statistics { mean, rstd, scale, shift, weight, bias };
                     batch_norm_running_statistics(device, &mut to, running_mean, running_var)
                 }),
                 expected: Box::new(move |host, _| {
-                    let [running_mean, running_var] = host.wide_inputs();
-                    let [mut mean, mut rstd] = host.wide_outputs();
+                    let [running_mean, running_var, weight, bias] = host.wide_inputs();
+                    let [mut mean, mut rstd, _, _] = host.wide_outputs();
                     reference::running_statistics(&running_mean, &running_var, &mut mean, &mut rstd);
                     // rstd takes a sum, a root and a quotient.
-                    vec![Output::exact("mean", mean), Output::near("rstd", rstd, roundings(3))]
+                    let (mean, rstd) =
+                        (Output::exact("mean", mean), Output::near("rstd", rstd, roundings(3)));
+                    let [scale, shift] = affine_outputs(&mean, &rstd, [&weight, &bias]);
+                    vec![mean, rstd, scale, shift]
                 }),
             }
         }),
@@ -152,24 +209,30 @@ pub fn running_statistics(columns: usize, seed: u64) -> Case {
 }
 
 /// Statistics of the identity: mean 0 and rstd 1.
-pub fn no_statistics(columns: usize) -> Case {
+pub fn no_statistics(columns: usize, seed: u64) -> Case {
     Case {
         kernel: "batch_norm_no_statistics",
         shape: format!("[{columns}]"),
-        cost: Cost::of(2 * columns, 0),
-        chain: Chain::default(),
+        cost: Cost::of(6 * columns, 0),
+        chain: Chain::loads(1),
         grows: Grows::Nothing,
         format: Format::Fp32,
         prepare: Box::new(move |_| Prepared {
-            host: Host { outputs: vec![unwritten(columns), unwritten(columns)], ..Default::default() },
+            host: Host {
+                inputs: parameters(&mut Values::new(seed), columns).to_vec(),
+                outputs: vec![unwritten(columns); 4],
+                ..Default::default()
+            },
             launch: Box::new(move |device, arrays| {
-                let ([], [], [mean, rstd], _) = arrays.parts();
-                batch_norm_no_statistics(device, &mut Statistics { mean, rstd })
+                let ([weight, bias], [], [mean, rstd, scale, shift], _) = arrays.parts();
+                let mut to = Statistics { mean, rstd, scale, shift, weight, bias };
+                batch_norm_no_statistics(device, &mut to)
             }),
             expected: Box::new(move |host, _| {
-                let [mut mean, mut rstd] = host.wide_outputs();
+                let ([weight, bias], [mut mean, mut rstd, _, _]) = (host.wide_inputs(), host.wide_outputs());
                 reference::no_statistics(&mut mean, &mut rstd);
-                vec![Output::exact("mean", mean), Output::exact("rstd", rstd)]
+                let [mean, rstd] = [("mean", mean), ("rstd", rstd)].map(|(name, of)| Output::exact(name, of));
+                vec![mean, rstd, Output::exact("scale", weight), Output::exact("shift", bias)]
             }),
         }),
     }
@@ -180,8 +243,8 @@ pub fn relu<T: StoredElement>(Shape { rows, columns, seed }: Shape) -> Case {
     Case {
         kernel: "batch_norm_relu",
         shape: format!("[{rows}, {columns}]"),
-        // Reads z, writes y. Norm takes 3 operations, ReLU 1.
-        cost: Cost::stored::<T>(2 * rows * columns, 4 * columns, 4 * rows * columns),
+        // Reads z, writes y. Norm takes 2 operations, ReLU 1.
+        cost: Cost::stored::<T>(2 * rows * columns, 2 * columns, 3 * rows * columns),
         chain: Chain::at_once(),
         grows: Grows::Nothing,
         format: Format::Fp32,
@@ -202,10 +265,9 @@ pub fn relu<T: StoredElement>(Shape { rows, columns, seed }: Shape) -> Case {
                 }),
                 expected: Box::new(move |host, _| {
                     let [z] = host.wide_stored();
-                    let y = reference_norm(&host.wide_inputs()).relu_rows(&z);
-                    // A difference, two products, a sum, and the rounding of the scale. Terms reach 8 even where
-                    // norm(z) is smaller.
-                    let tolerance = Tolerance { relative: roundings(5), least: 4.0, most: 8e-6 };
+                    let y = reference_relu(&host.wide_inputs(), &z);
+                    // A fused multiply-add. Terms reach 8 even where norm(z) is smaller.
+                    let tolerance = Tolerance { relative: roundings(1), least: 4.0, most: 8e-6 };
                     vec![Output::scaled("y", y, tolerance).stored::<T>()]
                 }),
             }
@@ -241,7 +303,7 @@ pub fn mask<T: StoredElement>(Shape { rows, columns, seed }: Shape) -> Case {
                 }),
                 expected: Box::new(move |host, _| {
                     let [z] = host.wide_stored();
-                    let y = reference_norm(&host.wide_inputs()).relu_rows(&z);
+                    let y = reference_relu(&host.wide_inputs(), &z);
                     let mask = y.into_iter().map(|y| f64::from(u8::from(y > 0.0))).collect();
                     // Without rows there is no mask.
                     if rows == 0 { Vec::new() } else { vec![Output::exact("mask", mask)] }
@@ -351,43 +413,28 @@ pub(super) fn expected_backward(
     batch_statistics: bool,
 ) -> [Vec<f64>; 3] {
     let [mut d_weight, mut d_bias] = [0, 1].map(|_| vec![0.0; norm[0].len()]);
-    let norm = reference_norm(norm);
-    reference::batch_norm_backward(z, norm, batch_statistics, &mut d, &mut d_weight, &mut d_bias);
+    with_reference_norm(norm, |norm| {
+        reference::batch_norm_backward(z, norm, batch_statistics, &mut d, &mut d_weight, &mut d_bias);
+    });
     [d, d_weight, d_bias]
 }
 
-/// d_z, from z, its norm, the gradient d with respect to the output, and the `terms` to subtract.
-pub(super) fn norm_backward(z: &[f64], norm: &[Vec<f64>; 4], terms: &[f64], d: &[f64]) -> Vec<f64> {
-    let ([mean, rstd, weight, _], (constant, slope)) = (norm, terms.split_at(norm[0].len()));
-    let of = reference_norm(norm);
-    z.iter()
-        .zip(d)
-        .enumerate()
-        .map(|(i, (&z, &d))| {
-            let c = i % mean.len();
-            let passed = if of.relu(z, c) > 0.0 { d } else { 0.0 };
-            rstd[c] * weight[c] * passed - constant[c] - (z - mean[c]) * slope[c]
-        })
-        .collect()
-}
-
-/// z, mean, rstd, weight and bias, such that no norm(z) is so close to 0 that roundings would decide whether the ReLU
+/// z, mean, rstd, scale and shift, such that no norm(z) is so close to 0 that roundings would decide whether the ReLU
 /// passes.
 pub(super) fn decided_inputs<T: StoredElement>(
     values: &mut Values,
     rows: usize,
     columns: usize,
 ) -> (HostMatrix, [Vec<f32>; 4]) {
-    let [mean, rstd, weight, bias] = norm_values(values, columns);
+    let [mean, rstd, scale, shift] = norm_values(values, columns);
     let mut z = values.signed(rows * columns);
     for row in z.chunks_exact_mut(columns) {
         for (c, z) in row.iter_mut().enumerate() {
-            let scale = rstd[c] * weight[c];
             *z = T::narrow(*z).widen();
-            if ((*z - mean[c]) * scale + bias[c]).abs() < 1e-3 {
-                *z = mean[c] + (0.5 - bias[c]) / scale;
+            if (*z * scale[c] + shift[c]).abs() < 1e-3 {
+                *z = (0.5 - shift[c]) / scale[c];
             }
         }
     }
-    (HostMatrix::new::<T>(z, columns), [mean, rstd, weight, bias])
+    (HostMatrix::new::<T>(z, columns), [mean, rstd, scale, shift])
 }

@@ -3,7 +3,7 @@
 use super::batch_norm::{
     decided_inputs, expected_backward, gradient_tolerance, norm_gradient, sums_tolerance,
 };
-use super::{count, counted, indices, norm, reference_norm, roundings, with_spare};
+use super::{count, counted, indices, norm, reference_relu, roundings, with_spare};
 use crate::backend::cuda::device::buffer::Slice;
 use crate::backend::cuda::launchers::batch_norm::{Norm, NormGradient};
 use crate::backend::cuda::launchers::edge_pool::{
@@ -67,7 +67,7 @@ fn forward<T: StoredElement>(sizes: &Sizes) -> Case {
                 }),
                 expected: Box::new(move |host, _| {
                     let [z] = host.wide_stored();
-                    let heads = reference_norm(&host.wide_inputs()).relu_rows(&z);
+                    let heads = reference_relu(&host.wide_inputs(), &z);
                     let pooled = reference::edge_pool(&batch, &heads, width, hidden, width - hidden);
                     // Four roundings of batch norm, whose terms reach 8, and those of the sum over a node's edges:
                     // about 30 for 1,000 edges. The mean has the same relative error.

@@ -1,7 +1,7 @@
 //! l2_normalise: the node states of a layer, scaled to unit length.
 
 use super::batch_norm::{decided_inputs, norm_gradient};
-use super::{Shape, count, counted, norm, norm_values, reference_norm, roundings};
+use super::{Shape, affine, count, counted, norm, norm_parameters, reference_relu, roundings};
 use crate::backend::cuda::launchers::l2_normalise::{
     UnitRowsBackward, l2_normalise_backward, l2_normalise_forward,
 };
@@ -31,19 +31,19 @@ pub(super) fn cases<T: StoredElement>(sizes: &Sizes) -> Vec<Case> {
     cases.map(|case| case.growing_with(Grows::Nodes)).into()
 }
 
-/// z, and mean, rstd, weight and bias.
+/// z, and mean, rstd, scale and shift.
 fn inputs<T: StoredElement>(values: &mut Values, shape: Shape, kind: Rows) -> (HostMatrix, [Vec<f32>; 4]) {
     let Shape { rows, columns, .. } = shape;
     if kind == Rows::Drawn {
         return decided_inputs::<T>(values, rows, columns);
     }
-    let [mean, rstd, mut weight, bias] = norm_values(values, columns);
+    let [mean, rstd, mut weight, bias] = norm_parameters(values, columns);
     weight.iter_mut().for_each(|weight| *weight = weight.abs());
     // Scales reach 4, and z - mean reaches 2.
     let bias = bias.iter().map(|bias| 9.5 + bias).collect();
     let mut z = values.signed(rows * columns);
     z.iter_mut().take(columns).for_each(|z| *z = -100.0);
-    (HostMatrix::new::<T>(z, columns), [mean, rstd, weight, bias])
+    (HostMatrix::new::<T>(z, columns), affine([mean, rstd, weight, bias]))
 }
 
 /// Largest error of x and d_y. The relative error is that of a row's sum, by lane and then by warp, its root, a
@@ -83,7 +83,7 @@ pub fn forward<T: StoredElement>(shape: Shape, kind: Rows) -> Case {
                 }),
                 expected: Box::new(move |host, _| {
                     let [z] = host.wide_stored();
-                    let mut x = reference_norm(&host.wide_inputs()).relu_rows(&z);
+                    let mut x = reference_relu(&host.wide_inputs(), &z);
                     reference::l2_normalise(&mut x, columns);
                     vec![Output::scaled("x", x, tolerance(kind, columns)).stored::<T>()]
                 }),
@@ -125,7 +125,7 @@ pub fn backward<T: StoredElement>(shape: Shape, kind: Rows) -> Case {
                 }),
                 expected: Box::new(move |host, written| {
                     let ([d_x, z], of) = (host.wide_stored(), host.wide_inputs());
-                    let y = reference_norm(&of).relu_rows(&z);
+                    let y = reference_relu(&of, &z);
                     let d_y = reference::l2_normalise_backward(&y, &d_x, columns);
                     let first = if kind == Rows::FirstIsZero { columns.min(d_y.len()) } else { 0 };
                     let mut wanted = Output::scaled("d_y", d_y[first..].to_vec(), tolerance(kind, columns));

@@ -50,15 +50,6 @@ pub enum X {
     ActivatedWithSums,
 }
 
-/// Source of a gradient.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// In memory.
-    Stored,
-    /// Computed by batch norm's backward while it is read.
-    ThroughNorm,
-}
-
 /// Number of launches for two products.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Launches {
@@ -122,7 +113,7 @@ pub(super) fn cases(sizes: &Sizes, format: Format) -> Vec<Case> {
     .into_iter()
     .flat_map(|product| {
         let forward = ForwardProduct::plain(product);
-        let backward = BackwardProduct { product, x: X::Values, part: product.whole(), d_y: Source::Stored };
+        let backward = BackwardProduct { product, x: X::Values, part: product.whole() };
         let grows = grows(product);
         [forward::forward(forward), backward::backward(backward)].map(|case| case.growing_with(grows))
     });
@@ -132,15 +123,9 @@ pub(super) fn cases(sizes: &Sizes, format: Format) -> Vec<Case> {
     let of_ends = Ends { of: [&sizes.batch.edge_subject, &sizes.batch.edge_object].map(Vec::clone), nodes };
     let edge_hidden = Product { what: "edge.hidden", ..edge_hidden };
     let types = Types { rows: [objects, predicates], room: [0; 2], inputs: state, hidden, format, seed };
-    let activated = |product: Product, d_y| {
+    let activated = |product: Product| {
         let (x, part) = (X::ActivatedWithSums, product.whole());
-        backward::backward(BackwardProduct { product, x, part, d_y }).growing_with(grows(product))
-    };
-    let through_norm = BackwardProduct {
-        product: node_hidden,
-        x: X::Values,
-        part: node_hidden.whole(),
-        d_y: Source::ThroughNorm,
+        backward::backward(BackwardProduct { product, x, part }).growing_with(grows(product))
     };
     let fused = [
         forward::forward_two(types, Launches::One).growing_with(Grows::ObjectTypes),
@@ -151,12 +136,11 @@ pub(super) fn cases(sizes: &Sizes, format: Format) -> Vec<Case> {
         })
         .growing_with(Grows::Edges),
         forward::forward(ForwardProduct::activated(of_heads)).growing_with(Grows::Edges),
-        activated(of_heads, Source::Stored),
-        backward::backward(through_norm).growing_with(Grows::Nodes),
-        activated(node_output, Source::ThroughNorm),
+        activated(of_heads),
+        activated(node_output),
         unit::forward(UnitProduct { product: ends, with_rows: true }).growing_with(Grows::Nodes),
         unit::backward(UnitProduct { product: ends, with_rows: true }).growing_with(Grows::Nodes),
-        states::backward(States { nodes: ends, edges: edge_hidden, d_y: Source::ThroughNorm }, Launches::One)
+        states::backward(States { nodes: ends, edges: edge_hidden }, Launches::One)
             .growing_with(Grows::Edges),
     ];
     plain.chain(fused).collect()
@@ -236,12 +220,12 @@ fn sums_error() -> f64 {
     super::roundings(64) + 6.0 * ROUNDING
 }
 
-/// norm(z) in single precision, rounded as in the kernels. `norm` begins with mean, rstd, weight and bias.
+/// norm(z) in single precision, rounded as in the kernels. `norm` begins with mean, rstd, scale and shift.
 fn normed(z: &[f64], norm: &[Vec<f32>]) -> Vec<f64> {
-    let [mean, rstd, weight, bias] = [0, 1, 2, 3].map(|i| &norm[i]);
+    let (scale, shift) = (&norm[2], &norm[3]);
     let value = |(i, &z): (usize, &f64)| {
-        let c = i % mean.len();
-        f64::from((z as f32 - mean[c]) * (rstd[c] * weight[c]) + bias[c])
+        let c = i % scale.len();
+        f64::from((z as f32).mul_add(scale[c], shift[c]))
     };
     z.iter().enumerate().map(value).collect()
 }
@@ -266,29 +250,6 @@ fn norm_gradient_outputs(x: &[f64], norm: &[Vec<f32>], d: &[f64]) -> [Output; 2]
     // A chunk has 64 roundings.
     let error = Error { strict: 70.0 * EPS, usual: sums_error(), terms: x.len() / columns };
     [error.output("d_norm_weight", d_weight, &most), error.output("d_norm_bias", d_bias, &most)]
-}
-
-/// d_y that batch norm's backward computes from d and z, and the sum of the magnitudes of its terms. `norm` holds mean,
-/// rstd, weight, bias and the terms that are subtracted.
-fn made_gradient(z: &[f64], norm: &[Vec<f32>], d: &[f64]) -> [Vec<f64>; 2] {
-    let (columns, terms, normed) = (norm[0].len(), &norm[4], normed(z, norm));
-    let of = |i: usize| {
-        let c = i % columns;
-        let scale = f64::from(norm[1][c] * norm[2][c]);
-        let passed = if normed[i] > 0.0 { d[i] } else { 0.0 };
-        let offset = z[i] - f64::from(norm[0][c]);
-        [scale * passed, -f64::from(terms[c]), -offset * f64::from(terms[columns + c])]
-    };
-    [
-        (0..d.len()).map(|i| of(i).iter().sum()).collect(),
-        (0..d.len()).map(|i| of(i).iter().map(|term| term.abs()).sum()).collect(),
-    ]
-}
-
-/// Error of a product whose d_y takes a difference and two fused multiply-adds, each with an error of up to half an
-/// eps.
-fn through_norm(error: Error) -> Error {
-    error.after(2.0 * EPS, super::roundings(6))
 }
 
 /// Magnitude of each value.

@@ -117,16 +117,42 @@ fn with_room(mut values: Vec<f32>, spare: usize) -> Vec<f32> {
 
 /// Mean, rstd, weight and bias for `columns` columns of values in -1..1. xhat and the scale reach 4 in magnitude, and
 /// norm(z) reaches 9.
-fn norm_values(values: &mut Values, columns: usize) -> [Vec<f32>; 4] {
+fn norm_parameters(values: &mut Values, columns: usize) -> [Vec<f32>; 4] {
     [values.signed(columns), values.positive(columns), values.scales(columns), values.signed(columns)]
 }
 
-fn norm<'a>(of: [Slice<'a, f32>; 4]) -> Norm<'a> {
-    let [mean, rstd, weight, bias] = of;
-    Norm { mean, rstd, weight, bias }
+/// Mean, rstd, scale and shift of a norm with these mean, rstd, weight and bias.
+pub fn affine([mean, rstd, weight, bias]: [Vec<f32>; 4]) -> [Vec<f32>; 4] {
+    let scale: Vec<f32> = rstd.iter().zip(&weight).map(|(rstd, weight)| rstd * weight).collect();
+    let shift = |c: usize| (f64::from(bias[c]) - f64::from(scale[c]) * f64::from(mean[c])) as f32;
+    let shift = (0..mean.len()).map(shift).collect();
+    [mean, rstd, scale, shift]
 }
 
-fn reference_norm(of: &[Vec<f64>; 4]) -> reference::Norm<'_, f64> {
-    let [mean, rstd, weight, bias] = of;
-    reference::Norm { mean, rstd, weight, bias }
+/// Mean, rstd, scale and shift of [`norm_parameters`].
+fn norm_values(values: &mut Values, columns: usize) -> [Vec<f32>; 4] {
+    affine(norm_parameters(values, columns))
+}
+
+fn norm<'a>(of: [Slice<'a, f32>; 4]) -> Norm<'a> {
+    let [mean, rstd, scale, shift] = of;
+    Norm { mean, rstd, scale, shift }
+}
+
+/// Weight and bias of the norm with these mean, rstd, scale and shift.
+fn parameters_of([mean, rstd, scale, shift]: &[Vec<f64>; 4]) -> [Vec<f64>; 2] {
+    let columns = 0..mean.len();
+    let weight = columns.clone().map(|c| scale[c] / rstd[c]).collect();
+    [weight, columns.map(|c| shift[c] + scale[c] * mean[c]).collect()]
+}
+
+/// Calls `run` with the reference's norm with these mean, rstd, scale and shift.
+pub fn with_reference_norm<R>(of: &[Vec<f64>; 4], run: impl FnOnce(reference::Norm<'_, f64>) -> R) -> R {
+    let [weight, bias] = &parameters_of(of);
+    run(reference::Norm { mean: &of[0], rstd: &of[1], weight, bias })
+}
+
+/// relu(norm(z)) of the reference.
+fn reference_relu(of: &[Vec<f64>; 4], z: &[f64]) -> Vec<f64> {
+    with_reference_norm(of, |norm| norm.relu_rows(z))
 }

@@ -16,7 +16,7 @@ use scenerank::bench::cases::linear::backward::{BackwardProduct, backward};
 use scenerank::bench::cases::linear::forward::{Ends, ForwardProduct, Types, forward, forward_two};
 use scenerank::bench::cases::linear::states::{self, States};
 use scenerank::bench::cases::linear::unit::{self, UnitProduct};
-use scenerank::bench::cases::linear::{Launches, Product, Source, X};
+use scenerank::bench::cases::linear::{Launches, Product, X};
 use scenerank::bench::sizes::Sizes;
 use scenerank::network::config::ModelConfig;
 use scenerank::network::parameters::Layout;
@@ -78,22 +78,11 @@ fn products(format: Format) -> Vec<(Case, usize)> {
             };
             all.push((forward(of), spare));
         }
-        for (seed, (x, d_y)) in (5..).zip([
-            (X::Values, Source::Stored),
-            (X::Activated, Source::Stored),
-            (X::ActivatedWithSums, Source::Stored),
-        ]) {
+        for (seed, x) in (5..).zip([X::Values, X::Activated, X::ActivatedWithSums]) {
             // The tile follows the columns of d_x.
             let product = product(outputs, inputs, seed);
-            all.push((backward(BackwardProduct { product, x, part: product.whole(), d_y }), spare));
+            all.push((backward(BackwardProduct { product, x, part: product.whole() }), spare));
         }
-    }
-    for (seed, x) in (9..).zip([X::Values, X::Activated, X::ActivatedWithSums]) {
-        let product = product(40, 24, seed);
-        all.push((
-            backward(BackwardProduct { product, x, part: product.whole(), d_y: Source::ThroughNorm }),
-            0,
-        ));
     }
     for (with_rows, spare) in [(false, 0), (true, 0), (true, LARGE)] {
         let (inputs, outputs) = if spare == 0 { (24, 40) } else { (1021, 1022) };
@@ -105,10 +94,8 @@ fn products(format: Format) -> Vec<(Case, usize)> {
         let of = Types { rows: [7, 13], room: [0; 2], inputs: 21, hidden, format, seed: 15 };
         all.push((forward_two(of, Launches::One), spare));
     }
-    for d_y in [Source::Stored, Source::ThroughNorm] {
-        let (nodes, edges) = (product(24, 80, 13), product(24, 40, 14));
-        all.push((states::backward(States { nodes, edges, d_y }, Launches::One), 0));
-    }
+    let (nodes, edges) = (product(24, 80, 13), product(24, 40, 14));
+    all.push((states::backward(States { nodes, edges }, Launches::One), 0));
     if format == Format::Fp32 {
         // It has one tile.
         all.retain(|(_, spare)| *spare == 0);

@@ -4,14 +4,12 @@
 use std::sync::OnceLock;
 
 use scenerank::backend::cuda::device::Device;
-use scenerank::backend::cuda::device::rows::Rows;
-use scenerank::backend::cuda::launchers::batch_norm::{Norm, NormBackward, batch_norm_backward};
 use scenerank::backend::cuda::launchers::stored::StoredElement;
 use scenerank::bench::case::{Arrays, Case, Prepared};
 use scenerank::bench::check::{Output, Worst, Written, worst};
 use scenerank::bench::matrix::HostMatrix;
 
-use super::{TestDevice, all, all_mut, devices, open, spare, test_device, to_device};
+use super::{TestDevice, devices, open, spare, test_device};
 
 /// Results of two runs, and of one more for each of `orders` with a grid for more rows than exist (the second argument).
 /// Except on a GPU, the order also shuffles the threads and blocks.
@@ -180,23 +178,6 @@ pub fn with_poisoned_padding<T: StoredElement>(case: Case, weight: usize, width:
 fn within_outputs(expected: &[Output], written: Vec<Written>) -> Vec<Vec<f64>> {
     let outputs = expected.iter().zip(written);
     outputs.map(|(output, written)| written.values[..output.values.len()].to_vec()).collect()
-}
-
-/// Gradient d_z of a case that computes it through a norm, as batch norm's backward stores it. z is the first matrix
-/// that the case reads, and d the first that it may write. Norm and terms are its first inputs.
-pub fn stored_gradient<T: StoredElement>(case: &Case, rows: usize) -> Vec<f32> {
-    let (host, device) = ((case.prepare)(0).host, devices().remove(0));
-    let z = host.stored[0].upload(&device).expect("memory");
-    let mut d = host.stored_outputs[0].upload(&device).expect("memory");
-    let of = [0, 1, 2, 3, 4].map(|i| to_device(&device, &host.inputs[i]));
-    let [mean, rstd, weight, bias, terms] = of.each_ref().map(all);
-    let norm = Norm { mean, rstd, weight, bias };
-    let (d_there, z_there) = (all_mut(d.buffer_mut::<T>()), all(z.buffer::<T>()));
-    let mut of = NormBackward { d: d_there, z: z_there, norm, terms };
-    let count = to_device(&device, &[rows as i32]);
-    batch_norm_backward(&device, &mut of, Rows { count: all(&count), bound: rows }).expect("a launch");
-    let values = d.download(&device).expect("a download");
-    values[..rows * host.inputs[0].len()].iter().map(|&d| d as f32).collect()
 }
 
 /// Panics unless all values have the same bits.

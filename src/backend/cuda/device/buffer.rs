@@ -58,6 +58,16 @@ impl<T> Buffer<T> {
         self.len == 0
     }
 
+    /// Slice of all values, for reading.
+    pub fn all(&self) -> Slice<'_, T> {
+        self.slice(0..self.len)
+    }
+
+    /// Slice of all values, for writing.
+    pub fn all_mut(&mut self) -> SliceMut<'_, T> {
+        self.slice_mut(0..self.len)
+    }
+
     /// Slice of the values in `range`, for reading.
     #[track_caller]
     pub fn slice(&self, range: Range<usize>) -> Slice<'_, T> {

@@ -4,7 +4,7 @@ use bytemuck::Zeroable;
 use half::bf16;
 
 use super::norm_arguments::{
-    NormArguments, NormBackwardArguments, NormGradientArguments, StatisticsArguments,
+    NormArguments, NormBackwardArguments, NormGradientArguments, NormStatisticsArguments, StatisticsArguments,
 };
 use super::stored::{StoredElement, stored_kernel};
 use crate::backend::cuda::device::buffer::{Buffer, Element, Slice, SliceMut};
@@ -17,9 +17,7 @@ use crate::error::Result;
 
 kernel_arguments! {
     struct BatchNormRunningStatistics {
-        /// `[columns]`, written; so is `rstd`.
-        mean: PointerMut<f32>,
-        rstd: PointerMut<f32>,
+        norm: NormStatisticsArguments,
         /// `[columns]` running mean.
         running_mean: Pointer<f32>,
         running_var: Pointer<f32>,
@@ -28,9 +26,7 @@ kernel_arguments! {
     }
 
     struct BatchNormNoStatistics {
-        /// `[columns]`, written; so is `rstd`.
-        mean: PointerMut<f32>,
-        rstd: PointerMut<f32>,
+        norm: NormStatisticsArguments,
         columns: i32,
         reserved: i32,
     }
@@ -140,17 +136,17 @@ pub(crate) const COLUMNS_EACH: usize = 4;
 pub const CHUNK_ROWS: usize = 64;
 const GROUP_CHUNKS: usize = 32;
 
-/// Batch norm of a block of the network, by column.
+/// Batch norm of a block of the network, by column: norm(z) = scale z + shift.
 #[derive(Clone, Copy, Debug)]
 pub struct Norm<'a> {
     /// `[C]` mean of each column.
     pub mean: Slice<'a, f32>,
     /// `[C]` 1 / sqrt(variance + eps) of each column.
     pub rstd: Slice<'a, f32>,
-    /// `[C]` weight.
-    pub weight: Slice<'a, f32>,
-    /// `[C]` bias.
-    pub bias: Slice<'a, f32>,
+    /// `[C]` scale: rstd times the weight.
+    pub scale: Slice<'a, f32>,
+    /// `[C]` shift: bias - scale mean.
+    pub shift: Slice<'a, f32>,
 }
 
 impl<'a> Norm<'a> {
@@ -161,28 +157,54 @@ impl<'a> Norm<'a> {
         Norm {
             mean: part(self.mean),
             rstd: part(self.rstd),
-            weight: part(self.weight),
-            bias: part(self.bias),
+            scale: part(self.scale),
+            shift: part(self.shift),
         }
     }
 
     #[track_caller]
     pub(crate) fn check(&self, columns: usize) {
         for (name, slice) in
-            [("mean", self.mean), ("rstd", self.rstd), ("norm.weight", self.weight), ("norm.bias", self.bias)]
+            [("mean", self.mean), ("rstd", self.rstd), ("scale", self.scale), ("shift", self.shift)]
         {
             check_len(name, slice.len(), columns);
         }
     }
 }
 
-/// Statistics to be written.
+/// Statistics to be written, and the batch norm that follows from them and from its parameters.
 #[derive(Debug)]
 pub struct Statistics<'a> {
     /// `[C]` mean of each column.
     pub mean: SliceMut<'a, f32>,
     /// `[C]` 1 / sqrt(variance + eps) of each column.
     pub rstd: SliceMut<'a, f32>,
+    /// `[C]` scale, as in [`Norm`].
+    pub scale: SliceMut<'a, f32>,
+    /// `[C]` shift, as in [`Norm`].
+    pub shift: SliceMut<'a, f32>,
+    /// `[C]` weight of the norm, read.
+    pub weight: Slice<'a, f32>,
+    /// `[C]` bias of the norm, read.
+    pub bias: Slice<'a, f32>,
+}
+
+impl Statistics<'_> {
+    /// Panics unless there are `columns` columns.
+    #[track_caller]
+    fn arguments(&mut self, columns: usize) -> NormStatisticsArguments {
+        let Statistics { mean, rstd, scale, shift, weight, bias } = self;
+        let lengths = [mean.len(), rstd.len(), scale.len(), shift.len(), weight.len(), bias.len()];
+        assert_eq!(lengths, [columns; 6], "batch_norm: mean, rstd, scale, shift, weight and bias");
+        NormStatisticsArguments {
+            mean: mean.into(),
+            rstd: rstd.into(),
+            scale: scale.into(),
+            shift: shift.into(),
+            weight: (*weight).into(),
+            bias: (*bias).into(),
+        }
+    }
 }
 
 /// Destination of a batch's statistics, and the memory for their sums.
@@ -286,14 +308,12 @@ impl Sums {
 
 /// Address of a whole buffer.
 fn whole<T: Element>(buffer: &mut Buffer<T>) -> PointerMut<T> {
-    let len = buffer.len();
-    (&mut buffer.slice_mut(0..len)).into()
+    (&mut buffer.all_mut()).into()
 }
 
 impl From<Norm<'_>> for NormArguments {
     fn from(norm: Norm<'_>) -> Self {
-        let Norm { mean, rstd, weight, bias } = norm;
-        NormArguments { mean: mean.into(), rstd: rstd.into(), weight: weight.into(), bias: bias.into() }
+        NormArguments { scale: norm.scale.into(), shift: norm.shift.into() }
     }
 }
 
@@ -314,8 +334,6 @@ impl StatisticsArguments {
         let Some(BatchStatistics { mut to, mut running_mean, mut running_var, sums }) = statistics else {
             return Ok(Zeroable::zeroed());
         };
-        check_len("batch_norm: mean", to.mean.len(), columns);
-        check_len("batch_norm: rstd", to.rstd.len(), columns);
         check_len("batch_norm: running_mean", running_mean.len(), columns);
         check_len("batch_norm: running_var", running_var.len(), columns);
         sums.reserve(device, rows, columns)?;
@@ -323,8 +341,7 @@ impl StatisticsArguments {
             partials: whole(&mut sums.partials),
             groups: whole(&mut sums.groups),
             tickets: whole(&mut sums.tickets),
-            mean: (&mut to.mean).into(),
-            rstd: (&mut to.rstd).into(),
+            norm: to.arguments(columns),
             running_mean: (&mut running_mean).into(),
             running_var: (&mut running_var).into(),
         })
@@ -332,13 +349,14 @@ impl StatisticsArguments {
 }
 
 impl NormGradientArguments {
-    /// Arguments for sums over up to `rows` rows; null if none are wanted.
+    /// Arguments for the gradient of `norm`, sums over up to `rows` rows; null if none are wanted.
     pub(crate) fn new(
         device: &Device,
         gradient: Option<NormGradient<'_>>,
+        norm: Norm<'_>,
         rows: usize,
-        columns: usize,
     ) -> Result<Self> {
+        let columns = norm.mean.len();
         let Some(NormGradient { mut weight, mut bias, batch_statistics, sums }) = gradient else {
             return Ok(Zeroable::zeroed());
         };
@@ -352,6 +370,8 @@ impl NormGradientArguments {
             d_weight: (&mut weight).into(),
             d_bias: (&mut bias).into(),
             terms: (&mut sums.terms.slice_mut(0..2 * columns)).into(),
+            mean: norm.mean.into(),
+            rstd: norm.rstd.into(),
             batch_statistics: batch_statistics.into(),
             reserved: 0,
         })
@@ -371,7 +391,7 @@ fn by_fours<A>(rows: usize, columns: usize, kernel: &Kernel<A>) -> Blocks {
     Blocks::cover(threads, kernel)
 }
 
-/// Writes mean and rstd of the running statistics to `to`.
+/// Writes the running statistics and their norm to `to`.
 pub fn batch_norm_running_statistics(
     device: &Device,
     to: &mut Statistics<'_>,
@@ -379,12 +399,10 @@ pub fn batch_norm_running_statistics(
     running_var: Slice<'_, f32>,
 ) -> Result<()> {
     let columns = to.mean.len();
-    check_len("batch_norm: rstd", to.rstd.len(), columns);
     check_len("batch_norm: running_mean", running_mean.len(), columns);
     check_len("batch_norm: running_var", running_var.len(), columns);
     let arguments = BatchNormRunningStatistics {
-        mean: (&mut to.mean).into(),
-        rstd: (&mut to.rstd).into(),
+        norm: to.arguments(columns),
         running_mean: running_mean.into(),
         running_var: running_var.into(),
         columns: int(columns),
@@ -395,12 +413,10 @@ pub fn batch_norm_running_statistics(
     unsafe { device.launch(&RUNNING_STATISTICS, blocks, &arguments) }
 }
 
-/// Writes the identity statistics of a block without batch norm, 0 and 1, to `to`.
+/// Writes the identity statistics of a block without batch norm, 0 and 1, and their norm to `to`.
 pub fn batch_norm_no_statistics(device: &Device, to: &mut Statistics<'_>) -> Result<()> {
     let columns = to.mean.len();
-    check_len("batch_norm: rstd", to.rstd.len(), columns);
-    let (mean, rstd) = ((&mut to.mean).into(), (&mut to.rstd).into());
-    let arguments = BatchNormNoStatistics { mean, rstd, columns: int(columns), reserved: 0 };
+    let arguments = BatchNormNoStatistics { norm: to.arguments(columns), columns: int(columns), reserved: 0 };
     // SAFETY: lengths were checked; only `to` is written, which is borrowed mutably.
     unsafe { device.launch(&NO_STATISTICS, Blocks::cover(columns, &NO_STATISTICS), &arguments) }
 }
@@ -484,7 +500,7 @@ pub fn batch_norm_backward_sums<T: StoredElement>(
         d_y: d.into(),
         z: z.into(),
         norm: norm.into(),
-        gradient: NormGradientArguments::new(device, Some(gradient), rows.bound, columns)?,
+        gradient: NormGradientArguments::new(device, Some(gradient), norm, rows.bound)?,
         row_count: rows.into(),
         columns: int(columns),
         stride: int(T::stride(columns)),

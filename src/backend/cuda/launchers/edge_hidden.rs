@@ -4,10 +4,9 @@
 use bytemuck::Zeroable;
 use half::bf16;
 
-use super::batch_norm::{BatchStatistics, CHUNK_ROWS, NormBackward};
-use super::linear::Gradient;
+use super::batch_norm::{BatchStatistics, CHUNK_ROWS};
 use super::lists::{Ends, Lists, ListsArguments};
-use super::norm_arguments::{NormBackwardArguments, StatisticsArguments};
+use super::norm_arguments::StatisticsArguments;
 use super::stored::{StoredElement, stored_kernel};
 use crate::backend::cuda::device::buffer::{Buffer, Slice, SliceMut};
 use crate::backend::cuda::device::kernel::{
@@ -64,20 +63,6 @@ kernel_arguments! {
         reserved: i32,
     }
 
-    struct EdgeHiddenSumEndsThroughNorm<T> {
-        /// `[n, 2 hidden]` sums by node or type, as subject and as object, overwritten.
-        sums: PointerMut<T>,
-        lengths: LengthsArguments<T>,
-        /// `[E, hidden]` gradient with respect to relu(norm(z)).
-        d: Pointer<T>,
-        through: NormBackwardArguments<T>,
-        by_row: ListsArguments,
-        hidden: i32,
-        stride: i32,
-        ends_stride: i32,
-        reserved: i32,
-    }
-
     /// [`TypeSums`] in the kernel's form.
     struct TypeSumsArguments<T> {
         /// `[n, roles hidden]` sums by type, overwritten.
@@ -92,12 +77,11 @@ kernel_arguments! {
         reserved: i32,
     }
 
-    struct EdgeHiddenSumTypesThroughNorm<T> {
+    struct EdgeHiddenSumTypes<T> {
         by_predicate: TypeSumsArguments<T>,
         by_object: TypeSumsArguments<T>,
-        /// `[E, hidden]` gradient with respect to relu(norm(z)).
-        d: Pointer<T>,
-        through: NormBackwardArguments<T>,
+        /// `[E, hidden]` gradient with respect to z.
+        d_z: Pointer<T>,
         /// Number of blocks for predicates; the blocks for objects follow.
         predicate_blocks: i32,
         hidden: i32,
@@ -121,14 +105,8 @@ impl<T: StoredElement> EdgeHiddenSumEnds<T> {
     const KERNEL: Kernel<Self> = Kernel::new(stored_kernel!("edge_hidden_sum_ends", T), [THREADS, 1, 1]);
 }
 
-impl<T: StoredElement> EdgeHiddenSumEndsThroughNorm<T> {
-    const KERNEL: Kernel<Self> =
-        Kernel::new(stored_kernel!("edge_hidden_sum_ends_through_norm", T), [THREADS, 1, 1]);
-}
-
-impl<T: StoredElement> EdgeHiddenSumTypesThroughNorm<T> {
-    const KERNEL: Kernel<Self> =
-        Kernel::new(stored_kernel!("edge_hidden_sum_types_through_norm", T), [THREADS, 1, 1]);
+impl<T: StoredElement> EdgeHiddenSumTypes<T> {
+    const KERNEL: Kernel<Self> = Kernel::new(stored_kernel!("edge_hidden_sum_types", T), [THREADS, 1, 1]);
 }
 
 /// Kernels of `kernels/edge_hidden.cu`.
@@ -139,10 +117,8 @@ pub(crate) const FILE: KernelFile = KernelFile {
         EdgeHiddenLookup::<bf16>::KERNEL.info(),
         EdgeHiddenSumEnds::<f32>::KERNEL.info(),
         EdgeHiddenSumEnds::<bf16>::KERNEL.info(),
-        EdgeHiddenSumEndsThroughNorm::<f32>::KERNEL.info(),
-        EdgeHiddenSumEndsThroughNorm::<bf16>::KERNEL.info(),
-        EdgeHiddenSumTypesThroughNorm::<f32>::KERNEL.info(),
-        EdgeHiddenSumTypesThroughNorm::<bf16>::KERNEL.info(),
+        EdgeHiddenSumTypes::<f32>::KERNEL.info(),
+        EdgeHiddenSumTypes::<bf16>::KERNEL.info(),
     ],
 };
 
@@ -224,43 +200,29 @@ pub fn edge_hidden_sum_ends<T: StoredElement>(
     device: &Device,
     sums: &mut SliceMut<'_, T>,
     lengths: Option<Lengths<'_, T>>,
-    d_z: &Gradient<'_, T>,
+    d_z: Slice<'_, T>,
     by_row: Lists<'_>,
     hidden: usize,
 ) -> Result<()> {
     check_len("edge_hidden_sum_ends: sums", sums.len(), by_row.rows.bound * T::stride(2 * hidden));
-    let stride = d_z.check(by_row.entries.len() / 2, hidden);
+    check_len("edge_hidden_sum_ends: d_z", d_z.len(), by_row.entries.len() / 2 * T::stride(hidden));
     by_row.check();
     if by_row.rows.bound == 0 {
         return Ok(());
     }
-    let lengths = LengthsArguments::new(lengths, by_row.rows.bound, sums.len());
-    let (sums, by_row, blocks) = (sums.into(), by_row.into(), Blocks::rows(by_row.rows.bound));
-    let [hidden, stride, ends_stride] = [hidden, stride, T::stride(2 * hidden)].map(int);
-    match d_z {
-        Gradient::Values(d_z) => {
-            let d_z = d_z.values().into();
-            let arguments =
-                EdgeHiddenSumEnds { sums, lengths, d_z, by_row, hidden, stride, ends_stride, reserved: 0 };
-            // SAFETY: lengths were checked; sums and along are borrowed mutably, and nothing else is written.
-            unsafe { device.launch(&EdgeHiddenSumEnds::KERNEL, blocks, &arguments) }
-        }
-        Gradient::ThroughNorm(of) => {
-            let arguments = EdgeHiddenSumEndsThroughNorm {
-                sums,
-                lengths,
-                d: of.d.as_slice().into(),
-                through: of.into(),
-                by_row,
-                hidden,
-                stride,
-                ends_stride,
-                reserved: 0,
-            };
-            // SAFETY: as above.
-            unsafe { device.launch(&EdgeHiddenSumEndsThroughNorm::KERNEL, blocks, &arguments) }
-        }
-    }
+    let arguments = EdgeHiddenSumEnds {
+        lengths: LengthsArguments::new(lengths, by_row.rows.bound, sums.len()),
+        sums: sums.into(),
+        d_z: d_z.into(),
+        by_row: by_row.into(),
+        hidden: int(hidden),
+        stride: int(T::stride(hidden)),
+        ends_stride: int(T::stride(2 * hidden)),
+        reserved: 0,
+    };
+    let blocks = Blocks::rows(by_row.rows.bound);
+    // SAFETY: lengths were checked; sums and along are borrowed mutably, and nothing else is written.
+    unsafe { device.launch(&EdgeHiddenSumEnds::KERNEL, blocks, &arguments) }
 }
 
 /// Sums of rows by type, and the lists of the rows to add.
@@ -325,22 +287,20 @@ impl ChunkSums {
     }
 }
 
-/// The two sums of layer 0 in one launch, over d_z, which is computed from the gradient `of` `[E, H]`: over the edges of each
-/// predicate type, and by object type as in [`edge_hidden_sum_ends`].
+/// The two sums of layer 0 in one launch, over `d_z` `[E, H]`: over the edges of each predicate type, and by object type as in [`edge_hidden_sum_ends`].
 pub fn edge_hidden_sum_types<T: StoredElement>(
     device: &Device,
     by_predicate: TypeSums<'_, '_, T>,
     by_object: TypeSums<'_, '_, T>,
-    of: &NormBackward<'_, T>,
+    (d_z, hidden): (Slice<'_, T>, usize),
     memory: &mut ChunkSums,
 ) -> Result<()> {
-    let hidden = of.columns();
     let (predicates, objects) = (by_predicate.lists.bound(), by_object.lists.bound());
     let [stride, ends_stride] = [hidden, ENDS * hidden].map(T::stride);
     check_len("edge_hidden_sum_types: by_predicate", by_predicate.sums.len(), predicates.types * stride);
     check_len("edge_hidden_sum_types: by_object", by_object.sums.len(), objects.types * ends_stride);
-    of.check(predicates.entries);
-    of.check(objects.entries / ENDS);
+    check_len("edge_hidden_sum_types: d_z", d_z.len(), predicates.entries * stride);
+    check_len("edge_hidden_sum_types: d_z", d_z.len(), objects.entries / ENDS * stride);
     by_predicate.lists.check();
     by_object.lists.check();
     if predicates.types + objects.types == 0 {
@@ -353,7 +313,7 @@ pub fn edge_hidden_sum_types<T: StoredElement>(
     let (mut partials, mut object_partials) =
         partials.slice_mut(0..partial_count).split_at(predicate_partials);
     let (mut tickets, mut object_tickets) = tickets.slice_mut(0..ticket_count).split_at(predicates.types);
-    let arguments = EdgeHiddenSumTypesThroughNorm {
+    let arguments = EdgeHiddenSumTypes {
         by_predicate: TypeSumsArguments {
             sums: by_predicate.sums.into(),
             by_type: by_predicate.lists.into(),
@@ -370,8 +330,7 @@ pub fn edge_hidden_sum_types<T: StoredElement>(
             stride: int(ends_stride),
             reserved: 0,
         },
-        d: of.d.as_slice().into(),
-        through: of.into(),
+        d_z: d_z.into(),
         predicate_blocks: int(predicates.chunks()),
         hidden: int(hidden),
         stride: int(stride),
@@ -379,5 +338,5 @@ pub fn edge_hidden_sum_types<T: StoredElement>(
     };
     let blocks = Blocks::rows(predicates.chunks() + objects.chunks());
     // SAFETY: lengths were checked, and the memory has room for all chunks; all that is written is borrowed mutably.
-    unsafe { device.launch(&EdgeHiddenSumTypesThroughNorm::KERNEL, blocks, &arguments) }
+    unsafe { device.launch(&EdgeHiddenSumTypes::KERNEL, blocks, &arguments) }
 }

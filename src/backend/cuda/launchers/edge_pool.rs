@@ -190,7 +190,7 @@ pub fn edge_pool_backward_sums<T: StoredElement>(
     of.check(width);
     check_len("edge_pool_backward_sums: z", z.len(), edges * T::stride(width));
     let arguments = EdgePoolBackwardSums {
-        gradient: NormGradientArguments::new(device, Some(gradient), edges, width)?,
+        gradient: NormGradientArguments::new(device, Some(gradient), norm, edges)?,
         of: of.arguments(width),
         z: z.into(),
         norm: norm.into(),

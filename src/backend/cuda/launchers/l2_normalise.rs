@@ -125,7 +125,7 @@ pub fn l2_normalise_backward<T: StoredElement>(
         d_x: d_x.into(),
         z: z.into(),
         norm: norm.into(),
-        gradient: NormGradientArguments::new(device, Some(gradient), rows.bound, columns)?,
+        gradient: NormGradientArguments::new(device, Some(gradient), norm, rows.bound)?,
         row_count: rows.into(),
         columns: int(columns),
         stride: int(stride),

@@ -4,11 +4,22 @@
 use crate::backend::cuda::device::kernel::{Pointer, PointerMut, kernel_arguments};
 
 kernel_arguments! {
-    /// Normalisation of C columns: `[C]` each.
+    /// Batch norm of C columns, norm(z) = scale z + shift: `[C]` each.
     pub(crate) struct NormArguments {
-        mean: Pointer<f32>,
-        rstd: Pointer<f32>,
+        scale: Pointer<f32>,
+        shift: Pointer<f32>,
+    }
+
+    /// Statistics of C columns and the batch norm that follows from them.
+    pub(crate) struct NormStatisticsArguments {
+        /// `[C]` mean of each column, overwritten; so are `rstd`, `scale` and `shift`.
+        mean: PointerMut<f32>,
+        rstd: PointerMut<f32>,
+        scale: PointerMut<f32>,
+        shift: PointerMut<f32>,
+        /// `[C]` weight of the norm.
         weight: Pointer<f32>,
+        /// `[C]` bias of the norm.
         bias: Pointer<f32>,
     }
 
@@ -21,9 +32,7 @@ kernel_arguments! {
         groups: PointerMut<f64>,
         /// `[groups + 1, strips]` tickets: zeros before and after each launch.
         tickets: PointerMut<i32>,
-        /// `[C]` mean of each column, overwritten; `rstd` likewise.
-        mean: PointerMut<f32>,
-        rstd: PointerMut<f32>,
+        norm: NormStatisticsArguments,
         /// `[C]` running mean, updated; `running_var` likewise.
         running_mean: PointerMut<f32>,
         running_var: PointerMut<f32>,
@@ -43,6 +52,10 @@ kernel_arguments! {
         d_bias: PointerMut<f32>,
         /// `[2, C]` terms that [`NormBackwardArguments`] reads, overwritten.
         terms: PointerMut<f32>,
+        /// `[C]` mean of each column of z.
+        mean: Pointer<f32>,
+        /// `[C]` 1 / sqrt(variance + eps) of each column of z.
+        rstd: Pointer<f32>,
         /// 1 if mean and rstd depend on z, 0 if they are constants.
         batch_statistics: i32,
         reserved: i32,

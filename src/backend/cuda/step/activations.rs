@@ -7,13 +7,30 @@ use crate::backend::cuda::device::Device;
 use crate::backend::cuda::device::buffer::Buffer;
 use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::error::Result;
-use crate::network::activations::BlockActivations;
 use crate::network::batch_size::BatchSize;
 use crate::network::config::ModelConfig;
 use crate::network::parameters::BlockKind;
 
-/// Saved values of a block: linear output in the stored type, statistics in single precision.
-pub type Block<T> = BlockActivations<Buffer<T>, Buffer<f32>>;
+/// Saved values of a block with `R` rows and `C` columns.
+pub struct Block<T> {
+    /// `[R, C]` output of the linear layer, before batch norm.
+    pub linear: Buffer<T>,
+    /// Batch norm of these values.
+    pub norm: BlockNorm,
+}
+
+/// Batch norm of a block, as in [`Norm`](crate::backend::cuda::launchers::batch_norm::Norm): `[C]` each.
+pub struct BlockNorm {
+    /// Mean that batch norm subtracts: that of the batch in training, the running mean in evaluation, 0 without
+    /// batch norm.
+    pub mean: Buffer<f32>,
+    /// 1 / sqrt(variance + eps), from the same source as `mean`; 1 without batch norm.
+    pub rstd: Buffer<f32>,
+    /// rstd times the weight.
+    pub scale: Buffer<f32>,
+    /// bias - scale mean.
+    pub shift: Buffer<f32>,
+}
 
 /// Saved values of a layer.
 pub struct LayerActivations<T> {
@@ -61,10 +78,10 @@ impl<T: StoredElement> Activations<T> {
         let BatchSize { nodes, edges, .. } = capacity;
         let (state, hidden) = (config.state_width, config.hidden_width);
         let block = |rows: usize, columns: usize| -> Result<Block<T>> {
-            Ok(BlockActivations {
+            let vector = || device.allocate(columns);
+            Ok(Block {
                 linear: allocate_stored(device, rows, columns)?,
-                mean: device.allocate(columns)?,
-                rstd: device.allocate(columns)?,
+                norm: BlockNorm { mean: vector()?, rstd: vector()?, scale: vector()?, shift: vector()? },
             })
         };
         let layer = |layer: usize| -> Result<LayerActivations<T>> {

@@ -3,22 +3,21 @@
 //! Activated outputs are never stored; each consumer applies batch norm and ReLU while loading. The products
 //! that compute the values also compute the sums over their rows.
 
-use super::activations::Block;
+use super::activations::{Block, BlockNorm};
 use crate::backend::Mode;
 use crate::backend::cuda::device::Device;
-use crate::backend::cuda::device::buffer::Buffer;
+use crate::backend::cuda::device::buffer::{Buffer, Slice};
 use crate::backend::cuda::device::rows::Rows;
 use crate::backend::cuda::launchers::batch_norm::{
     self, BatchStatistics, Norm, NormBackward, NormGradient, Statistics, Sums,
 };
 use crate::backend::cuda::launchers::linear::{
-    Backward, Forward, Gradient, Input, LinearGradients, Matrix, MatrixMut, StoredFormat, WeightParts,
-    linear_backward, linear_forward,
+    Backward, Forward, Input, LinearGradients, Matrix, MatrixMut, StoredFormat, WeightParts, linear_backward,
+    linear_forward,
 };
 use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::backend::cuda::launchers::weight_copy::{WeightCopy, Weights};
 use crate::error::Result;
-use crate::network::activations::BlockActivations;
 use crate::network::parameters::{BlockKind, BlockLayout, Parameters};
 
 /// Position of a block: its layer, and its kind within the layer.
@@ -84,48 +83,49 @@ pub(crate) struct Blocks<'a, T: StoredElement> {
 }
 
 /// Batch norm of a block.
-pub(crate) fn norm<'a, T>(layout: &BlockLayout, values: &'a Buffer<f32>, block: &'a Block<T>) -> Norm<'a> {
-    Norm {
-        mean: block.mean.slice(0..layout.outputs),
-        rstd: block.rstd.slice(0..layout.outputs),
+pub(crate) fn norm<T>(block: &Block<T>) -> Norm<'_> {
+    let BlockNorm { mean, rstd, scale, shift } = &block.norm;
+    Norm { mean: mean.all(), rstd: rstd.all(), scale: scale.all(), shift: shift.all() }
+}
+
+/// Destination of a block's statistics.
+fn statistics<'a>(layout: &BlockLayout, values: &'a Buffer<f32>, norm: &'a mut BlockNorm) -> Statistics<'a> {
+    let BlockNorm { mean, rstd, scale, shift } = norm;
+    Statistics {
+        mean: mean.all_mut(),
+        rstd: rstd.all_mut(),
+        scale: scale.all_mut(),
+        shift: shift.all_mut(),
         weight: values.slice(layout.norm_weight.clone()),
         bias: values.slice(layout.norm_bias.clone()),
     }
 }
 
-/// Arguments that turn the gradient `d`, `rows` rows, with respect to a block's output into the gradient with
-/// respect to its linear output.
+/// Overwrites the gradient `d` with respect to a block's output by d_z, that with respect to its linear output, and returns
+/// it. `sums` holds the terms to subtract.
 pub(crate) fn norm_backward<'a, T: StoredElement>(
+    device: &Device,
     layout: &BlockLayout,
-    values: &'a Buffer<f32>,
-    block: &'a Block<T>,
-    d: &'a mut Buffer<T>,
-    rows: Rows<'_>,
-    sums: &'a Sums,
-) -> NormBackward<'a, T> {
-    NormBackward {
+    block: &Block<T>,
+    (d, rows): (&'a mut Buffer<T>, Rows<'_>),
+    sums: &Sums,
+) -> Result<Slice<'a, T>> {
+    let mut of = NormBackward {
         d: d.rows_mut(rows.bound, layout.outputs),
         z: block.linear.rows(rows.bound, layout.outputs),
-        norm: norm(layout, values, block),
+        norm: norm(block),
         terms: sums.terms(layout.outputs),
-    }
+    };
+    batch_norm::batch_norm_backward(device, &mut of, rows)?;
+    Ok(d.rows(rows.bound, layout.outputs))
 }
 
 /// First `rows` rows of the input `x`.
-fn input<'a, T: StoredElement>(
-    x: Before<'a, T>,
-    layer: usize,
-    weights: Weights<'a>,
-    rows: Rows<'_>,
-    columns: usize,
-) -> Input<'a, T> {
+fn input<'a, T: StoredElement>(x: Before<'a, T>, rows: Rows<'_>, columns: usize) -> Input<'a, T> {
     let matrix = |buffer: &'a Buffer<T>| Matrix::new(buffer.rows(rows.bound, columns), rows.bound, columns);
     match x {
         Before::Values(x) => Input::Values(matrix(x)),
-        Before::Block(kind, block) => {
-            let layout = weights.layout.block(layer, kind);
-            Input::Activated(matrix(&block.linear), norm(layout, weights.values, block))
-        }
+        Before::Block(_, block) => Input::Activated(matrix(&block.linear), norm(block)),
     }
 }
 
@@ -135,12 +135,12 @@ pub(crate) fn batch_statistics<'a>(
     mode: Mode,
     layout: &BlockLayout,
     [running_mean, running_var]: [&'a mut Buffer<f32>; 2],
-    [mean, rstd]: [&'a mut Buffer<f32>; 2],
+    (values, norm): (&'a Buffer<f32>, &'a mut BlockNorm),
     sums: &'a mut Sums,
 ) -> Option<BatchStatistics<'a>> {
     let wanted = mode == Mode::Train && layout.batch_norm;
     wanted.then(|| BatchStatistics {
-        to: Statistics { mean: mean.slice_mut(0..layout.outputs), rstd: rstd.slice_mut(0..layout.outputs) },
+        to: statistics(layout, values, norm),
         running_mean: running_mean.slice_mut(layout.running.clone()),
         running_var: running_var.slice_mut(layout.running.clone()),
         sums,
@@ -155,10 +155,7 @@ pub(crate) fn constant_statistics<T>(
     parameters: &Parameters<Buffer<f32>>,
     block: &mut Block<T>,
 ) -> Result<()> {
-    let mut to = Statistics {
-        mean: block.mean.slice_mut(0..layout.outputs),
-        rstd: block.rstd.slice_mut(0..layout.outputs),
-    };
+    let mut to = statistics(layout, &parameters.values, &mut block.norm);
     let running = layout.running.clone();
     match mode {
         _ if !layout.batch_norm => batch_norm::batch_norm_no_statistics(device, &mut to),
@@ -186,17 +183,17 @@ impl<T: StoredElement> Blocks<'_, T> {
         let layout = all.block(layer, kind);
         let (inputs, outputs) = (layout.inputs, layout.outputs);
         let weights = Weights { layout: all, values, copy: self.weight_copy };
-        let BlockActivations { linear, mean, rstd } = block;
+        let Block { linear, norm } = block;
         linear_forward(
             self.device,
             self.format,
             Forward {
                 rows,
                 y: MatrixMut::new(linear.rows_mut(rows.bound, outputs), rows.bound, outputs),
-                x: input(x, layer, weights, rows, inputs),
+                x: input(x, rows, inputs),
                 weight: weights.of(layer, kind),
             },
-            batch_statistics(mode, layout, [running_mean, running_var], [mean, rstd], self.sums.of(kind).0),
+            batch_statistics(mode, layout, [running_mean, running_var], (values, norm), self.sums.of(kind).0),
         )?;
         let layout = parameters.layout.block(layer, kind);
         constant_statistics(self.device, mode, layout, parameters, block)
@@ -227,6 +224,10 @@ impl<T: StoredElement> Blocks<'_, T> {
         };
         let Parameters { layout: all, values, .. } = parameters;
         let weights = Weights { layout: all, values, copy: self.weight_copy };
+        let d_z = match d {
+            After::Values(d_z) => d_z.rows(rows.bound, outputs),
+            After::Block(block, d) => norm_backward(self.device, layout, block, (d, rows), sums)?,
+        };
         linear_backward(
             self.device,
             self.format,
@@ -237,15 +238,8 @@ impl<T: StoredElement> Blocks<'_, T> {
                     weight: MatrixMut::new(d_weight, outputs, inputs),
                     norm: d_norm,
                 },
-                d_y: match d {
-                    After::Values(d_z) => {
-                        Gradient::Values(Matrix::new(d_z.rows(rows.bound, outputs), rows.bound, outputs))
-                    }
-                    After::Block(block, d) => {
-                        Gradient::ThroughNorm(norm_backward(layout, values, block, d, rows, sums))
-                    }
-                },
-                x: input(x, layer, weights, rows, inputs),
+                d_y: Matrix::new(d_z, rows.bound, outputs),
+                x: input(x, rows, inputs),
                 weight: weights.of(layer, kind),
             },
             self.weight_parts,
@@ -270,7 +264,7 @@ impl<T: StoredElement> Blocks<'_, T> {
             NormGradient { weight, bias, batch_statistics, sums },
             d.rows(rows.bound, layout.outputs),
             block.linear.rows(rows.bound, layout.outputs),
-            norm(layout, &parameters.values, block),
+            norm(block),
             rows,
         )
     }

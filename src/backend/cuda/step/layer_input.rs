@@ -26,7 +26,7 @@ use super::block::norm;
 use crate::backend::cuda::device::Device;
 use crate::backend::cuda::device::buffer::{Buffer, Slice};
 use crate::backend::cuda::device::rows::Rows;
-use crate::backend::cuda::launchers::batch_norm::{BatchStatistics, Norm, NormBackward, NormGradient, Sums};
+use crate::backend::cuda::launchers::batch_norm::{BatchStatistics, Norm, NormGradient, Sums};
 use crate::backend::cuda::launchers::batch_places::most_types;
 use crate::backend::cuda::launchers::edge_hidden::{
     ChunkSums, Lengths, Terms, TypeBound, TypeSums, edge_hidden_lookup, edge_hidden_sum_ends,
@@ -36,8 +36,8 @@ use crate::backend::cuda::launchers::embedding::{
     Lookup, LookupGradient, embedding_backward, embedding_forward,
 };
 use crate::backend::cuda::launchers::linear::{
-    Backward, Forward, ForwardGather, Gradient, Input, LinearGradients, Matrix, MatrixMut, StoredFormat,
-    Unit, WeightParts, linear_backward, linear_backward_states, linear_backward_unit, linear_forward_gather,
+    Backward, Forward, ForwardGather, Input, LinearGradients, Matrix, MatrixMut, StoredFormat, Unit,
+    WeightParts, linear_backward, linear_backward_states, linear_backward_unit, linear_forward_gather,
     linear_forward_two, linear_forward_unit,
 };
 use crate::backend::cuda::launchers::stored::StoredElement;
@@ -225,7 +225,7 @@ impl<T: StoredElement> Scratch<T> {
         embedding_forward(device, [of_objects, of_predicates], width)
     }
 
-    /// Backward of a layer after the first. From `d_z [E, H]`, computed while it is loaded, it derives the
+    /// Backward of a layer after the first. From `d_z [E, H]` it derives the
     /// gradients with respect to the weight, u of the nodes, and the edge states of the layer `below`. It
     /// also computes the sums of the batch norm backward of that layer's node output. It must follow
     /// [`Scratch::forward`] of the same layer and batch, whose products it reads.
@@ -233,7 +233,7 @@ impl<T: StoredElement> Scratch<T> {
         &mut self,
         LayerPass { device, layer, weights, batch }: LayerPass<'_>,
         below: &LayerActivations<T>,
-        d_z: NormBackward<'_, T>,
+        d_z: Slice<'_, T>,
         to: StateGradients<'_, T>,
         memory: Memory<'_>,
     ) -> Result<()> {
@@ -245,13 +245,13 @@ impl<T: StoredElement> Scratch<T> {
         let (weight, of) = (weights.of(layer, BlockKind::EdgeHidden), parts(T::stride(width)));
         let (node_rows, edge_rows) = (batch.nodes(), batch.edges());
         let mut sums = self.sums.rows_mut(node_rows.bound, 2 * hidden);
-        let d_z = Gradient::ThroughNorm(d_z).for_input(device, edge_rows, width)?;
         let lengths = all.config.l2_norm.then(|| Lengths {
             lengths: self.lengths[layer].slice(0..node_rows.bound),
             projected: self.projected[layer].rows(node_rows.bound, 2 * hidden),
             along: self.along.slice_mut(0..node_rows.bound),
         });
-        edge_hidden_sum_ends(device, &mut sums, lengths, &d_z, batch.incidence(), hidden)?;
+        edge_hidden_sum_ends(device, &mut sums, lengths, d_z, batch.incidence(), hidden)?;
+        let d_z = Matrix::new(d_z, edge_rows.bound, hidden);
         let before = all.block(layer - 1, BlockKind::NodeOutput);
         let (of_weight, of_bias) = (before.norm_weight.clone(), before.norm_bias.clone());
         let [norm_weight, bias, d_weight] = gradients.slices_mut([of_weight, of_bias, layout.weight.clone()]);
@@ -293,12 +293,11 @@ impl<T: StoredElement> Scratch<T> {
         }
     }
 
-    /// Backward of layer 0, from `d_z [E, H]`, computed while it is loaded, to the weight and both embedding
-    /// tables. It must follow [`Scratch::forward`] of the same batch, whose table rows it reads.
+    /// Backward of layer 0, from `d_z [E, H]` to the weight and both embedding tables. It must follow [`Scratch::forward`] of the same batch, whose table rows it reads.
     pub(crate) fn backward_to_embeddings(
         &mut self,
         LayerPass { device, layer, weights, batch }: LayerPass<'_>,
-        d_z: NormBackward<'_, T>,
+        d_z: Slice<'_, T>,
         gradients: &mut Buffer<f32>,
         weight_parts: &mut WeightParts,
     ) -> Result<()> {
@@ -312,18 +311,16 @@ impl<T: StoredElement> Scratch<T> {
         let (object_count, predicate_count) = (object_rows.bound, predicate_rows.bound);
         let mut edge_sums = self.edges.rows_mut(predicate_count, hidden);
         let mut sums = self.sums.rows_mut(object_count, 2 * hidden);
-        // Only the sums read d_z here. Reading d and z twice moves no more bytes than writing d_z and reading
-        // it twice.
         let by_predicate = TypeSums { sums: &mut edge_sums, lists: batch.predicate_edges() };
         let by_object = TypeSums { sums: &mut sums, lists: batch.object_incidence() };
-        edge_hidden_sum_types(device, by_predicate, by_object, &d_z, &mut self.chunk_sums)?;
+        edge_hidden_sum_types(device, by_predicate, by_object, (d_z, hidden), &mut self.chunk_sums)?;
 
         let mut d_weight = MatrixMut::new(gradients.slice_mut(layout.weight.clone()), hidden, 3 * width);
         let x = self.object_rows.rows(object_count, width);
         product.of_ends(object_rows, &mut self.d_object_rows, &mut d_weight, sums.as_slice(), x)?;
         let e = self.predicate_rows.rows(predicate_count, width);
         let e = Input::Values(Matrix::new(e, predicate_count, width));
-        let sums = Gradient::Values(Matrix::new(edge_sums.as_slice(), predicate_count, hidden));
+        let sums = Matrix::new(edge_sums.as_slice(), predicate_count, hidden);
         product.of_edges(predicate_rows, &mut self.d_predicate_rows, &mut d_weight, sums, e)?;
 
         let tables = [all.object_embedding.clone(), all.predicate_embedding.clone()];
@@ -401,7 +398,7 @@ impl<T: StoredElement> Products<'_, T> {
             weight: d_weight.stacked(of_gradient.subject, of_gradient.object, width),
             norm: None,
         };
-        let sums = Gradient::Values(Matrix::new(sums, rows.bound, 2 * hidden));
+        let sums = Matrix::new(sums, rows.bound, 2 * hidden);
         let x = Input::Values(Matrix::new(x, rows.bound, width));
         let weight = self.weight.stacked(of.subject, of.object, width);
         let of = Backward { rows, to, d_y: sums, x, weight };
@@ -414,7 +411,7 @@ impl<T: StoredElement> Products<'_, T> {
         rows: Rows<'_>,
         d_e: &mut Buffer<T>,
         d_weight: &mut MatrixMut<'_, f32>,
-        d_z: Gradient<'_, T>,
+        d_z: Matrix<'_, T>,
         e: Input<'_, T>,
     ) -> Result<()> {
         let width = self.width;
@@ -439,7 +436,7 @@ fn node_output<'a, T: StoredElement>(
 ) -> (Matrix<'a, T>, Norm<'a>) {
     let layout = weights.layout.block(layer - 1, BlockKind::NodeOutput);
     let (block, width) = (&below.node_output, layout.outputs);
-    (Matrix::new(block.linear.rows(nodes, width), nodes, width), norm(layout, weights.values, block))
+    (Matrix::new(block.linear.rows(nodes, width), nodes, width), norm(block))
 }
 
 /// Edge states `[E, D]` of the layer `below`.
@@ -455,6 +452,6 @@ fn edge_states<'a, T: StoredElement>(
         return Input::Values(Matrix::new(states.rows(edges, width), edges, width));
     }
     let z = Matrix::new(heads.linear.rows(edges, layout.outputs), edges, layout.outputs);
-    let norm = norm(layout, weights.values, heads);
+    let norm = norm(heads);
     Input::Activated(z.columns(start, width), norm.columns(start, width))
 }

@@ -1,6 +1,8 @@
 //! Products of a layer's forward.
 
-use super::super::batch_norm::{batch_statistics, decided_inputs, statistics, statistics_outputs};
+use super::super::batch_norm::{
+    batch_statistics, decided_inputs, parameters, statistics, statistics_outputs, unchanged_statistics,
+};
 use super::super::{count, counted, indices, norm, with_spare};
 use super::{Error, Launches, Part, Product, magnitudes, normed, parts_of_weight, product, relu, sums_error};
 use crate::backend::cuda::launchers::linear::{
@@ -11,7 +13,6 @@ use crate::backend::cuda::launchers::lists;
 use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::bench::case::{Case, Cost, Grows, Host, Prepared};
 use crate::bench::chain::Chain;
-use crate::bench::check::Output;
 use crate::bench::matrix::HostMatrix;
 use crate::bench::values::Values;
 
@@ -97,14 +98,15 @@ fn forward_as<T: StoredElement>(of: ForwardProduct, stored: StoredFormat<T>) -> 
                 host: Host {
                     stored: vec![part.alone::<T>(&x_values, inputs).with_room(spare), weight, projected],
                     stored_outputs: vec![HostMatrix::unwritten::<T>(bound, outputs)],
-                    inputs: of_norm.to_vec(),
+                    inputs: of_norm.into_iter().chain(parameters(&mut values, outputs)).collect(),
                     indices: lists.into_iter().chain([count(rows)]).collect(),
                     outputs: statistics(&mut values, outputs),
                     ..Default::default()
                 },
                 launch: Box::new(move |device, arrays| {
                     let ([x, weight, projected], [y], parts) = arrays.stored_as::<T>().parts();
-                    let (of_norm, [subject, object, count], to, others) = parts;
+                    let ([mean, rstd, scale, shift, weight_of, bias_of], lists, to, others) = parts;
+                    let (of_norm, [subject, object, count]) = ([mean, rstd, scale, shift], lists);
                     let x = Matrix::new(x, bound, part.of).columns(part.start, inputs);
                     let x = if activated {
                         Input::Activated(x, norm(of_norm).columns(part.start, inputs))
@@ -113,7 +115,8 @@ fn forward_as<T: StoredElement>(of: ForwardProduct, stored: StoredFormat<T>) -> 
                     };
                     let weight = Matrix::new(weight, outputs, inputs);
                     let (rows, y) = (counted(count, bound), MatrixMut::new(y, bound, outputs));
-                    let to = with_statistics.then(|| batch_statistics(to, &mut others.sums));
+                    let to =
+                        with_statistics.then(|| batch_statistics([weight_of, bias_of], to, &mut others.sums));
                     if gathers {
                         let ends = lists::Ends { edges: rows, subject, object };
                         let of = ForwardGather { ends, projected, y, x, weight };
@@ -139,16 +142,17 @@ fn forward_as<T: StoredElement>(of: ForwardProduct, stored: StoredFormat<T>) -> 
                         }
                     }
                     let y = Error::new(format, terms, i32::from(activated)).output("y", y, &sizes);
-                    let [_, _, running_mean, running_var] = host.wide_outputs();
+                    let [_, _, _, _, running_mean, running_var] = host.wide_outputs();
+                    let [_, _, _, _, weight_of, bias_of] = host.wide_inputs();
                     let mut outputs_of = vec![y.stored::<T>()];
                     if with_statistics {
                         let y = &written[0].values[..rows * outputs];
                         let before = [&running_mean[..], &running_var[..]];
-                        outputs_of.extend(statistics_outputs(y, before, sums_error(), f64::INFINITY));
+                        let parameters = [&weight_of[..], &bias_of[..]];
+                        let error = sums_error();
+                        outputs_of.extend(statistics_outputs(y, before, parameters, error, f64::INFINITY));
                     } else {
-                        outputs_of.extend(["mean", "rstd"].map(|name| Output::exact(name, Vec::new())));
-                        outputs_of.push(Output::exact("running_mean", running_mean));
-                        outputs_of.push(Output::exact("running_var", running_var));
+                        outputs_of.extend(unchanged_statistics([running_mean, running_var]));
                     }
                     outputs_of
                 }),

@@ -1,20 +1,18 @@
 //! Backward of normalised node states and of edge states, with parts of one weight.
 
 use super::super::batch_norm::{decided_inputs, norm_gradient};
-use super::super::{count, counted, norm, roundings, with_room};
+use super::super::{count, counted, norm, with_room};
 use super::unit::{side_by_side, unit_outputs, unit_rows};
 use super::{
-    Error, Launches, Product, Source, chain_of_backward, input_gradient, made_gradient, magnitudes,
-    norm_gradient_outputs, normed, parts_of_weight, relu, through_norm, weight_gradient,
+    Error, Launches, Product, chain_of_backward, input_gradient, magnitudes, norm_gradient_outputs, normed,
+    parts_of_weight, relu, weight_gradient,
 };
-use crate::backend::cuda::launchers::batch_norm::NormBackward;
 use crate::backend::cuda::launchers::linear::{
-    Backward, Format, Gradient, Input, LinearGradients, Matrix, MatrixMut, StoredFormat, Unit, is_large,
-    linear_backward, linear_backward_states, linear_backward_unit,
+    Backward, Format, Input, LinearGradients, Matrix, MatrixMut, StoredFormat, Unit, linear_backward,
+    linear_backward_states, linear_backward_unit,
 };
 use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::bench::case::{Case, Cost, Grows, Host, Prepared, unwritten};
-use crate::bench::check::Output;
 use crate::bench::matrix::HostMatrix;
 use crate::bench::values::Values;
 
@@ -25,8 +23,6 @@ pub struct States {
     pub nodes: Product,
     /// Product of the edges. Its weight is the middle part, with as many inputs and half as many outputs.
     pub edges: Product,
-    /// Source of the gradient with respect to the edges' product.
-    pub d_y: Source,
 }
 
 /// [`backward`](super::unit::backward) of nodes, and [`backward`](super::backward::backward) of edges without the sums
@@ -42,27 +38,19 @@ pub fn backward(of: States, launches: Launches) -> Case {
 fn backward_as<T: StoredElement>(of: States, launches: Launches, stored: StoredFormat<T>) -> Case {
     let Product { rows: nodes, inputs: width, format, seed, .. } = of.nodes;
     let Product { rows: edges, outputs: hidden, .. } = of.edges;
-    let made = of.d_y == Source::ThroughNorm;
-    let (part, norms) = (T::stride(width), usize::from(made));
+    let part = T::stride(width);
     Case {
         kernel: "linear_backward_states",
         shape: format!(
-            "relu(norm([{nodes}, {width}])) at unit length -> {}, relu(norm([{edges}, {width}])) -> {hidden}{}, \
+            "relu(norm([{nodes}, {width}])) at unit length -> {}, relu(norm([{edges}, {width}])) -> {hidden}, \
              edge.hidden",
-            2 * hidden,
-            if made { " through norm" } else { "" }
+            2 * hidden
         ),
         // Costs of the two separate launches.
         cost: Cost::stored::<T>(
-            2 * nodes * hidden
-                + (1 + norms) * edges * hidden
-                + 3 * hidden * width
-                + 2 * (nodes + edges) * width,
-            3 * hidden * width + 10 * width + norms * 6 * hidden + nodes,
-            4 * (2 * nodes + edges) * width * hidden
-                + 18 * nodes * width
-                + norms * 16 * edges * hidden
-                + 8 * edges * width,
+            2 * nodes * hidden + edges * hidden + 3 * hidden * width + 2 * (nodes + edges) * width,
+            3 * hidden * width + 10 * width + nodes,
+            4 * (2 * nodes + edges) * width * hidden + 18 * nodes * width + 8 * edges * width,
         ),
         chain: chain_of_backward([nodes, width, 2 * hidden], true)
             .or(chain_of_backward([edges, width, hidden], true)),
@@ -73,27 +61,25 @@ fn backward_as<T: StoredElement>(of: States, launches: Launches, stored: StoredF
             let (node_bound, edge_bound) = (nodes + spare, edges + spare);
             let (u, of_u) = decided_inputs::<T>(&mut values, nodes, width);
             let (e, of_e) = decided_inputs::<T>(&mut values, edges, width);
-            let (z, of_z) = decided_inputs::<T>(&mut values, edges, hidden);
-            let (sums, d) = (values.matrix::<T>(nodes, 2 * hidden), values.matrix::<T>(edges, hidden));
-            let (terms, along) = (values.signed(2 * hidden), with_room(values.signed(nodes), spare));
-            let read = [u, sums, e, z].map(|matrix| matrix.with_room(spare));
+            let (sums, d_z) = (values.matrix::<T>(nodes, 2 * hidden), values.matrix::<T>(edges, hidden));
+            let along = with_room(values.signed(nodes), spare);
+            let read = [u, sums, e, d_z].map(|matrix| matrix.with_room(spare));
             Prepared {
                 host: Host {
                     stored: read.into_iter().chain([values.matrix::<T>(hidden, 3 * part)]).collect(),
                     stored_outputs: vec![
-                        d.with_room(spare),
                         HostMatrix::unwritten::<T>(node_bound, width),
                         HostMatrix::unwritten::<T>(edge_bound, width),
                     ],
-                    inputs: of_u.into_iter().chain(of_e).chain(of_z).chain([terms, along]).collect(),
+                    inputs: of_u.into_iter().chain(of_e).chain([along]).collect(),
                     indices: vec![count(nodes), count(edges)],
                     outputs: [hidden * 3 * width, width, width].map(unwritten).to_vec(),
                     ..Default::default()
                 },
                 launch: Box::new(move |device, arrays| {
-                    let ([u, sums, e, z, weight], [d, d_u, d_e], parts) = arrays.stored_as::<T>().parts();
+                    let ([u, sums, e, d_z, weight], [d_u, d_e], parts) = arrays.stored_as::<T>().parts();
                     let (of, [nodes_count, edges_count], to, others) = parts;
-                    let [m_u, r_u, w_u, b_u, m_e, r_e, w_e, b_e, m_z, r_z, w_z, b_z, terms, along] = of;
+                    let [m_u, r_u, w_u, b_u, m_e, r_e, w_e, b_e, along] = of;
                     let [d_weight, d_norm_weight, d_norm_bias] = to;
                     let (rows, weight) =
                         (counted(edges_count, edge_bound), Matrix::new(weight, hidden, 3 * part));
@@ -119,16 +105,10 @@ fn backward_as<T: StoredElement>(of: States, launches: Launches, stored: StoredF
                         weight: middle,
                         norm: None,
                     };
-                    let d_y = if made {
-                        let norm = norm([m_z, r_z, w_z, b_z]);
-                        Gradient::ThroughNorm(NormBackward { d, z, norm, terms })
-                    } else {
-                        Gradient::Values(Matrix::new(d.as_slice(), edge_bound, hidden))
-                    };
+                    let d_y = Matrix::new(d_z, edge_bound, hidden);
                     let (e, of_e) = (Matrix::new(e, edge_bound, width), norm([m_e, r_e, w_e, b_e]));
                     let weight = weight.columns(part, width);
                     if launches == Launches::One {
-                        let d_y = d_y.for_input(device, rows, width)?;
                         let of_edges = Backward { rows, to, d_y, x: (e, of_e), weight };
                         return linear_backward_states(device, stored, of_nodes, of_edges, &mut others.parts);
                     }
@@ -137,38 +117,25 @@ fn backward_as<T: StoredElement>(of: States, launches: Launches, stored: StoredF
                     linear_backward(device, stored, Backward { rows, to, d_y, x, weight }, &mut others.parts)
                 }),
                 expected: Box::new(move |host, written| {
-                    let ([u, sums, e, z, weight], [d, _, _]) =
-                        (host.wide_stored(), host.wide_stored_outputs());
-                    let (of_u, of_e, of_z) = (&host.inputs[..4], &host.inputs[4..8], &host.inputs[8..13]);
+                    let [u, sums, e, d_z, weight] = host.wide_stored();
+                    let (of_u, of_e) = (&host.inputs[..4], &host.inputs[4..8]);
                     let [ends, middle] = parts_of_weight(&weight, part, width);
                     let of_unit = [&sums[..], &ends, &unit_rows::<T>(&u, of_u)];
-                    let [d_u, outer] = unit_outputs::<T>(format, of_unit, width, Some(&host.inputs[13]));
-                    let [d_y, sizes] =
-                        if made { made_gradient(&z, of_z, &d) } else { [d.clone(), magnitudes(&d)] };
-                    let error = |terms, made_operands| {
-                        let error = Error::new(format, terms, made_operands);
-                        if made { through_norm(error) } else { error }
-                    };
-                    let d_e = input_gradient(&d_y, &middle, width);
+                    let [d_u, outer] = unit_outputs::<T>(format, of_unit, width, Some(&host.inputs[8]));
+                    let sizes = magnitudes(&d_z);
+                    let d_e = input_gradient(&d_z, &middle, width);
                     let d_e_sizes = input_gradient(&sizes, &magnitudes(&middle), width);
                     let e = relu(&normed(&e, of_e));
-                    let d_middle = weight_gradient(&d_y, &e, [width, hidden]);
+                    let d_middle = weight_gradient(&d_z, &e, [width, hidden]);
                     let d_middle_sizes = weight_gradient(&sizes, &magnitudes(&e), [width, hidden]);
-                    let of_d_y = i32::from(made);
-                    let d_middle = error(edges, of_d_y + 1).output("d_weight", d_middle, &d_middle_sizes);
-                    // A large launch writes d_y in place of d.
-                    let d = if made && is_large(edge_bound, width) {
-                        Output::near("d", d_y, roundings(8)).stored::<T>()
-                    } else {
-                        Output::exact("d, which is only read", d)
-                    };
+                    let of_middle = Error::new(format, edges, 1);
+                    let d_middle = of_middle.output("d_weight", d_middle, &d_middle_sizes);
                     let mut expected = vec![
-                        d,
                         d_u,
-                        error(hidden, of_d_y).output("d_e", d_e, &d_e_sizes).stored::<T>(),
+                        Error::new(format, hidden, 0).output("d_e", d_e, &d_e_sizes).stored::<T>(),
                         side_by_side(&outer, &d_middle, width),
                     ];
-                    let d_u = &written[1].values[..nodes * width];
+                    let d_u = &written[0].values[..nodes * width];
                     expected.extend(norm_gradient_outputs(&u, of_u, d_u));
                     expected
                 }),

@@ -176,7 +176,7 @@ fn backward_as<T: StoredElement>(of: UnitProduct, stored: StoredFormat<T>) -> Ca
                 },
                 launch: Box::new(move |device, arrays| {
                     let ([z, d_y, weight], [d_u], parts) = arrays.stored_as::<T>().parts();
-                    let ([mean, rstd, scale, bias, along], [count], to, others) = parts;
+                    let ([mean, rstd, scale, shift, along], [count], to, others) = parts;
                     let [d_weight, d_norm_weight, d_norm_bias] = to;
                     let mut d_weight = MatrixMut::new(d_weight, hidden, 3 * inputs);
                     let to = LinearGradients {
@@ -184,7 +184,7 @@ fn backward_as<T: StoredElement>(of: UnitProduct, stored: StoredFormat<T>) -> Ca
                         weight: d_weight.stacked(0, 2 * inputs, inputs),
                         norm: Some(norm_gradient([d_norm_weight, d_norm_bias], &mut others.sums)),
                     };
-                    let (d_y, norm) = (Matrix::new(d_y, bound, outputs), norm([mean, rstd, scale, bias]));
+                    let (d_y, norm) = (Matrix::new(d_y, bound, outputs), norm([mean, rstd, scale, shift]));
                     let along = with_rows.then_some(along);
                     let x = Unit { z: Matrix::new(z, bound, inputs), norm, along };
                     let weight = Matrix::new(weight, hidden, 3 * part).stacked(0, 2 * part, inputs);

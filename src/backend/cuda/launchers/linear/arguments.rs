@@ -3,7 +3,7 @@
 
 use crate::backend::cuda::device::kernel::{Pointer, PointerMut, kernel_arguments};
 use crate::backend::cuda::launchers::norm_arguments::{
-    NormArguments, NormBackwardArguments, NormGradientArguments, StatisticsArguments,
+    NormArguments, NormGradientArguments, StatisticsArguments,
 };
 
 kernel_arguments! {
@@ -150,24 +150,10 @@ kernel_arguments! {
         along: Pointer<f32>,
     }
 
-    pub(super) struct LinearBackwardThroughNorm<T> {
-        /// The products; both weights are in one part, and d_y is the gradient with respect to relu(norm(y)).
-        product: BackwardArguments<T>,
-        through: NormBackwardArguments<T>,
-    }
-
-    pub(super) struct LinearBackwardNormThroughNorm<T> {
-        /// The products; both weights are in one part, and d_y is the gradient with respect to relu(norm(y)).
-        product: BackwardArguments<T>,
-        through: NormBackwardArguments<T>,
-        norm: NormArguments,
-        d_norm: NormGradientArguments,
-    }
-
     pub(super) struct LinearBackwardStates<T> {
         nodes: LinearBackwardUnit<T>,
         /// Backward of the edges. `d_norm` is unused: the sums of the edges' norm are not needed.
-        edges: LinearBackwardNormThroughNorm<T>,
+        edges: LinearBackwardNorm<T>,
         /// Number of blocks for nodes; the blocks for edges follow.
         node_blocks: i32,
         reserved: i32,

@@ -1,12 +1,12 @@
 //! Backward products of a linear layer: both gradients in one launch, or those of two layers.
 
 use super::arguments::{
-    BackwardArguments, LinearBackward, LinearBackwardNorm, LinearBackwardNormThroughNorm,
-    LinearBackwardStates, LinearBackwardThroughNorm, LinearBackwardUnit, WeightGradientArguments,
+    BackwardArguments, LinearBackward, LinearBackwardNorm, LinearBackwardStates, LinearBackwardUnit,
+    WeightGradientArguments,
 };
 use super::{
-    ENOUGH_BLOCKS, Format, Gradient, Input, LEAST_PART_ROWS, Matrix, MatrixMut, StoredFormat, Tile, Weights,
-    check_rows, is_large,
+    ENOUGH_BLOCKS, Format, Input, LARGE_BACKWARD, LEAST_PART_ROWS, Matrix, MatrixMut, StoredFormat, Tile,
+    Weights, check_rows,
 };
 use crate::backend::cuda::device::buffer::{Buffer, Slice, SliceMut};
 use crate::backend::cuda::device::kernel::{Blocks, int};
@@ -22,25 +22,26 @@ use crate::error::Result;
 /// number from the number of rows alone (`row_parts` in `kernels/linear.cuh`), so neither the tile nor the
 /// grid's bound changes a bit.
 #[derive(Clone, Copy)]
-/// Number of inputs of the layer, I.
 struct Parts {
     inputs: usize,
-    /// Number of parts for the smaller tile.
+    /// Largest number of parts for the smaller tile.
     most: usize,
-    /// Number of parts for the larger tile; 0 if the format has none.
+    /// Largest number of parts for the larger tile; 0 if the format has none.
     most_large: usize,
 }
 
 impl Parts {
     fn new(format: Format, outputs: usize, inputs: usize) -> Self {
-        let most = |tile: Tile| (ENOUGH_BLOCKS / tile.count(outputs, inputs)).max(1);
-        let most_large = if format.tile(true) == Tile::Large { most(Tile::Large) } else { 0 };
-        Parts { inputs, most: most(Tile::Small), most_large }
+        let most = |tile: Tile, blocks: usize| (blocks / tile.count(outputs, inputs)).max(1);
+        let has_large = format.tile(true) == Tile::Large;
+        // The kernels subtract the tiles of the gradient of the input from one or two times the blocks.
+        let most_large = if has_large { most(Tile::Large, ENOUGH_BLOCKS * 3 / 2) } else { 0 };
+        Parts { inputs, most: most(Tile::Small, ENOUGH_BLOCKS), most_large }
     }
 
-    /// Whether the gradient of the input, with this many rows, has enough larger tiles.
+    /// Whether the products, with this many rows, take the larger tile.
     fn are_large(self, rows: usize) -> bool {
-        self.most_large > 0 && is_large(rows, self.inputs)
+        self.most_large > 0 && Tile::Large.count(rows, self.inputs) >= LARGE_BACKWARD
     }
 
     /// Largest number of parts for any number of rows up to `bound`.
@@ -63,7 +64,7 @@ impl WeightGradient {
         WeightGradient { outputs: d_weight.rows, inputs: d_weight.columns, rows: rows.bound }
     }
 
-    /// Whether the gradient of the input has enough larger tiles.
+    /// Whether the products take the larger tile.
     fn is_large(self, format: Format) -> bool {
         Parts::new(format, self.outputs, self.inputs).are_large(self.rows)
     }
@@ -179,9 +180,9 @@ pub struct Unit<'a, T> {
 /// and d_x is the gradient with respect to u.
 pub type UnitBackward<'a, T> = Backward<'a, T, Matrix<'a, T>, Unit<'a, T>>;
 /// Backward of [`linear_forward`](super::linear_forward).
-pub type InputBackward<'a, T> = Backward<'a, T, Gradient<'a, T>, Input<'a, T>>;
+pub type InputBackward<'a, T> = Backward<'a, T, Matrix<'a, T>, Input<'a, T>>;
 /// Backward of [`linear_forward`](super::linear_forward) for an activated input.
-pub type ActivatedBackward<'a, T> = Backward<'a, T, Gradient<'a, T>, (Matrix<'a, T>, Norm<'a>)>;
+pub type ActivatedBackward<'a, T> = Backward<'a, T, Matrix<'a, T>, (Matrix<'a, T>, Norm<'a>)>;
 
 /// Computes `d_x = d_y weight` and `d_weight = d_y^T x`. For an activated x it also computes the sums of its
 /// norm's backward, if they are wanted. `parts` is memory for the parts of the sum over rows.
@@ -193,43 +194,27 @@ pub fn linear_backward<T: StoredElement>(
 ) -> Result<()> {
     let Backward { rows, to, d_y, x, weight } = of;
     let LinearGradients { x: d_x, weight: d_weight, norm: d_norm } = to;
-    let inputs = d_weight.columns;
-    let d_y = d_y.for_input(device, rows, inputs)?;
-    let weights = match (&d_y, x) {
-        (Gradient::Values(_), Input::Values(_)) => Weights::MayBeSplit,
-        _ => Weights::InOnePart,
+    let weights = match x {
+        Input::Values(_) => Weights::MayBeSplit,
+        Input::Activated(..) => Weights::InOnePart,
     };
-    let mut products =
-        Products { rows, d_x, d_weight, d_y: d_y.matrix(rows.bound), x: x.check(), weight, weights };
+    let mut products = Products { rows, d_x, d_weight, d_y, x: x.check(), weight, weights };
     let tile = products.tile(format.format);
     let [memory] = parts.split(device, format.format, [products.weight_gradient()])?;
     let (product, blocks) = products.arguments(format.format, tile, memory);
-    let (kernels, grid) = (format.kernels, Blocks::rows(blocks));
-    let (of_tile, small_only) = (kernels.tile(tile), &kernels.small_only);
+    let (kernels, grid) = (format.kernels.tile(tile), Blocks::rows(blocks));
     // SAFETY: shapes were checked; a matrix's slice holds its rows, a norm's its columns, and the sums and
-    // parts have room; everything written is borrowed mutably. Gradients through norm use the smaller tile:
-    // `for_input` left no large ones.
+    // parts have room; everything written is borrowed mutably.
     unsafe {
-        match (&d_y, x) {
-            (Gradient::Values(_), Input::Values(_)) => {
+        match x {
+            Input::Values(_) => {
                 assert!(d_norm.is_none(), "linear_backward: a norm's gradient of plain values");
-                device.launch(&of_tile.backward, grid, &LinearBackward { product })
+                device.launch(&kernels.backward, grid, &LinearBackward { product })
             }
-            (Gradient::Values(_), Input::Activated(_, norm)) => {
-                let d_norm = NormGradientArguments::new(device, d_norm, rows.bound, inputs)?;
+            Input::Activated(_, norm) => {
+                let d_norm = NormGradientArguments::new(device, d_norm, norm, rows.bound)?;
                 let arguments = LinearBackwardNorm { product, norm: norm.into(), d_norm };
-                device.launch(&of_tile.backward_norm, grid, &arguments)
-            }
-            (Gradient::ThroughNorm(of), Input::Values(_)) => {
-                assert!(d_norm.is_none(), "linear_backward: a norm's gradient of plain values");
-                let arguments = LinearBackwardThroughNorm { product, through: of.into() };
-                device.launch(&small_only.backward_through_norm, grid, &arguments)
-            }
-            (Gradient::ThroughNorm(of), Input::Activated(_, norm)) => {
-                let d_norm = NormGradientArguments::new(device, d_norm, rows.bound, inputs)?;
-                let (through, norm) = (of.into(), norm.into());
-                let arguments = LinearBackwardNormThroughNorm { product, through, norm, d_norm };
-                device.launch(&small_only.backward_norm_through_norm, grid, &arguments)
+                device.launch(&kernels.backward_norm, grid, &arguments)
             }
         }
     }
@@ -253,9 +238,8 @@ pub fn linear_backward_unit<T: StoredElement>(
 /// [`linear_backward_unit`] for the node states and [`linear_backward`] for the edge states, with the same
 /// bits as two launches. Both layers have the same number of inputs.
 ///
-/// If the edges' d_y is computed through norm, both share one launch. `edges.d_y` must be the result of
-/// [`Gradient::for_input`]: if that is `Values`, the matrix is large. Two launches cost little more then, and
-/// the products use the larger tile, for which no kernel does both.
+/// The two share a launch as long as both are small: two launches cost little more otherwise, and the products then
+/// use the larger tile, for which no kernel does both.
 pub fn linear_backward_states<T: StoredElement>(
     device: &Device,
     format: StoredFormat<T>,
@@ -265,32 +249,23 @@ pub fn linear_backward_states<T: StoredElement>(
 ) -> Result<()> {
     let Backward { rows, to, d_y, x: (z, norm), weight } = edges;
     assert!(to.norm.is_none(), "linear_backward_states: sums of the edges' norm");
-    let through = match &d_y {
-        Gradient::ThroughNorm(of) => of.into(),
-        Gradient::Values(_) => {
-            linear_backward_unit(device, format, nodes, parts)?;
-            let edges = Backward { rows, to, d_y, x: Input::Activated(z, norm), weight };
-            return linear_backward(device, format, edges, parts);
-        }
-    };
+    let of_edges = WeightGradient::new(&to.weight, rows);
+    if nodes.weight_gradient().is_large(format.format) || of_edges.is_large(format.format) {
+        linear_backward_unit(device, format, nodes, parts)?;
+        let edges = Backward { rows, to, d_y, x: Input::Activated(z, norm), weight };
+        return linear_backward(device, format, edges, parts);
+    }
     norm.check(z.columns);
-    let mut products = Products {
-        rows,
-        d_x: to.x,
-        d_weight: to.weight,
-        d_y: d_y.matrix(rows.bound),
-        x: z,
-        weight,
-        weights: Weights::InOnePart,
-    };
+    let mut products =
+        Products { rows, d_x: to.x, d_weight: to.weight, d_y, x: z, weight, weights: Weights::InOnePart };
     let gradients = [nodes.weight_gradient(), products.weight_gradient()];
     let [of_nodes, of_edges] = parts.split(device, format.format, gradients)?;
     let (nodes, node_blocks) = nodes.arguments(device, format.format, Tile::Small, of_nodes)?;
     let (product, edge_blocks) = products.arguments(format.format, Tile::Small, of_edges);
-    let d_norm = NormGradientArguments::new(device, None, 0, 0)?;
-    let edges = LinearBackwardNormThroughNorm { product, through, norm: norm.into(), d_norm };
+    let d_norm = NormGradientArguments::new(device, None, norm, rows.bound)?;
+    let edges = LinearBackwardNorm { product, norm: norm.into(), d_norm };
     let arguments = LinearBackwardStates { nodes, edges, node_blocks: int(node_blocks), reserved: 0 };
-    let kernel = &format.kernels.small_only.backward_states;
+    let kernel = &format.kernels.backward_states;
     // SAFETY: as in `linear_backward`; the two layers use separate parts.
     unsafe { device.launch(kernel, Blocks::rows(node_blocks + edge_blocks), &arguments) }
 }
@@ -306,7 +281,7 @@ struct Products<'a, T> {
     rows: Rows<'a>,
     d_x: MatrixMut<'a, T>,
     d_weight: MatrixMut<'a, f32>,
-    /// Gradient with respect to y, or the gradient from which it is computed.
+    /// Gradient with respect to y.
     d_y: Matrix<'a, T>,
     x: Matrix<'a, T>,
     weight: Matrix<'a, T>,
@@ -387,7 +362,7 @@ impl<T: StoredElement> UnitBackward<'_, T> {
             check_len("linear_backward: along", along.len(), rows.bound);
         }
         let mut products = Products { rows, d_x, d_weight, d_y, x: z, weight, weights: Weights::MayBeSplit };
-        let d_norm = NormGradientArguments::new(device, d_norm, rows.bound, z.columns)?;
+        let d_norm = NormGradientArguments::new(device, d_norm, norm, rows.bound)?;
         let (product, blocks) = products.arguments(format, tile, memory);
         Ok((LinearBackwardUnit { product, norm: norm.into(), d_norm, along: along.into() }, blocks))
     }

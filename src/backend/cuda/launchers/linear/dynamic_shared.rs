@@ -4,7 +4,7 @@
 
 /// The same as in `kernels/matmul.cuh`: the tile of 128 x 128 does not fit in static memory, which is limited
 /// to 48 KiB.
-pub const LARGE_TILE_BYTES: u32 = 81_920;
+pub const LARGE_TILE_BYTES: u32 = 82_944;
 
 /// Bytes of dynamic shared memory per block of `kernel`; names of products end in the size of their tile.
 pub const fn dynamic_shared_bytes(kernel: &str) -> u32 {

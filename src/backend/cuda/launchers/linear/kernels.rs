@@ -3,9 +3,8 @@
 use half::bf16;
 
 use super::arguments::{
-    LinearBackward, LinearBackwardNorm, LinearBackwardNormThroughNorm, LinearBackwardStates,
-    LinearBackwardThroughNorm, LinearBackwardUnit, LinearForward, LinearForwardGather,
-    LinearForwardGatherNorm, LinearForwardNorm, LinearForwardTwo, LinearForwardUnit,
+    LinearBackward, LinearBackwardNorm, LinearBackwardStates, LinearBackwardUnit, LinearForward,
+    LinearForwardGather, LinearForwardGatherNorm, LinearForwardNorm, LinearForwardTwo, LinearForwardUnit,
 };
 use super::{Format, Tile, dynamic_shared_bytes};
 use crate::backend::cuda::device::kernel::{Kernel, KernelArguments, KernelFile, KernelInfo};
@@ -23,14 +22,6 @@ pub(super) struct TileKernels<T: StoredElement> {
     pub backward: Kernel<LinearBackward<T>>,
     pub backward_norm: Kernel<LinearBackwardNorm<T>>,
     pub backward_unit: Kernel<LinearBackwardUnit<T>>,
-}
-
-/// Kernels that exist for the smaller tile only.
-#[derive(Clone, Copy)]
-pub(super) struct SmallKernels<T: StoredElement> {
-    pub backward_through_norm: Kernel<LinearBackwardThroughNorm<T>>,
-    pub backward_norm_through_norm: Kernel<LinearBackwardNormThroughNorm<T>>,
-    pub backward_states: Kernel<LinearBackwardStates<T>>,
 }
 
 /// Format of products whose operands are stored as `T`: another pairing of format and type has no value.
@@ -58,8 +49,8 @@ impl StoredFormat<bf16> {
 pub(super) struct FormatKernels<T: StoredElement> {
     /// Kernels with tiles of 64 x 64.
     pub small: TileKernels<T>,
-    /// Kernels that exist only with tiles of 64 x 64.
-    pub small_only: SmallKernels<T>,
+    /// [`LinearBackwardStates`], with tiles of 64 x 64 only.
+    pub backward_states: Kernel<LinearBackwardStates<T>>,
     /// Kernels with tiles of 128 x 128, if the format has them.
     pub large: Option<TileKernels<T>>,
 }
@@ -84,28 +75,15 @@ macro_rules! tile_kernels {
     };
 }
 
-macro_rules! small_kernels {
-    ($suffix:literal, $threads:literal) => {
-        SmallKernels {
-            backward_through_norm: kernel(concat!("linear_backward_through_norm_", $suffix), $threads),
-            backward_norm_through_norm: kernel(
-                concat!("linear_backward_norm_through_norm_", $suffix),
-                $threads,
-            ),
-            backward_states: kernel(concat!("linear_backward_states_", $suffix), $threads),
-        }
-    };
-}
-
 impl FormatKernels<f32> {
     const FP32: Self = FormatKernels {
         small: tile_kernels!("fp32_64", 256),
-        small_only: small_kernels!("fp32_64", 256),
+        backward_states: kernel("linear_backward_states_fp32_64", 256),
         large: None,
     };
     const BF16X3: Self = FormatKernels {
         small: tile_kernels!("bf16x3_64", 128),
-        small_only: small_kernels!("bf16x3_64", 128),
+        backward_states: kernel("linear_backward_states_bf16x3_64", 128),
         large: Some(tile_kernels!("bf16x3_128", 256)),
     };
 }
@@ -113,7 +91,7 @@ impl FormatKernels<f32> {
 impl FormatKernels<bf16> {
     const BF16: Self = FormatKernels {
         small: tile_kernels!("bf16_64", 128),
-        small_only: small_kernels!("bf16_64", 128),
+        backward_states: kernel("linear_backward_states_bf16_64", 128),
         large: Some(tile_kernels!("bf16_128", 256)),
     };
 }
@@ -132,7 +110,7 @@ impl<T: StoredElement> FormatKernels<T> {
     const fn infos<const N: usize>(&self) -> [KernelInfo; N] {
         let mut infos = [self.small.forward.info(); N];
         let mut count = put(&mut infos, 0, &self.small.infos());
-        count = put(&mut infos, count, &self.small_only.infos());
+        count = put(&mut infos, count, &[self.backward_states.info()]);
         if let Some(large) = &self.large {
             count = put(&mut infos, count, &large.infos());
         }
@@ -167,22 +145,12 @@ impl<T: StoredElement> TileKernels<T> {
     }
 }
 
-impl<T: StoredElement> SmallKernels<T> {
-    const fn infos(&self) -> [KernelInfo; 3] {
-        [
-            self.backward_through_norm.info(),
-            self.backward_norm_through_norm.info(),
-            self.backward_states.info(),
-        ]
-    }
-}
-
 /// Kernels of `kernels/linear_fp32.cu`.
 pub(crate) const FP32_FILE: KernelFile =
-    KernelFile { name: "linear_fp32", kernels: &FormatKernels::FP32.infos::<12>() };
+    KernelFile { name: "linear_fp32", kernels: &FormatKernels::FP32.infos::<10>() };
 /// Kernels of `kernels/linear_bf16.cu`.
 pub(crate) const BF16_FILE: KernelFile =
-    KernelFile { name: "linear_bf16", kernels: &FormatKernels::BF16.infos::<21>() };
+    KernelFile { name: "linear_bf16", kernels: &FormatKernels::BF16.infos::<19>() };
 /// Kernels of `kernels/linear_bf16x3.cu`.
 pub(crate) const BF16X3_FILE: KernelFile =
-    KernelFile { name: "linear_bf16x3", kernels: &FormatKernels::BF16X3.infos::<21>() };
+    KernelFile { name: "linear_bf16x3", kernels: &FormatKernels::BF16X3.infos::<19>() };

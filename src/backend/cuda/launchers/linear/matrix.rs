@@ -57,11 +57,6 @@ impl<'a, T: StoredElement> Matrix<'a, T> {
         Matrix { values, rows, columns, lines: Lines::new(T::stride(columns)) }
     }
 
-    /// Values, starting with the first row.
-    pub(crate) fn values(&self) -> Slice<'a, T> {
-        self.values
-    }
-
     /// Number of rows.
     pub fn row_count(&self) -> usize {
         self.rows

@@ -20,16 +20,20 @@ pub use kernels::StoredFormat;
 pub(crate) use kernels::{BF16_FILE, BF16X3_FILE, FP32_FILE};
 pub use matrix::{Matrix, MatrixMut};
 
-use crate::backend::cuda::device::Device;
 use crate::backend::cuda::device::rows::Rows;
-use crate::backend::cuda::launchers::batch_norm::{Norm, NormBackward, batch_norm_backward};
+use crate::backend::cuda::launchers::batch_norm::Norm;
 use crate::backend::cuda::launchers::stored::StoredElement;
-use crate::error::Result;
 use matrix::Lines;
 
 /// Number of blocks that fill a large GPU twice, as in `kernels/linear.cuh`. A weight's gradient is split
-/// into parts until it has about as many blocks. The larger tile is used if it gives as many.
+/// into parts until there are about as many blocks.
 pub(crate) const ENOUGH_BLOCKS: usize = 264;
+/// Number of larger tiles from which a product takes them: most multiprocessors of a large GPU get one. The smaller tile
+/// reads each operand twice as often, but fills a GPU with less work.
+const LARGE_FORWARD: usize = 100;
+/// The same for the gradient of the input, as in `kernels/linear.cuh`. The parts of the weight's gradient, in the same
+/// launch, fill the rest of the GPU.
+const LARGE_BACKWARD: usize = 50;
 /// Smallest number of rows of a part, for which its product outweighs adding up the parts; as in
 /// `kernels/linear.cuh`.
 pub(crate) const LEAST_PART_ROWS: usize = 128;
@@ -66,9 +70,9 @@ impl Tile {
     }
 }
 
-/// Whether a matrix is large: the larger tiles that cover it fill a GPU.
-pub(crate) fn is_large(rows: usize, columns: usize) -> bool {
-    Tile::Large.count(rows, columns) >= ENOUGH_BLOCKS
+/// Whether a product with this result takes the larger tile.
+fn is_large(rows: usize, columns: usize) -> bool {
+    Tile::Large.count(rows, columns) >= LARGE_FORWARD
 }
 
 impl Format {
@@ -113,51 +117,6 @@ impl<'a, T: StoredElement> Input<'a, T> {
                 x
             }
         }
-    }
-}
-
-/// Gradient with respect to a layer's output, as read by the products of its backward.
-pub enum Gradient<'a, T> {
-    /// Values as stored.
-    Values(Matrix<'a, T>),
-    /// Computed by batch norm's backward while loading, from the gradient with respect to relu(norm(output)).
-    ThroughNorm(NormBackward<'a, T>),
-}
-
-impl<T: StoredElement> Gradient<'_, T> {
-    /// Converts the gradient to the form that suits the gradient of an input `[rows, inputs]`. If that is
-    /// large, a gradient through norm is computed now, in place. Within the products every block would
-    /// recompute it, which costs more than the launch that it saves. The bits are the same either way.
-    pub fn for_input(self, device: &Device, rows: Rows<'_>, inputs: usize) -> Result<Self> {
-        match self {
-            Gradient::ThroughNorm(mut of) if is_large(rows.bound, inputs) => {
-                batch_norm_backward(device, &mut of, rows)?;
-                let columns = of.columns();
-                Ok(Gradient::Values(Matrix::new(of.d.into_slice(), rows.bound, columns)))
-            }
-            other => Ok(other),
-        }
-    }
-
-    /// Values in memory: the gradient, or the gradient from which it is computed.
-    #[track_caller]
-    fn matrix(&self, rows: usize) -> Matrix<'_, T> {
-        match self {
-            Gradient::Values(d_y) => *d_y,
-            Gradient::ThroughNorm(of) => {
-                of.check(rows);
-                Matrix::new(of.d.as_slice(), rows, of.columns())
-            }
-        }
-    }
-
-    /// Returns the stride of the rows. Panics unless there are `rows` rows of `columns` columns.
-    #[track_caller]
-    pub(crate) fn check(&self, rows: usize, columns: usize) -> usize {
-        let of = self.matrix(rows);
-        assert!(of.rows >= rows && !of.lines.is_split(), "a gradient of {rows} rows that is not split");
-        assert_eq!(of.columns, columns, "columns of a gradient");
-        of.lines.stride
     }
 }
 
