@@ -119,19 +119,18 @@ impl Sizes {
     }
 }
 
-/// Random graphs of the paper's mean size: 22 nodes and 36 edges. Sizes differ between graphs; of each two graphs, one is
-/// larger than the mean by as much as the other is smaller. The density of a type is the inverse of its rank, so that a
-/// few types are frequent.
+/// Random graphs of the paper's mean size: 22 nodes and 36 edges. Sizes differ between graphs: each graph of the first half
+/// is larger than the mean by as much as one of the second half is smaller. The density of a type is the inverse of its
+/// rank, so that a few types are frequent.
 fn average_graphs(config: ModelConfig, count: usize, rng: &mut StdRng) -> Vec<SceneGraphBuf> {
     let (image, in_image) = (config.object_types as u32 - 1, config.predicate_types as u32 - 1);
-    let mut more = [0, 0];
-    (0..count)
-        .map(|graph| {
-            more = match graph % 2 {
-                0 if graph + 1 == count => [0, 0],
-                0 => [draw_difference(rng, OBJECTS), draw_difference(rng, RELATIONSHIPS)],
-                _ => more.map(|more| -more),
-            };
+    let half: Vec<[i32; 2]> =
+        (0..count / 2).map(|_| [OBJECTS, RELATIONSHIPS].map(|mean| draw_difference(rng, mean))).collect();
+    let others = half.iter().map(|more| more.map(|more| -more));
+    let differences = half.iter().copied().chain(others).chain(std::iter::repeat([0, 0]));
+    differences
+        .take(count)
+        .map(|more| {
             let object_count = (OBJECTS as i32 + more[0]) as u32;
             let objects: Vec<u32> = (0..object_count).map(|_| draw_type(rng, image)).collect();
             let relationships: Vec<_> = (0..RELATIONSHIPS as i32 + more[1])
