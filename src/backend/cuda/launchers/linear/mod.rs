@@ -27,7 +27,7 @@ use matrix::Lines;
 
 /// Number of blocks that fill a large GPU twice, as in `kernels/linear.cuh`. A weight's gradient is split
 /// into parts until there are about as many blocks.
-const ENOUGH_BLOCKS: usize = 264;
+pub(crate) const ENOUGH_BLOCKS: usize = 264;
 /// Number of larger tiles from which a product takes them: most multiprocessors of a large GPU get one. The smaller tile
 /// reads each operand twice as often, but fills a GPU with less work.
 const LARGE_FORWARD: usize = 100;
