@@ -582,7 +582,7 @@ fn a_step_is_checked_like_a_training() {
     for (key, value, part) in [
         ("layers", json!(10_000_000), "metadata \"config\": layers is 10000000; give at most 100"),
         ("layers", json!(0), "layers is 0; give a positive number"),
-        ("state_dim", json!(1 << 40), "state_dim is 1099511627776; give at most 16384"),
+        ("state_dim", json!(1u64 << 40), "state_dim is 1099511627776; give at most 16384"),
         ("hidden_dim", json!(0), "hidden_dim is 0; give a positive number"),
         ("temperature", json!(0.0), "temperature is 0; give a positive number"),
         ("temperature", json!(-1.0), "temperature is -1; give a positive number"),

@@ -77,7 +77,9 @@ enum Identity {
 impl Identity {
     /// `None` if neither the file nor its folder exists.
     fn of(path: &Path) -> Option<Identity> {
-        if let Ok(handle) = Handle::from_path(path) {
+        // A handle opens the file; a pipe would lose its writer when that is closed.
+        let is_kept = path.metadata().is_ok_and(|data| data.is_file() || data.is_dir());
+        if is_kept && let Ok(handle) = Handle::from_path(path) {
             return Some(Identity::Existing(handle));
         }
         let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));

@@ -345,3 +345,25 @@ fn endless_lines_and_records_are_refused() {
     files.write("captions.json", &captions);
     assert_eq!(prepared(&files).1, fingerprint);
 }
+
+/// A pipe has one reader and no length, as `<(zcat glove.txt.gz)` of a shell.
+#[cfg(unix)]
+#[test]
+fn inputs_may_be_pipes() {
+    let files = RawFiles::new();
+    let (_, fingerprint) = prepared(&files);
+    for name in ["scene_graphs.json", "glove.txt"] {
+        let content = std::fs::read(files.path(name)).unwrap();
+        std::fs::remove_file(files.path(name)).unwrap();
+        let made = std::process::Command::new("mkfifo").arg(files.path(name)).status().unwrap();
+        assert!(made.success());
+        let path = files.path(name);
+        let writer = std::thread::spawn(move || std::fs::write(path, content).unwrap());
+        assert_eq!(prepared(&files).1, fingerprint, "{name}");
+        writer.join().unwrap();
+        std::fs::remove_file(files.path(name)).unwrap();
+        // The other file is read from a pipe alone.
+        let whole = RawFiles::new();
+        std::fs::copy(whole.path(name), files.path(name)).unwrap();
+    }
+}

@@ -245,10 +245,29 @@ fn supervision_and_features() {
         check(&[], |path| words(&["reproduce", &data, "--out", &out, option, path.to_str().unwrap()]));
     }
     check(&[], |path| words(&["evaluate", run, "--device", "cpu", "--embeddings", path.to_str().unwrap()]));
+    // A folder is what this option expects.
+    check(&["folder"], |path| {
+        words(&["reproduce", &data, "--out", &out, "--images", path.to_str().unwrap()])
+    });
     let image = run_image();
     check(&[], |path| {
         let options = ["--any-origin", "--device", "cpu", "--embeddings", path.to_str().unwrap()];
         words(&[&["search", run, "--image", &image], &options[..]].concat())
+    });
+}
+
+#[test]
+fn moved_supervision() {
+    let place = place();
+    let (work, data) = (&place.work, place.work.text("data1"));
+    let images = scenerank::data::Dataset::open(&data).unwrap().image_count();
+    let (matrix, run_folder) = (work.text("matrix.npy"), work.text("supervised"));
+    let values: Vec<f32> = (0..images * images).map(|at| (at % 101) as f32 / 100.0).collect();
+    write_npy(Path::new(&matrix), &values, images).unwrap();
+    let options = ["--out", &run_folder, "--epochs", "1", "--device", "cpu", "--similarity", &matrix];
+    run(["train", &data].into_iter().chain(options).chain(SMALL_NETWORK));
+    check(&[], |path| {
+        words(&["evaluate", &run_folder, "--device", "cpu", "--supervision", path.to_str().unwrap()])
     });
 }
 

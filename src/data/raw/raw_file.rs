@@ -82,23 +82,26 @@ impl RawFile {
     /// Refuses other formats by their first bytes, also within a gzip file.
     pub fn open(path: impl AsRef<Path>, most_expansion: u64) -> Result<Self> {
         let path = path.as_ref();
-        let bytes = open_file(path)?.metadata().map_err(Error::file("read", path))?.len();
+        // Opened once: a pipe loses its writer when it is closed.
+        let file = open_file(path)?;
+        let bytes = file.metadata().map_err(Error::file("read", path))?.len();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Self::start(path, most_expansion, Some(Progress::new(name, Some(bytes), "bytes")))
+        Self::start(path, file, most_expansion, Some(Progress::new(name, Some(bytes), "bytes")))
     }
 
     /// Checks that `path` can be opened and begins as a text, or as a compressed text.
     pub fn check(path: &Path, most_expansion: u64) -> Result<()> {
+        let metadata = path.metadata().map_err(Error::file("read", path))?;
         // A pipe can be read only once.
-        match path.is_file() {
-            true => Self::start(path, most_expansion, None).map(drop),
-            false => open_file(path).map(drop),
+        match metadata.is_file() || metadata.is_dir() {
+            true => Self::start(path, open_file(path)?, most_expansion, None).map(drop),
+            false => Ok(()),
         }
     }
 
-    fn start(path: &Path, most_expansion: u64, progress: Option<Progress>) -> Result<Self> {
+    fn start(path: &Path, file: File, most_expansion: u64, progress: Option<Progress>) -> Result<Self> {
         let path = path.to_path_buf();
-        let mut file = BufReader::with_capacity(BUFFER_BYTES, open_file(&path)?);
+        let mut file = BufReader::with_capacity(BUFFER_BYTES, file);
         let first = file.fill_buf().map_err(Error::file("read", &path))?;
         let gzip = first.starts_with(GZIP);
         if !gzip {
