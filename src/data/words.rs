@@ -48,8 +48,8 @@ fn unicode_words(text: &str) -> Vec<String> {
     let text: String = text.nfc().collect();
     let mut words = Vec::new();
     let mut start = 0;
-    let mut ends = SEGMENTER.segment_str(&text).iter_with_word_type();
-    while let Some((end, kind)) = ends.next() {
+    let ends = SEGMENTER.segment_str(&text).iter_with_word_type();
+    for (end, kind) in ends {
         if kind.is_word_like() {
             // Unicode keeps "man's" and "3.5" together; the word vectors have their parts.
             let parts = text[start..end].split(joins_words).filter(|part| !part.is_empty());

@@ -41,7 +41,7 @@ fn counts_of_the_largest_batch_fit_their_types() {
     // Positions in a slot.
     assert!(Places::new(ModelConfig::PAPER, size(MOST_ROWS, MOST_ROWS)).slot_len() <= MOST);
     // A warp per anchor when triples are drawn.
-    assert!((MOST_THREADS / 32) > 100_000_000);
+    const { assert!(MOST_THREADS / 32 > 100_000_000) };
     assert_eq!(MOST_ROWS.div_ceil(CHUNK_ROWS), Blocks::MOST[1]);
 }
 
