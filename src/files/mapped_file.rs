@@ -110,6 +110,8 @@ mod lost_pages {
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
+    use crate::terminal::visible;
+
     /// Number of maps that are listed at once. Signals for further ones are treated as if there were no handler.
     const MOST: usize = 64;
 
@@ -154,7 +156,7 @@ mod lost_pages {
         let Some(index) = PLACES.iter().position(take) else { return Listed(None) };
         let message = format!(
             "error: {}: content: was cut short while it was in use; restore the file and run the command again\n",
-            path.display()
+            visible(&path.display().to_string())
         );
         let message = message.into_bytes().into_boxed_slice();
         let place = &PLACES[index];
