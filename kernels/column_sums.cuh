@@ -31,8 +31,8 @@ struct Pair {
     double first, second;
 };
 
-// Destination of the statistics of all columns: mean, rstd = 1 / sqrt(variance + eps), and the batch norm that follows from
-// them and from its weight and bias (norm_affine in common.cuh).
+// Destination of the statistics of all columns: mean, rstd = 1 / sqrt(variance + eps), and the batch norm that follows
+// from them and from its weight and bias (norm_affine in common.cuh).
 struct NormStatistics {
     float *mean, *rstd, *scale, *shift;
     const float *weight, *bias;
@@ -93,8 +93,8 @@ struct BackwardMerge {
 };
 
 // Adds `count` to the ticket and returns whether it has reached `of`. If so, all earlier writes of the other blocks are
-// visible, and the ticket is reset to 0. All threads of the block call it; `flag` is in shared memory. The first thread's
-// fences stand for the block: the barriers order the other threads' accesses before and after them.
+// visible, and the ticket is reset to 0. All threads of the block call it; `flag` is in shared memory. The first
+// thread's fences stand for the block: the barriers order the other threads' accesses before and after them.
 __device__ __forceinline__ bool last_to_come(int *ticket, int count, int of, bool first_thread, int *flag) {
     __syncthreads();
     if (first_thread) {
@@ -112,8 +112,8 @@ __device__ __forceinline__ bool last_to_come(int *ticket, int count, int of, boo
     return last;
 }
 
-// Position of a thread in the merge. Each column of a strip has `lanes` lanes in all, of which `at_once` threads handle one
-// each at a time.
+// Position of a thread in the merge. Each column of a strip has `lanes` lanes in all, of which `at_once` threads handle
+// one each at a time.
 struct StripThread {
     int strip, strips, column, in_strip, lane;
 };
@@ -176,7 +176,8 @@ __device__ __forceinline__ void finish_columns(const ColumnMemory &of, const Mer
         const float *from = of.chunk(first + i, columns) + thread.column;
         return Pair{__ldcg(from), __ldcg(from + columns)};
     };
-    Pair sum = merge_parts<lanes, strip, at_once>(merge, thread, inside, in_group, group_rows, CHUNK_ROWS, chunk, memory);
+    Pair sum =
+        merge_parts<lanes, strip, at_once>(merge, thread, inside, in_group, group_rows, CHUNK_ROWS, chunk, memory);
     if (groups == 1) {
         if (writes) {
             merge.finish(thread.column, columns, rows, sum);

@@ -23,9 +23,9 @@ constexpr float L2_EPSILON = 1e-12f;
 constexpr double NORM_EPSILON = 1e-5;
 constexpr double NORM_MOMENTUM = 0.1;
 
-// Batch norm of one column: norm(z) = scale z + shift, where scale = rstd weight and shift = bias - scale mean. They are
-// computed once, in double precision (norm_affine). Rounding the shift costs no more than rounding a z of the size of
-// its mean does, by half a unit in the last place each.
+// Batch norm of one column: norm(z) = scale z + shift, where scale = rstd weight and shift = bias - scale mean. They
+// are computed once, in double precision (norm_affine). Rounding the shift costs no more than rounding a z of the size
+// of its mean does, by half a unit in the last place each.
 struct NormColumn {
     float scale, shift;
 };
@@ -35,7 +35,8 @@ __device__ __forceinline__ NormColumn norm_affine(double mean, double rstd, floa
     return {scale, float(bias - double(scale) * mean)};
 }
 
-// norm(z), the same in every kernel: the backward and the masks repeat the ReLU's decision and must agree with the forward.
+// norm(z), the same in every kernel: the backward and the masks repeat the ReLU's decision and must agree with the
+// forward.
 __device__ __forceinline__ float norm_value(NormColumn norm, float z) { return fmaf(z, norm.scale, norm.shift); }
 
 // relu(norm(z)); NaN stays NaN.

@@ -75,8 +75,8 @@ template <class T> struct HeadsGradientArguments {
     int reserved;
 };
 
-// Four adjacent columns of a row, all in one of its parts: the message to the subject, the edge state, the message to the
-// object.
+// Four adjacent columns of a row, all in one of its parts: the message to the subject, the edge state, the message to
+// the object.
 enum HeadPart { TO_SUBJECT, EDGE_STATE, TO_OBJECT };
 struct HeadColumns {
     HeadPart part;
@@ -122,8 +122,8 @@ __device__ __forceinline__ void load_ends(ChunkEnds &ends, const HeadsGradientAr
 // Number of rows that are loaded before the first of them is used.
 constexpr int ROWS_AT_ONCE = 4;
 
-// Calls use(row, d, z) for a warp's rows of a chunk: d, the gradient with respect to four columns of the heads' outputs, and
-// their z.
+// Calls use(row, d, z) for a warp's rows of a chunk: d, the gradient with respect to four columns of the heads'
+// outputs, and their z.
 template <class T, class Use>
 __device__ __forceinline__ void for_each_gradient(const HeadsGradientArguments<T> &of, const T *z,
                                                   const HeadColumns &at, const ChunkEnds &ends, int first, int count,

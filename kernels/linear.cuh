@@ -38,10 +38,10 @@
 #include "matmul_fma.cuh"
 #include "matmul_tensor.cuh"
 
-// Tiles of a format, with the least numbers of resident blocks. A stage holds 64 bytes of each row: 32 inner steps between
-// two barriers in bf16, 16 in bf16x3. Four stages fit into shared memory. In the larger tile of bf16's forward a warp
-// computes 64 x 64 values: it reads fewer fragments per product than for 64 x 32. The backward has too few blocks at 16
-// triples for so few warps, and the two parts of each operand in bf16x3 leave no registers for that.
+// Tiles of a format, with the least numbers of resident blocks. A stage holds 64 bytes of each row: 32 inner steps
+// between two barriers in bf16, 16 in bf16x3. Four stages fit into shared memory. In the larger tile of bf16's forward
+// a warp computes 64 x 64 values: it reads fewer fragments per product than for 64 x 32. The backward has too few
+// blocks at 16 triples for so few warps, and the two parts of each operand in bf16x3 leave no registers for that.
 template <class Format> struct Tiles;
 template <> struct Tiles<Bf16> {
     using Small = TensorCore<Shape<64, 64, 32, 4, 2, 2, 1>, Bf16, 4>;
@@ -149,8 +149,8 @@ __device__ __forceinline__ int large_tiles(int rows, int columns) {
 }
 
 // If d_x has LARGE_BACKWARD larger tiles (and the format has them: most_large_parts > 0), the parts' tiles fill the GPU
-// together with those. Otherwise there are `most_parts`, or fewer so that each part has enough rows. The result
-// depends on the number of rows alone, not on the tile that runs, which depends on the grid's bound. The bound therefore
+// together with those. Otherwise there are `most_parts`, or fewer so that each part has enough rows. The result depends
+// on the number of rows alone, not on the tile that runs, which depends on the grid's bound. The bound therefore
 // changes no bits.
 __device__ __forceinline__ RowParts row_parts(int rows, int inputs, int outputs, int most_parts, int most_large_parts) {
     int most = min(most_parts, (rows + LEAST_PART_ROWS - 1) / LEAST_PART_ROWS);
@@ -181,8 +181,8 @@ __device__ __forceinline__ Four load_written(const float *row, int column, int c
 // Number of parts of a row that are loaded before the first of them is added: their latencies overlap.
 constexpr int PARTS_AT_ONCE = 4;
 
-// Adds up the parts of a tile in order, four columns per thread. Behind the last row or part it is loaded again, instead of
-// a branch.
+// Adds up the parts of a tile in order, four columns per thread. Behind the last row or part it is loaded again,
+// instead of a branch.
 template <class Core>
 __device__ __forceinline__ void add_parts(const Output<float> &out, const float *parts, int count, const Place &place) {
     constexpr int across = Core::Shape::columns / COLUMNS_EACH, stride = Core::Shape::threads / across;

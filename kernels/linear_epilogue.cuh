@@ -195,8 +195,8 @@ template <class T> struct LessAlong {
 
 // ---- chunks -----------------------------------------------------------------------------------------------------
 
-// A thread's part of a chunk in shared memory: `each` adjacent columns (those in 4 bytes) of every rows_at_once-th row. The
-// row with index i belongs to lane i % lanes of the sums.
+// A thread's part of a chunk in shared memory: `each` adjacent columns (those in 4 bytes) of every rows_at_once-th row.
+// The row with index i belongs to lane i % lanes of the sums.
 template <class Core, class T> struct ChunkThread {
     static constexpr int each = 4 / int(sizeof(T)), across = Core::Shape::columns / each;
     static constexpr int rows_at_once = Core::Shape::threads / across, lanes_each = Core::Shape::lanes_each;
@@ -282,10 +282,11 @@ __device__ __forceinline__ void finish_chunk(float *memory, const Output<T> &out
 #pragma unroll
                     for (int i = 0; i < each; i++) {
                         float product = memory[row * Core::tile_stride + thread.in_tile + i];
-                        bool inside = column + i < place.columns;
-                        values[i] = inside ? add_column[i].stored(first_row + row, product, add_row[k][i], of_column[0][i],
-                                                                  of_row[k][i])
-                                           : 0.0f;
+                        values[i] = 0.0f;
+                        if (column + i < place.columns) {
+                            values[i] = add_column[i].stored(first_row + row, product, add_row[k][i], of_column[0][i],
+                                                             of_row[k][i]);
+                        }
                     }
                     store_columns(out.line(first_row + row) + column, values, column + each <= place.columns);
                     if (sums.wanted()) {
@@ -353,6 +354,7 @@ __device__ __forceinline__ void finish_sums(float *memory, const Place &place, c
     StripThread thread = {place.first_column / columns, (place.columns + columns - 1) / columns,
                           place.first_column + in_strip, in_strip, int(threadIdx.x / columns)};
     int chunks = (min(Core::Shape::rows, place.rows - place.first_row) + CHUNK_ROWS - 1) / CHUNK_ROWS;
-    finish_columns<at_once * Core::Shape::lanes_each, columns, at_once>(sums.memory, sums.merge, thread, place.rows, place.columns,
-                                   place.first_row / CHUNK_ROWS, chunks, reinterpret_cast<Pair *>(memory));
+    constexpr int lanes = at_once * Core::Shape::lanes_each;
+    finish_columns<lanes, columns, at_once>(sums.memory, sums.merge, thread, place.rows, place.columns,
+                                            place.first_row / CHUNK_ROWS, chunks, reinterpret_cast<Pair *>(memory));
 }

@@ -47,8 +47,8 @@ struct NoLengths {
 };
 
 // Divisors of an l2 normalisation, written to `to`. If `to` is null, all divisors are 1. Adjacent threads share a row:
-// each lane takes the same columns of every 16. The order of the sums depends only on the number of lanes per row, which
-// is the same for both tiles of a format.
+// each lane takes the same columns of every 16. The order of the sums depends only on the number of lanes per row,
+// which is the same for both tiles of a format.
 template <class Shape> struct RowLengths {
     static constexpr bool wanted = true;
     static constexpr int STEPS = 16, lanes = Shape::threads / Shape::rows, lanes_each = Shape::lanes_each;

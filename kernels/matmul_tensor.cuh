@@ -12,8 +12,8 @@
 #include "matmul.cuh"
 #include "tensor_core.cuh"
 
-// Tile of a block: its size, inner steps per stage, number of stages, the warps that share it, and the number of lanes of
-// sums that a thread accumulates: a format's tiles have the same lanes in all, so that they give the same bits.
+// Tile of a block: its size, inner steps per stage, number of stages, the warps that share it, and the number of lanes
+// of sums that a thread accumulates: a format's tiles have the same lanes in all, so that they give the same bits.
 template <int rows_, int columns_, int inner_, int stages_, int warps_down_, int warps_across_, int lanes_each_>
 struct Shape {
     static constexpr int rows = rows_, columns = columns_, inner = inner_, stages = stages_, lanes_each = lanes_each_;
@@ -98,8 +98,8 @@ struct Piece {
     int outer_end, first_outer, inner_end, first_inner;
 };
 
-// Line of a stage for the group-th threads that share a line. Two adjacent groups access shared memory at once. With the
-// inner dimension last, lines that lie 4 apart are in different banks.
+// Line of a stage for the group-th threads that share a line. Two adjacent groups access shared memory at once. With
+// the inner dimension last, lines that lie 4 apart are in different banks.
 template <Order order> __device__ __forceinline__ int line_of(int group) {
     return order == INNER_FIRST ? group : group / 8 * 8 + group % 2 * 4 + group % 8 / 2;
 }
@@ -177,8 +177,8 @@ template <> struct Prologue<NormRows> {
 };
 
 // The `count` stages of an operand in shared memory; each step of the inner dimension uses the next one. With the inner
-// dimension last, each stage has its part of the prologue's vectors, which is 0 beyond the inner end: a prologue leaves zeros there.
-// Otherwise a thread's columns are the same in all steps, and it keeps the vectors in registers.
+// dimension last, each stage has its part of the prologue's vectors, which is 0 beyond the inner end: a prologue leaves
+// zeros there. Otherwise a thread's columns are the same in all steps, and it keeps the vectors in registers.
 template <class Stage, int count, Order order, int threads, class T, class Norm> struct Stages {
     using Applied = Prologue<Norm>;
     static constexpr bool is_applied = Applied::vectors > 0, keeps_vectors = is_applied && order == INNER_FIRST;
@@ -197,7 +197,8 @@ template <class Stage, int count, Order order, int threads, class T, class Norm>
     bool wide;
     Applied kept; // if keeps_vectors
 
-    __device__ __forceinline__ Stages(char *stages, char *of_vectors, const Operand<T, Norm> &operand, const Piece &first)
+    __device__ __forceinline__ Stages(char *stages, char *of_vectors, const Operand<T, Norm> &operand,
+                                      const Piece &first)
         : memory(reinterpret_cast<T *>(stages)), vectors(reinterpret_cast<float *>(of_vectors)), from(operand),
           wide(takes_wide_copies(operand)) {
         if constexpr (keeps_vectors) {

@@ -1,6 +1,6 @@
 // strip_sums: column sums in a separate pass over a matrix, for matrices whose product does not compute them. A block
-// handles a strip of 128 columns, four per thread, and a chunk of 64 rows, one warp per row. The strip's last block merges
-// the chunks (column_sums.cuh).
+// handles a strip of 128 columns, four per thread, and a chunk of 64 rows, one warp per row. The strip's last block
+// merges the chunks (column_sums.cuh).
 #pragma once
 
 #include "norm_arguments.cuh"
@@ -19,8 +19,8 @@ union SumMemory {
 struct SumsOfFour {
     Four first, second;
 
-    // Adds a row in the backward of relu(norm(z)): d and d (z - mean), where d is the gradient with respect to the output if
-    // the ReLU passed, and 0 otherwise.
+    // Adds a row in the backward of relu(norm(z)): d and d (z - mean), where d is the gradient with respect to the
+    // output if the ReLU passed, and 0 otherwise.
     __device__ __forceinline__ void add(const NormFour &norm, const Four &mean, const Four &gradient, const Four &z) {
 #pragma unroll
         for (int i = 0; i < COLUMNS_EACH; i++) {
