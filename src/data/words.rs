@@ -48,11 +48,12 @@ fn unicode_words(text: &str) -> Vec<String> {
     let text: String = text.nfc().collect();
     let mut words = Vec::new();
     let mut start = 0;
-    let ends = SEGMENTER.segment_str(&text).iter_with_word_type();
-    for (end, kind) in ends {
-        if kind.is_word_like() {
+    for end in SEGMENTER.segment_str(&text) {
+        let segment = &text[start..end];
+        // The segmenter's own kinds of words do not know a word that ends in a vowel sign.
+        if segment.chars().any(char::is_alphanumeric) {
             // Unicode keeps "man's" and "3.5" together; the word vectors have their parts.
-            let parts = text[start..end].split(joins_words).filter(|part| !part.is_empty());
+            let parts = segment.split(joins_words).filter(|part| !part.is_empty());
             words.extend(parts.map(str::to_lowercase));
         }
         start = end;
