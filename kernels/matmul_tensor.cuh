@@ -387,9 +387,15 @@ template <class Shape_, class Format, int blocks_> struct TensorCore {
             // All copies of this step have arrived and all prologues were applied; no thread still reads the previous
             // stage, the next to fill.
             __syncthreads();
-            // The prologue of the next step hides behind the products of this one.
-            auto next_a = stages_a.load(step + ahead);
-            auto next_b = stages_b.load(step + ahead);
+            // The prologue of the next step hides behind the products of this one; or, where their sums leave no registers
+            // for it, behind those of other warps.
+            constexpr bool loads_early = Shape::threads <= 128;
+            typename StagesA::Loaded next_a;
+            typename StagesB::Loaded next_b;
+            if (loads_early) {
+                next_a = stages_a.load(step + ahead);
+                next_b = stages_b.load(step + ahead);
+            }
             const Value *stage_a = stages_a.stage(step), *stage_b = stages_b.stage(step);
 #pragma unroll
             for (int in_stage = 0; in_stage < Shape::inner; in_stage += 16) {
@@ -427,6 +433,10 @@ template <class Shape_, class Format, int blocks_> struct TensorCore {
                         Format::multiply_add(sums[i][2 * j + 1], of_left, of_right[j], 1);
                     }
                 }
+            }
+            if (!loads_early) {
+                next_a = stages_a.load(step + ahead);
+                next_b = stages_b.load(step + ahead);
             }
             stages_a.store(step + ahead, next_a);
             stages_b.store(step + ahead, next_b);
