@@ -4,11 +4,10 @@ use std::fs;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::Value;
 
 use crate::bench::MODELLED;
 use crate::bench::entry::Entry;
-use crate::bench::report::Report;
 use crate::error::{Error, Result};
 use crate::report::table::plain_table;
 use crate::terminal::{duration, shorten, wrap};
@@ -21,13 +20,20 @@ const SHAPE_WIDTH: usize = 50;
 /// What is read of an earlier report.
 #[derive(Debug, Deserialize)]
 pub struct Baseline {
-    device_name: String,
-    timing: String,
-    precision: String,
-    model: serde_json::Value,
-    grids: String,
+    #[serde(flatten)]
+    conditions: Conditions,
     build: OldBuild,
     kernels: Vec<OldEntry>,
+}
+
+/// What two reports must have in common, as it stands in their JSON.
+#[derive(Debug, Deserialize)]
+pub struct Conditions {
+    device_name: Value,
+    timing: Value,
+    precision: Value,
+    model: Value,
+    grids: Value,
 }
 
 #[derive(Debug, Deserialize)]
@@ -98,40 +104,45 @@ impl Baseline {
         })
     }
 
-    /// Refuses a report of another device, format, network or grid, whose times say nothing about a change of the program.
-    pub fn check(&self, report: &Report) -> Result<()> {
-        let word = |value: serde_json::Value| value.as_str().map_or(value.to_string(), str::to_string);
+    /// Refuses times that were measured under other conditions, which say nothing about a change of the program.
+    pub fn check(&self, now: &Conditions) -> Result<()> {
+        let before = &self.conditions;
         let pairs = [
-            ("device", self.device_name.clone(), report.device_name.clone()),
-            ("timing", self.timing.clone(), report.timing.to_string()),
-            ("precision", self.precision.clone(), word(json!(report.precision))),
-            ("grids", self.grids.clone(), word(json!(report.grids))),
-            ("network", self.model.to_string(), word(json!(report.model))),
+            ("device", &before.device_name, &now.device_name),
+            ("timing", &before.timing, &now.timing),
+            ("precision", &before.precision, &now.precision),
+            ("grids", &before.grids, &now.grids),
+            ("network", &before.model, &now.model),
         ];
         match pairs.into_iter().find(|(_, before, now)| before != now) {
             None => Ok(()),
             Some((what, before, now)) => Err(Error::argument(
                 "--baseline",
-                format!("{what}: {before} before, {now} now"),
+                format!("{what}: {} before, {} now", word(before), word(now)),
                 "compare runs on the same device with the same options",
             )),
         }
     }
 
-    /// Compares the entries that both have.
-    pub fn compare(&self, report: &Report) -> Comparison {
-        let modelled = report.timing == MODELLED;
+    /// Compares entries with those of the earlier report.
+    pub fn compare(&self, entries: &[Entry]) -> Comparison {
+        let modelled = self.conditions.timing == MODELLED;
         let mut changes = Vec::new();
-        for entry in &report.kernels {
+        for entry in entries {
             let same = |old: &&OldEntry| {
                 (&*old.name, old.batch_size, &*old.shape) == (&*entry.name, entry.batch_size, &*entry.shape)
             };
             let old = self.kernels.iter().find(same);
             changes.extend(old.and_then(|old| change(old, entry, modelled)));
         }
-        let unmatched = self.kernels.len() + report.kernels.len() - 2 * changes.len();
+        let unmatched = self.kernels.len() + entries.len() - 2 * changes.len();
         Comparison { commit: self.build.commit.clone(), changes, unmatched }
     }
+}
+
+/// A value in words.
+fn word(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_string)
 }
 
 /// The change of an entry; `None` if one of them was not timed.

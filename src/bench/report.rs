@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::backend::device::Precision;
-use crate::bench::baseline::Comparison;
+use crate::bench::baseline::{Baseline, Comparison};
 use crate::bench::ceilings::Ceilings;
 use crate::bench::entry::Entry;
 use crate::bench::launches::EmptyLaunches;
@@ -201,6 +201,12 @@ impl Report {
         let is_wrong = self.kernels.iter().any(|entry| !entry.ok);
         let is_slower = self.baseline.as_ref().is_some_and(Comparison::is_slower);
         if is_wrong { 1 } else { 3 * i32::from(is_slower) }
+    }
+
+    /// Refuses a baseline of another device, format, network or grid.
+    pub fn check_baseline(&self, baseline: &Baseline) -> Result<()> {
+        let now = serde_json::to_value(self).and_then(serde_json::from_value).expect("plain fields");
+        baseline.check(&now)
     }
 
     /// The report as JSON.

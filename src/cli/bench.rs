@@ -123,13 +123,13 @@ impl BenchArguments {
             true => roofline(&options, Ceilings::H200_PLAN)?,
             false => run_with(&options, cases::all, &mut |report| {
                 if let (false, Some(baseline)) = (began, &baseline) {
-                    baseline.check(report)?;
+                    report.check_baseline(baseline)?;
                 }
                 began = true;
                 write(report)
             })?,
         };
-        report.baseline = baseline.map(|baseline| baseline.compare(&report));
+        report.baseline = baseline.map(|baseline| baseline.compare(&report.kernels));
         write(&report)?;
         match self.json {
             true => println!("{}", report.json()),

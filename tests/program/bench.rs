@@ -247,8 +247,8 @@ fn a_report_is_written_after_each_kernel_and_compared() {
 
     let baseline = Baseline::read(&path).unwrap();
     let mut report = report.unwrap();
-    baseline.check(&report).unwrap();
-    let same = baseline.compare(&report);
+    report.check_baseline(&baseline).unwrap();
+    let same = baseline.compare(&report.kernels);
     assert!(same.changes.iter().all(|change| change.verdict == Verdict::Undecided), "{same:?}");
     assert_eq!((same.changes.len(), same.unmatched), (4, 0));
     assert_eq!((report.exit_code(), same.is_slower()), (0, false));
@@ -262,7 +262,7 @@ fn a_report_is_written_after_each_kernel_and_compared() {
     times(&mut report.kernels[0], 1e3);
     times(&mut report.kernels[1], 1e-3);
     report.kernels[2].shape.push_str(", another");
-    report.baseline = Some(baseline.compare(&report));
+    report.baseline = Some(baseline.compare(&report.kernels));
     let changed = report.baseline.as_ref().unwrap();
     let verdicts: Vec<Verdict> = changed.changes.iter().map(|change| change.verdict).collect();
     assert_eq!(verdicts, [Verdict::Slower, Verdict::Faster, Verdict::Undecided]);
@@ -274,7 +274,7 @@ fn a_report_is_written_after_each_kernel_and_compared() {
     assert!(text.lines().all(|line| line.chars().count() <= 120), "{text}");
 
     report.precision = Precision::Bf16;
-    let error = baseline.check(&report).unwrap_err().to_string();
+    let error = report.check_baseline(&baseline).unwrap_err().to_string();
     assert!(error.contains("--baseline") && error.contains("fp32 before, bf16 now"), "{error}");
 }
 
