@@ -4,10 +4,10 @@
 
 # ---- smoke ----------------------------------------------------------------------------------------------------------
 
-# The small network on the emulator.
-step_sizes=(16 64 256 1024) few=16 many=1024 heads=1324
+# Numbers of triples, and their names among the essentials. The small network on the emulator.
+step_sizes=(16 64 256 1024) step_names=(16 64 256 1024) few=16 many=1024 heads=1324
 if [[ "$DEVICE" == emulated ]]; then
-    step_sizes=(1 2) few=1 many=2 heads=188
+    step_sizes=(1 2) step_names=(16 1024) few=1 many=2 heads=188
 fi
 bench smoke-step 5-60 --precision bf16 --kernel step --batch-size "$few" --budget 20
 measure_micros smoke "$(micros smoke-step step "$few" layers)"
@@ -65,21 +65,21 @@ fi
 
 for precision in bf16 bf16x3 fp32; do
     bench "steps-$precision" 10-90 --precision "$precision" --kernel step --batch-size "${step_sizes[@]}" --budget 100
-    for triples in "${step_sizes[@]}"; do
-        measure_micros "step_${precision}_$triples" "$(micros "steps-$precision" step "$triples" layers)"
+    for i in "${!step_sizes[@]}"; do
+        measure_micros "step_${precision}_${step_names[i]}" "$(micros "steps-$precision" step "${step_sizes[i]}" layers)"
     done
 done
 
 # ---- measurements that decide what is next --------------------------------------------------------------------------
 
 SCENERANK_SERIAL_LAUNCHES=1 bench steps-serial 5-60 --precision bf16 --kernel step --batch-size "${step_sizes[@]}" --budget 100
-for triples in "${step_sizes[@]}"; do
-    measure_micros "serial_$triples" "$(micros steps-serial step "$triples" layers)"
+for i in "${!step_sizes[@]}"; do
+    measure_micros "serial_${step_names[i]}" "$(micros steps-serial step "${step_sizes[i]}" layers)"
 done
 
 SCENERANK_NO_BRANCH=1 bench steps-no-branch 5-60 --precision bf16 --kernel step --batch-size "${step_sizes[@]}" --budget 100
-for triples in "${step_sizes[@]}"; do
-    measure_micros "without_branch_$triples" "$(micros steps-no-branch step "$triples" layers)"
+for i in "${!step_sizes[@]}"; do
+    measure_micros "without_branch_${step_names[i]}" "$(micros steps-no-branch step "${step_sizes[i]}" layers)"
 done
 
 # Each launch of a captured step, in series.
