@@ -27,9 +27,9 @@ PYTHON
 }
 
 raw="$folder/raw"
-measured 2000 synth "$raw" --images "$images" --word-width 50 -q
+measured 500 synth "$raw" --images "$images" --word-width 50 -q
 # 2,000 validation images at most: their pairs are compared after the epoch.
-measured 12000 prepare --scene-graphs "$raw/scene_graphs.json" --image-data "$raw/image_data.json" \
+measured 5000 prepare --scene-graphs "$raw/scene_graphs.json" --image-data "$raw/image_data.json" \
     --captions "$raw/captions.json" --glove "$raw/glove.txt" --split "$((images > 2000 ? images - 2000 : images)):1000:1000" \
     --out "$folder/data" -q
 measured 8000 train "$folder/data" --out "$folder/run" --epochs 1 --device cpu --layers 1 --state-width 32 \
