@@ -49,13 +49,10 @@ fn unicode_words(text: &str) -> Vec<String> {
     let mut words = Vec::new();
     let mut start = 0;
     for end in SEGMENTER.segment_str(&text) {
-        let segment = &text[start..end];
-        // The segmenter's own kinds of words do not know a word that ends in a vowel sign.
-        if segment.chars().any(char::is_alphanumeric) {
-            // Unicode keeps "man's" and "3.5" together; the word vectors have their parts.
-            let parts = segment.split(joins_words).filter(|part| !part.is_empty());
-            words.extend(parts.map(str::to_lowercase));
-        }
+        // Unicode keeps "man's" and "3.5" together; the word vectors have their parts. The segmenter's own kinds miss words that
+        // end in a combining mark.
+        let parts = text[start..end].split(joins_words);
+        words.extend(parts.filter(|part| part.contains(char::is_alphanumeric)).map(str::to_lowercase));
         start = end;
     }
     words
@@ -122,6 +119,9 @@ mod tests {
             ("一个男人骑着马", &["一个", "男人", "骑", "着", "马"]),
             ("Ένας ΣΚΎΛΟΣ", &["ένας", "σκύλος"]),
             ("कुत्ता और आदमी", &["कुत्ता", "और", "आदमी"]),
+            // A letter that has no composed form with its mark.
+            ("x\u{30c} horse", &["x\u{30c}", "horse"]),
+            ("ชายคนหนึ่งขี่ม้า", &["ชาย", "คน", "หนึ่ง", "ขี่", "ม้า"]),
             ("🐶 … !", &[]),
         ] {
             assert_eq!(Tokeniser::Unicode.words(text), words, "{text}");

@@ -282,7 +282,8 @@ pub fn sum_ends<T: StoredElement>(of: Edges, over_lengths: bool) -> Case {
                     let tolerance = of.sums_tolerance(degree);
                     if over_lengths {
                         let stored = &written[0].values[..sums.len()];
-                        let [sums, along] = of_lengths_outputs(host, (&sums, tolerance), stored, degree);
+                        let [sums, along] =
+                            of_lengths_outputs(host, 2 * hidden, (&sums, tolerance), stored, degree);
                         return vec![sums.stored::<T>(), along];
                     }
                     let sums = Output::scaled("sums by end", sums, tolerance).stored::<T>();
@@ -293,16 +294,16 @@ pub fn sum_ends<T: StoredElement>(of: Edges, over_lengths: bool) -> Case {
     }
 }
 
-/// Sums divided by the lengths, and the products of the `stored` sums with P, divided by the lengths again. The latter
+/// Sums of `columns` columns divided by the lengths, and the products of the `stored` sums with P, divided by the lengths again. The latter
 /// are 0 where the length is the smallest divisor.
 fn of_lengths_outputs(
     host: &Host,
+    columns: usize,
     (sums, tolerance): (&[f64], Tolerance),
     stored: &[f64],
     degree: usize,
 ) -> [Output; 2] {
     let (projected, lengths) = (host.stored[1].wide(), &host.inputs[0]);
-    let columns = host.stored[1].wide().len() / lengths.len();
     let divisor = |at: usize| f64::from(lengths[at / columns]);
     let is_least = |row: usize| lengths[row] == L2_EPSILON as f32;
     let quotients: Vec<f64> = sums.iter().enumerate().map(|(at, sum)| sum / divisor(at)).collect();
