@@ -250,9 +250,8 @@ fn check_names(
                 "--kernel",
                 format!("no kernel is called {name:?}"),
                 format!(
-                    "did you mean {}? There are {}",
-                    closest.expect("the step at least"),
-                    known.join(", ")
+                    "did you mean {}? `scenerank bench --list` prints all names",
+                    closest.expect("the step at least")
                 ),
             ));
         }

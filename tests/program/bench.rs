@@ -336,14 +336,7 @@ fn a_step_has_a_timeline_if_it_is_asked_for() {
 fn bad_input_is_named_with_what_there_is() {
     refuse(
         ["bench", "--device", "cpu", "--kernel", "linear_foward"],
-        &[
-            "--kernel",
-            "\"linear_foward\"",
-            "did you mean linear_forward?",
-            "adam_step",
-            "readout_loss",
-            "step",
-        ],
+        &["--kernel", "\"linear_foward\"", "did you mean linear_forward?", "bench --list"],
     );
     refuse(["bench", "--device", "cpu", "--kernel", "linear"], &["--kernel", "--device emulated"]);
     refuse(["bench", "--device", "emulated", "--precision", "fp64"], &["emulated", "fp64", "--precision"]);

@@ -103,7 +103,7 @@ fn a_driver_that_cannot_be_used_is_named_with_a_remedy() {
         (("STUB_CAPABILITY", "7"), &["has compute capability 7.0, and 8.0 is needed", "--device cpu"]),
         (
             ("STUB_SHARED_BYTES", "49152"),
-            &["_128 takes 81920 bytes of shared memory, and a block has 49152", "--device cpu"],
+            &["_128 takes 82944 bytes of shared memory, and a block has 49152", "--device cpu"],
         ),
         (
             ("STUB_LOAD", "209"),
@@ -238,9 +238,9 @@ fn a_step_is_one_launch() {
         captured.iter().partition(|call| ["record", "stream_waits"].contains(&&*call.0));
     let (update, chain): (Vec<&Call>, Vec<&Call>) =
         launches.into_iter().partition(|call| call.0 == "adam_step");
-    // For two layers: 5 launches assemble the batch; 7 and 7 are forward, 1 is the loss, 8 and 9 are
+    // For two layers: 5 launches assemble the batch; 7 and 7 are forward, 1 is the loss, 11 and 12 are
     // backward.
-    assert_eq!(chain.len(), 5 + (7 + 7) + 1 + (8 + 9), "{chain:?}");
+    assert_eq!(chain.len(), 5 + (7 + 7) + 1 + (11 + 12), "{chain:?}");
     assert_eq!(chain[0].0, "graph_batch_places");
     let forbidden = ["allocate", "upload", "download", "host_waits", "launch_graph"];
     assert!(chain.iter().all(|call| !forbidden.contains(&&*call.0)), "{chain:?}");
@@ -297,7 +297,7 @@ fn large_tiles_ask_for_their_shared_memory() {
     let fixture = Fixture::new();
     let Some(Calls(calls)) = calls(&fixture, stub) else { return };
     let asked: Vec<i32> = calls.iter().filter(|call| call.0 == "most_shared").map(|call| call.1).collect();
-    assert_eq!(asked, vec![81_920; 2 * 9], "nine products in each of two formats");
+    assert_eq!(asked, vec![82_944; 2 * 9], "nine products in each of two formats");
 }
 
 /// A launch waits for its predecessor to end in three cases. The GPU has no overlapping launches, the kernels were
