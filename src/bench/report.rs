@@ -219,13 +219,15 @@ impl Report {
         write_atomically(path, |file| writeln!(file, "{}", self.json()))
     }
 
-    /// Table of the entries: a line with kernel and shape, and below it a line of numbers.
+    /// Table of the entries: a line with kernel and shape, and below it a line of numbers. Columns without a number are left
+    /// out.
     pub fn text(&self) -> String {
-        let columns = match self.timing {
-            MODELLED => &MODELLED_COLUMNS[..],
-            NOTHING_RAN => &ROOFLINE_COLUMNS[..],
-            _ => &TIMED_COLUMNS[..],
+        let mut columns = match self.timing {
+            MODELLED => MODELLED_COLUMNS.to_vec(),
+            NOTHING_RAN => ROOFLINE_COLUMNS.to_vec(),
+            _ => TIMED_COLUMNS.to_vec(),
         };
+        columns.retain(|(_, value)| self.kernels.iter().any(|entry| value(entry) != absent()));
         let mut table = plain_table(columns.iter().map(|(name, _)| *name));
         for entry in &self.kernels {
             table.add_row(columns.iter().map(|(_, value)| value(entry)));

@@ -292,16 +292,15 @@ mod signals {
 #[test]
 fn a_diverging_run_keeps_its_last_good_checkpoint() {
     let fixture = Workplace::new();
-    for rate in ["1e38", "1e300"] {
-        let name = format!("wild{rate}");
-        let last = fixture.path(&name).join(LAST).display().to_string();
-        // The step after the first update, although losses are read later.
-        let parts = ["the loss became NaN in epoch 1, step 2;", &last, "a lower --learning-rate"];
-        refuse(fixture.train_arguments(&name, &["--learning-rate", rate, "--epochs", "3"]), &parts);
-        assert_eq!(fixture.last(&name).progress.steps, 0);
-    }
+    let last = fixture.path("wild").join(LAST).display().to_string();
+    // The step after the first update, although losses are read later.
+    let parts = ["the loss became NaN in epoch 1, step 2;", &last, "a lower --learning-rate"];
+    refuse(fixture.train_arguments("wild", &["--learning-rate", "1e38", "--epochs", "3"]), &parts);
+    assert_eq!(fixture.last("wild").progress.steps, 0);
+    let parts = ["--learning-rate", "1e300", "within single precision"];
+    refuse(fixture.train_arguments("wilder", &["--learning-rate", "1e300"]), &parts);
     // If an epoch is one step, its loss was computed before the parameters diverged.
-    let file = fixture.write("wild.toml", "learning-rate = 1e300\nbatch-size = 1000000\nepochs = 1\n");
+    let file = fixture.write("wild.toml", "learning-rate = 1e38\nbatch-size = 1000000\nepochs = 1\n");
     let data = fixture.data.display().to_string();
     let arguments = ["train", &data, "--out", &fixture.text("one"), "--config", &file];
     refuse([&arguments[..], &SMALL_NETWORK[..6]].concat(), &[" became ", "in epoch 1, step 1;"]);
@@ -364,7 +363,7 @@ fn checkpoints_that_cannot_be_used() {
 
     for bytes in [&b""[..], b"not tensors", &good[..20], &good[..good.len() - 7]] {
         fs::write(&last, bytes).unwrap();
-        resume(&["not a readable safetensors file"]);
+        resume(&["not a ", "safetensors file"]);
     }
     // The other checkpoint has no moments.
     fs::copy(fixture.path("run").join(BEST), &last).unwrap();
