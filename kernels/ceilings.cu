@@ -53,6 +53,16 @@ struct CeilingMma {
     int steps, reserved;
 };
 
+// Sum of a thread's values.
+__device__ __forceinline__ float total(const float (&chain)[MMA_CHAINS][4]) {
+    float sum = 0.0f;
+#pragma unroll
+    for (int i = 0; i < MMA_CHAINS; i++) {
+        sum += chain[i][0] + chain[i][1] + chain[i][2] + chain[i][3];
+    }
+    return sum;
+}
+
 extern "C" __global__ void __launch_bounds__(THREADS) ceiling_mma(const __grid_constant__ CeilingMma args) {
     begin_kernel();
     const unsigned a[4] = {args.a, args.a, args.a, args.a}, b[2] = {args.b, args.b};
@@ -64,12 +74,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) ceiling_mma(const __grid_c
             mma_bf16(chain[i], a, b);
         }
     }
-    float sum = 0.0f;
-#pragma unroll
-    for (int i = 0; i < MMA_CHAINS; i++) {
-        sum += chain[i][0] + chain[i][1] + chain[i][2] + chain[i][3];
-    }
-    args.sums[size_t(blockIdx.x) * THREADS + threadIdx.x] = sum;
+    args.sums[size_t(blockIdx.x) * THREADS + threadIdx.x] = total(chain);
 }
 
 struct CeilingMmaVaried {
@@ -109,12 +114,7 @@ extern "C" __global__ void __launch_bounds__(THREADS)
             }
         }
     }
-    float sum = 0.0f;
-#pragma unroll
-    for (int i = 0; i < MMA_CHAINS; i++) {
-        sum += chain[i][0] + chain[i][1] + chain[i][2] + chain[i][3];
-    }
-    args.sums[size_t(blockIdx.x) * THREADS + threadIdx.x] = sum;
+    args.sums[size_t(blockIdx.x) * THREADS + threadIdx.x] = total(chain);
 }
 
 struct CeilingLaunch {

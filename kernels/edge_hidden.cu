@@ -116,16 +116,6 @@ template <class T> __device__ __forceinline__ void edge_hidden_lookup(const Edge
                                                   memory.merged);
 }
 
-// Gradient d_z with respect to z.
-template <class T> struct Gradient {
-    const T *d_z;
-    int stride;
-
-    __device__ __forceinline__ FourColumns<T> at(int column, int columns) const {
-        return four_columns(d_z, stride, column, columns);
-    }
-};
-
 // Lengths of the rows of x; null pointers if x is not divided.
 template <class T> struct LengthsArguments {
     float *along;         // [n], overwritten
@@ -160,46 +150,6 @@ __device__ __forceinline__ void add_list(Four (&sums)[roles], const FourColumns<
     });
 }
 
-// Sums [n, 2 H] per node.
-template <class T> struct EndSums {
-    T *sums;
-    LengthsArguments<T> lengths;
-    int hidden, ends_stride;
-};
-
-template <class T>
-__device__ __forceinline__ void sum_ends(const EndSums<T> &of, const Gradient<T> &d_z, const ListsArguments &by_row,
-                                         int n) {
-    __shared__ float partial[THREADS / WARP_LANES];
-    if (n >= *by_row.row_count) {
-        return;
-    }
-    const LengthsArguments<T> &with = of.lengths;
-    int first = by_row.offsets[n], end = by_row.offsets[n + 1], hidden = of.hidden;
-    float dot = 0.0f;
-    T *to = of.sums + size_t(n) * of.ends_stride;
-    for (int c = threadIdx.x * COLUMNS_EACH; c < hidden; c += THREADS * COLUMNS_EACH) {
-        Four sums[2] = {};
-        add_list<2>(sums, d_z.at(c, hidden), by_row.entries, first, end);
-        Four &as_subject = sums[0], &as_object = sums[1];
-        if (with.lengths != nullptr) {
-            const T *projected = with.projected + size_t(n) * of.ends_stride;
-            float length = with.lengths[n];
-            over_length(as_subject, length, projected, c, hidden, dot);
-            over_length(as_object, length, projected + hidden, c, hidden, dot);
-        }
-        store_four(to, c, hidden, as_subject);
-        store_four(to + hidden, c, hidden, as_object);
-    }
-    if (with.lengths != nullptr) {
-        dot = block_sum(dot, partial);
-        if (threadIdx.x == 0) {
-            float length = with.lengths[n];
-            with.along[n] = length <= L2_EPSILON ? 0.0f : dot / length; // keeps NaN
-        }
-    }
-}
-
 // Sums [n, roles H] per type of one kind, and the memory for those of the chunks of its lists.
 template <class T> struct TypeSumsArguments {
     T *sums; // overwritten; rows lie `stride` apart
@@ -209,14 +159,22 @@ template <class T> struct TypeSumsArguments {
     int stride, reserved;
 };
 
+template <class T> struct EdgeHiddenSumTypes {
+    TypeSumsArguments<T> by_predicate, by_object;
+    const T *d_z;
+    int predicate_blocks; // number of blocks for predicates; the blocks for objects follow
+    int hidden, stride, reserved;
+};
+
 // Number of chunks whose sums are loaded before the first of them is added.
 constexpr int CHUNKS_AT_ONCE = 8;
 
 // Sums over one chunk of a type's list. The type's last block merges the chunks in order.
 template <int roles, class T>
-__device__ __forceinline__ void sum_type(const TypeSumsArguments<T> &of, const Gradient<T> &d_z, int number,
-                                         int hidden) {
+__device__ __forceinline__ void sum_type(const EdgeHiddenSumTypes<T> &args, const TypeSumsArguments<T> &of,
+                                         int number) {
     __shared__ int flag;
+    int hidden = args.hidden;
     ListChunk chunk = find_chunk(of.by_type, number);
     if (chunk.count == 0) {
         return; // the whole block
@@ -225,7 +183,8 @@ __device__ __forceinline__ void sum_type(const TypeSumsArguments<T> &of, const G
     size_t part_stride = (hidden + COLUMNS_EACH - 1) / COLUMNS_EACH * COLUMNS_EACH, chunk_stride = roles * part_stride;
     for (int c = threadIdx.x * COLUMNS_EACH; c < hidden; c += THREADS * COLUMNS_EACH) {
         Four sums[roles] = {};
-        add_list<roles>(sums, d_z.at(c, hidden), of.by_type.entries, chunk.first, chunk.end);
+        auto rows = four_columns(args.d_z, args.stride, c, hidden);
+        add_list<roles>(sums, rows, of.by_type.entries, chunk.first, chunk.end);
 #pragma unroll
         for (int role = 0; role < roles; role++) {
             if (chunk.count == 1) {
@@ -261,25 +220,44 @@ template <class T> struct EdgeHiddenSumEnds {
 };
 
 template <class T> __device__ __forceinline__ void edge_hidden_sum_ends(const EdgeHiddenSumEnds<T> &args) {
-    EndSums<T> of = {args.sums, args.lengths, args.hidden, args.ends_stride};
-    sum_ends(of, Gradient<T>{args.d_z, args.stride}, args.by_row, blockIdx.x);
+    __shared__ float partial[THREADS / WARP_LANES];
+    int n = blockIdx.x, hidden = args.hidden;
+    if (n >= *args.by_row.row_count) {
+        return;
+    }
+    const LengthsArguments<T> &with = args.lengths;
+    int first = args.by_row.offsets[n], end = args.by_row.offsets[n + 1];
+    float dot = 0.0f;
+    T *to = args.sums + size_t(n) * args.ends_stride;
+    for (int c = threadIdx.x * COLUMNS_EACH; c < hidden; c += THREADS * COLUMNS_EACH) {
+        Four sums[2] = {};
+        add_list<2>(sums, four_columns(args.d_z, args.stride, c, hidden), args.by_row.entries, first, end);
+        Four &as_subject = sums[0], &as_object = sums[1];
+        if (with.lengths != nullptr) {
+            const T *projected = with.projected + size_t(n) * args.ends_stride;
+            float length = with.lengths[n];
+            over_length(as_subject, length, projected, c, hidden, dot);
+            over_length(as_object, length, projected + hidden, c, hidden, dot);
+        }
+        store_four(to, c, hidden, as_subject);
+        store_four(to + hidden, c, hidden, as_object);
+    }
+    if (with.lengths != nullptr) {
+        dot = block_sum(dot, partial);
+        if (threadIdx.x == 0) {
+            float length = with.lengths[n];
+            with.along[n] = length <= L2_EPSILON ? 0.0f : dot / length; // keeps NaN
+        }
+    }
 }
-
-template <class T> struct EdgeHiddenSumTypes {
-    TypeSumsArguments<T> by_predicate, by_object;
-    const T *d_z;
-    int predicate_blocks; // number of blocks for predicates; the blocks for objects follow
-    int hidden, stride, reserved;
-};
 
 template <class T>
 __device__ __forceinline__ void edge_hidden_sum_types(const EdgeHiddenSumTypes<T> &args) {
-    Gradient<T> d_z = {args.d_z, args.stride};
     int block = blockIdx.x;
     if (block < args.predicate_blocks) {
-        sum_type<1>(args.by_predicate, d_z, block, args.hidden);
+        sum_type<1>(args, args.by_predicate, block);
     } else {
-        sum_type<2>(args.by_object, d_z, block - args.predicate_blocks, args.hidden);
+        sum_type<2>(args, args.by_object, block - args.predicate_blocks);
     }
 }
 

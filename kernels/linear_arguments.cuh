@@ -119,6 +119,6 @@ template <class T> struct LinearBackwardUnit {
 template <class T> struct LinearBackwardStates {
     LinearBackwardUnit<T> nodes;
     LinearBackwardNorm<T> edges; // d_norm unused: the sums of the edges' norm are not needed
-    int node_blocks;                        // number of blocks for nodes; the blocks for edges follow
+    int node_blocks;             // number of blocks for nodes; the blocks for edges follow
     int reserved;
 };

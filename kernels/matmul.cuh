@@ -10,10 +10,10 @@
 // Memory order of an operand: each line is a row of the product, or a step of the inner dimension.
 enum Order { INNER_LAST, INNER_FIRST };
 
-// The prologues of an operand, applied per column to the loaded values; the result is never stored.
-// None: the values themselves.
+// The prologues of an operand, applied per column to the loaded values; the result is never stored. None, the values
+// themselves, is NoNorm; batch norm and ReLU, relu(norm(values)), is NormRows (stored.cuh).
 struct NoNorm {};
-// Batch norm and ReLU, relu(norm(values)), is NormRows (stored.cuh).
+
 // Value of `split` for a matrix in one part: beyond every line.
 constexpr int NO_SPLIT = 0x7fffffff;
 

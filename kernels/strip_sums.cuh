@@ -35,8 +35,7 @@ struct SumsOfFour {
 // threads of the block call it. `column_of(i)` is the i-th column of the strip, or at least `columns` if there is none.
 template <class Merge, class ColumnOf>
 __device__ __forceinline__ void finish_strip(const ColumnMemory &of, const Merge &merge, const SumsOfFour &own,
-                                                  int rows, int columns, const ColumnOf &column_of,
-                                                  SumMemory &memory) {
+                                             int rows, int columns, const ColumnOf &column_of, SumMemory &memory) {
     int lane = threadIdx.x % WARP_LANES, warp = threadIdx.x / WARP_LANES;
 #pragma unroll
     for (int i = 0; i < COLUMNS_EACH; i++) {
@@ -56,6 +55,5 @@ __device__ __forceinline__ void finish_strip(const ColumnMemory &of, const Merge
         to[columns + thread.column] = sum.y;
     }
     __syncthreads(); // the chunk's sums have been read
-    finish_columns<STRIP_THREADS / STRIP, STRIP>(of, merge, thread, rows, columns, blockIdx.y, 1,
-                                                          memory.merged);
+    finish_columns<STRIP_THREADS / STRIP, STRIP>(of, merge, thread, rows, columns, blockIdx.y, 1, memory.merged);
 }

@@ -133,7 +133,7 @@ __device__ __forceinline__ unsigned pack_relu_bf16(float low, float high) {
     asm("cvt.rn.relu.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
     return pair;
 #else
-    return emulated_bf16(low <= 0.0f ? 0.0f : low) | emulated_bf16(high <= 0.0f ? 0.0f : high) << 16;
+    return pack_bf16(low <= 0.0f ? 0.0f : low, high <= 0.0f ? 0.0f : high);
 #endif
 }
 

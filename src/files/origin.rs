@@ -84,7 +84,7 @@ impl Origin {
         let mut sum = Xxh3Default::new();
         sum.update(&MappedFile::open(path)?);
         sum.update(&self.scenerank_embeddings.to_le_bytes());
-        // Of fixed lengths, so the values cannot be shifted against each other.
+        // Each text is hashed alone first, to 16 bytes. Otherwise the end of one could pass for the beginning of the next.
         [&self.model, &self.data]
             .iter()
             .for_each(|text| sum.update(&xxh3_128(text.as_bytes()).to_le_bytes()));

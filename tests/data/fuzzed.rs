@@ -76,7 +76,7 @@ fn read(reader: Reader, bytes: &[u8], what: &str) {
 
 /// `count` random changes for each reader.
 fn changed(count: usize) {
-    for (number, reader) in Reader::ALL.into_iter().enumerate() {
+    for (number, reader) in Reader::ALL.iter().copied().enumerate() {
         let valid = Readers::get().valid(reader);
         let mut random = StdRng::seed_from_u64(number as u64);
         read(reader, &valid, "valid");

@@ -23,9 +23,21 @@ use serde_json::json;
 
 use crate::raw_files::{RawFiles, gzip};
 
-/// A kind of input.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reader {
+macro_rules! readers {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// A kind of input.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Reader {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Reader {
+            pub const ALL: &[Reader] = &[$(Reader::$name),*];
+        }
+    };
+}
+
+readers! {
     SceneGraphs,
     Gqa,
     Objects,
@@ -48,25 +60,6 @@ pub enum Reader {
 use Reader::*;
 
 impl Reader {
-    pub const ALL: [Reader; 16] = [
-        SceneGraphs,
-        Gqa,
-        Objects,
-        Relationships,
-        ImageData,
-        Captions,
-        WordVectors,
-        Gzip,
-        Query,
-        Options,
-        Records,
-        DataFile,
-        Checkpoint,
-        Npy,
-        Similarity,
-        Origin,
-    ];
-
     /// Name of the reader's folder in `fuzz/inputs`.
     pub fn name(self) -> String {
         format!("{self:?}").to_lowercase()
@@ -74,7 +67,7 @@ impl Reader {
 
     /// Reader with this name.
     pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|reader| reader.name() == name)
+        Self::ALL.iter().copied().find(|reader| reader.name() == name)
     }
 }
 

@@ -1,45 +1,23 @@
 //! Rows so far apart that positions pass 2^31 and 2^32 values: each kernel writes what it writes for rows side by side.
 //!
 //! The kernels take the distance of rows as an argument. Memory is mapped without being allocated: the system provides a page
-//! when it is first touched, so a matrix of 16 GiB takes one or two pages a row. The emulator is called directly, in a process of
-//! its own, because it runs one launch at a time.
+//! when it is first touched, so a matrix of 16 GiB takes one or two pages a row.
 
 use std::collections::BTreeMap;
-use std::ffi::{CStr, CString, c_char, c_int, c_void};
-use std::process::Command;
 
+use crate::support::cases::no_device;
 use memmap2::{MmapMut, MmapOptions};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use scenerank::backend::cuda::device::emulator::launch_on_addresses;
 use scenerank::backend::cuda::device::kernel::{ArgumentsLayout, FieldKind, KernelInfo};
 use scenerank::backend::cuda::launchers::FILES;
 
-const IN_A_PROCESS: &str = "SCENERANK_TEST_FAR_ROWS";
 /// Number of edges and of nodes: the last rows begin beyond 2^32 values.
 const ROWS: usize = 2_112;
 /// Distance of rows.
 const FAR: usize = (1 << 21) + 4;
 const HIDDEN: usize = 36;
-
-/// Counterpart of the C++ struct `emulator::Launch`.
-#[repr(C)]
-struct Launch {
-    kernel: *const c_void,
-    blocks: [u32; 3],
-    threads: [u32; 3],
-    dynamic_shared_bytes: usize,
-    arguments: *const *const c_void,
-    argument_bytes: *const usize,
-    argument_count: usize,
-    seed: u64,
-    message: *mut c_char,
-    message_bytes: usize,
-}
-
-unsafe extern "C" {
-    fn emulator_find(name: *const c_char) -> *const c_void;
-    fn emulator_launch(launch: *const Launch) -> c_int;
-}
 
 /// A matrix whose rows lie any distance apart.
 struct Matrix {
@@ -139,29 +117,10 @@ impl Case {
             }
         }
         self.strides.iter().for_each(|path| set(path, &(stride as i32).to_ne_bytes()));
-        let name = CString::new(self.kernel).unwrap();
-        let mut message: [c_char; 512] = [0; 512];
-        let (address, bytes): (*const c_void, usize) = (words.as_ptr().cast(), kernel.arguments.size);
-        // SAFETY: all pointers in the argument struct and in the launch point to the live arrays above, which have the rows and
-        // columns that the kernel is told; this process makes no other launch at the same time.
-        let failed = unsafe {
-            let found = emulator_find(name.as_ptr());
-            assert!(!found.is_null(), "{}", self.kernel);
-            emulator_launch(&Launch {
-                kernel: found,
-                blocks: self.blocks,
-                threads: kernel.threads,
-                dynamic_shared_bytes: kernel.dynamic_shared_bytes as usize,
-                arguments: &address,
-                argument_bytes: &bytes,
-                argument_count: 1,
-                seed: 0,
-                message: message.as_mut_ptr(),
-                message_bytes: message.len(),
-            })
-        };
-        // SAFETY: the emulator ends its message with a zero.
-        assert_eq!(failed, 0, "{}: {:?}", self.kernel, unsafe { CStr::from_ptr(message.as_ptr()) });
+        let bytes = &bytemuck::cast_slice(&words)[..kernel.arguments.size];
+        // SAFETY: all pointers in the arguments point to the live arrays above, which have the rows and columns that the kernel
+        // is told.
+        unsafe { launch_on_addresses(kernel, self.blocks, bytes) }.expect(self.kernel);
         let written = matrices.into_iter().filter(|(_, read, _)| !read);
         written.map(|(path, _, mut matrix)| (path, matrix.values())).collect()
     }
@@ -192,6 +151,12 @@ fn cases() -> Vec<Case> {
         [(at, List(offsets.clone())), (entry, List(entries.clone())), (rows, count())]
     };
     let by_row = || listed(["by_row.offsets", "by_row.entries", "by_row.row_count"]);
+    // A matrix z with its norm, and a result of the same shape.
+    let normed = |result: &'static str| -> Vec<_> {
+        let matrices = [(result, Written(HIDDEN)), ("z", Read(HIDDEN))];
+        let sizes = [("row_count", count()), ("columns", Int(hidden))];
+        matrices.into_iter().chain(sizes).chain(norm(HIDDEN)).collect()
+    };
     let weight: Vec<f32> = (0..HIDDEN * HIDDEN).map(|at| (at * 37 % 101) as f32 / 101.0 - 0.5).collect();
     vec![
         Case {
@@ -236,29 +201,13 @@ fn cases() -> Vec<Case> {
         Case {
             kernel: "l2_normalise_forward_f32",
             blocks: [rows, 1, 1],
-            arguments: [
-                ("x", Written(HIDDEN)),
-                ("z", Read(HIDDEN)),
-                ("row_count", count()),
-                ("columns", Int(hidden)),
-            ]
-            .into_iter()
-            .chain(norm(HIDDEN))
-            .collect(),
+            arguments: normed("x"),
             strides: &["stride"],
         },
         Case {
             kernel: "batch_norm_relu_f32",
             blocks: [(rows * HIDDEN as u32 / 4).div_ceil(256), 1, 1],
-            arguments: [
-                ("y", Written(HIDDEN)),
-                ("z", Read(HIDDEN)),
-                ("row_count", count()),
-                ("columns", Int(hidden)),
-            ]
-            .into_iter()
-            .chain(norm(HIDDEN))
-            .collect(),
+            arguments: normed("y"),
             strides: &["y_stride", "z_stride"],
         },
         Case {
@@ -281,12 +230,7 @@ fn cases() -> Vec<Case> {
 
 #[test]
 fn rows_beyond_two_to_the_32_are_those_side_by_side() {
-    const NAME: &str = "far_rows::rows_beyond_two_to_the_32_are_those_side_by_side";
-    if std::env::var_os(IN_A_PROCESS).is_none() {
-        let mut alone = Command::new(std::env::current_exe().unwrap());
-        let output = alone.args([NAME, "--exact", "--nocapture"]).env(IN_A_PROCESS, "1").output().unwrap();
-        let said = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    if no_device() {
         return;
     }
     for case in cases() {

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
+use crate::c_library::compile;
 use crate::program::{SMALL_NETWORK, scenerank, small_data};
 use tempfile::TempDir;
 
@@ -14,22 +15,7 @@ fn stub() -> Option<&'static Path> {
     let folder = FOLDER.get_or_init(|| {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("stub_driver");
         std::fs::create_dir_all(&folder).unwrap();
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/program/stub_driver/libcuda.c");
-        let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".to_string());
-        let output = Command::new(&compiler)
-            .args(["-shared", "-fPIC", "-O1", "-o"])
-            .args([folder.join("libcuda.so"), source])
-            .output();
-        match output {
-            Ok(output) => {
-                assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-                Some(folder)
-            }
-            Err(error) => {
-                println!("skipped: no C compiler {compiler}: {error}");
-                None
-            }
-        }
+        compile("stub_driver/libcuda.c", folder.join("libcuda.so")).map(|_| folder)
     });
     folder.as_deref()
 }

@@ -10,6 +10,7 @@ mod support;
 mod architecture;
 mod bad_inputs;
 mod bench;
+mod c_library;
 #[cfg(unix)]
 mod changed_files;
 mod commands;

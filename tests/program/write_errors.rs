@@ -6,28 +6,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use crate::c_library::compile;
 use crate::program::{SMALL_NETWORK, Workplace, run};
 
 /// Builds the shim; reports a skip and returns `None` without a C compiler.
 fn shim(folder: &Path) -> Option<PathBuf> {
-    let library = folder.join("shim.so");
-    let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".to_string());
-    let output = Command::new(&compiler)
-        .args(["-shared", "-fPIC", "-O1", "-o"])
-        .arg(&library)
-        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/program/write_errors/shim.c"))
-        .arg("-ldl")
-        .output();
-    match output {
-        Ok(output) => {
-            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-            Some(library)
-        }
-        Err(error) => {
-            println!("skipped: no C compiler {compiler}: {error}");
-            None
-        }
-    }
+    compile("write_errors/shim.c", folder.join("shim.so"))
 }
 
 /// Files of a folder and their content.

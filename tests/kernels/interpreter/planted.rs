@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use scenerank::Error;
 use scenerank::backend::cuda::device::interpreter::{self, Interpretation};
 use scenerank::backend::cuda::launchers;
 use scenerank::backend::cuda::launchers::linear::Format;
@@ -190,7 +191,9 @@ fn outcome(architecture: Option<&str>, planted: &Planted, change: fn(&str) -> St
     let of = Interpretation { kernels: Arc::new(kernels), compare: false, ..compared(architecture) };
     let device = launchers::interpreted(of).expect("an interpreter");
     match ((planted.case)().prepare)(0).check(&device) {
-        Err(error) => Some(error.to_string()),
+        // Shown, the message is cut, and where it is cut depends on the addresses of the buffers.
+        Err(Error::Device { problem, .. }) => Some(problem),
+        Err(error) => panic!("{}: {error}", planted.name),
         Ok(worst) => worst.filter(|worst| !worst.ok()).map(|_| WRONG.to_string()),
     }
 }

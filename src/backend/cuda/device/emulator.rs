@@ -56,6 +56,17 @@ impl Executor for Emulator {
     }
 }
 
+/// Runs a kernel on memory that is in no [`Buffer`](super::buffer::Buffer). `arguments` are the bytes of its argument struct,
+/// aligned to 8.
+///
+/// # Safety
+/// The addresses in the arguments point to memory that holds what the kernel reads and writes by its other arguments.
+pub unsafe fn launch_on_addresses(kernel: KernelInfo, blocks: [u32; 3], arguments: &[u8]) -> Result<()> {
+    let function = Function::find(kernel.name).expect("a kernel of the emulator's tables");
+    // SAFETY: guaranteed by the caller.
+    unsafe { function.run(Launch { kernel, blocks, arguments }, 0) }
+}
+
 /// Kernel in one of the emulator's tables, which have static lifetime.
 #[derive(Clone, Copy)]
 struct Function(*const c_void);

@@ -9,7 +9,7 @@
 
 pub mod buffer;
 mod driver;
-mod emulator;
+pub mod emulator;
 mod gpu;
 pub mod graph;
 mod host;
