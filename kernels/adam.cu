@@ -117,11 +117,10 @@ extern "C" __global__ void __launch_bounds__(THREADS) adam_step(const __grid_con
         factors[threadIdx.x != 0] = threadIdx.x == 0 ? rates.rate(exponent) : rates.correction(exponent);
     }
     __syncthreads();
-    // This block has read the step number. The last block to reach this point increments it. The fence orders the reads
+    // This block has read the step number. The last block to reach this point increments it. The ticket orders the reads
     // of all blocks before the increment.
     if (threadIdx.x == 0 && args.ticket != nullptr) {
-        __threadfence();
-        if (atomicAdd(args.ticket, 1) + 1 == int(gridDim.x)) {
+        if (add_ordered(args.ticket, 1) + 1 == int(gridDim.x)) {
             *args.ticket = 0;
             *args.steps += 1;
         }

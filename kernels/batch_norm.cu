@@ -29,7 +29,9 @@ batch_norm_running_statistics(const __grid_constant__ BatchNormRunningStatistics
     begin_kernel();
     int column = blockIdx.x * COLUMN_THREADS + threadIdx.x;
     if (column < args.columns) {
-        args.norm.to().set(column, args.running_mean[column], 1.0 / sqrt(args.running_var[column] + NORM_EPSILON));
+        double rstd = 1.0 / sqrt(args.running_var[column] + NORM_EPSILON);
+        const NormStatisticsArguments &norm = args.norm;
+        norm.to().set(column, args.running_mean[column], rstd, norm.weight[column], norm.bias[column]);
     }
 }
 
@@ -44,7 +46,8 @@ batch_norm_no_statistics(const __grid_constant__ BatchNormNoStatistics args) {
     begin_kernel();
     int column = blockIdx.x * COLUMN_THREADS + threadIdx.x;
     if (column < args.columns) {
-        args.norm.to().set(column, 0.0, 1.0);
+        const NormStatisticsArguments &norm = args.norm;
+        norm.to().set(column, 0.0, 1.0, norm.weight[column], norm.bias[column]);
     }
 }
 

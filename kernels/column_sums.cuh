@@ -27,18 +27,19 @@ struct ColumnMemory {
 };
 
 // The two values of a column, accumulated over some of its rows.
-struct Pair {
-    double first, second;
+template <class T> struct PairOf {
+    T first, second;
 };
+using Pair = PairOf<double>;
 
 // Destination of the statistics of all columns: mean, rstd = 1 / sqrt(variance + eps), and the batch norm that follows
 // from them and from its weight and bias (norm_affine in common.cuh).
 struct NormStatistics {
     float *mean, *rstd, *scale, *shift;
-    const float *weight, *bias;
 
-    __device__ __forceinline__ void set(int column, double of_mean, double of_rstd) const {
-        NormColumn norm = norm_affine(of_mean, of_rstd, weight[column], bias[column]);
+    __device__ __forceinline__ void set(int column, double of_mean, double of_rstd, float of_weight,
+                                        float of_bias) const {
+        NormColumn norm = norm_affine(of_mean, of_rstd, of_weight, of_bias);
         mean[column] = float(of_mean);
         rstd[column] = float(of_rstd);
         scale[column] = norm.scale;
@@ -46,10 +47,13 @@ struct NormStatistics {
     }
 };
 
+// A merge loads what it needs of a column besides the sums, `Column`, before it waits for the sums.
+
 // Merges means and sums of squared deviations from them (M2) into the statistics, and updates the running statistics.
 // Without rows nothing is updated. With a single row the running variance uses the biased variance, 0.
 struct StatisticsMerge {
     NormStatistics to;
+    const float *weight, *bias;
     float *running_mean, *running_var;
 
     // M2 = sum M2_i + sum n_i (mean_i - mean)^2 (Chan et al.), with sums taken around one of the means.
@@ -61,12 +65,19 @@ struct StatisticsMerge {
         double offset = sum.first / max(rows, 1), deviation = sum.second - sum.first * offset;
         return {around + offset, deviation < 0.0 ? 0.0 : deviation}; // keeps NaN
     }
-    __device__ __forceinline__ void finish(int column, int, int rows, Pair all) const {
-        to.set(column, all.first, 1.0 / sqrt(all.second / max(rows, 1) + NORM_EPSILON));
+    struct Column {
+        float weight, bias, running_mean, running_var;
+    };
+    __device__ __forceinline__ Column load(int column) const {
+        return {weight[column], bias[column], running_mean[column], running_var[column]};
+    }
+    __device__ __forceinline__ void finish(int column, int, int rows, Pair all, Column of) const {
+        double rstd = 1.0 / sqrt(all.second / max(rows, 1) + NORM_EPSILON);
+        to.set(column, all.first, rstd, of.weight, of.bias);
         if (rows > 0) {
             double unbiased = all.second / max(rows - 1, 1);
-            running_mean[column] += float(NORM_MOMENTUM * (all.first - running_mean[column]));
-            running_var[column] += float(NORM_MOMENTUM * (unbiased - running_var[column]));
+            running_mean[column] = of.running_mean + float(NORM_MOMENTUM * (all.first - of.running_mean));
+            running_var[column] = of.running_var + float(NORM_MOMENTUM * (unbiased - of.running_var));
         }
     }
 };
@@ -82,26 +93,28 @@ struct BackwardMerge {
         return {sum.first + part.first, sum.second + part.second};
     }
     __device__ __forceinline__ Pair close(Pair sum, int, double) const { return sum; }
-    __device__ __forceinline__ void finish(int column, int columns, int rows, Pair all) const {
-        double r = rstd[column], share = batch_statistics ? scale[column] / double(max(rows, 1)) : 0.0;
+    struct Column {
+        float mean, rstd, scale;
+    };
+    __device__ __forceinline__ Column load(int column) const { return {mean[column], rstd[column], scale[column]}; }
+    __device__ __forceinline__ void finish(int column, int columns, int rows, Pair all, Column of) const {
+        double r = of.rstd, share = batch_statistics ? of.scale / double(max(rows, 1)) : 0.0;
         float slope = float(share * r * r * all.second);
         d_bias[column] = float(all.first);
         d_weight[column] = float(all.second * r);
-        terms[column] = float(share * all.first - double(slope) * mean[column]);
+        terms[column] = float(share * all.first - double(slope) * of.mean);
         terms[columns + column] = slope;
     }
 };
 
 // Adds `count` to the ticket and returns whether it has reached `of`. If so, all earlier writes of the other blocks are
 // visible, and the ticket is reset to 0. All threads of the block call it; `flag` is in shared memory. The first
-// thread's fences stand for the block: the barriers order the other threads' accesses before and after them.
+// thread's addition stands for the block: the barriers order the other threads' accesses before and after it.
 __device__ __forceinline__ bool last_to_come(int *ticket, int count, int of, bool first_thread, int *flag) {
     __syncthreads();
     if (first_thread) {
-        __threadfence(); // the block's writes become visible before the ticket
-        bool last = atomicAdd(ticket, count) + count == of;
+        bool last = add_ordered(ticket, count) + count == of;
         if (last) {
-            __threadfence(); // the other blocks' writes were visible before their tickets
             *ticket = 0;
         }
         *flag = last;
@@ -124,15 +137,29 @@ struct StripThread {
 template <int lanes, int strip, int at_once, class Merge, class Part>
 __device__ __forceinline__ Pair merge_parts(const Merge &merge, StripThread thread, bool inside, int count, int rows,
                                             int rows_each, Part part, Pair *memory) {
+    // A lane's share of a whole group: its loads are in flight together. Behind the last part it is loaded again,
+    // instead of a branch.
+    constexpr int PARTS_AT_ONCE = GROUP_CHUNKS / lanes;
     Pair own = {0.0, 0.0};
     double around = inside ? part(0).first : 0.0;
 #pragma unroll
     for (int lane = thread.lane; lane < lanes; lane += at_once) {
         own = {0.0, 0.0};
         if (inside) {
-#pragma unroll 4
-            for (int i = lane; i < count; i += lanes) {
-                own = merge.add(own, part(i), min(rows_each, rows - i * rows_each), around);
+            for (int first = lane; first < count; first += PARTS_AT_ONCE * lanes) {
+                decltype(part(0)) loaded[PARTS_AT_ONCE];
+#pragma unroll
+                for (int k = 0; k < PARTS_AT_ONCE; k++) {
+                    loaded[k] = part(min(first + k * lanes, count - 1));
+                }
+#pragma unroll
+                for (int k = 0; k < PARTS_AT_ONCE; k++) {
+                    int i = first + k * lanes;
+                    if (i < count) {
+                        Pair wide = {loaded[k].first, loaded[k].second};
+                        own = merge.add(own, wide, min(rows_each, rows - i * rows_each), around);
+                    }
+                }
             }
         }
         memory[lane * strip + thread.in_strip] = own;
@@ -159,9 +186,13 @@ __device__ __forceinline__ void finish_columns(const ColumnMemory &of, const Mer
     int *flag = reinterpret_cast<int *>(memory);
     bool first_thread = thread.lane == 0 && thread.in_strip == 0;
     bool inside = thread.column < columns, writes = inside && thread.lane == 0;
+    typename Merge::Column of_column = {};
+    if (writes) {
+        of_column = merge.load(thread.column);
+    }
     if (rows == 0) {
         if (writes) {
-            merge.finish(thread.column, columns, rows, merge.close({0.0, 0.0}, rows, 0.0));
+            merge.finish(thread.column, columns, rows, merge.close({0.0, 0.0}, rows, 0.0), of_column);
         }
         return;
     }
@@ -174,13 +205,13 @@ __device__ __forceinline__ void finish_columns(const ColumnMemory &of, const Mer
     }
     auto chunk = [&](int i) {
         const float *from = of.chunk(first + i, columns) + thread.column;
-        return Pair{__ldcg(from), __ldcg(from + columns)};
+        return PairOf<float>{__ldcg(from), __ldcg(from + columns)};
     };
     Pair sum =
         merge_parts<lanes, strip, at_once>(merge, thread, inside, in_group, group_rows, CHUNK_ROWS, chunk, memory);
     if (groups == 1) {
         if (writes) {
-            merge.finish(thread.column, columns, rows, sum);
+            merge.finish(thread.column, columns, rows, sum, of_column);
         }
         return;
     }
@@ -198,6 +229,6 @@ __device__ __forceinline__ void finish_columns(const ColumnMemory &of, const Mer
     };
     sum = merge_parts<lanes, strip, at_once>(merge, thread, inside, groups, rows, GROUP_ROWS, merged, memory);
     if (writes) {
-        merge.finish(thread.column, columns, rows, sum);
+        merge.finish(thread.column, columns, rows, sum, of_column);
     }
 }

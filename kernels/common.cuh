@@ -58,6 +58,22 @@ __device__ __forceinline__ float norm_backward_value(NormColumn norm, NormTerms 
     return fmaf(-z, terms.slope, fmaf(norm.scale, passed, -terms.constant));
 }
 
+// Adds to a counter and returns its value before. What the block wrote and read before its last barrier is ordered before
+// the addition; what other blocks did before their additions is visible after it (acq_rel). It costs one fence, where
+// __threadfence() before and after an atomicAdd would be two sequentially consistent ones.
+__device__ __forceinline__ int add_ordered(int *counter, int count) {
+#ifdef __CUDACC__
+    int before;
+    asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], %2;"
+                 : "=r"(before)
+                 : "l"(__cvta_generic_to_global(counter)), "r"(count)
+                 : "memory");
+    return before;
+#else
+    return atomicAdd(counter, count);
+#endif
+}
+
 // Sum over a warp, returned in every lane, always in the same order.
 template <class T> __device__ __forceinline__ T warp_sum(T value) {
     for (int bit = WARP_LANES / 2; bit > 0; bit /= 2) {

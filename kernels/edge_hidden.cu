@@ -32,7 +32,8 @@ constexpr int ENDS_BLOCKS = 7;
 // Lookup: columns of a strip, four per thread, and rows at a time.
 constexpr int STRIP = 64, ROW_LANES = 16;
 constexpr int LOOKUP_THREADS = STRIP / COLUMNS_EACH * ROW_LANES;
-constexpr int LOOKUP_BLOCKS = 4; // least number per multiprocessor: registers for double precision without spills
+// Least number per multiprocessor: registers for a thread's rows, which are all loaded at once, without spills.
+constexpr int LOOKUP_BLOCKS = 3;
 
 template <class T> struct EdgeHiddenLookup {
     T *z;
@@ -61,28 +62,49 @@ template <class T> __device__ __forceinline__ void edge_hidden_lookup(const Edge
     auto edge_rows = four_columns(args.edge_projected, stride, column, hidden);
     auto subject_rows = four_columns(args.projected, ends_stride, column, hidden);
     auto object_rows = four_columns(args.projected + hidden, ends_stride, column, hidden);
-    // The value as stored.
-    auto looked_up = [&](int edge) {
-        auto of_edge = edge_rows.load(args.edge_row[edge]);
-        auto of_subject = subject_rows.load(args.subject[edge]), of_object = object_rows.load(args.object[edge]);
-        Four sum = of_edge.widen(), s = of_subject.widen(), o = of_object.widen();
-#pragma unroll
-        for (int i = 0; i < COLUMNS_EACH; i++) {
-            sum[i] = rounded<T>(sum[i] + (s[i] + o[i]));
-        }
-        return sum;
-    };
-    Four around = {}, sums = {}, squares = {};
-    if (column < hidden && count > 0) {
-        around = looked_up(first);
-        for (int row = lane; row < count; row += ROW_LANES) {
-            Four values = looked_up(first + row);
-            store_four(args.z + size_t(first + row) * stride, column, hidden, values);
+    struct Loaded {
+        PackedFour<T> of_edge, of_subject, of_object;
+        // The value as stored.
+        __device__ __forceinline__ Four sum() const {
+            Four sum = of_edge.widen(), s = of_subject.widen(), o = of_object.widen();
 #pragma unroll
             for (int i = 0; i < COLUMNS_EACH; i++) {
-                float offset = values[i] - around[i];
-                sums[i] += offset;
-                squares[i] += offset * offset;
+                sum[i] = rounded<T>(sum[i] + (s[i] + o[i]));
+            }
+            return sum;
+        }
+    };
+    constexpr int rows_each = CHUNK_ROWS / ROW_LANES;
+    Four around = {}, sums = {}, squares = {};
+    if (column < hidden && count > 0) {
+        // The chunk's first row, then the thread's own rows, all in flight together. Behind the last row it is loaded
+        // again.
+        auto edge_of = [&](int i) { return first + (i == 0 ? 0 : min((i - 1) * ROW_LANES + lane, count - 1)); };
+        int rows[rows_each + 1], subjects[rows_each + 1], objects[rows_each + 1];
+        Loaded loaded[rows_each + 1];
+#pragma unroll
+        for (int i = 0; i <= rows_each; i++) {
+            rows[i] = args.edge_row[edge_of(i)];
+            subjects[i] = args.subject[edge_of(i)];
+            objects[i] = args.object[edge_of(i)];
+        }
+#pragma unroll
+        for (int i = 0; i <= rows_each; i++) {
+            loaded[i] = {edge_rows.load(rows[i]), subject_rows.load(subjects[i]), object_rows.load(objects[i])};
+        }
+        around = loaded[0].sum();
+#pragma unroll
+        for (int k = 0; k < rows_each; k++) {
+            int row = k * ROW_LANES + lane;
+            if (row < count) {
+                Four values = loaded[k + 1].sum();
+                store_four(args.z + size_t(first + row) * stride, column, hidden, values);
+#pragma unroll
+                for (int i = 0; i < COLUMNS_EACH; i++) {
+                    float offset = values[i] - around[i];
+                    sums[i] += offset;
+                    squares[i] += offset * offset;
+                }
             }
         }
     }

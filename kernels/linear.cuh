@@ -109,6 +109,7 @@ __device__ __forceinline__ void product(const Out &out, const A &a, const B &b, 
                                         const Lengths &lengths, const Add &add, const Sums &sums) {
     float *memory = tile_memory<Core>();
     if (place.rows > 0) {
+        add.begin(place.first_row, min(Core::Shape::rows, place.rows - place.first_row));
         Core::template multiply<order_a, order_b>(memory, a, b, place, lengths, [&](int chunk) {
             finish_chunk<Core>(memory, out(), place, chunk, add, sums);
         });
@@ -137,7 +138,7 @@ __device__ __forceinline__ void forward(const ForwardArguments<ValueOf<Core>> &o
 }
 
 // The launcher has the same numbers.
-constexpr int LEAST_PART_ROWS = 128, ENOUGH_BLOCKS = 264, LARGE_BACKWARD = 50;
+constexpr int LEAST_PART_ROWS = 128, ENOUGH_BLOCKS = 264, LARGE_BACKWARD = 20, MOST_LARGE_PARTS = 4;
 
 // Division of the sum over rows for a weight's gradient: `count` parts, at least one, of `rows_each` rows.
 struct RowParts {
@@ -148,26 +149,27 @@ __device__ __forceinline__ int large_tiles(int rows, int columns) {
     return (rows + LARGE_TILE - 1) / LARGE_TILE * ((columns + LARGE_TILE - 1) / LARGE_TILE);
 }
 
-// If d_x has LARGE_BACKWARD larger tiles (and the format has them: most_large_parts > 0), the parts' tiles fill the GPU
-// together with those. Otherwise there are `most_parts`, or fewer so that each part has enough rows. The result depends
-// on the number of rows alone, not on the tile that runs, which depends on the grid's bound. The bound therefore
-// changes no bits.
-__device__ __forceinline__ RowParts row_parts(int rows, int inputs, int outputs, int most_parts, int most_large_parts) {
+// If d_x has LARGE_BACKWARD larger tiles, and the format has them, the parts' tiles fill the GPU together with those.
+// There are MOST_LARGE_PARTS at most, because one block adds up the parts of a tile. Otherwise there are `most_parts`, or
+// fewer so that each part has enough rows. The result depends on the number of rows alone, not on the tile that runs,
+// which depends on the grid's bound. The bound therefore changes no bits.
+__device__ __forceinline__ RowParts row_parts(int rows, int inputs, int outputs, int most_parts, bool has_large) {
     int most = min(most_parts, (rows + LEAST_PART_ROWS - 1) / LEAST_PART_ROWS);
     int of_input = large_tiles(rows, inputs);
-    if (most_large_parts > 0 && of_input >= LARGE_BACKWARD) {
+    if (has_large && of_input >= LARGE_BACKWARD) {
         int left = ENOUGH_BLOCKS - of_input % ENOUGH_BLOCKS;
         left += left < ENOUGH_BLOCKS / 2 ? ENOUGH_BLOCKS : 0;
-        most = min(max(left / large_tiles(outputs, inputs), 1), most_large_parts);
+        most = min(max(left / large_tiles(outputs, inputs), 1), MOST_LARGE_PARTS);
     }
     int each = max((rows + most - 1) / max(most, 1), 1);
     return {max((rows + each - 1) / each, 1), each};
 }
 
-// Four adjacent columns that other blocks of this launch wrote; 0 beyond the end of the row.
-__device__ __forceinline__ Four load_written(const float *row, int column, int columns) {
+// Four adjacent columns that other blocks of this launch wrote; 0 beyond the end of the row. `whole`: one access reads
+// them.
+__device__ __forceinline__ Four load_written(const float *row, int column, int columns, bool whole) {
     const float *from = row + column;
-    if (column + COLUMNS_EACH <= columns && is_aligned(from)) {
+    if (whole) {
         return PackedFour<float>{__ldcg(reinterpret_cast<const float4 *>(from))}.widen();
     }
     Four all;
@@ -183,10 +185,11 @@ constexpr int PARTS_AT_ONCE = 4;
 
 // Adds up the parts of a tile in order, four columns per thread. Behind the last row or part it is loaded again,
 // instead of a branch.
-template <class Core>
+template <class Core, bool whole>
 __device__ __forceinline__ void add_parts(const Output<float> &out, const float *parts, int count, const Place &place) {
     constexpr int across = Core::Shape::columns / COLUMNS_EACH, stride = Core::Shape::threads / across;
-    constexpr int ROWS_AT_ONCE = 2 * Core::Shape::lanes_each;
+    // Each row at once takes 20 registers.
+    constexpr int ROWS_AT_ONCE = whole && Core::Shape::threads * Core::blocks <= 512 ? 4 : 2;
     int column = place.first_column + int(threadIdx.x) % across * COLUMNS_EACH;
     if (column >= place.columns) {
         return;
@@ -202,7 +205,8 @@ __device__ __forceinline__ void add_parts(const Output<float> &out, const float 
                 const float *from = parts + size_t(min(row + r * stride, end - 1)) * place.columns;
 #pragma unroll
                 for (int k = 0; k < PARTS_AT_ONCE; k++) {
-                    loaded[r][k] = load_written(from + min(first + k, count - 1) * part_stride, column, place.columns);
+                    const float *part = from + min(first + k, count - 1) * part_stride;
+                    loaded[r][k] = load_written(part, column, place.columns, whole);
                 }
             }
 #pragma unroll
@@ -220,9 +224,23 @@ __device__ __forceinline__ void add_parts(const Output<float> &out, const float 
 #pragma unroll
         for (int r = 0; r < ROWS_AT_ONCE; r++) {
             if (row + r * stride < end) {
-                store_four(out.line(row + r * stride), column, place.columns, sums[r]);
+                float *to = out.line(row + r * stride);
+                if (whole) {
+                    store_aligned(to + column, sums[r]);
+                } else {
+                    store_four(to, column, place.columns, sums[r]);
+                }
             }
         }
+    }
+}
+
+template <class Core>
+__device__ __forceinline__ void add_parts(const Output<float> &out, const float *parts, int count, const Place &place) {
+    if (place.columns % COLUMNS_EACH == 0 && out.is_aligned_by_four()) { // so are the parts
+        add_parts<Core, true>(out, parts, count, place);
+    } else {
+        add_parts<Core, false>(out, parts, count, place);
     }
 }
 
@@ -243,7 +261,7 @@ __device__ __forceinline__ void backward(const BackwardArguments<ValueOf<Core>> 
     }
     int tiles = tiles_across * ((outputs + tile_rows - 1) / tile_rows);
     int part = (block - of.input_blocks) / tiles, tile = (block - of.input_blocks) % tiles;
-    RowParts cut = row_parts(rows, inputs, outputs, of.d_weight.most_parts, of.d_weight.most_large_parts);
+    RowParts cut = row_parts(rows, inputs, outputs, of.d_weight.most_parts, of.d_weight.has_large);
     if (part >= cut.count) {
         return; // the whole block
     }
@@ -389,20 +407,20 @@ __device__ __forceinline__ void linear_backward_states(const LinearBackwardState
 #define LINEAR_BACKWARD_KERNELS(suffix, Core)                                                                          \
     LINEAR_KERNEL(linear_backward, LinearBackward, suffix, Core)                                                       \
     LINEAR_KERNEL(linear_backward_norm, LinearBackwardNorm, suffix, Core)                                              \
-    LINEAR_KERNEL(linear_backward_unit, LinearBackwardUnit, suffix, Core)
+    LINEAR_KERNEL(linear_backward_unit, LinearBackwardUnit, suffix, Core)                                              \
+    LINEAR_KERNEL(linear_backward_states, LinearBackwardStates, suffix, Core)
 #define EMULATED_LINEAR_BACKWARD_KERNELS(suffix, Core)                                                                 \
     EMULATED_LINEAR_KERNEL(linear_backward, suffix, Core), EMULATED_LINEAR_KERNEL(linear_backward_norm, suffix, Core), \
-        EMULATED_LINEAR_KERNEL(linear_backward_unit, suffix, Core)
+        EMULATED_LINEAR_KERNEL(linear_backward_unit, suffix, Core),                                                    \
+        EMULATED_LINEAR_KERNEL(linear_backward_states, suffix, Core)
 
-// All kernels of a tensor-core format, for the file linear_<format>.cu. The backward of states has no larger tile.
+// All kernels of a tensor-core format, for the file linear_<format>.cu.
 #define LINEAR_FORMAT(format, Format)                                                                                  \
     LINEAR_FORWARD_KERNELS(format##_64, Tiles<Format>::Small)                                                          \
     LINEAR_FORWARD_KERNELS(format##_128, Tiles<Format>::LargeForward)                                                  \
     LINEAR_BACKWARD_KERNELS(format##_64, Tiles<Format>::Small)                                                         \
     LINEAR_BACKWARD_KERNELS(format##_128, Tiles<Format>::LargeBackward)                                                \
-    LINEAR_KERNEL(linear_backward_states, LinearBackwardStates, format##_64, Tiles<Format>::Small)                     \
     EMULATED_KERNELS(linear_##format, EMULATED_LINEAR_FORWARD_KERNELS(format##_64, Tiles<Format>::Small),              \
                      EMULATED_LINEAR_FORWARD_KERNELS(format##_128, Tiles<Format>::LargeForward),                       \
                      EMULATED_LINEAR_BACKWARD_KERNELS(format##_64, Tiles<Format>::Small),                              \
-                     EMULATED_LINEAR_BACKWARD_KERNELS(format##_128, Tiles<Format>::LargeBackward),                     \
-                     EMULATED_LINEAR_KERNEL(linear_backward_states, format##_64, Tiles<Format>::Small))
+                     EMULATED_LINEAR_BACKWARD_KERNELS(format##_128, Tiles<Format>::LargeBackward))

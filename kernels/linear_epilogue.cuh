@@ -8,46 +8,38 @@
 #include "matmul.cuh"
 
 // ---- sums of a column over a chunk ------------------------------------------------------------------------------
-// A `Column` holds a thread's sums of one column. A `Row` holds the values that a row needs from global memory, loaded
-// ahead.
+// A `Column` holds a thread's sums of one column. `Rows` loads what a row needs from global memory: a `Row`.
 
 // No values to load.
-struct NoRow {};
+struct NoRow {
+    __device__ __forceinline__ float operator[](int) const { return 0.0f; }
+};
+struct NoRows {
+    using Row = NoRow;
+    __device__ __forceinline__ NoRow load(int) const { return {}; }
+};
 
 // No sums.
-struct NoSums {
-    ColumnMemory memory = {};
-    __device__ __forceinline__ bool wanted() const { return false; }
-    using Row = NoRow;
-    struct Column {
-        __device__ __forceinline__ void begin(const NoSums &, int) {}
-        __device__ __forceinline__ NoRow load(int) const { return {}; }
-        __device__ __forceinline__ void add(NoRow, float) {}
-        __device__ __forceinline__ float2 result() const { return make_float2(0.0f, 0.0f); }
-    };
-    static __device__ __forceinline__ float2 join(float2 first, int, float2, int) { return first; }
-};
+struct NoSums {};
 
 // Mean and sum of squared deviations from it (M2), accumulated around the first value to avoid cancellation.
 struct Statistics {
     ColumnMemory memory;
     StatisticsMerge merge;
     __device__ __forceinline__ bool wanted() const { return memory.partials != nullptr; }
-    using Row = NoRow;
+    using Rows = NoRows;
+    __device__ __forceinline__ NoRows rows(int, int) const { return {}; }
     struct Column {
         float around, sum, squares;
-        int count;
         __device__ __forceinline__ void begin(const Statistics &, int) {}
-        __device__ __forceinline__ NoRow load(int) const { return {}; }
-        __device__ __forceinline__ void add(NoRow, float value) {
-            around = count == 0 ? value : around;
-            float offset = value - around;
+        __device__ __forceinline__ void add(float, float value, bool is_first, bool exists) {
+            around = is_first ? value : around;
+            float offset = exists ? value - around : 0.0f;
             sum += offset;
             squares += offset * offset;
-            count++;
         }
-        __device__ __forceinline__ float2 result() const {
-            float offset = sum / float(max(count, 1)), deviation = squares - sum * offset;
+        __device__ __forceinline__ float2 result(int rows) const {
+            float offset = sum / float(max(rows, 1)), deviation = squares - sum * offset;
             return make_float2(around + offset, deviation < 0.0f ? 0.0f : deviation); // keeps NaN
         }
     };
@@ -71,29 +63,23 @@ template <class T> struct BackwardSums {
     NormRows norm;
     const float *mean;
     __device__ __forceinline__ bool wanted() const { return memory.partials != nullptr; }
-    struct Row {
-        T z;
-    };
+    using Rows = AdjacentColumns<T>;
+    __device__ __forceinline__ Rows rows(int column, int columns) const {
+        return adjacent_columns(z, stride, column, columns);
+    }
     struct Column {
         NormColumn norm;
-        const T *z;
-        int stride;
         float mean, sum, product;
         __device__ __forceinline__ void begin(const BackwardSums &of, int column) {
             norm = of.norm.column(column);
             mean = of.mean == nullptr ? 0.0f : of.mean[column]; // null if no sums are wanted
-            z = of.z + column;
-            stride = of.stride;
         }
-        __device__ __forceinline__ Row load(int row) const { return {z[size_t(row) * stride]}; }
-        __device__ __forceinline__ float activated(Row of) const { return relu_norm(norm, widen(of.z)); }
-        __device__ __forceinline__ void add(Row of, float value) {
-            float at = widen(of.z);
-            float d = norm_value(norm, at) > 0.0f ? value : 0.0f;
+        __device__ __forceinline__ void add(float z, float value, bool, bool exists) {
+            float d = exists && norm_value(norm, z) > 0.0f ? value : 0.0f;
             sum += d;
-            product += d * (at - mean);
+            product += d * (z - mean);
         }
-        __device__ __forceinline__ float2 result() const { return make_float2(sum, product); }
+        __device__ __forceinline__ float2 result(int) const { return make_float2(sum, product); }
     };
     static __device__ __forceinline__ float2 join(float2 first, int, float2 second, int) {
         return make_float2(first.x + second.x, first.y + second.y);
@@ -101,23 +87,23 @@ template <class T> struct BackwardSums {
 };
 
 // ---- stored values ----------------------------------------------------------------------------------------------
-// `at_once`: number of rows loaded before the first of them is stored, limited by registers. `reads_row_of_sums`: the
-// Row of the sums is needed even if no sums are wanted.
+// `begin` is called before the product. `reads_row_of_sums`: the row of the sums is needed even if no sums are wanted.
 
 // The product itself.
 struct Alone {
-    static constexpr int at_once = 4;
     static constexpr bool reads_row_of_sums = false;
-    using Row = NoRow;
-    struct Column {
-        __device__ __forceinline__ void begin(const Alone &, int) {}
-        __device__ __forceinline__ NoRow load(int) const { return {}; }
-        template <class Sums, class SumsRow>
-        __device__ __forceinline__ float stored(int, float product, NoRow, const Sums &, SumsRow) const {
-            return product;
-        }
-    };
+    __device__ __forceinline__ void begin(int, int) const {}
+    using Rows = NoRows;
+    __device__ __forceinline__ NoRows rows(int, int, int) const { return {}; }
+    __device__ __forceinline__ float stored(int, float product) const { return product; }
+    template <class Column>
+    __device__ __forceinline__ float stored(float product, NoRow, int, const Column &, float) const {
+        return product;
+    }
 };
+
+// The nodes at the two ends of the tile's edges, in shared memory.
+__shared__ int ends_memory[2][LARGE_TILE];
 
 // The product plus the values that an edge (the row) gathers from its two ends.
 template <class T> struct Gathered {
@@ -125,84 +111,65 @@ template <class T> struct Gathered {
     int stride;
     const int *subject, *object;
     int width;
-    static constexpr int at_once = 4;
     static constexpr bool reads_row_of_sums = false;
+
+    // Begins to load the ends of `count` edges; they arrive with the first copies of the product.
+    __device__ __forceinline__ void begin(int first_row, int count) const {
+        for (int i = threadIdx.x; i < count; i += blockDim.x) {
+            copy_async<4>(&ends_memory[0][i], subject + first_row + i, 4);
+            copy_async<4>(&ends_memory[1][i], object + first_row + i, 4);
+        }
+    }
     struct Row {
-        T of_subject, of_object;
+        Adjacent<T> of_subject, of_object;
     };
-    struct Column {
-        Gathered of;
-        int column;
-        __device__ __forceinline__ void begin(const Gathered &gathered, int index) {
-            of = gathered;
-            column = index;
-        }
+    struct Rows {
+        AdjacentColumns<T> subjects, objects;
+        int first_row;
+        using Row = typename Gathered::Row;
         __device__ __forceinline__ Row load(int row) const {
-            const T *of_subject = of.projected + size_t(of.subject[row]) * of.stride;
-            const T *of_object = of.projected + size_t(of.object[row]) * of.stride + of.width;
-            return {of_subject[column], of_object[column]};
-        }
-        template <class Sums, class SumsRow>
-        __device__ __forceinline__ float stored(int, float product, Row row, const Sums &, SumsRow) const {
-            return product + (widen(row.of_subject) + widen(row.of_object));
+            int at = row - first_row;
+            return {subjects.load(ends_memory[0][at]), objects.load(ends_memory[1][at])};
         }
     };
+    __device__ __forceinline__ Rows rows(int first_row, int column, int columns) const {
+        return {adjacent_columns(projected, stride, column, columns),
+                adjacent_columns(projected + width, stride, column, columns), first_row};
+    }
+    template <class Column>
+    __device__ __forceinline__ float stored(float product, const Row &row, int i, const Column &, float) const {
+        return product + (row.of_subject[i] + row.of_object[i]);
+    }
 };
 
 // The product divided by the length of a's row.
 struct OverLength {
     const float *of_tile; // in shared memory
     int first_row;
-    static constexpr int at_once = 4;
-    static constexpr bool reads_row_of_sums = false;
-    using Row = NoRow;
-    struct Column {
-        const float *of_tile;
-        int first_row;
-        __device__ __forceinline__ void begin(const OverLength &lengths, int) {
-            of_tile = lengths.of_tile;
-            first_row = lengths.first_row;
-        }
-        __device__ __forceinline__ NoRow load(int) const { return {}; }
-        template <class Sums, class SumsRow>
-        __device__ __forceinline__ float stored(int row, float product, NoRow, const Sums &, SumsRow) const {
-            return product / of_tile[row - first_row];
-        }
-    };
+    __device__ __forceinline__ void begin(int, int) const {}
+    __device__ __forceinline__ float stored(int row, float product) const { return product / of_tile[row - first_row]; }
 };
 
 // The product minus along[row] u, the component parallel to u = relu(norm(z)), where norm is the norm whose sums are
 // computed. Nothing is subtracted if `along` is null.
 template <class T> struct LessAlong {
     const float *along;
-    static constexpr int at_once = 2;
     static constexpr bool reads_row_of_sums = true;
-    struct Row {
-        float along;
-    };
-    struct Column {
+    __device__ __forceinline__ void begin(int, int) const {}
+    struct Rows {
         const float *along;
-        __device__ __forceinline__ void begin(const LessAlong &of, int) { along = of.along; }
-        __device__ __forceinline__ Row load(int row) const { return {along == nullptr ? 0.0f : along[row]}; }
-        __device__ __forceinline__ float stored(int, float product, Row row,
-                                                const typename BackwardSums<T>::Column &of_column,
-                                                typename BackwardSums<T>::Row of_row) const {
-            // u with the rounding that it had when its length was computed.
-            return along == nullptr ? product : fmaf(-rounded<T>(of_column.activated(of_row)), row.along, product);
-        }
+        using Row = float;
+        __device__ __forceinline__ float load(int row) const { return along == nullptr ? 0.0f : along[row]; }
     };
+    __device__ __forceinline__ Rows rows(int, int, int) const { return {along}; }
+    __device__ __forceinline__ float stored(float product, float of_row, int,
+                                            const typename BackwardSums<T>::Column &column, float z) const {
+        // u with the rounding that it had when its length was computed.
+        return along == nullptr ? product : fmaf(-rounded<T>(relu_norm(column.norm, z)), of_row, product);
+    }
 };
 
 // ---- chunks -----------------------------------------------------------------------------------------------------
-
-// A thread's part of a chunk in shared memory: `each` adjacent columns (those in 4 bytes) of every rows_at_once-th row.
-// The row with index i belongs to lane i % lanes of the sums.
-template <class Core, class T> struct ChunkThread {
-    static constexpr int each = 4 / int(sizeof(T)), across = Core::Shape::columns / each;
-    static constexpr int rows_at_once = Core::Shape::threads / across, lanes_each = Core::Shape::lanes_each;
-    static constexpr int lanes = rows_at_once * lanes_each;
-    int in_tile = int(threadIdx.x) % across * each, lane = int(threadIdx.x) / across;
-};
 
 // Output matrix, with lines as in Operand.
 template <class T> struct Output {
@@ -213,31 +180,83 @@ template <class T> struct Output {
     __device__ __forceinline__ T *line(int index) const {
         return values + size_t(index) * stride + (index >= split ? jump : 0);
     }
+    // Whether every line begins at a multiple of four columns.
+    __device__ __forceinline__ bool is_aligned_by_four() const {
+        return is_aligned(values) && stride % COLUMNS_EACH == 0 && jump % COLUMNS_EACH == 0;
+    }
 };
 
-// Stores adjacent columns, of which only the first may exist, and rounds `values` to the stored values. Lines of bf16
-// begin at multiples of 16 bytes.
-__device__ __forceinline__ void store_columns(float *to, float (&values)[1], bool) { *to = values[0]; }
-__device__ __forceinline__ void store_columns(bf16 *to, float (&values)[2], bool both) {
+// Stores the values that `add` computes from the products of a chunk: per thread, four columns of every rows_at_once-th
+// row.
+template <class Core, class T, class Add>
+__device__ __forceinline__ void finish_chunk(float *memory, const Output<T> &out, const Place &place, int chunk,
+                                             const Add &add, const NoSums &) {
+    constexpr int across = Core::Shape::columns / COLUMNS_EACH, rows_at_once = Core::Shape::threads / across;
+    int in_tile = int(threadIdx.x) % across * COLUMNS_EACH, column = place.first_column + in_tile;
+    int first_row = place.first_row + chunk, count = min(CHUNK_ROWS, place.rows - first_row);
+    if (column >= place.columns) {
+        return;
+    }
+    bool whole = column + COLUMNS_EACH <= place.columns && out.is_aligned_by_four();
+#pragma unroll
+    for (int at = 0; at < CHUNK_ROWS; at += rows_at_once) {
+        int in_chunk = at + int(threadIdx.x) / across, row = first_row + in_chunk;
+        if (in_chunk >= count) {
+            break;
+        }
+        Four values = load_aligned(&memory[in_chunk * Core::tile_stride + in_tile]).widen();
+#pragma unroll
+        for (int i = 0; i < COLUMNS_EACH; i++) {
+            values[i] = add.stored(row, values[i]);
+        }
+        if (whole) {
+            store_aligned(out.line(row) + column, values);
+        } else {
+            store_four(out.line(row), column, place.columns, values);
+        }
+    }
+}
+
+// A thread's part of a chunk whose columns are summed: `each` adjacent columns (those in 4 bytes) of every
+// rows_at_once-th row. The row with index i belongs to lane i % lanes of the sums.
+template <class Core, class T> struct ChunkThread {
+    static constexpr int each = Adjacent<T>::count, across = Core::Shape::columns / each;
+    static constexpr int rows_at_once = Core::Shape::threads / across, lanes_each = Core::Shape::lanes_each;
+    static constexpr int lanes = rows_at_once * lanes_each;
+    // Rows whose values from global memory are in flight together, limited by registers.
+    static constexpr int most = sizeof(T) == 4 || Core::Shape::threads > 128 ? 8 : 16;
+    static constexpr int rows_each = CHUNK_ROWS / rows_at_once;
+    static constexpr int group = rows_each < most ? rows_each : most;
+    static_assert(group % lanes_each == 0, "the k-th row of a group belongs to the same lane in each");
+    int in_tile = int(threadIdx.x) % across * each, lane = int(threadIdx.x) / across;
+};
+
+// Stores all adjacent columns of a row, or the first one alone, or none, and rounds `values` to the stored values. Lines
+// of bf16 begin at multiples of 16 bytes.
+__device__ __forceinline__ void store_columns(float *to, float (&values)[1], bool all, bool) {
+    if (all) {
+        *to = values[0];
+    }
+}
+__device__ __forceinline__ void store_columns(bf16 *to, float (&values)[2], bool all, bool first) {
     unsigned pair = pack_bf16(values[0], values[1]);
     values[0] = low_bf16(pair);
     values[1] = high_bf16(pair);
-    if (both) {
+    if (all) {
         *reinterpret_cast<unsigned *>(to) = pair;
-    } else {
+    }
+    if (first) {
         to->bits = static_cast<unsigned short>(pair);
     }
 }
 
-// Stores the values that `add` computes from the products of a chunk, and leaves the column sums over the chunk for the
-// merge.
+// The chunk of a product whose columns are summed: stores the values, and leaves the sums for the merge.
 template <class Core, class T, class Add, class Sums>
 __device__ __forceinline__ void finish_chunk(float *memory, const Output<T> &out, const Place &place, int chunk,
                                              const Add &add, const Sums &sums) {
     using Thread = ChunkThread<Core, T>;
-    constexpr int each = Thread::each, rows_at_once = Thread::rows_at_once, group = Add::at_once;
+    constexpr int each = Thread::each, rows_at_once = Thread::rows_at_once, group = Thread::group;
     constexpr int lanes_each = Thread::lanes_each, lanes = Thread::lanes;
-    static_assert(group % lanes_each == 0, "the k-th row of a group belongs to the same lane in each");
     Thread thread;
     int column = place.first_column + thread.in_tile, first_row = place.first_row + chunk;
     int count = min(CHUNK_ROWS, place.rows - first_row);
@@ -247,54 +266,52 @@ __device__ __forceinline__ void finish_chunk(float *memory, const Output<T> &out
     float2 own[lanes_each][each] = {};
     if (column < place.columns) {
         typename Sums::Column of_column[lanes_each][each] = {};
-        typename Add::Column add_column[each] = {};
 #pragma unroll
         for (int i = 0; i < each; i++) {
 #pragma unroll
             for (int lane = 0; lane < lanes_each; lane++) {
                 of_column[lane][i].begin(sums, min(column + i, place.columns - 1));
             }
-            add_column[i].begin(add, min(column + i, place.columns - 1));
         }
+        auto rows_of_sums = sums.rows(column, place.columns);
+        auto rows_of_add = add.rows(place.first_row, column, place.columns);
+        bool reads = sums.wanted() || Add::reads_row_of_sums;
+        // Number of rows from the thread's first one on, and of those whose columns all exist, or only the first one.
+        int left = count - thread.lane, of_all = column + each <= place.columns ? left : 0, of_first = left - of_all;
+        T *to = out.line(first_row + thread.lane) + column;
+        size_t step = size_t(rows_at_once) * out.stride;
         // The compiler may not move a load ahead of a store that might alias it. A group of rows is therefore loaded
-        // before any of them is stored.
-        for (int first = thread.lane; first < count; first += group * rows_at_once) {
-            typename Sums::Row of_row[group][each] = {};
-            typename Add::Row add_row[group][each] = {};
+        // before any of them is stored. Behind the last row it is loaded again, which costs less than a branch.
 #pragma unroll
-            for (int k = 0; k < group; k++) {
-                int row = first + k * rows_at_once;
-                if (row < count) {
+        for (int first = 0; first < CHUNK_ROWS; first += group * rows_at_once) {
+            typename Sums::Rows::Row of_row[group] = {};
+            typename Add::Rows::Row add_row[group] = {};
+            auto row_of = [&](int k) { return first + k * rows_at_once + thread.lane; };
+            if (reads) {
 #pragma unroll
-                    for (int i = 0; i < each; i++) {
-                        if (sums.wanted() || Add::reads_row_of_sums) {
-                            of_row[k][i] = of_column[0][i].load(first_row + row);
-                        }
-                        add_row[k][i] = add_column[i].load(first_row + row);
-                    }
+                for (int k = 0; k < group; k++) {
+                    of_row[k] = rows_of_sums.load(first_row + min(row_of(k), count - 1));
                 }
             }
 #pragma unroll
             for (int k = 0; k < group; k++) {
-                int row = first + k * rows_at_once;
-                if (row < count) {
-                    float values[each];
+                add_row[k] = rows_of_add.load(first_row + min(row_of(k), count - 1));
+            }
 #pragma unroll
-                    for (int i = 0; i < each; i++) {
-                        float product = memory[row * Core::tile_stride + thread.in_tile + i];
-                        values[i] = 0.0f;
-                        if (column + i < place.columns) {
-                            values[i] = add_column[i].stored(first_row + row, product, add_row[k][i], of_column[0][i],
-                                                             of_row[k][i]);
-                        }
-                    }
-                    store_columns(out.line(first_row + row) + column, values, column + each <= place.columns);
-                    if (sums.wanted()) {
+            for (int k = 0; k < group; k++) {
+                // Rows that do not exist are computed like the others: only their effects are left out.
+                int at = first + k * rows_at_once;
+                float values[each];
 #pragma unroll
-                        for (int i = 0; i < each; i++) {
-                            of_column[k % lanes_each][i].add(of_row[k][i], values[i]);
-                        }
-                    }
+                for (int i = 0; i < each; i++) {
+                    float product = memory[row_of(k) * Core::tile_stride + thread.in_tile + i];
+                    values[i] = add.stored(product, add_row[k], i, of_column[k % lanes_each][i], of_row[k][i]);
+                }
+                store_columns(to, values, at < of_all, at < of_first);
+                to += step;
+#pragma unroll
+                for (int i = 0; i < each; i++) {
+                    of_column[k % lanes_each][i].add(of_row[k][i], values[i], first == 0 && k < lanes_each, at < left);
                 }
             }
         }
@@ -302,7 +319,8 @@ __device__ __forceinline__ void finish_chunk(float *memory, const Output<T> &out
         for (int i = 0; i < each; i++) {
 #pragma unroll
             for (int lane = 0; lane < lanes_each; lane++) {
-                own[lane][i] = of_column[lane][i].result();
+                int of_sums = thread.lane + lane * rows_at_once;
+                own[lane][i] = of_column[lane][i].result(max(count - of_sums + lanes - 1, 0) / lanes);
             }
         }
     }

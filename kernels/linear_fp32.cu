@@ -4,7 +4,5 @@
 
 LINEAR_FORWARD_KERNELS(fp32_64, FmaCore)
 LINEAR_BACKWARD_KERNELS(fp32_64, FmaCore)
-LINEAR_KERNEL(linear_backward_states, LinearBackwardStates, fp32_64, FmaCore)
 EMULATED_KERNELS(linear_fp32, EMULATED_LINEAR_FORWARD_KERNELS(fp32_64, FmaCore),
-                 EMULATED_LINEAR_BACKWARD_KERNELS(fp32_64, FmaCore),
-                 EMULATED_LINEAR_KERNEL(linear_backward_states, fp32_64, FmaCore))
+                 EMULATED_LINEAR_BACKWARD_KERNELS(fp32_64, FmaCore))

@@ -51,6 +51,8 @@ struct FmaCore {
         int row = threadIdx.x / (Shape::columns / PER_THREAD) * PER_THREAD;
         int column = threadIdx.x % (Shape::columns / PER_THREAD) * PER_THREAD;
         float sum[PER_THREAD][PER_THREAD] = {};
+        commit_copies(); // those that the epilogue has begun
+        wait_copies<0>();
         for (int at = place.first_inner; at < place.inner_end; at += STEP) {
             load<order_a>(tile_a, a, place.rows, place.first_row, place.inner_end, at);
             load<order_b>(tile_b, b, place.columns, place.first_column, place.inner_end, at);

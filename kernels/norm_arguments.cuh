@@ -17,7 +17,7 @@ struct NormStatisticsArguments {
     float *mean, *rstd, *scale, *shift; // overwritten
     const float *weight, *bias;
 
-    __device__ __forceinline__ NormStatistics to() const { return {mean, rstd, scale, shift, weight, bias}; }
+    __device__ __forceinline__ NormStatistics to() const { return {mean, rstd, scale, shift}; }
 };
 
 // Statistics over the rows of a batch, and the memory for their sums; all null if no statistics are wanted.
@@ -29,7 +29,9 @@ struct StatisticsArguments {
     float *running_mean, *running_var; // [C], updated in place
 
     __device__ __forceinline__ ColumnMemory memory() const { return {partials, groups, tickets}; }
-    __device__ __forceinline__ StatisticsMerge merge() const { return {norm.to(), running_mean, running_var}; }
+    __device__ __forceinline__ StatisticsMerge merge() const {
+        return {norm.to(), norm.weight, norm.bias, running_mean, running_var};
+    }
 };
 
 // Sums over rows in the backward of relu(norm(z)), and their memory; all null if no sums are wanted.

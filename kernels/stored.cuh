@@ -142,6 +142,52 @@ template <class T> __device__ __forceinline__ Four rounded_four(Four values) {
     return values;
 }
 
+// ---- columns in 4 bytes ---------------------------------------------------------------------------------------------
+
+// Adjacent columns of a row that fill 4 bytes: one float, or two bf16.
+template <class T> struct Adjacent;
+template <> struct Adjacent<float> {
+    static constexpr int count = 1;
+    float all;
+    __device__ __forceinline__ float operator[](int) const { return all; }
+};
+template <> struct Adjacent<bf16> {
+    static constexpr int count = 2;
+    unsigned all;
+    __device__ __forceinline__ float operator[](int i) const { return i == 0 ? low_bf16(all) : high_bf16(all); }
+};
+
+__device__ __forceinline__ Adjacent<float> load_adjacent(const float *from, bool, bool) { return {*from}; }
+__device__ __forceinline__ Adjacent<bf16> load_adjacent(const bf16 *from, bool whole, bool both) {
+    if (whole) {
+        return {*reinterpret_cast<const unsigned *>(from)};
+    }
+    return {from[0].bits | unsigned(both ? from[1].bits : 0) << 16};
+}
+
+// Adjacent columns of the rows of a matrix. Whether one access reads them is decided once for all rows.
+template <class T> struct AdjacentColumns {
+    using Row = Adjacent<T>;
+    const T *first_row; // at the first of the columns
+    int stride;
+    bool whole, both; // one access reads them; the second column exists
+
+    __device__ __forceinline__ Adjacent<T> load(int row) const {
+        return load_adjacent(first_row + size_t(row) * stride, whole, both);
+    }
+};
+
+// The columns from `column` on, which exists, of a matrix with `columns` columns.
+template <class T>
+__device__ __forceinline__ AdjacentColumns<T> adjacent_columns(const T *matrix, int stride, int column, int columns) {
+    constexpr int count = Adjacent<T>::count;
+    const T *first = matrix + column;
+    bool both = column + count <= columns;
+    return {first, stride, both && reinterpret_cast<size_t>(first) % 4 == 0 && stride % count == 0, both};
+}
+
+// ---- batch norm by column -------------------------------------------------------------------------------------------
+
 // Batch norm of all columns; norm(z) is 0 beyond the end.
 struct NormRows {
     const float *scale, *shift;

@@ -145,6 +145,8 @@ pub enum Op {
     St(Access),
     AtomAdd {
         wide: bool,
+        /// `acq_rel`: a fence of the thread before and after it.
+        ordered: bool,
     },
     Shfl(Shuffle),
     Ballot {

@@ -124,6 +124,37 @@ const PARAMETERS: &str = r#"
 }
 "#;
 
+/// The last of two blocks reads what the other wrote.
+const TICKET: &str = r#"
+.visible .entry ticket(
+	.param .u64 ticket_param_0,
+	.param .u64 ticket_param_1
+)
+.maxntid 32, 1, 1
+{
+	.reg .pred 	%p<2>;
+	.reg .b32 	%r<9>;
+	.reg .b64 	%rd<9>;
+	griddepcontrol.wait;
+	ld.param.u64 	%rd1, [ticket_param_0];
+	ld.param.u64 	%rd2, [ticket_param_1];
+	mov.u32 	%r1, %tid.x;
+	setp.ne.s32 	%p1, %r1, 0;
+	@%p1 bra 	$L__end;
+	mov.u32 	%r2, %ctaid.x;
+	mul.wide.u32 	%rd3, %r2, 4;
+	add.s64 	%rd4, %rd2, %rd3;
+	st.global.u32 	[%rd4], %r2;
+	atom.acq_rel.gpu.global.add.u32 	%r3, [%rd1], 1;
+	setp.ne.s32 	%p1, %r3, 1;
+	@%p1 bra 	$L__end;
+	ld.global.cg.u32 	%r4, [%rd2];
+	st.global.u32 	[%rd2+4], %r4;
+$L__end:
+	ret;
+}
+"#;
+
 fn interpreter(bodies: &[&str]) -> Interpreter {
     let texts: Vec<String> = bodies.iter().map(|body| format!("{HEAD}{body}")).collect();
     let kernels = parse_kernels(texts.iter().map(String::as_str)).unwrap();
@@ -186,6 +217,47 @@ fn defects_are_found() {
         "return without griddepcontrol.wait",
     ] {
         assert!(found.contains(what), "{what}: {found}");
+    }
+}
+
+#[test]
+fn blocks_are_ordered_by_atomics_and_fences() {
+    let (fence, ordered, relaxed) = ("membar.gl;\n\t", "atom.acq_rel.", "atom.relaxed.");
+    let with = |before: &str, atom: &str, after: &str| {
+        let end = "%r3, [%rd1], 1;\n\t";
+        TICKET.replace(ordered, &format!("{before}{atom}")).replace(end, &format!("{end}{after}"))
+    };
+    for (body, is_ordered) in [
+        (with("", ordered, ""), true),
+        (with("", relaxed, ""), false),
+        (with(fence, relaxed, fence), true),
+        (with(fence, relaxed, ""), false),
+    ] {
+        let mut interpreter = interpreter(&[&body]);
+        let (mut counter, mut values) = ([0u32], [7u32; 2]);
+        let pointers = [counter.as_mut_ptr() as u64, values.as_mut_ptr() as u64];
+        interpreter.allocated(pointers[0], 4);
+        interpreter.allocated(pointers[1], 8);
+        interpreter.written(pointers[0], 4);
+        let arguments: Vec<u8> = pointers.iter().flat_map(|pointer| pointer.to_le_bytes()).collect();
+        let (grid, block) = ([2, 1, 1], [32, 1, 1]);
+        let request = Request {
+            kernel: "ticket",
+            grid,
+            block,
+            dynamic_shared_bytes: 0,
+            arguments: &arguments,
+            pointers: &pointers,
+        };
+        // SAFETY: the arrays are the interpreter's memory, and live.
+        match unsafe { interpreter.launch(&request) } {
+            Ok(()) => assert!(is_ordered, "not found: {body}"),
+            Err(error) => {
+                assert!(!is_ordered, "{error}: {body}");
+                assert!(error.contains("read of another block's write"), "{error}");
+            }
+        }
+        assert_eq!((counter[0], values), (2, [0; 2]));
     }
 }
 

@@ -1,7 +1,8 @@
 //! Device memory: bounds, alignment, uninitialised reads, and races within and between blocks.
 //!
-//! An access is ordered before one of a later block if a fence follows it and both blocks executed an atomic operation. The
-//! fence is the same thread's, or any thread's of the block after a barrier: the barrier orders the access before it.
+//! An access is ordered before one of a later block if a fence follows it, both blocks executed an atomic operation, and the later
+//! one a fence after its own. The fence is the same thread's, or any thread's of the block after a barrier: the barrier orders the
+//! access before it. An atomic operation with `acq_rel` is a fence before it and after it.
 
 use super::Machine;
 use super::shared::stride;
@@ -125,7 +126,7 @@ impl Machine<'_> {
             }
             None => fences.any(),
         };
-        fenced && self.atomics
+        fenced && self.acquired
     }
 
     pub(super) fn note_read(&mut self, place: Place, path: Path, thread: Thread) {
@@ -269,7 +270,7 @@ impl Machine<'_> {
                 format!("offset {byte}, read by thread {reader}")
             });
         }
-        if cell.flags & MANY_BLOCKS != 0 && (!self.atomics || !self.over.values().all(Fences::any)) {
+        if cell.flags & MANY_BLOCKS != 0 && (!self.acquired || !self.over.values().all(Fences::any)) {
             let what = match self.atomics {
                 false => "race in global memory: write after another block's read",
                 true => "write after another block's read, ordered by an atomic without a fence",

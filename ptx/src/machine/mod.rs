@@ -155,6 +155,8 @@ struct Machine<'a> {
     fence_epoch: u32,
     /// Whether the running block has executed an atomic operation.
     atomics: bool,
+    /// Whether a fence has followed it: what other blocks wrote before their fences is visible.
+    acquired: bool,
     /// Index of the buffer that was accessed last.
     last: usize,
     executed: u64,
@@ -189,6 +191,7 @@ impl<'a> Machine<'a> {
             over: HashMap::new(),
             fence_epoch: 0,
             atomics: false,
+            acquired: false,
             last: 0,
             executed: 0,
             failed: false,
@@ -234,6 +237,7 @@ impl<'a> Machine<'a> {
         self.epoch = 1;
         self.fence_epoch = 0;
         self.atomics = false;
+        self.acquired = false;
         let count = self.threads.div_ceil(32) as usize;
         let mut warps: Vec<Warp> = (0..count).map(|i| self.start_warp(i as u32)).collect();
         loop {

@@ -72,14 +72,19 @@ impl Machine<'_> {
             Op::LdParam { bytes } => self.load_param(inst, bytes, taken, pc, warp),
             Op::Ld(access) => self.load(inst, access, taken, pc, warp),
             Op::St(access) => self.store(inst, access, taken, pc, warp),
-            Op::AtomAdd { wide } => self.atomic_add(inst, wide, taken, pc, warp),
+            Op::AtomAdd { wide, ordered } => {
+                if ordered {
+                    self.fence(taken, warp);
+                }
+                self.atomic_add(inst, wide, taken, pc, warp);
+                self.acquired |= ordered && taken != 0;
+            }
             Op::CpAsync { bytes } => self.begin_copy(inst, u32::from(bytes), taken, pc, warp),
             Op::CpCommit => lanes(taken).for_each(|lane| warp.groups[lane] += 1),
             Op::CpWait => self.finish_copies(inst.imm as u32, taken, pc, warp),
             Op::Membar { device } => {
                 if device {
-                    lanes(taken).for_each(|lane| warp.fences[lane] += 1);
-                    self.fence_epoch = self.epoch;
+                    self.fence(taken, warp);
                 }
             }
             Op::GridWait => warp.begun |= taken,
@@ -120,6 +125,15 @@ impl Machine<'_> {
             _ => compute(inst, taken, warp),
         }
         Next::Instruction
+    }
+
+    /// Orders what these lanes do before and after it.
+    fn fence(&mut self, taken: u32, warp: &mut Warp) {
+        lanes(taken).for_each(|lane| warp.fences[lane] += 1);
+        if taken != 0 {
+            self.fence_epoch = self.epoch;
+            self.acquired |= self.atomics;
+        }
     }
 
     /// `of`: lanes that jump, and lanes that are at the branch.

@@ -66,14 +66,20 @@ pub(super) fn instruction(body: &mut Body<'_>, statement: &str) -> Result<Inst, 
         "cp" => async_copy(body, &text, &mut inst)?,
         "ld" | "st" => access(body, &text, &mut inst)?,
         "atom" => {
-            let ["atom", "global", "add", kind @ ("u32" | "u64" | "s32")] = text.parts[..] else {
-                return Err("opcode".into());
+            let (ordered, kind) = match text.parts[1..] {
+                ["acq_rel", "gpu", "global", "add", kind] => (true, kind),
+                ["relaxed", "gpu", "global", "add", kind] | ["global", "add", kind] => (false, kind),
+                _ => return Err("opcode".into()),
             };
-            let wide = kind == "u64";
+            let wide = match kind {
+                "u32" | "s32" => false,
+                "u64" => true,
+                _ => return Err("opcode".into()),
+            };
             inst.dst = destination(body, text.operand(0)?)?;
             (inst.src[0], inst.imm) = body.address(text.operand(1)?, true)?;
             inst.src[1] = body.source(text.operand(2)?, wide)?;
-            inst.op = Op::AtomAdd { wide };
+            inst.op = Op::AtomAdd { wide, ordered };
         }
         "shfl" | "vote" => exchange(body, &text, &mut inst)?,
         "mma" | "ldmatrix" => matrices(body, &text, &mut inst)?,

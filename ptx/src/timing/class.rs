@@ -18,7 +18,10 @@ pub(super) enum Class {
         nc: bool,
     },
     StGlobal,
-    Atom,
+    Atom {
+        /// With a fence before it.
+        ordered: bool,
+    },
     Mma,
     Ldmatrix,
     CpAsync {
@@ -135,9 +138,9 @@ fn info(kernel: &Kernel, at: usize, p: &Parameters) -> Info {
             info.bytes = u32::from(access.bytes) * u32::from(access.count);
             if access.space == Space::Shared { Class::StShared } else { Class::StGlobal }
         }
-        Op::AtomAdd { wide } => {
+        Op::AtomAdd { wide, ordered } => {
             info.bytes = if wide { 8 } else { 4 };
-            Class::Atom
+            Class::Atom { ordered }
         }
         Op::Mma { .. } => Class::Mma,
         Op::Ldmatrix { .. } => Class::Ldmatrix,

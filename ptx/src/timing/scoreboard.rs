@@ -203,7 +203,7 @@ impl Timing {
             at = latest(at, w.fence);
             match class {
                 Class::LdShared | Class::Ldmatrix => at = latest(at, w.stored_shared),
-                Class::LdGlobal { nc: false, .. } | Class::Atom => at = latest(at, w.stored_global),
+                Class::LdGlobal { nc: false, .. } | Class::Atom { .. } => at = latest(at, w.stored_global),
                 _ => {}
             }
         }
@@ -269,9 +269,17 @@ impl Timing {
                 w.stored_global = latest(w.stored_global, later(at, 1));
                 later(at, latency)
             }
-            Class::Atom => {
+            Class::Atom { ordered: false } => {
                 self.write(wide);
                 later(at, self.p.atomic as u32)
+            }
+            // Its result is awaited before later accesses.
+            Class::Atom { ordered: true } => {
+                self.write(wide);
+                let until = later(at, (self.p.membar + self.p.atomic) as u32);
+                w.fence = latest(w.fence, until);
+                w.wait_until(until, pc);
+                until
             }
             Class::CpAsync { cg } => {
                 let arrival = if wide.is_empty() { at } else { self.fetch(wide, at, cg, true) };

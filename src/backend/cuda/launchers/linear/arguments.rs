@@ -42,7 +42,7 @@ kernel_arguments! {
         stride: i32,
         split: i32,
         most_parts: i32,
-        most_large_parts: i32,
+        has_large: i32,
     }
 }
 

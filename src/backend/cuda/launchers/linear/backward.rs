@@ -5,8 +5,8 @@ use super::arguments::{
     WeightGradientArguments,
 };
 use super::{
-    ENOUGH_BLOCKS, Format, Input, LARGE_BACKWARD, LEAST_PART_ROWS, Matrix, MatrixMut, StoredFormat, Tile,
-    Weights, check_rows,
+    ENOUGH_BLOCKS, Format, Input, LARGE_BACKWARD, LEAST_PART_ROWS, MOST_LARGE_PARTS, Matrix, MatrixMut,
+    StoredFormat, Tile, Weights, check_rows,
 };
 use crate::backend::cuda::device::buffer::{Buffer, Slice, SliceMut};
 use crate::backend::cuda::device::kernel::{Blocks, int};
@@ -26,25 +26,25 @@ struct Parts {
     inputs: usize,
     /// Largest number of parts for the smaller tile.
     most: usize,
-    /// Largest number of parts for the larger tile; 0 if the format has none.
-    most_large: usize,
+    /// Whether the format has the larger tile.
+    has_large: bool,
     /// Number of the larger tiles that cover the weight.
     large_tiles: usize,
 }
 
 impl Parts {
     fn new(format: Format, outputs: usize, inputs: usize) -> Self {
-        let most = |tile: Tile, blocks: usize| (blocks / tile.count(outputs, inputs)).max(1);
-        let has_large = format.tile(true) == Tile::Large;
-        // The kernels subtract the tiles of the gradient of the input from one or two times the blocks.
-        let most_large = if has_large { most(Tile::Large, ENOUGH_BLOCKS * 3 / 2) } else { 0 };
-        let large_tiles = Tile::Large.count(outputs, inputs);
-        Parts { inputs, most: most(Tile::Small, ENOUGH_BLOCKS), most_large, large_tiles }
+        Parts {
+            inputs,
+            most: (ENOUGH_BLOCKS / Tile::Small.count(outputs, inputs)).max(1),
+            has_large: format.tile(true) == Tile::Large,
+            large_tiles: Tile::Large.count(outputs, inputs),
+        }
     }
 
     /// Whether the products, with this many rows, take the larger tile.
     fn are_large(self, rows: usize) -> bool {
-        self.most_large > 0 && Tile::Large.count(rows, self.inputs) >= LARGE_BACKWARD
+        self.has_large && Tile::Large.count(rows, self.inputs) >= LARGE_BACKWARD
     }
 
     /// Number of parts for this number of rows, as in `kernels/linear.cuh`.
@@ -54,13 +54,13 @@ impl Parts {
         }
         let left = ENOUGH_BLOCKS - Tile::Large.count(rows, self.inputs) % ENOUGH_BLOCKS;
         let left = if left < ENOUGH_BLOCKS / 2 { left + ENOUGH_BLOCKS } else { left };
-        (left / self.large_tiles).clamp(1, self.most_large)
+        (left / self.large_tiles).clamp(1, MOST_LARGE_PARTS)
     }
 
     /// Largest number of parts for any number of rows up to `bound`.
     fn up_to(self, bound: usize) -> usize {
         let small = self.most.min(bound.div_ceil(LEAST_PART_ROWS)).max(1);
-        if self.are_large(bound) { small.max(self.most_large) } else { small }
+        if self.are_large(bound) { small.max(MOST_LARGE_PARTS) } else { small }
     }
 }
 
@@ -255,9 +255,6 @@ pub fn linear_backward_unit<T: StoredElement>(
 
 /// [`linear_backward_unit`] for the node states and [`linear_backward`] for the edge states, with the same
 /// bits as two launches. Both layers have the same number of inputs.
-///
-/// The two share a launch as long as both are small: two launches cost little more otherwise, and the products then
-/// use the larger tile, for which no kernel does both.
 pub fn linear_backward_states<T: StoredElement>(
     device: &Device,
     format: StoredFormat<T>,
@@ -268,22 +265,19 @@ pub fn linear_backward_states<T: StoredElement>(
     let Backward { rows, to, d_y, x: (z, norm), weight } = edges;
     assert!(to.norm.is_none(), "linear_backward_states: sums of the edges' norm");
     let of_edges = WeightGradient::new(&to.weight, rows);
-    if nodes.weight_gradient().is_large(format.format) || of_edges.is_large(format.format) {
-        linear_backward_unit(device, format, nodes, parts)?;
-        let edges = Backward { rows, to, d_y, x: Input::Activated(z, norm), weight };
-        return linear_backward(device, format, edges, parts);
-    }
+    let is_large = nodes.weight_gradient().is_large(format.format) || of_edges.is_large(format.format);
+    let tile = format.format.tile(is_large);
     norm.check(z.columns);
     let mut products =
         Products { rows, d_x: to.x, d_weight: to.weight, d_y, x: z, weight, weights: Weights::InOnePart };
     let gradients = [nodes.weight_gradient(), products.weight_gradient()];
     let [of_nodes, of_edges] = parts.split(device, format.format, gradients)?;
-    let (nodes, node_blocks) = nodes.arguments(device, format.format, Tile::Small, of_nodes)?;
-    let (product, edge_blocks) = products.arguments(format.format, Tile::Small, of_edges);
+    let (nodes, node_blocks) = nodes.arguments(device, format.format, tile, of_nodes)?;
+    let (product, edge_blocks) = products.arguments(format.format, tile, of_edges);
     let d_norm = NormGradientArguments::new(device, None, norm, rows.bound)?;
     let edges = LinearBackwardNorm { product, norm: norm.into(), d_norm };
     let arguments = LinearBackwardStates { nodes, edges, node_blocks: int(node_blocks), reserved: 0 };
-    let kernel = &format.kernels.backward_states;
+    let kernel = &format.kernels.tile(tile).backward_states;
     // SAFETY: as in `linear_backward`; the two layers use separate parts.
     unsafe { device.launch(kernel, Blocks::rows(node_blocks + edge_blocks), &arguments) }
 }
@@ -346,7 +340,7 @@ impl<T: StoredElement> Products<'_, T> {
                 stride: int(d_weight.lines.stride),
                 split: int(d_weight.lines.split),
                 most_parts: int(parts.most),
-                most_large_parts: int(parts.most_large),
+                has_large: i32::from(parts.has_large),
             },
             d_y: d_y.arguments(),
             x: x.arguments(),

@@ -10,7 +10,7 @@ use super::{Format, Tile, dynamic_shared_bytes};
 use crate::backend::cuda::device::kernel::{Kernel, KernelArguments, KernelFile, KernelInfo};
 use crate::backend::cuda::launchers::stored::StoredElement;
 
-/// Kernels that exist for both tiles.
+/// Kernels of one tile.
 #[derive(Clone, Copy)]
 pub(super) struct TileKernels<T: StoredElement> {
     pub forward: Kernel<LinearForward<T>>,
@@ -22,6 +22,7 @@ pub(super) struct TileKernels<T: StoredElement> {
     pub backward: Kernel<LinearBackward<T>>,
     pub backward_norm: Kernel<LinearBackwardNorm<T>>,
     pub backward_unit: Kernel<LinearBackwardUnit<T>>,
+    pub backward_states: Kernel<LinearBackwardStates<T>>,
 }
 
 /// Format of products whose operands are stored as `T`: another pairing of format and type has no value.
@@ -49,8 +50,6 @@ impl StoredFormat<bf16> {
 pub(super) struct FormatKernels<T: StoredElement> {
     /// Kernels with tiles of 64 x 64.
     pub small: TileKernels<T>,
-    /// [`LinearBackwardStates`], with tiles of 64 x 64 only.
-    pub backward_states: Kernel<LinearBackwardStates<T>>,
     /// Kernels with tiles of 128 x 128, if the format has them.
     pub large: Option<TileKernels<T>>,
 }
@@ -71,19 +70,15 @@ macro_rules! tile_kernels {
             backward: kernel(concat!("linear_backward_", $suffix), $backward_threads),
             backward_norm: kernel(concat!("linear_backward_norm_", $suffix), $backward_threads),
             backward_unit: kernel(concat!("linear_backward_unit_", $suffix), $backward_threads),
+            backward_states: kernel(concat!("linear_backward_states_", $suffix), $backward_threads),
         }
     };
 }
 
 impl FormatKernels<f32> {
-    const FP32: Self = FormatKernels {
-        small: tile_kernels!("fp32_64", 256, 256),
-        backward_states: kernel("linear_backward_states_fp32_64", 256),
-        large: None,
-    };
+    const FP32: Self = FormatKernels { small: tile_kernels!("fp32_64", 256, 256), large: None };
     const BF16X3: Self = FormatKernels {
         small: tile_kernels!("bf16x3_64", 128, 128),
-        backward_states: kernel("linear_backward_states_bf16x3_64", 128),
         large: Some(tile_kernels!("bf16x3_128", 256, 256)),
     };
 }
@@ -91,7 +86,6 @@ impl FormatKernels<f32> {
 impl FormatKernels<bf16> {
     const BF16: Self = FormatKernels {
         small: tile_kernels!("bf16_64", 128, 128),
-        backward_states: kernel("linear_backward_states_bf16_64", 128),
         large: Some(tile_kernels!("bf16_128", 128, 256)),
     };
 }
@@ -110,7 +104,6 @@ impl<T: StoredElement> FormatKernels<T> {
     const fn infos<const N: usize>(&self) -> [KernelInfo; N] {
         let mut infos = [self.small.forward.info(); N];
         let mut count = put(&mut infos, 0, &self.small.infos());
-        count = put(&mut infos, count, &[self.backward_states.info()]);
         if let Some(large) = &self.large {
             count = put(&mut infos, count, &large.infos());
         }
@@ -130,7 +123,7 @@ const fn put(to: &mut [KernelInfo], at: usize, from: &[KernelInfo]) -> usize {
 }
 
 impl<T: StoredElement> TileKernels<T> {
-    const fn infos(&self) -> [KernelInfo; 9] {
+    const fn infos(&self) -> [KernelInfo; 10] {
         [
             self.forward.info(),
             self.forward_norm.info(),
@@ -141,6 +134,7 @@ impl<T: StoredElement> TileKernels<T> {
             self.backward.info(),
             self.backward_norm.info(),
             self.backward_unit.info(),
+            self.backward_states.info(),
         ]
     }
 }
@@ -150,7 +144,7 @@ pub(crate) const FP32_FILE: KernelFile =
     KernelFile { name: "linear_fp32", kernels: &FormatKernels::FP32.infos::<10>() };
 /// Kernels of `kernels/linear_bf16.cu`.
 pub(crate) const BF16_FILE: KernelFile =
-    KernelFile { name: "linear_bf16", kernels: &FormatKernels::BF16.infos::<19>() };
+    KernelFile { name: "linear_bf16", kernels: &FormatKernels::BF16.infos::<20>() };
 /// Kernels of `kernels/linear_bf16x3.cu`.
 pub(crate) const BF16X3_FILE: KernelFile =
-    KernelFile { name: "linear_bf16x3", kernels: &FormatKernels::BF16X3.infos::<19>() };
+    KernelFile { name: "linear_bf16x3", kernels: &FormatKernels::BF16X3.infos::<20>() };

@@ -33,7 +33,9 @@ pub(crate) const ENOUGH_BLOCKS: usize = 264;
 const LARGE_FORWARD: usize = 100;
 /// The same for the gradient of the input, as in `kernels/linear.cuh`. The parts of the weight's gradient, in the same
 /// launch, fill the rest of the GPU.
-const LARGE_BACKWARD: usize = 50;
+const LARGE_BACKWARD: usize = 20;
+/// Most parts of a weight's gradient in larger tiles, as in `kernels/linear.cuh`.
+const MOST_LARGE_PARTS: usize = 4;
 /// Smallest number of rows of a part, for which its product outweighs adding up the parts; as in
 /// `kernels/linear.cuh`.
 const LEAST_PART_ROWS: usize = 128;
