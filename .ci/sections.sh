@@ -9,7 +9,7 @@ mkdir -p target/ci
 
 # ---- sections --------------------------------------------------------------------------------------------------------
 
-section_table="" section_name="" section_began=0 section_cpu=0 cpu_seconds=0
+section_table="" section_name="" section_began=0 section_cpu=0 section_budget=0 cpu_seconds=0
 
 # Sets cpu_seconds: CPU time that this shell's ended children have used. A command substitution would ask for a subshell's.
 read_cpu_seconds() {
@@ -20,9 +20,13 @@ read_cpu_seconds() {
 
 close_section() { # RESULT
     read_cpu_seconds
-    section_table+="$(printf '%-16s %7d %7d  %s' "$section_name" "$((SECONDS - section_began))" \
-        "$((cpu_seconds - section_cpu))" "$1")"$'\n'
-    section_name=""
+    local seconds=$((SECONDS - section_began)) result="$1"
+    if ((section_budget && seconds > section_budget)); then
+        result+=", longer than $section_budget s"
+    fi
+    section_table+="$(printf '%-16s %7d %7d  %s' "$section_name" "$seconds" "$((cpu_seconds - section_cpu))" \
+        "$result")"$'\n'
+    section_name="" section_budget=0
 }
 
 # Runs a command as a section. One that fails ends the check.
@@ -33,6 +37,12 @@ section() { # NAME COMMAND...
     printf '\n==== %s\n' "$section_name"
     "$@"
     close_section ok
+}
+
+# A section that should take at most so many seconds on two quiet cores. The table names those that take longer.
+within() { # SECONDS NAME COMMAND...
+    section_budget="$1"
+    section "${@:2}"
 }
 
 print_sections() {

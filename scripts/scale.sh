@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A synthetic collection prepared, sampled and embedded, with the peak of memory of each command: scripts/scale.sh [IMAGES]
-# [FOLDER]. One million images by default; they take some 20 GB of disk in FOLDER, a temporary folder by default.
+# [FOLDER]. One million images by default; they take 6 GB of disk in FOLDER, a temporary folder by default.
 #
 # Fails if a command exceeds its limit. A process's peak counts the pages of mapped files that it reads, which the system may take
 # back. Limits in bytes per image: `prepare` holds graphs, captions and boxes of all images at once; training holds the

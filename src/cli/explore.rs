@@ -74,7 +74,7 @@ impl ExploreArguments {
         let run = self.run.open()?;
         let (sender, events) = mpsc::channel();
         let stop = sender.clone();
-        explore(run, self.split, listener, (sender, events), |address| {
+        let ready = move |address: SocketAddr| {
             // From here on, Ctrl-C ends the server; before, it ends the program at once.
             ctrlc::set_handler(move || {
                 let _ = stop.send(Event::Stop);
@@ -84,6 +84,7 @@ impl ExploreArguments {
             })?;
             println!("http://{address}/");
             Ok(())
-        })
+        };
+        explore(run, self.split, listener, (sender, events), Box::new(ready))
     }
 }

@@ -3,12 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use half::f16;
-use npyz::Order;
 use rayon::prelude::*;
 
 use super::similarity::Similarity;
 use crate::files::mapped_file::MappedFile;
-use crate::files::npy::{MAGIC, read_header};
+use crate::files::npy_header::{MAGIC, NpyHeader};
 use crate::files::recognise::{FIRST_BYTES, not_expected};
 use crate::files::text::open_file;
 use crate::terminal::excerpt;
@@ -54,21 +53,23 @@ impl SimilarityMatrix {
             return Err(not_expected(&path, &map[..map.len().min(FIRST_BYTES)], "a .npy file", REMEDY));
         }
         let mut rest = &map[..];
-        let header =
-            read_header(&mut rest).map_err(|error| invalid("header", format!("not a .npy file: {error}")))?;
+        let header = NpyHeader::read(&mut rest)
+            .map_err(|error| invalid("header", format!("not a .npy file: {error}")))?;
         let start = map.len() - rest.len();
 
-        let dtype = header.dtype();
-        let half = match dtype.descr().as_str() {
-            "'<f2'" => true,
-            "'<f4'" => false,
-            other => return Err(invalid("dtype", format!("{}, expected '<f2' or '<f4'", excerpt(other)))),
+        let half = match header.descr.trim_matches(['\'', '"']) {
+            "<f2" => true,
+            "<f4" => false,
+            _ => {
+                let problem = format!("{}, expected '<f2' or '<f4'", excerpt(&header.descr));
+                return Err(invalid("dtype", problem));
+            }
         };
-        if header.shape() != [images as u64; 2] {
-            let problem = format!("{:?}, expected [{images}, {images}]", header.shape());
+        if header.shape != [images as u64; 2] {
+            let problem = format!("{:?}, expected [{images}, {images}]", header.shape);
             return Err(invalid("shape", problem));
         }
-        if header.order() != Order::C {
+        if header.fortran_order {
             return Err(invalid("order", "Fortran order, expected C order".into()));
         }
         let bytes = images * images * if half { 2 } else { 4 };

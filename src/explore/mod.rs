@@ -91,7 +91,8 @@ struct Collection {
 }
 
 /// Embeds the images of `split`, then answers requests on `listener` until an [`Event::Stop`] arrives. Calls
-/// `ready` with the address once requests are answered.
+/// `ready` with the address once requests are answered. It is boxed: a type of its own would compile the server and all backends
+/// once more for its caller.
 ///
 /// The calling thread keeps the model, which only one query can use at a time, and the device. The rest of a
 /// request runs concurrently.
@@ -100,7 +101,7 @@ pub fn explore(
     split: Split,
     listener: TcpListener,
     events: (Sender<Event>, Receiver<Event>),
-    ready: impl FnOnce(SocketAddr) -> Result<()>,
+    ready: Box<dyn FnOnce(SocketAddr) -> Result<()>>,
 ) -> Result<()> {
     if run.dataset.split(split).is_empty() {
         let remedy = "choose another split or prepare more images";
@@ -112,15 +113,15 @@ pub fn explore(
     run.compute(ExploreTask { run: &run, split, listener, events, ready })
 }
 
-struct ExploreTask<'a, F> {
+struct ExploreTask<'a> {
     run: &'a Arc<Run>,
     split: Split,
     listener: TcpListener,
     events: (Sender<Event>, Receiver<Event>),
-    ready: F,
+    ready: Box<dyn FnOnce(SocketAddr) -> Result<()>>,
 }
 
-impl<F: FnOnce(SocketAddr) -> Result<()>> BackendTask for ExploreTask<'_, F> {
+impl BackendTask for ExploreTask<'_> {
     type Output = ();
 
     fn run<B: Backend>(self, backend: B) -> Result<()> {

@@ -5,6 +5,7 @@ pub mod atomic_file;
 pub mod folder_lock;
 pub mod mapped_file;
 pub mod npy;
+pub(crate) mod npy_header;
 pub mod origin;
 pub mod outputs;
 pub mod recognise;

@@ -1,28 +1,19 @@
 //! Reads and writes embeddings as NumPy `.npy` files: two dimensions, one row per image.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Seek};
+use std::io::{BufRead, BufReader, Read, Seek};
 use std::path::Path;
 
 use half::f16;
-use npyz::{AutoSerialize, Deserialize, NpyFile, NpyHeader, Order, WriterBuilder};
 use rayon::prelude::*;
 
 use crate::files::atomic_file::write_atomically;
 use crate::files::mapped_file::MappedFile;
+use crate::files::npy_header::{MAGIC, NpyHeader};
 use crate::files::recognise::not_expected;
 use crate::files::text::open_file;
 use crate::terminal::excerpt;
 use crate::{Error, Result};
-
-/// First bytes of a `.npy` file.
-pub(crate) const MAGIC: &[u8] = b"\x93NUMPY";
-
-/// Largest header in bytes; numpy rejects longer ones by default.
-const MOST_HEADER_BYTES: usize = 10_000;
-
-/// Largest number of brackets in a header, enough for any array of plain numbers.
-const MOST_BRACKETS: usize = 4;
 
 /// A matrix read from a file; every value is finite.
 #[derive(Clone, Debug, PartialEq)]
@@ -96,15 +87,15 @@ fn open_matrix(path: &Path) -> Result<MatrixFile> {
     if !first.starts_with(MAGIC) {
         return Err(not_expected(path, first, "a .npy file", "give a .npy file written by numpy.save"));
     }
-    let header = read_header(&mut reader).map_err(|error| {
+    let header = NpyHeader::read(&mut reader).map_err(|error| {
         Error::invalid(path, "header", error.to_string(), "give a .npy file written by numpy.save")
     })?;
 
-    let &[rows, width] = header.shape() else {
+    let [rows, width] = header.shape[..] else {
         return Err(Error::invalid(
             path,
             "header",
-            format!("an array of {} dimensions, expected two", header.shape().len()),
+            format!("an array of {} dimensions, expected two", header.shape.len()),
             "save an array of one row per image, such as x.reshape(len(x), -1)",
         ));
     };
@@ -116,9 +107,8 @@ fn open_matrix(path: &Path) -> Result<MatrixFile> {
             "save one row per image",
         ));
     }
-    let dtype = header.dtype().descr();
-    // The descriptor ends in the kind and size of a value, as in '<f4'.
-    let bytes_per_value = match dtype.trim_matches('\'').trim_start_matches(['<', '>', '=', '|']) {
+    // The description ends in the kind and size of a value, as in '<f4'.
+    let bytes_per_value = match header.kind() {
         "f2" => 2,
         "f4" => 4,
         "f8" => 8,
@@ -126,7 +116,7 @@ fn open_matrix(path: &Path) -> Result<MatrixFile> {
             return Err(Error::invalid(
                 path,
                 "header",
-                format!("values of type {}", excerpt(&dtype)),
+                format!("values of type {}", excerpt(&header.descr)),
                 "save half, single or double precision, such as x.astype('float32')",
             ));
         }
@@ -161,11 +151,7 @@ pub(crate) struct MappedMatrix {
 pub(crate) fn map_npy(path: &Path) -> Result<Option<MappedMatrix>> {
     let MatrixFile { header, mut reader, rows, width, bytes_per_value } = open_matrix(path)?;
     let offset = reader.stream_position().map_err(Error::file("read", path))? as usize;
-    let dtype = header.dtype().descr();
-    let native = if cfg!(target_endian = "little") { '<' } else { '>' };
-    let plain = header.order() == Order::C
-        && dtype.trim_matches('\'').starts_with(native)
-        && offset.is_multiple_of(size_of::<f32>());
+    let plain = !header.fortran_order && !header.is_swapped() && offset.is_multiple_of(size_of::<f32>());
     if !plain || bytes_per_value > 4 {
         return Ok(None);
     }
@@ -198,20 +184,31 @@ impl MappedMatrix {
 /// Reads a two-dimensional array of half, single or double precision, in row-major or column-major order.
 pub fn read_npy(path: &Path) -> Result<NpyMatrix> {
     let MatrixFile { header, reader, rows, width, bytes_per_value } = open_matrix(path)?;
-    let order = header.order();
-    let npy = NpyFile::with_header(header, reader);
+    let count = rows * width;
+    let swapped = header.is_swapped();
+    let read = |bytes: &mut [u8]| read_values(reader, bytes, bytes_per_value as usize, swapped);
+    let read_error = Error::file("read", path);
     let stored = match bytes_per_value {
-        2 => read_values(npy, path, f16::to_f32)?,
-        4 => read_values(npy, path, |value: f32| value)?,
+        2 => {
+            let mut halves = vec![f16::ZERO; count];
+            read(bytemuck::cast_slice_mut(&mut halves)).map_err(read_error)?;
+            halves.into_iter().map(f16::to_f32).collect()
+        }
+        4 => {
+            let mut singles = vec![0.0f32; count];
+            read(bytemuck::cast_slice_mut(&mut singles)).map_err(read_error)?;
+            singles
+        }
         _ => {
-            let doubles: Vec<f64> = read_values(npy, path, |value: f64| value)?;
-            check_not_lost(path, &doubles, (rows, width), order)?;
+            let mut doubles = vec![0.0f64; count];
+            read(bytemuck::cast_slice_mut(&mut doubles)).map_err(read_error)?;
+            check_not_lost(path, &doubles, (rows, width), header.fortran_order)?;
             doubles.into_iter().map(|value| value as f32).collect()
         }
     };
-    let values = match order {
-        Order::C => stored,
-        Order::Fortran => (0..rows * width).map(|i| stored[i % width * rows + i / width]).collect(),
+    let values = match header.fortran_order {
+        false => stored,
+        true => (0..count).map(|i| stored[i % width * rows + i / width]).collect(),
     };
     if let Some(at) = values.iter().position(|value| !value.is_finite()) {
         return Err(Error::invalid(
@@ -224,75 +221,18 @@ pub fn read_npy(path: &Path) -> Result<NpyMatrix> {
     Ok(NpyMatrix { values, rows, width })
 }
 
-/// Reads the header of a `.npy` file.
-///
-/// npyz multiplies the sizes of the shape without a check. A shape that no file can hold is therefore
-/// rejected before npyz reads the header.
-pub(crate) fn read_header(reader: impl Read) -> io::Result<NpyHeader> {
-    parse_header(reader).map_err(|error| match error.kind() {
-        io::ErrorKind::UnexpectedEof => io::Error::other("the file ends within its header"),
-        _ => error,
-    })
-}
-
-fn parse_header(mut reader: impl Read) -> io::Result<NpyHeader> {
-    // Magic string, two bytes of version, and the length of the header: two bytes in version 1, four in later
-    // versions.
-    let mut bytes = vec![0; 10];
-    reader.read_exact(&mut bytes)?;
-    let mut length = usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
-    if bytes[6] > 1 {
-        bytes.resize(12, 0);
-        reader.read_exact(&mut bytes[10..])?;
-        length |= usize::from(u16::from_le_bytes([bytes[10], bytes[11]])) << 16;
-    }
-    if length > MOST_HEADER_BYTES {
-        return Err(io::Error::other(format!("a header of {length} bytes")));
-    }
-    let start = bytes.len();
-    bytes.resize(start + length, 0);
-    reader.read_exact(&mut bytes[start..])?;
-    // An array of numbers has two brackets: dictionary and shape. The time npyz takes doubles with every
-    // nested one.
-    if bytes[start..].iter().filter(|byte| b"([{".contains(byte)).count() > MOST_BRACKETS {
-        return Err(io::Error::other("a header with too many brackets"));
-    }
-    // Python 2 wrote long integers, as in (4L, 3L).
-    for at in start + 1..bytes.len() {
-        if bytes[at] == b'L' && bytes[at - 1].is_ascii_digit() {
-            bytes[at] = b' ';
-        }
-    }
-    match shape_is_possible(&String::from_utf8_lossy(&bytes[start..])) {
-        // The parser's own message has several lines.
-        true => {
-            NpyHeader::from_reader(bytes.as_slice()).map_err(|error| match error.to_string().contains('\n') {
-                true => io::Error::other("it is not a header that numpy.save writes"),
-                false => error,
-            })
-        }
-        false => Err(io::Error::other("a shape that no file can hold")),
-    }
-}
-
-/// Whether the product of the nonzero sizes in the header's `shape` fits. npyz reports any other fault.
-fn shape_is_possible(header: &str) -> bool {
-    let shape = header.split_once("shape").and_then(|(_, rest)| rest.split_once('(')?.1.split_once(')'));
-    let Some((sizes, _)) = shape else { return true };
-    let sizes = sizes.split(',').filter(|size| !size.trim().is_empty());
-    let product = sizes
-        .map(|size| size.trim().trim_end_matches('L').parse::<u64>().ok())
-        .try_fold(1u64, |product, size| product.checked_mul(size?.max(1)));
-    product.is_some()
-}
-
 /// Checks that no row with values other than zero would be all but zeros in single precision. Single small values among larger
 /// ones may be rounded to zero.
-fn check_not_lost(path: &Path, values: &[f64], (rows, width): (usize, usize), order: Order) -> Result<()> {
+fn check_not_lost(
+    path: &Path,
+    values: &[f64],
+    (rows, width): (usize, usize),
+    fortran_order: bool,
+) -> Result<()> {
     for row in 0..rows {
-        let at = |column: usize| match order {
-            Order::C => row * width + column,
-            Order::Fortran => column * rows + row,
+        let at = |column: usize| match fortran_order {
+            false => row * width + column,
+            true => column * rows + row,
         };
         let largest = (0..width).fold(0.0f64, |most, column| most.max(values[at(column)].abs()));
         if largest > 0.0 && largest < f64::from(f32::MIN_POSITIVE) {
@@ -307,42 +247,44 @@ fn check_not_lost(path: &Path, values: &[f64], (rows, width): (usize, usize), or
     Ok(())
 }
 
-fn read_values<T: Deserialize, V>(
-    npy: NpyFile<BufReader<File>>,
-    path: &Path,
-    convert: impl Fn(T) -> V,
-) -> Result<Vec<V>> {
-    let values = npy.data::<T>().map_err(|error| {
-        Error::invalid(path, "header", error.to_string(), "write the file with numpy.save")
-    })?;
-    values.map(|value| value.map(&convert)).collect::<std::io::Result<_>>().map_err(Error::file("read", path))
+/// Reads values of `width` bytes, which are stored in the other byte order if `swapped`.
+fn read_values(mut reader: impl Read, bytes: &mut [u8], width: usize, swapped: bool) -> std::io::Result<()> {
+    reader.read_exact(bytes)?;
+    if swapped {
+        bytes.chunks_exact_mut(width).for_each(<[u8]>::reverse);
+    }
+    Ok(())
 }
 
 /// Writes `[rows, width]` values in single precision. The file appears complete or not at all.
 pub fn write_npy(path: &Path, values: &[f32], width: usize) -> Result<()> {
-    write_values(path, values, width, |value| value)
+    write_values(path, values, width, 4, |values| {
+        values.iter().flat_map(|value| value.to_le_bytes()).collect()
+    })
 }
 
 /// Like [`write_npy`], rounded to half precision.
 pub fn write_npy_half(path: &Path, values: &[f32], width: usize) -> Result<()> {
-    write_values(path, values, width, f16::from_f32)
+    let encode =
+        |values: &[f32]| values.iter().flat_map(|&value| f16::from_f32(value).to_le_bytes()).collect();
+    write_values(path, values, width, 2, encode)
 }
 
-fn write_values<T: AutoSerialize>(
+fn write_values(
     path: &Path,
     values: &[f32],
     width: usize,
-    convert: impl Fn(f32) -> T,
+    bytes_per_value: usize,
+    encode: impl Fn(&[f32]) -> Vec<u8>,
 ) -> Result<()> {
+    const VALUES_PER_WRITE: usize = 1 << 16;
     assert!(width > 0 && values.len().is_multiple_of(width), "npy: whole rows of {width}");
+    let descr = format!("'<f{bytes_per_value}'");
+    let shape = vec![(values.len() / width) as u64, width as u64];
+    let header = NpyHeader { descr, fortran_order: false, shape };
     write_atomically(path, |file| {
-        let mut npy = npyz::WriteOptions::new()
-            .default_dtype()
-            .shape(&[(values.len() / width) as u64, width as u64])
-            .writer(&mut *file)
-            .begin_nd()?;
-        npy.extend(values.iter().map(|&value| convert(value)))?;
-        npy.finish()?;
+        file.write_all(&header.to_bytes())?;
+        values.chunks(VALUES_PER_WRITE).try_for_each(|values| file.write_all(&encode(values)))?;
         file.flush()
     })
 }

@@ -1,6 +1,7 @@
 //! Reads the records of a large JSON document one at a time, without holding the document in memory.
 
 use std::fmt;
+use std::io::BufReader;
 use std::marker::PhantomData;
 use std::rc::Rc;
 
@@ -12,6 +13,9 @@ use serde_json::error::Category;
 use super::python_json::{PythonJson, Seen};
 use super::raw_file::{RawFile, read_error};
 use crate::{Error, Result};
+
+/// Bytes that are corrected at a time.
+const BUFFER_BYTES: usize = 1 << 15;
 
 /// Position of the records in a document.
 #[derive(Clone, Copy)]
@@ -42,7 +46,8 @@ pub fn records<T: DeserializeOwned>(
     let path = file.path().to_path_buf();
     let (text, seen) = PythonJson::new(file.content());
     let mut walk = Walk { shape, each, count: 0, stopped: None, seen: Rc::clone(&seen), record: PhantomData };
-    let mut reader = serde_json::Deserializer::from_reader(text);
+    // The parser takes single bytes.
+    let mut reader = serde_json::Deserializer::from_reader(BufReader::with_capacity(BUFFER_BYTES, text));
     let result = match shape {
         Shape::Array => reader.deserialize_seq(&mut walk),
         Shape::Field(_) | Shape::Map => reader.deserialize_map(&mut walk),
@@ -53,7 +58,7 @@ pub fn records<T: DeserializeOwned>(
         return Err(stopped);
     }
     let (line, column, count) = (error.line(), error.column(), walk.count);
-    let column = column.saturating_add_signed(-seen.longer.get());
+    let column = seen.original_column(line, column);
     let place = match line {
         // The parser does not tell where reading failed.
         0 => format!("after {count} records"),

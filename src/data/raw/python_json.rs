@@ -3,7 +3,7 @@
 //! They are replaced by `null` while the text is read. So they are a missing id, box or size, as data frames mean by NaN, and are
 //! refused wherever a value must be given. The reader also bounds the memory of a record.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io::{self, BufRead, Read};
 use std::rc::Rc;
 
@@ -14,21 +14,28 @@ const NULL: &[u8] = b"null";
 /// Largest record in bytes. A record of public files has less than a hundredth of it.
 const MOST_RECORD_BYTES: usize = 4 << 20;
 
-/// What the reader has seen, shared with the parser's user.
+/// What the reader has seen, shared with the parser's user. The parser is behind the reader by what was given last.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     /// Number of replaced values.
     pub replaced: Cell<u64>,
-    /// Number of characters that the current line has become longer.
-    pub longer: Cell<isize>,
-    /// Line, from 1, and number of bytes of it that were given.
-    position: Cell<(usize, usize)>,
-    /// Position behind the last replaced value; line 0 before the first one.
-    replaced_until: Cell<(usize, usize)>,
-    /// Number of bytes of the current record; `None` while nothing is kept in memory.
+    /// Replaced values in what was given last, and the one before them.
+    recent: RefCell<Vec<Replaced>>,
+    /// Number of bytes of the current record in what was given after it began; `None` while nothing is kept in memory.
     record: Cell<Option<usize>>,
     /// Whether a record was too long.
     pub too_long: Cell<bool>,
+}
+
+/// A replaced value.
+#[derive(Clone, Copy, Debug)]
+struct Replaced {
+    /// Line, from 1.
+    line: usize,
+    /// Column of its last byte in the corrected text.
+    column: usize,
+    /// Number of characters that the line has become longer up to here.
+    longer: isize,
 }
 
 impl Seen {
@@ -42,10 +49,27 @@ impl Seen {
         self.record.set(None);
     }
 
+    /// Last replaced value that ends at or before this position of the corrected text.
+    fn last_replaced(&self, line: usize, column: usize) -> Option<Replaced> {
+        let recent = self.recent.borrow();
+        recent.iter().rev().find(|value| value.line == line && value.column <= column).copied()
+    }
+
+    /// Column in the text as it is, for a position of the corrected text.
+    pub fn original_column(&self, line: usize, column: usize) -> usize {
+        column.saturating_add_signed(-self.last_replaced(line, column).map_or(0, |value| value.longer))
+    }
+
     /// Whether the value before this position of the corrected text is a replaced one. The parser may be one byte further.
     pub fn was_replaced(&self, line: usize, column: usize) -> bool {
-        let (replaced_line, end) = self.replaced_until.get();
-        replaced_line == line && (end..=end + 1).contains(&column)
+        self.last_replaced(line, column).is_some_and(|value| column <= value.column + 1)
+    }
+
+    /// Forgets all replaced values but the last one.
+    fn forget(&self) {
+        let mut recent = self.recent.borrow_mut();
+        let old = recent.len().saturating_sub(1);
+        recent.drain(..old);
     }
 
     /// Problem of a record that was too long.
@@ -57,103 +81,125 @@ impl Seen {
 /// Reader of the corrected text.
 pub(super) struct PythonJson<R> {
     text: R,
-    /// Bytes to give before those of the text.
+    /// Bytes to give before those of the text: a word, or its replacement.
     pending: Vec<u8>,
-    /// Number of pending bytes that were given.
-    given: usize,
+    place: Place,
+    seen: Rc<Seen>,
+}
+
+/// Place in the corrected text.
+#[derive(Debug)]
+struct Place {
     in_string: bool,
     /// Whether the last byte in a string was a backslash that escapes the next.
     escaped: bool,
-    seen: Rc<Seen>,
+    /// Line, from 1.
+    line: usize,
+    /// Number of bytes of the line before this place.
+    column: usize,
+    /// Number of bytes before this place that the parser may keep in memory: all but white space outside of strings.
+    kept: usize,
+}
+
+impl Place {
+    /// Follows `bytes` up to the first one that may begin a word to replace. Returns the number of bytes before it.
+    fn follow(&mut self, bytes: &[u8]) -> usize {
+        let (mut at, mut spaces, mut line_start) = (0, 0, None);
+        while at < bytes.len() {
+            if self.in_string {
+                if !self.escaped {
+                    at += bytes[at..].iter().take_while(|&&byte| byte != b'"' && byte != b'\\').count();
+                }
+                let Some(&byte) = bytes.get(at) else { break };
+                self.in_string = self.escaped || byte != b'"';
+                self.escaped = !self.escaped && byte == b'\\';
+            } else {
+                match bytes[at] {
+                    b'"' => self.in_string = true,
+                    b'N' | b'I' | b'-' => break,
+                    b'\n' => {
+                        spaces += 1;
+                        self.line += 1;
+                        line_start = Some(at + 1);
+                    }
+                    b' ' | b'\t' | b'\r' => spaces += 1,
+                    _ => {}
+                }
+            }
+            at += 1;
+        }
+        self.kept += at - spaces;
+        self.column = line_start.map_or(self.column + at, |start| at - start);
+        at
+    }
 }
 
 impl<R: BufRead> PythonJson<R> {
     pub fn new(text: R) -> (Self, Rc<Seen>) {
-        let seen = Rc::new(Seen { position: Cell::new((1, 0)), ..Default::default() });
-        let reader = PythonJson {
-            text,
-            pending: Vec::new(),
-            given: 0,
-            in_string: false,
-            escaped: false,
-            seen: Rc::clone(&seen),
-        };
-        (reader, seen)
+        let seen = Rc::<Seen>::default();
+        let place = Place { in_string: false, escaped: false, line: 1, column: 0, kept: 0 };
+        (PythonJson { text, pending: Vec::new(), place, seen: Rc::clone(&seen) }, seen)
     }
 
-    fn peek(&mut self) -> io::Result<Option<u8>> {
-        Ok(self.text.fill_buf()?.first().copied())
-    }
-
-    fn next(&mut self) -> io::Result<Option<u8>> {
-        if let Some(&byte) = self.pending.get(self.given) {
-            self.given += 1;
-            return Ok(Some(byte));
-        }
-        let Some(byte) = self.peek()? else { return Ok(None) };
-        self.text.consume(1);
-        if self.in_string {
-            let escaped = std::mem::replace(&mut self.escaped, false);
-            match byte {
-                b'\\' => self.escaped = !escaped,
-                b'"' => self.in_string = escaped,
-                _ => {}
-            }
-            return Ok(Some(byte));
-        }
-        match byte {
-            b'"' => self.in_string = true,
-            b'\n' => self.seen.longer.set(0),
-            b'N' | b'I' => return self.word(byte).map(Some),
-            b'-' if self.peek()? == Some(b'I') => return self.word(byte).map(Some),
-            _ => {}
-        }
-        Ok(Some(byte))
-    }
-
-    /// Reads the rest of a word outside of strings; returns its first byte, or that of its replacement.
-    fn word(&mut self, first: u8) -> io::Result<u8> {
+    /// Reads what may be a word to replace into `pending`.
+    fn word(&mut self) -> io::Result<()> {
         let longest = NOT_FINITE.iter().map(|word| word.len()).max().unwrap_or(0);
-        self.pending.clear();
-        self.pending.push(first);
         while self.pending.len() < longest
-            && let Some(byte) = self.peek()?.filter(u8::is_ascii_alphabetic)
+            && let Some(&byte) = self.text.fill_buf()?.first()
+            && (byte.is_ascii_alphabetic() || self.pending.is_empty())
         {
             self.pending.push(byte);
             self.text.consume(1);
         }
+        let place = &mut self.place;
         if NOT_FINITE.contains(&self.pending.as_slice()) {
-            self.seen.replaced.set(self.seen.replaced.get() + 1);
-            let (line, column) = self.seen.position.get();
-            self.seen.replaced_until.set((line, column + NULL.len()));
-            let longer = NULL.len() as isize - self.pending.len() as isize;
-            self.seen.longer.set(self.seen.longer.get() + longer);
+            let before = self.seen.last_replaced(place.line, place.column).map_or(0, |value| value.longer);
+            let longer = before + NULL.len() as isize - self.pending.len() as isize;
             self.pending.clear();
             self.pending.extend(NULL);
+            let value = Replaced { line: place.line, column: place.column + NULL.len(), longer };
+            self.seen.recent.borrow_mut().push(value);
+            self.seen.replaced.set(self.seen.replaced.get() + 1);
         }
-        self.given = 1;
-        Ok(self.pending[0])
+        place.column += self.pending.len();
+        place.kept += self.pending.len();
+        Ok(())
     }
 }
 
 impl<R: BufRead> Read for PythonJson<R> {
-    /// Reads one byte at a time, as the parser asks for them, so that [`Seen`] is about the parser's position.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let Some(place) = buffer.first_mut() else { return Ok(0) };
-        let Some(byte) = self.next()? else { return Ok(0) };
-        *place = byte;
-        let (line, column) = self.seen.position.get();
-        self.seen.position.set(if byte == b'\n' { (line + 1, 0) } else { (line, column + 1) });
-        // White space is not kept.
-        let is_kept = self.in_string || !byte.is_ascii_whitespace();
-        if let Some(bytes) = self.seen.record.get().filter(|_| is_kept) {
-            if bytes >= MOST_RECORD_BYTES {
-                self.seen.too_long.set(true);
-                return Err(io::Error::new(io::ErrorKind::FileTooLarge, Seen::too_long_problem()));
-            }
-            self.seen.record.set(Some(bytes + 1));
+        // The parser has taken what was given before.
+        if self.seen.record.get().is_some_and(|bytes| bytes >= MOST_RECORD_BYTES) {
+            self.seen.too_long.set(true);
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, Seen::too_long_problem()));
         }
-        Ok(1)
+        self.seen.forget();
+        let kept = self.place.kept;
+        let mut given = 0;
+        while given < buffer.len() {
+            if self.pending.is_empty() {
+                let text = self.text.fill_buf()?;
+                let most = text.len().min(buffer.len() - given);
+                let plain = self.place.follow(&text[..most]);
+                buffer[given..given + plain].copy_from_slice(&text[..plain]);
+                self.text.consume(plain);
+                given += plain;
+                if plain == most {
+                    // The end of what is there.
+                    break;
+                }
+                self.word()?;
+            }
+            let count = self.pending.len().min(buffer.len() - given);
+            buffer[given..given + count].copy_from_slice(&self.pending[..count]);
+            self.pending.drain(..count);
+            given += count;
+        }
+        if let Some(bytes) = self.seen.record.get() {
+            self.seen.record.set(Some(bytes + self.place.kept - kept));
+        }
+        Ok(given)
     }
 }
 
@@ -163,20 +209,49 @@ mod tests {
 
     #[test]
     fn numbers_that_are_no_json_become_null_outside_of_strings() {
-        // Every size of the buffer, so that words lie across its ends.
-        for size in 1..12 {
+        // Every size of the buffers, so that words lie across their ends.
+        for (size, given) in (1..12).flat_map(|size| [1, 3, 7, 64].map(|given| (size, given))) {
             let read = |text: &str| {
-                let (mut reader, seen) = PythonJson::new(io::BufReader::with_capacity(size, text.as_bytes()));
+                let (reader, seen) = PythonJson::new(io::BufReader::with_capacity(size, text.as_bytes()));
                 let mut corrected = String::new();
-                reader.read_to_string(&mut corrected).unwrap();
+                io::BufReader::with_capacity(given, reader).read_to_string(&mut corrected).unwrap();
                 (corrected, seen.replaced.get())
             };
             assert_eq!(
                 read(r#"{"NaN": NaN, "a": [Infinity,-Infinity, -1], "b": "\"NaN\\", "c":NaN}"#),
                 (r#"{"NaN": null, "a": [null,null, -1], "b": "\"NaN\\", "c":null}"#.to_string(), 4)
             );
-            for other in ["Nan", "NaNs", "Infinit", "-Inf", "None", "-"] {
+            for other in ["Nan", "NaNs", "Infinit", "-Inf", "None", "-", "--NaNNaN"] {
                 assert_eq!(read(other), (other.to_string(), 0));
+            }
+        }
+    }
+
+    #[test]
+    fn columns_are_those_of_the_text_as_it_is() {
+        let text = "[NaN, 1,\n -Infinity,\"NaN\\\"\", NaN,\n2, Infinity]";
+        let corrected = "[null, 1,\n null,\"NaN\\\"\", null,\n2, null]";
+        for given in [1, 4, 11, 64] {
+            let (reader, seen) = PythonJson::new(text.as_bytes());
+            let mut reader = io::BufReader::with_capacity(given, reader);
+            let (mut line, mut column) = (1, 0);
+            for expected in corrected.bytes() {
+                let mut byte = [0];
+                reader.read_exact(&mut byte).unwrap();
+                assert_eq!(byte[0], expected);
+                (line, column) = if expected == b'\n' { (line + 1, 0) } else { (line, column + 1) };
+                if expected == b',' {
+                    let lines: Vec<&str> = text.lines().collect();
+                    let original = seen.original_column(line, column);
+                    assert_eq!(
+                        lines[line - 1].as_bytes()[original - 1],
+                        b',',
+                        "line {line}, column {column}"
+                    );
+                    let before = &lines[line - 1][..original - 1];
+                    let replaced = before.ends_with("NaN") || before.ends_with("Infinity");
+                    assert_eq!(seen.was_replaced(line, column), replaced, "{before}");
+                }
             }
         }
     }
