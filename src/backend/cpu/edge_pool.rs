@@ -6,6 +6,7 @@ use rayon::prelude::*;
 use super::Cpu;
 use super::batch_norm::CHUNK_ROWS;
 use super::block::{Block, backward_sums};
+use super::clock::Work;
 use super::rows::scale;
 use crate::backend::pass::{Backward, Forward};
 use crate::batch::graph_batch::OBJECT_ROLE;
@@ -25,6 +26,7 @@ impl Cpu {
         let (_, a) = pass.activations.at_mut(pass.layer);
         let (heads, pooled, edge_state) = (&a.edge_heads, &mut a.pooled, &mut a.edge_state);
         self.set_columns(of, heads);
+        let _running = self.clock.time(Work::Pass("pool"));
         let to_subject = self.columns.part(0, hidden);
         let to_edge = self.columns.part(hidden, state);
         let to_object = self.columns.part(hidden + state, hidden);
@@ -67,6 +69,7 @@ impl Cpu {
         let ActivationGradients { d_pooled, d_edge_state, d_edge_heads: d_heads, .. } = &mut *pass.d;
         let (d_pooled, d_edge_state) = (&*d_pooled, &*d_edge_state);
         self.set_columns(of, heads);
+        let _running = self.clock.time(Work::Pass("pool, backward"));
         let edges = batch.size().edges;
         let z = &heads.linear[..edges * width];
         // The three parts of a row: first column, number of columns, and the gradient of an edge with its

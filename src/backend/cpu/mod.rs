@@ -9,6 +9,7 @@
 
 mod batch_norm;
 mod block;
+pub mod clock;
 pub mod cosine_ranks;
 mod edge_hidden;
 mod edge_pool;
@@ -32,7 +33,6 @@ use crate::backend::{Backend, Batches, Memory, Search, Stages, loss_row};
 use crate::batch::graph_batch::{BatchSize, GraphBatch};
 use crate::error::Result;
 use crate::loss::Loss;
-use crate::matmul::Packed;
 use crate::network::activations::{ActivationGradients, Activations};
 use crate::network::config::ModelConfig;
 use crate::network::parameters::{BlockKind, Parameters};
@@ -40,6 +40,7 @@ use crate::optimizer::{AdamStep, Part};
 
 use batch_norm::{Columns, Partials, Terms};
 use block::Block;
+use clock::{Clock, Products, Work};
 use rounding::Rounding;
 use rows::vectorised;
 
@@ -50,8 +51,8 @@ pub struct Cpu {
     columns: Columns,
     terms: Terms,
     partials: Partials,
-    /// Right operand of the product at hand.
-    operand: Packed<f32>,
+    products: Products,
+    clock: Clock,
     edge_hidden: edge_hidden::Scratch,
     /// `[N]` divisors of the node states that a layer reads, one entry per layer; only used if this backend
     /// rounds ([`mod@node`]).
@@ -68,6 +69,12 @@ impl Cpu {
     /// Creates a CPU backend that uses rayon's threads.
     pub fn new() -> Self {
         Cpu::default()
+    }
+
+    /// Creates a CPU backend whose products and passes are timed by `clock`.
+    pub fn timed(clock: Clock) -> Self {
+        let edge_hidden = edge_hidden::Scratch::timed(clock.clone());
+        Cpu { products: Products::timed(clock.clone()), edge_hidden, clock, ..Cpu::default() }
     }
 
     /// Creates a CPU backend that computes in single precision but rounds to bf16 whatever the CUDA kernels
@@ -236,6 +243,7 @@ impl Stages for Cpu {
     }
 
     fn readout(&mut self, of: Readout<'_, Self>) -> Result<()> {
+        let _running = self.clock.time(Work::Pass("readout and loss"));
         self.readout.embed(of.config, of.batch, of.activations.last_node_state(), of.embedding);
         Ok(())
     }
@@ -247,6 +255,7 @@ impl Stages for Cpu {
         to: LossOutputs<'_, Self>,
     ) -> Result<Gradient<States>> {
         let Readout { config, batch, activations, embedding } = of;
+        let _running = self.clock.time(Work::Pass("readout and loss"));
         self.readout.embed(config, batch, activations.last_node_state(), embedding);
         let at = loss_row(to.losses.len(), *to.steps).start;
         self.readout.losses(loss, batch, config.state_width, embedding, &mut to.losses[at..]);
@@ -341,6 +350,7 @@ impl Stages for Cpu {
         let Update { adam, parameters, gradients, moments, steps, part } = update;
         let Part { parameters: range, ends_step } = part;
         let step = &adam.at_step(*steps + 1);
+        let _running = self.clock.time(Work::Pass("adam"));
         parameters.values[range.clone()]
             .par_chunks_mut(FLAT_CHUNK)
             .zip(gradients[range.clone()].par_chunks(FLAT_CHUNK))
