@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
-use std::sync::Arc;
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use pulp::{Arch, Simd, WithSimd};
@@ -12,7 +10,7 @@ use serde::Serialize;
 use crate::backend::cpu::Cpu;
 use crate::backend::cpu::clock::{Clock, Log, Product, Work};
 use crate::bench::sizes::Sizes;
-use crate::bench::step::{LEARNING_RATE, LOSS, model_of};
+use crate::bench::step::{LEARNING_RATE, LOSS, model_of, step_flops};
 use crate::bench::timing::Times;
 use crate::error::Result;
 use crate::optimizer::Adam;
@@ -27,6 +25,10 @@ const CHAINS: usize = 12;
 /// Minimum number of steps.
 const LEAST_STEPS: usize = 3;
 const WARM_UP: usize = 1;
+/// Part of the budget for embeddings.
+const EMBED_PART: u32 = 4;
+/// Products of a step for each product of its forward.
+const STEP_PASSES: u64 = 3;
 
 /// Where the time of a step goes, on a number of threads.
 #[derive(Clone, Debug, Serialize)]
@@ -41,6 +43,10 @@ pub struct Processor {
     pub passes: Vec<Part>,
     /// Median time of a step in ms while its parts are timed.
     pub step_ms: f64,
+    /// Median time in ms to embed the graphs of the batch, with the running statistics.
+    pub embed_ms: f64,
+    /// Minimum time for the products of the embeddings in ms, at the rate of multiply-adds.
+    pub embed_floor_ms: f64,
 }
 
 /// Products of one shape, or a pass, of a step.
@@ -95,12 +101,23 @@ impl Processor {
         }
         let step_ms = Times::of(steps).ms;
         let (products, passes) = parts.finish(step_ms);
+        // The first call folds batch norm into the weights.
+        model.embed(&sizes.batch)?;
+        let (started, mut embeds) = (Instant::now(), Vec::new());
+        while embeds.len() < LEAST_STEPS || started.elapsed() < budget / EMBED_PART {
+            let embed = Instant::now();
+            black_box(model.embed(&sizes.batch)?);
+            embeds.push(embed.elapsed().as_secs_f64() * 1e3);
+        }
+        let fma_gflop_per_s = fma_rate();
         Ok(Processor {
             threads: rayon::current_num_threads(),
-            fma_gflop_per_s: fma_rate(),
+            fma_gflop_per_s,
             products,
             passes,
             step_ms,
+            embed_ms: Times::of(embeds).ms,
+            embed_floor_ms: (step_flops(sizes) / STEP_PASSES) as f64 / fma_gflop_per_s / 1e6,
         })
     }
 
@@ -111,7 +128,8 @@ impl Processor {
 
     /// Tables of the products and of the passes.
     pub fn text(&self) -> String {
-        let Processor { threads, fma_gflop_per_s, products, passes, step_ms } = self;
+        let Processor { threads, fma_gflop_per_s, products, passes, step_ms, embed_ms, embed_floor_ms } =
+            self;
         let percent = |share: f64| format!("{:.1}%", 100.0 * share);
         let of_fma = |rate: f64| format!("{:.0}%", 100.0 * rate / fma_gflop_per_s);
         let mut table = plain_table([
@@ -164,14 +182,17 @@ impl Processor {
         }
         format!(
             "{threads} threads: fused multiply-adds {fma_gflop_per_s:.1} GFLOP/s; a step whose parts are timed takes {}, {} \
-             of it outside the parts\n{table}\n{others}",
+             of it outside the parts\n{table}\n{others}\nembeddings of the batch's graphs: {}, {:.2} times the minimum for \
+             their products",
             duration(step_ms / 1e3),
             duration((step_ms - timed).max(0.0) / 1e3),
+            duration(embed_ms / 1e3),
+            embed_ms / embed_floor_ms,
         )
     }
 }
 
-fn taken(log: &Arc<Mutex<Vec<(Work, Duration)>>>) -> Vec<(Work, Duration)> {
+fn taken(log: &Log) -> Vec<(Work, Duration)> {
     log.lock().map(|mut log| std::mem::take(&mut *log)).unwrap_or_default()
 }
 
@@ -266,7 +287,6 @@ mod tests {
 
     use super::*;
     use crate::bench::sizes::SMALL;
-    use crate::bench::step::step_flops;
 
     /// Every product of the formulas is timed, and no time is counted twice.
     #[test]

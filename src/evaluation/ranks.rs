@@ -74,11 +74,13 @@ impl Ranks {
         };
         let mut rank_y = || {
             of_y.sort(by_y, parallel);
-            let sums = of_y.rank(Part::whole(by_y, v, parallel));
-            in_tasks(by_y, v, parallel, |element, rank| v_by_index[of_y.index(*element)].store(*rank, Relaxed));
-            sums
+            let ties = of_y.rank(Part::whole(by_y, v, parallel));
+            in_tasks(by_y, v, parallel, |element, rank| {
+                v_by_index[of_y.index(*element)].store(*rank, Relaxed)
+            });
+            ties
         };
-        let (of_x_alone, of_y_alone) = match parallel {
+        let (x_ties, y_ties) = match parallel {
             true => rayon::join(rank_x, rank_y),
             false => (rank_x(), rank_y()),
         };
@@ -89,7 +91,8 @@ impl Ranks {
         shifted.iter_mut().for_each(|rank| *rank = rank.wrapping_add(n as u32));
         let bits = u32::BITS - (2 * n as u32).leading_zeros();
         let discordant = inversions(shifted, bytemuck::cast_slice_mut(u), bits, parallel);
-        let (tied_x, tied_y) = (of_x_alone.tied, of_y_alone.tied);
+        let (tied_x, tied_y) = (x_ties.pairs, y_ties.pairs);
+        let squares = |ties: Ties| squares_without_ties(n) - ties.cubes;
         // In u64 all sums stay below 2^64 for n < 2^32; the difference is signed.
         let concordant_minus_discordant = i128::from(pair_count(n as u64) + tied_both)
             - i128::from(tied_x)
@@ -97,18 +100,13 @@ impl Ranks {
             - 2 * i128::from(discordant);
         RankCorrelations {
             tau: tau_b(n as u64, concordant_minus_discordant, tied_x, tied_y),
-            rho: rho_of_sums([of_x_alone.squares, of_y_alone.squares, products]),
+            rho: rho_of_sums([squares(x_ties), squares(y_ties), products]),
         }
     }
 }
 
 /// Calls `each` for the elements with their values, on all threads if `parallel`.
-fn in_tasks(
-    elements: &[u64],
-    values: &mut [i32],
-    parallel: bool,
-    each: impl Fn(&u64, &mut i32) + Sync,
-) {
+fn in_tasks(elements: &[u64], values: &mut [i32], parallel: bool, each: impl Fn(&u64, &mut i32) + Sync) {
     let task = |(elements, values): (&[u64], &mut [i32])| {
         elements.iter().zip(values).for_each(|(element, value)| each(element, value));
     };
@@ -145,21 +143,31 @@ fn both(u: &[i32], v: &mut [i32]) -> Both {
     Both { tied, products }
 }
 
-/// Counts and sums over one side.
+/// Counts over the ties of one side.
 #[derive(Clone, Copy, Debug, Default)]
-struct Sums {
+struct Ties {
     /// Number of pairs of equal values.
-    tied: u64,
-    /// Sum of the squares of the centred ranks.
-    squares: i128,
+    pairs: u64,
+    /// Sum of t (t^2 - 1) / 3 over the ties of t values: as much do they take from the sum of the squares of the centred
+    /// ranks, which is n (n^2 - 1) / 3 without ties.
+    cubes: i128,
 }
 
-impl Sums {
-    /// Adds a tie of `len` values.
-    fn add_tie(&mut self, rank: i32, len: usize) {
-        self.tied += pair_count(len as u64);
-        self.squares += i128::from(i64::from(rank) * i64::from(rank)) * len as i128;
+impl Ties {
+    /// Ties of `len` values.
+    fn of(len: usize) -> Self {
+        Ties { pairs: pair_count(len as u64), cubes: squares_without_ties(len) }
     }
+
+    fn and(self, other: Ties) -> Ties {
+        Ties { pairs: self.pairs + other.pairs, cubes: self.cubes + other.cubes }
+    }
+}
+
+/// Sum of the squares of `n` different centred ranks.
+fn squares_without_ties(n: usize) -> i128 {
+    let n = n as i128;
+    n * (n * n - 1) / 3
 }
 
 /// Sorting of values as integers.
@@ -200,7 +208,7 @@ impl<'a> Order<'a> {
     }
 
     /// Completes the order of elements that are sorted by prefix, and writes their centred ranks.
-    fn rank(&self, part: Part<'_>) -> Sums {
+    fn rank(&self, part: Part<'_>) -> Ties {
         let Part { elements, ranks, start, task } = part;
         if elements.len() > task {
             let half = elements.len() / 2;
@@ -212,40 +220,40 @@ impl<'a> Order<'a> {
                 let left = Part { elements: left, ranks: ranks_left, start, task };
                 let right = Part { elements: right, ranks: ranks_right, start: start + middle, task };
                 let (left, right) = rayon::join(|| self.rank(left), || self.rank(right));
-                return Sums { tied: left.tied + right.tied, squares: left.squares + right.squares };
+                return left.and(right);
             }
         }
-        let (mut sums, mut first) = (Sums::default(), 0);
-        while first < elements.len() {
+        for (place, rank) in (start..).zip(&mut *ranks) {
+            *rank = self.centred_rank(place, place + 1);
+        }
+        let (mut ties, mut first) = (Ties::default(), 0);
+        while let Some(distance) =
+            elements[first..].windows(2).position(|pair| self.prefix(pair[0]) == self.prefix(pair[1]))
+        {
+            first += distance;
             let prefix = self.prefix(elements[first]);
             let alike = elements[first..].iter().take_while(|&&other| self.prefix(other) == prefix).count();
-            if alike == 1 {
-                let rank = self.centred_rank(start + first, start + first + 1);
-                ranks[first] = rank;
-                sums.add_tie(rank, 1);
-            } else {
-                let range = first..first + alike;
-                self.rank_alike(&mut elements[range.clone()], &mut ranks[range], start + first, &mut sums);
-            }
+            let range = first..first + alike;
+            ties = ties.and(self.rank_alike(&mut elements[range.clone()], &mut ranks[range], start + first));
             first += alike;
         }
-        sums
+        ties
     }
 
     /// Ranks elements of one prefix, which follow `start` others.
-    fn rank_alike(&self, elements: &mut [u64], ranks: &mut [i32], start: usize, sums: &mut Sums) {
+    fn rank_alike(&self, elements: &mut [u64], ranks: &mut [i32], start: usize) -> Ties {
         let exact = |element: u64| key(self.values[self.index(element)]);
         if elements.iter().any(|&element| exact(element) != exact(elements[0])) {
             elements.sort_unstable_by_key(|&element| exact(element));
         }
-        let mut at = 0;
+        let (mut ties, mut at) = (Ties::default(), 0);
         for tied in elements.chunk_by(|&a, &b| exact(a) == exact(b)) {
             let end = at + tied.len();
-            let rank = self.centred_rank(start + at, start + end);
-            ranks[at..end].fill(rank);
-            sums.add_tie(rank, tied.len());
+            ranks[at..end].fill(self.centred_rank(start + at, start + end));
+            ties = ties.and(Ties::of(tied.len()));
             at = end;
         }
+        ties
     }
 
     /// Twice the mean of the ranks start + 1 ..= end, minus n + 1. Its magnitude is below n.

@@ -29,12 +29,12 @@ use pack::pack;
 use tile::{SHORT_TILE, TALL_TILE, Vectors, store, sums, tile_width};
 
 /// Largest number of rows of a block, a multiple of the rows of both tiles. The block stays in the second-level cache.
-const BLOCK_ROWS: usize = 48;
+const BLOCK_ROWS: usize = 72;
 /// Largest number of terms that are summed in registers before they are added to the product. More terms mean fewer
 /// passes over the product; panels that are longer than the first-level cache come from the second in time.
-const BLOCK_DEPTH: usize = 640;
-/// Number of tasks per thread, so that all finish together.
-const TASKS_PER_THREAD: usize = 4;
+const BLOCK_DEPTH: usize = 576;
+/// Least number of tasks per thread, so that all finish together.
+const TASKS_PER_THREAD: usize = 2;
 /// Number of panels that are packed together, so that neighbouring values are read together.
 const PACK_PANELS: usize = 8;
 
@@ -130,30 +130,32 @@ impl<T: Element> Packed<T> {
     /// `c = a b` or `c += a b` on the calling thread.
     pub fn multiply(&self, c: MatMut<'_, T>, accumulate: Accumulate, a: MatRef<'_, T>) {
         self.check(&c, a);
-        Arch::new().dispatch(Multiply { c, accumulate, a, b: self });
+        Arch::new().dispatch(Multiply {
+            c,
+            accumulate,
+            a,
+            b: self,
+            first_row: 0,
+            finish: |_, _: &mut [T]| {},
+        });
     }
 
     /// `c = a b` or `c += a b` on all of rayon's threads.
     pub fn multiply_in_parallel(&self, c: MatMut<'_, T>, accumulate: Accumulate, a: MatRef<'_, T>) {
         self.check(&c, a);
-        let threads = rayon::current_num_threads();
-        let tasks = if threads == 1 { 1 } else { threads * TASKS_PER_THREAD };
-        self.split(c, accumulate, a, tasks);
+        let finish = |_, _: &mut [T]| {};
+        Multiply { c, accumulate, a, b: self, first_row: 0, finish }.in_parallel();
     }
 
-    /// Multiplies in about `tasks` tasks of whole tiles.
-    fn split(&self, c: MatMut<'_, T>, accumulate: Accumulate, a: MatRef<'_, T>, tasks: usize) {
-        let tiles = c.rows().div_ceil(TALL_TILE);
-        if tasks <= 1 || tiles <= 1 {
-            return self.multiply(c, accumulate, a);
-        }
-        let middle = tiles / 2 * TALL_TILE;
-        let (c_top, c_bottom) = c.split_at_row(middle);
-        let (a_top, a_bottom) = (a.row_range(0..middle), a.row_range(middle..a.rows()));
-        rayon::join(
-            || self.split(c_top, accumulate, a_top, tasks / 2),
-            || self.split(c_bottom, accumulate, a_bottom, tasks / 2),
-        );
+    /// `c = a b` on all of rayon's threads. `finish` completes each row, given its index, while it is in the cache.
+    pub fn multiply_and_finish(
+        &self,
+        c: MatMut<'_, T>,
+        a: MatRef<'_, T>,
+        finish: impl Fn(usize, &mut [T]) + Copy + Send,
+    ) {
+        self.check(&c, a);
+        Multiply { c, accumulate: Accumulate::Replace, a, b: self, first_row: 0, finish }.in_parallel();
     }
 
     fn check(&self, c: &MatMut<'_, T>, a: MatRef<'_, T>) {
@@ -199,14 +201,43 @@ impl<T: Element> WithSimd for PackPanels<'_, T> {
 }
 
 /// A product on one thread.
-struct Multiply<'a, T> {
+struct Multiply<'a, T, F> {
     c: MatMut<'a, T>,
     accumulate: Accumulate,
     a: MatRef<'a, T>,
     b: &'a Packed<T>,
+    /// Number of rows before those of `c`.
+    first_row: usize,
+    /// Called with each finished row and its index.
+    finish: F,
 }
 
-impl<T: Element> WithSimd for Multiply<'_, T> {
+impl<T: Element, F: Fn(usize, &mut [T]) + Copy + Send> Multiply<'_, T, F> {
+    fn in_parallel(self) {
+        let threads = rayon::current_num_threads();
+        if threads == 1 {
+            return Arch::new().dispatch(self);
+        }
+        let rows = self.c.rows() / (threads * TASKS_PER_THREAD);
+        self.split(rows.next_multiple_of(TALL_TILE).clamp(TALL_TILE, BLOCK_ROWS));
+    }
+
+    /// Multiplies in tasks of at most `task_rows` rows, which are whole tiles.
+    fn split(self, task_rows: usize) {
+        if self.c.rows() <= task_rows {
+            return Arch::new().dispatch(self);
+        }
+        let middle = self.c.rows().div_ceil(TALL_TILE) / 2 * TALL_TILE;
+        let Multiply { c, a, first_row, .. } = self;
+        let (c_top, c_bottom) = c.split_at_row(middle);
+        let (a_top, a_bottom) = (a.row_range(0..middle), a.row_range(middle..a.rows()));
+        let top = Multiply { c: c_top, a: a_top, ..self };
+        let bottom = Multiply { c: c_bottom, a: a_bottom, first_row: first_row + middle, ..self };
+        rayon::join(|| top.split(task_rows), || bottom.split(task_rows));
+    }
+}
+
+impl<T: Element, F: Fn(usize, &mut [T])> WithSimd for Multiply<'_, T, F> {
     type Output = ();
 
     #[inline(always)]
@@ -219,12 +250,15 @@ impl<T: Element> WithSimd for Multiply<'_, T> {
     }
 }
 
-impl<T: Element> Multiply<'_, T> {
+impl<T: Element, F: Fn(usize, &mut [T])> Multiply<'_, T, F> {
     #[inline(always)]
     fn blocks<S: Simd, const ROWS: usize>(self, simd: S) {
-        let Multiply { mut c, accumulate, a, b } = self;
+        let Multiply { mut c, accumulate, a, b, first_row, finish } = self;
         if b.depth == 0 && accumulate == Accumulate::Replace {
             (0..c.rows()).for_each(|row| c.row_mut(row).fill(T::ZERO));
+        }
+        if b.depth == 0 {
+            (0..c.rows()).for_each(|row| finish(first_row + row, c.row_mut(row)));
         }
         let right: &[Vectors<T, S>] = bytemuck::cast_slice(&b.lines);
         let width = tile_width::<T, S>();
@@ -235,8 +269,8 @@ impl<T: Element> Multiply<'_, T> {
         for terms in depth_blocks(b.depth) {
             let to = if terms.start == 0 { accumulate } else { Accumulate::Add };
             let right = &right[panels * terms.start..][..panels * terms.len()];
-            for first_row in (0..rows).step_by(step.max(1)) {
-                let block = first_row..rows.min(first_row + step);
+            for first in (0..rows).step_by(step.max(1)) {
+                let block = first..rows.min(first + step);
                 let left: &mut [[T; ROWS]] = bytemuck::cast_slice_mut(&mut memory);
                 let left = &mut left[..block.len().div_ceil(ROWS) * terms.len()];
                 pack(a.row_range(block.clone()).column_range(terms.clone()), left);
@@ -245,6 +279,9 @@ impl<T: Element> Multiply<'_, T> {
                         let sums = sums::<T, S, ROWS>(simd, left, right);
                         store::<T, S, ROWS>(simd, &mut c, (row, column), sums, to);
                     }
+                }
+                if terms.end == b.depth {
+                    block.for_each(|row| finish(first_row + row, c.row_mut(row)));
                 }
             }
         }

@@ -15,22 +15,33 @@ pub fn pack<T: Element, const N: usize>(from: MatRef<'_, T>, to: &mut [[T; N]]) 
     }
     if let Some(by_term) = from.transpose().contiguous_rows() {
         // A few terms of all tiles at a time, which reads neighbouring values together.
-        for first in (0..terms).step_by(TERMS) {
-            let terms_here = first..terms.min(first + TERMS);
-            for (row, to) in (0..rows).step_by(N).zip(to.chunks_exact_mut(terms)) {
-                let range = row..rows.min(row + N);
-                for (k, to) in terms_here.clone().zip(&mut to[terms_here.clone()]) {
-                    match <&[T; N]>::try_from(&by_term.row(k)[range.clone()]) {
-                        Ok(values) => *to = *values,
-                        Err(_) => to[..range.len()].copy_from_slice(&by_term.row(k)[range.clone()]),
-                    }
-                }
+        let whole = terms / TERMS * TERMS;
+        for first in (0..whole).step_by(TERMS) {
+            let group: [&[T]; TERMS] = std::array::from_fn(|k| by_term.row(first + k));
+            for (tile, to) in to.chunks_exact_mut(terms).enumerate() {
+                copy(&group, tile * N, &mut to[first..first + TERMS]);
+            }
+        }
+        for k in whole..terms {
+            for (tile, to) in to.chunks_exact_mut(terms).enumerate() {
+                copy(&[by_term.row(k)], tile * N, &mut to[k..k + 1]);
             }
         }
         return;
     }
     for (row, to) in (0..rows).step_by(N).zip(to.chunks_exact_mut(terms)) {
         interleave(from.row_range(row..rows.min(row + N)), to);
+    }
+}
+
+/// Copies the `N` values from `column` on of each row, or as many as there are.
+#[inline(always)]
+fn copy<T: Copy, const N: usize>(rows: &[&[T]], column: usize, to: &mut [[T; N]]) {
+    for (row, to) in rows.iter().zip(to) {
+        match row.get(column..column + N) {
+            Some(values) => to.copy_from_slice(values),
+            None => to[..row.len() - column].copy_from_slice(&row[column..]),
+        }
     }
 }
 

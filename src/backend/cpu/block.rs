@@ -64,6 +64,7 @@ impl Cpu {
         let running_var = &mut running_var[layout.running.clone()];
         match mode {
             Mode::Train if layout.batch_norm => {
+                self.folded.forget();
                 let to = Statistics { mean, rstd, running_mean, running_var };
                 return self.partials.statistics(z, to, prepare);
             }

@@ -101,4 +101,22 @@ impl Products {
         let _running = self.clock.time(Work::Product(product));
         matmul(&mut self.memory, c, accumulate, a, b);
     }
+
+    /// `c_i = a_i b` for both i, with b packed once.
+    pub fn multiply_both(
+        &mut self,
+        operands: &'static str,
+        [c, other_c]: [MatMut<'_, f32>; 2],
+        [a, other_a]: [MatRef<'_, f32>; 2],
+        b: MatRef<'_, f32>,
+    ) {
+        let (rows, columns, depth) = (c.rows() + other_c.rows(), c.columns(), a.columns());
+        let product = Product { operands, rows, columns, depth, strides: [a.stride(), b.stride()] };
+        let _running = self.clock.time(Work::Product(product));
+        self.memory.pack(b);
+        rayon::join(
+            || self.memory.multiply_in_parallel(c, Accumulate::Replace, a),
+            || self.memory.multiply_in_parallel(other_c, Accumulate::Replace, other_a),
+        );
+    }
 }

@@ -71,7 +71,12 @@ fn split_weight_mut(weight: &mut [f32], hidden: usize, width: usize) -> Split<Ma
 }
 
 /// Gathers the rows of `table [V, D]` for the types in use.
-fn occurring_rows<'a>(table: &[f32], width: usize, of: &Occurrences, rows: &'a mut Vec<f32>) -> &'a [f32] {
+pub(super) fn occurring_rows<'a>(
+    table: &[f32],
+    width: usize,
+    of: &Occurrences,
+    rows: &'a mut Vec<f32>,
+) -> &'a [f32] {
     rows.clear();
     for &t in &of.types {
         rows.extend_from_slice(&table[t as usize * width..][..width]);
@@ -308,7 +313,7 @@ fn of_node_sums(
     (sums, rows): (&[f32], usize),
     x: &[f32],
     weight: &Split<MatRef<'_, f32>>,
-    [d_weight_subject, d_weight_object]: [MatMut<'_, f32>; 2],
+    d_weights: [MatMut<'_, f32>; 2],
     d_x: &mut [f32],
     products: &mut Products,
 ) {
@@ -316,8 +321,7 @@ fn of_node_sums(
     let sums = MatRef::new(sums, rows, 2 * hidden);
     let (s_subject, s_object) = (sums.column_range(0..hidden), sums.column_range(hidden..2 * hidden));
     let x = MatRef::new(x, rows, width);
-    products.multiply("d_z^T x", d_weight_subject, Accumulate::Replace, s_subject.transpose(), x);
-    products.multiply("d_z^T x", d_weight_object, Accumulate::Replace, s_object.transpose(), x);
+    products.multiply_both("d_z^T x", d_weights, [s_subject.transpose(), s_object.transpose()], x);
     let mut d_x = MatMut::new(d_x, rows, width);
     products.multiply("d_z W", d_x.reborrow(), Accumulate::Replace, s_subject, weight.subject);
     products.multiply("d_z W", d_x, Accumulate::Add, s_object, weight.object);
