@@ -1,8 +1,8 @@
 //! Agreement at 1,000 images and at the 4,537 of the paper's test set (10.3 million pairs), on all threads.
 //!
 //! `row_kendall` is what validation computes each epoch. `agreement` computes everything: all three
-//! correlations by row and over all pairs, including inner products. `all_pairs_kendall` is only the one
-//! large tau-b.
+//! correlations by row and over all pairs, including inner products. `all_pairs_ranks` is only tau-b
+//! and rho of all pairs.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use scenerank::backend::cpu::Cpu;
 use scenerank::backend::device::{Device, Precision};
 use scenerank::data::similarity::Similarity;
-use scenerank::evaluation::kendall::Kendall;
+use scenerank::evaluation::ranks::Ranks;
 use scenerank::evaluation::{Embeddings, agreement, normal_features, row_kendall};
 
 const WIDTH: usize = 300;
@@ -41,9 +41,9 @@ fn evaluation(criterion: &mut Criterion) {
         let pairs = images * (images - 1) / 2;
         let x: Vec<f64> = normal_features(1, pairs, 3).into_iter().map(f64::from).collect();
         let y: Vec<f64> = normal_features(1, pairs, 4).into_iter().map(f64::from).collect();
-        let mut kendall = Kendall::parallel();
-        group.bench_function(BenchmarkId::new("all_pairs_kendall", images), |bencher| {
-            bencher.iter(|| kendall.tau(black_box(&x), &y))
+        let mut ranks = Ranks::parallel();
+        group.bench_function(BenchmarkId::new("all_pairs_ranks", images), |bencher| {
+            bencher.iter(|| ranks.correlate(black_box(&x), &y))
         });
     }
     group.finish();

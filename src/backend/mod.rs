@@ -265,6 +265,17 @@ pub trait Stages: Batches {
         d: Gradient<EdgeHidden>,
     ) -> Result<Gradient<States>>;
 
+    /// Computes the last node states of the batch with the running statistics, without the stages. Returns false if the
+    /// backend has nothing faster than the stages.
+    fn infer(
+        &mut self,
+        _parameters: &Parameters<Self::Buffer>,
+        _batch: &Self::Batch,
+        _activations: &mut Self::Activations,
+    ) -> Result<bool> {
+        Ok(false)
+    }
+
     /// One Adam step over a part of the parameters. Unless the part ends the step, later stages neither read
     /// its parameters nor write their gradients, and may run concurrently.
     fn adam_step(&mut self, update: Update<'_, Self>) -> Result<()>;

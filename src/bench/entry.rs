@@ -16,12 +16,13 @@ use crate::bench::ceilings::Ceilings;
 use crate::bench::chain::Chain;
 use crate::bench::check::Worst;
 use crate::bench::plan::Plan;
+use crate::bench::processor::Processor;
 use crate::bench::sizes::Sizes;
 use crate::bench::step::{Phases, StepTask, StepTimes, modelled_step, step_flops};
 use crate::bench::timeline::Timeline;
 use crate::bench::timing::{Timer, Times};
 use crate::bench::{BenchOptions, STEP};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// A step is timed whole and in phases, and takes longer than a kernel.
 const STEP_BUDGETS: u32 = 8;
@@ -74,6 +75,9 @@ pub struct Entry {
     /// Times of the phases of a step.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub phases: Option<Phases>,
+    /// Products and passes of a step on the CPU.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub processor: Option<Processor>,
     /// Launches of a captured step, if they were asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeline: Option<Timeline>,
@@ -207,6 +211,19 @@ impl Entry {
         })
     }
 
+    /// A timed step on this number of threads.
+    pub(super) fn step_on_threads(
+        options: &BenchOptions,
+        device: Device,
+        batch_size: usize,
+        threads: usize,
+    ) -> Result<Self> {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(|error| {
+            Error::argument("--threads", format!("{threads} threads: {error}"), "use fewer threads")
+        })?;
+        pool.install(|| Entry::step(options, device, &options.sizes(batch_size)))
+    }
+
     /// A timed step.
     pub(super) fn step(options: &BenchOptions, device: Device, sizes: &Sizes) -> Result<Self> {
         let steps_per_wait = if matches!(device, Device::Cuda(_)) { STEPS_PER_WAIT } else { 1 };
@@ -220,7 +237,15 @@ impl Entry {
             },
             None => None,
         };
+        let processor = match device {
+            Device::Cpu => Some(Processor::measure(sizes, options.budget * STEP_BUDGETS / 2)?),
+            _ => None,
+        };
+        let floor_ms = processor.as_ref().map(|processor| processor.floor_ms(step_flops(sizes)));
         Ok(Entry {
+            floor_ms,
+            share: floor_ms.map(|floor| floor / step.ms),
+            processor,
             times: step.into(),
             tflop_per_s: Some(step_flops(sizes) as f64 / step.ms / 1e9),
             phases: Some(phases),

@@ -17,6 +17,7 @@ pub mod launches;
 pub mod matrix;
 pub mod occupancy;
 pub mod plan;
+pub mod processor;
 pub mod report;
 pub mod sizes;
 pub mod step;
@@ -40,6 +41,7 @@ use case::Case;
 use ceilings::Ceilings;
 use entry::{Bench, Entry};
 use launches::EmptyLaunches;
+use processor::processor_name;
 use report::{Grids, Report};
 use sizes::Sizes;
 
@@ -65,6 +67,8 @@ pub struct BenchOptions {
     pub grids: Grids,
     /// Whether each launch of a captured step is timed too.
     pub timeline: bool,
+    /// Numbers of threads of a step on the CPU; empty for those of the process.
+    pub threads: Vec<usize>,
 }
 
 /// Timing of a report whose times the PTX interpreter models.
@@ -98,6 +102,10 @@ pub fn run_with(
         });
     }
     let (device, kernels) = open(options.device)?;
+    if !options.threads.is_empty() && device != Device::Cpu {
+        let remedy = "use --device cpu, or leave the option out";
+        return Err(Error::argument("--threads", format!("the device is {device}"), remedy));
+    }
     check_names(options, kernels.is_some(), &cases)?;
     let properties = kernels.as_ref().map(KernelDevice::properties).transpose()?;
     let modelled = matches!(device, Device::Ptx { .. });
@@ -105,7 +113,10 @@ pub fn run_with(
     let mut report = Report {
         device: device.to_string(),
         device_name: properties.as_ref().map_or_else(
-            || format!("{} threads", rayon::current_num_threads()),
+            || {
+                let threads = format!("{} threads", rayon::current_num_threads());
+                processor_name().map_or(threads.clone(), |name| format!("{name}, {threads}"))
+            },
             |properties| properties.name.clone(),
         ),
         timing: match (modelled, gpu.is_some()) {
@@ -148,6 +159,13 @@ pub fn run_with(
     }
     if options.wants(STEP) {
         for &batch_size in &options.batch_sizes {
+            if !options.threads.is_empty() {
+                for &threads in &options.threads {
+                    report.kernels.push(Entry::step_on_threads(options, device, batch_size, threads)?);
+                    each(&report)?;
+                }
+                continue;
+            }
             let sizes = options.sizes(batch_size);
             report.kernels.push(match options.precision.format().filter(|_| modelled) {
                 Some(format) => Entry::modelled_step(options, &sizes, format)?,

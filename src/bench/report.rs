@@ -111,6 +111,8 @@ fn scientific(value: Option<f64>) -> String {
 }
 
 const BATCH: Column = ("B", |entry| format!("{:>5}", entry.batch_size));
+const THREADS: Column =
+    ("threads", |entry| entry.processor.as_ref().map_or(absent(), |processor| processor.threads.to_string()));
 const BYTES: Column = ("bytes", |entry| cost(entry.bytes));
 const FLOPS: Column = ("FLOP", |entry| cost(entry.flops));
 /// Steps and cycles of each.
@@ -123,8 +125,9 @@ const SHARE: Column =
 const WAVES: Column = ("waves", |entry| number(entry.waves, 2));
 
 /// Columns of what ran.
-const TIMED_COLUMNS: [Column; 14] = [
+const TIMED_COLUMNS: [Column; 15] = [
     BATCH,
+    THREADS,
     BYTES,
     FLOPS,
     CHAIN,
@@ -282,6 +285,11 @@ impl Report {
                 words.push_str(&wrap(&phases, 0, 2));
             }
         }
+        for entry in &self.kernels {
+            if let Some(processor) = &entry.processor {
+                words.push_str(&format!("\nstep of {}, {}", entry.batch_size, processor.text()));
+            }
+        }
         for (entry, timeline) in
             self.kernels.iter().filter_map(|entry| Some((entry, entry.timeline.as_ref()?)))
         {
@@ -317,6 +325,7 @@ mod tests {
             budget: Duration::ZERO,
             grids: Grids::Training,
             timeline: false,
+            threads: Vec::new(),
         }
     }
 

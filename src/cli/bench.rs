@@ -24,13 +24,16 @@ use scenerank::network::config::ModelConfig;
 /// time with its 5th and 95th percentile (on ptx the likely, optimistic and pessimistic time), the time with all arrays in
 /// the L2 cache (warm), and the achieved rates.
 /// The floor is the minimum time at the device's peak rates, and the share is the floor divided by the median.
+/// On the CPU the peak rate is that of fused multiply-adds, measured on the same threads. Two tables follow the step: every
+/// product at its shape and strides with its rate (median and best), and every pass between products with its share.
 #[derive(Args)]
 #[command(after_help = "Examples:
   scenerank bench --device cuda --batch-size 16 256 --out bench.json
   scenerank bench --device cuda --batch-size 16 256 --baseline bench.json
   scenerank bench --device cuda --precision bf16 --kernel step --timeline
   scenerank bench --device emulated --kernel linear
-  scenerank bench --device cpu --kernel step
+  scenerank bench --device cpu --kernel step --budget 2000
+  scenerank bench --device cpu --kernel step --threads 1 2 4 8
   scenerank bench --device ptx --size paper --kernel step --precision bf16
   scenerank bench --roofline --precision bf16 --batch-size 16 1024
 
@@ -60,6 +63,9 @@ pub struct BenchArguments {
     /// Also time each launch of a captured step, in series. The step's own time stays as it is.
     #[arg(long, conflicts_with = "roofline")]
     timeline: bool,
+    /// Time the step on each of these numbers of threads; device cpu only [default: all cores].
+    #[arg(long, value_name = "T", num_args = 1.., value_parser = clap::value_parser!(u16).range(1..=1024), conflicts_with = "roofline")]
+    threads: Vec<u16>,
     /// Run nothing; print the bytes, operations and longest chain of each kernel, its minimum time and its likely time on an
     /// H200.
     #[arg(long, conflicts_with = "budget")]
@@ -110,6 +116,7 @@ impl BenchArguments {
             budget: Duration::from_millis(budget.into()),
             grids: if self.exact_grids { Grids::Exact } else { Grids::Training },
             timeline: self.timeline,
+            threads: self.threads.into_iter().map(usize::from).collect(),
         };
         if self.list {
             print_names(&options, self.json);

@@ -13,9 +13,10 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::Embeddings;
-use super::kendall::{Kendall, pair_count, tau_b};
+use super::kendall::{pair_count, tau_b};
 use super::pearson::{pearson, r_of_sums};
-use super::spearman::{Spearman, rho_of_sums};
+use super::ranks::{RankCorrelations, Ranks};
+use super::spearman::rho_of_sums;
 use crate::backend::Backend;
 use crate::backend::correlation_sums::CorrelationSums;
 use crate::backend::cpu::inner_products::{ROW_BLOCK, WideRows};
@@ -67,7 +68,7 @@ pub struct Agreement {
 /// one; the rest runs on all threads of the CPU.
 ///
 /// The result is exact. Cost for n images: n^2 (width + width of the word vectors) multiply-adds and O(n^2
-/// log n) comparisons; the kernel makes n^3 comparisons for the rows. Memory of the CPU: 48 bytes per pair
+/// log n) comparisons; the kernel makes n^3 comparisons for the rows. Memory of the CPU: 44 bytes per pair
 /// (0.5 GB for 4,537 images, 10 GB for 20,000), plus both factors in double precision, twice, and 48 rows of scores
 /// and similarities per thread. Memory of the device: 64 MiB or two rows, and the factors.
 pub fn agreement(
@@ -145,26 +146,21 @@ fn correlate_on_cpu(
         }
     };
     let compared = Compared { embeddings, similarity, images };
-    compared.for_each_row(
-        &mut rows,
-        || (Kendall::new(), Spearman::new()),
-        done,
-        |(kendall, spearman), kept, of| {
-            kept.scores.copy_from_slice(&of.scores[of.row..]);
-            kept.similarities.copy_from_slice(&of.similarities[of.row..]);
-            if by_row.is_none() {
-                let (x, y) = (of.scores, of.similarities);
-                kept.correlations = [kendall.tau(x, y), spearman.rho(x, y), pearson(x, y)];
-            }
-        },
-    )?;
+    compared.for_each_row(&mut rows, Ranks::new, done, |ranks, kept, of| {
+        kept.scores.copy_from_slice(&of.scores[of.row..]);
+        kept.similarities.copy_from_slice(&of.similarities[of.row..]);
+        if by_row.is_none() {
+            let (x, y) = (of.scores, of.similarities);
+            let RankCorrelations { tau, rho } = ranks.correlate(x, y);
+            kept.correlations = [tau, rho, pearson(x, y)];
+        }
+    })?;
     let by_row = by_row.unwrap_or_else(|| rows.into_iter().map(|row| row.correlations).collect());
-    let all_pairs = [
-        Kendall::parallel().tau(&scores, &similarities),
-        Spearman::parallel().rho(&scores, &similarities),
-        pearson(&scores, &similarities),
-    ];
-    Ok((by_row, all_pairs))
+    let (RankCorrelations { tau, rho }, pearson) = rayon::join(
+        || Ranks::parallel().correlate(&scores, &similarities),
+        || pearson(&scores, &similarities),
+    );
+    Ok((by_row, [tau, rho, pearson]))
 }
 
 /// Computes only `agreement(..).per_image.kendall`, which selects the best epoch, without the other
@@ -188,10 +184,10 @@ pub fn row_kendall<B: Backend>(
     let compared = Compared { embeddings, similarity, images };
     compared.for_each_row(
         &mut taus,
-        Kendall::new,
+        Ranks::new,
         |_| {},
-        |kendall, tau, of| {
-            *tau = kendall.tau(of.scores, of.similarities);
+        |ranks, tau, of| {
+            *tau = ranks.correlate(of.scores, of.similarities).tau;
         },
     )?;
     Ok(mean_of_defined(&taus))

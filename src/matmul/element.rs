@@ -22,7 +22,7 @@ pub trait Element: Pod + Default + Send + Sync {
     ) -> Self::Vector<S>;
 
     /// `a + b`.
-    fn add(a: Self, b: Self) -> Self;
+    fn add<S: Simd>(simd: S, a: Self::Vector<S>, b: Self::Vector<S>) -> Self::Vector<S>;
 }
 
 impl Element for f32 {
@@ -40,8 +40,8 @@ impl Element for f32 {
     }
 
     #[inline(always)]
-    fn add(a: f32, b: f32) -> f32 {
-        a + b
+    fn add<S: Simd>(simd: S, a: S::f32s, b: S::f32s) -> S::f32s {
+        simd.add_f32s(a, b)
     }
 }
 
@@ -60,7 +60,7 @@ impl Element for f64 {
     }
 
     #[inline(always)]
-    fn add(a: f64, b: f64) -> f64 {
-        a + b
+    fn add<S: Simd>(simd: S, a: S::f64s, b: S::f64s) -> S::f64s {
+        simd.add_f64s(a, b)
     }
 }

@@ -1,20 +1,22 @@
 //! Products of dense matrices on the CPU: `c = a b` in single or double precision.
 //!
 //! The right operand is packed first: panels of as many columns as two vector registers hold, each panel row by row. A
-//! task takes `BLOCK_ROWS` rows of the left operand, packs `BLOCK_DEPTH` columns of them at a time, and multiplies tile
-//! by tile. The sums of a tile stay in registers. [`MatRef::transpose`] costs nothing: packing reads through strides.
+//! task takes `BLOCK_ROWS` rows of the left operand, packs them for as many terms as a block has, and multiplies tile by
+//! tile. The sums of a tile stay in registers. [`MatRef::transpose`] costs nothing: packing reads through strides.
 //!
-//! A value of the product is a sum in ascending order of the inner index, cut every `BLOCK_DEPTH` terms. So its bits
-//! depend neither on its place, nor on the number of threads, nor on the width of the registers: equal rows give equal
-//! products. Only a machine without fused multiply-add instructions rounds otherwise.
+//! A value of the product is a sum in ascending order of the inner index, cut into equal blocks of at most `BLOCK_DEPTH`
+//! terms. So its bits depend neither on its place, nor on the number of threads, nor on the width of the registers: equal
+//! rows give equal products. Only a machine without fused multiply-add instructions rounds otherwise.
 //!
 //! No call allocates once the memory of a [`Packed`] has its size.
 
 mod element;
+mod pack;
 mod tile;
 mod view;
 
 use std::marker::PhantomData;
+use std::ops::Range;
 
 use bytemuck::{Pod, Zeroable};
 use pulp::{Arch, Simd, WithSimd};
@@ -23,13 +25,18 @@ use rayon::prelude::*;
 pub use element::Element;
 pub use view::{MatMut, MatRef};
 
-use tile::{SHORT_TILE, TALL_TILE, Vectors, interleave, tile_width};
+use pack::pack;
+use tile::{SHORT_TILE, TALL_TILE, Vectors, store, sums, tile_width};
 
-/// Number of rows of a task, a multiple of the rows of both tiles. The packed rows stay in the second-level cache.
-const BLOCK_ROWS: usize = 48;
-/// Number of terms that are summed in registers before they are added to the product. That much of a panel stays in the
-/// first-level cache.
-const BLOCK_DEPTH: usize = 384;
+/// Largest number of rows of a block, a multiple of the rows of both tiles. The block stays in the second-level cache.
+const BLOCK_ROWS: usize = 72;
+/// Largest number of terms that are summed in registers before they are added to the product. More terms mean fewer
+/// passes over the product; panels that are longer than the first-level cache come from the second in time.
+const BLOCK_DEPTH: usize = 576;
+/// Least number of tasks per thread, so that all finish together.
+const TASKS_PER_THREAD: usize = 2;
+/// Number of panels that are packed together, so that neighbouring values are read together.
+const PACK_PANELS: usize = 8;
 
 /// What a product does with the values that `c` holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,7 +62,8 @@ pub fn matmul<T: Element>(
 /// The right operand `[depth, columns]` of products.
 #[derive(Clone, Debug, Default)]
 pub struct Packed<T> {
-    /// Panel after panel, `[depth, panel width]` each. Columns beyond the last one are zeros.
+    /// Block after block of terms; in a block panel after panel, `[terms, panel width]` each. Columns beyond the last one
+    /// are zeros.
     lines: Vec<Line>,
     depth: usize,
     columns: usize,
@@ -66,6 +74,17 @@ pub struct Packed<T> {
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C, align(64))]
 struct Line([u8; 64]);
+
+/// Ranges of terms, one per block. All but the last one have the same length.
+fn depth_blocks(depth: usize) -> impl Iterator<Item = Range<usize>> {
+    let step = block_depth(depth);
+    (0..depth).step_by(step).map(move |first| first..depth.min(first + step))
+}
+
+/// Number of terms of a block.
+fn block_depth(depth: usize) -> usize {
+    depth.div_ceil(depth.div_ceil(BLOCK_DEPTH).max(1)).max(1)
+}
 
 impl<T: Element> Packed<T> {
     /// Packs `b` on all of rayon's threads.
@@ -85,41 +104,63 @@ impl<T: Element> Packed<T> {
         let arch = Arch::new();
         let width = arch.dispatch(TileWidth::<T>(PhantomData));
         (self.depth, self.columns) = (b.rows(), b.columns());
-        let (panel, panels) = (self.depth * width, self.columns.div_ceil(width));
-        let lines = (panels * panel * size_of::<T>()).div_ceil(size_of::<Line>());
+        let padded = self.columns.next_multiple_of(width);
+        let lines = (self.depth * padded * size_of::<T>()).div_ceil(size_of::<Line>());
         if self.lines.len() < lines {
             self.lines.resize(lines, Line::zeroed());
         }
-        if panel == 0 {
+        if lines == 0 {
             return;
         }
         let values: &mut [T] = bytemuck::cast_slice_mut(&mut self.lines[..lines]);
-        values[..panels * panel].par_chunks_mut(panel).enumerate().for_each(|(index, panel)| {
-            let columns = index * width..self.columns.min((index + 1) * width);
-            arch.dispatch(PackPanel { rows: b.column_range(columns).transpose(), panel });
-        });
+        let step = block_depth(self.depth);
+        values[..self.depth * padded].par_chunks_mut(step * padded).enumerate().for_each(
+            |(block, values)| {
+                let terms = block * step..b.rows().min((block + 1) * step);
+                let group = PACK_PANELS * width;
+                values.par_chunks_mut(terms.len() * group).enumerate().for_each(|(index, panels)| {
+                    let columns = index * group..b.columns().min((index + 1) * group);
+                    let b = b.row_range(terms.clone()).column_range(columns);
+                    arch.dispatch(PackPanels { b, panels });
+                });
+            },
+        );
     }
 
     /// `c = a b` or `c += a b` on the calling thread.
     pub fn multiply(&self, c: MatMut<'_, T>, accumulate: Accumulate, a: MatRef<'_, T>) {
-        assert_eq!((a.columns(), c.columns()), (self.depth, self.columns), "columns of a and of c");
-        assert_eq!(a.rows(), c.rows(), "rows of a and of c");
-        Arch::new().dispatch(Multiply { c, accumulate, a, b: self });
+        self.check(&c, a);
+        Arch::new().dispatch(Multiply {
+            c,
+            accumulate,
+            a,
+            b: self,
+            first_row: 0,
+            finish: |_, _: &mut [T]| {},
+        });
     }
 
     /// `c = a b` or `c += a b` on all of rayon's threads.
     pub fn multiply_in_parallel(&self, c: MatMut<'_, T>, accumulate: Accumulate, a: MatRef<'_, T>) {
-        let blocks = c.rows().div_ceil(BLOCK_ROWS);
-        if blocks <= 1 {
-            return self.multiply(c, accumulate, a);
-        }
-        let middle = blocks / 2 * BLOCK_ROWS;
-        let (c_top, c_bottom) = c.split_at_row(middle);
-        let (a_top, a_bottom) = (a.row_range(0..middle), a.row_range(middle..a.rows()));
-        rayon::join(
-            || self.multiply_in_parallel(c_top, accumulate, a_top),
-            || self.multiply_in_parallel(c_bottom, accumulate, a_bottom),
-        );
+        self.check(&c, a);
+        let finish = |_, _: &mut [T]| {};
+        Multiply { c, accumulate, a, b: self, first_row: 0, finish }.in_parallel();
+    }
+
+    /// `c = a b` on all of rayon's threads. `finish` completes each row, given its index, while it is in the cache.
+    pub fn multiply_and_finish(
+        &self,
+        c: MatMut<'_, T>,
+        a: MatRef<'_, T>,
+        finish: impl Fn(usize, &mut [T]) + Copy + Send,
+    ) {
+        self.check(&c, a);
+        Multiply { c, accumulate: Accumulate::Replace, a, b: self, first_row: 0, finish }.in_parallel();
+    }
+
+    fn check(&self, c: &MatMut<'_, T>, a: MatRef<'_, T>) {
+        assert_eq!((a.columns(), c.columns()), (self.depth, self.columns), "columns of a and of c");
+        assert_eq!(a.rows(), c.rows(), "rows of a and of c");
     }
 }
 
@@ -135,39 +176,68 @@ impl<T: Element> WithSimd for TileWidth<T> {
     }
 }
 
-/// Packs one panel: `panel[k][i] = rows[i, k]`.
-struct PackPanel<'a, T> {
-    rows: MatRef<'a, T>,
-    panel: &'a mut [T],
+/// Packs panels of one block: `panels[p][k][i] = b[k, p width + i]`.
+struct PackPanels<'a, T> {
+    b: MatRef<'a, T>,
+    panels: &'a mut [T],
 }
 
-impl<T: Element> WithSimd for PackPanel<'_, T> {
+impl<T: Element> WithSimd for PackPanels<'_, T> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
-        let PackPanel { rows, panel } = self;
+        let (b, panels) = (self.b.transpose(), self.panels);
         // Widths of all registers, as constants.
         match tile_width::<T, S>() {
-            32 => interleave::<T, 32>(rows, bytemuck::cast_slice_mut(panel)),
-            16 => interleave::<T, 16>(rows, bytemuck::cast_slice_mut(panel)),
-            8 => interleave::<T, 8>(rows, bytemuck::cast_slice_mut(panel)),
-            4 => interleave::<T, 4>(rows, bytemuck::cast_slice_mut(panel)),
-            2 => interleave::<T, 2>(rows, bytemuck::cast_slice_mut(panel)),
+            32 => pack::<T, 32>(b, bytemuck::cast_slice_mut(panels)),
+            16 => pack::<T, 16>(b, bytemuck::cast_slice_mut(panels)),
+            8 => pack::<T, 8>(b, bytemuck::cast_slice_mut(panels)),
+            4 => pack::<T, 4>(b, bytemuck::cast_slice_mut(panels)),
+            2 => pack::<T, 2>(b, bytemuck::cast_slice_mut(panels)),
             width => unreachable!("tiles of {width} columns"),
         }
     }
 }
 
 /// A product on one thread.
-struct Multiply<'a, T> {
+struct Multiply<'a, T, F> {
     c: MatMut<'a, T>,
     accumulate: Accumulate,
     a: MatRef<'a, T>,
     b: &'a Packed<T>,
+    /// Number of rows before those of `c`.
+    first_row: usize,
+    /// Called with each finished row and its index.
+    finish: F,
 }
 
-impl<T: Element> WithSimd for Multiply<'_, T> {
+impl<T: Element, F: Fn(usize, &mut [T]) + Copy + Send> Multiply<'_, T, F> {
+    fn in_parallel(self) {
+        let threads = rayon::current_num_threads();
+        if threads == 1 {
+            return Arch::new().dispatch(self);
+        }
+        let rows = self.c.rows() / (threads * TASKS_PER_THREAD);
+        self.split(rows.next_multiple_of(TALL_TILE).clamp(TALL_TILE, BLOCK_ROWS));
+    }
+
+    /// Multiplies in tasks of at most `task_rows` rows, which are whole tiles.
+    fn split(self, task_rows: usize) {
+        if self.c.rows() <= task_rows {
+            return Arch::new().dispatch(self);
+        }
+        let middle = self.c.rows().div_ceil(TALL_TILE) / 2 * TALL_TILE;
+        let Multiply { c, a, first_row, .. } = self;
+        let (c_top, c_bottom) = c.split_at_row(middle);
+        let (a_top, a_bottom) = (a.row_range(0..middle), a.row_range(middle..a.rows()));
+        let top = Multiply { c: c_top, a: a_top, ..self };
+        let bottom = Multiply { c: c_bottom, a: a_bottom, first_row: first_row + middle, ..self };
+        rayon::join(|| top.split(task_rows), || bottom.split(task_rows));
+    }
+}
+
+impl<T: Element, F: Fn(usize, &mut [T])> WithSimd for Multiply<'_, T, F> {
     type Output = ();
 
     #[inline(always)]
@@ -180,63 +250,41 @@ impl<T: Element> WithSimd for Multiply<'_, T> {
     }
 }
 
-impl<T: Element> Multiply<'_, T> {
+impl<T: Element, F: Fn(usize, &mut [T])> Multiply<'_, T, F> {
     #[inline(always)]
     fn blocks<S: Simd, const ROWS: usize>(self, simd: S) {
-        let Multiply { mut c, accumulate, a, b } = self;
+        let Multiply { mut c, accumulate, a, b, first_row, finish } = self;
         if b.depth == 0 && accumulate == Accumulate::Replace {
             (0..c.rows()).for_each(|row| c.row_mut(row).fill(T::ZERO));
         }
+        if b.depth == 0 {
+            (0..c.rows()).for_each(|row| finish(first_row + row, c.row_mut(row)));
+        }
         let right: &[Vectors<T, S>] = bytemuck::cast_slice(&b.lines);
         let width = tile_width::<T, S>();
+        let panels = b.columns.div_ceil(width);
         let mut memory = [T::ZERO; BLOCK_ROWS * BLOCK_DEPTH];
-        for first_row in (0..c.rows()).step_by(BLOCK_ROWS) {
-            let rows = BLOCK_ROWS.min(c.rows() - first_row);
-            for first_term in (0..b.depth).step_by(BLOCK_DEPTH) {
-                let terms = BLOCK_DEPTH.min(b.depth - first_term);
+        let rows = c.rows();
+        let step = rows.div_ceil(rows.div_ceil(BLOCK_ROWS).max(1)).next_multiple_of(ROWS);
+        for terms in depth_blocks(b.depth) {
+            let to = if terms.start == 0 { accumulate } else { Accumulate::Add };
+            let right = &right[panels * terms.start..][..panels * terms.len()];
+            for first in (0..rows).step_by(step.max(1)) {
+                let block = first..rows.min(first + step);
                 let left: &mut [[T; ROWS]] = bytemuck::cast_slice_mut(&mut memory);
-                let left = &mut left[..rows.div_ceil(ROWS) * terms];
-                let block =
-                    a.row_range(first_row..first_row + rows).column_range(first_term..first_term + terms);
-                for (row, tile) in (0..rows).step_by(ROWS).zip(left.chunks_exact_mut(terms)) {
-                    interleave(block.row_range(row..rows.min(row + ROWS)), tile);
-                }
-                let replace = first_term == 0 && accumulate == Accumulate::Replace;
-                for (panel, column) in (0..b.columns).step_by(width).enumerate() {
-                    let right = &right[panel * b.depth + first_term..][..terms];
-                    for (row, left) in (first_row..).step_by(ROWS).zip(left.chunks_exact(terms)) {
-                        let sums = tile::sums::<T, S, ROWS>(simd, left, right);
-                        for (row, sums) in (row..first_row + rows).zip(&sums) {
-                            let to = c.row_mut(row);
-                            store(
-                                &mut to[column..b.columns.min(column + width)],
-                                bytemuck::cast_slice(sums),
-                                replace,
-                            );
-                        }
+                let left = &mut left[..block.len().div_ceil(ROWS) * terms.len()];
+                pack(a.row_range(block.clone()).column_range(terms.clone()), left);
+                for (column, right) in (0..).step_by(width).zip(right.chunks_exact(terms.len())) {
+                    for (row, left) in block.clone().step_by(ROWS).zip(left.chunks_exact(terms.len())) {
+                        let sums = sums::<T, S, ROWS>(simd, left, right);
+                        store::<T, S, ROWS>(simd, &mut c, (row, column), sums, to);
                     }
+                }
+                if terms.end == b.depth {
+                    block.for_each(|row| finish(first_row + row, c.row_mut(row)));
                 }
             }
         }
-    }
-}
-
-/// Writes or adds the first of `sums`. A whole tile's row has a constant length, which the compiler makes use of.
-#[inline(always)]
-fn store<T: Element>(to: &mut [T], sums: &[T], replace: bool) {
-    if to.len() == sums.len() {
-        store_all(to, sums, replace);
-    } else {
-        store_all(to, &sums[..to.len()], replace);
-    }
-}
-
-#[inline(always)]
-fn store_all<T: Element>(to: &mut [T], sums: &[T], replace: bool) {
-    if replace {
-        to.copy_from_slice(sums);
-    } else {
-        to.iter_mut().zip(sums).for_each(|(to, &sum)| *to = T::add(*to, sum));
     }
 }
 

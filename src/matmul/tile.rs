@@ -1,9 +1,9 @@
-//! Tiles: what is multiplied in registers, and how operands are laid out for it.
+//! Tiles: what is multiplied in registers.
 
 use pulp::Simd;
 
-use super::Element;
-use super::view::MatRef;
+use super::view::MatMut;
+use super::{Accumulate, Element};
 
 /// Number of rows of a tile with 16 vector registers: two sums per row, two vectors of the right operand, one value of
 /// the left.
@@ -41,34 +41,40 @@ pub fn sums<T: Element, S: Simd, const ROWS: usize>(
     sums
 }
 
-/// `to[k][i] = from[i, k]`, and zeros for rows that `from` does not have.
+/// Writes or adds the part of a tile that lies within `c`. The tile's first value is at `row` and `column`.
 #[inline(always)]
-pub fn interleave<T: Element, const N: usize>(from: MatRef<'_, T>, to: &mut [[T; N]]) {
-    /// Number of terms that are exchanged at a time, in constant loops.
-    const TERMS: usize = 8;
-    let (rows, terms) = (from.rows(), from.columns());
-    if rows < N {
-        to.fill([T::ZERO; N]);
-    }
-    if let Some(by_term) = from.transpose().contiguous_rows() {
-        for (k, to) in to.iter_mut().enumerate() {
-            match <&[T; N]>::try_from(by_term.row(k)) {
-                Ok(row) => *to = *row,
-                Err(_) => to[..rows].copy_from_slice(by_term.row(k)),
+pub fn store<T: Element, S: Simd, const ROWS: usize>(
+    simd: S,
+    c: &mut MatMut<'_, T>,
+    (row, column): (usize, usize),
+    sums: [Vectors<T, S>; ROWS],
+    accumulate: Accumulate,
+) {
+    let width = tile_width::<T, S>();
+    if row + ROWS <= c.rows() && column + width <= c.columns() {
+        for (i, sums) in sums.into_iter().enumerate() {
+            let to: &mut [T::Vector<S>] =
+                bytemuck::cast_slice_mut(&mut c.row_mut(row + i)[column..column + width]);
+            for (to, sum) in to.iter_mut().zip(sums) {
+                *to = match accumulate {
+                    Accumulate::Replace => sum,
+                    Accumulate::Add => T::add(simd, *to, sum),
+                };
             }
         }
         return;
     }
-    let by_row = from.contiguous_rows().expect("one of two strides is 1");
-    let whole = if rows == N { terms / TERMS * TERMS } else { 0 };
-    for first in (0..whole).step_by(TERMS) {
-        let rows: [&[T; TERMS]; N] =
-            std::array::from_fn(|i| by_row.row(i)[first..][..TERMS].try_into().expect("as many terms"));
-        for (k, to) in to[first..first + TERMS].iter_mut().enumerate() {
-            *to = rows.map(|row| row[k]);
+    let columns = width.min(c.columns() - column);
+    for (row, sums) in (row..c.rows()).zip(sums) {
+        let to = &mut c.row_mut(row)[column..column + columns];
+        let mut sums = sums;
+        if accumulate == Accumulate::Add {
+            let mut before = [T::splat(simd, T::ZERO); TILE_VECTORS];
+            bytemuck::cast_slice_mut(&mut before)[..columns].copy_from_slice(to);
+            for (sum, before) in sums.iter_mut().zip(before) {
+                *sum = T::add(simd, before, *sum);
+            }
         }
-    }
-    for (k, to) in to.iter_mut().enumerate().skip(whole) {
-        (0..rows).for_each(|i| to[i] = by_row.row(i)[k]);
+        to.copy_from_slice(&bytemuck::cast_slice(&sums)[..columns]);
     }
 }

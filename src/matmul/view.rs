@@ -29,6 +29,11 @@ impl<'a, T: Copy> MatRef<'a, T> {
         self.columns
     }
 
+    /// Distance between rows that are stored one after the other, or between columns if the matrix is transposed.
+    pub fn stride(&self) -> usize {
+        self.row_stride.max(self.column_stride)
+    }
+
     /// The transposed matrix.
     pub fn transpose(self) -> Self {
         MatRef {

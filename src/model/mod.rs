@@ -208,7 +208,10 @@ impl<B: Backend> Model<B> {
     /// Runs forward and readout with the running statistics.
     fn evaluate(&mut self, batch: &GraphBatch) -> Result<()> {
         self.load_batch(batch)?;
-        self.forward(Mode::Evaluate)?;
+        let Model { backend, parameters, activations, batch, .. } = self;
+        if !backend.infer(parameters, batch, activations)? {
+            self.forward(Mode::Evaluate)?;
+        }
         let Model { backend, parameters, activations, embedding, batch, .. } = self;
         backend.readout(Readout { config: parameters.layout.config, batch, activations, embedding })
     }

@@ -393,6 +393,32 @@ fn saving_and_continuing_equals_not_stopping() {
     assert_eq!(whole.bits(), continued.bits());
 }
 
+/// Batch norm is folded into the weights once, and again after each change of the parameters.
+#[test]
+fn embeddings_follow_the_parameters() {
+    let mut margins = Margins::default();
+    for config in [SMALL, ModelConfig { l2_norm: false, ..SMALL }, WIDE] {
+        let (tensors, batch) = (random_parameters(config, true, 1), random_batch(config, shape(4), 2));
+        let mut model = Model::new(Cpu::new(), config, &tensors, batch.size()).unwrap();
+        let mut state = TrainingState::new(&model).unwrap();
+        for step in 0..3 {
+            let got = model.embed(&batch).unwrap();
+            let now = model.tensors().unwrap();
+            let fresh = Model::new(Cpu::new(), config, &now, batch.size()).unwrap().embed(&batch).unwrap();
+            assert_eq!(got, fresh, "step {step}");
+            let mut reference = Model::new(Reference::<f64>::new(), config, &now, batch.size()).unwrap();
+            let want = reference.embed(&batch).unwrap();
+            margins.assert_norm_close("embeddings", &format!("step {step}"), &got, &want, 1e-5);
+            model.load_batch(&batch).unwrap();
+            model.forward_backward(&RANKING, &mut state).unwrap();
+            let moved = model.embed(&batch).unwrap();
+            assert_ne!(moved, got, "a forward pass in training moves the running statistics");
+            model.load_batch(&batch).unwrap();
+            model.train_step(&RANKING, &Adam::new(1e-2), &mut state).unwrap();
+        }
+    }
+}
+
 /// With the running statistics every row is computed independently.
 #[test]
 fn in_evaluation_a_graph_does_not_see_its_neighbours() {

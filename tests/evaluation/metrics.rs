@@ -14,9 +14,8 @@ use scenerank::backend::cpu::Cpu;
 use scenerank::backend::cuda::launchers;
 use scenerank::backend::device::{Device, Precision};
 use scenerank::data::similarity::Similarity;
-use scenerank::evaluation::kendall::Kendall;
 use scenerank::evaluation::pearson::pearson;
-use scenerank::evaluation::spearman::Spearman;
+use scenerank::evaluation::ranks::Ranks;
 use scenerank::evaluation::{self, Agreement, Embeddings, RetrievalMetrics, nearest, normal_features};
 use scenerank::files::npy::write_npy;
 
@@ -101,18 +100,35 @@ proptest! {
         (x, y) in observations((-3i32..4).prop_map(|v| f64::from(v) * 0.5))
     ) {
         let expected = kendall_by_definition(&x, &y);
-        prop_assert_eq!(Kendall::parallel().tau(&x, &y), expected);
-        prop_assert_eq!(Kendall::new().tau(&x, &y), expected);
-        match (Spearman::new().rho(&x, &y), spearman_by_definition(&x, &y)) {
+        prop_assert_eq!(Ranks::parallel().correlate(&x, &y).tau, expected);
+        prop_assert_eq!(Ranks::new().correlate(&x, &y).tau, expected);
+        match (Ranks::new().correlate(&x, &y).rho, spearman_by_definition(&x, &y)) {
             (Some(got), Some(want)) => prop_assert!((got - want).abs() < 1e-12, "{got} {want}"),
             (got, want) => prop_assert_eq!(got, want),
         }
-        prop_assert_eq!(Spearman::parallel().rho(&x, &y), Spearman::new().rho(&x, &y));
+        prop_assert_eq!(Ranks::parallel().correlate(&x, &y).rho, Ranks::new().correlate(&x, &y).rho);
     }
 
     #[test]
     fn rank_correlations_follow_their_definitions_without_ties((x, y) in observations(-1e3f64..1e3)) {
-        prop_assert_eq!(Kendall::new().tau(&x, &y), kendall_by_definition(&x, &y));
+        prop_assert_eq!(Ranks::new().correlate(&x, &y).tau, kendall_by_definition(&x, &y));
+    }
+}
+
+/// Neighbouring doubles, which differ in their lowest bits alone, and with many ties.
+#[test]
+fn values_that_differ_in_their_last_bits_are_told_apart() {
+    let mut rng = Xoshiro256PlusPlus::seed_from_u64(5);
+    let mut draw = || -> Vec<f64> {
+        (0..1000).map(|_| f64::from_bits(0.7f64.to_bits() + rng.random_range(0..300u64))).collect()
+    };
+    let (x, y) = (draw(), draw());
+    for ranks in [&mut Ranks::new(), &mut Ranks::parallel()] {
+        // The memory held another problem.
+        ranks.correlate(&[2.0; 1500], &[1.0; 1500]);
+        let got = ranks.correlate(&x, &y);
+        assert_eq!(got.tau, kendall_by_definition(&x, &y));
+        close("spearman", got.rho.unwrap(), spearman_by_definition(&x, &y).unwrap(), 1e-12);
     }
 }
 
@@ -121,13 +137,13 @@ fn correlations_equal_known_values() {
     let x = [1.0, 2.0, 2.0, 3.0, 5.0, 5.0, 5.0, -1.0, 0.0, 4.0];
     let y = [2.0, 2.0, 1.0, 3.0, 3.0, 3.0, 6.0, 0.0, 0.0, -2.0];
     // scipy.stats kendalltau, spearmanr, pearsonr
-    close("kendall", Kendall::new().tau(&x, &y).unwrap(), 0.567944518073514, 1e-14);
-    close("spearman", Spearman::new().rho(&x, &y).unwrap(), 0.6677148795536598, 1e-14);
+    close("kendall", Ranks::new().correlate(&x, &y).tau.unwrap(), 0.567944518073514, 1e-14);
+    close("spearman", Ranks::new().correlate(&x, &y).rho.unwrap(), 0.6677148795536598, 1e-14);
     close("pearson", pearson(&x, &y).unwrap(), 0.516329336833362, 1e-14);
     // By hand: ranks 1 2 3 against 1 3 2, so 2 concordant and 1 discordant pairs, and 1 - 6 * 2 / (3 * 8).
     let (x, y) = ([1.0, 2.0, 3.0], [10.0, 30.0, 20.0]);
-    close("kendall", Kendall::new().tau(&x, &y).unwrap(), 1.0 / 3.0, 1e-15);
-    close("spearman", Spearman::new().rho(&x, &y).unwrap(), 0.5, 1e-15);
+    close("kendall", Ranks::new().correlate(&x, &y).tau.unwrap(), 1.0 / 3.0, 1e-15);
+    close("spearman", Ranks::new().correlate(&x, &y).rho.unwrap(), 0.5, 1e-15);
     close("pearson", pearson(&x, &y).unwrap(), 0.5, 1e-15);
 }
 
@@ -136,13 +152,13 @@ fn correlations_of_constant_or_missing_values_are_undefined() {
     for (x, y) in
         [(vec![], vec![]), (vec![1.0], vec![2.0]), (vec![0.1; 7], vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0])]
     {
-        assert_eq!(Kendall::new().tau(&x, &y), None);
-        assert_eq!(Spearman::new().rho(&x, &y), None);
+        assert_eq!(Ranks::new().correlate(&x, &y).tau, None);
+        assert_eq!(Ranks::new().correlate(&x, &y).rho, None);
         assert_eq!(pearson(&x, &y), None);
         assert_eq!(pearson(&y, &x), None);
     }
     // A negative zero counts as zero.
-    assert_eq!(Kendall::new().tau(&[0.0, -0.0], &[1.0, 2.0]), None);
+    assert_eq!(Ranks::new().correlate(&[0.0, -0.0], &[1.0, 2.0]).tau, None);
 }
 
 #[test]
@@ -161,12 +177,12 @@ fn a_large_problem_gives_the_same_bits_on_one_thread_and_many() {
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(3);
     let x: Vec<f64> = (0..300_001).map(|_| f64::from(rng.random_range(0..50_000u32))).collect();
     let y: Vec<f64> = x.iter().map(|x| x + f64::from(rng.random_range(0..50_000u32))).collect();
-    let tau = Kendall::new().tau(&x, &y).unwrap();
-    let rho = Spearman::new().rho(&x, &y).unwrap();
+    let tau = Ranks::new().correlate(&x, &y).tau.unwrap();
+    let rho = Ranks::new().correlate(&x, &y).rho.unwrap();
     for threads in [1, 3] {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        assert_eq!(pool.install(|| Kendall::parallel().tau(&x, &y)), Some(tau));
-        assert_eq!(pool.install(|| Spearman::parallel().rho(&x, &y)), Some(rho));
+        assert_eq!(pool.install(|| Ranks::parallel().correlate(&x, &y).tau), Some(tau));
+        assert_eq!(pool.install(|| Ranks::parallel().correlate(&x, &y).rho), Some(rho));
     }
     // Two values in the wrong order in an ascending list, across every merge.
     let n = 200_000u64;
@@ -175,7 +191,7 @@ fn a_large_problem_gives_the_same_bits_on_one_thread_and_many() {
     swapped.swap(0, n as usize - 1);
     let pairs = (n * (n - 1) / 2) as f64;
     let want = (pairs - 2.0 * (2 * n - 3) as f64) / pairs;
-    close("swapped", Kendall::parallel().tau(&ascending, &swapped).unwrap(), want, 1e-15);
+    close("swapped", Ranks::parallel().correlate(&ascending, &swapped).tau.unwrap(), want, 1e-15);
 }
 
 /// `count` small integers, the same in any language: upper bits of a linear congruential generator.

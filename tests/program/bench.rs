@@ -38,6 +38,7 @@ fn options(device: Device, kernels: &[&str]) -> BenchOptions {
         budget: Duration::from_millis(1),
         grids: Grids::Training,
         timeline: false,
+        threads: Vec::new(),
     }
 }
 

@@ -167,7 +167,7 @@ impl ColumnsPart<'_> {
 
 /// max(y, 0), keeping NaN.
 #[inline(always)]
-fn relu(y: f32) -> f32 {
+pub fn relu(y: f32) -> f32 {
     if y <= 0.0 { 0.0 } else { y }
 }
 

@@ -4,9 +4,10 @@ use rayon::prelude::*;
 
 use super::Cpu;
 use super::batch_norm::{BackwardSums, CHUNK_ROWS, Statistics, Terms};
+use super::clock::Work;
 use crate::backend::Mode;
 use crate::backend::reference::batch_norm::{no_statistics, running_statistics};
-use crate::matmul::{Accumulate, MatMut, MatRef, matmul};
+use crate::matmul::{Accumulate, MatMut, MatRef};
 use crate::network::activations::BlockActivations;
 use crate::network::parameters::{BlockKind, BlockLayout, Parameters};
 
@@ -54,6 +55,7 @@ impl Cpu {
         prepare: impl Fn(usize, &mut [f32]) + Sync,
     ) {
         let RunningStatistics { mode, layout, mean: running_mean, var: running_var } = running;
+        let _running = self.clock.time(Work::Pass("statistics"));
         let prepare = |first: usize, z: &mut [f32]| {
             prepare(first, z);
             self.rounding.store(z);
@@ -62,6 +64,7 @@ impl Cpu {
         let running_var = &mut running_var[layout.running.clone()];
         match mode {
             Mode::Train if layout.batch_norm => {
+                self.folded.forget();
                 let to = Statistics { mean, rstd, running_mean, running_var };
                 return self.partials.statistics(z, to, prepare);
             }
@@ -88,8 +91,8 @@ impl Cpu {
         let weight = MatRef::new(weights, layout.outputs, layout.inputs);
         let BlockActivations { linear, mean, rstd } = block;
         let z = &mut linear[..rows * layout.outputs];
-        matmul(
-            &mut self.operand,
+        self.products.multiply(
+            "x W^T",
             MatMut::new(z, rows, layout.outputs),
             Accumulate::Replace,
             MatRef::new(x, rows, layout.inputs),
@@ -102,6 +105,7 @@ impl Cpu {
     /// `output = relu(norm(z))`, for as many values as `output` holds.
     pub(super) fn relu_norm(&mut self, of: Block<'_>, block: &Saved, output: &mut [f32]) {
         self.set_columns(of, block);
+        let _running = self.clock.time(Work::Pass("batch norm and relu"));
         let (columns, width) = (self.columns.all(), of.layout.outputs);
         let z = block.linear[..output.len()].par_chunks(CHUNK_ROWS * width);
         output.par_chunks_mut(CHUNK_ROWS * width).zip(z).for_each(|(output, z)| {
@@ -132,6 +136,7 @@ impl Cpu {
         let rows = d.len() / width;
         let z = &block.linear[..d.len()];
         self.set_columns(of, block);
+        let _running = self.clock.time(Work::Pass("batch norm, backward"));
         let columns = self.columns.all();
         let to = backward_sums(of.layout, gradients, &mut self.terms);
         self.partials.backward_sums(rows, &self.columns, &block.rstd, to, |first, sum, product| {
@@ -163,10 +168,10 @@ impl Cpu {
         let d_z = MatRef::new(d_z, rows, outputs);
         let d_weight = MatMut::new(&mut gradients[of.layout.weight.clone()], outputs, inputs);
         let x = MatRef::new(x, rows, inputs);
-        matmul(&mut self.operand, d_weight, Accumulate::Replace, d_z.transpose(), x);
+        self.products.multiply("d_z^T x", d_weight, Accumulate::Replace, d_z.transpose(), x);
         let weight = &self.rounding.parameters(of.values)[of.layout.weight.clone()];
         let (weight, to) = (MatRef::new(weight, outputs, inputs), MatMut::new(d_x, rows, inputs));
-        matmul(&mut self.operand, to, Accumulate::Replace, d_z, weight);
+        self.products.multiply("d_z W", to, Accumulate::Replace, d_z, weight);
         self.rounding.store_all(d_x);
     }
 }

@@ -14,15 +14,19 @@
 use rayon::prelude::*;
 
 use super::block::RunningStatistics;
+use super::clock::{Clock, Products, Work};
 use super::rounding::Rounding;
 use super::rows::{add, dot, scale};
 use super::{Cpu, at_least};
 use crate::backend::L2_EPSILON;
 use crate::backend::pass::{Backward, Forward};
 use crate::batch::graph_batch::{GraphBatch, OBJECT_ROLE, Occurrences};
-use crate::matmul::{Accumulate, MatMut, MatRef, Packed, matmul};
+use crate::matmul::{Accumulate, MatMut, MatRef};
 use crate::network::activations::{ActivationGradients, BlockActivations};
 use crate::network::parameters::{BlockKind, Parameters};
+
+/// Name of the pass that sums gradients by node or type.
+const SUMS: &str = "sums by node or type, backward";
 
 /// Scratch memory of these stages.
 #[derive(Debug, Default)]
@@ -40,8 +44,8 @@ pub(super) struct Scratch {
     d_object_rows: Vec<f32>,
     /// `[u, D]`: rows of the predicate table for the types in use, later their gradients.
     predicate_rows: Vec<f32>,
-    /// Right operand of the product at hand.
-    operand: Packed<f32>,
+    products: Products,
+    clock: Clock,
 }
 
 /// The three parts of the weight, `[H, D]` each.
@@ -67,7 +71,12 @@ fn split_weight_mut(weight: &mut [f32], hidden: usize, width: usize) -> Split<Ma
 }
 
 /// Gathers the rows of `table [V, D]` for the types in use.
-fn occurring_rows<'a>(table: &[f32], width: usize, of: &Occurrences, rows: &'a mut Vec<f32>) -> &'a [f32] {
+pub(super) fn occurring_rows<'a>(
+    table: &[f32],
+    width: usize,
+    of: &Occurrences,
+    rows: &'a mut Vec<f32>,
+) -> &'a [f32] {
     rows.clear();
     for &t in &of.types {
         rows.extend_from_slice(&table[t as usize * width..][..width]);
@@ -107,8 +116,9 @@ impl Cpu {
         }
         let projected = at_least(&mut scratch.projected[place], node_rows * 2 * hidden);
         let (p_subject, p_object) = MatMut::new(projected, node_rows, 2 * hidden).split_at_column(hidden);
-        matmul(&mut scratch.operand, p_subject, Accumulate::Replace, x, weight.subject.transpose());
-        matmul(&mut scratch.operand, p_object, Accumulate::Replace, x, weight.object.transpose());
+        let products = &mut scratch.products;
+        products.multiply("x W^T", p_subject, Accumulate::Replace, x, weight.subject.transpose());
+        products.multiply("x W^T", p_object, Accumulate::Replace, x, weight.object.transpose());
         rounding.store_all(projected);
         let projected = &*projected;
 
@@ -123,8 +133,8 @@ impl Cpu {
                 let (of, slots) = (&batch.predicate_occurrences, &batch.object_occurrences.slot);
                 let rows = occurring_rows(table, width, of, &mut scratch.predicate_rows);
                 let p_edge = at_least(&mut scratch.edges, of.types.len() * hidden);
-                matmul(
-                    &mut scratch.operand,
+                products.multiply(
+                    "x W^T",
                     MatMut::new(p_edge, of.types.len(), hidden),
                     Accumulate::Replace,
                     MatRef::new(rows, of.types.len(), width),
@@ -143,7 +153,7 @@ impl Cpu {
             Some(below) => {
                 let product = MatMut::new(z, edges, hidden);
                 let e = MatRef::new(&below.edge_state, edges, width);
-                matmul(&mut scratch.operand, product, Accumulate::Replace, e, weight.edge.transpose());
+                products.multiply("x W^T", product, Accumulate::Replace, e, weight.edge.transpose());
                 self.statistics(running, z, mean, rstd, |first, z| {
                     for (edge, z) in (first..).zip(z.chunks_exact_mut(hidden)) {
                         add_ends(z, batch.edge_subject[edge], batch.edge_object[edge]);
@@ -167,6 +177,11 @@ fn add_messages(batch: &GraphBatch, d_z: &[f32], node: usize, sums: &mut [f32]) 
 }
 
 impl Scratch {
+    /// Scratch memory of stages that `clock` times.
+    pub(super) fn timed(clock: Clock) -> Self {
+        Scratch { products: Products::timed(clock.clone()), clock, ..Scratch::default() }
+    }
+
     /// Backward of a layer after the first: from d_z, stored in `pass.d.d_edge_hidden [E, H]`, to the weight
     /// and the states of the layer below. With `lengths [N]`, the gradient is with respect to the node states
     /// times their lengths.
@@ -187,13 +202,15 @@ impl Scratch {
             &mut *pass.d;
         let d_z = &d_z[..size.edges * hidden];
         let sums = at_least(&mut self.sums, size.nodes * 2 * hidden);
-        sums.par_chunks_mut(2 * hidden).enumerate().for_each(|(node, sums)| {
-            sums.fill(0.0);
-            add_messages(batch, d_z, node, sums);
-            if let Some(lengths) = lengths {
-                sums.iter_mut().for_each(|sum| *sum /= lengths[node]);
-            }
-            rounding.store(sums);
+        self.clock.pass(SUMS, || {
+            sums.par_chunks_mut(2 * hidden).enumerate().for_each(|(node, sums)| {
+                sums.fill(0.0);
+                add_messages(batch, d_z, node, sums);
+                if let Some(lengths) = lengths {
+                    sums.iter_mut().for_each(|sum| *sum /= lengths[node]);
+                }
+                rounding.store(sums);
+            });
         });
         let mut before = Vec::new();
         let nodes = match lengths {
@@ -207,17 +224,17 @@ impl Scratch {
         let d_weight = split_weight_mut(&mut pass.gradients[layout.weight.clone()], hidden, width);
         let edge_part = d_weight.edge;
         let of_ends = [d_weight.subject, d_weight.object];
-        products((sums, size.nodes), nodes, &weight, of_ends, d_nodes, &mut self.operand);
+        of_node_sums((sums, size.nodes), nodes, &weight, of_ends, d_nodes, &mut self.products);
         let d_z = MatRef::new(d_z, size.edges, hidden);
-        matmul(
-            &mut self.operand,
+        self.products.multiply(
+            "d_z^T x",
             edge_part,
             Accumulate::Replace,
             d_z.transpose(),
             MatRef::new(edges, size.edges, width),
         );
-        matmul(
-            &mut self.operand,
+        self.products.multiply(
+            "d_z W",
             MatMut::new(d_edges, size.edges, width),
             Accumulate::Replace,
             d_z,
@@ -250,18 +267,20 @@ impl Scratch {
         let (objects, predicates) = (&batch.object_occurrences, &batch.predicate_occurrences);
         let (object_count, predicate_count) = (objects.types.len(), predicates.types.len());
         let sums = at_least(&mut self.sums, object_count * 2 * hidden);
-        sums.par_chunks_mut(2 * hidden).enumerate().for_each(|(slot, sums)| {
-            sums.fill(0.0);
-            objects.rows(slot).iter().for_each(|&node| add_messages(batch, d_z, node as usize, sums));
-            rounding.store(sums);
-        });
         let edge_sums = at_least(&mut self.edges, predicate_count * hidden);
-        edge_sums.par_chunks_mut(hidden).enumerate().for_each(|(slot, sum)| {
-            sum.fill(0.0);
-            for &edge in predicates.rows(slot) {
-                add(sum, &d_z[edge as usize * hidden..][..hidden]);
-            }
-            rounding.store(sum);
+        self.clock.pass(SUMS, || {
+            sums.par_chunks_mut(2 * hidden).enumerate().for_each(|(slot, sums)| {
+                sums.fill(0.0);
+                objects.rows(slot).iter().for_each(|&node| add_messages(batch, d_z, node as usize, sums));
+                rounding.store(sums);
+            });
+            edge_sums.par_chunks_mut(hidden).enumerate().for_each(|(slot, sum)| {
+                sum.fill(0.0);
+                for &edge in predicates.rows(slot) {
+                    add(sum, &d_z[edge as usize * hidden..][..hidden]);
+                }
+                rounding.store(sum);
+            });
         });
         let (tables, blocks) = pass.gradients.split_at_mut(all.predicate_embedding.end);
         let d_weight = &mut blocks[layout.weight.start - tables.len()..layout.weight.end - tables.len()];
@@ -270,16 +289,17 @@ impl Scratch {
         occurring_rows(&values[all.object_embedding.clone()], width, objects, &mut self.object_rows);
         let d_objects = at_least(&mut self.d_object_rows, object_count * width);
         let of_ends = [d_weight.subject, d_weight.object];
-        let operand = &mut self.operand;
-        products((sums, object_count), &self.object_rows, &weight, of_ends, d_objects, operand);
+        let products = &mut self.products;
+        of_node_sums((sums, object_count), &self.object_rows, &weight, of_ends, d_objects, products);
         occurring_rows(&values[all.predicate_embedding.clone()], width, predicates, &mut self.predicate_rows);
         let edge_sums = MatRef::new(edge_sums, predicate_count, hidden);
         let rows = MatRef::new(&self.predicate_rows, predicate_count, width);
-        matmul(&mut self.operand, edge_part, Accumulate::Replace, edge_sums.transpose(), rows);
+        self.products.multiply("d_z^T x", edge_part, Accumulate::Replace, edge_sums.transpose(), rows);
         let d_predicates = MatMut::new(&mut self.predicate_rows, predicate_count, width);
-        matmul(&mut self.operand, d_predicates, Accumulate::Replace, edge_sums, weight.edge);
+        self.products.multiply("d_z W", d_predicates, Accumulate::Replace, edge_sums, weight.edge);
         rounding.store_all(d_objects);
         rounding.store_all(&mut self.predicate_rows);
+        let _running = self.clock.time(Work::Pass("gradients of the tables"));
         tables.fill(0.0);
         scatter(d_objects, width, objects, &mut tables[all.object_embedding.clone()]);
         let table = &mut tables[all.predicate_embedding.clone()];
@@ -289,23 +309,22 @@ impl Scratch {
 
 /// Multiplies S_s and S_o, side by side in `sums [n, 2 H]`, with the weights into `d_x [n, D]`, and with `x
 /// [n, D]` into the gradients with respect to the weights.
-fn products(
+fn of_node_sums(
     (sums, rows): (&[f32], usize),
     x: &[f32],
     weight: &Split<MatRef<'_, f32>>,
-    [d_weight_subject, d_weight_object]: [MatMut<'_, f32>; 2],
+    d_weights: [MatMut<'_, f32>; 2],
     d_x: &mut [f32],
-    operand: &mut Packed<f32>,
+    products: &mut Products,
 ) {
     let (hidden, width) = (weight.subject.rows(), weight.subject.columns());
     let sums = MatRef::new(sums, rows, 2 * hidden);
     let (s_subject, s_object) = (sums.column_range(0..hidden), sums.column_range(hidden..2 * hidden));
     let x = MatRef::new(x, rows, width);
-    matmul(operand, d_weight_subject, Accumulate::Replace, s_subject.transpose(), x);
-    matmul(operand, d_weight_object, Accumulate::Replace, s_object.transpose(), x);
+    products.multiply_both("d_z^T x", d_weights, [s_subject.transpose(), s_object.transpose()], x);
     let mut d_x = MatMut::new(d_x, rows, width);
-    matmul(operand, d_x.reborrow(), Accumulate::Replace, s_subject, weight.subject);
-    matmul(operand, d_x, Accumulate::Add, s_object, weight.object);
+    products.multiply("d_z W", d_x.reborrow(), Accumulate::Replace, s_subject, weight.subject);
+    products.multiply("d_z W", d_x, Accumulate::Add, s_object, weight.object);
 }
 
 /// Multiplies each row by its factor.

@@ -6,14 +6,30 @@ use rayon::prelude::*;
 use super::Cpu;
 use super::batch_norm::CHUNK_ROWS;
 use super::block::{Block, backward_sums};
+use super::clock::Work;
 use super::rows::scale;
 use crate::backend::pass::{Backward, Forward};
 use crate::batch::graph_batch::OBJECT_ROLE;
 use crate::network::activations::ActivationGradients;
 use crate::network::parameters::BlockKind;
 
+/// Number of columns that a chunk of edges is processed in: their sums and the norm's columns stay in the first-level
+/// cache.
+const COLUMNS: usize = 256;
+
 /// Nodes per task: their messages are a few hundred rows.
 const CHUNK_NODES: usize = 16;
+
+/// Part of the heads' columns.
+#[derive(Clone, Copy)]
+enum Head {
+    /// Message to the subject.
+    Subject,
+    /// New edge state.
+    Edge,
+    /// Message to the object.
+    Object,
+}
 
 impl Cpu {
     /// Computes the pooled messages and the new edge states.
@@ -25,6 +41,7 @@ impl Cpu {
         let (_, a) = pass.activations.at_mut(pass.layer);
         let (heads, pooled, edge_state) = (&a.edge_heads, &mut a.pooled, &mut a.edge_state);
         self.set_columns(of, heads);
+        let _running = self.clock.time(Work::Pass("pool"));
         let to_subject = self.columns.part(0, hidden);
         let to_edge = self.columns.part(hidden, state);
         let to_object = self.columns.part(hidden + state, hidden);
@@ -67,48 +84,53 @@ impl Cpu {
         let ActivationGradients { d_pooled, d_edge_state, d_edge_heads: d_heads, .. } = &mut *pass.d;
         let (d_pooled, d_edge_state) = (&*d_pooled, &*d_edge_state);
         self.set_columns(of, heads);
+        let _running = self.clock.time(Work::Pass("pool, backward"));
         let edges = batch.size().edges;
         let z = &heads.linear[..edges * width];
-        // The three parts of a row: first column, number of columns, and the gradient of an edge with its
-        // factor.
-        let end = |node: u32| {
+        // Gradient with respect to the activated heads of an edge, from a column of a part on, and its factor.
+        let end = |node: u32, column: usize| {
             let node = node as usize;
-            (&d_pooled[node * hidden..][..hidden], 1.0 / batch.incidence.degree(node) as f32)
+            (&d_pooled[node * hidden + column..], 1.0 / batch.incidence.degree(node) as f32)
         };
-        let parts = |edge: usize| {
-            [
-                (0, hidden, end(batch.edge_subject[edge])),
-                (hidden, state, (&d_edge_state[edge * state..][..state], 1.0)),
-                (hidden + state, hidden, end(batch.edge_object[edge])),
-            ]
+        let gradient = |part: Head, edge: usize, column: usize| match part {
+            Head::Subject => end(batch.edge_subject[edge], column),
+            Head::Edge => (&d_edge_state[edge * state + column..], 1.0),
+            Head::Object => end(batch.edge_object[edge], column),
+        };
+        // Ranges of columns, with their part and its first column.
+        let parts =
+            [(Head::Subject, 0, hidden), (Head::Edge, hidden, state), (Head::Object, hidden + state, hidden)];
+        let blocks = || {
+            parts.into_iter().flat_map(|(part, start, count)| {
+                let step =
+                    move |first: usize| (part, start, start + first..start + count.min(first + COLUMNS));
+                (0..count).step_by(COLUMNS).map(step)
+            })
         };
 
         let columns = &self.columns;
         let to = backward_sums(of.layout, pass.gradients, &mut self.terms);
         self.partials.backward_sums(edges, columns, &heads.rstd, to, |first, sum, product| {
             let rows = first..(first + CHUNK_ROWS).min(edges);
-            for (edge, z) in rows.clone().zip(z[rows.start * width..].chunks_exact(width)) {
-                for (start, count, (d_y, factor)) in parts(edge) {
-                    let (z, range) = (&z[start..], start..start + count);
-                    let (sum, product) = (&mut sum[range.clone()], &mut product[range]);
-                    columns.part(start, count).add_backward_sums(z, d_y, factor, sum, product);
+            for (part, start, range) in blocks() {
+                let norm = columns.part(range.start, range.len());
+                let (sum, product) = (&mut sum[range.clone()], &mut product[range.clone()]);
+                for (edge, z) in rows.clone().zip(z[rows.start * width..].chunks_exact(width)) {
+                    let (d_y, factor) = gradient(part, edge, range.start - start);
+                    norm.add_backward_sums(&z[range.clone()], d_y, factor, sum, product);
                 }
             }
         });
         let terms = &self.terms;
         let chunks = d_heads[..edges * width].par_chunks_mut(CHUNK_ROWS * width);
         chunks.zip(z.par_chunks(CHUNK_ROWS * width)).enumerate().for_each(|(chunk, (d_heads, z))| {
-            let rows = d_heads.chunks_exact_mut(width).zip(z.chunks_exact(width));
-            for (edge, (d_row, z)) in (chunk * CHUNK_ROWS..).zip(rows) {
-                for (start, count, (d_y, factor)) in parts(edge) {
-                    let d_row = &mut d_row[start..start + count];
-                    columns.part(start, count).backward(
-                        &z[start..],
-                        d_y,
-                        factor,
-                        terms.part(start, count),
-                        d_row,
-                    );
+            for (part, start, range) in blocks() {
+                let norm = columns.part(range.start, range.len());
+                let terms = terms.part(range.start, range.len());
+                let rows = d_heads.chunks_exact_mut(width).zip(z.chunks_exact(width));
+                for (edge, (d_row, z)) in (chunk * CHUNK_ROWS..).zip(rows) {
+                    let (d_y, factor) = gradient(part, edge, range.start - start);
+                    norm.backward(&z[range.clone()], d_y, factor, terms, &mut d_row[range.clone()]);
                 }
             }
             self.rounding.store(d_heads);

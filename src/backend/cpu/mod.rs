@@ -9,9 +9,11 @@
 
 mod batch_norm;
 mod block;
+pub mod clock;
 pub mod cosine_ranks;
 mod edge_hidden;
 mod edge_pool;
+mod inference;
 pub(crate) mod inner_products;
 mod node;
 mod readout_loss;
@@ -32,7 +34,6 @@ use crate::backend::{Backend, Batches, Memory, Search, Stages, loss_row};
 use crate::batch::graph_batch::{BatchSize, GraphBatch};
 use crate::error::Result;
 use crate::loss::Loss;
-use crate::matmul::Packed;
 use crate::network::activations::{ActivationGradients, Activations};
 use crate::network::config::ModelConfig;
 use crate::network::parameters::{BlockKind, Parameters};
@@ -40,6 +41,7 @@ use crate::optimizer::{AdamStep, Part};
 
 use batch_norm::{Columns, Partials, Terms};
 use block::Block;
+use clock::{Clock, Products, Work};
 use rounding::Rounding;
 use rows::vectorised;
 
@@ -50,8 +52,8 @@ pub struct Cpu {
     columns: Columns,
     terms: Terms,
     partials: Partials,
-    /// Right operand of the product at hand.
-    operand: Packed<f32>,
+    products: Products,
+    clock: Clock,
     edge_hidden: edge_hidden::Scratch,
     /// `[N]` divisors of the node states that a layer reads, one entry per layer; only used if this backend
     /// rounds ([`mod@node`]).
@@ -59,6 +61,7 @@ pub struct Cpu {
     /// `[N, D]` gradient with respect to the node output's linear layer.
     d_node_output: Vec<f32>,
     readout: readout_loss::Scratch,
+    folded: inference::Folded,
 }
 
 /// Values per task in a pass over a flat array.
@@ -68,6 +71,12 @@ impl Cpu {
     /// Creates a CPU backend that uses rayon's threads.
     pub fn new() -> Self {
         Cpu::default()
+    }
+
+    /// Creates a CPU backend whose products and passes are timed by `clock`.
+    pub fn timed(clock: Clock) -> Self {
+        let edge_hidden = edge_hidden::Scratch::timed(clock.clone());
+        Cpu { products: Products::timed(clock.clone()), edge_hidden, clock, ..Cpu::default() }
     }
 
     /// Creates a CPU backend that computes in single precision but rounds to bf16 whatever the CUDA kernels
@@ -88,6 +97,11 @@ impl Cpu {
         }
         std::mem::take(&mut self.lengths[layer])
     }
+}
+
+/// Runs a stage on one of rayon's threads, so that not each of its parallel loops has to wake one and wait for it.
+fn on_pool<R: Send>(stage: impl FnOnce() -> R + Send) -> R {
+    rayon::scope(|_| stage())
 }
 
 /// Grows `scratch` to at least `len` values with unspecified content.
@@ -179,65 +193,97 @@ impl Stages for Cpu {
 
     fn parameters_loaded(&mut self, parameters: &Parameters<Vec<f32>>) -> Result<()> {
         self.rounding.keep_parameters(&parameters.values);
+        self.folded.forget();
         Ok(())
+    }
+
+    fn infer(
+        &mut self,
+        parameters: &Parameters<Vec<f32>>,
+        batch: &GraphBatch,
+        activations: &mut Self::Activations,
+    ) -> Result<bool> {
+        on_pool(|| {
+            // What the kernels round is not there after folding. Without batch norm, training and evaluation compute the same
+            // bits.
+            if self.rounding.is_to_bf16() || !parameters.layout.config.batch_norm {
+                return Ok(false);
+            }
+            self.infer_folded(parameters, batch, activations);
+            Ok(true)
+        })
     }
 
     fn edge_hidden(&mut self, pass: &mut Forward<'_, Self>) -> Result<()> {
-        self.edge_hidden_forward(pass);
-        let (_, a) = pass.activations.at_mut(pass.layer);
-        let of = Block::new(pass.parameters, pass.layer, BlockKind::EdgeHidden);
-        let values = pass.batch.size().edges * of.layout.outputs;
-        self.relu_norm(of, &a.edge_hidden, &mut a.edge_hidden_output[..values]);
-        Ok(())
+        on_pool(|| {
+            self.edge_hidden_forward(pass);
+            let (_, a) = pass.activations.at_mut(pass.layer);
+            let of = Block::new(pass.parameters, pass.layer, BlockKind::EdgeHidden);
+            let values = pass.batch.size().edges * of.layout.outputs;
+            self.relu_norm(of, &a.edge_hidden, &mut a.edge_hidden_output[..values]);
+            Ok(())
+        })
     }
 
     fn edge_heads(&mut self, pass: &mut Forward<'_, Self>) -> Result<()> {
-        let (_, a) = pass.activations.at_mut(pass.layer);
-        let place = (pass.layer, BlockKind::EdgeHeads);
-        let x = &a.edge_hidden_output[..pass.batch.size().edges * pass.parameters.layout.config.hidden_width];
-        self.linear_forward(pass.mode, place, pass.parameters, x, &mut a.edge_heads);
-        Ok(())
+        on_pool(|| {
+            let (_, a) = pass.activations.at_mut(pass.layer);
+            let place = (pass.layer, BlockKind::EdgeHeads);
+            let x =
+                &a.edge_hidden_output[..pass.batch.size().edges * pass.parameters.layout.config.hidden_width];
+            self.linear_forward(pass.mode, place, pass.parameters, x, &mut a.edge_heads);
+            Ok(())
+        })
     }
 
     fn edge_pool(&mut self, pass: &mut Forward<'_, Self>) -> Result<()> {
-        self.edge_pool_forward(pass);
-        Ok(())
+        on_pool(|| {
+            self.edge_pool_forward(pass);
+            Ok(())
+        })
     }
 
     fn node_hidden(&mut self, pass: &mut Forward<'_, Self>) -> Result<()> {
-        let (_, a) = pass.activations.at_mut(pass.layer);
-        let place = (pass.layer, BlockKind::NodeHidden);
-        let values = pass.batch.size().nodes * pass.parameters.layout.config.hidden_width;
-        self.linear_forward(pass.mode, place, pass.parameters, &a.pooled[..values], &mut a.node_hidden);
-        let of = Block::new(pass.parameters, pass.layer, BlockKind::NodeHidden);
-        self.relu_norm(of, &a.node_hidden, &mut a.node_hidden_output[..values]);
-        Ok(())
+        on_pool(|| {
+            let (_, a) = pass.activations.at_mut(pass.layer);
+            let place = (pass.layer, BlockKind::NodeHidden);
+            let values = pass.batch.size().nodes * pass.parameters.layout.config.hidden_width;
+            self.linear_forward(pass.mode, place, pass.parameters, &a.pooled[..values], &mut a.node_hidden);
+            let of = Block::new(pass.parameters, pass.layer, BlockKind::NodeHidden);
+            self.relu_norm(of, &a.node_hidden, &mut a.node_hidden_output[..values]);
+            Ok(())
+        })
     }
 
     fn node_output(&mut self, pass: &mut Forward<'_, Self>) -> Result<()> {
-        let (_, a) = pass.activations.at_mut(pass.layer);
-        let (layer, nodes, config) = (pass.layer, pass.batch.size().nodes, pass.parameters.layout.config);
-        let x = &a.node_hidden_output[..nodes * config.hidden_width];
-        let place = (layer, BlockKind::NodeOutput);
-        self.linear_forward(pass.mode, place, pass.parameters, x, &mut a.node_output);
-        let of = Block::new(pass.parameters, layer, BlockKind::NodeOutput);
-        let state = &mut a.node_state[..nodes * config.state_width];
-        match config.l2_norm {
-            true => {
-                let mut lengths = self.takes_lengths(layer, config).then(|| self.take_lengths(layer + 1));
-                self.l2_normalise(lengths.as_mut(), of, &a.node_output, state);
-                if let Some(lengths) = lengths {
-                    self.lengths[layer + 1] = lengths;
+        on_pool(|| {
+            let (_, a) = pass.activations.at_mut(pass.layer);
+            let (layer, nodes, config) = (pass.layer, pass.batch.size().nodes, pass.parameters.layout.config);
+            let x = &a.node_hidden_output[..nodes * config.hidden_width];
+            let place = (layer, BlockKind::NodeOutput);
+            self.linear_forward(pass.mode, place, pass.parameters, x, &mut a.node_output);
+            let of = Block::new(pass.parameters, layer, BlockKind::NodeOutput);
+            let state = &mut a.node_state[..nodes * config.state_width];
+            match config.l2_norm {
+                true => {
+                    let mut lengths = self.takes_lengths(layer, config).then(|| self.take_lengths(layer + 1));
+                    self.l2_normalise(lengths.as_mut(), of, &a.node_output, state);
+                    if let Some(lengths) = lengths {
+                        self.lengths[layer + 1] = lengths;
+                    }
                 }
+                false => self.relu_norm(of, &a.node_output, state),
             }
-            false => self.relu_norm(of, &a.node_output, state),
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     fn readout(&mut self, of: Readout<'_, Self>) -> Result<()> {
-        self.readout.embed(of.config, of.batch, of.activations.last_node_state(), of.embedding);
-        Ok(())
+        on_pool(|| {
+            let _running = self.clock.time(Work::Pass("readout and loss"));
+            self.readout.embed(of.config, of.batch, of.activations.last_node_state(), of.embedding);
+            Ok(())
+        })
     }
 
     fn readout_loss(
@@ -246,13 +292,16 @@ impl Stages for Cpu {
         loss: &Loss,
         to: LossOutputs<'_, Self>,
     ) -> Result<Gradient<States>> {
-        let Readout { config, batch, activations, embedding } = of;
-        self.readout.embed(config, batch, activations.last_node_state(), embedding);
-        let at = loss_row(to.losses.len(), *to.steps).start;
-        self.readout.losses(loss, batch, config.state_width, embedding, &mut to.losses[at..]);
-        self.readout.backward(config, batch, embedding, &mut to.d.d_node_state);
-        self.rounding.store_all(&mut to.d.d_node_state);
-        Ok(Gradient::computed())
+        on_pool(|| {
+            let Readout { config, batch, activations, embedding } = of;
+            let _running = self.clock.time(Work::Pass("readout and loss"));
+            self.readout.embed(config, batch, activations.last_node_state(), embedding);
+            let at = loss_row(to.losses.len(), *to.steps).start;
+            self.readout.losses(loss, batch, config.state_width, embedding, &mut to.losses[at..]);
+            self.readout.backward(config, batch, embedding, &mut to.d.d_node_state);
+            self.rounding.store_all(&mut to.d.d_node_state);
+            Ok(Gradient::computed())
+        })
     }
 
     fn node_output_backward(
@@ -260,23 +309,25 @@ impl Stages for Cpu {
         pass: &mut Backward<'_, Self>,
         _: Gradient<States>,
     ) -> Result<Gradient<NodeHidden>> {
-        let (_, a) = pass.activations.at(pass.layer);
-        let of = Block::new(pass.parameters, pass.layer, BlockKind::NodeOutput);
-        let (nodes, config) = (pass.batch.size().nodes, pass.parameters.layout.config);
-        let d_state = &mut pass.d.d_node_state[..nodes * of.layout.outputs];
-        let through_l2 = config.l2_norm && !self.takes_lengths(pass.layer, config);
-        if through_l2 {
-            self.l2_normalise_backward(of, &a.node_output, d_state, pass.gradients);
-        } else {
-            self.norm_backward(of, &a.node_output, d_state, pass.gradients);
-        }
-        // Moved out so that it can be read while `self` packs operands.
-        let d_node_output = std::mem::take(&mut self.d_node_output);
-        let d_z = if through_l2 { &d_node_output } else { &*d_state };
-        let d_x = &mut pass.d.d_node_hidden[..nodes * of.layout.inputs];
-        self.linear_backward(of, d_z, &a.node_hidden_output, d_x, pass.gradients);
-        self.d_node_output = d_node_output;
-        Ok(Gradient::computed())
+        on_pool(|| {
+            let (_, a) = pass.activations.at(pass.layer);
+            let of = Block::new(pass.parameters, pass.layer, BlockKind::NodeOutput);
+            let (nodes, config) = (pass.batch.size().nodes, pass.parameters.layout.config);
+            let d_state = &mut pass.d.d_node_state[..nodes * of.layout.outputs];
+            let through_l2 = config.l2_norm && !self.takes_lengths(pass.layer, config);
+            if through_l2 {
+                self.l2_normalise_backward(of, &a.node_output, d_state, pass.gradients);
+            } else {
+                self.norm_backward(of, &a.node_output, d_state, pass.gradients);
+            }
+            // Moved out so that it can be read while `self` packs operands.
+            let d_node_output = std::mem::take(&mut self.d_node_output);
+            let d_z = if through_l2 { &d_node_output } else { &*d_state };
+            let d_x = &mut pass.d.d_node_hidden[..nodes * of.layout.inputs];
+            self.linear_backward(of, d_z, &a.node_hidden_output, d_x, pass.gradients);
+            self.d_node_output = d_node_output;
+            Ok(Gradient::computed())
+        })
     }
 
     fn node_hidden_backward(
@@ -284,13 +335,15 @@ impl Stages for Cpu {
         pass: &mut Backward<'_, Self>,
         _: Gradient<NodeHidden>,
     ) -> Result<Gradient<Pooled>> {
-        let (_, a) = pass.activations.at(pass.layer);
-        let of = Block::new(pass.parameters, pass.layer, BlockKind::NodeHidden);
-        let values = pass.batch.size().nodes * of.layout.outputs;
-        let d = &mut pass.d.d_node_hidden[..values];
-        self.norm_backward(of, &a.node_hidden, d, pass.gradients);
-        self.linear_backward(of, d, &a.pooled, &mut pass.d.d_pooled[..values], pass.gradients);
-        Ok(Gradient::computed())
+        on_pool(|| {
+            let (_, a) = pass.activations.at(pass.layer);
+            let of = Block::new(pass.parameters, pass.layer, BlockKind::NodeHidden);
+            let values = pass.batch.size().nodes * of.layout.outputs;
+            let d = &mut pass.d.d_node_hidden[..values];
+            self.norm_backward(of, &a.node_hidden, d, pass.gradients);
+            self.linear_backward(of, d, &a.pooled, &mut pass.d.d_pooled[..values], pass.gradients);
+            Ok(Gradient::computed())
+        })
     }
 
     fn edge_pool_backward(
@@ -298,8 +351,10 @@ impl Stages for Cpu {
         pass: &mut Backward<'_, Self>,
         _: Gradient<Pooled>,
     ) -> Result<Gradient<EdgeHeads>> {
-        self.edge_pool_backward_heads(pass);
-        Ok(Gradient::computed())
+        on_pool(|| {
+            self.edge_pool_backward_heads(pass);
+            Ok(Gradient::computed())
+        })
     }
 
     fn edge_heads_backward(
@@ -307,11 +362,13 @@ impl Stages for Cpu {
         pass: &mut Backward<'_, Self>,
         _: Gradient<EdgeHeads>,
     ) -> Result<Gradient<EdgeHidden>> {
-        let (_, a) = pass.activations.at(pass.layer);
-        let of = Block::new(pass.parameters, pass.layer, BlockKind::EdgeHeads);
-        let d_x = &mut pass.d.d_edge_hidden[..pass.batch.size().edges * of.layout.inputs];
-        self.linear_backward(of, &pass.d.d_edge_heads, &a.edge_hidden_output, d_x, pass.gradients);
-        Ok(Gradient::computed())
+        on_pool(|| {
+            let (_, a) = pass.activations.at(pass.layer);
+            let of = Block::new(pass.parameters, pass.layer, BlockKind::EdgeHeads);
+            let d_x = &mut pass.d.d_edge_hidden[..pass.batch.size().edges * of.layout.inputs];
+            self.linear_backward(of, &pass.d.d_edge_heads, &a.edge_hidden_output, d_x, pass.gradients);
+            Ok(Gradient::computed())
+        })
     }
 
     fn edge_hidden_backward(
@@ -319,41 +376,47 @@ impl Stages for Cpu {
         pass: &mut Backward<'_, Self>,
         _: Gradient<EdgeHidden>,
     ) -> Result<Gradient<States>> {
-        let (_, a) = pass.activations.at(pass.layer);
-        let of = Block::new(pass.parameters, pass.layer, BlockKind::EdgeHidden);
-        let d = &mut pass.d.d_edge_hidden[..pass.batch.size().edges * of.layout.outputs];
-        self.norm_backward(of, &a.edge_hidden, d, pass.gradients);
-        let layer = pass.layer;
-        let over_lengths = layer > 0 && self.takes_lengths(layer - 1, pass.parameters.layout.config);
-        let Cpu { rounding, edge_hidden, lengths, .. } = self;
-        match layer {
-            0 => edge_hidden.backward_to_embeddings(rounding, pass),
-            _ => edge_hidden.backward_to_states(
-                rounding,
-                pass,
-                over_lengths.then(|| lengths[layer].as_slice()),
-            ),
-        }
-        Ok(Gradient::computed())
+        on_pool(|| {
+            let (_, a) = pass.activations.at(pass.layer);
+            let of = Block::new(pass.parameters, pass.layer, BlockKind::EdgeHidden);
+            let d = &mut pass.d.d_edge_hidden[..pass.batch.size().edges * of.layout.outputs];
+            self.norm_backward(of, &a.edge_hidden, d, pass.gradients);
+            let layer = pass.layer;
+            let over_lengths = layer > 0 && self.takes_lengths(layer - 1, pass.parameters.layout.config);
+            let Cpu { rounding, edge_hidden, lengths, .. } = self;
+            match layer {
+                0 => edge_hidden.backward_to_embeddings(rounding, pass),
+                _ => edge_hidden.backward_to_states(
+                    rounding,
+                    pass,
+                    over_lengths.then(|| lengths[layer].as_slice()),
+                ),
+            }
+            Ok(Gradient::computed())
+        })
     }
 
     fn adam_step(&mut self, update: Update<'_, Self>) -> Result<()> {
-        let Update { adam, parameters, gradients, moments, steps, part } = update;
-        let Part { parameters: range, ends_step } = part;
-        let step = &adam.at_step(*steps + 1);
-        parameters.values[range.clone()]
-            .par_chunks_mut(FLAT_CHUNK)
-            .zip(gradients[range.clone()].par_chunks(FLAT_CHUNK))
-            .zip(moments.first[range.clone()].par_chunks_mut(FLAT_CHUNK))
-            .zip(moments.second[range].par_chunks_mut(FLAT_CHUNK))
-            .for_each(|(((values, gradients), first), second)| {
-                adam_chunk(step, values, gradients, first, second);
-            });
-        if ends_step {
-            *steps += 1;
-            self.rounding.keep_parameters(&parameters.values);
-        }
-        Ok(())
+        on_pool(|| {
+            let Update { adam, parameters, gradients, moments, steps, part } = update;
+            self.folded.forget();
+            let Part { parameters: range, ends_step } = part;
+            let step = &adam.at_step(*steps + 1);
+            let _running = self.clock.time(Work::Pass("adam"));
+            parameters.values[range.clone()]
+                .par_chunks_mut(FLAT_CHUNK)
+                .zip(gradients[range.clone()].par_chunks(FLAT_CHUNK))
+                .zip(moments.first[range.clone()].par_chunks_mut(FLAT_CHUNK))
+                .zip(moments.second[range].par_chunks_mut(FLAT_CHUNK))
+                .for_each(|(((values, gradients), first), second)| {
+                    adam_chunk(step, values, gradients, first, second);
+                });
+            if ends_step {
+                *steps += 1;
+                self.rounding.keep_parameters(&parameters.values);
+            }
+            Ok(())
+        })
     }
 
     fn relu_mask(

@@ -8,6 +8,7 @@ use rayon::prelude::*;
 
 use super::batch_norm::CHUNK_ROWS;
 use super::block::{Block, Saved, backward_sums};
+use super::clock::Work;
 use super::rows::{dot, length, scale, vectorised};
 use super::{Cpu, at_least};
 use crate::backend::L2_EPSILON;
@@ -23,6 +24,7 @@ impl Cpu {
         node_state: &mut [f32],
     ) {
         self.set_columns(of, block);
+        let _running = self.clock.time(Work::Pass("l2 normalisation"));
         let (columns, width) = (self.columns.all(), of.layout.outputs);
         let rows = node_state.len() / width;
         let z = block.linear[..rows * width].par_chunks(CHUNK_ROWS * width);
@@ -58,6 +60,7 @@ impl Cpu {
         gradients: &mut [f32],
     ) {
         self.set_columns(of, block);
+        let _running = self.clock.time(Work::Pass("l2 normalisation, backward"));
         let width = of.layout.outputs;
         let rows = d_node_state.len() / width;
         let (columns, z) = (self.columns.all(), &block.linear[..rows * width]);

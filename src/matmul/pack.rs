@@ -1,0 +1,64 @@
+//! Layout of operands for the tiles.
+
+use super::Element;
+use super::view::MatRef;
+
+/// Number of terms that are exchanged at a time, in constant loops.
+const TERMS: usize = 8;
+
+/// Packs tile after tile of `N` rows: `to[t][k][i] = from[t N + i, k]`, and zeros for rows that `from` does not have.
+#[inline(always)]
+pub fn pack<T: Element, const N: usize>(from: MatRef<'_, T>, to: &mut [[T; N]]) {
+    let (rows, terms) = (from.rows(), from.columns());
+    if !rows.is_multiple_of(N) {
+        to[rows / N * terms..].fill([T::ZERO; N]);
+    }
+    if let Some(by_term) = from.transpose().contiguous_rows() {
+        // A few terms of all tiles at a time, which reads neighbouring values together.
+        let whole = terms / TERMS * TERMS;
+        for first in (0..whole).step_by(TERMS) {
+            let group: [&[T]; TERMS] = std::array::from_fn(|k| by_term.row(first + k));
+            for (tile, to) in to.chunks_exact_mut(terms).enumerate() {
+                copy(&group, tile * N, &mut to[first..first + TERMS]);
+            }
+        }
+        for k in whole..terms {
+            for (tile, to) in to.chunks_exact_mut(terms).enumerate() {
+                copy(&[by_term.row(k)], tile * N, &mut to[k..k + 1]);
+            }
+        }
+        return;
+    }
+    for (row, to) in (0..rows).step_by(N).zip(to.chunks_exact_mut(terms)) {
+        interleave(from.row_range(row..rows.min(row + N)), to);
+    }
+}
+
+/// Copies the `N` values from `column` on of each row, or as many as there are.
+#[inline(always)]
+fn copy<T: Copy, const N: usize>(rows: &[&[T]], column: usize, to: &mut [[T; N]]) {
+    for (row, to) in rows.iter().zip(to) {
+        match row.get(column..column + N) {
+            Some(values) => to.copy_from_slice(values),
+            None => to[..row.len() - column].copy_from_slice(&row[column..]),
+        }
+    }
+}
+
+/// `to[k][i] = from[i, k]` for the rows that `from` has, at most `N`.
+#[inline(always)]
+fn interleave<T: Element, const N: usize>(from: MatRef<'_, T>, to: &mut [[T; N]]) {
+    let (rows, terms) = (from.rows(), from.columns());
+    let by_row = from.contiguous_rows().expect("one of two strides is 1");
+    let whole = if rows == N { terms / TERMS * TERMS } else { 0 };
+    for first in (0..whole).step_by(TERMS) {
+        let rows: [&[T; TERMS]; N] =
+            std::array::from_fn(|i| by_row.row(i)[first..][..TERMS].try_into().expect("as many terms"));
+        for (k, to) in to[first..first + TERMS].iter_mut().enumerate() {
+            *to = rows.map(|row| row[k]);
+        }
+    }
+    for (k, to) in to.iter_mut().enumerate().skip(whole) {
+        (0..rows).for_each(|i| to[i] = by_row.row(i)[k]);
+    }
+}
