@@ -20,7 +20,7 @@
 //! // [images, D], each row of unit length.
 //! let index = run.embed_split(Split::All)?;
 //! // A list such as [["man", "throwing", "frisbee"]].
-//! let query = read_query_graph(Path::new("query.json"), &run.dataset)?;
+//! let query = read_query_graph(Path::new("query.json"), run.dataset.vocabulary())?;
 //! let embedding = run.embed(&[query.view()])?;
 //! for (image, cosine) in run.nearest(&embedding, &index, 8)? {
 //!     println!("image {}: {cosine:.4}", run.dataset.image_id(image));

@@ -12,7 +12,7 @@ const NOT_FINITE: [&[u8]; 3] = [b"NaN", b"Infinity", b"-Infinity"];
 const NULL: &[u8] = b"null";
 
 /// Largest record in bytes. A record of public files has less than a hundredth of it.
-const MOST_RECORD_BYTES: usize = 4 << 20;
+pub(super) const MOST_RECORD_BYTES: usize = 4 << 20;
 
 /// What the reader has seen, shared with the parser's user.
 #[derive(Debug, Default)]
@@ -27,6 +27,8 @@ pub(super) struct Seen {
     replaced_until: Cell<(usize, usize)>,
     /// Number of bytes of the current record; `None` while nothing is kept in memory.
     record: Cell<Option<usize>>,
+    /// Largest record in bytes.
+    most_record_bytes: usize,
     /// Whether a record was too long.
     pub too_long: Cell<bool>,
 }
@@ -49,8 +51,8 @@ impl Seen {
     }
 
     /// Problem of a record that was too long.
-    pub fn too_long_problem() -> String {
-        format!("a record of more than {} MiB", MOST_RECORD_BYTES >> 20)
+    pub fn too_long_problem(&self) -> String {
+        format!("a record of more than {} MiB", self.most_record_bytes >> 20)
     }
 }
 
@@ -68,8 +70,8 @@ pub(super) struct PythonJson<R> {
 }
 
 impl<R: BufRead> PythonJson<R> {
-    pub fn new(text: R) -> (Self, Rc<Seen>) {
-        let seen = Rc::new(Seen { position: Cell::new((1, 0)), ..Default::default() });
+    pub fn new(text: R, most_record_bytes: usize) -> (Self, Rc<Seen>) {
+        let seen = Rc::new(Seen { position: Cell::new((1, 0)), most_record_bytes, ..Default::default() });
         let reader = PythonJson {
             text,
             pending: Vec::new(),
@@ -147,9 +149,9 @@ impl<R: BufRead> Read for PythonJson<R> {
         // White space is not kept.
         let is_kept = self.in_string || !byte.is_ascii_whitespace();
         if let Some(bytes) = self.seen.record.get().filter(|_| is_kept) {
-            if bytes >= MOST_RECORD_BYTES {
+            if bytes >= self.seen.most_record_bytes {
                 self.seen.too_long.set(true);
-                return Err(io::Error::new(io::ErrorKind::FileTooLarge, Seen::too_long_problem()));
+                return Err(io::Error::new(io::ErrorKind::FileTooLarge, self.seen.too_long_problem()));
             }
             self.seen.record.set(Some(bytes + 1));
         }
@@ -166,7 +168,8 @@ mod tests {
         // Every size of the buffer, so that words lie across its ends.
         for size in 1..12 {
             let read = |text: &str| {
-                let (mut reader, seen) = PythonJson::new(io::BufReader::with_capacity(size, text.as_bytes()));
+                let (mut reader, seen) =
+                    PythonJson::new(io::BufReader::with_capacity(size, text.as_bytes()), MOST_RECORD_BYTES);
                 let mut corrected = String::new();
                 reader.read_to_string(&mut corrected).unwrap();
                 (corrected, seen.replaced.get())
