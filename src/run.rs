@@ -146,7 +146,7 @@ impl Run {
         precision: Precision,
     ) -> Result<Self> {
         let (path, checkpoint) = open_checkpoint(folder, which)?;
-        let dataset = checkpoint::open_data(&checkpoint.config, data)?;
+        let dataset = checkpoint::open_collection(&checkpoint.config, data)?;
         let vocabulary = dataset.vocabulary().clone();
         let model = TrainedModel { path, checkpoint, vocabulary, device, precision };
         Ok(Run { model, dataset, supervision: OnceLock::new(), moved_supervision: None })

@@ -9,9 +9,10 @@ use std::path::Path;
 use serde::Serialize;
 use xxhash_rust::xxh3::Xxh3Default;
 
+use super::query_graph::Statement;
 use super::raw::ids::Spellings;
 use super::raw::predictions::{self, Predictions};
-use super::raw::raw_file::RawFile;
+use super::raw::raw_file::{EXPANSION, RawFile};
 use super::raw::raw_graphs::{Names, RawGraphs};
 use super::raw::{query_graphs, visual_genome};
 use super::scene_graph::SceneGraphBuf;
@@ -39,6 +40,12 @@ pub struct GraphReading {
     pub skip_absent_objects: bool,
     /// Largest ratio of the size of a gzip file's content to that of the file.
     pub most_expansion: u64,
+}
+
+impl Default for GraphReading {
+    fn default() -> Self {
+        GraphReading { predictions: None, skip_absent_objects: false, most_expansion: EXPANSION }
+    }
 }
 
 /// What was left out of the graphs of a file.
@@ -155,6 +162,35 @@ impl<F: FnMut(NewGraph) -> Result<()>> Conversion<'_, F> {
     }
 }
 
+impl<'a, F: FnMut(NewGraph) -> Result<()>> Conversion<'a, F> {
+    fn new(vocabulary: &'a Vocabulary, image_names: Option<&'a predictions::Names>, each: F) -> Self {
+        Conversion {
+            vocabulary,
+            objects: Lookup::default(),
+            predicates: Lookup::default(),
+            counts: NewGraphCounts::default(),
+            fingerprint: Xxh3Default::new(),
+            image_names,
+            each,
+        }
+    }
+}
+
+/// Like [`read_new_graphs`], for graphs in memory, each a list of statements as in a query. Their ids are 0, 1, 2 and so on.
+pub fn named_graphs(
+    graphs: Vec<Vec<Statement>>,
+    vocabulary: &Vocabulary,
+    each: impl FnMut(NewGraph) -> Result<()>,
+) -> Result<NewGraphCounts> {
+    let mut conversion = Conversion::new(vocabulary, None, each);
+    let mut raw = RawGraphs::default();
+    for (statements, id) in graphs.into_iter().zip(0..) {
+        query_graphs::add(&mut raw, Path::new("graphs"), id, statements)?;
+        conversion.convert(&mut raw)?;
+    }
+    Ok(conversion.finish(&raw))
+}
+
 /// Reads the graphs of `path` in the types of `vocabulary`, and calls `each` with one after the other.
 pub fn read_new_graphs(
     path: &Path,
@@ -164,15 +200,7 @@ pub fn read_new_graphs(
 ) -> Result<NewGraphCounts> {
     let names =
         reading.predictions.as_ref().map(|given| predictions::Names::read(&given.info)).transpose()?;
-    let mut conversion = Conversion {
-        vocabulary,
-        objects: Lookup::default(),
-        predicates: Lookup::default(),
-        counts: NewGraphCounts::default(),
-        fingerprint: Xxh3Default::new(),
-        image_names: names.as_ref(),
-        each,
-    };
+    let mut conversion = Conversion::new(vocabulary, names.as_ref(), each);
     let mut file = RawFile::open(path, reading.most_expansion)?;
     let convert = |raw: &mut RawGraphs| conversion.convert(raw);
     let raw = match (&names, &reading.predictions) {

@@ -340,24 +340,37 @@ pub fn open_supervision(config: &RunConfig, path: Option<&Path>, dataset: &Datas
     open()
 }
 
-/// Opens the data of a run, at `path` or at its recorded path. Data at `path` may also be another collection, if it has the
-/// types of the run.
+/// Opens the data of a run, at `path` or at its recorded path. It must be the data on which the run was trained.
 pub fn open_data(config: &RunConfig, path: Option<&Path>) -> Result<Dataset> {
-    let is_named = path.is_some();
-    let path = path.unwrap_or(&config.data);
-    let dataset = Dataset::open(path)?;
-    let found = dataset.fingerprint_digits();
-    let types = config.vocabulary.as_ref();
-    if found == config.fingerprint
-        || (is_named && types.is_some_and(|v| v.has_types_of(dataset.vocabulary())))
-    {
-        return Ok(dataset);
+    let dataset = Dataset::open(path.unwrap_or(&config.data))?;
+    match dataset.fingerprint_digits() == config.fingerprint {
+        true => Ok(dataset),
+        false => Err(other_data(
+            config,
+            &dataset,
+            "give the run's own data with --data, or train a run on this data",
+        )),
     }
-    let expected = &config.fingerprint;
-    Err(Error::invalid(
-        path,
-        "fingerprint",
-        format!("is {found}, but the run was trained on data of {expected}"),
-        "give the run's own data with --data, or prepare this collection with --vocabulary-from and the run",
-    ))
+}
+
+/// Opens the data of a run like [`open_data`]. Data at `path` may also be another collection in the types of the run.
+pub fn open_collection(config: &RunConfig, path: Option<&Path>) -> Result<Dataset> {
+    let Some(path) = path else { return open_data(config, None) };
+    let dataset = Dataset::open(path)?;
+    let is_own = dataset.fingerprint_digits() == config.fingerprint;
+    let has_types = config.vocabulary.as_ref().is_some_and(|types| types.has_types_of(dataset.vocabulary()));
+    match is_own || has_types {
+        true => Ok(dataset),
+        false => {
+            let remedy =
+                "give the run's own data, or prepare this collection with --vocabulary-from and the run";
+            Err(other_data(config, &dataset, remedy))
+        }
+    }
+}
+
+fn other_data(config: &RunConfig, dataset: &Dataset, remedy: &str) -> Error {
+    let (found, expected) = (dataset.fingerprint_digits(), &config.fingerprint);
+    let problem = format!("is {found}, but the run was trained on data of {expected}");
+    Error::invalid(dataset.path(), "fingerprint", problem, remedy)
 }
