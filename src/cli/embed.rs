@@ -98,6 +98,10 @@ impl EmbedArguments {
     }
 
     fn embed_images(&self) -> Result<()> {
+        if self.graph_file.reading().predictions.is_some() {
+            let problem = "names the images and classes of --graphs, which is not given";
+            return Err(Error::argument("--data-info", problem, "give custom_prediction.json with --graphs"));
+        }
         let run = self.run.open()?;
         let (dataset, width) = (&run.dataset, run.width());
         let images = dataset.split(self.split);

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use scenerank::Result;
 use scenerank::backend::device::{Device, Precision};
 use scenerank::data::prepare::{Preparation, Reading, prepare};
 use scenerank::data::selection::{CountOver, Filter, GraphSource, Sources};
@@ -11,6 +10,7 @@ use scenerank::data::split::{SplitBy, SplitRatio};
 use scenerank::data::vocabulary::Vocabulary;
 use scenerank::data::words::Tokeniser;
 use scenerank::run::{TrainedModel, Which};
+use scenerank::{Error, Result};
 
 use super::graph_file::PredictionArguments;
 
@@ -123,6 +123,11 @@ impl PrepareArguments {
                 Some(predictions) => GraphSource::Predictions(graphs, predictions),
                 None => GraphSource::SceneGraphs(graphs),
             },
+            (None, ..) if predictions.is_some() => {
+                let problem = "names the images and classes of --scene-graphs, which is not given";
+                let remedy = "give custom_prediction.json with --scene-graphs";
+                return Err(Error::argument("--data-info", problem, remedy));
+            }
             (None, Some(objects), Some(relationships)) => {
                 GraphSource::ObjectsAndRelationships(objects, relationships)
             }

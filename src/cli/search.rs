@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use scenerank::data::query_graph::read_query_graph;
+use scenerank::data::query_graph::{Statement, read_query_graph};
 use scenerank::data::sentence::{Lexicon, Sentence};
 use scenerank::data::vocabulary::Vocabulary;
 use scenerank::data::{Dataset, Split};
@@ -92,6 +92,15 @@ struct Found<'a> {
     /// Similarity to the captions of the query image; `None` for a graph.
     caption_similarity: Option<f32>,
     captions: Vec<&'a str>,
+}
+
+/// Answer to a sentence.
+#[derive(Serialize)]
+struct Answer<'a> {
+    /// What was understood, as statements of a query.
+    graph: Vec<Statement>,
+    not_understood: &'a [String],
+    images: &'a [Found<'a>],
 }
 
 /// Comparison of the query with the image.
@@ -224,12 +233,12 @@ impl SearchArguments {
         match (self.json, understood) {
             (true, None) => println!("{}", serde_json::to_string_pretty(found).expect("plain fields")),
             (true, Some(sentence)) => {
-                let answer = serde_json::json!({
-                    "graph": sentence.statements(model.vocabulary()),
-                    "not_understood": sentence.not_understood,
-                    "images": found,
-                });
-                println!("{answer:#}");
+                let answer = Answer {
+                    graph: sentence.statements(model.vocabulary()),
+                    not_understood: &sentence.not_understood,
+                    images: found,
+                };
+                println!("{}", serde_json::to_string_pretty(&answer).expect("plain fields"));
             }
             (false, _) => {
                 if let Some(sentence) = understood {

@@ -112,8 +112,9 @@ impl<F: FnMut(NewGraph) -> Result<()>> Conversion<'_, F> {
     /// Converts the one image of `raw`, and forgets it.
     fn convert(&mut self, raw: &mut RawGraphs) -> Result<()> {
         let vocabulary = self.vocabulary;
-        self.objects.extend(&raw.object_names, |name| vocabulary.find_object(name));
-        // Only edges to the image node have the last type.
+        // Only image nodes, and the edges to them, have the last types.
+        let annotated = |name: &str| vocabulary.find_object(name).filter(|&o| o < vocabulary.image_type());
+        self.objects.extend(&raw.object_names, annotated);
         let annotated =
             |name: &str| vocabulary.find_predicate(name).filter(|&p| p < vocabulary.in_image_type());
         self.predicates.extend(&raw.predicates, annotated);

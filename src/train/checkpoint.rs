@@ -139,10 +139,9 @@ impl RunConfig {
                 path.clone_from(other);
             }
         }
-        // An older version left the vocabulary out. The fingerprint covers it too.
-        let vocabulary = self.vocabulary.clone().and(other.vocabulary.clone());
-        let without = RunConfig { vocabulary: vocabulary.clone(), ..other.clone() };
-        RunConfig { train, data: other.data.clone(), vocabulary, ..self.clone() } == without
+        // The fingerprint covers the vocabulary, which older versions left out.
+        let (data, vocabulary) = (other.data.clone(), other.vocabulary.clone());
+        RunConfig { train, data, vocabulary, ..self.clone() } == *other
     }
 
     /// Checks a configuration that was read.

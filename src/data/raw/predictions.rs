@@ -34,16 +34,16 @@ pub struct Predictions {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, clap::Args)]
 pub struct Limits {
     /// Of predictions, keep objects with at least this score.
-    #[arg(long, value_name = "SCORE", default_value_t = 0.0, value_parser = score)]
+    #[arg(long, value_name = "SCORE", default_value_t = 0.0, value_parser = score, requires = "data_info")]
     pub min_object_score: f64,
     /// Of predictions, keep relationships with at least this score.
-    #[arg(long, value_name = "SCORE", default_value_t = 0.0, value_parser = score)]
+    #[arg(long, value_name = "SCORE", default_value_t = 0.0, value_parser = score, requires = "data_info")]
     pub min_relationship_score: f64,
     /// Of predictions, keep at most this number of objects of an image, those with the best scores.
-    #[arg(long, value_name = "COUNT", default_value_t = 30)]
+    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().top_objects, requires = "data_info")]
     pub top_objects: usize,
     /// Of predictions, keep at most this number of relationships between the kept objects, those with the best scores.
-    #[arg(long, value_name = "COUNT", default_value_t = 20)]
+    #[arg(long, value_name = "COUNT", default_value_t = Limits::default().top_relationships, requires = "data_info")]
     pub top_relationships: usize,
 }
 
