@@ -77,9 +77,26 @@ install_nvcc() {
         'nvidia-cuda-runtime==13.0.*' 'nvidia-cuda-cccl==13.0.*' 'nvidia-cuda-cuobjdump==13.*' 'nvidia-cuda-nvdisasm==13.*'
 }
 
+# The wheel of the Python package, in a new environment with its tests. The wheel has the profile and the target folder of the
+# Rust tests, so the engine is not built again. PyTorch comes from the oracle's packages, if they are installed; without it the
+# tests of `scenerank.torch` print "skipped".
+check_python() {
+    local environment=target/python/environment wheels=target/python/wheels packages
+    rm -rf target/python
+    target/maturin/bin/maturin build --quiet --profile dev --compatibility linux --manifest-path python/Cargo.toml --out "$wheels"
+    python3 -m venv "$environment"
+    "$environment/bin/pip" install -q "$wheels"/*.whl pytest
+    if [[ -n "${SCENERANK_PEER_PYTHON:-}" ]]; then
+        packages="$("$SCENERANK_PEER_PYTHON" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+        echo "$packages" >"$("$environment/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/peer.pth"
+    fi
+    SCENERANK_PROGRAM="${CARGO_TARGET_DIR:-target}/debug/scenerank" "$environment/bin/pytest" -q -rs python/tests
+}
+
 # What only some tests need: the packages of the independent PyTorch oracle, where it lies beside the checkout, and Python
 # with the readers of what `embed` writes. Without them these tests print "skipped".
 install_test_packages() {
+    environment maturin 'maturin==1.*'
     if [[ -d ../shared/peer && -z "${SCENERANK_PEER_PYTHON:-}" ]]; then
         environment peer torch numpy scipy safetensors ||
             echo "the oracle's Python packages could not be installed: its tests will be skipped"

@@ -61,8 +61,9 @@ pub fn main() -> scenerank::Result<()> {
     let index = run.embed_split(Split::All)?;
     let statements = [["man", "riding", "horse"], ["horse", "on", "grass"]];
     let statements = statements.map(|names| names.map(String::from).to_vec());
-    let query = QueryGraph::new(&statements, &run.dataset).unwrap_or_else(|problem| panic!("{problem}"));
-    let embedding = run.embed(&[query.augmented(&run.dataset).view()])?;
+    let query =
+        QueryGraph::new(&statements, run.dataset.vocabulary()).unwrap_or_else(|problem| panic!("{problem}"));
+    let embedding = run.embed(&[query.augmented(run.dataset.vocabulary()).view()])?;
     for (image, cosine) in run.nearest(&embedding, &index, 3)? {
         let caption = run.dataset.captions(image).next().unwrap_or_default();
         println!("{cosine:.4}  image {}: {caption}", run.dataset.image_id(image));

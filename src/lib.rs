@@ -12,19 +12,44 @@
 //!
 //! use scenerank::backend::device::{Device, Precision};
 //! use scenerank::data::Split;
-//! use scenerank::data::query_graph::read_query_graph;
+//! use scenerank::data::sentence::Lexicon;
 //! use scenerank::run::{Run, Which};
 //!
 //! # fn main() -> scenerank::Result<()> {
 //! let run = Run::open(Path::new("runs/paper"), Which::Best, None, Device::Auto, Precision::Fp32)?;
 //! // [images, D], each row of unit length.
 //! let index = run.embed_split(Split::All)?;
-//! // A list such as [["man", "throwing", "frisbee"]].
-//! let query = read_query_graph(Path::new("query.json"), &run.dataset)?;
-//! let embedding = run.embed(&[query.view()])?;
-//! for (image, cosine) in run.nearest(&embedding, &index, 8)? {
+//! let sentence = Lexicon::new(run.model.vocabulary()).understand("a man riding a horse on the beach");
+//! let query = sentence.graph.augmented(run.model.vocabulary());
+//! for (image, cosine) in run.nearest(&run.embed(&[query.view()])?, &index, 8)? {
 //!     println!("image {}: {cosine:.4}", run.dataset.image_id(image));
 //! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`run::TrainedModel`] opens the model alone. It embeds graphs that the run never saw, where its data is not at hand:
+//!
+//! ```no_run
+//! use std::path::Path;
+//!
+//! use scenerank::backend::device::{Device, Precision};
+//! use scenerank::data::new_graphs::{GraphReading, read_new_graphs};
+//! use scenerank::data::scene_graph::SceneGraphBuf;
+//! use scenerank::run::{TrainedModel, Which};
+//!
+//! # fn main() -> scenerank::Result<()> {
+//! let model = TrainedModel::open(Path::new("runs/paper"), Which::Best, None, Device::Auto, Precision::Fp32)?;
+//! let mut graphs = Vec::new();
+//! // Visual Genome's format, GQA's, or a list of graphs such as [[["man", "riding", "horse"]], [["tree"]]].
+//! let path = Path::new("graphs.json");
+//! let counts = read_new_graphs(path, &GraphReading::default(), model.vocabulary(), |found| {
+//!     graphs.push(found.graph);
+//!     Ok(())
+//! })?;
+//! let rows = model.embed(&graphs.iter().map(SceneGraphBuf::view).collect::<Vec<_>>())?;
+//! println!("{} rows of {} values; unknown names: {:?}", graphs.len(), model.width(), counts.unknown_objects);
+//! # let _ = rows;
 //! # Ok(())
 //! # }
 //! ```

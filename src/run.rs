@@ -1,4 +1,4 @@
-//! A trained run, opened for use: the parameters of its model, and its data.
+//! A trained run, opened for use: its model alone, or with the data of a collection.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -9,12 +9,14 @@ use crate::backend::device::{BackendTask, Device, Precision};
 use crate::data::scene_graph::SceneGraph;
 use crate::data::similarity::Similarity;
 use crate::data::supervision::Supervision;
+use crate::data::vocabulary::Vocabulary;
 use crate::data::{Dataset, Split};
 use crate::error::{Error, Result};
 use crate::evaluation::embed::embed_graphs;
 use crate::evaluation::{Embeddings, nearest, nearest_stored};
 use crate::files::origin::Origin;
 use crate::network::tensors::NamedTensors;
+use crate::progress::Progress;
 use crate::train::checkpoint::{self, BEST, Checkpoint, LAST, RunConfig};
 use crate::train::first_parameters;
 
@@ -28,24 +30,20 @@ pub enum Which {
     Last,
 }
 
-/// Checkpoint and data of a run folder.
-pub struct Run {
+/// Model of a run folder. It needs no data: the checkpoint has the names of its types.
+pub struct TrainedModel {
     /// Path of the checkpoint.
     path: PathBuf,
     /// Checkpoint of the run.
     pub checkpoint: Checkpoint,
-    /// Data on which the run was trained.
-    pub dataset: Dataset,
-    /// Opened when it is first asked for: most commands do not need it.
-    supervision: OnceLock<Supervision>,
-    /// New place of the supervision's file, if it has moved.
-    moved_supervision: Option<PathBuf>,
+    vocabulary: Vocabulary,
     device: Device,
     precision: Precision,
 }
 
-impl Run {
-    /// Opens the run in `folder`; `data` is the path of its data file, if that has moved.
+impl TrainedModel {
+    /// Opens the model of the run in `folder`. `data` is the place of its data file, if that has moved; it is read only for the
+    /// vocabulary of checkpoints of older versions, which have none.
     pub fn open(
         folder: &Path,
         which: Which,
@@ -53,64 +51,50 @@ impl Run {
         device: Device,
         precision: Precision,
     ) -> Result<Self> {
-        let path = checkpoint_path(folder, which)?;
-        let checkpoint = checkpoint::load(&path)?;
-        checkpoint::check_neighbour(&path, &checkpoint.config)?;
-        let dataset = checkpoint::open_data(&checkpoint.config, data)?;
-        let (supervision, moved_supervision) = (OnceLock::new(), None);
-        Ok(Run { path, checkpoint, dataset, supervision, moved_supervision, device, precision })
-    }
-
-    /// Sets the place of the similarity matrix or the caption vectors that supervised the training, if that has moved.
-    pub fn move_supervision(&mut self, path: PathBuf) {
-        self.moved_supervision = Some(path);
-    }
-
-    /// Similarities that supervised the training. The first call opens and checks them.
-    pub fn similarity(&self) -> Result<Similarity<'_>> {
-        let supervision = match self.supervision.get() {
-            Some(supervision) => supervision,
-            None => {
-                let moved = self.moved_supervision.as_deref();
-                let opened = checkpoint::open_supervision(&self.checkpoint.config, moved, &self.dataset)?;
-                self.supervision.get_or_init(|| opened)
-            }
+        let (path, checkpoint) = open_checkpoint(folder, which)?;
+        let vocabulary = match &checkpoint.config.vocabulary {
+            Some(vocabulary) => vocabulary.clone(),
+            None => checkpoint::open_data(&checkpoint.config, data)?.vocabulary().clone(),
         };
-        Ok(supervision.view(&self.dataset))
+        Ok(TrainedModel { path, checkpoint, vocabulary, device, precision })
     }
 
-    /// Width of the embeddings.
+    /// Names of the types that the model knows.
+    pub fn vocabulary(&self) -> &Vocabulary {
+        &self.vocabulary
+    }
+
+    /// Path of the checkpoint.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Width of the embeddings, D.
     pub fn width(&self) -> usize {
         self.checkpoint.config.model.state_width
     }
 
-    /// Embeddings of graphs, `[graphs, D]`.
+    /// Embeddings of graphs, `[graphs, D]`, each row of unit length.
     pub fn embed(&self, graphs: &[SceneGraph<'_>]) -> Result<Vec<f32>> {
-        self.embed_by(&self.checkpoint.tensors, graphs)
+        self.embed_by(&self.checkpoint.tensors, graphs, None)
     }
 
-    /// Embeddings of a split's images, `[images, D]`.
-    pub fn embed_split(&self, split: Split) -> Result<Vec<f32>> {
-        self.embed(&self.graphs(split))
+    /// Like [`TrainedModel::embed`], with a progress bar.
+    fn embed_shown(&self, tensors: &NamedTensors, graphs: &[SceneGraph<'_>]) -> Result<Vec<f32>> {
+        let progress = Progress::new("embed", Some(graphs.len() as u64), "graphs");
+        let embeddings = self.embed_by(tensors, graphs, Some(&progress))?;
+        progress.finish();
+        Ok(embeddings)
     }
 
-    /// Like [`Run::embed_split`], with the network before training.
-    pub fn embed_split_untrained(&self, split: Split) -> Result<Vec<f32>> {
-        let RunConfig { model, train, .. } = &self.checkpoint.config;
-        let tensors = first_parameters(&self.dataset, *model, train.seed);
-        self.embed_by(&tensors, &self.graphs(split))
-    }
-
-    /// Origin of the embeddings of these images.
-    pub fn origin(&self, images: Range<usize>) -> Origin {
-        let ids = images.map(|image| self.dataset.image_id(image)).collect();
-        Origin::new(self.checkpoint.model_id(), self.checkpoint.config.fingerprint.clone(), ids)
-    }
-
-    /// Files that the run was opened from.
-    pub fn inputs(&self) -> Vec<&Path> {
-        let supervision = self.moved_supervision.as_deref().or(self.checkpoint.config.train.supervision());
-        [self.path.as_path(), self.dataset.path()].into_iter().chain(supervision).collect()
+    fn embed_by(
+        &self,
+        tensors: &NamedTensors,
+        graphs: &[SceneGraph<'_>],
+        progress: Option<&Progress>,
+    ) -> Result<Vec<f32>> {
+        let (config, place) = (self.checkpoint.config.model, self.place());
+        embed_graphs(place, config, tensors, graphs, progress)
     }
 
     /// Runs `task` on the device for which the run was opened.
@@ -129,13 +113,111 @@ impl Run {
         nearest(self.device, self.precision, rows(query)?, rows(index)?, k)
     }
 
-    /// Like [`Run::nearest`], for stored rows. If no device was named, this runs on the CPU: reading the rows
+    /// Like [`TrainedModel::nearest`], for stored rows. If no device was named, this runs on the CPU: reading the rows
     /// once is faster than copying them to another device.
     pub fn nearest_stored(&self, query: &[f32], rows: StoredRows<'_>, k: usize) -> Result<Vec<(usize, f32)>> {
         match self.device {
             Device::Auto | Device::Cpu => nearest_stored(Embeddings::new(query, self.width())?, rows, k),
             _ => self.nearest(query, &rows.to_single(), k),
         }
+    }
+}
+
+/// Model of a run folder, and the data of its collection or of another one in the same types.
+pub struct Run {
+    /// Model of the run.
+    pub model: TrainedModel,
+    /// Data on which the run was trained, or another collection.
+    pub dataset: Dataset,
+    /// Opened when it is first asked for: most commands do not need it.
+    supervision: OnceLock<Supervision>,
+    /// New place of the supervision's file, if it has moved.
+    moved_supervision: Option<PathBuf>,
+}
+
+impl Run {
+    /// Opens the run in `folder`. `data` is the path of its data file, if that has moved, or of another collection that was
+    /// prepared with the vocabulary of the run.
+    pub fn open(
+        folder: &Path,
+        which: Which,
+        data: Option<&Path>,
+        device: Device,
+        precision: Precision,
+    ) -> Result<Self> {
+        let (path, checkpoint) = open_checkpoint(folder, which)?;
+        let dataset = checkpoint::open_collection(&checkpoint.config, data)?;
+        let vocabulary = dataset.vocabulary().clone();
+        let model = TrainedModel { path, checkpoint, vocabulary, device, precision };
+        Ok(Run { model, dataset, supervision: OnceLock::new(), moved_supervision: None })
+    }
+
+    /// Sets the place of the similarity matrix or the caption vectors that supervised the training, if that has moved.
+    pub fn move_supervision(&mut self, path: PathBuf) {
+        self.moved_supervision = Some(path);
+    }
+
+    /// Similarities that supervised the training, or those of another collection. The first call opens and checks them.
+    pub fn similarity(&self) -> Result<Similarity<'_>> {
+        let supervision = match self.supervision.get() {
+            Some(supervision) => supervision,
+            None => {
+                let (config, moved) = (&self.model.checkpoint.config, self.moved_supervision.as_deref());
+                let opened = checkpoint::open_supervision(config, moved, &self.dataset)?;
+                self.supervision.get_or_init(|| opened)
+            }
+        };
+        Ok(supervision.view(&self.dataset))
+    }
+
+    /// Width of the embeddings, D.
+    pub fn width(&self) -> usize {
+        self.model.width()
+    }
+
+    /// Embeddings of graphs, `[graphs, D]`.
+    pub fn embed(&self, graphs: &[SceneGraph<'_>]) -> Result<Vec<f32>> {
+        self.embed_by(&self.model.checkpoint.tensors, graphs)
+    }
+
+    /// Embeddings of a split's images, `[images, D]`.
+    pub fn embed_split(&self, split: Split) -> Result<Vec<f32>> {
+        self.embed(&self.graphs(split))
+    }
+
+    /// Like [`Run::embed_split`], with the network before training.
+    pub fn embed_split_untrained(&self, split: Split) -> Result<Vec<f32>> {
+        let RunConfig { model, train, .. } = &self.model.checkpoint.config;
+        let tensors = first_parameters(&self.dataset, *model, train.seed);
+        self.embed_by(&tensors, &self.graphs(split))
+    }
+
+    /// Origin of the embeddings of these images.
+    pub fn origin(&self, images: Range<usize>) -> Origin {
+        let ids = images.map(|image| self.dataset.image_id(image)).collect();
+        Origin::new(self.model.checkpoint.model_id(), self.dataset.fingerprint_digits(), ids)
+    }
+
+    /// Files that the run was opened from.
+    pub fn inputs(&self) -> Vec<&Path> {
+        let recorded = self.model.checkpoint.config.train.supervision();
+        let supervision = self.moved_supervision.as_deref().or(recorded);
+        [self.model.path(), self.dataset.path()].into_iter().chain(supervision).collect()
+    }
+
+    /// Runs `task` on the device for which the run was opened.
+    pub fn compute<T: BackendTask>(&self, task: T) -> Result<T::Output> {
+        self.model.compute(task)
+    }
+
+    /// Device and precision used for computations.
+    pub fn place(&self) -> (Device, Precision) {
+        self.model.place()
+    }
+
+    /// Finds the `k` rows of `index [images, D]` nearest to `query [D]`, with their cosines.
+    pub fn nearest(&self, query: &[f32], index: &[f32], k: usize) -> Result<Vec<(usize, f32)>> {
+        self.model.nearest(query, index, k)
     }
 
     /// Scene graphs of a split.
@@ -144,12 +226,18 @@ impl Run {
     }
 
     fn embed_by(&self, tensors: &NamedTensors, graphs: &[SceneGraph<'_>]) -> Result<Vec<f32>> {
-        let model = self.checkpoint.config.model;
-        let embeddings = embed_graphs(self.device, self.precision, model, tensors, graphs)?;
+        let embeddings = self.model.embed_shown(tensors, graphs)?;
         // Before anybody uses them.
         self.dataset.check_unchanged()?;
         Ok(embeddings)
     }
+}
+
+fn open_checkpoint(folder: &Path, which: Which) -> Result<(PathBuf, Checkpoint)> {
+    let path = checkpoint_path(folder, which)?;
+    let checkpoint = checkpoint::load(&path)?;
+    checkpoint::check_neighbour(&path, &checkpoint.config)?;
+    Ok((path, checkpoint))
 }
 
 fn checkpoint_path(folder: &Path, which: Which) -> Result<PathBuf> {

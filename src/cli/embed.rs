@@ -1,17 +1,21 @@
 //! `scenerank embed`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use scenerank::Result;
 use scenerank::data::Split;
+use scenerank::data::new_graphs::{NewGraphCounts, read_new_graphs};
+use scenerank::data::scene_graph::SceneGraphBuf;
 use scenerank::files::arrow::write_arrow;
 use scenerank::files::atomic_file::write_atomically;
 use scenerank::files::npy::{write_npy, write_npy_half};
 use scenerank::files::origin::Origin;
 use scenerank::files::outputs::{Kind, Output, check_outputs};
-use scenerank::run::Run;
+use scenerank::run::TrainedModel;
+use scenerank::terminal::{cut, excerpt};
+use scenerank::{Error, Result};
 
+use super::graph_file::{GraphFileArguments, left_out};
 use super::run_arguments::RunArguments;
 
 const EXAMPLES: &str = "\
@@ -19,7 +23,14 @@ Examples:
   scenerank embed runs/paper --out all.npy --ids all.txt
   scenerank embed runs/paper --split test --out test.npy \\
       --caption-vectors captions.npy
-  scenerank embed runs/paper --out all.arrow --format arrow";
+  scenerank embed runs/paper --out all.arrow --format arrow
+  scenerank embed runs/paper --graphs my_graphs.json --out mine.npy
+  scenerank embed runs/paper --graphs custom_prediction.json \\
+      --data-info custom_data_info.json --min-object-score 0.3 \\
+      --out mine.npy";
+
+/// Graphs that are embedded at a time.
+const GRAPHS_AT_A_TIME: usize = 8192;
 
 /// File format of the embeddings.
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
@@ -34,11 +45,20 @@ enum Format {
 }
 
 /// Write the embeddings of images, one row of unit length per image.
+///
+/// The images are those of the run's data, or with --graphs those of a file of graphs, which the run need not have seen: the
+/// data file is not read then. Objects and relationships of names that the run does not know are left out and counted.
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub struct EmbedArguments {
     #[command(flatten)]
     run: RunArguments,
+    /// Embed the graphs of this file: Visual Genome's scene_graphs.json, a GQA file, a list of graphs in the format of `search
+    /// --graph`, or predictions with --data-info.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["split", "caption_vectors"])]
+    graphs: Option<PathBuf>,
+    #[command(flatten)]
+    graph_file: GraphFileArguments,
     /// File to write. Beside a .npy file, FILE.json tells its model, its data and the ids of its rows.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
@@ -48,7 +68,7 @@ pub struct EmbedArguments {
     /// Images to embed.
     #[arg(long, value_enum, default_value_t = Split::All)]
     split: Split,
-    /// Write the Visual Genome ids of the rows to this text file, one per line.
+    /// Write the ids of the rows to this text file, one per line: Visual Genome ids, or the numbers of the graphs in a list.
     #[arg(long, value_name = "TXT")]
     ids: Option<PathBuf>,
     /// Write the images' caption vectors to this .npy file, in the same order.
@@ -59,36 +79,82 @@ pub struct EmbedArguments {
     json: bool,
 }
 
+/// Rows to be written.
+struct Rows<'a> {
+    origin: Origin,
+    /// `[rows]` split of each row; empty where the rows are of no split.
+    splits: Vec<&'a str>,
+    /// `[rows, D]` embeddings.
+    values: Vec<f32>,
+    width: usize,
+}
+
 impl EmbedArguments {
     pub fn run(self) -> Result<()> {
+        match &self.graphs {
+            Some(graphs) => self.embed_graphs(graphs),
+            None => self.embed_images(),
+        }
+    }
+
+    fn embed_images(&self) -> Result<()> {
+        if self.graph_file.reading().predictions.is_some() {
+            let problem = "names the images and classes of --graphs, which is not given";
+            return Err(Error::argument("--data-info", problem, "give custom_prediction.json with --graphs"));
+        }
         let run = self.run.open()?;
         let (dataset, width) = (&run.dataset, run.width());
         let images = dataset.split(self.split);
-        self.check_outputs(&run)?;
-        self.write(&run, &run.embed_split(self.split)?)?;
-        if let Some(path) = &self.ids {
-            write_atomically(path, |writer| {
-                images.clone().try_for_each(|image| writeln!(writer, "{}", dataset.image_id(image)))
-            })?;
-        }
+        self.check_outputs(&run.inputs())?;
+        let parts = Split::PARTS.map(|part| (part.to_string(), dataset.split(part)));
+        let split_of = |image| parts.iter().find(|(_, part)| part.contains(&image));
+        let splits =
+            images.clone().map(|image| split_of(image).expect("an image is of one split").0.as_str());
+        let (origin, splits) = (run.origin(images.clone()), splits.collect());
+        let rows = Rows { origin, splits, values: run.embed_split(self.split)?, width };
+        self.write(&rows)?;
         if let Some(path) = &self.caption_vectors {
             let words = dataset.word_width();
             write_npy(path, &dataset.caption_vectors()[images.start * words..images.end * words], words)?;
         }
-        match self.json {
-            true => {
-                println!(
-                    "{}",
-                    serde_json::json!({ "out": self.out.display().to_string(), "images": images.len(), "width": width })
-                );
-            }
-            false => println!("{}: {} images of {width} values", self.out.display(), images.len()),
-        }
-        Ok(())
+        self.report(&rows, None)
     }
 
-    /// Checks that nothing that the run needs, and no file of another kind, would be replaced.
-    fn check_outputs(&self, run: &Run) -> Result<()> {
+    fn embed_graphs(&self, path: &Path) -> Result<()> {
+        let model = self.run.open_model()?;
+        let reading = self.graph_file.reading();
+        let info = reading.predictions.as_ref().map(|given| given.info.as_path());
+        let inputs: Vec<&Path> = [model.path(), path].into_iter().chain(info).collect();
+        self.check_outputs(&inputs)?;
+        let (mut ids, mut files, mut values) = (Vec::new(), Vec::new(), Vec::new());
+        let mut waiting: Vec<SceneGraphBuf> = Vec::new();
+        let embed = |waiting: &mut Vec<SceneGraphBuf>, values: &mut Vec<f32>| -> Result<()> {
+            let views: Vec<_> = waiting.iter().map(SceneGraphBuf::view).collect();
+            values.extend(model.embed(&views)?);
+            waiting.clear();
+            Ok(())
+        };
+        let counts = read_new_graphs(path, &reading, model.vocabulary(), |found| {
+            ids.push(found.id);
+            files.extend(found.image_file);
+            waiting.push(found.graph);
+            match waiting.len() == GRAPHS_AT_A_TIME {
+                true => embed(&mut waiting, &mut values),
+                false => Ok(()),
+            }
+        })?;
+        if ids.is_empty() {
+            return Err(no_graph(path, &model, &counts));
+        }
+        embed(&mut waiting, &mut values)?;
+        let origin = Origin::of_graphs(model.checkpoint.model_id(), counts.fingerprint.clone(), ids, files);
+        let rows = Rows { origin, splits: Vec::new(), values, width: model.width() };
+        self.write(&rows)?;
+        self.report(&rows, Some(&counts))
+    }
+
+    /// Checks that nothing that the command reads, and no file of another kind, would be replaced.
+    fn check_outputs(&self, inputs: &[&Path]) -> Result<()> {
         let beside = Origin::beside(&self.out);
         let kind = match self.format {
             Format::Npy | Format::NpyF16 => Kind::NPY,
@@ -101,26 +167,56 @@ impl EmbedArguments {
         outputs.extend(self.ids.iter().map(|path| Output { option: "--ids", path, kind: Kind::Ids }));
         let vectors = self.caption_vectors.iter();
         outputs.extend(vectors.map(|path| Output { option: "--caption-vectors", path, kind: Kind::NPY }));
-        check_outputs(&outputs, &run.inputs())
+        check_outputs(&outputs, inputs)
     }
 
-    fn write(&self, run: &Run, values: &[f32]) -> Result<()> {
-        let (dataset, width) = (&run.dataset, run.width());
-        let images = dataset.split(self.split);
-        let origin = run.origin(images.clone());
+    fn write(&self, rows: &Rows<'_>) -> Result<()> {
+        let Rows { origin, splits, values, width } = rows;
         match self.format {
-            Format::Npy => write_npy(&self.out, values, width)?,
-            Format::NpyF16 => write_npy_half(&self.out, values, width)?,
-            Format::Arrow => {
-                let parts = [Split::Train, Split::Validation, Split::Test];
-                let names = parts.map(|part| (part.to_string(), dataset.split(part)));
-                let splits: Vec<&str> = images
-                    .map(|image| names.iter().find(|(_, part)| part.contains(&image)))
-                    .map(|part| part.expect("an image is of one split").0.as_str())
-                    .collect();
-                return write_arrow(&self.out, &origin, &splits, values, width);
-            }
+            Format::Npy => write_npy(&self.out, values, *width)?,
+            Format::NpyF16 => write_npy_half(&self.out, values, *width)?,
+            Format::Arrow => write_arrow(&self.out, origin, splits, values, *width)?,
         }
-        origin.write_beside(&self.out)
+        if !matches!(self.format, Format::Arrow) {
+            origin.clone().write_beside(&self.out)?;
+        }
+        if let Some(path) = &self.ids {
+            write_atomically(path, |writer| {
+                origin.image_ids.iter().try_for_each(|id| writeln!(writer, "{id}"))
+            })?;
+        }
+        Ok(())
     }
+
+    fn report(&self, rows: &Rows<'_>, counts: Option<&NewGraphCounts>) -> Result<()> {
+        let (images, width) = (rows.origin.image_ids.len(), rows.width);
+        let out = self.out.display();
+        if self.json {
+            let mut report = serde_json::json!({ "out": out.to_string(), "images": images, "width": width });
+            if let Some(counts) = counts {
+                report["graphs"] = serde_json::to_value(counts).expect("plain fields");
+            }
+            println!("{report}");
+        } else {
+            println!("{out}: {images} images of {width} values");
+            print!("{}", counts.map_or(String::new(), left_out));
+        }
+        Ok(())
+    }
+}
+
+/// Error about a file without a graph that can be embedded.
+fn no_graph(path: &Path, model: &TrainedModel, counts: &NewGraphCounts) -> Error {
+    if counts.left_out.is_empty() {
+        return Error::invalid(path, "file", "no graph", "give a file with at least one graph");
+    }
+    let problem = match counts.unknown_objects.first() {
+        Some((name, _)) => {
+            format!("no object of a known name; the most frequent name is \"{}\"", excerpt(name))
+        }
+        None => "no object in any graph".to_string(),
+    };
+    let known =
+        cut(&model.vocabulary().objects()[..model.vocabulary().objects().len().min(5)].join(", "), 60);
+    Error::invalid(path, "names", problem, format!("use names of the run, such as {known}"))
 }

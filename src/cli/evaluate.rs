@@ -110,7 +110,7 @@ pub fn evaluate(
         rows.push(EvaluationRow { name: name.into(), agreement });
         Ok(())
     };
-    let train = &run.checkpoint.config.train;
+    let train = &run.model.checkpoint.config.train;
     add(
         &format!("{} + {}", value_name(&train.loss), value_name(&train.sampling)),
         &run.embed_split(split)?,

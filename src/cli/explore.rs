@@ -22,6 +22,7 @@ The page uses a JSON API, which other programs may use too:
   GET  /api/image/ID?remove=12      the same, without 12 random edges
   GET  /api/images?caption=WORDS    images that have these words in a caption
   GET  /api/random                  id of a random image
+  GET  /api/sentence?text=WORDS     graph that a sentence describes
   POST /api/search                  nearest images, for a body such as
        {\"graph\": [[\"man\", \"throwing\", \"frisbee\"]], \"target\": 2317468, \"k\": 12}
 All fields of a search but graph are optional. The library's documentation of the

@@ -76,7 +76,7 @@ impl InspectArguments {
 
     fn facts(&self, data: &Dataset, image: Option<usize>) -> Value {
         let mut facts = json!({
-            "fingerprint": format!("{:016x}", data.fingerprint()),
+            "fingerprint": data.fingerprint_digits(),
             "statistics": statistics(data, self.seed),
             "images_of_one_photograph": twins(data),
             "prepared": data.metadata(),
@@ -189,7 +189,7 @@ fn print_statistics(data: &Dataset, found: &Statistics) {
         row(&format!("similarity, quantile {q}"), format!("{value:.4}"), "-");
     }
     row("|s_AX - s_AY|, 99th percentile", format!("{:.4}", found.difference_99th_percentile), "0.16");
-    println!("fingerprint {:016x}", data.fingerprint());
+    println!("fingerprint {}", data.fingerprint_digits());
 }
 
 /// Pairs of images of one photograph.

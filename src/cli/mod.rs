@@ -21,6 +21,7 @@ mod demo;
 mod embed;
 mod evaluate;
 mod explore;
+mod graph_file;
 mod inspect;
 mod interrupt;
 mod prepare;

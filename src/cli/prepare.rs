@@ -3,11 +3,16 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use scenerank::Result;
+use scenerank::backend::device::{Device, Precision};
 use scenerank::data::prepare::{Preparation, Reading, prepare};
 use scenerank::data::selection::{CountOver, Filter, GraphSource, Sources};
 use scenerank::data::split::{SplitBy, SplitRatio};
+use scenerank::data::vocabulary::Vocabulary;
 use scenerank::data::words::Tokeniser;
+use scenerank::run::{TrainedModel, Which};
+use scenerank::{Error, Result};
+
+use super::graph_file::PredictionArguments;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -21,9 +26,13 @@ Examples:
       --glove glove.txt.gz --out vg.data
   scenerank prepare --scene-graphs small.json --image-data image_data.json \\
       --captions captions.json --glove glove.txt --min-occurrences 5 \\
-      --split 80:10:10 --seed 7 --json --out small.data";
+      --split 80:10:10 --seed 7 --json --out small.data
+  scenerank prepare --scene-graphs new_graphs.json --image-data new_images.json \
+      --captions new_captions.json --glove glove.6B.300d.txt \
+      --vocabulary-from runs/paper --out new.data
+  scenerank evaluate runs/paper --data new.data";
 
-/// Prepare a data file from Visual Genome or GQA graphs, COCO captions and GloVe vectors.
+/// Prepare a data file from Visual Genome, GQA or predicted graphs, COCO captions and GloVe vectors.
 ///
 /// Every input may be plain or gzip-compressed. Images are joined with their captions by COCO id. Rare types
 /// and images with too few or too many objects are dropped, and the rest is split into train, validation and
@@ -31,7 +40,7 @@ Examples:
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub struct PrepareArguments {
-    /// Scene graphs: Visual Genome's scene_graphs.json, or a GQA file such as train_sceneGraphs.json.
+    /// Scene graphs: Visual Genome's scene_graphs.json, a GQA file such as train_sceneGraphs.json, or predictions with --data-info.
     #[arg(long, value_name = "FILE", required_unless_present = "objects", conflicts_with = "objects")]
     scene_graphs: Option<PathBuf>,
     /// Visual Genome's objects.json, instead of --scene-graphs.
@@ -40,6 +49,8 @@ pub struct PrepareArguments {
     /// Visual Genome's relationships.json; requires --objects.
     #[arg(long, value_name = "FILE", requires = "objects")]
     relationships: Option<PathBuf>,
+    #[command(flatten)]
+    predictions: PredictionArguments,
     /// Visual Genome's image_data.json, with the COCO id of each image.
     #[arg(long, value_name = "FILE")]
     image_data: PathBuf,
@@ -52,6 +63,11 @@ pub struct PrepareArguments {
     /// Data file to write. An existing file is replaced once the new one is complete.
     #[arg(long, value_name = "DATA")]
     out: PathBuf,
+    /// Keep the object and predicate types of this run, whatever their number of occurrences, and its division into words. The
+    /// run can then evaluate, search and explore the data.
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["min_occurrences", "min_object_occurrences",
+        "min_predicate_occurrences", "count_over", "tokeniser"])]
+    vocabulary_from: Option<PathBuf>,
     /// Keep object and predicate types that occur at least this often.
     #[arg(long, value_name = "COUNT", default_value_t = 25)]
     min_occurrences: u64,
@@ -101,13 +117,28 @@ pub struct PrepareArguments {
 
 impl PrepareArguments {
     pub fn run(self) -> Result<()> {
+        let predictions = self.predictions.predictions();
         let graphs = match (self.scene_graphs, self.objects, self.relationships) {
-            (Some(graphs), _, _) => GraphSource::SceneGraphs(graphs),
+            (Some(graphs), _, _) => match predictions {
+                Some(predictions) => GraphSource::Predictions(graphs, predictions),
+                None => GraphSource::SceneGraphs(graphs),
+            },
+            (None, ..) if predictions.is_some() => {
+                let problem = "names the images and classes of --scene-graphs, which is not given";
+                let remedy = "give custom_prediction.json with --scene-graphs";
+                return Err(Error::argument("--data-info", problem, remedy));
+            }
             (None, Some(objects), Some(relationships)) => {
                 GraphSource::ObjectsAndRelationships(objects, relationships)
             }
             _ => unreachable!("the argument parser requires one of the two sources"),
         };
+        // The device computes nothing here.
+        let (device, precision) = (Device::Cpu, Precision::default());
+        let open = |run: &PathBuf| TrainedModel::open(run, Which::Best, None, device, precision);
+        let model = self.vocabulary_from.as_ref().map(open).transpose()?;
+        let vocabulary = model.map(|model| model.vocabulary().clone());
+        let tokeniser = vocabulary.as_ref().map_or(self.tokeniser, Vocabulary::tokeniser);
         let preparation = Preparation {
             sources: Sources { graphs, image_data: self.image_data, captions: self.captions },
             glove: self.glove,
@@ -119,11 +150,12 @@ impl PrepareArguments {
                 max_objects: self.max_objects,
                 min_relationships: self.min_relationships,
                 skip_absent_objects: self.skip_absent_objects,
+                vocabulary,
             },
             split: self.split,
             split_by: self.split_by,
             seed: self.seed,
-            reading: Reading { tokeniser: self.tokeniser, most_expansion: self.max_expansion },
+            reading: Reading { tokeniser, most_expansion: self.max_expansion },
         };
         let stages = prepare(&preparation, &self.out)?;
         if self.json {

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use scenerank::data::Split;
+use scenerank::evaluation::caption_queries::{CaptionLevel, caption_level};
 use scenerank::evaluation::noise::{NoiseLevel, QueryNoise, noise_level};
 use scenerank::evaluation::{Embeddings, QueryEdges};
 use scenerank::files::npy::write_npy;
@@ -22,7 +23,8 @@ use super::run_arguments::RunArguments;
 const EXAMPLES: &str = "\
 Examples:
   scenerank retrieve runs/paper
-  scenerank retrieve runs/paper --sweep 20 --edges relationships --json";
+  scenerank retrieve runs/paper --sweep 20 --edges relationships --json
+  scenerank retrieve runs/paper --queries captions";
 
 /// Retrieve images with incomplete scene graphs (the paper's Table 3 and Figure 4).
 ///
@@ -52,9 +54,12 @@ pub struct RetrieveArguments {
     /// Folder for the CSV and SVG files [default: the run's folder].
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Write the embeddings of the queries at --noise to this .npy file.
+    /// Queries: incomplete graphs alone, or also the captions of the images, read as sentences like those of `search --text`.
+    #[arg(long, value_enum, default_value_t)]
+    queries: Queries,
+    /// Write the embeddings of the incomplete graphs at --noise to this .npy file.
     #[arg(long, value_name = "NPY")]
-    queries: Option<PathBuf>,
+    queries_out: Option<PathBuf>,
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
@@ -73,6 +78,16 @@ pub struct Levels {
     pub seed: u64,
 }
 
+/// Kinds of queries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Queries {
+    /// Incomplete graphs.
+    #[default]
+    Graphs,
+    /// Incomplete graphs, and each caption of each image.
+    Captions,
+}
+
 #[derive(Serialize)]
 pub struct Retrieval {
     split: Split,
@@ -81,20 +96,27 @@ pub struct Retrieval {
     requested: Levels,
     /// The requested level and those of the sweep, each once, by the number of removed edges.
     levels: Vec<NoiseLevel>,
+    /// Captions as queries, if they were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    captions: Option<CaptionLevel>,
 }
 
 impl RetrieveArguments {
     pub fn run(self) -> Result<()> {
         let run = self.run.open()?;
-        let queries = self.queries.iter().map(|path| Output { option: "--queries", path, kind: Kind::NPY });
+        let queries =
+            self.queries_out.iter().map(|path| Output { option: "--queries-out", path, kind: Kind::NPY });
         check_outputs(&queries.collect::<Vec<_>>(), &run.inputs())?;
         let sweep = self.sweep.map(usize::from);
         let levels = Levels { noise: self.noise, sweep, edges: self.edges, seed: self.seed };
-        let retrieval = retrieve(&run, &levels, self.split)?;
+        let mut retrieval = retrieve(&run, &levels, self.split)?;
+        if self.queries == Queries::Captions {
+            retrieval.captions = Some(captions(&run, self.split)?);
+        }
         let out = self.out.as_deref().unwrap_or(&self.run.run);
         std::fs::create_dir_all(out).map_err(Error::file("create", out))?;
         retrieval.write_curves(out)?;
-        if let Some(path) = &self.queries {
+        if let Some(path) = &self.queries_out {
             write_npy(path, &retrieval.at_noise().queries, run.width())?;
         }
         if self.json {
@@ -104,6 +126,13 @@ impl RetrieveArguments {
         }
         Ok(())
     }
+}
+
+/// Evaluates the captions of a split as queries.
+fn captions(run: &Run, split: Split) -> Result<CaptionLevel> {
+    let index = run.embed_split(split)?;
+    let index = Embeddings::new(&index, run.width())?;
+    caption_level(run.place(), &run.dataset, split, index, |graphs| run.embed(graphs))
 }
 
 /// Evaluates the requested level of noise, and the levels of a sweep.
@@ -123,7 +152,7 @@ pub fn retrieve(run: &Run, requested: &Levels, split: Split) -> Result<Retrieval
     };
     let wanted: BTreeSet<usize> = (1..=sweep.unwrap_or(0)).chain([noise]).collect();
     let levels = wanted.into_iter().map(level).collect::<Result<_>>()?;
-    Ok(Retrieval { split, images, requested: *requested, levels })
+    Ok(Retrieval { split, images, requested: *requested, levels, captions: None })
 }
 
 impl Retrieval {
@@ -161,12 +190,27 @@ impl Retrieval {
             QueryEdges::Augmented => ("edges of any kind", "edge"),
             QueryEdges::Relationships => ("relationships", "relationship"),
         };
-        let mut table = plain_table([format!("M ({images} {split} images)").as_str(), "MRR", "R@1", "R@5"]);
-        for NoiseLevel { removed, metrics, .. } in &self.levels {
-            let numbers =
-                [metrics.mrr, metrics.recall_at_1, metrics.recall_at_5].map(|value| format!("{value:.3}"));
-            table.add_row(std::iter::once(removed.to_string()).chain(numbers));
+        // Captions are measured at 10 too, as in other work.
+        let columns = if self.captions.is_some() { 4 } else { 3 };
+        let names = ["MRR", "R@1", "R@5", "R@10"].map(String::from);
+        let first = format!("M ({images} {split} images)");
+        let mut table = plain_table(std::iter::once(first).chain(names.into_iter().take(columns)));
+        let rows = self.levels.iter().map(|level| (level.removed.to_string(), &level.metrics));
+        let captions = self.captions.iter().map(|level| ("captions".to_string(), &level.metrics));
+        for (name, metrics) in rows.chain(captions) {
+            let numbers = [metrics.mrr, metrics.recall_at_1, metrics.recall_at_5, metrics.recall_at_10];
+            table.add_row(
+                std::iter::once(name).chain(numbers.iter().take(columns).map(|value| format!("{value:.3}"))),
+            );
         }
-        format!("M random {edges} are removed from each query; at least one {least} stays.\n{table}")
+        let mut text =
+            format!("M random {edges} are removed from each query; at least one {least} stays.\n{table}");
+        if let Some(CaptionLevel { queries, not_understood, .. }) = self.captions {
+            text.push_str(&format!(
+                "\n{queries} captions are queries for their own image; {not_understood} of them name no known object and count \
+                 as not found."
+            ));
+        }
+        text
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use scenerank::Result;
-use scenerank::run::{Run, Which};
+use scenerank::run::{Run, TrainedModel, Which};
 
 use super::DeviceArguments;
 
@@ -15,7 +15,7 @@ pub struct RunArguments {
     /// Checkpoint to use.
     #[arg(long, value_enum, default_value_t)]
     checkpoint: Which,
-    /// Data file of the run, if it has moved.
+    /// Data file of the run, if it has moved, or another collection that was prepared with --vocabulary-from and this run.
     #[arg(long, value_name = "DATA")]
     data: Option<PathBuf>,
     /// Similarity matrix or caption vectors of the run, if that file has moved.
@@ -33,5 +33,11 @@ impl RunArguments {
             run.move_supervision(path.clone());
         }
         Ok(run)
+    }
+
+    /// Opens the model alone.
+    pub fn open_model(&self) -> Result<TrainedModel> {
+        let DeviceArguments { device, precision } = self.device;
+        TrainedModel::open(&self.run, self.checkpoint, self.data.as_deref(), device, precision)
     }
 }

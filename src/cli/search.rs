@@ -3,16 +3,18 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use scenerank::data::Split;
-use scenerank::data::query_graph::read_query_graph;
+use scenerank::data::query_graph::{Statement, read_query_graph};
+use scenerank::data::sentence::{Lexicon, Sentence};
+use scenerank::data::vocabulary::Vocabulary;
+use scenerank::data::{Dataset, Split};
 use scenerank::evaluation::EmbeddingsFile;
 use scenerank::evaluation::measure::Measure;
 use scenerank::files::npy::write_npy;
 use scenerank::files::origin::Origin;
 use scenerank::files::outputs::{Kind, Output, check_outputs};
 use scenerank::files::text::for_each_line;
-use scenerank::run::Run;
-use scenerank::terminal::{excerpt, visible};
+use scenerank::run::{Run, TrainedModel};
+use scenerank::terminal::{cut, excerpt, visible};
 use scenerank::{Error, Result};
 use serde::Serialize;
 
@@ -23,9 +25,12 @@ const EXAMPLES: &str = r#"Examples:
   echo '[["man", "throwing", "frisbee"]]' > query.json
   scenerank search runs/paper --graph query.json --split all
   scenerank embed runs/paper --out all.npy --format npy-f16
-  scenerank search runs/paper --graph query.json --embeddings all.npy"#;
+  scenerank search runs/paper --graph query.json --embeddings all.npy
+  scenerank search runs/paper --text "a man riding a horse on the beach"
+  scenerank embed runs/paper --graphs my_graphs.json --out mine.npy
+  scenerank search runs/paper --text "two dogs" --embeddings mine.npy"#;
 
-/// Find the images nearest to an image or to a scene graph.
+/// Find the images nearest to an image, to a scene graph or to a sentence.
 ///
 /// Images are ranked by the cosine of their embedding and that of the query. A query graph is a JSON list of
 /// relationships, each a list of three names: subject, predicate, object. Names come from the data
@@ -36,19 +41,23 @@ pub struct SearchArguments {
     #[command(flatten)]
     run: RunArguments,
     /// Query with the image that has this Visual Genome id. The image itself is left out of the result.
-    #[arg(long, value_name = "ID", required_unless_present = "graph", conflicts_with = "graph")]
+    #[arg(long, value_name = "ID", required_unless_present_any = ["graph", "text"])]
     image: Option<u64>,
     /// Query with a graph from a JSON file, such as [["man", "throwing", "frisbee"]].
-    #[arg(long, value_name = "JSON")]
+    #[arg(long, value_name = "JSON", conflicts_with = "image")]
     graph: Option<PathBuf>,
+    /// Query with a sentence, such as "a man riding a horse on the beach". The graph that was understood is printed, and the words
+    /// that were not.
+    #[arg(long, value_name = "SENTENCE", conflicts_with_all = ["image", "graph"])]
+    text: Option<String>,
     /// Number of images to find.
     #[arg(short, long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
     k: u32,
     /// Images to search [default: all, or those of --embeddings].
     #[arg(long, value_enum)]
     split: Option<Split>,
-    /// Embeddings of the images to search, written by `embed`; otherwise they are computed. A second file beside
-    /// it names its model, its data and its images. The file is mapped into memory and not loaded, so it may
+    /// Embeddings of the images to search, written by `embed`, also of graphs that the run never saw; otherwise they are
+    /// computed. A second file beside it names its model, its data and its images. The file is mapped into memory and not loaded, so it may
     /// hold millions of images.
     #[arg(long, value_name = "NPY")]
     embeddings: Option<PathBuf>,
@@ -73,6 +82,9 @@ pub struct SearchArguments {
 #[derive(Serialize)]
 struct Found<'a> {
     image_id: u64,
+    /// File of the image, if it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    image_file: Option<&'a str>,
     /// `None`, and no captions, for an image that is not in the run's data.
     coco_id: Option<u64>,
     #[serde(flatten)]
@@ -80,6 +92,15 @@ struct Found<'a> {
     /// Similarity to the captions of the query image; `None` for a graph.
     caption_similarity: Option<f32>,
     captions: Vec<&'a str>,
+}
+
+/// Answer to a sentence.
+#[derive(Serialize)]
+struct Answer<'a> {
+    /// What was understood, as statements of a query.
+    graph: Vec<Statement>,
+    not_understood: &'a [String],
+    images: &'a [Found<'a>],
 }
 
 /// Comparison of the query with the image.
@@ -95,6 +116,8 @@ struct Index {
     rows: Rows,
     /// Image id of each row.
     ids: Vec<u64>,
+    /// File of each row's image, or nothing if they are not known.
+    files: Vec<String>,
 }
 
 enum Rows {
@@ -102,90 +125,163 @@ enum Rows {
     File(EmbeddingsFile),
 }
 
+/// What answers the query.
+enum Opened {
+    /// The run with its data.
+    Run(Run),
+    /// The model alone: rows of a file of graphs need no data.
+    Model(TrainedModel),
+}
+
+impl Opened {
+    fn model(&self) -> &TrainedModel {
+        match self {
+            Opened::Run(run) => &run.model,
+            Opened::Model(model) => model,
+        }
+    }
+
+    fn run(&self) -> Option<&Run> {
+        match self {
+            Opened::Run(run) => Some(run),
+            Opened::Model(_) => None,
+        }
+    }
+
+    fn inputs(&self) -> Vec<&Path> {
+        match self {
+            Opened::Run(run) => run.inputs(),
+            Opened::Model(model) => vec![model.path()],
+        }
+    }
+}
+
 impl SearchArguments {
     pub fn run(self) -> Result<()> {
-        let run = self.run.open()?;
-        let dataset = &run.dataset;
-        let query_image = self.image.map(|id| {
-            dataset.find_image(id).ok_or_else(|| {
-                let problem = format!("{}: there is no image {id}", dataset.path().display());
-                Error::argument("--image", problem, "use an id that `scenerank embed --ids` lists")
-            })
-        });
-        let query_image = query_image.transpose()?;
-        let written = self.graph.as_deref().map(|path| read_query_graph(path, dataset)).transpose()?;
-        let query = match (&written, query_image) {
-            (Some(graph), _) => run.embed(&[graph.view()])?,
-            (None, Some(image)) => run.embed(&[dataset.graph(image)])?,
-            (None, None) => unreachable!("the argument parser requires one of the two"),
+        // Their origin decides whether data is needed.
+        let origin = match &self.embeddings {
+            Some(path) if !self.any_origin => Origin::read_beside(path)?,
+            _ => None,
         };
+        let opened = match origin.as_ref().is_some_and(|origin| origin.of_graphs) {
+            true => Opened::Model(self.run.open_model()?),
+            false => Opened::Run(self.run.open()?),
+        };
+        let (model, dataset) = (opened.model(), opened.run().map(|run| &run.dataset));
+        let query_image = self.image.map(|id| self.find_image(id, dataset)).transpose()?;
+        let understood = self.text.as_ref().map(|text| understand(text, model.vocabulary())).transpose()?;
+        let query = match (&self.graph, &understood, query_image) {
+            (Some(path), _, _) => model.embed(&[read_query_graph(path, model.vocabulary())?.view()])?,
+            (_, Some(sentence), _) => {
+                let graph = sentence.graph.augmented(model.vocabulary());
+                model.embed(&[graph.view()])?
+            }
+            (None, None, Some((dataset, image))) => model.embed(&[dataset.graph(image)])?,
+            (None, None, None) => unreachable!("the argument parser requires one of the three"),
+        };
+        // Before anybody uses it.
+        dataset.map_or(Ok(()), Dataset::check_unchanged)?;
         if let Some(path) = &self.query_out {
             let given =
                 [&self.graph, &self.embeddings, &self.ids].into_iter().flatten().map(PathBuf::as_path);
-            let inputs: Vec<&Path> = run.inputs().into_iter().chain(given).collect();
+            let inputs: Vec<&Path> = opened.inputs().into_iter().chain(given).collect();
             check_outputs(&[Output { option: "--query-out", path, kind: Kind::NPY }], &inputs)?;
-            write_npy(path, &query, run.width())?;
+            write_npy(path, &query, model.width())?;
         }
-        let Index { rows, ids } = self.index(&run)?;
+        let Index { rows, ids, files } = self.index(&opened, origin)?;
         // Searches for additional rows, because the query image finds its own rows.
         let wanted = self.k as usize;
         let k = wanted + ids.iter().filter(|&&id| Some(id) == self.image).count();
         let nearest = match &rows {
-            Rows::Computed(values) => run.nearest(&query, values, k)?,
+            Rows::Computed(values) => model.nearest(&query, values, k)?,
             Rows::File(file) => {
-                let nearest = run.nearest_stored(&query, file.rows(), k)?;
+                let nearest = model.nearest_stored(&query, file.rows(), k)?;
                 file.check_unchanged()?;
                 nearest
             }
         };
         // Only an image as query has captions to compare with.
-        let similarity = match query_image {
-            Some(query) => Some((query, run.similarity()?)),
-            None => None,
+        let similarity = match (query_image, opened.run()) {
+            (Some((_, query)), Some(run)) => Some((query, run.similarity()?)),
+            _ => None,
         };
         let found: Vec<Found> = nearest
             .into_iter()
             .filter(|&(row, _)| Some(ids[row]) != self.image)
             .take(wanted)
             .map(|(row, score)| {
-                let image = dataset.find_image(ids[row]);
+                let image = dataset.and_then(|dataset| Some((dataset, dataset.find_image(ids[row])?)));
                 Found {
                     image_id: ids[row],
-                    coco_id: image.map(|image| dataset.coco_id(image)),
+                    image_file: files.get(row).map(String::as_str),
+                    coco_id: image.map(|(dataset, image)| dataset.coco_id(image)),
                     score: match self.measure {
                         Measure::Cosine => Score::Cosine(score),
                         Measure::InnerProduct => Score::InnerProduct(score),
                     },
                     caption_similarity: similarity
-                        .and_then(|(query, similarity)| Some(similarity.get(query, image?))),
-                    captions: image.map_or(Vec::new(), |image| dataset.captions(image).collect()),
+                        .and_then(|(query, similarity)| Some(similarity.get(query, image?.1))),
+                    captions: image.map_or(Vec::new(), |(dataset, image)| dataset.captions(image).collect()),
                 }
             })
             .collect();
-        if self.json {
-            println!("{}", serde_json::to_string_pretty(&found).expect("plain fields"));
-        } else {
-            found.iter().enumerate().for_each(|(rank, found)| print(rank + 1, found));
-        }
+        self.print(model, understood.as_ref(), &found);
         Ok(())
     }
 
-    fn index(&self, run: &Run) -> Result<Index> {
+    fn print(&self, model: &TrainedModel, understood: Option<&Sentence>, found: &[Found]) {
+        match (self.json, understood) {
+            (true, None) => println!("{}", serde_json::to_string_pretty(found).expect("plain fields")),
+            (true, Some(sentence)) => {
+                let answer = Answer {
+                    graph: sentence.statements(model.vocabulary()),
+                    not_understood: &sentence.not_understood,
+                    images: found,
+                };
+                println!("{}", serde_json::to_string_pretty(&answer).expect("plain fields"));
+            }
+            (false, _) => {
+                if let Some(sentence) = understood {
+                    print!("{}", sentence.text(model.vocabulary()));
+                }
+                found.iter().enumerate().for_each(|(rank, found)| print(rank + 1, found));
+            }
+        }
+    }
+
+    /// The image with this id.
+    fn find_image<'a>(&self, id: u64, dataset: Option<&'a Dataset>) -> Result<(&'a Dataset, usize)> {
+        let Some(dataset) = dataset else {
+            let problem = "the rows of --embeddings are graphs, not images of the run's data";
+            return Err(Error::argument("--image", problem, "query with --graph or --text"));
+        };
+        let image = dataset.find_image(id).ok_or_else(|| {
+            let problem = format!("{}: there is no image {id}", dataset.path().display());
+            Error::argument("--image", problem, "use an id that `scenerank embed --ids` lists")
+        })?;
+        Ok((dataset, image))
+    }
+
+    fn index(&self, opened: &Opened, origin: Option<Origin>) -> Result<Index> {
         let split = self.split.unwrap_or(Split::All);
-        let of_split = || run.dataset.split(split).map(|image| run.dataset.image_id(image)).collect();
+        let ids_of = |run: &Run| run.dataset.split(split).map(|image| run.dataset.image_id(image)).collect();
+        let of_split = || opened.run().map_or(Vec::new(), ids_of);
         let Some(path) = &self.embeddings else {
-            return Ok(Index { rows: Rows::Computed(run.embed_split(split)?), ids: of_split() });
+            let run = opened.run().expect("only rows from a file need no data");
+            let (rows, ids) = (Rows::Computed(run.embed_split(split)?), ids_of(run));
+            return Ok(Index { rows, ids, files: Vec::new() });
         };
         let given = self.ids.as_deref().map(read_ids).transpose()?;
-        let (file, ids) = if self.any_origin {
+        let (file, ids, files) = if self.any_origin {
             let file = EmbeddingsFile::open(path)?.prepared(self.measure);
-            (file, given.unwrap_or_else(of_split))
+            (file, given.unwrap_or_else(of_split), Vec::new())
         } else {
             let expected = given.or_else(|| self.split.map(|_| of_split()));
-            let ids = known_ids(path, run, expected)?;
-            (EmbeddingsFile::open(path)?, ids)
+            let Origin { image_ids, image_files, .. } = known_rows(path, opened, origin, expected)?;
+            (EmbeddingsFile::open(path)?, image_ids, image_files)
         };
-        let (shape, expected) = ((file.rows().len(), file.rows().width()), (ids.len(), run.width()));
+        let width = opened.model().width();
+        let (shape, expected) = ((file.rows().len(), file.rows().width()), (ids.len(), width));
         if shape != expected {
             return Err(Error::invalid(
                 path,
@@ -197,30 +293,47 @@ impl SearchArguments {
                 },
             ));
         }
-        Ok(Index { rows: Rows::File(file), ids })
+        Ok(Index { rows: Rows::File(file), ids, files })
     }
 }
 
-/// Ids of the rows of a file that `embed` wrote, which must be of this model, this data and the `expected` images, if these are
-/// given.
-fn known_ids(path: &Path, run: &Run, expected: Option<Vec<u64>>) -> Result<Vec<u64>> {
+/// Checks the origin of a file that `embed` wrote, which must be of this model, of graphs or of this data, and of the `expected`
+/// images, if these are given.
+fn known_rows(
+    path: &Path,
+    opened: &Opened,
+    origin: Option<Origin>,
+    expected: Option<Vec<u64>>,
+) -> Result<Origin> {
     let remedy = "write it with `scenerank embed` from this run, or search it as it is with --any-origin";
-    let Some(origin) = Origin::read_beside(path)? else {
+    let Some(origin) = origin else {
         let problem =
             format!("{} is missing, which tells its model and its images", Origin::beside(path).display());
         return Err(Error::invalid(path, "origin", problem, remedy));
     };
-    let own = run.origin(0..0);
-    let problem = if origin.model != own.model {
+    let is_of_data = |run: &Run| origin.data == run.dataset.fingerprint_digits();
+    let problem = if origin.model != opened.model().checkpoint.model_id() {
         "is of another model, or of another checkpoint of this run"
-    } else if origin.data != own.data {
+    } else if !opened.run().is_none_or(is_of_data) {
         "is of other data"
     } else if expected.is_some_and(|expected| expected != origin.image_ids) {
         "is of other images than those of --split or --ids"
     } else {
-        return Ok(origin.image_ids);
+        return Ok(origin);
     };
     Err(Error::invalid(path, "origin", problem, remedy))
+}
+
+/// The graph that a sentence describes.
+fn understand(text: &str, vocabulary: &Vocabulary) -> Result<Sentence> {
+    let sentence = Lexicon::new(vocabulary).understand(text);
+    if sentence.graph.objects.is_empty() {
+        let problem = format!("\"{}\" names no object that the run knows", excerpt(text));
+        let known = vocabulary.objects()[..vocabulary.objects().len().min(5)].join(", ");
+        let remedy = format!("name objects such as {}", cut(&known, 60));
+        return Err(Error::argument("--text", problem, remedy));
+    }
+    Ok(sentence)
 }
 
 /// Reads one id per line.
@@ -246,7 +359,8 @@ fn print(rank: usize, found: &Found) {
         Score::Cosine(cosine) => format!("cosine {cosine:.4}"),
         Score::InnerProduct(product) => format!("inner product {product:.4}"),
     };
-    println!("{rank}. image {}{coco}: {score}{similarity}", found.image_id);
+    let file = found.image_file.map_or(String::new(), |file| format!(" {}", visible(file)));
+    println!("{rank}. image {}{file}{coco}: {score}{similarity}", found.image_id);
     for caption in &found.captions {
         println!("     {}", visible(caption.trim()));
     }

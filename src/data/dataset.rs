@@ -2,19 +2,18 @@
 //!
 //! Images are indexed from 0: first train, then validation, then test, each by ascending image id.
 
-use std::collections::HashMap;
 use std::ops::Range;
 use std::path::Path;
 
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::contents::{IMAGE, IN_IMAGE};
 use super::format::{Container, METADATA, Section};
 use super::object_box::{ImageSize, ObjectBox};
 use super::scene_graph::SceneGraph;
 use super::similarity::Similarity;
 use super::split::Split;
+use super::vocabulary::Vocabulary;
 use super::web_address::is_web_address;
 use super::words::{TOKENISER, Tokeniser};
 use crate::{Error, Result};
@@ -24,7 +23,7 @@ use crate::{Error, Result};
 pub struct Dataset {
     file: Container,
     metadata: Value,
-    tokeniser: Tokeniser,
+    vocabulary: Vocabulary,
     splits: [Range<usize>; 3],
     word_width: usize,
     image_id: Section<u64>,
@@ -55,11 +54,9 @@ struct Texts {
 /// Object or predicate types.
 #[derive(Debug)]
 struct Types {
-    names: Texts,
     occurrences: Section<u64>,
     known: Section<u8>,
     vectors: Section<f32>,
-    by_name: HashMap<Box<str>, u32>,
 }
 
 /// Tokeniser that the metadata name. Files of older versions name none; their words are those of ASCII.
@@ -109,9 +106,13 @@ impl Dataset {
         let caption_count = file.slice(&captions.offsets).len() - 1;
         check.offsets("caption_offsets", &caption_offsets, images, caption_count)?;
 
+        let (objects, object_names) = check.types("object", word_width)?;
+        let (predicates, predicate_names) = check.types("predicate", word_width)?;
+        let vocabulary = Vocabulary::new(object_names, predicate_names, tokeniser)
+            .map_err(|problem| check.invalid("type names", problem))?;
         let dataset = Dataset {
             metadata,
-            tokeniser,
+            vocabulary,
             splits,
             word_width,
             image_id,
@@ -128,8 +129,8 @@ impl Dataset {
             image_size: file.optional_section("image_size")?,
             object_box: file.optional_section("object_box")?,
             urls: check.optional_texts("url")?,
-            objects: check.types("object", word_width, IMAGE)?,
-            predicates: check.types("predicate", word_width, IN_IMAGE)?,
+            objects,
+            predicates,
             file,
         };
         dataset.check_graphs()?;
@@ -223,14 +224,24 @@ impl Dataset {
         self.file.content_checksum()
     }
 
+    /// [`Dataset::fingerprint`] in hexadecimal.
+    pub fn fingerprint_digits(&self) -> String {
+        format!("{:016x}", self.fingerprint())
+    }
+
     /// Provenance of the data: `options`, `sources` and `stages`, if `prepare` wrote the file.
     pub fn metadata(&self) -> &Value {
         &self.metadata
     }
 
+    /// Names of the types.
+    pub fn vocabulary(&self) -> &Vocabulary {
+        &self.vocabulary
+    }
+
     /// Division of the captions and names into words.
     pub fn tokeniser(&self) -> Tokeniser {
-        self.tokeniser
+        self.vocabulary.tokeniser()
     }
 
     /// Number of images in all splits.
@@ -339,23 +350,12 @@ impl Dataset {
 
     /// Name of an object type.
     pub fn object_name(&self, object: usize) -> &str {
-        self.text(&self.objects.names, object)
+        &self.vocabulary.objects()[object]
     }
 
     /// Name of a predicate type.
     pub fn predicate_name(&self, predicate: usize) -> &str {
-        self.text(&self.predicates.names, predicate)
-    }
-
-    /// Object type with this name; an annotated type takes precedence over that of the image node.
-    pub fn find_object(&self, name: &str) -> Option<u32> {
-        self.objects.by_name.get(name).copied()
-    }
-
-    /// Predicate type with this name; an annotated type takes precedence over that of the edges to the image
-    /// node.
-    pub fn find_predicate(&self, name: &str) -> Option<u32> {
-        self.predicates.by_name.get(name).copied()
+        &self.vocabulary.predicates()[predicate]
     }
 
     /// `[object types, word_width]` mean word vector of each name; zeros if no word is known.
@@ -457,16 +457,15 @@ impl Check<'_> {
         there.map(|_| self.texts(name)).transpose()
     }
 
-    fn types(&self, kind: &str, width: usize, last_name: &str) -> Result<Types> {
+    /// The types of one kind, and their names.
+    fn types(&self, kind: &str, width: usize) -> Result<(Types, Vec<String>)> {
         let names = self.texts(&format!("{kind}_name"))?;
         let offsets = self.file.slice(&names.offsets);
         let count = offsets.len() - 1;
-        let mut types = Types {
+        let types = Types {
             occurrences: self.file.section(&format!("{kind}_occurrences"))?,
             known: self.file.section(&format!("{kind}_known"))?,
             vectors: self.file.section(&format!("{kind}_vectors"))?,
-            by_name: HashMap::with_capacity(count),
-            names,
         };
         let lengths = (self.file.slice(&types.occurrences).len(), self.file.slice(&types.known).len());
         let place = format!("{kind}_known");
@@ -474,20 +473,8 @@ impl Check<'_> {
         let vectors = self.file.slice(&types.vectors);
         let holds = vectors.len() == count * width && vectors.iter().all(|value| value.is_finite());
         self.that(&format!("{kind}_vectors"), holds, "not one finite vector per type")?;
-
-        let text = self.file.slice(&types.names.text);
-        for index in 0..count {
-            let name = String::from_utf8_lossy(&text[range(offsets, index)]).into_owned();
-            let last = index + 1 == count;
-            let (place, problem) = (format!("{kind}_name_text"), "the last type is not the image's");
-            self.that(&place, !last || name == last_name, problem)?;
-            // The last type may repeat the name of an annotated type, which then keeps it.
-            if types.by_name.contains_key(name.as_str()) {
-                self.that(&place, last, &format!("two types are called `{name}`"))?;
-                continue;
-            }
-            types.by_name.insert(name.into(), index as u32);
-        }
-        Ok(types)
+        let text = self.file.slice(&names.text);
+        let name = |index| String::from_utf8_lossy(&text[range(offsets, index)]).into_owned();
+        Ok((types, (0..count).map(name).collect()))
     }
 }

@@ -3,12 +3,14 @@
 pub mod contents;
 pub mod dataset;
 pub mod format;
+pub mod new_graphs;
 pub mod object_box;
 pub mod prepare;
 pub mod query_graph;
 pub mod raw;
 pub mod scene_graph;
 pub mod selection;
+pub mod sentence;
 pub mod similarity;
 pub mod similarity_matrix;
 pub mod split;
@@ -16,6 +18,7 @@ pub mod stages;
 pub mod statistics;
 pub mod subset;
 pub mod supervision;
+pub mod vocabulary;
 pub(crate) mod web_address;
 pub mod words;
 

@@ -15,7 +15,7 @@ use super::format;
 use super::raw::glove::WordVectors;
 use super::raw::raw_file::{EXPANSION, RawFile};
 use super::scene_graph::SceneGraphBuf;
-use super::selection::{Filter, GraphSource, KeptImage, KeptType, Selection, Sources, select};
+use super::selection::{Filter, KeptImage, KeptType, Selection, Sources, select};
 use super::split::{Ids, SplitBy, SplitRatio, Twins, divide};
 use super::stages::Stages;
 use super::words::{TOKENISER, Tokeniser};
@@ -63,11 +63,13 @@ impl Preparation {
     /// Every file that is read.
     fn inputs(&self) -> Vec<&Path> {
         let Sources { graphs, image_data, captions } = &self.sources;
-        let graphs = match graphs {
-            GraphSource::SceneGraphs(path) => vec![path],
-            GraphSource::ObjectsAndRelationships(objects, relationships) => vec![objects, relationships],
-        };
-        graphs.into_iter().chain([image_data, &self.glove]).chain(captions).map(PathBuf::as_path).collect()
+        graphs
+            .paths()
+            .into_iter()
+            .chain([image_data, &self.glove])
+            .chain(captions)
+            .map(PathBuf::as_path)
+            .collect()
     }
 }
 
@@ -195,12 +197,7 @@ fn types(kept: &[KeptType], last: &str, tokeniser: Tokeniser, glove: &WordVector
 fn metadata(preparation: &Preparation, stages: &Stages) -> serde_json::Value {
     let name = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let sources = &preparation.sources;
-    let graphs = match &sources.graphs {
-        GraphSource::SceneGraphs(path) => vec![name(path)],
-        GraphSource::ObjectsAndRelationships(objects, relationships) => {
-            vec![name(objects), name(relationships)]
-        }
-    };
+    let graphs: Vec<String> = sources.graphs.paths().into_iter().map(name).collect();
     json!({
         "options": {
             "filter": preparation.filter,

@@ -15,8 +15,8 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::Path;
 
-use crate::data::Dataset;
 use crate::data::scene_graph::{SceneGraph, SceneGraphBuf};
+use crate::data::vocabulary::Vocabulary;
 use crate::error::{Error, Result};
 use crate::files::text::read_text;
 use crate::terminal::{cut, excerpt};
@@ -27,7 +27,7 @@ pub const MOST_STATEMENTS: usize = 100_000;
 /// Either one name (an object), or three: subject, predicate, object.
 pub type Statement = Vec<String>;
 
-/// A graph by names, with the corresponding types of a data file.
+/// A graph by names, with the corresponding types of a vocabulary.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct QueryGraph {
     /// `[objects]` names in lower case, including `#` and number.
@@ -57,12 +57,12 @@ impl QueryProblem {
     }
 
     /// Reports an unknown name, with the closest known ones.
-    fn unknown<'a>(statement: usize, kind: &str, name: &str, known: impl Iterator<Item = &'a str>) -> Self {
+    fn unknown(statement: usize, kind: &str, name: &str, known: &[String]) -> Self {
         const SUGGESTIONS: usize = 5;
         // The comparison takes the product of the lengths.
         let start = excerpt(name);
-        let mut scored: Vec<(f64, &str)> =
-            known.map(|other| (strsim::jaro_winkler(&start, &excerpt(other)), other)).collect();
+        let mut scored: Vec<(f64, &String)> =
+            known.iter().map(|other| (strsim::jaro_winkler(&start, &excerpt(other)), other)).collect();
         scored.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(b.1)));
         let suggestions: Vec<String> =
             scored.iter().take(SUGGESTIONS).map(|(_, other)| other.to_string()).collect();
@@ -87,8 +87,8 @@ impl fmt::Display for QueryProblem {
 }
 
 impl QueryGraph {
-    /// Builds the graph described by `statements`, with the types of `dataset`.
-    pub fn new(statements: &[Statement], dataset: &Dataset) -> std::result::Result<Self, QueryProblem> {
+    /// Builds the graph described by `statements`, with the types of `vocabulary`.
+    pub fn new(statements: &[Statement], vocabulary: &Vocabulary) -> std::result::Result<Self, QueryProblem> {
         if statements.len() > MOST_STATEMENTS {
             let problem = format!("has {} statements", statements.len());
             let remedy = format!("write at most {MOST_STATEMENTS}");
@@ -98,16 +98,15 @@ impl QueryGraph {
         let mut nodes = HashMap::new();
         let mut stated = HashSet::new();
         for (index, statement) in statements.iter().enumerate() {
-            let mut node = |name| graph.node(&mut nodes, index, name, dataset);
+            let mut node = |name| graph.node(&mut nodes, index, name, vocabulary);
             match statement.as_slice() {
                 [object] => {
                     node(object)?;
                 }
                 [subject, predicate, object] => {
-                    let name = predicate.trim().to_lowercase();
-                    let predicate = dataset.find_predicate(&name).ok_or_else(|| {
-                        let known = (0..dataset.predicate_count()).map(|t| dataset.predicate_name(t));
-                        QueryProblem::unknown(index, "predicate", &name, known)
+                    let name = vocabulary.normalised(predicate);
+                    let predicate = vocabulary.find_predicate(&name).ok_or_else(|| {
+                        QueryProblem::unknown(index, "predicate", &name, vocabulary.predicates())
                     })?;
                     let relationship = (node(subject)?, predicate, node(object)?);
                     if stated.insert(relationship) {
@@ -135,18 +134,16 @@ impl QueryGraph {
         nodes: &mut HashMap<String, u32>,
         statement: usize,
         name: &str,
-        dataset: &Dataset,
+        vocabulary: &Vocabulary,
     ) -> std::result::Result<u32, QueryProblem> {
-        let name = name.trim().to_lowercase();
+        let name = vocabulary.normalised(name);
         if let Some(&node) = nodes.get(&name) {
             return Ok(node);
         }
         let type_name = name.split('#').next().unwrap_or_default().trim();
-        let object = dataset.find_object(&name).or_else(|| dataset.find_object(type_name));
-        let object = object.ok_or_else(|| {
-            let known = (0..dataset.object_count()).map(|t| dataset.object_name(t));
-            QueryProblem::unknown(statement, "object", type_name, known)
-        })?;
+        let object = vocabulary.find_object(&name).or_else(|| vocabulary.find_object(type_name));
+        let object = object
+            .ok_or_else(|| QueryProblem::unknown(statement, "object", type_name, vocabulary.objects()))?;
         let node = self.names.len() as u32;
         nodes.insert(name.clone(), node);
         self.names.push(name);
@@ -155,8 +152,8 @@ impl QueryGraph {
     }
 
     /// The augmented graph.
-    pub fn augmented(&self, dataset: &Dataset) -> SceneGraphBuf {
-        let (image, in_image) = image_types(dataset);
+    pub fn augmented(&self, vocabulary: &Vocabulary) -> SceneGraphBuf {
+        let (image, in_image) = (vocabulary.image_type(), vocabulary.in_image_type());
         SceneGraphBuf::augmented(&self.objects, &self.relationships, image, in_image)
     }
 
@@ -166,7 +163,7 @@ impl QueryGraph {
     pub fn partly_augmented(
         &self,
         without: &[String],
-        dataset: &Dataset,
+        vocabulary: &Vocabulary,
     ) -> std::result::Result<SceneGraphBuf, QueryProblem> {
         let nodes: HashMap<&str, usize> = self.names.iter().map(String::as_str).zip(0..).collect();
         let mut in_image = vec![true; self.objects.len()];
@@ -184,7 +181,7 @@ impl QueryGraph {
             related[subject as usize] = true;
             related[object as usize] = true;
         }
-        let (image_type, in_image_type) = image_types(dataset);
+        let (image_type, in_image_type) = (vocabulary.image_type(), vocabulary.in_image_type());
         let mut graph = SceneGraphBuf::default();
         let mut place = vec![0; self.objects.len()];
         for (node, &object) in self.objects.iter().enumerate() {
@@ -209,17 +206,17 @@ impl QueryGraph {
         }
     }
 
-    /// Names of a graph of `dataset`, fully or partly augmented, and the objects that lack their `in image`
+    /// Names of a graph of `vocabulary`'s types, fully or partly augmented, and the objects that lack their `in image`
     /// edge. [`partly_augmented`](Self::partly_augmented) reverses this.
-    pub fn naming(graph: SceneGraph<'_>, dataset: &Dataset) -> (Self, Vec<String>) {
-        let (image, in_image) = image_types(dataset);
+    pub fn naming(graph: SceneGraph<'_>, vocabulary: &Vocabulary) -> (Self, Vec<String>) {
+        let (image, in_image) = (vocabulary.image_type(), vocabulary.in_image_type());
         let mut named = QueryGraph::default();
         let mut counts = HashMap::new();
         for &object in graph.node_object.iter().filter(|&&object| object != image) {
             let count = counts.entry(object).or_insert(0);
             *count += 1;
-            let name = dataset.object_name(object as usize);
-            named.names.push(if *count == 1 { name.into() } else { format!("{name}#{count}") });
+            let name = &vocabulary.objects()[object as usize];
+            named.names.push(if *count == 1 { name.clone() } else { format!("{name}#{count}") });
             named.objects.push(object);
         }
         let mut without = vec![true; named.objects.len()];
@@ -237,23 +234,18 @@ impl QueryGraph {
     }
 
     /// Statements that describe the graph: its objects in order, then its relationships.
-    pub fn statements(&self, dataset: &Dataset) -> Vec<Statement> {
+    pub fn statements(&self, vocabulary: &Vocabulary) -> Vec<Statement> {
         let objects = self.names.iter().map(|name| vec![name.clone()]);
         let relationships = self.relationships.iter().map(|&(subject, predicate, object)| {
             let name = |node: u32| self.names[node as usize].clone();
-            vec![name(subject), dataset.predicate_name(predicate as usize).to_string(), name(object)]
+            vec![name(subject), vocabulary.predicates()[predicate as usize].clone(), name(object)]
         });
         objects.chain(relationships).collect()
     }
 }
 
-/// Types of the image node and of its edges: the last ones.
-fn image_types(dataset: &Dataset) -> (u32, u32) {
-    (dataset.object_count() as u32 - 1, dataset.predicate_count() as u32 - 1)
-}
-
-/// Reads the query graph in `path`, with the types of `dataset`, and augments it.
-pub fn read_query_graph(path: &Path, dataset: &Dataset) -> Result<SceneGraphBuf> {
+/// Reads the query graph in `path`, with the types of `vocabulary`, and augments it.
+pub fn read_query_graph(path: &Path, vocabulary: &Vocabulary) -> Result<SceneGraphBuf> {
     let text = read_text(path)?;
     let statements: Vec<Statement> = serde_json::from_str(&text).map_err(|error| {
         let place = format!("line {}, column {}", error.line(), error.column());
@@ -264,7 +256,7 @@ pub fn read_query_graph(path: &Path, dataset: &Dataset) -> Result<SceneGraphBuf>
             r#"write a list such as [["man", "throwing", "frisbee"]]"#,
         )
     })?;
-    let graph = QueryGraph::new(&statements, dataset)
+    let graph = QueryGraph::new(&statements, vocabulary)
         .map_err(|wrong| Error::invalid(path, wrong.place(), wrong.problem, wrong.remedy))?;
-    Ok(graph.augmented(dataset))
+    Ok(graph.augmented(vocabulary))
 }

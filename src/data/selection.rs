@@ -8,9 +8,12 @@ use serde::Serialize;
 use super::object_box::{Corners, ImageSize, NO_CORNERS, ObjectBox};
 use super::raw::coco_captions::{self, Captions};
 use super::raw::image_data::{Address, Images};
+use super::raw::predictions::{self, Predictions};
+use super::raw::raw_file::RawFile;
 use super::raw::raw_graphs::{Names, RawGraphs, RawImage};
 use super::raw::{image_data, visual_genome};
 use super::stages::{Pictures, Stages};
+use super::vocabulary::Vocabulary;
 use crate::terminal::{cut, excerpt};
 use crate::{Error, Result};
 
@@ -32,13 +35,44 @@ pub enum GraphSource {
     SceneGraphs(PathBuf),
     /// Visual Genome's `objects.json` and `relationships.json`.
     ObjectsAndRelationships(PathBuf, PathBuf),
+    /// What a scene graph generator predicted.
+    Predictions(PathBuf, Predictions),
 }
 
 impl GraphSource {
     /// Path of the file that lists the images.
     pub fn path(&self) -> &PathBuf {
         match self {
-            GraphSource::SceneGraphs(path) | GraphSource::ObjectsAndRelationships(path, _) => path,
+            GraphSource::SceneGraphs(path)
+            | GraphSource::ObjectsAndRelationships(path, _)
+            | GraphSource::Predictions(path, _) => path,
+        }
+    }
+
+    /// Every file of the source.
+    pub(super) fn paths(&self) -> Vec<&PathBuf> {
+        match self {
+            GraphSource::SceneGraphs(path) => vec![path],
+            GraphSource::ObjectsAndRelationships(path, other) => vec![path, other],
+            GraphSource::Predictions(path, predictions) => vec![path, &predictions.info],
+        }
+    }
+
+    /// Reads all graphs.
+    fn read(&self, most_expansion: u64, skip_absent_objects: bool) -> Result<RawGraphs> {
+        let open = |path: &PathBuf| RawFile::open(path, most_expansion);
+        match self {
+            GraphSource::SceneGraphs(path) => {
+                visual_genome::read_scene_graphs(open(path)?, skip_absent_objects, |_| Ok(()))
+            }
+            GraphSource::ObjectsAndRelationships(objects, relationships) => {
+                let paths = [objects.as_path(), relationships];
+                visual_genome::read_objects_and_relationships(paths, most_expansion, skip_absent_objects)
+            }
+            GraphSource::Predictions(path, Predictions { info, limits }) => {
+                let names = predictions::Names::read(info)?;
+                predictions::read(open(path)?, &names, *limits, |_| Ok(()))
+            }
         }
     }
 }
@@ -74,6 +108,16 @@ pub struct Filter {
     pub min_relationships: usize,
     /// Whether to drop relationships that refer to an absent object, instead of rejecting the file.
     pub skip_absent_objects: bool,
+    /// Types to keep, such as those of a trained model, instead of the types that occur often enough.
+    #[serde(serialize_with = "is_given", rename = "types_of_model")]
+    pub vocabulary: Option<Vocabulary>,
+}
+
+fn is_given<S: serde::Serializer>(
+    vocabulary: &Option<Vocabulary>,
+    serializer: S,
+) -> std::result::Result<S::Ok, S::Error> {
+    serializer.serialize_bool(vocabulary.is_some())
 }
 
 impl Default for Filter {
@@ -87,6 +131,7 @@ impl Default for Filter {
             max_objects: 40,
             min_relationships: 1,
             skip_absent_objects: false,
+            vocabulary: None,
         }
     }
 }
@@ -136,14 +181,7 @@ pub struct KeptImage {
 
 /// Reads graphs and captions, joins and filters them. A gzip file may unpack to `most_expansion` times its size.
 pub fn select(sources: &Sources, most_expansion: u64, filter: &Filter) -> Result<Selection> {
-    let skip = filter.skip_absent_objects;
-    let raw = match &sources.graphs {
-        GraphSource::SceneGraphs(path) => visual_genome::read_scene_graphs(path, most_expansion, skip)?,
-        GraphSource::ObjectsAndRelationships(objects, relationships) => {
-            let paths = [objects.as_path(), relationships];
-            visual_genome::read_objects_and_relationships(paths, most_expansion, skip)?
-        }
-    };
+    let raw = sources.graphs.read(most_expansion, filter.skip_absent_objects)?;
     let mut stages = Stages { oddities: raw.oddities, spellings: raw.spellings, ..Default::default() };
     // Name 0 stands for "no name".
     stages.object_names = raw.object_names.count() as u64 - 1;
@@ -178,10 +216,16 @@ pub fn select(sources: &Sources, most_expansion: u64, filter: &Filter) -> Result
         let relationships = &raw.relationships[image.relationships.clone()];
         relationships.iter().for_each(|&[_, predicate, _]| predicate_counts[predicate as usize] += 1);
     }
-    let (objects, object_types) =
-        keep_types(&raw.object_names, &object_counts, filter.min_object_occurrences);
-    let (predicates, predicate_types) =
-        keep_types(&raw.predicates, &predicate_counts, filter.min_predicate_occurrences);
+    let ((objects, object_types), (predicates, predicate_types)) = match &filter.vocabulary {
+        Some(vocabulary) => (
+            given_types(&raw.object_names, &object_counts, vocabulary.objects()),
+            given_types(&raw.predicates, &predicate_counts, vocabulary.predicates()),
+        ),
+        None => (
+            keep_types(&raw.object_names, &object_counts, filter.min_object_occurrences),
+            keep_types(&raw.predicates, &predicate_counts, filter.min_predicate_occurrences),
+        ),
+    };
     (stages.object_types, stages.predicate_types) = (objects.len() as u64, predicates.len() as u64);
 
     let mut images = Vec::new();
@@ -218,7 +262,10 @@ pub fn select(sources: &Sources, most_expansion: u64, filter: &Filter) -> Result
     }
     if images.is_empty() {
         let problem = format!("no image is left: {}", stages.summary());
-        let remedy = "lower --min-occurrences, or widen the other limits";
+        let remedy = match filter.vocabulary {
+            Some(_) => "give graphs in the names of the run, or widen the other limits",
+            None => "lower --min-occurrences, or widen the other limits",
+        };
         return Err(Error::invalid(sources.graphs.path(), "filter", problem, remedy));
     }
     Ok(Selection { objects, predicates, images, captions, stages })
@@ -246,6 +293,21 @@ fn keep_types(names: &Names, counts: &[u64], minimum: u64) -> (Vec<KeptType>, Ve
     kept.iter().zip(0u32..).for_each(|(&name, index)| type_of[name] = Some(index));
     let describe = |&name: &usize| KeptType { name: names.text(name).to_string(), occurrences: counts[name] };
     (kept.iter().map(describe).collect(), type_of)
+}
+
+/// Like [`keep_types`], for types that are given by their `names`; the last one is that of the image.
+fn given_types(raw: &Names, counts: &[u64], names: &[String]) -> (Vec<KeptType>, Vec<Option<u32>>) {
+    let annotated = &names[..names.len() - 1];
+    let index: HashMap<&str, u32> = annotated.iter().map(String::as_str).zip(0..).collect();
+    let type_of: Vec<Option<u32>> = (0..raw.count()).map(|name| index.get(raw.text(name)).copied()).collect();
+    let mut kept: Vec<KeptType> =
+        annotated.iter().map(|name| KeptType { name: name.clone(), occurrences: 0 }).collect();
+    for (found, count) in type_of.iter().zip(counts) {
+        if let &Some(found) = found {
+            kept[found as usize].occurrences = *count;
+        }
+    }
+    (kept, type_of)
 }
 
 /// Clips the boxes of an image's objects at its border, and counts them; empty if there are none.
@@ -289,15 +351,16 @@ fn address(found: Option<&Address>, counts: &mut Pictures) -> String {
 }
 
 /// A graph reduced to kept types.
-struct Reduced {
-    objects: Vec<u32>,
+pub(super) struct Reduced {
+    pub objects: Vec<u32>,
     /// `[objects]` annotated boxes.
-    corners: Vec<Corners>,
-    relationships: Vec<(u32, u32, u32)>,
-    duplicates: u64,
+    pub corners: Vec<Corners>,
+    pub relationships: Vec<(u32, u32, u32)>,
+    pub duplicates: u64,
 }
 
-fn reduce(
+/// Reduces a graph to objects and relationships whose names have a type.
+pub(super) fn reduce(
     raw: &RawGraphs,
     image: &RawImage,
     object_types: &[Option<u32>],

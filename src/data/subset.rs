@@ -60,7 +60,7 @@ pub fn write_subset(dataset: &Dataset, images: &[usize], out: impl AsRef<Path>) 
         predicates: predicates.collect(),
         images: Split::PARTS.map(|split| of_split(dataset.split(split))),
         metadata: json!({
-            "subset": { "images": images.len(), "of": format!("{:016x}", dataset.fingerprint()) },
+            "subset": { "images": images.len(), "of": dataset.fingerprint_digits() },
             "whole": dataset.metadata(),
         }),
     };

@@ -69,21 +69,22 @@ fn for_each_batch<'a, B: Backend>(
     Ok(())
 }
 
-/// Embeddings `[graphs, D]` of `graphs`, with the model that has these parameters.
+/// Embeddings `[graphs, D]` of `graphs`, with the model that has these parameters. `progress` counts the graphs.
 pub fn embed_graphs(
-    device: Device,
-    precision: Precision,
+    (device, precision): (Device, Precision),
     config: ModelConfig,
     tensors: &NamedTensors,
     graphs: &[SceneGraph<'_>],
+    progress: Option<&Progress>,
 ) -> Result<Vec<f32>> {
-    device.run(precision, EmbedTask { config, tensors, graphs })
+    device.run(precision, EmbedTask { config, tensors, graphs, progress })
 }
 
 struct EmbedTask<'a> {
     config: ModelConfig,
     tensors: &'a NamedTensors,
     graphs: &'a [SceneGraph<'a>],
+    progress: Option<&'a Progress>,
 }
 
 impl BackendTask for EmbedTask<'_> {
@@ -93,9 +94,10 @@ impl BackendTask for EmbedTask<'_> {
         let graphs = self.graphs.iter().copied();
         let capacity = BatchSize::bound(graphs.clone(), BATCH_GRAPHS.min(self.graphs.len()));
         let mut model = Model::new(backend, self.config, self.tensors, capacity)?;
-        let progress = Progress::new("embed", Some(self.graphs.len() as u64), "graphs");
-        let embeddings = embed_with(&mut model, graphs, |count| progress.advance(count as u64))?;
-        progress.finish();
-        Ok(embeddings)
+        embed_with(&mut model, graphs, |count| {
+            if let Some(progress) = self.progress {
+                progress.advance(count as u64);
+            }
+        })
     }
 }

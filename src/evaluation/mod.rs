@@ -6,6 +6,7 @@
 
 pub(crate) mod agreement;
 pub(crate) mod bag_of_objects;
+pub mod caption_queries;
 pub mod embed;
 pub(crate) mod embeddings;
 pub(crate) mod embeddings_file;

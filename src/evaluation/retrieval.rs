@@ -70,6 +70,9 @@ pub struct RetrievalMetrics {
     pub recall_at_1: f64,
     /// Share of queries whose image is among the first five.
     pub recall_at_5: f64,
+    /// Share of queries whose image is among the first ten.
+    #[serde(default)]
+    pub recall_at_10: f64,
     /// `[RECALL_DEPTH]` recall, where `recall[k - 1]` = recall@k.
     pub recall: Vec<f64>,
 }
@@ -93,6 +96,7 @@ impl RetrievalMetrics {
             mrr: ranks.iter().map(|&rank| 1.0 / f64::from(rank)).sum::<f64>() / queries,
             recall_at_1: recall[0],
             recall_at_5: recall[4],
+            recall_at_10: recall[9],
             recall,
         }
     }

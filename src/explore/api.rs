@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use super::{Collection, Event, MOST_OBJECTS, MOST_STATEMENTS};
 use crate::data::query_graph::{QueryGraph, QueryProblem, Statement};
 use crate::data::scene_graph::SceneGraphBuf;
+use crate::data::sentence::Lexicon;
 use crate::data::{Dataset, Split};
 use crate::error::Error;
 use crate::evaluation::{Embeddings, QueryEdges, incomplete_query, nearest_stored, rank};
@@ -153,12 +154,12 @@ pub(super) fn image(collection: &Collection, id: &str, options: &str) -> Answer<
         0 => SceneGraphBuf::from(whole),
         _ => incomplete_query(whole, remove, edges, in_image, seed, id),
     };
-    let (named, without_in_image) = QueryGraph::naming(graph.view(), dataset);
+    let (named, without_in_image) = QueryGraph::naming(graph.view(), dataset.vocabulary());
     Ok(Image {
         image_id: id,
         coco_id: dataset.coco_id(image),
         captions: captions(dataset, image),
-        graph: named.statements(dataset),
+        graph: named.statements(dataset.vocabulary()),
         without_in_image,
     })
 }
@@ -196,6 +197,27 @@ pub(super) fn images(collection: &Collection, options: &str, client: &Client<'_>
         Some(Ok(Listed { image_id: dataset.image_id(image), caption }))
     });
     Ok(Listing { images: listed.take(MOST_LISTED).collect::<Answer<_>>()? })
+}
+
+/// The graph that a sentence describes.
+#[derive(Serialize)]
+pub(super) struct Understood {
+    graph: Vec<Statement>,
+    not_understood: Vec<String>,
+}
+
+/// Returns the graph of the sentence in `options`.
+pub(super) fn sentence(collection: &Collection, options: &str) -> Answer<Understood> {
+    let mut text = String::new();
+    for (name, value) in form_urlencoded::parse(options.as_bytes()) {
+        match &*name {
+            "text" => text = value.into_owned(),
+            _ => return Err(Refusal::bad(format!("unknown option {name:?}; use text"))),
+        }
+    }
+    let vocabulary = collection.run.dataset.vocabulary();
+    let sentence = Lexicon::new(vocabulary).understand(&text);
+    Ok(Understood { graph: sentence.statements(vocabulary), not_understood: sentence.not_understood })
 }
 
 /// Returns a random image, uniformly distributed.
@@ -270,12 +292,12 @@ pub(super) async fn search(collection: Arc<Collection>, body: &[u8]) -> Answer<R
     }
     let target = request.target.map(|id| find(&collection, id)).transpose()?;
     let dataset = &collection.run.dataset;
-    let named = QueryGraph::new(&request.graph, dataset)?;
+    let named = QueryGraph::new(&request.graph, dataset.vocabulary())?;
     if named.objects.len() > MOST_OBJECTS {
         let count = named.objects.len();
         return Err(Refusal::bad(format!("{count} objects; a query has at most {MOST_OBJECTS}")));
     }
-    let graph = named.partly_augmented(&request.without_in_image, dataset)?;
+    let graph = named.partly_augmented(&request.without_in_image, dataset.vocabulary())?;
 
     let gone = || Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the program is ending");
     let (reply, embedded) = oneshot::channel();
@@ -322,7 +344,7 @@ fn results(collection: &Collection, query: &Query, client: &Client<'_>) -> Answe
     let found = nearest.into_iter().zip(1..).map(|((row, cosine), rank)| {
         client.check()?;
         let image = images.start + row;
-        let (own, _) = QueryGraph::naming(dataset.graph(image), dataset);
+        let (own, _) = QueryGraph::naming(dataset.graph(image), dataset.vocabulary());
         let mut shared = own.clone();
         shared.relationships.retain(|relationship| relationships.contains(&typed(&own, relationship)));
         let shared_objects = own.names.iter().zip(&own.objects);
@@ -334,11 +356,11 @@ fn results(collection: &Collection, query: &Query, client: &Client<'_>) -> Answe
             cosine,
             caption_similarity: similarity.map(|(target, similarity)| similarity.get(target, image)),
             captions: captions(dataset, image),
-            graph: own.statements(dataset),
+            graph: own.statements(dataset.vocabulary()),
             drawing: drawing(dataset, image)?,
             url: dataset.url(image).map(str::to_owned),
             shared: Shared {
-                relationships: shared.statements(dataset).split_off(own.names.len()),
+                relationships: shared.statements(dataset.vocabulary()).split_off(own.names.len()),
                 objects: shared_objects.map(|(name, _)| name.clone()).collect(),
             },
         })

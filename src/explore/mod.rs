@@ -12,6 +12,7 @@
 //! | `GET /api/image/ID?remove=12&edges=augmented&seed=1` | the same; the graph without random edges, as `retrieve` removes them |
 //! | `GET /api/images?caption=WORDS` | `{images: [{image_id, caption}]}`: the first that have all the words in one caption |
 //! | `GET /api/random` | `{image_id}` |
+//! | `GET /api/sentence?text=WORDS` | `{graph, not_understood}`: the graph that a sentence describes, and the words that were not understood |
 //! | `POST /api/search` | the nearest images, below |
 //!
 //! A `graph` has the format of `search --graph`: a list of `[subject, predicate, object]` and `[object]`
@@ -133,7 +134,7 @@ impl BackendTask for ExploreTask<'_> {
             edges: most.edges.max(MOST_STATEMENTS + MOST_OBJECTS),
             ..most
         };
-        let checkpoint = &run.checkpoint;
+        let checkpoint = &run.model.checkpoint;
         let mut model = Model::new(backend, checkpoint.config.model, &checkpoint.tensors, capacity)?;
         let progress = Progress::new("embed", Some(graphs.len() as u64), "graphs");
         let embeddings = embed_with(&mut model, graphs.into_iter(), |count| progress.advance(count as u64))?;

@@ -57,6 +57,7 @@ pub(super) fn routes(collection: Arc<Collection>) -> Router {
         .route("/api/image/{id}", get(image))
         .route("/api/images", get(images))
         .route("/api/random", get(random))
+        .route("/api/sentence", get(sentence))
         .route(SEARCH, post(search));
     for file in &PAGE {
         let media_type = [(header::CONTENT_TYPE, file.media_type)];
@@ -136,6 +137,10 @@ async fn no_image(collection: Collected, options: RawQuery) -> Answer<Json<impl 
 
 async fn images(State(collection): Collected, RawQuery(options): RawQuery) -> Answer<Json<impl Serialize>> {
     api::beside(move |client| api::images(&collection, &options.unwrap_or_default(), client).map(Json)).await
+}
+
+async fn sentence(State(collection): Collected, RawQuery(options): RawQuery) -> Answer<Json<impl Serialize>> {
+    api::beside(move |_| api::sentence(&collection, &options.unwrap_or_default()).map(Json)).await
 }
 
 async fn random(State(collection): Collected) -> Json<impl Serialize> {

@@ -1,7 +1,8 @@
 //! Writes embeddings as an Arrow IPC file (Feather, version 2), which vector engines and data frames read
 //! without a copy.
 //!
-//! Columns: `image_id` (u64), `split` (string), `embedding` (fixed-size list of f32). The entry `scenerank` of the schema's
+//! Columns: `image_id` (u64), `split` (string) or, for rows of a file of graphs that names its images, `image_file` (string), and
+//! `embedding` (fixed-size list of f32). The entry `scenerank` of the schema's
 //! metadata is JSON that tells the model and the data.
 
 use std::collections::HashMap;
@@ -22,8 +23,8 @@ const ROWS_PER_BATCH: usize = 8192;
 /// Key of the origin in the schema.
 pub const ORIGIN: &str = "scenerank";
 
-/// Writes `[rows, width]` values, with the split of each row's image; `origin` has their ids. The file appears complete or not at
-/// all.
+/// Writes `[rows, width]` values; `origin` has their ids. `splits` has the split of each row's image, or nothing for rows of a
+/// file of graphs. The file appears complete or not at all.
 pub fn write_arrow(
     path: &Path,
     origin: &Origin,
@@ -33,29 +34,32 @@ pub fn write_arrow(
 ) -> Result<()> {
     let ids = &origin.image_ids;
     assert!(width > 0 && values.len() == ids.len() * width, "arrow: a row of {width} for every id");
-    assert_eq!(ids.len(), splits.len(), "arrow: a split for every id");
+    let (files, is_of_split) = (&origin.image_files, !splits.is_empty());
+    assert!(!is_of_split || ids.len() == splits.len(), "arrow: a split for every id");
+    let texts: Vec<&str> = match is_of_split {
+        true => splits.to_vec(),
+        false => files.iter().map(String::as_str).collect(),
+    };
+    let text_name = if is_of_split { "split" } else { "image_file" };
     let item = Arc::new(Field::new("item", DataType::Float32, false));
     let list = DataType::FixedSizeList(Arc::clone(&item), width as i32);
-    let fields = vec![
-        Field::new("image_id", DataType::UInt64, false),
-        Field::new("split", DataType::Utf8, false),
-        Field::new("embedding", list, false),
-    ];
+    let mut fields = vec![Field::new("image_id", DataType::UInt64, false)];
+    fields.extend((!texts.is_empty()).then(|| Field::new(text_name, DataType::Utf8, false)));
+    fields.push(Field::new("embedding", list, false));
     let metadata = HashMap::from([(ORIGIN.to_string(), origin.to_schema_entry())]);
     let schema = Arc::new(Schema::new_with_metadata(fields, metadata));
-    let batches = ids
-        .chunks(ROWS_PER_BATCH)
-        .zip(splits.chunks(ROWS_PER_BATCH))
-        .zip(values.chunks(ROWS_PER_BATCH * width))
-        .map(|((ids, splits), values)| {
-            let values: ArrayRef = Arc::new(Float32Array::from(values.to_vec()));
-            let columns: Vec<ArrayRef> = vec![
-                Arc::new(UInt64Array::from(ids.to_vec())),
-                Arc::new(StringArray::from(splits.to_vec())),
-                Arc::new(FixedSizeListArray::try_new(Arc::clone(&item), width as i32, values, None)?),
-            ];
-            RecordBatch::try_new(Arc::clone(&schema), columns)
-        });
+    let batches = (0..ids.len()).step_by(ROWS_PER_BATCH).map(|start| {
+        let rows = start..ids.len().min(start + ROWS_PER_BATCH);
+        let values: ArrayRef =
+            Arc::new(Float32Array::from(values[rows.start * width..rows.end * width].to_vec()));
+        let mut columns: Vec<ArrayRef> = vec![Arc::new(UInt64Array::from(ids[rows.clone()].to_vec()))];
+        if !texts.is_empty() {
+            columns.push(Arc::new(StringArray::from(texts[rows].to_vec())));
+        }
+        let list = FixedSizeListArray::try_new(Arc::clone(&item), width as i32, values, None)?;
+        columns.push(Arc::new(list));
+        RecordBatch::try_new(Arc::clone(&schema), columns)
+    });
     write_atomically(path, |file| {
         let write = || -> std::result::Result<(), ArrowError> {
             let mut writer = FileWriter::try_new(file, &schema)?;

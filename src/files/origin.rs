@@ -32,12 +32,32 @@ pub struct Origin {
     /// `[rows]` Visual Genome id of each row's image. Not in the schema of an Arrow file, which has a column of ids.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub image_ids: Vec<u64>,
+    /// The rows are graphs from a file of graphs, not images of a data file. `data` is then the fingerprint of these graphs.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub of_graphs: bool,
+    /// `[rows]` file of each row's image, if the file of graphs names them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub image_files: Vec<String>,
 }
 
 impl Origin {
     /// Origin of rows that `model` computed for the images `image_ids` of `data`.
     pub fn new(model: String, data: String, image_ids: Vec<u64>) -> Self {
-        Origin { scenerank_embeddings: VERSION, model, data, checksum: None, image_ids }
+        let (of_graphs, image_files) = (false, Vec::new());
+        Origin {
+            scenerank_embeddings: VERSION,
+            model,
+            data,
+            checksum: None,
+            image_ids,
+            of_graphs,
+            image_files,
+        }
+    }
+
+    /// Like [`Origin::new`], for graphs of a file whose images may be named by `image_files`.
+    pub fn of_graphs(model: String, data: String, ids: Vec<u64>, image_files: Vec<String>) -> Self {
+        Origin { of_graphs: true, image_files, ..Origin::new(model, data, ids) }
     }
 
     /// Path of the description of the file at `path`.
@@ -89,12 +109,16 @@ impl Origin {
             .iter()
             .for_each(|text| sum.update(&xxh3_128(text.as_bytes()).to_le_bytes()));
         self.image_ids.iter().for_each(|id| sum.update(&id.to_le_bytes()));
+        if self.of_graphs {
+            sum.update(b"graphs");
+            self.image_files.iter().for_each(|file| sum.update(&xxh3_128(file.as_bytes()).to_le_bytes()));
+        }
         Ok(format!("{:032x}", sum.digest128()))
     }
 
     /// JSON without ids, for the schema of an Arrow file.
     pub fn to_schema_entry(&self) -> String {
-        let without_ids = Origin { image_ids: Vec::new(), ..self.clone() };
+        let without_ids = Origin { image_ids: Vec::new(), image_files: Vec::new(), ..self.clone() };
         serde_json::to_string(&without_ids).expect("plain fields")
     }
 }

@@ -183,7 +183,11 @@ pub(super) fn measure_baselines(material: &Material, reproduction: &Reproduction
             name: Method::UNTRAINED.into(),
             width: model.state_width,
             place: (base.device, base.precision),
-            embed: Box::new(|graphs| embed_graphs(base.device, base.precision, model, &tensors, graphs)),
+            embed: Box::new(|graphs| {
+                let progress = Progress::new("embed", Some(graphs.len() as u64), "graphs");
+                let place = (base.device, base.precision);
+                embed_graphs(place, model, &tensors, graphs, Some(&progress))
+            }),
         };
         method.measure(dataset)
     })?;

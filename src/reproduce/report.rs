@@ -112,7 +112,7 @@ impl DataCounts {
         let file = given.file_name().unwrap_or_default();
         DataCounts {
             file: file.to_string_lossy().into_owned(),
-            fingerprint: format!("{:016x}", dataset.fingerprint()),
+            fingerprint: dataset.fingerprint_digits(),
             subset,
             train: images(Split::Train),
             validation: images(Split::Validation),

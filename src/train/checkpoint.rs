@@ -2,8 +2,8 @@
 //! needed to continue).
 //!
 //! Parameters and running statistics have the names of docs/model.md; Adam's moments have those names with the
-//! prefixes `adam.first_moment.` and `adam.second_moment.`. The metadata holds JSON: `config`, the
-//! configuration and data of the run, and `progress`, its position. A checksum covers the whole file and is verified when it
+//! prefixes `adam.first_moment.` and `adam.second_moment.`. The metadata holds JSON: `config`, the configuration, vocabulary and
+//! data of the run, `model`, the identity of the model, and `progress`, the run's position. A checksum covers the whole file and is verified when it
 //! is read. The same training gives the same bytes. Files are written under a temporary name and renamed, so a failed write
 //! loses nothing.
 
@@ -14,6 +14,7 @@ use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::data::Dataset;
 use crate::data::supervision::Supervision;
+use crate::data::vocabulary::Vocabulary;
 use crate::error::{Error, Result};
 use crate::files::atomic_file::write_atomically;
 use crate::files::origin::checksum;
@@ -47,6 +48,9 @@ pub struct RunConfig {
     /// Checksum of the similarity matrix or the caption vectors from a file, if there is one: 128 bits in hexadecimal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub supervision: Option<String>,
+    /// Names of the types that the model knows. Checkpoints of older versions have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vocabulary: Option<Vocabulary>,
 }
 
 /// Position of a run.
@@ -85,15 +89,19 @@ impl Checkpoint {
     /// Identity of the model in hexadecimal: a checksum of its sizes, switches, parameters and running statistics. The best and
     /// the last checkpoint of an epoch have the same.
     pub fn model_id(&self) -> String {
-        let mut hash = Xxh3Default::new();
-        hash.update(&serde_json::to_vec(&self.config.model).expect("plain fields"));
-        for (name, tensor) in &self.tensors {
-            hash.update(name.as_bytes());
-            tensor.shape.iter().for_each(|&size| hash.update(&(size as u64).to_le_bytes()));
-            tensor.values.iter().for_each(|value| hash.update(&value.to_le_bytes()));
-        }
-        format!("{:032x}", hash.digest128())
+        model_id(&self.config.model, &self.tensors)
     }
+}
+
+fn model_id(model: &ModelConfig, tensors: &NamedTensors) -> String {
+    let mut hash = Xxh3Default::new();
+    hash.update(&serde_json::to_vec(model).expect("plain fields"));
+    for (name, tensor) in tensors {
+        hash.update(name.as_bytes());
+        tensor.shape.iter().for_each(|&size| hash.update(&(size as u64).to_le_bytes()));
+        tensor.values.iter().for_each(|value| hash.update(&value.to_le_bytes()));
+    }
+    format!("{:032x}", hash.digest128())
 }
 
 impl RunConfig {
@@ -111,8 +119,9 @@ impl RunConfig {
             model: train.model(dataset.object_count(), dataset.predicate_count()),
             train,
             data,
-            fingerprint: fingerprint(dataset),
+            fingerprint: dataset.fingerprint_digits(),
             supervision,
+            vocabulary: Some(dataset.vocabulary().clone()),
         })
     }
 
@@ -130,7 +139,9 @@ impl RunConfig {
                 path.clone_from(other);
             }
         }
-        RunConfig { train, data: other.data.clone(), ..self.clone() } == *other
+        // The fingerprint covers the vocabulary, which older versions left out.
+        let (data, vocabulary) = (other.data.clone(), other.vocabulary.clone());
+        RunConfig { train, data, vocabulary, ..self.clone() } == *other
     }
 
     /// Checks a configuration that was read.
@@ -143,6 +154,16 @@ impl RunConfig {
         }
         if self.model != self.train.model(object_types, predicate_types) {
             return Err("its model has other layers, widths or switches than its training".into());
+        }
+        if let Some(vocabulary) = &self.vocabulary {
+            let names = (vocabulary.objects().len(), vocabulary.predicates().len());
+            if names != (object_types, predicate_types) {
+                let (objects, predicates) = names;
+                return Err(format!(
+                    "has names of {objects} object types and {predicates} predicate types, and its model has \
+                     {object_types} and {predicate_types}"
+                ));
+            }
         }
         Ok(())
     }
@@ -174,10 +195,6 @@ impl TrainProgress {
     }
 }
 
-fn fingerprint(dataset: &Dataset) -> String {
-    format!("{:016x}", dataset.fingerprint())
-}
-
 /// Writes a checkpoint; with `moments`, training can continue from it.
 pub fn save(
     path: &Path,
@@ -187,6 +204,7 @@ pub fn save(
     moments: Option<(NamedTensors, NamedTensors)>,
 ) -> Result<()> {
     let (first, second) = moments.unwrap_or_default();
+    let model = model_id(&config.model, &tensors);
     let mut all = Vec::new();
     for (prefix, tensors) in [("", tensors), (FIRST_MOMENT, first), (SECOND_MOMENT, second)] {
         all.extend(
@@ -198,6 +216,7 @@ pub fn save(
     let json = |value: serde_json::Result<String>| value.expect("plain fields");
     let metadata = [
         ("config".to_string(), json(serde_json::to_string(config))),
+        ("model".to_string(), json(serde_json::to_string(&model))),
         ("progress".to_string(), json(serde_json::to_string(progress))),
     ];
     let bytes = to_sealed_safetensors(&all, metadata);
@@ -215,6 +234,9 @@ pub fn load(path: &Path) -> Result<Checkpoint> {
     let progress: TrainProgress = file.metadata("progress")?;
     progress.check(&config.train).map_err(|problem| invalid("progress", problem))?;
     let tensors = read_tensors(&file, "", config.model)?;
+    if config.vocabulary.is_some() && file.metadata::<String>("model")? != model_id(&config.model, &tensors) {
+        return Err(invalid("model", "is not the identity of the tensors".into()));
+    }
     let has_moments = file.names().iter().any(|name| name.starts_with(FIRST_MOMENT));
     let moments = |prefix: &str| -> Result<NamedTensors> {
         let layouts = Layout::new(config.model).tensors().into_iter();
@@ -281,13 +303,27 @@ fn is_of_run(path: &Path, config: &RunConfig, other: &RunConfig) -> Result<()> {
     Err(Error::invalid(path, "metadata \"config\"", problem, "restore the files of one run"))
 }
 
-/// Opens the supervision of a run, at `path` or at its recorded path. A file must have the content that it had in training.
+/// Opens the supervision of a run, at `path` or at its recorded path. A file must have the content that it had in training,
+/// unless `dataset` is another collection than the run's.
 pub fn open_supervision(config: &RunConfig, path: Option<&Path>, dataset: &Dataset) -> Result<Supervision> {
     let TrainConfig { similarity, caption_vectors, .. } = &config.train;
-    let Some(path) = path.or(config.train.supervision()) else { return Ok(Supervision::Captions) };
+    let is_own_data = dataset.fingerprint_digits() == config.fingerprint;
+    let recorded = config.train.supervision();
+    if !is_own_data && path.is_none() && recorded.is_some() {
+        let problem = "the run was supervised by a file about its own data, and --data is another collection";
+        return Err(Error::argument("--supervision", problem, "give the file of the other collection"));
+    }
+    let Some(path) = path.or(recorded) else { return Ok(Supervision::Captions) };
     if similarity.is_none() && caption_vectors.is_none() {
         let problem = "the run was supervised by the captions in its data";
         return Err(Error::argument("--supervision", problem, "leave it out"));
+    }
+    let open = || match similarity {
+        Some(_) => Supervision::open(Some(path), None, dataset),
+        None => Supervision::open(None, Some(path), dataset),
+    };
+    if !is_own_data {
+        return open();
     }
     let found = checksum(path).map_err(|error| match error {
         Error::File { source, .. } => {
@@ -300,28 +336,40 @@ pub fn open_supervision(config: &RunConfig, path: Option<&Path>, dataset: &Datas
         let problem = "is not the supervision of the run: its content differs";
         return Err(Error::invalid(path, "content", problem, "give the run's own file with --supervision"));
     }
-    match similarity {
-        Some(_) => Supervision::open(Some(path), None, dataset),
-        None => Supervision::open(None, Some(path), dataset),
+    open()
+}
+
+/// Opens the data of a run, at `path` or at its recorded path. It must be the data on which the run was trained.
+pub fn open_data(config: &RunConfig, path: Option<&Path>) -> Result<Dataset> {
+    let dataset = Dataset::open(path.unwrap_or(&config.data))?;
+    match dataset.fingerprint_digits() == config.fingerprint {
+        true => Ok(dataset),
+        false => Err(other_data(
+            config,
+            &dataset,
+            "give the run's own data with --data, or train a run on this data",
+        )),
     }
 }
 
-/// Opens the data of a run, at `path` or at its recorded path. It must be the data on which the run was
-/// trained.
-pub fn open_data(config: &RunConfig, path: Option<&Path>) -> Result<Dataset> {
-    let path = path.unwrap_or(&config.data);
+/// Opens the data of a run like [`open_data`]. Data at `path` may also be another collection in the types of the run.
+pub fn open_collection(config: &RunConfig, path: Option<&Path>) -> Result<Dataset> {
+    let Some(path) = path else { return open_data(config, None) };
     let dataset = Dataset::open(path)?;
-    if fingerprint(&dataset) != config.fingerprint {
-        return Err(Error::invalid(
-            path,
-            "fingerprint",
-            format!(
-                "is {}, but the run was trained on data of {}",
-                fingerprint(&dataset),
-                config.fingerprint
-            ),
-            "give the run's own data with --data, or train a run on this data",
-        ));
+    let is_own = dataset.fingerprint_digits() == config.fingerprint;
+    let has_types = config.vocabulary.as_ref().is_some_and(|types| types.has_types_of(dataset.vocabulary()));
+    match is_own || has_types {
+        true => Ok(dataset),
+        false => {
+            let remedy =
+                "give the run's own data, or prepare this collection with --vocabulary-from and the run";
+            Err(other_data(config, &dataset, remedy))
+        }
     }
-    Ok(dataset)
+}
+
+fn other_data(config: &RunConfig, dataset: &Dataset, remedy: &str) -> Error {
+    let (found, expected) = (dataset.fingerprint_digits(), &config.fingerprint);
+    let problem = format!("is {found}, but the run was trained on data of {expected}");
+    Error::invalid(dataset.path(), "fingerprint", problem, remedy)
 }

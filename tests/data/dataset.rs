@@ -65,7 +65,7 @@ fn what_is_written_is_read() {
     assert_eq!(data.object_vectors(), [1., 2., 0., 0., 3., 4.]);
     assert_eq!([data.object_known(0), data.object_known(1), data.predicate_known(1)], [true, false, false]);
     // An annotated object called `image` keeps its own type, different from that of the image node.
-    assert_eq!((data.find_object("image"), data.object_name(2)), (Some(0), "image"));
+    assert_eq!((data.vocabulary().find_object("image"), data.object_name(2)), (Some(0), "image"));
     assert_eq!(data.metadata()["made"], "by hand");
     for (image, id) in [2u16, 5, 9, 1].into_iter().enumerate() {
         let known = id != 5;

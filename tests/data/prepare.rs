@@ -63,8 +63,14 @@ fn types_come_by_frequency_then_name_and_the_image_last() {
     assert_eq!(predicates, ["throws", "on", "in image"]);
     assert_eq!([0, 3].map(|t| data.object_occurrences(t)), [8, 0]);
     assert_eq!([0, 1, 2].map(|t| data.predicate_occurrences(t)), [16, 9, 0]);
-    assert_eq!((data.find_object("man"), data.find_object("unicorn")), (Some(2), None));
-    assert_eq!((data.find_predicate("in image"), data.find_predicate("rides")), (Some(2), None));
+    assert_eq!(
+        (data.vocabulary().find_object("man"), data.vocabulary().find_object("unicorn")),
+        (Some(2), None)
+    );
+    assert_eq!(
+        (data.vocabulary().find_predicate("in image"), data.vocabulary().find_predicate("rides")),
+        (Some(2), None)
+    );
     assert_eq!(data.object_vectors(), [1., 0., 0., 0., 0., 2., 3., 4., 0., 0., 1., 0.]);
     // `throws` is unknown; in `in image`, only `image` is known.
     assert_eq!(data.predicate_vectors(), [0., 0., 0., 1., 1., 1., 0., 1., 0.]);
@@ -279,7 +285,7 @@ fn a_byte_order_mark_is_no_part_of_a_text() {
     let config = files.write("train.toml", "\u{feff}epochs = 7\n");
     assert_eq!(TrainOptions::read(config).unwrap().epochs, Some(7));
     let query = files.write("query.json", "\u{feff}[[\"man\", \"throws\", \"ball\"]]");
-    read_query_graph(&query, &open(&files)).unwrap();
+    read_query_graph(&query, open(&files).vocabulary()).unwrap();
 }
 
 /// Two caption files whose ids both begin at 1.

@@ -169,7 +169,7 @@ impl Readers {
             ImageData => preparation.sources.image_data = input,
             Captions | Gzip => preparation.sources.captions = vec![input],
             WordVectors => preparation.glove = input,
-            Query => return read_query_graph(path, &self.dataset).map(|_| ()),
+            Query => return read_query_graph(path, self.dataset.vocabulary()).map(|_| ()),
             Options => return TrainOptions::read(path)?.resolve(&Default::default()).map(|_| ()),
             Records => return read_records(path).map(|_| ()),
             DataFile => return Dataset::open(path).map(|_| ()),

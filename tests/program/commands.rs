@@ -125,7 +125,7 @@ fn evaluate_and_retrieve_agree_with_the_files_they_write() {
 
     let out = demo.text("curves");
     let retrieval = run_json(
-        [&["retrieve", &demo.run, "--sweep", "3"][..], &["--queries", &queries, "--out", &out, "--json"]]
+        [&["retrieve", &demo.run, "--sweep", "3"][..], &["--queries-out", &queries, "--out", &out, "--json"]]
             .concat(),
     );
     let levels = retrieval["levels"].as_array().unwrap();

@@ -121,7 +121,8 @@ fn embed_evaluate_retrieve_and_search() {
     // Ranks of the queries embedded by the emulator, computed on the CPU.
     let (index, queries) = (fixture.text("index.npy"), fixture.text("queries.npy"));
     run(["embed", &fixture.run, "--out", &index, "--split", "test", "--device", "emulated"]);
-    let more = ["--noise", "12", "--queries", &queries, "--out", &curves, "--device", "emulated", "--json"];
+    let more =
+        ["--noise", "12", "--queries-out", &queries, "--out", &curves, "--device", "emulated", "--json"];
     let got = run_json([&["retrieve", &fixture.run], &more[..]].concat());
     let [index, queries] = [index, queries].map(|path| read_npy(Path::new(&path)).unwrap());
     let [index, queries] = [&index, &queries].map(|of| Embeddings::new(&of.values, of.width).unwrap());

@@ -23,9 +23,20 @@ fn explore_answers_as_search_does_and_refuses_the_rest() {
     the_same_as_search(&served, &dataset);
     images_and_their_ranks(&served, &dataset);
     bad_requests(&served, &dataset);
+    sentences(&served, &dataset);
     many_at_once(&served, &dataset);
     the_page_in_a_browser(&served);
     ctrl_c_ends_it(served);
+}
+
+/// A sentence becomes the statements of a query.
+fn sentences(served: &Served, dataset: &Dataset) {
+    let (object, predicate) = (dataset.object_name(0), dataset.predicate_name(0));
+    let words = format!("The {object} {predicate} a quixotic {object}").replace(' ', "+");
+    let (status, got) = served.get(&format!("/api/sentence?text={words}"));
+    let statement = [object, predicate, &format!("{object}#2")];
+    assert_eq!((status, got), (200, json!({ "graph": [statement], "not_understood": ["quixotic"] })));
+    assert_eq!(served.get("/api/sentence?words=a").0, 400);
 }
 
 /// Equal to the last bit: the same graph, embedded alone, against the same embeddings.
@@ -104,10 +115,11 @@ fn images_and_their_ranks(served: &Served, dataset: &Dataset) {
         {
             let id = dataset.image_id(image);
             let graph = incomplete_query(dataset.graph(image), remove, edges, in_image, 1, id);
-            let (named, without) = QueryGraph::naming(graph.view(), dataset);
-            let again = QueryGraph::new(&named.statements(dataset), dataset).unwrap();
+            let (named, without) = QueryGraph::naming(graph.view(), dataset.vocabulary());
+            let again =
+                QueryGraph::new(&named.statements(dataset.vocabulary()), dataset.vocabulary()).unwrap();
             assert_eq!(
-                again.partly_augmented(&without, dataset).unwrap(),
+                again.partly_augmented(&without, dataset.vocabulary()).unwrap(),
                 graph,
                 "image {id} without {remove}"
             );

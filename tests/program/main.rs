@@ -27,6 +27,7 @@ mod interpreter;
 mod interrupted;
 #[cfg(unix)]
 mod killed;
+mod new_graphs;
 mod nvtx;
 mod outputs;
 mod reproduce;

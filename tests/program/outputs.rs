@@ -108,8 +108,8 @@ fn embed_replaces_only_embeddings() {
     let query: Vec<String> =
         ["search", &run_folder, "--image", &image, "--query-out", &data].map(String::from).to_vec();
     refuse_and_keep(folder, &query, &["--query-out: ", "is the same file as the input"]);
-    let queries: Vec<String> = ["retrieve", &run_folder, "--queries", &data].map(String::from).to_vec();
-    refuse_and_keep(folder, &queries, &["--queries: ", "is the same file as the input"]);
+    let queries: Vec<String> = ["retrieve", &run_folder, "--queries-out", &data].map(String::from).to_vec();
+    refuse_and_keep(folder, &queries, &["--queries-out: ", "is the same file as the input"]);
     let captions: Vec<String> = ["inspect", &data, "--captions", &data].map(String::from).to_vec();
     refuse_and_keep(folder, &captions, &["--captions: ", "is the same file as the input"]);
 }

@@ -42,8 +42,12 @@ struct RelationRecord {
     object: String,
 }
 
-/// Reads a GQA graph file; the objects of an image are ordered by their ids, as text.
-pub(super) fn read(file: RawFile, skip_absent_objects: bool) -> Result<RawGraphs> {
+/// Reads a GQA graph file; the objects of an image are ordered by their ids, as text. Calls `each` after every image.
+pub(super) fn read(
+    file: RawFile,
+    skip_absent_objects: bool,
+    mut each: impl FnMut(&mut RawGraphs) -> Result<()>,
+) -> Result<RawGraphs> {
     let path = file.path().to_path_buf();
     let mut graphs = RawGraphs::default();
     let not_finite = records(file, Shape::Map, |name, record: GraphRecord| {
@@ -66,7 +70,8 @@ pub(super) fn read(file: RawFile, skip_absent_objects: bool) -> Result<RawGraphs
             objects.push(RawObject { id, name, place: RawBox { x, y, w, h } });
         }
         let (image, local) = graphs.add_image(&path, image_id, size, objects)?;
-        graphs.set_relationships(&path, image, &local, relationships, skip_absent_objects)
+        graphs.set_relationships(&path, image, &local, relationships, skip_absent_objects)?;
+        each(&mut graphs)
     })?;
     graphs.spellings.not_finite += not_finite;
     Ok(graphs)

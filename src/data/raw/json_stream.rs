@@ -10,7 +10,7 @@ use serde::de::{
 };
 use serde_json::error::Category;
 
-use super::python_json::{PythonJson, Seen};
+use super::python_json::{MOST_RECORD_BYTES, PythonJson, Seen};
 use super::raw_file::{RawFile, read_error};
 use crate::{Error, Result};
 
@@ -39,12 +39,22 @@ pub struct RecordName {
 /// Calls `each` with every record of `file`. Errors name the line, column and record. Returns the number of NaN and infinite
 /// values, which were read as null.
 pub fn records<T: DeserializeOwned>(
+    file: RawFile,
+    shape: Shape,
+    each: impl FnMut(RecordName, T) -> Result<()>,
+) -> Result<u64> {
+    records_up_to(MOST_RECORD_BYTES, file, shape, each)
+}
+
+/// Like [`records`], for records of at most `most_bytes`.
+pub fn records_up_to<T: DeserializeOwned>(
+    most_bytes: usize,
     mut file: RawFile,
     shape: Shape,
     each: impl FnMut(RecordName, T) -> Result<()>,
 ) -> Result<u64> {
     let path = file.path().to_path_buf();
-    let (text, seen) = PythonJson::new(file.content());
+    let (text, seen) = PythonJson::new(file.content(), most_bytes);
     let mut walk = Walk { shape, each, count: 0, stopped: None, seen: Rc::clone(&seen), record: PhantomData };
     // The parser takes single bytes.
     let mut reader = serde_json::Deserializer::from_reader(BufReader::with_capacity(BUFFER_BYTES, text));
@@ -68,7 +78,7 @@ pub fn records<T: DeserializeOwned>(
     let problem = text.strip_suffix(&format!(" at line {line} column {}", error.column())).unwrap_or(&text);
     const OTHER: &str = "check that it is the file that the option expects";
     let (problem, remedy) = match error.classify() {
-        Category::Io if seen.too_long.get() => (Seen::too_long_problem(), OTHER),
+        Category::Io if seen.too_long.get() => (seen.too_long_problem(), OTHER),
         Category::Io => return Err(read_error(&path, error.into())),
         Category::Eof => (format!("truncated: {problem}"), "download it again"),
         Category::Syntax if problem.contains("unicode code point") => {

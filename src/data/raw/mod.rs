@@ -1,4 +1,4 @@
-//! Readers of the public files, plain or gzip-compressed: Visual Genome, GQA, COCO captions, GloVe.
+//! Readers of the public files, plain or gzip-compressed: Visual Genome, GQA, predicted graphs, COCO captions, GloVe.
 //!
 //! JSON is streamed record by record. Data kept in memory is compact ([`RawGraphs`]) or filtered while
 //! reading.
@@ -10,7 +10,9 @@ pub mod ids;
 pub(crate) mod image_data;
 pub(crate) mod json_stream;
 pub mod oddities;
+pub mod predictions;
 mod python_json;
+pub(crate) mod query_graphs;
 mod raw_box;
 pub(crate) mod raw_file;
 pub mod raw_graphs;

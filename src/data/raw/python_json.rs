@@ -12,7 +12,7 @@ const NOT_FINITE: [&[u8]; 3] = [b"NaN", b"Infinity", b"-Infinity"];
 const NULL: &[u8] = b"null";
 
 /// Largest record in bytes. A record of public files has less than a hundredth of it.
-const MOST_RECORD_BYTES: usize = 4 << 20;
+pub(super) const MOST_RECORD_BYTES: usize = 4 << 20;
 
 /// What the reader has seen, shared with the parser's user. The parser is behind the reader by what was given last.
 #[derive(Debug, Default)]
@@ -23,6 +23,8 @@ pub(super) struct Seen {
     recent: RefCell<Vec<Replaced>>,
     /// Number of bytes of the current record in what was given after it began; `None` while nothing is kept in memory.
     record: Cell<Option<usize>>,
+    /// Largest record in bytes.
+    most_record_bytes: usize,
     /// Whether a record was too long.
     pub too_long: Cell<bool>,
 }
@@ -73,8 +75,8 @@ impl Seen {
     }
 
     /// Problem of a record that was too long.
-    pub fn too_long_problem() -> String {
-        format!("a record of more than {} MiB", MOST_RECORD_BYTES >> 20)
+    pub fn too_long_problem(&self) -> String {
+        format!("a record of more than {} MiB", self.most_record_bytes >> 20)
     }
 }
 
@@ -135,8 +137,8 @@ impl Place {
 }
 
 impl<R: BufRead> PythonJson<R> {
-    pub fn new(text: R) -> (Self, Rc<Seen>) {
-        let seen = Rc::<Seen>::default();
+    pub fn new(text: R, most_record_bytes: usize) -> (Self, Rc<Seen>) {
+        let seen = Rc::new(Seen { most_record_bytes, ..Seen::default() });
         let place = Place { in_string: false, escaped: false, line: 1, column: 0, kept: 0 };
         (PythonJson { text, pending: Vec::new(), place, seen: Rc::clone(&seen) }, seen)
     }
@@ -170,9 +172,9 @@ impl<R: BufRead> PythonJson<R> {
 impl<R: BufRead> Read for PythonJson<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         // The parser has taken what was given before.
-        if self.seen.record.get().is_some_and(|bytes| bytes >= MOST_RECORD_BYTES) {
+        if self.seen.record.get().is_some_and(|bytes| bytes >= self.seen.most_record_bytes) {
             self.seen.too_long.set(true);
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, Seen::too_long_problem()));
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, self.seen.too_long_problem()));
         }
         self.seen.forget();
         let kept = self.place.kept;
@@ -212,7 +214,12 @@ mod tests {
         // Every size of the buffers, so that words lie across their ends.
         for (size, given) in (1..12).flat_map(|size| [1, 3, 7, 64].map(|given| (size, given))) {
             let read = |text: &str| {
+<<<<<<< HEAD
                 let (reader, seen) = PythonJson::new(io::BufReader::with_capacity(size, text.as_bytes()));
+=======
+                let (mut reader, seen) =
+                    PythonJson::new(io::BufReader::with_capacity(size, text.as_bytes()), MOST_RECORD_BYTES);
+>>>>>>> models
                 let mut corrected = String::new();
                 io::BufReader::with_capacity(given, reader).read_to_string(&mut corrected).unwrap();
                 (corrected, seen.replaced.get())

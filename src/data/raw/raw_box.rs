@@ -13,6 +13,9 @@ pub(super) struct RawBox {
 }
 
 impl RawBox {
+    /// No box.
+    pub const NONE: RawBox = RawBox { x: None, y: None, w: None, h: None };
+
     /// Borders in whole pixels. Counts missing boxes and boxes without area.
     pub fn corners(self, oddities: &mut Oddities) -> Corners {
         let RawBox { x: Some(x), y: Some(y), w: Some(w), h: Some(h) } = self else {

@@ -141,6 +141,12 @@ impl RawFile {
         &mut self.content
     }
 
+    /// Returns the first two characters that are not white space, without consuming them. They must be among the first bytes.
+    pub fn first_two_characters(&mut self) -> Result<Vec<u8>> {
+        let buffer = self.content.fill_buf().map_err(|error| read_error(&self.path, error))?;
+        Ok(buffer.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).take(2).collect())
+    }
+
     /// Returns the first character that is not white space, without consuming it.
     pub fn first_character(&mut self) -> Result<Option<u8>> {
         loop {

@@ -104,6 +104,14 @@ impl RawGraphs {
         self.index.get(&image_id).copied()
     }
 
+    /// Forgets the images, so that a file of any length can be read. Names, and which ids the file had, are kept.
+    pub(in crate::data) fn forget_images(&mut self) {
+        self.images.clear();
+        self.objects.clear();
+        self.boxes.clear();
+        self.relationships.clear();
+    }
+
     /// Adds an image with its objects. Returns its index and the local index of each object id.
     pub(super) fn add_image<K: Eq + Hash>(
         &mut self,

@@ -155,12 +155,16 @@ impl Objects {
     }
 }
 
-/// Reads a graph file: Visual Genome's list or GQA's map, distinguished by the first character.
-pub fn read_scene_graphs(path: &Path, most_expansion: u64, skip_absent_objects: bool) -> Result<RawGraphs> {
-    let mut file = RawFile::open(path, most_expansion)?;
+/// Reads a graph file: Visual Genome's list or GQA's map, distinguished by the first character. Calls `each` after every image.
+pub(in crate::data) fn read_scene_graphs(
+    mut file: RawFile,
+    skip_absent_objects: bool,
+    mut each: impl FnMut(&mut RawGraphs) -> Result<()>,
+) -> Result<RawGraphs> {
     if file.first_character()? == Some(b'{') {
-        return gqa::read(file, skip_absent_objects);
+        return gqa::read(file, skip_absent_objects, each);
     }
+    let path = &file.path().to_path_buf();
     let mut graphs = RawGraphs::default();
     let mut spellings = Spellings::default();
     spellings.not_finite = records(file, Shape::Array, |name, record: SceneGraphRecord| {
@@ -168,7 +172,8 @@ pub fn read_scene_graphs(path: &Path, most_expansion: u64, skip_absent_objects: 
         let objects = Objects::new(record.objects, &mut spellings);
         let (image, local) = objects.add_to(&mut graphs, path, image_id)?;
         let relationships = record.relationships.into_iter().map(|record| record.into_raw(&mut spellings));
-        graphs.set_relationships(path, image, &local, relationships, skip_absent_objects)
+        graphs.set_relationships(path, image, &local, relationships, skip_absent_objects)?;
+        each(&mut graphs)
     })?;
     graphs.spellings = spellings;
     Ok(graphs)

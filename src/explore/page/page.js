@@ -209,6 +209,14 @@ async function list(words) {
   $("pick-list").hidden = false;
 }
 
+/** Makes what is understood of a sentence the query. */
+async function read(words) {
+  const { graph, not_understood } = await ask(`/api/sentence?${new URLSearchParams({ text: words })}`);
+  if (!graph.length) return say("The sentence names no object of the data.");
+  go({ ...state, text: textOf(graph), without: [] });
+  if (not_understood.length) say(`Not understood: ${not_understood.join(", ")}.`);
+}
+
 function listen() {
   let pause;
   field.addEventListener("input", () => {
@@ -223,6 +231,10 @@ function listen() {
     const words = $("pick-words").value.trim();
     if (/^\d+$/.test(words)) pick(words);
     else list(words).catch(error => say(error.message));
+  });
+  $("sentence").addEventListener("submit", event => {
+    event.preventDefault();
+    read($("sentence-words").value).catch(error => say(error.message));
   });
   $("random").addEventListener("click", () => {
     ask("/api/random").then(({ image_id }) => pick(image_id), error => say(error.message));
