@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use clap::Args;
+use scenerank::compare::results::{EVALUATION, RETRIEVAL, leave_result};
 use scenerank::data::prepare::{Preparation, prepare};
 use scenerank::data::selection::{Filter, GraphSource, Sources};
 use scenerank::data::split::SplitRatio;
@@ -84,9 +85,11 @@ impl DemoArguments {
         let DeviceArguments { device, precision } = self.device;
         let trained = Run::open(&run, Which::Best, None, device, precision)?;
         let evaluation = evaluate(&trained, Split::Test, None, self.seed)?;
+        leave_result(&run, EVALUATION, Split::Test, &evaluation);
         let levels = Levels { noise: 12, sweep: Some(20), edges: QueryEdges::Augmented, seed: self.seed };
         let retrieval = retrieve(&trained, &levels, Split::Test)?;
         retrieval.write_curves(&run)?;
+        leave_result(&run, RETRIEVAL, Split::Test, &retrieval);
         let embeddings = run.join("embeddings.npy");
         write_npy(&embeddings, &trained.embed_split(Split::All)?, trained.width())?;
         trained.origin(trained.dataset.split(Split::All)).write_beside(&embeddings)?;

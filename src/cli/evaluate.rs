@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use scenerank::compare::results::{EVALUATION, leave_result};
 use scenerank::data::Split;
 use scenerank::evaluation::features::read_features;
 use scenerank::evaluation::measure::Measure;
@@ -72,6 +73,7 @@ impl EvaluateArguments {
         let run = self.run.open()?;
         let features = self.embeddings.as_deref().map(|path| (path, self.measure));
         let evaluation = evaluate(&run, self.split, features, self.seed)?;
+        leave_result(&self.run.run, EVALUATION, self.split, &evaluation);
         if self.json {
             println!("{}", serde_json::to_string_pretty(&evaluation).expect("plain fields"));
         } else {

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use scenerank::compare::results::{RETRIEVAL, leave_result};
 use scenerank::data::Split;
 use scenerank::evaluation::noise::{NoiseLevel, QueryNoise, noise_level};
 use scenerank::evaluation::{Embeddings, QueryEdges};
@@ -94,6 +95,7 @@ impl RetrieveArguments {
         let out = self.out.as_deref().unwrap_or(&self.run.run);
         std::fs::create_dir_all(out).map_err(Error::file("create", out))?;
         retrieval.write_curves(out)?;
+        leave_result(out, RETRIEVAL, self.split, &retrieval);
         if let Some(path) = &self.queries {
             write_npy(path, &retrieval.at_noise().queries, run.width())?;
         }

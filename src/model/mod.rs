@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 pub use crate::backend::LOSS_STEPS;
 use crate::backend::pass::{Backward, Forward, Gradient, LossOutputs, Readout, States, Update};
-use crate::backend::{Backend, Mode, loss_row};
+use crate::backend::{Backend, Mode, RATE_STEPS, loss_row};
 use crate::batch::graph_batch::{BatchSize, GraphBatch};
 use crate::batch::triples::TripleSampler;
 use crate::data::scene_graph::SceneGraph;
@@ -78,6 +78,8 @@ pub struct TrainingState<B: Backend> {
     graphs: B::Graphs,
     /// Loss and optimizer with which the steps were captured.
     captured: Option<(Loss, Adam)>,
+    /// Optimizer whose learning rates are loaded, and the number of [`RATE_STEPS`] before them.
+    rates: Option<(Adam, u64)>,
     /// Identity of the model that this state trains.
     model: Arc<()>,
     /// Number of optimizer steps taken.
@@ -222,6 +224,7 @@ impl<B: Backend> Model<B> {
             state.graphs = B::Graphs::default();
             state.captured = Some((*loss, *adam));
         }
+        self.load_rates(adam, state)?;
         if !self.replay(state)? {
             let mut first = self.first_step(loss, adam, state);
             if let Err(error) = &first
@@ -238,6 +241,20 @@ impl<B: Backend> Model<B> {
         }
         state.expect_losses(self.triples);
         state.steps += 1;
+        Ok(())
+    }
+
+    /// Loads the learning rates of the next steps, if rates differ between steps and those of the next one are not
+    /// loaded.
+    fn load_rates(&mut self, adam: &Adam, state: &mut TrainingState<B>) -> Result<()> {
+        let window = state.steps / RATE_STEPS as u64;
+        if adam.schedule.is_constant() || state.rates == Some((*adam, window)) {
+            return Ok(());
+        }
+        let before = window * RATE_STEPS as u64;
+        let rates: Vec<f64> = (1..=RATE_STEPS as u64).map(|t| adam.rate_at(before + t)).collect();
+        self.backend.load_rates(&mut state.counter, &rates)?;
+        state.rates = Some((*adam, window));
         Ok(())
     }
 
@@ -279,10 +296,15 @@ impl<B: Backend> Model<B> {
 
     /// Takes one optimizer step along the gradients.
     pub fn update(&mut self, adam: &Adam, state: &mut TrainingState<B>) -> Result<()> {
+        self.load_rates(adam, state)?;
         let Model { backend, parameters, .. } = self;
         let TrainingState { gradients, moments, counter, .. } = state;
         let _range = backend.range(format_args!("update"));
-        let part = Part { parameters: 0..parameters.layout.parameter_count, ends_step: true };
+        let count = parameters.layout.parameter_count;
+        if adam.clip_norm.is_some() {
+            backend.gradient_norm(gradients, count, counter)?;
+        }
+        let part = Part { parameters: 0..count, ends_step: true };
         backend.adam_step(Update { adam, parameters, gradients, moments, steps: counter, part })?;
         state.steps += 1;
         Ok(())
@@ -319,7 +341,8 @@ impl<B: Backend> Model<B> {
     }
 
     /// Mirror of [`Model::forward`], starting from the gradient with respect to the last node states. With
-    /// `update`, it also takes an optimizer step, each part as soon as its gradients are final.
+    /// `update`, it also takes an optimizer step, each part as soon as its gradients are final; all parts at the end if
+    /// gradients are clipped by the norm of all of them.
     pub(crate) fn backward(
         &mut self,
         state: &mut TrainingState<B>,
@@ -337,7 +360,7 @@ impl<B: Backend> Model<B> {
             let pooled = backend.node_hidden_backward(&mut pass, node_hidden)?;
             let heads = backend.edge_pool_backward(&mut pass, pooled)?;
             let hidden = backend.edge_heads_backward(&mut pass, heads)?;
-            if let Some(adam) = update {
+            if let Some(adam) = update.filter(|adam| adam.clip_norm.is_none()) {
                 let part = hidden.finished(&parameters.layout, layer);
                 let _range = backend.range(format_args!("update"));
                 backend.adam_step(Update { adam, parameters, gradients, moments, steps: counter, part })?;
@@ -348,8 +371,14 @@ impl<B: Backend> Model<B> {
         }
         drop(of_all_layers);
         let Some(adam) = update else { return Ok(()) };
-        let part = states.rest(&parameters.layout);
         let _range = backend.range(format_args!("update"));
+        let part = match adam.clip_norm {
+            None => states.rest(&parameters.layout),
+            Some(_) => {
+                backend.gradient_norm(gradients, parameters.layout.parameter_count, counter)?;
+                states.all(&parameters.layout)
+            }
+        };
         backend.adam_step(Update { adam, parameters, gradients, moments, steps: counter, part })
     }
 
@@ -381,6 +410,13 @@ impl<B: Backend> Model<B> {
             (mean(&losses[loss_row(len, step)][..triples]), triples)
         };
         Ok((first..state.steps).map(of_step).collect())
+    }
+
+    /// Norm of the gradient of the last step, before clipping; waits for it.
+    pub fn gradient_norm(&mut self, state: &mut TrainingState<B>) -> Result<f64> {
+        let count = self.parameters.layout.parameter_count;
+        self.backend.gradient_norm(&state.gradients, count, &mut state.counter)?;
+        self.backend.last_gradient_norm(&state.counter)
     }
 
     /// Number of triples in the largest batch.
@@ -458,9 +494,10 @@ impl<B: Backend> TrainingState<B> {
             loss_triples: [0; LOSS_STEPS],
             last_loss: 0,
             losses_taken: 0,
-            counter: backend.steps()?,
+            counter: backend.steps(&model.parameters.layout)?,
             graphs: B::Graphs::default(),
             captured: None,
+            rates: None,
             model: model.identity.clone(),
             steps: 0,
         })
