@@ -24,7 +24,7 @@
 #include "stored.cuh"
 
 constexpr int THREADS = 256;
-constexpr unsigned RATE_STEPS = 1024;     // the same in backend/mod.rs
+constexpr unsigned RATE_STEPS = 1024;     // the same in optimizer/schedule.rs
 constexpr double CLIP_EPSILON = 1e-6;     // the same in optimizer/mod.rs
 constexpr int NORM_LOADS = 8;             // of four values each, in flight at once
 constexpr int NORM_CHUNK = THREADS * COLUMNS_EACH * NORM_LOADS; // the same in the launcher

@@ -45,7 +45,7 @@ pub struct Run {
 }
 
 impl Run {
-    /// Opens the run in `folder`; `data` is the path of its data file, if that has moved.
+    /// Opens the run in `folder`, or the checkpoint file of that name; `data` is the path of its data file, if that has moved.
     pub fn open(
         folder: &Path,
         which: Which,
@@ -152,7 +152,11 @@ impl Run {
     }
 }
 
+/// Path of the checkpoint in `folder`, or `folder` itself if that is a file, such as one of several kept models.
 fn checkpoint_path(folder: &Path, which: Which) -> Result<PathBuf> {
+    if folder.is_file() {
+        return Ok(folder.to_path_buf());
+    }
     let (wanted, other) = match which {
         Which::Best => (folder.join(BEST), folder.join(LAST)),
         Which::Last => (folder.join(LAST), folder.join(BEST)),

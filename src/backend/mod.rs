@@ -196,7 +196,7 @@ pub trait Stages: Batches {
     /// Sets the number of optimizer steps taken.
     fn set_steps(&mut self, steps: &mut Self::Steps, done: u64) -> Result<()>;
 
-    /// Loads the learning rates of [`RATE_STEPS`] steps, of which the first follows a multiple of that number. Called
+    /// Loads the learning rates of [`RATE_STEPS`](crate::optimizer::schedule::RATE_STEPS) steps, of which the first follows a multiple of that number. Called
     /// before the first of them if rates differ between steps. A backend that replays captured steps reads them from
     /// its memory; others take them from the optimizer.
     fn load_rates(&mut self, _steps: &mut Self::Steps, _rates: &[f64]) -> Result<()> {
@@ -302,9 +302,6 @@ pub trait Stages: Batches {
 /// Number of steps whose losses stay in the backend's memory until they are read, so that a step does not
 /// wait for the host.
 pub const LOSS_STEPS: usize = 10;
-
-/// Number of steps whose learning rates lie in the backend's memory at a time.
-pub const RATE_STEPS: usize = 1024;
 
 /// Range of the losses of the step after `steps` steps, among `len` = `[LOSS_STEPS, most triples]` losses.
 /// Steps use the rows in turn.

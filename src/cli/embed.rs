@@ -19,13 +19,12 @@ Examples:
   scenerank embed runs/paper --out all.npy --ids all.txt
   scenerank embed runs/paper --split test --out test.npy \\
       --caption-vectors captions.npy
-  scenerank embed runs/paper --out all.arrow --format arrow";
+  scenerank embed runs/paper --out all.arrow";
 
 /// File format of the embeddings.
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+#[derive(Clone, Copy, Debug, ValueEnum)]
 enum Format {
     /// A .npy file, [images, width], in single precision.
-    #[default]
     Npy,
     /// A .npy file in half precision, half as large.
     NpyF16,
@@ -42,9 +41,9 @@ pub struct EmbedArguments {
     /// File to write. Beside a .npy file, FILE.json tells its model, its data and the ids of its rows.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// File format.
-    #[arg(long, value_enum, default_value_t)]
-    format: Format,
+    /// File format [default: arrow if the file ends in .arrow, .feather or .ipc, else npy].
+    #[arg(long, value_enum)]
+    format: Option<Format>,
     /// Images to embed.
     #[arg(long, value_enum, default_value_t = Split::All)]
     split: Split,
@@ -60,6 +59,15 @@ pub struct EmbedArguments {
 }
 
 impl EmbedArguments {
+    /// The format asked for, or the one that the file's ending names.
+    fn format(&self) -> Format {
+        let ending = self.out.extension().map(|ending| ending.to_string_lossy().to_lowercase());
+        self.format.unwrap_or(match ending.as_deref() {
+            Some("arrow" | "feather" | "ipc") => Format::Arrow,
+            _ => Format::Npy,
+        })
+    }
+
     pub fn run(self) -> Result<()> {
         let run = self.run.open()?;
         let (dataset, width) = (&run.dataset, run.width());
@@ -90,7 +98,7 @@ impl EmbedArguments {
     /// Checks that nothing that the run needs, and no file of another kind, would be replaced.
     fn check_outputs(&self, run: &Run) -> Result<()> {
         let beside = Origin::beside(&self.out);
-        let kind = match self.format {
+        let kind = match self.format() {
             Format::Npy | Format::NpyF16 => Kind::NPY,
             Format::Arrow => Kind::ARROW,
         };
@@ -108,7 +116,7 @@ impl EmbedArguments {
         let (dataset, width) = (&run.dataset, run.width());
         let images = dataset.split(self.split);
         let origin = run.origin(images.clone());
-        match self.format {
+        match self.format() {
             Format::Npy => write_npy(&self.out, values, width)?,
             Format::NpyF16 => write_npy_half(&self.out, values, width)?,
             Format::Arrow => {

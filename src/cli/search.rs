@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use scenerank::data::Split;
-use scenerank::data::query_graph::read_query_graph;
+use scenerank::data::query_graph::{graph_file, query_graph};
 use scenerank::evaluation::EmbeddingsFile;
 use scenerank::evaluation::measure::Measure;
 use scenerank::files::npy::write_npy;
@@ -20,8 +20,8 @@ use super::run_arguments::RunArguments;
 
 const EXAMPLES: &str = r#"Examples:
   scenerank search runs/paper --image 2317468 -k 8
-  echo '[["man", "throwing", "frisbee"]]' > query.json
-  scenerank search runs/paper --graph query.json --split all
+  scenerank search runs/paper --graph '[["man", "throwing", "frisbee"]]'
+  generate | scenerank search runs/paper --graph - --split all
   scenerank embed runs/paper --out all.npy --format npy-f16
   scenerank search runs/paper --graph query.json --embeddings all.npy"#;
 
@@ -38,9 +38,10 @@ pub struct SearchArguments {
     /// Query with the image that has this Visual Genome id. The image itself is left out of the result.
     #[arg(long, value_name = "ID", required_unless_present = "graph", conflicts_with = "graph")]
     image: Option<u64>,
-    /// Query with a graph from a JSON file, such as [["man", "throwing", "frisbee"]].
+    /// Query with a graph: the JSON itself, such as '[["man", "throwing", "frisbee"]]', a file with it, or - for standard
+    /// input. Each list is subject, predicate and object, or one object alone.
     #[arg(long, value_name = "JSON")]
-    graph: Option<PathBuf>,
+    graph: Option<String>,
     /// Number of images to find.
     #[arg(short, long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
     k: u32,
@@ -113,16 +114,16 @@ impl SearchArguments {
             })
         });
         let query_image = query_image.transpose()?;
-        let written = self.graph.as_deref().map(|path| read_query_graph(path, dataset)).transpose()?;
+        let written = self.graph.as_deref().map(|given| query_graph(given, dataset)).transpose()?;
         let query = match (&written, query_image) {
             (Some(graph), _) => run.embed(&[graph.view()])?,
             (None, Some(image)) => run.embed(&[dataset.graph(image)])?,
             (None, None) => unreachable!("the argument parser requires one of the two"),
         };
         if let Some(path) = &self.query_out {
-            let given =
-                [&self.graph, &self.embeddings, &self.ids].into_iter().flatten().map(PathBuf::as_path);
-            let inputs: Vec<&Path> = run.inputs().into_iter().chain(given).collect();
+            let given = [&self.embeddings, &self.ids].into_iter().flatten().map(PathBuf::as_path);
+            let graph = self.graph.as_deref().and_then(graph_file);
+            let inputs: Vec<&Path> = run.inputs().into_iter().chain(given).chain(graph).collect();
             check_outputs(&[Output { option: "--query-out", path, kind: Kind::NPY }], &inputs)?;
             write_npy(path, &query, run.width())?;
         }

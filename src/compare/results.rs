@@ -1,10 +1,10 @@
 //! Results of a run: of its training, and of the commands that measured it.
 //!
 //! `evaluate` and `retrieve` leave `evaluation.json` and `retrieval.json` in the run's folder, with the content of their
-//! `--json`; for other splits than the test images, `evaluation-validation.json` and so on. `reproduce` leaves
-//! `result.json`.
+//! `--json`. Results for other splits than the test images, or of other checkpoints than the best, have longer names, such
+//! as `evaluation-validation-last.json`. `reproduce` leaves `result.json`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::Serialize;
 use serde_json::Value;
@@ -23,18 +23,19 @@ pub const RETRIEVAL: &str = "retrieval";
 /// File that `reproduce` leaves.
 const RESULT: &str = "result.json";
 
-/// Path of a command's result in `folder`.
-pub fn result_path(folder: &Path, command: &str, split: Split) -> PathBuf {
-    folder.join(match split {
-        Split::Test => format!("{command}.json"),
-        other => format!("{command}-{other}.json"),
-    })
-}
-
-/// Leaves a command's result in `folder`. A folder that cannot be written to is a warning: the result was printed.
-pub fn leave_result(folder: &Path, command: &str, split: Split, result: &impl Serialize) {
+/// Leaves a command's result in `folder`, with the name of the `checkpoint` unless it is the best one. A folder that cannot be
+/// written to is a warning: the result was printed.
+pub fn leave_result(
+    folder: &Path,
+    command: &str,
+    split: Split,
+    checkpoint: Option<&str>,
+    result: &impl Serialize,
+) {
     let json = serde_json::to_string_pretty(result).expect("plain fields");
-    let path = result_path(folder, command, split);
+    let split = (split != Split::Test).then(|| split.to_string());
+    let words = [Some(command), split.as_deref(), checkpoint];
+    let path = folder.join(format!("{}.json", words.into_iter().flatten().collect::<Vec<_>>().join("-")));
     if let Err(error) = write_atomically(&path, |file| writeln!(file, "{json}")) {
         tracing::warn!("the result is not kept: {error}");
     }
@@ -89,7 +90,7 @@ impl Results {
         }
         found.push(("seconds", seconds));
         let [evaluation, retrieval] =
-            [EVALUATION, RETRIEVAL].map(|command| read_json(&result_path(folder, command, Split::Test)));
+            [EVALUATION, RETRIEVAL].map(|command| read_json(&folder.join(format!("{command}.json"))));
         let (evaluation, retrieval, result) = (evaluation?, retrieval?, read_json(&folder.join(RESULT))?);
         let noise = retrieval["noise"].as_u64();
         let levels = retrieval["levels"].as_array().into_iter().flatten();

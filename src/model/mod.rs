@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 pub use crate::backend::LOSS_STEPS;
 use crate::backend::pass::{Backward, Forward, Gradient, LossOutputs, Readout, States, Update};
-use crate::backend::{Backend, Mode, RATE_STEPS, loss_row};
+use crate::backend::{Backend, Mode, loss_row};
 use crate::batch::graph_batch::{BatchSize, GraphBatch};
 use crate::batch::triples::TripleSampler;
 use crate::data::scene_graph::SceneGraph;
@@ -28,6 +28,7 @@ use crate::loss::Loss;
 use crate::network::config::ModelConfig;
 use crate::network::parameters::{BlockKind, Layout, Parameters, Storage};
 use crate::network::tensors::{NamedTensors, Tensor};
+use crate::optimizer::schedule::RATE_STEPS;
 use crate::optimizer::{Adam, Moments, Part};
 
 /// The network on a backend, with memory for batches up to a capacity.

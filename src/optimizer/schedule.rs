@@ -15,6 +15,9 @@ use std::f64::consts::PI;
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+/// Number of steps whose learning rates lie in a backend's memory at a time.
+pub const RATE_STEPS: usize = 1024;
+
 /// Course of the learning rate after the warm-up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]

@@ -94,7 +94,8 @@ training_options! {
         /// Strategy for drawing positives and negatives [default: probability].
         #[arg(long, value_enum, help_heading = OPTIMIZATION)]
         sampling: Sampling = Sampling::Probability,
-        /// Temperature: nu of the ranking loss, lambda of InfoNCE [default: 1].
+        /// Divisor of the differences of cosines: nu of the ranking loss, lambda of InfoNCE. A lower one makes the loss react
+        /// to smaller differences; the triplet loss does not use it [default: 1].
         #[arg(long, help_heading = OPTIMIZATION)]
         temperature: f64 = 1.0,
         /// Margin m of the triplet loss [default: 0.5].
@@ -109,13 +110,15 @@ training_options! {
         /// Width of hidden layers and messages [default: 512].
         #[arg(long, help_heading = MODEL)]
         hidden_width: usize = 512,
-        /// Whether blocks normalise their columns; if false, they only scale and shift them [default: true].
+        /// Batch norm after every linear layer. If false, each column is only multiplied by its learnt weight and shifted by
+        /// its learnt bias [default: true].
         #[arg(long, value_name = "BOOL", help_heading = MODEL)]
         batch_norm: bool = true,
         /// Whether node states are l2-normalised between layers; embeddings always are [default: true].
         #[arg(long, value_name = "BOOL", help_heading = MODEL)]
         l2_norm: bool = true,
-        /// Whether the mean of a graph's node states includes the image node [default: true].
+        /// Count the image node, to which every object is connected, in the mean of a graph's node states, which is the graph's
+        /// embedding. If false, only objects count [default: true].
         #[arg(long, value_name = "BOOL", help_heading = MODEL)]
         image_node_in_mean: bool = true,
         /// Number of triples per step [default: 16].
@@ -127,7 +130,8 @@ training_options! {
         /// Number of passes over the training images [default: 100].
         #[arg(long, help_heading = OPTIMIZATION)]
         epochs: usize = 100,
-        /// Seed of the initial parameters and of the triples [default: 1].
+        /// Number from which the initial parameters, the order of images and the triples are drawn. The same seed and options
+        /// give the same bits; another seed shows the spread of results [default: 1].
         #[arg(long, help_heading = OPTIMIZATION)]
         seed: u64 = 1,
         /// Course of the learning rate after the warm-up [default: constant]. With cosine or linear it falls to

@@ -6,15 +6,15 @@ use std::process::{Command, Stdio};
 
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use scenerank::backend::Backend;
 use scenerank::backend::cpu::Cpu;
 use scenerank::backend::cuda::Cuda;
 use scenerank::backend::cuda::launchers;
 use scenerank::backend::cuda::launchers::linear::StoredFormat;
 use scenerank::backend::pass::Update;
 use scenerank::backend::reference::Reference;
-use scenerank::backend::{Backend, RATE_STEPS};
 use scenerank::network::parameters::{Layout, Parameters, Storage};
-use scenerank::optimizer::schedule::{Course, Schedule};
+use scenerank::optimizer::schedule::{Course, RATE_STEPS, Schedule};
 use scenerank::optimizer::{Adam, Moments, Part};
 use serde_json::{Value, json};
 

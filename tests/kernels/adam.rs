@@ -7,13 +7,12 @@ use crate::support::{TestDevice, Values, all, all_mut, devices, test_device, to_
 use half::bf16;
 use proptest::prelude::*;
 use proptest::sample::select;
-use scenerank::backend::RATE_STEPS;
 use scenerank::backend::cuda::launchers::adam::{Steps, Update, adam_step, weight_copy};
 use scenerank::backend::cuda::launchers::weight_copy::{CopiedWeight, WeightCopy};
 use scenerank::bench::cases::adam as cases;
 use scenerank::network::config::ModelConfig;
 use scenerank::network::parameters::{BlockKind, Layout};
-use scenerank::optimizer::schedule::{Course, Schedule};
+use scenerank::optimizer::schedule::{Course, RATE_STEPS, Schedule};
 use scenerank::optimizer::{Adam, AdamStep, Part};
 
 #[test]

@@ -272,7 +272,8 @@ fn a_step_is_one_launch() {
     for (step, pair) in (1..).zip(steps.windows(2)).filter(|(step, _)| step % STEPS_OF_EPOCH != 0) {
         let between: Vec<&str> = calls.0[pair[0] + 1..pair[1]].iter().map(|call| &*call.0).collect();
         let read = ["download", "stream_synchronize"];
-        let wanted = if step % 10 == 0 { [&read[..], &["gradient_norm"], &read].concat() } else { Vec::new() };
+        let wanted =
+            if step % 10 == 0 { [&read[..], &["gradient_norm"], &read].concat() } else { Vec::new() };
         assert_eq!(between, wanted, "after step {step}");
     }
 }

@@ -71,8 +71,12 @@ fn runs_are_compared_by_what_differs() {
     let [a, b] = ["a", "b"].map(|name| work.text(name));
     let evaluation = run_json(["evaluate", &a, "--json"]);
     let retrieval = run_json(["retrieve", &a, "--noise", "3", "--json"]);
-    // Results for another split do not replace those for the test images.
+    // Results for another split or checkpoint do not replace those of the best one for the test images.
     run(["evaluate", &a, "--split", "validation"]);
+    run(["evaluate", &work.text("a/last.safetensors")]);
+    assert!(
+        work.path("a/evaluation-validation.json").exists() && work.path("a/evaluation-last.json").exists()
+    );
     assert_eq!(json(&work.path("a/evaluation.json")), evaluation);
     assert_eq!(json(&work.path("a/retrieval.json")), retrieval);
 
@@ -89,7 +93,10 @@ fn runs_are_compared_by_what_differs() {
         found.unwrap_or_else(|| panic!("{name}: {compared}"))["values"].clone()
     };
     assert_eq!(result("epochs"), serde_json::json!([2.0, 2.0]));
-    assert_eq!(result("test tau, row"), serde_json::json!([evaluation["rows"][0]["per_image"]["kendall"], null]));
+    assert_eq!(
+        result("test tau, row"),
+        serde_json::json!([evaluation["rows"][0]["per_image"]["kendall"], null])
+    );
     assert_eq!(result("MRR"), serde_json::json!([retrieval["levels"][0]["mrr"], null]));
     let best = work.last("b").progress.best.unwrap();
     assert_eq!(result("validation tau")[1], best.1);
@@ -101,7 +108,10 @@ fn runs_are_compared_by_what_differs() {
     }
     assert!(fs::read_to_string(work.path("comparison/compare.svg")).unwrap().starts_with("<svg"));
     let text = run(["compare", &a, &b]);
-    assert!(text.contains("learning-rate") && text.contains("triplet") && !text.contains("hidden-width"), "{text}");
+    assert!(
+        text.contains("learning-rate") && text.contains("triplet") && !text.contains("hidden-width"),
+        "{text}"
+    );
 
     refuse(["compare", &work.text("none")], &["none: run folder: holds no checkpoint"]);
 }
@@ -125,13 +135,24 @@ fn a_grid_trains_all_combinations_and_compares_them() {
     assert_eq!(comparison["differences"].as_array().unwrap().len(), 2);
     // Measured on the test images.
     let mrr = comparison["results"].as_array().unwrap().iter().find(|of| of["name"] == "MRR").unwrap();
-    assert!(mrr["values"].as_array().unwrap().iter().all(|value| value.as_f64().is_some_and(|mrr| mrr > 0.0)));
+    assert!(
+        mrr["values"].as_array().unwrap().iter().all(|value| value.as_f64().is_some_and(|mrr| mrr > 0.0))
+    );
     assert!(work.path("grid/compare.html").exists());
     assert!(work.path("grid/runs").join(named).join("result.json").exists());
     // Finished runs are skipped.
-    let trained = fs::metadata(work.path("grid/runs").join(named).join("last.safetensors")).unwrap().modified().unwrap();
+    let trained = fs::metadata(work.path("grid/runs").join(named).join("last.safetensors"))
+        .unwrap()
+        .modified()
+        .unwrap();
     run(arguments);
-    assert_eq!(fs::metadata(work.path("grid/runs").join(named).join("last.safetensors")).unwrap().modified().unwrap(), trained);
+    assert_eq!(
+        fs::metadata(work.path("grid/runs").join(named).join("last.safetensors"))
+            .unwrap()
+            .modified()
+            .unwrap(),
+        trained
+    );
     fs::write(&grid, "learning-rat = [1]\n").unwrap();
     refuse(arguments, &["grid.toml: learning-rat: unknown field"]);
 }
@@ -172,15 +193,19 @@ os._exit(0)
 #[test]
 fn tensorboard_shows_the_run() {
     let Ok(python) = std::env::var("SCENERANK_TENSORBOARD_PYTHON") else {
-        println!("skipped: tensorboard_shows_the_run: SCENERANK_TENSORBOARD_PYTHON names no Python with tensorboard");
+        println!(
+            "skipped: tensorboard_shows_the_run: SCENERANK_TENSORBOARD_PYTHON names no Python with tensorboard"
+        );
         return;
     };
     let work = Workplace::new();
     train(&work, "run", &["--epochs", "2", "--learning-rate", "1e-3", "--validate-every", "5"]);
-    let output = Command::new(python).args(["-W", "ignore", "-c", TENSORBOARD, &work.text("run")]).output().unwrap();
+    let output =
+        Command::new(python).args(["-W", "ignore", "-c", TENSORBOARD, &work.text("run")]).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let shown: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let points = |tag: &str| shown["scalars"][tag].as_array().unwrap_or_else(|| panic!("{tag}: {shown}")).len();
+    let points =
+        |tag: &str| shown["scalars"][tag].as_array().unwrap_or_else(|| panic!("{tag}: {shown}")).len();
     assert_eq!((points("loss/step"), points("learning_rate"), points("gradient_norm")), (2, 2, 2));
     assert_eq!((points("loss/epoch"), points("graphs_per_second")), (2, 2));
     // After steps 5, 10, 13, 15, 20, 25 and 26.

@@ -5,7 +5,6 @@ use bytemuck::Zeroable;
 use half::bf16;
 
 use super::weight_copy::{WeightCopy, WeightSegment};
-use crate::backend::RATE_STEPS;
 use crate::backend::cuda::device::buffer::{Buffer, Slice, SliceMut};
 use crate::backend::cuda::device::kernel::{
     Blocks, Kernel, KernelFile, Pointer, PointerMut, int, kernel_arguments,
@@ -13,6 +12,7 @@ use crate::backend::cuda::device::kernel::{
 use crate::backend::cuda::device::{Device, check_len};
 use crate::error::Result;
 use crate::network::parameters::Layout;
+use crate::optimizer::schedule::RATE_STEPS;
 use crate::optimizer::{Adam, Part};
 
 kernel_arguments! {
