@@ -1,20 +1,33 @@
-// adam: one optimizer step over all parameters (Kingma and Ba, 2014). Bias corrections are folded into rate and
-// correction.
-//   m = beta1 m + (1 - beta1) g,  v = beta2 v + (1 - beta2) g^2,  p -= rate m / (sqrt(v correction) + epsilon)
+// adam: one optimizer step over all parameters (Kingma and Ba, 2014), with decoupled weight decay (AdamW). Bias
+// corrections are folded into rate and correction.
+//   g = scale gradient,  m = beta1 m + (1 - beta1) g,  v = beta2 v + (1 - beta2) g^2
+//   p = kept p - rate m / (sqrt(v correction) + epsilon)
 //   rate = learning_rate / (1 - beta1^t),  correction = 1 / (1 - beta2^t)
+//   kept = 1 - learning_rate weight_decay if the parameter decays, else 1
+//   scale = min(1, clip_norm / (norm + 1e-6)) if gradients are clipped, else 1
 // in   gradients [end]; steps [1]: t - 1, the number of steps already taken; ticket [1]: 0 before and after each launch
+//      learning_rates [RATE_STEPS]: those of steps t with the same quotient (t - 1) / RATE_STEPS; null if all are equal
+//      decaying [end / 32 words]: bit i is set if parameter i decays; null without decay
+//      norm [1]: that of the whole gradient; null without clipping
 // out  adam_step: values, first, second [begin..end], updated in place. If copy is not null, the new weights are also
 //      written there. If ticket is not null, the last block to read steps increments it. A step may run as several
 //      launches; only the last one passes a ticket, so the step is counted once.
+//      gradient_norm: norm [1] = sqrt(sum of g^2), in double precision. Each block sums a chunk of NORM_CHUNK values;
+//      the last block sums the chunks' sums [chunks]. Chunks and the order of all sums depend on the count alone.
 //      weight_copy: copy, filled from the current values
 // copy the weights in bf16, rows at padded strides; segments [segment_count], in ascending order, locate the rows
-// grid one thread per four values, at least one block
-// cost 28 bytes and about 12 flops per value, 30 bytes with the copy: bandwidth
-// The step number lies in device memory, so a captured step increments it on each replay.
+// grid adam_step, weight_copy: one thread per four values, at least one block; gradient_norm: one block per chunk
+// cost adam_step: 28 bytes and about 15 flops per value, 30 bytes with the copy: bandwidth; gradient_norm: 4 bytes and
+//      2 flops per value
+// The step number and the learning rates lie in device memory, so a captured step takes the next ones on each replay.
 
 #include "stored.cuh"
 
 constexpr int THREADS = 256;
+constexpr unsigned RATE_STEPS = 1024;     // the same in optimizer/schedule.rs
+constexpr double CLIP_EPSILON = 1e-6;     // the same in optimizer/mod.rs
+constexpr int NORM_LOADS = 8;             // of four values each, in flight at once
+constexpr int NORM_CHUNK = THREADS * COLUMNS_EACH * NORM_LOADS; // the same in the launcher
 
 // base^exponent by squaring, with the same bits as powi on the host: a resumed run continues identically.
 __device__ __forceinline__ double power(double base, unsigned exponent) {
@@ -31,13 +44,8 @@ __device__ __forceinline__ double power(double base, unsigned exponent) {
     }
 }
 
-// Decay rates, and the bias-corrected factors of step t.
-struct Rates {
-    double learning_rate, beta1, beta2;
-
-    __device__ __forceinline__ float rate(unsigned t) const { return float(learning_rate / (1.0 - power(beta1, t))); }
-    __device__ __forceinline__ float correction(unsigned t) const { return float(1.0 / (1.0 - power(beta2, t))); }
-};
+// Factors of a step.
+enum Factor { RATE, CORRECTION, KEPT, SCALE, FACTORS };
 
 // Rows of one weight: values first..end, in rows of `width` values. In the copy they begin at `at`, `stride` values
 // apart. The launcher's struct has the same five fields.
@@ -89,20 +97,39 @@ struct CopyArguments {
 struct AdamStep {
     float *values, *first, *second;
     const float *gradients;
+    const double *learning_rates, *norm;
+    const unsigned *decaying;
     unsigned long long *steps;
     int *ticket;
     CopyArguments copy;
-    double learning_rate, beta1, beta2;
+    double learning_rate, beta1, beta2, weight_decay, clip_norm;
     int begin, end;
     float epsilon;
     int reserved;
+
+    // Factor of the step after `done` steps, computed in double precision and rounded once.
+    __device__ __forceinline__ float factor(int which, unsigned long long done) const {
+        unsigned t = done < 0x7ffffffe ? unsigned(done) + 1 : 0x7fffffffu;
+        double rate = learning_rates != nullptr ? learning_rates[done % RATE_STEPS] : learning_rate;
+        switch (which) {
+        case RATE:
+            return float(rate / (1.0 - power(beta1, t)));
+        case CORRECTION:
+            return float(1.0 / (1.0 - power(beta2, t)));
+        case KEPT:
+            return float(1.0 - __dmul_rn(rate, weight_decay));
+        default:
+            double length = norm != nullptr ? *norm + CLIP_EPSILON : 0.0;
+            return length <= clip_norm ? 1.0f : float(clip_norm / length); // NaN stays NaN
+        }
+    }
 };
 
 extern "C" __global__ void __launch_bounds__(THREADS) adam_step(const __grid_constant__ AdamStep args) {
     begin_kernel();
-    __shared__ float factors[2];
+    __shared__ float factors[FACTORS];
     int i = args.begin + (blockIdx.x * THREADS + threadIdx.x) * COLUMNS_EACH;
-    // The loads are in flight while two threads, in different warps, compute the two factors.
+    // The loads are in flight while four threads, in different warps, compute the factors.
     Four p = {}, g = {}, m = {}, v = {};
     if (i < args.end) {
         p = load_four(args.values, i, args.end);
@@ -110,11 +137,9 @@ extern "C" __global__ void __launch_bounds__(THREADS) adam_step(const __grid_con
         m = load_four(args.first, i, args.end);
         v = load_four(args.second, i, args.end);
     }
-    if (threadIdx.x == 0 || threadIdx.x == WARP_LANES) {
-        unsigned long long t = *args.steps + 1;
-        unsigned exponent = t < 0x7fffffff ? unsigned(t) : 0x7fffffffu;
-        Rates rates = {args.learning_rate, args.beta1, args.beta2};
-        factors[threadIdx.x != 0] = threadIdx.x == 0 ? rates.rate(exponent) : rates.correction(exponent);
+    if (threadIdx.x % WARP_LANES == 0 && threadIdx.x < FACTORS * WARP_LANES) {
+        int which = threadIdx.x / WARP_LANES;
+        factors[which] = args.factor(which, *args.steps);
     }
     __syncthreads();
     // This block has read the step number. The last block to reach this point increments it. The ticket orders the reads
@@ -128,18 +153,75 @@ extern "C" __global__ void __launch_bounds__(THREADS) adam_step(const __grid_con
     if (i >= args.end) {
         return;
     }
-    float rate = factors[0], correction = factors[1], beta1 = float(args.beta1), beta2 = float(args.beta2);
+    float rate = factors[RATE], correction = factors[CORRECTION], scale = factors[SCALE];
+    float beta1 = float(args.beta1), beta2 = float(args.beta2);
 #pragma unroll
     for (int k = 0; k < COLUMNS_EACH; k++) {
-        m[k] = beta1 * m[k] + (1.0f - beta1) * g[k];
-        v[k] = beta2 * v[k] + (1.0f - beta2) * g[k] * g[k];
-        p[k] -= rate * m[k] / (sqrtf(v[k] * correction) + args.epsilon);
+        float kept = 1.0f;
+        if (args.decaying != nullptr && i + k < args.end) {
+            unsigned place = i + k;
+            kept = args.decaying[place / 32] >> place % 32 & 1 ? factors[KEPT] : 1.0f;
+        }
+        float scaled = scale * g[k];
+        m[k] = beta1 * m[k] + (1.0f - beta1) * scaled;
+        v[k] = beta2 * v[k] + (1.0f - beta2) * scaled * scaled;
+        p[k] = kept * p[k] - rate * m[k] / (sqrtf(v[k] * correction) + args.epsilon);
     }
     store_four(args.first, i, args.end, m);
     store_four(args.second, i, args.end, v);
     store_four(args.values, i, args.end, p);
     if (args.copy.values != nullptr) {
         args.copy.store(i, args.end, p);
+    }
+}
+
+struct GradientNorm {
+    const float *gradients;
+    double *sums, *norm;
+    int *ticket;
+    int count, reserved;
+};
+
+extern "C" __global__ void __launch_bounds__(THREADS) gradient_norm(const __grid_constant__ GradientNorm args) {
+    begin_kernel();
+    __shared__ double partial[THREADS / WARP_LANES];
+    __shared__ int is_last;
+    // 64 bits: the last chunk may end beyond 2^31.
+    long long first = (long long)(blockIdx.x) * NORM_CHUNK + threadIdx.x * COLUMNS_EACH;
+    Four g[NORM_LOADS] = {};
+#pragma unroll
+    for (int load = 0; load < NORM_LOADS; load++) {
+        long long i = first + load * THREADS * COLUMNS_EACH;
+        if (i < args.count) {
+            g[load] = load_four(args.gradients, int(i), args.count);
+        }
+    }
+    double own = 0.0;
+#pragma unroll
+    for (int load = 0; load < NORM_LOADS; load++) {
+#pragma unroll
+        for (int k = 0; k < COLUMNS_EACH; k++) {
+            own += double(g[load][k]) * double(g[load][k]); // exact product
+        }
+    }
+    double sum = block_sum(own, partial);
+    if (threadIdx.x == 0) {
+        args.sums[blockIdx.x] = sum;
+        is_last = add_ordered(args.ticket, 1) + 1 == int(gridDim.x); // the other sums are visible to the last block
+    }
+    __syncthreads();
+    if (!is_last) {
+        return;
+    }
+    double all = 0.0;
+#pragma unroll 4
+    for (int chunk = threadIdx.x; chunk < int(gridDim.x); chunk += THREADS) {
+        all += __ldcg(args.sums + chunk);
+    }
+    all = block_sum(all, partial);
+    if (threadIdx.x == 0) {
+        *args.ticket = 0;
+        *args.norm = sqrt(all);
     }
 }
 
@@ -157,4 +239,5 @@ extern "C" __global__ void __launch_bounds__(THREADS) weight_copy(const __grid_c
     }
 }
 
-EMULATED_KERNELS(adam, EMULATED_KERNEL(adam_step, THREADS), EMULATED_KERNEL(weight_copy, THREADS))
+EMULATED_KERNELS(adam, EMULATED_KERNEL(adam_step, THREADS), EMULATED_KERNEL(gradient_norm, THREADS),
+                 EMULATED_KERNEL(weight_copy, THREADS))

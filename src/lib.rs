@@ -75,6 +75,7 @@
 //! report       metrics, TensorBoard events, tables, plots
 //! train        options, the training loop, checkpoints
 //! run          a trained run opened for use
+//! compare      runs side by side: options that differ, results, curves
 //! explore      a trained run as a local web page
 //! reproduce    the paper's models and the baselines, trained and measured, beside the paper's numbers
 //! step         one step of given inputs, dumped whole, to be checked against autograd
@@ -87,6 +88,7 @@
 pub mod backend;
 pub mod batch;
 pub mod bench;
+pub mod compare;
 pub mod data;
 pub mod error;
 pub mod evaluation;

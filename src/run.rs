@@ -42,7 +42,7 @@ pub struct TrainedModel {
 }
 
 impl TrainedModel {
-    /// Opens the model of the run in `folder`. `data` is the place of its data file, if that has moved; it is read only for the
+    /// Opens the model of the run in `folder`, or of the checkpoint file of that name. `data` is the place of its data file, if that has moved; it is read only for the
     /// vocabulary of checkpoints of older versions, which have none.
     pub fn open(
         folder: &Path,
@@ -240,7 +240,11 @@ fn open_checkpoint(folder: &Path, which: Which) -> Result<(PathBuf, Checkpoint)>
     Ok((path, checkpoint))
 }
 
+/// Path of the checkpoint in `folder`, or `folder` itself if that is a file, such as one of several kept models.
 fn checkpoint_path(folder: &Path, which: Which) -> Result<PathBuf> {
+    if folder.is_file() {
+        return Ok(folder.to_path_buf());
+    }
     let (wanted, other) = match which {
         Which::Best => (folder.join(BEST), folder.join(LAST)),
         Which::Last => (folder.join(LAST), folder.join(BEST)),

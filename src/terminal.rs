@@ -16,6 +16,26 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
+/// The command line of a process, with shell quoting. The program's path becomes its name.
+pub fn command_line(words: impl Iterator<Item = String>) -> String {
+    let plain = |word: &str| {
+        !word.is_empty() && word.chars().all(|c| c.is_ascii_alphanumeric() || "-_./=:,+%@".contains(c))
+    };
+    let quoted = words
+        .skip(1)
+        .map(|word| if plain(&word) { word } else { format!("'{}'", word.replace('\'', r"'\''")) });
+    std::iter::once("scenerank".to_owned()).chain(quoted).collect::<Vec<_>>().join(" ")
+}
+
+/// An estimated duration: `40 s`, `8 min`, `1.5 h`.
+pub fn rough_duration(seconds: f64) -> String {
+    match seconds {
+        s if s < 99.5 => format!("{s:.0} s"),
+        s if s < 5970.0 => format!("{:.0} min", s / 60.0),
+        s => format!("{:.1} h", s / 3600.0),
+    }
+}
+
 /// A count with a decimal prefix, such as `151 M`.
 pub fn count(value: f64) -> String {
     scaled(value, &[(1.0, ""), (1e3, "k"), (1e6, "M"), (1e9, "G"), (1e12, "T")])

@@ -133,7 +133,7 @@ done
 if [[ "$DEVICE" == cuda ]]; then
     bench kernels-few 20-120 --precision bf16 --batch-size "$few" --budget 50
     # What is not measured at this size yet, a file of kernels at a time, so that a cut loses little.
-    for kernel in edge_hidden batch_norm readout l2_normalise embedding adam weight_copy assemble_graph_batch draw_triples; do
+    for kernel in edge_hidden batch_norm readout l2_normalise embedding adam gradient_norm weight_copy assemble_graph_batch draw_triples; do
         bench "kernels-many-$kernel" 10-90 --precision bf16 --kernel "$kernel" --batch-size "$many" --budget 50
     done
 else

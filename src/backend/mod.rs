@@ -36,7 +36,7 @@ use crate::data::similarity::Similarity;
 use crate::error::Result;
 use crate::loss::Loss;
 use crate::network::config::ModelConfig;
-use crate::network::parameters::{BlockKind, Parameters};
+use crate::network::parameters::{BlockKind, Layout, Parameters};
 
 use correlation_sums::CorrelationSums;
 use pass::{
@@ -176,7 +176,8 @@ pub trait Stages: Batches {
     type Activations;
     /// Gradients passed between backward stages; layers reuse the same memory.
     type ActivationGradients;
-    /// Number of optimizer steps taken, in memory that stages read and increment.
+    /// Number of optimizer steps taken, learning rates of the next ones and norm of the gradient, in memory that stages
+    /// read and write.
     type Steps;
 
     /// Allocates the activations for batches up to `capacity`.
@@ -189,11 +190,30 @@ pub trait Stages: Batches {
         capacity: BatchSize,
     ) -> Result<Self::ActivationGradients>;
 
-    /// Creates a counter of optimizer steps, at 0.
-    fn steps(&self) -> Result<Self::Steps>;
+    /// Creates a counter of optimizer steps, at 0, for parameters of this layout.
+    fn steps(&self, layout: &Layout) -> Result<Self::Steps>;
 
     /// Sets the number of optimizer steps taken.
     fn set_steps(&mut self, steps: &mut Self::Steps, done: u64) -> Result<()>;
+
+    /// Loads the learning rates of [`RATE_STEPS`](crate::optimizer::schedule::RATE_STEPS) steps, of which the first follows a multiple of that number. Called
+    /// before the first of them if rates differ between steps. A backend that replays captured steps reads them from
+    /// its memory; others take them from the optimizer.
+    fn load_rates(&mut self, _steps: &mut Self::Steps, _rates: &[f64]) -> Result<()> {
+        Ok(())
+    }
+
+    /// Computes the Euclidean norm of the gradient with respect to all `count` parameters, and stores it for the next
+    /// [`Stages::adam_step`].
+    fn gradient_norm(
+        &mut self,
+        gradients: &Self::Buffer,
+        count: usize,
+        steps: &mut Self::Steps,
+    ) -> Result<()>;
+
+    /// The norm that [`Stages::gradient_norm`] stored last; waits for it.
+    fn last_gradient_norm(&mut self, steps: &Self::Steps) -> Result<f64>;
 
     /// Called after the parameters were uploaded; the backend recomputes data derived from them.
     fn parameters_loaded(&mut self, _parameters: &Parameters<Self::Buffer>) -> Result<()> {
@@ -343,8 +363,20 @@ pub trait Search: Memory {
     }
 }
 
+/// The device of a backend, for records.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Description {
+    /// Name of the device.
+    pub name: String,
+    /// Newest CUDA version that the driver supports; `None` without a driver.
+    pub driver: Option<String>,
+}
+
 /// A complete backend.
 pub trait Backend: Stages + Search + Sized {
+    /// Describes the device.
+    fn description(&self) -> Result<Description>;
+
     /// Begins a range with this name on a profiler's timeline, if the backend has one. The range ends when
     /// the result is dropped. Ranges nest.
     fn range(&self, _name: fmt::Arguments<'_>) -> range::Range {

@@ -72,7 +72,7 @@ pub struct Update<'a, B: Stages + ?Sized> {
     pub gradients: &'a B::Buffer,
     /// Moments of Adam, updated.
     pub moments: &'a mut Moments<B::Buffer>,
-    /// Number of steps taken, incremented by the part that ends the step.
+    /// Number of steps taken, incremented by the part that ends the step; learning rates, and norm of the gradient.
     pub steps: &'a mut B::Steps,
     /// Part of the parameters to update.
     pub part: Part,
@@ -127,5 +127,10 @@ impl Gradient<States> {
     /// Parameters that the optimizer updates last, after the backward of layer 0.
     pub fn rest(self, parameters: &Layout) -> Part {
         Part { parameters: 0..parameters.part_from_heads(0).start, ends_step: true }
+    }
+
+    /// All parameters, for an update that starts after the backward of layer 0.
+    pub fn all(self, parameters: &Layout) -> Part {
+        Part { parameters: 0..parameters.parameter_count, ends_step: true }
     }
 }

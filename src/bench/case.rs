@@ -128,6 +128,8 @@ pub struct Host {
     pub steps_done: u64,
     /// Layout of the parameters whose weights are copied in bf16.
     pub copied: Option<Layout>,
+    /// Layout of the parameters, which says which of them decay.
+    pub decaying: Option<Layout>,
 }
 
 /// Lengths of arrays of other types.
@@ -246,7 +248,10 @@ pub const STEPS_DONE: u64 = 9;
 impl Arrays {
     /// A copy of `host` on the device.
     pub fn upload(device: &Device, host: &Host) -> Result<Self> {
-        let mut steps = Steps::new(device)?;
+        let mut steps = match &host.decaying {
+            Some(layout) => Steps::new(device, layout)?,
+            None => Steps::of_count(device, host.inputs.first().map_or(0, Vec::len))?,
+        };
         steps.set(device, host.steps_done)?;
         let upload = |matrices: &[HostMatrix]| -> Result<Vec<DeviceMatrix>> {
             matrices.iter().map(|matrix| matrix.upload(device)).collect()

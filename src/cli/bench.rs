@@ -41,8 +41,8 @@ Exit code: 1 if a kernel is wrong, 3 if none is wrong and one is slower than in 
 pub struct BenchArguments {
     #[command(flatten)]
     device: super::DeviceArguments,
-    /// What to run: a kernel (such as linear_forward), all kernels of a file (linear), or the training step (step). May
-    /// be repeated [default: everything].
+    /// What to run, by a name that --list prints: one kernel (linear_forward), all kernels whose names begin like that
+    /// (linear), or whole training steps (step). May be repeated [default: everything].
     #[arg(long = "kernel", value_name = "NAME")]
     kernels: Vec<String>,
     /// Triples per batch; its random graphs have 22 nodes and 36 edges each [default: 16 at the paper's size, 2 at the

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use clap::Args;
+use scenerank::compare::results::{EVALUATION, RETRIEVAL, leave_result};
 use scenerank::data::prepare::{Preparation, prepare};
 use scenerank::data::selection::{Filter, GraphSource, Sources};
 use scenerank::data::split::SplitRatio;
@@ -67,6 +68,7 @@ fn config(arguments: &DemoArguments) -> TrainConfig {
 
 impl DemoArguments {
     pub fn run(self) -> Result<()> {
+        config(&self).check()?;
         let (raw, data, run) = (self.out.join("raw"), self.out.join("data"), self.out.join("run"));
         if run.join(LAST).exists() {
             return Err(Error::invalid(
@@ -84,9 +86,11 @@ impl DemoArguments {
         let DeviceArguments { device, precision } = self.device;
         let trained = Run::open(&run, Which::Best, None, device, precision)?;
         let evaluation = evaluate(&trained, Split::Test, None, self.seed)?;
+        leave_result(&run, EVALUATION, Split::Test, None, &evaluation);
         let levels = Levels { noise: 12, sweep: Some(20), edges: QueryEdges::Augmented, seed: self.seed };
         let retrieval = retrieve(&trained, &levels, Split::Test)?;
         retrieval.write_curves(&run)?;
+        leave_result(&run, RETRIEVAL, Split::Test, None, &retrieval);
         let embeddings = run.join("embeddings.npy");
         write_npy(&embeddings, &trained.embed_split(Split::All)?, trained.width())?;
         trained.origin(trained.dataset.split(Split::All)).write_beside(&embeddings)?;

@@ -23,7 +23,7 @@ Examples:
   scenerank embed runs/paper --out all.npy --ids all.txt
   scenerank embed runs/paper --split test --out test.npy \\
       --caption-vectors captions.npy
-  scenerank embed runs/paper --out all.arrow --format arrow
+  scenerank embed runs/paper --out all.arrow
   scenerank embed runs/paper --graphs my_graphs.json --out mine.npy
   scenerank embed runs/paper --graphs custom_prediction.json \\
       --data-info custom_data_info.json --min-object-score 0.3 \\
@@ -33,10 +33,9 @@ Examples:
 const GRAPHS_AT_A_TIME: usize = 8192;
 
 /// File format of the embeddings.
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+#[derive(Clone, Copy, Debug, ValueEnum)]
 enum Format {
     /// A .npy file, [images, width], in single precision.
-    #[default]
     Npy,
     /// A .npy file in half precision, half as large.
     NpyF16,
@@ -62,9 +61,9 @@ pub struct EmbedArguments {
     /// File to write. Beside a .npy file, FILE.json tells its model, its data and the ids of its rows.
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// File format.
-    #[arg(long, value_enum, default_value_t)]
-    format: Format,
+    /// File format [default: arrow if the file ends in .arrow, .feather or .ipc, else npy].
+    #[arg(long, value_enum)]
+    format: Option<Format>,
     /// Images to embed.
     #[arg(long, value_enum, default_value_t = Split::All)]
     split: Split,
@@ -90,6 +89,15 @@ struct Rows<'a> {
 }
 
 impl EmbedArguments {
+    /// The format asked for, or the one that the file's ending names.
+    fn format(&self) -> Format {
+        let ending = self.out.extension().map(|ending| ending.to_string_lossy().to_lowercase());
+        self.format.unwrap_or(match ending.as_deref() {
+            Some("arrow" | "feather" | "ipc") => Format::Arrow,
+            _ => Format::Npy,
+        })
+    }
+
     pub fn run(self) -> Result<()> {
         match &self.graphs {
             Some(graphs) => self.embed_graphs(graphs),
@@ -156,7 +164,7 @@ impl EmbedArguments {
     /// Checks that nothing that the command reads, and no file of another kind, would be replaced.
     fn check_outputs(&self, inputs: &[&Path]) -> Result<()> {
         let beside = Origin::beside(&self.out);
-        let kind = match self.format {
+        let kind = match self.format() {
             Format::Npy | Format::NpyF16 => Kind::NPY,
             Format::Arrow => Kind::ARROW,
         };
@@ -172,12 +180,12 @@ impl EmbedArguments {
 
     fn write(&self, rows: &Rows<'_>) -> Result<()> {
         let Rows { origin, splits, values, width } = rows;
-        match self.format {
+        match self.format() {
             Format::Npy => write_npy(&self.out, values, *width)?,
             Format::NpyF16 => write_npy_half(&self.out, values, *width)?,
             Format::Arrow => write_arrow(&self.out, origin, splits, values, *width)?,
         }
-        if !matches!(self.format, Format::Arrow) {
+        if !matches!(self.format(), Format::Arrow) {
             origin.clone().write_beside(&self.out)?;
         }
         if let Some(path) = &self.ids {

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use scenerank::compare::results::EVALUATION;
 use scenerank::data::Split;
 use scenerank::evaluation::features::read_features;
 use scenerank::evaluation::measure::Measure;
@@ -42,7 +43,7 @@ pub struct EvaluateArguments {
     /// Comparison of two rows of --embeddings.
     #[arg(long, value_enum, default_value_t, requires = "embeddings")]
     measure: Measure,
-    /// Seed of the normally distributed features.
+    /// Number from which the baseline's normally distributed features are drawn. It does not concern the model.
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Print the result as JSON.
@@ -72,6 +73,7 @@ impl EvaluateArguments {
         let run = self.run.open()?;
         let features = self.embeddings.as_deref().map(|path| (path, self.measure));
         let evaluation = evaluate(&run, self.split, features, self.seed)?;
+        self.run.leave_result(EVALUATION, self.split, &evaluation);
         if self.json {
             println!("{}", serde_json::to_string_pretty(&evaluation).expect("plain fields"));
         } else {

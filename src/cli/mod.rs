@@ -16,6 +16,7 @@ macro_rules! eprintln {
 }
 
 mod bench;
+mod compare;
 mod completions;
 mod demo;
 mod embed;
@@ -70,6 +71,7 @@ enum Command {
     Train(Box<train::TrainArguments>),
     Evaluate(evaluate::EvaluateArguments),
     Retrieve(retrieve::RetrieveArguments),
+    Compare(compare::CompareArguments),
     Reproduce(Box<reproduce::ReproduceArguments>),
     Embed(embed::EmbedArguments),
     Search(search::SearchArguments),
@@ -110,6 +112,7 @@ impl Cli {
             Command::Train(arguments) => arguments.run(),
             Command::Evaluate(arguments) => arguments.run(),
             Command::Retrieve(arguments) => arguments.run(),
+            Command::Compare(arguments) => arguments.run(),
             Command::Reproduce(arguments) => arguments.run(),
             Command::Embed(arguments) => arguments.run(),
             Command::Search(arguments) => arguments.run(),

@@ -1,21 +1,24 @@
 //! `scenerank reproduce`.
 
-use std::path::PathBuf;
-use std::sync::atomic::Ordering;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::Args;
 use scenerank::Result;
+use scenerank::compare::HTML;
 use scenerank::evaluation::measure::Measure;
 use scenerank::report::table::plain_table;
+use scenerank::reproduce::grid::reproduce_grid;
 use scenerank::reproduce::plan::Ablation;
-use scenerank::reproduce::report::{Report, Table};
+use scenerank::reproduce::report::{MissingRun, Table};
 use scenerank::reproduce::{Reproduction, reproduce};
-use scenerank::terminal::{shorten, wrap};
+use scenerank::terminal::{command_line, shorten, wrap};
 use scenerank::train::config::TrainOptions;
 use serde_json::json;
 
 use super::DeviceArguments;
+use super::compare::print_comparison;
 use super::interrupt::INTERRUPTED;
 use super::train::stop_on_ctrl_c;
 
@@ -26,6 +29,7 @@ Examples:
   scenerank reproduce vg.data --out reproduction --seeds 3 --budget 8h \\
       --ablations layers temperature
   scenerank reproduce vg.data --out reproduction --images VG_100K
+  scenerank reproduce vg.data --out rates --grid rates.toml
 
 Run the same command again to continue: finished runs are skipped, interrupted
 ones resume.";
@@ -46,6 +50,10 @@ pub struct ReproduceArguments {
     /// Folder for the report.
     #[arg(long, value_name = "REPORT")]
     out: PathBuf,
+    /// Train all combinations of the values in this TOML file, such as `learning-rate = [1e-4, 3e-4]`, instead of the paper's
+    /// models, and compare them in compare.html. Keys are options of `train`.
+    #[arg(long, value_name = "TOML", conflicts_with_all = ["ablations", "features", "caption_vectors", "images", "link_photographs"])]
+    grid: Option<PathBuf>,
     /// Number of runs of each model, with different seeds. With more than one, tables hold mean and standard deviation.
     #[arg(long, default_value_t = 1, value_name = "N")]
     seeds: u64,
@@ -132,11 +140,12 @@ impl ReproduceArguments {
             caption_vectors: self.caption_vectors,
             photographs: self.images,
             link_photographs: self.link_photographs,
-            command: command_line(
-                std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()),
-            ),
+            command: command_line(std::env::args_os().map(|word| word.to_string_lossy().into_owned())),
         };
         let stop = stop_on_ctrl_c()?;
+        if let Some(grid) = &self.grid {
+            return run_grid(&reproduction, grid, &stop, self.json);
+        }
         let out = reproduction.out.display();
         let report = reproduce(&reproduction, &stop)?;
         if stop.load(Ordering::Relaxed) {
@@ -156,20 +165,28 @@ impl ReproduceArguments {
             return Ok(());
         }
         report.tables().iter().for_each(|(_, table)| print_table(table));
-        print_missing(&report);
+        print_missing(&report.missing);
         println!("{out}/report.html");
         Ok(())
     }
 }
 
-/// The command line, with shell quoting.
-fn command_line(words: impl Iterator<Item = String>) -> String {
-    let plain = |word: &str| {
-        !word.is_empty() && word.chars().all(|c| c.is_ascii_alphanumeric() || "-_./=:,+%@".contains(c))
-    };
-    let quoted =
-        words.map(|word| if plain(&word) { word } else { format!("'{}'", word.replace('\'', r"'\''")) });
-    std::iter::once("scenerank".to_owned()).chain(quoted).collect::<Vec<_>>().join(" ")
+/// Trains a grid and prints the comparison of its runs.
+fn run_grid(reproduction: &Reproduction, grid: &Path, stop: &AtomicBool, json: bool) -> Result<()> {
+    let out = reproduction.out.display();
+    let (comparison, missing) = reproduce_grid(reproduction, grid, stop)?;
+    if stop.load(Ordering::Relaxed) {
+        eprintln!("stopped; {out}/{HTML} compares what was begun; run the same command again to continue");
+        std::process::exit(INTERRUPTED);
+    }
+    if json {
+        println!("{:#}", json!({ "missing": missing, "comparison": comparison }));
+        return Ok(());
+    }
+    print_comparison(&comparison);
+    print_missing(&missing);
+    println!("{out}/{HTML}");
+    Ok(())
 }
 
 /// Columns for a row's name beside three values with their deviation, such as `-0.304 ± 0.003`.
@@ -199,10 +216,10 @@ fn print_table(table: &Table) {
     }
 }
 
-fn print_missing(report: &Report) {
-    if !report.missing.is_empty() {
-        println!("{} runs are missing; continue with:", report.missing.len());
-        for run in &report.missing {
+fn print_missing(missing: &[MissingRun]) {
+    if !missing.is_empty() {
+        println!("{} runs are missing; continue with:", missing.len());
+        for run in missing {
             println!("  {}: {} of {} epochs", run.name, run.epochs, run.of);
         }
     }

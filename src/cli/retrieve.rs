@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
+use scenerank::compare::results::RETRIEVAL;
 use scenerank::data::Split;
 use scenerank::evaluation::caption_queries::{CaptionLevel, caption_level};
 use scenerank::evaluation::noise::{NoiseLevel, QueryNoise, noise_level};
@@ -36,10 +37,11 @@ Examples:
 pub struct RetrieveArguments {
     #[command(flatten)]
     run: RunArguments,
-    /// Number of edges removed from each query, M.
+    /// Number of edges to remove from each image's graph before it is the query, M. At least one edge stays, so 1000 leaves
+    /// one edge of most graphs; 0 searches with the whole graphs.
     #[arg(long, default_value_t = 12)]
     noise: usize,
-    /// Also measure M = 1 up to this number.
+    /// Also measure with 1, 2, ... up to this number of edges removed, for the curves over noise (noise.csv, noise.svg).
     #[arg(long, value_name = "M", value_parser = clap::value_parser!(u16).range(1..=1000))]
     sweep: Option<u16>,
     /// Edges that may be removed: all, or only relationships.
@@ -48,7 +50,7 @@ pub struct RetrieveArguments {
     /// Images to retrieve.
     #[arg(long, value_enum, default_value_t = Split::Test)]
     split: Split,
-    /// Seed for the removed edges.
+    /// Number from which the edges to remove are drawn; the same seed removes the same edges from every model's queries.
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Folder for the CSV and SVG files [default: the run's folder].
@@ -113,9 +115,10 @@ impl RetrieveArguments {
         if self.queries == Queries::Captions {
             retrieval.captions = Some(captions(&run, self.split)?);
         }
-        let out = self.out.as_deref().unwrap_or(&self.run.run);
+        let out = self.out.as_deref().unwrap_or(self.run.folder());
         std::fs::create_dir_all(out).map_err(Error::file("create", out))?;
         retrieval.write_curves(out)?;
+        self.run.leave_result(RETRIEVAL, self.split, &retrieval);
         if let Some(path) = &self.queries_out {
             write_npy(path, &retrieval.at_noise().queries, run.width())?;
         }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use scenerank::data::query_graph::{Statement, read_query_graph};
+use scenerank::data::query_graph::{Statement, graph_file, query_graph};
 use scenerank::data::sentence::{Lexicon, Sentence};
 use scenerank::data::vocabulary::Vocabulary;
 use scenerank::data::{Dataset, Split};
@@ -22,8 +22,8 @@ use super::run_arguments::RunArguments;
 
 const EXAMPLES: &str = r#"Examples:
   scenerank search runs/paper --image 2317468 -k 8
-  echo '[["man", "throwing", "frisbee"]]' > query.json
-  scenerank search runs/paper --graph query.json --split all
+  scenerank search runs/paper --graph '[["man", "throwing", "frisbee"]]'
+  generate | scenerank search runs/paper --graph - --split all
   scenerank embed runs/paper --out all.npy --format npy-f16
   scenerank search runs/paper --graph query.json --embeddings all.npy
   scenerank search runs/paper --text "a man riding a horse on the beach"
@@ -43,9 +43,10 @@ pub struct SearchArguments {
     /// Query with the image that has this Visual Genome id. The image itself is left out of the result.
     #[arg(long, value_name = "ID", required_unless_present_any = ["graph", "text"])]
     image: Option<u64>,
-    /// Query with a graph from a JSON file, such as [["man", "throwing", "frisbee"]].
-    #[arg(long, value_name = "JSON", conflicts_with = "image")]
-    graph: Option<PathBuf>,
+    /// Query with a graph: the JSON itself, such as '[["man", "throwing", "frisbee"]]', a file with it, or - for standard
+    /// input. Each list is subject, predicate and object, or one object alone.
+    #[arg(long, value_name = "JSON")]
+    graph: Option<String>,
     /// Query with a sentence, such as "a man riding a horse on the beach". The graph that was understood is printed, and the words
     /// that were not.
     #[arg(long, value_name = "SENTENCE", conflicts_with_all = ["image", "graph"])]
@@ -171,7 +172,7 @@ impl SearchArguments {
         let query_image = self.image.map(|id| self.find_image(id, dataset)).transpose()?;
         let understood = self.text.as_ref().map(|text| understand(text, model.vocabulary())).transpose()?;
         let query = match (&self.graph, &understood, query_image) {
-            (Some(path), _, _) => model.embed(&[read_query_graph(path, model.vocabulary())?.view()])?,
+            (Some(given), _, _) => model.embed(&[query_graph(given, model.vocabulary())?.view()])?,
             (_, Some(sentence), _) => {
                 let graph = sentence.graph.augmented(model.vocabulary());
                 model.embed(&[graph.view()])?
@@ -182,9 +183,9 @@ impl SearchArguments {
         // Before anybody uses it.
         dataset.map_or(Ok(()), Dataset::check_unchanged)?;
         if let Some(path) = &self.query_out {
-            let given =
-                [&self.graph, &self.embeddings, &self.ids].into_iter().flatten().map(PathBuf::as_path);
-            let inputs: Vec<&Path> = opened.inputs().into_iter().chain(given).collect();
+            let given = [&self.embeddings, &self.ids].into_iter().flatten().map(PathBuf::as_path);
+            let graph = self.graph.as_deref().and_then(graph_file);
+            let inputs: Vec<&Path> = opened.inputs().into_iter().chain(given).chain(graph).collect();
             check_outputs(&[Output { option: "--query-out", path, kind: Kind::NPY }], &inputs)?;
             write_npy(path, &query, model.width())?;
         }

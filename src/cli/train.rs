@@ -46,8 +46,8 @@ pub struct TrainArguments {
     /// Read options from a TOML file, such as `learning-rate = 3e-4`; options on the command line take precedence.
     #[arg(long, value_name = "TOML")]
     config: Option<PathBuf>,
-    /// Continue the run in --out from its last checkpoint, with its options. Only --epochs, --learning-rate
-    /// and --device may change, and the places of its files.
+    /// Continue the run in --out from its last checkpoint, with its options. Only --epochs, --learning-rate,
+    /// --patience and --device may change, and the places of its files.
     #[arg(long, conflicts_with = "config", help_heading = OUTPUT)]
     resume: bool,
     /// Print the result as JSON.
@@ -86,23 +86,16 @@ impl TrainArguments {
 
 /// Checks that only options that may change differ from those of the run.
 fn only_what_may_change(before: &TrainConfig, after: &TrainConfig) -> Result<()> {
-    let TrainConfig { epochs, device, learning_rate, .. } = *after;
-    let mut same = TrainConfig { epochs, device, learning_rate, ..before.clone() };
-    // Files may have been moved; their content is compared before the training.
-    for (path, after) in
-        [(&mut same.similarity, &after.similarity), (&mut same.caption_vectors, &after.caption_vectors)]
-    {
-        if path.is_some() && after.is_some() {
-            path.clone_from(after);
-        }
-    }
-    if same == *after {
+    let differences = before.continued_as(after).differences(after);
+    if differences.is_empty() {
         return Ok(());
     }
+    let words =
+        differences.iter().map(|(name, before, now)| format!("--{name} is {before} in the run, now {now}"));
     Err(Error::argument(
         "--resume",
-        "an option differs from the run's own",
-        "only --epochs, --learning-rate and --device may change; train a new run for other options",
+        words.collect::<Vec<_>>().join(", "),
+        "only --epochs, --learning-rate, --patience and --device may change; train a new run for other options",
     ))
 }
 

@@ -18,11 +18,14 @@ use std::path::Path;
 use crate::data::scene_graph::{SceneGraph, SceneGraphBuf};
 use crate::data::vocabulary::Vocabulary;
 use crate::error::{Error, Result};
-use crate::files::text::read_text;
+use crate::files::text::{read_text, read_text_from};
 use crate::terminal::{cut, excerpt};
 
 /// Largest number of statements of a query. The largest image of the paper's data has some 400.
 pub const MOST_STATEMENTS: usize = 100_000;
+
+/// Largest number of unknown names in one message.
+const MOST_UNKNOWN: usize = 20;
 
 /// Either one name (an object), or three: subject, predicate, object.
 pub type Statement = Vec<String>;
@@ -74,6 +77,28 @@ impl QueryProblem {
         }
     }
 
+    /// One problem for all of them; the first one's position and suggestions.
+    fn all(problems: Vec<QueryProblem>) -> Option<Self> {
+        const EACH: usize = 2;
+        let several = problems.len() > 1;
+        let words = problems.iter().map(|one| {
+            let place = one.statement.map_or(0, |index| index + 1);
+            let names =
+                one.suggestions.iter().take(EACH).map(String::as_str).collect::<Vec<_>>().join(" or ");
+            format!("{} ({} in statement {place}?)", one.problem.trim_start_matches("the data has "), names)
+        });
+        let words = words.collect::<Vec<_>>().join(", ");
+        let first = problems.into_iter().next()?;
+        Some(match several {
+            true => QueryProblem {
+                problem: format!("the data has {words}"),
+                remedy: "use names of its vocabulary".into(),
+                ..first
+            },
+            false => first,
+        })
+    }
+
     /// Describes the position in words.
     pub fn place(&self) -> String {
         self.statement.map_or("list".into(), |index| format!("statement {}", index + 1))
@@ -97,20 +122,36 @@ impl QueryGraph {
         let mut graph = QueryGraph::default();
         let mut nodes = HashMap::new();
         let mut stated = HashSet::new();
+        // All misspelt names are reported at once, each the first time.
+        let mut unknown = Vec::new();
+        let (mut names, mut misspelt) = (HashSet::new(), 0);
         for (index, statement) in statements.iter().enumerate() {
-            let mut node = |name| graph.node(&mut nodes, index, name, vocabulary);
+            // Suggestions for a name take time in proportion to the vocabulary.
+            if misspelt >= MOST_UNKNOWN {
+                break;
+            }
+            let mut report = |problem: QueryProblem| {
+                misspelt += 1;
+                if names.insert(problem.problem.clone()) {
+                    unknown.push(problem);
+                }
+            };
+            let mut node = |name| graph.node(&mut nodes, index, name, vocabulary).map_err(&mut report).ok();
             match statement.as_slice() {
                 [object] => {
-                    node(object)?;
+                    node(object);
                 }
                 [subject, predicate, object] => {
+                    let (subject, object) = (node(subject), node(object));
                     let name = vocabulary.normalised(predicate);
-                    let predicate = vocabulary.find_predicate(&name).ok_or_else(|| {
-                        QueryProblem::unknown(index, "predicate", &name, vocabulary.predicates())
-                    })?;
-                    let relationship = (node(subject)?, predicate, node(object)?);
-                    if stated.insert(relationship) {
-                        graph.relationships.push(relationship);
+                    let found = vocabulary.find_predicate(&name);
+                    if found.is_none() {
+                        report(QueryProblem::unknown(index, "predicate", &name, vocabulary.predicates()));
+                    }
+                    if let (Some(subject), Some(predicate), Some(object)) = (subject, found, object)
+                        && stated.insert((subject, predicate, object))
+                    {
+                        graph.relationships.push((subject, predicate, object));
                     }
                 }
                 other => {
@@ -121,6 +162,9 @@ impl QueryGraph {
                     ));
                 }
             }
+        }
+        if let Some(problem) = QueryProblem::all(unknown) {
+            return Err(problem);
         }
         match graph.names.is_empty() {
             true => Err(QueryProblem::new(None, "is empty", "name at least one object")),
@@ -246,17 +290,40 @@ impl QueryGraph {
 
 /// Reads the query graph in `path`, with the types of `vocabulary`, and augments it.
 pub fn read_query_graph(path: &Path, vocabulary: &Vocabulary) -> Result<SceneGraphBuf> {
-    let text = read_text(path)?;
-    let statements: Vec<Statement> = serde_json::from_str(&text).map_err(|error| {
+    parse(path, &read_text(path)?, vocabulary)
+}
+
+/// The file that a graph given on the command line names; `None` for JSON itself and for `-`.
+pub fn graph_file(given: &str) -> Option<&Path> {
+    let is_json = given.trim_start().starts_with(['[', '{', '"']);
+    (given != "-" && !is_json).then(|| Path::new(given))
+}
+
+/// The query graph given on the command line, as [`read_query_graph`] reads it: JSON itself, a file that holds it, or `-`
+/// for standard input.
+pub fn query_graph(given: &str, vocabulary: &Vocabulary) -> Result<SceneGraphBuf> {
+    match graph_file(given) {
+        Some(path) => read_query_graph(path, vocabulary),
+        None if given == "-" => {
+            let name = Path::new("standard input");
+            parse(name, &read_text_from(name, std::io::stdin())?, vocabulary)
+        }
+        None => parse(Path::new("--graph"), given, vocabulary),
+    }
+}
+
+/// The graph that `text` describes; `source` is named in messages.
+fn parse(source: &Path, text: &str, vocabulary: &Vocabulary) -> Result<SceneGraphBuf> {
+    let statements: Vec<Statement> = serde_json::from_str(text).map_err(|error| {
         let place = format!("line {}, column {}", error.line(), error.column());
         Error::invalid(
-            path,
+            source,
             place,
             error.to_string(),
             r#"write a list such as [["man", "throwing", "frisbee"]]"#,
         )
     })?;
     let graph = QueryGraph::new(&statements, vocabulary)
-        .map_err(|wrong| Error::invalid(path, wrong.place(), wrong.problem, wrong.remedy))?;
+        .map_err(|wrong| Error::invalid(source, wrong.place(), wrong.problem, wrong.remedy))?;
     Ok(graph.augmented(vocabulary))
 }

@@ -22,9 +22,13 @@ pub fn open_file(path: &Path) -> Result<File> {
 
 /// Reads a text file, without its byte order mark.
 pub fn read_text(path: &Path) -> Result<String> {
+    read_text_from(path, open_file(path)?)
+}
+
+/// Reads a text, without its byte order mark; `path` is named in messages.
+pub fn read_text_from(path: &Path, from: impl Read) -> Result<String> {
     let mut bytes = Vec::new();
-    let mut file = open_file(path)?.take(MOST_TEXT_BYTES + 1);
-    file.read_to_end(&mut bytes).map_err(Error::file("read", path))?;
+    from.take(MOST_TEXT_BYTES + 1).read_to_end(&mut bytes).map_err(Error::file("read", path))?;
     check_is_text(path, &bytes)?;
     if bytes.len() as u64 > MOST_TEXT_BYTES {
         let problem = format!("more than {} MiB of text", MOST_TEXT_BYTES >> 20);

@@ -28,6 +28,7 @@ use crate::loss::Loss;
 use crate::network::config::ModelConfig;
 use crate::network::parameters::{BlockKind, Layout, Parameters, Storage};
 use crate::network::tensors::{NamedTensors, Tensor};
+use crate::optimizer::schedule::RATE_STEPS;
 use crate::optimizer::{Adam, Moments, Part};
 
 /// The network on a backend, with memory for batches up to a capacity.
@@ -78,6 +79,8 @@ pub struct TrainingState<B: Backend> {
     graphs: B::Graphs,
     /// Loss and optimizer with which the steps were captured.
     captured: Option<(Loss, Adam)>,
+    /// Optimizer whose learning rates are loaded, and the number of [`RATE_STEPS`] before them.
+    rates: Option<(Adam, u64)>,
     /// Identity of the model that this state trains.
     model: Arc<()>,
     /// Number of optimizer steps taken.
@@ -225,6 +228,7 @@ impl<B: Backend> Model<B> {
             state.graphs = B::Graphs::default();
             state.captured = Some((*loss, *adam));
         }
+        self.load_rates(adam, state)?;
         if !self.replay(state)? {
             let mut first = self.first_step(loss, adam, state);
             if let Err(error) = &first
@@ -241,6 +245,20 @@ impl<B: Backend> Model<B> {
         }
         state.expect_losses(self.triples);
         state.steps += 1;
+        Ok(())
+    }
+
+    /// Loads the learning rates of the next steps, if rates differ between steps and those of the next one are not
+    /// loaded.
+    fn load_rates(&mut self, adam: &Adam, state: &mut TrainingState<B>) -> Result<()> {
+        let window = state.steps / RATE_STEPS as u64;
+        if adam.schedule.is_constant() || state.rates == Some((*adam, window)) {
+            return Ok(());
+        }
+        let before = window * RATE_STEPS as u64;
+        let rates: Vec<f64> = (1..=RATE_STEPS as u64).map(|t| adam.rate_at(before + t)).collect();
+        self.backend.load_rates(&mut state.counter, &rates)?;
+        state.rates = Some((*adam, window));
         Ok(())
     }
 
@@ -282,10 +300,15 @@ impl<B: Backend> Model<B> {
 
     /// Takes one optimizer step along the gradients.
     pub fn update(&mut self, adam: &Adam, state: &mut TrainingState<B>) -> Result<()> {
+        self.load_rates(adam, state)?;
         let Model { backend, parameters, .. } = self;
         let TrainingState { gradients, moments, counter, .. } = state;
         let _range = backend.range(format_args!("update"));
-        let part = Part { parameters: 0..parameters.layout.parameter_count, ends_step: true };
+        let count = parameters.layout.parameter_count;
+        if adam.clip_norm.is_some() {
+            backend.gradient_norm(gradients, count, counter)?;
+        }
+        let part = Part { parameters: 0..count, ends_step: true };
         backend.adam_step(Update { adam, parameters, gradients, moments, steps: counter, part })?;
         state.steps += 1;
         Ok(())
@@ -322,7 +345,8 @@ impl<B: Backend> Model<B> {
     }
 
     /// Mirror of [`Model::forward`], starting from the gradient with respect to the last node states. With
-    /// `update`, it also takes an optimizer step, each part as soon as its gradients are final.
+    /// `update`, it also takes an optimizer step, each part as soon as its gradients are final; all parts at the end if
+    /// gradients are clipped by the norm of all of them.
     pub(crate) fn backward(
         &mut self,
         state: &mut TrainingState<B>,
@@ -340,7 +364,7 @@ impl<B: Backend> Model<B> {
             let pooled = backend.node_hidden_backward(&mut pass, node_hidden)?;
             let heads = backend.edge_pool_backward(&mut pass, pooled)?;
             let hidden = backend.edge_heads_backward(&mut pass, heads)?;
-            if let Some(adam) = update {
+            if let Some(adam) = update.filter(|adam| adam.clip_norm.is_none()) {
                 let part = hidden.finished(&parameters.layout, layer);
                 let _range = backend.range(format_args!("update"));
                 backend.adam_step(Update { adam, parameters, gradients, moments, steps: counter, part })?;
@@ -351,8 +375,14 @@ impl<B: Backend> Model<B> {
         }
         drop(of_all_layers);
         let Some(adam) = update else { return Ok(()) };
-        let part = states.rest(&parameters.layout);
         let _range = backend.range(format_args!("update"));
+        let part = match adam.clip_norm {
+            None => states.rest(&parameters.layout),
+            Some(_) => {
+                backend.gradient_norm(gradients, parameters.layout.parameter_count, counter)?;
+                states.all(&parameters.layout)
+            }
+        };
         backend.adam_step(Update { adam, parameters, gradients, moments, steps: counter, part })
     }
 
@@ -384,6 +414,13 @@ impl<B: Backend> Model<B> {
             (mean(&losses[loss_row(len, step)][..triples]), triples)
         };
         Ok((first..state.steps).map(of_step).collect())
+    }
+
+    /// Norm of the gradient of the last step, before clipping; waits for it.
+    pub fn gradient_norm(&mut self, state: &mut TrainingState<B>) -> Result<f64> {
+        let count = self.parameters.layout.parameter_count;
+        self.backend.gradient_norm(&state.gradients, count, &mut state.counter)?;
+        self.backend.last_gradient_norm(&state.counter)
     }
 
     /// Number of triples in the largest batch.
@@ -461,9 +498,10 @@ impl<B: Backend> TrainingState<B> {
             loss_triples: [0; LOSS_STEPS],
             last_loss: 0,
             losses_taken: 0,
-            counter: backend.steps()?,
+            counter: backend.steps(&model.parameters.layout)?,
             graphs: B::Graphs::default(),
             captured: None,
+            rates: None,
             model: model.identity.clone(),
             steps: 0,
         })

@@ -156,6 +156,21 @@ impl Layout {
         heads(layer)..end
     }
 
+    /// The parameters of `range` in consecutive parts, each with whether weight decay applies to it. Weights of linear
+    /// layers and the embedding tables decay; batch norm's weights and biases do not.
+    pub fn by_decay(&self, range: Range<usize>) -> Vec<(Range<usize>, bool)> {
+        let norms = self.blocks.iter().flatten().map(|block| block.norm_weight.start..block.norm_bias.end);
+        let mut parts = Vec::new();
+        let mut at = range.start;
+        for norm in norms.chain([range.end..range.end]) {
+            let [start, end] = [norm.start, norm.end].map(|place| place.clamp(at, range.end));
+            parts.extend([(at..start, true), (start..end, false)]);
+            at = end;
+        }
+        parts.retain(|(part, _)| !part.is_empty());
+        parts
+    }
+
     /// Blocks under their names in a checkpoint, with the columns of [`BlockLayout`]: `(name, layer, kind,
     /// columns)`.
     pub fn named_blocks(&self) -> Vec<(String, usize, BlockKind, Range<usize>)> {
@@ -297,6 +312,25 @@ mod tests {
     #[test]
     fn the_papers_model_has_8_513_240_parameters() {
         assert_eq!(Layout::new(ModelConfig::PAPER).parameter_count, 8_513_240);
+    }
+
+    #[test]
+    fn all_but_batch_norms_parameters_decay() {
+        let layout = Layout::new(ModelConfig { layers: 2, ..ModelConfig::PAPER });
+        let count = layout.parameter_count;
+        let whole = layout.by_decay(0..count);
+        for tensor in layout.tensors().iter().filter(|tensor| tensor.storage == Storage::Parameters) {
+            let decays = whole.iter().find(|(part, _)| part.contains(&tensor.range.start)).unwrap().1;
+            assert_eq!(decays, !tensor.name.contains(".norm."), "{}", tensor.name);
+        }
+        for cut in [1, layout.block(0, BlockKind::EdgeHeads).norm_bias.start, count - 1] {
+            let parts = [layout.by_decay(0..cut), layout.by_decay(cut..count)].concat();
+            let decaying = |parts: &[(Range<usize>, bool)]| {
+                parts.iter().filter(|part| part.1).map(|part| part.0.len()).sum::<usize>()
+            };
+            assert_eq!(decaying(&parts), decaying(&whole));
+            assert!(parts.windows(2).all(|pair| pair[0].0.end == pair[1].0.start));
+        }
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! Output for people: tables, plots, drawings, TensorBoard events.
 
+mod hparams;
 pub mod panels;
 pub mod plots;
+pub mod projector;
 pub mod run_log;
 pub mod scene;
 pub mod scene_boxes;

@@ -1,8 +1,9 @@
 //! Records of a run: `metrics.jsonl`, one JSON object per line, and TensorBoard events with the same numbers.
 //!
 //! ```json
-//! {"kind":"step","epoch":1,"step":50,"loss":0.69,"seconds":12.1}
-//! {"kind":"epoch","epoch":1,"step":89,"loss":0.68,"validation_kendall":0.21,"skipped_anchors":0,"seconds":31.5}
+//! {"kind":"step","epoch":1,"step":50,"loss":0.69,"learning_rate":0.0001,"gradient_norm":0.03,"seconds":12.1}
+//! {"kind":"validation","epoch":1,"step":60,"validation_kendall":0.19,"seconds":20.4}
+//! {"kind":"epoch","epoch":1,"step":89,"loss":0.68,"validation_kendall":0.21,"skipped_anchors":0,"graphs_per_second":170.2,"seconds":31.5}
 //! ```
 //!
 //! Epochs and steps count from 1. The loss of a step is the mean over its triples, that of an epoch the mean
@@ -13,6 +14,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::files::atomic_file::write_atomically;
@@ -34,7 +36,24 @@ pub enum Record {
         step: u64,
         /// Mean loss of the step's triples.
         loss: f32,
-        /// Seconds since the start of the command.
+        /// Learning rate of the step.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        learning_rate: Option<f64>,
+        /// Norm of the gradient with respect to all parameters, before clipping.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        gradient_norm: Option<f64>,
+        /// Seconds that the run has trained, over all commands that continued it.
+        seconds: f64,
+    },
+    /// A validation within an epoch.
+    Validation {
+        /// Epoch.
+        epoch: usize,
+        /// Optimizer steps of the run so far.
+        step: u64,
+        /// Row-wise Kendall tau of the validation images.
+        validation_kendall: f64,
+        /// Seconds that the run has trained, over all commands that continued it.
         seconds: f64,
     },
     /// The end of an epoch.
@@ -49,7 +68,10 @@ pub enum Record {
         validation_kendall: Option<f64>,
         /// Number of anchors for which no triple could be drawn.
         skipped_anchors: u64,
-        /// Seconds since the start of the command.
+        /// Graphs per second in the steps of the epoch.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        graphs_per_second: Option<f64>,
+        /// Seconds that the run has trained, over all commands that continued it.
         seconds: f64,
     },
 }
@@ -58,10 +80,19 @@ impl Record {
     /// Whether the record belongs to the first `epochs` epochs and `steps` steps.
     fn within(&self, epochs: usize, steps: u64) -> bool {
         match *self {
-            Record::Step { step, .. } => step <= steps,
+            Record::Step { step, .. } | Record::Validation { step, .. } => step <= steps,
             // A run that was stopped at the last step of an epoch still has to write the record of that
             // epoch.
             Record::Epoch { epoch, .. } => epoch <= epochs,
+        }
+    }
+
+    /// Seconds that the run had trained.
+    pub fn seconds(&self) -> f64 {
+        match *self {
+            Record::Step { seconds, .. }
+            | Record::Validation { seconds, .. }
+            | Record::Epoch { seconds, .. } => seconds,
         }
     }
 }
@@ -71,6 +102,7 @@ pub struct RunLog {
     path: PathBuf,
     file: File,
     events: EventWriter,
+    seconds: f64,
 }
 
 impl RunLog {
@@ -78,29 +110,60 @@ impl RunLog {
     /// records were written after the checkpoint from which training continues, and are dropped.
     pub fn open(folder: &Path, epochs: usize, steps: u64) -> Result<Self> {
         let path = folder.join(METRICS);
+        let mut seconds = 0.0;
         if path.exists() {
             let kept: Vec<Record> =
                 read_records(&path)?.into_iter().filter(|record| record.within(epochs, steps)).collect();
+            seconds = kept.last().map_or(0.0, Record::seconds);
             write_atomically(&path, |writer| {
                 kept.iter().try_for_each(|record| write_record(writer, record))
             })?;
         }
         let file =
             OpenOptions::new().create(true).append(true).open(&path).map_err(Error::file("write", &path))?;
-        Ok(RunLog { file, events: EventWriter::create(folder)?, path })
+        Ok(RunLog { file, events: EventWriter::create(folder)?, path, seconds })
+    }
+
+    /// Seconds that the run had trained when it was opened.
+    pub fn seconds(&self) -> f64 {
+        self.seconds
+    }
+
+    /// Tells TensorBoard that a training with these options begins.
+    pub fn begin(&mut self, options: &Value) -> Result<()> {
+        self.events.hyperparameters(options, &["validation/kendall", "loss/epoch"])?;
+        self.events.flush()
+    }
+
+    /// Tells TensorBoard that the training has ended.
+    pub fn end(&mut self) -> Result<()> {
+        self.events.hyperparameters_end()?;
+        self.events.flush()
     }
 
     /// Appends a record.
     pub fn write(&mut self, record: &Record) -> Result<()> {
         write_record(&mut self.file, record).map_err(Error::file("write", &self.path))?;
+        let events = &mut self.events;
+        let mut scalar = |tag: &str, step: u64, value: Option<f64>| match value {
+            Some(value) => events.scalar(tag, step, value as f32),
+            None => Ok(()),
+        };
         match *record {
-            Record::Step { step, loss, .. } => self.events.scalar("loss/step", step, loss),
-            Record::Epoch { step, loss, validation_kendall, .. } => {
-                self.events.scalar("loss/epoch", step, loss as f32)?;
-                if let Some(tau) = validation_kendall {
-                    self.events.scalar("validation/kendall", step, tau as f32)?;
-                }
-                self.events.flush()
+            Record::Step { step, loss, learning_rate, gradient_norm, .. } => {
+                scalar("loss/step", step, Some(loss.into()))?;
+                scalar("learning_rate", step, learning_rate)?;
+                scalar("gradient_norm", step, gradient_norm)
+            }
+            Record::Validation { step, validation_kendall, .. } => {
+                scalar("validation/kendall", step, Some(validation_kendall))?;
+                events.flush()
+            }
+            Record::Epoch { step, loss, validation_kendall, graphs_per_second, .. } => {
+                scalar("loss/epoch", step, Some(loss))?;
+                scalar("validation/kendall", step, validation_kendall)?;
+                scalar("graphs_per_second", step, graphs_per_second)?;
+                events.flush()
             }
         }
     }

@@ -5,8 +5,8 @@
 //! mask   rotate_right(crc, 15) + 0xa282ead8
 //! ```
 //!
-//! The first message states the version `brain.Event:2`; every other message holds a scalar. The messages
-//! contain the parts of TensorFlow's `event.proto` and `summary.proto` that scalars need.
+//! The first message states the version `brain.Event:2`; the others hold a scalar, or options of the run for the
+//! HParams plugin. The messages contain the parts of TensorFlow's `event.proto` and `summary.proto` that these need.
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
@@ -15,6 +15,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use prost::Message;
 
+use super::hparams;
 use crate::{Error, Result};
 
 #[derive(Clone, PartialEq, Message)]
@@ -43,6 +44,22 @@ struct Value {
     /// Optional, as in TensorFlow's `oneof`, so that a zero is also written.
     #[prost(float, optional, tag = "2")]
     simple_value: Option<f32>,
+    #[prost(message, optional, tag = "9")]
+    metadata: Option<Metadata>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Metadata {
+    #[prost(message, optional, tag = "1")]
+    plugin_data: Option<PluginData>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct PluginData {
+    #[prost(string, tag = "1")]
+    plugin_name: String,
+    #[prost(bytes = "vec", tag = "2")]
+    content: Vec<u8>,
 }
 
 /// A new event file in a log folder.
@@ -73,9 +90,44 @@ impl EventWriter {
 
     /// Appends a value of the curve `tag`, such as `loss/training`.
     pub fn scalar(&mut self, tag: &str, step: u64, value: f32) -> Result<()> {
-        let value = Value { tag: tag.to_owned(), simple_value: Some(value) };
+        let value = Value { tag: tag.to_owned(), simple_value: Some(value), metadata: None };
         let summary = Some(Summary { value: vec![value] });
         self.write(Event { wall_time: wall_time(), step: step as i64, summary, ..Default::default() })
+    }
+
+    /// Writes the options of a run and the names of its results, for the HParams plugin. Options that are neither
+    /// numbers, truth values nor texts are left out.
+    pub fn hyperparameters(&mut self, options: &serde_json::Value, results: &[&str]) -> Result<()> {
+        let options = options.as_object().into_iter().flatten();
+        let values: Vec<(&String, hparams::Value)> =
+            options.filter_map(|(name, value)| Some((name, hparams::Value::of(value)?))).collect();
+        let infos = values
+            .iter()
+            .map(|(name, value)| hparams::HParamInfo { name: name.to_string(), kind: value.kind() });
+        let experiment = hparams::Experiment {
+            hparam_infos: infos.collect(),
+            metric_infos: results.iter().map(|tag| hparams::MetricInfo::of(tag)).collect(),
+        };
+        let hparams = values.into_iter().map(|(name, value)| (name.clone(), value)).collect();
+        let start = hparams::RunStart { hparams, start_time_secs: wall_time() };
+        let data = |of| hparams::PluginData { version: 0, of: Some(of) };
+        self.plugin("_hparams_/experiment", data(hparams::Of::Experiment(experiment)))?;
+        self.plugin("_hparams_/session_start_info", data(hparams::Of::Start(start)))
+    }
+
+    /// Writes that the run has ended, for the HParams plugin.
+    pub fn hyperparameters_end(&mut self) -> Result<()> {
+        let end = hparams::RunEnd { status: hparams::SUCCESS, end_time_secs: wall_time() };
+        let data = hparams::PluginData { version: 0, of: Some(hparams::Of::End(end)) };
+        self.plugin("_hparams_/session_end_info", data)
+    }
+
+    fn plugin(&mut self, tag: &str, data: hparams::PluginData) -> Result<()> {
+        let plugin = PluginData { plugin_name: "hparams".into(), content: data.encode_to_vec() };
+        let metadata = Some(Metadata { plugin_data: Some(plugin) });
+        let value = Value { tag: tag.to_owned(), simple_value: None, metadata };
+        let summary = Some(Summary { value: vec![value] });
+        self.write(Event { wall_time: wall_time(), summary, ..Default::default() })
     }
 
     /// Passes all data to the operating system, so that a running TensorBoard sees it.
@@ -161,7 +213,7 @@ mod tests {
         assert_eq!(events[0].summary, None);
         for (event, (tag, step, value)) in events[1..].iter().zip(scalars) {
             assert_eq!((event.step, event.file_version.clone()), (step as i64, None));
-            let value = Value { tag: tag.to_owned(), simple_value: Some(value) };
+            let value = Value { tag: tag.to_owned(), simple_value: Some(value), metadata: None };
             assert_eq!(event.summary, Some(Summary { value: vec![value] }));
             assert!(event.wall_time >= events[0].wall_time && event.wall_time > 1e9);
         }

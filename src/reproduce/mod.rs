@@ -7,6 +7,7 @@
 //! measure    agreement and retrieval of a model or a baseline
 //! paper      the numbers of the paper
 //! tables     our numbers, those of the paper, and the differences
+//! grid       runs of all combinations of given values, instead of the paper's models
 //! figures, gallery     plots and example queries
 //! report     all results as one value
 //! page       the report as one HTML page, and as Markdown
@@ -17,6 +18,7 @@ mod expectations;
 mod figures;
 mod files;
 mod gallery;
+pub mod grid;
 mod material;
 mod measure;
 mod page;

@@ -7,12 +7,11 @@
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rayon::ThreadPoolBuilder;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::Reproduction;
 use super::measure::{Measurement, Method};
@@ -25,14 +24,13 @@ use crate::files::atomic_file::write_atomically;
 use crate::files::text::read_text;
 use crate::progress::owned_by;
 use crate::run::{Run, Which};
+use crate::terminal::rough_duration;
 use crate::train::checkpoint::{self, LAST, RunConfig};
 use crate::train::config::TrainConfig;
 use crate::train::{TrainOutcome, train};
 
 /// File that exists once a run is finished.
 const RESULT: &str = "result.json";
-/// File with the settings of a run, under the names of the command line.
-const CONFIG: &str = "config.toml";
 /// Interval for checking whether the time is up; a signal handler can only set a flag.
 const WATCH_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -124,13 +122,15 @@ pub(super) fn train_all(
     let queue = Mutex::new(queue);
     let time_is_up = || deadline.is_some_and(|at| Instant::now() >= at);
     let (halt, done) = (AtomicBool::new(time_is_up()), AtomicBool::new(false));
-    let (halt, queue, done) = (&halt, &queue, &done);
+    let pace = Pace::new(plan.runs.len(), queue.lock().expect("no worker has begun").len());
+    let (halt, queue, done, pace) = (&halt, &queue, &done, &pace);
     let results: Vec<(usize, Result<Trained>)> = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..jobs)
             .map(|job| {
                 // Uses all threads, even if they do not divide evenly.
                 let threads = (threads * (job + 1) / jobs - threads * job / jobs).max(1);
-                scope.spawn(move || work(reproduction, dataset, plan, threads, queue, halt))
+                let shared = Shared { reproduction, dataset, plan, queue, pace, halt };
+                scope.spawn(move || work(shared, threads))
             })
             .collect();
         scope.spawn(move || {
@@ -151,6 +151,48 @@ pub(super) fn train_all(
     Ok(trained)
 }
 
+/// What the workers share.
+#[derive(Clone, Copy)]
+struct Shared<'a> {
+    reproduction: &'a Reproduction,
+    dataset: &'a Dataset,
+    plan: &'a Plan,
+    /// Indices of the runs that no worker has begun.
+    queue: &'a Mutex<VecDeque<usize>>,
+    pace: &'a Pace,
+    halt: &'a AtomicBool,
+}
+
+/// How many runs are finished, and how long the others will take.
+struct Pace {
+    /// Number of all runs.
+    all: usize,
+    /// Number of runs that this command has to make.
+    to_make: usize,
+    made: AtomicUsize,
+    started: Instant,
+}
+
+impl Pace {
+    fn new(all: usize, to_make: usize) -> Self {
+        Pace { all, to_make, made: AtomicUsize::new(0), started: Instant::now() }
+    }
+
+    /// Counts a run and prints how many are done.
+    fn finished(&self) {
+        let made = self.made.fetch_add(1, Ordering::Relaxed) + 1;
+        let left = self.to_make - made;
+        let done = self.all - left;
+        match left {
+            0 => tracing::info!("{done} of {} runs", self.all),
+            _ => {
+                let seconds = self.started.elapsed().as_secs_f64() / made as f64 * left as f64;
+                tracing::info!("{done} of {} runs, about {} left", self.all, rough_duration(seconds));
+            }
+        }
+    }
+}
+
 /// Number of concurrent runs.
 ///
 /// On a CPU one per thread, so that the serial parts of a step keep no thread waiting. On a GPU one.
@@ -165,14 +207,8 @@ fn job_count(reproduction: &Reproduction) -> usize {
 
 /// Trains runs from the queue on `threads` threads until it is empty or `halt` is set. An error stops the
 /// other workers too, except for a run that diverged, which is a result.
-fn work(
-    reproduction: &Reproduction,
-    dataset: &Dataset,
-    plan: &Plan,
-    threads: usize,
-    queue: &Mutex<VecDeque<usize>>,
-    halt: &AtomicBool,
-) -> Vec<(usize, Result<Trained>)> {
+fn work(shared: Shared<'_>, threads: usize) -> Vec<(usize, Result<Trained>)> {
+    let Shared { reproduction, dataset, plan, queue, pace, halt } = shared;
     let pool = ThreadPoolBuilder::new().num_threads(threads).build().expect("threads can be started");
     let mut made = Vec::new();
     while !halt.load(Ordering::Relaxed) {
@@ -190,8 +226,10 @@ fn work(
             }
             other => other,
         };
-        if result.is_err() {
-            halt.store(true, Ordering::Relaxed);
+        match &result {
+            Ok(Trained::Finished(_) | Trained::Diverged(_)) => pace.finished(),
+            Ok(Trained::Unfinished { .. }) => {}
+            Err(_) => halt.store(true, Ordering::Relaxed),
         }
         made.push((index, result));
     }
@@ -207,8 +245,6 @@ fn make(
 ) -> Result<Trained> {
     let folder = folder(&reproduction.out, run);
     std::fs::create_dir_all(&folder).map_err(Error::file("create", &folder))?;
-    let settings = toml::to_string(&run.config).expect("plain fields");
-    write_atomically(folder.join(CONFIG), |file| file.write_all(settings.as_bytes()))?;
     let last = folder.join(LAST);
     let resume = if last.exists() { Some(checkpoint::load(&last)?) } else { None };
     let outcome = train(dataset, run.config.clone(), &folder, resume, halt)?;
@@ -272,11 +308,7 @@ fn same_settings(folder: &Path, before: &RunConfig, now: &RunConfig) -> Result<(
 }
 
 fn first_difference(before: &RunConfig, now: &RunConfig) -> String {
-    let values = |config: &RunConfig| serde_json::to_value(&config.train).expect("plain fields");
-    let (before, now) = (values(before), values(now));
-    let fields = before.as_object().into_iter().flatten();
-    let differing = fields.map(|(name, value)| (name, value, now.get(name).unwrap_or(&Value::Null)));
-    match differing.into_iter().find(|(_, before, now)| before != now) {
+    match before.train.differences(&now.train).first() {
         Some((name, before, now)) => format!("was made with {name} = {before}, now it is {now}"),
         None => "was made with a network of other sizes or switches".into(),
     }

@@ -30,6 +30,9 @@ pub const BEST: &str = "best.safetensors";
 /// File name of the latest model, optimizer state and position.
 pub const LAST: &str = "last.safetensors";
 
+/// Beginning and end of the file name of one of several kept models; the number of steps is between them.
+const STEP: (&str, &str) = ("step-", ".safetensors");
+
 const FIRST_MOMENT: &str = "adam.first_moment.";
 const SECOND_MOMENT: &str = "adam.second_moment.";
 
@@ -69,8 +72,23 @@ pub struct TrainProgress {
     pub triples: u64,
     /// Number of anchors in the current epoch for which no triple could be drawn.
     pub skipped: u64,
-    /// Best validation result: number of finished epochs, and row-wise Kendall tau.
+    /// Best validation result: epoch, finished or not, and row-wise Kendall tau.
     pub best: Option<(usize, f64)>,
+    /// Best validation results, at most [`TrainConfig::keep_best`], the best first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept: Vec<Validated>,
+    /// Number of validations since the best one.
+    #[serde(default)]
+    pub validations_since_best: usize,
+}
+
+/// A validated model.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Validated {
+    /// Number of optimizer steps taken.
+    pub steps: u64,
+    /// Row-wise Kendall tau of the validation images.
+    pub kendall: f64,
 }
 
 /// Content of a checkpoint.
@@ -125,20 +143,10 @@ impl RunConfig {
         })
     }
 
-    /// Whether `other` is a configuration of the same run: a run may change its number of epochs, its learning rate and its
-    /// device, and its files may be moved.
+    /// Whether `other` is a configuration of the same run, apart from what [`TrainConfig::continued_as`] may change. The
+    /// content of its files is compared by the checksum.
     pub fn is_same_run(&self, other: &RunConfig) -> bool {
-        let TrainConfig { epochs, learning_rate, device, .. } = other.train;
-        let mut train = TrainConfig { epochs, learning_rate, device, ..self.train.clone() };
-        // Their content is compared by the checksum.
-        for (path, other) in [
-            (&mut train.similarity, &other.train.similarity),
-            (&mut train.caption_vectors, &other.train.caption_vectors),
-        ] {
-            if path.is_some() && other.is_some() {
-                path.clone_from(other);
-            }
-        }
+        let train = self.train.continued_as(&other.train);
         // The fingerprint covers the vocabulary, which older versions left out.
         let (data, vocabulary) = (other.data.clone(), other.vocabulary.clone());
         RunConfig { train, data, vocabulary, ..self.clone() } == *other
@@ -170,9 +178,35 @@ impl RunConfig {
 }
 
 impl TrainProgress {
+    /// Whether nothing is left to train: all epochs are done, or the patience is used up.
+    pub fn is_finished(&self, train: &TrainConfig) -> bool {
+        self.epoch >= train.epochs || (train.patience > 0 && self.validations_since_best >= train.patience)
+    }
+
+    /// Adds a validation result of the current step, in `epoch`. Returns whether it is the best so far. A run that continues
+    /// from before its best validation finds that result again, and it counts as the best again.
+    pub fn validated(&mut self, epoch: usize, kendall: f64, keep_best: usize) -> bool {
+        let now = Validated { steps: self.steps, kendall };
+        let better = match (self.best, self.kept.first()) {
+            (Some(_), Some(&best)) if best == now => true,
+            (Some((_, best)), _) => kendall > best,
+            (None, _) => true,
+        };
+        self.kept.retain(|kept| kept.steps != now.steps);
+        let at = self.kept.partition_point(|kept| kept.kendall >= kendall);
+        self.kept.insert(if better { 0 } else { at }, now);
+        self.kept.truncate(keep_best);
+        self.validations_since_best += 1;
+        if better {
+            self.best = Some((epoch, kendall));
+            self.validations_since_best = 0;
+        }
+        better
+    }
+
     /// Checks a position that was read, as far as it is known without the data.
     fn check(&self, train: &TrainConfig) -> std::result::Result<(), String> {
-        let TrainProgress { epoch, position, steps, loss_sum, triples, skipped, best } = *self;
+        let TrainProgress { epoch, position, steps, loss_sum, triples, skipped, best, .. } = *self;
         if epoch > train.epochs || (position > 0 && epoch == train.epochs) {
             return Err(format!("is in epoch {} of {}", epoch + usize::from(position > 0), train.epochs));
         }
@@ -186,8 +220,13 @@ impl TrainProgress {
         if !loss_sum.is_finite() {
             return Err(format!("has the sum of losses {loss_sum}"));
         }
+        let begun = epoch + usize::from(position > 0);
+        let is_tau = |tau: f64| (-1.0..=1.0).contains(&tau);
+        if self.kept.iter().any(|kept| kept.steps > steps || !is_tau(kept.kendall)) {
+            return Err(format!("keeps a validation of a later step than {steps}, or of no tau"));
+        }
         match best {
-            Some((best, tau)) if !(1..=epoch).contains(&best) || !(-1.0..=1.0).contains(&tau) => {
+            Some((best, tau)) if !(1..=begun).contains(&best) || !is_tau(tau) => {
                 Err(format!("names the best epoch {best} with tau {tau}, of {epoch} epochs"))
             }
             _ => Ok(()),
@@ -223,6 +262,27 @@ pub fn save(
     write_atomically(path, |writer| writer.write_all(&bytes))
 }
 
+/// File name of one of several kept models, after this number of steps.
+pub fn step_file(steps: u64) -> String {
+    let (first, last) = STEP;
+    format!("{first}{steps:06}{last}")
+}
+
+/// Removes the files of models that are no longer kept. Other files stay.
+pub fn remove_others(folder: &Path, kept: &[Validated]) -> Result<()> {
+    let (first, last) = STEP;
+    for entry in std::fs::read_dir(folder).map_err(Error::file("read", folder))? {
+        let path = entry.map_err(Error::file("read", folder))?.path();
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let steps = name.strip_prefix(first).and_then(|name| name.strip_suffix(last));
+        let Some(steps) = steps.and_then(|steps| steps.parse::<u64>().ok()) else { continue };
+        if name == step_file(steps) && kept.iter().all(|kept| kept.steps != steps) {
+            std::fs::remove_file(&path).map_err(Error::file("remove", &path))?;
+        }
+    }
+    Ok(())
+}
+
 /// Reads and checks a checkpoint.
 pub fn load(path: &Path) -> Result<Checkpoint> {
     let file = TensorFile::read_sealed(path)?;
@@ -255,13 +315,15 @@ pub fn load(path: &Path) -> Result<Checkpoint> {
     Ok(Checkpoint { config, progress, tensors, moments })
 }
 
-/// Checks that the best checkpoint in the folder `run` belongs to the run of the last one, `last`. Returns the best result, which
-/// is that of a later epoch than `last` if the process died between writing the two.
-pub fn check_best(run: &Path, last: &Checkpoint) -> Result<Option<(usize, f64)>> {
+/// Checks that the best checkpoint in the folder `run` belongs to the run of the last one, `last`. Returns its progress if that
+/// is later than `last`, because the process died between writing the two.
+pub fn check_best(run: &Path, last: &Checkpoint) -> Result<Option<TrainProgress>> {
     let path = run.join(BEST);
+    let begun = |progress: &TrainProgress| progress.epoch + usize::from(progress.position > 0);
+    let at = |progress: &TrainProgress| (progress.epoch, progress.position);
     let TrainProgress { epoch, best, .. } = last.progress;
     if !path.exists() {
-        if epoch == 0 {
+        if epoch == 0 && best.is_none() {
             return Ok(None);
         }
         let problem = format!("is missing, although {LAST} has finished {epoch} epochs");
@@ -270,16 +332,16 @@ pub fn check_best(run: &Path, last: &Checkpoint) -> Result<Option<(usize, f64)>>
     }
     let found = load(&path)?;
     is_of_run(&path, &found.config, &last.config)?;
-    if found.progress.epoch > epoch {
-        return Ok(found.progress.best);
+    if at(&found.progress) > at(&last.progress) {
+        return Ok(Some(found.progress));
     }
     let expected = best.map_or(epoch, |(epoch, _)| epoch);
-    if found.progress.epoch != expected {
-        let problem =
-            format!("is of epoch {}, but {LAST} names epoch {expected} as the best", found.progress.epoch);
+    let found_epoch = begun(&found.progress);
+    if found_epoch != expected {
+        let problem = format!("is of epoch {found_epoch}, but {LAST} names epoch {expected} as the best");
         return Err(Error::invalid(path, "metadata \"progress\"", problem, "restore the file of this run"));
     }
-    Ok(best)
+    Ok(None)
 }
 
 /// Checks that the other checkpoint in the folder, if there is one, is of the same run as the one at `path`. Reads only its

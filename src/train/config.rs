@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::backend::device::{Device, Precision};
 use crate::batch::triples::Sampling;
@@ -14,13 +15,16 @@ use crate::files::text::read_text;
 use crate::loss::{Loss, LossKind};
 use crate::network::config::ModelConfig;
 use crate::optimizer::Adam;
+use crate::optimizer::schedule::{Course, Schedule};
 
 /// Limits far beyond practical use; they catch typing errors that would exhaust the memory.
 const MOST_LAYERS: usize = 100;
 const MOST_WIDTH: usize = 1 << 14;
+const MOST_KEPT: usize = 1000;
 
 /// Headings that group the options in the help text.
 const OPTIMIZATION: &str = "Optimization";
+const VALIDATION: &str = "Validation";
 const MODEL: &str = "Model";
 const COMPUTATION: &str = "Computation";
 const DATA: &str = "Data";
@@ -90,7 +94,8 @@ training_options! {
         /// Strategy for drawing positives and negatives [default: probability].
         #[arg(long, value_enum, help_heading = OPTIMIZATION)]
         sampling: Sampling = Sampling::Probability,
-        /// Temperature: nu of the ranking loss, lambda of InfoNCE [default: 1].
+        /// Divisor of the differences of cosines: nu of the ranking loss, lambda of InfoNCE. A lower one makes the loss react
+        /// to smaller differences; the triplet loss does not use it [default: 1].
         #[arg(long, help_heading = OPTIMIZATION)]
         temperature: f64 = 1.0,
         /// Margin m of the triplet loss [default: 0.5].
@@ -105,13 +110,15 @@ training_options! {
         /// Width of hidden layers and messages [default: 512].
         #[arg(long, help_heading = MODEL)]
         hidden_width: usize = 512,
-        /// Whether blocks normalise their columns; if false, they only scale and shift them [default: true].
+        /// Batch norm after every linear layer. If false, each column is only multiplied by its learnt weight and shifted by
+        /// its learnt bias [default: true].
         #[arg(long, value_name = "BOOL", help_heading = MODEL)]
         batch_norm: bool = true,
         /// Whether node states are l2-normalised between layers; embeddings always are [default: true].
         #[arg(long, value_name = "BOOL", help_heading = MODEL)]
         l2_norm: bool = true,
-        /// Whether the mean of a graph's node states includes the image node [default: true].
+        /// Count the image node, to which every object is connected, in the mean of a graph's node states, which is the graph's
+        /// embedding. If false, only objects count [default: true].
         #[arg(long, value_name = "BOOL", help_heading = MODEL)]
         image_node_in_mean: bool = true,
         /// Number of triples per step [default: 16].
@@ -123,9 +130,35 @@ training_options! {
         /// Number of passes over the training images [default: 100].
         #[arg(long, help_heading = OPTIMIZATION)]
         epochs: usize = 100,
-        /// Seed of the initial parameters and of the triples [default: 1].
+        /// Number from which the initial parameters, the order of images and the triples are drawn. The same seed and options
+        /// give the same bits; another seed shows the spread of results [default: 1].
         #[arg(long, help_heading = OPTIMIZATION)]
         seed: u64 = 1,
+        /// Course of the learning rate after the warm-up [default: constant]. With cosine or linear it falls to
+        /// --final-learning-rate over the steps of all --epochs.
+        #[arg(long, value_enum, help_heading = OPTIMIZATION)]
+        schedule: Course = Course::Constant,
+        /// Number of first steps in which the learning rate rises along a line [default: 0].
+        #[arg(long, value_name = "STEPS", help_heading = OPTIMIZATION)]
+        warmup_steps: u64 = 0,
+        /// Learning rate at the end of a cosine or linear schedule [default: 0].
+        #[arg(long, value_name = "RATE", help_heading = OPTIMIZATION)]
+        final_learning_rate: f64 = 0.0,
+        /// Weight decay of AdamW, on linear weights and embedding tables but not on batch norm's parameters [default: 0].
+        #[arg(long, value_name = "DECAY", help_heading = OPTIMIZATION)]
+        weight_decay: f64 = 0.0,
+        /// Largest norm of the whole gradient; a longer one is scaled down to it. 0 for no limit [default: 0].
+        #[arg(long, value_name = "NORM", help_heading = OPTIMIZATION)]
+        clip_norm: f64 = 0.0,
+        /// End after this number of validations without a better Kendall tau. 0 for never [default: 0].
+        #[arg(long, value_name = "VALIDATIONS", help_heading = VALIDATION)]
+        patience: usize = 0,
+        /// Validate after every so many steps too, not only after each epoch. 0 for never [default: 0].
+        #[arg(long, value_name = "STEPS", help_heading = VALIDATION)]
+        validate_every: u64 = 0,
+        /// Number of best models to keep; with more than one, each is also a file step-STEPS.safetensors [default: 1].
+        #[arg(long, value_name = "K", help_heading = VALIDATION)]
+        keep_best: usize = 1,
         /// Number format of the computation [default: fp32].
         #[arg(long, value_enum, help_heading = COMPUTATION)]
         precision: Precision = Precision::Fp32,
@@ -177,6 +210,8 @@ impl TrainConfig {
             ("--state-width", self.state_width, MOST_WIDTH),
             ("--hidden-width", self.hidden_width, MOST_WIDTH),
             ("--batch-size", self.batch_size, usize::MAX),
+            ("--epochs", self.epochs, usize::MAX),
+            ("--keep-best", self.keep_best, MOST_KEPT),
         ] {
             if size == 0 {
                 return Err(Error::argument(name, "is 0", "give a positive number"));
@@ -192,6 +227,20 @@ impl TrainConfig {
                 return Err(Error::argument(name, format!("is {}", number(value)), remedy));
             }
         }
+        for (name, value) in [
+            ("--final-learning-rate", self.final_learning_rate),
+            ("--weight-decay", self.weight_decay),
+            ("--clip-norm", self.clip_norm),
+        ] {
+            if !(0.0..=f64::from(f32::MAX)).contains(&value) {
+                let remedy = "give 0 or a positive number within single precision";
+                return Err(Error::argument(name, format!("is {}", number(value)), remedy));
+            }
+        }
+        if self.final_learning_rate > 0.0 && self.schedule == Course::Constant {
+            let problem = "is only used by a learning rate that falls";
+            return Err(Error::argument("--final-learning-rate", problem, "add --schedule cosine or linear"));
+        }
         if !(self.margin as f32).is_finite() {
             return Err(Error::argument(
                 "--margin",
@@ -200,6 +249,33 @@ impl TrainConfig {
             ));
         }
         Ok(())
+    }
+
+    /// This configuration with everything that a continued run may change as in `now`: the number of epochs, the learning
+    /// rate, the patience, the device, and the places of its files, whose content is compared elsewhere.
+    pub fn continued_as(&self, now: &TrainConfig) -> TrainConfig {
+        let TrainConfig { epochs, learning_rate, patience, device, .. } = *now;
+        let mut continued = TrainConfig { epochs, learning_rate, patience, device, ..self.clone() };
+        for (path, now) in [
+            (&mut continued.similarity, &now.similarity),
+            (&mut continued.caption_vectors, &now.caption_vectors),
+        ] {
+            if path.is_some() && now.is_some() {
+                path.clone_from(now);
+            }
+        }
+        continued
+    }
+
+    /// Options whose values differ: name, value here, value in `other`.
+    pub fn differences(&self, other: &TrainConfig) -> Vec<(String, Value, Value)> {
+        let [here, there] = [self, other].map(|config| serde_json::to_value(config).expect("plain fields"));
+        let here = here.as_object().into_iter().flatten();
+        here.filter_map(|(name, value)| {
+            let other = there.get(name).unwrap_or(&Value::Null);
+            (value != other).then(|| (name.clone(), value.clone(), other.clone()))
+        })
+        .collect()
     }
 
     /// File of the supervision, if it is not the captions.
@@ -226,9 +302,19 @@ impl TrainConfig {
         Loss { kind: self.loss, temperature: self.temperature, margin: self.margin }
     }
 
-    /// Optimizer with its constants.
-    pub fn adam(&self) -> Adam {
-        Adam::new(self.learning_rate)
+    /// Optimizer with its constants, for a training set of this number of images: a schedule ends with the last epoch.
+    pub fn adam(&self, images: usize) -> Adam {
+        Adam {
+            weight_decay: self.weight_decay,
+            clip_norm: (self.clip_norm > 0.0).then_some(self.clip_norm),
+            schedule: Schedule {
+                course: self.schedule,
+                warmup: self.warmup_steps,
+                steps: (images.div_ceil(self.batch_size) as u64).saturating_mul(self.epochs as u64),
+                last: self.final_learning_rate,
+            },
+            ..Adam::new(self.learning_rate)
+        }
     }
 }
 

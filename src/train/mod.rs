@@ -13,11 +13,14 @@
 pub mod checkpoint;
 mod checkpoint_writer;
 pub mod config;
+mod pace;
+pub mod run_record;
+mod start;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
 
+use indicatif::HumanCount;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -32,18 +35,21 @@ use crate::error::{Error, Result};
 use crate::evaluation::embed::embed_on_device;
 use crate::evaluation::{Embeddings, row_kendall};
 use crate::files::folder_lock::FolderLock;
-use crate::files::tensor_file::TensorFile;
 use crate::model::{LOSS_STEPS, Model, TrainingState};
 use crate::network::config::ModelConfig;
 use crate::network::parameters::{TypeVectors, initial_parameters};
 use crate::network::tensors::NamedTensors;
 use crate::progress::Progress;
+use crate::report::projector::{Projected, write_projector};
 use crate::report::run_log::{Record, RunLog};
-use crate::terminal::duration;
+use crate::terminal::{duration, rough_duration};
 
 use checkpoint::{BEST, Checkpoint, LAST, RunConfig, TrainProgress};
 use checkpoint_writer::CheckpointWriter;
 use config::TrainConfig;
+use pace::Pace;
+use run_record::OpenRecord;
+use start::{check_fresh, check_resume, check_trainable};
 
 /// Number of steps between two records of the loss. In between nothing is downloaded, and the host runs ahead
 /// of the device.
@@ -99,7 +105,6 @@ fn prepare(
     stop: &AtomicBool,
     start: impl FnOnce(Training) -> Result<TrainOutcome>,
 ) -> Result<TrainOutcome> {
-    let started = Instant::now();
     let supervision =
         Supervision::open(config.similarity.as_deref(), config.caption_vectors.as_deref(), dataset)?;
     let similarity = supervision.view(dataset);
@@ -118,79 +123,7 @@ fn prepare(
         }
     };
     let supervision = &supervision;
-    start(Training { dataset, supervision, similarity, sampler, config, run, resume, stop, started })
-}
-
-/// Checks that the first epoch has a triple. Otherwise the training would take no step.
-///
-/// Stops at the first triple, so this is cheap for usual similarities.
-fn check_trainable(sampler: &TripleSampler<'_>, config: &TrainConfig) -> Result<()> {
-    let images = sampler.images();
-    if images.clone().into_par_iter().any(|image| sampler.draw(0, image as u32).is_some()) {
-        return Ok(());
-    }
-    let path = config.supervision().unwrap_or(Path::new("similarities of captions"));
-    Err(Error::invalid(
-        path,
-        "training images",
-        format!(
-            "no triple can be drawn: to each of the {} images all others are equally similar, or not similar at all",
-            images.len()
-        ),
-        "give similarities that differ between images, or another --sampling",
-    ))
-}
-
-/// Checks that `run` holds no run. Requires its lock.
-fn check_fresh(run: &Path) -> Result<()> {
-    match run.join(LAST).exists() {
-        false => Ok(()),
-        true => Err(Error::invalid(
-            run,
-            "run folder",
-            "already holds a run",
-            "continue it with --resume, or choose another folder",
-        )),
-    }
-}
-
-/// Checks that `checkpoint` is still the last one of `run`, can be continued on `dataset`, and is accompanied by the best one.
-/// Requires the lock of the folder.
-fn check_resume(
-    run: &Path,
-    mut checkpoint: Checkpoint,
-    dataset: &Dataset,
-    config: &RunConfig,
-) -> Result<Checkpoint> {
-    let last = run.join(LAST);
-    if !config.is_same_run(&checkpoint.config) {
-        let problem = match config.supervision == checkpoint.config.supervision {
-            true => "is of a run with other options or other data",
-            false => "is of a run with another similarity matrix or other caption vectors",
-        };
-        let remedy = "continue with the options and files of the run, or train a new one";
-        return Err(Error::invalid(last, "metadata \"config\"", problem, remedy));
-    }
-    let TrainProgress { epoch, position, steps, .. } = checkpoint.progress;
-    if checkpoint.moments.is_none() {
-        let remedy = format!("continue from {LAST}");
-        return Err(Error::invalid(last, "tensors", "holds no optimizer moments", remedy));
-    }
-    let stored: TrainProgress = TensorFile::read_metadata(&last, "progress")?;
-    if stored != checkpoint.progress {
-        let problem = "was replaced by another process while this one read it";
-        return Err(Error::invalid(last, "file", problem, "run again"));
-    }
-    let anchors = dataset.split(Split::Train).len();
-    let most_steps = (epoch as u128 * anchors as u128) + position as u128;
-    if position > anchors || u128::from(steps) > most_steps {
-        let problem =
-            format!("is at anchor {position} of {anchors} and step {steps}, of at most {most_steps}");
-        let remedy = "the file is damaged; use another checkpoint";
-        return Err(Error::invalid(last, "metadata \"progress\"", problem, remedy));
-    }
-    checkpoint.progress.best = checkpoint::check_best(run, &checkpoint)?;
-    Ok(checkpoint)
+    start(Training { dataset, supervision, similarity, sampler, config, run, resume, stop })
 }
 
 /// First and second moments of Adam.
@@ -205,98 +138,65 @@ struct Training<'a> {
     run: &'a Path,
     resume: Option<Checkpoint>,
     stop: &'a AtomicBool,
-    started: Instant,
 }
 
 impl BackendTask for Training<'_> {
     type Output = TrainOutcome;
 
     fn run<B: Backend>(mut self, backend: B) -> Result<TrainOutcome> {
+        let record = OpenRecord::begin(self.run, &self.config, self.dataset, backend.description()?)?;
+        let outcome = self.train(backend);
+        let recorded = record.end(&outcome);
+        outcome.and_then(|outcome| recorded.map(|()| outcome))
+    }
+}
+
+/// A training in progress.
+struct Running<B: Backend> {
+    model: Model<B>,
+    state: TrainingState<B>,
+    progress: TrainProgress,
+    log: RunLog,
+    writer: CheckpointWriter,
+    pace: Pace,
+    /// `[images, D]` embeddings of the validation images, from the last validation of this command.
+    validated: Vec<f32>,
+}
+
+impl Training<'_> {
+    fn train<B: Backend>(&mut self, backend: B) -> Result<TrainOutcome> {
         let resume = self.resume.take();
         let fresh = resume.is_none();
-        let (mut model, mut state, mut progress) = self.start(backend, resume)?;
+        let (mut model, state, progress) = self.start(backend, resume)?;
         let training_images = 0..self.dataset.split(Split::Train).end;
         let kept =
             model.load_training_set(training_images.map(|image| self.dataset.graph(image)), &self.sampler)?;
         let mut log = RunLog::open(self.run, progress.epoch, progress.steps)?;
-        let mut writer = CheckpointWriter::default();
+        log.begin(&serde_json::to_value(&self.config.train).expect("plain fields"))?;
+        let pace = Pace::new(log.seconds(), &self.config.train, self.anchors());
+        let writer = CheckpointWriter::default();
+        let mut running = Running { model, state, progress, log, writer, pace, validated: Vec::new() };
         if fresh {
-            let tensors = self.tensors(&mut model, &state, &progress)?;
-            writer.start(self.save(&progress, tensors, false))?;
+            let tensors = self.tensors(&mut running)?;
+            self.save(&mut running, tensors, false)?;
         }
         let train = &self.config.train;
-        let (loss, adam) = (train.loss(), train.adam());
-        let mut batch = GraphBatch::default();
-        while progress.epoch < train.epochs {
-            let order = self.sampler.anchor_order(progress.epoch as u32);
-            let bar = Progress::new(
-                format!("epoch {}/{}", progress.epoch + 1, train.epochs),
-                Some(order.len() as u64),
-                "anchors",
-            );
-            bar.advance(progress.position as u64);
-            if kept {
-                model.begin_epoch(&self.sampler, progress.epoch as u32, &order, progress.position)?;
+        while !running.progress.is_finished(train) {
+            if !self.epoch(&mut running, kept)? {
+                running.writer.finish()?;
+                running.log.end()?;
+                return Ok(outcome(&running.progress, true));
             }
-            for anchors in order[progress.position..].chunks(train.batch_size) {
-                let triples = match kept {
-                    true => model.next_batch()?,
-                    false => self.load(progress.epoch as u32, anchors, &mut batch, &mut model)?,
-                };
-                // Before the batch changes the model.
-                self.check_files()?;
-                progress.position += anchors.len();
-                progress.skipped += (anchors.len() - triples) as u64;
-                bar.advance(anchors.len() as u64);
-                if triples > 0 {
-                    model.train_step(&loss, &adam, &mut state)?;
-                    if state.steps.is_multiple_of(RECORD_STEPS) {
-                        let last = self.record(&mut model, &mut state, &mut progress, &mut log)?;
-                        bar.message(last.map_or(String::new(), |loss| format!("loss {loss:.4}")));
-                    }
-                }
-                if self.stop.load(Ordering::Relaxed) {
-                    bar.finish();
-                    self.record(&mut model, &mut state, &mut progress, &mut log)?;
-                    let tensors = self.tensors(&mut model, &state, &progress)?;
-                    writer.start(self.save(&progress, tensors, false))?;
-                    writer.finish()?;
-                    return Ok(outcome(&progress, true));
-                }
-            }
-            bar.finish();
-            self.record(&mut model, &mut state, &mut progress, &mut log)?;
-            let tensors = self.tensors(&mut model, &state, &progress)?;
-            let tau = self.validate(&mut model, &progress)?;
-            self.check_files()?;
-            let record = Record::Epoch {
-                epoch: progress.epoch + 1,
-                step: progress.steps,
-                loss: progress.loss_sum / progress.triples.max(1) as f64,
-                validation_kendall: tau,
-                skipped_anchors: progress.skipped,
-                seconds: self.started.elapsed().as_secs_f64(),
-            };
-            report(&record);
-            log.write(&record)?;
-            let better = match (tau, progress.best) {
-                (Some(tau), Some((_, best))) => tau > best,
-                _ => true,
-            };
-            progress = TrainProgress {
-                epoch: progress.epoch + 1,
-                steps: progress.steps,
-                best: if better { tau.map(|tau| (progress.epoch + 1, tau)) } else { progress.best },
-                ..Default::default()
-            };
-            writer.start(self.save(&progress, tensors, better))?;
         }
-        writer.finish()?;
-        Ok(outcome(&progress, false))
+        running.writer.finish()?;
+        running.log.end()?;
+        self.project(&mut running)?;
+        if running.progress.epoch < train.epochs {
+            tracing::info!("{} validations without a better Kendall tau: training ends", train.patience);
+        }
+        Ok(outcome(&running.progress, false))
     }
-}
 
-impl Training<'_> {
     /// Creates the model and its state: those of the checkpoint, or the initial ones.
     fn start<B: Backend>(
         &self,
@@ -318,6 +218,123 @@ impl Training<'_> {
         let (first, second) = checkpoint.moments.expect("checked before the start");
         state.restore(&mut model, checkpoint.progress.steps, &first, &second)?;
         Ok((model, state, checkpoint.progress))
+    }
+
+    /// Trains to the end of an epoch, or until the patience is used up. Returns false if `stop` was set before, with the
+    /// state saved.
+    fn epoch<B: Backend>(&self, running: &mut Running<B>, kept: bool) -> Result<bool> {
+        let train = &self.config.train;
+        let (loss, adam) = (train.loss(), train.adam(self.anchors()));
+        let epoch = running.progress.epoch;
+        let order = self.sampler.anchor_order(epoch as u32);
+        let bar = Progress::new(
+            format!("epoch {}/{}", epoch + 1, train.epochs),
+            Some(order.len() as u64),
+            "anchors",
+        );
+        bar.advance(running.progress.position as u64);
+        if kept {
+            running.model.begin_epoch(&self.sampler, epoch as u32, &order, running.progress.position)?;
+        }
+        let mut batch = GraphBatch::default();
+        for anchors in order[running.progress.position..].chunks(train.batch_size) {
+            let triples = match kept {
+                true => running.model.next_batch()?,
+                false => self.load(epoch as u32, anchors, &mut batch, &mut running.model)?,
+            };
+            // Before the batch changes the model.
+            self.check_files()?;
+            running.progress.position += anchors.len();
+            running.progress.skipped += (anchors.len() - triples) as u64;
+            running.pace.trained(anchors.len(), triples);
+            bar.advance(anchors.len() as u64);
+            if triples > 0 {
+                running.model.train_step(&loss, &adam, &mut running.state)?;
+                if running.state.steps.is_multiple_of(RECORD_STEPS) {
+                    let last = self.record(running)?;
+                    let left = running.pace.seconds_left(&running.progress).map(rough_duration);
+                    let loss = last.map(|loss| format!("loss {loss:.4}"));
+                    let left = left.map(|left| format!("{left} left in all"));
+                    bar.message(loss.into_iter().chain(left).collect::<Vec<_>>().join(" · "));
+                }
+            }
+            let ends = running.progress.position == order.len();
+            let every = train.validate_every;
+            if triples > 0 && every > 0 && running.state.steps.is_multiple_of(every) && !ends {
+                self.validate_within(running)?;
+                if kept {
+                    // The validation has loaded batches of its own.
+                    let position = running.progress.position;
+                    running.model.begin_epoch(&self.sampler, epoch as u32, &order, position)?;
+                }
+                if running.progress.is_finished(train) {
+                    bar.finish();
+                    return Ok(true);
+                }
+            }
+            if self.stop.load(Ordering::Relaxed) {
+                bar.finish();
+                self.record(running)?;
+                let tensors = self.tensors(running)?;
+                self.save(running, tensors, false)?;
+                return Ok(false);
+            }
+        }
+        bar.finish();
+        self.record(running)?;
+        self.end_epoch(running)?;
+        Ok(true)
+    }
+
+    /// Validates the model within an epoch, records the result and saves the model.
+    fn validate_within<B: Backend>(&self, running: &mut Running<B>) -> Result<()> {
+        self.record(running)?;
+        let tensors = self.tensors(running)?;
+        let Some(tau) = self.validate(running)? else { return Ok(()) };
+        let Running { progress, log, pace, .. } = running;
+        let epoch = progress.epoch + 1;
+        let seconds = pace.seconds();
+        log.write(&Record::Validation { epoch, step: progress.steps, validation_kendall: tau, seconds })?;
+        let better = progress.validated(epoch, tau, self.config.train.keep_best);
+        self.save(running, tensors, better)
+    }
+
+    /// Validates the model after an epoch, records the epoch and saves the model.
+    fn end_epoch<B: Backend>(&self, running: &mut Running<B>) -> Result<()> {
+        let rate = running.pace.graphs_per_second();
+        let tensors = self.tensors(running)?;
+        let tau = self.validate(running)?;
+        let Running { progress, log, pace, .. } = running;
+        let epoch = progress.epoch + 1;
+        let record = Record::Epoch {
+            epoch,
+            step: progress.steps,
+            loss: progress.loss_sum / progress.triples.max(1) as f64,
+            validation_kendall: tau,
+            skipped_anchors: progress.skipped,
+            graphs_per_second: rate,
+            seconds: pace.seconds(),
+        };
+        log.write(&record)?;
+        let better = tau.is_none_or(|tau| progress.validated(epoch, tau, self.config.train.keep_best));
+        let TrainProgress { steps, best, validations_since_best, .. } = *progress;
+        let kept = std::mem::take(&mut progress.kept);
+        *progress = TrainProgress {
+            epoch,
+            steps,
+            best: tau.and(best),
+            kept,
+            validations_since_best,
+            ..Default::default()
+        };
+        pace.begin_epoch();
+        report(&record, progress, &self.config.train, pace);
+        self.save(running, tensors, better)
+    }
+
+    /// Number of anchors of an epoch.
+    fn anchors(&self) -> usize {
+        self.dataset.split(Split::Train).len()
     }
 
     /// Loads the batch of the anchors' triples and returns their number; anchors without a triple are left
@@ -350,36 +367,38 @@ impl Training<'_> {
         batch.index(self.config.model.object_types, self.config.model.predicate_types);
     }
 
-    /// Adds the losses of the steps since the last call to `progress`; returns the loss of the last step.
-    fn record<B: Backend>(
-        &self,
-        model: &mut Model<B>,
-        state: &mut TrainingState<B>,
-        progress: &mut TrainProgress,
-        log: &mut RunLog,
-    ) -> Result<Option<f32>> {
+    /// Adds the losses of the steps since the last call to the progress; returns the loss of the last step.
+    fn record<B: Backend>(&self, running: &mut Running<B>) -> Result<Option<f32>> {
         let mut last = None;
-        for (loss, triples) in model.take_losses(state)? {
+        for (loss, triples) in running.model.take_losses(&mut running.state)? {
+            let progress = &mut running.progress;
             progress.steps += 1;
             self.check_finite("the loss", [&loss], progress)?;
             progress.loss_sum += f64::from(loss) * triples as f64;
             progress.triples += triples as u64;
-            if progress.steps.is_multiple_of(RECORD_STEPS) {
-                log.write(&Record::Step {
-                    epoch: progress.epoch + 1,
-                    step: progress.steps,
-                    loss,
-                    seconds: self.started.elapsed().as_secs_f64(),
-                })?;
-            }
             last = Some(loss);
         }
-        debug_assert_eq!(progress.steps, state.steps);
+        let step = running.progress.steps;
+        debug_assert_eq!(step, running.state.steps);
+        if let Some(loss) = last
+            && step.is_multiple_of(RECORD_STEPS)
+        {
+            let gradient_norm = running.model.gradient_norm(&mut running.state)?;
+            running.log.write(&Record::Step {
+                epoch: running.progress.epoch + 1,
+                step,
+                loss,
+                learning_rate: Some(self.config.train.adam(self.anchors()).rate_at(step)),
+                gradient_norm: Some(gradient_norm),
+                seconds: running.pace.seconds(),
+            })?;
+        }
         Ok(last)
     }
 
     /// Row-wise Kendall tau of the validation images; `None` if there are too few.
-    fn validate<B: Backend>(&self, model: &mut Model<B>, progress: &TrainProgress) -> Result<Option<f64>> {
+    fn validate<B: Backend>(&self, running: &mut Running<B>) -> Result<Option<f64>> {
+        let Running { model, progress, validated, .. } = running;
         let images = self.dataset.split(Split::Validation);
         if images.len() < LEAST_VALIDATION_IMAGES {
             return Ok(None);
@@ -390,10 +409,33 @@ impl Training<'_> {
         let width = self.config.model.state_width;
         let embeddings = model.backend().download(&on_device, 0..images.len() * width)?;
         self.check_finite("an embedding", &embeddings, progress)?;
-        let embeddings = Embeddings::new(&embeddings, width)?;
-        let tau = row_kendall(model.backend(), embeddings, &on_device, self.similarity, images)?;
+        let rows = Embeddings::new(&embeddings, width)?;
+        let tau = row_kendall(model.backend(), rows, &on_device, self.similarity, images)?;
+        *validated = embeddings;
         bar.finish();
+        self.check_files()?;
         Ok(Some(tau))
+    }
+
+    /// Writes embeddings with their names for TensorBoard's projector: those of the object types, and of the validation
+    /// images if this command has validated.
+    fn project<B: Backend>(&self, running: &mut Running<B>) -> Result<()> {
+        let dataset = self.dataset;
+        let width = self.config.model.state_width;
+        let tensors = running.model.tensors()?;
+        let objects = &tensors["object_embedding.weight"].values;
+        let names = (0..dataset.object_count()).map(|object| dataset.object_name(object).to_string());
+        let mut sets = vec![Projected { name: "objects", values: objects, names: names.collect() }];
+        if !running.validated.is_empty() {
+            let images = dataset.split(Split::Validation);
+            let name = |image| {
+                let caption = dataset.captions(image).next().unwrap_or_default();
+                format!("{} {}", dataset.image_id(image), caption.trim())
+            };
+            let names = images.map(name).collect();
+            sets.push(Projected { name: "validation-images", values: &running.validated, names });
+        }
+        write_projector(self.run, &sets, width)
     }
 
     /// Ends the run if a value is not finite. The last checkpoint stays unchanged: its values were still
@@ -428,12 +470,8 @@ impl Training<'_> {
 
     /// Tensors of a checkpoint, checked to be finite. A ReLU turns NaN into 0, so the loss alone does not
     /// show that training has diverged.
-    fn tensors<B: Backend>(
-        &self,
-        model: &mut Model<B>,
-        state: &TrainingState<B>,
-        progress: &TrainProgress,
-    ) -> Result<(NamedTensors, Moments)> {
+    fn tensors<B: Backend>(&self, running: &mut Running<B>) -> Result<(NamedTensors, Moments)> {
+        let Running { model, state, progress, .. } = running;
         let tensors = model.tensors()?;
         let (first, second) = model.moments(state)?;
         for (moment, tensors) in
@@ -449,22 +487,29 @@ impl Training<'_> {
         Ok((tensors, (first, second)))
     }
 
-    /// Writes the last checkpoint. If the result is `better` than all before, writes the best checkpoint
-    /// first.
-    fn save(
+    /// Writes the last checkpoint in the background. If its validation is the best so far, writes the best checkpoint
+    /// first; if it is one of several to be kept, its own file too.
+    fn save<B: Backend>(
         &self,
-        progress: &TrainProgress,
+        running: &mut Running<B>,
         (tensors, moments): (NamedTensors, Moments),
         better: bool,
-    ) -> impl FnOnce() -> Result<()> + Send + 'static {
+    ) -> Result<()> {
+        let Running { progress, writer, .. } = running;
         let (config, progress) = (self.config.clone(), progress.clone());
-        let (best, last) = (self.run.join(BEST), self.last());
-        move || {
+        let (folder, several) = (self.run.to_path_buf(), self.config.train.keep_best > 1);
+        writer.start(move || {
             if better {
-                checkpoint::save(&best, &config, &progress, tensors.clone(), None)?;
+                checkpoint::save(&folder.join(BEST), &config, &progress, tensors.clone(), None)?;
             }
-            checkpoint::save(&last, &config, &progress, tensors, Some(moments))
-        }
+            let steps = progress.steps;
+            if several && progress.kept.iter().any(|kept| kept.steps == steps) {
+                let path = folder.join(checkpoint::step_file(steps));
+                checkpoint::save(&path, &config, &progress, tensors.clone(), None)?;
+            }
+            checkpoint::save(&folder.join(LAST), &config, &progress, tensors, Some(moments))?;
+            if several { checkpoint::remove_others(&folder, &progress.kept) } else { Ok(()) }
+        })
     }
 }
 
@@ -483,10 +528,19 @@ fn outcome(progress: &TrainProgress, interrupted: bool) -> TrainOutcome {
     TrainOutcome { epochs: progress.epoch, steps: progress.steps, best: progress.best, interrupted }
 }
 
-fn report(record: &Record) {
-    if let Record::Epoch { epoch, step, loss, validation_kendall, seconds, .. } = record {
-        let tau = validation_kendall.map_or("none".to_string(), |tau| format!("{tau:.4}"));
-        let time = duration(*seconds);
-        tracing::info!("epoch {epoch}: step {step}, loss {loss:.4}, validation Kendall tau {tau}, {time}");
+/// Prints an epoch as one line: its pace, the loss, the best result so far, and the time left.
+fn report(record: &Record, progress: &TrainProgress, train: &TrainConfig, pace: &Pace) {
+    let Record::Epoch { epoch, loss, validation_kendall, graphs_per_second, .. } = record else { return };
+    let mut parts = vec![format!("epoch {epoch}/{}", train.epochs)];
+    parts.extend(graphs_per_second.map(|rate| format!("{} graphs/s", HumanCount(rate.round() as u64))));
+    parts.push(format!("loss {loss:.4}"));
+    parts.extend(validation_kendall.map(|tau| format!("tau {tau:.3}")));
+    parts.extend(progress.best.map(|(epoch, tau)| format!("best tau {tau:.3} @{epoch}")));
+    match progress.is_finished(train) {
+        true => parts.push(format!("{} in all", duration(pace.seconds()))),
+        false => {
+            parts.extend(pace.seconds_left(progress).map(|left| format!("{} left", rough_duration(left))))
+        }
     }
+    tracing::info!("{}", parts.join(" · "));
 }

@@ -22,6 +22,7 @@ use scenerank::network::config::ModelConfig;
 use scenerank::network::parameters::{Layout, Storage};
 use scenerank::network::tensors::NamedTensors;
 use scenerank::optimizer::Adam;
+use scenerank::optimizer::schedule::{Course, RATE_STEPS, Schedule};
 use scenerank::train::checkpoint::{self, LAST};
 use scenerank::train::config::TrainConfig;
 use scenerank::train::train_on;
@@ -161,7 +162,11 @@ fn training_reads_back_records_and_checkpoints_alone() {
     let every = LOSS_STEPS as u64;
     let ends = (1..=2u64).filter(|epoch| !(epoch * steps_of_epoch).is_multiple_of(every)).count() as u64;
     let records = outcome.steps / every + ends;
-    assert_eq!(calls.downloads.load(Relaxed), saved + validated + drawn + records);
+    // The norm of the gradient of every tenth step.
+    let norms = outcome.steps / every;
+    // The parameters whose embeddings are written for TensorBoard's projector, at the end.
+    let projected = tensors.len() as u64;
+    assert_eq!(calls.downloads.load(Relaxed), saved + validated + drawn + records + norms + projected);
     // No step waits for a batch. Only validation loads batches, with as many graphs as a step has.
     let embedded = 2 * dataset.split(Split::Validation).len().div_ceil(3 * 8) as u64;
     assert_eq!(calls.host_waits.load(Relaxed), embedded);
@@ -199,25 +204,36 @@ fn run(
     count: usize,
     resumed: Option<usize>,
 ) -> Option<Left> {
+    let plain = Steered { adam: Adam::new(1e-3), first_step: 0 };
     match format {
-        Format::Bf16 => run_as(config, StoredFormat::BF16, steps, count, resumed),
-        Format::Fp32 => run_as(config, StoredFormat::FP32, steps, count, resumed),
-        Format::Bf16x3 => run_as(config, StoredFormat::BF16X3, steps, count, resumed),
+        Format::Bf16 => run_as(config, StoredFormat::BF16, steps, &plain, count, resumed),
+        Format::Fp32 => run_as(config, StoredFormat::FP32, steps, &plain, count, resumed),
+        Format::Bf16x3 => run_as(config, StoredFormat::BF16X3, steps, &plain, count, resumed),
     }
+}
+
+/// Optimizer of a run, and the number of steps that the run claims to have taken before.
+#[derive(Clone, Copy)]
+struct Steered {
+    adam: Adam,
+    first_step: u64,
 }
 
 fn run_as<T: StoredElement>(
     config: ModelConfig,
     format: StoredFormat<T>,
     steps: Steps,
+    of: &Steered,
     count: usize,
     resumed: Option<usize>,
 ) -> Option<Left> {
     let (batches, capacity) = batches();
-    let (loss, adam) = (RANKING, Adam::new(1e-3));
+    let (loss, adam) = (RANKING, of.adam);
     let backend = || emulated_in_order(format, (steps == Steps::CapturedLate).then_some(3));
     let mut model = Model::new(backend()?.0, config, &random_parameters(config, false, 1), capacity).unwrap();
     let mut state = TrainingState::new(&model).unwrap();
+    let (first, second) = model.moments(&state).unwrap();
+    state.restore(&mut model, of.first_step, &first, &second).unwrap();
     let mut losses = Vec::new();
     for step in 0..count {
         if resumed == Some(step) {
@@ -278,6 +294,26 @@ fn captured_steps_that_are_resumed_leave_the_same_bits() {
             let resumed = run(SMALL, format, Steps::Captured, 17, Some(at)).expect("as before");
             assert!(whole == resumed, "{format:?}, resumed after {at} steps");
         }
+    }
+}
+
+/// Clipping, decay and learning rates that differ between steps, across the end of the loaded rates: captured steps leave
+/// the bits of steps stage by stage, and so do steps that are resumed.
+#[test]
+fn captured_steps_are_steered_like_steps_stage_by_stage() {
+    let schedule = Schedule { course: Course::Cosine, warmup: 1022, steps: 1060, last: 1e-5 };
+    let first_step = RATE_STEPS as u64 - 8;
+    for clip_norm in [None, Some(0.05)] {
+        let adam = Adam { weight_decay: 0.1, clip_norm, schedule, ..Adam::new(1e-2) };
+        let of = Steered { adam, first_step };
+        let run = |steps, resumed| run_as(SMALL, StoredFormat::BF16, steps, &of, 14, resumed);
+        let Some(captured) = run(Steps::Captured, None) else { return };
+        assert!(captured == run(Steps::ByStage, None).unwrap(), "{clip_norm:?}: stage by stage");
+        assert!(captured == run(Steps::CapturedLate, None).unwrap(), "{clip_norm:?}: late");
+        assert!(captured == run(Steps::Captured, Some(11)).unwrap(), "{clip_norm:?}: resumed");
+        let plain = Steered { adam: Adam::new(1e-2), first_step };
+        let plain = run_as(SMALL, StoredFormat::BF16, Steps::Captured, &plain, 14, None).unwrap();
+        assert!(captured != plain, "{clip_norm:?}: the optimizer is not steered");
     }
 }
 

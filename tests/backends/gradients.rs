@@ -387,7 +387,7 @@ fn adam_follows_its_formula() {
     let mut expected = 1.0;
     for t in 1..=gradients.len() {
         adam::adam_step(
-            &settings.at_step(t as u64),
+            &settings.at_step(t as u64, 0.0),
             &mut value,
             &gradients[t - 1..t],
             &mut first,

@@ -13,5 +13,6 @@ mod cuda_runtime;
 mod cuda_step;
 mod gradients;
 mod interpreter;
+mod optimizer;
 mod training_set;
 mod training_step;

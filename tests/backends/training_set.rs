@@ -111,7 +111,7 @@ fn loaded(work: &Workplace, config: &TrainConfig) -> (Left, usize) {
         Supervision::open(config.similarity.as_deref(), config.caption_vectors.as_deref(), &dataset).unwrap();
     let images = dataset.split(Split::Train);
     let sampler =
-        TripleSampler::new(supervision.view(&dataset), images, config.sampling, config.seed).unwrap();
+        TripleSampler::new(supervision.view(&dataset), images.clone(), config.sampling, config.seed).unwrap();
     let (mut model, mut state) = first_model(&dataset, config);
     let network = model.config();
     let (mut epochs, mut empty) = (Vec::new(), 0);
@@ -133,7 +133,7 @@ fn loaded(work: &Workplace, config: &TrainConfig) -> (Left, usize) {
             batch.similarity_positive = triples.iter().map(|triple| triple.similarity_positive).collect();
             batch.similarity_negative = triples.iter().map(|triple| triple.similarity_negative).collect();
             model.load_batch(&batch).unwrap();
-            model.train_step(&config.loss(), &config.adam(), &mut state).unwrap();
+            model.train_step(&config.loss(), &config.adam(images.len()), &mut state).unwrap();
             sum += f64::from(model.mean_loss(&state).unwrap()) * triples.len() as f64;
             count += triples.len();
         }
@@ -235,7 +235,7 @@ fn batches_loaded_between_two_steps_change_nothing() {
                 assert_eq!(model.embed(&few).unwrap().len(), 7 * network.state_width);
             }
             assert_eq!(model.next_batch().unwrap(), 16);
-            model.train_step(&config.loss(), &config.adam(), &mut state).unwrap();
+            model.train_step(&config.loss(), &config.adam(images.len()), &mut state).unwrap();
         }
         (model.take_losses(&mut state).unwrap(), model.tensors().unwrap())
     };

@@ -1,4 +1,5 @@
-//! adam: the cases of the bench at random sizes, the step counter on the device, and the layout of the weights' copy.
+//! adam: the cases of the bench at random sizes, the step counter and the learning rates on the device, and the layout of
+//! the weights' copy.
 
 use crate::support::agreement::agree;
 use crate::support::cases::{check, seeds};
@@ -11,6 +12,7 @@ use scenerank::backend::cuda::launchers::weight_copy::{CopiedWeight, WeightCopy}
 use scenerank::bench::cases::adam as cases;
 use scenerank::network::config::ModelConfig;
 use scenerank::network::parameters::{BlockKind, Layout};
+use scenerank::optimizer::schedule::{Course, RATE_STEPS, Schedule};
 use scenerank::optimizer::{Adam, AdamStep, Part};
 
 #[test]
@@ -23,15 +25,67 @@ fn a_step_agrees_with_the_reference() {
     });
 }
 
+/// Decay, clipping and learning rates from device memory, all at once.
+#[test]
+fn a_steered_step_agrees_with_the_reference() {
+    check(100, (configs(), select(vec![0, 5, 1023, 1024, 5000]), seeds()), |(config, steps_done, seed)| {
+        let layout = Layout::new(config);
+        let clip_norm = [None, Some(0.5), Some(1e6)][seed as usize % 3];
+        let adam = Adam { weight_decay: 3.0, clip_norm, ..Adam::new(1e-2) };
+        let (count, parts) = (layout.parameter_count, 1 + seed as usize / 3 % 3);
+        let of = cases::Update { count, parts, adam, steps_done, seed };
+        agree(seed, &cases::steered_step(of, layout));
+    });
+}
+
+#[test]
+fn the_norm_of_a_gradient_agrees_with_the_reference() {
+    let counts = prop_oneof![0..=300usize, select(vec![0, 1, 8191, 8192, 8193, 70_000])];
+    check(60, (counts, seeds()), |(count, seed)| {
+        agree(seed, &cases::norm(count, seed));
+    });
+}
+
+/// The whole sum of the last block, beyond the number of its threads: 300 chunks.
+#[test]
+fn a_long_gradient_has_the_norm_of_all_its_chunks() {
+    agree(1, &cases::norm(300 * 8192 + 5, 1));
+}
+
+/// Rates lie in device memory, at the place of their step; those of other steps are not used.
+#[test]
+fn each_step_takes_its_own_learning_rate() {
+    let schedule = Schedule { course: Course::Linear, warmup: 3, steps: 2000, last: 0.0 };
+    let adam = Adam { schedule, ..Adam::new(1e-2) };
+    for device in devices() {
+        let mut steps = Steps::of_count(&device, 1).expect("memory");
+        for done in [0, 1, 2, 3, 1023, 1024, 1500] {
+            let first = done / RATE_STEPS as u64 * RATE_STEPS as u64;
+            let rates: Vec<f64> = (1..=RATE_STEPS as u64).map(|t| adam.rate_at(first + t)).collect();
+            steps.load_rates(&device, &rates).expect("an upload");
+            steps.set(&device, done).expect("an upload");
+            let [mut p, g, mut m, mut v] = [[0.0f32], [0.0], [1.0], [1.0]].map(|v| to_device(&device, &v));
+            let [values, first, second] = [&mut p, &mut m, &mut v].map(all_mut);
+            let part = Part { parameters: 0..1, ends_step: true };
+            let update = Update { values, first, second, gradients: all(&g), part };
+            adam_step(&device, update, &adam, &mut steps, None).expect("a launch");
+            let got = to_host(&device, &p)[0];
+            let AdamStep { rate, second_moment_correction, .. } = adam.at_step(done + 1, 0.0);
+            let want = -(rate * 0.9) / (0.999 * second_moment_correction).sqrt();
+            assert!((f64::from(got) / want - 1.0).abs() < 1e-6, "step {}: {got}, not {want}", done + 1);
+        }
+    }
+}
+
 /// Steps counted on the device, and a step that starts from their count, as in a resumed run. Both give the same bits,
 /// with the factors that the host computes.
 #[test]
 fn steps_count_on_by_themselves() {
     let adam = Adam::new(1e-2);
     for device in devices() {
-        let mut counted = Steps::new(&device).expect("memory");
+        let mut counted = Steps::of_count(&device, 1).expect("memory");
         for t in 1..=300 {
-            let mut set = Steps::new(&device).expect("memory");
+            let mut set = Steps::of_count(&device, 1).expect("memory");
             set.set(&device, t - 1).expect("an upload");
             // Gradient and moments for which the result shows the rate and the correction.
             let [one, other] = [&mut counted, &mut set].map(|steps| {
@@ -49,7 +103,7 @@ fn steps_count_on_by_themselves() {
                 to_host(&device, &p)[0]
             });
             assert_eq!(one.to_bits(), other.to_bits(), "step {t}");
-            let AdamStep { beta1, beta2, rate, second_moment_correction, epsilon } = adam.at_step(t);
+            let AdamStep { beta1, beta2, rate, second_moment_correction, epsilon, .. } = adam.at_step(t, 0.0);
             let root = (beta2 as f32 * second_moment_correction as f32).sqrt();
             let want = -(rate as f32 * beta1 as f32) / (root + epsilon as f32);
             if test_device() == TestDevice::Emulated {

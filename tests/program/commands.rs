@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::program::{refuse, run, run_json};
+use crate::program::{refuse, run, run_json, scenerank};
 use scenerank::data::{Dataset, Split};
 use scenerank::files::npy::{read_npy, write_npy};
 use serde_json::{Value, json};
@@ -242,6 +242,25 @@ fn search_finds_images_by_image_and_by_graph() {
         &json!([[object, "onn", object]]).to_string(),
         &["statement 1", &unknown("predicate", "onn"), "such as on"],
     );
+    // All misspelt names at once, each once.
+    let all = json!([[object, "onn", misspelt], [format!("{object}yy")], ["onn", "onn", misspelt]]);
+    let parts = [
+        "statement 1: the data has no ",
+        &format!("object {misspelt:?} ({object} or "),
+        "predicate \"onn\" (on or ",
+        &format!("object {:?} ({object} or ", format!("{object}yy")),
+        "in statement 3?)",
+    ];
+    search(&all.to_string(), &parts);
+    // The graph itself, and from standard input.
+    let inline = json!([[object, predicate, object]]).to_string();
+    let arguments = ["search", &demo.run, "-k", "3", "--json", "--graph"];
+    let of_text = run_json([&arguments[..], &[&inline]].concat());
+    let file = demo.write("inline.json", &inline);
+    assert_eq!(of_text, run_json([&arguments[..], &[&file]].concat()));
+    let piped = scenerank().args(arguments).arg("-").write_stdin(inline).assert().success();
+    assert_eq!(of_text, serde_json::from_slice::<Value>(&piped.get_output().stdout).unwrap());
+    refuse([&arguments[..], &["[[1]]"]].concat(), &["--graph: line 1, column "]);
     search("[[\"man\",\n \"on\" \"hat\"]]", &["line 2, column 7", "write a list such as"]);
     search("[[\"man\", 3]]", &["line 1, column ", "invalid type"]);
     search("[[\"man\"", &["line 1, column 7", "EOF"]);

@@ -268,10 +268,12 @@ fn a_step_is_one_launch() {
     assert_eq!(end + 3, steps[0]);
     assert!(steps.iter().all(|&at| calls.0[at] == launched), "one graph for all steps");
 
-    // The host makes no calls between two steps; after every tenth it reads the losses.
+    // The host makes no calls between two steps; after every tenth it reads the losses, and the norm of the gradient.
     for (step, pair) in (1..).zip(steps.windows(2)).filter(|(step, _)| step % STEPS_OF_EPOCH != 0) {
         let between: Vec<&str> = calls.0[pair[0] + 1..pair[1]].iter().map(|call| &*call.0).collect();
-        let wanted: &[&str] = if step % 10 == 0 { &["download", "stream_synchronize"] } else { &[] };
+        let read = ["download", "stream_synchronize"];
+        let wanted =
+            if step % 10 == 0 { [&read[..], &["gradient_norm"], &read].concat() } else { Vec::new() };
         assert_eq!(between, wanted, "after step {step}");
     }
 }

@@ -89,6 +89,15 @@ fn embed_writes_the_same_rows_in_every_format() {
         folder.path().join(format)
     };
     let [single, half, arrow] = ["npy", "npy-f16", "arrow"].map(embed);
+    // The ending names the format, unless an option does.
+    for (name, like, more) in [
+        ("a.feather", &arrow, &[][..]),
+        ("b.npy", &single, &[]),
+        ("c.arrow", &half, &["--format", "npy-f16"]),
+    ] {
+        run([&["embed", &run_folder, "--out", &text(name), "--device", "cpu"], more].concat());
+        assert!(std::fs::read(folder.path().join(name)).unwrap() == std::fs::read(like).unwrap(), "{name}");
+    }
     let dataset = Dataset::open(&data).unwrap();
     let matrix = read_npy(&single).unwrap();
     assert_eq!((matrix.rows, matrix.width), (dataset.image_count(), 12));

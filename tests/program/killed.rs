@@ -44,6 +44,7 @@ fn records(folder: &Path) -> Vec<Value> {
     let record = |line: &str| {
         let mut record: Value = serde_json::from_str(line).unwrap();
         record.as_object_mut().unwrap().remove("seconds");
+        record.as_object_mut().unwrap().remove("graphs_per_second");
         record
     };
     text.lines().map(record).collect()

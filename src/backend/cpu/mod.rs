@@ -30,14 +30,14 @@ use crate::backend::pass::{
     Backward, EdgeHeads, EdgeHidden, Forward, Gradient, LossOutputs, NodeHidden, Pooled, Readout, States,
     Update,
 };
-use crate::backend::{Backend, Batches, Memory, Search, Stages, loss_row};
+use crate::backend::{Backend, Batches, Description, Memory, Search, Stages, loss_row};
 use crate::batch::graph_batch::{BatchSize, GraphBatch};
 use crate::error::Result;
 use crate::loss::Loss;
 use crate::network::activations::{ActivationGradients, Activations};
 use crate::network::config::ModelConfig;
-use crate::network::parameters::{BlockKind, Parameters};
-use crate::optimizer::{AdamStep, Part};
+use crate::network::parameters::{BlockKind, Layout, Parameters};
+use crate::optimizer::{AdamStep, HostSteps, Part};
 
 use batch_norm::{Columns, Partials, Terms};
 use block::Block;
@@ -117,13 +117,15 @@ fn adam_chunk(adam: &AdamStep, values: &mut [f32], gradients: &[f32], first: &mu
     let (beta1, beta2) = (adam.beta1 as f32, adam.beta2 as f32);
     let (rate, epsilon) = (adam.rate as f32, adam.epsilon as f32);
     let correction = adam.second_moment_correction as f32;
+    let (kept, gradient_scale) = (adam.kept as f32, adam.gradient_scale as f32);
     vectorised(
         #[inline(always)]
         || {
             for (((p, g), m), v) in values.iter_mut().zip(gradients).zip(first).zip(second) {
+                let g = gradient_scale * g;
                 *m = beta1 * *m + (1.0 - beta1) * g;
                 *v = beta2 * *v + (1.0 - beta2) * g * g;
-                *p -= rate * *m / ((*v * correction).sqrt() + epsilon);
+                *p = kept * *p - rate * *m / ((*v * correction).sqrt() + epsilon);
             }
         },
     );
@@ -168,7 +170,7 @@ impl Batches for Cpu {
 impl Stages for Cpu {
     type Activations = Activations<Vec<f32>>;
     type ActivationGradients = ActivationGradients<Vec<f32>>;
-    type Steps = u64;
+    type Steps = HostSteps;
 
     fn activations(&self, config: ModelConfig, capacity: BatchSize) -> Result<Self::Activations> {
         Ok(Activations::new(config, capacity, |len| vec![0.0; len]))
@@ -182,13 +184,27 @@ impl Stages for Cpu {
         ActivationGradients::new(config, capacity, |rows, columns| self.allocate(rows * columns))
     }
 
-    fn steps(&self) -> Result<u64> {
-        Ok(0)
+    fn steps(&self, _: &Layout) -> Result<HostSteps> {
+        Ok(HostSteps::default())
     }
 
-    fn set_steps(&mut self, steps: &mut u64, done: u64) -> Result<()> {
-        *steps = done;
+    fn set_steps(&mut self, steps: &mut HostSteps, done: u64) -> Result<()> {
+        steps.done = done;
         Ok(())
+    }
+
+    fn gradient_norm(&mut self, gradients: &Vec<f32>, count: usize, steps: &mut HostSteps) -> Result<()> {
+        // Chunks and their order do not depend on the number of threads.
+        let squares: Vec<f64> = gradients[..count]
+            .par_chunks(FLAT_CHUNK)
+            .map(|chunk| chunk.iter().map(|&g| f64::from(g) * f64::from(g)).sum())
+            .collect();
+        steps.gradient_norm = squares.iter().sum::<f64>().sqrt();
+        Ok(())
+    }
+
+    fn last_gradient_norm(&mut self, steps: &HostSteps) -> Result<f64> {
+        Ok(steps.gradient_norm)
     }
 
     fn parameters_loaded(&mut self, parameters: &Parameters<Vec<f32>>) -> Result<()> {
@@ -296,7 +312,7 @@ impl Stages for Cpu {
             let Readout { config, batch, activations, embedding } = of;
             let _running = self.clock.time(Work::Pass("readout and loss"));
             self.readout.embed(config, batch, activations.last_node_state(), embedding);
-            let at = loss_row(to.losses.len(), *to.steps).start;
+            let at = loss_row(to.losses.len(), to.steps.done).start;
             self.readout.losses(loss, batch, config.state_width, embedding, &mut to.losses[at..]);
             self.readout.backward(config, batch, embedding, &mut to.d.d_node_state);
             self.rounding.store_all(&mut to.d.d_node_state);
@@ -401,18 +417,27 @@ impl Stages for Cpu {
             let Update { adam, parameters, gradients, moments, steps, part } = update;
             self.folded.forget();
             let Part { parameters: range, ends_step } = part;
-            let step = &adam.at_step(*steps + 1);
+            let step = adam.at_step(steps.done + 1, steps.gradient_norm);
             let _running = self.clock.time(Work::Pass("adam"));
-            parameters.values[range.clone()]
-                .par_chunks_mut(FLAT_CHUNK)
-                .zip(gradients[range.clone()].par_chunks(FLAT_CHUNK))
-                .zip(moments.first[range.clone()].par_chunks_mut(FLAT_CHUNK))
-                .zip(moments.second[range].par_chunks_mut(FLAT_CHUNK))
-                .for_each(|(((values, gradients), first), second)| {
-                    adam_chunk(step, values, gradients, first, second);
-                });
+            let mut update = |step: &AdamStep, range: Range<usize>| {
+                parameters.values[range.clone()]
+                    .par_chunks_mut(FLAT_CHUNK)
+                    .zip(gradients[range.clone()].par_chunks(FLAT_CHUNK))
+                    .zip(moments.first[range.clone()].par_chunks_mut(FLAT_CHUNK))
+                    .zip(moments.second[range].par_chunks_mut(FLAT_CHUNK))
+                    .for_each(|(((values, gradients), first), second)| {
+                        adam_chunk(step, values, gradients, first, second);
+                    });
+            };
+            if adam.weight_decay == 0.0 {
+                update(&step, range);
+            } else {
+                for (range, decays) in parameters.layout.by_decay(range) {
+                    update(&if decays { step } else { step.without_decay() }, range);
+                }
+            }
             if ends_step {
-                *steps += 1;
+                steps.done += 1;
                 self.rounding.keep_parameters(&parameters.values);
             }
             Ok(())
@@ -458,4 +483,8 @@ impl Search for Cpu {
     }
 }
 
-impl Backend for Cpu {}
+impl Backend for Cpu {
+    fn description(&self) -> Result<Description> {
+        Ok(Description { name: "cpu".into(), driver: None })
+    }
+}

@@ -22,7 +22,7 @@ use crate::backend::pass::{
     Backward, EdgeHeads, EdgeHidden, Forward, Gradient, LossOutputs, NodeHidden, Pooled, Readout, States,
     Update,
 };
-use crate::backend::{Backend, Batches, LOSS_STEPS, Memory, Search, Stages};
+use crate::backend::{Backend, Batches, Description, LOSS_STEPS, Memory, Search, Stages};
 use crate::batch::graph_batch::{BatchSize, GraphBatch};
 use crate::batch::triples::TripleSampler;
 use crate::data::scene_graph::SceneGraph;
@@ -244,12 +244,24 @@ impl<T: StoredElement> Stages for Cuda<T> {
         })
     }
 
-    fn steps(&self) -> Result<Steps> {
-        Steps::new(&self.device)
+    fn steps(&self, layout: &Layout) -> Result<Steps> {
+        Steps::new(&self.device, layout)
     }
 
     fn set_steps(&mut self, steps: &mut Steps, done: u64) -> Result<()> {
         steps.set(&self.device, done)
+    }
+
+    fn load_rates(&mut self, steps: &mut Steps, rates: &[f64]) -> Result<()> {
+        steps.load_rates(&self.device, rates)
+    }
+
+    fn gradient_norm(&mut self, gradients: &Buffer<f32>, count: usize, steps: &mut Steps) -> Result<()> {
+        steps.compute_norm(&self.device, gradients.slice(0..count))
+    }
+
+    fn last_gradient_norm(&mut self, steps: &Steps) -> Result<f64> {
+        steps.norm(&self.device)
     }
 
     fn parameters_loaded(&mut self, parameters: &Parameters<Buffer<f32>>) -> Result<()> {
@@ -567,6 +579,11 @@ impl<T: StoredElement> Search for Cuda<T> {
 }
 
 impl<T: StoredElement> Backend for Cuda<T> {
+    fn description(&self) -> Result<Description> {
+        let properties = self.device.properties()?;
+        Ok(Description { name: properties.name, driver: properties.gpu.then_some(properties.driver) })
+    }
+
     fn range(&self, name: fmt::Arguments<'_>) -> crate::backend::range::Range {
         nvtx::range(name)
     }

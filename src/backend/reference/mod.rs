@@ -22,14 +22,14 @@ use crate::backend::pass::{
     Backward, EdgeHeads, EdgeHidden, Forward, Gradient, LossOutputs, NodeHidden, Pooled, Readout, States,
     Update,
 };
-use crate::backend::{Backend, Batches, Memory, Mode, Search, Stages, loss_row};
+use crate::backend::{Backend, Batches, Description, Memory, Mode, Search, Stages, loss_row};
 use crate::batch::graph_batch::{BatchSize, GraphBatch};
 use crate::error::Result;
 use crate::loss::Loss;
 use crate::network::activations::{ActivationGradients, Activations, BlockActivations, LayerActivations};
 use crate::network::config::ModelConfig;
-use crate::network::parameters::{BlockKind, BlockLayout, Parameters};
-use crate::optimizer::Part;
+use crate::network::parameters::{BlockKind, BlockLayout, Layout, Parameters};
+use crate::optimizer::{HostSteps, Part};
 
 use batch_norm::Norm;
 
@@ -195,7 +195,7 @@ impl<F: Float> Batches for Reference<F> {
 impl<F: Float> Stages for Reference<F> {
     type Activations = Activations<Vec<F>>;
     type ActivationGradients = ActivationGradients<Vec<F>>;
-    type Steps = u64;
+    type Steps = HostSteps;
 
     fn activations(&self, config: ModelConfig, capacity: BatchSize) -> Result<Activations<Vec<F>>> {
         Ok(Activations::new(config, capacity, |len| vec![F::zero(); len]))
@@ -209,13 +209,22 @@ impl<F: Float> Stages for Reference<F> {
         ActivationGradients::new(config, capacity, |rows, columns| self.allocate(rows * columns))
     }
 
-    fn steps(&self) -> Result<u64> {
-        Ok(0)
+    fn steps(&self, _: &Layout) -> Result<HostSteps> {
+        Ok(HostSteps::default())
     }
 
-    fn set_steps(&mut self, steps: &mut u64, done: u64) -> Result<()> {
-        *steps = done;
+    fn set_steps(&mut self, steps: &mut HostSteps, done: u64) -> Result<()> {
+        steps.done = done;
         Ok(())
+    }
+
+    fn gradient_norm(&mut self, gradients: &Vec<F>, count: usize, steps: &mut HostSteps) -> Result<()> {
+        steps.gradient_norm = adam::gradient_norm(&gradients[..count]);
+        Ok(())
+    }
+
+    fn last_gradient_norm(&mut self, steps: &HostSteps) -> Result<f64> {
+        Ok(steps.gradient_norm)
     }
 
     fn edge_hidden(&mut self, pass: &mut Forward<'_, Self>) -> Result<()> {
@@ -290,7 +299,7 @@ impl<F: Float> Stages for Reference<F> {
         self.readout(Readout { config, batch, activations, embedding: &mut *embedding })?;
         let (width, node_state) = (config.state_width, activations.last_node_state());
         let (values, d_embedding) = readout_loss::triple_losses(loss, batch, embedding, width);
-        let at = loss_row(to.losses.len(), *to.steps).start;
+        let at = loss_row(to.losses.len(), to.steps.done).start;
         write(&mut to.losses[at..], &values);
         let in_mean = config.image_node_in_mean;
         let d = readout_loss::readout_backward(batch, node_state, &d_embedding, width, in_mean);
@@ -403,11 +412,14 @@ impl<F: Float> Stages for Reference<F> {
     fn adam_step(&mut self, update: Update<'_, Self>) -> Result<()> {
         let Update { adam, parameters, gradients, moments, steps, part } = update;
         let Part { parameters: range, ends_step } = part;
-        let step = &adam.at_step(*steps + 1);
-        let [values, first, second] = [&mut parameters.values, &mut moments.first, &mut moments.second]
-            .map(|array| &mut array[range.clone()]);
-        adam::adam_step(step, values, &gradients[range], first, second);
-        *steps += u64::from(ends_step);
+        let step = adam.at_step(steps.done + 1, steps.gradient_norm);
+        for (range, decays) in parameters.layout.by_decay(range) {
+            let step = if decays { step } else { step.without_decay() };
+            let [values, first, second] = [&mut parameters.values, &mut moments.first, &mut moments.second]
+                .map(|array| &mut array[range.clone()]);
+            adam::adam_step(&step, values, &gradients[range], first, second);
+        }
+        steps.done += u64::from(ends_step);
         Ok(())
     }
 
@@ -450,4 +462,8 @@ impl<F: Float> Search for Reference<F> {
     }
 }
 
-impl<F: Float> Backend for Reference<F> {}
+impl<F: Float> Backend for Reference<F> {
+    fn description(&self) -> Result<Description> {
+        Ok(Description { name: "reference (CPU)".into(), driver: None })
+    }
+}

@@ -1,13 +1,13 @@
-//! adam: all parameters at once.
+//! adam: all parameters at once, and the norm of their gradient.
 
 use half::bf16;
 
 use super::roundings;
-use crate::backend::cuda::launchers::adam::{self as launchers, adam_step, weight_copy};
+use crate::backend::cuda::launchers::adam::{self as launchers, adam_step, gradient_norm, weight_copy};
 use crate::backend::cuda::launchers::linear::Format;
 use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::backend::reference::adam as reference;
-use crate::bench::case::{Case, Cost, Grows, Host, Prepared, STEPS_DONE};
+use crate::bench::case::{Case, Cost, Grows, Host, OtherLengths, Prepared, STEPS_DONE};
 use crate::bench::chain::Chain;
 use crate::bench::check::{Output, Tolerance};
 use crate::bench::sizes::Sizes;
@@ -33,10 +33,72 @@ pub struct Update {
 pub(super) fn cases(sizes: &Sizes) -> Vec<Case> {
     let layout = Layout::new(sizes.config);
     let (count, adam, seed) = (layout.parameter_count, Adam::new(1e-3), sizes.seed);
-    vec![step(Update { count, parts: 1, adam, steps_done: STEPS_DONE, seed }, None), copy(layout, seed)]
+    let plain = Update { count, parts: 1, adam, steps_done: STEPS_DONE, seed };
+    let steered = Adam { weight_decay: 0.01, ..adam };
+    vec![
+        step(plain.clone(), None),
+        steered_step(Update { adam: steered, ..plain }, layout.clone()),
+        norm(count, seed),
+        copy(layout, seed),
+    ]
 }
 
-/// One step, which also updates the copy of the weights.
+/// Norm of a gradient.
+pub fn norm(count: usize, seed: u64) -> Case {
+    Case {
+        kernel: "gradient_norm",
+        shape: format!("[{count}]"),
+        cost: Cost::of(count, 2 * count),
+        // The ticket and the sums of the other blocks follow the values.
+        chain: Chain::loads(2).with_tail_if(true),
+        grows: Grows::Nothing,
+        format: Format::Fp32,
+        prepare: Box::new(move |_| Prepared {
+            host: Host {
+                inputs: vec![Values::new(seed).signed(count)],
+                others: OtherLengths { sums: 1, ..Default::default() },
+                ..Default::default()
+            },
+            launch: Box::new(move |device, arrays| {
+                let ([gradients], [], [], others) = arrays.parts();
+                gradient_norm(
+                    device,
+                    &mut others.wide_sums.all_mut(),
+                    gradients,
+                    &mut others.steps.norm_scratch,
+                )
+            }),
+            expected: Box::new(move |host, _| {
+                let [gradients] = host.wide_inputs();
+                let norm = reference::gradient_norm(&gradients);
+                // Up to 2^23 sums in double precision, in another order.
+                let tolerance = Tolerance { relative: 1e-13, least: 1.0, most: 1e-12 };
+                vec![Output::scaled("norm", vec![norm], tolerance)]
+            }),
+        }),
+    }
+}
+
+/// One step with weight decay on parameters of this layout.
+pub fn steered_step(of: Update, layout: Layout) -> Case {
+    let Case { kernel, cost, chain, grows, format, prepare, .. } = step(of.clone(), None);
+    Case {
+        kernel,
+        shape: format!("decay, [{}]", of.count),
+        // One bit more for each parameter, and a product.
+        cost: Cost { bytes: cost.bytes + of.count as u64 / 8, flops: cost.flops + of.count as u64 },
+        chain,
+        grows,
+        format,
+        prepare: Box::new(move |spare| {
+            let mut prepared = prepare(spare);
+            prepared.host.decaying = Some(layout.clone());
+            prepared
+        }),
+    }
+}
+
+/// One step, which also updates the copy of the weights. If gradients are clipped, their norm is computed first.
 pub fn step(of: Update, copied: Option<Layout>) -> Case {
     let Update { count, parts, adam, steps_done, seed } = of;
     Case {
@@ -64,6 +126,9 @@ pub fn step(of: Update, copied: Option<Layout>) -> Case {
                 launch: Box::new(move |device, arrays| {
                     let ([gradients], [], mut moved, others) = arrays.parts();
                     let ends: Vec<usize> = (0..=parts).map(|part| count * part / parts).collect();
+                    if adam.clip_norm.is_some() {
+                        others.steps.compute_norm(device, gradients)?;
+                    }
                     for part in (0..parts).rev() {
                         let part = Part { parameters: ends[part]..ends[part + 1], ends_step: part == 0 };
                         let [values, first, second] =
@@ -76,8 +141,17 @@ pub fn step(of: Update, copied: Option<Layout>) -> Case {
                 expected: Box::new(move |host, written| {
                     let [gradients] = host.wide_inputs();
                     let [mut values, mut first, mut second] = host.wide_outputs();
-                    let step = adam.at_step(steps_done + 1);
-                    reference::adam_step(&step, &mut values, &gradients, &mut first, &mut second);
+                    let step = adam.at_step(steps_done + 1, reference::gradient_norm(&gradients));
+                    let parts = match &host.decaying {
+                        Some(layout) => layout.by_decay(0..count),
+                        None => vec![(0..count, true)],
+                    };
+                    for (part, decays) in parts {
+                        let step = if decays { step } else { step.without_decay() };
+                        let [values, first, second] =
+                            [&mut values, &mut first, &mut second].map(|array| &mut array[part.clone()]);
+                        reference::adam_step(&step, values, &gradients[part], first, second);
+                    }
                     // At most four roundings of operands and six of results, one after another, for numbers of about 1.
                     let tolerance = |most| Tolerance { relative: roundings(10), least: 1.0, most };
                     let mut outputs = vec![

@@ -214,12 +214,8 @@ mod tests {
         // Every size of the buffers, so that words lie across their ends.
         for (size, given) in (1..12).flat_map(|size| [1, 3, 7, 64].map(|given| (size, given))) {
             let read = |text: &str| {
-<<<<<<< HEAD
-                let (reader, seen) = PythonJson::new(io::BufReader::with_capacity(size, text.as_bytes()));
-=======
-                let (mut reader, seen) =
-                    PythonJson::new(io::BufReader::with_capacity(size, text.as_bytes()), MOST_RECORD_BYTES);
->>>>>>> models
+                let text = io::BufReader::with_capacity(size, text.as_bytes());
+                let (reader, seen) = PythonJson::new(text, MOST_RECORD_BYTES);
                 let mut corrected = String::new();
                 io::BufReader::with_capacity(given, reader).read_to_string(&mut corrected).unwrap();
                 (corrected, seen.replaced.get())
@@ -239,7 +235,7 @@ mod tests {
         let text = "[NaN, 1,\n -Infinity,\"NaN\\\"\", NaN,\n2, Infinity]";
         let corrected = "[null, 1,\n null,\"NaN\\\"\", null,\n2, null]";
         for given in [1, 4, 11, 64] {
-            let (reader, seen) = PythonJson::new(text.as_bytes());
+            let (reader, seen) = PythonJson::new(text.as_bytes(), MOST_RECORD_BYTES);
             let mut reader = io::BufReader::with_capacity(given, reader);
             let (mut line, mut column) = (1, 0);
             for expected in corrected.bytes() {

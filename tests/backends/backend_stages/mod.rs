@@ -227,7 +227,7 @@ fn adam_step_equals_the_reference() {
             let count = given[0].len();
             let [gradients, first, second] = given.map(|values| on.exactly(values));
             let mut moments = Moments { first, second };
-            let mut steps = on.backend.steps().unwrap();
+            let mut steps = on.backend.steps(&on.parameters.layout).unwrap();
             on.backend.set_steps(&mut steps, t - 1).unwrap();
             // In parts, as in training.
             for (parameters, ends_step) in [(count / 3..count, false), (0..count / 3, true)] {

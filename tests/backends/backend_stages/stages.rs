@@ -306,7 +306,7 @@ pub fn readout_loss<B: HostBackend>(on: &mut On<B>, case: &Case, loss: &Loss) ->
     let (mut embedding, mut losses) = (on.output(embeddings), on.output(LOSS_STEPS * triples));
     let (Saved(activations), mut d) = (on.saved(case), on.activation_gradients(case));
     let On { backend, batch, .. } = on;
-    let steps = &backend.steps().unwrap();
+    let steps = &backend.steps(&on.parameters.layout).unwrap();
     let of = Readout { config: case.config, batch, activations: &activations, embedding: &mut embedding };
     let _ = backend.readout_loss(of, loss, LossOutputs { losses: &mut losses, steps, d: &mut d }).unwrap();
     vec![
