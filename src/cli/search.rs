@@ -128,7 +128,7 @@ enum Rows {
 /// What answers the query.
 enum Opened {
     /// The run with its data.
-    Run(Run),
+    Run(Box<Run>),
     /// The model alone: rows of a file of graphs need no data.
     Model(TrainedModel),
 }
@@ -165,7 +165,7 @@ impl SearchArguments {
         };
         let opened = match origin.as_ref().is_some_and(|origin| origin.of_graphs) {
             true => Opened::Model(self.run.open_model()?),
-            false => Opened::Run(self.run.open()?),
+            false => Opened::Run(Box::new(self.run.open()?)),
         };
         let (model, dataset) = (opened.model(), opened.run().map(|run| &run.dataset));
         let query_image = self.image.map(|id| self.find_image(id, dataset)).transpose()?;
