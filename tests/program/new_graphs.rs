@@ -15,6 +15,9 @@ use serde_json::{Value, json};
 
 use crate::program::{SMALL_NETWORK, Workplace, refuse, run, run_json, scenerank, small_data};
 
+/// A graph: id of the image, names of objects, and relationships between them.
+type NamedGraph = (u64, Vec<String>, Vec<(usize, String, usize)>);
+
 /// A workplace with a run of one epoch, named `run`.
 struct Trained {
     work: Workplace,
@@ -53,7 +56,7 @@ impl Trained {
     }
 
     /// The graphs of test images: id, names of objects, relationships.
-    fn graphs(&self) -> Vec<(u64, Vec<String>, Vec<(usize, String, usize)>)> {
+    fn graphs(&self) -> Vec<NamedGraph> {
         let data = self.dataset();
         data.split(Split::Test)
             .map(|image| {
@@ -149,7 +152,7 @@ fn a_model_embeds_graphs_without_its_data_in_every_format() {
 }
 
 /// Predictions of graphs, with scores that fall within an image.
-fn predicted(graphs: &[(u64, Vec<String>, Vec<(usize, String, usize)>)]) -> (Value, Value) {
+fn predicted(graphs: &[NamedGraph]) -> (Value, Value) {
     let mut classes = vec!["__background__".to_string()];
     let mut predicates = classes.clone();
     let number = |names: &mut Vec<String>, name: &String| match names.iter().position(|other| other == name) {
