@@ -32,7 +32,7 @@ cat "$LOGS"/race-*.log 2>/dev/null | grep '^{' >"$RESULTS/race.jsonl" || rm -f "
 ncu=""
 [[ "$DEVICE" == emulated ]] || ncu="$(toolkit ncu)"
 # Within a step: the longest by the model, and one of each kind.
-for kernel in edge_hidden_sum_types linear_backward_states linear_backward_norm linear_forward_norm \
+for kernel in batch_norm_backward linear_backward_states linear_backward_norm linear_forward_norm \
     edge_pool_backward_sums; do
     if [[ -z "$ncu" ]]; then
         skip "ncu-$kernel" "ncu is not installed, or there is no GPU"
