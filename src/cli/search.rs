@@ -130,7 +130,7 @@ enum Opened {
     /// The run with its data.
     Run(Box<Run>),
     /// The model alone: rows of a file of graphs need no data.
-    Model(TrainedModel),
+    Model(Box<TrainedModel>),
 }
 
 impl Opened {
@@ -164,7 +164,7 @@ impl SearchArguments {
             _ => None,
         };
         let opened = match origin.as_ref().is_some_and(|origin| origin.of_graphs) {
-            true => Opened::Model(self.run.open_model()?),
+            true => Opened::Model(Box::new(self.run.open_model()?)),
             false => Opened::Run(Box::new(self.run.open()?)),
         };
         let (model, dataset) = (opened.model(), opened.run().map(|run| &run.dataset));
