@@ -133,7 +133,7 @@ fn shapes_of_python_2_are_read() {
     }
 }
 
-/// The parser of headers describes a fault in several lines.
+/// Whatever is in a header, its fault is told in one line.
 #[test]
 fn a_header_of_another_kind_is_told_in_one_line() {
     let folder = tempfile::tempdir().unwrap();
