@@ -15,7 +15,7 @@ use crate::bench::timing::Times;
 use crate::error::Result;
 use crate::optimizer::Adam;
 use crate::report::table::plain_table;
-use crate::terminal::duration;
+use crate::terminal::{duration, wrap};
 
 /// Number of bursts of multiply-adds, of which the fastest counts, and number of steps of a chain in each: about 4 ms.
 const BURSTS: usize = 15;
@@ -126,7 +126,7 @@ impl Processor {
         flops as f64 / self.fma_gflop_per_s / 1e6
     }
 
-    /// Tables of the products and of the passes.
+    /// Tables of the products and of the passes, at most 100 columns wide.
     pub fn text(&self) -> String {
         let Processor { threads, fma_gflop_per_s, products, passes, step_ms, embed_ms, embed_floor_ms } =
             self;
@@ -180,15 +180,18 @@ impl Processor {
                 percent(part.share),
             ]);
         }
-        format!(
-            "{threads} threads: fused multiply-adds {fma_gflop_per_s:.1} GFLOP/s; a step whose parts are timed takes {}, {} \
-             of it outside the parts\n{table}\n{others}\nembeddings of the batch's graphs: {}, {:.2} times the minimum for \
-             their products",
+        let whole = format!(
+            "threads: {threads}, fused multiply-adds: {fma_gflop_per_s:.1} GFLOP/s; a step whose parts are timed takes {}, {} \
+             of it outside the parts",
             duration(step_ms / 1e3),
             duration((step_ms - timed).max(0.0) / 1e3),
+        );
+        let embed = format!(
+            "embeddings of the batch's graphs: {}, {:.2} times the minimum for their products",
             duration(embed_ms / 1e3),
             embed_ms / embed_floor_ms,
-        )
+        );
+        [wrap(&whole, 0, 2), table.to_string(), others.to_string(), embed].join("\n")
     }
 }
 

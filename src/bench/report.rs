@@ -287,7 +287,11 @@ impl Report {
         }
         for entry in &self.kernels {
             if let Some(processor) = &entry.processor {
-                words.push_str(&format!("\nstep of {}, {}", entry.batch_size, processor.text()));
+                words.push_str(&format!(
+                    "\nparts of a step with {} triples:\n{}",
+                    entry.batch_size,
+                    processor.text()
+                ));
             }
         }
         for (entry, timeline) in

@@ -3,9 +3,8 @@
 //! Both sides are sorted once. The sorts give the centred ranks `u = 2 rank(x) - (n + 1)` and `v = 2 rank(y) - (n + 1)`,
 //! where tied values share the mean of their ranks. They are integers that ascend with the values, so
 //!
-//! - rho follows from the sums of u u, v v and u v ([`super::spearman`]);
-//! - tau-b follows from the numbers of ties, and from the number of inversions of v in the order of x
-//!   ([`super::kendall`]).
+//! - rho follows from the sums of u u, v v and u v;
+//! - tau-b follows from the numbers of ties, and from the number of inversions of v in the order of x.
 //!
 //! An element of a sort is one integer: the upper bits of the value's key, and below them the value's index. Values that
 //! differ only in lower bits are then sorted again, which happens rarely. All counts and sums are exact integers, so their

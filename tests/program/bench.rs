@@ -177,6 +177,17 @@ fn the_cpu_has_the_step() {
     assert_eq!(entries[0]["batch_size"], 4);
     assert!(entries[0]["ms"].as_f64().unwrap() > 0.0);
     assert_eq!(report["model"]["state-width"], SMALL.state_width);
+    // The products make up the step's operations.
+    let products = entries[0]["processor"]["products"].as_array().unwrap();
+    let flops: u64 = products.iter().map(|product| product["flops"].as_u64().unwrap()).sum();
+    assert_eq!(flops, entries[0]["flops"].as_u64().unwrap());
+    assert!(entries[0]["floor_ms"].as_f64().unwrap() > 0.0);
+
+    let on_threads = run_json(arguments.into_iter().chain(["--threads", "1", "2"]));
+    let threads: Vec<_> = on_threads["kernels"].as_array().unwrap().iter().collect();
+    let numbers: Vec<_> =
+        threads.iter().map(|entry| entry["processor"]["threads"].as_u64().unwrap()).collect();
+    assert_eq!(numbers, [1, 2]);
 }
 
 #[test]
@@ -342,6 +353,7 @@ fn bad_input_is_named_with_what_there_is() {
     refuse(["bench", "--device", "cpu", "--kernel", "linear"], &["--kernel", "--device emulated"]);
     refuse(["bench", "--device", "emulated", "--precision", "fp64"], &["emulated", "fp64", "--precision"]);
     refuse(["bench", "--device", "cpu", "--precision", "bf16"], &["cpu", "bf16", "--precision"]);
+    refuse(["bench", "--device", "reference", "--threads", "2"], &["--threads", "reference", "--device cpu"]);
 }
 
 #[test]
