@@ -117,7 +117,8 @@ class Embeddings:
     """Rows of a ``.npy`` file that ``scenerank embed`` wrote, mapped into memory."""
 
     def __init__(self, file):
-        self._file = _compiled().Embeddings(os.fspath(file))
+        self._path = os.fspath(file)
+        self._file = _compiled().Embeddings(self._path)
         ids = self._file.ids()
         self.ids = np.arange(len(self), dtype=np.uint64) if ids is None else np.array(ids, np.uint64)
         """``[rows]`` ids of the images; numbers of the rows if the file has no description beside it."""
@@ -135,7 +136,7 @@ class Embeddings:
         return self._file.shape()
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
-        rows = _rows(self._file.values(), self.shape[1])
+        rows = np.load(self._path)
         return rows if dtype is None else rows.astype(dtype)
 
     def nearest(self, queries, k=10):

@@ -233,10 +233,6 @@ impl Embeddings {
         self.origin.as_ref().map(|origin| origin.model.clone())
     }
 
-    fn values<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
-        bytes(py, &self.file.rows().to_single())
-    }
-
     /// Rows and cosines of the `k` nearest rows of each query, one query after the other.
     fn nearest<'py>(
         &self,

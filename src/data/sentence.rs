@@ -52,7 +52,7 @@ pub struct Lexicon<'a> {
 pub struct Sentence {
     /// Named objects and their relationships.
     pub graph: QueryGraph,
-    /// Words that name nothing, and predicates without an object on either side.
+    /// Words that name nothing, and predicates without an object on either side, in the order of the text.
     pub not_understood: Vec<String>,
 }
 
@@ -146,19 +146,17 @@ impl<'a> Lexicon<'a> {
         // Latest node of each type.
         let mut latest: HashMap<u32, u32> = HashMap::new();
         let mut last = None;
-        // Predicates since the last object, each with its words.
-        let mut between: Vec<(u32, String)> = Vec::new();
-        let mut unused = Vec::new();
+        // Predicates since the last object, each with its place and its words.
+        let mut between: Vec<(u32, (usize, String))> = Vec::new();
+        // Words that are not used, by their place in the text.
+        let mut unused: Vec<(usize, String)> = Vec::new();
         let mut at = 0;
         while at < words.len() {
             let Some((entry, count)) = self.longest_match(&words[at..], &stems[at..]) else {
-                if !FUNCTION_WORDS.contains(words[at].as_str()) {
-                    unused.push(words[at].clone());
-                }
+                unused.push((at, words[at].clone()));
                 at += 1;
                 continue;
             };
-            let written = words[at..at + count].join(" ");
             let expects_predicate = last.is_some() && between.is_empty();
             match entry {
                 Entry { object: Some(object), predicate } if predicate.is_none() || !expects_predicate => {
@@ -183,21 +181,24 @@ impl<'a> Lexicon<'a> {
                             let stated = between.drain(..).map(|(predicate, _)| (subject, predicate, node));
                             sentence.graph.relationships.extend(stated);
                         }
-                        None => unused.extend(between.drain(..).map(|(_, written)| written)),
+                        None => unused.extend(between.drain(..).map(|(_, place)| place)),
                     }
                     last = Some(node);
                 }
-                Entry { predicate: Some(predicate), .. } => between.push((predicate, written)),
+                Entry { predicate: Some(predicate), .. } => {
+                    between.push((predicate, (at, words[at..at + count].join(" "))));
+                }
                 Entry { .. } => unreachable!("an entry has a type"),
             }
             at += count;
         }
-        unused.extend(
-            between.into_iter().map(|(_, written)| written).filter(|w| !FUNCTION_WORDS.contains(w.as_str())),
-        );
+        unused.extend(between.into_iter().map(|(_, place)| place));
+        // A function word may be a predicate of the vocabulary, such as `of`.
+        unused.retain(|(_, written)| !FUNCTION_WORDS.contains(written.as_str()));
+        unused.sort();
         let mut seen = HashSet::new();
-        unused.retain(|word| seen.insert(word.clone()));
-        sentence.not_understood = unused;
+        let unused = unused.into_iter().map(|(_, word)| word).filter(|word| seen.insert(word.clone()));
+        sentence.not_understood = unused.collect();
         let mut stated = HashSet::new();
         sentence.graph.relationships.retain(|&relationship| stated.insert(relationship));
         sentence
@@ -239,16 +240,14 @@ mod tests {
                 r#"[["dog","is near","dog#2"],["dog#2","on","beach"]]"#,
                 "",
             ),
-            ("riding a brown horse", r#"[["horse"]]"#, "brown, riding"),
+            ("riding a brown horse", r#"[["horse"]]"#, "riding, brown"),
             ("a zebra wearing", "[]", "zebra, wearing"),
             ("a picture of a man, a dog", r#"[["man"],["dog"]]"#, ""),
             ("", "[]", ""),
         ] {
             let sentence = lexicon.understand(text);
             assert_eq!(serde_json::to_string(&sentence.statements(&vocabulary)).unwrap(), graph, "{text}");
-            let mut words = sentence.not_understood.clone();
-            words.sort();
-            assert_eq!(words.join(", "), not_understood, "{text}");
+            assert_eq!(sentence.not_understood.join(", "), not_understood, "{text}");
             if !sentence.graph.objects.is_empty() {
                 // The statements are a query for the same graph, up to the order of the objects.
                 let query = QueryGraph::new(&sentence.statements(&vocabulary), &vocabulary).unwrap();
