@@ -162,7 +162,7 @@ impl Layout {
         let norms = self.blocks.iter().flatten().map(|block| block.norm_weight.start..block.norm_bias.end);
         let mut parts = Vec::new();
         let mut at = range.start;
-        for norm in norms.chain([range.end..range.end]) {
+        for norm in norms.chain(std::iter::once(range.end..range.end)) {
             let [start, end] = [norm.start, norm.end].map(|place| place.clamp(at, range.end));
             parts.extend([(at..start, true), (start..end, false)]);
             at = end;
