@@ -30,9 +30,9 @@ pub(super) enum Of {
 /// Names of options and results.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Experiment {
-    #[prost(message, repeated, tag = "5")]
+    #[prost(message, repeated, tag = "4")]
     pub hparam_infos: Vec<HParamInfo>,
-    #[prost(message, repeated, tag = "6")]
+    #[prost(message, repeated, tag = "5")]
     pub metric_infos: Vec<MetricInfo>,
 }
 

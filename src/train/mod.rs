@@ -237,6 +237,7 @@ impl Training<'_> {
             running.model.begin_epoch(&self.sampler, epoch as u32, &order, running.progress.position)?;
         }
         let mut batch = GraphBatch::default();
+        let mut loss_now = String::new();
         for anchors in order[running.progress.position..].chunks(train.batch_size) {
             let triples = match kept {
                 true => running.model.next_batch()?,
@@ -253,9 +254,9 @@ impl Training<'_> {
                 if running.state.steps.is_multiple_of(RECORD_STEPS) {
                     let last = self.record(running)?;
                     let left = running.pace.seconds_left(&running.progress).map(rough_duration);
-                    let loss = last.map(|loss| format!("loss {loss:.4}"));
-                    let left = left.map(|left| format!("{left} left in all"));
-                    bar.message(loss.into_iter().chain(left).collect::<Vec<_>>().join(" · "));
+                    loss_now = last.map_or(String::new(), |loss| format!("loss {loss:.4}"));
+                    let left = left.map_or(String::new(), |left| format!(", {left} left of the run"));
+                    bar.message(format!("{loss_now}{left}"));
                 }
             }
             let ends = running.progress.position == order.len();
@@ -280,6 +281,7 @@ impl Training<'_> {
                 return Ok(false);
             }
         }
+        bar.message(loss_now);
         bar.finish();
         self.record(running)?;
         self.end_epoch(running)?;

@@ -22,40 +22,43 @@ use crate::support::SMALL;
 
 const STEPS: u64 = 12;
 
-/// Trains tensors by given gradients. Prints the learning rate and the norm of each step, then all parameters.
+/// Trains tensors by given gradients, once for each line. Prints the learning rate and the norm of each step, and all
+/// parameters.
 const PEER: &str = r#"
 import json, sys, torch
-from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR, ConstantLR
-of = json.load(sys.stdin)
-flat = torch.tensor(of["values"], dtype=torch.float64)
-tensors = [torch.nn.Parameter(flat[a:b].clone()) for a, b, _ in of["tensors"]]
-groups = [
-    {"params": [p for p, t in zip(tensors, of["tensors"]) if t[2] == decays],
-     "weight_decay": of["decay"] if decays else 0.0}
-    for decays in (True, False)
-]
-optimizer = torch.optim.AdamW(groups, lr=of["rate"], betas=(0.9, 0.999), eps=1e-8)
-warmup, steps, last = of["warmup"], of["steps"], of["last"]
-after = {
-    "constant": lambda: ConstantLR(optimizer, factor=1.0),
-    "linear": lambda: LinearLR(optimizer, 1.0, last / of["rate"], steps - warmup),
-    "cosine": lambda: CosineAnnealingLR(optimizer, steps - warmup, last),
-}[of["course"]]()
-scheduler = after
-if warmup > 0:
-    rising = LinearLR(optimizer, 1.0 / warmup, 1.0, max(warmup - 1, 1))
-    scheduler = SequentialLR(optimizer, [rising, after], [warmup])
-rates, norms = [], []
-for gradient in of["gradients"]:
-    gradient = torch.tensor(gradient, dtype=torch.float64)
-    for p, (a, b, _) in zip(tensors, of["tensors"]):
-        p.grad = gradient[a:b].clone()
-    limit = of["clip"] if of["clip"] is not None else float("inf")
-    norms.append(torch.nn.utils.clip_grad_norm_(tensors, limit).item())
-    rates.append(optimizer.param_groups[0]["lr"])
-    optimizer.step()
-    scheduler.step()
-json.dump({"rates": rates, "norms": norms, "values": torch.cat([p.detach() for p in tensors]).tolist()}, sys.stdout)
+from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LinearLR, SequentialLR
+
+def train(of):
+    flat = torch.tensor(of["values"], dtype=torch.float64)
+    tensors = [torch.nn.Parameter(flat[a:b].clone()) for a, b, _ in of["tensors"]]
+    of_group = lambda decays: [p for p, (_, _, d) in zip(tensors, of["tensors"]) if d == decays]
+    groups = [{"params": of_group(True), "weight_decay": of["decay"]},
+              {"params": of_group(False), "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=of["rate"], betas=(0.9, 0.999), eps=1e-8)
+    warmup, steps, last = of["warmup"], of["steps"], of["last"]
+    if of["course"] == "constant":
+        scheduler = ConstantLR(optimizer, factor=1.0)
+    elif of["course"] == "linear":
+        scheduler = LinearLR(optimizer, 1.0, last / of["rate"], steps - warmup)
+    else:
+        scheduler = CosineAnnealingLR(optimizer, steps - warmup, last)
+    if warmup > 0:
+        rising = LinearLR(optimizer, 1.0 / warmup, 1.0, warmup - 1)
+        scheduler = SequentialLR(optimizer, [rising, scheduler], [warmup])
+    rates, norms = [], []
+    for gradient in of["gradients"]:
+        gradient = torch.tensor(gradient, dtype=torch.float64)
+        for p, (a, b, _) in zip(tensors, of["tensors"]):
+            p.grad = gradient[a:b].clone()
+        limit = of["clip"] if of["clip"] is not None else float("inf")
+        norms.append(torch.nn.utils.clip_grad_norm_(tensors, limit).item())
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return {"rates": rates, "norms": norms, "values": torch.cat([p.detach() for p in tensors]).tolist()}
+
+for line in sys.stdin.readlines():
+    print(json.dumps(train(json.loads(line))))
 "#;
 
 /// A training by given gradients.
@@ -79,37 +82,20 @@ impl Case {
         Case { layout, adam, values, gradients }
     }
 
-    /// What PyTorch makes of it.
-    fn peer(&self, python: &str) -> Value {
+    /// The training as a line for the peer.
+    fn line(&self) -> String {
         let Adam { learning_rate, weight_decay, clip_norm, schedule, .. } = self.adam;
         let mut tensors: Vec<_> =
             self.layout.tensors().into_iter().filter(|t| t.storage == Storage::Parameters).collect();
         tensors.sort_by_key(|tensor| tensor.range.start);
-        let tensors: Vec<_> = tensors
-            .iter()
-            .map(|t| {
-                (
-                    t.range.start,
-                    t.range.end,
-                    t.name.ends_with("linear.weight") || t.name.ends_with("embedding.weight"),
-                )
-            })
-            .collect();
+        let decays = |name: &str| name.ends_with("linear.weight") || name.ends_with("embedding.weight");
+        let tensors: Vec<_> = tensors.iter().map(|t| (t.range.start, t.range.end, decays(&t.name))).collect();
         let input = json!({
             "tensors": tensors, "values": self.values, "gradients": self.gradients,
             "rate": learning_rate, "decay": weight_decay, "clip": clip_norm,
             "course": schedule.course, "warmup": schedule.warmup, "steps": schedule.steps, "last": schedule.last,
         });
-        let mut child = Command::new(python)
-            .args(["-W", "ignore", "-c", PEER])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("SCENERANK_PEER_PYTHON runs");
-        child.stdin.take().unwrap().write_all(input.to_string().as_bytes()).unwrap();
-        let output = child.wait_with_output().unwrap();
-        assert!(output.status.success(), "the peer failed");
-        serde_json::from_slice(&output.stdout).unwrap()
+        format!("{input}\n")
     }
 
     /// Parameters after all steps of a backend, each in two parts, and the norms of the gradients.
@@ -153,6 +139,22 @@ impl Case {
     }
 }
 
+/// What PyTorch makes of the cases.
+fn peers(python: &str, cases: &[Case]) -> Vec<Value> {
+    let mut child = Command::new(python)
+        .args(["-W", "ignore", "-c", PEER])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("SCENERANK_PEER_PYTHON runs");
+    let lines: String = cases.iter().map(Case::line).collect();
+    child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "the peer failed");
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
 #[test]
 fn steered_steps_are_those_of_pytorch() {
     let Ok(python) = std::env::var("SCENERANK_PEER_PYTHON") else {
@@ -162,26 +164,33 @@ fn steered_steps_are_those_of_pytorch() {
         return;
     };
     let schedule = |course, warmup, last| Schedule { course, warmup, steps: STEPS, last };
-    for (weight_decay, clip_norm, schedule) in [
+    let cases = [
         (0.0, None, Schedule::default()),
         (0.3, None, schedule(Course::Constant, 4, 0.0)),
         (0.0, Some(1.0), schedule(Course::Cosine, 0, 0.0)),
         (0.3, Some(1.0), schedule(Course::Cosine, 3, 1e-3)),
         (0.1, Some(1e3), schedule(Course::Linear, 5, 2e-3)),
-    ] {
-        let case = Case::new(Adam { weight_decay, clip_norm, schedule, ..Adam::new(0.02) });
-        let peer = case.peer(&python);
+    ];
+    let cases = cases.map(|(weight_decay, clip_norm, schedule)| {
+        Case::new(Adam { weight_decay, clip_norm, schedule, ..Adam::new(0.02) })
+    });
+    let peers = peers(&python, &cases);
+    assert_eq!(peers.len(), cases.len());
+    for (case, peer) in cases.iter().zip(&peers) {
         for (t, want) in (1..).zip(peer["rates"].as_array().unwrap()) {
             let (got, want) = (case.adam.rate_at(t), want.as_f64().unwrap());
-            assert!((got - want).abs() < 1e-15, "learning rate of step {t}: {got}, not {want}: {schedule:?}");
+            assert!((got - want).abs() < 1e-15, "rate of step {t}: {got}, not {want}: {:?}", case.adam);
         }
-        // Steps of at most 0.02. The reference only rounds its result to single precision.
-        case.check("reference", case.train(Reference::<f64>::new()), &peer, 1e-7);
-        case.check("cpu", case.train(Cpu::new()), &peer, 1e-6);
+        // The reference only rounds its result to single precision.
+        case.check("reference", case.train(Reference::<f64>::new()), peer, 1e-7);
+        // In single precision each step rounds twice a parameter below 2, by up to 6e-8 each, and a movement of up to 0.06
+        // some ten times.
+        let limit = STEPS as f64 * (2.0 * 6e-8 + 0.06 * 10.0 * 6e-8);
+        case.check("cpu", case.train(Cpu::new()), peer, limit);
         match launchers::emulated(None) {
             Ok(device) => {
                 let backend = Cuda::new(device, StoredFormat::FP32).unwrap();
-                case.check("emulated", case.train(backend), &peer, 1e-6);
+                case.check("emulated", case.train(backend), peer, limit);
             }
             Err(error) => println!("skipped: {error}"),
         }

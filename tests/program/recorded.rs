@@ -166,7 +166,8 @@ board.configure(argv=["tensorboard", "--logdir", sys.argv[1], "--port", "0", "--
 url = board.launch()
 def get(path, body=None, **query):
     path = url + "data/plugin/" + path + "?" + urllib.parse.urlencode(query)
-    request = urllib.request.Request(path, data=body and json.dumps(body).encode())
+    kind = {"Content-Type": "application/json"}
+    request = urllib.request.Request(path, data=body and json.dumps(body).encode(), headers=kind)
     return urllib.request.urlopen(request).read()
 for _ in range(300):
     tags = json.loads(get("scalars/tags"))
