@@ -21,7 +21,7 @@ pub struct Projected<'a> {
     pub names: Vec<String>,
 }
 
-/// Writes the tables of all sets, with the first [`MOST_ROWS`] rows of each.
+/// Writes the tables of all sets, with at most 5,000 rows of each.
 pub fn write_projector(folder: &Path, sets: &[Projected<'_>], width: usize) -> Result<()> {
     let mut config = String::new();
     for Projected { name, values, names } in sets {
