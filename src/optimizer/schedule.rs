@@ -59,7 +59,7 @@ impl Schedule {
         let x = ((t - 1 - self.warmup) as f64 / after as f64).min(1.0);
         match self.course {
             Course::Constant => rate,
-            Course::Linear => rate + (self.last - rate) * x,
+            Course::Linear => rate * (1.0 - x) + self.last * x,
             Course::Cosine => self.last + (rate - self.last) * (1.0 + (PI * x).cos()) / 2.0,
         }
     }

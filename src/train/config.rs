@@ -134,8 +134,8 @@ training_options! {
         /// give the same bits; another seed shows the spread of results [default: 1].
         #[arg(long, help_heading = OPTIMIZATION)]
         seed: u64 = 1,
-        /// Course of the learning rate after the warm-up [default: constant]. With cosine or linear it falls to
-        /// --final-learning-rate over the steps of all --epochs.
+        /// Course of the learning rate after the warm-up. With cosine or linear it falls to --final-learning-rate over the steps
+        /// of all --epochs [default: constant].
         #[arg(long, value_enum, help_heading = OPTIMIZATION)]
         schedule: Course = Course::Constant,
         /// Number of first steps in which the learning rate rises along a line [default: 0].
