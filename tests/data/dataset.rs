@@ -187,7 +187,7 @@ fn contradictions_are_found() {
         (|c| c.images[0][0].graph.edge_object.truncate(4), "section edge_object: not one entry per edge"),
         (|c| c.images[0][0].caption_vector[1] = f32::NAN, "section caption_vectors: a value is not finite"),
         (|c| c.images[0][0].image_id = 2, "section image_id: image ids are not ascending"),
-        (|c| c.objects[1].name = "image".into(), "two types are called `image`"),
+        (|c| c.objects[1].name = "image".into(), "two object types are called `image`"),
         (|c| c.images[0][0].boxes[0].x = 19, "boxes of image 9: a box is not within the image"),
         (|c| c.images[0][0].boxes[0].height = 0, "boxes of image 9: a box is not within the image"),
         (|c| c.images[0][0].size = None, "boxes of image 9: a box is not within the image"),

@@ -132,8 +132,11 @@ impl Cpu {
             let FoldedLayer { edge_heads, node_hidden, node_output, shifts, .. } = &layers[index];
             let [_, of_heads, of_hidden, of_output] = shifts;
             let product = |packed: &Packed<f32>, x: &[f32], y: &mut [f32], rows: usize, shift: &[f32]| {
+                if rows == 0 {
+                    return;
+                }
                 let _running = self.clock.time(Work::Pass("inference: product"));
-                let x = MatRef::new(x, rows, x.len() / rows.max(1));
+                let x = MatRef::new(x, rows, x.len() / rows);
                 let y = MatMut::new(y, rows, shift.len());
                 packed.multiply_and_finish(y, x, |_, row| relu_shifted(row, shift));
             };
