@@ -27,10 +27,9 @@ Examples:
   scenerank prepare --scene-graphs small.json --image-data image_data.json \\
       --captions captions.json --glove glove.txt --min-occurrences 5 \\
       --split 80:10:10 --seed 7 --json --out small.data
-  scenerank prepare --scene-graphs new_graphs.json --image-data new_images.json \
-      --captions new_captions.json --glove glove.6B.300d.txt \
-      --vocabulary-from runs/paper --out new.data
-  scenerank evaluate runs/paper --data new.data";
+  scenerank prepare --scene-graphs new_graphs.json \\
+      --image-data new_images.json --captions new_captions.json \\
+      --glove glove.6B.300d.txt --vocabulary-from runs/paper --out new.data";
 
 /// Prepare a data file from Visual Genome, GQA or predicted graphs, COCO captions and GloVe vectors.
 ///

@@ -45,7 +45,7 @@ pub struct SearchArguments {
     image: Option<u64>,
     /// Query with a graph: the JSON itself, such as '[["man", "throwing", "frisbee"]]', a file with it, or - for standard
     /// input. Each list is subject, predicate and object, or one object alone.
-    #[arg(long, value_name = "JSON")]
+    #[arg(long, value_name = "JSON", conflicts_with = "image")]
     graph: Option<String>,
     /// Query with a sentence, such as "a man riding a horse on the beach". The graph that was understood is printed, and the words
     /// that were not.

@@ -109,7 +109,8 @@ fn a_checkpoint_without_switches_has_everything_on() {
             (name, shape, TensorData::F32(values))
         };
         let tensors: Vec<_> = file.names().into_iter().map(tensor).collect();
-        let metadata = [("config", config), ("progress", progress)]
+        let model: Value = file.metadata("model").unwrap();
+        let metadata = [("config", config), ("progress", progress), ("model", model)]
             .map(|(key, value)| (key.to_string(), value.to_string()));
         fs::write(&path, to_sealed_safetensors(&tensors, metadata)).unwrap();
     }

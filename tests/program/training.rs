@@ -348,6 +348,12 @@ fn checkpoints_that_cannot_be_used() {
     save(&|checkpoint| drop(checkpoint.moments.as_mut().unwrap().0.remove(NAME)));
     resume(&["adam.first_moment.", NAME, "is missing"]);
     save(&|checkpoint| checkpoint.config.model.object_types += 1);
+    resume(&["metadata \"config\"", "has names of"]);
+    // Checkpoints of older versions have no names.
+    save(&|checkpoint| {
+        checkpoint.config.vocabulary = None;
+        checkpoint.config.model.object_types += 1;
+    });
     resume(&["object_embedding.weight", "has the shape"]);
     // Impossible sizes are rejected before anything is allocated.
     save(&|checkpoint| checkpoint.config.model.layers = usize::MAX);

@@ -94,8 +94,10 @@ fn products(format: Format) -> Vec<(Case, usize)> {
         let of = Types { rows: [7, 13], room: [0; 2], inputs: 21, hidden, format, seed: 15 };
         all.push((forward_two(of, Launches::One), spare));
     }
-    let (nodes, edges) = (product(24, 80, 13), product(24, 40, 14));
-    all.push((states::backward(States { nodes, edges }, Launches::One), 0));
+    for (inputs, spare) in [(24, 0), (1021, LARGE)] {
+        let (nodes, edges) = (product(inputs, 80, 13), product(inputs, 40, 14));
+        all.push((states::backward(States { nodes, edges }, Launches::One), spare));
+    }
     if format == Format::Fp32 {
         // It has one tile.
         all.retain(|(_, spare)| *spare == 0);

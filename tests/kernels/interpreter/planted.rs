@@ -135,7 +135,7 @@ const PLANTED: [Planted; 12] = [
         name: "a counter is raised by two",
         file: "edge_pool",
         change: |line| match line.contains("atom.acq_rel.") {
-            true => line.replace(", 1;", ", 2;"),
+            true => format!("{line}\n{line}"),
             false => line.to_string(),
         },
         case: pooling,
