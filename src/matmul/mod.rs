@@ -15,7 +15,6 @@ mod pack;
 mod tile;
 mod view;
 
-use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -75,14 +74,6 @@ pub struct Packed<T> {
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C, align(64))]
 struct Line([u8; 64]);
-
-/// Cache lines of a packed block of the left operand in the widest element.
-const LEFT_LINES: usize = BLOCK_ROWS * BLOCK_DEPTH * size_of::<f64>() / size_of::<Line>();
-
-thread_local! {
-    /// Packed block of the left operand, `[LEFT_LINES]` once the thread has used it.
-    static LEFT: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
-}
 
 /// Ranges of terms, one per block. All but the last one have the same length.
 fn depth_blocks(depth: usize) -> impl Iterator<Item = Range<usize>> {
@@ -272,10 +263,7 @@ impl<T: Element, F: Fn(usize, &mut [T])> Multiply<'_, T, F> {
         let right: &[Vectors<T, S>] = bytemuck::cast_slice(&b.lines);
         let width = tile_width::<T, S>();
         let panels = b.columns.div_ceil(width);
-        // Taken, not borrowed: a closure would lose the vector instructions. On the stack it would be too large for tasks
-        // that run while others wait below them.
-        let mut memory = LEFT.take();
-        memory.resize(LEFT_LINES, Line::zeroed());
+        let mut memory = [T::ZERO; BLOCK_ROWS * BLOCK_DEPTH];
         let rows = c.rows();
         let step = rows.div_ceil(rows.div_ceil(BLOCK_ROWS).max(1)).next_multiple_of(ROWS);
         for terms in depth_blocks(b.depth) {
@@ -297,7 +285,6 @@ impl<T: Element, F: Fn(usize, &mut [T])> Multiply<'_, T, F> {
                 }
             }
         }
-        LEFT.set(memory);
     }
 }
 
