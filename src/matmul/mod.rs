@@ -216,16 +216,22 @@ impl<T: Element, F: Fn(usize, &mut [T]) + Copy + Send> Multiply<'_, T, F> {
     fn in_parallel(self) {
         let threads = rayon::current_num_threads();
         if threads == 1 {
-            return Arch::new().dispatch(self);
+            return self.alone();
         }
         let rows = self.c.rows() / (threads * TASKS_PER_THREAD);
         self.split(rows.next_multiple_of(TALL_TILE).clamp(TALL_TILE, BLOCK_ROWS));
     }
 
+    /// Multiplies on this thread. Inlined, its block of the left operand would lie on the stack once for each level of `split`.
+    #[inline(never)]
+    fn alone(self) {
+        Arch::new().dispatch(self);
+    }
+
     /// Multiplies in tasks of at most `task_rows` rows, which are whole tiles.
     fn split(self, task_rows: usize) {
         if self.c.rows() <= task_rows {
-            return Arch::new().dispatch(self);
+            return self.alone();
         }
         let middle = self.c.rows().div_ceil(TALL_TILE) / 2 * TALL_TILE;
         let Multiply { c, a, first_row, .. } = self;
