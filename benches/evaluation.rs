@@ -11,7 +11,7 @@ use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use scenerank::backend::cpu::Cpu;
 use scenerank::backend::device::{Device, Precision};
 use scenerank::data::similarity::Similarity;
-use scenerank::evaluation::ranks::Ranks;
+use scenerank::evaluation::rank_correlations::Ranks;
 use scenerank::evaluation::{Embeddings, agreement, normal_features, row_kendall};
 
 const WIDTH: usize = 300;

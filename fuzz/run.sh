@@ -5,6 +5,7 @@
 # fuzz/inputs/READER, which a test reads. The logs are in target/fuzz.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+source scripts/parallel.sh
 
 seconds="${1:-600}"
 readers=("${@:2}")
@@ -32,16 +33,4 @@ fuzz() { # READER
     fi
     echo "$1: $seconds s, $(sed -n 's/^stat::number_of_executed_units: *//p' "$log") inputs, no finding"
 }
-running=0 found=no
-for reader in "${readers[@]}"; do
-    if ((running == ${JOBS:-$(nproc)})); then
-        wait -n || found=yes
-        running=$((running - 1))
-    fi
-    fuzz "$reader" &
-    running=$((running + 1))
-done
-for ((; running; running--)); do
-    wait -n || found=yes
-done
-[[ "$found" == no ]]
+in_parallel fuzz "${readers[@]}"

@@ -44,7 +44,7 @@ __device__ __forceinline__ double power(double base, unsigned exponent) {
     }
 }
 
-// Factors of a step.
+// Factors of a step, named in the header; KEPT is that of a parameter that decays.
 enum Factor { RATE, CORRECTION, KEPT, SCALE, FACTORS };
 
 // Rows of one weight: values first..end, in rows of `width` values. In the copy they begin at `at`, `stride` values
@@ -131,11 +131,19 @@ extern "C" __global__ void __launch_bounds__(THREADS) adam_step(const __grid_con
     int i = args.begin + (blockIdx.x * THREADS + threadIdx.x) * COLUMNS_EACH;
     // The loads are in flight while four threads, in different warps, compute the factors.
     Four p = {}, g = {}, m = {}, v = {};
+    bool decays[COLUMNS_EACH] = {};
     if (i < args.end) {
         p = load_four(args.values, i, args.end);
         g = load_four(args.gradients, i, args.end);
         m = load_four(args.first, i, args.end);
         v = load_four(args.second, i, args.end);
+        if (args.decaying != nullptr) {
+#pragma unroll
+            for (int k = 0; k < COLUMNS_EACH; k++) {
+                unsigned place = min(i + k, args.end - 1);
+                decays[k] = args.decaying[place / 32] >> place % 32 & 1;
+            }
+        }
     }
     if (threadIdx.x % WARP_LANES == 0 && threadIdx.x < FACTORS * WARP_LANES) {
         int which = threadIdx.x / WARP_LANES;
@@ -157,11 +165,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) adam_step(const __grid_con
     float beta1 = float(args.beta1), beta2 = float(args.beta2);
 #pragma unroll
     for (int k = 0; k < COLUMNS_EACH; k++) {
-        float kept = 1.0f;
-        if (args.decaying != nullptr && i + k < args.end) {
-            unsigned place = i + k;
-            kept = args.decaying[place / 32] >> place % 32 & 1 ? factors[KEPT] : 1.0f;
-        }
+        float kept = decays[k] ? factors[KEPT] : 1.0f;
         float scaled = scale * g[k];
         m[k] = beta1 * m[k] + (1.0f - beta1) * scaled;
         v[k] = beta2 * v[k] + (1.0f - beta2) * scaled * scaled;
@@ -185,7 +189,7 @@ struct GradientNorm {
 extern "C" __global__ void __launch_bounds__(THREADS) gradient_norm(const __grid_constant__ GradientNorm args) {
     begin_kernel();
     __shared__ double partial[THREADS / WARP_LANES];
-    __shared__ int is_last;
+    __shared__ int flag;
     // 64 bits: the last chunk may end beyond 2^31.
     long long first = (long long)(blockIdx.x) * NORM_CHUNK + threadIdx.x * COLUMNS_EACH;
     Four g[NORM_LOADS] = {};
@@ -207,11 +211,9 @@ extern "C" __global__ void __launch_bounds__(THREADS) gradient_norm(const __grid
     double sum = block_sum(own, partial);
     if (threadIdx.x == 0) {
         args.sums[blockIdx.x] = sum;
-        is_last = add_ordered(args.ticket, 1) + 1 == int(gridDim.x); // the other sums are visible to the last block
     }
-    __syncthreads();
-    if (!is_last) {
-        return;
+    if (!last_to_come(args.ticket, 1, int(gridDim.x), threadIdx.x == 0, &flag)) {
+        return; // the whole block
     }
     double all = 0.0;
 #pragma unroll 4
@@ -220,7 +222,6 @@ extern "C" __global__ void __launch_bounds__(THREADS) gradient_norm(const __grid
     }
     all = block_sum(all, partial);
     if (threadIdx.x == 0) {
-        *args.ticket = 0;
         *args.norm = sqrt(all);
     }
 }

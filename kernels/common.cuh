@@ -74,6 +74,24 @@ __device__ __forceinline__ int add_ordered(int *counter, int count) {
 #endif
 }
 
+// Adds `count` to the ticket and returns whether it has reached `of`. If so, all earlier writes of the other blocks are
+// visible, and the ticket is reset to 0. All threads of the block call it; `flag` is in shared memory. The first
+// thread's addition stands for the block: the barriers order the other threads' accesses before and after it.
+__device__ __forceinline__ bool last_to_come(int *ticket, int count, int of, bool first_thread, int *flag) {
+    __syncthreads();
+    if (first_thread) {
+        bool last = add_ordered(ticket, count) + count == of;
+        if (last) {
+            *ticket = 0;
+        }
+        *flag = last;
+    }
+    __syncthreads();
+    bool last = *flag;
+    __syncthreads(); // the flag's memory may be reused after this
+    return last;
+}
+
 // Sum over a warp, returned in every lane, always in the same order.
 template <class T> __device__ __forceinline__ T warp_sum(T value) {
     for (int bit = WARP_LANES / 2; bit > 0; bit /= 2) {

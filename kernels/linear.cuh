@@ -224,12 +224,7 @@ __device__ __forceinline__ void add_parts(const Output<float> &out, const float 
 #pragma unroll
         for (int r = 0; r < ROWS_AT_ONCE; r++) {
             if (row + r * stride < end) {
-                float *to = out.line(row + r * stride);
-                if (whole) {
-                    store_aligned(to + column, sums[r]);
-                } else {
-                    store_four(to, column, place.columns, sums[r]);
-                }
+                store_four(out.line(row + r * stride), column, place.columns, sums[r], whole);
             }
         }
     }

@@ -209,11 +209,7 @@ __device__ __forceinline__ void finish_chunk(float *memory, const Output<T> &out
         for (int i = 0; i < COLUMNS_EACH; i++) {
             values[i] = add.stored(row, values[i]);
         }
-        if (whole) {
-            store_aligned(out.line(row) + column, values);
-        } else {
-            store_four(out.line(row), column, place.columns, values);
-        }
+        store_four(out.line(row), column, place.columns, values, whole);
     }
 }
 

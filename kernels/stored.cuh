@@ -112,9 +112,11 @@ template <class T> __device__ __forceinline__ Four load_four(const T *row, int c
     return four_columns(row, 0, column, columns).load(0).widen();
 }
 
-template <class T> __device__ __forceinline__ void store_four(T *row, int column, int columns, const Four &all) {
+// Stores four columns, starting at `column`, of a row with `columns` values. `whole`: one access stores them.
+template <class T>
+__device__ __forceinline__ void store_four(T *row, int column, int columns, const Four &all, bool whole) {
     T *to = row + column;
-    if (column + COLUMNS_EACH <= columns && is_aligned(to)) {
+    if (whole) {
         store_aligned(to, all);
         return;
     }
@@ -124,6 +126,10 @@ template <class T> __device__ __forceinline__ void store_four(T *row, int column
             to[i] = narrow<T>(all[i]);
         }
     }
+}
+
+template <class T> __device__ __forceinline__ void store_four(T *row, int column, int columns, const Four &all) {
+    store_four(row, column, columns, all, column + COLUMNS_EACH <= columns && is_aligned(row + column));
 }
 
 __device__ __forceinline__ void add_four(Four &sum, const Four &value) {

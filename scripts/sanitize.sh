@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs tests of the emulated kernels under AddressSanitizer and UBSan. Each module runs in a process of its
-# own, with one process per core at a time.
+# own, with one process per core (JOBS) at a time.
 #
 #   scripts/sanitize.sh [MODULE...]      such as `edge_pool linear cuda_step`; without one, all modules
 #
@@ -10,6 +10,7 @@
 # the number of cases of each property (4).
 set -euo pipefail
 cd "$(dirname "$0")/.."
+source scripts/parallel.sh
 
 read -ra compiler <<<"${CXX:-g++}"
 library="$("${compiler[@]}" -print-file-name=libasan.so)"
@@ -60,16 +61,4 @@ run() { # MODULE: its tests, with a log
     fi
     echo "$1: $((SECONDS - began)) s, $(grep '^test result' "$log")"
 }
-running=0 failed=no
-for module in "${modules[@]}"; do
-    if ((running == $(nproc))); then
-        wait -n || failed=yes
-        running=$((running - 1))
-    fi
-    run "$module" &
-    running=$((running + 1))
-done
-for ((; running; running--)); do
-    wait -n || failed=yes
-done
-[[ "$failed" == no ]]
+in_parallel run "${modules[@]}"

@@ -2,11 +2,12 @@
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use crate::backend::cpu::stored_rows::StoredRows;
 use crate::backend::device::{BackendTask, Device, Precision};
-use crate::data::scene_graph::SceneGraph;
+use crate::data::new_graphs::{GraphReading, NewGraphCounts, read_new_graphs};
+use crate::data::scene_graph::{SceneGraph, SceneGraphBuf};
 use crate::data::similarity::Similarity;
 use crate::data::supervision::Supervision;
 use crate::data::vocabulary::Vocabulary;
@@ -30,6 +31,21 @@ pub enum Which {
     Last,
 }
 
+/// Graphs of a file that are embedded at a time.
+const GRAPHS_AT_A_TIME: usize = 8192;
+
+/// Embedded graphs of a file.
+pub struct FileRows {
+    /// `[rows]` id of each graph.
+    pub ids: Vec<u64>,
+    /// `[rows]` file of each graph's image; empty if the file does not name them.
+    pub image_files: Vec<String>,
+    /// `[rows, D]` embeddings.
+    pub rows: Vec<f32>,
+    /// What was left out.
+    pub counts: NewGraphCounts,
+}
+
 /// Model of a run folder. It needs no data: the checkpoint has the names of its types.
 pub struct TrainedModel {
     /// Path of the checkpoint.
@@ -42,8 +58,10 @@ pub struct TrainedModel {
 }
 
 impl TrainedModel {
-    /// Opens the model of the run in `folder`, or of the checkpoint file of that name. `data` is the place of its data file, if that has moved; it is read only for the
-    /// vocabulary of checkpoints of older versions, which have none.
+    /// Opens the model of the run in `folder`, or of the checkpoint file of that name.
+    ///
+    /// `data` is the new path of the data file, if it has moved. It is read only for a checkpoint of an older version, which
+    /// has no vocabulary.
     pub fn open(
         folder: &Path,
         which: Which,
@@ -76,25 +94,31 @@ impl TrainedModel {
 
     /// Embeddings of graphs, `[graphs, D]`, each row of unit length.
     pub fn embed(&self, graphs: &[SceneGraph<'_>]) -> Result<Vec<f32>> {
-        self.embed_by(&self.checkpoint.tensors, graphs, None)
+        embed_graphs(self.place(), self.checkpoint.config.model, &self.checkpoint.tensors, graphs, None)
     }
 
-    /// Like [`TrainedModel::embed`], with a progress bar.
-    fn embed_shown(&self, tensors: &NamedTensors, graphs: &[SceneGraph<'_>]) -> Result<Vec<f32>> {
-        let progress = Progress::new("embed", Some(graphs.len() as u64), "graphs");
-        let embeddings = self.embed_by(tensors, graphs, Some(&progress))?;
-        progress.finish();
-        Ok(embeddings)
-    }
-
-    fn embed_by(
-        &self,
-        tensors: &NamedTensors,
-        graphs: &[SceneGraph<'_>],
-        progress: Option<&Progress>,
-    ) -> Result<Vec<f32>> {
-        let (config, place) = (self.checkpoint.config.model, self.place());
-        embed_graphs(place, config, tensors, graphs, progress)
+    /// Embeds the graphs of a file, a part at a time, so that the file may have any length.
+    pub fn embed_file(&self, path: &Path, reading: &GraphReading) -> Result<FileRows> {
+        let (mut ids, mut image_files, mut rows) = (Vec::new(), Vec::new(), Vec::new());
+        let mut waiting: Vec<SceneGraphBuf> = Vec::new();
+        let embed = |waiting: &mut Vec<SceneGraphBuf>, rows: &mut Vec<f32>| -> Result<()> {
+            rows.extend(self.embed(&waiting.iter().map(SceneGraphBuf::view).collect::<Vec<_>>())?);
+            waiting.clear();
+            Ok(())
+        };
+        let counts = read_new_graphs(path, reading, &self.vocabulary, |found| {
+            ids.push(found.id);
+            image_files.extend(found.image_file);
+            waiting.push(found.graph);
+            match waiting.len() == GRAPHS_AT_A_TIME {
+                true => embed(&mut waiting, &mut rows),
+                false => Ok(()),
+            }
+        })?;
+        if !waiting.is_empty() {
+            embed(&mut waiting, &mut rows)?;
+        }
+        Ok(FileRows { ids, image_files, rows, counts })
     }
 
     /// Runs `task` on the device for which the run was opened.
@@ -126,7 +150,7 @@ impl TrainedModel {
 /// Model of a run folder, and the data of its collection or of another one in the same types.
 pub struct Run {
     /// Model of the run.
-    pub model: TrainedModel,
+    pub model: Arc<TrainedModel>,
     /// Data on which the run was trained, or another collection.
     pub dataset: Dataset,
     /// Opened when it is first asked for: most commands do not need it.
@@ -149,7 +173,22 @@ impl Run {
         let dataset = checkpoint::open_collection(&checkpoint.config, data)?;
         let vocabulary = dataset.vocabulary().clone();
         let model = TrainedModel { path, checkpoint, vocabulary, device, precision };
-        Ok(Run { model, dataset, supervision: OnceLock::new(), moved_supervision: None })
+        Ok(Run::new(Arc::new(model), dataset))
+    }
+
+    /// Opens the data of a model that is already open: its own, or like [`Run::open`] that at `data`.
+    pub fn of_model(model: Arc<TrainedModel>, data: Option<&Path>) -> Result<Self> {
+        let dataset = checkpoint::open_collection(&model.checkpoint.config, data)?;
+        Ok(Run::new(model, dataset))
+    }
+
+    fn new(model: Arc<TrainedModel>, dataset: Dataset) -> Self {
+        Run { model, dataset, supervision: OnceLock::new(), moved_supervision: None }
+    }
+
+    /// Whether the data is that on which the run was trained, not another collection.
+    pub fn has_own_data(&self) -> bool {
+        self.dataset.fingerprint_digits() == self.model.checkpoint.config.fingerprint
     }
 
     /// Sets the place of the similarity matrix or the caption vectors that supervised the training, if that has moved.
@@ -225,9 +264,13 @@ impl Run {
         self.dataset.split(split).map(|image| self.dataset.graph(image)).collect()
     }
 
+    /// Embeds graphs of the data with these tensors, under a progress bar.
     fn embed_by(&self, tensors: &NamedTensors, graphs: &[SceneGraph<'_>]) -> Result<Vec<f32>> {
-        let embeddings = self.model.embed_shown(tensors, graphs)?;
-        // Before anybody uses them.
+        let progress = Progress::new("embed", Some(graphs.len() as u64), "graphs");
+        let config = self.model.checkpoint.config.model;
+        let embeddings = embed_graphs(self.place(), config, tensors, graphs, Some(&progress))?;
+        progress.finish();
+        // Embeddings are returned only if the file was not changed while it was read.
         self.dataset.check_unchanged()?;
         Ok(embeddings)
     }

@@ -203,6 +203,8 @@ class SceneGraphEmbedder(nn.Module):
         """``[len(graphs), D]`` embeddings of graphs by the running statistics, without gradients."""
         was_training = self.training
         self.eval()
-        rows = [self(self.batch(graphs[at : at + batch_size])) for at in range(0, len(graphs), batch_size)]
-        self.train(was_training)
+        try:
+            rows = [self(self.batch(graphs[at : at + batch_size])) for at in range(0, len(graphs), batch_size)]
+        finally:
+            self.train(was_training)
         return torch.cat(rows) if rows else torch.empty(0, self.config["state-width"])

@@ -4,16 +4,15 @@
 //! `ValueError` with the engine's own message.
 
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use scenerank::backend::device::{Device, Precision};
-use scenerank::data::new_graphs::{GraphReading, named_graphs, read_new_graphs};
-use scenerank::data::prepare::Reading;
+use scenerank::data::new_graphs::{GraphReading, named_graphs};
 use scenerank::data::query_graph::{QueryGraph, Statement};
 use scenerank::data::raw::predictions::{Limits, Predictions};
 use scenerank::data::scene_graph::SceneGraphBuf;
@@ -21,9 +20,12 @@ use scenerank::data::sentence::Lexicon;
 use scenerank::data::{Dataset, Split};
 use scenerank::evaluation::{EmbeddingsFile, nearest_stored};
 use scenerank::files::origin::Origin;
-use scenerank::run::{self, TrainedModel, Which};
+use scenerank::run::{self, FileRows, TrainedModel, Which};
 use scenerank::train::checkpoint::{self, LAST};
 use scenerank::train::config::{TrainConfig, TrainOptions};
+
+/// Ids, files of images, rows, and counts as JSON, of a file of graphs.
+type FileParts<'py> = (Vec<u64>, Vec<String>, Bound<'py, PyBytes>, String);
 
 /// Time between two looks at Python's signals.
 const SIGNALS: Duration = Duration::from_millis(100);
@@ -49,10 +51,8 @@ fn values(bytes: &[u8]) -> Vec<f32> {
 /// A trained run. Its data is opened when images of it are asked for.
 #[pyclass(frozen)]
 struct Run {
-    folder: PathBuf,
-    which: Which,
     data: Option<PathBuf>,
-    model: TrainedModel,
+    model: Arc<TrainedModel>,
     with_data: OnceLock<run::Run>,
 }
 
@@ -61,9 +61,7 @@ impl Run {
         if let Some(run) = self.with_data.get() {
             return Ok(run);
         }
-        let (device, precision) = self.model.place();
-        let opened = run::Run::open(&self.folder, self.which, self.data.as_deref(), device, precision);
-        let opened = opened.map_err(refused)?;
+        let opened = run::Run::of_model(Arc::clone(&self.model), self.data.as_deref()).map_err(refused)?;
         Ok(self.with_data.get_or_init(|| opened))
     }
 
@@ -92,8 +90,8 @@ impl Run {
         let (device, precision): (Device, Precision) =
             (named("device", device)?, named("precision", precision)?);
         let open = || TrainedModel::open(&folder, which, data.as_deref(), device, precision);
-        let model = py.detach(open).map_err(refused)?;
-        Ok(Run { folder, which, data, model, with_data: OnceLock::new() })
+        let model = Arc::new(py.detach(open).map_err(refused)?);
+        Ok(Run { data, model, with_data: OnceLock::new() })
     }
 
     fn width(&self) -> usize {
@@ -107,8 +105,7 @@ impl Run {
     /// Names of objects and predicates, without those of the image node and its edges.
     fn names(&self) -> (Vec<String>, Vec<String>) {
         let vocabulary = self.model.vocabulary();
-        let (objects, predicates) = (vocabulary.objects(), vocabulary.predicates());
-        (objects[..objects.len() - 1].to_vec(), predicates[..predicates.len() - 1].to_vec())
+        (vocabulary.annotated_objects().to_vec(), vocabulary.annotated_predicates().to_vec())
     }
 
     /// Configuration of the run as JSON.
@@ -150,27 +147,15 @@ impl Run {
         path: PathBuf,
         data_info: Option<PathBuf>,
         limits: (f64, f64, usize, usize),
-    ) -> PyResult<(Vec<u64>, Vec<String>, Bound<'py, PyBytes>, String)> {
+    ) -> PyResult<FileParts<'py>> {
         let (min_object_score, min_relationship_score, top_objects, top_relationships) = limits;
         let limits = Limits { min_object_score, min_relationship_score, top_objects, top_relationships };
-        let reading = GraphReading {
-            predictions: data_info.map(|info| Predictions { info, limits }),
-            skip_absent_objects: false,
-            most_expansion: Reading::default().most_expansion,
-        };
-        let (ids, files, rows, counts) = py.detach(|| {
-            let (mut ids, mut files, mut graphs) = (Vec::new(), Vec::new(), Vec::new());
-            let counts = read_new_graphs(&path, &reading, self.model.vocabulary(), |found| {
-                ids.push(found.id);
-                files.extend(found.image_file);
-                graphs.push(found.graph);
-                Ok(())
-            });
-            let counts = counts.map_err(refused)?;
-            PyResult::Ok((ids, files, self.embed_all(&graphs)?, counts))
-        })?;
+        let predictions = data_info.map(|info| Predictions { info, limits });
+        let reading = GraphReading { predictions, ..GraphReading::default() };
+        let found = py.detach(|| self.model.embed_file(&path, &reading)).map_err(refused)?;
+        let FileRows { ids, image_files, rows, counts } = found;
         let counts = serde_json::to_string(&counts).expect("plain fields");
-        Ok((ids, files, bytes(py, &rows), counts))
+        Ok((ids, image_files, bytes(py, &rows), counts))
     }
 
     /// Ids and embeddings of a split's images.

@@ -196,9 +196,10 @@ pub trait Stages: Batches {
     /// Sets the number of optimizer steps taken.
     fn set_steps(&mut self, steps: &mut Self::Steps, done: u64) -> Result<()>;
 
-    /// Loads the learning rates of [`RATE_STEPS`](crate::optimizer::schedule::RATE_STEPS) steps, of which the first follows a multiple of that number. Called
-    /// before the first of them if rates differ between steps. A backend that replays captured steps reads them from
-    /// its memory; others take them from the optimizer.
+    /// Loads the learning rates of the steps k R + 1 to (k + 1) R, where R is
+    /// [`RATE_STEPS`](crate::optimizer::schedule::RATE_STEPS). Called before the first of these steps that is taken, if rates
+    /// differ between steps. A backend that replays captured steps reads the rates from its memory; others take them from the
+    /// optimizer.
     fn load_rates(&mut self, _steps: &mut Self::Steps, _rates: &[f64]) -> Result<()> {
         Ok(())
     }

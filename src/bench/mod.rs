@@ -61,7 +61,7 @@ pub struct BenchOptions {
     pub batch_sizes: Vec<usize>,
     /// Names of launchers, of kernel files, or `step`; empty for all.
     pub kernels: Vec<String>,
-    /// Approximate time for each kernel; a step gets eight times as much.
+    /// Approximate time for each kernel; a step gets eight times as much, and on the CPU five more for its parts.
     pub budget: Duration,
     /// What grids cover.
     pub grids: Grids,

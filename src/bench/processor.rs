@@ -10,25 +10,21 @@ use serde::Serialize;
 use crate::backend::cpu::Cpu;
 use crate::backend::cpu::clock::{Clock, Log, Product, Work};
 use crate::bench::sizes::Sizes;
-use crate::bench::step::{LEARNING_RATE, LOSS, model_of, step_flops};
+use crate::bench::step::{LEARNING_RATE, LOSS, WARM_UP, forward_flops, model_of, repeat};
 use crate::bench::timing::Times;
 use crate::error::Result;
 use crate::optimizer::Adam;
 use crate::report::table::plain_table;
 use crate::terminal::{duration, wrap};
 
-/// Number of bursts of multiply-adds, of which the fastest counts, and number of steps of a chain in each: about 4 ms.
+/// Number of bursts; the fastest counts.
 const BURSTS: usize = 15;
+/// Multiply-adds of each chain in a burst: about 4 ms.
 const BURST_STEPS: usize = 1 << 20;
 /// Independent chains of a thread: enough to hide the latency of two units, few enough for 16 registers.
 const CHAINS: usize = 12;
-/// Minimum number of steps.
-const LEAST_STEPS: usize = 3;
-const WARM_UP: usize = 1;
 /// Part of the budget for embeddings.
 const EMBED_PART: u32 = 4;
-/// Products of a step for each product of its forward.
-const STEP_PASSES: u64 = 3;
 
 /// Where the time of a step goes, on a number of threads.
 #[derive(Clone, Debug, Serialize)]
@@ -71,6 +67,20 @@ pub struct Part {
 }
 
 impl Part {
+    /// Sum of parts.
+    fn sum(name: &str, parts: &[Part]) -> Part {
+        Part {
+            name: name.into(),
+            shape: String::new(),
+            strides: String::new(),
+            calls: parts.iter().map(|part| part.calls).sum(),
+            flops: parts.iter().map(|part| part.flops).sum(),
+            ms: parts.iter().map(|part| part.ms).sum(),
+            least_ms: parts.iter().map(|part| part.least_ms).sum(),
+            share: parts.iter().map(|part| part.share).sum(),
+        }
+    }
+
     /// Rate of a product at the median time.
     pub fn gflop_per_s(&self) -> f64 {
         self.flops as f64 / self.ms / 1e6
@@ -92,23 +102,24 @@ impl Processor {
             model.train_step(&LOSS, &adam, &mut state)?;
         }
         taken(&log);
-        let (started, mut steps, mut parts) = (Instant::now(), Vec::new(), Parts::default());
-        while steps.len() < LEAST_STEPS || started.elapsed() < budget {
-            let step = Instant::now();
+        let mut parts = Parts::default();
+        let step_ms = repeat(budget, || {
+            let started = Instant::now();
             model.train_step(&LOSS, &adam, &mut state)?;
-            steps.push(step.elapsed().as_secs_f64() * 1e3);
+            let elapsed = started.elapsed();
             parts.add_step(taken(&log));
-        }
-        let step_ms = Times::of(steps).ms;
+            Ok(elapsed)
+        })?
+        .ms;
         let (products, passes) = parts.finish(step_ms);
         // The first call folds batch norm into the weights.
         model.embed(&sizes.batch)?;
-        let (started, mut embeds) = (Instant::now(), Vec::new());
-        while embeds.len() < LEAST_STEPS || started.elapsed() < budget / EMBED_PART {
-            let embed = Instant::now();
+        let embed_ms = repeat(budget / EMBED_PART, || {
+            let started = Instant::now();
             black_box(model.embed(&sizes.batch)?);
-            embeds.push(embed.elapsed().as_secs_f64() * 1e3);
-        }
+            Ok(started.elapsed())
+        })?
+        .ms;
         let fma_gflop_per_s = fma_rate();
         Ok(Processor {
             threads: rayon::current_num_threads(),
@@ -116,8 +127,8 @@ impl Processor {
             products,
             passes,
             step_ms,
-            embed_ms: Times::of(embeds).ms,
-            embed_floor_ms: (step_flops(sizes) / STEP_PASSES) as f64 / fma_gflop_per_s / 1e6,
+            embed_ms,
+            embed_floor_ms: forward_flops(sizes) as f64 / fma_gflop_per_s / 1e6,
         })
     }
 
@@ -143,19 +154,9 @@ impl Processor {
             "best",
             "of step",
         ]);
-        let sum = |parts: &[Part]| -> Part {
-            Part {
-                name: "all products".into(),
-                shape: String::new(),
-                strides: String::new(),
-                calls: parts.iter().map(|part| part.calls).sum(),
-                flops: parts.iter().map(|part| part.flops).sum(),
-                ms: parts.iter().map(|part| part.ms).sum(),
-                least_ms: parts.iter().map(|part| part.least_ms).sum(),
-                share: parts.iter().map(|part| part.share).sum(),
-            }
-        };
-        for part in products.iter().chain([&sum(products)]) {
+        let all_products = Part::sum("all products", products);
+        let all_passes = Part::sum("all passes", passes);
+        for part in products.iter().chain([&all_products]) {
             table.add_row([
                 part.name.clone(),
                 part.shape.clone(),
@@ -169,9 +170,8 @@ impl Processor {
             ]);
         }
         let mut others = plain_table(["pass", "calls", "ms", "least ms", "of step"]);
-        let timed = sum(products).ms + sum(passes).ms;
-        let all = Part { name: "all passes".into(), ..sum(passes) };
-        for part in passes.iter().chain([&all]) {
+        let timed = all_products.ms + all_passes.ms;
+        for part in passes.iter().chain([&all_passes]) {
             others.add_row([
                 part.name.clone(),
                 part.calls.to_string(),
@@ -290,6 +290,7 @@ mod tests {
 
     use super::*;
     use crate::bench::sizes::SMALL;
+    use crate::bench::step::step_flops;
 
     /// Every product of the formulas is timed, and no time is counted twice.
     #[test]

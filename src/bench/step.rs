@@ -21,7 +21,7 @@ use crate::optimizer::Adam;
 
 pub(super) const LOSS: Loss = Loss { kind: LossKind::Ranking, temperature: 1.0, margin: 0.5 };
 pub(super) const LEARNING_RATE: f64 = 1e-4;
-const WARM_UP: usize = 2;
+pub(super) const WARM_UP: usize = 2;
 /// Minimum and maximum number of samples.
 const LEAST: usize = 3;
 const MOST: usize = 200;
@@ -154,7 +154,7 @@ pub(super) fn model_of<B: Backend>(sizes: &Sizes, backend: B) -> Result<(Model<B
 }
 
 /// Times of `work` until the budget is used up.
-fn repeat(budget: Duration, mut work: impl FnMut() -> Result<Duration>) -> Result<Times> {
+pub(super) fn repeat(budget: Duration, mut work: impl FnMut() -> Result<Duration>) -> Result<Times> {
     let (started, mut samples) = (Instant::now(), Vec::new());
     while samples.len() < LEAST || (samples.len() < MOST && started.elapsed() < budget) {
         samples.push(work()?.as_secs_f64() * 1e3);
@@ -163,8 +163,14 @@ fn repeat(budget: Duration, mut work: impl FnMut() -> Result<Duration>) -> Resul
 }
 
 /// Number of floating-point operations in the products of a step: forward, and the gradient with respect to each
-/// operand. The first product of a layer is split by operand. Layer 0 computes it once per type that occurs.
+/// operand.
 pub fn step_flops(sizes: &Sizes) -> u64 {
+    3 * forward_flops(sizes)
+}
+
+/// Number of floating-point operations in the products of a forward pass. The first product of a layer is split by
+/// operand. Layer 0 computes it once per type that occurs.
+pub(super) fn forward_flops(sizes: &Sizes) -> u64 {
     let (nodes, edges, config) = (sizes.nodes(), sizes.edges(), sizes.config);
     let (state, hidden) = (config.state_width, config.hidden_width);
     let forward = |layer: usize| {
@@ -176,7 +182,7 @@ pub fn step_flops(sizes: &Sizes) -> u64 {
         let edge_heads = edges * hidden * config.heads_width(layer);
         2 * (edge_hidden + edge_heads + nodes * hidden * (hidden + state))
     };
-    3 * (0..config.layers).map(forward).sum::<usize>() as u64
+    (0..config.layers).map(forward).sum::<usize>() as u64
 }
 
 #[cfg(test)]

@@ -4,15 +4,14 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use scenerank::data::Split;
-use scenerank::data::new_graphs::{NewGraphCounts, read_new_graphs};
-use scenerank::data::scene_graph::SceneGraphBuf;
+use scenerank::data::new_graphs::NewGraphCounts;
 use scenerank::files::arrow::write_arrow;
 use scenerank::files::atomic_file::write_atomically;
 use scenerank::files::npy::{write_npy, write_npy_half};
 use scenerank::files::origin::Origin;
 use scenerank::files::outputs::{Kind, Output, check_outputs};
-use scenerank::run::TrainedModel;
-use scenerank::terminal::{cut, excerpt};
+use scenerank::run::{FileRows, TrainedModel};
+use scenerank::terminal::excerpt;
 use scenerank::{Error, Result};
 
 use super::graph_file::{GraphFileArguments, left_out};
@@ -28,9 +27,6 @@ Examples:
   scenerank embed runs/paper --graphs custom_prediction.json \\
       --data-info custom_data_info.json --min-object-score 0.3 \\
       --out mine.npy";
-
-/// Graphs that are embedded at a time.
-const GRAPHS_AT_A_TIME: usize = 8192;
 
 /// File format of the embeddings.
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -125,7 +121,8 @@ impl EmbedArguments {
             let words = dataset.word_width();
             write_npy(path, &dataset.caption_vectors()[images.start * words..images.end * words], words)?;
         }
-        self.report(&rows, None)
+        self.report(&rows, None);
+        Ok(())
     }
 
     fn embed_graphs(&self, path: &Path) -> Result<()> {
@@ -134,31 +131,16 @@ impl EmbedArguments {
         let info = reading.predictions.as_ref().map(|given| given.info.as_path());
         let inputs: Vec<&Path> = [model.path(), path].into_iter().chain(info).collect();
         self.check_outputs(&inputs)?;
-        let (mut ids, mut files, mut values) = (Vec::new(), Vec::new(), Vec::new());
-        let mut waiting: Vec<SceneGraphBuf> = Vec::new();
-        let embed = |waiting: &mut Vec<SceneGraphBuf>, values: &mut Vec<f32>| -> Result<()> {
-            let views: Vec<_> = waiting.iter().map(SceneGraphBuf::view).collect();
-            values.extend(model.embed(&views)?);
-            waiting.clear();
-            Ok(())
-        };
-        let counts = read_new_graphs(path, &reading, model.vocabulary(), |found| {
-            ids.push(found.id);
-            files.extend(found.image_file);
-            waiting.push(found.graph);
-            match waiting.len() == GRAPHS_AT_A_TIME {
-                true => embed(&mut waiting, &mut values),
-                false => Ok(()),
-            }
-        })?;
+        let FileRows { ids, image_files, rows: values, counts } = model.embed_file(path, &reading)?;
         if ids.is_empty() {
             return Err(no_graph(path, &model, &counts));
         }
-        embed(&mut waiting, &mut values)?;
-        let origin = Origin::of_graphs(model.checkpoint.model_id(), counts.fingerprint.clone(), ids, files);
+        let origin =
+            Origin::of_graphs(model.checkpoint.model_id(), counts.fingerprint.clone(), ids, image_files);
         let rows = Rows { origin, splits: Vec::new(), values, width: model.width() };
         self.write(&rows)?;
-        self.report(&rows, Some(&counts))
+        self.report(&rows, Some(&counts));
+        Ok(())
     }
 
     /// Checks that nothing that the command reads, and no file of another kind, would be replaced.
@@ -196,7 +178,7 @@ impl EmbedArguments {
         Ok(())
     }
 
-    fn report(&self, rows: &Rows<'_>, counts: Option<&NewGraphCounts>) -> Result<()> {
+    fn report(&self, rows: &Rows<'_>, counts: Option<&NewGraphCounts>) {
         let (images, width) = (rows.origin.image_ids.len(), rows.width);
         let out = self.out.display();
         if self.json {
@@ -209,7 +191,6 @@ impl EmbedArguments {
             println!("{out}: {images} images of {width} values");
             print!("{}", counts.map_or(String::new(), left_out));
         }
-        Ok(())
     }
 }
 
@@ -224,7 +205,6 @@ fn no_graph(path: &Path, model: &TrainedModel, counts: &NewGraphCounts) -> Error
         }
         None => "no object in any graph".to_string(),
     };
-    let known =
-        cut(&model.vocabulary().objects()[..model.vocabulary().objects().len().min(5)].join(", "), 60);
+    let known = model.vocabulary().some_objects();
     Error::invalid(path, "names", problem, format!("use names of the run, such as {known}"))
 }

@@ -73,7 +73,7 @@ impl EvaluateArguments {
         let run = self.run.open()?;
         let features = self.embeddings.as_deref().map(|path| (path, self.measure));
         let evaluation = evaluate(&run, self.split, features, self.seed)?;
-        self.run.leave_result(EVALUATION, self.split, &evaluation);
+        self.run.leave_result(&run, EVALUATION, self.split, &evaluation);
         if self.json {
             println!("{}", serde_json::to_string_pretty(&evaluation).expect("plain fields"));
         } else {

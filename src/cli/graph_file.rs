@@ -4,15 +4,14 @@ use std::path::PathBuf;
 
 use clap::Args;
 use scenerank::data::new_graphs::{GraphReading, NewGraphCounts};
-use scenerank::data::prepare::Reading;
 use scenerank::data::raw::predictions::{Limits, Predictions};
 use scenerank::terminal::{cut, excerpt, wrap};
 
 /// Files of a scene graph generator.
 #[derive(Args, Clone)]
 pub struct PredictionArguments {
-    /// The graphs are predictions of a scene graph generator in the format of Scene-Graph-Benchmark.pytorch, such as
-    /// custom_prediction.json; this is their custom_data_info.json.
+    /// Read the graphs as predictions in the format of Scene-Graph-Benchmark.pytorch (custom_prediction.json). FILE is their
+    /// custom_data_info.json.
     #[arg(long, value_name = "FILE", conflicts_with = "skip_absent_objects")]
     data_info: Option<PathBuf>,
     #[command(flatten)]
@@ -31,11 +30,11 @@ impl PredictionArguments {
 pub struct GraphFileArguments {
     #[command(flatten)]
     predictions: PredictionArguments,
-    /// Of --graphs, drop relationships that refer to an absent object; without this option such a file is rejected.
+    /// Drop relationships of --graphs that refer to an absent object. Without this option such a file is rejected.
     #[arg(long, requires = "graphs")]
     skip_absent_objects: bool,
     /// Refuse gzip-compressed --graphs whose content is more than this number of times larger.
-    #[arg(long, value_name = "FACTOR", default_value_t = Reading::default().most_expansion)]
+    #[arg(long, value_name = "FACTOR", default_value_t = GraphReading::default().most_expansion)]
     max_expansion: u64,
 }
 
@@ -79,6 +78,10 @@ pub fn left_out(counts: &NewGraphCounts) -> String {
     }
     if counts.relationships_of_unknown_objects > 0 {
         line(format!("left out: {} relationships of these objects", counts.relationships_of_unknown_objects));
+    }
+    if counts.relationships_of_absent_objects > 0 {
+        let count = counts.relationships_of_absent_objects;
+        line(format!("left out: {count} relationships with an absent object"));
     }
     if !counts.left_out.is_empty() {
         let ids: Vec<String> = counts.left_out.iter().map(u64::to_string).collect();

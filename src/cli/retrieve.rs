@@ -111,14 +111,15 @@ impl RetrieveArguments {
         check_outputs(&queries.collect::<Vec<_>>(), &run.inputs())?;
         let sweep = self.sweep.map(usize::from);
         let levels = Levels { noise: self.noise, sweep, edges: self.edges, seed: self.seed };
-        let mut retrieval = retrieve(&run, &levels, self.split)?;
-        if self.queries == Queries::Captions {
-            retrieval.captions = Some(captions(&run, self.split)?);
+        if self.out.is_none() && !run.has_own_data() {
+            let problem = "is not given, and the curves of the run's own data would be replaced";
+            return Err(Error::argument("--out", problem, "name a folder for this collection"));
         }
+        let retrieval = retrieve_by(&run, &levels, self.split, self.queries)?;
         let out = self.out.as_deref().unwrap_or(self.run.folder());
         std::fs::create_dir_all(out).map_err(Error::file("create", out))?;
         retrieval.write_curves(out)?;
-        self.run.leave_result(RETRIEVAL, self.split, &retrieval);
+        self.run.leave_result(&run, RETRIEVAL, self.split, &retrieval);
         if let Some(path) = &self.queries_out {
             write_npy(path, &retrieval.at_noise().queries, run.width())?;
         }
@@ -131,15 +132,12 @@ impl RetrieveArguments {
     }
 }
 
-/// Evaluates the captions of a split as queries.
-fn captions(run: &Run, split: Split) -> Result<CaptionLevel> {
-    let index = run.embed_split(split)?;
-    let index = Embeddings::new(&index, run.width())?;
-    caption_level(run.place(), &run.dataset, split, index, |graphs| run.embed(graphs))
-}
-
 /// Evaluates the requested level of noise, and the levels of a sweep.
 pub fn retrieve(run: &Run, requested: &Levels, split: Split) -> Result<Retrieval> {
+    retrieve_by(run, requested, split, Queries::Graphs)
+}
+
+fn retrieve_by(run: &Run, requested: &Levels, split: Split, queries: Queries) -> Result<Retrieval> {
     let Levels { noise, sweep, edges, seed } = *requested;
     let images = run.dataset.split(split).len();
     if images == 0 {
@@ -155,7 +153,13 @@ pub fn retrieve(run: &Run, requested: &Levels, split: Split) -> Result<Retrieval
     };
     let wanted: BTreeSet<usize> = (1..=sweep.unwrap_or(0)).chain([noise]).collect();
     let levels = wanted.into_iter().map(level).collect::<Result<_>>()?;
-    Ok(Retrieval { split, images, requested: *requested, levels, captions: None })
+    let captions = match queries {
+        Queries::Graphs => None,
+        Queries::Captions => {
+            Some(caption_level(run.place(), &run.dataset, split, index, |graphs| run.embed(graphs))?)
+        }
+    };
+    Ok(Retrieval { split, images, requested: *requested, levels, captions })
 }
 
 impl Retrieval {

@@ -53,8 +53,12 @@ impl RunArguments {
     }
 
     /// Leaves a command's result in the run's folder, under the name of the split and of the checkpoint unless they are the
-    /// test images and the best one.
-    pub fn leave_result(&self, command: &str, split: Split, result: &impl Serialize) {
+    /// test images and the best one. `compare` takes these files as results on the run's own data, so those on another
+    /// collection are not kept.
+    pub fn leave_result(&self, run: &Run, command: &str, split: Split, result: &impl Serialize) {
+        if !run.has_own_data() {
+            return;
+        }
         let checkpoint = match (self.run.is_file(), self.checkpoint) {
             (true, _) => self.run.file_stem().map(|stem| stem.to_string_lossy().into_owned()),
             (false, Which::Best) => None,

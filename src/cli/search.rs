@@ -14,7 +14,7 @@ use scenerank::files::origin::Origin;
 use scenerank::files::outputs::{Kind, Output, check_outputs};
 use scenerank::files::text::for_each_line;
 use scenerank::run::{Run, TrainedModel};
-use scenerank::terminal::{cut, excerpt, visible};
+use scenerank::terminal::{excerpt, visible};
 use scenerank::{Error, Result};
 use serde::Serialize;
 
@@ -86,7 +86,7 @@ struct Found<'a> {
     /// File of the image, if it is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     image_file: Option<&'a str>,
-    /// `None`, and no captions, for an image that is not in the run's data.
+    /// COCO id; `None` for an image that is not in the run's data. Such an image has no captions here.
     coco_id: Option<u64>,
     #[serde(flatten)]
     score: Score,
@@ -117,7 +117,7 @@ struct Index {
     rows: Rows,
     /// Image id of each row.
     ids: Vec<u64>,
-    /// File of each row's image, or nothing if they are not known.
+    /// `[rows]` file of each row's image; empty if the files are not known.
     files: Vec<String>,
 }
 
@@ -159,7 +159,7 @@ impl Opened {
 
 impl SearchArguments {
     pub fn run(self) -> Result<()> {
-        // Their origin decides whether data is needed.
+        // The origin of --embeddings decides whether the data is needed.
         let origin = match &self.embeddings {
             Some(path) if !self.any_origin => Origin::read_beside(path)?,
             _ => None,
@@ -180,7 +180,7 @@ impl SearchArguments {
             (None, None, Some((dataset, image))) => model.embed(&[dataset.graph(image)])?,
             (None, None, None) => unreachable!("the argument parser requires one of the three"),
         };
-        // Before anybody uses it.
+        // The query is used only if the data was not changed while it was read.
         dataset.map_or(Ok(()), Dataset::check_unchanged)?;
         if let Some(path) = &self.query_out {
             let given = [&self.embeddings, &self.ids].into_iter().flatten().map(PathBuf::as_path);
@@ -330,8 +330,7 @@ fn understand(text: &str, vocabulary: &Vocabulary) -> Result<Sentence> {
     let sentence = Lexicon::new(vocabulary).understand(text);
     if sentence.graph.objects.is_empty() {
         let problem = format!("\"{}\" names no object that the run knows", excerpt(text));
-        let known = vocabulary.objects()[..vocabulary.objects().len().min(5)].join(", ");
-        let remedy = format!("name objects such as {}", cut(&known, 60));
+        let remedy = format!("name objects such as {}", vocabulary.some_objects());
         return Err(Error::argument("--text", problem, remedy));
     }
     Ok(sentence)

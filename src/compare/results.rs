@@ -11,17 +11,17 @@ use serde_json::Value;
 
 use super::Column;
 use crate::data::Split;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::files::atomic_file::write_atomically;
-use crate::files::text::read_text;
+use crate::files::text::read_json;
 use crate::report::run_log::{METRICS, Record, read_records};
 
 /// Beginning of the name of the file that `evaluate` leaves.
 pub const EVALUATION: &str = "evaluation";
 /// Beginning of the name of the file that `retrieve` leaves.
 pub const RETRIEVAL: &str = "retrieval";
-/// File that `reproduce` leaves.
-const RESULT: &str = "result.json";
+/// File that `reproduce` leaves once a run is finished.
+pub(crate) const RESULT: &str = "result.json";
 
 /// Leaves a command's result in `folder`, with the name of the `checkpoint` unless it is the best one. A folder that cannot be
 /// written to is a warning: the result was printed.
@@ -64,8 +64,14 @@ impl Results {
         for record in read_records(&folder.join(METRICS))? {
             seconds = record.seconds();
             let tau = match record {
-                Record::Step { .. } => None,
-                Record::Validation { epoch, validation_kendall, .. } => Some((epoch, validation_kendall)),
+                Record::Step { step, .. } => {
+                    steps = step;
+                    None
+                }
+                Record::Validation { epoch, step, validation_kendall, .. } => {
+                    steps = step;
+                    Some((epoch, validation_kendall))
+                }
                 Record::Epoch {
                     epoch, step, loss: of_epoch, validation_kendall, graphs_per_second, ..
                 } => {
@@ -74,11 +80,11 @@ impl Results {
                     validation_kendall.map(|tau| (epoch, tau))
                 }
             };
-            best = match (tau, best) {
-                (Some(now), Some(before)) if now.1 > before.1 => Some(now),
-                (now, None) => now,
-                (_, before) => before,
-            };
+            if let Some(now) = tau
+                && best.is_none_or(|(_, before)| now.1 > before)
+            {
+                best = Some(now);
+            }
         }
         found.push(("epochs", epochs as f64));
         found.push(("steps", steps as f64));
@@ -90,8 +96,8 @@ impl Results {
         }
         found.push(("seconds", seconds));
         let [evaluation, retrieval] =
-            [EVALUATION, RETRIEVAL].map(|command| read_json(&folder.join(format!("{command}.json"))));
-        let (evaluation, retrieval, result) = (evaluation?, retrieval?, read_json(&folder.join(RESULT))?);
+            [EVALUATION, RETRIEVAL].map(|command| read_if_any(&folder.join(format!("{command}.json"))));
+        let (evaluation, retrieval, result) = (evaluation?, retrieval?, read_if_any(&folder.join(RESULT))?);
         let noise = retrieval["noise"].as_u64();
         let levels = retrieval["levels"].as_array().into_iter().flatten();
         let level = levels.into_iter().find(|level| level["removed"].as_u64() == noise);
@@ -119,15 +125,11 @@ pub(super) fn columns(results: &[Results]) -> Vec<Column<Option<f64>>> {
 }
 
 /// Content of a JSON file; null if there is none.
-fn read_json(path: &Path) -> Result<Value> {
-    if !path.exists() {
-        return Ok(Value::Null);
+fn read_if_any(path: &Path) -> Result<Value> {
+    match path.exists() {
+        true => read_json(path, "remove the file, or measure the run again"),
+        false => Ok(Value::Null),
     }
-    let text = read_text(path)?;
-    serde_json::from_str(&text).map_err(|error| {
-        let place = format!("line {}", error.line());
-        Error::invalid(path, place, error.to_string(), "remove the file, or measure the run again")
-    })
 }
 
 /// A number for people: three decimals, or none for whole numbers and large ones.

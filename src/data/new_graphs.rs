@@ -51,11 +51,11 @@ impl Default for GraphReading {
 /// What was left out of the graphs of a file.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct NewGraphCounts {
-    /// Graphs with at least one known object.
+    /// Number of graphs with at least one known object.
     pub graphs: u64,
-    /// Their known objects.
+    /// Number of known objects in these graphs.
     pub objects: u64,
-    /// Their relationships between known objects with a known predicate.
+    /// Number of relationships in these graphs, between known objects and with a known predicate. Repeated ones count once.
     pub relationships: u64,
     /// Objects without a type, by name, the most frequent first.
     pub unknown_objects: Vec<(String, u64)>,
@@ -63,6 +63,8 @@ pub struct NewGraphCounts {
     pub unknown_predicates: Vec<(String, u64)>,
     /// Relationships with a known predicate and an unknown object.
     pub relationships_of_unknown_objects: u64,
+    /// Number of relationships that refer to an absent object, if the file is not rejected for them.
+    pub relationships_of_absent_objects: u64,
     /// Ids of the graphs without any known object.
     pub left_out: Vec<u64>,
     /// How the ids are spelled.
@@ -104,20 +106,30 @@ struct Conversion<'a, F> {
     predicates: Lookup,
     counts: NewGraphCounts,
     fingerprint: Xxh3Default,
+    /// Files of the images, if the graphs are predictions.
     image_names: Option<&'a predictions::Names>,
     each: F,
 }
 
-impl<F: FnMut(NewGraph) -> Result<()>> Conversion<'_, F> {
+impl<'a, F: FnMut(NewGraph) -> Result<()>> Conversion<'a, F> {
+    fn new(vocabulary: &'a Vocabulary, image_names: Option<&'a predictions::Names>, each: F) -> Self {
+        Conversion {
+            vocabulary,
+            objects: Lookup::default(),
+            predicates: Lookup::default(),
+            counts: NewGraphCounts::default(),
+            fingerprint: Xxh3Default::new(),
+            image_names,
+            each,
+        }
+    }
+
     /// Converts the one image of `raw`, and forgets it.
     fn convert(&mut self, raw: &mut RawGraphs) -> Result<()> {
         let vocabulary = self.vocabulary;
         // Only image nodes, and the edges to them, have the last types.
-        let annotated = |name: &str| vocabulary.find_object(name).filter(|&o| o < vocabulary.image_type());
-        self.objects.extend(&raw.object_names, annotated);
-        let annotated =
-            |name: &str| vocabulary.find_predicate(name).filter(|&p| p < vocabulary.in_image_type());
-        self.predicates.extend(&raw.predicates, annotated);
+        self.objects.extend(&raw.object_names, |name| vocabulary.find_annotated_object(name));
+        self.predicates.extend(&raw.predicates, |name| vocabulary.find_annotated_predicate(name));
         let image = raw.images[0].clone();
         let Reduced { objects, relationships, .. } =
             reduce(raw, &image, &self.objects.types, &self.predicates.types);
@@ -157,23 +169,10 @@ impl<F: FnMut(NewGraph) -> Result<()>> Conversion<'_, F> {
     fn finish(mut self, raw: &RawGraphs) -> NewGraphCounts {
         self.counts.unknown_objects = self.objects.unknown_names(&raw.object_names);
         self.counts.unknown_predicates = self.predicates.unknown_names(&raw.predicates);
+        self.counts.relationships_of_absent_objects = raw.oddities.relationships_without_object;
         self.counts.spellings = raw.spellings;
         self.counts.fingerprint = format!("{:016x}", self.fingerprint.digest());
         self.counts
-    }
-}
-
-impl<'a, F: FnMut(NewGraph) -> Result<()>> Conversion<'a, F> {
-    fn new(vocabulary: &'a Vocabulary, image_names: Option<&'a predictions::Names>, each: F) -> Self {
-        Conversion {
-            vocabulary,
-            objects: Lookup::default(),
-            predicates: Lookup::default(),
-            counts: NewGraphCounts::default(),
-            fingerprint: Xxh3Default::new(),
-            image_names,
-            each,
-        }
     }
 }
 
@@ -186,7 +185,7 @@ pub fn named_graphs(
     let mut conversion = Conversion::new(vocabulary, None, each);
     let mut raw = RawGraphs::default();
     for (statements, id) in graphs.into_iter().zip(0..) {
-        query_graphs::add(&mut raw, Path::new("graphs"), id, statements)?;
+        query_graphs::add(&mut raw, Path::new("graphs"), id, (statements, vocabulary))?;
         conversion.convert(&mut raw)?;
     }
     Ok(conversion.finish(&raw))
@@ -206,7 +205,7 @@ pub fn read_new_graphs(
     let convert = |raw: &mut RawGraphs| conversion.convert(raw);
     let raw = match (&names, &reading.predictions) {
         (Some(names), Some(given)) => predictions::read(file, names, given.limits, convert)?,
-        _ if file.first_two_characters()? == b"[[" => query_graphs::read(file, convert)?,
+        _ if file.first_two_characters()? == b"[[" => query_graphs::read(file, vocabulary, convert)?,
         _ => visual_genome::read_scene_graphs(file, reading.skip_absent_objects, convert)?,
     };
     Ok(conversion.finish(&raw))

@@ -195,6 +195,22 @@ impl QueryGraph {
         Ok(node)
     }
 
+    /// Adds an object and returns its index. Its name is that of its type, with a number from the second one on. `counts` has
+    /// the number of objects of each type so far.
+    pub(super) fn add_object(
+        &mut self,
+        object: u32,
+        counts: &mut HashMap<u32, u32>,
+        vocabulary: &Vocabulary,
+    ) -> u32 {
+        let count = counts.entry(object).or_insert(0);
+        *count += 1;
+        let name = &vocabulary.objects()[object as usize];
+        self.names.push(if *count == 1 { name.clone() } else { format!("{name}#{count}") });
+        self.objects.push(object);
+        self.objects.len() as u32 - 1
+    }
+
     /// The augmented graph.
     pub fn augmented(&self, vocabulary: &Vocabulary) -> SceneGraphBuf {
         let (image, in_image) = (vocabulary.image_type(), vocabulary.in_image_type());
@@ -257,11 +273,7 @@ impl QueryGraph {
         let mut named = QueryGraph::default();
         let mut counts = HashMap::new();
         for &object in graph.node_object.iter().filter(|&&object| object != image) {
-            let count = counts.entry(object).or_insert(0);
-            *count += 1;
-            let name = &vocabulary.objects()[object as usize];
-            named.names.push(if *count == 1 { name.clone() } else { format!("{name}#{count}") });
-            named.objects.push(object);
+            named.add_object(object, &mut counts, vocabulary);
         }
         let mut without = vec![true; named.objects.len()];
         for edge in 0..graph.edge_count() {

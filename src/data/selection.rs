@@ -113,6 +113,7 @@ pub struct Filter {
     pub vocabulary: Option<Vocabulary>,
 }
 
+/// Writes only whether a vocabulary was given: its names are those of the data file.
 fn is_given<S: serde::Serializer>(
     vocabulary: &Option<Vocabulary>,
     serializer: S,

@@ -88,14 +88,13 @@ impl<'a> Lexicon<'a> {
             by_stems: HashMap::new(),
             longest: 1,
         };
-        // Of names with the same stems the first is the most frequent one. Names with a form of "to be" come last without it.
+        // The first of several names with the same stems is the most frequent one. A name with a form of "to be" also enters without
+        // that word, after all others.
         for without_to_be in [false, true] {
-            let objects = &vocabulary.objects()[..vocabulary.image_type() as usize];
-            for (name, object) in objects.iter().zip(0..) {
+            for (name, object) in vocabulary.annotated_objects().iter().zip(0..) {
                 lexicon.add(name, without_to_be, |entry| &mut entry.object, object);
             }
-            let predicates = &vocabulary.predicates()[..vocabulary.in_image_type() as usize];
-            for (name, predicate) in predicates.iter().zip(0..) {
+            for (name, predicate) in vocabulary.annotated_predicates().iter().zip(0..) {
                 lexicon.add(name, without_to_be, |entry| &mut entry.predicate, predicate);
             }
         }
@@ -162,19 +161,8 @@ impl<'a> Lexicon<'a> {
                 Entry { object: Some(object), predicate } if predicate.is_none() || !expects_predicate => {
                     let is_definite = at > 0 && DEFINITE.contains(&words[at - 1].as_str());
                     let known = latest.get(&object).copied().filter(|_| is_definite);
-                    let node = known.unwrap_or_else(|| {
-                        let graph = &mut sentence.graph;
-                        let number = counts.entry(object).or_insert(0);
-                        *number += 1;
-                        let name = &self.vocabulary.objects()[object as usize];
-                        graph.names.push(if *number == 1 {
-                            name.clone()
-                        } else {
-                            format!("{name}#{number}")
-                        });
-                        graph.objects.push(object);
-                        graph.objects.len() as u32 - 1
-                    });
+                    let node = known
+                        .unwrap_or_else(|| sentence.graph.add_object(object, &mut counts, self.vocabulary));
                     latest.insert(object, node);
                     match last {
                         Some(subject) => {

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::contents::{IMAGE, IN_IMAGE};
 use super::words::Tokeniser;
+use crate::terminal::cut;
 
 /// Names of all types.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,6 +124,32 @@ impl Vocabulary {
     /// node.
     pub fn find_predicate(&self, name: &str) -> Option<u32> {
         self.predicates.by_name.get(name).copied()
+    }
+
+    /// Names of the object types, without that of the image node.
+    pub fn annotated_objects(&self) -> &[String] {
+        &self.objects.names[..self.image_type() as usize]
+    }
+
+    /// Names of the predicate types, without that of the edges to the image node.
+    pub fn annotated_predicates(&self) -> &[String] {
+        &self.predicates.names[..self.in_image_type() as usize]
+    }
+
+    /// Like [`Vocabulary::find_object`], without the type of the image node.
+    pub fn find_annotated_object(&self, name: &str) -> Option<u32> {
+        self.find_object(name).filter(|&object| object < self.image_type())
+    }
+
+    /// Like [`Vocabulary::find_predicate`], without the type of the edges to the image node.
+    pub fn find_annotated_predicate(&self, name: &str) -> Option<u32> {
+        self.find_predicate(name).filter(|&predicate| predicate < self.in_image_type())
+    }
+
+    /// A few names of objects, for messages.
+    pub fn some_objects(&self) -> String {
+        let objects = self.annotated_objects();
+        cut(&objects[..objects.len().min(5)].join(", "), 60)
     }
 
     /// Form of `name` in which it is looked up.

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::Embeddings;
 use super::kendall::{pair_count, tau_b};
 use super::pearson::{pearson, r_of_sums};
-use super::ranks::{RankCorrelations, Ranks};
+use super::rank_correlations::{RankCorrelations, Ranks};
 use super::spearman::rho_of_sums;
 use crate::backend::Backend;
 use crate::backend::correlation_sums::CorrelationSums;

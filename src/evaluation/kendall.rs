@@ -5,7 +5,7 @@
 //! tau_b = (C - D) / sqrt((P - X) (P - Y))
 //! ```
 //! There are P = n (n - 1) / 2 pairs of observations: C concordant, D discordant, X tied in x, Y tied in y.
-//! Sort by x, then y ([`super::ranks`]). A pair is then discordant exactly if its y values are in the wrong order. (Pairs
+//! Sort by x, then y ([`super::rank_correlations`]). A pair is then discordant exactly if its y values are in the wrong order. (Pairs
 //! tied in x are sorted by y, so they never are.) The ranks of y are sorted by one digit after the other, and D grows by
 //! the pairs that each digit decides:
 //!
@@ -18,9 +18,11 @@
 use pulp::Arch;
 use rayon::prelude::*;
 
-/// Number of bits of a digit, and number of digits; half of the bits have `HALF` values.
+/// Bits of a digit.
 const DIGIT_BITS: u32 = 8;
+/// Values of a digit.
 const DIGITS: usize = 1 << DIGIT_BITS;
+/// Values of half a digit.
 const HALF: usize = 1 << (DIGIT_BITS / 2);
 /// Number of values of which all pairs are compared.
 const FEW: usize = 64;
@@ -82,8 +84,8 @@ pub(super) fn inversions(values: &mut [u32], scratch: &mut [u32], bits: u32, par
 
 /// Number of pairs in the wrong order by their digits, the [`DIGIT_BITS`] bits from `shift` on.
 fn pairs_of_digits(values: &[u32], shift: u32) -> u64 {
-    // Numbers of earlier values whose upper half of the digit is greater than the place, and of those in the same upper half
-    // whose lower half is greater.
+    // greater[h]: earlier values whose upper half digit exceeds h. greater_within[h][l]: earlier values with the upper half h and a
+    // lower half above l.
     let (mut greater, mut greater_within) = ([0u32; HALF], [[0u32; HALF]; HALF]);
     let mut pairs = 0;
     Arch::new().dispatch(

@@ -21,7 +21,7 @@ pub(crate) mod normal_features;
 mod order;
 pub mod pearson;
 pub mod projection;
-pub mod ranks;
+pub mod rank_correlations;
 pub(crate) mod retrieval;
 mod spearman;
 

@@ -36,7 +36,7 @@ pub fn nearest_stored<'a>(
 }
 
 /// Rank, from 1, of row `target` among `rows` by inner product with `query` (one row), and that inner
-/// product; computed on the CPU. Rows with the same score rank before it, as in [`ranks`](super::ranks()).
+/// product; computed on the CPU. Rows with the same score rank before it, as in [`ranks`](super::ranks).
 pub fn rank<'a>(
     query: Embeddings<'_>,
     rows: impl Into<StoredRows<'a>>,

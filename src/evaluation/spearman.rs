@@ -4,7 +4,7 @@
 //! ```text
 //! u = 2 rank(x) - (n + 1),  v = 2 rank(y) - (n + 1),  rho = sum u v / sqrt(sum u^2 * sum v^2)
 //! ```
-//! The three sums are therefore exact, in any order ([`super::ranks`]).
+//! The three sums are therefore exact, in any order ([`super::rank_correlations`]).
 
 /// rho from the sums of u u, v v and u v; `None` if it is undefined.
 pub(super) fn rho_of_sums([sum_uu, sum_vv, sum_uv]: [i128; 3]) -> Option<f64> {

@@ -34,17 +34,19 @@ pub fn write_arrow(
 ) -> Result<()> {
     let ids = &origin.image_ids;
     assert!(width > 0 && values.len() == ids.len() * width, "arrow: a row of {width} for every id");
-    let (files, is_of_split) = (&origin.image_files, !splits.is_empty());
-    assert!(!is_of_split || ids.len() == splits.len(), "arrow: a split for every id");
-    let texts: Vec<&str> = match is_of_split {
-        true => splits.to_vec(),
-        false => files.iter().map(String::as_str).collect(),
+    let of_splits = if origin.of_graphs { 0 } else { ids.len() };
+    assert_eq!(splits.len(), of_splits, "arrow: a split for every image");
+    let texts: Option<(&str, Vec<&str>)> = match (origin.of_graphs, &origin.image_files) {
+        (false, _) => Some(("split", splits.to_vec())),
+        (true, files) if !files.is_empty() => {
+            Some(("image_file", files.iter().map(String::as_str).collect()))
+        }
+        _ => None,
     };
-    let text_name = if is_of_split { "split" } else { "image_file" };
     let item = Arc::new(Field::new("item", DataType::Float32, false));
     let list = DataType::FixedSizeList(Arc::clone(&item), width as i32);
     let mut fields = vec![Field::new("image_id", DataType::UInt64, false)];
-    fields.extend((!texts.is_empty()).then(|| Field::new(text_name, DataType::Utf8, false)));
+    fields.extend(texts.as_ref().map(|(name, _)| Field::new(*name, DataType::Utf8, false)));
     fields.push(Field::new("embedding", list, false));
     let metadata = HashMap::from([(ORIGIN.to_string(), origin.to_schema_entry())]);
     let schema = Arc::new(Schema::new_with_metadata(fields, metadata));
@@ -53,7 +55,7 @@ pub fn write_arrow(
         let values: ArrayRef =
             Arc::new(Float32Array::from(values[rows.start * width..rows.end * width].to_vec()));
         let mut columns: Vec<ArrayRef> = vec![Arc::new(UInt64Array::from(ids[rows.clone()].to_vec()))];
-        if !texts.is_empty() {
+        if let Some((_, texts)) = &texts {
             columns.push(Arc::new(StringArray::from(texts[rows].to_vec())));
         }
         let list = FixedSizeListArray::try_new(Arc::clone(&item), width as i32, values, None)?;

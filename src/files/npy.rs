@@ -210,11 +210,11 @@ pub fn read_npy(path: &Path) -> Result<NpyMatrix> {
         false => stored,
         true => (0..count).map(|i| stored[i % width * rows + i / width]).collect(),
     };
-    if let Some(at) = values.iter().position(|value| !value.is_finite()) {
+    if let Some((at, value)) = StoredValues::Single(&values).find_not_finite() {
         return Err(Error::invalid(
             path,
             format!("row {}, column {}", at / width, at % width),
-            format!("the value is {} in single precision", values[at]),
+            format!("the value is {value} in single precision"),
             "every value must be finite; check how the file was made",
         ));
     }

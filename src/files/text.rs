@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
 
+use serde::de::DeserializeOwned;
+
 use crate::files::recognise::{BYTE_ORDER_MARK, check_is_text};
 use crate::{Error, Result};
 
@@ -41,6 +43,21 @@ pub fn read_text_from(path: &Path, from: impl Read) -> Result<String> {
         let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         let line = 1 + valid.iter().filter(|&&byte| byte == b'\n').count();
         not_utf_8(path, line as u64)
+    })
+}
+
+/// Reads a JSON file that the program wrote; `remedy` says what to do if it cannot be read.
+pub fn read_json<T: DeserializeOwned>(path: &Path, remedy: &str) -> Result<T> {
+    serde_json::from_str(&read_text(path)?)
+        .map_err(|error| Error::invalid(path, format!("line {}", error.line()), error.to_string(), remedy))
+}
+
+/// Reads a TOML file; `remedy` says what to do if it cannot be read.
+pub fn read_toml<T: DeserializeOwned>(path: &Path, remedy: &str) -> Result<T> {
+    let text = read_text(path)?;
+    toml::from_str(&text).map_err(|error: toml::de::Error| {
+        let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
+        Error::invalid(path, format!("line {line}"), error.message(), remedy)
     })
 }
 

@@ -30,8 +30,8 @@ use tile::{SHORT_TILE, TALL_TILE, Vectors, store, sums, tile_width};
 
 /// Largest number of rows of a block, a multiple of the rows of both tiles. The block stays in the second-level cache.
 const BLOCK_ROWS: usize = 72;
-/// Largest number of terms that are summed in registers before they are added to the product. More terms mean fewer
-/// passes over the product; panels that are longer than the first-level cache come from the second in time.
+/// Largest number of terms summed in registers before they are added to the product. More terms mean fewer passes over the
+/// product. A panel may exceed the first-level cache: the second delivers it fast enough.
 const BLOCK_DEPTH: usize = 576;
 /// Least number of tasks per thread, so that all finish together.
 const TASKS_PER_THREAD: usize = 2;
@@ -129,22 +129,12 @@ impl<T: Element> Packed<T> {
 
     /// `c = a b` or `c += a b` on the calling thread.
     pub fn multiply(&self, c: MatMut<'_, T>, accumulate: Accumulate, a: MatRef<'_, T>) {
-        self.check(&c, a);
-        Arch::new().dispatch(Multiply {
-            c,
-            accumulate,
-            a,
-            b: self,
-            first_row: 0,
-            finish: |_, _: &mut [T]| {},
-        });
+        self.product(c, accumulate, a, |_, _: &mut [T]| {}).alone();
     }
 
     /// `c = a b` or `c += a b` on all of rayon's threads.
     pub fn multiply_in_parallel(&self, c: MatMut<'_, T>, accumulate: Accumulate, a: MatRef<'_, T>) {
-        self.check(&c, a);
-        let finish = |_, _: &mut [T]| {};
-        Multiply { c, accumulate, a, b: self, first_row: 0, finish }.in_parallel();
+        self.product(c, accumulate, a, |_, _: &mut [T]| {}).in_parallel();
     }
 
     /// `c = a b` on all of rayon's threads. `finish` completes each row, given its index, while it is in the cache.
@@ -154,13 +144,19 @@ impl<T: Element> Packed<T> {
         a: MatRef<'_, T>,
         finish: impl Fn(usize, &mut [T]) + Copy + Send,
     ) {
-        self.check(&c, a);
-        Multiply { c, accumulate: Accumulate::Replace, a, b: self, first_row: 0, finish }.in_parallel();
+        self.product(c, Accumulate::Replace, a, finish).in_parallel();
     }
 
-    fn check(&self, c: &MatMut<'_, T>, a: MatRef<'_, T>) {
+    fn product<'a, F>(
+        &'a self,
+        c: MatMut<'a, T>,
+        accumulate: Accumulate,
+        a: MatRef<'a, T>,
+        finish: F,
+    ) -> Multiply<'a, T, F> {
         assert_eq!((a.columns(), c.columns()), (self.depth, self.columns), "columns of a and of c");
         assert_eq!(a.rows(), c.rows(), "rows of a and of c");
+        Multiply { c, accumulate, a, b: self, first_row: 0, finish }
     }
 }
 
@@ -260,11 +256,13 @@ impl<T: Element, F: Fn(usize, &mut [T])> Multiply<'_, T, F> {
     #[inline(always)]
     fn blocks<S: Simd, const ROWS: usize>(self, simd: S) {
         let Multiply { mut c, accumulate, a, b, first_row, finish } = self;
-        if b.depth == 0 && accumulate == Accumulate::Replace {
-            (0..c.rows()).for_each(|row| c.row_mut(row).fill(T::ZERO));
-        }
         if b.depth == 0 {
-            (0..c.rows()).for_each(|row| finish(first_row + row, c.row_mut(row)));
+            for row in 0..c.rows() {
+                if accumulate == Accumulate::Replace {
+                    c.row_mut(row).fill(T::ZERO);
+                }
+                finish(first_row + row, c.row_mut(row));
+            }
         }
         let right: &[Vectors<T, S>] = bytemuck::cast_slice(&b.lines);
         let width = tile_width::<T, S>();

@@ -3,7 +3,7 @@
 use super::Element;
 use super::view::MatRef;
 
-/// Number of terms that are exchanged at a time, in constant loops.
+/// Number of terms per round; a constant, so that the loops over them are unrolled.
 const TERMS: usize = 8;
 
 /// Packs tile after tile of `N` rows: `to[t][k][i] = from[t N + i, k]`, and zeros for rows that `from` does not have.
@@ -34,7 +34,7 @@ pub fn pack<T: Element, const N: usize>(from: MatRef<'_, T>, to: &mut [[T; N]]) 
     }
 }
 
-/// Copies the `N` values from `column` on of each row, or as many as there are.
+/// Copies `N` values of each row, starting at `column`; fewer where a row ends. The rest of `to` is left as it is.
 #[inline(always)]
 fn copy<T: Copy, const N: usize>(rows: &[&[T]], column: usize, to: &mut [[T; N]]) {
     for (row, to) in rows.iter().zip(to) {

@@ -79,7 +79,7 @@ pub struct TrainingState<B: Backend> {
     graphs: B::Graphs,
     /// Loss and optimizer with which the steps were captured.
     captured: Option<(Loss, Adam)>,
-    /// Optimizer whose learning rates are loaded, and the number of [`RATE_STEPS`] before them.
+    /// Optimizer whose learning rates are loaded, and k: the rates are those of the steps k [`RATE_STEPS`] + 1 and later.
     rates: Option<(Adam, u64)>,
     /// Identity of the model that this state trains.
     model: Arc<()>,

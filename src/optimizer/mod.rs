@@ -77,7 +77,7 @@ impl Adam {
     }
 }
 
-/// Factors of one step, for a gradient g: with `s = gradient_scale g` in the moments,
+/// Factors of one step. The moments take `s = gradient_scale g` in place of the gradient g; then
 /// `p = kept p - rate m / (sqrt(v second_moment_correction) + epsilon)`.
 #[derive(Clone, Copy, Debug)]
 pub struct AdamStep {
@@ -104,12 +104,12 @@ impl AdamStep {
     }
 }
 
-/// State of a backend on the host besides the moments.
+/// Number of steps taken and norm of the gradient, of a backend that keeps both on the host.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct HostSteps {
     /// Number of steps taken.
     pub done: u64,
-    /// Norm of the gradient, as last computed.
+    /// Norm of the gradient with respect to all parameters, as last computed.
     pub gradient_norm: f64,
 }
 

@@ -90,9 +90,7 @@ impl EventWriter {
 
     /// Appends a value of the curve `tag`, such as `loss/training`.
     pub fn scalar(&mut self, tag: &str, step: u64, value: f32) -> Result<()> {
-        let value = Value { tag: tag.to_owned(), simple_value: Some(value), metadata: None };
-        let summary = Some(Summary { value: vec![value] });
-        self.write(Event { wall_time: wall_time(), step: step as i64, summary, ..Default::default() })
+        self.value(step, Value { tag: tag.to_owned(), simple_value: Some(value), metadata: None })
     }
 
     /// Writes the options of a run and the names of its results, for the HParams plugin. Options that are neither
@@ -110,24 +108,26 @@ impl EventWriter {
         };
         let hparams = values.into_iter().map(|(name, value)| (name.clone(), value)).collect();
         let start = hparams::RunStart { hparams, start_time_secs: wall_time() };
-        let data = |of| hparams::PluginData { version: 0, of: Some(of) };
-        self.plugin("_hparams_/experiment", data(hparams::Of::Experiment(experiment)))?;
-        self.plugin("_hparams_/session_start_info", data(hparams::Of::Start(start)))
+        self.plugin("_hparams_/experiment", hparams::Of::Experiment(experiment))?;
+        self.plugin("_hparams_/session_start_info", hparams::Of::Start(start))
     }
 
     /// Writes that the run has ended, for the HParams plugin.
     pub fn hyperparameters_end(&mut self) -> Result<()> {
         let end = hparams::RunEnd { status: hparams::SUCCESS, end_time_secs: wall_time() };
-        let data = hparams::PluginData { version: 0, of: Some(hparams::Of::End(end)) };
-        self.plugin("_hparams_/session_end_info", data)
+        self.plugin("_hparams_/session_end_info", hparams::Of::End(end))
     }
 
-    fn plugin(&mut self, tag: &str, data: hparams::PluginData) -> Result<()> {
-        let plugin = PluginData { plugin_name: "hparams".into(), content: data.encode_to_vec() };
-        let metadata = Some(Metadata { plugin_data: Some(plugin) });
-        let value = Value { tag: tag.to_owned(), simple_value: None, metadata };
+    fn plugin(&mut self, tag: &str, of: hparams::Of) -> Result<()> {
+        let content = hparams::PluginData { version: 0, of: Some(of) }.encode_to_vec();
+        let metadata =
+            Some(Metadata { plugin_data: Some(PluginData { plugin_name: "hparams".into(), content }) });
+        self.value(0, Value { tag: tag.to_owned(), simple_value: None, metadata })
+    }
+
+    fn value(&mut self, step: u64, value: Value) -> Result<()> {
         let summary = Some(Summary { value: vec![value] });
-        self.write(Event { wall_time: wall_time(), summary, ..Default::default() })
+        self.write(Event { wall_time: wall_time(), step: step as i64, summary, ..Default::default() })
     }
 
     /// Passes all data to the operating system, so that a running TensorBoard sees it.

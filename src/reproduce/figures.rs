@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::evaluation::projection::principal_plane;
 use crate::evaluation::{Embeddings, RetrievalMetrics};
 use crate::files::atomic_file::write_atomically;
-use crate::files::text::read_text;
+use crate::files::text::read_json;
 use crate::report::panels::{self, Corner, Panel, Series, Shape};
 use crate::report::plots::{
     NoiseCurve, RecallCurve, TrainingCurve, noise_panels, recall_panel, training_panels,
@@ -120,11 +120,7 @@ impl Chosen {
 fn sweep(chosen: &ChosenRun, folder: &Path) -> Result<Sweep> {
     let path = folder.join(SWEEP);
     if path.exists() {
-        let text = read_text(&path)?;
-        return serde_json::from_str(&text).map_err(|error| {
-            let place = format!("line {}", error.line());
-            Error::invalid(&path, place, error.to_string(), "remove the file: it is measured again")
-        });
+        return read_json(&path, "remove the file: it is measured again");
     }
     let sweep = method_of(&chosen.run, chosen.name.clone()).sweep(&chosen.run.dataset)?;
     let json = serde_json::to_string_pretty(&sweep).expect("plain fields");

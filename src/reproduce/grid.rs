@@ -8,6 +8,7 @@
 //! An option with one value has it in all runs. The runs are trained like those of the paper's models, and compared
 //! ([`crate::compare`]).
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
@@ -19,7 +20,7 @@ use super::{Material, Reproduction};
 use crate::compare::Comparison;
 use crate::error::{Error, Result};
 use crate::files::folder_lock::FolderLock;
-use crate::files::text::read_text;
+use crate::files::text::read_toml;
 use crate::train::checkpoint::LAST;
 use crate::train::config::{TrainConfig, TrainOptions};
 
@@ -50,11 +51,7 @@ pub fn reproduce_grid(
 /// All combinations of a grid's values, each with the seeds 1, 2, ... unless the grid has seeds of its own.
 fn runs(base: &TrainConfig, seeds: u64, file: &Path) -> Result<Vec<PlannedRun>> {
     let remedy = "write lists of values, such as learning-rate = [1e-4, 3e-4]";
-    let text = read_text(file)?;
-    let mut grid: Table = toml::from_str(&text).map_err(|error: toml::de::Error| {
-        let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
-        Error::invalid(file, format!("line {line}"), error.message(), remedy)
-    })?;
+    let mut grid: Table = read_toml(file, remedy)?;
     if !grid.contains_key("seed") {
         grid.insert("seed".into(), Value::Array((1..=seeds as i64).map(Value::Integer).collect()));
     }
@@ -74,23 +71,26 @@ fn runs(base: &TrainConfig, seeds: u64, file: &Path) -> Result<Vec<PlannedRun>> 
                 Error::invalid(file, &option, problem, "use the options of `train` without dashes in front")
             })?;
         }
-        let several = values.len() > 1;
-        combinations = combinations
-            .into_iter()
-            .flat_map(|(name, table): (Vec<String>, Table)| {
-                values
-                    .iter()
-                    .map(move |value| (value.clone(), name.clone(), table.clone()))
-                    .collect::<Vec<_>>()
-            })
-            .map(|(value, mut name, mut table)| {
-                if several || option == "seed" {
-                    name.push(format!("{option}={}", plain(&value)));
+        let named = values.len() > 1 || option == "seed";
+        let mut longer = Vec::with_capacity(combinations.len() * values.len());
+        for (name, table) in &combinations {
+            for value in &values {
+                let (mut name, mut table): (Vec<String>, Table) = (name.clone(), table.clone());
+                if named {
+                    name.push(format!("{option}={}", plain(value)));
                 }
-                table.insert(option.clone(), value);
-                (name, table)
-            })
-            .collect();
+                table.insert(option.clone(), value.clone());
+                longer.push((name, table));
+            }
+        }
+        combinations = longer;
+    }
+    let mut names = HashSet::new();
+    for (name, _) in &combinations {
+        if !names.insert(name) {
+            let problem = format!("two runs have the name {}", name.join(","));
+            return Err(Error::invalid(file, "values", problem, "give each value once"));
+        }
     }
     combinations
         .into_iter()
@@ -146,6 +146,7 @@ mod tests {
             ("epochs = []\n", "epochs: has 0 values"),
             ("epochs = [1\n", "line 1"),
             ("epochs = [1, 0]\n", "--epochs: is 0"),
+            ("epochs = [1, 1]\n", "two runs have the name epochs=1,seed=1"),
         ] {
             let error = grid(text).err().unwrap().to_string();
             assert!(error.contains(part), "{error}");

@@ -30,7 +30,7 @@ mod training;
 
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use self::material::Material;
 use self::measure::measure_baselines;
@@ -41,6 +41,7 @@ use crate::error::{Error, Result};
 use crate::evaluation::measure::Measure;
 use crate::files::folder_lock::FolderLock;
 use crate::train::config::TrainConfig;
+use crate::train::run_record::now;
 
 /// Far more runs of each model than a table needs.
 const MOST_SEEDS: u64 = 1000;
@@ -130,7 +131,7 @@ pub fn reproduce(reproduction: &Reproduction, stop: &AtomicBool) -> Result<Repor
             title: "Scene graph embeddings, reproduced".into(),
             version: env!("CARGO_PKG_VERSION").into(),
             command: reproduction.command.clone(),
-            date: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+            date: now(),
             seconds: started.elapsed().as_secs_f64(),
             threads: rayon::current_num_threads(),
             seeds: reproduction.seeds,

@@ -18,10 +18,11 @@ use super::measure::{Measurement, Method};
 use super::plan::{Plan, PlannedRun};
 use crate::backend::cuda::launchers;
 use crate::backend::device::Device;
+use crate::compare::results::RESULT;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::files::atomic_file::write_atomically;
-use crate::files::text::read_text;
+use crate::files::text::read_json;
 use crate::progress::owned_by;
 use crate::run::{Run, Which};
 use crate::terminal::rough_duration;
@@ -29,8 +30,6 @@ use crate::train::checkpoint::{self, LAST, RunConfig};
 use crate::train::config::TrainConfig;
 use crate::train::{TrainOutcome, train};
 
-/// File that exists once a run is finished.
-const RESULT: &str = "result.json";
 /// Interval for checking whether the time is up; a signal handler can only set a flag.
 const WATCH_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -274,11 +273,7 @@ pub(super) fn method_of(run: &Run, name: String) -> Method<'_> {
 fn find(folder: &Path, planned: &RunConfig) -> Result<Trained> {
     let (result, last) = (folder.join(RESULT), folder.join(LAST));
     if result.exists() {
-        let text = read_text(&result)?;
-        let found: RunResult = serde_json::from_str(&text).map_err(|error| {
-            let place = format!("line {}", error.line());
-            Error::invalid(&result, place, error.to_string(), "remove the file: the run is measured again")
-        })?;
+        let found: RunResult = read_json(&result, "remove the file: the run is measured again")?;
         same_settings(folder, &found.config, planned)?;
         return Ok(Trained::Finished(Box::new(found)));
     }
@@ -295,6 +290,8 @@ fn same_settings(folder: &Path, before: &RunConfig, now: &RunConfig) -> Result<(
     let mut before = before.clone();
     before.train.device = now.train.device;
     before.data.clone_from(&now.data);
+    // The fingerprint covers the vocabulary, which older versions left out.
+    before.vocabulary.clone_from(&now.vocabulary);
     if before == *now {
         return Ok(());
     }

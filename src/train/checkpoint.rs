@@ -117,7 +117,7 @@ fn model_id(model: &ModelConfig, tensors: &NamedTensors) -> String {
     for (name, tensor) in tensors {
         hash.update(name.as_bytes());
         tensor.shape.iter().for_each(|&size| hash.update(&(size as u64).to_le_bytes()));
-        tensor.values.iter().for_each(|value| hash.update(&value.to_le_bytes()));
+        hash.update(bytemuck::cast_slice(&tensor.values));
     }
     format!("{:032x}", hash.digest128())
 }
@@ -204,11 +204,16 @@ impl TrainProgress {
         better
     }
 
+    /// Number of epochs begun; the last one may be unfinished.
+    fn epochs_begun(&self) -> usize {
+        self.epoch + usize::from(self.position > 0)
+    }
+
     /// Checks a position that was read, as far as it is known without the data.
     fn check(&self, train: &TrainConfig) -> std::result::Result<(), String> {
         let TrainProgress { epoch, position, steps, loss_sum, triples, skipped, best, .. } = *self;
         if epoch > train.epochs || (position > 0 && epoch == train.epochs) {
-            return Err(format!("is in epoch {} of {}", epoch + usize::from(position > 0), train.epochs));
+            return Err(format!("is in epoch {} of {}", self.epochs_begun(), train.epochs));
         }
         if triples.checked_add(skipped) != Some(position as u64) {
             return Err(format!("has {triples} triples and {skipped} skipped anchors of {position}"));
@@ -220,14 +225,15 @@ impl TrainProgress {
         if !loss_sum.is_finite() {
             return Err(format!("has the sum of losses {loss_sum}"));
         }
-        let begun = epoch + usize::from(position > 0);
+        let begun = self.epochs_begun();
         let is_tau = |tau: f64| (-1.0..=1.0).contains(&tau);
-        if self.kept.iter().any(|kept| kept.steps > steps || !is_tau(kept.kendall)) {
-            return Err(format!("keeps a validation of a later step than {steps}, or of no tau"));
+        // A kept model may be of a later step: see `check_best`.
+        if let Some(kept) = self.kept.iter().find(|kept| !is_tau(kept.kendall)) {
+            return Err(format!("keeps a model with tau {}", kept.kendall));
         }
         match best {
             Some((best, tau)) if !(1..=begun).contains(&best) || !is_tau(tau) => {
-                Err(format!("names the best epoch {best} with tau {tau}, of {epoch} epochs"))
+                Err(format!("names the best epoch {best} with tau {tau}, of {begun} epochs begun"))
             }
             _ => Ok(()),
         }
@@ -319,7 +325,6 @@ pub fn load(path: &Path) -> Result<Checkpoint> {
 /// is later than `last`, because the process died between writing the two.
 pub fn check_best(run: &Path, last: &Checkpoint) -> Result<Option<TrainProgress>> {
     let path = run.join(BEST);
-    let begun = |progress: &TrainProgress| progress.epoch + usize::from(progress.position > 0);
     let at = |progress: &TrainProgress| (progress.epoch, progress.position);
     let TrainProgress { epoch, best, .. } = last.progress;
     if !path.exists() {
@@ -336,7 +341,7 @@ pub fn check_best(run: &Path, last: &Checkpoint) -> Result<Option<TrainProgress>
         return Ok(Some(found.progress));
     }
     let expected = best.map_or(epoch, |(epoch, _)| epoch);
-    let found_epoch = begun(&found.progress);
+    let found_epoch = found.progress.epochs_begun();
     if found_epoch != expected {
         let problem = format!("is of epoch {found_epoch}, but {LAST} names epoch {expected} as the best");
         return Err(Error::invalid(path, "metadata \"progress\"", problem, "restore the file of this run"));

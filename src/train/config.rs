@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::backend::device::{Device, Precision};
 use crate::batch::triples::Sampling;
 use crate::error::{Error, Result};
-use crate::files::text::read_text;
+use crate::files::text::read_toml;
 use crate::loss::{Loss, LossKind};
 use crate::network::config::ModelConfig;
 use crate::optimizer::Adam;
@@ -181,13 +181,8 @@ training_options! {
 impl TrainOptions {
     /// Reads a TOML file.
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref();
-        let text = read_text(path)?;
-        toml::from_str(&text).map_err(|error| {
-            let line = error.span().map_or(1, |span| 1 + text[..span.start].matches('\n').count());
-            let remedy = "use the names of the command line without dashes in front, such as batch-size = 16";
-            Error::invalid(path, format!("line {line}"), error.message(), remedy)
-        })
+        let remedy = "use the names of the command line without dashes in front, such as batch-size = 16";
+        read_toml(path.as_ref(), remedy)
     }
 
     /// Configuration from these options; those not given come from `base`.

@@ -19,6 +19,7 @@ mod start;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use indicatif::HumanCount;
 use rayon::prelude::*;
@@ -66,14 +67,14 @@ pub struct TrainOutcome {
     pub epochs: usize,
     /// Number of optimizer steps taken.
     pub steps: u64,
-    /// Best validation result: number of finished epochs, and row-wise Kendall tau.
+    /// Best validation result: epoch, finished or not, and row-wise Kendall tau.
     pub best: Option<(usize, f64)>,
-    /// Whether the run was stopped before the last epoch.
+    /// Whether the run was stopped before its end.
     pub interrupted: bool,
 }
 
-/// Trains on `dataset` in the folder `run`, from the start or from `resume`, until the last epoch or until
-/// `stop` is set.
+/// Trains on `dataset` in the folder `run`, from the start or from `resume`, until the last epoch ends, the patience is
+/// used up, or `stop` is set.
 pub fn train(
     dataset: &Dataset,
     config: TrainConfig,
@@ -181,20 +182,21 @@ impl Training<'_> {
             self.save(&mut running, tensors, false)?;
         }
         let train = &self.config.train;
-        while !running.progress.is_finished(train) {
-            if !self.epoch(&mut running, kept)? {
-                running.writer.finish()?;
-                running.log.end()?;
-                return Ok(outcome(&running.progress, true));
-            }
+        let nothing_left = running.progress.is_finished(train);
+        let mut interrupted = false;
+        while !interrupted && !running.progress.is_finished(train) {
+            interrupted = !self.epoch(&mut running, kept)?;
         }
         running.writer.finish()?;
         running.log.end()?;
-        self.project(&mut running)?;
-        if running.progress.epoch < train.epochs {
+        // A command that trained nothing leaves the files of the command before it.
+        if !interrupted && !nothing_left {
+            self.project(&mut running)?;
+        }
+        if !interrupted && running.progress.epoch < train.epochs {
             tracing::info!("{} validations without a better Kendall tau: training ends", train.patience);
         }
-        Ok(outcome(&running.progress, false))
+        Ok(outcome(&running.progress, interrupted))
     }
 
     /// Creates the model and its state: those of the checkpoint, or the initial ones.
@@ -262,12 +264,10 @@ impl Training<'_> {
             let ends = running.progress.position == order.len();
             let every = train.validate_every;
             if triples > 0 && every > 0 && running.state.steps.is_multiple_of(every) && !ends {
+                self.record(running)?; // waits for the steps
+                let from = Instant::now();
                 self.validate_within(running)?;
-                if kept {
-                    // The validation has loaded batches of its own.
-                    let position = running.progress.position;
-                    running.model.begin_epoch(&self.sampler, epoch as u32, &order, position)?;
-                }
+                running.pace.pause(from);
                 if running.progress.is_finished(train) {
                     bar.finish();
                     return Ok(true);
@@ -290,7 +290,6 @@ impl Training<'_> {
 
     /// Validates the model within an epoch, records the result and saves the model.
     fn validate_within<B: Backend>(&self, running: &mut Running<B>) -> Result<()> {
-        self.record(running)?;
         let tensors = self.tensors(running)?;
         let Some(tau) = self.validate(running)? else { return Ok(()) };
         let Running { progress, log, pace, .. } = running;

@@ -47,6 +47,11 @@ impl Pace {
         self.triples = 0;
     }
 
+    /// Leaves the time since `from` out of the epoch's graphs per second.
+    pub(super) fn pause(&mut self, from: Instant) {
+        self.epoch_started += from.elapsed();
+    }
+
     /// Adds a batch.
     pub(super) fn trained(&mut self, anchors: usize, triples: usize) {
         self.anchors += anchors;

@@ -9,9 +9,9 @@ use super::TrainOutcome;
 use super::checkpoint::RunConfig;
 use crate::backend::Description;
 use crate::data::{Dataset, Split};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::files::atomic_file::write_atomically;
-use crate::files::text::read_text;
+use crate::files::text::read_json;
 use crate::terminal::command_line;
 
 /// File name of the record.
@@ -143,18 +143,15 @@ impl RunRecord {
     /// Record of the run in `folder`; `None` if there is none, as in runs of older versions.
     pub fn read(folder: &Path) -> Result<Option<Self>> {
         let path = folder.join(RUN);
-        if !path.exists() {
-            return Ok(None);
+        match path.exists() {
+            true => read_json(&path, "remove the file").map(Some),
+            false => Ok(None),
         }
-        let text = read_text(&path)?;
-        serde_json::from_str(&text).map(Some).map_err(|error| {
-            let place = format!("line {}", error.line());
-            Error::invalid(&path, place, error.to_string(), "remove the file")
-        })
     }
 }
 
-fn now() -> String {
+/// Current time, UTC.
+pub(crate) fn now() -> String {
     humantime::format_rfc3339_seconds(SystemTime::now()).to_string()
 }
 

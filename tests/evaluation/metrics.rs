@@ -15,7 +15,7 @@ use scenerank::backend::cuda::launchers;
 use scenerank::backend::device::{Device, Precision};
 use scenerank::data::similarity::Similarity;
 use scenerank::evaluation::pearson::pearson;
-use scenerank::evaluation::ranks::Ranks;
+use scenerank::evaluation::rank_correlations::Ranks;
 use scenerank::evaluation::{self, Agreement, Embeddings, RetrievalMetrics, nearest, normal_features};
 use scenerank::files::npy::write_npy;
 

@@ -155,7 +155,7 @@ struct Machine<'a> {
     fence_epoch: u32,
     /// Whether the running block has executed an atomic operation.
     atomics: bool,
-    /// Whether a fence has followed it: what other blocks wrote before their fences is visible.
+    /// Whether the block executed a fence after an atomic operation. It then sees what other blocks wrote before their fences.
     acquired: bool,
     /// Index of the buffer that was accessed last.
     last: usize,

@@ -127,7 +127,7 @@ impl Machine<'_> {
         Next::Instruction
     }
 
-    /// Orders what these lanes do before and after it.
+    /// A device-wide fence by the lanes in `taken`: their earlier accesses become visible before their later ones.
     fn fence(&mut self, taken: u32, warp: &mut Warp) {
         lanes(taken).for_each(|lane| warp.fences[lane] += 1);
         if taken != 0 {

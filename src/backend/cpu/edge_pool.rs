@@ -9,12 +9,11 @@ use super::block::{Block, backward_sums};
 use super::clock::Work;
 use super::rows::scale;
 use crate::backend::pass::{Backward, Forward};
-use crate::batch::graph_batch::OBJECT_ROLE;
+use crate::batch::graph_batch::{GraphBatch, OBJECT_ROLE};
 use crate::network::activations::ActivationGradients;
 use crate::network::parameters::BlockKind;
 
-/// Number of columns that a chunk of edges is processed in: their sums and the norm's columns stay in the first-level
-/// cache.
+/// Columns per pass over a chunk of edges. Their sums and batch norm's values for them fit into the first-level cache.
 const COLUMNS: usize = 256;
 
 /// Nodes per task: their messages are a few hundred rows.
@@ -29,6 +28,26 @@ enum Head {
     Edge,
     /// Message to the object.
     Object,
+}
+
+/// `pooled [N, H]`: mean of the messages that reach each node. `add_message(edge, to_object, sum)` adds the message that an
+/// edge sends to its object, or to its subject.
+pub(super) fn mean_messages(
+    batch: &GraphBatch,
+    hidden: usize,
+    pooled: &mut [f32],
+    add_message: impl Fn(usize, bool, &mut [f32]) + Sync,
+) {
+    let nodes = pooled[..batch.size().nodes * hidden].par_chunks_mut(CHUNK_NODES * hidden).enumerate();
+    nodes.for_each(|(chunk, pooled)| {
+        for (node, sum) in (chunk * CHUNK_NODES..).zip(pooled.chunks_exact_mut(hidden)) {
+            sum.fill(0.0);
+            for (edge, role) in batch.incidence.messages(node) {
+                add_message(edge, role == OBJECT_ROLE, sum);
+            }
+            scale(sum, 1.0 / batch.incidence.degree(node).max(1) as f32);
+        }
+    });
 }
 
 impl Cpu {
@@ -47,21 +66,14 @@ impl Cpu {
         let to_object = self.columns.part(hidden + state, hidden);
         let (z, size) = (&heads.linear, batch.size());
 
-        let nodes = pooled[..size.nodes * hidden].par_chunks_mut(CHUNK_NODES * hidden).enumerate();
-        nodes.for_each(|(chunk, pooled)| {
-            for (node, pooled) in (chunk * CHUNK_NODES..).zip(pooled.chunks_exact_mut(hidden)) {
-                pooled.fill(0.0);
-                for (edge, role) in batch.incidence.messages(node) {
-                    let row = &z[edge * width..][..width];
-                    match role {
-                        OBJECT_ROLE => to_object.add_relu(&row[hidden + state..], pooled),
-                        _ => to_subject.add_relu(row, pooled),
-                    }
-                }
-                scale(pooled, 1.0 / batch.incidence.degree(node).max(1) as f32);
+        mean_messages(batch, hidden, pooled, |edge, is_object, sum| {
+            let row = &z[edge * width..][..width];
+            match is_object {
+                true => to_object.add_relu(&row[hidden + state..], sum),
+                false => to_subject.add_relu(row, sum),
             }
-            self.rounding.store(pooled);
         });
+        self.rounding.store_all(&mut pooled[..size.nodes * hidden]);
         if state > 0 {
             let edges = edge_state[..size.edges * state].par_chunks_mut(CHUNK_ROWS * state).enumerate();
             edges.for_each(|(chunk, states)| {

@@ -6,31 +6,30 @@
 //! relu(norm(x W^T)) = relu(x (scale W)^T + shift),   shift = bias - mean scale
 //! ```
 //!
-//! Rows of a product are completed while they are in the cache: the first product of a layer takes the projections of its
-//! ends and the shift, the last one is normalised. The folded weights stay packed. Nothing is kept for a backward.
+//! Each row of a product is completed while it is in the cache. The first product of a layer adds the projections of the edge's
+//! ends and the shift; the last one also l2-normalises. The folded weights stay packed. Nothing is kept for a backward.
 
 use rayon::prelude::*;
 
 use super::batch_norm::relu;
 use super::clock::Work;
 use super::edge_hidden::occurring_rows;
+use super::edge_pool::mean_messages;
 use super::rows::{add, length, scale, vectorised};
 use super::{Cpu, at_least};
 use crate::backend::L2_EPSILON;
 use crate::backend::reference::batch_norm::running_statistics;
-use crate::batch::graph_batch::{GraphBatch, OBJECT_ROLE};
+use crate::batch::graph_batch::GraphBatch;
 use crate::matmul::{Accumulate, MatMut, MatRef, Packed};
 use crate::network::activations::{Activations, LayerActivations};
 use crate::network::parameters::{BlockKind, BlockLayout, Parameters};
 
-/// Nodes per task of the pool.
-const CHUNK_NODES: usize = 16;
-
 /// Folded parameters, and scratch memory.
 #[derive(Debug, Default)]
 pub(super) struct Folded {
-    /// One entry per layer; empty or of other parameters unless `valid`.
+    /// One entry per layer; out of date unless `valid`.
     layers: Vec<FoldedLayer>,
+    /// Whether `layers` belongs to the current parameters and running statistics.
     valid: bool,
     /// `[C, inputs]`: weight times scale.
     scaled: Vec<f32>,
@@ -120,7 +119,7 @@ impl Cpu {
     ) {
         self.folded.update(parameters);
         let config = parameters.layout.config;
-        let (state, hidden, size) = (config.state_width, config.hidden_width, batch.size());
+        let (hidden, size) = (config.hidden_width, batch.size());
         for index in 0..config.layers {
             let (below, a) = activations.at_mut(index);
             let edge_width = config.edge_state_width(index);
@@ -131,33 +130,44 @@ impl Cpu {
             let Folded { layers, .. } = &self.folded;
             let FoldedLayer { edge_heads, node_hidden, node_output, shifts, .. } = &layers[index];
             let [_, of_heads, of_hidden, of_output] = shifts;
-            let product = |packed: &Packed<f32>, x: &[f32], y: &mut [f32], rows: usize, shift: &[f32]| {
-                if rows == 0 {
-                    return;
-                }
+            let product = |packed: &Packed<f32>,
+                           x: &[f32],
+                           y: &mut [f32],
+                           rows: usize,
+                           (shift, unit): (&[f32], bool)| {
                 let _running = self.clock.time(Work::Pass("inference: product"));
-                let x = MatRef::new(x, rows, x.len() / rows);
-                let y = MatMut::new(y, rows, shift.len());
-                packed.multiply_and_finish(y, x, |_, row| relu_shifted(row, shift));
+                let (x, y) = (MatRef::new(x, rows, hidden), MatMut::new(y, rows, shift.len()));
+                packed.multiply_and_finish(y, x, |_, row| {
+                    relu_shifted(row, shift);
+                    if unit {
+                        scale(row, 1.0 / length(row).max(L2_EPSILON as f32));
+                    }
+                });
             };
-            let hidden_rows = &a.edge_hidden_output[..size.edges * hidden];
-            product(edge_heads, hidden_rows, &mut a.edge_heads.linear, size.edges, of_heads);
+            product(
+                edge_heads,
+                &a.edge_hidden_output,
+                &mut a.edge_heads.linear,
+                size.edges,
+                (of_heads, false),
+            );
             {
                 let _running = self.clock.time(Work::Pass("inference: pool"));
-                let width = of_heads.len();
-                pool(batch, &a.edge_heads.linear, (hidden, hidden + edge_width, width), &mut a.pooled);
+                let (width, object) = (of_heads.len(), hidden + edge_width);
+                let heads = &a.edge_heads.linear;
+                mean_messages(batch, hidden, &mut a.pooled, |edge, is_object, sum| {
+                    let start = edge * width + if is_object { object } else { 0 };
+                    add(sum, &heads[start..][..hidden]);
+                });
             }
-            let pooled = &a.pooled[..size.nodes * hidden];
-            product(node_hidden, pooled, &mut a.node_hidden_output, size.nodes, of_hidden);
-            let _running = self.clock.time(Work::Pass("inference: product"));
-            let x = MatRef::new(&a.node_hidden_output, size.nodes, hidden);
-            let y = MatMut::new(&mut a.node_state, size.nodes, state);
-            node_output.multiply_and_finish(y, x, |_, row| {
-                relu_shifted(row, of_output);
-                if config.l2_norm {
-                    scale(row, 1.0 / length(row).max(L2_EPSILON as f32));
-                }
-            });
+            product(node_hidden, &a.pooled, &mut a.node_hidden_output, size.nodes, (of_hidden, false));
+            product(
+                node_output,
+                &a.node_hidden_output,
+                &mut a.node_state,
+                size.nodes,
+                (of_output, config.l2_norm),
+            );
         }
     }
 }
@@ -220,27 +230,6 @@ impl Folded {
             }
         }
     }
-}
-
-/// `pooled [N, H]`: mean of the messages that reach each node. They are columns of the activated `heads [E, width]`, from 0
-/// on for subjects and from `object` on for objects.
-fn pool(
-    batch: &GraphBatch,
-    heads: &[f32],
-    (hidden, object, width): (usize, usize, usize),
-    pooled: &mut [f32],
-) {
-    let nodes = pooled[..batch.size().nodes * hidden].par_chunks_mut(CHUNK_NODES * hidden).enumerate();
-    nodes.for_each(|(chunk, pooled)| {
-        for (node, pooled) in (chunk * CHUNK_NODES..).zip(pooled.chunks_exact_mut(hidden)) {
-            pooled.fill(0.0);
-            for (edge, role) in batch.incidence.messages(node) {
-                let start = edge * width + if role == OBJECT_ROLE { object } else { 0 };
-                add(pooled, &heads[start..][..hidden]);
-            }
-            scale(pooled, 1.0 / batch.incidence.degree(node).max(1) as f32);
-        }
-    });
 }
 
 /// `y = relu(y + shift)`, keeping NaN.

@@ -99,7 +99,8 @@ impl Cpu {
     }
 }
 
-/// Runs a stage on one of rayon's threads, so that not each of its parallel loops has to wake one and wait for it.
+/// Runs a stage on one of rayon's threads. Its parallel loops then start there; from another thread, each would wake a worker
+/// and wait for it.
 fn on_pool<R: Send>(stage: impl FnOnce() -> R + Send) -> R {
     rayon::scope(|_| stage())
 }
@@ -219,15 +220,13 @@ impl Stages for Cpu {
         batch: &GraphBatch,
         activations: &mut Self::Activations,
     ) -> Result<bool> {
-        on_pool(|| {
-            // What the kernels round is not there after folding. Without batch norm, training and evaluation compute the same
-            // bits.
-            if self.rounding.is_to_bf16() || !parameters.layout.config.batch_norm {
-                return Ok(false);
-            }
-            self.infer_folded(parameters, batch, activations);
-            Ok(true)
-        })
+        // Folded weights skip values that the CUDA kernels round to bf16. Without batch norm there is nothing to fold, and
+        // evaluation then gives the bits of training.
+        if self.rounding.is_to_bf16() || !parameters.layout.config.batch_norm {
+            return Ok(false);
+        }
+        on_pool(|| self.infer_folded(parameters, batch, activations));
+        Ok(true)
     }
 
     fn edge_hidden(&mut self, pass: &mut Forward<'_, Self>) -> Result<()> {

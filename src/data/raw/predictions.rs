@@ -33,16 +33,16 @@ pub struct Predictions {
 /// Which predictions become a part of the graph.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, clap::Args)]
 pub struct Limits {
-    /// Of predictions, keep objects with at least this score.
+    /// Keep predicted objects with at least this score.
     #[arg(long, value_name = "SCORE", default_value_t = 0.0, value_parser = score, requires = "data_info")]
     pub min_object_score: f64,
-    /// Of predictions, keep relationships with at least this score.
+    /// Keep predicted relationships with at least this score.
     #[arg(long, value_name = "SCORE", default_value_t = 0.0, value_parser = score, requires = "data_info")]
     pub min_relationship_score: f64,
-    /// Of predictions, keep at most this number of objects of an image, those with the best scores.
+    /// Keep at most this number of predicted objects of an image, those with the best scores.
     #[arg(long, value_name = "COUNT", default_value_t = Limits::default().top_objects, requires = "data_info")]
     pub top_objects: usize,
-    /// Of predictions, keep at most this number of relationships between the kept objects, those with the best scores.
+    /// Keep at most this number of predicted relationships between the kept objects, those with the best scores.
     #[arg(long, value_name = "COUNT", default_value_t = Limits::default().top_relationships, requires = "data_info")]
     pub top_relationships: usize,
 }
@@ -78,7 +78,7 @@ struct Record {
     rel_scores: Vec<f64>,
 }
 
-/// Graphs, and the files of their images.
+/// Names of images, classes and predicates, and the ids of the images.
 pub(in crate::data) struct Names {
     info: Info,
     /// `[images]` id of each image.

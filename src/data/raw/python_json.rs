@@ -1,13 +1,13 @@
 //! The JSON that Python's `json` module writes: it may have `NaN`, `Infinity` and `-Infinity` in place of numbers.
 //!
-//! They are replaced by `null` while the text is read. So they are a missing id, box or size, as data frames mean by NaN, and are
-//! refused wherever a value must be given. The reader also bounds the memory of a record.
+//! The reader replaces them by `null`. An optional id, box or size is then missing, which is what data frames mean by NaN; a
+//! required value is an error. The reader also bounds the memory of a record.
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, BufRead, Read};
 use std::rc::Rc;
 
-/// Numbers that are no JSON.
+/// Python's words for numbers that JSON does not have.
 const NOT_FINITE: [&[u8]; 3] = [b"NaN", b"Infinity", b"-Infinity"];
 const NULL: &[u8] = b"null";
 
@@ -19,7 +19,7 @@ pub(super) const MOST_RECORD_BYTES: usize = 4 << 20;
 pub(super) struct Seen {
     /// Number of replaced values.
     pub replaced: Cell<u64>,
-    /// Replaced values in what was given last, and the one before them.
+    /// Replaced values in the text that the last read returned, and the one before them.
     recent: RefCell<Vec<Replaced>>,
     /// Number of bytes of the current record in what was given after it began; `None` while nothing is kept in memory.
     record: Cell<Option<usize>>,
@@ -57,7 +57,7 @@ impl Seen {
         recent.iter().rev().find(|value| value.line == line && value.column <= column).copied()
     }
 
-    /// Column in the text as it is, for a position of the corrected text.
+    /// Column in the original text, for a position of the corrected text.
     pub fn original_column(&self, line: usize, column: usize) -> usize {
         column.saturating_add_signed(-self.last_replaced(line, column).map_or(0, |value| value.longer))
     }

@@ -1,6 +1,7 @@
 //! Graphs in the format of queries ([`query_graph`](crate::data::query_graph)): one list of statements, or a list of such lists.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
+use std::path::Path;
 
 use serde::Deserialize;
 
@@ -8,6 +9,7 @@ use super::json_stream::{Shape, records};
 use super::raw_box::RawBox;
 use super::raw_file::RawFile;
 use super::raw_graphs::{RawGraphs, RawObject, RawRelationship};
+use crate::data::vocabulary::Vocabulary;
 use crate::{Error, Result};
 
 /// An element of the list.
@@ -26,6 +28,7 @@ const REMEDY: &str = r#"write a list of graphs such as [["man", "throwing", "fri
 /// Reads a file of graphs, which get the ids 0, 1, 2 and so on. Calls `each` after every graph.
 pub(in crate::data) fn read(
     file: RawFile,
+    vocabulary: &Vocabulary,
     mut each: impl FnMut(&mut RawGraphs) -> Result<()>,
 ) -> Result<RawGraphs> {
     let path = file.path().to_path_buf();
@@ -34,6 +37,8 @@ pub(in crate::data) fn read(
     let mut count = 0;
     records(file, Shape::Array, |name, element: Element| {
         let graph = match element {
+            // An empty list is a graph without objects.
+            Element::Statement(names) if names.is_empty() && statements.is_empty() => Vec::new(),
             Element::Statement(statement) if count == 0 => {
                 statements.push(statement);
                 return Ok(());
@@ -44,32 +49,33 @@ pub(in crate::data) fn read(
                 return Err(Error::invalid(&path, place, "graphs and statements in one list", REMEDY));
             }
         };
-        add(&mut graphs, &path, count, graph)?;
+        add(&mut graphs, &path, count, (graph, vocabulary))?;
         count += 1;
         each(&mut graphs)
     })?;
     if !statements.is_empty() {
-        add(&mut graphs, &path, 0, statements)?;
+        add(&mut graphs, &path, 0, (statements, vocabulary))?;
         each(&mut graphs)?;
     }
     Ok(graphs)
 }
 
-/// Adds the graph of `statements`.
+/// Adds the graph of `statements`, whose names are looked up in `vocabulary`.
 pub(in crate::data) fn add(
     graphs: &mut RawGraphs,
-    path: &std::path::Path,
+    path: &Path,
     id: u64,
-    statements: Vec<Vec<String>>,
+    (statements, vocabulary): (Vec<Vec<String>>, &Vocabulary),
 ) -> Result<()> {
     let mut objects: Vec<RawObject<String>> = Vec::new();
-    let mut seen: HashMap<String, ()> = HashMap::new();
+    let mut seen: HashSet<String> = HashSet::new();
     let mut relationships = Vec::new();
     let mut object = |written: &str| {
-        let key = written.trim().to_lowercase();
-        if seen.insert(key.clone(), ()).is_none() {
-            // The number behind `#` distinguishes objects of one type.
-            let name = key.split('#').next().unwrap_or_default().to_string();
+        let key = vocabulary.normalised(written);
+        if seen.insert(key.clone()) {
+            // The number behind `#` distinguishes objects of one type, unless a type has this very name.
+            let type_name = key.split('#').next().unwrap_or_default();
+            let name = if vocabulary.find_object(&key).is_some() { &key } else { type_name }.to_string();
             objects.push(RawObject { id: key.clone(), name, place: RawBox::NONE });
         }
         key

@@ -79,8 +79,10 @@ kernel_arguments! {
 const THREADS: u32 = 256;
 /// Values per thread.
 const VALUES_EACH: usize = 4;
+/// Loads of four values in flight at once in a thread of `gradient_norm`; the same in `kernels/adam.cu`.
+const NORM_LOADS: usize = 8;
 /// Values of a gradient that a block of `gradient_norm` sums.
-const NORM_CHUNK: usize = THREADS as usize * VALUES_EACH * 8;
+const NORM_CHUNK: usize = THREADS as usize * VALUES_EACH * NORM_LOADS;
 
 const ADAM_STEP: Kernel<AdamStep> = Kernel::new("adam_step", [THREADS, 1, 1]);
 const GRADIENT_NORM: Kernel<GradientNorm> = Kernel::new("gradient_norm", [THREADS, 1, 1]);
@@ -117,7 +119,7 @@ pub struct Steps {
     done: Buffer<u64>,
     /// `[1]` ticket of the kernel; 0 between launches.
     ticket: Buffer<i32>,
-    /// `[RATE_STEPS]` learning rates of the next steps, if they differ between steps.
+    /// `[RATE_STEPS]` learning rates of the current steps k R + 1 to (k + 1) R; unused if all steps have the same.
     rates: Buffer<f64>,
     /// `[1]` norm of the gradient, as last computed.
     norm: Buffer<f64>,
@@ -166,7 +168,7 @@ impl Steps {
         })
     }
 
-    /// Loads the learning rates of [`RATE_STEPS`] steps, the first of which follows a multiple of that number.
+    /// Loads the learning rates of the steps k R + 1 to (k + 1) R, where R is [`RATE_STEPS`].
     pub fn load_rates(&mut self, device: &Device, rates: &[f64]) -> Result<()> {
         check_len("learning rates", rates.len(), RATE_STEPS);
         device.upload(rates, self.rates.all_mut())

@@ -147,8 +147,7 @@ fn both(u: &[i32], v: &mut [i32]) -> Both {
 struct Ties {
     /// Number of pairs of equal values.
     pairs: u64,
-    /// Sum of t (t^2 - 1) / 3 over the ties of t values: as much do they take from the sum of the squares of the centred
-    /// ranks, which is n (n^2 - 1) / 3 without ties.
+    /// Sum of t (t^2 - 1) / 3 over groups of t tied values. The sum of squared centred ranks is n (n^2 - 1) / 3 minus this.
     cubes: i128,
 }
 
