@@ -280,6 +280,8 @@ impl<T: Element, F: Fn(usize, &mut [T])> Multiply<'_, T, F> {
                 pack(a.row_range(block.clone()).column_range(terms.clone()), left);
                 for (column, right) in (0..).step_by(width).zip(right.chunks_exact(terms.len())) {
                     for (row, left) in block.clone().step_by(ROWS).zip(left.chunks_exact(terms.len())) {
+                        // The tile's part of `c` arrives while its sums are computed.
+                        (row..row + ROWS).for_each(|row| c.prefetch(row, column..column + width));
                         let sums = sums::<T, S, ROWS>(simd, left, right);
                         store::<T, S, ROWS>(simd, &mut c, (row, column), sums, to);
                     }

@@ -10,6 +10,8 @@ use super::{Accumulate, Element};
 pub const SHORT_TILE: usize = 6;
 /// Number of rows of a tile with 32 vector registers.
 pub const TALL_TILE: usize = 12;
+/// Number of terms per round; a constant, so that the loop over them is unrolled.
+const TERMS: usize = 4;
 /// Number of vectors in a row of a tile.
 pub const TILE_VECTORS: usize = 2;
 
@@ -30,15 +32,33 @@ pub fn sums<T: Element, S: Simd, const ROWS: usize>(
     right: &[Vectors<T, S>],
 ) -> [Vectors<T, S>; ROWS] {
     let mut sums = [[T::splat(simd, T::ZERO); TILE_VECTORS]; ROWS];
-    for (left, right) in left.iter().zip(right) {
-        for (sums, &value) in sums.iter_mut().zip(left) {
-            let value = T::splat(simd, value);
-            for (sum, &right) in sums.iter_mut().zip(right) {
-                *sum = T::multiply_add(simd, value, right, *sum);
-            }
+    let (left_rounds, left_rest) = left.as_chunks::<TERMS>();
+    let (right_rounds, right_rest) = right[..left.len()].as_chunks::<TERMS>();
+    for (left, right) in left_rounds.iter().zip(right_rounds) {
+        for (left, right) in left.iter().zip(right) {
+            add_term(simd, &mut sums, left, right);
         }
     }
+    for (left, right) in left_rest.iter().zip(right_rest) {
+        add_term(simd, &mut sums, left, right);
+    }
     sums
+}
+
+/// `sums[i] += left[i] right`
+#[inline(always)]
+fn add_term<T: Element, S: Simd, const ROWS: usize>(
+    simd: S,
+    sums: &mut [Vectors<T, S>; ROWS],
+    left: &[T; ROWS],
+    right: &Vectors<T, S>,
+) {
+    for (sums, &value) in sums.iter_mut().zip(left) {
+        let value = T::splat(simd, value);
+        for (sum, &right) in sums.iter_mut().zip(right) {
+            *sum = T::multiply_add(simd, value, right, *sum);
+        }
+    }
 }
 
 /// Writes or adds the part of a tile that lies within `c`. The tile's first value is at `row` and `column`.

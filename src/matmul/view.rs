@@ -1,7 +1,13 @@
 //! Views of dense matrices.
 
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 use std::marker::PhantomData;
 use std::ops::Range;
+
+/// Bytes of a cache line.
+#[cfg(target_arch = "x86_64")]
+const CACHE_LINE: usize = 64;
 
 /// A dense `[rows, columns]` matrix that is read. A transposed operand is a view with exchanged strides.
 #[derive(Clone, Copy, Debug)]
@@ -125,6 +131,17 @@ impl<'a, T> MatMut<'a, T> {
         assert!(column <= self.columns, "column {column} of {}", self.columns);
         let second = self.first.wrapping_add(column);
         (MatMut { columns: column, ..self }, MatMut { first: second, columns: self.columns - column, ..self })
+    }
+
+    /// Asks the processor to bring some values of a row into its cache.
+    #[inline(always)]
+    pub fn prefetch(&self, row: usize, columns: Range<usize>) {
+        #[cfg(target_arch = "x86_64")]
+        for column in columns.clone().step_by(CACHE_LINE / size_of::<T>()).chain([columns.end - 1]) {
+            let value = self.first.wrapping_add(row * self.row_stride + column);
+            // SAFETY: a prefetch reads nothing for the program, and is no fault at any address.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(value.cast()) };
+        }
     }
 
     /// One row.
