@@ -13,9 +13,6 @@ use crate::batch::graph_batch::{GraphBatch, OBJECT_ROLE};
 use crate::network::activations::ActivationGradients;
 use crate::network::parameters::BlockKind;
 
-/// Columns per pass over a chunk of edges. Their sums and batch norm's values for them fit into the first-level cache.
-const COLUMNS: usize = 256;
-
 /// Nodes per task: their messages are a few hundred rows.
 const CHUNK_NODES: usize = 16;
 
@@ -99,36 +96,32 @@ impl Cpu {
         let _running = self.clock.time(Work::Pass("pool, backward"));
         let edges = batch.size().edges;
         let z = &heads.linear[..edges * width];
-        // Gradient with respect to the activated heads of an edge, from a column of a part on, and its factor.
-        let end = |node: u32, column: usize| {
+        // Gradient with respect to an activated head of an edge, and its factor.
+        let end = |node: u32| {
             let node = node as usize;
-            (&d_pooled[node * hidden + column..], 1.0 / batch.incidence.degree(node) as f32)
+            (&d_pooled[node * hidden..][..hidden], 1.0 / batch.incidence.degree(node) as f32)
         };
-        let gradient = |part: Head, edge: usize, column: usize| match part {
-            Head::Subject => end(batch.edge_subject[edge], column),
-            Head::Edge => (&d_edge_state[edge * state + column..], 1.0),
-            Head::Object => end(batch.edge_object[edge], column),
+        let gradient = |head: Head, edge: usize| match head {
+            Head::Subject => end(batch.edge_subject[edge]),
+            Head::Edge => (&d_edge_state[edge * state..][..state], 1.0),
+            Head::Object => end(batch.edge_object[edge]),
         };
-        // Ranges of columns, with their part and its first column.
-        let parts =
-            [(Head::Subject, 0, hidden), (Head::Edge, hidden, state), (Head::Object, hidden + state, hidden)];
-        let blocks = || {
-            parts.into_iter().flat_map(|(part, start, count)| {
-                let step =
-                    move |first: usize| (part, start, start + first..start + count.min(first + COLUMNS));
-                (0..count).step_by(COLUMNS).map(step)
-            })
-        };
+        // Heads with their columns.
+        let heads_columns = [
+            (Head::Subject, 0..hidden),
+            (Head::Edge, hidden..hidden + state),
+            (Head::Object, hidden + state..width),
+        ];
 
         let columns = &self.columns;
         let to = backward_sums(of.layout, pass.gradients, &mut self.terms);
         self.partials.backward_sums(edges, columns, &heads.rstd, to, |first, sum, product| {
             let rows = first..(first + CHUNK_ROWS).min(edges);
-            for (part, start, range) in blocks() {
+            for (head, range) in heads_columns.clone() {
                 let norm = columns.part(range.start, range.len());
                 let (sum, product) = (&mut sum[range.clone()], &mut product[range.clone()]);
                 for (edge, z) in rows.clone().zip(z[rows.start * width..].chunks_exact(width)) {
-                    let (d_y, factor) = gradient(part, edge, range.start - start);
+                    let (d_y, factor) = gradient(head, edge);
                     norm.add_backward_sums(&z[range.clone()], d_y, factor, sum, product);
                 }
             }
@@ -136,12 +129,12 @@ impl Cpu {
         let terms = &self.terms;
         let chunks = d_heads[..edges * width].par_chunks_mut(CHUNK_ROWS * width);
         chunks.zip(z.par_chunks(CHUNK_ROWS * width)).enumerate().for_each(|(chunk, (d_heads, z))| {
-            for (part, start, range) in blocks() {
+            for (head, range) in heads_columns.clone() {
                 let norm = columns.part(range.start, range.len());
                 let terms = terms.part(range.start, range.len());
                 let rows = d_heads.chunks_exact_mut(width).zip(z.chunks_exact(width));
                 for (edge, (d_row, z)) in (chunk * CHUNK_ROWS..).zip(rows) {
-                    let (d_y, factor) = gradient(part, edge, range.start - start);
+                    let (d_y, factor) = gradient(head, edge);
                     norm.backward(&z[range.clone()], d_y, factor, terms, &mut d_row[range.clone()]);
                 }
             }
