@@ -94,7 +94,7 @@ impl Comparison {
     }
 
     fn svg(&self) -> std::io::Result<String> {
-        panels::svg(&training_panels("", &self.curves), 2, None)
+        panels::svg(&training_panels("", &self.curves), 2)
     }
 }
 

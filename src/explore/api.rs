@@ -378,7 +378,8 @@ fn drawing(dataset: &Dataset, image: usize) -> Answer<Option<Drawing>> {
     let graph = dataset.graph(image);
     let (objects, relationships) = (dataset.object_names(graph), dataset.relationships(graph));
     let frame = Some(Frame { size, boxes: &boxes });
-    let drawn = scene_drawing::draw(Scene { objects: &objects, relationships: &relationships, frame });
+    let drawn =
+        scene_drawing::draw(Scene { objects: &objects, relationships: &relationships, kinds: &[], frame });
     Ok(Some(drawn.map_err(Error::file("draw", format!("image {}", dataset.image_id(image))))?))
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::panels::{self, Corner, Panel, Series, Shape};
+use super::panels::{self, Panel, Series, Shape};
 use super::run_log::{METRICS, Record, read_records};
 use crate::files::atomic_file::write_atomically;
 use crate::{Error, Result};
@@ -71,19 +71,19 @@ impl TrainingCurve {
     }
 }
 
-/// Figure 4a: recall@k over k.
+/// Figure 4a: recall@k over k. Curves with the same label are runs of one model.
 pub fn recall_panel(title: impl Into<String>, curves: &[RecallCurve]) -> Panel {
-    let series = curves.iter().map(|curve| {
-        Series::new(&curve.label, curve.recall.iter().zip(1..).map(|(&recall, k)| (f64::from(k), recall)))
-    });
+    let points = |curve: &RecallCurve| {
+        curve.recall.iter().zip(1..).map(|(&recall, k)| (f64::from(k), recall)).collect()
+    };
     Panel {
         title: title.into(),
         x_name: "k".into(),
         y_name: "Recall@k".into(),
         shape: Shape::Line,
+        whole_x: true,
         y: Some(SHARES),
-        legend: Corner::LowerRight,
-        series: series.collect(),
+        series: Series::by_label(curves.iter().map(|curve| (curve.label.as_str(), points(curve)))),
     }
 }
 
@@ -100,22 +100,22 @@ pub fn recall_csv(path: &Path, curves: &[RecallCurve]) -> Result<()> {
     write_csv(path, &["model", "k", "recall"], rows)
 }
 
-/// Figure 4b: MRR, recall@1 and recall@5 over the number of removed edges, one panel each.
+/// Figure 4b: MRR, recall@1 and recall@5 over the number of removed edges, one panel each. Curves with the same label are
+/// runs of one model.
 pub fn noise_panels(curves: &[NoiseCurve]) -> Vec<Panel> {
-    let panel = |title: &str, metric: fn(&NoisePoint) -> f64| Panel {
-        title: title.into(),
-        x_name: "removed edges M".into(),
-        y_name: title.into(),
-        shape: Shape::Line,
-        y: Some(SHARES),
-        legend: Corner::LowerLeft,
-        series: curves
-            .iter()
-            .map(|curve| {
-                let points = curve.points.iter().map(|point| (point.removed as f64, metric(point)));
-                Series::new(&curve.label, points)
-            })
-            .collect(),
+    let panel = |title: &str, metric: fn(&NoisePoint) -> f64| {
+        let points = |curve: &NoiseCurve| {
+            curve.points.iter().map(|point| (point.removed as f64, metric(point))).collect()
+        };
+        Panel {
+            title: title.into(),
+            x_name: "removed edges M".into(),
+            y_name: title.into(),
+            shape: Shape::Line,
+            whole_x: true,
+            y: Some(SHARES),
+            series: Series::by_label(curves.iter().map(|curve| (curve.label.as_str(), points(curve)))),
+        }
     };
     vec![
         panel("MRR", |point| point.mrr),
@@ -152,20 +152,21 @@ pub fn write_csv(path: &Path, header: &[&str], rows: impl Iterator<Item = impl S
     })
 }
 
-/// Training loss and validation tau by epoch, one panel each; `of` names the model in the titles.
+/// Training loss and validation tau by epoch, one panel each; `of` names the model in the titles. Curves with the same label
+/// are runs of one model.
 pub fn training_panels(of: &str, curves: &[TrainingCurve]) -> [Panel; 2] {
-    let panel = |title: &str, y_name: &str, legend, points: fn(&TrainingCurve) -> &[(f64, f64)]| Panel {
+    let panel = |title: &str, y_name: &str, points: fn(&TrainingCurve) -> &[(f64, f64)]| Panel {
         title: format!("{title}{of}"),
         x_name: "epoch".into(),
         y_name: y_name.into(),
         shape: Shape::Line,
+        whole_x: true,
         y: None,
-        legend,
-        series: curves.iter().map(|curve| Series::new(&curve.label, points(curve).iter().copied())).collect(),
+        series: Series::by_label(curves.iter().map(|curve| (curve.label.as_str(), points(curve).to_vec()))),
     };
     [
-        panel("Training loss", "loss", Corner::UpperRight, |curve| &curve.loss),
-        panel("Validation, row-wise", "Kendall tau-b", Corner::LowerRight, |curve| &curve.validation_kendall),
+        panel("Training loss", "loss", |curve| &curve.loss),
+        panel("Validation, row-wise", "Kendall tau-b", |curve| &curve.validation_kendall),
     ]
 }
 
@@ -176,6 +177,6 @@ pub fn training_plot(path: &Path, curves: &[TrainingCurve]) -> Result<()> {
 
 /// Saves panels side by side in one file.
 fn save(path: &Path, panels: &[Panel]) -> Result<()> {
-    let svg = panels::svg(panels, panels.len(), None).map_err(Error::file("draw", path))?;
+    let svg = panels::svg(panels, panels.len()).map_err(Error::file("draw", path))?;
     write_atomically(path, |file| file.write_all(svg.as_bytes()))
 }

@@ -11,8 +11,17 @@ pub struct Scene<'a> {
     pub objects: &'a [String],
     /// Subject, name of the predicate, object; subject and object are indices into `objects`.
     pub relationships: &'a [(usize, String, usize)],
+    /// A number for each object whose name a page marks, or empty if it marks none. Number n becomes the class `kn`.
+    pub kinds: &'a [Option<usize>],
     /// Image in which the objects were annotated, if it is known.
     pub frame: Option<Frame<'a>>,
+}
+
+impl Scene<'_> {
+    /// Class of an object's name, after a space; empty if the page does not mark it.
+    pub(super) fn class(&self, object: usize) -> String {
+        self.kinds.get(object).copied().flatten().map_or(String::new(), |kind| format!(" k{kind}"))
+    }
 }
 
 /// Image in which a scene was annotated.
@@ -32,6 +41,6 @@ pub struct Drawing {
     /// Height in pixels.
     pub height: f64,
     /// Elements inside `<svg>`. The page defines the colours of their classes: `node`, `alone`, `name`,
-    /// `arrow`, `predicate`, and for boxes `frame`, `box`, `ground`, `tone-0` to `tone-5`.
+    /// `arrow`, `predicate`, and for boxes `frame`, `box`, `ground`, `tone-0` to `tone-5`; also those of [`Scene::kinds`].
     pub elements: String,
 }

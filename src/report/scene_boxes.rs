@@ -53,6 +53,7 @@ struct Object<'a> {
     index: usize,
     name: &'a str,
     text: String,
+    class: String,
     /// Box of the object, or its position in the rows below.
     area: Area,
     label: Area,
@@ -127,7 +128,8 @@ pub(super) fn draw(scene: Scene<'_>, frame: Frame<'_>) -> io::Result<Drawing> {
     };
     let mut objects: Vec<Object<'_>> = (0..scene.objects.len())
         .map(|index| {
-            Object::new(index, &scene.objects[index], frame.boxes.get(index).copied().flatten(), scale)
+            let found = frame.boxes.get(index).copied().flatten();
+            Object { class: scene.class(index), ..Object::new(index, &scene.objects[index], found, scale) }
         })
         .collect();
     let rows_end = rows_below(&mut objects, picture.y + picture.height);
@@ -154,7 +156,16 @@ impl<'a> Object<'a> {
             width: f64::from(found.width) * scale,
             height: f64::from(found.height) * scale,
         });
-        Object { index, name, text, area, label, boxed: found.is_some(), tone: index % TONES }
+        Object {
+            index,
+            name,
+            text,
+            class: String::new(),
+            area,
+            label,
+            boxed: found.is_some(),
+            tone: index % TONES,
+        }
     }
 }
 

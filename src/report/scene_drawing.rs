@@ -47,6 +47,7 @@ struct Elements<'a> {
 struct Box<'a> {
     name: &'a str,
     text: String,
+    class: String,
     x: f64,
     y: f64,
     width: f64,
@@ -63,13 +64,13 @@ struct Arrow<'a> {
 }
 
 impl<'a> Box<'a> {
-    fn new(name: &'a str) -> Self {
+    fn new(name: &'a str, class: String) -> Self {
         let text = match name.chars().count() > LONGEST {
             true => name.chars().take(LONGEST - 1).chain(['…']).collect(),
             false => name.to_owned(),
         };
         let width = text.chars().count() as f64 * LETTER + PADDING;
-        Box { name, text, x: 0.0, y: 0.0, width, connected: false }
+        Box { name, text, class, x: 0.0, y: 0.0, width, connected: false }
     }
 
     fn left(&self) -> f64 {
@@ -90,7 +91,8 @@ pub fn draw(scene: Scene<'_>) -> io::Result<Drawing> {
 }
 
 fn draw_graph(scene: Scene<'_>) -> io::Result<Drawing> {
-    let mut boxes: Vec<Box<'_>> = scene.objects.iter().map(|name| Box::new(name)).collect();
+    let mut boxes: Vec<Box<'_>> =
+        scene.objects.iter().enumerate().map(|(index, name)| Box::new(name, scene.class(index))).collect();
     for &(subject, _, object) in scene.relationships {
         boxes[subject].connected = true;
         boxes[object].connected = true;
@@ -291,7 +293,9 @@ mod tests {
     fn boxes_of(objects: &[&str], relationships: &[(usize, &str, usize)]) -> (Drawing, Vec<(f64, f64, f64)>) {
         let objects: Vec<String> = objects.iter().map(|name| name.to_string()).collect();
         let relationships: Vec<_> = relationships.iter().map(|&(s, p, o)| (s, p.to_string(), o)).collect();
-        let drawing = draw(Scene { objects: &objects, relationships: &relationships, frame: None }).unwrap();
+        let drawing =
+            draw(Scene { objects: &objects, relationships: &relationships, kinds: &[], frame: None })
+                .unwrap();
         let attribute = |line: &str, name: &str| -> f64 {
             let from = line.find(&format!(" {name}=\"")).unwrap() + name.len() + 3;
             line[from..].split('"').next().unwrap().parse().unwrap()
@@ -334,7 +338,10 @@ mod tests {
         );
         assert!(drawing.elements.contains("<title>a name of more than twenty letters</title>"));
         assert_eq!(
-            draw(Scene { objects: &[], relationships: &[], frame: None }).unwrap().elements.trim(),
+            draw(Scene { objects: &[], relationships: &[], kinds: &[], frame: None })
+                .unwrap()
+                .elements
+                .trim(),
             ""
         );
     }

@@ -6,7 +6,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::index;
 
-use super::panels::{self, Corner, Panel, Series, Shape};
+use super::panels::{self, Panel, Series, Shape};
 use crate::data::similarity::Similarity;
 use crate::data::statistics::sample;
 use crate::files::atomic_file::write_atomically;
@@ -24,7 +24,7 @@ pub fn draw(similarity: Similarity<'_>, seed: u64, folder: &Path) -> Result<[Pat
     std::fs::create_dir_all(folder).map_err(Error::file("create", folder))?;
     let save = |name: &str, panel: Panel| -> Result<PathBuf> {
         let path = folder.join(name);
-        let svg = panels::svg(&[panel], 1, None).map_err(Error::file("draw", &path))?;
+        let svg = panels::svg(&[panel], 1).map_err(Error::file("draw", &path))?;
         write_atomically(&path, |file| file.write_all(svg.as_bytes()))?;
         Ok(path)
     };
@@ -34,32 +34,41 @@ pub fn draw(similarity: Similarity<'_>, seed: u64, folder: &Path) -> Result<[Pat
     ])
 }
 
-/// Sorted similarities s_AX for 20 anchors A.
+/// Sorted similarities s_AX for 20 anchors A, and their mean.
 pub fn curves(similarity: Similarity<'_>, seed: u64) -> Panel {
     let images = similarity.len();
     let anchors = ANCHORS.min(images);
     let mut random = StdRng::seed_from_u64(seed);
-    let series = index::sample(&mut random, images, anchors).into_iter().map(|anchor| {
-        let mut row: Vec<f32> =
-            (0..images).filter(|&image| image != anchor).map(|image| similarity.get(anchor, image)).collect();
-        row.sort_by(f32::total_cmp);
-        let last = row.len().saturating_sub(1);
-        let points = last.min(CURVE_POINTS);
-        let curve = (0..=points).filter_map(|point| {
-            let share = point as f64 / points.max(1) as f64;
-            let value = row.get((share * last as f64).round() as usize)?;
-            Some((share, f64::from(*value)))
-        });
-        Series::new(format!("anchor {anchor}"), curve)
-    });
+    let mut series: Vec<Series> = index::sample(&mut random, images, anchors)
+        .into_iter()
+        .map(|anchor| {
+            let mut row: Vec<f32> = (0..images)
+                .filter(|&image| image != anchor)
+                .map(|image| similarity.get(anchor, image))
+                .collect();
+            row.sort_by(f32::total_cmp);
+            let last = row.len().saturating_sub(1);
+            let points = last.min(CURVE_POINTS);
+            let curve = (0..=points).filter_map(|point| {
+                let share = point as f64 / points.max(1) as f64;
+                let value = row.get((share * last as f64).round() as usize)?;
+                Some((share, f64::from(*value)))
+            });
+            let curve = Series::new("one anchor each", curve);
+            Series { notes: vec![format!("anchor {anchor}"); curve.points.len()], quiet: true, ..curve }
+        })
+        .collect();
+    let of_all = series.iter().map(|anchor| ("mean of the anchors", anchor.points.clone()));
+    let mean = Series::by_label(of_all.collect::<Vec<_>>());
+    series.extend(mean.into_iter().map(|mean| Series { band: Vec::new(), ..mean }));
     Panel {
         title: format!("Sorted similarities to {anchors} anchors"),
         x_name: "share of the images X".into(),
         y_name: "s_AX".into(),
         shape: Shape::Line,
-        y: Some(0.0..1.0),
-        legend: Corner::LowerRight,
-        series: series.collect(),
+        whole_x: false,
+        y: None,
+        series,
     }
 }
 
@@ -80,8 +89,8 @@ pub fn differences(similarity: Similarity<'_>, seed: u64) -> Panel {
         x_name: "|s_AX - s_AY|".into(),
         y_name: "relative frequency".into(),
         shape: Shape::Bars,
+        whole_x: false,
         y: None,
-        legend: Corner::UpperRight,
         series: vec![Series::new("differences", bars)],
     }
 }

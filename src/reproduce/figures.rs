@@ -6,18 +6,19 @@ use serde::Serialize;
 
 use super::Reproduction;
 use super::material::Material;
-use super::measure::{Method, NOISE, Sweep, bag_of_objects};
+use super::measure::{Method, NOISE, Retrieval, Sweep, bag_of_objects};
 use super::paper::Paper;
 use super::plan::{LOSSES, Model, PROPOSED, Plan, model_name, word};
+use super::tables::Table;
 use super::training::{RunResult, Trained, folder, method_of};
 use crate::data::statistics::{quantile, sample};
 use crate::data::{Dataset, Split};
 use crate::error::{Error, Result};
+use crate::evaluation::Embeddings;
 use crate::evaluation::projection::principal_plane;
-use crate::evaluation::{Embeddings, RetrievalMetrics};
 use crate::files::atomic_file::write_atomically;
 use crate::files::text::read_json;
-use crate::report::panels::{self, Corner, Panel, Series, Shape};
+use crate::report::panels::{self, Panel, Series, Shape};
 use crate::report::plots::{
     NoiseCurve, RecallCurve, TrainingCurve, noise_panels, recall_panel, training_panels,
 };
@@ -47,9 +48,9 @@ pub struct Figure {
     pub columns: usize,
     /// Panels of the figure.
     pub panels: Vec<Panel>,
-    /// SVG of the panels, with a mark at each point.
+    /// SVG of each panel, with a mark at each point.
     #[serde(skip)]
-    pub svg: String,
+    pub svgs: Vec<String>,
 }
 
 /// A finished run, opened for use.
@@ -60,68 +61,76 @@ pub(super) struct ChosenRun {
 
 /// Runs shown in the figures.
 pub(super) struct Chosen {
-    /// For each loss, the strategy with the best MRR, as in the paper's Figure 4.
-    by_loss: Vec<(ChosenRun, RunResult, Sweep)>,
+    /// For each interpretation of "edges", the strategy of each loss that Table 3 marks: its name, and its runs.
+    by_loss: [Vec<(String, Vec<(RunResult, Sweep)>)>; 2],
     /// The paper's model, or the one with the best row-wise tau if that is missing.
     pub best: Option<ChosenRun>,
+    /// Curves of all finished runs.
     training: Vec<(Model, TrainingCurve)>,
 }
 
 impl Chosen {
     /// Opens the runs with their data file at `data`, and measures what the figures need.
-    pub fn new(plan: &Plan, trained: &[Trained], reproduction: &Reproduction, data: &Path) -> Result<Self> {
-        let first = |model: &Model| model.runs.iter().copied().find(|&run| trained[run].result().is_some());
+    pub fn new(
+        plan: &Plan,
+        trained: &[Trained],
+        reproduction: &Reproduction,
+        data: &Path,
+        table_3: &[Table; 2],
+    ) -> Result<Self> {
+        let place = |run: usize| folder(&reproduction.out, &plan.runs[run]);
+        let finished = |model: &Model| -> Vec<(usize, RunResult)> {
+            let result = |&run: &usize| Some((run, trained[run].result()?.clone()));
+            model.runs.iter().filter_map(result).collect()
+        };
         let open = |model: &Model, run: usize| -> Result<ChosenRun> {
-            let (folder, base) = (folder(&reproduction.out, &plan.runs[run]), &reproduction.base);
+            let base = &reproduction.base;
             Ok(ChosenRun {
                 name: model_name(model.loss, model.sampling),
-                run: Run::open(&folder, Which::Best, Some(data), base.device, base.precision)?,
+                run: Run::open(&place(run), Which::Best, Some(data), base.device, base.precision)?,
             })
         };
-        // Finished model with the greatest `value`.
-        let best_of = |models: &mut dyn Iterator<Item = &Model>, value: fn(&RunResult) -> f64| {
-            models
-                .filter_map(|model| {
-                    let run = first(model)?;
-                    Some((value(trained[run].result()?), model.clone(), run))
-                })
-                .max_by(|a, b| a.0.total_cmp(&b.0))
-                .map(|(_, model, run)| (model, run))
-        };
-        let mrr = |result: &RunResult| {
-            result.measurement.retrieval.as_ref().map_or(0.0, |retrieval| retrieval.augmented.mrr)
-        };
-        let mut by_loss = Vec::new();
-        for loss in LOSSES {
-            let mut models = plan.models.iter().filter(|model| model.loss == loss);
-            let Some((model, run)) = best_of(&mut models, mrr) else { continue };
-            let Some(result) = trained[run].result() else { continue };
-            let chosen = open(&model, run)?;
-            let sweep = sweep(&chosen, &folder(&reproduction.out, &plan.runs[run]))?;
-            by_loss.push((chosen, result.clone(), sweep));
-        }
-        let proposed =
-            best_of(&mut plan.models.iter().filter(|model| (model.loss, model.sampling) == PROPOSED), mrr);
-        let best = proposed.or_else(|| {
-            best_of(&mut plan.models.iter(), |result| result.measurement.agreement.per_image.kendall)
-        });
-        let mut training = Vec::new();
-        for model in &plan.models {
-            if let Some(run) = first(model) {
-                let folder = folder(&reproduction.out, &plan.runs[run]);
-                training.push((model.clone(), TrainingCurve::read(&folder, word(&model.sampling))?));
+        let mut by_loss = [Vec::new(), Vec::new()];
+        for (models, table) in by_loss.iter_mut().zip(table_3) {
+            for model in plan.models.iter().filter(|model| is_marked(table, model)) {
+                let mut runs = Vec::new();
+                for (run, result) in finished(model) {
+                    runs.push((result, sweep(&place(run), || open(model, run))?));
+                }
+                models.push((model_name(model.loss, model.sampling), runs));
             }
         }
-        Ok(Chosen { by_loss, best: best.map(|(model, run)| open(&model, run)).transpose()?, training })
+        let first = |model: &Model| Some((model.clone(), finished(model).into_iter().next()?));
+        let proposed = plan.models.iter().find(|model| (model.loss, model.sampling) == PROPOSED);
+        let tau =
+            |(_, (_, result)): &(Model, (usize, RunResult))| result.measurement.agreement.per_image.kendall;
+        let best = proposed
+            .and_then(first)
+            .or_else(|| plan.models.iter().filter_map(first).max_by(|a, b| tau(a).total_cmp(&tau(b))));
+        let mut training = Vec::new();
+        for model in &plan.models {
+            for (run, _) in finished(model) {
+                training.push((model.clone(), TrainingCurve::read(&place(run), word(&model.sampling))?));
+            }
+        }
+        let best = best.map(|(model, (run, _))| open(&model, run)).transpose()?;
+        Ok(Chosen { by_loss, best, training })
     }
 }
 
+/// Whether Table 3 marks the model's MRR as the best of its loss.
+fn is_marked(table_3: &Table, model: &Model) -> bool {
+    let row = table_3.row(&model_name(model.loss, model.sampling));
+    row.and_then(|row| row.cells.first()).is_some_and(|mrr| mrr.best_of_loss)
+}
+
 /// Sweep of a run over levels of noise, measured once.
-fn sweep(chosen: &ChosenRun, folder: &Path) -> Result<Sweep> {
+fn sweep(folder: &Path, open: impl FnOnce() -> Result<ChosenRun>) -> Result<Sweep> {
     let path = folder.join(SWEEP);
     if path.exists() {
         return read_json(&path, "remove the file: it is measured again");
     }
+    let chosen = open()?;
     let sweep = method_of(&chosen.run, chosen.name.clone()).sweep(&chosen.run.dataset)?;
     let json = serde_json::to_string_pretty(&sweep).expect("plain fields");
     write_atomically(&path, |file| file.write_all(json.as_bytes()))?;
@@ -134,31 +143,33 @@ pub(super) fn figures(chosen: &Chosen, material: &Material) -> Result<Vec<Figure
     let mut figures = vec![similarities(dataset)];
     let bag = bag_of_objects(dataset);
     let (bag_levels, bag_sweep) = (bag.measure(dataset)?.retrieval, bag.sweep(dataset)?);
-    let mut recall = [Vec::new(), Vec::new()];
-    let mut noise = [Vec::new(), Vec::new()];
-    let mut add = |name: &str, levels: [&RetrievalMetrics; 2], sweep: &Sweep| {
-        for (curves, level) in recall.iter_mut().zip(levels) {
-            curves.push(RecallCurve { label: name.into(), recall: level.recall.clone() });
-        }
-        for (curves, points) in noise.iter_mut().zip([&sweep.augmented, &sweep.relationships]) {
-            curves.push(NoiseCurve { label: name.into(), points: points.clone() });
-        }
+    let (mut recall, mut noise) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
+    let mut add = |reading: usize, label: &str, metrics: &Retrieval, sweep: &Sweep| {
+        let metrics = [&metrics.augmented, &metrics.relationships][reading];
+        let points = [&sweep.augmented, &sweep.relationships][reading].clone();
+        recall[reading].push(RecallCurve { label: label.into(), recall: metrics.recall.clone() });
+        noise[reading].push(NoiseCurve { label: label.into(), points });
     };
-    for (chosen, result, sweep) in &chosen.by_loss {
-        if let Some(retrieval) = &result.measurement.retrieval {
-            add(&chosen.name, [&retrieval.augmented, &retrieval.relationships], sweep);
+    for (reading, models) in chosen.by_loss.iter().enumerate() {
+        for (name, runs) in models {
+            for (result, sweep) in runs {
+                if let Some(metrics) = &result.measurement.retrieval {
+                    add(reading, name, metrics, sweep);
+                }
+            }
         }
-    }
-    if let Some(retrieval) = &bag_levels {
-        add(Method::BAG_OF_OBJECTS, [&retrieval.augmented, &retrieval.relationships], &bag_sweep);
+        if let Some(metrics) = &bag_levels {
+            add(reading, Method::BAG_OF_OBJECTS, metrics, &bag_sweep);
+        }
     }
     let readings = ["all edges", "relationships"];
     let titled = |title: &str, reading: &str| format!("{title}, {reading}");
     figures.push(Figure {
         id: "figure-4a".into(),
         title: format!("Figure 4a: recall@k with {NOISE} edges removed"),
-        caption: "For each loss the strategy with the best MRR, and the bag of objects; edges removed from all edges (left) \
-                  and from the relationships alone (right)."
+        caption: "For each loss the strategy that Table 3 marks, mean over the seeds, and the bag of objects. Edges are removed \
+                  from all edges (first) and from the relationships alone (second). Bands reach from the lowest to the highest \
+                  seed."
             .into(),
         columns: 2,
         panels: readings
@@ -166,12 +177,12 @@ pub(super) fn figures(chosen: &Chosen, material: &Material) -> Result<Vec<Figure
             .zip(&recall)
             .map(|(reading, curves)| recall_panel(titled("Recall@k", reading), curves))
             .collect(),
-        svg: String::new(),
+        svgs: Vec::new(),
     });
     figures.push(Figure {
         id: "figure-4b".into(),
         title: "Figure 4b: retrieval as more edges are removed".into(),
-        caption: "The same models; 1 to 20 edges removed from all edges (above) and from the relationships alone (below)."
+        caption: "The same models; 1 to 20 edges removed from all edges (first three) and from the relationships alone."
             .into(),
         columns: 3,
         panels: readings
@@ -182,7 +193,7 @@ pub(super) fn figures(chosen: &Chosen, material: &Material) -> Result<Vec<Figure
                 panels.map(move |panel| Panel { title: titled(&panel.title, reading), ..panel })
             })
             .collect(),
-        svg: String::new(),
+        svgs: Vec::new(),
     });
     figures.push(training(&chosen.training));
     if let Some(best) = &chosen.best {
@@ -194,9 +205,11 @@ pub(super) fn figures(chosen: &Chosen, material: &Material) -> Result<Vec<Figure
 /// Draws the figures.
 pub(super) fn draw(figures: &mut [Figure]) -> Result<()> {
     for (index, figure) in figures.iter_mut().enumerate() {
-        let pointer = format!("/figures/{index}/panels");
-        figure.svg = panels::svg(&figure.panels, figure.columns, Some(&pointer))
-            .map_err(Error::file("draw", &figure.id))?;
+        for (place, panel) in figure.panels.iter().enumerate() {
+            let pointer = format!("/figures/{index}/panels/{place}");
+            let svg = panels::marked_svg(panel, &pointer).map_err(Error::file("draw", &figure.id))?;
+            figure.svgs.push(svg);
+        }
     }
     Ok(())
 }
@@ -211,15 +224,15 @@ fn similarities(dataset: &Dataset) -> Figure {
         id: "figure-2".into(),
         title: "Figure 2: how similar captions are".into(),
         caption: format!(
-            "Left: similarities to 20 anchors, sorted. Right: differences of two similarities to one anchor; 99 of 100 are \
-             below {percentile:.3} (paper: {paper})."
+            "First: similarities to 20 anchors, each sorted, and their mean. Second: differences of two similarities to one \
+             anchor; 99 of 100 are below {percentile:.3} (paper: {paper})."
         ),
         columns: 2,
         panels: vec![
             similarity_curves::curves(similarity, SIMILARITY_SEED),
             similarity_curves::differences(similarity, SIMILARITY_SEED),
         ],
-        svg: String::new(),
+        svgs: Vec::new(),
     }
 }
 
@@ -232,13 +245,13 @@ fn training(curves: &[(Model, TrainingCurve)]) -> Figure {
     Figure {
         id: "training".into(),
         title: "Training curves".into(),
-        caption: "One row per loss: the mean loss over an epoch's triples, and agreement with the captions on the validation \
-                  images, for the runs of the first seed. Values of different losses, or of one loss on different triples, \
-                  are not comparable."
+        caption: "For each loss: the mean loss over an epoch's triples, and agreement with the captions on the validation images; \
+                  means over the seeds, with a band from the lowest to the highest. Values of different losses, or of one loss \
+                  on different triples, are not comparable."
             .into(),
         columns: 2,
         panels: panels.collect(),
-        svg: String::new(),
+        svgs: Vec::new(),
     }
 }
 
@@ -251,7 +264,7 @@ fn projection(best: &ChosenRun) -> Result<Option<Figure>> {
         .iter()
         .map(|&object| Series::new(format!("with {}", dataset.object_name(object as usize)), []))
         .collect();
-    series.push(Series::new("others", []));
+    series.push(Series { quiet: true, ..Series::new("others", []) });
     for (image, &point) in dataset.split(Split::Test).zip(&plane.points) {
         let graph = dataset.graph(image);
         let of = coloured.iter().position(|object| graph.node_object.contains(object));
@@ -279,11 +292,11 @@ fn projection(best: &ChosenRun) -> Result<Option<Figure>> {
             x_name: "first component".into(),
             y_name: "second component".into(),
             shape: Shape::Points,
+            whole_x: false,
             y: None,
-            legend: Corner::LowerRight,
             series,
         }],
-        svg: String::new(),
+        svgs: Vec::new(),
     }))
 }
 

@@ -23,14 +23,19 @@ pub(super) fn write(report: &Report, out: &Path) -> Result<()> {
     for figure in &report.figures {
         let path = figures.join(format!("{}.svg", figure.id));
         // Without the marks, which only the page can show.
-        let svg = panels::svg(&figure.panels, figure.columns, None).map_err(Error::file("draw", &path))?;
+        let svg = panels::svg(&figure.panels, figure.columns).map_err(Error::file("draw", &path))?;
         files.push((path, svg));
         let points = figure.panels.iter().flat_map(|panel| {
             panel.series.iter().flat_map(move |series| {
-                series.points.iter().map(move |point| (&panel.title, &series.label, point.0, point.1))
+                series.points.iter().enumerate().map(move |(place, point)| {
+                    let band = series.band.get(place);
+                    let (low, high) = (band.map(|band| band.0), band.map(|band| band.1));
+                    (&panel.title, &series.label, point.0, point.1, low, high)
+                })
             })
         });
-        write_csv(&figures.join(format!("{}.csv", figure.id)), &["panel", "series", "x", "y"], points)?;
+        let header = ["panel", "series", "x", "y", "lowest", "highest"];
+        write_csv(&figures.join(format!("{}.csv", figure.id)), &header, points)?;
     }
     for (_, table) in report.tables() {
         write_table(table, &out.join(format!("{}.csv", table.id)))?;

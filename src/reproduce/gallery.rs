@@ -1,7 +1,7 @@
 //! Figure 3 of the paper: queries with their nearest images according to the model, the bag of objects and
 //! the captions. Queries are selected by a hash of their ids, so they are not hand-picked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use base64::prelude::{BASE64_STANDARD, Engine};
@@ -21,7 +21,7 @@ use crate::report::scene::{Drawing, Frame, Scene};
 use crate::report::scene_drawing;
 
 const QUERIES: usize = 6;
-const NEIGHBOURS: usize = 8;
+const NEIGHBOURS: usize = 6;
 /// Least number of relationships of a query; with fewer, the advantage of a graph is not visible.
 const LEAST_RELATIONSHIPS: usize = 3;
 const QUERY_SEED: u64 = 3;
@@ -42,6 +42,9 @@ pub struct Query {
     pub image: u64,
     /// Results, one list per method.
     pub lists: Vec<Neighbours>,
+    /// Types of its objects, in increasing order.
+    #[serde(skip)]
+    pub kinds: Vec<usize>,
 }
 
 /// Results of one method.
@@ -62,6 +65,8 @@ pub struct Neighbour {
     pub score: f64,
     /// Similarity between its captions and those of the query, for any method.
     pub caption_similarity: f64,
+    /// Names of the objects that it shares with the query, in alphabetical order.
+    pub shared: Vec<String>,
 }
 
 /// An image that is shown.
@@ -107,6 +112,11 @@ impl SceneEntry {
 }
 
 impl Gallery {
+    /// Types of the queries' objects, which the page marks.
+    pub fn kinds(&self) -> BTreeSet<usize> {
+        self.queries.iter().flat_map(|query| query.kinds.iter().copied()).collect()
+    }
+
     /// Scene of an image.
     pub fn scene(&self, image: &u64) -> &SceneEntry {
         let found = self.scenes.binary_search_by_key(image, |scene| scene.image);
@@ -139,7 +149,7 @@ pub(super) fn gallery(
             let found = nearest_stored(query, index, NEIGHBOURS + 1)?;
             let found = found.into_iter().filter(|&(other, _)| other != row).take(NEIGHBOURS);
             let images = found.map(|(other, score)| (images.start + other, f64::from(score)));
-            Ok(Neighbours { method: method.name.clone(), images: shown(dataset, images, captions) })
+            Ok(Neighbours { method: method.name.clone(), images: shown(dataset, image, images) })
         };
         let mut lists = Vec::new();
         for (method, index) in methods.iter().zip(&indices) {
@@ -149,10 +159,13 @@ pub(super) fn gallery(
             images.clone().filter(|&other| other != image).map(|other| (other, captions(other))).collect();
         closest.sort_by(|a, b| b.1.total_cmp(&a.1));
         closest.truncate(NEIGHBOURS);
-        let found = shown(dataset, closest.into_iter(), captions);
+        let found = shown(dataset, image, closest.into_iter());
         lists.push(Neighbours { method: "captions".into(), images: found });
-        queries.push(Query { image: dataset.image_id(image), lists });
+        let kinds = object_types(dataset, image).into_iter().collect();
+        queries.push(Query { image: dataset.image_id(image), lists, kinds });
     }
+    let marked: BTreeSet<usize> =
+        queries.iter().flat_map(|query: &Query| query.kinds.iter().copied()).collect();
     let mut scenes = BTreeMap::new();
     for query in &queries {
         let found = query.lists.iter().flat_map(|list| list.images.iter().map(|found| found.image));
@@ -160,47 +173,37 @@ pub(super) fn gallery(
             if let Some(image) = dataset.find_image(id)
                 && !scenes.contains_key(&id)
             {
-                scenes.insert(id, scene(dataset, image, reproduction)?);
+                scenes.insert(id, scene(dataset, image, &marked, reproduction)?);
             }
         }
     }
     let scenes: Vec<SceneEntry> = scenes.into_values().collect();
-    if let Some(folder) = &reproduction.photographs
-        && !scenes.is_empty()
-        && scenes.iter().all(|scene| scene.photograph.is_none())
-    {
-        let example = scenes[0].image;
-        return Err(Error::argument(
-            "--images",
-            format!("{} has no photograph of the {} images shown", folder.display(), scenes.len()),
-            format!("give a folder of files such as {example}.jpg, named by Visual Genome or COCO ids"),
-        ));
-    }
-    if reproduction.link_photographs
-        && !scenes.is_empty()
-        && scenes.iter().all(|scene| scene.photograph_url.is_none() && scene.photograph.is_none())
-    {
-        return Err(Error::argument(
-            "--link-photographs",
-            format!("{} has no address of the {} images shown", dataset.path().display(), scenes.len()),
-            "prepare it again with an image_data.json that has `url`s, or leave the option out",
-        ));
-    }
     Ok(Gallery { queries, scenes })
 }
 
-fn shown(
-    dataset: &Dataset,
-    images: impl Iterator<Item = (usize, f64)>,
-    captions: impl Fn(usize) -> f64,
-) -> Vec<Neighbour> {
+/// Results of a query.
+fn shown(dataset: &Dataset, query: usize, images: impl Iterator<Item = (usize, f64)>) -> Vec<Neighbour> {
+    let asked = object_types(dataset, query);
     images
-        .map(|(image, score)| Neighbour {
-            image: dataset.image_id(image),
-            score,
-            caption_similarity: captions(image),
+        .map(|(image, score)| {
+            let types = object_types(dataset, image);
+            let mut shared: Vec<String> =
+                types.intersection(&asked).map(|&object| dataset.object_name(object).to_owned()).collect();
+            shared.sort_unstable();
+            Neighbour {
+                image: dataset.image_id(image),
+                score,
+                caption_similarity: f64::from(dataset.similarity().get(query, image)),
+                shared,
+            }
         })
         .collect()
+}
+
+/// Types of an image's objects.
+fn object_types(dataset: &Dataset, image: usize) -> BTreeSet<usize> {
+    let graph = dataset.graph(image);
+    graph.node_object[..graph.node_count() - 1].iter().map(|&object| object as usize).collect()
 }
 
 /// Test images with enough relationships, or any if there are too few of those.
@@ -217,15 +220,23 @@ fn query_images(dataset: &Dataset) -> Vec<usize> {
     images
 }
 
-fn scene(dataset: &Dataset, image: usize, reproduction: &Reproduction) -> Result<SceneEntry> {
+/// The scene of an image, whose drawing names the `marked` types of objects by classes.
+fn scene(
+    dataset: &Dataset,
+    image: usize,
+    marked: &BTreeSet<usize>,
+    reproduction: &Reproduction,
+) -> Result<SceneEntry> {
     let graph = dataset.graph(image);
     let objects = dataset.object_names(graph);
     let relationships = dataset.relationships(graph);
     let (id, coco) = (dataset.image_id(image), dataset.coco_id(image));
     let (size, boxes) = (dataset.image_size(image), dataset.boxes(image).collect::<Vec<_>>());
     let frame = size.map(|size| Frame { size, boxes: &boxes });
-    let drawing = scene_drawing::draw(Scene { objects: &objects, relationships: &relationships, frame })
-        .map_err(Error::file("draw", format!("image {id}")))?;
+    let kind = |&object: &u32| Some(object as usize).filter(|object| marked.contains(object));
+    let kinds: Vec<_> = graph.node_object[..objects.len()].iter().map(kind).collect();
+    let scene = Scene { objects: &objects, relationships: &relationships, kinds: &kinds, frame };
+    let drawing = scene_drawing::draw(scene).map_err(Error::file("draw", format!("image {id}")))?;
     let photograph =
         match reproduction.photographs.as_deref().and_then(|folder| find_photograph(folder, id, coco)) {
             None => None,
@@ -250,6 +261,31 @@ fn scene(dataset: &Dataset, image: usize, reproduction: &Reproduction) -> Result
         drawing,
         photograph,
     })
+}
+
+/// Checks that the data's test images have photographs where the options promise some.
+pub(super) fn check_photographs(dataset: &Dataset, reproduction: &Reproduction) -> Result<()> {
+    let images = dataset.split(Split::Test);
+    let found = |folder: &Path| {
+        let mut images = images.clone();
+        images.any(|image| find_photograph(folder, dataset.image_id(image), dataset.coco_id(image)).is_some())
+    };
+    if let Some(folder) = reproduction.photographs.as_deref().filter(|folder| !found(folder)) {
+        let example = dataset.image_id(images.start);
+        return Err(Error::argument(
+            "--images",
+            format!("{} has no photograph of the {} test images", folder.display(), images.len()),
+            format!("give a folder of files such as {example}.jpg, named by Visual Genome or COCO ids"),
+        ));
+    }
+    if reproduction.link_photographs && images.clone().all(|image| dataset.url(image).is_none()) {
+        return Err(Error::argument(
+            "--link-photographs",
+            format!("{} has no address of the {} test images", dataset.path().display(), images.len()),
+            "prepare it again with an image_data.json that has `url`s, or leave the option out",
+        ));
+    }
+    Ok(())
 }
 
 /// Finds the file of an image by its Visual Genome or COCO name.

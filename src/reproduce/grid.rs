@@ -28,7 +28,7 @@ use crate::train::config::{TrainConfig, TrainOptions};
 const MOST_RUNS: usize = 10_000;
 
 /// Trains the runs of the grid in `file` that are not finished, measures them, and writes their comparison to the
-/// folder of the report. Also returns the runs without a result.
+/// folder of the report, after each of them and at the end. Also returns the runs without a result.
 pub fn reproduce_grid(
     reproduction: &Reproduction,
     file: &Path,
@@ -40,11 +40,15 @@ pub fn reproduce_grid(
     let _lock = FolderLock::take(&reproduction.out)?;
     let material = Material::open(reproduction)?;
     let plan = Plan { runs, models: Vec::new(), variants: Vec::new() };
-    let trained = train_all(reproduction, &material.dataset, &plan, stop)?;
-    let folders = plan.runs.iter().map(|run| folder(&reproduction.out, run));
-    let begun: Vec<_> = folders.filter(|folder| folder.join(LAST).exists()).collect();
-    let comparison = Comparison::read(&begun)?;
-    comparison.write(&reproduction.out)?;
+    let compare = || {
+        let folders = plan.runs.iter().map(|run| folder(&reproduction.out, run));
+        let begun: Vec<_> = folders.filter(|folder| folder.join(LAST).exists()).collect();
+        let comparison = Comparison::read(&begun)?;
+        comparison.write(&reproduction.out)?;
+        Ok(comparison)
+    };
+    let trained = train_all(reproduction, &material.dataset, &plan, stop, &|_| compare().map(drop))?;
+    let comparison = compare()?;
     Ok((comparison, missing(&plan, &trained)))
 }
 

@@ -29,14 +29,15 @@ mod tables;
 mod training;
 
 use std::path::PathBuf;
+use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use self::material::Material;
-use self::measure::measure_baselines;
+use self::measure::{Untrained, measure_baselines};
 use self::plan::{Ablation, Plan};
 use self::report::{About, DataCounts, Report};
-use self::training::train_all;
+use self::training::{Trained, train_all};
 use crate::error::{Error, Result};
 use crate::evaluation::measure::Measure;
 use crate::files::folder_lock::FolderLock;
@@ -104,49 +105,99 @@ impl Reproduction {
     }
 }
 
-/// Trains the runs that are not finished, measures them and writes the report. If `stop` is set meanwhile, training stops and the
-/// report is of the runs that are finished; the same call continues from there.
+/// Trains the runs that are not finished and measures them. The report is written after every finished run, and at the end. If
+/// `stop` is set meanwhile, training stops and the report is of the runs that are finished; the same call continues from there.
 pub fn reproduce(reproduction: &Reproduction, stop: &AtomicBool) -> Result<Report> {
     let started = Instant::now();
     reproduction.check()?;
     std::fs::create_dir_all(&reproduction.out).map_err(Error::file("create", &reproduction.out))?;
     let _lock = FolderLock::take(&reproduction.out)?;
     let material = Material::open(reproduction)?;
+    gallery::check_photographs(&material.dataset, reproduction)?;
     let plan = Plan::new(
         &reproduction.base,
         reproduction.seeds,
         &reproduction.ablations,
         material.caption_vectors.clone(),
     );
-    let trained = train_all(reproduction, &material.dataset, &plan, stop)?;
-    let baselines = measure_baselines(&material, reproduction)?;
-    let table_2 = tables::agreement_table(&plan, &trained, &baselines, &material, reproduction.measure)?;
-    let table_3 = tables::retrieval_tables(&plan, &trained, &baselines);
-    let chosen = figures::Chosen::new(&plan, &trained, reproduction, material.dataset.path())?;
-    let mut figures = figures::figures(&chosen, &material)?;
-    figures::draw(&mut figures)?;
-    let gallery = gallery::gallery(chosen.best.as_ref(), &material, reproduction)?;
-    let report = Report {
-        about: About {
-            title: "Scene graph embeddings, reproduced".into(),
-            version: env!("CARGO_PKG_VERSION").into(),
-            command: reproduction.command.clone(),
-            date: now(),
-            seconds: started.elapsed().as_secs_f64(),
-            threads: rayon::current_num_threads(),
-            seeds: reproduction.seeds,
-            settings: reproduction.base.clone(),
-            data: DataCounts::of(&material.dataset, &reproduction.data, reproduction.subset.is_some()),
-        },
-        missing: training::missing(&plan, &trained),
-        expectations: expectations::expectations(&table_2, &table_3),
-        ablations: tables::ablation_table(&plan, &trained),
-        runs: report::run_summaries(&plan, &trained),
-        table_2,
-        table_3,
-        figures,
-        gallery,
+    let reporter = Reporter {
+        reproduction,
+        baselines: measure_baselines(&material, reproduction)?,
+        material: &material,
+        plan: &plan,
+        started,
+        written: Mutex::new(Written { at: started, took: Duration::ZERO }),
     };
-    files::write(&report, &reproduction.out)?;
-    Ok(report)
+    let trained = train_all(reproduction, &material.dataset, &plan, stop, &|states| reporter.update(states))?;
+    reporter.write(&trained)
+}
+
+/// Smallest ratio of the time between two reports and the time that one takes.
+const REPORT_INTERVAL: u32 = 10;
+
+/// Writes reports of the runs that are finished.
+struct Reporter<'a> {
+    reproduction: &'a Reproduction,
+    material: &'a Material,
+    plan: &'a Plan,
+    baselines: Vec<Untrained>,
+    /// Start of the command.
+    started: Instant,
+    written: Mutex<Written>,
+}
+
+/// The last report: when it was written, and how long that took.
+struct Written {
+    at: Instant,
+    took: Duration,
+}
+
+impl Reporter<'_> {
+    /// Writes the report after a finished run, unless another worker writes it, or reports would take more than a tenth of the
+    /// time. Runs that are short enough for that are in the next report.
+    fn update(&self, trained: &[Trained]) -> Result<()> {
+        let Ok(mut written) = self.written.try_lock() else { return Ok(()) };
+        if written.at.elapsed() < REPORT_INTERVAL * written.took {
+            return Ok(());
+        }
+        let begun = Instant::now();
+        self.write(trained)?;
+        *written = Written { at: Instant::now(), took: begun.elapsed() };
+        Ok(())
+    }
+
+    /// Writes the report of the runs that are finished.
+    fn write(&self, trained: &[Trained]) -> Result<Report> {
+        let Reporter { reproduction, material, plan, baselines, .. } = self;
+        let table_2 = tables::agreement_table(plan, trained, baselines, material, reproduction.measure)?;
+        let table_3 = tables::retrieval_tables(plan, trained, baselines);
+        let data = material.dataset.path();
+        let chosen = figures::Chosen::new(plan, trained, reproduction, data, &table_3)?;
+        let mut figures = figures::figures(&chosen, material)?;
+        figures::draw(&mut figures)?;
+        let gallery = gallery::gallery(chosen.best.as_ref(), material, reproduction)?;
+        let report = Report {
+            about: About {
+                title: "Scene graph embeddings, reproduced".into(),
+                version: env!("CARGO_PKG_VERSION").into(),
+                command: reproduction.command.clone(),
+                date: now(),
+                seconds: self.started.elapsed().as_secs_f64(),
+                threads: rayon::current_num_threads(),
+                seeds: reproduction.seeds,
+                settings: reproduction.base.clone(),
+                data: DataCounts::of(&material.dataset, &reproduction.data, reproduction.subset.is_some()),
+            },
+            missing: training::missing(plan, trained),
+            expectations: expectations::expectations(&table_2, &table_3),
+            ablations: tables::ablation_table(plan, trained),
+            runs: report::run_summaries(plan, trained),
+            table_2,
+            table_3,
+            figures,
+            gallery,
+        };
+        files::write(&report, &reproduction.out)?;
+        Ok(report)
+    }
 }

@@ -30,9 +30,14 @@ struct Page<'a> {
     headlines: Vec<Headline<'a>>,
     tables: Vec<TableView<'a>>,
     settings: String,
+    verdict_rule: &'static str,
+    /// Secret of this page, which its own style and script know.
+    nonce: String,
     run_columns: [&'static str; 10],
     /// Whether there are photographs.
     photographs: bool,
+    /// Whether photographs are loaded from their addresses.
+    linked: bool,
     /// Whether any scene is drawn with boxes.
     boxes: bool,
 }
@@ -67,6 +72,7 @@ impl TableView<'_> {
 struct MarkdownPage<'a> {
     report: &'a Report,
     settings: String,
+    verdict_rule: &'static str,
 }
 
 /// Renders the HTML page.
@@ -87,17 +93,17 @@ pub(super) fn html<'a>(report: &'a Report) -> Result<String> {
             place: format!("{pointer}/rows/{row}/cells/0"),
         })
     };
+    let linked = report.gallery.scenes.iter().any(|scene| scene.photograph_url.is_some());
     let page = Page {
         report,
         headlines: report.tables().into_iter().filter_map(headline).collect(),
         tables: report.tables().into_iter().map(view).collect(),
         settings: settings_line(&report.about.settings),
+        verdict_rule: verdict_rule(report.about.seeds),
+        nonce: format!("{:032x}", rand::random::<u128>()),
         run_columns: RUN_COLUMNS,
-        photographs: report
-            .gallery
-            .scenes
-            .iter()
-            .any(|scene| scene.photograph.is_some() || scene.photograph_url.is_some()),
+        photographs: linked || report.gallery.scenes.iter().any(|scene| scene.photograph.is_some()),
+        linked,
         boxes: report.gallery.scenes.iter().any(|scene| scene.boxes.iter().any(Option::is_some)),
     };
     page.render().map_err(|error| Error::file("write", "report.html")(std::io::Error::other(error)))
@@ -105,8 +111,26 @@ pub(super) fn html<'a>(report: &'a Report) -> Result<String> {
 
 /// Renders the Markdown page: tables, and references to the figures' files.
 pub(super) fn markdown(report: &Report) -> Result<String> {
-    let page = MarkdownPage { report, settings: settings_line(&report.about.settings) };
+    let page = MarkdownPage {
+        report,
+        settings: settings_line(&report.about.settings),
+        verdict_rule: verdict_rule(report.about.seeds),
+    };
     page.render().map_err(|error| Error::file("write", "report.md")(std::io::Error::other(error)))
+}
+
+/// How the claims are judged.
+fn verdict_rule(seeds: u64) -> &'static str {
+    match seeds {
+        1 => {
+            "With one seed the spread is unknown: the verdicts compare single runs. With several seeds they would follow from \
+             Welch's test of the means."
+        }
+        _ => {
+            "Models are compared by Welch's test of their means over the seeds, two-sided at 5 %. A difference that is not \
+             significant is within the spread of the seeds."
+        }
+    }
 }
 
 /// Settings shared by all runs, in one line.

@@ -97,12 +97,16 @@ pub(super) fn folder(out: &Path, run: &PlannedRun) -> PathBuf {
     out.join("runs").join(&run.name)
 }
 
+/// What is called after a finished run, with the state of all runs.
+pub(super) type OnFinished<'a> = dyn Fn(&[Trained]) -> Result<()> + Sync + 'a;
+
 /// Trains all runs of the plan that are not finished; returns one entry per run.
 pub(super) fn train_all(
     reproduction: &Reproduction,
     dataset: &Dataset,
     plan: &Plan,
     stop: &AtomicBool,
+    on_finished: &OnFinished<'_>,
 ) -> Result<Vec<Trained>> {
     let deadline = reproduction.budget.and_then(|budget| Instant::now().checked_add(budget));
     // Checks every folder before spending hours on the first.
@@ -122,13 +126,15 @@ pub(super) fn train_all(
     let time_is_up = || deadline.is_some_and(|at| Instant::now() >= at);
     let (halt, done) = (AtomicBool::new(time_is_up()), AtomicBool::new(false));
     let pace = Pace::new(plan.runs.len(), queue.lock().expect("no worker has begun").len());
-    let (halt, queue, done, pace) = (&halt, &queue, &done, &pace);
-    let results: Vec<(usize, Result<Trained>)> = std::thread::scope(|scope| {
+    let trained = Mutex::new(trained);
+    let (halt, queue, done, pace, trained_by_all) = (&halt, &queue, &done, &pace, &trained);
+    let results: Vec<Result<()>> = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..jobs)
             .map(|job| {
                 // Uses all threads, even if they do not divide evenly.
                 let threads = (threads * (job + 1) / jobs - threads * job / jobs).max(1);
-                let shared = Shared { reproduction, dataset, plan, queue, pace, halt };
+                let trained = trained_by_all;
+                let shared = Shared { reproduction, dataset, plan, queue, pace, halt, trained, on_finished };
                 scope.spawn(move || work(shared, threads))
             })
             .collect();
@@ -142,12 +148,10 @@ pub(super) fn train_all(
         });
         let joined: Vec<_> = workers.into_iter().map(|worker| worker.join()).collect();
         done.store(true, Ordering::Relaxed);
-        joined.into_iter().flat_map(|made| made.expect("a worker returns its errors")).collect()
+        joined.into_iter().map(|made| made.expect("a worker returns its errors")).collect()
     });
-    for (index, result) in results {
-        trained[index] = result?;
-    }
-    Ok(trained)
+    results.into_iter().collect::<Result<()>>()?;
+    Ok(trained.into_inner().expect("no worker panics with the states"))
 }
 
 /// What the workers share.
@@ -160,6 +164,9 @@ struct Shared<'a> {
     queue: &'a Mutex<VecDeque<usize>>,
     pace: &'a Pace,
     halt: &'a AtomicBool,
+    /// State of every run.
+    trained: &'a Mutex<Vec<Trained>>,
+    on_finished: &'a OnFinished<'a>,
 }
 
 /// How many runs are finished, and how long the others will take.
@@ -206,10 +213,9 @@ fn job_count(reproduction: &Reproduction) -> usize {
 
 /// Trains runs from the queue on `threads` threads until it is empty or `halt` is set. An error stops the
 /// other workers too, except for a run that diverged, which is a result.
-fn work(shared: Shared<'_>, threads: usize) -> Vec<(usize, Result<Trained>)> {
-    let Shared { reproduction, dataset, plan, queue, pace, halt } = shared;
+fn work(shared: Shared<'_>, threads: usize) -> Result<()> {
+    let Shared { reproduction, dataset, plan, queue, pace, halt, trained, on_finished } = shared;
     let pool = ThreadPoolBuilder::new().num_threads(threads).build().expect("threads can be started");
-    let mut made = Vec::new();
     while !halt.load(Ordering::Relaxed) {
         let next = queue.lock().expect("no worker panics with the queue").pop_front();
         let Some(index) = next else { break };
@@ -225,14 +231,25 @@ fn work(shared: Shared<'_>, threads: usize) -> Vec<(usize, Result<Trained>)> {
             }
             other => other,
         };
-        match &result {
-            Ok(Trained::Finished(_) | Trained::Diverged(_)) => pace.finished(),
-            Ok(Trained::Unfinished { .. }) => {}
-            Err(_) => halt.store(true, Ordering::Relaxed),
+        let recorded = result.and_then(|state| {
+            let ended = matches!(state, Trained::Finished(_) | Trained::Diverged(_));
+            let states = {
+                let mut all = trained.lock().expect("no worker panics with the states");
+                all[index] = state;
+                all.clone()
+            };
+            if ended {
+                pace.finished();
+                pool.install(|| on_finished(&states))?;
+            }
+            Ok(())
+        });
+        if recorded.is_err() {
+            halt.store(true, Ordering::Relaxed);
+            return recorded;
         }
-        made.push((index, result));
     }
-    made
+    Ok(())
 }
 
 /// Trains one run from its current state, and measures it.

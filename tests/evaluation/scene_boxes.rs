@@ -25,7 +25,7 @@ fn drawn(
         .collect();
     let relationships: Vec<_> = relationships.iter().map(|&(s, p, o)| (s, p.to_string(), o)).collect();
     let frame = Frame { size: ImageSize { width: size.0, height: size.1 }, boxes: &boxes };
-    let scene = Scene { objects: &names, relationships: &relationships, frame: Some(frame) };
+    let scene = Scene { objects: &names, relationships: &relationships, kinds: &[], frame: Some(frame) };
     let drawing = draw(scene).unwrap();
     let page = Html::parse_fragment(&format!("<svg>{}</svg>", drawing.elements));
     Drawn { drawing, page }
@@ -95,7 +95,8 @@ fn boxes_keep_their_places_in_a_frame_of_the_images_shape() {
     assert!(leash[1] >= frame[3] && leash[3] <= drawn.drawing.height && leash[2] <= drawn.drawing.width);
     assert!(drawn.all("title").iter().any(|title| title.inner_html() == "leash, without a box"));
     // A scene without boxes is drawn as its graph.
-    let graph = draw(Scene { objects: &["dog".into()], relationships: &[], frame: None }).unwrap();
+    let graph =
+        draw(Scene { objects: &["dog".into()], relationships: &[], kinds: &[], frame: None }).unwrap();
     assert!(!graph.elements.contains("frame") && graph.elements.contains("dog"));
 }
 

@@ -152,11 +152,33 @@ fn a_report_is_whole_and_its_page_says_what_its_json_says() {
     let runs = report["runs"].as_array().unwrap();
     assert_eq!(runs.len(), 2 * (12 + 4 + 3 + 3 + 1));
     assert_eq!(report["missing"].as_array().unwrap().len(), 0);
-    assert!(report["expectations"].as_array().unwrap().iter().all(|claim| claim["holds"].is_boolean()));
+    assert!(report["expectations"].as_array().unwrap().iter().all(|claim| claim["verdict"].is_string()));
 
     let ids: Vec<&str> =
         report["figures"].as_array().unwrap().iter().map(|figure| figure["id"].as_str().unwrap()).collect();
     assert_eq!(ids, ["figure-2", "figure-4a", "figure-4b", "training", "projection"]);
+    let panels = |figure: usize| report["figures"][figure]["panels"].as_array().unwrap();
+    let series = |panel: &Value| panel["series"].as_array().unwrap().clone();
+    // Figure 4 draws the strategies that Table 3 marks, and bands of both seeds.
+    for (reading, table) in report["table_3"].as_array().unwrap().iter().enumerate() {
+        let marked = rows(table).iter().filter(|row| row["cells"][0]["best_of_loss"] == true);
+        let marked: Vec<_> =
+            marked.map(|row| row["name"].as_str().unwrap()).chain(["bag of objects"]).collect();
+        for panel in [&panels(1)[reading], &panels(2)[3 * reading]] {
+            let drawn = series(panel);
+            assert_eq!(drawn.iter().map(|one| one["label"].as_str().unwrap()).collect::<Vec<_>>(), marked);
+            for one in &drawn[..3] {
+                let points = one["points"].as_array().unwrap();
+                for (point, band) in points.iter().zip(one["band"].as_array().unwrap()) {
+                    let middle = (number(&band[0]) + number(&band[1])) / 2.0;
+                    assert!((number(&point[1]) - middle).abs() < 1e-12, "{one}");
+                }
+                assert_eq!(one["band"].as_array().unwrap().len(), points.len());
+            }
+        }
+    }
+    let bands = panels(3).iter().flat_map(series).map(|one| one["band"].as_array().map_or(0, Vec::len));
+    assert!(bands.collect::<Vec<_>>().iter().all(|&length| length > 0));
     for file in ids.iter().flat_map(|id| [format!("figures/{id}.svg"), format!("figures/{id}.csv")]).chain(
         ["report.html", "report.md", "table-2.csv", "table-3-augmented.csv", "ablations.csv"]
             .map(String::from),
@@ -223,7 +245,7 @@ fn check_page(folder: &Path, report: &Value) {
         assert_eq!(lists.len(), 3);
         for (l, list) in lists.iter().enumerate() {
             let images = list["images"].as_array().unwrap();
-            assert_eq!(images.len(), 8);
+            assert_eq!(images.len(), 6);
             let scores: Vec<f64> = images.iter().map(|image| number(&image["score"])).collect();
             assert!(
                 scores.is_sorted_by(|a, b| a >= b) && images.iter().all(|i| i["image"] != query["image"])
@@ -251,6 +273,62 @@ fn check_page(folder: &Path, report: &Value) {
     assert!(!sources.is_empty());
     assert!(sources.iter().all(|source| source.starts_with("data:image/jpeg;base64,")));
     assert_eq!(page.select(&all("link, iframe, object, script[src]")).count(), 0);
+
+    // Its policy allows its own style and script, and nothing else: no style attribute, no inline handler.
+    let first = |words: &str, attribute: &str| {
+        let element = page.select(&all(words)).next().unwrap_or_else(|| panic!("no {words}"));
+        element.value().attr(attribute).unwrap_or_else(|| panic!("no {attribute}")).to_owned()
+    };
+    let (policy, nonce) =
+        (first("meta[http-equiv=Content-Security-Policy]", "content"), first("script", "nonce"));
+    assert!(
+        policy.starts_with(&format!(
+            "default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'"
+        ))
+    );
+    assert!(!policy.contains("unsafe") && first("style", "nonce") == nonce && nonce.len() == 32, "{policy}");
+    let everything = all("*");
+    let inline = page.select(&everything).flat_map(|element| element.value().attrs());
+    let inline: Vec<_> = inline.filter(|(name, _)| *name == "style" || name.starts_with("on")).collect();
+    assert!(inline.is_empty(), "{inline:?}");
+
+    // Shared objects are marked in the drawings of a query's results, and named.
+    let style: String =
+        page.select(&all("style")).flat_map(|style| style.text().collect::<Vec<_>>()).collect();
+    let gallery = &report["gallery"];
+    let scene = |image: &Value| {
+        let scenes = gallery["scenes"].as_array().unwrap();
+        scenes.iter().find(|scene| scene["image"] == *image).unwrap_or_else(|| panic!("no scene of {image}"))
+    };
+    let objects = |image: &Value| -> HashSet<String> {
+        let names = scene(image)["objects"].as_array().unwrap().iter();
+        names.map(|name| name.as_str().unwrap().to_owned()).collect()
+    };
+    let mut named = 0;
+    for query in gallery["queries"].as_array().unwrap() {
+        let asked = objects(&query["image"]);
+        let rule = style.split(&format!("#query-{} {{", query["image"])).nth(1).unwrap();
+        let rule = rule.split('}').next().unwrap();
+        assert_eq!(rule.matches("var(--shared)").count(), asked.len(), "{rule}");
+        for found in
+            query["lists"].as_array().unwrap().iter().flat_map(|list| list["images"].as_array().unwrap())
+        {
+            let mut shared: Vec<String> = objects(&found["image"]).intersection(&asked).cloned().collect();
+            shared.sort_unstable();
+            assert_eq!(found["shared"], serde_json::to_value(&shared).unwrap());
+            named += shared.len();
+            // As many drawn names are marked as the image has objects of the shared names.
+            let marked = scene(&found["image"])["objects"].as_array().unwrap().iter();
+            let marked = marked.filter(|name| shared.iter().any(|shared| *name == shared)).count();
+            let drawn = all(&format!("#drawing-{} rect[class*=' k']", found["image"]));
+            let drawn = page.select(&drawn).filter(|rect| {
+                let mut classes = rect.value().classes();
+                classes.any(|class| class.starts_with('k') && rule.contains(&format!("--{class}: ")))
+            });
+            assert_eq!(drawn.count(), marked, "image {}", found["image"]);
+        }
+    }
+    assert!(named > 0);
 }
 
 /// The JSON contains the boxes of the data, and the page draws each of them.
@@ -368,7 +446,7 @@ fn finished_runs_are_skipped_and_stopped_ones_go_on() {
     assert_eq!(nothing["missing"].as_array().unwrap().len(), 12);
     assert!(row(&nothing["table_2"], "triplet + random")["cells"][0]["ours"].is_null());
     assert!(row(&nothing["table_2"], "bag of objects")["cells"][0]["ours"].is_object());
-    assert!(report["expectations"][0]["holds"].is_null());
+    assert!(report["expectations"][0]["verdict"].is_null());
     let page = fs::read_to_string(work.path("parts/report.html")).unwrap();
     assert!(page.contains("12 runs are missing") && page.contains("infonce-reject-seed1"));
 
@@ -427,10 +505,14 @@ fn a_stopped_reproduction_reports_what_is_finished() {
         let Ok(runs) = fs::read_dir(work.path("report/runs")) else { return 0 };
         runs.filter(|run| run.as_ref().unwrap().path().join("result.json").exists()).count()
     };
-    while finished() == 0 {
+    // The first finished run is in a report while the others are trained.
+    while !work.path("report/report.md").exists() {
         assert!(program.try_wait().unwrap().is_none(), "it ended by itself");
         std::thread::sleep(std::time::Duration::from_millis(1));
     }
+    let early = work.report("report");
+    assert_eq!(early["runs"].as_array().unwrap().len() + early["missing"].as_array().unwrap().len(), 12);
+    assert!((1..12).contains(&early["missing"].as_array().unwrap().len()));
     Command::new("kill").args(["-INT", &program.id().to_string()]).status().unwrap();
     assert_eq!(program.wait().unwrap().code(), Some(130));
     let (report, finished) = (work.report("report"), finished());

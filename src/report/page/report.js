@@ -21,7 +21,7 @@ document.addEventListener("keydown", event => { if (event.key === "Escape") tool
 document.addEventListener("scroll", () => { tooltip.hidden = true; }, { passive: true });
 
 // Arrow keys move through the points of a figure, from left to right within a curve.
-for (const plot of document.querySelectorAll(".plot .scroll")) {
+for (const plot of document.querySelectorAll(".plot .panels")) {
   const marks = [...plot.querySelectorAll(".marks circle")];
   let current = -1;
   const leave = () => { marks[current]?.classList.remove("current"); tooltip.hidden = true; };
@@ -63,6 +63,12 @@ for (const table of document.querySelectorAll("table.sortable")) {
     const button = table.querySelector("th[aria-sort] button");
     if (button && button.dataset.column !== "0") sortTable(table, button, false);
   });
+}
+
+// A photograph that does not load uncovers the drawing below it.
+for (const photograph of document.querySelectorAll("img.linked")) {
+  photograph.addEventListener("error", () => photograph.remove());
+  if (photograph.complete && photograph.currentSrc && photograph.naturalWidth === 0) photograph.remove();
 }
 
 const rounded = new Map();
