@@ -1,7 +1,8 @@
 // Opens a report from disk in headless Chromium, at phone and desktop width, in light and dark mode. It must
 // render without console messages and without network requests. Every link must have a target, tables must
-// sort, hovering and arrow keys must show exact values, and nothing may be wider than the window. Screenshots
-// of each section are saved to a folder for inspection.
+// sort, hovering and arrow keys must show exact values, and nothing may be wider than the window: no table on a
+// desktop, no figure on a phone. Shared objects of a query's results must be marked. Screenshots of each section are
+// saved to a folder for inspection.
 //
 //   node check.mjs REPORT_FOLDER SCREENSHOT_FOLDER
 //
@@ -99,7 +100,7 @@ async function checkExactValues(page) {
   await page.$eval("#exact", box => box.click());
   assert.equal(await cell.evaluate(data => data.textContent), exact, "the check box");
   await page.$eval("#exact", box => box.click());
-  await page.focus("#figure-2 .scroll");
+  await page.focus("#figure-2 .panels");
   await page.keyboard.press("ArrowRight");
   const mark = await page.$eval("#figure-2 .marks circle", circle => circle.dataset.value);
   assert((await page.$eval("#tooltip", tip => tip.textContent)).includes(mark), "arrow keys");
@@ -107,13 +108,42 @@ async function checkExactValues(page) {
   assert(await page.$eval("#tooltip", tip => tip.hidden), "Escape");
 }
 
+async function checkWidths(page, name) {
+  const overflow = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+  assert(overflow <= 0, `${name}: ${overflow} pixels wider than the window`);
+  const cut = selector => page.$$eval(selector, all =>
+    all.filter(one => one.scrollWidth > one.clientWidth).map(one => one.getAttribute("aria-label")));
+  assert.deepEqual(await cut(".panels, .strip, .found"), [], `${name}: figures and results that are cut`);
+  if (name === "desktop") assert.deepEqual(await cut(".scroll"), [], "tables that scroll");
+}
+
+async function checkGallery(page) {
+  const [marked, plain] = await page.$eval(".query", query => {
+    const fills = [...query.querySelectorAll(".strip use")].flatMap(use => {
+      const drawing = document.querySelector(use.getAttribute("href"));
+      return [...drawing.querySelectorAll("rect")].map(rect => {
+        const kind = [...rect.classList].find(name => /^k\d+$/.test(name));
+        return kind !== undefined && getComputedStyle(query).getPropertyValue(`--${kind}`) !== "";
+      });
+    });
+    return [fills.filter(Boolean).length, fills.length];
+  });
+  assert(marked > 0 && marked < plain, `${marked} of ${plain} objects are marked`);
+}
+
+async function checkCommand(page) {
+  await page.focus("#about pre");
+  assert(await page.$eval("#about pre", block => document.activeElement === block), "the command has the focus");
+}
+
 try {
   for (const [name, width] of [["phone", 390], ["desktop", 1280]]) {
     for (const scheme of ["light", "dark"]) {
       const { page, said } = await open(width, scheme);
-      const overflow = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
-      assert(overflow <= 0, `${name}: ${overflow} pixels wider than the window`);
-      for (const section of ["header", "#expectations", "#table-2", "#figures", "#gallery", "#runs"]) {
+      await checkWidths(page, name);
+      await checkGallery(page);
+      await checkCommand(page);
+      for (const section of ["header", "#expectations", "#table-2", "#figures", "#gallery", "#runs", "#about"]) {
         const part = section === "#gallery" ? "#gallery .query" : section;
         const element = await page.$(part);
         if (element) await element.screenshot({ path: join(screenshots, `${name}-${scheme}-${section.replace("#", "")}.png`) });
