@@ -396,10 +396,14 @@ fn photographs_are_linked_if_asked_for() {
         let sources: Vec<(String, bool)> = page
             .select(&linked)
             .map(|image| {
-                let falls_back = image.value().attr("onerror") == Some("this.remove()");
+                // The script removes such a photograph if it does not load.
+                let falls_back = image.value().classes().any(|class| class == "linked");
                 (image.value().attr("src").unwrap().to_owned(), falls_back)
             })
             .collect();
+        let policy = page.select(&Selector::parse("meta[http-equiv]").unwrap()).next().unwrap();
+        let policy = policy.value().attr("content").unwrap().to_owned();
+        assert_eq!(policy.contains("https:"), sources.iter().any(|(_, linked)| *linked), "{policy}");
         (report, sources)
     };
     let (_, without) = sources("plain", &settings[..4]);
