@@ -35,6 +35,7 @@ pub enum Which {
 const GRAPHS_AT_A_TIME: usize = 8192;
 
 /// Embedded graphs of a file.
+#[derive(Default)]
 pub struct FileRows {
     /// `[rows]` id of each graph.
     pub ids: Vec<u64>,
@@ -42,8 +43,6 @@ pub struct FileRows {
     pub image_files: Vec<String>,
     /// `[rows, D]` embeddings.
     pub rows: Vec<f32>,
-    /// What was left out.
-    pub counts: NewGraphCounts,
 }
 
 /// Model of a run folder. It needs no data: the checkpoint has the names of its types.
@@ -97,28 +96,45 @@ impl TrainedModel {
         embed_graphs(self.place(), self.checkpoint.config.model, &self.checkpoint.tensors, graphs, None)
     }
 
-    /// Embeds the graphs of a file, a part at a time, so that the file may have any length.
-    pub fn embed_file(&self, path: &Path, reading: &GraphReading) -> Result<FileRows> {
-        let (mut ids, mut image_files, mut rows) = (Vec::new(), Vec::new(), Vec::new());
-        let mut waiting: Vec<SceneGraphBuf> = Vec::new();
-        let embed = |waiting: &mut Vec<SceneGraphBuf>, rows: &mut Vec<f32>| -> Result<()> {
-            rows.extend(self.embed(&waiting.iter().map(SceneGraphBuf::view).collect::<Vec<_>>())?);
-            waiting.clear();
+    /// Embeds the graphs of a file. Also returns what was left out.
+    pub fn embed_file(&self, path: &Path, reading: &GraphReading) -> Result<(FileRows, NewGraphCounts)> {
+        let mut all = FileRows::default();
+        let counts = self.embed_parts(path, reading, |part| {
+            all.ids.extend(part.ids);
+            all.image_files.extend(part.image_files);
+            all.rows.extend(part.rows);
             Ok(())
+        })?;
+        Ok((all, counts))
+    }
+
+    /// Embeds the graphs of a file of any length, and calls `each` with a part after the other.
+    pub fn embed_parts(
+        &self,
+        path: &Path,
+        reading: &GraphReading,
+        mut each: impl FnMut(FileRows) -> Result<()>,
+    ) -> Result<NewGraphCounts> {
+        let mut part = FileRows::default();
+        let mut waiting: Vec<SceneGraphBuf> = Vec::new();
+        let mut finish = |part: &mut FileRows, waiting: &mut Vec<SceneGraphBuf>| -> Result<()> {
+            part.rows = self.embed(&waiting.iter().map(SceneGraphBuf::view).collect::<Vec<_>>())?;
+            waiting.clear();
+            each(std::mem::take(part))
         };
         let counts = read_new_graphs(path, reading, &self.vocabulary, |found| {
-            ids.push(found.id);
-            image_files.extend(found.image_file);
+            part.ids.push(found.id);
+            part.image_files.extend(found.image_file);
             waiting.push(found.graph);
             match waiting.len() == GRAPHS_AT_A_TIME {
-                true => embed(&mut waiting, &mut rows),
+                true => finish(&mut part, &mut waiting),
                 false => Ok(()),
             }
         })?;
         if !waiting.is_empty() {
-            embed(&mut waiting, &mut rows)?;
+            finish(&mut part, &mut waiting)?;
         }
-        Ok(FileRows { ids, image_files, rows, counts })
+        Ok(counts)
     }
 
     /// Runs `task` on the device for which the run was opened.
@@ -221,7 +237,12 @@ impl Run {
 
     /// Embeddings of a split's images, `[images, D]`.
     pub fn embed_split(&self, split: Split) -> Result<Vec<f32>> {
-        self.embed(&self.graphs(split))
+        self.embed_images(self.dataset.split(split))
+    }
+
+    /// Embeddings of a range of images, `[images, D]`.
+    pub fn embed_images(&self, images: Range<usize>) -> Result<Vec<f32>> {
+        self.embed(&images.map(|image| self.dataset.graph(image)).collect::<Vec<_>>())
     }
 
     /// Like [`Run::embed_split`], with the network before training.

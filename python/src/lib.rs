@@ -153,7 +153,7 @@ impl Run {
         let predictions = data_info.map(|info| Predictions { info, limits });
         let reading = GraphReading { predictions, ..GraphReading::default() };
         let found = py.detach(|| self.model.embed_file(&path, &reading)).map_err(refused)?;
-        let FileRows { ids, image_files, rows, counts } = found;
+        let (FileRows { ids, image_files, rows }, counts) = found;
         let counts = serde_json::to_string(&counts).expect("plain fields");
         Ok((ids, image_files, bytes(py, &rows), counts))
     }

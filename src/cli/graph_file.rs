@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use scenerank::data::new_graphs::{GraphReading, NewGraphCounts};
+use scenerank::data::new_graphs::{GraphReading, NewGraphCounts, Unknown};
 use scenerank::data::raw::predictions::{Limits, Predictions};
 use scenerank::terminal::{cut, excerpt, wrap};
 
@@ -33,6 +33,9 @@ pub struct GraphFileArguments {
     /// Drop relationships of --graphs that refer to an absent object. Without this option such a file is rejected.
     #[arg(long, requires = "graphs")]
     skip_absent_objects: bool,
+    /// What to do with names of --graphs that the model does not know.
+    #[arg(long, value_enum, default_value_t, requires = "graphs")]
+    unknown: Unknown,
     /// Refuse gzip-compressed --graphs whose content is more than this number of times larger.
     #[arg(long, value_name = "FACTOR", default_value_t = GraphReading::default().most_expansion)]
     max_expansion: u64,
@@ -44,6 +47,7 @@ impl GraphFileArguments {
             predictions: self.predictions.predictions(),
             skip_absent_objects: self.skip_absent_objects,
             most_expansion: self.max_expansion,
+            unknown: self.unknown,
         }
     }
 }

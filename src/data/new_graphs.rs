@@ -1,7 +1,7 @@
 //! Graphs that a model never saw, in the types that it knows.
 //!
-//! A file is read graph by graph: Visual Genome's list, GQA's map, the format of queries, or the predictions of a scene graph
-//! generator. Objects and relationships of unknown names are left out and counted by name. A graph of which no object is left has
+//! A file is read graph by graph: Visual Genome's list, GQA's map, records of names, the format of queries, or the predictions of a
+//! scene graph generator. Objects and relationships of unknown names are left out and counted by name. A graph of which no object is left has
 //! nothing to be embedded by, so it is left out too.
 
 use std::path::Path;
@@ -14,11 +14,12 @@ use super::raw::ids::Spellings;
 use super::raw::predictions::{self, Predictions};
 use super::raw::raw_file::{EXPANSION, RawFile};
 use super::raw::raw_graphs::{Names, RawGraphs};
-use super::raw::{query_graphs, visual_genome};
+use super::raw::{graph_lines, query_graphs, visual_genome};
 use super::scene_graph::SceneGraphBuf;
 use super::selection::{Reduced, reduce};
 use super::vocabulary::Vocabulary;
-use crate::Result;
+use crate::terminal::excerpt;
+use crate::{Error, Result};
 
 /// A graph of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,11 +41,28 @@ pub struct GraphReading {
     pub skip_absent_objects: bool,
     /// Largest ratio of the size of a gzip file's content to that of the file.
     pub most_expansion: u64,
+    /// What happens to names that the model does not know.
+    pub unknown: Unknown,
+}
+
+/// What happens to names that the model does not know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Unknown {
+    /// Objects and relationships of such names are left out and counted.
+    #[default]
+    Drop,
+    /// The first graph with such a name ends the command with an error.
+    Error,
 }
 
 impl Default for GraphReading {
     fn default() -> Self {
-        GraphReading { predictions: None, skip_absent_objects: false, most_expansion: EXPANSION }
+        GraphReading {
+            predictions: None,
+            skip_absent_objects: false,
+            most_expansion: EXPANSION,
+            unknown: Unknown::Drop,
+        }
     }
 }
 
@@ -108,6 +126,8 @@ struct Conversion<'a, F> {
     fingerprint: Xxh3Default,
     /// Files of the images, if the graphs are predictions.
     image_names: Option<&'a predictions::Names>,
+    /// Source of the graphs, if unknown names are errors.
+    strict: Option<&'a Path>,
     each: F,
 }
 
@@ -120,8 +140,17 @@ impl<'a, F: FnMut(NewGraph) -> Result<()>> Conversion<'a, F> {
             counts: NewGraphCounts::default(),
             fingerprint: Xxh3Default::new(),
             image_names,
+            strict: None,
             each,
         }
+    }
+
+    /// The error of an unknown name in an image, if unknown names are errors.
+    fn check_known(&self, image_id: u64, what: &str, name: &str) -> Result<()> {
+        let Some(path) = self.strict else { return Ok(()) };
+        let problem = format!("{what} \"{}\" is not a name that the model knows", excerpt(name));
+        let remedy = "correct it, or leave such names out with --unknown drop";
+        Err(Error::invalid(path, format!("image {image_id}"), problem, remedy))
     }
 
     /// Converts the one image of `raw`, and forgets it.
@@ -134,7 +163,10 @@ impl<'a, F: FnMut(NewGraph) -> Result<()>> Conversion<'a, F> {
         let Reduced { objects, relationships, .. } =
             reduce(raw, &image, &self.objects.types, &self.predicates.types);
         for &name in &raw.objects[image.objects.clone()] {
-            self.objects.unknown[name as usize] += u64::from(self.objects.types[name as usize].is_none());
+            if self.objects.types[name as usize].is_none() {
+                self.objects.unknown[name as usize] += 1;
+                self.check_known(image.image_id, "object", raw.object_names.text(name as usize))?;
+            }
         }
         for &[subject, predicate, object] in &raw.relationships[image.relationships.clone()] {
             let has_type = |node: u32| {
@@ -142,7 +174,10 @@ impl<'a, F: FnMut(NewGraph) -> Result<()>> Conversion<'a, F> {
                 self.objects.types[name as usize].is_some()
             };
             match self.predicates.types[predicate as usize] {
-                None => self.predicates.unknown[predicate as usize] += 1,
+                None => {
+                    self.predicates.unknown[predicate as usize] += 1;
+                    self.check_known(image.image_id, "predicate", raw.predicates.text(predicate as usize))?;
+                }
                 Some(_) if has_type(subject) && has_type(object) => {}
                 Some(_) => self.counts.relationships_of_unknown_objects += 1,
             }
@@ -200,12 +235,15 @@ pub fn read_new_graphs(
 ) -> Result<NewGraphCounts> {
     let names =
         reading.predictions.as_ref().map(|given| predictions::Names::read(&given.info)).transpose()?;
-    let mut conversion = Conversion::new(vocabulary, names.as_ref(), each);
     let mut file = RawFile::open(path, reading.most_expansion)?;
+    let source = file.path().to_path_buf();
+    let mut conversion = Conversion::new(vocabulary, names.as_ref(), each);
+    conversion.strict = (reading.unknown == Unknown::Error).then_some(&source);
     let convert = |raw: &mut RawGraphs| conversion.convert(raw);
     let raw = match (&names, &reading.predictions) {
         (Some(names), Some(given)) => predictions::read(file, names, given.limits, convert)?,
         _ if file.first_two_characters()? == b"[[" => query_graphs::read(file, vocabulary, convert)?,
+        _ if file.begins_with_a_record()? => graph_lines::read(file, reading.skip_absent_objects, convert)?,
         _ => visual_genome::read_scene_graphs(file, reading.skip_absent_objects, convert)?,
     };
     Ok(conversion.finish(&raw))

@@ -74,6 +74,9 @@ pub enum Shape {
     Bars,
 }
 
+/// Points (x, y) of one run.
+pub type Curve = Vec<(f64, f64)>;
+
 /// Points of one kind.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Series {
@@ -100,8 +103,8 @@ impl Series {
 
     /// One series per label, in order of first appearance. Curves with the same label are runs of one model: their mean, with
     /// a band from the lowest to the highest, at each x that all of them have.
-    pub fn by_label<'a>(curves: impl IntoIterator<Item = (&'a str, Vec<(f64, f64)>)>) -> Vec<Self> {
-        let mut groups: Vec<(&str, Vec<Vec<(f64, f64)>>)> = Vec::new();
+    pub fn by_label<'a>(curves: impl IntoIterator<Item = (&'a str, Curve)>) -> Vec<Self> {
+        let mut groups: Vec<(&str, Vec<Curve>)> = Vec::new();
         for (label, curve) in curves {
             match groups.iter_mut().find(|(other, _)| *other == label) {
                 Some((_, runs)) => runs.push(curve),
@@ -111,11 +114,11 @@ impl Series {
         groups.into_iter().map(|(label, runs)| Series::of_runs(label, &runs)).collect()
     }
 
-    fn of_runs(label: &str, runs: &[Vec<(f64, f64)>]) -> Self {
+    fn of_runs(label: &str, runs: &[Curve]) -> Self {
         let [first, others @ ..] = runs else { return Series::new(label, []) };
         let mut series = Series::new(label, []);
         for &(x, y) in first {
-            let same_x = |run: &Vec<(f64, f64)>| run.iter().find(|point| point.0 == x).map(|point| point.1);
+            let same_x = |run: &Curve| run.iter().find(|point| point.0 == x).map(|point| point.1);
             let Some(mut values) = others.iter().map(same_x).collect::<Option<Vec<f64>>>() else { continue };
             values.push(y);
             series.points.push((x, values.iter().sum::<f64>() / values.len() as f64));

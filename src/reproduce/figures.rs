@@ -59,10 +59,13 @@ pub(super) struct ChosenRun {
     pub run: Run,
 }
 
+/// A model of Figure 4: its name, and the result and the sweep of each of its runs.
+type DrawnModel = (String, Vec<(RunResult, Sweep)>);
+
 /// Runs shown in the figures.
 pub(super) struct Chosen {
     /// For each interpretation of "edges", the strategy of each loss that Table 3 marks: its name, and its runs.
-    by_loss: [Vec<(String, Vec<(RunResult, Sweep)>)>; 2],
+    by_loss: [Vec<DrawnModel>; 2],
     /// The paper's model, or the one with the best row-wise tau if that is missing.
     pub best: Option<ChosenRun>,
     /// Curves of all finished runs.

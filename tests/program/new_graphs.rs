@@ -4,6 +4,9 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
 
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Float32Type, UInt64Type};
+use arrow_ipc::reader::StreamReader;
 use scenerank::backend::device::{Device, Precision};
 use scenerank::data::sentence::Lexicon;
 use scenerank::data::{Dataset, Split};
@@ -183,6 +186,105 @@ fn predicted(graphs: &[NamedGraph]) -> (Value, Value) {
     let files: Vec<String> = graphs.iter().map(|(id, ..)| format!("images/{id}.jpg")).collect();
     let info = json!({ "idx_to_files": files, "ind_to_classes": classes, "ind_to_predicates": predicates });
     (Value::Object(images), info)
+}
+
+/// Records of one line each, as `embed --graphs` reads them.
+fn lines(graphs: &[NamedGraph]) -> String {
+    let line = |(id, objects, relationships): &NamedGraph| {
+        json!({ "image_id": id, "objects": objects, "relationships": relationships }).to_string() + "\n"
+    };
+    graphs.iter().map(line).collect()
+}
+
+/// Rows by id of an Arrow stream.
+fn streamed(bytes: &[u8]) -> HashMap<u64, Vec<f32>> {
+    let mut rows = HashMap::new();
+    for batch in StreamReader::try_new(bytes, None).unwrap() {
+        let batch = batch.unwrap();
+        let ids = batch["image_id"].as_primitive::<UInt64Type>().values().to_vec();
+        let list = batch["embedding"].as_fixed_size_list();
+        let width = list.value_length() as usize;
+        let values = list.values().as_primitive::<Float32Type>().values();
+        rows.extend(ids.into_iter().zip(values.chunks(width).map(<[f32]>::to_vec)));
+    }
+    rows
+}
+
+#[test]
+fn graphs_stream_from_lines_to_arrow() {
+    let trained = Trained::new();
+    let want = trained.embed(&["--split", "test"]);
+    let graphs = trained.graphs();
+    let file = trained.work.text("graphs.jsonl");
+    fs::write(&file, lines(&graphs)).unwrap();
+    assert_same_rows(&trained.embed(&["--graphs", &file]), &want);
+    let out = trained.work.text("rows.arrows");
+    let said = run(trained.on_run("embed", &["--graphs", &file, "--out", &out]));
+    assert!(said.contains(&format!("{} images of 12 values", graphs.len())), "{said}");
+    assert_same_rows(&streamed(&fs::read(&out).unwrap()), &want);
+    // From standard input to standard output; a record may end in another line than it begins.
+    let piped = scenerank()
+        .args(trained.on_run("embed", &["--graphs", "-", "--out", "-"]))
+        .write_stdin(lines(&graphs).replace("\"objects\"", "\n\"objects\""))
+        .assert()
+        .code(0);
+    let bytes = &piped.get_output().stdout;
+    assert_same_rows(&streamed(bytes), &want);
+    let schema = StreamReader::try_new(&bytes[..], None).unwrap().schema();
+    let model = Origin::read_beside(Path::new(&trained.work.text("rows.npy"))).unwrap().unwrap().model;
+    assert!(schema.metadata()["scenerank"].contains(&model));
+
+    // An error leaves the file as it was.
+    let before = fs::read(&out).unwrap();
+    let on_file = |content: String, more: &[&str], parts: &[&str]| {
+        fs::write(&file, content).unwrap();
+        let options = [&["--graphs", &file, "--out", &out], more].concat();
+        refuse(trained.on_run("embed", &options), parts);
+        assert!(fs::read(&out).unwrap() == before, "the file was replaced");
+    };
+    let strange = lines(&graphs) + "{\"image_id\": 99, \"objects\": [\"man\", \"unicorn\"]}";
+    let parts =
+        ["graphs.jsonl: image 99: object \"unicorn\" is not a name that the model knows", "--unknown drop"];
+    on_file(strange.clone(), &["--unknown", "error"], &parts);
+    let absent = "{\"image_id\": 99, \"objects\": [\"man\"], \"relationships\": [[0, \"on\", 1]]}";
+    on_file(
+        absent.into(),
+        &[],
+        &["graphs.jsonl: image 99, relationship 1: its object, object 1, is not among"],
+    );
+    on_file("{\"objects\": [\"man\"]}".into(), &[], &["graphs.jsonl: record 1: has no image_id", "number"]);
+    on_file(lines(&graphs) + "{\"image_id\"", &[], &["graphs.jsonl: line", "truncated"]);
+    on_file("{\"image_id\": 1, \"objects\": [\"unicorn\"]}".into(), &[], &["no object of a known name"]);
+    fs::write(&file, strange).unwrap();
+    let dropped = run(trained.on_run("embed", &["--graphs", &file, "--out", &out]));
+    assert!(dropped.contains("unicorn 1"), "{dropped}");
+    let refused = |more: &[&str], parts: &[&str]| refuse(trained.on_run("embed", more), parts);
+    refused(&["--out", "-"], &["--out: is a stream", "give --graphs"]);
+    refused(&["--graphs", &file, "--out", "-", "--format", "npy"], &["--out: is -", "--format arrow-stream"]);
+    refused(&["--graphs", &file, "--out", "-", "--json"], &["--json: needs standard output too"]);
+    refused(&["--graphs", &file, "--out", &out, "--ids", "ids.txt"], &["--ids: ", "image_id"]);
+}
+
+#[test]
+fn a_part_of_the_rows_is_that_of_all_rows() {
+    let trained = Trained::new();
+    let whole = trained.embed(&[]);
+    let (first, second) = (trained.embed(&["--rows", "0..7"]), trained.embed(&["--rows", "7..30"]));
+    assert_eq!((first.len(), second.len()), (7, 23));
+    assert!(first.keys().all(|id| !second.contains_key(id)));
+    let both: HashMap<u64, Vec<f32>> = first.into_iter().chain(second).collect();
+    assert_same_rows(&whole, &both);
+    let of_test = trained.embed(&["--split", "test", "--rows", "1..2"]);
+    let data = trained.dataset();
+    assert_eq!(of_test.into_keys().collect::<Vec<_>>(), [data.image_id(data.split(Split::Test).start + 1)]);
+    let out = trained.work.text("part.npy");
+    let end = format!("0..{}", data.image_count() + 1);
+    let parts = [&format!("--rows: ends at {}", data.image_count() + 1), "give rows of these images"];
+    refuse(trained.on_run("embed", &["--out", &out, "--rows", &end]), &parts);
+    let backwards =
+        scenerank().args(trained.on_run("embed", &["--out", &out, "--rows", "3..2"])).assert().code(2);
+    let said = String::from_utf8_lossy(&backwards.get_output().stderr).into_owned();
+    assert!(said.contains("give A..B with A below B"), "{said}");
 }
 
 #[test]

@@ -26,6 +26,8 @@ pub enum Shape {
     Field(&'static str),
     /// The values of the top-level map.
     Map,
+    /// Documents of their own, one per line or one after the other.
+    Lines,
 }
 
 /// Name of a record.
@@ -61,6 +63,7 @@ pub fn records_up_to<T: DeserializeOwned>(
     let result = match shape {
         Shape::Array => reader.deserialize_seq(&mut walk),
         Shape::Field(_) | Shape::Map => reader.deserialize_map(&mut walk),
+        Shape::Lines => walk.lines(&mut reader),
     };
     // Reads to the end of the document: only there is the checksum of a gzip stream compared.
     let Err(error) = result.and_then(|()| reader.end()) else { return Ok(seen.replaced.get()) };
@@ -110,6 +113,22 @@ struct Walk<T, F> {
 }
 
 impl<T, F: FnMut(RecordName, T) -> Result<()>> Walk<T, F> {
+    /// Hands out documents to the end of the text.
+    fn lines<'de, R: serde_json::de::Read<'de>>(
+        &mut self,
+        reader: &mut serde_json::Deserializer<R>,
+    ) -> serde_json::Result<()>
+    where
+        T: DeserializeOwned,
+    {
+        self.seen.begin_record();
+        while reader.end().is_err() {
+            let record = T::deserialize(&mut *reader)?;
+            self.hand_out(String::new(), record)?;
+        }
+        Ok(())
+    }
+
     fn hand_out<E: serde::de::Error>(&mut self, key: String, record: T) -> std::result::Result<(), E> {
         self.count += 1;
         let name = RecordName { number: self.count, key };
@@ -130,6 +149,7 @@ impl<'de, T: DeserializeOwned, F: FnMut(RecordName, T) -> Result<()>> Visitor<'d
             Shape::Array => f.write_str("a list of records"),
             Shape::Field(field) => write!(f, "a map whose field `{field}` is a list of records"),
             Shape::Map => f.write_str("a map of records"),
+            Shape::Lines => f.write_str("a record"),
         }
     }
 

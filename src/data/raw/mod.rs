@@ -1,4 +1,5 @@
-//! Readers of the public files, plain or gzip-compressed: Visual Genome, GQA, predicted graphs, COCO captions, GloVe.
+//! Readers of the public files, plain or gzip-compressed: Visual Genome, GQA, predicted graphs, graphs by name, COCO captions,
+//! GloVe.
 //!
 //! JSON is streamed record by record. Data kept in memory is compact ([`RawGraphs`]) or filtered while
 //! reading.
@@ -6,6 +7,7 @@
 pub(crate) mod coco_captions;
 pub mod glove;
 mod gqa;
+pub(crate) mod graph_lines;
 pub mod ids;
 pub(crate) mod image_data;
 pub(crate) mod json_stream;

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -14,6 +15,9 @@ use crate::progress::Progress;
 use crate::{Error, Result};
 
 const BUFFER_BYTES: usize = 1 << 18;
+
+/// Path that stands for standard input.
+pub const STANDARD_INPUT: &str = "-";
 
 /// Default of `--max-expansion`. Compressed JSON and word vectors unpack to 5 to 30 times their size, a gzip bomb to 1000 times.
 pub const EXPANSION: u64 = 200;
@@ -77,11 +81,16 @@ impl<R: Read> Read for Unpacked<R> {
 }
 
 impl RawFile {
-    /// Opens `path`. Shows a progress bar until the file is dropped. A gzip file may unpack to `most_expansion` times its size.
+    /// Opens `path`, or standard input if it is `-`. Shows a progress bar until the file is dropped. A gzip file may unpack to `most_expansion` times its size.
     ///
     /// Refuses other formats by their first bytes, also within a gzip file.
     pub fn open(path: impl AsRef<Path>, most_expansion: u64) -> Result<Self> {
         let path = path.as_ref();
+        if path == Path::new(STANDARD_INPUT) {
+            let input = io::stdin().as_fd().try_clone_to_owned();
+            let (name, input) = (Path::new("standard input"), input.map_err(Error::file("read", path))?);
+            return Self::start(name, input.into(), most_expansion, None);
+        }
         // Opened once: a pipe loses its writer when it is closed.
         let file = open_file(path)?;
         let bytes = file.metadata().map_err(Error::file("read", path))?.len();
@@ -145,6 +154,15 @@ impl RawFile {
     pub fn first_two_characters(&mut self) -> Result<Vec<u8>> {
         let buffer = self.content.fill_buf().map_err(|error| read_error(&self.path, error))?;
         Ok(buffer.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).take(2).collect())
+    }
+
+    /// Whether the content begins with a map whose first value is no map: with a record, and not with a map of records. The value
+    /// must be among the first bytes.
+    pub fn begins_with_a_record(&mut self) -> Result<bool> {
+        let buffer = self.content.fill_buf().map_err(|error| read_error(&self.path, error))?;
+        let Some(entries) = buffer.trim_ascii_start().strip_prefix(b"{") else { return Ok(false) };
+        let colon = entries.iter().position(|&byte| byte == b':');
+        Ok(colon.is_some_and(|colon| !entries[colon + 1..].trim_ascii_start().starts_with(b"{")))
     }
 
     /// Returns the first character that is not white space, without consuming it.

@@ -112,6 +112,11 @@ impl RawGraphs {
         self.relationships.clear();
     }
 
+    /// Forgets which ids the file had.
+    pub(super) fn forget_ids(&mut self) {
+        self.index.clear();
+    }
+
     /// Adds an image with its objects. Returns its index and the local index of each object id.
     pub(super) fn add_image<K: Eq + Hash>(
         &mut self,
