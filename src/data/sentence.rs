@@ -201,9 +201,20 @@ mod tests {
     #[test]
     fn sentences_become_graphs_of_the_vocabulary() {
         let names = |names: &[&str]| names.iter().map(|name| name.to_string()).collect();
-        let objects =
-            ["man", "tennis player", "player", "horse", "beach", "dog", "park", "people", "person", "image"];
-        let predicates = ["riding", "on", "in front of", "parked", "is near", "wearing", "in image"];
+        let objects = [
+            "man",
+            "tennis",
+            "tennis player",
+            "player",
+            "horse",
+            "beach",
+            "dog",
+            "park",
+            "people",
+            "person",
+            "image",
+        ];
+        let predicates = ["riding", "on", "in", "in front of", "parked", "is near", "wearing", "in image"];
         let vocabulary = Vocabulary::new(names(&objects), names(&predicates), Tokeniser::Unicode).unwrap();
         let lexicon = Lexicon::new(&vocabulary);
         for (text, graph, not_understood) in [

@@ -93,6 +93,7 @@ fn embed_writes_the_same_rows_in_every_format() {
     for (name, like, more) in [
         ("a.feather", &arrow, &[][..]),
         ("b.npy", &single, &[]),
+        ("d.arrow", &arrow, &[]),
         ("c.arrow", &half, &["--format", "npy-f16"]),
     ] {
         run([&["embed", &run_folder, "--out", &text(name), "--device", "cpu"], more].concat());

@@ -387,7 +387,13 @@ fn another_collection_is_prepared_in_the_types_of_a_run() {
     let rows = trained.embed(&["--data", &other]);
     assert_eq!(rows.len(), data.image_count());
     assert_same_rows(&trained.embed(&["--graphs", &graphs]), &rows);
+    // Results of another collection are not the run's own.
+    run(trained.on_run("evaluate", &[]));
+    let recorded = || fs::read(trained.work.path("run/evaluation.json")).unwrap();
+    let of_own = recorded();
     let table = run_json(trained.on_run("evaluate", &["--data", &other, "--json"]));
+    assert!(recorded() == of_own, "replaced by the results of another collection");
+    refuse(trained.on_run("retrieve", &["--data", &other]), &["--out: is not given", "name a folder"]);
     assert_eq!(table["images"], data.split(Split::Test).len());
     let retrieval = run_json(
         trained.on_run("retrieve", &["--data", &other, "--out", &trained.work.text("curves"), "--json"]),

@@ -214,6 +214,7 @@ fn tensorboard_shows_the_run() {
     let group = &shown["groups"][0];
     assert_eq!(group["hparams"]["learning-rate"], 1e-3);
     assert_eq!(group["hparams"]["loss"], "ranking");
+    assert_eq!(group["hparams"]["batch-norm"], true);
     assert_eq!(group["sessions"][0]["status"], "STATUS_SUCCESS");
     let mut metrics = group["metricValues"].as_array().unwrap().iter();
     assert!(metrics.any(|of| of["name"]["tag"] == "validation/kendall"), "{group}");
