@@ -1,5 +1,6 @@
 //! The `scenerank` command. Exit codes: 0 success, 1 `bench` found a wrong kernel, 2 bad input (one line on
-//! standard error says what and where), 130 stopped by Ctrl-C.
+//! standard error says what and where), 3 a kernel of `bench` is slower than its baseline or the run of `reproduce --only` diverged,
+//! 130 stopped by Ctrl-C.
 
 mod cli;
 

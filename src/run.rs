@@ -14,7 +14,7 @@ use crate::data::vocabulary::Vocabulary;
 use crate::data::{Dataset, Split};
 use crate::error::{Error, Result};
 use crate::evaluation::embed::embed_graphs;
-use crate::evaluation::{Embeddings, nearest, nearest_stored};
+use crate::evaluation::{Embeddings, nearest, nearest_many, nearest_stored, nearest_stored_many};
 use crate::files::origin::Origin;
 use crate::network::tensors::NamedTensors;
 use crate::progress::Progress;
@@ -159,6 +159,27 @@ impl TrainedModel {
         match self.device {
             Device::Auto | Device::Cpu => nearest_stored(Embeddings::new(query, self.width())?, rows, k),
             _ => self.nearest(query, &rows.to_single(), k),
+        }
+    }
+
+    /// [`TrainedModel::nearest`] of each row of `queries [queries, D]`; each row of `index` is read once for all of them.
+    pub fn nearest_many(&self, queries: &[f32], index: &[f32], k: usize) -> Result<Vec<Vec<(usize, f32)>>> {
+        let rows = |values| Embeddings::new(values, self.width());
+        nearest_many(self.device, self.precision, rows(queries)?, rows(index)?, k)
+    }
+
+    /// [`TrainedModel::nearest_stored`] of each row of `queries [queries, D]`.
+    pub fn nearest_stored_many(
+        &self,
+        queries: &[f32],
+        rows: StoredRows<'_>,
+        k: usize,
+    ) -> Result<Vec<Vec<(usize, f32)>>> {
+        match self.device {
+            Device::Auto | Device::Cpu => {
+                nearest_stored_many(Embeddings::new(queries, self.width())?, rows, k)
+            }
+            _ => self.nearest_many(queries, &rows.to_single(), k),
         }
     }
 }

@@ -336,6 +336,24 @@ pub trait Search: Memory {
         k: usize,
     ) -> Result<Vec<(usize, f32)>>;
 
+    /// The results of [`Search::top_k`] for each of `queries [queries, D]`, in host memory. One search after the other unless the
+    /// backend has something faster.
+    fn top_k_many(
+        &mut self,
+        queries: &[f32],
+        embeddings: &Self::Buffer,
+        rows: usize,
+        width: usize,
+        k: usize,
+    ) -> Result<Vec<Vec<(usize, f32)>>> {
+        let mut query = self.allocate(width)?;
+        let searches = queries.chunks_exact(width).map(|values| {
+            self.upload(values, &mut query, 0)?;
+            self.top_k(&query, embeddings, rows, width, k)
+        });
+        searches.collect()
+    }
+
     /// Returns the rank, from 1, of row `truth[q]` of `index [rows, D]` by inner product with row q of
     /// `queries [Q, D]`, for each of the Q queries. Rows that tie with the true row rank before it. All
     /// values are finite. Sums are in double precision and in the same order for all rows, so equal rows tie.

@@ -12,10 +12,11 @@ use scenerank::report::table::plain_table;
 use scenerank::reproduce::grid::reproduce_grid;
 use scenerank::reproduce::plan::Ablation;
 use scenerank::reproduce::report::{MissingRun, Table};
+use scenerank::reproduce::schedule::{ScheduledRun, Status, reproduce_one, scheduled_runs};
 use scenerank::reproduce::{Reproduction, reproduce};
 use scenerank::terminal::{command_line, shorten, wrap};
 use scenerank::train::config::TrainOptions;
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use super::DeviceArguments;
 use super::compare::print_comparison;
@@ -30,9 +31,21 @@ Examples:
       --ablations layers temperature
   scenerank reproduce vg.data --out reproduction --images VG_100K
   scenerank reproduce vg.data --out rates --grid rates.toml
+  scenerank reproduce vg.data --out reproduction --plan
+  scenerank reproduce vg.data --out reproduction --only ranking-reject-seed1
+  scenerank reproduce vg.data --out reproduction --collect
 
 Run the same command again to continue: finished runs are skipped, interrupted
-ones resume.";
+ones resume. Runs that diverged are not trained again.
+
+Exit code of --only: 0 if the run is done, 2 after an error, 3 if the run
+diverged, 130 if it was stopped before its end.";
+
+/// Exit code of `--only` for a run that diverged: another attempt would diverge too.
+const DIVERGED: i32 = 3;
+
+/// Heading of the options that divide the work in the help text.
+const CLUSTER: &str = "Several processes or machines";
 
 /// Heading of the options of all models in the help text.
 const MODEL: &str = "Every model";
@@ -106,9 +119,18 @@ pub struct ReproduceArguments {
     /// Learning rate of Adam [default: 1e-4].
     #[arg(long, help_heading = MODEL)]
     learning_rate: Option<f64>,
+    /// List all runs with their state and their settings, and train nothing.
+    #[arg(long, help_heading = CLUSTER, conflicts_with_all = ["only", "collect", "budget", "jobs"])]
+    plan: bool,
+    /// Train or resume this run alone and measure it; no report is written. Does nothing if the run is done.
+    #[arg(long, value_name = "NAME|INDEX", help_heading = CLUSTER, conflicts_with_all = ["collect", "jobs"])]
+    only: Option<String>,
+    /// Write the report of the runs that are done, and train nothing.
+    #[arg(long, help_heading = CLUSTER, conflicts_with_all = ["budget", "jobs"])]
+    collect: bool,
     #[command(flatten)]
     device: DeviceArguments,
-    /// Print the tables of the report as JSON.
+    /// Print the tables of the report as JSON; with --plan the runs, with --only the run.
     #[arg(long)]
     json: bool,
 }
@@ -132,6 +154,7 @@ impl ReproduceArguments {
             base: options.resolve(&Default::default())?,
             seeds: self.seeds,
             subset: self.subset,
+            train: !self.collect,
             budget: self.budget,
             jobs: self.jobs,
             ablations: self.ablations,
@@ -142,8 +165,18 @@ impl ReproduceArguments {
             link_photographs: self.link_photographs,
             command: command_line(std::env::args_os().map(|word| word.to_string_lossy().into_owned())),
         };
+        let grid = self.grid.as_deref();
+        if self.plan {
+            print_plan(&scheduled_runs(&reproduction, grid)?, self.json);
+            return Ok(());
+        }
         let stop = stop_on_ctrl_c()?;
-        if let Some(grid) = &self.grid {
+        if let Some(which) = &self.only {
+            let run = reproduce_one(&reproduction, grid, which, &stop)?;
+            print_run(&run, self.json);
+            std::process::exit(exit_code(run.status));
+        }
+        if let Some(grid) = grid {
             return run_grid(&reproduction, grid, &stop, self.json);
         }
         let out = reproduction.out.display();
@@ -169,6 +202,69 @@ impl ReproduceArguments {
         println!("{out}/report.html");
         Ok(())
     }
+}
+
+/// Exit code of `--only`.
+fn exit_code(status: Status) -> i32 {
+    match status {
+        Status::Done => 0,
+        Status::Diverged => DIVERGED,
+        Status::Resumable | Status::Missing | Status::Locked => INTERRUPTED,
+    }
+}
+
+/// Prints the outcome of `--only`.
+fn print_run(run: &ScheduledRun, json: bool) {
+    if json {
+        println!("{:#}", json!(run));
+        return;
+    }
+    let (name, epochs) = (&run.name, run.settings.epochs);
+    match run.status {
+        Status::Done => println!("{name}: done; {}", run.folder.display()),
+        Status::Diverged => eprintln!("{name}: diverged: {}", run.reason.as_deref().unwrap_or_default()),
+        Status::Resumable | Status::Missing | Status::Locked => eprintln!(
+            "{name}: stopped after {} of {epochs} epochs; run the same command again to continue",
+            run.epoch
+        ),
+    }
+}
+
+/// Prints the runs of a plan: their states with the settings in which they differ, then the settings of all.
+fn print_plan(runs: &[ScheduledRun], json: bool) {
+    if json {
+        println!("{:#}", json!(runs));
+        return;
+    }
+    let settings: Vec<Map<String, Value>> = runs.iter().map(|run| settings(run)).collect();
+    let varies = |name: &String| settings.iter().any(|of| of.get(name) != settings[0].get(name));
+    let (varied, shared): (Vec<&String>, Vec<&String>) =
+        settings.first().into_iter().flat_map(Map::keys).partition(|name| varies(name));
+    let plain = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let header =
+        ["run", "index", "state", "epoch"].into_iter().chain(varied.iter().map(|name| name.as_str()));
+    let mut table = plain_table(header);
+    for (run, settings) in runs.iter().zip(&settings) {
+        let epoch = format!("{}/{}", run.epoch, run.settings.epochs);
+        let state = [shorten(&run.name, NAME_WIDTH), run.index.to_string(), word(run.status), epoch];
+        table.add_row(state.into_iter().chain(varied.iter().map(|&name| plain(&settings[name]))));
+    }
+    println!("{table}\n");
+    let shared = shared.into_iter().map(|name| format!("{name} {}", plain(&settings[0][name])));
+    println!("{}", wrap(&format!("all runs: {}", shared.collect::<Vec<_>>().join(", ")), 0, 2));
+}
+
+/// Settings of a run by the names of their options.
+fn settings(run: &ScheduledRun) -> Map<String, Value> {
+    match json!(run.settings) {
+        Value::Object(settings) => settings,
+        _ => Map::new(),
+    }
+}
+
+/// Name of a state in the plan.
+fn word(status: Status) -> String {
+    json!(status).as_str().unwrap_or_default().to_owned()
 }
 
 /// Trains a grid and prints the comparison of its runs.
@@ -220,7 +316,10 @@ fn print_missing(missing: &[MissingRun]) {
     if !missing.is_empty() {
         println!("{} runs are missing; continue with:", missing.len());
         for run in missing {
-            println!("  {}: {} of {} epochs", run.name, run.epochs, run.of);
+            match &run.reason {
+                None => println!("  {}: {} of {} epochs", run.name, run.epochs, run.of),
+                Some(reason) => println!("  {}: {reason}", run.name),
+            }
         }
     }
 }

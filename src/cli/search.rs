@@ -3,13 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use scenerank::data::query_graph::{Statement, graph_file, query_graph};
+use scenerank::data::query_graph::{Statement, graph_file, query_graph, read_query_graphs};
+use scenerank::data::scene_graph::SceneGraphBuf;
 use scenerank::data::sentence::{Lexicon, Sentence};
 use scenerank::data::vocabulary::Vocabulary;
 use scenerank::data::{Dataset, Split};
 use scenerank::evaluation::EmbeddingsFile;
 use scenerank::evaluation::measure::Measure;
-use scenerank::files::npy::write_npy;
+use scenerank::files::npy::{read_npy, write_npy};
 use scenerank::files::origin::Origin;
 use scenerank::files::outputs::{Kind, Output, check_outputs};
 use scenerank::files::text::for_each_line;
@@ -27,6 +28,7 @@ const EXAMPLES: &str = r#"Examples:
   scenerank embed runs/paper --out all.npy --format npy-f16
   scenerank search runs/paper --graph query.json --embeddings all.npy
   scenerank search runs/paper --text "a man riding a horse on the beach"
+  scenerank search runs/paper --queries graphs.jsonl --embeddings all.npy --json
   scenerank embed runs/paper --graphs my_graphs.json --out mine.npy
   scenerank search runs/paper --text "two dogs" --embeddings mine.npy"#;
 
@@ -41,7 +43,7 @@ pub struct SearchArguments {
     #[command(flatten)]
     run: RunArguments,
     /// Query with the image that has this Visual Genome id. The image itself is left out of the result.
-    #[arg(long, value_name = "ID", required_unless_present_any = ["graph", "text"])]
+    #[arg(long, value_name = "ID", required_unless_present_any = ["graph", "text", "queries"])]
     image: Option<u64>,
     /// Query with a graph: the JSON itself, such as '[["man", "throwing", "frisbee"]]', a file with it, or - for standard
     /// input. Each list is subject, predicate and object, or one object alone.
@@ -51,6 +53,10 @@ pub struct SearchArguments {
     /// that were not.
     #[arg(long, value_name = "SENTENCE", conflicts_with_all = ["image", "graph"])]
     text: Option<String>,
+    /// Many queries at once: a text file with one graph in each line, as --graph takes it, or a .npy file of embeddings,
+    /// [queries, width]. The rows to search are read once for all of them.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["image", "graph", "text", "query_out"])]
+    queries: Option<PathBuf>,
     /// Number of images to find.
     #[arg(short, long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
     k: u32,
@@ -102,6 +108,14 @@ struct Answer<'a> {
     graph: Vec<Statement>,
     not_understood: &'a [String],
     images: &'a [Found<'a>],
+}
+
+/// Answer to one of many queries.
+#[derive(Serialize)]
+struct Answers<'a> {
+    /// Number of the query, from 1.
+    query: usize,
+    images: Vec<Found<'a>>,
 }
 
 /// Comparison of the query with the image.
@@ -169,6 +183,9 @@ impl SearchArguments {
             false => Opened::Run(Box::new(self.run.open()?)),
         };
         let (model, dataset) = (opened.model(), opened.run().map(|run| &run.dataset));
+        if let Some(path) = &self.queries {
+            return self.search_many(&opened, origin, path);
+        }
         let query_image = self.image.map(|id| self.find_image(id, dataset)).transpose()?;
         let understood = self.text.as_ref().map(|text| understand(text, model.vocabulary())).transpose()?;
         let query = match (&self.graph, &understood, query_image) {
@@ -189,11 +206,11 @@ impl SearchArguments {
             check_outputs(&[Output { option: "--query-out", path, kind: Kind::NPY }], &inputs)?;
             write_npy(path, &query, model.width())?;
         }
-        let Index { rows, ids, files } = self.index(&opened, origin)?;
+        let index = self.index(&opened, origin)?;
         // Searches for additional rows, because the query image finds its own rows.
         let wanted = self.k as usize;
-        let k = wanted + ids.iter().filter(|&&id| Some(id) == self.image).count();
-        let nearest = match &rows {
+        let k = wanted + index.ids.iter().filter(|&&id| Some(id) == self.image).count();
+        let nearest = match &index.rows {
             Rows::Computed(values) => model.nearest(&query, values, k)?,
             Rows::File(file) => {
                 let nearest = model.nearest_stored(&query, file.rows(), k)?;
@@ -208,26 +225,64 @@ impl SearchArguments {
         };
         let found: Vec<Found> = nearest
             .into_iter()
-            .filter(|&(row, _)| Some(ids[row]) != self.image)
+            .filter(|&(row, _)| Some(index.ids[row]) != self.image)
             .take(wanted)
             .map(|(row, score)| {
-                let image = dataset.and_then(|dataset| Some((dataset, dataset.find_image(ids[row])?)));
-                Found {
-                    image_id: ids[row],
-                    image_file: files.get(row).map(String::as_str),
-                    coco_id: image.map(|(dataset, image)| dataset.coco_id(image)),
-                    score: match self.measure {
-                        Measure::Cosine => Score::Cosine(score),
-                        Measure::InnerProduct => Score::InnerProduct(score),
-                    },
-                    caption_similarity: similarity
-                        .and_then(|(query, similarity)| Some(similarity.get(query, image?.1))),
-                    captions: image.map_or(Vec::new(), |(dataset, image)| dataset.captions(image).collect()),
-                }
+                let found = self.found(dataset, &index, row, score);
+                let image = dataset.and_then(|dataset| dataset.find_image(found.image_id));
+                let caption_similarity =
+                    similarity.and_then(|(query, similarity)| Some(similarity.get(query, image?)));
+                Found { caption_similarity, ..found }
             })
             .collect();
         self.print(model, understood.as_ref(), &found);
         Ok(())
+    }
+
+    /// Answers all queries of a file.
+    fn search_many(&self, opened: &Opened, origin: Option<Origin>, path: &Path) -> Result<()> {
+        let (model, dataset) = (opened.model(), opened.run().map(|run| &run.dataset));
+        let queries = read_queries(path, model)?;
+        let index = self.index(opened, origin)?;
+        let nearest = match &index.rows {
+            Rows::Computed(values) => model.nearest_many(&queries, values, self.k as usize)?,
+            Rows::File(file) => {
+                let nearest = model.nearest_stored_many(&queries, file.rows(), self.k as usize)?;
+                file.check_unchanged()?;
+                nearest
+            }
+        };
+        let answers = nearest.into_iter().zip(1..).map(|(nearest, query)| {
+            let images = nearest.into_iter().map(|(row, score)| self.found(dataset, &index, row, score));
+            Answers { query, images: images.collect() }
+        });
+        let answers: Vec<Answers> = answers.collect();
+        if self.json {
+            println!("{}", serde_json::to_string_pretty(&answers).expect("plain fields"));
+            return Ok(());
+        }
+        for Answers { query, images } in &answers {
+            println!("query {query}");
+            images.iter().enumerate().for_each(|(rank, found)| print(rank + 1, found));
+        }
+        Ok(())
+    }
+
+    /// A row that was found, without a similarity of captions.
+    fn found<'a>(&self, dataset: Option<&'a Dataset>, index: &'a Index, row: usize, score: f32) -> Found<'a> {
+        let image_id = index.ids[row];
+        let image = dataset.and_then(|dataset| Some((dataset, dataset.find_image(image_id)?)));
+        Found {
+            image_id,
+            image_file: index.files.get(row).map(String::as_str),
+            coco_id: image.map(|(dataset, image)| dataset.coco_id(image)),
+            score: match self.measure {
+                Measure::Cosine => Score::Cosine(score),
+                Measure::InnerProduct => Score::InnerProduct(score),
+            },
+            caption_similarity: None,
+            captions: image.map_or(Vec::new(), |(dataset, image)| dataset.captions(image).collect()),
+        }
     }
 
     fn print(&self, model: &TrainedModel, understood: Option<&Sentence>, found: &[Found]) {
@@ -323,6 +378,25 @@ fn known_rows(
         return Ok(origin);
     };
     Err(Error::invalid(path, "origin", problem, remedy))
+}
+
+/// Embeddings of the queries in a file, `[queries, D]`.
+fn read_queries(path: &Path, model: &TrainedModel) -> Result<Vec<f32>> {
+    if path.extension().is_none_or(|extension| extension != "npy") {
+        let graphs = read_query_graphs(path, model.vocabulary())?;
+        return model.embed(&graphs.iter().map(SceneGraphBuf::view).collect::<Vec<_>>());
+    }
+    let matrix = read_npy(path)?;
+    if matrix.width == model.width() {
+        return Ok(matrix.values);
+    }
+    let problem = format!("[{}, {}], the width of the run is {}", matrix.rows, matrix.width, model.width());
+    Err(Error::invalid(
+        path,
+        "shape",
+        problem,
+        "write it with `scenerank embed` or `search --query-out` of this run",
+    ))
 }
 
 /// The graph that a sentence describes.

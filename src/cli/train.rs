@@ -22,6 +22,7 @@ Examples:
   scenerank train vg.data --out runs/mine --config mine.toml \\
       --learning-rate 3e-4
   scenerank train vg.data --out runs/paper --resume
+  scenerank train vg.data --out runs/paper --resume-if-any
 
 Ctrl-C finishes the step and saves a checkpoint. --resume continues from it, with
 the results of an uninterrupted run.";
@@ -50,6 +51,10 @@ pub struct TrainArguments {
     /// --patience and --device may change, and the places of its files.
     #[arg(long, conflicts_with = "config", help_heading = OUTPUT)]
     resume: bool,
+    /// Like --resume if --out holds a checkpoint; otherwise start the run. The same command then serves for each attempt
+    /// of a scheduler.
+    #[arg(long, conflicts_with = "resume", help_heading = OUTPUT)]
+    resume_if_any: bool,
     /// Print the result as JSON.
     #[arg(long, help_heading = OUTPUT)]
     json: bool,
@@ -58,16 +63,17 @@ pub struct TrainArguments {
 impl TrainArguments {
     pub fn run(self) -> Result<()> {
         let last = self.out.join(LAST);
-        let (config, resume, data) = if self.resume {
+        let from_file = self.config.as_deref().map(TrainOptions::read).transpose()?.unwrap_or_default();
+        let options = self.options.or(from_file);
+        let (config, resume, data) = if self.resume || self.resume_if_any && last.exists() {
             let checkpoint = checkpoint::load(&last)?;
             let before = &checkpoint.config.train;
-            let config = self.options.resolve(before)?;
+            let config = options.resolve(before)?;
             only_what_may_change(before, &config)?;
             let data = checkpoint::open_data(&checkpoint.config, Some(&self.data))?;
             (config, Some(checkpoint), data)
         } else {
-            let from_file = self.config.as_deref().map(TrainOptions::read).transpose()?.unwrap_or_default();
-            (self.options.or(from_file).resolve(&TrainConfig::default())?, None, Dataset::open(&self.data)?)
+            (options.resolve(&TrainConfig::default())?, None, Dataset::open(&self.data)?)
         };
         let stop = stop_on_ctrl_c()?;
         let outcome = train(&data, config, &self.out, resume, &stop)?;

@@ -18,11 +18,14 @@ use std::path::Path;
 use crate::data::scene_graph::{SceneGraph, SceneGraphBuf};
 use crate::data::vocabulary::Vocabulary;
 use crate::error::{Error, Result};
-use crate::files::text::{read_text, read_text_from};
+use crate::files::text::{for_each_line, read_text, read_text_from};
 use crate::terminal::{cut, excerpt};
 
 /// Largest number of statements of a query. The largest image of the paper's data has some 400.
 pub const MOST_STATEMENTS: usize = 100_000;
+
+/// Longest line of a file of queries.
+const MOST_LINE_BYTES: usize = 1 << 20;
 
 /// Largest number of unknown names in one message.
 const MOST_UNKNOWN: usize = 20;
@@ -322,6 +325,32 @@ pub fn query_graph(given: &str, vocabulary: &Vocabulary) -> Result<SceneGraphBuf
         }
         None => parse(Path::new("--graph"), given, vocabulary),
     }
+}
+
+/// Reads a file with one query graph in each line, as [`read_query_graph`] reads one. Blank lines are left out.
+pub fn read_query_graphs(path: &Path, vocabulary: &Vocabulary) -> Result<Vec<SceneGraphBuf>> {
+    let mut graphs = Vec::new();
+    for_each_line(path, MOST_LINE_BYTES, |number, line| {
+        if line.trim().is_empty() {
+            return Ok(());
+        }
+        let at_line = |error| match error {
+            Error::Invalid { path, place, problem, remedy } => Error::invalid(
+                path,
+                format!("line {number}, {}", place.replace("line 1, ", "")),
+                problem,
+                remedy,
+            ),
+            other => other,
+        };
+        graphs.push(parse(path, line, vocabulary).map_err(at_line)?);
+        Ok(())
+    })?;
+    if graphs.is_empty() {
+        let remedy = r#"write one list such as [["man", "throwing", "frisbee"]] in each line"#;
+        return Err(Error::invalid(path, "queries", "there are none", remedy));
+    }
+    Ok(graphs)
 }
 
 /// The graph that `text` describes; `source` is named in messages.

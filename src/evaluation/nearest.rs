@@ -7,6 +7,7 @@ use super::Embeddings;
 use crate::backend::Backend;
 use crate::backend::cpu::stored_rows::StoredRows;
 use crate::backend::cpu::top_k::top_k_stored;
+use crate::backend::cpu::top_k_many::top_k_many;
 use crate::backend::device::{BackendTask, Device, Precision};
 use crate::{Error, Result};
 
@@ -33,6 +34,31 @@ pub fn nearest_stored<'a>(
     let rows = rows.into();
     check_query(query, rows.width())?;
     Ok(top_k_stored(query.values(), rows, k))
+}
+
+/// Like [`nearest_stored`], for each row of `queries`: the same rows, order and scores. Each stored row is read once for all
+/// queries, by a product in single precision that leaves few rows to be scored.
+pub fn nearest_stored_many<'a>(
+    queries: Embeddings<'_>,
+    rows: impl Into<StoredRows<'a>>,
+    k: usize,
+) -> Result<Vec<Vec<(usize, f32)>>> {
+    let rows = rows.into();
+    check_width(queries, rows.width())?;
+    Ok(top_k_many(queries.values(), rows, k))
+}
+
+/// Like [`nearest`], for each row of `queries`. The CPU reads each embedding once for all queries, as [`nearest_stored_many`] does;
+/// other devices copy the embeddings once.
+pub fn nearest_many(
+    device: Device,
+    precision: Precision,
+    queries: Embeddings<'_>,
+    embeddings: Embeddings<'_>,
+    k: usize,
+) -> Result<Vec<Vec<(usize, f32)>>> {
+    check_width(queries, embeddings.width())?;
+    device.run(precision, NearestMany { queries, embeddings, k })
 }
 
 /// Rank, from 1, of row `target` among `rows` by inner product with `query` (one row), and that inner
@@ -70,6 +96,33 @@ fn check_query(query: Embeddings<'_>, width: usize) -> Result<()> {
         format!("{} rows of {} values, where one row of {width} is compared", query.len(), query.width()),
         "embed the query with the model that embedded the images",
     ))
+}
+
+fn check_width(queries: Embeddings<'_>, width: usize) -> Result<()> {
+    if queries.width() == width {
+        return Ok(());
+    }
+    Err(Error::argument(
+        "queries",
+        format!("have {} values each, the rows have {width}", queries.width()),
+        "embed the queries with the model that embedded the images",
+    ))
+}
+
+struct NearestMany<'a> {
+    queries: Embeddings<'a>,
+    embeddings: Embeddings<'a>,
+    k: usize,
+}
+
+impl BackendTask for NearestMany<'_> {
+    type Output = Vec<Vec<(usize, f32)>>;
+
+    fn run<B: Backend>(self, mut backend: B) -> Result<Self::Output> {
+        let (rows, width) = (self.embeddings.len(), self.embeddings.width());
+        let embeddings = self.embeddings.upload(&mut backend)?;
+        backend.top_k_many(self.queries.values(), &embeddings, rows, width, self.k)
+    }
 }
 
 struct Nearest<'a> {

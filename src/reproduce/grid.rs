@@ -35,11 +35,10 @@ pub fn reproduce_grid(
     stop: &AtomicBool,
 ) -> Result<(Comparison, Vec<MissingRun>)> {
     reproduction.check()?;
-    let runs = runs(&reproduction.base, reproduction.seeds, file)?;
+    let plan = plan(reproduction, file)?;
     std::fs::create_dir_all(&reproduction.out).map_err(Error::file("create", &reproduction.out))?;
     let _lock = FolderLock::take(&reproduction.out)?;
     let material = Material::open(reproduction)?;
-    let plan = Plan { runs, models: Vec::new(), variants: Vec::new() };
     let compare = || {
         let folders = plan.runs.iter().map(|run| folder(&reproduction.out, run));
         let begun: Vec<_> = folders.filter(|folder| folder.join(LAST).exists()).collect();
@@ -50,6 +49,12 @@ pub fn reproduce_grid(
     let trained = train_all(reproduction, &material.dataset, &plan, stop, &|_| compare().map(drop))?;
     let comparison = compare()?;
     Ok((comparison, missing(&plan, &trained)))
+}
+
+/// Plan of the runs of the grid in `file`.
+pub(super) fn plan(reproduction: &Reproduction, file: &Path) -> Result<Plan> {
+    let runs = runs(&reproduction.base, reproduction.seeds, file)?;
+    Ok(Plan { runs, models: Vec::new(), variants: Vec::new() })
 }
 
 /// All combinations of a grid's values, each with the seeds 1, 2, ... unless the grid has seeds of its own.

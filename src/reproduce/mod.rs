@@ -8,6 +8,7 @@
 //! paper      the numbers of the paper
 //! tables     our numbers, those of the paper, and the differences
 //! grid       runs of all combinations of given values, instead of the paper's models
+//! schedule   the runs one by one, as the scheduler of a cluster starts them
 //! figures, gallery     plots and example queries
 //! report     all results as one value
 //! page       the report as one HTML page, and as Markdown
@@ -25,6 +26,7 @@ mod page;
 pub mod paper;
 pub mod plan;
 pub mod report;
+pub mod schedule;
 mod tables;
 mod training;
 
@@ -60,6 +62,8 @@ pub struct Reproduction {
     pub seeds: u64,
     /// Number of images to use, if not all.
     pub subset: Option<usize>,
+    /// Whether runs that are not finished are trained. If not, the report shows what is there.
+    pub train: bool,
     /// Time after which training stops.
     pub budget: Option<Duration>,
     /// Number of concurrent runs; `None` means one per thread on a CPU, one on a GPU.
@@ -101,7 +105,20 @@ impl Reproduction {
             let problem = format!("{} is no folder", folder.display());
             return Err(Error::argument("--images", problem, "give the folder of the photographs"));
         }
+        if !self.train && !self.out.join("runs").is_dir() {
+            let problem = format!("{} holds no runs", self.out.display());
+            return Err(Error::argument(
+                "--collect",
+                problem,
+                "give the --out of the runs, or train them first",
+            ));
+        }
         self.base.check()
+    }
+
+    /// Plan of the paper's models, the ablations and the seeds.
+    fn plan(&self, material: &Material) -> Plan {
+        Plan::new(&self.base, self.seeds, &self.ablations, material.caption_vectors.clone())
     }
 }
 
@@ -114,12 +131,7 @@ pub fn reproduce(reproduction: &Reproduction, stop: &AtomicBool) -> Result<Repor
     let _lock = FolderLock::take(&reproduction.out)?;
     let material = Material::open(reproduction)?;
     gallery::check_photographs(&material.dataset, reproduction)?;
-    let plan = Plan::new(
-        &reproduction.base,
-        reproduction.seeds,
-        &reproduction.ablations,
-        material.caption_vectors.clone(),
-    );
+    let plan = reproduction.plan(&material);
     let reporter = Reporter {
         reproduction,
         baselines: measure_baselines(&material, reproduction)?,

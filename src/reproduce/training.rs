@@ -3,6 +3,8 @@
 //!
 //! The bits of a run do not depend on the number of threads, so they do not depend on the number of
 //! concurrent runs either.
+//!
+//! A run's folder is locked from the look at its state to the end of its measurement, so several processes can share the runs.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -22,13 +24,14 @@ use crate::compare::results::RESULT;
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::files::atomic_file::write_atomically;
+use crate::files::folder_lock::FolderLock;
 use crate::files::text::read_json;
 use crate::progress::owned_by;
 use crate::run::{Run, Which};
 use crate::terminal::rough_duration;
 use crate::train::checkpoint::{self, LAST, RunConfig};
 use crate::train::config::TrainConfig;
-use crate::train::{TrainOutcome, train};
+use crate::train::{TrainOutcome, train_locked};
 
 /// Interval for checking whether the time is up; a signal handler can only set a flag.
 const WATCH_INTERVAL: Duration = Duration::from_millis(50);
@@ -42,6 +45,18 @@ pub struct RunResult {
     pub outcome: TrainOutcome,
     /// Measurement of the epoch with the best validation.
     pub measurement: Measurement,
+}
+
+/// File name of the record of a diverged run.
+pub(super) const DIVERGED: &str = "diverged.json";
+
+/// Content of [`DIVERGED`]. Training is deterministic, so the same run would diverge again.
+#[derive(Serialize, Deserialize)]
+struct DivergedRun {
+    /// Configuration of the run.
+    config: RunConfig,
+    /// Message of the error.
+    message: String,
 }
 
 /// Final state of a run.
@@ -100,7 +115,10 @@ pub(super) fn folder(out: &Path, run: &PlannedRun) -> PathBuf {
 /// What is called after a finished run, with the state of all runs.
 pub(super) type OnFinished<'a> = dyn Fn(&[Trained]) -> Result<()> + Sync + 'a;
 
-/// Trains all runs of the plan that are not finished; returns one entry per run.
+/// What is called after each run of a queue, with its index and its state.
+type OnEnded<'a> = dyn Fn(usize, Trained) -> Result<()> + Sync + 'a;
+
+/// State of all runs of the plan. With `reproduction.train`, trains those that are not finished before.
 pub(super) fn train_all(
     reproduction: &Reproduction,
     dataset: &Dataset,
@@ -108,17 +126,61 @@ pub(super) fn train_all(
     stop: &AtomicBool,
     on_finished: &OnFinished<'_>,
 ) -> Result<Vec<Trained>> {
-    let deadline = reproduction.budget.and_then(|budget| Instant::now().checked_add(budget));
     // Checks every folder before spending hours on the first.
     let mut trained = Vec::with_capacity(plan.runs.len());
     let mut queue = VecDeque::new();
     for (index, run) in plan.runs.iter().enumerate() {
-        let found = find(&folder(&reproduction.out, run), &RunConfig::new(run.config.clone(), dataset)?)?;
-        if !matches!(found, Trained::Finished(_)) {
+        let found = state(reproduction, dataset, run)?;
+        if matches!(found, Trained::Unfinished { .. }) {
             queue.push_back(index);
         }
         trained.push(found);
     }
+    let trained = Mutex::new(trained);
+    if reproduction.train {
+        train_queue(reproduction, dataset, plan, stop, queue, &|index, state| {
+            let ended = matches!(state, Trained::Finished(_) | Trained::Diverged(_));
+            let states = {
+                let mut all = trained.lock().expect("no worker panics with the states");
+                all[index] = state;
+                all.clone()
+            };
+            if ended { on_finished(&states) } else { Ok(()) }
+        })?;
+    }
+    Ok(trained.into_inner().expect("no worker panics with the states"))
+}
+
+/// Trains the run at `index` of the plan if it is not finished, and returns its state.
+pub(super) fn train_one(
+    reproduction: &Reproduction,
+    dataset: &Dataset,
+    plan: &Plan,
+    index: usize,
+    stop: &AtomicBool,
+) -> Result<Trained> {
+    let found = state(reproduction, dataset, &plan.runs[index])?;
+    if !matches!(found, Trained::Unfinished { .. }) {
+        return Ok(found);
+    }
+    let made = Mutex::new(found);
+    train_queue(reproduction, dataset, plan, stop, VecDeque::from([index]), &|_, state| {
+        *made.lock().expect("no worker panics with the state") = state;
+        Ok(())
+    })?;
+    Ok(made.into_inner().expect("no worker panics with the state"))
+}
+
+/// Trains the runs of `queue`, several at a time, until all are made, `stop` is set or the time is up.
+fn train_queue(
+    reproduction: &Reproduction,
+    dataset: &Dataset,
+    plan: &Plan,
+    stop: &AtomicBool,
+    queue: VecDeque<usize>,
+    on_ended: &OnEnded<'_>,
+) -> Result<()> {
+    let deadline = reproduction.budget.and_then(|budget| Instant::now().checked_add(budget));
     let jobs = job_count(reproduction).min(queue.len());
     tracing::info!("{} of {} runs to be made, {jobs} at a time", queue.len(), plan.runs.len());
     let threads = rayon::current_num_threads();
@@ -126,15 +188,13 @@ pub(super) fn train_all(
     let time_is_up = || deadline.is_some_and(|at| Instant::now() >= at);
     let (halt, done) = (AtomicBool::new(time_is_up()), AtomicBool::new(false));
     let pace = Pace::new(plan.runs.len(), queue.lock().expect("no worker has begun").len());
-    let trained = Mutex::new(trained);
-    let (halt, queue, done, pace, trained_by_all) = (&halt, &queue, &done, &pace, &trained);
-    let results: Vec<Result<()>> = std::thread::scope(|scope| {
+    let (halt, queue, done, pace) = (&halt, &queue, &done, &pace);
+    std::thread::scope(|scope| {
         let workers: Vec<_> = (0..jobs)
             .map(|job| {
                 // Uses all threads, even if they do not divide evenly.
                 let threads = (threads * (job + 1) / jobs - threads * job / jobs).max(1);
-                let trained = trained_by_all;
-                let shared = Shared { reproduction, dataset, plan, queue, pace, halt, trained, on_finished };
+                let shared = Shared { reproduction, dataset, plan, queue, pace, halt, on_ended };
                 scope.spawn(move || work(shared, threads))
             })
             .collect();
@@ -148,10 +208,8 @@ pub(super) fn train_all(
         });
         let joined: Vec<_> = workers.into_iter().map(|worker| worker.join()).collect();
         done.store(true, Ordering::Relaxed);
-        joined.into_iter().map(|made| made.expect("a worker returns its errors")).collect()
-    });
-    results.into_iter().collect::<Result<()>>()?;
-    Ok(trained.into_inner().expect("no worker panics with the states"))
+        joined.into_iter().try_for_each(|made| made.expect("a worker returns its errors"))
+    })
 }
 
 /// What the workers share.
@@ -164,9 +222,7 @@ struct Shared<'a> {
     queue: &'a Mutex<VecDeque<usize>>,
     pace: &'a Pace,
     halt: &'a AtomicBool,
-    /// State of every run.
-    trained: &'a Mutex<Vec<Trained>>,
-    on_finished: &'a OnFinished<'a>,
+    on_ended: &'a OnEnded<'a>,
 }
 
 /// How many runs are finished, and how long the others will take.
@@ -212,9 +268,9 @@ fn job_count(reproduction: &Reproduction) -> usize {
 }
 
 /// Trains runs from the queue on `threads` threads until it is empty or `halt` is set. An error stops the
-/// other workers too, except for a run that diverged, which is a result.
+/// other workers too.
 fn work(shared: Shared<'_>, threads: usize) -> Result<()> {
-    let Shared { reproduction, dataset, plan, queue, pace, halt, trained, on_finished } = shared;
+    let Shared { reproduction, dataset, plan, queue, pace, halt, on_ended } = shared;
     let pool = ThreadPoolBuilder::new().num_threads(threads).build().expect("threads can be started");
     while !halt.load(Ordering::Relaxed) {
         let next = queue.lock().expect("no worker panics with the queue").pop_front();
@@ -224,25 +280,11 @@ fn work(shared: Shared<'_>, threads: usize) -> Result<()> {
             let _span = tracing::info_span!("run", name = %run.name).entered();
             owned_by(&run.name, || make(reproduction, dataset, run, halt))
         });
-        let result = match result {
-            Err(error @ Error::Diverged { .. }) => {
-                tracing::warn!("{}: {error}", run.name);
-                Ok(Trained::Diverged(error.to_string()))
-            }
-            other => other,
-        };
         let recorded = result.and_then(|state| {
-            let ended = matches!(state, Trained::Finished(_) | Trained::Diverged(_));
-            let states = {
-                let mut all = trained.lock().expect("no worker panics with the states");
-                all[index] = state;
-                all.clone()
-            };
-            if ended {
+            if matches!(state, Trained::Finished(_) | Trained::Diverged(_)) {
                 pace.finished();
-                pool.install(|| on_finished(&states))?;
             }
-            Ok(())
+            pool.install(|| on_ended(index, state))
         });
         if recorded.is_err() {
             halt.store(true, Ordering::Relaxed);
@@ -252,7 +294,7 @@ fn work(shared: Shared<'_>, threads: usize) -> Result<()> {
     Ok(())
 }
 
-/// Trains one run from its current state, and measures it.
+/// Trains one run from its current state, and measures it. A run that diverges is a result, not an error.
 fn make(
     reproduction: &Reproduction,
     dataset: &Dataset,
@@ -261,24 +303,40 @@ fn make(
 ) -> Result<Trained> {
     let folder = folder(&reproduction.out, run);
     std::fs::create_dir_all(&folder).map_err(Error::file("create", &folder))?;
+    let lock = FolderLock::take(&folder)?;
+    // Another process may have finished the run before this one had the lock.
+    let found = state(reproduction, dataset, run)?;
+    if !matches!(found, Trained::Unfinished { .. }) {
+        return Ok(found);
+    }
     let last = folder.join(LAST);
     let resume = if last.exists() { Some(checkpoint::load(&last)?) } else { None };
-    let outcome = train(dataset, run.config.clone(), &folder, resume, halt)?;
+    let config = RunConfig::new(run.config.clone(), dataset)?;
+    let outcome = match train_locked(dataset, run.config.clone(), &lock, resume, halt) {
+        Err(error @ Error::Diverged { .. }) => {
+            tracing::warn!("{}: {error}", run.name);
+            let message = error.to_string();
+            write_json(&folder.join(DIVERGED), &DivergedRun { config, message: message.clone() })?;
+            return Ok(Trained::Diverged(message));
+        }
+        outcome => outcome?,
+    };
     if outcome.interrupted {
         return Ok(Trained::Unfinished { epochs: outcome.epochs });
     }
     let TrainConfig { device, precision, .. } = run.config;
     let opened = Run::open(&folder, Which::Best, Some(dataset.path()), device, precision)?;
-    let result = RunResult {
-        config: RunConfig::new(run.config.clone(), dataset)?,
-        measurement: method_of(&opened, run.name.clone()).measure(dataset)?,
-        outcome,
-    };
-    let json = serde_json::to_string_pretty(&result).expect("plain fields");
-    write_atomically(folder.join(RESULT), |file| file.write_all(json.as_bytes()))?;
+    let result =
+        RunResult { config, measurement: method_of(&opened, run.name.clone()).measure(dataset)?, outcome };
+    write_json(&folder.join(RESULT), &result)?;
     let tau = result.measurement.agreement.per_image.kendall;
     tracing::info!("done: row-wise Kendall tau {tau:.4} on the test images");
     Ok(Trained::Finished(Box::new(result)))
+}
+
+fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    let json = serde_json::to_string_pretty(value).expect("plain fields");
+    write_atomically(path, |file| file.write_all(json.as_bytes()))
 }
 
 /// Turns a trained model into a method.
@@ -286,17 +344,24 @@ pub(super) fn method_of(run: &Run, name: String) -> Method<'_> {
     Method { name, width: run.width(), place: run.place(), embed: Box::new(|graphs| run.embed(graphs)) }
 }
 
-/// State of the run in `folder`; an error if it has other settings or other data.
-fn find(folder: &Path, planned: &RunConfig) -> Result<Trained> {
-    let (result, last) = (folder.join(RESULT), folder.join(LAST));
+/// State of a run, as its folder tells it; an error if it has other settings or other data.
+pub(super) fn state(reproduction: &Reproduction, dataset: &Dataset, run: &PlannedRun) -> Result<Trained> {
+    let folder = &folder(&reproduction.out, run);
+    let planned = RunConfig::new(run.config.clone(), dataset)?;
+    let [result, diverged, last] = [RESULT, DIVERGED, LAST].map(|name| folder.join(name));
     if result.exists() {
         let found: RunResult = read_json(&result, "remove the file: the run is measured again")?;
-        same_settings(folder, &found.config, planned)?;
+        same_settings(folder, &found.config, &planned)?;
         return Ok(Trained::Finished(Box::new(found)));
+    }
+    if diverged.exists() {
+        let found: DivergedRun = read_json(&diverged, "remove the file: the run is trained again")?;
+        same_settings(folder, &found.config, &planned)?;
+        return Ok(Trained::Diverged(found.message));
     }
     if last.exists() {
         let found = checkpoint::load(&last)?;
-        same_settings(folder, &found.config, planned)?;
+        same_settings(folder, &found.config, &planned)?;
         return Ok(Trained::Unfinished { epochs: found.progress.epoch });
     }
     Ok(Trained::Unfinished { epochs: 0 })

@@ -83,7 +83,19 @@ pub fn train(
     stop: &AtomicBool,
 ) -> Result<TrainOutcome> {
     let (device, precision) = (config.device, config.precision);
-    prepare(dataset, config, run, resume, stop, |training| device.run(precision, training))
+    prepare(dataset, config, Folder::Open(run), resume, stop, |training| device.run(precision, training))
+}
+
+/// Like [`train`], in a folder that the caller has locked.
+pub fn train_locked(
+    dataset: &Dataset,
+    config: TrainConfig,
+    run: &FolderLock,
+    resume: Option<Checkpoint>,
+    stop: &AtomicBool,
+) -> Result<TrainOutcome> {
+    let (device, precision) = (config.device, config.precision);
+    prepare(dataset, config, Folder::Locked(run), resume, stop, |training| device.run(precision, training))
 }
 
 /// Like [`train`], on this backend, whatever device the configuration names.
@@ -95,13 +107,22 @@ pub fn train_on<B: Backend>(
     resume: Option<Checkpoint>,
     stop: &AtomicBool,
 ) -> Result<TrainOutcome> {
-    prepare(dataset, config, run, resume, stop, |training| training.run(backend))
+    prepare(dataset, config, Folder::Open(run), resume, stop, |training| training.run(backend))
+}
+
+/// Folder of a run.
+#[derive(Clone, Copy)]
+enum Folder<'a> {
+    /// Created and locked by the training.
+    Open(&'a Path),
+    /// Locked by the caller.
+    Locked(&'a FolderLock),
 }
 
 fn prepare(
     dataset: &Dataset,
     config: TrainConfig,
-    run: &Path,
+    folder: Folder<'_>,
     resume: Option<Checkpoint>,
     stop: &AtomicBool,
     start: impl FnOnce(Training) -> Result<TrainOutcome>,
@@ -114,8 +135,13 @@ fn prepare(
         check_trainable(&sampler, &config)?;
     }
     let config = RunConfig::new(config, dataset)?;
-    std::fs::create_dir_all(run).map_err(Error::file("create", run))?;
-    let _lock = FolderLock::take(run)?;
+    let (run, _lock) = match folder {
+        Folder::Open(run) => {
+            std::fs::create_dir_all(run).map_err(Error::file("create", run))?;
+            (run, Some(FolderLock::take(run)?))
+        }
+        Folder::Locked(lock) => (lock.folder(), None),
+    };
     let resume = match resume {
         Some(checkpoint) => Some(check_resume(run, checkpoint, dataset, &config)?),
         None => {

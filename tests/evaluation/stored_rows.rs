@@ -6,7 +6,10 @@ use half::f16;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use scenerank::backend::device::{Device, Precision};
-use scenerank::evaluation::{Embeddings, EmbeddingsFile, nearest_stored, normal_features, rank, ranks};
+use scenerank::evaluation::{
+    Embeddings, EmbeddingsFile, nearest, nearest_many, nearest_stored, nearest_stored_many, normal_features,
+    rank, ranks,
+};
 use scenerank::files::npy::{write_npy, write_npy_half};
 use tempfile::TempDir;
 
@@ -149,4 +152,67 @@ fn other_files_are_read() {
     let query = Embeddings::new(&[1.0, 0.0, 0.0], 3).unwrap();
     assert_eq!(nearest_stored(query, file.rows(), 2).unwrap(), [(1, 4.0), (0, 1.0)]);
     assert_eq!((file.rows().len(), file.rows().width(), file.rows().is_empty()), (2, 3, false));
+}
+
+/// Many queries at once find the same rows with the same scores as each query alone: with ties, near ties that single precision
+/// cannot tell apart, sums that vanish or overflow in single precision, and more queries than a product takes.
+#[test]
+fn many_queries_at_once_find_what_each_finds_alone() {
+    let folder = TempDir::new().unwrap();
+    let mut random = StdRng::seed_from_u64(3);
+    for (rows, width, count) in
+        [(1, 1, 2), (287, 3, 1), (289, 7, 5), (5000, 31, 300), (3000, 300, 20), (0, 4, 3)]
+    {
+        let mut ties =
+            |count: usize| (0..count).map(|_| random.random_range(-2i32..=2) as f32).collect::<Vec<_>>();
+        let (ties_rows, ties_queries) = (ties(rows * width), ties(count * width));
+        // Rows that differ by a rounding of single precision, several times each.
+        let near: Vec<f32> = (0..rows * width)
+            .map(|at| ((at % width) as f32).cos() * (1.0 + (at / width % 7) as f32 * f32::EPSILON))
+            .collect();
+        let scaled = |values: &[f32], by: f32| values.iter().map(|value| value * by).collect::<Vec<_>>();
+        for (name, values, queries) in [
+            ("ties", ties_rows.clone(), ties_queries.clone()),
+            ("normal", normal_features(rows, width, 4), normal_features(count, width, 5)),
+            ("near ties", near, normal_features(count, width, 6)),
+            ("tiny", scaled(&ties_rows, 1e-30), scaled(&ties_queries, 1e-14)),
+            ("huge", scaled(&ties_rows, 1e30), scaled(&ties_queries, 1e8)),
+            ("zeros", vec![0.0; rows * width], ties_queries),
+        ] {
+            for half in [false, true] {
+                if rows == 0 || half && name == "huge" {
+                    continue;
+                }
+                let file = open(&folder, half, &values, width);
+                for k in [1, 10, rows + 5] {
+                    let many = nearest_stored_many(Embeddings::new(&queries, width).unwrap(), file.rows(), k)
+                        .unwrap();
+                    let alone = |query| {
+                        nearest_stored(Embeddings::new(query, width).unwrap(), file.rows(), k).unwrap()
+                    };
+                    let want: Vec<_> = queries.chunks(width).map(alone).collect();
+                    assert!(many == want, "{name}, {rows} x {width}, {count} queries, half {half}, k {k}");
+                }
+            }
+            let [queries, values] = [&queries, &values].map(|values| Embeddings::new(values, width).unwrap());
+            if rows < 300 {
+                for device in [Device::Cpu, Device::Reference] {
+                    let many = nearest_many(device, Precision::Fp32, queries, values, 3).unwrap();
+                    for (query, found) in many.iter().enumerate() {
+                        let query = Embeddings::new(queries.row(query), width).unwrap();
+                        assert_eq!(
+                            found,
+                            &nearest(device, Precision::Fp32, query, values, 3).unwrap(),
+                            "{name}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+    let (three, four) = ([0.5; 6], [0.5; 8]);
+    let [three, four] = [Embeddings::new(&three, 3).unwrap(), Embeddings::new(&four, 4).unwrap()];
+    let error = nearest_stored_many(three, four, 1).unwrap_err().to_string();
+    assert!(error.contains("queries: have 3 values each, the rows have 4"), "{error}");
+    assert_eq!(nearest_stored_many(four, four, 0).unwrap(), vec![vec![]; 2]);
 }

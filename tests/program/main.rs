@@ -33,6 +33,8 @@ mod outputs;
 mod recorded;
 mod reproduce;
 mod run_folder;
+#[cfg(unix)]
+mod schedule;
 mod served;
 mod steering;
 mod stored_embeddings;

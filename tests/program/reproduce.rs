@@ -17,7 +17,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 impl Workplace {
-    fn reproduce_arguments(&self, out: &str, more: &[&str]) -> Vec<String> {
+    pub fn reproduce_arguments(&self, out: &str, more: &[&str]) -> Vec<String> {
         let data = self.data.display().to_string();
         let mut words = vec!["reproduce".to_owned(), data, "--out".into(), self.text(out)];
         words.extend(SMALL_NETWORK.iter().chain(&["--device", "cpu"]).chain(more).map(ToString::to_string));
@@ -25,12 +25,12 @@ impl Workplace {
     }
 
     /// Runs `reproduce` successfully; returns the tables on standard output, and the report's JSON.
-    fn reproduce(&self, out: &str, more: &[&str]) -> (Value, Value) {
+    pub fn reproduce(&self, out: &str, more: &[&str]) -> (Value, Value) {
         let tables = run_json(self.reproduce_arguments(out, &[more, &["--json"]].concat()));
         (tables, self.report(out))
     }
 
-    fn report(&self, out: &str) -> Value {
+    pub fn report(&self, out: &str) -> Value {
         serde_json::from_slice(&fs::read(self.path(out).join("report.json")).unwrap()).unwrap()
     }
 }

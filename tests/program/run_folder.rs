@@ -178,7 +178,7 @@ fn the_best_checkpoint_is_of_the_run_of_the_last_one() {
 }
 
 #[cfg(unix)]
-mod processes {
+pub mod processes {
     use std::process::{Child, Command, Stdio};
     use std::time::{Duration, Instant};
 
@@ -187,7 +187,7 @@ mod processes {
     use super::*;
 
     /// A process that is ended with the test.
-    struct Started(Child);
+    pub struct Started(pub Child);
 
     impl Drop for Started {
         fn drop(&mut self) {
@@ -197,7 +197,7 @@ mod processes {
     }
 
     /// Starts the program, and waits until `file` exists.
-    fn start(arguments: &[String], file: &std::path::Path) -> Started {
+    pub fn start(arguments: &[String], file: &std::path::Path) -> Started {
         let program = Command::new(assert_cmd::cargo::cargo_bin("scenerank"))
             .args(arguments)
             .stdout(Stdio::null())

@@ -191,3 +191,55 @@ fn features_below_single_precision_are_refused() {
     write((0..2 * images).map(|at| if at % 2 == 0 { 1e-60 } else { 1.0 + (at / 2 % 7) as f64 }).collect());
     run(arguments);
 }
+
+#[test]
+fn many_queries_at_once_give_the_answers_of_each() {
+    let runs = Runs::new();
+    let (run_folder, queries) = (runs.work.text("one"), runs.work.text("queries.jsonl"));
+    // Type 0 is the image.
+    let graph = |object: usize| format!("[[{:?}]]", runs.dataset.object_name(object));
+    let graphs = [graph(1), graph(2), graph(3)];
+    fs::write(&queries, graphs.join("\n\n")).unwrap();
+    let search = |more: &[&str]| {
+        let start = ["search", &run_folder, "--device", "cpu", "-k", "4"];
+        start.iter().chain(more).map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let vectors = runs.work.text("vectors.npy");
+    let rows: Vec<f32> = graphs
+        .iter()
+        .flat_map(|graph| {
+            let out = runs.work.text("query.npy");
+            run(search(&["--graph", graph, "--query-out", &out]));
+            read_npy(Path::new(&out)).unwrap().values
+        })
+        .collect();
+    write_npy(Path::new(&vectors), &rows, rows.len() / 3).unwrap();
+    let files = [&[][..], &["--embeddings", &runs.all]];
+    for index in files {
+        let each: Vec<Value> = graphs
+            .iter()
+            .map(|graph| run_json(search(&[&["--graph", graph, "--json"], index].concat())))
+            .collect();
+        for file in [&queries, &vectors] {
+            let many = run_json(search(&[&["--queries", file, "--json"], index].concat()));
+            let many = many.as_array().unwrap();
+            assert_eq!(many.len(), 3);
+            for (number, (answer, alone)) in many.iter().zip(&each).enumerate() {
+                assert_eq!(answer["query"], number + 1);
+                assert_eq!(&answer["images"], alone);
+            }
+        }
+    }
+    let text = run(search(&["--queries", &queries]));
+    assert!(text.starts_with("query 1\n1. image ") && text.contains("\nquery 3\n1. image "), "{text}");
+
+    let bad = |text: &str, parts: &[&str]| {
+        fs::write(&queries, text).unwrap();
+        refuse(search(&["--queries", &queries]), parts);
+    };
+    bad(&format!("{}\n[[\"man\"\n", graphs[0]), &["queries.jsonl: line 2, column ", "write a list"]);
+    bad("[[\"no such thing\"]]\n", &["queries.jsonl: line 1, statement 1"]);
+    bad("\n", &["queries.jsonl: queries: there are none"]);
+    write_npy(Path::new(&vectors), &[0.5; 9], 3).unwrap();
+    refuse(search(&["--queries", &vectors]), &["vectors.npy: shape: [3, 3], the width of the run is 12"]);
+}

@@ -21,6 +21,7 @@ mod rounding;
 mod rows;
 pub mod stored_rows;
 pub mod top_k;
+pub mod top_k_many;
 
 use std::ops::Range;
 
@@ -33,6 +34,7 @@ use crate::backend::pass::{
 use crate::backend::{Backend, Batches, Description, Memory, Search, Stages, loss_row};
 use crate::batch::graph_batch::{BatchSize, GraphBatch};
 use crate::error::Result;
+use crate::files::npy::StoredValues;
 use crate::loss::Loss;
 use crate::network::activations::{ActivationGradients, Activations};
 use crate::network::config::ModelConfig;
@@ -44,6 +46,7 @@ use block::Block;
 use clock::{Clock, Products, Work};
 use rounding::Rounding;
 use rows::vectorised;
+use stored_rows::StoredRows;
 
 /// CPU backend. All fields but the first are scratch memory, kept between stages.
 #[derive(Debug, Default)]
@@ -467,6 +470,18 @@ impl Search for Cpu {
         k: usize,
     ) -> Result<Vec<(usize, f32)>> {
         Ok(top_k::top_k(&query[..width], &embeddings[..rows * width], k))
+    }
+
+    fn top_k_many(
+        &mut self,
+        queries: &[f32],
+        embeddings: &Vec<f32>,
+        rows: usize,
+        width: usize,
+        k: usize,
+    ) -> Result<Vec<Vec<(usize, f32)>>> {
+        let rows = StoredRows::checked(StoredValues::Single(&embeddings[..rows * width]), width);
+        Ok(top_k_many::top_k_many(queries, rows, k))
     }
 
     fn cosine_ranks(

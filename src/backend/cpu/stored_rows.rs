@@ -55,6 +55,25 @@ impl<'a> StoredRows<'a> {
         }
     }
 
+    /// `[range, width]` in single precision: borrowed if they are stored that way, otherwise written to `widened`.
+    pub(crate) fn single<'b>(&self, range: Range<usize>, widened: &'b mut Vec<f32>) -> &'b [f32]
+    where
+        'a: 'b,
+    {
+        let range = range.start * self.width..range.end * self.width;
+        match self.values {
+            StoredValues::Single(values) => &values[range],
+            StoredValues::Half(values) => {
+                widened.resize(range.len(), 0.0);
+                vectorised(
+                    #[inline(always)]
+                    || values[range].convert_to_f32_slice(widened),
+                );
+                widened
+            }
+        }
+    }
+
     /// Splits the rows into ranges for parallel scoring.
     pub(crate) fn tasks(self) -> impl IndexedParallelIterator<Item = Range<usize>> {
         let tasks = (0..self.len().div_ceil(ROWS_PER_TASK)).into_par_iter();

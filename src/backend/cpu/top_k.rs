@@ -14,10 +14,13 @@ use crate::files::npy::StoredValues;
 
 /// A row with its score. Ordered by score; among equal scores the lower index is greater.
 #[derive(Clone, Copy, PartialEq)]
-struct Scored {
-    score: f64,
+pub(super) struct Scored {
+    pub score: f64,
     index: usize,
 }
+
+/// The best rows of a query, with the worst of them on top.
+pub(super) type Best = BinaryHeap<Reverse<Scored>>;
 
 impl Eq for Scored {}
 
@@ -43,21 +46,31 @@ pub fn top_k(query: &[f32], embeddings: &[f32], k: usize) -> Vec<(usize, f32)> {
 /// Like [`top_k`], for stored rows.
 pub fn top_k_stored(query: &[f32], rows: StoredRows<'_>, k: usize) -> Vec<(usize, f32)> {
     let best_of_task = |task: Range<usize>| {
-        let mut heap = BinaryHeap::new();
-        rows.scores(query, task, |index, score| {
-            let scored = Scored { score, index };
-            if heap.len() < k {
-                heap.push(Reverse(scored));
-            } else if let Some(mut worst) = heap.peek_mut()
-                && scored > worst.0
-            {
-                *worst = Reverse(scored);
-            }
-        });
-        heap
+        let mut best = Best::new();
+        offer(query, rows, task, (k, &mut best));
+        best
     };
-    let mut best: Vec<Scored> =
-        rows.tasks().flat_map_iter(best_of_task).map(|Reverse(scored)| scored).collect();
+    let best: Vec<Reverse<Scored>> = rows.tasks().flat_map_iter(best_of_task).collect();
+    ranked(best.into_iter(), k)
+}
+
+/// Scores a range of rows; each that is one of the `k` best so far enters them.
+pub(super) fn offer(query: &[f32], rows: StoredRows<'_>, range: Range<usize>, (k, best): (usize, &mut Best)) {
+    rows.scores(query, range, |index, score| {
+        let scored = Scored { score, index };
+        if best.len() < k {
+            best.push(Reverse(scored));
+        } else if let Some(mut worst) = best.peek_mut()
+            && scored > worst.0
+        {
+            *worst = Reverse(scored);
+        }
+    });
+}
+
+/// The `k` best of these rows, best first, with their scores.
+pub(super) fn ranked(rows: impl Iterator<Item = Reverse<Scored>>, k: usize) -> Vec<(usize, f32)> {
+    let mut best: Vec<Scored> = rows.map(|Reverse(scored)| scored).collect();
     best.sort_unstable_by_key(|&scored| Reverse(scored));
     best.truncate(k);
     best.into_iter().map(|scored| (scored.index, scored.score as f32)).collect()
