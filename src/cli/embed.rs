@@ -27,8 +27,7 @@ Examples:
   scenerank embed runs/paper --out all.arrow
   scenerank embed runs/paper --rows 0..10000 --out part-0.npy
   scenerank embed runs/paper --graphs my_graphs.json --out mine.npy
-  zcat graphs.jsonl.gz | scenerank embed runs/paper --graphs - --out - \
-      | my_index
+  zcat my.jsonl.gz | scenerank embed runs/paper --graphs - --out my.arrows
   scenerank embed runs/paper --graphs custom_prediction.json \\
       --data-info custom_data_info.json --min-object-score 0.3 \\
       --out mine.npy";
@@ -252,7 +251,8 @@ impl EmbedArguments {
         let beside = Origin::beside(&self.out);
         let kind = match self.format() {
             Format::Npy | Format::NpyF16 => Kind::NPY,
-            Format::Arrow | Format::ArrowStream => Kind::ARROW,
+            Format::Arrow => Kind::ARROW,
+            Format::ArrowStream => Kind::ARROW_STREAM,
         };
         let mut outputs = vec![Output { option: "--out", path: &self.out, kind }];
         if kind == Kind::NPY {

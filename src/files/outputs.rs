@@ -44,6 +44,8 @@ impl Kind {
     pub const NPY: Kind = Kind::Beginning { name: "a .npy file", bytes: b"\x93NUMPY" };
     /// An Arrow IPC file.
     pub const ARROW: Kind = Kind::Beginning { name: "an Arrow file", bytes: b"ARROW1" };
+    /// An Arrow IPC stream.
+    pub const ARROW_STREAM: Kind = Kind::Beginning { name: "an Arrow stream", bytes: b"\xff\xff\xff\xff" };
     /// JSON: an object, or an object per line.
     pub const JSON: Kind = Kind::Beginning { name: "a JSON file", bytes: b"{" };
 
@@ -144,6 +146,7 @@ mod tests {
             ("data", b"scenerk\0rest", DATA),
             ("npy", b"\x93NUMPY\x01", Kind::NPY),
             ("arrow", b"ARROW1\0\0", Kind::ARROW),
+            ("arrows", b"\xff\xff\xff\xff\x60\0", Kind::ARROW_STREAM),
             ("json", b"{\"a\": 1}\n", Kind::JSON),
             ("ids", b"12\r\n7\n", Kind::Ids),
             ("safetensors", b"\x10\0\0\0\0\0\0\0{}", Kind::Safetensors),
