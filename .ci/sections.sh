@@ -107,7 +107,7 @@ install_test_packages() {
     fi
     # Where there are Node and Chromium, the page of `explore` is tested in them.
     if command -v npm >/dev/null && [[ ! -d target/browser/node_modules ]]; then
-        npm install --silent --prefix target/browser puppeteer-core@24 || echo "no browser tests: npm cannot install"
+        npm install --silent --ignore-scripts --prefix target/browser puppeteer-core@24 axe-core@4 || echo "no browser tests: npm cannot install"
     fi
 }
 
