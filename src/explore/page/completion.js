@@ -65,7 +65,6 @@ export function complete(field, list, vocabulary, changed) {
   const items = () => [...list.children];
   const close = () => {
     list.hidden = true;
-    field.setAttribute("aria-expanded", false);
     field.removeAttribute("aria-activedescendant");
   };
   const select = index => {
@@ -129,7 +128,6 @@ export function complete(field, list, vocabulary, changed) {
       }),
     );
     list.hidden = false;
-    field.setAttribute("aria-expanded", true);
     const isSuggestion = field.selectionStart < field.selectionEnd;
     select(isSuggestion || (place.typed && !names.includes(place.typed)) ? 0 : -1);
   };

@@ -4,7 +4,7 @@
 import { element } from "./drawing.js";
 
 const [WIDTH, HEIGHT] = [320, 112];
-const [LEFT, RIGHT, TOP, BOTTOM] = [34, 10, 12, 30];
+const [LEFT, RIGHT, TOP, BOTTOM] = [42, 10, 12, 30];
 
 /**
  * Draws `points`, each `{removed, rank}`, among `images`. `now`, or null, is the point of the present query. `remove` is called
@@ -23,7 +23,7 @@ export function drawCurve({ image_id, images, points }, now, remove) {
   svg.append(
     ...ticks.flatMap(rank => [
       element("path", { class: "grid", d: `M${LEFT} ${y(rank)}H${WIDTH - RIGHT}` }),
-      text(LEFT - 6, y(rank) + 4, String(rank), "end"),
+      text(LEFT - 12, y(rank) + 4, String(rank), "end"),
     ]),
     text(LEFT, HEIGHT - BOTTOM + 16, "0", "middle"),
     text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 4, "edges removed", "middle"),

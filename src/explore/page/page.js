@@ -74,6 +74,8 @@ async function search() {
   showHaving(state.having);
   sayUnread(unread);
   $("searched").textContent = names.length ? `Searched: ${wordsOf(names)}` : "";
+  $("searched").title = $("searched").textContent;
+  $("text-help").hidden = names.length > 0;
   $("target").hidden = state.target === null;
   $("stale").hidden = true;
   $("results").classList.remove("stale");
@@ -96,8 +98,12 @@ async function search() {
     if (error.name === "AbortError") return;
     $("searched").textContent = "";
     if (isLink && (error.suggestions || error.status === 404)) showStale(error.message);
-    else {
+    else if (!$("found").children.length) {
+      showNothing();
+      complain(error, statements, unread);
+    } else {
       $("results").classList.add("stale");
+      $("results-help").textContent = "Not searched; these are the images of the query before.";
       complain(error, statements, unread);
     }
   }

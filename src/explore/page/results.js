@@ -145,7 +145,12 @@ function shares({ relationships, objects }) {
   const words = relationships.slice(0, MOST_NAMED).map(names => names.join(" "));
   if (relationships.length > MOST_NAMED) words.push(`${relationships.length - MOST_NAMED} more relationships`);
   const related = new Set(relationships.flatMap(([subject, , object]) => [subject, object]));
-  const others = objects.filter(name => !related.has(name));
-  if (others.length) words.push(others.join(", "));
+  // Several objects of a type are counted.
+  const others = new Map();
+  for (const name of objects.filter(name => !related.has(name))) {
+    const type = name.split("#")[0];
+    others.set(type, (others.get(type) ?? 0) + 1);
+  }
+  if (others.size) words.push([...others].map(([type, count]) => (count > 1 ? `${count} × ${type}` : type)).join(", "));
   return words.length ? `Shares ${words.join("; ")}` : "Shares no name with the query";
 }
