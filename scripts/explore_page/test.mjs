@@ -425,6 +425,8 @@ async function screens(page) {
         await settled(page);
         const wider = await page.evaluate(() => document.documentElement.scrollWidth - window.innerWidth);
         assert.ok(wider <= 0, `${name}, ${state}: ${wider} pixels too wide`);
+        const fonts = await page.$$eval("#text, #marks", nodes => nodes.map(node => getComputedStyle(node).font));
+        assert.equal(fonts[0], fonts[1], `${name}: marks lie behind their lines`);
         await accessible(page, `${name}, ${scheme}, ${state}`);
         if (!folder) continue;
         await page.evaluate(() => scrollTo(0, 0));

@@ -25,7 +25,8 @@ The page uses a JSON API, which other programs may use too:
   GET  /api/random                  id of a random image
   GET  /api/sentence?text=WORDS     graph that a sentence describes
   POST /api/search                  nearest images, for a body such as
-       {\"graph\": [[\"man\", \"throwing\", \"frisbee\"]], \"target\": 2317468, \"k\": 12}
+       {\"graph\": [[\"man\", \"throwing\", \"frisbee\"]], \"target\": 2317468,
+        \"having\": [\"dog\"], \"k\": 12}
 All fields of a search but graph are optional. The library's documentation of the
 module explore describes the answers. Press Ctrl-C to end the server.";
 

@@ -79,7 +79,7 @@ async function search() {
   $("target").hidden = state.target === null;
   $("stale").hidden = true;
   $("results").classList.remove("stale");
-  $("having").hidden = $("having").hidden && !names.length;
+  $("having").hidden = !names.length && !state.having.length;
   $("examples").hidden = names.length > 0 || state.target !== null;
   if (!names.length) return showNothing();
   const objects = graphOf(names).objects;
@@ -97,8 +97,10 @@ async function search() {
   } catch (error) {
     if (error.name === "AbortError") return;
     $("searched").textContent = "";
-    if (isLink && (error.suggestions || error.status === 404)) showStale(error.message);
-    else if (!$("found").children.length) {
+    if (isLink && (error.suggestions || error.status === 404)) {
+      showStale(error.message);
+      markUnknown(statements, unread);
+    } else if (!$("found").children.length) {
       showNothing();
       complain(error, statements, unread);
     } else {
@@ -137,13 +139,21 @@ function showStale(why) {
   $("target").hidden = true;
   $("examples").hidden = true;
   $("results-help").textContent = "";
-  $("stale-why").textContent = `${why.replace(/^statement (\d+)/, "Line $1").split("; ")[0]}. It may be of another run, or of another split.`;
+  $("stale-why").textContent = `${why.replace(/^statement (\d+)/, "Line $1").split("; ")[0]}. The link may be of another run, or of another split.`;
+  $("drawn").hidden = true;
+  $("having").hidden = true;
   $("stale").hidden = false;
 }
 
 function say(words) {
   $("message").textContent = words;
   $("message").classList.remove("typing");
+}
+
+/** Marks the lines that are not understood, and those with unknown names, which the server refused. */
+function markUnknown(statements, unread) {
+  const unknown = statements.filter(({ names }) => names.some((name, at) => !isKnown(name, at === 1)));
+  mark(new Map([...marksOf(unread), ...unknown.map(({ line }) => [line, "wrong"])]));
 }
 
 /** Shows an error of the server; for an unknown name, with suggestions to replace it. */
@@ -153,8 +163,7 @@ function complain(error, statements, unread) {
     $("rank").textContent = "";
     return say(error.message);
   }
-  const unknown = statements.filter(({ names }) => names.some((name, at) => !isKnown(name, at === 1)));
-  mark(new Map([...marksOf(unread), ...[statement, ...unknown].map(({ line }) => [line, "wrong"])]));
+  markUnknown(statements, unread);
   say(error.message.replace(/^statement \d+/, `Line ${statement.line + 1}`));
   const wrong = statement.names.findIndex((name, at) => !isKnown(name, at === 1));
   if (wrong < 0 || !error.suggestions) return;
