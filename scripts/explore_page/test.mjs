@@ -173,6 +173,14 @@ async function typing(page) {
   assert.deepEqual(await marks("wrong"), [typed]);
   assert.equal(await page.$eval("#text", field => field.getAttribute("aria-invalid")), "true");
 
+  // A name that the data lacks stays marked when the field is left.
+  await enter(page, `${objects[2]}x\n`);
+  await settled(page);
+  assert.deepEqual(await marks("wrong"), [`${objects[2]}x`]);
+  await page.$eval("#text", field => field.blur());
+  await settled(page);
+  assert.deepEqual(await marks("wrong"), [`${objects[2]}x`]);
+
   // By keyboard alone: a subject, then a predicate with an object, then another object.
   const valid = async step => {
     await settled(page);
@@ -269,7 +277,13 @@ async function curve(page) {
   assert.equal(await rankOf(page), all[middle][1]);
   assert.ok((await partsOf(page)) < before);
   assert.deepEqual(await points(), all, "the same curve");
-  // The form does the same by keyboard, with other edges.
+  // The form does the same by keyboard, with other edges: those of a new curve.
+  const seeds = { ranks: null, remove: null };
+  page.on("request", request => {
+    const { pathname, searchParams } = new URL(request.url());
+    if (pathname.endsWith("/ranks")) seeds.ranks = searchParams.get("seed");
+    else if (searchParams.has("remove")) seeds.remove = searchParams.get("seed");
+  });
   await page.$eval("#remove-count", field => (field.value = "3"));
   await page.focus("#remove-count");
   await page.keyboard.press("Enter");
@@ -277,6 +291,7 @@ async function curve(page) {
   await page.waitForSelector("#curve .now");
   const [, rank] = (await points()).find(([removed]) => removed === 3);
   assert.equal(await rankOf(page), rank);
+  assert.ok(seeds.remove !== null && seeds.ranks === seeds.remove, JSON.stringify(seeds));
 }
 
 /** Links that do not fit the run say so, and lead to the start. */

@@ -23,6 +23,7 @@ let vocabulary = { objects: [], predicates: [], relationships: [], examples: [] 
 let known = { objects: new Set(), predicates: new Set() };
 let wanted = RESULTS;
 let lastRank = null; // {target, rank}
+let refused = []; // lines of the latest search with unknown names
 let seed = 1;
 let curve = null; // {key, of}: the curve of the target, and what it was asked with
 let showHaving = () => {};
@@ -63,14 +64,15 @@ async function search() {
   const { statements, unread } = parse(state.text, typedLine(), isKnown);
   // Unchanged parts are not redrawn: the user may be about to click them.
   const question = JSON.stringify([statements, unread, state.target, state.without, state.having, wanted]);
-  if (question === asked) return mark(marksOf(unread));
+  if (question === asked) return showMarks(unread);
   asked = question;
+  refused = [];
   asking?.abort();
   asking = new AbortController();
   const { signal } = asking;
   const names = statements.map(statement => statement.names);
   drawQuery(names);
-  mark(marksOf(unread));
+  showMarks(unread);
   showHaving(state.having);
   sayUnread(unread);
   $("searched").textContent = names.length ? `Searched: ${wordsOf(names)}` : "";
@@ -121,7 +123,10 @@ function showNothing() {
   $("rank").textContent = state.target === null ? "" : `Image ${state.target}; the query is empty.`;
 }
 
-const marksOf = unread => new Map(unread.map(({ line, kind }) => [line, kind]));
+/** Marks the lines that are not understood, and those that the server refused. */
+function showMarks(unread) {
+  mark(new Map([...unread, ...refused].map(({ line, kind }) => [line, kind])));
+}
 
 /** Says what is not understood yet: first a finished line, then the one being typed. */
 function sayUnread(unread) {
@@ -150,10 +155,11 @@ function say(words) {
   $("message").classList.remove("typing");
 }
 
-/** Marks the lines that are not understood, and those with unknown names, which the server refused. */
+/** Marks the lines with unknown names, which the server refused. */
 function markUnknown(statements, unread) {
   const unknown = statements.filter(({ names }) => names.some((name, at) => !isKnown(name, at === 1)));
-  mark(new Map([...marksOf(unread), ...unknown.map(({ line }) => [line, "wrong"])]));
+  refused = unknown.map(({ line }) => ({ line, kind: "wrong" }));
+  showMarks(unread);
 }
 
 /** Shows an error of the server; for an unknown name, with suggestions to replace it. */
@@ -339,7 +345,7 @@ function listen() {
     clearTimeout(pause);
     pause = setTimeout(() => go({ ...state, text: field.value }, { replace: true }), TYPING_PAUSE);
   });
-  field.addEventListener("input", () => mark(marksOf(parse(field.value, typedLine(), isKnown).unread)));
+  field.addEventListener("input", () => showMarks(parse(field.value, typedLine(), isKnown).unread));
   // A line is only complete, and its names checked, once the cursor leaves it. A click that left it is handled first.
   field.addEventListener("blur", () => setTimeout(() => go({ ...state, text: field.value }, { replace: true }), TYPING_PAUSE));
   complete(field, $("completions"), vocabulary, () => go({ ...state, text: field.value }, { replace: true }));
