@@ -106,8 +106,9 @@ install_test_packages() {
             echo "pyarrow and qdrant-client could not be installed: their tests will be skipped"
     fi
     # Where there are Node and Chromium, the page of `explore` is tested in them.
-    if command -v npm >/dev/null && [[ ! -d target/browser/node_modules ]]; then
-        npm install --silent --prefix target/browser puppeteer-core@24 || echo "no browser tests: npm cannot install"
+    if command -v npm >/dev/null && [[ ! -d target/browser/node_modules/axe-core ]]; then
+        npm install --silent --ignore-scripts --prefix target/browser puppeteer-core@24 axe-core@4 ||
+            echo "no browser tests: npm cannot install"
     fi
 }
 

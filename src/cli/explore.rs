@@ -17,14 +17,16 @@ Examples:
   ssh -L 7411:localhost:7411 machine   # then open http://localhost:7411/ here
 
 The page uses a JSON API, which other programs may use too:
-  GET  /api/vocabulary              names of objects and predicates
+  GET  /api/vocabulary              names of objects and predicates, example queries
   GET  /api/image/ID                captions and graph of an image
   GET  /api/image/ID?remove=12      the same, without 12 random edges
+  GET  /api/image/ID/ranks          its rank without 0, 1, 2... random edges
   GET  /api/images?caption=WORDS    images that have these words in a caption
   GET  /api/random                  id of a random image
   GET  /api/sentence?text=WORDS     graph that a sentence describes
   POST /api/search                  nearest images, for a body such as
-       {\"graph\": [[\"man\", \"throwing\", \"frisbee\"]], \"target\": 2317468, \"k\": 12}
+       {\"graph\": [[\"man\", \"throwing\", \"frisbee\"]], \"target\": 2317468,
+        \"having\": [\"dog\"], \"k\": 12}
 All fields of a search but graph are optional. The library's documentation of the
 module explore describes the answers. Press Ctrl-C to end the server.";
 

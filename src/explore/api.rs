@@ -10,10 +10,12 @@ use rand::RngExt;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
+use super::frequent::Frequent;
 use super::{Collection, Event, MOST_OBJECTS, MOST_STATEMENTS};
 use crate::data::query_graph::{QueryGraph, QueryProblem, Statement};
 use crate::data::scene_graph::SceneGraphBuf;
 use crate::data::sentence::Lexicon;
+use crate::data::vocabulary::Vocabulary;
 use crate::data::{Dataset, Split};
 use crate::error::Error;
 use crate::evaluation::{Embeddings, QueryEdges, incomplete_query, nearest_stored, rank};
@@ -24,6 +26,8 @@ use crate::report::scene_drawing;
 const MOST_LISTED: usize = 24;
 /// Largest number of results of a search.
 const MOST_RESULTS: usize = 100;
+/// Largest number of objects that the results must have.
+const MOST_HAVING: usize = 16;
 
 /// What a request gets.
 pub(super) type Answer<T> = std::result::Result<T, Refusal>;
@@ -78,7 +82,7 @@ pub(super) struct Client<'a> {
 
 impl Client<'_> {
     /// Fails if the client no longer waits, so that the rest of the work is left out. Nobody receives this error.
-    fn check(&self) -> Answer<()> {
+    pub(super) fn check(&self) -> Answer<()> {
         match (self.is_gone)() {
             true => Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, "the client has gone")),
             false => Ok(()),
@@ -102,23 +106,58 @@ pub(super) async fn beside<T: Send + 'static>(
 }
 
 #[derive(Serialize)]
-pub(super) struct Vocabulary {
+pub(super) struct Names<'a> {
     split: Split,
     images: usize,
     objects: Vec<String>,
     predicates: Vec<String>,
+    /// Frequent relationships, as indices into `objects`, `predicates` and `objects`.
+    relationships: &'a [[u32; 3]],
+    examples: &'a [Vec<Statement>],
 }
 
-/// Names that a query may use, without those of the image node and its edges.
-pub(super) fn vocabulary(collection: &Collection) -> Vocabulary {
+/// Names that a query may use, without those of the image node and its edges, and what the images often have.
+pub(super) fn vocabulary(collection: &Collection) -> Names<'_> {
     let dataset = &collection.run.dataset;
+    let frequent = collection.frequent.get_or_init(|| Frequent::new(dataset, collection.images.clone()));
     let objects = (0..dataset.object_count() - 1).map(|t| dataset.object_name(t).into());
     let predicates = (0..dataset.predicate_count() - 1).map(|t| dataset.predicate_name(t).into());
-    Vocabulary {
+    Names {
         split: collection.split,
         images: collection.images.len(),
         objects: objects.collect(),
         predicates: predicates.collect(),
+        relationships: &frequent.relationships,
+        examples: &frequent.examples,
+    }
+}
+
+/// Random edges to remove from a graph.
+pub(super) struct Removal {
+    pub remove: usize,
+    pub edges: QueryEdges,
+    pub seed: u64,
+}
+
+impl Removal {
+    /// Reads the options of a request, of which `allowed` are known.
+    pub fn parse(options: &str, allowed: &[&str]) -> Answer<Self> {
+        let mut removal = Removal { remove: 0, edges: QueryEdges::default(), seed: 1 };
+        for (name, value) in form_urlencoded::parse(options.as_bytes()) {
+            match &*name {
+                other if !allowed.contains(&other) => {
+                    let known = allowed.join(" or ");
+                    return Err(Refusal::bad(format!("unknown option {name:?}; use {known}")));
+                }
+                "remove" => removal.remove = number("remove", &value)?,
+                "seed" => removal.seed = number("seed", &value)?,
+                _ => {
+                    let wrong = |_| Refusal::bad(format!("edges: {value:?}; use augmented or relationships"));
+                    removal.edges = QueryEdges::from_str(&value, false).map_err(wrong)?;
+                }
+            }
+        }
+        Ok(removal)
     }
 }
 
@@ -135,18 +174,7 @@ pub(super) struct Image {
 pub(super) fn image(collection: &Collection, id: &str, options: &str) -> Answer<Image> {
     let id = number("an image id", id)?;
     let image = find(collection, id)?;
-    let (mut remove, mut edges, mut seed) = (0, QueryEdges::default(), 1);
-    for (name, value) in form_urlencoded::parse(options.as_bytes()) {
-        match &*name {
-            "remove" => remove = number("remove", &value)?,
-            "seed" => seed = number("seed", &value)?,
-            "edges" => {
-                let wrong = |_| Refusal::bad(format!("edges: {value:?}; use augmented or relationships"));
-                edges = QueryEdges::from_str(&value, false).map_err(wrong)?;
-            }
-            _ => return Err(Refusal::bad(format!("unknown option {name:?}; use remove, edges or seed"))),
-        }
-    }
+    let Removal { remove, edges, seed } = Removal::parse(options, &["remove", "edges", "seed"])?;
     let dataset = &collection.run.dataset;
     let in_image = dataset.predicate_count() as u32 - 1;
     let whole = dataset.graph(image);
@@ -233,6 +261,8 @@ struct Search {
     #[serde(default)]
     without_in_image: Vec<String>,
     #[serde(default)]
+    having: Vec<String>,
+    #[serde(default)]
     target: Option<u64>,
     #[serde(default = "default_results")]
     k: usize,
@@ -245,6 +275,8 @@ fn default_results() -> usize {
 #[derive(Serialize)]
 pub(super) struct Results {
     images: usize,
+    /// Number of images that have all objects of `having`.
+    matching: usize,
     target: Option<Target>,
     results: Vec<Found>,
 }
@@ -298,13 +330,38 @@ pub(super) async fn search(collection: Arc<Collection>, body: &[u8]) -> Answer<R
         return Err(Refusal::bad(format!("{count} objects; a query has at most {MOST_OBJECTS}")));
     }
     let graph = named.partly_augmented(&request.without_in_image, dataset.vocabulary())?;
+    let having = having(&request.having, dataset.vocabulary())?;
+    let embedding = embed(&collection, graph).await?;
+    let query = Query { named, embedding, having, target, k: request.k };
+    beside(move |client| results(&collection, &query, client)).await
+}
 
+/// Types of the objects that results must have.
+fn having(names: &[String], vocabulary: &Vocabulary) -> Answer<Vec<u32>> {
+    if names.len() > MOST_HAVING {
+        let count = names.len();
+        return Err(Refusal::bad(format!("having: {count} objects; name at most {MOST_HAVING}")));
+    }
+    let object = |name: &String| {
+        let statement = [vec![name.clone()]];
+        let graph = QueryGraph::new(&statement, vocabulary).map_err(|problem| Refusal {
+            suggestions: problem.suggestions.clone(),
+            ..Refusal::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                format!("having: {}; {}", problem.problem, problem.remedy),
+            )
+        })?;
+        Ok(graph.objects[0])
+    };
+    names.iter().map(object).collect()
+}
+
+/// Embeds a graph on the thread that holds the model: `[D]`.
+pub(super) async fn embed(collection: &Collection, graph: SceneGraphBuf) -> Answer<Vec<f32>> {
     let gone = || Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the program is ending");
     let (reply, embedded) = oneshot::channel();
     collection.embed.send(Event::Embed(graph, reply)).map_err(|_| gone())?;
-    let query = embedded.await.map_err(|_| gone())??;
-    let query = Query { named, embedding: query, target, k: request.k };
-    beside(move |client| results(&collection, &query, client)).await
+    Ok(embedded.await.map_err(|_| gone())??)
 }
 
 /// A checked search.
@@ -312,6 +369,8 @@ struct Query {
     named: QueryGraph,
     /// `[D]` embedding of the graph.
     embedding: Vec<f32>,
+    /// Types of the objects that every result has.
+    having: Vec<u32>,
     /// Image whose rank is wanted.
     target: Option<usize>,
     /// Number of results.
@@ -320,7 +379,7 @@ struct Query {
 
 fn results(collection: &Collection, query: &Query, client: &Client<'_>) -> Answer<Results> {
     let Collection { run, images, embeddings, .. } = collection;
-    let &Query { ref named, ref embedding, target, k } = query;
+    let &Query { ref named, ref embedding, ref having, target, k } = query;
     let (dataset, width) = (&run.dataset, run.width());
     let (query, embeddings) = (Embeddings::new(embedding, width)?, Embeddings::new(embeddings, width)?);
     let target_rank = match target {
@@ -340,8 +399,19 @@ fn results(collection: &Collection, query: &Query, client: &Client<'_>) -> Answe
         None => None,
     };
     client.check()?;
-    let nearest = nearest_stored(query, embeddings, k)?;
-    let found = nearest.into_iter().zip(1..).map(|((row, cosine), rank)| {
+    let occurs = |row: usize| {
+        let objects = dataset.graph(images.start + row).node_object;
+        having.iter().all(|object| objects.contains(object))
+    };
+    let matching = match having.is_empty() {
+        true => images.len(),
+        false => (0..images.len()).filter(|&row| occurs(row)).count(),
+    };
+    let nearest = nearest_that(occurs, matching.min(k), |most| {
+        client.check()?;
+        Ok(nearest_stored(query, embeddings, most)?)
+    })?;
+    let found = nearest.into_iter().map(|(rank, row, cosine)| {
         client.check()?;
         let image = images.start + row;
         let (own, _) = QueryGraph::naming(dataset.graph(image), dataset.vocabulary());
@@ -365,7 +435,27 @@ fn results(collection: &Collection, query: &Query, client: &Client<'_>) -> Answe
             },
         })
     });
-    Ok(Results { images: images.len(), target: target_rank, results: found.collect::<Answer<_>>()? })
+    let results = found.collect::<Answer<_>>()?;
+    Ok(Results { images: images.len(), matching, target: target_rank, results })
+}
+
+/// The first `count` rows that `occurs` accepts, with their ranks among all rows and their cosines. `nearest` gives a number of
+/// the nearest rows; it is asked for more until enough are accepted. At least `count` rows are accepted in all.
+fn nearest_that(
+    occurs: impl Fn(usize) -> bool,
+    count: usize,
+    nearest: impl Fn(usize) -> Answer<Vec<(usize, f32)>>,
+) -> Answer<Vec<(usize, usize, f32)>> {
+    let mut most = count;
+    loop {
+        let rows = nearest(most)?;
+        let ranked = (1..).zip(rows).map(|(rank, (row, cosine))| (rank, row, cosine));
+        let found: Vec<_> = ranked.filter(|&(_, row, _)| occurs(row)).take(count).collect();
+        if found.len() == count {
+            return Ok(found);
+        }
+        most *= 8;
+    }
 }
 
 /// Draws the boxes of an image; `None` if the data has none.
@@ -384,7 +474,7 @@ fn drawing(dataset: &Dataset, image: usize) -> Answer<Option<Drawing>> {
 }
 
 /// Index of the image with this id in the split.
-fn find(collection: &Collection, id: u64) -> Answer<usize> {
+pub(super) fn find(collection: &Collection, id: u64) -> Answer<usize> {
     let Collection { run, split, images, .. } = collection;
     match run.dataset.find_image(id) {
         Some(image) if images.contains(&image) => Ok(image),
@@ -399,7 +489,7 @@ fn captions(dataset: &Dataset, image: usize) -> Vec<String> {
     dataset.captions(image).map(|caption| caption.trim().to_string()).collect()
 }
 
-fn number<T: FromStr>(what: &str, text: &str) -> Answer<T> {
+pub(super) fn number<T: FromStr>(what: &str, text: &str) -> Answer<T> {
     text.parse().map_err(|_| Refusal::bad(format!("{what}: {text:?} is not a whole number")))
 }
 

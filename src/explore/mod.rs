@@ -7,13 +7,17 @@
 //!
 //! | request | answer |
 //! | --- | --- |
-//! | `GET /api/vocabulary` | `{split, images, objects: [name], predicates: [name]}`, the most frequent names first |
+//! | `GET /api/vocabulary` | `{split, images, objects: [name], predicates: [name], relationships, examples}`, the most frequent names first |
 //! | `GET /api/image/ID` | `{image_id, coco_id, captions, graph, without_in_image}` of an image of the split |
 //! | `GET /api/image/ID?remove=12&edges=augmented&seed=1` | the same; the graph without random edges, as `retrieve` removes them |
+//! | `GET /api/image/ID/ranks?edges=augmented&seed=1` | `{image_id, images, edges, points: [{removed, rank, cosine}]}`: the rank of the image for its own graph without 0, 1, 2... of these edges |
 //! | `GET /api/images?caption=WORDS` | `{images: [{image_id, caption}]}`: the first that have all the words in one caption |
 //! | `GET /api/random` | `{image_id}` |
 //! | `GET /api/sentence?text=WORDS` | `{graph, not_understood}`: the graph that a sentence describes, and the words that were not understood |
 //! | `POST /api/search` | the nearest images, below |
+//!
+//! `relationships` are those that most images of the split have, the most frequent first. Each is `[subject, predicate, object]`, as
+//! indices into the lists of names. `examples` are three graphs of frequent relationships that occur together.
 //!
 //! A `graph` has the format of `search --graph`: a list of `[subject, predicate, object]` and `[object]`
 //! ([`query_graph`](crate::data::query_graph)). `without_in_image` names the objects that lack their edge to
@@ -21,14 +25,15 @@
 //! search is
 //!
 //! ```json
-//! {"graph": [["man", "throwing", "frisbee"]], "without_in_image": [], "target": 2317468, "k": 12}
+//! {"graph": [["man", "throwing", "frisbee"]], "without_in_image": [], "having": ["dog"], "target": 2317468, "k": 12}
 //! ```
 //!
-//! where all fields but `graph` are optional. The response lists the best images first. `shared` is what an
+//! where all fields but `graph` are optional. Every result has all objects of `having`; its rank is the one among all images.
+//! `matching` is the number of images with these objects. The response lists the best images first. `shared` is what an
 //! image has in common with the query, by the names in its own graph:
 //!
 //! ```json
-//! {"images": 390, "target": {"image_id": 2317468, "rank": 1, "cosine": 0.97},
+//! {"images": 390, "matching": 31, "target": {"image_id": 2317468, "rank": 1, "cosine": 0.97},
 //!  "results": [{"rank": 1, "image_id": 2317468, "coco_id": 5, "cosine": 0.97, "caption_similarity": 1.0,
 //!               "captions": ["..."], "graph": [["man"], ["frisbee"], ["man", "throwing", "frisbee"]],
 //!               "drawing": {"width": 402, "height": 302, "elements": "<rect .../>"}, "url": "https://...",
@@ -44,6 +49,8 @@
 //! name.
 
 mod api;
+mod curve;
+mod frequent;
 mod http;
 pub mod page;
 mod routes;
@@ -51,8 +58,8 @@ mod stream;
 
 use std::net::{SocketAddr, TcpListener};
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::oneshot;
 
@@ -66,6 +73,7 @@ use crate::evaluation::embed::{BATCH_GRAPHS, embed_with};
 use crate::model::Model;
 use crate::progress::Progress;
 use crate::run::Run;
+use frequent::Frequent;
 
 /// Largest number of objects in a query; the largest image of the paper's data has 40.
 const MOST_OBJECTS: usize = 128;
@@ -88,6 +96,8 @@ struct Collection {
     images: Range<usize>,
     /// `[images, D]` embeddings of the images.
     embeddings: Vec<f32>,
+    /// What the images often have, once it was asked for.
+    frequent: OnceLock<Frequent>,
     embed: Sender<Event>,
 }
 
@@ -141,7 +151,9 @@ impl BackendTask for ExploreTask<'_> {
         progress.finish();
 
         let images = run.dataset.split(split);
-        let collection = Collection { run: Arc::clone(run), split, images, embeddings, embed: sender };
+        let frequent = OnceLock::new();
+        let collection =
+            Collection { run: Arc::clone(run), split, images, embeddings, frequent, embed: sender };
         let server = http::Server::start(listener, Arc::new(collection))?;
         ready(server.address())?;
         embed_queries(events, |graph| embed_with(&mut model, [graph.view()].into_iter(), |_| ()));

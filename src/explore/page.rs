@@ -17,7 +17,7 @@ macro_rules! page_file {
 }
 
 /// All files of the page.
-pub const PAGE: [PageFile; 8] = [
+pub const PAGE: [PageFile; 11] = [
     page_file!("/", "text/html; charset=utf-8", "page.html"),
     page_file!("/page.css", "text/css; charset=utf-8", "page.css"),
     page_file!("/page.js", "text/javascript; charset=utf-8", "page.js"),
@@ -25,5 +25,8 @@ pub const PAGE: [PageFile; 8] = [
     page_file!("/completion.js", "text/javascript; charset=utf-8", "completion.js"),
     page_file!("/layout.js", "text/javascript; charset=utf-8", "layout.js"),
     page_file!("/drawing.js", "text/javascript; charset=utf-8", "drawing.js"),
+    page_file!("/editor.js", "text/javascript; charset=utf-8", "editor.js"),
+    page_file!("/curve.js", "text/javascript; charset=utf-8", "curve.js"),
+    page_file!("/having.js", "text/javascript; charset=utf-8", "having.js"),
     page_file!("/results.js", "text/javascript; charset=utf-8", "results.js"),
 ];

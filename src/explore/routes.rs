@@ -26,6 +26,7 @@ use tower_http::timeout::TimeoutLayer;
 
 use super::Collection;
 use super::api::{self, Answer, Refusal};
+use super::curve::curve;
 use super::page::PAGE;
 
 /// Limit on receiving a header, and on receiving the rest of a request and computing its answer.
@@ -55,6 +56,7 @@ pub(super) fn routes(collection: Arc<Collection>) -> Router {
         .route("/api/vocabulary", get(vocabulary))
         .route("/api/image/", get(no_image))
         .route("/api/image/{id}", get(image))
+        .route("/api/image/{id}/ranks", get(ranks))
         .route("/api/images", get(images))
         .route("/api/random", get(random))
         .route("/api/sentence", get(sentence))
@@ -120,7 +122,8 @@ impl<T: Serialize> IntoResponse for Json<T> {
 type Collected = State<Arc<Collection>>;
 
 async fn vocabulary(State(collection): Collected) -> Answer<Json<impl Serialize>> {
-    api::beside(move |_| Ok(Json(api::vocabulary(&collection)))).await
+    api::beside(move |_| Ok(Json(serde_json::to_value(api::vocabulary(&collection)).expect("plain fields"))))
+        .await
 }
 
 async fn image(
@@ -129,6 +132,14 @@ async fn image(
     RawQuery(options): RawQuery,
 ) -> Answer<Json<impl Serialize>> {
     api::beside(move |_| api::image(&collection, &id, &options.unwrap_or_default()).map(Json)).await
+}
+
+async fn ranks(
+    State(collection): Collected,
+    Path(id): Path<String>,
+    RawQuery(options): RawQuery,
+) -> Answer<Json<impl Serialize>> {
+    curve(collection, &id, &options.unwrap_or_default()).await.map(Json)
 }
 
 async fn no_image(collection: Collected, options: RawQuery) -> Answer<Json<impl Serialize>> {

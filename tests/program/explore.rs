@@ -1,5 +1,6 @@
 //! `explore`: its answers agree with those of `search` and `retrieve`, and invalid requests are rejected.
 
+use std::collections::HashSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
@@ -8,6 +9,7 @@ use std::process::Command;
 use crate::program::{refuse, run_json};
 use crate::served::Served;
 use scenerank::data::query_graph::QueryGraph;
+use scenerank::data::scene_graph::SceneGraph;
 use scenerank::data::{Dataset, Split};
 use scenerank::evaluation::{QueryEdges, incomplete_query};
 use serde_json::{Value, json};
@@ -24,6 +26,9 @@ fn explore_answers_as_search_does_and_refuses_the_rest() {
     images_and_their_ranks(&served, &dataset);
     bad_requests(&served, &dataset);
     sentences(&served, &dataset);
+    examples_occur_in_the_images(&served, &dataset);
+    results_have_the_wanted_objects(&served, &dataset);
+    ranks_against_removed_edges(&served, &dataset);
     many_at_once(&served, &dataset);
     the_page_in_a_browser(&served);
     ctrl_c_ends_it(served);
@@ -37,6 +42,132 @@ fn sentences(served: &Served, dataset: &Dataset) {
     let statement = [object, predicate, &format!("{object}#2")];
     assert_eq!((status, got), (200, json!({ "graph": [statement], "not_understood": ["quixotic"] })));
     assert_eq!(served.get("/api/sentence?words=a").0, 400);
+}
+
+/// Nodes of a graph that have the relationship of these types: subjects and objects.
+fn holders(graph: SceneGraph<'_>, types: [u32; 3]) -> Vec<[u32; 2]> {
+    let object = |node: u32| graph.node_object[node as usize];
+    let edges = 0..graph.edge_predicate.len();
+    let ends =
+        edges.map(|edge| (graph.edge_subject[edge], graph.edge_predicate[edge], graph.edge_object[edge]));
+    ends.filter(|&(s, p, o)| [object(s), p, object(o)] == types).map(|(s, _, o)| [s, o]).collect()
+}
+
+/// The relationships are listed by the number of images that have them. Each example is a query whose relationships some image has
+/// together, at the same objects.
+fn examples_occur_in_the_images(served: &Served, dataset: &Dataset) {
+    let (_, vocabulary) = served.get("/api/vocabulary");
+    let listed: Vec<[u32; 3]> = serde_json::from_value(vocabulary["relationships"].clone()).unwrap();
+    let images_with = |types: [u32; 3]| {
+        dataset.split(Split::All).filter(|&image| !holders(dataset.graph(image), types).is_empty()).count()
+    };
+    assert!(listed.len() > 20, "{}", listed.len());
+    assert_eq!(listed.iter().collect::<HashSet<_>>().len(), listed.len());
+    let counts: Vec<usize> = listed.iter().take(40).map(|&types| images_with(types)).collect();
+    assert!(counts.is_sorted_by(|a, b| a >= b) && counts[0] > 1, "{counts:?}");
+
+    let examples: Vec<Vec<Vec<String>>> = serde_json::from_value(vocabulary["examples"].clone()).unwrap();
+    assert_eq!(examples.iter().map(Vec::len).collect::<Vec<_>>(), [1, 2, 2], "{examples:?}");
+    let mut subjects = HashSet::new();
+    for example in &examples {
+        assert!(subjects.insert(example[0][0].clone()), "{examples:?}");
+        let types: Vec<[u32; 3]> = example
+            .iter()
+            .map(|names| {
+                let (vocabulary, object) =
+                    (dataset.vocabulary(), |name: &String| dataset.vocabulary().find_object(name));
+                [
+                    object(&names[0]).unwrap(),
+                    vocabulary.find_predicate(&names[1]).unwrap(),
+                    object(&names[2]).unwrap(),
+                ]
+            })
+            .collect();
+        let together = dataset.split(Split::All).any(|image| {
+            let first = holders(dataset.graph(image), types[0]);
+            let touches = |ends: &[u32; 2]| first.iter().flatten().any(|node| ends.contains(node));
+            !first.is_empty()
+                && types[1..].iter().all(|&other| holders(dataset.graph(image), other).iter().any(touches))
+        });
+        assert!(together, "{example:?}");
+        assert_eq!(
+            served.search(json!({ "graph": example, "k": 3 }))["results"].as_array().unwrap().len(),
+            3
+        );
+    }
+}
+
+/// The filter leaves out images and changes nothing else: the ranks are those among all images.
+fn results_have_the_wanted_objects(served: &Served, dataset: &Dataset) {
+    let query = |having: &[&str], k: usize| {
+        let graph = json!([[dataset.object_name(0), dataset.predicate_name(0), dataset.object_name(1)]]);
+        served.search(json!({ "graph": graph, "having": having, "k": k }))
+    };
+    let all = query(&[], 100);
+    assert_eq!(all["matching"], dataset.image_count());
+    // A rare object, so that the nearest images lack it, and two at once.
+    let rare =
+        (0..dataset.object_count() - 1).rev().find(|&object| dataset.object_occurrences(object) > 0).unwrap();
+    for objects in [vec![0], vec![rare], vec![0, 1]] {
+        let names: Vec<&str> = objects.iter().map(|&object| dataset.object_name(object)).collect();
+        let has = |image: usize| {
+            objects.iter().all(|&object| dataset.graph(image).node_object.contains(&(object as u32)))
+        };
+        let found_has = |found: &Value| has(dataset.find_image(found["image_id"].as_u64().unwrap()).unwrap());
+        let got = query(&names, 100);
+        let matching = dataset.split(Split::All).filter(|&image| has(image)).count();
+        assert_eq!(got["matching"], matching, "{names:?}");
+        assert!(matching > 0, "{names:?}");
+        let results = got["results"].as_array().unwrap();
+        assert_eq!(results.len(), matching.min(100));
+        assert!(results.iter().all(found_has), "{names:?}");
+        assert!(results.is_sorted_by_key(|found| found["rank"].as_u64().unwrap()));
+        let nearest = all["results"].as_array().unwrap();
+        let want: Vec<&Value> = nearest.iter().filter(|found| found_has(found)).collect();
+        let near = results.iter().filter(|found| found["rank"].as_u64().unwrap() as usize <= nearest.len());
+        assert_eq!(near.collect::<Vec<_>>(), want);
+        assert_eq!(query(&names, 1)["results"][0], results[0]);
+    }
+    let unknown = json!({ "graph": [[dataset.object_name(0)]], "having": ["quixotry"] });
+    let (status, body) = served.post(&unknown.to_string());
+    assert!(
+        status == 422 && body["error"].as_str().unwrap().starts_with("having: the data has no object"),
+        "{body}"
+    );
+    assert!(body.get("statement").is_none() && !body["suggestions"].as_array().unwrap().is_empty(), "{body}");
+    let many = json!({ "graph": [[dataset.object_name(0)]], "having": vec![dataset.object_name(0); 17] });
+    assert_eq!(served.post(&many.to_string()).0, 400);
+}
+
+/// Each point of the curve is what a search for the incomplete query gives.
+fn ranks_against_removed_edges(served: &Served, dataset: &Dataset) {
+    let in_image = dataset.vocabulary().in_image_type();
+    let image = dataset.split(Split::All).max_by_key(|&image| dataset.graph(image).edge_count()).unwrap();
+    let (id, graph) = (dataset.image_id(image), dataset.graph(image));
+    let relationships = graph.edge_predicate.iter().filter(|&&of| of != in_image).count();
+    for (edges, count) in [("augmented", graph.edge_count()), ("relationships", relationships)] {
+        let (status, curve) = served.get(&format!("/api/image/{id}/ranks?edges={edges}&seed=5"));
+        assert_eq!((status, &curve["edges"]), (200, &json!(count)));
+        let points = curve["points"].as_array().unwrap();
+        assert!(points.len() > 1 && points.len() <= 25, "{}", points.len());
+        assert_eq!(
+            (&points[0]["removed"], &points[points.len() - 1]["removed"]),
+            (&json!(0), &json!(count - 1))
+        );
+        for point in points {
+            let removed = &point["removed"];
+            let (_, query) = served.get(&format!("/api/image/{id}?remove={removed}&edges={edges}&seed=5"));
+            let found = served.search(json!({
+                "graph": query["graph"], "without_in_image": query["without_in_image"], "target": id, "k": 1
+            }));
+            assert_eq!(
+                (&found["target"]["rank"], &found["target"]["cosine"]),
+                (&point["rank"], &point["cosine"])
+            );
+        }
+    }
+    assert_eq!(served.get(&format!("/api/image/{id}/ranks?remove=2")).0, 400);
+    assert_eq!(served.get("/api/image/4711/ranks").0, 404);
 }
 
 /// Equal to the last bit: the same graph, embedded alone, against the same embeddings.

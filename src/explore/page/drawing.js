@@ -5,7 +5,7 @@ import { labelKey, layout } from "./layout.js";
 const PADDING = 6;
 const POINTS = 24;
 
-function element(name, attributes = {}, children = []) {
+export function element(name, attributes = {}, children = []) {
   const node = document.createElementNS("http://www.w3.org/2000/svg", name);
   for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
   node.append(...children);

@@ -3,8 +3,8 @@
 //   man - throwing -> frisbee     a relationship
 //   tree                          an object without a relationship
 //
-// A state is {text, target, without}: `target` is the id of the image from which the query started, or null; `without`
-// holds the names of the objects whose edge to the image node is deleted.
+// A state is {text, target, without, having}: `target` is the id of the image from which the query started, or null; `without`
+// holds the names of the objects whose edge to the image node is deleted, `having` those that every result must have.
 
 const LINE = /^(.*?)\s-\s*(.*?)\s*(?:->\s*(.*))?$/;
 
@@ -23,27 +23,45 @@ export function namesOfLine(line) {
 
 export const lineOf = names => (names.length === 1 ? names[0] : `${names[0]} - ${names[1]} -> ${names[2]}`);
 
+/** A query in words, such as "man riding horse; tree". */
+export function wordsOf(statements) {
+  const { relationships, lone } = graphOf(statements);
+  return [...relationships.map(names => names.join(" ")), ...lone].join("; ");
+}
+
+/** What a line lacks to be understood, in words; null if it lacks nothing. */
+function lack(names, isKnown) {
+  const [, predicate, object] = names;
+  const unknown = names.findIndex((name, at) => name && !isKnown(name, at === 1));
+  if (unknown >= 0) return `the data has no ${unknown === 1 ? "predicate" : "object"} "${names[unknown]}"`;
+  if (!names[0]) return "a name is missing before the dash";
+  if (predicate === "") return "a predicate is missing after the dash";
+  if (object === "") return "an object is missing at the end";
+  return null;
+}
+
 /**
  * Parses the statements of a text, each with its line. The line being typed counts as far as it is valid: only its
- * subject until the relationship is complete, nothing until the subject is a known name. Any other unfinished line is
- * the `problem`.
+ * subject until the relationship is complete, nothing until the subject is a known name. `unread` has the lines that are
+ * not understood, or not wholly, with what they lack. An unknown name in another line is a statement, so that the server
+ * suggests names.
  */
 export function parse(text, typedLine, isKnown) {
   const statements = [];
-  let problem = null;
+  const unread = [];
   text.split("\n").forEach((line, index) => {
     let names = namesOfLine(line);
     if (!names.length) return;
-    if (index === typedLine) {
-      if (!names.every((name, at) => isKnown(name, at === 1))) names = names.slice(0, 1);
-      if (!isKnown(names[0], false)) return;
-    } else if (names.some(name => !name)) {
-      problem ??= { line: index, error: "write subject - predicate -> object, or a name alone" };
-      return;
+    const error = lack(names, isKnown);
+    const typing = index === typedLine;
+    if (error && (typing || names.some(name => !name))) {
+      unread.push({ line: index, error, kind: typing ? "typing" : "wrong" });
+      if (!typing || !isKnown(names[0], false)) return;
+      names = names.slice(0, 1);
     }
     statements.push({ line: index, names });
   });
-  return { statements: statements.filter(unseen()), problem };
+  return { statements: statements.filter(unseen()), unread };
 }
 
 function unseen() {
@@ -87,21 +105,25 @@ export function withoutObject(statements, object, drop) {
 }
 
 /** Encodes a state as the fragment of an address, so that it can be shared. */
-export function hashOf({ text, target, without }) {
+export function hashOf({ text, target, without, having }) {
   const parts = new URLSearchParams();
   if (text.trim()) parts.set("q", text);
   if (target !== null) parts.set("image", target);
   for (const name of without) parts.append("without", name);
+  for (const name of having) parts.append("having", name);
   return `#${parts}`;
 }
 
-/** Decodes the state from the fragment of an address. */
+/** Decodes the state from the fragment of an address; `problem` says what it has that no state can have. */
 export function stateOf(hash) {
   const parts = new URLSearchParams(hash.replace(/^#/, ""));
   const target = parts.get("image");
+  const isId = target !== null && /^\d{1,15}$/.test(target);
   return {
     text: parts.get("q") ?? "",
-    target: target !== null && /^\d{1,15}$/.test(target) ? Number(target) : null,
+    target: isId ? Number(target) : null,
     without: parts.getAll("without"),
+    having: parts.getAll("having"),
+    problem: target !== null && !isId ? `"${target}" is no id of an image` : null,
   };
 }
