@@ -142,7 +142,7 @@ mod tests {
     fn a_file_is_known_by_its_identity_and_its_first_bytes() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
-        let files: [(&str, &[u8], Kind); 6] = [
+        let files: [(&str, &[u8], Kind); 7] = [
             ("data", b"scenerk\0rest", DATA),
             ("npy", b"\x93NUMPY\x01", Kind::NPY),
             ("arrow", b"ARROW1\0\0", Kind::ARROW),
