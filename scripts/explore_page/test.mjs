@@ -6,7 +6,8 @@
 //   npm install --ignore-scripts --prefix target/browser puppeteer-core@24 axe-core@4
 //   node scripts/explore_page/test.mjs http://127.0.0.1:7411/ [FOLDER]
 //
-// Screenshots are saved to FOLDER. PAGE=src/explore/page takes the page's files from there instead of from the server, to try
+// Screenshots are saved to FOLDER, or to EXPLORE_SCREENSHOTS. Without a folder, the phone is checked in light mode only and the
+// desktop in dark mode only. PAGE=src/explore/page takes the page's files from there instead of from the server, to try
 // changes without a build. Prints "skipped" and exits successfully if Chromium (CHROMIUM, or on PATH) or puppeteer-core is not
 // installed; without axe-core only its checks are left out.
 
@@ -15,7 +16,7 @@ import { existsSync, mkdirSync, readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { join } from "node:path";
 
-const [url, folder] = process.argv.slice(2);
+const [url, folder = process.env.EXPLORE_SCREENSHOTS] = process.argv.slice(2);
 const root = new URL("../../", import.meta.url).pathname;
 
 function skip(why) {
@@ -431,8 +432,8 @@ async function screens(page) {
     },
     stale: () => open(page, "#q=quixotry"),
   };
-  for (const [name, width, height] of [["phone", 375, 812], ["desktop", 1280, 800]]) {
-    for (const scheme of ["light", "dark"]) {
+  for (const [name, width, height, short] of [["phone", 375, 812, "light"], ["desktop", 1280, 800, "dark"]]) {
+    for (const scheme of folder ? ["light", "dark"] : [short]) {
       await page.emulateMediaFeatures([{ name: "prefers-color-scheme", value: scheme }]);
       await page.setViewport({ width, height });
       for (const [state, show] of Object.entries(states)) {
