@@ -236,7 +236,7 @@ fn print_plan(runs: &[ScheduledRun], json: bool) {
         println!("{:#}", json!(runs));
         return;
     }
-    let settings: Vec<Map<String, Value>> = runs.iter().map(|run| settings(run)).collect();
+    let settings: Vec<Map<String, Value>> = runs.iter().map(settings).collect();
     let varies = |name: &String| settings.iter().any(|of| of.get(name) != settings[0].get(name));
     let (varied, shared): (Vec<&String>, Vec<&String>) =
         settings.first().into_iter().flat_map(Map::keys).partition(|name| varies(name));
