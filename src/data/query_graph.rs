@@ -335,12 +335,12 @@ pub fn read_query_graphs(path: &Path, vocabulary: &Vocabulary) -> Result<Vec<Sce
             return Ok(());
         }
         let at_line = |error| match error {
-            Error::Invalid { path, place, problem, remedy } => Error::invalid(
-                path,
-                format!("line {number}, {}", place.replace("line 1, ", "")),
-                problem,
-                remedy,
-            ),
+            Error::Invalid { path, place, problem, remedy } => {
+                let place = format!("line {number}, {}", place.replace("line 1, ", ""));
+                // The JSON reader counts from the line that it was given.
+                let problem = problem.split(" at line 1 column").next().unwrap_or_default();
+                Error::invalid(path, place, problem, remedy)
+            }
             other => other,
         };
         graphs.push(parse(path, line, vocabulary).map_err(at_line)?);
