@@ -60,16 +60,16 @@ export PATH=$work/bin:$PATH
 scenerank -q synth raw --images 200 > /dev/null
 scenerank -q prepare --scene-graphs raw/scene_graphs.json --image-data raw/image_data.json --captions raw/captions.json \
     --glove raw/glove.txt --min-occurrences 15 --out small.data > /dev/null
-options="--epochs 2 --layers 2 --state-width 12 --hidden-width 16 --batch-size 8 --device cpu"
-runs=$(scenerank reproduce small.data --out array $options --plan --json | jq length)
-echo "+ sbatch --array=0-$((runs - 1)) reproduce.sbatch small.data array $options"
-job=$(sbatch --parsable --array=0-$((runs - 1)) "$scripts/reproduce.sbatch" small.data array $options)
+options=(--epochs 2 --layers 2 --state-width 12 --hidden-width 16 --batch-size 8 --device cpu)
+runs=$(scenerank reproduce small.data --out array "${options[@]}" --plan --json | jq length)
+echo "+ sbatch --array=0-$((runs - 1)) reproduce.sbatch small.data array ${options[*]}"
+job=$(sbatch --parsable --array=0-$((runs - 1)) "$scripts/reproduce.sbatch" small.data array "${options[@]}")
 echo "+ sbatch --dependency=afterany:$job --wrap 'scenerank reproduce small.data --out array ... --collect'"
 sbatch --wait --dependency=afterany:"$job" --output=collect.log \
-    --wrap "scenerank -q reproduce small.data --out array $options --collect"
+    --wrap "scenerank -q reproduce small.data --out array ${options[*]} --collect"
 squeue
-scenerank reproduce small.data --out array $options --plan
+scenerank reproduce small.data --out array "${options[@]}" --plan
 grep -o "JobId=.*JobState=[A-Z]*" /var/log/slurm_jobs.log | tail -n $((runs + 1)) | sed 's/ UserId.* Name/ Name/'
-scenerank -q reproduce small.data --out plain $options > /dev/null
+scenerank -q reproduce small.data --out plain "${options[@]}" > /dev/null
 same() { jq --sort-keys 'del(.about.date, .about.seconds, .about.command, .about.threads)' "$1/report.json"; }
 cmp <(same array) <(same plain) && echo "the reports are the same"
