@@ -14,7 +14,7 @@ use crate::{Error, Result};
 pub const LOCK: &str = ".lock";
 
 /// Attempts to lock a folder, and the time between two. [`is_held`] holds a lock for a moment, which must not refuse a training.
-const ATTEMPTS: usize = 5;
+const ATTEMPTS: usize = 25;
 const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(20);
 
 /// A locked folder. Dropping it releases the lock.
@@ -25,7 +25,7 @@ pub struct FolderLock {
 }
 
 impl FolderLock {
-    /// Locks `folder`, which exists. Fails within 100 ms if another process, or another part of this one, holds the lock.
+    /// Locks `folder`, which exists. Fails after half a second if another process, or another part of this one, holds the lock.
     pub fn take(folder: &Path) -> Result<FolderLock> {
         let path = folder.join(LOCK);
         let file = OpenOptions::new()
