@@ -28,7 +28,7 @@ const EXAMPLES: &str = r#"Examples:
   scenerank embed runs/paper --out all.npy --format npy-f16
   scenerank search runs/paper --graph query.json --embeddings all.npy
   scenerank search runs/paper --text "a man riding a horse on the beach"
-  scenerank search runs/paper --queries graphs.jsonl --embeddings all.npy --json
+  scenerank search runs/paper --queries graphs.jsonl --embeddings all.npy
   scenerank embed runs/paper --graphs my_graphs.json --out mine.npy
   scenerank search runs/paper --text "two dogs" --embeddings mine.npy"#;
 
