@@ -11,7 +11,7 @@ use std::process::exit;
 use anstream::ColorChoice;
 use clap::Parser;
 use scenerank::Error;
-use scenerank::files::mapped_file::report_lost_pages;
+use scenerank::files::mapped_file::{claim_last_line, report_lost_pages};
 use scenerank::terminal::{cut, visible};
 
 /// Exit code of every error.
@@ -61,6 +61,9 @@ fn no_colours_on_a_dumb_terminal() {
 
 /// Reports an error and returns the exit code. Standard error may be closed.
 fn fail(error: &Error) -> i32 {
+    while !claim_last_line() {
+        std::thread::park(); // another thread reports a lost page, and ends the program
+    }
     let _ = writeln!(std::io::stderr(), "error: {error}");
     FAILED
 }

@@ -101,6 +101,15 @@ pub fn report_lost_pages() {
     lost_pages::install_handler();
 }
 
+/// Whether the calling thread may print the program's last line. Only the first one may: several threads may meet the same lost
+/// page, while another one ends the program with an error.
+pub fn claim_last_line() -> bool {
+    #[cfg(unix)]
+    return lost_pages::claim_last_line();
+    #[cfg(not(unix))]
+    true
+}
+
 /// The list of maps that the handler of SIGBUS searches. A handler may neither allocate nor lock, so the list is an array of
 /// atomics and each message is made when a file is mapped.
 #[cfg(unix)]
@@ -108,7 +117,7 @@ mod lost_pages {
     use std::path::Path;
     use std::ptr;
     use std::sync::OnceLock;
-    use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 
     use crate::terminal::visible;
 
@@ -137,6 +146,13 @@ mod lost_pages {
             message_length: AtomicUsize::new(0),
         }
     }; MOST];
+
+    /// Whether a thread has begun to end the program.
+    static ENDING: AtomicBool = AtomicBool::new(false);
+
+    pub(super) fn claim_last_line() -> bool {
+        !ENDING.swap(true, Ordering::AcqRel)
+    }
 
     /// Action for SIGBUS before [`install_handler`].
     static PREVIOUS: OnceLock<libc::sigaction> = OnceLock::new();
@@ -207,6 +223,10 @@ mod lost_pages {
         for place in &PLACES {
             let start = place.start.load(Ordering::Acquire);
             if start > FILLING && (start..place.end.load(Ordering::Relaxed)).contains(&address) {
+                while !claim_last_line() {
+                    // SAFETY: `pause` is safe in a handler. The thread that has claimed the line ends the program.
+                    unsafe { libc::pause() };
+                }
                 let message = place.message.load(Ordering::Relaxed);
                 let length = place.message_length.load(Ordering::Relaxed);
                 // SAFETY: the message lives as long as its place is taken, and the place's map is in use by the thread that was
