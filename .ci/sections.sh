@@ -105,6 +105,10 @@ install_test_packages() {
         environment engine numpy pyarrow qdrant-client ||
             echo "pyarrow and qdrant-client could not be installed: their tests will be skipped"
     fi
+    if [[ -z "${SCENERANK_TENSORBOARD_PYTHON:-}" ]]; then
+        environment tensorboard tensorboard ||
+            echo "tensorboard could not be installed: its test will be skipped"
+    fi
     # Where there are Node and Chromium, the page of `explore` is tested in them.
     if command -v npm >/dev/null && [[ ! -d target/browser/node_modules/axe-core ]]; then
         npm install --silent --ignore-scripts --prefix target/browser puppeteer-core@24 axe-core@4 ||
@@ -119,7 +123,7 @@ use_packages() {
         export CUDA_HOME
     fi
     local packages python variable
-    for packages in peer engine; do
+    for packages in peer engine tensorboard; do
         python="$PWD/target/$packages/bin/python" variable="SCENERANK_${packages^^}_PYTHON"
         if [[ -e "target/$packages/complete" && -z "${!variable:-}" ]]; then
             export "$variable=$python"
