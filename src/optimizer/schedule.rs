@@ -80,6 +80,6 @@ mod tests {
         assert_eq!(middle_and_end(Course::Constant), [1.0; 3]);
         assert_eq!(middle_and_end(Course::Linear), [0.55, 0.1, 0.1]);
         assert_eq!(middle_and_end(Course::Cosine), [0.55, 0.1, 0.1]);
-        assert!(Schedule::default().is_constant());
+        assert!(Schedule::default().is_constant() && !schedule(Course::Constant).is_constant());
     }
 }
