@@ -28,7 +28,7 @@ const EXAMPLES: &str = r#"Examples:
   scenerank embed runs/paper --out all.npy --format npy-f16
   scenerank search runs/paper --graph query.json --embeddings all.npy
   scenerank search runs/paper --text "a man riding a horse on the beach"
-  scenerank search runs/paper --queries graphs.jsonl --embeddings all.npy
+  scenerank search runs/paper --queries queries.jsonl --embeddings all.npy
   scenerank embed runs/paper --graphs my_graphs.json --out mine.npy
   scenerank search runs/paper --text "two dogs" --embeddings mine.npy"#;
 
@@ -228,11 +228,9 @@ impl SearchArguments {
             .filter(|&(row, _)| Some(index.ids[row]) != self.image)
             .take(wanted)
             .map(|(row, score)| {
-                let found = self.found(dataset, &index, row, score);
-                let image = dataset.and_then(|dataset| dataset.find_image(found.image_id));
-                let caption_similarity =
-                    similarity.and_then(|(query, similarity)| Some(similarity.get(query, image?)));
-                Found { caption_similarity, ..found }
+                self.found(dataset, &index, (row, score), |image| {
+                    similarity.map(|(query, similarity)| similarity.get(query, image))
+                })
             })
             .collect();
         self.print(model, understood.as_ref(), &found);
@@ -253,7 +251,7 @@ impl SearchArguments {
             }
         };
         let answers = nearest.into_iter().zip(1..).map(|(nearest, query)| {
-            let images = nearest.into_iter().map(|(row, score)| self.found(dataset, &index, row, score));
+            let images = nearest.into_iter().map(|found| self.found(dataset, &index, found, |_| None));
             Answers { query, images: images.collect() }
         });
         let answers: Vec<Answers> = answers.collect();
@@ -268,8 +266,14 @@ impl SearchArguments {
         Ok(())
     }
 
-    /// A row that was found, without a similarity of captions.
-    fn found<'a>(&self, dataset: Option<&'a Dataset>, index: &'a Index, row: usize, score: f32) -> Found<'a> {
+    /// A row that was found, with its score. `similarity` compares the captions of its image with the query's.
+    fn found<'a>(
+        &self,
+        dataset: Option<&'a Dataset>,
+        index: &'a Index,
+        (row, score): (usize, f32),
+        similarity: impl FnOnce(usize) -> Option<f32>,
+    ) -> Found<'a> {
         let image_id = index.ids[row];
         let image = dataset.and_then(|dataset| Some((dataset, dataset.find_image(image_id)?)));
         Found {
@@ -280,7 +284,7 @@ impl SearchArguments {
                 Measure::Cosine => Score::Cosine(score),
                 Measure::InnerProduct => Score::InnerProduct(score),
             },
-            caption_similarity: None,
+            caption_similarity: image.and_then(|(_, image)| similarity(image)),
             captions: image.map_or(Vec::new(), |(dataset, image)| dataset.captions(image).collect()),
         }
     }

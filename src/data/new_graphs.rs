@@ -1,8 +1,8 @@
 //! Graphs that a model never saw, in the types that it knows.
 //!
 //! A file is read graph by graph: Visual Genome's list, GQA's map, records of names, the format of queries, or the predictions of a
-//! scene graph generator. Objects and relationships of unknown names are left out and counted by name. A graph of which no object is left has
-//! nothing to be embedded by, so it is left out too.
+//! scene graph generator. Objects and relationships of unknown names are left out and counted by name, or refused. A graph of which
+//! no object is left has nothing to be embedded by, so it is left out too.
 
 use std::path::Path;
 

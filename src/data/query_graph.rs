@@ -334,16 +334,7 @@ pub fn read_query_graphs(path: &Path, vocabulary: &Vocabulary) -> Result<Vec<Sce
         if line.trim().is_empty() {
             return Ok(());
         }
-        let at_line = |error| match error {
-            Error::Invalid { path, place, problem, remedy } => {
-                let place = format!("line {number}, {}", place.replace("line 1, ", ""));
-                // The JSON reader counts from the line that it was given.
-                let problem = problem.split(" at line 1 column").next().unwrap_or_default();
-                Error::invalid(path, place, problem, remedy)
-            }
-            other => other,
-        };
-        graphs.push(parse(path, line, vocabulary).map_err(at_line)?);
+        graphs.push(parse_at(path, Some(number), line, vocabulary)?);
         Ok(())
     })?;
     if graphs.is_empty() {
@@ -355,16 +346,26 @@ pub fn read_query_graphs(path: &Path, vocabulary: &Vocabulary) -> Result<Vec<Sce
 
 /// The graph that `text` describes; `source` is named in messages.
 fn parse(source: &Path, text: &str, vocabulary: &Vocabulary) -> Result<SceneGraphBuf> {
+    parse_at(source, None, text, vocabulary)
+}
+
+/// Like [`parse`], for a text that is this line of `source`.
+fn parse_at(source: &Path, line: Option<u64>, text: &str, vocabulary: &Vocabulary) -> Result<SceneGraphBuf> {
     let statements: Vec<Statement> = serde_json::from_str(text).map_err(|error| {
-        let place = format!("line {}, column {}", error.line(), error.column());
-        Error::invalid(
-            source,
-            place,
-            error.to_string(),
-            r#"write a list such as [["man", "throwing", "frisbee"]]"#,
-        )
+        let (mut problem, column) = (error.to_string(), error.column());
+        let place = match line {
+            Some(line) => {
+                // The JSON reader counts from the line that it was given.
+                problem.truncate(problem.find(" at line ").unwrap_or(problem.len()));
+                format!("line {line}, column {column}")
+            }
+            None => format!("line {}, column {column}", error.line()),
+        };
+        Error::invalid(source, place, problem, r#"write a list such as [["man", "throwing", "frisbee"]]"#)
     })?;
-    let graph = QueryGraph::new(&statements, vocabulary)
-        .map_err(|wrong| Error::invalid(source, wrong.place(), wrong.problem, wrong.remedy))?;
+    let graph = QueryGraph::new(&statements, vocabulary).map_err(|wrong| {
+        let place = line.map_or(wrong.place(), |line| format!("line {line}, {}", wrong.place()));
+        Error::invalid(source, place, wrong.problem, wrong.remedy)
+    })?;
     Ok(graph.augmented(vocabulary))
 }

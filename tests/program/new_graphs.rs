@@ -252,7 +252,11 @@ fn graphs_stream_from_lines_to_arrow() {
         &[],
         &["graphs.jsonl: image 99, relationship 1: its object, object 1, is not among"],
     );
-    on_file("{\"objects\": [\"man\"]}".into(), &[], &["graphs.jsonl: record 1: has no image_id", "number"]);
+    on_file(
+        "{\"objects\": [\"man\"]}".into(),
+        &[],
+        &["graphs.jsonl: record 1: it has no `image_id`", "check that it is the file"],
+    );
     on_file(lines(&graphs) + "{\"image_id\"", &[], &["graphs.jsonl: line", "truncated"]);
     on_file("{\"image_id\": 1, \"objects\": [\"unicorn\"]}".into(), &[], &["no object of a known name"]);
     fs::write(&file, strange).unwrap();

@@ -4,12 +4,12 @@
 
 use serde::Deserialize;
 
-use super::ids::Id;
+use super::ids::{self, Id};
 use super::json_stream::{Shape, records};
 use super::raw_box::RawBox;
 use super::raw_file::RawFile;
 use super::raw_graphs::{RawGraphs, RawObject, RawRelationship};
-use crate::{Error, Result};
+use crate::Result;
 
 /// The graph of an image.
 #[derive(Deserialize)]
@@ -35,24 +35,20 @@ pub(in crate::data) fn read(
 ) -> Result<RawGraphs> {
     let path = file.path().to_path_buf();
     let mut graphs = RawGraphs::default();
-    let not_finite = records(file, Shape::Lines, |name, record: Record| {
-        let Record { image_id, id, objects, relationships } = record;
-        let Some(image_id) = graphs.spellings.count(image_id).or_else(|| graphs.spellings.count(id)) else {
-            let place = format!("record {}", name.number);
-            return Err(Error::invalid(&path, place, "has no image_id", "number the graphs"));
-        };
-        let objects = (0..).zip(objects).map(|(id, name)| RawObject { id, name, place: RawBox::NONE });
-        let (image, local) = graphs.add_image(&path, image_id, None, objects)?;
-        let relationships = relationships.into_iter().map(|(subject, predicate, object)| RawRelationship {
-            subject,
-            predicate,
-            object,
-        });
-        graphs.set_relationships(&path, image, &local, relationships, skip_absent_objects)?;
-        each(&mut graphs)?;
-        graphs.forget_ids();
-        Ok(())
-    })?;
+    let not_finite =
+        records(file, Shape::Lines, |name, record: Record| {
+            let Record { image_id, id, objects, relationships } = record;
+            let image_id = ids::of_image(&path, name.number, [image_id, id], &mut graphs.spellings)?;
+            let objects = (0..).zip(objects).map(|(id, name)| RawObject { id, name, place: RawBox::NONE });
+            let (image, local) = graphs.add_image(&path, image_id, None, objects)?;
+            let relationships = relationships
+                .into_iter()
+                .map(|(subject, predicate, object)| RawRelationship { subject, predicate, object });
+            graphs.set_relationships(&path, image, &local, relationships, skip_absent_objects)?;
+            each(&mut graphs)?;
+            graphs.forget_ids();
+            Ok(())
+        })?;
     graphs.spellings.not_finite = not_finite;
     Ok(graphs)
 }
