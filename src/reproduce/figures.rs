@@ -4,13 +4,12 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::Reproduction;
-use super::material::Material;
-use super::measure::{Method, NOISE, Retrieval, Sweep, bag_of_objects};
+use super::measure::{Method, NOISE, Retrieval, Sweep};
 use super::paper::Paper;
 use super::plan::{LOSSES, Model, PROPOSED, Plan, model_name, word};
 use super::tables::Table;
 use super::training::{RunResult, Trained, folder, method_of};
+use super::{Reproduction, Unchanging};
 use crate::data::statistics::{quantile, sample};
 use crate::data::{Dataset, Split};
 use crate::error::{Error, Result};
@@ -82,10 +81,6 @@ impl Chosen {
         table_3: &[Table; 2],
     ) -> Result<Self> {
         let place = |run: usize| folder(&reproduction.out, &plan.runs[run]);
-        let finished = |model: &Model| -> Vec<(usize, RunResult)> {
-            let result = |&run: &usize| Some((run, trained[run].result()?.clone()));
-            model.runs.iter().filter_map(result).collect()
-        };
         let open = |model: &Model, run: usize| -> Result<ChosenRun> {
             let base = &reproduction.base;
             Ok(ChosenRun {
@@ -97,28 +92,33 @@ impl Chosen {
         for (models, table) in by_loss.iter_mut().zip(table_3) {
             for model in plan.models.iter().filter(|model| is_marked(table, model)) {
                 let mut runs = Vec::new();
-                for (run, result) in finished(model) {
-                    runs.push((result, sweep(&place(run), || open(model, run))?));
+                for (run, result) in finished(model, trained) {
+                    runs.push((result.clone(), sweep(&place(run), || open(model, run))?));
                 }
                 models.push((model_name(model.loss, model.sampling), runs));
             }
         }
-        let first = |model: &Model| Some((model.clone(), finished(model).into_iter().next()?));
-        let proposed = plan.models.iter().find(|model| (model.loss, model.sampling) == PROPOSED);
-        let tau =
-            |(_, (_, result)): &(Model, (usize, RunResult))| result.measurement.agreement.per_image.kendall;
-        let best = proposed
-            .and_then(first)
-            .or_else(|| plan.models.iter().filter_map(first).max_by(|a, b| tau(a).total_cmp(&tau(b))));
+        // The first run of each model that has one.
+        let models = plan.models.iter();
+        let firsts: Vec<_> =
+            models.filter_map(|model| Some((model, finished(model, trained).next()?))).collect();
+        let tau = |result: &RunResult| result.measurement.agreement.per_image.kendall;
+        let proposed = firsts.iter().find(|(model, _)| (model.loss, model.sampling) == PROPOSED);
+        let best = proposed.or_else(|| firsts.iter().max_by(|(_, a), (_, b)| tau(a.1).total_cmp(&tau(b.1))));
         let mut training = Vec::new();
         for model in &plan.models {
-            for (run, _) in finished(model) {
+            for (run, _) in finished(model, trained) {
                 training.push((model.clone(), TrainingCurve::read(&place(run), word(&model.sampling))?));
             }
         }
-        let best = best.map(|(model, (run, _))| open(&model, run)).transpose()?;
+        let best = best.map(|&(model, (run, _))| open(model, run)).transpose()?;
         Ok(Chosen { by_loss, best, training })
     }
+}
+
+/// Finished runs of a model, as indices of [`Plan::runs`], with their results.
+fn finished<'a>(model: &'a Model, trained: &'a [Trained]) -> impl Iterator<Item = (usize, &'a RunResult)> {
+    model.runs.iter().filter_map(|&run| Some((run, trained[run].result()?)))
 }
 
 /// Whether Table 3 marks the model's MRR as the best of its loss.
@@ -141,11 +141,8 @@ fn sweep(folder: &Path, open: impl FnOnce() -> Result<ChosenRun>) -> Result<Swee
 }
 
 /// All figures, before drawing.
-pub(super) fn figures(chosen: &Chosen, material: &Material) -> Result<Vec<Figure>> {
-    let dataset = &material.dataset;
-    let mut figures = vec![similarities(dataset)];
-    let bag = bag_of_objects(dataset);
-    let (bag_levels, bag_sweep) = (bag.measure(dataset)?.retrieval, bag.sweep(dataset)?);
+pub(super) fn figures(chosen: &Chosen, unchanging: &Unchanging) -> Result<Vec<Figure>> {
+    let mut figures = vec![unchanging.similarities.clone()];
     let (mut recall, mut noise) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
     let mut add = |reading: usize, label: &str, metrics: &Retrieval, sweep: &Sweep| {
         let metrics = [&metrics.augmented, &metrics.relationships][reading];
@@ -161,8 +158,8 @@ pub(super) fn figures(chosen: &Chosen, material: &Material) -> Result<Vec<Figure
                 }
             }
         }
-        if let Some(metrics) = &bag_levels {
-            add(reading, Method::BAG_OF_OBJECTS, metrics, &bag_sweep);
+        if let Some(metrics) = unchanging.bag_of_objects() {
+            add(reading, Method::BAG_OF_OBJECTS, metrics, &unchanging.bag_sweep);
         }
     }
     let readings = ["all edges", "relationships"];
@@ -217,7 +214,8 @@ pub(super) fn draw(figures: &mut [Figure]) -> Result<()> {
     Ok(())
 }
 
-fn similarities(dataset: &Dataset) -> Figure {
+/// Figure 2.
+pub(super) fn similarities(dataset: &Dataset) -> Figure {
     let similarity = dataset.similarity();
     let (_, mut differences) = sample(similarity, SIMILARITY_SEED);
     differences.sort_by(f32::total_cmp);

@@ -31,12 +31,15 @@ mod tables;
 mod training;
 
 use std::path::PathBuf;
-use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
+use self::figures::Figure;
 use self::material::Material;
-use self::measure::{Untrained, measure_baselines};
+use self::measure::{
+    Measurement, Method, Retrieval, Sweep, Untrained, bag_of_objects, measure_baselines, measure_features,
+};
 use self::plan::{Ablation, Plan};
 use self::report::{About, DataCounts, Report};
 use self::training::{Trained, train_all};
@@ -134,10 +137,10 @@ pub fn reproduce(reproduction: &Reproduction, stop: &AtomicBool) -> Result<Repor
     let plan = reproduction.plan(&material);
     let reporter = Reporter {
         reproduction,
-        baselines: measure_baselines(&material, reproduction)?,
         material: &material,
         plan: &plan,
         started,
+        unchanging: OnceLock::new(),
         written: Mutex::new(Written { at: started, took: Duration::ZERO }),
     };
     let trained = train_all(reproduction, &material.dataset, &plan, stop, &|states| reporter.update(states))?;
@@ -152,10 +155,40 @@ struct Reporter<'a> {
     reproduction: &'a Reproduction,
     material: &'a Material,
     plan: &'a Plan,
-    baselines: Vec<Untrained>,
     /// Start of the command.
     started: Instant,
+    /// What does not change between reports, measured for the first one.
+    unchanging: OnceLock<Unchanging>,
     written: Mutex<Written>,
+}
+
+/// What a report shows beside the trained models, the same in each report of a command.
+struct Unchanging {
+    baselines: Vec<Untrained>,
+    /// Agreement of the features supplied by the user.
+    features: Option<Measurement>,
+    /// Noise sweep of the bag of objects.
+    bag_sweep: Sweep,
+    /// Figure 2.
+    similarities: Figure,
+}
+
+impl Unchanging {
+    fn measure(material: &Material, reproduction: &Reproduction) -> Result<Self> {
+        let dataset = &material.dataset;
+        Ok(Unchanging {
+            baselines: measure_baselines(material, reproduction)?,
+            features: measure_features(material)?,
+            bag_sweep: bag_of_objects(dataset).sweep(dataset)?,
+            similarities: figures::similarities(dataset),
+        })
+    }
+
+    /// Retrieval by the bag of objects.
+    fn bag_of_objects(&self) -> Option<&Retrieval> {
+        let bag = self.baselines.iter().find(|row| row.name == Method::BAG_OF_OBJECTS)?;
+        bag.measurements.first()?.retrieval.as_ref()
+    }
 }
 
 /// The last report: when it was written, and how long that took.
@@ -172,20 +205,32 @@ impl Reporter<'_> {
         if written.at.elapsed() < REPORT_INTERVAL * written.took {
             return Ok(());
         }
+        self.unchanging()?; // only what each report repeats counts
         let begun = Instant::now();
         self.write(trained)?;
         *written = Written { at: Instant::now(), took: begun.elapsed() };
         Ok(())
     }
 
+    fn unchanging(&self) -> Result<&Unchanging> {
+        if let Some(unchanging) = self.unchanging.get() {
+            return Ok(unchanging);
+        }
+        let measured = Unchanging::measure(self.material, self.reproduction)?;
+        Ok(self.unchanging.get_or_init(|| measured))
+    }
+
     /// Writes the report of the runs that are finished.
     fn write(&self, trained: &[Trained]) -> Result<Report> {
-        let Reporter { reproduction, material, plan, baselines, .. } = self;
-        let table_2 = tables::agreement_table(plan, trained, baselines, material, reproduction.measure)?;
+        let Reporter { reproduction, material, plan, .. } = self;
+        let unchanging = self.unchanging()?;
+        let Unchanging { baselines, features, .. } = unchanging;
+        let table_2 =
+            tables::agreement_table(plan, trained, baselines, features.as_ref(), reproduction.measure);
         let table_3 = tables::retrieval_tables(plan, trained, baselines);
         let data = material.dataset.path();
         let chosen = figures::Chosen::new(plan, trained, reproduction, data, &table_3)?;
-        let mut figures = figures::figures(&chosen, material)?;
+        let mut figures = figures::figures(&chosen, unchanging)?;
         figures::draw(&mut figures)?;
         let gallery = gallery::gallery(chosen.best.as_ref(), material, reproduction)?;
         let report = Report {

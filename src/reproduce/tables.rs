@@ -2,12 +2,10 @@
 
 use serde::Serialize;
 
-use super::material::Material;
-use super::measure::{Measurement, Method, Untrained, measure_features};
+use super::measure::{Measurement, Method, Untrained};
 use super::paper::Paper;
 use super::plan::{Plan, model_name, word};
 use super::training::Trained;
-use crate::error::Result;
 use crate::evaluation::measure::Measure;
 use crate::evaluation::{Agreement, RetrievalMetrics};
 
@@ -139,13 +137,13 @@ fn model_rows<const N: usize>(
     plan.models.iter().map(row).collect()
 }
 
-fn baseline<const N: usize>(
+fn baseline<'a, const N: usize>(
     name: &str,
-    measurements: &[Measurement],
+    measurements: impl IntoIterator<Item = &'a Measurement>,
     columns: Columns<N>,
     paper: Option<[f64; N]>,
 ) -> Row {
-    let cells = cells(measurements.iter(), columns, paper);
+    let cells = cells(measurements.into_iter(), columns, paper);
     Row { name: name.into(), loss: None, sampling: None, cells }
 }
 
@@ -154,26 +152,25 @@ pub(super) fn agreement_table(
     plan: &Plan,
     trained: &[Trained],
     untrained: &[Untrained],
-    material: &Material,
+    features: Option<&Measurement>,
     measure: Measure,
-) -> Result<Table> {
+) -> Table {
     let paper = Paper::get();
     let mut rows = model_rows(plan, trained, agreement_columns, |m| paper.agreement(m.loss, m.sampling));
     for Untrained { name, measurements } in untrained {
         let theirs = (name == Method::NORMAL).then_some(paper.table_2_features.normal);
         rows.push(baseline(name, measurements, agreement_columns, theirs));
     }
-    let features: Vec<Measurement> = measure_features(material)?.into_iter().collect();
-    let name = match features.is_empty() {
-        true => "classification features",
-        false => "features from a file (paper: of a classifier)",
+    let name = match features {
+        None => "classification features",
+        Some(_) => "features from a file (paper: of a classifier)",
     };
     let theirs = Some(paper.table_2_features.classification);
-    rows.push(baseline(name, &features, agreement_columns, theirs));
+    rows.push(baseline(name, features, agreement_columns, theirs));
     let mut note = "Correlation of the embeddings' cosines with the similarity of the captions, over the test images. The mean \
                     of GloVe vectors is close to this similarity, which is itself computed from GloVe vectors."
         .to_owned();
-    if !features.is_empty() {
+    if features.is_some() {
         note += &format!(" Features from a file are compared by their {}.", measure.plural());
     }
     let mut table = Table {
@@ -185,7 +182,7 @@ pub(super) fn agreement_table(
         rows,
     };
     table.mark_best();
-    Ok(table)
+    table
 }
 
 /// Builds Table 3, once for each interpretation of "edges".
