@@ -1,8 +1,9 @@
 // Runtime of the emulator: blocks run one after another, the threads of a block as fibers (see emulator.h).
 //
-//   run every ready thread until it waits or returns; then release those whose synchronisation is complete:
-//   a barrier when all threads of the block wait at it, a shuffle when all lanes that it names do;
-//   if nothing can be released and not all threads have returned, some thread never arrives: an error.
+//   warp by warp, run every ready lane until it waits or returns, and release the lanes of a shuffle once all that it names
+//   wait at it, until the warp can go no further;
+//   then release the barrier if all threads of the block wait at it; if they do not and have not all returned, some thread
+//   never arrives: an error.
 
 #include "emulator.h"
 #include "fiber.h"
@@ -15,6 +16,7 @@
 namespace emulator {
 
 Position position;
+int running;
 void *dynamic_shared;
 
 namespace {
@@ -40,6 +42,7 @@ struct Warp {
     // Values passed by the lanes to the latest completed meeting; the lanes read them after they resume.
     uint64_t given[WARP];
     unsigned votes;
+    int waiting; // number of lanes that wait at a meeting
 };
 
 // State of the running launch.
@@ -52,8 +55,7 @@ struct Running {
 
 Thread threads[MAX_THREADS];
 Warp warps[MAX_WARPS];
-int running; // the index of the running thread
-int waiting_in_warps, returned;
+int returned;
 Running launch;
 
 // Keeps the first error only; later ones are its consequences.
@@ -101,7 +103,7 @@ uint64_t next_random() {
     return z ^ (z >> 31);
 }
 
-// Permutation of 0..count: i -> (i * step + start) mod count, with step coprime to count; shuffled if there is a seed.
+// Permutation of 0..count: start, then steps modulo count, with a step coprime to count; random if there is a seed.
 struct Order {
     uint64_t count, step, start;
 };
@@ -119,20 +121,21 @@ Order next_order(uint64_t count) {
     return {count, step, next_random() % count};
 }
 
-uint64_t at(const Order &order, uint64_t i) {
-    return uint64_t((unsigned __int128)(i)*order.step % order.count + order.start) % order.count;
+uint64_t after(const Order &order, uint64_t position) {
+    uint64_t next = position + order.step;
+    return next < order.count ? next : next - order.count;
 }
 
 // ---- threads ----------------------------------------------------------------------------------------------------
 
-void wait(State state, int line) {
+inline __attribute__((always_inline)) void wait(State state, int line) {
     Thread &thread = threads[running];
     thread.state = state;
     thread.line = line;
     leave_fiber(thread.fiber);
 }
 
-void wait_in_warp(Meeting meeting, unsigned mask, uint64_t given, int line) {
+inline __attribute__((always_inline)) void wait_in_warp(Meeting meeting, unsigned mask, uint64_t given, int line) {
     Thread &thread = threads[running];
     thread.meeting = meeting;
     thread.mask = mask;
@@ -141,7 +144,7 @@ void wait_in_warp(Meeting meeting, unsigned mask, uint64_t given, int line) {
         char text[96];
         fail("line %d: %s is not in the mask %#x that it names", line, place(thread, text, sizeof text), mask);
     }
-    waiting_in_warps++;
+    warps[running / WARP].waiting++;
     wait(State::at_warp, line);
 }
 
@@ -157,10 +160,16 @@ void thread_main() {
 
 // ---- meetings ---------------------------------------------------------------------------------------------------
 
-// Releases the lanes of every complete meeting of a warp; returns whether there was one.
+// Number of lanes of a warp; the last one may have fewer than WARP.
+int lanes_of(int warp) {
+    int rest = launch.thread_count - warp * WARP;
+    return rest < WARP ? rest : WARP;
+}
+
+// Releases the lanes of a complete meeting of a warp; returns whether there was one. A second meeting waits until the votes of
+// the first have been read.
 bool release_warp(int warp) {
-    int first = warp * WARP, lanes = launch.thread_count - first < WARP ? launch.thread_count - first : WARP;
-    bool released = false;
+    int first = warp * WARP, lanes = lanes_of(warp);
     for (int own = 0; own < lanes; own++) {
         const Thread &thread = threads[first + own];
         if (thread.state != State::at_warp) {
@@ -194,14 +203,13 @@ bool release_warp(int warp) {
                 warps[warp].given[other] = t.given;
                 votes |= unsigned(t.given != 0) << other;
                 t.state = State::ready;
-                waiting_in_warps--;
+                warps[warp].waiting--;
             }
         }
         warps[warp].votes = votes;
-        released = true;
-        break; // a second meeting of the same warp waits until this one's votes have been read
+        return true;
     }
-    return released;
+    return false;
 }
 
 // Releases all threads if they wait at the same barrier.
@@ -253,14 +261,36 @@ extern char __stop_emulator_shared[] __attribute__((weak));
 
 // Fills memory with quiet NaN, as f32 and as bf16. Uses plain stores without instrumentation instead of memset, because
 // the section includes AddressSanitizer's redzones.
-__attribute__((no_sanitize("address"))) void poison(volatile char *from, size_t bytes) {
+__attribute__((no_sanitize("address"))) void poison(char *from, size_t bytes) {
+    typedef uint32_t Words __attribute__((vector_size(16), aligned(4), may_alias));
+    constexpr uint32_t NANS = 0x7fc17fc1;
     size_t i = 0;
-    for (; i + 8 <= bytes; i += 8) {
-        *reinterpret_cast<volatile uint64_t *>(from + i) = 0x7fc17fc17fc17fc1;
+    for (; i + sizeof(Words) <= bytes; i += sizeof(Words)) {
+        *reinterpret_cast<Words *>(from + i) = Words{NANS, NANS, NANS, NANS};
     }
     for (; i + 4 <= bytes; i += 4) {
-        *reinterpret_cast<volatile uint32_t *>(from + i) = 0x7fc17fc1;
+        memcpy(from + i, &NANS, 4);
     }
+}
+
+// Runs the lanes of a warp until each has returned, waits at a barrier, or waits at a meeting that is not complete.
+void run_warp(int warp) {
+    int first = warp * WARP, lanes = lanes_of(warp);
+    do {
+        Order order = next_order(uint64_t(lanes));
+        uint64_t own = order.start;
+        for (int i = 0; i < lanes; i++, own = after(order, own)) {
+            Thread &thread = threads[first + int(own)];
+            if (thread.state == State::ready) {
+                running = first + int(own);
+                position.thread = thread.index;
+                enter_fiber(thread.fiber);
+                if (launch.failed) {
+                    return;
+                }
+            }
+        }
+    } while (warps[warp].waiting > 0 && release_warp(warp));
 }
 
 void run_block() {
@@ -270,7 +300,7 @@ void run_block() {
     poison(static_cast<char *>(dynamic_shared), launch.of.dynamic_shared_bytes);
     int count = launch.thread_count;
     forget_copies(count);
-    waiting_in_warps = returned = 0;
+    returned = 0;
     for (int i = 0; i < count; i++) {
         unsigned x = position.block_size.x, y = position.block_size.y;
         threads[i].index = {i % x, i / x % y, i / (x * y)};
@@ -278,24 +308,20 @@ void run_block() {
         threads[i].begun = false;
         start_fiber(threads[i].fiber, i, thread_main);
     }
+    int warp_count = (count + WARP - 1) / WARP;
+    for (int warp = 0; warp < warp_count; warp++) {
+        warps[warp].waiting = 0;
+    }
     while (returned < count) {
-        Order order = next_order(count);
-        for (int i = 0; i < count; i++) {
-            int thread = order.step == 1 && order.start == 0 ? i : int(at(order, i));
-            if (threads[thread].state == State::ready) {
-                running = thread;
-                position.thread = threads[thread].index;
-                enter_fiber(threads[thread].fiber);
-                if (launch.failed) {
-                    return;
-                }
-            }
+        Order order = next_order(uint64_t(warp_count));
+        uint64_t warp = order.start;
+        for (int i = 0; i < warp_count && !launch.failed; i++, warp = after(order, warp)) {
+            run_warp(int(warp));
         }
-        bool released = false;
-        for (int warp = 0; warp * WARP < count && waiting_in_warps > 0; warp++) {
-            released |= release_warp(warp);
+        if (launch.failed) {
+            return;
         }
-        if (!released && returned < count && !release_barrier()) {
+        if (returned < count && !release_barrier()) {
             report_stuck();
             return;
         }
@@ -337,8 +363,6 @@ bool check_launch() {
 } // namespace
 
 // ---- what kernels call ------------------------------------------------------------------------------------------
-
-int lane() { return running % WARP; }
 
 void begin_kernel() { threads[running].begun = true; }
 
@@ -425,8 +449,8 @@ int emulator_launch(const Launch *given) {
     }
     uint64_t plane = uint64_t(grid[0]) * grid[1];
     Order order = next_order(plane * grid[2]);
-    for (uint64_t i = 0; i < order.count && !launch.failed; i++) {
-        uint64_t b = at(order, i);
+    uint64_t b = order.start;
+    for (uint64_t i = 0; i < order.count && !launch.failed; i++, b = after(order, b)) {
         position.block = {unsigned(b % grid[0]), unsigned(b / grid[0] % grid[1]), unsigned(b / plane)};
         run_block();
     }

@@ -63,6 +63,8 @@ struct Position {
 
 // Position of the running thread; the runtime updates it when it switches fibers.
 extern Position position;
+// Index of the running thread in its block.
+extern int running;
 extern void *dynamic_shared;
 
 // Marks that the running thread has waited for the previous launch.
@@ -75,7 +77,7 @@ void warp_barrier(unsigned mask, int line);
 uint64_t shuffle(unsigned mask, uint64_t value, int source, int line);
 // Lanes of `mask` whose `predicate` is true.
 unsigned ballot(unsigned mask, bool predicate, int line);
-int lane();
+inline int lane() { return int(unsigned(running) % 32); }
 
 template <typename T> T shuffle_value(unsigned mask, T value, int source, int line) {
     static_assert(sizeof(T) <= sizeof(uint64_t), "a shuffle moves up to 8 bytes");

@@ -7,17 +7,12 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#if (defined(__x86_64__) || defined(__aarch64__)) && defined(__linux__)
+#if !(defined(__x86_64__) && defined(__linux__))
+#if defined(__aarch64__) && defined(__linux__)
 #define EMULATOR_SWITCH 1
 #else
+#define EMULATOR_CONTEXTS 1
 #include <ucontext.h>
-#endif
-
-#if defined(__SANITIZE_ADDRESS__)
-#define EMULATOR_SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define EMULATOR_SANITIZED 1
 #endif
 #endif
 
@@ -29,34 +24,6 @@ extern "C" void __sanitizer_finish_switch_fiber(void *save, const void **bottom_
 #ifdef EMULATOR_SWITCH
 // Saves the preserved registers and the stack pointer, and loads those of the other fiber.
 extern "C" void emulator_switch(void **save, void *to);
-#endif
-
-#if defined(EMULATOR_SWITCH) && defined(__x86_64__)
-asm(R"(
-    .text
-    .p2align 4
-    .globl emulator_switch
-    .hidden emulator_switch
-    .type emulator_switch, @function
-emulator_switch:
-    pushq %rbp
-    pushq %rbx
-    pushq %r12
-    pushq %r13
-    pushq %r14
-    pushq %r15
-    movq %rsp, (%rdi)
-    movq %rsi, %rsp
-    popq %r15
-    popq %r14
-    popq %r13
-    popq %r12
-    popq %rbx
-    popq %rbp
-    ret
-    .size emulator_switch, . - emulator_switch
-)");
-#elif defined(EMULATOR_SWITCH)
 asm(R"(
     .text
     .p2align 4
@@ -103,22 +70,17 @@ constexpr size_t STACK_BYTES = 256 << 10; // instrumented frames are large
 constexpr size_t STACK_BYTES = 64 << 10;
 #endif
 
+// Stacks begin at different distances from their ends. Equal ones would put the frames of all lanes into one set of the caches.
+constexpr int COLOURS = 32;
+constexpr size_t COLOUR_BYTES = 320;
+
 char *stacks;
 int reserved;
-Fiber caller; // context that entered the running fiber
 
-#ifndef EMULATOR_SWITCH
+#ifdef EMULATOR_CONTEXTS
 ucontext_t *contexts; // one per stack
 ucontext_t caller_context;
 #endif
-
-void switch_stack(Fiber &from, Fiber &to) {
-#ifdef EMULATOR_SWITCH
-    emulator_switch(&from.stack_pointer, to.stack_pointer);
-#else
-    swapcontext(static_cast<ucontext_t *>(from.stack_pointer), static_cast<ucontext_t *>(to.stack_pointer));
-#endif
-}
 
 #ifdef EMULATOR_SANITIZED
 // AddressSanitizer must be told of every stack switch; it returns the location of the caller's stack.
@@ -132,6 +94,16 @@ void sanitized_entry() {
 #endif
 
 } // namespace
+
+Fiber caller;
+
+#if defined(EMULATOR_SWITCH)
+void switch_stack(Fiber &from, Fiber &to) { emulator_switch(&from.stack_pointer, to.stack_pointer); }
+#elif defined(EMULATOR_CONTEXTS)
+void switch_stack(Fiber &from, Fiber &to) {
+    swapcontext(static_cast<ucontext_t *>(from.stack_pointer), static_cast<ucontext_t *>(to.stack_pointer));
+}
+#endif
 
 // The stacks lie in one mapping, each above a guard page. Memory is committed on first use.
 bool reserve_stacks(int count) {
@@ -153,7 +125,8 @@ bool reserve_stacks(int count) {
     for (int i = 0; i < count; i++) {
         mprotect(stacks + size_t(i) * STACK_BYTES, guard, PROT_NONE);
     }
-#ifndef EMULATOR_SWITCH
+#ifdef EMULATOR_CONTEXTS
+    caller.stack_pointer = &caller_context;
     free(contexts);
     contexts = static_cast<ucontext_t *>(calloc(size_t(count), sizeof(ucontext_t)));
     if (contexts == nullptr) {
@@ -171,20 +144,7 @@ void start_fiber(Fiber &fiber, int index, void (*entry)()) {
     first_entry = entry;
     entry = sanitized_entry;
 #endif
-#ifdef EMULATOR_SWITCH
-    void **top = reinterpret_cast<void **>(stacks + size_t(index + 1) * STACK_BYTES);
-#ifdef __x86_64__
-    // Six registers, then the return address of the switch. At the entry the stack is 8 off a multiple of 16, as after
-    // a call.
-    void **frame = top - 8;
-    frame[6] = reinterpret_cast<void *>(entry);
-    frame[7] = nullptr;
-#else
-    void **frame = top - 20;
-    frame[11] = reinterpret_cast<void *>(entry);
-#endif
-    fiber.stack_pointer = frame;
-#else
+#ifdef EMULATOR_CONTEXTS
     ucontext_t *context = &contexts[index];
     getcontext(context);
     context->uc_stack.ss_sp = stacks + size_t(index) * STACK_BYTES;
@@ -192,30 +152,34 @@ void start_fiber(Fiber &fiber, int index, void (*entry)()) {
     context->uc_link = nullptr;
     makecontext(context, entry, 0);
     fiber.stack_pointer = context;
+#else
+    char *end = stacks + size_t(index + 1) * STACK_BYTES;
+    void **top = reinterpret_cast<void **>(end - size_t(index % COLOURS) * COLOUR_BYTES);
+#ifdef __x86_64__
+    // The place to resume at. At the entry the stack is 8 off a multiple of 16, as after a call.
+    void **frame = top - 2;
+    frame[0] = reinterpret_cast<void *>(entry);
+    frame[1] = nullptr;
+#else
+    void **frame = top - 20;
+    frame[11] = reinterpret_cast<void *>(entry);
+#endif
+    fiber.stack_pointer = frame;
 #endif
 }
 
+#ifdef EMULATOR_SANITIZED
 void enter_fiber(Fiber &fiber) {
-#ifndef EMULATOR_SWITCH
-    caller.stack_pointer = &caller_context;
-#endif
-#ifdef EMULATOR_SANITIZED
     __sanitizer_start_switch_fiber(&caller.sanitizer_stack, stacks + size_t(fiber.stack) * STACK_BYTES, STACK_BYTES);
-#endif
     switch_stack(caller, fiber);
-#ifdef EMULATOR_SANITIZED
     __sanitizer_finish_switch_fiber(caller.sanitizer_stack, nullptr, nullptr);
-#endif
 }
 
 void leave_fiber(Fiber &fiber) {
-#ifdef EMULATOR_SANITIZED
     __sanitizer_start_switch_fiber(&fiber.sanitizer_stack, caller_bottom, caller_bytes);
-#endif
     switch_stack(fiber, caller);
-#ifdef EMULATOR_SANITIZED
     __sanitizer_finish_switch_fiber(fiber.sanitizer_stack, &caller_bottom, &caller_bytes);
-#endif
 }
+#endif
 
 } // namespace emulator

@@ -35,15 +35,28 @@ void run_mma_bf16(void *const operands[WARP]) {
             }
         }
     }
+    // Each element is summed in the order of k; the columns of a row side by side.
+    float sums[16][8];
+    for (int lane = 0; lane < WARP; lane++) {
+        const float *d = static_cast<const Product *>(operands[lane])->d;
+        for (int i = 0; i < 4; i++) {
+            sums[lane / 4 + i / 2 * 8][lane % 4 * 2 + i % 2] = d[i];
+        }
+    }
+    for (int row = 0; row < 16; row++) {
+        float row_sums[8];
+        memcpy(row_sums, sums[row], sizeof row_sums);
+        for (int k = 0; k < INNER; k++) {
+            for (int column = 0; column < 8; column++) {
+                row_sums[column] += a[row][k] * b[k][column];
+            }
+        }
+        memcpy(sums[row], row_sums, sizeof row_sums);
+    }
     for (int lane = 0; lane < WARP; lane++) {
         float *d = static_cast<const Product *>(operands[lane])->d;
         for (int i = 0; i < 4; i++) {
-            int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
-            float sum = d[i];
-            for (int k = 0; k < INNER; k++) {
-                sum += a[row][k] * b[k][column];
-            }
-            d[i] = sum;
+            d[i] = sums[lane / 4 + i / 2 * 8][lane % 4 * 2 + i % 2];
         }
     }
 }
