@@ -260,16 +260,19 @@ extern char __stop_emulator_shared[] __attribute__((weak));
 }
 
 // Fills memory with quiet NaN, as f32 and as bf16. Uses plain stores without instrumentation instead of memset, because
-// the section includes AddressSanitizer's redzones.
-__attribute__((no_sanitize("address"))) void poison(char *from, size_t bytes) {
-    typedef uint32_t Words __attribute__((vector_size(16), aligned(4), may_alias));
-    constexpr uint32_t NANS = 0x7fc17fc1;
-    size_t i = 0;
-    for (; i + sizeof(Words) <= bytes; i += sizeof(Words)) {
-        *reinterpret_cast<Words *>(from + i) = Words{NANS, NANS, NANS, NANS};
+// the section includes AddressSanitizer's redzones. On x86-64 one instruction is more than twice as fast as a loop.
+__attribute__((no_sanitize("address"))) void poison(volatile char *from, size_t bytes) {
+    constexpr uint64_t NANS = 0x7fc17fc17fc17fc1;
+    size_t words = bytes / sizeof NANS;
+#ifdef __x86_64__
+    asm volatile("rep stosq" : "+D"(from), "+c"(words) : "a"(NANS) : "memory");
+#else
+    for (; words > 0; words--, from += sizeof NANS) {
+        *reinterpret_cast<volatile uint64_t *>(from) = NANS;
     }
-    for (; i + 4 <= bytes; i += 4) {
-        memcpy(from + i, &NANS, 4);
+#endif
+    if (bytes % sizeof NANS >= 4) {
+        *reinterpret_cast<volatile uint32_t *>(from) = uint32_t(NANS);
     }
 }
 

@@ -523,8 +523,8 @@ fn ctrl_c_ends_it(mut served: Served) {
     let _idle = TcpStream::connect(&served.address).unwrap();
     #[cfg(unix)]
     {
-        let pid = served.program.id().to_string();
-        assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+        use rustix::process::{Pid, kill_process};
+        kill_process(Pid::from_child(&served.program), crate::program::ctrl_c()).unwrap();
         let status = served.program.wait().unwrap();
         assert_eq!(status.code(), Some(0), "{status}");
         assert!(TcpStream::connect(&served.address).is_err());

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::program::Workplace;
+use crate::program::{Workplace, ctrl_c};
 
 fn start(arguments: &[&str]) -> Child {
     let mut command = Command::new(assert_cmd::cargo::cargo_bin("scenerank"));
@@ -34,13 +34,15 @@ fn interrupt(child: &mut Child, folder: &Path, signal: Signal) -> Option<i32> {
     child.wait().unwrap().code()
 }
 
-/// A collection that takes long to write.
+/// Images of a collection that takes seconds to write. If no signal ends the command, the test fails when it is done.
+const MANY_IMAGES: &str = "100000";
+
 #[test]
 fn a_signal_leaves_no_temporary_file() {
     let folder = tempfile::tempdir().unwrap();
-    for signal in [Signal::INT, Signal::TERM, Signal::HUP] {
+    for signal in [ctrl_c(), Signal::TERM, Signal::HUP] {
         let out = folder.path().join("raw");
-        let mut child = start(&["synth", out.to_str().unwrap(), "--images", "10000000"]);
+        let mut child = start(&["synth", out.to_str().unwrap(), "--images", MANY_IMAGES]);
         assert_eq!(interrupt(&mut child, &out, signal), Some(130), "{signal:?}");
         assert_eq!(fs::read_dir(&out).unwrap().count(), 0, "{signal:?}");
     }
@@ -81,8 +83,8 @@ fn an_ignored_signal_stays_ignored() {
     let out = folder.path().join("raw");
     let program = assert_cmd::cargo::cargo_bin("scenerank");
     let mut child = Command::new("sh")
-        .args(["-c", "trap '' HUP; exec \"$0\" synth \"$1\" --images 10000000"])
-        .args([program.as_os_str(), out.as_os_str()])
+        .args(["-c", "trap '' HUP; exec \"$0\" synth \"$1\" --images \"$2\""])
+        .args([program.as_os_str(), out.as_os_str(), MANY_IMAGES.as_ref()])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()

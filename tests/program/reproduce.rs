@@ -497,6 +497,8 @@ fn finished_runs_are_skipped_and_stopped_ones_go_on() {
 #[test]
 fn a_stopped_reproduction_reports_what_is_finished() {
     use std::process::{Command, Stdio};
+
+    use rustix::process::{Pid, kill_process};
     let work = Workplace::new();
     let arguments = work.reproduce_arguments("report", &["--epochs", "4", "--jobs", "1"]);
     let mut program = Command::new(assert_cmd::cargo::cargo_bin("scenerank"))
@@ -517,7 +519,7 @@ fn a_stopped_reproduction_reports_what_is_finished() {
     let early = work.report("report");
     assert_eq!(early["runs"].as_array().unwrap().len() + early["missing"].as_array().unwrap().len(), 12);
     assert!((1..12).contains(&early["missing"].as_array().unwrap().len()));
-    Command::new("kill").args(["-INT", &program.id().to_string()]).status().unwrap();
+    kill_process(Pid::from_child(&program), crate::program::ctrl_c()).unwrap();
     assert_eq!(program.wait().unwrap().code(), Some(130));
     let (report, finished) = (work.report("report"), finished());
     assert!((1..12).contains(&finished), "{finished} finished");

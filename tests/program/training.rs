@@ -171,7 +171,10 @@ mod signals {
     use std::process::{Child, Command, ExitStatus, Stdio};
     use std::time::{Duration, Instant};
 
+    use rustix::process::{Pid, Signal, kill_process};
+
     use super::*;
+    use crate::program::ctrl_c;
 
     /// Long enough to be interrupted in the middle.
     const EPOCHS: &str = "40";
@@ -205,20 +208,20 @@ mod signals {
         child
     }
 
-    fn signal(child: &Child, name: &str) {
+    fn send(child: &Child, signal: Signal) {
         // It may have ended by itself in the meantime.
-        Command::new("kill").args([name, &child.id().to_string()]).stderr(Stdio::null()).status().unwrap();
+        let _ = kill_process(Pid::from_child(child), signal);
     }
 
     /// Interrupts a run by signals at many positions until it ends by itself; returns all exit statuses.
-    fn ends(fixture: &Workplace, run: &str, name: &str) -> Vec<ExitStatus> {
+    fn ends(fixture: &Workplace, run: &str, signal: Signal) -> Vec<ExitStatus> {
         let mut ends = Vec::new();
         for attempt in 0.. {
             let mut child = start(fixture, run, Stdio::null());
             // Positions in the first steps and later, within an epoch and between two.
             if attempt < 8 {
                 std::thread::sleep(Duration::from_millis(attempt * 13 % 40));
-                signal(&child, name);
+                send(&child, signal);
             }
             let status = child.wait().unwrap();
             ends.push(status);
@@ -234,7 +237,7 @@ mod signals {
     fn ctrl_c_saves_and_the_run_continues() {
         let fixture = Workplace::new();
         run(fixture.train_arguments("whole", &["--epochs", EPOCHS]));
-        let ends = ends(&fixture, "stopped", "-INT");
+        let ends = ends(&fixture, "stopped", ctrl_c());
         let (success, stopped) = ends.split_last().unwrap();
         assert!(success.success());
         assert!(!stopped.is_empty() && stopped.iter().all(|status| status.code() == Some(130)), "{ends:?}");
@@ -246,7 +249,7 @@ mod signals {
     fn a_killed_run_continues_from_its_checkpoint() {
         let fixture = Workplace::new();
         run(fixture.train_arguments("whole", &["--epochs", EPOCHS]));
-        let ends = ends(&fixture, "killed", "-KILL");
+        let ends = ends(&fixture, "killed", Signal::KILL);
         assert!(ends.len() > 1, "it was never killed");
         fixture.assert_same("whole", "killed");
     }
@@ -258,7 +261,7 @@ mod signals {
         let mut child = start(&fixture, "run", Stdio::piped());
         drop(child.stderr.take());
         std::thread::sleep(Duration::from_millis(50));
-        signal(&child, "-INT");
+        send(&child, ctrl_c());
         assert_eq!(child.wait().unwrap().code(), Some(130));
         run(fixture.train_arguments("run", &["--resume"]));
         run(fixture.train_arguments("whole", &["--epochs", EPOCHS]));

@@ -4,6 +4,8 @@
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
+#[cfg(unix)]
+use rustix::process::Signal;
 use scenerank::data::prepare::{Preparation, prepare};
 use scenerank::data::selection::{Filter, GraphSource, Sources};
 use scenerank::synth::{SynthConfig, write_collection};
@@ -41,6 +43,16 @@ pub fn refuse<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>, parts: &[
         assert!(errors[0].contains(part), "`{part}` is not in: {}", errors[0]);
     }
     assert!(assert.get_output().stdout.is_empty());
+}
+
+/// The signal of Ctrl-C; where this process ignores it, as one that a shell started in the background does, SIGTERM, which commands
+/// take for the same.
+#[cfg(unix)]
+pub fn ctrl_c() -> Signal {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.map_or(0, |mask| u64::from_str_radix(mask.trim(), 16).expect("a mask of signals"));
+    if ignored >> (Signal::INT.as_raw() - 1) & 1 == 1 { Signal::TERM } else { Signal::INT }
 }
 
 /// Creates a data file with about 100 training images, 30 validation and 15 test images in `folder`.
