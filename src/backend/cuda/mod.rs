@@ -32,6 +32,7 @@ use crate::loss::Loss;
 use crate::network::activations::ActivationGradients;
 use crate::network::config::ModelConfig;
 use crate::network::parameters::{BlockKind, Layout, Parameters};
+use crate::ranks::Ranks;
 
 use device::buffer::Buffer;
 use device::graph::Graph;
@@ -62,6 +63,7 @@ pub struct Cuda<T: StoredElement> {
     weight_parts: WeightParts,
     /// `[N, D]` gradient with respect to the linear output of the node output, in the last layer.
     d_node_output: Buffer<T>,
+    ranks: Ranks,
     /// Weights in the form that products read, if that is not the parameters.
     weight_copy: Option<WeightCopy>,
 }
@@ -78,6 +80,7 @@ impl<T: StoredElement> Cuda<T> {
             layer_input: layer_input::Scratch::new(&device, format)?,
             weight_parts: WeightParts::new(&device)?,
             d_node_output: device.allocate(0)?,
+            ranks: Ranks::default(),
             weight_copy: None,
             device,
         })
@@ -260,6 +263,10 @@ impl<T: StoredElement> Stages for Cuda<T> {
         steps.compute_norm(&self.device, gradients.slice(0..count))
     }
 
+    fn sum_gradients(&mut self, _: &mut Buffer<f32>, _: Range<usize>) -> Result<()> {
+        Ok(())
+    }
+
     fn last_gradient_norm(&mut self, steps: &Steps) -> Result<f64> {
         steps.norm(&self.device)
     }
@@ -358,7 +365,7 @@ impl<T: StoredElement> Stages for Cuda<T> {
         to: LossOutputs<'_, Self>,
     ) -> Result<Gradient<States>> {
         let Readout { config, batch, activations, embedding } = of;
-        let LossOutputs { losses, steps, d } = to;
+        let LossOutputs { losses, steps, triples_of_all, d } = to;
         let (len, width) = (losses.len(), config.state_width);
         let to = readout_loss::LossOutputs {
             embedding: embedding.slice_mut(0..batch.graphs().bound * width),
@@ -367,6 +374,7 @@ impl<T: StoredElement> Stages for Cuda<T> {
         };
         let triples = readout_loss::Triples {
             count: batch.triples(),
+            of_all: if self.ranks.is_one() { 0 } else { triples_of_all },
             similarity_positive: batch.similarity_positive(),
             similarity_negative: batch.similarity_negative(),
         };
@@ -579,6 +587,11 @@ impl<T: StoredElement> Search for Cuda<T> {
 }
 
 impl<T: StoredElement> Backend for Cuda<T> {
+    fn join(&mut self, ranks: &Ranks) -> Result<()> {
+        assert!(ranks.is_one());
+        Ok(())
+    }
+
     fn description(&self) -> Result<Description> {
         let properties = self.device.properties()?;
         Ok(Description { name: properties.name, driver: properties.gpu.then_some(properties.driver) })

@@ -155,6 +155,14 @@ fn asked(name: &str) -> bool {
     std::env::var(name).is_ok_and(|value| value == "1")
 }
 
+/// Number of GPUs that the driver sees; 0 without a driver.
+pub(super) fn gpu_count() -> usize {
+    // SAFETY: this only tries to load the driver library.
+    let present = unsafe { sys::is_culib_present() };
+    let count = || result::init().and_then(|()| CudaContext::device_count());
+    if present { count().map_or(0, |count| count as usize) } else { 0 }
+}
+
 impl Gpu {
     /// Opens the GPU and loads all kernels of `files`.
     pub(super) fn open(index: usize, files: &[KernelFile]) -> Result<Self> {

@@ -89,6 +89,11 @@ impl Device {
         Ok(Device::driven_by(Arc::new(Gpu::open(index, files)?)))
     }
 
+    /// Number of GPUs that the driver sees; 0 without a driver.
+    pub fn gpu_count() -> usize {
+        gpu::gpu_count()
+    }
+
     /// Opens the emulator with the kernels of `files`. A `seed` shuffles the order of blocks, and of threads
     /// between barriers, which must not change any result.
     pub fn emulated(seed: Option<u64>, files: &'static [KernelFile]) -> Result<Self> {
