@@ -10,6 +10,7 @@
 pub mod buffer;
 mod driver;
 pub mod emulator;
+pub(crate) mod exchange;
 mod gpu;
 pub mod graph;
 mod host;
@@ -18,6 +19,8 @@ pub mod kernel;
 mod launch;
 mod marks;
 mod memory;
+#[cfg(feature = "mpi")]
+mod nccl;
 pub(crate) mod nvtx;
 mod planner;
 pub mod properties;
