@@ -17,5 +17,6 @@ mod gradients;
 mod interpreter;
 mod optimizer;
 mod ranks;
+mod ranks_train;
 mod training_set;
 mod training_step;

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::cuda_step::kernel_device;
-use crate::ranks_of_threads::{all_of, together};
+use crate::ranks_of_threads::all_of;
 use crate::support::{
     BatchShape, SMALL, capacity, random_batch, random_parameters, relative_error, switched_off,
 };
@@ -184,4 +184,19 @@ fn ranks_of_the_cpu_agree() {
 #[test]
 fn ranks_of_the_cpu_agree_when_it_rounds_to_bf16() {
     ranks_agree("cpu, bf16", Cpu::rounding_to_bf16, SMALL, Limits { gradients: 0.05, tensors: 0.05 });
+}
+
+/// As on the CPU in single precision. In bf16, stored activations and gradients are rounded to 8 bits, and another order of a
+/// sum may round to the other side.
+#[test]
+fn ranks_of_the_kernels_agree() {
+    let cuda = || kernel_device(None).map(|device| Cuda::new(device, StoredFormat::FP32).unwrap());
+    if cuda().is_none() {
+        return;
+    }
+    let limits = Limits { gradients: 1e-4, tensors: 1e-3 };
+    let config = ModelConfig { layers: 2, ..SMALL };
+    ranks_agree("kernels", || cuda().expect("as before"), config, limits);
+    let bf16 = || Cuda::new(kernel_device(None).expect("as before"), StoredFormat::BF16).unwrap();
+    ranks_agree("kernels, bf16", bf16, config, Limits { gradients: 0.1, tensors: 0.1 });
 }

@@ -9,6 +9,7 @@ pub mod edge_gather;
 pub mod edge_pool;
 pub mod l2_normalise;
 pub mod linear;
+pub mod rank_merge;
 pub mod readout_loss;
 pub mod row_correlations;
 pub mod top_k;

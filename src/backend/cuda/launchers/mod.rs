@@ -15,7 +15,7 @@ pub mod l2_normalise;
 pub mod linear;
 pub mod lists;
 pub(crate) mod norm_arguments;
-pub(crate) mod rank_merge;
+pub mod rank_merge;
 pub mod readout_loss;
 pub mod row_correlations;
 pub mod stored;
