@@ -18,14 +18,17 @@ struct RankParts {
     const int *sizes;
     int ranks, sizes_each, size, columns;
 
-    // Calls `add(first, second, rows)` with the values of each rank, and returns the number of all rows.
+    // Calls `add(first, second, rows)` with the values of each rank that has rows, and returns the number of all rows.
     template <class Add> __device__ __forceinline__ int each(int column, Add add) const {
         int all_rows = 0;
+#pragma unroll 1 // copies of a division spill registers
         for (int rank = 0; rank < ranks; rank++) {
             const float *part = parts + size_t(rank) * 2 * columns + column;
             int rows = sizes[rank * sizes_each + size];
-            add(part[0], part[columns], rows);
-            all_rows += rows;
+            if (rows > 0) {
+                add(part[0], part[columns], rows);
+                all_rows += rows;
+            }
         }
         return all_rows;
     }
@@ -46,9 +49,12 @@ rank_merge_statistics(const __grid_constant__ RankMergeStatistics args) {
     }
     const NormStatisticsArguments &norm = args.norm;
     StatisticsMerge merge = {norm.to(), norm.weight, norm.bias, args.running_mean, args.running_var};
-    double around = args.of.parts[column];
+    double around = 0.0; // the mean of the first rank that has rows
+    bool is_first = true;
     Pair sum = {0.0, 0.0};
     int rows = args.of.each(column, [&](double mean, double rstd, int own) {
+        around = is_first ? mean : around;
+        is_first = false;
         double variance = 1.0 / (rstd * rstd) - NORM_EPSILON;
         Pair part = {mean, variance < 0.0 ? 0.0 : own * variance}; // keeps NaN
         sum = merge.add(sum, part, own, around);
@@ -71,11 +77,11 @@ rank_merge_sums(const __grid_constant__ RankMergeSums args) {
         return;
     }
     BackwardMerge merge = {nullptr, nullptr, args.terms, args.mean, args.rstd, args.scale, 1};
-    double rstd = args.rstd[column];
     Pair sum = {0.0, 0.0};
     int rows = args.of.each(column, [&](double d_weight, double d_bias, int) {
-        sum = {sum.first + d_bias, sum.second + d_weight / rstd};
+        sum = {sum.first + d_bias, sum.second + d_weight};
     });
+    sum.second /= args.rstd[column];
     merge.set_terms(column, columns, rows, sum, merge.load(column));
 }
 

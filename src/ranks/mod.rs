@@ -204,6 +204,7 @@ impl Ranks {
 pub fn exit(code: i32, failed: bool) -> ! {
     #[cfg(feature = "mpi")]
     mpi::end(code, failed);
-    let _ = failed;
+    #[cfg(not(feature = "mpi"))]
+    let _ = failed; // there are no other ranks
     std::process::exit(code)
 }

@@ -20,6 +20,7 @@ mod pace;
 pub mod run_record;
 mod shares;
 mod start;
+mod validation;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -37,8 +38,6 @@ use crate::data::similarity::Similarity;
 use crate::data::supervision::Supervision;
 use crate::data::{Dataset, Split};
 use crate::error::{Error, Result};
-use crate::evaluation::embed::embed_on_device;
-use crate::evaluation::{Embeddings, row_kendall};
 use crate::files::folder_lock::FolderLock;
 use crate::model::{LOSS_STEPS, Model, TrainingState};
 use crate::network::config::ModelConfig;
@@ -46,7 +45,6 @@ use crate::network::parameters::{TypeVectors, initial_parameters};
 use crate::network::tensors::NamedTensors;
 use crate::progress::Progress;
 use crate::ranks::Ranks;
-use crate::report::projector::{Projected, write_projector};
 use crate::report::run_log::{Record, RunLog};
 use crate::terminal::{duration, rough_duration};
 
@@ -63,8 +61,6 @@ use start::{check_fresh, check_resume, check_trainable};
 const RECORD_STEPS: u64 = LOSS_STEPS as u64;
 /// Values per task in a check.
 const FINITE_CHUNK: usize = 1 << 16;
-/// Least number of images for a rank correlation on the validation split.
-const LEAST_VALIDATION_IMAGES: usize = 3;
 
 /// Result of a training run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -88,9 +84,7 @@ pub fn train(
     resume: Option<Checkpoint>,
     stop: &AtomicBool,
 ) -> Result<TrainOutcome> {
-    let (device, precision) = (config.device, config.precision);
-    let control = Control { stop, ranks: Ranks::default() };
-    prepare(dataset, config, Folder::Open(run), resume, control, |training| device.run(precision, training))
+    train_on_ranks(dataset, config, run, resume, Control::alone(stop))
 }
 
 /// What steers a training from outside.
@@ -100,6 +94,13 @@ pub struct Control<'a> {
     pub stop: &'a AtomicBool,
     /// Ranks that train together.
     pub ranks: Ranks,
+}
+
+impl<'a> Control<'a> {
+    /// One rank, which `stop` stops.
+    fn alone(stop: &'a AtomicBool) -> Self {
+        Control { stop, ranks: Ranks::default() }
+    }
 }
 
 /// Like [`train`], as one of the ranks of `control`. All ranks call this with the same arguments.
@@ -123,7 +124,7 @@ pub fn train_locked(
     stop: &AtomicBool,
 ) -> Result<TrainOutcome> {
     let (device, precision) = (config.device, config.precision);
-    let control = Control { stop, ranks: Ranks::default() };
+    let control = Control::alone(stop);
     prepare(dataset, config, Folder::Locked(run), resume, control, |training| device.run(precision, training))
 }
 
@@ -136,7 +137,7 @@ pub fn train_on<B: Backend>(
     resume: Option<Checkpoint>,
     stop: &AtomicBool,
 ) -> Result<TrainOutcome> {
-    let control = Control { stop, ranks: Ranks::default() };
+    let control = Control::alone(stop);
     prepare(dataset, config, Folder::Open(run), resume, control, |training| training.run(backend))
 }
 
@@ -496,55 +497,6 @@ impl Training<'_> {
             }
         }
         Ok(last)
-    }
-
-    /// Row-wise Kendall tau of the validation images, computed by rank 0; `None` if there are too few.
-    fn validate<B: Backend>(&self, running: &mut Running<B>) -> Result<Option<f64>> {
-        let ranks = &self.control.ranks;
-        let tau = if ranks.is_first() { self.validate_here(running)? } else { None };
-        let [is_some, value] = ranks.of_first([f64::from(tau.is_some()), tau.unwrap_or_default()]);
-        Ok((is_some > 0.0).then_some(value))
-    }
-
-    fn validate_here<B: Backend>(&self, running: &mut Running<B>) -> Result<Option<f64>> {
-        let Running { model, progress, validated, .. } = running;
-        let images = self.dataset.split(Split::Validation);
-        if images.len() < LEAST_VALIDATION_IMAGES {
-            return Ok(None);
-        }
-        let bar = Progress::new("validation", Some(images.len() as u64), "images");
-        let graphs = images.clone().map(|image| self.dataset.graph(image));
-        let on_device = embed_on_device(model, graphs, |count| bar.advance(count as u64))?;
-        let width = self.config.model.state_width;
-        let embeddings = model.backend().download(&on_device, 0..images.len() * width)?;
-        self.check_finite("an embedding", &embeddings, progress)?;
-        let rows = Embeddings::new(&embeddings, width)?;
-        let tau = row_kendall(model.backend(), rows, &on_device, self.similarity, images)?;
-        *validated = embeddings;
-        bar.finish();
-        self.check_files()?;
-        Ok(Some(tau))
-    }
-
-    /// Writes embeddings with their names for TensorBoard's projector: those of the object types, and of the validation
-    /// images if this command has validated.
-    fn project<B: Backend>(&self, running: &mut Running<B>) -> Result<()> {
-        let dataset = self.dataset;
-        let width = self.config.model.state_width;
-        let tensors = running.model.tensors()?;
-        let objects = &tensors["object_embedding.weight"].values;
-        let names = (0..dataset.object_count()).map(|object| dataset.object_name(object).to_string());
-        let mut sets = vec![Projected { name: "objects", values: objects, names: names.collect() }];
-        if !running.validated.is_empty() {
-            let images = dataset.split(Split::Validation);
-            let name = |image| {
-                let caption = dataset.captions(image).next().unwrap_or_default();
-                format!("{} {}", dataset.image_id(image), caption.trim())
-            };
-            let names = images.map(name).collect();
-            sets.push(Projected { name: "validation-images", values: &running.validated, names });
-        }
-        write_projector(self.run, &sets, width)
     }
 
     /// Ends the run if a value is not finite. The last checkpoint stays unchanged: its values were still

@@ -34,7 +34,7 @@ impl Nccl {
     ) -> Result<Self> {
         // SAFETY: this only tries to load the library.
         if !unsafe { sys::is_culib_present() } {
-            let remedy = "install it (libnccl.so.2 was not found), or start one rank";
+            let remedy = "install libnccl-dev (libnccl.so was not found), or start one rank";
             return Err(gpu.problem("no NCCL is installed, by which several GPUs train together", remedy));
         }
         gpu.bind()?;
