@@ -185,13 +185,18 @@ impl Ranks {
         all.chunks_exact(own.len()).map(part).collect()
     }
 
-    /// Checks that all ranks have the same `values`, given with their names. Only a rank that differs from rank 0 returns an
-    /// error.
+    /// Checks that all ranks have the same `values`, given with their names. A rank that differs from rank 0 returns an error; the
+    /// others then wait to be ended with it, and do nothing more.
     pub fn check_same(&self, values: &[(&str, u64)]) -> Result<()> {
         let own: Vec<u64> = values.iter().map(|&(_, value)| value).collect();
         let all = self.gather(&own);
         let differs = values.iter().zip(&all).find(|((_, own), first)| own != *first);
-        let Some(((name, _), _)) = differs else { return Ok(()) };
+        let Some(((name, _), _)) = differs else {
+            if all.chunks_exact(own.len()).any(|of_rank| of_rank != own) {
+                self.gather(&[0u8]); // a rank that differs does not join in
+            }
+            return Ok(());
+        };
         Err(Error::argument(
             format!("rank {} of {}", self.rank(), self.count()),
             format!("has another {name} than rank 0"),
