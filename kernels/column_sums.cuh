@@ -98,10 +98,13 @@ struct BackwardMerge {
     };
     __device__ __forceinline__ Column load(int column) const { return {mean[column], rstd[column], scale[column]}; }
     __device__ __forceinline__ void finish(int column, int columns, int rows, Pair all, Column of) const {
+        d_bias[column] = float(all.first);
+        d_weight[column] = float(all.second * of.rstd);
+        set_terms(column, columns, rows, all, of);
+    }
+    __device__ __forceinline__ void set_terms(int column, int columns, int rows, Pair all, Column of) const {
         double r = of.rstd, share = batch_statistics ? of.scale / double(max(rows, 1)) : 0.0;
         float slope = float(share * r * r * all.second);
-        d_bias[column] = float(all.first);
-        d_weight[column] = float(all.second * r);
         terms[column] = float(share * all.first - double(slope) * of.mean);
         terms[columns + column] = slope;
     }

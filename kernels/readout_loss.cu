@@ -2,6 +2,7 @@
 //   f[g] = l2_normalise(mean of the graph's node states)
 //   per triple (A, P, N): the loss and its slope with respect to fA.fP - fA.fN (formulas in src/loss/mod.rs)
 //   d_fA = slope (fP - fN) / B,  d_fP = slope fA / B,  d_fN = -slope fA / B,  back through normalisation and mean
+//   with several ranks, this divisor B is the number of triples of all ranks
 // in   node_state [N, D]; graph_offsets [G + 1]; mean_ends [G]; similarity_positive, similarity_negative [B]; steps [1]
 //      the mean runs over the nodes graph_offsets[g]..mean_ends[g]: all nodes of the graph, or all but its image node
 // out  embedding [G, D]; readout_loss also writes d_node_state [N, D] and row steps % loss_rows of losses [loss_rows,
@@ -169,7 +170,7 @@ template <class T> struct ReadoutLoss {
     const unsigned long long *steps;
     int loss_rows, most_triples, kind;
     float temperature, margin;
-    int reserved;
+    int triples_of_all; // number of triples of all ranks; 0 with one rank, whose triples are those of the batch
 };
 
 // Threads with the same threadIdx.y compute the sums and the gradient of one graph.
@@ -200,7 +201,7 @@ template <class T> __device__ __forceinline__ void readout_loss(const ReadoutLos
     if (role == 0 && threadIdx.x == 0) {
         args.losses[*args.steps % args.loss_rows * args.most_triples + triple] = loss.x;
     }
-    float slope = loss.y / triples;
+    float slope = loss.y / (args.triples_of_all > 0 ? args.triples_of_all : triples);
     Direction direction = {role == 0 ? positive : anchor, role == 0 ? negative : nullptr, role == 2 ? -slope : slope};
     graph_backward(args.d_node_state, f, direction, norm, nodes, width, states.stride, partial);
 }

@@ -61,6 +61,7 @@
 //! ```text
 //! error        what is wrong, where, and what to do about it; text that fits a terminal
 //! progress     progress of long work
+//! ranks        processes that train one model together, and what they exchange
 //! network      sizes of the network, layout of its parameters
 //! files        npy, safetensors, Arrow; files written whole or not at all
 //! loss         ranking, triplet, InfoNCE: value and slope of a triple
@@ -100,6 +101,7 @@ pub mod model;
 pub mod network;
 pub mod optimizer;
 pub mod progress;
+pub mod ranks;
 pub mod report;
 pub mod reproduce;
 pub mod run;

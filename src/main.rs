@@ -12,6 +12,7 @@ use anstream::ColorChoice;
 use clap::Parser;
 use scenerank::Error;
 use scenerank::files::mapped_file::{claim_last_line, report_lost_pages};
+use scenerank::ranks;
 use scenerank::terminal::{cut, visible};
 
 /// Exit code of every error.
@@ -22,7 +23,7 @@ fn main() {
     report_lost_pages();
     let cli = cli::Cli::try_parse().unwrap_or_else(|error| refuse(&error));
     if let Err(error) = cli.run() {
-        exit(fail(&error));
+        ranks::exit(fail(&error), true);
     }
 }
 

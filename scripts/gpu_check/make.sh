@@ -6,7 +6,7 @@
 #
 # Requires Rust, a C++ compiler, nvcc and xz; includes the PyTorch oracle of ../shared/peer if it lies beside
 # the checkout. SCENERANK_CUDA_ARCHS names other architectures than 80 and 90a. PROFILE=dev packs the program
-# of an unoptimised build. Use --without-gpu-code to try the bundle with `run.sh --device emulated` without nvcc.
+# of an unoptimised build. FEATURES=mpi packs a program that trains on several GPUs. Use --without-gpu-code to try the bundle with `run.sh --device emulated` without nvcc.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 readonly MOST_BYTES=$((45 << 20))
@@ -22,7 +22,9 @@ case "${1:-}" in
         ;;
 esac
 
-built="$(cargo build --profile "${PROFILE:-release}" --message-format=json --bin scenerank)"
+features=()
+[[ -z "${FEATURES:-}" ]] || features=(--features "$FEATURES")
+built="$(cargo build "${features[@]}" --profile "${PROFILE:-release}" --message-format=json --bin scenerank)"
 built+=$'\n'"$(cargo test --no-run --message-format=json --test=kernels --test=backends)"
 # Prints the path of a program whose file has this name, as a regular expression.
 program() { # NAME

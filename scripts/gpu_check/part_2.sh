@@ -90,6 +90,45 @@ for seed in "${seeds[@]}"; do
     done
 done
 
+# ---- ranks ----------------------------------------------------------------------------------------------------------
+
+# Whether two GPUs can train together; otherwise says what is missing.
+missing_for_ranks() {
+    if [[ "$DEVICE" == emulated ]] || (($(nvidia-smi -L 2>/dev/null | grep -c '^GPU ') < 2)); then
+        echo "there are not two GPUs"
+    elif ! has mpirun; then
+        echo "mpirun is not installed"
+    elif ! "$SCENERANK" --version | grep -q '^MPI: '; then
+        echo "the program has no MPI: pack it with FEATURES=mpi"
+    fi
+}
+
+# Mean loss of the last epoch.
+last_loss() { # NAME
+    sed -n 's/.*"kind":"epoch".*"loss":\([0-9.e-]*\).*/\1/p' "$RESULTS/$1.jsonl" 2>/dev/null | tail -1
+}
+
+no_ranks="$(missing_for_ranks)"
+for batch in 256 1024; do
+    for ranks in 1 2; do
+        name="ranks-$ranks-of-$batch"
+        if [[ -n "$no_ranks" ]]; then
+            skip "$name" "$no_ranks"
+            continue
+        fi
+        make_data train-data 5-120 "$images"
+        stage "$name" 20-200 'INFO' passes mpirun --oversubscribe --allow-run-as-root -n "$ranks" "$SCENERANK" train \
+            "$TRAINING_DATA" --out "$WORK/run" --device cuda --precision bf16 --epochs 2 --batch-size "$batch"
+        cp "$WORK/run/metrics.jsonl" "$RESULTS/$name.jsonl" 2>/dev/null
+        rm -rf "$WORK/run"
+        measure "ranks_${ranks}_of_$batch" "$(training_result "$name") loss $(last_loss "$name")"
+    done
+    # Two ranks take the steps of one; the loss of an epoch differs by roundings.
+    [[ -n "$no_ranks" ]] || stage "ranks-agree-$batch" 0-5 '.' passes awk -v one="$(last_loss "ranks-1-of-$batch")" \
+        -v two="$(last_loss "ranks-2-of-$batch")" \
+        'BEGIN { print one, two; exit !(one > 0 && two > 0 && (one - two) ^ 2 < (0.01 * one) ^ 2) }'
+done
+
 # ---- oracle, other losses -------------------------------------------------------------------------------------------
 
 # shellcheck source=scripts/gpu_check/oracle.sh

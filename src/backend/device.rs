@@ -15,6 +15,7 @@ use crate::backend::cuda::launchers;
 use crate::backend::cuda::launchers::linear::{Format, StoredFormat};
 use crate::backend::reference::Reference;
 use crate::error::{Error, Result};
+use crate::ranks::Ranks;
 
 /// Device that computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -115,6 +116,18 @@ pub(crate) fn run_kernels<T: BackendTask>(
 }
 
 impl Device {
+    /// The device of this rank: the ranks on a machine take its GPUs in turn, from the one that is named. A rank that sees only
+    /// its own GPU takes that.
+    pub fn of_rank(self, ranks: &Ranks) -> Device {
+        let place = ranks.rank_on_machine();
+        match (self, if place == 0 { 0 } else { KernelDevice::gpu_count() }) {
+            (device, 0 | 1) => device,
+            (Device::Auto, gpus) => Device::Cuda(place % gpus),
+            (Device::Cuda(index), gpus) => Device::Cuda((index + place) % gpus),
+            (device, _) => device,
+        }
+    }
+
     /// Runs `task` on this device.
     pub fn run<T: BackendTask>(self, precision: Precision, task: T) -> Result<T::Output> {
         let unavailable = |problem: String, remedy: &str| {

@@ -37,6 +37,7 @@ use crate::error::Result;
 use crate::loss::Loss;
 use crate::network::config::ModelConfig;
 use crate::network::parameters::{BlockKind, Layout, Parameters};
+use crate::ranks::Ranks;
 
 use correlation_sums::CorrelationSums;
 use pass::{
@@ -213,6 +214,9 @@ pub trait Stages: Batches {
         steps: &mut Self::Steps,
     ) -> Result<()>;
 
+    /// Replaces `gradients[range]` by their sums over all ranks ([`Backend::join`]).
+    fn sum_gradients(&mut self, gradients: &mut Self::Buffer, range: Range<usize>) -> Result<()>;
+
     /// The norm that [`Stages::gradient_norm`] stored last; waits for it.
     fn last_gradient_norm(&mut self, steps: &Self::Steps) -> Result<f64>;
 
@@ -241,8 +245,8 @@ pub trait Stages: Batches {
     /// `embedding [G, D] = l2_normalise(mean of the graph's node states)`, over the nodes of [`GraphBatch::mean_nodes`].
     fn readout(&mut self, of: Readout<'_, Self>) -> Result<()>;
 
-    /// [`Stages::readout`], the loss of each triple, and the gradient of the mean loss with respect to the
-    /// last node states. The losses go to one row of `losses [LOSS_STEPS, most triples]`, chosen by
+    /// [`Stages::readout`], the loss of each triple, and the gradient of the mean loss, over the triples of all ranks, with
+    /// respect to the last node states. The losses go to one row of `losses [LOSS_STEPS, most triples]`, chosen by
     /// `loss_row`.
     fn readout_loss(
         &mut self,
@@ -393,6 +397,10 @@ pub struct Description {
 
 /// A complete backend.
 pub trait Backend: Stages + Search + Sized {
+    /// Makes the stages of training exchange with the other ranks what sums over the whole batch. Called before
+    /// [`Batches::plan`]. All ranks then call the same stages in the same order, each on its share of the batch.
+    fn join(&mut self, ranks: &Ranks) -> Result<()>;
+
     /// Describes the device.
     fn description(&self) -> Result<Description>;
 

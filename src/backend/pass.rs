@@ -58,6 +58,8 @@ pub struct LossOutputs<'a, B: Stages + ?Sized> {
     pub losses: &'a mut B::Buffer,
     /// Number of optimizer steps taken, which selects the row.
     pub steps: &'a B::Steps,
+    /// Number of triples of all ranks, of which the loss is the mean.
+    pub triples_of_all: usize,
     /// Gradients with respect to activations; those of the last node states are written.
     pub d: &'a mut B::ActivationGradients,
 }

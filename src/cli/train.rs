@@ -6,11 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::Args;
 use scenerank::data::Dataset;
+use scenerank::ranks::{self, Ranks};
 use scenerank::report::plots::{TrainingCurve, training_plot};
 use scenerank::train::checkpoint::{self, LAST};
 use scenerank::train::config::{TrainConfig, TrainOptions};
-use scenerank::train::{TrainOutcome, train};
+use scenerank::train::{Control, TrainOutcome, train_on_ranks};
 use scenerank::{Error, Result};
+use tracing::subscriber::{NoSubscriber, set_default};
 
 use super::interrupt::{INTERRUPTED, on_interrupt, quit};
 
@@ -62,6 +64,13 @@ pub struct TrainArguments {
 
 impl TrainArguments {
     pub fn run(self) -> Result<()> {
+        let ranks = Ranks::started()?;
+        let first = ranks.is_first();
+        if !first {
+            scenerank::progress::hide();
+        }
+        // Ranks but the first print errors only.
+        let _quiet = (!first).then(|| set_default(NoSubscriber::new()));
         let last = self.out.join(LAST);
         let from_file = self.config.as_deref().map(TrainOptions::read).transpose()?.unwrap_or_default();
         let options = self.options.or(from_file);
@@ -75,18 +84,19 @@ impl TrainArguments {
         } else {
             (options.resolve(&TrainConfig::default())?, None, Dataset::open(&self.data)?)
         };
-        let stop = stop_on_ctrl_c()?;
-        let outcome = train(&data, config, &self.out, resume, &stop)?;
+        let stop = stop_on_signal(first)?;
+        let outcome = train_on_ranks(&data, config, &self.out, resume, Control { stop: &stop, ranks })?;
+        let code = if outcome.interrupted { INTERRUPTED } else { 0 };
+        if !first {
+            ranks::exit(code, false);
+        }
         plot_training(&self.out)?;
         if self.json {
             println!("{}", serde_json::to_string(&outcome).expect("plain fields"));
         } else {
             print_outcome(&self.data, &self.out, &outcome);
         }
-        if outcome.interrupted {
-            std::process::exit(INTERRUPTED);
-        }
-        Ok(())
+        ranks::exit(code, false)
     }
 }
 
@@ -107,6 +117,11 @@ fn only_what_may_change(before: &TrainConfig, after: &TrainConfig) -> Result<()>
 
 /// Returns a flag that the first Ctrl-C (or termination signal) sets; a second one ends the program.
 pub fn stop_on_ctrl_c() -> Result<Arc<AtomicBool>> {
+    stop_on_signal(true)
+}
+
+/// Like [`stop_on_ctrl_c`]; says what happens if `says`.
+fn stop_on_signal(says: bool) -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let raised = Arc::clone(&stop);
     on_interrupt(move || {
@@ -115,7 +130,9 @@ pub fn stop_on_ctrl_c() -> Result<Arc<AtomicBool>> {
         }
         // Ctrl-C has also ended `tee`, if there was one. The step must be finished anyway, so a failed write
         // is ignored.
-        eprintln!("finishing the step and saving; press Ctrl-C again to quit at once");
+        if says {
+            eprintln!("finishing the step and saving; press Ctrl-C again to quit at once");
+        }
     })?;
     Ok(stop)
 }

@@ -7,12 +7,13 @@ use std::sync::LazyLock;
 pub fn long_version() -> &'static str {
     static TEXT: LazyLock<String> = LazyLock::new(|| {
         format!(
-            "{}\ncommit:   {}\nCPU:      {ARCH}, {}\nCUDA:     {}\nemulator: {}",
+            "{}\ncommit:   {}\nCPU:      {ARCH}, {}\nCUDA:     {}\nemulator: {}{}",
             env!("CARGO_PKG_VERSION"),
             env!("SCENERANK_COMMIT"),
             vector_features(),
             env!("SCENERANK_CUDA"),
             if cfg!(emulator) { "compiled in" } else { "not compiled in: the build found no C++ compiler" },
+            if cfg!(feature = "mpi") { "\nMPI:      compiled in" } else { "" },
         )
     });
     &TEXT

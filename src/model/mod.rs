@@ -41,8 +41,10 @@ pub struct Model<B: Backend> {
     batch: B::Batch,
     /// Size of the loaded batch; zeros if steps take their batches from the training set.
     batch_size: BatchSize,
-    /// Number of triples in the next step's batch.
+    /// Number of triples in the next step's batch, this rank's share of it.
     triples: usize,
+    /// Number of triples of all ranks in the next step's batch.
+    triples_of_all: usize,
     /// Size of the largest batch.
     capacity: BatchSize,
     epoch: Epoch,
@@ -122,6 +124,7 @@ impl<B: Backend> Model<B> {
             batch,
             batch_size: BatchSize::default(),
             triples: 0,
+            triples_of_all: 0,
             capacity,
             epoch: Epoch::default(),
             identity: Arc::new(()),
@@ -150,6 +153,7 @@ impl<B: Backend> Model<B> {
         assert!(size.fits(self.capacity), "a batch of {size:?} in buffers for {:?}", self.capacity);
         self.batch_size = size;
         self.triples = size.graphs / 3;
+        self.triples_of_all = self.triples;
         let _range = self.backend.range(format_args!("load_batch"));
         self.backend.load_batch(batch, &mut self.batch)
     }
@@ -190,9 +194,16 @@ impl<B: Backend> Model<B> {
         let end = has_triple.len().min(*position + self.capacity.graphs / 3);
         self.triples = has_triple[*position..end].iter().filter(|&&has| has).count();
         *position = end;
+        self.triples_of_all = self.triples;
         self.batch_size = BatchSize::default();
         self.backend.take_from_training_set(&mut self.batch)?;
         Ok(self.triples)
+    }
+
+    /// Makes the next step one of all ranks, whose batches have `triples` triples together. Called after the batch was loaded or
+    /// selected.
+    pub fn share_step(&mut self, triples: usize) {
+        self.triples_of_all = triples;
     }
 
     /// Embeddings `[G, D]` of a batch's graphs, computed with the running statistics.
@@ -337,11 +348,12 @@ impl<B: Backend> Model<B> {
     }
 
     fn readout_loss(&mut self, loss: &Loss, state: &mut TrainingState<B>) -> Result<Gradient<States>> {
-        let Model { backend, parameters, activations, embedding, batch, .. } = self;
+        let Model { backend, parameters, activations, embedding, batch, triples_of_all, .. } = self;
+        let triples_of_all = *triples_of_all;
         let TrainingState { losses, counter, activation_gradients: d, .. } = state;
         let _range = backend.range(format_args!("loss"));
         let of = Readout { config: parameters.layout.config, batch, activations, embedding };
-        backend.readout_loss(of, loss, LossOutputs { losses, steps: counter, d })
+        backend.readout_loss(of, loss, LossOutputs { losses, steps: counter, triples_of_all, d })
     }
 
     /// Mirror of [`Model::forward`], starting from the gradient with respect to the last node states. With
@@ -367,6 +379,7 @@ impl<B: Backend> Model<B> {
             if let Some(adam) = update.filter(|adam| adam.clip_norm.is_none()) {
                 let part = hidden.finished(&parameters.layout, layer);
                 let _range = backend.range(format_args!("update"));
+                backend.sum_gradients(gradients, part.parameters.clone())?;
                 backend.adam_step(Update { adam, parameters, gradients, moments, steps: counter, part })?;
             }
             let d = &mut *activation_gradients;
@@ -374,15 +387,17 @@ impl<B: Backend> Model<B> {
             states = backend.edge_hidden_backward(&mut pass, hidden)?;
         }
         drop(of_all_layers);
-        let Some(adam) = update else { return Ok(()) };
-        let _range = backend.range(format_args!("update"));
-        let part = match adam.clip_norm {
-            None => states.rest(&parameters.layout),
-            Some(_) => {
-                backend.gradient_norm(gradients, parameters.layout.parameter_count, counter)?;
-                states.all(&parameters.layout)
-            }
+        let _range = update.map(|_| backend.range(format_args!("update")));
+        let in_parts = update.is_some_and(|adam| adam.clip_norm.is_none());
+        let part = match in_parts {
+            true => states.rest(&parameters.layout),
+            false => states.all(&parameters.layout),
         };
+        backend.sum_gradients(gradients, part.parameters.clone())?;
+        let Some(adam) = update else { return Ok(()) };
+        if !in_parts {
+            backend.gradient_norm(gradients, parameters.layout.parameter_count, counter)?;
+        }
         backend.adam_step(Update { adam, parameters, gradients, moments, steps: counter, part })
     }
 

@@ -8,6 +8,9 @@
 //! numbers depend only on the seed, the epoch and the anchor, so a checkpoint needs to store no more than the
 //! position in an epoch.
 //!
+//! Several ranks may train together ([`Ranks`]): each takes its share of the anchors of every batch. Rank 0 alone validates,
+//! and writes the run's folder and the log. The others wait for it in the next exchange.
+//!
 //! [`config`] defines the options, [`checkpoint`] the saved state.
 
 pub mod checkpoint;
@@ -15,7 +18,9 @@ mod checkpoint_writer;
 pub mod config;
 mod pace;
 pub mod run_record;
+mod shares;
 mod start;
+mod validation;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,15 +38,13 @@ use crate::data::similarity::Similarity;
 use crate::data::supervision::Supervision;
 use crate::data::{Dataset, Split};
 use crate::error::{Error, Result};
-use crate::evaluation::embed::embed_on_device;
-use crate::evaluation::{Embeddings, row_kendall};
 use crate::files::folder_lock::FolderLock;
 use crate::model::{LOSS_STEPS, Model, TrainingState};
 use crate::network::config::ModelConfig;
 use crate::network::parameters::{TypeVectors, initial_parameters};
 use crate::network::tensors::NamedTensors;
 use crate::progress::Progress;
-use crate::report::projector::{Projected, write_projector};
+use crate::ranks::Ranks;
 use crate::report::run_log::{Record, RunLog};
 use crate::terminal::{duration, rough_duration};
 
@@ -50,6 +53,7 @@ use checkpoint_writer::CheckpointWriter;
 use config::TrainConfig;
 use pace::Pace;
 use run_record::OpenRecord;
+use shares::{check_batch, check_ranks, losses_of_all, own_anchors};
 use start::{check_fresh, check_resume, check_trainable};
 
 /// Number of steps between two records of the loss. In between nothing is downloaded, and the host runs ahead
@@ -57,8 +61,6 @@ use start::{check_fresh, check_resume, check_trainable};
 const RECORD_STEPS: u64 = LOSS_STEPS as u64;
 /// Values per task in a check.
 const FINITE_CHUNK: usize = 1 << 16;
-/// Least number of images for a rank correlation on the validation split.
-const LEAST_VALIDATION_IMAGES: usize = 3;
 
 /// Result of a training run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -82,8 +84,35 @@ pub fn train(
     resume: Option<Checkpoint>,
     stop: &AtomicBool,
 ) -> Result<TrainOutcome> {
-    let (device, precision) = (config.device, config.precision);
-    prepare(dataset, config, Folder::Open(run), resume, stop, |training| device.run(precision, training))
+    train_on_ranks(dataset, config, run, resume, Control::alone(stop))
+}
+
+/// What steers a training from outside.
+#[derive(Clone)]
+pub struct Control<'a> {
+    /// Ends the training after the step, with the state saved, once any rank sets it.
+    pub stop: &'a AtomicBool,
+    /// Ranks that train together.
+    pub ranks: Ranks,
+}
+
+impl<'a> Control<'a> {
+    /// One rank, which `stop` stops.
+    fn alone(stop: &'a AtomicBool) -> Self {
+        Control { stop, ranks: Ranks::default() }
+    }
+}
+
+/// Like [`train`], as one of the ranks of `control`. All ranks call this with the same arguments.
+pub fn train_on_ranks(
+    dataset: &Dataset,
+    config: TrainConfig,
+    run: &Path,
+    resume: Option<Checkpoint>,
+    control: Control<'_>,
+) -> Result<TrainOutcome> {
+    let (device, precision) = (config.device.of_rank(&control.ranks), config.precision);
+    prepare(dataset, config, Folder::Open(run), resume, control, |training| device.run(precision, training))
 }
 
 /// Like [`train`], in a folder that the caller has locked.
@@ -95,7 +124,8 @@ pub fn train_locked(
     stop: &AtomicBool,
 ) -> Result<TrainOutcome> {
     let (device, precision) = (config.device, config.precision);
-    prepare(dataset, config, Folder::Locked(run), resume, stop, |training| device.run(precision, training))
+    let control = Control::alone(stop);
+    prepare(dataset, config, Folder::Locked(run), resume, control, |training| device.run(precision, training))
 }
 
 /// Like [`train`], on this backend, whatever device the configuration names.
@@ -107,7 +137,8 @@ pub fn train_on<B: Backend>(
     resume: Option<Checkpoint>,
     stop: &AtomicBool,
 ) -> Result<TrainOutcome> {
-    prepare(dataset, config, Folder::Open(run), resume, stop, |training| training.run(backend))
+    let control = Control::alone(stop);
+    prepare(dataset, config, Folder::Open(run), resume, control, |training| training.run(backend))
 }
 
 /// Folder of a run.
@@ -124,18 +155,21 @@ fn prepare(
     config: TrainConfig,
     folder: Folder<'_>,
     resume: Option<Checkpoint>,
-    stop: &AtomicBool,
+    control: Control<'_>,
     start: impl FnOnce(Training) -> Result<TrainOutcome>,
 ) -> Result<TrainOutcome> {
     let supervision =
         Supervision::open(config.similarity.as_deref(), config.caption_vectors.as_deref(), dataset)?;
     let similarity = supervision.view(dataset);
     let sampler = TripleSampler::new(similarity, dataset.split(Split::Train), config.sampling, config.seed)?;
+    check_batch(&config, &control.ranks)?;
     if resume.is_none() {
         check_trainable(&sampler, &config)?;
     }
     let config = RunConfig::new(config, dataset)?;
+    let writes = control.ranks.is_first();
     let (run, _lock) = match folder {
+        Folder::Open(run) if !writes => (run, None),
         Folder::Open(run) => {
             std::fs::create_dir_all(run).map_err(Error::file("create", run))?;
             (run, Some(FolderLock::take(run)?))
@@ -144,13 +178,14 @@ fn prepare(
     };
     let resume = match resume {
         Some(checkpoint) => Some(check_resume(run, checkpoint, dataset, &config)?),
-        None => {
+        None if writes => {
             check_fresh(run)?;
             None
         }
+        None => None,
     };
     let supervision = &supervision;
-    start(Training { dataset, supervision, similarity, sampler, config, run, resume, stop })
+    start(Training { dataset, supervision, similarity, sampler, config, run, resume, control })
 }
 
 /// First and second moments of Adam.
@@ -164,13 +199,19 @@ struct Training<'a> {
     config: RunConfig,
     run: &'a Path,
     resume: Option<Checkpoint>,
-    stop: &'a AtomicBool,
+    control: Control<'a>,
 }
 
 impl BackendTask for Training<'_> {
     type Output = TrainOutcome;
 
-    fn run<B: Backend>(mut self, backend: B) -> Result<TrainOutcome> {
+    fn run<B: Backend>(mut self, mut backend: B) -> Result<TrainOutcome> {
+        let ranks = &self.control.ranks;
+        check_ranks::<B>(ranks, &self.config, self.resume.as_ref())?;
+        backend.join(ranks)?;
+        if !ranks.is_first() {
+            return self.train(backend);
+        }
         let record = OpenRecord::begin(self.run, &self.config, self.dataset, backend.description()?)?;
         let outcome = self.train(backend);
         let recorded = record.end(&outcome);
@@ -183,7 +224,8 @@ struct Running<B: Backend> {
     model: Model<B>,
     state: TrainingState<B>,
     progress: TrainProgress,
-    log: RunLog,
+    /// Log of the run, on rank 0.
+    log: Option<RunLog>,
     writer: CheckpointWriter,
     pace: Pace,
     /// `[images, D]` embeddings of the validation images, from the last validation of this command.
@@ -198,9 +240,12 @@ impl Training<'_> {
         let training_images = 0..self.dataset.split(Split::Train).end;
         let kept =
             model.load_training_set(training_images.map(|image| self.dataset.graph(image)), &self.sampler)?;
-        let mut log = RunLog::open(self.run, progress.epoch, progress.steps)?;
-        log.begin(&serde_json::to_value(&self.config.train).expect("plain fields"))?;
-        let pace = Pace::new(log.seconds(), &self.config.train, self.anchors());
+        let log = match self.control.ranks.is_first() {
+            true => Some(self.open_log(&progress)?),
+            false => None,
+        };
+        let before = log.as_ref().map_or(0.0, RunLog::seconds);
+        let pace = Pace::new(before, &self.config.train, self.anchors());
         let writer = CheckpointWriter::default();
         let mut running = Running { model, state, progress, log, writer, pace, validated: Vec::new() };
         if fresh {
@@ -214,7 +259,8 @@ impl Training<'_> {
             interrupted = !self.epoch(&mut running, kept)?;
         }
         running.writer.finish()?;
-        running.log.end()?;
+        let Some(log) = &mut running.log else { return Ok(outcome(&running.progress, interrupted)) };
+        log.end()?;
         // A command that trained nothing leaves the files of the command before it.
         if !interrupted && !nothing_left {
             self.project(&mut running)?;
@@ -223,6 +269,13 @@ impl Training<'_> {
             tracing::info!("{} validations without a better Kendall tau: training ends", train.patience);
         }
         Ok(outcome(&running.progress, interrupted))
+    }
+
+    /// Log of the run, continued after `progress`.
+    fn open_log(&self, progress: &TrainProgress) -> Result<RunLog> {
+        let mut log = RunLog::open(self.run, progress.epoch, progress.steps)?;
+        log.begin(&serde_json::to_value(&self.config.train).expect("plain fields"))?;
+        Ok(log)
     }
 
     /// Creates the model and its state: those of the checkpoint, or the initial ones.
@@ -234,6 +287,7 @@ impl Training<'_> {
         let dataset = self.dataset;
         let graphs = (0..dataset.image_count()).map(|image| dataset.graph(image));
         let most_triples = self.config.train.batch_size.min(dataset.split(Split::Train).len());
+        let most_triples = self.control.ranks.share(most_triples).len().max(1);
         let capacity = BatchSize::bound(graphs, 3 * most_triples);
         let Some(checkpoint) = resume else {
             let tensors = first_parameters(dataset, self.config.model, self.config.train.seed);
@@ -261,16 +315,28 @@ impl Training<'_> {
             "anchors",
         );
         bar.advance(running.progress.position as u64);
+        let ranks = &self.control.ranks;
         if kept {
-            running.model.begin_epoch(&self.sampler, epoch as u32, &order, running.progress.position)?;
+            let (order, position) = own_anchors(ranks, &order, running.progress.position, train.batch_size);
+            running.model.begin_epoch(&self.sampler, epoch as u32, &order, position)?;
         }
         let mut batch = GraphBatch::default();
         let mut loss_now = String::new();
         for anchors in order[running.progress.position..].chunks(train.batch_size) {
-            let triples = match kept {
+            let own = match kept {
                 true => running.model.next_batch()?,
-                false => self.load(epoch as u32, anchors, &mut batch, &mut running.model)?,
+                false => self.load(
+                    epoch as u32,
+                    &anchors[ranks.share(anchors.len())],
+                    &mut batch,
+                    &mut running.model,
+                )?,
             };
+            let triples = ranks.total(own);
+            if triples > 0 && own == 0 {
+                self.fill(&[], &mut batch);
+                running.model.load_batch(&batch)?;
+            }
             // Before the batch changes the model.
             self.check_files()?;
             running.progress.position += anchors.len();
@@ -278,6 +344,7 @@ impl Training<'_> {
             running.pace.trained(anchors.len(), triples);
             bar.advance(anchors.len() as u64);
             if triples > 0 {
+                running.model.share_step(triples);
                 running.model.train_step(&loss, &adam, &mut running.state)?;
                 if running.state.steps.is_multiple_of(RECORD_STEPS) {
                     let last = self.record(running)?;
@@ -299,7 +366,7 @@ impl Training<'_> {
                     return Ok(true);
                 }
             }
-            if self.stop.load(Ordering::Relaxed) {
+            if ranks.any(self.control.stop.load(Ordering::Relaxed)) {
                 bar.finish();
                 self.record(running)?;
                 let tensors = self.tensors(running)?;
@@ -321,7 +388,9 @@ impl Training<'_> {
         let Running { progress, log, pace, .. } = running;
         let epoch = progress.epoch + 1;
         let seconds = pace.seconds();
-        log.write(&Record::Validation { epoch, step: progress.steps, validation_kendall: tau, seconds })?;
+        if let Some(log) = log {
+            log.write(&Record::Validation { epoch, step: progress.steps, validation_kendall: tau, seconds })?;
+        }
         let better = progress.validated(epoch, tau, self.config.train.keep_best);
         self.save(running, tensors, better)
     }
@@ -342,7 +411,9 @@ impl Training<'_> {
             graphs_per_second: rate,
             seconds: pace.seconds(),
         };
-        log.write(&record)?;
+        if let Some(log) = log {
+            log.write(&record)?;
+        }
         let better = tau.is_none_or(|tau| progress.validated(epoch, tau, self.config.train.keep_best));
         let TrainProgress { steps, best, validations_since_best, .. } = *progress;
         let kept = std::mem::take(&mut progress.kept);
@@ -355,7 +426,9 @@ impl Training<'_> {
             ..Default::default()
         };
         pace.begin_epoch();
-        report(&record, progress, &self.config.train, pace);
+        if self.control.ranks.is_first() {
+            report(&record, progress, &self.config.train, pace);
+        }
         self.save(running, tensors, better)
     }
 
@@ -397,7 +470,8 @@ impl Training<'_> {
     /// Adds the losses of the steps since the last call to the progress; returns the loss of the last step.
     fn record<B: Backend>(&self, running: &mut Running<B>) -> Result<Option<f32>> {
         let mut last = None;
-        for (loss, triples) in running.model.take_losses(&mut running.state)? {
+        let own = running.model.take_losses(&mut running.state)?;
+        for (loss, triples) in losses_of_all(&self.control.ranks, own) {
             let progress = &mut running.progress;
             progress.steps += 1;
             self.check_finite("the loss", [&loss], progress)?;
@@ -411,58 +485,18 @@ impl Training<'_> {
             && step.is_multiple_of(RECORD_STEPS)
         {
             let gradient_norm = running.model.gradient_norm(&mut running.state)?;
-            running.log.write(&Record::Step {
-                epoch: running.progress.epoch + 1,
-                step,
-                loss,
-                learning_rate: Some(self.config.train.adam(self.anchors()).rate_at(step)),
-                gradient_norm: Some(gradient_norm),
-                seconds: running.pace.seconds(),
-            })?;
+            if let Some(log) = &mut running.log {
+                log.write(&Record::Step {
+                    epoch: running.progress.epoch + 1,
+                    step,
+                    loss,
+                    learning_rate: Some(self.config.train.adam(self.anchors()).rate_at(step)),
+                    gradient_norm: Some(gradient_norm),
+                    seconds: running.pace.seconds(),
+                })?;
+            }
         }
         Ok(last)
-    }
-
-    /// Row-wise Kendall tau of the validation images; `None` if there are too few.
-    fn validate<B: Backend>(&self, running: &mut Running<B>) -> Result<Option<f64>> {
-        let Running { model, progress, validated, .. } = running;
-        let images = self.dataset.split(Split::Validation);
-        if images.len() < LEAST_VALIDATION_IMAGES {
-            return Ok(None);
-        }
-        let bar = Progress::new("validation", Some(images.len() as u64), "images");
-        let graphs = images.clone().map(|image| self.dataset.graph(image));
-        let on_device = embed_on_device(model, graphs, |count| bar.advance(count as u64))?;
-        let width = self.config.model.state_width;
-        let embeddings = model.backend().download(&on_device, 0..images.len() * width)?;
-        self.check_finite("an embedding", &embeddings, progress)?;
-        let rows = Embeddings::new(&embeddings, width)?;
-        let tau = row_kendall(model.backend(), rows, &on_device, self.similarity, images)?;
-        *validated = embeddings;
-        bar.finish();
-        self.check_files()?;
-        Ok(Some(tau))
-    }
-
-    /// Writes embeddings with their names for TensorBoard's projector: those of the object types, and of the validation
-    /// images if this command has validated.
-    fn project<B: Backend>(&self, running: &mut Running<B>) -> Result<()> {
-        let dataset = self.dataset;
-        let width = self.config.model.state_width;
-        let tensors = running.model.tensors()?;
-        let objects = &tensors["object_embedding.weight"].values;
-        let names = (0..dataset.object_count()).map(|object| dataset.object_name(object).to_string());
-        let mut sets = vec![Projected { name: "objects", values: objects, names: names.collect() }];
-        if !running.validated.is_empty() {
-            let images = dataset.split(Split::Validation);
-            let name = |image| {
-                let caption = dataset.captions(image).next().unwrap_or_default();
-                format!("{} {}", dataset.image_id(image), caption.trim())
-            };
-            let names = images.map(name).collect();
-            sets.push(Projected { name: "validation-images", values: &running.validated, names });
-        }
-        write_projector(self.run, &sets, width)
     }
 
     /// Ends the run if a value is not finite. The last checkpoint stays unchanged: its values were still
@@ -495,9 +529,12 @@ impl Training<'_> {
         self.run.join(LAST)
     }
 
-    /// Tensors of a checkpoint, checked to be finite. A ReLU turns NaN into 0, so the loss alone does not
-    /// show that training has diverged.
-    fn tensors<B: Backend>(&self, running: &mut Running<B>) -> Result<(NamedTensors, Moments)> {
+    /// Tensors of a checkpoint, checked to be finite; `None` on ranks that write none. A ReLU turns NaN into 0, so the loss
+    /// alone does not show that training has diverged.
+    fn tensors<B: Backend>(&self, running: &mut Running<B>) -> Result<Option<(NamedTensors, Moments)>> {
+        if !self.control.ranks.is_first() {
+            return Ok(None);
+        }
         let Running { model, state, progress, .. } = running;
         let tensors = model.tensors()?;
         let (first, second) = model.moments(state)?;
@@ -511,7 +548,7 @@ impl Training<'_> {
                 }
             }
         }
-        Ok((tensors, (first, second)))
+        Ok(Some((tensors, (first, second))))
     }
 
     /// Writes the last checkpoint in the background. If its validation is the best so far, writes the best checkpoint
@@ -519,9 +556,10 @@ impl Training<'_> {
     fn save<B: Backend>(
         &self,
         running: &mut Running<B>,
-        (tensors, moments): (NamedTensors, Moments),
+        tensors: Option<(NamedTensors, Moments)>,
         better: bool,
     ) -> Result<()> {
+        let Some((tensors, moments)) = tensors else { return Ok(()) };
         let Running { progress, writer, .. } = running;
         let (config, progress) = (self.config.clone(), progress.clone());
         let (folder, several) = (self.run.to_path_buf(), self.config.train.keep_best > 1);

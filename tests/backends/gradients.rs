@@ -85,7 +85,7 @@ fn forward(
         }
     }
     let embedding = readout(batch, &nodes, width, config.image_node_in_mean);
-    let (losses, _) = triple_losses(loss, batch, &embedding, width);
+    let (losses, _) = triple_losses(loss, batch, &embedding, width, batch.similarity_positive.len());
     decisions.extend(losses.iter().map(|&loss| loss > 0.0));
     Forward { loss: losses.iter().sum::<f64>() / losses.len() as f64, decisions }
 }
@@ -365,14 +365,14 @@ fn readout_and_losses_backward_are_the_slopes() {
     let embedding = readout(&batch, &nodes, width, true);
     for kind in LOSSES {
         let loss = Loss { kind, temperature: 0.7, margin: 0.0 };
-        let (losses, d) = triple_losses(&loss, &batch, &embedding, width);
+        let (losses, d) = triple_losses(&loss, &batch, &embedding, width, triples);
         let active = losses.iter().filter(|&&loss| loss > 0.0).count();
         assert!(
             kind != LossKind::Triplet || (1..triples).contains(&active),
             "{active} of {triples} violate the margin"
         );
         let value = |embedding: &[f64]| {
-            triple_losses(&loss, &batch, embedding, width).0.iter().sum::<f64>() / triples as f64
+            triple_losses(&loss, &batch, embedding, width, triples).0.iter().sum::<f64>() / triples as f64
         };
         check_slopes(&format!("{kind:?}"), &mut margins, &embedding, &d, value);
     }

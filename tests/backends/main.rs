@@ -5,6 +5,8 @@
 mod gpu;
 #[path = "../support/program.rs"]
 mod program;
+#[path = "../support/ranks.rs"]
+mod ranks_of_threads;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -14,5 +16,7 @@ mod cuda_step;
 mod gradients;
 mod interpreter;
 mod optimizer;
+mod ranks;
+mod ranks_train;
 mod training_set;
 mod training_step;

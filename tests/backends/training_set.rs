@@ -146,7 +146,7 @@ fn loaded(work: &Workplace, config: &TrainConfig) -> (Left, usize) {
 
 /// Caption vectors in a file, mostly those of the data. Every other image has none, and therefore no triple.
 /// Every tenth is so dissimilar to others that rejection finds nothing, but a scan of its row does.
-fn odd_vectors(work: &Workplace) -> std::path::PathBuf {
+pub(crate) fn odd_vectors(work: &Workplace) -> std::path::PathBuf {
     let dataset = Dataset::open(&work.data).unwrap();
     let Similarity::Factored { vectors, width } = dataset.similarity() else {
         panic!("captions have vectors")

@@ -72,7 +72,10 @@ fn embeddings_losses_and_gradients_agree_with_the_reference() {
     let cases = (sizes, columns(), any::<bool>(), loss(), seeds());
     check(200, cases, |(sizes, width, image_node_in_mean, loss, seed)| {
         let batch = batch(&sizes, seed);
-        let of = Readout { batch, width, image_node_in_mean, loss, states: States::Signed, seed };
+        // With several ranks, the batch is a share of more triples.
+        let triples_of_all = if seed % 2 == 0 { 0 } else { 2 * sizes.len() + 1 };
+        let states = States::Signed;
+        let of = Readout { batch, width, triples_of_all, image_node_in_mean, loss, states, seed };
         let finite = |written: [Vec<f64>; 3]| written.iter().flatten().all(|value| value.is_finite());
         assert!(finite(agree_in::<f32>(&of)) && finite(agree_in::<bf16>(&of)), "no NaN is expected");
         agree_once(&in_rows(losses::<f32>(of.clone()), sizes.len()), spare(seed));
@@ -111,7 +114,15 @@ fn losses_go_to_the_row_of_their_step() {
     let triples = 5;
     let batch = batch(&[[2, 1, 3]; 5], 1);
     let loss = Loss { kind: LossKind::Ranking, temperature: 0.7, margin: 0.4 };
-    let of = Readout { batch, width: 9, image_node_in_mean: true, loss, states: States::Signed, seed: 1 };
+    let of = Readout {
+        batch,
+        width: 9,
+        triples_of_all: 0,
+        image_node_in_mean: true,
+        loss,
+        states: States::Signed,
+        seed: 1,
+    };
     let case = in_rows(losses::<f32>(of), triples);
     for (device, spare) in devices().iter().zip([0, 7, 64]) {
         let name = format!("{spare} spare triples");
@@ -127,7 +138,15 @@ fn losses_go_to_the_row_of_their_step() {
 fn a_graph_without_nodes_has_no_embedding_and_changes_no_other() {
     check(8, (any::<bool>(), loss(), seeds()), |(image_node_in_mean, loss, seed)| {
         let batch = batch(&[[2, 0, 3], [1, 4, 2]], seed);
-        let of = Readout { batch, width: 33, image_node_in_mean, loss, states: States::Signed, seed };
+        let of = Readout {
+            batch,
+            width: 33,
+            triples_of_all: 0,
+            image_node_in_mean,
+            loss,
+            states: States::Signed,
+            seed,
+        };
         // The mean over no nodes is 0 / 0, as in the reference.
         let [_, embedding, losses] = agree_in::<f32>(&of);
         for (graph, row) in embedding.chunks_exact(33).enumerate() {
@@ -148,11 +167,13 @@ fn the_backward_agrees_with_finite_differences() {
         let batch = batch(&sizes, seed);
         let losses_of = |node_state: &[f64]| {
             let f = reference::readout(&batch, node_state, width, image_node_in_mean);
-            reference::triple_losses(&loss, &batch, &f, width).0
+            reference::triple_losses(&loss, &batch, &f, width, batch.similarity_positive.len()).0
         };
         let states = States::Positive;
-        let case =
-            losses::<f32>(Readout { batch: batch.clone(), width, image_node_in_mean, loss, states, seed });
+        let case = {
+            let batch = batch.clone();
+            losses::<f32>(Readout { batch, width, triples_of_all: 0, image_node_in_mean, loss, states, seed })
+        };
         let [node_state] = (case.prepare)(0).host.wide_stored();
         let want = central_differences(&node_state, |node_state| {
             losses_of(node_state).iter().sum::<f64>() / sizes.len() as f64

@@ -11,6 +11,7 @@ use rayon::prelude::*;
 
 use super::rows::vectorised;
 use crate::backend::{NORM_EPSILON, NORM_MOMENTUM};
+use crate::ranks::Ranks;
 
 /// Rows per chunk: enough to amortise a merge, few enough that the running sums stay accurate in `f32`.
 pub const CHUNK_ROWS: usize = 64;
@@ -192,11 +193,15 @@ impl Terms {
     }
 }
 
-/// Two sums per column and chunk: `[chunks][2][C]`.
+/// Two sums per column and chunk.
 #[derive(Debug, Default)]
 pub struct Partials {
+    /// `[chunks, 2, C]` sums of each chunk.
     values: Vec<f32>,
+    /// `[C, 2]` sums over the chunks of this rank, then over all ranks.
     merged: Vec<[f64; 2]>,
+    /// Ranks whose rows the sums run over.
+    pub ranks: Ranks,
 }
 
 impl Partials {
@@ -247,6 +252,8 @@ impl Partials {
                 merged[1] += f64::from(deviation) + chunk_rows(chunk) * offset * offset;
             }
         }
+        let rows = self.ranks.merge_statistics(rows, &mut self.merged);
+        let count = rows.max(1) as f64;
         let unbiased = rows as f64 / (rows as f64 - 1.0).max(1.0);
         for (c, &[mean, deviation]) in self.merged.iter().enumerate() {
             let variance = deviation / count;
@@ -311,14 +318,16 @@ impl Partials {
                 merged[1] += f64::from(product);
             }
         }
+        for (c, &[sum, product]) in self.merged.iter().enumerate() {
+            to.d_bias[c] = sum as f32;
+            to.d_weight[c] = (product * f64::from(rstd[c])) as f32;
+        }
         to.terms.constant.clear();
         to.terms.slope.clear();
-        let count = rows.max(1) as f64;
-        for (c, &[sum, product]) in self.merged.iter().enumerate() {
-            let (rstd, scale) = (f64::from(rstd[c]), f64::from(columns.scale[c]));
-            to.d_bias[c] = sum as f32;
-            to.d_weight[c] = (product * rstd) as f32;
-            if to.batch_statistics {
+        if to.batch_statistics {
+            let count = self.ranks.sum_columns(rows, &mut self.merged).max(1) as f64;
+            for (c, &[sum, product]) in self.merged.iter().enumerate() {
+                let (rstd, scale) = (f64::from(rstd[c]), f64::from(columns.scale[c]));
                 to.terms.constant.push((scale * sum / count) as f32);
                 to.terms.slope.push((scale * rstd * rstd * product / count) as f32);
             }
@@ -342,9 +351,9 @@ pub struct Statistics<'a> {
 
 /// Outputs of [`Partials::backward_sums`].
 pub struct BackwardSums<'a> {
-    /// `[C]` gradient with respect to the weight, overwritten.
+    /// `[C]` gradient with respect to the weight, over this rank's rows; overwritten.
     pub d_weight: &'a mut [f32],
-    /// `[C]` gradient with respect to the bias, overwritten.
+    /// `[C]` gradient with respect to the bias, over this rank's rows; overwritten.
     pub d_bias: &'a mut [f32],
     /// Terms to subtract; zeros if the statistics are constants.
     pub terms: &'a mut Terms,

@@ -40,6 +40,7 @@ use crate::network::activations::{ActivationGradients, Activations};
 use crate::network::config::ModelConfig;
 use crate::network::parameters::{BlockKind, Layout, Parameters};
 use crate::optimizer::{AdamStep, HostSteps, Part};
+use crate::ranks::Ranks;
 
 use batch_norm::{Columns, Partials, Terms};
 use block::Block;
@@ -207,6 +208,11 @@ impl Stages for Cpu {
         Ok(())
     }
 
+    fn sum_gradients(&mut self, gradients: &mut Vec<f32>, range: Range<usize>) -> Result<()> {
+        self.partials.ranks.sum(&mut gradients[range]);
+        Ok(())
+    }
+
     fn last_gradient_norm(&mut self, steps: &HostSteps) -> Result<f64> {
         Ok(steps.gradient_norm)
     }
@@ -315,7 +321,9 @@ impl Stages for Cpu {
             let _running = self.clock.time(Work::Pass("readout and loss"));
             self.readout.embed(config, batch, activations.last_node_state(), embedding);
             let at = loss_row(to.losses.len(), to.steps.done).start;
-            self.readout.losses(loss, batch, config.state_width, embedding, &mut to.losses[at..]);
+            let embedding = &*embedding;
+            let losses = &mut to.losses[at..];
+            self.readout.losses(loss, batch, (embedding, config.state_width), losses, to.triples_of_all);
             self.readout.backward(config, batch, embedding, &mut to.d.d_node_state);
             self.rounding.store_all(&mut to.d.d_node_state);
             Ok(Gradient::computed())
@@ -498,6 +506,11 @@ impl Search for Cpu {
 }
 
 impl Backend for Cpu {
+    fn join(&mut self, ranks: &Ranks) -> Result<()> {
+        self.partials.ranks = ranks.clone();
+        Ok(())
+    }
+
     fn description(&self) -> Result<Description> {
         Ok(Description { name: "cpu".into(), driver: None })
     }

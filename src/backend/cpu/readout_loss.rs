@@ -43,14 +43,15 @@ impl Scratch {
         }
     }
 
-    /// Returns the losses `[B]`. Keeps the gradient of their mean with respect to the embeddings.
+    /// Computes the losses `[B]`. Keeps the gradient of their mean over `triples_of_all` triples with respect to the embeddings
+    /// `[3 B, D]`.
     pub(super) fn losses(
         &mut self,
         loss: &Loss,
         batch: &GraphBatch,
-        width: usize,
-        embedding: &[f32],
+        (embedding, width): (&[f32], usize),
         losses: &mut [f32],
+        triples_of_all: usize,
     ) {
         let triples = batch.similarity_positive.len();
         let row = |graph: usize| &embedding[graph * width..][..width];
@@ -67,7 +68,7 @@ impl Scratch {
                 batch.similarity_negative[triple],
             );
             losses[triple] = value;
-            let slope = slope / triples as f32;
+            let slope = slope / triples_of_all as f32;
             for c in 0..width {
                 d_anchors[triple * width + c] = slope * (positive[c] - negative[c]);
                 d_positives[triple * width + c] = slope * anchor[c];

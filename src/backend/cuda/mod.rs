@@ -32,6 +32,7 @@ use crate::loss::Loss;
 use crate::network::activations::ActivationGradients;
 use crate::network::config::ModelConfig;
 use crate::network::parameters::{BlockKind, Layout, Parameters};
+use crate::ranks::Ranks;
 
 use device::buffer::Buffer;
 use device::graph::Graph;
@@ -50,6 +51,7 @@ use step::block::{
     After, Before, BlockSums, Blocks, Operands, batch_statistics, constant_statistics, norm, norm_backward,
 };
 use step::layer_input::{self, LayerPass, StateGradients};
+use step::rank_sums::RankSums;
 use step::training_set::TrainingSet;
 
 /// CUDA backend that stores activations in `T`. Its buffers are scratch memory of the stages, planned for the
@@ -62,6 +64,7 @@ pub struct Cuda<T: StoredElement> {
     weight_parts: WeightParts,
     /// `[N, D]` gradient with respect to the linear output of the node output, in the last layer.
     d_node_output: Buffer<T>,
+    rank_sums: RankSums,
     /// Weights in the form that products read, if that is not the parameters.
     weight_copy: Option<WeightCopy>,
 }
@@ -78,14 +81,15 @@ impl<T: StoredElement> Cuda<T> {
             layer_input: layer_input::Scratch::new(&device, format)?,
             weight_parts: WeightParts::new(&device)?,
             d_node_output: device.allocate(0)?,
+            rank_sums: RankSums::one(&device)?,
             weight_copy: None,
             device,
         })
     }
 
     fn blocks(&mut self) -> Blocks<'_, T> {
-        let Cuda { device, format, sums, weight_parts, weight_copy, .. } = self;
-        Blocks { device, format: *format, sums, weight_parts, weight_copy: weight_copy.as_ref() }
+        let Cuda { device, format, sums, rank_sums, weight_parts, weight_copy, .. } = self;
+        Blocks { device, format: *format, sums, rank_sums, weight_parts, weight_copy: weight_copy.as_ref() }
     }
 }
 
@@ -198,19 +202,27 @@ impl<T: StoredElement> Batches for Cuda<T> {
     }
 
     fn begin_capture(&mut self, batch: &mut Batch) -> Result<()> {
+        // The exchanges of several ranks are not captured.
+        if !self.rank_sums.is_one() {
+            return Ok(());
+        }
         self.device.begin_capture()?;
         batch.launch_for_most(true);
         Ok(())
     }
 
     fn end_capture(&mut self, batch: &mut Batch, graphs: &mut Graphs) -> Result<()> {
+        if !self.rank_sums.is_one() {
+            return Ok(());
+        }
         batch.launch_for_most(false);
         graphs[batch.source()] = Some(self.device.end_capture()?);
         Ok(())
     }
 
     fn launch_in_series(&mut self) -> bool {
-        self.device.launch_in_series()
+        // A step that failed is not taken again: the other ranks would not join in.
+        self.rank_sums.is_one() && self.device.launch_in_series()
     }
 
     unsafe fn replay(&mut self, batch: &Batch, graphs: &Graphs) -> Result<bool> {
@@ -260,6 +272,10 @@ impl<T: StoredElement> Stages for Cuda<T> {
         steps.compute_norm(&self.device, gradients.slice(0..count))
     }
 
+    fn sum_gradients(&mut self, gradients: &mut Buffer<f32>, range: Range<usize>) -> Result<()> {
+        self.rank_sums.sum_gradients(&self.device, gradients, range)
+    }
+
     fn last_gradient_norm(&mut self, steps: &Steps) -> Result<f64> {
         steps.norm(&self.device)
     }
@@ -277,17 +293,23 @@ impl<T: StoredElement> Stages for Cuda<T> {
 
     fn edge_hidden(&mut self, pass: &mut Forward<'_, Self>) -> Result<()> {
         let (layer, mode, batch) = (pass.layer, pass.mode, pass.batch);
-        let Cuda { device, sums, layer_input, weight_copy, .. } = self;
+        let Cuda { device, sums, rank_sums, layer_input, weight_copy, .. } = self;
+        if layer == 0 {
+            rank_sums.gather_sizes(device, mode, batch)?;
+        }
         let (below, a) = pass.activations.at_mut(layer);
         let Parameters { layout: all, values, running_mean, running_var } = &mut *pass.parameters;
         let layout = all.block(layer, BlockKind::EdgeHidden);
         let weights = Weights { layout: all, values, copy: weight_copy.as_ref() };
         let Block { linear, norm } = &mut a.edge_hidden;
         let sums = sums.of(BlockKind::EdgeHidden).0;
-        let statistics = batch_statistics(mode, layout, [running_mean, running_var], (values, norm), sums);
+        let running = rank_sums.running(device, [running_mean, running_var])?;
+        let statistics = batch_statistics(mode, layout, running, (values, norm), sums);
         layer_input.forward(LayerPass { device, layer, weights, batch }, below, linear, statistics)?;
         let layout = pass.parameters.layout.block(layer, BlockKind::EdgeHidden);
-        constant_statistics(device, mode, layout, pass.parameters, &mut a.edge_hidden)
+        constant_statistics(device, mode, layout, pass.parameters, &mut a.edge_hidden)?;
+        let place = (layer, BlockKind::EdgeHidden);
+        rank_sums.merge_statistics(device, mode, place, pass.parameters, &mut a.edge_hidden)
     }
 
     fn edge_heads(&mut self, pass: &mut Forward<'_, Self>) -> Result<()> {
@@ -358,7 +380,7 @@ impl<T: StoredElement> Stages for Cuda<T> {
         to: LossOutputs<'_, Self>,
     ) -> Result<Gradient<States>> {
         let Readout { config, batch, activations, embedding } = of;
-        let LossOutputs { losses, steps, d } = to;
+        let LossOutputs { losses, steps, triples_of_all, d } = to;
         let (len, width) = (losses.len(), config.state_width);
         let to = readout_loss::LossOutputs {
             embedding: embedding.slice_mut(0..batch.graphs().bound * width),
@@ -367,6 +389,7 @@ impl<T: StoredElement> Stages for Cuda<T> {
         };
         let triples = readout_loss::Triples {
             count: batch.triples(),
+            of_all: if self.rank_sums.is_one() { 0 } else { triples_of_all },
             similarity_positive: batch.similarity_positive(),
             similarity_negative: batch.similarity_negative(),
         };
@@ -387,9 +410,9 @@ impl<T: StoredElement> Stages for Cuda<T> {
         let ActivationGradients { d_node_state, d_node_hidden, .. } = &mut *pass.d;
         let layout = parameters.layout.block(layer, kind);
         let (rows, bound, columns) = (pass.batch.nodes(), pass.batch.nodes().bound, layout.outputs);
-        let Cuda { device, format, sums, weight_parts, weight_copy, d_node_output, .. } = self;
+        let Cuda { device, format, sums, rank_sums, weight_parts, weight_copy, d_node_output, .. } = self;
         let (place, block, weight_copy) = ((layer, kind), &saved.node_output, weight_copy.as_ref());
-        let mut blocks = Blocks { device, format: *format, sums, weight_parts, weight_copy };
+        let mut blocks = Blocks { device, format: *format, sums, rank_sums, weight_parts, weight_copy };
         let d = if layer + 1 < parameters.layout.config.layers {
             d_node_state
         } else if parameters.layout.config.l2_norm {
@@ -454,6 +477,8 @@ impl<T: StoredElement> Stages for Cuda<T> {
         let (batch_statistics, sums) = (layout.batch_norm, self.sums.of(BlockKind::EdgeHeads).0);
         let gradient = NormGradient { weight, bias, batch_statistics, sums: &mut *sums };
         edge_pool::edge_pool_backward_sums(&self.device, gradient, of, z, norm)?;
+        let place = (layout, BlockKind::EdgeHeads);
+        self.rank_sums.merge_sums(&self.device, place, heads, pass.gradients, sums)?;
         let mut d_z = d_edge_heads.rows_mut(edges.bound, width);
         edge_pool::edge_pool_backward(&self.device, &mut d_z, of, z, norm, sums)?;
         Ok(Gradient::computed())
@@ -482,14 +507,15 @@ impl<T: StoredElement> Stages for Cuda<T> {
         let (layer, batch, kind) = (pass.layer, pass.batch, BlockKind::EdgeHidden);
         let (below, saved) = pass.activations.at(layer);
         let ActivationGradients { d_node_state, d_edge_state, d_edge_hidden, .. } = &mut *pass.d;
-        let Cuda { device, sums, layer_input, weight_parts, weight_copy, .. } = self;
+        let Cuda { device, sums, rank_sums, layer_input, weight_parts, weight_copy, .. } = self;
         let Parameters { layout, values, .. } = pass.parameters;
         let weights = Weights { layout, values, copy: weight_copy.as_ref() };
         let block = &saved.edge_hidden;
         // The node output of the layer below uses the same upper memory for sums as the heads.
         let (sums, sums_before) = sums.of(kind);
-        let d_z =
-            norm_backward(device, layout.block(layer, kind), block, (d_edge_hidden, batch.edges()), sums)?;
+        let of_block = layout.block(layer, kind);
+        rank_sums.merge_sums(device, (of_block, kind), block, pass.gradients, sums)?;
+        let d_z = norm_backward(device, of_block, block, (d_edge_hidden, batch.edges()), sums)?;
         let of = LayerPass { device, layer, weights, batch };
         match below {
             Some(below) => {
@@ -579,6 +605,11 @@ impl<T: StoredElement> Search for Cuda<T> {
 }
 
 impl<T: StoredElement> Backend for Cuda<T> {
+    fn join(&mut self, ranks: &Ranks) -> Result<()> {
+        self.rank_sums = RankSums::new(&self.device, ranks.clone())?;
+        Ok(())
+    }
+
     fn description(&self) -> Result<Description> {
         let properties = self.device.properties()?;
         Ok(Description { name: properties.name, driver: properties.gpu.then_some(properties.driver) })

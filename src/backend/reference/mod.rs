@@ -9,6 +9,7 @@ pub mod edge_gather;
 pub mod edge_pool;
 pub mod l2_normalise;
 pub mod linear;
+pub mod rank_merge;
 pub mod readout_loss;
 pub mod row_correlations;
 pub mod top_k;
@@ -30,17 +31,21 @@ use crate::network::activations::{ActivationGradients, Activations, BlockActivat
 use crate::network::config::ModelConfig;
 use crate::network::parameters::{BlockKind, BlockLayout, Layout, Parameters};
 use crate::optimizer::{HostSteps, Part};
+use crate::ranks::Ranks;
 
 use batch_norm::Norm;
 
 /// Reference backend in precision `F`.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Reference<F>(PhantomData<F>);
+#[derive(Clone, Debug, Default)]
+pub struct Reference<F> {
+    ranks: Ranks,
+    precision: PhantomData<F>,
+}
 
 impl<F> Reference<F> {
     /// Creates a reference backend.
     pub fn new() -> Self {
-        Reference(PhantomData)
+        Reference { ranks: Ranks::default(), precision: PhantomData }
     }
 }
 
@@ -49,11 +54,21 @@ fn wide<F: Float>(values: &[F]) -> Vec<f64> {
     values.iter().map(|value| value.to_f64().expect("a float")).collect()
 }
 
+/// Converts pairs of column sums to double precision, in which ranks exchange them.
+fn wide_pairs<F: Float>(pairs: &[[F; 2]]) -> Vec<[f64; 2]> {
+    pairs.iter().map(|pair| pair.map(|value| value.to_f64().expect("a float"))).collect()
+}
+
+fn narrow_pairs<F: Float>(pairs: &[[f64; 2]]) -> Vec<[F; 2]> {
+    pairs.iter().map(|pair| pair.map(|value| F::from(value).expect("a float"))).collect()
+}
+
 /// Position of a block: its layer, and its kind within the layer.
 type Place = (usize, BlockKind);
 
-/// Writes the statistics that the block uses in this mode into `block`.
+/// Writes the statistics that the block uses in this mode into `block`; those of a batch are over the rows of all ranks.
 fn statistics<F: Float>(
+    ranks: &Ranks,
     mode: Mode,
     (layer, kind): Place,
     parameters: &mut Parameters<Vec<F>>,
@@ -66,7 +81,12 @@ fn statistics<F: Float>(
     let (mean, rstd) = (&mut block.mean, &mut block.rstd);
     match mode {
         _ if !layout.batch_norm => batch_norm::no_statistics(mean, rstd),
-        Mode::Train => batch_norm::train_statistics(z, mean, rstd, running_mean, running_var),
+        Mode::Train => {
+            let mut of_columns = wide_pairs(&batch_norm::column_statistics(z, layout.outputs));
+            let rows = ranks.merge_statistics(z.len() / layout.outputs, &mut of_columns);
+            let to = [mean.as_mut_slice(), rstd];
+            batch_norm::set_statistics(rows, &narrow_pairs(&of_columns), to, [running_mean, running_var]);
+        }
         Mode::Evaluate => batch_norm::running_statistics(running_mean, running_var, mean, rstd),
     }
 }
@@ -86,6 +106,7 @@ fn norm<'a, F>(
 
 /// `relu(norm(linear(x)))`; the linear output and its statistics are written to `block`.
 fn block_forward<F: Float>(
+    ranks: &Ranks,
     mode: Mode,
     (layer, kind): Place,
     parameters: &mut Parameters<Vec<F>>,
@@ -94,14 +115,15 @@ fn block_forward<F: Float>(
 ) -> Vec<F> {
     let layout = parameters.layout.block(layer, kind);
     let z = linear::linear(x, &parameters.values[layout.weight.clone()], layout.inputs, layout.outputs);
-    statistics(mode, (layer, kind), parameters, &z, block);
+    statistics(ranks, mode, (layer, kind), parameters, &z, block);
     write(&mut block.linear, &z);
     norm(parameters, parameters.layout.block(layer, kind), block).relu_rows(&z)
 }
 
 /// Backward of batch norm and ReLU: overwrites `d_y` with `d_z`. Writes the gradients with respect to the
-/// norm's parameters.
+/// norm's parameters over this rank's rows.
 fn norm_backward<F: Float>(
+    ranks: &Ranks,
     (layer, kind): Place,
     parameters: &Parameters<Vec<F>>,
     block: &BlockActivations<Vec<F>>,
@@ -109,13 +131,19 @@ fn norm_backward<F: Float>(
     gradients: &mut [F],
 ) {
     let layout = parameters.layout.block(layer, kind);
-    let mut d_weight = vec![F::zero(); layout.outputs];
-    let mut d_bias = vec![F::zero(); layout.outputs];
     let z = &block.linear[..d_y.len()];
     let norm = norm(parameters, layout, block);
-    batch_norm::batch_norm_backward(z, norm, layout.batch_norm, d_y, &mut d_weight, &mut d_bias);
-    gradients[layout.norm_weight.clone()].copy_from_slice(&d_weight);
-    gradients[layout.norm_bias.clone()].copy_from_slice(&d_bias);
+    let sums = batch_norm::backward_sums(z, norm, d_y);
+    for (c, &[sum, sum_xhat]) in sums.iter().enumerate() {
+        gradients[layout.norm_weight.start + c] = sum_xhat;
+        gradients[layout.norm_bias.start + c] = sum;
+    }
+    if !layout.batch_norm {
+        return batch_norm::backward_rows(z, norm, None, d_y);
+    }
+    let mut of_all = wide_pairs(&sums);
+    let rows = ranks.sum_columns(z.len() / layout.outputs, &mut of_all);
+    batch_norm::backward_rows(z, norm, Some((rows, &narrow_pairs(&of_all))), d_y);
 }
 
 /// Backward of a linear layer: writes the gradient with respect to the weight, returns that with respect to
@@ -223,6 +251,16 @@ impl<F: Float> Stages for Reference<F> {
         Ok(())
     }
 
+    fn sum_gradients(&mut self, gradients: &mut Vec<F>, range: Range<usize>) -> Result<()> {
+        if !self.ranks.is_one() {
+            let mut sums = wide(&gradients[range.clone()]);
+            self.ranks.sum(&mut sums);
+            let sums = sums.into_iter().map(|sum| F::from(sum).expect("a float"));
+            gradients[range].iter_mut().zip(sums).for_each(|(to, sum)| *to = sum);
+        }
+        Ok(())
+    }
+
     fn last_gradient_norm(&mut self, steps: &HostSteps) -> Result<f64> {
         Ok(steps.gradient_norm)
     }
@@ -233,7 +271,7 @@ impl<F: Float> Stages for Reference<F> {
         let x =
             edge_gather::edge_gather(pass.batch, &nodes, &edges, pass.parameters.layout.config.state_width);
         let place = (pass.layer, BlockKind::EdgeHidden);
-        let y = block_forward(pass.mode, place, pass.parameters, &x, &mut a.edge_hidden);
+        let y = block_forward(&self.ranks, pass.mode, place, pass.parameters, &x, &mut a.edge_hidden);
         write(&mut a.edge_hidden_output, &y);
         Ok(())
     }
@@ -242,7 +280,7 @@ impl<F: Float> Stages for Reference<F> {
         let (_, a) = pass.activations.at_mut(pass.layer);
         let x = &a.edge_hidden_output[..pass.batch.size().edges * pass.parameters.layout.config.hidden_width];
         let place = (pass.layer, BlockKind::EdgeHeads);
-        block_forward(pass.mode, place, pass.parameters, x, &mut a.edge_heads);
+        block_forward(&self.ranks, pass.mode, place, pass.parameters, x, &mut a.edge_heads);
         Ok(())
     }
 
@@ -264,7 +302,7 @@ impl<F: Float> Stages for Reference<F> {
         let (_, a) = pass.activations.at_mut(pass.layer);
         let x = &a.pooled[..pass.batch.size().nodes * pass.parameters.layout.config.hidden_width];
         let place = (pass.layer, BlockKind::NodeHidden);
-        let y = block_forward(pass.mode, place, pass.parameters, x, &mut a.node_hidden);
+        let y = block_forward(&self.ranks, pass.mode, place, pass.parameters, x, &mut a.node_hidden);
         write(&mut a.node_hidden_output, &y);
         Ok(())
     }
@@ -274,7 +312,7 @@ impl<F: Float> Stages for Reference<F> {
         let config = pass.parameters.layout.config;
         let x = &a.node_hidden_output[..pass.batch.size().nodes * config.hidden_width];
         let place = (pass.layer, BlockKind::NodeOutput);
-        let mut y = block_forward(pass.mode, place, pass.parameters, x, &mut a.node_output);
+        let mut y = block_forward(&self.ranks, pass.mode, place, pass.parameters, x, &mut a.node_output);
         if config.l2_norm {
             l2_normalise::l2_normalise(&mut y, config.state_width);
         }
@@ -298,7 +336,8 @@ impl<F: Float> Stages for Reference<F> {
         let Readout { config, batch, activations, embedding } = of;
         self.readout(Readout { config, batch, activations, embedding: &mut *embedding })?;
         let (width, node_state) = (config.state_width, activations.last_node_state());
-        let (values, d_embedding) = readout_loss::triple_losses(loss, batch, embedding, width);
+        let (values, d_embedding) =
+            readout_loss::triple_losses(loss, batch, embedding, width, to.triples_of_all);
         let at = loss_row(to.losses.len(), to.steps.done).start;
         write(&mut to.losses[at..], &values);
         let in_mean = config.image_node_in_mean;
@@ -322,7 +361,7 @@ impl<F: Float> Stages for Reference<F> {
             let y = norm(pass.parameters, layout, &a.node_output).relu_rows(&a.node_output.linear[..values]);
             d = l2_normalise::l2_normalise_backward(&y, &d, layout.outputs);
         }
-        norm_backward(place, pass.parameters, &a.node_output, &mut d, pass.gradients);
+        norm_backward(&self.ranks, place, pass.parameters, &a.node_output, &mut d, pass.gradients);
         let x = &a.node_hidden_output[..nodes * layout.inputs];
         write(&mut pass.d.d_node_hidden, &linear_backward(place, pass.parameters, &d, x, pass.gradients));
         Ok(Gradient::computed())
@@ -337,7 +376,7 @@ impl<F: Float> Stages for Reference<F> {
         let place = (pass.layer, BlockKind::NodeHidden);
         let values = pass.batch.size().nodes * pass.parameters.layout.config.hidden_width;
         let d = &mut pass.d.d_node_hidden[..values];
-        norm_backward(place, pass.parameters, &a.node_hidden, d, pass.gradients);
+        norm_backward(&self.ranks, place, pass.parameters, &a.node_hidden, d, pass.gradients);
         let d_pooled = linear_backward(place, pass.parameters, d, &a.pooled[..values], pass.gradients);
         write(&mut pass.d.d_pooled, &d_pooled);
         Ok(Gradient::computed())
@@ -359,7 +398,7 @@ impl<F: Float> Stages for Reference<F> {
             config.object_head_start(pass.layer),
         );
         let place = (pass.layer, BlockKind::EdgeHeads);
-        norm_backward(place, pass.parameters, &a.edge_heads, &mut d, pass.gradients);
+        norm_backward(&self.ranks, place, pass.parameters, &a.edge_heads, &mut d, pass.gradients);
         write(&mut pass.d.d_edge_heads, &d);
         Ok(Gradient::computed())
     }
@@ -391,7 +430,7 @@ impl<F: Float> Stages for Reference<F> {
         let (nodes, edges) = layer_input(pass.parameters, batch, below);
         let x = edge_gather::edge_gather(batch, &nodes, &edges, width);
         let d = &mut pass.d.d_edge_hidden[..size.edges * layout.config.hidden_width];
-        norm_backward(place, pass.parameters, &a.edge_hidden, d, pass.gradients);
+        norm_backward(&self.ranks, place, pass.parameters, &a.edge_hidden, d, pass.gradients);
         let d_x = linear_backward(place, pass.parameters, d, &x, pass.gradients);
         let mut d_nodes = vec![F::zero(); size.nodes * width];
         let mut d_edges = vec![F::zero(); size.edges * width];
@@ -463,6 +502,11 @@ impl<F: Float> Search for Reference<F> {
 }
 
 impl<F: Float> Backend for Reference<F> {
+    fn join(&mut self, ranks: &Ranks) -> Result<()> {
+        self.ranks = ranks.clone();
+        Ok(())
+    }
+
     fn description(&self) -> Result<Description> {
         Ok(Description { name: "reference (CPU)".into(), driver: None })
     }

@@ -61,15 +61,16 @@ pub fn readout_backward<F: Float>(
 }
 
 /// Losses `[B]` of the triples with embeddings `[anchors | positives | negatives]`, and the gradient `[3 B,
-/// D]` of their mean with respect to the embeddings.
+/// D]` of their mean over `triples_of_all` triples with respect to the embeddings.
 pub fn triple_losses<F: Float>(
     loss: &Loss,
     batch: &GraphBatch,
     embedding: &[F],
     width: usize,
+    triples_of_all: usize,
 ) -> (Vec<F>, Vec<F>) {
     let triples = batch.similarity_positive.len();
-    let count = F::from(triples).expect("a float");
+    let count = F::from(triples_of_all).expect("a float");
     let row = |graph: usize| &embedding[graph * width..][..width];
     let dot = |a: &[F], b: &[F]| a.iter().zip(b).fold(F::zero(), |sum, (&x, &y)| sum + x * y);
     let mut losses = Vec::with_capacity(triples);

@@ -12,6 +12,7 @@ pub mod graph_batch;
 pub mod inner_products;
 pub mod l2_normalise;
 pub mod linear;
+pub mod rank_merge;
 pub mod readout_loss;
 pub mod row_correlations;
 pub mod top_k;
@@ -43,6 +44,7 @@ pub fn all(sizes: &Sizes, format: Format) -> Vec<Case> {
         top_k::cases,
         cosine_ranks::cases,
         inner_products::cases,
+        rank_merge::cases,
         row_correlations::cases,
     ];
     cases.extend(others.into_iter().flat_map(|cases| cases(sizes)));

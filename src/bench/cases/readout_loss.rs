@@ -25,6 +25,8 @@ pub struct Readout {
     pub batch: Rc<GraphBatch>,
     /// D: width of a node state.
     pub width: usize,
+    /// Number of triples of all ranks, at least those of the batch; 0 with one rank.
+    pub triples_of_all: usize,
     /// Whether means include the image node.
     pub image_node_in_mean: bool,
     /// Loss of a triple.
@@ -48,6 +50,7 @@ pub(super) fn cases<T: StoredElement>(sizes: &Sizes) -> Vec<Case> {
     let of = Readout {
         batch: sizes.batch.clone(),
         width: sizes.config.state_width,
+        triples_of_all: 0,
         // The paper's mean.
         image_node_in_mean: true,
         loss: Loss { kind: LossKind::Ranking, temperature: 1.0, margin: 0.5 },
@@ -209,7 +212,7 @@ pub fn losses<T: StoredElement>(of: Readout) -> Case {
         grows: Grows::Nothing,
         format: Format::Fp32,
         prepare: Box::new(move |spare| {
-            let (of, loss, most_triples) = (of.clone(), of.loss, triples + spare);
+            let (of, loss, most_triples, of_all) = (of.clone(), of.loss, triples + spare, of.triples_of_all);
             let similarities = [&of.batch.similarity_positive, &of.batch.similarity_negative];
             Prepared {
                 host: Host {
@@ -227,7 +230,7 @@ pub fn losses<T: StoredElement>(of: Readout) -> Case {
                     let [similarity_positive, similarity_negative] = inputs;
                     let states = NodeStates { values: node_state, graph_offsets, mean_ends, width };
                     let count = counted(count, most_triples);
-                    let of = Triples { count, similarity_positive, similarity_negative };
+                    let of = Triples { count, of_all, similarity_positive, similarity_negative };
                     let rows = values.len() / most_triples.max(1);
                     let losses = LossRows { values, rows: rows.max(1), steps: others.steps.done() };
                     let to = LossOutputs { embedding, losses, d_node_state };
@@ -238,7 +241,7 @@ pub fn losses<T: StoredElement>(of: Readout) -> Case {
                     let limits = of.limits(&wide);
                     let embedding = reference::readout(&of.batch, &wide, width, mean);
                     let (losses, d_embedding) =
-                        reference::triple_losses(&of.loss, &of.batch, &embedding, width);
+                        reference::triple_losses(&of.loss, &of.batch, &embedding, width, of_all.max(triples));
                     let d = reference::readout_backward(&of.batch, &wide, &d_embedding, width, mean);
                     // Embeddings have the roundings of the readout. Two dot products by lane and warp and about ten
                     // operations of loss and backward follow. The slope is the difference of a sigmoid and its target,

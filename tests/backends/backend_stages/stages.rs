@@ -308,7 +308,13 @@ pub fn readout_loss<B: HostBackend>(on: &mut On<B>, case: &Case, loss: &Loss) ->
     let On { backend, batch, .. } = on;
     let steps = &backend.steps(&on.parameters.layout).unwrap();
     let of = Readout { config: case.config, batch, activations: &activations, embedding: &mut embedding };
-    let _ = backend.readout_loss(of, loss, LossOutputs { losses: &mut losses, steps, d: &mut d }).unwrap();
+    let _ = backend
+        .readout_loss(
+            of,
+            loss,
+            LossOutputs { losses: &mut losses, steps, triples_of_all: triples, d: &mut d },
+        )
+        .unwrap();
     vec![
         on.read("embedding", &embedding, embeddings),
         on.read("losses", &losses, triples),

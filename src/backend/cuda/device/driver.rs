@@ -13,6 +13,7 @@ use std::sync::Arc;
 use scenerank_ptx::compare::Comparison;
 use scenerank_ptx::timing::LaunchTime;
 
+use super::exchange::ID_BYTES;
 use super::kernel::KernelInfo;
 use super::launch::Launch;
 use super::memory::Memory;
@@ -104,6 +105,16 @@ pub(crate) trait Driver: Send + Sync {
     /// replay.
     fn measured_launches(&self) -> Result<Vec<MeasuredLaunch>>;
 
+    /// Joins the GPUs of all ranks; `None` on other devices. `of_first` returns the argument of rank 0.
+    fn communicator(
+        self: Arc<Self>,
+        _rank: usize,
+        _count: usize,
+        _of_first: &dyn Fn([u8; ID_BYTES]) -> [u8; ID_BYTES],
+    ) -> Result<Option<Box<dyn CommunicatorHandle>>> {
+        Ok(None)
+    }
+
     /// Creates a stopwatch that is not started yet.
     fn stopwatch(self: Arc<Self>) -> Result<Box<dyn StopwatchHandle>>;
 
@@ -180,6 +191,21 @@ pub(crate) trait EventHandle: Send + Sync {
 
     /// Makes the host wait for the event.
     fn host_wait(&self) -> Result<()>;
+}
+
+/// Exchange with the GPUs of other ranks.
+pub(crate) trait CommunicatorHandle: Send + Sync {
+    /// Copies `bytes` bytes of every rank to each, in the order of ranks.
+    ///
+    /// # Safety
+    /// `from` must be live memory of that length, and `to` of that length for each rank, to which no reference exists.
+    unsafe fn all_gather(&self, from: u64, to: u64, bytes: usize) -> Result<()>;
+
+    /// Replaces `count` values in single precision by their sums over all ranks.
+    ///
+    /// # Safety
+    /// They must be live memory to which no reference exists.
+    unsafe fn sum(&self, address: u64, count: usize) -> Result<()>;
 }
 
 /// Captured work.

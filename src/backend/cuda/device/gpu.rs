@@ -13,11 +13,17 @@ use cudarc::driver::{
 };
 use cudarc::nvrtc::Ptx;
 
+#[cfg(feature = "mpi")]
+use super::driver::CommunicatorHandle;
 use super::driver::{Driver, EventHandle, MeasuredLaunch, Recorded, StopwatchHandle, Stream};
+#[cfg(feature = "mpi")]
+use super::exchange::ID_BYTES;
 use super::kernel::{KernelFile, KernelInfo};
 use super::launch::Launch;
 use super::marks::Marks;
 use super::memory::Memory;
+#[cfg(feature = "mpi")]
+use super::nccl::Nccl;
 use super::properties::Properties;
 use super::requirements::{
     LEAST_CAPABILITY, OVERLAP_CAPABILITY, OVERLAP_PTX, TOOLKIT, lacking, version_words,
@@ -155,6 +161,14 @@ fn asked(name: &str) -> bool {
     std::env::var(name).is_ok_and(|value| value == "1")
 }
 
+/// Number of GPUs that the driver sees; 0 without a driver.
+pub(super) fn gpu_count() -> usize {
+    // SAFETY: this only tries to load the driver library.
+    let present = unsafe { sys::is_culib_present() };
+    let count = || result::init().and_then(|()| CudaContext::device_count());
+    if present { count().map_or(0, |count| count as usize) } else { 0 }
+}
+
 impl Gpu {
     /// Opens the GPU and loads all kernels of `files`.
     pub(super) fn open(index: usize, files: &[KernelFile]) -> Result<Self> {
@@ -279,8 +293,22 @@ impl Gpu {
         }
     }
 
+    /// An error of this GPU.
+    #[cfg(feature = "mpi")]
+    pub(super) fn problem(&self, words: impl Into<String>, remedy: &str) -> Error {
+        problem(self.context.ordinal(), words, remedy)
+    }
+
+    /// Stream of the launches, for an exchange that is ordered with them.
+    #[cfg(feature = "mpi")]
+    pub(super) fn stream_of_exchange(&self) -> Result<sys::CUstream> {
+        self.bind()?;
+        self.after_launch.store(false, Ordering::Relaxed);
+        Ok(self.stream.cu_stream())
+    }
+
     /// Makes this GPU's context current on the calling thread.
-    fn bind(&self) -> Result<()> {
+    pub(super) fn bind(&self) -> Result<()> {
         self.context.bind_to_thread().map_err(self.failed("bind"))
     }
 
@@ -327,6 +355,16 @@ impl Driver for Gpu {
             )
         })?;
         Ok(Box::new(PageLocked { _slice: self.freed(slice), address }))
+    }
+
+    #[cfg(feature = "mpi")]
+    fn communicator(
+        self: Arc<Self>,
+        rank: usize,
+        count: usize,
+        of_first: &dyn Fn([u8; ID_BYTES]) -> [u8; ID_BYTES],
+    ) -> Result<Option<Box<dyn CommunicatorHandle>>> {
+        Ok(Some(Box::new(Nccl::join(self, rank, count, of_first)?)))
     }
 
     unsafe fn zero(&self, address: u64, bytes: usize) -> Result<()> {

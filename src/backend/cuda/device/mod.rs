@@ -10,6 +10,7 @@
 pub mod buffer;
 mod driver;
 pub mod emulator;
+pub(crate) mod exchange;
 mod gpu;
 pub mod graph;
 mod host;
@@ -18,6 +19,8 @@ pub mod kernel;
 mod launch;
 mod marks;
 mod memory;
+#[cfg(feature = "mpi")]
+mod nccl;
 pub(crate) mod nvtx;
 mod planner;
 pub mod properties;
@@ -87,6 +90,11 @@ impl Device {
     /// Opens the GPU with this index, with the kernels of `files`.
     pub fn gpu(index: usize, files: &'static [KernelFile]) -> Result<Self> {
         Ok(Device::driven_by(Arc::new(Gpu::open(index, files)?)))
+    }
+
+    /// Number of GPUs that the driver sees; 0 without a driver.
+    pub fn gpu_count() -> usize {
+        gpu::gpu_count()
     }
 
     /// Opens the emulator with the kernels of `files`. A `seed` shuffles the order of blocks, and of threads

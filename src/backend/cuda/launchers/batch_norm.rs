@@ -192,7 +192,7 @@ pub struct Statistics<'a> {
 impl Statistics<'_> {
     /// Panics unless there are `columns` columns.
     #[track_caller]
-    fn arguments(&mut self, columns: usize) -> NormStatisticsArguments {
+    pub(super) fn arguments(&mut self, columns: usize) -> NormStatisticsArguments {
         let Statistics { mean, rstd, scale, shift, weight, bias } = self;
         let lengths = [mean.len(), rstd.len(), scale.len(), shift.len(), weight.len(), bias.len()];
         assert_eq!(lengths, [columns; 6], "batch_norm: mean, rstd, scale, shift, weight and bias");
@@ -289,6 +289,11 @@ impl Sums {
     /// `[2, C]` terms that the backward subtracts, as written by the first part of a norm's backward.
     pub fn terms(&self, columns: usize) -> Slice<'_, f32> {
         self.terms.slice(0..2 * columns)
+    }
+
+    /// [`Sums::terms`], to be replaced by those over the rows of all ranks.
+    pub(crate) fn terms_mut(&mut self, columns: usize) -> SliceMut<'_, f32> {
+        self.terms.slice_mut(0..2 * columns)
     }
 
     /// Grows the memory for sums over up to `rows` rows of `columns` columns.

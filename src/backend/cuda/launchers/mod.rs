@@ -15,6 +15,7 @@ pub mod l2_normalise;
 pub mod linear;
 pub mod lists;
 pub(crate) mod norm_arguments;
+pub mod rank_merge;
 pub mod readout_loss;
 pub mod row_correlations;
 pub mod stored;
@@ -59,6 +60,7 @@ pub const FILES: &[KernelFile] = &[
     linear::BF16_FILE,
     linear::BF16X3_FILE,
     linear::FP32_FILE,
+    rank_merge::FILE,
     readout_loss::FILE,
     row_correlations::FILE,
     top_k::FILE,

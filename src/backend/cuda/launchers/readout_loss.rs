@@ -53,7 +53,8 @@ kernel_arguments! {
         kind: i32,
         temperature: f32,
         margin: f32,
-        reserved: i32,
+        /// Number of triples of all ranks; 0 with one rank.
+        triples_of_all: i32,
     }
 }
 
@@ -136,6 +137,8 @@ pub fn readout<T: StoredElement>(
 pub struct Triples<'a> {
     /// Number of triples, B.
     pub count: Rows<'a>,
+    /// Number of triples of all ranks, over which the loss is a mean; 0 with one rank, whose number is `count`.
+    pub of_all: usize,
     /// `[B]` similarity of anchor and positive.
     pub similarity_positive: Slice<'a, f32>,
     /// `[B]` similarity of anchor and negative.
@@ -203,7 +206,7 @@ pub fn readout_loss<T: StoredElement>(
         kind,
         temperature: loss.temperature as f32,
         margin: loss.margin as f32,
-        reserved: 0,
+        triples_of_all: int(triples.of_all),
     };
     // SAFETY: lengths were checked; what is written is borrowed mutably.
     unsafe { device.launch(&ReadoutLoss::KERNEL, Blocks::rows(count), &arguments) }

@@ -172,6 +172,17 @@ impl Batch {
         self.slots[self.current].device.slice(place..place + len)
     }
 
+    /// Number of sizes of a batch.
+    pub(crate) const SIZES: usize = 6;
+    /// Index of the number of nodes among them, and of the number of edges.
+    pub(crate) const NODES: usize = 1;
+    pub(crate) const EDGES: usize = 2;
+
+    /// `[Batch::SIZES]` numbers of graphs, nodes, edges, object types in use, predicate types in use, and triples.
+    pub(crate) fn sizes(&self) -> Slice<'_, i32> {
+        self.list(0, Batch::SIZES)
+    }
+
     /// Row count at `index` of the header.
     fn rows(&self, index: usize) -> Rows<'_> {
         Rows { count: self.list(index, 1), bound: self.grids().header()[index] }
@@ -184,12 +195,12 @@ impl Batch {
 
     /// Number of nodes, N.
     pub(crate) fn nodes(&self) -> Rows<'_> {
-        self.rows(1)
+        self.rows(Batch::NODES)
     }
 
     /// Number of edges, E.
     pub(crate) fn edges(&self) -> Rows<'_> {
-        self.rows(2)
+        self.rows(Batch::EDGES)
     }
 
     /// Number of object types in use, U.

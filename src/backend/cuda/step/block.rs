@@ -4,6 +4,7 @@
 //! that compute the values also compute the sums over their rows.
 
 use super::activations::{Block, BlockNorm};
+use super::rank_sums::RankSums;
 use crate::backend::Mode;
 use crate::backend::cuda::device::Device;
 use crate::backend::cuda::device::buffer::{Buffer, Slice};
@@ -78,6 +79,7 @@ pub(crate) struct Blocks<'a, T: StoredElement> {
     pub(crate) device: &'a Device,
     pub(crate) format: StoredFormat<T>,
     pub(crate) sums: &'a mut BlockSums,
+    pub(crate) rank_sums: &'a mut RankSums,
     pub(crate) weight_parts: &'a mut WeightParts,
     pub(crate) weight_copy: Option<&'a WeightCopy>,
 }
@@ -89,7 +91,11 @@ pub(crate) fn norm<T>(block: &Block<T>) -> Norm<'_> {
 }
 
 /// Destination of a block's statistics.
-fn statistics<'a>(layout: &BlockLayout, values: &'a Buffer<f32>, norm: &'a mut BlockNorm) -> Statistics<'a> {
+pub(super) fn statistics<'a>(
+    layout: &BlockLayout,
+    values: &'a Buffer<f32>,
+    norm: &'a mut BlockNorm,
+) -> Statistics<'a> {
     let BlockNorm { mean, rstd, scale, shift } = norm;
     Statistics {
         mean: mean.all_mut(),
@@ -183,7 +189,8 @@ impl<T: StoredElement> Blocks<'_, T> {
         let layout = all.block(layer, kind);
         let (inputs, outputs) = (layout.inputs, layout.outputs);
         let weights = Weights { layout: all, values, copy: self.weight_copy };
-        let Block { linear, norm } = block;
+        let Block { linear, norm } = &mut *block;
+        let running = self.rank_sums.running(self.device, [running_mean, running_var])?;
         linear_forward(
             self.device,
             self.format,
@@ -193,10 +200,11 @@ impl<T: StoredElement> Blocks<'_, T> {
                 x: input(x, rows, inputs),
                 weight: weights.of(layer, kind),
             },
-            batch_statistics(mode, layout, [running_mean, running_var], (values, norm), self.sums.of(kind).0),
+            batch_statistics(mode, layout, running, (values, norm), self.sums.of(kind).0),
         )?;
         let layout = parameters.layout.block(layer, kind);
-        constant_statistics(self.device, mode, layout, parameters, block)
+        constant_statistics(self.device, mode, layout, parameters, block)?;
+        self.rank_sums.merge_statistics(self.device, mode, (layer, kind), parameters, block)
     }
 
     /// Backward of `z = x W^T`: `d_weight = d_z^T x` and `d_x = d_z W`. If x is the output of a block, this
@@ -212,6 +220,9 @@ impl<T: StoredElement> Blocks<'_, T> {
         let layout = parameters.layout.block(layer, kind);
         let (inputs, outputs) = (layout.inputs, layout.outputs);
         let (sums, sums_before) = self.sums.of(kind);
+        if let After::Block(block, _) = &d {
+            self.rank_sums.merge_sums(self.device, (layout, kind), block, gradients, sums)?;
+        }
         let (d_norm, d_weight) = match x {
             Before::Values(_) => (None, gradients.slice_mut(layout.weight.clone())),
             Before::Block(before, _) => {

@@ -5,4 +5,5 @@ pub mod activations;
 pub mod batch;
 pub(crate) mod block;
 pub mod layer_input;
+pub(crate) mod rank_sums;
 pub mod training_set;

@@ -30,6 +30,8 @@ pub(crate) struct TrainingSet {
     /// Caption vectors; `None` if the host draws.
     caption_vectors: Option<CaptionVectors>,
     triples: TripleLists,
+    /// Number of anchors of this epoch: all training images, or the share of this rank.
+    drawn: usize,
     /// `[1]` first anchor of the next step.
     position: Buffer<i32>,
     scratch: Buffer<i32>,
@@ -101,6 +103,7 @@ impl TrainingSet {
                 similarity_positive: device.allocate(anchors)?,
                 similarity_negative: device.allocate(anchors)?,
             },
+            drawn: 0,
             position: device.allocate(1)?,
             scratch: device.allocate_unwritten(scratch)?,
         })
@@ -118,7 +121,8 @@ impl TrainingSet {
     ) -> Result<Vec<bool>> {
         let TripleLists { anchors, positive, negative, similarity_positive, similarity_negative } =
             &mut self.triples;
-        assert_eq!(order.len(), anchors.len(), "every training image is an anchor once");
+        assert!(order.len() <= anchors.len(), "a training image is an anchor at most once");
+        self.drawn = order.len();
         device.upload(bytemuck::cast_slice(order), all_mut(anchors))?;
         device.upload(&[i32::try_from(position).expect("an anchor")], all_mut(&mut self.position))?;
         let mut positives = match &self.caption_vectors {
@@ -175,11 +179,11 @@ impl TrainingSet {
         let TripleLists { anchors, positive, negative, similarity_positive, similarity_negative } =
             &self.triples;
         let triples = EpochTriples {
-            anchors: anchors.slice(0..anchors.len()),
-            positive: positive.slice(0..anchors.len()),
-            negative: negative.slice(0..anchors.len()),
-            similarity_positive: similarity_positive.slice(0..anchors.len()),
-            similarity_negative: similarity_negative.slice(0..anchors.len()),
+            anchors: anchors.slice(0..self.drawn),
+            positive: positive.slice(0..self.drawn),
+            negative: negative.slice(0..self.drawn),
+            similarity_positive: similarity_positive.slice(0..self.drawn),
+            similarity_negative: similarity_negative.slice(0..self.drawn),
         };
         let of = Collection { array: self.collection.slice(0..self.collection.len()), places: &self.places };
         let slot = BatchSlot { lists: slot, places, scratch: all_mut(&mut self.scratch) };
