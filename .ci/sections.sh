@@ -5,6 +5,8 @@
 export SCENERANK_DENY_SPILLS=1
 # Nothing is compiled twice here: what a second time would need is not kept.
 export CARGO_INCREMENTAL=0
+# Nobody debugs these programs. A panic still names its line.
+export CARGO_PROFILE_DEV_DEBUG=0
 mkdir -p target/ci
 
 # ---- sections --------------------------------------------------------------------------------------------------------
