@@ -117,9 +117,10 @@ fn train<B: Backend>(mut backend: B, ranks: &Ranks, steps: &Steps, share: Share)
     }
 }
 
-/// Largest errors in norm relative to one rank: of the gradients of the first step, and of the parameters and running
-/// statistics after all steps.
+/// A number of steps, and the largest errors in norm relative to one rank: of the gradients of the first step, and of the
+/// parameters and running statistics after all steps.
 struct Limits {
+    steps: usize,
     gradients: f64,
     tensors: f64,
 }
@@ -136,9 +137,9 @@ fn ranks_agree<B: Backend>(name: &str, backend: impl Fn() -> B + Sync, config: M
     };
     let cases = [
         ("one step", Steps::new(config, 1), even),
-        ("30 steps", Steps::new(config, 30), even),
-        ("uneven shares", Steps::new(config, 6), uneven),
-        ("clipped", Steps { adam: clipped(Adam::new(1e-3)), ..Steps::new(config, 4) }, even),
+        ("many steps", Steps::new(config, limits.steps), even),
+        ("uneven shares", Steps::new(config, 3), uneven),
+        ("clipped", Steps { adam: clipped(Adam::new(1e-3)), ..Steps::new(config, 2) }, even),
     ];
     for (case, steps, share) in cases {
         let want = train(backend(), &Ranks::default(), &steps, even);
@@ -169,7 +170,7 @@ fn near(case: &str, got: &NamedTensors, want: &NamedTensors, limit: f64) {
 #[test]
 fn ranks_of_the_reference_agree() {
     for config in [SMALL].into_iter().chain(switched_off(SMALL)) {
-        let limits = Limits { gradients: 1e-6, tensors: 1e-6 };
+        let limits = Limits { steps: 30, gradients: 1e-6, tensors: 1e-6 };
         ranks_agree("reference", Reference::<f64>::new, config, limits);
     }
 }
@@ -178,14 +179,19 @@ fn ranks_of_the_reference_agree() {
 /// for gradients. Over 30 steps Adam, which divides small gradients by their size, magnifies the difference.
 #[test]
 fn ranks_of_the_cpu_agree() {
-    ranks_agree("cpu", Cpu::new, SMALL, Limits { gradients: 1e-4, tensors: 5e-3 });
+    ranks_agree("cpu", Cpu::new, SMALL, Limits { steps: 30, gradients: 1e-4, tensors: 5e-3 });
 }
 
 /// In bf16, stored activations and gradients have 8 bits, and another order of a sum may round to the other side: as between a
 /// step and PyTorch's (`docs/determinism.md`).
 #[test]
 fn ranks_of_the_cpu_agree_when_it_rounds_to_bf16() {
-    ranks_agree("cpu, bf16", Cpu::rounding_to_bf16, SMALL, Limits { gradients: 0.15, tensors: 0.15 });
+    ranks_agree(
+        "cpu, bf16",
+        Cpu::rounding_to_bf16,
+        SMALL,
+        Limits { steps: 30, gradients: 0.15, tensors: 0.15 },
+    );
 }
 
 /// As on the CPU.
@@ -195,9 +201,10 @@ fn ranks_of_the_kernels_agree() {
     if cuda().is_none() {
         return;
     }
-    let limits = Limits { gradients: 1e-4, tensors: 5e-3 };
+    let limits = Limits { steps: 3, gradients: 1e-4, tensors: 5e-3 };
+    // Few steps of two layers: the emulator takes a tenth of a second for each.
     let config = ModelConfig { layers: 2, ..SMALL };
     ranks_agree("kernels", || cuda().expect("as before"), config, limits);
     let bf16 = || Cuda::new(kernel_device(None).expect("as before"), StoredFormat::BF16).unwrap();
-    ranks_agree("kernels, bf16", bf16, config, Limits { gradients: 0.15, tensors: 0.15 });
+    ranks_agree("kernels, bf16", bf16, config, Limits { steps: 3, gradients: 0.15, tensors: 0.15 });
 }

@@ -7,7 +7,6 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use scenerank::report::run_log::{METRICS, Record, read_records};
 use scenerank::train::checkpoint::{self, Checkpoint, LAST};
 use serde_json::Value;
 
@@ -82,15 +81,13 @@ fn ranks_train_as_one_rank_does() {
     }
 }
 
-/// A training that would take hours, once it has taken a step.
+/// A training that would take hours, once it has saved an epoch.
 fn running(count: usize, work: &Workplace, run: &str) -> Option<Child> {
     let mut command = ranks(count, &training(work, run, "100000"))?;
     let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    let metrics = work.path(run).join(METRICS);
-    wait_for("a step", || {
-        let records = if metrics.exists() { read_records(&metrics).unwrap_or_default() } else { Vec::new() };
-        records.iter().any(|record| matches!(record, Record::Epoch { .. })).then_some(())
-    });
+    let last = work.path(run).join(LAST);
+    let begun = || last.exists() && checkpoint::load(&last).is_ok_and(|last| last.progress.epoch > 0);
+    wait_for("a checkpoint after an epoch", || begun().then_some(()));
     Some(child)
 }
 

@@ -45,10 +45,10 @@ use launchers::readout_loss::{self, LossRows, NodeStates};
 use launchers::stored::StoredElement;
 use launchers::weight_copy::{WeightCopy, Weights};
 use launchers::{cosine_ranks, edge_pool, l2_normalise, row_correlations, top_k};
-use step::activations::{Activations, Block, allocate_stored};
+use step::activations::{Activations, Block, allocate_stored, norm};
 use step::batch::{self, Batch};
 use step::block::{
-    After, Before, BlockSums, Blocks, Operands, batch_statistics, constant_statistics, norm, norm_backward,
+    After, Before, BlockSums, Blocks, Operands, batch_statistics, constant_statistics, norm_backward,
 };
 use step::layer_input::{self, LayerPass, StateGradients};
 use step::rank_sums::RankSums;

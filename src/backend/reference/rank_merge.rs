@@ -24,12 +24,13 @@ pub fn merged_statistics<F: Float>(parts: &[Part<F>]) -> (usize, [F; 2]) {
 }
 
 /// Constant and slope that the backward subtracts, `d_z = scale d - constant - slope z`, given d_weight and d_bias over the rows
-/// of each rank, and mean, rstd and scale of the column.
+/// of each rank that has any, and mean, rstd and scale of the column.
 pub fn merged_terms<F: Float>(parts: &[Part<F>], [mean, rstd, scale]: [F; 3]) -> [F; 2] {
     let rows: usize = parts.iter().map(|&(rows, _)| rows).sum();
     let rows = F::from(rows.max(1)).expect("a float");
+    let with_rows = parts.iter().filter(|(rows, _)| *rows > 0);
     let [d_weight, d_bias] =
-        parts.iter().fold([F::zero(); 2], |[a, b], &(_, [of_weight, of_bias])| [a + of_weight, b + of_bias]);
+        with_rows.fold([F::zero(); 2], |[a, b], &(_, [of_weight, of_bias])| [a + of_weight, b + of_bias]);
     let slope = scale * rstd * d_weight / rows;
     [scale * d_bias / rows - slope * mean, slope]
 }

@@ -13,7 +13,6 @@ use std::sync::Arc;
 use scenerank_ptx::compare::Comparison;
 use scenerank_ptx::timing::LaunchTime;
 
-use super::exchange::ID_BYTES;
 use super::kernel::KernelInfo;
 use super::launch::Launch;
 use super::memory::Memory;
@@ -192,6 +191,9 @@ pub(crate) trait EventHandle: Send + Sync {
     /// Makes the host wait for the event.
     fn host_wait(&self) -> Result<()>;
 }
+
+/// Length of the id by which ranks find each other.
+pub(crate) const ID_BYTES: usize = 128;
 
 /// Exchange with the GPUs of other ranks.
 pub(crate) trait CommunicatorHandle: Send + Sync {

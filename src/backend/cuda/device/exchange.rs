@@ -3,10 +3,8 @@
 use super::Device;
 use super::buffer::{Element, Slice, SliceMut};
 use super::driver::CommunicatorHandle;
+pub(crate) use super::driver::ID_BYTES;
 use crate::error::Result;
-
-/// Length of the id by which ranks find each other.
-pub(crate) const ID_BYTES: usize = 128;
 
 /// The ranks, as one device sees them. All make the same calls in the same order. The calls take effect in order with the other
 /// work of the device; the host does not wait.

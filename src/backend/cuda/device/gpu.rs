@@ -14,16 +14,12 @@ use cudarc::driver::{
 use cudarc::nvrtc::Ptx;
 
 #[cfg(feature = "mpi")]
-use super::driver::CommunicatorHandle;
+use super::driver::{CommunicatorHandle, ID_BYTES};
 use super::driver::{Driver, EventHandle, MeasuredLaunch, Recorded, StopwatchHandle, Stream};
-#[cfg(feature = "mpi")]
-use super::exchange::ID_BYTES;
 use super::kernel::{KernelFile, KernelInfo};
 use super::launch::Launch;
 use super::marks::Marks;
 use super::memory::Memory;
-#[cfg(feature = "mpi")]
-use super::nccl::Nccl;
 use super::properties::Properties;
 use super::requirements::{
     LEAST_CAPABILITY, OVERLAP_CAPABILITY, OVERLAP_PTX, TOOLKIT, lacking, version_words,
@@ -364,7 +360,7 @@ impl Driver for Gpu {
         count: usize,
         of_first: &dyn Fn([u8; ID_BYTES]) -> [u8; ID_BYTES],
     ) -> Result<Option<Box<dyn CommunicatorHandle>>> {
-        Ok(Some(Box::new(Nccl::join(self, rank, count, of_first)?)))
+        self.join_by_nccl(rank, count, of_first).map(Some)
     }
 
     unsafe fn zero(&self, address: u64, bytes: usize) -> Result<()> {

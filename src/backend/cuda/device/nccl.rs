@@ -7,8 +7,7 @@ use std::sync::Arc;
 use cudarc::nccl::result::{self, NcclError, NcclStatus};
 use cudarc::nccl::sys;
 
-use super::driver::CommunicatorHandle;
-use super::exchange::ID_BYTES;
+use super::driver::{CommunicatorHandle, ID_BYTES};
 use super::gpu::Gpu;
 use crate::error::{Error, Result};
 
@@ -24,22 +23,22 @@ unsafe impl Send for Nccl {}
 // SAFETY: as above.
 unsafe impl Sync for Nccl {}
 
-impl Nccl {
-    /// Joins the ranks. `of_first` returns the argument of rank 0.
-    pub(super) fn join(
-        gpu: Arc<Gpu>,
+impl Gpu {
+    /// Joins the GPUs of all ranks. `of_first` returns the argument of rank 0.
+    pub(super) fn join_by_nccl(
+        self: Arc<Self>,
         rank: usize,
         count: usize,
         of_first: &dyn Fn([u8; ID_BYTES]) -> [u8; ID_BYTES],
-    ) -> Result<Self> {
+    ) -> Result<Box<dyn CommunicatorHandle>> {
         // SAFETY: this only tries to load the library.
         if !unsafe { sys::is_culib_present() } {
             let remedy = "install libnccl-dev (libnccl.so was not found), or start one rank";
-            return Err(gpu.problem("no NCCL is installed, by which several GPUs train together", remedy));
+            return Err(self.problem("no NCCL is installed, by which several GPUs train together", remedy));
         }
-        gpu.bind()?;
+        self.bind()?;
         let id = match rank {
-            0 => bytemuck::cast(result::get_uniqueid().map_err(failed(&gpu, "make an id"))?.internal),
+            0 => bytemuck::cast(result::get_uniqueid().map_err(failed(&self, "make an id"))?.internal),
             _ => [0; ID_BYTES],
         };
         let id = sys::ncclUniqueId { internal: bytemuck::cast(of_first(id)) };
@@ -47,8 +46,8 @@ impl Nccl {
         let mut communicator = std::ptr::null_mut();
         // SAFETY: `communicator` is written by the call; the GPU's context is current.
         let joined = unsafe { result::comm_init_rank(&mut communicator, count, id, rank) };
-        done(joined, &gpu, "join the ranks")?;
-        Ok(Nccl { gpu, communicator })
+        done(joined, &self, "join the ranks")?;
+        Ok(Box::new(Nccl { gpu: self, communicator }))
     }
 }
 

@@ -5,11 +5,12 @@
 
 use crate::backend::cuda::device::Device;
 use crate::backend::cuda::device::buffer::Buffer;
+use crate::backend::cuda::launchers::batch_norm::{Norm, Statistics};
 use crate::backend::cuda::launchers::stored::StoredElement;
 use crate::error::Result;
 use crate::network::batch_size::BatchSize;
 use crate::network::config::ModelConfig;
-use crate::network::parameters::BlockKind;
+use crate::network::parameters::{BlockKind, BlockLayout};
 
 /// Saved values of a block with `R` rows and `C` columns.
 pub struct Block<T> {
@@ -30,6 +31,29 @@ pub struct BlockNorm {
     pub scale: Buffer<f32>,
     /// bias - scale mean.
     pub shift: Buffer<f32>,
+}
+
+/// Batch norm of a block.
+pub(crate) fn norm<T>(block: &Block<T>) -> Norm<'_> {
+    let BlockNorm { mean, rstd, scale, shift } = &block.norm;
+    Norm { mean: mean.all(), rstd: rstd.all(), scale: scale.all(), shift: shift.all() }
+}
+
+/// Destination of a block's statistics.
+pub(crate) fn statistics<'a>(
+    layout: &BlockLayout,
+    values: &'a Buffer<f32>,
+    norm: &'a mut BlockNorm,
+) -> Statistics<'a> {
+    let BlockNorm { mean, rstd, scale, shift } = norm;
+    Statistics {
+        mean: mean.all_mut(),
+        rstd: rstd.all_mut(),
+        scale: scale.all_mut(),
+        shift: shift.all_mut(),
+        weight: values.slice(layout.norm_weight.clone()),
+        bias: values.slice(layout.norm_bias.clone()),
+    }
 }
 
 /// Saved values of a layer.

@@ -3,15 +3,13 @@
 //! Activated outputs are never stored; each consumer applies batch norm and ReLU while loading. The products
 //! that compute the values also compute the sums over their rows.
 
-use super::activations::{Block, BlockNorm};
+use super::activations::{Block, BlockNorm, norm, statistics};
 use super::rank_sums::RankSums;
 use crate::backend::Mode;
 use crate::backend::cuda::device::Device;
 use crate::backend::cuda::device::buffer::{Buffer, Slice};
 use crate::backend::cuda::device::rows::Rows;
-use crate::backend::cuda::launchers::batch_norm::{
-    self, BatchStatistics, Norm, NormBackward, NormGradient, Statistics, Sums,
-};
+use crate::backend::cuda::launchers::batch_norm::{self, BatchStatistics, NormBackward, NormGradient, Sums};
 use crate::backend::cuda::launchers::linear::{
     Backward, Forward, Input, LinearGradients, Matrix, MatrixMut, StoredFormat, WeightParts, linear_backward,
     linear_forward,
@@ -82,29 +80,6 @@ pub(crate) struct Blocks<'a, T: StoredElement> {
     pub(crate) rank_sums: &'a mut RankSums,
     pub(crate) weight_parts: &'a mut WeightParts,
     pub(crate) weight_copy: Option<&'a WeightCopy>,
-}
-
-/// Batch norm of a block.
-pub(crate) fn norm<T>(block: &Block<T>) -> Norm<'_> {
-    let BlockNorm { mean, rstd, scale, shift } = &block.norm;
-    Norm { mean: mean.all(), rstd: rstd.all(), scale: scale.all(), shift: shift.all() }
-}
-
-/// Destination of a block's statistics.
-pub(super) fn statistics<'a>(
-    layout: &BlockLayout,
-    values: &'a Buffer<f32>,
-    norm: &'a mut BlockNorm,
-) -> Statistics<'a> {
-    let BlockNorm { mean, rstd, scale, shift } = norm;
-    Statistics {
-        mean: mean.all_mut(),
-        rstd: rstd.all_mut(),
-        scale: scale.all_mut(),
-        shift: shift.all_mut(),
-        weight: values.slice(layout.norm_weight.clone()),
-        bias: values.slice(layout.norm_bias.clone()),
-    }
 }
 
 /// Overwrites the gradient `d` with respect to a block's output by d_z, that with respect to its linear output, and returns

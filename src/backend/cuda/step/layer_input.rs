@@ -20,9 +20,8 @@
 //! thus d_u parallel to u only, by up to 2^-9 |S'| |P| in bf16. That is no more than the rounding of S' may
 //! change S' W.
 
-use super::activations::LayerActivations;
+use super::activations::{LayerActivations, norm};
 use super::batch::Batch;
-use super::block::norm;
 use crate::backend::cuda::device::Device;
 use crate::backend::cuda::device::buffer::{Buffer, Slice};
 use crate::backend::cuda::device::rows::Rows;

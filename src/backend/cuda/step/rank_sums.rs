@@ -5,9 +5,8 @@
 
 use bytemuck::Zeroable;
 
-use super::activations::Block;
+use super::activations::{Block, norm, statistics};
 use super::batch::Batch;
-use super::block::{Place, norm, statistics};
 use crate::backend::Mode;
 use crate::backend::cuda::device::Device;
 use crate::backend::cuda::device::buffer::{Buffer, Element};
@@ -102,7 +101,7 @@ impl RankSums {
         &mut self,
         device: &Device,
         mode: Mode,
-        (layer, kind): Place,
+        (layer, kind): (usize, BlockKind),
         parameters: &mut Parameters<Buffer<f32>>,
         block: &mut Block<T>,
     ) -> Result<()> {
