@@ -172,6 +172,7 @@ impl Run {
         let dataset = &self.with_data()?.dataset;
         let image = dataset.find_image(image_id);
         let image = image.ok_or_else(|| refused(format!("image_id: the data has no image {image_id}")))?;
+        dataset.verify(image..image + 1).map_err(refused)?;
         Ok(dataset.captions(image).map(str::to_string).collect())
     }
 

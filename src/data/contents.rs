@@ -112,6 +112,7 @@ impl DatasetContents {
         pictures(&mut writer, &images)?;
         types(&mut writer, "object", &self.objects, width)?;
         types(&mut writer, "predicate", &self.predicates, width)?;
+        writer.block_checksums()?;
         writer.finish()
     }
 }

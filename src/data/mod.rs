@@ -1,5 +1,6 @@
 //! Preparation of raw public files into one memory-mapped data file, and typed views of it.
 
+mod bits;
 pub mod contents;
 pub mod dataset;
 pub mod format;
