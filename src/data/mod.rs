@@ -4,6 +4,7 @@ mod bits;
 pub mod contents;
 pub mod dataset;
 pub mod format;
+pub mod kept_images;
 pub mod new_graphs;
 pub mod object_box;
 pub mod prepare;
