@@ -109,6 +109,10 @@ fn mark_repeated(captions: &mut [Caption], texts: &[u8]) -> (u64, u64) {
     for of_id in captions.chunk_by_mut(|a, b| a.id == b.id) {
         let mut kept = 0;
         for of_image in of_id.chunk_by_mut(|a, b| a.coco_id == b.coco_id) {
+            if of_image.len() == 1 {
+                kept += 1;
+                continue;
+            }
             let mut seen = HashSet::new();
             for caption in of_image {
                 caption.repeated = u32::from(!seen.insert(caption.text(texts)));
