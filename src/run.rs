@@ -249,7 +249,7 @@ impl Run {
 
     /// Similarities that supervised the training, or those of another collection. The first call opens and checks them.
     pub fn similarity(&self) -> Result<Similarity<'_>> {
-        self.similarity_of([0..self.dataset.image_count()])
+        self.similarity_of(std::iter::once(0..self.dataset.image_count()))
     }
 
     /// [`Run::similarity`] of some images. Only these may be compared: others are not verified.

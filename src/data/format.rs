@@ -444,13 +444,15 @@ impl Container {
         }
         let sums: &[u64] = bytemuck::cast_slice(&self.map[sums.clone()]);
         let covered = FRONT_BYTES + covered_bytes(&self.entries);
-        for block in (start - FRONT_BYTES) / BLOCK_BYTES..(end - FRONT_BYTES).div_ceil(BLOCK_BYTES) {
+        let (block, end_block) =
+            ((start - FRONT_BYTES) / BLOCK_BYTES, (end - FRONT_BYTES).div_ceil(BLOCK_BYTES));
+        for (block, &sum) in (block..).zip(&sums[block..end_block]) {
             if verified.get(block) {
                 continue;
             }
             let first = FRONT_BYTES + block * BLOCK_BYTES;
             let bytes = first..covered.min(first + BLOCK_BYTES);
-            if xxh3_64(&self.map[bytes.clone()]) != sums[block] {
+            if xxh3_64(&self.map[bytes.clone()]) != sum {
                 let name = self.entries.iter().find(|entry| entry.bytes.contains(&start));
                 let place = name.map_or(String::new(), |entry| format!("section {}", entry.name));
                 let problem = format!(

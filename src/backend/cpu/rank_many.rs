@@ -1,6 +1,6 @@
 //! Rank of one row for many queries: each row is read once for all of them.
 //!
-//! Products in single precision ([`ManyQueries`]) decide nearly all comparisons with the row's own score. The others are made in
+//! Products in single precision (`many_queries`) decide nearly all comparisons with the row's own score. The others are made in
 //! double precision, so the ranks are those of a comparison of each query alone, ties included.
 
 use std::ops::Range;

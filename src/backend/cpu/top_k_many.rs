@@ -1,6 +1,6 @@
 //! top_k of many queries at once: each row is read once for all of them.
 //!
-//! Products in single precision ([`ManyQueries`]) only reject rows: a row is rejected if its product plus the bound on its error
+//! Products in single precision (`many_queries`) only reject rows: a row is rejected if its product plus the bound on its error
 //! is below the k-th best score so far. The few rows that remain are scored as [`top_k_stored`](super::top_k::top_k_stored) scores
 //! them. So the rows, their order and their scores are those of a search for each query alone, ties included.
 //!
