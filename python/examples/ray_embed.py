@@ -48,16 +48,18 @@ def main():
     parser.add_argument("run")
     parser.add_argument("graphs", help="file or folder of lines, here or on S3")
     parser.add_argument("out", help="folder of Parquet files")
-    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--workers", type=int, help="processes that embed; default: one less than there are CPUs")
     parser.add_argument("--batch", type=int, default=1024, help="graphs at a time")
     arguments = parser.parse_args()
-    # One thread for each worker, which reserves one CPU.
+    # One thread for each worker, which reserves one CPU. One more CPU reads and writes: without it nothing would move.
     ray.init(runtime_env={"env_vars": {"RAYON_NUM_THREADS": "1"}})
+    most = max(1, int(ray.cluster_resources()["CPU"]) - 1)
+    workers = min(arguments.workers or most, most)
     rows = ray.data.read_text(arguments.graphs).map_batches(
         Embed,
         fn_constructor_args=(arguments.run,),
         batch_size=arguments.batch,
-        concurrency=arguments.workers,
+        concurrency=workers,
         num_cpus=1,
     )
     rows.write_parquet(arguments.out)
