@@ -59,7 +59,7 @@ def main():
         Embed,
         fn_constructor_args=(arguments.run,),
         batch_size=arguments.batch,
-        concurrency=workers,
+        compute=ray.data.ActorPoolStrategy(size=workers),
         num_cpus=1,
     )
     rows.write_parquet(arguments.out)
