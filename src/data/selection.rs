@@ -176,7 +176,7 @@ pub struct KeptType {
 
 /// Reads graphs and captions, joins and filters them. A gzip file may unpack to `most_expansion` times its size.
 ///
-/// Graphs, captions and addresses go to temporary files in the folder of `target`. Memory holds some 100 bytes per image.
+/// Graphs, captions and addresses go to temporary files in the folder of `target`. Memory holds less than 200 bytes per image.
 pub fn select(sources: &Sources, most_expansion: u64, filter: &Filter, target: &Path) -> Result<Selection> {
     let (raw, graphs) = sources.graphs.read(most_expansion, filter.skip_absent_objects, target)?;
     let mut stages = Stages { oddities: raw.oddities, spellings: raw.spellings, ..Default::default() };
