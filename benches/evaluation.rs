@@ -2,7 +2,7 @@
 //!
 //! `row_kendall` is what validation computes each epoch. `agreement` computes everything: all three
 //! correlations by row and over all pairs, including inner products. `all_pairs_ranks` is only tau-b
-//! and rho of all pairs.
+//! and rho of all pairs. `retrieval_ranks` are those of one query for each image.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use scenerank::backend::cpu::Cpu;
 use scenerank::backend::device::{Device, Precision};
 use scenerank::data::similarity::Similarity;
 use scenerank::evaluation::rank_correlations::Ranks;
-use scenerank::evaluation::{Embeddings, agreement, normal_features, row_kendall};
+use scenerank::evaluation::{Embeddings, agreement, normal_features, ranks, row_kendall};
 
 const WIDTH: usize = 300;
 
@@ -38,12 +38,18 @@ fn evaluation(criterion: &mut Criterion) {
             let embeddings = black_box(embeddings);
             bencher.iter(|| agreement(Device::Cpu, Precision::Fp32, embeddings, similarity, 0..images, None))
         });
+        let targets: Vec<u32> = (0..images as u32).collect();
+        let queries = normal_features(images, WIDTH, 5);
+        let queries = Embeddings::new(&queries, WIDTH).expect("finite rows");
+        group.bench_function(BenchmarkId::new("retrieval_ranks", images), |bencher| {
+            bencher.iter(|| ranks(Device::Cpu, Precision::Fp32, black_box(queries), embeddings, &targets))
+        });
         let pairs = images * (images - 1) / 2;
         let x: Vec<f64> = normal_features(1, pairs, 3).into_iter().map(f64::from).collect();
         let y: Vec<f64> = normal_features(1, pairs, 4).into_iter().map(f64::from).collect();
-        let mut ranks = Ranks::parallel();
+        let mut correlations = Ranks::parallel();
         group.bench_function(BenchmarkId::new("all_pairs_ranks", images), |bencher| {
-            bencher.iter(|| ranks.correlate(black_box(&x), &y))
+            bencher.iter(|| correlations.correlate(black_box(&x), &y))
         });
     }
     group.finish();

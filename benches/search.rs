@@ -1,15 +1,15 @@
 //! The ten nearest of a million embeddings of width 300, on all threads. The file is mapped and in the page
 //! cache.
 //!
-//! `open` maps and checks every value; `nearest` compares every row with one query, `nearest of 100` with a hundred.
-//! `scripts/vector_engine/faiss_flat.py` times the hundred in faiss.
+//! `open` maps and checks every value; `nearest` compares every row with one query, `nearest of 100` with a hundred. `rank for 25` ranks a
+//! row for 25 queries, as the curve of `explore` does. `scripts/vector_engine/faiss_flat.py` takes turns with faiss.
 
 use std::hint::black_box;
 use std::time::Duration;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use scenerank::evaluation::{
-    Embeddings, EmbeddingsFile, nearest_stored, nearest_stored_many, normal_features,
+    Embeddings, EmbeddingsFile, nearest_stored, nearest_stored_many, normal_features, rank, rank_many,
 };
 use scenerank::files::npy::{write_npy, write_npy_half};
 
@@ -42,6 +42,13 @@ fn search(criterion: &mut Criterion) {
         group.sample_size(10);
         group.bench_function(BenchmarkId::new("nearest of 100", name), |bencher| {
             bencher.iter(|| nearest_stored_many(black_box(queries), file.rows(), 10).expect("one width"))
+        });
+        let curve = Embeddings::new(&queries.values()[..25 * WIDTH], WIDTH).expect("finite rows");
+        group.bench_function(BenchmarkId::new("rank for 25", name), |bencher| {
+            bencher.iter(|| rank_many(black_box(curve), file.rows(), 5).expect("one width"))
+        });
+        group.bench_function(BenchmarkId::new("rank for 1", name), |bencher| {
+            bencher.iter(|| rank(black_box(query), file.rows(), 5).expect("one width"))
         });
     }
     group.finish();

@@ -3,7 +3,7 @@
 # [FOLDER]. One million images by default; they take 6 GB of disk in FOLDER, a temporary folder by default.
 #
 # Fails if a command exceeds its limit. A process's peak counts the pages of mapped files that it reads, which the system may take
-# back. Limits in bytes per image: `prepare` holds graphs, captions and boxes of all images at once; training holds the
+# back. Limits in bytes per image: `prepare` reads its temporary files with graphs, captions and sections; training holds the
 # similarities' vectors; embedding holds the result.
 set -euo pipefail
 
@@ -29,7 +29,7 @@ PYTHON
 raw="$folder/raw"
 measured 500 synth "$raw" --images "$images" --word-width 50 -q
 # 2,000 validation images at most: their pairs are compared after the epoch.
-measured 5000 prepare --scene-graphs "$raw/scene_graphs.json" --image-data "$raw/image_data.json" \
+measured 3500 prepare --scene-graphs "$raw/scene_graphs.json" --image-data "$raw/image_data.json" \
     --captions "$raw/captions.json" --glove "$raw/glove.txt" --split "$((images > 2000 ? images - 2000 : images)):1000:1000" \
     --out "$folder/data" -q
 measured 8000 train "$folder/data" --out "$folder/run" --epochs 1 --device cpu --layers 1 --state-width 32 \

@@ -197,8 +197,7 @@ pub struct Run {
 }
 
 impl Run {
-    /// Opens the run in `folder`. `data` is the path of its data file, if that has moved, or of another collection that was
-    /// prepared with the vocabulary of the run.
+    /// Opens the run in `folder` like [`Run::map`], and verifies all of its data.
     pub fn open(
         folder: &Path,
         which: Which,
@@ -206,16 +205,31 @@ impl Run {
         device: Device,
         precision: Precision,
     ) -> Result<Self> {
+        let run = Self::map(folder, which, data, device, precision)?;
+        run.dataset.verify(0..run.dataset.image_count())?;
+        Ok(run)
+    }
+
+    /// Opens the run in `folder`. `data` is the path of its data file, if that has moved, or of another collection that was
+    /// prepared with the vocabulary of the run. Methods of the run verify the images that they read; other images are to be verified
+    /// before they are read ([`Dataset::verify`]).
+    pub fn map(
+        folder: &Path,
+        which: Which,
+        data: Option<&Path>,
+        device: Device,
+        precision: Precision,
+    ) -> Result<Self> {
         let (path, checkpoint) = open_checkpoint(folder, which)?;
-        let dataset = checkpoint::open_collection(&checkpoint.config, data)?;
+        let dataset = open_collection(&checkpoint.config, data)?;
         let vocabulary = dataset.vocabulary().clone();
         let model = TrainedModel { path, checkpoint, vocabulary, device, precision };
         Ok(Run::new(Arc::new(model), dataset))
     }
 
-    /// Opens the data of a model that is already open: its own, or like [`Run::open`] that at `data`.
+    /// Opens the data of a model that is already open: its own, or like [`Run::map`] that at `data`.
     pub fn of_model(model: Arc<TrainedModel>, data: Option<&Path>) -> Result<Self> {
-        let dataset = checkpoint::open_collection(&model.checkpoint.config, data)?;
+        let dataset = open_collection(&model.checkpoint.config, data)?;
         Ok(Run::new(model, dataset))
     }
 
@@ -235,6 +249,11 @@ impl Run {
 
     /// Similarities that supervised the training, or those of another collection. The first call opens and checks them.
     pub fn similarity(&self) -> Result<Similarity<'_>> {
+        self.similarity_of(std::iter::once(0..self.dataset.image_count()))
+    }
+
+    /// [`Run::similarity`] of some images. Only these may be compared: others are not verified.
+    pub fn similarity_of(&self, images: impl IntoIterator<Item = Range<usize>>) -> Result<Similarity<'_>> {
         let supervision = match self.supervision.get() {
             Some(supervision) => supervision,
             None => {
@@ -243,7 +262,10 @@ impl Run {
                 self.supervision.get_or_init(|| opened)
             }
         };
-        Ok(supervision.view(&self.dataset))
+        match supervision {
+            Supervision::Captions => self.dataset.similarity_of(images),
+            Supervision::Matrix(_) | Supervision::Vectors(_) => Ok(supervision.view(&self.dataset)),
+        }
     }
 
     /// Width of the embeddings, D.
@@ -263,6 +285,7 @@ impl Run {
 
     /// Embeddings of a range of images, `[images, D]`.
     pub fn embed_images(&self, images: Range<usize>) -> Result<Vec<f32>> {
+        self.dataset.verify(images.clone())?;
         self.embed(&images.map(|image| self.dataset.graph(image)).collect::<Vec<_>>())
     }
 
@@ -270,7 +293,7 @@ impl Run {
     pub fn embed_split_untrained(&self, split: Split) -> Result<Vec<f32>> {
         let RunConfig { model, train, .. } = &self.model.checkpoint.config;
         let tensors = first_parameters(&self.dataset, *model, train.seed);
-        self.embed_by(&tensors, &self.graphs(split))
+        self.embed_by(&tensors, &self.graphs(split)?)
     }
 
     /// Origin of the embeddings of these images.
@@ -302,8 +325,10 @@ impl Run {
     }
 
     /// Scene graphs of a split.
-    pub fn graphs(&self, split: Split) -> Vec<SceneGraph<'_>> {
-        self.dataset.split(split).map(|image| self.dataset.graph(image)).collect()
+    pub fn graphs(&self, split: Split) -> Result<Vec<SceneGraph<'_>>> {
+        let images = self.dataset.split(split);
+        self.dataset.verify(images.clone())?;
+        Ok(images.map(|image| self.dataset.graph(image)).collect())
     }
 
     /// Embeds graphs of the data with these tensors, under a progress bar.
@@ -315,6 +340,19 @@ impl Run {
         // Embeddings are returned only if the file was not changed while it was read.
         self.dataset.check_unchanged()?;
         Ok(embeddings)
+    }
+}
+
+/// Data of the run, or at `path` another collection in its types, of which nothing is read yet.
+fn open_collection(config: &RunConfig, path: Option<&Path>) -> Result<Dataset> {
+    let dataset = Dataset::map(path.unwrap_or(&config.data))?;
+    let is_own = dataset.fingerprint_digits() == config.fingerprint;
+    let has_types =
+        || config.vocabulary.as_ref().is_some_and(|types| types.has_types_of(dataset.vocabulary()));
+    match is_own || path.is_some() && has_types() {
+        true => Ok(dataset),
+        // Tells what is wrong with it.
+        false => checkpoint::open_collection(config, path),
     }
 }
 

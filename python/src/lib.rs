@@ -18,7 +18,7 @@ use scenerank::data::raw::predictions::{Limits, Predictions};
 use scenerank::data::scene_graph::SceneGraphBuf;
 use scenerank::data::sentence::Lexicon;
 use scenerank::data::{Dataset, Split};
-use scenerank::evaluation::{EmbeddingsFile, nearest_stored};
+use scenerank::evaluation::{EmbeddingsFile, nearest_stored_many};
 use scenerank::files::origin::Origin;
 use scenerank::run::{self, FileRows, TrainedModel, Which};
 use scenerank::train::checkpoint::{self, LAST};
@@ -172,6 +172,7 @@ impl Run {
         let dataset = &self.with_data()?.dataset;
         let image = dataset.find_image(image_id);
         let image = image.ok_or_else(|| refused(format!("image_id: the data has no image {image_id}")))?;
+        dataset.verify(image..image + 1).map_err(refused)?;
         Ok(dataset.captions(image).map(str::to_string).collect())
     }
 
@@ -227,11 +228,8 @@ impl Embeddings {
     ) -> PyResult<(Vec<usize>, Bound<'py, PyBytes>)> {
         let (queries, width) = (values(queries), self.file.rows().width());
         let found = py.detach(|| {
-            let one = |query| {
-                let query = scenerank::evaluation::Embeddings::new(query, width)?;
-                nearest_stored(query, self.file.rows(), k)
-            };
-            let found = queries.chunks(width).map(one).collect::<scenerank::Result<Vec<_>>>()?;
+            let queries = scenerank::evaluation::Embeddings::new(&queries, width)?;
+            let found = nearest_stored_many(queries, self.file.rows(), k)?;
             self.file.check_unchanged()?;
             Ok(found.concat())
         });

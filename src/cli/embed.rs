@@ -155,7 +155,7 @@ impl EmbedArguments {
         self.write(&rows)?;
         if let Some(path) = &self.caption_vectors {
             let words = dataset.word_width();
-            write_npy(path, &dataset.caption_vectors()[images.start * words..images.end * words], words)?;
+            write_npy(path, dataset.caption_vectors_of(images), words)?;
         }
         self.report(rows.origin.image_ids.len(), rows.width, None);
         Ok(())

@@ -102,7 +102,7 @@ pub fn evaluate(
             "choose another split or prepare more images",
         ));
     }
-    let (width, similarity) = (run.width(), run.similarity()?);
+    let (width, similarity) = (run.width(), run.similarity_of([images.clone()])?);
     let mut rows = Vec::new();
     let mut add = |name: &str, values: &[f32], width: usize| -> Result<()> {
         let progress = Progress::new(name, Some(images.len() as u64), "rows");

@@ -50,8 +50,11 @@ pub struct InspectArguments {
 
 impl InspectArguments {
     pub fn run(self) -> Result<()> {
-        let data = Dataset::open(&self.data)?;
+        let data = Dataset::map(&self.data)?;
         let image = self.image.map(|id| find_image(&data, id)).transpose()?;
+        // One image alone is printed without the others.
+        let of_image = image.filter(|_| self.plots.is_none() && self.captions.is_none() && !self.json);
+        data.verify(of_image.map_or(0..data.image_count(), |image| image..image + 1))?;
         if let Some(folder) = &self.plots {
             for path in similarity_curves::draw(data.similarity(), self.seed, folder)? {
                 eprintln!("wrote {}", path.display());

@@ -31,7 +31,7 @@ pub struct RunArguments {
 impl RunArguments {
     pub fn open(&self) -> Result<Run> {
         let DeviceArguments { device, precision } = self.device;
-        let mut run = Run::open(&self.run, self.checkpoint, self.data.as_deref(), device, precision)?;
+        let mut run = Run::map(&self.run, self.checkpoint, self.data.as_deref(), device, precision)?;
         if let Some(path) = &self.supervision {
             run.move_supervision(path.clone());
         }

@@ -194,7 +194,10 @@ impl SearchArguments {
                 let graph = sentence.graph.augmented(model.vocabulary());
                 model.embed(&[graph.view()])?
             }
-            (None, None, Some((dataset, image))) => model.embed(&[dataset.graph(image)])?,
+            (None, None, Some((dataset, image))) => {
+                dataset.verify(image..image + 1)?;
+                model.embed(&[dataset.graph(image)])?
+            }
             (None, None, None) => unreachable!("the argument parser requires one of the three"),
         };
         // The query is used only if the data was not changed while it was read.
@@ -220,7 +223,7 @@ impl SearchArguments {
         };
         // Only an image as query has captions to compare with.
         let similarity = match (query_image, opened.run()) {
-            (Some((_, query)), Some(run)) => Some((query, run.similarity()?)),
+            (Some((_, query)), Some(run)) => Some((query, run)),
             _ => None,
         };
         let found: Vec<Found> = nearest
@@ -229,10 +232,10 @@ impl SearchArguments {
             .take(wanted)
             .map(|(row, score)| {
                 self.found(dataset, &index, (row, score), |image| {
-                    similarity.map(|(query, similarity)| similarity.get(query, image))
+                    similarity.map(|(query, run)| similarity_of(run, query, image)).transpose()
                 })
             })
-            .collect();
+            .collect::<Result<_>>()?;
         self.print(model, understood.as_ref(), &found);
         Ok(())
     }
@@ -251,10 +254,10 @@ impl SearchArguments {
             }
         };
         let answers = nearest.into_iter().zip(1..).map(|(nearest, query)| {
-            let images = nearest.into_iter().map(|found| self.found(dataset, &index, found, |_| None));
-            Answers { query, images: images.collect() }
+            let images = nearest.into_iter().map(|found| self.found(dataset, &index, found, |_| Ok(None)));
+            Ok(Answers { query, images: images.collect::<Result<_>>()? })
         });
-        let answers: Vec<Answers> = answers.collect();
+        let answers: Vec<Answers> = answers.collect::<Result<_>>()?;
         if self.json {
             println!("{}", serde_json::to_string_pretty(&answers).expect("plain fields"));
             return Ok(());
@@ -272,11 +275,14 @@ impl SearchArguments {
         dataset: Option<&'a Dataset>,
         index: &'a Index,
         (row, score): (usize, f32),
-        similarity: impl FnOnce(usize) -> Option<f32>,
-    ) -> Found<'a> {
+        similarity: impl FnOnce(usize) -> Result<Option<f32>>,
+    ) -> Result<Found<'a>> {
         let image_id = index.ids[row];
         let image = dataset.and_then(|dataset| Some((dataset, dataset.find_image(image_id)?)));
-        Found {
+        if let Some((dataset, image)) = image {
+            dataset.verify(image..image + 1)?;
+        }
+        Ok(Found {
             image_id,
             image_file: index.files.get(row).map(String::as_str),
             coco_id: image.map(|(dataset, image)| dataset.coco_id(image)),
@@ -284,9 +290,12 @@ impl SearchArguments {
                 Measure::Cosine => Score::Cosine(score),
                 Measure::InnerProduct => Score::InnerProduct(score),
             },
-            caption_similarity: image.and_then(|(_, image)| similarity(image)),
+            caption_similarity: match image {
+                Some((_, image)) => similarity(image)?,
+                None => None,
+            },
             captions: image.map_or(Vec::new(), |(dataset, image)| dataset.captions(image).collect()),
-        }
+        })
     }
 
     fn print(&self, model: &TrainedModel, understood: Option<&Sentence>, found: &[Found]) {
@@ -355,6 +364,11 @@ impl SearchArguments {
         }
         Ok(Index { rows: Rows::File(file), ids, files })
     }
+}
+
+/// Similarity of the captions of two images.
+fn similarity_of(run: &Run, query: usize, image: usize) -> Result<f32> {
+    Ok(run.similarity_of([query..query + 1, image..image + 1])?.get(query, image))
 }
 
 /// Checks the origin of a file that `embed` wrote, which must be of this model, of graphs or of this data, and of the `expected`

@@ -1,6 +1,12 @@
 //! A prepared data file: graphs, captions, supervision and vocabulary as views of mapped memory.
 //!
 //! Images are indexed from 0: first train, then validation, then test, each by ascending image id.
+//!
+//! [`Dataset::open`] verifies the whole file. [`Dataset::map`] verifies what is small: the vocabulary, the splits and the ids of
+//! the images. [`Dataset::verify`] then verifies images before they are used, once each, so a command reads the images that it
+//! needs and no others. An image that was not verified cannot be read: that is a panic.
+
+mod image_checks;
 
 use std::ops::Range;
 use std::path::Path;
@@ -8,20 +14,22 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::format::{Container, METADATA, Section};
+use super::bits::Bits;
+use super::format::{Container, Element, METADATA, Section};
 use super::object_box::{ImageSize, ObjectBox};
 use super::scene_graph::SceneGraph;
 use super::similarity::Similarity;
 use super::split::Split;
 use super::vocabulary::Vocabulary;
-use super::web_address::is_web_address;
 use super::words::{TOKENISER, Tokeniser};
 use crate::{Error, Result};
 
-/// An open data file. The content is checked once, when the file is opened; views cost nothing afterwards.
+/// An open data file. Its content is checked once; views cost nothing afterwards.
 #[derive(Debug)]
 pub struct Dataset {
     file: Container,
+    /// Groups of [`GROUP`] images that were verified.
+    verified: Bits,
     metadata: Value,
     vocabulary: Vocabulary,
     splits: [Range<usize>; 3],
@@ -43,6 +51,9 @@ pub struct Dataset {
     objects: Types,
     predicates: Types,
 }
+
+/// Number of images that are verified together: a bit is kept for each group.
+const GROUP: usize = 64;
 
 /// Strings, concatenated.
 #[derive(Debug)]
@@ -75,17 +86,30 @@ fn tokeniser_of(metadata: &Value) -> serde_json::Result<Tokeniser> {
 impl Dataset {
     /// Opens and checks the data file at `path`, in one pass over its bytes.
     pub fn open(path: impl AsRef<Path>) -> Result<Dataset> {
-        let file = Container::open(path)?;
+        let dataset = Self::of_file(Container::open(path)?)?;
+        dataset.verify(0..dataset.image_count())?;
+        Ok(dataset)
+    }
+
+    /// Opens the data file at `path`. Reads 8 bytes per image and the vocabulary; images are then to be verified before they are
+    /// used. A file of an older version, which has no checksums of parts, is read whole.
+    pub fn map(path: impl AsRef<Path>) -> Result<Dataset> {
+        Self::of_file(Container::map(path)?)
+    }
+
+    fn of_file(file: Container) -> Result<Dataset> {
         let check = Check { file: &file };
         let image_id = file.section("image_id")?;
-        let images = file.slice::<u64>(&image_id).len();
+        let images = check.intact::<u64>(&image_id)?.len();
         let metadata = file.section(METADATA)?;
+        check.intact::<u8>(&metadata)?;
         let metadata = serde_json::from_slice(file.slice::<u8>(&metadata))
             .map_err(|error| check.invalid(METADATA, error.to_string()))?;
         let tokeniser =
             tokeniser_of(&metadata).map_err(|error| check.invalid(METADATA, error.to_string()))?;
 
         let split_offsets = file.section::<u64>("split_offsets")?;
+        check.intact(&split_offsets)?;
         check.offsets("split_offsets", &split_offsets, 3, images)?;
         let bounds: Vec<usize> = file.slice(&split_offsets).iter().map(|&bound| bound as usize).collect();
         let splits = [bounds[0]..bounds[1], bounds[1]..bounds[2], bounds[2]..bounds[3]];
@@ -95,22 +119,17 @@ impl Dataset {
         }
 
         let caption_vectors: Section<f32> = file.section("caption_vectors")?;
-        let values = file.slice(&caption_vectors);
-        let word_width = values.len().checked_div(images).unwrap_or(0);
+        let values = caption_vectors.len();
+        let word_width = values.checked_div(images).unwrap_or(0);
         let problem = "no images, or caption vectors of no fixed width";
-        check.that("caption_vectors", word_width > 0 && values.len() == word_width * images, problem)?;
-        check.that("caption_vectors", values.iter().all(|v| v.is_finite()), "a value is not finite")?;
-
-        let caption_offsets = file.section("caption_offsets")?;
-        let captions = check.texts("caption")?;
-        let caption_count = file.slice(&captions.offsets).len() - 1;
-        check.offsets("caption_offsets", &caption_offsets, images, caption_count)?;
+        check.that("caption_vectors", word_width > 0 && values == word_width * images, problem)?;
 
         let (objects, object_names) = check.types("object", word_width)?;
         let (predicates, predicate_names) = check.types("predicate", word_width)?;
         let vocabulary = Vocabulary::new(object_names, predicate_names, tokeniser)
             .map_err(|problem| check.invalid("type names", problem))?;
         let dataset = Dataset {
+            verified: Bits::new(images.div_ceil(GROUP)),
             metadata,
             vocabulary,
             splits,
@@ -123,94 +142,21 @@ impl Dataset {
             edge_subject: file.section("edge_subject")?,
             edge_predicate: file.section("edge_predicate")?,
             edge_object: file.section("edge_object")?,
-            caption_offsets,
-            captions,
+            caption_offsets: file.section("caption_offsets")?,
+            captions: Texts::of_section(&file, "caption")?,
             caption_vectors,
             image_size: file.optional_section("image_size")?,
             object_box: file.optional_section("object_box")?,
-            urls: check.optional_texts("url")?,
+            urls: match file.optional_section::<u8>("url_text")? {
+                Some(_) => Some(Texts::of_section(&file, "url")?),
+                None => None,
+            },
             objects,
             predicates,
             file,
         };
-        dataset.check_graphs()?;
-        dataset.check_pictures()?;
+        dataset.check_lengths()?;
         Ok(dataset)
-    }
-
-    /// Checks image sizes, boxes, and addresses that a page may link to. Requires checked graphs.
-    fn check_pictures(&self) -> Result<()> {
-        let check = Check { file: &self.file };
-        let images = self.image_count();
-        if let Some(sizes) = &self.image_size {
-            let sizes = self.file.slice(sizes);
-            let holds = sizes.len() == 2 * images
-                && sizes.chunks_exact(2).all(|size| (size[0] == 0) == (size[1] == 0));
-            check.that("image_size", holds, "not a width and a height per image")?;
-        }
-        if let Some(boxes) = &self.object_box {
-            let numbers = self.file.slice(boxes).len();
-            let objects = self.file.slice(&self.node_object).len() - images;
-            check.that("object_box", numbers == ObjectBox::NUMBERS * objects, "not a box per object")?;
-            for image in 0..images {
-                let size = self.image_size(image);
-                let fits = |object: &ObjectBox| size.is_some_and(|size| object.fits(size));
-                if !self.boxes(image).flatten().all(|object| fits(&object)) {
-                    let place = format!("boxes of image {}", self.image_id(image));
-                    return Err(check.invalid(place, "a box is not within the image".into()));
-                }
-            }
-        }
-        if let Some(urls) = &self.urls {
-            let count = self.file.slice(&urls.offsets).len() - 1;
-            check.that("url_text_offsets", count == images, "not one entry per image")?;
-            let holds = (0..images).filter_map(|image| self.url(image)).all(is_web_address);
-            check.that("url_text", holds, "an address is not http or https")?;
-        }
-        Ok(())
-    }
-
-    /// Checks index ranges, and the positions of the image node and the `in image` edges.
-    fn check_graphs(&self) -> Result<()> {
-        let check = Check { file: &self.file };
-        let images = self.image_count();
-        let nodes = self.file.slice(&self.node_object).len();
-        let edges = self.file.slice(&self.edge_subject).len();
-        check.that("coco_id", self.file.slice(&self.coco_id).len() == images, "not one entry per image")?;
-        check.offsets("node_offsets", &self.node_offsets, images, nodes)?;
-        check.offsets("edge_offsets", &self.edge_offsets, images, edges)?;
-        for (name, section) in [("edge_predicate", &self.edge_predicate), ("edge_object", &self.edge_object)]
-        {
-            check.that(name, self.file.slice(section).len() == edges, "not one entry per edge")?;
-        }
-        let (image_type, in_image) = (self.object_count() as u32 - 1, self.predicate_count() as u32 - 1);
-        for image in 0..images {
-            let graph = self.graph(image);
-            let place = || format!("graph of image {}", self.image_id(image));
-            let below = |values: &[u32], limit: usize| values.iter().all(|&value| (value as usize) < limit);
-            let in_range = below(graph.node_object, self.object_count())
-                && below(graph.edge_predicate, self.predicate_count())
-                && below(graph.edge_subject, graph.node_count())
-                && below(graph.edge_object, graph.node_count());
-            if !in_range {
-                return Err(check.invalid(place(), "a type or node is out of range".into()));
-            }
-            let objects = graph.node_count().saturating_sub(1);
-            let relationships = graph.edge_count().checked_sub(objects);
-            let augmented = graph.node_object.last() == Some(&image_type)
-                && graph.node_object.iter().filter(|&&object| object == image_type).count() == 1
-                && relationships.is_some_and(|first| {
-                    (first..graph.edge_count()).zip(0u32..).all(|(edge, node)| {
-                        graph.edge_subject[edge] == node
-                            && graph.edge_predicate[edge] == in_image
-                            && graph.edge_object[edge] as usize == objects
-                    }) && !graph.edge_predicate[..first].contains(&in_image)
-                });
-            if !augmented {
-                return Err(check.invalid(place(), "its image node or `in image` edges are missing".into()));
-            }
-        }
-        Ok(())
     }
 
     /// Path of the file.
@@ -246,7 +192,7 @@ impl Dataset {
 
     /// Number of images in all splits.
     pub fn image_count(&self) -> usize {
-        self.file.slice(&self.image_id).len()
+        self.image_id.len()
     }
 
     /// Indices of the images in `split`.
@@ -271,6 +217,7 @@ impl Dataset {
 
     /// COCO id; two images may have the same one.
     pub fn coco_id(&self, image: usize) -> u64 {
+        self.require(image);
         self.file.slice(&self.coco_id)[image]
     }
 
@@ -284,6 +231,11 @@ impl Dataset {
 
     /// Augmented scene graph, with node indices local to it.
     pub fn graph(&self, image: usize) -> SceneGraph<'_> {
+        self.require(image);
+        self.graph_at(image)
+    }
+
+    fn graph_at(&self, image: usize) -> SceneGraph<'_> {
         let nodes = range(self.file.slice(&self.node_offsets), image);
         let edges = range(self.file.slice(&self.edge_offsets), image);
         SceneGraph {
@@ -296,12 +248,22 @@ impl Dataset {
 
     /// Size of the image in pixels, if the raw files contain it.
     pub fn image_size(&self, image: usize) -> Option<ImageSize> {
+        self.require(image);
+        self.image_size_at(image)
+    }
+
+    fn image_size_at(&self, image: usize) -> Option<ImageSize> {
         let numbers = &self.file.slice(self.image_size.as_ref()?)[2 * image..][..2];
         (numbers[0] > 0).then_some(ImageSize { width: numbers[0], height: numbers[1] })
     }
 
     /// Box of each object, without the image node; empty if the file has no boxes.
     pub fn boxes(&self, image: usize) -> impl Iterator<Item = Option<ObjectBox>> {
+        self.require(image);
+        self.boxes_at(image)
+    }
+
+    fn boxes_at(&self, image: usize) -> impl Iterator<Item = Option<ObjectBox>> {
         let nodes = range(self.file.slice(&self.node_offsets), image);
         // Each preceding image has one node without a box.
         let objects = nodes.start - image..nodes.end - image - 1;
@@ -314,18 +276,26 @@ impl Dataset {
 
     /// Address of the photograph (http or https), if the raw files contain one.
     pub fn url(&self, image: usize) -> Option<&str> {
+        self.require(image);
         let url = self.text(self.urls.as_ref()?, image);
         (!url.is_empty()).then_some(url)
     }
 
     /// Captions as written.
     pub fn captions(&self, image: usize) -> impl Iterator<Item = &str> {
+        self.require(image);
         range(self.file.slice(&self.caption_offsets), image).map(|caption| self.text(&self.captions, caption))
     }
 
     /// `[images, word_width]` mean of the unit vectors of each image's captions.
     pub fn caption_vectors(&self) -> &[f32] {
-        self.file.slice(&self.caption_vectors)
+        self.caption_vectors_of(0..self.image_count())
+    }
+
+    /// `[images, word_width]` caption vectors of a range of images.
+    pub fn caption_vectors_of(&self, images: Range<usize>) -> &[f32] {
+        (images.start / GROUP..images.end.div_ceil(GROUP)).for_each(|group| self.require(group * GROUP));
+        &self.file.slice(&self.caption_vectors)[images.start * self.word_width..images.end * self.word_width]
     }
 
     /// Width of the word vectors.
@@ -336,6 +306,13 @@ impl Dataset {
     /// Caption similarities of all images.
     pub fn similarity(&self) -> Similarity<'_> {
         Similarity::Factored { vectors: self.caption_vectors(), width: self.word_width }
+    }
+
+    /// Caption similarities of these images, which it verifies. The view has the other images too; they may be damaged and are not
+    /// to be compared.
+    pub fn similarity_of(&self, images: impl IntoIterator<Item = Range<usize>>) -> Result<Similarity<'_>> {
+        images.into_iter().try_for_each(|images| self.verify(images))?;
+        Ok(Similarity::Factored { vectors: self.file.slice(&self.caption_vectors), width: self.word_width })
     }
 
     /// Number of object types, including `image` (the last).
@@ -406,9 +383,22 @@ impl Dataset {
             .collect()
     }
 
+    fn require(&self, image: usize) {
+        assert!(self.verified.get(image / GROUP), "image {image} is read before it was verified");
+    }
+
     fn text(&self, texts: &Texts, index: usize) -> &str {
         let bytes = &self.file.slice(&texts.text)[range(self.file.slice(&texts.offsets), index)];
-        std::str::from_utf8(bytes).expect("texts are checked when the file is opened")
+        std::str::from_utf8(bytes).expect("texts were verified")
+    }
+}
+
+impl Texts {
+    fn of_section(file: &Container, name: &str) -> Result<Self> {
+        Ok(Texts {
+            offsets: file.section(&format!("{name}_text_offsets"))?,
+            text: file.section(&format!("{name}_text"))?,
+        })
     }
 }
 
@@ -440,21 +430,25 @@ impl Check<'_> {
         self.that(name, holds, &format!("not {parts} ascending ranges of 0..{total}"))
     }
 
-    fn texts(&self, name: &str) -> Result<Texts> {
-        let (offsets_name, text_name) = (format!("{name}_text_offsets"), format!("{name}_text"));
-        let texts =
-            Texts { offsets: self.file.section(&offsets_name)?, text: self.file.section(&text_name)? };
-        let (offsets, bytes) = (self.file.slice(&texts.offsets), self.file.slice(&texts.text));
-        self.offsets(&offsets_name, &texts.offsets, offsets.len().saturating_sub(1), bytes.len())?;
-        let text = std::str::from_utf8(bytes).ok();
-        let holds = text.is_some_and(|text| offsets.iter().all(|&at| text.is_char_boundary(at as usize)));
-        self.that(&text_name, holds, "not UTF-8")?;
-        Ok(texts)
+    /// Elements of a section whose bytes are intact.
+    fn intact<T: Element>(&self, section: &Section<T>) -> Result<&[T]> {
+        self.file.verify(section, 0..section.len())?;
+        Ok(self.file.slice(section))
     }
 
-    fn optional_texts(&self, name: &str) -> Result<Option<Texts>> {
-        let there = self.file.optional_section::<u8>(&format!("{name}_text"))?;
-        there.map(|_| self.texts(name)).transpose()
+    fn texts(&self, name: &str) -> Result<Texts> {
+        let texts = Texts::of_section(self.file, name)?;
+        let (offsets, bytes) = (self.intact(&texts.offsets)?, self.intact(&texts.text)?);
+        self.offsets(
+            &format!("{name}_text_offsets"),
+            &texts.offsets,
+            offsets.len().saturating_sub(1),
+            bytes.len(),
+        )?;
+        let text = std::str::from_utf8(bytes).ok();
+        let holds = text.is_some_and(|text| offsets.iter().all(|&at| text.is_char_boundary(at as usize)));
+        self.that(&format!("{name}_text"), holds, "not UTF-8")?;
+        Ok(texts)
     }
 
     /// The types of one kind, and their names.
@@ -467,10 +461,10 @@ impl Check<'_> {
             known: self.file.section(&format!("{kind}_known"))?,
             vectors: self.file.section(&format!("{kind}_vectors"))?,
         };
-        let lengths = (self.file.slice(&types.occurrences).len(), self.file.slice(&types.known).len());
+        let lengths = (self.intact(&types.occurrences)?.len(), self.intact(&types.known)?.len());
         let place = format!("{kind}_known");
         self.that(&place, lengths == (count, count) && count > 0, "not one entry per type")?;
-        let vectors = self.file.slice(&types.vectors);
+        let vectors = self.intact(&types.vectors)?;
         let holds = vectors.len() == count * width && vectors.iter().all(|value| value.is_finite());
         self.that(&format!("{kind}_vectors"), holds, "not one finite vector per type")?;
         let text = self.file.slice(&names.text);

@@ -10,20 +10,25 @@
 //! the end, so a failed write leaves nothing behind and keeps an older file. [`Container::open`] checks every
 //! byte of the file once; the typed views are trusted afterwards and cost nothing.
 //!
+//! The last section, `block_checksums`, has a checksum of each 256 KiB of the sections before it. With it, [`Container::map`]
+//! opens a file of any size at once, and [`Container::verify`] checks the blocks of a part before it is used.
+//!
 //! Some sections are optional: readers find them by name and work without them. A new optional section
 //! therefore does not change the version: this program opens older files without it, and older programs open
 //! files with it. The optional sections are `image_size` (width and height per image), `object_box` (x, y,
-//! width, height per object, without image nodes), `url_text_offsets` and `url_text` (an address per image).
-//! Unknown values are zeros or an empty text.
+//! width, height per object, without image nodes), `url_text_offsets` and `url_text` (an address per image), and
+//! `block_checksums`. Unknown values are zeros or an empty text.
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use bytemuck::{Pod, Zeroable};
 use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
 
+use super::bits::Bits;
 use crate::files::mapped_file::MappedFile;
 use crate::files::outputs::Kind;
 use crate::files::recognise::{FIRST_BYTES, not_expected};
@@ -46,6 +51,10 @@ pub const MAX_SECTIONS: usize = 63;
 /// Alignment of the sections: a cache line, and enough for any vector load.
 pub const ALIGNMENT: u64 = 64;
 
+/// Section with the checksums of blocks. It follows from the others and is no part of the content.
+const BLOCKS: &str = "block_checksums";
+/// Bytes of a block, counted from the first section: little to read for one image, and 8 bytes of checksum for it.
+const BLOCK_BYTES: usize = 1 << 18;
 const FRONT_BYTES: usize = 64 * (1 + MAX_SECTIONS);
 const NAME_BYTES: usize = 32;
 const REMEDY: &str = "prepare it again";
@@ -125,6 +134,36 @@ pub struct Writer {
     file: Temporary,
     front: Front,
     position: u64,
+    blocks: BlockSums,
+}
+
+/// Checksums of the blocks that were written.
+#[derive(Default)]
+struct BlockSums {
+    hash: Xxh3Default,
+    /// Bytes in `hash`, fewer than a block has.
+    bytes: usize,
+    sums: Vec<u64>,
+}
+
+impl BlockSums {
+    fn update(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            let (now, rest) = bytes.split_at(bytes.len().min(BLOCK_BYTES - self.bytes));
+            self.hash.update(now);
+            self.bytes += now.len();
+            bytes = rest;
+            if self.bytes == BLOCK_BYTES {
+                self.close();
+            }
+        }
+    }
+
+    fn close(&mut self) {
+        self.sums.push(self.hash.digest());
+        self.hash.reset();
+        self.bytes = 0;
+    }
 }
 
 impl Writer {
@@ -133,7 +172,13 @@ impl Writer {
         let target = target.as_ref().to_path_buf();
         let mut file = Temporary::beside(&target).map_err(Error::file("create", &target))?;
         file.write_all(&[0; FRONT_BYTES]).map_err(Error::file("write", &target))?;
-        Ok(Writer { target, file, front: Front::zeroed(), position: FRONT_BYTES as u64 })
+        Ok(Writer {
+            target,
+            file,
+            front: Front::zeroed(),
+            position: FRONT_BYTES as u64,
+            blocks: BlockSums::default(),
+        })
     }
 
     /// Appends the section `name`, the concatenation of `chunks`, which may be computed lazily.
@@ -149,7 +194,11 @@ impl Writer {
         let mut length = 0;
         let mut hash = Xxh3Default::new();
         let mut buffered = std::io::BufWriter::with_capacity(1 << 20, self.file.file());
-        let mut append = |bytes: &[u8]| buffered.write_all(bytes).map_err(Error::file("write", &self.target));
+        let blocks = &mut self.blocks;
+        let mut append = |bytes: &[u8]| {
+            blocks.update(bytes);
+            buffered.write_all(bytes).map_err(Error::file("write", &self.target))
+        };
         append(&[0; ALIGNMENT as usize][..padding as usize])?;
         for chunk in chunks {
             let bytes: &[u8] = bytemuck::cast_slice(chunk.as_ref());
@@ -167,6 +216,15 @@ impl Writer {
         self.front.header.section_count += 1;
         self.position = offset + length;
         Ok(())
+    }
+
+    /// Appends the checksums of the blocks of all sections so far, so that parts of the file can be verified. It is the last section.
+    pub fn block_checksums(&mut self) -> Result<()> {
+        if self.blocks.bytes > 0 {
+            self.blocks.close();
+        }
+        let sums = std::mem::take(&mut self.blocks.sums);
+        self.section(BLOCKS, [sums])
     }
 
     /// Completes the file and moves it to its target, replacing an older file.
@@ -197,25 +255,88 @@ fn folder(target: &Path) -> PathBuf {
     }
 }
 
-/// A checked, mapped container.
+/// Bytes of the file that its blocks cover, from the first section on: all but the last section.
+fn covered_bytes(entries: &[SectionEntry]) -> usize {
+    let last = entries.len().checked_sub(2).map(|last| entries[last].bytes.end);
+    last.map_or(0, |end| end - FRONT_BYTES)
+}
+
+/// A mapped container. Its front is checked; its sections are checked as a whole or part by part.
 #[derive(Debug)]
 pub struct Container {
     path: PathBuf,
     map: MappedFile,
     content: u64,
-    entries: Vec<(String, u32, std::ops::Range<usize>)>,
+    entries: Vec<SectionEntry>,
+    blocks: Blocks,
+}
+
+#[derive(Debug)]
+struct SectionEntry {
+    name: String,
+    element: u32,
+    bytes: Range<usize>,
+    checksum: u64,
+}
+
+/// What is known of the blocks of the sections.
+#[derive(Debug)]
+enum Blocks {
+    /// Every byte was verified.
+    Verified,
+    /// Those that were verified, by number.
+    Known { sums: Range<usize>, verified: Bits },
 }
 
 /// Position of a section's elements; resolved by [`Container::slice`].
 #[derive(Debug)]
 pub struct Section<T> {
-    bytes: std::ops::Range<usize>,
+    bytes: Range<usize>,
     element: PhantomData<T>,
+}
+
+impl<T> Section<T> {
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.bytes.len() / size_of::<T>()
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
 }
 
 impl Container {
     /// Maps `path` and checks everything: magic, version, lengths, alignment, padding, checksums.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let mut file = Self::of_front(path)?;
+        file.verify_whole()?;
+        Ok(file)
+    }
+
+    /// Maps `path` and checks its front: magic, version, lengths, alignment, padding. Parts of sections are then to be verified
+    /// before they are used ([`Container::verify`]). A file without checksums of blocks, which an older version wrote, is checked
+    /// as by [`Container::open`].
+    pub fn map(path: impl AsRef<Path>) -> Result<Self> {
+        let mut file = Self::of_front(path)?;
+        match file.entries.last() {
+            Some(last) if last.name == BLOCKS && last.element == u64::TAG => {
+                file.verify_entry(last)?;
+                let (sums, count) = (last.bytes.clone(), last.bytes.len() / size_of::<u64>());
+                // The zeros before this section are in no block; they were checked with the front.
+                if count != covered_bytes(&file.entries).div_ceil(BLOCK_BYTES) {
+                    let problem = "not one checksum per block".to_string();
+                    return Err(Error::invalid(&file.path, format!("section {BLOCKS}"), problem, REMEDY));
+                }
+                file.blocks = Blocks::Known { sums, verified: Bits::new(count) };
+            }
+            _ => file.verify_whole()?,
+        }
+        Ok(file)
+    }
+
+    fn of_front(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let invalid =
             |place: &str, problem: String, remedy: &str| Error::invalid(path, place, problem, remedy);
@@ -268,28 +389,81 @@ impl Container {
             if map[end as usize..start as usize].iter().any(|&byte| byte != 0) {
                 return Err(invalid(&place, "damaged: bytes before it are not zero".into(), REMEDY));
             }
-            entries.push((entry.name(), entry.element, start as usize..stop as usize));
+            entries.push(SectionEntry {
+                name: entry.name(),
+                element: entry.element,
+                bytes: start as usize..stop as usize,
+                checksum: entry.checksum,
+            });
             end = stop;
         }
         if end != map.len() as u64 {
             let problem = format!("the sections end at byte {end}, the file at {}", map.len());
             return Err(invalid("section table", problem, REMEDY));
         }
-        // One thread reads at the speed of memory, far above the speed of a disk.
         let mut content = Xxh3Default::new();
-        for (entry, (name, element, range)) in sections.iter().zip(&entries) {
-            if xxh3_64(&map[range.clone()]) != entry.checksum {
-                let problem = "damaged: its checksum does not match".to_string();
-                return Err(invalid(&format!("section {name}"), problem, REMEDY));
-            }
-            if name != METADATA {
+        for SectionEntry { name, element, bytes, checksum } in &entries {
+            if name != METADATA && name != BLOCKS {
                 content.update(name.as_bytes());
-                [u64::from(*element), entry.length, entry.checksum]
+                [u64::from(*element), bytes.len() as u64, *checksum]
                     .iter()
                     .for_each(|number| content.update(&number.to_le_bytes()));
             }
         }
-        Ok(Container { path: path.to_path_buf(), map, content: content.digest(), entries })
+        Ok(Container {
+            path: path.to_path_buf(),
+            map,
+            content: content.digest(),
+            entries,
+            blocks: Blocks::Verified,
+        })
+    }
+
+    /// Checks every section. One thread reads at the speed of memory, far above the speed of a disk.
+    fn verify_whole(&mut self) -> Result<()> {
+        self.entries.iter().try_for_each(|entry| self.verify_entry(entry))?;
+        self.blocks = Blocks::Verified;
+        Ok(())
+    }
+
+    fn verify_entry(&self, entry: &SectionEntry) -> Result<()> {
+        if xxh3_64(&self.map[entry.bytes.clone()]) == entry.checksum {
+            return Ok(());
+        }
+        let problem = "damaged: its checksum does not match".to_string();
+        Err(Error::invalid(&self.path, format!("section {}", entry.name), problem, REMEDY))
+    }
+
+    /// Checks the blocks with these elements of a section, if they were not checked before.
+    pub fn verify<T: Element>(&self, section: &Section<T>, elements: Range<usize>) -> Result<()> {
+        let Blocks::Known { sums, verified } = &self.blocks else { return Ok(()) };
+        let [start, end] = [elements.start, elements.end].map(|at| section.bytes.start + at * size_of::<T>());
+        assert!(end <= section.bytes.end, "elements of the section");
+        if start >= end {
+            return Ok(());
+        }
+        let sums: &[u64] = bytemuck::cast_slice(&self.map[sums.clone()]);
+        let covered = FRONT_BYTES + covered_bytes(&self.entries);
+        let (block, end_block) =
+            ((start - FRONT_BYTES) / BLOCK_BYTES, (end - FRONT_BYTES).div_ceil(BLOCK_BYTES));
+        for (block, &sum) in (block..).zip(&sums[block..end_block]) {
+            if verified.get(block) {
+                continue;
+            }
+            let first = FRONT_BYTES + block * BLOCK_BYTES;
+            let bytes = first..covered.min(first + BLOCK_BYTES);
+            if xxh3_64(&self.map[bytes.clone()]) != sum {
+                let name = self.entries.iter().find(|entry| entry.bytes.contains(&start));
+                let place = name.map_or(String::new(), |entry| format!("section {}", entry.name));
+                let problem = format!(
+                    "damaged: the checksum of the bytes from {} to {} of the file does not match",
+                    bytes.start, bytes.end
+                );
+                return Err(Error::invalid(&self.path, place, problem, REMEDY));
+            }
+            verified.set(block);
+        }
+        Ok(())
     }
 
     /// Path of the file.
@@ -310,10 +484,10 @@ impl Container {
     /// Finds the section `name`, which must hold elements of type `T`.
     pub fn section<T: Element>(&self, name: &str) -> Result<Section<T>> {
         let invalid = |problem| Error::invalid(&self.path, format!("section {name}"), problem, REMEDY);
-        let (_, element, bytes) = self
+        let SectionEntry { element, bytes, .. } = self
             .entries
             .iter()
-            .find(|entry| entry.0 == name)
+            .find(|entry| entry.name == name)
             .ok_or_else(|| invalid("missing".to_string()))?;
         if *element != T::TAG || bytes.len() % size_of::<T>() != 0 {
             return Err(invalid(format!("does not hold {}", std::any::type_name::<T>())));
@@ -323,7 +497,7 @@ impl Container {
 
     /// Like [`Container::section`], for an optional section.
     pub fn optional_section<T: Element>(&self, name: &str) -> Result<Option<Section<T>>> {
-        match self.entries.iter().any(|entry| entry.0 == name) {
+        match self.entries.iter().any(|entry| entry.name == name) {
             true => self.section(name).map(Some),
             false => Ok(None),
         }

@@ -1,8 +1,10 @@
 //! Preparation of raw public files into one memory-mapped data file, and typed views of it.
 
+mod bits;
 pub mod contents;
 pub mod dataset;
 pub mod format;
+pub mod kept_images;
 pub mod new_graphs;
 pub mod object_box;
 pub mod prepare;

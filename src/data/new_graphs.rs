@@ -161,7 +161,7 @@ impl<'a, F: FnMut(NewGraph) -> Result<()>> Conversion<'a, F> {
         self.predicates.extend(&raw.predicates, |name| vocabulary.find_annotated_predicate(name));
         let image = raw.images[0].clone();
         let Reduced { objects, relationships, .. } =
-            reduce(raw, &image, &self.objects.types, &self.predicates.types);
+            reduce(raw.view(&image), &self.objects.types, &self.predicates.types);
         for &name in &raw.objects[image.objects.clone()] {
             if self.objects.types[name as usize].is_none() {
                 self.objects.unknown[name as usize] += 1;

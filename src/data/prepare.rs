@@ -3,6 +3,9 @@
 //! The vector of a caption is the mean of the vectors of its known words, l2-normalised. The vector of an
 //! image is the mean of its captions' vectors (docs/model.md, "Supervision"). A caption without a known word, or
 //! whose words' vectors are zero, has the zero vector.
+//!
+//! Memory does not hold the images: graphs, captions and the sections of the data file lie in temporary files without names beside
+//! it, together about as large as the data file twice.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -10,13 +13,15 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 use serde_json::json;
 
-use super::contents::{DatasetContents, IMAGE, IN_IMAGE, ImageContents, TypeContents};
+use super::contents::{DatasetWriter, IMAGE, IN_IMAGE, ImageContents, TypeContents};
 use super::format;
+use super::kept_images::{KeptImage, KeptImages};
+use super::raw::coco_captions::Captions;
 use super::raw::glove::WordVectors;
 use super::raw::raw_file::{EXPANSION, RawFile};
 use super::scene_graph::SceneGraphBuf;
-use super::selection::{Filter, KeptImage, KeptType, Selection, Sources, select};
-use super::split::{Ids, SplitBy, SplitRatio, Twins, divide};
+use super::selection::{Filter, KeptType, Selection, Sources, select};
+use super::split::{SplitBy, SplitRatio, Twins, divide};
 use super::stages::Stages;
 use super::words::{TOKENISER, Tokeniser};
 use crate::files::outputs::{Output, check_outputs};
@@ -24,6 +29,8 @@ use crate::{Error, Result};
 
 /// An anchor needs two other images for a triple.
 const MIN_TRAIN_IMAGES: usize = 3;
+/// Images whose contents are made at once, on all threads.
+const IMAGES_AT_A_TIME: usize = 4096;
 
 /// How the raw files are read.
 #[derive(Clone, Copy, Debug)]
@@ -80,41 +87,20 @@ pub fn prepare(preparation: &Preparation, out: impl AsRef<Path>) -> Result<Stage
     let Reading { tokeniser, most_expansion } = preparation.reading;
     // The last file is checked before minutes are spent on the first.
     preparation.inputs().into_iter().try_for_each(|path| RawFile::check(path, most_expansion))?;
-    let Selection { objects, predicates, images, mut captions, mut stages } =
-        select(&preparation.sources, most_expansion, &preparation.filter)?;
-    let coco_ids: HashSet<u64> = images.iter().map(|image| image.coco_id).collect();
-    captions.retain(|coco_id, _| coco_ids.contains(coco_id));
+    let out = out.as_ref();
+    let Selection { objects, predicates, images, captions, mut stages } =
+        select(&preparation.sources, most_expansion, &preparation.filter, out)?;
     let names = objects.iter().chain(&predicates).map(|kept| kept.name.as_str()).chain([IMAGE, IN_IMAGE]);
-    let texts = captions.values().flatten().map(String::as_str).chain(names);
-    let wanted: HashSet<String> = texts.flat_map(|text| tokeniser.words(text)).collect();
+    let mut wanted: HashSet<String> = names.flat_map(|text| tokeniser.words(text)).collect();
+    let texts = (0..images.len()).flat_map(|image| captions.of_image(images.ids(image).coco_id));
+    texts.for_each(|text| wanted.extend(tokeniser.words(text)));
     let glove = WordVectors::read(&preparation.glove, most_expansion, &wanted)?;
     stages.words = wanted.len() as u64;
     stages.words_known = glove.found() as u64;
     stages.word_width = glove.width() as u64;
+    drop(wanted);
 
-    let (image_type, in_image) = (objects.len() as u32, predicates.len() as u32);
-    let embedded: Vec<(ImageContents, usize)> = images
-        .into_par_iter()
-        .map(|image| {
-            let captions = captions[&image.coco_id].clone();
-            let (caption_vector, unknown) = caption_vector(&captions, tokeniser, &glove);
-            let graph = SceneGraphBuf::augmented(&image.objects, &image.relationships, image_type, in_image);
-            let KeptImage { image_id, coco_id, size, boxes, url, .. } = image;
-            (ImageContents { image_id, coco_id, captions, caption_vector, graph, size, boxes, url }, unknown)
-        })
-        .collect();
-    let mut kept = Vec::with_capacity(embedded.len());
-    for (image, unknown) in embedded {
-        stages.captions += image.captions.len() as u64;
-        stages.captions_without_known_word += unknown as u64;
-        if unknown == image.captions.len() {
-            stages.images_without_known_word += 1;
-            continue;
-        }
-        let objects = image.graph.node_object.len() - 1;
-        stages.kept.add(objects, image.graph.edge_subject.len() - objects);
-        kept.push(image);
-    }
+    let kept = with_known_words(&images, &captions, tokeniser, &glove, &mut stages);
     if kept.is_empty() {
         let problem = format!(
             "no caption of the {} images has a word with a vector: of {} words in captions and names {} have one",
@@ -130,16 +116,12 @@ pub fn prepare(preparation: &Preparation, out: impl AsRef<Path>) -> Result<Stage
     }
 
     let Preparation { split, split_by, seed, .. } = *preparation;
-    let ids = |image: &ImageContents| Ids { image_id: image.image_id, coco_id: image.coco_id };
-    let parts = divide(kept, split, split_by, seed, ids);
+    let mut parts = divide(kept, split, split_by, seed, |&image| images.ids(image as usize));
     let counts = parts.each_ref().map(Vec::len);
     stages.splits = counts.map(|count| count as u64);
-    stages.twins = Twins::count(
-        parts
-            .iter()
-            .enumerate()
-            .flat_map(|(part, images)| images.iter().map(move |image| (image.coco_id, part))),
-    );
+    stages.twins = Twins::count(parts.iter().enumerate().flat_map(|(part, of_part)| {
+        of_part.iter().map(|&image| images.ids(image as usize).coco_id).map(move |coco_id| (coco_id, part))
+    }));
     if counts[0] < MIN_TRAIN_IMAGES {
         let problem = format!(
             "{} images for train, at least {MIN_TRAIN_IMAGES} are needed: {} images pass the filter, and {} of them \
@@ -149,23 +131,78 @@ pub fn prepare(preparation: &Preparation, out: impl AsRef<Path>) -> Result<Stage
         let remedy = "lower --min-occurrences, or raise train's share in --split";
         return Err(Error::invalid(preparation.sources.graphs.path(), "split", problem, remedy));
     }
-    let mut contents = DatasetContents {
-        word_width: glove.width(),
-        objects: types(&objects, IMAGE, tokeniser, &glove),
-        predicates: types(&predicates, IN_IMAGE, tokeniser, &glove),
-        images: parts,
-        metadata: metadata(preparation, &stages),
+
+    let (image_type, in_image) = (objects.len() as u32, predicates.len() as u32);
+    let contents = |&image: &u32| {
+        let KeptImage { image_id, coco_id, size, boxes, url, objects, relationships } =
+            images.image(image as usize);
+        let captions: Vec<String> = captions.of_image(coco_id).map(str::to_owned).collect();
+        let (caption_vector, _) = caption_vector(&captions, tokeniser, &glove);
+        let relationships: Vec<(u32, u32, u32)> =
+            relationships.iter().map(|&[subject, predicate, object]| (subject, predicate, object)).collect();
+        let graph = SceneGraphBuf::augmented(objects, &relationships, image_type, in_image);
+        let (boxes, url) = (boxes.to_vec(), url.to_owned());
+        ImageContents { image_id, coco_id, captions, caption_vector, graph, size, boxes, url }
     };
-    contents.write(out)?;
+    let mut writer = DatasetWriter::beside(out, glove.width())?;
+    for part in &mut parts {
+        part.sort_by_key(|&image| images.ids(image as usize).image_id);
+        for some in part.chunks(IMAGES_AT_A_TIME) {
+            let some: Vec<ImageContents> = some.par_iter().map(contents).collect();
+            some.iter().try_for_each(|image| writer.push(image))?;
+        }
+        writer.end_split()?;
+    }
+    let [objects, predicates] =
+        [(&objects, IMAGE), (&predicates, IN_IMAGE)].map(|(kept, last)| types(kept, last, tokeniser, &glove));
+    writer.finish(&objects, &predicates, &metadata(preparation, &stages))?;
     Ok(stages)
 }
 
+/// Images that have a caption with a known word. Counts captions and graphs.
+///
+/// The vectors of the captions are not kept: computing them again costs less than room for them.
+fn with_known_words(
+    images: &KeptImages,
+    captions: &Captions,
+    tokeniser: Tokeniser,
+    glove: &WordVectors,
+    stages: &mut Stages,
+) -> Vec<u32> {
+    let counts = |image: u32| {
+        let texts: Vec<&str> = captions.of_image(images.ids(image as usize).coco_id).collect();
+        (texts.len(), caption_vector(&texts, tokeniser, glove).1)
+    };
+    // An index of 32 bits: a graph file of more images than that has other limits.
+    let all: Vec<u32> = (0..images.len()).map(|image| u32::try_from(image).expect("fewer images")).collect();
+    let mut kept = Vec::with_capacity(all.len());
+    for some in all.chunks(IMAGES_AT_A_TIME) {
+        let counts: Vec<(usize, usize)> = some.par_iter().map(|&image| counts(image)).collect();
+        for (&image, (texts, unknown)) in some.iter().zip(counts) {
+            stages.captions += texts as u64;
+            stages.captions_without_known_word += unknown as u64;
+            if unknown == texts {
+                stages.images_without_known_word += 1;
+                continue;
+            }
+            let found = images.image(image as usize);
+            stages.kept.add(found.objects.len(), found.relationships.len());
+            kept.push(image);
+        }
+    }
+    kept
+}
+
 /// Mean of the captions' unit vectors, and the number of captions without a known word.
-fn caption_vector(captions: &[String], tokeniser: Tokeniser, glove: &WordVectors) -> (Vec<f32>, usize) {
+fn caption_vector(
+    captions: &[impl AsRef<str>],
+    tokeniser: Tokeniser,
+    glove: &WordVectors,
+) -> (Vec<f32>, usize) {
     let mut mean = vec![0.0f32; glove.width()];
     let mut unknown = 0;
     for caption in captions {
-        let Some(vector) = glove.mean(tokeniser.words(caption)) else {
+        let Some(vector) = glove.mean(tokeniser.words(caption.as_ref())) else {
             unknown += 1;
             continue;
         };

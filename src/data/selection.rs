@@ -1,16 +1,18 @@
 //! First half of the preparation: joins graphs with captions, counts types, filters types and images.
 
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::kept_images::{KeptImage, KeptImages, KeptWriter};
 use super::object_box::{Corners, ImageSize, NO_CORNERS, ObjectBox};
 use super::raw::coco_captions::{self, Captions};
-use super::raw::image_data::{Address, Images};
+use super::raw::image_data::Address;
 use super::raw::predictions::{self, Predictions};
 use super::raw::raw_file::RawFile;
-use super::raw::raw_graphs::{Names, RawGraphs, RawImage};
+use super::raw::raw_graphs::{GraphView, Names, RawGraphs};
+use super::raw::stored_graphs::{GraphStore, StoredGraphs};
 use super::raw::{image_data, visual_genome};
 use super::stages::{Pictures, Stages};
 use super::vocabulary::Vocabulary;
@@ -58,12 +60,20 @@ impl GraphSource {
         }
     }
 
-    /// Reads all graphs.
-    fn read(&self, most_expansion: u64, skip_absent_objects: bool) -> Result<RawGraphs> {
+    /// Reads all graphs into temporary files beside `target`. Also returns what is known of all of them: names and counts.
+    ///
+    /// Objects and relationships in two files may have their images in different orders. They are read into memory first.
+    fn read(
+        &self,
+        most_expansion: u64,
+        skip_absent_objects: bool,
+        target: &Path,
+    ) -> Result<(RawGraphs, StoredGraphs)> {
         let open = |path: &PathBuf| RawFile::open(path, most_expansion);
-        match self {
+        let mut store = GraphStore::beside(target);
+        let mut raw = match self {
             GraphSource::SceneGraphs(path) => {
-                visual_genome::read_scene_graphs(open(path)?, skip_absent_objects, |_| Ok(()))
+                visual_genome::read_scene_graphs(open(path)?, skip_absent_objects, |raw| store.take(raw))
             }
             GraphSource::ObjectsAndRelationships(objects, relationships) => {
                 let paths = [objects.as_path(), relationships];
@@ -71,9 +81,12 @@ impl GraphSource {
             }
             GraphSource::Predictions(path, Predictions { info, limits }) => {
                 let names = predictions::Names::read(info)?;
-                predictions::read(open(path)?, &names, *limits, |_| Ok(()))
+                predictions::read(open(path)?, &names, *limits, |raw| store.take(raw))
             }
-        }
+        }?;
+        store.take(&mut raw)?;
+        raw.forget_ids();
+        Ok((raw, store.finish()?))
     }
 }
 
@@ -145,9 +158,9 @@ pub struct Selection {
     /// Predicate types, in order of decreasing frequency.
     pub predicates: Vec<KeptType>,
     /// Images, in the order of the graph file.
-    pub images: Vec<KeptImage>,
-    /// Captions by COCO id.
-    pub captions: HashMap<u64, Vec<String>>,
+    pub images: KeptImages,
+    /// Captions of these images, and of others.
+    pub captions: Captions,
     /// Counts of the stages so far.
     pub stages: Stages,
 }
@@ -161,48 +174,34 @@ pub struct KeptType {
     pub occurrences: u64,
 }
 
-/// An image that is kept, not yet augmented.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KeptImage {
-    /// Visual Genome id.
-    pub image_id: u64,
-    /// COCO id.
-    pub coco_id: u64,
-    /// Size of the image, if known.
-    pub size: Option<ImageSize>,
-    /// `[objects]` boxes, or empty if there are none.
-    pub boxes: Vec<ObjectBox>,
-    /// Address of the photograph, or empty.
-    pub url: String,
-    /// `[objects] -> object type` type of each object.
-    pub objects: Vec<u32>,
-    /// Relationships without duplicates: subject (`-> objects`), predicate type, object (`-> objects`).
-    pub relationships: Vec<(u32, u32, u32)>,
-}
-
 /// Reads graphs and captions, joins and filters them. A gzip file may unpack to `most_expansion` times its size.
-pub fn select(sources: &Sources, most_expansion: u64, filter: &Filter) -> Result<Selection> {
-    let raw = sources.graphs.read(most_expansion, filter.skip_absent_objects)?;
+///
+/// Graphs, captions and addresses go to temporary files in the folder of `target`. Memory holds less than 200 bytes per image.
+pub fn select(sources: &Sources, most_expansion: u64, filter: &Filter, target: &Path) -> Result<Selection> {
+    let (raw, graphs) = sources.graphs.read(most_expansion, filter.skip_absent_objects, target)?;
     let mut stages = Stages { oddities: raw.oddities, spellings: raw.spellings, ..Default::default() };
     // Name 0 stands for "no name".
     stages.object_names = raw.object_names.count() as u64 - 1;
     stages.predicate_names = raw.predicates.count() as u64 - 1;
-    raw.images.iter().for_each(|image| stages.graph_file.add(image.objects.len(), image.relationships.len()));
+    graphs.iter().for_each(|image| stages.graph_file.add(image.objects.len(), image.relationships.len()));
 
-    let Images { by_id: image_data, spellings } = image_data::read(&sources.image_data, most_expansion)?;
-    stages.spellings.add(spellings);
-    let coco_ids: Vec<Option<u64>> =
-        raw.images.iter().map(|image| Some(image_data.get(&image.image_id)?.coco_id)).collect();
+    let image_data = image_data::read(&sources.image_data, most_expansion, target)?;
+    stages.spellings.add(image_data.spellings);
+    let mut coco_ids: Vec<Option<u64>> =
+        graphs.iter().map(|image| Some(image_data.get(image.image_id)?.coco_id)).collect();
     stages.with_coco_id = coco_ids.iter().flatten().count() as u64;
     let wanted: HashSet<u64> = coco_ids.iter().flatten().copied().collect();
-    let Captions { by_image: captions, read, repeated, clashing, spellings } =
-        coco_captions::read(&sources.captions, most_expansion, |coco_id| wanted.contains(&coco_id))?;
-    stages.spellings.add(spellings);
-    (stages.captions_read, stages.captions_repeated, stages.captions_clashing) = (read, repeated, clashing);
-    let coco_ids: Vec<Option<u64>> =
-        coco_ids.into_iter().map(|id| id.filter(|id| captions.contains_key(id))).collect();
+    let is_wanted = |coco_id| wanted.contains(&coco_id);
+    let captions = coco_captions::read(&sources.captions, most_expansion, is_wanted, target)?;
+    drop(wanted);
+    stages.spellings.add(captions.spellings);
+    stages.captions_read = captions.read;
+    (stages.captions_repeated, stages.captions_clashing) = (captions.repeated, captions.clashing);
+    for coco_id in &mut coco_ids {
+        *coco_id = coco_id.filter(|&id| captions.of_image(id).next().is_some());
+    }
     let joined = |image: usize| coco_ids[image].is_some();
-    for (_, image) in raw.images.iter().enumerate().filter(|&(index, _)| joined(index)) {
+    for (_, image) in graphs.iter().enumerate().filter(|&(index, _)| joined(index)) {
         stages.joined.add(image.objects.len(), image.relationships.len());
     }
     if stages.joined.images == 0 {
@@ -212,10 +211,9 @@ pub fn select(sources: &Sources, most_expansion: u64, filter: &Filter) -> Result
     let counted = |image: usize| filter.count_over == CountOver::File || joined(image);
     let (mut object_counts, mut predicate_counts) =
         (vec![0u64; raw.object_names.count()], vec![0u64; raw.predicates.count()]);
-    for (_, image) in raw.images.iter().enumerate().filter(|&(index, _)| counted(index)) {
-        raw.objects[image.objects.clone()].iter().for_each(|&name| object_counts[name as usize] += 1);
-        let relationships = &raw.relationships[image.relationships.clone()];
-        relationships.iter().for_each(|&[_, predicate, _]| predicate_counts[predicate as usize] += 1);
+    for (_, image) in graphs.iter().enumerate().filter(|&(index, _)| counted(index)) {
+        image.objects.iter().for_each(|&name| object_counts[name as usize] += 1);
+        image.relationships.iter().for_each(|&[_, predicate, _]| predicate_counts[predicate as usize] += 1);
     }
     let ((objects, object_types), (predicates, predicate_types)) = match &filter.vocabulary {
         Some(vocabulary) => (
@@ -229,9 +227,9 @@ pub fn select(sources: &Sources, most_expansion: u64, filter: &Filter) -> Result
     };
     (stages.object_types, stages.predicate_types) = (objects.len() as u64, predicates.len() as u64);
 
-    let mut images = Vec::new();
-    for (image, coco_id) in raw.images.iter().zip(&coco_ids) {
-        let reduced = reduce(&raw, image, &object_types, &predicate_types);
+    let mut images = KeptWriter::beside(target);
+    for (image, coco_id) in graphs.iter().zip(&coco_ids) {
+        let reduced = reduce(image, &object_types, &predicate_types);
         let (object_count, relationship_count) = (reduced.objects.len(), reduced.relationships.len());
         let dropped = if object_count < filter.min_objects {
             Some(&mut stages.too_few_objects)
@@ -251,12 +249,24 @@ pub fn select(sources: &Sources, most_expansion: u64, filter: &Filter) -> Result
                     stages.filtered.add(object_count, relationship_count);
                     stages.duplicate_relationships += reduced.duplicates;
                     let image_id = image.image_id;
-                    let found = image_data.get(&image_id);
+                    let found = image_data.get(image_id);
                     let size = image.size.or_else(|| found.and_then(|found| found.size));
-                    let Reduced { objects, relationships, corners, .. } = reduced;
-                    let boxes = boxes_within(&corners, size, &mut stages.pictures);
-                    let url = address(found.and_then(|found| found.url.as_ref()), &mut stages.pictures);
-                    images.push(KeptImage { image_id, coco_id, size, boxes, url, objects, relationships });
+                    let Reduced { objects, relationships, corners, .. } = &reduced;
+                    let relationships: Vec<[u32; 3]> = relationships
+                        .iter()
+                        .map(|&(subject, predicate, object)| [subject, predicate, object])
+                        .collect();
+                    let boxes = &boxes_within(corners, size, &mut stages.pictures);
+                    let url = address(found.and_then(|found| found.url), &mut stages.pictures);
+                    images.push(KeptImage {
+                        image_id,
+                        coco_id,
+                        size,
+                        boxes,
+                        url,
+                        objects,
+                        relationships: &relationships,
+                    })?;
                 }
             }
         }
@@ -269,7 +279,7 @@ pub fn select(sources: &Sources, most_expansion: u64, filter: &Filter) -> Result
         };
         return Err(Error::invalid(sources.graphs.path(), "filter", problem, remedy));
     }
-    Ok(Selection { objects, predicates, images, captions, stages })
+    Ok(Selection { objects, predicates, images: images.finish()?, captions, stages })
 }
 
 fn nothing_joined(sources: &Sources, stages: &Stages) -> Error {
@@ -337,16 +347,16 @@ fn boxes_within(corners: &[Corners], size: Option<ImageSize>, counts: &mut Pictu
     corners.iter().map(&mut within).collect()
 }
 
-fn address(found: Option<&Address>, counts: &mut Pictures) -> String {
+fn address<'a>(found: Option<Address<'a>>, counts: &mut Pictures) -> &'a str {
     match found {
-        None => String::new(),
+        None => "",
         Some(Address::Web(url)) => {
             counts.urls += 1;
-            url.to_string()
+            url
         }
         Some(Address::Other) => {
             counts.urls_refused += 1;
-            String::new()
+            ""
         }
     }
 }
@@ -356,22 +366,23 @@ pub(super) struct Reduced {
     pub objects: Vec<u32>,
     /// `[objects]` annotated boxes.
     pub corners: Vec<Corners>,
+    /// Subject (`-> objects`), predicate type, object (`-> objects`), without duplicates.
     pub relationships: Vec<(u32, u32, u32)>,
     pub duplicates: u64,
 }
 
 /// Reduces a graph to objects and relationships whose names have a type.
 pub(super) fn reduce(
-    raw: &RawGraphs,
-    image: &RawImage,
+    graph: GraphView<'_>,
     object_types: &[Option<u32>],
     predicate_types: &[Option<u32>],
 ) -> Reduced {
     let mut reduced =
         Reduced { objects: Vec::new(), corners: Vec::new(), relationships: Vec::new(), duplicates: 0 };
-    let nodes: Vec<Option<u32>> = raw.objects[image.objects.clone()]
+    let nodes: Vec<Option<u32>> = graph
+        .objects
         .iter()
-        .zip(&raw.boxes[image.objects.clone()])
+        .zip(graph.boxes)
         .map(|(&name, &corners)| {
             let object_type = object_types[name as usize]?;
             reduced.corners.push(corners);
@@ -380,7 +391,7 @@ pub(super) fn reduce(
         })
         .collect();
     let mut seen = HashSet::new();
-    for &[subject, predicate, object] in &raw.relationships[image.relationships.clone()] {
+    for &[subject, predicate, object] in graph.relationships {
         let kept = (nodes[subject as usize], predicate_types[predicate as usize], nodes[object as usize]);
         let (Some(subject), Some(predicate), Some(object)) = kept else { continue };
         if seen.insert((subject, predicate, object)) {

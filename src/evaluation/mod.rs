@@ -31,6 +31,6 @@ pub use embeddings::Embeddings;
 pub use embeddings_file::EmbeddingsFile;
 pub use incomplete_query::{QueryEdges, incomplete_query};
 pub use name_vectors::mean_name_vectors;
-pub use nearest::{nearest, nearest_many, nearest_stored, nearest_stored_many, rank};
+pub use nearest::{nearest, nearest_many, nearest_stored, nearest_stored_many, rank, rank_many};
 pub use normal_features::normal_features;
 pub use retrieval::{RetrievalMetrics, ranks};

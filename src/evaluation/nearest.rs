@@ -1,10 +1,10 @@
-//! Exact search for the k nearest images of one query by inner product (`top_k` of each backend), and the
-//! rank of an image.
+//! Exact search for the k nearest images of queries by inner product (`top_k` of each backend), and the rank of an image.
 
 use rayon::prelude::*;
 
 use super::Embeddings;
 use crate::backend::Backend;
+use crate::backend::cpu::rank_many;
 use crate::backend::cpu::stored_rows::StoredRows;
 use crate::backend::cpu::top_k::top_k_stored;
 use crate::backend::cpu::top_k_many::top_k_many;
@@ -70,13 +70,7 @@ pub fn rank<'a>(
 ) -> Result<(usize, f32)> {
     let rows = rows.into();
     check_query(query, rows.width())?;
-    if target >= rows.len() {
-        return Err(Error::argument(
-            "target",
-            format!("is row {target}, there are {}", rows.len()),
-            "a target is the row of an indexed image, from 0",
-        ));
-    }
+    check_target(target, rows)?;
     let mut own = 0.0;
     rows.scores(query.values(), target..target + 1, |_, score| own = score);
     let rank = rows.tasks().map(|task| {
@@ -85,6 +79,30 @@ pub fn rank<'a>(
         count
     });
     Ok((rank.sum(), own as f32))
+}
+
+/// [`rank`] for each row of `queries`. Each of `rows` is read once for all of them.
+pub fn rank_many<'a>(
+    queries: Embeddings<'_>,
+    rows: impl Into<StoredRows<'a>>,
+    target: usize,
+) -> Result<Vec<(usize, f32)>> {
+    let rows = rows.into();
+    check_width(queries, rows.width())?;
+    check_target(target, rows)?;
+    let ranks = rank_many::rank_many(queries.values(), rows, target);
+    Ok(ranks.into_iter().map(|(rank, own)| (rank, own as f32)).collect())
+}
+
+fn check_target(target: usize, rows: StoredRows<'_>) -> Result<()> {
+    if target < rows.len() {
+        return Ok(());
+    }
+    Err(Error::argument(
+        "target",
+        format!("is row {target}, there are {}", rows.len()),
+        "a target is the row of an indexed image, from 0",
+    ))
 }
 
 fn check_query(query: Embeddings<'_>, width: usize) -> Result<()> {

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::Collection;
 use super::api::{Answer, Client, Removal, beside, embed, find, number};
 use crate::data::scene_graph::SceneGraphBuf;
-use crate::evaluation::{Embeddings, QueryEdges, incomplete_query, rank};
+use crate::evaluation::{Embeddings, QueryEdges, incomplete_query, rank_many};
 
 /// Largest number of points of a curve.
 const MOST_POINTS: usize = 25;
@@ -64,13 +64,11 @@ fn points(
 ) -> Answer<Vec<Point>> {
     let width = collection.run.width();
     let embeddings = Embeddings::new(&collection.embeddings, width)?;
-    let point = |(&removed, query): (&usize, &Vec<f32>)| {
-        client.check()?;
-        let (rank, cosine) =
-            rank(Embeddings::new(query, width)?, embeddings, image - collection.images.start)?;
-        Ok(Point { removed, rank, cosine })
-    };
-    levels.iter().zip(queries).map(point).collect()
+    client.check()?;
+    let queries = queries.concat();
+    let ranks = rank_many(Embeddings::new(&queries, width)?, embeddings, image - collection.images.start)?;
+    let point = |(&removed, (rank, cosine))| Point { removed, rank, cosine };
+    Ok(levels.iter().zip(ranks).map(point).collect())
 }
 
 /// Numbers of removed edges from 0 to `most`: all of them, or evenly distributed if they are many.

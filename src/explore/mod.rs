@@ -118,7 +118,8 @@ pub fn explore(
         let remedy = "choose another split or prepare more images";
         return Err(Error::argument("--split", format!("{split} has no images"), remedy));
     }
-    // Opened before the first query, so that a missing file is an error of the command.
+    // Opened before the first query, so that a missing or damaged file is an error of the command.
+    run.dataset.verify(0..run.dataset.image_count())?;
     run.similarity()?;
     let run = Arc::new(run);
     run.compute(ExploreTask { run: &run, split, listener, events, ready })
@@ -137,7 +138,7 @@ impl BackendTask for ExploreTask<'_> {
 
     fn run<B: Backend>(self, backend: B) -> Result<()> {
         let ExploreTask { run, split, listener, events: (sender, events), ready } = self;
-        let graphs = run.graphs(split);
+        let graphs = run.graphs(split)?;
         let most = BatchSize::bound(graphs.iter().copied(), BATCH_GRAPHS.min(graphs.len()));
         let capacity = BatchSize {
             nodes: most.nodes.max(MOST_OBJECTS + 1),

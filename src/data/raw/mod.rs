@@ -2,7 +2,7 @@
 //! GloVe.
 //!
 //! JSON is streamed record by record. Data kept in memory is compact ([`RawGraphs`]) or filtered while
-//! reading.
+//! reading; what grows with the number of images goes to temporary files.
 
 pub(crate) mod coco_captions;
 pub mod glove;
@@ -18,6 +18,7 @@ pub(crate) mod query_graphs;
 mod raw_box;
 pub(crate) mod raw_file;
 pub mod raw_graphs;
+pub(crate) mod stored_graphs;
 pub(crate) mod visual_genome;
 
 pub use raw_graphs::RawGraphs;

@@ -48,6 +48,20 @@ pub struct RawImage {
     pub relationships: Range<usize>,
 }
 
+/// The graph of an image.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::data) struct GraphView<'a> {
+    pub image_id: u64,
+    /// Size of the image, if the graph file contains it.
+    pub size: Option<ImageSize>,
+    /// `[objects] -> object_names`
+    pub objects: &'a [u32],
+    /// `[objects]` annotated boxes.
+    pub boxes: &'a [Corners],
+    /// `[relationships]` subject (local object), `-> predicates`, object (local object).
+    pub relationships: &'a [[u32; 3]],
+}
+
 /// Distinct names, in lower case and trimmed, numbered in the order of their first occurrence.
 #[derive(Debug)]
 pub struct Names {
@@ -104,6 +118,17 @@ impl RawGraphs {
         self.index.get(&image_id).copied()
     }
 
+    /// The graph of an image.
+    pub(in crate::data) fn view(&self, image: &RawImage) -> GraphView<'_> {
+        GraphView {
+            image_id: image.image_id,
+            size: image.size,
+            objects: &self.objects[image.objects.clone()],
+            boxes: &self.boxes[image.objects.clone()],
+            relationships: &self.relationships[image.relationships.clone()],
+        }
+    }
+
     /// Forgets the images, so that a file of any length can be read. Names, and which ids the file had, are kept.
     pub(in crate::data) fn forget_images(&mut self) {
         self.images.clear();
@@ -113,7 +138,7 @@ impl RawGraphs {
     }
 
     /// Forgets which ids the file had.
-    pub(super) fn forget_ids(&mut self) {
+    pub(in crate::data) fn forget_ids(&mut self) {
         self.index.clear();
     }
 
