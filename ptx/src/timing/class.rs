@@ -150,6 +150,7 @@ fn info(kernel: &Kernel, at: usize, p: &Parameters) -> Info {
         }
         Op::CpCommit => Class::CpCommit,
         Op::CpWait => Class::CpWait,
+        op if op.is_asynchronous() => Class::Alu,
         Op::Shfl(_) | Op::Ballot { .. } => {
             info.latency = p.shfl as u32;
             Class::Alu
