@@ -196,6 +196,11 @@ pub enum Op {
     WgmmaFence,
     WgmmaCommit,
     WgmmaWait,
+    /// `setmaxnreg`.
+    SetRegisters {
+        /// Whether registers are taken.
+        takes: bool,
+    },
     Pack {
         bits: u8,
     },
@@ -222,6 +227,8 @@ impl Op {
 
     /// Whether a kernel with it needs clocks of its warps (`machine/clocks.rs`).
     pub(crate) fn is_asynchronous(&self) -> bool {
-        self.is_of_warpgroup() || matches!(self, Op::WarpBar | Op::Mbarrier(_) | Op::ProxyFence)
+        let is_other =
+            matches!(self, Op::WarpBar | Op::Mbarrier(_) | Op::ProxyFence | Op::SetRegisters { .. });
+        self.is_of_warpgroup() || is_other
     }
 }

@@ -259,6 +259,25 @@ fn defects_of_products_are_found() {
 }
 
 #[test]
+fn registers_change_hands() {
+    let text = kernel(FROM_REGISTERS);
+    // 128 threads are launched with at most 248 registers each.
+    let with = |lines: &str| {
+        run(&text.replacen("bar.sync 0;\n", &format!("bar.sync 0;\n{lines}"), 1), FROM_REGISTERS)
+    };
+    let (dec, inc) = ("setmaxnreg.dec.sync.aligned.u32", "setmaxnreg.inc.sync.aligned.u32");
+    assert_eq!(with(&format!("{dec} 40;\n{inc} 232;\n")).unwrap(), wanted(24));
+    for (lines, what) in [
+        (format!("{inc} 40;\n"), "wrong direction"),
+        (format!("{dec} 256;\n"), "wrong direction"),
+        (format!("setp.lt.u32 %p2, %r1, 32;\n@%p2 {dec} 40;\n"), "different products"),
+    ] {
+        let error = with(&lines).expect_err(what);
+        assert!(error.contains(what), "{what}: {error}");
+    }
+}
+
+#[test]
 fn wrong_layouts_give_wrong_results() {
     let text = kernel(FROM_REGISTERS);
     // The descriptor of kernels that have run on GPUs: swizzle 1, stride 1,024 bytes, leading offset unused.

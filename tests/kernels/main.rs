@@ -27,6 +27,7 @@ mod limits;
 mod linear;
 mod linear_states;
 mod linear_unit;
+mod linear_warpgroup;
 mod readout_loss;
 mod row_correlations;
 mod top_k;

@@ -160,6 +160,8 @@ struct Machine<'a> {
     product_reads: Vec<u16>,
     /// By group of four warps: what its warps execute together.
     together: Vec<Vec<Together>>,
+    /// By warp: registers of each of its threads (`setmaxnreg`).
+    granted: Vec<u32>,
     /// Barriers that the running block has passed, plus one.
     epoch: u32,
     block_index: [u32; 3],
@@ -204,6 +206,7 @@ impl<'a> Machine<'a> {
             barriers: BTreeMap::new(),
             product_reads: Vec::new(),
             together: Vec::new(),
+            granted: Vec::new(),
             epoch: 1,
             block_index: [0; 3],
             block_linear: 0,
@@ -263,6 +266,7 @@ impl<'a> Machine<'a> {
             self.barriers.clear();
             self.product_reads = vec![0; self.shared.len().div_ceil(2)];
             self.together.clear();
+            self.granted = vec![wgmma::registers_at_launch(self.threads); count];
         }
         let mut warps: Vec<Warp> = (0..count).map(|i| self.start_warp(i as u32)).collect();
         loop {

@@ -28,7 +28,19 @@ impl Machine<'_> {
         }
     }
 
-    /// Lets the lanes go on whose phase has ended.
+    /// Executes an instruction that may wait for other warps. Returns the lanes that have to wait.
+    fn meet_others(&mut self, inst: &Inst, lanes: u32, pc: u32, warp: &mut Warp) -> u32 {
+        match inst.op {
+            Op::Mbarrier(kind) => self.mbarrier(inst, kind, lanes, pc, warp),
+            Op::SetRegisters { takes } => {
+                let waits = lanes != 0 && self.set_registers(inst, takes, lanes, pc, warp);
+                if waits { lanes } else { 0 }
+            }
+            _ => 0,
+        }
+    }
+
+    /// Lets the lanes go on whose phase has ended, or for which there are registers now.
     pub(super) fn look_again(&mut self, warp: &mut Warp) {
         if warp.at_phase == 0 {
             return;
@@ -39,8 +51,7 @@ impl Machine<'_> {
             lanes(waiting).filter(|&lane| warp.pcs[lane] == pc).fold(0, |all, lane| all | 1u32 << lane);
         let kernel = self.kernel;
         let inst = &kernel.code[pc as usize];
-        let Op::Mbarrier(kind) = inst.op else { unreachable!("lanes wait at a barrier") };
-        let still = self.mbarrier(inst, kind, here, pc, warp);
+        let still = self.meet_others(inst, here, pc, warp);
         let passed = here & !still;
         warp.at_phase = waiting & !passed;
         warp.running |= passed;
@@ -131,8 +142,8 @@ impl Machine<'_> {
                     return Next::Schedule;
                 }
             }
-            Op::Mbarrier(kind) => {
-                let waiting = self.mbarrier(inst, kind, taken, pc, warp);
+            Op::Mbarrier(_) | Op::SetRegisters { .. } => {
+                let waiting = self.meet_others(inst, taken, pc, warp);
                 if waiting != 0 {
                     warp.at_phase |= waiting;
                     warp.running &= !waiting;

@@ -87,7 +87,7 @@ pub(super) struct Warp {
     pub at_bar: u32,
     /// Lanes at a collective.
     pub waiting: u32,
-    /// Lanes that wait for the end of a phase of a barrier in shared memory.
+    /// Lanes that wait for the end of a phase of a barrier in shared memory, or for registers.
     pub at_phase: u32,
     /// Lanes that have returned or do not exist.
     pub exited: u32,

@@ -13,6 +13,8 @@ use crate::operation::{Op, Product};
 const WARPS: u32 = 4;
 /// Rows of a and d of a warp.
 const ROWS: usize = 16;
+/// Registers of a multiprocessor.
+const REGISTERS: u32 = 65_536;
 /// Inner steps of a product.
 const INNER: usize = 16;
 
@@ -148,6 +150,34 @@ impl Machine<'_> {
             Op::Wgmma(of) => self.issue_product(inst, of, descriptors, pc, warp),
             _ => unreachable!("an instruction of a warpgroup"),
         }
+    }
+
+    /// Gives registers to the warp's threads, or takes them back. Returns whether the warp has to wait until others give some up.
+    pub(super) fn set_registers(
+        &mut self,
+        inst: &Inst,
+        takes: bool,
+        lanes: u32,
+        pc: u32,
+        warp: &mut Warp,
+    ) -> bool {
+        let (thread, at) = (warp.thread(pc, 0), warp.first as usize / 32);
+        let (count, before) = (inst.imm as u32, self.granted[at]);
+        if lanes | warp.exited != u32::MAX {
+            self.find("an aligned collective without all lanes", thread, String::new);
+        }
+        if takes && count < before || !takes && count > before {
+            self.find("setmaxnreg in the wrong direction", thread, || {
+                format!("{count} of {before} registers")
+            });
+        }
+        let all = self.granted.iter().sum::<u32>() - before + count;
+        if takes && all * 32 > REGISTERS {
+            return true;
+        }
+        self.granted[at] = count;
+        self.check_together((pc, [0; 2]), warp);
+        false
     }
 
     /// Reports an instruction that other warps of the group do not execute alike.
@@ -322,6 +352,11 @@ impl Machine<'_> {
             warp.registers.set(reg, lane, u64::from(value.to_bits()));
         }
     }
+}
+
+/// Registers of a thread as launched: as many as the multiprocessor has for blocks of so many threads.
+pub(super) fn registers_at_launch(threads: u32) -> u32 {
+    (REGISTERS / threads.max(1) / 8 * 8).min(248)
 }
 
 /// Value of a fragment of a: register 0 holds row `lane / 4` and steps `lane % 4 * 2` and the next, register 1 the row 8 further,

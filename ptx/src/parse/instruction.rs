@@ -88,6 +88,7 @@ pub(super) fn instruction(body: &mut Body<'_>, statement: &str) -> Result<Inst, 
         }
         "shfl" | "vote" => exchange(body, &text, &mut inst)?,
         "mma" | "ldmatrix" => matrices(body, &text, &mut inst)?,
+        "setmaxnreg" => warpgroup::registers(&text, &mut inst)?,
         "mbarrier" => warpgroup::mbarrier(body, &text, &mut inst)?,
         "wgmma" => warpgroup::product(body, &text, &mut inst)?,
         "fence" if text.opcode == "fence.proxy.async.shared::cta" => inst.op = Op::ProxyFence,

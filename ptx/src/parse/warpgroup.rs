@@ -25,6 +25,18 @@ pub(super) fn mbarrier(body: &mut Body<'_>, text: &Text<'_>, inst: &mut Inst) ->
     Ok(())
 }
 
+/// `imm`: registers of a thread.
+pub(super) fn registers(text: &Text<'_>, inst: &mut Inst) -> Result<(), String> {
+    let count = immediate(text.operand(0)?).filter(|n| (24..=256).contains(n) && n % 8 == 0);
+    inst.imm = count.ok_or("registers")? as i64;
+    inst.op = match text.parts[1..] {
+        ["inc", "sync", "aligned", "u32"] => Op::SetRegisters { takes: true },
+        ["dec", "sync", "aligned", "u32"] => Op::SetRegisters { takes: false },
+        _ => return Err("opcode".into()),
+    };
+    Ok(())
+}
+
 /// `list`: registers of d, then those of a. Sources: descriptors of a and b, and whether d is added to.
 pub(super) fn product(body: &mut Body<'_>, text: &Text<'_>, inst: &mut Inst) -> Result<(), String> {
     match text.parts[1..] {

@@ -7,6 +7,7 @@ use super::arguments::{
     LinearForwardGather, LinearForwardGatherNorm, LinearForwardNorm, LinearForwardTwo, LinearForwardUnit,
 };
 use super::{Format, Tile, dynamic_shared_bytes};
+use crate::backend::cuda::device::Device;
 use crate::backend::cuda::device::kernel::{Kernel, KernelArguments, KernelFile, KernelInfo};
 use crate::backend::cuda::launchers::stored::StoredElement;
 
@@ -43,15 +44,29 @@ impl StoredFormat<f32> {
 impl StoredFormat<bf16> {
     /// [`Format::Bf16`].
     pub const BF16: Self = StoredFormat { format: Format::Bf16, kernels: &FormatKernels::BF16 };
+    /// [`Format::Bf16Warpgroup`], for devices that have these products ([`StoredFormat::runs_on`]).
+    pub const BF16_WARPGROUP: Self =
+        StoredFormat { format: Format::Bf16Warpgroup, kernels: &FormatKernels::BF16_WARPGROUP };
+}
+
+impl<T: StoredElement> StoredFormat<T> {
+    /// Whether the device has code of these products.
+    pub fn runs_on(self, device: &Device) -> bool {
+        let kernels = match self.kernels {
+            FormatKernels::Squares { small, .. } => small,
+            FormatKernels::Warpgroups([kernels, ..]) => kernels,
+        };
+        device.has(&kernels.forward)
+    }
 }
 
 /// Kernels of a format whose operands are stored as `T`.
 #[derive(Clone, Copy)]
-pub(super) struct FormatKernels<T: StoredElement> {
-    /// Kernels with tiles of 64 x 64.
-    pub small: TileKernels<T>,
-    /// Kernels with tiles of 128 x 128, if the format has them.
-    pub large: Option<TileKernels<T>>,
+pub(super) enum FormatKernels<T: StoredElement> {
+    /// Kernels with tiles of 64 x 64, and of 128 x 128 if the format has them.
+    Squares { small: TileKernels<T>, large: Option<TileKernels<T>> },
+    /// Kernels for warpgroups, by [`WARPGROUP_COLUMNS`](super::WARPGROUP_COLUMNS).
+    Warpgroups([TileKernels<T>; 3]),
 }
 
 const fn kernel<A: KernelArguments>(name: &'static str, threads: u32) -> Kernel<A> {
@@ -76,39 +91,53 @@ macro_rules! tile_kernels {
 }
 
 impl FormatKernels<f32> {
-    const FP32: Self = FormatKernels { small: tile_kernels!("fp32_64", 256, 256), large: None };
-    const BF16X3: Self = FormatKernels {
+    const FP32: Self = FormatKernels::Squares { small: tile_kernels!("fp32_64", 256, 256), large: None };
+    const BF16X3: Self = FormatKernels::Squares {
         small: tile_kernels!("bf16x3_64", 128, 128),
         large: Some(tile_kernels!("bf16x3_128", 256, 256)),
     };
 }
 
 impl FormatKernels<bf16> {
-    const BF16: Self = FormatKernels {
+    const BF16: Self = FormatKernels::Squares {
         small: tile_kernels!("bf16_64", 128, 128),
         large: Some(tile_kernels!("bf16_128", 128, 256)),
     };
+    /// Two warpgroups multiply, and one copies.
+    const BF16_WARPGROUP: Self = FormatKernels::Warpgroups([
+        tile_kernels!("bf16_128x152", 384, 384),
+        tile_kernels!("bf16_128x224", 384, 384),
+        tile_kernels!("bf16_128x256", 384, 384),
+    ]);
 }
 
 impl<T: StoredElement> FormatKernels<T> {
     /// Kernels with this tile, which the format must have.
     pub(super) fn tile(&self, tile: Tile) -> &TileKernels<T> {
-        match (tile, &self.large) {
-            (Tile::Small, _) => &self.small,
-            (Tile::Large, Some(large)) => large,
-            (Tile::Large, None) => panic!("a format without the larger tile"),
+        match (tile, self) {
+            (Tile::Small, FormatKernels::Squares { small, .. }) => small,
+            (Tile::Large, FormatKernels::Squares { large: Some(large), .. }) => large,
+            (Tile::Warpgroup(at), FormatKernels::Warpgroups(kernels)) => &kernels[at],
+            _ => panic!("a format without this tile"),
         }
     }
 
-    /// All `N` kernels.
+    /// All `N` kernels of a format in one file.
     const fn infos<const N: usize>(&self) -> [KernelInfo; N] {
-        let mut infos = [self.small.forward.info(); N];
-        let mut count = put(&mut infos, 0, &self.small.infos());
-        if let Some(large) = &self.large {
+        let FormatKernels::Squares { small, large } = self else { panic!("a format in several files") };
+        let mut infos = [small.forward.info(); N];
+        let mut count = put(&mut infos, 0, &small.infos());
+        if let Some(large) = large {
             count = put(&mut infos, count, &large.infos());
         }
         assert!(count == N, "N is not the number of kernels");
         infos
+    }
+
+    /// Kernels of a warpgroup's tile.
+    const fn infos_of_warpgroup(&self, at: usize) -> [KernelInfo; 10] {
+        let FormatKernels::Warpgroups(kernels) = self else { panic!("a format in one file") };
+        kernels[at].infos()
     }
 }
 
@@ -148,3 +177,18 @@ pub(crate) const BF16_FILE: KernelFile =
 /// Kernels of `kernels/linear_bf16x3.cu`.
 pub(crate) const BF16X3_FILE: KernelFile =
     KernelFile { name: "linear_bf16x3", kernels: &FormatKernels::BF16X3.infos::<20>() };
+/// Kernels of `kernels/linear_warpgroup_bf16_<columns>.cu`.
+pub(crate) const WARPGROUP_FILES: [KernelFile; 3] = [
+    KernelFile {
+        name: "linear_warpgroup_bf16_152",
+        kernels: &FormatKernels::BF16_WARPGROUP.infos_of_warpgroup(0),
+    },
+    KernelFile {
+        name: "linear_warpgroup_bf16_224",
+        kernels: &FormatKernels::BF16_WARPGROUP.infos_of_warpgroup(1),
+    },
+    KernelFile {
+        name: "linear_warpgroup_bf16_256",
+        kernels: &FormatKernels::BF16_WARPGROUP.infos_of_warpgroup(2),
+    },
+];
