@@ -80,19 +80,23 @@ __device__ __forceinline__ void linear_forward_gather_norm(const LinearForwardGa
                                               gathered(args.gather, args.product.y.columns), args.statistics);
 }
 
-template <int columns> __device__ __forceinline__ void linear_forward_two(const LinearForwardTwo<bf16> &args) {
+template <int columns>
+__device__ __forceinline__ void forward_of_two(const ForwardArguments<bf16> &of, int block) {
     using Tile = ForwardTile<columns>;
-    bool is_first = int(blockIdx.x) < args.first_blocks;
-    int block = int(blockIdx.x) - (is_first ? 0 : args.first_blocks);
-    ForwardArguments<bf16> first = args.first, second = args.second, of = is_first ? first : second;
     int across = (of.y.columns + Tile::columns - 1) / Tile::columns;
     Place place = {*of.row_count, of.y.columns, block / across * Tile::rows, block % across * Tile::columns, 0,
                    of.x.columns};
     if (place.first_row < place.rows) { // otherwise the whole block returns
-        // Both products have the same strides; reading them from one product saves the registers of a selection.
-        of.x.stride = first.x.stride;
-        of.weight.stride = first.weight.stride;
         forward<Tile, Parts::TWO>(of, place, NoNorm{}, NoLengths{}, Alone{}, NoSums{});
+    }
+}
+
+// A selection of the arguments would occupy the producer's registers.
+template <int columns> __device__ __forceinline__ void linear_forward_two(const LinearForwardTwo<bf16> &args) {
+    if (int(blockIdx.x) < args.first_blocks) {
+        forward_of_two<columns>(args.first, blockIdx.x);
+    } else {
+        forward_of_two<columns>(args.second, int(blockIdx.x) - args.first_blocks);
     }
 }
 

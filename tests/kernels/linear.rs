@@ -299,7 +299,12 @@ fn two_products_in_a_launch_have_the_bits_of_each() {
             }
         },
     );
-    for format in FORMATS {
+    for format in product_formats() {
+        two_agree(
+            device,
+            1,
+            Types { rows: [70, 9], room: [0, 64], inputs: 21, hidden: 80, format, seed: 12 },
+        );
         two_agree(device, 1, Types { rows: [0, 0], room: [0, 0], inputs: 5, hidden: 3, format, seed: 11 });
     }
     // Grids for so many rows that the larger tile is used, once because of the first product and once because of the

@@ -5,6 +5,7 @@ use super::Machine;
 use super::warp::{Thread, Warp};
 use crate::kernel::Inst;
 use crate::operation::{Mbarrier, lanes};
+use crate::timing::{Times, latest};
 
 /// Bytes of a barrier.
 const BYTES: u32 = 8;
@@ -21,6 +22,8 @@ pub(super) struct Barrier {
     arrived: Vec<u32>,
     /// The same when the last phase ended.
     ended: Vec<u32>,
+    /// Modelled times of the latest arrival, and of the end of the last phase.
+    times: [Times; 2],
 }
 
 impl Machine<'_> {
@@ -43,11 +46,17 @@ impl Machine<'_> {
                     let count = warp.registers.get(inst.src[1], lane) as u32;
                     self.begin_barrier(place, count, thread);
                 }
-                Mbarrier::Arrive => self.arrive(place, mask == u32::MAX && lane == 31, thread),
+                Mbarrier::Arrive => {
+                    let time = warp.time.as_ref().map(|time| time.arrived());
+                    self.arrive(place, mask == u32::MAX && lane == 31, time, thread);
+                }
                 Mbarrier::Wait => {
                     let parity = warp.registers.get(inst.src[1], lane) as u32;
                     match self.has_ended(place, parity, thread) {
-                        true => warp.registers.set(inst.dst, lane, 1),
+                        true => {
+                            warp.registers.set(inst.dst, lane, 1);
+                            self.pass_phase(place, pc, warp);
+                        }
                         false => waiting |= 1 << lane,
                     }
                 }
@@ -62,8 +71,14 @@ impl Machine<'_> {
             self.find("a barrier for no arrivals or too many", thread, || format!("{count}"));
         }
         let none = vec![0; self.threads.div_ceil(32) as usize];
-        let barrier =
-            Barrier { expected: count, pending: count, phase: 0, arrived: none.clone(), ended: none };
+        let barrier = Barrier {
+            expected: count,
+            pending: count,
+            phase: 0,
+            arrived: none.clone(),
+            ended: none,
+            times: [[0; 4]; 2],
+        };
         if self.barriers.insert(place, barrier).is_some() {
             self.find("a barrier is made twice", thread, || format!("at {place}"));
         }
@@ -77,7 +92,7 @@ impl Machine<'_> {
         }
         // The thread that made it wrote it; arrivals and waits are atomic among themselves.
         let cell = self.shared_cells[place];
-        let made_by = u32::from(cell.writer) - 1;
+        let Some(made_by) = u32::from(cell.writer).checked_sub(1) else { return true }; // races are not looked for
         if made_by != thread.index && !self.is_before(made_by, cell.write_epoch, thread) {
             self.find("use of a barrier that may not be made yet", thread, || {
                 format!("{place}, made by thread {made_by}")
@@ -87,7 +102,7 @@ impl Machine<'_> {
     }
 
     /// One arrival. `last`: it is the last of a whole warp that arrives together.
-    fn arrive(&mut self, place: usize, last: bool, thread: Thread) {
+    fn arrive(&mut self, place: usize, last: bool, time: Option<Times>, thread: Thread) {
         if !self.check_barrier(place, thread) {
             return;
         }
@@ -97,11 +112,22 @@ impl Machine<'_> {
         for (all, known) in barrier.arrived.iter_mut().zip(known) {
             *all = (*all).max(*known);
         }
+        barrier.times[0] = latest(barrier.times[0], time.unwrap_or_default());
         barrier.pending -= 1;
         if barrier.pending == 0 {
             barrier.pending = barrier.expected;
             barrier.phase += 1;
             barrier.ended.clone_from(&barrier.arrived);
+            barrier.times[1] = barrier.times[0];
+        }
+    }
+
+    /// Lets the modelled time of a warp pass the end of the last phase.
+    fn pass_phase(&self, place: usize, pc: u32, warp: &mut Warp) {
+        if let (Some(timing), Some(time), Some(barrier)) =
+            (&self.timing, &mut warp.time, self.barriers.get(&place))
+        {
+            time.pass_phase(timing.phase_end(barrier.times[1]), pc);
         }
     }
 
