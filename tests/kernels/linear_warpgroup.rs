@@ -12,12 +12,12 @@ use scenerank::bench::cases::linear::{Launches, Product, X};
 
 const FORMAT: Format = Format::Bf16Warpgroup;
 
-fn product(rows: usize, inputs: usize, outputs: usize, seed: u64) -> Product {
+pub fn product(rows: usize, inputs: usize, outputs: usize, seed: u64) -> Product {
     Product { what: "test", rows, inputs, outputs, format: FORMAT, seed }
 }
 
 /// All launchers at these sizes.
-fn all(of: Product) -> Vec<Case> {
+pub fn all(of: Product) -> Vec<Case> {
     let ends =
         || Ends { of: [0, 1].map(|by| (0..of.rows as u32).map(|i| (i * 5 + by) % 9).collect()), nodes: 9 };
     let forwards =
