@@ -10,6 +10,7 @@ enum Defect {
     OTHER_PHASE,      // the consumer waits for the phase before
     NO_PROXY_FENCE,   // products may not see what was copied
     FENCE_TOO_EARLY,  // before the copies have arrived
+    COPIES_LATE,      // a stage is full before its copies have arrived
     NO_FENCE,         // registers are not ready for products
     A_WAIT_TOO_FEW,   // the last group is still in flight when its sums are read
     RELEASE_TOO_EARLY, // a stage is copied over while products read it
@@ -49,7 +50,11 @@ template <Defect defect> __device__ void ring(float *out, const float *in) {
             if (defect == FENCE_TOO_EARLY) {
                 fence_proxy();
             }
-            wait_copies<0>();
+            if (defect == COPIES_LATE) {
+                wait_copies<1>();
+            } else {
+                wait_copies<0>();
+            }
             if (defect != NO_PROXY_FENCE && defect != FENCE_TOO_EARLY) {
                 fence_proxy();
             }
@@ -121,6 +126,7 @@ RING(planted_warpgroup_stride, OTHER_STRIDE)
 RING(planted_warpgroup_phase, OTHER_PHASE)
 RING(planted_warpgroup_no_proxy_fence, NO_PROXY_FENCE)
 RING(planted_warpgroup_early_fence, FENCE_TOO_EARLY)
+RING(planted_warpgroup_copies, COPIES_LATE)
 RING(planted_warpgroup_no_fence, NO_FENCE)
 RING(planted_warpgroup_wait, A_WAIT_TOO_FEW)
 RING(planted_warpgroup_release, RELEASE_TOO_EARLY)
@@ -133,6 +139,7 @@ EMULATED_KERNELS(warpgroup_planted, EMULATED_KERNEL_90A(warpgroup_ring, 0),
                  EMULATED_KERNEL_90A(planted_warpgroup_phase, 0),
                  EMULATED_KERNEL_90A(planted_warpgroup_no_proxy_fence, 0),
                  EMULATED_KERNEL_90A(planted_warpgroup_early_fence, 0),
+                 EMULATED_KERNEL_90A(planted_warpgroup_copies, 0),
                  EMULATED_KERNEL_90A(planted_warpgroup_no_fence, 0), EMULATED_KERNEL_90A(planted_warpgroup_wait, 0),
                  EMULATED_KERNEL_90A(planted_warpgroup_release, 0),
                  EMULATED_KERNEL_90A(planted_warpgroup_arrivals, 0),
