@@ -225,11 +225,9 @@ fn defects_in_a_ring_of_stages_are_found() {
     ] {
         let name = format!("planted_warpgroup_{kernel}");
         let Some(lines) = planted(&name, 0) else { return };
-        let is_wrong = (0..3).all(|block| lines[256 * block..][..128].iter().all(|line| line != "1"));
-        assert!(
-            if found == WRONG { lines.len() > 1 && is_wrong } else { lines[0].contains(found) },
-            "{name}: {lines:?}"
-        );
+        let is_wrong = || (0..3).all(|block| lines[256 * block..][..128].iter().all(|line| line != "1"));
+        let is_found = if found == WRONG { lines.len() > 1 && is_wrong() } else { lines[0].contains(found) };
+        assert!(is_found, "{name}: {lines:?}");
     }
 }
 
