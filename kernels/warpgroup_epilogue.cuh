@@ -12,14 +12,14 @@ template <> struct EpilogueColumn<NoSums> {
     static constexpr bool exists = false;
 };
 
-// Rows whose values from global memory are in flight together.
-constexpr int EPILOGUE_ROWS = 8;
-
 // Stores the tile's rows first.. up to `count`, two columns of every `lanes`-th row. Leaves the lane's sums for the merge.
-template <class Tile, class Add, class Sums>
+// `is_full`: there are CHUNK_ROWS rows.
+template <bool is_full, class Tile, class Add, class Sums>
 __device__ __forceinline__ void finish_rows(const WarpgroupMemory<Tile> &memory, const Output<bf16> &out,
                                             const Place &place, int first, int count, const Add &add, const Sums &sums) {
     constexpr int across = Tile::columns / 2, lanes = Tile::lanes;
+    // The rows of a group are loaded before any of them is stored: their latencies overlap.
+    constexpr int groups = lanes < 5 ? 2 : 1, group = (CHUNK_ROWS + groups * lanes - 1) / (groups * lanes);
     using Column = EpilogueColumn<Sums>;
     int in_tile = int(threadIdx.x % across) * 2, lane = int(threadIdx.x / across);
     int column = place.first_column + in_tile, first_row = place.first_row + first;
@@ -50,40 +50,43 @@ __device__ __forceinline__ void finish_rows(const WarpgroupMemory<Tile> &memory,
             of_column[i].begin(sums, min(column + i, place.columns - 1));
         }
     }
-    for (int at = lane; at < count; at += EPILOGUE_ROWS * lanes) {
-        // The compiler may not move a load ahead of a store that might alias it. Behind the last row it is loaded again.
-        typename decltype(rows_of_sums)::Row of_row[EPILOGUE_ROWS] = {};
-        typename decltype(rows_of_add)::Row add_row[EPILOGUE_ROWS] = {};
+    // Row of the lane in the chunk; behind the last one it is loaded again. `is_sure`: it exists in every lane.
+    auto is_sure = [](int i) { return is_full && lanes - 1 + i * lanes < CHUNK_ROWS; };
+    auto row_of = [&](int i) { return is_sure(i) ? lane + i * lanes : min(lane + i * lanes, count - 1); };
+    const float *tile = memory.tile() + first * Tile::row_stride + in_tile;
+#pragma unroll
+    for (int at = 0; at < groups * group; at += group) {
+        typename decltype(rows_of_sums)::Row of_row[group] = {};
+        typename decltype(rows_of_add)::Row add_row[group] = {};
         if (reads) {
 #pragma unroll
-            for (int k = 0; k < EPILOGUE_ROWS; k++) {
-                of_row[k] = rows_of_sums.load(first_row + min(at + k * lanes, count - 1));
+            for (int k = 0; k < group; k++) {
+                of_row[k] = rows_of_sums.load(first_row + row_of(at + k));
             }
         }
 #pragma unroll
-        for (int k = 0; k < EPILOGUE_ROWS; k++) {
-            add_row[k] = rows_of_add.load(first_row + min(at + k * lanes, count - 1));
+        for (int k = 0; k < group; k++) {
+            add_row[k] = rows_of_add.load(first_row + row_of(at + k));
         }
 #pragma unroll
-        for (int k = 0; k < EPILOGUE_ROWS; k++) {
-            int row = at + k * lanes, in_range = min(row, count - 1);
-            float2 product =
-                *reinterpret_cast<const float2 *>(memory.tile() + (first + in_range) * Tile::row_stride + in_tile);
+        for (int k = 0; k < group; k++) {
+            int row = row_of(at + k);
+            bool exists = is_sure(at + k) || lane + (at + k) * lanes < count;
+            float2 product = *reinterpret_cast<const float2 *>(tile + row * Tile::row_stride);
             float values[2] = {product.x, product.y};
 #pragma unroll
             for (int i = 0; i < 2; i++) {
                 if constexpr (Column::exists) {
                     values[i] = add.stored(values[i], add_row[k], i, of_column[i], of_row[k][i]);
                 } else {
-                    values[i] = add.stored(first_row + in_range, values[i]);
+                    values[i] = add.stored(first_row + row, values[i]);
                 }
             }
-            bool exists = row < count;
-            store_columns(out.line(first_row + in_range) + column, values, exists && both, exists && !both);
+            store_columns(out.line(first_row + row) + column, values, exists && both, exists && !both);
             if constexpr (Column::exists) {
 #pragma unroll
                 for (int i = 0; i < 2; i++) {
-                    of_column[i].add(of_row[k][i], values[i], row == lane, exists);
+                    of_column[i].add(of_row[k][i], values[i], at + k == 0, exists);
                 }
             }
         }
@@ -127,7 +130,12 @@ __device__ __forceinline__ void finish_tile(const WarpgroupMemory<Tile> &memory,
                                             const Place &place, const Add &add, const Sums &sums) {
     int rows = min(Tile::rows, place.rows - place.first_row);
     for (int first = 0; first < rows; first += CHUNK_ROWS) {
-        finish_rows(memory, out, place, first, min(CHUNK_ROWS, rows - first), add, sums);
+        int count = min(CHUNK_ROWS, rows - first);
+        if (count == CHUNK_ROWS) {
+            finish_rows<true>(memory, out, place, first, count, add, sums);
+        } else {
+            finish_rows<false>(memory, out, place, first, count, add, sums);
+        }
     }
     if constexpr (EpilogueColumn<Sums>::exists) {
         if (sums.wanted()) {

@@ -162,3 +162,18 @@ impl<'a, T: StoredElement> Input<'a, T> {
 fn check_rows<const N: usize>(launcher: &str, rows: Rows<'_>, of: [usize; N]) {
     assert_eq!(of, [rows.bound; N], "{launcher}: rows of matrices");
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_warpgroup_takes_the_tile_that_covers_the_columns_best() {
+        // The widths of the paper's model, then equal coverings, then few columns.
+        let wanted = [(300, 152), (512, 256), (1024, 256), (1324, 224), (608, 152), (1, 152), (225, 256)];
+        for (columns, of_tile) in wanted {
+            let [_, chosen] = Format::Bf16Warpgroup.forward_tile([(128, columns)]).sides();
+            assert_eq!(chosen, of_tile, "{columns} columns");
+        }
+    }
+}
