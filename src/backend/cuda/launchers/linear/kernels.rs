@@ -52,21 +52,15 @@ impl StoredFormat<bf16> {
 impl<T: StoredElement> StoredFormat<T> {
     /// Whether the device has code of these products.
     pub fn runs_on(self, device: &Device) -> bool {
-        let kernels = match self.kernels {
-            FormatKernels::Squares { small, .. } => small,
-            FormatKernels::Warpgroups([kernels, ..]) => kernels,
-        };
+        let [(_, kernels), ..] = self.kernels.tiles else { return false };
         device.has(&kernels.forward)
     }
 }
 
-/// Kernels of a format whose operands are stored as `T`.
+/// Kernels of a format whose operands are stored as `T`, by tile.
 #[derive(Clone, Copy)]
-pub(super) enum FormatKernels<T: StoredElement> {
-    /// Kernels with tiles of 64 x 64, and of 128 x 128 if the format has them.
-    Squares { small: TileKernels<T>, large: Option<TileKernels<T>> },
-    /// Kernels for warpgroups, by [`WARPGROUP_COLUMNS`](super::WARPGROUP_COLUMNS).
-    Warpgroups([TileKernels<T>; 3]),
+pub(super) struct FormatKernels<T: StoredElement> {
+    tiles: &'static [(Tile, TileKernels<T>)],
 }
 
 const fn kernel<A: KernelArguments>(name: &'static str, threads: u32) -> Kernel<A> {
@@ -91,53 +85,49 @@ macro_rules! tile_kernels {
 }
 
 impl FormatKernels<f32> {
-    const FP32: Self = FormatKernels::Squares { small: tile_kernels!("fp32_64", 256, 256), large: None };
-    const BF16X3: Self = FormatKernels::Squares {
-        small: tile_kernels!("bf16x3_64", 128, 128),
-        large: Some(tile_kernels!("bf16x3_128", 256, 256)),
+    const FP32: Self = FormatKernels { tiles: &[(Tile::Small, tile_kernels!("fp32_64", 256, 256))] };
+    const BF16X3: Self = FormatKernels {
+        tiles: &[
+            (Tile::Small, tile_kernels!("bf16x3_64", 128, 128)),
+            (Tile::Large, tile_kernels!("bf16x3_128", 256, 256)),
+        ],
     };
 }
 
 impl FormatKernels<bf16> {
-    const BF16: Self = FormatKernels::Squares {
-        small: tile_kernels!("bf16_64", 128, 128),
-        large: Some(tile_kernels!("bf16_128", 128, 256)),
+    const BF16: Self = FormatKernels {
+        tiles: &[
+            (Tile::Small, tile_kernels!("bf16_64", 128, 128)),
+            (Tile::Large, tile_kernels!("bf16_128", 128, 256)),
+        ],
     };
     /// Two warpgroups multiply, and one copies.
-    const BF16_WARPGROUP: Self = FormatKernels::Warpgroups([
-        tile_kernels!("bf16_128x152", 384, 384),
-        tile_kernels!("bf16_128x224", 384, 384),
-        tile_kernels!("bf16_128x256", 384, 384),
-    ]);
+    const BF16_WARPGROUP: Self = FormatKernels {
+        tiles: &[
+            (Tile::Warpgroup(0), tile_kernels!("bf16_128x152", 384, 384)),
+            (Tile::Warpgroup(1), tile_kernels!("bf16_128x224", 384, 384)),
+            (Tile::Warpgroup(2), tile_kernels!("bf16_128x256", 384, 384)),
+        ],
+    };
 }
 
 impl<T: StoredElement> FormatKernels<T> {
     /// Kernels with this tile, which the format must have.
-    pub(super) fn tile(&self, tile: Tile) -> &TileKernels<T> {
-        match (tile, self) {
-            (Tile::Small, FormatKernels::Squares { small, .. }) => small,
-            (Tile::Large, FormatKernels::Squares { large: Some(large), .. }) => large,
-            (Tile::Warpgroup(at), FormatKernels::Warpgroups(kernels)) => &kernels[at],
-            _ => panic!("a format without this tile"),
-        }
+    pub(super) fn tile(&self, tile: Tile) -> &'static TileKernels<T> {
+        let kernels = self.tiles.iter().find(|(of, _)| *of == tile);
+        &kernels.expect("a format with this tile").1
     }
 
-    /// All `N` kernels of a format in one file.
+    /// All `N` kernels, ten by tile.
     const fn infos<const N: usize>(&self) -> [KernelInfo; N] {
-        let FormatKernels::Squares { small, large } = self else { panic!("a format in several files") };
-        let mut infos = [small.forward.info(); N];
-        let mut count = put(&mut infos, 0, &small.infos());
-        if let Some(large) = large {
-            count = put(&mut infos, count, &large.infos());
+        let mut infos = [self.tiles[0].1.forward.info(); N];
+        let (mut count, mut at) = (0, 0);
+        while at < self.tiles.len() {
+            count = put(&mut infos, count, &self.tiles[at].1.infos());
+            at += 1;
         }
         assert!(count == N, "N is not the number of kernels");
         infos
-    }
-
-    /// Kernels of a warpgroup's tile.
-    const fn infos_of_warpgroup(&self, at: usize) -> [KernelInfo; 10] {
-        let FormatKernels::Warpgroups(kernels) = self else { panic!("a format in one file") };
-        kernels[at].infos()
     }
 }
 
@@ -181,14 +171,14 @@ pub(crate) const BF16X3_FILE: KernelFile =
 pub(crate) const WARPGROUP_FILES: [KernelFile; 3] = [
     KernelFile {
         name: "linear_warpgroup_bf16_152",
-        kernels: &FormatKernels::BF16_WARPGROUP.infos_of_warpgroup(0),
+        kernels: &FormatKernels::BF16_WARPGROUP.tiles[0].1.infos(),
     },
     KernelFile {
         name: "linear_warpgroup_bf16_224",
-        kernels: &FormatKernels::BF16_WARPGROUP.infos_of_warpgroup(1),
+        kernels: &FormatKernels::BF16_WARPGROUP.tiles[1].1.infos(),
     },
     KernelFile {
         name: "linear_warpgroup_bf16_256",
-        kernels: &FormatKernels::BF16_WARPGROUP.infos_of_warpgroup(2),
+        kernels: &FormatKernels::BF16_WARPGROUP.tiles[2].1.infos(),
     },
 ];
