@@ -34,6 +34,10 @@ use occupancy::Multiprocessor;
 /// or the PTX of the first.
 const DEFAULT_ARCHS: &str = "80,90a,100,120";
 
+/// Remarks of ptxas on products of warpgroups that do not run beside their threads, and on changes of registers that it
+/// ignores. They end the build.
+const SERIAL_PRODUCTS: [&str; 3] = ["(C7508)", "(C7510)", "(C7512)"];
+
 fn main() {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let kernels = kernel_files();
@@ -126,7 +130,7 @@ fn build_emulator(kernels: &[PathBuf], out: &Path) {
     text.push_str("nullptr};\n");
     write_if_changed(&tables, &text);
     build.file(&tables);
-    for file in ["emulator", "fiber", "tensor_core"] {
+    for file in ["emulator", "fiber", "tensor_core", "warpgroup"] {
         build.file(format!("kernels/emulator/{file}.cpp"));
     }
     // The compiler is told the language, because it may treat the extension .cu as CUDA or not know it.
@@ -441,6 +445,11 @@ fn report_resources(logs: &str, out: &Path) {
     let copy = out.ancestors().nth(3).expect("a folder of cargo's").join("kernel_resources.csv");
     write_if_changed(&copy, &table);
     println!("registers and spills of every kernel: {}", copy.display());
+    let waiting: Vec<&str> =
+        logs.lines().filter(|line| SERIAL_PRODUCTS.iter().any(|code| line.contains(code))).collect();
+    if !waiting.is_empty() {
+        panic!("products of warpgroups wait for each other:\n{}", waiting.join("\n"));
+    }
     if !spilling.is_empty() && asked("SCENERANK_DENY_SPILLS") {
         panic!("kernels spill registers:\n{}", spilling.join("\n"));
     }

@@ -19,8 +19,10 @@
 #include "emulator/tensor_core.h"
 // Extra parameter for the emulator's error messages: the line of the call. Empty with nvcc.
 #define CALL_LINE , int line = __builtin_LINE()
+#define CALL_LINE_ALONE int line = __builtin_LINE()
 #else
 #define CALL_LINE
+#define CALL_LINE_ALONE
 #endif
 
 // d += a b, a and b in bf16.

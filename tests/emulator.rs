@@ -26,9 +26,12 @@ fn build(name: &str, flags: &[&str]) -> Result<PathBuf, String> {
         .args(["-std=c++17", "-O2", "-fno-exceptions", "-fno-rtti", "-x", "c++", "-I"])
         .arg(root.join("kernels"))
         .args(flags)
-        .args(["tests/emulator/planted.cu", "tests/emulator/planted_main.cpp"].map(|file| root.join(file)))
         .args(
-            ["emulator.cpp", "fiber.cpp", "tensor_core.cpp"]
+            ["planted.cu", "warpgroup_planted.cu", "planted_main.cpp"]
+                .map(|file| root.join("tests/emulator").join(file)),
+        )
+        .args(
+            ["emulator.cpp", "fiber.cpp", "tensor_core.cpp", "warpgroup.cpp"]
                 .map(|file| root.join("kernels/emulator").join(file)),
         )
         .arg("-o")
@@ -191,6 +194,41 @@ fn a_product_that_a_lane_takes_elsewhere_is_an_error() {
     let Some(lines) = planted("planted_divergent_mma", 0) else { return };
     assert!(lines[0].contains("waits at an mma"), "{}", lines[0]);
     assert!(lines[0].contains("thread (16, 0, 0) never reaches"), "{}", lines[0]);
+}
+
+#[test]
+fn a_ring_of_stages_between_warpgroups_is_right_in_any_order() {
+    for seed in 0..8 {
+        let Some(lines) = planted("warpgroup_ring", seed) else { return };
+        assert!(lines.iter().all(|line| line == "1"), "seed {seed}: {lines:?}");
+    }
+}
+
+/// A wrong result, of which each line of a consumer's threads is 0 or NaN.
+const WRONG: &str = "wrong";
+
+#[test]
+fn defects_in_a_ring_of_stages_are_found() {
+    for (kernel, found) in [
+        ("swizzle", WRONG),
+        ("stride", WRONG),
+        ("phase", "a factor of a product changed before it was waited for"),
+        ("no_proxy_fence", "copied without fence_proxy"),
+        ("early_fence", "copied without fence_proxy"),
+        ("copies", WRONG),
+        ("no_fence", "a product without begin_products"),
+        ("wait", WRONG),
+        ("release", "a factor of a product changed before it was waited for"),
+        ("arrivals", "which never ends"),
+        ("direction", "registers"),
+        ("matrix", "names no swizzled lines"),
+    ] {
+        let name = format!("planted_warpgroup_{kernel}");
+        let Some(lines) = planted(&name, 0) else { return };
+        let is_wrong = || (0..3).all(|block| lines[256 * block..][..128].iter().all(|line| line != "1"));
+        let is_found = if found == WRONG { lines.len() > 1 && is_wrong() } else { lines[0].contains(found) };
+        assert!(is_found, "{name}: {lines:?}");
+    }
 }
 
 #[test]

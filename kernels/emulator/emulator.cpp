@@ -2,8 +2,8 @@
 //
 //   warp by warp, run every ready lane until it waits or returns, and release the lanes of a shuffle once all that it names
 //   wait at it, until the warp can go no further;
-//   then release the barrier if all threads of the block wait at it; if they do not and have not all returned, some thread
-//   never arrives: an error.
+//   then release the threads whose wait is over, or else the barrier if all threads of the block wait at it; if there are
+//   none and not all threads have returned, some thread never arrives: an error.
 
 #include "emulator.h"
 #include "fiber.h"
@@ -23,7 +23,7 @@ namespace {
 
 constexpr int MAX_WARPS = MAX_THREADS / WARP;
 
-enum class State : uint8_t { ready, at_barrier, at_warp, returned };
+enum class State : uint8_t { ready, at_barrier, at_warp, waits, returned };
 enum class Meeting : uint8_t { barrier, shuffle, ballot, collective };
 
 struct Thread {
@@ -36,6 +36,10 @@ struct Thread {
     unsigned mask;   // at_warp: lanes named by the mask
     uint64_t given;  // value passed to a shuffle or ballot; address of the operands in a collective
     const Collective *collective;
+    // waits: until this holds; its name.
+    bool (*is_over)(const void *what);
+    const void *what;
+    const char *name;
 };
 
 struct Warp {
@@ -81,6 +85,7 @@ const char *place(const Thread &thread, char *text, size_t bytes) {
 
 const char *waiting_at(const Thread &thread, char *text, size_t bytes) {
     const char *what = thread.state == State::at_barrier  ? "__syncthreads"
+                       : thread.state == State::waits        ? thread.name
                        : thread.meeting == Meeting::shuffle ? "a shuffle"
                        : thread.meeting == Meeting::ballot  ? "a vote"
                        : thread.meeting == Meeting::collective ? thread.collective->name
@@ -154,6 +159,7 @@ void thread_main() {
         char text[96];
         fail("%s returns without begin_kernel", place(threads[running], text, sizeof text));
     }
+    check_products();
     returned++;
     wait(State::returned, 0);
 }
@@ -225,6 +231,18 @@ bool release_barrier() {
     return true;
 }
 
+// Releases the threads whose wait is over; returns whether there was one.
+bool release_waits() {
+    bool released = false;
+    for (int i = 0; i < launch.thread_count; i++) {
+        if (threads[i].state == State::waits && threads[i].is_over(threads[i].what)) {
+            threads[i].state = State::ready;
+            released = true;
+        }
+    }
+    return released;
+}
+
 // Reports a deadlock: names a thread that waits and one that does not arrive.
 void report_stuck() {
     int waiting = 0;
@@ -242,6 +260,10 @@ void report_stuck() {
     char first[96], second[96], at_first[64], at_second[64];
     place(one, first, sizeof first);
     waiting_at(one, at_first, sizeof at_first);
+    if (one.state == State::waits) {
+        fail("%s %s, which never ends", first, at_first);
+        return;
+    }
     if (missing < 0) {
         fail("%s %s with lanes that name other masks", first, at_first);
         return;
@@ -303,6 +325,7 @@ void run_block() {
     poison(static_cast<char *>(dynamic_shared), launch.of.dynamic_shared_bytes);
     int count = launch.thread_count;
     forget_copies(count);
+    forget_products(count);
     returned = 0;
     for (int i = 0; i < count; i++) {
         unsigned x = position.block_size.x, y = position.block_size.y;
@@ -324,7 +347,7 @@ void run_block() {
         if (launch.failed) {
             return;
         }
-        if (returned < count && !release_barrier()) {
+        if (returned < count && !release_waits() && !release_barrier()) {
             report_stuck();
             return;
         }
@@ -332,8 +355,6 @@ void run_block() {
 }
 
 bool check_launch() {
-    // Smallest limit of the architectures that the kernels are compiled for.
-    constexpr size_t MAX_SHARED_BYTES = 99 << 10;
     const Kernel &kernel = *launch.of.kernel;
     const uint32_t *grid = launch.of.grid, *block = launch.of.block;
     size_t shared = launch.of.dynamic_shared_bytes, count = launch.of.argument_count;
@@ -350,7 +371,7 @@ bool check_launch() {
         fail("a block of (%u, %u, %u) threads cannot be launched", block[0], block[1], block[2]);
     } else if (kernel.threads != 0 && block[0] * block[1] * block[2] != uint32_t(kernel.threads)) {
         fail("a block of (%u, %u, %u) threads where the kernel is for %d", block[0], block[1], block[2], kernel.threads);
-    } else if (shared > MAX_SHARED_BYTES) {
+    } else if (shared > kernel.most_shared_bytes) {
         fail("%zu bytes of dynamic shared memory cannot be launched", shared);
     } else if (count != size_t(kernel.parameter_count)) {
         fail("takes %d arguments and was given %zu", kernel.parameter_count, count);
@@ -389,6 +410,14 @@ unsigned ballot(unsigned mask, bool predicate, int line) {
     return warps[running / WARP].votes & mask;
 }
 
+void wait_until(bool (*is_over)(const void *what), const void *what, const char *name, int line) {
+    Thread &thread = threads[running];
+    thread.is_over = is_over;
+    thread.what = what;
+    thread.name = name;
+    wait(State::waits, line);
+}
+
 void collective(const Collective &kind, void *operands, int line) {
     if (running / WARP * WARP + WARP > launch.thread_count) {
         report(line, "%s in a warp of fewer than 32 threads", kind.name);
@@ -411,10 +440,15 @@ void report(int line, const char *format, ...) {
     fail("line %d: %s: %s", line, place(threads[running], text, sizeof text), problem);
 }
 
-bool in_shared_memory(const void *address, size_t bytes) {
+bool in_dynamic_shared(const void *address, size_t bytes) {
     const char *from = static_cast<const char *>(address), *dynamic = static_cast<const char *>(dynamic_shared);
+    return dynamic != nullptr && from >= dynamic && from + bytes <= dynamic + launch.of.dynamic_shared_bytes;
+}
+
+bool in_shared_memory(const void *address, size_t bytes) {
+    const char *from = static_cast<const char *>(address);
     bool is_static = from >= __start_emulator_shared && from + bytes <= __stop_emulator_shared;
-    return is_static || (dynamic != nullptr && from >= dynamic && from + bytes <= dynamic + launch.of.dynamic_shared_bytes);
+    return is_static || in_dynamic_shared(address, bytes);
 }
 
 } // namespace emulator
@@ -443,9 +477,11 @@ int emulator_launch(const Launch *given) {
     position.block_size = {block[0], block[1], block[2]};
     position.grid_size = {grid[0], grid[1], grid[2]};
     // Allocated for each launch with its exact size, so that AddressSanitizer detects accesses beyond its end.
+    // Swizzled patterns repeat after 1,024 bytes; the largest alignment that kernels ask for.
+    constexpr size_t ALIGNMENT = 1024;
     size_t room = (given->dynamic_shared_bytes + 15) / 16 * 16;
     if (!reserve_stacks(launch.thread_count) ||
-        (room > 0 && (dynamic_shared = aligned_alloc(16, room)) == nullptr)) {
+        (room > 0 && posix_memalign(&dynamic_shared, ALIGNMENT, room) != 0)) {
         fail("no memory for %d threads and %zu bytes of shared memory", launch.thread_count,
              given->dynamic_shared_bytes);
         return 1;

@@ -8,6 +8,7 @@
 //   - with a seed, blocks run in a shuffled order, and so do threads between two waits: a race changes the result;
 //   - a kernel that a thread leaves without calling begin_kernel (launch.cuh) ends the launch with an error;
 //   - an asynchronous copy is performed only when it is waited for; until then its target holds NaN;
+//   - products of a warpgroup and barriers with phases: see warpgroup.h;
 //   - built with AddressSanitizer, an access outside of a buffer or of shared memory is reported.
 //
 // One launch runs at a time: the caller holds a lock.
@@ -193,7 +194,12 @@ struct Kernel {
     int parameter_count;
     unsigned short parameter_bytes[MAX_PARAMETERS];
     int threads; // threads per block; 0: not registered, any number
+    size_t most_shared_bytes;
 };
+
+// Dynamic shared memory of a block: the smallest limit of the architectures that the kernels are compiled for, and that
+// of sm_90a for its kernels.
+constexpr size_t MOST_SHARED_BYTES = 99 << 10, MOST_SHARED_BYTES_90A = 227 << 10;
 
 // Number of threads from the arguments of __launch_bounds__.
 constexpr int bound_threads(int threads = 0, int = 0) { return threads; }
@@ -209,9 +215,9 @@ template <typename... Parameter, void (*function)(Parameter...)> struct Call<fun
         function(*static_cast<Parameter *>(arguments[I])...);
     }
     static void call(void *const *arguments) { unpack(arguments, typename Count<sizeof...(Parameter)>::Type()); }
-    static constexpr Kernel kernel(const char *name, int threads) {
+    static constexpr Kernel kernel(const char *name, int threads, size_t most_shared_bytes = MOST_SHARED_BYTES) {
         static_assert(sizeof...(Parameter) <= MAX_PARAMETERS, "more parameters than the table has room for");
-        return {name, call, int(sizeof...(Parameter)), {sizeof(Parameter)...}, threads};
+        return {name, call, int(sizeof...(Parameter)), {sizeof(Parameter)...}, threads, most_shared_bytes};
     }
 };
 
@@ -236,6 +242,9 @@ struct Launch {
 // A kernel and the arguments of its __launch_bounds__; a launch must use the same number of threads.
 #define EMULATED_KERNEL(function, ...)                                                                                \
     emulator::Call<&function>::kernel(#function, emulator::bound_threads(__VA_ARGS__))
+// A kernel for sm_90a alone, with its threads per block.
+#define EMULATED_KERNEL_90A(function, threads)                                                                        \
+    emulator::Call<&function>::kernel(#function, threads, emulator::MOST_SHARED_BYTES_90A)
 // Table of the kernels in kernels/<file>.cu, placed at its end.
 #define EMULATED_KERNELS(file, ...)                                                                                   \
     extern "C" const emulator::Kernel emulator_kernels_##file[] = {__VA_ARGS__, {}};

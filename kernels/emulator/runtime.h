@@ -24,8 +24,19 @@ int running_thread();
 __attribute__((format(printf, 2, 3))) void report(int line, const char *format, ...);
 
 bool in_shared_memory(const void *address, size_t bytes);
+bool in_dynamic_shared(const void *address, size_t bytes);
+
+// Makes the running thread wait until `is_over(what)` holds, which other threads bring about. `name` is used in the
+// message "waits at ...".
+void wait_until(bool (*is_over)(const void *what), const void *what, const char *name, int line);
 
 // Called when a block begins: no thread has copies in flight.
 void forget_copies(int thread_count);
+// The same for products, barriers and registers.
+void forget_products(int thread_count);
+
+// Called when a copy of the running thread has been performed, and when it returns.
+void note_copy(const void *to, size_t bytes);
+void check_products();
 
 } // namespace emulator

@@ -163,6 +163,7 @@ void wait_copies(int groups_under_way) {
         const Copy &copy = own.list[performed];
         memcpy(copy.to, copy.from, size_t(copy.valid_bytes));
         memset(static_cast<char *>(copy.to) + copy.valid_bytes, 0, size_t(copy.bytes - copy.valid_bytes));
+        note_copy(copy.to, size_t(copy.bytes));
     }
     own.count -= performed;
     memmove(own.list, own.list + performed, sizeof(Copy) * own.count);

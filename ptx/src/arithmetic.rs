@@ -231,7 +231,9 @@ pub(crate) fn decode(opcode: &str) -> Option<(Op, &'static [bool])> {
         "sub.s32" | "sub.u32" => b32!(|a, b| a.wrapping_sub(b)),
         "mul.lo.s32" | "mul.lo.u32" => b32!(|a, b| a.wrapping_mul(b)),
         "mad.lo.s32" | "mad.lo.u32" => t32!(|a, b, x| a.wrapping_mul(b).wrapping_add(x)),
+        "mul.hi.s32" => b32!(|a, b| ((i64::from(a as i32) * i64::from(b as i32)) >> 32) as u32),
         "mul.hi.u32" => b32!(|a, b| ((u64::from(a) * u64::from(b)) >> 32) as u32),
+        "prmt.b32" => t32!(permute),
         "mul.wide.s32" => b32to64!(|a, b| (i64::from(a as i32) * i64::from(b as i32)) as u64),
         "mul.wide.u32" => b32to64!(|a, b| u64::from(a) * u64::from(b)),
         "mul.wide.u16" => b32!(|a, b| (a & 0xffff) * (b & 0xffff)),
@@ -336,4 +338,20 @@ pub(crate) fn decode(opcode: &str) -> Option<(Op, &'static [bool])> {
         _ => return None,
     };
     Some((op, wides))
+}
+
+/// `prmt`: byte i of the result is the byte of b and a, of 8, that digit i of the selector names, or its sign.
+fn permute(a: u32, b: u32, selector: u32) -> u32 {
+    let bytes = u64::from(b) << 32 | u64::from(a);
+    let chosen = (0..4).map(|i| {
+        let digit = selector >> (4 * i) & 0xf;
+        let byte = (bytes >> (8 * (digit & 7))) as u8;
+        if digit & 8 == 0 { byte } else { (byte as i8 >> 7) as u8 }
+    });
+    chosen.enumerate().fold(0, |all, (i, byte)| all | u32::from(byte) << (8 * i))
+}
+
+#[test]
+fn bytes_are_permuted() {
+    assert_eq!(permute(0x8322_1100, 0x7766_5544, 0xb350), 0xff83_5500);
 }

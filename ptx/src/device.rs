@@ -67,6 +67,11 @@ impl Interpreter {
         Interpreter { kernels, options, timing, buffers: BTreeMap::new(), times: Vec::new() }
     }
 
+    /// Whether the program has a kernel of this name.
+    pub fn has(&self, kernel: &str) -> bool {
+        self.kernels.contains_key(kernel)
+    }
+
     /// Takes note of memory that was allocated.
     pub fn allocated(&mut self, address: u64, bytes: u64) {
         if bytes > 0 {

@@ -130,6 +130,11 @@ pub const SHARED_BASE: u32 = 1024;
 pub const PARAM_BASE: u64 = 4096;
 
 impl Kernel {
+    /// Whether its warps meet at barriers in shared memory, or its products run beside them.
+    pub(crate) fn is_asynchronous(&self) -> bool {
+        self.code.iter().any(|inst| inst.op.is_asynchronous())
+    }
+
     /// Source place and text of an instruction, such as `edge_pool.cu:80 in edge_pool.cu:120: ld.global.f32`.
     pub fn place(&self, pc: u32) -> String {
         let Some(inst) = self.code.get(pc as usize) else { return "start".into() };

@@ -12,12 +12,16 @@
 //!
 //! Modelled are warps of 32 lanes with a program counter each, of which those behind run first; barriers; shuffles, votes,
 //! `ldmatrix` and `mma.sync`; parameters as PTX declares them; `cp.async`, performed when it is waited for; and roundings.
+//! Of sm_90a: barriers in shared memory with their phases, and `wgmma` in bf16, performed when it is waited for, with both
+//! orders of its operands and the swizzle of 128 bytes; and registers that warps give up and take.
+//!
 //! Registers and shared memory begin as NaN. A launch reports accesses out of bounds, misaligned or uninitialised, races
 //! within a block and between blocks, accesses before `griddepcontrol.wait`, incomplete collectives and barriers,
-//! deadlocks, and grids, blocks and parameters that a driver refuses.
+//! registers and memory of products in flight, missing `wgmma.fence` and `fence.proxy.async`, deadlocks, and grids, blocks
+//! and parameters that a driver refuses.
 //!
-//! Not modelled are the compiler from PTX to machine code, caches and weak memory beyond that, clusters and TMA, the
-//! error of `ex2.approx`, and roundings of tensor cores. An unknown instruction is an error of the parser.
+//! Not modelled are the compiler from PTX to machine code, caches and weak memory beyond that, clusters and TMA, other
+//! swizzles, the error of `ex2.approx`, and roundings of tensor cores. An unknown instruction is an error of the parser.
 #![deny(missing_docs)]
 
 mod arithmetic;

@@ -106,6 +106,30 @@ pub enum Shuffle {
     Index,
 }
 
+/// Operands of a product of a warpgroup: `d [64, n] (+)= a [64, 16] b [n, 16]^T` in bf16.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Product {
+    /// Columns of d.
+    pub columns: u16,
+    /// Whether a lies in registers, as a fragment of each warp.
+    pub a_in_registers: bool,
+    /// Whether rows of a, in shared memory, lie side by side (M-major).
+    pub a_transposed: bool,
+    /// Whether rows of b lie side by side (N-major).
+    pub b_transposed: bool,
+}
+
+/// An instruction on a barrier in shared memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mbarrier {
+    /// Makes a barrier for a number of arrivals.
+    Init,
+    /// One arrival.
+    Arrive,
+    /// Waits for the end of a phase by its parity.
+    Wait,
+}
+
 type Unary<A, D> = fn(&A, &mut D);
 
 /// Operation of an instruction. The first variants are pure functions of register values.
@@ -163,6 +187,20 @@ pub enum Op {
     },
     CpCommit,
     CpWait,
+    /// `bar.warp.sync`.
+    WarpBar,
+    Mbarrier(Mbarrier),
+    /// `fence.proxy.async`.
+    ProxyFence,
+    Wgmma(Product),
+    WgmmaFence,
+    WgmmaCommit,
+    WgmmaWait,
+    /// `setmaxnreg`.
+    SetRegisters {
+        /// Whether registers are taken.
+        takes: bool,
+    },
     Pack {
         bits: u8,
     },
@@ -174,6 +212,23 @@ pub enum Op {
 impl Op {
     /// Whether lanes execute it together.
     pub(crate) fn is_collective(&self) -> bool {
-        matches!(self, Op::Shfl(_) | Op::Ballot { .. } | Op::Mma { .. } | Op::Ldmatrix { .. })
+        self.names_lanes() || self.is_of_warpgroup() || matches!(self, Op::Mma { .. } | Op::Ldmatrix { .. })
+    }
+
+    /// Whether its last source names the lanes that execute it together.
+    pub(crate) fn names_lanes(&self) -> bool {
+        matches!(self, Op::Shfl(_) | Op::Ballot { .. } | Op::WarpBar)
+    }
+
+    /// Whether the four warps of a warpgroup execute it together.
+    pub(crate) fn is_of_warpgroup(&self) -> bool {
+        matches!(self, Op::Wgmma(_) | Op::WgmmaFence | Op::WgmmaCommit | Op::WgmmaWait)
+    }
+
+    /// Whether a kernel with it needs clocks of its warps (`machine/clocks.rs`).
+    pub(crate) fn is_asynchronous(&self) -> bool {
+        let is_other =
+            matches!(self, Op::WarpBar | Op::Mbarrier(_) | Op::ProxyFence | Op::SetRegisters { .. });
+        self.is_of_warpgroup() || is_other
     }
 }

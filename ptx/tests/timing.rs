@@ -128,3 +128,48 @@ fn passes_through_shared_memory() {
     assert_eq!(wavefronts(&strided(32, 144), 16), 4);
     assert_eq!(wavefronts(&strided(32, 128), 16), 32);
 }
+
+/// Products of 32 columns by a warpgroup, `count` of them in each of `groups` groups, each of which is waited for.
+fn products(groups: usize, count: usize) -> [u32; 3] {
+    let mut body = String::from(
+        "mov.u32 %r1, %tid.x;\nmov.u32 %r2, tile;\nshl.b32 %r3, %r1, 5;\nadd.s32 %r3, %r3, %r2;\nst.shared.v4.u32 [%r3], \
+         {%r1, %r1, %r1, %r1};\nst.shared.v4.u32 [%r3+16], {%r1, %r1, %r1, %r1};\nfence.proxy.async.shared::cta;\nbar.sync \
+         0;\nshr.u32 %r4, %r2, 4;\ncvt.u64.u32 %rd2, %r4;\nmov.b64 %rd3, 4611686293305360384;\nor.b64 %rd2, %rd2, \
+         %rd3;\nsetp.ne.s32 %p1, %r1, 5000;\nwgmma.fence.sync.aligned;\n",
+    );
+    let sums = (0..16).map(|i| format!("%f{i}")).collect::<Vec<_>>().join(", ");
+    for _ in 0..groups {
+        for _ in 0..count {
+            body += &format!(
+                "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {{{sums}}}, {{%r1, %r1, %r1, %r1}}, %rd2, %p1, 1, 1, 0;\n"
+            );
+        }
+        body += "wgmma.commit_group.sync.aligned;\nwgmma.wait_group.sync.aligned 0;\n";
+    }
+    cycles(&(body + "st.global.f32 [%rd1], %f0;"), 128)
+}
+
+#[test]
+fn products_of_a_warpgroup_queue_up_until_they_are_waited_for() {
+    // 32 columns take 16 cycles, and the last of a group 40 more.
+    let once = products(1, 1);
+    for (groups, count, more) in [(1, 20, 19 * 16), (10, 1, 9 * (16 + 40)), (10, 2, 9 * (32 + 40) + 16)] {
+        for (time, once) in products(groups, count).into_iter().zip(once) {
+            about(time, once + more);
+        }
+    }
+}
+
+#[test]
+fn those_who_wait_for_a_phase_go_on_after_its_last_arrival() {
+    // The second warp waits until the first has loaded twice, and then loads itself.
+    let body = "mov.u32 %r1, %tid.x;\nmov.u32 %r2, tile;\nsetp.ne.s32 %p1, %r1, 0;\n@%p1 bra $made;\n\
+                mbarrier.init.shared::cta.b64 [%r2], 32;\n$made:\nbar.sync 0;\nsetp.ge.u32 %p2, %r1, 32;\n@%p2 bra $wait;\n\
+                ld.global.cg.u64 %rd2, [%rd1];\nld.global.cg.u64 %rd3, [%rd2];\nst.shared.u64 [%r2+8], %rd3;\n\
+                mbarrier.arrive.shared::cta.b64 _, [%r2];\nbra $end;\n$wait:\nmov.u32 %r3, 0;\n\
+                mbarrier.try_wait.parity.shared::cta.b64 %p3, [%r2], %r3;\nld.shared.u64 %rd4, [%r2+8];\n\
+                ld.global.cg.u64 %rd5, [%rd4];\nst.global.u64 [%rd1], %rd5;\n$end:\n";
+    for time in cycles(body, 64) {
+        about(time, 3 * 270 + 20 + 30 + 20);
+    }
+}

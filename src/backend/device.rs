@@ -110,6 +110,7 @@ pub(crate) fn run_kernels<T: BackendTask>(
 ) -> Result<T::Output> {
     match format {
         Format::Bf16 => task.run(Cuda::new(device, StoredFormat::BF16)?),
+        Format::Bf16Warpgroup => task.run(Cuda::new(device, StoredFormat::BF16_WARPGROUP)?),
         Format::Fp32 => task.run(Cuda::new(device, StoredFormat::FP32)?),
         Format::Bf16x3 => task.run(Cuda::new(device, StoredFormat::BF16X3)?),
     }

@@ -86,7 +86,7 @@ impl Ceilings {
     pub fn floor_ms(&self, cost: Cost, format: Format) -> f64 {
         let tflop_per_s = match format {
             Format::Fp32 => self.fp32_tflop_per_s,
-            Format::Bf16 => self.bf16_tflop_per_s,
+            Format::Bf16 | Format::Bf16Warpgroup => self.bf16_tflop_per_s,
             // Each product is three products in bf16.
             Format::Bf16x3 => self.bf16_tflop_per_s / 3.0,
         };

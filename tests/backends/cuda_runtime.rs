@@ -207,6 +207,7 @@ fn run(
     let plain = Steered { adam: Adam::new(1e-3), first_step: 0 };
     match format {
         Format::Bf16 => run_as(config, StoredFormat::BF16, steps, &plain, count, resumed),
+        Format::Bf16Warpgroup => run_as(config, StoredFormat::BF16_WARPGROUP, steps, &plain, count, resumed),
         Format::Fp32 => run_as(config, StoredFormat::FP32, steps, &plain, count, resumed),
         Format::Bf16x3 => run_as(config, StoredFormat::BF16X3, steps, &plain, count, resumed),
     }

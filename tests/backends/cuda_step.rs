@@ -85,6 +85,9 @@ pub(crate) fn step_of<B: Backend>(
 fn step_in(config: ModelConfig, format: Format, seed: Option<u64>, batch: &GraphBatch) -> Option<Step> {
     Some(match format {
         Format::Bf16 => step_of(config, backend(seed, StoredFormat::BF16)?, batch, LossKind::Ranking),
+        Format::Bf16Warpgroup => {
+            step_of(config, backend(seed, StoredFormat::BF16_WARPGROUP)?, batch, LossKind::Ranking)
+        }
         Format::Fp32 => step_of(config, backend(seed, StoredFormat::FP32)?, batch, LossKind::Ranking),
         Format::Bf16x3 => step_of(config, backend(seed, StoredFormat::BF16X3)?, batch, LossKind::Ranking),
     })
@@ -236,4 +239,26 @@ fn evaluation_agrees_with_the_reference() {
     let want = Model::new(reference, SMALL, &tensors, batch.size()).expect("a model").embed(&batch);
     let tolerance = Tolerance { absolute: 2e-6, relative: 2e-5 };
     assert_close("embedding", &got.expect("embeddings"), &want.expect("embeddings"), tolerance);
+}
+
+/// A step whose products are all by warpgroups.
+#[test]
+fn a_step_by_warpgroups_is_close_to_the_reference() {
+    let runs = |device: Device| StoredFormat::BF16_WARPGROUP.runs_on(&device);
+    if !kernel_device(None).is_some_and(runs) {
+        println!("skipped: no device multiplies by warpgroups");
+        return;
+    }
+    for config in CONFIGS {
+        let batch = random_batch(config, SHAPE, 1);
+        let want = step_of(config, Reference::<f64>::new(), &batch, LossKind::Ranking);
+        let got = step_in(config, Format::Bf16Warpgroup, Some(3), &batch).expect("a device, as before");
+        let (mut off, mut of) = (0.0, 0.0);
+        for (got, want) in got.embedding.iter().zip(&want.embedding) {
+            off += f64::from(got - want).powi(2);
+            of += f64::from(*want).powi(2);
+        }
+        assert!(off < 2e-2f64.powi(2) * of, "embeddings {:.1e} apart", (off / of).sqrt());
+        assert!(got.next.iter().all(|(_, tensor)| tensor.values.iter().all(|value| value.is_finite())));
+    }
 }

@@ -86,6 +86,7 @@ fn a_step_of_each_format_is_close_to_the_reference() {
             let observer = device.observer();
             let got = match format {
                 Format::Bf16 => step_on(StoredFormat::BF16, device, &batch),
+                Format::Bf16Warpgroup => step_on(StoredFormat::BF16_WARPGROUP, device, &batch),
                 Format::Fp32 => step_on(StoredFormat::FP32, device, &batch),
                 Format::Bf16x3 => step_on(StoredFormat::BF16X3, device, &batch),
             };

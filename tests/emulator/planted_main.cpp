@@ -1,4 +1,4 @@
-// Runs one kernel of planted.cu on 3 blocks of 256 threads: planted_main KERNEL SEED. Prints its output, one value per
+// Runs one kernel of planted.cu or warpgroup_planted.cu on 3 blocks of 256 threads: planted_main KERNEL SEED. Prints its output, one value per
 // line, or `error: ` and the emulator's message.
 
 #include "emulator/emulator.h"
@@ -6,8 +6,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-extern "C" const emulator::Kernel emulator_kernels_planted[];
-const emulator::Kernel *const emulator_tables[] = {emulator_kernels_planted, nullptr};
+extern "C" const emulator::Kernel emulator_kernels_planted[], emulator_kernels_warpgroup_planted[];
+const emulator::Kernel *const emulator_tables[] = {emulator_kernels_planted, emulator_kernels_warpgroup_planted, nullptr};
 
 int main(int argument_count, char **arguments) {
     if (argument_count != 3) {
@@ -34,6 +34,7 @@ int main(int argument_count, char **arguments) {
     }
     uint64_t seed = strtoull(arguments[2], nullptr, 10);
     size_t dynamic_bytes = strstr(arguments[1], "dynamic") != nullptr ? sizeof(float) * THREADS : 0;
+    dynamic_bytes = strstr(arguments[1], "warpgroup") != nullptr ? 128 << 10 : dynamic_bytes;
     const emulator::Launch launch = {kernel, {BLOCKS, 1, 1}, {THREADS, 1, 1}, dynamic_bytes, parameters, bytes, 2, seed,
                                      message, sizeof message};
     int failed = emulator_launch(&launch);

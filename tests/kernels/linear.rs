@@ -5,7 +5,7 @@ use crate::support::agreement::{
     agree, agree_in_orders, agree_in_two_orders, agree_once, assert_same_bits, outputs_once, with,
 };
 use crate::support::calculus::{central_differences, weighted_sum};
-use crate::support::cases::{FORMATS, check, no_device, rows, seeds};
+use crate::support::cases::{FORMATS, check, no_device, product_formats, rows, seeds};
 use crate::support::{ROWS, Values, assert_within, devices, spare};
 use half::bf16;
 use scenerank::backend::cuda::device::Device;
@@ -35,7 +35,7 @@ fn sizes(rows: usize, inputs: usize, outputs: usize, format: Format, seed: u64) 
 
 /// Position of x among columns that no kernel may read.
 fn part(product: Product) -> Part {
-    let multiple = if product.format == Format::Bf16 { bf16::ROW_MULTIPLE } else { f32::ROW_MULTIPLE };
+    let multiple = if product.format.is_stored_in_bf16() { bf16::ROW_MULTIPLE } else { f32::ROW_MULTIPLE };
     let start = product.rows % 5 * multiple;
     Part { start, of: start + product.inputs + product.rows % 3 }
 }
@@ -175,10 +175,11 @@ fn parts_of_wider_matrices_are_read_and_written() {
     // The second shape is at multiples of 16 bytes, where copies are wide. The last ones have their split inside a tile
     // and beyond it.
     for (rows, width, hidden) in [(70, 21, 34), (70, 20, 36), (300, 8, 70)] {
-        for format in FORMATS {
+        for format in product_formats() {
             let product = sizes(rows, width, 2 * hidden, format, 3);
             match format {
                 Format::Bf16 => check_parts(product, hidden, StoredFormat::BF16),
+                Format::Bf16Warpgroup => check_parts(product, hidden, StoredFormat::BF16_WARPGROUP),
                 Format::Fp32 => check_parts(product, hidden, StoredFormat::FP32),
                 Format::Bf16x3 => check_parts(product, hidden, StoredFormat::BF16X3),
             }
@@ -298,7 +299,12 @@ fn two_products_in_a_launch_have_the_bits_of_each() {
             }
         },
     );
-    for format in FORMATS {
+    for format in product_formats() {
+        two_agree(
+            device,
+            1,
+            Types { rows: [70, 9], room: [0, 64], inputs: 21, hidden: 80, format, seed: 12 },
+        );
         two_agree(device, 1, Types { rows: [0, 0], room: [0, 0], inputs: 5, hidden: 3, format, seed: 11 });
     }
     // Grids for so many rows that the larger tile is used, once because of the first product and once because of the
@@ -313,7 +319,7 @@ fn two_products_in_a_launch_have_the_bits_of_each() {
 #[test]
 fn a_gradient_in_many_parts_has_the_same_bits_each_time() {
     for device in devices().iter().take(1) {
-        for format in FORMATS {
+        for format in product_formats() {
             let [case, ..] = backwards(sizes(2000, 40, 30, format, 2));
             let (_, parts) = outputs_once(device, &case, 0);
             assert!(parts > 40 * 30, "so many rows are split");

@@ -33,13 +33,13 @@ fn sizes(format: Format, (rows, inputs, half): (usize, usize, usize), seed: u64)
 /// The weight is the second matrix. Rows have no padding in single precision.
 fn forward(of: UnitProduct) -> Case {
     let (case, Product { format, inputs, .. }) = (unit::forward(of), of.product);
-    if format == Format::Bf16 { with_poisoned_padding::<bf16>(case, 1, inputs) } else { case }
+    if format.is_stored_in_bf16() { with_poisoned_padding::<bf16>(case, 1, inputs) } else { case }
 }
 
 /// The weight is the third matrix.
 fn backward(of: UnitProduct) -> Case {
     let (case, Product { format, inputs, .. }) = (unit::backward(of), of.product);
-    if format == Format::Bf16 { with_poisoned_padding::<bf16>(case, 2, inputs) } else { case }
+    if format.is_stored_in_bf16() { with_poisoned_padding::<bf16>(case, 2, inputs) } else { case }
 }
 
 fn agrees(sizes_of: (usize, usize, usize), seed: u64) {

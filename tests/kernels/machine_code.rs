@@ -3,6 +3,7 @@
 //! - from sm_90 on, where launches overlap, nothing is loaded as constant data: such loads may return what the launch ahead
 //!   has since overwritten;
 //! - products run on the tensor cores, with asynchronous copies and matrix loads;
+//! - products of warpgroups run beside their threads (HGMMA), with few other instructions, and many copies in flight;
 //! - no kernel uses a stack.
 //!
 //! The machine code is complete: every kernel that the build lists in `kernel_resources.csv` is found in the fat binaries,
@@ -117,7 +118,9 @@ fn all_kernels() -> Option<(Kernels, Vec<String>)> {
             scope.spawn(|| {
                 while let Some(file) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let kernels = parse(&dump(&cuobjdump, "-sass", file));
-                    assert!(!kernels.is_empty(), "{}: no kernels", file.display());
+                    // Only code for sm_90a has kernels for warpgroups.
+                    let may_be_empty = file.to_string_lossy().contains("_warpgroup_");
+                    assert!(!kernels.is_empty() || may_be_empty, "{}: no kernels", file.display());
                     let loads = constant_loads(&dump(&cuobjdump, "-ptx", file));
                     let mut all = all.lock().expect("no thread panics with it");
                     all.0.extend(kernels);
@@ -168,14 +171,60 @@ fn problems(arch: &str, kernel: &str, code: &Code) -> Vec<String> {
     if let Some(name) = code.iter().find(|name| ["LDL", "STL"].contains(&operation(name))) {
         problem(format!("{name}: a stack"));
     }
+    let is_of_warpgroup = kernel.contains("_128x");
     if kernel.starts_with("linear_") && !kernel.contains("fp32") {
-        for wanted in ["HMMA", "LDSM", "LDGSTS"] {
+        let wanted = if is_of_warpgroup {
+            &["HGMMA", "LDSM", "LDGSTS", "FENCE"][..]
+        } else {
+            &["HMMA", "LDSM", "LDGSTS"]
+        };
+        for wanted in wanted {
             if position(wanted).is_none() {
                 problem(format!("no {wanted}"));
             }
         }
     }
+    if is_of_warpgroup {
+        if position("HMMA").is_some() {
+            problem("HMMA where a warpgroup multiplies".to_string());
+        }
+        for (slots, products) in loops_of_products(code) {
+            if slots > MOST_SLOTS * products {
+                problem(format!("{slots} instructions for {products} HGMMA"));
+            }
+        }
+        let copies = copies_in_flight(code);
+        if copies < LEAST_COPIES {
+            problem(format!("{copies} copies before a wait"));
+        }
+    }
     problems
+}
+
+/// Instructions of a consumer's loop for each product. The tensor cores take 76 cycles for one of 152 columns, and a scheduler
+/// issues for two consumers in twice that time.
+const MOST_SLOTS: usize = 48;
+/// Copies of a producer's thread between two waits: 8 rows of one operand, and at least 9 of the other.
+const LEAST_COPIES: usize = 17;
+
+/// For each loop of products, the instructions from the wait for a full stage to the wait for the products, and the number of
+/// these products.
+fn loops_of_products(code: &Code) -> Vec<(usize, usize)> {
+    let is_product = |name: &String| operation(name) == "HGMMA";
+    let (mut loops, mut rest) = (Vec::new(), 0);
+    while let Some(first) = code[rest..].iter().position(is_product).map(|at| rest + at) {
+        let begin = code[..first].iter().rposition(|name| name.starts_with("SYNCS.PHASECHK")).unwrap_or(0);
+        let end = code[first..].iter().position(|name| name.starts_with("WARPGROUP.DEPBAR"));
+        rest = end.map_or(code.len(), |end| first + end);
+        loops.push((rest - begin, code[begin..rest].iter().filter(|name| is_product(name)).count()));
+    }
+    loops
+}
+
+/// Largest number of copies that no wait separates.
+fn copies_in_flight(code: &Code) -> usize {
+    let parts = code.split(|name| ["DEPBAR", "SYNCS", "BAR"].contains(&operation(name)));
+    parts.map(|part| part.iter().filter(|name| operation(name) == "LDGSTS").count()).max().unwrap_or(0)
 }
 
 /// Architecture and name of every kernel that the build compiled, from ptxas's log.
@@ -225,6 +274,27 @@ fn defects_of_machine_code_are_found() {
             let found = wanted(arch, instructions);
             assert!(found.len() == 1 && found[0].contains(part), "{part:?} in {found:?} on {arch}");
         }
+    }
+    let product = |instructions: &str| {
+        let listing: String = instructions.split(' ').map(|name| format!("/*0010*/ {name} R2 ;\n")).collect();
+        let kernels = parse(&format!("\t.target\tsm_90a\n\tFunction : linear_planted_128x256\n{listing}"));
+        kernels.iter().flat_map(|((arch, kernel), code)| problems(arch, kernel, code)).collect::<Vec<_>>()
+    };
+    let copies = ["LDGSTS"; LEAST_COPIES].join(" ");
+    let head = format!("ACQBULK PREEXIT {copies} FENCE SYNCS.PHASECHK LDSM");
+    assert_eq!(product(&format!("{head} HGMMA HGMMA WARPGROUP.DEPBAR")), [""; 0]);
+    let many = ["FFMA"; 2 * MOST_SLOTS].join(" ");
+    for (instructions, part) in [
+        (format!("{head} HGMMA HMMA WARPGROUP.DEPBAR"), "HMMA where a warpgroup multiplies"),
+        (format!("{head} {many} HGMMA HGMMA WARPGROUP.DEPBAR"), "instructions for 2 HGMMA"),
+        (format!("{head} WARPGROUP.DEPBAR"), "no HGMMA"),
+        (
+            format!("{} HGMMA WARPGROUP.DEPBAR", head.replacen("LDGSTS", "LDGSTS DEPBAR", 1)),
+            "copies before a wait",
+        ),
+    ] {
+        let found = product(&instructions);
+        assert!(found.len() == 1 && found[0].contains(part), "{part:?} in {found:?}");
     }
     assert_eq!(wanted("sm_80", "LDG.E.64.CONSTANT STG.E"), [""; 0], "launches do not overlap");
     let ptx = |target: &str| format!(".version 8.8\n.target {target}\n ld.global.nc.u32 %r1, [%rd1];\n");

@@ -27,6 +27,7 @@ mod limits;
 mod linear;
 mod linear_states;
 mod linear_unit;
+mod linear_warpgroup;
 mod rank_merge;
 mod readout_loss;
 mod row_correlations;

@@ -203,9 +203,11 @@ impl Machine<'_> {
                     }
                 }
                 self.shared_state[to..to + bytes].fill(WRITTEN);
+                self.note_generic_write(to, copy.bytes);
+                let clock = self.clock(thread);
                 for cell in &mut self.shared_cells[to..to + bytes] {
                     cell.writer = (thread.index + 1) as u16;
-                    cell.write_epoch = self.epoch;
+                    cell.write_epoch = clock;
                 }
             }
         }

@@ -10,7 +10,7 @@ impl Machine<'_> {
     /// Lanes that must reach a collective, by what the lanes of `mask` name.
     pub(super) fn needed(&mut self, inst: &Inst, mask: u32, pc: u32, warp: &Warp) -> u32 {
         let first = mask.trailing_zeros() as usize;
-        if !matches!(inst.op, Op::Shfl(_) | Op::Ballot { .. }) {
+        if !inst.op.names_lanes() {
             if warp.exited != 0 {
                 let thread = warp.thread(pc, first);
                 self.find("an aligned collective without all lanes", thread, String::new);
@@ -70,6 +70,13 @@ impl Machine<'_> {
             }
             Op::Mma { tf32 } => self.multiply(inst, tf32, warp),
             Op::Ldmatrix { transposed } => self.load_matrix(inst, transposed, pc, warp),
+            Op::WarpBar => {
+                // Lanes that stay away are not ordered.
+                if let Some(clocks) = self.clocks.as_mut().filter(|_| mask | warp.exited == u32::MAX) {
+                    clocks.meet(warp.first as usize / 32);
+                }
+            }
+            op if op.is_of_warpgroup() => self.warpgroup(inst, pc, warp),
             _ => unreachable!("a collective"),
         }
     }

@@ -71,7 +71,7 @@ impl Machine<'_> {
 }
 
 impl ProductSum {
-    fn sum(self, c: f32, a: &[f32], b: &[f32]) -> f32 {
+    pub(super) fn sum(self, c: f32, a: &[f32], b: &[f32]) -> f32 {
         let pairs = a.iter().zip(b);
         if self == ProductSum::Sequential {
             return pairs.fold(c, |sum, (a, b)| sum + a * b);

@@ -2,22 +2,29 @@
 //! warp run together while they are at one instruction; lanes that are behind run first.
 
 mod access;
+mod clocks;
 mod collective;
+mod descriptor;
 mod global;
+mod mbarrier;
 mod mma;
 mod shared;
 mod step;
 mod warp;
+mod wgmma;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::finding::{Finding, Findings};
 use crate::kernel::Kernel;
 use crate::memory::Buffer;
 use crate::timing::{LaunchTime, Timing};
+use clocks::Clocks;
 use global::Fences;
+use mbarrier::Barrier;
 use shared::SharedCell;
 use warp::{Thread, Warp};
+use wgmma::Together;
 
 pub use mma::ProductSum;
 pub use warp::Registers;
@@ -145,6 +152,16 @@ struct Machine<'a> {
     /// State of each byte of shared memory (`shared.rs`).
     shared_state: Vec<u8>,
     shared_cells: Vec<SharedCell>,
+    /// Clocks of the running block's warps, if its warps meet at barriers in shared memory.
+    clocks: Option<Clocks>,
+    /// Those barriers, by offset in shared memory.
+    barriers: BTreeMap<usize, Barrier>,
+    /// Products in flight that read each pair of bytes of shared memory. Empty in kernels without clocks.
+    product_reads: Vec<u16>,
+    /// By group of four warps: what its warps execute together.
+    together: Vec<Vec<Together>>,
+    /// By warp: registers of each of its threads (`setmaxnreg`).
+    granted: Vec<u32>,
     /// Barriers that the running block has passed, plus one.
     epoch: u32,
     block_index: [u32; 3],
@@ -185,6 +202,11 @@ impl<'a> Machine<'a> {
             shared: vec![0; bytes],
             shared_state: vec![0; bytes],
             shared_cells: vec![SharedCell::default(); bytes],
+            clocks: None,
+            barriers: BTreeMap::new(),
+            product_reads: Vec::new(),
+            together: Vec::new(),
+            granted: Vec::new(),
             epoch: 1,
             block_index: [0; 3],
             block_linear: 0,
@@ -239,12 +261,20 @@ impl<'a> Machine<'a> {
         self.atomics = false;
         self.acquired = false;
         let count = self.threads.div_ceil(32) as usize;
+        if self.kernel.is_asynchronous() {
+            self.clocks = Some(Clocks::new(count, self.shared.len()));
+            self.barriers.clear();
+            self.product_reads = vec![0; self.shared.len().div_ceil(2)];
+            self.together.clear();
+            self.granted = vec![wgmma::registers_at_launch(self.threads); count];
+        }
         let mut warps: Vec<Warp> = (0..count).map(|i| self.start_warp(i as u32)).collect();
         loop {
             let mut progressed = false;
             let salt = u64::from(self.epoch) << 32 | u64::from(self.block_linear);
             for i in shuffled(count, self.options.seed, salt) {
                 let warp = &mut warps[i];
+                self.look_again(warp);
                 if warp.running != 0 {
                     progressed = true;
                     self.run_warp(warp);
@@ -260,6 +290,7 @@ impl<'a> Machine<'a> {
                 break;
             }
         }
+        warps.iter().for_each(|warp| self.check_products(warp));
         if let Some(timing) = &mut self.timing {
             timing.end_block(warps.iter_mut().filter_map(|warp| warp.time.as_deref_mut()).collect());
         }
@@ -272,6 +303,9 @@ impl<'a> Machine<'a> {
     /// Lets all warps go on that wait at the block's barrier.
     fn pass_barrier(&mut self, warps: &mut [Warp]) {
         self.epoch += 1;
+        if let Some(clocks) = &mut self.clocks {
+            clocks.barrier();
+        }
         if let Some(timing) = &mut self.timing {
             let mut pc = 0;
             let waiting = warps.iter_mut().filter(|warp| warp.exited != u32::MAX);
@@ -305,11 +339,11 @@ impl<'a> Machine<'a> {
 
     fn report_deadlock(&mut self, warps: &[Warp]) {
         let warp = warps.iter().find(|warp| !warp.is_blocked()).expect("one is stuck");
-        let lane = warp.waiting.trailing_zeros().min(31) as usize;
+        let lane = (warp.waiting | warp.at_phase).trailing_zeros().min(31) as usize;
         self.find("deadlock", warp.thread(warp.pcs[lane], lane), || {
             format!(
-                "at a barrier {:#x}, returned {:#x}, waiting {:#x}",
-                warp.at_bar, warp.exited, warp.waiting
+                "at a barrier {:#x}, returned {:#x}, waiting {:#x}, for the end of a phase {:#x}",
+                warp.at_bar, warp.exited, warp.waiting, warp.at_phase
             )
         });
         self.failed = true;

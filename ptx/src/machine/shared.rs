@@ -56,15 +56,20 @@ impl Machine<'_> {
             };
             self.find(what, thread, || format!("{bytes} bytes at {place}"));
         }
+        if !self.barriers.is_empty() {
+            self.check_no_barrier(place, bytes, thread);
+        }
         if !self.options.races {
             return;
         }
+        self.note_clocked_read(place, bytes, thread);
         let me = (thread.index + 1) as u16;
-        let epoch = self.epoch;
+        let epoch = self.clock(thread);
         for byte in (place..place + bytes as usize).step_by(stride(bytes)) {
+            let cell = self.shared_cells[byte];
+            let (writer, written) = (cell.writer, cell.write_epoch);
+            let race = writer != 0 && writer != me && !self.is_before(u32::from(writer) - 1, written, thread);
             let cell = &mut self.shared_cells[byte];
-            let writer = cell.writer;
-            let race = writer != 0 && writer != me && cell.write_epoch == epoch;
             if cell.read_epoch != epoch {
                 cell.read_epoch = epoch;
                 cell.reader = me;
@@ -88,22 +93,44 @@ impl Machine<'_> {
                 format!("{bytes} bytes at {place}")
             });
         }
+        if !self.barriers.is_empty() {
+            self.check_no_barrier(place, bytes, thread);
+        }
+        if self.product_reads.iter().skip(place / 2).take(bytes.div_ceil(2) as usize).any(|&reads| reads > 0)
+        {
+            self.find("shared write of a factor of a product in flight", thread, || {
+                format!("{bytes} bytes at {place}")
+            });
+        }
+        self.note_generic_write(place, bytes);
         if !self.options.races {
             return;
         }
         let me = (thread.index + 1) as u16;
-        let epoch = self.epoch;
+        let epoch = self.clock(thread);
         for byte in (place..place + bytes as usize).step_by(stride(bytes)) {
+            let before = self.shared_cells[byte];
+            let follows = |clock: u32, other: u16| self.is_before(u32::from(other) - 1, clock, thread);
+            let two_writes =
+                before.writer != 0 && before.writer != me && !follows(before.write_epoch, before.writer);
+            if let Some(reader) = self.unordered_reader(byte, thread) {
+                self.find("race in shared memory: write after read", thread, || {
+                    format!("byte {byte}, read by thread {reader}")
+                });
+            }
             let cell = &mut self.shared_cells[byte];
-            let before = *cell;
             cell.writer = me;
             cell.write_epoch = epoch;
-            if before.writer != 0 && before.writer != me && before.write_epoch == epoch {
+            if two_writes {
                 self.find("race in shared memory: two writes", thread, || {
                     format!("byte {byte}, written by thread {}", before.writer - 1)
                 });
             }
-            if before.read_epoch == epoch && before.reader != 0 && before.reader != me {
+            if self.clocks.is_none()
+                && before.read_epoch == epoch
+                && before.reader != 0
+                && before.reader != me
+            {
                 self.find("race in shared memory: write after read", thread, || match before.reader {
                     MANY => format!("byte {byte}, read by several threads"),
                     reader => format!("byte {byte}, read by thread {}", reader - 1),

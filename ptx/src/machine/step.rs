@@ -28,6 +28,36 @@ impl Machine<'_> {
         }
     }
 
+    /// Executes an instruction that may wait for other warps. Returns the lanes that have to wait.
+    fn meet_others(&mut self, inst: &Inst, lanes: u32, pc: u32, warp: &mut Warp) -> u32 {
+        match inst.op {
+            Op::Mbarrier(kind) => self.mbarrier(inst, kind, lanes, pc, warp),
+            Op::SetRegisters { takes } => {
+                let waits = lanes != 0 && self.set_registers(inst, takes, lanes, pc, warp);
+                if waits { lanes } else { 0 }
+            }
+            _ => 0,
+        }
+    }
+
+    /// Lets the lanes go on whose phase has ended, or for which there are registers now.
+    pub(super) fn look_again(&mut self, warp: &mut Warp) {
+        if warp.at_phase == 0 {
+            return;
+        }
+        let waiting = std::mem::take(&mut warp.at_phase);
+        let pc = warp.pcs[waiting.trailing_zeros() as usize];
+        let here =
+            lanes(waiting).filter(|&lane| warp.pcs[lane] == pc).fold(0, |all, lane| all | 1u32 << lane);
+        let kernel = self.kernel;
+        let inst = &kernel.code[pc as usize];
+        let still = self.meet_others(inst, here, pc, warp);
+        let passed = here & !still;
+        warp.at_phase = waiting & !passed;
+        warp.running |= passed;
+        warp.go_to(passed, pc + 1);
+    }
+
     /// Runs the lanes that are furthest behind, until they part, stop, or reach the next ones.
     fn run_lanes_behind(&mut self, warp: &mut Warp) {
         let kernel = self.kernel;
@@ -52,6 +82,9 @@ impl Machine<'_> {
                 && (taken == 0 || !inst.op.is_collective())
             {
                 timing.step(time, inst, Issue { pc, taken, mask }, &warp.registers);
+            }
+            if taken != 0 && warp.products.is_some() && !inst.op.is_of_warpgroup() {
+                self.note_registers(inst, pc, warp);
             }
             match self.execute(inst, taken, &mut mask, pc, warp) {
                 Next::Instruction => pc += 1,
@@ -109,7 +142,18 @@ impl Machine<'_> {
                     return Next::Schedule;
                 }
             }
-            Op::Shfl(_) | Op::Ballot { .. } | Op::Mma { .. } | Op::Ldmatrix { .. } => {
+            Op::Mbarrier(_) | Op::SetRegisters { .. } => {
+                let waiting = self.meet_others(inst, taken, pc, warp);
+                if waiting != 0 {
+                    warp.at_phase |= waiting;
+                    warp.running &= !waiting;
+                    warp.go_to(*mask, pc + 1);
+                    warp.go_to(waiting, pc);
+                    return Next::Schedule;
+                }
+            }
+            Op::ProxyFence => lanes(taken).for_each(|lane| self.fence_proxy(warp.thread(pc, lane))),
+            op if op.is_collective() => {
                 if taken != 0 {
                     if self.needed(inst, taken, pc, warp) == taken {
                         self.collective(inst, taken, pc, warp);
@@ -157,6 +201,9 @@ impl Machine<'_> {
     fn exit(&mut self, taken: u32, pc: u32, warp: &mut Warp) {
         for lane in lanes(taken) {
             let thread = warp.thread(pc, lane);
+            if lane == 0 && warp.products.as_ref().is_some_and(|products| products.are_in_flight()) {
+                self.find("return with products in flight", thread, String::new);
+            }
             if !warp.copies[lane].is_empty() {
                 self.find("return with asynchronous copies in flight", thread, String::new);
                 warp.copies[lane].clear();

@@ -1,6 +1,7 @@
 //! State of a warp.
 
 use super::Machine;
+use super::wgmma::Products;
 use crate::kernel::{NONE, PARAM_BASE, Pool, Reg, SHARED_BASE};
 use crate::operation::{V32, V64, lanes};
 use crate::timing::WarpTime;
@@ -53,6 +54,13 @@ pub(super) struct Thread {
     pub fences: u16,
 }
 
+impl Thread {
+    /// Index of its warp in the block.
+    pub fn warp(self) -> usize {
+        self.index as usize / 32
+    }
+}
+
 /// An asynchronous copy in flight.
 pub(super) struct AsyncCopy {
     /// Place in shared memory.
@@ -79,6 +87,8 @@ pub(super) struct Warp {
     pub at_bar: u32,
     /// Lanes at a collective.
     pub waiting: u32,
+    /// Lanes that wait for the end of a phase of a barrier in shared memory, or for registers.
+    pub at_phase: u32,
     /// Lanes that have returned or do not exist.
     pub exited: u32,
     pub registers: Registers,
@@ -90,6 +100,8 @@ pub(super) struct Warp {
     pub fences: [u16; 32],
     /// Lanes that have waited for the launch ahead.
     pub begun: u32,
+    /// Products beside the warp, in kernels that have them.
+    pub products: Option<Box<Products>>,
     pub time: Option<Box<WarpTime>>,
 }
 
@@ -140,12 +152,14 @@ impl Machine<'_> {
             running,
             at_bar: 0,
             waiting: 0,
+            at_phase: 0,
             exited: !running,
             registers,
             copies: (0..32).map(|_| Vec::new()).collect(),
             groups: [0; 32],
             fences: [0; 32],
             begun: 0,
+            products: self.clocks.as_ref().map(|_| Products::new(kernel.regs32)),
             time: self.timing.as_ref().map(|_| Box::new(WarpTime::new(kernel))),
         }
     }

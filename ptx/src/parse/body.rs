@@ -35,6 +35,8 @@ struct Class {
 /// Names in scope while instructions are decoded.
 pub(super) struct Body<'a> {
     classes: HashMap<String, Class>,
+    /// Registers with a name of their own, of inline assembly. Blocks that declare the same name share the register.
+    named: HashMap<String, Reg>,
     regs32: u32,
     regs64: u32,
     pool: Vec<(Reg, Pool)>,
@@ -69,6 +71,9 @@ impl Body<'_> {
 
     /// Declared register with this name.
     pub(super) fn register(&self, text: &str) -> Option<Reg> {
+        if let Some(&reg) = self.named.get(text) {
+            return Some(reg);
+        }
         let digits = text.find(|c: char| c.is_ascii_digit())?;
         let class = self.classes.get(&text[..digits])?;
         let index: u32 = text[digits..].parse().ok()?;
@@ -114,10 +119,14 @@ impl Body<'_> {
     fn declare_registers(&mut self, declaration: &str) -> Option<()> {
         let declaration = declaration.trim().trim_end_matches(';');
         let (kind, declared) = declaration.split_once(char::is_whitespace)?;
-        let (prefix, count) = declared.trim().split_once('<')?;
-        let count: u32 = count.trim_end_matches('>').parse().ok()?;
         let wide = matches!(kind, ".b64" | ".f64" | ".u64" | ".s64");
         let file = if wide { &mut self.regs64 } else { &mut self.regs32 };
+        let Some((prefix, count)) = declared.trim().split_once('<') else {
+            let reg = *self.named.entry(declared.trim().to_string()).or_insert(Reg { wide, at: *file });
+            *file += u32::from(reg.at == *file);
+            return (reg.wide == wide).then_some(());
+        };
+        let count: u32 = count.trim_end_matches('>').parse().ok()?;
         self.classes.insert(prefix.to_string(), Class { wide, base: *file, count });
         *file += count;
         Some(())
@@ -186,6 +195,7 @@ impl Body<'_> {
 pub(super) fn parse_body(entry: Entry<'_>) -> Result<Kernel, String> {
     let mut body = Body {
         classes: HashMap::new(),
+        named: HashMap::new(),
         regs32: 0,
         regs64: 0,
         pool: Vec::new(),

@@ -1,19 +1,20 @@
 //! Decodes one instruction.
 
 use super::body::{Body, immediate};
+use super::warpgroup;
 use crate::arithmetic;
 use crate::kernel::{Inst, NONE, Pool, Reg};
 use crate::operation::{Access, Op, Shuffle, Space};
 
 /// Opcode, its parts, and the operands of an instruction.
-struct Text<'a> {
-    opcode: &'a str,
-    parts: Vec<&'a str>,
-    operands: Vec<String>,
+pub(super) struct Text<'a> {
+    pub opcode: &'a str,
+    pub parts: Vec<&'a str>,
+    pub operands: Vec<String>,
 }
 
 impl Text<'_> {
-    fn operand(&self, i: usize) -> Result<&str, String> {
+    pub fn operand(&self, i: usize) -> Result<&str, String> {
         self.operands.get(i).map(String::as_str).ok_or_else(|| format!("operand {i} is missing"))
     }
 
@@ -52,6 +53,10 @@ pub(super) fn instruction(body: &mut Body<'_>, statement: &str) -> Result<Inst, 
             inst.op = Op::Bra { uniform: text.last() == "uni" };
         }
         "ret" | "exit" => inst.op = Op::Ret,
+        "bar" if text.parts[1..] == ["warp", "sync"] => {
+            inst.src[3] = body.source(text.operand(0)?, false)?;
+            inst.op = Op::WarpBar;
+        }
         "bar" if text.parts.get(1) == Some(&"sync") => {
             if text.operands.len() != 1 {
                 return Err("a barrier with a count".into());
@@ -83,6 +88,10 @@ pub(super) fn instruction(body: &mut Body<'_>, statement: &str) -> Result<Inst, 
         }
         "shfl" | "vote" => exchange(body, &text, &mut inst)?,
         "mma" | "ldmatrix" => matrices(body, &text, &mut inst)?,
+        "setmaxnreg" => warpgroup::registers(&text, &mut inst)?,
+        "mbarrier" => warpgroup::mbarrier(body, &text, &mut inst)?,
+        "wgmma" => warpgroup::product(body, &text, &mut inst)?,
+        "fence" if text.opcode == "fence.proxy.async.shared::cta" => inst.op = Op::ProxyFence,
         "mov" | "cvta" => move_value(body, &text, &mut inst)?,
         _ => compute(body, &text, &mut inst)?,
     }
@@ -286,7 +295,7 @@ fn compute(body: &mut Body<'_>, text: &Text<'_>, inst: &mut Inst) -> Result<(), 
     Ok(())
 }
 
-fn destination(body: &Body<'_>, name: &str) -> Result<Reg, String> {
+pub(super) fn destination(body: &Body<'_>, name: &str) -> Result<Reg, String> {
     if name == "_" {
         return Ok(NONE);
     }
@@ -294,7 +303,7 @@ fn destination(body: &Body<'_>, name: &str) -> Result<Reg, String> {
 }
 
 /// Parts of `{a, b}`.
-fn braces(text: &str) -> Option<Vec<String>> {
+pub(super) fn braces(text: &str) -> Option<Vec<String>> {
     Some(split_operands(text.trim().strip_prefix('{')?.strip_suffix('}')?))
 }
 

@@ -3,6 +3,7 @@
 
 mod body;
 mod instruction;
+mod warpgroup;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -5,6 +5,11 @@ use std::collections::HashMap;
 use super::{ORDER, SCHEDULED, Slowest, Times, Timing, WarpTime, later, latest};
 
 impl Timing {
+    /// When those who wait for a phase go on, whose last arrival is at this time.
+    pub(crate) fn phase_end(&self, arrived: Times) -> Times {
+        later(arrived, self.p.mbarrier as u32)
+    }
+
     /// All warps of the block that have not returned are at a barrier; `pc` is its place.
     pub(crate) fn barrier(&mut self, mut warps: Vec<&mut WarpTime>, pc: u32) {
         if warps.is_empty() {

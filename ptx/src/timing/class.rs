@@ -30,6 +30,12 @@ pub(super) enum Class {
     },
     CpCommit,
     CpWait,
+    /// Product of a warpgroup, with its number of columns.
+    Wgmma {
+        columns: u32,
+    },
+    WgmmaCommit,
+    WgmmaWait,
     Membar,
     Branch,
 }
@@ -150,6 +156,10 @@ fn info(kernel: &Kernel, at: usize, p: &Parameters) -> Info {
         }
         Op::CpCommit => Class::CpCommit,
         Op::CpWait => Class::CpWait,
+        Op::Wgmma(of) => Class::Wgmma { columns: u32::from(of.columns) },
+        Op::WgmmaCommit => Class::WgmmaCommit,
+        Op::WgmmaWait => Class::WgmmaWait,
+        op if op.is_asynchronous() => Class::Alu,
         Op::Shfl(_) | Op::Ballot { .. } => {
             info.latency = p.shfl as u32;
             Class::Alu
@@ -222,6 +232,8 @@ fn set_registers(kernel: &Kernel, inst: &Inst, info: &mut Info) {
             dst.extend(&inst.list[..4]);
             src.extend(&inst.list[4..]);
         }
+        // Its sums are awaited with its group.
+        Op::Wgmma(of) => src.extend(&inst.list[usize::from(of.columns) / 2..]),
         _ => dst.extend(&inst.list),
     }
     let number = |list: Vec<Reg>| {

@@ -32,7 +32,7 @@ pub use scoreboard::{Issue, WarpTime};
 pub use table::table;
 
 /// Cycles by model.
-type Times = [u32; 4];
+pub(crate) type Times = [u32; 4];
 
 const WINDOW: usize = 1;
 const SCHEDULED: usize = 2;
@@ -155,7 +155,7 @@ impl Timing {
     }
 }
 
-fn latest(a: Times, b: Times) -> Times {
+pub(crate) fn latest(a: Times, b: Times) -> Times {
     [a[0].max(b[0]), a[1].max(b[1]), a[2].max(b[2]), a[3].max(b[3])]
 }
 

@@ -84,6 +84,12 @@ parameters! {
     mma: 33.0,
     /// Cycles between two mma of a sub-partition: 62 % of the rate of `wgmma`.
     mma_interval: 6.5,
+    /// Cycles of a sub-partition for 8 columns of a `wgmma`: 16 x 8 x 16 multiply-adds at 512 per cycle.
+    wgmma_interval: 4.0,
+    /// From the end of a product's last step to the sums.
+    wgmma: 40.0,
+    /// From the last arrival at a barrier in shared memory to the next instruction of those who wait.
+    mbarrier: 20.0,
     /// Microseconds between launches that depend on each other.
     handover_us: 0.9,
     /// Clock in GHz.

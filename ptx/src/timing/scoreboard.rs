@@ -33,6 +33,9 @@ pub struct WarpTime {
     /// Arrival of copies that are not committed, and of each committed group.
     copies: Times,
     groups: VecDeque<Times>,
+    /// Ends of products that are not committed, and of each committed group.
+    products: Times,
+    product_groups: VecDeque<Times>,
     /// When the tensor core is free, in tenths of cycles.
     tensor: Times,
     /// Machine instructions since the last barrier, and when that was.
@@ -81,6 +84,8 @@ impl WarpTime {
             last: [0; 4],
             copies: [0; 4],
             groups: VecDeque::new(),
+            products: [0; 4],
+            product_groups: VecDeque::new(),
             tensor: [0; 4],
             slots: 0,
             since: [0; 4],
@@ -118,6 +123,19 @@ impl WarpTime {
         self.slots = 0;
         self.stalls.clear();
         self.waits.clear();
+    }
+
+    /// When the warp has done what precedes an arrival at a barrier in shared memory.
+    pub(crate) fn arrived(&self) -> Times {
+        let mut at = latest(latest(self.last, self.memory), self.floor);
+        at[ORDER] = self.now + 1;
+        at
+    }
+
+    /// Waits at `pc` for the end of a phase.
+    pub(crate) fn pass_phase(&mut self, until: Times, pc: u32) {
+        self.wait_until(until, pc);
+        self.floor = latest(self.floor, until);
     }
 
     /// When the sources are ready, and the instruction that made the last one.
@@ -207,10 +225,18 @@ impl Timing {
                 _ => {}
             }
         }
-        if class == Class::Mma {
-            let interval = (self.p.mma_interval * 10.0) as u32;
+        let interval = match class {
+            Class::Mma => self.p.mma_interval,
+            Class::Wgmma { columns } => self.p.wgmma_interval * f64::from(columns / 8),
+            _ => 0.0,
+        };
+        if interval > 0.0 {
+            let interval = (interval * 10.0) as u32;
             for (at, tensor) in at.iter_mut().zip(&mut w.tensor) {
-                *at = (*at).max(tensor.div_ceil(10));
+                // Products of a warpgroup queue up beside the warp.
+                if class == Class::Mma {
+                    *at = (*at).max(tensor.div_ceil(10));
+                }
                 *tensor = (*tensor).max(*at * 10) + interval;
             }
         }
@@ -309,13 +335,44 @@ impl Timing {
                 self.block.work[PRODUCTS] += 1.0;
                 later(at, self.p.mma as u32)
             }
+            Class::Wgmma { columns } => {
+                self.block.work[PRODUCTS] +=
+                    (self.p.wgmma_interval / self.p.mma_interval) as f32 * (columns / 8) as f32;
+                w.products =
+                    latest(w.products, later(w.tensor.map(|at| at.div_ceil(10)), self.p.wgmma as u32));
+                later(at, latency)
+            }
+            Class::WgmmaCommit => {
+                let group = std::mem::take(&mut w.products);
+                w.product_groups.push_back(group);
+                later(at, latency)
+            }
+            Class::WgmmaWait => {
+                let finished = w.product_groups.len().saturating_sub(inst.imm as usize);
+                let until = w.product_groups.drain(..finished).fold([0; 4], latest);
+                w.wait_until(until, pc);
+                // What follows waits for the sums.
+                w.floor = latest(w.floor, until);
+                later(at, latency)
+            }
             Class::Alu | Class::Branch | Class::Free => later(at, latency),
         }
     }
 }
 
 fn accesses_memory(class: Class) -> bool {
-    !matches!(class, Class::Alu | Class::Mma | Class::Branch | Class::CpCommit | Class::CpWait | Class::Free)
+    !matches!(
+        class,
+        Class::Alu
+            | Class::Mma
+            | Class::Wgmma { .. }
+            | Class::WgmmaCommit
+            | Class::WgmmaWait
+            | Class::Branch
+            | Class::CpCommit
+            | Class::CpWait
+            | Class::Free
+    )
 }
 
 /// Addresses of an access, of the lanes `taken`.

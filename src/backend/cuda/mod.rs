@@ -27,7 +27,7 @@ use crate::batch::graph_batch::{BatchSize, GraphBatch};
 use crate::batch::triples::TripleSampler;
 use crate::data::scene_graph::SceneGraph;
 use crate::data::similarity::Similarity;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::loss::Loss;
 use crate::network::activations::ActivationGradients;
 use crate::network::config::ModelConfig;
@@ -73,8 +73,15 @@ pub struct Cuda<T: StoredElement> {
 pub type Graphs = [Option<Graph>; batch::SOURCES];
 
 impl<T: StoredElement> Cuda<T> {
-    /// Creates the backend on this device, with the operands of products in this format.
+    /// Creates the backend on this device, with the operands of products in this format. Fails if the device lacks them.
     pub fn new(device: Device, format: StoredFormat<T>) -> Result<Self> {
+        if !format.runs_on(&device) {
+            return Err(Error::Device {
+                device: "cuda".into(),
+                problem: "it does not multiply by warpgroups".into(),
+                remedy: "use a GPU of compute capability 9.0, and a build for 90a".into(),
+            });
+        }
         Ok(Cuda {
             format,
             sums: BlockSums::new(&device)?,

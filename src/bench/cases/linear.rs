@@ -178,8 +178,8 @@ impl Error {
     pub fn new(format: Format, terms: usize, made: i32) -> Self {
         let (operands, usual_operands) = match format {
             Format::Fp32 => (0.0, 0.0),
-            Format::Bf16 if made == 0 => (0.0, 0.0),
-            Format::Bf16 => ((1.0 + 2f64.powi(-8)).powi(made) - 1.0, 2f64.powi(-8)),
+            Format::Bf16 | Format::Bf16Warpgroup if made == 0 => (0.0, 0.0),
+            Format::Bf16 | Format::Bf16Warpgroup => ((1.0 + 2f64.powi(-8)).powi(made) - 1.0, 2f64.powi(-8)),
             // Each operand has a remainder of up to 2^-17, and the product of the two low halves is left out.
             Format::Bf16x3 => {
                 let rests = 2.0 * 2f64.powi(-17) + 2f64.powi(-16);

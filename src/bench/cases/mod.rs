@@ -34,7 +34,7 @@ use crate::network::config::ModelConfig;
 /// stored matrices.
 pub fn all(sizes: &Sizes, format: Format) -> Vec<Case> {
     let mut cases = match format {
-        Format::Bf16 => stored::<bf16>(sizes, format),
+        Format::Bf16 | Format::Bf16Warpgroup => stored::<bf16>(sizes, format),
         Format::Fp32 | Format::Bf16x3 => stored::<f32>(sizes, format),
     };
     let others = [

@@ -9,7 +9,7 @@ use scenerank::backend::cuda::launchers;
 use scenerank::backend::cuda::launchers::ceilings::{
     FRAGMENTS, ceiling_fma, ceiling_launch, ceiling_mma, ceiling_mma_varied,
 };
-use scenerank::backend::cuda::launchers::linear::Format;
+use scenerank::backend::cuda::launchers::linear::{Format, StoredFormat};
 use scenerank::bench::case::Case;
 use scenerank::bench::cases;
 use scenerank::bench::cases::linear::backward::{BackwardProduct, backward};
@@ -22,6 +22,7 @@ use scenerank::network::config::ModelConfig;
 use scenerank::network::parameters::Layout;
 
 use super::{architectures, compared};
+use crate::linear_warpgroup as warpgroups;
 use crate::support::agreement::assert_within_limits;
 use crate::support::cases::{FORMATS, Graphs, TYPES};
 use crate::support::poisoned;
@@ -115,6 +116,10 @@ fn others(device: &Device) {
     check(device, &cases::adam::copy(Layout::new(config(WIDTHS[0])), 1), 0);
 }
 
+fn runs_warpgroups(device: &Device) -> bool {
+    StoredFormat::BF16_WARPGROUP.runs_on(device)
+}
+
 /// Launches of an architecture by kernel.
 type Table = BTreeMap<&'static str, Compared>;
 
@@ -130,6 +135,13 @@ fn run_all(device: &Device) -> Table {
             check(device, &case, spare);
         }
     }
+    if runs_warpgroups(device) {
+        // Sizes for which all launchers take the tile of 152, 224 or 256 columns.
+        for (inputs, outputs) in [(152, 152), (224, 224), (256, 512)] {
+            let product = warpgroups::product(20, inputs, outputs, 16);
+            warpgroups::all(product).iter().for_each(|case| check(device, case, 0));
+        }
+    }
     others(device);
     device.take_observations().comparisons
 }
@@ -141,8 +153,9 @@ fn every_kernel_agrees_with_the_reference_and_the_emulator() {
         let device = launchers::interpreted(compared(architecture)).expect("an interpreter and an emulator");
         let table = run_all(&device);
         print(architecture, &table, started);
-        let known = launchers::FILES.iter().flat_map(|file| file.kernels).map(|kernel| kernel.name);
-        let known: BTreeSet<&str> = known.collect();
+        let files = launchers::FILES.iter();
+        let known = files.filter(|file| runs_warpgroups(&device) || !file.is_for_warpgroups());
+        let known: BTreeSet<&str> = known.flat_map(|file| file.kernels).map(|kernel| kernel.name).collect();
         let missing: Vec<&str> = known.into_iter().filter(|name| !table.contains_key(name)).collect();
         assert!(missing.is_empty(), "kernels that did not run: {missing:?}");
         // PTX without contraction to fused multiply-adds has the emulator's bits (`scripts/compare_ptx.sh`).

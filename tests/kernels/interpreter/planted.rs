@@ -17,6 +17,9 @@ use scenerank_ptx::device::parse_kernels;
 use super::{architectures, compared};
 use crate::support::cases::{Edge, Graphs};
 
+/// Descriptor of a factor whose lines are rows: a swizzle of 128 bytes, and 1,024 bytes from 8 lines to the next.
+const DESCRIPTOR: u64 = 0x4000_0040_0001_0000;
+
 /// A defect.
 struct Planted {
     name: &'static str,
@@ -69,7 +72,17 @@ fn without<const N: usize>(line: &str, parts: [&str; N]) -> String {
 const WAIT: &str = "griddepcontrol.wait";
 const NO_WAIT: &str = "no wait for the launch ahead";
 
-const PLANTED: [Planted; 12] = [
+/// Tile of the products by warpgroups that have defects, and their file.
+const WARPGROUP: &str = "linear_warpgroup_bf16_152";
+
+/// More steps than the ring has stages.
+fn warpgroup() -> Case {
+    let format = Format::Bf16Warpgroup;
+    let product = Product { what: "test", rows: 130, inputs: 400, outputs: 152, format, seed: 1 };
+    forward(ForwardProduct::activated(product))
+}
+
+const PLANTED: [Planted; 20] = [
     Planted {
         name: "no barriers",
         file: "linear_bf16",
@@ -167,6 +180,68 @@ const PLANTED: [Planted; 12] = [
         found: "nc in the same launch",
     },
     Planted {
+        name: "no proxy fence before products",
+        file: WARPGROUP,
+        change: |line| without(line, ["fence.proxy"]),
+        case: warpgroup,
+        found: "what no fence.proxy.async follows",
+    },
+    Planted {
+        name: "a group of products less is waited for",
+        file: WARPGROUP,
+        change: |line| line.replace("wgmma.wait_group.sync.aligned 0", "wgmma.wait_group.sync.aligned 1"),
+        case: warpgroup,
+        found: "access to a register of a product in flight",
+    },
+    Planted {
+        name: "registers that are not ready for products",
+        file: WARPGROUP,
+        change: |line| without(line, ["wgmma.fence"]),
+        case: warpgroup,
+        found: "without wgmma.fence",
+    },
+    Planted {
+        name: "a stage is full before its copies have arrived",
+        file: WARPGROUP,
+        change: |line| line.replace("cp.async.wait_group 2", "cp.async.wait_group 3"),
+        case: warpgroup,
+        found: "asynchronous copy in flight",
+    },
+    Planted {
+        name: "lanes that do not meet before one of them arrives",
+        file: WARPGROUP,
+        change: |line| without(line, ["bar.warp.sync"]),
+        case: warpgroup,
+        found: "race in shared memory",
+    },
+    Planted {
+        name: "waits for the other phase",
+        file: WARPGROUP,
+        change: |line| match line.split_once("], ").filter(|_| line.contains("try_wait")) {
+            Some((_, parity)) => {
+                let parity = parity.trim_end_matches(';');
+                format!("xor.b32 {parity}, {parity}, 1;\n{line}")
+            }
+            None => line.to_string(),
+        },
+        case: warpgroup,
+        found: "shared",
+    },
+    Planted {
+        name: "8 lines of a factor lie 2,048 bytes from the next",
+        file: WARPGROUP,
+        change: |line| line.replace(&DESCRIPTOR.to_string(), &(DESCRIPTOR + (64 << 32)).to_string()),
+        case: warpgroup,
+        found: "race in shared memory",
+    },
+    Planted {
+        name: "a factor in the other order",
+        file: WARPGROUP,
+        change: |line| line.replace("adds, 1, 1, 0;", "adds, 1, 1, 1;"),
+        case: warpgroup,
+        found: "matrix descriptor",
+    },
+    Planted {
         name: "wide stores 4 bytes further",
         file: "adam",
         change: |line| match line.contains("st.global.v4.f32") {
@@ -207,6 +282,10 @@ fn planted_defects_are_found() {
     let texts = interpreter::texts(architecture).expect("PTX, which was there before");
     let waits = texts.iter().any(|(_, text)| text.contains(WAIT));
     for planted in PLANTED {
+        if planted.file == WARPGROUP && !texts.iter().any(|(_, text)| text.contains("wgmma.fence")) {
+            println!("skipped: {}: this PTX has no products of warpgroups", planted.name);
+            continue;
+        }
         if planted.name == NO_WAIT && !waits {
             println!("skipped: {NO_WAIT}: this PTX is for GPUs whose launches do not overlap");
             continue;

@@ -61,6 +61,11 @@ pub(crate) trait Driver: Send + Sync {
     /// the kernel expects, and no reference to the memory that it writes may exist.
     unsafe fn launch(&self, launch: Launch<'_>) -> Result<()>;
 
+    /// Whether the device has code of a kernel.
+    fn has(&self, _kernel: &str) -> bool {
+        true
+    }
+
     /// Directs the following launches to the branch, ordered after all earlier work.
     fn take_branch(&self) -> Result<()>;
 

@@ -22,7 +22,7 @@ use super::marks::Marks;
 use super::memory::Memory;
 use super::properties::Properties;
 use super::requirements::{
-    LEAST_CAPABILITY, OVERLAP_CAPABILITY, OVERLAP_PTX, TOOLKIT, lacking, version_words,
+    LEAST_CAPABILITY, OVERLAP_CAPABILITY, OVERLAP_PTX, TOOLKIT, WARPGROUP_CAPABILITY, lacking, version_words,
 };
 use crate::error::{Error, Result};
 
@@ -248,7 +248,10 @@ impl Gpu {
         let branch = Branch { stream: beside?, left: left?, done: done?, used, taken, open };
         let overlap = AtomicBool::new(capability >= OVERLAP_CAPABILITY && !asked(SERIAL_LAUNCHES));
         let mut functions = HashMap::new();
-        for KernelFile { name: file, kernels } in files {
+        for of_file @ KernelFile { name: file, kernels } in files {
+            if of_file.is_for_warpgroups() && capability != WARPGROUP_CAPABILITY {
+                continue;
+            }
             let binary =
                 FAT_BINARIES.iter().find(|(name, _)| name == file).map(|(_, binary)| binary.to_vec());
             let binary = binary.unwrap_or_else(|| panic!("no fat binary of kernels/{file}.cu"));
@@ -258,7 +261,11 @@ impl Gpu {
                 problem(index, format!("load the kernels: {}; {known}, {built}", words(error)), remedy)
             })?;
             for &KernelInfo { name, dynamic_shared_bytes, .. } in *kernels {
-                let function = module.load_function(name).map_err(failed(name, "build again"))?;
+                let function = match module.load_function(name) {
+                    // The build was not for sm_90a.
+                    Err(_) if of_file.is_for_warpgroups() => continue,
+                    function => function.map_err(failed(name, "build again"))?,
+                };
                 let through = CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_PTX_VERSION;
                 let ptx = function.get_attribute(through).map_err(failed(name, driver))?;
                 let shared = dynamic_shared_bytes as i32;
@@ -434,6 +441,10 @@ impl Driver for Gpu {
         .map_err(|error| self.failed(&format!("{name}: launch"))(error))?;
         let Some(mark) = mark else { return Ok(()) };
         self.marks.end(mark, stream, (name, beside)).map_err(self.failed("measure a launch"))
+    }
+
+    fn has(&self, kernel: &str) -> bool {
+        self.functions.contains_key(kernel)
     }
 
     fn take_branch(&self) -> Result<()> {

@@ -87,6 +87,14 @@ pub struct KernelFile {
     pub kernels: &'static [KernelInfo],
 }
 
+impl KernelFile {
+    /// Whether its kernels use instructions of sm_90a alone. They are absent from code for other architectures, and a device
+    /// may lack them.
+    pub fn is_for_warpgroups(&self) -> bool {
+        self.name.contains("_warpgroup_")
+    }
+}
+
 /// Largest number of threads that a launch may need: with those of its last block they are below 2^32.
 pub const MOST_THREADS: usize = u32::MAX as usize - 1024;
 

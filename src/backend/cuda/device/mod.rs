@@ -203,6 +203,11 @@ impl Device {
         Ok(values)
     }
 
+    /// Whether the device has code of a kernel. Only kernels for warpgroups may be absent.
+    pub(crate) fn has<A: KernelArguments>(&self, kernel: &Kernel<A>) -> bool {
+        self.driver.has(kernel.info().name)
+    }
+
     /// Runs `kernel` after all earlier work.
     ///
     /// # Safety

@@ -6,6 +6,9 @@ pub(super) const LEAST_CAPABILITY: (i32, i32) = (8, 0);
 /// Lowest compute capability on which a launch may begin before its predecessor has ended (`kernels/launch.cuh`).
 pub(super) const OVERLAP_CAPABILITY: (i32, i32) = (9, 0);
 
+/// Compute capability of the GPUs whose warpgroups multiply (`kernels/warpgroup.cuh`).
+pub(super) const WARPGROUP_CAPABILITY: (i32, i32) = (9, 0);
+
 /// Lowest PTX version of a kernel that waits for its predecessor. Kernels compiled for earlier GPUs must not overlap.
 pub(super) const OVERLAP_PTX: i32 = 90;
 

@@ -30,6 +30,7 @@ pub struct BackwardProduct {
 pub fn backward(of: BackwardProduct) -> Case {
     match of.product.format {
         Format::Bf16 => backward_as(of, StoredFormat::BF16),
+        Format::Bf16Warpgroup => backward_as(of, StoredFormat::BF16_WARPGROUP),
         Format::Fp32 => backward_as(of, StoredFormat::FP32),
         Format::Bf16x3 => backward_as(of, StoredFormat::BF16X3),
     }

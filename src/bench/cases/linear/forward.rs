@@ -57,6 +57,7 @@ impl ForwardProduct {
 pub fn forward(of: ForwardProduct) -> Case {
     match of.product.format {
         Format::Bf16 => forward_as(of, StoredFormat::BF16),
+        Format::Bf16Warpgroup => forward_as(of, StoredFormat::BF16_WARPGROUP),
         Format::Fp32 => forward_as(of, StoredFormat::FP32),
         Format::Bf16x3 => forward_as(of, StoredFormat::BF16X3),
     }
@@ -183,6 +184,7 @@ pub struct Types {
 pub fn forward_two(of: Types, launches: Launches) -> Case {
     match of.format {
         Format::Bf16 => forward_two_as(of, launches, StoredFormat::BF16),
+        Format::Bf16Warpgroup => forward_two_as(of, launches, StoredFormat::BF16_WARPGROUP),
         Format::Fp32 => forward_two_as(of, launches, StoredFormat::FP32),
         Format::Bf16x3 => forward_two_as(of, launches, StoredFormat::BF16X3),
     }

@@ -30,6 +30,7 @@ pub struct States {
 pub fn backward(of: States, launches: Launches) -> Case {
     match of.nodes.format {
         Format::Bf16 => backward_as(of, launches, StoredFormat::BF16),
+        Format::Bf16Warpgroup => backward_as(of, launches, StoredFormat::BF16_WARPGROUP),
         Format::Fp32 => backward_as(of, launches, StoredFormat::FP32),
         Format::Bf16x3 => backward_as(of, launches, StoredFormat::BF16X3),
     }

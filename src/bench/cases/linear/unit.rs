@@ -59,6 +59,7 @@ pub fn length_error(columns: usize) -> f64 {
 pub fn forward(of: UnitProduct) -> Case {
     match of.product.format {
         Format::Bf16 => forward_as(of, StoredFormat::BF16),
+        Format::Bf16Warpgroup => forward_as(of, StoredFormat::BF16_WARPGROUP),
         Format::Fp32 => forward_as(of, StoredFormat::FP32),
         Format::Bf16x3 => forward_as(of, StoredFormat::BF16X3),
     }
@@ -135,6 +136,7 @@ fn forward_as<T: StoredElement>(of: UnitProduct, stored: StoredFormat<T>) -> Cas
 pub fn backward(of: UnitProduct) -> Case {
     match of.product.format {
         Format::Bf16 => backward_as(of, StoredFormat::BF16),
+        Format::Bf16Warpgroup => backward_as(of, StoredFormat::BF16_WARPGROUP),
         Format::Fp32 => backward_as(of, StoredFormat::FP32),
         Format::Bf16x3 => backward_as(of, StoredFormat::BF16X3),
     }

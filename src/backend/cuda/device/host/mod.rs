@@ -31,6 +31,11 @@ pub(super) trait Executor: Send + Sync {
     /// As for [`Driver::launch`].
     unsafe fn launch(&self, launch: Launch<'_>) -> Result<()>;
 
+    /// Whether there is code of a kernel.
+    fn has(&self, _kernel: &str) -> bool {
+        true
+    }
+
     /// Takes note of allocated device memory.
     fn allocated(&self, _address: u64, _bytes: usize) {}
 
@@ -235,6 +240,10 @@ impl Driver for Host {
         }
         // SAFETY: guaranteed by the caller.
         unsafe { self.begin_launch(launch, on_branch) }
+    }
+
+    fn has(&self, kernel: &str) -> bool {
+        self.executor.has(kernel)
     }
 
     fn take_branch(&self) -> Result<()> {

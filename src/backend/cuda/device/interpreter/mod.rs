@@ -85,7 +85,8 @@ impl PtxExecutor {
     /// Looks up all kernels of `files`.
     pub(super) fn open(interpretation: Interpretation, files: &[KernelFile]) -> Result<Self> {
         let Interpretation { kernels, compare, seed, races, timing } = interpretation;
-        for KernelInfo { name, .. } in files.iter().flat_map(|file| file.kernels) {
+        let needed = files.iter().filter(|file| !file.is_for_warpgroups());
+        for KernelInfo { name, .. } in needed.flat_map(|file| file.kernels) {
             if !kernels.contains_key(*name) {
                 let problem = format!("the PTX has no kernel {name}");
                 let remedy = format!("give {FOLDER} the PTX of all kernels, or build again");
@@ -147,6 +148,10 @@ impl Executor for PtxExecutor {
         compared.equal += u64::from(comparison.is_equal());
         compared.all.add(comparison);
         Ok(())
+    }
+
+    fn has(&self, kernel: &str) -> bool {
+        self.lock().interpreter.has(kernel)
     }
 
     fn allocated(&self, address: u64, bytes: usize) {

@@ -5,8 +5,8 @@ use super::arguments::{
     WeightGradientArguments,
 };
 use super::{
-    ENOUGH_BLOCKS, Format, Input, LARGE_BACKWARD, LEAST_PART_ROWS, MOST_LARGE_PARTS, Matrix, MatrixMut,
-    StoredFormat, Tile, Weights, check_rows,
+    ENOUGH_BLOCKS, Format, Input, LARGE_BACKWARD, LEAST_PART_ROWS, MOST_LARGE_PARTS, MOST_WARPGROUP_PARTS,
+    Matrix, MatrixMut, StoredFormat, Tile, WARPGROUP_BLOCKS, Weights, check_rows,
 };
 use crate::backend::cuda::device::buffer::{Buffer, Slice, SliceMut};
 use crate::backend::cuda::device::kernel::{Blocks, int};
@@ -19,49 +19,87 @@ use crate::error::Result;
 
 /// Numbers of parts into which a weight's gradient is divided; each part is the sum over some rows. There are
 /// enough parts for their tiles to fill a GPU, as long as each gets enough rows. The kernels derive the
-/// number from the number of rows alone (`row_parts` in `kernels/linear.cuh`), so neither the tile nor the
-/// grid's bound changes a bit.
+/// number from the number of rows alone (`row_parts` in `kernels/linear.cuh` and `kernels/linear_warpgroup.cuh`), so neither
+/// the tile nor the grid's bound changes a bit.
 #[derive(Clone, Copy)]
 struct Parts {
+    format: Format,
+    outputs: usize,
     inputs: usize,
     /// Largest number of parts for the smaller tile.
     most: usize,
-    /// Whether the format has the larger tile.
-    has_large: bool,
-    /// Number of the larger tiles that cover the weight.
-    large_tiles: usize,
 }
 
 impl Parts {
     fn new(format: Format, outputs: usize, inputs: usize) -> Self {
-        Parts {
-            inputs,
-            most: (ENOUGH_BLOCKS / Tile::Small.count(outputs, inputs)).max(1),
-            has_large: format.tile(true) == Tile::Large,
-            large_tiles: Tile::Large.count(outputs, inputs),
-        }
+        let most = (ENOUGH_BLOCKS / Tile::Small.count(outputs, inputs)).max(1);
+        Parts { format, outputs, inputs, most }
+    }
+
+    /// Whether the format has the larger tile.
+    fn has_large(self) -> bool {
+        self.format.tile(true) == Tile::Large
     }
 
     /// Whether the products, with this many rows, take the larger tile.
     fn are_large(self, rows: usize) -> bool {
-        self.has_large && Tile::Large.count(rows, self.inputs) >= LARGE_BACKWARD
+        self.has_large() && Tile::Large.count(rows, self.inputs) >= LARGE_BACKWARD
     }
 
-    /// Number of parts for this number of rows, as in `kernels/linear.cuh`.
-    fn of_rows(self, rows: usize) -> usize {
-        if !self.are_large(rows) {
-            return self.most.min(rows.div_ceil(LEAST_PART_ROWS)).max(1);
+    /// Tile of both products with this many rows.
+    fn tile(self, rows: usize) -> Tile {
+        match self.format {
+            Format::Bf16Warpgroup => warpgroup_tile([[self.outputs, self.inputs]]),
+            format => format.tile(self.are_large(rows)),
         }
-        let left = ENOUGH_BLOCKS - Tile::Large.count(rows, self.inputs) % ENOUGH_BLOCKS;
-        let left = if left < ENOUGH_BLOCKS / 2 { left + ENOUGH_BLOCKS } else { left };
-        (left / self.large_tiles).clamp(1, MOST_LARGE_PARTS)
+    }
+
+    /// Number of parts for this number of rows, as in the kernels.
+    fn of_rows(self, rows: usize) -> usize {
+        let inputs = self.inputs;
+        let by_rows = rows.div_ceil(LEAST_PART_ROWS);
+        let spread = |tiles: usize, of_input: usize, blocks: usize| {
+            let left = blocks - of_input % blocks;
+            (if left < blocks / 2 { left + blocks } else { left }) / tiles
+        };
+        let tile = self.tile(rows);
+        let spread = |blocks| spread(self.tiles(tile), tile.count(rows, inputs), blocks);
+        match tile {
+            Tile::Warpgroup(_) => spread(WARPGROUP_BLOCKS).min(by_rows).clamp(1, MOST_WARPGROUP_PARTS),
+            Tile::Large => spread(ENOUGH_BLOCKS).clamp(1, MOST_LARGE_PARTS),
+            Tile::Small => self.most.min(by_rows).max(1),
+        }
     }
 
     /// Largest number of parts for any number of rows up to `bound`.
     fn up_to(self, bound: usize) -> usize {
-        let small = self.most.min(bound.div_ceil(LEAST_PART_ROWS)).max(1);
+        let by_rows = bound.div_ceil(LEAST_PART_ROWS);
+        if self.format == Format::Bf16Warpgroup {
+            return by_rows.clamp(1, MOST_WARPGROUP_PARTS);
+        }
+        let small = self.most.min(by_rows).max(1);
         if self.are_large(bound) { small.max(MOST_LARGE_PARTS) } else { small }
     }
+
+    /// Number of tiles that cover the weight.
+    fn tiles(self, tile: Tile) -> usize {
+        match tile {
+            // The kernel computes the transpose.
+            Tile::Warpgroup(_) => tile.count(self.inputs, self.outputs),
+            _ => tile.count(self.outputs, self.inputs),
+        }
+    }
+}
+
+/// Tile of a warpgroup for the gradients with respect to inputs and weights `[outputs, inputs]`, whose products have the same
+/// cost.
+fn warpgroup_tile<const N: usize>(weights: [[usize; 2]; N]) -> Tile {
+    Tile::of_warpgroup(|tile| {
+        let cost = |&[outputs, inputs]: &[usize; 2]| {
+            tile.count(1, inputs) * outputs + tile.count(inputs, outputs) * tile.sides()[0]
+        };
+        weights.iter().map(cost).sum()
+    })
 }
 
 /// Size of a weight's gradient `[outputs, inputs]`, a sum over up to `rows` rows.
@@ -77,9 +115,9 @@ impl WeightGradient {
         WeightGradient { outputs: d_weight.rows, inputs: d_weight.columns, rows: rows.bound }
     }
 
-    /// Whether the products take the larger tile.
-    fn is_large(self, format: Format) -> bool {
-        Parts::new(format, self.outputs, self.inputs).are_large(self.rows)
+    /// Tile of both products.
+    fn tile(self, format: Format) -> Tile {
+        Parts::new(format, self.outputs, self.inputs).tile(self.rows)
     }
 
     /// Largest number of rows that a part adds up.
@@ -245,7 +283,7 @@ pub fn linear_backward_unit<T: StoredElement>(
     of: UnitBackward<'_, T>,
     parts: &mut WeightParts,
 ) -> Result<()> {
-    let tile = format.format.tile(of.weight_gradient().is_large(format.format));
+    let tile = of.weight_gradient().tile(format.format);
     let [memory] = parts.split(device, format.format, [of.weight_gradient()])?;
     let (arguments, blocks) = of.arguments(device, format.format, tile, memory)?;
     let kernel = &format.kernels.tile(tile).backward_unit;
@@ -265,8 +303,11 @@ pub fn linear_backward_states<T: StoredElement>(
     let Backward { rows, to, d_y, x: (z, norm), weight } = edges;
     assert!(to.norm.is_none(), "linear_backward_states: sums of the edges' norm");
     let of_edges = WeightGradient::new(&to.weight, rows);
-    let is_large = nodes.weight_gradient().is_large(format.format) || of_edges.is_large(format.format);
-    let tile = format.format.tile(is_large);
+    let gradients = [nodes.weight_gradient(), of_edges];
+    let tile = match format.format {
+        Format::Bf16Warpgroup => warpgroup_tile(gradients.map(|of| [of.outputs, of.inputs])),
+        format => format.tile(gradients.iter().any(|of| of.tile(format) == Tile::Large)),
+    };
     norm.check(z.columns);
     let mut products =
         Products { rows, d_x: to.x, d_weight: to.weight, d_y, x: z, weight, weights: Weights::InOnePart };
@@ -307,7 +348,7 @@ impl<T: StoredElement> Products<'_, T> {
     }
 
     fn tile(&self, format: Format) -> Tile {
-        format.tile(self.weight_gradient().is_large(format))
+        self.weight_gradient().tile(format)
     }
 
     /// Returns the arguments and the number of blocks. Panics unless the shapes fit.
@@ -329,7 +370,7 @@ impl<T: StoredElement> Products<'_, T> {
         weights.check("linear_backward", d_weight.lines);
         let parts = Parts::new(format, outputs, inputs);
         let input_blocks = tile.count(rows.bound.max(1), inputs);
-        let blocks = input_blocks + tile.count(outputs, inputs) * parts.up_to(rows.bound);
+        let blocks = input_blocks + parts.tiles(tile) * parts.up_to(rows.bound);
         let arguments = BackwardArguments {
             d_x: d_x.arguments(),
             d_weight: WeightGradientArguments {
@@ -340,7 +381,7 @@ impl<T: StoredElement> Products<'_, T> {
                 stride: int(d_weight.lines.stride),
                 split: int(d_weight.lines.split),
                 most_parts: int(parts.most),
-                has_large: i32::from(parts.has_large),
+                has_large: i32::from(parts.has_large()),
             },
             d_y: d_y.arguments(),
             x: x.arguments(),

@@ -5,7 +5,7 @@ use super::arguments::{
     LinearForwardNorm, LinearForwardTwo, LinearForwardUnit,
 };
 use super::kernels::TileKernels;
-use super::{Input, Matrix, MatrixMut, StoredFormat, Weights, check_rows, is_large};
+use super::{Input, Matrix, MatrixMut, StoredFormat, Weights, check_rows};
 use crate::backend::cuda::device::buffer::{Slice, SliceMut};
 use crate::backend::cuda::device::kernel::{Blocks, int};
 use crate::backend::cuda::device::rows::Rows;
@@ -65,8 +65,9 @@ fn grid<T: StoredElement>(
     format: StoredFormat<T>,
     y: &MatrixMut<'_, T>,
 ) -> (&'static TileKernels<T>, Blocks) {
-    let tile = format.format.tile(is_large(y.rows, y.columns));
-    let blocks = Blocks::new(y.columns.div_ceil(tile.size()), y.rows.div_ceil(tile.size()).max(1), 1);
+    let tile = format.format.forward_tile([(y.rows, y.columns)]);
+    let [tile_rows, tile_columns] = tile.sides();
+    let blocks = Blocks::new(y.columns.div_ceil(tile_columns), y.rows.div_ceil(tile_rows).max(1), 1);
     (format.kernels.tile(tile), blocks)
 }
 
@@ -166,7 +167,7 @@ pub fn linear_forward_two<T: StoredElement>(
     format: StoredFormat<T>,
     mut of: [Forward<'_, T, Matrix<'_, T>>; 2],
 ) -> Result<()> {
-    let tile = format.format.tile(of.iter().any(|of| is_large(of.y.rows, of.y.columns)));
+    let tile = format.format.forward_tile(of.each_ref().map(|of| (of.y.rows, of.y.columns)));
     let [first_blocks, second_blocks] = of.each_ref().map(|of| tile.count(of.y.rows, of.y.columns));
     if first_blocks + second_blocks == 0 {
         return Ok(());

@@ -7,6 +7,7 @@ use super::arguments::{
     LinearForwardGather, LinearForwardGatherNorm, LinearForwardNorm, LinearForwardTwo, LinearForwardUnit,
 };
 use super::{Format, Tile, dynamic_shared_bytes};
+use crate::backend::cuda::device::Device;
 use crate::backend::cuda::device::kernel::{Kernel, KernelArguments, KernelFile, KernelInfo};
 use crate::backend::cuda::launchers::stored::StoredElement;
 
@@ -43,15 +44,23 @@ impl StoredFormat<f32> {
 impl StoredFormat<bf16> {
     /// [`Format::Bf16`].
     pub const BF16: Self = StoredFormat { format: Format::Bf16, kernels: &FormatKernels::BF16 };
+    /// [`Format::Bf16Warpgroup`], for devices that have these products ([`StoredFormat::runs_on`]).
+    pub const BF16_WARPGROUP: Self =
+        StoredFormat { format: Format::Bf16Warpgroup, kernels: &FormatKernels::BF16_WARPGROUP };
 }
 
-/// Kernels of a format whose operands are stored as `T`.
+impl<T: StoredElement> StoredFormat<T> {
+    /// Whether the device has code of these products.
+    pub fn runs_on(self, device: &Device) -> bool {
+        let [(_, kernels), ..] = self.kernels.tiles else { return false };
+        device.has(&kernels.forward)
+    }
+}
+
+/// Kernels of a format whose operands are stored as `T`, by tile.
 #[derive(Clone, Copy)]
 pub(super) struct FormatKernels<T: StoredElement> {
-    /// Kernels with tiles of 64 x 64.
-    pub small: TileKernels<T>,
-    /// Kernels with tiles of 128 x 128, if the format has them.
-    pub large: Option<TileKernels<T>>,
+    tiles: &'static [(Tile, TileKernels<T>)],
 }
 
 const fn kernel<A: KernelArguments>(name: &'static str, threads: u32) -> Kernel<A> {
@@ -76,36 +85,46 @@ macro_rules! tile_kernels {
 }
 
 impl FormatKernels<f32> {
-    const FP32: Self = FormatKernels { small: tile_kernels!("fp32_64", 256, 256), large: None };
+    const FP32: Self = FormatKernels { tiles: &[(Tile::Small, tile_kernels!("fp32_64", 256, 256))] };
     const BF16X3: Self = FormatKernels {
-        small: tile_kernels!("bf16x3_64", 128, 128),
-        large: Some(tile_kernels!("bf16x3_128", 256, 256)),
+        tiles: &[
+            (Tile::Small, tile_kernels!("bf16x3_64", 128, 128)),
+            (Tile::Large, tile_kernels!("bf16x3_128", 256, 256)),
+        ],
     };
 }
 
 impl FormatKernels<bf16> {
     const BF16: Self = FormatKernels {
-        small: tile_kernels!("bf16_64", 128, 128),
-        large: Some(tile_kernels!("bf16_128", 128, 256)),
+        tiles: &[
+            (Tile::Small, tile_kernels!("bf16_64", 128, 128)),
+            (Tile::Large, tile_kernels!("bf16_128", 128, 256)),
+        ],
+    };
+    /// Two warpgroups multiply, and one copies.
+    const BF16_WARPGROUP: Self = FormatKernels {
+        tiles: &[
+            (Tile::Warpgroup(0), tile_kernels!("bf16_128x152", 384, 384)),
+            (Tile::Warpgroup(1), tile_kernels!("bf16_128x224", 384, 384)),
+            (Tile::Warpgroup(2), tile_kernels!("bf16_128x256", 384, 384)),
+        ],
     };
 }
 
 impl<T: StoredElement> FormatKernels<T> {
     /// Kernels with this tile, which the format must have.
-    pub(super) fn tile(&self, tile: Tile) -> &TileKernels<T> {
-        match (tile, &self.large) {
-            (Tile::Small, _) => &self.small,
-            (Tile::Large, Some(large)) => large,
-            (Tile::Large, None) => panic!("a format without the larger tile"),
-        }
+    pub(super) fn tile(&self, tile: Tile) -> &'static TileKernels<T> {
+        let kernels = self.tiles.iter().find(|(of, _)| *of == tile);
+        &kernels.expect("a format with this tile").1
     }
 
-    /// All `N` kernels.
+    /// All `N` kernels, ten by tile.
     const fn infos<const N: usize>(&self) -> [KernelInfo; N] {
-        let mut infos = [self.small.forward.info(); N];
-        let mut count = put(&mut infos, 0, &self.small.infos());
-        if let Some(large) = &self.large {
-            count = put(&mut infos, count, &large.infos());
+        let mut infos = [self.tiles[0].1.forward.info(); N];
+        let (mut count, mut at) = (0, 0);
+        while at < self.tiles.len() {
+            count = put(&mut infos, count, &self.tiles[at].1.infos());
+            at += 1;
         }
         assert!(count == N, "N is not the number of kernels");
         infos
@@ -148,3 +167,18 @@ pub(crate) const BF16_FILE: KernelFile =
 /// Kernels of `kernels/linear_bf16x3.cu`.
 pub(crate) const BF16X3_FILE: KernelFile =
     KernelFile { name: "linear_bf16x3", kernels: &FormatKernels::BF16X3.infos::<20>() };
+/// Kernels of `kernels/linear_warpgroup_bf16_<columns>.cu`.
+pub(crate) const WARPGROUP_FILES: [KernelFile; 3] = [
+    KernelFile {
+        name: "linear_warpgroup_bf16_152",
+        kernels: &FormatKernels::BF16_WARPGROUP.tiles[0].1.infos(),
+    },
+    KernelFile {
+        name: "linear_warpgroup_bf16_224",
+        kernels: &FormatKernels::BF16_WARPGROUP.tiles[1].1.infos(),
+    },
+    KernelFile {
+        name: "linear_warpgroup_bf16_256",
+        kernels: &FormatKernels::BF16_WARPGROUP.tiles[2].1.infos(),
+    },
+];

@@ -12,12 +12,13 @@ pub use backward::{
     ActivatedBackward, Backward, InputBackward, LinearGradients, Unit, UnitBackward, WeightParts,
     linear_backward, linear_backward_states, linear_backward_unit,
 };
+use dynamic_shared::WARPGROUP_COLUMNS;
 pub(crate) use dynamic_shared::dynamic_shared_bytes;
 pub use forward::{
     Forward, ForwardGather, linear_forward, linear_forward_gather, linear_forward_two, linear_forward_unit,
 };
 pub use kernels::StoredFormat;
-pub(crate) use kernels::{BF16_FILE, BF16X3_FILE, FP32_FILE};
+pub(crate) use kernels::{BF16_FILE, BF16X3_FILE, FP32_FILE, WARPGROUP_FILES};
 pub use matrix::{Matrix, MatrixMut};
 
 use crate::backend::cuda::device::rows::Rows;
@@ -36,11 +37,16 @@ const LARGE_FORWARD: usize = 100;
 const LARGE_BACKWARD: usize = 20;
 /// Most parts of a weight's gradient in larger tiles, as in `kernels/linear.cuh`.
 const MOST_LARGE_PARTS: usize = 4;
+/// Number of blocks of warpgroups that run at once on a large GPU, and most parts of a weight's gradient, as in
+/// `kernels/linear_warpgroup.cuh`.
+const WARPGROUP_BLOCKS: usize = 132;
+const MOST_WARPGROUP_PARTS: usize = 8;
 /// Smallest number of rows of a part, for which its product outweighs adding up the parts; as in
 /// `kernels/linear.cuh`.
 const LEAST_PART_ROWS: usize = 128;
 
-/// Number format of a product's operands. Sums are in single precision in every format.
+/// Number format of a product's operands, and the instructions that multiply them. Sums are in single precision in every
+/// format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// Single precision, without tensor cores.
@@ -49,26 +55,39 @@ pub enum Format {
     Bf16,
     /// Each operand as the sum of two bf16, about 16 significand bits.
     Bf16x3,
+    /// [`Format::Bf16`] by the instructions of a warpgroup, on GPUs of compute capability 9.0. All products of a run use the
+    /// same instructions. Training does not choose this format yet.
+    Bf16Warpgroup,
 }
 
-/// A block's tile: 64 x 64 or 128 x 128.
+/// A block's tile: 64 x 64, 128 x 128, or that of a warpgroup, 128 rows and one of [`WARPGROUP_COLUMNS`] by its index.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Tile {
     Small,
     Large,
+    Warpgroup(usize),
 }
 
 impl Tile {
-    fn size(self) -> usize {
+    /// Numbers of rows and of columns.
+    fn sides(self) -> [usize; 2] {
         match self {
-            Tile::Small => 64,
-            Tile::Large => 128,
+            Tile::Small => [64; 2],
+            Tile::Large => [128; 2],
+            Tile::Warpgroup(at) => [128, WARPGROUP_COLUMNS[at]],
         }
     }
 
     /// Number of tiles that cover a matrix.
     fn count(self, rows: usize, columns: usize) -> usize {
-        rows.div_ceil(self.size()) * columns.div_ceil(self.size())
+        let [tile_rows, tile_columns] = self.sides();
+        rows.div_ceil(tile_rows) * columns.div_ceil(tile_columns)
+    }
+
+    /// The tile of a warpgroup with the least of a `cost`; the widest of several.
+    fn of_warpgroup(cost: impl Fn(Tile) -> usize) -> Self {
+        let tiles = (0..WARPGROUP_COLUMNS.len()).rev().map(Tile::Warpgroup);
+        tiles.min_by_key(|&tile| cost(tile) * tile.sides()[1]).expect("three tiles")
     }
 }
 
@@ -80,7 +99,23 @@ fn is_large(rows: usize, columns: usize) -> bool {
 impl Format {
     /// Returns the larger tile if it is `wanted` and the format has it.
     fn tile(self, wanted: bool) -> Tile {
-        if wanted && self != Format::Fp32 { Tile::Large } else { Tile::Small }
+        if wanted && matches!(self, Format::Bf16 | Format::Bf16x3) { Tile::Large } else { Tile::Small }
+    }
+
+    /// Tile of a launch that computes matrices with these rows and columns.
+    fn forward_tile<const N: usize>(self, of: [(usize, usize); N]) -> Tile {
+        match self {
+            // The columns alone decide.
+            Format::Bf16Warpgroup => {
+                Tile::of_warpgroup(|tile| of.iter().map(|&(_, columns)| tile.count(1, columns)).sum())
+            }
+            _ => self.tile(of.iter().any(|&(rows, columns)| is_large(rows, columns))),
+        }
+    }
+
+    /// Whether values are stored in bf16.
+    pub fn is_stored_in_bf16(self) -> bool {
+        matches!(self, Format::Bf16 | Format::Bf16Warpgroup)
     }
 }
 
@@ -126,4 +161,19 @@ impl<'a, T: StoredElement> Input<'a, T> {
 #[track_caller]
 fn check_rows<const N: usize>(launcher: &str, rows: Rows<'_>, of: [usize; N]) {
     assert_eq!(of, [rows.bound; N], "{launcher}: rows of matrices");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_warpgroup_takes_the_tile_that_covers_the_columns_best() {
+        // The widths of the paper's model, then equal coverings, then few columns.
+        let wanted = [(300, 152), (512, 256), (1024, 256), (1324, 224), (608, 152), (1, 152), (225, 256)];
+        for (columns, of_tile) in wanted {
+            let [_, chosen] = Format::Bf16Warpgroup.forward_tile([(128, columns)]).sides();
+            assert_eq!(chosen, of_tile, "{columns} columns");
+        }
+    }
 }

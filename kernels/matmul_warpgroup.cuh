@@ -1,0 +1,344 @@
+// matmul_warpgroup: a block's tile of a product on the tensor cores of sm_90a (warpgroup.cuh).
+//
+//   two consumers   a warpgroup for each 64 rows: fragments of a from shared memory, the prologue in registers, products
+//                   with b in shared memory
+//   a producer      a warpgroup that copies stages of a and b, several steps ahead (cp.async), into swizzled lines of
+//                   128 bytes; zeros beyond the end of the inner dimension
+//   barriers        each stage has one that says it is full, and one that says both consumers have read it
+//
+// The consumers take turns: while the tensor cores work for one, the other loads and normalises. The tensor map of a
+// TMA copy would replace the producer's addresses, but it holds the size and the address of a matrix, and these vary:
+// weights have two parts, and the number of rows is known on the device alone.
+#pragma once
+
+#include "linear_epilogue.cuh"
+#include "matmul_tensor.cuh"
+#include "warpgroup.cuh"
+
+// Tile of 128 rows and so many columns, and the memory orders of its operands. An operand lies in lines of 64 values:
+// rows of 64 inner steps; or, inner dimension first, panels of 64 rows, each with a line for every inner step.
+template <int columns_, Order order_a_, Order order_b_> struct WarpgroupTile {
+    static constexpr Order order_a = order_a_, order_b = order_b_;
+    static constexpr int rows = 128, columns = columns_, inner = SWIZZLED_LINE / int(sizeof(bf16)), stages = 4;
+    static constexpr int consumers = rows / 64, threads = (consumers + 1) * WARPGROUP;
+    static constexpr int sums = columns / 2; // of a consumer's thread
+    // Registers of a thread: as launched, and while the roles differ.
+    static constexpr int registers = 168, consumer_registers = 208, producer_registers = 96;
+    // Bytes of a stage, in this order: lines of a, lines of b, and by column of a the norm's scale and shift.
+    static constexpr int panel_bytes = inner * SWIZZLED_LINE;
+    static constexpr int a_bytes = rows / 64 * panel_bytes, b_bytes = (columns + 63) / 64 * panel_bytes;
+    static constexpr int norm_bytes = inner * 2 * int(sizeof(float));
+    static constexpr int first_norm = stages * (a_bytes + b_bytes), first_barrier = first_norm + stages * norm_bytes;
+    static constexpr int memory_bytes = first_barrier + 2 * stages * int(sizeof(PhaseBarrier));
+    static_assert(columns % 8 == 0 && columns <= 256, "columns of a product");
+    static_assert(memory_bytes <= 232448, "shared memory of a block");
+    // After the products the stages' memory holds the tile, row by row, or column by column if the inner dimension of a
+    // comes first. The distances put the values that a warp stores at once into different banks. Each lane's sums of columns
+    // follow, and the lengths of rows.
+    static constexpr int row_stride = columns + (40 - columns % 32) % 32, column_stride = rows + 4;
+    static constexpr int first_lane = rows * row_stride * int(sizeof(float));
+    static constexpr int lanes = threads / (columns / 2); // threads that share two columns of the epilogue
+    static constexpr int first_length = first_lane + 2 * lanes * columns * int(sizeof(float2));
+    static_assert(first_length + rows * int(sizeof(float)) <= first_norm, "room for the tile");
+    static_assert(columns * column_stride * int(sizeof(float)) <= first_norm, "room for the tile");
+};
+
+// Shared memory of a block.
+template <class Tile> struct WarpgroupMemory {
+    unsigned char *bytes;
+
+    __device__ __forceinline__ unsigned char *a(int stage) const {
+        return bytes + stage * (Tile::a_bytes + Tile::b_bytes);
+    }
+    __device__ __forceinline__ unsigned char *b(int stage) const { return a(stage) + Tile::a_bytes; }
+    __device__ __forceinline__ float *norm(int stage) const {
+        return reinterpret_cast<float *>(bytes + Tile::first_norm + stage * Tile::norm_bytes);
+    }
+    __device__ __forceinline__ PhaseBarrier *full(int stage) const {
+        return reinterpret_cast<PhaseBarrier *>(bytes + Tile::first_barrier) + stage;
+    }
+    __device__ __forceinline__ PhaseBarrier *read(int stage) const { return full(Tile::stages + stage); }
+    __device__ __forceinline__ float *tile() const { return reinterpret_cast<float *>(bytes); }
+    __device__ __forceinline__ float2 *lanes() const { return reinterpret_cast<float2 *>(bytes + Tile::first_lane); }
+    __device__ __forceinline__ float *lengths() const { return reinterpret_cast<float *>(bytes + Tile::first_length); }
+};
+
+// Position of a step in the ring of stages.
+template <class Tile> struct RingStep {
+    int stage;
+    unsigned parity; // of the phases in which this step's stage becomes full
+    __device__ __forceinline__ explicit RingStep(int step)
+        : stage(int(unsigned(step) % Tile::stages)), parity(unsigned(step) / Tile::stages & 1) {}
+};
+
+template <class Tile> __device__ __forceinline__ int steps_of(const Place &place) {
+    return (place.inner_end - place.first_inner + Tile::inner - 1) / Tile::inner;
+}
+
+// Offset of a piece of 16 bytes in swizzled lines.
+__device__ __forceinline__ int swizzled(int line, int piece) {
+    return line * SWIZZLED_LINE + (piece ^ line % SWIZZLED_LINES) * 16;
+}
+
+// One arrival of a whole warp: what its lanes did before it precedes the end of the phase.
+__device__ __forceinline__ void arrive_warp(PhaseBarrier *barrier) {
+    __syncwarp();
+    if (threadIdx.x % WARP_LANES == 0) {
+        arrive(barrier);
+    }
+}
+
+// The barrier at which producers and consumers meet after their last stage.
+__device__ __forceinline__ void meet_roles() { __syncthreads(); }
+
+// ---- producer ---------------------------------------------------------------------------------------------------
+
+// Copies a piece of an operand with `outer` rows. A thread copies the same 16 bytes of every 16th line. Beyond the inner end
+// it copies zeros. Results beyond the last row are never stored: with the inner dimension last that row is copied again.
+template <Order order, int outer, class Norm>
+__device__ __forceinline__ void copy_piece(unsigned char *to, const Operand<bf16, Norm> &from, const Piece &of) {
+    constexpr int width = 16 / int(sizeof(bf16)), lines_at_once = WARPGROUP * width / 64;
+    int thread = threadIdx.x % WARPGROUP, piece = thread % (64 / width), first = thread / (64 / width);
+    if constexpr (order == INNER_LAST) {
+        int column = of.first_inner + piece * width;
+        int bytes = min(max(of.inner_end - column, 0), width) * int(sizeof(bf16));
+#pragma unroll
+        for (int at = 0; at < outer; at += lines_at_once) {
+            int line = at + first;
+            if (outer % lines_at_once == 0 || line < outer) {
+                const bf16 *row = from.line(min(of.first_outer + line, of.outer_end - 1));
+                copy_async<16>(to + swizzled(line, piece), row + column, bytes);
+            }
+        }
+    } else {
+#pragma unroll
+        for (int at = 0; at < 64; at += lines_at_once) {
+            int line = at + first, step = of.first_inner + line;
+            const bf16 *row = from.line(step) + of.first_outer + piece * width;
+#pragma unroll
+            for (int panel = 0; panel < (outer + 63) / 64; panel++) {
+                int left = of.outer_end - of.first_outer - panel * 64 - piece * width;
+                int bytes = step < of.inner_end ? min(max(left, 0), width) * int(sizeof(bf16)) : 0;
+                copy_async<16>(to + panel * 64 * SWIZZLED_LINE + swizzled(line, piece), row + panel * 64, bytes);
+            }
+        }
+    }
+}
+
+// Copies the norm's scales and shifts of a step's columns of a, if they are columns.
+template <class Tile>
+__device__ __forceinline__ void copy_norm(float *, const NoNorm &, int, int) {}
+template <class Tile>
+__device__ __forceinline__ void copy_norm(float *to, const NormRows &norm, int first_inner, int inner_end) {
+    if (Tile::order_a == INNER_LAST) {
+        int thread = threadIdx.x % WARPGROUP, column = first_inner + thread / 2;
+        static_assert(WARPGROUP == 2 * Tile::inner, "one value per thread");
+        copy_async<4>(to + thread, (thread % 2 == 0 ? norm.scale : norm.shift) + column, column < inner_end ? 4 : 0);
+    }
+}
+
+template <class Tile, class Norm>
+__device__ __forceinline__ void produce(const WarpgroupMemory<Tile> &memory, const Operand<bf16, Norm> &a,
+                                        const Operand<bf16, NoNorm> &b, const Place &place) {
+    // Steps whose copies are in flight while the producer waits for a stage to be read.
+    constexpr int ahead = Tile::stages - 2;
+    int steps = steps_of<Tile>(place);
+    for (int step = 0; step < steps + ahead; step++) {
+        if (step < steps) {
+            RingStep<Tile> at(step);
+            wait_phase(memory.read(at.stage), at.parity ^ 1);
+            int inner = place.first_inner + step * Tile::inner;
+            Piece of_a = {place.rows, place.first_row, place.inner_end, inner};
+            Piece of_b = {place.columns, place.first_column, place.inner_end, inner};
+            copy_piece<Tile::order_a, Tile::rows>(memory.a(at.stage), a, of_a);
+            copy_piece<Tile::order_b, Tile::columns>(memory.b(at.stage), b, of_b);
+            copy_norm<Tile>(memory.norm(at.stage), a.norm, inner, place.inner_end);
+        }
+        commit_copies();
+        if (step >= ahead) {
+            wait_copies<ahead>();
+            fence_proxy();
+            arrive_warp(memory.full(RingStep<Tile>(step - ahead).stage));
+        }
+    }
+}
+
+// ---- prologues --------------------------------------------------------------------------------------------------
+
+// relu(norm(x)) of two adjacent values.
+__device__ __forceinline__ unsigned relu_norm_pair(unsigned x, const NormColumn &low, const NormColumn &high) {
+    return pack_relu_bf16(norm_value(low, low_bf16(x)), norm_value(high, high_bf16(x)));
+}
+
+// A prologue of a's fragments, for a warp whose first row of the product is `row`; `in_step` is a step's scales and shifts.
+template <Order order, class Norm> struct FactorPrologue {
+    __device__ __forceinline__ FactorPrologue(const Norm &, int, int) {}
+    __device__ __forceinline__ void apply(unsigned (&)[4], const float *, int) const {}
+};
+
+// Columns of the norm are inner steps.
+template <> struct FactorPrologue<INNER_LAST, NormRows> {
+    __device__ __forceinline__ FactorPrologue(const NormRows &, int, int) {}
+    __device__ __forceinline__ void apply(unsigned (&a)[4], const float *in_step, int k) const {
+        const float4 *pairs = reinterpret_cast<const float4 *>(in_step) + 8 * k + threadIdx.x % 4;
+#pragma unroll
+        for (int i = 0; i < 4; i += 2) {
+            float4 of = pairs[2 * i];
+            a[i] = relu_norm_pair(a[i], {of.x, of.y}, {of.z, of.w});
+            a[i + 1] = relu_norm_pair(a[i + 1], {of.x, of.y}, {of.z, of.w});
+        }
+    }
+};
+
+// Columns of the norm are rows of the product. Steps beyond the inner end need not stay 0: those of b are.
+template <> struct FactorPrologue<INNER_FIRST, NormRows> {
+    NormColumn of_row[2];
+    __device__ __forceinline__ FactorPrologue(const NormRows &norm, int row, int rows) {
+        int lane = threadIdx.x % WARP_LANES;
+        of_row[0] = norm.column(min(row + lane / 4, rows - 1));
+        of_row[1] = norm.column(min(row + lane / 4 + 8, rows - 1));
+    }
+    __device__ __forceinline__ void apply(unsigned (&a)[4], const float *, int) const {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            a[i] = relu_norm_pair(a[i], of_row[i % 2], of_row[i % 2]);
+        }
+    }
+};
+
+// ---- lengths of rows --------------------------------------------------------------------------------------------
+
+// No lengths (NoLengths), or divisors of an l2 normalisation of a's rows, written to `to`; if `to` is null, all are 1.
+struct FactorLengths {
+    static constexpr bool wanted = true;
+    float *to;
+    float squares[2] = {}; // of the thread's two rows
+
+    __device__ __forceinline__ void add(const unsigned (&a)[4]) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) {
+            float low = low_bf16(a[i]), high = high_bf16(a[i]);
+            squares[i % 2] = fmaf(high, high, fmaf(low, low, squares[i % 2]));
+        }
+    }
+    // Writes the divisors of a warp's rows to `of_tile`. The blocks of the first columns also write them to `to`.
+    __device__ __forceinline__ void finish(float *of_tile, const Place &place) {
+        int in_tile = int(threadIdx.x) / WARP_LANES * 16 + int(threadIdx.x) % WARP_LANES / 4;
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            float sum = squares[half];
+            sum += __shfl_xor_sync(FULL_WARP, sum, 2);
+            sum += __shfl_xor_sync(FULL_WARP, sum, 1);
+            float length = sqrtf(sum), divisor = length < L2_EPSILON ? L2_EPSILON : length; // keeps NaN
+            int in_half = in_tile + half * 8, row = place.first_row + in_half;
+            if (threadIdx.x % 4 == 0) {
+                of_tile[in_half] = to == nullptr ? 1.0f : divisor;
+                if (to != nullptr && place.first_column == 0 && row < place.rows) {
+                    to[row] = divisor;
+                }
+            }
+        }
+    }
+};
+
+// ---- consumers --------------------------------------------------------------------------------------------------
+
+// 16 x 16 values of a for warp w: rows 16 w.. of the tile and inner steps 16 k.. of the stage.
+template <class Tile> __device__ __forceinline__ void load_factor(unsigned (&a)[4], const unsigned char *lines, int k) {
+    int lane = threadIdx.x % WARP_LANES, warp = threadIdx.x / WARP_LANES;
+    if (Tile::order_a == INNER_LAST) {
+        load_matrix_x4(a, lines + swizzled(warp * 16 + lane % 16, 2 * k + lane / 16));
+    } else {
+        int line = k * 16 + lane / 16 * 8 + lane % 8, piece = warp % 4 * 2 + lane / 8 % 2;
+        load_matrix_x4_transposed(a, lines + warp / 4 * Tile::panel_bytes + swizzled(line, piece));
+    }
+}
+
+// A consumer's products, which it leaves in the block's tile once all stages have been read.
+template <class Tile, class Norm, class Lengths>
+__device__ __forceinline__ void consume(const WarpgroupMemory<Tile> &memory, const Norm &norm, const Place &place,
+                                        Lengths lengths) {
+    constexpr bool is_transposed = Tile::order_b == INNER_FIRST;
+    int lane = threadIdx.x % WARP_LANES, warp = threadIdx.x / WARP_LANES; // of all consumers
+    FactorPrologue<Tile::order_a, Norm> prologue(norm, place.first_row + warp * 16, place.rows);
+    float sums[Tile::sums] = {};
+    int steps = steps_of<Tile>(place);
+    for (int step = 0; step < steps; step++) {
+        RingStep<Tile> at(step);
+        wait_phase(memory.full(at.stage), at.parity);
+        unsigned a[Tile::inner / 16][4];
+#pragma unroll
+        for (int k = 0; k < Tile::inner / 16; k++) {
+            load_factor<Tile>(a[k], memory.a(at.stage), k);
+        }
+#pragma unroll
+        for (int k = 0; k < Tile::inner / 16; k++) {
+            prologue.apply(a[k], memory.norm(at.stage), k);
+            if constexpr (Lengths::wanted) {
+                lengths.add(a[k]);
+            }
+        }
+        unsigned long long b = matrix_descriptor(memory.b(at.stage), is_transposed ? Tile::panel_bytes : 16);
+        begin_products();
+#pragma unroll
+        for (int k = 0; k < Tile::inner / 16; k++) {
+            constexpr int advance = is_transposed ? 16 * SWIZZLED_LINE : 16 * int(sizeof(bf16));
+            multiply<is_transposed>(sums, a[k], b + k * (advance / 16), true);
+        }
+        commit_products();
+        wait_products<0>();
+        arrive_warp(memory.read(at.stage));
+    }
+    wait_copies<0>(); // of the epilogue
+    meet_roles();     // both consumers have read the stages
+    if constexpr (Lengths::wanted) {
+        lengths.finish(memory.lengths(), place);
+    }
+    int row = warp * 16 + lane / 4, column = lane % 4 * 2;
+#pragma unroll
+    for (int j = 0; j < Tile::sums; j += 2) {
+        int to_row = row + j / 2 % 2 * 8, to_column = column + j / 4 * 8;
+        if (Tile::order_a == INNER_LAST) {
+            *reinterpret_cast<float2 *>(memory.tile() + to_row * Tile::row_stride + to_column) =
+                make_float2(sums[j], sums[j + 1]);
+        } else {
+            memory.tile()[to_column * Tile::column_stride + to_row] = sums[j];
+            memory.tile()[(to_column + 1) * Tile::column_stride + to_row] = sums[j + 1];
+        }
+    }
+}
+
+// ---- the product ------------------------------------------------------------------------------------------------
+
+template <class Tile> __device__ __forceinline__ WarpgroupMemory<Tile> warpgroup_memory() {
+    WARPGROUP_SHARED(memory_bytes);
+    return {memory_bytes};
+}
+
+// Leaves the block's tile of a b^T in shared memory. `begin` starts copies that the epilogue needs.
+template <class Tile, class Norm, class Lengths, class Begin>
+__device__ __forceinline__ void multiply_tile(const Operand<bf16, Norm> &a, const Operand<bf16, NoNorm> &b,
+                                              const Place &place, const Lengths &lengths, const Begin &begin) {
+    WarpgroupMemory<Tile> memory = warpgroup_memory<Tile>();
+    if (threadIdx.x == 0) {
+        for (int stage = 0; stage < Tile::stages; stage++) {
+            begin_phases(memory.full(stage), WARPGROUP / WARP_LANES);
+            begin_phases(memory.read(stage), Tile::consumers * WARPGROUP / WARP_LANES);
+        }
+    }
+    begin();
+    commit_copies();
+    __syncthreads();
+    if (int(threadIdx.x) < Tile::consumers * WARPGROUP) {
+        take_registers<Tile::consumer_registers>();
+        consume(memory, a.norm, place, lengths);
+        release_registers<Tile::registers>();
+    } else {
+        release_registers<Tile::producer_registers>();
+        produce(memory, a, b, place);
+        wait_copies<0>();
+        meet_roles();
+        take_registers<Tile::registers>();
+    }
+    __syncthreads();
+}

@@ -1,0 +1,239 @@
+// warpgroup_epilogue: what follows the products of a warpgroup's tile (matmul_warpgroup.cuh). All threads of the block
+// take part: they store the tile, and sum its columns over each 64 rows, with the values and sums of linear_epilogue.cuh.
+#pragma once
+
+#include "matmul_warpgroup.cuh"
+
+// A thread's sums of one column.
+template <class Sums> struct EpilogueColumn : Sums::Column {
+    static constexpr bool exists = true;
+};
+template <> struct EpilogueColumn<NoSums> {
+    static constexpr bool exists = false;
+};
+
+// Stores the tile's rows first.. up to `count`, two columns of every `lanes`-th row. Leaves the lane's sums for the merge.
+// `is_full`: there are CHUNK_ROWS rows.
+template <bool is_full, class Tile, class Add, class Sums>
+__device__ __forceinline__ void finish_rows(const WarpgroupMemory<Tile> &memory, const Output<bf16> &out,
+                                            const Place &place, int first, int count, const Add &add, const Sums &sums) {
+    constexpr int across = Tile::columns / 2, lanes = Tile::lanes;
+    // The rows of a group are loaded before any of them is stored: their latencies overlap.
+    constexpr int groups = lanes < 5 ? 2 : 1, group = (CHUNK_ROWS + groups * lanes - 1) / (groups * lanes);
+    using Column = EpilogueColumn<Sums>;
+    int in_tile = int(threadIdx.x % across) * 2, lane = int(threadIdx.x / across);
+    int column = place.first_column + in_tile, first_row = place.first_row + first;
+    bool both = column + 2 <= place.columns;
+    if (lane >= lanes || column >= place.columns) {
+        return;
+    }
+    Column of_column[2] = {};
+    auto rows_of_add = [&] {
+        if constexpr (Column::exists) {
+            return add.rows(place.first_row, column, place.columns);
+        } else {
+            return NoRows{};
+        }
+    }();
+    auto rows_of_sums = [&] {
+        if constexpr (Column::exists) {
+            return sums.rows(column, place.columns);
+        } else {
+            return NoRows{};
+        }
+    }();
+    bool reads = false;
+    if constexpr (Column::exists) {
+        reads = sums.wanted() || Add::reads_row_of_sums;
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            of_column[i].begin(sums, min(column + i, place.columns - 1));
+        }
+    }
+    // Row of the lane in the chunk; behind the last one it is loaded again. `is_sure`: it exists in every lane.
+    auto is_sure = [](int i) { return is_full && lanes - 1 + i * lanes < CHUNK_ROWS; };
+    auto row_of = [&](int i) { return is_sure(i) ? lane + i * lanes : min(lane + i * lanes, count - 1); };
+    const float *tile = memory.tile() + first * Tile::row_stride + in_tile;
+#pragma unroll
+    for (int at = 0; at < groups * group; at += group) {
+        typename decltype(rows_of_sums)::Row of_row[group] = {};
+        typename decltype(rows_of_add)::Row add_row[group] = {};
+        if (reads) {
+#pragma unroll
+            for (int k = 0; k < group; k++) {
+                of_row[k] = rows_of_sums.load(first_row + row_of(at + k));
+            }
+        }
+#pragma unroll
+        for (int k = 0; k < group; k++) {
+            add_row[k] = rows_of_add.load(first_row + row_of(at + k));
+        }
+#pragma unroll
+        for (int k = 0; k < group; k++) {
+            int row = row_of(at + k);
+            bool exists = is_sure(at + k) || lane + (at + k) * lanes < count;
+            float2 product = *reinterpret_cast<const float2 *>(tile + row * Tile::row_stride);
+            float values[2] = {product.x, product.y};
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                if constexpr (Column::exists) {
+                    values[i] = add.stored(values[i], add_row[k], i, of_column[i], of_row[k][i]);
+                } else {
+                    values[i] = add.stored(first_row + row, values[i]);
+                }
+            }
+            store_columns(out.line(first_row + row) + column, values, exists && both, exists && !both);
+            if constexpr (Column::exists) {
+#pragma unroll
+                for (int i = 0; i < 2; i++) {
+                    of_column[i].add(of_row[k][i], values[i], at + k == 0, exists);
+                }
+            }
+        }
+    }
+    if constexpr (Column::exists) {
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            memory.lanes()[(first / CHUNK_ROWS * lanes + lane) * Tile::columns + in_tile + i] =
+                of_column[i].result(max(count - lane + lanes - 1, 0) / lanes);
+        }
+    }
+}
+
+// Merges the lanes' sums of each 64 rows.
+template <class Tile, class Sums>
+__device__ __forceinline__ void merge_lanes(const WarpgroupMemory<Tile> &memory, const Place &place, int rows,
+                                            const Sums &sums) {
+    constexpr int lanes = Tile::lanes;
+    int wanted = (rows + CHUNK_ROWS - 1) / CHUNK_ROWS * Tile::columns;
+    for (unsigned i = threadIdx.x; int(i) < wanted; i += Tile::threads) {
+        int chunk = int(i / Tile::columns), of_chunk = int(i % Tile::columns);
+        if (place.first_column + of_chunk < place.columns) {
+            int count = min(CHUNK_ROWS, rows - chunk * CHUNK_ROWS), joined = (count + lanes - 1) / lanes;
+            const float2 *of_lanes = memory.lanes() + chunk * lanes * Tile::columns + of_chunk;
+            float2 all = of_lanes[0];
+            for (int other = 1; other < lanes; other++) {
+                int of_other = max(count - other + lanes - 1, 0) / lanes;
+                all = Sums::join(all, joined, of_lanes[other * Tile::columns], of_other);
+                joined += of_other;
+            }
+            float *to = sums.memory.chunk(place.first_row / CHUNK_ROWS + chunk, place.columns) + place.first_column;
+            to[of_chunk] = all.x;
+            to[place.columns + of_chunk] = all.y;
+        }
+    }
+}
+
+// Stores the tile and its sums; `add` maps a product to the stored value.
+template <class Tile, class Add, class Sums>
+__device__ __forceinline__ void finish_tile(const WarpgroupMemory<Tile> &memory, const Output<bf16> &out,
+                                            const Place &place, const Add &add, const Sums &sums) {
+    int rows = min(Tile::rows, place.rows - place.first_row);
+    for (int first = 0; first < rows; first += CHUNK_ROWS) {
+        int count = min(CHUNK_ROWS, rows - first);
+        if (count == CHUNK_ROWS) {
+            finish_rows<true>(memory, out, place, first, count, add, sums);
+        } else {
+            finish_rows<false>(memory, out, place, first, count, add, sums);
+        }
+    }
+    if constexpr (EpilogueColumn<Sums>::exists) {
+        if (sums.wanted()) {
+            __syncthreads();
+            merge_lanes(memory, place, rows, sums);
+        }
+    }
+}
+
+// The last block of the tile's columns merges the sums of all rows. Without rows, one block of each strip does it.
+template <class Tile, class Sums>
+__device__ __forceinline__ void finish_tile_sums(const WarpgroupMemory<Tile> &memory, const Place &place,
+                                                 const Sums &sums) {
+    if constexpr (EpilogueColumn<Sums>::exists) {
+        constexpr int lanes = 4;
+        if (!sums.wanted()) {
+            return;
+        }
+        // Threads beyond the columns have no lane.
+        bool works = int(threadIdx.x) < Tile::columns;
+        int in_strip = works ? int(threadIdx.x) : 0;
+        StripThread thread = {place.first_column / Tile::columns, (place.columns + Tile::columns - 1) / Tile::columns,
+                              works ? place.first_column + in_strip : place.columns, in_strip, works ? 0 : lanes};
+        int chunks = (min(Tile::rows, place.rows - place.first_row) + CHUNK_ROWS - 1) / CHUNK_ROWS;
+        finish_columns<lanes, Tile::columns, 1>(sums.memory, sums.merge, thread, place.rows, place.columns,
+                                                place.first_row / CHUNK_ROWS, chunks,
+                                                reinterpret_cast<Pair *>(memory.bytes));
+    }
+}
+
+// ---- gradients of weights ---------------------------------------------------------------------------------------
+
+// Place of a thread's four columns in the transpose of a tile: columns of the tile are rows of `out`.
+template <class Tile> struct TransposedThread {
+    static constexpr int across = Tile::rows / COLUMNS_EACH, rows_at_once = Tile::threads / across;
+    int row = int(threadIdx.x) / across, in_tile = int(threadIdx.x) % across * COLUMNS_EACH;
+};
+
+// Stores the transpose of the tile.
+template <class Tile>
+__device__ __forceinline__ void store_transposed(const WarpgroupMemory<Tile> &memory, const Output<float> &out,
+                                                 const Place &place) {
+    TransposedThread<Tile> thread;
+    int column = place.first_row + thread.in_tile;
+    if (column >= place.rows) {
+        return;
+    }
+    bool whole = column + COLUMNS_EACH <= place.rows && out.is_aligned_by_four();
+    int rows = min(Tile::columns, place.columns - place.first_column);
+#pragma unroll 2
+    for (int row = thread.row; row < rows; row += thread.rows_at_once) {
+        Four values = load_aligned(memory.tile() + row * Tile::column_stride + thread.in_tile).widen();
+        store_four(out.line(place.first_column + row), column, place.rows, values, whole);
+    }
+}
+
+// Adds up `count` parts of the transposed tile in order. Each part has all rows of `out`, without padding.
+template <class Tile>
+__device__ __forceinline__ void add_transposed_parts(const Output<float> &out, const float *parts, int count,
+                                                     const Place &place) {
+    constexpr int PARTS = 4, ROWS = 2; // loaded together
+    TransposedThread<Tile> thread;
+    int column = place.first_row + thread.in_tile, end = min(place.first_column + Tile::columns, place.columns);
+    if (column >= place.rows) {
+        return;
+    }
+    bool whole = place.rows % COLUMNS_EACH == 0 && out.is_aligned_by_four(); // so are the parts
+    size_t part_stride = size_t(place.rows) * place.columns;
+    for (int row = place.first_column + thread.row; row < end; row += ROWS * thread.rows_at_once) {
+        Four sums[ROWS] = {};
+        for (int first = 0; first < count; first += PARTS) {
+            Four loaded[ROWS][PARTS];
+#pragma unroll
+            for (int r = 0; r < ROWS; r++) {
+                const float *from = parts + size_t(min(row + r * thread.rows_at_once, end - 1)) * place.rows;
+#pragma unroll
+                for (int k = 0; k < PARTS; k++) {
+                    const float *part = from + min(first + k, count - 1) * part_stride;
+                    loaded[r][k] = load_written(part, column, place.rows, whole);
+                }
+            }
+#pragma unroll
+            for (int k = 0; k < PARTS; k++) {
+#pragma unroll
+                for (int r = 0; r < ROWS; r++) {
+                    if (first + k == 0) {
+                        sums[r] = loaded[r][k]; // a sum with 0 would turn -0 into 0
+                    } else if (first + k < count) {
+                        add_four(sums[r], loaded[r][k]);
+                    }
+                }
+            }
+        }
+#pragma unroll
+        for (int r = 0; r < ROWS; r++) {
+            if (row + r * thread.rows_at_once < end) {
+                store_four(out.line(row + r * thread.rows_at_once), column, place.rows, sums[r], whole);
+            }
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! linear_warpgroup: products by the instructions of a warpgroup, at sizes that reach every tile and at random ones.
+
+use crate::support::agreement::{agree_in_orders, agree_once};
+use crate::support::cases::{check, rows, runs_on_device, seeds};
+use scenerank::backend::cuda::launchers::linear::Format;
+use scenerank::bench::case::Case;
+use scenerank::bench::cases::linear::backward::{BackwardProduct, backward};
+use scenerank::bench::cases::linear::forward::{Ends, ForwardProduct, Types, forward, forward_two};
+use scenerank::bench::cases::linear::states::{self, States};
+use scenerank::bench::cases::linear::unit::{self, UnitProduct};
+use scenerank::bench::cases::linear::{Launches, Product, X};
+
+const FORMAT: Format = Format::Bf16Warpgroup;
+
+pub fn product(rows: usize, inputs: usize, outputs: usize, seed: u64) -> Product {
+    Product { what: "test", rows, inputs, outputs, format: FORMAT, seed }
+}
+
+/// All launchers at these sizes.
+pub fn all(of: Product) -> Vec<Case> {
+    let ends =
+        || Ends { of: [0, 1].map(|by| (0..of.rows as u32).map(|i| (i * 5 + by) % 9).collect()), nodes: 9 };
+    let forwards =
+        [(false, false), (true, false), (false, true), (true, true)].map(|(activated, gathers)| {
+            let ends = gathers.then(ends);
+            forward(ForwardProduct { activated, with_statistics: true, ends, ..ForwardProduct::plain(of) })
+        });
+    let backwards = [X::Values, X::Activated, X::ActivatedWithSums]
+        .map(|x| backward(BackwardProduct { product: of, x, part: of.whole() }));
+    // The weight of these has two parts.
+    let even = Product { outputs: of.outputs.next_multiple_of(2), ..of };
+    let unit = UnitProduct { product: even, with_rows: true };
+    let edges = Product { rows: of.rows + 3, outputs: even.outputs / 2, ..of };
+    let types = Types {
+        rows: [of.rows, 7],
+        room: [0; 2],
+        inputs: of.inputs,
+        hidden: even.outputs / 2,
+        format: FORMAT,
+        seed: of.seed,
+    };
+    let others = [
+        unit::forward(unit),
+        unit::backward(unit),
+        states::backward(States { nodes: even, edges }, Launches::One),
+        forward_two(types, Launches::One),
+    ];
+    forwards.into_iter().chain(backwards).chain(others).collect()
+}
+
+#[test]
+fn every_tile_agrees_with_the_reference() {
+    if !runs_on_device(FORMAT) {
+        return;
+    }
+    // One step of 64 inner ones, fewer than the ring's stages, and more. Columns below, at and above a tile.
+    let sizes = [(70, 21, 152), (129, 153, 224), (64, 330, 257), (130, 300, 300)];
+    for (seed, (rows, inputs, outputs)) in (0..).zip(sizes) {
+        all(product(rows, inputs, outputs, seed)).iter().for_each(|case| agree_once(case, 0));
+    }
+    agree_in_orders(&[5, 6], &all(product(130, 70, 160, 5))[6]);
+}
+
+#[test]
+fn products_of_any_sizes_agree_with_the_reference() {
+    if !runs_on_device(FORMAT) {
+        return;
+    }
+    check(3, (rows(), 1..=200usize, 1..=330usize, seeds()), |(rows, inputs, outputs, seed)| {
+        all(product(rows, inputs, outputs, seed)).iter().for_each(|case| {
+            agree_in_orders(&[seed], case);
+        });
+    });
+    // No rows: the sums of a norm, and gradients of 0.
+    all(product(0, 9, 17, 1)).iter().for_each(|case| agree_once(case, 70));
+}
+
+#[test]
+fn sums_of_many_rows_agree_with_the_reference() {
+    if !runs_on_device(FORMAT) {
+        return;
+    }
+    // Rows for two groups of the column sums, and for several parts of a weight's gradient.
+    let of = product(2171, 21, 30, 7);
+    agree_once(&forward(ForwardProduct::activated(of)), 300);
+    agree_once(&backward(BackwardProduct { product: of, x: X::ActivatedWithSums, part: of.whole() }), 300);
+}
