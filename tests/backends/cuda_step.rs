@@ -241,24 +241,30 @@ fn evaluation_agrees_with_the_reference() {
     assert_close("embedding", &got.expect("embeddings"), &want.expect("embeddings"), tolerance);
 }
 
-/// A step whose products are all by warpgroups.
+/// Steps whose products are all by warpgroups: as close to the reference as those in bf16 (`formats_reach_the_products_of`).
 #[test]
-fn a_step_by_warpgroups_is_close_to_the_reference() {
+fn steps_by_warpgroups_are_close_to_the_reference() {
+    const BATCHES: u64 = 8;
     let runs = |device: Device| StoredFormat::BF16_WARPGROUP.runs_on(&device);
     if !kernel_device(None).is_some_and(runs) {
         println!("skipped: no device multiplies by warpgroups");
         return;
     }
-    for config in CONFIGS {
-        let batch = random_batch(config, SHAPE, 1);
-        let want = step_of(config, Reference::<f64>::new(), &batch, LossKind::Ranking);
-        let got = step_in(config, Format::Bf16Warpgroup, Some(3), &batch).expect("a device, as before");
-        let (mut off, mut of) = (0.0, 0.0);
-        for (got, want) in got.embedding.iter().zip(&want.embedding) {
-            off += f64::from(got - want).powi(2);
-            of += f64::from(*want).powi(2);
+    let mut distances = [0.0; 2];
+    for batch in (0..BATCHES).map(|seed| random_batch(CONFIGS[1], SHAPE, seed)) {
+        let want = step_of(CONFIGS[1], Reference::<f64>::new(), &batch, LossKind::Ranking);
+        for (format, distance) in [Format::Bf16, Format::Bf16Warpgroup].into_iter().zip(&mut distances) {
+            let got = step_in(CONFIGS[1], format, Some(3), &batch).expect("a device, as before");
+            let (mut off, mut of) = (0.0, 0.0);
+            for (got, want) in got.embedding.iter().zip(&want.embedding) {
+                off += f64::from(got - want).powi(2);
+                of += f64::from(*want).powi(2);
+            }
+            *distance += (off / of).sqrt() / BATCHES as f64;
+            assert!(got.next.iter().all(|(_, tensor)| tensor.values.iter().all(|value| value.is_finite())));
         }
-        assert!(off < 2e-2f64.powi(2) * of, "embeddings {:.1e} apart", (off / of).sqrt());
-        assert!(got.next.iter().all(|(_, tensor)| tensor.values.iter().all(|value| value.is_finite())));
     }
+    println!("distances of bf16 by mma and by warpgroups: {distances:?}");
+    // Both round alike; only the order of sums differs.
+    assert!(distances[1] < 2e-2 && (distances[1] / distances[0] - 1.0).abs() < 0.05, "{distances:?}");
 }
