@@ -50,11 +50,11 @@ rank_merge_statistics(const __grid_constant__ RankMergeStatistics args) {
     const NormStatisticsArguments &norm = args.norm;
     StatisticsMerge merge = {norm.to(), norm.weight, norm.bias, args.running_mean, args.running_var};
     double around = 0.0; // the mean of the first rank that has rows
-    bool is_first = true;
+    int ranks_before = 0;
     Pair sum = {0.0, 0.0};
     int rows = args.of.each(column, [&](double mean, double rstd, int own) {
-        around = is_first ? mean : around;
-        is_first = false;
+        around = ranks_before == 0 ? mean : around;
+        ranks_before++;
         double variance = 1.0 / (rstd * rstd) - NORM_EPSILON;
         Pair part = {mean, variance < 0.0 ? 0.0 : own * variance}; // keeps NaN
         sum = merge.add(sum, part, own, around);
