@@ -212,7 +212,7 @@ fn defects_in_a_ring_of_stages_are_found() {
     for (kernel, found) in [
         ("swizzle", WRONG),
         ("stride", WRONG),
-        ("phase", "a factor of a product changed before it was waited for"),
+        ("phase", "which never ends"),
         ("no_proxy_fence", "copied without fence_proxy"),
         ("early_fence", "copied without fence_proxy"),
         ("copies", WRONG),

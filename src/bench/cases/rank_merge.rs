@@ -3,7 +3,7 @@
 use super::{indices, roundings};
 use crate::backend::cuda::launchers::batch_norm::{Norm, Statistics};
 use crate::backend::cuda::launchers::linear::Format;
-use crate::backend::cuda::launchers::rank_merge::{Parts, merge_statistics, merge_sums};
+use crate::backend::cuda::launchers::rank_merge::{Parts, rank_merge_statistics, rank_merge_sums};
 use crate::backend::reference::batch_norm::set_statistics;
 use crate::backend::reference::rank_merge::{self as reference, Part};
 use crate::bench::case::{Case, Cost, Grows, Host, Prepared, unwritten};
@@ -80,7 +80,7 @@ pub fn statistics(of: RankColumns) -> Case {
                     let [mean, rstd, scale, shift, running_mean, running_var] = to;
                     let to = Statistics { mean, rstd, scale, shift, weight, bias };
                     let parts = Parts { parts, sizes, ranks, size: SIZE };
-                    merge_statistics(device, to, [running_mean, running_var], parts)
+                    rank_merge_statistics(device, to, [running_mean, running_var], parts)
                 }),
                 expected: Box::new(move |host, _| {
                     let ([parts, weight, bias], to) = (host.wide_inputs(), host.wide_outputs());
@@ -139,7 +139,7 @@ pub fn sums(of: RankColumns) -> Case {
                     let ([parts, mean, rstd, scale], [sizes], [mut terms], _) = arrays.parts();
                     // The shift is not read.
                     let norm = Norm { mean, rstd, scale, shift: scale };
-                    merge_sums(device, &mut terms, norm, Parts { parts, sizes, ranks, size: SIZE })
+                    rank_merge_sums(device, &mut terms, norm, Parts { parts, sizes, ranks, size: SIZE })
                 }),
                 expected: Box::new(move |host, _| {
                     let [parts, mean, rstd, scale] = host.wide_inputs();

@@ -79,7 +79,7 @@ impl Parts<'_> {
 }
 
 /// Merges mean and rstd of each rank into the statistics over the rows of all, and updates the running mean and variance.
-pub fn merge_statistics(
+pub fn rank_merge_statistics(
     device: &Device,
     mut to: Statistics<'_>,
     [mut running_mean, mut running_var]: [SliceMut<'_, f32>; 2],
@@ -99,7 +99,7 @@ pub fn merge_statistics(
 }
 
 /// Sums d_weight and d_bias of each rank into the `terms [2, C]` of the backward of `norm` over the rows of all.
-pub fn merge_sums(
+pub fn rank_merge_sums(
     device: &Device,
     terms: &mut SliceMut<'_, f32>,
     norm: Norm<'_>,

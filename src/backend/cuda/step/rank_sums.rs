@@ -118,7 +118,7 @@ impl RankSums {
         let Parameters { values, running_mean, running_var, .. } = parameters;
         let running = [running_mean, running_var].map(|all| all.slice_mut(layout.running.clone()));
         let to = statistics(layout, values, &mut block.norm);
-        rank_merge::merge_statistics(device, to, running, self.parts(kind, columns))
+        rank_merge::rank_merge_statistics(device, to, running, self.parts(kind, columns))
     }
 
     /// Replaces the terms in `sums`, which a backward over the rows of this rank has left, by those over the rows of all. The
@@ -141,7 +141,12 @@ impl RankSums {
         device.reserve(own, 2 * columns)?;
         device.copy_on_device(gradients.slice(of_norm), own.slice_mut(0..2 * columns))?;
         gather(device, ranks, communicator.as_ref(), own, (all, 2 * columns))?;
-        rank_merge::merge_sums(device, &mut sums.terms_mut(columns), norm(block), self.parts(kind, columns))
+        rank_merge::rank_merge_sums(
+            device,
+            &mut sums.terms_mut(columns),
+            norm(block),
+            self.parts(kind, columns),
+        )
     }
 
     /// Replaces `gradients[range]` by their sums over all ranks.
