@@ -20,7 +20,7 @@ pub struct Block<T> {
     pub norm: BlockNorm,
 }
 
-/// Batch norm of a block, as in [`Norm`](crate::backend::cuda::launchers::batch_norm::Norm): `[C]` each.
+/// Batch norm of a block, as in [`Norm`]: `[C]` each.
 pub struct BlockNorm {
     /// Mean that batch norm subtracts: that of the batch in training, the running mean in evaluation, 0 without
     /// batch norm.
