@@ -183,25 +183,25 @@ __device__ __forceinline__ Four load_written(const float *row, int column, int c
 // Number of parts of a row that are loaded before the first of them is added: their latencies overlap.
 constexpr int PARTS_AT_ONCE = 4;
 
-// Adds up the parts of a tile in order, four columns per thread. Behind the last row or part it is loaded again,
-// instead of a branch.
-template <class Core, bool whole>
-__device__ __forceinline__ void add_parts(const Output<float> &out, const float *parts, int count, const Place &place) {
-    constexpr int across = Core::Shape::columns / COLUMNS_EACH, stride = Core::Shape::threads / across;
-    // Each row at once takes 20 registers.
-    constexpr int ROWS_AT_ONCE = whole && Core::Shape::threads * Core::blocks <= 512 ? 4 : 2;
+// Adds up the parts of a tile in order, four columns per thread and `rows_at_once` rows together. `Shape` has the sides of the
+// tile and the number of threads. Behind the last row or part it is loaded again, instead of a branch. `whole`: one access reads
+// or writes the four columns.
+template <class Shape, int rows_at_once>
+__device__ __forceinline__ void add_parts(const Output<float> &out, const float *parts, int count, const Place &place,
+                                          bool whole) {
+    constexpr int across = Shape::columns / COLUMNS_EACH, stride = Shape::threads / across;
     int column = place.first_column + int(threadIdx.x) % across * COLUMNS_EACH;
     if (column >= place.columns) {
         return;
     }
     size_t part_stride = size_t(place.rows) * place.columns;
-    int end = min(place.first_row + Core::Shape::rows, place.rows);
-    for (int row = place.first_row + threadIdx.x / across; row < end; row += ROWS_AT_ONCE * stride) {
-        Four sums[ROWS_AT_ONCE];
+    int end = min(place.first_row + Shape::rows, place.rows);
+    for (int row = place.first_row + threadIdx.x / across; row < end; row += rows_at_once * stride) {
+        Four sums[rows_at_once];
         for (int first = 0; first < count; first += PARTS_AT_ONCE) {
-            Four loaded[ROWS_AT_ONCE][PARTS_AT_ONCE];
+            Four loaded[rows_at_once][PARTS_AT_ONCE];
 #pragma unroll
-            for (int r = 0; r < ROWS_AT_ONCE; r++) {
+            for (int r = 0; r < rows_at_once; r++) {
                 const float *from = parts + size_t(min(row + r * stride, end - 1)) * place.columns;
 #pragma unroll
                 for (int k = 0; k < PARTS_AT_ONCE; k++) {
@@ -212,7 +212,7 @@ __device__ __forceinline__ void add_parts(const Output<float> &out, const float 
 #pragma unroll
             for (int k = 0; k < PARTS_AT_ONCE; k++) {
 #pragma unroll
-                for (int r = 0; r < ROWS_AT_ONCE; r++) {
+                for (int r = 0; r < rows_at_once; r++) {
                     if (first + k == 0) {
                         sums[r] = loaded[r][k]; // a sum with 0 would turn -0 into 0
                     } else if (first + k < count) {
@@ -222,7 +222,7 @@ __device__ __forceinline__ void add_parts(const Output<float> &out, const float 
             }
         }
 #pragma unroll
-        for (int r = 0; r < ROWS_AT_ONCE; r++) {
+        for (int r = 0; r < rows_at_once; r++) {
             if (row + r * stride < end) {
                 store_four(out.line(row + r * stride), column, place.columns, sums[r], whole);
             }
@@ -232,10 +232,12 @@ __device__ __forceinline__ void add_parts(const Output<float> &out, const float 
 
 template <class Core>
 __device__ __forceinline__ void add_parts(const Output<float> &out, const float *parts, int count, const Place &place) {
+    // Each row at once takes 20 registers.
+    constexpr int rows_at_once = Core::Shape::threads * Core::blocks <= 512 ? 4 : 2;
     if (place.columns % COLUMNS_EACH == 0 && out.is_aligned_by_four()) { // so are the parts
-        add_parts<Core, true>(out, parts, count, place);
+        add_parts<typename Core::Shape, rows_at_once>(out, parts, count, place, true);
     } else {
-        add_parts<Core, false>(out, parts, count, place);
+        add_parts<typename Core::Shape, 2>(out, parts, count, place, false);
     }
 }
 

@@ -168,26 +168,26 @@ __device__ __forceinline__ void finish_tile_sums(const WarpgroupMemory<Tile> &me
 
 // ---- gradients of weights ---------------------------------------------------------------------------------------
 
-// Place of a thread's four columns in the transpose of a tile: columns of the tile are rows of `out`.
-template <class Tile> struct TransposedThread {
-    static constexpr int across = Tile::rows / COLUMNS_EACH, rows_at_once = Tile::threads / across;
-    int row = int(threadIdx.x) / across, in_tile = int(threadIdx.x) % across * COLUMNS_EACH;
+// The transpose of a tile: its columns are rows of `out`.
+template <class Tile> struct TransposedShape {
+    static constexpr int rows = Tile::columns, columns = Tile::rows, threads = Tile::threads;
 };
 
 // Stores the transpose of the tile.
 template <class Tile>
 __device__ __forceinline__ void store_transposed(const WarpgroupMemory<Tile> &memory, const Output<float> &out,
                                                  const Place &place) {
-    TransposedThread<Tile> thread;
-    int column = place.first_row + thread.in_tile;
+    constexpr int across = Tile::rows / COLUMNS_EACH, rows_at_once = Tile::threads / across;
+    int first_row = int(threadIdx.x) / across, in_tile = int(threadIdx.x) % across * COLUMNS_EACH;
+    int column = place.first_row + in_tile;
     if (column >= place.rows) {
         return;
     }
     bool whole = column + COLUMNS_EACH <= place.rows && out.is_aligned_by_four();
     int rows = min(Tile::columns, place.columns - place.first_column);
 #pragma unroll 2
-    for (int row = thread.row; row < rows; row += thread.rows_at_once) {
-        Four values = load_aligned(memory.tile() + row * Tile::column_stride + thread.in_tile).widen();
+    for (int row = first_row; row < rows; row += rows_at_once) {
+        Four values = load_aligned(memory.tile() + row * Tile::column_stride + in_tile).widen();
         store_four(out.line(place.first_column + row), column, place.rows, values, whole);
     }
 }
@@ -196,44 +196,7 @@ __device__ __forceinline__ void store_transposed(const WarpgroupMemory<Tile> &me
 template <class Tile>
 __device__ __forceinline__ void add_transposed_parts(const Output<float> &out, const float *parts, int count,
                                                      const Place &place) {
-    constexpr int PARTS = 4, ROWS = 2; // loaded together
-    TransposedThread<Tile> thread;
-    int column = place.first_row + thread.in_tile, end = min(place.first_column + Tile::columns, place.columns);
-    if (column >= place.rows) {
-        return;
-    }
+    Place transposed = {place.columns, place.rows, place.first_column, place.first_row, 0, 0};
     bool whole = place.rows % COLUMNS_EACH == 0 && out.is_aligned_by_four(); // so are the parts
-    size_t part_stride = size_t(place.rows) * place.columns;
-    for (int row = place.first_column + thread.row; row < end; row += ROWS * thread.rows_at_once) {
-        Four sums[ROWS] = {};
-        for (int first = 0; first < count; first += PARTS) {
-            Four loaded[ROWS][PARTS];
-#pragma unroll
-            for (int r = 0; r < ROWS; r++) {
-                const float *from = parts + size_t(min(row + r * thread.rows_at_once, end - 1)) * place.rows;
-#pragma unroll
-                for (int k = 0; k < PARTS; k++) {
-                    const float *part = from + min(first + k, count - 1) * part_stride;
-                    loaded[r][k] = load_written(part, column, place.rows, whole);
-                }
-            }
-#pragma unroll
-            for (int k = 0; k < PARTS; k++) {
-#pragma unroll
-                for (int r = 0; r < ROWS; r++) {
-                    if (first + k == 0) {
-                        sums[r] = loaded[r][k]; // a sum with 0 would turn -0 into 0
-                    } else if (first + k < count) {
-                        add_four(sums[r], loaded[r][k]);
-                    }
-                }
-            }
-        }
-#pragma unroll
-        for (int r = 0; r < ROWS; r++) {
-            if (row + r * thread.rows_at_once < end) {
-                store_four(out.line(row + r * thread.rows_at_once), column, place.rows, sums[r], whole);
-            }
-        }
-    }
+    add_parts<TransposedShape<Tile>, 2>(out, parts, count, transposed, whole);
 }

@@ -429,8 +429,6 @@ void collective(const Collective &kind, void *operands, int line) {
 
 // ---- what tensor_core.cpp calls ---------------------------------------------------------------------------------
 
-int running_thread() { return running; }
-
 void report(int line, const char *format, ...) {
     char problem[256], text[96];
     va_list values;

@@ -17,9 +17,6 @@ struct Collective {
 // Runs the running thread's part of a collective: waits for the other lanes.
 void collective(const Collective &kind, void *operands, int line);
 
-// Index of the running thread in its block.
-int running_thread();
-
 // Ends the launch with an error that names the kernel, line, block and thread.
 __attribute__((format(printf, 2, 3))) void report(int line, const char *format, ...);
 

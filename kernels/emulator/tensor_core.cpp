@@ -126,7 +126,7 @@ void mma_bf16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], int
 
 void load_matrices(uint32_t *to, int count, bool transposed, const void *row, int line) {
     // Lanes beyond those needed give no address.
-    bool gives_address = running_thread() % WARP < count * 8;
+    bool gives_address = running % WARP < count * 8;
     const char *problem = gives_address ? flaw(row, nullptr, 16, 16) : nullptr;
     if (problem != nullptr) {
         report(line, "ldmatrix: the row's address %p %s", row, problem);
@@ -142,7 +142,7 @@ void copy_async(void *to, const void *from, int bytes, int valid_bytes, int line
         report(line, "cp.async of %d bytes from %p to %p: one of them %s", bytes, from, to, problem);
         return;
     }
-    Copies &own = copies[running_thread()];
+    Copies &own = copies[running];
     if (own.count == own.room) {
         own.room = own.room == 0 ? 64 : 2 * own.room;
         own.list = static_cast<Copy *>(realloc(own.list, sizeof(Copy) * own.room));
@@ -154,10 +154,10 @@ void copy_async(void *to, const void *from, int bytes, int valid_bytes, int line
     own.list[own.count++] = {to, from, bytes, valid_bytes, own.groups};
 }
 
-void commit_copies() { copies[running_thread()].groups++; }
+void commit_copies() { copies[running].groups++; }
 
 void wait_copies(int groups_under_way) {
-    Copies &own = copies[running_thread()];
+    Copies &own = copies[running];
     int performed = 0;
     for (; performed < own.count && own.list[performed].group < own.groups - groups_under_way; performed++) {
         const Copy &copy = own.list[performed];

@@ -96,7 +96,7 @@ Products &own_products() {
             abort();
         }
     }
-    return products[running_thread()];
+    return products[running];
 }
 
 // Place of a value of a matrix in shared memory; null if the descriptor is wrong. Lines of 128 bytes hold 64 values, and
@@ -204,25 +204,25 @@ void wait_phase(unsigned long long *barrier, unsigned parity, int line) {
 }
 
 void fence_proxy() {
-    Pieces &own = pieces[running_thread()];
+    Pieces &own = pieces[running];
     for (int i = 0; i < own.count; i++) {
         uint16_t &of = unfenced[own.list[i]];
-        of = of == running_thread() + 1 ? 0 : of;
+        of = of == running + 1 ? 0 : of;
     }
     own.count = 0;
 }
 
 void change_registers(int count, int line) {
     bool takes = count > 0;
-    int wanted = takes ? count : -count, more = wanted - registers[running_thread()];
+    int wanted = takes ? count : -count, more = wanted - registers[running];
     if (wanted % 8 != 0 || wanted < 24 || wanted > 256 || (more != 0 && takes != (more > 0))) {
-        report(line, "a change from %d to %d registers", registers[running_thread()], wanted);
+        report(line, "a change from %d to %d registers", registers[running], wanted);
         return;
     }
     if (takes && !registers_are_free(&more)) {
         wait_until(registers_are_free, &more, "a change of registers", line);
     }
-    registers[running_thread()] += more;
+    registers[running] += more;
     registers_taken += more;
 }
 
@@ -295,7 +295,7 @@ void note_copy(const void *to, size_t bytes) {
     if (barrier_count == 0 || !in_dynamic_shared(to, bytes) || first >= MAX_PIECES) {
         return; // no products, or not a factor of one
     }
-    Pieces &own = pieces[running_thread()];
+    Pieces &own = pieces[running];
     if (own.count == own.room) {
         own.room = own.room == 0 ? 64 : 2 * own.room;
         own.list = static_cast<uint16_t *>(realloc(own.list, sizeof(uint16_t) * own.room));
@@ -304,7 +304,7 @@ void note_copy(const void *to, size_t bytes) {
         }
     }
     own.list[own.count++] = uint16_t(first);
-    unfenced[first] = uint16_t(running_thread() + 1);
+    unfenced[first] = uint16_t(running + 1);
 }
 
 void check_products() {

@@ -12,8 +12,9 @@
 //!
 //! Modelled are warps of 32 lanes with a program counter each, of which those behind run first; barriers; shuffles, votes,
 //! `ldmatrix` and `mma.sync`; parameters as PTX declares them; `cp.async`, performed when it is waited for; and roundings.
-//! Of sm_90a: barriers in shared memory with their phases, and `wgmma` in bf16, performed when it is waited for, with both
-//! orders of its operands and the swizzle of 128 bytes; and registers that warps give up and take.
+//!
+//! Three things of sm_90a are modelled too. Barriers in shared memory have phases. `wgmma` multiplies bf16 values, in both orders
+//! of its operands and with the swizzle of 128 bytes; its result exists once it is waited for. Warps give up registers and take them.
 //!
 //! Registers and shared memory begin as NaN. A launch reports accesses out of bounds, misaligned or uninitialised, races
 //! within a block and between blocks, accesses before `griddepcontrol.wait`, incomplete collectives and barriers,

@@ -117,7 +117,7 @@ impl Ranks {
 
     /// Sum of a number over all ranks.
     pub fn total(&self, own: usize) -> usize {
-        self.gather(&[own as u64]).iter().sum::<u64>() as usize
+        if self.is_one() { own } else { self.gather(&[own as u64]).iter().sum::<u64>() as usize }
     }
 
     /// Whether `own` is true on any rank.

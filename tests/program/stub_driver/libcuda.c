@@ -2,17 +2,9 @@
 // Environment variables set the results of calls. With STUB_LOG, every call of a step is written as a line to
 // that file.
 
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
+#include "stub.h"
 
-typedef int Result;
 typedef unsigned long long Address;
-
-static int number(const char *name, int otherwise) {
-    const char *text = getenv(name);
-    return text == NULL ? otherwise : atoi(text);
-}
 
 // A stream or event is a number that is never 0.
 static size_t handles = 0;
@@ -22,21 +14,10 @@ static Result make(void **handle) {
     return 0;
 }
 
-static int name(const void *handle) { return (int)((size_t)handle >> 4); }
-
 // By stream: whether its latest work is a kernel. Only another kernel may then begin before it has ended.
 static char after_kernel[1 << 10];
 
 static void other_work(const void *stream) { after_kernel[name(stream)] = 0; }
-
-static void say(const char *call, int first, int second) {
-    const char *path = getenv("STUB_LOG");
-    FILE *file = path == NULL ? NULL : fopen(path, "a");
-    if (file != NULL) {
-        fprintf(file, "%s %d %d\n", call, first, second);
-        fclose(file);
-    }
-}
 
 Result cuInit(unsigned flags) { return number("STUB_INIT", 0); }
 Result cuDriverGetVersion(int *version) {

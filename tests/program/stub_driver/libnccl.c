@@ -1,28 +1,13 @@
 // NCCL between GPUs of the stub driver, whose memory is host memory. Nothing is exchanged: every rank is given its own values.
 // With STUB_LOG, every call is written as a line to that file, as by the stub driver.
 
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
+#include "stub.h"
 
-typedef int Result;
 typedef struct {
     char bytes[128];
 } Id;
 
 static int ranks = 0;
-
-static void say(const char *call, int first, int second) {
-    const char *path = getenv("STUB_LOG");
-    FILE *file = path == NULL ? NULL : fopen(path, "a");
-    if (file != NULL) {
-        fprintf(file, "%s %d %d\n", call, first, second);
-        fclose(file);
-    }
-}
-
-// The number of a stream of the stub driver.
-static int name(const void *handle) { return (int)((size_t)handle >> 4); }
 
 Result ncclGetUniqueId(Id *id) {
     memset(id, 7, sizeof *id);
@@ -34,8 +19,7 @@ Result ncclCommInitRank(void **communicator, int count, Id id, int rank) {
     *communicator = &ranks;
     ranks = count;
     say("nccl_join", rank, id.bytes[127]);
-    const char *result = getenv("STUB_NCCL_JOIN");
-    return result == NULL ? 0 : atoi(result);
+    return number("STUB_NCCL_JOIN", 0);
 }
 Result ncclAllGather(const void *from, void *to, size_t count, int kind, void *communicator, void *stream) {
     for (int rank = 0; rank < ranks; rank++) {
