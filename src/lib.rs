@@ -65,7 +65,6 @@
 //! network      sizes of the network, layout of its parameters
 //! files        npy, safetensors, Arrow; files written whole or not at all
 //! loss         ranking, triplet, InfoNCE: value and slope of a triple
-//! matmul       products of dense matrices on the CPU
 //! optimizer    Adam
 //! synth        a synthetic collection                  -> raw public files
 //! data         raw public files -> one mapped file     -> scene graphs, similarities
@@ -96,7 +95,6 @@ pub mod evaluation;
 pub mod explore;
 pub mod files;
 pub mod loss;
-pub mod matmul;
 pub mod model;
 pub mod network;
 pub mod optimizer;

@@ -15,7 +15,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::data::similarity::Similarity;
-use crate::matmul::{Accumulate, MatMut, MatRef, Packed};
+use scenerank_matmul::{Accumulate, MatMut, MatRef, Packed};
 
 /// Anchors per block of the product; each block is one task.
 const BLOCK_ROWS: usize = 96;

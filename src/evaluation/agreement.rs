@@ -22,7 +22,7 @@ use crate::backend::correlation_sums::CorrelationSums;
 use crate::backend::cpu::inner_products::{ROW_BLOCK, WideRows};
 use crate::backend::device::{BackendTask, Device, Precision};
 use crate::data::similarity::{Similarity, not_a_number};
-use crate::matmul::Packed;
+use scenerank_matmul::Packed;
 use crate::progress::Progress;
 use crate::{Error, Result};
 

@@ -6,7 +6,7 @@
 //! ```
 
 use super::Embeddings;
-use crate::matmul::{Accumulate, MatMut, MatRef, Packed, matmul};
+use scenerank_matmul::{Accumulate, MatMut, MatRef, Packed, matmul};
 
 /// Images in the plane of the largest variance.
 pub struct Projection {

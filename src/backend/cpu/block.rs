@@ -7,7 +7,7 @@ use super::batch_norm::{BackwardSums, CHUNK_ROWS, Statistics, Terms};
 use super::clock::Work;
 use crate::backend::Mode;
 use crate::backend::reference::batch_norm::{no_statistics, running_statistics};
-use crate::matmul::{Accumulate, MatMut, MatRef};
+use scenerank_matmul::{Accumulate, MatMut, MatRef};
 use crate::network::activations::BlockActivations;
 use crate::network::parameters::{BlockKind, BlockLayout, Parameters};
 

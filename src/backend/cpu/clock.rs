@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::matmul::{Accumulate, MatMut, MatRef, Packed, matmul};
+use scenerank_matmul::{Accumulate, MatMut, MatRef, Packed, matmul};
 
 /// Work that is timed by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

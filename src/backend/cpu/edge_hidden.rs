@@ -21,7 +21,7 @@ use super::{Cpu, at_least};
 use crate::backend::L2_EPSILON;
 use crate::backend::pass::{Backward, Forward};
 use crate::batch::graph_batch::{GraphBatch, OBJECT_ROLE, Occurrences};
-use crate::matmul::{Accumulate, MatMut, MatRef};
+use scenerank_matmul::{Accumulate, MatMut, MatRef};
 use crate::network::activations::{ActivationGradients, BlockActivations};
 use crate::network::parameters::{BlockKind, Parameters};
 

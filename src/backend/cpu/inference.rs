@@ -20,7 +20,7 @@ use super::{Cpu, at_least};
 use crate::backend::L2_EPSILON;
 use crate::backend::reference::batch_norm::running_statistics;
 use crate::batch::graph_batch::GraphBatch;
-use crate::matmul::{Accumulate, MatMut, MatRef, Packed};
+use scenerank_matmul::{Accumulate, MatMut, MatRef, Packed};
 use crate::network::activations::{Activations, LayerActivations};
 use crate::network::parameters::{BlockKind, BlockLayout, Parameters};
 

@@ -1,9 +1,9 @@
 //! Inner products between two sets of rows, in double precision, a block of rows at a time.
 //!
 //! The product of two f32 is exact in f64, so only the summation rounds. Its order is the same for all products
-//! ([`crate::matmul`]). Equal rows therefore give equal products, to the last bit, and ties stay ties.
+//! ([`scenerank_matmul`]). Equal rows therefore give equal products, to the last bit, and ties stay ties.
 
-use crate::matmul::{Accumulate, MatMut, MatRef, Packed};
+use scenerank_matmul::{Accumulate, MatMut, MatRef, Packed};
 
 /// Rows per block: enough to amortise reading the other side, few enough that a block of products for 5,000
 /// images (1.9 MB) stays in the cache.

@@ -13,7 +13,7 @@ use crate::bench::chain::Chain;
 use crate::bench::check::{Output, largest};
 use crate::bench::matrix::HostMatrix;
 use crate::bench::sizes::Sizes;
-use crate::matmul::{Accumulate, MatMut, MatRef, Packed, matmul};
+use scenerank_matmul::{Accumulate, MatMut, MatRef, Packed, matmul};
 use backward::BackwardProduct;
 use forward::{Ends, ForwardProduct, Types};
 use states::States;

@@ -1,8 +1,9 @@
 //! Products of dense matrices on the CPU: `c = a b` in single or double precision.
 //!
 //! The right operand is packed first: panels of as many columns as two vector registers hold, each panel row by row. A
-//! task takes `BLOCK_ROWS` rows of the left operand, packs them for as many terms as a block has, and multiplies tile by
-//! tile. The sums of a tile stay in registers. [`MatRef::transpose`] costs nothing: packing reads through strides.
+//! task takes `BLOCK_ROWS` rows of the left operand and multiplies tile by tile, for as many terms as a block has. It reads
+//! the rows of the left operand where they lie; only a transposed one is packed. The sums of a tile stay in registers.
+//! [`MatRef::transpose`] costs nothing.
 //!
 //! A value of the product is a sum in ascending order of the inner index, cut into equal blocks of at most `BLOCK_DEPTH`
 //! terms. So its bits depend neither on its place, nor on the number of threads, nor on the width of the registers: equal
@@ -16,17 +17,20 @@ mod tile;
 mod view;
 
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use bytemuck::{Pod, Zeroable};
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 pub use element::Element;
 pub use view::{MatMut, MatRef};
 
 use pack::pack;
-use tile::{SHORT_TILE, TALL_TILE, Vectors, store, sums, tile_width};
+use tile::{
+    HALF_TILE_VECTORS, PackedRows, Rows, SHORT_TILE, TALL_TILE, TILE_VECTORS, Vectors, prefetch, store, sums, tile_width,
+};
 
 /// Largest number of rows of a block, a multiple of the rows of both tiles. The block stays in the second-level cache.
 const BLOCK_ROWS: usize = 72;
@@ -101,8 +105,7 @@ impl<T: Element> Packed<T> {
 
     /// Packs `b` in place of what was packed before, on all of rayon's threads.
     pub fn pack(&mut self, b: MatRef<'_, T>) {
-        let arch = Arch::new();
-        let width = arch.dispatch(TileWidth::<T>(PhantomData));
+        let width = T::panel_width();
         (self.depth, self.columns) = (b.rows(), b.columns());
         let padded = self.columns.next_multiple_of(width);
         let lines = (self.depth * padded * size_of::<T>()).div_ceil(size_of::<Line>());
@@ -121,7 +124,7 @@ impl<T: Element> Packed<T> {
                 values.par_chunks_mut(terms.len() * group).enumerate().for_each(|(index, panels)| {
                     let columns = index * group..b.columns().min((index + 1) * group);
                     let b = b.row_range(terms.clone()).column_range(columns);
-                    arch.dispatch(PackPanels { b, panels });
+                    T::pack_panels(PackPanels { b, panels });
                 });
             },
         );
@@ -129,12 +132,12 @@ impl<T: Element> Packed<T> {
 
     /// `c = a b` or `c += a b` on the calling thread.
     pub fn multiply(&self, c: MatMut<'_, T>, accumulate: Accumulate, a: MatRef<'_, T>) {
-        self.product(c, accumulate, a, |_, _: &mut [T]| {}).alone();
+        self.product(c, accumulate, a, None).alone();
     }
 
     /// `c = a b` or `c += a b` on all of rayon's threads.
     pub fn multiply_in_parallel(&self, c: MatMut<'_, T>, accumulate: Accumulate, a: MatRef<'_, T>) {
-        self.product(c, accumulate, a, |_, _: &mut [T]| {}).in_parallel();
+        self.product(c, accumulate, a, None).in_parallel();
     }
 
     /// `c = a b` on all of rayon's threads. `finish` completes each row, given its index, while it is in the cache.
@@ -142,28 +145,31 @@ impl<T: Element> Packed<T> {
         &self,
         c: MatMut<'_, T>,
         a: MatRef<'_, T>,
-        finish: impl Fn(usize, &mut [T]) + Copy + Send,
+        finish: impl Fn(usize, &mut [T]) + Sync,
     ) {
-        self.product(c, Accumulate::Replace, a, finish).in_parallel();
+        self.product(c, Accumulate::Replace, a, Some(&finish)).in_parallel();
     }
 
-    fn product<'a, F>(
+    fn product<'a>(
         &'a self,
         c: MatMut<'a, T>,
         accumulate: Accumulate,
         a: MatRef<'a, T>,
-        finish: F,
-    ) -> Multiply<'a, T, F> {
+        finish: Option<Finish<'a, T>>,
+    ) -> Multiply<'a, T> {
         assert_eq!((a.columns(), c.columns()), (self.depth, self.columns), "columns of a and of c");
         assert_eq!(a.rows(), c.rows(), "rows of a and of c");
         Multiply { c, accumulate, a, b: self, first_row: 0, finish }
     }
 }
 
-/// Number of columns of a tile.
-struct TileWidth<T>(PhantomData<T>);
+/// Completes a row of the product, given its index.
+type Finish<'a, T> = &'a (dyn Fn(usize, &mut [T]) + Sync);
 
-impl<T: Element> WithSimd for TileWidth<T> {
+/// Number of columns of a panel.
+struct PanelWidth<T>(PhantomData<T>);
+
+impl<T: Element> WithSimd for PanelWidth<T> {
     type Output = usize;
 
     #[inline(always)]
@@ -173,7 +179,9 @@ impl<T: Element> WithSimd for TileWidth<T> {
 }
 
 /// Packs panels of one block: `panels[p][k][i] = b[k, p width + i]`.
-struct PackPanels<'a, T> {
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct PackPanels<'a, T> {
     b: MatRef<'a, T>,
     panels: &'a mut [T],
 }
@@ -197,18 +205,18 @@ impl<T: Element> WithSimd for PackPanels<'_, T> {
 }
 
 /// A product on one thread.
-struct Multiply<'a, T, F> {
+#[doc(hidden)]
+pub struct Multiply<'a, T> {
     c: MatMut<'a, T>,
     accumulate: Accumulate,
     a: MatRef<'a, T>,
     b: &'a Packed<T>,
     /// Number of rows before those of `c`.
     first_row: usize,
-    /// Called with each finished row and its index.
-    finish: F,
+    finish: Option<Finish<'a, T>>,
 }
 
-impl<T: Element, F: Fn(usize, &mut [T]) + Copy + Send> Multiply<'_, T, F> {
+impl<T: Element> Multiply<'_, T> {
     fn in_parallel(self) {
         let threads = rayon::current_num_threads();
         if threads == 1 {
@@ -221,7 +229,7 @@ impl<T: Element, F: Fn(usize, &mut [T]) + Copy + Send> Multiply<'_, T, F> {
     /// Multiplies on this thread. Inlined, its block of the left operand would lie on the stack once for each level of `split`.
     #[inline(never)]
     fn alone(self) {
-        Arch::new().dispatch(self);
+        T::multiply(self);
     }
 
     /// Multiplies in tasks of at most `task_rows` rows, which are whole tiles.
@@ -239,7 +247,7 @@ impl<T: Element, F: Fn(usize, &mut [T]) + Copy + Send> Multiply<'_, T, F> {
     }
 }
 
-impl<T: Element, F: Fn(usize, &mut [T])> WithSimd for Multiply<'_, T, F> {
+impl<T: Element> WithSimd for Multiply<'_, T> {
     type Output = ();
 
     #[inline(always)]
@@ -252,45 +260,102 @@ impl<T: Element, F: Fn(usize, &mut [T])> WithSimd for Multiply<'_, T, F> {
     }
 }
 
-impl<T: Element, F: Fn(usize, &mut [T])> Multiply<'_, T, F> {
+impl<T: Element> Multiply<'_, T> {
     #[inline(always)]
     fn blocks<S: Simd, const ROWS: usize>(self, simd: S) {
         let Multiply { mut c, accumulate, a, b, first_row, finish } = self;
-        if b.depth == 0 {
-            for row in 0..c.rows() {
-                if accumulate == Accumulate::Replace {
-                    c.row_mut(row).fill(T::ZERO);
-                }
-                finish(first_row + row, c.row_mut(row));
+        let rows = c.rows();
+        let complete = |c: &mut MatMut<'_, T>, rows: Range<usize>| {
+            if let Some(finish) = finish {
+                rows.for_each(|row| finish(first_row + row, c.row_mut(row)));
             }
+        };
+        if b.depth == 0 {
+            if accumulate == Accumulate::Replace {
+                (0..rows).for_each(|row| c.row_mut(row).fill(T::ZERO));
+            }
+            complete(&mut c, 0..rows);
         }
         let right: &[Vectors<T, S>] = bytemuck::cast_slice(&b.lines);
         let width = tile_width::<T, S>();
         let panels = b.columns.div_ceil(width);
-        let mut memory = [T::ZERO; BLOCK_ROWS * BLOCK_DEPTH];
-        let rows = c.rows();
-        let step = rows.div_ceil(rows.div_ceil(BLOCK_ROWS).max(1)).next_multiple_of(ROWS);
+        let mut memory = MaybeUninit::<[T; BLOCK_ROWS * BLOCK_DEPTH]>::uninit();
+        let step = rows.div_ceil(rows.div_ceil(BLOCK_ROWS).max(1)).next_multiple_of(ROWS).max(ROWS);
         for terms in depth_blocks(b.depth) {
             let to = if terms.start == 0 { accumulate } else { Accumulate::Add };
             let right = &right[panels * terms.start..][..panels * terms.len()];
-            for first in (0..rows).step_by(step.max(1)) {
-                let block = first..rows.min(first + step);
-                let left: &mut [[T; ROWS]] = bytemuck::cast_slice_mut(&mut memory);
-                let left = &mut left[..block.len().div_ceil(ROWS) * terms.len()];
-                pack(a.row_range(block.clone()).column_range(terms.clone()), left);
+            for first in (0..rows).step_by(step) {
+                let block = a.row_range(first..rows.min(first + step)).column_range(terms.clone());
+                // Whole tiles are read where they lie, if a row does.
+                let in_place = match block.contiguous_rows() {
+                    Some(_) => block.rows() / ROWS * ROWS,
+                    None => 0,
+                };
+                let rest = (block.rows() - in_place).next_multiple_of(ROWS);
+                let packed: &mut [[T; ROWS]] =
+                    bytemuck::cast_slice_mut(zeroed(&mut memory, rest * terms.len()));
+                pack(block.row_range(in_place..block.rows()), packed);
+                let whole = block.row_range(0..in_place);
                 for (column, right) in (0..).step_by(width).zip(right.chunks_exact(terms.len())) {
-                    for (row, left) in block.clone().step_by(ROWS).zip(left.chunks_exact(terms.len())) {
-                        // The tile's part of `c` arrives while its sums are computed.
-                        (row..row + ROWS).for_each(|row| c.prefetch(row, column..column + width));
-                        let sums = sums::<T, S, ROWS>(simd, left, right);
-                        store::<T, S, ROWS>(simd, &mut c, (row, column), sums, to);
+                    let to = To { c: &mut c, row: first, column, accumulate: to };
+                    // Half of the last panel may be beyond the last column.
+                    if b.columns - column <= width / 2 {
+                        panel::<T, S, ROWS, HALF_TILE_VECTORS>(simd, to, whole, packed, right);
+                    } else {
+                        panel::<T, S, ROWS, TILE_VECTORS>(simd, to, whole, packed, right);
                     }
                 }
                 if terms.end == b.depth {
-                    block.for_each(|row| finish(first_row + row, c.row_mut(row)));
+                    complete(&mut c, first..first + block.rows());
                 }
             }
         }
+    }
+}
+
+/// Where the product of a block and a panel goes.
+struct To<'a, 'c, T> {
+    c: &'a mut MatMut<'c, T>,
+    /// First row and column.
+    row: usize,
+    column: usize,
+    accumulate: Accumulate,
+}
+
+/// Multiplies a block of the left operand, first `whole` tiles where they lie and then `packed` ones, with a panel.
+#[inline(always)]
+fn panel<T: Element, S: Simd, const ROWS: usize, const VECTORS: usize>(
+    simd: S,
+    to: To<'_, '_, T>,
+    whole: MatRef<'_, T>,
+    packed: &[[T; ROWS]],
+    right: &[Vectors<T, S>],
+) {
+    let To { c, row, column, accumulate } = to;
+    let width = tile_width::<T, S>() / TILE_VECTORS * VECTORS;
+    for tile in (0..whole.rows()).step_by(ROWS) {
+        let at = (row + tile, column);
+        prefetch::<_, ROWS>(c, at, width);
+        let left = whole.row_range(tile..tile + ROWS).contiguous_rows().expect("rows in place");
+        let sums = sums::<T, S, _, ROWS, VECTORS>(simd, Rows::new(left), right);
+        store::<T, S, ROWS, VECTORS>(simd, c, at, sums, accumulate);
+    }
+    let rest = (row + whole.rows()..).step_by(ROWS);
+    for (row, left) in rest.zip(packed.chunks_exact(right.len())) {
+        prefetch::<_, ROWS>(c, (row, column), width);
+        let sums = sums::<T, S, _, ROWS, VECTORS>(simd, PackedRows(left), right);
+        store::<T, S, ROWS, VECTORS>(simd, c, (row, column), sums, accumulate);
+    }
+}
+
+/// The first `len` values of `memory`, as zeros. A large array that is seldom used is thus not cleared as a whole.
+fn zeroed<T: Element>(memory: &mut MaybeUninit<[T; BLOCK_ROWS * BLOCK_DEPTH]>, len: usize) -> &mut [T] {
+    assert!(len <= BLOCK_ROWS * BLOCK_DEPTH, "{len} values of a block");
+    let first: *mut T = memory.as_mut_ptr().cast();
+    // SAFETY: `memory` has room for `len` values, which the first line sets: zero bytes are a `T`. The result borrows `memory`.
+    unsafe {
+        first.write_bytes(0, len);
+        std::slice::from_raw_parts_mut(first, len)
     }
 }
 

@@ -1,10 +1,13 @@
 //! Layout of operands for the tiles.
 
 use super::Element;
-use super::view::MatRef;
+use super::view::{MatRef, prefetch};
 
-/// Number of terms per round; a constant, so that the loops over them are unrolled.
-const TERMS: usize = 8;
+/// Number of terms per round, and of rows that are transposed together.
+pub const TERMS: usize = 8;
+
+/// Number of terms between those that are copied and those that are brought into the cache.
+const AHEAD: usize = 2 * TERMS;
 
 /// Packs tile after tile of `N` rows: `to[t][k][i] = from[t N + i, k]`, and zeros for rows that `from` does not have.
 #[inline(always)]
@@ -18,6 +21,8 @@ pub fn pack<T: Element, const N: usize>(from: MatRef<'_, T>, to: &mut [[T; N]]) 
         let whole = terms / TERMS * TERMS;
         for first in (0..whole).step_by(TERMS) {
             let group: [&[T]; TERMS] = std::array::from_fn(|k| by_term.row(first + k));
+            // Rows lie far apart, so no processor foresees the next ones.
+            (first + AHEAD..terms.min(first + AHEAD + TERMS)).for_each(|k| prefetch(by_term.row(k)));
             for (tile, to) in to.chunks_exact_mut(terms).enumerate() {
                 copy(&group, tile * N, &mut to[first..first + TERMS]);
             }
@@ -50,15 +55,25 @@ fn copy<T: Copy, const N: usize>(rows: &[&[T]], column: usize, to: &mut [[T; N]]
 fn interleave<T: Element, const N: usize>(from: MatRef<'_, T>, to: &mut [[T; N]]) {
     let (rows, terms) = (from.rows(), from.columns());
     let by_row = from.contiguous_rows().expect("one of two strides is 1");
-    let whole = if rows == N { terms / TERMS * TERMS } else { 0 };
-    for first in (0..whole).step_by(TERMS) {
-        let rows: [&[T; TERMS]; N] =
-            std::array::from_fn(|i| by_row.row(i)[first..][..TERMS].try_into().expect("as many terms"));
-        for (k, to) in to[first..first + TERMS].iter_mut().enumerate() {
-            *to = rows.map(|row| row[k]);
+    let whole_terms = terms / TERMS * TERMS;
+    let whole_rows = if whole_terms > 0 { rows / TERMS * TERMS } else { 0 };
+    for first in (0..whole_terms).step_by(TERMS) {
+        let to = &mut to[first..first + TERMS];
+        for row in (0..whole_rows).step_by(TERMS) {
+            let square = std::array::from_fn(
+                #[inline(always)]
+                |i| by_row.row(row + i)[first..].first_chunk().expect("as many terms"),
+            );
+            for (to, values) in to.iter_mut().zip(T::transposed(square)) {
+                to[row..row + TERMS].copy_from_slice(&values);
+            }
+        }
+        for row in whole_rows..rows {
+            let from = &by_row.row(row)[first..first + TERMS];
+            to.iter_mut().zip(from).for_each(|(to, &value)| to[row] = value);
         }
     }
-    for (k, to) in to.iter_mut().enumerate().skip(whole) {
-        (0..rows).for_each(|i| to[i] = by_row.row(i)[k]);
+    for (k, to) in to.iter_mut().enumerate().skip(whole_terms) {
+        (0..rows).for_each(|row| to[row] = by_row.row(row)[k]);
     }
 }

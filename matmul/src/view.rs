@@ -74,7 +74,30 @@ impl<'a, T: Copy> MatRef<'a, T> {
 #[derive(Clone, Copy)]
 pub(super) struct ContiguousRows<'a, T>(MatRef<'a, T>);
 
-impl<'a, T> ContiguousRows<'a, T> {
+impl<'a, T: Copy> ContiguousRows<'a, T> {
+    /// Number of rows.
+    #[inline(always)]
+    pub(super) fn rows(&self) -> usize {
+        self.0.rows
+    }
+
+    /// Number of columns.
+    #[inline(always)]
+    pub(super) fn columns(&self) -> usize {
+        self.0.columns
+    }
+
+    /// One value.
+    ///
+    /// # Safety
+    ///
+    /// The row and the column exist.
+    #[inline(always)]
+    pub(super) unsafe fn get_unchecked(&self, row: usize, column: usize) -> T {
+        // SAFETY: every view is a part of the values that `MatRef::new` checked, and the caller promises that the value is in it.
+        unsafe { *self.0.values.get_unchecked(row * self.0.row_stride + column) }
+    }
+
     /// One row.
     #[inline(always)]
     pub(super) fn row(&self, row: usize) -> &'a [T] {
@@ -136,12 +159,7 @@ impl<'a, T> MatMut<'a, T> {
     /// Asks the processor to bring some values of a row into its cache.
     #[inline(always)]
     pub fn prefetch(&self, row: usize, columns: Range<usize>) {
-        #[cfg(target_arch = "x86_64")]
-        for column in columns.clone().step_by(CACHE_LINE / size_of::<T>()).chain([columns.end - 1]) {
-            let value = self.first.wrapping_add(row * self.row_stride + column);
-            // SAFETY: a prefetch reads nothing for the program, and is no fault at any address.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(value.cast()) };
-        }
+        prefetch_values(self.first.wrapping_add(row * self.row_stride + columns.start), columns.len());
     }
 
     /// One row.
@@ -151,5 +169,21 @@ impl<'a, T> MatMut<'a, T> {
         // SAFETY: `new` took the values of all rows, and the splits left each view its own rows and columns of them. The
         // result borrows the view.
         unsafe { std::slice::from_raw_parts_mut(self.first.add(row * self.row_stride), self.columns) }
+    }
+}
+
+/// Asks the processor to bring values into its cache.
+#[inline(always)]
+pub(super) fn prefetch<T>(values: &[T]) {
+    prefetch_values(values.as_ptr(), values.len());
+}
+
+/// Values need not exist.
+#[inline(always)]
+fn prefetch_values<T>(first: *const T, len: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for value in (0..len).step_by(CACHE_LINE / size_of::<T>()).chain(len.checked_sub(1)) {
+        // SAFETY: a prefetch reads nothing for the program, and is no fault at any address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(first.wrapping_add(value).cast()) };
     }
 }

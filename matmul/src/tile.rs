@@ -1,0 +1,180 @@
+//! Tiles: what is multiplied in registers.
+
+use pulp::Simd;
+
+use super::view::{ContiguousRows, MatMut};
+use super::{Accumulate, Element};
+
+/// Number of rows of a tile with 16 vector registers: two sums per row, two vectors of the right operand, one value of
+/// the left.
+pub const SHORT_TILE: usize = 6;
+/// Number of rows of a tile with 32 vector registers.
+pub const TALL_TILE: usize = 12;
+/// Number of terms per round; a constant, so that the loop over them is unrolled.
+const TERMS: usize = 4;
+/// Number of vectors in a row of a tile.
+pub const TILE_VECTORS: usize = 2;
+/// Number of vectors in a row of a tile that lies half beyond the last column.
+pub const HALF_TILE_VECTORS: usize = 1;
+
+/// A row of a panel.
+pub type Vectors<T, S> = [<T as Element>::Vector<S>; TILE_VECTORS];
+
+/// Sums of a tile with `VECTORS` vectors in a row.
+pub type Sums<T, S, const ROWS: usize, const VECTORS: usize> =
+    [[<T as Element>::Vector<S>; VECTORS]; ROWS];
+
+/// Number of columns of a tile.
+#[inline(always)]
+pub const fn tile_width<T: Element, S: Simd>() -> usize {
+    size_of::<Vectors<T, S>>() / size_of::<T>()
+}
+
+/// The left operand of a tile: `ROWS` rows.
+pub trait Left<T, const ROWS: usize>: Copy {
+    /// Whether the loop over the terms is unrolled. It gains where the values of a term lie side by side. Where they do not, the
+    /// compiler would load those of all unrolled terms first, and spill them.
+    const UNROLLED: bool;
+
+    /// Number of terms.
+    fn terms(self) -> usize;
+
+    /// One value.
+    ///
+    /// # Safety
+    ///
+    /// `row` is below `ROWS`, and `term` below the number of terms.
+    unsafe fn value(self, row: usize, term: usize) -> T;
+}
+
+/// Packed rows: `[terms, ROWS]`.
+#[derive(Clone, Copy)]
+pub struct PackedRows<'a, T, const ROWS: usize>(pub &'a [[T; ROWS]]);
+
+impl<T: Copy, const ROWS: usize> Left<T, ROWS> for PackedRows<'_, T, ROWS> {
+    const UNROLLED: bool = true;
+
+    #[inline(always)]
+    fn terms(self) -> usize {
+        self.0.len()
+    }
+
+    #[inline(always)]
+    unsafe fn value(self, row: usize, term: usize) -> T {
+        // SAFETY: the caller promises that the value exists.
+        unsafe { *self.0.get_unchecked(term).get_unchecked(row) }
+    }
+}
+
+/// Rows where they lie.
+#[derive(Clone, Copy)]
+pub struct Rows<'a, T, const ROWS: usize>(ContiguousRows<'a, T>);
+
+impl<'a, T: Copy, const ROWS: usize> Rows<'a, T, ROWS> {
+    /// `ROWS` rows.
+    #[inline(always)]
+    pub fn new(rows: ContiguousRows<'a, T>) -> Self {
+        assert_eq!(rows.rows(), ROWS, "rows of a tile");
+        Rows(rows)
+    }
+}
+
+impl<T: Copy, const ROWS: usize> Left<T, ROWS> for Rows<'_, T, ROWS> {
+    const UNROLLED: bool = false;
+
+    #[inline(always)]
+    fn terms(self) -> usize {
+        self.0.columns()
+    }
+
+    #[inline(always)]
+    unsafe fn value(self, row: usize, term: usize) -> T {
+        // SAFETY: there are `ROWS` rows, and the caller promises that the value exists.
+        unsafe { self.0.get_unchecked(row, term) }
+    }
+}
+
+/// Products of as many terms as `left` holds, with the first `VECTORS` vectors of each row of the panel `right`: `sums[i] = sum
+/// over k of left[k][i] right[k]`.
+#[inline(always)]
+pub fn sums<T: Element, S: Simd, L: Left<T, ROWS>, const ROWS: usize, const VECTORS: usize>(
+    simd: S,
+    left: L,
+    right: &[Vectors<T, S>],
+) -> Sums<T, S, ROWS, VECTORS> {
+    let mut sums = [[T::splat(simd, T::ZERO); VECTORS]; ROWS];
+    let right = &right[..left.terms()];
+    let (rounds, rest) = if L::UNROLLED { right.as_chunks::<TERMS>() } else { (&[][..], right) };
+    for (round, right) in rounds.iter().enumerate() {
+        for (k, right) in right.iter().enumerate() {
+            add_term(simd, &mut sums, left, round * TERMS + k, right);
+        }
+    }
+    for (k, right) in (rounds.len() * TERMS..).zip(rest) {
+        add_term(simd, &mut sums, left, k, right);
+    }
+    sums
+}
+
+/// `sums[i] += left[term][i] right`, for a term that `left` has.
+#[inline(always)]
+fn add_term<T: Element, S: Simd, const ROWS: usize, const VECTORS: usize>(
+    simd: S,
+    sums: &mut Sums<T, S, ROWS, VECTORS>,
+    left: impl Left<T, ROWS>,
+    term: usize,
+    right: &Vectors<T, S>,
+) {
+    debug_assert!(term < left.terms());
+    for (row, sums) in sums.iter_mut().enumerate() {
+        // SAFETY: there are `ROWS` sums, and `right` has no more terms than `left`.
+        let value = T::splat(simd, unsafe { left.value(row, term) });
+        for (sum, &right) in sums.iter_mut().zip(right) {
+            *sum = T::multiply_add(simd, value, right, *sum);
+        }
+    }
+}
+
+/// Brings a tile's part of `c` into the cache while its sums are computed.
+#[inline(always)]
+pub fn prefetch<T, const ROWS: usize>(c: &MatMut<'_, T>, (row, column): (usize, usize), width: usize) {
+    (row..row + ROWS).for_each(|row| c.prefetch(row, column..column + width));
+}
+
+/// Writes or adds the part of a tile that lies within `c`. The tile's first value is at `row` and `column`.
+#[inline(always)]
+pub fn store<T: Element, S: Simd, const ROWS: usize, const VECTORS: usize>(
+    simd: S,
+    c: &mut MatMut<'_, T>,
+    (row, column): (usize, usize),
+    sums: Sums<T, S, ROWS, VECTORS>,
+    accumulate: Accumulate,
+) {
+    let width = size_of::<[T::Vector<S>; VECTORS]>() / size_of::<T>();
+    if row + ROWS <= c.rows() && column + width <= c.columns() {
+        for (i, sums) in sums.into_iter().enumerate() {
+            let to: &mut [T::Vector<S>] =
+                bytemuck::cast_slice_mut(&mut c.row_mut(row + i)[column..column + width]);
+            for (to, sum) in to.iter_mut().zip(sums) {
+                *to = match accumulate {
+                    Accumulate::Replace => sum,
+                    Accumulate::Add => T::add(simd, *to, sum),
+                };
+            }
+        }
+        return;
+    }
+    let columns = width.min(c.columns() - column);
+    for (row, sums) in (row..c.rows()).zip(sums) {
+        let to = &mut c.row_mut(row)[column..column + columns];
+        let mut sums = sums;
+        if accumulate == Accumulate::Add {
+            let mut before = [T::splat(simd, T::ZERO); VECTORS];
+            bytemuck::cast_slice_mut(&mut before)[..columns].copy_from_slice(to);
+            for (sum, before) in sums.iter_mut().zip(before) {
+                *sum = T::add(simd, before, *sum);
+            }
+        }
+        to.copy_from_slice(&bytemuck::cast_slice(&sums)[..columns]);
+    }
+}
