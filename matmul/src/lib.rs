@@ -11,6 +11,8 @@
 //!
 //! No call allocates once the memory of a [`Packed`] has its size.
 
+#[cfg_attr(not(target_arch = "x86_64"), path = "no_amx.rs")]
+mod amx;
 mod element;
 mod pack;
 mod tile;
@@ -24,12 +26,14 @@ use bytemuck::{Pod, Zeroable};
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
+pub use amx::{Amx, PackedBf16};
 pub use element::Element;
 pub use view::{MatMut, MatRef};
 
 use pack::pack;
 use tile::{
-    HALF_TILE_VECTORS, PackedRows, Rows, SHORT_TILE, TALL_TILE, TILE_VECTORS, Vectors, prefetch, store, sums, tile_width,
+    HALF_TILE_VECTORS, PackedRows, Rows, SHORT_TILE, TALL_TILE, TILE_VECTORS, Vectors, prefetch, store, sums,
+    tile_width,
 };
 
 /// Largest number of rows of a block, a multiple of the rows of both tiles. The block stays in the second-level cache.

@@ -5,7 +5,7 @@ use proptest::sample::select;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use super::{Accumulate, BLOCK_DEPTH, BLOCK_ROWS, Element, MatMut, MatRef, Packed, matmul};
+use super::{Accumulate, Amx, BLOCK_DEPTH, BLOCK_ROWS, Element, MatMut, MatRef, Packed, PackedBf16, matmul};
 
 /// A matrix that lies in a larger one, by rows or by columns, with NaN around it.
 #[derive(Clone, Copy, Debug)]
@@ -51,7 +51,26 @@ impl<T: Element + From<f32>> Operand<T> {
     }
 }
 
-fn agrees<T: Element + From<f32> + Into<f64>>(
+/// The formats of operands.
+trait Format: Element + From<f32> + Into<f64> {
+    /// `c = a b` or `c += a b`, by memory that held another operand.
+    fn product(c: MatMut<'_, Self>, accumulate: Accumulate, a: MatRef<'_, Self>, b: MatRef<'_, Self>) {
+        let mut memory = Packed::of(MatRef::new(&[Self::from(f32::NAN); 700], 35, 20));
+        matmul(&mut memory, c, accumulate, a, b);
+    }
+}
+
+impl Format for f32 {}
+impl Format for f64 {}
+
+fn agrees<T: Format>(sizes: (usize, usize, usize), places: [Place; 2], accumulate: Accumulate, epsilon: f64) {
+    agrees_by(T::product, |value: T| value.into(), sizes, places, accumulate, epsilon);
+}
+
+/// Compares `product` with plain loops over what it reads of each value.
+fn agrees_by<T: Format>(
+    product: impl Fn(MatMut<'_, T>, Accumulate, MatRef<'_, T>, MatRef<'_, T>),
+    read: impl Fn(T) -> f64,
     (rows, columns, depth): (usize, usize, usize),
     places: [Place; 2],
     accumulate: Accumulate,
@@ -68,13 +87,11 @@ fn agrees<T: Element + From<f32> + Into<f64>>(
     };
     let mut c = vec![start; rows * (columns + BESIDE)];
     let (to, _) = MatMut::new(&mut c, rows, columns + BESIDE).split_at_column(columns);
-    // Memory that held another operand.
-    let mut memory = Packed::of(MatRef::new(&[T::from(f32::NAN); 700], 35, 20));
-    matmul(&mut memory, to, accumulate, a.view(), b.view());
+    product(to, accumulate, a.view(), b.view());
     for (row, values) in c.chunks_exact(columns + BESIDE).enumerate() {
         for (column, &value) in values[..columns].iter().enumerate() {
             let terms = (0..depth).map(|k| (a.at(row, k), b.at(k, column)));
-            let terms = terms.map(|(a, b): (T, T)| -> f64 { Into::<f64>::into(a) * Into::<f64>::into(b) });
+            let terms = terms.map(|(a, b)| read(a) * read(b));
             let want = terms.sum::<f64>() + if accumulate == Accumulate::Add { 0.75 } else { 0.0 };
             // Each term is below 1 and each addition rounds a partial sum below depth + 1 once; the errors mostly cancel.
             let limit = epsilon * (depth as f64 + 1.0) * 4.0 * (depth as f64 + 1.0).sqrt().min(4.0);
@@ -113,6 +130,66 @@ proptest! {
         let accumulate = if add { Accumulate::Add } else { Accumulate::Replace };
         agrees::<f32>((rows, columns, depth), places, accumulate, f64::from(f32::EPSILON));
         agrees::<f64>((rows, columns, depth), places, accumulate, f64::EPSILON);
+    }
+
+    #[test]
+    fn products_of_bf16_agree_with_plain_loops(
+        rows in prop_oneof![0..70usize, select(vec![96, 129])],
+        columns in 0..70usize,
+        depth in prop_oneof![0..70usize, select(vec![1024, 1025, 2100])],
+        places in [place(), place()],
+        add in any::<bool>(),
+    ) {
+        let Some(amx) = Amx::new() else {
+            println!("skipped: this processor, or this system, has no matrix instructions for bf16 (AMX)");
+            return Ok(());
+        };
+        let accumulate = if add { Accumulate::Add } else { Accumulate::Replace };
+        let product = |c: MatMut<'_, f32>, accumulate, a: MatRef<'_, f32>, b: MatRef<'_, f32>| {
+            let mut memory = PackedBf16::new(amx);
+            memory.pack(MatRef::new(&[f32::NAN; 70 * 70], 70, 70));
+            memory.pack(b);
+            memory.multiply_in_parallel(c, accumulate, a);
+        };
+        // Products of rounded values are exact in single precision, so only the sums round.
+        agrees_by(product, rounded, (rows, columns, depth), places, accumulate, f64::from(f32::EPSILON));
+    }
+}
+
+/// The nearest bf16, ties to even.
+fn rounded(value: f32) -> f64 {
+    let bits = value.to_bits();
+    let kept = (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff_0000;
+    f32::from_bits(kept).into()
+}
+
+#[test]
+fn bits_of_bf16_depend_neither_on_the_place_nor_on_the_threads() {
+    let Some(amx) = Amx::new() else {
+        println!("skipped: this processor, or this system, has no matrix instructions for bf16 (AMX)");
+        return;
+    };
+    let (rows, columns, depth) = (259, 75, 1100);
+    let mut rng = StdRng::seed_from_u64(2);
+    let mut draw = |count: usize| -> Vec<f32> { (0..count).map(|_| rng.random_range(-1.0..1.0)).collect() };
+    let (a, b) = (draw(rows * depth), draw(depth * columns));
+    let (a, b) = (MatRef::new(&a, rows, depth), MatRef::new(&b, depth, columns));
+    let product = |threads: usize, a: MatRef<'_, f32>, b: MatRef<'_, f32>| {
+        let mut c = vec![f32::NAN; a.rows() * b.columns()];
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| {
+            let mut memory = PackedBf16::new(amx);
+            memory.pack(b);
+            let to = MatMut::new(&mut c, a.rows(), b.columns());
+            memory.multiply_in_parallel(to, Accumulate::Replace, a);
+        });
+        c
+    };
+    let whole = product(1, a, b);
+    assert_eq!(whole, product(3, a, b));
+    for (row, first) in [(0, 0), (33, 5), (rows - 1, 70)] {
+        let part = product(2, a.row_range(row..row + 1), b.column_range(first..columns));
+        assert_eq!(part, whole[row * columns + first..(row + 1) * columns]);
     }
 }
 

@@ -21,8 +21,7 @@ pub const HALF_TILE_VECTORS: usize = 1;
 pub type Vectors<T, S> = [<T as Element>::Vector<S>; TILE_VECTORS];
 
 /// Sums of a tile with `VECTORS` vectors in a row.
-pub type Sums<T, S, const ROWS: usize, const VECTORS: usize> =
-    [[<T as Element>::Vector<S>; VECTORS]; ROWS];
+pub type Sums<T, S, const ROWS: usize, const VECTORS: usize> = [[<T as Element>::Vector<S>; VECTORS]; ROWS];
 
 /// Number of columns of a tile.
 #[inline(always)]

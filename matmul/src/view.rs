@@ -136,6 +136,12 @@ impl<'a, T> MatMut<'a, T> {
         self.columns
     }
 
+    /// Distance between rows.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn row_stride(&self) -> usize {
+        self.row_stride
+    }
+
     /// The same view for a shorter time.
     pub fn reborrow(&mut self) -> MatMut<'_, T> {
         MatMut { values: PhantomData, ..*self }

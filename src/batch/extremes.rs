@@ -13,9 +13,9 @@
 use std::ops::Range;
 
 use rayon::prelude::*;
+use scenerank_matmul::{Accumulate, MatMut, MatRef, Packed};
 
 use crate::data::similarity::Similarity;
-use scenerank_matmul::{Accumulate, MatMut, MatRef, Packed};
 
 /// Anchors per block of the product; each block is one task.
 const BLOCK_ROWS: usize = 96;

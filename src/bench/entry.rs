@@ -238,7 +238,9 @@ impl Entry {
             None => None,
         };
         let processor = match device {
-            Device::Cpu => Some(Processor::measure(sizes, options.budget * STEP_BUDGETS / 2)?),
+            Device::Cpu => {
+                Some(Processor::measure(sizes, options.precision, options.budget * STEP_BUDGETS / 2)?)
+            }
             _ => None,
         };
         let floor_ms = processor.as_ref().map(|processor| processor.floor_ms(step_flops(sizes)));

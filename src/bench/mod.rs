@@ -27,6 +27,8 @@ pub mod values;
 
 use std::time::Duration;
 
+use scenerank_matmul::Amx;
+
 use crate::backend::Backend;
 use crate::backend::cuda::device::Device as KernelDevice;
 use crate::backend::cuda::device::interpreter::Interpretation;
@@ -94,10 +96,10 @@ pub fn run_with(
     each: EachEntry<'_>,
 ) -> Result<Report> {
     options.device.run(options.precision, Probe)?;
-    if options.device == Device::Cpu && options.precision == Precision::Bf16 {
+    if options.device == Device::Cpu && options.precision == Precision::Bf16 && Amx::new().is_none() {
         return Err(Error::Device {
             device: options.device.to_string(),
-            problem: "rounds to bf16 and computes in fp32, so its times are of no use".into(),
+            problem: "has no matrix instructions for bf16 (AMX), rounds and computes in fp32, so its times are of no use".into(),
             remedy: "use --precision fp32, or --device cuda or emulated".into(),
         });
     }

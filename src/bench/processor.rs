@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::backend::cpu::Cpu;
 use crate::backend::cpu::clock::{Clock, Log, Product, Work};
+use crate::backend::device::Precision;
 use crate::bench::sizes::Sizes;
 use crate::bench::step::{LEARNING_RATE, LOSS, WARM_UP, forward_flops, model_of, repeat};
 use crate::bench::timing::Times;
@@ -94,9 +95,13 @@ impl Part {
 
 impl Processor {
     /// Times the parts of a step on rayon's threads.
-    pub fn measure(sizes: &Sizes, budget: Duration) -> Result<Self> {
+    pub fn measure(sizes: &Sizes, precision: Precision, budget: Duration) -> Result<Self> {
         let log = Log::default();
-        let (mut model, mut state) = model_of(sizes, Cpu::timed(Clock::writing_to(log.clone())))?;
+        let backend = match precision {
+            Precision::Bf16 => Cpu::rounding_to_bf16(),
+            Precision::Fp32 | Precision::Fp64 | Precision::Bf16x3 => Cpu::new(),
+        };
+        let (mut model, mut state) = model_of(sizes, backend.timed(Clock::writing_to(log.clone())))?;
         let adam = Adam::new(LEARNING_RATE);
         for _ in 0..WARM_UP {
             model.train_step(&LOSS, &adam, &mut state)?;
@@ -296,7 +301,7 @@ mod tests {
     #[test]
     fn the_parts_make_up_the_step() {
         let sizes = Sizes::new(SMALL, 2);
-        let processor = Processor::measure(&sizes, Duration::from_millis(1)).unwrap();
+        let processor = Processor::measure(&sizes, Precision::Fp32, Duration::from_millis(1)).unwrap();
         let flops: u64 = processor.products.iter().map(|part| part.flops).sum();
         assert_eq!(flops, step_flops(&sizes));
         let least: f64 = processor.products.iter().chain(&processor.passes).map(|part| part.least_ms).sum();

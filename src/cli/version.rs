@@ -3,6 +3,8 @@
 use std::env::consts::ARCH;
 use std::sync::LazyLock;
 
+use scenerank_matmul::Amx;
+
 /// The long version, after the program's name.
 pub fn long_version() -> &'static str {
     static TEXT: LazyLock<String> = LazyLock::new(|| {
@@ -10,13 +12,18 @@ pub fn long_version() -> &'static str {
             "{}\ncommit:   {}\nCPU:      {ARCH}, {}\nCUDA:     {}\nemulator: {}{}",
             env!("CARGO_PKG_VERSION"),
             env!("SCENERANK_COMMIT"),
-            vector_features(),
+            [vector_features(), matrix_features()].concat(),
             env!("SCENERANK_CUDA"),
             if cfg!(emulator) { "compiled in" } else { "not compiled in: the build found no C++ compiler" },
             if cfg!(feature = "mpi") { "\nMPI:      compiled in" } else { "" },
         )
     });
     &TEXT
+}
+
+/// What multiplies in bf16 on this machine, if anything does.
+fn matrix_features() -> &'static str {
+    if Amx::new().is_some() { "; AMX for bf16" } else { "" }
 }
 
 /// The instruction set that the loops of the CPU backend are dispatched to on this machine.

@@ -10,6 +10,7 @@ use std::ops::Range;
 use std::sync::Mutex;
 
 use rayon::prelude::*;
+use scenerank_matmul::Packed;
 use serde::{Deserialize, Serialize};
 
 use super::Embeddings;
@@ -22,7 +23,6 @@ use crate::backend::correlation_sums::CorrelationSums;
 use crate::backend::cpu::inner_products::{ROW_BLOCK, WideRows};
 use crate::backend::device::{BackendTask, Device, Precision};
 use crate::data::similarity::{Similarity, not_a_number};
-use scenerank_matmul::Packed;
 use crate::progress::Progress;
 use crate::{Error, Result};
 

@@ -5,8 +5,9 @@
 //! X -> (<f_X - mean, v_1>, <f_X - mean, v_2>)
 //! ```
 
-use super::Embeddings;
 use scenerank_matmul::{Accumulate, MatMut, MatRef, Packed, matmul};
+
+use super::Embeddings;
 
 /// Images in the plane of the largest variance.
 pub struct Projection {

@@ -1,13 +1,13 @@
 //! Forward and backward of a block (linear layer, batch norm and ReLU), shared by the stages.
 
 use rayon::prelude::*;
+use scenerank_matmul::{Accumulate, MatMut, MatRef};
 
 use super::Cpu;
 use super::batch_norm::{BackwardSums, CHUNK_ROWS, Statistics, Terms};
 use super::clock::Work;
 use crate::backend::Mode;
 use crate::backend::reference::batch_norm::{no_statistics, running_statistics};
-use scenerank_matmul::{Accumulate, MatMut, MatRef};
 use crate::network::activations::BlockActivations;
 use crate::network::parameters::{BlockKind, BlockLayout, Parameters};
 

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use scenerank_matmul::{Accumulate, MatMut, MatRef, Packed, matmul};
+use scenerank_matmul::{Accumulate, Amx, MatMut, MatRef, Packed, PackedBf16, matmul};
 
 /// Work that is timed by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -78,13 +78,15 @@ impl Drop for Running<'_> {
 #[derive(Debug, Default)]
 pub struct Products {
     memory: Packed<f32>,
+    /// Memory of operands that are multiplied in bf16.
+    bf16: Option<PackedBf16>,
     clock: Clock,
 }
 
 impl Products {
-    /// Products timed by `clock`.
-    pub fn timed(clock: Clock) -> Self {
-        Products { clock, ..Products::default() }
+    /// Products timed by `clock`: by `amx` of operands that are bf16 values, without it in single precision.
+    pub fn new(amx: Option<Amx>, clock: Clock) -> Self {
+        Products { memory: Packed::default(), bf16: amx.map(PackedBf16::new), clock }
     }
 
     /// `c = a b` or `c += a b` on all of rayon's threads. `operands` names a and b.
@@ -99,7 +101,13 @@ impl Products {
         let (rows, columns, depth) = (c.rows(), c.columns(), a.columns());
         let product = Product { operands, rows, columns, depth, strides: [a.stride(), b.stride()] };
         let _running = self.clock.time(Work::Product(product));
-        matmul(&mut self.memory, c, accumulate, a, b);
+        match &mut self.bf16 {
+            Some(memory) => {
+                memory.pack(b);
+                memory.multiply_in_parallel(c, accumulate, a);
+            }
+            None => matmul(&mut self.memory, c, accumulate, a, b),
+        }
     }
 
     /// `c_i = a_i b` for both i, with b packed once.
@@ -113,10 +121,21 @@ impl Products {
         let (rows, columns, depth) = (c.rows() + other_c.rows(), c.columns(), a.columns());
         let product = Product { operands, rows, columns, depth, strides: [a.stride(), b.stride()] };
         let _running = self.clock.time(Work::Product(product));
-        self.memory.pack(b);
-        rayon::join(
-            || self.memory.multiply_in_parallel(c, Accumulate::Replace, a),
-            || self.memory.multiply_in_parallel(other_c, Accumulate::Replace, other_a),
-        );
+        match &mut self.bf16 {
+            Some(memory) => {
+                memory.pack(b);
+                rayon::join(
+                    || memory.multiply_in_parallel(c, Accumulate::Replace, a),
+                    || memory.multiply_in_parallel(other_c, Accumulate::Replace, other_a),
+                );
+            }
+            None => {
+                self.memory.pack(b);
+                rayon::join(
+                    || self.memory.multiply_in_parallel(c, Accumulate::Replace, a),
+                    || self.memory.multiply_in_parallel(other_c, Accumulate::Replace, other_a),
+                );
+            }
+        }
     }
 }

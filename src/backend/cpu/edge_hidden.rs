@@ -12,6 +12,7 @@
 //! by predicate type.
 
 use rayon::prelude::*;
+use scenerank_matmul::{Accumulate, MatMut, MatRef};
 
 use super::block::RunningStatistics;
 use super::clock::{Clock, Products, Work};
@@ -21,7 +22,6 @@ use super::{Cpu, at_least};
 use crate::backend::L2_EPSILON;
 use crate::backend::pass::{Backward, Forward};
 use crate::batch::graph_batch::{GraphBatch, OBJECT_ROLE, Occurrences};
-use scenerank_matmul::{Accumulate, MatMut, MatRef};
 use crate::network::activations::{ActivationGradients, BlockActivations};
 use crate::network::parameters::{BlockKind, Parameters};
 
@@ -178,8 +178,8 @@ fn add_messages(batch: &GraphBatch, d_z: &[f32], node: usize, sums: &mut [f32]) 
 
 impl Scratch {
     /// Scratch memory of stages that `clock` times.
-    pub(super) fn timed(clock: Clock) -> Self {
-        Scratch { products: Products::timed(clock.clone()), clock, ..Scratch::default() }
+    pub(super) fn new(products: Products, clock: Clock) -> Self {
+        Scratch { products, clock, ..Scratch::default() }
     }
 
     /// Backward of a layer after the first: from d_z, stored in `pass.d.d_edge_hidden [E, H]`, to the weight

@@ -10,6 +10,7 @@
 //! ends and the shift; the last one also l2-normalises. The folded weights stay packed. Nothing is kept for a backward.
 
 use rayon::prelude::*;
+use scenerank_matmul::{Accumulate, MatMut, MatRef, Packed};
 
 use super::batch_norm::relu;
 use super::clock::Work;
@@ -20,7 +21,6 @@ use super::{Cpu, at_least};
 use crate::backend::L2_EPSILON;
 use crate::backend::reference::batch_norm::running_statistics;
 use crate::batch::graph_batch::GraphBatch;
-use scenerank_matmul::{Accumulate, MatMut, MatRef, Packed};
 use crate::network::activations::{Activations, LayerActivations};
 use crate::network::parameters::{BlockKind, BlockLayout, Parameters};
 

@@ -11,9 +11,10 @@
 
 use std::ops::Range;
 
+use scenerank_matmul::{Accumulate, MatMut, MatRef, Packed};
+
 use super::rows::{length, vectorised};
 use super::stored_rows::StoredRows;
-use scenerank_matmul::{Accumulate, MatMut, MatRef, Packed};
 
 /// Rows per block: some 100 kB of products for 100 queries, which stay in the second-level cache.
 const BLOCK_ROWS: usize = 288;

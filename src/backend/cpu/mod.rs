@@ -1,4 +1,4 @@
-//! CPU backend: a GEMM crate computes the products; fused multi-threaded passes compute everything between
+//! CPU backend: the crate `scenerank-matmul` computes the products; fused multi-threaded passes compute everything between
 //! them.
 //!
 //! It saves work compared with the plain formulas. The first product of a layer is split by operand
@@ -28,6 +28,7 @@ pub mod top_k_many;
 use std::ops::Range;
 
 use rayon::prelude::*;
+use scenerank_matmul::Amx;
 
 use crate::backend::pass::{
     Backward, EdgeHeads, EdgeHidden, Forward, Gradient, LossOutputs, NodeHidden, Pooled, Readout, States,
@@ -55,6 +56,8 @@ use stored_rows::StoredRows;
 #[derive(Debug, Default)]
 pub struct Cpu {
     rounding: Rounding,
+    /// What multiplies values that are rounded to bf16, if anything does.
+    amx: Option<Amx>,
     columns: Columns,
     terms: Terms,
     partials: Partials,
@@ -79,16 +82,27 @@ impl Cpu {
         Cpu::default()
     }
 
-    /// Creates a CPU backend whose products and passes are timed by `clock`.
-    pub fn timed(clock: Clock) -> Self {
-        let edge_hidden = edge_hidden::Scratch::timed(clock.clone());
-        Cpu { products: Products::timed(clock.clone()), edge_hidden, clock, ..Cpu::default() }
+    /// Creates a CPU backend that rounds to bf16 whatever the CUDA kernels store in bf16. Products are made in bf16 where the
+    /// processor has matrix instructions for it ([`Amx`]), in single precision elsewhere.
+    pub fn rounding_to_bf16() -> Self {
+        Cpu::of(Rounding::to_bf16(), Amx::new(), Clock::default())
     }
 
-    /// Creates a CPU backend that computes in single precision but rounds to bf16 whatever the CUDA kernels
-    /// store in bf16. It shows the loss of accuracy, and is no faster.
-    pub fn rounding_to_bf16() -> Self {
-        Cpu { rounding: Rounding::to_bf16(), ..Cpu::default() }
+    /// Like [`Cpu::rounding_to_bf16`], with products in single precision on every processor. Their sums have the order of the
+    /// kernels' sums.
+    pub fn only_rounding_to_bf16() -> Self {
+        Cpu::of(Rounding::to_bf16(), None, Clock::default())
+    }
+
+    /// The same backend with products and passes that are timed by `clock`.
+    pub fn timed(self, clock: Clock) -> Self {
+        Cpu::of(self.rounding, self.amx, clock)
+    }
+
+    fn of(rounding: Rounding, amx: Option<Amx>, clock: Clock) -> Self {
+        let products = || Products::new(amx, clock.clone());
+        let edge_hidden = edge_hidden::Scratch::new(products(), clock.clone());
+        Cpu { products: products(), edge_hidden, rounding, amx, clock, ..Cpu::default() }
     }
 
     /// Whether the lengths of a layer's node states are kept for the next layer ([`mod@node`]).

@@ -13,9 +13,9 @@ use crate::bench::chain::Chain;
 use crate::bench::check::{Output, largest};
 use crate::bench::matrix::HostMatrix;
 use crate::bench::sizes::Sizes;
-use scenerank_matmul::{Accumulate, MatMut, MatRef, Packed, matmul};
 use backward::BackwardProduct;
 use forward::{Ends, ForwardProduct, Types};
+use scenerank_matmul::{Accumulate, MatMut, MatRef, Packed, matmul};
 use states::States;
 use unit::UnitProduct;
 
