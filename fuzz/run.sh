@@ -10,8 +10,8 @@ source scripts/parallel.sh
 seconds="${1:-600}"
 readers=("${@:2}")
 if [[ ${#readers[@]} == 0 ]]; then
-    readers=(scenegraphs gqa objects relationships imagedata captions wordvectors gzip query options records datafile
-        checkpoint npy similarity origin)
+    readers=(scenegraphs gqa objects relationships imagedata captions wordvectors gzip arrowgraphs query options records
+        datafile checkpoint npy similarity origin)
 fi
 
 # Memory faults are for Miri and the sanitizers of the kernels; coverage alone runs several times as many inputs.

@@ -28,6 +28,7 @@ Examples:
   scenerank embed runs/paper --rows 0..10000 --out part-0.npy
   scenerank embed runs/paper --graphs my_graphs.json --out mine.npy
   zcat my.jsonl.gz | scenerank embed runs/paper --graphs - --out my.arrows
+  scenerank embed runs/paper --graphs my_graphs.arrows --out my.arrows
   scenerank embed runs/paper --graphs custom_prediction.json \\
       --data-info custom_data_info.json --min-object-score 0.3 \\
       --out mine.npy";
@@ -55,8 +56,10 @@ pub struct EmbedArguments {
     #[command(flatten)]
     run: RunArguments,
     /// Embed the graphs of this file, or of standard input if it is `-`: Visual Genome's scene_graphs.json, a GQA file, lines of
-    /// {"image_id": 7, "objects": ["man", "horse"], "relationships": [[0, "riding", 1]]}, a list of graphs in the format of
-    /// `search --graph`, or predictions with --data-info.
+    /// {"image_id": 7, "objects": ["man", "horse"], "relationships": [[0, "riding", 1]]}, an Arrow IPC stream or file, a list of graphs
+    /// in the format of `search --graph`, or predictions with --data-info. Columns in Arrow: image_id (integer), objects (list of
+    /// names), and relationships (list of structs subject, predicate, object) or subject, predicate and object (lists). Subjects and
+    /// objects are positions in objects, from 0, or names.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["split", "rows", "caption_vectors"])]
     graphs: Option<PathBuf>,
     #[command(flatten)]

@@ -1,7 +1,7 @@
 //! Graphs that a model never saw, in the types that it knows.
 //!
-//! A file is read graph by graph: Visual Genome's list, GQA's map, records of names, the format of queries, or the predictions of a
-//! scene graph generator. Objects and relationships of unknown names are left out and counted by name, or refused. A graph of which
+//! A file is read graph by graph: Visual Genome's list, GQA's map, names in records or in Arrow batches, the format of
+//! queries, or the predictions of a scene graph generator. Objects and relationships of unknown names are left out and counted by name, or refused. A graph of which
 //! no object is left has nothing to be embedded by, so it is left out too.
 
 use std::path::Path;
@@ -14,7 +14,7 @@ use super::raw::ids::Spellings;
 use super::raw::predictions::{self, Predictions};
 use super::raw::raw_file::{EXPANSION, RawFile};
 use super::raw::raw_graphs::{Names, RawGraphs};
-use super::raw::{graph_lines, query_graphs, visual_genome};
+use super::raw::{graph_batches, graph_lines, query_graphs, visual_genome};
 use super::scene_graph::SceneGraphBuf;
 use super::selection::{Reduced, reduce};
 use super::vocabulary::Vocabulary;
@@ -235,13 +235,17 @@ pub fn read_new_graphs(
 ) -> Result<NewGraphCounts> {
     let names =
         reading.predictions.as_ref().map(|given| predictions::Names::read(&given.info)).transpose()?;
-    let mut file = RawFile::open(path, reading.most_expansion)?;
+    let mut file = match reading.predictions {
+        Some(_) => RawFile::open(path, reading.most_expansion)?,
+        None => RawFile::open_text_or_arrow(path, reading.most_expansion)?,
+    };
     let source = file.path().to_path_buf();
     let mut conversion = Conversion::new(vocabulary, names.as_ref(), each);
     conversion.strict = (reading.unknown == Unknown::Error).then_some(&source);
     let convert = |raw: &mut RawGraphs| conversion.convert(raw);
     let raw = match (&names, &reading.predictions) {
         (Some(names), Some(given)) => predictions::read(file, names, given.limits, convert)?,
+        _ if file.is_arrow()? => graph_batches::read(file, reading.skip_absent_objects, convert)?,
         _ if file.first_two_characters()? == b"[[" => query_graphs::read(file, vocabulary, convert)?,
         _ if file.begins_with_a_record()? => graph_lines::read(file, reading.skip_absent_objects, convert)?,
         _ => visual_genome::read_scene_graphs(file, reading.skip_absent_objects, convert)?,

@@ -62,7 +62,8 @@ impl GraphSource {
 
     /// Reads all graphs into temporary files beside `target`. Also returns what is known of all of them: names and counts.
     ///
-    /// Objects and relationships in two files may have their images in different orders. They are read into memory first.
+    /// Objects and relationships in two files are read into memory first. The second file may have its images in another order, so
+    /// the ids of all objects are kept until it is read (`docs/files.md`).
     fn read(
         &self,
         most_expansion: u64,

@@ -12,6 +12,12 @@ pub const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// First bytes of a gzip stream.
 pub const GZIP: &[u8] = &[0x1f, 0x8b];
 
+/// First bytes of an Arrow IPC file.
+pub const ARROW_FILE: &[u8] = b"ARROW1";
+
+/// First bytes of an Arrow IPC stream, and of every message in it.
+pub const ARROW_STREAM: &[u8] = b"\xff\xff\xff\xff";
+
 /// Number of first bytes that suffice to recognise a file.
 pub const FIRST_BYTES: usize = 512;
 
@@ -30,7 +36,7 @@ const DOWNLOAD_FILE: &str = "download the file itself, not the page about it";
 const SAVE_UTF_8: &str = "save the file in UTF-8";
 
 /// Formats by their first bytes. Text formats are compared in lower case, after a byte order mark and white space.
-const BINARY: [(&[u8], Format); 21] = [
+const BINARY: [(&[u8], Format); 22] = [
     (b"PK\x03\x04", Format { name: "a zip archive", remedy: "unzip it and give the file within" }),
     (b"PK\x05\x06", Format { name: "an empty zip archive", remedy: GIVE_OTHER }),
     (GZIP, Format { name: "gzip-compressed", remedy: "unpack it with gunzip" }),
@@ -45,7 +51,8 @@ const BINARY: [(&[u8], Format); 21] = [
     (b"\xfe\xff", Format { name: "UTF-16 text", remedy: SAVE_UTF_8 }),
     (b"\x93NUMPY", Format { name: "a .npy file", remedy: GIVE_OTHER }),
     (b"scenerk\0", Format { name: "a data file of this program", remedy: GIVE_OTHER }),
-    (b"ARROW1", Format { name: "an Arrow file", remedy: GIVE_OTHER }),
+    (ARROW_FILE, Format { name: "an Arrow file", remedy: GIVE_OTHER }),
+    (ARROW_STREAM, Format { name: "an Arrow stream", remedy: GIVE_OTHER }),
     (b"PAR1", Format { name: "a Parquet file", remedy: GIVE_OTHER }),
     (b"\x89HDF\r\n\x1a\n", Format { name: "an HDF5 file", remedy: GIVE_OTHER }),
     (b"%PDF-", Format { name: "a PDF document", remedy: GIVE_OTHER }),
@@ -100,6 +107,11 @@ pub fn recognise(first: &[u8]) -> Option<Format> {
     TEXT.iter().find(|(start, _)| text.starts_with(start)).map(|(_, format)| *format)
 }
 
+/// Whether a file begins as an Arrow IPC stream or file.
+pub fn is_arrow(first: &[u8]) -> bool {
+    first.starts_with(ARROW_FILE) || first.starts_with(ARROW_STREAM)
+}
+
 /// Refuses a file whose first bytes are those of another format than text.
 pub fn check_is_text(path: &Path, first: &[u8]) -> Result<()> {
     match recognise(first) {
@@ -145,6 +157,7 @@ mod tests {
                 "a Git LFS pointer, not the file itself",
             ),
             (b"\x93NUMPY\x01\0", "a .npy file"),
+            (b"\xff\xff\xff\xff\x18\x02\0\0", "an Arrow stream"),
             (b"\x40\0\0\0\0\0\0\0{\"a\"", "a safetensors file"),
         ] {
             assert_eq!(name(bytes), Some(expected), "{bytes:?}");

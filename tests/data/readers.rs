@@ -5,10 +5,15 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
+use arrow_array::builder::{Int32Builder, ListBuilder, StringBuilder, StringDictionaryBuilder};
+use arrow_array::types::Int8Type;
+use arrow_array::{ArrayRef, RecordBatch, UInt64Array};
+use arrow_ipc::writer::StreamWriter;
 use scenerank::Result;
 use scenerank::data::Dataset;
+use scenerank::data::new_graphs::{GraphReading, read_new_graphs};
 use scenerank::data::prepare::prepare;
 use scenerank::data::query_graph::read_query_graph;
 use scenerank::data::selection::GraphSource;
@@ -47,6 +52,8 @@ readers! {
     WordVectors,
     /// Captions, compressed.
     Gzip,
+    /// An Arrow stream of graphs.
+    ArrowGraphs,
     Query,
     Options,
     Records,
@@ -101,6 +108,7 @@ impl Readers {
             "8": { "name": "ball", "x": 1, "y": 2, "w": 3, "h": 4, "relations": [] } } } });
         files.write("gqa.json", &gqa.to_string());
         gzip(&files.path("captions.json"));
+        fs::write(files.path("graphs.arrows"), arrow_graphs()).unwrap();
         files.write("query.json", r#"[["man", "throws", "ball"], ["man#2"]]"#);
         files.write("options.toml", "epochs = 3\nlearning-rate = 1e-3\nloss = \"triplet\"\nlayers = 2\n");
         files.write(
@@ -129,6 +137,7 @@ impl Readers {
             Captions => "captions.json",
             WordVectors => "glove.txt",
             Gzip => "captions.packed",
+            ArrowGraphs => "graphs.arrows",
             Query => "query.json",
             Options => "options.toml",
             Records => "records.jsonl",
@@ -169,6 +178,10 @@ impl Readers {
             ImageData => preparation.sources.image_data = input,
             Captions | Gzip => preparation.sources.captions = vec![input],
             WordVectors => preparation.glove = input,
+            ArrowGraphs => {
+                let reading = GraphReading::default();
+                return read_new_graphs(path, &reading, self.dataset.vocabulary(), |_| Ok(())).map(|_| ());
+            }
             Query => return read_query_graph(path, self.dataset.vocabulary()).map(|_| ()),
             Options => return TrainOptions::read(path)?.resolve(&Default::default()).map(|_| ()),
             Records => return read_records(path).map(|_| ()),
@@ -196,4 +209,26 @@ impl Readers {
         }
         prepare(&preparation, out).map(|_| ())
     }
+}
+
+/// A stream of two batches with a dictionary: a man throws a ball.
+fn arrow_graphs() -> Vec<u8> {
+    let mut objects = ListBuilder::new(StringDictionaryBuilder::<Int8Type>::new());
+    objects.append_value([Some("man"), Some("ball")]);
+    let [mut subjects, mut related] = [0, 1].map(|_| ListBuilder::new(Int32Builder::new()));
+    subjects.append_value([Some(0)]);
+    related.append_value([Some(1)]);
+    let mut predicates = ListBuilder::new(StringBuilder::new());
+    predicates.append_value([Some("throws")]);
+    let columns: [(&str, ArrayRef); 5] = [
+        ("image_id", Arc::new(UInt64Array::from(vec![7]))),
+        ("objects", Arc::new(objects.finish())),
+        ("subject", Arc::new(subjects.finish())),
+        ("predicate", Arc::new(predicates.finish())),
+        ("object", Arc::new(related.finish())),
+    ];
+    let batch = RecordBatch::try_from_iter(columns).unwrap();
+    let mut writer = StreamWriter::try_new(Vec::new(), &batch.schema()).unwrap();
+    (0..2).for_each(|_| writer.write(&batch).unwrap());
+    writer.into_inner().unwrap()
 }

@@ -8,6 +8,7 @@ mod program;
 mod support;
 
 mod architecture;
+mod arrow_graphs;
 mod bad_inputs;
 mod bench;
 mod c_library;

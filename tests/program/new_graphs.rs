@@ -19,16 +19,16 @@ use serde_json::{Value, json};
 use crate::program::{SMALL_NETWORK, Workplace, refuse, run, run_json, scenerank, small_data};
 
 /// A graph: id of the image, names of objects, and relationships between them.
-type NamedGraph = (u64, Vec<String>, Vec<(usize, String, usize)>);
+pub type NamedGraph = (u64, Vec<String>, Vec<(usize, String, usize)>);
 
 /// A workplace with a run of one epoch, named `run`.
-struct Trained {
-    work: Workplace,
+pub struct Trained {
+    pub work: Workplace,
     run: String,
 }
 
 impl Trained {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let work = Workplace::new();
         let (data, run_folder) = (work.data.display().to_string(), work.text("run"));
         let train = ["train", &data, "--out", &run_folder, "--epochs", "1", "--device", "cpu"];
@@ -41,7 +41,7 @@ impl Trained {
     }
 
     /// Runs a command on the run, on the CPU.
-    fn on_run(&self, command: &str, more: &[&str]) -> Vec<String> {
+    pub fn on_run(&self, command: &str, more: &[&str]) -> Vec<String> {
         let start = [command, &self.run, "--device", "cpu"];
         start.iter().chain(more).map(ToString::to_string).collect()
     }
@@ -59,7 +59,7 @@ impl Trained {
     }
 
     /// The graphs of test images: id, names of objects, relationships.
-    fn graphs(&self) -> Vec<NamedGraph> {
+    pub fn graphs(&self) -> Vec<NamedGraph> {
         let data = self.dataset();
         data.split(Split::Test)
             .map(|image| {
@@ -189,7 +189,7 @@ fn predicted(graphs: &[NamedGraph]) -> (Value, Value) {
 }
 
 /// Records of one line each, as `embed --graphs` reads them.
-fn lines(graphs: &[NamedGraph]) -> String {
+pub fn lines(graphs: &[NamedGraph]) -> String {
     let line = |(id, objects, relationships): &NamedGraph| {
         json!({ "image_id": id, "objects": objects, "relationships": relationships }).to_string() + "\n"
     };

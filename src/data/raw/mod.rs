@@ -1,12 +1,15 @@
-//! Readers of the public files, plain or gzip-compressed: Visual Genome, GQA, predicted graphs, graphs by name, COCO captions,
+//! Readers of the public files, plain or gzip-compressed: Visual Genome, GQA, predicted graphs, graphs by name (JSON or
+//! Arrow), COCO captions,
 //! GloVe.
 //!
 //! JSON is streamed record by record. Data kept in memory is compact ([`RawGraphs`]) or filtered while
 //! reading; what grows with the number of images goes to temporary files.
 
+mod arrow_stream;
 pub(crate) mod coco_captions;
 pub mod glove;
 mod gqa;
+pub(crate) mod graph_batches;
 pub(crate) mod graph_lines;
 pub mod ids;
 pub(crate) mod image_data;

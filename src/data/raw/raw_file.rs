@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use flate2::bufread::GzDecoder;
 
-use crate::files::recognise::{BYTE_ORDER_MARK, FIRST_BYTES, GZIP, check_is_text};
+use crate::files::recognise::{BYTE_ORDER_MARK, FIRST_BYTES, GZIP, check_is_text, is_arrow};
 use crate::files::text::open_file;
 use crate::progress::Progress;
 use crate::{Error, Result};
@@ -29,6 +29,23 @@ const ANY_EXPANSION_BYTES: u64 = 4 << 20;
 pub struct RawFile {
     path: PathBuf,
     content: BufReader<Box<dyn Read>>,
+}
+
+/// What a raw file may contain.
+#[derive(Clone, Copy)]
+enum Content {
+    Text,
+    TextOrArrow,
+}
+
+impl Content {
+    /// Refuses a file whose first bytes are those of another format.
+    fn check(self, path: &Path, first: &[u8]) -> Result<()> {
+        match self {
+            Content::TextOrArrow if is_arrow(first) => Ok(()),
+            _ => check_is_text(path, first),
+        }
+    }
 }
 
 /// Reader of the stored bytes, which reports its progress.
@@ -85,17 +102,26 @@ impl RawFile {
     ///
     /// Refuses other formats by their first bytes, also within a gzip file.
     pub fn open(path: impl AsRef<Path>, most_expansion: u64) -> Result<Self> {
-        let path = path.as_ref();
+        Self::open_as(Content::Text, path.as_ref(), most_expansion)
+    }
+
+    /// Like [`RawFile::open`], and accepts the Arrow format too.
+    pub fn open_text_or_arrow(path: impl AsRef<Path>, most_expansion: u64) -> Result<Self> {
+        Self::open_as(Content::TextOrArrow, path.as_ref(), most_expansion)
+    }
+
+    fn open_as(expected: Content, path: &Path, most_expansion: u64) -> Result<Self> {
         if path == Path::new(STANDARD_INPUT) {
             let input = io::stdin().as_fd().try_clone_to_owned();
             let (name, input) = (Path::new("standard input"), input.map_err(Error::file("read", path))?);
-            return Self::start(name, input.into(), most_expansion, None);
+            return Self::start(expected, name, input.into(), most_expansion, None);
         }
         // Opened once: a pipe loses its writer when it is closed.
         let file = open_file(path)?;
         let bytes = file.metadata().map_err(Error::file("read", path))?.len();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Self::start(path, file, most_expansion, Some(Progress::new(name, Some(bytes), "bytes")))
+        let progress = Progress::new(name, Some(bytes), "bytes");
+        Self::start(expected, path, file, most_expansion, Some(progress))
     }
 
     /// Checks that `path` can be opened and begins as a text, or as a compressed text.
@@ -103,18 +129,24 @@ impl RawFile {
         let metadata = path.metadata().map_err(Error::file("read", path))?;
         // A pipe can be read only once.
         match metadata.is_file() || metadata.is_dir() {
-            true => Self::start(path, open_file(path)?, most_expansion, None).map(drop),
+            true => Self::start(Content::Text, path, open_file(path)?, most_expansion, None).map(drop),
             false => Ok(()),
         }
     }
 
-    fn start(path: &Path, file: File, most_expansion: u64, progress: Option<Progress>) -> Result<Self> {
+    fn start(
+        expected: Content,
+        path: &Path,
+        file: File,
+        most_expansion: u64,
+        progress: Option<Progress>,
+    ) -> Result<Self> {
         let path = path.to_path_buf();
         let mut file = BufReader::with_capacity(BUFFER_BYTES, file);
         let first = file.fill_buf().map_err(Error::file("read", &path))?;
         let gzip = first.starts_with(GZIP);
         if !gzip {
-            check_is_text(&path, first)?;
+            expected.check(&path, first)?;
         }
         let bytes = Rc::new(Cell::new(0));
         let stored = Stored { file, bytes: Rc::clone(&bytes), progress };
@@ -132,7 +164,7 @@ impl RawFile {
             .take(FIRST_BYTES as u64)
             .read_to_end(&mut first)
             .map_err(|error| read_error(&path, error))?;
-        check_is_text(&path, &first)?;
+        expected.check(&path, &first)?;
         if first.starts_with(BYTE_ORDER_MARK) {
             first.drain(..BYTE_ORDER_MARK.len());
         }
@@ -148,6 +180,12 @@ impl RawFile {
     /// Decompressed content.
     pub fn content(&mut self) -> &mut impl BufRead {
         &mut self.content
+    }
+
+    /// Whether the content is an Arrow stream or file.
+    pub fn is_arrow(&mut self) -> Result<bool> {
+        let first = self.content.fill_buf().map_err(|error| read_error(&self.path, error))?;
+        Ok(is_arrow(first))
     }
 
     /// Returns the first two characters that are not white space, without consuming them. They must be among the first bytes.

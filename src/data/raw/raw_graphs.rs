@@ -62,6 +62,11 @@ pub(in crate::data) struct GraphView<'a> {
     pub relationships: &'a [[u32; 3]],
 }
 
+/// A name as it is compared: in lower case, without blanks around it.
+pub(super) fn normalised(name: &str) -> String {
+    name.trim().to_lowercase()
+}
+
 /// Distinct names, in lower case and trimmed, numbered in the order of their first occurrence.
 #[derive(Debug)]
 pub struct Names {
@@ -77,7 +82,7 @@ impl Default for Names {
 
 impl Names {
     fn intern(&mut self, name: &str) -> u32 {
-        let name = name.trim().to_lowercase();
+        let name = normalised(name);
         if let Some(&id) = self.index.get(&name) {
             return id;
         }
