@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use crate::backend::cpu::stored_rows::StoredRows;
-use crate::backend::device::{BackendTask, Device, Precision};
+use crate::backend::device::{Arithmetic, BackendTask, Device};
 use crate::data::new_graphs::{GraphReading, NewGraphCounts, read_new_graphs};
 use crate::data::scene_graph::{SceneGraph, SceneGraphBuf};
 use crate::data::similarity::Similarity;
@@ -53,7 +53,7 @@ pub struct TrainedModel {
     pub checkpoint: Checkpoint,
     vocabulary: Vocabulary,
     device: Device,
-    precision: Precision,
+    arithmetic: Arithmetic,
 }
 
 impl TrainedModel {
@@ -66,14 +66,14 @@ impl TrainedModel {
         which: Which,
         data: Option<&Path>,
         device: Device,
-        precision: Precision,
+        arithmetic: impl Into<Arithmetic>,
     ) -> Result<Self> {
         let (path, checkpoint) = open_checkpoint(folder, which)?;
         let vocabulary = match &checkpoint.config.vocabulary {
             Some(vocabulary) => vocabulary.clone(),
             None => checkpoint::open_data(&checkpoint.config, data)?.vocabulary().clone(),
         };
-        Ok(TrainedModel { path, checkpoint, vocabulary, device, precision })
+        Ok(TrainedModel { path, checkpoint, vocabulary, device, arithmetic: arithmetic.into() })
     }
 
     /// Names of the types that the model knows.
@@ -139,18 +139,18 @@ impl TrainedModel {
 
     /// Runs `task` on the device for which the run was opened.
     pub fn compute<T: BackendTask>(&self, task: T) -> Result<T::Output> {
-        self.device.run(self.precision, task)
+        self.device.run(self.arithmetic, task)
     }
 
-    /// Device and precision used for computations.
-    pub fn place(&self) -> (Device, Precision) {
-        (self.device, self.precision)
+    /// Device of the computations, and how it computes.
+    pub fn place(&self) -> (Device, Arithmetic) {
+        (self.device, self.arithmetic)
     }
 
     /// Finds the `k` rows of `index [images, D]` nearest to `query [D]`, with their cosines.
     pub fn nearest(&self, query: &[f32], index: &[f32], k: usize) -> Result<Vec<(usize, f32)>> {
         let rows = |values| Embeddings::new(values, self.width());
-        nearest(self.device, self.precision, rows(query)?, rows(index)?, k)
+        nearest(self.device, self.arithmetic, rows(query)?, rows(index)?, k)
     }
 
     /// Like [`TrainedModel::nearest`], for stored rows. If no device was named, this runs on the CPU: reading the rows
@@ -165,7 +165,7 @@ impl TrainedModel {
     /// [`TrainedModel::nearest`] of each row of `queries [queries, D]`; each row of `index` is read once for all of them.
     pub fn nearest_many(&self, queries: &[f32], index: &[f32], k: usize) -> Result<Vec<Vec<(usize, f32)>>> {
         let rows = |values| Embeddings::new(values, self.width());
-        nearest_many(self.device, self.precision, rows(queries)?, rows(index)?, k)
+        nearest_many(self.device, self.arithmetic, rows(queries)?, rows(index)?, k)
     }
 
     /// [`TrainedModel::nearest_stored`] of each row of `queries [queries, D]`.
@@ -203,9 +203,9 @@ impl Run {
         which: Which,
         data: Option<&Path>,
         device: Device,
-        precision: Precision,
+        arithmetic: impl Into<Arithmetic>,
     ) -> Result<Self> {
-        let run = Self::map(folder, which, data, device, precision)?;
+        let run = Self::map(folder, which, data, device, arithmetic)?;
         run.dataset.verify(0..run.dataset.image_count())?;
         Ok(run)
     }
@@ -218,12 +218,12 @@ impl Run {
         which: Which,
         data: Option<&Path>,
         device: Device,
-        precision: Precision,
+        arithmetic: impl Into<Arithmetic>,
     ) -> Result<Self> {
         let (path, checkpoint) = open_checkpoint(folder, which)?;
         let dataset = open_collection(&checkpoint.config, data)?;
         let vocabulary = dataset.vocabulary().clone();
-        let model = TrainedModel { path, checkpoint, vocabulary, device, precision };
+        let model = TrainedModel { path, checkpoint, vocabulary, device, arithmetic: arithmetic.into() };
         Ok(Run::new(Arc::new(model), dataset))
     }
 
@@ -314,8 +314,8 @@ impl Run {
         self.model.compute(task)
     }
 
-    /// Device and precision used for computations.
-    pub fn place(&self) -> (Device, Precision) {
+    /// Device of the computations, and how it computes.
+    pub fn place(&self) -> (Device, Arithmetic) {
         self.model.place()
     }
 

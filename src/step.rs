@@ -18,7 +18,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::backend::Backend;
-use crate::backend::device::{BackendTask, Device, Precision};
+use crate::backend::device::{Arithmetic, BackendTask, Device, Precision};
 use crate::batch::graph_batch::GraphBatch;
 use crate::data::similarity_matrix::is_similarity;
 use crate::error::{Error, Result};
@@ -113,7 +113,13 @@ impl BackendTask for StepTask<'_> {
 }
 
 /// Reads `input`, runs its step on `device` and writes `output`.
-pub fn run_step_file(input: &Path, output: &Path, device: Device, precision: Precision) -> Result<f32> {
+pub fn run_step_file(
+    input: &Path,
+    output: &Path,
+    device: Device,
+    arithmetic: impl Into<Arithmetic>,
+) -> Result<f32> {
+    let arithmetic = arithmetic.into();
     let written = Output { option: "OUTPUT", path: output, kind: Kind::Safetensors };
     check_outputs(&[written], &[input])?;
     let file = TensorFile::read(input)?;
@@ -137,10 +143,10 @@ pub fn run_step_file(input: &Path, output: &Path, device: Device, precision: Pre
         loss: Loss { kind: step.loss, temperature: step.temperature, margin: step.margin },
         adam: Adam::new(step.learning_rate),
     };
-    let result = device.run(precision, task)?;
+    let result = device.run(arithmetic, task)?;
     check_finite(&file, &result)?;
 
-    step.precision = match precision {
+    step.precision = match arithmetic.precision {
         Precision::Fp32 | Precision::Fp64 | Precision::Bf16x3 => single_precision(),
         Precision::Bf16 => "bf16".to_string(),
     };

@@ -13,6 +13,8 @@ use crate::backend::cuda::device::Device as KernelDevice;
 use crate::backend::cuda::device::interpreter::Interpretation;
 use crate::backend::cuda::launchers;
 use crate::backend::cuda::launchers::linear::{Format, StoredFormat};
+use crate::backend::family;
+use crate::backend::kernels::Kernels;
 use crate::backend::reference::Reference;
 use crate::error::{Error, Result};
 use crate::ranks::Ranks;
@@ -66,18 +68,6 @@ pub enum Precision {
     Bf16x3,
 }
 
-impl Precision {
-    /// Format of the CUDA kernels' products, or None for formats that they do not have.
-    pub fn format(self) -> Option<Format> {
-        match self {
-            Precision::Fp32 => Some(Format::Fp32),
-            Precision::Fp64 => None,
-            Precision::Bf16 => Some(Format::Bf16),
-            Precision::Bf16x3 => Some(Format::Bf16x3),
-        }
-    }
-}
-
 impl fmt::Display for Precision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -86,6 +76,46 @@ impl fmt::Display for Precision {
             Precision::Bf16 => "bf16",
             Precision::Bf16x3 => "bf16x3",
         })
+    }
+}
+
+/// How a device computes. A [`Precision`] alone leaves the family of products to the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arithmetic {
+    /// Number format.
+    pub precision: Precision,
+    /// Family of the products on tensor cores.
+    pub kernels: Kernels,
+}
+
+impl Arithmetic {
+    /// Single precision.
+    pub const FP32: Arithmetic = Arithmetic { precision: Precision::Fp32, kernels: Kernels::Auto };
+
+    /// Format of the CUDA kernels' products; by mma.sync unless wgmma is named. `None` for formats that they do not have.
+    pub fn format(self) -> Option<Format> {
+        match self.precision {
+            Precision::Fp32 => Some(Format::Fp32),
+            Precision::Fp64 => None,
+            Precision::Bf16 if self.kernels == Kernels::Wgmma => Some(Format::Bf16Warpgroup),
+            Precision::Bf16 => Some(Format::Bf16),
+            Precision::Bf16x3 => Some(Format::Bf16x3),
+        }
+    }
+
+    /// Checks that the family has products in this precision.
+    pub(crate) fn check(self) -> Result<()> {
+        if self.kernels != Kernels::Wgmma || self.precision == Precision::Bf16 {
+            return Ok(());
+        }
+        let problem = format!("wgmma multiplies in bf16, and the precision is {}", self.precision);
+        Err(Error::argument("--kernels", problem, "add --precision bf16, or leave --kernels out"))
+    }
+}
+
+impl From<Precision> for Arithmetic {
+    fn from(precision: Precision) -> Self {
+        Arithmetic { precision, kernels: Kernels::Auto }
     }
 }
 
@@ -131,11 +161,22 @@ impl Device {
     }
 
     /// Runs `task` on this device.
-    pub fn run<T: BackendTask>(self, precision: Precision, task: T) -> Result<T::Output> {
+    pub fn run<T: BackendTask>(self, arithmetic: impl Into<Arithmetic>, task: T) -> Result<T::Output> {
+        let arithmetic = arithmetic.into();
+        let Arithmetic { precision, kernels } = arithmetic;
+        arithmetic.check()?;
+        let run_kernels = |device: KernelDevice, format: Format, task: T| {
+            family::check(&device, format)?;
+            run_kernels(device, format, task)
+        };
         let unavailable = |problem: String, remedy: &str| {
             Err(Error::Device { device: self.to_string(), problem, remedy: remedy.into() })
         };
-        match (self, precision, precision.format()) {
+        match (self, precision, arithmetic.format()) {
+            (Device::Cpu | Device::Reference, ..) if kernels != Kernels::Auto => unavailable(
+                format!("multiplies without tensor cores, so not by {kernels}"),
+                "use --kernels auto, or --device cuda or emulated",
+            ),
             (Device::Reference, Precision::Fp64, _) => task.run(Reference::<f64>::new()),
             (Device::Reference, Precision::Fp32, _) => task.run(Reference::<f32>::new()),
             (Device::Cpu, Precision::Fp32, _) => task.run(Cpu::new()),
@@ -145,7 +186,7 @@ impl Device {
             (Device::Cuda(index), _, Some(format)) => run_kernels(launchers::gpu(index)?, format, task),
             (Device::Auto, _, Some(format)) => match launchers::gpu(0) {
                 Ok(gpu) => run_kernels(gpu, format, task),
-                Err(reason) if precision == Precision::Fp32 => {
+                Err(reason) if arithmetic == Arithmetic::FP32 => {
                     static SAID: Once = Once::new();
                     SAID.call_once(|| {
                         let threads = rayon::current_num_threads();
@@ -158,8 +199,11 @@ impl Device {
                     task.run(Cpu::new())
                 }
                 Err(reason) => unavailable(
-                    format!("{precision} needs a GPU ({reason})"),
-                    "use --precision fp32, or --device emulated to try it",
+                    match precision {
+                        Precision::Fp32 => format!("--kernels {kernels} needs a GPU ({reason})"),
+                        _ => format!("{precision} needs a GPU ({reason})"),
+                    },
+                    "use --precision fp32 and --kernels auto, or --device emulated to try it",
                 ),
             },
             (_, _, None) => unavailable(

@@ -22,6 +22,8 @@ pub mod correlation_sums;
 pub mod cpu;
 pub mod cuda;
 pub mod device;
+pub mod family;
+pub mod kernels;
 pub mod pass;
 pub mod range;
 pub mod reference;
@@ -29,6 +31,7 @@ pub mod reference;
 use std::fmt;
 use std::ops::Range;
 
+use crate::backend::kernels::Kernels;
 use crate::batch::graph_batch::{BatchSize, GraphBatch};
 use crate::batch::triples::TripleSampler;
 use crate::data::scene_graph::SceneGraph;
@@ -393,6 +396,8 @@ pub struct Description {
     pub name: String,
     /// Newest CUDA version that the driver supports; `None` without a driver.
     pub driver: Option<String>,
+    /// Family of the products on tensor cores; `Auto` for a backend without these.
+    pub kernels: Kernels,
 }
 
 /// A complete backend.

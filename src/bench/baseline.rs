@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::backend::kernels::Kernels;
 use crate::bench::MODELLED;
 use crate::bench::entry::Entry;
 use crate::error::{Error, Result};
@@ -32,6 +33,9 @@ pub struct Conditions {
     device_name: Value,
     timing: Value,
     precision: Value,
+    /// Reports of older versions have none; their products are by mma.sync.
+    #[serde(default)]
+    family: Kernels,
     model: Value,
     grids: Value,
 }
@@ -107,10 +111,12 @@ impl Baseline {
     /// Refuses times that were measured under other conditions, which say nothing about a change of the program.
     pub fn check(&self, now: &Conditions) -> Result<()> {
         let before = &self.conditions;
+        let by_wgmma = |of: &Conditions| Value::from(of.family == Kernels::Wgmma);
         let pairs = [
             ("device", &before.device_name, &now.device_name),
             ("timing", &before.timing, &now.timing),
             ("precision", &before.precision, &now.precision),
+            ("products by wgmma", &by_wgmma(before), &by_wgmma(now)),
             ("grids", &before.grids, &now.grids),
             ("network", &before.model, &now.model),
         ];

@@ -228,8 +228,8 @@ impl Entry {
     pub(super) fn step(options: &BenchOptions, device: Device, sizes: &Sizes) -> Result<Self> {
         let steps_per_wait = if matches!(device, Device::Cuda(_)) { STEPS_PER_WAIT } else { 1 };
         let task = StepTask { sizes, budget: options.budget * STEP_BUDGETS, steps_per_wait };
-        let StepTimes { step, phases, finite } = device.run(options.precision, task)?;
-        let timeline = match options.precision.format().filter(|_| options.timeline) {
+        let StepTimes { step, phases, finite } = device.run(options.arithmetic(), task)?;
+        let timeline = match options.format().filter(|_| options.timeline) {
             Some(format) => match device {
                 Device::Cuda(index) => Some(Timeline::measure(launchers::gpu(index)?, format, sizes)?),
                 Device::Emulated => Some(Timeline::measure(launchers::emulated(None)?, format, sizes)?),

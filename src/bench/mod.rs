@@ -34,7 +34,8 @@ use crate::backend::cuda::device::Device as KernelDevice;
 use crate::backend::cuda::device::interpreter::Interpretation;
 use crate::backend::cuda::launchers;
 use crate::backend::cuda::launchers::linear::Format;
-use crate::backend::device::{BackendTask, Device, Precision};
+use crate::backend::device::{Arithmetic, BackendTask, Device, Precision};
+use crate::backend::kernels::Kernels;
 use crate::error::{Error, Result};
 use crate::network::config::ModelConfig;
 use crate::progress::Progress;
@@ -57,6 +58,8 @@ pub struct BenchOptions {
     pub device: Device,
     /// Number format of the computation.
     pub precision: Precision,
+    /// Family of the products on tensor cores.
+    pub family: Kernels,
     /// Sizes of the network.
     pub model: ModelConfig,
     /// Numbers of triples per batch; the report has entries for each.
@@ -95,7 +98,8 @@ pub fn run_with(
     cases: impl Fn(&Sizes, Format) -> Vec<Case>,
     each: EachEntry<'_>,
 ) -> Result<Report> {
-    options.device.run(options.precision, Probe)?;
+    let family = options.device.run(options.arithmetic(), Probe)?;
+    let options = &BenchOptions { family, ..options.clone() };
     if options.device == Device::Cpu && options.precision == Precision::Bf16 && Amx::new().is_none() {
         return Err(Error::Device {
             device: options.device.to_string(),
@@ -133,9 +137,7 @@ pub fn run_with(
         ceilings: modelled.then_some(Ceilings::H200_PLAN),
         ..Report::empty(options)
     };
-    if let (Some(kernels), Some(properties), Some(format)) =
-        (&kernels, &properties, options.precision.format())
-    {
+    if let (Some(kernels), Some(properties), Some(format)) = (&kernels, &properties, options.format()) {
         let mut bench = Bench::new(kernels, properties, options.budget)?;
         report.ceilings = report.ceilings.or(bench.ceilings);
         if !modelled {
@@ -169,7 +171,7 @@ pub fn run_with(
                 continue;
             }
             let sizes = options.sizes(batch_size);
-            report.kernels.push(match options.precision.format().filter(|_| modelled) {
+            report.kernels.push(match options.format().filter(|_| modelled) {
                 Some(format) => Entry::modelled_step(options, &sizes, format)?,
                 None => Entry::step(options, device, &sizes)?,
             });
@@ -183,7 +185,8 @@ pub fn run_with(
 /// formulas alone. Nothing runs, and no device is needed.
 pub fn roofline(options: &BenchOptions, ceilings: Ceilings) -> Result<Report> {
     check_names(options, true, &cases::all)?;
-    let Some(format) = options.precision.format() else {
+    options.arithmetic().check()?;
+    let Some(format) = options.format() else {
         let remedy = "use --precision fp32, bf16 or bf16x3";
         return Err(Error::argument("--precision", "no kernel computes in it", remedy));
     };
@@ -201,7 +204,7 @@ pub fn roofline(options: &BenchOptions, ceilings: Ceilings) -> Result<Report> {
 /// Names for `--kernel`, each with its shapes at the first batch size.
 pub fn list(options: &BenchOptions) -> Vec<(&'static str, Vec<String>)> {
     let sizes = options.sizes(options.batch_sizes.first().copied().unwrap_or(1));
-    let format = options.precision.format().unwrap_or(Format::Fp32);
+    let format = options.format().unwrap_or(Format::Fp32);
     let mut names: Vec<(&'static str, Vec<String>)> = Vec::new();
     for case in cases::all(&sizes, format).into_iter().filter(|case| options.wants(case.kernel)) {
         match names.iter_mut().find(|(name, _)| *name == case.kernel) {
@@ -216,6 +219,16 @@ pub fn list(options: &BenchOptions) -> Vec<(&'static str, Vec<String>)> {
 }
 
 impl BenchOptions {
+    /// Number format and family of the computation.
+    fn arithmetic(&self) -> Arithmetic {
+        Arithmetic { precision: self.precision, kernels: self.family }
+    }
+
+    /// Format of the CUDA kernels' products, or `None` for formats that they do not have.
+    fn format(&self) -> Option<Format> {
+        self.arithmetic().format()
+    }
+
     fn sizes(&self, batch_size: usize) -> Sizes {
         let sizes = Sizes::new(self.model, batch_size);
         if self.grids == Grids::Training { sizes.with_training_grids() } else { sizes }
@@ -286,13 +299,14 @@ fn check_names(
     Ok(())
 }
 
-/// Opens the device in the requested precision, so that an unusable one is an error before work begins.
+/// Opens the device in the requested precision, so that an unusable one is an error before work begins. Returns the family of
+/// its products.
 struct Probe;
 
 impl BackendTask for Probe {
-    type Output = ();
+    type Output = Kernels;
 
-    fn run<B: Backend>(self, _: B) -> Result<()> {
-        Ok(())
+    fn run<B: Backend>(self, backend: B) -> Result<Kernels> {
+        Ok(backend.description()?.kernels)
     }
 }

@@ -5,6 +5,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::backend::device::Precision;
+use crate::backend::kernels::Kernels;
 use crate::bench::baseline::{Baseline, Comparison};
 use crate::bench::ceilings::Ceilings;
 use crate::bench::entry::Entry;
@@ -58,6 +59,8 @@ pub struct Report {
     pub most_clocks_mhz: Option<[u32; 2]>,
     /// Number format.
     pub precision: Precision,
+    /// Family of the products on tensor cores; `auto` for a device or a precision without these.
+    pub family: Kernels,
     /// The network.
     pub model: ModelConfig,
     /// Rows that grids cover.
@@ -188,6 +191,7 @@ impl Report {
             driver: None,
             most_clocks_mhz: None,
             precision: options.precision,
+            family: options.family,
             model: options.model,
             grids: options.grids,
             l2_bytes: None,
@@ -323,6 +327,7 @@ mod tests {
         BenchOptions {
             device: Device::Emulated,
             precision: Precision::Bf16,
+            family: Kernels::Auto,
             model: ModelConfig::PAPER,
             batch_sizes: vec![16],
             kernels: Vec::new(),

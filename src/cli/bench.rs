@@ -44,7 +44,7 @@ pub struct BenchArguments {
     /// What to run, by a name that --list prints: one kernel (linear_forward), all kernels whose names begin like that
     /// (linear), or whole training steps (step). May be repeated [default: everything].
     #[arg(long = "kernel", value_name = "NAME")]
-    kernels: Vec<String>,
+    names: Vec<String>,
     /// Triples per batch; its random graphs have 22 nodes and 36 edges each [default: 16 at the paper's size, 2 at the
     /// small one].
     #[arg(long = "batch-size", value_name = "B", num_args = 1.., value_parser = clap::value_parser!(u16).range(1..))]
@@ -94,7 +94,7 @@ enum Size {
 
 impl BenchArguments {
     pub fn run(self) -> Result<()> {
-        let super::DeviceArguments { device, precision } = self.device;
+        let super::DeviceArguments { device, precision, kernels: family } = self.device;
         let slow =
             matches!(device, Device::Emulated | Device::Ptx { .. } | Device::Reference) && !self.roofline;
         let size = self.size.unwrap_or(if slow { Size::Small } else { Size::Paper });
@@ -110,9 +110,10 @@ impl BenchArguments {
         let options = BenchOptions {
             device,
             precision,
+            family,
             model,
             batch_sizes,
-            kernels: self.kernels,
+            kernels: self.names,
             budget: Duration::from_millis(budget.into()),
             grids: if self.exact_grids { Grids::Exact } else { Grids::Training },
             timeline: self.timeline,

@@ -62,6 +62,7 @@ fn config(arguments: &DemoArguments) -> TrainConfig {
         seed: arguments.seed,
         device: arguments.device.device,
         precision: arguments.device.precision,
+        kernels: arguments.device.kernels,
         ..Default::default()
     }
 }
@@ -83,8 +84,8 @@ impl DemoArguments {
         train(&dataset, config(&self), &run, None, &AtomicBool::new(false))?;
         plot_training(&run)?;
 
-        let DeviceArguments { device, precision } = self.device;
-        let trained = Run::open(&run, Which::Best, None, device, precision)?;
+        let arithmetic = self.device.arithmetic();
+        let trained = Run::open(&run, Which::Best, None, self.device.device, arithmetic)?;
         let evaluation = evaluate(&trained, Split::Test, None, self.seed)?;
         leave_result(&run, EVALUATION, Split::Test, None, &evaluation);
         let levels = Levels { noise: 12, sweep: Some(20), edges: QueryEdges::Augmented, seed: self.seed };

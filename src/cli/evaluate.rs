@@ -107,8 +107,9 @@ pub fn evaluate(
     let mut add = |name: &str, values: &[f32], width: usize| -> Result<()> {
         let progress = Progress::new(name, Some(images.len() as u64), "rows");
         let embeddings = Embeddings::new(values, width)?;
-        let (device, precision) = run.place();
-        let agreement = agreement(device, precision, embeddings, similarity, images.clone(), Some(progress))?;
+        let (device, arithmetic) = run.place();
+        let agreement =
+            agreement(device, arithmetic, embeddings, similarity, images.clone(), Some(progress))?;
         rows.push(EvaluationRow { name: name.into(), agreement });
         Ok(())
     };

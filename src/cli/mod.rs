@@ -40,7 +40,8 @@ use std::io::{self, Write};
 
 use anstream::{AutoStream, ColorChoice};
 use clap::{Args, Parser, Subcommand};
-use scenerank::backend::device::{Device, Precision};
+use scenerank::backend::device::{Arithmetic, Device, Precision};
+use scenerank::backend::kernels::Kernels;
 use scenerank::progress::log_writer;
 use scenerank::terminal::visible_lines;
 use scenerank::{Error, Result};
@@ -81,7 +82,7 @@ enum Command {
     Completions(completions::CompletionsArguments),
 }
 
-/// Device and number format.
+/// Device, number format and family of products.
 #[derive(Args, Clone, Copy)]
 pub struct DeviceArguments {
     /// Device to compute on: auto, cpu, reference, emulated, ptx, cuda or cuda:INDEX.
@@ -90,6 +91,15 @@ pub struct DeviceArguments {
     /// Number format of the computation.
     #[arg(long, value_enum, default_value_t)]
     precision: Precision,
+    /// Instructions of the products in bf16.
+    #[arg(long, value_enum, default_value_t)]
+    kernels: Kernels,
+}
+
+impl DeviceArguments {
+    fn arithmetic(&self) -> Arithmetic {
+        Arithmetic { precision: self.precision, kernels: self.kernels }
+    }
 }
 
 impl Cli {

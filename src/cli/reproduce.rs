@@ -146,6 +146,7 @@ impl ReproduceArguments {
             epochs: Some(self.epochs),
             device: Some(self.device.device),
             precision: Some(self.device.precision),
+            kernels: Some(self.device.kernels),
             ..Default::default()
         };
         let reproduction = Reproduction {

@@ -148,8 +148,8 @@ fn retrieve_by(run: &Run, requested: &Levels, split: Split, queries: Queries) ->
     let index = Embeddings::new(&index, run.width())?;
     let level = |removed| {
         let noise = QueryNoise { split, removed, edges, seed };
-        let (device, precision) = run.place();
-        noise_level(device, precision, &run.dataset, index, noise, |graphs| run.embed(graphs))
+        let (device, arithmetic) = run.place();
+        noise_level(device, arithmetic, &run.dataset, index, noise, |graphs| run.embed(graphs))
     };
     let wanted: BTreeSet<usize> = (1..=sweep.unwrap_or(0)).chain([noise]).collect();
     let levels = wanted.into_iter().map(level).collect::<Result<_>>()?;

@@ -30,8 +30,13 @@ pub struct RunArguments {
 
 impl RunArguments {
     pub fn open(&self) -> Result<Run> {
-        let DeviceArguments { device, precision } = self.device;
-        let mut run = Run::map(&self.run, self.checkpoint, self.data.as_deref(), device, precision)?;
+        let mut run = Run::map(
+            &self.run,
+            self.checkpoint,
+            self.data.as_deref(),
+            self.device.device,
+            self.device.arithmetic(),
+        )?;
         if let Some(path) = &self.supervision {
             run.move_supervision(path.clone());
         }
@@ -40,8 +45,13 @@ impl RunArguments {
 
     /// Opens the model alone.
     pub fn open_model(&self) -> Result<TrainedModel> {
-        let DeviceArguments { device, precision } = self.device;
-        TrainedModel::open(&self.run, self.checkpoint, self.data.as_deref(), device, precision)
+        TrainedModel::open(
+            &self.run,
+            self.checkpoint,
+            self.data.as_deref(),
+            self.device.device,
+            self.device.arithmetic(),
+        )
     }
 
     /// Folder of the run.

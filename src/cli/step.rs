@@ -23,8 +23,8 @@ pub struct StepArguments {
 
 impl StepArguments {
     pub fn run(self) -> Result<()> {
-        let super::DeviceArguments { device, precision } = self.device;
-        let loss = scenerank::step::run_step_file(&self.input, &self.output, device, precision)?;
+        let (device, arithmetic) = (self.device.device, self.device.arithmetic());
+        let loss = scenerank::step::run_step_file(&self.input, &self.output, device, arithmetic)?;
         match self.json {
             true => println!(
                 "{}",

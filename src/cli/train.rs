@@ -49,8 +49,8 @@ pub struct TrainArguments {
     /// Read options from a TOML file, such as `learning-rate = 3e-4`; options on the command line take precedence.
     #[arg(long, value_name = "TOML")]
     config: Option<PathBuf>,
-    /// Continue the run in --out from its last checkpoint, with its options. Only --epochs, --learning-rate,
-    /// --patience and --device may change, and the places of its files.
+    /// Continue the run in --out from its last checkpoint, with its options and its family of products. Only --epochs,
+    /// --learning-rate, --patience and --device may change, and the places of its files.
     #[arg(long, conflicts_with = "config", help_heading = OUTPUT)]
     resume: bool,
     /// Like --resume if --out holds a checkpoint; otherwise start the run. The same command then serves for each attempt

@@ -21,7 +21,7 @@ use super::spearman::rho_of_sums;
 use crate::backend::Backend;
 use crate::backend::correlation_sums::CorrelationSums;
 use crate::backend::cpu::inner_products::{ROW_BLOCK, WideRows};
-use crate::backend::device::{BackendTask, Device, Precision};
+use crate::backend::device::{Arithmetic, BackendTask, Device};
 use crate::data::similarity::{Similarity, not_a_number};
 use crate::progress::Progress;
 use crate::{Error, Result};
@@ -73,7 +73,7 @@ pub struct Agreement {
 /// and similarities per thread. Memory of the device: 64 MiB or two rows, and the factors.
 pub fn agreement(
     device: Device,
-    precision: Precision,
+    arithmetic: impl Into<Arithmetic>,
     embeddings: Embeddings<'_>,
     similarity: Similarity<'_>,
     images: Range<usize>,
@@ -89,7 +89,7 @@ pub fn agreement(
         }
     };
     let task = CorrelateRows { embeddings, similarity, images: images.clone(), done: &advance };
-    let by_kernel = device.run(precision, task)?;
+    let by_kernel = device.run(arithmetic, task)?;
     let (by_row, all_pairs) = correlate_on_cpu(embeddings, similarity, images, by_kernel, advance)?;
     let mean = |which: usize| {
         let of_rows: Vec<_> = by_row.iter().map(|row| row[which]).collect();

@@ -6,7 +6,7 @@
 use serde::Serialize;
 
 use super::{Embeddings, RetrievalMetrics, ranks};
-use crate::backend::device::{Device, Precision};
+use crate::backend::device::{Arithmetic, Device};
 use crate::data::scene_graph::{SceneGraph, SceneGraphBuf};
 use crate::data::sentence::Lexicon;
 use crate::data::{Dataset, Split};
@@ -30,7 +30,7 @@ pub struct CaptionLevel {
 /// Ranks each image of the split, on `place`, for each of its captions. `embed` embeds the queries; `index [images, D]` holds the
 /// split's embeddings by the same method.
 pub fn caption_level(
-    place: (Device, Precision),
+    place: (Device, Arithmetic),
     dataset: &Dataset,
     split: Split,
     index: Embeddings<'_>,

@@ -1,7 +1,7 @@
 //! Embeddings of many scene graphs with a trained model.
 
 use crate::backend::Backend;
-use crate::backend::device::{BackendTask, Device, Precision};
+use crate::backend::device::{Arithmetic, BackendTask, Device};
 use crate::batch::graph_batch::{BatchSize, GraphBatch};
 use crate::data::scene_graph::SceneGraph;
 use crate::error::Result;
@@ -71,13 +71,13 @@ fn for_each_batch<'a, B: Backend>(
 
 /// Embeddings `[graphs, D]` of `graphs`, with the model that has these parameters. `progress` counts the graphs.
 pub fn embed_graphs(
-    (device, precision): (Device, Precision),
+    (device, arithmetic): (Device, Arithmetic),
     config: ModelConfig,
     tensors: &NamedTensors,
     graphs: &[SceneGraph<'_>],
     progress: Option<&Progress>,
 ) -> Result<Vec<f32>> {
-    device.run(precision, EmbedTask { config, tensors, graphs, progress })
+    device.run(arithmetic, EmbedTask { config, tensors, graphs, progress })
 }
 
 struct EmbedTask<'a> {

@@ -8,7 +8,7 @@ use crate::backend::cpu::rank_many;
 use crate::backend::cpu::stored_rows::StoredRows;
 use crate::backend::cpu::top_k::top_k_stored;
 use crate::backend::cpu::top_k_many::top_k_many;
-use crate::backend::device::{BackendTask, Device, Precision};
+use crate::backend::device::{Arithmetic, BackendTask, Device};
 use crate::{Error, Result};
 
 /// Finds the `k` images (or all, if fewer) with the greatest inner products with `query`, best first; ties go
@@ -16,13 +16,13 @@ use crate::{Error, Result};
 /// devices in their own precision.
 pub fn nearest(
     device: Device,
-    precision: Precision,
+    arithmetic: impl Into<Arithmetic>,
     query: Embeddings<'_>,
     embeddings: Embeddings<'_>,
     k: usize,
 ) -> Result<Vec<(usize, f32)>> {
     check_query(query, embeddings.width())?;
-    device.run(precision, Nearest { query, embeddings, k })
+    device.run(arithmetic, Nearest { query, embeddings, k })
 }
 
 /// Like [`nearest`], for stored rows, on the CPU: exact for the stored values.
@@ -52,13 +52,13 @@ pub fn nearest_stored_many<'a>(
 /// other devices copy the embeddings once.
 pub fn nearest_many(
     device: Device,
-    precision: Precision,
+    arithmetic: impl Into<Arithmetic>,
     queries: Embeddings<'_>,
     embeddings: Embeddings<'_>,
     k: usize,
 ) -> Result<Vec<Vec<(usize, f32)>>> {
     check_width(queries, embeddings.width())?;
-    device.run(precision, NearestMany { queries, embeddings, k })
+    device.run(arithmetic, NearestMany { queries, embeddings, k })
 }
 
 /// Rank, from 1, of row `target` among `rows` by inner product with `query` (one row), and that inner

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::{Embeddings, QueryEdges, RetrievalMetrics, incomplete_query, ranks};
-use crate::backend::device::{Device, Precision};
+use crate::backend::device::{Arithmetic, Device};
 use crate::data::scene_graph::{SceneGraph, SceneGraphBuf};
 use crate::data::{Dataset, Split};
 use crate::error::Result;
@@ -50,7 +50,7 @@ pub fn incomplete_queries(dataset: &Dataset, noise: QueryNoise) -> Vec<SceneGrap
 /// `index [images, D]` holds the split's embeddings by the same method.
 pub fn noise_level(
     device: Device,
-    precision: Precision,
+    arithmetic: impl Into<Arithmetic>,
     dataset: &Dataset,
     index: Embeddings<'_>,
     noise: QueryNoise,
@@ -60,6 +60,6 @@ pub fn noise_level(
     let views: Vec<_> = graphs.iter().map(SceneGraphBuf::view).collect();
     let queries = embed(&views)?;
     let targets: Vec<u32> = (0..graphs.len() as u32).collect();
-    let ranks = ranks(device, precision, Embeddings::new(&queries, index.width())?, index, &targets)?;
+    let ranks = ranks(device, arithmetic, Embeddings::new(&queries, index.width())?, index, &targets)?;
     Ok(NoiseLevel { removed: noise.removed, metrics: RetrievalMetrics::new(&ranks), queries })
 }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Embeddings;
 use crate::backend::Backend;
-use crate::backend::device::{BackendTask, Device, Precision};
+use crate::backend::device::{Arithmetic, BackendTask, Device};
 use crate::{Error, Result};
 
 /// recall@k is reported for k = 1..=RECALL_DEPTH (paper, Figure 4a).
@@ -17,7 +17,7 @@ pub const RECALL_DEPTH: usize = 100;
 /// queries x images x width multiply-adds.
 pub fn ranks(
     device: Device,
-    precision: Precision,
+    arithmetic: impl Into<Arithmetic>,
     queries: Embeddings<'_>,
     index: Embeddings<'_>,
     targets: &[u32],
@@ -43,7 +43,7 @@ pub fn ranks(
             "a target is the row of an indexed image, from 0",
         ));
     }
-    device.run(precision, Ranks { queries, index, targets })
+    device.run(arithmetic, Ranks { queries, index, targets })
 }
 
 struct Ranks<'a> {

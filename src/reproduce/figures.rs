@@ -85,7 +85,7 @@ impl Chosen {
             let base = &reproduction.base;
             Ok(ChosenRun {
                 name: model_name(model.loss, model.sampling),
-                run: Run::open(&place(run), Which::Best, Some(data), base.device, base.precision)?,
+                run: Run::open(&place(run), Which::Best, Some(data), base.device, base.arithmetic())?,
             })
         };
         let mut by_loss = [Vec::new(), Vec::new()];

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Reproduction;
 use super::material::Material;
-use crate::backend::device::{Device, Precision};
+use crate::backend::device::{Arithmetic, Device};
 use crate::data::scene_graph::SceneGraph;
 use crate::data::{Dataset, Split};
 use crate::error::Result;
@@ -54,10 +54,10 @@ pub(super) struct Sweep {
 /// Function that embeds graphs as `[graphs, width]`.
 type Embed<'a> = dyn Fn(&[SceneGraph<'_>]) -> Result<Vec<f32>> + 'a;
 
-/// Device and precision of a computation.
-pub(super) type Place = (Device, Precision);
+/// Device of a computation, and how it computes.
+pub(super) type Place = (Device, Arithmetic);
 /// Place of computations for which no device was requested.
-const ON_CPU: Place = (Device::Cpu, Precision::Fp32);
+const ON_CPU: Place = (Device::Cpu, Arithmetic::FP32);
 
 /// A method that embeds any scene graph.
 pub(super) struct Method<'a> {
@@ -125,20 +125,20 @@ impl Method<'_> {
         edges: QueryEdges,
     ) -> Result<RetrievalMetrics> {
         let noise = QueryNoise { split: Split::Test, removed, edges, seed: QUERY_SEED };
-        let ((device, precision), index) = (self.place, Embeddings::new(index, self.width)?);
-        Ok(noise_level(device, precision, dataset, index, noise, &self.embed)?.metrics)
+        let ((device, arithmetic), index) = (self.place, Embeddings::new(index, self.width)?);
+        Ok(noise_level(device, arithmetic, dataset, index, noise, &self.embed)?.metrics)
     }
 }
 
 /// Agreement of the test images' embeddings, for Table 2.
 fn agreement_of(
     dataset: &Dataset,
-    (device, precision): Place,
+    (device, arithmetic): Place,
     values: &[f32],
     width: usize,
 ) -> Result<Agreement> {
     let embeddings = Embeddings::new(values, width)?;
-    agreement(device, precision, embeddings, dataset.similarity(), dataset.split(Split::Test), None)
+    agreement(device, arithmetic, embeddings, dataset.similarity(), dataset.split(Split::Test), None)
 }
 
 /// The bag of objects, with weights from the training images.
@@ -182,10 +182,10 @@ pub(super) fn measure_baselines(material: &Material, reproduction: &Reproduction
         let method = Method {
             name: Method::UNTRAINED.into(),
             width: model.state_width,
-            place: (base.device, base.precision),
+            place: (base.device, base.arithmetic()),
             embed: Box::new(|graphs| {
                 let progress = Progress::new("embed", Some(graphs.len() as u64), "graphs");
-                let place = (base.device, base.precision);
+                let place = (base.device, base.arithmetic());
                 embed_graphs(place, model, &tensors, graphs, Some(&progress))
             }),
         };

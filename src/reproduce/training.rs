@@ -30,7 +30,6 @@ use crate::progress::owned_by;
 use crate::run::{Run, Which};
 use crate::terminal::rough_duration;
 use crate::train::checkpoint::{self, LAST, RunConfig};
-use crate::train::config::TrainConfig;
 use crate::train::{TrainOutcome, train_locked};
 
 /// Interval for checking whether the time is up; a signal handler can only set a flag.
@@ -324,8 +323,8 @@ fn make(
     if outcome.interrupted {
         return Ok(Trained::Unfinished { epochs: outcome.epochs });
     }
-    let TrainConfig { device, precision, .. } = run.config;
-    let opened = Run::open(&folder, Which::Best, Some(dataset.path()), device, precision)?;
+    let (device, arithmetic) = (run.config.device, run.config.arithmetic());
+    let opened = Run::open(&folder, Which::Best, Some(dataset.path()), device, arithmetic)?;
     let result =
         RunResult { config, measurement: method_of(&opened, run.name.clone()).measure(dataset)?, outcome };
     write_json(&folder.join(RESULT), &result)?;
@@ -367,10 +366,14 @@ pub(super) fn state(reproduction: &Reproduction, dataset: &Dataset, run: &Planne
     Ok(Trained::Unfinished { epochs: 0 })
 }
 
-/// Checks that a continued run keeps its settings; only its device and the path of its data may change.
+/// Checks that a continued run keeps its settings; only its device and the path of its data may change. Its products keep
+/// their family.
 fn same_settings(folder: &Path, before: &RunConfig, now: &RunConfig) -> Result<()> {
     let mut before = before.clone();
     before.train.device = now.train.device;
+    if before.train.kernels.may_continue_as(now.train.kernels) {
+        before.train.kernels = now.train.kernels;
+    }
     before.data.clone_from(&now.data);
     // The fingerprint covers the vocabulary, which older versions left out.
     before.vocabulary.clone_from(&now.vocabulary);

@@ -8,7 +8,8 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::backend::device::{Device, Precision};
+use crate::backend::device::{Arithmetic, Device, Precision};
+use crate::backend::kernels::Kernels;
 use crate::batch::triples::Sampling;
 use crate::error::{Error, Result};
 use crate::files::text::read_toml;
@@ -162,6 +163,10 @@ training_options! {
         /// Number format of the computation [default: fp32].
         #[arg(long, value_enum, help_heading = COMPUTATION)]
         precision: Precision = Precision::Fp32,
+        /// Instructions of the products in bf16. The family that was used stands in the run's record, and --resume keeps
+        /// it [default: auto].
+        #[arg(long, value_enum, help_heading = COMPUTATION)]
+        kernels: Kernels = Kernels::Auto,
         /// Device to compute on: auto, cpu, reference, emulated, ptx, cuda or cuda:INDEX [default: auto].
         #[arg(long, help_heading = COMPUTATION)]
         device: Device = Device::Auto,
@@ -189,6 +194,9 @@ impl TrainOptions {
     pub fn resolve(self, base: &TrainConfig) -> Result<TrainConfig> {
         let mut config = self.over(base.clone());
         config.check()?;
+        if config.kernels == Kernels::Auto {
+            config.kernels = base.kernels;
+        }
         // Checkpoints store absolute paths, so they work from any directory.
         for file in config.files_mut() {
             *file = std::path::absolute(&*file).map_err(Error::file("read", &*file))?;
@@ -247,10 +255,14 @@ impl TrainConfig {
     }
 
     /// This configuration with everything that a continued run may change as in `now`: the number of epochs, the learning
-    /// rate, the patience, the device, and the places of its files, whose content is compared elsewhere.
+    /// rate, the patience, the device, and the places of its files, whose content is compared elsewhere. The family of products
+    /// may be named if none is recorded and it is the one that was used.
     pub fn continued_as(&self, now: &TrainConfig) -> TrainConfig {
         let TrainConfig { epochs, learning_rate, patience, device, .. } = *now;
         let mut continued = TrainConfig { epochs, learning_rate, patience, device, ..self.clone() };
+        if [self.kernels, now.kernels].iter().all(|&kernels| kernels != Kernels::Wgmma) {
+            continued.kernels = now.kernels;
+        }
         for (path, now) in [
             (&mut continued.similarity, &now.similarity),
             (&mut continued.caption_vectors, &now.caption_vectors),
@@ -295,6 +307,11 @@ impl TrainConfig {
     /// Loss with its constants.
     pub fn loss(&self) -> Loss {
         Loss { kind: self.loss, temperature: self.temperature, margin: self.margin }
+    }
+
+    /// Number format and family of the computation.
+    pub fn arithmetic(&self) -> Arithmetic {
+        Arithmetic { precision: self.precision, kernels: self.kernels }
     }
 
     /// Optimizer with its constants, for a training set of this number of images: a schedule ends with the last epoch.

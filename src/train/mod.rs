@@ -31,7 +31,8 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::backend::Backend;
-use crate::backend::device::BackendTask;
+use crate::backend::device::{Arithmetic, BackendTask, Device, Precision};
+use crate::backend::kernels::Kernels;
 use crate::batch::graph_batch::{BatchSize, GraphBatch};
 use crate::batch::triples::{Triple, TripleSampler};
 use crate::data::similarity::Similarity;
@@ -111,8 +112,10 @@ pub fn train_on_ranks(
     resume: Option<Checkpoint>,
     control: Control<'_>,
 ) -> Result<TrainOutcome> {
-    let (device, precision) = (config.device.of_rank(&control.ranks), config.precision);
-    prepare(dataset, config, Folder::Open(run), resume, control, |training| device.run(precision, training))
+    let device = config.device.of_rank(&control.ranks);
+    prepare(dataset, config, Folder::Open(run), resume, control, |training| {
+        device.run(training.arithmetic(), training)
+    })
 }
 
 /// Like [`train`], in a folder that the caller has locked.
@@ -123,9 +126,10 @@ pub fn train_locked(
     resume: Option<Checkpoint>,
     stop: &AtomicBool,
 ) -> Result<TrainOutcome> {
-    let (device, precision) = (config.device, config.precision);
-    let control = Control::alone(stop);
-    prepare(dataset, config, Folder::Locked(run), resume, control, |training| device.run(precision, training))
+    let (device, control) = (config.device, Control::alone(stop));
+    prepare(dataset, config, Folder::Locked(run), resume, control, |training| {
+        device.run(training.arithmetic(), training)
+    })
 }
 
 /// Like [`train`], on this backend, whatever device the configuration names.
@@ -152,7 +156,7 @@ enum Folder<'a> {
 
 fn prepare(
     dataset: &Dataset,
-    config: TrainConfig,
+    mut config: TrainConfig,
     folder: Folder<'_>,
     resume: Option<Checkpoint>,
     control: Control<'_>,
@@ -163,8 +167,12 @@ fn prepare(
     let similarity = supervision.view(dataset);
     let sampler = TripleSampler::new(similarity, dataset.split(Split::Train), config.sampling, config.seed)?;
     check_batch(&config, &control.ranks)?;
-    if resume.is_none() {
-        check_trainable(&sampler, &config)?;
+    match &resume {
+        Some(checkpoint) if config.kernels == Kernels::Auto => {
+            config.kernels = checkpoint.config.train.kernels;
+        }
+        Some(_) => {}
+        None => check_trainable(&sampler, &config)?,
     }
     let config = RunConfig::new(config, dataset)?;
     let writes = control.ranks.is_first();
@@ -206,13 +214,16 @@ impl BackendTask for Training<'_> {
     type Output = TrainOutcome;
 
     fn run<B: Backend>(mut self, mut backend: B) -> Result<TrainOutcome> {
+        let description = backend.description()?;
+        // The checkpoints record the family that is used.
+        self.config.train.kernels = description.kernels;
         let ranks = &self.control.ranks;
         check_ranks::<B>(ranks, &self.config, self.resume.as_ref())?;
         backend.join(ranks)?;
         if !ranks.is_first() {
             return self.train(backend);
         }
-        let record = OpenRecord::begin(self.run, &self.config, self.dataset, backend.description()?)?;
+        let record = OpenRecord::begin(self.run, &self.config, self.dataset, description)?;
         let outcome = self.train(backend);
         let recorded = record.end(&outcome);
         outcome.and_then(|outcome| recorded.map(|()| outcome))
@@ -233,6 +244,19 @@ struct Running<B: Backend> {
 }
 
 impl Training<'_> {
+    /// How the device computes. A continued run that recorded no family used mma.sync if it used tensor cores.
+    fn arithmetic(&self) -> Arithmetic {
+        let TrainConfig { device, precision, .. } = self.config.train;
+        let arithmetic = self.config.train.arithmetic();
+        let has_families = precision == Precision::Bf16 && !matches!(device, Device::Cpu | Device::Reference);
+        match arithmetic.kernels {
+            Kernels::Auto if self.resume.is_some() && has_families => {
+                Arithmetic { kernels: Kernels::Mma, ..arithmetic }
+            }
+            _ => arithmetic,
+        }
+    }
+
     fn train<B: Backend>(&mut self, backend: B) -> Result<TrainOutcome> {
         let resume = self.resume.take();
         let fresh = resume.is_none();

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::TrainOutcome;
 use super::checkpoint::RunConfig;
 use crate::backend::Description;
+use crate::backend::kernels::Kernels;
 use crate::data::{Dataset, Split};
 use crate::error::Result;
 use crate::files::atomic_file::write_atomically;
@@ -64,6 +65,10 @@ pub struct CommandRecord {
     pub device: String,
     /// Newest CUDA version that the GPU's driver supports.
     pub driver: Option<String>,
+    /// Family of the products on tensor cores; `None` if the device or the precision has none, and in records of older
+    /// versions.
+    #[serde(default)]
+    pub kernels: Option<Kernels>,
     /// Time of the start, UTC.
     pub start: String,
     /// Time of the end, UTC; `None` while it trains, or if it was killed.
@@ -112,6 +117,7 @@ impl OpenRecord {
             threads: rayon::current_num_threads(),
             device: device.name,
             driver: device.driver,
+            kernels: Some(device.kernels).filter(|&kernels| kernels != Kernels::Auto),
             start: now(),
             end: None,
             exit: None,

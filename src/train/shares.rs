@@ -27,6 +27,7 @@ pub(super) fn check_ranks<B>(ranks: &Ranks, config: &RunConfig, resume: Option<&
         ("program", xxh3_64(program.as_bytes())),
         ("data file", xxh3_64(config.fingerprint.as_bytes())),
         ("kind of device", xxh3_64(type_name::<B>().as_bytes())),
+        ("family of products", of_json(serde_json::json!(config.train.kernels))),
         ("configuration", of_json(serde_json::json!([config.train, config.supervision]))),
         ("checkpoint", of_json(serde_json::json!(resume.map(|checkpoint| &checkpoint.progress)))),
     ])

@@ -10,6 +10,7 @@ use crate::program::{refuse, run_json};
 use scenerank::backend::cuda::launchers;
 use scenerank::backend::cuda::launchers::linear::Format;
 use scenerank::backend::device::{Device, Precision};
+use scenerank::backend::kernels::Kernels;
 use scenerank::bench::baseline::{Baseline, Verdict};
 use scenerank::bench::case::{Case, Cost};
 use scenerank::bench::entry::{Entry, EntryTimes};
@@ -32,6 +33,7 @@ fn options(device: Device, kernels: &[&str]) -> BenchOptions {
     BenchOptions {
         device,
         precision: Precision::Fp32,
+        family: Kernels::Auto,
         model: SMALL,
         batch_sizes: vec![1],
         kernels: kernels.iter().map(|name| name.to_string()).collect(),

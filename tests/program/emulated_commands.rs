@@ -19,7 +19,7 @@ use tempfile::TempDir;
 const DEVICES: [&str; 2] = ["emulated", "cpu"];
 
 /// Whether the emulator is built; reports a skip if not.
-fn emulator_is_there() -> bool {
+pub(crate) fn emulator_is_there() -> bool {
     match launchers::emulated(None) {
         Ok(_) => true,
         Err(error) => {

@@ -24,6 +24,7 @@ mod emulated_commands;
 mod example;
 mod explore;
 mod explore_load;
+mod families;
 mod interpreter;
 mod interrupted;
 #[cfg(unix)]

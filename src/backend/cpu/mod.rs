@@ -30,6 +30,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 use scenerank_matmul::Amx;
 
+use crate::backend::kernels::Kernels;
 use crate::backend::pass::{
     Backward, EdgeHeads, EdgeHidden, Forward, Gradient, LossOutputs, NodeHidden, Pooled, Readout, States,
     Update,
@@ -528,6 +529,6 @@ impl Backend for Cpu {
     }
 
     fn description(&self) -> Result<Description> {
-        Ok(Description { name: "cpu".into(), driver: None })
+        Ok(Description { name: "cpu".into(), driver: None, kernels: Kernels::Auto })
     }
 }

@@ -619,7 +619,11 @@ impl<T: StoredElement> Backend for Cuda<T> {
 
     fn description(&self) -> Result<Description> {
         let properties = self.device.properties()?;
-        Ok(Description { name: properties.name, driver: properties.gpu.then_some(properties.driver) })
+        Ok(Description {
+            name: properties.name,
+            driver: properties.gpu.then_some(properties.driver),
+            kernels: self.format.format.kernels(),
+        })
     }
 
     fn range(&self, name: fmt::Arguments<'_>) -> crate::backend::range::Range {

@@ -19,6 +19,7 @@ use std::ops::Range;
 
 use num_traits::Float;
 
+use crate::backend::kernels::Kernels;
 use crate::backend::pass::{
     Backward, EdgeHeads, EdgeHidden, Forward, Gradient, LossOutputs, NodeHidden, Pooled, Readout, States,
     Update,
@@ -508,6 +509,6 @@ impl<F: Float> Backend for Reference<F> {
     }
 
     fn description(&self) -> Result<Description> {
-        Ok(Description { name: "reference (CPU)".into(), driver: None })
+        Ok(Description { name: "reference (CPU)".into(), driver: None, kernels: Kernels::Auto })
     }
 }

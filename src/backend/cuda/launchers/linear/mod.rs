@@ -24,6 +24,7 @@ pub use matrix::{Matrix, MatrixMut};
 use crate::backend::cuda::device::rows::Rows;
 use crate::backend::cuda::launchers::batch_norm::Norm;
 use crate::backend::cuda::launchers::stored::StoredElement;
+use crate::backend::kernels::Kernels;
 use matrix::Lines;
 
 /// Number of blocks that fill a large GPU twice, as in `kernels/linear.cuh`. A weight's gradient is split
@@ -56,7 +57,7 @@ pub enum Format {
     /// Each operand as the sum of two bf16, about 16 significand bits.
     Bf16x3,
     /// [`Format::Bf16`] by the instructions of a warpgroup, on GPUs of compute capability 9.0. All products of a run use the
-    /// same instructions. Training does not choose this format yet.
+    /// same instructions ([`Kernels`]).
     Bf16Warpgroup,
 }
 
@@ -110,6 +111,15 @@ impl Format {
                 Tile::of_warpgroup(|tile| of.iter().map(|&(_, columns)| tile.count(1, columns)).sum())
             }
             _ => self.tile(of.iter().any(|&(rows, columns)| is_large(rows, columns))),
+        }
+    }
+
+    /// Family of the instructions on tensor cores; `Auto` for a format without these.
+    pub fn kernels(self) -> Kernels {
+        match self {
+            Format::Fp32 => Kernels::Auto,
+            Format::Bf16 | Format::Bf16x3 => Kernels::Mma,
+            Format::Bf16Warpgroup => Kernels::Wgmma,
         }
     }
 
