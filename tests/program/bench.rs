@@ -18,6 +18,7 @@ use scenerank::bench::report::Grids;
 use scenerank::bench::sizes::{SMALL, Sizes};
 use scenerank::bench::{BenchOptions, cases, run, run_cases, run_with};
 use scenerank::network::config::ModelConfig;
+use scenerank_matmul::Amx;
 use serde_json::Value;
 
 /// Whether the emulator is built; reports a skip if not.
@@ -192,6 +193,21 @@ fn the_cpu_has_the_step() {
     assert_eq!(numbers, [1, 2]);
 }
 
+/// A processor that multiplies in bf16 is timed. One that only rounds is not.
+#[test]
+fn the_cpu_is_timed_in_bf16_if_it_multiplies_in_it() {
+    let arguments = ["bench", "--device", "cpu", "--size", "small", "--budget", "1", "--precision", "bf16"];
+    if Amx::new().is_none() {
+        return refuse(arguments, &["cpu", "bf16", "AMX", "--precision"]);
+    }
+    let report = run_json(arguments.into_iter().chain(["--json"]));
+    assert_eq!(report["precision"], "bf16");
+    let entry = &report["kernels"][0];
+    let products = entry["processor"]["products"].as_array().unwrap();
+    let flops: u64 = products.iter().map(|product| product["flops"].as_u64().unwrap()).sum();
+    assert_eq!(flops, entry["flops"].as_u64().unwrap());
+}
+
 #[test]
 fn products_are_right_in_every_format_within_their_tolerance() {
     if !emulator() {
@@ -354,7 +370,6 @@ fn bad_input_is_named_with_what_there_is() {
     );
     refuse(["bench", "--device", "cpu", "--kernel", "linear"], &["--kernel", "--device emulated"]);
     refuse(["bench", "--device", "emulated", "--precision", "fp64"], &["emulated", "fp64", "--precision"]);
-    refuse(["bench", "--device", "cpu", "--precision", "bf16"], &["cpu", "bf16", "--precision"]);
     refuse(["bench", "--device", "reference", "--threads", "2"], &["--threads", "reference", "--device cpu"]);
 }
 
