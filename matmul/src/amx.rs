@@ -22,7 +22,8 @@ use std::sync::OnceLock;
 use bytemuck::Zeroable;
 use rayon::prelude::*;
 
-use super::{Accumulate, Line, MatMut, MatRef, TASKS_PER_THREAD};
+use super::task::Task;
+use super::{Accumulate, Line, MatMut, MatRef};
 
 /// Rows of a tile of the left operand, columns of a tile of the right one, and lines of both.
 const SIDE: usize = 16;
@@ -118,9 +119,9 @@ impl PackedBf16 {
     pub fn multiply_in_parallel(&self, c: MatMut<'_, f32>, accumulate: Accumulate, a: MatRef<'_, f32>) {
         assert_eq!((a.columns(), c.columns()), (self.depth, self.columns), "columns of a and of c");
         assert_eq!(a.rows(), c.rows(), "rows of a and of c");
-        let tasks = rayon::current_num_threads() * TASKS_PER_THREAD;
-        let rows = (c.rows() / tasks).next_multiple_of(SQUARE).clamp(SQUARE, BLOCK_ROWS);
-        Multiply { c, accumulate, a, b: self }.split(rows);
+        Task { c, a, first_row: 0 }.in_parts(SQUARE, BLOCK_ROWS, &|Task { c, a, .. }| {
+            Multiply { c, accumulate, a, b: self }.alone();
+        });
     }
 }
 
@@ -133,21 +134,8 @@ struct Multiply<'a> {
 }
 
 impl Multiply<'_> {
-    /// Multiplies in tasks of at most `task_rows` rows, a multiple of 32.
-    fn split(self, task_rows: usize) {
-        if self.c.rows() <= task_rows {
-            return self.alone();
-        }
-        let middle = self.c.rows().div_ceil(SQUARE) / 2 * SQUARE;
-        let Multiply { c, a, .. } = self;
-        let (c_top, c_bottom) = c.split_at_row(middle);
-        let (a_top, a_bottom) = (a.row_range(0..middle), a.row_range(middle..a.rows()));
-        let top = Multiply { c: c_top, a: a_top, ..self };
-        let bottom = Multiply { c: c_bottom, a: a_bottom, ..self };
-        rayon::join(|| top.split(task_rows), || bottom.split(task_rows));
-    }
-
-    /// Multiplies at most `BLOCK_ROWS` rows. Not inlined, so that its block does not lie on the stack for each level of `split`.
+    /// Multiplies at most `BLOCK_ROWS` rows. Not inlined, so that its block does not lie on the stack for each level of the
+    /// division.
     #[inline(never)]
     fn alone(self) {
         let Multiply { mut c, accumulate, a, b } = self;

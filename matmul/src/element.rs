@@ -32,7 +32,7 @@ pub trait Element: Pod + Default + Send + Sync {
     /// `to[i][k] = from[k][i]`
     #[inline(always)]
     fn transposed(from: [&[Self; TERMS]; TERMS]) -> [[Self; TERMS]; TERMS] {
-        std::array::from_fn(|i| from.map(|row| row[i]))
+        transposed_by_value(from)
     }
 
     // The functions below run generic code for one type. They are compiled in this crate, which is one unit of compilation: code
@@ -74,7 +74,7 @@ impl Element for f32 {
             // SAFETY: the processor has the instructions.
             return unsafe { transposed_by_avx(from) };
         }
-        std::array::from_fn(|i| from.map(|row| row[i]))
+        transposed_by_value(from)
     }
 
     fn panel_width() -> usize {
@@ -120,6 +120,12 @@ impl Element for f64 {
     fn multiply(of: Multiply<'_, f64>) {
         Arch::new().dispatch(of);
     }
+}
+
+/// One value after the other.
+#[inline(always)]
+fn transposed_by_value<T: Copy>(from: [&[T; TERMS]; TERMS]) -> [[T; TERMS]; TERMS] {
+    std::array::from_fn(|i| from.map(|row| row[i]))
 }
 
 /// Three exchanges: between neighbours, between pairs, and between the halves of registers.

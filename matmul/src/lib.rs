@@ -15,6 +15,7 @@
 mod amx;
 mod element;
 mod pack;
+mod task;
 mod tile;
 mod view;
 
@@ -31,6 +32,7 @@ pub use element::Element;
 pub use view::{MatMut, MatRef};
 
 use pack::pack;
+use task::Task;
 use tile::{
     HALF_TILE_VECTORS, PackedRows, Rows, SHORT_TILE, TALL_TILE, TILE_VECTORS, Vectors, prefetch, store, sums,
     tile_width,
@@ -41,8 +43,6 @@ const BLOCK_ROWS: usize = 72;
 /// Largest number of terms summed in registers before they are added to the product. More terms mean fewer passes over the
 /// product. A panel may exceed the first-level cache: the second delivers it fast enough.
 const BLOCK_DEPTH: usize = 576;
-/// Least number of tasks per thread, so that all finish together.
-const TASKS_PER_THREAD: usize = 2;
 /// Number of panels that are packed together, so that neighbouring values are read together.
 const PACK_PANELS: usize = 8;
 
@@ -222,32 +222,19 @@ pub struct Multiply<'a, T> {
 
 impl<T: Element> Multiply<'_, T> {
     fn in_parallel(self) {
-        let threads = rayon::current_num_threads();
-        if threads == 1 {
+        if rayon::current_num_threads() == 1 {
             return self.alone();
         }
-        let rows = self.c.rows() / (threads * TASKS_PER_THREAD);
-        self.split(rows.next_multiple_of(TALL_TILE).clamp(TALL_TILE, BLOCK_ROWS));
+        let Multiply { c, accumulate, a, b, first_row, finish } = self;
+        Task { c, a, first_row }.in_parts(TALL_TILE, BLOCK_ROWS, &|Task { c, a, first_row }| {
+            Multiply { c, accumulate, a, b, first_row, finish }.alone();
+        });
     }
 
-    /// Multiplies on this thread. Inlined, its block of the left operand would lie on the stack once for each level of `split`.
+    /// Multiplies on this thread. Inlined, its block of the left operand would lie on the stack once for each level of the division.
     #[inline(never)]
     fn alone(self) {
         T::multiply(self);
-    }
-
-    /// Multiplies in tasks of at most `task_rows` rows, which are whole tiles.
-    fn split(self, task_rows: usize) {
-        if self.c.rows() <= task_rows {
-            return self.alone();
-        }
-        let middle = self.c.rows().div_ceil(TALL_TILE) / 2 * TALL_TILE;
-        let Multiply { c, a, first_row, .. } = self;
-        let (c_top, c_bottom) = c.split_at_row(middle);
-        let (a_top, a_bottom) = (a.row_range(0..middle), a.row_range(middle..a.rows()));
-        let top = Multiply { c: c_top, a: a_top, ..self };
-        let bottom = Multiply { c: c_bottom, a: a_bottom, first_row: first_row + middle, ..self };
-        rayon::join(|| top.split(task_rows), || bottom.split(task_rows));
     }
 }
 

@@ -202,6 +202,18 @@ pub(crate) fn write_step(path: &Path, config: ModelConfig) {
     fs::write(path, to_safetensors(&tensors, metadata)).unwrap();
 }
 
+/// Compares loss, embeddings and gradients of two dumped steps.
+pub(crate) fn assert_steps_agree(got: &TensorFile, want: &TensorFile, limit: f64) {
+    let mut names = want.names();
+    names.retain(|name| name == "loss" || name == "embedding" || name.starts_with("grad."));
+    assert!(names.len() > 30, "{names:?}");
+    for name in names {
+        let [got, want] = [got, want].map(|file| file.tensor(&name).unwrap().values);
+        let error = relative_error(&got, &want);
+        assert!(error <= limit, "{name}: {error:e}");
+    }
+}
+
 /// `tests/oracle.rs` compares with an independent implementation, if available.
 #[test]
 fn step_gives_the_loss_and_gradients_of_the_cpu() {
@@ -229,13 +241,6 @@ pub(crate) fn compare_steps(folder: &TempDir, input: &Path, devices: [&str; 2]) 
         ]);
         TensorFile::read(&out).unwrap()
     });
-    let mut names = want.names();
-    names.retain(|name| name == "loss" || name == "embedding" || name.starts_with("grad."));
-    assert!(names.len() > 30, "{names:?}");
-    for name in names {
-        let [got, want] = [&got, &want].map(|file| file.tensor(&name).unwrap().values);
-        // As in tests/backends/training_step.rs, where no ReLU input is close to zero.
-        let error = relative_error(&got, &want);
-        assert!(error <= 1e-4, "{name}: {error:e}");
-    }
+    // As in tests/backends/training_step.rs, where no ReLU input is close to zero.
+    assert_steps_agree(&got, &want, 1e-4);
 }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use scenerank_matmul::{Accumulate, Amx, MatMut, MatRef, Packed, PackedBf16, matmul};
+use scenerank_matmul::{Accumulate, Amx, MatMut, MatRef, Packed, PackedBf16};
 
 /// Work that is timed by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -74,19 +74,21 @@ impl Drop for Running<'_> {
     }
 }
 
-/// Timed products; owns the memory of the right operand.
+/// Timed products.
 #[derive(Debug, Default)]
 pub struct Products {
-    memory: Packed<f32>,
-    /// Memory of operands that are multiplied in bf16.
-    bf16: Option<PackedBf16>,
+    right: RightOperand,
     clock: Clock,
 }
 
 impl Products {
     /// Products timed by `clock`: by `amx` of operands that are bf16 values, without it in single precision.
     pub fn new(amx: Option<Amx>, clock: Clock) -> Self {
-        Products { memory: Packed::default(), bf16: amx.map(PackedBf16::new), clock }
+        let right = match amx {
+            Some(amx) => RightOperand::Bf16(PackedBf16::new(amx)),
+            None => RightOperand::default(),
+        };
+        Products { right, clock }
     }
 
     /// `c = a b` or `c += a b` on all of rayon's threads. `operands` names a and b.
@@ -101,13 +103,8 @@ impl Products {
         let (rows, columns, depth) = (c.rows(), c.columns(), a.columns());
         let product = Product { operands, rows, columns, depth, strides: [a.stride(), b.stride()] };
         let _running = self.clock.time(Work::Product(product));
-        match &mut self.bf16 {
-            Some(memory) => {
-                memory.pack(b);
-                memory.multiply_in_parallel(c, accumulate, a);
-            }
-            None => matmul(&mut self.memory, c, accumulate, a, b),
-        }
+        self.right.pack(b);
+        self.right.multiply(c, accumulate, a);
     }
 
     /// `c_i = a_i b` for both i, with b packed once.
@@ -121,21 +118,40 @@ impl Products {
         let (rows, columns, depth) = (c.rows() + other_c.rows(), c.columns(), a.columns());
         let product = Product { operands, rows, columns, depth, strides: [a.stride(), b.stride()] };
         let _running = self.clock.time(Work::Product(product));
-        match &mut self.bf16 {
-            Some(memory) => {
-                memory.pack(b);
-                rayon::join(
-                    || memory.multiply_in_parallel(c, Accumulate::Replace, a),
-                    || memory.multiply_in_parallel(other_c, Accumulate::Replace, other_a),
-                );
-            }
-            None => {
-                self.memory.pack(b);
-                rayon::join(
-                    || self.memory.multiply_in_parallel(c, Accumulate::Replace, a),
-                    || self.memory.multiply_in_parallel(other_c, Accumulate::Replace, other_a),
-                );
-            }
+        self.right.pack(b);
+        rayon::join(
+            || self.right.multiply(c, Accumulate::Replace, a),
+            || self.right.multiply(other_c, Accumulate::Replace, other_a),
+        );
+    }
+}
+
+/// The packed right operand of a product.
+#[derive(Debug)]
+enum RightOperand {
+    Single(Packed<f32>),
+    Bf16(PackedBf16),
+}
+
+impl Default for RightOperand {
+    fn default() -> Self {
+        RightOperand::Single(Packed::default())
+    }
+}
+
+impl RightOperand {
+    fn pack(&mut self, b: MatRef<'_, f32>) {
+        match self {
+            RightOperand::Single(packed) => packed.pack(b),
+            RightOperand::Bf16(packed) => packed.pack(b),
+        }
+    }
+
+    /// `c = a b` or `c += a b` on all of rayon's threads.
+    fn multiply(&self, c: MatMut<'_, f32>, accumulate: Accumulate, a: MatRef<'_, f32>) {
+        match self {
+            RightOperand::Single(packed) => packed.multiply_in_parallel(c, accumulate, a),
+            RightOperand::Bf16(packed) => packed.multiply_in_parallel(c, accumulate, a),
         }
     }
 }
