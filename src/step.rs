@@ -113,13 +113,7 @@ impl BackendTask for StepTask<'_> {
 }
 
 /// Reads `input`, runs its step on `device` and writes `output`.
-pub fn run_step_file(
-    input: &Path,
-    output: &Path,
-    device: Device,
-    arithmetic: impl Into<Arithmetic>,
-) -> Result<f32> {
-    let arithmetic = arithmetic.into();
+pub fn run_step_file(input: &Path, output: &Path, device: Device, arithmetic: Arithmetic) -> Result<f32> {
     let written = Output { option: "OUTPUT", path: output, kind: Kind::Safetensors };
     check_outputs(&[written], &[input])?;
     let file = TensorFile::read(input)?;

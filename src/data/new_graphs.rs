@@ -118,7 +118,7 @@ impl Lookup {
 }
 
 /// Converts graphs one at a time.
-struct Conversion<'a, F> {
+struct Conversion<'a> {
     vocabulary: &'a Vocabulary,
     objects: Lookup,
     predicates: Lookup,
@@ -128,11 +128,14 @@ struct Conversion<'a, F> {
     image_names: Option<&'a predictions::Names>,
     /// Source of the graphs, if unknown names are errors.
     strict: Option<&'a Path>,
-    each: F,
+    each: Each<'a>,
 }
 
-impl<'a, F: FnMut(NewGraph) -> Result<()>> Conversion<'a, F> {
-    fn new(vocabulary: &'a Vocabulary, image_names: Option<&'a predictions::Names>, each: F) -> Self {
+/// Takes one graph after the other. Not a type parameter: the readers would be compiled again for every caller.
+type Each<'a> = &'a mut dyn FnMut(NewGraph) -> Result<()>;
+
+impl<'a> Conversion<'a> {
+    fn new(vocabulary: &'a Vocabulary, image_names: Option<&'a predictions::Names>, each: Each<'a>) -> Self {
         Conversion {
             vocabulary,
             objects: Lookup::default(),
@@ -215,9 +218,9 @@ impl<'a, F: FnMut(NewGraph) -> Result<()>> Conversion<'a, F> {
 pub fn named_graphs(
     graphs: Vec<Vec<Statement>>,
     vocabulary: &Vocabulary,
-    each: impl FnMut(NewGraph) -> Result<()>,
+    mut each: impl FnMut(NewGraph) -> Result<()>,
 ) -> Result<NewGraphCounts> {
-    let mut conversion = Conversion::new(vocabulary, None, each);
+    let mut conversion = Conversion::new(vocabulary, None, &mut each);
     let mut raw = RawGraphs::default();
     for (statements, id) in graphs.into_iter().zip(0..) {
         query_graphs::add(&mut raw, Path::new("graphs"), id, (statements, vocabulary))?;
@@ -231,7 +234,16 @@ pub fn read_new_graphs(
     path: &Path,
     reading: &GraphReading,
     vocabulary: &Vocabulary,
-    each: impl FnMut(NewGraph) -> Result<()>,
+    mut each: impl FnMut(NewGraph) -> Result<()>,
+) -> Result<NewGraphCounts> {
+    read_graphs(path, reading, vocabulary, &mut each)
+}
+
+fn read_graphs(
+    path: &Path,
+    reading: &GraphReading,
+    vocabulary: &Vocabulary,
+    each: Each<'_>,
 ) -> Result<NewGraphCounts> {
     let names =
         reading.predictions.as_ref().map(|given| predictions::Names::read(&given.info)).transpose()?;
