@@ -4,7 +4,8 @@
 #   scripts/cluster/slurm_on_one_machine.sh target/release/scenerank
 #
 # Installs Debian's packages, writes /etc/slurm/slurm.conf and starts munged, slurmctld and slurmd. It then compares the report of
-# the array with that of a plain `reproduce`. Needs jq.
+# the array with that of a plain `reproduce`. With a program that has the feature `mpi` it also trains one model on two ranks, by
+# `srun --mpi=pmix` and by `mpirun`, and compares the checkpoints.
 set -eu
 program=$(realpath "$1")
 scripts=$(dirname "$(realpath "$0")")
@@ -72,4 +73,28 @@ scenerank reproduce small.data --out array "${options[@]}" --plan
 grep -o "JobId=.*JobState=[A-Z]*" /var/log/slurm_jobs.log | tail -n $((runs + 1)) | sed 's/ UserId.* Name/ Name/'
 scenerank -q reproduce small.data --out plain "${options[@]}" > /dev/null
 same() { jq --sort-keys 'del(.about.date, .about.seconds, .about.command, .about.threads)' "$1/report.json"; }
-cmp <(same array) <(same plain) && echo "the reports are the same"
+cmp <(same array) <(same plain)
+echo "the reports are the same"
+
+scenerank --version | grep -q "^MPI: *compiled in" || exit 0
+echo "+ srun --mpi=list"
+srun --mpi=list
+# Ranks that wait leave their core to others.
+export RAYON_NUM_THREADS=1 OMPI_MCA_mpi_yield_when_idle=1
+train=(scenerank train small.data --epochs 2 --layers 2 --state-width 12 --hidden-width 16 --batch-size 8 --device cpu)
+echo "+ srun -n 2 --mpi=pmix --kill-on-bad-exit ${train[*]} --out by_srun"
+srun -n 2 --mpi=pmix --kill-on-bad-exit "${train[@]}" --out by_srun
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+echo "+ mpirun --oversubscribe -n 2 ${train[*]} --out by_mpirun"
+mpirun --oversubscribe -n 2 "${train[@]}" --out by_mpirun
+scenerank -q "${train[@]:1}" --out alone > /dev/null
+for checkpoint in last best; do
+    cmp {by_srun,by_mpirun}/$checkpoint.safetensors
+done
+echo "the checkpoints by srun and mpirun are the same"
+# One rank sums in another order: were srun to start two trainings of one rank, they would have these bits.
+if cmp -s by_srun/last.safetensors alone/last.safetensors; then
+    echo "srun's ranks did not find each other"
+    exit 1
+fi
+echo "a checkpoint of one rank is another"
