@@ -61,9 +61,6 @@ impl GraphSource {
     }
 
     /// Reads all graphs into temporary files beside `target`. Also returns what is known of all of them: names and counts.
-    ///
-    /// Objects and relationships in two files are read into memory first. The second file may have its images in another order, so
-    /// the ids of all objects are kept until it is read (`docs/files.md`).
     fn read(
         &self,
         most_expansion: u64,
@@ -72,22 +69,29 @@ impl GraphSource {
     ) -> Result<(RawGraphs, StoredGraphs)> {
         let open = |path: &PathBuf| RawFile::open(path, most_expansion);
         let mut store = GraphStore::beside(target);
-        let mut raw = match self {
+        let each = |raw: &mut RawGraphs| store.take(raw);
+        let (mut raw, graphs) = match self {
             GraphSource::SceneGraphs(path) => {
-                visual_genome::read_scene_graphs(open(path)?, skip_absent_objects, |raw| store.take(raw))
+                let raw = visual_genome::read_scene_graphs(open(path)?, skip_absent_objects, each)?;
+                (raw, store.finish()?)
             }
             GraphSource::ObjectsAndRelationships(objects, relationships) => {
                 let paths = [objects.as_path(), relationships];
-                visual_genome::read_objects_and_relationships(paths, most_expansion, skip_absent_objects)
+                visual_genome::read_objects_and_relationships(
+                    paths,
+                    most_expansion,
+                    skip_absent_objects,
+                    target,
+                )?
             }
             GraphSource::Predictions(path, Predictions { info, limits }) => {
                 let names = predictions::Names::read(info)?;
-                predictions::read(open(path)?, &names, *limits, |raw| store.take(raw))
+                let raw = predictions::read(open(path)?, &names, *limits, each)?;
+                (raw, store.finish()?)
             }
-        }?;
-        store.take(&mut raw)?;
+        };
         raw.forget_ids();
-        Ok((raw, store.finish()?))
+        Ok((raw, graphs))
     }
 }
 

@@ -8,6 +8,7 @@ mod bad_data;
 mod boxes;
 mod dataset;
 mod fuzzed;
+mod graph_pair;
 mod npy;
 mod prepare;
 mod query_graph;

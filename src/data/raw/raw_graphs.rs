@@ -32,7 +32,8 @@ pub struct RawGraphs {
     pub oddities: Oddities,
     /// How the ids are spelled.
     pub spellings: Spellings,
-    index: HashMap<u64, usize>,
+    /// Number of each image in the file, from 0, by its Visual Genome id.
+    numbers: HashMap<u64, usize>,
 }
 
 /// An image, as ranges of the flat arrays.
@@ -118,9 +119,9 @@ pub(super) struct RawRelationship<K> {
 }
 
 impl RawGraphs {
-    /// Index of the image with this id.
-    pub(super) fn find(&self, image_id: u64) -> Option<usize> {
-        self.index.get(&image_id).copied()
+    /// Number in the file, from 0, of the image with this id; also of a forgotten one.
+    pub(super) fn number(&self, image_id: u64) -> Option<usize> {
+        self.numbers.get(&image_id).copied()
     }
 
     /// The graph of an image.
@@ -142,9 +143,9 @@ impl RawGraphs {
         self.relationships.clear();
     }
 
-    /// Forgets which ids the file had.
+    /// Forgets which ids the file had, and frees their memory.
     pub(in crate::data) fn forget_ids(&mut self) {
-        self.index.clear();
+        self.numbers = HashMap::new();
     }
 
     /// Adds an image with its objects. Returns its index and the local index of each object id.
@@ -156,7 +157,7 @@ impl RawGraphs {
         objects: impl IntoIterator<Item = RawObject<K>>,
     ) -> Result<(usize, HashMap<K, u32>)> {
         let image = self.images.len();
-        if self.index.insert(image_id, image).is_some() {
+        if self.numbers.insert(image_id, self.numbers.len()).is_some() {
             let problem = "it appears twice in the file";
             return Err(Error::invalid(path, format!("image {image_id}"), problem, "remove one of the two"));
         }
@@ -184,8 +185,7 @@ impl RawGraphs {
         Ok((image, local))
     }
 
-    /// Sets the relationships of `image`. A relationship with an object that is not in `local` is an error,
-    /// or with `skip_absent_objects` it is dropped and counted.
+    /// Sets the relationships of `image`, as [`RawGraphs::add_relationships`] does.
     pub(super) fn set_relationships<K: Eq + Hash + Display>(
         &mut self,
         path: &Path,
@@ -195,6 +195,22 @@ impl RawGraphs {
         skip_absent_objects: bool,
     ) -> Result<()> {
         let start = self.relationships.len();
+        let image_id = self.images[image].image_id;
+        self.add_relationships(path, image_id, local, relationships, skip_absent_objects)?;
+        self.images[image].relationships = start..self.relationships.len();
+        Ok(())
+    }
+
+    /// Appends the relationships of an image, which may be forgotten. A relationship with an object that is not in `local` is an
+    /// error, or with `skip_absent_objects` it is dropped and counted.
+    pub(super) fn add_relationships<K: Eq + Hash + Display>(
+        &mut self,
+        path: &Path,
+        image_id: u64,
+        local: &HashMap<K, u32>,
+        relationships: impl IntoIterator<Item = RawRelationship<K>>,
+        skip_absent_objects: bool,
+    ) -> Result<()> {
         for (number, RawRelationship { subject, predicate, object }) in relationships.into_iter().enumerate()
         {
             let (Some(&subject_node), Some(&object_node)) = (local.get(&subject), local.get(&object)) else {
@@ -205,7 +221,7 @@ impl RawGraphs {
                 let (end, id) =
                     if local.contains_key(&subject) { ("object", object) } else { ("subject", subject) };
                 let id = excerpt(&id.to_string());
-                let place = format!("image {}, relationship {}", self.images[image].image_id, number + 1);
+                let place = format!("image {image_id}, relationship {}", number + 1);
                 let problem = format!("its {end}, object {id}, is not among the image's objects");
                 let remedy = "correct it, or drop such relationships with --skip-absent-objects";
                 return Err(Error::invalid(path, place, problem, remedy));
@@ -214,7 +230,6 @@ impl RawGraphs {
             self.oddities.relationships_without_predicate += u64::from(predicate == 0);
             self.relationships.push([subject_node, predicate, object_node]);
         }
-        self.images[image].relationships = start..self.relationships.len();
         Ok(())
     }
 }

@@ -14,7 +14,9 @@ use super::json_stream::{Shape, records};
 use super::raw_box::RawBox;
 use super::raw_file::RawFile;
 use super::raw_graphs::{RawGraphs, RawObject, RawRelationship};
+use super::stored_graphs::{GraphStore, StoredGraphs};
 use super::{gqa, ids};
+use crate::files::spill::Spill;
 use crate::terminal::shorten;
 use crate::{Error, Result};
 
@@ -179,36 +181,54 @@ pub(in crate::data) fn read_scene_graphs(
     Ok(graphs)
 }
 
-/// Reads objects and relationships from two files, whose images may be in different orders.
-pub fn read_objects_and_relationships(
+/// Local nodes of the objects that relationships can name, for all images of an objects file, in temporary files.
+struct Nodes {
+    /// Object id and local node, image by image.
+    nodes: Spill<[u64; 2]>,
+    /// End of each image's part of `nodes`, which begins where the part before it ends.
+    ends: Spill<u64>,
+}
+
+impl Nodes {
+    fn push(&mut self, local: HashMap<u64, u32>) -> Result<()> {
+        local.into_iter().try_for_each(|(id, node)| self.nodes.push([id, node.into()]))?;
+        self.ends.push(self.nodes.len() as u64)
+    }
+}
+
+/// Reads objects and relationships from two files, whose images may be in different orders, into temporary files in the folder of
+/// `target`. Also returns what is known of all of them.
+///
+/// Memory holds the ids of the images, and which of them the second file had.
+pub(in crate::data) fn read_objects_and_relationships(
     [objects_path, relationships_path]: [&Path; 2],
     most_expansion: u64,
     skip_absent_objects: bool,
-) -> Result<RawGraphs> {
+    target: &Path,
+) -> Result<(RawGraphs, StoredGraphs)> {
     let mut graphs = RawGraphs::default();
+    let mut store = GraphStore::beside(target);
     let mut spellings = Spellings::default();
-    // Object ids of all images, concatenated, each with its local node.
-    let mut ids: Vec<(u64, u32)> = Vec::new();
-    let mut ranges = Vec::new();
+    let mut nodes = Nodes { nodes: Spill::beside(target), ends: Spill::beside(target) };
     let file = RawFile::open(objects_path, most_expansion)?;
     let not_finite = records(file, Shape::Array, |name, record: ObjectsRecord| {
         let image_id =
             ids::of_image(objects_path, name.number, [record.image_id, record.id], &mut spellings)?;
         let objects = Objects::new(record.objects, &mut spellings);
         let (_, local) = objects.add_to(&mut graphs, objects_path, image_id)?;
-        let start = ids.len();
-        ids.extend(local);
-        ranges.push(start..ids.len());
-        Ok(())
+        store.take(&mut graphs)?;
+        nodes.push(local)
     })?;
     spellings.not_finite += not_finite;
-    let mut seen = vec![false; ranges.len()];
+    let mut store = store.end_objects()?;
+    let (nodes, ends) = (nodes.nodes.finish()?, nodes.ends.finish()?);
+    let mut seen = vec![false; store.image_count()];
     let file = RawFile::open(relationships_path, most_expansion)?;
     let not_finite = records(file, Shape::Array, |name, record: RelationshipsRecord| {
         let given = [record.image_id, record.id];
         let image_id = ids::of_image(relationships_path, name.number, given, &mut spellings)?;
         let place = || format!("image {image_id}");
-        let Some(image) = graphs.find(image_id) else {
+        let Some(number) = graphs.number(image_id) else {
             if record.relationships.is_empty() {
                 return Ok(());
             }
@@ -217,15 +237,18 @@ pub fn read_objects_and_relationships(
             let remedy = "use the two files of one release";
             return Err(Error::invalid(relationships_path, place(), problem, remedy));
         };
-        if std::mem::replace(&mut seen[image], true) {
+        if std::mem::replace(&mut seen[number], true) {
             let problem = "it appears twice in the file";
             return Err(Error::invalid(relationships_path, place(), problem, "remove one of the two"));
         }
-        let local: HashMap<u64, u32> = ids[ranges[image].clone()].iter().copied().collect();
+        let start = number.checked_sub(1).map_or(0, |before| ends[before]);
+        let of_image = &nodes[start as usize..ends[number] as usize];
+        let local: HashMap<u64, u32> = of_image.iter().map(|&[id, node]| (id, node as u32)).collect();
         let relationships = record.relationships.into_iter().map(|record| record.into_raw(&mut spellings));
-        graphs.set_relationships(relationships_path, image, &local, relationships, skip_absent_objects)
+        graphs.add_relationships(relationships_path, image_id, &local, relationships, skip_absent_objects)?;
+        store.take(number, &mut graphs)
     })?;
     spellings.not_finite += not_finite;
     graphs.spellings = spellings;
-    Ok(graphs)
+    Ok((graphs, store.finish()?))
 }
