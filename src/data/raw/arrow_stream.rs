@@ -35,6 +35,7 @@ const MOST_VALUES: i64 = 1 << 40;
 /// Place of the first message.
 const SCHEMA: &str = "schema";
 const DAMAGED: &str = "write the file again";
+const AS_STREAM: &str = "write it again, as a stream if it has dictionaries: there they come first";
 const TRUNCATED: &str = "close its writer, or write the file again";
 
 /// Record batches of a stream.
@@ -112,7 +113,13 @@ impl ArrowBatches {
                 let decoded =
                     decoder.and_then(|decoder| decoder.with_projection(Some(columns)).read_record_batch());
                 self.count += 1;
-                return decoded.map(Some).map_err(|error| self.damaged(&place, error));
+                // Files may have dictionaries behind the batches that need them.
+                let remedy = if self.in_file { AS_STREAM } else { DAMAGED };
+                let cannot = |error: ArrowError| {
+                    let problem = format!("cannot be decoded: {}", excerpt(&error.to_string()));
+                    self.error(&place, &problem, remedy)
+                };
+                return decoded.map(Some).map_err(cannot);
             }
             let dictionary = match message.header_type() {
                 MessageHeader::DictionaryBatch => message.header_as_dictionary_batch(),

@@ -179,7 +179,7 @@ if polars is not None:
             of_file = f"polars-{name}-{level}.arrow"
             if name != "strings":
                 # The dictionaries lie behind the batch that needs them; a reader of a stream cannot have them yet.
-                refused[of_file] = "batch 1: damaged"
+                refused[of_file] = "as a stream if it has dictionaries"
             frame.write_ipc(path(of_file, same if name == "strings" else []), **options)
         # Several chunks, and a slice.
         parts[f"polars-{name}-slice.arrows"] = [2, len(ids)]
