@@ -2,6 +2,8 @@
 
 #![no_main]
 
+// Tests use more of it.
+#[allow(dead_code)]
 #[path = "../../tests/data/raw_files.rs"]
 mod raw_files;
 #[path = "../../tests/data/readers.rs"]
