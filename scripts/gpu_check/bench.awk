@@ -1,5 +1,5 @@
-# Prints the entries of a bench's JSON: kernel, triples, then microseconds: median, warm, minimum, likely; shape. Wrong kernels
-# first.
+# Prints the entries of a bench's JSON: kernel, triples, then microseconds: median, warm, minimum, likely; family of a product or
+# a step, and shape. Wrong kernels first.
 function value(line) {
     sub(/^[^:]*: "?/, "", line)
     sub(/"?,?$/, "", line)
@@ -12,8 +12,10 @@ function micros(line, ms) {
 /^ *"name":/ { name = value($0) }
 /^ *"batch_size":/ { triples = value($0) }
 /^ *"shape":/ { shape = value($0) }
-/^ *"ok": false/ { print "WRONG:", name, "at", triples, "triples,", shape }
+# The choice of auto has a family, too; it has no name.
+/^ *"family":/ { family = value($0) }
+/^ *"ok": false/ { print "WRONG:", name, "by", family, "at", triples, "triples,", shape }
 /^ *"ms":/ { ms = micros($0) }
 /^ *"warm_ms":/ { warm = micros($0) }
 /^ *"likely_ms":/ { likely = micros($0) }
-/^ *"floor_ms":/ { printf "%-28s %5s %10s %10s %8s %8s  %s\n", name, triples, ms, warm, micros($0), likely, shape }
+/^ *"floor_ms":/ { printf "%-28s %5s %10s %10s %8s %8s  by %s: %s\n", name, triples, ms, warm, micros($0), likely, family, shape }

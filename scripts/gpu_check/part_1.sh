@@ -6,11 +6,23 @@
 
 # Numbers of triples, and their names among the essentials. The small network on the emulator.
 step_sizes=(16 64 256 1024) step_names=(16 64 256 1024) few=16 many=1024 heads=1324
+of_heads="relu(norm([1728, 512])) -> 1324, heads"
 if [[ "$DEVICE" == emulated ]]; then
-    step_sizes=(1 2) step_names=(16 1024) few=1 many=2 heads=188
+    step_sizes=(1 2) step_names=(16 1024) few=1 many=2 heads=188 of_heads="relu(norm([108, 72])) -> 188, heads"
 fi
 bench smoke-step 5-60 --precision bf16 --kernel step --batch-size "$few" --budget 20
 measure_micros smoke "$(micros smoke-step step "$few" layers)"
+
+# ---- families of products -------------------------------------------------------------------------------------------
+
+# Every product by wgmma beside the same by mma.sync. Before, the device checks itself; its choice stands in the report.
+bench_of auto families 10-150 --precision bf16 --kernel linear --batch-size "$few" --budget 20
+measure choice "$(chosen families)"
+for family in mma wgmma; do
+    for kernel in linear_forward linear_backward; do
+        measure_kernel "heads_${kernel#linear_}_$family" families "$kernel" "$few" "by $family: $of_heads"
+    done
+done
 
 # ---- kernel tests ---------------------------------------------------------------------------------------------------
 
@@ -68,6 +80,10 @@ for precision in bf16 bf16x3 fp32; do
     for i in "${!step_sizes[@]}"; do
         measure_micros "step_${precision}_${step_names[i]}" "$(micros "steps-$precision" step "${step_sizes[i]}" layers)"
     done
+done
+bench_of wgmma steps-wgmma 10-90 --precision bf16 --kernel step --batch-size "${step_sizes[@]}" --budget 100
+for i in "${!step_sizes[@]}"; do
+    measure_micros "step_wgmma_${step_names[i]}" "$(micros steps-wgmma step "${step_sizes[i]}" layers)"
 done
 
 # ---- measurements that decide what is next --------------------------------------------------------------------------

@@ -139,6 +139,12 @@ print("torch", torch.__version__, "CUDA", torch.version.cuda, "GPU", torch.cuda.
     fi
 }
 
+# Prints the choice of auto and its reason from a bench's JSON; nothing on a device without one.
+chosen() { # NAME
+    [[ ! -e "$RESULTS/$1.json" ]] || sed -n '/^  "choice": {/,/}/{ s/^ *"kernels": "\(.*\)",$/\1/p; s/^ *"reason": "\(.*\)"$/since \1/p }' \
+        "$RESULTS/$1.json" | paste -sd' '
+}
+
 # Prints the time of a step in microseconds from a line of the race; nothing if there is none.
 race_micros() { # LOG TRIPLES
     grep -h "\"triples\": $2," "$1" 2>/dev/null | sed -n 's/.*"ms_per_step": \([0-9.]*\).*/\1/p' | tail -1 |
@@ -158,6 +164,8 @@ make_data() { # NAME LEAST-MOST IMAGES
     ' bash "$SCENERANK" "$WORK" "$3" && TRAINING_DATA="$WORK/train.data"
 }
 
+# The choice between families of products is made anew, once in each call.
+export XDG_CACHE_HOME="$WORK/cache"
 # The tests interpret any value other than `cuda` as the emulator.
 export SCENERANK_TEST_DEVICE="$DEVICE"
 mapfile -t modules <"$HERE/modules.txt" # PROGRAM MODULE

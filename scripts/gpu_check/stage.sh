@@ -87,6 +87,7 @@ write_results() {
         printf '~~~\n\n| stage | result | s | |\n| --- | --- | --- | --- |\n%s%s' "$md_rows" "$md_figures"
     } >"$RESULTS/summary.md"
     cp "$RESULTS"/summary.* "$RESULTS/essentials.txt" "$OUT/"
+    cp "$XDG_CACHE_HOME"/scenerank/kernels-*.json "$RESULTS/" 2>/dev/null
     [[ ! -e "$OUT/clocks.csv" ]] || cp "$OUT/clocks.csv" "$RESULTS/"
     tar -C "$WORK" -czf "$OUT/.results.tgz" results && mv "$OUT/.results.tgz" "$OUT/results.tgz"
 }
@@ -230,16 +231,21 @@ stop_running() {
 
 # ---- bench ----------------------------------------------------------------------------------------------------------
 
-# Runs the bench; its JSON goes to NAME.json, which is written again after each kernel.
+# Runs the bench of products by mma.sync; its JSON goes to NAME.json, which is written again after each kernel.
 bench() { # NAME LEAST-MOST ARGUMENTS...
-    local name="$1" seconds="$2"
-    shift 2
-    stage "$name" "$seconds" '^WRONG|^step|^[a-z_]+ +[0-9]' passes "$SCENERANK" bench --device "$DEVICE" --quiet \
-        --out "$RESULTS/$name.json" "$@"
+    bench_of mma "$@"
+}
+
+# Runs the bench of products of a family.
+bench_of() { # FAMILY NAME LEAST-MOST ARGUMENTS...
+    local family="$1" name="$2" seconds="$3"
+    shift 3
+    stage "$name" "$seconds" '^WRONG|^step|^[a-z_]+ +[0-9]|kernels auto' passes "$SCENERANK" bench --device "$DEVICE" \
+        --kernels "$family" --quiet --out "$RESULTS/$name.json" "$@"
 }
 
 # Prints a column of bench.awk, a time in microseconds, of the last entry of NAME.json with this kernel, number of triples,
-# and words in its shape; nothing if there is none.
+# and words in its family and shape; nothing if there is none.
 column() { # COLUMN NAME KERNEL TRIPLES [SHAPE]
     [[ -e "$RESULTS/$2.json" ]] || return 0
     awk -f "$HERE/bench.awk" "$RESULTS/$2.json" |

@@ -92,7 +92,8 @@ impl Arithmetic {
     /// Single precision.
     pub const FP32: Arithmetic = Arithmetic { precision: Precision::Fp32, kernels: Kernels::Auto };
 
-    /// Format of the CUDA kernels' products; by mma.sync unless wgmma is named. `None` for formats that they do not have.
+    /// Format of the CUDA kernels' products; by mma.sync unless wgmma is named, and a device may choose otherwise
+    /// ([`family`]). `None` for formats that they do not have.
     pub fn format(self) -> Option<Format> {
         match self.precision {
             Precision::Fp32 => Some(Format::Fp32),
@@ -125,6 +126,17 @@ pub trait BackendTask {
     type Output;
     /// Runs the work on a backend.
     fn run<B: Backend>(self, backend: B) -> Result<Self::Output>;
+}
+
+/// Tells the family of the products.
+struct Family;
+
+impl BackendTask for Family {
+    type Output = Kernels;
+
+    fn run<B: Backend>(self, backend: B) -> Result<Kernels> {
+        Ok(backend.description()?.kernels)
+    }
 }
 
 /// Opens the PTX interpreter.
@@ -160,13 +172,18 @@ impl Device {
         }
     }
 
+    /// Family of the products of this device, if it is opened now; `Auto` for a device or a precision without these.
+    pub fn family(self, arithmetic: impl Into<Arithmetic>) -> Result<Kernels> {
+        self.run(arithmetic, Family)
+    }
+
     /// Runs `task` on this device.
     pub fn run<T: BackendTask>(self, arithmetic: impl Into<Arithmetic>, task: T) -> Result<T::Output> {
         let arithmetic = arithmetic.into();
         let Arithmetic { precision, kernels } = arithmetic;
         arithmetic.check()?;
         let run_kernels = |device: KernelDevice, format: Format, task: T| {
-            family::check(&device, format)?;
+            let format = family::format_of(&device, format, kernels)?;
             run_kernels(device, format, task)
         };
         let unavailable = |problem: String, remedy: &str| {

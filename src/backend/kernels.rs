@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "lowercase")]
 #[value(rename_all = "lowercase")]
 pub enum Kernels {
-    /// The device's default: mma on every device.
+    /// The device's choice: wgmma on a GPU of compute capability 9.0 that finds it right and faster when it opens, otherwise mma.
     #[default]
     Auto,
     /// mma.sync, by warps. On every device that runs the CUDA kernels.

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::backend::kernels::Kernels;
 use crate::bench::MODELLED;
-use crate::bench::entry::Entry;
+use crate::bench::entry::{Entry, by};
 use crate::error::{Error, Result};
 use crate::report::table::plain_table;
 use crate::terminal::{duration, shorten, wrap};
@@ -33,9 +33,9 @@ pub struct Conditions {
     device_name: Value,
     timing: Value,
     precision: Value,
-    /// Reports of older versions have none; their products are by mma.sync.
+    /// Reports of older versions have none.
     #[serde(default)]
-    family: Kernels,
+    families: Vec<Kernels>,
     model: Value,
     grids: Value,
 }
@@ -50,6 +50,8 @@ struct OldEntry {
     name: String,
     batch_size: usize,
     shape: String,
+    /// Absent in older versions, whose products are by mma.sync.
+    family: Option<Kernels>,
     ms: Option<f64>,
     ms_low: Option<f64>,
     ms_high: Option<f64>,
@@ -76,6 +78,8 @@ pub struct Change {
     pub batch_size: usize,
     /// Sizes.
     pub shape: String,
+    /// Family of the products; `auto` for what does not multiply on tensor cores.
+    pub family: Kernels,
     /// Median in milliseconds before.
     pub before_ms: f64,
     /// Median in milliseconds now.
@@ -111,12 +115,18 @@ impl Baseline {
     /// Refuses times that were measured under other conditions, which say nothing about a change of the program.
     pub fn check(&self, now: &Conditions) -> Result<()> {
         let before = &self.conditions;
-        let by_wgmma = |of: &Conditions| Value::from(of.family == Kernels::Wgmma);
+        // A report of both families has a part in common with one of either.
+        let shared = before.families.iter().any(|family| now.families.contains(family));
+        let kept = shared || before.families.is_empty() || now.families.is_empty();
+        let families = |of: &Conditions| match kept {
+            true => Value::Null,
+            false => of.families.iter().map(Kernels::to_string).collect::<Vec<_>>().join(" and ").into(),
+        };
         let pairs = [
             ("device", &before.device_name, &now.device_name),
             ("timing", &before.timing, &now.timing),
             ("precision", &before.precision, &now.precision),
-            ("products by wgmma", &by_wgmma(before), &by_wgmma(now)),
+            ("family of products", &families(before), &families(now)),
             ("grids", &before.grids, &now.grids),
             ("network", &before.model, &now.model),
         ];
@@ -136,7 +146,12 @@ impl Baseline {
         let mut changes = Vec::new();
         for entry in entries {
             let same = |old: &&OldEntry| {
-                (&*old.name, old.batch_size, &*old.shape) == (&*entry.name, entry.batch_size, &*entry.shape)
+                let family = match old.family {
+                    Some(family) => family == entry.family,
+                    None => entry.family != Kernels::Wgmma,
+                };
+                let sizes = (&*entry.name, entry.batch_size, &*entry.shape);
+                family && (&*old.name, old.batch_size, &*old.shape) == sizes
             };
             let old = self.kernels.iter().find(same);
             changes.extend(old.and_then(|old| change(old, entry, modelled)));
@@ -164,7 +179,7 @@ fn change(old: &OldEntry, entry: &Entry, modelled: bool) -> Option<Change> {
         () => Verdict::Undecided,
     };
     let (name, batch_size, shape) = (entry.name.clone(), entry.batch_size, entry.shape.clone());
-    Some(Change { name, batch_size, shape, before_ms, now_ms, verdict })
+    Some(Change { name, batch_size, shape, family: entry.family, before_ms, now_ms, verdict })
 }
 
 impl Comparison {
@@ -179,12 +194,13 @@ impl Comparison {
         let number = |verdict| self.changes.iter().filter(|change| change.verdict == verdict).count();
         let [faster, slower, undecided] = [Verdict::Faster, Verdict::Slower, Verdict::Undecided].map(number);
         for change in self.changes.iter().filter(|change| change.verdict != Verdict::Undecided) {
-            let Change { name, batch_size, shape, before_ms, now_ms, verdict } = change;
+            let Change { name, batch_size, shape, family, before_ms, now_ms, verdict } = change;
             let [before, now] = [before_ms, now_ms].map(|ms| duration(ms / 1e3));
             let verdict = if *verdict == Verdict::Faster { "faster" } else { "slower" };
             let times = format!("{:.2}", now_ms / before_ms);
             let shape = shorten(shape, SHAPE_WIDTH);
-            table.add_row([name.clone(), batch_size.to_string(), before, now, times, verdict.into(), shape]);
+            let name = format!("{name}{}", by(*family));
+            table.add_row([name, batch_size.to_string(), before, now, times, verdict.into(), shape]);
         }
         let counts = format!(
             "against {}: {faster} faster, {slower} slower, {undecided} undecided by the spread, {} without a counterpart",
@@ -215,8 +231,8 @@ mod tests {
 
     fn verdict(before: [f64; 3], now: [f64; 3], modelled: bool) -> Verdict {
         let [ms_low, ms, ms_high] = before.map(Some);
-        let old =
-            OldEntry { name: "adam_step".into(), batch_size: 16, shape: "[8]".into(), ms, ms_low, ms_high };
+        let (name, shape) = ("adam_step".into(), "[8]".into());
+        let old = OldEntry { name, batch_size: 16, shape, family: None, ms, ms_low, ms_high };
         change(&old, &entry(now), modelled).expect("both are timed").verdict
     }
 
@@ -235,5 +251,60 @@ mod tests {
         assert_eq!(verdict(before, [9.0, 10.2, 11.0], true), Verdict::Slower);
         assert_eq!(verdict(before, [9.0, 9.8, 11.0], true), Verdict::Faster);
         assert_eq!(verdict(before, [1.0, 10.05, 20.0], true), Verdict::Undecided);
+    }
+
+    fn report(families: &[&str], entries: &[Option<&str>]) -> Baseline {
+        let entry = |family: &Option<&str>| {
+            let mut entry = serde_json::json!({
+                "name": "linear_forward", "batch_size": 16, "shape": "[8]", "ms": 1.0, "ms_low": 1.0, "ms_high": 1.0,
+            });
+            if let Some(family) = family {
+                entry["family"] = (*family).into();
+            }
+            entry
+        };
+        let mut report = serde_json::json!({
+            "device_name": "gpu", "timing": "cuda events", "precision": "bf16", "model": "paper", "grids": "exact",
+            "build": { "commit": "1" }, "kernels": entries.iter().map(entry).collect::<Vec<_>>(),
+        });
+        if !families.is_empty() {
+            report["families"] = families.into();
+        }
+        serde_json::from_value(report).unwrap()
+    }
+
+    #[test]
+    fn entries_are_compared_with_those_of_their_family() {
+        let of = |family, ms: f64| {
+            let name = "linear_forward".into();
+            Entry { name, family, ..entry([ms; 3]) }
+        };
+        let both = [of(Kernels::Mma, 2.0), of(Kernels::Wgmma, 3.0)];
+        let compared = |old: &[Option<&str>]| -> Vec<(Kernels, f64)> {
+            let comparison = report(&[], old).compare(&both);
+            assert_eq!(comparison.unmatched, old.len() + 2 - 2 * comparison.changes.len());
+            comparison.changes.iter().map(|change| (change.family, change.now_ms)).collect()
+        };
+        assert_eq!(compared(&[Some("wgmma")]), [(Kernels::Wgmma, 3.0)]);
+        assert_eq!(compared(&[Some("wgmma"), Some("mma")]), [(Kernels::Mma, 2.0), (Kernels::Wgmma, 3.0)]);
+        // An older version had mma.sync alone.
+        assert_eq!(compared(&[None]), [(Kernels::Mma, 2.0)]);
+        let text = report(&[], &[Some("wgmma")]).compare(&both).text();
+        assert!(text.contains("linear_forward by wgmma"), "{text}");
+    }
+
+    #[test]
+    fn reports_without_a_common_family_are_refused() {
+        let check = |before: &[&str], now: &[&str]| report(before, &[]).check(&report(now, &[]).conditions);
+        for (before, now) in [
+            (&["mma", "wgmma"][..], &["mma"][..]),
+            (&["wgmma"], &["mma", "wgmma"]),
+            (&[], &["wgmma"]),
+            (&["mma"], &[]),
+        ] {
+            assert!(check(before, now).is_ok(), "{before:?} {now:?}");
+        }
+        let error = check(&["wgmma"], &["mma"]).unwrap_err().to_string();
+        assert!(error.contains("family of products: wgmma before, mma now"), "{error}");
     }
 }

@@ -11,6 +11,7 @@ use crate::backend::cuda::device::properties::Properties;
 use crate::backend::cuda::launchers;
 use crate::backend::cuda::launchers::linear::Format;
 use crate::backend::device::Device;
+use crate::backend::kernels::Kernels;
 use crate::bench::case::{Case, Prepared};
 use crate::bench::ceilings::Ceilings;
 use crate::bench::chain::Chain;
@@ -38,6 +39,8 @@ pub struct Entry {
     pub batch_size: usize,
     /// Sizes.
     pub shape: String,
+    /// Family of the products; `auto` for what does not multiply on tensor cores.
+    pub family: Kernels,
     /// Minimum number of bytes read and written.
     pub bytes: Option<u64>,
     /// Number of floating-point operations.
@@ -166,6 +169,7 @@ impl Entry {
             name: case.kernel.into(),
             batch_size: sizes.triples(),
             shape: case.shape.clone(),
+            family: case.format.kernels(),
             bytes: Some(case.cost.bytes),
             flops: Some(case.cost.flops),
             chain: Some(case.chain),
@@ -263,6 +267,7 @@ impl Entry {
             name: STEP.into(),
             batch_size: sizes.triples(),
             shape: format!("{layers} layers, {nodes} nodes, {edges} edges"),
+            family: options.family,
             flops: Some(step_flops(sizes)),
             ok: finite,
             ..Entry::default()
@@ -277,6 +282,15 @@ impl Entry {
             tolerance: Some(of_scale(|worst| worst.limit)),
             ..self
         }
+    }
+}
+
+/// The family in words, after the name of a product or of a step; nothing for what does not multiply on tensor cores.
+pub(super) fn by(family: Kernels) -> &'static str {
+    match family {
+        Kernels::Auto => "",
+        Kernels::Mma => " by mma.sync",
+        Kernels::Wgmma => " by wgmma",
     }
 }
 

@@ -29,12 +29,12 @@ use std::time::Duration;
 
 use scenerank_matmul::Amx;
 
-use crate::backend::Backend;
 use crate::backend::cuda::device::Device as KernelDevice;
 use crate::backend::cuda::device::interpreter::Interpretation;
 use crate::backend::cuda::launchers;
-use crate::backend::cuda::launchers::linear::Format;
-use crate::backend::device::{Arithmetic, BackendTask, Device, Precision};
+use crate::backend::cuda::launchers::linear::{Format, StoredFormat};
+use crate::backend::device::{Arithmetic, Device, Precision};
+use crate::backend::family;
 use crate::backend::kernels::Kernels;
 use crate::error::{Error, Result};
 use crate::network::config::ModelConfig;
@@ -58,7 +58,7 @@ pub struct BenchOptions {
     pub device: Device,
     /// Number format of the computation.
     pub precision: Precision,
-    /// Family of the products on tensor cores.
+    /// Family of the products on tensor cores. With `auto`, the report has entries for each that the device has.
     pub family: Kernels,
     /// Sizes of the network.
     pub model: ModelConfig,
@@ -98,8 +98,8 @@ pub fn run_with(
     cases: impl Fn(&Sizes, Format) -> Vec<Case>,
     each: EachEntry<'_>,
 ) -> Result<Report> {
-    let family = options.device.run(options.arithmetic(), Probe)?;
-    let options = &BenchOptions { family, ..options.clone() };
+    // An unusable device is an error before work begins.
+    let family = options.device.family(options.arithmetic())?;
     if options.device == Device::Cpu && options.precision == Precision::Bf16 && Amx::new().is_none() {
         return Err(Error::Device {
             device: options.device.to_string(),
@@ -113,6 +113,10 @@ pub fn run_with(
         return Err(Error::argument("--threads", format!("the device is {device}"), remedy));
     }
     check_names(options, kernels.is_some(), &cases)?;
+    let families = families(options, family, kernels.as_ref());
+    let of_families: Vec<BenchOptions> =
+        families.iter().map(|&family| BenchOptions { family, ..options.clone() }).collect();
+    let options = &of_families[0];
     let properties = kernels.as_ref().map(KernelDevice::properties).transpose()?;
     let modelled = matches!(device, Device::Ptx { .. });
     let gpu = properties.as_ref().filter(|properties| properties.gpu);
@@ -135,8 +139,12 @@ pub fn run_with(
         l2_bytes: gpu.map(|gpu| gpu.l2_bytes),
         multiprocessors: gpu.map(|gpu| gpu.multiprocessors),
         ceilings: modelled.then_some(Ceilings::H200_PLAN),
+        families: families.into_iter().filter(|&family| family != Kernels::Auto).collect(),
         ..Report::empty(options)
     };
+    if let (Some(kernels), Precision::Bf16) = (&kernels, options.precision) {
+        report.choice = family::choice(kernels)?;
+    }
     if let (Some(kernels), Some(properties), Some(format)) = (&kernels, &properties, options.format()) {
         let mut bench = Bench::new(kernels, properties, options.budget)?;
         report.ceilings = report.ceilings.or(bench.ceilings);
@@ -145,8 +153,9 @@ pub fn run_with(
         }
         for &batch_size in &options.batch_sizes {
             let sizes = options.sizes(batch_size);
-            let chosen: Vec<Case> =
-                cases(&sizes, format).into_iter().filter(|case| options.wants(case.kernel)).collect();
+            let others = of_families[1..].iter().filter_map(BenchOptions::format);
+            let all = with_products(cases(&sizes, format), others.map(|format| cases(&sizes, format)));
+            let chosen: Vec<Case> = all.into_iter().filter(|case| options.wants(case.kernel)).collect();
             let progress =
                 Progress::new(format!("batch of {batch_size}"), Some(chosen.len() as u64), "kernels");
             for case in chosen {
@@ -171,11 +180,13 @@ pub fn run_with(
                 continue;
             }
             let sizes = options.sizes(batch_size);
-            report.kernels.push(match options.format().filter(|_| modelled) {
-                Some(format) => Entry::modelled_step(options, &sizes, format)?,
-                None => Entry::step(options, device, &sizes)?,
-            });
-            each(&report)?;
+            for options in &of_families {
+                report.kernels.push(match options.format().filter(|_| modelled) {
+                    Some(format) => Entry::modelled_step(options, &sizes, format)?,
+                    None => Entry::step(options, device, &sizes)?,
+                });
+                each(&report)?;
+            }
         }
     }
     Ok(report)
@@ -198,7 +209,8 @@ pub fn roofline(options: &BenchOptions, ceilings: Ceilings) -> Result<Report> {
             kernels.push(Entry::of(&case, &prepared, &sizes, Some(&ceilings))?);
         }
     }
-    Ok(Report { ceilings: Some(ceilings), kernels, ..Report::empty(options) })
+    let families = Some(format.kernels()).filter(|&family| family != Kernels::Auto).into_iter().collect();
+    Ok(Report { ceilings: Some(ceilings), families, kernels, ..Report::empty(options) })
 }
 
 /// Names for `--kernel`, each with its shapes at the first batch size.
@@ -261,6 +273,30 @@ fn open(device: Device) -> Result<(Device, Option<KernelDevice>)> {
     })
 }
 
+/// Families to bench, of which `used` is the one of the options: with `auto`, all that the device has.
+fn families(options: &BenchOptions, used: Kernels, kernels: Option<&KernelDevice>) -> Vec<Kernels> {
+    let has_both = kernels.is_some_and(|kernels| StoredFormat::BF16_WARPGROUP.runs_on(kernels));
+    match (options.family, options.precision) {
+        (Kernels::Auto, Precision::Bf16) if has_both => vec![Kernels::Mma, Kernels::Wgmma],
+        _ => vec![used],
+    }
+}
+
+/// `cases`, and after each product those of the `others`, which are the same cases in other families.
+fn with_products(cases: Vec<Case>, others: impl Iterator<Item = Vec<Case>>) -> Vec<Case> {
+    let is_product = |case: &Case| case.format.kernels() != Kernels::Auto;
+    let mut others: Vec<_> = others.map(|cases| cases.into_iter().filter(is_product)).collect();
+    let mut all = Vec::new();
+    for case in cases {
+        let multiplies = is_product(&case);
+        all.push(case);
+        if multiplies {
+            all.extend(others.iter_mut().filter_map(Iterator::next));
+        }
+    }
+    all
+}
+
 fn check_names(
     options: &BenchOptions,
     has_kernels: bool,
@@ -297,16 +333,4 @@ fn check_names(
         }
     }
     Ok(())
-}
-
-/// Opens the device in the requested precision, so that an unusable one is an error before work begins. Returns the family of
-/// its products.
-struct Probe;
-
-impl BackendTask for Probe {
-    type Output = Kernels;
-
-    fn run<B: Backend>(self, backend: B) -> Result<Kernels> {
-        Ok(backend.description()?.kernels)
-    }
 }

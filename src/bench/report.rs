@@ -5,10 +5,11 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::backend::device::Precision;
+use crate::backend::family::Choice;
 use crate::backend::kernels::Kernels;
 use crate::bench::baseline::{Baseline, Comparison};
 use crate::bench::ceilings::Ceilings;
-use crate::bench::entry::Entry;
+use crate::bench::entry::{Entry, by};
 use crate::bench::launches::EmptyLaunches;
 use crate::bench::step::Phases;
 use crate::bench::{BenchOptions, MODELLED};
@@ -59,8 +60,11 @@ pub struct Report {
     pub most_clocks_mhz: Option<[u32; 2]>,
     /// Number format.
     pub precision: Precision,
-    /// Family of the products on tensor cores; `auto` for a device or a precision without these.
-    pub family: Kernels,
+    /// Families of the products on tensor cores, each with its entries; empty for a device or a precision without these.
+    pub families: Vec<Kernels>,
+    /// What `--kernels auto` chooses on this device, and why; `None` without a choice.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub choice: Option<Choice>,
     /// The network.
     pub model: ModelConfig,
     /// Rows that grids cover.
@@ -191,7 +195,8 @@ impl Report {
             driver: None,
             most_clocks_mhz: None,
             precision: options.precision,
-            family: options.family,
+            families: Vec::new(),
+            choice: None,
             model: options.model,
             grids: options.grids,
             l2_bytes: None,
@@ -244,7 +249,7 @@ impl Report {
         let mut text: Vec<String> = lines.by_ref().take(HEADER_LINES).map(String::from).collect();
         for (entry, numbers) in self.kernels.iter().zip(lines) {
             let wrong = if entry.ok { "" } else { "WRONG: " };
-            text.push(wrap(&format!("{wrong}{} {}", entry.name, entry.shape), 0, 2));
+            text.push(wrap(&format!("{wrong}{}{} {}", entry.name, by(entry.family), entry.shape), 0, 2));
             text.push(numbers.into());
         }
         text.join("\n")
@@ -276,13 +281,18 @@ impl Report {
             words.push('\n');
             words.push_str(&wrap(&launches, 0, 2));
         }
+        if let Some(choice) = &self.choice {
+            words.push('\n');
+            words.push_str(&wrap(&choice.words(), 0, 2));
+        }
         for entry in &self.kernels {
             if let Some(Phases { load_batch, forward, loss, backward, update }) = entry.phases {
                 let [load_batch, forward, loss, backward, update] =
                     [load_batch, forward, loss, backward, update].map(|ms| duration(ms / 1e3));
                 let phases = format!(
-                    "phases of a step with {} triples, each waited for: load_batch {load_batch}, forward {forward}, \
+                    "phases of a step{} with {} triples, each waited for: load_batch {load_batch}, forward {forward}, \
                      loss {loss}, backward {backward}, update {update}",
+                    by(entry.family),
                     entry.batch_size
                 );
                 words.push('\n');
@@ -301,14 +311,16 @@ impl Report {
         for (entry, timeline) in
             self.kernels.iter().filter_map(|entry| Some((entry, entry.timeline.as_ref()?)))
         {
-            words.push_str(&format!("\ntimeline of a step of {}:\n{}", entry.batch_size, timeline.text()));
+            let (by, triples) = (by(entry.family), entry.batch_size);
+            words.push_str(&format!("\ntimeline of a step{by} of {triples}:\n{}", timeline.text()));
         }
         if let Some(comparison) = &self.baseline {
             words.push('\n');
             words.push_str(&comparison.text());
         }
         for entry in self.kernels.iter().filter(|entry| !entry.launches.is_empty()) {
-            words.push_str(&format!("\nlaunches of a step of {}:\n{}", entry.batch_size, entry.launches));
+            let (by, triples) = (by(entry.family), entry.batch_size);
+            words.push_str(&format!("\nlaunches of a step{by} of {triples}:\n{}", entry.launches));
         }
         words
     }
@@ -345,6 +357,7 @@ mod tests {
             name: "linear_backward_states".into(),
             batch_size: 65_535,
             shape: "relu(norm([4325310, 300])) at unit length -> 1024, edge.hidden".into(),
+            family: Kernels::Wgmma,
             bytes: Some(123_456_789),
             flops: Some(123_456_789),
             chain: Some(Chain { steps: 1_234, cycles: 1_234 * 5_678 }),
@@ -366,7 +379,8 @@ mod tests {
             let report = Report { timing, kernels: vec![entry()], ..Report::empty(&options()) };
             let text = report.text();
             assert!(text.lines().all(|line| line.chars().count() <= TABLE_WIDTH), "{text}");
-            let wrong = text.lines().filter(|line| line.starts_with("WRONG: linear_backward_states"));
+            let wrong =
+                text.lines().filter(|line| line.starts_with("WRONG: linear_backward_states by wgmma "));
             assert_eq!(wrong.count(), 1);
         }
     }

@@ -54,7 +54,7 @@ use checkpoint_writer::CheckpointWriter;
 use config::TrainConfig;
 use pace::Pace;
 use run_record::OpenRecord;
-use shares::{check_batch, check_ranks, losses_of_all, own_anchors};
+use shares::{agreed, check_batch, check_ranks, losses_of_all, own_anchors};
 use start::{check_fresh, check_resume, check_trainable};
 
 /// Number of steps between two records of the loss. In between nothing is downloaded, and the host runs ahead
@@ -114,7 +114,11 @@ pub fn train_on_ranks(
 ) -> Result<TrainOutcome> {
     let device = config.device.of_rank(&control.ranks);
     prepare(dataset, config, Folder::Open(run), resume, control, |training| {
-        device.run(training.arithmetic(), training)
+        let arithmetic = training.arithmetic();
+        let ranks = &training.control.ranks;
+        let agreed =
+            if ranks.is_one() { arithmetic } else { agreed(arithmetic, device.family(arithmetic)?, ranks) };
+        device.run(agreed, training)
     })
 }
 

@@ -7,6 +7,8 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::checkpoint::{Checkpoint, RunConfig};
 use super::config::TrainConfig;
+use crate::backend::device::Arithmetic;
+use crate::backend::kernels::Kernels;
 use crate::error::{Error, Result};
 use crate::ranks::Ranks;
 
@@ -17,6 +19,21 @@ pub(super) fn check_batch(config: &TrainConfig, ranks: &Ranks) -> Result<()> {
     }
     let problem = format!("{} triples cannot be shared by {} ranks", config.batch_size, ranks.count());
     Err(Error::argument("--batch-size", problem, "start fewer ranks, or give a larger batch"))
+}
+
+/// How all ranks compute, given what this one would: with `auto`, all take wgmma only if the device of each chose it. All ranks
+/// call this, whatever their options are: [`check_ranks`] compares those later.
+pub(super) fn agreed(arithmetic: Arithmetic, chosen: Kernels, ranks: &Ranks) -> Arithmetic {
+    let others = ranks.gather(&[u8::from(chosen == Kernels::Wgmma)]);
+    match others.iter().position(|&by_wgmma| by_wgmma == 0) {
+        Some(rank) if arithmetic.kernels == Kernels::Auto && chosen == Kernels::Wgmma => {
+            if ranks.is_first() {
+                tracing::warn!("kernels auto: mma.sync, since the device of rank {rank} does not take wgmma");
+            }
+            Arithmetic { kernels: Kernels::Mma, ..arithmetic }
+        }
+        _ => arithmetic,
+    }
 }
 
 /// Checks that all ranks train the same run, by the same program, on the same kind of device `B`.
@@ -63,4 +80,56 @@ pub(super) fn losses_of_all(ranks: &Ranks, own: Vec<(f32, usize)>) -> Vec<(f32, 
         ((of_ranks().map(|[sum, _]| sum).sum::<f64>() / triples) as f32, triples as usize)
     };
     (0..own.len()).map(of_step).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::backend::device::Precision;
+    use crate::ranks::Exchange;
+
+    /// One of three ranks, of which all three give these bytes.
+    struct Given([u8; 3]);
+
+    impl Exchange for Given {
+        fn rank(&self) -> usize {
+            0
+        }
+
+        fn count(&self) -> usize {
+            3
+        }
+
+        fn rank_on_machine(&self) -> usize {
+            0
+        }
+
+        fn all_gather(&self, own: &[u8], all: &mut [u8]) {
+            assert_eq!(own, [self.0[0]]);
+            all.copy_from_slice(&self.0);
+        }
+
+        fn all_to_all(&self, _: &[u8], _: &mut [u8]) {
+            panic!("nothing is sent to one rank alone");
+        }
+    }
+
+    #[test]
+    fn all_ranks_take_wgmma_or_none() {
+        use Kernels::{Auto, Mma, Wgmma};
+        for (named, chosen, all, wanted) in [
+            (Auto, Wgmma, [1, 1, 1], Auto),
+            (Auto, Wgmma, [1, 1, 0], Mma),
+            (Auto, Mma, [0, 1, 1], Auto),
+            // Named families stay as they are; the check of ranks compares them.
+            (Wgmma, Wgmma, [1, 0, 1], Wgmma),
+            (Mma, Mma, [0, 1, 1], Mma),
+        ] {
+            let arithmetic = Arithmetic { precision: Precision::Bf16, kernels: named };
+            let agreed = agreed(arithmetic, chosen, &Ranks::new(Arc::new(Given(all))));
+            assert_eq!(agreed.kernels, wanted, "{named} {chosen} {all:?}");
+        }
+    }
 }

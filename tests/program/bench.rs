@@ -123,12 +123,12 @@ fn the_emulator_runs_every_case_once_and_all_are_right() {
     if !emulator() {
         return;
     }
-    every_case_once_and_right("fp32", Format::Fp32);
-    every_case_once_and_right("bf16", Format::Bf16);
+    every_case_once_and_right(["fp32", "auto"], Format::Fp32);
+    every_case_once_and_right(["bf16", "mma"], Format::Bf16);
 }
 
-fn every_case_once_and_right(precision: &str, format: Format) {
-    let device = ["--device", "emulated", "--precision", precision];
+fn every_case_once_and_right([precision, kernels]: [&str; 2], format: Format) {
+    let device = ["--device", "emulated", "--precision", precision, "--kernels", kernels];
     let report =
         run_json(["bench", "--batch-size", "1", "--budget", "1", "--json"].into_iter().chain(device));
     assert_eq!((&report["device"], &report["timing"]), (&"emulated".into(), &"wall clock".into()));

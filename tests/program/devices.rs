@@ -497,3 +497,64 @@ fn rows_are_correlated_by_kernels_and_all_pairs_by_the_cpu() {
     // The stub's kernels count nothing.
     assert_ne!(cuda["per_image"], cpu["per_image"]);
 }
+
+/// No kernel of the stub writes anything, so both families are wrong.
+#[test]
+fn a_gpu_whose_products_by_wgmma_are_wrong_says_so_and_takes_mma() {
+    let Some(stub) = stub() else { return };
+    let fixture = Fixture::new();
+    let cache = fixture.folder.path().join("cache");
+    let kept = cache.join("scenerank").join(format!("kernels-{}.json", "ab".repeat(16)));
+    let log = fixture.folder.path().join("calls");
+    // Lines about the choice, products by wgmma that were launched, and the family in the run's record.
+    let train = |words: &[&str], settings: &[(&str, &str)]| {
+        let _ = std::fs::remove_file(&log);
+        let place = [("XDG_CACHE_HOME", cache.to_str().unwrap()), ("STUB_LOG", log.to_str().unwrap())];
+        let settings: Vec<_> = place.into_iter().chain(settings.iter().copied()).collect();
+        let output = fixture.train("cuda", stub, &settings).args(words).output().unwrap();
+        let text = String::from_utf8(output.stderr).unwrap();
+        if text.contains(NO_KERNELS) {
+            println!("skipped: {NO_KERNELS} for its kernels");
+            return None;
+        }
+        assert!(output.status.success(), "{text}");
+        let said: Vec<String> =
+            text.lines().filter(|line| line.contains("wgmma")).map(str::to_string).collect();
+        let by_wgmma = Calls::read(&log).positions(|call| call.0.contains("_bf16_128x")).len();
+        let record = std::fs::read_to_string(fixture.folder.path().join("run/run.json")).unwrap();
+        let record: serde_json::Value = serde_json::from_str(&record).unwrap();
+        Some((said, by_wgmma, record["commands"][0]["kernels"].clone()))
+    };
+    let Some((said, checked, family)) = train(&["--precision", "bf16"], &[]) else { return };
+    let [line] = &said[..] else { panic!("{said:?}") };
+    let parts = [
+        "kernels auto: mma.sync, since wgmma is wrong on this GPU: ",
+        " of linear_",
+        "differs by NaN from mma.sync's",
+    ];
+    assert!(parts.iter().all(|part| line.contains(part)), "{line}");
+    assert_eq!(family, "mma");
+    // Ten products with three tiles.
+    assert_eq!(checked, 30);
+    assert!(std::fs::read_to_string(&kept).unwrap().contains("stub 0"));
+    // The next command finds the choice.
+    assert_eq!(train(&["--precision", "bf16"], &[]), Some((said, 0, family)));
+    // Another driver asks for another check.
+    assert_eq!(train(&["--precision", "bf16"], &[("STUB_VERSION", "13010")]).unwrap().1, 30);
+    std::fs::remove_file(&kept).unwrap();
+    // No choice, and nothing said: a named family, other formats, another GPU.
+    let silent = [
+        (&["--precision", "bf16", "--kernels", "mma"][..], "9"),
+        (&["--precision", "bf16x3"], "9"),
+        (&["--precision", "fp32"], "9"),
+        (&["--precision", "bf16"], "10"),
+    ];
+    for (words, capability) in silent {
+        let (said, by_wgmma, _) = train(words, &[("STUB_CAPABILITY", capability)]).unwrap();
+        assert_eq!((said, by_wgmma), (Vec::new(), 0), "{words:?}");
+    }
+    assert!(!kept.exists());
+    // A named family is not checked.
+    let (said, by_wgmma, family) = train(&["--precision", "bf16", "--kernels", "wgmma"], &[]).unwrap();
+    assert!(said.is_empty() && by_wgmma > 0 && family == "wgmma", "{said:?} {by_wgmma} {family}");
+}

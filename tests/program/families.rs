@@ -117,26 +117,72 @@ fn a_step_by_wgmma_agrees_with_mma() {
     assert_steps_agree(&wgmma, &mma, 2f64.powi(-7));
 }
 
-/// The launches of a step that `bench` times are those of the family.
+/// The launches of a step that `bench` times are those of the family; with `auto`, it times both.
 #[test]
-fn bench_times_a_step_of_the_family() {
+fn bench_times_a_step_of_each_family() {
     if !emulator_is_there() {
         return;
     }
-    for (kernels, has_warpgroups) in [("auto", false), ("mma", false), ("wgmma", true)] {
+    for (kernels, wanted) in [("auto", &["mma", "wgmma"][..]), ("mma", &["mma"]), ("wgmma", &["wgmma"])] {
         let words =
             ["bench", "--kernel", "step", "--timeline", "--budget", "1", "--batch-size", "1", "--json"];
         let family = ["--device", "emulated", "--precision", "bf16", "--kernels", kernels];
         let report = run_json([&words[..], &family].concat());
-        let launches = report["kernels"][0]["timeline"]["kernels"].as_array().unwrap();
-        let products: Vec<&str> = launches
-            .iter()
-            .map(|launch| launch["kernel"].as_str().unwrap())
-            .filter(|kernel| kernel.starts_with("linear_"))
-            .collect();
-        assert!(!products.is_empty());
-        assert!(products.iter().all(|kernel| kernel.contains("_128x") == has_warpgroups), "{products:?}");
-        let used = if has_warpgroups { "wgmma" } else { "mma" };
-        assert_eq!(report["family"], Value::from(used));
+        assert_eq!(report["families"], Value::from(wanted));
+        let steps = report["kernels"].as_array().unwrap();
+        let families: Vec<&Value> = steps.iter().map(|step| &step["family"]).collect();
+        assert_eq!(families, wanted);
+        for step in steps {
+            let launches = step["timeline"]["kernels"].as_array().unwrap();
+            let products: Vec<&str> = launches
+                .iter()
+                .map(|launch| launch["kernel"].as_str().unwrap())
+                .filter(|kernel| kernel.starts_with("linear_"))
+                .collect();
+            assert!(!products.is_empty());
+            let has_warpgroups = step["family"] == "wgmma";
+            assert!(products.iter().all(|kernel| kernel.contains("_128x") == has_warpgroups), "{products:?}");
+        }
+        // The choice of a GPU; the emulator makes none.
+        assert!(report.get("choice").is_none(), "{report}");
+    }
+}
+
+#[test]
+fn bench_times_every_product_of_each_family_and_other_kernels_once() {
+    if !emulator_is_there() {
+        return;
+    }
+    let bench = |more: &[&'static str]| {
+        let words =
+            ["bench", "--device", "emulated", "--precision", "bf16", "--budget", "1", "--batch-size", "1"];
+        let kernels = ["--kernel", "linear", "--kernel", "embedding"];
+        [&words[..], &kernels, more].concat()
+    };
+    let entries = |kernels: &'static str| -> Vec<[String; 3]> {
+        let report = run_json(bench(&["--json", "--kernels", kernels]));
+        let entries = report["kernels"].as_array().unwrap().iter();
+        let fields = ["name", "shape", "family"];
+        entries.map(|entry| fields.map(|field| entry[field].as_str().unwrap().to_string())).collect()
+    };
+    let (both, mma, wgmma) = (entries("auto"), entries("mma"), entries("wgmma"));
+    let of = |family: &str| -> Vec<[String; 3]> {
+        both.iter().filter(|[_, _, of]| of == "auto" || of == family).cloned().collect()
+    };
+    assert_eq!(of("mma"), mma);
+    assert_eq!(of("wgmma"), wgmma);
+    let products: Vec<&[String; 3]> = both.iter().filter(|[name, ..]| name.starts_with("linear_")).collect();
+    assert!(!products.is_empty() && products.len() < both.len());
+    for pair in products.chunks(2) {
+        let [[name, shape, family], [name_of_other, shape_of_other, other]] = pair else {
+            panic!("{pair:?}")
+        };
+        assert_eq!((name, shape, &**family), (name_of_other, shape_of_other, "mma"));
+        assert_eq!(other, "wgmma");
+    }
+    // The family stands in the row.
+    let text = run(bench(&[]));
+    for begin in ["linear_forward by mma.sync [", "linear_forward by wgmma [", "embedding_forward "] {
+        assert!(text.lines().any(|line| line.starts_with(begin)), "{begin} in {text}");
     }
 }

@@ -44,6 +44,10 @@ Result cuDeviceGetName(char *name, int bytes, int device) {
     snprintf(name, bytes, "stub %d", device);
     return 0;
 }
+Result cuDeviceGetUuid(unsigned char *id, int device) {
+    memset(id, 0xab, 16);
+    return 0;
+}
 Result cuDeviceGetAttribute(int *value, int attribute, int device) {
     // 75 and 76 are the compute capability, 97 is the shared memory available to a block.
     *value = attribute == 75   ? number("STUB_CAPABILITY", 9)

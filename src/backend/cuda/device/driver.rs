@@ -13,6 +13,7 @@ use std::sync::Arc;
 use scenerank_ptx::compare::Comparison;
 use scenerank_ptx::timing::LaunchTime;
 
+use super::identity::Identity;
 use super::kernel::KernelInfo;
 use super::launch::Launch;
 use super::memory::Memory;
@@ -124,6 +125,11 @@ pub(crate) trait Driver: Send + Sync {
 
     /// Name and sizes of the device.
     fn properties(&self) -> Result<Properties>;
+
+    /// Identity of a GPU whose warpgroups multiply; `None` for all other devices.
+    fn warpgroup_identity(&self) -> Result<Option<Identity>> {
+        Ok(None)
+    }
 
     /// Removes and returns what the device observed of the launches since the last call. Only the PTX interpreter and
     /// the planner observe any.

@@ -16,6 +16,7 @@ use cudarc::nvrtc::Ptx;
 #[cfg(feature = "mpi")]
 use super::driver::{CommunicatorHandle, ID_BYTES};
 use super::driver::{Driver, EventHandle, MeasuredLaunch, Recorded, StopwatchHandle, Stream};
+use super::identity::Identity;
 use super::kernel::{KernelFile, KernelInfo};
 use super::launch::Launch;
 use super::marks::Marks;
@@ -556,6 +557,17 @@ impl Driver for Gpu {
             driver: version_words(driver_version().map_err(failed())?),
             clocks_mhz: Some([of_sms, of_memory].map(|khz| khz as u32 / 1000)),
         })
+    }
+
+    fn warpgroup_identity(&self) -> Result<Option<Identity>> {
+        let failed = || self.failed("ask for its identity");
+        if self.context.compute_capability().map_err(failed())? != WARPGROUP_CAPABILITY {
+            return Ok(None);
+        }
+        let (name, id) = (self.context.name().map_err(failed())?, self.context.uuid().map_err(failed())?);
+        let driver = version_words(driver_version().map_err(failed())?);
+        let code = FAT_BINARIES.iter().map(|(_, binary)| *binary);
+        Ok(Some(Identity::new(name, id.bytes.map(|byte| byte as u8), &driver, code)))
     }
 }
 

@@ -14,6 +14,7 @@ pub(crate) mod exchange;
 mod gpu;
 pub mod graph;
 mod host;
+pub mod identity;
 pub mod interpreter;
 pub mod kernel;
 mod launch;

@@ -1,0 +1,308 @@
+//! Contest of wgmma with mma.sync: first the results, then the time.
+
+use half::bf16;
+
+use super::Choice;
+use super::layer::Layer;
+use super::products::{Difference, Product, Shape};
+use crate::backend::cuda::device::Device;
+use crate::backend::cuda::device::graph::Graph;
+use crate::backend::cuda::launchers::linear::StoredFormat;
+use crate::backend::kernels::Kernels;
+use crate::error::Result;
+use crate::network::config::ModelConfig;
+use crate::terminal::duration;
+
+/// Rows and columns of compared products. Each of the widths takes another tile of wgmma: 152, 224 and 256 columns. Four
+/// columns fewer leave the last step of every loop in part; 150 nodes and 200 edges are two tiles of rows, the second one in
+/// part, and two parts of a weight's gradient.
+const COMPARED: [Shape; 3] = [compared(148), compared(220), compared(252)];
+
+const fn compared(columns: usize) -> Shape {
+    Shape { nodes: 150, edges: 200, inputs: columns, hidden: columns }
+}
+
+/// Nodes and edges of a timed layer: 16 triples, the paper's batch, of graphs of the paper's mean size.
+const NODES: usize = 16 * 3 * 22;
+const EDGES: usize = 16 * 3 * 36;
+/// Number of times of each family. The products of a layer take about 0.1 ms.
+const TIMES: usize = 15;
+
+/// Both families.
+const FAMILIES: [StoredFormat<bf16>; 2] = [StoredFormat::BF16, StoredFormat::BF16_WARPGROUP];
+
+/// Result of a contest.
+#[derive(Clone, Debug)]
+pub(super) struct Contest {
+    /// Largest difference of the results, as a share of its limit.
+    pub difference: Difference,
+    /// Median times of the products of a layer in seconds, by mma.sync and by wgmma; `None` if the results differ.
+    pub seconds: Option<[f64; 2]>,
+}
+
+impl Contest {
+    /// wgmma if it is right and faster.
+    pub(super) fn decide(&self) -> Choice {
+        let Difference { product, output, columns, by, limit } = self.difference;
+        let Some([by_mma, by_wgmma]) = self.seconds.filter(|_| self.difference.is_allowed()) else {
+            let reason = format!(
+                "wgmma is wrong on this GPU: {output} of {product} with {columns} columns differs by {by:.2e} from \
+                 mma.sync's, {limit:.2e} are allowed"
+            );
+            return Choice { kernels: Kernels::Mma, reason };
+        };
+        let [mma, wgmma] = [by_mma, by_wgmma].map(duration);
+        if by_wgmma < by_mma {
+            let share = 100.0 * self.difference.share();
+            let reason = format!(
+                "a layer's products take {wgmma} by wgmma and {mma} by mma.sync, and results differ by {share:.0} % of \
+                 what is allowed"
+            );
+            return Choice { kernels: Kernels::Wgmma, reason };
+        }
+        let slower = 100.0 * (by_wgmma / by_mma - 1.0);
+        let reason = format!(
+            "a layer's products take {wgmma} by wgmma and {mma} by mma.sync: wgmma is {slower:.1} % slower on this GPU"
+        );
+        Choice { kernels: Kernels::Mma, reason }
+    }
+}
+
+/// Compares both families, and times them if the results agree.
+pub(super) fn hold(device: &Device) -> Result<Contest> {
+    let difference =
+        compare(device, &COMPARED, |layer, product| layer.run(product, StoredFormat::BF16_WARPGROUP))?;
+    let seconds = if difference.is_allowed() { Some(time(device)?) } else { None };
+    Ok(Contest { difference, seconds })
+}
+
+/// Largest difference, as a share of its limit, of any product of these shapes between mma.sync and `run`.
+fn compare(
+    device: &Device,
+    shapes: &[Shape],
+    mut run: impl FnMut(&mut Layer<'_>, Product) -> Result<Vec<Vec<f32>>>,
+) -> Result<Difference> {
+    let mut differences = Vec::new();
+    for &shape in shapes {
+        let mut layer = Layer::new(device, shape)?;
+        for product in Product::ALL {
+            let by_mma = layer.run(product, StoredFormat::BF16)?;
+            differences.push(Difference::of(product, shape, &by_mma, &run(&mut layer, product)?));
+        }
+    }
+    let largest = differences.into_iter().max_by(|one, other| one.share().total_cmp(&other.share()));
+    Ok(largest.expect("there are products"))
+}
+
+/// The products of a layer of the paper's model: arrays, and the launches on them.
+struct Timed<'d>(Vec<(Layer<'d>, &'static [Product])>);
+
+impl<'d> Timed<'d> {
+    fn new(device: &'d Device, nodes: usize, edges: usize, model: ModelConfig) -> Result<Self> {
+        let (state, hidden, heads) = (model.state_width, model.hidden_width, model.heads_width(0));
+        let edge_hidden: &[Product] =
+            &[Product::ForwardUnit, Product::ForwardGatherNorm, Product::BackwardStates];
+        let activated: &[Product] = &[Product::ForwardNorm, Product::BackwardNorm];
+        let plain: &[Product] = &[Product::Forward, Product::Backward];
+        let layers = [
+            (Shape { nodes, edges, inputs: state, hidden }, edge_hidden),
+            (Shape { nodes: edges, edges: 1, inputs: hidden, hidden: heads }, activated),
+            (Shape { nodes, edges: 1, inputs: hidden, hidden }, plain),
+            (Shape { nodes, edges: 1, inputs: hidden, hidden: state }, activated),
+        ];
+        let layers = layers.map(|(shape, products)| Ok((Layer::new(device, shape)?, products)));
+        Ok(Timed(layers.into_iter().collect::<Result<_>>()?))
+    }
+
+    fn launch(&mut self, format: StoredFormat<bf16>) -> Result<()> {
+        for (layer, products) in &mut self.0 {
+            products.iter().try_for_each(|&product| layer.launch(product, format))?;
+        }
+        Ok(())
+    }
+}
+
+/// Median times in seconds of the products of a layer, by mma.sync and by wgmma.
+fn time(device: &Device) -> Result<[f64; 2]> {
+    times_of(device, Timed::new(device, NODES, EDGES, ModelConfig::PAPER)?)
+}
+
+fn times_of(device: &Device, mut timed: Timed<'_>) -> Result<[f64; 2]> {
+    let mut captured = |format| -> Result<Graph> {
+        // Grows the memory for sums, and loads the kernels.
+        timed.launch(format)?;
+        device.begin_capture()?;
+        let launched = timed.launch(format);
+        let graph = device.end_capture()?;
+        launched.map(|()| graph)
+    };
+    let graphs = [captured(FAMILIES[0])?, captured(FAMILIES[1])?];
+    let pair = || Ok([device.stopwatch()?, device.stopwatch()?]);
+    let mut watches = (0..TIMES).map(|_| pair()).collect::<Result<Vec<_>>>()?;
+    // All are queued before the host waits for the first, so that the GPU does not wait for the host.
+    for pair in &mut watches {
+        for (watch, graph) in pair.iter_mut().zip(&graphs) {
+            watch.start()?;
+            // SAFETY: the layers, which own all memory of the launches, live as long as this function; nothing else
+            // refers to that memory.
+            unsafe { device.replay(graph) }?;
+            watch.stop()?;
+        }
+    }
+    let mut times = [Vec::new(), Vec::new()];
+    for pair in &watches {
+        for (times, watch) in times.iter_mut().zip(pair) {
+            times.push(watch.elapsed_ms()? / 1e3);
+        }
+    }
+    Ok(times.map(|mut times| {
+        times.sort_by(f64::total_cmp);
+        times[times.len() / 2]
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::backend::cuda::launchers;
+    use crate::backend::cuda::launchers::linear::WARPGROUP_FILES;
+    use crate::backend::family::products::Output;
+
+    /// The emulator; reports a skip and returns `None` if it is not built.
+    fn emulator() -> Option<Device> {
+        launchers::emulated(None).inspect_err(|error| println!("skipped: {error}")).ok()
+    }
+
+    fn contest(by: f64, seconds: Option<[f64; 2]>) -> Contest {
+        let (product, output) = (Product::BackwardNorm, Output::DX);
+        Contest { difference: Difference { product, output, columns: 148, by, limit: 0.5 }, seconds }
+    }
+
+    #[test]
+    fn wgmma_must_be_right_and_faster() {
+        let choice = |by, seconds| contest(by, seconds).decide();
+        let won = choice(0.125, Some([2e-4, 1e-4]));
+        assert_eq!(won.kernels, Kernels::Wgmma);
+        let words = "kernels auto: wgmma, since a layer's products take 100 us by wgmma and 200 us by mma.sync, and results \
+                     differ by 25 % of what is allowed";
+        assert_eq!(won.words(), words);
+        let lost = choice(0.5, Some([1e-4, 1.25e-4]));
+        assert_eq!(lost.kernels, Kernels::Mma);
+        assert!(
+            lost.words().starts_with("kernels auto: mma.sync, since a layer's products take 125 us by wgmma")
+        );
+        assert!(lost.reason.ends_with("wgmma is 25.0 % slower on this GPU"), "{}", lost.reason);
+        // Equally fast, or times that are not numbers.
+        assert_eq!(choice(0.0, Some([1e-4; 2])).kernels, Kernels::Mma);
+        assert_eq!(choice(0.0, Some([1e-4, f64::NAN])).kernels, Kernels::Mma);
+        // A wrong family is not taken, however fast.
+        for by in [0.51, f64::NAN, f64::INFINITY] {
+            let wrong = choice(by, Some([2e-4, 1e-4]));
+            assert_eq!(wrong.kernels, Kernels::Mma);
+            let part = "d_x of linear_backward_norm with 148 columns differs by";
+            assert!(
+                wrong.reason.contains(part) && wrong.reason.ends_with("5.00e-1 are allowed"),
+                "{}",
+                wrong.reason
+            );
+        }
+        assert_eq!(choice(0.0, None).kernels, Kernels::Mma);
+    }
+
+    #[test]
+    fn the_emulated_families_agree() {
+        let Some(device) = emulator() else { return };
+        let run = |layer: &mut Layer<'_>, product| layer.run(product, StoredFormat::BF16_WARPGROUP);
+        let difference = compare(&device, &COMPARED, run).unwrap();
+        println!("{difference:?}, {:.2} of the limit", difference.share());
+        assert!(difference.is_allowed(), "{difference:?}");
+        // Sums in another order differ somewhere.
+        assert!(difference.by > 0.0, "{difference:?}");
+    }
+
+    #[test]
+    fn one_wrong_value_of_any_output_is_found() {
+        let Some(device) = emulator() else { return };
+        let shape = Shape { nodes: 33, edges: 37, inputs: 20, hidden: 28 };
+        let mut layer = Layer::new(&device, shape).unwrap();
+        for product in Product::ALL {
+            let right = layer.run(product, StoredFormat::BF16_WARPGROUP).unwrap();
+            let same = Difference::of(product, shape, &right, &right);
+            assert_eq!((same.by, same.is_allowed()), (0.0, true), "{same:?}");
+            for (i, &output) in product.outputs().iter().enumerate() {
+                let size = right[i].iter().fold(0f32, |most, value| most.max(value.abs()));
+                for change in [size / 2.0, f32::NAN] {
+                    let mut wrong = right.clone();
+                    *wrong[i].last_mut().unwrap() += change;
+                    let found = Difference::of(product, shape, &right, &wrong);
+                    assert!(!found.is_allowed(), "{found:?}");
+                    assert_eq!((found.product, found.output), (product, output));
+                }
+            }
+        }
+    }
+
+    /// What the choice rests on when one product is wrong.
+    #[test]
+    fn a_wrong_product_is_named_and_not_timed() {
+        let Some(device) = emulator() else { return };
+        let spoilt = |layer: &mut Layer<'_>, product| {
+            let mut written = layer.run(product, StoredFormat::BF16_WARPGROUP)?;
+            if product == Product::ForwardGatherNorm {
+                written[0][7] += 1.0;
+            }
+            Ok(written)
+        };
+        let shape = Shape { nodes: 20, edges: 24, inputs: 20, hidden: 28 };
+        let difference = compare(&device, &[shape], spoilt).unwrap();
+        let choice = Contest { difference, seconds: None }.decide();
+        assert_eq!(choice.kernels, Kernels::Mma);
+        assert!(
+            choice.reason.contains("y of linear_forward_gather_norm with 20 columns"),
+            "{}",
+            choice.reason
+        );
+    }
+
+    /// Names of the kernels that `launches` launches.
+    fn launched(launches: impl FnOnce(&Device)) -> Vec<&'static str> {
+        let device = Device::planned();
+        launches(&device);
+        device.take_observations().planned.iter().map(|launch| launch.kernel.name).collect()
+    }
+
+    #[test]
+    fn every_kernel_of_warpgroups_is_compared() {
+        let kernels = launched(|device| {
+            for shape in COMPARED {
+                let mut layer = Layer::new(device, shape).unwrap();
+                for product in Product::ALL {
+                    layer.launch(product, StoredFormat::BF16_WARPGROUP).unwrap();
+                }
+            }
+        });
+        let compared: BTreeSet<&str> = kernels.iter().copied().collect();
+        let all = WARPGROUP_FILES.iter().flat_map(|file| file.kernels).map(|kernel| kernel.name).collect();
+        assert_eq!(compared, all);
+        // Names in the reason are those of kernels.
+        for product in Product::ALL {
+            assert!(compared.contains(&*format!("{product}_bf16_128x152")), "{product}");
+        }
+    }
+
+    #[test]
+    fn a_layers_products_are_timed() {
+        let kernels = launched(|device| {
+            let mut timed = Timed::new(device, NODES, EDGES, ModelConfig::PAPER).unwrap();
+            timed.launch(StoredFormat::BF16_WARPGROUP).unwrap();
+        });
+        assert_eq!(kernels.len(), 9, "{kernels:?}");
+        assert!(kernels.iter().all(|kernel| kernel.contains("_bf16_128x")), "{kernels:?}");
+        let Some(device) = emulator() else { return };
+        let model = ModelConfig { state_width: 12, hidden_width: 20, ..ModelConfig::PAPER };
+        let seconds = times_of(&device, Timed::new(&device, 6, 9, model).unwrap()).unwrap();
+        assert!(seconds.iter().all(|&seconds| seconds > 0.0), "{seconds:?}");
+    }
+}

@@ -1,0 +1,250 @@
+//! Family of the products of an open device.
+//!
+//! All products of an open device use one family. bf16 has two: mma.sync on every GPU, and wgmma on GPUs of compute
+//! capability 9.0. The user names one ([`Kernels`]), or leaves the choice to such a GPU:
+//!
+//! ```text
+//! the choice for this GPU, driver and program is kept: take it                          (kept.rs)
+//! otherwise, on small random arrays, for every kind of product and every tile:
+//!     wgmma's results within the format's error of mma.sync's, or take mma.sync         (products.rs, layer.rs)
+//! the products of one layer, captured, by both families in turn:
+//!     wgmma's median time is the smaller one, or take mma.sync                          (contest.rs)
+//! keep the choice
+//! ```
+
+mod contest;
+mod kept;
+mod layer;
+mod products;
+
+use std::path::Path;
+use std::sync::Mutex;
+
+use serde::{Deserialize, Serialize};
+
+use crate::backend::cuda::device::Device;
+use crate::backend::cuda::device::identity::Identity;
+use crate::backend::cuda::launchers::linear::{Format, StoredFormat};
+use crate::backend::kernels::Kernels;
+use crate::error::{Error, Result};
+use crate::terminal::visible;
+use contest::Contest;
+use kept::{Keeper, Kept};
+
+/// A choice between the families, and why it was made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Choice {
+    /// The family: mma or wgmma.
+    pub kernels: Kernels,
+    /// What decided, in words that follow "since".
+    pub reason: String,
+}
+
+impl Choice {
+    fn mma(reason: impl Into<String>) -> Self {
+        Choice { kernels: Kernels::Mma, reason: reason.into() }
+    }
+
+    /// The choice in a sentence.
+    pub fn words(&self) -> String {
+        let name = if self.kernels == Kernels::Wgmma { "wgmma" } else { "mma.sync" };
+        format!("kernels auto: {name}, since {}", visible(&self.reason))
+    }
+}
+
+/// Format of the products of `device` for a format by mma.sync, or by the named family. Fails if the device lacks that.
+pub(crate) fn format_of(device: &Device, format: Format, kernels: Kernels) -> Result<Format> {
+    match format {
+        Format::Bf16Warpgroup if !StoredFormat::BF16_WARPGROUP.runs_on(device) => Err(Error::argument(
+            "--kernels",
+            format!("{} has no machine code of the products by wgmma", device.properties()?.name),
+            "use --kernels mma, or a GPU of compute capability 9.0 and a build for 90a",
+        )),
+        Format::Bf16 if kernels == Kernels::Auto => match choice(device)? {
+            Some(Choice { kernels: Kernels::Wgmma, .. }) => Ok(Format::Bf16Warpgroup),
+            _ => Ok(Format::Bf16),
+        },
+        format => Ok(format),
+    }
+}
+
+/// What `auto` chooses for bf16 on this device; `None` on a device without a choice. Every call for a GPU returns the same
+/// choice. The first one that is mma.sync is logged.
+pub fn choice(device: &Device) -> Result<Option<Choice>> {
+    static MADE: Mutex<Vec<(Identity, Choice)>> = Mutex::new(Vec::new());
+    let Some(identity) = device.warpgroup_identity()? else { return Ok(None) };
+    // One check at a time: another would disturb the times.
+    let mut made = MADE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    if let Some((_, choice)) = made.iter().find(|(of, _)| *of == identity) {
+        return Ok(Some(choice.clone()));
+    }
+    let choice = match StoredFormat::BF16_WARPGROUP.runs_on(device) {
+        true => choose(&identity, kept::folder().as_deref(), || contest::hold(device))?,
+        false => Choice::mma("this build has no machine code for 90a"),
+    };
+    if choice.kernels == Kernels::Mma {
+        tracing::warn!("{}", choice.words());
+    }
+    made.push((identity, choice.clone()));
+    Ok(Some(choice))
+}
+
+/// The choice that is kept in `folder`, or the one that a contest decides, which is kept there.
+fn choose(
+    identity: &Identity,
+    folder: Option<&Path>,
+    hold: impl FnOnce() -> Result<Contest>,
+) -> Result<Choice> {
+    let keeper = Keeper::new(folder, identity);
+    match keeper.kept() {
+        Some(Kept::Choice(choice)) => return Ok(choice),
+        Some(Kept::Unfinished) => {
+            let remedy = keeper.remedy();
+            return Ok(Choice::mma(format!(
+                "an earlier check of wgmma did not end; {remedy} to check again"
+            )));
+        }
+        None => {}
+    }
+    // A kernel that faults or hangs ends this process. What is kept then says so to the next one.
+    keeper.keep(&Kept::Unfinished);
+    let choice = hold()
+        .map_err(|error| {
+            let problem = format!("the check of the products by wgmma failed: {error}");
+            Error::argument("--kernels", problem, "use --kernels mma")
+        })?
+        .decide();
+    keeper.keep(&Kept::Choice(choice.clone()));
+    Ok(choice)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::fs;
+
+    use super::products::{Difference, Output, Product};
+    use super::*;
+    use tempfile::TempDir;
+
+    fn identity() -> Identity {
+        let word = |word: &str| word.to_string();
+        Identity { name: word("H"), id: word("0a1b"), driver: word("CUDA 13.0"), program: word("0.1.0 1") }
+    }
+
+    /// A contest that wgmma wins, or loses.
+    fn contest(wins: bool) -> Contest {
+        let (product, output) = (Product::Forward, Output::Y);
+        let difference = Difference { product, output, columns: 148, by: 0.0, limit: 1.0 };
+        Contest { difference, seconds: Some(if wins { [2e-4, 1e-4] } else { [1e-4, 2e-4] }) }
+    }
+
+    /// The choice of a process with a cache in `folder`, and whether it held a contest, which wgmma wins or loses.
+    fn chosen(folder: Option<&Path>, identity: &Identity, wins: bool) -> (Kernels, bool) {
+        let held = Cell::new(false);
+        let hold = || {
+            held.set(true);
+            Ok(contest(wins))
+        };
+        (choose(identity, folder, hold).unwrap().kernels, held.get())
+    }
+
+    fn file(folder: &Path) -> std::path::PathBuf {
+        folder.join("kernels-0a1b.json")
+    }
+
+    #[test]
+    fn a_choice_is_kept_for_the_same_gpu_driver_and_program() {
+        let place = TempDir::new().unwrap();
+        // The folder is created.
+        let folder = &place.path().join("cache/scenerank");
+        assert_eq!(chosen(Some(folder), &identity(), true), (Kernels::Wgmma, true));
+        assert_eq!(chosen(Some(folder), &identity(), false), (Kernels::Wgmma, false));
+        let word = || String::from("other");
+        for other in [
+            Identity { name: word(), ..identity() },
+            Identity { driver: word(), ..identity() },
+            Identity { program: word(), ..identity() },
+        ] {
+            assert_eq!(chosen(Some(folder), &other, false), (Kernels::Mma, true), "{other:?}");
+            assert_eq!(chosen(Some(folder), &other, true), (Kernels::Mma, false), "{other:?}");
+        }
+        // Another GPU has its own file.
+        assert_eq!(chosen(Some(folder), &identity(), true), (Kernels::Wgmma, true));
+        let other = Identity { id: word(), ..identity() };
+        assert_eq!(chosen(Some(folder), &other, false), (Kernels::Mma, true));
+        assert_eq!(chosen(Some(folder), &identity(), false), (Kernels::Wgmma, false));
+        assert_eq!(fs::read_dir(folder).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_file_that_is_no_choice_is_replaced() {
+        let folder = TempDir::new().unwrap();
+        let path = file(folder.path());
+        assert_eq!(chosen(Some(folder.path()), &identity(), true), (Kernels::Wgmma, true));
+        let right = fs::read_to_string(&path).unwrap();
+        let half = &right[..right.len() / 2];
+        let of_auto = right.replace("\"wgmma\"", "\"auto\"");
+        let large = " ".repeat(100_000) + &right;
+        for damaged in ["", "{}", "null", "not JSON", half, &of_auto, &large, "\u{1b}[2J\0"] {
+            fs::write(&path, damaged).unwrap();
+            assert_eq!(chosen(Some(folder.path()), &identity(), true), (Kernels::Wgmma, true), "{damaged}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), right);
+        }
+        fs::write(&path, [0xff, 0xfe]).unwrap();
+        assert_eq!(chosen(Some(folder.path()), &identity(), true), (Kernels::Wgmma, true));
+    }
+
+    #[test]
+    fn nothing_is_kept_where_that_is_impossible() {
+        for _ in 0..2 {
+            assert_eq!(chosen(None, &identity(), true), (Kernels::Wgmma, true));
+        }
+        let folder = TempDir::new().unwrap();
+        // A file in the place of the folder, which no user may replace.
+        let occupied = folder.path().join("scenerank");
+        fs::write(&occupied, "").unwrap();
+        // A folder in the place of the file.
+        fs::create_dir_all(file(folder.path()).join("of it")).unwrap();
+        for place in [&occupied, folder.path()] {
+            for _ in 0..2 {
+                assert_eq!(chosen(Some(place), &identity(), true), (Kernels::Wgmma, true));
+            }
+        }
+    }
+
+    /// A check that faults ends the process; the next one must not fault again.
+    #[test]
+    fn a_check_that_did_not_end_is_not_repeated() {
+        let folder = TempDir::new().unwrap();
+        let failing = || Err(Error::argument("a launch", "an illegal address", "look at it"));
+        let error = choose(&identity(), Some(folder.path()), failing).unwrap_err().to_string();
+        assert!(error.contains("--kernels") && error.contains("an illegal address"), "{error}");
+        assert!(error.contains("use --kernels mma"), "{error}");
+        let next = choose(&identity(), Some(folder.path()), || panic!("a second check")).unwrap();
+        assert_eq!(next.kernels, Kernels::Mma);
+        let remedy = format!("remove {} to check again", file(folder.path()).display());
+        assert!(next.reason.contains("did not end") && next.reason.contains(&remedy), "{}", next.reason);
+        // While another process checks, this one does too.
+        let text = fs::read_to_string(file(folder.path())).unwrap();
+        let other = text.replace(&std::process::id().to_string(), "1");
+        fs::write(file(folder.path()), other).unwrap();
+        let is_linux = Path::new("/proc/1").exists();
+        assert_eq!(chosen(Some(folder.path()), &identity(), true).1, is_linux);
+    }
+
+    #[test]
+    fn devices_without_a_choice_have_none() {
+        let Ok(device) = crate::backend::cuda::launchers::emulated(None) else { return };
+        assert_eq!(choice(&device).unwrap(), None);
+        let format = |format, kernels| format_of(&device, format, kernels).unwrap();
+        assert_eq!(format(Format::Bf16, Kernels::Auto), Format::Bf16);
+        assert_eq!(format(Format::Bf16Warpgroup, Kernels::Wgmma), Format::Bf16Warpgroup);
+    }
+
+    #[test]
+    fn a_kept_reason_cannot_control_the_terminal() {
+        let words = Choice::mma("\u{1b}[2J").words();
+        assert!(!words.contains('\u{1b}'), "{words:?}");
+    }
+}
