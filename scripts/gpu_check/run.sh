@@ -56,6 +56,8 @@ readonly RESERVE=5
 PART="$part" DEVICE="$device" PYTHON="$python" DATA="$data" ONLY="$only" ENDS=$((deadline - RESERVE))
 RESULTS="$WORK/results" LOGS="$WORK/results/logs" SCENERANK="$HERE/bin/scenerank"
 mkdir -p "$LOGS"
+# A GPU's choice between families of products is made anew, once in each call.
+export XDG_CACHE_HOME="$WORK/cache"
 DATE="$(date -u +%Y-%m-%dT%H:%MZ)" BUILT="$(cat "$HERE/built.txt")" GPU=none
 # Processes at a time where stages run in parallel; each on a GPU has a context of its own there.
 JOBS="$(nproc)"
@@ -164,8 +166,6 @@ make_data() { # NAME LEAST-MOST IMAGES
     ' bash "$SCENERANK" "$WORK" "$3" && TRAINING_DATA="$WORK/train.data"
 }
 
-# The choice between families of products is made anew, once in each call.
-export XDG_CACHE_HOME="$WORK/cache"
 # The tests interpret any value other than `cuda` as the emulator.
 export SCENERANK_TEST_DEVICE="$DEVICE"
 mapfile -t modules <"$HERE/modules.txt" # PROGRAM MODULE

@@ -334,3 +334,32 @@ fn check_names(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bench::sizes::SMALL;
+
+    #[test]
+    fn each_product_is_followed_by_the_same_one_of_the_other_family() {
+        let sizes = Sizes::new(SMALL, 1);
+        let of = |format| cases::all(&sizes, format);
+        let names = |cases: &[Case]| -> Vec<(&str, String)> {
+            cases.iter().map(|case| (case.kernel, case.shape.clone())).collect()
+        };
+        let both = with_products(of(Format::Bf16), [of(Format::Bf16Warpgroup)].into_iter());
+        let (products, others): (Vec<Case>, Vec<Case>) =
+            both.into_iter().partition(|case| case.format.kernels() != Kernels::Auto);
+        assert!(!products.is_empty() && !others.is_empty());
+        for pair in products.chunks(2) {
+            assert_eq!(names(&pair[..1]), names(&pair[1..]));
+            assert_eq!([&pair[0], &pair[1]].map(|case| case.format), [Format::Bf16, Format::Bf16Warpgroup]);
+        }
+        let mut alone = of(Format::Bf16);
+        assert_eq!(products.len() / 2 + others.len(), alone.len());
+        alone.retain(|case| case.format.kernels() == Kernels::Auto);
+        assert_eq!(names(&others), names(&alone));
+        // Without another family nothing is added.
+        assert_eq!(names(&with_products(of(Format::Fp32), [].into_iter())), names(&of(Format::Fp32)));
+    }
+}

@@ -231,6 +231,9 @@ mod tests {
             let right = layer.run(product, StoredFormat::BF16_WARPGROUP).unwrap();
             let same = Difference::of(product, shape, &right, &right);
             assert_eq!((same.by, same.is_allowed()), (0.0, true), "{same:?}");
+            // A launch that writes nothing does not leave what another wrote.
+            let nothing = layer.outputs_of(product, |_| Ok(())).unwrap();
+            assert!(nothing.iter().flatten().all(|value| value.is_nan()), "{product}");
             for (i, &output) in product.outputs().iter().enumerate() {
                 let size = right[i].iter().fold(0f32, |most, value| most.max(value.abs()));
                 for change in [size / 2.0, f32::NAN] {

@@ -266,10 +266,19 @@ impl<'d> Layer<'d> {
         }
     }
 
-    /// Launches a product on outputs filled with NaN. Returns the values of [`Product::outputs`], without the padding of rows.
+    /// Launches a product. Returns the values of [`Product::outputs`], without the padding of rows.
     pub(super) fn run(&mut self, product: Product, format: StoredFormat<bf16>) -> Result<Vec<Vec<f32>>> {
+        self.outputs_of(product, |layer| layer.launch(product, format))
+    }
+
+    /// What `launch` writes of a product's outputs; NaN where it writes nothing.
+    pub(super) fn outputs_of(
+        &mut self,
+        product: Product,
+        launch: impl FnOnce(&mut Self) -> Result<()>,
+    ) -> Result<Vec<Vec<f32>>> {
         self.fill()?;
-        self.launch(product, format)?;
+        launch(self)?;
         product.outputs().iter().map(|&output| self.written(product, output)).collect()
     }
 
