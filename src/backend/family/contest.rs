@@ -166,6 +166,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::backend::cuda::device::interpreter::Interpretation;
     use crate::backend::cuda::launchers;
     use crate::backend::cuda::launchers::linear::WARPGROUP_FILES;
     use crate::backend::family::products::Output;
@@ -211,15 +212,27 @@ mod tests {
         assert_eq!(choice(0.0, None).kernels, Kernels::Mma);
     }
 
-    #[test]
-    fn the_emulated_families_agree() {
-        let Some(device) = emulator() else { return };
+    fn agree(device: &Device, shapes: &[Shape]) {
         let run = |layer: &mut Layer<'_>, product| layer.run(product, StoredFormat::BF16_WARPGROUP);
-        let difference = compare(&device, &COMPARED, run).unwrap();
+        let difference = compare(device, shapes, run).unwrap();
         println!("{difference:?}, {:.2} of the limit", difference.share());
         assert!(difference.is_allowed(), "{difference:?}");
         // Sums in another order differ somewhere.
         assert!(difference.by > 0.0, "{difference:?}");
+    }
+
+    #[test]
+    fn the_emulated_families_agree() {
+        let Some(device) = emulator() else { return };
+        agree(&device, &COMPARED);
+    }
+
+    /// nvcc's code of the products, without an access that the interpreter refuses. One tile: three take long.
+    #[test]
+    fn the_interpreted_families_agree() {
+        let opened = Interpretation::from_environment().and_then(launchers::interpreted);
+        let Ok(device) = opened.inspect_err(|error| println!("skipped: {error}")) else { return };
+        agree(&device, &COMPARED[..1]);
     }
 
     #[test]
