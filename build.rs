@@ -84,8 +84,8 @@ fn build_emulator(kernels: &[PathBuf], out: &Path) {
     // The speed of the kernels determines the duration of the tests, which use the dev profile. In a release
     // build the emulator is only for trials, and compiling is faster. Contraction into fused multiply-adds
     // would make results depend on the machine. The runtime does not use the C++ standard library.
-    let opt_level = if env::var("PROFILE").is_ok_and(|profile| profile == "release") { 1 } else { 2 };
-    build.cpp(true).std("c++17").opt_level(opt_level).include("kernels").cpp_link_stdlib(None);
+    let opt_level = if env::var("PROFILE").is_ok_and(|profile| profile == "release") { "g" } else { "2" };
+    build.cpp(true).std("c++17").opt_level_str(opt_level).include("kernels").cpp_link_stdlib(None);
     for flag in [
         "-fno-exceptions",
         "-fno-rtti",
